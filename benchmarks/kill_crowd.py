@@ -8,7 +8,18 @@ from pathlib import Path
 
 import msgspec
 
-from arx_verifier.revocation import NOWHERE, RELAY_VERSION, Down, Frames, Hello, HistoryPlace, Probe, Push, Told, frame
+from arx_verifier.revocation import (
+    NOWHERE,
+    RELAY_VERSION,
+    Down,
+    Frames,
+    Hello,
+    HistoryPlace,
+    Probe,
+    Push,
+    RelayAnswer,
+    frame,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 INTERVAL_S = 0.25
@@ -63,7 +74,7 @@ class One(asyncio.Protocol):
                 )
                 if self._place != before:
                     self._ask()
-            elif isinstance(message, Told):
+            elif isinstance(message, RelayAnswer):
                 self._place = HistoryPlace(message.incarnation, message.seq, message.chain)
                 self.live.set()
 

@@ -22,8 +22,8 @@ from arx_verifier.revocation import (
     Late,
     Probe,
     Push,
+    RelayAnswer,
     RelayPage,
-    Told,
     boot_clock,
     chain_after,
 )
@@ -41,7 +41,7 @@ class Listener(Protocol):
 
     copy: "Copy | None"
 
-    def send(self, message: Told | Push | RelayPage) -> None:
+    def send(self, message: RelayAnswer | Push | RelayPage) -> None:
         """Send a message; drop a follower that reads too slowly."""
 
     def drop(self) -> None:
@@ -238,7 +238,7 @@ class Hub:
         # the whole time.
         age = max(0, came - granted.sent)
         facts = (self.incarnation, seq, granted.at_ms, granted.lease_ms, status, granted.keep_ms, chain)
-        listener.send(Told(*facts, entries, len(self.members), age))
+        listener.send(RelayAnswer(*facts, entries, len(self.members), age))
 
     def _chain_at(self, probe: Probe) -> str:
         """Return the chain hash at a follower's place, or ``UNKNOWN`` if the relay does not have it."""

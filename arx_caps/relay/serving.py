@@ -18,9 +18,9 @@ from arx_verifier.revocation import (
     Probe,
     Push,
     Refusal,
+    RelayAnswer,
     RelayPage,
     RelayScan,
-    Told,
     Up,
     frame,
 )
@@ -111,7 +111,7 @@ class Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.write(frame(Refusal(part)))
 
-    def send(self, message: Told | Push | RelayPage) -> None:
+    def send(self, message: RelayAnswer | Push | RelayPage) -> None:
         """Send a message; drop a follower that reads too slowly, so that its lease runs out."""
         if self._transport is None or self._transport.is_closing():
             return

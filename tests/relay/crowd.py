@@ -7,7 +7,7 @@ from arx_caps.relay.hub import Copy, Hub
 from arx_caps.relay.upstream import Granted
 from arx_verifier.revocation.epoch import EpochState
 from arx_verifier.revocation.history import UNKNOWN, HistoryPlace
-from arx_verifier.revocation.relay_link import Probe, Push, RelayPage, Told
+from arx_verifier.revocation.relay_link import Probe, Push, RelayAnswer, RelayPage
 from arx_verifier.revocation.store_link import Crowd, EpochEntry
 
 INCARNATION, MS, L_MS = "I" * 22, 1_000_000, 1_000
@@ -58,12 +58,12 @@ class Somebody:
 
     def __init__(self, world: World, name: str = "v") -> None:
         self.world, self.name = world, name
-        self.got: list[Told | Push | RelayPage] = []
+        self.got: list[RelayAnswer | Push | RelayPage] = []
         self.copy: Copy | None = None
         self.dropped = False
         world.hub.listeners.add(self)
 
-    def send(self, message: Told | Push | RelayPage) -> None:
+    def send(self, message: RelayAnswer | Push | RelayPage) -> None:
         self.got.append(message)
 
     def drop(self) -> None:
@@ -78,13 +78,13 @@ class Somebody:
         chain: str | None = None,
         hurry: bool = False,
         crowd: Crowd | None = None,
-    ) -> Told | None:
+    ) -> RelayAnswer | None:
         """Ask, by default as one who came by the same way; the answer, if it came at once."""
         before, places = len(self.got), self.world.places
         if chain is None:
             chain = places[applied].chain if applied < len(places) else OTHER
         self.world.hub.take_probe(self, Probe(self.name, incarnation, applied, chain, 1_000, hurry, crowd))
-        told = [message for message in self.got[before:] if isinstance(message, Told)]
+        told = [message for message in self.got[before:] if isinstance(message, RelayAnswer)]
         return told[0] if told else None
 
 

@@ -9,7 +9,7 @@ from arx_caps.relay.hub import KEEP, NEWS
 from arx_caps.relay.serving import REFUSED, Connection
 from arx_verifier.revocation.follower_core import Following
 from arx_verifier.revocation.history import UNKNOWN
-from arx_verifier.revocation.relay_link import Frames, Hello, Probe, Refusal, RelayPage, RelayScan, Told, frame
+from arx_verifier.revocation.relay_link import Frames, Hello, Probe, Refusal, RelayAnswer, RelayPage, RelayScan, frame
 from arx_verifier.revocation.store_link import OK, REGRESSED, RESYNC, Crowd, StoreAnswer
 from tests.relay.crowd import BEGAN, INCARNATION, L_MS, MS, OTHER, START, Somebody, World, world
 
@@ -76,7 +76,7 @@ def test_whoever_waits_for_news_is_answered_from_news(world: World) -> None:
     world.wait(1)
     world.grant()
     told = somebody.got[-1]
-    assert isinstance(told, Told)
+    assert isinstance(told, RelayAnswer)
     assert told.age_ns == 0
 
 
@@ -88,7 +88,7 @@ def test_who_knows_more_is_not_told_less(world: World) -> None:
     somebody = Somebody(world)
     assert somebody.probe(6) is None
     world.grant()
-    assert isinstance(told := somebody.got[-1], Told)
+    assert isinstance(told := somebody.got[-1], RelayAnswer)
     assert told.status == REGRESSED
 
 

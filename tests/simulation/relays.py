@@ -13,7 +13,7 @@ import msgspec
 
 from arx_caps.relay.hub import Copy
 from arx_verifier.revocation.follower_core import StoreQuestion
-from arx_verifier.revocation.relay_link import Probe, Push, RelayPage, Told
+from arx_verifier.revocation.relay_link import Probe, Push, RelayAnswer, RelayPage
 from arx_verifier.revocation.store_link import EpochEntry
 from tests.simulation.network import Connection
 from tests.simulation.verifiers import Machine
@@ -35,7 +35,7 @@ class Listener:
     def __hash__(self) -> int:
         return self._number  # the hub keeps a set: a run must be repeatable
 
-    def send(self, message: Told | Push | RelayPage) -> None:
+    def send(self, message: RelayAnswer | Push | RelayPage) -> None:
         """Send it on, as the link at the other end would read it."""
         if self._connection not in self._relay.subscribers:
             return

@@ -2,13 +2,13 @@
 //
 // Primitives on the way of each call: HMACs of the chain, base64url, packets, the split of a call's text, digests.
 //
-// What is here reads bytes and knows no member of a caveat: what a token means is said in Python alone.  A test holds it
-// to that.
+// These functions read bytes and know no member of a caveat: Python alone interprets a token.  A test checks that.
 //
-// Each function does the ordinary case of the Python function of its name, which is the reference.  All else (another
-// type, a text that is not canonical, a length that is not minimal) goes to that function: so one place says what is
-// malformed, and in one text.  SHA-256 is libcrypto's, the one that Python's hashlib uses; nothing here is a
-// cryptographic primitive.  Everything runs under the GIL, so the one digest context is never used twice at once.
+// Each function does the ordinary case of the Python function of its name, which is the reference.  It calls that
+// function for all else (another type, a text that is not canonical, a length that is not minimal), so that only one
+// implementation decides what is malformed, with one error text.  SHA-256 is libcrypto's, which Python's hashlib uses
+// too; this file implements no cryptography itself.  Everything runs under the GIL, so the one digest context is never
+// used twice at once.
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -315,7 +315,7 @@ static PyObject *links_of(PyObject *self, PyObject *const *args, Py_ssize_t narg
 
 // ---------------------------------------------------------------------------------------------------- packets, SPEC 2.1
 
-// Read the field at *at; return its data and move *at behind it, or return NULL where it is not there whole.
+// Read the field at *at; return its data and move *at to the next one, or return NULL if the field is incomplete.
 static PyObject *field(const unsigned char *body, Py_ssize_t end_, Py_ssize_t *at, unsigned char kind)
 {
     Py_ssize_t start = *at + 2, size;

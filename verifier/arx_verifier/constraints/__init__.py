@@ -24,11 +24,11 @@ if TYPE_CHECKING:
         compile_rule,
         compile_wire,
         explain,
+        explain_first,
         explain_last,
         merge,
         permits,
         read_rule,
-        tell_first,
         wrong_in,
     )
     from arx_verifier.constraints.scalars import NUMBERS, TEXTS, is_decimal
@@ -41,7 +41,7 @@ else:
             ),
             "rule": (
                 "CompiledRule MAX_TOLD Rule WireRule compile_rule compile_wire explain explain_last merge "
-                "permits read_rule tell_first wrong_in"
+                "permits read_rule explain_first wrong_in"
             ),
             "scalars": "NUMBERS TEXTS is_decimal",
         },
@@ -62,6 +62,7 @@ __all__ = [
     "compile_rule",
     "compile_wire",
     "explain",
+    "explain_first",
     "explain_last",
     "is_decimal",
     "kinds_of",
@@ -70,6 +71,5 @@ __all__ = [
     "read_constraint",
     "read_rule",
     "said",
-    "tell_first",
     "wrong_in",
 ]

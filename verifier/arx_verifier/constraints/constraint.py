@@ -207,7 +207,10 @@ ABSENT: Final = object()  # the value of an absent argument; no test holds for i
 
 
 def compile_constraint(constraint: ConstraintLike) -> Predicate:
-    """Return the test of one argument: a callable that is True for a value that satisfies the constraint.
+    """Return the test of one argument: a callable that is True for a value that satisfies the constraint.  SPEC 7.
+
+    Args:
+        constraint: A scalar, which means ``equal``, or a constraint.
 
     Raises:
         MalformedTokenError: An operand is not allowed by SPEC 7, or the constraint has no test.
@@ -231,9 +234,9 @@ class CompiledConstraint(NamedTuple):
     tests: tuple[Test, ...]
 
 
-# Policies write the same constraints into every token, so compiled ones are cached.  The key is canonical bytes,
-# because equality of structs would take ``true`` for ``1``.  Only authentic tokens come this far; still the caches are
-# bounded.
+# Tokens of one policy have the same constraints, so compiled ones are cached.  The key is canonical bytes, because
+# structs with ``true`` and ``1`` are equal.  The bytes come from authentic tokens alone, but a holder can attenuate
+# without end, so the caches are bounded.
 _MAX_TESTS: Final = 16_384  # in one cache; a test takes about 270 bytes: about 5 MB
 _KEPT: Final[Kept[bytes, "CompiledConstraint"]] = Kept(_MAX_TESTS, 2)
 _SAID: Final[Kept[bytes, tuple["ConstraintMember", ...]]] = Kept(_MAX_TESTS, 2)  # the same, for refusals
@@ -244,6 +247,9 @@ _MAX_KEPT_WEIGHT: Final = 16  # a test takes about 270 bytes, and `any_of` has r
 
 def compile_written(written: bytes) -> CompiledConstraint:
     """Return the compiled constraint of its bytes in a caveat.
+
+    Args:
+        written: The constraint's canonical JSON.
 
     Raises:
         MalformedTokenError: The bytes are not canonical, or as ``compile_constraint``.
@@ -271,8 +277,8 @@ class ConstraintMember(NamedTuple):
     Attributes:
         word: The member's name.
         operand: Its operand as text.
-        speaks: Whether a value is of a kind that it tests.
-        holds: Whether it holds for a value.
+        speaks: Takes a value; returns whether it is of a kind that the member tests.
+        holds: Takes a value; returns whether the member holds for it.
     """
 
     word: str
@@ -306,6 +312,9 @@ def _operand_text(operand: Any) -> str:
 
 def read_constraint(data: Any) -> ConstraintLike:
     """Parse a constraint from plain data and check its operands.
+
+    Args:
+        data: A scalar or a dict, such as a policy has it.
 
     Raises:
         MalformedTokenError: A member is unknown, of another type, or not allowed by SPEC 7.
@@ -427,10 +436,10 @@ def _url(operand: Url) -> Test:
 
 
 class Member(NamedTuple):
-    """What a member of a constraint does with its operand.
+    """The test that a member of a constraint makes of its operand.
 
     Attributes:
-        make: Checks the operand and makes the test.
+        make: Checks the operand and returns the test.
         kinds: Returns the kinds of single value that can pass the test.
     """
 

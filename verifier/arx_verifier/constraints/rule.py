@@ -26,7 +26,7 @@ from arx_verifier.errors import Failure, MalformedTokenError, shorten
 from arx_verifier.jcs import encode, is_plain_name
 from arx_verifier.names import is_tool_pattern
 
-MAX_TOLD: Final = 32  # failures in one refusal: people read no more, and the caller determines the number
+MAX_TOLD: Final = 32  # failures in one refusal: people read no more, and the caller chooses how many there are
 _SHOWN_CHARS: Final = 64  # names up to this length are shown whole
 # A value of a wrong kind fails under ``not`` as well; without this note the refusal would be hard to understand.
 _ODD_KIND: Final = " (of a kind or form that it does not test)"
@@ -169,6 +169,10 @@ def _refuse_odd_name(name: str) -> None:
 def wrong_in(rule: CompiledRule, args: Mapping[str, Any]) -> str | None:
     """Return the first argument that violates the rule, or None; the caller has matched the tool.
 
+    Args:
+        rule: The rule.
+        args: The call's arguments.
+
     Returns:
         The argument's name.  It may be a missing argument, or one that a closed rule does not name.
     """
@@ -203,7 +207,11 @@ def permits(rule: CompiledRule, args: Mapping[str, Any]) -> bool:
 
 
 def merge(rules: Sequence[CompiledRule]) -> CompiledRule:
-    """Return one rule for several that must all hold, with each test once."""
+    """Return one rule for several that must all hold, with each test once.
+
+    Args:
+        rules: At least one; all are for the requested tool.
+    """
     # Delegations restate most of the rules that they attenuate, and mostly attenuate amounts.  Tests compiled from the
     # same bytes are the same object, and ranges of integers are intersected, so the time of a check does not grow.
     if len(rules) == 1:
@@ -258,7 +266,7 @@ def explain(
         value = args.get(name, ABSENT)
         if holds(value):
             continue
-        _tell_of(failures, place, name, rule, value)
+        _add_failures(failures, place, name, rule, value)
         if len(failures) >= most:
             return failures[:most]
     if compiled.closed:
@@ -297,12 +305,12 @@ def explain_last(
         for name, holds in compiled.tests:
             if name in wrong and not holds(value := get(name, ABSENT)):
                 wrong.discard(name)
-                _tell_of(failures, places[at], name, written, value)
+                _add_failures(failures, places[at], name, written, value)
                 if len(failures) >= MAX_TOLD:
                     return tuple(failures[:MAX_TOLD])
         if wrong and compiled.closed:
             others = (name for name in args if name in wrong and name not in compiled.names)
-            for name in list(islice(others, MAX_TOLD - len(failures))):  # a caller may send a hundred thousand of them
+            for name in list(islice(others, MAX_TOLD - len(failures))):  # a caller may send a hundred thousand
                 wrong.discard(name)
                 failures.append(Failure(places[at], _shown(name), "no argument of this name", shorten(args[name])))
             if len(failures) >= MAX_TOLD:
@@ -310,7 +318,7 @@ def explain_last(
     return tuple(failures)
 
 
-def tell_first(
+def explain_first(
     said: Sequence[Sequence[tuple[CompiledRule, Rule | WireRule]]],
     places: Sequence[str],
     args: Mapping[str, Any],
@@ -351,7 +359,7 @@ def tell_first(
     return ()
 
 
-def _tell_of(failures: list[Failure], place: str, name: str, rule: Rule | WireRule, value: Any) -> None:
+def _add_failures(failures: list[Failure], place: str, name: str, rule: Rule | WireRule, value: Any) -> None:
     """Append the failures of one argument."""
     shown = name if name.isidentifier() and len(name) <= _SHOWN_CHARS else _shown(name)
     if value is ABSENT:
@@ -368,7 +376,10 @@ def _tell_of(failures: list[Failure], place: str, name: str, rule: Rule | WireRu
 
 
 def read_rule(data: Any) -> Rule:
-    """Parse a rule from plain data, such as TOML or a caller's dicts, and check its operands.
+    """Parse a rule from plain data and check its operands.
+
+    Args:
+        data: A dict, such as TOML or a caller has it.
 
     Raises:
         MalformedTokenError: A member is unknown, of another type, or not allowed by SPEC 7.

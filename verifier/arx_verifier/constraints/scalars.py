@@ -25,7 +25,7 @@ NUMBERS: Final[Kinds] = frozenset(["integer", "decimal"])
 TEXTS: Final[Kinds] = frozenset(["text", "decimal"])
 EVERY: Final[Kinds] = NUMBERS | TEXTS | {"flag"}
 
-_MAX_ITEMS: Final = 1 << 16  # of a list whose items are tested: an item takes a hundred times as long as a character
+_MAX_ITEMS: Final = 1 << 16  # of a tested list: an item takes a hundred times as long as a character of text
 MAX_DECIMAL_CHARS: Final = 32  # more digits than any money amount; bounds the cost of one comparison
 
 _OPERAND: Final = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]*[1-9])?")
@@ -88,7 +88,7 @@ def kinds_between(bounds: Iterable[Any]) -> Kinds:
 
 def other_kinds(kinds: Kinds) -> Kinds:
     """Return the kinds that can differ from values of these kinds."""
-    # What is unlike one text can be any other text, a decimal or not.
+    # A value that differs from one text can be any other text, decimal or not.
     return kinds | TEXTS if kinds & TEXTS else kinds
 
 
@@ -221,7 +221,7 @@ def subset(operand: Sequence[Any]) -> Test:
 
 def _items_by_kind(value: Any, sets: dict[type, frozenset[Any]]) -> dict[type, list[Any]] | None:
     """Return a list's items by type; None for another value, or an item of a type without operand."""
-    # Only functions in C visit each item: a caller may send many, to thirty tests.
+    # Only functions in C visit each item: a caller may send 65 536 items, and a rule may have thirty tests.
     if type(value) is not list or len(value) > _MAX_ITEMS:
         return None
     kinds = set(map(type, value))

@@ -228,7 +228,7 @@ def _read_url(value: Any) -> _Location | None:
         return None
     if any(character in value for character in _NOT_IN_URL):
         return None
-    # Cut where RFC 3986 does: fragment and query first, or a path in them could be taken for the host.
+    # In the order of RFC 3986 B: fragment and query first, because they may contain `://` and slashes.
     scheme, _, rest = value.partition("#")[0].partition("?")[0].partition("://")
     named, slash, path = rest.partition("/")
     # Everything but host and port is refused, user information included: ``good.example@evil.example``.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What stands between a request and a guarded function or application: adapters and their answers.  SPEC 13."""
+"""Policy enforcement before an application or a function: adapters, and the answers to refusals.  SPEC 8.4, 13."""
 
 from typing import TYPE_CHECKING
 

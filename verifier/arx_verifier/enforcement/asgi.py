@@ -1,12 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Put a verifier around any ASGI application: nothing of it runs without a grant.  SPEC 8.4, 11.
+"""ASGI middleware: every request needs a grant before the application runs.  SPEC 8.4, 11.
 
-This is the outer of two steps.  It reads the credential and the body, once and bounded, and denies by default.  In an
-application of Starlette or FastAPI the route that the framework takes decides (``endpoints``); for any other one
-``tools`` says beforehand what a request means.
-
-WebSockets are refused: a grant is for one call, and a connection outlives it.  A response that lasts is ended with its
-grant (``calls``).
+The middleware reads the credential and the body, once and bounded, and denies by default.  In an application of
+Starlette or FastAPI, the gate of the matched route decides (``endpoints``).  For other applications, ``tools`` maps a
+request to its tool beforehand.  ``calls`` ends a long response together with its grant.
 """
 
 import asyncio
@@ -43,24 +40,24 @@ _log = logging.getLogger(__name__)
 
 
 class _Disconnected(Exception):  # noqa: N818 - never leaves this module
-    """The client went away while it was sending."""
+    """The client disconnected before it had sent the whole body."""
 
 
 class ArxMiddleware:
-    """ASGI middleware: an endpoint runs with a grant, which is then ``scope["arx"]``, or not at all.
+    """ASGI middleware: an endpoint runs with a grant, which is ``scope["arx"]``, or not at all.
 
     Args:
         app: The application.
-        verifier: Decides; started before the application and closed after it where the server runs ``lifespan``.
-        tools: Which routes mean which tool; what is not in it is refused.
-        max_body: Longest body that is read, in bytes.
-        trusted_proxies: Networks of proxies whose ``X-Forwarded-For`` is believed.
-        recheck_ms: How long a response may last before its grant is looked at again, and again after as long, ms.
+        verifier: The verifier.  If the server runs ``lifespan``, it is started before the application and closed after.
+        tools: Maps routes to tools; a request without an entry is refused.
+        max_body: Longest body that is read, bytes.
+        trusted_proxies: Networks of the proxies whose ``X-Forwarded-For`` is trusted.
+        recheck_ms: Longest time between two rechecks of the grant of a running response, ms; at least 1.
 
     Raises:
-        SettingsError: A route of ``tools`` cannot be read, or is none of the application; a route cannot be guarded; a
-            network cannot be read, or the time is none.  In a running event loop, where ``add_middleware`` makes one,
-            mistakes in ``tools`` fail the start instead, and without a ``lifespan`` each call is answered 503.
+        SettingsError: A route of ``tools`` is malformed or not a route of the application; a route cannot be guarded; a
+            network is malformed; or ``recheck_ms`` is below 1.  In a running event loop, where ``add_middleware`` calls
+            this, a mistake in ``tools`` fails the start instead; without a ``lifespan``, each call is answered 503.
     """
 
     def __init__(
@@ -88,7 +85,7 @@ class ArxMiddleware:
         except SettingsError as error:
             if not _in_event_loop():
                 raise
-            self._wrong = error  # an error raised here would be taken for an application without a lifespan
+            self._wrong = error  # raised here, servers would read it as an application without a lifespan, and go on
 
     def _read_tools(self, tools: Tools) -> None:
         if not isinstance(tools, Mapping):
@@ -112,15 +109,16 @@ class ArxMiddleware:
             await self._other(scope, receive, send)
             return
         headers = collect_headers(scope["headers"])
-        client, told = scope.get("client"), headers.get(b"x-forwarded-for")
-        peer = self._peers.of(client[0] if client else None, (told.decode("latin-1"),) if told else ())
+        client, forwarded = scope.get("client"), headers.get(b"x-forwarded-for")
+        peer = self._peers.of(client[0] if client else None, (forwarded.decode("latin-1"),) if forwarded else ())
         try:
             if not self._started:
                 await self._start_late()
-            # Of what a stranger sends nothing is read, and nothing runs.
+            # Before the body is read: a caller without a token of this service costs no more than its headers.
             screened = self._enforcement.screen(headers.get(b"authorization", b""))
             body = await self._body(headers, receive)
             if CALL in scope:
+                # One call proof covers one call: the inner application would decide on a nonce that is used already.
                 raise Problem("tool_not_allowed", "this application is within another one that is guarded")
         except _Disconnected:
             return
@@ -130,7 +128,7 @@ class ArxMiddleware:
             return
         young = self._young
         if young is None or young.loop is not asyncio.get_running_loop():
-            # Each loop has its own: what is in one is touched by no other.
+            # One for each event loop, because its timers and sets are not thread-safe.
             self._young = young = Young(asyncio.get_running_loop(), self.verifier.epochs, self._recheck_ms)
         call = Call(self._enforcement, young, scope, headers, screened, body, receive, send, peer)
         if self._endpoints is None:
@@ -140,23 +138,24 @@ class ArxMiddleware:
         try:
             await call.run(self.app, scope)
         finally:
-            scope.pop(CALL, None)  # it holds the server's, which holds the scope: garbage that a collector has to find
+            scope.pop(CALL, None)  # the call refers to the scope: without this they are a reference cycle
 
     async def _other(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await self._lifespan(scope, receive, send)
         elif scope["type"] == "websocket":
+            # A grant is for one call, and a connection outlives it.
             await receive()
             await send({"type": "websocket.close", "code": _POLICY_VIOLATION})
         else:
-            raise NotImplementedError(f"nothing is let through that is not http, such as {scope['type']!r:.40}")
+            raise NotImplementedError(f"ASGI scope type: expected 'http', got {scope['type']!r:.40}")
 
     @contextlib.asynccontextmanager
     async def lifespan(self, _: Any = None) -> AsyncIterator[None]:
-        """Start the verifier and close it: the ``lifespan`` of an application that this one is mounted in.
+        """Start the verifier and close it: the ``lifespan`` for an application that mounts this one.
 
         Raises:
-            SettingsError: ``tools`` is wrong.
+            SettingsError: ``tools`` has a mistake.
         """
         await self._start()
         try:
@@ -165,7 +164,7 @@ class ArxMiddleware:
             await self._close()
 
     async def _decide_here(self, call: Call, scope: Scope) -> None:
-        """Decide on what ``tools`` says that the request means, before the application sees it."""
+        """Decide on the tool that ``tools`` maps the request to, before the application runs."""
         assert self._meaning is not None
         try:
             tool, args = self._meaning(scope, call.body) or _NO_TOOL
@@ -182,7 +181,7 @@ class ArxMiddleware:
         declared = headers.get(b"content-length", b"")
         if declared.isdigit() and (len(declared) > 18 or int(declared) > self._max_body):
             raise self._too_large()
-        # One buffer and no list of parts: a client may send single bytes, or frames of none (HTTP/2) without end.
+        # One buffer and no list of parts: a client may send single bytes, or endless empty frames (HTTP/2).
         body = bytearray()
         while True:
             message = await receive()
@@ -202,14 +201,14 @@ class ArxMiddleware:
         if self._wrong is not None:
             raise self._wrong
         if not self._started:
-            await asyncio.to_thread(self.verifier.start)  # twice is once
+            await asyncio.to_thread(self.verifier.start)  # idempotent, so that two calls may come here at once
             self._started = True
 
     async def _start_late(self) -> None:
-        """Start with a call, where nobody ran ``lifespan``.
+        """Start the verifier with a call, if the server ran no ``lifespan``.
 
         Raises:
-            Problem: ``tools`` is wrong.
+            Problem: ``tools`` has a mistake.
         """
         try:
             await self._start()
@@ -220,7 +219,7 @@ class ArxMiddleware:
             raise Problem("closed") from error
 
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Start before the application and close after it, also around one that has no lifespan of its own."""
+        """Start the verifier before the application and close it afterwards, also if it has no lifespan of its own."""
         begun = False
 
         async def receive_and_start() -> Message:
@@ -244,7 +243,7 @@ class ArxMiddleware:
                 raise
             if isinstance(error, ArxError):
                 await send({"type": "lifespan.startup.failed", "message": str(error)})
-                raise  # a server has the message; a test client takes who returns for started, and waits for its end
+                raise  # a server uses the message; a test client would take a return for a successful start
             await self._own_lifespan(receive_and_start, send_and_close)
 
     async def _own_lifespan(self, receive: Receive, send: Send) -> None:

@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One HTTP request, what is decided on it, and the end of what its grant allowed.  SPEC 8, 11.
+"""One guarded HTTP request: its decision, and its end after a kill.  SPEC 8, 11.
 
-The middleware makes a ``Call`` of the bytes that arrived.  It is decided once: by the middleware itself where ``tools``
-says what a request means, or by the route that Starlette or FastAPI matched.  Nothing of an answer leaves before.
+The middleware makes a ``Call`` of the received request.  It is decided once: by the middleware itself if ``tools`` maps
+the request, or by the gate of the route that Starlette or FastAPI matched.  No part of an answer is sent before.
 
-A decision is made once, and a response may last for hours.  While one lasts its grant is looked at again: after a fixed
-time, and never later than the lease on the kill epoch ends, so that the bound of a kill holds for open streams too.  An
-application that answers within the first look pays for no task, and shares its timer with all that began with it.
+A response may last for hours.  The grant of a running response is rechecked at a fixed interval, and never later than
+the lease on the epoch ends, so that the bound of a kill holds for open streams too.
 """
 
 import asyncio
@@ -36,26 +35,26 @@ Send: TypeAlias = Callable[[Message], Awaitable[None]]
 App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 CALL: Final = "arx.call"
-RECHECK_MS: Final = 250  # a quarter of the default lease: what a kill adds to its way here, at most
+RECHECK_MS: Final = 250  # a quarter of the default lease: the longest delay that it adds to a kill
 
 _log = logging.getLogger(__name__)
 
 
 class Young:
-    """The calls of one event loop that were not looked at yet, with one timer for all of them.
-
-    Nearly every call is over before it goes off.
+    """The calls of one event loop before their first recheck, with one timer for all of them.
 
     Args:
         loop: The event loop.
-        epochs: The view of the kill epoch.
-        recheck_ms: The longest time between two looks, ms.
+        epochs: The epoch view.
+        recheck_ms: The longest time between two rechecks, ms.
 
     Attributes:
-        calls: Those whose grant is looked at when the timer goes off, which is no later than if each had its own.
-        due: When that is, by the monotonic clock.
+        calls: The calls whose grants are rechecked when the timer fires.
+        due: When it fires, monotonic clock, s.
         planned: Whether the timer runs.
     """
+
+    # Nearly every call is over before the timer fires: a timer for each would cost more than the call's own work.
 
     __slots__ = ("_epochs", "calls", "due", "loop", "planned", "recheck_s")
 
@@ -65,49 +64,50 @@ class Young:
         self.planned, self.due = False, 0.0
 
     def plan(self) -> None:
-        """Start the timer, with the first call that begins after it went off."""
-        # A lease that is granted meanwhile ends later than the one that the timer was set by.
+        """Start the timer, at the first call after it fired."""
+        # A lease that is granted meanwhile ends later, so the timer never fires too late.
         pause = self.pause()
         self.planned, self.due = True, time.monotonic() + pause
         self.loop.call_later(pause, self._look)
 
     def pause(self) -> float:
-        """Return the time to the next look, s."""
-        # No later than the lease ends: a look that waited out its interval would let a stream outlive the bound.
+        """Return the time to the next recheck, s."""
+        # Not after the end of the lease: otherwise a stream would outlive the bound of a kill.
         return min(self.recheck_s, self._epochs.lease_left_ns() / 1e9)
 
     def _look(self) -> None:
         calls, self.calls, self.planned = self.calls, set(), False
         for number, call in enumerate(calls):
-            # From here on each has a timer of its own; they are spread over half of their time.
+            # From here on each call has its own timer.  They are spread over half of the interval, so that not all
+            # rechecks run at the same moment.
             self.loop.call_soon(call.look, 1 - number / len(calls) / 2)
 
 
 class Call:
-    """One request, and the decision on it once there is one.
+    """One request, and its decision once it is made.
 
     Args:
-        enforcement: Decides.
-        young: The calls that begin in the same event loop.
+        enforcement: The decisions of the verifier.
+        young: The new calls of the same event loop.
         scope: The ASGI ``http`` scope as the server made it.
         headers: ``collect_headers`` of it.
-        screened: What was presented, proven.
+        screened: The presented token, authenticated.
         body: The whole body.
-        receive: What comes behind it.
-        send: Where the answer goes.
-        peer: Where the request came from.
+        receive: The server's ``receive``, after the body.
+        send: The server's ``send``.
+        peer: The address of the caller, or None.
 
     Attributes:
-        body: The whole body: what was signed, what is judged and what the endpoint reads.
-        headers: The headers that are read.
-        decision: The allow that the call runs under.
-        problem: Why it was refused.
-        started: Whether anything of the response has left.
-        endpoints: Those of an application that decides at its routes.
+        body: The whole body: the signed bytes, on which the decision is made and which the endpoint reads.
+        headers: The headers by name.
+        decision: The decision that allowed the call.
+        problem: The refusal.
+        started: Whether a part of the response was sent.
+        endpoints: The endpoints of an application that decides at its routes.
         rest: The path as the outermost router sees it; None before.
-        parameters: Those of the endpoint and its dependencies, where the framework converts them.
-        sent: What they were sent as.
-        unjudged: Why the endpoint was not run after all.
+        parameters: The parameters of the endpoint and its dependencies, if the framework converts them.
+        sent: The values of the parameters as they were sent.
+        unjudged: Why the endpoint was not run although the call was allowed.
     """
 
     decision: Decision | None = None
@@ -140,15 +140,15 @@ class Call:
         self._http = HttpCall(scope["method"], raw + b"?" + query if query else raw, sha256_of(body, b""))
 
     async def decide(self, tool: str, args: Mapping[str, Any], scope: Scope) -> None:
-        """Decide on the call, and look after its grant from now on, which is then ``scope["arx"]``.
+        """Decide on the call, set ``scope["arx"]`` to the grant, and recheck the grant from now on.
 
         Args:
-            tool: The tool that runs next; empty for none, which is refused.
+            tool: The tool; empty for none, which is refused.
             args: Its arguments.
-            scope: The scope of what runs next.
+            scope: The scope of the application that runs next.
 
         Raises:
-            Problem: It is refused.
+            Problem: The call is refused.
         """
         trace = self.headers.get(b"traceparent")
         traceparent = read_traceparent(trace) if trace is not None else None
@@ -164,9 +164,9 @@ class Call:
         self._due = young.due
 
     async def run(self, app: App, scope: Scope) -> None:
-        """Run the application, which decides at its routes or has been decided on, and refuse what it does not judge.
+        """Run the application, and refuse a request on which no gate decided.
 
-        An answer that is ended after it has begun is left unfinished: a server then closes the connection.
+        A response that is ended after its start stays incomplete: the server then closes the connection.
 
         Args:
             app: The application.
@@ -183,18 +183,18 @@ class Call:
         except Exception as error:
             self._close()
             if self._ended is not None:
-                # Cancelled, or told in the middle of a send that nobody listens: how it took that is of no interest.
+                # The call was cancelled, or its send raised.  The application's own error then has no reader.
                 _log.debug("what an ended call raised", exc_info=True)
             elif self.started or self.decision is not None or not hasattr(error, "status_code"):
                 raise
-            # What no route takes some frameworks raise, for whoever is around them to answer.
+            # Some frameworks raise an HTTP error for a request without a route.  It is refused below like any other.
         finally:
             self._close()
         if not self.started:
             await self._answer_instead()
 
     async def _answer_instead(self) -> None:
-        """Refuse what the application has not answered."""
+        """Answer a request that the application did not answer: ended, refused, or without a decision."""
         ended = self._ended
         if ended is not None:
             assert self.decision is not None
@@ -205,39 +205,52 @@ class Call:
             await self._refuse_unjudged()
 
     async def refuse(self, problem: Problem, send: Send | None = None) -> None:
-        """Answer with a problem, and let nothing else through."""
+        """Answer with a problem; every later answer of the application is dropped.
+
+        Args:
+            problem: The refusal.
+            send: The ``send`` of an application in between; None for the server's.
+        """
         self.problem = problem
         await send_answer(self._enforcement.answer(problem), self._http.method, send or self._send)
 
     async def refuse_malformed(self, error: ArxError, send: Send | None = None) -> None:
-        """Count a request that has no single meaning, and answer it."""
+        """Count and answer a request without a single meaning; see ``refuse``."""
         problem = Problem("malformed_request", str(error))
         self._enforcement.count(problem, self._peer)
         await self.refuse(problem, send)
 
     async def withdraw(self, error: ArxError) -> None:
-        """Refuse an allowed call whose endpoint was not run, as it would have got what was not judged."""
+        """Refuse an allowed call whose endpoint did not run: its arguments are not those of the decision.
+
+        Args:
+            error: The difference.
+        """
         assert self.decision is not None
         if not self.started:
             self.started = True
             await self.refuse(Problem(error.code, str(error), decision=self.decision.id))
 
     def compare(self, require: Any, *values: Any) -> None:
-        """Compare what is going to run with what was judged.
+        """Compare the arguments of the next function with those of the decision.
+
+        Args:
+            require: ``Parameters.require_judged`` or ``require_judged_before``.
+            values: Its further arguments.
 
         Raises:
-            RequestError: It is something else.
+            RequestError: They differ.
         """
         try:
             require(self.sent, *values)
         except RequestError as error:
             self.unjudged = error
             assert self._grant is not None
-            self._grant.end(error)  # no handler of the application makes an answer of it
+            self._grant.end(error)  # so that no error handler of the application can answer
             raise
 
     def end_unseen(self) -> None:
-        """End an allowed call that reached routes which were not seen when the application was guarded.
+        """End an allowed call that reached routes which the application did not show when it was guarded.
 
         Raises:
             AccessError: Always.
@@ -254,16 +267,23 @@ class Call:
         raise error
 
     def record_end(self, reason: ArxError) -> None:
-        """Record that the call is ended."""
+        """Record that the call was ended.
+
+        Args:
+            reason: Why.
+        """
         verifier, decision = self._enforcement.verifier, self.decision
         assert decision is not None
-        if verifier.decisions.waits:  # a disk is not waited for in the loop
+        if verifier.decisions.waits:  # the event loop must not wait for a disk
             self._young.loop.run_in_executor(None, verifier.record_end, decision, reason)
         else:
             verifier.record_end(decision, reason)
 
     def replay(self) -> Receive:
-        """Hand out the body that is judged, once; then whatever comes, which can only be the end of the connection."""
+        """Return a ``receive`` with the body of the decision, and then the server's messages.
+
+        After the body, the server can only send a disconnect.
+        """
         return functools.partial(self._again, [{"type": "http.request", "body": self.body, "more_body": False}])
 
     async def _again(self, unread: list[Message]) -> Message:
@@ -274,7 +294,7 @@ class Call:
         return None if self._grant is None else self._grant.ended
 
     def _close(self) -> bool:
-        """Be done, once; say whether the task was cancelled from here and by nobody else, as ``asyncio.timeout``."""
+        """Stop the rechecks; return whether this class alone cancelled the task, as ``asyncio.timeout`` does."""
         if self._over:
             return False
         self._over = True
@@ -285,10 +305,10 @@ class Call:
         return self._cut and self._task.uncancel() <= self._cancelling
 
     def look(self, part: float = 1.0) -> None:
-        """Look whether the grant still stands, and end the call if it does not.
+        """Recheck the grant, and end the call if the token was revoked, frozen or expired.
 
         Args:
-            part: After which part of the longest time to look again.
+            part: The time to the next recheck, as a part of the longest time.
         """
         if self._over:
             return
@@ -303,8 +323,8 @@ class Call:
             self._due = time.monotonic() + pause
             self._timer = loop.call_later(pause, self.look)
         elif isinstance(refused, UnavailableError) and not self._open:
-            # Nothing leaves, so nothing is looked at but what would: to stop a tool half-way because the store is slow
-            # does harm and protects nobody.  What is killed is stopped at once.
+            # The response has not begun, so no data leaves before the next recheck in ``_guarded_send``.  Stopping a
+            # tool half-way because the store is slow would do harm and protect no data.  A kill still ends it at once.
             self._due = 0.0
             self._timer = loop.call_later(self._young.recheck_s, self.look)
         else:
@@ -328,7 +348,7 @@ class Call:
         if time.monotonic() >= self._due and grant.ended is None:
             self.look()
         if grant.ended is not None:
-            # What ASGI has a server raise for a client that is gone: applications know it, and stop.
+            # An ASGI server raises this kind of error for a client that disconnected: applications handle it and stop.
             raise ConnectionAbortedError("the call was ended: its token no longer stands")
         await self._send(message)
         self.started = True
@@ -336,7 +356,7 @@ class Call:
             self._open = False
 
     async def _before_grant(self, message: Message) -> None:
-        """Let a refusal pass.  Any other answer is withheld: a framework's 404, or a middleware's own."""
+        """Send a refusal; drop every other answer before a grant, such as a framework's 404 or a middleware's."""
         if self._withheld:
             return
         if self.problem is not None:
@@ -355,14 +375,15 @@ class Call:
 
 
 class Judged(dict[str, Any]):
-    """The scope of a call that a table has judged, for an application that shows no routes: it may not have any either.
-
-    A framework notes in the scope which endpoint it took, before that runs.
+    """The scope of a call that ``RouteMap`` mapped, for an application that must not have routes of its own.
 
     Args:
         scope: The scope.
         call: The call.
     """
+
+    # Starlette and FastAPI note the matched endpoint in the scope before it runs.  A table that stands for routes which
+    # the middleware did not see could map the request to another tool than the endpoint's.
 
     def __init__(self, scope: Scope, call: Call) -> None:
         super().__init__(scope)
@@ -373,18 +394,24 @@ class Judged(dict[str, Any]):
         return Judged(self, self._call)
 
     def update(self, *given: Any, **more: Any) -> None:
-        """Take what is noted; end the call where that is an endpoint.
+        """Update the scope; end the call if a framework notes an endpoint.
 
         Raises:
-            AccessError: It is.
+            AccessError: It does.
         """
         if any("endpoint" in each for each in given):
             self._call.end_unseen()
         super().update(*given, **more)
 
 
-async def send_answer(told: Answer, method: str, send: Send) -> None:
-    """Send a whole answer; one to ``HEAD`` has no body."""
-    await send({"type": "http.response.start", "status": told.status, "headers": told.headers})
-    body = b"" if method == "HEAD" else told.body
+async def send_answer(answer: Answer, method: str, send: Send) -> None:
+    """Send a whole answer; one to ``HEAD`` has no body.
+
+    Args:
+        answer: The answer.
+        method: The request's method.
+        send: The ASGI ``send``.
+    """
+    await send({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
+    body = b"" if method == "HEAD" else answer.body
     await send({"type": "http.response.body", "body": body, "more_body": False})

@@ -1,9 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From which address a request came, when proxies stand in between.  SPEC 6.1.
-
-Only what a trusted proxy added is believed: the forwarded addresses are read from the right, up to the first that no
-trusted proxy has.  An address that cannot be told is none, and a ``net`` caveat refuses none.
-"""
+"""The address of a caller behind trusted proxies, for the caveat ``net``.  SPEC 6.1."""
 
 import ipaddress
 from collections.abc import Iterable
@@ -15,14 +11,14 @@ from arx_verifier.errors import SettingsError
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 
-_MAX_CHARS: Final = 64  # the longest address, in brackets and with a port, has 53: what is kept below stays small
+_MAX_CHARS: Final = 64  # the longest address, in brackets and with a port, has 53; bounds the entries of the caches
 
 
 class Peers:
-    """Finds the peer of a request.
+    """The rule that finds the caller's address.
 
     Args:
-        trusted_proxies: Networks of the proxies whose ``X-Forwarded-For`` is believed; none by default.
+        trusted_proxies: Networks of the proxies whose ``X-Forwarded-For`` is trusted; none by default.
 
     Raises:
         SettingsError: Not a network.
@@ -37,14 +33,15 @@ class Peers:
                 raise SettingsError(f"{text!r:.60} is not a network like 10.0.0.0/8") from error
 
     def of(self, client: str | None, forwarded: Iterable[str] = ()) -> str | None:
-        """Return the address a request came from.
+        """Return the caller's address.
 
         Args:
-            client: The other end of the socket, or None where there is none.
+            client: The other end of the socket, or None for a socket without an address.
             forwarded: The values of all ``X-Forwarded-For`` headers, in order.
 
         Returns:
-            The address in its usual form, an IPv4 one out of its IPv6 mapping; or None.
+            The address in its usual form, a mapped IPv4 address as IPv4; None if it is unknown.  A ``net`` caveat
+            refuses None.
         """
         if not client:
             return None
@@ -53,6 +50,8 @@ class Peers:
         address = _read(client)
         if address is None or not self._trusts(address):
             return str(address) if address is not None else None
+        # From the right: each trusted proxy appended the address that it saw.  The first address of another machine is
+        # the caller; what is left of it, the caller wrote itself.
         for text in reversed([part for value in forwarded for part in value.split(",")]):
             address = _read(text.strip())
             if address is None or not self._trusts(address):
@@ -64,11 +63,11 @@ class Peers:
 
 
 def _read(text: str) -> Address | None:
-    """Read an address as proxies write it: bare, or with a port, an IPv6 one then in brackets."""
+    """Parse an address as proxies write it: bare, or with a port; IPv6 with a port is in brackets."""
     return _read_short(text) if len(text) <= _MAX_CHARS else None
 
 
-@lru_cache(maxsize=4096)  # the same clients call again, and reading an address takes half as long as a decision
+@lru_cache(maxsize=4096)  # the same clients call again, and parsing an address takes half as long as a decision
 def _read_short(text: str) -> Address | None:
     if text.startswith("["):
         text = text[1:].partition("]")[0]

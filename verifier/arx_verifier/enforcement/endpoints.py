@@ -1,14 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Decide at the routes of Starlette and FastAPI, where the framework has matched them.  SPEC 8.4.
+"""Gates at the routes of Starlette and FastAPI, which decide after the framework has matched a route.  SPEC 8.4.
 
-``Endpoints`` walks an application's routes and puts a ``Gate`` in front of each handler.  The framework routes; the
-gate of the route that it took decides, before the endpoint, its dependencies and its own middleware, with the
-parameters that the framework matched.  A gate of a route that ``tools`` does not name refuses, and so does one of a
-route that is added later: it gets its gate before the router has it.  Where somebody gives a router another list, it
-compares its routes with those that have gates before it looks at them.
+``Endpoints`` walks an application's routes and replaces each handler by a ``Gate``.  The framework routes.  The gate of
+the matched route decides with the parameters that the framework matched, before the endpoint, its dependencies and its
+middleware.  The gate of a route that ``tools`` does not name refuses.
 
-Every object of a framework is reached through the application: nothing here imports one.
+A route that is added later gets its gate before the router has it (``Routes``).  If a program replaces a router's list
+of routes, ``Dispatch`` finds the routes without a gate at the next call.  This module imports no framework: it reaches
+every object through the application.
 """
+
+# The framework must route, and not a second router here: two routers that read one path differently would decide on one
+# tool and run another.
 
 import functools
 import re
@@ -42,7 +45,7 @@ _BARE: Final = "this application is guarded: call it through its ArxMiddleware"
 
 
 class Gate:
-    """Stands in for a route's handler: decides, then runs it.
+    """A replacement of a route's handler, which decides and then runs it.
 
     Args:
         route: The route.
@@ -56,10 +59,11 @@ class Gate:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection; see the ASGI specification."""
         if scope["type"] != "http":
-            await self._inner(scope, receive, send)  # the middleware lets no other through
+            await self._inner(scope, receive, send)  # the middleware refuses every other type before
             return
         call: Call | None = scope.get(CALL)
         if call is None:
+            # The request did not pass the middleware: another server, or a mount, runs the guarded application.
             await send_answer(answer("tool_not_allowed", realm="", detail=_BARE), scope["method"], send)
             return
         try:
@@ -72,7 +76,7 @@ class Gate:
         except Problem as problem:
             await call.refuse(problem, send)
         else:
-            # What was judged is read, whatever a middleware made of it.
+            # The endpoint reads the body of the decision, even if a middleware replaced ``receive``.
             if call.parameters is None:
                 await self._inner(scope, call.replay(), send)
             else:
@@ -95,7 +99,7 @@ class Gate:
 
 
 class Dispatch:
-    """Stands in for a router's own handler: has gates put in front of routes that have none yet."""
+    """A replacement of a router's handler, which first adds gates to routes without one."""
 
     def __init__(self, router: Any, inner: App) -> None:
         self._router, self._inner = router, inner
@@ -114,13 +118,13 @@ class Served(NamedTuple):
 
     Attributes:
         route: The route.
-        declared: Its whole path as it is declared, convertors, mounts and host (``//host``) included.
+        declared: Its whole path as declared, with convertors, mounts and host (``//host``).
         path: The same without convertors.
         parts: The path without its host: literal, parameter, literal …
-        convertors: What writes the value of each parameter; None for text that stays as it is.
-        converts: Whether there is one.
+        convertors: For each parameter the function that writes its value; None for text.
+        converts: Whether a parameter has such a function.
         keys: The lines of ``tools`` that name it, by method.
-        is_fastapi: Whether the framework converts what was sent, for the endpoint and its dependencies.
+        is_fastapi: Whether the framework converts the arguments for the endpoint and its dependencies.
     """
 
     route: Any
@@ -135,8 +139,12 @@ class Served(NamedTuple):
     def texts(self, parameters: Mapping[str, Any], root: str) -> dict[str, str]:
         """Return each parameter as it was sent.
 
+        Args:
+            parameters: The values that the framework matched.
+            root: The ``root_path``.
+
         Raises:
-            RequestError: It was sent in another spelling than that of its value.
+            RequestError: A parameter was sent in another spelling than that of its value.
         """
         found = {}
         for name, value in parameters.items():
@@ -148,7 +156,7 @@ class Served(NamedTuple):
         return found
 
     def fill(self, texts: Mapping[str, str]) -> str | None:
-        """Return the path that means these parameters here; None when it has others."""
+        """Return the path with these parameters; None if the route has other ones."""
         if not self.convertors.keys() <= texts.keys():
             return None
         parts = self.parts.copy()
@@ -157,28 +165,30 @@ class Served(NamedTuple):
 
 
 class Routes(list[Any]):
-    """The routes of a router.  Each has its gate before it is among them: a thread that adds one races with no call.
+    """The routes of a router; each has its gate before it is in the list.
 
     Args:
-        routes: Those that it has.
-        guard: Puts gates in front of some.
+        routes: The present routes.
+        guard: Adds gates to routes.
     """
+
+    # The gate comes first: a thread that adds a route while a call is routed would otherwise open it for that call.
 
     def __init__(self, routes: Iterable[Any], guard: Callable[[list[Any]], None]) -> None:
         super().__init__(routes)
         self._guard = guard
 
     def append(self, route: Any) -> None:
-        """Add one at the end."""
+        """Add a route at the end."""
         self.insert(len(self), route)
 
     def insert(self, at: SupportsIndex, route: Any) -> None:
-        """Add one before another."""
+        """Add a route before another one."""
         self._guard([route])
         super().insert(at, route)
 
     def extend(self, routes: Iterable[Any]) -> None:
-        """Add several at the end."""
+        """Add routes at the end."""
         self[len(self) :] = routes
 
     def __iadd__(self, routes: Iterable[Any]) -> Self:  # type: ignore[misc]  # a sum of lists is a plain list
@@ -237,8 +247,16 @@ class Endpoints:
     def meaning(self, route: Any, call: Call, scope: Scope) -> tuple[str, dict[str, Any]]:
         """Return the tool and the arguments of a call that has reached a route.
 
+        Args:
+            route: The route.
+            call: The call.
+            scope: The scope, with the parameters that the framework matched.
+
+        Returns:
+            Both; an empty tool if ``tools`` does not name the route.
+
         Raises:
-            RequestError: It has no single meaning.
+            RequestError: The call has no single meaning.
         """
         ways = self._served.get(id(route))
         if ways is None:
@@ -263,7 +281,7 @@ class Endpoints:
         return key.tool, join_arguments(key, scope["method"], texts, query, members, has_body=bool(body))
 
     def _parameters_of(self, route: Any, scope: Scope) -> Parameters:
-        """Return what the framework is going to convert, with the dependencies of the routers in between."""
+        """Return the parameters that the framework will convert, with those of the routers' dependencies."""
         context = scope.get("fastapi", {}).get("effective_route_context")
         if getattr(context, "original_route", None) is route:
             route = context
@@ -277,7 +295,7 @@ class Endpoints:
         return known
 
     def require_gates(self, router: Any) -> None:
-        """Put gates in front of what was added to a router."""
+        """Add gates to the routes of a router that have none."""
         for owner, name, known in self._held.get(id(router)) or [(router, "routes", [None])]:
             now = getattr(owner, name, [])
             if len(now) != len(known) or not all(map(is_, now, known)):
@@ -288,14 +306,14 @@ class Endpoints:
                 return
 
     def _guard_new(self, router: Any, routes: list[Any]) -> None:
-        """Put gates in front of what a router is going to have."""
+        """Add gates to routes before a router has them."""
         with self._lock:
             self._changed = True
             for route in routes:
                 list(self._guard_route(route, "", "", DEEP, [(router, "", [])]))
 
     def _guard(self, router: Any, before: str, host: str, deep: int, into: list[Any] | None = None) -> Iterator[Served]:
-        """Put a gate in front of all that a router serves, and yield the ways to it."""
+        """Add a gate to each route of a router, and yield the ways to it."""
         require_own_dispatch(router, deep)
         held: list[Any] = [] if into is None else into
         if into is None:
@@ -317,7 +335,7 @@ class Endpoints:
                 fresh = not _is_guarded(route) or fresh
                 yield from self._guard_route(route, before, host, deep, held)
         if fresh and hasattr(router, "_mark_routes_changed"):
-            router._mark_routes_changed()  # noqa: SLF001 - what FastAPI keeps of an included router is made anew
+            router._mark_routes_changed()  # noqa: SLF001 - FastAPI then rebuilds its copies of an included router
 
     def _guard_route(self, route: Any, before: str, host: str, deep: int, held: list[Any]) -> Iterator[Served]:
         routing = sys.modules["starlette.routing"]
@@ -338,7 +356,7 @@ class Endpoints:
 
 
 def _rest_of(scope: Scope) -> str:
-    """Return what is left of the path for an application to route, by the rule of Starlette."""
+    """Return the part of the path that an application routes, by the rule of Starlette."""
     path: str = scope["path"]
     root: str = scope["root_path"]
     if not path.startswith(root) or path[len(root) :][:1] not in ("", "/"):
@@ -351,10 +369,10 @@ def _is_guarded(route: Any) -> bool:
 
 
 def _guard_handler(route: Any, is_remade: bool) -> None:
-    """Put a gate in front of a route.
+    """Add a gate to a route.
 
     Raises:
-        SettingsError: It takes none.
+        SettingsError: The route's class does not allow it.
     """
     if _is_guarded(route):
         return
@@ -363,7 +381,7 @@ def _guard_handler(route: Any, is_remade: bool) -> None:
         if hasattr(route, "dependant") and hasattr(route, "endpoint"):  # a frontend of FastAPI has none
             route.endpoint = route.dependant.call = checked(route.endpoint, _require_judged)
         elif is_remade and hasattr(route, "endpoint"):
-            route.endpoint = Gate(route, route.app)  # FastAPI makes a plain route of an included router anew of it
+            route.endpoint = Gate(route, route.app)  # FastAPI rebuilds a plain route of an included router from this
     except AttributeError as error:
         kind = type(route)
         raise SettingsError(f"a route cannot be guarded: {kind.__module__}.{kind.__qualname__}: {error}") from error
@@ -390,7 +408,7 @@ def _served(route: Any, declared: str, host: str) -> Served:
 
 
 def _writer(convertor: Any) -> Any:
-    """Return what writes a parameter's value in its one spelling; None where the framework leaves the text as it is."""
+    """Return the function that writes a parameter's value in its one spelling; None if the framework keeps the text."""
     types = sys.modules["starlette.convertors"]
     if type(convertor) in (types.StringConvertor, types.PathConvertor):
         return None

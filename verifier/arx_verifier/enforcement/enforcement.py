@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Turn a credential and a request into a grant or a problem.  SPEC 11, 13.
+"""A grant or a problem for a credential and a request, for every adapter.  SPEC 11, 13.
 
-Every adapter calls this and decides nothing by itself: the ASGI middleware, the routes of Starlette and FastAPI, and
-``protect``.  Nothing here knows a framework.
+The ASGI middleware, the gates of Starlette and FastAPI, and ``protect`` call this and decide nothing themselves.  This
+module uses no framework.
 """
 
 import re
@@ -21,13 +21,13 @@ _TRACEPARENT: Final = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-
 
 
 class Problem(Exception):  # noqa: N818 - an answer to a caller, and no failure of the program
-    """A refusal that is to be answered.
+    """A refusal before its answer.
 
     Attributes:
         code: A key of ``REASONS``.
-        detail: Another sentence than the code's own; no secret.
-        status: Another status than the code's own.
-        failures: What was expected and what came, where that may be told.
+        detail: Replaces the code's own sentence; no secret.
+        status: Replaces the code's own HTTP status.
+        failures: The expected and the received values, if the caller may know them.
         decision: The id of the recorded decision, if there is one.
     """
 
@@ -54,13 +54,16 @@ class Enforcement:
         self.verifier = verifier
 
     def screen(self, value: bytes) -> Screened:
-        """Prove the token of a request, before anything is done with what came with it.
+        """Authenticate the token of a request, before its body is read.
 
         Args:
-            value: What ``collect_headers`` has of ``Authorization``; empty where there is none.
+            value: The value of ``Authorization`` in ``collect_headers``; empty if there is none.
+
+        Returns:
+            The authenticated token, which is no grant.
 
         Raises:
-            Problem: There is none, more than one, or one that this service's key did not make.
+            Problem: No header, more than one, or a token that no key of this service signed.
         """
         if LINE_BREAK in value:
             raise Problem("malformed_request", "there is more than one Authorization header")
@@ -77,8 +80,8 @@ class Enforcement:
         """Allow or refuse a call; may wait for a probe, a shared store or a disk.
 
         Args:
-            token: What was presented: text, or whatever a message had in its place.
-            request: What is asked for.
+            token: The presented text, or a value of another type from a message.
+            request: The request.
         """
         if isinstance(token, str) and token:
             return self.verifier.decide(token, request)
@@ -87,7 +90,7 @@ class Enforcement:
     def decide_async(
         self, token: object, request: AccessRequest, screened: Screened | None = None
     ) -> Awaitable[Decision]:
-        """Decide as ``decide`` does, and never hold the event loop.
+        """Decide as ``decide`` does, without blocking the event loop.
 
         Args:
             token: As in ``decide``.
@@ -95,9 +98,8 @@ class Enforcement:
             screened: What ``screen`` returned for this token, whose proof is then not made again.
         """
         if isinstance(token, str) and token:
-            return self.verifier.decide_async(
-                token, request, screened=screened
-            )  # no coroutine around it: a request's way
+            # Each request comes this way: the verifier's coroutine is returned itself, without another around it.
+            return self.verifier.decide_async(token, request, screened=screened)
         return self._unusable_async(token, request)
 
     async def _unusable_async(self, token: object, request: AccessRequest) -> Decision:
@@ -107,10 +109,14 @@ class Enforcement:
         return self.verifier.refuse("malformed" if token else "missing_token", request)
 
     def require(self, decision: Decision, request: AccessRequest) -> Grant:
-        """Return the grant of an allow.
+        """Return the grant of a decision.
+
+        Args:
+            decision: The decision.
+            request: The request that it was made on.
 
         Raises:
-            Problem: The decision is a refusal, or the request is no tool.
+            Problem: The decision is a refusal, or the request has no tool.
         """
         grant = decision.grant
         if grant.__class__ is Grant and decision.code == OK and request.tool:
@@ -130,12 +136,17 @@ class Enforcement:
         )
 
     def count(self, problem: Problem, peer: str | None) -> None:
-        """Count a refusal of what never came to a verification."""
+        """Count the refusal of a request that was not verified.
+
+        Args:
+            problem: The refusal.
+            peer: The caller's address, or None.
+        """
         self.verifier.refuse(problem.code, AccessRequest("", {}, now_ms(), peer))
 
 
 def read_traceparent(value: bytes) -> str | None:
-    """Return the caller's trace context (W3C), or None where it cannot be read."""
+    """Return the caller's trace context (W3C), or None if it is malformed."""
     return value.decode("ascii") if _TRACEPARENT.fullmatch(value) else None
 
 

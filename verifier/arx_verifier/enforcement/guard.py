@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Put a verifier before a plain function: no call runs without a grant.  SPEC 11.
+"""A decorator for plain functions: no call runs without a grant.  SPEC 11.
 
-For transports without HTTP, such as a tool of an agent framework or a worker of a queue.  The arguments that are
-checked are those the function is called with, by name, so they must be what came over the wire.
+For transports without HTTP, such as a tool of an agent framework or a worker of a queue.  The decision is made on the
+arguments of the call, by name, so they must be those that came over the wire.
 """
 
 import functools
@@ -30,33 +30,34 @@ def current_grant() -> Grant | None:
 
 
 def protect(verifier: Verifier, tool: str) -> Callable[[Callable[..., R]], Callable[..., R]]:
-    """Make a function require a token: ``f(order_id="A-1", arx_token=text)``.
+    """Return a decorator whose function requires a token: ``f(order_id="A-1", arx_token=text)``.
 
-    Arguments are given by name; the token is taken out before the function runs.  A method's object, ``self`` or
-    ``cls``, is no argument: no rule is asked about it.
+    The caller passes arguments by name; the token is removed before the function runs.  A method's object, ``self`` or
+    ``cls``, is no argument: no rule applies to it.
 
     Args:
-        verifier: Decides, and is started by whoever made it.
-        tool: What the function is called in tokens.
+        verifier: The verifier; the program that made it also starts it.
+        tool: The function's tool name in tokens.
 
     Returns:
         A decorator for a function or a coroutine function.  The decorated one raises ``ArxError`` instead of running
         when the call is refused, and ``TypeError`` for an argument without a name.
 
     Raises:
-        SettingsError: The tool's name cannot stand in a token, or the function can take no token.
+        SettingsError: The tool's name is malformed, or the function cannot take a token.
     """
     if not is_tool(tool):
         raise SettingsError(f"{tool!r:.100} cannot name a tool")
 
     enforcement = Enforcement(verifier)
 
-    # No type can add a keyword to a ParamSpec (PEP 612): what a function returns is kept, what it takes is not.
+    # No type can add a keyword to a ParamSpec (PEP 612): the type of the result is kept, that of the arguments is not.
     def decorate(function: Callable[..., R]) -> Callable[..., R]:
         if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+            # Its body would run after the call has returned, and so outside of the grant.
             raise SettingsError("a generator runs after its call was decided: protect the function that consumes it")
         if ARGUMENT in inspect.signature(function).parameters:
-            raise SettingsError(f"{ARGUMENT} is taken out before the function runs: it cannot be a parameter")
+            raise SettingsError(f"{ARGUMENT} cannot be a parameter: it is removed before the function runs")
         own = _own(function)
         if not inspect.iscoroutinefunction(function):
 
@@ -82,17 +83,15 @@ def protect(verifier: Verifier, tool: str) -> Callable[[Callable[..., R]], Calla
 
 
 def _own(function: Callable[..., Any]) -> int:
-    """Count the positional values that are no arguments: one for a method of a class, none for all else.
-
-    Both are asked for, class and name: of a static method the first value would be an argument that no rule saw.
-    """
+    """Return the number of positional values that are no arguments: one for a method of a class, else none."""
+    # Class and name must both fit: the first value of a static method is an argument, which the rules must see.
     within = function.__qualname__.rpartition(".")[0]
     first = next(iter(inspect.signature(function).parameters), "")
     return int(first in ("self", "cls") and within != "" and not within.endswith("<locals>"))
 
 
 class _granted:  # noqa: N801 - used as a statement
-    """Raises unless the decision is an allow; else makes its grant the current one."""
+    """A context in which the decision's grant is the current one; it raises if the decision is a refusal."""
 
     def __init__(self, enforcement: Enforcement, decision: Decision, request: AccessRequest) -> None:
         try:

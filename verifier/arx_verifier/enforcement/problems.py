@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The HTTP answer to a refusal: RFC 6750 in the header, RFC 9457 in the body.  SPEC 13.
-
-What may be told is decided before: an unproven refusal has no failures to tell.  Nothing here knows ASGI.
-"""
+"""The HTTP answer to a refusal: RFC 6750 in the header, RFC 9457 in the body.  SPEC 13."""
 
 import http
 import json
@@ -38,18 +35,18 @@ def answer(
     status: int | None = None,
     detail: str | None = None,
 ) -> Answer:
-    """Write the answer to a refusal.
+    """Return the answer to a refusal.
 
     Args:
         code: A key of ``REASONS``.
-        realm: Whose tokens are wanted, for the challenge.
-        failures: What was expected and what came, where that may be told.
+        realm: The realm whose tokens the service accepts, for the challenge.
+        failures: The expected and the received values, if the caller may know them.
         decision: The id of the recorded decision, if there is one.
-        status: Another status than the code's own.
-        detail: Another sentence than the code's own; no secret.
+        status: Replaces the code's own HTTP status.
+        detail: Replaces the code's own sentence; no secret.
 
-    Returns:
-        The answer.
+    Raises:
+        KeyError: The code is not in ``REASONS``.
     """
     reason = REASONS[code]
     status = reason.status if status is None else status
@@ -64,8 +61,8 @@ def answer(
     headers = [
         (b"content-type", CONTENT_TYPE),
         (b"content-length", b"%d" % len(body)),
-        (b"cache-control", b"no-store"),
-        (b"x-content-type-options", b"nosniff"),
+        (b"cache-control", b"no-store"),  # another caller must not get this caller's refusal
+        (b"x-content-type-options", b"nosniff"),  # the failures quote the caller's values: no browser may run them
     ]
     if status in (401, 403) or reason.oauth_error is not None:
         headers.append((b"www-authenticate", _challenge(realm, reason.oauth_error, detail)))
@@ -75,7 +72,7 @@ def answer(
 
 
 def _challenge(realm: str, error: str | None, description: str) -> bytes:
-    """RFC 6750 3; a request without a token is told no error, as 3.1 says."""
+    """Return the challenge of RFC 6750 3; without a token it has no error code (RFC 6750 3.1)."""
     text = f'Bearer realm="{_quotable(realm)}"'
     if error is not None:
         text += f', error="{error}", error_description="{_quotable(description)}"'
@@ -83,5 +80,6 @@ def _challenge(realm: str, error: str | None, description: str) -> bytes:
 
 
 def _quotable(text: str) -> str:
-    """Keep to the characters of RFC 6750 3: no quote, no backslash, and no line break that would start a header."""
+    """Replace the characters that RFC 6750 3 does not allow."""
+    # A line break would start another header.
     return "".join(character if " " <= character <= "~" and character not in '"\\' else "?" for character in text)

@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compare what an endpoint of FastAPI receives with the arguments that were decided on.  SPEC 8.4.
+"""The comparison of an endpoint's arguments in FastAPI with the arguments of the decision.  SPEC 8.4."""
 
-A framework converts: ``007`` to 7, ``yes`` to True, ``"5"`` to 5.  The rules of a token judge what was sent, so that
-an endpoint may only get the value whose one spelling that is.  A parameter that was not sent may take its default,
-which no caller chooses.
-"""
+# FastAPI converts: ``007`` to 7, ``yes`` to True, ``"5"`` to 5.  The rules of a token were applied to the sent text, so
+# an endpoint may only get a value whose one spelling was sent.  A default is no difference: no caller chooses it.
 
 import contextlib
 import dataclasses
@@ -25,7 +23,7 @@ _NUMBERS: Final = (int, float, Decimal)
 
 
 class Sent(NamedTuple):
-    """What a caller sent, as it was judged.
+    """The arguments as the caller sent them, and as the decision was made on them.
 
     Attributes:
         path: The parameters of the path.
@@ -39,11 +37,11 @@ class Sent(NamedTuple):
 
 
 class Parameters:
-    """The parameters of a route, and of what it depends on.
+    """The parameters of a route and of its dependencies.
 
     Args:
         dependant: FastAPI's description of the endpoint.
-        embedded: Whether each parameter of the body is a member of it.
+        embedded: Whether each parameter of the body is a member of the body.
         overrides: The application's ``dependency_overrides``.
     """
 
@@ -54,20 +52,27 @@ class Parameters:
             self._before.append(dependant)
 
     def require_judged(self, sent: Sent, values: Mapping[str, Any]) -> None:
-        """Compare what the endpoint is called with.
+        """Compare the values that the endpoint is called with.
+
+        Args:
+            sent: The arguments of the decision.
+            values: The values.
 
         Raises:
-            RequestError: A value is not the one that was judged.
+            RequestError: A value differs.
         """
         for field, wire, text in self._fields(self.dependant, sent):
             if field.name in values and differs(values[field.name], wire, text):
                 raise _unlike(field.name)
 
     def require_judged_before(self, sent: Sent) -> None:
-        """Compare what dependencies and endpoint are going to be called with, before the first dependency runs.
+        """Compare the values of dependencies and endpoint, before the first dependency runs.
+
+        Args:
+            sent: The arguments of the decision.
 
         Raises:
-            RequestError: A value is not the one that was judged.
+            RequestError: A value differs.
         """
         for dependant in self._before:
             for field, wire, text in self._fields(dependant, sent):
@@ -79,7 +84,7 @@ class Parameters:
                         break
 
     def _fields(self, dependant: Any, sent: Sent) -> Iterator[tuple[Any, Any, bool]]:
-        """Yield each field that something was sent for, with what was sent and whether that is text."""
+        """Yield each field for which a value was sent, with the value and whether it is text."""
         for fields, place in ((dependant.path_params, sent.path), (dependant.query_params, sent.query)):
             for field in fields:
                 found = list(_sent_for(field.field_info, field.name, place))
@@ -109,9 +114,14 @@ def _dependencies(dependant: Any, overrides: Mapping[Any, Any]) -> Iterator[Any]
 
 
 def checked(endpoint: Callable[..., Any], require: Callable[[Mapping[str, Any]], None]) -> Callable[..., Any]:
-    """Return an endpoint that first compares its arguments, and looks to the framework as the first one does."""
+    """Return an endpoint that first compares its arguments.
 
-    @functools.wraps(endpoint)
+    Args:
+        endpoint: The endpoint.
+        require: Takes the arguments by name, and raises if they differ.
+    """
+
+    @functools.wraps(endpoint)  # the framework reads signature and name
     def run(*positional: Any, **values: Any) -> Any:
         require(values)
         return endpoint(*positional, **values)
@@ -120,11 +130,11 @@ def checked(endpoint: Callable[..., Any], require: Callable[[Mapping[str, Any]],
 
 
 def differs(got: Any, wire: Any, text: bool) -> bool:
-    """Tell whether a value is another one than was sent.
+    """Return whether a converted value is another one than the caller sent.
 
     Args:
-        got: The value that an endpoint is going to get.
-        wire: What was sent for it.
+        got: The value for the endpoint.
+        wire: The value as sent.
         text: Whether it was sent as text, in the path or the query, and not as JSON.
     """
     if isinstance(got, Enum):
@@ -170,7 +180,7 @@ def _items_differ(got: Any, wire: Any, text: bool) -> bool:
 
 
 def _model_differs(got: Any, wire: Any, text: bool) -> bool:
-    """Compare a pydantic model: each field that was set, and not left to its default, was sent like this."""
+    """Return whether a pydantic model differs, in a field that was set and did not keep its default."""
     fields = type(got).model_fields
     if fields.keys() == {"root"}:
         return differs(got.root, wire, text)
@@ -184,7 +194,7 @@ def _model_differs(got: Any, wire: Any, text: bool) -> bool:
 
 
 def _sent_for(info: Any, name: str, place: Mapping[str, Any]) -> Iterator[Any]:
-    """Yield what was sent under each name that a field has."""
+    """Yield the values that were sent under each name of a field."""
     aliases = [name, info.alias, info.validation_alias]
     for alias in dict.fromkeys((*aliases[:2], *_choices(aliases[2]))):
         if isinstance(alias, str) and alias in place:
@@ -194,7 +204,7 @@ def _sent_for(info: Any, name: str, place: Mapping[str, Any]) -> Iterator[Any]:
 
 
 def _choices(alias: Any) -> Iterable[Any]:
-    """Return the spellings of an alias: text, or a path into what was sent as a tuple."""
+    """Return the spellings of an alias: text, or a path into the sent value, as a tuple."""
     for choice in getattr(alias, "choices", (alias,)):
         yield tuple(choice.path) if hasattr(choice, "path") else choice
 
@@ -213,7 +223,7 @@ def _is_model(kind: Any) -> bool:
 
 
 def _spellings(got: Any) -> list[str]:
-    """Return the texts that mean a value and no other: of a date, a UUID, an address."""
+    """Return the texts that mean one value and no other, such as those of a date, a UUID or an address."""
     secret = getattr(got, "get_secret_value", None)
     if secret is not None:
         return [secret()]

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Find the routers of an application of Starlette or FastAPI, and whether they show all that they serve.  SPEC 8.4.
+"""The routers of an application of Starlette or FastAPI, and the check that they show every route.  SPEC 8.4.
 
-No framework is imported: an application that is of none has not imported it either.
+This module imports no framework.  If the application does not use one, neither does the process.
 """
 
 import functools
@@ -17,7 +17,14 @@ _DISPATCH: Final = ("__call__", "app", "handle", "matches")
 
 
 def routers_of(app: Any) -> list[Any]:
-    """Return the outermost routers of an application of Starlette or FastAPI, also behind further middleware."""
+    """Return the outermost routers of an application of Starlette or FastAPI, also inside further middleware.
+
+    Args:
+        app: Any ASGI application.
+
+    Returns:
+        The routers; empty for an application of another framework.
+    """
     if "starlette.applications" not in sys.modules:
         return []
     kinds = sys.modules["starlette.applications"].Starlette, sys.modules["starlette.routing"].Router
@@ -29,7 +36,7 @@ def routers_of(app: Any) -> list[Any]:
         for each in level:
             if id(each) in seen or not callable(each):
                 continue
-            seen[id(each)] = each  # held, and so its id
+            seen[id(each)] = each  # a reference, so that no other object gets this id
             if isinstance(each, kinds):
                 router = each if isinstance(each, kinds[1]) else each.router
                 found[id(router)] = router
@@ -40,7 +47,7 @@ def routers_of(app: Any) -> list[Any]:
 
 
 def _within(app: Any, kinds: tuple[type, ...]) -> Iterator[Any]:
-    """Yield what an ASGI application may hand a request to: what it holds, or what a function has around itself."""
+    """Yield the callables to which an ASGI application may pass a request: its attributes, or a function's closure."""
     if isinstance(app, functools.partial):
         yield from (app.func, *app.args, *app.keywords.values())
     elif hasattr(app, "app"):
@@ -57,7 +64,7 @@ def _within(app: Any, kinds: tuple[type, ...]) -> Iterator[Any]:
 
 
 def _around(function: Any, kinds: tuple[type, ...]) -> Iterator[Any]:
-    """Yield what a function has around itself, and applications that its module has."""
+    """Yield the objects in a function's closure, and the applications among the globals that it names."""
     for cell in getattr(function, "__closure__", None) or ():
         try:
             yield cell.cell_contents
@@ -69,10 +76,14 @@ def _around(function: Any, kinds: tuple[type, ...]) -> Iterator[Any]:
 
 
 def require_own_dispatch(router: Any, deep: int) -> None:
-    """Refuse a router that sends requests to what it does not show.
+    """Raise for a router that may pass requests to handlers that are not in its list of routes.
+
+    Args:
+        router: The router.
+        deep: How many levels of applications may still follow.
 
     Raises:
-        SettingsError: It is one.
+        SettingsError: Its class has dispatch methods of its own, it is of an old version, or nested too deeply.
     """
     if not deep:
         raise SettingsError(
@@ -90,5 +101,5 @@ def require_own_dispatch(router: Any, deep: int) -> None:
 
 
 def is_own(function: Any) -> bool:
-    """Tell whether a handler is the framework's own."""
+    """Return whether a handler is the framework's own."""
     return function is None or getattr(function, "__module__", "").partition(".")[0] in _FRAMEWORKS

@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which arguments an HTTP request has, and which tool it means to an application that shows no routes.  SPEC 8.4.
+"""The arguments of an HTTP request, and its tool for an application that shows no routes.  SPEC 8.4.
 
-A request that could mean two things to two readers is refused here.  So is an argument in another place than the
-application's: a tool that looks for it in the body, and does not find it, takes a default that no rule saw.
-
-``RouteMap`` is the service's own table of its routes.  Those of Starlette and FastAPI need none: see ``endpoints``.
+A request that two parsers could read differently is refused.  ``RouteMap`` is the service's own table of its routes.
+Applications of Starlette and FastAPI need none: see ``endpoints``.
 """
 
 import re
@@ -22,9 +20,9 @@ Meaning: TypeAlias = tuple[str, Mapping[str, Any]]
 Tools: TypeAlias = Mapping[str, str] | Callable[[Scope, bytes], Meaning | None]
 """``{"GET /orders/{order_id}": "orders.get"}``, or a function of the ASGI scope and the whole body."""
 Places: TypeAlias = frozenset[str] | None
-"""Which arguments a route has in the query; None for all of them, and none in a body."""
+"""The arguments that a route has in the query; None for a route with all of its arguments there, and no body."""
 Headers: TypeAlias = Mapping[bytes, bytes]
-"""The value of each header by its name in lower case; of one that stands several times all, with a ``LINE_BREAK``."""
+"""The value of each header by its name in lower case; several values of one header are joined with a ``LINE_BREAK``."""
 
 MAX_QUERY_FIELDS: Final = 256
 LINE_BREAK: Final = ord("\n")  # between several values of one header; RFC 9110 5.5 allows none in a single one
@@ -32,10 +30,10 @@ _METHOD: Final = re.compile(r"[A-Z]{1,16}")
 _PARAMETER: Final = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)(?::[A-Za-z_][A-Za-z0-9_]*)?\}")
 _SEGMENT: Final = re.compile(r"\{[A-Za-z_][A-Za-z0-9_]*\}")
 _FIELD: Final = re.compile(r"\{([A-Za-z0-9_.\[\]-]+)\}")
-_BODILESS: Final = frozenset(("GET", "HEAD"))  # RFC 9110 9.3.1: what stands in their bodies has no meaning
-# What frameworks and proxies resolve in different ways: control characters, backslash, empty and dot segments; and in
-# the raw path path parameters and an escaped slash, backslash, dot, NUL or per cent sign, which some decode before they
-# split and some after.
+_BODILESS: Final = frozenset(("GET", "HEAD"))  # RFC 9110 9.3.1: their bodies have no meaning
+# Frameworks and proxies resolve these in different ways: control characters, backslash, empty and dot segments; and in
+# the raw path, path parameters and an escaped slash, backslash, dot, NUL or per cent sign, which some decode before
+# they split the path and some after.
 _UNCLEAN_PATH: Final = re.compile(r"[\x00-\x1f\x7f\\]|//|(?:\A|/)\.{1,2}(?:/|\Z)")
 _UNCLEAN_RAW: Final = re.compile(rb"%(?:2[ef5]|5c|00)|;", re.IGNORECASE)
 _PERCENT, _SEMICOLON = b"%;"
@@ -48,10 +46,10 @@ class Key(NamedTuple):
     """One line of ``tools``.
 
     Attributes:
-        text: As it is written.
+        text: The line as written.
         method: The method.
         path: The path's template.
-        query: Which arguments are in the query.
+        query: The arguments in the query.
         tool: The tool.
     """
 
@@ -85,15 +83,15 @@ class _Route:
 
 
 class RouteMap:
-    """A table from ``METHOD /path/{parameter}`` to tool.  A literal segment wins over a parameter.
+    """A table from ``METHOD /path/{parameter}`` to tool.  A literal segment takes precedence over a parameter.
 
-    A ``HEAD`` without a route of its own means what ``GET`` means, as it does to frameworks.
+    A ``HEAD`` without a route of its own has the meaning of ``GET``, as in frameworks.
 
     Args:
         tools: The table.
 
     Raises:
-        SettingsError: A route that cannot be read, or two for the same requests.
+        SettingsError: A route is malformed, or two routes match the same requests.
     """
 
     def __init__(self, tools: Mapping[str, str]) -> None:
@@ -108,15 +106,15 @@ class RouteMap:
             beside.sort(key=lambda route: [segment.startswith("{") for segment in route.segments])
 
     def __call__(self, scope: Scope, body: bytes) -> Meaning | None:
-        """Return what a request means.
+        """Return the tool and the arguments of a request.
 
         Args:
             scope: The ASGI ``http`` scope.
             body: The whole body.
 
         Returns:
-            Tool and arguments: those of the path and the query as text, those of a JSON body as JSON has them; or None
-            when no route matches.  Parameters that a framework in front matched (``path_params``) are arguments too.
+            Tool and arguments, or None if no route matches.  Arguments of path and query are text, those of the body
+            JSON values.  Parameters that an outer framework matched (``path_params``) are arguments too.
 
         Raises:
             RequestError: The request has no single meaning.
@@ -143,7 +141,7 @@ class RouteMap:
 
 
 def _require_one_meaning(routes: list[_Route]) -> None:
-    """Refuse two routes for one request, unless the table has a third for exactly what both of them take."""
+    """Raise for two routes that match one request, unless a third route is exactly for those requests."""
     shapes = {route.shape for route in routes}
     for number, route in enumerate(routes):
         for other in routes[:number]:
@@ -168,36 +166,41 @@ def join_arguments(
 ) -> dict[str, Any]:
     """Return a call's arguments: of the path, of the query, and of a JSON body.
 
-    An argument counts only where the application looks for it.  ``GET`` and ``HEAD`` have theirs in path and query, and
-    no body.  All other methods have theirs in path and body, and in the query those that the route names:
-    ``POST /orders/{order_id}/refund?{dry_run}&{note}``.  A ``GET`` that names some has no others.
+    ``GET`` and ``HEAD`` have arguments in path and query, and no body.  All other methods have them in path and body,
+    and in the query those that the route names: ``POST /orders/{order_id}/refund?{dry_run}&{note}``.  A ``GET`` that
+    names some has no others.
 
     Args:
         key: The route.
         method: The request's method.
-        parameters: Those of the path.
+        parameters: The parameters of the path.
         query: ``read_query`` of the query.
         members: ``read_body`` of the body.
-        has_body: Whether there is one.
+        has_body: Whether there is a body.
 
     Raises:
-        RequestError: An argument stands in another place, or in two.
+        RequestError: An argument is in a place where the route does not have it, or in two places.
     """
     if has_body and method in _BODILESS:
         raise RequestError(f"a {method} has its arguments in path and query: it takes no body here")
+    # A tool that does not find an argument where it expects it takes its default, to which no rule was applied.
     if key.query is not None and (query or key.query):
         for name in query.keys() - key.query:
-            raise RequestError(f"argument {name!r:.80} stands in the query, where the route {key.text} has none such")
+            raise RequestError(f"argument {name!r:.80}: the route {key.text} has none of this name in the query")
         for name in key.query & members.keys():
-            raise RequestError(f"argument {name!r:.80} stands in the body: the route {key.text} has it in the query")
+            raise RequestError(f"argument {name!r:.80}: expected in the query of {key.text}, got in the body")
     return merge(parameters, query, members) if parameters or query else dict(members)
 
 
 def collect_headers(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
-    """Return the headers by name."""
+    """Return the headers as ``Headers`` describes them.
+
+    Args:
+        headers: Names and values, as ASGI has them.
+    """
     pairs = [*headers]
     found = dict(pairs)
-    if len(found) == len(pairs) and b"".join(found).islower():  # what nearly every request has
+    if len(found) == len(pairs) and b"".join(found).islower():  # the fast path of nearly every request
         return found
     values: dict[bytes, list[bytes]] = {}
     for name, value in pairs:
@@ -208,8 +211,12 @@ def collect_headers(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes
 def text_of(name: str, value: Any) -> str:
     """Return the one spelling of a parameter that a framework has converted.
 
+    Args:
+        name: The parameter's name, for the error.
+        value: Its value.
+
     Raises:
-        RequestError: It has none here.
+        RequestError: Values of its class have no single spelling.
     """
     kind = type(value)
     if kind is str:
@@ -220,7 +227,10 @@ def text_of(name: str, value: Any) -> str:
 
 
 def read_query(raw: bytes) -> dict[str, str]:
-    """Read a query string; each name may stand once.
+    """Parse a query string; each name may occur once.
+
+    Args:
+        raw: The query without its question mark.
 
     Raises:
         RequestError: A name twice, a broken escape, text that is not UTF-8, or more fields than 256.
@@ -233,41 +243,50 @@ def read_query(raw: bytes) -> dict[str, str]:
         name, _, value = field.partition(b"=")
         key = _unescape(name)
         if key in values:
-            raise RequestError(f"{key!r:.80} stands twice in the query")
+            # Frameworks differ: some take the first value, some the last, some a list.
+            raise RequestError(f"the query has {key!r:.80} twice")
         values[key] = _unescape(value)
     return values
 
 
 def read_body(headers: Headers, body: bytes) -> dict[str, Any]:
-    """Read a JSON body's members; an empty body has none.
+    """Parse the members of a JSON body; an empty body has none.
+
+    Args:
+        headers: The request's headers.
+        body: The whole body.
 
     Raises:
-        RequestError: Not JSON by its type or its bytes: arguments in another form would go unseen.
+        RequestError: Not JSON by its type or by its bytes, another charset than UTF-8, or a content encoding.
     """
     kind, encoding = headers.get(b"content-type", b""), headers.get(b"content-encoding")
-    if kind == b"application/json" and body and encoding is None:  # what nearly every body is
+    if kind == b"application/json" and body and encoding is None:  # the fast path of nearly every body
         return read_json_object(body)
     media, *parameters = kind.decode("latin-1").split(";")
     if not all(_UTF_8.fullmatch(part) for part in parameters if "charset" in part.lower()):
-        # Some frameworks decode body and query with it: what is one text in UTF-8 is two arguments in UTF-7.
+        # Some frameworks decode body and query with it: one argument in UTF-8 can be two arguments in UTF-7.
         raise RequestError("the charset is not UTF-8")
     if not body:
         return {}
     if encoding is not None and encoding.strip().lower() not in (b"", b"identity"):
         raise RequestError("the body has a Content-Encoding: what was checked must be what the application reads")
     if LINE_BREAK in kind or not _JSON_TYPE.fullmatch(media.strip()):
+        # The application would read arguments, such as those of a form, to which no rule was applied.
         raise RequestError("the body is not of one JSON type (Content-Type: application/json)")
     return read_json_object(body)
 
 
 def require_clean_path(scope: Scope) -> None:
-    """Refuse a path that two readers may resolve differently.
+    """Raise for a path that two parsers may resolve differently.
+
+    Args:
+        scope: The ASGI ``http`` scope.
 
     Raises:
-        RequestError: It is one.
+        RequestError: Both could read another path.
     """
     path, raw = scope["path"], scope.get("raw_path") or b""
-    # What no clean path needs is looked for first: in nearly all of them there is nothing to search with an expression.
+    # Cheap tests first: nearly every path is clean and needs no regular expression.
     odd = "//" in path or "/." in path or "\\" in path or not path.isprintable()
     if (
         path[:1] not in ("", "/")
@@ -280,23 +299,27 @@ def require_clean_path(scope: Scope) -> None:
 def _path_of(scope: Scope) -> str:
     path: str = scope["path"]
     root: str = scope.get("root_path", "")
-    if root.endswith("/"):  # frameworks differ in what is left of the path then
+    if root.endswith("/"):  # frameworks then differ in the rest of the path
         raise RequestError(f"the path can be read in more than one way: root_path {root!r:.80} ends in a slash")
     return path[len(root) :] if root and (path == root or path.startswith(root + "/")) else path
 
 
 def merge(*places: Mapping[str, Any]) -> dict[str, Any]:
-    """Join the arguments of several places.
+    """Return the arguments of several places together.
+
+    Args:
+        places: The arguments of each place.
 
     Raises:
-        RequestError: One name stands in two of them.
+        RequestError: Two places have the same name.
     """
     merged: dict[str, Any] = {}
     for place in places:
         if place:
             if merged and not merged.keys().isdisjoint(place):
                 name = min(merged.keys() & place.keys())
-                raise RequestError(f"argument {name!r:.80} stands in two places")
+                # The endpoint would read one of both values, and the rules may have seen the other one.
+                raise RequestError(f"argument {name!r:.80}: expected in one place, got in two")
             merged.update(place)
     return merged
 
@@ -312,14 +335,14 @@ def _unescape(raw: bytes) -> str:
 
 
 def read_key(text: str, tool: str) -> Key:
-    """Read one line of ``tools``.
+    """Parse one line of ``tools``.
 
     Args:
         text: ``POST /orders/{order_id}/refund?{dry_run}``.
         tool: The tool's name.
 
     Raises:
-        SettingsError: It is no route, or the tool cannot stand in a token.
+        SettingsError: The line is not a route, or the tool's name is malformed.
     """
     method, _, target = text.partition(" ")
     path, asks, fields = target.partition("?")
@@ -338,7 +361,7 @@ def read_key(text: str, tool: str) -> Key:
     ):
         raise SettingsError(
             f"{text!r:.100} is not a route: write it as 'GET /orders/{{order_id}}', each parameter one segment of the "
-            "path; what stands in the query of another method as 'POST /orders?{full}'"
+            "path; arguments in the query of another method as 'POST /orders?{full}'"
         )
     if not is_tool(tool):
         raise SettingsError(f"route {text!r:.100} names {tool!r:.100}, which is no tool")

@@ -74,7 +74,7 @@ def denials_share(folder: Path, max_bytes: int, needed: int) -> int:
     return min(left, max(left // _DENIED_PARTS, needed))
 
 
-def tell_outage(folder: Path, error: Exception, before: str, *, refuses: bool) -> str:
+def log_outage(folder: Path, error: Exception, before: str, *, refuses: bool) -> str:
     """Log once for each outage why a journal cannot be written.
 
     Args:
@@ -97,12 +97,12 @@ def tell_outage(folder: Path, error: Exception, before: str, *, refuses: bool) -
     return reason
 
 
-def tell_recovery(folder: Path, before: str) -> str:
+def log_recovery(folder: Path, before: str) -> str:
     """Log the end of an outage, if there was one.
 
     Args:
         folder: The journal's folder.
-        before: The last text of ``tell_outage``; empty without an outage.
+        before: The last text of ``log_outage``; empty without an outage.
 
     Returns:
         An empty text.

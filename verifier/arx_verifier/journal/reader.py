@@ -31,7 +31,7 @@ _TRIES: Final = 3  # another processor may see the parts of a new record in anot
 
 
 class Damage(NamedTuple):
-    """A part of a journal that is not as it was written.
+    """A damaged part of a journal.
 
     Attributes:
         file: The segment.
@@ -181,7 +181,7 @@ class SegmentReader:
         self.ended = True
         file.seek(self.offset)
         if not _only_unfinished(file.read(), self.sequence):
-            self._on_damage(Damage(self.path, self.offset, "a record has no length, and more stands behind it"))
+            self._on_damage(Damage(self.path, self.offset, "a record has no length, and other bytes follow it"))
 
     def _decision(self, payload: bytes, sequence: int) -> Decision | None:
         assert self.header is not None

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Write every decision to a local journal, during the request and without waiting.  SPEC 12.
 
-``reader`` reads it back, ``quota`` bounds it.  It does not prove that nobody edited it: that needs the audit log.
+``reader`` reads it back, ``quota`` bounds it.  A journal is not tamper-evident; the audit log is.
 """
 
 import contextlib
@@ -23,8 +23,8 @@ from arx_verifier.journal.quota import (
     denials_share,
     finish_stale,
     hold_budget,
-    tell_outage,
-    tell_recovery,
+    log_outage,
+    log_recovery,
     used_in,
     warn,
 )
@@ -127,6 +127,7 @@ class Journal:
 
     def append(self, decision: Decision) -> int:
         """Record a decision; see ``DecisionSink``."""
+        # Without room each attempt would count files and take a lock: a flood of calls must not slow the service down.
         if (self._retry_at_s or self._recount_at_s) and self._counted_at_once(decision, decision.code == OK):
             return 0
         try:
@@ -159,7 +160,7 @@ class Journal:
             with contextlib.suppress(AuditError):  # if no file can be opened, the sequences still show the gap
                 if self._segment is None and self._gaps:
                     self._next()
-                self._tell_gaps()
+                self._record_gaps()
             if self.waits:
                 self._sync_last()
             retired, segment = self._retired, self._segment
@@ -248,7 +249,7 @@ class Journal:
         return segment, self._add(segment, payload)
 
     def _deny(self, segment: Segment, needed: int) -> None:
-        """Take room for a denial from the share of all denials in this folder.
+        """Reserve room for a denial from the share of all denials in this folder.
 
         Raises:
             AuditError: The share is used up.
@@ -269,7 +270,7 @@ class Journal:
         self._sequence = sequence
         return sequence
 
-    def _tell_gaps(self) -> None:
+    def _record_gaps(self) -> None:
         """Record the gaps, at the start of a new file or at the end of the last one."""
         segment = self._segment
         for why, gap in tuple(self._gaps.items()):
@@ -320,10 +321,10 @@ class Journal:
         try:
             segment = self._open()
         except (OSError, AuditError) as error:
-            self._broken = tell_outage(self.folder, error, self._broken, refuses=not self._goes_on)
+            self._broken = log_outage(self.folder, error, self._broken, refuses=not self._goes_on)
             self._retry_at_s = now_s + _RETRY_S
             raise AuditError(self._broken) from error
-        self._broken, self._retry_at_s = tell_recovery(self.folder, self._broken), 0.0
+        self._broken, self._retry_at_s = log_recovery(self.folder, self._broken), 0.0
         old = self._segment
         retired = self._retired if old is None else [*self._retired, old]
         self._retired, self._segment = retired, segment  # in one statement: see ``Segment.write``
@@ -331,7 +332,7 @@ class Journal:
             self._lost(retired.pop())  # it was lost since the last check
         while retired and not self.waits:
             retired.pop().close()
-        self._tell_gaps()
+        self._record_gaps()
         return segment
 
     def _open(self) -> Segment:

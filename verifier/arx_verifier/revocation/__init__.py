@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The kill epoch: what is revoked or frozen, and how a verifier follows it.  SPEC 10."""
+"""The revocation epoch: kills and freezes, and the follower that keeps a verifier's view current.  SPEC 10."""
 
 from typing import TYPE_CHECKING
 
@@ -31,10 +31,10 @@ if TYPE_CHECKING:
         Probe,
         Push,
         Refusal,
+        RelayAnswer,
         RelayLink,
         RelayPage,
         RelayScan,
-        Told,
         Up,
         frame,
         is_relay,
@@ -70,7 +70,7 @@ else:
             "history": "HistoryPlace NOWHERE UNKNOWN chain_after new_incarnation",
             "relay_link": (
                 "Down Frames Hello Leave Part Probe Push RELAY_VERSION Refusal RelayLink RelayPage RelayScan "
-                "Told Up frame is_relay"
+                "RelayAnswer Up frame is_relay"
             ),
             "store_link": "Crowd EpochEntry Late Link MAX_ANSWER OK REGRESSED RESYNC StoreAnswer",
             "store_url": "Address CertificateError FinderLoginError keeps_nonces refused_login without_login",
@@ -111,12 +111,12 @@ __all__ = [
     "Probe",
     "Push",
     "Refusal",
+    "RelayAnswer",
     "RelayLink",
     "RelayPage",
     "RelayScan",
     "StoreAnswer",
     "StoreQuestion",
-    "Told",
     "UnsafeLocalEpochs",
     "Up",
     "boot_clock",

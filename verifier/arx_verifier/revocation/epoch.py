@@ -205,6 +205,7 @@ class EpochTable:
         lease = state.lease
         if lease is None:
             return self._unleased(state)
+        # Sequences of two histories cannot be compared: a kill in this one may have a lower number than ``born``.
         if incarnation != state.incarnation and incarnation is not None:
             return EpochRefusal("revoked", None, "the token belongs to another history of the revocation store")
         if born > state.applied:

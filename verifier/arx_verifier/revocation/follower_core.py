@@ -160,6 +160,7 @@ class Following(EpochTable):
 
     def _take_entries(self, answer: StoreAnswer, sent: int, sent_wall: int) -> None:
         if answer.incarnation != self._state.incarnation:
+            # A new history starts with a copy (RESYNC), never with entries: kills before them would be missing.
             raise FeedError("an answer from another history")
         if self._wrong_clock is not None:
             self._alarm(self._wrong_clock, retire=False)

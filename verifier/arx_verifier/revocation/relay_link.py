@@ -74,10 +74,10 @@ class RelayScan(msgspec.Struct, frozen=True, array_like=True, tag="scan"):
 
 
 class Leave(msgspec.Struct, frozen=True, array_like=True, tag="leave"):
-    """The follower holds no lease any more."""
+    """The follower has given up its lease."""
 
 
-class Told(msgspec.Struct, frozen=True, array_like=True, tag="told"):
+class RelayAnswer(msgspec.Struct, frozen=True, array_like=True, tag="told"):
     """The answer to a probe, as the store's, with its age."""
 
     incarnation: str
@@ -121,7 +121,7 @@ class Refusal(msgspec.Struct, frozen=True, array_like=True, tag="refusal"):
 
 
 Up = Hello | Probe | RelayScan | Leave
-Down = Told | Push | RelayPage | Refusal
+Down = RelayAnswer | Push | RelayPage | Refusal
 MENDS: Final = {
     "version": "run one version of ARx at both",
     "realm": "name a relay of this realm as `store` in the service file",
@@ -152,7 +152,7 @@ class Frames:
         self._buffer += data
         while len(self._buffer) >= HEAD:
             size = int.from_bytes(self._buffer[:HEAD], "big")
-            if size > MAX_FRAME:
+            if size > MAX_FRAME:  # before it is buffered: the other side must not choose how much memory this one uses
                 raise ValueError("a message is too long")
             if len(self._buffer) < HEAD + size:
                 return
@@ -274,7 +274,7 @@ class RelayLink:
         self._send(Probe(verifier_id, *place, ENTRIES, hurry, crowd))
 
     def leave(self, verifier_id: str) -> None:  # noqa: ARG002  the relay knows whose connection it is
-        """Report to the relay that this verifier holds no lease any more."""
+        """Report to the relay that this verifier has given up its lease."""
         self._send(Leave())
 
     def wait(self, timeout_s: float) -> None:
@@ -300,7 +300,7 @@ class RelayLink:
                 message = self._ready.popleft()
                 if isinstance(message, Push):
                     yield EpochEntry(message.incarnation, message.seq, message.op, message.target)
-                elif isinstance(message, Told) and message.status in (OK, RESYNC, REGRESSED, CORRUPT):
+                elif isinstance(message, RelayAnswer) and message.status in (OK, RESYNC, REGRESSED, CORRUPT):
                     yield message.answer()
                 elif isinstance(message, Refusal):
                     raise FeedError(f"the relay refused the {message.part}: {MENDS[message.part]}")
@@ -319,6 +319,7 @@ class RelayLink:
         copied: dict[str, int] = {}
         cursor = 0
         while True:
+            # In pages, so that pushes arrive in between and no message exceeds MAX_FRAME.
             self._send(RelayScan(part, cursor))
             page = self._page()
             copied.update(page.found)

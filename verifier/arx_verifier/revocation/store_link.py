@@ -172,7 +172,7 @@ class Link:
         self._send("FCALL", "arx1_probe", len(keys), *keys, verifier_id, *place, ENTRIES, *more)
 
     def leave(self, verifier_id: str) -> None:
-        """Report to the store that this verifier holds no lease any more; send nothing after it.
+        """Report to the store that this verifier has given up its lease; send nothing after it.
 
         Args:
             verifier_id: This verifier's id.
@@ -277,6 +277,7 @@ class Link:
             raise FeedError("the store closed the connection")
         self._unread += len(data)
         if self._unread > MAX_ANSWER:
+            # hiredis would buffer without end: a store that is attacked must not use up this process's memory.
             raise FeedError(f"cannot read: an answer longer than {MAX_ANSWER} bytes")
         self._reader.feed(data)
         pending = isinstance(self._link, ssl.SSLSocket) and self._link.pending() > 0

@@ -77,7 +77,7 @@ class Address:
         if password is not None:
             settings["password"] = password
         if settings.get("ssl_cert_reqs", "required") != "required" or "ssl_check_hostname" in settings:
-            # A server that is not authenticated could answer every probe, and hold every kill back.
+            # A server that is not authenticated could answer every probe, and withhold every kill.
             raise SettingsError("store URL must not disable TLS certificate verification")
         self._kind = settings.pop("connection_class", Connection)
         if self._kind is SSLConnection:
@@ -120,7 +120,7 @@ class Address:
 
 
 def without_login(url: str) -> str:
-    """Return a store's URL without users and passwords, for other people."""
+    """Return a store's URL without users and passwords, for logs and for other services."""
     scheme, mark, rest = url.partition("://")
     place, question, query = rest.partition("?")
     authority, slash, path = place.partition("/")

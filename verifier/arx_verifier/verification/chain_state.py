@@ -133,7 +133,7 @@ class ProvenChain:
                 if wrong is None:
                     break
             else:
-                first, untold = rules.tell(group, self._places, args, wrong or "")
+                first, untold = rules.explain_first(group, self._places, args, wrong or "")
                 return _refused(("argument_not_allowed", first, untold))
         return None
 

@@ -16,10 +16,10 @@ from arx_verifier.constraints import (
     CompiledRule,
     WireRule,
     explain,
+    explain_first,
     explain_last,
     merge,
     permits,
-    tell_first,
 )
 from arx_verifier.errors import ArxError, Failure, MalformedTokenError
 from arx_verifier.token import Identifier, ThirdPartyPacket, caveats, chain, cut_out, targets
@@ -99,7 +99,7 @@ class ToolRules:
             groups = [(merge([rule for (rule,) in groups]),)]
         self.groups = groups
 
-    def tell(
+    def explain_first(
         self, group: Sequence[CompiledRule], places: Sequence[str], args: Mapping[str, Any], name: str
     ) -> tuple[tuple[Failure, ...], Callable[[], tuple[Failure, ...]]]:
         """Return the failure of one argument, for the record, and a function that returns all failures.
@@ -111,10 +111,10 @@ class ToolRules:
             name: The argument that ``wrong_in`` found.
         """
         if self.single:
-            first = tell_first(self.matching, places, args, name)
+            first = explain_first(self.matching, places, args, name)
         else:
             at = self.groups.index(group)
-            first = tell_first([self.matching[at][-1:]], places[at:], args, name)
+            first = explain_first([self.matching[at][-1:]], places[at:], args, name)
         return first, lambda: self.explain(places, args)
 
     def explain(self, places: Sequence[str], args: Mapping[str, Any]) -> tuple[Failure, ...]:

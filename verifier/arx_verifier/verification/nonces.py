@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Nonces: use each call and each ``once`` one time.  SPEC 8.3, 6.8.
+"""Replay detection: each call and each ``once`` is accepted one time.  SPEC 8.3, 6.8.
 
-``spend`` is step 6 of a verification and the last of its checks, so that a refused call uses nothing up.  A nonce store
-answers whether a key is new.  It remembers the key for as long as the call could be repeated, and never forgets a live
-one to make room.
+``spend`` is step 6 of a verification and its last check, so that a refused call spends no nonce.  A nonce store returns
+whether a key is new.  It remembers the key for as long as the call could be repeated.
 """
 
 import os
@@ -33,57 +32,59 @@ if TYPE_CHECKING:
     from logging import Logger
 
 MAX_NONCES: Final = 500_000  # about 100 MB; 15 s of 33,000 calls a second, more than one process can decide
-ONCE_MS: Final = 24 * 60 * 60 * 1000  # how long a ``once`` is good
-ONCE_AHEAD_MS: Final = 60_000  # the mint's clock against this one: no caller waits for longer
-ONCE_KEEP_MS: Final = ONCE_MS + 60_000  # how long it is remembered: as long as it is good by the slowest worker's clock
-APART_MS: Final = 2 * SKEW_MS  # between the clocks of two workers, each as far from the store's as it may be
-_BRIEF_S: Final = 60  # what is kept for longer is no call but a name that is good once
+ONCE_MS: Final = 24 * 60 * 60 * 1000  # how long a ``once`` is valid
+ONCE_AHEAD_MS: Final = 60_000  # how far the mint's clock may be ahead; a caller need not wait for longer
+ONCE_KEEP_MS: Final = ONCE_MS + 60_000  # how long it is remembered: until it expires by the slowest worker's clock
+APART_MS: Final = 2 * SKEW_MS  # between the clocks of two workers, each as far from the store's as allowed
+_BRIEF_S: Final = 60  # a key that is remembered for longer is the name of a ``once``, not a call
 SPEND: Final = "arx1_spend"  # the revocation store's function
 _ABSENT: Final = re.compile("unction not found|unknown command", re.IGNORECASE)
-_TIMEOUT_S: Final = 0.25  # a nonce store is on the way of each call: slower than this is down
+_TIMEOUT_S: Final = 0.25  # every call waits for the nonce store: a slower store counts as down
 
 
 class NonceStore(Protocol):
-    """What a verifier needs in order to refuse a repeated call.
+    """The memory of used calls that a verifier needs.
 
     Attributes:
         waits: Whether ``spend`` may wait for a network.
-        not_before_ms: What was issued before this must be refused: the store may have forgotten it.  Read it after
-            ``spend``, which may move it.
+        not_before_ms: Calls issued before this time must be refused, ms since the Unix epoch: the store may have
+            forgotten them.  Read it after ``spend``, which may change it.
     """
+
+    # A store never forgets a live key to make room: a forgotten key is a call that an attacker can replay.
 
     waits: bool
     not_before_ms: int
 
     def spend(self, key: bytes | str, expires_ms: int, now_ms: int) -> bool | None:
-        """Spend a key, in one indivisible step.
+        """Spend a key, atomically.
 
         Args:
-            key: What may be used once, made unique by audience and call.
-            expires_ms: Until when it must be remembered, ms since the Unix epoch.
+            key: The key, unique for audience and call.
+            expires_ms: How long to remember it, ms since the Unix epoch.
             now_ms: The time of the request, ms since the Unix epoch.
 
         Returns:
-            True if it was new, False if it was seen before; None where that cannot be told, as there is no room for it.
+            True if the key is new, False if it was seen before; None if it is unknown, because the store has no room.
 
         Raises:
-            StoreError: It cannot be told: the store did not answer.
+            StoreError: The store did not answer.
         """
 
 
 def spend(
     nonces: NonceStore, proven: ProvenChain, call: PresentedCall | None, request: AccessRequest
 ) -> Refused | None:
-    """Spend a call and each ``once`` of its credential.
+    """Spend a call and each ``once`` of its credential.  SPEC 11, step 6.
 
     Args:
-        nonces: What was spent before.
+        nonces: The nonce store.
         proven: The chain.
-        call: What was presented, or None for a whole token.
-        request: What is asked for.
+        call: The presented call, or None for a token without a call proof.
+        request: The request.
 
     Returns:
-        None when all were new.
+        The refusal, or None if all were new.
     """
     try:
         if call is not None:
@@ -93,7 +94,7 @@ def spend(
             if fresh is None:
                 return NO_STORE
             if issued_at < nonces.not_before_ms:
-                # Read after spending, which may have moved it: the store cannot know what was used before that time.
+                # Read after spending, which may have changed it: the store cannot know the calls before that time.
                 return BEFORE_START
             if not fresh:
                 return REPLAYED
@@ -109,11 +110,11 @@ def _spend_once(nonces: NonceStore, proven: ProvenChain, now_ms: int) -> Refused
         if not now_ms - ONCE_MS < issued_at <= now_ms + ONCE_AHEAD_MS:
             return used_up(place, ONCE_AGE)
         if issued_at > now_ms:
-            # A store that began anew before that time would take it for given since, and the name for new.
+            # A store that restarts before that time would accept the name again, as one that was issued since.
             return ahead(place, issued_at - now_ms)
     for place, name, issued_at in proven.once:
-        # By its own time alone, and not by the token's: a holder who attenuates a token to a second could have the name
-        # forgotten with it, and use it again with the token as it was.
+        # Remembered by its own time, not by the token's: a holder could otherwise attenuate its token to one second, so
+        # that the store forgets the name, and then use it again with the original token.
         fresh = nonces.spend(f"once:{task}:{name}", issued_at + ONCE_KEEP_MS, now_ms)
         if fresh is None:
             return NO_STORE
@@ -128,14 +129,14 @@ _STORES: "weakref.WeakSet[MemoryNonces]" = weakref.WeakSet()
 
 
 class MemoryNonces:
-    """Nonces in this process's memory: right for exactly one process.
+    """Nonces in this process's memory: for exactly one process.
 
-    Another process, another worker or a forked child knows nothing of them, so a call could be repeated there.  A
-    forked child refuses; workers that are started apart cannot be seen from here and need ``RedisNonces``.
+    Another process, another worker or a forked child does not share them, so an attacker could repeat a call there.  A
+    forked child refuses.  This class cannot detect workers that are started separately: they need ``RedisNonces``.
 
     Args:
         now_ms: The start, ms since the Unix epoch; None reads the clock.
-        capacity: How many live nonces are held before the store is full.
+        capacity: How many live nonces fit before the store is full.
     """
 
     waits = False
@@ -145,8 +146,8 @@ class MemoryNonces:
         self._forked, self._capacity = False, capacity
         self._seen: set[bytes | str] = set()
         self._by_second: dict[int, list[bytes | str]] = {}
-        # Any holder can name what is remembered for a day.  It is kept by the minute, since each second's purge looks
-        # through all of these, and takes half of the room at most, or whoever fills it would stop every call.
+        # Any holder can make names that are remembered for a day.  They have buckets of a minute, because each purge
+        # visits every bucket; and half of the room at most, because a holder could otherwise stop every call.
         self._by_minute: dict[int, list[bytes | str]] = {}
         self._lasting = 0
         self._purged_s = self.not_before_ms // 1000
@@ -158,13 +159,13 @@ class MemoryNonces:
 
     def spend(self, key: bytes | str, expires_ms: int, now_ms: int) -> bool | None:
         """Spend a key; see ``NonceStore``."""
-        if self._forked:  # told by the fork: asking for the process each time is a call of the kernel
+        if self._forked:  # set by the fork hook: ``os.getpid`` would be a system call for each spend
             raise StoreError("a forked process shares no nonces with its parent: use RedisNonces")
         second, seen = expires_ms // 1000, self._seen
         with self._lock:
             if now_ms // 1000 > self._purged_s:
                 self._purge(now_ms // 1000)
-            # A clock that was set back must not bring back to life what the purge has forgotten.
+            # After a clock was set back, a purged key must not count as new.
             if key in seen or second < self._purged_s:
                 return False
             if second - self._purged_s > _BRIEF_S:
@@ -208,22 +209,23 @@ class RedisNonces:
     """Nonces in Redis or Valkey, shared by all workers of a service.
 
     Use an instance (or at least a database) of its own, with ``maxmemory`` and ``maxmemory-policy noeviction``: an
-    evicted nonce is a call that can be repeated.  Names that are good once are kept for a day, and refused where they
-    would take more than half of the memory: any holder can make them, and calls need the rest.  The policy is checked
-    where the server allows asking.  Nothing issued before the server started is accepted, so a restart without its
-    data opens no gap; a failover to a replica that lacks the last writes does, for the seconds a call lives, and for
-    the day in which an approval is good once.  A server that may not be asked for its start (``INFO``) counts as
-    started with each connection: approvals that were given before are refused.
+    evicted nonce is a call that can be repeated.  The policy is checked if the user may run ``INFO``.  The name of a
+    ``once`` is kept for a day, and refused if such names would take more than half of the memory.
+
+    Calls issued before the server started are refused, so a restart without its data is safe.  A failover to a replica
+    that lacks the last writes is not: those calls can be repeated for as long as they are valid, seconds for a call and
+    a day for an approval.  Without ``INFO``, the start of each connection counts as the server's start: earlier
+    approvals are refused.
 
     Args:
-        url: ``unix://``, ``redis://``, ``rediss://`` or ``redis+sentinel://`` address, as ``store_url`` reads it.
-        prefix: What keys begin with, for example ``arx:nonce:orders:``.
-        password: In place of one in the address.
-        timeout_s: Longest wait for an answer, in seconds.
-        ca: A further authority for TLS, as ``tls.ca_file`` reads it, where the address has no ``ssl_ca_certs``.
+        url: ``unix://``, ``redis://``, ``rediss://`` or ``redis+sentinel://`` URL, as ``store_url`` parses it.
+        prefix: The beginning of every key, for example ``arx:nonce:orders:``.
+        password: Replaces a password in the URL.
+        timeout_s: Longest wait for an answer, s.
+        ca: File of a further authority for TLS, unless the URL has ``ssl_ca_certs``.
 
     Raises:
-        SettingsError: The address, or the authority, cannot be read.
+        SettingsError: The URL or the authority is unusable.
     """
 
     waits = True
@@ -247,7 +249,7 @@ class RedisNonces:
         self._unfit, self._down, self._by_function = "", False, True
         self._prefix = prefix.encode()
         options: dict[str, Any] = {"socket_timeout": timeout_s, "socket_connect_timeout": timeout_s}
-        # No retry: a command that was carried out but not answered would find its own key and call it a replay.
+        # No retry: a command that was executed but not answered would find its own key, and report a replay.
         options |= {"retry": Retry(NoBackoff(), 0), "redis_connect_func": self._connected}
         if not keeps_nonces(url):
             raise SettingsError(
@@ -263,27 +265,25 @@ class RedisNonces:
         try:
             if expires_ms - now_ms > _BRIEF_S * 1000 and not self._has_room():
                 return None
-            # By this worker's clock.  Another one's may be behind it: there the call is still good by so much.
+            # By this worker's clock.  By another worker's clock, which may be behind, the call is valid for longer.
             fresh = self._put(name, max(1, expires_ms - now_ms) + APART_MS)
         except (RedisError, OSError) as error:
-            said = self._unfit or self._tell(error)
+            why = self._unfit or self._explain(error)
             if not self._down:
-                self._down = True  # told once an outage
-                _logger().error("every call is refused (store_unavailable): %s", said)
-            raise StoreError(said) from error
+                self._down = True  # one log line for each outage
+                _logger().error("every call is refused (store_unavailable): %s", why)
+            raise StoreError(why) from error
         if self._down:
             self._down = False
             _logger().warning("the nonce store answers again")
         return fresh
 
     def _put(self, name: bytes, keep_ms: int) -> bool:
-        """Make a key, unless it is there.
-
-        In a revocation store its function does it: each write there waits for the disk, and a nonce need not, as a
-        server that restarted believes nothing older.  It is the same key, so that a worker may do without.
-        """
+        """Set a key unless it exists; return whether it is new."""
         from redis.exceptions import NoPermissionError, ResponseError
 
+        # A revocation store has a function for this.  Its other writes wait for the disk, and a nonce need not: after a
+        # restart, calls issued before are refused.  Both ways use the same key, so that workers may differ.
         if self._by_function:
             try:
                 return bool(self._redis.fcall(SPEND, 1, name, keep_ms))
@@ -294,7 +294,7 @@ class RedisNonces:
         return bool(self._redis.set(name, b"", nx=True, px=keep_ms))
 
     @staticmethod
-    def _tell(error: Exception) -> str:
+    def _explain(error: Exception) -> str:
         from arx_verifier.revocation import CertificateError, refused_login
 
         if isinstance(error, CertificateError):
@@ -308,34 +308,38 @@ class RedisNonces:
         self._redis.connection_pool.disconnect()
 
     def _has_room(self) -> bool:
-        """Tell whether a name that is kept for a day leaves room for calls: half of the server's memory is theirs."""
+        """Return whether at least half of the server's memory is free, which is reserved for calls."""
         from redis.exceptions import ResponseError
 
         try:
-            told = self._redis.info("memory")
-        except ResponseError:  # not permitted: that it has room is the operator's promise
+            memory = self._redis.info("memory")
+        except ResponseError:  # not permitted: the operator is responsible for the room
             return True
-        most = int(told.get("maxmemory") or told.get("total_system_memory") or 0)
-        return most == 0 or int(told.get("used_memory", 0)) * 2 <= most
+        most = int(memory.get("maxmemory") or memory.get("total_system_memory") or 0)
+        return most == 0 or int(memory.get("used_memory", 0)) * 2 <= most
 
     def _connected(self, connection: Any) -> None:
-        """Look at the server at the start of each connection: a restarted one has forgotten, an evicting one will."""
+        """Read the server's start and eviction policy at each new connection.
+
+        Raises:
+            RedisError: The server may evict live nonces.
+        """
         from redis.exceptions import RedisError, ResponseError
 
         self._unfit = ""
         connection.on_connect()
-        told = b""
+        info = b""
         try:
             for section in ("server", "memory"):
                 connection.send_command("INFO", section)
-                told += _bytes(connection.read_response()) + b"\n"
-        except ResponseError:  # not permitted: the start counts as now, the policy is the operator's promise
+                info += _bytes(connection.read_response()) + b"\n"
+        except ResponseError:  # not permitted: the start counts as now, and the operator is responsible for the policy
             pass
-        up_s, policy = _field(told, b"uptime_in_seconds"), _field(told, b"maxmemory_policy")
+        up_s, policy = _field(info, b"uptime_in_seconds"), _field(info, b"maxmemory_policy")
         self.not_before_ms = max(self.not_before_ms, time.time_ns() // 1_000_000 - 1000 * int(up_s or 0))
         if policy not in (None, b"noeviction"):
             self._unfit = "the nonce store may evict live nonces: set its maxmemory-policy to noeviction"
-            raise RedisError(self._unfit)  # of redis-py's own kind, so that it drops the connection
+            raise RedisError(self._unfit)  # a class of redis-py, so that the pool drops the connection
 
 
 def _bytes(answer: Any) -> bytes:
@@ -343,12 +347,12 @@ def _bytes(answer: Any) -> bytes:
 
 
 def _field(info: bytes, name: bytes) -> bytes | None:
-    """Find one line of an INFO answer."""
+    """Return the value of one line of an INFO answer, or None."""
     lines = (line.partition(b":") for line in info.splitlines())
     return next((value for key, _, value in lines if key == name), None)
 
 
 def _logger() -> "Logger":
-    import logging  # for an outage alone: a holder's import has no need of it
+    import logging  # imported on use, to keep the import fast: only an outage needs it
 
     return logging.getLogger(__name__)

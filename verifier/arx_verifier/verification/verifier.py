@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The verification, in order; the only code that grants.  SPEC 11.
+"""The verification, in order; the only code that builds a grant.  SPEC 11.
 
-``Verifier._decide`` shows the whole order, and every way to ask goes through it.  Authenticity comes before
-interpretation, whatever can miss ends in a refusal, and a refusal is a value with facts.  Time and the epoch view are
-passed in.
+``Verifier._decide`` has the whole order, and every public method uses it.  Nothing is interpreted before it is
+authenticated, and every failure ends in a refusal.  The caller passes the time and the epoch view.
 """
 
 import time
@@ -31,12 +30,12 @@ CACHE_BYTES: Final = 64 * 1024 * 1024  # about 6 000 live parents of three deleg
 
 
 class Screened(msgspec.Struct, frozen=True):
-    """A token whose content is authentic; no grant.
+    """An authenticated token; not a grant.
 
     Attributes:
-        token: The token, a secret.
-        call: Its call.
-        known: The parent that was proven before, which is then ``proven``.
+        token: The presented text, a secret.
+        call: Its call, or None.
+        known: The cached chain, which then is ``proven``; or None.
         proven: The chain.
     """
 
@@ -50,12 +49,12 @@ class Screened(msgspec.Struct, frozen=True):
 
 
 class Waiting(NamedTuple):
-    """A decision that has to wait for the view of the epoch.
+    """A decision that waits for the epoch view.
 
     Attributes:
-        wait: What to wait for.
-        screened: What was proven, which is not proven again.
-        written: What the record says of the arguments, as ``judge`` returned it.
+        wait: The state of the view that it waits for.
+        screened: The authenticated token, which is not verified again.
+        written: The arguments' JSON for the record, as ``judge`` returned it.
     """
 
     wait: Wait
@@ -64,19 +63,23 @@ class Waiting(NamedTuple):
 
 
 class Verifier:
-    """Decides on calls for one audience.  Reusable, shared by threads; has one mode, enforce.
+    """The decisions on calls for one audience.  Reusable and thread-safe; it always enforces.
 
     Args:
         audience: The service's own name; a token for another one is refused.
         keys: The audience's keys.
-        epochs: The view of the realm's kill epoch.
-        decisions: Where every decision is recorded before it is answered.
-        nonces: Which calls were made before; the default is right for exactly one process.
-        record_arguments: Tools, or patterns of them, whose arguments go into the record as they are.
-        cache_bytes: Memory for proven parents, about; what all verifiers of a process share takes 20 MB at most beside.
+        epochs: The view of the realm's revocation epoch.
+        decisions: The sink that records every decision before it is answered.
+        nonces: The nonce store; the default is for exactly one process.
+        record_arguments: Tools, or patterns of them, whose arguments are recorded in clear.
+        cache_bytes: Approximate memory for cached chains, bytes.  Caches that all verifiers of a process share take up
+            to 20 MB more.
 
     Attributes:
-        waits: Whether a decision may have to wait for a network or a disk.
+        waits: Whether a decision may wait for a network or a disk.
+
+    Raises:
+        SettingsError: The audience or a tool of ``record_arguments`` is malformed.
     """
 
     def __init__(
@@ -91,7 +94,9 @@ class Verifier:
         cache_bytes: int = CACHE_BYTES,
     ) -> None:
         if not is_audience(audience) and audience != MINT_AUDIENCE:
-            raise SettingsError(f"{audience!r:.80} cannot name an audience: lower-case, at most 64, not with arx first")
+            raise SettingsError(
+                f"invalid audience {audience!r:.80}: expected 1-64 characters of [a-z0-9._-], not starting with 'arx'"
+            )
         if not all(map(is_tool_pattern, record_arguments)):
             raise SettingsError("record_arguments are tools, such as orders.get, or patterns, such as orders.*")
         self._record_arguments = tuple(record_arguments)
@@ -105,18 +110,15 @@ class Verifier:
         self._authenticator = Authenticator(audience, keys, cache_bytes)
 
     def verify(self, token: str, request: AccessRequest) -> Grant:
-        """Allow a call or raise.
+        """Return the grant of an allowed call, or raise.
 
         Args:
-            token: What was presented, a secret.
-            request: What is asked for.
-
-        Returns:
-            The grant.
+            token: The presented text, a secret.
+            request: The request.
 
         Raises:
             TokenError: The token is not usable (401).
-            AccessError: It is authentic and does not allow this (403).
+            AccessError: The token is authentic but does not allow the call (403).
             UnavailableError: No decision is possible now (503).
             RequestError: The request's arguments have no JSON form (400).
         """
@@ -129,12 +131,12 @@ class Verifier:
         """Allow or refuse a call; may wait for a probe, a shared store or a disk.
 
         Args:
-            token: What was presented, a secret.
-            request: What is asked for.
-            screened: What ``screen`` returned for this token, which is then not proven again.
+            token: The presented text, a secret.
+            request: The request.
+            screened: The result of ``screen`` for this token, which is then not verified again.
 
         Returns:
-            The decision as it was recorded; ``grant`` is set when it is an allow.
+            The decision as it was recorded; ``grant`` is set if the call is allowed.
         """
         decision = self._decide(token, request, None, screened)
         if isinstance(decision, Waiting):
@@ -144,27 +146,31 @@ class Verifier:
         return decision
 
     def try_decide(self, token: str, request: AccessRequest) -> Decision | None:
-        """Decide without waiting for anything, for event loops.
+        """Decide without waiting, for event loops.
+
+        Args:
+            token: The presented text, a secret.
+            request: The request.
 
         Returns:
-            The decision, or None when it would have to wait: then call ``decide`` from a thread.
+            The decision; None if it would have to wait: then call ``decide`` in a thread.
         """
         decision = None if self.waits else self._decide(token, request)
         return decision if isinstance(decision, Decision) else None
 
     async def decide_async(self, token: str, request: AccessRequest, *, screened: Screened | None = None) -> Decision:
-        """Decide as ``decide`` does, and never hold the event loop: a probe is awaited, a disk left to a thread.
+        """Decide as ``decide`` does, without blocking the event loop.
 
         Args:
-            token: What was presented, a secret.
-            request: What is asked for.
-            screened: What ``screen`` returned for this token, which is then not proven again.
+            token: The presented text, a secret.
+            request: The request.
+            screened: The result of ``screen`` for this token, which is then not verified again.
 
         Returns:
             The decision as it was recorded.
         """
         if self.waits:
-            from asyncio import to_thread  # a program with a loop has it loaded; no other needs it
+            from asyncio import to_thread  # imported on use: programs without an event loop never need it
 
             hold_request(request)
             begun = time.monotonic_ns()
@@ -173,25 +179,29 @@ class Verifier:
             )
         decision = self._decide(token, request, None, screened)
         if isinstance(decision, Waiting):
-            # Awaited and not waited for in a thread: requests without number share one probe, and a pool's threads end.
+            # Awaited, not waited for in a thread: any number of requests share a probe, but a pool's threads run out.
             begun = time.monotonic_ns()
             await self.epochs.catch_up_async(*decision.wait)
             return self._decide_again(token, request.after(time.monotonic_ns() - begun), decision)
         return decision
 
     def refuse(self, code: str, request: AccessRequest) -> Decision:
-        """Count a refusal of what never came to a verification, such as a request without a token."""
+        """Return and count the refusal of a request that is not verified, such as one without a token.
+
+        Args:
+            code: A key of ``REASONS``.
+            request: The request.
+        """
         return self._unproven(Refused(code, ()), request)
 
     def screen(self, token: str) -> Screened | str:
-        """Prove a token, before work is spent on what came with it: no grant, and nothing is kept of it here.
+        """Authenticate a token before the request's body is read; this is not a decision, and nothing is cached.
 
         Args:
-            token: What was presented, a secret.
+            token: The presented text, a secret.
 
         Returns:
-            For ``decide_async``, which then does not prove it again; or the code to refuse a token with that this
-            service's key did not make.
+            The authenticated token for ``decide_async``; or the reason code of the refusal.
         """
         if token.__class__ is not str and (odd := code_of(token)) is not None:
             return odd
@@ -199,26 +209,29 @@ class Verifier:
         return proven.code if isinstance(proven, Refused) else Screened(token, call, known, proven)
 
     def record_end(self, decision: Decision, reason: ArxError) -> Decision:
-        """Record that running work was ended, such as an open stream by a kill.  May wait where ``decisions`` does.
+        """Record that running work was ended, such as an open stream by a kill.  May wait if ``decisions.waits``.
 
         Args:
-            decision: The allow that the work ran under.
+            decision: The decision that allowed the work.
             reason: Why it was ended.
+
+        Returns:
+            The recorded end.
         """
         ended = end_of(decision, reason, self.epochs)
         self.decisions.append(ended)
         return ended
 
     def readiness(self) -> VerifierReadiness:
-        """Say whether calls can be allowed now, without waiting; for health checks."""
+        """Return whether calls can be allowed now, without waiting; for health checks."""
         return readiness(self.epochs, self.decisions)
 
     def start(self) -> None:
-        """Begin to follow the kill epoch."""
+        """Start following the revocation epoch; idempotent."""
         self.epochs.start()
 
     def close(self) -> None:
-        """Stop following, finish the journal, forget the cache; every later call is refused as ``closed``."""
+        """Stop following, close the journal, empty the cache; every later call is refused as ``closed``."""
         self.epochs.close()
         self.decisions.close()
         self._authenticator.forget()
@@ -226,17 +239,17 @@ class Verifier:
     def _decide(
         self, token: str, request: AccessRequest, waited: Wait | None = None, screened: Screened | None = None
     ) -> Decision | Waiting:
-        """Take every step of SPEC 11, in its order.
+        """Take every step of SPEC 11, in order.
 
         Args:
-            token: What was presented, a secret.
-            request: What is asked for.
-            waited: What the caller has waited for, as this returned it before.
-            screened: What ``screen`` returned for this token.
+            token: The presented text, a secret.
+            request: The request.
+            waited: The ``wait`` of an earlier result, if the caller has waited for it.
+            screened: The result of ``screen`` for this token.
 
         Returns:
-            The decision as it was recorded.  Or what to wait for, and what was proven: the caller then asks again with
-            the time that it is by then, and everything but the signatures is judged anew.
+            The decision as it was recorded.  Or the state of the view to wait for: the caller then calls again with the
+            later time, and every step except the signatures is repeated.
         """
         if token.__class__ is not str or request.__class__ is not AccessRequest:
             odd = self._refuse_odd(token, request)
@@ -287,7 +300,7 @@ class Verifier:
         return decision
 
     def _decide_again(self, token: str, request: AccessRequest, waiting: Waiting) -> Decision:
-        """Decide after the wait.  A token that still does not stand is refused as it was judged before."""
+        """Decide after the wait; if the view still refuses the token, record that refusal."""
         screened = waiting.screened
         refused = ask(self.epochs, screened.proven, waiting.wait)
         if isinstance(refused, Refused):
@@ -324,20 +337,21 @@ class Verifier:
         try:
             self.decisions.append(decision)
         except AuditError as error:
-            # Only an allow raises.  The refusal in its place is itself recorded: a sink keeps room for that.
+            # Only an allow raises.  The refusal that replaces it is recorded: a sink reserves room for refusals.
             decision.code = "audit_unavailable"
             if not error.counted:
                 self.decisions.append(decision)
         return decision
 
     def _refuse_odd(self, token: str, request: AccessRequest) -> Decision | None:
-        """Refuse a token that is no text, and raise for a request that is none."""
+        """Refuse a token that is not text, and raise for a request of another class."""
         hold_request(request)
         odd = code_of(token)
         return None if odd is None else self.refuse(odd, request)
 
     def _unproven(self, refused: Refused, request: AccessRequest) -> Decision:
-        """Refuse an unproven token: its code and no more, counted and not recorded singly."""
+        """Refuse an unauthenticated token, with its code alone; count the refusal."""
+        # Not recorded singly: a flood of junk tokens must not fill the journal.
         self.decisions.count(refused.code, request.peer)
         return Decision(refused.code, request.at, UNPROVEN, request.tool, peer=request.peer)
 
