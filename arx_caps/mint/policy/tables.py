@@ -143,21 +143,20 @@ class Template(PolicyTable, frozen=True, kw_only=True):
     Attributes:
         name: The table's name.
         agents: Patterns of the agents that may start it.
-        params: What must be given when it is started, each with a constraint; a parameter is one text, integer or flag.
-        ttl_ms: How long it lives at most.
-        depth: How many delegations may follow, 4 unless it says otherwise; 0 for none.
+        params: Its parameters, each with a constraint; a parameter is one text, integer or flag.
+        ttl_ms: Its longest life.
+        depth: How many delegations may follow; default 4, 0 for none.
         audiences: The services that get a token; each has at least one rule.
         rules: The rules.
-        delegate_to: Patterns of the agents that may be delegated to; left out: any agent that shares the agent's first
-            segment.
-        require: Proofs of each call; ``["call"]`` unless it says otherwise.
-        fresh: How old a service's view of kills may be; ``"0ms"`` asks before each call; left out: a lease.
-        net: Networks that calls may come from; left out: any.
-        subjects: On whose behalf alone it is started; left out: anybody's, or nobody's.
-        exchange: By service, the audiences for which it may exchange what it was called with, such as
-            ``{ orders = ["payments"] }``; left out: none.  An audience that is not in ``audience`` is reached by
-            services alone, and has rules as well.
-        approvals: Which calls an operator must approve first; left out: none.
+        delegate_to: Patterns of the agents that it may be delegated to; default: all agents with the same first segment.
+        require: Proofs of each call; default ``["call"]``.
+        fresh: How old a service's view of kills may be; ``"0ms"`` probes before each call; default: a lease.
+        net: Networks that calls may come from; default: any.
+        subjects: The people on whose behalf alone it may be started; default: any, or none.
+        exchange: For each service, the audiences for which it may exchange the token of a call:
+            ``{ orders = ["payments"] }``; default: none.  An audience that is not in ``audience`` is reached by services
+            alone, and has rules as well.
+        approvals: The calls that an operator must approve first; default: none.
     """
 
     name: Name
