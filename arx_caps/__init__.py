@@ -18,7 +18,7 @@ def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module("arx_caps.agent"), name)
-    globals()[name] = value  # the next use does not come here
+    globals()[name] = value  # Python calls ``__getattr__`` only for names that are not in the module
     return value
 
 

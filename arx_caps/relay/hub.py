@@ -90,7 +90,7 @@ class Member:
         return self.crowd.applied if self.incarnation == incarnation else -1
 
 
-# Two rules keep SPEC's bounds.  An answer says how old its knowledge was when the question came, and the follower
+# Two rules keep SPEC's bounds.  An answer has the age of its knowledge when the question came, and the follower
 # subtracts that from its lease.  The relay reports as applied what *all* its followers have applied; a silent follower
 # is reported by name until every lease that it can hold has ended.
 class Hub:

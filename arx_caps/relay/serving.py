@@ -55,6 +55,7 @@ class Connection(asyncio.Protocol):
         self._transport = transport
         asyncio.get_running_loop().call_later(GREET_S, self._expect_greeting)
 
+    # A connection that never greets would otherwise take a file descriptor for ever, without a password.
     def _expect_greeting(self) -> None:
         if not self._greeted:
             self.drop()

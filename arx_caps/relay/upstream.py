@@ -134,7 +134,7 @@ class Upstream(Passing, Follower):
     """A relay's follower: the arguments of ``Follower``, the hearer, and the hearer's event loop."""
 
     def __init__(self, *where: Any, loop: asyncio.AbstractEventLoop, hearer: Hearer, **settings: Any) -> None:
-        super().__init__(*where, hand=self._tell, hearer=hearer, **settings)
+        super().__init__(*where, hand=self._call_hearer, hearer=hearer, **settings)
         self._loop = loop
 
     def stand_for(self, incarnation: str, crowd: Crowd, *, now: bool, hurry: bool) -> None:
@@ -153,6 +153,6 @@ class Upstream(Passing, Follower):
         # No goodbye: the relay must stay in the registry until the leases of its followers have ended.
         EpochTable.close(self)
 
-    def _tell(self, what: Callable[..., None], *facts: object) -> None:
+    def _call_hearer(self, what: Callable[..., None], *facts: object) -> None:
         with contextlib.suppress(RuntimeError):  # the loop has ended
             self._loop.call_soon_threadsafe(what, *facts)

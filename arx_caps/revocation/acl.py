@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Access rules of the store: the least that each role needs, and where a user's rights exceed it.  SPEC 10.
 
-``docs/store.md`` says what the rules leave open.
+``docs/store.md`` lists what an attacker with each role's login can still do.
 """
 
 import hashlib

@@ -134,13 +134,13 @@ class Exchange:
                 return False
             pause = min(2 * pause, REPLICA_S[1])
 
-    def until_known(self, exchange: Callable[[], T], deadline: float, tell: Callable[[str], None]) -> T:
+    def until_known(self, exchange: Callable[[], T], deadline: float, report: Callable[[str], None]) -> T:
         """Run an exchange until its outcome is known.
 
         Args:
             exchange: Safe to repeat.
             deadline: When to give up, monotonic clock, s.
-            tell: Called with each new sentence about the unknown outcome.
+            report: Called with each new sentence about the unknown outcome.
 
         Returns:
             The exchange's result.
@@ -165,7 +165,7 @@ class Exchange:
                 now = "unknown so far: the store does not answer" if lost else str(told(error))
                 if now != reported:
                     reported = now
-                    tell(f"{reported}; trying again")
+                    report(f"{reported}; trying again")
             time.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311  spreads retries, keeps no secret
             pause = min(2 * pause, BACKOFF_S[1])
 

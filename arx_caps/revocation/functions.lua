@@ -10,24 +10,24 @@
 --                                    arx:{R}:k    hash   target -> kill           arx:{R}:f  hash  target -> freeze
 --                                    arx:{R}:x    zset   target -> retain until   arx:{R}:log stream  seq-0
 --                                    arx:{R}:v    zset   verifier -> last probe  arx:{R}:a  zset  verifier -> applied
---                                    arx:{R}:r    zset   0, relay LF who is behind it
+--                                    arx:{R}:r    zset   0, relay LF its crowd
 --                                    arx:{R}:ch   shard channel                  (v, a and r are volatile)
 --
--- No function is flagged no-writes, not even those that mostly read: a replica, a deposed master and an isolated one go
--- on answering reads, and refuse these.  All but arx1_spend are flagged allow-oom: a full store must still be able to kill.
--- A script that fails halfway is not rolled back, so the header's seq and n are written last: what was written before
--- them then no longer adds up, and every probe says CORRUPT.
+-- No function is flagged no-writes, not even those that mostly read: a replica, a deposed primary and an isolated one
+-- still answer reads, and must refuse these.  All but arx1_spend are flagged allow-oom: a full store must still be able
+-- to kill.  A script that fails halfway is not rolled back, so the header's seq and n are written last: the counts then
+-- do not match, and every probe answers CORRUPT.
 --
--- A number alone does not say what happened up to it: a store that lost its tail gives the same numbers again, to other
--- kills.  The chain does: each entry's is a hash of the one before and of the entry.  Whoever names a number names its
--- chain as well.  It is there against accidents; whoever can choose what the store holds needs no collision.
+-- A sequence alone does not identify the entries up to it: a store that lost its tail uses the same numbers again, for
+-- other kills.  The chain does: each entry's chain is a hash of the one before and of the entry.  A caller sends its chain
+-- with its number.  This guards against accidents; an attacker who can choose the store's data needs no collision.
 
 local SKEW_MS = 30000           -- how far a verifier's clock may be from the store's
 local MARGIN_MS = 60000         -- delays between reading a clock and acting on it
 local PRUNE = 50                -- expired kills dropped by one bump; more than it adds, so the rest shrinks
 local KEEP_LOG = 10000          -- entries a follower may be behind before it must copy the kills
-local KEEP_VERIFIERS_MS = 600000 -- verifiers not heard of for longer are forgotten; far above 10 leases
-local MOVED_MS = 60000          -- after a failover, how long the deposed primary is reckoned with; at least lag_ms
+local KEEP_VERIFIERS_MS = 600000 -- verifiers that are silent for longer are forgotten; far above 10 leases
+local MOVED_MS = 60000          -- after a failover, how long the deposed primary may still answer; at least lag_ms
 local MAX_TARGET = 96
 local MAX_TARGETS = 1000
 
@@ -45,7 +45,7 @@ local function now_ms()
   return tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 end
 
--- Followers compute the same, from nothing but what is pushed to them.
+-- Followers compute the same from the pushed entries alone.
 local function chain_after(chain, seq, op, target)
   return redis.sha1hex(chain .. ' ' .. seq .. ' ' .. op .. ' ' .. target)
 end
@@ -55,8 +55,8 @@ local function channel(header_key)
 end
 
 -- The registry is volatile, but a rewrite of the append-only file includes it.  It is therefore kept with the run_id of
--- the server process that began it, and with the replication id: a primary that is deposed and comes back does not know
--- who has followed another one meanwhile.  A library lives as long as the process; a replication id does not.
+-- the server process that began it, and with the replication id: a deposed primary that returns does not know the
+-- followers that another one had meanwhile.  A library lives as long as the process; a replication id does not.
 local run
 local function run_id()
   if not run then
@@ -82,7 +82,7 @@ local function registry_since(acks_key, verifiers_key, now, id)
 end
 
 local function lease_of(header, now)
-  -- After the lease was lowered, verifiers may still act on a longer one until it has run out.
+  -- After the lease was lowered, verifiers may still use a longer one until it ends.
   if header.lease_until > now and header.lease_max_ms > header.lease_ms then
     return header.lease_max_ms
   end
@@ -90,7 +90,7 @@ local function lease_of(header, now)
 end
 
 local function lag_of(header, now, id)
-  -- A primary that was deposed may answer probes for so long still.
+  -- A deposed primary may still answer probes for this time.
   if header.lag_ms > 0 and header.replid and (header.replid ~= id or now < header.moved + MOVED_MS) then
     return header.lag_ms
   end
@@ -120,7 +120,7 @@ local function read_header(key)
   return header
 end
 
--- What happened up to a number; nil where that was forgotten.
+-- The chain at a number; nil if the log no longer has it.
 local function chain_at(header, log_key, seq)
   if seq == header.seq then
     return header.chain
@@ -146,7 +146,7 @@ local NOINIT = {err = 'NOINIT the realm has no header in this store'}
 local INCARNATION = {err = 'INCARNATION the store is in another history than the caller'}
 local UNATTESTED = {err = 'UNATTESTED the store has changed hands, and the mint has not looked at it yet'}
 
--- Whoever changes a history says which one it means.
+-- A caller that changes a history must name it: its kill must not end up in a history that it does not know.
 local function header_in(key, incarnation)
   local header = read_header(key)
   if not header then
@@ -242,7 +242,7 @@ end
 -- arx1_bump  KEYS h f b x log   ARGV incarnation seen chain op until by why target...
 -- `chain` is that of the number which the caller has seen, or empty.
 -- `until`, ms or empty: when the last token of these tasks or sessions expires, if that is sooner than the maximum.
--- A store that has changed hands takes it too: whatever it is then found to be, a kill is not refused.
+-- A store that failed over accepts it too: a kill is never refused because the mint has not attested the server yet.
 -- Reply: incarnation, seq, store ms, lease in force, lag, chain.
 local function bump(keys, argv)
   local header, elsewhere = header_in(keys[1], argv[1])
@@ -277,27 +277,27 @@ local function bump(keys, argv)
   return {header.incarnation, header.seq, now, lease_of(header, now), lag_of(header, now, repl_id()), header.chain}
 end
 
--- Whether a place of this history is not in it: it went back, or gave the number to something else.
+-- Whether a place that claims this history is not in it: the store went back, or used the number for another entry.
 local function is_elsewhere(header, log_key, seq, chain)
   local known = chain_at(header, log_key, seq)
   return seq > header.seq or (known and chain ~= '' and known ~= chain)
 end
 
 -- arx1_probe  KEYS h f b log v a [r]   ARGV verifier incarnation applied chain limit [counted crowd [ahead chain]]
--- Records the verifier, then answers from the header.  What it has applied under another history counts for nothing, and
--- neither do numbers that this store never gave, or gave to something else: after a rollback they would confirm kills
--- that reuse them.  Who cannot say by which way it came to its number, or one that was forgotten here, begins anew.
--- Who names a place of this history that is not in it keeps a member `!ahead:` with a score of -2 - number: the mint
--- looks for these, as they tell that the store has lost what it once said.
--- A relay also says who is behind it, what all of those have applied, which is what counts, and the highest place that
+-- Records the verifier, then answers from the header.  A number of another history does not count as applied, nor one
+-- that this store never used or used for another entry: after a rollback it would confirm a kill that reuses it.  A
+-- verifier without a chain at its number, or with a number that the log no longer has, must copy the kills.
+-- A verifier that names a place which is not in this history gets a member `!ahead:` with a score of -2 - number: the
+-- mint looks for these, because they show that the store has lost acknowledged entries.
+-- A relay also reports its crowd, the number that all of it have applied, which is recorded, and the highest place that
 -- one of them names and the relay does not have.
--- Reply: incarnation, seq, store ms, lease_ms, status, keep ms, chain, how many ask here, entries after `applied`.
+-- Reply: incarnation, seq, store ms, lease_ms, status, keep ms, chain, number of askers, entries after `applied`.
 local function probe(keys, argv)
   local header = read_header(keys[1])
   if not header then
     return NOINIT
   end
-  -- After a failover this store may lack kills that another one acknowledged: it grants nothing unexamined.
+  -- After a failover this store may lack kills that another one acknowledged: it grants no lease before a mint attests it.
   local id = repl_id()
   if header.guard == 1 and header.replid ~= id then
     return UNATTESTED
@@ -337,7 +337,7 @@ local function probe(keys, argv)
 end
 
 -- arx1_copy  KEYS f or b   ARGV cursor count
--- A page of kills or freezes as one string, which a client cuts far faster than it reads thousands of answers.
+-- A page of kills or freezes as one string, which a client splits far faster than it parses thousands of answers.
 -- Reply: next cursor, target and sequence in turn, a space between.
 local function copy(keys, argv)
   local page = redis.call('HSCAN', keys[1], argv[1], 'COUNT', argv[2])
@@ -353,17 +353,17 @@ local function leave(keys, argv)
 end
 
 -- arx1_spend  KEYS used call   ARGV keep_ms
--- Remembers a used call of a service that keeps them here.  Replicas learn of it; no file does, so that no call waits for
--- the disk: a server that has restarted is believed nothing older than its start.
--- Reply: OK, or nil where it was there.
+-- Remembers a used call of a service.  It is replicated but not written to the file, so that no call waits for the disk:
+-- after a restart, verifiers refuse every call that was issued before.
+-- Reply: OK, or nil if the call was used before.
 local function spend(keys, argv)
   redis.set_repl(redis.REPL_REPLICA)
   return redis.call('SET', keys[1], '', 'NX', 'PX', argv[1])
 end
 
 -- arx1_unacked  KEYS v a r   ARGV seq since_ms
--- Reply: store ms, registry since ms, how many were heard of since, then id, last probe ms, applied of each that has not
--- applied seq; and id, applied, crowd of each that is a relay.
+-- Reply: store ms, registry since ms, how many have probed since, then id, last probe ms, applied of each that has not
+-- applied seq; and id, applied, crowd of each relay.
 local function unacked(keys, argv)
   local now = now_ms()
   redis.set_repl(redis.REPL_NONE)
@@ -395,8 +395,8 @@ local function unacked(keys, argv)
 end
 
 -- arx1_rotate  KEYS h f b x log v a   ARGV incarnation_expected incarnation seq_at_least lease_ms maxttl_ms
--- Ends the history: every token born in it is dead.  The sequence goes on, freezes stay.  Zero keeps a setting.
--- The registry begins anew: what was confirmed under the old history says nothing about this one.
+-- Ends the history: every token born in it is revoked.  The sequence continues, freezes stay.  Zero keeps a setting.
+-- The registry begins anew: a confirmation of the old history is none of this one.
 -- Reply: incarnation, seq, store ms, lease in force, lag, chain.
 local function rotate(keys, argv)
   local header, elsewhere = header_in(keys[1], argv[1])
@@ -424,8 +424,8 @@ local function rotate(keys, argv)
 end
 
 -- arx1_attest  KEYS h f b log   ARGV incarnation replid node guard lag_ms replicas
--- The mint has looked at this server, as which it names `node`, and lets it grant leases.  With `guard` no other server
--- does so before it was looked at; a deposed one may for `lag_ms`; `replicas` must have a kill on disk, too.
+-- The mint attests this server, named `node`, which may then grant leases.  With `guard` no other server may before it
+-- was attested; a deposed one still may for `lag_ms`.  `replicas`: how many replicas must have a kill on disk.
 -- Reply: incarnation, seq, store ms, lease in force, lag, chain, OK or CORRUPT.
 local function attest(keys, argv)
   local header, elsewhere = header_in(keys[1], argv[1])

@@ -116,6 +116,6 @@ def write_keys(path: Path, fetched: Fetched) -> bool:
         )
     fresh = {**content, "keys": fetched.texts, "max_ttl_ms": fetched.max_ttl_ms}
     if fresh == content:
-        return False
+        return False  # verifiers read a replaced file again, which costs each a file read
     replace_secret(path, json.dumps(fresh, indent=2, sort_keys=True).encode() + b"\n")
     return True
