@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compile ``arx_verifier/_native/primitives.c`` into a wheel, and beside its source for an editable install.
+"""Compile ``arx_verifier/_native/primitives.c`` into a wheel, or into the source folder for an editable install.
 
-It takes a C compiler, Python's headers and those of OpenSSL 3 (Debian: gcc python3-dev libssl-dev).  Where one of them
-is missing, or ``ARX_PURE=1`` is set, the result is pure Python and the build says so.  ``ARX_REQUIRE_COMPILED=1`` makes
-that an error instead: for those who publish wheels.
+This needs a C compiler, Python's headers and those of OpenSSL 3 (Debian: gcc python3-dev libssl-dev).  If one of them
+is missing, or ``ARX_PURE=1`` is set, the result is pure Python, with a message.  ``ARX_REQUIRE_COMPILED=1`` makes that
+an error instead, for publishers of wheels.
 """
 
 import os

@@ -486,7 +486,7 @@ static int all_in(const unsigned char *text, Py_ssize_t size, uint32_t unused)
     return !(seen & INVALID) && !(place[3][text[size - 1]] & unused);
 }
 
-// {"call":["<43 digest>",<13 issued_at>,"<22 nonce>"]}, as ``call_proof._TAIL`` says it.
+// {"call":["<43 digest>",<13 issued_at>,"<22 nonce>"]}, as in ``call_proof._TAIL``.
 static int is_call(const unsigned char *caveat, int64_t *issued_at)
 {
     if (memcmp(caveat, "{\"call\":[\"", 10) || memcmp(caveat + 53, "\",", 2) || memcmp(caveat + 68, ",\"", 2) ||

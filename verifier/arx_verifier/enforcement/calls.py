@@ -349,7 +349,7 @@ class Call:
             self.look()
         if grant.ended is not None:
             # An ASGI server raises this kind of error for a client that disconnected: applications handle it and stop.
-            raise ConnectionAbortedError("the call was ended: its token no longer stands")
+            raise ConnectionAbortedError("the call was ended: its token was revoked, frozen or expired")
         await self._send(message)
         self.started = True
         if kind == "http.response.body" and not message.get("more_body", False):
@@ -382,8 +382,8 @@ class Judged(dict[str, Any]):
         call: The call.
     """
 
-    # Starlette and FastAPI note the matched endpoint in the scope before it runs.  A table that stands for routes which
-    # the middleware did not see could map the request to another tool than the endpoint's.
+    # Starlette and FastAPI note the matched endpoint in the scope before it runs.  If the application has routes that
+    # the middleware did not see, the table could map the request to another tool than the endpoint's.
 
     def __init__(self, scope: Scope, call: Call) -> None:
         super().__init__(scope)

@@ -45,7 +45,7 @@ _CALL_ROOM: Final = 1024  # bytes that nearly every record fits in
 _NEEDED: Final = _FRAME + _CALL_ROOM  # beside a chain's facts
 _LOOK_MS, _RETRY_S = 1000, 1.0  # time between two checks of the file; pause after a file that could not be opened
 
-# A verifier's id says whether its process shares its used nonces.  Other processes see it in the store's registry, and
+# A verifier's id shows whether its process shares its used nonces.  Other processes see it in the store's registry, and
 # in the header of each journal file, which its writer locks while it lives.  SPEC 8.3.
 _OWN: Final = "-own-nonces"
 _ID: Final = re.compile(rf"(?P<audience>.+)-[0-9]+-[0-9a-f]{{6}}(?P<own>{_OWN})?(\.[0-9]+)?")  # a fork adds the last

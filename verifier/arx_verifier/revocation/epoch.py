@@ -89,8 +89,8 @@ class EpochState:
         return EpochState(self.incarnation, self.kills, self.freezes, self.applied, refuses)
 
 
-# A kill is not needed once every token that it revokes has expired.  The store forgets it then, and its answers say how
-# long that is.  A verifier must forget it as well, or its memory grows with every kill.
+# A kill is not needed once every token that it revokes has expired.  The store forgets it then, and its answers have
+# that time.  A verifier must forget it as well, or its memory grows with every kill.
 class Retention:
     """The kills of one view in the order in which it learned them, to forget those that are not needed."""
 

@@ -53,7 +53,7 @@ class Late(NamedTuple):
         name: Its id.
         heard_ms: Its last probe, by the store's clock, ms since the Unix epoch.
         applied: The sequence that it had applied then.
-        verifiers: Number of verifiers that it stands for.
+        verifiers: Number of verifiers that it reports for.
     """
 
     name: str
@@ -63,7 +63,7 @@ class Late(NamedTuple):
 
 
 class Crowd(NamedTuple):
-    """The verifiers that a relay stands for.
+    """The verifiers that a relay reports for.
 
     Attributes:
         verifiers: Number of verifiers behind it that probe.
@@ -161,7 +161,7 @@ class Link:
             verifier_id: This verifier's id.
             place: The view's place.
             hurry: Whether a caller waits; only a relay uses it.
-            crowd: The verifiers that a relay stands for.
+            crowd: The verifiers that a relay reports for.
 
         Raises:
             FeedError: The bytes could not be sent.

@@ -26,11 +26,11 @@ PORTS: Final = {"sentinel": 26379, "cluster": 6379}
 
 
 class CertificateError(redis.ConnectionError):
-    """TLS with a server failed; the text says whose certificate was refused, and why."""
+    """TLS with a server failed; the text names the host of the refused certificate, and the reason."""
 
 
 class FinderLoginError(redis.AuthenticationError):
-    """The Sentinels, or the nodes of a cluster, refused the login; the text says which."""
+    """The Sentinels, or the nodes of a cluster, refused the login; the text names which."""
 
 
 class FoundServer(NamedTuple):
@@ -181,7 +181,7 @@ def _host(text: str, port: int) -> tuple[str, int]:
 
 
 class TLSConnection(SSLConnection):
-    """A TLS connection whose errors say whose certificate was refused."""
+    """A TLS connection whose errors name the host of a refused certificate."""
 
     def connect(self) -> None:
         """Connect.
