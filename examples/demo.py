@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Run the whole job on this machine: a mint, a Valkey, two services, two agents, attacks, a kill, a proof.
 
-Exit with 1 if a step does not come out as ``EXPECTED`` says.
+Exit with 1 if the outcome of a step is not the one in ``EXPECTED``.
 """
 
 import contextlib

@@ -51,7 +51,7 @@ def main(key_file: str, orders: str, payments: str) -> None:
         task = session.start_task("refund", order_id="o-1001", amount=100)
         report("the orchestrator opens a session and starts a task", task.agent, session=session.id)
         limits = {"payments.refund": {"amount": {"range": [0, 20]}}}
-        limited = task.delegate(WORKER, tools=TOOLS, args=limits, ttl="5m", depth=0)  # offline: nobody is asked
+        limited = task.delegate(WORKER, tools=TOOLS, args=limits, ttl="5m", depth=0)  # offline
         report("it delegates to the worker: refunds up to 20, for five minutes", limited.holder)
         run_worker(limited, "work", orders, payments)
         run_worker(limited, "attack", orders, payments)
