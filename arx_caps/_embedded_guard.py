@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run one server as a child process that ends with the process that asked for it.
+"""Run one server as a child process that ends with the process that started this program.
 
-A program of its own, started by ``arx_caps.embedded``.  The starter holds the other end of its standard input.  When
-that end closes, or the starter dies, the guard stops the server.
+``arx_caps.embedded`` starts this program and keeps the other end of its standard input open.  When that end closes, or
+the starter dies, the guard stops the server.
 """
 
 import ctypes

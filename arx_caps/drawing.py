@@ -18,7 +18,10 @@ _SIGNS: Final = {"allow": ("✓ ", "green"), "event": ("• ", "dim")}
 
 
 def render(trail: Trail) -> str:
-    """Draw a trail as plain text.
+    """Return a trail as plain text.
+
+    Args:
+        trail: The trail.
 
     Returns:
         Lines, each ended by a line feed.
@@ -27,7 +30,11 @@ def render(trail: Trail) -> str:
 
 
 def styled(trail: Trail) -> "Text":
-    """Draw a trail in colours."""
+    """Return a trail as coloured text for a terminal.
+
+    Args:
+        trail: The trail.
+    """
     from rich.text import Text
 
     lines = (Text.assemble(*parts) for parts in _safe_lines(trail))

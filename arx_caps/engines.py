@@ -59,7 +59,11 @@ def open_engine(url: str) -> Engine:
 
 
 def place_of(engine: Engine) -> str:
-    """Return a database's URL for people, without a password."""
+    """Return a database's URL for people, without a password.
+
+    Args:
+        engine: The database's engine.
+    """
     url = engine.url
     hidden = [name for name in url.query if "password" in name]
     return url.difference_update_query(hidden).render_as_string(hide_password=True)

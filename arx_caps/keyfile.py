@@ -77,6 +77,9 @@ class PublicKey:
     def open(self, token: str) -> bytes:
         """Verify a compact JWS with this key and return its payload.
 
+        Args:
+            token: The JWS.
+
         Raises:
             JoseError: This key did not sign it.
         """
@@ -169,6 +172,9 @@ class KeyFile:
     def load(cls, path: str | os.PathLike[str]) -> Self:
         """Read a key file.
 
+        Args:
+            path: The file; only its owner may read it.
+
         Raises:
             SettingsError: The file is missing, other users can read it, or it is no key file.
         """
@@ -185,6 +191,9 @@ class KeyFile:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the key file with mode 0600; never replace an existing file.
+
+        Args:
+            path: The file to make.
 
         Raises:
             SettingsError: The file exists, or cannot be written.
@@ -206,6 +215,10 @@ class KeyFile:
 def write_secret(path: Path, content: bytes) -> None:
     """Write a new file that only this user can read, and sync it to disk.
 
+    Args:
+        path: The file to make.
+        content: Its bytes, a secret.
+
     Raises:
         SettingsError: The file exists, or cannot be written.
     """
@@ -224,6 +237,10 @@ def write_secret(path: Path, content: bytes) -> None:
 def replace_secret(path: Path, content: bytes) -> None:
     """Replace a file atomically with one that only this user can read.
 
+    Args:
+        path: The file.
+        content: Its new bytes, a secret.
+
     Raises:
         SettingsError: It cannot be written; the old file is unchanged.
     """
@@ -240,6 +257,9 @@ def replace_secret(path: Path, content: bytes) -> None:
 
 def read_secret(path: Path) -> bytes:
     """Read a file that only this user can read.
+
+    Args:
+        path: The file.
 
     Raises:
         SettingsError: It is missing, or its mode lets other users read it.

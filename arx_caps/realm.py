@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A realm's folder: the paths in it, and its settings in ``realm.toml``.
 
-Everything that a mint keeps is below one folder that only its user can enter.  ``mint.server.init_realm`` makes it.
+All files of a mint are below one folder that only its user can enter.  ``mint.server.init_realm`` makes it.
 """
 
 import json

@@ -152,7 +152,11 @@ class Hub:
         self.settle_soon()
 
     def take_copy(self, place: HistoryPlace) -> None:
-        """Begin anew at a place; a follower that lacks the skipped entries must copy the kills."""
+        """Begin anew at a place; a follower that lacks the skipped entries must copy the kills.
+
+        Args:
+            place: The place of the copied view.
+        """
         other = place.incarnation != self.incarnation
         self.incarnation, self.seq, chain = place
         self._entries.clear()
@@ -172,7 +176,12 @@ class Hub:
     # Called for followers.
 
     def take_probe(self, listener: Listener, probe: Probe) -> None:
-        """Record what a follower has applied, and answer."""
+        """Record the entries that a follower has applied, and answer.
+
+        Args:
+            listener: The follower's connection.
+            probe: Its probe.
+        """
         came = self._boot()
         member = self.members.get(probe.name)
         if member is None:
@@ -193,13 +202,21 @@ class Hub:
             self.settle_soon()
 
     def take_leave(self, listener: Listener) -> None:
-        """Forget a follower that holds no lease any more."""
+        """Forget a follower that has given up its lease.
+
+        Args:
+            listener: Its connection.
+        """
         for name in [member.name for member in self.members.values() if member.listener is listener]:
             del self.members[name]
         self.settle_soon()
 
     def take_end(self, listener: Listener) -> None:
-        """Note the end of a connection; its follower may still hold a lease."""
+        """Record the end of a connection; its follower may still have a lease.
+
+        Args:
+            listener: The connection.
+        """
         self.listeners.discard(listener)
         for member in self.members.values():
             if member.listener is listener:

@@ -194,7 +194,10 @@ class RevocationStore:
         return text(value) if value else None
 
     def mark_taken(self, seq: int) -> None:
-        """Record in the store that the log up to ``seq`` is kept elsewhere and may be trimmed.
+        """Record in the store that the log up to a sequence is kept elsewhere and may be trimmed.
+
+        Args:
+            seq: The sequence.
 
         Raises:
             StoreError: The store did not answer.
@@ -212,6 +215,9 @@ class RevocationStore:
 
     def mark_signed(self, checkpoint: bytes) -> None:
         """Store a checkpoint of the audit log, for mints whose database lacks it.
+
+        Args:
+            checkpoint: The signed note.
 
         Raises:
             StoreError: The store did not answer.

@@ -73,7 +73,10 @@ class Target(NamedTuple):
 
 
 def parse_target(text: str) -> Target:
-    """Parse a target such as ``agent:acme/support`` or ``realm``.
+    """Parse a target.  SPEC 10.1.
+
+    Args:
+        text: For example ``agent:acme/support`` or ``realm``.
 
     Raises:
         RequestError: The kind is unknown, or the name does not fit the kind.

@@ -84,10 +84,14 @@ def fetch_keys(mint: MintClient, key: SigningKey) -> Fetched:
 def require_private(mint: MintClient) -> None:
     """Require that other machines cannot read the mint's answers.
 
+    Args:
+        mint: The mint.
+
     Raises:
         SettingsError: The mint's URL is plain HTTP to another machine.
     """
     if not is_private(mint.issuer):
+        # An audience key in clear on a network would let its readers forge tokens for this service.
         raise SettingsError(f"{mint.issuer}: keys travel by https, or on one machine; give the mint's https address")
 
 

@@ -104,7 +104,9 @@ def jcs(value: Any) -> bytes:
 def flat_jcs(value: Any) -> bytes | None:
     """Return a flat dict as RFC 8785 JSON; None for other values, which ``jcs`` encodes.
 
-    A flat dict has text, integers within 2**53 - 1 and booleans, under ASCII names, as most calls do.
+    Args:
+        value: Any value.  A flat dict has text, integers within 2**53 - 1 and booleans under ASCII names, as the
+            arguments of most calls.
 
     Raises:
         UnicodeEncodeError: A lone surrogate.
@@ -132,6 +134,9 @@ def is_flat(value: Any) -> bool:
 
 def number(value: float) -> str:
     """Return a float as ECMAScript writes it (RFC 8785 3.2.2.3): shortest digits, ``1e+21``, ``-0`` as ``0``.
+
+    Args:
+        value: The float.
 
     Raises:
         RequestError: NaN or an infinity.

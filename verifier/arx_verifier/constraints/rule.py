@@ -118,6 +118,9 @@ class CompiledRule:
 def compile_rule(rule: Rule) -> CompiledRule:
     """Return the compiled rule, after checking every operand.
 
+    Args:
+        rule: The rule, as a holder or a policy wrote it.
+
     Raises:
         MalformedTokenError: A name or an operand is not allowed by SPEC 7.
     """
@@ -126,6 +129,9 @@ def compile_rule(rule: Rule) -> CompiledRule:
 
 def compile_wire(rule: WireRule) -> CompiledRule:
     """Return the compiled rule of a rule in a caveat.
+
+    Args:
+        rule: The rule, with its constraints as bytes.
 
     Raises:
         MalformedTokenError: As ``compile_rule``, or a constraint is not canonical.

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compare an argument with scalars, numbers, lengths and lists.  SPEC 7.2.
 
-Each function checks an operand once and returns a ``Test``.  ``text`` has the text forms (glob, path, URL, network);
-``constraint`` names the members and combines the tests.
+A member's function checks an operand once and returns a ``Test``; it raises ``MalformedTokenError`` for one that SPEC
+7.2 does not allow.  ``text`` has the text forms (glob, path, URL, network); ``constraint`` names the members and
+combines the tests.
 """
 
 import math
@@ -148,6 +149,12 @@ def within(operand: Sequence[Any]) -> Test:
     """Return the test: the value is in this closed range.
 
     With integer bounds the value is an integer; with decimal text it is an integer or decimal text.
+
+    Args:
+        operand: The lowest and the highest value.
+
+    Raises:
+        MalformedTokenError: Not two bounds, not numbers, or the lower one is above the upper one.
     """
     if len(operand) != 2:
         raise MalformedTokenError("range needs two bounds")

@@ -148,6 +148,9 @@ class Decision(msgspec.Struct):
     def of(cls, opened: OpenedRecord) -> Self:
         """Return the decision of a record.
 
+        Args:
+            opened: The parsed record.
+
         Raises:
             AuditError: The record and its body differ in number of rules or counts.
         """
@@ -278,6 +281,9 @@ class DecisionSink(Protocol):
     def append(self, decision: Decision) -> int:
         """Record a decision, and set its ``sequence``, ``verifier`` and ``boot``.
 
+        Args:
+            decision: The decision.
+
         Returns:
             The sequence; 0 for a denial without room, which is counted.
 
@@ -287,7 +293,12 @@ class DecisionSink(Protocol):
 
     # A record for each would let a flood of junk fill the journal.
     def count(self, code: str, peer: str | None) -> None:
-        """Count an unauthenticated refusal; the sink makes at most one record of counts a second."""
+        """Count an unauthenticated refusal; the sink makes at most one record of counts a second.
+
+        Args:
+            code: The refusal's reason code.
+            peer: The caller's network address, or None.
+        """
 
     def close(self) -> None:
         """Record the counts and release resources; idempotent."""

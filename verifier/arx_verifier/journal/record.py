@@ -247,6 +247,9 @@ def seal(payload: bytes, verifier: str, boot: str, sequence: int) -> Sealed:
 def read_payload(payload: bytes) -> OpenedRecord:
     """Parse a decision in a journal.
 
+    Args:
+        payload: The bytes of ``Decision.pack``.
+
     Raises:
         AuditError: It is not of a journal of this version.
     """
@@ -328,6 +331,9 @@ def digest_arguments(args: Mapping[str, Any], form: bytes | None = None) -> tupl
 
 def form_of(args: Mapping[str, Any]) -> bytes:
     """Return the JSON that ``digest_arguments`` hashes, for arguments that may be allowed.
+
+    Args:
+        args: The call's arguments.
 
     Raises:
         RequestError: The arguments have no JSON form, or more than 32 nested containers.

@@ -222,7 +222,13 @@ def _sync_folder(folder: Path) -> None:
 
 
 def finish(fd: int, end: int, *, ended: bool = False) -> None:
-    """Cut a segment at its end, and mark it closed or, if ``ended``, its run ended; the caller holds its lock."""
+    """Cut a segment at its end and mark it closed; the caller must have its lock.
+
+    Args:
+        fd: The file's descriptor.
+        end: The offset after its last record, bytes.
+        ended: Whether the run ends with it, in order.
+    """
     os.ftruncate(fd, end)
     os.pwrite(fd, _ENDED if ended else _CLOSED, _STATE_AT)
 
@@ -239,6 +245,10 @@ def is_last(raw: bytes) -> bool:
 
 def files_in(folder: Path, ending: str = SUFFIX) -> list[Path]:
     """Return the files of a journal's folder, by name; none without the folder.
+
+    Args:
+        folder: The journal's folder.
+        ending: The end of their names.
 
     Raises:
         OSError: The folder cannot be read, for example without a free file descriptor.

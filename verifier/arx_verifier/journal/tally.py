@@ -45,7 +45,13 @@ class Tally:
         return bool(self._counts)
 
     def add(self, code: str, peer: str | None, times: int = 1) -> None:
-        """Count refusals."""
+        """Count refusals.
+
+        Args:
+            code: Their reason code.
+            peer: The caller's network address, or None.
+            times: Their number.
+        """
         counts, key = self._counts, (code, peer or "")
         known = counts.get(key)
         if known is None:

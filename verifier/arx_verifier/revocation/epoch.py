@@ -103,7 +103,13 @@ class Retention:
         return len(self._copied) + len(self._learned)
 
     def learn(self, at: int, target: str, seq: int) -> None:
-        """Record that a kill was learned at ``at``, boot clock, ns."""
+        """Record that a kill was learned.
+
+        Args:
+            at: When, boot clock, ns.
+            target: Its target.
+            seq: Its sequence.
+        """
         self._learned.append((at, target, seq))
 
     def restart(self, at: int, state: EpochState) -> None:
@@ -137,13 +143,24 @@ class Epochs(Protocol):
     def check(
         self, incarnation: str | None, born: int, targets: Sequence[str], sent_after: int = 0
     ) -> EpochRefusal | None:
-        """Return why a token is refused, or None; never wait."""
+        """Return why a token is refused, or None; never wait.  SPEC 10.4.
+
+        Args:
+            incarnation: The incarnation that the token was born in; None for an operator's token.
+            born: The sequence that the token was born at.
+            targets: All targets whose kill or freeze ends the token.
+            sent_after: Boot clock, ns.  The lease must come from a probe sent at or after it (``fresh``).
+        """
 
     def boot_ns(self) -> int:
         """Return the clock of ``Lease.sent``, ns."""
 
     def times_ms(self, at: int) -> tuple[int, int]:
-        """Return the earliest and the latest possible time, by the caller's clock and the store's, ms."""
+        """Return the earliest and the latest possible time, by the caller's clock and the store's.
+
+        Args:
+            at: The time by the caller's clock.  All three are ms since the Unix epoch.
+        """
 
     def wrong_clock(self) -> str | None:
         """Return how far the caller's clock is from the store's if it is too far to decide; else None."""
@@ -152,13 +169,27 @@ class Epochs(Protocol):
         """Return incarnation, applied sequence and the view's age in ms, -1 without a view."""
 
     def chain_at(self, incarnation: str, seq: int) -> str:
-        """Return the chain hash at a place, as ``history.Place.chain``, if this view is there."""
+        """Return the chain hash at a place, as ``HistoryPlace.chain``, if this view is there; else ``UNKNOWN``.
+
+        Args:
+            incarnation: The history's name.
+            seq: The sequence.
+        """
 
     def lease_left_ns(self) -> int:
         """Return how long the view may be used without another answer, ns; 0 if it may not."""
 
     def catch_up(self, sent_after: int, born: int, timeout: float) -> bool:
-        """Wait until a probe sent at or after ``sent_after`` was answered and ``born`` is applied."""
+        """Wait until a probe sent at or after ``sent_after`` was answered and ``born`` is applied.
+
+        Args:
+            sent_after: Boot clock, ns.
+            born: A sequence.
+            timeout: The longest wait, s.
+
+        Returns:
+            Whether that happened in time.
+        """
 
     async def catch_up_async(self, sent_after: int, born: int, timeout: float) -> bool:  # noqa: ASYNC109 - as catch_up
         """As ``catch_up``, without blocking the event loop."""

@@ -31,7 +31,14 @@ class HistoryPlace(NamedTuple):
         return cls(incarnation, seq, chain_after(incarnation, seq, "rotate", "realm"))
 
     def after(self, incarnation: str, seq: int, op: str, target: str) -> "HistoryPlace":
-        """Return the place after an entry; this place if the entry is not the next one."""
+        """Return the place after an entry; this place if the entry is not the next one.
+
+        Args:
+            incarnation: The entry's history.
+            seq: Its sequence.
+            op: Its operation: ``kill``, ``freeze``, ``kill+freeze``, ``thaw`` or ``rotate``.
+            target: Its target.
+        """
         if incarnation != self.incarnation or seq != self.seq + 1:
             return self
         return HistoryPlace(incarnation, seq, chain_after(self.chain, seq, op, target))
@@ -50,7 +57,14 @@ def new_incarnation() -> str:
 
 
 def chain_after(chain: str, seq: int, op: str, target: str) -> str:
-    """Return the chain hash after an entry: a hash of the previous one and of the entry as it is pushed."""
+    """Return the chain hash after an entry: a hash of the previous one and of the entry as it is pushed.  SPEC 10.9.
+
+    Args:
+        chain: The chain hash before the entry, 40 hex digits.
+        seq: The entry's sequence.
+        op: Its operation.
+        target: Its target.
+    """
     # SHA-1 is the hash that a store's functions have.  It guards against accidents; an attacker who can choose what a
     # store holds needs no collision to hold kills back.
     return sha1(f"{chain} {seq} {op} {target}".encode(), usedforsecurity=False).hexdigest()

@@ -52,7 +52,11 @@ def extend(signature: bytes, caveat: bytes) -> bytes:
 def states_of(signature: bytes) -> "States":
     """Return both hashes of ``extend``, begun, for a signature that is extended many times.
 
-    They are as secret as the signature: both together can extend it.
+    Args:
+        signature: The 32 bytes to extend.
+
+    Returns:
+        The inner and the outer hash.  They are as secret as the signature: both together can extend it.
     """
     return sha256(signature.translate(_INNER) + _INNER_REST), sha256(signature.translate(_OUTER) + _OUTER_REST)
 

@@ -165,6 +165,9 @@ def join(token: str, bound: Sequence[Macaroon]) -> str:
 def third_party_caveats(macaroon: Macaroon) -> tuple[ThirdPartyCaveat, ...]:
     """Return the third-party caveats of a token, unverified, for its holder.
 
+    Args:
+        macaroon: The token.
+
     Raises:
         UnknownCaveatError: One is of a kind that this version does not know; every verifier refuses such a token.
     """

@@ -151,7 +151,11 @@ def split_text(text: str) -> bytes:
 
 
 def packet(kind: int, data: bytes) -> bytes:
-    """Return one packet, with its length in the fewest bytes.
+    """Return one packet, with its length in the fewest bytes.  SPEC 2.1.
+
+    Args:
+        kind: The packet's kind: ``LOCATION``, ``IDENTIFIER``, ``VERIFICATION_ID`` or ``SIGNATURE``.
+        data: Its content.
 
     Raises:
         MalformedTokenError: *data* has more than 16 383 bytes.
@@ -201,6 +205,9 @@ def decode(raw: bytes) -> Packets:
 def read_text(text: str) -> tuple[bytes, bytes]:
     """Return ``split_body`` of the bytes of a macaroon's text form.
 
+    Args:
+        text: ``arx1_`` and base64url, at most 7 168 characters.
+
     Raises:
         MalformedTokenError: As ``split_text`` and ``split_body``.
     """
@@ -209,6 +216,9 @@ def read_text(text: str) -> tuple[bytes, bytes]:
 
 def split_body(raw: bytes) -> tuple[bytes, bytes]:
     """Return the body of a macaroon, up to the end marker of its caveats, and its signature.
+
+    Args:
+        raw: The whole macaroon and nothing else.
 
     Raises:
         MalformedTokenError: It does not end in a signature.

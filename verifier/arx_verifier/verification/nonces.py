@@ -158,7 +158,11 @@ class MemoryNonces:
         return len(self._seen)
 
     def spend(self, key: bytes | str, expires_ms: int, now_ms: int) -> bool | None:
-        """Spend a key; see ``NonceStore``."""
+        """Spend a key; see ``NonceStore``.
+
+        Raises:
+            StoreError: This process was forked: its parent's nonces are not shared.
+        """
         if self._forked:  # set by the fork hook: ``os.getpid`` would be a system call for each spend
             raise StoreError("a forked process shares no nonces with its parent: use RedisNonces")
         second, seen = expires_ms // 1000, self._seen
@@ -258,7 +262,11 @@ class RedisNonces:
         self._redis = Redis(connection_pool=Address(url, password, ca=ca).pool(**options))
 
     def spend(self, key: bytes | str, expires_ms: int, now_ms: int) -> bool | None:
-        """Spend a key; see ``NonceStore``."""
+        """Spend a key; see ``NonceStore``.
+
+        Raises:
+            StoreError: The server did not answer, refused, or may evict live nonces.
+        """
         from redis.exceptions import RedisError
 
         name = self._prefix + (key if isinstance(key, bytes) else key.encode())

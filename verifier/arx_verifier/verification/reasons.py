@@ -60,12 +60,19 @@ def place(index: int) -> str:
 
 
 def too_deep(index: int, to: str) -> ArxError:
-    """A delegation where none may follow."""
+    """A delegation after which the chain would be deeper than it allows."""
     return _prohibits("too_deep", index, "depth", "no further delegation", f"a delegation to {to}")
 
 
 def not_named(index: int, rule_index: int, patterns: Sequence[str], to: str) -> ArxError:
-    """A delegation to an agent that an earlier caveat does not name."""
+    """A delegation to an agent that an earlier ``delegate_to`` does not match.
+
+    Args:
+        index: The delegation's index, from 0.
+        rule_index: The index of the caveat with ``delegate_to``.
+        patterns: Its patterns.
+        to: The agent.
+    """
     return _prohibits("name_not_allowed", index, f"delegate_to of {place(rule_index)}", " or ".join(patterns), to)
 
 
@@ -75,7 +82,7 @@ def wrong_audience(index: int, allowed: Sequence[str], audience: str) -> ArxErro
 
 
 def no_holder(index: int) -> ArxError:
-    """A proof that this version does not know how to take."""
+    """A required holder's signature, which this version cannot verify."""
     return _prohibits("proof_missing", index, "require", "a holder's signature", "none: not in this version")
 
 
