@@ -14,7 +14,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from arx_caps.revocation.wire import OutcomeUnknownError, StoreHistoryError, is_elsewhere, told
+from arx_caps.revocation.wire import OutcomeUnknownError, StoreHistoryError, as_store_error, is_elsewhere
 from arx_verifier.errors import StoreError
 from arx_verifier.revocation import Address
 
@@ -80,7 +80,7 @@ class Exchange:
             return exchange()
         except (redis.RedisError, OSError) as error:
             self._leave_if_elsewhere(error)
-            raise told(error) from error
+            raise as_store_error(error) from error
 
     def call(self, function: str, keys: Iterable[str], *arguments: Any) -> Any:
         """Call a function of the store.
@@ -162,7 +162,7 @@ class Exchange:
                 self._leave_if_elsewhere(error)
                 if (answered and not elsewhere) or time.monotonic() + pause > deadline:
                     raise _unknown(error, lost) from error
-                now = "unknown so far: the store does not answer" if lost else str(told(error))
+                now = "unknown so far: the store does not answer" if lost else str(as_store_error(error))
                 if now != reported:
                     reported = now
                     report(f"{reported}; trying again")
@@ -195,7 +195,7 @@ def ask(connection: Any, *commands: tuple[Any, ...]) -> list[Any]:
 
 
 def _unknown(error: Exception, lost: bool) -> StoreError:
-    mapped = told(error)
+    mapped = as_store_error(error)
     if not lost or isinstance(mapped, StoreHistoryError):
         return mapped  # another history has begun, which ended every token of the old one
     return OutcomeUnknownError(f"{mapped}: whether it took the kill is unknown")

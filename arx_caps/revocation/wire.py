@@ -266,7 +266,7 @@ def is_elsewhere(error: Exception) -> bool:
     return isinstance(error, kinds + more) or str(error).startswith(("NOREPLICAS", "READONLY"))
 
 
-def told(error: Exception) -> StoreError:
+def as_store_error(error: Exception) -> StoreError:
     """Return an error of the client library as an ARx error."""
     # The texts contain no address, which may hold a password.
     message = str(error)
