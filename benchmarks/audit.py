@@ -19,14 +19,9 @@ from typing import Any, Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from arx_caps.audit import note, questions
-from arx_caps.audit.proof import Proof
-from arx_caps.audit.publish import Publisher
-from arx_caps.audit.questions import Question, total
-from arx_caps.audit.reach import reach
-from arx_caps.audit.shown import show_nodes, show_record
-from arx_caps.audit.store import LogStore
-from arx_caps.audit.tiles import TileReader, fetch_from
+from arx_caps.audit.merkle import Proof, TileReader, fetch_from, note
+from arx_caps.audit.query import Question, questions, reach, show_nodes, show_record, total
+from arx_caps.audit.store import LogStore, Publisher
 from arx_verifier.journal import Journal
 from arx_verifier.token import subject_target
 from benchmarks import draw, record

@@ -9,7 +9,7 @@ import random
 from collections.abc import Iterator
 from itertools import islice
 
-from arx_caps.audit.wire import Batch
+from arx_caps.audit.shipping import Batch
 from arx_verifier.errors import Failure
 from arx_verifier.journal import ChainFacts, Decision, Sealed, new_salt, seal
 

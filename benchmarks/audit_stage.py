@@ -10,9 +10,8 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
-from arx_caps.audit.checkpoint import Checkpoint
-from arx_caps.audit.note import Note
-from arx_caps.audit.ship import Shipper
+from arx_caps.audit.merkle import Checkpoint, Note
+from arx_caps.audit.shipping import Shipper
 from arx_caps.realm import Realm
 from arx_caps.service.own_key import OwnKey, read_own_key
 from arx_verifier.journal import Journal

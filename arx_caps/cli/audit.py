@@ -45,7 +45,7 @@ def key_command(console: Console, realm_dir: Path) -> None:
 
     Whoever will check the log must get it from you, and not with the files that are checked.
     """
-    from arx_caps.audit.keys import read_signer
+    from arx_caps.audit.merkle import read_signer
 
     key = read_signer(Realm.open(realm_dir).log_key_path, "log").key
     console.data("audit-key", {"origin": key.name, "key": str(key)}, str(key))
@@ -63,8 +63,7 @@ def prove_command(console: Console, place: Place, record: str, out: Path | None)
     The file holds the record, its place and the log's signature: whoever has the log's key checks it offline with `arx
     audit verify`.  It tells whom the record is about; keep it accordingly.
     """
-    from arx_caps.audit.errors import NoteError
-    from arx_caps.audit.proof import SUFFIX, Proof
+    from arx_caps.audit.merkle import SUFFIX, NoteError, Proof
 
     raw = place.mint().fetch(f"/v1/audit/proofs/{quote(record)}")
     try:
@@ -96,8 +95,7 @@ def verify_command(
     Exits with 0 when everything holds, 1 when something is not what was signed (the first record concerned is named),
     3 when nothing contradicts the signature but something is not there.
     """
-    from arx_caps.audit.errors import IncompleteError, NoteError, TamperedError
-    from arx_caps.audit.verify import verify
+    from arx_caps.audit.merkle import IncompleteError, NoteError, TamperedError, verify
 
     trust = _trust(key, witnesses, held, since)
     try:
@@ -119,8 +117,7 @@ def read_key(text: str, option: str, kind: int) -> Any:
     Raises:
         Stop: It is neither, or a key of the other kind.
     """
-    from arx_caps.audit.errors import NoteError
-    from arx_caps.audit.note import VerifierKey
+    from arx_caps.audit.merkle import NoteError, VerifierKey
     from arx_caps.cli.files import read_text
 
     try:
@@ -134,10 +131,7 @@ def read_key(text: str, option: str, kind: int) -> Any:
 
 def _trust(key: str, witnesses: tuple[str, ...], held: Path | None, since: int) -> Any:
     """Gather what the one who checks brought along; a mistake in it is no finding about the log."""
-    from arx_caps.audit.checkpoint import open_checkpoint
-    from arx_caps.audit.errors import NoteError, TamperedError
-    from arx_caps.audit.note import LOG, WITNESS
-    from arx_caps.audit.verify import Trust
+    from arx_caps.audit.merkle import LOG, WITNESS, NoteError, TamperedError, Trust, open_checkpoint
 
     log, seen_by = read_key(key, "--key", LOG), tuple(read_key(each, "--witness", WITNESS) for each in witnesses)
     try:

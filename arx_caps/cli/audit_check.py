@@ -29,9 +29,8 @@ def check_command(console: Console, realm_dir: Path, database: str | None) -> No
     what their services signed for as well, as far as their keys are enrolled.  Exits with 0 when all holds, 1 when
     something is not what was signed, 3 when a file is missing.
     """
-    from arx_caps.audit.check import check_batches, check_rows, rows_of
-    from arx_caps.audit.errors import IncompleteError, NoteError, TamperedError
-    from arx_caps.audit.keys import read_signer
+    from arx_caps.audit.integrity import check_batches, check_rows, rows_of
+    from arx_caps.audit.merkle import IncompleteError, NoteError, TamperedError, read_signer
     from arx_caps.mint.audit.log import open_store
     from arx_caps.mint.db.state import MintState
 

@@ -27,9 +27,7 @@ def copy_command(console: Console, place: Place, directory: Path, *, remote: boo
     The mint may run and write meanwhile.  A DIRECTORY that has an older copy gets what is new, and only if that
     continues it: exits with 1 where it does not, 3 where a file is not there.  `arx audit verify` checks the copy.
     """
-    from arx_caps.audit.copying import copy_log
-    from arx_caps.audit.errors import IncompleteError, NoteError, TamperedError
-    from arx_caps.audit.tiles import fetch_from
+    from arx_caps.audit.merkle import IncompleteError, NoteError, TamperedError, copy_log, fetch_from
 
     fetch = _from_mint(place) if remote else fetch_from(Realm.open(place.realm_dir).log_dir)
     try:

@@ -47,7 +47,7 @@ def export_command(console: Console, place: Place, asking: Asking, form: str, ou
     \b
         arx audit export --format csv --since 2026-01-01T00:00:00Z --out decisions.csv
     """
-    from arx_caps.audit.exports import form_of
+    from arx_caps.audit.query import form_of
 
     if out.exists() and not resume:
         raise Stop(f"{out}: exists already", hint="--resume goes on with it; another name begins anew", code="file")
@@ -95,8 +95,7 @@ def _lines(asking: Asking, mint: Caller, writes: Any, after: int) -> Iterator[li
 
 def _selected(file: BinaryIO, asking: Asking, mint: Caller) -> tuple[int, Iterator[list[bytes]]]:
     """Return how many records a selection holds already, and those that are still to come, under its checkpoint."""
-    from arx_caps.audit.errors import IncompleteError, NoteError
-    from arx_caps.audit.selection import read_selection
+    from arx_caps.audit.merkle import IncompleteError, NoteError, read_selection
 
     last = None
     held, whole, file_end = 0, 0, file.seek(0, os.SEEK_END)
@@ -120,9 +119,7 @@ def _selected(file: BinaryIO, asking: Asking, mint: Caller) -> tuple[int, Iterat
 def _proven(
     file: BinaryIO, asking: Asking, mint: Caller, checkpoint: str | None, after: int, count: int
 ) -> Iterator[list[bytes]]:
-    from arx_caps.audit.checkpoint import Checkpoint
-    from arx_caps.audit.note import Note
-    from arx_caps.audit.selection import end_line, head_line, record_line
+    from arx_caps.audit.merkle import Checkpoint, Note, end_line, head_line, record_line
 
     if checkpoint is None:
         checkpoint = str(asking.page(mint, limit=1, prove=0)["checkpoint"])

@@ -44,9 +44,8 @@ def reindex_command(
     body is still in the database.  Exits with 1 when the files are not what was signed or the database has a history of
     its own, 3 when the files lack a record; then nothing was changed.
     """
-    from arx_caps.audit.errors import IncompleteError, NoteError, TamperedError
-    from arx_caps.audit.keys import read_signer
-    from arx_caps.audit.reindex import reindex
+    from arx_caps.audit.integrity import reindex
+    from arx_caps.audit.merkle import IncompleteError, NoteError, TamperedError, read_signer
     from arx_caps.mint.audit.log import open_store
 
     realm = Realm.open(realm_dir)

@@ -13,7 +13,7 @@ import click
 import httpx
 import msgspec
 
-from arx_caps.audit.keys import read_signer
+from arx_caps.audit.merkle import read_signer
 from arx_caps.cli import exits
 from arx_caps.cli.doctor_check import Check
 from arx_caps.cli.doctor_store import check_store

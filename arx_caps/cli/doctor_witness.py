@@ -7,10 +7,7 @@ witness would be the first to miss it.
 
 from collections.abc import Iterator
 
-from arx_caps.audit.checkpoint import open_checkpoint
-from arx_caps.audit.errors import NoteError, TamperedError
-from arx_caps.audit.keys import read_signer
-from arx_caps.audit.note import VerifierKey
+from arx_caps.audit.merkle import NoteError, TamperedError, VerifierKey, open_checkpoint, read_signer
 from arx_caps.cli.doctor_check import Check
 from arx_caps.realm import Realm
 from arx_verifier.errors import SettingsError

@@ -31,8 +31,7 @@ def witness_command() -> None:
 @pass_console
 def init_witness(console: Console, directory: Path, name: str) -> None:
     """Make a witness's folder with its key, and print the public key that others verify its cosignatures with."""
-    from arx_caps.audit.errors import NoteError
-    from arx_caps.audit.keys import make_key
+    from arx_caps.audit.merkle import NoteError, make_key
     from arx_caps.audit.witness import KEY_FILE
 
     try:
@@ -57,9 +56,8 @@ def serve_witness(console: Console, directory: Path, logs: tuple[str, ...], list
     The first word of a log is believed; from then on it can go neither back nor sideways.  Keep the folder: without
     it the witness has seen nothing.
     """
-    from arx_caps.audit.note import LOG
-    from arx_caps.audit.witness import Witness
-    from arx_caps.audit.witness_server import serve
+    from arx_caps.audit.merkle import LOG
+    from arx_caps.audit.witness import Witness, serve
 
     host, _, port = listen.rpartition(":")
     if not host or not port.isascii() or not port.isdigit() or int(port) > 65535:

@@ -11,9 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from arx_caps.audit.publish import Publisher
-from arx_caps.audit.store import LogStore
-from arx_caps.audit.verify import Trust, verify
+from arx_caps.audit.merkle import Trust, verify
+from arx_caps.audit.store import LogStore, Publisher
 from tests.audit.batches import batch_of, decision, facts
 from tests.audit.world import LOG
 

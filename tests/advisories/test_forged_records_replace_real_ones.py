@@ -12,9 +12,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from arx_caps.audit.entries import DISPUTED, EventRecord, is_event, read_event
-from arx_caps.audit.ship import Shipper
-from arx_caps.audit.wire import Batch
+from arx_caps.audit.ingest import EventRecord, is_event, read_event
+from arx_caps.audit.ingest.entries import DISPUTED
+from arx_caps.audit.shipping import Batch, Shipper
 from arx_caps.jose import SigningKey
 from arx_verifier.journal.writer import Journal
 from tests.audit.batches import batch_of, decision, facts

@@ -18,17 +18,22 @@ import msgpack
 import pytest
 from sqlalchemy import delete, select, update
 
-from arx_caps.audit.checkpoint import open_checkpoint
-from arx_caps.audit.errors import TamperedError
-from arx_caps.audit.keys import read_signer
-from arx_caps.audit.note import VerifierKey
-from arx_caps.audit.paths import ENTRIES, Tile, pack_entries, unpack_entries
-from arx_caps.audit.publish import Publisher
-from arx_caps.audit.store import LogStore
-from arx_caps.audit.tables import BATCH, RECORD, STATE
-from arx_caps.audit.tree import Frontier, Tree, check_consistency, consistency_proof, leaf_hash
-from arx_caps.audit.verify import Trust, verify
-from arx_caps.audit.wire import sign_batch
+from arx_caps.audit.merkle import (
+    Frontier,
+    TamperedError,
+    Tile,
+    Trust,
+    VerifierKey,
+    check_consistency,
+    leaf_hash,
+    open_checkpoint,
+    read_signer,
+    verify,
+)
+from arx_caps.audit.merkle.paths import ENTRIES, pack_entries, unpack_entries
+from arx_caps.audit.merkle.tree import Tree, consistency_proof
+from arx_caps.audit.shipping.batch import sign_batch
+from arx_caps.audit.store import BATCH, RECORD, STATE, LogStore, Publisher
 from arx_caps.cli import exits
 from arx_caps.keyfile import SigningKey
 from arx_caps.mint.db.repositories.holder_keys import add_key

@@ -12,12 +12,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import delete, update
 
-from arx_caps.audit.checkpoint import open_checkpoint
-from arx_caps.audit.keys import read_signer
-from arx_caps.audit.store import LogStore
-from arx_caps.audit.tables import BATCH, CHECKPOINT, RECORD, SOURCE, STATE
-from arx_caps.audit.tree import Frontier, leaf_hash
-from arx_caps.audit.verify import Trust, verify
+from arx_caps.audit.merkle import Frontier, Trust, leaf_hash, open_checkpoint, read_signer, verify
+from arx_caps.audit.store import BATCH, CHECKPOINT, RECORD, SOURCE, STATE, LogStore
 from arx_caps.mint.audit.log import AuditLog
 from arx_caps.realm import Realm
 from tests.audit.batches import BOOT, batch_of, decision, facts

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, event
 
-from arx_caps.audit import reach
-from arx_caps.audit.questions import Question, records, total
+from arx_caps.audit.query import Question, node_search, total
+from arx_caps.audit.query.questions import records
 from arx_caps.audit.store import LogStore
 from tests.audit.batches import batch_of, decision, facts
 
@@ -47,7 +47,7 @@ def log(database: str | None, tmp_path: Path) -> Iterator[LogStore]:
 )
 def test_names_are_no_work_each(log: LogStore, monkeypatch: pytest.MonkeyPatch, pattern: str, found: int) -> None:
     """What is found is the same, by far fewer statements than there are names, none of which has a parameter each."""
-    monkeypatch.setattr(reach, "GATHERED", 100)  # nodes are listed by number up to there
+    monkeypatch.setattr(node_search, "GATHERED", 100)  # nodes are listed by number up to there
     asked: list[int] = []
 
     def count(_c: Any, _cursor: Any, _text: str, parameters: Any, *_: Any) -> None:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from arx_caps.audit.questions import Question, records, total
+from arx_caps.audit.query import Question, total
+from arx_caps.audit.query.questions import records
 from arx_caps.audit.store import LogStore
 from tests.audit.batches import batch_of, decision, facts
 

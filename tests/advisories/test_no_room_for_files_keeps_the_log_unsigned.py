@@ -8,11 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from arx_caps.audit import publish
-from arx_caps.audit.checkpoint import open_checkpoint
-from arx_caps.audit.publish import Publisher
-from arx_caps.audit.store import LogStore
-from arx_caps.audit.verify import Trust, verify
+from arx_caps.audit.merkle import Trust, open_checkpoint, verify
+from arx_caps.audit.store import LogStore, Publisher
+from arx_caps.audit.store import publisher as publish
 from tests.audit.batches import batch_of, decision, facts
 from tests.audit.conftest import store, url
 from tests.audit.world import LOG

@@ -18,14 +18,11 @@ from typing import Any, NamedTuple
 import pytest
 
 from arx_caps.agent import Agent
-from arx_caps.audit.checkpoint import Checkpoint
-from arx_caps.audit.cosigning import Witnesses
-from arx_caps.audit.errors import WitnessError
-from arx_caps.audit.keys import make_key
-from arx_caps.audit.ship import Shipper
-from arx_caps.audit.witness import KEY_FILE, Witness
-from arx_caps.audit.witness_client import ask_witness
-from arx_caps.audit.witness_server import create_app as witness_app
+from arx_caps.audit.merkle import Checkpoint, WitnessError, make_key
+from arx_caps.audit.shipping import Shipper
+from arx_caps.audit.witness import KEY_FILE, Witness, Witnesses
+from arx_caps.audit.witness.client import ask_witness
+from arx_caps.audit.witness.server import create_app as witness_app
 from arx_caps.cli import exits
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.keyfile import SigningKey

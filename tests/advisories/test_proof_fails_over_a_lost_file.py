@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from arx_caps.audit.keys import read_signer
-from arx_caps.audit.verify import Trust, verify
-from arx_caps.audit.wire import SEEN_HEADER
+from arx_caps.audit.merkle import Trust, read_signer, verify
+from arx_caps.audit.shipping.batch import SEEN_HEADER
 from arx_caps.jose import SigningKey
 from arx_caps.mint.db.repositories.holder_keys import add_key
 from tests.audit.batches import batch_of, decision, facts

@@ -12,9 +12,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
-from arx_caps.audit.store import LogStore
-from arx_caps.audit.tables import MAX_NUMBER, NODE, RECORD
-from arx_caps.audit.wire import Batch
+from arx_caps.audit.shipping import Batch
+from arx_caps.audit.store import MAX_NUMBER, NODE, RECORD, LogStore
 from arx_verifier.errors import RequestError
 from arx_verifier.journal.decision import unpack_record
 from arx_verifier.journal.reader import read_journal

@@ -7,9 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from arx_caps.audit import paths
-from arx_caps.audit.checkpoint import open_checkpoint
-from arx_caps.audit.verify import Trust
+from arx_caps.audit.merkle import Trust, open_checkpoint, paths
 from tests.audit.world import LOG, Log, records, write
 
 TRUST = Trust(LOG.key)

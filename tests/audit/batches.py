@@ -5,10 +5,9 @@ from collections.abc import Sequence
 
 from sqlalchemy import select
 
-from arx_caps.audit.store import LogStore
-from arx_caps.audit.tables import SOURCE
-from arx_caps.audit.wire import Batch
-from arx_caps.audit.writing import Source
+from arx_caps.audit.shipping import Batch
+from arx_caps.audit.store import SOURCE, LogStore
+from arx_caps.audit.store.transaction import Source
 from arx_verifier.journal.decision import ChainFacts, Decision, Failure
 from arx_verifier.journal.record import Sealed, seal
 

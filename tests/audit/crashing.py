@@ -19,11 +19,10 @@ from typing import Any
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
-from arx_caps.audit.entries import Reader
-from arx_caps.audit.publish import Publisher
-from arx_caps.audit.reindex import reindex
-from arx_caps.audit.store import LogStore
-from arx_caps.audit.taking import Line, Taking
+from arx_caps.audit.ingest import Reader
+from arx_caps.audit.integrity import reindex
+from arx_caps.audit.store import LogStore, Publisher
+from arx_caps.audit.store.batch_queue import Line, Taking
 from tests.audit.batches import batch_of, decision, facts
 from tests.audit.world import LOG
 

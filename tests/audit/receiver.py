@@ -6,8 +6,9 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from arx_caps.audit.entries import Reader
-from arx_caps.audit.wire import HEADER, PATH, Batch, hold_statement, open_statement
+from arx_caps.audit.ingest import Reader
+from arx_caps.audit.shipping import Batch, hold_statement, open_statement
+from arx_caps.audit.shipping.batch import HEADER, PATH
 from arx_caps.keyfile import PublicKey, SigningKey
 from arx_verifier.errors import ArxError
 from arx_verifier.journal.record import OpenedRecord, read_sealed

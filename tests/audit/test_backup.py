@@ -13,14 +13,10 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
-from arx_caps.audit.errors import TamperedError
-from arx_caps.audit.paths import CHECKPOINT
-from arx_caps.audit.publish import REMEDY, Publisher
-from arx_caps.audit.reindex import reindex
-from arx_caps.audit.store import LogStore
-from arx_caps.audit.tables import RECORD
-from arx_caps.audit.tree import Frontier, leaf_hash
-from arx_caps.audit.verify import Trust, verify
+from arx_caps.audit.integrity import reindex
+from arx_caps.audit.merkle import CHECKPOINT, Frontier, TamperedError, Trust, leaf_hash, verify
+from arx_caps.audit.store import RECORD, LogStore, Publisher
+from arx_caps.audit.store.publisher import REMEDY
 from tests.audit.batches import batch_of, decision, facts
 from tests.audit.world import LOG
 from tests.postgres import Postgres

@@ -9,15 +9,11 @@ from pathlib import Path
 import pytest
 import uvicorn
 
-from arx_caps.audit import cosigning
-from arx_caps.audit.checkpoint import open_checkpoint
-from arx_caps.audit.cosigning import Asked, Witnesses
-from arx_caps.audit.keys import make_key
-from arx_caps.audit.publish import Publisher
-from arx_caps.audit.store import LogStore
-from arx_caps.audit.verify import Trust, verify
-from arx_caps.audit.witness import KEY_FILE, Witness
-from arx_caps.audit.witness_server import create_app
+from arx_caps.audit.merkle import Trust, make_key, open_checkpoint, verify
+from arx_caps.audit.store import LogStore, Publisher
+from arx_caps.audit.witness import KEY_FILE, Witness, Witnesses, cosigners
+from arx_caps.audit.witness.cosigners import Asked
+from arx_caps.audit.witness.server import create_app
 from arx_verifier.errors import SettingsError
 from tests.audit.batches import batch_of, decision, facts
 from tests.audit.world import LOG, ORIGIN
@@ -53,7 +49,7 @@ class Served:
 @pytest.fixture
 def witness(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
     """A witness that serves."""
-    monkeypatch.setattr(cosigning, "PAUSE_S", 0.0)
+    monkeypatch.setattr(cosigners, "PAUSE_S", 0.0)
     made = Served(tmp_path / "witness")
     made.start()
     yield made

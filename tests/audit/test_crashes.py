@@ -11,14 +11,9 @@ from pathlib import Path
 import pytest
 from sqlalchemy import delete, or_, select, update
 
-from arx_caps.audit.check import check_rows, rows_of
-from arx_caps.audit.checkpoint import SignedCheckpoint, open_checkpoint
-from arx_caps.audit.publish import Publisher
-from arx_caps.audit.store import LogStore
-from arx_caps.audit.tables import BATCH, CHECKPOINT, RECORD, STATE
-from arx_caps.audit.tiles import TileReader, fetch_from
-from arx_caps.audit.tree import edge_of
-from arx_caps.audit.verify import Trust, verify
+from arx_caps.audit.integrity import check_rows, rows_of
+from arx_caps.audit.merkle import SignedCheckpoint, TileReader, Trust, edge_of, fetch_from, open_checkpoint, verify
+from arx_caps.audit.store import BATCH, CHECKPOINT, RECORD, STATE, LogStore, Publisher
 from tests.audit.crashing import AT_ONCE
 from tests.audit.world import LOG
 

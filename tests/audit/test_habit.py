@@ -6,11 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from arx_caps.audit import habit
-from arx_caps.audit.habit import FORK_FILE, KEPT_FILE, Seen
-from arx_caps.audit.note import Signer
-from arx_caps.audit.publish import Publisher
-from arx_caps.audit.store import LogStore
+from arx_caps.audit.merkle import Signer
+from arx_caps.audit.shipping import fork_detection
+from arx_caps.audit.shipping.fork_detection import FORK_FILE, KEPT_FILE, Seen
+from arx_caps.audit.store import LogStore, Publisher
 from tests.audit.batches import batch_of, decision, facts
 from tests.audit.world import LOG, OTHER
 
@@ -41,7 +40,7 @@ class Log:
 @pytest.fixture
 def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Log]:
     """A log of ten records."""
-    monkeypatch.setattr(habit, "EVERY_S", 0.0)
+    monkeypatch.setattr(fork_detection, "EVERY_S", 0.0)
     made = Log(tmp_path, "log")
     made.grow(10)
     yield made

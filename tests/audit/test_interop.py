@@ -17,11 +17,7 @@ from typing import Any
 
 import pytest
 
-from arx_caps.audit import tree
-from arx_caps.audit.note import Note, VerifierKey
-from arx_caps.audit.proof import Proof
-from arx_caps.audit.tree import EMPTY_ROOT, check_consistency
-from arx_caps.audit.verify import Trust, verify
+from arx_caps.audit.merkle import EMPTY_ROOT, Note, Proof, Trust, VerifierKey, check_consistency, tree, verify
 from tests.audit.world import AT_S, LOG, WITNESS, body, checkpoint_of, records, write
 from tests.vectors import log_vectors
 

@@ -9,13 +9,20 @@ from pathlib import Path
 
 import pytest
 
-from arx_caps.audit.checkpoint import open_checkpoint
-from arx_caps.audit.errors import NoteError, TamperedError
-from arx_caps.audit.note import VerifierKey
-from arx_caps.audit.proof import Proof
-from arx_caps.audit.tiles import TileReader, TileWriter, fetch_from, leaf_of
-from arx_caps.audit.tree import check_consistency
-from arx_caps.audit.verify import Trust, verify
+from arx_caps.audit.merkle import (
+    NoteError,
+    Proof,
+    TamperedError,
+    TileReader,
+    TileWriter,
+    Trust,
+    VerifierKey,
+    check_consistency,
+    fetch_from,
+    leaf_of,
+    open_checkpoint,
+    verify,
+)
 from tests.vectors import log_vectors
 
 FOLDER = Path(__file__).parent.parent / "vectors" / "log"

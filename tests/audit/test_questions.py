@@ -8,9 +8,8 @@ from typing import Any
 
 import pytest
 
-from arx_caps.audit import questions, reach
-from arx_caps.audit.questions import Question, records, total
-from arx_caps.audit.shown import show_nodes, show_record
+from arx_caps.audit.query import Question, node_search, questions, show_nodes, show_record, total
+from arx_caps.audit.query.questions import records
 from arx_caps.audit.store import LogStore
 from arx_verifier.journal.decision import COUNTED, UNPROVEN, Decision
 from arx_verifier.journal.tally import RefusalCount
@@ -142,7 +141,7 @@ def test_what_is_found_is_what_a_reader_of_it_all_finds(
     Whatever is asked, by few nodes or many: every record that is meant, newest or oldest first, counted and dated.
     """
     if way == "walked by many":
-        monkeypatch.setattr(reach, "GATHERED", 1)
+        monkeypatch.setattr(node_search, "GATHERED", 1)
     if way != "gathered":
         monkeypatch.setattr(questions, "_worth_gathering", lambda *_: False)
     wanted = wanted_of(question)
@@ -180,7 +179,7 @@ def test_a_session_is_a_tree_with_its_counts(log: LogStore) -> None:
     The nodes of a session come each before what is below it, and count what was decided there, allowed or not.
     """
     with log.reading() as c:
-        reached = reach.reach(c, Question(session="s-1"))
+        reached = node_search.reach(c, Question(session="s-1"))
     assert reached is not None
     assert reached.complete
     nodes = show_nodes(reached.nodes)

@@ -4,10 +4,9 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arx_caps.audit.recent import Recent
-from arx_caps.audit.store import LogStore
-from arx_caps.audit.tables import RECORD
-from arx_caps.audit.tiles import Leaf, leaf_of
+from arx_caps.audit.merkle import Leaf, leaf_of
+from arx_caps.audit.store import RECORD, LogStore
+from arx_caps.audit.store.recent import Recent
 from tests.audit.batches import batch_of, decision, facts
 from tests.support import QUICK
 

@@ -7,15 +7,10 @@ from typing import NamedTuple
 import pytest
 from sqlalchemy import select, update
 
-from arx_caps.audit.checkpoint import open_checkpoint
-from arx_caps.audit.entries import is_event, read_event
-from arx_caps.audit.errors import IncompleteError
-from arx_caps.audit.proof import Proof
-from arx_caps.audit.publish import Publisher
-from arx_caps.audit.retention import erase, index_at, prune
-from arx_caps.audit.store import LogStore
-from arx_caps.audit.tables import BATCH, NODE, PRUNED, RECORD
-from arx_caps.audit.verify import Trust, verify
+from arx_caps.audit.ingest import is_event, read_event
+from arx_caps.audit.integrity import erase, index_at, prune
+from arx_caps.audit.merkle import IncompleteError, Proof, Trust, open_checkpoint, verify
+from arx_caps.audit.store import BATCH, NODE, PRUNED, RECORD, LogStore, Publisher
 from arx_verifier.token.targets import subject_target
 from tests.audit.batches import batch_of, decision, facts
 from tests.audit.world import LOG
@@ -149,7 +144,7 @@ def test_bodies_go_by_age(log: Kept) -> None:
 
 def test_a_prune_that_was_cut_off_goes_on(log: Kept) -> None:
     """Where it was killed between two transactions, or before the files, the next one ends it."""
-    from arx_caps.audit import retention
+    from arx_caps.audit.integrity import retention
 
     with log.store.writing() as writing:
         retention._take(writing, 256)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from arx_caps.audit.wire import Batch
+from arx_caps.audit.shipping import Batch
 from tests.audit.receiver import Receiver
 from tests.audit.shipping import KIB, Make, receiver, shipper, tools
 from tests.servers import until
@@ -91,7 +91,7 @@ def test_an_outage_only_grows_the_journal(
     tmp_path: Path, receiver: Receiver, shipper: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Nothing is lost and nothing is forgotten while the mint is away; the fill is told, and so is the end of it."""
-    caplog.set_level(logging.WARNING, "arx_caps.audit.ship")
+    caplog.set_level(logging.WARNING, "arx_caps.audit.shipping.shipper")
     receiver.refuse = 503
     journal = small(tmp_path, max_bytes=10 * 64 * KIB)
     sender = shipper(tmp_path)

@@ -4,11 +4,11 @@
 import pytest
 from sqlalchemy import select, update
 
-from arx_caps.audit.entries import LOST, is_event, read_event
-from arx_caps.audit.reach import Question, reach
-from arx_caps.audit.store import LogStore
-from arx_caps.audit.tables import META, NODE, RECORD
-from arx_caps.audit.tree import Frontier, leaf_hash
+from arx_caps.audit.ingest import LOST, is_event, read_event
+from arx_caps.audit.merkle import Frontier, leaf_hash
+from arx_caps.audit.query import Question, reach
+from arx_caps.audit.store import NODE, RECORD, LogStore
+from arx_caps.audit.store.tables import META
 from arx_verifier.errors import RequestError, SettingsError
 from arx_verifier.journal.decision import COUNTED, UNPROVEN, Decision, unpack_record
 from arx_verifier.journal.tally import RefusalCount

@@ -8,13 +8,11 @@ from collections.abc import Callable, Iterator, Sequence
 import pytest
 from sqlalchemy import event
 
-from arx_caps.audit import taking
-from arx_caps.audit.entries import Reader
-from arx_caps.audit.errors import DisputedError
-from arx_caps.audit.store import LogStore
-from arx_caps.audit.taking import Line, Taking
-from arx_caps.audit.wire import Batch
-from arx_caps.audit.writing import Writing
+from arx_caps.audit.ingest import Reader
+from arx_caps.audit.merkle import DisputedError
+from arx_caps.audit.shipping import Batch
+from arx_caps.audit.store import LogStore, Writing, batch_queue
+from arx_caps.audit.store.batch_queue import Line, Taking
 from arx_verifier.errors import ArxError, StoreError
 from tests.audit.batches import batch_of, decision, facts
 
@@ -66,7 +64,7 @@ def test_what_waits_is_taken_in_one_transaction(store: LogStore) -> None:
 
 def test_a_transaction_has_its_bound(store: LogStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody waits for all that ever came: what goes beyond the bound is the next transaction's."""
-    monkeypatch.setattr(taking, "TOGETHER", 15)
+    monkeypatch.setattr(batch_queue, "TOGETHER", 15)
     answers, transactions = taken_together(store, [some(run) for run in "abcdef"])
     assert answers == [10] * 6
     assert 3 <= transactions <= 4

@@ -7,10 +7,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arx_caps.audit import paths, tiles, tree
-from arx_caps.audit.errors import IncompleteError, NoteError, TamperedError
-from arx_caps.audit.paths import ENTRIES, Tile
-from arx_caps.audit.tiles import TileReader, TileWriter, fetch_from, leaf_of
+from arx_caps.audit.merkle import (
+    IncompleteError,
+    NoteError,
+    TamperedError,
+    Tile,
+    TileReader,
+    TileWriter,
+    fetch_from,
+    leaf_of,
+    paths,
+    tiles,
+    tree,
+)
+from arx_caps.audit.merkle.paths import ENTRIES
 from tests.audit.world import records, write
 from tests.support import QUICK
 

@@ -5,8 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arx_caps.audit import tree
-from arx_caps.audit.errors import TamperedError
+from arx_caps.audit.merkle import TamperedError, tree
 from tests.support import QUICK
 from tests.vectors import naive_tree as naive
 

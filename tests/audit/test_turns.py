@@ -4,7 +4,7 @@
 import threading
 import time
 
-from arx_caps.audit.turns import Turns
+from arx_caps.audit.ingest import Turns
 
 
 def test_a_batch_waits_for_those_before_it() -> None:

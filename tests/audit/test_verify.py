@@ -5,13 +5,20 @@ from pathlib import Path
 
 import pytest
 
-from arx_caps.audit.checkpoint import SignedCheckpoint, open_checkpoint
-from arx_caps.audit.errors import IncompleteError, NoteError, TamperedError
-from arx_caps.audit.note import Note
-from arx_caps.audit.paths import CHECKPOINT
-from arx_caps.audit.proof import Proof
-from arx_caps.audit.tiles import TileWriter, leaf_of
-from arx_caps.audit.verify import Trust, verify
+from arx_caps.audit.merkle import (
+    CHECKPOINT,
+    IncompleteError,
+    Note,
+    NoteError,
+    Proof,
+    SignedCheckpoint,
+    TamperedError,
+    TileWriter,
+    Trust,
+    leaf_of,
+    open_checkpoint,
+    verify,
+)
 from tests.audit.altered import LARGE, SMALL, TRUST, alter, bundle_of, flip, held, large_made, log, shown
 from tests.audit.world import (
     AT_S,

@@ -3,10 +3,7 @@
 
 import pytest
 
-from arx_caps.audit import paths, tree
-from arx_caps.audit.errors import IncompleteError, TamperedError
-from arx_caps.audit.tiles import prune
-from arx_caps.audit.verify import Trust, verify
+from arx_caps.audit.merkle import IncompleteError, TamperedError, Trust, paths, prune, tree, verify
 from tests.audit.altered import LARGE, TRUST, alter, altered_leaf, flip, held, large, large_made
 from tests.audit.world import LOG, Log, checkpoint_of
 

@@ -9,12 +9,20 @@ from typing import NamedTuple
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from arx_caps.audit import note, tree
-from arx_caps.audit.checkpoint import Checkpoint
-from arx_caps.audit.paths import CHECKPOINT
-from arx_caps.audit.proof import Proof
-from arx_caps.audit.selection import end_line, head_line, record_line
-from arx_caps.audit.tiles import TileReader, TileWriter, fetch_from, leaf_of
+from arx_caps.audit.merkle import (
+    CHECKPOINT,
+    Checkpoint,
+    Proof,
+    TileReader,
+    TileWriter,
+    end_line,
+    fetch_from,
+    head_line,
+    leaf_of,
+    note,
+    record_line,
+    tree,
+)
 
 ORIGIN = "mint.example/acme/log"
 AT_S = 1_800_000_000

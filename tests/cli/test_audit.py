@@ -6,10 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from arx_caps.audit import paths
-from arx_caps.audit.keys import make_key, read_signer
-from arx_caps.audit.note import Note
-from arx_caps.audit.proof import Proof
+from arx_caps.audit.merkle import Note, Proof, make_key, paths, read_signer
 from arx_verifier.errors import SettingsError
 from tests.audit.world import LOG, ORIGIN, STRANGER, WITNESS, Log, body, checkpoint_of, records, write
 from tests.cli.helpers import arx

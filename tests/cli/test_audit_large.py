@@ -9,9 +9,7 @@ from typing import NamedTuple
 
 import pytest
 
-from arx_caps.audit import paths, tree
-from arx_caps.audit.note import Note
-from arx_caps.audit.proof import Proof
+from arx_caps.audit.merkle import Note, Proof, paths, tree
 from arx_caps.cli import exits
 from tests.audit.world import LOG, Log, body, checkpoint_of, records, selection_of, write
 from tests.cli.helpers import arx

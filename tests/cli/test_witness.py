@@ -10,12 +10,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from arx_caps.audit import tree
-from arx_caps.audit.checkpoint import open_checkpoint
-from arx_caps.audit.keys import read_signer
-from arx_caps.audit.note import Note, VerifierKey
-from arx_caps.audit.tree import Tree, leaf_hash
-from arx_caps.audit.witness_client import ask_witness
+from arx_caps.audit.merkle import Note, VerifierKey, leaf_hash, open_checkpoint, read_signer, tree
+from arx_caps.audit.merkle.tree import Tree
+from arx_caps.audit.witness.client import ask_witness
 from arx_caps.cli.doctor_witness import check_witnesses
 from tests.audit.world import LOG, OTHER, STRANGER, WITNESS, checkpoint_of, records
 from tests.cli.helpers import arx

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from arx_caps.audit.entries import is_event, read_event
+from arx_caps.audit.ingest import is_event, read_event
 from arx_caps.cli import exits
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.mint.audit.log import open_store

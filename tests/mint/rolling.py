@@ -16,11 +16,10 @@ from pathlib import Path
 
 import httpx
 
-from arx_caps.audit.checkpoint import open_checkpoint
-from arx_caps.audit.keys import read_signer
+from arx_caps.audit.merkle import Trust, open_checkpoint, read_signer, verify
+from arx_caps.audit.shipping import Batch
+from arx_caps.audit.shipping.batch import HEADER, MEDIA_TYPE, PATH, sign_batch
 from arx_caps.audit.store import LogStore
-from arx_caps.audit.verify import Trust, verify
-from arx_caps.audit.wire import HEADER, MEDIA_TYPE, PATH, Batch, sign_batch
 from arx_caps.jose import SigningKey, make_dpop
 from arx_caps.mint.db.repositories.holder_keys import add_key
 from arx_caps.mint.db.state import MintState

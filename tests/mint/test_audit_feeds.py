@@ -10,11 +10,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
 
-from arx_caps.audit.entries import EventRecord, is_event, read_event
-from arx_caps.audit.keys import read_signer
+from arx_caps.audit.ingest import EventRecord, is_event, read_event
+from arx_caps.audit.merkle import TileReader, Trust, fetch_from, read_signer, verify
 from arx_caps.audit.store import LogStore
-from arx_caps.audit.tiles import TileReader, fetch_from
-from arx_caps.audit.verify import Trust, verify
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.mint.runtime import MintRuntime
 from arx_caps.realm import Realm

@@ -10,13 +10,11 @@ import httpx2
 import pytest
 from sqlalchemy import select
 
-from arx_caps.audit.checkpoint import open_checkpoint
-from arx_caps.audit.entries import is_event, read_event
-from arx_caps.audit.keys import read_signer
-from arx_caps.audit.tables import RECORD
-from arx_caps.audit.tiles import TileReader, fetch_from
-from arx_caps.audit.verify import Trust, verify
-from arx_caps.audit.wire import HEADER, MAX_BYTES, MEDIA_TYPE, PATH, SEEN_HEADER, Batch, sign_batch
+from arx_caps.audit.ingest import is_event, read_event
+from arx_caps.audit.merkle import TileReader, Trust, fetch_from, open_checkpoint, read_signer, verify
+from arx_caps.audit.shipping import Batch
+from arx_caps.audit.shipping.batch import HEADER, MAX_BYTES, MEDIA_TYPE, PATH, SEEN_HEADER, sign_batch
+from arx_caps.audit.store import RECORD
 from arx_caps.jose import SigningKey, make_dpop
 from arx_caps.mint.audit import log
 from arx_caps.mint.db.repositories.holder_keys import add_key

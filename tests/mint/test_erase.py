@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from sqlalchemy import select, update
 
-from arx_caps.audit.entries import is_event, read_event
-from arx_caps.audit.tables import RECORD
+from arx_caps.audit.ingest import is_event, read_event
+from arx_caps.audit.store import RECORD
 from arx_caps.mint.audit.feeds import EventFeed
 from arx_caps.mint.db.idempotency import HEADER
 from arx_caps.mint.db.tables import METADATA, SESSIONS, TASKS

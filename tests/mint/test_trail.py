@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 
-from arx_caps.audit.checkpoint import open_checkpoint
-from arx_caps.audit.proof import Proof
+from arx_caps.audit.merkle import Proof, open_checkpoint
 from arx_verifier.journal.decision import Decision
 from arx_verifier.token.targets import subject_target
 from tests.audit.batches import BOOT, START_MS, batch_of, decision, facts

@@ -12,16 +12,12 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
-from arx_caps.audit.check import Rows
-from arx_caps.audit.cosigning import Witnesses
-from arx_caps.audit.entries import make_dispute
-from arx_caps.audit.errors import DisputedError, IncompleteError, TamperedError
-from arx_caps.audit.keys import read_signer
-from arx_caps.audit.proof import Proof
-from arx_caps.audit.publish import Publisher
-from arx_caps.audit.store import LogStore
-from arx_caps.audit.turns import Turns, run_of
-from arx_caps.audit.wire import Batch
+from arx_caps.audit.ingest import Turns, make_dispute, run_of
+from arx_caps.audit.integrity import Rows
+from arx_caps.audit.merkle import DisputedError, IncompleteError, Proof, TamperedError, read_signer
+from arx_caps.audit.shipping import Batch
+from arx_caps.audit.store import LogStore, Publisher
+from arx_caps.audit.witness import Witnesses
 from arx_caps.realm import Realm
 from arx_verifier.errors import ArxError, AuditError, GrantError, shorten
 

@@ -11,7 +11,7 @@ a bounded distance.
 import logging
 from typing import Final, NamedTuple
 
-from arx_caps.audit.entries import EventRecord, read_event
+from arx_caps.audit.ingest import EventRecord, read_event
 from arx_caps.audit.store import LogStore
 from arx_caps.mint.audit.feeds import KILLS
 from arx_caps.mint.audit.log import AuditLog

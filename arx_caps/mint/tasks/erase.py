@@ -7,7 +7,7 @@ comes into the log after the erasure.  A person's sessions end before: a running
 
 from typing import NamedTuple
 
-from arx_caps.audit.retention import erase, index_at
+from arx_caps.audit.integrity import erase, index_at
 from arx_caps.mint.audit.feeds import NAMED, EventFeed
 from arx_caps.mint.context import MintContext
 from arx_caps.mint.db.events import Event, Recorded

@@ -5,12 +5,10 @@ import re
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
-from arx_caps.audit import wire
-from arx_caps.audit.errors import NoteError
-from arx_caps.audit.paths import CHECKPOINT, Tile
-from arx_caps.audit.tiles import fetch_from
-from arx_caps.audit.turns import run_of
-from arx_caps.audit.wire import Batch, LogWord, Statement, hold_statement, open_statement
+from arx_caps.audit.ingest import run_of
+from arx_caps.audit.merkle import CHECKPOINT, NoteError, Tile, fetch_from
+from arx_caps.audit.shipping import Batch, LogWord, Statement, hold_statement, open_statement
+from arx_caps.audit.shipping import batch as wire
 from arx_caps.jose import BAD_PROOF
 from arx_caps.mint.api.endpoint import Bytes, Endpoint, File, RouteAnswer, RouteCall
 from arx_caps.mint.context import MintContext

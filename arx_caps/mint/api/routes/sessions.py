@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from arx_caps.audit.reach import Question
+from arx_caps.audit.query import Question
 from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall
 from arx_caps.mint.api.pagination import PageQuery, RowPage, page_in_state
 from arx_caps.mint.api.routes.trail import LogNodes, nodes_of

@@ -13,14 +13,9 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 from sqlalchemy import select
 
-from arx_caps.audit import questions
-from arx_caps.audit.checkpoint import Checkpoint
-from arx_caps.audit.note import text64
-from arx_caps.audit.questions import MAX_PAGE, OUTCOMES, Found
-from arx_caps.audit.reach import Question, reach
-from arx_caps.audit.shown import show_nodes, show_record
-from arx_caps.audit.store import LogStore
-from arx_caps.audit.tables import SOURCE
+from arx_caps.audit.merkle import Checkpoint, text64
+from arx_caps.audit.query import MAX_PAGE, OUTCOMES, Found, Question, questions, reach, show_nodes, show_record
+from arx_caps.audit.store import SOURCE, LogStore
 from arx_caps.mint.api.endpoint import Endpoint, Query, RouteAnswer, RouteCall
 from arx_caps.mint.api.pagination import PageQuery, page_of
 from arx_caps.mint.audit.log import AuditLog

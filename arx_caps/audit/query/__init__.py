@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Query the log: records, nodes and counts, and their export formats.  SPEC 19."""
+
+from typing import TYPE_CHECKING
+
+from arx_verifier._door import open_door
+
+if TYPE_CHECKING:
+    from arx_caps.audit.query.export import form_of
+    from arx_caps.audit.query.node_search import Question, reach
+    from arx_caps.audit.query.questions import MAX_PAGE, OUTCOMES, Found, total
+    from arx_caps.audit.query.views import show_nodes, show_record
+else:
+    __getattr__, __dir__ = open_door(
+        __name__,
+        {
+            "export": "form_of",
+            "node_search": "Question reach",
+            "questions": "Found MAX_PAGE OUTCOMES total",
+            "views": "show_nodes show_record",
+        },
+    )
+
+__all__ = [
+    "MAX_PAGE",
+    "OUTCOMES",
+    "Found",
+    "Question",
+    "form_of",
+    "reach",
+    "show_nodes",
+    "show_record",
+    "total",
+]

@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Ship a verifier's journal to the mint in signed batches, and detect a forked log.  SPEC 18."""
+
+from typing import TYPE_CHECKING
+
+from arx_verifier._door import open_door
+
+if TYPE_CHECKING:
+    from arx_caps.audit.shipping.batch import Batch, LogWord, Statement, hold_statement, open_statement, read_statement
+    from arx_caps.audit.shipping.journal_runs import Journal
+    from arx_caps.audit.shipping.shipper import Shipper
+else:
+    __getattr__, __dir__ = open_door(
+        __name__,
+        {
+            "batch": "Batch LogWord Statement hold_statement open_statement read_statement",
+            "journal_runs": "Journal",
+            "shipper": "Shipper",
+        },
+    )
+
+__all__ = [
+    "Batch",
+    "Journal",
+    "LogWord",
+    "Shipper",
+    "Statement",
+    "hold_statement",
+    "open_statement",
+    "read_statement",
+]

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Detect forks of the audit log: pin its last checkpoint, accept only a consistent successor.  SPEC 18.5."""
+
+import logging
+import time
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from arx_caps.audit.merkle import (
+    EMPTY_ROOT,
+    NoteError,
+    SignedCheckpoint,
+    TamperedError,
+    VerifierKey,
+    check_consistency,
+    hashes64,
+    open_checkpoint,
+    write_whole,
+)
+from arx_caps.audit.shipping.batch import LogWord
+
+KEPT_FILE: Final = "log.seen"
+FORK_FILE: Final = "log.fork"
+EVERY_S: Final = 10.0  # between two requests for a checkpoint
+_log = logging.getLogger(__name__)
+
+
+class _Kept(msgspec.Struct, frozen=True):
+    key: str
+    checkpoint: str
+
+
+# A log that shows this service another history, or an older one, is detected here, even if its mint cooperates.
+class Seen:
+    """The last checkpoint that a shipper verified, kept in a file of its journal.
+
+    Args:
+        folder: The journal.
+
+    Attributes:
+        alarm: Why the log's last answer does not continue that checkpoint, or None.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.alarm: str | None = None
+        self._folder = folder
+        self._key: VerifierKey | None = None
+        self._last: SignedCheckpoint | None = None
+        self._next = 0.0
+        self._read = False
+
+    def asks(self) -> int | None:
+        """Return the size of the last checkpoint, 0 for none, if a request is due; else None."""
+        now = time.monotonic()
+        if now < self._next:
+            return None
+        self._next = now + EVERY_S
+        self._load()
+        return 0 if self._last is None else self._last.checkpoint.size
+
+    def take(self, word: LogWord) -> None:
+        """Accept the log's answer as the last checkpoint, or raise the alarm and keep both as evidence.
+
+        Args:
+            word: The log's key, its checkpoint, and the proof that this continues the last one.
+        """
+        try:
+            # The first key is trusted on first use; another key later is an alarm.
+            key = VerifierKey.parse(word.key)
+            if self._key is not None and key != self._key:
+                raise TamperedError(f"the log is signed with another key than before: {key.name}")
+            signed = open_checkpoint(word.checkpoint.encode(), key)
+            last = self._last.checkpoint if self._last is not None else None
+            old, root = (0, EMPTY_ROOT) if last is None else (last.size, last.root)
+            head = signed.checkpoint
+            check_consistency(old, root, head.size, head.root, hashes64(word.consistency))
+        except (NoteError, TamperedError) as error:
+            self._raise_alarm(str(error), word)
+            return
+        self._key, self._last, self.alarm = key, signed, None
+        self._write(KEPT_FILE, msgspec.json.encode(_Kept(str(key), word.checkpoint)))
+
+    def _raise_alarm(self, why: str, word: LogWord) -> None:
+        if why != self.alarm:
+            path = self._folder / FORK_FILE
+            _log.error("the audit log contradicts what it said before: %s; see %s and %s", why, path, KEPT_FILE)
+            self._write(FORK_FILE, msgspec.json.encode(word))
+        self.alarm = why
+
+    def _write(self, name: str, raw: bytes) -> None:
+        try:
+            write_whole(self._folder / name, raw)
+        except OSError as error:  # a full disk is no reason not to ship
+            _log.error("what was seen of the audit log cannot be kept: %s", error.strerror or error)
+
+    def _load(self) -> None:
+        if self._read:
+            return
+        self._read = True
+        try:
+            kept = msgspec.json.decode((self._folder / KEPT_FILE).read_bytes(), type=_Kept)
+            self._key = VerifierKey.parse(kept.key)
+            self._last = open_checkpoint(kept.checkpoint.encode(), self._key)
+        except FileNotFoundError:
+            return
+        except (msgspec.MsgspecError, UnicodeDecodeError, NoteError, TamperedError) as error:
+            self.alarm = f"{self._folder / KEPT_FILE} cannot be read: {error}"
+            _log.error("what was seen of the audit log is gone: %s", self.alarm)

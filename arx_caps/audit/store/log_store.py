@@ -1,0 +1,333 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The log's database: append batches, read leaves and records, keep checkpoints.  SPEC 17, 18.
+
+``tables`` and ``nodes`` define the schema; ``publisher`` signs checkpoints and writes files.
+"""
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Final, NamedTuple, Self
+
+from sqlalchemy import delete, func, insert, inspect, select, update
+from sqlalchemy.engine import Connection, Row
+
+import arx_caps.audit.store.tables as tables
+from arx_caps.audit.ingest import Counts, Reader
+from arx_caps.audit.merkle import WIDTH, Frontier, Leaf, TamperedError, Tile, hashes_in, leaf_hash, leaf_of
+from arx_caps.audit.shipping import Batch
+from arx_caps.audit.store.batch_queue import Line, Taking, logged
+from arx_caps.audit.store.bulk import read_leaves
+from arx_caps.audit.store.nodes import Nodes
+from arx_caps.audit.store.recent import Recent
+from arx_caps.audit.store.tables import BATCH, CHECKPOINT, META, METADATA, NODE, PRUNED, RECORD, SOURCE, STATE
+from arx_caps.audit.store.totals import add_up
+from arx_caps.audit.store.transaction import Writing, tree_of
+from arx_caps.engines import READING, open_engine, place_of, told
+from arx_verifier.errors import SettingsError
+
+NAME: Final = "the audit log's database"
+KEEP_MS: Final = 24 * 3600 * 1000  # how long checkpoints are kept; the last one always is
+_AT_ONCE: Final = 4096  # leaves in one query
+# Every writer locks this row first: several mints on one PostgreSQL write one log.
+_HELD: Final = select(*STATE.c).with_for_update()
+LOCK: Final = 0x617279  # advisory lock of `create`; no other code uses this number in this database
+
+
+class Standing(NamedTuple):
+    """The state of the log.
+
+    Attributes:
+        tree: The tree of all records.
+        first: Index of the first record that was not pruned.
+    """
+
+    tree: Frontier
+    first: int
+
+
+class LogStore:
+    """The log's database, as a context manager.  Methods block: call them from a thread.
+
+    Args:
+        url: In SQLAlchemy's form: a SQLite file of its own, or the mint's PostgreSQL.
+
+    Raises:
+        SettingsError: The URL names no database that this installation can open.
+
+    Attributes:
+        counts: Counts of the records that this process appended, by outcome.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._engine = open_engine(url)
+        self.counts = Counts()
+        self._reader = self._engine.execution_options(**{READING: True})
+        self._nodes, self._batches, self._recent, self._lock = Nodes(), Reader(), Recent(), threading.Lock()
+        self._line = Line(self.writing)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<LogStore in {place_of(self._engine)}>"
+
+    def close(self) -> None:
+        """Give the connections back."""
+        self._engine.dispose()
+
+    def create(self) -> None:
+        """Create the tables if they are missing.
+
+        Raises:
+            SettingsError: They belong to another version.
+            StoreError: The database did not answer.
+        """
+        if self._engine.dialect.name == "sqlite" and self._engine.url.database:
+            # Mode 0600 whatever the umask: SQLite gives its other files the mode of this one.
+            os.close(os.open(self._engine.url.database, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        with told(NAME), self._engine.begin() as c:
+            if self._engine.dialect.name == "postgresql":
+                c.exec_driver_sql(f"SELECT pg_advisory_xact_lock({LOCK})")
+            if META.name not in inspect(c).get_table_names():
+                METADATA.create_all(c)
+                c.execute(insert(META).values(name="schema", value=tables.SCHEMA))
+                c.execute(insert(STATE).values(id=1, size=0, edge=b"", nodes=0, first=0, counted=0, erasures=0))
+            schema = c.execute(select(META.c.value).where(META.c.name == "schema")).scalar()
+            if schema != tables.SCHEMA:
+                raise SettingsError(
+                    f"{NAME} has schema {schema}, this version knows {tables.SCHEMA}: update ARx, or restore the "
+                    "backup that was made before it was updated"
+                )
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[Writing]:
+        """Lock the log and change it in one transaction; on an error nothing was changed.
+
+        Raises:
+            StoreError: The database did not answer.
+        """
+        # Records, tree and mark change together: no record is appended twice, and no acknowledged one is lost.
+        with self._lock:  # `_nodes` is for one thread at a time; the row's lock keeps other processes out
+            with told(NAME), self._engine.begin() as c:
+                row = c.execute(_HELD).one()
+                writing = Writing(c, self._nodes, row, time.time_ns() // 1_000_000)
+                yield writing
+                writing.finish()
+            self._nodes.commit()
+            self._recent.add(writing.tree.size, writing.leaves)
+        self.counts.add(writing.entries)
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """Read one state of the log, without waiting for a writer.
+
+        Raises:
+            StoreError: The database did not answer.
+        """
+        with told(NAME), self._reader.begin() as connection:
+            yield connection
+
+    def settle(self) -> None:
+        """Copy SQLite's write-ahead log into the database file, and empty it."""
+        if self._engine.dialect.name == "sqlite":
+            with told(NAME), self._engine.connect() as c:
+                c.connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def take(
+        self,
+        batch: Batch,
+        statement: str | None,
+        leaves: Sequence[bytes] | None = None,
+        turn: AbstractContextManager[None] | None = None,
+    ) -> int:
+        """Append the new records of a batch, all or none.  SPEC 18.3.
+
+        Args:
+            batch: The batch, from an authenticated sender.
+            statement: Its service's statement, kept with the records; None for the mint's own records.
+            leaves: The hashes of its records' leaves, if the caller has them.
+            turn: Entered after parsing the records, and left when the batch is queued; it may wait for another batch.
+
+        Returns:
+            The high-water mark of the run.
+
+        Raises:
+            DisputedError: The log has another record, or a loss, at the sequence of one of these.
+            RequestError: A record is not what the batch says.
+            StoreError: The database did not answer; nothing was appended.
+        """
+        taking = Taking(batch, self._batches.read(batch), statement, leaves)
+        with turn or contextlib.nullcontext():
+            self._line.stand(taking)
+        return self._line.take(taking)
+
+    def leaf_at(self, batch: Batch, sequence: int) -> bytes | None:
+        """Return the hash of the log's leaf at a sequence of a batch's run, or None.
+
+        Args:
+            batch: A batch of the run.
+            sequence: The sequence.
+
+        Raises:
+            StoreError: The database did not answer.
+        """
+        which = (SOURCE.c.boot == batch.boot, SOURCE.c.verifier == batch.verifier, SOURCE.c.audience == batch.audience)
+        with self.reading() as c:
+            source = c.execute(select(SOURCE.c.id).where(*which)).scalar()
+            kept = {} if source is None else logged(c, source, sequence, sequence)
+        return leaf_hash(kept[sequence]) if sequence in kept else None
+
+    def size(self) -> int:
+        """Return the number of records."""
+        with self.reading() as c:
+            return int(c.execute(select(STATE.c.size)).scalar_one())
+
+    def first(self) -> int:
+        """Return the index of the first record that was not pruned."""
+        with self.reading() as c:
+            return int(c.execute(select(STATE.c.first)).scalar_one())
+
+    def high_water(self, verifier: str, boot: str) -> int:
+        """Return the mark of a run of one of the mint's own sources, 0 if it is new.
+
+        Args:
+            verifier: The source.
+            boot: The run.
+        """
+        which = (SOURCE.c.boot == boot, SOURCE.c.verifier == verifier, SOURCE.c.audience == "")
+        with self.reading() as c:
+            return int(c.execute(select(SOURCE.c.high_water).where(*which)).scalar() or 0)
+
+    def last_of(self, verifier: str) -> int:
+        """Return the highest mark of all runs of one of the mint's own sources, 0 without one.
+
+        Args:
+            verifier: The source.
+        """
+        which = (SOURCE.c.verifier == verifier, SOURCE.c.audience == "")
+        with self.reading() as c:
+            return int(c.execute(select(func.max(SOURCE.c.high_water)).where(*which)).scalar() or 0)
+
+    def standing(self) -> Standing:
+        """Return the state of the log."""
+        with self.reading() as c:
+            row = c.execute(select(*STATE.c)).one()
+            return Standing(tree_of(row), int(row.first))
+
+    def leaves(self, start: int, end: int) -> list[Leaf]:
+        """Return leaves from ``start`` on, in order.
+
+        Args:
+            start: The first index.
+            end: The index after the last.
+
+        Returns:
+            At least one leaf if the log has one there, but perhaps not all.
+
+        Raises:
+            TamperedError: A record in this range is missing.
+            StoreError: The database did not answer.
+        """
+        end = min(end, start + _AT_ONCE)
+        if recent := self._recent.take(start, end):
+            return recent
+        with self.reading() as c:
+            pruned = int(c.execute(select(STATE.c.first)).scalar_one())
+            if start < pruned:
+                block = c.execute(select(PRUNED.c.hashes).where(PRUNED.c.block == start // WIDTH)).scalar()
+                hashes = hashes_in(bytes(block or b""), Tile(0, start // WIDTH))
+                return [Leaf(leaf, None) for leaf in hashes[start % WIDTH :]][: end - start]
+            rows = read_leaves(c, start, end)
+        leaves = []
+        for index, (row_index, kept) in enumerate(rows, start):
+            if row_index != index:
+                raise TamperedError(f"record {index} is not in the database any more", index)
+            leaves.append(leaf_of(bytes(kept)))
+        return leaves
+
+    def forget(self, before: int) -> None:
+        """Drop the cached leaves before an index, which are signed and in the files."""
+        self._recent.forget(before)
+
+    def last_checkpoint(self) -> bytes | None:
+        """Return the last signed checkpoint as a note, or None."""
+        with self.reading() as c:
+            raw = c.execute(select(CHECKPOINT.c.note).order_by(CHECKPOINT.c.size.desc()).limit(1)).scalar()
+            return None if raw is None else bytes(raw)
+
+    def stored_tree(self, size: int) -> Frontier | None:
+        """Return the tree that is stored with the checkpoint of a size, or None.
+
+        The caller compares its root with the checkpoint's.
+        """
+        with self.reading() as c:
+            row = c.execute(select(CHECKPOINT.c.size, CHECKPOINT.c.edge).where(CHECKPOINT.c.size == size)).first()
+        try:
+            return None if row is None else tree_of(row)
+        except TamperedError:
+            return None
+
+    def signed_ms(self) -> int | None:
+        """Return when the last checkpoint was signed, ms since the Unix epoch, or None."""
+        with self.reading() as c:
+            at_ms = c.execute(select(CHECKPOINT.c.signed_ms).order_by(CHECKPOINT.c.size.desc()).limit(1)).scalar()
+            return None if at_ms is None else int(at_ms)
+
+    def put_checkpoint(self, size: int, note: bytes, edge: Sequence[bytes] = ()) -> bool:
+        """Store a checkpoint before it is published.
+
+        Args:
+            size: Its size.
+            note: The signed note.
+            edge: The edge of its tree.
+
+        Returns:
+            Whether it is larger than the last one; if not, it was not stored, and must not be published.
+        """
+        with self.writing() as log:
+            c = log.connection
+            add_up(c, log.counted, log.tree.size)
+            last = c.execute(select(func.max(CHECKPOINT.c.size))).scalar()
+            if last is not None and last >= size:
+                return False
+            c.execute(insert(CHECKPOINT).values(size=size, signed_ms=log.now_ms, note=note, edge=b"".join(edge)))
+            c.execute(delete(CHECKPOINT).where(CHECKPOINT.c.signed_ms < log.now_ms - KEEP_MS, CHECKPOINT.c.size < size))
+            return True
+
+    def cosign(self, size: int, note: bytes) -> None:
+        """Replace a stored checkpoint's note by one with cosignatures."""
+        with self.writing() as log:
+            log.connection.execute(update(CHECKPOINT).where(CHECKPOINT.c.size == size).values(note=note))
+
+    def find(self, boot: str, sequence: int, verifier: str | None = None) -> list[int]:
+        """Return the indices of the records that a decision's id names.
+
+        It is one index, unless two services use the same run id.
+
+        Args:
+            boot: The run.
+            sequence: The sequence in it.
+            verifier: The verifier, to select one of several.
+        """
+        within = [SOURCE.c.boot == boot, BATCH.c.first <= sequence, BATCH.c.last >= sequence]
+        within += [] if verifier is None else [SOURCE.c.verifier == verifier]
+        wanted = select(BATCH.c.idx + sequence - BATCH.c.first).join(SOURCE, SOURCE.c.id == BATCH.c.source)
+        with self.reading() as c:
+            return [int(index) for index in c.execute(wanted.where(*within)).scalars()]
+
+    def record(self, index: int) -> Row[Any] | None:
+        """Return a row of ``log_record``; None if it never existed or was pruned."""
+        with self.reading() as c:
+            return c.execute(select(*RECORD.c).where(RECORD.c.idx == index)).first()
+
+    def node(self, kind: str, ref: str) -> list[Row[Any]]:
+        """Return the nodes with a kind and ref, such as ``link`` and a link; most often one."""
+        with self.reading() as c:
+            return list(c.execute(select(*NODE.c).where(NODE.c.kind == kind, NODE.c.ref == ref).order_by(NODE.c.id)))

@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Serve a witness over HTTP (c2sp.org/tlog-witness).  SPEC 17.6."""
+
+import asyncio
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Final
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from arx_caps.audit.witness.state import MAX_REQUEST_BYTES, Answer, Witness
+from arx_verifier.errors import SettingsError
+
+# Callers are not authenticated; the log's signature on the checkpoint is verified.  So a stranger's work is bounded:
+# the size of a request, its time, and the number of connections.
+AT_ONCE: Final = 512  # connections
+REQUEST_S: Final = 10.0  # for a body to arrive
+KEEP_ALIVE_S: Final = 15
+GRACE_S: Final = 2
+
+
+def create_app(witness: Witness, now: Callable[[], float] = time.time) -> Starlette:
+    """Return the witness's HTTP application.
+
+    Args:
+        witness: The witness.
+        now: The clock, in seconds since the epoch.
+    """
+
+    async def add_checkpoint(request: Request) -> Response:
+        raw = await _bounded(request.stream())
+        if raw is None:
+            return _response(Answer(413, f"a request has at most {MAX_REQUEST_BYTES} bytes, and arrives\n"))
+        return _response(await run_in_threadpool(witness.add_checkpoint, raw, int(now())))
+
+    async def checkpoint(request: Request) -> Response:
+        raw = await run_in_threadpool(witness.last, request.path_params["origin"])
+        if raw is None:
+            return _response(Answer(404, "nothing was cosigned of this log\n"))
+        return _response(Answer(200, raw.decode()))
+
+    return Starlette(
+        routes=[
+            Route("/add-checkpoint", add_checkpoint, methods=["POST"]),
+            Route("/{origin}/checkpoint", checkpoint, methods=["GET"]),
+        ]
+    )
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server with a callback when it listens."""
+
+    on_ready: Callable[[], None] = staticmethod(lambda: None)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self.on_ready()
+
+
+def serve(witness: Witness, host: str, port: int, on_ready: Callable[[str], None] = lambda _: None) -> None:
+    """Serve until SIGINT or SIGTERM.
+
+    Args:
+        witness: The witness.
+        host: The address to listen at.
+        port: The port; 0 for a free one.
+        on_ready: Called with the URL once it listens.
+
+    Raises:
+        SettingsError: It cannot listen there.
+    """
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise SettingsError(f"the witness cannot listen at {host}:{port}: {error.strerror}") from error
+    config = uvicorn.Config(
+        create_app(witness),
+        log_config=None,
+        log_level="error",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        ws="none",
+        limit_concurrency=AT_ONCE,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=GRACE_S,
+    )
+    server = _Server(config)
+    shown = f"[{host}]" if ":" in host else host
+    server.on_ready = lambda: on_ready(f"http://{shown}:{listener.getsockname()[1]}")
+    if threading.current_thread() is threading.main_thread():
+        # uvicorn ends in order and then raises the signal again, which would make an orderly end look like a failure.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    with listener:
+        server.run(sockets=[listener])
+
+
+async def _bounded(stream: AsyncIterator[bytes]) -> bytes | None:
+    """Return a body, or None if it is too large or does not arrive in time."""
+    raw = b""
+    try:
+        async with asyncio.timeout(REQUEST_S):
+            async for part in stream:
+                raw += part
+                if len(raw) > MAX_REQUEST_BYTES:
+                    return None
+    except (ClientDisconnect, TimeoutError):
+        return None
+    return raw
+
+
+def _response(answer: Answer) -> Response:
+    return Response(answer.text, answer.status, media_type=answer.kind)
