@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from arx_caps.audit.merkle import Leaf, leaf_of
 from arx_caps.audit.store import RECORD, LogStore
-from arx_caps.audit.store.recent import Recent
+from arx_caps.audit.store.log_store import Recent
 from tests.audit.batches import batch_of, decision, facts
 from tests.support import QUICK
 

@@ -6,6 +6,7 @@ the order, or past a door, fails here.
 """
 
 import ast
+import importlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -51,6 +52,15 @@ MINT_ORDER = """
     context identity tasks runtime
     api server
 """.split()
+
+# The packages of the audit log: each imports only what is before it.
+AUDIT_ORDER = "merkle witness shipping ingest store integrity query".split()
+
+# Packages that are entered through their doors: their folder, their name in parts, and which they are.
+ENTERED = [
+    (VERIFIER, ("arx_verifier",), DOORS),
+    (CAPS / "audit", ("arx_caps", "audit"), set(AUDIT_ORDER)),
+]
 
 FOREIGN = {"starlette", "uvicorn", "sqlalchemy", "httpx", "httpx2", "cryptography", "joserfc", "click"}
 
@@ -153,30 +163,49 @@ def test_a_package_of_the_mint_imports_only_from_below(path: Path) -> None:
         assert package != "db" or first not in {"starlette", "uvicorn", "httpx2"}, f"imports {first}"
 
 
+@pytest.mark.parametrize("path", product(CAPS / "audit"), ids=name_of)
+def test_a_package_of_the_audit_log_imports_only_from_below(path: Path) -> None:
+    """
+    The files of the log know no database, shipping no log store, and nothing knows the queries.
+    """
+    package = package_of(path, CAPS / "audit")
+    if package == "__init__":
+        return
+    assert package in AUDIT_ORDER, f"{package} is new: give it its place in AUDIT_ORDER"
+    below = AUDIT_ORDER[: AUDIT_ORDER.index(package) + 1]
+    for first, *rest in imports_of(path):
+        if first == "arx_caps" and rest[0] == "audit":
+            assert rest[1] in below, f"imports {'.'.join(rest)}, which is above"
+        assert first != "sqlalchemy" or package in ("store", "integrity", "query"), f"imports {first}"
+
+
 @pytest.mark.parametrize("path", product(VERIFIER, CAPS, ROOT / "benchmarks", ROOT / "examples"), ids=name_of)
 def test_packages_are_entered_through_their_doors(path: Path) -> None:
     """
-    Product code takes a name of another package of arx_verifier from that package, or one of its modules whole.
+    Product code takes a name of a package with a door from that package, or one of its modules whole.
 
     Inside a package modules import each other, never their own door or the front door: that would be a circle.
     """
-    own = package_of(path, VERIFIER) if path.is_relative_to(VERIFIER) else None
-    if own:
-        text = path.read_text(encoding="utf-8")
+    text = path.read_text(encoding="utf-8")
+    if path.is_relative_to(VERIFIER):
         assert "from arx_verifier import" not in text
-        assert f"from arx_verifier.{own} import" not in text or own not in DOORS
-    for first, *rest in imports_of(path):
-        if first == "arx_verifier" and rest[0] in DOORS - {own}:
-            assert len(rest) == 2, f"imports {'.'.join(rest)} past the door of {rest[0]}"
+    for root, prefix, doors in ENTERED:
+        own = package_of(path, root) if path.is_relative_to(root) else None
+        if own in doors:
+            assert f"from {'.'.join(prefix)}.{own} import" not in text
+        for parts in imports_of(path):
+            if parts[: len(prefix)] == prefix and len(parts) > len(prefix) and parts[len(prefix)] in doors - {own}:
+                assert len(parts) == len(prefix) + 2, f"imports {'.'.join(parts)} past the door of {parts[len(prefix)]}"
 
 
-@pytest.mark.parametrize("door", sorted(DOORS))
+@pytest.mark.parametrize("door", [".".join((*prefix, door)) for _, prefix, doors in ENTERED for door in sorted(doors)])
 def test_a_door_gives_what_it_names(door: str) -> None:
     """
     Its ``__all__`` and the imports that a type checker reads are the same names, and each is there.
     """
-    tree = ast.parse((VERIFIER / door / "__init__.py").read_text(encoding="utf-8"))
+    package = importlib.import_module(door)
+    assert package.__file__
+    tree = ast.parse(Path(package.__file__).read_text(encoding="utf-8"))
     typed = {alias.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for alias in node.names}
-    package = __import__(f"arx_verifier.{door}", fromlist=["*"])
     assert typed - {"TYPE_CHECKING", "open_door"} == set(package.__all__)
     assert all(hasattr(package, name) for name in package.__all__)

@@ -8,9 +8,16 @@ from arx_verifier._door import open_door
 if TYPE_CHECKING:
     from arx_caps.audit.ingest.counts import Counts
     from arx_caps.audit.ingest.entries import (
+        ALLOW,
+        COUNTED,
+        DENY,
+        END,
+        EVENT,
         EVENT_CODE,
+        GAP,
         LOG,
         LOST,
+        MAX_CODE,
         PRUNED_KIND,
         RECOVERED,
         Entry,
@@ -26,6 +33,7 @@ if TYPE_CHECKING:
         place_of_event,
         read_event,
     )
+    from arx_caps.audit.ingest.place import LINK, MINT, SERVICE, SESSION, SUBTASK, TASK, Place, Step, asked_by, place_of
     from arx_caps.audit.ingest.upload_order import Turns, run_of
 else:
     __getattr__, __dir__ = open_door(
@@ -33,24 +41,42 @@ else:
         {
             "counts": "Counts",
             "entries": (
-                "EVENT_CODE Entry EventRecord LOG LOST PRUNED_KIND RECOVERED Reader is_event make_dispute "
-                "make_event make_loss make_note outcome_of outcome_of_event place_of_event read_event"
+                "ALLOW COUNTED DENY END EVENT EVENT_CODE Entry EventRecord GAP LOG LOST MAX_CODE PRUNED_KIND "
+                "RECOVERED Reader is_event make_dispute make_event make_loss make_note outcome_of "
+                "outcome_of_event place_of_event read_event"
             ),
+            "place": "LINK MINT Place SERVICE SESSION SUBTASK Step TASK asked_by place_of",
             "upload_order": "Turns run_of",
         },
     )
 
 __all__ = [
+    "ALLOW",
+    "COUNTED",
+    "DENY",
+    "END",
+    "EVENT",
     "EVENT_CODE",
+    "GAP",
+    "LINK",
     "LOG",
     "LOST",
+    "MAX_CODE",
+    "MINT",
     "PRUNED_KIND",
     "RECOVERED",
+    "SERVICE",
+    "SESSION",
+    "SUBTASK",
+    "TASK",
     "Counts",
     "Entry",
     "EventRecord",
+    "Place",
     "Reader",
+    "Step",
     "Turns",
+    "asked_by",
     "is_event",
     "make_dispute",
     "make_event",
@@ -58,6 +84,7 @@ __all__ = [
     "make_note",
     "outcome_of",
     "outcome_of_event",
+    "place_of",
     "place_of_event",
     "read_event",
     "run_of",

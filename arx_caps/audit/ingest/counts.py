@@ -6,8 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Final
 
-from arx_caps.audit.ingest.entries import Entry
-from arx_caps.audit.store import ALLOW, COUNTED, DENY, END, EVENT
+from arx_caps.audit.ingest.entries import ALLOW, COUNTED, DENY, END, EVENT, Entry
 from arx_caps.jose import BAD_PROOF
 from arx_verifier.errors import REASONS
 from arx_verifier.journal import read_sealed

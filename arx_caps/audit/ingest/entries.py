@@ -13,33 +13,23 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
+from arx_caps.audit.ingest.place import HOLDER, MINT, SERVICE, SESSION, TASK, Place, Step, asked_by, place_of
 from arx_caps.audit.merkle import DisputedError
-from arx_caps.audit.shipping import Batch
-from arx_caps.audit.store import (
-    ALLOW,
-    COUNTED,
-    DENY,
-    END,
-    EVENT,
-    GAP,
-    HOLDER,
-    MAX_CODE,
-    MAX_NUMBER,
-    MINT,
-    SERVICE,
-    SESSION,
-    TASK,
-    Place,
-    Step,
-    asked_by,
-    place_of,
-)
+from arx_caps.audit.shipping import MAX_NUMBER, Batch
 from arx_verifier.errors import AuditError, RequestError
 from arx_verifier.journal import COUNTED as COUNTED_CODE
 from arx_verifier.journal import GAP as GAP_CODE
 from arx_verifier.journal import OK, RECORD_VERSION, CallRecord, Facts, Rest
 from arx_verifier.token import subject_target
 
+# Numbers of a record's outcome in the database; those above ``ALLOW`` are in the partial indexes of ``store.tables``.
+EVENT: Final = 0  # an event at the mint
+ALLOW: Final = 1
+DENY: Final = 2
+END: Final = 3  # running work that was ended
+COUNTED: Final = 4  # numbers of unauthenticated refusals
+GAP: Final = 5  # missing records
+MAX_CODE: Final = 64
 EVENT_CODE: Final = "event"
 EVENT_TAG: Final = "event"  # first member of an event's kept part, where a decision has its version
 LOST: Final = "records.lost"
@@ -58,9 +48,9 @@ class Entry(NamedTuple):
         sequence: Its number in its source.
         at_ms: Its time by the recorder's clock, ms since the Unix epoch.
         place: The node that it belongs to.
-        outcome: An outcome number of ``tables``.
+        outcome: An outcome number.
         code: ``ok``, a reason, ``counted``, ``gap``, or ``event``.
-        tool: The tool in the form of the search column (``tables.asked_by``); for an event, its kind.
+        tool: The tool in the form of the search column (``asked_by``); for an event, its kind.
         kept: The leaf.
         body: The erasable part.
     """
@@ -148,7 +138,7 @@ class Reader:
 
 
 def outcome_of(call: CallRecord) -> int:
-    """Return a decision's outcome as a number of ``tables``."""
+    """Return a decision's outcome as a number."""
     if call.code == OK:
         return ALLOW
     if call.code == GAP_CODE:
@@ -159,7 +149,7 @@ def outcome_of(call: CallRecord) -> int:
 
 
 def outcome_of_event(kind: str) -> int:
-    """Return an event's outcome as a number of ``tables``: a gap if records are missing, else an event."""
+    """Return an event's outcome as a number: a gap if records are missing, else an event."""
     return GAP if kind in _GAPS else EVENT
 
 
@@ -169,7 +159,7 @@ def make_event(event: EventRecord, place: Place, outcome: int = EVENT, sequence:
     Args:
         event: The event; its ``facts`` become the erasable body.
         place: The node that it belongs to.
-        outcome: A number of ``tables``.
+        outcome: An outcome number.
         sequence: Its number in its source; ``event.number`` when omitted.
     """
     body = msgspec.msgpack.encode((secrets.token_bytes(16), msgspec.json.encode(event.facts, order="sorted")))

@@ -20,11 +20,16 @@ from arx_caps.audit.ingest import (
     LOST,
     PRUNED_KIND,
     RECOVERED,
+    SERVICE,
     Entry,
+    Place,
     Reader,
+    Step,
+    asked_by,
     is_event,
     outcome_of,
     outcome_of_event,
+    place_of,
     place_of_event,
     read_event,
 )
@@ -44,20 +49,7 @@ from arx_caps.audit.merkle import (
     open_checkpoint,
 )
 from arx_caps.audit.shipping import Batch, read_statement
-from arx_caps.audit.store import (
-    BATCH,
-    NODE,
-    RECORD,
-    SERVICE,
-    SOURCE,
-    STATE,
-    LogStore,
-    Place,
-    Step,
-    asked_by,
-    logged,
-    place_of,
-)
+from arx_caps.audit.store import BATCH, NODE, RECORD, SOURCE, STATE, LogStore, logged
 from arx_caps.keyfile import PublicKey
 from arx_verifier.errors import AuditError, GrantError, RequestError
 from arx_verifier.journal import Sealed, read_sealed

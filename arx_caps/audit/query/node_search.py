@@ -13,7 +13,8 @@ from sqlalchemy import ColumnElement, Select, Text, and_, case, cast, exists, fu
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.engine import Connection, Row
 
-from arx_caps.audit.store import LINK, NODE, SESSION, SUBTASK, TASK, Counted, among, newer, up_to_date
+from arx_caps.audit.ingest import LINK, SESSION, SUBTASK, TASK
+from arx_caps.audit.store import NODE, Counted, among, newer, up_to_date
 from arx_verifier.names import matches_path
 
 # A session, task or delegation reaches all nodes above and below it, and no other branch.  So does an agent that a

@@ -11,8 +11,9 @@ from typing import Final, NamedTuple
 from sqlalchemy import ColumnElement, and_, exists, func, literal, literal_column, or_, select, true
 from sqlalchemy.engine import Connection
 
+from arx_caps.audit.ingest import ALLOW, COUNTED, DENY, END, EVENT, GAP
 from arx_caps.audit.query.node_search import Held, Question, different, held
-from arx_caps.audit.store import ALLOW, BATCH, COUNTED, DENY, END, EVENT, GAP, NODE, RECORD, SOURCE, STATE, among
+from arx_caps.audit.store import BATCH, NODE, RECORD, SOURCE, STATE, among
 from arx_verifier.names import matches_tool
 
 MAX_PAGE: Final = 1_000
@@ -52,7 +53,7 @@ class Found(NamedTuple):
     Attributes:
         idx: Its index in the log.
         node: Its node's id.
-        outcome: A number of ``tables``.
+        outcome: An outcome number of ``ingest.entries``.
         tool: The tool, or the event's kind.
         kept: The leaf.
         body: Its body, or None if that was erased.

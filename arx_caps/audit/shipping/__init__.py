@@ -6,20 +6,29 @@ from typing import TYPE_CHECKING
 from arx_verifier._door import open_door
 
 if TYPE_CHECKING:
-    from arx_caps.audit.shipping.batch import Batch, LogWord, Statement, hold_statement, open_statement, read_statement
+    from arx_caps.audit.shipping.batch import (
+        MAX_NUMBER,
+        Batch,
+        LogWord,
+        Statement,
+        hold_statement,
+        open_statement,
+        read_statement,
+    )
     from arx_caps.audit.shipping.journal_runs import Journal
     from arx_caps.audit.shipping.shipper import Shipper
 else:
     __getattr__, __dir__ = open_door(
         __name__,
         {
-            "batch": "Batch LogWord Statement hold_statement open_statement read_statement",
+            "batch": "Batch LogWord MAX_NUMBER Statement hold_statement open_statement read_statement",
             "journal_runs": "Journal",
             "shipper": "Shipper",
         },
     )
 
 __all__ = [
+    "MAX_NUMBER",
     "Batch",
     "Journal",
     "LogWord",

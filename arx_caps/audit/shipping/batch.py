@@ -12,7 +12,6 @@ import msgspec
 from joserfc.errors import JoseError
 
 from arx_caps.audit.merkle import Frontier, leaf_hash
-from arx_caps.audit.store import MAX_NUMBER
 from arx_caps.keyfile import PublicKey, SigningKey
 from arx_verifier.errors import ArxError, GrantError, RequestError, TokenError, shorten
 from arx_verifier.journal import Sealed
@@ -23,6 +22,7 @@ HEADER: Final = "Arx-Batch"
 SEEN_HEADER: Final = "Arx-Log"  # the size of the last checkpoint that the sender verified
 MEDIA_TYPE: Final = "application/vnd.arx.decisions"
 WIRE_VERSION: Final = 1
+MAX_NUMBER: Final = 2**53 - 1  # of a sequence or a time; JSON numbers above it are not exact
 MAX_RECORDS: Final = 2_000  # in one batch
 MAX_BYTES: Final = 4 * 1024 * 1024  # of one batch
 MAX_KEPT: Final = 65_535  # bytes; the log's bundles store a record's length in two bytes

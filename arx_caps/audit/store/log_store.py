@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The log's database: append batches, read leaves and records, keep checkpoints.  SPEC 17, 18.
 
-``tables`` and ``nodes`` define the schema; ``publisher`` signs checkpoints and writes files.
+``tables`` defines the schema, ``nodes`` the ids of nodes; ``publisher`` signs checkpoints and writes files.
 """
 
 import contextlib
@@ -22,7 +22,6 @@ from arx_caps.audit.shipping import Batch
 from arx_caps.audit.store.batch_queue import Line, Taking, logged
 from arx_caps.audit.store.bulk import read_leaves
 from arx_caps.audit.store.nodes import Nodes
-from arx_caps.audit.store.recent import Recent
 from arx_caps.audit.store.tables import BATCH, CHECKPOINT, META, METADATA, NODE, PRUNED, RECORD, SOURCE, STATE
 from arx_caps.audit.store.totals import add_up
 from arx_caps.audit.store.transaction import Writing, tree_of
@@ -34,7 +33,50 @@ KEEP_MS: Final = 24 * 3600 * 1000  # how long checkpoints are kept; the last one
 _AT_ONCE: Final = 4096  # leaves in one query
 # Every writer locks this row first: several mints on one PostgreSQL write one log.
 _HELD: Final = select(*STATE.c).with_for_update()
+MAX_BYTES: Final = 32 * 1024 * 1024  # of kept parts, the load of some seconds; with more, signing seems to have stopped
 LOCK: Final = 0x617279  # advisory lock of `create`; no other code uses this number in this database
+
+
+# A row that an attacker changes between commit and signing is signed as it was committed, so a later check of the row
+# detects the change.  Leaves of other mints, or from before a start, are read from the database.
+class Recent:
+    """The log's last leaves, in order and without gaps.  Threads may share it."""
+
+    def __init__(self) -> None:
+        self._leaves: list[Leaf] = []
+        self._start = self._bytes = 0
+        self._lock = threading.Lock()
+
+    def add(self, size: int, leaves: list[Leaf]) -> None:
+        """Add committed leaves.
+
+        Args:
+            size: The log's size with them.
+            leaves: The leaves.
+        """
+        with self._lock:
+            if self._start + len(self._leaves) != size - len(leaves) or self._bytes > MAX_BYTES:
+                # Another mint appended in between, or signing has stopped.
+                self._leaves, self._start, self._bytes = [], size - len(leaves), 0
+            self._leaves += leaves
+            self._bytes += _bytes_of(leaves)
+
+    def take(self, start: int, end: int) -> list[Leaf]:
+        """Return the cached leaves from ``start`` to before ``end``, in order."""
+        with self._lock:
+            return self._leaves[start - self._start : end - self._start] if start >= self._start else []
+
+    def forget(self, before: int) -> None:
+        """Drop the leaves before an index."""
+        with self._lock:
+            count = max(0, before - self._start)
+            self._bytes -= _bytes_of(self._leaves[:count])
+            self._start += len(self._leaves[:count])
+            del self._leaves[:count]
+
+
+def _bytes_of(leaves: list[Leaf]) -> int:
+    return sum([len(record or b"") for _, record in leaves])
 
 
 class Standing(NamedTuple):

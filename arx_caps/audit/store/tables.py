@@ -4,9 +4,9 @@
 ``log_record`` is the log; the other tables index it, or hold a state.  Times are ms since the Unix epoch.  A record's
 index is its place in the Merkle tree: contiguous from 0, never used twice.
 
-*Nodes.*  Each record belongs to a node: a session, a task of it, a delegation, and so on down (``nodes`` lists the
-kinds).  A node's ``path`` is the 8-byte ids of all nodes from its root to itself.  The nodes below it are those whose
-paths begin with its path.  A query finds nodes first, then their records by ``(node, idx)``:
+*Nodes.*  Each record belongs to a node: a session, a task of it, a delegation, and so on down (``ingest.place`` lists
+the kinds).  A node's ``path`` is the 8-byte ids of all nodes from its root to itself.  The nodes below it are those
+whose paths begin with its path.  A query finds nodes first, then their records by ``(node, idx)``:
 
 * a session, task, sub-task, link, operator, service: by ``kind`` and ``ref``, and the nodes below;
 * an agent, or all agents below it: by ``agent``; a subject: by ``subject``, a target as ``arx kill`` takes it.
@@ -15,33 +15,18 @@ paths begin with its path.  A query finds nodes first, then their records by ``(
 that of a session or a delegate.  Each checkpoint adds them up, not each batch, so that a node in many batches is
 written once.  Records from ``counted`` on are not in them yet (``totals``).
 
-*Outcomes.*  ``outcome`` is one of the numbers below.  Refusals, ended work, counts and gaps are above ``ALLOW``:
-``outcome > 1`` is the condition of the two partial indexes.
+*Outcomes.*  ``outcome`` is one of the numbers of ``ingest.entries``.  Refusals, ended work, counts and gaps are above
+``ALLOW``: ``outcome > 1`` is the condition of the two partial indexes.
 """
 
 from typing import Final
 
 from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, MetaData, SmallInteger, String, Table, Text
 
+from arx_caps.audit.ingest import ALLOW, MAX_CODE
+
 METADATA: Final = MetaData()
 SCHEMA: Final = "1"
-
-EVENT: Final = 0  # an event at the mint
-ALLOW: Final = 1
-DENY: Final = 2
-END: Final = 3  # running work that was ended
-COUNTED: Final = 4  # numbers of unauthenticated refusals
-GAP: Final = 5  # missing records
-MAX_TEXT: Final = 256  # characters in a search column; longer than any text that a query may have
-MAX_CODE: Final = 64
-MAX_NUMBER: Final = 2**53 - 1  # of a sequence or a time; JSON numbers above it are not exact
-
-
-def asked_by(text: str) -> str:
-    """Return a search key in the form of the index columns; the record itself keeps the whole text."""
-    # A holder chooses the tool's name.  PostgreSQL stores no zero character, and limits the length of index entries.
-    return text if len(text) <= MAX_TEXT and "\0" not in text else text[:MAX_TEXT].replace("\0", "\ufffd")
-
 
 META: Final = Table(
     "log_meta", METADATA, Column("name", String(32), primary_key=True), Column("value", Text, nullable=False)

@@ -8,7 +8,8 @@ from sqlalchemy import ColumnElement, case, func, literal_column, select, update
 from sqlalchemy.engine import Connection, Row
 from sqlalchemy.sql.expression import bindparam
 
-from arx_caps.audit.store.tables import ALLOW, DENY, NODE, RECORD, STATE
+from arx_caps.audit.ingest import ALLOW, DENY
+from arx_caps.audit.store.tables import NODE, RECORD, STATE
 
 STRIDE: Final = 50_000  # records in one statement
 

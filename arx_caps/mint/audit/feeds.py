@@ -13,10 +13,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from arx_caps.audit.ingest import Entry, EventRecord, make_event, make_note, place_of_event, read_event
+from arx_caps.audit.ingest import (
+    GAP,
+    Entry,
+    EventRecord,
+    Place,
+    Step,
+    make_event,
+    make_note,
+    place_of_event,
+    read_event,
+)
+from arx_caps.audit.ingest import MINT as MINT_NODE
 from arx_caps.audit.shipping import Journal
-from arx_caps.audit.store import GAP, LogStore, Place, Publisher, Step
-from arx_caps.audit.store import MINT as MINT_NODE
+from arx_caps.audit.store import LogStore, Publisher
 from arx_caps.mint.db.events import Recorded
 from arx_caps.mint.db.state import MintState
 from arx_caps.revocation import Entry as Line
