@@ -1,6 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ``arx`` command.  Its front door is ``main``; each noun has a file, loaded when it is used."""
-
-from arx_caps.cli.app import main
-
-__all__ = ["main"]
+"""The ``arx`` command: ``app`` has its frame, ``commands`` what each noun runs, the other modules what these share."""

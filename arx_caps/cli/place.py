@@ -15,13 +15,13 @@ from urllib.parse import quote
 import click
 from click.core import ParameterSource
 
-from arx_caps.cli.exits import Stop
+from arx_caps.cli.exit_codes import Stop
 from arx_caps.realm import DEFAULT_FOLDER, Realm
 from arx_verifier.errors import SettingsError
 from arx_verifier.tls import VARIABLE
 
 if TYPE_CHECKING:
-    from arx_caps.cli.caller import Caller
+    from arx_caps.cli.mint_session import Caller
     from arx_caps.revocation import RevocationStore
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -142,7 +142,7 @@ class Place:
             Stop: There is no key, or the mint does not answer or does not know it.
             SettingsError: The key file cannot be used.
         """
-        from arx_caps.cli.caller import Caller
+        from arx_caps.cli.mint_session import Caller
 
         if not self.operator_key.exists():
             hint = "name one with --operator-key, or the realm's folder with --realm-dir or ARX_HOME"

@@ -10,9 +10,9 @@ from typing import Any, Final
 from joserfc.errors import JoseError
 from joserfc.jwk import OKPKey
 
-from arx_caps.cli.caller import Caller
-from arx_caps.cli.exits import Stop
-from arx_caps.cli.files import read_object
+from arx_caps.cli.exit_codes import Stop
+from arx_caps.cli.mint_session import Caller
+from arx_caps.cli.secure_files import read_object
 from arx_caps.keyfile import SigningKey
 
 VERSION: Final = 1

@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
-from arx_caps.cli import exits
+from arx_caps.cli import exit_codes
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.jose import KeyFile, SigningKey, make_assertion
 from arx_caps.mint.db.state import MintState
@@ -71,7 +71,7 @@ class Desk:
         for verb, targets in FREEZES.items():
             if direct:
                 words = (verb, *targets, "--direct", "--reason", "test", "--yes", "--store", self.store)
-                assert arx(*words, "--realm", self.realm.name).exit_code in (exits.OK, exits.INCOMPLETE)
+                assert arx(*words, "--realm", self.realm.name).exit_code in (exit_codes.OK, exit_codes.INCOMPLETE)
             else:
                 path = "/v1/kills" if verb == "kill" else "/v1/freezes"
                 assert "seq" in self.ask("POST", path, {"targets": targets, "reason": "test", "wait": False})
@@ -164,7 +164,7 @@ def test_a_mint_that_may_not_load_functions_says_who_must(tmp_path: Path, monkey
 
     def load() -> None:
         words = ("redis", "load", "--realm", "acme", "--store", urls["admin"])
-        assert arx(*words, env={"ARX_STORE_PASSWORD": "word"}).exit_code == exits.OK
+        assert arx(*words, env={"ARX_STORE_PASSWORD": "word"}).exit_code == exit_codes.OK
 
     monkeypatch.setenv("ARX_STORE_PASSWORD", "word")
     with ExitStack() as mint, ExitStack() as first:

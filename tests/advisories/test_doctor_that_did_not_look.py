@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from arx_caps.cli import exits
+from arx_caps.cli import exit_codes
 from arx_caps.revocation import acl
 from arx_verifier.token.targets import subject_target
 from tests.cli.helpers import arx
@@ -37,7 +37,7 @@ def test_it_survives_the_erasure_of_a_person(tmp_path: Path, free_port: int) -> 
         live.ok("audit", "erase", "--subject", ann, "--reason", "asked to", "--yes")
         code, told, _ = live.run("doctor")
         assert checks(told)["record"] == (True, "1 entries are as the mint recorded them")
-        assert code == exits.OK
+        assert code == exit_codes.OK
 
 
 def test_another_realms_mint_is_not_taken_for_its_own(tmp_path: Path, free_port: int) -> None:
@@ -56,14 +56,14 @@ def test_another_realms_mint_is_not_taken_for_its_own(tmp_path: Path, free_port:
             arx("init", "--name", "acme", "--issuer", issuer, env={"ARX_HOME": str(mine)})
             ran = arx("doctor", "--realm-dir", mine, "--json", "--store", str(live.ready["store"]))
             assert checks(ran.json)["mint"] == (False, f"{issuer} {found}")
-            assert ran.exit_code == exits.DENIED
+            assert ran.exit_code == exit_codes.DENIED
             shutil.rmtree(mine)
 
 
 def test_what_it_may_not_ask_is_unknown(tmp_path: Path, free_port: int) -> None:
     """Asked as the mint's user: nothing is wrong, the store's settings are unknown, and a script learns it by a 3."""
     with live_realm(tmp_path / "realm", free_port) as live:
-        live.until(lambda: live.run("doctor")[0] == exits.OK)
+        live.until(lambda: live.run("doctor")[0] == exit_codes.OK)
         store = str(live.ready["store"])
         user, password = acl.user_name("mint", "acme"), "m" * 9
         with redis.Redis.from_url(store) as raw:
@@ -74,6 +74,6 @@ def test_what_it_may_not_ask_is_unknown(tmp_path: Path, free_port: int) -> None:
         assert {"persistence", "eviction", "access"} <= set(found)
         assert set(found.values()) == {"this user may not ask"}
         assert all(check["mend"] for check in ran.json["checks"] if check["ok"] is None)
-        assert (ran.exit_code, ran.json["ok"]) == (exits.INCOMPLETE, None)
+        assert (ran.exit_code, ran.json["ok"]) == (exit_codes.INCOMPLETE, None)
         printed = arx(*words, env={"ARX_STORE_PASSWORD": password})
         assert "unknown persistence: this user may not ask" in printed.out

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from arx_caps.cli import exits
+from arx_caps.cli import exit_codes
 from tests.cli.live import live_realm
 from tests.servers import free_ports
 
@@ -24,10 +24,10 @@ def test_an_export_follows_no_link(tmp_path: Path) -> None:
         for form in ("jsonl", "selection"):
             for more in ((), ("--resume",)):
                 code, *_ = live.run("audit", "export", "--out", link, "--format", form, *more)
-                assert code != exits.OK
+                assert code != exit_codes.OK
                 assert not elsewhere.exists()
         elsewhere.write_text("")
-        assert live.run("audit", "export", "--out", link, "--resume")[0] != exits.OK
+        assert live.run("audit", "export", "--out", link, "--resume")[0] != exit_codes.OK
         assert elsewhere.read_text() == ""
         live.ok("audit", "export", "--out", out)
         assert out.stat().st_mode & 0o777 == 0o600

@@ -34,7 +34,7 @@ from arx_caps.audit.merkle.paths import ENTRIES, pack_entries, unpack_entries
 from arx_caps.audit.merkle.tree import Tree, consistency_proof
 from arx_caps.audit.shipping.batch import sign_batch
 from arx_caps.audit.store import BATCH, RECORD, STATE, LogStore, Publisher
-from arx_caps.cli import exits
+from arx_caps.cli import exit_codes
 from arx_caps.keyfile import SigningKey
 from arx_caps.mint.db.repositories.holder_keys import add_key
 from arx_verifier.errors import AuditError
@@ -141,7 +141,7 @@ def altered(value: Any) -> Iterator[Any]:
 
 def found_by_command(world: World, path: Path, *options: str) -> dict[str, Any]:
     ran = arx("audit", "verify", str(path), "--key", str(key_of(world)), "--json", *options)
-    assert ran.exit_code == exits.DENIED, ran.out
+    assert ran.exit_code == exit_codes.DENIED, ran.out
     return ran.json
 
 
@@ -176,7 +176,7 @@ def test_what_is_left_out_or_moved_is_found(world: World) -> None:
     file.write_bytes(pack_entries(kept[:-1]))
     ran = arx("audit", "verify", str(folder), "--key", str(key_of(world)), "--json")
     assert (ran.exit_code, ran.json["outcome"], f"{last} to {last}" in ran.json["problem"]) == (
-        exits.INCOMPLETE,
+        exit_codes.INCOMPLETE,
         "incomplete",
         True,
     )
@@ -204,7 +204,11 @@ def test_rows_that_were_edited_are_neither_proven_nor_signed(world: World, tmp_p
     answer = world.operator().call("GET", f"/v1/audit/proofs/{index}")
     assert answer.json()["code"] == ("not_found" if change == "gone" else "tampered")
     checked = arx("audit", "check", "--json", "--realm-dir", str(world.realm.folder))
-    assert (checked.exit_code, checked.json["outcome"], checked.json["first_bad"]) == (exits.DENIED, "tampered", index)
+    assert (checked.exit_code, checked.json["outcome"], checked.json["first_bad"]) == (
+        exit_codes.DENIED,
+        "tampered",
+        index,
+    )
     mint, _ = local_mint(world.realm)
     mint.log.start()
     mint.log.step()  # the mint finds it as well: it signs and takes nothing until a person has looked
@@ -231,7 +235,7 @@ def test_rows_that_were_edited_are_filed_anew(world: World) -> None:
         writing.connection.execute(update(RECORD).where(RECORD.c.idx == index).values(tool="other", outcome=0))
     world.mint.close()
     done = arx("audit", "reindex", "--reason", "rows were edited", "--yes", "--json", "--realm-dir", folder)
-    assert (done.exit_code, done.json["recovered"], done.json["mended"]) == (exits.OK, 0, 1)
+    assert (done.exit_code, done.json["recovered"], done.json["mended"]) == (exit_codes.OK, 0, 1)
     mint, _ = local_mint(world.realm)
     mint.log.start()
     mint.log.step()
@@ -263,12 +267,12 @@ def test_what_was_rewritten_before_it_was_signed_is_found(world: World) -> None:
     assert mint.log.publisher.halted is None
     assert verify(world.realm.log_dir, Trust(key_of(world))).records > index
     told = arx("audit", "check", "--json", "--realm-dir", folder)
-    assert (told.exit_code, told.json["first_bad"]) == (exits.DENIED, index - 1)
+    assert (told.exit_code, told.json["first_bad"]) == (exit_codes.DENIED, index - 1)
     assert "records 4 to 5 of the batch" in told.json["problem"]
     with log.store.writing() as writing:
         writing.connection.execute(update(BATCH).where(BATCH.c.idx == index - 1).values(statement=None))
     told = arx("audit", "check", "--json", "--realm-dir", folder)
-    assert (told.exit_code, told.json["held"], told.json["unknown"], told.json["recovered"]) == (exits.OK, 1, 1, 0)
+    assert (told.exit_code, told.json["held"], told.json["unknown"], told.json["recovered"]) == (exit_codes.OK, 1, 1, 0)
     mint.close()
 
 
@@ -322,7 +326,7 @@ def test_a_database_that_was_put_back_is_not_signed(
     assert (realm.log_dir / "checkpoint").read_bytes() == signed
     mint.close()
     done = arx("audit", "reindex", "--reason", "the disk broke", "--yes", "--json", "--realm-dir", str(realm.folder))
-    assert (done.exit_code, done.json["recovered"] > 0) == (exits.OK, True)
+    assert (done.exit_code, done.json["recovered"] > 0) == (exit_codes.OK, True)
     mint, _ = local_mint(realm)
     mint.log.start()
     assert mint.log.take(batch_of([decision(5, facts())], 5), "statement") == 5
@@ -344,9 +348,11 @@ def test_what_was_taken_back_is_told_from_what_nobody_answers_for(
     world.mint.close()
     put_back()
     folder = str(world.realm.folder)
-    assert arx("audit", "reindex", "--reason", "the disk broke", "--yes", "--realm-dir", folder).exit_code == exits.OK
+    assert (
+        arx("audit", "reindex", "--reason", "the disk broke", "--yes", "--realm-dir", folder).exit_code == exit_codes.OK
+    )
     told = arx("audit", "check", "--realm-dir", folder)
     assert "1 batches: by `arx audit reindex`" in told.out
     assert "not known" not in told.out
     told = arx("audit", "check", "--json", "--realm-dir", folder)
-    assert (told.exit_code, told.json["held"], told.json["unknown"], told.json["recovered"]) == (exits.OK, 1, 0, 1)
+    assert (told.exit_code, told.json["held"], told.json["unknown"], told.json["recovered"]) == (exit_codes.OK, 1, 0, 1)

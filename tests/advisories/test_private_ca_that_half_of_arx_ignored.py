@@ -23,7 +23,7 @@ from arx_caps.audit.shipping import Shipper
 from arx_caps.audit.witness import KEY_FILE, Witness, Witnesses
 from arx_caps.audit.witness.client import ask_witness
 from arx_caps.audit.witness.server import create_app as witness_app
-from arx_caps.cli import exits
+from arx_caps.cli import exit_codes
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.keyfile import SigningKey
 from arx_caps.mint.api.app import create_app
@@ -68,7 +68,7 @@ class Secure(NamedTuple):
     def ok(self, *words: str | Path) -> dict[str, Any]:
         """Run a command that must succeed."""
         ran = self.arx(*words, "--json")
-        assert ran.exit_code == exits.OK, ran.err
+        assert ran.exit_code == exit_codes.OK, ran.err
         return ran.json
 
 
@@ -91,7 +91,7 @@ def secure(tmp_path: Path, free_port: int, ca: Ca, valkey: EmbeddedValkey) -> It
     home = tmp_path / "realm"
     made = ("init", "--name", "acme", "--issuer", f"https://127.0.0.1:{free_port}", "--ca", ca.folder / "ca.pem")
     ran = arx(*made, "--store", valkey.url, env={"ARX_HOME": str(home)})
-    assert ran.exit_code == exits.OK, ran.err
+    assert ran.exit_code == exit_codes.OK, ran.err
     realm = Realm.open(home)
     with RevocationStore(valkey.url, realm.name) as store:
         store.exchange.client.delete(*store.keys.all)
@@ -136,9 +136,9 @@ def test_the_variable_wins_and_is_enough(secure: Secure, tmp_path: Path) -> None
     """Without a setting in any file ARX_CA is trusted; a file that is none is named."""
     settings = secure.realm.folder / "realm.toml"
     settings.write_text("".join(line for line in settings.read_text().splitlines(True) if not line.startswith("ca =")))
-    assert secure.arx("whoami", ARX_CA=secure.authority).exit_code == exits.OK
+    assert secure.arx("whoami", ARX_CA=secure.authority).exit_code == exit_codes.OK
     ran = secure.arx("whoami")
-    assert ran.exit_code == exits.UNREACHABLE
+    assert ran.exit_code == exit_codes.UNREACHABLE
     assert f"the certificate of 127.0.0.1:{secure.port} was refused: {UNKNOWN}; set `ca`, or ARX_CA" in ran.err
     (tmp_path / "empty.pem").write_text("")
     ran = secure.arx("whoami", ARX_CA=str(tmp_path / "empty.pem"))
@@ -246,7 +246,7 @@ def test_the_store_is_trusted_by_the_same_setting(
         follower.close()
 
     words = ("init", "--name", "acme", "--store", tls_store)
-    assert arx(*words, env={"ARX_HOME": str(tmp_path / "realm")}).exit_code == exits.OK
+    assert arx(*words, env={"ARX_HOME": str(tmp_path / "realm")}).exit_code == exit_codes.OK
     doctor = ("doctor", "--realm-dir", tmp_path / "realm", "--json")
     told = {check["name"]: check for check in arx(*doctor).json["checks"]}
     assert refused in told["store"]["found"]

@@ -16,7 +16,7 @@ import pytest
 from arx_caps.agent import Agent
 from arx_caps.agent.mint_client import MintClient, takes_proxy
 from arx_caps.agent.task import now_ms
-from arx_caps.cli.caller import Caller
+from arx_caps.cli.mint_session import Caller
 from arx_caps.jose import SigningKey
 from arx_caps.keyfile import KeyFile
 from arx_verifier.errors import StoreError

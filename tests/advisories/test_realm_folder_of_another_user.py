@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from arx_caps.cli import exits, place
+from arx_caps.cli import exit_codes, place
 from arx_caps.mint.server.init_realm import init_realm
 from tests.cli.helpers import arx
 from tests.servers import until
@@ -65,7 +65,7 @@ def test_a_folder_that_is_open_to_others_is_not_used_unasked(store: Listener, mo
     Path(".arx").chmod(mode)
     for words in (LOOK, ("doctor", "--json"), ("kill", "realm", "--direct", "--reason", "x", "--yes", "--json")):
         ran = arx(*words, env=LOGIN)
-        assert (ran.exit_code, ran.json["code"]) == (exits.USAGE, "foreign_realm")
+        assert (ran.exit_code, ran.json["code"]) == (exit_codes.USAGE, "foreign_realm")
         assert "open to other users" in ran.err
         assert "--realm-dir" in ran.err
     assert store.heard == []
@@ -84,17 +84,17 @@ def test_a_folder_of_another_user_is_not_used_unasked(
     # root's folders are believed: here everything is root's where the test runs as root
     monkeypatch.setattr(place, "ROOT_UID", -1)
     ran = arx(*LOOK, env=LOGIN)
-    assert (ran.exit_code, ran.json["code"]) == (exits.USAGE, "foreign_realm")
+    assert (ran.exit_code, ran.json["code"]) == (exit_codes.USAGE, "foreign_realm")
     assert "another user" in ran.err
     assert store.heard == []
 
 
 def test_a_folder_that_is_named_or_private_is_used(store: Listener) -> None:
     """What ``arx init`` made needs no name; what is named may be anybody's."""
-    assert arx(*LOOK, env=LOGIN).exit_code == exits.UNREACHABLE
+    assert arx(*LOOK, env=LOGIN).exit_code == exit_codes.UNREACHABLE
     until(lambda: any(b"hunter2" in said for said in tuple(store.heard)))
     Path(".arx").chmod(0o755)
     for words, more in ((("--realm-dir", ".arx"), {}), ((), {"ARX_HOME": ".arx"})):
         store.heard.clear()
-        assert arx(*LOOK, *words, env=LOGIN | more).exit_code == exits.UNREACHABLE
+        assert arx(*LOOK, *words, env=LOGIN | more).exit_code == exit_codes.UNREACHABLE
         until(lambda: any(b"hunter2" in said for said in tuple(store.heard)))

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from arx_caps.cli import exits
+from arx_caps.cli import exit_codes
 from arx_verifier import Verifier
 from tests.cli.helpers import arx
 from tests.cli.live import AGENT, Live, live_realm, live_verifier
@@ -39,13 +39,13 @@ def orders(live: Live, tmp_path: Path) -> Iterator[Verifier]:
 def test_each_command_reports_in_the_same_words(live: Live) -> None:
     """At the mint and straight at the store: the word, the exit code and the line say the same."""
     words = (f"agent:{AGENT}", "--reason", "a test", "--yes")
-    live.until(lambda: live.run("freeze", *words)[0] == exits.OK)  # the registry is older than a lease
+    live.until(lambda: live.run("freeze", *words)[0] == exit_codes.OK)  # the registry is older than a lease
     for verb in ("freeze", "thaw", "kill", "thaw"):
         for by, direct in (("mint", ()), ("store", ("--direct",))):
             code, report, _ = live.run(verb, *words, *direct)
             assert (report["status"], report["by"]) == ("confirmed", by), (verb, report)
             assert report["summary"].startswith("confirmed: 2 of 2 verifiers in "), verb
-            assert code == exits.OK
+            assert code == exit_codes.OK
 
 
 def test_the_api_knows_no_other_word() -> None:

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from arx_caps.agent import Task
-from arx_caps.cli import exits
+from arx_caps.cli import exit_codes
 from arx_caps.revocation import RevocationStore, acl
 from arx_verifier.service import open_verifier
 from tests.cli.live import AGENT, Live, live_realm
@@ -143,7 +143,7 @@ def test_where_they_share_nothing_it_is_said(live: Live, tmp_path: Path) -> None
         assert second.code(called(live)) == "ok"
         exit_code, _, _ = live.run("doctor")
         found = doctored(live)
-        assert (exit_code, found["ok"]) == (exits.DENIED, False)
+        assert (exit_code, found["ok"]) == (exit_codes.DENIED, False)
         assert "2 processes of orders" in found["found"]
         assert '"nonces"' in found["mend"]
         assert first.close() == ""

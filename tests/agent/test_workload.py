@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from arx_caps.agent.agent import ACCESS_TOKEN, ID_TOKEN, MAX_TOKEN_BYTES, on_behalf, read_token_file
-from arx_caps.cli import exits
+from arx_caps.cli import exit_codes
 from arx_verifier.errors import RequestError, SettingsError
 from tests.cli.helpers import arx
 
@@ -42,10 +42,10 @@ def test_the_command_is_told_who_and_where(tmp_path: Path) -> None:
     file.write_text(TOKEN)
     for words in ((), ("--key", file, "--workload-token", file), ("--workload-token", file)):
         ran = arx("session", "open", *words)
-        assert (ran.exit_code, "hint:" in ran.err) == (exits.USAGE, True)
+        assert (ran.exit_code, "hint:" in ran.err) == (exit_codes.USAGE, True)
     ran = arx("session", "open", "--workload-token", tmp_path / "none", "--issuer", ISSUER)
-    assert (ran.exit_code, "No such file" in ran.err) == (exits.USAGE, True)
+    assert (ran.exit_code, "No such file" in ran.err) == (exit_codes.USAGE, True)
     ran = arx(
         "session", "open", "--workload-token", file, "--issuer", ISSUER, "--id-token", file, "--access-token", file
     )
-    assert (ran.exit_code, "one person" in ran.err) == (exits.USAGE, True)
+    assert (ran.exit_code, "one person" in ran.err) == (exit_codes.USAGE, True)

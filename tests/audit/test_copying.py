@@ -18,7 +18,7 @@ from arx_caps.audit.merkle import (
     verify,
 )
 from arx_caps.audit.merkle.tiles import Fetch
-from arx_caps.cli import exits
+from arx_caps.cli import exit_codes
 from tests.audit.world import LOG, checkpoint_of, records, write
 from tests.cli.helpers import arx
 
@@ -115,12 +115,12 @@ def test_what_is_not_there_is_told(tmp_path: Path) -> None:
 def test_the_command_tells_how_it_went(tmp_path: Path) -> None:
     """0, and 1 where the log does not continue the copy, 3 where there is nothing yet."""
     realm, copy = tmp_path / "realm", tmp_path / "copy"
-    assert arx("init", realm, "--name", "acme").exit_code == exits.OK
+    assert arx("init", realm, "--name", "acme").exit_code == exit_codes.OK
     ran = arx("audit", "copy", copy, "--realm-dir", realm)
-    assert (ran.exit_code, "no checkpoint" in ran.err) == (exits.INCOMPLETE, True)
+    assert (ran.exit_code, "no checkpoint" in ran.err) == (exit_codes.INCOMPLETE, True)
     write(realm / "log", KEPT[:300])
     told = arx("audit", "copy", copy, "--realm-dir", realm, "--json").json
     assert (told["size"], told["files"], told["gone"]) == (300, 5, 0)
-    assert arx("audit", "verify", copy, "--key", str(LOG.key)).exit_code == exits.OK
+    assert arx("audit", "verify", copy, "--key", str(LOG.key)).exit_code == exit_codes.OK
     write(realm / "log", KEPT[:200])
-    assert arx("audit", "copy", copy, "--realm-dir", realm).exit_code == exits.DENIED
+    assert arx("audit", "copy", copy, "--realm-dir", realm).exit_code == exit_codes.DENIED

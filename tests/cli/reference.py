@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import click
 
 from arx_caps.cli.app import cli
-from arx_caps.cli.frame import common_options
+from arx_caps.cli.options import common_options
 
 HEAD = """\
 # The `arx` command

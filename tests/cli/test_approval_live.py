@@ -15,8 +15,8 @@ import pytest
 
 from arx_caps.agent import Approval, Task
 from arx_caps.agent.task import now_ms
-from arx_caps.cli import exits
-from arx_caps.cli.at_mint import AtMint
+from arx_caps.cli import exit_codes
+from arx_caps.cli.approvals import AtMint
 from arx_caps.cli.session_file import open_session_file
 from arx_verifier import AccessRequest, Verifier
 from tests.cli.helpers import arx
@@ -123,11 +123,11 @@ def test_from_the_question_to_the_call(live: Live, here: Path, task: Path, payme
     first = ok(live, "approval", "approve", asked["id"], "--yes", "--operator-key", here / "ada.key")["approval"]
     assert (first["state"], first["by"]) == ("waiting", ["ada"])
     exit_code, told, _ = run(live, "approval", "approve", asked["id"], "--yes", "--operator-key", here / "ada.key")
-    assert (exit_code, told["code"]) == (exits.DENIED, "conflict")
+    assert (exit_code, told["code"]) == (exit_codes.DENIED, "conflict")
     out = task.with_name("approval")
     late = ("approval", "wait", asked["id"], "--session", here / "session", "--discharge", out, "--timeout", "50ms")
     exit_code, told, said = run(live, *late)
-    assert (exit_code, told["code"], out.exists()) == (exits.INCOMPLETE, "waiting", False)
+    assert (exit_code, told["code"], out.exists()) == (exit_codes.INCOMPLETE, "waiting", False)
     assert "waiting for operators" in said
     command = [sys.executable, "-m", "arx_caps.cli", *map(str, late[:-2]), "--json"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as waiter:
@@ -141,7 +141,7 @@ def test_from_the_question_to_the_call(live: Live, here: Path, task: Path, payme
     assert told["allowed"]
     assert [judged(payments, task, out) for _ in range(2)] == ["ok", "already_used"]
     exit_code, told, _ = run(live, "approval", "approve", asked["id"], "--yes", "--operator-key", here / "ada.key")
-    assert (exit_code, told["code"]) == (exits.DENIED, "conflict")
+    assert (exit_code, told["code"]) == (exit_codes.DENIED, "conflict")
 
 
 def test_a_person_sees_what_they_approve(live: Live, here: Path, task: Path) -> None:
@@ -162,11 +162,13 @@ def test_a_person_sees_what_they_approve(live: Live, here: Path, task: Path) -> 
     assert "\x1b" not in written
     assert f"arx approval approve {asked['id']}" in said
     exit_code, written, said = typed("approval", "approve", asked["id"], "--quiet")
-    assert (exit_code, written, "nobody to ask" in said) == (exits.USAGE, "", True)
+    assert (exit_code, written, "nobody to ask" in said) == (exit_codes.USAGE, "", True)
     assert ok(live, "approval", "show", asked["id"])["approval"]["by"] == []
 
 
-@pytest.mark.parametrize(("typed", "exit_code", "by"), [(b"n\n", exits.DENIED, []), (b"y\n", exits.OK, ["root"])])
+@pytest.mark.parametrize(
+    ("typed", "exit_code", "by"), [(b"n\n", exit_codes.DENIED, []), (b"y\n", exit_codes.OK, ["root"])]
+)
 def test_a_person_answers_on_a_terminal(
     live: Live, here: Path, task: Path, typed: bytes, exit_code: int, by: list[str]
 ) -> None:
@@ -202,25 +204,25 @@ def test_a_no_and_what_is_taken_back(live: Live, here: Path, task: Path, payment
     assert (no["state"], no["denied_by"], no["answer_why"]) == ("denied", "ada", "no receipt")
     wait = ("--session", here / "session", "--timeout", "20s")
     exit_code, told, said = run(live, "approval", "wait", denied["id"], *wait)
-    assert (exit_code, told["code"], "no receipt" in said) == (exits.DENIED, "approval_denied", True)
+    assert (exit_code, told["code"], "no receipt" in said) == (exit_codes.DENIED, "approval_denied", True)
     assert "waiting for operators" not in said
     exit_code, told, _ = run(live, "approval", "withdraw", denied["id"], "--yes")
-    assert (exit_code, told["approval"]["state"], told["kill"]) == (exits.OK, "denied", None)
+    assert (exit_code, told["approval"]["state"], told["kill"]) == (exit_codes.OK, "denied", None)
     for name in ("ada", "bob"):
         key = ("--operator-key", here / f"{name}.key")
         ok(live, "approval", "approve", given["id"], "--yes", "--why", "a receipt came", *key)
     exit_code, told, _ = run(live, "approval", "deny", given["id"])
     assert (exit_code, told["error"]) == (
-        exits.DENIED,
+        exit_codes.DENIED,
         f"{given['id']} is approved already; to take that back, withdraw it",
     )
     out = task.with_name("approval")
     ok(live, "approval", "wait", given["id"], *wait, "--discharge", out)
     exit_code, told, _ = run(live, "approval", "withdraw", given["id"], "--yes", "--operator-key", here / "bob.key")
-    assert (exit_code in (exits.OK, exits.INCOMPLETE), told["approval"]["state"]) == (True, "withdrawn")
+    assert (exit_code in (exit_codes.OK, exit_codes.INCOMPLETE), told["approval"]["state"]) == (True, "withdrawn")
     live.until(lambda: judged(payments, task, out) == "revoked")
     exit_code, told, _ = run(live, "approval", "wait", given["id"], *wait)
-    assert (exit_code, told["code"]) == (exits.DENIED, "approval_withdrawn")
+    assert (exit_code, told["code"]) == (exit_codes.DENIED, "approval_withdrawn")
     assert told["error"] == f"{given['id']} was withdrawn"
 
 
@@ -241,9 +243,9 @@ def test_what_is_not_there_or_too_long_says_what_to_do(live: Live, here: Path) -
     """
     for words in (("show",), ("approve", "--yes"), ("deny",), ("withdraw", "--yes")):
         exit_code, told, _ = run(live, "approval", words[0], "a-aaaaaaaaaaaaaaaa", *words[1:])
-        assert (exit_code, told["hint"]) == (exits.DENIED, "arx approval list --state all")
+        assert (exit_code, told["hint"]) == (exit_codes.DENIED, "arx approval list --state all")
     exit_code, told, _ = run(live, "approval", "deny", "a-aaaaaaaaaaaaaaaa", "--why", "x" * 501)
-    assert (exit_code, "500 characters at most, got 501" in told["error"]) == (exits.USAGE, True)
+    assert (exit_code, "500 characters at most, got 501" in told["error"]) == (exit_codes.USAGE, True)
 
 
 def test_a_kill_of_an_approval_is_no_slip(live: Live, here: Path, task: Path) -> None:
@@ -253,7 +255,7 @@ def test_a_kill_of_an_approval_is_no_slip(live: Live, here: Path, task: Path) ->
     asked = ask(live, here, task)
     for name, doubted in ((asked["id"], False), ("a-abcdefghijklmnop", True)):
         exit_code, _, said = run(live, "kill", f"task:{name}", "--reason", "a test", "--yes")
-        assert exit_code in (exits.OK, exits.INCOMPLETE)
+        assert exit_code in (exit_codes.OK, exit_codes.INCOMPLETE)
         assert ("is it spelt right?" in said) is doubted
         assert "thaw" not in said  # nothing of an approval can begin later
     assert "is it task:a-abcdefghijklmnop?" in run(live, "kill", "a-abcdefghijklmnop", "--reason", "x", "--yes")[2]
@@ -270,11 +272,11 @@ def test_who_may_not_approve_is_told(live: Live, here: Path, task: Path) -> None
     assert ok(live, "approval", "show", *words)["approval"]["id"] == asked["id"]
     for verb in (("approve", "--yes"), ("deny",), ("withdraw", "--yes")):
         exit_code, told, _ = run(live, "approval", verb[0], *words, *verb[1:])
-        assert (exit_code, told["code"]) == (exits.DENIED, "tool_not_allowed")
+        assert (exit_code, told["code"]) == (exit_codes.DENIED, "tool_not_allowed")
     exit_code, told, _ = run(
         live, "kill", f"task:{asked['task']}", "--reason", "x", "--yes", "--operator-key", here / "ada.key"
     )
-    assert (exit_code, told["code"]) == (exits.DENIED, "tool_not_allowed")
+    assert (exit_code, told["code"]) == (exit_codes.DENIED, "tool_not_allowed")
 
 
 def test_a_yes_that_counts_no_more_is_told(live: Live, here: Path, task: Path) -> None:
@@ -309,7 +311,7 @@ def test_what_is_frozen_is_told_with_where_to_look(live: Live, here: Path, task:
     target = ("task:" + asked["task"], "--reason", "a test", "--yes")
     run(live, "freeze", *target)
     exit_code, told, _ = run(live, "approval", "approve", asked["id"], "--yes")
-    assert (exit_code, told["code"]) == (exits.DENIED, "frozen")
+    assert (exit_code, told["code"]) == (exit_codes.DENIED, "frozen")
     assert told["hint"].startswith(f"arx task show {asked['task']}: ")
     assert ok(live, "task", "show", asked["task"])["task"]["state"] == "frozen"
     run(live, "thaw", *target)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import pytest
 
 from arx_caps.audit.merkle import Note, Proof, paths, tree
-from arx_caps.cli import exits
+from arx_caps.cli import exit_codes
 from tests.audit.world import LOG, Log, body, checkpoint_of, records, selection_of, write
 from tests.cli.helpers import arx
 
@@ -67,12 +67,12 @@ def swapped(one: int, two: int) -> list[bytes]:
     return kept
 
 
-TAMPERED, INCOMPLETE = (exits.DENIED, "tampered"), (exits.INCOMPLETE, "incomplete")
+TAMPERED, INCOMPLETE = (exit_codes.DENIED, "tampered"), (exit_codes.INCOMPLETE, "incomplete")
 
 
 def test_it_holds(log: Log) -> None:
     """As it was signed."""
-    assert check(log.folder) == (exits.OK, "holds", None)
+    assert check(log.folder) == (exit_codes.OK, "holds", None)
 
 
 @pytest.mark.parametrize(
@@ -114,12 +114,12 @@ def test_another_end_or_history_is_found_by_a_kept_checkpoint(log: Log, tmp_path
     """Signed anew with the log's own key, each of them holds by itself: who kept a checkpoint is told from where on."""
     seen = tmp_path / "seen"
     seen.write_bytes(checkpoint_of(KEPT))
-    assert check(log.folder, "--checkpoint", seen)[:2] == (exits.OK, "holds")
+    assert check(log.folder, "--checkpoint", seen)[:2] == (exit_codes.OK, "holds")
     older = write(tmp_path / "older", KEPT[: SIZE - 700])
-    assert check(older.folder)[:2] == (exits.OK, "holds")
+    assert check(older.folder)[:2] == (exit_codes.OK, "holds")
     assert check(older.folder, "--checkpoint", seen) == (*TAMPERED, SIZE - 700)
     other = write(tmp_path / "other", [*without(8_000), b"more", b"and more"])
-    assert check(other.folder)[:2] == (exits.OK, "holds")
+    assert check(other.folder)[:2] == (exit_codes.OK, "holds")
     assert check(other.folder, "--checkpoint", seen)[:2] == TAMPERED
 
 
@@ -140,8 +140,8 @@ def test_what_is_done_to_a_selection_is_found(log: Log, tmp_path: Path, change: 
     proofs = [Proof(KEPT[at], body(at), at, tuple(log.reader.inclusion(at)), note) for at in (5, 300, 8_000)]
     raw = selection_of(note, proofs)
     (tmp_path / "some").write_bytes(raw)
-    assert check(tmp_path / "some")[:2] == (exits.OK, "holds")
+    assert check(tmp_path / "some")[:2] == (exit_codes.OK, "holds")
     assert change(raw) != raw
     (tmp_path / "some").write_bytes(change(raw))
     told = check(tmp_path / "some")
-    assert told.exit_code == (exits.INCOMPLETE if raw.startswith(change(raw)) else exits.DENIED)
+    assert told.exit_code == (exit_codes.INCOMPLETE if raw.startswith(change(raw)) else exit_codes.DENIED)

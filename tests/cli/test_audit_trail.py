@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from arx_caps.cli import exits
+from arx_caps.cli import exit_codes
 from arx_caps.service import open_shipper
 from arx_verifier.journal.decision import Decision
 from arx_verifier.journal.writer import Journal
@@ -77,7 +77,7 @@ def test_one_id_is_told_as_a_tree(live: Live) -> None:
         1,
     ]
     code, problem, _ = live.run("audit", "trail", "--session", "nobody's")
-    assert (code, problem["code"]) == (exits.DENIED, "unknown_session")
+    assert (code, problem["code"]) == (exit_codes.DENIED, "unknown_session")
 
 
 def test_runs_are_listed_with_how_they_ended(live: Live) -> None:
@@ -104,7 +104,7 @@ def test_filters_make_a_table_that_says_how_much_it_is(live: Live) -> None:
     events = live.ok("audit", "trail", "--reason", "event", "--since", "1h")["records"]
     assert events
     assert {each["type"] for each in events} == {"event"}
-    assert live.run("audit", "trail", "--reason", "nonsense")[0] == exits.USAGE
+    assert live.run("audit", "trail", "--reason", "nonsense")[0] == exit_codes.USAGE
 
 
 @pytest.mark.parametrize(
@@ -166,7 +166,7 @@ def test_exports_go_on_where_they_broke_off(live: Live, tmp_path: Path) -> None:
     assert [json.loads(line)["at"] for line in lines] == [START_MS + n for n in range(1, 13)]
     torn = tmp_path / "torn.jsonl"
     torn.write_text("".join(lines[:5]) + lines[5][:40])
-    assert live.run("audit", "export", "--out", torn, *filters)[0] == exits.USAGE
+    assert live.run("audit", "export", "--out", torn, *filters)[0] == exit_codes.USAGE
     told = live.ok("audit", "export", "--out", torn, "--resume", *filters)
     assert (told["written"], told["records"], torn.read_text()) == (7, 12, whole.read_text())
     table = tmp_path / "log.csv"
@@ -175,7 +175,7 @@ def test_exports_go_on_where_they_broke_off(live: Live, tmp_path: Path) -> None:
     live.ok("audit", "export", "--format", "csv", "--out", table, "--resume", *filters)
     assert table.read_text() == before
     assert [row["tool"] for row in csv.DictReader(before.splitlines())] == ["lookup"] * 12
-    assert live.run("audit", "export", "--format", "ocsf", "--out", table, "--resume")[0] == exits.USAGE
+    assert live.run("audit", "export", "--format", "ocsf", "--out", table, "--resume")[0] == exit_codes.USAGE
     events = tmp_path / "log.ocsf"
     live.ok("audit", "export", "--format", "ocsf", "--out", events, "--reason", "revoked")
     [event] = map(json.loads, events.read_text().splitlines())
@@ -192,11 +192,11 @@ def test_a_selection_convinces_whoever_has_the_key(live: Live, tmp_path: Path) -
     lines = selection.read_bytes().splitlines(keepends=True)
     torn = tmp_path / "torn.jsonl"
     torn.write_bytes(b"".join(lines[:6]) + lines[6][:99])
-    assert live.run("audit", "verify", torn, "--key", key)[0] == exits.INCOMPLETE
+    assert live.run("audit", "verify", torn, "--key", key)[0] == exit_codes.INCOMPLETE
     live.ok("audit", "export", "--format", "selection", "--out", torn, "--session", "s-1", "--resume")
     assert torn.read_bytes() == selection.read_bytes()
     torn.write_bytes(b"".join([lines[0], *lines[2:]]))
-    assert live.run("audit", "verify", torn, "--key", key)[0] == exits.DENIED
+    assert live.run("audit", "verify", torn, "--key", key)[0] == exit_codes.DENIED
 
 
 def test_what_may_go_is_asked_for_twice(live: Live) -> None:
@@ -209,7 +209,7 @@ def test_what_may_go_is_asked_for_twice(live: Live) -> None:
         "first": 0,
         "pruned": 0,
     }
-    assert live.run("audit", "erase", "--reason", "x", "--yes")[0] == exits.USAGE
+    assert live.run("audit", "erase", "--reason", "x", "--yes")[0] == exit_codes.USAGE
 
 
 @pytest.mark.parametrize("form", ["{boot}-{sequence}", "{verifier}/{boot}/{sequence}"])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from arx_caps.cli import exits
+from arx_caps.cli import exit_codes
 from tests.cli.helpers import arx, bundle, orders, service_file
 from tests.cli.reference import commands
 
@@ -59,7 +59,7 @@ def ended_well(exit_code: int, out: str, err: str) -> None:
     first = err.splitlines()[0]
     assert first.startswith("arx: "), err
     assert not first.endswith("."), err
-    assert exit_code in (exits.DENIED, exits.USAGE), err
+    assert exit_code in (exit_codes.DENIED, exit_codes.USAGE), err
 
 
 @pytest.mark.parametrize("content", CONTENTS.values(), ids=CONTENTS)
@@ -92,7 +92,7 @@ def test_no_file_breaks_the_policy_check(put: dict[str, str], name: str) -> None
     """
     Path(put["FILE"]).write_bytes(CONTENTS[name])
     ran = arx("policy", "check", put["FILE"])
-    assert ran.exit_code == exits.DENIED
+    assert ran.exit_code == exit_codes.DENIED
     assert ran.err.startswith("arx: ")
     assert "Traceback" not in ran.err
 
@@ -154,25 +154,25 @@ def test_no_command_line_breaks_a_command(put: dict[str, str], words: tuple[str,
     """
     ran = arx(*(put.get(word, word) for word in words))
     ended_well(*ran)
-    assert ran.exit_code == exits.USAGE
+    assert ran.exit_code == exit_codes.USAGE
     assert not Path(put["FILE"]).exists()
     as_json = arx("--json", *(put.get(word, word) for word in words))
     assert as_json.json["schema"] == "arx/error/1"
-    assert as_json.json["exit_code"] == as_json.exit_code == exits.USAGE
+    assert as_json.json["exit_code"] == as_json.exit_code == exit_codes.USAGE
 
 
 def test_an_internal_error_is_a_line_and_70(monkeypatch: pytest.MonkeyPatch) -> None:
     """
     A bug shows no traceback and nothing of its text, which could hold a token; ``--debug`` shows it all.
     """
-    import arx_caps.cli.token as module
+    import arx_caps.cli.commands.token.command as module
 
     def break_(*_: object, **__: object) -> None:
         raise RuntimeError(MARK)
 
     monkeypatch.setattr(module.Holding, "read", break_)
     ran = arx("token", "inspect", "-")
-    assert (ran.exit_code, ran.out) == (exits.INTERNAL, "")
+    assert (ran.exit_code, ran.out) == (exit_codes.INTERNAL, "")
     assert ran.err == "arx: internal error: RuntimeError\nhint: run it again with --debug\n"
     assert "Traceback" in arx("token", "inspect", "-", "--debug").err
 
@@ -183,7 +183,7 @@ def test_unreachable_and_unauthenticated_are_not_the_same(put: dict[str, str]) -
     """
     for words in (("agent", "list"), ("session", "list"), ("session", "show", "s-abcdefghijklmnop")):
         ran = arx(*words, "--operator-key", put["OPERATOR"])
-        assert ran.exit_code == exits.UNREACHABLE
+        assert ran.exit_code == exit_codes.UNREACHABLE
         assert "does not answer" in ran.err
 
 
@@ -192,7 +192,7 @@ def test_a_key_of_the_wrong_role_is_refused(put: dict[str, str]) -> None:
     An operator's key opens no session, and that is said before anything is sent.
     """
     ran = arx("session", "open", "--key", put["OPERATOR"])
-    assert ran.exit_code == exits.USAGE
+    assert ran.exit_code == exit_codes.USAGE
     assert "operator:root" in ran.err
 
 
@@ -203,7 +203,7 @@ def test_a_token_for_another_service_than_the_file_is_refused(put: dict[str, str
     other = service_file(tmp_path / "service")
     other.write_text(json.dumps(json.loads(other.read_text()) | {"audience": "mail"}))
     ran = arx("token", "explain", put["GOOD"], "--tool", "orders.list", "--service", other)
-    assert ran.exit_code == exits.USAGE
+    assert ran.exit_code == exit_codes.USAGE
     assert "mail" in ran.err
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from arx_caps.cli import exits
+from arx_caps.cli import exit_codes
 from arx_verifier.errors import Failure
 from arx_verifier.journal.decision import Decision
 from arx_verifier.journal.record import ChainFacts
@@ -75,9 +75,9 @@ def test_journals_elsewhere_are_read_with_it(journal: Path, tmp_path: Path) -> N
     named = arx("decisions", "--json", env={"ARX_JOURNAL": f"{journal}:{file}"}).json["decisions"]
     assert [each["tool"] for each in named] == all_of_them
     unknown = arx("decisions", "--realm-dir", tmp_path, "--session", "s-" + "c" * 16)
-    assert (unknown.exit_code, "--journal with its service file" in unknown.err) == (exits.DENIED, True)
+    assert (unknown.exit_code, "--journal with its service file" in unknown.err) == (exit_codes.DENIED, True)
     file.write_text(json.dumps({name: value for name, value in content.items() if name != "journal"}))
-    assert arx("decisions", "--journal", file).exit_code == exits.USAGE
+    assert arx("decisions", "--journal", file).exit_code == exit_codes.USAGE
 
 
 def test_a_code_that_is_none_is_a_mistake(journal: Path) -> None:
@@ -85,10 +85,10 @@ def test_a_code_that_is_none_is_a_mistake(journal: Path) -> None:
     A mistyped code is not answered with an empty table; one that nothing has is, and it is said.
     """
     ran = arx("decisions", "--journal", journal, "--code", "argument_not_alowed")
-    assert ran.exit_code == exits.USAGE
+    assert ran.exit_code == exit_codes.USAGE
     assert "argument_not_allowed?" in ran.err
     ran = arx("decisions", "--journal", journal, "--code", "revoked")
-    assert (ran.exit_code, ran.err) == (exits.OK, "no decision in these journals is like that\n")
+    assert (ran.exit_code, ran.err) == (exit_codes.OK, "no decision in these journals is like that\n")
 
 
 def test_what_was_only_counted_is_told_in_numbers(tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ def test_a_session_is_told_as_a_tree(journal: Path) -> None:
     Delegations stand below whom they came from, with what each of them did.
     """
     ran = arx("decisions", "--journal", journal, "--session", SESSION)
-    assert ran.exit_code == exits.OK
+    assert ran.exit_code == exit_codes.OK
     assert ran.out.index("acme/a") < ran.out.index("acme/w") < ran.out.index("argument_not_allowed")
     assert "mail.send" not in ran.out
     assert "\x1b" not in ran.out
@@ -152,7 +152,7 @@ def test_following_begins_with_the_last_and_goes_on(journal: Path) -> None:
             told.append(following.stdout.readline())
             sink.close()
             following.send_signal(signal.SIGINT)
-            assert following.wait(20) == exits.OK
+            assert following.wait(20) == exit_codes.OK
             assert following.stdout.read() == ""
         finally:
             following.kill()
@@ -169,5 +169,5 @@ def test_damage_is_said_and_read_past(journal: Path) -> None:
     raw[at] ^= 1
     segment.write_bytes(bytes(raw))
     ran = arx("decisions", "--journal", journal)
-    assert ran.exit_code == exits.INCOMPLETE
+    assert ran.exit_code == exit_codes.INCOMPLETE
     assert "damaged:" in ran.err

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from arx_caps.cli import exits
-from arx_caps.cli.kill import read_targets
+from arx_caps.cli import exit_codes
+from arx_caps.cli.commands.kill import read_targets
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.keyfile import KeyFile
 from arx_caps.revocation import OutcomeUnknownError, RevocationStore
@@ -50,7 +50,7 @@ def test_a_time_is_no_target() -> None:
     Who gives --wait a time is told how to say it, and nothing is killed.
     """
     ran = arx("kill", f"session:{SESSION}", "--wait", "2s", "--reason", "x", "--yes")
-    assert (ran.exit_code, "is it --timeout 2s?" in ran.err) == (exits.USAGE, True)
+    assert (ran.exit_code, "is it --timeout 2s?" in ran.err) == (exit_codes.USAGE, True)
 
 
 @pytest.mark.servers
@@ -59,7 +59,7 @@ def test_what_nobody_confirmed_is_3(valkey: EmbeddedValkey, store: RevocationSto
     A kill that is in force and durable, and that no verifier has confirmed, does not exit with 0.
     """
     ran = direct(valkey, store, "kill", "session", SESSION)
-    assert (ran.exit_code, ran.json["status"], ran.json["by"]) == (exits.INCOMPLETE, "unconfirmed", "store")
+    assert (ran.exit_code, ran.json["status"], ran.json["by"]) == (exit_codes.INCOMPLETE, "unconfirmed", "store")
     assert store.kills() == {f"session:{SESSION}": ran.json["seq"]}
 
 
@@ -69,8 +69,8 @@ def test_each_command_writes_what_it_says(valkey: EmbeddedValkey, store: Revocat
     Kill ends, freeze freezes, thaw thaws; the log has operation and reason, and who.
     """
     for verb, target in (("freeze", "session:" + SESSION), ("thaw", "session:" + SESSION), ("kill", "agent:acme/a")):
-        assert direct(valkey, store, verb, target).exit_code == exits.INCOMPLETE
-    assert direct(valkey, store, "thaw", "agent", "acme/a").exit_code == exits.INCOMPLETE
+        assert direct(valkey, store, verb, target).exit_code == exit_codes.INCOMPLETE
+    assert direct(valkey, store, "thaw", "agent", "acme/a").exit_code == exit_codes.INCOMPLETE
     log = store.log()
     assert [entry.op for entry in log] == ["freeze", "thaw", "kill+freeze", "thaw"]
     assert {entry.why for entry in log} == {"a test"}
@@ -106,7 +106,7 @@ def test_a_lost_answer_is_unknown(
 
     monkeypatch.setattr(RevocationStore, "kill_by_kind", lost)
     ran = direct(valkey, store, "kill", "session", SESSION)
-    assert (ran.exit_code, ran.json["status"]) == (exits.INCOMPLETE, "unknown")
+    assert (ran.exit_code, ran.json["status"]) == (exit_codes.INCOMPLETE, "unknown")
     assert "repeat" in ran.json["summary"]
 
 
@@ -117,7 +117,7 @@ def test_without_store_and_mint_nothing_is_claimed(tmp_path: Path) -> None:
     KeyFile.generate("operator", "root", "http://127.0.0.1:9").save(tmp_path / "key")
     place = ("--operator-key", tmp_path / "key", "--store", "unix:///nonexistent/x.sock", "--realm", "acme")
     ran = arx("kill", "session", SESSION, *place, *WORDS)
-    assert ran.exit_code == exits.UNREACHABLE
+    assert ran.exit_code == exit_codes.UNREACHABLE
     assert "nothing was done" in ran.err
     assert ran.json["schema"] == "arx/error/1"
 
@@ -128,8 +128,8 @@ def test_verifier_list_of_an_empty_realm(valkey: EmbeddedValkey, store: Revocati
     No verifier is a list of none, not an error; a realm without a history is one.
     """
     ran = arx("verifier", "list", "--store", valkey.url, "--realm", store.realm, "--json")
-    assert (ran.exit_code, ran.json["verifiers"], ran.json["seq"]) == (exits.OK, [], 0)
-    assert arx("verifier", "list", "--store", valkey.url, "--realm", "other").exit_code == exits.UNREACHABLE
+    assert (ran.exit_code, ran.json["verifiers"], ran.json["seq"]) == (exit_codes.OK, [], 0)
+    assert arx("verifier", "list", "--store", valkey.url, "--realm", "other").exit_code == exit_codes.UNREACHABLE
 
 
 @pytest.mark.servers

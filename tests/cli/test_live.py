@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import redis
 
-from arx_caps.cli import exits
-from arx_caps.cli import kill as kill_command
+from arx_caps.cli import exit_codes
+from arx_caps.cli.commands import kill as kill_command
 from arx_caps.embedded import EmbeddedValkey
 from arx_verifier import Verifier
 from tests.cli.helpers import arx
@@ -60,8 +60,8 @@ def kill(live: Live, *words: str) -> dict[str, object]:
 
     def confirmed() -> bool:
         reports.append(live.run("kill", *words, "--reason", "a test", "--yes"))
-        assert reports[-1][0] in (exits.OK, exits.INCOMPLETE), reports[-1]
-        return reports[-1][0] == exits.OK
+        assert reports[-1][0] in (exit_codes.OK, exit_codes.INCOMPLETE), reports[-1]
+        return reports[-1][0] == exit_codes.OK
 
     live.until(confirmed)
     return reports[-1][1]
@@ -76,7 +76,7 @@ def test_the_whole_job(live: Live, payments: Verifier, session: str, tmp_path: P
     refused = call(payments, tmp_path / "given", "payments.refund", order_id="o-1", amount=6)
     words = ("token", "explain", tmp_path / "given", "--service", tmp_path / "payments.json", "--tool", refused.tool)
     exit_code, told, _ = live.run(*words, "--arg", "order_id=o-1", "--arg", "amount=6")
-    assert (exit_code, told["code"], told["signature_checked"]) == (exits.DENIED, refused.code, True)
+    assert (exit_code, told["code"], told["signature_checked"]) == (exit_codes.DENIED, refused.code, True)
     assert told["failures"] == [failure._asdict() for failure in refused.failures]
 
     report = kill(live, "session", session)
@@ -103,7 +103,7 @@ def test_verifier_list_names_services_that_nobody_runs(live: Live, payments: Ver
     assert "payments" not in listed["services_never_seen"]
     assert {"live"} >= {one["state"] for one in listed["verifiers"] if one["id"].startswith("payments-")} != set()
     exit_code, listed, err = live.run("verifier", "list", "--issuer", "http://127.0.0.1:9")
-    assert (exit_code, listed["services_never_seen"]) == (exits.OK, None)
+    assert (exit_code, listed["services_never_seen"]) == (exit_codes.OK, None)
     assert "services without a verifier are not known" in err
 
 
@@ -113,7 +113,11 @@ def test_a_kill_needs_no_mint(live: Live, payments: Verifier, session: str, tmp_
     """
     live.kill_mint()
     exit_code, told, _ = live.run("session", "list")
-    assert (exit_code, told["schema"], told["exit_code"]) == (exits.UNREACHABLE, "arx/error/1", exits.UNREACHABLE)
+    assert (exit_code, told["schema"], told["exit_code"]) == (
+        exit_codes.UNREACHABLE,
+        "arx/error/1",
+        exit_codes.UNREACHABLE,
+    )
 
     def mint_forgotten() -> bool:
         view = live.ok("verifier", "list")
@@ -143,7 +147,7 @@ def test_a_kill_is_not_called_undone_when_the_mint_may_have_done_it(
     try:
         words = ("--reason", "x", "--yes", "--json", "--timeout", "1s", "--realm-dir", live.folder)
         ran = arx("kill", "session", session, *words)
-        assert (ran.exit_code, ran.json["status"]) == (exits.INCOMPLETE, "unknown")
+        assert (ran.exit_code, ran.json["status"]) == (exit_codes.INCOMPLETE, "unknown")
         assert "nothing was done" not in ran.out + ran.err
         assert "repeat" in ran.json["summary"]
     finally:
@@ -164,7 +168,7 @@ def test_freeze_and_thaw(live: Live, payments: Verifier, session: str, tmp_path:
     full takes both, and a kill, as well.
     """
     words = ("session", session, "--reason", "a test", "--yes")
-    live.until(lambda: live.run("freeze", *words)[0] == exits.OK)
+    live.until(lambda: live.run("freeze", *words)[0] == exit_codes.OK)
     with redis.Redis.from_url(live.ready["store"]) as raw:
         for memory, verb, code in (("0", "freeze", "frozen"), ("1", "thaw", "ok"), ("1", "freeze", "frozen")):
             raw.config_set("maxmemory", memory)
@@ -188,7 +192,7 @@ def test_agents_and_sessions_end(live: Live, session: str, tmp_path: Path) -> No
     assert (tmp_path / "s").read_text() != before
     assert live.run("session", "freeze", session, "--reason", "x", "--yes", "--no-wait")[1]["durable"]
     exit_code, told, _ = live.run("session", "renew", "--session", tmp_path / "s")
-    assert (exit_code, told["code"]) == (exits.DENIED, "frozen")
+    assert (exit_code, told["code"]) == (exit_codes.DENIED, "frozen")
     assert live.run("session", "thaw", session, "--reason", "x", "--yes", "--no-wait")[1]["durable"]
     orders = (
         "--in",
@@ -209,11 +213,13 @@ def test_agents_and_sessions_end(live: Live, session: str, tmp_path: Path) -> No
     exit_code, told, _ = live.run(
         "task", "extend", task, "refund", "--param", "amount=101", "--session", tmp_path / "s"
     )
-    assert (exit_code, "it would take" in str(told)) == (exits.DENIED, True)
+    assert (exit_code, "it would take" in str(told)) == (exit_codes.DENIED, True)
     assert live.ok("task", "list", "--of", session)["tasks"][0]["id"] == task
     assert live.ok("task", "finish", task, "--session", tmp_path / "s")["task"]["state"] == "ended"
     assert live.ok("session", "end", "--session", tmp_path / "s")["session"]["state"] == "ended"
-    assert live.run("task", "start", "lookup", "--session", tmp_path / "s", "--param", "order_id=o-1")[0] != exits.OK
+    assert (
+        live.run("task", "start", "lookup", "--session", tmp_path / "s", "--param", "order_id=o-1")[0] != exit_codes.OK
+    )
     assert live.ok("agent", "deactivate", AGENT, "--yes")["agent"]["state"] == "deactivated"
     for words in (
         ("agent", "show", "acme/nobody"),
@@ -224,7 +230,7 @@ def test_agents_and_sessions_end(live: Live, session: str, tmp_path: Path) -> No
         ("session", "open", "--key", tmp_path / "agent.key"),
     ):
         exit_code, told, _ = live.run(*words)
-        assert exit_code in (exits.DENIED, exits.UNAUTHENTICATED), words
+        assert exit_code in (exit_codes.DENIED, exit_codes.UNAUTHENTICATED), words
         assert told["schema"] == "arx/error/1"
 
 
@@ -234,9 +240,9 @@ def test_the_policy_refuses_in_words(live: Live, session: str, tmp_path: Path) -
     """
     words = ("task", "start", "refund", "--session", tmp_path / "s", "--param", "order_id=o-1", "--param", "amount=101")
     exit_code, told, _ = live.run(*words)
-    assert (exit_code, told["code"]) == (exits.DENIED, "bad_parameters")
+    assert (exit_code, told["code"]) == (exit_codes.DENIED, "bad_parameters")
     assert "amount" in told["error"]
-    assert live.run("agent", "enrol", AGENT, "--key-out", tmp_path / "again.key")[0] == exits.DENIED
+    assert live.run("agent", "enrol", AGENT, "--key-out", tmp_path / "again.key")[0] == exit_codes.DENIED
     assert not (tmp_path / "again.key").exists()
 
 
@@ -249,7 +255,7 @@ def test_a_stranger_is_not_authenticated(live: Live, tmp_path: Path) -> None:
     KeyFile.generate("operator", "eve", live.ready["issuer"]).save(tmp_path / "eve")
     words = ("kill", "realm", "--reason", "x", "--yes", "--operator-key", tmp_path / "eve")
     exit_code, told, err = live.run(*words)
-    assert (exit_code, told["schema"]) == (exits.UNAUTHENTICATED, "arx/error/1")
+    assert (exit_code, told["schema"]) == (exit_codes.UNAUTHENTICATED, "arx/error/1")
     assert "store" not in err
 
 
@@ -257,12 +263,12 @@ def test_the_doctor_finds_it_well_and_then_not(live: Live, tmp_path: Path) -> No
     """
     A realm that runs is well; one whose secret others can read, or whose mint is dead, is not.
     """
-    live.until(lambda: live.run("doctor")[0] == exits.OK)
+    live.until(lambda: live.run("doctor")[0] == exit_codes.OK)
     (live.folder / "operator.key").chmod(0o644)
     live.kill_mint()
     exit_code, told, _ = live.run("doctor")
     bad = {check["name"] for check in told["checks"] if not check["ok"]}
-    assert (exit_code, bad) == (exits.DENIED, {"permissions", "mint"})
+    assert (exit_code, bad) == (exit_codes.DENIED, {"permissions", "mint"})
     assert all(check["mend"] for check in told["checks"] if not check["ok"])
 
 
@@ -303,7 +309,7 @@ def test_the_mint_alone_serves_with_a_store_of_ones_own(
     made = [*arx, "init", "--name", realm_name, "--issuer", f"http://127.0.0.1:{free_port}"]
     subprocess.run(made, env=environment, check=True, capture_output=True)
     alone = subprocess.run([*arx, "mint", "serve"], env=environment, capture_output=True, text=True, timeout=60)
-    assert alone.returncode == exits.USAGE
+    assert alone.returncode == exit_codes.USAGE
     assert "--store" in alone.stderr
     serve = [*arx, "mint", "serve", "--store", valkey.url]
     with subprocess.Popen(serve, env=environment, stderr=subprocess.PIPE, text=True) as mint:
@@ -323,7 +329,7 @@ def test_an_operator_of_the_night_can_only_kill(live: Live, tmp_path: Path, sess
     assert live.ok("whoami", *key)["may"] == ["arx.kill"]
     for words in (("session", "list"), ("operator", "list"), ("thaw", f"session:{session}", "--reason", "x", "--yes")):
         code, said, _ = live.run(*words, *key)
-        assert (code, said["code"]) == (exits.DENIED, "tool_not_allowed")
+        assert (code, said["code"]) == (exit_codes.DENIED, "tool_not_allowed")
     assert live.ok("kill", f"session:{session}", "--reason", "3 a.m.", "--yes", *key)["status"] in (
         "confirmed",
         "unconfirmed",
@@ -331,6 +337,6 @@ def test_an_operator_of_the_night_can_only_kill(live: Live, tmp_path: Path, sess
     live.ok("operator", "role", "night", "--role", "responder")
     assert live.ok("session", "list", *key)["sessions"]
     live.ok("operator", "remove", "night", "--yes")
-    assert live.run("whoami", *key)[0] == exits.UNAUTHENTICATED
+    assert live.run("whoami", *key)[0] == exit_codes.UNAUTHENTICATED
     live.ok("operator", "recover", "--key-out", tmp_path / "back.key")
     assert live.ok("whoami", "--operator-key", tmp_path / "back.key")["role"] == "admin"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from arx_caps.cli import exits
+from arx_caps.cli import exit_codes
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.state import MintState
 from arx_caps.mint.server.init_realm import init_realm
@@ -42,7 +42,7 @@ def test_what_others_wrote_cannot_move_the_cursor(folder: Path) -> None:
     A purpose with control characters is shown with them escaped.
     """
     ran = arx("mint", "events", "--realm-dir", folder)
-    assert (ran.exit_code, "\x1b" in ran.out, "purpose=\\x1b[2J" in ran.out) == (exits.OK, False, True)
+    assert (ran.exit_code, "\x1b" in ran.out, "purpose=\\x1b[2J" in ran.out) == (exit_codes.OK, False, True)
     none = arx("mint", "events", "--realm-dir", folder, "--kind", "nothing.like.it")
     assert none.err == "nothing like that is recorded\n"
 

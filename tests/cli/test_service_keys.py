@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from arx_caps.cli import exits
+from arx_caps.cli import exit_codes
 from arx_caps.service import KeyRefresher
 from arx_verifier.errors import SettingsError, StoreError
 from arx_verifier.service import open_verifier
@@ -39,7 +39,7 @@ def test_a_service_joins_and_outlives_the_mint(live: Live, tmp_path: Path) -> No
     code, told, _ = live.run(
         "service", "join", tmp_path / "orders.invite", "--out", tmp_path / "x", "--key-out", tmp_path / "y"
     )
-    assert (code, told["code"]) == (exits.DENIED, "bad_enrolment")
+    assert (code, told["code"]) == (exit_codes.DENIED, "bad_enrolment")
     assert not (tmp_path / "x").exists()
     assert not (tmp_path / "y").exists()
     # Whoever lost the answer, or the file, tries again with the key that he has.
@@ -89,12 +89,12 @@ def test_an_own_key_that_is_taken_away(live: Live, tmp_path: Path) -> None:
     assert live.ok("service", "refresh", file, "--once")["changed"] is False
     live.ok("service", "remove-key", "reports", own["kid"], "--yes")
     code, told, _ = live.run("service", "refresh", file, "--once")
-    assert (code, told["code"]) == (exits.DENIED, "bad_proof")
+    assert (code, told["code"]) == (exit_codes.DENIED, "bad_proof")
     assert file.read_text() == before
     live.ok("service", "enrol", "payments", "--out", tmp_path / "payments.json")
     for words in (("service", "invite", "paymnets"), ("service", "enrol", "paymnets", "--out", tmp_path / "slip.json")):
         code, _, err = live.run(*words)
-        assert (code, "no [audience.paymnets]" in err) == (exits.OK, True), words
+        assert (code, "no [audience.paymnets]" in err) == (exit_codes.OK, True), words
     with pytest.raises(SettingsError, match="arx service invite"):
         KeyRefresher(tmp_path / "payments.json")
     assert {"payments", "reports"} <= {row["audience"] for row in live.ok("service", "list")["services"]}

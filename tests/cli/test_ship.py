@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from arx_caps.cli import exits
+from arx_caps.cli import exit_codes
 from arx_caps.keyfile import KeyFile
 from arx_caps.service import open_shipper
 from arx_verifier.errors import SettingsError
@@ -52,10 +52,10 @@ def test_what_there_is_is_sent_once(service: Path, receiver: Receiver, tmp_path:
     decided(service, 700)
     receiver.refuse = 503
     ran = arx("ship", service, "--once")
-    assert ran.exit_code == exits.UNREACHABLE
+    assert ran.exit_code == exit_codes.UNREACHABLE
     assert "the records stay in the journal" in ran.err
     receiver.refuse = 403
-    assert arx("ship", service, "--once").exit_code == exits.INCOMPLETE
+    assert arx("ship", service, "--once").exit_code == exit_codes.INCOMPLETE
     receiver.refuse = None
     ran = arx("ship", service, "--once", "--json")
     assert (ran.exit_code, ran.json["done"], ran.json["shipped"], ran.json["lost"]) == (0, True, 700, 0)
@@ -89,7 +89,7 @@ def test_losses_and_alarms_are_said(service: Path, receiver: Receiver, tmp_path:
     receiver.refuse = None
     files(tmp_path / "journal")[0].unlink()
     ran = arx("ship", service, "--once", "--json")
-    assert ran.exit_code == exits.INCOMPLETE
+    assert ran.exit_code == exit_codes.INCOMPLETE
     assert ran.json["lost"] > 0
     journal.close()
 

@@ -10,8 +10,8 @@ from typing import get_args
 
 import pytest
 
-from arx_caps.cli import exits
-from arx_caps.cli.values import STATES
+from arx_caps.cli import exit_codes
+from arx_caps.cli.parse import STATES
 from arx_caps.mint.tasks.liveness import State
 from tests.cli.helpers import SESSION, Ran, arx
 from tests.cli.live import AGENT, Live, live_realm
@@ -54,7 +54,7 @@ def test_whoever_may_only_kill_is_told_of_no_names(live: Live, typed: Typed, tmp
     typed("operator", "enrol", "night", "--role", "kill-only", "--key-out", tmp_path / "night.key")
     key = ("--operator-key", tmp_path / "night.key")
     ran = typed("kill", "agent", AGENT + "s", "--reason", "a test", "--yes", *key)
-    assert (ran.exit_code in (exits.OK, exits.INCOMPLETE), AGENT + " " in ran.err) == (True, False)
+    assert (ran.exit_code in (exit_codes.OK, exit_codes.INCOMPLETE), AGENT + " " in ran.err) == (True, False)
     ran = typed("kill", "session", SESSION, "--reason", "a test", "--yes", *key)
     assert "spelt" not in ran.err
 
@@ -75,13 +75,13 @@ def test_a_name_that_was_removed_is_not_there_again(typed: Typed, tmp_path: Path
     typed("operator", "enrol", "gone", "--role", "read-only", "--key-out", tmp_path / "a.key")
     typed("operator", "remove", "gone", "--yes")
     ran = typed("operator", "enrol", "gone", "--role", "read-only", "--key-out", tmp_path / "b.key")
-    assert (ran.exit_code, "was removed" in ran.err, (tmp_path / "b.key").exists()) == (exits.DENIED, True, False)
+    assert (ran.exit_code, "was removed" in ran.err, (tmp_path / "b.key").exists()) == (exit_codes.DENIED, True, False)
 
 
 def test_a_deactivated_agent_is_told_from_one_that_is_there(typed: Typed, tmp_path: Path) -> None:
     """Whoever enrols a path again is told whether it works still, or is gone for good."""
     enrol = ("agent", "enrol", "acme/gone", "--key-out")
-    assert typed(*enrol, tmp_path / "first").exit_code == exits.OK
+    assert typed(*enrol, tmp_path / "first").exit_code == exit_codes.OK
     assert "is enrolled already" in typed(*enrol, tmp_path / "second").err
     typed("agent", "deactivate", "acme/gone", "--yes")
     assert "was deactivated, and its name is not given again" in typed(*enrol, tmp_path / "second").err
@@ -92,13 +92,13 @@ def test_a_session_is_ended_twice(live: Live, typed: Typed, tmp_path: Path) -> N
     typed("session", "open", "--key", live.folder.parent / "agent.key", "--out", tmp_path / "s")
     for told in ("confirmed", "unconfirmed", "had ended before"):
         ran = typed("session", "end", "--session", tmp_path / "s")
-        assert ran.exit_code == exits.OK, ran.err
+        assert ran.exit_code == exit_codes.OK, ran.err
         if told in ran.out:
             break
     assert "it had ended before" in typed("session", "end", "--session", tmp_path / "s").out
     for words in (("session", "renew"), ("task", "start", "lookup", "--param", "order_id=o-1")):
         ran = typed(*words, "--session", tmp_path / "s")
-        assert (ran.exit_code, "`arx session open" in ran.err) == (exits.DENIED, True)
+        assert (ran.exit_code, "`arx session open" in ran.err) == (exit_codes.DENIED, True)
 
 
 def test_a_task_is_extended_from_the_grant_that_is_meant(live: Live, typed: Typed, tmp_path: Path) -> None:
@@ -125,20 +125,20 @@ def test_a_task_is_extended_from_the_grant_that_is_meant(live: Live, typed: Type
 def test_a_log_is_not_recovered_under_a_mint_that_runs(typed: Typed) -> None:
     """Two writers would number the same records."""
     ran = typed("audit", "reindex", "--reason", "a test", "--yes")
-    assert (ran.exit_code, "something answers at" in ran.err) == (exits.USAGE, True)
+    assert (ran.exit_code, "something answers at" in ran.err) == (exit_codes.USAGE, True)
 
 
 def test_rows_are_made_again_only_where_nothing_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What takes a connection may be the realm's mint, also if it does not answer."""
-    monkeypatch.setattr("arx_caps.cli.audit_reindex.TIMEOUT_S", 0.2)
+    monkeypatch.setattr("arx_caps.cli.commands.audit.reindex.TIMEOUT_S", 0.2)
     reindex = ("audit", "reindex", "--reason", "a test", "--yes", "--realm-dir", tmp_path / "other")
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"127.0.0.1:{silent.getsockname()[1]}"
-        assert arx("init", "--name", "other", "--listen", address, tmp_path / "other").exit_code == exits.OK
+        assert arx("init", "--name", "other", "--listen", address, tmp_path / "other").exit_code == exit_codes.OK
         ran = arx(*reindex)
-        assert (ran.exit_code, f"something answers at {address}" in ran.err) == (exits.USAGE, True), ran.err
+        assert (ran.exit_code, f"something answers at {address}" in ran.err) == (exit_codes.USAGE, True), ran.err
     ran = arx(*reindex)
-    assert (ran.exit_code, "has no checkpoint" in ran.err) == (exits.INCOMPLETE, True), ran.err
+    assert (ran.exit_code, "has no checkpoint" in ran.err) == (exit_codes.INCOMPLETE, True), ran.err
 
 
 def test_the_end_of_the_log_is_one_object(typed: Typed) -> None:
@@ -151,21 +151,25 @@ def test_a_state_is_one_that_there_is(typed: Typed) -> None:
     """The command knows those of the mint, and names them to whoever mistypes one."""
     assert get_args(State) == STATES
     ran = typed("session", "list", "--state", "opn")
-    assert (ran.exit_code, "'frozen'" in ran.err) == (exits.USAGE, True)
+    assert (ran.exit_code, "'frozen'" in ran.err) == (exit_codes.USAGE, True)
 
 
 def test_whom_an_erasure_names(typed: Typed) -> None:
     """Nothing but a subject is one, and where to find it is said."""
     for target in ("nobody", f"agent:{AGENT}"):
         ran = typed("audit", "erase", "--subject", target, "--reason", "a test", "--yes")
-        assert (ran.exit_code, "regex" in ran.err, "--person ISSUER SUBJECT" in ran.err) == (exits.USAGE, False, True)
+        assert (ran.exit_code, "regex" in ran.err, "--person ISSUER SUBJECT" in ran.err) == (
+            exit_codes.USAGE,
+            False,
+            True,
+        )
 
 
 def test_records_are_older_than_a_year(typed: Typed) -> None:
     """Whatever lives has a duration of a year at most; how long ago something was has not."""
     ran = typed("audit", "prune", "--before", "400d", "--reason", "a test", "--yes")
-    assert (ran.exit_code, "taken out 0 records" in " ".join(ran.out.split())) == (exits.OK, True)
-    assert typed("audit", "trail", "--since", "4000d").exit_code == exits.OK
+    assert (ran.exit_code, "taken out 0 records" in " ".join(ran.out.split())) == (exit_codes.OK, True)
+    assert typed("audit", "trail", "--since", "4000d").exit_code == exit_codes.OK
 
 
 def test_what_was_killed_does_not_thaw(live: Live, typed: Typed) -> None:
@@ -184,7 +188,7 @@ def test_whoever_may_not_is_told_how_to_see_what_he_may(typed: Typed, tmp_path: 
     """A role that does not reach is no riddle; nor is which of two keys came last, or the key that is not there."""
     typed("operator", "enrol", "watch", "--role", "kill-only", "--key-out", tmp_path / "watch.key")
     ran = typed("session", "list", "--operator-key", tmp_path / "watch.key")
-    assert (ran.exit_code, "`arx whoami`" in ran.err) == (exits.DENIED, True)
+    assert (ran.exit_code, "`arx whoami`" in ran.err) == (exit_codes.DENIED, True)
     ran = typed("operator", "key", "add", "watch", "--key-out", tmp_path / "next.key", "--json")
     assert ran.json["kid"] == json.loads((tmp_path / "next.key").read_text())["kid"]
     ran = typed("operator", "key", "remove", "watch", "OLD_KID")
@@ -199,8 +203,8 @@ def test_a_lost_operator_key_is_not_the_end(live: Live, typed: Typed, tmp_path: 
         ran = typed("whoami")
         told = re.search(r"`arx (operator recover --key-out .*)`", ran.err)
         assert told is not None, ran.err
-        assert typed(*told[1].split()).exit_code == exits.OK
-        assert typed("whoami").exit_code == exits.OK
+        assert typed(*told[1].split()).exit_code == exit_codes.OK
+        assert typed("whoami").exit_code == exit_codes.OK
     finally:
         kept.unlink(missing_ok=True)
         (tmp_path / "lost.key").rename(kept)
@@ -211,14 +215,14 @@ def test_a_service_that_sends_nothing_is_named(typed: Typed, tmp_path: Path) -> 
     typed("service", "enrol", "silent", "--out", tmp_path / "silent.json")
     for words in ((), ("--limit", "1"), ("--service", "silent")):
         ran = typed("audit", "runs", *words)
-        assert (ran.exit_code, "nothing of silent has come" in ran.err) == (exits.OK, True), words
+        assert (ran.exit_code, "nothing of silent has come" in ran.err) == (exit_codes.OK, True), words
     assert "nothing of" not in typed("audit", "runs", "--service", "orders", "--limit", "1").err
 
 
 def test_a_key_that_lives_is_not_retired_by_the_way(typed: Typed) -> None:
     """It is said what stands in the way, and how to look."""
     ran = typed("key", "retire", "k1", "--yes")
-    assert (ran.exit_code, "`arx key list`" in ran.err) == (exits.DENIED, True)
+    assert (ran.exit_code, "`arx key list`" in ran.err) == (exit_codes.DENIED, True)
 
 
 @pytest.mark.parametrize(
@@ -233,6 +237,6 @@ def test_a_key_that_lives_is_not_retired_by_the_way(typed: Typed) -> None:
 def test_a_target_without_its_kind(typed: Typed, text: str, meant: str | None) -> None:
     """Is refused, and the one that looks like it is named."""
     ran = typed("kill", text, "--reason", "a test", "--yes")
-    assert ran.exit_code == exits.USAGE
+    assert ran.exit_code == exit_codes.USAGE
     assert ("hint: is it" in ran.err) == (meant is not None)
     assert meant is None or f"is it {meant}?" in ran.err

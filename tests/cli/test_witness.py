@@ -13,7 +13,7 @@ import pytest
 from arx_caps.audit.merkle import Note, VerifierKey, leaf_hash, open_checkpoint, read_signer, tree
 from arx_caps.audit.merkle.tree import Tree
 from arx_caps.audit.witness.client import ask_witness
-from arx_caps.cli.doctor_witness import check_witnesses
+from arx_caps.cli.commands.doctor.witness import check_witnesses
 from tests.audit.world import LOG, OTHER, STRANGER, WITNESS, checkpoint_of, records
 from tests.cli.helpers import arx
 from tests.mint.world import make_realm

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from arx_caps.audit.ingest import is_event, read_event
-from arx_caps.cli import exits
+from arx_caps.cli import exit_codes
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.mint.audit.log import open_store
 from arx_caps.realm import Realm
@@ -94,7 +94,7 @@ class Round:
         """Kill past the mint, by the command; returns when it had returned, boot clock, ns."""
         store = ("--store", self.server.url, "--realm", self.realm.name)
         done = arx("kill", target, "--direct", "--reason", "past the mint", "--yes", *store)
-        assert done.exit_code in (exits.OK, exits.INCOMPLETE), done
+        assert done.exit_code in (exit_codes.OK, exit_codes.INCOMPLETE), done
         return boot_clock()
 
     def keep(self) -> None:

@@ -12,7 +12,7 @@ import pytest
 from arx_caps.agent import mint_client
 from arx_caps.agent.mint_client import MintClient
 from arx_caps.agent.task import now_ms
-from arx_caps.cli.caller import Caller
+from arx_caps.cli.mint_session import Caller
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.keyfile import SigningKey
 from arx_caps.mint.db.state import MintState

@@ -81,5 +81,5 @@ def test_help_imports_no_noun() -> None:
     code = "from arx_caps.cli.app import cli\ntry: cli.main(['--help'])\nexcept SystemExit: pass"
     found = imported_by(code)
     ours = {name for name in found if name.startswith(("arx_caps.", "arx_verifier"))}
-    assert ours == {f"arx_caps.cli{name}" for name in ("", ".app", ".exits", ".frame", ".output")}
+    assert ours == {f"arx_caps.cli{name}" for name in ("", ".app", ".exit_codes", ".options", ".terminal")}
     assert not {name.partition(".")[0] for name in found} & {"httpx", "ssl", "redis", "msgspec", "sqlalchemy"}

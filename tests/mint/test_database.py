@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from arx_caps.cli import exits
+from arx_caps.cli import exit_codes
 from arx_caps.engines import open_engine
 from arx_caps.mint.db.state import MintState
 from arx_caps.mint.server.init_realm import init_realm
@@ -49,7 +49,7 @@ def test_a_password_may_come_by_its_variable(monkeypatch: pytest.MonkeyPatch) ->
 def test_no_password_on_a_command_line(words: tuple[str, ...], url: str) -> None:
     """A URL with a password is refused before it is used, where every user of the machine could have read it."""
     ran = arx(*words, "--database", url)
-    assert (ran.exit_code, "ARX_DATABASE" in ran.err, SECRET in ran.out + ran.err) == (exits.USAGE, True, False)
+    assert (ran.exit_code, "ARX_DATABASE" in ran.err, SECRET in ran.out + ran.err) == (exit_codes.USAGE, True, False)
 
 
 @pytest.mark.parametrize("url", ["mysql://u:p@h/n", "postgresql+psycopg2://h/n", "mint.db", "postgresql//h/n", ""])

@@ -13,7 +13,7 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import update
 
-from arx_caps.cli import exits
+from arx_caps.cli import exit_codes
 from arx_caps.mint.db import migrations
 from arx_caps.mint.db.state import MintState
 from arx_caps.mint.db.tables import METADATA
@@ -117,10 +117,10 @@ def test_a_step_that_fails_changes_nothing(url: str) -> None:
 def test_operators_can_do_it_themselves(url: str) -> None:
     """``arx mint migrate`` says what there is to do, does it, and finds nothing more to do."""
     checked = arx("mint", "migrate", "--check", "--json", env={"ARX_DATABASE": url})
-    assert (checked.exit_code, checked.json["now"]) == (exits.DENIED, None)
+    assert (checked.exit_code, checked.json["now"]) == (exit_codes.DENIED, None)
     done = arx("mint", "migrate", "--json", env={"ARX_DATABASE": url})
     assert (done.exit_code, done.json["before"], done.json["now"]) == (0, None, migrations.HEAD)
-    assert arx("mint", "migrate", "--check", env={"ARX_DATABASE": url}).exit_code == exits.OK
+    assert arx("mint", "migrate", "--check", env={"ARX_DATABASE": url}).exit_code == exit_codes.OK
 
 
 def test_the_steps_are_part_of_what_is_installed() -> None:

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from arx_caps.agent import mint_client
-from arx_caps.cli.caller import Caller
+from arx_caps.cli.mint_session import Caller
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.jose import SigningKey
 from arx_caps.mint.db.state import MintState

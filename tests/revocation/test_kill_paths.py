@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import redis
 
-from arx_caps.cli import exits
-from arx_caps.cli.output import Console
+from arx_caps.cli import exit_codes
+from arx_caps.cli.terminal import Console
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.mint.api.app import ENDPOINTS
 from arx_caps.mint.runtime import MintRuntime
@@ -51,7 +51,7 @@ def test_a_break_glass_user_kills_with_nothing_else(
         until(lambda: (seen := realm_store.unacked(0, 0)).at_ms - seen.since_ms > 1_000)
         place = ("--store", url, "--realm", realm_store.realm, "--realm-dir", tmp_path / "none", "--direct")
         ran = arx("kill", SESSION, AGENT, "key:k1.0", *place, *WORDS, env={"ARX_STORE_PASSWORD": "glass"})
-        assert ran.exit_code == exits.OK, ran.err
+        assert ran.exit_code == exit_codes.OK, ran.err
         assert (ran.json["status"], ran.json["confirmed"], ran.json["seq"]) == ("confirmed", 1, 3)
         assert all("(direct, user" in entry.by for entry in realm_store.log())
         assert len({entry.at_ms for entry in realm_store.log()}) == 1, "one step"
@@ -98,7 +98,7 @@ def test_an_unknown_outcome_is_asked_for_until_it_is_settled(
     monkeypatch.setattr(Console, "say", say)
     ran = arx("kill", SESSION, "--store", server.url, "--realm", store.realm, "--direct", *WORDS)
     assert told == ["unknown so far: the store does not answer; trying again"]
-    assert (ran.exit_code, ran.json["status"]) == (exits.INCOMPLETE, "unconfirmed"), "in force; nobody was there"
+    assert (ran.exit_code, ran.json["status"]) == (exit_codes.INCOMPLETE, "unconfirmed"), "in force; nobody was there"
     assert ran.json["seq"] == store.header().seq >= 1
     assert SESSION in store.kills()
 
@@ -111,7 +111,7 @@ def test_an_outcome_that_stays_unknown_is_never_called_done(
     """
     server, store = frozen_midway
     ran = arx("kill", SESSION, "--store", server.url, "--realm", store.realm, "--direct", "--timeout", "1s", *WORDS)
-    assert (ran.exit_code, ran.json["status"]) == (exits.INCOMPLETE, "unknown")
+    assert (ran.exit_code, ran.json["status"]) == (exit_codes.INCOMPLETE, "unknown")
     assert "repeat it" in ran.json["summary"]
     assert ran.json["confirmed"] == 0
 
@@ -149,16 +149,16 @@ def test_a_kill_needs_no_database(live: Live) -> None:
         path.unlink()
     words = ("--reason", "no database", "--yes", "--timeout", "5s")
     exit_code, told, _ = live.run("kill", SESSION, *words)
-    assert exit_code in (exits.OK, exits.INCOMPLETE)
+    assert exit_code in (exit_codes.OK, exit_codes.INCOMPLETE)
     assert told["seq"] == 1
     live.kill_mint()
     live._up.send_signal(signal.SIGCONT)
-    live.until(lambda: live.run("agent", "list")[0] == exits.UNAUTHENTICATED)
+    live.until(lambda: live.run("agent", "list")[0] == exit_codes.UNAUTHENTICATED)
     exit_code, told, err = live.run("kill", SESSION, *words)
-    assert (exit_code, told["exit_code"]) == (exits.UNAUTHENTICATED, exits.UNAUTHENTICATED)
+    assert (exit_code, told["exit_code"]) == (exit_codes.UNAUTHENTICATED, exit_codes.UNAUTHENTICATED)
     assert "--direct" in err
     exit_code, told, _ = live.run("kill", SESSION, "--direct", *words)
-    assert exit_code in (exits.OK, exits.INCOMPLETE)
+    assert exit_code in (exit_codes.OK, exit_codes.INCOMPLETE)
     assert (told["by"], told["durable"]) == ("store", True)
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import pytest
 
-from arx_caps.cli import exits
+from arx_caps.cli import exit_codes
 from arx_caps.mint.runtime import MintRuntime
 from arx_caps.mint.server.init_realm import init_realm
 from arx_caps.realm import Realm
@@ -32,7 +32,7 @@ class Place(NamedTuple):
         found = {
             c["name"]: (c["found"], c["mend"]) for c in ran.json["checks"] if c["ok"] is False and c["name"] != "mint"
         }
-        assert ran.exit_code == exits.DENIED
+        assert ran.exit_code == exit_codes.DENIED
         assert all(mend for _, mend in found.values()), "it says how to mend each"
         return found
 

@@ -1,0 +1,228 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``arx agent``: enrol, list, look at and deactivate agents."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from arx_caps.cli.exit_codes import Stop
+from arx_caps.cli.mint_session import Unreachable
+from arx_caps.cli.options import KidCommand, Verbs, common_options, pass_console, yes_option
+from arx_caps.cli.parse import show_json
+from arx_caps.cli.place import Place, operator_options
+from arx_caps.cli.secure_files import read_object
+from arx_caps.cli.terminal import Console, pairs, table
+from arx_caps.durations import show_time
+from arx_caps.keyfile import KeyFile, PublicKey
+from arx_verifier.names import is_agent_path
+
+ABOUT: Final = ("model", "purpose", "version")  # members of an agent's metadata
+_ABOUT_TEXTS: Final = (
+    ("owner", "who answers for it"),
+    ("purpose", "what it is for"),
+    ("model", "which model it runs"),
+    ("version", "which version of it this is"),
+)
+
+
+@click.group("agent", cls=Verbs)
+def agent_command() -> None:
+    """Enrol, describe, list and deactivate agents, and rotate their keys."""
+
+
+def _checked(path: str) -> str:
+    if not is_agent_path(path):
+        raise click.BadParameter(f"{path[:60]!r} is not an agent path such as acme/support", param_hint="PATH")
+    return path
+
+
+def _about_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Say of an agent what travels in its tokens."""
+    for name, text in reversed(_ABOUT_TEXTS):
+        command = click.option(f"--{name}", name, help=text)(command)
+    return command
+
+
+@agent_command.command("enrol")
+@click.argument("path")
+@click.option("--key-out", type=click.Path(path_type=Path), help="make a key and write it to this new file (mode 0600)")
+@click.option("--public-jwk", metavar="FILE", help="enrol this public key, made elsewhere")
+@click.option("--workload", is_flag=True, help="no key: the policy's [[workload]] says which tokens stand for it")
+@_about_options
+@operator_options
+@common_options
+@pass_console
+def enrol(
+    console: Console,
+    /,
+    path: str,
+    place: Place,
+    key_out: Path | None,
+    public_jwk: str | None,
+    workload: bool,
+    **about: str | None,
+) -> None:
+    """Enrol the agent PATH, with a key or as a workload.
+
+    \b
+        arx agent enrol acme/support/triage --key-out triage.key.json
+    """
+    _checked(path)
+    if [key_out is not None, public_jwk is not None, workload].count(True) != 1:
+        raise click.UsageError(
+            "give --key-out FILE for a new key, --public-jwk FILE for one made elsewhere, or --workload for none"
+        )
+    public = PublicKey(read_object(public_jwk)) if public_jwk is not None else None
+    mint = place.mint()
+    if key_out is not None:
+        key = KeyFile.generate("agent", path, mint.issuer)
+        key.save(key_out)
+        public = key.key.public
+    metadata = {name: about[name] for name in ABOUT if about[name] is not None}
+    jwk = None if public is None else public.jwk
+    body = {"path": path, "jwk": jwk, "owner": about["owner"], "metadata": metadata or None}
+    try:
+        answer = mint.call("POST", "/v1/agents", body)
+    except Stop:
+        if key_out is not None:
+            key_out.unlink(missing_ok=True)  # a key that nobody knows would look like an agent's
+        raise
+    agent = answer.get("agent", answer)
+    kid = None if public is None else public.kid
+    value = {"agent": agent, "kid": kid, "key_file": str(key_out) if key_out else None}
+    console.data("agent", value, lambda: pairs([("agent", path), ("key", kid), ("key file", value["key_file"])]))
+
+
+@agent_command.command("describe")
+@click.argument("path")
+@_about_options
+@operator_options
+@common_options
+@pass_console
+def describe(console: Console, /, path: str, place: Place, **about: str | None) -> None:
+    """Say otherwise who answers for PATH, and what it is; an empty text takes it away.
+
+    It goes into the tokens that are made from then on, and into the decisions on them.
+    """
+    metadata = {name: about[name] for name in ABOUT if about[name] is not None}
+    body = ({} if about["owner"] is None else {"owner": about["owner"]}) | ({"metadata": metadata} if metadata else {})
+    if not body:
+        raise click.UsageError("say what: --owner, --purpose, --model or --version")
+    agent = place.mint().call("PATCH", f"/v1/agents/{_checked(path)}", body)
+    console.data("agent", {"agent": agent}, lambda: pairs(facts_of(agent)))
+
+
+@agent_command.command("list")
+@click.option("--under", metavar="PATH", help="only this agent and those below it")
+@click.option("--state", type=click.Choice(("active", "deactivated")), help="only those in this state")
+@operator_options
+@common_options
+@pass_console
+def list_agents(console: Console, place: Place, under: str | None, state: str | None) -> None:
+    """List the enrolled agents.  Both filters hold together."""
+    agents, _ = place.mint().rows("/v1/agents", "agents", {"under": under, "state": state})
+    heads = ("AGENT", "STATE", "OWNER", "ENROLLED")
+    rows = [(a.get("path"), a.get("state"), a.get("owner"), _time(a, "created_at")) for a in agents]
+    console.data("agents", {"agents": agents}, lambda: table(heads, rows))
+
+
+@agent_command.command("show")
+@click.argument("path")
+@operator_options
+@common_options
+@pass_console
+def show(console: Console, path: str, place: Place) -> None:
+    """Show one agent."""
+    _checked(path)
+    answer = place.mint().call("GET", f"/v1/agents/{path}")
+    agent = answer.get("agent", answer)
+    console.data("agent", {"agent": agent}, lambda: pairs(facts_of(agent)))
+
+
+@agent_command.command("deactivate")
+@click.argument("path")
+@yes_option
+@operator_options
+@common_options
+@pass_console
+def deactivate(console: Console, path: str, place: Place, yes: bool) -> None:
+    """Deactivate an agent: it opens no session any more, and what it and those below it hold is dead."""
+    console.confirm(f"deactivate {_checked(path)} and end everything it holds?", yes=yes)
+    answer = place.mint().call("DELETE", f"/v1/agents/{path}")
+    console.data("agent", answer, lambda: pairs([("agent", path), ("kill", answer.get("kill", {}).get("summary"))]))
+
+
+@agent_command.group("key")
+def key_command() -> None:
+    """Rotate an agent's keys: add the new one, use it, remove the old one."""
+
+
+@key_command.command("add")
+@click.argument("path")
+@click.option("--key-out", type=click.Path(path_type=Path), help="make a key and write it to this new file (mode 0600)")
+@click.option("--public-jwk", metavar="FILE", help="enrol this public key, made elsewhere")
+@operator_options
+@common_options
+@pass_console
+def add_key(console: Console, path: str, place: Place, key_out: Path | None, public_jwk: str | None) -> None:
+    """Enrol one more key of the agent PATH; sessions that are open go on."""
+    if (key_out is None) == (public_jwk is None):
+        raise click.UsageError("give --key-out FILE for a new key, or --public-jwk FILE for one made elsewhere")
+    mint = place.mint()
+    if key_out is not None:
+        key = KeyFile.generate("agent", _checked(path), mint.issuer)
+        key.save(key_out)
+        public = key.key.public
+    else:
+        public = PublicKey(read_object(str(public_jwk)))
+    try:
+        agent = mint.call("PATCH", f"/v1/agents/{_checked(path)}", {"add_jwk": public.jwk})
+    except Unreachable as error:
+        error.hint = f"whether it was enrolled is not known: see `arx agent show {path}`"
+        raise
+    except Stop:
+        if key_out is not None:
+            key_out.unlink(missing_ok=True)  # a key that nobody knows would look like an agent's
+        raise
+    console.data("agent", {"agent": agent, "kid": public.kid}, lambda: pairs(facts_of(agent)))
+
+
+@key_command.command("remove", cls=KidCommand)
+@click.argument("path")
+@click.argument("kid")
+@operator_options
+@common_options
+@pass_console
+def remove_key(console: Console, path: str, kid: str, place: Place) -> None:
+    """Take the key KID away from the agent PATH: it opens no session any more; those that are open go on."""
+    agent = place.mint().call("PATCH", f"/v1/agents/{_checked(path)}", {"remove_kid": kid})
+    console.data("agent", {"agent": agent}, lambda: pairs(facts_of(agent)))
+
+
+def facts_of(row: dict[str, Any]) -> list[tuple[str, Any]]:
+    """Return a row's members for people: times as times, lists and objects in words."""
+    return [(name.replace("_", " "), _in_words(name, value)) for name, value in row.items()]
+
+
+def _in_words(name: str, value: Any) -> Any:
+    if name.endswith("_at") and isinstance(value, int):
+        return show_time(value)
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_member(inner)}" for key, inner in value.items()) or None
+    if isinstance(value, list):
+        return ", ".join(map(_member, value)) or None
+    return value
+
+
+def _member(value: Any) -> str:
+    """Show what stands inside a list or an object; of an enrolled key its id, and since when."""
+    if isinstance(value, dict) and value.keys() == {"kid", "added_at"}:
+        return f"{value['kid']} since {show_time(value['added_at'])}"
+    return show_json(value) if isinstance(value, dict | list | bool) else str(value)
+
+
+def _time(row: dict[str, Any], name: str) -> str | None:
+    value = row.get(name)
+    return show_time(value) if isinstance(value, int) else None

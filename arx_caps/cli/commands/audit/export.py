@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``arx audit export``: take records out of the mint's log into a file that other tools read.  SPEC 19.
+
+The file grows in the order of the log, line by line; one that broke off goes on with ``--resume``.
+"""
+
+import os
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import click
+
+from arx_caps.cli.commands.audit.question import PAGE, Asking, question_options
+from arx_caps.cli.exit_codes import Stop
+from arx_caps.cli.mint_session import Caller
+from arx_caps.cli.options import common_options, pass_console
+from arx_caps.cli.place import Place, operator_options
+from arx_caps.cli.progress import Progress
+from arx_caps.cli.terminal import Console, pairs
+
+_LAST_BYTES = 1024 * 1024  # longer than any line
+
+
+@click.command("export")
+@question_options
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(("jsonl", "csv", "ocsf", "selection")),
+    default="jsonl",
+    show_default=True,
+    help="which",
+)
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="the file (mode 0600)")
+@click.option("--resume", is_flag=True, help="go on behind the last whole line of a file that broke off")
+@operator_options
+@common_options
+@pass_console
+def export_command(console: Console, place: Place, asking: Asking, form: str, out: Path, resume: bool) -> None:
+    """Write the records that the filters let through to a file, in the log's order.
+
+    jsonl and csv have one record a line; ocsf are events of OCSF 1.8; a selection has each record with the proof that
+    it is in the log, as `arx audit verify` checks it.  With --resume, give the same filters and format.
+
+    \b
+        arx audit export --format csv --since 2026-01-01T00:00:00Z --out decisions.csv
+    """
+    from arx_caps.audit.query import form_of
+
+    if out.exists() and not resume:
+        raise Stop(f"{out}: exists already", hint="--resume goes on with it; another name begins anew", code="file")
+    mint = place.mint()
+    first = asking.page(mint, limit=1)
+    try:
+        with os.fdopen(_opened(out, again=resume and out.exists()), "r+b") as file:
+            if form == "selection":
+                held, pages = _selected(file, asking, mint)
+            else:
+                writes = form_of(form, origin=first["origin"], version=version("arx-caps"))
+                after, held = _resumed(file, writes)
+                file.write(b"" if file.tell() else writes.head.encode())
+                pages = _lines(asking, mint, writes, after)
+            written = _write(console, file, pages, held, first["total"])
+    except OSError as error:
+        raise Stop(f"{out}: {error.strerror}", hint="mend it and go on with --resume", code="file") from error
+    value = {"file": str(out), "format": form, "records": held + written, "written": written, "origin": first["origin"]}
+    console.data("audit-export", value, lambda: pairs([(name, value[name]) for name in ("file", "format", "records")]))
+
+
+def _opened(out: Path, *, again: bool) -> int:
+    """Open the file, a new one unless it is to go on; never one that somebody else's link leads to."""
+    flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
+    return os.open(out, flags if again else flags | os.O_CREAT | os.O_EXCL, 0o600)
+
+
+def _write(console: Console, file: BinaryIO, pages: Iterator[list[bytes]], held: int, total: dict[str, Any]) -> int:
+    """Write pages to a file and on to the disk; return how many records they had."""
+    written = 0
+    with Progress(console) as progress:
+        for lines in pages:
+            file.write(b"".join(lines))
+            written += len(lines)
+            progress.tell(held + written, total["records"] if total["exact"] else 0)
+        file.flush()
+        os.fsync(file.fileno())
+    return written
+
+
+def _lines(asking: Asking, mint: Caller, writes: Any, after: int) -> Iterator[list[bytes]]:
+    for page in asking.rising(mint, after):
+        yield [writes.line(record).encode() for record in page["records"]]
+
+
+def _selected(file: BinaryIO, asking: Asking, mint: Caller) -> tuple[int, Iterator[list[bytes]]]:
+    """Return how many records a selection holds already, and those that are still to come, under its checkpoint."""
+    from arx_caps.audit.merkle import IncompleteError, NoteError, read_selection
+
+    last = None
+    held, whole, file_end = 0, 0, file.seek(0, os.SEEK_END)
+    file.seek(0)
+    try:
+        for each in read_selection(file) if file_end else ():
+            last, held, whole = each, held + 1, file.tell()
+    except IncompleteError:
+        pass  # it broke off: what is whole stays
+    except NoteError as error:
+        raise Stop(f"this file is no selection: {error}", code="file") from None
+    else:
+        if file_end:
+            return held, iter(())
+    file.seek(whole)
+    file.truncate()
+    checkpoint = None if last is None else last.note.encode().decode()
+    return held, _proven(file, asking, mint, checkpoint, -1 if last is None else last.index, held)
+
+
+def _proven(
+    file: BinaryIO, asking: Asking, mint: Caller, checkpoint: str | None, after: int, count: int
+) -> Iterator[list[bytes]]:
+    from arx_caps.audit.merkle import Checkpoint, Note, end_line, head_line, record_line
+
+    if checkpoint is None:
+        checkpoint = str(asking.page(mint, limit=1, prove=0)["checkpoint"])
+        file.write(head_line(checkpoint))
+    size = Checkpoint.parse(Note.parse(checkpoint.encode()).text).size
+    while records := asking.page(mint, limit=PAGE, after=after, prove=size)["records"] if size else ():
+        yield [record_line(*(each[name] for name in ("index", "kept", "body", "path"))) for each in records]
+        count, after = count + len(records), records[-1]["index"]
+    file.write(end_line(count))
+
+
+def _resumed(file: BinaryIO, writes: Any) -> tuple[int, int]:
+    """Cut a file behind its last whole line; return the index there (-1: none), and how many records it has.
+
+    Raises:
+        Stop: It is no export of this form.
+    """
+    end = file.seek(0, os.SEEK_END)
+    start = max(0, end - _LAST_BYTES)
+    file.seek(start)
+    whole, newline, _ = file.read().rpartition(b"\n")
+    file.truncate(start + len(whole) + len(newline))
+    file.seek(0)
+    head = file.readline().decode(errors="replace") if writes.head else ""
+    if not newline or (writes.head and head == writes.head and b"\n" not in whole and start == 0):
+        file.seek(0, os.SEEK_END)
+        return -1, 0
+    try:
+        if head != writes.head:
+            raise ValueError
+        last = int(writes.index(whole.rpartition(b"\n")[2].decode()))
+    except (ValueError, KeyError, TypeError):
+        raise Stop(f"this file is no export in the format {writes.name}", code="file") from None
+    count = sum(1 for _ in file)
+    file.seek(0, os.SEEK_END)
+    return last, count

@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``arx audit reindex``: make the rows of the log's database again from the signed files.  SPEC 17.10."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+import httpx
+
+from arx_caps.cli import exit_codes
+from arx_caps.cli.exit_codes import Stop
+from arx_caps.cli.options import common_options, pass_console, yes_option
+from arx_caps.cli.place import database_option, realm_dir_option
+from arx_caps.cli.progress import Progress
+from arx_caps.cli.terminal import Console
+from arx_caps.http_client import open_client
+from arx_caps.realm import Realm
+
+TIMEOUT_S = 2.0
+
+
+@click.command("reindex")
+@click.option("--reason", required=True, help="why the database needs it; it is recorded, so name no person in it")
+@click.option("--replace", is_flag=True, help="drop records that the database has in place of signed ones")
+@yes_option
+@realm_dir_option
+@database_option
+@common_options
+@pass_console
+def reindex_command(
+    console: Console,
+    realm_dir: Path,
+    database: str | None,
+    reason: str,
+    *,
+    replace: bool,
+    yes: bool,
+) -> None:
+    """Make the rows of the log's database again from the signed files: missing, edited, moved or removed ones.
+
+    For a database that was restored from a backup, and for rows that `arx audit check` names.  Stop every mint first,
+    run it on every host that has a `log` folder, then start them.  Records come back without their bodies, unless the
+    body is still in the database.  Exits with 1 when the files are not what was signed or the database has a history of
+    its own, 3 when the files lack a record; then nothing was changed.
+    """
+    from arx_caps.audit.integrity import reindex
+    from arx_caps.audit.merkle import IncompleteError, NoteError, TamperedError, read_signer
+    from arx_caps.mint.audit.log import open_store
+
+    realm = Realm.open(realm_dir)
+    key = read_signer(realm.log_key_path, "log").key
+    _require_silence(realm)
+    console.confirm("is every mint stopped, and shall the rows be made again from the files?", yes=yes)
+    with open_store(realm, database) as store, Progress(console) as progress:
+        store.create()
+        settings: dict[str, Any] = {"by": f"host:uid-{os.getuid()}", "reason": reason, "replace": replace}
+        try:
+            done = reindex(store, realm.log_dir, key, **settings, progress=progress.tell)
+        except (TamperedError, NoteError, IncompleteError) as error:
+            code = exit_codes.INCOMPLETE if isinstance(error, IncompleteError) else exit_codes.DENIED
+            raise Stop(f"nothing was changed: {error}", code, code=error.code) from None
+    told = f"{done.recovered} records are back, {done.mended} were filed anew" if any(done) else "no record was missing"
+    console.data("audit-reindexed", done._asdict(), f"{told}; start the mint")
+
+
+def _require_silence(realm: Realm) -> None:
+    """Require that nothing answers where this realm's mint listens; a mint on another host cannot be seen from here.
+
+    Raises:
+        Stop: Something does, and may be the mint.
+    """
+    host, _, port = realm.listen.rpartition(":")
+    here = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host, host)  # noqa: S104 - where it listens, to ask it
+    try:
+        with open_client("http:", timeout=TIMEOUT_S) as client:
+            client.get(f"http://{here}:{port}/healthz")
+    except (httpx.ConnectError, httpx.ConnectTimeout):
+        return
+    except httpx.HTTPError:
+        pass  # it took the connection
+    hint = f"stop the mint, on every host; if it is not this realm's, correct `listen` in {realm.folder / 'realm.toml'}"
+    raise Stop(f"nothing was changed: something answers at {realm.listen}", hint=hint)

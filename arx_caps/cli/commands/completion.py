@@ -1,0 +1,22 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``arx completion``: the script that makes a shell complete ``arx``."""
+
+import click
+from click.shell_completion import get_completion_class
+
+from arx_caps.cli.options import common_options, pass_console
+from arx_caps.cli.terminal import Console
+
+SHELLS = ("bash", "zsh", "fish")
+
+
+@click.command("completion")
+@click.argument("shell", type=click.Choice(SHELLS))
+@common_options
+@pass_console
+def completion_command(console: Console, shell: str) -> None:
+    """Write the completion script of a shell, for example:  arx completion bash >> ~/.bashrc"""
+    made = get_completion_class(shell)
+    assert made is not None
+    script = made(click.get_current_context().find_root().command, {}, "arx", "_ARX_COMPLETE").source()
+    console.data("completion", {"shell": shell, "script": script}, script.rstrip("\n"))

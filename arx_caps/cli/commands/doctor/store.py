@@ -1,0 +1,277 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What ``arx doctor`` looks at in the revocation store: its server, its users, the realm's data, who follows them.
+
+It only looks, as the user of the store's address.  What that user may not ask is unknown.
+"""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, Final, NamedTuple
+
+import redis
+
+from arx_caps.cli.commands.doctor.finding import Check
+from arx_caps.cli.commands.doctor.history import check_history
+from arx_caps.cli.commands.doctor.users import ANYBODY, wide_users
+from arx_caps.cli.parse import show_span
+from arx_caps.cli.place import store_url
+from arx_caps.realm import Realm
+from arx_caps.revocation import RevocationStore, Topology
+from arx_caps.revocation.failover import look, must_attest
+from arx_caps.revocation.store import functions
+from arx_verifier.errors import ArxError, SettingsError, StoreError
+from arx_verifier.journal import apart, writers
+from arx_verifier.revocation import MAX_ANSWER, Address, CertificateError
+
+TIMEOUT_S: Final = 3.0
+MAX_CLOCK_MS: Final = 5_000  # far below where mint and verifiers refuse (30 s)
+LIBRARY: Final = "arx1"
+ACLS: Final = "make users with `arx redis acl`, and name one in the store's URL"
+CERTIFICATE: Final = "set `ca` in realm.toml to the authority that issued it, or correct `store`"
+MAY_NOT: Final = "ask as the store's administrator: name that user in --store, its password in ARX_STORE_PASSWORD"
+# The mint's own user, as `arx redis acl` makes it, may not load functions.
+BEGIN: Final = (
+    "`arx redis load` as a user of the admin role (`arx up` does that by itself); then start the mint, which begins the"
+    " history"
+)
+SLOW_LINK_S: Final = 10  # a soft limit that lasts longer lets even that through
+NO_LIMIT: Final = 1 << 62
+GONE_LEASES: Final = 10  # who was silent for longer has most likely ended, without leave
+SETTLE_S: Final = 0.3  # what is behind now may have caught up in a moment
+
+
+class Patient(NamedTuple):
+    """What is looked at.
+
+    Attributes:
+        client: The store's server, answers as text.
+        store: The realm in it.
+        realm: The realm's settings.
+        own: Whether it is the server that ``arx up`` runs, which nobody else can reach.
+    """
+
+    client: Any
+    store: RevocationStore
+    realm: Realm
+    own: bool
+
+
+def check_store(url: str | None, realm: Realm) -> Iterator[Check]:
+    """Look at a realm's store.
+
+    Args:
+        url: Where it is, if not where the realm's folder says.
+        realm: The realm.
+    """
+    password, own = os.environ.get("ARX_STORE_PASSWORD"), url is None and realm.store is None
+    where = url or store_url(realm)
+    try:
+        pool = Address(where, password, realm.name, ca=realm.ca).pool(
+            protocol=3, decode_responses=True, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S
+        )
+    except SettingsError as error:
+        yield Check("store", False, str(error), "correct `store` in realm.toml")
+        return
+    client: Any = redis.Redis(connection_pool=pool)
+    store = RevocationStore(where, realm.name, password=password, ca=realm.ca)
+    try:
+        at = client.time()
+    except (redis.RedisError, OSError) as error:
+        mend = "start it (`arx up`)" if own else "start it, or correct `store` in realm.toml"
+        if isinstance(error, CertificateError):
+            yield Check("store", False, str(error), CERTIFICATE)
+            return
+        yield Check("store", False, f"it did not answer ({type(error).__name__})", mend)
+        return
+    with client, store:
+        yield Check("store", True, "it answers")
+        away_ms = abs(at[0] * 1000 + at[1] // 1000 - time.time_ns() // 1_000_000)
+        mend = "" if away_ms <= MAX_CLOCK_MS else "set both clocks by NTP; from 30 s on nothing is granted or accepted"
+        yield Check("clock", not mend, f"{away_ms} ms from the store's", mend)
+        for check in CHECKS:
+            yield _asked(check, Patient(client, store, realm, own))
+        try:
+            yield from check_history(store, realm)
+        except StoreError as error:
+            denied = isinstance(error.__cause__, redis.exceptions.NoPermissionError)
+            yield Check("history", None, f"not compared: {error}", MAY_NOT if denied else "look at the store's log")
+
+
+def _asked(check: Callable[[Patient], Check], patient: Patient) -> Check:
+    """Make one check; what the store does not let this user ask is unknown."""
+    name = check.__name__.removeprefix("_")
+    try:
+        return check(patient)
+    except redis.exceptions.NoPermissionError:
+        return Check(name, None, "this user may not ask", MAY_NOT)
+    except ArxError as error:
+        if isinstance(error.__cause__, redis.exceptions.NoPermissionError):
+            return Check(name, None, "this user may not ask", MAY_NOT)
+        return Check(name, False, str(error), BEGIN)
+    except (redis.RedisError, OSError) as error:
+        return Check(name, False, f"it did not say ({type(error).__name__})", "look at the store's log")
+
+
+def _persistence(patient: Patient) -> Check:
+    info = patient.client.info("persistence")
+    on = str(info.get("aof_enabled")) == "1"
+    if not on:
+        found = "no append-only file: a crash can undo a kill"
+        return Check("persistence", False, found, "CONFIG SET appendonly yes and appendfsync always, in its file too")
+    if info.get("aof_last_write_status") != "ok":
+        return Check("persistence", False, "the last write to its file failed", "make room on the store's disk")
+    fsync = patient.client.config_get("appendfsync").get("appendfsync")
+    if fsync != "always":
+        found = f"appendfsync {fsync}: a power cut can undo a kill"
+        return Check("persistence", False, found, "CONFIG SET appendfsync always, in its file too")
+    return Check("persistence", True, "each kill is on disk before it is acknowledged")
+
+
+def _eviction(patient: Patient) -> Check:
+    policy = patient.client.config_get("maxmemory-policy").get("maxmemory-policy")
+    mend = "" if policy == "noeviction" else "set maxmemory-policy noeviction; an evicted kill is forgotten"
+    return Check("eviction", not mend, str(policy), mend)
+
+
+def _functions(patient: Patient) -> Check:
+    found = patient.client.execute_command("FUNCTION", "LIST", "LIBRARYNAME", LIBRARY, "WITHCODE")
+    mend = "`arx up` loads them when it starts; into a store of your own, `arx redis load` as a user of the admin role"
+    if not found:
+        return Check("functions", False, f"{LIBRARY} is not loaded", mend)
+    library = found[0]
+    facts = library if isinstance(library, dict) else dict(zip(library[::2], library[1::2], strict=True))
+    if facts["library_code"] != functions():
+        return Check("functions", False, f"{LIBRARY} is of another version of ARx than this command", mend)
+    return Check("functions", True, f"{LIBRARY} is loaded, of this version")
+
+
+def _buffer(patient: Patient) -> Check:
+    """A follower's answers and pushes wait in the server up to this limit, beyond which its connection is closed."""
+    words = patient.client.config_get("client-output-buffer-limit")["client-output-buffer-limit"].split()
+    hard, soft, soft_s = map(int, words[words.index("pubsub") + 1 :][:3])
+    small = min(hard or NO_LIMIT, soft if soft and soft_s < SLOW_LINK_S else NO_LIMIT)
+    if small < MAX_ANSWER:
+        found = f"{small} bytes for a follower, whose largest answer has {MAX_ANSWER}: far behind, it never catches up"
+        mend = "CONFIG SET client-output-buffer-limit 'pubsub 32mb 8mb 60', in its file too"
+        return Check("buffer", False, found, mend)
+    return Check("buffer", True, "room for a follower that is far behind")
+
+
+def _access(patient: Patient) -> Check:
+    if patient.own:
+        return Check("access", True, "the store's socket can be opened by this user alone")
+    looked_at, wide = wide_users(patient.client, patient.realm.name, patient.realm.store)
+    if wide:
+        named = "; ".join(f"the user {name} has {', '.join(found)}" for name, found in wide.items())
+        only_default = set(wide) == {ANYBODY} and patient.realm.store is not None
+        return Check("access", False, named, f"{ACLS}; then `ACL SETUSER default off`" if only_default else ACLS)
+    return Check("access", True, f"{looked_at} users concern the realm, each with what its role needs")
+
+
+def _replication(patient: Patient) -> Check:
+    info, realm = patient.client.info("replication"), patient.realm
+    replicas = int(info.get("connected_slaves", 0))
+    if info.get("role") != "master":
+        return Check("replication", False, "this server is a replica", "name the primary, or its Sentinels, in `store`")
+    topology = Topology(realm.replicas, realm.on_failover, realm.failover_window_ms)
+    if must_attest(patient.store, topology):
+        found = "the store changed hands and the mint has not looked at it: nothing is accepted"
+        return Check("replication", False, found, "start the mint; it decides as `on_failover` in realm.toml says")
+    if not (replicas or realm.replicas or patient.store.fails_over):
+        return Check("replication", True, "one server, nothing to fail over to")
+    if replicas < realm.replicas:
+        found = f"{replicas} of {realm.replicas} replicas follow: kills are not durable"
+        return Check("replication", False, found, "start the missing replicas, or lower `replicas` in realm.toml")
+    if replicas and not realm.replicas and not look(patient.store).node.startswith("cluster"):
+        found = f"{replicas} replicas, and kills do not wait for them: a promoted one can lack a kill"
+        return Check("replication", False, found, f"set replicas = {replicas} in realm.toml")
+    return _window(patient, replicas)
+
+
+def _window(patient: Patient, replicas: int) -> Check:
+    """Compare how long a deposed primary goes on answering with what reports reckon with."""
+    settings, window_ms = patient.client.config_get("*"), patient.realm.failover_window_ms
+    if settings.get("cluster-enabled") == "yes":
+        # A node is asked for a sign of life after half of it, and given up when none came for all of it.
+        lasts_ms = int(settings["cluster-node-timeout"]) * 3 // 2 + 500
+    elif int(settings.get("min-replicas-to-write", 0)):
+        # The server counts in whole seconds, and looks once a second.
+        lasts_ms = int(settings["min-replicas-max-lag"]) * 1000 + 2000
+    else:
+        found = "min-replicas-to-write is 0: a deposed primary goes on granting leases"
+        return Check(
+            "replication", False, found, "set min-replicas-to-write 1 and min-replicas-max-lag 2 on each server"
+        )
+    if lasts_ms > window_ms:
+        found = f"a deposed primary answers for {lasts_ms} ms, reports reckon with {window_ms} ms"
+        return Check("replication", False, found, f'set failover_window = "{lasts_ms}ms" in realm.toml')
+    return Check("replication", True, f"{replicas} replicas; a failover adds at most {lasts_ms} ms to the bound")
+
+
+def _registry(patient: Patient) -> Check:
+    header = patient.store.header()
+    registry = patient.store.unacked(2**53, 0)
+    ahead = [name for name, last, *_ in registry.missing if last > registry.at_ms + 1000]
+    if ahead:
+        found = f"{ahead[0]} was heard of in the future: the store's clock was set back"
+        return Check(
+            "registry", False, found, "set the store's clock by NTP, never back by hand; restart its verifiers"
+        )
+    claim = patient.store.ahead()
+    if claim is not None:
+        found = f"{claim.verifier} has applied {claim.seq}, which the store, at {header.seq}, does not have"
+        mend = "the store went back, or that verifier is wrong: the mint ends the history, or says in its log why not"
+        return Check("registry", False, found, mend)
+    age_ms = registry.at_ms - registry.since_ms
+    if age_ms <= header.lease_ms:
+        return Check("registry", True, f"began {age_ms} ms ago; kills are confirmed once it is older than a lease")
+    return Check("registry", True, f"{registry.verifiers} heard of lately, known for {show_span(age_ms)}")
+
+
+def _verifiers(patient: Patient) -> Check:
+    header = patient.store.header()
+    behind = {seen.id for seen in patient.store.verifiers() if seen.applied < header.seq}
+    if behind:
+        time.sleep(SETTLE_S)
+    seen, gone_ms = patient.store.verifiers(), GONE_LEASES * header.lease_ms
+    late = [one for one in seen if one.applied < header.seq and one.id in behind and one.age_ms <= gone_ms]
+    silent = [one for one in seen if one.age_ms > header.lease_ms]
+    if late:
+        worst = max(late, key=lambda verifier: verifier.age_ms)
+        found = f"{len(late)} of {len(seen)} lag: {worst.id} is at {worst.applied} of {header.seq}"
+        mend = "look at that process and its link to the store; until it follows again it refuses every call"
+        return Check("verifiers", False, f"{found}, heard {show_span(worst.age_ms)} ago", mend)
+    quiet = ""
+    if silent:
+        named = f"{silent[0].id}, heard {show_span(silent[0].age_ms)} ago"
+        quiet = f"; {len(silent)} more have ended, or hold no lease and accept nothing ({named})"
+    return Check("verifiers", True, f"{len(seen) - len(silent)} have applied every kill{quiet}")
+
+
+def _nonces(patient: Patient) -> Check:
+    """Find two live processes of one audience that do not share used calls: behind a relay by their journals alone."""
+    lease_ms, folder = patient.store.header().lease_ms, patient.realm.journals_dir
+    ids = [seen.id for seen in patient.store.verifiers() if seen.age_ms <= lease_ms]
+    if folder.is_dir():
+        ids += [name for journal in folder.iterdir() if journal.is_dir() for name in writers(journal)]
+    found = apart(ids)
+    if found:
+        audience, names = next(iter(found.items()))
+        said = f"{len(names)} processes of {audience} do not share used calls: each accepts one call once"
+        mend = 'name a Redis in their service file, "nonces": "redis://HOST", or run one process'
+        return Check("nonces", False, f"{said} ({', '.join(names[:3])})", mend)
+    return Check("nonces", True, "no live processes of one audience keep their used calls from each other")
+
+
+CHECKS: Final = (
+    _persistence,
+    _eviction,
+    _buffer,
+    _functions,
+    _access,
+    _replication,
+    _registry,
+    _verifiers,
+    _nonces,
+)

@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``arx doctor`` on the audit log's witnesses: whether each has cosigned what was published last.  SPEC 17.6.
+
+A checkpoint without a cosignature is published all the same, unless the realm requires it: an auditor who asks for the
+witness would be the first to miss it.
+"""
+
+from collections.abc import Iterator
+
+from arx_caps.audit.merkle import NoteError, TamperedError, VerifierKey, open_checkpoint, read_signer
+from arx_caps.cli.commands.doctor.finding import Check
+from arx_caps.realm import Realm
+from arx_verifier.errors import SettingsError
+
+
+def check_witnesses(realm: Realm) -> Iterator[Check]:
+    """Look at the cosignatures of the published checkpoint; nothing is said where there is no witness or no log."""
+    published = realm.log_dir / "checkpoint"
+    if not realm.witnesses or not published.exists():
+        return
+    try:
+        keys = [VerifierKey.parse(each.partition(" ")[2].strip()) for each in realm.witnesses]
+        log = read_signer(realm.log_key_path, "log").key
+        seen = open_checkpoint(published.read_bytes(), log, keys).seen
+    except (NoteError, TamperedError, SettingsError) as error:
+        yield Check("witnesses", False, str(error), "correct `witnesses` in realm.toml; docs/audit.md")
+        return
+    missing = [key.name for key in keys if key not in seen]
+    if missing:
+        found = f"the last checkpoint is not cosigned by {', '.join(missing)}"
+        yield Check(
+            "witnesses", False, found, "see that it runs; it is asked again every 10 s, and the mint's log says why"
+        )
+    else:
+        yield Check("witnesses", True, f"the last checkpoint is cosigned by {', '.join(key.name for key in keys)}")

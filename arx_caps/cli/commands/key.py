@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``arx key``: the realm's root keys, from which every service's key comes.  SPEC 9, 21."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from arx_caps.cli.commands.mint import passphrase_option, read_passphrase
+from arx_caps.cli.exit_codes import Stop
+from arx_caps.cli.options import Verbs, common_options, pass_console, yes_option
+from arx_caps.cli.place import Place, database_option, operator_options, realm_dir_option
+from arx_caps.cli.secure_files import read_text
+from arx_caps.cli.terminal import Console, pairs, table
+from arx_caps.durations import show_time
+from arx_caps.realm import Realm
+
+TIMEOUT_S = 60.0  # a retired key is answered for when its leases are over
+
+
+@click.group("key", cls=Verbs)
+def key_command() -> None:
+    """Make, rotate, retire and reseal root keys; no call is refused on the way."""
+
+
+@key_command.command("list")
+@operator_options
+@common_options
+@pass_console
+def list_keys(console: Console, place: Place) -> None:
+    """List the root keys: which mints for whom, and which services another one waits for."""
+    keys = place.mint().call("GET", "/v1/root-keys").get("keys", [])
+    heads = ("KEY", "STATE", "MADE", "MINTS FROM", "MINTS FOR", "WAITS FOR")
+    rows = [
+        (k["name"], k["state"], show_time(k["created_at"]), _from(k), ", ".join(k["mints_for"]) or None, _waits(k))
+        for k in keys
+    ]
+    console.data("keys", {"keys": keys}, lambda: table(heads, rows))
+
+
+@key_command.command("create")
+@operator_options
+@common_options
+@pass_console
+def create(console: Console, place: Place) -> None:
+    """Make a root key and publish it; services fetch their keys of it, and nothing is minted with it yet."""
+    _tell(console, place.mint().call("POST", "/v1/root-keys"))
+
+
+@key_command.command("rotate")
+@click.option("--now", is_flag=True, help="do not wait for services that do not know the key: their calls fail a while")
+@operator_options
+@common_options
+@pass_console
+def rotate(console: Console, place: Place, now: bool) -> None:
+    """Let the newest root key mint, made if there is none, as soon as every service knows it."""
+    key = place.mint().call("POST", "/v1/root-keys/rotate", {"now": now})
+    _tell(console, key)
+    console.hint("`arx key list` shows when it mints for whom; then `arx key retire` the older one")
+
+
+@key_command.command("retire")
+@click.argument("name")
+@click.option("--now", is_flag=True, help="end what lives of its tokens, as for a key that was stolen")
+@yes_option
+@operator_options
+@common_options
+@pass_console
+def retire(console: Console, name: str, place: Place, now: bool, yes: bool) -> None:
+    """Retire the root key NAME for good: it is accepted nowhere any more, within a lease."""
+    console.confirm(f"retire the root key {name[:16]} for good?", yes=yes)
+    try:
+        answer = place.mint(TIMEOUT_S).call("POST", f"/v1/root-keys/{_quoted(name)}/retire", {"now": now})
+    except Stop as error:
+        if error.code == "conflict":
+            error.hint = "`arx key list` shows which key mints for whom; --now is for a key that was stolen"
+        raise
+    kill = answer.get("kill") or {}
+    console.data("key", answer, lambda: pairs([("key", name), ("state", "retired"), ("freeze", kill.get("summary"))]))
+
+
+@key_command.command("reseal")
+@click.option("--new-passphrase-file", type=click.Path(), help='seal them with this file\'s text ("-": stdin)')
+@click.option("--new-key-file", is_flag=True, help="seal them with a fresh key file, keys/root.key")
+@passphrase_option
+@database_option
+@realm_dir_option
+@common_options
+@pass_console
+def reseal_command(
+    console: Console,
+    realm_dir: Path,
+    database: str | None,
+    passphrase_file: str | None,
+    new_passphrase_file: str | None,
+    new_key_file: bool,
+) -> None:
+    """Seal the root keys with another passphrase or key file, on the mint's host; the keys stay what they are.
+
+    A mint may run meanwhile.  A run that was ended in between is done by the same command.  Backups from before open
+    with what opened them then: keep that as long as you keep them.
+    """
+    from arx_caps.mint.keys.reseal import reseal  # the mint's parts are optional to install
+
+    if (new_passphrase_file is None) == (not new_key_file):
+        raise click.UsageError("give --new-passphrase-file FILE, or --new-key-file")
+    if new_passphrase_file == passphrase_file == "-":  # noqa: S105 - stdin, no password
+        raise click.UsageError("only one of the two passphrases can come from stdin")
+    realm = Realm.open(realm_dir)
+    realm = realm if database is None else replace(realm, database=database)
+    new = None if new_passphrase_file is None else read_text(new_passphrase_file)
+    done = reseal(realm, passphrase=read_passphrase(passphrase_file), new_passphrase=new)
+    old = None if done.old_key_file is None else str(done.old_key_file)
+    seal = "key file" if new is None else "passphrase"
+    value = {"keys": list(done.keys), "sealed_with": seal, "file": str(realm.root_path), "old_key_file": old}
+    rows = [("keys", ", ".join(done.keys)), ("sealed with", seal), ("file", realm.root_path), ("old key file", old)]
+    console.data("resealed", value, lambda: pairs(rows))
+    if old is not None:
+        console.hint(f"{old} opens backups from before and nothing else: keep it with them, or destroy it")
+    console.hint("give every mint of the realm this keys/ and restart it, before another root key is made")
+
+
+def _tell(console: Console, key: dict[str, Any]) -> None:
+    rows = [("key", key["name"]), ("state", key["state"]), ("mints from", _from(key)), ("waits for", _waits(key))]
+    console.data("key", {"key": key}, lambda: pairs(rows))
+
+
+def _from(key: dict[str, Any]) -> str | None:
+    at = key["mints_from"]
+    return show_time(at) if at else None
+
+
+def _waits(key: dict[str, Any]) -> str | None:
+    return ", ".join(waiting["audience"] for waiting in key["waits_for"]) or None
+
+
+def _quoted(name: str) -> str:
+    if not name.isalnum() or not name.isascii():
+        raise click.BadParameter(f"{name[:60]!r} is not a root key's name such as k2", param_hint="NAME")
+    return name

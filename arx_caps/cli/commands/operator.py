@@ -1,0 +1,240 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``arx operator``: who may run the realm, and how far.  ``arx whoami``: what one's own key may do."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from arx_caps.cli.commands.agent import facts_of
+from arx_caps.cli.commands.mint import passphrase_option, read_passphrase
+from arx_caps.cli.exit_codes import Stop
+from arx_caps.cli.mint_session import Unreachable
+from arx_caps.cli.options import KidCommand, Verbs, common_options, pass_console, yes_option
+from arx_caps.cli.place import Place, database_option, operator_options, realm_dir_option
+from arx_caps.cli.secure_files import read_object
+from arx_caps.cli.terminal import Console, pairs, table
+from arx_caps.durations import show_time
+from arx_caps.keyfile import KeyFile, PublicKey
+from arx_caps.realm import Realm
+from arx_verifier.names import is_agent_path
+
+ROLES = ("admin", "read-only", "kill-only", "responder", "approver", "policy", "keys", "agents")
+role_option = click.option("--role", type=click.Choice(ROLES), help="what it may do; docs/operations.md explains each")
+rules_option = click.option(
+    "--rules", metavar="FILE", help="instead of a role: a JSON object with `rules`, over the mint's actions"
+)
+key_out_option = click.option(
+    "--key-out", type=click.Path(path_type=Path), help="make a key and write it to this new file (mode 0600)"
+)
+public_jwk_option = click.option("--public-jwk", metavar="FILE", help="a public key that was made elsewhere")
+
+
+@click.group("operator", cls=Verbs)
+def operator_command() -> None:
+    """Enrol operators, give them roles, get back in."""
+
+
+@operator_command.command("enrol")
+@click.argument("name")
+@role_option
+@rules_option
+@key_out_option
+@public_jwk_option
+@operator_options
+@common_options
+@pass_console
+def enrol(
+    console: Console,
+    name: str,
+    place: Place,
+    role: str | None,
+    rules: str | None,
+    key_out: Path | None,
+    public_jwk: str | None,
+) -> None:
+    """Enrol the operator NAME with a key and a role.
+
+    \b
+        arx operator enrol night-watch --role responder --key-out night-watch.key
+    """
+    asked = _role(role, rules)
+    if (key_out is None) == (public_jwk is None):
+        raise click.UsageError("give --key-out FILE for a new key, or --public-jwk FILE for one made elsewhere")
+    mint = place.mint()
+    public = _key(name, mint.issuer, key_out, public_jwk)
+    try:
+        answer = mint.call("POST", "/v1/operators", {"name": name, "jwk": public.jwk, **asked})
+    except Stop as error:
+        raise _without(error, key_out) from error
+    value = {"operator": answer, "kid": public.kid, "key_file": str(key_out) if key_out else None}
+    rows = [("operator", name), ("role", answer.get("role")), ("key", public.kid), ("key file", value["key_file"])]
+    console.data("operator", value, lambda: pairs(rows))
+
+
+@operator_command.command("list")
+@operator_options
+@common_options
+@pass_console
+def list_operators(console: Console, place: Place) -> None:
+    """List the operators."""
+    found, _ = place.mint().rows("/v1/operators", "operators")
+    rows = [(o.get("name"), o.get("state"), o.get("role"), len(o.get("keys", [])), _time(o)) for o in found]
+    heads = ("OPERATOR", "STATE", "ROLE", "KEYS", "ENROLLED")
+    console.data("operators", {"operators": found}, lambda: table(heads, rows))
+
+
+@operator_command.command("show")
+@click.argument("name")
+@operator_options
+@common_options
+@pass_console
+def show(console: Console, name: str, place: Place) -> None:
+    """Show one operator."""
+    _tell(console, place.mint().call("GET", f"/v1/operators/{_checked(name)}"))
+
+
+@operator_command.command("role")
+@click.argument("name")
+@role_option
+@rules_option
+@operator_options
+@common_options
+@pass_console
+def set_role(console: Console, name: str, place: Place, role: str | None, rules: str | None) -> None:
+    """Give NAME another role; what was taken away is gone at its next call."""
+    _tell(console, place.mint().call("PATCH", f"/v1/operators/{_checked(name)}", _role(role, rules)))
+
+
+@operator_command.group("key")
+def key_command() -> None:
+    """Rotate an operator's keys: add the new one, use it, remove the old one."""
+
+
+@key_command.command("add")
+@click.argument("name")
+@key_out_option
+@public_jwk_option
+@operator_options
+@common_options
+@pass_console
+def add_key(console: Console, name: str, place: Place, key_out: Path | None, public_jwk: str | None) -> None:
+    """Enrol one more key of the operator NAME."""
+    if (key_out is None) == (public_jwk is None):
+        raise click.UsageError("give --key-out FILE for a new key, or --public-jwk FILE for one made elsewhere")
+    mint = place.mint()
+    public = _key(_checked(name), mint.issuer, key_out, public_jwk)
+    try:
+        operator = mint.call("PATCH", f"/v1/operators/{name}", {"add_jwk": public.jwk})
+    except Stop as error:
+        raise _without(error, key_out) from error
+    added = [("added", public.kid), ("key file", key_out)]
+    console.data("operator", {"operator": operator, "kid": public.kid}, lambda: pairs([*facts_of(operator), *added]))
+
+
+@key_command.command("remove", cls=KidCommand)
+@click.argument("name")
+@click.argument("kid")
+@operator_options
+@common_options
+@pass_console
+def remove_key(console: Console, name: str, kid: str, place: Place) -> None:
+    """Take the key KID away from the operator NAME; the last one stays."""
+    _tell(console, place.mint().call("PATCH", f"/v1/operators/{_checked(name)}", {"remove_kid": kid}))
+
+
+@operator_command.command("remove")
+@click.argument("name")
+@yes_option
+@operator_options
+@common_options
+@pass_console
+def remove(console: Console, name: str, place: Place, yes: bool) -> None:
+    """Remove the operator NAME for good: its keys and tokens are worth nothing from now on."""
+    console.confirm(f"remove the operator {_checked(name)} for good?", yes=yes)
+    answer = place.mint().call("DELETE", f"/v1/operators/{name}")
+    console.data("operator", answer, lambda: pairs([("operator", name), ("kill", answer["kill"].get("summary"))]))
+
+
+@operator_command.command("recover")
+@click.option("--name", default="root", show_default=True, help="a new operator, or one whose keys are lost")
+@click.option("--key-out", type=click.Path(path_type=Path), required=True, help="the new key's file (mode 0600)")
+@passphrase_option
+@database_option
+@realm_dir_option
+@common_options
+@pass_console
+def recover(
+    console: Console, realm_dir: Path, database: str | None, name: str, key_out: Path, passphrase_file: str | None
+) -> None:
+    """Get back in when no key with the role admin is left: on the mint's host, with what opens the root keys."""
+    from dataclasses import replace
+
+    from arx_caps.mint.server.init_realm import recover_operator  # the mint's parts are optional to install
+
+    realm = Realm.open(realm_dir)
+    realm = realm if database is None else replace(realm, database=database)
+    key = KeyFile.generate("operator", _checked(name), realm.issuer)
+    key.save(key_out)
+    try:
+        recover_operator(realm, name, key.key.public, passphrase=read_passphrase(passphrase_file))
+    except BaseException:
+        key_out.unlink()
+        raise
+    value = {"operator": name, "role": "admin", "kid": key.key.public.kid, "key_file": str(key_out)}
+    console.data("operator", value, lambda: pairs(facts_of(value)))
+    if key_out.resolve() != realm.operator_key_path.resolve():
+        console.hint(f"use it with --operator-key {key_out}, or ARX_OPERATOR_KEY")
+    console.hint(
+        f"keys that {name} had before are still enrolled: `arx operator show {name}`, `arx operator key remove`"
+    )
+    console.hint(f"if operator:{name} was killed or frozen, `arx thaw operator:{name} --direct` thaws that")
+
+
+@click.command("whoami")
+@operator_options
+@common_options
+@pass_console
+def whoami_command(console: Console, place: Place) -> None:
+    """Show who the operator's key makes you, and what you may do."""
+    answer = place.mint().call("GET", "/v1/whoami")
+    console.data("whoami", answer, lambda: pairs(facts_of(answer)))
+
+
+def _role(role: str | None, rules: str | None) -> dict[str, Any]:
+    if (role is None) == (rules is None):
+        raise click.UsageError("give --role ROLE, or --rules FILE")
+    return {"role": role} if rules is None else {"rules": read_object(rules).get("rules")}
+
+
+def _key(name: str, issuer: str, key_out: Path | None, public_jwk: str | None) -> PublicKey:
+    if key_out is None:
+        assert public_jwk is not None
+        return PublicKey(read_object(public_jwk))
+    key = KeyFile.generate("operator", name, issuer)
+    key.save(key_out)
+    return key.key.public
+
+
+def _without(error: Stop, key_out: Path | None) -> Stop:
+    """Drop a key that nobody knows; keep one that the mint may have taken, which cannot be made again."""
+    if key_out is not None and isinstance(error, Unreachable):
+        error.hint = f"whether it was enrolled is not known: {key_out} is kept; see `arx operator list`"
+    elif key_out is not None:
+        key_out.unlink(missing_ok=True)
+    return error
+
+
+def _checked(name: str) -> str:
+    if "/" in name or not is_agent_path(name):
+        raise click.BadParameter(f"{name[:60]!r} is not an operator's name such as night-watch", param_hint="NAME")
+    return name
+
+
+def _tell(console: Console, operator: dict[str, Any]) -> None:
+    console.data("operator", {"operator": operator}, lambda: pairs(facts_of(operator)))
+
+
+def _time(row: dict[str, Any]) -> str | None:
+    value = row.get("created_at")
+    return show_time(value) if isinstance(value, int) else None

@@ -1,0 +1,270 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``arx policy``: check a policy file, ask it questions, compare two, put one in force, read any that was."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from arx_caps.cli.exit_codes import DENIED, Stop
+from arx_caps.cli.options import Verbs, common_options, out_option, pass_console, yes_option
+from arx_caps.cli.parse import Duration, read_pairs, show_json
+from arx_caps.cli.place import Place, operator_options
+from arx_caps.cli.secure_files import write_private
+from arx_caps.cli.terminal import Console, pairs, plain, table
+from arx_caps.durations import show_time
+from arx_verifier.errors import SettingsError
+
+if TYPE_CHECKING:
+    from arx_caps.mint.policy.model import Policy
+
+IN_FORCE = "in-force"
+_file_option = click.option("--file", help="a policy file; else the policy in force at the mint")
+_SIGNS = {"granted": "+", "no longer granted": "-", "changed": "~"}
+
+
+@click.group("policy", cls=Verbs)
+def policy_command() -> None:
+    """Check a policy, ask it, compare, put it in force."""
+
+
+@policy_command.command("check")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False))
+@common_options
+@pass_console
+def check(console: Console, file: str) -> None:
+    """Check a policy file; the first mistake is told with line and key, and exits with 1."""
+    policy = _of_file(file)
+    value = {
+        "digest": policy.digest,
+        "audiences": sorted(policy.audiences),
+        "sessions": sorted(policy.sessions),
+        "tasks": sorted(policy.templates),
+    }
+    shown = [(name, ", ".join(said) if isinstance(said, list) else said) for name, said in value.items()]
+    console.data("policy", value, lambda: pairs(shown))
+    if not policy.templates:
+        console.hint("it grants nothing: it has no [task.NAME]; docs/policy.md")
+
+
+@policy_command.command("explain")
+@click.option("--agent", required=True, help="the agent's path")
+@click.option("--task", required=True, help="the task's name in the policy")
+@click.option("--param", "params", multiple=True, metavar="NAME=VALUE", help="a parameter; NAME:=JSON for other types")
+@click.option("--tool", "tools", multiple=True, help="attenuate to this tool, or pattern; may be given again")
+@click.option("--ttl", type=Duration(), help="a shorter life")
+@click.option("--depth", type=click.IntRange(0), help="fewer delegations")
+@click.option("--subject", nargs=2, metavar="ISSUER SUB", help="on whose behalf: the issuer's URL, and their `sub`")
+@click.option("--claim", "claims", multiple=True, metavar="NAME=VALUE", help="what else is proven of the subject")
+@_file_option
+@operator_options
+@common_options
+@pass_console
+def explain(
+    console: Console,
+    /,
+    place: Place,
+    agent: str,
+    task: str,
+    file: str | None,
+    subject: tuple[str, str] | None,
+    claims: tuple[str, ...],
+    params: tuple[str, ...],
+    tools: tuple[str, ...],
+    **less: Any,
+) -> None:
+    """Say what a task would grant to an agent; if nothing, why and what it would take, and exit with 1.
+
+    \b
+        arx policy explain --agent acme/support/triage --task refund --param order_id=o-1001 --param amount=50
+    """
+    from arx_caps.mint.policy.explain import explain_grant, show_explained
+    from arx_caps.mint.policy.issuers import Subject
+
+    policy = _of_file(file) if file is not None else _kept(place, IN_FORCE)
+    whose = Subject(*subject, read_pairs(claims)) if subject is not None else None
+    explained = explain_grant(
+        policy, agent=agent, task=task, params=read_pairs(params), tools=tools or None, subject=whose, **less
+    )
+    value = {"policy": policy.digest, "agent": agent, **show_explained(explained)}
+    console.data("explanation", value, lambda: "\n".join(_explained(value)))
+    click.get_current_context().exit(0 if explained.granted else DENIED)
+
+
+@policy_command.command("diff")
+@click.argument("old", metavar="OLD")
+@click.argument("new", metavar="[NEW]", required=False)
+@operator_options
+@common_options
+@pass_console
+def diff(console: Console, place: Place, old: str, new: str | None) -> None:
+    """Compare two policies by what they say: files, digests, or `in-force`; one alone is compared with that in force.
+
+    What is newly granted is marked with +, what is no longer granted with -, what changed otherwise with ~.
+    """
+    from arx_caps.mint.policy.diff import compare
+
+    first, second = (_any(place, IN_FORCE), _any(place, old)) if new is None else (_any(place, old), _any(place, new))
+    found = compare(first, second)
+    value = {"old": first.digest, "new": second.digest, "differences": [each._asdict() for each in found]}
+    lines = [_difference(each._asdict()) for each in found] or ["both say the same"]
+    console.data("policy-diff", value, lambda: "\n".join(lines))
+
+
+@policy_command.command("show")
+@click.argument("digest", default=IN_FORCE)
+@out_option
+@operator_options
+@common_options
+@pass_console
+def show(console: Console, place: Place, digest: str, out: Path | None) -> None:
+    """Show the policy DIGEST, as a token or a decision names it, as it was written; that in force when left out."""
+    answer = _fetch(place, digest)
+    if out is not None:
+        write_private(out, answer["policy"])
+        answer = {**answer, "policy": None, "file": str(out)}
+    shown = [(name, _when(name, answer[name])) for name in answer if name != "policy"]
+    console.data("policy", answer, lambda: answer["policy"] or pairs(shown))
+
+
+@policy_command.command("list")
+@operator_options
+@common_options
+@pass_console
+def list_policies(console: Console, place: Place) -> None:
+    """List every policy that was in force, the last one first."""
+    found, _ = place.mint().rows("/v1/policies", "policies")
+    rows = [(p["digest"], "in force" if p["in_force"] else "", show_time(p["in_force_at"]), p["by"]) for p in found]
+    console.data("policies", {"policies": found}, lambda: table(("POLICY", "", "LAST PUT IN FORCE", "BY"), rows))
+
+
+@policy_command.command("load")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False))
+@operator_options
+@yes_option
+@common_options
+@pass_console
+def load(console: Console, place: Place, file: str, yes: bool) -> None:
+    """Put a policy FILE in force at every mint of the realm; running tasks keep what they were granted.
+
+    The mint that is asked writes it over its own policy file.  A policy that grants nothing needs a yes.
+    """
+    policy = _of_file(file)
+    if not policy.sessions or not policy.templates:
+        console.confirm(f"{_taken_away(place, policy)}\n\nput in force a policy that grants nothing?", yes=yes)
+    answer = place.mint().call("POST", "/v1/policies", {"policy": policy.text.source})
+    console.data("policy", answer, lambda: pairs([("in force", answer["digest"]), ("before", answer["before"])]))
+    if answer["digest"] != answer["before"]:
+        console.hint(f"`arx policy diff {answer['before']} {answer['digest']}` shows what that changes")
+        console.say(
+            "the mint's own policy file is replaced, other mints' files stay as they are; "
+            f"`arx policy show {answer['before']} --out FILE` has the one before"
+        )
+
+
+@policy_command.command("reload")
+@operator_options
+@common_options
+@pass_console
+def reload(console: Console, place: Place) -> None:
+    """Have the mint read its own policy file again, as at a SIGHUP."""
+    answer = place.mint().call("POST", "/v1/policies/reload")
+    console.data("policy", answer, lambda: pairs([("in force", answer["digest"]), ("before", answer["before"])]))
+
+
+def _taken_away(place: Place, new: "Policy") -> str:
+    """List what the policy in force grants and this one does not, for who decides on it."""
+    from arx_caps.mint.policy.diff import compare
+
+    try:
+        old = _kept(place, IN_FORCE)
+    except SettingsError as error:  # of a version that this one refuses
+        return f"the policy in force cannot be read here: {error}"
+    return "\n".join(_difference(each._asdict()) for each in compare(old, new))
+
+
+def _of_file(file: str) -> "Policy":
+    from arx_caps.mint.policy.model import Policy
+
+    try:
+        return Policy.load(file)
+    except SettingsError as error:
+        raise Stop(str(error), DENIED, code=error.code) from error
+
+
+def _any(place: Place, which: str) -> "Policy":
+    """Read a policy file, or one that the mint has, by its digest."""
+    return _of_file(which) if Path(which).is_file() or "/" in which or "." in which else _kept(place, which)
+
+
+def _kept(place: Place, digest: str) -> "Policy":
+    from arx_caps.mint.policy.model import Policy
+
+    found = _fetch(place, digest)
+    return Policy.parse(found["policy"], f"policy {found['digest']}")
+
+
+def _fetch(place: Place, digest: str) -> dict[str, Any]:
+    if not digest.replace("-", "").replace("_", "").isalnum():
+        raise click.BadParameter(f"{digest[:60]!r} is neither a file nor a digest", param_hint="DIGEST")
+    return place.mint().call("GET", f"/v1/policies/{digest}")
+
+
+def _explained(value: dict[str, Any]) -> list[str]:
+    """Write an explanation for people."""
+    lines = [f"policy {value['policy']}", ""]
+    for name in ("session", "task"):
+        part = value[name]
+        if not part["granted"]:
+            lines.append(f"no {name}: {plain(part['why'])}")
+            lines += [f"  it takes  {plain(each)}" for each in part["takes"]]
+            continue
+        limits = [(key, _in_words(said)) for key, said in part.items() if key not in ("granted", "audiences")]
+        lines += [f"a {name}", pairs(limits, "  ")]
+        for audience, given in part.get("audiences", {}).items():
+            lines.append(f"  at {plain(audience)} ({plain(', '.join(given['origins']))})")
+            lines += [f"    {_rule(rule)}" for rule in given["allow"]]
+            lines += [f"    and no other than {plain(tool)}" for tool in given.get("attenuated_to", [])]
+            for terms in given.get("approvals", []):
+                lines.append(f"    {plain(' and '.join(terms['tools']))} needs an approval {_approval(terms)}")
+    return lines
+
+
+def _difference(found: dict[str, Any]) -> str:
+    before, after = (_said(found[side]) for side in ("before", "after"))
+    if found["member"] == "approvals" and found["kind"] != "changed":
+        before, after = before or "none", after or "none"  # a `+` alone would read as one more approval
+    arrow = " -> ".join(side for side in (before, after) if side is not None)
+    return f"{_SIGNS[found['kind']]} {plain(found['place'])}: {found['member']} {arrow}"
+
+
+def _said(value: Any) -> str | None:
+    if isinstance(value, dict) and "need" in value:
+        return f"{plain(value['tool'])} {_approval(value)}"
+    if isinstance(value, dict) and "tool" in value:
+        return _rule(value)
+    return None if value is None else plain(value if isinstance(value, str) else show_json(value))
+
+
+def _rule(rule: dict[str, Any]) -> str:
+    args = rule.get("args")
+    if args is None:
+        return plain(f"{rule['tool']}(anything)")
+    shown = ", ".join(f"{name}: {show_json(each)}" for name, each in args.items())
+    return plain(f"{rule['tool']}({shown})")
+
+
+def _approval(terms: dict[str, Any]) -> str:
+    """Say what an approval takes."""
+    who = "an operator" if terms["need"] == 1 else f"{terms['need']} operators"
+    times = "one call" if terms["once"] else "calls"
+    return f"by {who}, good for {times} within {terms['ttl']}"
+
+
+def _in_words(value: Any) -> Any:
+    return (", ".join(map(str, value)) or None) if isinstance(value, list) else value
+
+
+def _when(name: str, value: Any) -> Any:
+    return show_time(value) if name.endswith("_at") else value if isinstance(value, str) else json.dumps(value)

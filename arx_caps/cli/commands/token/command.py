@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``arx token``: read a token, delegate it, explain what a service would say of it.  All of it offline."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from arx_caps.agent.attenuation import caveats_for
+from arx_caps.agent.outline import outline, unverified_chain
+from arx_caps.cli.commands.token.explanation import explain_command
+from arx_caps.cli.credentials import Holding
+from arx_caps.cli.exit_codes import DENIED, Stop
+from arx_caps.cli.options import Verbs, common_options, out_option, pass_console
+from arx_caps.cli.parse import Duration, read_pairs, show_json, show_until
+from arx_caps.cli.secure_files import write_private
+from arx_caps.cli.terminal import Console, pairs, plain
+from arx_caps.cli.token_description import describe_discharge, describe_token, fingerprint
+from arx_caps.durations import show_time
+from arx_verifier.names import is_agent_path
+
+
+@click.group("token", cls=Verbs)
+def token_command() -> None:
+    """Read, delegate and explain tokens and bundles.
+
+    A token is read from a file, or from stdin with "-"; it is never part of the command line.
+    """
+
+
+token_command.add_command(explain_command)
+
+
+@token_command.command("inspect")
+@click.argument("file", type=str)
+@common_options
+@pass_console
+def inspect(console: Console, file: str) -> None:
+    """Say what a token, a bundle or an approval says, without proving any of it."""
+    holding = Holding.read(file, approvals=True)
+    now_ms = time.time_ns() // 1_000_000
+    tokens = [describe_token(macaroon) for _, macaroon in sorted(holding.tokens.items())]
+    discharges = [describe_discharge(macaroon) for macaroon in holding.discharges]
+    value = {"verified": False, "kind": holding.kind, **holding.about(), "tokens": tokens, "discharges": discharges}
+    shown = [_head(holding), *(_show(token, now_ms) for token in tokens), *map(_show_discharge, discharges)]
+    console.data("token", value, "\n\n".join(shown))
+
+
+@token_command.command("delegate")
+@click.argument("to")
+@click.option("--in", "file", required=True, help='the token or bundle, "-" for stdin')
+@click.option("--tool", "tools", multiple=True, help="a tool that stays allowed; may be repeated; all when left out")
+@click.option("--arg", "arguments", multiple=True, metavar="NAME=JSON", help="attenuate an argument of every tool left")
+@click.option("--audience", "audiences", multiple=True, help="keep only the token of this service; may be repeated")
+@click.option("--ttl", type=Duration(), help="how long it works, such as 5m; never longer than before")
+@click.option("--depth", type=click.IntRange(0, 16), help="how many delegations may follow")
+@out_option
+@common_options
+@pass_console
+def delegate(
+    console: Console,
+    to: str,
+    file: str,
+    tools: tuple[str, ...],
+    arguments: tuple[str, ...],
+    audiences: tuple[str, ...],
+    ttl: str | None,
+    depth: int | None,
+    out: Path | None,
+) -> None:
+    """Attenuate what FILE holds and hand it to the agent TO, without asking the mint.
+
+    What an --arg is held to is any constraint as JSON, or the text, integer or boolean that it is to equal.
+
+    \b
+        arx token delegate acme/support/worker --in task.bundle --tool orders.get --ttl 5m --out worker.bundle
+        arx token delegate acme/support/worker --in task.bundle --arg amount:='{"range":[0,50]}'
+    """
+    if not is_agent_path(to):
+        raise click.BadParameter(f"{to[:60]!r} is not an agent path such as acme/worker", param_hint="TO")
+    holding = Holding.read(file)
+    outlines = {audience: outline(holding.token(audience)) for audience in audiences or holding.tokens}
+    caveats = caveats_for(
+        outlines,
+        tools=tools or None,
+        args=read_pairs(arguments, constraints=True),
+        ttl=ttl,
+        depth=depth,
+        audiences=audiences or None,
+        now=time.time_ns() // 1_000_000,
+    )
+    given = holding.delegate(to, caveats)
+    _refuse_the_useless(given)
+    _give(console, given, to, out)
+
+
+def _refuse_the_useless(given: Holding) -> None:
+    """Refuse to delegate what every verifier would refuse: the next holder could do nothing about it."""
+    for audience, macaroon in given.tokens.items():
+        refused = unverified_chain(macaroon).refused
+        if refused is not None:
+            because = "; ".join(map(str, refused.failures))
+            raise Stop(f"the token for {audience} would never be accepted: {because}", DENIED, code=refused.code)
+
+
+def _give(console: Console, given: Holding, to: str, out: Path | None) -> None:
+    chains = {audience: unverified_chain(macaroon) for audience, macaroon in given.tokens.items()}
+    first = next(iter(chains.values()))
+    link, exp, text = first.facts.links[-1], min(chain.exp for chain in chains.values()), given.encode()
+    value: dict[str, Any] = {"kind": given.kind, "to": to, "link": link, "expires_at": exp}
+    value |= {"fingerprint": fingerprint(text), "audiences": sorted(given.tokens)}
+    if out is not None:
+        write_private(out, text + "\n")
+        console.data("delegation", value | {"out": str(out)}, "")
+    else:
+        console.data("delegation", value | {given.kind: text}, text)
+    console.say(f"delegated to {to}: {', '.join(sorted(given.tokens))}, until {show_time(exp)}")
+    console.hint(f"arx kill link:{link} ends it, and all that is made of it")
+
+
+def _head(holding: Holding) -> str:
+    lines = ["not verified: only the service's key can tell whether this is authentic"]
+    if holding.bundle is not None:
+        lines.append(
+            pairs(
+                [
+                    (holding.kind, "1 token" if len(holding.tokens) == 1 else f"{len(holding.tokens)} tokens"),
+                    *holding.about().items(),
+                ]
+            )
+        )
+    return "\n".join(lines)
+
+
+def _show(token: dict[str, Any], now_ms: int) -> str:
+    named = token.get("named") or ()
+    facts = [
+        ("token", token["audience"] + (", for one call" if token["one_shot"] else "")),
+        ("fingerprint", token["fingerprint"]),
+        ("realm", f"{token['realm']}, key {token['kid']}"),
+        ("operator", token.get("operator")),
+        ("agent", token.get("agent")),
+        ("named", " -> ".join(named) + " (as each holder wrote it)" if named else None),
+        ("session", token.get("session")),
+        ("task", token.get("task")),
+        ("subject", " ".join(token["subject"]) if token.get("subject") else None),
+        ("model", token.get("model")),
+        *token.get("meta", {}).items(),
+        ("policy", token.get("policy")),
+        ("link", token.get("link")),
+        ("issued", show_time(token["issued_at"])),
+        ("expires", show_until(token["expires_at"], now_ms)),
+    ]
+    lines = [pairs(facts)]
+    lines += [_show_step(step) for step in token["caveats"]]
+    never = token.get("never_accepted")
+    if never:
+        lines.append(f"never accepted: {never['code']}: " + plain("; ".join(never["failures"])))
+    return "\n".join(lines)
+
+
+def _show_discharge(discharge: dict[str, Any]) -> str:
+    tools = " or ".join(discharge["answers"].get("tools") or ()) or "every tool"
+    facts = [
+        ("approval", f"of a call of {tools}"),
+        ("answers", discharge["answers"]["id"]),
+        ("fingerprint", discharge["fingerprint"]),
+        ("realm", discharge["realm"]),
+    ]
+    return "\n".join([pairs(facts), *map(_show_step, discharge["caveats"])])
+
+
+def _show_step(step: dict[str, Any]) -> str:
+    title = {
+        "mint": "the mint granted",
+        "delegation": f"delegated to {step['to']}",
+        "third_party_caveat": "operators must approve",
+        "approval": "approved",
+        "call": "signed for a call",
+    }
+    removes = [f"    takes away {phrase}" for phrase in step["removes"]] or ["    takes away nothing"]
+    body = [plain(line) for line in removes] if step["caveat"] is not None else [plain(show_json(step["removes"]))]
+    return "\n".join([f"  {step['place']}: {title.get(step['kind'], 'attenuated')}", *body])

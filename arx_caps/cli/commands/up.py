@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``arx up``: the whole realm on this machine, store and mint, in the foreground until Ctrl-C."""
+
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from arx_caps.cli.commands.mint import passphrase_option, read_passphrase
+from arx_caps.cli.options import common_options, pass_console
+from arx_caps.cli.place import realm_dir_option, store_url
+from arx_caps.cli.terminal import Console
+from arx_caps.realm import Realm
+
+
+@click.command("up")
+@click.option("--host", help="address the mint listens at; else as realm.toml says")
+@click.option("--port", type=click.IntRange(0, 65535), help="port the mint listens at; else as realm.toml says")
+@click.option("--behind-tls", is_flag=True, help="TLS ends before the mint, so it may listen beyond loopback")
+@passphrase_option
+@realm_dir_option
+@common_options
+@pass_console
+def up_command(console: Console, /, realm_dir: Path, passphrase_file: str | None, **options: Any) -> None:
+    """Run the realm: its revocation store and its mint; one line on stdout says that both are ready.
+
+    A mint that dies is started again.  Ctrl-C or SIGTERM stops both in order, and nothing is lost.
+    """
+    from arx_caps.mint.server.supervise import up
+
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    realm = Realm.open(realm_dir)
+    store = store_url(realm) if realm.store is None else None  # one's own may hold a password
+    told: list[int] = []
+
+    def on_ready(said: dict[str, Any]) -> None:
+        if told:
+            console.say(f"the mint was started again (pid {said.get('pid')})")
+        else:
+            facts = f"realm {realm.name}, mint {realm.issuer}, folder {realm.folder}"
+            console.data("up", said | {"folder": str(realm.folder), "store": store}, f"ready: {facts}")
+            sys.stdout.flush()
+        told.append(1)
+
+    up(realm_dir, passphrase=read_passphrase(passphrase_file), on_ready=on_ready, **options)
+    console.say("stopped")

@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``arx verifier``: which verifiers the store knows, and how far each has applied the kill sequence.  SPEC 10."""
+
+from typing import Any, Final
+
+import click
+
+from arx_caps.cli.exit_codes import Stop
+from arx_caps.cli.options import Verbs, common_options, pass_console
+from arx_caps.cli.parse import show_span
+from arx_caps.cli.place import Place, all_options
+from arx_caps.cli.terminal import Console, table
+from arx_caps.revocation import Header, VerifierSeen
+from arx_verifier.errors import ArxError
+from arx_verifier.journal import audience_of
+
+LATE_LEASES: Final = 10  # a paused process or a broken network comes back within these
+GONE_MS: Final = 60_000  # a restart that somebody watches is over by then
+MINT_S: Final = 3.0  # the store answers alone; the mint only adds names
+
+
+@click.group("verifier", cls=Verbs)
+def verifier_command() -> None:
+    """Look at the verifiers."""
+
+
+@verifier_command.command("list")
+@click.option("--all", "every", is_flag=True, help="also those that were silent for longer, up to 10 minutes")
+@all_options
+@common_options
+@pass_console
+def list_verifiers(console: Console, place: Place, every: bool) -> None:
+    """List the verifiers that the store knows, and the enrolled services that have none.
+
+    A verifier is "live" while it holds a lease, "late" for 10 leases without a probe, then "gone".  It accepts
+    nothing while it is late or gone, and is left out after a minute.  A relay stands for those behind it: it has
+    applied what all of them have.
+
+    A service is "never seen" if the store knows no verifier of it: none has run within 10 minutes, or a relay hides
+    it.  The list of services is the mint's: without the mint or an operator's key they are not known, which is said.
+    """
+    store = place.store()
+    header = store.header()
+    seen = store.verifiers()
+    verifiers = [_row(one, header) for one in seen if every or one.age_ms < max(GONE_MS, header.lease_ms)]
+    services, why = _services(place)
+    met = {audience_of(one.id) for one in seen}
+    unseen = None if services is None else [name for name in services if name not in met]
+    value = {
+        "seq": header.seq,
+        "incarnation": header.incarnation,
+        "lease_ms": header.lease_ms,
+        "verifiers": verifiers,
+        "left_out": len(seen) - len(verifiers),
+        "services_never_seen": unseen,
+    }
+    rows = [(_name(v), v["applied"], v["behind"], f"{show_span(v['age_ms'])} ago", v["state"]) for v in verifiers]
+    rows += [(name, "", "", "", "never seen") for name in unseen or ()]
+    console.data("verifiers", value, lambda: table(("VERIFIER", "APPLIED", "BEHIND", "LAST PROBE", "STATE"), rows))
+    counts = [1 if v["relay_of"] is None else v["relay_of"] for v in verifiers]
+    live = sum(count for v, count in zip(verifiers, counts, strict=True) if v["live"])
+    console.say(f"{live} of {sum(counts)} live; the kill sequence is at {header.seq}")
+    if why is not None:
+        console.say(f"services without a verifier are not known: {why}")
+
+
+def _row(seen: VerifierSeen, header: Header) -> dict[str, Any]:
+    live = seen.age_ms < header.lease_ms
+    late = seen.age_ms < LATE_LEASES * header.lease_ms
+    return {
+        "id": seen.id,
+        "applied": seen.applied,
+        "age_ms": seen.age_ms,
+        "live": live,
+        "state": "live" if live else "late" if late else "gone",
+        "behind": max(0, header.seq - seen.applied),
+        "relay_of": seen.behind,
+    }
+
+
+def _services(place: Place) -> tuple[list[str] | None, str | None]:
+    """Ask the mint which services are enrolled.
+
+    Returns:
+        Their names, or None; and why they are not known.
+    """
+    try:
+        mint, realm = place.mint(MINT_S), place.realm_name()
+        answers_for = mint.call("GET", "/readyz").get("realm")
+        found, _ = mint.rows("/v1/services", "services")
+    except (Stop, ArxError) as error:
+        return None, str(error)
+    if answers_for != realm:  # --store and the key file may be of two realms
+        return None, f"{mint.issuer} is the mint of the realm {answers_for}, not of {realm}"
+    return sorted([str(service["audience"]) for service in found]), None
+
+
+def _name(verifier: dict[str, Any]) -> str:
+    of = verifier["relay_of"]
+    return str(verifier["id"]) if of is None else f"{verifier['id']}, for {of}"

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``arx witness``: cosign the checkpoints of others' logs, so that they cannot show two histories.  SPEC 17.6."""
+
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Final
+
+import click
+
+from arx_caps.cli.commands.audit.command import read_key
+from arx_caps.cli.exit_codes import Stop
+from arx_caps.cli.options import Verbs, common_options, pass_console
+from arx_caps.cli.terminal import Console
+
+DEFAULT_LISTEN: Final = "127.0.0.1:8760"
+_LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
+_folder = click.argument("directory", type=click.Path(file_okay=False, path_type=Path))
+
+
+@click.group("witness", cls=Verbs)
+def witness_command() -> None:
+    """Be a second party: cosign the checkpoints of logs that only ever grew."""
+
+
+@witness_command.command("init")
+@_folder
+@click.option("--name", required=True, help="the witness's name, such as witness.example.com/w1")
+@common_options
+@pass_console
+def init_witness(console: Console, directory: Path, name: str) -> None:
+    """Make a witness's folder with its key, and print the public key that others verify its cosignatures with."""
+    from arx_caps.audit.merkle import NoteError, make_key
+    from arx_caps.audit.witness import KEY_FILE
+
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        key = make_key(directory / KEY_FILE, "witness", name)
+    except NoteError as error:
+        raise Stop(f"--name: {error}") from None
+    console.data("witness", {"name": name, "key": str(key), "folder": str(directory)}, str(key))
+    console.hint(f"give this key to whoever verifies; then `arx witness serve {directory} --log VKEY`")
+
+
+@witness_command.command("serve")
+@_folder
+@click.option("--log", "logs", required=True, multiple=True, metavar="VKEY", help="a log to cosign; may repeat")
+@click.option("--listen", default=DEFAULT_LISTEN, show_default=True, help="host:port to listen at")
+@click.option("--behind-tls", is_flag=True, help="TLS ends before the witness, so it may listen beyond loopback")
+@common_options
+@pass_console
+def serve_witness(console: Console, directory: Path, logs: tuple[str, ...], listen: str, behind_tls: bool) -> None:
+    """Cosign what continues what was seen before, until a signal says to stop.
+
+    The first word of a log is believed; from then on it can go neither back nor sideways.  Keep the folder: without
+    it the witness has seen nothing.
+    """
+    from arx_caps.audit.merkle import LOG
+    from arx_caps.audit.witness import Witness, serve
+
+    host, _, port = listen.rpartition(":")
+    if not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
+        raise Stop("--listen is host:port, such as 127.0.0.1:8760")
+    if host.strip("[]") not in _LOOPBACK and not behind_tls:
+        raise Stop(
+            f"the witness speaks plain HTTP and would listen at {host}", hint="let TLS end before it: --behind-tls"
+        )
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    witness = Witness(directory, [read_key(each, "--log", LOG) for each in logs])
+
+    def on_ready(at: str) -> None:
+        said = {"ready": True, "name": witness.key.name, "key": str(witness.key), "listen": at, "pid": os.getpid()}
+        console.data("witness", said, f"ready: {witness.key.name} at {at}")
+        sys.stdout.flush()
+        console.hint(f"`witnesses` of the log's realm names this address and the key {witness.key}")
+
+    serve(witness, host.strip("[]"), int(port), on_ready)

@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What goes where: data to stdout, everything else to stderr; one JSON object where ``--json`` was given.
+
+On a terminal ``rich`` lays out tables and trees, in colours and no wider than the terminal; a pipe and ``--quiet`` get
+plain text, and import no rich.  Text that others wrote (a tool's name, a purpose, a reason) is shown with its
+control characters escaped: a token's holder must not be able to write to an operator's terminal.
+"""
+
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Final, TextIO
+
+import click
+
+from arx_caps.cli import exit_codes
+
+if TYPE_CHECKING:
+    from arx_caps.trail import Trail
+
+SCHEMA_VERSION: Final = 1
+_BRANCH: Final = re.compile("[ │]*[├└]─ ")
+
+
+class Console:
+    """One command's way out.
+
+    Attributes:
+        json: Write one JSON object instead of text.
+        quiet: Write nothing but data and errors.
+        no_input: Never ask.
+        debug: Show where an internal error happened.
+    """
+
+    def __init__(self) -> None:
+        self.json = self.quiet = self.no_input = self.debug = False
+
+    def data(self, noun: str, value: dict[str, Any], text: str | Callable[[], str]) -> None:
+        """Write the command's result.
+
+        Args:
+            noun: Names the schema, ``arx/<noun>/1``.
+            value: The result for scripts.
+            text: The result for people, or how to make it.
+        """
+        if self.json:
+            self.raw(json_line(noun, value))
+        else:
+            shown = text if isinstance(text, str) else text()
+            if shown:
+                self.raw(shown)
+
+    def raw(self, text: str) -> None:
+        """Write a line of data."""
+        click.echo(text, color=colours(sys.stdout))
+
+    def say(self, text: str) -> None:
+        """Tell a person something that is no data."""
+        if not self.quiet:
+            click.echo(text, err=True, color=colours(sys.stderr))
+
+    def hint(self, text: str) -> None:
+        """Tell a person what to do next."""
+        self.say(f"hint: {text}")
+
+    def confirm(self, question: str, *, yes: bool) -> None:
+        """Ask before something that cannot be undone.
+
+        Args:
+            question: What will happen, as a question.
+            yes: Whether ``--yes`` was given.
+
+        Raises:
+            Stop: The answer was no, or there is nobody to ask.
+        """
+        if yes:
+            return
+        if self.no_input or not sys.stdin.isatty():
+            raise exit_codes.Stop(
+                "this needs a yes, and there is nobody to ask", hint="give --yes", code="not_confirmed"
+            )
+        if not click.confirm(question, err=True):
+            raise exit_codes.Stop("nothing was done", exit_codes.DENIED, code="not_confirmed")
+
+
+def json_line(noun: str, value: dict[str, Any]) -> str:
+    """Write one JSON object on one line, its schema first."""
+    return json.dumps({"schema": f"arx/{noun}/{SCHEMA_VERSION}"} | value, ensure_ascii=True)
+
+
+def colours(stream: TextIO) -> bool:
+    """Return whether colours may be written to a stream (https://no-color.org)."""
+    return not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb" and stream.isatty()
+
+
+def on_terminal() -> bool:
+    """Return whether a person reads standard output on a terminal, and did not ask for data alone."""
+    context = click.get_current_context(silent=True)
+    console = None if context is None else context.find_object(Console)
+    return sys.stdout.isatty() and not (console and console.quiet)
+
+
+def fit(content: Any) -> str:
+    """Return lines of a rich renderable, no wider than the terminal; a longer text goes on in the next line.
+
+    Args:
+        content: Holds ``Text`` alone, so that nothing in data is taken for markup, a colour or an emoji.
+    """
+    from rich.console import Console as Terminal
+
+    terminal = Terminal(
+        color_system="auto" if colours(sys.stdout) else None, markup=False, highlight=False, emoji=False
+    )
+    with terminal.capture() as captured:
+        terminal.print(content)
+    return captured.get().rstrip("\n")
+
+
+def plain(text: Any) -> str:
+    """Show text that somebody else wrote: what is not printable is escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in str(text))
+
+
+def widths_of(rows: Iterable[Sequence[str]]) -> list[int]:
+    """Return the width of each column."""
+    return [max(map(len, column)) for column in zip(*rows, strict=True)]
+
+
+def align(cells: Sequence[str], widths: Sequence[int]) -> str:
+    """Return one line of a table; the last cell is not padded."""
+    return "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip()
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """Lay out rows for people."""
+    shown = [[plain("-" if cell is None else cell) for cell in row] for row in rows]
+    if on_terminal():
+        from rich.table import Table
+        from rich.text import Text
+
+        laid_out = Table(*heads, box=None, pad_edge=False, header_style="bold")
+        for row in shown:
+            laid_out.add_row(*[Text(cell, overflow="fold") for cell in row])
+        return fit(laid_out)
+    widths = widths_of([heads, *shown])
+    return "\n".join(align(row, widths) for row in [heads, *shown])
+
+
+def tree(told: "Trail") -> str:
+    """Draw a trail for people; on a terminal a line that is too long goes on beside its branch."""
+    from arx_caps.drawing import render, styled
+
+    if not on_terminal():
+        return render(told).rstrip("\n")
+    from rich.console import Group
+    from rich.table import Table
+
+    lines = []
+    for text in styled(told).split():
+        # What a line ends with is what `arx kill` takes, or why a call was refused: none of it may be cut.
+        text.overflow = "fold"
+        branch = _BRANCH.match(text.plain)
+        line = Table.grid()
+        line.add_row(*(text.divide([branch.end()]) if branch else [text]))
+        lines.append(line)
+    return fit(Group(*lines))
+
+
+def pairs(facts: Sequence[tuple[str, Any]], indent: str = "") -> str:
+    """Lay out named facts for people, those that are None left out."""
+    known = [(name, plain(value)) for name, value in facts if value is not None]
+    width = max((len(name) for name, _ in known), default=0)
+    return "\n".join(f"{indent}{name.ljust(width)}  {value}" for name, value in known)

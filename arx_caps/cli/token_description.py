@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Read a token that nobody has proven, and say in words what each of its caveats takes away.  SPEC 4 to 8.
+
+Everything here is *unverified*: whoever prints it says so.  Only a verifier with the audience's key can tell whether
+the chain is authentic.
+"""
+
+import hashlib
+from collections.abc import Callable
+from typing import Any, Final
+
+import msgspec
+
+from arx_caps.agent.outline import unverified_chain
+from arx_caps.cli.parse import show_json, show_span
+from arx_caps.durations import show_time
+from arx_verifier.constraints import Rule
+from arx_verifier.errors import ArxError
+from arx_verifier.token import (
+    IAT_AHEAD_MS,
+    Caveat,
+    Macaroon,
+    OperatorIdentifier,
+    ThirdPartyCaveat,
+    about,
+    caveats,
+    wire,
+)
+
+
+class Step(msgspec.Struct, frozen=True):
+    """One caveat in words.
+
+    Attributes:
+        place: Its place, as refusals name it: ``caveat 1``.
+        kind: ``mint``, ``delegation``, ``attenuation``, ``third-party caveat``, ``approval`` or ``call``.
+        to: Who a delegation names, or None.
+        removes: What it takes away, a phrase each.
+        caveat: Its members, or None when it cannot be read.
+    """
+
+    place: str
+    kind: str
+    to: str | None
+    removes: tuple[str, ...]
+    caveat: dict[str, Any] | None
+
+
+def fingerprint(text: str) -> str:
+    """Name a secret text without showing it: the first 16 hex digits of its SHA-256."""
+    return "sha256:" + hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def describe_token(macaroon: Macaroon) -> dict[str, Any]:
+    """Return what a token says, for JSON; no signature and no text of it.
+
+    Raises:
+        MalformedTokenError: Its identifier cannot be read.
+    """
+    identifier = macaroon.unverified_identifier
+    facts: dict[str, Any] = {
+        "audience": identifier.aud,
+        "fingerprint": fingerprint(macaroon.encode()),
+        "realm": macaroon.location,
+        "kid": identifier.kid,
+        "issued_at": identifier.iat,
+        "expires_at": identifier.exp,
+        "one_shot": macaroon.is_one_shot,
+        "caveats": [msgspec.to_builtins(step) for step in steps(macaroon)],
+    }
+    if isinstance(identifier, OperatorIdentifier):
+        return {"operator": identifier.operator} | facts
+    chain = unverified_chain(macaroon)
+    refused = chain.refused
+    return facts | {
+        "agent": identifier.agent,
+        "session": identifier.session,
+        "task": identifier.task,
+        "subject": list(identifier.subject) if identifier.subject else None,
+        "model": identifier.model,
+        "meta": dict(about(identifier)),
+        "policy": identifier.policy,
+        "born": list(identifier.born),
+        "expires_at": chain.exp,
+        "not_before": chain.nbf if chain.nbf > identifier.iat - IAT_AHEAD_MS else None,
+        "holder": chain.facts.named[-1] if chain.facts.named else identifier.agent,
+        "named": list(chain.facts.named),
+        "link": chain.facts.links[-1] if chain.facts.links else identifier.id,
+        "links": [identifier.id, *chain.facts.links],
+        "needs_call": chain.needs_call,
+        "targets": list(chain.targets),
+        "never_accepted": None
+        if refused is None
+        else {"code": refused.code, "failures": list(map(str, refused.failures))},
+    }
+
+
+def describe_discharge(macaroon: Macaroon) -> dict[str, Any]:
+    """Return what a discharge says, for JSON; no signature and no text of it.
+
+    Raises:
+        UnknownCaveatError: It answers nothing that this version knows.
+    """
+    answers = ThirdPartyCaveat.read(macaroon.identifier)
+    return {
+        "answers": msgspec.to_builtins(answers),
+        "fingerprint": fingerprint(macaroon.encode()),
+        "realm": macaroon.location,
+        "caveats": [msgspec.to_builtins(msgspec.structs.replace(step, kind="approval")) for step in steps(macaroon)],
+    }
+
+
+def steps(macaroon: Macaroon) -> list[Step]:
+    """Say of each caveat what it takes away."""
+    found: list[Step] = []
+    handed = False
+    for index, packet in enumerate(macaroon.packets):
+        place = f"caveat {index + 1}"
+        if isinstance(packet, wire.ThirdPartyPacket):
+            found.append(_third_party(place, packet))
+            continue
+        try:
+            caveat = caveats.read_caveat(packet)
+        except ArxError as error:
+            found.append(Step(place, "attenuation", None, (f"everything: {error}",), None))
+            continue
+        handed = handed or caveat.to is not None
+        kind = "delegation" if caveat.to is not None else "call" if caveat.call is not None else "attenuation"
+        kind = "mint" if kind == "attenuation" and not handed and index == 0 else kind
+        found.append(Step(place, kind, caveat.to, tuple(_phrases(caveat)), msgspec.to_builtins(caveat)))
+    return found
+
+
+def _third_party(place: str, packet: wire.ThirdPartyPacket) -> Step:
+    """Say which calls wait for somebody else's word."""
+    try:
+        required = ThirdPartyCaveat.read(packet.identifier)
+    except ArxError as error:
+        return Step(place, "third_party_caveat", None, (f"everything: {error}",), None)
+    which = "every call" if required.tools is None else f"calls of {' or '.join(required.tools)}"
+    told = {"third_party": msgspec.to_builtins(required)}
+    return Step(
+        place, "third_party_caveat", None, (f"{which} without an approval, a discharge for {required.id}",), told
+    )
+
+
+def describe_rule(rule: Rule) -> str:
+    """Write one rule in words: the tool, then its arguments in brackets."""
+    if rule.args is None:
+        return f"{rule.tool} with any arguments"
+    arguments = [f"{name} {_constraint(constraint)}" for name, constraint in rule.args.items()]
+    if rule.open:
+        arguments.append("others as before")
+    if not arguments:
+        return f"{rule.tool} without arguments"
+    return f"{rule.tool}({', '.join(arguments)})"
+
+
+def _constraint(constraint: Any) -> str:
+    said = msgspec.to_builtins(constraint)
+    if not isinstance(said, dict):
+        return f"= {show_json(said)}"
+    optional = "optional, " if said.pop("optional", False) else ""
+    return optional + " and ".join(f"{word} {show_json(operand)}" for word, operand in said.items())
+
+
+# In the order in which people read them; ``to`` and ``hop`` are the kind of the caveat.
+_PHRASES: Final[dict[str, Callable[[Any], str]]] = {
+    "allow": lambda rules: "every tool but " + "; ".join(map(describe_rule, rules)),
+    "exp": lambda exp: f"all time from {show_time(exp)} on",
+    "nbf": lambda nbf: f"all time before {show_time(nbf)}",
+    "depth": lambda depth: f"delegations after the next {depth}" if depth else "every further delegation",
+    "delegate_to": lambda patterns: "delegations to agents other than " + " or ".join(patterns),
+    "aud": lambda audiences: "services other than " + " or ".join(audiences),
+    "net": lambda networks: "callers in none of " + ", ".join(networks),
+    "require": lambda proofs: "calls without a proof made for that call" if "call" in proofs else "calls unsigned",
+    "fresh": lambda fresh: f"verifiers whose view of kills is older than {show_span(fresh)}",
+    "task": lambda task: f"everything once sub-task {task} has ended",
+    "once": lambda once: f"every call but one with this approval, {once[0]}",
+    "call": lambda call: f"every call but the one signed at {show_time(call[1])}",
+}
+
+
+def _phrases(caveat: Caveat) -> list[str]:
+    """Write what a caveat prohibits, a phrase for each member."""
+    members = msgspec.structs.asdict(caveat)
+    phrases = [write(members[name]) for name, write in _PHRASES.items() if members[name] is not None]
+    others = [name for name in members if name not in (*_PHRASES, "to", "hop") and members[name] is not None]
+    return phrases + [f"calls outside of {name} = {show_json(msgspec.to_builtins(members[name]))}" for name in others]
