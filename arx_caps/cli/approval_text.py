@@ -11,7 +11,7 @@ import unicodedata
 from collections.abc import Mapping
 from typing import Any, Final
 
-from arx_caps.cli.parse import show_json, show_until
+from arx_caps.cli.display import show_json, show_until
 from arx_caps.cli.terminal import plain
 
 WIDTH: Final = 64  # columns of a line of somebody else's text: with the 13 before it, it fits a terminal of 80

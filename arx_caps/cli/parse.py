@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Read what people type: durations, times, ``name=value``, targets; and show times and sizes to them."""
+"""Parse what people type: durations, times, ``name=value``, verifier keys."""
 
 import datetime as dt
-import json
 import re
 from collections.abc import Iterable
 from typing import Any, Final
 
 import click
 
-from arx_caps.durations import parse_duration, show_time
+from arx_caps.cli.exit_codes import Stop
+from arx_caps.durations import parse_duration
 from arx_verifier.errors import RequestError
 from arx_verifier.request import read_json_object
 
@@ -95,25 +95,24 @@ def _json(name: str, text: str) -> Any:
         raise click.BadParameter(f"the value of {name[:60]!r} cannot be read: {error}") from error
 
 
-def show_span(ms: int) -> str:
-    """Write a length of time for people, its two largest units."""
-    if ms < 1000:
-        return f"{ms} ms"
-    parts = []
-    left = ms // 1000
-    for unit, size in (("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1)):
-        if left >= size:
-            parts.append(f"{left // size}{unit}")
-            left %= size
-    return " ".join(parts[:2])
+def read_key(text: str, option: str, kind: int) -> Any:
+    """Read a verifier key as it was typed, or from the file that was named.
 
+    Args:
+        text: The key, or the file.
+        option: Where it was given.
+        kind: ``note.LOG`` or ``note.WITNESS``.
 
-def show_until(ms: int, now_ms: int) -> str:
-    """Write an end for people: when, and how far away."""
-    away = f"in {show_span(ms - now_ms)}" if ms > now_ms else f"{show_span(now_ms - ms)} ago"
-    return f"{show_time(ms)} ({away})"
+    Raises:
+        Stop: It is neither, or a key of the other kind.
+    """
+    from arx_caps.audit.merkle import NoteError, VerifierKey
+    from arx_caps.cli.secure_files import read_text
 
-
-def show_json(value: Any) -> str:
-    """Write a value on one line, as JSON."""
-    return json.dumps(value, ensure_ascii=True, separators=(", ", ": "))
+    try:
+        key = VerifierKey.parse(text if "+" in text else read_text(text))
+    except NoteError as error:
+        raise Stop(f"{option}: {error}", code="key") from None
+    if key.kind != kind:
+        raise Stop(f"{option}: a log's key and a witness's are of two kinds, and this is the other one", code="key")
+    return key

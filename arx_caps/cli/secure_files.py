@@ -11,9 +11,11 @@ import sys
 from pathlib import Path
 from typing import Any, Final
 
+import click
 import msgspec
 
 from arx_caps.cli.exit_codes import Stop
+from arx_caps.realm import PASSPHRASE_VARIABLE
 from arx_verifier.errors import RequestError
 from arx_verifier.request import read_json_object
 from arx_verifier.token import BUNDLE_PREFIX, TOKEN_PREFIX
@@ -105,3 +107,15 @@ def _read_file(path: Path) -> bytes:
 
 def _read_stdin() -> bytes:
     return sys.stdin.buffer.read(MAX_FILE_BYTES + 1)
+
+
+passphrase_option = click.option(
+    "--passphrase-file",
+    type=click.Path(),
+    help=f'opens the root key with this file\'s text ("-": stdin); else {PASSPHRASE_VARIABLE}',
+)
+
+
+def read_passphrase(file: str | None) -> str | None:
+    """Return the passphrase of the root key: from the file, else from the environment, else none."""
+    return read_text(file) if file else os.environ.get(PASSPHRASE_VARIABLE)

@@ -12,7 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from arx_caps.agent.outline import unverified_chain
-from arx_caps.cli.parse import show_json, show_span
+from arx_caps.cli.display import show_json, show_span
 from arx_caps.durations import show_time
 from arx_verifier.constraints import Rule
 from arx_verifier.errors import ArxError

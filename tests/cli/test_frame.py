@@ -10,7 +10,7 @@ import click
 import pytest
 
 from arx_caps.cli.app import NOUNS
-from arx_caps.cli.parse import show_span
+from arx_caps.cli.display import show_span
 from arx_caps.cli.terminal import plain, table
 from tests.cli.helpers import arx, bundle
 from tests.cli.reference import commands, reference

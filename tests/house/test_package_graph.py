@@ -179,6 +179,18 @@ def test_a_package_of_the_audit_log_imports_only_from_below(path: Path) -> None:
         assert first != "sqlalchemy" or package in ("store", "integrity", "query"), f"imports {first}"
 
 
+@pytest.mark.parametrize("path", sorted((CAPS / "cli").rglob("*.py")), ids=name_of)
+def test_a_command_imports_no_other_noun(path: Path) -> None:
+    """
+    What two nouns need is a helper beside ``commands``, and no helper imports a command.
+    """
+    commands = CAPS / "cli" / "commands"
+    noun = package_of(path, commands) if path.is_relative_to(commands) else None
+    for parts in imports_of(path):
+        if parts[:3] == ("arx_caps", "cli", "commands"):
+            assert parts[3] == noun, f"imports {'.'.join(parts)}"
+
+
 @pytest.mark.parametrize("path", product(VERIFIER, CAPS, ROOT / "benchmarks", ROOT / "examples"), ids=name_of)
 def test_packages_are_entered_through_their_doors(path: Path) -> None:
     """

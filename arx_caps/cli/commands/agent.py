@@ -7,10 +7,10 @@ from typing import Any, Final
 
 import click
 
+from arx_caps.cli.display import facts_of
 from arx_caps.cli.exit_codes import Stop
 from arx_caps.cli.mint_session import Unreachable
 from arx_caps.cli.options import KidCommand, Verbs, common_options, pass_console, yes_option
-from arx_caps.cli.parse import show_json
 from arx_caps.cli.place import Place, operator_options
 from arx_caps.cli.secure_files import read_object
 from arx_caps.cli.terminal import Console, pairs, table
@@ -199,28 +199,6 @@ def remove_key(console: Console, path: str, kid: str, place: Place) -> None:
     """Take the key KID away from the agent PATH: it opens no session any more; those that are open go on."""
     agent = place.mint().call("PATCH", f"/v1/agents/{_checked(path)}", {"remove_kid": kid})
     console.data("agent", {"agent": agent}, lambda: pairs(facts_of(agent)))
-
-
-def facts_of(row: dict[str, Any]) -> list[tuple[str, Any]]:
-    """Return a row's members for people: times as times, lists and objects in words."""
-    return [(name.replace("_", " "), _in_words(name, value)) for name, value in row.items()]
-
-
-def _in_words(name: str, value: Any) -> Any:
-    if name.endswith("_at") and isinstance(value, int):
-        return show_time(value)
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {_member(inner)}" for key, inner in value.items()) or None
-    if isinstance(value, list):
-        return ", ".join(map(_member, value)) or None
-    return value
-
-
-def _member(value: Any) -> str:
-    """Show what stands inside a list or an object; of an enrolled key its id, and since when."""
-    if isinstance(value, dict) and value.keys() == {"kid", "added_at"}:
-        return f"{value['kid']} since {show_time(value['added_at'])}"
-    return show_json(value) if isinstance(value, dict | list | bool) else str(value)
 
 
 def _time(row: dict[str, Any], name: str) -> str | None:

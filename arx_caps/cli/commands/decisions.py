@@ -15,10 +15,10 @@ from typing import Final, NamedTuple
 import click
 
 from arx_caps.cli import exit_codes
+from arx_caps.cli.display import HEADS, row_of
 from arx_caps.cli.exit_codes import Stop
 from arx_caps.cli.options import common_options, pass_console
 from arx_caps.cli.place import realm_dir_option
-from arx_caps.cli.record_rows import HEADS, row_of
 from arx_caps.cli.terminal import Console, align, json_line, table, tree, widths_of
 from arx_caps.trail import trail
 from arx_verifier.errors import REASONS

@@ -1,33 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """``arx mint``: run the mint alone, with a revocation store of your own, and read what it recorded."""
 
-import os
 from pathlib import Path
 from typing import Any
 
 import click
 
 from arx_caps.cli import exit_codes
+from arx_caps.cli.display import show_json
 from arx_caps.cli.exit_codes import Stop
 from arx_caps.cli.options import Verbs, common_options, pass_console
-from arx_caps.cli.parse import Duration, show_json
+from arx_caps.cli.parse import Duration
 from arx_caps.cli.place import database_option, realm_dir_option, store_url_option
-from arx_caps.cli.secure_files import read_text
+from arx_caps.cli.secure_files import passphrase_option, read_passphrase
 from arx_caps.cli.terminal import Console, json_line, plain, table
 from arx_caps.durations import parse_duration, show_time
-from arx_caps.realm import PASSPHRASE_VARIABLE, Realm
+from arx_caps.realm import Realm
 
 DEFAULT_ISSUER = "http://127.0.0.1:8700"
-passphrase_option = click.option(
-    "--passphrase-file",
-    type=click.Path(),
-    help=f'opens the root key with this file\'s text ("-": stdin); else {PASSPHRASE_VARIABLE}',
-)
-
-
-def read_passphrase(file: str | None) -> str | None:
-    """Return the passphrase of the root key: from the file, else from the environment, else none."""
-    return read_text(file) if file else os.environ.get(PASSPHRASE_VARIABLE)
 
 
 @click.group("mint", cls=Verbs)

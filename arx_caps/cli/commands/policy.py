@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from arx_caps.cli.display import show_json
 from arx_caps.cli.exit_codes import DENIED, Stop
 from arx_caps.cli.options import Verbs, common_options, out_option, pass_console, yes_option
-from arx_caps.cli.parse import Duration, read_pairs, show_json
+from arx_caps.cli.parse import Duration, read_pairs
 from arx_caps.cli.place import Place, operator_options
 from arx_caps.cli.secure_files import write_private
 from arx_caps.cli.terminal import Console, pairs, plain, table

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from arx_caps.cli.commands.agent import facts_of
+from arx_caps.cli.display import facts_of
 from arx_caps.cli.exit_codes import Stop
 from arx_caps.cli.mint_session import now_ms
 from arx_caps.cli.options import KidCommand, Verbs, common_options, out_option, pass_console, yes_option

@@ -15,9 +15,10 @@ from typing import Any, Final
 import click
 
 from arx_caps.cli import exit_codes
+from arx_caps.cli.display import show_span
 from arx_caps.cli.exit_codes import Stop
 from arx_caps.cli.options import common_options, pass_console
-from arx_caps.cli.parse import Duration, show_span
+from arx_caps.cli.parse import Duration
 from arx_caps.cli.terminal import Console, colours, json_line, plain
 from arx_caps.durations import parse_duration
 

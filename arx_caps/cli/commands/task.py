@@ -10,9 +10,9 @@ import click
 from arx_caps.agent.bundle import Bundle
 from arx_caps.agent.started import StartedTask
 from arx_caps.cli.approvals import AtMint
-from arx_caps.cli.commands.agent import facts_of
 from arx_caps.cli.commands.task_ask import ask_command
 from arx_caps.cli.credentials import read_bundle
+from arx_caps.cli.display import facts_of
 from arx_caps.cli.mint_session import Caller
 from arx_caps.cli.options import Verbs, common_options, out_option, pass_console
 from arx_caps.cli.parse import STATES, Duration, read_pairs

@@ -8,9 +8,9 @@ from typing import Any
 
 import click
 
-from arx_caps.cli.commands.mint import passphrase_option, read_passphrase
 from arx_caps.cli.options import common_options, pass_console
 from arx_caps.cli.place import realm_dir_option, store_url
+from arx_caps.cli.secure_files import passphrase_option, read_passphrase
 from arx_caps.cli.terminal import Console
 from arx_caps.realm import Realm
 

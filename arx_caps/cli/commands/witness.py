@@ -9,9 +9,9 @@ from typing import Final
 
 import click
 
-from arx_caps.cli.commands.audit.command import read_key
 from arx_caps.cli.exit_codes import Stop
 from arx_caps.cli.options import Verbs, common_options, pass_console
+from arx_caps.cli.parse import read_key
 from arx_caps.cli.terminal import Console
 
 DEFAULT_LISTEN: Final = "127.0.0.1:8760"

@@ -21,6 +21,7 @@ from arx_caps.cli.commands.audit.retention import erase_command, prune_command
 from arx_caps.cli.commands.audit.trail import runs_command, tail_command, trail_command
 from arx_caps.cli.exit_codes import Stop
 from arx_caps.cli.options import Verbs, common_options, pass_console
+from arx_caps.cli.parse import read_key
 from arx_caps.cli.place import Place, operator_options, realm_dir_option
 from arx_caps.cli.progress import Progress
 from arx_caps.cli.secure_files import write_private
@@ -106,29 +107,6 @@ def verify_command(
     except (TamperedError, IncompleteError, NoteError) as error:
         show_failure(console, "audit-verified", error)
     console.data("audit-verified", {"outcome": "holds", **checked.to_dict()}, lambda: _shown(checked))
-
-
-def read_key(text: str, option: str, kind: int) -> Any:
-    """Read a verifier key as it was typed, or from the file that was named.
-
-    Args:
-        text: The key, or the file.
-        option: Where it was given.
-        kind: ``note.LOG`` or ``note.WITNESS``.
-
-    Raises:
-        Stop: It is neither, or a key of the other kind.
-    """
-    from arx_caps.audit.merkle import NoteError, VerifierKey
-    from arx_caps.cli.secure_files import read_text
-
-    try:
-        key = VerifierKey.parse(text if "+" in text else read_text(text))
-    except NoteError as error:
-        raise Stop(f"{option}: {error}", code="key") from None
-    if key.kind != kind:
-        raise Stop(f"{option}: a log's key and a witness's are of two kinds, and this is the other one", code="key")
-    return key
 
 
 def _trust(key: str, witnesses: tuple[str, ...], held: Path | None, since: int) -> Any:

@@ -14,7 +14,7 @@ import redis
 from arx_caps.cli.commands.doctor.finding import Check
 from arx_caps.cli.commands.doctor.history import check_history
 from arx_caps.cli.commands.doctor.users import ANYBODY, wide_users
-from arx_caps.cli.parse import show_span
+from arx_caps.cli.display import show_span
 from arx_caps.cli.place import store_url
 from arx_caps.realm import Realm
 from arx_caps.revocation import RevocationStore, Topology

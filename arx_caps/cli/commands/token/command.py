@@ -11,9 +11,10 @@ from arx_caps.agent.attenuation import caveats_for
 from arx_caps.agent.outline import outline, unverified_chain
 from arx_caps.cli.commands.token.explanation import explain_command
 from arx_caps.cli.credentials import Holding
+from arx_caps.cli.display import show_json, show_until
 from arx_caps.cli.exit_codes import DENIED, Stop
 from arx_caps.cli.options import Verbs, common_options, out_option, pass_console
-from arx_caps.cli.parse import Duration, read_pairs, show_json, show_until
+from arx_caps.cli.parse import Duration, read_pairs
 from arx_caps.cli.secure_files import write_private
 from arx_caps.cli.terminal import Console, pairs, plain
 from arx_caps.cli.token_description import describe_discharge, describe_token, fingerprint

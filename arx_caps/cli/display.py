@@ -1,12 +1,37 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A record in one row of a table, whether it is of a journal or of the log."""
+"""Show values to people: spans, times, JSON, rows of the mint and of records.  ``terminal`` writes them."""
 
+import json
 from collections.abc import Mapping
 from typing import Any, Final
 
-from arx_caps.cli.parse import show_json
 from arx_caps.cli.terminal import plain
 from arx_caps.durations import show_time
+
+
+def show_span(ms: int) -> str:
+    """Write a length of time for people, its two largest units."""
+    if ms < 1000:
+        return f"{ms} ms"
+    parts = []
+    left = ms // 1000
+    for unit, size in (("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1)):
+        if left >= size:
+            parts.append(f"{left // size}{unit}")
+            left %= size
+    return " ".join(parts[:2])
+
+
+def show_until(ms: int, now_ms: int) -> str:
+    """Write an end for people: when, and how far away."""
+    away = f"in {show_span(ms - now_ms)}" if ms > now_ms else f"{show_span(now_ms - ms)} ago"
+    return f"{show_time(ms)} ({away})"
+
+
+def show_json(value: Any) -> str:
+    """Write a value on one line, as JSON."""
+    return json.dumps(value, ensure_ascii=True, separators=(", ", ": "))
+
 
 HEADS: Final = ("TIME", "OUTCOME", "SERVICE", "TOOL", "AGENT", "SESSION", "WHY")
 
@@ -39,3 +64,25 @@ def why_of(shown: Mapping[str, Any]) -> str:
         told = shown.get("erased") is not True
         why += f": {first['rule']}: " + (f"expected {first['expected']}, got {first['came']}" if told else "erased")
     return why
+
+
+def facts_of(row: dict[str, Any]) -> list[tuple[str, Any]]:
+    """Return a row's members for people: times as times, lists and objects in words."""
+    return [(name.replace("_", " "), _in_words(name, value)) for name, value in row.items()]
+
+
+def _in_words(name: str, value: Any) -> Any:
+    if name.endswith("_at") and isinstance(value, int):
+        return show_time(value)
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_member(inner)}" for key, inner in value.items()) or None
+    if isinstance(value, list):
+        return ", ".join(map(_member, value)) or None
+    return value
+
+
+def _member(value: Any) -> str:
+    """Show what stands inside a list or an object; of an enrolled key its id, and since when."""
+    if isinstance(value, dict) and value.keys() == {"kid", "added_at"}:
+        return f"{value['kid']} since {show_time(value['added_at'])}"
+    return show_json(value) if isinstance(value, dict | list | bool) else str(value)

@@ -1,0 +1,273 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Commands that kill, freeze or thaw targets, and report which verifiers confirmed it.  SPEC 10.
+
+The mint is asked first.  When it does not answer, the same entry goes straight into the store, because an operator who
+needs a kill needs it now.  A mint that answers and refuses is obeyed.
+"""
+
+import contextlib
+import difflib
+import getpass
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
+
+import click
+
+from arx_caps.cli import exit_codes
+from arx_caps.cli.exit_codes import Stop
+from arx_caps.cli.mint_session import PAGE, Caller, Unreachable
+from arx_caps.cli.options import common_options, pass_console, yes_option
+from arx_caps.cli.parse import Duration
+from arx_caps.cli.place import Place, all_options
+from arx_caps.cli.terminal import Console, plain
+from arx_caps.durations import parse_duration
+from arx_caps.keyfile import KeyFile
+from arx_caps.revocation import KINDS, KillReport, OutcomeUnknownError, RevocationStore, parse_target, parse_targets
+from arx_verifier.errors import ArxError, RequestError, StoreError
+
+SIGN_IN_S: Final = 3.0  # a mint that takes longer to sign somebody in does not answer, as far as a kill goes
+OUTCOME_S: Final = 60.0  # without --timeout: how long to ask a store that fell silent whether it took the kill
+LOOK_S: Final = 2.0  # for a look afterwards at what was killed
+MOST_LOOKED_AT: Final = 10
+WAIT_S: Final = 15.0  # a mint that takes longer over a kill is passed by as well: a second entry does no harm
+
+
+_BY_LOOK: Final = {"s-": "session", "t-": "task", "a-": "task"}  # an approval's target is that of a part of a task
+
+
+class Action(NamedTuple):
+    """One of the three commands.
+
+    Attributes:
+        verb: The command's name.
+        path: Where the mint takes it.
+        store: The store's method for it.
+    """
+
+    verb: str
+    path: str
+    store: str
+
+
+KILL: Final = Action("kill", "/v1/kills", "kill_by_kind")
+FREEZE: Final = Action("freeze", "/v1/freezes", "freeze")
+THAW: Final = Action("thaw", "/v1/freezes/thaw", "thaw")
+
+
+def target_command(action: Action, text: str, kind: str | None = None) -> click.Command:
+    """Make a command that does something to targets.
+
+    Args:
+        action: What.
+        text: Its help.
+        kind: Of targets that are named by their ids alone; None for any.
+    """
+
+    @click.command(action.verb, help=text)
+    @click.argument("targets", nargs=-1, required=True, metavar="TARGET..." if kind is None else f"{kind.upper()}...")
+    @click.option("--reason", help="why, always needed; goes into the record; asked for when left out")
+    @click.option("--wait/--no-wait", default=True, show_default=True, help="wait until every verifier confirmed")
+    @click.option("--timeout", type=Duration(), help="wait no longer than this; else until every lease is over")
+    @click.option("--direct", is_flag=True, help="do not ask the mint, write into the store")
+    @yes_option
+    @all_options
+    @common_options
+    @pass_console
+    def command(console: Console, /, targets: Sequence[str], place: Place, yes: bool, **options: Any) -> None:
+        _act(console, action, targets if kind is None else (kind, *targets), place, yes=yes, **options)
+
+    return command
+
+
+def _act(
+    console: Console,
+    action: Action,
+    texts: Sequence[str],
+    place: Place,
+    *,
+    yes: bool,
+    reason: str | None,
+    wait: bool,
+    timeout: str | None,
+    direct: bool,
+) -> None:
+    try:
+        targets = read_targets(texts)
+    except RequestError as error:
+        raise Stop(str(error), hint=_meant(texts), code=error.code) from error
+    reason = reason or _ask_reason(console)
+    console.confirm(f"{action.verb} {', '.join(targets)}?", yes=yes)
+    timeout_ms = parse_duration(timeout) if timeout else None
+    began = time.monotonic()
+    report, by, caller = None, "store", None
+    if not direct:
+        try:
+            caller = _sign_in(place)
+            report, by = _by_mint(caller, action, targets, reason, wait, timeout_ms), "mint"
+        except Unreachable as error:
+            console.say(f"{plain(error)}; going straight to the store")
+    if report is None:
+        asked = caller is not None
+        report = _by_store(console, action, targets, place, reason, timeout_ms if wait else 0, began, asked)
+    console.data(action.verb, report | {"by": by}, f"{', '.join(targets)}: {plain(report.get('summary', ''))}")
+    # An approval is over with it: nothing of it can begin later.
+    killed = parse_targets(targets) if action is KILL else ()
+    frozen = [str(target) for target in killed if "freeze" in target.kill_op and target.kind != "task"]
+    if frozen and report.get("status") != "unknown":
+        console.hint(f"what is begun later is refused as well, until `arx thaw {' '.join(frozen)}`")
+    if by == "mint" and caller is not None and action in (KILL, FREEZE):
+        for doubt in doubts_of(caller, targets):
+            console.hint(doubt)
+    if by == "mint" and caller is not None and action is THAW:
+        for target, state in over_of(caller, targets):
+            console.hint(f"{target} is {state}, and stays so: no token of it works again; a new one can be had")
+    if action is THAW and any(target.kind == "agent" for target in parse_targets(targets)):
+        console.hint("what a kill revoked stays so, also what older tasks delegate to it now: start new tasks")
+    click.get_current_context().exit(exit_codes.OK if report.get("status") == "confirmed" else exit_codes.INCOMPLETE)
+
+
+def read_targets(texts: Sequence[str]) -> list[str]:
+    """Read targets as typed: ``KIND:ID`` each, or a kind and then its ids.
+
+    Raises:
+        RequestError: One of them is no target.
+    """
+    kind = texts[0]
+    if kind in KINDS and kind != "realm" and len(texts) > 1:
+        texts = [f"{kind}:{name.removeprefix(kind + ':')}" for name in texts[1:]]
+    return [str(target) for target in parse_targets(texts)]
+
+
+def _meant(texts: Sequence[str]) -> str | None:
+    """Guess what somebody in a hurry meant to type, where the kind is missing or mistyped."""
+    for text in texts:
+        with contextlib.suppress(ValueError):
+            parse_duration(text)
+            return f"--wait takes no time; is it --timeout {text}?"
+    if texts[0] in KINDS:
+        return None
+    for text in texts:
+        kind, colon, name = text.rpartition(":")
+        if kind in KINDS:
+            continue
+        for meant in difflib.get_close_matches(kind, KINDS, 1) if colon else [_BY_LOOK.get(text[:2], "agent")]:
+            with contextlib.suppress(RequestError):
+                return f"is it {parse_target(f'{meant}:{name}')}?"
+    return None
+
+
+def doubts_of(caller: Caller, targets: Sequence[str]) -> list[str]:
+    """Ask the mint, after a kill, for what it named, and say what looks mistyped: that leaves the right one alive.
+
+    An agent that only delegations name is known to no mint, so it is doubted only where an enrolled one is nearly
+    called that.  Who may not look is told nothing, and nothing that goes wrong here counts.
+    """
+    caller.set_timeout(LOOK_S)
+    doubts = []
+    for target in parse_targets(targets[:MOST_LOOKED_AT]):
+        try:
+            if target.kind == "agent":
+                agents, _ = caller.rows("/v1/agents", "agents", limit=PAGE)
+                paths = [str(agent.get("path")) for agent in agents]
+                if not any(f"{path}/".startswith(f"{target.name}/") for path in paths):
+                    near = difflib.get_close_matches(target.name, paths, 1, cutoff=0.9)
+                    doubts += [f"no {target} is enrolled, but agent:{path} is: is it that one?" for path in near]
+            elif target.kind in ("session", "task"):
+                kind = "approval" if str(target.name).startswith("a-") else target.kind
+                caller.call("GET", f"/v1/{kind}s/{target.name}")
+        except Stop as error:
+            if error.code == "not_found":
+                doubts.append(f"the mint has no {target}: is it spelt right?")
+    return doubts
+
+
+def over_of(caller: Caller, targets: Sequence[str]) -> list[tuple[str, str]]:
+    """Ask the mint, after a freeze was thawed, which sessions and tasks are over all the same, and how that came."""
+    caller.set_timeout(LOOK_S)
+    found = []
+    for target in parse_targets(targets[:MOST_LOOKED_AT]):
+        if target.kind in ("session", "task") and not str(target.name).startswith("a-"):
+            with contextlib.suppress(Stop):
+                state = caller.call("GET", f"/v1/{target.kind}s/{target.name}")[target.kind]["state"]
+                found += [(str(target), str(state))] if state not in ("open", "frozen") else []
+    return found
+
+
+def _ask_reason(console: Console) -> str:
+    if console.no_input or not sys.stdin.isatty():
+        raise click.UsageError("a reason is needed: --reason TEXT goes into the record")
+    return str(click.prompt("reason", err=True))
+
+
+def _sign_in(place: Place) -> Caller:
+    try:
+        return place.mint(SIGN_IN_S)
+    except Stop as error:
+        if error.code == "no_key" or error.exit_code == exit_codes.UNAUTHENTICATED:
+            error.hint = "an operator without a key, or whose mint has lost its database, kills with --direct"
+        raise
+
+
+def _by_mint(
+    caller: Caller, action: Action, targets: list[str], reason: str, wait: bool, timeout_ms: int | None
+) -> dict[str, Any]:
+    caller.set_timeout(WAIT_S if timeout_ms is None else timeout_ms / 1000 + SIGN_IN_S)
+    body = {"targets": targets, "reason": reason, "wait": wait}
+    return caller.call("POST", action.path, body, repeats=False)  # the store is asked sooner than a mint once more
+
+
+def _by_store(
+    console: Console,
+    action: Action,
+    targets: list[str],
+    place: Place,
+    reason: str,
+    timeout_ms: int | None,
+    began: float,
+    asked: bool,
+) -> dict[str, Any]:
+    """Write into the store; where the mint was asked before, it may have been done already whatever comes of this."""
+    outcome_s = OUTCOME_S if timeout_ms is None else max(timeout_ms / 1000, 1.0)
+    store = place.store(outcome_s=outcome_s, tell=lambda said: console.say(plain(said)))
+    try:
+        store.header()  # asked first: while this fails, nothing can have been written
+        return _bump(store, action, targets, reason, _who(place), timeout_ms, began).to_dict()
+    except StoreError as error:
+        if asked:
+            why = f"the mint was asked and did not say that it is done, and now {error}"
+            return KillReport.unknown(tuple(targets), round((time.monotonic() - began) * 1000, 3), why).to_dict()
+        hint = (
+            "start it (`arx up`) and try again; while it is away, verifiers refuse every call once their lease is over"
+        )
+        raise Stop(f"nothing was done: {error}", exit_codes.UNREACHABLE, hint=hint, code=error.code) from error
+
+
+def _bump(
+    store: RevocationStore,
+    action: Action,
+    targets: list[str],
+    reason: str,
+    by: str,
+    timeout_ms: int | None,
+    began: float,
+) -> KillReport:
+    try:
+        bump = getattr(store, action.store)(targets, reason, by)
+    except OutcomeUnknownError as error:
+        return KillReport.unknown(tuple(targets), round((time.monotonic() - began) * 1000, 3), str(error))
+    return store.wait_confirmed(bump, timeout_ms)
+
+
+def _who(place: Place) -> str:
+    """Say who writes straight into the store: the operator of the key file, if there is one, and the machine's user."""
+    try:
+        name = KeyFile.load(place.operator_key).subject
+    except ArxError:
+        name = "operator:?"
+    try:
+        user = getpass.getuser()
+    except (OSError, KeyError):
+        user = "?"
+    return f"{name} (direct, user {user})"
