@@ -1,23 +1,130 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a command does at the mint for the session of a session file: its tasks, and its approvals."""
+"""Approvals, for several nouns: ask and wait for one with a session file, and show one to an operator.  SPEC 20.
+
+The agent chose the arguments and wrote the reason, so it would gain if an operator read them as something else.
+Arguments are JSON in ASCII, a run of spaces is written out, a long line is cut by us and marked where it goes on, and
+the agent's own words come last: no part of them can be where a line of ours is.
+"""
 
 import os
+import re
+import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 
 from arx_caps.agent.approval import WAITING, Approval
 from arx_caps.agent.bundle import Bundle
+from arx_caps.cli.display import show_json, show_until
 from arx_caps.cli.exit_codes import INCOMPLETE, Stop
 from arx_caps.cli.mint_session import Caller, Unreachable
 from arx_caps.cli.parse import Duration
 from arx_caps.cli.secure_files import write_private
-from arx_caps.cli.terminal import Console, pairs
+from arx_caps.cli.terminal import Console, pairs, plain
 from arx_caps.cli.token_description import fingerprint
 from arx_caps.durations import parse_duration, show_time
 from arx_verifier.errors import StoreError
+
+WIDTH: Final = 64  # columns of a line of somebody else's text: with the 13 before it, it fits a terminal of 80
+MOST_LINES: Final = 12  # of arguments in a list; whoever decides on one sees all
+MOST_WORDS: Final = 1000  # characters of somebody's words that are shown
+_ATTENUATE: Final = ("H", "N", "Na")  # every other character may take two columns
+_BARE: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+
+
+def show_approval(about: Mapping[str, Any], now_ms: int, *, whole: bool = True) -> str:
+    """Write one approval for people.
+
+    Args:
+        about: As the mint tells it.
+        now_ms: The clock, ms since the Unix epoch.
+        whole: All arguments, however many; else a list's share of them, and how many more there are.
+    """
+    asked, ends, waits = about.get("asked_at"), about.get("expires_at"), about.get("state") == "waiting"
+    since = f", asked {show_until(asked, now_ms)}" if isinstance(asked, int) else ""
+    lines = [f"{plain(about.get('id'))}  {plain(about.get('state'))}{since}"]
+    wanted = f"{plain(about.get('tool'))} at {plain(about.get('audience'))}"
+    lines += _row("who", plain(about.get("agent")))
+    lines += _row("for", _subject(about.get("subject")))
+    lines += _row("wants", wanted)
+    arguments = [line for name, value in sorted((about.get("args") or {}).items()) for line in _argument(name, value)]
+    if not whole and len(arguments) > MOST_LINES:
+        more = len(arguments) - MOST_LINES
+        arguments = [*arguments[:MOST_LINES], f"and {more} more lines: `arx approval show {plain(about.get('id'))}`"]
+    none = "without arguments" if about.get("state") in ("waiting", "approved") else "without arguments, or erased"
+    lines += [f"             {line}" for line in arguments or [none]]
+    lines += _row("task", f"{plain(about.get('task'))}, {plain(about.get('template'))}; {plain(about.get('session'))}")
+    lines += _row("answers", _answers(about))
+    lines += _row("answer by", show_until(ends, now_ms) if isinstance(ends, int) and waits else None)
+    lines += _row("good for", _good(about, now_ms))
+    lines += _row("because", _words(about.get("answer_why")))
+    lines += _row("why", _words(about.get("why")), "the agent gives no reason")
+    return "\n".join(lines)
+
+
+def _argument(name: str, value: Any) -> list[str]:
+    return _cut(f"{name if _BARE.fullmatch(name) else _spaced(show_json(name))} = {_spaced(show_json(value))}")
+
+
+def _row(title: str, text: str | None, otherwise: str | None = None) -> list[str]:
+    if text is None:
+        return [] if otherwise is None else [f"  {title:<9}  {otherwise}"]
+    first, *others = _cut(text)
+    return [f"  {title:<9}  {first}", *[f"             {line}" for line in others]]
+
+
+def _cut(text: str) -> list[str]:
+    """Cut a text into lines that no terminal of 80 columns cuts once more; each but the first is marked."""
+    lines, line, room = [], "", WIDTH
+    for char in text:
+        takes = 1 if unicodedata.east_asian_width(char) in _ATTENUATE else 2
+        if takes > room:
+            lines.append(line)
+            line, room = "… ", WIDTH - 2
+        line, room = line + char, room - takes
+    return [*lines, line]
+
+
+def _spaced(text: str) -> str:
+    """Write out all spaces of a run but the first: a terminal's lines can be filled with them."""
+    return re.sub(r"(?<= ) ", r"\\u0020", text)
+
+
+def _words(text: Any) -> str | None:
+    if not text:
+        return None
+    shown = _spaced(plain(str(text)[:MOST_WORDS]))
+    more = len(str(text)) - MOST_WORDS
+    return f'"{shown}"' + (f" and {more} more characters" if more > 0 else "")
+
+
+def _subject(subject: Any) -> str | None:
+    if isinstance(subject, Mapping):
+        return _spaced(plain(f"{subject.get('subject')} of {subject.get('issuer')}"))
+    if isinstance(subject, list | tuple) and len(subject) == 2:
+        return _spaced(plain(f"{subject[1]} of {subject[0]}"))
+    return None if subject is None else _spaced(plain(subject))
+
+
+def _answers(about: Mapping[str, Any]) -> str:
+    by, need = about.get("by") or [], about.get("need")
+    said = f"{len(by)} of {need} said yes" + (f": {plain(', '.join(by))}" if by else "")
+    if about.get("state") == "waiting" and need is not None and len(by) >= need:
+        said += "; not all of them may say so any more"
+    denied = about.get("denied_by")
+    return said if denied is None else f"{said}; {plain(denied)} said no"
+
+
+def _good(about: Mapping[str, Any], now_ms: int) -> str:
+    ends = about.get("expires_at")
+    calls = "one call" if about.get("once") else "any number of calls"
+    if about.get("state") == "waiting":
+        return f"{calls}, within {plain(about['ttl'])} of the last yes" if about.get("ttl") else calls
+    if not isinstance(ends, int):
+        return calls
+    return f"{calls}, until {show_until(ends, now_ms)}" if about.get("state") == "approved" else f"{calls} no more"
 
 
 def _place(_context: click.Context, _option: click.Parameter, out: Path | None) -> Path | None:

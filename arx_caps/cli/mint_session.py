@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The commands' way to the mint: who calls it, and with which exit code a refusal ends.
+"""Call the mint as an operator, or as an agent with a session file, and map its refusals to exit codes.
 
-That the mint refuses, that it does not know who asks and that it does not answer are three things which a script tells
-apart.  The HTTP itself is the agents' own client's.
+A refusal, an unknown caller and no answer have three exit codes, so that a script can distinguish them.  The HTTP is
+that of the agents' client.  A session file holds the session's token and the key it is bound to.  It is a secret of the
+agent, mode 0600, and ends with the session.
 """
 
 import time
@@ -13,10 +14,13 @@ from urllib.parse import urlencode
 
 import click
 import httpx
+from joserfc.errors import JoseError
+from joserfc.jwk import OKPKey
 
 from arx_caps.agent.mint_client import MintClient, takes_proxy
 from arx_caps.cli import exit_codes
 from arx_caps.cli.exit_codes import Stop
+from arx_caps.cli.secure_files import read_object
 from arx_caps.http_client import open_client
 from arx_caps.jose import make_assertion
 from arx_caps.keyfile import KeyFile, SigningKey
@@ -218,3 +222,53 @@ def _stop(error: ArxError) -> Stop:
             str(error), exit_codes.DENIED, hint="`arx whoami` says who this key is and what it may do", code=error.code
         )
     return Stop(str(error), exit_codes.USAGE if error.status_hint in MALFORMED else exit_codes.DENIED, code=error.code)
+
+
+VERSION: Final = 1
+HINT: Final = "`arx session open --key FILE --out FILE` makes a session file"
+
+
+def session_object(caller: Caller, session: dict[str, Any], token: str) -> dict[str, Any]:
+    """Return what a session file holds, a secret."""
+    content = {"v": VERSION, "issuer": caller.issuer, "session": session, "token": token}
+    content |= {"key": caller.key.private_jwk()}
+    return content if caller.ca is None else content | {"ca": caller.ca}
+
+
+def open_session_file(path: str, issuer: str | None = None) -> tuple[Caller, dict[str, Any]]:
+    """Read a session file.
+
+    Args:
+        path: The file, or ``-`` for stdin.
+        issuer: Another issuer than the file's.
+
+    Returns:
+        The agent as a caller of the mint, and what the mint said of the session when it was opened.
+
+    Raises:
+        Stop: It is no session file, or others can read it.
+    """
+    _refuse_open_to_others(path)
+    try:
+        content = read_object(path)
+    except Stop as error:
+        raise Stop(str(error), error.exit_code, hint=error.hint or HINT, code=error.code) from error
+    session, token, said = content.get("session"), content.get("token"), content.get("issuer")
+    if content.get("v") != VERSION or not isinstance(session, dict) or not isinstance(token, str):
+        raise Stop(f"{path}: not a session file", hint=HINT, code="file")
+    try:
+        key = SigningKey(OKPKey.import_key({name: content["key"][name] for name in ("kty", "crv", "x", "d")}))
+    except (JoseError, KeyError, TypeError, ValueError):
+        # Not chained: the text of a parser could quote the private half.
+        raise Stop(f"{path}: the session's key cannot be read", code="file") from None
+    ca = content.get("ca")
+    caller = Caller(issuer or str(said), key, token, ca=ca if isinstance(ca, str) else None)
+    caller.over = "what is over stays so; `arx session open --key FILE --out FILE` opens another session"
+    return caller, session
+
+
+def _refuse_open_to_others(path: str) -> None:
+    """Hold a session file to what holds for a key file; a pipe is nobody else's."""
+    file = Path(path)
+    if path != "-" and file.is_file() and file.stat().st_mode & 0o077:
+        raise Stop(f"{path} can be read by others; run `chmod 600 {path}`, and think who has read it", code="file")

@@ -11,13 +11,15 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Final, TextIO
+from typing import TYPE_CHECKING, Any, Final, Self, TextIO
 
 import click
 
 from arx_caps.cli import exit_codes
 
 if TYPE_CHECKING:
+    from rich.progress import Progress as Bar
+
     from arx_caps.trail import Trail
 
 SCHEMA_VERSION: Final = 1
@@ -173,3 +175,41 @@ def pairs(facts: Sequence[tuple[str, Any]], indent: str = "") -> str:
     known = [(name, plain(value)) for name, value in facts if value is not None]
     width = max((len(name) for name, _ in known), default=0)
     return "\n".join(f"{indent}{name.ljust(width)}  {value}" for name, value in known)
+
+
+class Progress:
+    """Shows progress; a context manager that leaves no half line behind.
+
+    Args:
+        console: Whether anything may be shown.
+        about: What is waited for, as long as no count is known.
+    """
+
+    def __init__(self, console: Console, about: str = "") -> None:
+        self._bar: Bar | None = None
+        if sys.stderr.isatty() and not (console.quiet or console.json):
+            from rich import console as terminal
+            from rich import progress
+
+            columns = (progress.BarColumn(), progress.TextColumn("{task.description}"), progress.TimeElapsedColumn())
+            stderr = terminal.Console(stderr=True)
+            # Without redirection: what is written to stdout meanwhile must not go to stderr.
+            self._bar = progress.Progress(
+                *columns, console=stderr, transient=True, redirect_stdout=False, redirect_stderr=False
+            )
+            self._task = self._bar.add_task(about, total=None)
+
+    def tell(self, done: int, whole: int) -> None:
+        """Show how many records are done, and of how many, 0 where that is not known."""
+        if self._bar is not None:
+            count = f"{done:,} of {whole:,} records" if whole else f"{done:,} records"
+            self._bar.update(self._task, completed=done, total=whole or None, description=count)
+
+    def __enter__(self) -> Self:
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()

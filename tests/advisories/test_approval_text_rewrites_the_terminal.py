@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arx_caps.cli.approval_text import MOST_LINES, show_approval
+from arx_caps.cli.approvals import MOST_LINES, show_approval
 from tests.support import QUICK
 
 AT = 1_800_000_000_000

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from arx_caps.agent import Approval, Task
-from arx_caps.cli.approval_text import show_approval
+from arx_caps.cli.approvals import show_approval
 from arx_caps.mint.tasks.discharge import constraints_of
 from arx_verifier.constraints.rule import Rule, compile_rule, permits
 from arx_verifier.request import AccessRequest

@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from arx_caps.cli.progress import Progress
-from arx_caps.cli.terminal import Console
+from arx_caps.cli.terminal import Console, Progress
 from arx_verifier.errors import Failure
 from arx_verifier.journal.decision import Decision
 from arx_verifier.journal.record import ChainFacts

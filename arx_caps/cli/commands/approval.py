@@ -9,13 +9,11 @@ import click
 from arx_caps.agent.approval import Approval
 from arx_caps.agent.started import MAX_WHY
 from arx_caps.cli import exit_codes
-from arx_caps.cli.approval_text import show_approval
-from arx_caps.cli.approvals import AtMint, discharge_option, receive, timeout_option
+from arx_caps.cli.approvals import AtMint, discharge_option, receive, show_approval, timeout_option
 from arx_caps.cli.exit_codes import DENIED, Stop
-from arx_caps.cli.mint_session import Caller, now_ms
+from arx_caps.cli.mint_session import Caller, now_ms, open_session_file
 from arx_caps.cli.options import Verbs, common_options, pass_console, yes_option
 from arx_caps.cli.place import Place, issuer_option, operator_options
-from arx_caps.cli.session_file import open_session_file
 from arx_caps.cli.terminal import Console, plain
 
 STATES: Final = ("waiting", "approved", "denied", "withdrawn", "expired", "ended")

@@ -9,12 +9,11 @@ import click
 from arx_caps.agent.agent import on_behalf, read_token_file
 from arx_caps.cli.display import facts_of
 from arx_caps.cli.exit_codes import Stop
-from arx_caps.cli.mint_session import Caller, load_key
+from arx_caps.cli.mint_session import Caller, load_key, open_session_file, session_object
 from arx_caps.cli.options import Verbs, common_options, out_option, pass_console, yes_option
 from arx_caps.cli.parse import STATES, Duration
 from arx_caps.cli.place import Place, issuer_option, operator_options
 from arx_caps.cli.secure_files import write_object
-from arx_caps.cli.session_file import open_session_file, session_object
 from arx_caps.cli.targets import FREEZE, THAW, target_command
 from arx_caps.cli.terminal import Console, json_line, pairs, table, tree
 from arx_caps.durations import show_time

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``arx task``: start a task from a template of the policy, attenuate and extend it, finish it; list and look at
-tasks."""
+"""``arx task``: start, attenuate, extend, finish, list and show tasks; ask for approvals.  SPEC 6, 20.8."""
 
 from pathlib import Path
 from typing import Any
@@ -9,16 +8,14 @@ import click
 
 from arx_caps.agent.bundle import Bundle
 from arx_caps.agent.started import StartedTask
-from arx_caps.cli.approvals import AtMint
-from arx_caps.cli.commands.task_ask import ask_command
+from arx_caps.cli.approvals import AtMint, discharge_option, receive, show_approval, timeout_option
 from arx_caps.cli.credentials import read_bundle
 from arx_caps.cli.display import facts_of
-from arx_caps.cli.mint_session import Caller
+from arx_caps.cli.mint_session import Caller, now_ms, open_session_file
 from arx_caps.cli.options import Verbs, common_options, out_option, pass_console
 from arx_caps.cli.parse import STATES, Duration, read_pairs
 from arx_caps.cli.place import Place, issuer_option, operator_options
 from arx_caps.cli.secure_files import write_private
-from arx_caps.cli.session_file import open_session_file
 from arx_caps.cli.terminal import Console, pairs, table
 from arx_caps.cli.token_description import fingerprint
 from arx_caps.durations import show_time
@@ -29,7 +26,52 @@ def task_command() -> None:
     """Start, attenuate, extend, look at and finish tasks; ask for approvals."""
 
 
-task_command.add_command(ask_command)
+@task_command.command("ask")
+@click.option("--in", "held", required=True, metavar="FILE", help="the bundle, as `arx task start` wrote it")
+@click.option("--session", "file", metavar="FILE", required=True, help='the session file, "-" for stdin')
+@click.option("--tool", required=True, help="the tool that is to be called")
+@click.option("--arg", "arguments", multiple=True, metavar="NAME=VALUE", help="one of its arguments; name:=JSON")
+@click.option("--why", metavar="TEXT", help="why it is to be done, in words for whoever decides")
+@click.option("--audience", help="the service that is called, where several ask for an approval of this tool")
+@click.option("--wait", is_flag=True, help="wait until operators have answered")
+@timeout_option
+@discharge_option
+@issuer_option
+@common_options
+@pass_console
+def ask_command(
+    console: Console,
+    held: str,
+    file: str,
+    tool: str,
+    arguments: tuple[str, ...],
+    why: str | None,
+    audience: str | None,
+    wait: bool,
+    timeout: str | None,
+    discharge: Path | None,
+    issuer: str | None,
+) -> None:
+    """Ask operators to approve one call; its arguments are approved as they are.
+
+    A VALUE is an integer or a boolean if it looks like one, else text.  With --wait, --timeout or --discharge it waits
+    for the answer, and exits with 1 when that is no, with 3 when none came in time.
+
+    \b
+        arx task ask --in task.bundle --session session.json --tool payments.refund \\
+            --arg order_id=o-1001 --arg amount=50 --why "charged twice" --discharge refund.approval
+    """
+    bundle = read_bundle(held)
+    caller, _ = open_session_file(file, issuer)
+    mint = AtMint(caller)
+    task = StartedTask(bundle, session=mint)
+    asked = task.ask_approval(tool, read_pairs(arguments), why=why, audience=audience)
+    if wait or timeout is not None or discharge is not None:
+        receive(console, asked, mint, timeout, discharge)
+        return
+    about = caller.call("GET", f"/v1/approvals/{asked.id}")["approval"]
+    console.data("approval", {"approval": about}, lambda: show_approval(about, now_ms()))
+    console.hint(f"arx approval wait {asked.id} --session {file} --discharge FILE waits for the answer")
 
 
 @task_command.command("start")

@@ -1,24 +1,80 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``arx audit export``: take records out of the mint's log into a file that other tools read.  SPEC 19.
+"""``arx audit export`` and ``arx audit copy``: write records, or the log's files, for other tools.  SPEC 17.3, 19.
 
-The file grows in the order of the log, line by line; one that broke off goes on with ``--resume``.
+An exported file grows in the order of the log, line by line; ``--resume`` continues one that broke off.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import click
 
+from arx_caps.cli import exit_codes
 from arx_caps.cli.commands.audit.question import PAGE, Asking, question_options
 from arx_caps.cli.exit_codes import Stop
 from arx_caps.cli.mint_session import Caller
 from arx_caps.cli.options import common_options, pass_console
 from arx_caps.cli.place import Place, operator_options
-from arx_caps.cli.progress import Progress
-from arx_caps.cli.terminal import Console, pairs
+from arx_caps.cli.terminal import Console, Progress, pairs
+from arx_caps.realm import Realm
+
+
+@click.command("copy")
+@click.argument("directory", type=click.Path(file_okay=False, path_type=Path))
+@click.option("--remote", is_flag=True, help="from the mint, as an operator: each file is a call, and recorded")
+@operator_options
+@common_options
+@pass_console
+def copy_command(console: Console, place: Place, directory: Path, *, remote: bool) -> None:
+    """Copy the log's files, of one checkpoint, from the realm's `log` folder or from the mint.
+
+    The mint may run and write meanwhile.  A DIRECTORY that has an older copy gets what is new, and only if that
+    continues it: exits with 1 where it does not, 3 where a file is not there.  `arx audit verify` checks the copy.
+    """
+    from arx_caps.audit.merkle import IncompleteError, NoteError, TamperedError, copy_log, fetch_from
+
+    fetch = _from_mint(place) if remote else fetch_from(Realm.open(place.realm_dir).log_dir)
+    try:
+        with Progress(console) as progress:
+            copied = copy_log(fetch, directory, progress.tell)
+    except OSError as error:
+        raise Stop(
+            f"{directory}: {error.strerror}", hint="what was copied stays; go on with the same", code="file"
+        ) from error
+    except (TamperedError, NoteError) as error:
+        raise Stop(str(error), exit_codes.DENIED, hint="keep both: they are evidence", code=error.code) from None
+    except IncompleteError as error:
+        raise Stop(str(error), exit_codes.INCOMPLETE, code=error.code) from None
+    head = copied.head
+    value = {
+        "folder": str(directory),
+        "origin": head.origin,
+        "size": head.size,
+        "files": copied.files,
+        "gone": copied.gone,
+    }
+    shown = [("log", head.origin), ("records", head.size), ("files", copied.files)]
+    shown += [("bundles gone", copied.gone)] if copied.gone else []
+    console.data("audit-copy", value, lambda: pairs(shown))
+    console.hint(f"check it with `arx audit verify {directory} --key VKEY`")
+
+
+def _from_mint(place: Place) -> Callable[[str], bytes | None]:
+    mint = place.mint()
+
+    def fetch(path: str) -> bytes | None:
+        try:
+            return mint.fetch(f"/v1/audit/log/{path}")
+        except Stop as error:
+            if error.code == "not_found":
+                return None
+            raise
+
+    return fetch
+
 
 _LAST_BYTES = 1024 * 1024  # longer than any line
 

@@ -9,8 +9,7 @@ from arx_caps.cli.commands.audit.question import Since
 from arx_caps.cli.exit_codes import Stop
 from arx_caps.cli.options import common_options, pass_console, yes_option
 from arx_caps.cli.place import Place, operator_options
-from arx_caps.cli.progress import Progress
-from arx_caps.cli.terminal import Console, pairs
+from arx_caps.cli.terminal import Console, Progress, pairs
 from arx_caps.durations import show_time
 from arx_caps.revocation import parse_target
 from arx_verifier.errors import RequestError

@@ -13,16 +13,51 @@ import redis
 
 from arx_caps.cli.commands.doctor.finding import Check
 from arx_caps.cli.commands.doctor.history import check_history
-from arx_caps.cli.commands.doctor.users import ANYBODY, wide_users
 from arx_caps.cli.display import show_span
 from arx_caps.cli.place import store_url
 from arx_caps.realm import Realm
-from arx_caps.revocation import RevocationStore, Topology
+from arx_caps.revocation import RevocationStore, Topology, acl
 from arx_caps.revocation.failover import look, must_attest
 from arx_caps.revocation.store import functions
 from arx_verifier.errors import ArxError, SettingsError, StoreError
 from arx_verifier.journal import apart, writers
 from arx_verifier.revocation import MAX_ANSWER, Address, CertificateError
+
+ANYBODY: Final = "default"
+
+
+# An administrator alone can ask for users.  Its own rights are not the point: those of the realm's own user, of its
+# followers and of the default user are.
+def wide_users(client: Any, realm: str, store: str | None) -> tuple[int, dict[str, list[str]]]:
+    """Look at the users that concern a realm.
+
+    Args:
+        client: The store's server, as a user that may ask about users.
+        realm: The realm.
+        store: The address that the realm's folder names, or None.
+
+    Returns:
+        How many were looked at, and what is too wide, by name.
+    """
+    asking = str(client.acl_whoami())
+    own = asking if store is None else Address(store, None, realm).username or ANYBODY
+    following = {str(one.get("user")) for one in client.client_list("pubsub")}
+    roles = {acl.user_name(role, realm) for role in acl.ROLES}
+    looked_at, wide = 0, {}
+    for name in map(str, client.acl_users()):
+        user = client.acl_getuser(name)
+        if not acl.is_on(user):
+            continue
+        known = name in {own, ANYBODY} | roles or acl.is_named_for(user, realm)
+        if not known and not (name in following and acl.reaches(user, realm)):
+            continue
+        if name == asking != own and name not in following and not acl.has_no_password(user):
+            continue  # the administrator, who asks
+        looked_at += 1
+        if found := acl.too_wide(user, realm, name):
+            wide[name] = found
+    return looked_at, wide
+
 
 TIMEOUT_S: Final = 3.0
 MAX_CLOCK_MS: Final = 5_000  # far below where mint and verifiers refuse (30 s)

@@ -6,6 +6,7 @@ store can be asked.  Without one the caveats alone are judged, and the signature
 The proof of a call is made here, as the holder would make it: what is explained is the token, not one attempt.
 """
 
+import os
 import re
 import time
 from collections.abc import Sequence
@@ -17,7 +18,6 @@ from arx_caps.agent.approval import Approval
 from arx_caps.agent.forecast import forecast
 from arx_caps.agent.outline import outline
 from arx_caps.agent.presenting import add_approvals
-from arx_caps.cli.commands.token.kills import known_kills
 from arx_caps.cli.credentials import Holding
 from arx_caps.cli.exit_codes import DENIED, OK, Stop
 from arx_caps.cli.options import common_options, pass_console
@@ -26,12 +26,48 @@ from arx_caps.cli.secure_files import read_text
 from arx_caps.cli.terminal import Console, plain
 from arx_caps.cli.token_description import fingerprint
 from arx_caps.durations import show_time
-from arx_verifier.errors import REASONS, Failure
+from arx_caps.revocation import RevocationStore
+from arx_verifier.errors import REASONS, Failure, StoreError
 from arx_verifier.journal import InMemoryDecisions
 from arx_verifier.names import matches_tool
 from arx_verifier.request import AccessRequest
+from arx_verifier.revocation import FOREVER_NS, EpochTable, Lease, is_relay
 from arx_verifier.service import ServiceFile, open_verifier, read_service_file
-from arx_verifier.token import JOINT, Macaroon, call_proof
+from arx_verifier.token import JOINT, Identifier, Macaroon, call_proof
+
+
+# No verifier's view: it takes no lease and joins no registry, because a kill would wait for it to confirm.
+def known_kills(service: ServiceFile, macaroon: Macaroon) -> tuple[EpochTable, str | None]:
+    """Read the store's kills and freezes.
+
+    Args:
+        service: Names the store.
+        macaroon: The token to explain; where the store cannot be asked, its own birth is believed.
+
+    Returns:
+        A view to verify with, and a note on what it leaves out, or None.
+    """
+    table, because = EpochTable(), "the service file names no store"
+    if service.store is not None and is_relay(service.store):
+        because = "the service follows a relay, which answers followers only"
+    elif service.store is not None:
+        store = RevocationStore(
+            service.store, service.realm, password=os.environ.get("ARX_STORE_PASSWORD"), ca=service.ca
+        )
+        try:
+            header = store.header()
+            table.adopt(header.incarnation, header.seq, store.kills(), store.freezes())
+        except StoreError as error:
+            because = str(error)
+        else:
+            table.renew(header.incarnation, header.seq, Lease(FOREVER_NS, FOREVER_NS, FOREVER_NS))
+            return table, None
+    identifier = macaroon.unverified_identifier
+    incarnation, born = identifier.born if isinstance(identifier, Identifier) else ("", 0)
+    table = EpochTable()
+    table.adopt(incarnation, born, {}, {})
+    table.renew(incarnation, born, Lease(FOREVER_NS, FOREVER_NS, FOREVER_NS))
+    return table, f"kills and freezes are not checked: {because}"
 
 
 class Verdict(NamedTuple):
