@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from arx_caps.agent.bundle import Bundle
     from arx_caps.agent.outline import holder_of, links_of
     from arx_caps.agent.session import Session
-    from arx_caps.agent.started import StartedTask
+    from arx_caps.agent.started_task import StartedTask
     from arx_caps.agent.task import Task
 else:
     __getattr__, __dir__ = open_door(
@@ -27,7 +27,7 @@ else:
             "bundle": "Bundle",
             "outline": "holder_of links_of",
             "session": "Session",
-            "started": "StartedTask",
+            "started_task": "StartedTask",
             "task": "Task",
         },
     )

@@ -14,9 +14,9 @@ from typing import Any, Final, Self
 
 import httpx
 
+from arx_caps.agent.copies import Shared
 from arx_caps.agent.mint_client import MintClient
 from arx_caps.agent.session import Session
-from arx_caps.agent.shared import Shared
 from arx_caps.agent.task import now_ms
 from arx_caps.durations import asked_duration
 from arx_caps.jose import KeyFile, SigningKey, make_assertion

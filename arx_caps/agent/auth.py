@@ -20,8 +20,8 @@ from typing import Any, Final, Protocol
 import httpx
 import msgspec
 
+from arx_caps.agent.copies import Shared
 from arx_caps.agent.origins import Origin, origin_of, read_origin
-from arx_caps.agent.shared import Shared
 from arx_verifier.errors import AttenuationError
 
 try:

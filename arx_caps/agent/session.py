@@ -5,20 +5,63 @@ It is bound to a key made for it, which never leaves this process: its token alo
 token is good for the mint and for nothing else; what services accept is a task's.
 """
 
+import logging
 import threading
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self
 
-import arx_caps.agent.renewing as renewing
 from arx_caps.agent.bundle import Bundle
+from arx_caps.agent.copies import Shared
 from arx_caps.agent.mint_client import MintClient
-from arx_caps.agent.shared import Shared
-from arx_caps.agent.started import StartedTask, end_block
+from arx_caps.agent.started_task import StartedTask, end_block
 from arx_caps.agent.task import Task
 from arx_caps.durations import asked_duration
 from arx_caps.jose import SigningKey
-from arx_verifier.errors import ArxError, StoreError, shorten
+from arx_verifier.errors import ArxError, StoreError, UnavailableError, shorten
+
+LOOKS: Final = 8  # in one span between two renewals
+LEAST_S: Final = 0.02
+
+_log = logging.getLogger(__name__)
+
+
+# The mint sees no tool calls.  So a session's idle limit is the life of its token, and only the process that uses the
+# session knows that it is in use.  The thread keeps no session that nothing else refers to.
+def _start_renewal(session: "Session", span_s: float, over: threading.Event) -> threading.Thread:
+    """Renew a session by itself while it is used.
+
+    Args:
+        session: The session; not kept alive by this.
+        span_s: Seconds between two renewals, as far as is known.
+        over: Set when nobody needs it any more.
+
+    Returns:
+        The thread, which ends with the process, the session or ``over``.
+    """
+    thread = threading.Thread(
+        target=_renew, args=(weakref.ref(session), span_s, over), name="arx-session-renewal", daemon=True
+    )
+    thread.start()
+    return thread
+
+
+def _renew(held: "weakref.ref[Session]", span_s: float, over: threading.Event) -> None:
+    left: float | None = span_s
+    while left is not None and not over.wait(max(left / LOOKS, LEAST_S)):
+        session = held()
+        if session is None:
+            return
+        try:
+            left = session.renew_if_due()
+        except (StoreError, UnavailableError) as error:
+            _log.warning("%r could not be renewed yet: %s", session, error)
+        except ArxError as error:
+            # Nobody waits for this thread: whoever uses the session next is refused as well, and is told why.
+            _log.warning("%r is not renewed any more: %s", session, error)
+            return
+        del session
 
 
 class Session(Shared):
@@ -62,7 +105,7 @@ class Session(Shared):
     def keep(self) -> None:
         """Renew it by itself from now on: while it is used, and until it ends or its ``with`` block does."""
         if self.expires_at < self.ends_at:
-            renewing.keep(self, (self.expires_at - self._begun) / 1000, self._over)
+            _start_renewal(self, (self.expires_at - self._begun) / 1000, self._over)
 
     def let_go(self) -> None:
         """Renew it by itself no more."""

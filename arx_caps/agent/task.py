@@ -13,11 +13,10 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from arx_caps.agent.approval import Approval
+from arx_caps.agent.approval import Approval, add_approvals, spread
 from arx_caps.agent.attenuation import caveats_for
 from arx_caps.agent.bundle import Bundle
-from arx_caps.agent.presenting import add_approvals, spread
-from arx_caps.agent.shared import Shared
+from arx_caps.agent.copies import Shared
 from arx_verifier import names
 from arx_verifier.errors import AttenuationError, SettingsError, shorten
 from arx_verifier.request import AccessRequest, HttpCall

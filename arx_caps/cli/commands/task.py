@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from arx_caps.agent.bundle import Bundle
-from arx_caps.agent.started import StartedTask
+from arx_caps.agent.started_task import StartedTask
 from arx_caps.cli.approvals import AtMint, discharge_option, receive, show_approval, timeout_option
 from arx_caps.cli.credentials import read_bundle
 from arx_caps.cli.display import facts_of

@@ -14,10 +14,9 @@ from typing import Any, NamedTuple
 
 import click
 
-from arx_caps.agent.approval import Approval
+from arx_caps.agent.approval import Approval, add_approvals
 from arx_caps.agent.forecast import forecast
 from arx_caps.agent.outline import outline
-from arx_caps.agent.presenting import add_approvals
 from arx_caps.cli.credentials import Holding
 from arx_caps.cli.exit_codes import DENIED, OK, Stop
 from arx_caps.cli.options import common_options, pass_console

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is one thing however often it is copied, because it cannot change or holds connections, locks and keys."""
+"""A base for objects that stay one however often they are copied: unchangeable, or holding connections or keys."""
 
 from typing import Any, Self
 
