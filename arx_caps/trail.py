@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Build a session's delegation tree from its decisions.  SPEC 12, 19.
 
-The decisions come from journals, or from the nodes and records of a mint's audit log.  ``drawing`` draws the tree.
+The decisions come from journals, or from the nodes and records of a mint's audit log.  ``trail_tree`` draws it.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence

@@ -4,8 +4,8 @@
 import json
 from typing import Any
 
-from arx_caps.drawing import render, styled
 from arx_caps.trail import trail, trails
+from arx_caps.trail_tree import render, styled
 from arx_verifier.errors import Failure
 from arx_verifier.journal.decision import COUNTED, UNPROVEN, Decision
 from arx_verifier.journal.record import ChainFacts

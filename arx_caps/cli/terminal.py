@@ -152,7 +152,7 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 
 def tree(told: "Trail") -> str:
     """Draw a trail for people; on a terminal a line that is too long goes on beside its branch."""
-    from arx_caps.drawing import render, styled
+    from arx_caps.trail_tree import render, styled
 
     if not on_terminal():
         return render(told).rstrip("\n")

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Answer the followers of a relay, and report them upstream.  SPEC 10.7.
 
-Everything here runs in one event loop and never blocks.  ``upstream`` delivers what the store answers, ``serving`` what
-the followers send.
+Everything here runs in one event loop and never blocks.  ``upstream`` delivers what the store answers, ``connection``
+what the followers send.
 """
 
 from collections import deque

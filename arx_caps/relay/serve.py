@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Final, NamedTuple
 from urllib.parse import unquote
 
+from arx_caps.relay.connection import Connection
 from arx_caps.relay.hub import Hub
-from arx_caps.relay.serving import Connection
 from arx_caps.relay.upstream import Upstream
 from arx_verifier.errors import SettingsError
 from arx_verifier.revocation import Crowd, EpochState

@@ -37,7 +37,7 @@ CAPS_IMPORTS = {
     "revocation": set(),
     "audit": {"jose", "keyfile", "durations", "engines", "http_client"},
     "trail": set(),
-    "drawing": {"trail"},
+    "trail_tree": {"trail"},
     "relay": set(),
     "agent": {"jose", "keyfile", "durations", "http_client"},
     "service": {"keyfile", "agent", "audit"},

@@ -15,7 +15,7 @@ from arx_caps.agent.bundle import Bundle
 from arx_caps.agent.task import Task
 from arx_caps.jose import KeyFile, SigningKey, make_assertion, make_dpop
 from arx_caps.realm import Realm
-from arx_caps.service.exchanging import GRANT_TYPE, TASK_TOKEN
+from arx_caps.service.token_exchange import GRANT_TYPE, TASK_TOKEN
 from tests.mint.test_token_exchange import ORDER, PAY
 from tests.mint.world import ISSUER, now_ms
 

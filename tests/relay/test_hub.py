@@ -5,8 +5,8 @@ import asyncio
 
 import pytest
 
+from arx_caps.relay.connection import REFUSED, Connection
 from arx_caps.relay.hub import KEEP, NEWS
-from arx_caps.relay.serving import REFUSED, Connection
 from arx_verifier.revocation.follower_core import Following
 from arx_verifier.revocation.history import UNKNOWN
 from arx_verifier.revocation.relay_link import Frames, Hello, Probe, Refusal, RelayAnswer, RelayPage, RelayScan, frame

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Relays in the simulated world: the real ``Hub`` and the real ``Passing`` view, on a machine with two threads.
 
-What ``relay.upstream`` does with a thread and ``relay.serving`` with an event loop is done with the world's events: the
-follower hands facts to the loop, in order and perhaps late; the loop serves those behind, in order, and may stand
+What ``relay.upstream`` does with a thread and ``relay.connection`` with an event loop is done with the world's events:
+the follower hands facts to the loop, in order and perhaps late; the loop serves those behind, in order, and may stand
 still.
 """
 

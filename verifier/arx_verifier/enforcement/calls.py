@@ -27,7 +27,7 @@ from arx_verifier.verification import Grant, Screened
 
 if TYPE_CHECKING:
     from arx_verifier.enforcement.endpoints import Endpoints
-    from arx_verifier.enforcement.received import Parameters, Sent
+    from arx_verifier.enforcement.parameters import Parameters, Sent
 
 Message: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[Message]]

@@ -23,8 +23,8 @@ from typing import Any, Final, NamedTuple, Self, SupportsIndex
 
 from arx_verifier.enforcement.calls import CALL, App, Call, Receive, Send, send_answer
 from arx_verifier.enforcement.enforcement import Problem
+from arx_verifier.enforcement.parameters import RUNNING, Parameters, Sent, checked
 from arx_verifier.enforcement.problems import answer
-from arx_verifier.enforcement.received import RUNNING, Parameters, Sent, checked
 from arx_verifier.enforcement.routers import DEEP, is_own, require_own_dispatch, routers_of
 from arx_verifier.enforcement.routes import (
     Key,

@@ -15,7 +15,7 @@ import msgspec
 
 from arx_caps.audit.merkle import read_signer
 from arx_caps.cli import exit_codes
-from arx_caps.cli.commands.doctor.finding import Check
+from arx_caps.cli.commands.doctor.check import Check
 from arx_caps.cli.commands.doctor.store import check_store
 from arx_caps.cli.commands.doctor.witness import check_witnesses
 from arx_caps.cli.options import common_options, pass_console

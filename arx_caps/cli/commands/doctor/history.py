@@ -8,7 +8,7 @@ A verifier that has seen more notices by itself.  This is what shows it to peopl
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
-from arx_caps.cli.commands.doctor.finding import Check
+from arx_caps.cli.commands.doctor.check import Check
 from arx_caps.realm import Realm
 from arx_caps.revocation import Entry, RevocationStore, StoreHistoryError
 from arx_verifier.errors import ArxError

@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 
 import redis
 
-from arx_caps.cli.commands.doctor.finding import Check
+from arx_caps.cli.commands.doctor.check import Check
 from arx_caps.cli.commands.doctor.history import check_history
 from arx_caps.cli.display import show_span
 from arx_caps.cli.place import store_url

@@ -8,7 +8,7 @@ witness would be the first to miss it.
 from collections.abc import Iterator
 
 from arx_caps.audit.merkle import NoteError, TamperedError, VerifierKey, open_checkpoint, read_signer
-from arx_caps.cli.commands.doctor.finding import Check
+from arx_caps.cli.commands.doctor.check import Check
 from arx_caps.realm import Realm
 from arx_verifier.errors import SettingsError
 
