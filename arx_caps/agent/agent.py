@@ -47,7 +47,7 @@ def on_behalf(id_token: str | None, access_token: str | None) -> dict[str, str]:
 
 
 class SessionOpener(Shared, ABC):
-    """Whoever can open sessions at a mint.  A ``with`` block closes the connections to it.
+    """A caller that can open sessions at a mint.  A ``with`` block closes the connections to it.
 
     Args:
         issuer: The mint's public base URL.
@@ -113,7 +113,7 @@ class SessionOpener(Shared, ABC):
         key, subject = SigningKey.generate(), on_behalf(id_token, access_token)
         asked = {"ttl": asked_duration("ttl", ttl), "purpose": purpose}
 
-        def body() -> dict[str, Any]:  # an assertion is good once
+        def body() -> dict[str, Any]:  # the mint accepts an assertion once
             return {**self._shown(key), **subject, **asked}
 
         answer = self._mint.call("POST", "/v1/sessions", key=key, body=body)
@@ -201,7 +201,7 @@ class Agent(SessionOpener):
 class Workload(SessionOpener):
     """An agent without a key of its own: its platform's token says who it is (OpenID Connect, SPIFFE).  SPEC 16.4.
 
-    The policy says which agent that is (``[[workload]]``), and each session tells it.
+    The policy says which agent that is (``[[workload]]``), and each session has its path.
 
     Args:
         read_token: Returns the token, a JWT.  Called for each session, because platforms renew it.
@@ -247,7 +247,7 @@ def read_token_file(path: str | os.PathLike[str]) -> str:
     """Read a token that a platform wrote.
 
     Raises:
-        SettingsError: It is not there, empty, or no token.
+        SettingsError: It is missing, empty, or no token.
     """
     try:
         with Path(path).open("rb") as file:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An approval, as whoever asked for it holds it: wait for an operator's answer, hand it on.  SPEC 6.6, 20.7.
+"""An approval, as its asker holds it: wait for an operator's answer, hand it on.  SPEC 6.6, 20.7.
 
 What an operator approves is one tool with these very arguments.  The mint then gives out a *discharge*, a secret that
 answers the third-party caveat in the task's token and is of no use without that token.  It is bound to the token of
@@ -93,7 +93,7 @@ class Approval(Shared):
         """Hold what is known of an approval.
 
         Args:
-            about: As the mint tells it.
+            about: The approval as the mint returns it.
             asker: The session that asked; None where the approval was delegated.
             third_party: What its discharge has to answer, where that is known.
         """
@@ -109,7 +109,7 @@ class Approval(Shared):
         """Take over an approval.
 
         Args:
-            text: What ``encode`` gave whoever asked for it, a secret; white space around it is ignored.
+            text: What ``encode`` gave the asker, a secret; white space around it is ignored.
 
         Raises:
             MalformedTokenError: The text is something else, such as a token.
@@ -177,7 +177,7 @@ class Approval(Shared):
         Raises:
             GrantError: It was denied, withdrawn, or is over; or the task or its session is.
             TokenError: The session was ended, frozen or killed.
-            TimeoutError: Nobody has answered yet; it still waits, and may be waited for again.
+            TimeoutError: No operator has answered yet; a later ``wait`` may go on.
         """
         until = None if timeout_s is None else time.monotonic() + timeout_s
         pause, known = FIRST_PAUSE_S, (self.state, self.by)
@@ -213,13 +213,13 @@ class Approval(Shared):
         return self._discharge
 
     def _answered(self) -> bool:
-        """Look, and tell whether there is something to send."""
+        """Ask the mint, and return whether there is something to send."""
         if self._discharge is not None:
             return True
         try:
             self.look()
         except (StoreError, UnavailableError):
-            # Somebody may be starting it again; but nothing can come any more once the task is over.
+            # The mint may be restarting; but no answer can come once the task is over.
             if self.expires_at is not None and time.time_ns() // 1_000_000 >= self.expires_at:
                 raise
         if self.state not in (WAITING, APPROVED):
@@ -267,7 +267,7 @@ def read_discharge(macaroon: Macaroon) -> list[Said]:
 # A service would answer only that a discharge is wrong, so an approval that no service would take is refused here,
 # with the reason, before anything is sent.
 def asks_for(token: Macaroon, approval: Approval, others: Sequence[Approval] = ()) -> bool:
-    """Tell whether a task's token has the third-party caveat that an approval answers, or an approval beside it has."""
+    """Return whether a task's token, or another approval, has the third-party caveat that an approval answers."""
     asking = [token, *[other.discharge for other in others if other is not approval]]
     return any(
         packet.identifier == approval.discharge.identifier

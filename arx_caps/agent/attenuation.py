@@ -4,7 +4,7 @@
 A caveat only takes away, so nothing here can widen a task.  One caveat is written, and it goes into every token of the
 bundle: a service may exchange its token for one of another audience, where nothing else of the bundle holds.
 What is checked is whether the result is of use: a tool that the task does not allow, an argument that no tool takes, or
-a value that no rule lets through is told to the holder now, not to its sub-agent by a service later.
+a value that no rule lets through is reported to the holder now, not to its sub-agent by a service later.
 """
 
 from collections.abc import Mapping, Sequence
@@ -124,7 +124,7 @@ def _takes(outlines: Mapping[str, Outline], tool: str, name: str) -> bool:
 
 
 def _must(outlines: Mapping[str, Outline], taking: Sequence[str], name: str) -> list[str]:
-    """Find the tools in whose calls an argument has to be there because this caveat says so.
+    """Find the tools whose calls need an argument because of this caveat.
 
     Where the mint's own rules require it, they do so beside any caveat.  Where they name it and let it be absent, a
     call without it could mean more than any value that is left.  A tool that takes any arguments, beside tools that
@@ -172,7 +172,7 @@ def _refuse_the_useless(
 def _by_tool(
     args: Mapping[str, Any], tools: Sequence[str] | None, every: Sequence[str]
 ) -> tuple[dict[str, Constraints], bool]:
-    """Read either form of ``args`` into constraints for each tool, and tell whether it was the one by argument."""
+    """Read either form of ``args`` into constraints for each tool; return whether it was by argument."""
     # Under a rule `*` any name could be a tool's: there, only tools that are listed are meant as such.
     known = tools if tools is not None else [tool for tool in every if tool != "*"]
     if not (args and all(isinstance(value, Mapping) and _covers(known, name) for name, value in args.items())):

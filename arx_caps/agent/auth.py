@@ -3,7 +3,7 @@
 
 One class for httpx and httpx2, sync and async.  Each request gets its own one-shot token over method, raw path and
 query and the body's SHA-256; the task's token never travels.  A request to an origin of no audience is not sent at all:
-sent without a token, the mistake would show up as somebody else's 401.
+sent without a token, the mistake would show up as a 401 of another server.
 
 A call that was signed before its service started was refused by it unread, as it cannot know the calls of before.  That
 one is signed anew, once: while a service starts anew behind a listening socket, no call is lost.
@@ -86,7 +86,7 @@ class ArxAuth(Shared, httpx.Auth, _OtherAuth):
 
         Raises:
             AttenuationError: The request goes to no origin of the task, or to one of several audiences, or has an
-                Authorization header of somebody else.  Nothing was sent.
+                Authorization header of another scheme.  Nothing was sent.
         """
         audience = self._audience_of(request.url)
         written = request.headers.get("Authorization")
@@ -156,7 +156,7 @@ class ArxAuth(Shared, httpx.Auth, _OtherAuth):
 
 
 def _is_problem(response: Any) -> bool:
-    """Tell whether an answer may be a refusal that is read here, before whoever streams answers gets it."""
+    """Return whether an answer may be a refusal, which is read here before a streaming caller gets it."""
     if response is None or response.status_code != _UNAUTHORIZED:
         return False
     length = response.headers.get("content-length", "")

@@ -112,7 +112,7 @@ class Bundle(Shared):
         )
 
     def encode(self) -> str:
-        """Return the text form, ``arxb1_…``.  It is a secret: whoever has it holds the task."""
+        """Return the text form, ``arxb1_…``.  It is a secret: it is enough to hold the task."""
         written = _Written(
             agent=self.agent,
             issuer=self.issuer,

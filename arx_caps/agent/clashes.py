@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whether rules that must all hold leave a call at all, as far as that can be known from the rules alone.  SPEC 7.
 
-A holder is told of a delegation that could be used for nothing.  What is not known is left to the verifier: this never
+A holder is warned of a delegation that allows no call.  What is not known is left to the verifier: this never
 says that rules clash where some value keeps both.
 """
 
@@ -38,7 +38,7 @@ def clash(held: Outline, tool: str, rules: Sequence[Rule]) -> str | None:
         rules: One of them must hold for a call; each is open.
 
     Returns:
-        The argument and what is said of it; None where a call may be possible.
+        The argument and the reason; None where a call may be possible.
     """
     why = "no rule is left for it"
     groups = [[other for other in group if meet(other.tool, tool)] for group in held.groups]
@@ -78,7 +78,7 @@ def _of_two(needed: Mapping[str, ConstraintLike], other: Rule) -> str | None:
 
 
 def may_both_hold(one: ConstraintLike, other: ConstraintLike) -> bool:
-    """Tell whether some value may keep two constraints; False only where none can."""
+    """Return whether some value may keep two constraints; False only where none can."""
     both = (one, other)
     try:
         tests = [compile_constraint(each) for each in both]
@@ -93,7 +93,7 @@ def may_both_hold(one: ConstraintLike, other: ConstraintLike) -> bool:
 
 
 def _is_sampled(constraint: Any) -> bool:
-    """Tell whether a constraint holds for integers and values that it names alone."""
+    """Return whether a constraint holds for integers and values that it names alone."""
     return any(
         word in _VALUES
         or (word == "range" and int in map(type, operand))

@@ -57,7 +57,7 @@ class _Problem(msgspec.Struct, frozen=True):
 
 
 def takes_proxy(issuer: str) -> bool:
-    """Tell whether a proxy that the environment names may stand between a caller and this mint.
+    """Return whether a proxy that the environment names may stand between a caller and this mint.
 
     Over plain HTTP it would read assertions and bundles, with which it could act as the agent; and between two programs
     of one machine it has no business.  Who needs one all the same brings a client of its own.
@@ -70,7 +70,7 @@ def takes_proxy(issuer: str) -> bool:
 
 
 def is_private(issuer: str) -> bool:
-    """Tell whether what this mint answers can be read by nobody on the way: TLS, or the same machine."""
+    """Return whether no other party can read this mint's answers on the way: TLS, or the same machine."""
     try:
         url = httpx.URL(issuer)
     except httpx.InvalidURL:
@@ -231,7 +231,7 @@ def _attempt(send: Callable[[], httpx.Response]) -> httpx.Response | StoreError:
 
 
 def _leaves_open(outcome: httpx.Response | StoreError) -> bool:
-    """Tell whether it stays open if the call was done: no answer, a proxy's, or that of a mint that failed in it."""
+    """Return whether it stays open if the call was done: no answer, a proxy's, or that of a mint that failed in it."""
     if isinstance(outcome, StoreError):
         return isinstance(outcome, LostAnswerError)
     if _was_sent_twice(outcome):
@@ -244,7 +244,7 @@ def _leaves_open(outcome: httpx.Response | StoreError) -> bool:
 
 
 def _passes(outcome: httpx.Response | StoreError) -> bool:
-    """Tell whether a repeat may be answered otherwise soon."""
+    """Return whether a repeat may be answered otherwise soon."""
     if isinstance(outcome, StoreError):
         return True
     status = outcome.status_code
@@ -253,7 +253,7 @@ def _passes(outcome: httpx.Response | StoreError) -> bool:
 
 
 def _was_not_judged(outcome: httpx.Response | StoreError) -> bool:
-    """Tell whether another mint behind the same proxy may answer: this one's clock is wrong, or two got one proof."""
+    """Return whether another mint behind the same proxy may answer: this one's clock is wrong, or two got one proof."""
     if isinstance(outcome, StoreError):
         return False
     unavailable = outcome.status_code == httpx.codes.SERVICE_UNAVAILABLE
@@ -261,9 +261,9 @@ def _was_not_judged(outcome: httpx.Response | StoreError) -> bool:
 
 
 def _was_sent_twice(outcome: httpx.Response) -> bool:
-    """Tell whether a call's proof was used before: a proxy sent it to a second mint, as the first did not answer.
+    """Return whether a call's proof was used before: a proxy sent it to a second mint, as the first did not answer.
 
-    Each attempt has a proof of its own, so nobody else can have used it.  A POST is not repeated for that: it is no
+    Each attempt has a proof of its own, so no other call can have used it.  A POST is not repeated for that: it is no
     answer of a proxy's repeat, as no proxy repeats one.
     """
     unauthorized = outcome.status_code == httpx.codes.UNAUTHORIZED

@@ -74,7 +74,7 @@ class Outline(msgspec.Struct, frozen=True, kw_only=True):
         return tuple([required for required in self.requires if required.binds(tool)])
 
     def takes(self, tool: str, argument: str) -> bool:
-        """Tell whether some call of this tool may carry this argument at all."""
+        """Return whether some call of this tool may carry this argument at all."""
         return all(
             any(
                 meet(rule.tool, tool) is not None and (rule.args is None or rule.open or argument in rule.args)
@@ -84,20 +84,20 @@ class Outline(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     def names(self, tool: str, argument: str) -> bool:
-        """Tell whether the mint's own rules for a tool name this argument."""
+        """Return whether the mint's own rules for a tool name this argument."""
         return any(argument in (rule.args or {}) for rule in self._granted(tool))
 
     def needs(self, tool: str, argument: str) -> bool:
-        """Tell whether the mint's own rules allow no call of this tool without this argument."""
+        """Return whether the mint's own rules allow no call of this tool without this argument."""
         return all(needs(rule, argument) for rule in self._granted(tool))
 
     def _granted(self, tool: str) -> list[Rule]:
-        # The first ``allow`` is the mint's, and stands in every token for this audience, exchanged ones too.
+        # The first ``allow`` is the mint's, and is in every token for this audience, exchanged ones too.
         return [rule for rule in (self.groups or ((),))[0] if meet(rule.tool, tool) is not None]
 
 
 def needs(rule: Rule, argument: str) -> bool:
-    """Tell whether a rule allows no call without this argument."""
+    """Return whether a rule allows no call without this argument."""
     constraint = (rule.args or {}).get(argument)
     return constraint is not None and not (isinstance(constraint, Constraint) and constraint.optional)
 
@@ -175,7 +175,7 @@ def unverified_chain(macaroon: Macaroon, discharges: Sequence[Macaroon] = ()) ->
 
 
 def holder_of(macaroon: Macaroon) -> str:
-    """Tell whose token this is: the agent it was delegated to last, else the one that the mint gave it to.
+    """Return whose token this is: the agent it was delegated to last, else the one that the mint gave it to.
 
     Raises:
         MalformedTokenError: It is no token of an agent.

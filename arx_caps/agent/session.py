@@ -35,7 +35,7 @@ def _start_renewal(session: "Session", span_s: float, over: threading.Event) -> 
     Args:
         session: The session; not kept alive by this.
         span_s: Seconds between two renewals, as far as is known.
-        over: Set when nobody needs it any more.
+        over: Set when the session is closed.
 
     Returns:
         The thread, which ends with the process, the session or ``over``.
@@ -58,7 +58,7 @@ def _renew(held: "weakref.ref[Session]", span_s: float, over: threading.Event) -
         except (StoreError, UnavailableError) as error:
             _log.warning("%r could not be renewed yet: %s", session, error)
         except ArxError as error:
-            # Nobody waits for this thread: whoever uses the session next is refused as well, and is told why.
+            # No caller waits for this thread: the next use of the session is refused as well, with the reason.
             _log.warning("%r is not renewed any more: %s", session, error)
             return
         del session
@@ -73,7 +73,7 @@ class Session(Shared):
         expires_at: When it ends unless it is renewed, ms since the Unix epoch.
         ends_at: When no renewal helps any more, ms since the Unix epoch.
         purpose: What it is for.
-        subject: On whose behalf it runs: their issuer's URL and their name there; None for nobody.
+        subject: On whose behalf it runs: their issuer's URL and their name there; None without a subject.
     """
 
     __slots__ = (
@@ -201,7 +201,7 @@ class Session(Shared):
         return self._call("DELETE", f"/v1/sessions/{self.id}")
 
     def finish_task(self, task: str) -> dict[str, Any]:
-        """Tell the mint that a task is done; ``StartedTask.finish`` is the way to it."""
+        """Finish a task at the mint; ``StartedTask.finish`` calls it."""
         return self._call("DELETE", f"/v1/tasks/{task}")
 
     def attenuate_task(self, task: str, link: str, caveats: Mapping[str, list[dict[str, Any]]]) -> Bundle:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A task in the hands of the session that started it: finish it, attenuate it for everybody, ask for more.  SPEC 20.
 
-Whoever else holds a task attenuates it offline, for those it is delegated to.  What is said here goes to the mint, and
-holds for every token of the task.
+Other holders attenuate a task offline, for the next holder alone.  A call here goes to the mint, and applies to every
+token of the task.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -31,7 +31,7 @@ class Starter(Protocol):
         ...
 
     def finish_task(self, task: str) -> dict[str, Any]:
-        """Tell the mint that a task is done."""
+        """Finish a task at the mint."""
         ...
 
     def attenuate_task(self, task: str, link: str, caveats: Mapping[str, list[dict[str, Any]]]) -> Bundle:
@@ -144,7 +144,7 @@ class StartedTask(Task):
         Args:
             tool: The tool's name.
             args: Its arguments as a service takes them, by name; they are approved as they are, so none may be nested.
-            why: Why it is to be done, in words for whoever decides; 500 characters at most.
+            why: Why it is to be done, in words for the operators; 500 characters at most.
             audience: The service that is called, where several ask for an approval of this tool.
 
         Returns:
@@ -177,7 +177,7 @@ class StartedTask(Task):
         return Approval(self._session.ask_approval(body), asker=self._session, third_party=third_party)
 
     def finish(self) -> Mapping[str, Any]:
-        """Tell the mint that the task is done, which ends all its tokens, also those delegated.
+        """Finish the task at the mint, which ends all its tokens, also those delegated.
 
         Returns:
             The mint's answer: the task and the report of its kill.
@@ -190,7 +190,7 @@ class StartedTask(Task):
 
     @staticmethod
     def _without(tool: str, outlines: Mapping[str, Outline]) -> str:
-        """Say why nobody is asked to approve calls of a tool."""
+        """Return why no operator can approve calls of a tool."""
         if any(meet(allowed, tool) for held in outlines.values() for allowed in held.tools):
             return f"this task needs no approval to call {shorten(tool)}: call it"
         allowed = sorted({each for held in outlines.values() for each in held.tools})
@@ -226,7 +226,7 @@ def end_block(end: Callable[[], object], error: BaseException | None) -> None:
     """End something at the end of its ``with`` block, without hiding what went wrong inside.
 
     Args:
-        end: Tells the mint.
+        end: Ends it at the mint.
         error: What left the block, or None.
 
     Raises:

@@ -144,7 +144,7 @@ class Task(Shared):
         return min(held.depth for held in self.bundle.outlines.values())
 
     def needs_approval(self, tool: str) -> bool:
-        """Tell whether a call of this tool has to be approved by operators; the policy says which do."""
+        """Return whether a call of this tool has to be approved by operators; the policy says which do."""
         return any(held.third_party_caveats_of(tool) for held in self.bundle.outlines.values())
 
     def allows(
@@ -155,7 +155,7 @@ class Task(Shared):
         audience: str | None = None,
         approvals: Sequence[Approval] = (),
     ) -> "Forecast":
-        """Tell whether a call would be allowed, by what the tokens say.  Offline: no kill or used call is known.
+        """Return whether a call would be allowed, by what the tokens say.  Offline: no kill or used call is known.
 
         Args:
             tool: The tool's name.

@@ -83,9 +83,9 @@ class LazyGroup(click.Group):
 
 
 def _end(error: Exception, console: Console, *, as_json: bool, debug: bool) -> int:
-    """Tell a person and a script how it ended."""
+    """Report an error to a person and a script, and return the exit code."""
     if isinstance(error, BrokenPipeError):
-        # Whoever read has gone (`arx decisions | head`); the interpreter must not complain about it again at its exit.
+        # The reader has gone (`arx decisions | head`); the interpreter must not complain about it again at its exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return exit_codes.OK
     if isinstance(error, click.exceptions.NoArgsIsHelpError):

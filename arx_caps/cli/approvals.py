@@ -27,9 +27,9 @@ from arx_caps.cli.token_description import fingerprint
 from arx_caps.durations import parse_duration, show_time
 from arx_verifier.errors import StoreError
 
-WIDTH: Final = 64  # columns of a line of somebody else's text: with the 13 before it, it fits a terminal of 80
-MOST_LINES: Final = 12  # of arguments in a list; whoever decides on one sees all
-MOST_WORDS: Final = 1000  # characters of somebody's words that are shown
+WIDTH: Final = 64  # columns of a line of the agent's text: with the 13 before it, it fits a terminal of 80
+MOST_LINES: Final = 12  # of arguments in a list; `arx approval show` shows all
+MOST_WORDS: Final = 1000  # characters of the agent's words that are shown
 _ATTENUATE: Final = ("H", "N", "Na")  # every other character may take two columns
 _BARE: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
@@ -38,7 +38,7 @@ def show_approval(about: Mapping[str, Any], now_ms: int, *, whole: bool = True) 
     """Write one approval for people.
 
     Args:
-        about: As the mint tells it.
+        about: The approval as the mint returns it.
         now_ms: The clock, ms since the Unix epoch.
         whole: All arguments, however many; else a list's share of them, and how many more there are.
     """
@@ -150,7 +150,7 @@ class AtMint:
     def __init__(self, caller: Caller) -> None:
         self._caller = caller
         self.approval: Mapping[str, Any] = {}
-        """The approval that was asked about last, as the mint tells it."""
+        """The approval that was fetched last, as the mint returns it."""
 
     def used(self) -> None:
         """Nothing is renewed by a command."""
@@ -173,7 +173,7 @@ class AtMint:
         return dict(self._caller.call("POST", "/v1/discharges", body)["approval"])
 
     def fetch_discharge(self, approval: str) -> dict[str, Any]:
-        """Ask how an approval stands; a mint that is away is told as the library tells it, so that the wait goes on."""
+        """Fetch an approval and its discharge; an unreachable mint is a ``StoreError``, so that the wait goes on."""
         try:
             answer = self._caller.call("POST", f"/v1/discharges/{approval}")
         except Unreachable as error:
@@ -183,10 +183,10 @@ class AtMint:
 
 
 def receive(console: Console, asked: Approval, mint: AtMint, timeout: str | None, out: Path | None) -> None:
-    """Wait for an answer, say how it comes along, and write the discharge where somebody wants it.
+    """Wait for an answer, report each vote, and write the discharge to a file if one is named.
 
     Raises:
-        Stop: It was denied or is over, or nobody has answered in time.
+        Stop: It was denied or is over, or was not answered in time.
     """
     if asked.state == WAITING:
         console.say(f"waiting for operators: `arx approval approve {asked.id}` is how they say yes")
@@ -204,7 +204,7 @@ def receive(console: Console, asked: Approval, mint: AtMint, timeout: str | None
     ends = None if asked.expires_at is None else show_time(asked.expires_at)
     rows = [("approval", asked.id), ("state", asked.state), ("by", ", ".join(asked.by)), ("until", ends)]
     rows += [("fingerprint", fingerprint(text)), ("discharge", None if out is None else str(out))]
-    told = {"approval": mint.approval, "fingerprint": fingerprint(text), "out": None if out is None else str(out)}
-    console.data("approval", told, lambda: pairs(rows))
+    value = {"approval": mint.approval, "fingerprint": fingerprint(text), "out": None if out is None else str(out)}
+    console.data("approval", value, lambda: pairs(rows))
     if out is None:
         console.hint(f"arx approval wait {asked.id} --session FILE --discharge FILE writes what is sent with the call")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What somebody holds: one token, with discharges or not, or a bundle, read from a file or stdin.  SPEC 2, 15."""
+"""What a holder has: one token, with discharges or not, or a bundle, read from a file or stdin.  SPEC 2, 15."""
 
 import os
 from collections.abc import Mapping
@@ -120,7 +120,7 @@ def read_bundle(path: str) -> Bundle:
 
 
 def is_discharge(macaroon: Macaroon) -> bool:
-    """Tell a discharge, which is an approval's text, from a token."""
+    """Return whether it is a discharge, which is an approval's text, not a token."""
     try:
         ThirdPartyCaveat.read(macaroon.identifier)
     except ArxError:
@@ -129,7 +129,7 @@ def is_discharge(macaroon: Macaroon) -> bool:
 
 
 def _hint(text: str) -> str | None:
-    """Say where a token comes from to somebody who gave another of ARx's files."""
+    """Return a hint on where a token comes from, if the text is another of ARx's files."""
     if not text.startswith("{"):
         return None
     return "this is JSON, such as a key, session or service file; `arx task start … --out FILE` writes a bundle"

@@ -61,8 +61,8 @@ def why_of(shown: Mapping[str, Any]) -> str:
     why = str(shown["code"]) if shown["outcome"] in ("deny", "end") else ""
     if shown["failures"]:
         first = shown["failures"][0]
-        told = shown.get("erased") is not True
-        why += f": {first['rule']}: " + (f"expected {first['expected']}, got {first['came']}" if told else "erased")
+        kept = shown.get("erased") is not True
+        why += f": {first['rule']}: " + (f"expected {first['expected']}, got {first['came']}" if kept else "erased")
     return why
 
 

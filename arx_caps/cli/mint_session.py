@@ -29,7 +29,7 @@ from arx_verifier.errors import ArxError, UnavailableError
 TIMEOUT_S: Final = 30.0  # a kill waits for leases to run out before it answers
 CONNECT_S: Final = 3.0
 PAGE: Final = 1000  # rows of one answer, as many as the mint gives
-MALFORMED: Final = (400, 413, 415, 422)  # what was asked is wrong in itself, whoever asks
+MALFORMED: Final = (400, 413, 415, 422)  # the request is wrong in itself, for any caller
 
 
 class Unreachable(Stop):
@@ -37,7 +37,7 @@ class Unreachable(Stop):
 
 
 class Caller:
-    """Somebody who calls the mint.
+    """A caller of the mint.
 
     Attributes:
         issuer: The mint's public base URL.
@@ -69,7 +69,7 @@ class Caller:
         self.over: str | None = None
         self.ca = None if ca is None else str(Path(ca).absolute())
         try:
-            httpx.URL(issuer)  # what is no address is told before anything is asked
+            httpx.URL(issuer)  # an invalid address is refused before any request
             timeout = httpx.Timeout(timeout_s, connect=CONNECT_S)
             self._http = open_client(self.issuer, timeout=timeout, ca=ca, proxy=takes_proxy(self.issuer))
         except (httpx.InvalidURL, ValueError) as error:
@@ -268,7 +268,7 @@ def open_session_file(path: str, issuer: str | None = None) -> tuple[Caller, dic
 
 
 def _refuse_open_to_others(path: str) -> None:
-    """Hold a session file to what holds for a key file; a pipe is nobody else's."""
+    """Refuse a session file that other users can read, as for a key file; a pipe is private."""
     file = Path(path)
     if path != "-" and file.is_file() and file.stat().st_mode & 0o077:
         raise Stop(f"{path} can be read by others; run `chmod 600 {path}`, and think who has read it", code="file")

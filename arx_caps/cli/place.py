@@ -31,9 +31,9 @@ _path = click.Path(path_type=Path)
 
 
 def _own(ctx: click.Context, param: click.Parameter, value: Path) -> Path:
-    """Refuse a folder that nobody named and that is not this user's alone.
+    """Refuse a default folder that is not this user's alone.
 
-    It says where the store and the mint are: found in somebody else's folder, or in an unpacked source tree, it would
+    It says where the store and the mint are: found in another user's folder, or in an unpacked source tree, it would
     be sent the store's password, and could report kills that never were.
     """
     given = param.name is None or ctx.get_parameter_source(param.name) is not ParameterSource.DEFAULT

@@ -98,7 +98,7 @@ def _read_file(path: Path) -> bytes:
             return file.read(MAX_FILE_BYTES + 1)
     except OSError as error:
         if path.name.startswith((TOKEN_PREFIX, BUNDLE_PREFIX)):
-            # Not repeated, nor chained: it stands in the shell's history by now, and need not in a log.
+            # Not repeated, nor chained: it is in the shell's history by now, and must not get into a log.
             hint = 'write it to a file and name that, or give it to stdin and say "-"'
             said = "a token or bundle was given where a file's name belongs"
             raise Stop(said, hint=hint, code="secret_in_argv") from None

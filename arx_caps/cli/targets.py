@@ -27,7 +27,7 @@ from arx_caps.keyfile import KeyFile
 from arx_caps.revocation import KINDS, KillReport, OutcomeUnknownError, RevocationStore, parse_target, parse_targets
 from arx_verifier.errors import ArxError, RequestError, StoreError
 
-SIGN_IN_S: Final = 3.0  # a mint that takes longer to sign somebody in does not answer, as far as a kill goes
+SIGN_IN_S: Final = 3.0  # a mint that takes longer to sign an operator in counts as unreachable for a kill
 OUTCOME_S: Final = 60.0  # without --timeout: how long to ask a store that fell silent whether it took the kill
 LOOK_S: Final = 2.0  # for a look afterwards at what was killed
 MOST_LOOKED_AT: Final = 10
@@ -141,7 +141,7 @@ def read_targets(texts: Sequence[str]) -> list[str]:
 
 
 def _meant(texts: Sequence[str]) -> str | None:
-    """Guess what somebody in a hurry meant to type, where the kind is missing or mistyped."""
+    """Guess what an operator in a hurry meant to type, where the kind is missing or mistyped."""
     for text in texts:
         with contextlib.suppress(ValueError):
             parse_duration(text)
@@ -162,7 +162,7 @@ def doubts_of(caller: Caller, targets: Sequence[str]) -> list[str]:
     """Ask the mint, after a kill, for what it named, and say what looks mistyped: that leaves the right one alive.
 
     An agent that only delegations name is known to no mint, so it is doubted only where an enrolled one is nearly
-    called that.  Who may not look is told nothing, and nothing that goes wrong here counts.
+    called that.  A caller that may not look gets nothing, and no error here counts.
     """
     caller.set_timeout(LOOK_S)
     doubts = []

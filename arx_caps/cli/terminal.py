@@ -59,12 +59,12 @@ class Console:
         click.echo(text, color=colours(sys.stdout))
 
     def say(self, text: str) -> None:
-        """Tell a person something that is no data."""
+        """Write a message to stderr that is no data."""
         if not self.quiet:
             click.echo(text, err=True, color=colours(sys.stderr))
 
     def hint(self, text: str) -> None:
-        """Tell a person what to do next."""
+        """Write a hint on what to do next."""
         self.say(f"hint: {text}")
 
     def confirm(self, question: str, *, yes: bool) -> None:
@@ -75,7 +75,7 @@ class Console:
             yes: Whether ``--yes`` was given.
 
         Raises:
-            Stop: The answer was no, or there is nobody to ask.
+            Stop: The answer was no, or stdin is no terminal.
         """
         if yes:
             return
@@ -121,7 +121,7 @@ def fit(content: Any) -> str:
 
 
 def plain(text: Any) -> str:
-    """Show text that somebody else wrote: what is not printable is escaped."""
+    """Return text of others with unprintable characters escaped."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in str(text))
 
 
@@ -150,17 +150,17 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     return "\n".join(align(row, widths) for row in [heads, *shown])
 
 
-def tree(told: "Trail") -> str:
+def tree(shown_trail: "Trail") -> str:
     """Draw a trail for people; on a terminal a line that is too long goes on beside its branch."""
     from arx_caps.trail_tree import render, styled
 
     if not on_terminal():
-        return render(told).rstrip("\n")
+        return render(shown_trail).rstrip("\n")
     from rich.console import Group
     from rich.table import Table
 
     lines = []
-    for text in styled(told).split():
+    for text in styled(shown_trail).split():
         # What a line ends with is what `arx kill` takes, or why a call was refused: none of it may be cut.
         text.overflow = "fold"
         branch = _BRANCH.match(text.plain)

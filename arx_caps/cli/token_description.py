@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Read a token that nobody has proven, and say in words what each of its caveats takes away.  SPEC 4 to 8.
+"""Describe an unverified token: what each of its caveats removes, in words.  SPEC 4 to 8.
 
-Everything here is *unverified*: whoever prints it says so.  Only a verifier with the audience's key can tell whether
+Everything here is *unverified*, and must be printed as such.  Only a verifier with the audience's key knows whether
 the chain is authentic.
 """
 
@@ -132,15 +132,15 @@ def steps(macaroon: Macaroon) -> list[Step]:
 
 
 def _third_party(place: str, packet: wire.ThirdPartyPacket) -> Step:
-    """Say which calls wait for somebody else's word."""
+    """Describe which calls need an approval."""
     try:
         required = ThirdPartyCaveat.read(packet.identifier)
     except ArxError as error:
         return Step(place, "third_party_caveat", None, (f"everything: {error}",), None)
     which = "every call" if required.tools is None else f"calls of {' or '.join(required.tools)}"
-    told = {"third_party": msgspec.to_builtins(required)}
+    content = {"third_party": msgspec.to_builtins(required)}
     return Step(
-        place, "third_party_caveat", None, (f"{which} without an approval, a discharge for {required.id}",), told
+        place, "third_party_caveat", None, (f"{which} without an approval, a discharge for {required.id}",), content
     )
 
 

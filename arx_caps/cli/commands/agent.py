@@ -87,7 +87,7 @@ def enrol(
         answer = mint.call("POST", "/v1/agents", body)
     except Stop:
         if key_out is not None:
-            key_out.unlink(missing_ok=True)  # a key that nobody knows would look like an agent's
+            key_out.unlink(missing_ok=True)  # an unenrolled key would look like an agent's
         raise
     agent = answer.get("agent", answer)
     kid = None if public is None else public.kid
@@ -184,7 +184,7 @@ def add_key(console: Console, path: str, place: Place, key_out: Path | None, pub
         raise
     except Stop:
         if key_out is not None:
-            key_out.unlink(missing_ok=True)  # a key that nobody knows would look like an agent's
+            key_out.unlink(missing_ok=True)  # an unenrolled key would look like an agent's
         raise
     console.data("agent", {"agent": agent, "kid": public.kid}, lambda: pairs(facts_of(agent)))
 

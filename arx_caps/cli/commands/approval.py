@@ -141,10 +141,10 @@ def withdraw(console: Console, place: Place, approval: str, yes: bool) -> None:
         console.confirm(f"{_show(_look(mint, approval))}\n\nwithdraw it?", yes=False)
     answer = _call(mint, "DELETE", f"/v1/approvals/{approval}")
     kill, state = answer.get("kill") or {}, plain(answer["approval"].get("state"))
-    told = f"{approval} withdrawn: {plain(kill.get('summary', 'nothing of it was out'))}"
+    outcome = f"{approval} withdrawn: {plain(kill.get('summary', 'nothing of it was out'))}"
     if state != "withdrawn":
-        told = f"{approval} is {state} already: there is nothing to withdraw"
-    console.data("approval", answer, told)
+        outcome = f"{approval} is {state} already: there is nothing to withdraw"
+    console.data("approval", answer, outcome)
     sure = kill.get("status", "confirmed") == "confirmed"
     click.get_current_context().exit(exit_codes.OK if sure else exit_codes.INCOMPLETE)
 
@@ -184,7 +184,7 @@ def _answer(mint: Caller, approval: str, outcome: str, why: str | None) -> dict[
 
 
 def _call(mint: Caller, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Ask the mint about one approval; of one that is not there say where to look."""
+    """Call the mint about one approval; add a hint if it does not exist."""
     try:
         return mint.call(method, path, body)
     except Stop as error:
@@ -194,7 +194,7 @@ def _call(mint: Caller, method: str, path: str, body: dict[str, Any] | None = No
 
 
 def _refuse_answered(asked: dict[str, Any]) -> None:
-    """Say that it is too late before anybody is asked for a yes."""
+    """Refuse an approval that is no longer waiting, before asking for a yes."""
     if asked.get("state") != "waiting":
         message = f"{asked.get('id')} is {asked.get('state')}: there is nothing left to approve"
         raise Stop(message, DENIED, hint="arx approval list", code="conflict")

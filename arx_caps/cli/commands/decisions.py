@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """``arx decisions``: what the verifiers of this machine decided, from their journals.  SPEC 12.
 
-A session is told as a tree, everything else as a table.  Damage in a journal is said on stderr, what lies behind it is
-still read, and the command then ends with 3: what it shows is not all there was.
+A session is shown as a tree, everything else as a table.  Damage in a journal is reported on stderr.  The
+records after it are still read, and the command exits with 3, because its output is incomplete.
 """
 
 import contextlib
@@ -45,7 +45,7 @@ class Filter(NamedTuple):
     tool: str | None = None
 
     def takes(self, decision: Decision) -> bool:
-        """Tell whether a decision is to be shown."""
+        """Return whether a decision is to be shown."""
         facts = decision.facts
         return (
             (self.session is None or facts.session == self.session)
@@ -115,11 +115,11 @@ def decisions_command(
         for decision in deque(found, maxlen=limit):
             console.raw(json_line("decision", decision.to_dict()))
     elif wanted.session is not None:
-        told = trail(found, wanted.session)
-        if not told.tasks:
+        session_trail = trail(found, wanted.session)
+        if not session_trail.tasks:
             said = f"no decision names session {wanted.session}"
             raise Stop(said, exit_codes.DENIED, hint=elsewhere, code="unknown_session")
-        console.data("trail", told.to_dict(), lambda: tree(told))
+        console.data("trail", session_trail.to_dict(), lambda: tree(session_trail))
     else:
         _table(console, deque(found, maxlen=limit), elsewhere)
     for each in damage:
@@ -161,7 +161,7 @@ def _follow(
     *,
     jsonl: bool,
 ) -> None:
-    """Write the last decisions and then each new one; what is there at first is read twice and written once."""
+    """Write the last decisions and then each new one; the first records are read twice and written once."""
     known: dict[str, int] = {}
     past: deque[Decision] = deque(maxlen=limit)
     for decision in read_journal(*folders, on_damage=lambda _: None):

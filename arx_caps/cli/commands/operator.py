@@ -216,7 +216,7 @@ def _key(name: str, issuer: str, key_out: Path | None, public_jwk: str | None) -
 
 
 def _without(error: Stop, key_out: Path | None) -> Stop:
-    """Drop a key that nobody knows; keep one that the mint may have taken, which cannot be made again."""
+    """Delete a key that the mint refused; keep one that it may have taken, which cannot be made again."""
     if key_out is not None and isinstance(error, Unreachable):
         error.hint = f"whether it was enrolled is not known: {key_out} is kept; see `arx operator list`"
     elif key_out is not None:

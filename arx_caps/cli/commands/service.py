@@ -100,11 +100,11 @@ def join(
     from arx_caps.agent.mint_client import MintClient
     from arx_caps.service import Invitation, join_service
 
-    told = read_object(invitation)
+    content = read_object(invitation)
     members = ("audience", "enrolment", "issuer")
-    if not all(isinstance(told.get(name), str) for name in members):
+    if not all(isinstance(content.get(name), str) for name in members):
         raise Stop(f"{invitation}: not what `arx service invite` wrote", code="file")
-    invited = Invitation(*(str(told[name]) for name in members))
+    invited = Invitation(*(str(content[name]) for name in members))
     with contextlib.closing(MintClient(invited.issuer, now=now_ms, ca=ca)) as mint:
         fetched = join_service(invited, mint, out=out, key_out=key_out, journal=journal, store=store, ca=ca)
     value = {"audience": fetched.audience, "file": str(out), "key_file": str(key_out), "keys": sorted(fetched.texts)}
@@ -219,10 +219,10 @@ def _tell(console: Console, service: dict[str, Any]) -> None:
     console.data("service", {"service": service}, lambda: pairs(facts_of(service)))
 
 
-def _doubt(console: Console, told: dict[str, Any]) -> None:
+def _doubt(console: Console, answer: dict[str, Any]) -> None:
     """Say that nothing can come of it yet: a slip, or a service that is there before its policy."""
-    if not told.get("in_policy", True):
-        console.hint(f"the policy in force has no [audience.{told['audience']}]: no task has a token for it")
+    if not answer.get("in_policy", True):
+        console.hint(f"the policy in force has no [audience.{answer['audience']}]: no task has a token for it")
 
 
 def _checked(audience: str) -> str:

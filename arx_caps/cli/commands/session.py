@@ -133,8 +133,10 @@ def show(console: Console, session: str, place: Place) -> None:
     rows = [(t.get("id"), t.get("template"), t.get("state"), *_times(t, "started_at", "expires_at")) for t in tasks]
     delegation = answer.get("delegation")
     value = {"session": found, "tasks": tasks, "more": "next" in answer, "delegation": delegation}
-    told = trails_of_log(delegation["nodes"]) if delegation is not None else []
-    console.data("session", value, lambda: "\n\n".join([pairs(facts_of(found)), table(heads, rows), *map(tree, told)]))
+    shown_trails = trails_of_log(delegation["nodes"]) if delegation is not None else []
+    console.data(
+        "session", value, lambda: "\n\n".join([pairs(facts_of(found)), table(heads, rows), *map(tree, shown_trails)])
+    )
     if "next" in answer:
         console.hint(f"these are its newest {len(tasks)} tasks; `arx task list --of {session}` shows more")
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """``arx ship``: send a service's records to the mint, beside the service.  SPEC 18.
 
-A mint that is away is no reason to end: records wait in their journal, and what is to be known about that is said.
+An unreachable mint does not end the command: records wait in their journal, and the state line says so.
 """
 
 import logging
@@ -23,7 +23,7 @@ from arx_caps.cli.terminal import Console, colours, json_line, plain
 from arx_caps.durations import parse_duration
 
 EVERY_S: Final = 10.0  # between two lines that say the same
-WAIT_S: Final = 1.5  # before a person is told what takes so long
+WAIT_S: Final = 1.5  # before a person sees why it takes so long
 _LINE_S: Final = 0.5  # between two looks of a terminal's line
 
 
@@ -64,8 +64,8 @@ def ship_command(console: Console, file: Path, once: bool, keep: str | None) -> 
     finally:
         waiting.cancel()
         shipper.close()
-    told = {"done": done and not status.lost, **_told(status)}
-    console.data("shipped", told, lambda: _shown(status))
+    result = {"done": done and not status.lost, **_told(status)}
+    console.data("shipped", result, lambda: _shown(status))
     if not done:
         unreachable = status.code == "store_unavailable"
         hint = "the records stay in the journal; run it again, or leave it running"

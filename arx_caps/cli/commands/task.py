@@ -278,8 +278,8 @@ def _give(console: Console, value: dict[str, Any], bundle: str, out: Path | None
     value["fingerprint"] = fingerprint(bundle)
     if out is not None:
         write_private(out, bundle + "\n")
-        told = value.get("added", value["task"])
-        console.data("task", value | {"out": str(out)}, lambda: pairs([*facts_of(told), ("bundle", out)]))
+        shown = value.get("added", value["task"])
+        console.data("task", value | {"out": str(out)}, lambda: pairs([*facts_of(shown), ("bundle", out)]))
     else:
         console.data("task", value | {"bundle": bundle}, bundle)
 

@@ -33,16 +33,16 @@ def up_command(console: Console, /, realm_dir: Path, passphrase_file: str | None
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     realm = Realm.open(realm_dir)
     store = store_url(realm) if realm.store is None else None  # one's own may hold a password
-    told: list[int] = []
+    announced: list[int] = []
 
     def on_ready(said: dict[str, Any]) -> None:
-        if told:
+        if announced:
             console.say(f"the mint was started again (pid {said.get('pid')})")
         else:
             facts = f"realm {realm.name}, mint {realm.issuer}, folder {realm.folder}"
             console.data("up", said | {"folder": str(realm.folder), "store": store}, f"ready: {facts}")
             sys.stdout.flush()
-        told.append(1)
+        announced.append(1)
 
     up(realm_dir, passphrase=read_passphrase(passphrase_file), on_ready=on_ready, **options)
     console.say("stopped")

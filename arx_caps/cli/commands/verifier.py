@@ -15,7 +15,7 @@ from arx_verifier.errors import ArxError
 from arx_verifier.journal import audience_of
 
 LATE_LEASES: Final = 10  # a paused process or a broken network comes back within these
-GONE_MS: Final = 60_000  # a restart that somebody watches is over by then
+GONE_MS: Final = 60_000  # a restart is over by then
 MINT_S: Final = 3.0  # the store answers alone; the mint only adds names
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """``arx audit``: the audit log.  SPEC 17.
 
-``prove`` asks the mint.  ``verify`` needs nothing but the files and a key: whoever is to be convinced runs it without
-realm, mint or network.
+``prove`` asks the mint.  ``verify`` needs nothing but the files and a key: an auditor runs it without realm,
+mint or network.
 """
 
 import re
@@ -119,7 +119,7 @@ def _trust(key: str, witnesses: tuple[str, ...], held: Path | None, since: int) 
 
 
 def _shown(checked: Any) -> str:
-    """Tell people what holds."""
+    """Return the result as text."""
     last = checked.checkpoint.size - 1
     facts = [
         ("log", checked.checkpoint.origin),

@@ -126,7 +126,7 @@ def export_command(console: Console, place: Place, asking: Asking, form: str, ou
 
 
 def _opened(out: Path, *, again: bool) -> int:
-    """Open the file, a new one unless it is to go on; never one that somebody else's link leads to."""
+    """Open the file, a new one unless it is continued; never follow a link of another user."""
     flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
     return os.open(out, flags if again else flags | os.O_CREAT | os.O_EXCL, 0o600)
 

@@ -68,8 +68,8 @@ def show_failure(console: Console, kind: str, error: ArxError, hint: str = "") -
     value: dict[str, Any] = {"outcome": error.code, "problem": str(error)}
     if error.code == "tampered":
         value |= {"first_bad": getattr(error, "first", None), "last_bad": getattr(error, "last", None)}
-    told = click.style(error.code.upper(), fg="red", bold=True)
-    console.data(kind, value, f"{told}: {plain(error)}")
+    label = click.style(error.code.upper(), fg="red", bold=True)
+    console.data(kind, value, f"{label}: {plain(error)}")
     if hint:
         console.hint(hint)
     raise click.exceptions.Exit(exit_codes.INCOMPLETE if error.code == "incomplete" else exit_codes.DENIED)
@@ -118,8 +118,10 @@ def reindex_command(
         except (TamperedError, NoteError, IncompleteError) as error:
             code = exit_codes.INCOMPLETE if isinstance(error, IncompleteError) else exit_codes.DENIED
             raise Stop(f"nothing was changed: {error}", code, code=error.code) from None
-    told = f"{done.recovered} records are back, {done.mended} were filed anew" if any(done) else "no record was missing"
-    console.data("audit-reindexed", done._asdict(), f"{told}; start the mint")
+    summary = (
+        f"{done.recovered} records are back, {done.mended} were filed anew" if any(done) else "no record was missing"
+    )
+    console.data("audit-reindexed", done._asdict(), f"{summary}; start the mint")
 
 
 def _require_silence(realm: Realm) -> None:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """``arx audit trail`` and ``arx audit tail``: ask the mint's log who did what, through whom, and why so.  SPEC 19.
 
-Whatever one id is asked for alone is told as a tree, with what was allowed and denied at each place of it; all else is
-a table.  What is shown is said to be all, or how much of it.
+A single id is shown as a tree, with the counts of allowed and denied calls at each node; all else is a table.  A hint
+says whether the output is complete.
 """
 
 import contextlib
@@ -123,7 +123,7 @@ def runs_command(console: Console, place: Place, service: str | None, limit: int
 
 
 def _silent(mint: Caller, heard: set[str], asked: str | None, *, more: bool) -> list[str]:
-    """Name the enrolled services of which the log has nothing; whoever may not list them is told of none.
+    """Return the enrolled services without records in the log; none if the caller may not list services.
 
     Args:
         mint: The mint.
@@ -157,9 +157,9 @@ def _tree(console: Console, mint: Caller, asking: Asking) -> bool:
     drawn = {record["index"]: record for record in found}
     if total["records"] > len(found):  # what was refused must not drown in what was allowed since
         drawn |= {record["index"]: record for record in asking.denied(mint, DRAWN)}
-    told = trails_of_log(answer["nodes"], [drawn[index] for index in sorted(drawn)])
-    value = {"trails": [each.to_dict() for each in told], "total": total}
-    console.data("trail", value, lambda: "\n".join(map(tree, told)))
+    shown_trails = trails_of_log(answer["nodes"], [drawn[index] for index in sorted(drawn)])
+    value = {"trails": [each.to_dict() for each in shown_trails], "total": total}
+    console.data("trail", value, lambda: "\n".join(map(tree, shown_trails)))
     if total["records"] > len(found):
         console.say(_said(len(found), total))
     return True

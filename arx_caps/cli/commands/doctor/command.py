@@ -130,36 +130,36 @@ def _mint(issuer: str, realm: Realm) -> Iterator[Check]:
         yield Check("mint", False, str(error), "correct `ca` in realm.toml, or ARX_CA")
         return
     try:
-        told = msgspec.json.decode(answer.content, type=_Readiness)
+        readiness = msgspec.json.decode(answer.content, type=_Readiness)
     except msgspec.DecodeError:
         found = f"{issuer} answers {answer.status_code}, and not as a mint of this version does"
         yield Check("mint", False, found, "something else listens there: end it, or correct `issuer` and `listen`")
         return
-    if wrong := _another(told, realm):
+    if wrong := _another(readiness, realm):
         mend = "correct `issuer` and `listen` in realm.toml, or what leads to that address"
         yield Check("mint", False, f"{issuer} answers as {wrong}", mend)
         return
-    if told.ready:
+    if readiness.ready:
         yield Check("mint", True, f"{issuer} is ready")
     else:
-        found = f"{issuer} is not ready: {'; '.join(told.because)[:300]}"
+        found = f"{issuer} is not ready: {'; '.join(readiness.because)[:300]}"
         yield Check("mint", False, found, "see its log; it is ready once it can record and follows the store")
-    if told.log == "ok":
+    if readiness.log == "ok":
         yield Check("audit log", True, "it is signed")
-    if told.log == "halted":
+    if readiness.log == "halted":
         found = "its database contradicts what was signed: it is not signed any more, and takes no service's records"
         mend = "the mint's log says how; stop every mint, then `arx audit reindex` (docs/audit.md)"
         yield Check("audit log", False, found, mend)
 
 
-def _another(told: _Readiness, realm: Realm) -> str | None:
+def _another(readiness: _Readiness, realm: Realm) -> str | None:
     """Name the mint that answered, where it is not this realm's: another name, issuer or log key; else None."""
-    if told.realm != realm.name:
-        return f"the mint of the realm {told.realm}"
-    if told.issuer != realm.issuer:
-        return f"a mint whose issuer is {told.issuer}, not {realm.issuer}"
+    if readiness.realm != realm.name:
+        return f"the mint of the realm {readiness.realm}"
+    if readiness.issuer != realm.issuer:
+        return f"a mint whose issuer is {readiness.issuer}, not {realm.issuer}"
     try:
         own = str(read_signer(realm.log_key_path, "log").key)
     except ArxError:
         return None  # the permissions check names what cannot be read
-    return None if told.log_key == own else f"the mint of another realm {realm.name}: its log has another key"
+    return None if readiness.log_key == own else f"the mint of another realm {realm.name}: its log has another key"

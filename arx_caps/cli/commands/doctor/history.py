@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compare what the store holds with its own log, with the mint's database and with the mint's record.  SPEC 10.
 
-Whoever may write into the store can undo what is in it: an operator's user, a restored file, somebody with a console.
+A writer to the store can undo what is in it: an operator's user, a restored file, an administrator at a console.
 A verifier that has seen more notices by itself.  This is what shows it to people, and what was ended past the mint.
 """
 
@@ -24,7 +24,7 @@ ROTATE: Final = "restart the mint: it ends this history, and every older token i
 
 
 def check_history(store: RevocationStore, realm: Realm) -> Iterator[Check]:
-    """Look at a realm's kills as the store, its log and the mint tell them.
+    """Look at a realm's kills as the store, its log and the mint have them.
 
     Raises:
         StoreError: The store does not answer.
@@ -40,7 +40,7 @@ def check_history(store: RevocationStore, realm: Realm) -> Iterator[Check]:
         found = _log_and_maps(store, log, header.seq, _kept(store, realm, header.at_ms))
         if found.ok or last:
             break
-        header = store.header()  # somebody killed or thawed something between two looks: look again
+        header = store.header()  # a kill or thaw came between two reads: read again
     yield found
     yield _high_water(store, realm, header.incarnation, header.seq)
     yield _record(realm, {entry.seq: entry for entry in log}, header.seq)

@@ -83,7 +83,7 @@ class Patient(NamedTuple):
         client: The store's server, answers as text.
         store: The realm in it.
         realm: The realm's settings.
-        own: Whether it is the server that ``arx up`` runs, which nobody else can reach.
+        own: Whether it is the server that ``arx up`` runs, which no other user can reach.
     """
 
     client: Any
