@@ -148,14 +148,15 @@ class Template(PolicyTable, frozen=True, kw_only=True):
         depth: How many delegations may follow; default 4, 0 for none.
         audiences: The services that get a token; each has at least one rule.
         rules: The rules.
-        delegate_to: Patterns of the agents that it may be delegated to; default: all agents with the same first segment.
+        delegate_to: Patterns of the agents that it may be delegated to; default: all agents with the same first
+            segment.
         require: Proofs of each call; default ``["call"]``.
         fresh: How old a service's view of kills may be; ``"0ms"`` probes before each call; default: a lease.
         net: Networks that calls may come from; default: any.
         subjects: The people on whose behalf alone it may be started; default: any, or none.
         exchange: For each service, the audiences for which it may exchange the token of a call:
-            ``{ orders = ["payments"] }``; default: none.  An audience that is not in ``audience`` is reached by services
-            alone, and has rules as well.
+            ``{ orders = ["payments"] }``; default: none.  An audience that is not in ``audience`` is reached by
+            services alone, and has rules as well.
         approvals: The calls that an operator must approve first; default: none.
     """
 
