@@ -13,7 +13,7 @@ import functools
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
 from arx_verifier.enforcement.enforcement import Enforcement, Problem, now_ms, read_traceparent
 from arx_verifier.enforcement.problems import Answer
@@ -26,7 +26,6 @@ from arx_verifier.token import sha256_of
 from arx_verifier.verification import Grant, Screened
 
 if TYPE_CHECKING:
-    from arx_verifier.enforcement.endpoints import Endpoints
     from arx_verifier.enforcement.parameters import Parameters, Sent
 
 Message: TypeAlias = MutableMapping[str, Any]
@@ -38,6 +37,16 @@ CALL: Final = "arx.call"
 RECHECK_MS: Final = 250  # a quarter of the default lease: the longest delay that it adds to a kill
 
 _log = logging.getLogger(__name__)
+
+
+class GatedRoutes(Protocol):
+    """The gated routes of an application, for the gates that a call reaches; ``endpoints.Endpoints`` has them."""
+
+    def meaning(self, route: Any, call: "Call", scope: Scope) -> tuple[str, dict[str, Any]]:
+        """Return the tool and the arguments of a call that has reached a route."""
+
+    def require_gates(self, router: Any) -> None:
+        """Add gates to the routes of a router that have none."""
 
 
 class Young:
@@ -112,7 +121,7 @@ class Call:
 
     decision: Decision | None = None
     problem: Problem | None = None
-    endpoints: "Endpoints"
+    endpoints: GatedRoutes
     rest: str | None = None
     parameters: "Parameters | None" = None
     sent: "Sent"
