@@ -28,7 +28,7 @@ MAX_TOKEN_BYTES: Final = 16 * 1024
 
 
 def on_behalf(id_token: str | None, access_token: str | None) -> dict[str, str]:
-    """Say on whose behalf a session is opened, as the mint takes it.
+    """Return on whose behalf a session is opened, in the form that the mint takes.
 
     Args:
         id_token: Their ID token (OpenID Connect).

@@ -90,7 +90,7 @@ class Approval(Shared):
     expires_at: int | None
 
     def __init__(self, about: Mapping[str, Any], *, asker: Asker | None, third_party: bytes | None = None) -> None:
-        """Hold what is known of an approval.
+        """Make an approval of what the mint returned.
 
         Args:
             about: The approval as the mint returns it.
@@ -306,7 +306,7 @@ def add_approvals(text: str, token: Macaroon, approvals: Sequence[Approval], *, 
 
 
 def spread(approvals: Sequence[Approval], tokens: Mapping[str, Macaroon], at: int) -> dict[str, list[Approval]]:
-    """Find out which approvals go to which service.
+    """Return the approvals for each service.
 
     Args:
         approvals: What operators have approved.

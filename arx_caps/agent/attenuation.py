@@ -33,7 +33,7 @@ def caveats_for(
     depth: int | None = None,
     audiences: Sequence[str] | None = None,
 ) -> dict[str, Caveat | None]:
-    """Write what is to be taken away from the tokens of a bundle.
+    """Return the caveats that attenuate the tokens of a bundle.
 
     Args:
         outlines: What the tokens say now, by audience.
@@ -72,7 +72,7 @@ def caveats_for(
 def _rules_for(
     outlines: Mapping[str, Outline], tools: Sequence[str] | None, args: Mapping[str, Any] | None
 ) -> tuple[Rule, ...] | None:
-    """Write the ``allow`` that attenuates every token of a bundle; None where none is needed."""
+    """Return the ``allow`` that attenuates every token of a bundle; None if none is needed."""
     if tools is None and not args:
         return None
     every = _tools_left(outlines, tools)

@@ -65,7 +65,7 @@ class Bundle(Shared):
         task: str,
         tokens: Mapping[str, Macaroon],
     ) -> None:
-        """Hold tokens that belong together.
+        """Make a bundle of tokens that belong together.
 
         Raises:
             MalformedTokenError: They do not: another agent, task, id, realm, audience or chain of delegations.

@@ -30,7 +30,7 @@ _MAX_SHOWN: Final = 80
 
 
 def clash(held: Outline, tool: str, rules: Sequence[Rule]) -> str | None:
-    """Say why no call of a tool could keep what a token says and these rules too.
+    """Return why no call of a tool could keep both a token's rules and these.
 
     Args:
         held: What the token says.
@@ -54,7 +54,7 @@ def clash(held: Outline, tool: str, rules: Sequence[Rule]) -> str | None:
 
 
 def _with_all(rule: Rule, others: Sequence[Rule], groups: Sequence[Sequence[Rule]]) -> str | None:
-    """Say why a rule clashes with each of some rules, of which one must hold."""
+    """Return why a rule clashes with each of some rules, of which one must hold."""
     # What one group requires of every call is there, whatever another one says of its absence.
     needed = {
         name: constraint
@@ -66,7 +66,7 @@ def _with_all(rule: Rule, others: Sequence[Rule], groups: Sequence[Sequence[Rule
 
 
 def _of_two(needed: Mapping[str, ConstraintLike], other: Rule) -> str | None:
-    """Say which argument, of those that have to be there, cannot keep a rule too; None where each may."""
+    """Return the required argument that cannot keep a rule too; None if each may."""
     for name, mine in needed.items():
         theirs = (other.args or {}).get(name)
         if theirs is None:

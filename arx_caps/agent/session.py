@@ -205,7 +205,7 @@ class Session(Shared):
         return self._call("DELETE", f"/v1/tasks/{task}")
 
     def attenuate_task(self, task: str, link: str, caveats: Mapping[str, list[dict[str, Any]]]) -> Bundle:
-        """Have the mint attenuate a task; ``StartedTask.attenuate_for_all`` is the way to it."""
+        """Attenuate a task at the mint; ``StartedTask.attenuate_for_all`` calls it."""
         self.used()
         return self._bundle(self._call("POST", f"/v1/tasks/{task}/attenuate", {"link": link, "caveats": caveats}))
 

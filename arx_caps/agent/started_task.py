@@ -35,7 +35,7 @@ class Starter(Protocol):
         ...
 
     def attenuate_task(self, task: str, link: str, caveats: Mapping[str, list[dict[str, Any]]]) -> Bundle:
-        """Have the mint attenuate a task."""
+        """Attenuate a task at the mint."""
         ...
 
     def extend_task(self, task: str, body: Mapping[str, Any]) -> Bundle:
@@ -75,7 +75,7 @@ class StartedTask(Task):
         depth: int | None = None,
         audiences: Sequence[str] | None = None,
     ) -> Self:
-        """Have the mint attenuate the task for everybody: this task and every other token of it are revoked afterwards.
+        """Attenuate the task at the mint for all holders: it revokes this task and every other token of it.
 
         Also what was delegated, and what the task was extended by.  If the answer is lost, do it again.
 
@@ -198,7 +198,7 @@ class StartedTask(Task):
         return f"{where} may not call {shorten(tool)}, approved or not; it may call {shorten(', '.join(allowed))}"
 
     def _said(self, audience: str, caveat: Caveat | None) -> list[dict[str, Any]]:
-        """Say all that attenuates a token: what the holder added before, offline, and what is to come."""
+        """Return all caveats of a token: those that the holder added before, offline, and the new one."""
         said = caveats_of(self.bundle.tokens[audience])[1:]  # the first is the mint's
         mints = f"{self.bundle.outlines[audience].identifier.kid}:{self.id}"
         if any("third_party" in each and (each["third_party"] or {}).get("id") != mints for each in said):

@@ -35,7 +35,7 @@ _BARE: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
 def show_approval(about: Mapping[str, Any], now_ms: int, *, whole: bool = True) -> str:
-    """Write one approval for people.
+    """Return one approval as text for people.
 
     Args:
         about: The approval as the mint returns it.
@@ -88,7 +88,7 @@ def _cut(text: str) -> list[str]:
 
 
 def _spaced(text: str) -> str:
-    """Write out all spaces of a run but the first: a terminal's lines can be filled with them."""
+    """Escape all spaces of a run but the first: they could fill a terminal's lines."""
     return re.sub(r"(?<= ) ", r"\\u0020", text)
 
 

@@ -10,7 +10,7 @@ from arx_caps.durations import show_time
 
 
 def show_span(ms: int) -> str:
-    """Write a length of time for people, its two largest units."""
+    """Return a length of time for people, in its two largest units."""
     if ms < 1000:
         return f"{ms} ms"
     parts = []
@@ -23,13 +23,13 @@ def show_span(ms: int) -> str:
 
 
 def show_until(ms: int, now_ms: int) -> str:
-    """Write an end for people: when, and how far away."""
+    """Return an end for people: the time, and how far away it is."""
     away = f"in {show_span(ms - now_ms)}" if ms > now_ms else f"{show_span(now_ms - ms)} ago"
     return f"{show_time(ms)} ({away})"
 
 
 def show_json(value: Any) -> str:
-    """Write a value on one line, as JSON."""
+    """Return a value as JSON on one line."""
     return json.dumps(value, ensure_ascii=True, separators=(", ", ": "))
 
 
@@ -52,7 +52,7 @@ def row_of(shown: Mapping[str, Any]) -> list[str]:
 
 
 def why_of(shown: Mapping[str, Any]) -> str:
-    """Say why a decision was as it was; nothing for an allow."""
+    """Return the reason of a decision; empty for an allow."""
     gap = shown["gap"]
     if gap is not None:
         return f"{gap['times']} {gap['why']}, {show_time(gap['since'])} to {show_time(gap['until'])}"
@@ -82,7 +82,7 @@ def _in_words(name: str, value: Any) -> Any:
 
 
 def _member(value: Any) -> str:
-    """Show what stands inside a list or an object; of an enrolled key its id, and since when."""
+    """Return a member of a list or an object as text; of an enrolled key its id and its start."""
     if isinstance(value, dict) and value.keys() == {"kid", "added_at"}:
         return f"{value['kid']} since {show_time(value['added_at'])}"
     return show_json(value) if isinstance(value, dict | list | bool) else str(value)

@@ -107,11 +107,11 @@ class Caller:
         return caller
 
     def set_timeout(self, timeout_s: float) -> None:
-        """Say how long the following answers may take, in seconds."""
+        """Set how long the following answers may take, in seconds."""
         self._http.timeout = httpx.Timeout(timeout_s, connect=CONNECT_S)
 
     def assertion(self, key: KeyFile) -> str:
-        """Say who is calling, for the first call."""
+        """Return an assertion of the caller, for the first call."""
         session_key = self.key.public if key.role == "agent" else None
         return make_assertion(key, audience=self.issuer, now=now_ms(), session_key=session_key)
 

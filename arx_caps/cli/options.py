@@ -46,7 +46,7 @@ class Verbs(click.Group):
     """A noun with its verbs; each verb's first sentence is listed whole."""
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write what click would cut at the width of a line."""
+        """Write the verbs with their whole first sentences, which click would cut."""
         rows = []
         for name in self.list_commands(ctx):
             command = self.get_command(ctx, name)

@@ -47,7 +47,7 @@ def _own(ctx: click.Context, param: click.Parameter, value: Path) -> Path:
 
 
 def _foreign(folder: Path) -> str | None:
-    """Say in which way a folder is not this user's alone, or None."""
+    """Return in which way a folder is not this user's alone, or None."""
     try:
         link, found = folder.lstat(), folder.stat()
     except OSError as error:
@@ -186,7 +186,7 @@ class Place:
         return RevocationStore(*where, password=password, outcome_s=outcome_s, tell=tell, ca=self.ca())
 
     def followed(self) -> tuple[str, str]:
-        """Say where the store, or a relay to it, is, and of which realm.
+        """Return the URL of the store, or of a relay to it, and the realm's name.
 
         Raises:
             SettingsError: The realm's settings cannot be used.
@@ -199,7 +199,7 @@ class Place:
 
 
 def store_url(realm: Realm) -> str:
-    """Say where a realm's store is: its own setting, else the socket of the server that ``arx up`` runs."""
+    """Return the URL of a realm's store: its own setting, else the socket of the server that ``arx up`` runs."""
     from arx_caps.embedded import socket_path
 
     return realm.store or f"unix://{quote(str(socket_path(realm.valkey_dir)))}"

@@ -228,7 +228,7 @@ def _by_store(
     began: float,
     asked: bool,
 ) -> dict[str, Any]:
-    """Write into the store; where the mint was asked before, it may have been done already whatever comes of this."""
+    """Write into the store; if the mint was asked before, the entry may exist whatever the result."""
     outcome_s = OUTCOME_S if timeout_ms is None else max(timeout_ms / 1000, 1.0)
     store = place.store(outcome_s=outcome_s, tell=lambda said: console.say(plain(said)))
     try:
@@ -261,7 +261,7 @@ def _bump(
 
 
 def _who(place: Place) -> str:
-    """Say who writes straight into the store: the operator of the key file, if there is one, and the machine's user."""
+    """Return the author of a direct entry: the operator of the key file, if there is one, and the machine's user."""
     try:
         name = KeyFile.load(place.operator_key).subject
     except ArxError:

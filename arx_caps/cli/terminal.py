@@ -27,7 +27,7 @@ _BRANCH: Final = re.compile("[ │]*[├└]─ ")
 
 
 class Console:
-    """One command's way out.
+    """The output of one command.
 
     Attributes:
         json: Write one JSON object instead of text.
@@ -88,7 +88,7 @@ class Console:
 
 
 def json_line(noun: str, value: dict[str, Any]) -> str:
-    """Write one JSON object on one line, its schema first."""
+    """Return one JSON object on one line, its schema first."""
     return json.dumps({"schema": f"arx/{noun}/{SCHEMA_VERSION}"} | value, ensure_ascii=True)
 
 
@@ -136,7 +136,7 @@ def align(cells: Sequence[str], widths: Sequence[int]) -> str:
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """Lay out rows for people."""
+    """Return rows as a table for people."""
     shown = [[plain("-" if cell is None else cell) for cell in row] for row in rows]
     if on_terminal():
         from rich.table import Table
@@ -150,17 +150,17 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     return "\n".join(align(row, widths) for row in [heads, *shown])
 
 
-def tree(shown_trail: "Trail") -> str:
-    """Draw a trail for people; on a terminal a line that is too long goes on beside its branch."""
+def tree(content: "Trail") -> str:
+    """Return a trail as a tree for people; on a terminal a long line continues beside its branch."""
     from arx_caps.trail_tree import render, styled
 
     if not on_terminal():
-        return render(shown_trail).rstrip("\n")
+        return render(content).rstrip("\n")
     from rich.console import Group
     from rich.table import Table
 
     lines = []
-    for text in styled(shown_trail).split():
+    for text in styled(content).split():
         # What a line ends with is what `arx kill` takes, or why a call was refused: none of it may be cut.
         text.overflow = "fold"
         branch = _BRANCH.match(text.plain)
@@ -171,7 +171,7 @@ def tree(shown_trail: "Trail") -> str:
 
 
 def pairs(facts: Sequence[tuple[str, Any]], indent: str = "") -> str:
-    """Lay out named facts for people, those that are None left out."""
+    """Return named facts as lines for people, without those that are None."""
     known = [(name, plain(value)) for name, value in facts if value is not None]
     width = max((len(name) for name, _ in known), default=0)
     return "\n".join(f"{indent}{name.ljust(width)}  {value}" for name, value in known)
@@ -200,7 +200,7 @@ class Progress:
             self._task = self._bar.add_task(about, total=None)
 
     def tell(self, done: int, whole: int) -> None:
-        """Show how many records are done, and of how many, 0 where that is not known."""
+        """Show how many records are done, and of how many; 0 if unknown."""
         if self._bar is not None:
             count = f"{done:,} of {whole:,} records" if whole else f"{done:,} records"
             self._bar.update(self._task, completed=done, total=whole or None, description=count)

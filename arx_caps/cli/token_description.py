@@ -111,7 +111,7 @@ def describe_discharge(macaroon: Macaroon) -> dict[str, Any]:
 
 
 def steps(macaroon: Macaroon) -> list[Step]:
-    """Say of each caveat what it takes away."""
+    """Return for each caveat what it removes."""
     found: list[Step] = []
     handed = False
     for index, packet in enumerate(macaroon.packets):
@@ -145,7 +145,7 @@ def _third_party(place: str, packet: wire.ThirdPartyPacket) -> Step:
 
 
 def describe_rule(rule: Rule) -> str:
-    """Write one rule in words: the tool, then its arguments in brackets."""
+    """Return one rule in words: the tool, then its arguments in brackets."""
     if rule.args is None:
         return f"{rule.tool} with any arguments"
     arguments = [f"{name} {_constraint(constraint)}" for name, constraint in rule.args.items()]
@@ -182,7 +182,7 @@ _PHRASES: Final[dict[str, Callable[[Any], str]]] = {
 
 
 def _phrases(caveat: Caveat) -> list[str]:
-    """Write what a caveat prohibits, a phrase for each member."""
+    """Return what a caveat prohibits, a phrase for each member."""
     members = msgspec.structs.asdict(caveat)
     phrases = [write(members[name]) for name, write in _PHRASES.items() if members[name] is not None]
     others = [name for name in members if name not in (*_PHRASES, "to", "hop") and members[name] is not None]

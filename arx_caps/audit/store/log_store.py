@@ -121,7 +121,7 @@ class LogStore:
         return f"<LogStore in {place_of(self._engine)}>"
 
     def close(self) -> None:
-        """Give the connections back."""
+        """Close the connections."""
         self._engine.dispose()
 
     def create(self) -> None:

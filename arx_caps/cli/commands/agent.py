@@ -39,7 +39,7 @@ def _checked(path: str) -> str:
 
 
 def _about_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Say of an agent what travels in its tokens."""
+    """Add the options of what an agent's tokens say about it."""
     for name, text in reversed(_ABOUT_TEXTS):
         command = click.option(f"--{name}", name, help=text)(command)
     return command

@@ -139,13 +139,13 @@ def openapi_command(console: Console, realm_dir: Path) -> None:
 
 
 def _told(facts: dict[str, Any]) -> str:
-    """Show an event's facts on one line."""
+    """Return an event's facts on one line."""
     known = {name: value for name, value in facts.items() if value not in (None, {}, [])}
     return plain(" ".join(f"{name}={_one(name, value)}" for name, value in known.items()))
 
 
 def _one(name: str, value: object) -> str:
-    """Show a fact: text as it is, a list of texts with commas, a time as one, everything else as JSON."""
+    """Return a fact as text: text as it is, a list of texts with commas, a time as one, everything else as JSON."""
     if name.endswith("_at") and isinstance(value, int):
         return show_time(value).replace(" ", "T")
     if isinstance(value, list) and all(isinstance(each, str) for each in value):

@@ -213,7 +213,7 @@ def _fetch(place: Place, digest: str) -> dict[str, Any]:
 
 
 def _explained(value: dict[str, Any]) -> list[str]:
-    """Write an explanation for people."""
+    """Return an explanation as text for people."""
     lines = [f"policy {value['policy']}", ""]
     for name in ("session", "task"):
         part = value[name]
@@ -257,7 +257,7 @@ def _rule(rule: dict[str, Any]) -> str:
 
 
 def _approval(terms: dict[str, Any]) -> str:
-    """Say what an approval takes."""
+    """Return what an approval takes, in words."""
     who = "an operator" if terms["need"] == 1 else f"{terms['need']} operators"
     times = "one call" if terms["once"] else "calls"
     return f"by {who}, good for {times} within {terms['ttl']}"

@@ -220,7 +220,7 @@ def _tell(console: Console, service: dict[str, Any]) -> None:
 
 
 def _doubt(console: Console, answer: dict[str, Any]) -> None:
-    """Say that nothing can come of it yet: a slip, or a service that is there before its policy."""
+    """Hint that no task has a token for the service yet: a slip, or a service enrolled before its policy."""
     if not answer.get("in_policy", True):
         console.hint(f"the policy in force has no [audience.{answer['audience']}]: no task has a token for it")
 

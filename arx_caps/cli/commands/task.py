@@ -274,7 +274,7 @@ def _checked(task: str) -> str:
 
 
 def _give(console: Console, value: dict[str, Any], bundle: str, out: Path | None) -> None:
-    """Write a bundle, a secret: to stdout where it is what was asked for, or to a file."""
+    """Write a bundle, a secret, to stdout or to a file."""
     value["fingerprint"] = fingerprint(bundle)
     if out is not None:
         write_private(out, bundle + "\n")

@@ -141,7 +141,7 @@ def _silent(mint: Caller, heard: set[str], asked: str | None, *, more: bool) -> 
 
 
 def _tree(console: Console, mint: Caller, asking: Asking) -> bool:
-    """Show what one id is part of as a tree; false where it is too large for one."""
+    """Show the tree of one id; return false if it is too large for a tree."""
     from arx_caps.trail import trails_of_log
 
     answer = mint.call("GET", NODES, query=asking.whose)
@@ -175,7 +175,7 @@ def _write(console: Console, found: Sequence[dict[str, Any]], widths: Sequence[i
 
 
 def _said(shown: int, total: dict[str, Any]) -> str:
-    """Say how much of what there is is shown."""
+    """Return how much of the result is shown."""
     if not total["records"]:
         return "no record is like that"
     count = f"{total['records']:,}" if total["exact"] else f"more than {total['records']:,}"

@@ -24,7 +24,7 @@ ROTATE: Final = "restart the mint: it ends this history, and every older token i
 
 
 def check_history(store: RevocationStore, realm: Realm) -> Iterator[Check]:
-    """Look at a realm's kills as the store, its log and the mint have them.
+    """Compare a realm's kills in the store, its log and the mint.
 
     Raises:
         StoreError: The store does not answer.
@@ -141,7 +141,7 @@ def _high_water(store: RevocationStore, realm: Realm, incarnation: str, seq: int
 
 
 def _record(realm: Realm, log: dict[int, Entry], seq: int) -> Check:
-    """Hold the log to what the mint recorded: after a rollback other entries have the old numbers, or none."""
+    """Compare the log with the mint's record: after a rollback the old numbers have other entries, or none."""
     compared = 0
     try:
         events = _events(realm)
@@ -159,7 +159,7 @@ def _record(realm: Realm, log: dict[int, Entry], seq: int) -> Check:
 
 
 def _freezes(store: RevocationStore, realm: Realm) -> Check:
-    """Hold the store's freezes to those that the database knows."""
+    """Compare the store's freezes with those of the database."""
     from arx_caps.mint.db.state import MintState
     from arx_caps.mint.revocation.freezes import wanted_freezes
 

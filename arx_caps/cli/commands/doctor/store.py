@@ -29,7 +29,7 @@ ANYBODY: Final = "default"
 # An administrator alone can ask for users.  Its own rights are not the point: those of the realm's own user, of its
 # followers and of the default user are.
 def wide_users(client: Any, realm: str, store: str | None) -> tuple[int, dict[str, list[str]]]:
-    """Look at the users that concern a realm.
+    """Check the store's users that concern a realm.
 
     Args:
         client: The store's server, as a user that may ask about users.
@@ -93,7 +93,7 @@ class Patient(NamedTuple):
 
 
 def check_store(url: str | None, realm: Realm) -> Iterator[Check]:
-    """Look at a realm's store.
+    """Check a realm's store.
 
     Args:
         url: Where it is, if not where the realm's folder says.

@@ -14,7 +14,7 @@ from arx_verifier.errors import SettingsError
 
 
 def check_witnesses(realm: Realm) -> Iterator[Check]:
-    """Look at the cosignatures of the published checkpoint; yield nothing without a witness or a log."""
+    """Check the cosignatures of the published checkpoint; yield nothing without a witness or a log."""
     published = realm.log_dir / "checkpoint"
     if not realm.witnesses or not published.exists():
         return

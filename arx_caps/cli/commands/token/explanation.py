@@ -106,7 +106,7 @@ class _NothingSpent:
     not_before_ms = 0
 
     def spend(self, key: bytes | str, expires_ms: int, now_ms: int) -> bool:  # noqa: ARG002
-        """Say that the call is new."""
+        """Return that the call is new."""
         return True
 
 
@@ -230,7 +230,7 @@ def _show(verdict: Verdict, tool: str, at_ms: int) -> str:
 
 
 def _timed(failure: Failure) -> tuple[str, ...]:
-    """Write a failure's times, ms since the Unix epoch, as a person reads them."""
+    """Return what a failure expected and got, its times in the form for people."""
     return tuple(
         re.sub(r"[0-9]{12,}", lambda ms: show_time(int(ms[0])), text) for text in (failure.expected, failure.came)
     )
