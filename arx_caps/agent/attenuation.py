@@ -166,7 +166,9 @@ def _refuse_the_useless(
         if None not in clashes:
             dead[tool] = str(clashes[0])
     if dead and (each or len(dead) == len(every)):
-        raise AttenuationError(f"nobody could call {'; '.join([f'{tool}: {why}' for tool, why in dead.items()][:4])}")
+        raise AttenuationError(
+            f"no call would be allowed: {'; '.join([f'{tool}: {why}' for tool, why in dead.items()][:4])}"
+        )
 
 
 def _by_tool(

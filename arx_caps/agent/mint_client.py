@@ -2,8 +2,8 @@
 """Talk to the mint over HTTP: proofs go with each call, its problems come back as typed errors.  RFC 9449, RFC 9457.
 
 An answer that is lost leaves open whether the mint did what it was asked for.  So such a call is repeated, with a proof
-of its own and the ``Idempotency-Key`` of the first, until it is answered: nobody has a session or a task that they do
-not know of.  What was refused, or never sent, is not tried twice.
+of its own and the ``Idempotency-Key`` of the first, until it is answered: no caller has a session or a task that it
+does not know of.  What was refused, or never sent, is not tried twice.
 
 No answer's text goes into an error but the mint's own detail, so that no token can.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A task in the hands of the session that started it: finish it, attenuate it for everybody, ask for more.  SPEC 20.
+"""A task in the hands of the session that started it: finish it, attenuate it for all holders, ask for more.  SPEC 20.
 
 Other holders attenuate a task offline, for the next holder alone.  A call here goes to the mint, and applies to every
 token of the task.
@@ -239,4 +239,4 @@ def end_block(end: Callable[[], object], error: BaseException | None) -> None:
             return
         if error is None:
             raise
-        error.add_note(f"besides, the mint was not told that it is over: {failed}")
+        error.add_note(f"besides, the mint did not end it: {failed}")

@@ -30,6 +30,8 @@ AREAS = (
     "README.md",
     "SECURITY.md",
     "arx_caps/*.py",
+    "arx_caps/agent",
+    "arx_caps/audit",
     "arx_caps/relay",
     "arx_caps/revocation",
     "arx_caps/service",
@@ -53,9 +55,9 @@ EXCEPTIONS = {  # lines with an avoided word, by a part of the line, and why
     "| `conflict` | 409 |": "a row of arx_caps/mint/api/problems.py",
     "| `internal` | 500 |": "a row of arx_caps/mint/api/problems.py",
     "| `incomplete` | 503 |": "a row of arx_caps/mint/api/problems.py",
-    "`AttenuationError`: nobody could call …": "quotes an error of arx_caps/agent",
     "decisions/0070-a-record-tells-the-first.md": "the address of a decision",
     '"whoever", "somebody" or "told"': "names words to avoid",
+    "tell: Called whenever something is new": "a parameter of Approval.wait",
     "tell: Called with a sentence while an outcome": "a parameter that arx_caps/cli passes by name",
 }
 
