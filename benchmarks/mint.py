@@ -20,7 +20,7 @@ from sqlalchemy import insert
 
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.jose import KeyFile, make_assertion
-from arx_caps.mint.db.state import MintState
+from arx_caps.mint.db.mint_database import MintDatabase
 from arx_caps.mint.db.tables import SESSIONS
 from arx_caps.realm import Realm
 from benchmarks import mint_report
@@ -128,14 +128,14 @@ def many(on: Stage, sessions: int) -> dict[str, Any]:
     """List and end beside so many live sessions, which are written as copies of one that was opened."""
     asyncio.run(_open_one(on))
     began = time.monotonic()
-    with MintState(on.realm.database_url) as state:
-        (one,) = state.rows(SESSIONS.select(), 1)
+    with MintDatabase(on.realm.database_url) as db:
+        (one,) = db.page(SESSIONS.select(), 1)
         for first in range(0, sessions, 10_000):
             rows = [
                 one | {"id": f"s-{number:016d}", "agent": f"acme/support/a{number % CROWD}"}
                 for number in range(first, min(sessions, first + 10_000))
             ]
-            with state.write() as connection:
+            with db.write() as connection:
                 connection.execute(insert(SESSIONS), rows)
     facts: dict[str, Any] = {"sessions": sessions, "written_s": round(time.monotonic() - began, 1)}
     told, facts["first_page_ms"] = on.call("GET", "/v1/sessions?limit=100", rounds=30)

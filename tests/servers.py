@@ -116,13 +116,13 @@ def own_valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedVal
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Postgres]:
     """A running PostgreSQL, with a database ``made`` that has the mint's tables and nothing in them."""
-    from arx_caps.mint.db.state import MintState
+    from arx_caps.mint.db.mint_database import MintDatabase
     from tests.postgres import running
 
     with running() as server:
         made = server.database(name="made")
-        with MintState(made) as state:
-            state.create()
+        with MintDatabase(made) as db:
+            db.create()
         yield server
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from arx_caps.jose import KeyFile
-from arx_caps.mint.db.state import MintState
+from arx_caps.mint.db.mint_database import MintDatabase
 from arx_caps.mint.keys.root_keys import RootKeys
 from arx_caps.mint.policy.model import Policy
 from arx_caps.mint.server.init_realm import init_realm
@@ -28,8 +28,8 @@ def test_init_makes_everything_and_open_finds_it(tmp_path: Path) -> None:
     assert Policy.load(realm.policy_path).templates
     operator = KeyFile.load(realm.operator_key_path)
     assert (operator.role, operator.name, operator.issuer) == ("operator", "root", ISSUER)
-    with MintState(realm.database_url) as state:
-        assert state.find_key("operator:root", operator.key.kid) is not None
+    with MintDatabase(realm.database_url) as db:
+        assert db.holder_keys.find("operator:root", operator.key.kid) is not None
     assert RootKeys.load(realm.root_path, realm="acme", passphrase=None, key_path=realm.root_key_path).names == ("k1",)
     assert {path.name for path in tmp_path.iterdir()} == {"realm"}
 

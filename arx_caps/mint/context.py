@@ -12,7 +12,8 @@ from typing import Final, NamedTuple
 from arx_caps.mint.audit.feeds import EventFeed, JournalFeed, KillFeed, SignedFeed
 from arx_caps.mint.audit.log import AuditLog
 from arx_caps.mint.db.health import WriteHealth
-from arx_caps.mint.db.state import HighWater, MintState
+from arx_caps.mint.db.mint_database import MintDatabase
+from arx_caps.mint.db.repositories.epoch import HighWater
 from arx_caps.mint.keys.jwks import KeySets
 from arx_caps.mint.keys.key_schedule import KeySchedule
 from arx_caps.mint.keys.root_keys import RootKeys
@@ -49,7 +50,7 @@ class MintContext:
 
     Attributes:
         realm: The realm's settings.
-        state: The database.
+        db: The mint's database.
         roots: The root keys.
         key_schedule: Which of them mints what, and when.
         policies: The policy in force, and how it changes.
@@ -72,7 +73,7 @@ class MintContext:
         self,
         realm: Realm,
         *,
-        state: MintState,
+        db: MintDatabase,
         roots: RootKeys,
         policy: Policy | NoPolicy,
         epochs: Epochs,
@@ -81,24 +82,24 @@ class MintContext:
         decisions: DecisionSink,
         log: AuditLog | None = None,
     ) -> None:
-        self.realm, self.state, self.roots = realm, state, roots
-        self.policies = ActivePolicy(realm.policy_path, state, policy)
+        self.realm, self.db, self.roots = realm, db, roots
+        self.policies = ActivePolicy(realm.policy_path, db, policy)
         self.epochs, self.store, self.store_url = epochs, store, store_url
         self.topology = Topology(realm.replicas, realm.on_failover, realm.failover_window_ms)
         self.decisions = decisions
-        self.key_schedule = KeySchedule(realm, roots, state)
+        self.key_schedule = KeySchedule(realm, roots, db)
         self.keys = self.key_schedule.ring
         self.key_sets = KeySets(realm.policy_path.parent, ca=realm.ca)
         self.limits = RateLimits(realm.limits)
-        self._recording = WriteHealth(state.outbox)
+        self._recording = WriteHealth(db.outbox)
         self.verifier = Verifier(audience=MINT_AUDIENCE, keys=self.keys, epochs=epochs, decisions=decisions)
-        self.freezes = FreezeKeeper(realm.name, state, store, self.noted)
+        self.freezes = FreezeKeeper(realm.name, db, store, self.noted)
         self.log = AuditLog(realm) if log is None else log
         signed = SignedFeed(store, self.log.publisher)  # first: it may keep the others from recording anything
-        self.log.feeds = (signed, EventFeed(state), KillFeed(store), JournalFeed(realm.journals_dir / MINT))
-        self.history = StoreHistory(realm, state, store, self.topology, epochs, self.log)
-        self.revoker = Revoker(state, store, self.history, self.freezes, self.noted)
-        self.rotation = KeyRotation(realm, state, roots, self.key_schedule, store, self.revoker)
+        self.log.feeds = (signed, EventFeed(db), KillFeed(store), JournalFeed(realm.journals_dir / MINT))
+        self.history = StoreHistory(realm, db, store, self.topology, epochs, self.log)
+        self.revoker = Revoker(db, store, self.history, self.freezes, self.noted)
+        self.rotation = KeyRotation(realm, db, roots, self.key_schedule, store, self.revoker)
 
     @property
     def policy(self) -> Policy:
@@ -148,7 +149,7 @@ class MintContext:
 
     def noted(self, place: HistoryPlace) -> None:
         """Remember a change of the kill epoch and see it in force here, so that whoever made it finds it so."""
-        self.state.raise_high_water(self.realm.name, HighWater(*place))
+        self.db.epoch.raise_high_water(self.realm.name, HighWater(*place))
         self.epochs.catch_up(0, place.seq, CATCH_UP_S)
 
     def ready(self) -> list[str]:

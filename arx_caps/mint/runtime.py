@@ -15,7 +15,7 @@ from typing import Final, Self
 from arx_caps.mint.audit.log import AuditLog
 from arx_caps.mint.context import CATCH_UP_S, MINT, MintContext
 from arx_caps.mint.db.events import Event
-from arx_caps.mint.db.state import MintState
+from arx_caps.mint.db.mint_database import MintDatabase
 from arx_caps.mint.keys.root_keys import RootKeys
 from arx_caps.mint.policy.activation import read_policy
 from arx_caps.realm import Realm
@@ -65,7 +65,7 @@ class MintRuntime(MintContext):
         password = os.environ.get("ARX_STORE_PASSWORD")
         return cls(
             realm,
-            state=MintState(database or realm.database_url, writer=verifier_id),
+            db=MintDatabase(database or realm.database_url, writer=verifier_id),
             roots=roots,
             policy=read_policy(realm.policy_path),
             epochs=Follower(store_url, realm.name, verifier_id, password=password, ca=realm.ca),
@@ -86,11 +86,11 @@ class MintRuntime(MintContext):
         """
         if self._keeper is not None:
             return
-        self.state.create()
+        self.db.create()
         self.log.start()
         self.key_schedule.start()
         self.policies.settle()
-        self.state.record(
+        self.db.record(
             Event.of("mint.started", MINT, policy=self.policies.loaded.digest, root=self.key_schedule.minting())
         )
         self.history.attest()
@@ -111,7 +111,7 @@ class MintRuntime(MintContext):
         self.verifier.close()
         self.log.close()
         self.store.close()
-        self.state.close()
+        self.db.close()
 
     def reload_policy(self) -> str:
         """Read the policy file again and return its digest; see ``ActivePolicy.reload``."""

@@ -17,7 +17,7 @@ import pytest
 from arx_caps.cli import exit_codes
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.jose import KeyFile, SigningKey, make_assertion
-from arx_caps.mint.db.state import MintState
+from arx_caps.mint.db.mint_database import MintDatabase
 from arx_caps.realm import Realm
 from arx_caps.revocation import RevocationStore, acl
 from arx_verifier.token.targets import subject_target
@@ -76,8 +76,8 @@ class Desk:
                 path = "/v1/kills" if verb == "kill" else "/v1/freezes"
                 assert "seq" in self.ask("POST", path, {"targets": targets, "reason": "test", "wait": False})
         until(lambda: self.open(GONE) == self.open(FROZEN) == "frozen")
-        with RevocationStore(self.store, self.realm.name) as store, MintState(self.realm.database_url) as state:
-            until(lambda: state.followed(self.realm.name)[:2] == (store.header().incarnation, store.header().seq))
+        with RevocationStore(self.store, self.realm.name) as store, MintDatabase(self.realm.database_url) as db:
+            until(lambda: db.epoch.followed(self.realm.name)[:2] == (store.header().incarnation, store.header().seq))
 
     def freezes(self) -> set[str]:
         """What the store refuses."""
@@ -199,7 +199,7 @@ def test_a_history_that_the_database_has_no_mark_of_is_ended(desk: Desk) -> None
     with RevocationStore(desk.store, desk.realm.name) as store:
         begun = store.rotate().header.incarnation
     until(lambda: desk.open(FREE) == "ok", 30)
-    with MintState(desk.realm.database_url) as state:
-        mark = state.high_water(desk.realm.name)
+    with MintDatabase(desk.realm.database_url) as db:
+        mark = db.epoch.high_water(desk.realm.name)
     assert mark is not None
     assert mark.incarnation != begun  # nobody knows what that history had from the one before

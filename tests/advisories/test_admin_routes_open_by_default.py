@@ -47,7 +47,7 @@ def test_a_stranger_is_told_nothing_by_any_route(world: World) -> None:
     """No token, a scheme of another kind, junk, a proof without a token: 401, or 405 before anything is looked at."""
     agent = world.enrol()
     junk = Holder(world, agent.key, "arx1_AAAA")
-    before, known = world.events(), world.mint.state.agents()
+    before, known = world.events(), world.mint.db.agents.list()
     for path in paths(world):
         for method in METHODS:
             for headers, content in (
@@ -63,14 +63,14 @@ def test_a_stranger_is_told_nothing_by_any_route(world: World) -> None:
                     method, path, headers={**headers, "Content-Type": "application/json"}, content=content
                 )
                 assert answer.status_code in (401, 405), (method, path, headers, answer.status_code, answer.text)
-    assert (world.events(), world.mint.state.agents()) == (before, known)
+    assert (world.events(), world.mint.db.agents.list()) == (before, known)
 
 
 def test_whoever_it_is_not_for_does_nothing(world: World) -> None:
     """An agent on operators' routes and an operator on agents' are refused, whatever they send."""
     agent, _ = world.session()
     callers = {"agent": agent, "operator": world.operator()}
-    before = world.mint.state.agents()
+    before = world.mint.db.agents.list()
     for endpoint in ENDPOINTS:
         if endpoint.action is None:
             continue
@@ -78,7 +78,7 @@ def test_whoever_it_is_not_for_does_nothing(world: World) -> None:
             if kind not in endpoint.callers:
                 answer = holder.call(endpoint.method, sample(endpoint.path), {})
                 assert answer.status_code in (401, 403), (kind, endpoint.method, endpoint.path, answer.text)
-    assert world.mint.state.agents() == before
+    assert world.mint.db.agents.list() == before
 
 
 def test_what_is_another_s_is_not_there(world: World) -> None:
@@ -105,7 +105,7 @@ def test_no_key_is_known_before_somebody_enrols_it(world: World) -> None:
     answer = holder.call("POST", "/v1/operators/token", {"assertion": world.assertion(stranger)})
     assert (answer.status_code, answer.json()["code"]) == (401, "bad_assertion")
     with pytest.raises(GrantError, match="exists"):
-        world.mint.state.add_operator("root", stranger.key.public, _nothing(), role="admin")
+        world.mint.db.operators.add("root", stranger.key.public, _nothing(), role="admin")
 
 
 def _nothing() -> Event:

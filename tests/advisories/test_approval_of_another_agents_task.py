@@ -20,7 +20,7 @@ def test_asked_for_by_another_agent(desk: Desk) -> None:
     assert code(desk.try_to_ask(by=other)) == "not_found"
     again, _ = desk.world.open_session(desk.world.enrol("acme/support/third"))
     assert code(desk.try_to_ask(by=again)) == "not_found"
-    assert desk.world.mint.state.approvals() == []
+    assert desk.world.mint.db.approvals.list() == []
 
 
 def test_fetched_by_another_agent(desk: Desk) -> None:

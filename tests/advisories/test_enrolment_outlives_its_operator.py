@@ -48,7 +48,7 @@ def test_it_is_worth_nothing_once_its_maker_is_removed(made: tuple[World, Unsafe
     enrolment = invitation(world)
     world.operator().call("DELETE", "/v1/operators/eve")
     assert join(world, enrolment) == (401, "bad_enrolment")
-    assert world.mint.state.services() == []
+    assert world.mint.db.services.list() == []
 
 
 def test_it_is_worth_what_the_role_of_its_maker_is_worth_now(made: tuple[World, UnsafeLocalEpochs]) -> None:
@@ -68,7 +68,7 @@ def test_it_is_frozen_with_its_maker(made: tuple[World, UnsafeLocalEpochs]) -> N
     enrolment = invitation(world)
     epochs.freeze("operator:eve")
     assert join(world, enrolment)[1] == "frozen"
-    assert world.mint.state.services() == []
+    assert world.mint.db.services.list() == []
 
 
 def test_a_stranger_leaves_no_proof_behind(made: tuple[World, UnsafeLocalEpochs]) -> None:
@@ -76,7 +76,7 @@ def test_a_stranger_leaves_no_proof_behind(made: tuple[World, UnsafeLocalEpochs]
     world, _ = made
 
     def kept() -> int:
-        with world.mint.state.read() as c:
+        with world.mint.db.read() as c:
             return int(c.execute(select(func.count()).select_from(USED_JTI)).scalar_one())
 
     world.client.get("/readyz")

@@ -89,7 +89,7 @@ def begun(folder: Path, database: str | None = None) -> World:
     chain = facts(session["id"], "t-1", "helper", subject=("https://idp.example", "ada"), tasks=("sub",), model="m")
     calls = [decision(1, chain), decision(2, chain, "expired", args_digest=b"d" * 32), decision(3, facts(), "revoked")]
     batch, key = batch_of(calls), SigningKey.generate()
-    with made.mint.state.write() as c:
+    with made.mint.db.write() as c:
         add_key(c, "service:orders", key.public)
     statement = sign_batch(key, batch, batch.encode(), realm="acme", issuer=ISSUER, now=now_ms())
     made.mint.log.take(batch, statement)
@@ -250,7 +250,7 @@ def test_what_was_rewritten_before_it_was_signed_is_found(world: World) -> None:
     """The mint is stopped before it signs, and row and tree are made to agree: no service has signed for that."""
     log, folder = world.mint.log, str(world.realm.folder)
     key, batch = SigningKey.generate(), batch_of([decision(4, facts()), decision(5, facts(), "expired")], 4)
-    with world.mint.state.write() as c:
+    with world.mint.db.write() as c:
         add_key(c, "service:orders", key.public)
     log.close()  # its thread would sign what is taken next before that is rewritten
     log.take(batch, sign_batch(key, batch, batch.encode(), realm="acme", issuer=ISSUER, now=now_ms()))

@@ -14,7 +14,8 @@ import pytest
 
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.mint.context import Born
-from arx_caps.mint.db.state import HighWater, MintState
+from arx_caps.mint.db.mint_database import MintDatabase
+from arx_caps.mint.db.repositories.epoch import HighWater
 from arx_caps.mint.runtime import MintRuntime
 from tests.mint.world import AGENT, LOOKUP, World, client_of, make_realm
 
@@ -28,15 +29,15 @@ def world(tmp_path: Path, own_valkey: EmbeddedValkey) -> Iterator[World]:
 
 def test_a_late_word_of_an_ended_history_is_not_remembered(tmp_path: Path) -> None:
     """Only the beginning of a history, or a later place in the sequence, can change which one is trusted."""
-    with MintState(f"sqlite:///{tmp_path}/mint.db") as state:
-        state.create()
-        state.raise_high_water("acme", HighWater("old", 9, max_ttl_ms=1000), begins=True)
-        state.raise_high_water("acme", HighWater("new", 9, max_ttl_ms=1000), begins=True)
+    with MintDatabase(f"sqlite:///{tmp_path}/mint.db") as db:
+        db.create()
+        db.epoch.raise_high_water("acme", HighWater("old", 9, max_ttl_ms=1000), begins=True)
+        db.epoch.raise_high_water("acme", HighWater("new", 9, max_ttl_ms=1000), begins=True)
         for late in (8, 9):
-            state.raise_high_water("acme", HighWater("old", late))
-            assert state.high_water("acme") == HighWater("new", 9, max_ttl_ms=1000)
-        state.raise_high_water("acme", HighWater("newer", 10))
-        assert state.high_water("acme") == HighWater("newer", 10, max_ttl_ms=1000)
+            db.epoch.raise_high_water("acme", HighWater("old", late))
+            assert db.epoch.high_water("acme") == HighWater("new", 9, max_ttl_ms=1000)
+        db.epoch.raise_high_water("acme", HighWater("newer", 10))
+        assert db.epoch.high_water("acme") == HighWater("newer", 10, max_ttl_ms=1000)
 
 
 @pytest.mark.servers
@@ -45,7 +46,7 @@ def test_a_grant_that_raced_a_new_history_changes_nothing(world: World, monkeypa
     agent, _ = world.session(AGENT)
     before = Born(*world.mint.epochs.view()[:2])
     begun = world.mint.store.rotate(max_ttl_ms=world.realm.max_ttl_ms).header
-    world.mint.state.raise_high_water(world.realm.name, HighWater(begun.incarnation, begun.seq), begins=True)
+    world.mint.db.epoch.raise_high_water(world.realm.name, HighWater(begun.incarnation, begun.seq), begins=True)
 
     with monkeypatch.context() as racing:  # this request read the epoch, and was held to it, a moment before
         racing.setattr(world.mint, "born", lambda: before)
@@ -53,7 +54,7 @@ def test_a_grant_that_raced_a_new_history_changes_nothing(world: World, monkeypa
         racing.setattr(world.mint.epochs, "check", lambda *_: None)
         assert agent.call("POST", "/v1/tasks", LOOKUP).status_code == 201
 
-    mark = world.mint.state.high_water(world.realm.name)
+    mark = world.mint.db.epoch.high_water(world.realm.name)
     assert mark is not None
     assert mark.incarnation == begun.incarnation
     world.mint.history.attest()

@@ -54,7 +54,7 @@ def test_what_is_done_has_its_record(disk: Path, tmp_path: Path, all_of_it: bool
     """The mint says why it does nothing; what it said was done, before and after, has its event and its decision."""
     world = world_on(disk, disk if all_of_it else tmp_path)
     holder, _ = world.session()
-    operator, state = world.operator(), world.mint.state
+    operator, db = world.operator(), world.mint.db
     filler, agents, tasks = fill_up(disk), 1, 0
     for number in range(3000):
         agent = {"path": f"acme/n{number}", "jwk": SigningKey.generate().public.jwk, "owner": "x" * 200}
@@ -67,7 +67,7 @@ def test_what_is_done_has_its_record(disk: Path, tmp_path: Path, all_of_it: bool
         print(answer.json())
         assert answer.json()["code"] in ("audit_unavailable", "store_unavailable")
         assert any(word in answer.json()["detail"] for word in ("journal", "record", "database"))
-    assert (len(state.agents()), len(state.tasks())) == (agents, tasks)
+    assert (len(db.agents.list()), len(db.tasks.list())) == (agents, tasks)
     filler.unlink()
     until(lambda: operator.call("POST", "/v1/agents", agent).status_code == 201)
     assert holder.call("POST", "/v1/tasks", LOOKUP).status_code == 201

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from arx_caps.mint.db.events import Event
-from arx_caps.mint.db.state import MintState
+from arx_caps.mint.db.mint_database import MintDatabase
 from arx_verifier.errors import StoreError
 
 
@@ -18,9 +18,9 @@ from arx_verifier.errors import StoreError
 def test_nothing_is_recorded_in_a_file_without_its_name(tmp_path: Path, how: str) -> None:
     """Once the database's file is not where it was, nothing is answered as done, and the mint is not ready."""
     path = tmp_path / "mint.db"
-    with MintState(f"sqlite:///{path}") as state:
-        state.create()
-        state.record(Event.of("first", "mint"))
+    with MintDatabase(f"sqlite:///{path}") as db:
+        db.create()
+        db.record(Event.of("first", "mint"))
         if how == "removed":
             path.unlink()
         else:
@@ -28,13 +28,13 @@ def test_nothing_is_recorded_in_a_file_without_its_name(tmp_path: Path, how: str
         if how == "replaced":
             path.write_bytes(b"")
         for ask in (
-            lambda: state.record(Event.of("second", "mint")),
-            state.outbox.check,
-            lambda: state.outbox.after(0),
+            lambda: db.record(Event.of("second", "mint")),
+            db.outbox.check,
+            lambda: db.outbox.after(0),
         ):
             with pytest.raises(StoreError, match="moved away or removed"):
                 ask()
         if how == "moved":
             (tmp_path / "old.db").rename(path)
-            state.record(Event.of("third", "mint"))
-            assert [event.kind for event in state.outbox.after(0)] == ["first", "third"]
+            db.record(Event.of("third", "mint"))
+            assert [event.kind for event in db.outbox.after(0)] == ["first", "third"]

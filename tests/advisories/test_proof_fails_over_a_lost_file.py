@@ -67,7 +67,7 @@ def test_a_proof_is_had_again(world: World, tmp_path: Path, damage: Callable[[Pa
 def test_a_service_is_told_no_nonsense(world: World, damage: Callable[[Path], object]) -> None:
     """Its batch is taken; the log's word comes with the next one, and proves what it says."""
     key = SigningKey.generate()
-    with world.mint.state.write() as c:
+    with world.mint.db.write() as c:
         add_key(c, "service:orders", key.public)
     log = world.mint.log
     log.step()

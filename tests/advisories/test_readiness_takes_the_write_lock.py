@@ -25,7 +25,7 @@ def test_a_stranger_takes_no_lock_and_waits_for_none(tmp_path: Path, monkeypatch
         hangs.set()
         assert goes_on.wait(20)
 
-    monkeypatch.setattr(world.mint.state.outbox, "check", look)
+    monkeypatch.setattr(world.mint.db.outbox, "check", look)
     monkeypatch.setattr("arx_caps.mint.db.health.LOOK_S", 0.0)
     first = threading.Thread(target=world.client.get, args=("/readyz",))
     first.start()

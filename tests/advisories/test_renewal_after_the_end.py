@@ -9,16 +9,17 @@ from collections.abc import Callable
 
 import pytest
 
-from arx_caps.mint.db.state import MintState, now_ms
+from arx_caps.mint.db.database import now_ms
+from arx_caps.mint.db.mint_database import MintDatabase
 from arx_caps.mint.db.tables import SESSIONS, TASKS
 from arx_verifier.errors import GrantError
-from tests.mint.test_races import MARK, SOME, enrol, open_session, start_task, states
+from tests.mint.test_races import MARK, SOME, dbs, enrol, open_session, start_task
 
-__all__ = ["states"]  # a fixture
+__all__ = ["dbs"]  # a fixture
 
 
-def prolong_session(state: MintState) -> None:
-    state.renew_session("s-1", {"expires_at": now_ms() + 60_000}, MARK, "acme", SOME)
+def prolong_session(db: MintDatabase) -> None:
+    db.sessions.renew("s-1", {"expires_at": now_ms() + 60_000}, MARK, "acme", SOME)
 
 
 def grant() -> dict[str, object]:
@@ -26,26 +27,26 @@ def grant() -> dict[str, object]:
     return {"link": "l-more", "content": "{}", "policy": "p", **ends}
 
 
-def extend_task(state: MintState) -> None:
-    state.add_grant("t-1", grant(), MARK, "acme", SOME)
+def extend_task(db: MintDatabase) -> None:
+    db.grants.add("t-1", grant(), MARK, "acme", SOME)
 
 
-def attenuate_task(state: MintState) -> None:
-    state.replace_grants("t-1", {"l-t-1"}, {**grant(), "before": "l-t-1"}, "[]", MARK, "acme", SOME)
+def attenuate_task(db: MintDatabase) -> None:
+    db.grants.replace("t-1", {"l-t-1"}, {**grant(), "before": "l-t-1"}, "[]", MARK, "acme", SOME)
 
 
 @pytest.mark.parametrize("prolong", [prolong_session, extend_task, attenuate_task])
 def test_what_is_over_is_not_prolonged(
-    states: tuple[MintState, MintState], prolong: Callable[[MintState], None]
+    dbs: tuple[MintDatabase, MintDatabase], prolong: Callable[[MintDatabase], None]
 ) -> None:
     """Once its row says that its time is over, nothing lets it go on, whenever that was looked at before."""
-    state, _ = states
-    enrol(state)
-    open_session(state, "s-1")
-    start_task(state, "t-1", "s-1")
-    with state.write() as c:
+    db, _ = dbs
+    enrol(db)
+    open_session(db, "s-1")
+    start_task(db, "t-1", "s-1")
+    with db.write() as c:
         for table in (SESSIONS, TASKS):
             c.execute(table.update().values(expires_at=now_ms()))
     with pytest.raises(GrantError, match="over"):
-        prolong(state)
-    assert {row["expires_at"] <= now_ms() for row in (state.session("s-1"), state.task("t-1")) if row} == {True}
+        prolong(db)
+    assert {row["expires_at"] <= now_ms() for row in (db.sessions.find("s-1"), db.tasks.find("t-1")) if row} == {True}

@@ -62,7 +62,7 @@ def test_a_session_that_is_over_gets_no_token(made: tuple[World, UnsafeLocalEpoc
     assert status == 201
     session = told["session"]["id"]  # type: ignore[index]
     if over == "ended":
-        world.mint.state.end_sessions_of(agent.subject)
+        world.mint.db.sessions.end_of(agent.subject)
     else:
         (epochs.kill if over == "killed" else epochs.freeze)(f"session:{session}")
     status, told = opened()

@@ -107,12 +107,12 @@ def test_a_mint_that_was_away_ends_such_a_history(own_valkey: EmbeddedValkey, tm
     with RevocationStore(own_valkey.url, realm.name) as unaware:
         old = unaware.kill([f"session:{VICTIM}"], "test", BY).header
         mint = MintRuntime.open(realm, store_url=own_valkey.url)
-        assert (mark := mint.state.high_water(realm.name)) is not None
+        assert (mark := mint.db.epoch.high_water(realm.name)) is not None
         assert (mark.incarnation, mark.seq) == (old.incarnation, old.seq)
         mint.start()
         try:
             assert unaware.header().incarnation != old.incarnation
-            mark = mint.state.high_water(realm.name)
+            mark = mint.db.epoch.high_water(realm.name)
             assert mark is not None
             assert (mark.incarnation, mark.seq, mark.chain) == unaware.header().place
         finally:

@@ -49,7 +49,7 @@ def test_who_has_been_gone_for_too_long_is_not_acted_for(world: World, opened: t
     """Their token ended two minutes ago, and the policy now gives one: no renewal."""
     holder, session = opened
     earlier = 7 * 60_000  # the token lived five minutes
-    with world.mint.state.write() as c:
+    with world.mint.db.write() as c:
         c.execute(SESSIONS.update().values(subject_until=session["ends_at"] - 10 * 60_000 - earlier))
     assert "token" in renew(holder, session)
     outlive(world, "1m")

@@ -38,7 +38,7 @@ def update_version(world: World, refused: str, *, file: str | None = None) -> Mi
         refused: The text.
         file: What the policy file says; when left out it is the same.
     """
-    with world.mint.state.write() as c:
+    with world.mint.db.write() as c:
         c.execute(update(POLICIES).values(text=refused))
     path = world.realm.policy_path
     path.write_text(refused if file is None else file)
@@ -140,7 +140,7 @@ def test_a_mistake_that_was_never_in_force_is_no_start(world: World) -> None:
 def test_a_newer_policy_of_another_mint_ends_nothing(world: World) -> None:
     """What another mint put in force and this version refuses changes nothing for a mint that has one."""
     before = world.mint.policy.digest
-    with world.mint.state.write() as c:
+    with world.mint.db.write() as c:
         row = dict(c.execute(POLICIES.select()).mappings().one())
         c.execute(POLICIES.insert().values(row | {"digest": "x", "text": "[task.a]", "in_force_at": 2**50}))
     with pytest.raises(SettingsError, match=r"task\.a"):

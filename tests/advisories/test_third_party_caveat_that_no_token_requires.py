@@ -39,7 +39,7 @@ def test_made_up(desk: Desk) -> None:
             "POST", "/v1/discharges", {"caveat": caveat, "tool": "payments.refund", "args": REFUND}
         )
         assert code(answer) == "not_found"
-    assert desk.world.mint.state.approvals() == []
+    assert desk.world.mint.db.approvals.list() == []
 
 
 def test_of_the_other_audience(desk: Desk) -> None:

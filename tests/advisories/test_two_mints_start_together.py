@@ -15,7 +15,7 @@ import psycopg
 import pytest
 
 from arx_caps.embedded import EmbeddedValkey
-from arx_caps.mint.db.state import MintState
+from arx_caps.mint.db.mint_database import MintDatabase
 from tests.mint.processes import MintProcess
 from tests.mint.world import make_realm
 from tests.postgres import Postgres
@@ -53,8 +53,8 @@ def test_all_start_and_each_thing_is_begun_once(
         gate.rollback()
         for start in starts:
             start.result()
-    with MintState(empty) as state:
-        events = state.outbox.after(0)
+    with MintDatabase(empty) as db:
+        events = db.outbox.after(0)
     kinds = Counter(event.kind for event in events)
     assert kinds["mint.started"] == 2
     assert [kinds[kind] for kind in ONCE] == [1, 1, 0]

@@ -30,11 +30,11 @@ def test_a_request_looks_at_those_of_its_session_alone(tmp_path: Path) -> None:
 
     try:
         desk = Desk(world)
-        event.listen(world.mint.state._engine, "before_cursor_execute", note)
+        event.listen(world.mint.db._engine, "before_cursor_execute", note)
         desk.ask()
         found = [(sql, values) for sql, values in asked if COUNTED in sql and "approvals" in sql]
         assert len(found) == 1
-        with world.mint.state.read() as c:
+        with world.mint.db.read() as c:
             plan = c.exec_driver_sql(f"EXPLAIN QUERY PLAN {found[0][0]}", found[0][1]).all()
     finally:
         world.mint.close()
@@ -51,12 +51,12 @@ def test_what_nobody_answers_does_not_gather(tmp_path: Path) -> None:
         for _ in range(MAX_CLOSED):
             desk.ask()
         ended = desk.id
-        with world.mint.state.write() as c:
+        with world.mint.db.write() as c:
             c.execute(update(TASKS).where(TASKS.c.id == ended).values(expires_at=now_ms()))
         desk.id, desk.task = desk.start()
         desk.caveat = desk.third_party(desk.task)
         asked = desk.ask()
-        with world.mint.state.read() as c:
+        with world.mint.db.read() as c:
             statuses = c.execute(select(APPROVALS.c.task, APPROVALS.c.status)).all()
         assert {status for task, status in statuses if task == ended} == {ENDED}
         assert [status for task, status in statuses if task != ended] == [WAITING]

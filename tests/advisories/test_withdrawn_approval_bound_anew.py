@@ -92,6 +92,6 @@ def test_a_store_that_lost_the_freeze_gets_it_again(desk: Desk, payments: Verifi
     mint = desk.world.mint
     bump = mint.store.thaw([target], "lost", "test")
     mint.noted(bump.header.place)
-    assert target in mint.state.withdrawn_targets()
+    assert target in mint.db.approvals.withdrawn_targets()
     mint.freezes.restore()
     assert said(desk, payments, extended(desk), approval) == "frozen"

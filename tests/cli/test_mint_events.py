@@ -8,7 +8,7 @@ import pytest
 
 from arx_caps.cli import exit_codes
 from arx_caps.mint.db.events import Event
-from arx_caps.mint.db.state import MintState
+from arx_caps.mint.db.mint_database import MintDatabase
 from arx_caps.mint.server.init_realm import init_realm
 from arx_caps.realm import Realm
 from tests.cli.helpers import arx
@@ -18,9 +18,9 @@ from tests.cli.helpers import arx
 def folder(tmp_path: Path) -> Path:
     """A realm with two events after its making, one of them with a hostile text."""
     realm = init_realm(tmp_path / "realm", name="acme", issuer="http://127.0.0.1:8700")
-    with MintState(realm.database_url, writer="arx-mint-1") as state:
-        state.record(Event.of("session.opened", "agent:acme/a", session="s-1", purpose="\x1b[2J"))
-        state.record(Event.of("targets.killed", "operator:root", targets=["session:s-1"], seq=3, reason="stop"))
+    with MintDatabase(realm.database_url, writer="arx-mint-1") as db:
+        db.record(Event.of("session.opened", "agent:acme/a", session="s-1", purpose="\x1b[2J"))
+        db.record(Event.of("targets.killed", "operator:root", targets=["session:s-1"], seq=3, reason="stop"))
     return realm.folder
 
 
@@ -51,9 +51,9 @@ def test_facts_are_json_where_they_are_no_text(folder: Path) -> None:
     """
     Numbers, yes and no, and what has parts are shown as JSON, times as times, and nothing as Python writes it.
     """
-    with MintState(Realm.open(folder).database_url) as state:
+    with MintDatabase(Realm.open(folder).database_url) as db:
         facts = {"params": {"fast": True, "to": None}, "targets": ["a", "b"], "expires_at": 1_767_225_600_000}
-        state.record(Event.of("task.started", "agent:acme/a", **facts))
+        db.record(Event.of("task.started", "agent:acme/a", **facts))
     told = arx("mint", "events", "--realm-dir", folder, "--kind", "task.started").out
     assert 'params={"fast": true, "to": null}' in told
     assert "targets=a,b" in told

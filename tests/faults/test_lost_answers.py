@@ -15,7 +15,7 @@ from arx_caps.agent.task import now_ms
 from arx_caps.cli.mint_session import Caller
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.keyfile import SigningKey
-from arx_caps.mint.db.state import MintState
+from arx_caps.mint.db.mint_database import MintDatabase
 from arx_caps.service import Invitation, exchange_token, join_service
 from arx_verifier.errors import ProofError
 from tests.agent.live import LiveMint, judged, live_mint
@@ -31,7 +31,7 @@ class Place(NamedTuple):
 
     mint: LiveMint
     network: Proxy
-    state: MintState
+    db: MintDatabase
 
     def lost(self, call: Callable[[], Any], *kinds: str, answers: int = 2) -> Any:
         """Make a call whose answers are lost, its first repeat's too; what it makes is made once."""
@@ -44,7 +44,7 @@ class Place(NamedTuple):
         return came
 
     def kinds(self) -> Counter[str]:
-        return Counter(event.kind for event in self.state.outbox.after(0, 10_000))
+        return Counter(event.kind for event in self.db.outbox.after(0, 10_000))
 
 
 @pytest.fixture
@@ -53,9 +53,9 @@ def place(valkey: EmbeddedValkey, tmp_path: Path, realm_name: str, free_port: in
     try:
         with (
             live_mint(tmp_path, store_url=valkey.url, name=realm_name, port=free_port, public=network.port) as mint,
-            MintState(mint.realm.database_url) as state,
+            MintDatabase(mint.realm.database_url) as db,
         ):
-            yield Place(mint, network, state)
+            yield Place(mint, network, db)
     finally:
         network.close()
 
@@ -64,14 +64,14 @@ def test_an_agent_knows_of_all_that_it_has(place: Place) -> None:
     """Sessions and tasks are opened, started, extended, attenuated and ended once; what the agent then has works."""
     with place.mint.agent("acme/support/lost") as agent, place.mint.service("orders") as orders:
         session = place.lost(agent.open_session, "session.opened")
-        assert [row["id"] for row in place.state.sessions()] == [session.id]
+        assert [row["id"] for row in place.db.sessions.list()] == [session.id]
         task = place.lost(lambda: session.start_task("refund", REFUND), "task.started")
-        assert [row["id"] for row in place.state.tasks()] == [task.id]
+        assert [row["id"] for row in place.db.tasks.list()] == [task.id]
         more = place.lost(lambda: task.extend(ttl="5m"), "task.extended")
-        assert len(place.state.live_grants(task.id)) == 2
+        assert len(place.db.grants.live(task.id)) == 2
         assert {judged(orders, each, "orders.get", ORDER) for each in (task, more)} == {"ok"}
         less = place.lost(lambda: task.attenuate_for_all(audiences=["orders"]), "task.attenuated")
-        assert len(place.state.live_grants(task.id)) == 1
+        assert len(place.db.grants.live(task.id)) == 1
         assert judged(orders, less, "orders.get", ORDER) == "ok"
         assert {judged(orders, each, "orders.get", ORDER) for each in (task, more)} == {"revoked"}
         place.lost(session.renew)
@@ -79,7 +79,7 @@ def test_an_agent_knows_of_all_that_it_has(place: Place) -> None:
         assert judged(orders, less, "orders.get", ORDER) == "revoked"
         with session:
             place.network.lose(1)
-        assert place.state.sessions()[0]["status"] == "ended"
+        assert place.db.sessions.list()[0]["status"] == "ended"
 
 
 class SendsTwice(httpx.HTTPTransport):
@@ -112,7 +112,7 @@ def test_what_a_proxy_sent_twice_is_done(place: Place) -> None:
         command.call("DELETE", "/v1/agents/acme/support/lost")
         direct.close()
     assert len(proxy.seen) == 3
-    assert place.state.sessions()[0]["status"] == "ended"
+    assert place.db.sessions.list()[0]["status"] == "ended"
 
 
 def test_a_service_gets_what_it_exchanges(place: Place, tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def test_it_lists_the_numbers_that_there_are(tmp_path: Path) -> None:
     Every number that a mint exports is in the page's table, and no other.
     """
     mint, _ = local_mint(make_realm(tmp_path / "realm"))
-    mint.state.create()
+    mint.db.create()
     mint.log.store.create()
     names = re.findall(r"^# TYPE (\w+) ", Metrics(mint).text().decode(), re.MULTILINE)
     mint.close()

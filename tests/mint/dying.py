@@ -172,7 +172,7 @@ def at_every_step(world: World, act: Callable[[int], dict[str, Any] | None]) -> 
 
     The databases take turns: each step is tried on one of them.
     """
-    for step in range(1 + (world.mint.state.system == "sqlite"), MOST_STEPS, 2):
+    for step in range(1 + (world.mint.db.system == "sqlite"), MOST_STEPS, 2):
         if (answered := act(step)) is not None:
             assert answered["status"] in (200, 201), answered
             return step

@@ -21,8 +21,8 @@ from arx_caps.audit.shipping import Batch
 from arx_caps.audit.shipping.batch import HEADER, MEDIA_TYPE, PATH, sign_batch
 from arx_caps.audit.store import LogStore
 from arx_caps.jose import SigningKey, make_dpop
+from arx_caps.mint.db.mint_database import MintDatabase
 from arx_caps.mint.db.repositories.holder_keys import add_key
-from arx_caps.mint.db.state import MintState
 from arx_caps.mint.server.init_realm import init_realm
 from arx_caps.realm import Realm
 from tests.audit.batches import batch_of, decision, facts
@@ -97,7 +97,7 @@ class Fleet:
         shutil.copytree(first.folder / "keys", folder / "b" / "keys")
         self.realms = [Realm.open(folder / "a"), Realm.open(folder / "b")]
         self.key = SigningKey.generate()
-        with MintState(database) as state, state.write() as c:
+        with MintDatabase(database) as db, db.write() as c:
             add_key(c, "service:orders", self.key.public)
         self.mints: list[MintProcess] = []
         for realm in self.realms:
@@ -186,8 +186,8 @@ def main() -> None:
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="arx-rolling-")))
         postgres = stack.enter_context(running())
-        with MintState(postgres.database(name="made")) as state:
-            state.create()
+        with MintDatabase(postgres.database(name="made")) as db:
+            db.create()
         valkey = stack.enter_context(EmbeddedValkey(folder / "valkey"))
         made = stack.enter_context(fleet(folder, "rolling", postgres, valkey.url))
         print(f"{rounds} rolling restarts: {roll(made, rounds):,} records taken, 0 lost, 0 halts")

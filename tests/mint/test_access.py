@@ -11,7 +11,7 @@ import pytest
 from arx_caps.jose import KeyFile, SigningKey, make_assertion, token_hash
 from arx_caps.mint.api.app import ENDPOINTS
 from arx_caps.mint.context import HALTED
-from arx_caps.mint.db.state import MintState
+from arx_caps.mint.db.mint_database import MintDatabase
 from arx_verifier.constraints.rule import Rule
 from arx_verifier.errors import GrantError
 from arx_verifier.revocation.epoch import UnsafeLocalEpochs
@@ -184,18 +184,18 @@ def test_signing_in_needs_the_enrolled_key_twice(world: World) -> None:
 def test_one_assertion_in_many_hands_opens_one_session(world: World) -> None:
     """Of many threads that use an id at once, one succeeds, also on two connections to the database."""
     answers: list[str] = []
-    with MintState(world.realm.database_url) as other:
+    with MintDatabase(world.realm.database_url) as other:
         barrier = threading.Barrier(8)
 
-        def use(state: MintState) -> None:
+        def use(db: MintDatabase) -> None:
             barrier.wait()
             try:
-                state.spend("assertion", "kid", "one", now_ms() + 60_000)
+                db.proofs.spend("assertion", "kid", "one", now_ms() + 60_000)
                 answers.append("ok")
             except GrantError as error:
                 answers.append(error.code)
 
-        threads = [threading.Thread(target=use, args=((world.mint.state, other)[n % 2],)) for n in range(8)]
+        threads = [threading.Thread(target=use, args=((world.mint.db, other)[n % 2],)) for n in range(8)]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -352,7 +352,7 @@ def test_secrets_are_not_shown(world: World) -> None:
     operator = world.operator()
     shown: Any = [operator.call("GET", path).text for path in ("/v1/agents", "/v1/sessions", "/v1/tasks")]
     shown += [operator.call("GET", f"/v1/sessions/{session['id']}").text, str(world.events())]
-    shown += [repr(part) for part in (world.mint, world.mint.roots, world.mint.keys, world.mint.state)]
+    shown += [repr(part) for part in (world.mint, world.mint.roots, world.mint.keys, world.mint.db)]
     assert holder.token is not None
     for secret in (holder.token, bundle, holder.token[-40:], bundle[-40:], token_hash(holder.token)):
         assert not any(secret in text for text in shown)

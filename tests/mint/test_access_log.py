@@ -79,7 +79,7 @@ def test_the_state_is_counted_when_somebody_asks(world: World) -> None:
     epochs.kill("agent:elsewhere")
     found = {name: value for (name, labels), value in numbers(world).items() if not labels}
     assert (found["arx_mint_sessions_open"], found["arx_mint_tasks_open"], found["arx_epoch"]) == (1, 1, 1)
-    assert found["arx_mint_outbox_events"] == len(world.mint.state.outbox.after(0))
+    assert found["arx_mint_outbox_events"] == len(world.mint.db.outbox.after(0))
     assert found["arx_mint_ready"] == 1
     epochs.close()
     assert {name: value for (name, labels), value in numbers(world).items() if not labels}["arx_mint_ready"] == 0
@@ -129,7 +129,7 @@ def test_a_bug_is_told_by_its_place(world: World, lines: list[dict[str, Any]], m
         raise RuntimeError("s3cret detail")
 
     holder, _ = world.session()
-    monkeypatch.setattr(world.mint.state, "tasks", broken)
+    monkeypatch.setattr(world.mint.db.tasks, "list", broken)
     answer = holder.call("GET", "/v1/tasks")
     (line,) = [line for line in lines if line["event"] == "failed"]
     assert (line["error"], line["request"]) == ("RuntimeError", answer.headers["x-request-id"])
@@ -140,6 +140,6 @@ def test_a_bug_is_told_by_its_place(world: World, lines: list[dict[str, Any]], m
 def test_readiness_asks_the_database_once_a_second(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """However often strangers ask, the lock that writers need is taken once."""
     looked: list[int] = []
-    monkeypatch.setattr(world.mint.state.outbox, "check", lambda: looked.append(1))
+    monkeypatch.setattr(world.mint.db.outbox, "check", lambda: looked.append(1))
     assert {world.client.get("/readyz").status_code for _ in range(50)} == {200}
     assert len(looked) <= 2

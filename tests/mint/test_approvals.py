@@ -181,7 +181,7 @@ def test_what_cannot_be_approved_as_it_is_is_refused(desk: Desk, args: Any) -> N
     answer = desk.try_to_ask(args, tool="payments.note")
     assert (answer.status_code, answer.json()["code"]) == (403, "bad_parameters")
     assert "args" in answer.json()["detail"]
-    assert desk.world.mint.state.count(APPROVALS) == 0
+    assert desk.world.mint.db.count(APPROVALS) == 0
 
 
 def test_what_is_not_required_or_not_allowed_is_not_asked_for(desk: Desk) -> None:
@@ -212,7 +212,7 @@ def test_a_repeat_is_the_same_request(desk: Desk) -> None:
         headers = desk.agent.headers("POST", "/v1/discharges") | {HEADER: "once"}
         told.append(desk.world.client.post("/v1/discharges", json=body, headers=headers).json()["approval"])
     assert told[0] == told[1]
-    assert desk.world.mint.state.count(APPROVALS) == 1
+    assert desk.world.mint.db.count(APPROVALS) == 1
     headers = desk.agent.headers("POST", "/v1/discharges") | {HEADER: "once"}
     other = desk.world.client.post("/v1/discharges", json=body | {"args": {}}, headers=headers)
     assert other.json()["code"] == "idempotency_mismatch"
@@ -230,7 +230,7 @@ def test_the_end_of_the_task_is_the_end_of_it(desk: Desk, epochs: UnsafeLocalEpo
             epochs.kill(f"task:{desk.id}")
         changes = {"status": "ended"} if end == "ended" else {"expires_at": now_ms() - 1}
         if end != "killed":
-            with desk.world.mint.state.write() as c:
+            with desk.world.mint.db.write() as c:
                 c.execute(update(TASKS).where(TASKS.c.id == desk.id).values(**changes))
         assert [state(desk, each) for each in (waiting, approved)] == ["ended"] * 2
         assert code(desk.answer(approver, waiting)) == "session_ended"
@@ -239,7 +239,7 @@ def test_the_end_of_the_task_is_the_end_of_it(desk: Desk, epochs: UnsafeLocalEpo
         assert code(desk.try_to_ask()) == "session_ended"
         listed = desk.agent.call("GET", "/v1/approvals", state="ended", task=desk.id).json()["approvals"]
         assert [each["id"] for each in listed] == [approved["id"], waiting["id"]]
-    assert desk.world.mint.state.count_waiting() == 1  # of the killed one, which the database does not know
+    assert desk.world.mint.db.approvals.count_waiting() == 1  # of the killed one, which the database does not know
 
 
 def test_its_time_is_over_and_its_kill_counts(desk: Desk, epochs: UnsafeLocalEpochs) -> None:
@@ -247,7 +247,7 @@ def test_its_time_is_over_and_its_kill_counts(desk: Desk, epochs: UnsafeLocalEpo
     late, killed = desk.ask(), desk.ask()
     for each in (late, killed):
         assert code(desk.answer(desk.world.operator(), each)) == "ok"
-    with desk.world.mint.state.write() as c:
+    with desk.world.mint.db.write() as c:
         c.execute(update(APPROVALS).where(APPROVALS.c.id == late["id"]).values(expires_at=now_ms()))
     epochs.kill(f"task:{killed['id']}")
     assert (state(desk, late), state(desk, killed)) == ("expired", "withdrawn")
@@ -281,7 +281,7 @@ def test_of_terms_that_two_grants_have_the_strictest_hold(desk: Desk) -> None:
     assert more.status_code == 201
     asked = desk.ask()
     assert (asked["need"], asked["once"]) == (2, True)
-    row = desk.world.mint.state.approval(asked["id"])
+    row = desk.world.mint.db.approvals.find(asked["id"])
     assert row is not None
     assert row["ttl_ms"] == 60_000
     assert (before["need"], before["once"]) == (1, False)  # asked for before; answered, it takes what holds by now
@@ -383,22 +383,22 @@ def test_two_mints_are_one(desk: Desk) -> None:
 
 def test_an_end_that_came_first_leaves_nothing_to_approve(desk: Desk) -> None:
     """Who answers or asks while the end of the task is being written waits for it, and is refused."""
-    state, ending = desk.world.mint.state, update(TASKS).values(status="ended")
+    db, ending = desk.world.mint.db, update(TASKS).values(status="ended")
     asked = desk.ask()
-    row = state.approval(asked["id"])
+    row = db.approvals.find(asked["id"])
     assert row is not None
     for terms in (ApprovalTerms(("payments.refund",)), None):
         said = ApprovalAnswer("ada", terms, why=None, counts=lambda *_: True)
-        assert during(state, ending, lambda said=said: state.answer_approval(row, said)) == "session_ended"
+        assert during(db, ending, lambda said=said: db.approvals.answer(row, said)) == "session_ended"
     another = row | {"id": "a-" + "b" * 16}
-    assert during(state, ending, lambda: state.add_approval(another, Event.of("something", "mint"))) == "session_ended"
-    assert [each["status"] for each in state.approvals()] == ["waiting"]
+    assert during(db, ending, lambda: db.approvals.add(another, Event.of("something", "mint"))) == "session_ended"
+    assert [each["status"] for each in db.approvals.list()] == ["waiting"]
 
 
 def test_nothing_is_left_of_a_person(desk: Desk) -> None:
     """Who is erased is erased here: arguments, reasons and the subject; that somebody approved something stays."""
     subject = {"subject_issuer": IDP, "subject": "ann-of-accounting", "subject_claims": "{}"}
-    with desk.world.mint.state.write() as c:
+    with desk.world.mint.db.write() as c:
         c.execute(update(SESSIONS).where(SESSIONS.c.id == desk.session["id"]).values(**subject))
     asked = desk.ask(REFUND, why="for Ann of accounting")
     assert asked["subject"]["target"] == ANN
@@ -408,7 +408,7 @@ def test_nothing_is_left_of_a_person(desk: Desk) -> None:
     view.kill(ANN)
     desk.world.mint.log.step()
     assert erase(desk.world, subject=ANN).status_code == 200
-    with desk.world.mint.state.read() as c:
+    with desk.world.mint.db.read() as c:
         row = c.execute(select(APPROVALS)).one()
     assert (row.args, row.why, row.answer_why, row.subject, row.subject_issuer) == ("{}", None, None, None, None)
     shown = desk.world.operator().call("GET", f"/v1/approvals/{asked['id']}").json()["approval"]

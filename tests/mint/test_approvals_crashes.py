@@ -57,9 +57,9 @@ def test_asking(desk: Desk, crasher: Crasher) -> None:
     def act(step: int) -> dict[str, Any] | None:
         before, key = count(desk.world, "approval.asked"), f"k-{step}"
         answered = crasher.ask(step, desk.agent, "POST", "/v1/discharges", body, key)
-        assert desk.world.mint.state.count(APPROVALS) == count(desk.world, "approval.asked")
+        assert desk.world.mint.db.count(APPROVALS) == count(desk.world, "approval.asked")
         told = repeat(desk.agent, "/v1/discharges", body, key, answered)["approval"]
-        assert desk.world.mint.state.count(APPROVALS) == count(desk.world, "approval.asked") == before + 1
+        assert desk.world.mint.db.count(APPROVALS) == count(desk.world, "approval.asked") == before + 1
         assert answered is None or answered["body"]["approval"]["id"] == told["id"]
         assert code(desk.answer(operator, told, "deny")) == "ok"
         return answered
@@ -76,7 +76,7 @@ def test_answering(desk: Desk, crasher: Crasher) -> None:
         body = {"approval": asked["id"], "outcome": "approve"}
         answered = crasher.ask(step, operator, "POST", "/v1/approvals", body)
         done = count(desk.world, "approval.given") == before + 1
-        row = desk.world.mint.state.approval(asked["id"])
+        row = desk.world.mint.db.approvals.find(asked["id"])
         assert row is not None
         assert (row["status"] == "approved") == done
         assert answered is None or done

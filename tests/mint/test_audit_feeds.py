@@ -90,8 +90,8 @@ def test_everything_is_in_the_log_once(open_world: Mints, past_the_mint: Revocat
     by_source: dict[str, list[int]] = {}
     for event in events:
         by_source.setdefault(event.source.partition("/")[0], []).append(event.number)
-    state = world.mint.state
-    assert by_source["mint"] == [event.id for event in state.outbox.after(0)]
+    db = world.mint.db
+    assert by_source["mint"] == [event.id for event in db.outbox.after(0)]
     kills = past_the_mint.log()
     assert by_source["store"] == [entry.seq for entry in kills]
     told = {event.named["seq"]: event for event in events if event.source.startswith("store/")}

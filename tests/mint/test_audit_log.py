@@ -37,7 +37,7 @@ def world(tmp_path: Path, database: str | None) -> Iterator[World]:
 def key(world: World) -> SigningKey:
     """The enrolled key of the service orders."""
     made = SigningKey.generate()
-    with world.mint.state.write() as c:
+    with world.mint.db.write() as c:
         add_key(c, "service:orders", made.public)
     return made
 
@@ -151,12 +151,12 @@ def test_what_the_mint_does_is_in_the_same_log(world: World) -> None:
     task = holder.call("POST", "/v1/tasks", LOOKUP).json()["task"]
     entries(world)
     events = [read_event(kept, None) for kept in entries(world) if is_event(kept)]
-    recorded = world.mint.state.outbox.after(0)
+    recorded = world.mint.db.outbox.after(0)
     assert [(each.number, each.kind) for each in events] == [(each.id, each.kind) for each in recorded]
     store = world.mint.log.store
     assert [node.agent for node in store.node("session", session["id"])] == [AGENT]
     assert [node.session for node in store.node("task", task["id"])] == [session["id"]]
-    assert store.high_water("mint", world.mint.state.outbox.run()) == recorded[-1].id
+    assert store.high_water("mint", world.mint.db.outbox.run()) == recorded[-1].id
 
 
 def test_an_event_says_nothing_of_a_person_in_what_stays(world: World) -> None:

@@ -125,7 +125,7 @@ def test_a_bug_is_a_problem_without_its_traceback(world: World, monkeypatch: pyt
         raise RuntimeError("secret detail")
 
     holder, _ = world.session()
-    monkeypatch.setattr(world.mint.state, "tasks", broken)
+    monkeypatch.setattr(world.mint.db.tasks, "list", broken)
     answer = holder.call("GET", "/v1/tasks")
     assert (answer.status_code, answer.json()["code"]) == (500, "internal")
     assert "secret" not in answer.text

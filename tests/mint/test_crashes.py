@@ -20,12 +20,12 @@ def test_opening(world: World, crasher: Crasher, agent: KeyFile) -> None:
     """A session is there with its event or not at all, and the repeat gets that one; another one can be opened."""
 
     def act(step: int) -> dict[str, Any] | None:
-        holder, before = Holder(world, SigningKey.generate(), None), len(world.mint.state.sessions())
+        holder, before = Holder(world, SigningKey.generate(), None), len(world.mint.db.sessions.list())
         body, key = {"assertion": world.assertion(agent, holder.key)}, f"k-{step}"
         answered = crasher.ask(step, holder, "POST", "/v1/sessions", body, key)
-        assert len(world.mint.state.sessions()) == count(world, "session.opened")
+        assert len(world.mint.db.sessions.list()) == count(world, "session.opened")
         told = repeat(holder, "/v1/sessions", body, key, answered)
-        assert len(world.mint.state.sessions()) == count(world, "session.opened") == before + 1
+        assert len(world.mint.db.sessions.list()) == count(world, "session.opened") == before + 1
         assert Holder(world, holder.key, told["token"]).call("POST", "/v1/tasks", LOOKUP).status_code == 201
         return answered
 
@@ -40,7 +40,7 @@ def test_ending(world: World, crasher: Crasher, agent: KeyFile, orders: Verifier
         running = started(world, agent)
         path = f"/v1/sessions/{running.session}"
         answered = crasher.ask(step, running.holder, "DELETE", path)
-        row = world.mint.state.session(running.session)
+        row = world.mint.db.sessions.find(running.session)
         assert row is not None
         if row["status"] == "ended" or answered is not None:
             assert outcome(world, orders, running.bundle) == "revoked"
@@ -53,7 +53,7 @@ def test_ending(world: World, crasher: Crasher, agent: KeyFile, orders: Verifier
         return answered
 
     assert at_every_step(world, act) > 10
-    assert count(world, "session.ended") == len(world.mint.state.sessions())
+    assert count(world, "session.ended") == len(world.mint.db.sessions.list())
 
 
 def test_renewing(world: World, crasher: Crasher, agent: KeyFile, orders: Verifier) -> None:
@@ -65,9 +65,9 @@ def test_renewing(world: World, crasher: Crasher, agent: KeyFile, orders: Verifi
     path = f"/v1/sessions/{running.session}/renew"
 
     def act(step: int) -> dict[str, Any] | None:
-        before, recorded = world.mint.state.session(running.session), count(world, "session.renewed")
+        before, recorded = world.mint.db.sessions.find(running.session), count(world, "session.renewed")
         answered = crasher.ask(step, running.holder, "POST", path)
-        after = world.mint.state.session(running.session)
+        after = world.mint.db.sessions.find(running.session)
         assert before is not None
         assert after is not None
         changed = after["expires_at"] > before["expires_at"]
@@ -92,7 +92,7 @@ def test_deactivating(world: World, crasher: Crasher, orders: Verifier) -> None:
         agent = world.enrol(path)
         running = started(world, agent)
         answered = crasher.ask(step, world.operator(), "DELETE", f"/v1/agents/{path}")
-        row = world.mint.state.agent(path)
+        row = world.mint.db.agents.find(path)
         assert row is not None
         if row["status"] == "deactivated":
             refused = Holder(world, world.session_key, None)

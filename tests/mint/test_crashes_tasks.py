@@ -26,17 +26,17 @@ def test_starting(world: World, crasher: Crasher, agent: KeyFile, orders: Verifi
     running = started(world, agent)
 
     def act(step: int) -> dict[str, Any] | None:
-        before, key = len(world.mint.state.tasks()), f"k-{step}"
+        before, key = len(world.mint.db.tasks.list()), f"k-{step}"
         answered = crasher.ask(step, running.holder, "POST", "/v1/tasks", LOOKUP, key)
-        assert len(world.mint.state.tasks()) == count(world, "task.started")
+        assert len(world.mint.db.tasks.list()) == count(world, "task.started")
         told = repeat(running.holder, "/v1/tasks", LOOKUP, key, answered)
-        assert len(world.mint.state.tasks()) == count(world, "task.started") == before + 1
+        assert len(world.mint.db.tasks.list()) == count(world, "task.started") == before + 1
         assert outcome(world, orders, told["bundle"]) == "ok"
         return answered
 
     assert at_every_step(world, act) > 6
     assert world.operator().call("DELETE", f"/v1/sessions/{running.session}").status_code == 200
-    assert {task["status"] for task in world.mint.state.tasks()} == {"ended"}
+    assert {task["status"] for task in world.mint.db.tasks.list()} == {"ended"}
 
 
 def test_finishing(world: World, crasher: Crasher, agent: KeyFile, orders: Verifier) -> None:
@@ -47,7 +47,7 @@ def test_finishing(world: World, crasher: Crasher, agent: KeyFile, orders: Verif
         told = holder.call("POST", "/v1/tasks", LOOKUP).json()
         path = f"/v1/tasks/{told['task']['id']}"
         answered = crasher.ask(step, holder, "DELETE", path)
-        row = world.mint.state.task(told["task"]["id"])
+        row = world.mint.db.tasks.find(told["task"]["id"])
         assert row is not None
         if row["status"] == "ended" or answered is not None:
             assert outcome(world, orders, told["bundle"]) == "revoked"
@@ -56,7 +56,7 @@ def test_finishing(world: World, crasher: Crasher, agent: KeyFile, orders: Verif
         return answered
 
     assert at_every_step(world, act) > 10
-    assert count(world, "task.ended") == len(world.mint.state.tasks(session=session["id"]))
+    assert count(world, "task.ended") == len(world.mint.db.tasks.list(session=session["id"]))
 
 
 def test_attenuation(world: World, crasher: Crasher, agent: KeyFile, orders: Verifier) -> None:
@@ -73,7 +73,7 @@ def test_attenuation(world: World, crasher: Crasher, agent: KeyFile, orders: Ver
         assert count(world, "task.attenuated") == recorded + 1
         assert outcome(world, orders, running.bundle) == "revoked"
         assert outcome(world, orders, told["bundle"]) == "ok"
-        assert len(world.mint.state.live_grants(running.task)) == 1
+        assert len(world.mint.db.grants.live(running.task)) == 1
         return answered
 
     assert at_every_step(world, act) > 10
@@ -87,9 +87,9 @@ def test_extending(world: World, crasher: Crasher, agent: KeyFile, orders: Verif
     def act(step: int) -> dict[str, Any] | None:
         before, key = count(world, "task.extended"), f"k-{step}"
         answered = crasher.ask(step, running.holder, "POST", path, {}, key)
-        assert len(world.mint.state.live_grants(running.task)) == 1 + count(world, "task.extended")
+        assert len(world.mint.db.grants.live(running.task)) == 1 + count(world, "task.extended")
         told = repeat(running.holder, path, {}, key, answered)
-        assert count(world, "task.extended") == before + 1 == len(world.mint.state.live_grants(running.task)) - 1
+        assert count(world, "task.extended") == before + 1 == len(world.mint.db.grants.live(running.task)) - 1
         assert {outcome(world, orders, bundle) for bundle in (running.bundle, told["bundle"])} == {"ok"}
         return answered
 

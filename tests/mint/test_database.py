@@ -8,7 +8,7 @@ import pytest
 
 from arx_caps.cli import exit_codes
 from arx_caps.engines import open_engine
-from arx_caps.mint.db.state import MintState
+from arx_caps.mint.db.mint_database import MintDatabase
 from arx_caps.mint.server.init_realm import init_realm
 from arx_caps.realm import Realm, without_password
 from arx_verifier.errors import ArxError, SettingsError, StoreError
@@ -23,17 +23,17 @@ ELSEWHERE = f"postgresql://arx:{SECRET}@127.0.0.1:1/arx"
 def test_a_password_is_in_no_error_and_no_repr(tmp_path: Path) -> None:
     """A database that does not answer is named by its place alone, in the error, its traceback and every repr."""
     with (
-        MintState(ELSEWHERE) as state,
+        MintDatabase(ELSEWHERE) as db,
         pytest.raises(StoreError, match=r"postgresql\+psycopg://arx:\*\*\*@127\.0\.0\.1:1/arx") as caught,
     ):
-        state.create()
+        db.create()
     shown = [
         *traceback.format_exception(caught.value),
-        repr(state),
+        repr(db),
         repr(Realm.plan(tmp_path, name="a", issuer=ISSUER)),
     ]
     shown.append(repr(Realm.plan(tmp_path, name="acme", issuer=ISSUER, database=ELSEWHERE)))
-    shown.append(repr(MintState(f"postgresql://arx@127.0.0.1:1/arx?password={SECRET}")))
+    shown.append(repr(MintDatabase(f"postgresql://arx@127.0.0.1:1/arx?password={SECRET}")))
     assert not [text for text in shown if SECRET in text]
 
 
@@ -56,7 +56,7 @@ def test_no_password_on_a_command_line(words: tuple[str, ...], url: str) -> None
 def test_what_is_no_database_is_refused(url: str) -> None:
     """Another system, another driver or no URL at all: the error says what one is, and not what came."""
     with pytest.raises(SettingsError, match="is a URL: sqlite:///PATH or postgresql://") as caught:
-        MintState(url)
+        MintDatabase(url)
     assert url == "" or url not in str(caught.value)
 
 
@@ -77,8 +77,8 @@ def test_a_realm_keeps_its_database_and_not_its_password(
     monkeypatch.setenv("ARX_DATABASE", "sqlite:////elsewhere/mint.db")
     assert Realm.open(realm.folder).database_url == "sqlite:////elsewhere/mint.db"
     monkeypatch.delenv("ARX_DATABASE")
-    with MintState(Realm.open(realm.folder).database_url) as state:
-        assert state.has_operators()
+    with MintDatabase(Realm.open(realm.folder).database_url) as db:
+        assert db.operators.exist()
     with pytest.raises(SettingsError, match="holds a realm already"):
         make_realm(tmp_path / "second", database=url)
     assert not (tmp_path / "second").exists()

@@ -43,7 +43,7 @@ def locked_file(world: World) -> Iterator[None]:
 @contextlib.contextmanager
 def full_disk(world: World) -> Iterator[None]:
     """The file cannot grow by a page."""
-    engine = world.mint.state._engine
+    engine = world.mint.db._engine
 
     def no_more(connection: Any, _: Any) -> None:
         connection.execute("PRAGMA max_page_count=1")  # SQLite takes it for as many as there are
@@ -52,7 +52,7 @@ def full_disk(world: World) -> Iterator[None]:
     engine.dispose()
     with contextlib.suppress(UnavailableError):  # the pages that are there are filled up
         while True:
-            world.mint.state.record(FILLER)
+            world.mint.db.record(FILLER)
     yield
     event.remove(engine, "connect", no_more)
     engine.dispose()
@@ -106,8 +106,8 @@ def hold_to(world: World, fault: Fault) -> None:
     assert (ready.status_code, len(ready.json()["because"])) == (503, 1)
     until(lambda: world.client.get("/readyz").status_code == 200)
     assert [event["kind"] for event in world.events() if event["kind"] != FILLER.kind] == before
-    assert {row["path"] for row in world.mint.state.agents()} == {AGENT, "acme/support/other"}
-    assert (len(world.mint.state.sessions()), len(world.mint.state.tasks())) == (1, 0)
+    assert {row["path"] for row in world.mint.db.agents.list()} == {AGENT, "acme/support/other"}
+    assert (len(world.mint.db.sessions.list()), len(world.mint.db.tasks.list())) == (1, 0)
     assert holder.call("POST", "/v1/tasks", LOOKUP).status_code == 201
     assert operator.call("POST", "/v1/agents", body).status_code == 201
 

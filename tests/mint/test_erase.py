@@ -35,7 +35,7 @@ def work_for_ann(world: World) -> tuple[Holder, str]:
     """A session with a task on behalf of Ann, one call of which may be repeated."""
     holder, session = world.open_session(world.enrol(), purpose="look after Ann")
     subject = {"subject_issuer": IDP, "subject": "ann-of-accounting", "subject_claims": "{}"}
-    with world.mint.state.write() as c:
+    with world.mint.db.write() as c:
         c.execute(update(SESSIONS).where(SESSIONS.c.id == session["id"]).values(**subject))
     body = LOOKUP | {"params": {"order_id": "o-of-ann"}}
     headers = holder.headers("POST", "/v1/tasks") | {HEADER: "once"}
@@ -50,7 +50,7 @@ def erase(world: World, **body: Any) -> Any:
 def said_anywhere(world: World) -> set[str]:
     """What of Ann stands in any row of the mint's database, or in what is in the log."""
     world.mint.log.step()
-    with world.mint.state.read() as c:
+    with world.mint.db.read() as c:
         rows = [str(tuple(row)) for table in METADATA.sorted_tables for row in c.execute(select(table))]
     with world.mint.log.store.reading() as c:
         rows += [str(tuple(row)) for row in c.execute(select(RECORD))]
@@ -124,12 +124,12 @@ def test_what_runs_is_ended_first(world: World) -> None:
 def test_what_is_old_goes_whoever_it_is_of(world: World) -> None:
     """Sessions that were over before a time, and events from before it; what is newer or runs stays."""
     _, session = work_for_ann(world)
-    with world.mint.state.write() as c:
+    with world.mint.db.write() as c:
         c.execute(update(SESSIONS).values(status="ended", ended_at=now_ms() - 10))
         c.execute(update(TASKS).values(status="ended", ended_at=now_ms() - 10))
     world.mint.log.step()
     _, running = world.open_session(world.enrol("acme/support/other"), purpose="runs")
-    with world.mint.state.read() as c:
+    with world.mint.db.read() as c:
         before = c.execute(select(SESSIONS.c.opened_at).where(SESSIONS.c.id == running["id"])).scalar_one()
     told = erase(world, before=before)
     assert told.status_code == 200, told.text
@@ -144,13 +144,13 @@ def test_what_was_read_before_comes_into_the_log_erased(world: World, monkeypatc
     """An event that was on its way into the log when it was erased stands there once, and erased."""
     work_for_ann(world)
     killed(world)
-    state = world.mint.state
-    stale, real = state.outbox.after(world.mint.log.store.high_water("mint", state.outbox.run())), state.outbox.after
+    db = world.mint.db
+    stale, real = db.outbox.after(world.mint.log.store.high_water("mint", db.outbox.run())), db.outbox.after
     assert stale
     assert erase(world, subject=ANN).status_code == 200
     pages = iter([stale])
-    monkeypatch.setattr(state.outbox, "after", lambda number, limit=1000: next(pages, None) or real(number, limit))
-    EventFeed(state)(world.mint.log.store)
+    monkeypatch.setattr(db.outbox, "after", lambda number, limit=1000: next(pages, None) or real(number, limit))
+    EventFeed(db)(world.mint.log.store)
     assert said_anywhere(world) == set()
     with world.mint.log.store.reading() as c:
         kept = [bytes(row) for row in c.execute(select(RECORD.c.kept)).scalars()]

@@ -35,7 +35,7 @@ def test_what_is_ended_stays_frozen(world: World) -> None:
     assert operator.call("DELETE", "/v1/operators/gone").status_code == 200
     assert operator.call("POST", "/v1/services/orders/replace-key", {"stolen": True}).status_code == 200
     wanted = {f"agent:{AGENT}", "operator:gone", "key:k1.1"}
-    assert freezes_of(world.mint.state) == wanted
+    assert freezes_of(world.mint.db) == wanted
     store = world.mint.store
     assert wanted <= set(store.freezes())
     assert world.mint.freezes.restore() == []
@@ -60,6 +60,6 @@ def test_a_thawed_agent_is_not_frozen_again(world: World) -> None:
     operator.call("DELETE", f"/v1/agents/{AGENT}")
     answer = operator.call("POST", "/v1/freezes/thaw", {"targets": [f"agent:{AGENT}"], "reason": "back", "wait": False})
     assert answer.status_code == 200
-    assert freezes_of(world.mint.state) == set()
+    assert freezes_of(world.mint.db) == set()
     assert world.mint.freezes.restore() == []
     assert f"agent:{AGENT}" not in world.mint.store.freezes()

@@ -43,7 +43,7 @@ def test_a_task_that_is_asked_for_twice_starts_once(world: World) -> None:
     assert (first.status_code, second.status_code) == (201, 201)
     assert first.json() == second.json()
     assert kinds(world, "task.started") == 1
-    with world.mint.state.read() as c:
+    with world.mint.db.read() as c:
         kept = str(c.execute(REPEATS.select()).all())
     signature = Bundle.parse(first.json()["bundle"]).tokens["orders"].encode()[-43:]
     assert signature not in kept
@@ -122,7 +122,7 @@ def test_an_answer_that_was_lost_is_given_by_the_repeat(world: World, monkeypatc
         assert call(holder, "/v1/tasks", LOOKUP).status_code == 500
     told = call(holder, "/v1/tasks", LOOKUP).json()
     assert kinds(world, "task.started") == 1
-    assert Bundle.parse(told["bundle"]).task == told["task"]["id"] == world.mint.state.tasks()[0]["id"]
+    assert Bundle.parse(told["bundle"]).task == told["task"]["id"] == world.mint.db.tasks.list()[0]["id"]
 
 
 def test_of_many_at_once_one_is_done(world: World) -> None:
@@ -148,11 +148,11 @@ def test_a_key_is_forgotten_after_a_day(world: World, monkeypatch: pytest.Monkey
     """Once its time is over a key is as good as new, and its row goes."""
     operator = world.operator()
     assert call(operator, "/v1/agents", {"path": "acme/x", "jwk": JWK}).status_code == 201
-    with world.mint.state.write() as c:
+    with world.mint.db.write() as c:
         c.execute(REPEATS.update().values(until=now_ms() - 1))
     body = {"path": "acme/y", "jwk": SigningKey.generate().public.jwk}
     assert call(operator, "/v1/agents", body).status_code == 201
-    with world.mint.state.read() as c:
+    with world.mint.db.read() as c:
         assert len(c.execute(REPEATS.select()).all()) == 1
 
 
@@ -173,7 +173,7 @@ def test_a_task_that_is_extended_twice_has_one_more_grant(world: World) -> None:
     key = {"Idempotency-Key": "k-2"}
     first, second = (call(holder, f"/v1/tasks/{task}/extend", {"ttl": "5m"}, key) for _ in range(2))
     assert (first.status_code, first.json()["bundle"]) == (201, second.json()["bundle"])
-    assert len(world.mint.state.live_grants(task)) == 2
+    assert len(world.mint.db.grants.live(task)) == 2
     epochs: Any = world.mint.epochs
     epochs.kill(f"link:{first.json()['task']['link']}")
     again = call(holder, f"/v1/tasks/{task}/extend", {"ttl": "5m"}, key)
@@ -185,7 +185,7 @@ def test_a_service_is_invited_and_joins_once(world: World) -> None:
     operator, body = world.operator(), {"audience": "orders"}
     first, second = (call(operator, "/v1/services/invitations", body).json() for _ in range(2))
     assert first == second
-    with world.mint.state.read() as c:
+    with world.mint.db.read() as c:
         assert len(c.execute(ENROLMENTS.select()).all()) == 1
         assert first["enrolment"] not in str(c.execute(REPEATS.select()).all())
     joined = {"enrolment": first["enrolment"]}

@@ -37,7 +37,7 @@ def test_agent_and_subject_stay_apart(world: World) -> None:
         assert (found.agent, found.subject) == (AGENT, (IDP, "ann"))
     [opened] = [event for event in world.events() if event["kind"] == "session.opened"]
     assert (opened["by"], opened["subject"]) == (f"agent:{AGENT}", [IDP, "ann"])
-    row = world.mint.state.session(session["id"])
+    row = world.mint.db.sessions.find(session["id"])
     assert row is not None
     assert "email" not in row["subject_claims"], "what the policy does not ask for is not kept"
 

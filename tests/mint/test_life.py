@@ -12,7 +12,7 @@ from starlette.testclient import TestClient
 from arx_caps.agent.bundle import Bundle
 from arx_caps.agent.task import Task
 from arx_caps.embedded import EmbeddedValkey
-from arx_caps.mint.db.state import HighWater
+from arx_caps.mint.db.repositories.epoch import HighWater
 from arx_caps.mint.runtime import MintRuntime
 from arx_caps.realm import Realm
 from arx_caps.revocation import RevocationStore
@@ -185,9 +185,9 @@ def test_a_restart_keeps_everything(open_world: Open) -> None:
     holder = Holder(world, world.session_key, None)
     token = holder.call("POST", "/v1/sessions", {"assertion": assertion}).json()["token"]
     task, _ = start_task(Holder(world, holder.key, token))
-    mark = world.mint.state.high_water(world.realm.name)
+    mark = world.mint.db.epoch.high_water(world.realm.name)
     world = open_world()
-    assert world.mint.state.high_water(world.realm.name) == mark
+    assert world.mint.db.epoch.high_water(world.realm.name) == mark
     again = Holder(world, holder.key, None).call("POST", "/v1/sessions", {"assertion": assertion})
     assert again.json()["code"] == "replayed"
     holder = Holder(world, holder.key, token)
@@ -201,11 +201,11 @@ def test_a_store_that_lost_kills_gets_a_new_history(open_world: Open, valkey: Em
     world = open_world()
     key = world.enrol()
     holder, _ = world.open_session(key)
-    mark = world.mint.state.high_water(realm_name)
+    mark = world.mint.db.epoch.high_water(realm_name)
     assert mark is not None
-    world.mint.state.raise_high_water(realm_name, HighWater(mark.incarnation, mark.seq + 5))
+    world.mint.db.epoch.raise_high_water(realm_name, HighWater(mark.incarnation, mark.seq + 5))
     world = open_world()
-    fresh = world.mint.state.high_water(realm_name)
+    fresh = world.mint.db.epoch.high_water(realm_name)
     assert fresh is not None
     assert (fresh.incarnation != mark.incarnation, fresh.seq) == (True, mark.seq + 5)
     assert Holder(world, holder.key, holder.token).call("POST", "/v1/tasks", LOOKUP).json()["code"] == "revoked"
@@ -240,10 +240,10 @@ def test_a_store_that_is_emptied_under_a_running_mint_begins_anew(
 def test_longer_tokens_need_a_longer_memory_of_kills(open_world: Open, realm: Realm) -> None:
     """With a longer max_ttl the history begins anew, because the old one would have forgotten kills too early."""
     world = open_world()
-    mark = world.mint.state.high_water(realm.name)
+    mark = world.mint.db.epoch.high_water(realm.name)
     (realm.folder / "realm.toml").write_text(dataclasses.replace(realm, max_ttl_ms=2 * realm.max_ttl_ms).settings())
     world = open_world()
-    fresh = world.mint.state.high_water(realm.name)
+    fresh = world.mint.db.epoch.high_water(realm.name)
     assert mark is not None
     assert fresh is not None
     assert (fresh.incarnation != mark.incarnation, fresh.max_ttl_ms) == (True, 2 * mark.max_ttl_ms)

@@ -15,7 +15,7 @@ from sqlalchemy import update
 
 from arx_caps.cli import exit_codes
 from arx_caps.mint.db import migrations
-from arx_caps.mint.db.state import MintState
+from arx_caps.mint.db.mint_database import MintDatabase
 from arx_caps.mint.db.tables import METADATA
 from arx_verifier.errors import SettingsError, StoreError
 from tests.cli.helpers import arx
@@ -29,19 +29,19 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     yield from empty_database(request, tmp_path / "mint.db")
 
 
-def differences(state: MintState) -> list[object]:
-    with state.read() as c:
+def differences(db: MintDatabase) -> list[object]:
+    with db.read() as c:
         context = MigrationContext.configure(c, opts={"compare_type": True})
         return [each for each in compare_metadata(context, METADATA) if each]
 
 
 def test_the_steps_lead_to_the_tables(url: str) -> None:
     """A database that was brought here step by step has the very tables, columns, keys and indexes of a new one."""
-    with MintState(url) as state:
-        with state.altering() as c:
+    with MintDatabase(url) as db:
+        with db.altering() as c:
             migrations.upgrade(c)
-        assert differences(state) == []
-        assert state.create() == migrations.HEAD
+        assert differences(db) == []
+        assert db.create() == migrations.HEAD
 
 
 def test_tables_do_not_change_without_a_step() -> None:
@@ -51,11 +51,11 @@ def test_tables_do_not_change_without_a_step() -> None:
 
 def test_a_new_database_is_at_the_head(url: str) -> None:
     """What is made at once is what the steps lead to, and a second start changes nothing."""
-    with MintState(url) as state:
-        assert state.revision() is None
-        assert state.create() is None
-        assert differences(state) == []
-        assert state.create() == migrations.HEAD
+    with MintDatabase(url) as db:
+        assert db.revision() is None
+        assert db.create() is None
+        assert differences(db) == []
+        assert db.create() == migrations.HEAD
 
 
 def test_the_list_of_revisions_is_that_of_the_steps() -> None:
@@ -71,9 +71,9 @@ def test_two_mints_that_start_at_once_make_the_tables_once(url: str) -> None:
     found: list[str | None] = []
 
     def start(barrier: threading.Barrier) -> None:
-        with MintState(url) as state:
+        with MintDatabase(url) as db:
             barrier.wait()
-            found.append(state.create())
+            found.append(db.create())
 
     both = threading.Barrier(2)
     threads = [threading.Thread(target=start, args=(both,)) for _ in range(2)]
@@ -86,32 +86,32 @@ def test_two_mints_that_start_at_once_make_the_tables_once(url: str) -> None:
 
 def test_a_database_of_a_newer_version_is_refused(url: str) -> None:
     """Neither an unknown revision nor tables without one are touched; the error says what to do."""
-    with MintState(url) as state:
-        state.create()
-        with state.write() as c:
+    with MintDatabase(url) as db:
+        db.create()
+        with db.write() as c:
             c.execute(update(migrations.VERSION).values(version_num="9999"))
         with pytest.raises(SettingsError, match=r"revision 9999.*update ARx"):
-            state.create()
-        with state.write() as c:
+            db.create()
+        with db.write() as c:
             migrations.VERSION.drop(c)
         with pytest.raises(SettingsError, match=r"no revision.*update ARx"):
-            state.create()
+            db.create()
 
 
 def test_a_step_that_fails_changes_nothing(url: str) -> None:
     """With an error in its middle the database is as it was, and a later start goes the whole way."""
     name = sorted(str(index.name) for table in METADATA.tables.values() for index in table.indexes)[-1]
-    with MintState(url) as state:
-        with state.write() as c:
+    with MintDatabase(url) as db:
+        with db.write() as c:
             c.exec_driver_sql("CREATE TABLE other (id INTEGER)")
             c.exec_driver_sql(f"CREATE INDEX {name} ON other (id)")  # a database has one index of a name
         with pytest.raises(StoreError):
-            state.create()
-        assert state.revision() is None
-        with state.write() as c:
+            db.create()
+        assert db.revision() is None
+        with db.write() as c:
             c.exec_driver_sql("DROP TABLE other")
-        assert state.create() is None
-        assert differences(state) == []
+        assert db.create() is None
+        assert differences(db) == []
 
 
 def test_operators_can_do_it_themselves(url: str) -> None:

@@ -161,7 +161,7 @@ def test_the_last_one_who_may_everything_stays(world: World) -> None:
         thread.join()
     # The later one was demoted before its call, or found itself to be the last.
     assert codes.count(200) == 1
-    admins = [row for row in world.mint.state.operators() if row["role"] == ADMIN]
+    admins = [row for row in world.mint.db.operators.list() if row["role"] == ADMIN]
     assert len(admins) == 1
 
 
@@ -256,7 +256,7 @@ def test_recovery_needs_what_opens_the_root_keys(tmp_path: Path, database: str |
         recover_operator(world.realm, "gone", key.key.public, passphrase=None)
     recover_operator(world.realm, "root", key.key.public, passphrase=None)
     assert sign_in(world, key).call("GET", "/v1/operators").status_code == 200
-    told = [event for event in world.mint.state.outbox.after(0) if event.kind == "operator.recovered"]
+    told = [event for event in world.mint.db.outbox.after(0) if event.kind == "operator.recovered"]
     assert [event.facts for event in told] == [{"operator": "root", "key": key.key.public.kid}]
     assert told[0].by == f"host:uid-{os.getuid()}"
     world.mint.close()

@@ -10,7 +10,7 @@ from sqlalchemy import event, insert
 
 from arx_caps.mint.api.app import ENDPOINTS
 from arx_caps.mint.api.pagination import LOOKED_AT, PageQuery
-from arx_caps.mint.db.state import MintState
+from arx_caps.mint.db.mint_database import MintDatabase
 from arx_caps.mint.db.tables import AGENTS, SESSIONS, TASKS
 from arx_verifier.revocation.epoch import UnsafeLocalEpochs
 from arx_verifier.token import wire
@@ -34,7 +34,7 @@ def add_sessions(world: World, count: int, **values: Any) -> list[str]:
     row = {"agent": AGENT, "jkt": "x", "status": "open", "policy": world.mint.policy.digest, "born": 0}
     row |= {"incarnation": epochs.view()[0], "expires_at": now + HOUR_MS} | values
     rows = [row | {"id": f"s-{number:016}", "opened_at": now + number // 4} for number in range(count)]
-    with world.mint.state.write() as c:
+    with world.mint.db.write() as c:
         c.execute(insert(SESSIONS), rows)
     return [each["id"] for each in rows]
 
@@ -82,7 +82,7 @@ def test_states_are_asked_for_page_by_page(world: World, monkeypatch: pytest.Mon
     killed = ids[3::9]
     for session in killed:
         epochs.kill(f"session:{session}")
-    with world.mint.state.write() as c:
+    with world.mint.db.write() as c:
         c.execute(SESSIONS.update().where(SESSIONS.c.id == ids[0]).values(status="ended"))
         c.execute(SESSIONS.update().where(SESSIONS.c.id == ids[1]).values(expires_at=1))
     operator = world.operator()
@@ -97,7 +97,7 @@ def test_states_are_asked_for_page_by_page(world: World, monkeypatch: pytest.Mon
 
 def test_no_more_is_read_than_a_page_needs(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of an agent with a thousand sessions a page of open ones reads a page, and more where kills leave it short."""
-    asked, sessions, epochs = [], world.mint.state.sessions, world.mint.epochs
+    asked, sessions, epochs = [], world.mint.db.sessions.list, world.mint.epochs
     assert isinstance(epochs, UnsafeLocalEpochs)
 
     def spy(*, limit: int, **wanted: Any) -> list[dict[str, Any]]:
@@ -106,7 +106,7 @@ def test_no_more_is_read_than_a_page_needs(world: World, monkeypatch: pytest.Mon
 
     world.enrol()
     ids = add_sessions(world, COUNT)
-    monkeypatch.setattr(world.mint.state, "sessions", spy)
+    monkeypatch.setattr(world.mint.db.sessions, "list", spy)
     operator = world.operator()
     for killed, reads in ((None, [6]), (ids[-1], [6, LOOKED_AT])):
         asked.clear()
@@ -138,7 +138,7 @@ def test_agents_are_counted_and_found_below_a_path(world: World) -> None:
     operator = world.operator()
     row = {"status": "active", "metadata": "{}", "created_at": 1}
     paths = ["acme/a", "acme/a/b", "acme/a-b", "acme/ab", "acme/a_b/c", "other"]
-    with world.mint.state.write() as c:
+    with world.mint.db.write() as c:
         c.execute(insert(AGENTS), [row | {"path": path} for path in paths])
     told = operator.call("GET", "/v1/agents", limit="2").json()
     assert (told["total"], len(told["agents"])) == (6, 2)
@@ -210,7 +210,7 @@ def test_a_task_is_listed_with_its_session(world: World) -> None:
     """A session shows its newest tasks, and where the rest of them is."""
     holder, session = world.session()
     assert holder.call("POST", "/v1/tasks", LOOKUP).status_code == 201
-    with world.mint.state.write() as c:
+    with world.mint.db.write() as c:
         row = c.execute(TASKS.select()).mappings().one()
         c.execute(insert(TASKS), [{**row, "id": f"t-{number}", "started_at": number} for number in range(120)])
     told = holder.call("GET", f"/v1/sessions/{session['id']}").json()
@@ -240,15 +240,15 @@ def test_sessions_are_found_by_whom_they_are_for_and_by_what_was_done(world: Wor
 
 def test_a_list_by_template_looks_at_no_task_twice(tmp_path: Path) -> None:
     """Whether a session has one is one look into an index, also where every session has many of that template."""
-    with MintState(f"sqlite:///{tmp_path}/mint.db") as state:
-        state.create()
+    with MintDatabase(f"sqlite:///{tmp_path}/mint.db") as db:
+        db.create()
         asked: list[tuple[str, Any]] = []
-        with state.read() as c:
+        with db.read() as c:
             event.listen(
                 c.engine, "before_cursor_execute", lambda _, __, sql, values, *___: asked.append((sql, values))
             )
-        state.sessions(template="lookup", limit=101)
+        db.sessions.list(template="lookup", limit=101)
         sql, values = asked[-1]
-        with state.read() as c:
+        with db.read() as c:
             plan = c.exec_driver_sql(f"EXPLAIN QUERY PLAN {sql}", values).all()
     assert any("tasks_by_template (session=? AND template=?)" in row[-1] for row in plan), plan

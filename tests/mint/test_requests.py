@@ -216,7 +216,7 @@ def test_tokens_say_where_the_epoch_stood_before_they_were_granted(world: World)
     epochs.kill("agent:elsewhere")
     told = holder.call("POST", "/v1/tasks", LOOKUP).json()
     assert Bundle.parse(told["bundle"]).outline.identifier.born == (epochs.incarnation, 2)
-    mark = world.mint.state.high_water("acme")
+    mark = world.mint.db.epoch.high_water("acme")
     assert mark is not None
     assert (mark.incarnation, mark.seq) == (epochs.incarnation, 2)
 
@@ -226,8 +226,8 @@ def test_every_change_is_recorded_before_it_is_answered(world: World) -> None:
     key = world.enrol()
     holder, _ = world.open_session(key)
     operator = world.operator()
-    state = world.mint.state
-    with state.write() as c:
+    db = world.mint.db
+    with db.write() as c:
         c.exec_driver_sql("ALTER TABLE outbox RENAME TO elsewhere")
     body = {"path": "acme/second", "jwk": JWK}
     for answer in (operator.call("POST", "/v1/agents", body), holder.call("POST", "/v1/tasks", LOOKUP)):
@@ -235,7 +235,7 @@ def test_every_change_is_recorded_before_it_is_answered(world: World) -> None:
     assert operator.call("GET", "/v1/tasks").json() == {"tasks": []}
     assert operator.call("GET", "/v1/agents/acme/second").status_code == 404
     assert world.client.get("/readyz").status_code == 503
-    with state.write() as c:
+    with db.write() as c:
         c.exec_driver_sql("ALTER TABLE elsewhere RENAME TO outbox")
     assert operator.call("POST", "/v1/agents", body).status_code == 201
     until(lambda: world.client.get("/readyz").status_code == 200)

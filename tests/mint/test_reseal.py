@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from arx_caps.mint.db.events import Event
-from arx_caps.mint.db.state import MintState
+from arx_caps.mint.db.mint_database import MintDatabase
 from arx_caps.mint.keys import root_keys as keys_module
 from arx_caps.mint.keys.reseal import reseal
 from arx_caps.mint.keys.root_keys import RootKeys
@@ -42,8 +42,8 @@ def realm_of(folder: Path, passphrase: str | None, database: str | None = None) 
 
 
 def add_root(realm: Realm, keys: RootKeys, name: str) -> None:
-    with MintState(realm.database_url) as state:
-        state.add_root(keys.make(name), Event.of("key.created", "mint", key=name))
+    with MintDatabase(realm.database_url) as db:
+        db.keys.add_root(keys.make(name), Event.of("key.created", "mint", key=name))
 
 
 def load(realm: Realm, passphrase: str | None) -> RootKeys:
@@ -53,8 +53,8 @@ def load(realm: Realm, passphrase: str | None) -> RootKeys:
 def opened(realm: Realm, passphrase: str | None) -> Keys:
     """Every root key's key for the mint, opened as a mint that starts does."""
     keys = load(realm, passphrase)
-    with MintState(realm.database_url) as state:
-        for sealed in state.sealed_roots():
+    with MintDatabase(realm.database_url) as db:
+        for sealed in db.keys.sealed_roots():
             keys.open(sealed)
     return dict(keys.mint_key(name) for name in keys.names)
 
@@ -79,9 +79,9 @@ def test_the_keys_stay_and_the_seal_changes(
     assert set(had) == {"k1.0", "k2.0"}
     assert done.keys == ("k1", "k2")
     assert realm.root_key_path.exists() == (new is None)
-    with MintState(realm.database_url) as state:
-        [sealed] = state.sealed_roots()
-        [what] = [each for each in state.outbox.after(0) if each.kind == "key.resealed"]
+    with MintDatabase(realm.database_url) as db:
+        [sealed] = db.keys.sealed_roots()
+        [what] = [each for each in db.outbox.after(0) if each.kind == "key.resealed"]
     assert what.facts["keys"] == ["k1", "k2"]
     if key_file is None:
         assert done.old_key_file is None

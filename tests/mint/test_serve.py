@@ -18,7 +18,7 @@ import pytest
 
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.jose import KeyFile, make_assertion, make_dpop
-from arx_caps.mint.db.state import MintState
+from arx_caps.mint.db.mint_database import MintDatabase
 from arx_caps.mint.server.init_realm import init_realm
 from arx_caps.mint.server.serve import _listen, is_loopback, serve
 from arx_caps.realm import Realm
@@ -140,8 +140,8 @@ def test_it_serves_out_of_a_shared_database(
     with mint_process(realm, valkey.url) as process:
         assert line_of(process.stderr)["ready"] is True
         assert sign_in(realm).status_code == 201
-    with MintState(url) as state:
-        assert [event.kind for event in state.outbox.after(0)][-1] == "operator.signed_in"
+    with MintDatabase(url) as db:
+        assert [event.kind for event in db.outbox.after(0)][-1] == "operator.signed_in"
     postgres.drop(url)
 
 
@@ -216,8 +216,8 @@ def test_up_runs_everything_and_stops_everything(realm: Realm) -> None:
         assert process.wait(20) == 0
         assert gone(second)
         assert gone(server)
-    with MintState(realm.database_url) as state:
-        assert [event.kind for event in state.outbox.after(0)].count("epoch.begun") == 1
+    with MintDatabase(realm.database_url) as db:
+        assert [event.kind for event in db.outbox.after(0)].count("epoch.begun") == 1
 
 
 @pytest.mark.servers

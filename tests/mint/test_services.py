@@ -47,7 +47,7 @@ def test_a_service_gets_the_keys_of_its_audience(world: World) -> None:
     assert other.call("GET", "/v1/keys").json()["keys"][0]["key"] != answer["keys"][0]["key"]
     kinds = [(event["kind"], event["by"]) for event in world.events() if event["kind"].startswith("service.")]
     assert kinds[:2] == [("service.invited", "operator:root"), ("service.joined", "service:orders")]
-    assert world.mint.state.find_key("service:orders", holder.key.kid) is not None
+    assert world.mint.db.holder_keys.find("service:orders", holder.key.kid) is not None
 
 
 def test_what_a_service_asks_is_recorded(world: World) -> None:
@@ -96,7 +96,7 @@ def test_no_record_no_keys(world: World, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(world.mint.decisions, "append", full)
     assert holder.call("GET", "/v1/keys").json()["code"] == "audit_unavailable"
     assert join(world, enrolment)[1]["code"] == "audit_unavailable"
-    assert len(world.mint.state.keys_of("service:orders")) == 1
+    assert len(world.mint.db.holder_keys.list("service:orders")) == 1
 
 
 def test_an_enrolment_token_is_good_once(world: World) -> None:
@@ -117,7 +117,7 @@ def test_an_enrolment_token_is_good_once(world: World) -> None:
     assert sorted(codes) == [201, 401, 401, 401]
     _, again = join(world, enrolment)
     assert again["code"] == "bad_enrolment"
-    assert len(world.mint.state.keys_of("service:orders")) == 1
+    assert len(world.mint.db.holder_keys.list("service:orders")) == 1
 
 
 def test_an_enrolment_token_ends(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,7 +126,7 @@ def test_an_enrolment_token_ends(world: World, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(services, "now_ms", lambda: now_ms() + 15 * 60 * 1000)
     for text in (enrolment, "arxe1_" + "A" * 43, "", "arx1_x"):
         assert join(world, text)[1]["code"] == "bad_enrolment"
-    assert world.mint.state.services() == []
+    assert world.mint.db.services.list() == []
 
 
 def test_a_key_belongs_to_one_holder(world: World) -> None:

@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 
 from arx_caps.jose import SigningKey
 from arx_caps.mint.db.events import Event
-from arx_caps.mint.db.state import HighWater, MintState, Room
+from arx_caps.mint.db.mint_database import MintDatabase
+from arx_caps.mint.db.repositories.epoch import HighWater
+from arx_caps.mint.db.repositories.sessions import Room
 from arx_caps.mint.db.tables import SESSIONS
 from arx_caps.mint.policy.model import SessionTerms
 from arx_caps.mint.tasks.issue import next_end
@@ -59,7 +61,7 @@ def read(token: str) -> Identifier:
 def since(world: World, session: dict[str, Any], ms: int) -> None:
     """Let a session have been opened so much earlier; its token stays as it is."""
     values = {"opened_at": session["opened_at"] - ms, "ends_at": session["ends_at"] - ms}
-    with world.mint.state.write() as c:
+    with world.mint.db.write() as c:
         c.execute(SESSIONS.update().where(SESSIONS.c.id == session["id"]).values(**values))
 
 
@@ -156,7 +158,7 @@ def test_what_is_over_or_frozen_is_not_renewed(opened: tuple[World, UnsafeLocalE
     epochs.kill(f"session:{session['id']}")
     assert renew(holder, session)["code"] == "revoked"
     holder, session = world.open_session(world.enrol("acme/support/other"))
-    with world.mint.state.write() as c:
+    with world.mint.db.write() as c:
         c.execute(SESSIONS.update().where(SESSIONS.c.id == session["id"]).values(status="ended"))
     assert renew(holder, session)["code"] == "revoked"
 
@@ -178,7 +180,7 @@ def test_as_many_as_the_policy_says(opened: tuple[World, UnsafeLocalEpochs]) -> 
     assert another() == "too_many_sessions"
     epochs.kill(f"session:{sessions[0]}")
     assert [another(), another()] == ["ok", "too_many_sessions"]
-    with world.mint.state.write() as c:
+    with world.mint.db.write() as c:
         c.execute(SESSIONS.update().where(SESSIONS.c.id == sessions[1]).values(expires_at=now_ms()))
         c.execute(SESSIONS.update().where(SESSIONS.c.id == sessions[2]).values(status="ended"))
     assert [another(), another(), another()] == ["ok", "ok", "too_many_sessions"]
@@ -195,16 +197,16 @@ def test_a_limit_is_not_escaped_by_other_terms(world: World) -> None:
 def test_no_race_opens_one_too_many(world: World) -> None:
     """Of many that are opened at once, at two mints on one database, as many as are allowed come about."""
     key = world.enrol()
-    url = world.mint.state._engine.url.render_as_string(hide_password=False)
-    with MintState(url) as other:
-        row = dict(world.mint.state.session(world.open_session(key)[1]["id"]) or {})
+    url = world.mint.db._engine.url.render_as_string(hide_password=False)
+    with MintDatabase(url) as other:
+        row = dict(world.mint.db.sessions.find(world.open_session(key)[1]["id"]) or {})
 
         def opening(n: int) -> Any:
-            state = (world.mint.state, other)[n % 2]
+            db = (world.mint.db, other)[n % 2]
             mark, what = HighWater(row["incarnation"], row["born"]), Event.of("session.opened", "test")
-            return lambda: state.add_session(
+            return lambda: db.sessions.add(
                 row | {"id": f"s-{n}"}, mark, world.realm.name, what, Room(3, lambda _: True)
             )
 
         assert sorted(at_once(*map(opening, range(8)))) == ["ok"] * 2 + ["too_many_sessions"] * 6
-        assert len(other.sessions(agent=AGENT)) == 3
+        assert len(other.sessions.list(agent=AGENT)) == 3

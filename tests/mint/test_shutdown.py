@@ -15,7 +15,7 @@ from arx_caps.agent import mint_client
 from arx_caps.cli.mint_session import Caller
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.jose import SigningKey
-from arx_caps.mint.db.state import MintState
+from arx_caps.mint.db.mint_database import MintDatabase
 from arx_caps.mint.server.connections import AT_ONCE
 from arx_caps.mint.server.init_realm import init_realm
 from tests.mint.test_serve import mint_process
@@ -61,8 +61,8 @@ def test_what_was_done_was_answered(
         assert process.wait(20) in (0, -signal.SIGTERM)
         for worker in workers:
             worker.join()
-    with MintState(realm.database_url) as state:
-        enrolled = [event for event in state.outbox.after(0, 100_000) if event.kind == "agent.enrolled"]
+    with MintDatabase(realm.database_url) as db:
+        enrolled = [event for event in db.outbox.after(0, 100_000) if event.kind == "agent.enrolled"]
     assert len(enrolled) == len(told)
     assert len(broken) == WORKERS
     with pytest.raises(httpx.ConnectError):

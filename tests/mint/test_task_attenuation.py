@@ -151,7 +151,7 @@ def test_what_is_killed_meanwhile_does_not_come_back(
     told = holder.call("POST", f"/v1/tasks/{task}/attenuate", GET_ONLY).json()
     assert told["code"] == "revoked"
     assert ask(services, world, bundle) == "revoked"
-    assert len(world.mint.state.live_grants(task)) == 1
+    assert len(world.mint.db.grants.live(task)) == 1
 
 
 def test_those_who_change_a_task_at_once(world: World, services: dict[str, Verifier]) -> None:
@@ -172,7 +172,7 @@ def test_those_who_change_a_task_at_once(world: World, services: dict[str, Verif
     states = [ask(services, world, each, "payments.refund", amount=5) for each in worked]
     assert states.count("ok") == 1
     assert ask(services, world, bundle) == "revoked"
-    (alive,) = world.mint.state.live_grants(task)
+    (alive,) = world.mint.db.grants.live(task)
     assert alive["link"] == Bundle.parse(worked[states.index("ok")]).outline.link
 
 
@@ -182,19 +182,19 @@ def test_of_two_attempts_that_overlap_the_later_one_kills_nothing(
     """A call is repeated while its first attempt still runs: that one, gone on, answers what the repeat has given."""
     holder, _ = world.session()
     task, _ = started(holder)
-    path, live, given = f"/v1/tasks/{task}/attenuate", world.mint.state.live_grants, []
+    path, live, given = f"/v1/tasks/{task}/attenuate", world.mint.db.grants.live, []
 
     def attempt() -> Any:
         headers = holder.headers("POST", path) | {"Idempotency-Key": "n-1"}
         return world.client.post(path, json=GET_ONLY, headers=headers).json()
 
     def slow(task: str) -> Any:
-        monkeypatch.setattr(world.mint.state, "live_grants", live)
+        monkeypatch.setattr(world.mint.db.grants, "live", live)
         with ThreadPoolExecutor(1) as pool:
             given.append(pool.submit(attempt).result())
         return live(task)
 
-    monkeypatch.setattr(world.mint.state, "live_grants", slow)
+    monkeypatch.setattr(world.mint.db.grants, "live", slow)
     late = attempt()
     assert late == given[0]
     assert ask(services, world, late["bundle"]) == "ok"

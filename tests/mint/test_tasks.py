@@ -108,7 +108,7 @@ def test_an_extension_the_policy_refuses_says_what_it_would_take(world: World) -
     assert "would grant it now: lookup" in told["detail"]
     told = extend(holder, task, ttl="9h")
     assert "`ttl` of [task.refund]" in told["detail"]
-    assert len(world.mint.state.grants(task)) == 1
+    assert len(world.mint.db.grants.list(task)) == 1
 
 
 def test_what_is_over_is_not_extended(made: tuple[World, UnsafeLocalEpochs]) -> None:
@@ -120,10 +120,10 @@ def test_what_is_over_is_not_extended(made: tuple[World, UnsafeLocalEpochs]) -> 
     assert extend(stranger, tasks[0])["code"] == "not_found"
     epochs.kill(f"task:{tasks[0]}")
     epochs.freeze(f"task:{tasks[1]}")
-    with world.mint.state.write() as c:
+    with world.mint.db.write() as c:
         c.execute(TASKS.update().where(TASKS.c.id == tasks[2]).values(expires_at=now_ms()))
     assert [extend(holder, task)["code"] for task in tasks] == ["revoked", "frozen", "session_ended"]
-    with world.mint.state.write() as c:
+    with world.mint.db.write() as c:
         c.execute(TASKS.update().where(TASKS.c.id == tasks[2]).values(expires_at=now_ms() + 60_000, status="ended"))
     assert extend(holder, tasks[2])["code"] == "session_ended"
 
@@ -155,8 +155,8 @@ def test_the_row_of_a_part_ends_with_the_task(world: World) -> None:
     inner = start(holder, parent=outer)["task"]["id"]
     core = start(holder, parent=inner)["task"]["id"]
     beside = start(holder)["task"]["id"]
-    world.mint.state.end_task(outer, Event.of("task.ended", "test", task=outer))
-    status = {task["id"]: task["status"] for task in world.mint.state.tasks()}
+    world.mint.db.tasks.end(outer, Event.of("task.ended", "test", task=outer))
+    status = {task["id"]: task["status"] for task in world.mint.db.tasks.list()}
     assert status == {outer: "ended", inner: "ended", core: "ended", beside: "open"}
     assert start(holder, parent=inner)["code"] == "session_ended"
 
@@ -275,7 +275,7 @@ def test_a_attenuation_never_widens(whole: tuple[World, Holder, str], steps: lis
         audiences=("orders",),
         own={"orders": (Caveat(allow=rules).encode().decode(),)},
     )
-    agent = world.mint.state.agent(AGENT)
+    agent = world.mint.db.agents.find(AGENT)
     assert agent is not None
     keys = {"orders": world.mint.key_schedule.audience_key("orders")}
     judge, args, ends, before = verifier(world, "orders"), {"order_id": order}, now_ms() + 30_000, True

@@ -319,7 +319,7 @@ def test_a_repeated_exchange_brings_nothing_back(shop: Shop) -> None:
         text = called(task)
         first = shop.exchange("orders", text, key=key)
         if end == "finish":
-            with shop.world.mint.state.write() as c:
+            with shop.world.mint.db.write() as c:
                 c.execute(TASKS.update().where(TASKS.c.id == task.id).values(status="ended"))
         elif end == "attenuate":
             shop.epochs.kill(f"link:{task.bundle.outline.identifier.id}")

@@ -15,7 +15,7 @@ import pytest
 from arx_caps.agent.bundle import Bundle
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.jose import KeyFile, SigningKey, make_assertion
-from arx_caps.mint.db.state import MintState
+from arx_caps.mint.db.mint_database import MintDatabase
 from arx_caps.mint.policy.model import Policy
 from arx_caps.mint.runtime import MintRuntime
 from arx_caps.realm import Realm
@@ -124,9 +124,9 @@ def test_they_are_one_mint(pair: Pair) -> None:
     task = caller.ask(0, "POST", "/v1/tasks", PAY)["task"]["id"]
     assert caller.ask(1, "DELETE", f"/v1/tasks/{task}")["task"]["state"] == "ended"
     assert caller.ask(0, "GET", "/v1/tasks")["tasks"][0]["state"] == "ended"
-    with MintState(realm.database_url) as state:
-        kinds = Counter(event.kind for event in state.outbox.after(0))
-        writers = {event.mint for event in state.outbox.after(0)}
+    with MintDatabase(realm.database_url) as db:
+        kinds = Counter(event.kind for event in db.outbox.after(0))
+        writers = {event.mint for event in db.outbox.after(0)}
     assert (kinds["mint.started"], kinds["epoch.begun"], kinds["epoch.rotated"]) == (2, 1, 0)
     assert len(writers) == 3  # and who made the realm
 
@@ -162,14 +162,14 @@ def test_either_may_die_in_the_middle_of_it(mortal: Pair) -> None:
 
 
 def check(realm: Realm, loads: list[Load], killed: dict[str, int], store: str) -> None:
-    with MintState(realm.database_url) as state:
-        sessions = {row["id"]: row for load in loads for row in state.sessions(agent=load.agent.subject)}
-        tasks = {row["id"]: row for session in sessions for row in state.tasks(session=session)}
+    with MintDatabase(realm.database_url) as db:
+        sessions = {row["id"]: row for load in loads for row in db.sessions.list(agent=load.agent.subject)}
+        tasks = {row["id"]: row for session in sessions for row in db.tasks.list(session=session)}
         events = []
-        while page := state.outbox.after(events[-1].id if events else 0):
+        while page := db.outbox.after(events[-1].id if events else 0):
             events += page
-        mark = state.high_water(realm.name)
-        grants = {row["link"] for task in tasks for row in state.grants(task)}
+        mark = db.epoch.high_water(realm.name)
+        grants = {row["link"] for task in tasks for row in db.grants.list(task)}
 
     def told(kind: str, name: str) -> Counter[str]:
         return Counter(event.facts[name] for event in events if event.kind == kind)
@@ -283,7 +283,7 @@ def test_a_new_root_key_is_met_by_no_refusal(pair: Pair, *, at_once: bool) -> No
 def test_two_that_find_the_store_empty_begin_one_history(realm: Realm, own_valkey: EmbeddedValkey) -> None:
     """Mints that look at the same time at a store without their kills do not end each other's new history."""
     mints = [MintRuntime.open(realm, store_url=own_valkey.url) for _ in range(2)]
-    mints[0].state.create()
+    mints[0].db.create()
     for _ in range(4):
         own_valkey_flush(own_valkey)
         barrier = threading.Barrier(2)
@@ -294,10 +294,10 @@ def test_two_that_find_the_store_empty_begin_one_history(realm: Realm, own_valke
 
         with ThreadPoolExecutor(2) as pool:
             list(pool.map(look, mints))
-        mark = mints[0].state.high_water(realm.name)
+        mark = mints[0].db.epoch.high_water(realm.name)
         assert mark is not None
         assert mints[0].store.header().incarnation == mark.incarnation
-    begun = [event for event in mints[0].state.outbox.after(0) if event.kind.startswith("epoch.")]
+    begun = [event for event in mints[0].db.outbox.after(0) if event.kind.startswith("epoch.")]
     assert len(begun) == 4
     for mint in mints:
         mint.close()

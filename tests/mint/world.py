@@ -19,7 +19,7 @@ from starlette.testclient import TestClient
 from arx_caps.jose import KeyFile, SigningKey, make_assertion, make_dpop
 from arx_caps.mint.api.app import ENDPOINTS, create_app
 from arx_caps.mint.api.endpoint import File
-from arx_caps.mint.db.state import MintState
+from arx_caps.mint.db.mint_database import MintDatabase
 from arx_caps.mint.keys.root_keys import RootKeys
 from arx_caps.mint.policy.model import Policy
 from arx_caps.mint.runtime import MintRuntime
@@ -72,7 +72,7 @@ def local_mint(realm: Realm, decisions: DecisionSink | None = None) -> tuple[Min
     url = f"unix://{realm.folder}/no-store.sock"
     mint = MintRuntime(
         realm,
-        state=MintState(realm.database_url),
+        db=MintDatabase(realm.database_url),
         roots=RootKeys.load(realm.root_path, realm=realm.name, passphrase=None, key_path=realm.root_key_path),
         policy=Policy.load(realm.policy_path),
         epochs=epochs,
@@ -144,7 +144,7 @@ class World:
 
     def events(self) -> list[dict[str, Any]]:
         """What the mint recorded."""
-        return [event.to_dict() for event in self.mint.state.outbox.after(0) if event.mint != "init"]
+        return [event.to_dict() for event in self.mint.db.outbox.after(0) if event.mint != "init"]
 
 
 def local_world(folder: Path, *, database: str | None = None) -> tuple[World, UnsafeLocalEpochs]:

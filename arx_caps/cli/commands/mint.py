@@ -87,10 +87,11 @@ def events_command(
     jsonl: bool,
 ) -> None:
     """Show what the mint did, for whom: sessions, tasks, kills, enrolments; straight from its database."""
-    from arx_caps.mint.db.state import MintState, now_ms
+    from arx_caps.mint.db.database import now_ms
+    from arx_caps.mint.db.mint_database import MintDatabase
 
-    with MintState(database or Realm.open(realm_dir).database_url) as state:
-        found = state.outbox.since(0 if since is None else now_ms() - parse_duration(since), kinds, limit)
+    with MintDatabase(database or Realm.open(realm_dir).database_url) as db:
+        found = db.outbox.since(0 if since is None else now_ms() - parse_duration(since), kinds, limit)
     if jsonl:
         for event in found:
             console.raw(json_line("event", event.to_dict()))
@@ -114,10 +115,10 @@ def migrate_command(console: Console, realm_dir: Path, database: str | None, che
     Make a backup before: there is no way back.
     """
     from arx_caps.mint.db.migrations import HEAD
-    from arx_caps.mint.db.state import MintState
+    from arx_caps.mint.db.mint_database import MintDatabase
 
-    with MintState(database or Realm.open(realm_dir).database_url) as state:
-        before = state.revision() if check else state.create()
+    with MintDatabase(database or Realm.open(realm_dir).database_url) as db:
+        before = db.revision() if check else db.create()
     value = {"before": before, "now": before if check else HEAD, "known": HEAD}
     said = f"the database is at revision {value['now'] or 'none'}; this version knows {HEAD}"
     console.data("migration", value, said)

@@ -212,7 +212,7 @@ def _admit(endpoint: Endpoint, mint: MintContext, request: Request) -> Any:
 def _serve(endpoint: Endpoint, mint: MintContext, request: Request, raw: bytes, admitted: Any) -> Response:
     call: RouteCall | None = None
     try:
-        with spending_together(mint.state.spend_now) if endpoint.one_change else contextlib.nullcontext():
+        with spending_together(mint.db.proofs.spend_now) if endpoint.one_change else contextlib.nullcontext():
             call = _ask(endpoint, mint, request, raw)._replace(admitted=admitted)
             note(request, caller=call.caller.kind if call.caller is not None else "assertion")
             answer = _once(endpoint, call, request) or endpoint.handler(call)
@@ -252,17 +252,17 @@ def _once(endpoint: Endpoint, call: RouteCall, request: Request) -> RouteAnswer 
     members = {name: value for name, value in msgspec.to_builtins(call.body).items() if value is not None}
     digest = digest_of(request.method, request.url.path, members, opens=call.proof is not None)
     claim = Claim(caller, read_key(", ".join(said)), digest, now, endpoint.makes)
-    made = mint.state.made(claim)
+    made = mint.db.repeats.find(claim)
     if made is None:
         try:
             with claiming(claim):
                 return endpoint.handler(call)
         except ArxError:
-            made = mint.state.made(claim)  # somebody else with this key was first
+            made = mint.db.repeats.find(claim)  # somebody else with this key was first
             if made is None:
                 raise
     elif call.proof is not None:
-        mint.state.spend("proof", call.proof.key.kid, call.proof.jti, call.proof.until)
+        mint.db.proofs.spend("proof", call.proof.key.kid, call.proof.jti, call.proof.until)
     return endpoint.again(call, made)
 
 

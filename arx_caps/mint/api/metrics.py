@@ -81,9 +81,9 @@ class _State(Collector):
         halted = float(mint.log.publisher.halted is not None)
         yield GaugeMetricFamily("arx_log_halted", "1 when the database contradicts what was signed.", halted)
         try:
-            sessions, tasks = mint.state.count_alive()
-            approvals = mint.state.count_waiting()
-            waiting, size = mint.state.outbox.waiting(), mint.log.store.size()
+            sessions, tasks = mint.db.sessions.count_alive(), mint.db.tasks.count_alive()
+            approvals = mint.db.approvals.count_waiting()
+            waiting, size = mint.db.outbox.waiting(), mint.log.store.size()
         except ArxError:
             return
         yield GaugeMetricFamily("arx_mint_sessions_open", "Sessions that are neither ended nor expired.", sessions)

@@ -139,7 +139,7 @@ def show_agent(
         row: The agent's row.
         keys: The rows of its keys, where they are known already.
     """
-    keys = mint.state.keys_of(row["path"]) if keys is None else keys
+    keys = mint.db.holder_keys.list(row["path"]) if keys is None else keys
     state = row["status"]
     if state == "active" and _frozen(mint, agent_targets(row["path"])):
         state = "frozen"
@@ -164,7 +164,7 @@ def show_operator(mint: MintContext, row: Mapping[str, Any]) -> OperatorShown:
         state=state,
         role=row["role"],
         rules=msgspec.json.decode(row["rules"]) if row["rules"] is not None else UNSET,
-        keys=mint.state.kids(f"operator:{row['id']}"),
+        keys=[*mint.db.holder_keys.kids(f"operator:{row['id']}")],
         created_at=row["created_at"],
         ended_at=row["ended_at"],
     )

@@ -28,7 +28,7 @@ from arx_caps.audit.ingest import MINT as MINT_NODE
 from arx_caps.audit.shipping import Journal
 from arx_caps.audit.store import LogStore, Publisher
 from arx_caps.mint.db.events import Recorded
-from arx_caps.mint.db.state import MintState
+from arx_caps.mint.db.mint_database import MintDatabase
 from arx_caps.revocation import Entry as Line
 from arx_caps.revocation import RevocationStore
 from arx_verifier.errors import StoreError
@@ -95,11 +95,11 @@ class EventFeed:
     """Puts in what the mint recorded.
 
     Args:
-        state: The mint's state.
+        db: The mint's database.
     """
 
-    def __init__(self, state: MintState) -> None:
-        self._state = state
+    def __init__(self, db: MintDatabase) -> None:
+        self._db = db
         self._tidied = time.monotonic()
 
     def begin(self, store: LogStore) -> None:
@@ -107,7 +107,7 @@ class EventFeed:
 
         An older one gives numbers a second time.  It gets a run of its own, which goes on behind what both have.
         """
-        outbox = self._state.outbox
+        outbox = self._db.outbox
         run, last = outbox.run(), outbox.last()
         mark = store.high_water(EVENTS, run)
         if last >= mark:
@@ -123,7 +123,7 @@ class EventFeed:
     def _common(self, store: LogStore, run: str, last: int) -> int:
         """Return the last number under which database and log have the same event."""
         number = 0
-        while events := self._state.outbox.after(number, PAGE):
+        while events := self._db.outbox.after(number, PAGE):
             for event in events:
                 found = store.find(run, event.id)
                 record = store.record(found[0]) if found else None
@@ -134,9 +134,9 @@ class EventFeed:
 
     def __call__(self, store: LogStore) -> None:
         """Put in what is new."""
-        run = self._state.outbox.run()
+        run = self._db.outbox.run()
         mark = store.high_water(EVENTS, run)
-        while events := self._state.outbox.after(mark, PAGE):
+        while events := self._db.outbox.after(mark, PAGE):
             entries = [self._entry(run, event) for event in events]
             with store.writing() as log:
                 source = log.source(EVENTS, run)
@@ -147,7 +147,7 @@ class EventFeed:
                     log.mark(source, mark)
         if time.monotonic() - self._tidied > TIDY_S:
             self._tidied = time.monotonic()
-            self._state.outbox.forget(mark, before_ms=int((time.time() - KEEP_S) * 1000))
+            self._db.outbox.forget(mark, before_ms=int((time.time() - KEEP_S) * 1000))
 
     def _entry(self, run: str, event: Recorded) -> Entry:
         facts = event.facts
@@ -159,9 +159,9 @@ class EventFeed:
         """Return what the mint knows of the session that an event is about: an end names the id alone."""
         session = facts.get("session")
         if session is None and facts.get("task") is not None:
-            task = self._state.task(str(facts["task"]))
+            task = self._db.tasks.find(str(facts["task"]))
             session = None if task is None else task["session"]
-        row = None if session is None else self._state.session(str(session))
+        row = None if session is None else self._db.sessions.find(str(session))
         if row is None:
             return {}
         subject = None if row["subject"] is None else (row["subject_issuer"], row["subject"])

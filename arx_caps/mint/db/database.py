@@ -11,9 +11,9 @@ import contextlib
 import threading
 import time
 from collections.abc import Iterator
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeAlias
 
-from sqlalchemy import Row, func, insert, select
+from sqlalchemy import Executable, Row, Select, func, insert, select
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -25,6 +25,8 @@ from arx_verifier.errors import AuditError, StoreError
 
 PAGE: Final = 1000  # rows of one listing
 NAME: Final = "the mint's database"
+Rows: TypeAlias = list[dict[str, Any]]
+_RECORD: Final = insert(OUTBOX)
 
 
 def now_ms() -> int:
@@ -153,6 +155,12 @@ class Database:
                 if self.system == "sqlite" and connection.exec_driver_sql("PRAGMA foreign_key_check").first():
                     raise StoreError("the mint's database refers to rows that are not there; restore a backup")
 
+    def settle(self) -> None:
+        """Have SQLite carry everything over into its file, and empty its write-ahead log."""
+        if self.system == "sqlite":
+            with told(NAME), self._engine.connect() as c:
+                c.connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
     def record_in(self, connection: Connection, what: Event) -> None:
         """Write an event in a transaction that is open, and under which key it was asked for.
 
@@ -162,7 +170,7 @@ class Database:
         claim_in(connection, what)
         row = {"at_ms": now_ms(), "mint": self.writer, "kind": what.kind, "by": what.by, "body": what.body()}
         try:
-            connection.execute(insert(OUTBOX).values(**row))
+            connection.execute(_RECORD, row)
         except SQLAlchemyError as error:
             raise AuditError(f"the mint's record cannot be written ({type(error).__name__})") from None
 
@@ -176,20 +184,30 @@ class Database:
         with self.write(what):
             pass
 
-    def rows(self, statement: Any, limit: int = PAGE) -> list[dict[str, Any]]:
-        """Return the rows of a query, at most so many."""
+    def rows(self, statement: Executable, /, **values: Any) -> Rows:
+        """Return the rows of a query.
+
+        Args:
+            statement: The query, made once for all its calls.
+            values: Its parameters.
+        """
         with self.read() as c:
-            return [plain(row) for row in c.execute(statement.limit(limit))]
+            return [plain(row) for row in c.execute(statement, values)]
+
+    def row(self, statement: Executable, /, **values: Any) -> dict[str, Any] | None:
+        """Return the first row of a query, or None."""
+        with self.read() as c:
+            found = c.execute(statement, values).first()
+        return None if found is None else plain(found)
+
+    def page(self, statement: Select[Any], limit: int) -> Rows:
+        """Return the rows of a listing, at most so many."""
+        return self.rows(statement.limit(limit))
 
     def count(self, table: Any) -> int:
         """Count a table's rows."""
         with self.read() as c:
             return int(c.execute(select(func.count()).select_from(table)).scalar_one())
-
-    def row(self, statement: Any) -> dict[str, Any] | None:
-        """Return the first row of a query, or None."""
-        found = self.rows(statement, 1)
-        return found[0] if found else None
 
 
 def plain(row: Row[Any]) -> dict[str, Any]:

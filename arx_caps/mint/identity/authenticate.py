@@ -19,7 +19,7 @@ from typing import Any, Final, Literal, NamedTuple
 from arx_caps.durations import format_duration
 from arx_caps.jose import BAD_PROOF, Proof, check_dpop
 from arx_caps.mint.context import Born, MintContext
-from arx_caps.mint.db.state import now_ms
+from arx_caps.mint.db.database import now_ms
 from arx_caps.mint.identity.operator_token import hold_to_rules, hold_to_token, prove_operator_token
 from arx_caps.mint.policy.roles import APPROVE, WRITE_OPERATORS, rules_of
 from arx_verifier.errors import (
@@ -199,7 +199,7 @@ def identify_service(
     """
     try:
         proof = read_proof(call, None)
-        holder = mint.state.holder_of(proof.key.kid) or ""
+        holder = mint.db.holder_keys.holder_of(proof.key.kid) or ""
         audience = holder.removeprefix("service:")
         if audience == holder:
             raise GrantError("the proof is not by the enrolled key of a service", code=BAD_PROOF)
@@ -208,7 +208,7 @@ def identify_service(
         raise
     request = AccessRequest(action, args, now_ms(), call.peer)
     try:
-        mint.state.spend("proof", proof.key.kid, proof.jti, proof.until)
+        mint.db.proofs.spend("proof", proof.key.kid, proof.jti, proof.until)
     except GrantError as error:
         record_service_call(mint, audience, proof.key.kid, request, error)
         raise
@@ -220,7 +220,7 @@ def _proven_operator(mint: MintContext, macaroon: Macaroon, proof: Proof, peer: 
     """Prove the token, and that the call is signed by an enrolled key of the operator it names."""
     try:
         identifier = prove_operator_token(macaroon, mint.keys)
-        if mint.state.find_key(f"operator:{identifier.operator}", proof.key.kid) is None:
+        if mint.db.holder_keys.find(f"operator:{identifier.operator}", proof.key.kid) is None:
             raise GrantError("the proof is not by a key of this operator", code=BAD_PROOF)
     except ArxError as error:
         mint.decisions.count(error.code, peer)  # what nobody proved is counted, or junk could fill the record
@@ -234,8 +234,8 @@ def _operator(
     name, action = identifier.operator, request.tool
     asked = None if action == WHOAMI else action
     hold_to_token(macaroon, action=asked, args=request.args, now=request.at)
-    mint.state.spend("proof", proof.key.kid, proof.jti, proof.until)
-    row = mint.state.operator(name)
+    mint.db.proofs.spend("proof", proof.key.kid, proof.jti, proof.until)
+    row = mint.db.operators.find(name)
     if row is None or row["status"] != "active":
         raise refusal("frozen")
     # A freeze counts whenever it came; a kill does not, because operators' tokens know no birth.
@@ -274,15 +274,15 @@ def _agent(
     args: Mapping[str, Any],
 ) -> AuthenticatedCaller:
     born = mint.born()  # before any authority is looked at
-    row = mint.state.session(session)
+    row = mint.db.sessions.find(session)
     if row is None or row["jkt"] != proof.key.kid:
         raise GrantError("the proof is not by the key of this session", code=BAD_PROOF)
-    mint.state.spend("proof", proof.key.kid, proof.jti, proof.until)
+    mint.db.proofs.spend("proof", proof.key.kid, proof.jti, proof.until)
     try:
         grant = mint.verifier.verify(token, AccessRequest(action, args, now_ms(), call.peer))
     except ValidityError as error:
         raise _over(row, token, error) from error
-    agent = mint.state.agent(grant.agent)
+    agent = mint.db.agents.find(grant.agent)
     if row["status"] != "open" or grant.session != session:
         raise refusal("revoked")
     if agent is None or agent["status"] != "active":

@@ -86,11 +86,11 @@ def who_opens(mint: MintContext, policy: Policy, shown: Shown, proof: Proof, now
         path, by = _by_workload(mint, policy, str(shown.workload_token), proof, now)
     subject, until = _subject(mint, policy, shown, proof, now)
     # Only now, when their owner is proven, is room taken in the memory of used ones.
-    mint.state.spend("proof", proof.key.kid, proof.jti, proof.until)
+    mint.db.proofs.spend("proof", proof.key.kid, proof.jti, proof.until)
     if checked is not None:
-        mint.state.spend("assertion", checked.kid, checked.jti, checked.until)
+        mint.db.proofs.spend("assertion", checked.kid, checked.jti, checked.until)
     mint.limits.count_agent(path)
-    agent = mint.state.agent(path)
+    agent = mint.db.agents.find(path)
     if agent is None:
         raise GrantError(f"the policy takes this token for {path}, which is not enrolled", code="bad_workload_token")
     if agent["status"] != "active":
@@ -123,7 +123,7 @@ def subject_row(opener: Opener) -> dict[str, Any]:
 
 
 def _by_key(mint: MintContext, assertion: str, proof: Proof, now: int) -> Assertion:
-    checked = check_assertion(assertion, mint.state.find_key, audience=mint.realm.issuer, now=now)
+    checked = check_assertion(assertion, mint.db.holder_keys.find, audience=mint.realm.issuer, now=now)
     if checked.subject.startswith("operator:"):
         raise GrantError("this key is an operator's; sessions are for agents", code="wrong_caller")
     # Else whoever saw the assertion on its way could be first, with a key of his own.

@@ -15,6 +15,8 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from arx_caps.mint.db.database import now_ms
+from arx_caps.mint.db.mint_database import MintDatabase
 from arx_caps.mint.db.repositories.keys import (
     BY_FILE,
     FetchRow,
@@ -24,7 +26,6 @@ from arx_caps.mint.db.repositories.keys import (
     SealedRoot,
     retired_targets,
 )
-from arx_caps.mint.db.state import MintState, now_ms
 from arx_caps.mint.keys.root_keys import RootKeys
 from arx_caps.realm import Realm
 from arx_verifier.errors import ArxError, GrantError, SettingsError
@@ -66,14 +67,14 @@ class KeySchedule:
     Args:
         realm: The realm.
         roots: Its root keys.
-        state: The mint's state.
+        db: The mint's database.
 
     Attributes:
         ring: The keys of the mint's own tokens, for its verifier.
     """
 
-    def __init__(self, realm: Realm, roots: RootKeys, state: MintState) -> None:
-        self._realm, self._roots, self._state = realm, roots, state
+    def __init__(self, realm: Realm, roots: RootKeys, db: MintDatabase) -> None:
+        self._realm, self._roots, self._db = realm, roots, db
         self._lock = threading.Lock()
         self._plan: Plan | None = None
         self._looked = 0.0
@@ -86,7 +87,7 @@ class KeySchedule:
             SettingsError: A root key of the database does not open, or none is left that mints.
             StoreError: The database does not answer.
         """
-        self._state.know_roots(self._roots.names)
+        self._db.keys.know_roots(self._roots.names)
         self.look(at_once=True)
 
     def look(self, *, at_once: bool = False) -> Plan:
@@ -117,7 +118,7 @@ class KeySchedule:
         roots = {self._minting(plan, now), *(root for root, _ in chosen.values())}
         numbers = {number for _, number in chosen.values()}
         if min(*(root.used_at for root in roots), *(number.used_at for number in numbers), now) < now - USED_MS:
-            self._state.note_used([root.name for root in roots], [(number.audience, number.n) for number in numbers])
+            self._db.keys.note_used([root.name for root in roots], [(number.audience, number.n) for number in numbers])
 
     def mint_key(self) -> tuple[str, bytes]:
         """Return the key id and the key that the mint's own tokens are made with."""
@@ -178,12 +179,12 @@ class KeySchedule:
     def _numbered(self, audience: str) -> Plan:
         plan = self.look()
         if audience not in plan.numbers:
-            self._state.number_audience(audience)
+            self._db.keys.number_audience(audience)
             plan = self.look(at_once=True)
         return plan
 
     def _read(self) -> Plan:
-        rows = self._state.key_rows()
+        rows = self._db.keys.rows()
         for row in rows.roots:
             if row.name not in self._roots.names and row.nonce is not None and row.sealed is not None:
                 self._roots.open(SealedRoot(row.name, row.nonce, row.sealed))

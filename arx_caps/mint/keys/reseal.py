@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from arx_caps.keyfile import replace_secret
 from arx_caps.mint.db.events import Event
-from arx_caps.mint.db.state import MintState
+from arx_caps.mint.db.mint_database import MintDatabase
 from arx_caps.mint.keys.root_keys import RootKeys, read_key_file, write_key_file
 from arx_caps.realm import Realm
 from arx_verifier.errors import SettingsError
@@ -49,10 +49,10 @@ def reseal(realm: Realm, *, passphrase: str | None, new_passphrase: str | None) 
         StoreError: The database does not answer: the new passphrase or key file opens everything, and what is in the
             database is sealed as before.
     """
-    with _alone(realm.root_path.parent), MintState(realm.database_url, writer="reseal") as state:
-        state.create()
+    with _alone(realm.root_path.parent), MintDatabase(realm.database_url, writer="reseal") as db:
+        db.create()
         before = _load(realm, passphrase, new_passphrase)
-        for sealed in state.sealed_roots():
+        for sealed in db.keys.sealed_roots():
             before.again(sealed)  # nothing is touched before all of them are known to open
         if new_passphrase is None:
             fresh, key_path = secrets.token_bytes(KEY_BYTES), realm.root_key_path
@@ -62,10 +62,10 @@ def reseal(realm: Realm, *, passphrase: str | None, new_passphrase: str | None) 
         content, after = before.sealed_anew(passphrase=new_passphrase, key_path=realm.root_key_path)
         replace_secret(realm.root_path, content)
         _sync(realm.root_path.parent)
-        names = tuple(dict.fromkeys((*after.names, *(sealed.name for sealed in state.sealed_roots()))))
+        names = tuple(dict.fromkeys((*after.names, *(sealed.name for sealed in db.keys.sealed_roots()))))
         seal = "key file" if new_passphrase is None else "passphrase"
         what = Event.of("key.resealed", f"host:uid-{os.getuid()}", keys=list(names), seal=seal)
-        state.reseal_roots(after.again, what)
+        db.keys.reseal_roots(after.again, what)
         return Resealed(names, _put_away(realm.root_key_path, keep_first=new_passphrase is None))
 
 

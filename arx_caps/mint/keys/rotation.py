@@ -10,9 +10,10 @@ import re
 import time
 from typing import Any, Final, Literal, NamedTuple
 
+from arx_caps.mint.db.database import now_ms
 from arx_caps.mint.db.events import Event
+from arx_caps.mint.db.mint_database import MintDatabase
 from arx_caps.mint.db.repositories.keys import RootRow
-from arx_caps.mint.db.state import MintState, now_ms
 from arx_caps.mint.keys.key_schedule import USED_MS, KeySchedule, Plan
 from arx_caps.mint.keys.root_keys import RootKeys
 from arx_caps.mint.revocation.revoker import Revoker
@@ -48,7 +49,7 @@ class KeyRotation:
 
     Args:
         realm: The realm.
-        state: The database, which has the rows of the keys.
+        db: The mint's database, which has the rows of the keys.
         roots: The root keys.
         schedule: Which of them mints what.
         store: The revocation store.
@@ -58,13 +59,13 @@ class KeyRotation:
     def __init__(
         self,
         realm: Realm,
-        state: MintState,
+        db: MintDatabase,
         roots: RootKeys,
         schedule: KeySchedule,
         store: RevocationStore,
         revoker: Revoker,
     ) -> None:
-        self._realm, self._state, self._roots, self._schedule = realm, state, roots, schedule
+        self._realm, self._db, self._roots, self._schedule = realm, db, roots, schedule
         self._store, self._revoker = store, revoker
 
     def view_roots(self) -> list[RootView]:
@@ -89,7 +90,7 @@ class KeyRotation:
             raise GrantError(f"there are {MAX_ROOTS} root keys; retire one first", code="conflict")
         taken = [int(found[1]) for row in plan.rows.roots if (found := _NUMBERED.fullmatch(row.name))]
         name = f"k{max(taken, default=0) + 1}"
-        self._state.add_root(self._roots.make(name), Event.of("key.created", by, key=name))
+        self._db.keys.add_root(self._roots.make(name), Event.of("key.created", by, key=name))
         self._schedule.look(at_once=True)
         return name
 
@@ -109,7 +110,7 @@ class KeyRotation:
         row = next(row for row in self._schedule.look().roots if row.name == name)
         mints_from = now_ms() if now else max(now_ms(), self._schedule.ready_at(row))
         what = Event.of("key.rotated", by, key=name, mints_from=mints_from, at_once=now)
-        self._state.let_root_mint(name, mints_from, what, waits=not now)
+        self._db.keys.let_root_mint(name, mints_from, what, waits=not now)
         self._schedule.look(at_once=True)
         return name
 
@@ -140,7 +141,7 @@ class KeyRotation:
                 f"tokens that {name} made live until {_utc(found.outlived_at)}: wait, or end them now",
                 code="conflict",
             )
-        self._state.retire_root(name, Event.of("key.retired", by, key=name))
+        self._db.keys.retire_root(name, Event.of("key.retired", by, key=name))
         self._schedule.look(at_once=True)
         return self._freeze(f"root key {name} retired", by)
 
@@ -160,7 +161,7 @@ class KeyRotation:
             StoreError: The outcome is not known; repeat it.
         """
         what = Event.of("service.key_replaced", by, audience=audience, stolen=stolen)
-        self._state.replace_audience_key(audience, what, stolen=stolen)
+        self._db.keys.replace_audience_key(audience, what, stolen=stolen)
         self._schedule.look(at_once=True)
         return self.end_stolen(audience, by) if stolen else None
 
@@ -179,8 +180,8 @@ class KeyRotation:
             StoreError: The outcome is not known; repeat it.
         """
         what = Event.of("service.removed", by, audience=audience)
-        self._state.retire_audience(audience, Event.of("service.key_retired", by, audience=audience))
-        self._state.remove_service(audience, what)
+        self._db.keys.retire_audience(audience, Event.of("service.key_retired", by, audience=audience))
+        self._db.services.remove(audience, what)
         self._schedule.look(at_once=True)
         return self._freeze(f"the service {audience} was removed", by)
 

@@ -17,7 +17,7 @@ from typing import Any, Final, NamedTuple
 
 from arx_caps.keyfile import replace_secret
 from arx_caps.mint.db.events import Event
-from arx_caps.mint.db.state import MintState
+from arx_caps.mint.db.mint_database import MintDatabase
 from arx_caps.mint.policy.model import MAX_BYTES, Policy
 from arx_verifier.errors import RequestError, SettingsError, UnavailableError
 
@@ -65,15 +65,15 @@ class ActivePolicy:
 
     Args:
         path: The policy file in the realm's folder.
-        state: The database, which has every policy that was ever in force.
+        db: The mint's database, which has every policy that was ever in force.
         loaded: The policy to begin with: the file's, or that this version refuses it.
 
     Attributes:
         loaded: The policy in force, or that this version refuses it; replaced whole.
     """
 
-    def __init__(self, path: Path, state: MintState, loaded: Policy | NoPolicy) -> None:
-        self._path, self._state = path, state
+    def __init__(self, path: Path, db: MintDatabase, loaded: Policy | NoPolicy) -> None:
+        self._path, self._db = path, db
         self.loaded = loaded
 
     def require(self) -> Policy:
@@ -96,7 +96,7 @@ class ActivePolicy:
             AuditError: It could not be recorded.
         """
         # Mints that start together on an empty database would each put the file's policy in force.
-        with self._state.alone(SETTLING):
+        with self._db.alone(SETTLING):
             self._settle()
 
     def reload(self, by: str) -> Policy:
@@ -108,7 +108,7 @@ class ActivePolicy:
         """
         policy = Policy.load(self._path)
         refused = isinstance(self.loaded, NoPolicy)  # perhaps for a comment, and comments are in no digest
-        if refused or policy.digest != self.loaded.digest or self._state.policy(policy.digest) is None:
+        if refused or policy.digest != self.loaded.digest or self._db.policies.find(policy.digest) is None:
             self._put(policy, by)
         return policy
 
@@ -141,10 +141,10 @@ class ActivePolicy:
             StoreError: The database does not answer.
             SettingsError: This version cannot read it; the old one stays in force here.
         """
-        loaded, mark = self.loaded, self._state.mark_in_force()  # asked every second, and a policy may be long
+        loaded, mark = self.loaded, self._db.policies.mark()  # asked every second, and a policy may be long
         if mark is None or mark == (loaded.digest, loaded.at if isinstance(loaded, NoPolicy) else mark[1]):
             return
-        last = self._state.policy(mark[0])
+        last = self._db.policies.find(mark[0])
         if last is None:
             return
         found = _of_row(last)
@@ -154,7 +154,7 @@ class ActivePolicy:
         _log.warning("policy %s is in force: %s put it", last["digest"], last["by"])
 
     def _settle(self) -> None:
-        last, of_file = self._state.policy_in_force(), self.loaded
+        last, of_file = self._db.policies.in_force(), self.loaded
         counts = last is None or _is_newer(self._path, last)
         if isinstance(of_file, NoPolicy):
             if last is None or (counts and not _says(self._path, last)):
@@ -170,7 +170,7 @@ class ActivePolicy:
 
     def _put(self, policy: Policy, by: str) -> None:
         what = Event.of("policy.loaded", by, policy=policy.digest, before=self.loaded.digest)
-        self._state.put_policy(policy.digest, policy.text.source, by, what)
+        self._db.policies.put(policy.digest, policy.text.source, by, what)
         self.loaded = policy
 
     def _take(self, found: Policy | NoPolicy) -> None:

@@ -15,8 +15,10 @@ from arx_caps.audit.ingest import EventRecord, read_event
 from arx_caps.audit.store import LogStore
 from arx_caps.mint.audit.feeds import KILLS
 from arx_caps.mint.audit.log import AuditLog
+from arx_caps.mint.db.database import now_ms
 from arx_caps.mint.db.events import Event
-from arx_caps.mint.db.state import HighWater, MintState, now_ms
+from arx_caps.mint.db.mint_database import MintDatabase
+from arx_caps.mint.db.repositories.epoch import HighWater
 from arx_caps.realm import Realm
 from arx_caps.revocation import RevocationStore, Topology
 from arx_caps.revocation.failover import attest as attest_server
@@ -58,7 +60,7 @@ class StoreHistory:
 
     Args:
         realm: The realm.
-        state: The database, which has the mark.
+        db: The mint's database, which has the mark.
         store: The store.
         topology: Its replicas, and what a failover means.
         epochs: The mint's own view of the kill epoch.
@@ -68,13 +70,13 @@ class StoreHistory:
     def __init__(
         self,
         realm: Realm,
-        state: MintState,
+        db: MintDatabase,
         store: RevocationStore,
         topology: Topology,
         epochs: Epochs,
         log: AuditLog,
     ) -> None:
-        self._realm, self._state, self._store, self._topology = realm, state, store, topology
+        self._realm, self._db, self._store, self._topology = realm, db, store, topology
         self._epochs, self._log = epochs, log
 
     def attest(self) -> None:
@@ -84,7 +86,7 @@ class StoreHistory:
             StoreError: Store or database do not answer.
         """
         # Two mints that both find the store without its kills would end each other's new history.
-        with self._state.alone(ATTESTING):
+        with self._db.alone(ATTESTING):
             self._attest()
 
     def believed(self) -> Ahead | None:
@@ -96,7 +98,7 @@ class StoreHistory:
         claim = self._store.ahead()
         if claim is None:
             return None
-        ended = self._state.outbox.since(now_ms() - WORDS_MS, (ROTATED,))
+        ended = self._db.outbox.since(now_ms() - WORDS_MS, (ROTATED,))
         return claim if sum("verifier" in event.facts for event in ended) < WORDS else None
 
     def _attest(self) -> None:
@@ -130,10 +132,12 @@ class StoreHistory:
         facts = {"incarnation": header.incarnation, "seq": header.seq, "why": why} | (
             {"verifier": claimed_by} if claimed_by else {}
         )
-        self._state.raise_high_water(realm, HighWater(*header.place, ttl), Event.of(kind, MINT, **facts), begins=True)
+        self._db.epoch.raise_high_water(
+            realm, HighWater(*header.place, ttl), Event.of(kind, MINT, **facts), begins=True
+        )
 
     def _known(self) -> Known:
-        mark = self._state.high_water(self._realm.name)
+        mark = self._db.epoch.high_water(self._realm.name)
         incarnation, applied, _ = self._epochs.view()
         view = HistoryPlace(incarnation, applied, self._epochs.chain_at(incarnation, applied))
         logged, last = None, 0

@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
 from arx_caps.mint.db.events import Event
+from arx_caps.mint.db.mint_database import MintDatabase
 from arx_caps.mint.db.repositories.epoch import Freeze
 from arx_caps.mint.db.repositories.keys import retired_targets
-from arx_caps.mint.db.state import MintState
 from arx_caps.revocation import Entry, RevocationStore, StoreHistoryError
 from arx_verifier.errors import UnavailableError
 from arx_verifier.revocation import FREEZING, NOWHERE, HistoryPlace
@@ -49,7 +49,7 @@ class FreezeKeeper:
 
     Args:
         realm: The realm's name.
-        state: The database.
+        db: The mint's database.
         store: The store.
         noted: Remembers a change of the kill epoch and waits until the mint's own view has it.
 
@@ -59,9 +59,9 @@ class FreezeKeeper:
     """
 
     def __init__(
-        self, realm: str, state: MintState, store: RevocationStore, noted: Callable[[HistoryPlace], None]
+        self, realm: str, db: MintDatabase, store: RevocationStore, noted: Callable[[HistoryPlace], None]
     ) -> None:
-        self._realm, self._state, self._store, self._noted = realm, state, store, noted
+        self._realm, self._db, self._store, self._noted = realm, db, store, noted
         self._whole: HistoryPlace | None = None  # from here on all freezes are in the store
         self._compared = float("-inf")
         self.missing: tuple[str, ...] = ()
@@ -94,11 +94,11 @@ class FreezeKeeper:
             StoreError: Store or database do not answer, or the store is in another history than the mint's.
         """
         for _ in range(TRIES):
-            since, mark = self._state.followed(self._realm), self._state.high_water(self._realm)
+            since, mark = self._db.epoch.followed(self._realm), self._db.epoch.high_water(self._realm)
             changes = changes_since(self._store, since)
             if mark is None or mark.incarnation != changes.to.incarnation:
                 raise StoreHistoryError("INCARNATION", "the store is in a history that this mint has not looked at")
-            if changes.to == since or self._state.follow_freezes(
+            if changes.to == since or self._db.epoch.follow(
                 self._realm, since, changes.to, changes.frozen, changes.thawed
             ):
                 self.followed = changes.to
@@ -153,7 +153,7 @@ class FreezeKeeper:
         for _ in range(2):
             there = set(self._store.freezes())
             self.follow()  # behind the look: a thaw that it met is known by now
-            missing = freezes_of(self._state) - there
+            missing = freezes_of(self._db) - there
             lost = missing if lost is None else lost & missing
             if not lost:
                 break
@@ -162,7 +162,7 @@ class FreezeKeeper:
     def _freeze(self, targets: list[str]) -> None:
         bump = self._store.freeze(targets, WHY, "mint")
         told = {"targets": list(bump.targets), "seq": bump.header.seq, "reason": WHY, "durable": bump.durable}
-        self._state.record(Event.of("targets.frozen", "mint", **told))
+        self._db.record(Event.of("targets.frozen", "mint", **told))
         self._noted(bump.header.place)
 
 
@@ -209,25 +209,30 @@ def _clean(said: str) -> str:
     return said.replace("\0", "")  # PostgreSQL keeps none
 
 
-def wanted_freezes(state: MintState, store: RevocationStore, realm: str) -> set[str]:
+def wanted_freezes(db: MintDatabase, store: RevocationStore, realm: str) -> set[str]:
     """Return what must be frozen, for who looks while no mint may have followed the store's log.
 
     Raises:
         StoreError: Store or database do not answer.
     """
-    wanted = freezes_of(state)
+    wanted = freezes_of(db)
     try:
-        changes = changes_since(store, state.followed(realm))
+        changes = changes_since(store, db.epoch.followed(realm))
     except StoreHistoryError:  # emptied, or put back: what the database knows counts
         return wanted
-    return (wanted | {freeze.target for freeze in changes.frozen}) - (changes.thawed - ended_of(state))
+    return (wanted | {freeze.target for freeze in changes.frozen}) - (changes.thawed - ended_of(db))
 
 
-def freezes_of(state: MintState) -> set[str]:
+def freezes_of(db: MintDatabase) -> set[str]:
     """Return every target that must be frozen, as the database alone knows."""
-    return state.standing_freezes() | ended_of(state)
+    return db.epoch.freezes() | ended_of(db)
 
 
-def ended_of(state: MintState) -> set[str]:
+def ended_of(db: MintDatabase) -> set[str]:
     """Return the targets of what the mint itself has ended: whoever thaws one past it finds it frozen again."""
-    return state.ended_targets() | state.withdrawn_targets() | retired_targets(state.key_rows())
+    return (
+        db.agents.ended_targets()
+        | db.operators.ended_targets()
+        | db.approvals.withdrawn_targets()
+        | retired_targets(db.keys.rows())
+    )

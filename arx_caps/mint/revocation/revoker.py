@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Final, Literal
 
 from arx_caps.mint.db.events import Event
-from arx_caps.mint.db.state import MintState
+from arx_caps.mint.db.mint_database import MintDatabase
 from arx_caps.mint.revocation.attestation import StoreHistory
 from arx_caps.mint.revocation.freezes import FreezeKeeper
 from arx_caps.revocation import Bump, KillReport, RevocationStore, StoreHistoryError, parse_targets
@@ -32,7 +32,7 @@ class Revoker:
     """Changes the revocation store, and what the mint remembers of it.
 
     Args:
-        state: The database.
+        db: The mint's database.
         store: The store.
         history: Attests the store's history, should another mint have begun one.
         freezes: Keeps the database's freezes up with the store.
@@ -41,13 +41,13 @@ class Revoker:
 
     def __init__(
         self,
-        state: MintState,
+        db: MintDatabase,
         store: RevocationStore,
         history: StoreHistory,
         freezes: FreezeKeeper,
         noted: Callable[[HistoryPlace], None],
     ) -> None:
-        self._state, self._store, self._noted = state, store, noted
+        self._db, self._store, self._noted = db, store, noted
         self._history, self._freezes = history, freezes
 
     def end(self, op: Op, targets: Sequence[str], *, reason: str, by: str, wait: bool) -> KillReport:
@@ -118,15 +118,15 @@ class Revoker:
     def _thaw(self, targets: Sequence[str], by: str) -> None:
         for target in targets:
             path = target.removeprefix("agent:")
-            agent = self._state.agent(path) if path != target else None
+            agent = self._db.agents.find(path) if path != target else None
             if agent is not None and agent["status"] != "active":
-                self._state.set_agent_status(path, "active", Event.of("agent.thawed", by, agent=path))
+                self._db.agents.set_status(path, "active", Event.of("agent.thawed", by, agent=path))
 
     def _record(self, bump: Bump, kind: str, by: str, reason: str) -> None:
         seq = bump.header.seq
         try:
             self._freezes.follow()
-            self._state.record(
+            self._db.record(
                 Event.of(kind, by, targets=list(bump.targets), seq=seq, reason=reason, durable=bump.durable)
             )
         except UnavailableError as error:

@@ -14,8 +14,8 @@ from typing import Final
 from arx_caps.audit.merkle import make_key
 from arx_caps.keyfile import KeyFile, PublicKey, write_secret
 from arx_caps.mint.db.events import Event
+from arx_caps.mint.db.mint_database import MintDatabase
 from arx_caps.mint.db.repositories.operators import ADMIN
-from arx_caps.mint.db.state import MintState
 from arx_caps.mint.keys.root_keys import RootKeys
 from arx_caps.realm import DEFAULT_LISTEN, Realm
 from arx_verifier.errors import SettingsError
@@ -85,13 +85,13 @@ def _fill(realm: Realm, passphrase: str | None, log_origin: str) -> None:
     operator = KeyFile.generate("operator", FIRST_OPERATOR, realm.issuer)
     operator.save(realm.operator_key_path)
     what = Event.of("operator.enrolled", "init", operator=FIRST_OPERATOR, key=operator.key.public.kid)
-    with MintState(realm.database_url, writer="init") as state:
-        state.create()
-        if state.has_operators():
+    with MintDatabase(realm.database_url, writer="init") as db:
+        db.create()
+        if db.operators.exist():
             # A second first operator would get into whatever is run with that database.
             raise SettingsError("the database holds a realm already; name another one, or an empty one")
-        state.know_roots(roots.names)
-        state.add_operator(FIRST_OPERATOR, operator.key.public, what, role=ADMIN)
+        db.keys.know_roots(roots.names)
+        db.operators.add(FIRST_OPERATOR, operator.key.public, what, role=ADMIN)
 
 
 def recover_operator(realm: Realm, name: str, key: PublicKey, *, passphrase: str | None) -> None:
@@ -112,6 +112,6 @@ def recover_operator(realm: Realm, name: str, key: PublicKey, *, passphrase: str
     """
     RootKeys.load(realm.root_path, realm=realm.name, passphrase=passphrase, key_path=realm.root_key_path)
     what = Event.of("operator.recovered", f"host:uid-{os.getuid()}", operator=name, key=key.kid)
-    with MintState(realm.database_url, writer="recover") as state:
-        state.create()
-        state.recover_operator(name, key, what)
+    with MintDatabase(realm.database_url, writer="recover") as db:
+        db.create()
+        db.operators.recover(name, key, what)

@@ -11,9 +11,9 @@ from typing import Any, Final, Literal, NamedTuple
 import msgspec
 
 from arx_caps.mint.context import Born, MintContext
+from arx_caps.mint.db.database import now_ms
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.repositories.approvals import APPROVED, DENIED, ENDED, WAITING, WITHDRAWN, ApprovalAnswer
-from arx_caps.mint.db.state import now_ms
 from arx_caps.mint.identity.authenticate import AuthenticatedCaller
 from arx_caps.mint.identity.operator_token import hold_to_rules
 from arx_caps.mint.policy.approvals import ApprovalTerms
@@ -56,7 +56,7 @@ def ask_approval(mint: MintContext, caller: AuthenticatedCaller, wanted: Wanted)
     """
     session, born = _of(caller)
     third_party = read_third_party(wanted.caveat)
-    task = mint.state.task(third_party.task)
+    task = mint.db.tasks.find(third_party.task)
     if task is None or task["session"] != session["id"]:
         raise GrantError("caveat is of no task of this session", code="not_found")
     if task_state(mint, task) in _OVER:
@@ -72,7 +72,7 @@ def ask_approval(mint: MintContext, caller: AuthenticatedCaller, wanted: Wanted)
     row |= {"subject_issuer": session["subject_issuer"], "subject": session["subject"]}
     row |= dict.fromkeys(("denied_by", "answer_why", "approved_at", "expires_at"))
     what = Event.of("approval.asked", caller.by, approval=row["id"], args=wanted.args, **told)
-    mint.state.add_approval(row, what)
+    mint.db.approvals.add(row, what)
     return row | {"its": task}
 
 
@@ -104,7 +104,7 @@ def fetch_discharge(mint: MintContext, caller: AuthenticatedCaller, row: Row) ->
         raise refusal("revoked")  # the token that requires it was made with a key that is retired
     made = make_discharge(row, key[0], mint.realm.name)
     told = {name: row[name] for name in ("session", "task", "agent", "audience", "expires_at")}
-    mint.state.record(Event.of("discharge.made", caller.by, approval=row["id"], **told))
+    mint.db.record(Event.of("discharge.made", caller.by, approval=row["id"], **told))
     return made
 
 
@@ -124,7 +124,7 @@ def answer_approval(
     """
     if approval_state(mint, row) == "withdrawn":
         raise GrantError(f"{row['id']} is withdrawn already", code="conflict")
-    task, session = row["its"], mint.state.session(row["session"])
+    task, session = row["its"], mint.db.sessions.find(row["session"])
     if session is None or task_state(mint, task) in _OVER:
         raise GrantError("the task that it was asked for is over", code="session_ended")
     terms: ApprovalTerms | None = None
@@ -135,7 +135,7 @@ def answer_approval(
     def counts(operator: str, found: Row | None) -> bool:
         return operator == caller.name or (found is not None and _may_approve(mint, found, row))
 
-    return mint.state.answer_approval(row, ApprovalAnswer(caller.name, terms, _cleaned(why), counts)) | {"its": task}
+    return mint.db.approvals.answer(row, ApprovalAnswer(caller.name, terms, _cleaned(why), counts)) | {"its": task}
 
 
 def withdraw_approval(
@@ -154,12 +154,12 @@ def withdraw_approval(
         return dict(row), None
     told = {name: row[name] for name in ("session", "task", "agent", "audience")} | {"approval": row["id"]}
     # A request has no discharge that could be out, and gets none once its row says so.
-    done = mint.state.withdraw_approval(row["id"], WAITING, Event.of("approval.withdrawn", caller.by, **told))
+    done = mint.db.approvals.withdraw(row["id"], WAITING, Event.of("approval.withdrawn", caller.by, **told))
     if done["status"] != APPROVED:
         return done | {"its": row["its"]}, None
     report = withdraw_target(mint, f"task:{row['id']}", caller.by)
     what = Event.of("approval.withdrawn", caller.by, **told, seq=report.seq)
-    return mint.state.withdraw_approval(row["id"], APPROVED, what) | {"its": row["its"]}, report
+    return mint.db.approvals.withdraw(row["id"], APPROVED, what) | {"its": row["its"]}, report
 
 
 def approval_state(mint: MintContext, row: Row) -> State:
@@ -181,7 +181,7 @@ def approval_state(mint: MintContext, row: Row) -> State:
 
 def about(mint: MintContext, args: Mapping[str, Any]) -> dict[str, Any]:
     """Say what rules of operators may ask of a request beside its name: whose it is, of which task, for which tool."""
-    row = mint.state.approval(str(args.get("approval", "")))
+    row = mint.db.approvals.find(str(args.get("approval", "")))
     return {} if row is None else {name: row[name] for name in ("agent", "template", "tool")}
 
 
@@ -198,7 +198,7 @@ def _terms(mint: MintContext, task: Row, third_party: ApprovalCaveat, wanted: Wa
     found: list[tuple[str, str, ApprovalTerms]] = []
     failed: GrantError | None = None
     kids: dict[str, Collection[str]] = {}
-    for row in mint.state.live_grants(task["id"]):
+    for row in mint.db.grants.live(task["id"]):
         granted = StoredGrant.read(row["content"])
         for audience, entries in granted.approvals.items():
             terms = next((each for each in entries if each.tools == third_party.tools), None)

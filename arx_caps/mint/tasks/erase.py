@@ -45,7 +45,7 @@ def erase_person(mint: MintContext, target: str, *, by: str, reason: str) -> Gon
         StoreError: A database did not answer; repeat it.
     """
     mint.log.require_whole()
-    rows = mint.state.sessions_for(target)
+    rows = mint.db.erasures.sessions_for(target)
     open_ones = [row["id"] for row in rows if stands(mint, row)]
     if open_ones:
         raise GrantError(
@@ -71,7 +71,7 @@ def erase_before(mint: MintContext, before: int, *, by: str, reason: str) -> Gon
         StoreError: A database did not answer; repeat it.
     """
     mint.log.require_whole()
-    sessions, events = _erase_work(mint, mint.state.sessions_over(before), None, by, reason, before)
+    sessions, events = _erase_work(mint, mint.db.erasures.sessions_over(before), None, by, reason, before)
     index = index_at(mint.log.store, before)
     return Gone(erase(mint.log.store, before=index, by=by, reason=reason), sessions, events)
 
@@ -79,7 +79,7 @@ def erase_before(mint: MintContext, before: int, *, by: str, reason: str) -> Gon
 def _erase_work(
     mint: MintContext, sessions: list[str], target: str | None, by: str, reason: str, before: int = 0
 ) -> tuple[int, int]:
-    state, tasks = mint.state, mint.state.tasks_in(sessions)
+    db, tasks = mint.db, mint.db.erasures.tasks_in(sessions)
     gone = {*sessions, *tasks}
 
     def is_theirs(event: Recorded) -> bool:
@@ -87,11 +87,11 @@ def _erase_work(
         about = {str(facts.get("session")), str(facts.get("task"))}
         return event.at_ms < before or bool(gone & about) or (target is not None and target in facts.get("targets", ()))
 
-    events = state.erase_events(is_theirs, NAMED)
+    events = db.erasures.erase_events(is_theirs, NAMED)
     if sessions or events:
         what = Event.of(ERASED, by, sessions=len(sessions), events=events, reason=reason)
-        state.erase_work(sessions, tasks, what)
-    state.settle()
+        db.erasures.erase_work(sessions, tasks, what)
+    db.settle()
     mint.log.step()
-    EventFeed(state)(mint.log.store)  # the step says nothing of an event that could not be put in
+    EventFeed(db)(mint.log.store)  # the step says nothing of an event that could not be put in
     return len(sessions), events

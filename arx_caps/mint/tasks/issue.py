@@ -17,9 +17,11 @@ import msgspec
 from arx_caps.durations import duration_within, format_duration
 from arx_caps.jose import Proof, check_assertion
 from arx_caps.mint.context import MintContext
+from arx_caps.mint.db.database import now_ms
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.idempotency import keep_recipe
-from arx_caps.mint.db.state import HighWater, Room, now_ms
+from arx_caps.mint.db.repositories.epoch import HighWater
+from arx_caps.mint.db.repositories.sessions import Room
 from arx_caps.mint.identity.authenticate import AuthenticatedCaller
 from arx_caps.mint.identity.operator_token import mint_operator_token
 from arx_caps.mint.identity.session_login import Shown, subject_of, subject_row, targets_of, who_opens
@@ -80,21 +82,21 @@ def grant_operator(mint: MintContext, assertion: str, proof: Proof) -> tuple[str
     Raises:
         GrantError: The assertion is wrong or used, or the proof is by another key.
     """
-    checked = check_assertion(assertion, mint.state.find_key, audience=mint.realm.issuer, now=now_ms())
+    checked = check_assertion(assertion, mint.db.holder_keys.find, audience=mint.realm.issuer, now=now_ms())
     name = checked.subject.removeprefix("operator:")
     if name == checked.subject:
         raise GrantError("this key is an agent's; operators have keys of their own", code="wrong_caller")
     if proof.key.kid != checked.kid:
         raise GrantError("the proof is not by the key that signed the assertion", code="bad_proof")
-    mint.state.spend("proof", proof.key.kid, proof.jti, proof.until)
-    mint.state.spend("assertion", checked.kid, checked.jti, checked.until)
-    row = mint.state.operator(name)
+    mint.db.proofs.spend("proof", proof.key.kid, proof.jti, proof.until)
+    mint.db.proofs.spend("assertion", checked.kid, checked.jti, checked.until)
+    row = mint.db.operators.find(name)
     if row is None or row["status"] != "active":
         raise refusal("frozen")
     kid, key = mint.key_schedule.mint_key()
     rules = rules_of(row["role"], row["rules"])
     token, expires_at = mint_operator_token(name, rules, kid=kid, key=key, realm=mint.realm.name, now=now_ms())
-    mint.state.record(Event.of("operator.signed_in", f"operator:{name}", key=checked.kid, expires_at=expires_at))
+    mint.db.record(Event.of("operator.signed_in", f"operator:{name}", key=checked.kid, expires_at=expires_at))
     return token.encode(), expires_at
 
 
@@ -125,7 +127,7 @@ def open_session(
     most = policy.most_open(path)
     room = Room(most, lambda other: stands(mint, other)) if most is not None else None
     keep_recipe(recipe_of(birth, (kid,)))
-    mint.state.add_session(row, HighWater(*born), mint.realm.name, what, room)
+    mint.db.sessions.add(row, HighWater(*born), mint.realm.name, what, room)
     return OpenedSession(row, sign_session(mint, birth), expires_at)
 
 
@@ -164,7 +166,7 @@ def start_task(mint: MintContext, caller: AuthenticatedCaller, asked: TaskReques
         UnavailableError: The kill epoch is not known now.
     """
     session, born, policy, now = caller.session, caller.born, mint.policy, now_ms()
-    agent = mint.state.agent(caller.name)
+    agent = mint.db.agents.find(caller.name)
     if session is None or born is None or agent is None:
         raise GrantError("tasks are started by agents, in a session", code="wrong_caller")
     subject, params = subject_of(session), dict(asked.params)
@@ -200,7 +202,7 @@ def start_task(mint: MintContext, caller: AuthenticatedCaller, asked: TaskReques
     kids = (kid for kid, _ in keys_for(mint, granted.audiences).values())
     keep_recipe(recipe_of(birth, kids, granted.all_caveats(), origins, granted.needs()))
     what = Event.of("task.started", caller.by, **told)
-    mint.state.add_task(row, HighWater(*born), mint.realm.name, what, grant_row(birth, granted), asked.parent)
+    mint.db.tasks.add(row, HighWater(*born), mint.realm.name, what, grant_row(birth, granted), asked.parent)
     return Started(row, bundle)
 
 
@@ -246,7 +248,7 @@ def above_of(parent: Mapping[str, Any] | None) -> list[str]:
 
 
 def _parent(mint: MintContext, session: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    parent = mint.state.task(name)
+    parent = mint.db.tasks.find(name)
     if parent is None or parent["session"] != session["id"]:
         raise GrantError("there is no such task in this session to be a part of", code="not_found")
     if task_state(mint, parent) != "open":
@@ -274,7 +276,7 @@ def renew_session(mint: MintContext, caller: AuthenticatedCaller) -> OpenedSessi
         UnavailableError: The kill epoch is not known now.
     """
     session, born, policy, now = caller.session, caller.born, mint.policy, now_ms()
-    agent = mint.state.agent(caller.name)
+    agent = mint.db.agents.find(caller.name)
     if session is None or born is None or agent is None:
         raise GrantError("sessions are renewed by their agents", code="wrong_caller")
     _require_opener(mint, policy, session)
@@ -291,7 +293,7 @@ def renew_session(mint: MintContext, caller: AuthenticatedCaller) -> OpenedSessi
     birth = Birth(agent, born, session["id"], None, policy.digest, now, expires_at, 0, new_link(), subject)
     changes = {"expires_at": expires_at, "ends_at": ends_at, "policy": policy.digest}
     what = Event.of("session.renewed", caller.by, session=birth.session, **changes)
-    row = mint.state.renew_session(birth.session, changes, HighWater(*born), mint.realm.name, what)
+    row = mint.db.sessions.renew(birth.session, changes, HighWater(*born), mint.realm.name, what)
     return OpenedSession(row, sign_session(mint, birth), expires_at)
 
 
@@ -301,7 +303,7 @@ def _require_opener(mint: MintContext, policy: Policy, session: Mapping[str, Any
         return  # opened before this was kept
     opened_with = msgspec.json.decode(session["opened_with"], type=dict[str, str])
     if "key" in opened_with:
-        if mint.state.find_key(session["agent"], opened_with["key"]) is None:
+        if mint.db.holder_keys.find(session["agent"], opened_with["key"]) is None:
             raise GrantError(
                 "the key that opened this session is no longer enrolled; open another with one that is",
                 code="session_not_allowed",

@@ -10,7 +10,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from arx_caps.mint.context import Born, MintContext
-from arx_caps.mint.db.state import now_ms
+from arx_caps.mint.db.database import now_ms
 from arx_caps.mint.identity.session_login import subject_of, targets_of
 from arx_verifier.errors import refusal
 from arx_verifier.token import agent_targets

@@ -12,9 +12,10 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from arx_caps.mint.context import Born, MintContext
+from arx_caps.mint.db.database import now_ms
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.idempotency import keep_recipe
-from arx_caps.mint.db.state import HighWater, now_ms
+from arx_caps.mint.db.repositories.epoch import HighWater
 from arx_caps.mint.identity.authenticate import AuthenticatedCaller
 from arx_caps.mint.identity.session_login import subject_of
 from arx_caps.mint.policy.explain import explain_refusal
@@ -79,8 +80,8 @@ def attenuate_task(
         grant = _grant(mint, task, link)
         granted = StoredGrant.read(grant["content"]).attenuate(caveats)
         sign_grant(mint, _birth(agent, task, session, grant, granted, mint.born()), granted)  # does it fit at all?
-        killed = {each["link"] for each in (grant, *mint.state.live_grants(task["id"]))}
-        mint.state.require_first()  # what a repeat of this call has given meanwhile is among them
+        killed = {each["link"] for each in (grant, *mint.db.grants.live(task["id"]))}
+        mint.db.repeats.require_first()  # what a repeat of this call has given meanwhile is among them
         report = kill_links(mint, killed, caller.by)
         # Born where the kill is known to have been applied, and then looked at again: what was killed before that,
         # even straight in the store, is not brought back.
@@ -92,7 +93,7 @@ def attenuate_task(
         told = {"task": task["id"], "link": birth.link, "before": grant["link"], "audiences": granted.audiences}
         what = Event.of("task.attenuated", caller.by, **told, seq=report.seq, attenuated=granted.attenuated)
         values, mark = grant_row(birth, granted) | {"before": grant["link"]}, HighWater(*born)
-        row = mint.state.replace_grants(
+        row = mint.db.grants.replace(
             task["id"], killed, values, as_json(granted.audiences), mark, mint.realm.name, what
         )
         if row is not None:
@@ -114,7 +115,7 @@ def extend_task(mint: MintContext, caller: AuthenticatedCaller, task: Mapping[st
     session, agent = _of(mint, caller)
     born = caller.born or mint.born()
     _require_standing(mint, born, task, session)
-    if len(mint.state.live_grants(task["id"])) >= MAX_LIVE:
+    if len(mint.db.grants.live(task["id"])) >= MAX_LIVE:
         raise GrantError(
             f"a task has at most {MAX_LIVE} grants at once: attenuate it, or start another", code="conflict"
         )
@@ -140,7 +141,7 @@ def extend_task(mint: MintContext, caller: AuthenticatedCaller, task: Mapping[st
     told = {"task": task["id"], "link": birth.link, "template": granted.template, "params": granted.params}
     told |= {"policy": policy.digest, "expires_at": birth.expires_at, "audiences": granted.audiences}
     what = Event.of("task.extended", caller.by, **told)
-    row = mint.state.add_grant(task["id"], grant_row(birth, granted), HighWater(*born), mint.realm.name, what)
+    row = mint.db.grants.add(task["id"], grant_row(birth, granted), HighWater(*born), mint.realm.name, what)
     return Started(row, bundle)
 
 
@@ -150,7 +151,7 @@ def _recipe(mint: MintContext, birth: Birth, granted: StoredGrant) -> dict[str, 
 
 
 def _of(mint: MintContext, caller: AuthenticatedCaller) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-    agent = mint.state.agent(caller.name)
+    agent = mint.db.agents.find(caller.name)
     if caller.session is None or agent is None:
         raise GrantError("tasks are changed by their agents, in their session", code="wrong_caller")
     return caller.session, agent
@@ -166,11 +167,11 @@ def _require_standing(mint: MintContext, born: Born, task: Mapping[str, Any], se
 def _grant(mint: MintContext, task: Mapping[str, Any], link: str | None) -> dict[str, Any]:
     """Find a grant; of one that was attenuated, what became of it, so that a repeat goes on where the first one was."""
     if link is None:
-        row = mint.state.task(task["id"]) or task
+        row = mint.db.tasks.find(task["id"]) or task
         link = str(row["link"])
-    grant = mint.state.grant(link)
+    grant = mint.db.grants.find(link)
     while grant is not None and grant["replaced_by"] is not None:
-        grant = mint.state.grant(grant["replaced_by"])
+        grant = mint.db.grants.find(grant["replaced_by"])
     if grant is None or grant["task"] != task["id"] or grant["ended_at"] is not None:
         raise GrantError("this task has no such grant any more; start another task", code="not_found")
     return grant
@@ -210,7 +211,7 @@ def _birth(
 
 def _parent_of(mint: MintContext, task: Mapping[str, Any]) -> Mapping[str, Any] | None:
     above = msgspec.json.decode(task["above"], type=list[str])
-    return mint.state.task(above[-1]) if above else None
+    return mint.db.tasks.find(above[-1]) if above else None
 
 
 def _more(

@@ -78,7 +78,7 @@ def _require_alive(
 
 
 def _birth(mint: MintContext, recipe: Mapping[str, Any], session: Mapping[str, Any], task: str | None) -> Birth:
-    agent = mint.state.agent(session["agent"])
+    agent = mint.db.agents.find(session["agent"])
     if agent is None:
         raise GrantError("the agent is not there any more", code="conflict")
     return Birth(

@@ -8,8 +8,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Final
 
 from arx_caps.mint.context import MintContext
+from arx_caps.mint.db.database import now_ms
 from arx_caps.mint.db.events import Event
-from arx_caps.mint.db.state import now_ms
 from arx_caps.mint.revocation.revoker import NO_WAIT_MS
 from arx_caps.revocation import Bump, KillReport
 
@@ -25,8 +25,8 @@ def finish_task(mint: MintContext, task: Mapping[str, Any], by: str) -> KillRepo
     Raises:
         StoreError: The outcome is not known; repeat it.
     """
-    row = {**task, "expires_at": mint.state.task_over_at(task["id"])}
-    return _end_row(mint, "task", row, by, mint.state.end_task)
+    row = {**task, "expires_at": mint.db.tasks.over_at(task["id"])}
+    return _end_row(mint, "task", row, by, mint.db.tasks.end)
 
 
 def end_session(mint: MintContext, session: Mapping[str, Any], by: str) -> KillReport | None:
@@ -38,7 +38,7 @@ def end_session(mint: MintContext, session: Mapping[str, Any], by: str) -> KillR
     Raises:
         StoreError: The outcome is not known; repeat it.
     """
-    return _end_row(mint, "session", session, by, mint.state.end_session)
+    return _end_row(mint, "session", session, by, mint.db.sessions.end)
 
 
 def kill_links(mint: MintContext, links: Collection[str], by: str) -> KillReport:
@@ -83,10 +83,10 @@ def deactivate(mint: MintContext, path: str, by: str, reason: str) -> KillReport
     """
     targets = [f"agent:{path}"]
     # In the database first: a crash in between leaves an agent that gets nothing, never one that goes on.
-    mint.state.set_agent_status(path, "deactivated", Event.of("agent.deactivated", by, agent=path, reason=reason))
+    mint.db.agents.set_status(path, "deactivated", Event.of("agent.deactivated", by, agent=path, reason=reason))
     report = mint.revoker.end("kill+freeze", targets, reason=reason, by=by, wait=True)
     # Last: a row that says "ended" is never killed again, so it may say so only once the store has the kill.
-    mint.state.end_sessions_of(path)
+    mint.db.sessions.end_of(path)
     return report
 
 
@@ -100,7 +100,7 @@ def remove_operator(mint: MintContext, name: str, by: str) -> KillReport:
         GrantError: ``conflict``: nobody would be left who may do everything.
         StoreError: The outcome is not known; repeat it.
     """
-    mint.state.remove_operator(name, Event.of("operator.removed", by, operator=name))
+    mint.db.operators.remove(name, Event.of("operator.removed", by, operator=name))
     return mint.revoker.end("kill+freeze", [f"operator:{name}"], reason="removed", by=by, wait=True)
 
 

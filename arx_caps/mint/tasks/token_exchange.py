@@ -13,9 +13,9 @@ from typing import Any, Final, NamedTuple, TypeAlias
 import msgspec
 
 from arx_caps.mint.context import Born, MintContext
+from arx_caps.mint.db.database import now_ms
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.idempotency import keep_recipe
-from arx_caps.mint.db.state import now_ms
 from arx_caps.mint.identity.session_login import subject_of
 from arx_caps.mint.tasks.discharge import require_approvals, third_party_of
 from arx_caps.mint.tasks.liveness import require_standing
@@ -107,7 +107,7 @@ def exchange(mint: MintContext, service: str, text: str, audience: str) -> Excha
     more = [raw.decode() for raw in made.packets[len(caveats) + len(required) :] if isinstance(raw, bytes)]
     recipe = {"identifier": made.identifier.decode(), "caveats": [each.encode().decode() for each in caveats]}
     keep_recipe(recipe | {"needs": required, "more": more, "targets": child.targets})
-    mint.state.record(Event.of("token.exchanged", f"service:{service}", **told))
+    mint.db.record(Event.of("token.exchanged", f"service:{service}", **told))
     return _given(mint, identifier, made, child)
 
 
@@ -214,7 +214,7 @@ def _granted(
     Whoever can verify a token can make one: what the presented one says of its task is held to what the mint wrote, or
     a service could have anybody's name signed for another one.
     """
-    row = mint.state.grant(parent.identifier.id)
+    row = mint.db.grants.find(parent.identifier.id)
     task, session, agent = _running(mint, parent.identifier)
     granted = StoredGrant.read(row["content"]) if row is not None else None
     if row is None or granted is None or audience not in granted.targets(service):
@@ -254,8 +254,8 @@ def _says(
 
 def _running(mint: MintContext, identifier: Identifier) -> tuple[Row, Row, Row]:
     """Return what the mint has of a task, its session and its agent, of which none may be over or frozen."""
-    task, session = mint.state.task(str(identifier.task)), mint.state.session(identifier.session)
-    agent = mint.state.agent(identifier.agent)
+    task, session = mint.db.tasks.find(str(identifier.task)), mint.db.sessions.find(identifier.session)
+    agent = mint.db.agents.find(identifier.agent)
     if any(each is not None and each["status"] != "open" for each in (task, session)):
         raise refusal("revoked")
     if agent is not None and agent["status"] != "active":
@@ -268,7 +268,7 @@ def _spend(mint: MintContext, service: str, text: str, audience: str) -> None:
     call = call_proof.split_call(text)
     if call is not None:
         name = wire.text_of(call.signature[:16])  # a part: nothing that could be presented is kept
-        mint.state.spend("exchange", f"{service}>{audience}", name, call.issued_at + call_proof.KEEP_MS)
+        mint.db.proofs.spend("exchange", f"{service}>{audience}", name, call.issued_at + call_proof.KEEP_MS)
 
 
 def _welcoming(granted: StoredGrant, audience: str, hops: tuple[str, ...]) -> list[CaveatLike]:

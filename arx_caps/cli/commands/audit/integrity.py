@@ -35,7 +35,7 @@ def check_command(console: Console, realm_dir: Path, database: str | None) -> No
     from arx_caps.audit.integrity import check_batches, check_rows, rows_of
     from arx_caps.audit.merkle import IncompleteError, NoteError, TamperedError, read_signer
     from arx_caps.mint.audit.log import open_store
-    from arx_caps.mint.db.state import MintState
+    from arx_caps.mint.db.mint_database import MintDatabase
 
     realm = Realm.open(realm_dir)
     key = read_signer(realm.log_key_path, "log").key
@@ -44,8 +44,8 @@ def check_command(console: Console, realm_dir: Path, database: str | None) -> No
             store.create()
             rows = rows_of(store, realm.log_dir, key)
             check_rows(rows, progress.tell)
-            with contextlib.closing(MintState(database or realm.database_url)) as state:
-                answered = check_batches(store, rows.size, state.find_key, progress.tell)
+            with contextlib.closing(MintDatabase(database or realm.database_url)) as db:
+                answered = check_batches(store, rows.size, db.holder_keys.find, progress.tell)
     except (TamperedError, IncompleteError, NoteError) as error:
         hint = "`arx audit reindex` makes the rows again; `arx audit verify` checks the files alone"
         show_failure(console, "audit-checked", error, hint)

@@ -74,13 +74,13 @@ def _kept(store: RevocationStore, realm: Realm, at_ms: int) -> Callable[[Entry],
 
 def _row(realm: Realm, kind: str, name: str) -> Mapping[str, Any] | None:
     """Return what the mint knows of a session or a task, if it can be asked."""
-    from arx_caps.mint.db.state import MintState
+    from arx_caps.mint.db.mint_database import MintDatabase
 
     if realm.database is None and not realm.database_path.exists():
         return None
     try:
-        with MintState(realm.database_url) as state:
-            return state.session(name) if kind == "session" else state.task(name)
+        with MintDatabase(realm.database_url) as db:
+            return db.sessions.find(name) if kind == "session" else db.tasks.find(name)
     except ArxError:
         return None  # said by another check
 
@@ -114,15 +114,15 @@ def _log_and_maps(store: RevocationStore, log: list[Entry], seq: int, kept: Call
 
 
 def _high_water(store: RevocationStore, realm: Realm, incarnation: str, seq: int) -> Check:
-    from arx_caps.mint.db.state import MintState
+    from arx_caps.mint.db.mint_database import MintDatabase
 
     path = realm.database_path
     if realm.database is None and not path.exists():
         found = f"{path} is gone: the mint knows no agent, session or operator, and not what was killed"
         return Check("memory", False, found, "restore it from a backup, then restart the mint; kills work meanwhile")
     try:
-        with MintState(realm.database_url) as state:
-            mark, known = state.high_water(realm.name), state.has_operators()
+        with MintDatabase(realm.database_url) as db:
+            mark, known = db.epoch.high_water(realm.name), db.operators.exist()
     except ArxError as error:
         return Check("memory", False, str(error), "look at the mint's database")
     if not known:
@@ -160,14 +160,14 @@ def _record(realm: Realm, log: dict[int, Entry], seq: int) -> Check:
 
 def _freezes(store: RevocationStore, realm: Realm) -> Check:
     """Compare the store's freezes with those of the database."""
-    from arx_caps.mint.db.state import MintState
+    from arx_caps.mint.db.mint_database import MintDatabase
     from arx_caps.mint.revocation.freezes import wanted_freezes
 
     if realm.database is None and not realm.database_path.exists():
         return Check("freezes", False, "without the mint's database nobody knows what must be frozen", "restore it")
     try:
-        with MintState(realm.database_url) as state:
-            wanted = wanted_freezes(state, store, realm.name)
+        with MintDatabase(realm.database_url) as db:
+            wanted = wanted_freezes(db, store, realm.name)
     except ArxError as error:
         return Check("freezes", False, str(error), "look at the mint's database")
     lost = sorted(wanted - set(store.freezes()))
@@ -186,12 +186,12 @@ def _recorded(events: list[dict[str, Any]]) -> Iterator[tuple[int, str]]:
 
 def _events(realm: Realm) -> list[dict[str, Any]]:
     """Read the last events about targets in the newest history."""
-    from arx_caps.mint.db.state import MintState
+    from arx_caps.mint.db.mint_database import MintDatabase
 
     if realm.database is None and not realm.database_path.exists():
         return []  # said already
-    with MintState(realm.database_url) as state:
-        recorded = state.outbox.since(0, (*EVENTS, *HISTORIES))
+    with MintDatabase(realm.database_url) as db:
+        recorded = db.outbox.since(0, (*EVENTS, *HISTORIES))
     newest = max((place for place, event in enumerate(recorded) if event.kind in HISTORIES), default=-1)
     # What was erased with a person names no target any more; its number is left out of the comparison.
     return [event.facts for event in recorded[newest + 1 :] if "targets" in event.facts]

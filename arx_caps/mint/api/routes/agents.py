@@ -79,7 +79,7 @@ def enrol_agent(call: RouteCall) -> AgentShown:
     key, metadata = PublicKey(body.jwk) if body.jwk is not None else None, body.metadata or {}
     told = {"agent": body.path, "key": key.kid if key is not None else None, "owner": body.owner, "metadata": metadata}
     what = Event.of("agent.enrolled", call.by.by, **told)
-    mint.state.add_agent(body.path, key, owner=body.owner, metadata=metadata, what=what)
+    mint.db.agents.add(body.path, key, owner=body.owner, metadata=metadata, what=what)
     return show_agent(mint, _agent(call, body.path))
 
 
@@ -92,12 +92,12 @@ def list_agents(call: RouteCall) -> Agents:
     """List the agents."""
     mint, query = call.mint, call.query
     fetched = query.limit + 1
-    rows = mint.state.agents(status=query.state, under=query.under, after=query.after, limit=fetched)
-    keys = mint.state.keys_of_all(row["path"] for row in rows)
+    rows = mint.db.agents.list(status=query.state, under=query.under, after=query.after, limit=fetched)
+    keys = mint.db.holder_keys.by_holder(row["path"] for row in rows)
     page = page_of(
         rows, AGENTS_ORDER, lambda row: show_agent(mint, row, keys[row["path"]]), limit=query.limit, fetched=fetched
     )
-    return Agents(agents=page.shown, total=mint.state.count(AGENTS), next=page.next)
+    return Agents(agents=page.shown, total=mint.db.count(AGENTS), next=page.next)
 
 
 def get_agent(call: RouteCall) -> AgentShown:
@@ -117,11 +117,11 @@ def patch_agent(call: RouteCall) -> AgentShown:
         # Whoever is known by a workload's token can do without a key of his own.
         keep_one = not _is_workload(call, path)
         what = Event.of("agent.keys_changed", call.by.by, **told)
-        mint.state.change_keys(path, key, body.remove_kid, what, keep_one=keep_one)
+        mint.db.holder_keys.change(path, key, body.remove_kid, what, keep_one=keep_one)
     if body.owner is not UNSET or body.metadata is not UNSET:
         owner = {} if body.owner is UNSET else {"owner": body.owner or None}
         metadata = {} if body.metadata is UNSET else body.metadata
-        mint.state.describe_agent(path, owner, metadata, call.by.by, most=MAX_METADATA)
+        mint.db.agents.describe(path, owner, metadata, call.by.by, most=MAX_METADATA)
     return show_agent(mint, _agent(call, path))
 
 
@@ -138,7 +138,7 @@ def _is_workload(call: RouteCall, path: str) -> bool:
 
 
 def _agent(call: RouteCall, path: str) -> dict[str, Any]:
-    row = call.mint.state.agent(path) if names.is_agent_path(path) else None
+    row = call.mint.db.agents.find(path) if names.is_agent_path(path) else None
     if row is None:
         raise GrantError("there is no such agent", code="not_found")
     return row

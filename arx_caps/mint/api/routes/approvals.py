@@ -150,7 +150,7 @@ def list_approvals(call: RouteCall) -> Approvals:
     wanted = {"task": query.task, "session": query.session, "agent": query.agent, "template": query.template}
     statuses, alive = _STATUSES[query.state], query.state in ("waiting", "approved")
     page = page_in_state(
-        lambda most: mint.state.approvals(statuses=statuses, alive=alive, after=query.after, limit=most, **wanted),
+        lambda most: mint.db.approvals.list(statuses=statuses, alive=alive, after=query.after, limit=most, **wanted),
         APPROVALS_ORDER,
         lambda row: show_approval(mint, row),
         limit=query.limit,
@@ -201,7 +201,7 @@ def show_approval(mint: MintContext, row: Row) -> ApprovalShown:
 def _own(call: RouteCall, name: str) -> dict[str, Any]:
     """Find an approval that the caller may see."""
     own = call.by.session
-    found = call.mint.state.approvals(id=name, session=own["id"] if own is not None else None, limit=1)
+    found = call.mint.db.approvals.list(id=name, session=own["id"] if own is not None else None, limit=1)
     if not found:
         raise GrantError("there is no such approval", code="not_found")
     return found[0]

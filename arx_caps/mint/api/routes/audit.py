@@ -12,7 +12,7 @@ from arx_caps.audit.shipping import batch as wire
 from arx_caps.jose import BAD_PROOF
 from arx_caps.mint.api.endpoint import Bytes, Endpoint, File, RouteAnswer, RouteCall
 from arx_caps.mint.context import MintContext
-from arx_caps.mint.db.state import now_ms
+from arx_caps.mint.db.database import now_ms
 from arx_caps.mint.identity.authenticate import SHIP, CallCredentials, read_proof, refusing
 from arx_verifier.errors import GrantError
 from arx_verifier.request import AccessRequest
@@ -43,7 +43,7 @@ def admit_service(mint: MintContext, call: CallCredentials, headers: Mapping[str
     """Prove that a batch is an enrolled service's before its body is read."""
     try:
         proof = read_proof(call, None)
-        statement = open_statement(headers.get(wire.HEADER, ""), mint.state.find_key, now=now_ms())
+        statement = open_statement(headers.get(wire.HEADER, ""), mint.db.holder_keys.find, now=now_ms())
         if proof.key.kid != statement.key.kid:
             raise GrantError("the proof is not by the key that signed the batch", code=BAD_PROOF)
     except GrantError as error:
@@ -51,7 +51,7 @@ def admit_service(mint: MintContext, call: CallCredentials, headers: Mapping[str
         raise
     # In memory: a batch may come again, and nothing is taken twice.
     with refusing(mint, statement.audience, proof.key.kid, AccessRequest(SHIP, {}, now_ms(), call.peer)):
-        mint.state.spend_here("proof", proof.key.kid, proof.jti, proof.until)
+        mint.db.proofs.spend_here("proof", proof.key.kid, proof.jti, proof.until)
     mint.log.turns.announce(*_turn_of(statement))
     seen = headers.get(wire.SEEN_HEADER, "")
     return Sender(statement, int(seen) if re.fullmatch("[0-9]{1,18}", seen, re.ASCII) else None)

@@ -124,7 +124,7 @@ def delete_service(call: RouteCall) -> KeyReplaced:
 
 def _enrolled(call: RouteCall) -> str:
     audience = call.path["audience"]
-    if call.mint.state.service(audience) is None:
+    if call.mint.db.services.find(audience) is None:
         raise GrantError("there is no such service", code="not_found")
     return audience
 

@@ -102,7 +102,7 @@ def enrol_operator(call: RouteCall) -> OperatorShown:
     role, rules = roles.choose(body.role, body.rules)
     key = PublicKey(body.jwk)
     what = Event.of("operator.enrolled", call.by.by, operator=body.name, key=key.kid, role=role, rules=rules)
-    mint.state.add_operator(body.name, key, what, role=role, rules=rules)
+    mint.db.operators.add(body.name, key, what, role=role, rules=rules)
     return show_operator(mint, _operator(call, body.name))
 
 
@@ -114,9 +114,9 @@ def operator_again(call: RouteCall, made: Made) -> OperatorShown:
 def list_operators(call: RouteCall) -> Operators:
     """List the operators, those who were removed as well."""
     mint, limit = call.mint, call.query.limit
-    rows = mint.state.operators(after=call.query.after, limit=limit + 1)
+    rows = mint.db.operators.list(after=call.query.after, limit=limit + 1)
     page = page_of(rows, OPERATORS_ORDER, lambda row: show_operator(mint, row), limit=limit, fetched=limit + 1)
-    return Operators(operators=page.shown, total=mint.state.count(OPERATORS), next=page.next)
+    return Operators(operators=page.shown, total=mint.db.count(OPERATORS), next=page.next)
 
 
 def get_operator(call: RouteCall) -> OperatorShown:
@@ -138,12 +138,12 @@ def patch_operator(call: RouteCall) -> OperatorShown:
     if about_role:
         role, rules = roles.choose(body.role, body.rules)
         what = Event.of("operator.role_changed", by, operator=name, role=role, rules=rules, before=row["role"])
-        mint.state.set_role(name, role, rules, what)
+        mint.db.operators.set_role(name, role, rules, what)
     else:
         key = PublicKey(body.add_jwk) if body.add_jwk is not None else None
         added = key.kid if key is not None else None
         what = Event.of("operator.keys_changed", by, operator=name, added=added, removed=body.remove_kid)
-        mint.state.change_keys(f"operator:{name}", key, body.remove_kid, what)
+        mint.db.holder_keys.change(f"operator:{name}", key, body.remove_kid, what)
     return show_operator(mint, _operator(call, name))
 
 
@@ -171,7 +171,7 @@ def whoami(call: RouteCall) -> Whoami:
 
 
 def _operator(call: RouteCall, name: str) -> Mapping[str, Any]:
-    row = call.mint.state.operator(name)
+    row = call.mint.db.operators.find(name)
     if row is None:
         raise GrantError("there is no such operator", code="not_found")
     return row

@@ -75,7 +75,7 @@ def reload_policy_route(call: RouteCall) -> PolicyLoaded:
 def list_policies(call: RouteCall) -> Policies:
     """List the policies that ever were in force."""
     now, limit = call.mint.policies.loaded.digest, call.query.limit
-    rows = call.mint.state.policies(after=call.query.after, limit=limit + 1)
+    rows = call.mint.db.policies.list(after=call.query.after, limit=limit + 1)
     page = page_of(
         rows,
         POLICIES_ORDER,
@@ -89,7 +89,7 @@ def list_policies(call: RouteCall) -> Policies:
 def get_policy(call: RouteCall) -> PolicyWithText:
     """Show a policy that ever was in force, by the digest that tokens and decisions name it with."""
     mint, asked_for = call.mint, call.path["digest"]
-    row = mint.state.policy(mint.policies.loaded.digest if asked_for == IN_FORCE else asked_for)
+    row = mint.db.policies.find(mint.policies.loaded.digest if asked_for == IN_FORCE else asked_for)
     if row is None:
         raise GrantError("no such policy was ever in force here", code="not_found")
     text = row.pop("text")

@@ -148,9 +148,9 @@ class Services(RouteAnswer, frozen=True):
 def enrol_service(call: RouteCall) -> ServiceFile:
     """Enrol a tool service, or find it, and return its service file, a secret."""
     mint, audience, by = call.mint, _audience(call), call.by.by
-    mint.state.enrol_service(audience, by, Event.of("service.enrolled", by, audience=audience))
+    mint.db.services.add(audience, by, Event.of("service.enrolled", by, audience=audience))
     keys = {kid: wire.text_of(key) for kid, (key, _) in mint.key_schedule.audience_keys(audience).items()}
-    mint.state.note_fetch(BY_FILE + audience, audience, keys)
+    mint.db.keys.note_fetch(BY_FILE + audience, audience, keys)
     store = _store(mint)
     return ServiceFile(
         v=1,
@@ -173,7 +173,7 @@ def invite_service(call: RouteCall) -> ServiceInvited:
     token, until = ENROLMENT_PREFIX + wire.text_of(secret), now_ms() + ENROLMENT_MS
     keep_recipe({"invitation": invitation, "root": root})
     what = Event.of("service.invited", by, audience=audience, expires_at=until)
-    mint.state.invite(audience, _digest(token), until, by, what)
+    mint.db.services.invite(audience, _digest(token), until, by, what)
     return ServiceInvited(
         enrolment=token,
         audience=audience,
@@ -188,7 +188,7 @@ def invited_again(call: RouteCall, made: Made) -> ServiceInvited:
     mint, facts, recipe = call.mint, made.facts, made.recipe or {}
     _, secret = mint.key_schedule.enrolment(recipe["invitation"], recipe["root"])
     token = ENROLMENT_PREFIX + wire.text_of(secret)
-    if mint.state.invited_by(_digest(token)) is None:
+    if mint.db.services.invited_by(_digest(token)) is None:
         raise GrantError("what this call made was used or is over; make another one", code="conflict")
     told = {"audience": facts["audience"], "expires_at": facts["expires_at"]}
     told |= {"in_policy": facts["audience"] in mint.policies.loaded.audiences}
@@ -201,22 +201,22 @@ def join_service(call: RouteCall) -> ServiceJoined:
     if proof is None:
         raise refusal("missing_token")
     digest = _digest(call.body.enrolment)
-    invited = mint.state.invited_by(digest)
+    invited = mint.db.services.invited_by(digest)
     if invited is None:
         mint.decisions.count("bad_enrolment", call.peer)
         raise bad_enrolment()  # nothing is kept of a stranger's proof
     # As what it is to be: whoever brings the token is believed for that.
     with deciding(mint, invited[0], proof.key.kid, AccessRequest(JOIN, {}, now_ms(), call.peer)):
         _require_inviter(mint, *invited)
-        mint.state.spend("proof", proof.key.kid, proof.jti, proof.until)
-    audience = mint.state.join(digest, proof.key)
+        mint.db.proofs.spend("proof", proof.key.kid, proof.jti, proof.until)
+    audience = mint.db.services.join(digest, proof.key)
     return ServiceJoined(audience=audience, kid=proof.key.kid)
 
 
 def joined_again(call: RouteCall, made: Made) -> ServiceJoined:
     """Answer for a key that was enrolled by the same call before, while it is."""
     audience = made.facts["audience"]
-    if call.proof is None or call.mint.state.holder_of(call.proof.key.kid) != f"service:{audience}":
+    if call.proof is None or call.mint.db.holder_keys.holder_of(call.proof.key.kid) != f"service:{audience}":
         raise bad_enrolment()
     return ServiceJoined(audience=audience, kid=call.proof.key.kid)
 
@@ -234,16 +234,16 @@ def list_keys(call: RouteCall) -> AudienceKeys:
         store=_store(mint),
     )
     # An answer that is lost is asked for again long before the two intervals are over that a new key waits.
-    mint.state.note_fetch(call.by.key, audience, keys)
+    mint.db.keys.note_fetch(call.by.key, audience, keys)
     return answer
 
 
 def list_services(call: RouteCall) -> Services:
     """List the services."""
     mint, limit = call.mint, call.query.limit
-    rows = mint.state.services(after=call.query.after, limit=limit + 1)
+    rows = mint.db.services.list(after=call.query.after, limit=limit + 1)
     page = page_of(rows, SERVICES_ORDER, lambda row: _show(mint, row), limit=limit, fetched=limit + 1)
-    return Services(services=page.shown, total=mint.state.count(SERVICES), next=page.next)
+    return Services(services=page.shown, total=mint.db.count(SERVICES), next=page.next)
 
 
 def get_service(call: RouteCall) -> ServiceShown:
@@ -256,13 +256,13 @@ def patch_service(call: RouteCall) -> ServiceShown:
     mint, kid = call.mint, call.body.remove_kid
     audience = _row(mint, call.path["audience"])["audience"]
     what = Event.of("service.keys_changed", call.by.by, audience=audience, removed=kid)
-    mint.state.change_keys(f"service:{audience}", None, kid, what, keep_one=False)
+    mint.db.holder_keys.change(f"service:{audience}", None, kid, what, keep_one=False)
     return _show(mint, _row(mint, audience))
 
 
 def _require_inviter(mint: MintContext, audience: str, by: str) -> None:
     """Require that whoever made an enrolment token could make it now: with their power goes what they left behind."""
-    row = mint.state.operator(by.removeprefix("operator:"))
+    row = mint.db.operators.find(by.removeprefix("operator:"))
     if row is None or row["status"] != "active":
         raise bad_enrolment()
     mint.require(mint.born(), (by,))
@@ -280,7 +280,7 @@ def _audience(call: RouteCall) -> str:
 
 
 def _row(mint: MintContext, audience: str) -> dict[str, Any]:
-    row = mint.state.service(audience)
+    row = mint.db.services.find(audience)
     if row is None:
         raise GrantError("there is no such service", code="not_found")
     return row
@@ -298,7 +298,8 @@ def _show(mint: MintContext, row: Mapping[str, Any]) -> ServiceShown:
         enrolled_by=row["enrolled_by"],
         in_policy=row["audience"] in mint.policies.loaded.audiences,
         keys=tuple(
-            OwnKey(kid=key["kid"], added_at=key["added_at"]) for key in mint.state.keys_of(f"service:{row['audience']}")
+            OwnKey(kid=key["kid"], added_at=key["added_at"])
+            for key in mint.db.holder_keys.list(f"service:{row['audience']}")
         ),
     )
 

@@ -19,7 +19,8 @@ from arx_caps.mint.api.routes.trail import LogNodes, nodes_of
 from arx_caps.mint.api.views import KillShown, SessionShown, TaskShown, show_kill, show_session, show_task
 from arx_caps.mint.context import MintContext
 from arx_caps.mint.db.idempotency import Made
-from arx_caps.mint.db.repositories.work import SESSIONS_ORDER, TASKS_ORDER, Which
+from arx_caps.mint.db.repositories.sessions import SESSIONS_ORDER, Which
+from arx_caps.mint.db.repositories.tasks import TASKS_ORDER
 from arx_caps.mint.identity.id_token import MAX_NAME_CHARS
 from arx_caps.mint.identity.session_login import Shown
 from arx_caps.mint.tasks import issue, reissue
@@ -154,7 +155,7 @@ def open_session_route(call: RouteCall) -> SessionOpened:
 def session_again(call: RouteCall, made: Made) -> SessionOpened:
     """Answer for a session that was opened by the same call before."""
     mint, recipe = call.mint, made.recipe or {}
-    row = mint.state.session(made.facts["session"])
+    row = mint.db.sessions.find(made.facts["session"])
     if row is None or call.proof is None or row["jkt"] != call.proof.key.kid:
         raise GrantError("there is no such session", code="not_found")
     token = reissue.reissue_session(mint, recipe, row)
@@ -174,7 +175,7 @@ def list_sessions(call: RouteCall) -> Sessions:
     mint, query = call.mint, call.query
     wanted = {"agent": query.agent, "subject": query.subject, "template": query.template}
     page = page_in_state(
-        lambda most: mint.state.sessions(**wanted, which=WHICH[query.state], after=query.after, limit=most),
+        lambda most: mint.db.sessions.list(**wanted, which=WHICH[query.state], after=query.after, limit=most),
         SESSIONS_ORDER,
         lambda row: show_session(mint, row),
         limit=query.limit,
@@ -242,7 +243,7 @@ def delete_task(call: RouteCall) -> TaskEnded:
 def _tasks(mint: MintContext, query: TasksQuery) -> RowPage[TaskShown]:
     wanted = {"session": query.session, "agent": query.agent, "template": query.template}
     return page_in_state(
-        lambda most: mint.state.tasks(**wanted, which=WHICH[query.state], after=query.after, limit=most),
+        lambda most: mint.db.tasks.list(**wanted, which=WHICH[query.state], after=query.after, limit=most),
         TASKS_ORDER,
         lambda row: show_task(mint, row),
         limit=query.limit,
@@ -251,7 +252,7 @@ def _tasks(mint: MintContext, query: TasksQuery) -> RowPage[TaskShown]:
 
 
 def _session(call: RouteCall, session: str) -> Mapping[str, Any]:
-    row = call.mint.state.session(session)
+    row = call.mint.db.sessions.find(session)
     own = call.by.session
     if row is None or (own is not None and own["id"] != session):
         raise GrantError("there is no such session", code="not_found")
@@ -260,7 +261,7 @@ def _session(call: RouteCall, session: str) -> Mapping[str, Any]:
 
 def own_task(call: RouteCall, task: str) -> Mapping[str, Any]:
     """Find a task that the caller may see."""
-    row = call.mint.state.task(task)
+    row = call.mint.db.tasks.find(task)
     own = call.by.session
     if row is None or (own is not None and own["id"] != row["session"]):
         raise GrantError("there is no such task", code="not_found")

@@ -58,7 +58,7 @@ class TaskWithGrants(RouteAnswer, frozen=True):
 def get_task(call: RouteCall) -> TaskWithGrants:
     """Show a task with what it was granted."""
     row = own_task(call, call.path["task"])
-    grants = [show_grant(grant) for grant in call.mint.state.grants(row["id"])]
+    grants = [show_grant(grant) for grant in call.mint.db.grants.list(row["id"])]
     return TaskWithGrants(task=show_task(call.mint, row), grants=grants)
 
 

@@ -232,7 +232,7 @@ def _told(found: list[Found], query: RecordsQuery) -> list[Found]:
 
 def _question(mint: MintContext, query: NodesQuery) -> Question:
     call = msgspec.structs.asdict(query)
-    grant = None if query.link is None else mint.state.grant(query.link)
+    grant = None if query.link is None else mint.db.grants.find(query.link)
     question = Question(
         **{name: call[name] for name in NodesQuery.__struct_fields__},
         **{name: call.get(name) for name in ("tool", "reason")},

@@ -9,11 +9,11 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple, Protocol
 
 import msgspec
-from sqlalchemy import ColumnElement, Select, func, insert, or_, select, update
+from sqlalchemy import Select, bindparam, func, insert, or_, select, update
 from sqlalchemy.engine import Connection
 
 from arx_caps.mint.db.cursor import Order, Text, Time, behind
-from arx_caps.mint.db.database import PAGE, Database, now_ms, plain
+from arx_caps.mint.db.database import PAGE, Database, Rows, now_ms, plain
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.repositories.grants import lock_task
 from arx_caps.mint.db.tables import APPROVALS, OPERATORS, TASKS
@@ -27,6 +27,30 @@ APPROVED: Final = "approved"
 DENIED: Final = "denied"
 WITHDRAWN: Final = "withdrawn"
 ENDED: Final = "ended"  # never answered, and its task is over
+_ITS: Final = APPROVALS.c.id == bindparam("which")
+_FIND: Final = select(APPROVALS).where(_ITS)
+_LOCK: Final = _FIND.with_for_update()
+_ADD, _CHANGE = insert(APPROVALS), update(APPROVALS).where(_ITS)
+_ALIVE: Final = (TASKS.c.status == "open", TASKS.c.expires_at > bindparam("now"))
+_COUNT: Final = (
+    select(func.count())
+    .select_from(APPROVALS)
+    .join(TASKS, TASKS.c.id == APPROVALS.c.task)
+    .where(APPROVALS.c.status == WAITING, *_ALIVE)
+)
+_COUNT_OF_SESSION: Final = _COUNT.where(APPROVALS.c.session == bindparam("whose"))
+_WITHDRAWN: Final = select(APPROVALS.c.id).where(
+    APPROVALS.c.status == WITHDRAWN, APPROVALS.c.expires_at > bindparam("now")
+)
+# What somebody else holds is left to them: two who close the same would wait for each other.
+_OVER: Final = (
+    select(APPROVALS.c.id)
+    .join(TASKS, TASKS.c.id == APPROVALS.c.task)
+    .where(APPROVALS.c.status == WAITING, or_(TASKS.c.status != "open", TASKS.c.expires_at <= bindparam("now")))
+    .order_by(APPROVALS.c.asked_at, APPROVALS.c.id)
+    .limit(MAX_CLOSED)
+    .with_for_update(of=APPROVALS, skip_locked=True)
+)
 
 
 class AnswerTerms(Protocol):
@@ -62,31 +86,37 @@ class ApprovalAnswer(NamedTuple):
     counts: Callable[[str, Mapping[str, Any] | None], bool]
 
 
-class ApprovalState(Database):
+class Approvals:
     """The approvals."""
 
-    def add_approval(self, values: Mapping[str, Any], what: Event) -> None:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def add(self, values: Mapping[str, Any], what: Event) -> None:
         """Keep a request, unless its task ended meanwhile or too many of its session wait.
 
         Raises:
             GrantError: ``session_ended``, ``too_many_approvals``.
         """
-        with self.write(what) as c:
+        with self._database.write(what) as c:
             lock_task(c, values["task"])
-            if int(c.execute(_count(APPROVALS.c.session == values["session"])).scalar_one()) >= MAX_WAITING:
+            if (
+                int(c.execute(_COUNT_OF_SESSION, {"whose": values["session"], "now": now_ms()}).scalar_one())
+                >= MAX_WAITING
+            ):
                 raise GrantError(
                     f"{MAX_WAITING} requests of this session wait for an answer; ask again once some have one, or "
                     "finish the tasks that they are for",
                     code="too_many_approvals",
                 )
-            c.execute(insert(APPROVALS).values(**values))
+            c.execute(_ADD, values)
             _close_ended(c)
 
-    def approval(self, approval: str) -> dict[str, Any] | None:
+    def find(self, approval: str) -> dict[str, Any] | None:
         """Return an approval's row, or None."""
-        return self.row(select(APPROVALS).where(APPROVALS.c.id == approval))
+        return self._database.row(_FIND, which=approval)
 
-    def approvals(
+    def list(
         self,
         *,
         statuses: tuple[str, ...] | None = None,
@@ -94,7 +124,7 @@ class ApprovalState(Database):
         after: str | None = None,
         limit: int = PAGE,
         **wanted: str | None,
-    ) -> list[dict[str, Any]]:
+    ) -> Rows:
         """Return approvals, the newest first, each with its task's row under ``its``.
 
         Args:
@@ -104,32 +134,31 @@ class ApprovalState(Database):
             limit: At most so many.
             wanted: Only those with these values; None for any.
         """
-        statement = select(APPROVALS)
+        statement: Select[Any] = select(APPROVALS)
         if statuses is not None:
             statement = statement.where(APPROVALS.c.status.in_(statuses))
         if alive:
-            statement = statement.where(APPROVALS.c.task.in_(select(TASKS.c.id).where(*_alive())))
+            running = select(TASKS.c.id).where(TASKS.c.status == "open", TASKS.c.expires_at > now_ms())
+            statement = statement.where(APPROVALS.c.task.in_(running))
         statement = statement.where(
             *(APPROVALS.c[name] == value for name, value in wanted.items() if value is not None)
         )
-        rows = self.rows(behind(statement, APPROVALS_ORDER, after), limit)
-        with self.read() as c:
+        rows = self._database.page(behind(statement, APPROVALS_ORDER, after), limit)
+        with self._database.read() as c:
             theirs = select(TASKS).where(TASKS.c.id.in_({row["task"] for row in rows}))
             tasks = {task.id: plain(task) for task in c.execute(theirs)}
         return [row | {"its": tasks[row["task"]]} for row in rows]
 
     def count_waiting(self) -> int:
         """Count the requests that wait for an answer; of kills this knows nothing."""
-        with self.read() as c:
-            return int(c.execute(_count()).scalar_one())
+        with self._database.read() as c:
+            return int(c.execute(_COUNT, {"now": now_ms()}).scalar_one())
 
     def withdrawn_targets(self) -> set[str]:
         """Return the target of every approval that was withdrawn while its discharge was good, and would be by now."""
-        those = (APPROVALS.c.status == WITHDRAWN, APPROVALS.c.expires_at > now_ms())
-        with self.read() as c:
-            return {f"task:{name}" for name in c.execute(select(APPROVALS.c.id).where(*those)).scalars()}
+        return {f"task:{row['id']}" for row in self._database.rows(_WITHDRAWN, now=now_ms())}
 
-    def answer_approval(self, approval: Mapping[str, Any], said: ApprovalAnswer) -> dict[str, Any]:
+    def answer(self, approval: Mapping[str, Any], said: ApprovalAnswer) -> dict[str, Any]:
         """Note what an operator says; the last yes that is needed approves.
 
         Args:
@@ -143,7 +172,7 @@ class ApprovalState(Database):
             GrantError: ``session_ended``: its task is over; ``conflict``: it does not wait, or this operator said so.
         """
         name, by = approval["id"], f"operator:{said.operator}"
-        with self.write() as c:
+        with self._database.write() as c:
             task = lock_task(c, approval["task"])
             row = _lock(c, name)
             if row["status"] != WAITING:
@@ -167,48 +196,36 @@ class ApprovalState(Database):
                     until = min(now + ttl_ms, task["expires_at"])
                     changes |= {"status": APPROVED, "approved_at": now, "expires_at": until}
             changes |= {"answer_why": said.why} if said.why is not None else {}
-            c.execute(update(APPROVALS).where(APPROVALS.c.id == name).values(**changes))
+            c.execute(_CHANGE, {"which": name, **changes})
             row |= changes
             told = {each: row[each] for each in ("session", "task", "agent", "audience", "tool", "need")}
             told |= {"approval": name, "why": said.why, "state": row["status"], "expires_at": row["expires_at"]}
-            self.record_in(c, Event.of("approval.given" if terms is not None else "approval.denied", by, **told))
+            self._database.record_in(
+                c, Event.of("approval.given" if terms is not None else "approval.denied", by, **told)
+            )
             return row
 
-    def withdraw_approval(self, approval: str, status: str, what: Event) -> dict[str, Any]:
+    def withdraw(self, approval: str, status: str, what: Event) -> dict[str, Any]:
         """Note that an approval, or a request, is withdrawn, if its row says this by now.
 
         Returns:
             The row as it is now.
         """
-        with self.write() as c:
+        with self._database.write() as c:
             row = _lock(c, approval)
             if row["status"] == status:
                 row["status"] = WITHDRAWN
-                c.execute(update(APPROVALS).where(APPROVALS.c.id == approval).values(status=WITHDRAWN))
-                self.record_in(c, what)
+                c.execute(_CHANGE, {"which": approval, "status": WITHDRAWN})
+                self._database.record_in(c, what)
             return row
 
 
 def _close_ended(c: Connection) -> None:
     """Take the oldest requests whose task is over from those that wait, which every list and count looks through."""
-    which = select(APPROVALS.c.id).join(TASKS, TASKS.c.id == APPROVALS.c.task).where(APPROVALS.c.status == WAITING)
-    which = which.where(or_(TASKS.c.status != "open", TASKS.c.expires_at <= now_ms()))
-    oldest = which.order_by(APPROVALS.c.asked_at, APPROVALS.c.id).limit(MAX_CLOSED)
-    # What somebody else holds is left to them: two who close the same would wait for each other.
-    found = c.execute(oldest.with_for_update(of=APPROVALS, skip_locked=True)).scalars().all()
+    found = c.execute(_OVER, {"now": now_ms()}).scalars().all()
     if found:
         c.execute(update(APPROVALS).where(APPROVALS.c.id.in_(found)).values(status=ENDED))
 
 
-def _alive() -> tuple[ColumnElement[bool], ColumnElement[bool]]:
-    return TASKS.c.status == "open", TASKS.c.expires_at > now_ms()
-
-
-def _count(*those: ColumnElement[bool]) -> Select[Any]:
-    """Count the requests that wait, of those alone for which this holds."""
-    which = select(func.count()).select_from(APPROVALS).join(TASKS, TASKS.c.id == APPROVALS.c.task)
-    return which.where(APPROVALS.c.status == WAITING, *_alive(), *those)
-
-
 def _lock(c: Connection, approval: str) -> dict[str, Any]:
-    return plain(c.execute(select(APPROVALS).where(APPROVALS.c.id == approval).with_for_update()).one())
+    return plain(c.execute(_LOCK, {"which": approval}).one())

@@ -2,9 +2,9 @@
 """How far the kill epoch had come, and which freezes stand: what a store that lost either is held to.  SPEC 10."""
 
 from collections.abc import Collection, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import bindparam, delete, insert, select, update
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError
 
@@ -12,6 +12,18 @@ from arx_caps.mint.db.database import Database, plain
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.tables import FOLLOWED, FREEZES, HIGH_WATER
 from arx_verifier.revocation import HistoryPlace
+
+_ITS_MARK: Final = HIGH_WATER.c.realm == bindparam("which")
+_MARK: Final = select(HIGH_WATER).where(_ITS_MARK)
+_LOCK_MARK: Final = _MARK.with_for_update()
+_ADD_MARK, _CHANGE_MARK = insert(HIGH_WATER), update(HIGH_WATER).where(_ITS_MARK)
+_FOLLOWED: Final = select(FOLLOWED).where(FOLLOWED.c.realm == bindparam("which"))
+_LOCK_FOLLOWED: Final = _FOLLOWED.with_for_update()
+_ADD_FOLLOWED: Final = insert(FOLLOWED)
+_CHANGE_FOLLOWED: Final = update(FOLLOWED).where(FOLLOWED.c.realm == bindparam("which"))
+_FREEZES: Final = select(FREEZES.c.target)
+_FREEZE: Final = _FREEZES.where(FREEZES.c.target == bindparam("which"))
+_ADD_FREEZE, _THAW = insert(FREEZES), delete(FREEZES).where(FREEZES.c.target == bindparam("which"))
 
 
 class HighWater(NamedTuple):
@@ -39,30 +51,32 @@ class Freeze(NamedTuple):
     why: str
 
 
-class EpochState(Database):
+class Epoch:
     """The high-water mark of each realm, and its freezes."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
     def high_water(self, realm: str) -> HighWater | None:
         """Return the furthest place in the kill sequence that was acted on, or None."""
-        row = self.row(select(HIGH_WATER).where(HIGH_WATER.c.realm == realm))
+        row = self._database.row(_MARK, which=realm)
         return _mark(row) if row is not None else None
 
     def raise_high_water(self, realm: str, mark: HighWater, what: Event | None = None, *, begins: bool = False) -> None:
         """Remember a place in the kill sequence; it only rises, but where a history ``begins``."""
-        with self.write(what) as c:
+        with self._database.write(what) as c:
             raise_high_water(c, realm, mark, begins=begins)
 
     def followed(self, realm: str) -> HistoryPlace | None:
         """Return the entry of the store's log up to which the freezes are known, or None."""
-        row = self.row(select(FOLLOWED).where(FOLLOWED.c.realm == realm))
+        row = self._database.row(_FOLLOWED, which=realm)
         return None if row is None else _place(row)
 
-    def standing_freezes(self) -> set[str]:
+    def freezes(self) -> set[str]:
         """Return the target of every freeze that stands."""
-        with self.read() as c:
-            return set(c.execute(select(FREEZES.c.target)).scalars())
+        return {row["target"] for row in self._database.rows(_FREEZES)}
 
-    def follow_freezes(
+    def follow(
         self,
         realm: str,
         since: HistoryPlace | None,
@@ -82,24 +96,23 @@ class EpochState(Database):
         Returns:
             Whether it was done; not where another mint has followed meanwhile.
         """
-        which = select(FOLLOWED).where(FOLLOWED.c.realm == realm).with_for_update()
-        with self.write() as c:
-            row = c.execute(which).first()
+        with self._database.write() as c:
+            row = c.execute(_LOCK_FOLLOWED, {"which": realm}).first()
             if (None if row is None else _place(plain(row))) != since:
                 return False
             if row is None:
                 try:
                     with c.begin_nested():
-                        c.execute(insert(FOLLOWED).values(realm=realm, **to._asdict()))
+                        c.execute(_ADD_FOLLOWED, {"realm": realm, **to._asdict()})
                 except IntegrityError:  # another mint was first
                     return False
             else:
-                c.execute(update(FOLLOWED).where(FOLLOWED.c.realm == realm).values(**to._asdict()))
+                c.execute(_CHANGE_FOLLOWED, {"which": realm, **to._asdict()})
             for target in thawed:
-                c.execute(delete(FREEZES).where(FREEZES.c.target == target))
+                c.execute(_THAW, {"which": target})
             for freeze in frozen:
-                if c.execute(select(FREEZES.c.target).where(FREEZES.c.target == freeze.target)).first() is None:
-                    c.execute(insert(FREEZES).values(**freeze._asdict()))
+                if c.execute(_FREEZE, {"which": freeze.target}).first() is None:
+                    c.execute(_ADD_FREEZE, freeze._asdict())
             raise_high_water(c, realm, HighWater(*to))
         return True
 
@@ -113,21 +126,20 @@ def raise_high_water(c: Connection, realm: str, mark: HighWater, *, begins: bool
         mark: The place that was acted on.
         begins: A history begins with it, so it may also be another history's.
     """
-    which = select(HIGH_WATER).where(HIGH_WATER.c.realm == realm)
-    row = c.execute(which).first()
+    row = c.execute(_MARK, {"which": realm}).first()
     if row is None:
         try:
             with c.begin_nested():
-                c.execute(insert(HIGH_WATER).values(realm=realm, **mark._asdict()))
+                c.execute(_ADD_MARK, {"realm": realm, **mark._asdict()})
         except IntegrityError:  # another mint was first
             raise_high_water(c, realm, mark, begins=begins)
         return
     if not _raised(plain(row), mark, begins):
         return
     # Looked at again once nobody else can change it: of two writers the one that is behind must not come last.
-    values = _raised(plain(c.execute(which.with_for_update()).one()), mark, begins)
+    values = _raised(plain(c.execute(_LOCK_MARK, {"which": realm}).one()), mark, begins)
     if values:
-        c.execute(update(HIGH_WATER).where(HIGH_WATER.c.realm == realm).values(**values))
+        c.execute(_CHANGE_MARK, {"which": realm, **values})
 
 
 def _raised(row: dict[str, Any], mark: HighWater, begins: bool) -> dict[str, Any]:

@@ -12,8 +12,7 @@ import msgspec
 from sqlalchemy import delete, func, select, tuple_, update
 from sqlalchemy.engine import Connection
 
-from arx_caps.engines import told
-from arx_caps.mint.db.database import NAME, PAGE, Database, plain
+from arx_caps.mint.db.database import PAGE, Database, Rows, plain
 from arx_caps.mint.db.events import Event, Recorded
 from arx_caps.mint.db.tables import APPROVALS, OUTBOX, REPEATS, SESSIONS, TASK_GRANTS, TASKS
 from arx_verifier.token import subject_target
@@ -24,13 +23,16 @@ _OF_PERSON: Final = ("subject_issuer", "subject", "subject_claims", "subject_unt
 _OVER: Final = func.coalesce(SESSIONS.c.ended_at, SESSIONS.c.expires_at)
 
 
-class ErasureState(Database):
+class Erasures:
     """What can be erased."""
 
-    def sessions_for(self, target: str) -> list[dict[str, Any]]:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def sessions_for(self, target: str) -> Rows:
         """Return the sessions on behalf of whom a target names."""
         persons = select(SESSIONS.c.subject_issuer, SESSIONS.c.subject).where(SESSIONS.c.subject.is_not(None))
-        with self.read() as c:
+        with self._database.read() as c:
             # The target is a hash, and rows have the names.
             for issuer, subject in c.execute(persons.distinct()):
                 if subject_target(issuer, subject) == target:
@@ -40,12 +42,12 @@ class ErasureState(Database):
 
     def sessions_over(self, before: int) -> list[str]:
         """Return the sessions that were over before a time, ms."""
-        with self.read() as c:
+        with self._database.read() as c:
             return list(c.execute(select(SESSIONS.c.id).where(before > _OVER)).scalars())
 
     def tasks_in(self, sessions: Collection[str]) -> list[str]:
         """Return the tasks of sessions."""
-        with self.read() as c:
+        with self._database.read() as c:
             these = (select(TASKS.c.id).where(TASKS.c.session.in_(some)) for some in _some(sessions))
             return [task for each in these for task in c.execute(each).scalars()]
 
@@ -62,7 +64,7 @@ class ErasureState(Database):
         count, number = 0, 0
         columns = [OUTBOX.c[name] for name in Recorded._fields]
         while True:
-            with self.read() as c:
+            with self._database.read() as c:
                 page = select(*columns).where(OUTBOX.c.id > number).order_by(OUTBOX.c.id).limit(PAGE)
                 events = [Recorded(*row) for row in c.execute(page)]
             if not events:
@@ -70,7 +72,7 @@ class ErasureState(Database):
             number = events[-1].id
             those = [each for each in events if not each.facts.get("erased") and which(each)]
             if those:
-                with self.write() as c:
+                with self._database.write() as c:
                     _overwrite(c)
                     for each in those:
                         c.execute(update(OUTBOX).where(OUTBOX.c.id == each.id).values(body=_left(each, kept)))
@@ -79,7 +81,7 @@ class ErasureState(Database):
     def erase_work(self, sessions: Collection[str], tasks: Collection[str], what: Event) -> None:
         """Erase what sessions and their tasks say of persons; the rows stay.  Grants and what may be repeated go."""
         gone = {*sessions, *tasks}
-        with self.write(what) as c:
+        with self._database.write(what) as c:
             _overwrite(c)
             for some in _some(sessions):
                 c.execute(update(SESSIONS).where(SESSIONS.c.id.in_(some)).values(dict.fromkeys(_OF_PERSON)))
@@ -95,12 +97,6 @@ class ErasureState(Database):
             ]
             for pairs in _some(keys):
                 c.execute(delete(REPEATS).where(tuple_(REPEATS.c.caller, REPEATS.c.key).in_(pairs)))
-
-    def settle(self) -> None:
-        """Have SQLite carry everything over into its file, and empty its write-ahead log."""
-        if self.system == "sqlite":
-            with told(NAME), self._engine.connect() as c:
-                c.connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
 def _left(event: Recorded, kept: Collection[str]) -> bytes:

@@ -6,35 +6,56 @@ is over.
 """
 
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import Any, Final
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import bindparam, insert, select, update
 from sqlalchemy.engine import Connection
 
-from arx_caps.mint.db.database import Database, now_ms, plain
+from arx_caps.mint.db.database import Database, Rows, now_ms, plain
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.repositories.epoch import HighWater, raise_high_water
 from arx_caps.mint.db.tables import SESSIONS, TASK_GRANTS, TASKS
 from arx_verifier.errors import GrantError
 
+_OF_TASK: Final = TASK_GRANTS.c.task == bindparam("its_task")
+_FIND: Final = select(TASK_GRANTS).where(TASK_GRANTS.c.link == bindparam("which"))
+_LIST: Final = select(TASK_GRANTS).where(_OF_TASK).order_by(TASK_GRANTS.c.granted_at.desc(), TASK_GRANTS.c.link)
+_LIVE: Final = (
+    select(TASK_GRANTS)
+    .where(_OF_TASK, TASK_GRANTS.c.ended_at.is_(None), TASK_GRANTS.c.expires_at > bindparam("now"))
+    .order_by(TASK_GRANTS.c.granted_at.desc())
+)
+_ADD: Final = insert(TASK_GRANTS)
+_END: Final = update(TASK_GRANTS).where(_OF_TASK, TASK_GRANTS.c.ended_at.is_(None))
+_REPLACE: Final = update(TASK_GRANTS).where(TASK_GRANTS.c.link == bindparam("which"))
+_CHANGE_TASK: Final = update(TASKS).where(TASKS.c.id == bindparam("which"))
+_TASK: Final = select(TASKS).where(TASKS.c.id == bindparam("which")).with_for_update()
+_SESSION_STATUS: Final = (
+    select(SESSIONS.c.status)
+    .where(SESSIONS.c.id == select(TASKS.c.session).where(TASKS.c.id == bindparam("which")).scalar_subquery())
+    .with_for_update()
+)
 
-class GrantState(Database):
+
+class Grants:
     """The grants of tasks."""
 
-    def grant(self, link: str) -> dict[str, Any] | None:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def find(self, link: str) -> dict[str, Any] | None:
         """Return a grant by the first link of its tokens, or None."""
-        return self.row(select(TASK_GRANTS).where(TASK_GRANTS.c.link == link))
+        return self._database.row(_FIND, which=link)
 
-    def grants(self, task: str) -> list[dict[str, Any]]:
+    def list(self, task: str) -> Rows:
         """Return the grants of a task, the newest first."""
-        these = select(TASK_GRANTS).where(TASK_GRANTS.c.task == task)
-        return self.rows(these.order_by(TASK_GRANTS.c.granted_at.desc(), TASK_GRANTS.c.link))
+        return self._database.rows(_LIST, its_task=task)
 
-    def live_grants(self, task: str) -> list[dict[str, Any]]:
+    def live(self, task: str) -> Rows:
         """Return the grants of a task that are not over, the newest first."""
-        return self.rows(_live(task))
+        return self._database.rows(_LIVE, its_task=task, now=now_ms())
 
-    def add_grant(
+    def add(
         self, task: str, values: Mapping[str, Any], high_water: HighWater, realm: str, what: Event
     ) -> dict[str, Any]:
         """Add a grant to a task that runs.
@@ -45,15 +66,15 @@ class GrantState(Database):
         Raises:
             GrantError: ``session_ended``: it, or its session, is over.
         """
-        with self.write(what) as c:
+        with self._database.write(what) as c:
             row = lock_task(c, task)
-            c.execute(insert(TASK_GRANTS).values(task=task, **values))
+            c.execute(_ADD, {"task": task, **values})
             changes = {"expires_at": max(row["expires_at"], values["expires_at"]), "link": values["link"]}
-            c.execute(update(TASKS).where(TASKS.c.id == task).values(**changes))
+            c.execute(_CHANGE_TASK, {"which": task, **changes})
             raise_high_water(c, realm, high_water)
             return row | changes
 
-    def replace_grants(
+    def replace(
         self,
         task: str,
         killed: Collection[str],
@@ -80,28 +101,20 @@ class GrantState(Database):
         Raises:
             GrantError: ``session_ended``: it, or its session, is over.
         """
-        with self.write() as c:
+        with self._database.write() as c:
             row = lock_task(c, task)
-            live = {each.link for each in c.execute(_live(task))}
+            live = {each.link for each in c.execute(_LIVE, {"its_task": task, "now": now_ms()})}
             if not live <= set(killed):
                 return None
-            ends = update(TASK_GRANTS).where(TASK_GRANTS.c.task == task, TASK_GRANTS.c.ended_at.is_(None))
-            c.execute(ends.values(ended_at=now_ms()))
-            c.execute(
-                update(TASK_GRANTS).where(TASK_GRANTS.c.link == values["before"]).values(replaced_by=values["link"])
-            )
+            c.execute(_END, {"its_task": task, "ended_at": now_ms()})
+            c.execute(_REPLACE, {"which": values["before"], "replaced_by": values["link"]})
             own = {name: value for name, value in values.items() if name != "before"}
-            c.execute(insert(TASK_GRANTS).values(task=task, **own))
+            c.execute(_ADD, {"task": task, **own})
             changes = {"link": values["link"], "expires_at": values["expires_at"], "audiences": audiences}
-            c.execute(update(TASKS).where(TASKS.c.id == task).values(**changes))
+            c.execute(_CHANGE_TASK, {"which": task, **changes})
             raise_high_water(c, realm, high_water)
-            self.record_in(c, what)
+            self._database.record_in(c, what)
             return row | changes
-
-
-def _live(task: str) -> Any:
-    those = select(TASK_GRANTS).where(TASK_GRANTS.c.task == task, TASK_GRANTS.c.ended_at.is_(None))
-    return those.where(TASK_GRANTS.c.expires_at > now_ms()).order_by(TASK_GRANTS.c.granted_at.desc())
 
 
 def lock_task(c: Connection, task: str) -> dict[str, Any]:
@@ -110,10 +123,8 @@ def lock_task(c: Connection, task: str) -> dict[str, Any]:
     Raises:
         GrantError: ``session_ended``: it, or its session, is over.
     """
-    session = select(TASKS.c.session).where(TASKS.c.id == task).scalar_subquery()
-    which = select(SESSIONS.c.status).where(SESSIONS.c.id == session)
-    status = c.execute(which.with_for_update()).scalar()
-    row = plain(c.execute(select(TASKS).where(TASKS.c.id == task).with_for_update()).one())
+    status = c.execute(_SESSION_STATUS, {"which": task}).scalar()
+    row = plain(c.execute(_TASK, {"which": task}).one())
     if status != "open" or row["status"] != "open" or row["expires_at"] <= now_ms():
         raise GrantError("the task is over", code="session_ended")
     return row

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any, Final, NamedTuple
 
 import msgspec
-from sqlalchemy import exists, func, insert, or_, select, update
+from sqlalchemy import bindparam, exists, func, insert, or_, select, update
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError
 
@@ -97,32 +97,51 @@ def retired_targets(rows: KeyRows) -> set[str]:
 
 
 _SEALED: Final = select(*(ROOT_KEYS.c[name] for name in SealedRoot._fields)).where(ROOT_KEYS.c.sealed.is_not(None))
+_ROOTS: Final = select(ROOT_KEYS).order_by(ROOT_KEYS.c.created_at, ROOT_KEYS.c.name)
+_NUMBERS: Final = select(AUDIENCE_KEYS).order_by(AUDIENCE_KEYS.c.n)
+# A key that was taken away from its service is waited for by nobody.
+_FETCHES: Final = select(KEY_FETCHES).where(
+    or_(KEY_FETCHES.c.holder_key.startswith(BY_FILE), exists().where(HOLDER_KEYS.c.kid == KEY_FETCHES.c.holder_key))
+)
+_ITS_ROOT: Final = ROOT_KEYS.c.name == bindparam("which")
+_ADD_ROOT, _CHANGE_ROOT = insert(ROOT_KEYS), update(ROOT_KEYS).where(_ITS_ROOT)
+_CHANGE_LIVE_ROOT: Final = _CHANGE_ROOT.where(ROOT_KEYS.c.retired_at.is_(None))
+_LIVE_NUMBERS: Final = (AUDIENCE_KEYS.c.audience == bindparam("whose"), AUDIENCE_KEYS.c.retired_at.is_(None))
+_LIVE_NUMBER: Final = select(AUDIENCE_KEYS.c.n).where(*_LIVE_NUMBERS)
+_HIGHEST: Final = select(func.max(AUDIENCE_KEYS.c.n))
+_ADD_NUMBER, _RETIRE_NUMBERS = insert(AUDIENCE_KEYS), update(AUDIENCE_KEYS).where(*_LIVE_NUMBERS)
+_CHANGE_NUMBER: Final = update(AUDIENCE_KEYS).where(
+    AUDIENCE_KEYS.c.audience == bindparam("whose"), AUDIENCE_KEYS.c.n == bindparam("which")
+)
+_ADD_FETCH, _CHANGE_FETCH = (
+    insert(KEY_FETCHES),
+    update(KEY_FETCHES).where(KEY_FETCHES.c.holder_key == bindparam("whose")),
+)
 
 
-class KeyState(Database):
+class Keys:
     """Root keys, numbers, and fetches."""
 
-    def key_rows(self) -> KeyRows:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def rows(self) -> KeyRows:
         """Return everything, roots and numbers in the order in which they were made."""
-        # A key that was taken away from its service is waited for by nobody.
-        enrolled = exists().where(HOLDER_KEYS.c.kid == KEY_FETCHES.c.holder_key)
-        known = or_(KEY_FETCHES.c.holder_key.startswith(BY_FILE), enrolled)
-        with self.read() as c:
-            roots = c.execute(select(ROOT_KEYS).order_by(ROOT_KEYS.c.created_at, ROOT_KEYS.c.name))
+        with self._database.read() as c:
             return KeyRows(
-                tuple(RootRow(*row) for row in roots),
-                tuple(NumberRow(*row) for row in c.execute(select(AUDIENCE_KEYS).order_by(AUDIENCE_KEYS.c.n))),
-                tuple(FetchRow(*row) for row in c.execute(select(KEY_FETCHES).where(known))),
+                tuple(RootRow(*row) for row in c.execute(_ROOTS)),
+                tuple(NumberRow(*row) for row in c.execute(_NUMBERS)),
+                tuple(FetchRow(*row) for row in c.execute(_FETCHES)),
             )
 
     def know_roots(self, names: Sequence[str]) -> None:
         """Take the root keys of the file over, if they are not known: they mint."""
         now = now_ms()
-        with self.alone(_NUMBERING), self.write() as c:
+        with self._database.alone(_NUMBERING), self._database.write() as c:
             known = set(c.execute(select(ROOT_KEYS.c.name)).scalars())
             for place, name in enumerate(each for each in names if each not in known):
                 row = {"name": name, "created_at": now + place, "mints_from": 0, "waits": 0, "used_at": now}
-                c.execute(insert(ROOT_KEYS).values(**row))
+                c.execute(_ADD_ROOT, row)
 
     def add_root(self, sealed: SealedRoot, what: Event) -> None:
         """Keep a new root key; it mints nothing yet.
@@ -131,12 +150,12 @@ class KeyState(Database):
             GrantError: ``conflict``: somebody else made one of that name at the same time.
         """
         row = {"created_at": now_ms(), "waits": 1, "used_at": 0, **sealed._asdict()}
-        with self.write(what) as c:
-            c.execute(insert(ROOT_KEYS).values(**row))
+        with self._database.write(what) as c:
+            c.execute(_ADD_ROOT, row)
 
     def sealed_roots(self) -> list[SealedRoot]:
         """Return the root keys that are kept here, sealed."""
-        with self.read() as c:
+        with self._database.read() as c:
             return [SealedRoot(*row) for row in c.execute(_SEALED)]
 
     def reseal_roots(self, again: Callable[[SealedRoot], SealedRoot], what: Event) -> None:
@@ -146,29 +165,25 @@ class KeyState(Database):
             again: Seals one.
             what: The event.
         """
-        with self.write(what) as c:
+        with self._database.write(what) as c:
             for row in c.execute(_SEALED.with_for_update()).all():
                 sealed = again(SealedRoot(*row))
-                values = {"nonce": sealed.nonce, "sealed": sealed.sealed}
-                c.execute(update(ROOT_KEYS).where(ROOT_KEYS.c.name == sealed.name).values(**values))
+                c.execute(_CHANGE_ROOT, {"which": sealed.name, "nonce": sealed.nonce, "sealed": sealed.sealed})
 
     def let_root_mint(self, name: str, mints_from: int, what: Event, *, waits: bool) -> None:
         """Say from when on a root key mints, ms, and whether it waits for services that have not fetched it."""
-        with self.write(what) as c:
-            which = (ROOT_KEYS.c.name == name, ROOT_KEYS.c.retired_at.is_(None))
-            c.execute(update(ROOT_KEYS).where(*which).values(mints_from=mints_from, waits=int(waits)))
+        with self._database.write(what) as c:
+            c.execute(_CHANGE_LIVE_ROOT, {"which": name, "mints_from": mints_from, "waits": int(waits)})
 
     def retire_root(self, name: str, what: Event) -> None:
         """Retire a root key for good: what was sealed of it is forgotten.  To repeat it changes nothing."""
-        with self.write(what) as c:
-            which = (ROOT_KEYS.c.name == name, ROOT_KEYS.c.retired_at.is_(None))
-            c.execute(update(ROOT_KEYS).where(*which).values(retired_at=now_ms(), nonce=None, sealed=None))
+        with self._database.write(what) as c:
+            c.execute(_CHANGE_LIVE_ROOT, {"which": name, "retired_at": now_ms(), "nonce": None, "sealed": None})
 
     def number_audience(self, audience: str) -> None:
         """Give an audience its first number, unless it has one."""
-        with self.alone(_NUMBERING), self.write() as c:
-            live = (AUDIENCE_KEYS.c.audience == audience, AUDIENCE_KEYS.c.retired_at.is_(None))
-            if c.execute(select(AUDIENCE_KEYS.c.n).where(*live)).first() is None:
+        with self._database.alone(_NUMBERING), self._database.write() as c:
+            if c.execute(_LIVE_NUMBER, {"whose": audience}).first() is None:
                 _add_number(c, audience)
 
     def replace_audience_key(self, audience: str, what: Event, *, stolen: bool) -> None:
@@ -179,43 +194,41 @@ class KeyState(Database):
             what: The event.
             stolen: Whether the numbers before it are retired, at once.
         """
-        with self.alone(_NUMBERING), self.write(what) as c:
+        with self._database.alone(_NUMBERING), self._database.write(what) as c:
             if stolen:
                 _retire_numbers(c, audience)
             _add_number(c, audience)
 
     def retire_audience(self, audience: str, what: Event) -> None:
         """Retire every number of an audience."""
-        with self.write(what) as c:
+        with self._database.write(what) as c:
             _retire_numbers(c, audience)
 
     def note_fetch(self, holder_key: str, audience: str, kids: Collection[str]) -> None:
         """Remember what somebody fetched now: an own key's thumbprint, or ``file:`` and the audience."""
         row = {"audience": audience, "kids": msgspec.json.encode(sorted(kids)).decode(), "at": now_ms()}
-        with self.write() as c:
-            known = c.execute(update(KEY_FETCHES).where(KEY_FETCHES.c.holder_key == holder_key).values(**row))
+        with self._database.write() as c:
+            known = c.execute(_CHANGE_FETCH, {"whose": holder_key, **row})
             if known.rowcount == 0:
                 # Two processes of a service may ask for the first time at once; both got the same.
                 with contextlib.suppress(IntegrityError), c.begin_nested():
-                    c.execute(insert(KEY_FETCHES).values(holder_key=holder_key, **row))
+                    c.execute(_ADD_FETCH, {"holder_key": holder_key, **row})
 
     def note_used(self, roots: Collection[str], numbers: Collection[tuple[str, int]]) -> None:
         """Remember that these root keys and these numbers are minted with now."""
         now = now_ms()
-        with self.write() as c:
+        with self._database.write() as c:
             c.execute(update(ROOT_KEYS).where(ROOT_KEYS.c.name.in_(list(roots))).values(used_at=now))
             for audience, n in numbers:
-                which = (AUDIENCE_KEYS.c.audience == audience, AUDIENCE_KEYS.c.n == n)
-                c.execute(update(AUDIENCE_KEYS).where(*which).values(used_at=now))
+                c.execute(_CHANGE_NUMBER, {"whose": audience, "which": n, "used_at": now})
 
 
 def _add_number(c: Connection, audience: str) -> None:
-    highest: Any = c.execute(select(func.max(AUDIENCE_KEYS.c.n))).scalar()
+    highest: Any = c.execute(_HIGHEST).scalar()
     now = now_ms()
     row = {"audience": audience, "n": (highest or 0) + 1, "created_at": now, "used_at": now}
-    c.execute(insert(AUDIENCE_KEYS).values(**row))
+    c.execute(_ADD_NUMBER, row)
 
 
 def _retire_numbers(c: Connection, audience: str) -> None:
-    which = (AUDIENCE_KEYS.c.audience == audience, AUDIENCE_KEYS.c.retired_at.is_(None))
-    c.execute(update(AUDIENCE_KEYS).where(*which).values(retired_at=now_ms()))
+    c.execute(_RETIRE_NUMBERS, {"whose": audience, "retired_at": now_ms()})

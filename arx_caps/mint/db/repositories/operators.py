@@ -7,12 +7,12 @@ What a role allows is for ``roles``.
 
 from typing import Any, Final
 
-from sqlalchemy import delete, func, insert, select, update
+from sqlalchemy import bindparam, delete, func, insert, select, update
 from sqlalchemy.engine import Connection
 
 from arx_caps.keyfile import PublicKey
 from arx_caps.mint.db.cursor import Order, Text, behind
-from arx_caps.mint.db.database import PAGE, Database, now_ms
+from arx_caps.mint.db.database import PAGE, Database, Rows, now_ms
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.repositories.holder_keys import add_key
 from arx_caps.mint.db.tables import HOLDER_KEYS, OPERATORS
@@ -20,12 +20,26 @@ from arx_verifier.errors import GrantError
 
 ADMIN: Final = "admin"  # the role that may do everything: at least one operator has it
 OPERATORS_ORDER: Final = Order((OPERATORS.c.id,), tuple[Text])
+_ITS: Final = OPERATORS.c.id == bindparam("which")
+_FIND: Final = select(OPERATORS).where(_ITS)
+_ANY: Final = select(OPERATORS.c.id).limit(1)
+_REMOVED: Final = select(OPERATORS.c.id).where(OPERATORS.c.status == "removed")
+_LOCK_ALL: Final = select(OPERATORS.c.id).order_by(OPERATORS.c.id).with_for_update()
+_COUNT_ADMINS: Final = (
+    select(func.count()).select_from(OPERATORS).where(OPERATORS.c.role == ADMIN, OPERATORS.c.status == "active")
+)
+_ADD, _CHANGE = insert(OPERATORS), update(OPERATORS).where(_ITS)
+_CHANGE_ACTIVE: Final = _CHANGE.where(OPERATORS.c.status == "active")
+_REMOVE_KEYS: Final = delete(HOLDER_KEYS).where(HOLDER_KEYS.c.holder == bindparam("whose"))
 
 
-class OperatorState(Database):
+class Operators:
     """Operators and their roles."""
 
-    def add_operator(self, name: str, key: PublicKey, what: Event, *, role: str, rules: str | None = None) -> None:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def add(self, name: str, key: PublicKey, what: Event, *, role: str, rules: str | None = None) -> None:
         """Enrol an operator with a first key.
 
         Raises:
@@ -33,45 +47,49 @@ class OperatorState(Database):
                 ``key_enrolled``: somebody has this key already.
         """
         row = {"id": name, "status": "active", "created_at": now_ms(), "role": role, "rules": rules}
-        with self.write(what) as c:
+        with self._database.write(what) as c:
             # Alone, or the first of two with one name would be answered with a conflict of the database.
             _lock_all(c)
-            status = c.execute(select(OPERATORS.c.status).where(OPERATORS.c.id == name)).scalar()
+            status = _status(c, name)
             if status is not None:
                 known = "exists already" if status == "active" else "was removed, and its name is not given again"
                 raise GrantError(f"the operator {name} {known}", code="operator_exists")
-            c.execute(insert(OPERATORS).values(**row))
+            c.execute(_ADD, row)
             add_key(c, f"operator:{name}", key)
 
-    def recover_operator(self, name: str, key: PublicKey, what: Event) -> None:
+    def recover(self, name: str, key: PublicKey, what: Event) -> None:
         """Give somebody on the mint's own host the role that may do everything, with a new key.
 
         Raises:
             GrantError: ``conflict``: an operator of that name was removed.
         """
-        with self.write(what) as c:
+        with self._database.write(what) as c:
             _lock_all(c)
-            status = c.execute(select(OPERATORS.c.status).where(OPERATORS.c.id == name)).scalar()
+            status = _status(c, name)
             if status is None:
                 row = {"id": name, "status": "active", "created_at": now_ms(), "role": ADMIN}
-                c.execute(insert(OPERATORS).values(**row))
+                c.execute(_ADD, row)
             elif status != "active":
                 raise GrantError(f"the operator {name} was removed; recover under another name", code="conflict")
             else:
-                c.execute(update(OPERATORS).where(OPERATORS.c.id == name).values(role=ADMIN, rules=None))
+                c.execute(_CHANGE, {"which": name, "role": ADMIN, "rules": None})
             add_key(c, f"operator:{name}", key)
 
-    def has_operators(self) -> bool:
+    def exist(self) -> bool:
         """Tell whether somebody is an operator already."""
-        return self.row(select(OPERATORS.c.id)) is not None
+        return self._database.row(_ANY) is not None
 
-    def operator(self, name: str) -> dict[str, Any] | None:
+    def find(self, name: str) -> dict[str, Any] | None:
         """Return an operator's row, or None."""
-        return self.row(select(OPERATORS).where(OPERATORS.c.id == name))
+        return self._database.row(_FIND, which=name)
 
-    def operators(self, *, after: str | None = None, limit: int = PAGE) -> list[dict[str, Any]]:
+    def list(self, *, after: str | None = None, limit: int = PAGE) -> Rows:
         """Return operators by name, those behind a place of the list, at most so many."""
-        return self.rows(behind(select(OPERATORS), OPERATORS_ORDER, after), limit)
+        return self._database.page(behind(select(OPERATORS), OPERATORS_ORDER, after), limit)
+
+    def ended_targets(self) -> set[str]:
+        """Return the targets of removed operators."""
+        return {f"operator:{row['id']}" for row in self._database.rows(_REMOVED)}
 
     def set_role(self, name: str, role: str, rules: str | None, what: Event) -> None:
         """Give an operator another role.
@@ -79,32 +97,34 @@ class OperatorState(Database):
         Raises:
             GrantError: ``conflict``: nobody would be left who may do everything; ``not_found``.
         """
-        with self.write(what) as c:
+        with self._database.write(what) as c:
             _lock_all(c)
-            which = (OPERATORS.c.id == name, OPERATORS.c.status == "active")
-            if c.execute(update(OPERATORS).where(*which).values(role=role, rules=rules)).rowcount == 0:
+            if c.execute(_CHANGE_ACTIVE, {"which": name, "role": role, "rules": rules}).rowcount == 0:
                 raise GrantError("there is no such operator", code="not_found")
             _require_admin(c)
 
-    def remove_operator(self, name: str, what: Event) -> None:
+    def remove(self, name: str, what: Event) -> None:
         """Take an operator's power and keys away, for good.
 
         Raises:
             GrantError: ``conflict``: nobody would be left who may do everything.
         """
-        with self.write(what) as c:
+        with self._database.write(what) as c:
             _lock_all(c)
-            which = (OPERATORS.c.id == name, OPERATORS.c.status == "active")
-            c.execute(update(OPERATORS).where(*which).values(status="removed", ended_at=now_ms()))
-            c.execute(delete(HOLDER_KEYS).where(HOLDER_KEYS.c.holder == f"operator:{name}"))
+            c.execute(_CHANGE_ACTIVE, {"which": name, "status": "removed", "ended_at": now_ms()})
+            c.execute(_REMOVE_KEYS, {"whose": f"operator:{name}"})
             _require_admin(c)
 
 
 def _lock_all(c: Connection) -> None:
-    c.execute(select(OPERATORS.c.id).order_by(OPERATORS.c.id).with_for_update())
+    c.execute(_LOCK_ALL)
+
+
+def _status(c: Connection, name: str) -> str | None:
+    row = c.execute(_FIND, {"which": name}).first()
+    return None if row is None else str(row.status)
 
 
 def _require_admin(c: Connection) -> None:
-    which = (OPERATORS.c.role == ADMIN, OPERATORS.c.status == "active")
-    if not c.execute(select(func.count()).select_from(OPERATORS).where(*which)).scalar():
+    if not c.execute(_COUNT_ADMINS).scalar():
         raise GrantError(f"nobody would be left with the role {ADMIN}; give it to somebody else first", code="conflict")

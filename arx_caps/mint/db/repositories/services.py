@@ -4,27 +4,36 @@
 import contextlib
 from typing import Any, Final
 
-from sqlalchemy import delete, insert, select
+from sqlalchemy import bindparam, delete, insert, select
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError
 
 from arx_caps.keyfile import PublicKey
 from arx_caps.mint.db.cursor import Order, Text, behind
-from arx_caps.mint.db.database import PAGE, Database, now_ms
+from arx_caps.mint.db.database import PAGE, Database, Rows, now_ms
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.repositories.holder_keys import add_key
 from arx_caps.mint.db.tables import ENROLMENTS, HOLDER_KEYS, KEY_FETCHES, SERVICES
 from arx_verifier.errors import GrantError
 
 SERVICES_ORDER: Final = Order((SERVICES.c.audience,), tuple[Text])
+_FIND: Final = select(SERVICES).where(SERVICES.c.audience == bindparam("which"))
+_ADD: Final = insert(SERVICES)
+_GOOD: Final = (ENROLMENTS.c.digest == bindparam("which"), ENROLMENTS.c.until > bindparam("now"))
+_INVITED: Final = select(ENROLMENTS).where(*_GOOD)
+_USE_UP: Final = delete(ENROLMENTS).where(*_GOOD)
+_INVITE, _FORGET = insert(ENROLMENTS), delete(ENROLMENTS).where(ENROLMENTS.c.until <= bindparam("now"))
 
 
-class ServiceState(Database):
+class Services:
     """The enrolled services."""
 
-    def enrol_service(self, audience: str, by: str, what: Event) -> None:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def add(self, audience: str, by: str, what: Event) -> None:
         """Enrol a tool service, or find it."""
-        with self.write(what) as c:
+        with self._database.write(what) as c:
             _enrol(c, audience, by)
 
     def invite(self, audience: str, digest: str, until: int, by: str, what: Event) -> None:
@@ -37,13 +46,13 @@ class ServiceState(Database):
             by: Who makes it.
             what: The event.
         """
-        with self.write(what) as c:
-            c.execute(delete(ENROLMENTS).where(ENROLMENTS.c.until <= now_ms()))
-            c.execute(insert(ENROLMENTS).values(digest=digest, audience=audience, by=by, until=until))
+        with self._database.write(what) as c:
+            c.execute(_FORGET, {"now": now_ms()})
+            c.execute(_INVITE, {"digest": digest, "audience": audience, "by": by, "until": until})
 
     def invited_by(self, digest: str) -> tuple[str, str] | None:
         """Return for which audience an enrolment token is and who made it, or None where there is none, or no more."""
-        row = self.row(select(ENROLMENTS).where(ENROLMENTS.c.digest == digest, ENROLMENTS.c.until > now_ms()))
+        row = self._database.row(_INVITED, which=digest, now=now_ms())
         return (str(row["audience"]), str(row["by"])) if row is not None else None
 
     def join(self, digest: str, key: PublicKey) -> str:
@@ -55,29 +64,29 @@ class ServiceState(Database):
         Raises:
             GrantError: ``bad_enrolment``: there is no such token, or no more; ``key_enrolled``.
         """
-        with self.write() as c:
-            which = (ENROLMENTS.c.digest == digest, ENROLMENTS.c.until > now_ms())
-            found = c.execute(select(ENROLMENTS).where(*which).with_for_update()).first()
+        with self._database.write() as c:
+            which = {"which": digest, "now": now_ms()}
+            found = c.execute(_INVITED.with_for_update(), which).first()
             # Of two who bring the same token, one deletes it.
-            if found is None or c.execute(delete(ENROLMENTS).where(*which)).rowcount == 0:
+            if found is None or c.execute(_USE_UP, which).rowcount == 0:
                 raise bad_enrolment()
             _enrol(c, found.audience, found.by)
             add_key(c, f"service:{found.audience}", key)
             told = {"audience": found.audience, "key": key.kid, "invited_by": found.by}
-            self.record_in(c, Event.of("service.joined", f"service:{found.audience}", **told))
+            self._database.record_in(c, Event.of("service.joined", f"service:{found.audience}", **told))
             return str(found.audience)
 
-    def service(self, audience: str) -> dict[str, Any] | None:
+    def find(self, audience: str) -> dict[str, Any] | None:
         """Return a service's row, or None."""
-        return self.row(select(SERVICES).where(SERVICES.c.audience == audience))
+        return self._database.row(_FIND, which=audience)
 
-    def services(self, *, after: str | None = None, limit: int = PAGE) -> list[dict[str, Any]]:
+    def list(self, *, after: str | None = None, limit: int = PAGE) -> Rows:
         """Return services by audience, those behind a place of the list, at most so many."""
-        return self.rows(behind(select(SERVICES), SERVICES_ORDER, after), limit)
+        return self._database.page(behind(select(SERVICES), SERVICES_ORDER, after), limit)
 
-    def remove_service(self, audience: str, what: Event) -> None:
+    def remove(self, audience: str, what: Event) -> None:
         """Forget a service, its own keys, what it fetched, and enrolment tokens for it."""
-        with self.write(what) as c:
+        with self._database.write(what) as c:
             c.execute(delete(ENROLMENTS).where(ENROLMENTS.c.audience == audience))
             c.execute(delete(HOLDER_KEYS).where(HOLDER_KEYS.c.holder == f"service:{audience}"))
             c.execute(delete(KEY_FETCHES).where(KEY_FETCHES.c.audience == audience))
@@ -90,7 +99,7 @@ def bad_enrolment() -> GrantError:
 
 
 def _enrol(c: Connection, audience: str, by: str) -> None:
-    if c.execute(select(SERVICES.c.audience).where(SERVICES.c.audience == audience)).first() is None:
+    if c.execute(_FIND, {"which": audience}).first() is None:
         row = {"audience": audience, "enrolled_at": now_ms(), "enrolled_by": by}
         with contextlib.suppress(IntegrityError), c.begin_nested():  # somebody else may have been first
-            c.execute(insert(SERVICES).values(**row))
+            c.execute(_ADD, row)

@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sessions: their rows, from start to end.
+
+A transaction that begins something below a row locks that row and reads it; one that ends a thing changes its row
+first.  So an end that was answered leaves nothing behind that began at the same time.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final, Literal, NamedTuple
+
+from sqlalchemy import Select, bindparam, func, insert, select, update
+from sqlalchemy.engine import Connection
+
+from arx_caps.mint.db.cursor import Order, Text, Time, behind
+from arx_caps.mint.db.database import PAGE, Database, Rows, now_ms, plain
+from arx_caps.mint.db.events import Event
+from arx_caps.mint.db.repositories.epoch import HighWater, raise_high_water
+from arx_caps.mint.db.tables import AGENTS, SESSIONS, TASKS
+from arx_verifier.errors import GrantError, refusal
+
+# What the database can tell of a state; what was killed or frozen is alive in it.
+Which = Literal["alive", "expired", "ended"]
+SESSIONS_ORDER: Final = Order((SESSIONS.c.opened_at, SESSIONS.c.id), tuple[Time, Text], newest_first=True)
+_ITS: Final = SESSIONS.c.id == bindparam("which")
+_FIND: Final = select(SESSIONS).where(_ITS)
+_LOCK: Final = _FIND.with_for_update()
+_ADD, _CHANGE = insert(SESSIONS), update(SESSIONS).where(_ITS)
+_END_TASKS: Final = update(TASKS).where(TASKS.c.session == bindparam("which"), TASKS.c.status == "open")
+_END: Final = _CHANGE.where(SESSIONS.c.status == "open")
+_THEIRS: Final = select(SESSIONS.c.id).where(SESSIONS.c.agent == bindparam("whose"))
+_END_ALL: Final = update(SESSIONS).where(SESSIONS.c.agent == bindparam("whose"), SESSIONS.c.status == "open")
+_END_ALL_TASKS: Final = update(TASKS).where(TASKS.c.session.in_(_THEIRS), TASKS.c.status == "open")
+_OPEN_ONES: Final = (
+    select(SESSIONS)
+    .where(
+        SESSIONS.c.agent == bindparam("whose"), SESSIONS.c.status == "open", SESSIONS.c.expires_at > bindparam("now")
+    )
+    .order_by(SESSIONS.c.opened_at)
+)
+_LOCK_AGENT: Final = select(AGENTS.c.status).where(AGENTS.c.path == bindparam("whose")).with_for_update()
+
+
+class Room(NamedTuple):
+    """How many sessions an agent may have at once.
+
+    Attributes:
+        most: As many.
+        stands: Tells whether a session's row still counts.
+    """
+
+    most: int
+    stands: Callable[[Mapping[str, Any]], bool]
+
+
+class Sessions:
+    """The sessions."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def add(
+        self, values: Mapping[str, Any], high_water: HighWater, realm: str, what: Event, room: Room | None = None
+    ) -> None:
+        """Open a session, unless its agent was deactivated meanwhile or has as many as it may.
+
+        Raises:
+            RevokedError: ``frozen``.
+            GrantError: ``too_many_sessions``.
+        """
+        with self._database.write(what) as c:
+            if c.execute(_LOCK_AGENT, {"whose": values["agent"]}).scalar() != "active":
+                raise refusal("frozen")
+            if room is not None:
+                _require_room(c, values["agent"], room)  # counted while the agent's row is locked
+            c.execute(_ADD, values)
+            raise_high_water(c, realm, high_water)
+
+    def find(self, session: str) -> dict[str, Any] | None:
+        """Return a session's row, or None."""
+        return self._database.row(_FIND, which=session)
+
+    def list(
+        self,
+        *,
+        agent: str | None = None,
+        subject: str | None = None,
+        template: str | None = None,
+        which: Which | None = None,
+        after: str | None = None,
+        limit: int = PAGE,
+    ) -> Rows:
+        """Return sessions, the newest first.
+
+        Args:
+            agent: Only this agent's.
+            subject: Only those for whom some issuer calls this.
+            template: Only those in which a task of this template was started.
+            which: Only those that are like this.
+            after: Only those behind this place of the list.
+            limit: At most so many.
+        """
+        statement = of_state(select(SESSIONS), SESSIONS, which)
+        wanted = ((SESSIONS.c.agent, agent), (SESSIONS.c.subject, subject))
+        statement = statement.where(*(column == value for column, value in wanted if value is not None))
+        if template is not None:
+            theirs = (TASKS.c.session == SESSIONS.c.id, TASKS.c.template == template)
+            statement = statement.where(select(TASKS.c.id).where(*theirs).exists())
+        return self._database.page(behind(statement, SESSIONS_ORDER, after), limit)
+
+    def renew(
+        self, session: str, values: Mapping[str, Any], high_water: HighWater, realm: str, what: Event
+    ) -> dict[str, Any]:
+        """Prolong a session, unless it ended meanwhile; of two who do it at once, the longer one counts.
+
+        Returns:
+            Its row.
+
+        Raises:
+            GrantError: ``session_ended``.
+        """
+        with self._database.write(what) as c:
+            row = plain(c.execute(_LOCK, {"which": session}).one())
+            # Also of time: whoever ends a session that is over is told so, and it must not go on after that.
+            if row["status"] != "open" or row["expires_at"] <= now_ms():
+                raise GrantError("the session is over", code="session_ended")
+            changes = {**values, "expires_at": max(row["expires_at"], values["expires_at"])}
+            c.execute(_CHANGE, {"which": session, **changes})
+            raise_high_water(c, realm, high_water)
+            return row | changes
+
+    def count_alive(self) -> int:
+        """Count the sessions that are neither ended nor expired; of kills this knows nothing."""
+        with self._database.read() as c:
+            return int(c.execute(of_state(select(func.count()).select_from(SESSIONS), SESSIONS, "alive")).scalar_one())
+
+    def end(self, session: str, what: Event) -> int:
+        """Note that a session and its tasks are over, and return when the last token of it is over by itself, ms."""
+        ended = {"which": session, "status": "ended", "ended_at": now_ms()}
+        with self._database.write(what) as c:
+            c.execute(_END, ended)
+            c.execute(_END_TASKS, ended)
+            return int(c.execute(_FIND, {"which": session}).one().expires_at)
+
+    def end_of(self, path: str) -> None:
+        """Note that the sessions and tasks of an agent are over; its deactivation is the event."""
+        ended = {"whose": path, "status": "ended", "ended_at": now_ms()}
+        with self._database.write() as c:
+            c.execute(_END_ALL, ended)
+            c.execute(_END_ALL_TASKS, ended)
+
+
+def _require_room(c: Connection, agent: str, room: Room) -> None:
+    rows = c.execute(_OPEN_ONES, {"whose": agent, "now": now_ms()})
+    open_ones = [row.id for row in rows if room.stands(plain(row))]
+    if len(open_ones) >= room.most:
+        raise GrantError(
+            f"{agent} has {len(open_ones)} sessions open and may have {room.most} at once: end one, such as "
+            f"{open_ones[0]}, or wait until one is over",
+            code="too_many_sessions",
+        )
+
+
+def of_state(statement: Select[Any], table: Any, which: Which | None) -> Select[Any]:
+    """Leave of a listing of sessions or tasks those that are like this; None for all."""
+    if which is None:
+        return statement
+    if which == "ended":
+        return statement.where(table.c.status != "open")
+    time = table.c.expires_at
+    return statement.where(table.c.status == "open", time <= now_ms() if which == "expired" else time > now_ms())
