@@ -105,7 +105,7 @@ def test_no_key_is_known_before_somebody_enrols_it(world: World) -> None:
     answer = holder.call("POST", "/v1/operators/token", {"assertion": world.assertion(stranger)})
     assert (answer.status_code, answer.json()["code"]) == (401, "bad_assertion")
     with pytest.raises(GrantError, match="exists"):
-        world.mint.db.operators.add("root", stranger.key.public, _nothing(), role="admin")
+        world.mint.db.operators.add(world.mint.db.unit(), "root", stranger.key.public, _nothing(), role="admin")
 
 
 def _nothing() -> Event:

@@ -6,7 +6,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from arx_caps.mint.db.idempotency import HEADER
+from arx_caps.mint.api.idempotency import HEADER
 from arx_caps.mint.tasks.discharge import constraints_of
 from arx_verifier.constraints.rule import Rule, compile_rule, permits
 from arx_verifier.errors import GrantError

@@ -19,7 +19,7 @@ __all__ = ["dbs"]  # a fixture
 
 
 def prolong_session(db: MintDatabase) -> None:
-    db.sessions.renew("s-1", {"expires_at": now_ms() + 60_000}, MARK, "acme", SOME)
+    db.sessions.renew(db.unit(), "s-1", {"expires_at": now_ms() + 60_000}, MARK, "acme", SOME)
 
 
 def grant() -> dict[str, object]:
@@ -28,11 +28,11 @@ def grant() -> dict[str, object]:
 
 
 def extend_task(db: MintDatabase) -> None:
-    db.grants.add("t-1", grant(), MARK, "acme", SOME)
+    db.grants.add(db.unit(), "t-1", grant(), MARK, "acme", SOME)
 
 
 def attenuate_task(db: MintDatabase) -> None:
-    db.grants.replace("t-1", {"l-t-1"}, {**grant(), "before": "l-t-1"}, "[]", MARK, "acme", SOME)
+    db.grants.replace(db.unit(), "t-1", {"l-t-1"}, {**grant(), "before": "l-t-1"}, "[]", MARK, "acme", SOME)
 
 
 @pytest.mark.parametrize("prolong", [prolong_session, extend_task, attenuate_task])

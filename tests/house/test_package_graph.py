@@ -7,7 +7,9 @@ the order, or past a door, fails here.
 
 import ast
 import importlib
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -88,6 +90,16 @@ def package_of(path: Path, root: Path) -> str:
 
 def name_of(path: Path) -> str:
     return str(path.relative_to(ROOT))
+
+
+def functions_of(paths: Iterable[Path]) -> dict[str, list[str]]:
+    """Every function and method, with the modules that have one of the name; those of Python's own names left out."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for path in paths:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and not node.name.startswith("__"):
+                found[node.name].append(name_of(path))
+    return found
 
 
 @pytest.mark.parametrize("path", product(VERIFIER), ids=name_of)
@@ -189,6 +201,38 @@ def test_a_command_imports_no_other_noun(path: Path) -> None:
     for parts in imports_of(path):
         if parts[:3] == ("arx_caps", "cli", "commands"):
             assert parts[3] == noun, f"imports {'.'.join(parts)}"
+
+
+def test_no_modules_of_the_mint_import_each_other() -> None:
+    """
+    The mint's modules can be put in an order, imports in functions and for types included; a circle is named.
+    """
+    modules = {path.relative_to(ROOT).with_suffix("").parts: path for path in (CAPS / "mint").rglob("*.py")}
+    graph = {own: {parts[:-1] for parts in imports_of(path)} & modules.keys() for own, path in modules.items()}
+    for own, path in modules.items():
+        graph[own] |= {parts for parts in imports_of(path) if parts in modules}
+    assert len(list(TopologicalSorter(graph).static_order())) == len(modules)
+
+
+def test_a_function_of_a_route_has_a_name_of_its_own() -> None:
+    """
+    No name is given both in a route module and where the mint's work is done: a reader knows which of them is called.
+    """
+    routes = CAPS / "mint" / "api" / "routes"
+    own = functions_of(routes.glob("*.py"))
+    others = functions_of(path for path in (CAPS / "mint").rglob("*.py") if not path.is_relative_to(CAPS / "mint/api"))
+    both = {name: (own[name], others[name]) for name in own.keys() & others.keys()}
+    assert not both
+    assert {"start_task_route", "list_agents"} <= own.keys()
+    assert {"start_task", "find"} <= others.keys()
+
+
+@pytest.mark.parametrize("path", product(CAPS), ids=name_of)
+def test_no_context_variable_carries_data(path: Path) -> None:
+    """
+    What a function works on is in its signature; a variable of the context would hand it over behind the reader's back.
+    """
+    assert not {parts for parts in imports_of(path) if parts[0] in ("contextvars", "_contextvars")}
 
 
 @pytest.mark.parametrize("path", product(VERIFIER, CAPS, ROOT / "benchmarks", ROOT / "examples"), ids=name_of)

@@ -190,7 +190,7 @@ def test_one_assertion_in_many_hands_opens_one_session(world: World) -> None:
         def use(db: MintDatabase) -> None:
             barrier.wait()
             try:
-                db.proofs.spend("assertion", "kid", "one", now_ms() + 60_000)
+                db.unit().spend("assertion", "kid", "one", now_ms() + 60_000)
                 answers.append("ok")
             except GrantError as error:
                 answers.append(error.code)

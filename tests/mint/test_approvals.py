@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from sqlalchemy import select, update
 
+from arx_caps.mint.api.idempotency import HEADER
 from arx_caps.mint.db.events import Event
-from arx_caps.mint.db.idempotency import HEADER
 from arx_caps.mint.db.repositories.approvals import ApprovalAnswer
 from arx_caps.mint.db.tables import APPROVALS, SESSIONS, TASKS
 from arx_caps.mint.policy.approvals import ApprovalTerms
@@ -391,7 +391,10 @@ def test_an_end_that_came_first_leaves_nothing_to_approve(desk: Desk) -> None:
         said = ApprovalAnswer("ada", terms, why=None, counts=lambda *_: True)
         assert during(db, ending, lambda said=said: db.approvals.answer(row, said)) == "session_ended"
     another = row | {"id": "a-" + "b" * 16}
-    assert during(db, ending, lambda: db.approvals.add(another, Event.of("something", "mint"))) == "session_ended"
+    assert (
+        during(db, ending, lambda: db.approvals.add(db.unit(), another, Event.of("something", "mint")))
+        == "session_ended"
+    )
     assert [each["status"] for each in db.approvals.list()] == ["waiting"]
 
 

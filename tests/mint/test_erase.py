@@ -11,8 +11,8 @@ from sqlalchemy import select, update
 
 from arx_caps.audit.ingest import is_event, read_event
 from arx_caps.audit.store import RECORD
+from arx_caps.mint.api.idempotency import HEADER
 from arx_caps.mint.audit.feeds import EventFeed
-from arx_caps.mint.db.idempotency import HEADER
 from arx_caps.mint.db.tables import METADATA, SESSIONS, TASKS
 from arx_verifier.revocation.epoch import UnsafeLocalEpochs
 from arx_verifier.token.targets import subject_target

@@ -10,8 +10,8 @@ import pytest
 
 from arx_caps.agent.bundle import Bundle
 from arx_caps.jose import SigningKey
+from arx_caps.mint.api import idempotency
 from arx_caps.mint.api.routes import sessions
-from arx_caps.mint.db import idempotency
 from arx_caps.mint.db.tables import ENROLMENTS, REPEATS
 from arx_verifier.errors import RequestError
 from tests.mint.world import LOOKUP, Holder, World, local_world, now_ms

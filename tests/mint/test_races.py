@@ -14,7 +14,6 @@ from arx_caps.jose import SigningKey
 from arx_caps.keyfile import PublicKey
 from arx_caps.mint.db.database import now_ms
 from arx_caps.mint.db.events import Event
-from arx_caps.mint.db.idempotency import spending_together
 from arx_caps.mint.db.mint_database import MintDatabase
 from arx_caps.mint.db.repositories.epoch import HighWater
 from arx_caps.mint.db.tables import AGENTS, HIGH_WATER, SESSIONS
@@ -70,7 +69,7 @@ def waits(db: MintDatabase) -> bool:
 
 
 def enrol(db: MintDatabase, path: str = AGENT) -> None:
-    db.agents.add(path, key(), owner=None, metadata={}, what=SOME)
+    db.agents.add(db.unit(), path, key(), owner=None, metadata={}, what=SOME)
 
 
 def session_row(name: str, agent: str = AGENT) -> dict[str, Any]:
@@ -87,7 +86,7 @@ def task_row(name: str, session: str) -> dict[str, Any]:
 
 
 def open_session(db: MintDatabase, name: str) -> None:
-    db.sessions.add(session_row(name), MARK, "acme", SOME)
+    db.sessions.add(db.unit(), session_row(name), MARK, "acme", SOME)
 
 
 def start_task(db: MintDatabase, name: str, session: str) -> None:
@@ -98,7 +97,7 @@ def start_task(db: MintDatabase, name: str, session: str) -> None:
         "granted_at": now_ms(),
         "expires_at": now_ms() + 60_000,
     }
-    db.tasks.add(task_row(name, session), MARK, "acme", SOME, grant)
+    db.tasks.add(db.unit(), task_row(name, session), MARK, "acme", SOME, grant)
 
 
 def during(db: MintDatabase, change: Any, call: Callable[[], Any]) -> str:
@@ -151,7 +150,7 @@ def test_no_session_outlives_a_deactivation(dbs: tuple[MintDatabase, MintDatabas
             two.sessions.end_of(agent)
 
         def open_one(agent: str = agent) -> None:
-            one.sessions.add(session_row(f"s-{agent}", agent), MARK, "acme", SOME)
+            one.sessions.add(one.unit(), session_row(f"s-{agent}", agent), MARK, "acme", SOME)
 
         opened, _ = at_once(open_one, deactivate)
         assert opened in ("ok", "frozen")
@@ -163,7 +162,7 @@ def test_a_key_belongs_to_one(dbs: tuple[MintDatabase, MintDatabase]) -> None:
     same = key()
 
     def enrolling(n: int) -> Callable[[], None]:
-        return lambda: dbs[n % 2].agents.add(f"acme/a{n}", same, owner=None, metadata={}, what=SOME)
+        return lambda: dbs[n % 2].agents.add(dbs[n % 2].unit(), f"acme/a{n}", same, owner=None, metadata={}, what=SOME)
 
     assert sorted(at_once(*map(enrolling, range(6)))) == ["key_enrolled"] * 5 + ["ok"]
     assert len(dbs[0].agents.list()) == len(dbs[0].outbox.after(0)) == 1
@@ -179,7 +178,7 @@ def test_the_last_key_stays(dbs: tuple[MintDatabase, MintDatabase]) -> None:
     """Of two who take away an agent's two keys at once, one is refused."""
     for n in range(ROUNDS):
         agent, first, second = f"acme/a{n}", key(), key()
-        dbs[0].agents.add(agent, first, owner=None, metadata={}, what=SOME)
+        dbs[0].agents.add(dbs[0].unit(), agent, first, owner=None, metadata={}, what=SOME)
         dbs[0].holder_keys.change(agent, second, None, SOME)
         removals = [
             lambda s=s, a=agent, k=k: s.holder_keys.change(a, None, k.kid, SOME)
@@ -214,11 +213,11 @@ def test_a_proof_that_is_spent_with_its_change_is_spent_once(dbs: tuple[MintData
     """
 
     def call(db: MintDatabase, jti: str, change: bool = True) -> None:
-        with spending_together(db.proofs.spend_now):
-            db.proofs.spend("proof", "k", jti, now_ms() + 60_000)
+        with db.unit(one_change=True) as unit:
+            unit.spend("proof", "k", jti, now_ms() + 60_000)
             if not change:
                 raise GrantError("no", code="unknown_task")
-            db.record(SOME)
+            unit.record(SOME)
 
     before = dbs[0].outbox.waiting()
     for number in range(ROUNDS):

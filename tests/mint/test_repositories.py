@@ -74,7 +74,7 @@ def test_a_record_that_fails_undoes_the_change(db: MintDatabase) -> None:
         c.exec_driver_sql("DROP TABLE outbox")
     enrolled = Event.of("agent.enrolled", "operator:root")
     with pytest.raises(AuditError) as caught:
-        db.agents.add("acme/x", SigningKey.generate().public, owner=None, metadata={}, what=enrolled)
+        db.agents.add(db.unit(), "acme/x", SigningKey.generate().public, owner=None, metadata={}, what=enrolled)
     assert "INSERT" not in str(caught.value)
     assert db.agents.find("acme/x") is None
     assert db.holder_keys.kids("acme/x") == []
@@ -85,9 +85,11 @@ def test_a_record_that_fails_undoes_the_change(db: MintDatabase) -> None:
 def test_a_change_that_fails_is_not_recorded(db: MintDatabase) -> None:
     """What was refused leaves no event, and the next one is there with its facts, once, in order."""
     key = SigningKey.generate().public
-    db.operators.add("root", key, Event.of("operator.enrolled", "init", operator="root"), role="admin")
+    db.operators.add(db.unit(), "root", key, Event.of("operator.enrolled", "init", operator="root"), role="admin")
     with pytest.raises(GrantError) as caught:
-        db.agents.add("acme/x", key, owner=None, metadata={}, what=Event.of("agent.enrolled", "operator:root"))
+        db.agents.add(
+            db.unit(), "acme/x", key, owner=None, metadata={}, what=Event.of("agent.enrolled", "operator:root")
+        )
     assert caught.value.code == "key_enrolled"
     assert db.agents.find("acme/x") is None
     db.outbox.check()
@@ -106,13 +108,13 @@ def test_used_ids_are_forgotten_when_they_no_longer_matter(db: MintDatabase, mon
     """An id is kept until what it belongs to would be refused for its age, and a minute more."""
     clock = [NOW]
     monkeypatch.setattr(proofs, "now_ms", lambda: clock[0])
-    db.proofs.spend("proof", "k", "one", NOW + 30_000)
+    db.unit().spend("proof", "k", "one", NOW + 30_000)
     clock[0] = NOW + 30_000 + KEEP_MS - 1
-    db.proofs.spend("proof", "k", "two", clock[0] + 30_000)
+    db.unit().spend("proof", "k", "two", clock[0] + 30_000)
     with pytest.raises(GrantError):
-        db.proofs.spend("proof", "k", "one", clock[0] + 30_000)
+        db.unit().spend("proof", "k", "one", clock[0] + 30_000)
     clock[0] += PRUNE_MS + 1
-    db.proofs.spend("proof", "k", "three", clock[0] + 30_000)
+    db.unit().spend("proof", "k", "three", clock[0] + 30_000)
     with db.read() as c:
         assert len(c.execute(select(tables.USED_JTI)).all()) == 2
 
@@ -120,9 +122,9 @@ def test_used_ids_are_forgotten_when_they_no_longer_matter(db: MintDatabase, mon
 def test_ids_of_different_keys_do_not_meet(db: MintDatabase) -> None:
     """The same id under another key or of another kind is another one; nobody uses up somebody else's."""
     for kind, kid in (("proof", "a"), ("proof", "b"), ("assertion", "a")):
-        db.proofs.spend(kind, kid, "one", database.now_ms())
+        db.unit().spend(kind, kid, "one", database.now_ms())
         with pytest.raises(GrantError) as caught:
-            db.proofs.spend(kind, kid, "one", database.now_ms())
+            db.unit().spend(kind, kid, "one", database.now_ms())
         assert caught.value.code == "replayed"
 
 
@@ -131,6 +133,6 @@ def test_a_database_that_does_not_answer_is_told_without_its_values(db: MintData
     with db.write() as c:
         c.exec_driver_sql("DROP TABLE used_jti")
     with pytest.raises(StoreError) as caught:
-        db.proofs.spend("proof", "secret-kid", "secret-jti", NOW)
+        db.unit().spend("proof", "secret-kid", "secret-jti", NOW)
     assert "secret" not in str(caught.value)
     assert "INSERT" not in str(caught.value)

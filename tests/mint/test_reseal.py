@@ -43,7 +43,7 @@ def realm_of(folder: Path, passphrase: str | None, database: str | None = None) 
 
 def add_root(realm: Realm, keys: RootKeys, name: str) -> None:
     with MintDatabase(realm.database_url) as db:
-        db.keys.add_root(keys.make(name), Event.of("key.created", "mint", key=name))
+        db.keys.add_root(db.unit(), keys.make(name), Event.of("key.created", "mint", key=name))
 
 
 def load(realm: Realm, passphrase: str | None) -> RootKeys:
@@ -124,7 +124,7 @@ def test_a_mint_goes_on_and_a_second_one_takes_the_new_file(tmp_path: Path, data
     running.key_schedule.start()
     reseal(realm, passphrase=None, new_passphrase=NEW)
     kid = running.key_schedule.mint_key()
-    assert running.rotation.make_root("operator:root") == "k3"  # sealed with what it knows
+    assert running.rotation.make_root(running.db.unit(), "operator:root") == "k3"  # sealed with what it knows
     assert running.key_schedule.audience_key("orders")
     running.close()
     assert set(opened(realm, NEW)) == {"k1.0", "k2.0", "k3.0"}

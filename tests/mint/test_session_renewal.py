@@ -205,7 +205,7 @@ def test_no_race_opens_one_too_many(world: World) -> None:
             db = (world.mint.db, other)[n % 2]
             mark, what = HighWater(row["incarnation"], row["born"]), Event.of("session.opened", "test")
             return lambda: db.sessions.add(
-                row | {"id": f"s-{n}"}, mark, world.realm.name, what, Room(3, lambda _: True)
+                db.unit(), row | {"id": f"s-{n}"}, mark, world.realm.name, what, Room(3, lambda _: True)
             )
 
         assert sorted(at_once(*map(opening, range(8)))) == ["ok"] * 2 + ["too_many_sessions"] * 6

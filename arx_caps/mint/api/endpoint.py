@@ -6,7 +6,6 @@ answer is a typed struct too, and the route lists the codes it can refuse with, 
 route.  Handlers block on database and store and run in a thread; the event loop only moves bytes.
 """
 
-import contextlib
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple, get_type_hints
 
@@ -18,9 +17,11 @@ from starlette.responses import Response
 from arx_caps.jose import Proof
 from arx_caps.mint.api import problems
 from arx_caps.mint.api.access_log import note
+from arx_caps.mint.api.idempotency import HEADER, digest_of, read_key
 from arx_caps.mint.context import MintContext
 from arx_caps.mint.db.database import now_ms
-from arx_caps.mint.db.idempotency import HEADER, Claim, Made, claiming, digest_of, read_key, spending_together
+from arx_caps.mint.db.repositories.repeats import Claim, Made
+from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_caps.mint.identity.authenticate import (
     AuthenticatedCaller,
     CallCredentials,
@@ -69,6 +70,7 @@ class RouteCall(NamedTuple):
 
     Attributes:
         mint: The mint.
+        unit: What the call does once.
         caller: Who is calling; None where the body says it.
         proof: The proof of a call without a token.
         body: The decoded body.
@@ -79,6 +81,7 @@ class RouteCall(NamedTuple):
     """
 
     mint: MintContext
+    unit: UnitOfWork
     caller: AuthenticatedCaller | None
     proof: Proof | None
     body: Any
@@ -212,8 +215,8 @@ def _admit(endpoint: Endpoint, mint: MintContext, request: Request) -> Any:
 def _serve(endpoint: Endpoint, mint: MintContext, request: Request, raw: bytes, admitted: Any) -> Response:
     call: RouteCall | None = None
     try:
-        with spending_together(mint.db.proofs.spend_now) if endpoint.one_change else contextlib.nullcontext():
-            call = _ask(endpoint, mint, request, raw)._replace(admitted=admitted)
+        with mint.db.unit(one_change=endpoint.one_change) as unit:
+            call = _ask(endpoint, mint, unit, request, raw)._replace(admitted=admitted)
             note(request, caller=call.caller.kind if call.caller is not None else "assertion")
             answer = _once(endpoint, call, request) or endpoint.handler(call)
     except ArxError as error:
@@ -246,27 +249,28 @@ def _once(endpoint: Endpoint, call: RouteCall, request: Request) -> RouteAnswer 
     said = request.headers.getlist(HEADER)
     if not said or endpoint.again is None:
         return None
-    mint, now = call.mint, now_ms()
+    mint, unit = call.mint, call.unit
     # Without a token it is the key of the proof that calls: what it gets again is good for nobody else.
     caller = f"key:{call.proof.key.kid}" if call.proof is not None else call.by.by
     members = {name: value for name, value in msgspec.to_builtins(call.body).items() if value is not None}
     digest = digest_of(request.method, request.url.path, members, opens=call.proof is not None)
-    claim = Claim(caller, read_key(", ".join(said)), digest, now, endpoint.makes)
+    claim = Claim(caller, read_key(", ".join(said)), digest, now_ms(), endpoint.makes)
     made = mint.db.repeats.find(claim)
     if made is None:
+        unit.claim = claim
         try:
-            with claiming(claim):
-                return endpoint.handler(call)
+            return endpoint.handler(call)
         except ArxError:
+            unit.claim = None
             made = mint.db.repeats.find(claim)  # somebody else with this key was first
             if made is None:
                 raise
     elif call.proof is not None:
-        mint.db.proofs.spend("proof", call.proof.key.kid, call.proof.jti, call.proof.until)
+        unit.spend("proof", call.proof.key.kid, call.proof.jti, call.proof.until)
     return endpoint.again(call, made)
 
 
-def _ask(endpoint: Endpoint, mint: MintContext, request: Request, raw: bytes) -> RouteCall:
+def _ask(endpoint: Endpoint, mint: MintContext, unit: UnitOfWork, request: Request, raw: bytes) -> RouteCall:
     call = _call(mint, request)
     proof = read_proof(call, None) if endpoint.action is None and endpoint.admit is None else None
     members: dict[str, Any] = {}
@@ -279,9 +283,9 @@ def _ask(endpoint: Endpoint, mint: MintContext, request: Request, raw: bytes) ->
     caller = None
     if endpoint.action is not None:
         if "service" in endpoint.callers and call.authorization is None:
-            caller = identify_service(mint, call, endpoint.action, members | said | request.path_params)
+            caller = identify_service(mint, unit, call, endpoint.action, members | said | request.path_params)
         else:
-            caller = identify(mint, call, endpoint.action, members | said | request.path_params, endpoint.about)
+            caller = identify(mint, unit, call, endpoint.action, members | said | request.path_params, endpoint.about)
         request.scope[_PROVEN] = True  # what is wrong with the rest of the call is no stranger's doing
         if caller.kind not in endpoint.callers:
             raise GrantError(f"this is for {' and '.join(endpoint.callers)}s", code="wrong_caller")
@@ -291,7 +295,7 @@ def _ask(endpoint: Endpoint, mint: MintContext, request: Request, raw: bytes) ->
         raise RequestError("the query has a member twice")
     body = Bytes(content=raw) if endpoint.body is Bytes else _typed("body", members, endpoint.body)
     query = _typed("query", said, endpoint.query)
-    return RouteCall(mint, caller, proof, body, request.path_params, query, peer=call.peer)
+    return RouteCall(mint, unit, caller, proof, body, request.path_params, query, peer=call.peer)
 
 
 def _typed(part: str, members: dict[str, Any], kind: type[Body] | type[Query]) -> Body | Query:

@@ -15,8 +15,8 @@ from typing import Any, Final, NamedTuple, TypeAlias
 import msgspec
 
 from arx_caps.mint.api.endpoint import Bytes, Endpoint, File, NoBody
+from arx_caps.mint.api.idempotency import HEADER
 from arx_caps.mint.api.problems import Problem, find_code
-from arx_caps.mint.db.idempotency import HEADER
 
 PATH: Final = "/openapi.json"
 SCHEME: Final = "dpop"

@@ -19,7 +19,6 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from arx_caps.engines import BUSY_S, READING, open_engine, place_of, told
 from arx_caps.mint.db.events import Event
-from arx_caps.mint.db.idempotency import claim_in, spend_in, spent
 from arx_caps.mint.db.tables import OUTBOX
 from arx_verifier.errors import AuditError, StoreError
 
@@ -89,10 +88,7 @@ class Database:
         with told(NAME), self._turn(), self._engine.begin() as connection:
             yield connection
             if what is not None:
-                spend_in(connection)
                 self.record_in(connection, what)
-        if what is not None:
-            spent()
 
     @contextlib.contextmanager
     def _turn(self) -> Iterator[None]:
@@ -162,12 +158,11 @@ class Database:
                 c.connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def record_in(self, connection: Connection, what: Event) -> None:
-        """Write an event in a transaction that is open, and under which key it was asked for.
+        """Write an event in a transaction that is open.
 
         Raises:
             AuditError: It cannot be recorded; the transaction is not to be committed.
         """
-        claim_in(connection, what)
         row = {"at_ms": now_ms(), "mint": self.writer, "kind": what.kind, "by": what.by, "body": what.body()}
         try:
             connection.execute(_RECORD, row)

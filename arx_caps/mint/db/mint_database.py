@@ -22,6 +22,7 @@ from arx_caps.mint.db.repositories.repeats import Repeats
 from arx_caps.mint.db.repositories.services import Services
 from arx_caps.mint.db.repositories.sessions import Sessions
 from arx_caps.mint.db.repositories.tasks import Tasks
+from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_verifier.errors import StoreError
 
 
@@ -67,6 +68,15 @@ class MintDatabase(Database):
         self.services = Services(self)
         self.sessions = Sessions(self)
         self.tasks = Tasks(self)
+
+    def unit(self, *, one_change: bool = False) -> UnitOfWork:
+        """Open the unit of work of one call.
+
+        Args:
+            one_change: Whether the call changes nothing but the database, in one transaction, which then spends its
+                proofs.
+        """
+        return UnitOfWork(self, self.proofs, self.repeats, one_change=one_change)
 
     def create(self) -> str | None:
         """Make the tables, or bring those that are there into the form this version knows.

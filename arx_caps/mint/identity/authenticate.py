@@ -20,6 +20,7 @@ from arx_caps.durations import format_duration
 from arx_caps.jose import BAD_PROOF, Proof, check_dpop
 from arx_caps.mint.context import Born, MintContext
 from arx_caps.mint.db.database import now_ms
+from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_caps.mint.identity.operator_token import hold_to_rules, hold_to_token, prove_operator_token
 from arx_caps.mint.policy.roles import APPROVE, WRITE_OPERATORS, rules_of
 from arx_verifier.errors import (
@@ -125,6 +126,7 @@ def read_token(call: CallCredentials) -> str:
 
 def identify(
     mint: MintContext,
+    unit: UnitOfWork,
     call: CallCredentials,
     action: str,
     args: Mapping[str, Any],
@@ -134,6 +136,7 @@ def identify(
 
     Args:
         mint: The mint.
+        unit: The call's.
         call: The request.
         action: What is to be done, such as ``arx.tasks.start``.
         args: With what: the body's members and the path's.
@@ -153,12 +156,12 @@ def identify(
     macaroon = Macaroon.parse(token)
     unverified = macaroon.unverified_identifier
     if not isinstance(unverified, OperatorIdentifier):
-        return _agent(mint, token, unverified.session, proof, call, action, args)
+        return _agent(mint, unit, token, unverified.session, proof, call, action, args)
     identifier = _proven_operator(mint, macaroon, proof, call.peer)
     more = about(mint, args) if about is not None else {}
     request = AccessRequest(action, {**args, **more}, now_ms(), call.peer)
     try:
-        caller = _operator(mint, macaroon, identifier, proof, request)
+        caller = _operator(mint, unit, macaroon, identifier, proof, request)
     except ArxError as error:
         record_call(mint, identifier, request, error)
         raise
@@ -182,12 +185,13 @@ def admit_operator(mint: MintContext, call: CallCredentials, _: Mapping[str, str
 
 
 def identify_service(
-    mint: MintContext, call: CallCredentials, action: str, args: Mapping[str, Any]
+    mint: MintContext, unit: UnitOfWork, call: CallCredentials, action: str, args: Mapping[str, Any]
 ) -> AuthenticatedCaller:
     """Prove which tool service is calling, by nothing but an enrolled key of its own, and record it.  SPEC 21.
 
     Args:
         mint: The mint.
+        unit: The call's.
         call: The request.
         action: What is to be done, such as ``arx.keys.fetch``.
         args: With what.
@@ -208,7 +212,7 @@ def identify_service(
         raise
     request = AccessRequest(action, args, now_ms(), call.peer)
     try:
-        mint.db.proofs.spend("proof", proof.key.kid, proof.jti, proof.until)
+        unit.spend("proof", proof.key.kid, proof.jti, proof.until)
     except GrantError as error:
         record_service_call(mint, audience, proof.key.kid, request, error)
         raise
@@ -229,12 +233,17 @@ def _proven_operator(mint: MintContext, macaroon: Macaroon, proof: Proof, peer: 
 
 
 def _operator(
-    mint: MintContext, macaroon: Macaroon, identifier: OperatorIdentifier, proof: Proof, request: AccessRequest
+    mint: MintContext,
+    unit: UnitOfWork,
+    macaroon: Macaroon,
+    identifier: OperatorIdentifier,
+    proof: Proof,
+    request: AccessRequest,
 ) -> AuthenticatedCaller:
     name, action = identifier.operator, request.tool
     asked = None if action == WHOAMI else action
     hold_to_token(macaroon, action=asked, args=request.args, now=request.at)
-    mint.db.proofs.spend("proof", proof.key.kid, proof.jti, proof.until)
+    unit.spend("proof", proof.key.kid, proof.jti, proof.until)
     row = mint.db.operators.find(name)
     if row is None or row["status"] != "active":
         raise refusal("frozen")
@@ -266,6 +275,7 @@ def _over(row: Mapping[str, Any], token: str, error: ValidityError) -> ValidityE
 
 def _agent(
     mint: MintContext,
+    unit: UnitOfWork,
     token: str,
     session: str,
     proof: Proof,
@@ -277,7 +287,7 @@ def _agent(
     row = mint.db.sessions.find(session)
     if row is None or row["jkt"] != proof.key.kid:
         raise GrantError("the proof is not by the key of this session", code=BAD_PROOF)
-    mint.db.proofs.spend("proof", proof.key.kid, proof.jti, proof.until)
+    unit.spend("proof", proof.key.kid, proof.jti, proof.until)
     try:
         grant = mint.verifier.verify(token, AccessRequest(action, args, now_ms(), call.peer))
     except ValidityError as error:

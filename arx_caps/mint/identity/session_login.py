@@ -13,6 +13,7 @@ import msgspec
 
 from arx_caps.jose import Assertion, Proof, check_assertion
 from arx_caps.mint.context import MintContext
+from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_caps.mint.identity.id_token import Foreign, check_foreign
 from arx_caps.mint.policy.issuers import Subject, agents_of
 from arx_caps.mint.policy.model import Policy
@@ -60,11 +61,12 @@ class Opener(NamedTuple):
     until: int | None
 
 
-def who_opens(mint: MintContext, policy: Policy, shown: Shown, proof: Proof, now: int) -> Opener:
+def who_opens(mint: MintContext, unit: UnitOfWork, policy: Policy, shown: Shown, proof: Proof, now: int) -> Opener:
     """Find out who opens a session, and use up what is good once.
 
     Args:
         mint: The mint.
+        unit: The call's.
         policy: The policy to go by.
         shown: What the caller shows.
         proof: By the session's key.
@@ -86,9 +88,9 @@ def who_opens(mint: MintContext, policy: Policy, shown: Shown, proof: Proof, now
         path, by = _by_workload(mint, policy, str(shown.workload_token), proof, now)
     subject, until = _subject(mint, policy, shown, proof, now)
     # Only now, when their owner is proven, is room taken in the memory of used ones.
-    mint.db.proofs.spend("proof", proof.key.kid, proof.jti, proof.until)
+    unit.spend("proof", proof.key.kid, proof.jti, proof.until)
     if checked is not None:
-        mint.db.proofs.spend("assertion", checked.kid, checked.jti, checked.until)
+        unit.spend("assertion", checked.kid, checked.jti, checked.until)
     mint.limits.count_agent(path)
     agent = mint.db.agents.find(path)
     if agent is None:

@@ -14,6 +14,7 @@ from arx_caps.mint.db.database import now_ms
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.mint_database import MintDatabase
 from arx_caps.mint.db.repositories.keys import RootRow
+from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_caps.mint.keys.key_schedule import USED_MS, KeySchedule, Plan
 from arx_caps.mint.keys.root_keys import RootKeys
 from arx_caps.mint.revocation.revoker import Revoker
@@ -76,7 +77,7 @@ class KeyRotation:
             minting.setdefault(schedule.minting(audience), []).append(audience)
         return [self._view(plan, row, tuple(minting.get(row.name, ()))) for row in plan.rows.roots]
 
-    def make_root(self, by: str) -> str:
+    def make_root(self, unit: UnitOfWork, by: str) -> str:
         """Make a root key and publish it; it mints nothing before a rotation.
 
         Returns:
@@ -90,14 +91,15 @@ class KeyRotation:
             raise GrantError(f"there are {MAX_ROOTS} root keys; retire one first", code="conflict")
         taken = [int(found[1]) for row in plan.rows.roots if (found := _NUMBERED.fullmatch(row.name))]
         name = f"k{max(taken, default=0) + 1}"
-        self._db.keys.add_root(self._roots.make(name), Event.of("key.created", by, key=name))
+        self._db.keys.add_root(unit, self._roots.make(name), Event.of("key.created", by, key=name))
         self._schedule.look(at_once=True)
         return name
 
-    def rotate_root(self, by: str, *, now: bool) -> str:
+    def rotate_root(self, unit: UnitOfWork, by: str, *, now: bool) -> str:
         """Let the newest root key mint, and make one if there is none that does not yet.
 
         Args:
+            unit: The call's.
             by: Who asks.
             now: Whether it mints at once, although services may not know it yet.
 
@@ -106,11 +108,11 @@ class KeyRotation:
         """
         plan = self._schedule.look(at_once=True)
         fresh = [row.name for row in plan.roots if row.mints_from is None or row.mints_from > now_ms()]
-        name = fresh[-1] if fresh else self.make_root(by)
+        name = fresh[-1] if fresh else self.make_root(unit, by)
         row = next(row for row in self._schedule.look().roots if row.name == name)
         mints_from = now_ms() if now else max(now_ms(), self._schedule.ready_at(row))
         what = Event.of("key.rotated", by, key=name, mints_from=mints_from, at_once=now)
-        self._db.keys.let_root_mint(name, mints_from, what, waits=not now)
+        self._db.keys.let_root_mint(unit, name, mints_from, what, waits=not now)
         self._schedule.look(at_once=True)
         return name
 
@@ -145,10 +147,11 @@ class KeyRotation:
         self._schedule.look(at_once=True)
         return self._freeze(f"root key {name} retired", by)
 
-    def replace_audience_key(self, audience: str, by: str, *, stolen: bool) -> KillReport | None:
+    def replace_audience_key(self, unit: UnitOfWork, audience: str, by: str, *, stolen: bool) -> KillReport | None:
         """Give an audience its next key.
 
         Args:
+            unit: The call's.
             audience: The audience.
             by: Who asks.
             stolen: Whether the older keys are revoked now; else they are accepted until the last token that was made
@@ -161,7 +164,7 @@ class KeyRotation:
             StoreError: The outcome is not known; repeat it.
         """
         what = Event.of("service.key_replaced", by, audience=audience, stolen=stolen)
-        self._db.keys.replace_audience_key(audience, what, stolen=stolen)
+        self._db.keys.replace_audience_key(unit, audience, what, stolen=stolen)
         self._schedule.look(at_once=True)
         return self.end_stolen(audience, by) if stolen else None
 

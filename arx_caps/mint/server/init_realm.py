@@ -91,7 +91,7 @@ def _fill(realm: Realm, passphrase: str | None, log_origin: str) -> None:
             # A second first operator would get into whatever is run with that database.
             raise SettingsError("the database holds a realm already; name another one, or an empty one")
         db.keys.know_roots(roots.names)
-        db.operators.add(FIRST_OPERATOR, operator.key.public, what, role=ADMIN)
+        db.operators.add(db.unit(), FIRST_OPERATOR, operator.key.public, what, role=ADMIN)
 
 
 def recover_operator(realm: Realm, name: str, key: PublicKey, *, passphrase: str | None) -> None:

@@ -14,6 +14,7 @@ from arx_caps.mint.context import Born, MintContext
 from arx_caps.mint.db.database import now_ms
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.repositories.approvals import APPROVED, DENIED, ENDED, WAITING, WITHDRAWN, ApprovalAnswer
+from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_caps.mint.identity.authenticate import AuthenticatedCaller
 from arx_caps.mint.identity.operator_token import hold_to_rules
 from arx_caps.mint.policy.approvals import ApprovalTerms
@@ -42,7 +43,7 @@ class Wanted(NamedTuple):
     why: str | None
 
 
-def ask_approval(mint: MintContext, caller: AuthenticatedCaller, wanted: Wanted) -> dict[str, Any]:
+def ask_approval(mint: MintContext, unit: UnitOfWork, caller: AuthenticatedCaller, wanted: Wanted) -> dict[str, Any]:
     """Keep an agent's request.
 
     Returns:
@@ -72,7 +73,7 @@ def ask_approval(mint: MintContext, caller: AuthenticatedCaller, wanted: Wanted)
     row |= {"subject_issuer": session["subject_issuer"], "subject": session["subject"]}
     row |= dict.fromkeys(("denied_by", "answer_why", "approved_at", "expires_at"))
     what = Event.of("approval.asked", caller.by, approval=row["id"], args=wanted.args, **told)
-    mint.db.approvals.add(row, what)
+    mint.db.approvals.add(unit, row, what)
     return row | {"its": task}
 
 

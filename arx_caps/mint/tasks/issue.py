@@ -19,9 +19,9 @@ from arx_caps.jose import Proof, check_assertion
 from arx_caps.mint.context import MintContext
 from arx_caps.mint.db.database import now_ms
 from arx_caps.mint.db.events import Event
-from arx_caps.mint.db.idempotency import keep_recipe
 from arx_caps.mint.db.repositories.epoch import HighWater
 from arx_caps.mint.db.repositories.sessions import Room
+from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_caps.mint.identity.authenticate import AuthenticatedCaller
 from arx_caps.mint.identity.operator_token import mint_operator_token
 from arx_caps.mint.identity.session_login import Shown, subject_of, subject_row, targets_of, who_opens
@@ -73,7 +73,7 @@ class Started(NamedTuple):
     bundle: str
 
 
-def grant_operator(mint: MintContext, assertion: str, proof: Proof) -> tuple[str, int]:
+def grant_operator(mint: MintContext, unit: UnitOfWork, assertion: str, proof: Proof) -> tuple[str, int]:
     """Give an operator a token for ten minutes.
 
     Returns:
@@ -88,20 +88,20 @@ def grant_operator(mint: MintContext, assertion: str, proof: Proof) -> tuple[str
         raise GrantError("this key is an agent's; operators have keys of their own", code="wrong_caller")
     if proof.key.kid != checked.kid:
         raise GrantError("the proof is not by the key that signed the assertion", code="bad_proof")
-    mint.db.proofs.spend("proof", proof.key.kid, proof.jti, proof.until)
-    mint.db.proofs.spend("assertion", checked.kid, checked.jti, checked.until)
+    unit.spend("proof", proof.key.kid, proof.jti, proof.until)
+    unit.spend("assertion", checked.kid, checked.jti, checked.until)
     row = mint.db.operators.find(name)
     if row is None or row["status"] != "active":
         raise refusal("frozen")
     kid, key = mint.key_schedule.mint_key()
     rules = rules_of(row["role"], row["rules"])
     token, expires_at = mint_operator_token(name, rules, kid=kid, key=key, realm=mint.realm.name, now=now_ms())
-    mint.db.record(Event.of("operator.signed_in", f"operator:{name}", key=checked.kid, expires_at=expires_at))
+    unit.record(Event.of("operator.signed_in", f"operator:{name}", key=checked.kid, expires_at=expires_at))
     return token.encode(), expires_at
 
 
 def open_session(
-    mint: MintContext, shown: Shown, proof: Proof, *, ttl: str | None, purpose: str | None
+    mint: MintContext, unit: UnitOfWork, shown: Shown, proof: Proof, *, ttl: str | None, purpose: str | None
 ) -> OpenedSession:
     """Open a session for an agent, bound to the key of the proof.
 
@@ -112,7 +112,7 @@ def open_session(
         UnavailableError: The kill epoch, or an issuer's keys, are not known now.
     """
     born, policy, now = mint.born(), mint.policy, now_ms()
-    opener = who_opens(mint, policy, shown, proof, now)
+    opener = who_opens(mint, unit, policy, shown, proof, now)
     path, subject = str(opener.agent["path"]), opener.subject
     terms = policy.may_open(path, subject)
     ends_at = within_login(terms, opener.until, now + _session_ttl(terms, ttl))
@@ -126,8 +126,8 @@ def open_session(
     what = Event.of("session.opened", f"agent:{path}", session=birth.session, key=proof.key.kid, **told)
     most = policy.most_open(path)
     room = Room(most, lambda other: stands(mint, other)) if most is not None else None
-    keep_recipe(recipe_of(birth, (kid,)))
-    mint.db.sessions.add(row, HighWater(*born), mint.realm.name, what, room)
+    unit.recipe = recipe_of(birth, (kid,))
+    mint.db.sessions.add(unit, row, HighWater(*born), mint.realm.name, what, room)
     return OpenedSession(row, sign_session(mint, birth), expires_at)
 
 
@@ -157,7 +157,7 @@ def next_end(mint: MintContext, terms: SessionTerms, now: int, ends_at: int) -> 
     return min(now + longest, now + (terms.idle_ms or longest), ends_at)
 
 
-def start_task(mint: MintContext, caller: AuthenticatedCaller, asked: TaskRequest) -> Started:
+def start_task(mint: MintContext, unit: UnitOfWork, caller: AuthenticatedCaller, asked: TaskRequest) -> Started:
     """Start a task in the caller's session.
 
     Raises:
@@ -200,9 +200,9 @@ def start_task(mint: MintContext, caller: AuthenticatedCaller, asked: TaskReques
     told |= {"above": above} if above else {}
     origins = origins_of(mint, granted)
     kids = (kid for kid, _ in keys_for(mint, granted.audiences).values())
-    keep_recipe(recipe_of(birth, kids, granted.all_caveats(), origins, granted.needs()))
+    unit.recipe = recipe_of(birth, kids, granted.all_caveats(), origins, granted.needs())
     what = Event.of("task.started", caller.by, **told)
-    mint.db.tasks.add(row, HighWater(*born), mint.realm.name, what, grant_row(birth, granted), asked.parent)
+    mint.db.tasks.add(unit, row, HighWater(*born), mint.realm.name, what, grant_row(birth, granted), asked.parent)
     return Started(row, bundle)
 
 
@@ -267,7 +267,7 @@ def _session_ttl(terms: SessionTerms, ttl: str | None) -> int:
     return asked
 
 
-def renew_session(mint: MintContext, caller: AuthenticatedCaller) -> OpenedSession:
+def renew_session(mint: MintContext, unit: UnitOfWork, caller: AuthenticatedCaller) -> OpenedSession:
     """Give the caller's session a new token that ends later, never after the session's absolute limit.
 
     Raises:
@@ -293,7 +293,7 @@ def renew_session(mint: MintContext, caller: AuthenticatedCaller) -> OpenedSessi
     birth = Birth(agent, born, session["id"], None, policy.digest, now, expires_at, 0, new_link(), subject)
     changes = {"expires_at": expires_at, "ends_at": ends_at, "policy": policy.digest}
     what = Event.of("session.renewed", caller.by, session=birth.session, **changes)
-    row = mint.db.sessions.renew(birth.session, changes, HighWater(*born), mint.realm.name, what)
+    row = mint.db.sessions.renew(unit, birth.session, changes, HighWater(*born), mint.realm.name, what)
     return OpenedSession(row, sign_session(mint, birth), expires_at)
 
 

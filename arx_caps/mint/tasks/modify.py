@@ -14,8 +14,8 @@ import msgspec
 from arx_caps.mint.context import Born, MintContext
 from arx_caps.mint.db.database import now_ms
 from arx_caps.mint.db.events import Event
-from arx_caps.mint.db.idempotency import keep_recipe
 from arx_caps.mint.db.repositories.epoch import HighWater
+from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_caps.mint.identity.authenticate import AuthenticatedCaller
 from arx_caps.mint.identity.session_login import subject_of
 from arx_caps.mint.policy.explain import explain_refusal
@@ -55,6 +55,7 @@ class More(NamedTuple):
 
 def attenuate_task(
     mint: MintContext,
+    unit: UnitOfWork,
     caller: AuthenticatedCaller,
     task: Mapping[str, Any],
     link: str | None,
@@ -64,6 +65,7 @@ def attenuate_task(
 
     Args:
         mint: The mint.
+        unit: The call's.
         caller: The task's agent.
         task: The task's row.
         link: The grant to go on with, by its first link; None for the newest.
@@ -81,7 +83,7 @@ def attenuate_task(
         granted = StoredGrant.read(grant["content"]).attenuate(caveats)
         sign_grant(mint, _birth(agent, task, session, grant, granted, mint.born()), granted)  # does it fit at all?
         killed = {each["link"] for each in (grant, *mint.db.grants.live(task["id"]))}
-        mint.db.repeats.require_first()  # what a repeat of this call has given meanwhile is among them
+        unit.require_first()  # what a repeat of this call has given meanwhile is among them
         report = kill_links(mint, killed, caller.by)
         # Born where the kill is known to have been applied, and then looked at again: what was killed before that,
         # even straight in the store, is not brought back.
@@ -89,19 +91,21 @@ def attenuate_task(
         _require_standing(mint, born, task, session)
         birth = _birth(agent, task, session, grant, granted, born)
         bundle = sign_grant(mint, birth, granted)
-        keep_recipe(_recipe(mint, birth, granted) | {"kill": report.to_dict()})
+        unit.recipe = _recipe(mint, birth, granted) | {"kill": report.to_dict()}
         told = {"task": task["id"], "link": birth.link, "before": grant["link"], "audiences": granted.audiences}
         what = Event.of("task.attenuated", caller.by, **told, seq=report.seq, attenuated=granted.attenuated)
         values, mark = grant_row(birth, granted) | {"before": grant["link"]}, HighWater(*born)
         row = mint.db.grants.replace(
-            task["id"], killed, values, as_json(granted.audiences), mark, mint.realm.name, what
+            unit, task["id"], killed, values, as_json(granted.audiences), mark, mint.realm.name, what
         )
         if row is not None:
             return Attenuated(row, bundle, report)
     raise GrantError("others change this task all the time; try again", code="conflict")
 
 
-def extend_task(mint: MintContext, caller: AuthenticatedCaller, task: Mapping[str, Any], more: More) -> Started:
+def extend_task(
+    mint: MintContext, unit: UnitOfWork, caller: AuthenticatedCaller, task: Mapping[str, Any], more: More
+) -> Started:
     """Add a grant to a task; nothing ends by it.
 
     Without a template, parameters, tools or depth it is the same grant once more, as attenuate as that became, with a
@@ -137,11 +141,11 @@ def extend_task(mint: MintContext, caller: AuthenticatedCaller, task: Mapping[st
         subject=subject_of(session),
     )
     bundle = sign_grant(mint, birth, granted)
-    keep_recipe(_recipe(mint, birth, granted))
+    unit.recipe = _recipe(mint, birth, granted)
     told = {"task": task["id"], "link": birth.link, "template": granted.template, "params": granted.params}
     told |= {"policy": policy.digest, "expires_at": birth.expires_at, "audiences": granted.audiences}
     what = Event.of("task.extended", caller.by, **told)
-    row = mint.db.grants.add(task["id"], grant_row(birth, granted), HighWater(*born), mint.realm.name, what)
+    row = mint.db.grants.add(unit, task["id"], grant_row(birth, granted), HighWater(*born), mint.realm.name, what)
     return Started(row, bundle)
 
 

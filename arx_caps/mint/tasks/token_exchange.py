@@ -15,7 +15,7 @@ import msgspec
 from arx_caps.mint.context import Born, MintContext
 from arx_caps.mint.db.database import now_ms
 from arx_caps.mint.db.events import Event
-from arx_caps.mint.db.idempotency import keep_recipe
+from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_caps.mint.identity.session_login import subject_of
 from arx_caps.mint.tasks.discharge import require_approvals, third_party_of
 from arx_caps.mint.tasks.liveness import require_standing
@@ -60,11 +60,12 @@ class _Kept(NamedTuple):
         raise AttenuationError("a caveat that is kept is not written anew")
 
 
-def exchange(mint: MintContext, service: str, text: str, audience: str) -> ExchangedToken:
+def exchange(mint: MintContext, unit: UnitOfWork, service: str, text: str, audience: str) -> ExchangedToken:
     """Exchange a token that a service was called with.
 
     Args:
         mint: The mint.
+        unit: The call's.
         service: The service that asks, proven.
         text: What it was called with, a secret.
         audience: The service that it must call.
@@ -80,7 +81,7 @@ def exchange(mint: MintContext, service: str, text: str, audience: str) -> Excha
     parent = _prove(mint, service, text)
     mint.require(Born(*parent.identifier.born), parent.targets)
     granted, agent = _granted(mint, born, parent, service, audience)
-    _spend(mint, service, text, audience)
+    _spend(unit, service, text, audience)
     kid, key = mint.key_schedule.audience_key(audience)
     mint.require(born, (f"key:{kid}",))
     about = {"model": model_of(agent), "meta": meta_of(agent)}
@@ -106,8 +107,8 @@ def exchange(mint: MintContext, service: str, text: str, audience: str) -> Excha
     told |= {"link": link, "of": (parent.facts.links or (identifier.id,))[-1], "expires_at": child.exp}
     more = [raw.decode() for raw in made.packets[len(caveats) + len(required) :] if isinstance(raw, bytes)]
     recipe = {"identifier": made.identifier.decode(), "caveats": [each.encode().decode() for each in caveats]}
-    keep_recipe(recipe | {"needs": required, "more": more, "targets": child.targets})
-    mint.db.record(Event.of("token.exchanged", f"service:{service}", **told))
+    unit.recipe = recipe | {"needs": required, "more": more, "targets": child.targets}
+    unit.record(Event.of("token.exchanged", f"service:{service}", **told))
     return _given(mint, identifier, made, child)
 
 
@@ -263,12 +264,12 @@ def _running(mint: MintContext, identifier: Identifier) -> tuple[Row, Row, Row]:
     return task, session, agent
 
 
-def _spend(mint: MintContext, service: str, text: str, audience: str) -> None:
+def _spend(unit: UnitOfWork, service: str, text: str, audience: str) -> None:
     """Let a one-shot token be exchanged once an audience; that it was spent at its own service is another matter."""
     call = call_proof.split_call(text)
     if call is not None:
         name = wire.text_of(call.signature[:16])  # a part: nothing that could be presented is kept
-        mint.db.proofs.spend("exchange", f"{service}>{audience}", name, call.issued_at + call_proof.KEEP_MS)
+        unit.spend("exchange", f"{service}>{audience}", name, call.issued_at + call_proof.KEEP_MS)
 
 
 def _welcoming(granted: StoredGrant, audience: str, hops: tuple[str, ...]) -> list[CaveatLike]:

@@ -14,8 +14,8 @@ from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall
 from arx_caps.mint.api.pagination import PageQuery, page_of
 from arx_caps.mint.api.views import AgentShown, KillShown, show_agent, show_kill
 from arx_caps.mint.db.events import Event
-from arx_caps.mint.db.idempotency import Made
 from arx_caps.mint.db.repositories.agents import AGENTS_ORDER
+from arx_caps.mint.db.repositories.repeats import Made
 from arx_caps.mint.db.tables import AGENTS
 from arx_caps.mint.tasks.revoke import deactivate
 from arx_verifier import names
@@ -79,13 +79,13 @@ def enrol_agent(call: RouteCall) -> AgentShown:
     key, metadata = PublicKey(body.jwk) if body.jwk is not None else None, body.metadata or {}
     told = {"agent": body.path, "key": key.kid if key is not None else None, "owner": body.owner, "metadata": metadata}
     what = Event.of("agent.enrolled", call.by.by, **told)
-    mint.db.agents.add(body.path, key, owner=body.owner, metadata=metadata, what=what)
-    return show_agent(mint, _agent(call, body.path))
+    mint.db.agents.add(call.unit, body.path, key, owner=body.owner, metadata=metadata, what=what)
+    return show_agent(mint, _find_agent(call, body.path))
 
 
 def agent_again(call: RouteCall, made: Made) -> AgentShown:
     """Show an agent that was enrolled by the same call before."""
-    return show_agent(call.mint, _agent(call, made.facts["agent"]))
+    return show_agent(call.mint, _find_agent(call, made.facts["agent"]))
 
 
 def list_agents(call: RouteCall) -> Agents:
@@ -102,12 +102,12 @@ def list_agents(call: RouteCall) -> Agents:
 
 def get_agent(call: RouteCall) -> AgentShown:
     """Show one agent."""
-    return show_agent(call.mint, _agent(call, call.path["path"]))
+    return show_agent(call.mint, _find_agent(call, call.path["path"]))
 
 
 def patch_agent(call: RouteCall) -> AgentShown:
     """Change an agent's keys and what is said of it.  Sessions opened with a key that goes are not ended by it."""
-    body, mint, path = call.body, call.mint, _agent(call, call.path["path"])["path"]
+    body, mint, path = call.body, call.mint, _find_agent(call, call.path["path"])["path"]
     changes_keys = body.add_jwk is not None or body.remove_kid is not None
     if not changes_keys and body.owner is UNSET and body.metadata is UNSET:
         raise RequestError("say add_jwk, remove_kid, owner or metadata")
@@ -122,14 +122,14 @@ def patch_agent(call: RouteCall) -> AgentShown:
         owner = {} if body.owner is UNSET else {"owner": body.owner or None}
         metadata = {} if body.metadata is UNSET else body.metadata
         mint.db.agents.describe(path, owner, metadata, call.by.by, most=MAX_METADATA)
-    return show_agent(mint, _agent(call, path))
+    return show_agent(mint, _find_agent(call, path))
 
 
 def delete_agent(call: RouteCall) -> AgentEnded:
     """Deactivate an agent, for everything it holds and everything below it."""
-    path = _agent(call, call.path["path"])["path"]
+    path = _find_agent(call, call.path["path"])["path"]
     report = deactivate(call.mint, path, call.by.by, "deactivated")
-    return AgentEnded(agent=show_agent(call.mint, _agent(call, path)), kill=show_kill(report))
+    return AgentEnded(agent=show_agent(call.mint, _find_agent(call, path)), kill=show_kill(report))
 
 
 def _is_workload(call: RouteCall, path: str) -> bool:
@@ -137,7 +137,7 @@ def _is_workload(call: RouteCall, path: str) -> bool:
     return any(workload.agent == path for workload in call.mint.policies.loaded.workloads)
 
 
-def _agent(call: RouteCall, path: str) -> dict[str, Any]:
+def _find_agent(call: RouteCall, path: str) -> dict[str, Any]:
     row = call.mint.db.agents.find(path) if names.is_agent_path(path) else None
     if row is None:
         raise GrantError("there is no such agent", code="not_found")

@@ -15,8 +15,8 @@ from arx_caps.mint.api.pagination import PageQuery, page_in_state
 from arx_caps.mint.api.routes.sessions import BOTH, GONE
 from arx_caps.mint.api.views import KillShown, SubjectShown, show_kill
 from arx_caps.mint.context import MintContext
-from arx_caps.mint.db.idempotency import Made
 from arx_caps.mint.db.repositories.approvals import APPROVALS_ORDER, APPROVED, DENIED, ENDED, WAITING, WITHDRAWN
+from arx_caps.mint.db.repositories.repeats import Made
 from arx_caps.mint.policy.roles import APPROVE
 from arx_caps.mint.tasks import approvals
 from arx_caps.mint.tasks.approvals import Row, State, approval_state
@@ -125,17 +125,19 @@ def ask_approval_route(call: RouteCall) -> ApprovalAsked:
     """Ask for the approval of one call, with these very arguments."""
     body = call.body
     wanted = approvals.Wanted(body.caveat, body.tool, body.args, body.why)
-    return ApprovalAsked(approval=show_approval(call.mint, approvals.ask_approval(call.mint, call.by, wanted)))
+    return ApprovalAsked(
+        approval=show_approval(call.mint, approvals.ask_approval(call.mint, call.unit, call.by, wanted))
+    )
 
 
 def asked_again(call: RouteCall, made: Made) -> ApprovalAsked:
     """Answer for a request that was made by the same call before."""
-    return ApprovalAsked(approval=show_approval(call.mint, _own(call, made.facts["approval"])))
+    return ApprovalAsked(approval=show_approval(call.mint, _find_own(call, made.facts["approval"])))
 
 
 def fetch_discharge_route(call: RouteCall) -> DischargeGiven:
     """Look whether a call was approved, and get the discharge for it when it was."""
-    row = _own(call, call.path["approval"])
+    row = _find_own(call, call.path["approval"])
     found = approvals.fetch_discharge(call.mint, call.by, row)
     return DischargeGiven(approval=show_approval(call.mint, row), discharge=found or UNSET)
 
@@ -161,12 +163,12 @@ def list_approvals(call: RouteCall) -> Approvals:
 
 def get_approval(call: RouteCall) -> ApprovalAsked:
     """Show what is to be approved, and what was said of it."""
-    return ApprovalAsked(approval=show_approval(call.mint, _own(call, call.path["approval"])))
+    return ApprovalAsked(approval=show_approval(call.mint, _find_own(call, call.path["approval"])))
 
 
 def answer_approval_route(call: RouteCall) -> ApprovalAsked:
     """Approve a request as it stands, or deny it."""
-    body, row = call.body, _own(call, call.body.approval)
+    body, row = call.body, _find_own(call, call.body.approval)
     yes = body.outcome == "approve"
     return ApprovalAsked(
         approval=show_approval(call.mint, approvals.answer_approval(call.mint, call.by, row, yes=yes, why=body.why))
@@ -175,7 +177,7 @@ def answer_approval_route(call: RouteCall) -> ApprovalAsked:
 
 def withdraw_approval_route(call: RouteCall) -> ApprovalWithdrawn:
     """Withdraw an approval: its discharge is revoked, wherever it is; a request is no more."""
-    row, report = approvals.withdraw_approval(call.mint, call.by, _own(call, call.path["approval"]))
+    row, report = approvals.withdraw_approval(call.mint, call.by, _find_own(call, call.path["approval"]))
     return ApprovalWithdrawn(approval=show_approval(call.mint, row), kill=show_kill(report) if report else None)
 
 
@@ -198,7 +200,7 @@ def show_approval(mint: MintContext, row: Row) -> ApprovalShown:
     )
 
 
-def _own(call: RouteCall, name: str) -> dict[str, Any]:
+def _find_own(call: RouteCall, name: str) -> dict[str, Any]:
     """Find an approval that the caller may see."""
     own = call.by.session
     found = call.mint.db.approvals.list(id=name, session=own["id"] if own is not None else None, limit=1)

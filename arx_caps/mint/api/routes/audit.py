@@ -61,7 +61,7 @@ def take_decisions(call: RouteCall) -> Marked:
     """Take a service's records into the log, wholly or not at all, and say how far its run is."""
     turns, turn = call.mint.log.turns, _turn_of(call.admitted.statement)
     try:
-        return _take(call)
+        return _take_batch(call)
     finally:
         turns.done(*turn)
 
@@ -72,7 +72,7 @@ def _turn_of(statement: Statement) -> tuple[str, int]:
     return run_of(statement.audience, str(boot)), first if type(first) is int else 0
 
 
-def _take(call: RouteCall) -> Marked:
+def _take_batch(call: RouteCall) -> Marked:
     statement, seen = call.admitted
     body: bytes = call.body.content
     realm, log = call.mint.realm, call.mint.log
@@ -87,7 +87,7 @@ def _take(call: RouteCall) -> Marked:
 
 def get_checkpoint(call: RouteCall) -> File:
     """Give the log's last checkpoint, a signed note."""
-    return File(content=_file(call, CHECKPOINT), media_type=TEXT)
+    return File(content=_log_file(call, CHECKPOINT), media_type=TEXT)
 
 
 def get_tile(call: RouteCall) -> File:
@@ -96,7 +96,7 @@ def get_tile(call: RouteCall) -> File:
         tile = Tile.parse("tile/" + call.path["path"])
     except NoteError as error:
         raise GrantError(str(error), code="not_found") from error
-    return File(content=_file(call, tile.path), media_type=BINARY)
+    return File(content=_log_file(call, tile.path), media_type=BINARY)
 
 
 def get_proof(call: RouteCall) -> File:
@@ -105,7 +105,7 @@ def get_proof(call: RouteCall) -> File:
     return File(content=log.prove(log.find(call.path["path"])).encode(), media_type=TEXT)
 
 
-def _file(call: RouteCall, path: str) -> bytes:
+def _log_file(call: RouteCall, path: str) -> bytes:
     found = fetch_from(call.mint.realm.log_dir)(path)
     if found is None:
         raise GrantError("the log has no such file; a checkpoint's size says which there are", code="not_found")

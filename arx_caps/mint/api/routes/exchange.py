@@ -7,7 +7,7 @@ from msgspec import Meta
 
 from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall
 from arx_caps.mint.db.database import now_ms
-from arx_caps.mint.db.idempotency import Made
+from arx_caps.mint.db.repositories.repeats import Made
 from arx_caps.mint.tasks import token_exchange
 from arx_verifier.errors import GrantError, RequestError
 from arx_verifier.token import MAX_CREDENTIAL_CHARS
@@ -49,7 +49,7 @@ def exchange_token(call: RouteCall) -> Exchanged:
         audience = token_exchange.audience_of(mint.policy.audiences, body.resource)
     if audience is None or audience not in mint.policy.audiences:
         raise GrantError("the policy knows no such audience", code="exchange_not_allowed")
-    return _answer(audience, token_exchange.exchange(mint, call.by.name, body.subject_token, audience))
+    return _answer(audience, token_exchange.exchange(mint, call.unit, call.by.name, body.subject_token, audience))
 
 
 def exchanged_again(call: RouteCall, made: Made) -> Exchanged:

@@ -88,12 +88,17 @@ def routes(description: Mapping[str, Any]) -> list[Route]:
     """
     document = msgspec.json.encode(description)
 
-    async def describe(request: Request) -> Response:
+    async def describe_routes(request: Request) -> Response:
         """Describe the API."""
         note(request, route=openapi.PATH)
         return _json(document)
 
-    served = {"/healthz": healthz, "/readyz": readyz, openapi.PATH: describe, f"{problems.PATH}{{code}}": explain}
+    served = {
+        "/healthz": healthz,
+        "/readyz": readyz,
+        openapi.PATH: describe_routes,
+        f"{problems.PATH}{{code}}": explain,
+    }
     return [Route(each.path, served[each.path]) for each in OPEN]
 
 

@@ -7,7 +7,7 @@ import msgspec
 
 from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall
 from arx_caps.mint.api.views import KillShown, show_kill
-from arx_caps.mint.db.idempotency import Made
+from arx_caps.mint.db.repositories.repeats import Made
 from arx_caps.mint.keys.rotation import RootView
 from arx_verifier.errors import GrantError
 
@@ -81,7 +81,7 @@ def list_root_keys(call: RouteCall) -> Roots:
 
 def create_root_key(call: RouteCall) -> RootShown:
     """Make a root key and publish it to services; it mints nothing before a rotation."""
-    return _one(call, call.mint.rotation.make_root(call.by.by))
+    return _one(call, call.mint.rotation.make_root(call.unit, call.by.by))
 
 
 def root_again(call: RouteCall, made: Made) -> RootShown:
@@ -91,7 +91,7 @@ def root_again(call: RouteCall, made: Made) -> RootShown:
 
 def rotate_root_key(call: RouteCall) -> RootShown:
     """Let the newest root key mint, as soon as every service has had the time to fetch it."""
-    return _one(call, call.mint.rotation.rotate_root(call.by.by, now=call.body.now))
+    return _one(call, call.mint.rotation.rotate_root(call.unit, call.by.by, now=call.body.now))
 
 
 def retire_root_key(call: RouteCall) -> RootRetired:
@@ -104,7 +104,7 @@ def retire_root_key(call: RouteCall) -> RootRetired:
 def replace_key(call: RouteCall) -> KeyReplaced:
     """Give one service's audience its next key; the others are not touched."""
     audience = _enrolled(call)
-    report = call.mint.rotation.replace_audience_key(audience, call.by.by, stolen=call.body.stolen)
+    report = call.mint.rotation.replace_audience_key(call.unit, audience, call.by.by, stolen=call.body.stolen)
     return KeyReplaced(audience=audience, kill=show_kill(report) if report is not None else None)
 
 

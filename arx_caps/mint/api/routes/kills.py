@@ -22,20 +22,20 @@ class TargetsBody(Body, frozen=True):
 
 def kill_targets(call: RouteCall) -> KillShown:
     """End everything born so far in these targets; kinds that could be delegated to again are frozen as well."""
-    return _end(call, "kill")
+    return _change_targets(call, "kill")
 
 
 def freeze_targets(call: RouteCall) -> KillShown:
     """Refuse these targets until a thaw."""
-    return _end(call, "freeze")
+    return _change_targets(call, "freeze")
 
 
 def thaw_freezes(call: RouteCall) -> KillShown:
     """End the freezes on these targets."""
-    return _end(call, "thaw")
+    return _change_targets(call, "thaw")
 
 
-def _end(call: RouteCall, op: Op) -> KillShown:
+def _change_targets(call: RouteCall, op: Op) -> KillShown:
     body: TargetsBody = call.body
     return show_kill(call.mint.revoker.end(op, body.targets, reason=body.reason, by=call.by.by, wait=body.wait))
 

@@ -11,8 +11,8 @@ from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall
 from arx_caps.mint.api.pagination import PageQuery, page_of
 from arx_caps.mint.api.views import KillShown, OperatorShown, show_kill, show_operator
 from arx_caps.mint.db.events import Event
-from arx_caps.mint.db.idempotency import Made
 from arx_caps.mint.db.repositories.operators import OPERATORS_ORDER
+from arx_caps.mint.db.repositories.repeats import Made
 from arx_caps.mint.db.tables import OPERATORS
 from arx_caps.mint.policy import roles
 from arx_caps.mint.tasks.issue import grant_operator
@@ -89,7 +89,7 @@ def sign_in_operator(call: RouteCall) -> OperatorToken:
     """Give an operator a token for ten minutes."""
     if call.proof is None:
         raise refusal("missing_token")
-    token, expires_at = grant_operator(call.mint, call.body.assertion, call.proof)
+    token, expires_at = grant_operator(call.mint, call.unit, call.body.assertion, call.proof)
     return OperatorToken(token=token, expires_at=expires_at)
 
 
@@ -102,13 +102,13 @@ def enrol_operator(call: RouteCall) -> OperatorShown:
     role, rules = roles.choose(body.role, body.rules)
     key = PublicKey(body.jwk)
     what = Event.of("operator.enrolled", call.by.by, operator=body.name, key=key.kid, role=role, rules=rules)
-    mint.db.operators.add(body.name, key, what, role=role, rules=rules)
-    return show_operator(mint, _operator(call, body.name))
+    mint.db.operators.add(call.unit, body.name, key, what, role=role, rules=rules)
+    return show_operator(mint, _find_operator(call, body.name))
 
 
 def operator_again(call: RouteCall, made: Made) -> OperatorShown:
     """Show an operator that was enrolled by the same call before."""
-    return show_operator(call.mint, _operator(call, made.facts["operator"]))
+    return show_operator(call.mint, _find_operator(call, made.facts["operator"]))
 
 
 def list_operators(call: RouteCall) -> Operators:
@@ -121,13 +121,13 @@ def list_operators(call: RouteCall) -> Operators:
 
 def get_operator(call: RouteCall) -> OperatorShown:
     """Show one operator."""
-    return show_operator(call.mint, _operator(call, call.path["name"]))
+    return show_operator(call.mint, _find_operator(call, call.path["name"]))
 
 
 def patch_operator(call: RouteCall) -> OperatorShown:
     """Change an operator's role or keys; both hold from the next call on, also for tokens that are out."""
     body, mint, by = call.body, call.mint, call.by.by
-    row = _operator(call, call.path["name"])
+    row = _find_operator(call, call.path["name"])
     name = row["id"]
     if row["status"] != "active":
         raise GrantError(f"the operator {name} was removed", code="conflict")
@@ -144,20 +144,20 @@ def patch_operator(call: RouteCall) -> OperatorShown:
         added = key.kid if key is not None else None
         what = Event.of("operator.keys_changed", by, operator=name, added=added, removed=body.remove_kid)
         mint.db.holder_keys.change(f"operator:{name}", key, body.remove_kid, what)
-    return show_operator(mint, _operator(call, name))
+    return show_operator(mint, _find_operator(call, name))
 
 
 def delete_operator(call: RouteCall) -> OperatorEnded:
     """Remove an operator for good; its name is not given again, because records say it."""
-    name = _operator(call, call.path["name"])["id"]
+    name = _find_operator(call, call.path["name"])["id"]
     report = remove_operator(call.mint, name, call.by.by)
-    return OperatorEnded(operator=show_operator(call.mint, _operator(call, name)), kill=show_kill(report))
+    return OperatorEnded(operator=show_operator(call.mint, _find_operator(call, name)), kill=show_kill(report))
 
 
 def whoami(call: RouteCall) -> Whoami:
     """Say who the caller is and what it may do, as the mint sees it."""
     caller = call.by
-    row = _operator(call, caller.name) if caller.kind == "operator" else None
+    row = _find_operator(call, caller.name) if caller.kind == "operator" else None
     return Whoami(
         kind=caller.kind,
         name=caller.name,
@@ -170,7 +170,7 @@ def whoami(call: RouteCall) -> Whoami:
     )
 
 
-def _operator(call: RouteCall, name: str) -> Mapping[str, Any]:
+def _find_operator(call: RouteCall, name: str) -> Mapping[str, Any]:
     row = call.mint.db.operators.find(name)
     if row is None:
         raise GrantError("there is no such operator", code="not_found")

@@ -18,8 +18,8 @@ from arx_caps.mint.api.pagination import PageQuery, page_of
 from arx_caps.mint.context import MintContext
 from arx_caps.mint.db.database import now_ms
 from arx_caps.mint.db.events import Event
-from arx_caps.mint.db.idempotency import Made, keep_recipe
 from arx_caps.mint.db.repositories.keys import BY_FILE
+from arx_caps.mint.db.repositories.repeats import Made
 from arx_caps.mint.db.repositories.services import SERVICES_ORDER, bad_enrolment
 from arx_caps.mint.db.tables import SERVICES
 from arx_caps.mint.identity.authenticate import JOIN, deciding
@@ -171,9 +171,9 @@ def invite_service(call: RouteCall) -> ServiceInvited:
     invitation = wire.text_of(secrets.token_bytes(INVITATION_BYTES))
     root, secret = mint.key_schedule.enrolment(invitation)
     token, until = ENROLMENT_PREFIX + wire.text_of(secret), now_ms() + ENROLMENT_MS
-    keep_recipe({"invitation": invitation, "root": root})
+    call.unit.recipe = {"invitation": invitation, "root": root}
     what = Event.of("service.invited", by, audience=audience, expires_at=until)
-    mint.db.services.invite(audience, _digest(token), until, by, what)
+    mint.db.services.invite(call.unit, audience, _enrolment_digest(token), until, by, what)
     return ServiceInvited(
         enrolment=token,
         audience=audience,
@@ -188,7 +188,7 @@ def invited_again(call: RouteCall, made: Made) -> ServiceInvited:
     mint, facts, recipe = call.mint, made.facts, made.recipe or {}
     _, secret = mint.key_schedule.enrolment(recipe["invitation"], recipe["root"])
     token = ENROLMENT_PREFIX + wire.text_of(secret)
-    if mint.db.services.invited_by(_digest(token)) is None:
+    if mint.db.services.invited_by(_enrolment_digest(token)) is None:
         raise GrantError("what this call made was used or is over; make another one", code="conflict")
     told = {"audience": facts["audience"], "expires_at": facts["expires_at"]}
     told |= {"in_policy": facts["audience"] in mint.policies.loaded.audiences}
@@ -200,7 +200,7 @@ def join_service(call: RouteCall) -> ServiceJoined:
     mint, proof = call.mint, call.proof
     if proof is None:
         raise refusal("missing_token")
-    digest = _digest(call.body.enrolment)
+    digest = _enrolment_digest(call.body.enrolment)
     invited = mint.db.services.invited_by(digest)
     if invited is None:
         mint.decisions.count("bad_enrolment", call.peer)
@@ -208,8 +208,8 @@ def join_service(call: RouteCall) -> ServiceJoined:
     # As what it is to be: whoever brings the token is believed for that.
     with deciding(mint, invited[0], proof.key.kid, AccessRequest(JOIN, {}, now_ms(), call.peer)):
         _require_inviter(mint, *invited)
-        mint.db.proofs.spend("proof", proof.key.kid, proof.jti, proof.until)
-    audience = mint.db.services.join(digest, proof.key)
+        call.unit.spend("proof", proof.key.kid, proof.jti, proof.until)
+    audience = mint.db.services.join(call.unit, digest, proof.key)
     return ServiceJoined(audience=audience, kid=proof.key.kid)
 
 
@@ -304,7 +304,7 @@ def _show(mint: MintContext, row: Mapping[str, Any]) -> ServiceShown:
     )
 
 
-def _digest(token: str) -> str:
+def _enrolment_digest(token: str) -> str:
     return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
 
 

@@ -18,7 +18,7 @@ from arx_caps.mint.api.pagination import PageQuery, RowPage, page_in_state
 from arx_caps.mint.api.routes.trail import LogNodes, nodes_of
 from arx_caps.mint.api.views import KillShown, SessionShown, TaskShown, show_kill, show_session, show_task
 from arx_caps.mint.context import MintContext
-from arx_caps.mint.db.idempotency import Made
+from arx_caps.mint.db.repositories.repeats import Made
 from arx_caps.mint.db.repositories.sessions import SESSIONS_ORDER, Which
 from arx_caps.mint.db.repositories.tasks import TASKS_ORDER
 from arx_caps.mint.identity.id_token import MAX_NAME_CHARS
@@ -147,7 +147,7 @@ def open_session_route(call: RouteCall) -> SessionOpened:
     if call.proof is None:
         raise refusal("missing_token")
     shown = Shown(body.assertion, body.workload_token, body.subject_token, body.subject_token_type)
-    opened = issue.open_session(call.mint, shown, call.proof, ttl=body.ttl, purpose=body.purpose)
+    opened = issue.open_session(call.mint, call.unit, shown, call.proof, ttl=body.ttl, purpose=body.purpose)
     session = show_session(call.mint, opened.row)
     return SessionOpened(session=session, token=opened.token, expires_at=opened.expires_at)
 
@@ -164,8 +164,8 @@ def session_again(call: RouteCall, made: Made) -> SessionOpened:
 
 def renew_session_route(call: RouteCall) -> SessionOpened:
     """Give a session a new token that ends later, within the session's absolute limit."""
-    _session(call, call.path["session"])
-    renewed = issue.renew_session(call.mint, call.by)
+    _find_session(call, call.path["session"])
+    renewed = issue.renew_session(call.mint, call.unit, call.by)
     session = show_session(call.mint, renewed.row)
     return SessionOpened(session=session, token=renewed.token, expires_at=renewed.expires_at)
 
@@ -186,7 +186,7 @@ def list_sessions(call: RouteCall) -> Sessions:
 
 def get_session(call: RouteCall) -> SessionWithTasks:
     """Show a session with its tasks."""
-    row = _session(call, call.path["session"])
+    row = _find_session(call, call.path["session"])
     page = _tasks(call.mint, TasksQuery(session=row["id"]))
     delegation: LogNodes | UnsetType = UNSET
     if call.by.kind == "operator":
@@ -199,10 +199,10 @@ def get_session(call: RouteCall) -> SessionWithTasks:
 
 def delete_session(call: RouteCall) -> SessionEnded:
     """End a session and everything that came of it."""
-    session = _session(call, call.path["session"])["id"]
-    report = end_session(call.mint, _session(call, session), call.by.by)
+    session = _find_session(call, call.path["session"])["id"]
+    report = end_session(call.mint, _find_session(call, session), call.by.by)
     return SessionEnded(
-        session=show_session(call.mint, _session(call, session)), kill=show_kill(report) if report else None
+        session=show_session(call.mint, _find_session(call, session)), kill=show_kill(report) if report else None
     )
 
 
@@ -210,14 +210,14 @@ def start_task_route(call: RouteCall) -> TaskStarted:
     """Start a task from a template of the policy."""
     body = call.body
     wanted = issue.TaskRequest(body.template, body.params or {}, body.ttl, body.tools, body.depth, body.parent)
-    started = issue.start_task(call.mint, call.by, wanted)
+    started = issue.start_task(call.mint, call.unit, call.by, wanted)
     return TaskStarted(task=show_task(call.mint, started.row), bundle=started.bundle)
 
 
 def task_again(call: RouteCall, made: Made) -> TaskStarted:
     """Answer for a task that was started by the same call before."""
     mint, task = call.mint, own_task(call, made.facts["task"])
-    session = _session(call, task["session"])
+    session = _find_session(call, task["session"])
     bundle = reissue.reissue_task(mint, made.recipe or {}, session, task["id"])
     return TaskStarted(task=show_task(mint, task), bundle=bundle)
 
@@ -251,7 +251,7 @@ def _tasks(mint: MintContext, query: TasksQuery) -> RowPage[TaskShown]:
     )
 
 
-def _session(call: RouteCall, session: str) -> Mapping[str, Any]:
+def _find_session(call: RouteCall, session: str) -> Mapping[str, Any]:
     row = call.mint.db.sessions.find(session)
     own = call.by.session
     if row is None or (own is not None and own["id"] != session):

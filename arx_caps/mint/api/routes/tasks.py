@@ -12,7 +12,7 @@ from msgspec import Meta
 from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall
 from arx_caps.mint.api.routes.sessions import BOTH, GONE, NOT_STARTED, Duration, TaskStarted, own_task, task_again
 from arx_caps.mint.api.views import GrantShown, KillShown, TaskShown, show_grant, show_kill, show_task
-from arx_caps.mint.db.idempotency import Made
+from arx_caps.mint.db.repositories.repeats import Made
 from arx_caps.mint.tasks import modify
 from arx_verifier import jcs
 from arx_verifier.errors import ArxError, GrantError
@@ -66,7 +66,7 @@ def attenuate_task_route(call: RouteCall) -> TaskAttenuated:
     """Attenuate a task: its tokens, also those delegated, are revoked, and less is signed anew."""
     body, task = call.body, own_task(call, call.path["task"])
     caveats = {audience: [_caveat(each) for each in given] for audience, given in body.caveats.items()}
-    done = modify.attenuate_task(call.mint, call.by, task, body.link, caveats)
+    done = modify.attenuate_task(call.mint, call.unit, call.by, task, body.link, caveats)
     return TaskAttenuated(task=show_task(call.mint, done.row), bundle=done.bundle, kill=show_kill(done.report))
 
 
@@ -80,7 +80,7 @@ def extend_task_route(call: RouteCall) -> TaskStarted:
     """Add a grant to a task, or the same once more for longer; nothing ends by it."""
     body, task = call.body, own_task(call, call.path["task"])
     more = modify.More(body.template, body.params, body.ttl, body.tools, body.depth, body.link)
-    done = modify.extend_task(call.mint, call.by, task, more)
+    done = modify.extend_task(call.mint, call.unit, call.by, task, more)
     return TaskStarted(task=show_task(call.mint, done.row), bundle=done.bundle)
 
 

@@ -14,6 +14,7 @@ from arx_caps.mint.db.database import PAGE, Database, Rows, now_ms
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.repositories.holder_keys import add_key
 from arx_caps.mint.db.tables import AGENTS
+from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_verifier.errors import GrantError, RequestError
 
 AGENTS_ORDER: Final = Order((AGENTS.c.path,), tuple[Text])
@@ -30,7 +31,14 @@ class Agents:
         self._database = database
 
     def add(
-        self, path: str, key: PublicKey | None, *, owner: str | None, metadata: Mapping[str, str], what: Event
+        self,
+        unit: UnitOfWork,
+        path: str,
+        key: PublicKey | None,
+        *,
+        owner: str | None,
+        metadata: Mapping[str, str],
+        what: Event,
     ) -> None:
         """Enrol an agent with its first key, or with none where it is known otherwise.
 
@@ -39,7 +47,7 @@ class Agents:
         """
         row = {"path": path, "status": "active", "owner": owner, "created_at": now_ms()}
         row["metadata"] = msgspec.json.encode(dict(metadata), order="sorted").decode()
-        with self._database.write(what) as c:
+        with unit.change(what) as c:
             try:
                 with c.begin_nested():
                     c.execute(_ADD, row)

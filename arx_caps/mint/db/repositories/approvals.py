@@ -17,6 +17,7 @@ from arx_caps.mint.db.database import PAGE, Database, Rows, now_ms, plain
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.repositories.grants import lock_task
 from arx_caps.mint.db.tables import APPROVALS, OPERATORS, TASKS
+from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_verifier.errors import GrantError
 
 MAX_WAITING: Final = 32  # of one session: nobody reads more with care
@@ -92,13 +93,13 @@ class Approvals:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def add(self, values: Mapping[str, Any], what: Event) -> None:
+    def add(self, unit: UnitOfWork, values: Mapping[str, Any], what: Event) -> None:
         """Keep a request, unless its task ended meanwhile or too many of its session wait.
 
         Raises:
             GrantError: ``session_ended``, ``too_many_approvals``.
         """
-        with self._database.write(what) as c:
+        with unit.change(what) as c:
             lock_task(c, values["task"])
             if (
                 int(c.execute(_COUNT_OF_SESSION, {"whose": values["session"], "now": now_ms()}).scalar_one())

@@ -15,6 +15,7 @@ from arx_caps.mint.db.database import Database, Rows, now_ms, plain
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.repositories.epoch import HighWater, raise_high_water
 from arx_caps.mint.db.tables import SESSIONS, TASK_GRANTS, TASKS
+from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_verifier.errors import GrantError
 
 _OF_TASK: Final = TASK_GRANTS.c.task == bindparam("its_task")
@@ -56,7 +57,7 @@ class Grants:
         return self._database.rows(_LIVE, its_task=task, now=now_ms())
 
     def add(
-        self, task: str, values: Mapping[str, Any], high_water: HighWater, realm: str, what: Event
+        self, unit: UnitOfWork, task: str, values: Mapping[str, Any], high_water: HighWater, realm: str, what: Event
     ) -> dict[str, Any]:
         """Add a grant to a task that runs.
 
@@ -66,7 +67,7 @@ class Grants:
         Raises:
             GrantError: ``session_ended``: it, or its session, is over.
         """
-        with self._database.write(what) as c:
+        with unit.change(what) as c:
             row = lock_task(c, task)
             c.execute(_ADD, {"task": task, **values})
             changes = {"expires_at": max(row["expires_at"], values["expires_at"]), "link": values["link"]}
@@ -76,6 +77,7 @@ class Grants:
 
     def replace(
         self,
+        unit: UnitOfWork,
         task: str,
         killed: Collection[str],
         values: Mapping[str, Any],
@@ -87,6 +89,7 @@ class Grants:
         """Put one grant in the place of those that were killed.
 
         Args:
+            unit: The call's.
             task: The task.
             killed: The links of its grants, all of which were killed.
             values: The new grant; ``before`` is the link that it came from.
@@ -101,7 +104,7 @@ class Grants:
         Raises:
             GrantError: ``session_ended``: it, or its session, is over.
         """
-        with self._database.write() as c:
+        with unit.change() as c:
             row = lock_task(c, task)
             live = {each.link for each in c.execute(_LIVE, {"its_task": task, "now": now_ms()})}
             if not live <= set(killed):
@@ -113,7 +116,7 @@ class Grants:
             changes = {"link": values["link"], "expires_at": values["expires_at"], "audiences": audiences}
             c.execute(_CHANGE_TASK, {"which": task, **changes})
             raise_high_water(c, realm, high_water)
-            self._database.record_in(c, what)
+            unit.note(what)
             return row | changes
 
 

@@ -16,6 +16,7 @@ from sqlalchemy.exc import IntegrityError
 from arx_caps.mint.db.database import Database, now_ms
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.tables import AUDIENCE_KEYS, HOLDER_KEYS, KEY_FETCHES, ROOT_KEYS
+from arx_caps.mint.db.unit_of_work import UnitOfWork
 
 BY_FILE: Final = "file:"  # in place of an own key: an operator carried the file
 _NUMBERING: Final = 2  # what one mint of several does at a time
@@ -143,14 +144,14 @@ class Keys:
                 row = {"name": name, "created_at": now + place, "mints_from": 0, "waits": 0, "used_at": now}
                 c.execute(_ADD_ROOT, row)
 
-    def add_root(self, sealed: SealedRoot, what: Event) -> None:
+    def add_root(self, unit: UnitOfWork, sealed: SealedRoot, what: Event) -> None:
         """Keep a new root key; it mints nothing yet.
 
         Raises:
             GrantError: ``conflict``: somebody else made one of that name at the same time.
         """
         row = {"created_at": now_ms(), "waits": 1, "used_at": 0, **sealed._asdict()}
-        with self._database.write(what) as c:
+        with unit.change(what) as c:
             c.execute(_ADD_ROOT, row)
 
     def sealed_roots(self) -> list[SealedRoot]:
@@ -170,9 +171,9 @@ class Keys:
                 sealed = again(SealedRoot(*row))
                 c.execute(_CHANGE_ROOT, {"which": sealed.name, "nonce": sealed.nonce, "sealed": sealed.sealed})
 
-    def let_root_mint(self, name: str, mints_from: int, what: Event, *, waits: bool) -> None:
+    def let_root_mint(self, unit: UnitOfWork, name: str, mints_from: int, what: Event, *, waits: bool) -> None:
         """Say from when on a root key mints, ms, and whether it waits for services that have not fetched it."""
-        with self._database.write(what) as c:
+        with unit.change(what) as c:
             c.execute(_CHANGE_LIVE_ROOT, {"which": name, "mints_from": mints_from, "waits": int(waits)})
 
     def retire_root(self, name: str, what: Event) -> None:
@@ -186,15 +187,16 @@ class Keys:
             if c.execute(_LIVE_NUMBER, {"whose": audience}).first() is None:
                 _add_number(c, audience)
 
-    def replace_audience_key(self, audience: str, what: Event, *, stolen: bool) -> None:
+    def replace_audience_key(self, unit: UnitOfWork, audience: str, what: Event, *, stolen: bool) -> None:
         """Give an audience its next number.
 
         Args:
+            unit: The call's.
             audience: The audience.
             what: The event.
             stolen: Whether the numbers before it are retired, at once.
         """
-        with self._database.alone(_NUMBERING), self._database.write(what) as c:
+        with self._database.alone(_NUMBERING), unit.change(what) as c:
             if stolen:
                 _retire_numbers(c, audience)
             _add_number(c, audience)

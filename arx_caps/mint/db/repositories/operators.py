@@ -16,6 +16,7 @@ from arx_caps.mint.db.database import PAGE, Database, Rows, now_ms
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.repositories.holder_keys import add_key
 from arx_caps.mint.db.tables import HOLDER_KEYS, OPERATORS
+from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_verifier.errors import GrantError
 
 ADMIN: Final = "admin"  # the role that may do everything: at least one operator has it
@@ -39,7 +40,9 @@ class Operators:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def add(self, name: str, key: PublicKey, what: Event, *, role: str, rules: str | None = None) -> None:
+    def add(
+        self, unit: UnitOfWork, name: str, key: PublicKey, what: Event, *, role: str, rules: str | None = None
+    ) -> None:
         """Enrol an operator with a first key.
 
         Raises:
@@ -47,7 +50,7 @@ class Operators:
                 ``key_enrolled``: somebody has this key already.
         """
         row = {"id": name, "status": "active", "created_at": now_ms(), "role": role, "rules": rules}
-        with self._database.write(what) as c:
+        with unit.change(what) as c:
             # Alone, or the first of two with one name would be answered with a conflict of the database.
             _lock_all(c)
             status = _status(c, name)

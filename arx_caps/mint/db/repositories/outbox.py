@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Events that wait for the audit log: read in order, each once.
 
-``Database.write`` writes them with their change.  PostgreSQL gives numbers before transactions end, so that a later
+A change writes them in its own transaction.  PostgreSQL gives numbers before transactions end, so that a later
 number can be visible first; a reader waits until no writer is in between.
 """
 

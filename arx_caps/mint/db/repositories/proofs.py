@@ -3,12 +3,12 @@
 
 import hashlib
 import threading
-from typing import Final
+from typing import Final, NamedTuple
 
 from sqlalchemy import bindparam, delete, insert, select
+from sqlalchemy.engine import Connection
 
 from arx_caps.mint.db.database import Database, now_ms
-from arx_caps.mint.db.idempotency import Used, put_off
 from arx_caps.mint.db.tables import USED_JTI
 from arx_verifier.errors import GrantError
 
@@ -21,6 +21,20 @@ _OLD: Final = select(USED_JTI.c.digest).where(USED_JTI.c.until < bindparam("befo
 _PRUNE: Final = delete(USED_JTI).where(USED_JTI.c.digest.in_(_OLD))
 
 
+class Used(NamedTuple):
+    """An id that is used now.
+
+    Attributes:
+        kind: What it belongs to.
+        digest: Names it.
+        until: From when on it would be refused as too old, ms.
+    """
+
+    kind: str
+    digest: str
+    until: int
+
+
 class Proofs:
     """The used ids."""
 
@@ -31,26 +45,7 @@ class Proofs:
         self._here: dict[str, int] = {}
         self._looking = threading.Lock()
 
-    def spend(self, kind: str, kid: str, jti: str, until: int) -> None:
-        """Use a proof's or an assertion's id, once.
-
-        Args:
-            kind: What it belongs to.
-            kid: The key that signed it: nobody can use up another's ids.
-            jti: The id.
-            until: From when on it would be refused as too old, ms.
-
-        Raises:
-            GrantError: ``replayed``.
-        """
-        used = _used(kind, kid, jti, until)
-        if not put_off(used):
-            self.spend_now(used)
-        elif self._database.row(_FIND, which=used.digest) is not None:
-            raise _replayed(used)  # told at once, before anything is done for who asks; else the change would tell
-        self._prune()
-
-    def spend_now(self, used: Used) -> None:
+    def spend(self, used: Used) -> None:
         """Use an id in a transaction of its own.
 
         Raises:
@@ -58,9 +53,17 @@ class Proofs:
         """
         try:
             with self._database.write() as c:
-                c.execute(_ADD, {"digest": used.digest, "until": used.until})
+                self.add(c, used)
         except GrantError as error:  # the unique key
-            raise _replayed(used) from error
+            raise replayed(used) from error
+
+    def add(self, c: Connection, used: Used) -> None:
+        """Use an id in a transaction that is open, which fails where it was used before."""
+        c.execute(_ADD, {"digest": used.digest, "until": used.until})
+
+    def is_used(self, used: Used) -> bool:
+        """Tell whether an id was used before."""
+        return self._database.row(_FIND, which=used.digest) is not None
 
     def spend_here(self, kind: str, kid: str, jti: str, until: int) -> None:
         """Use an id, once for this process and without a write: for what may come again and then does nothing new.
@@ -74,16 +77,17 @@ class Proofs:
         Raises:
             GrantError: ``replayed``.
         """
-        used, now = _used(kind, kid, jti, until), now_ms()
+        used, now = used_id(kind, kid, jti, until), now_ms()
         with self._looking:
             if used.digest in self._here:
-                raise _replayed(used)
+                raise replayed(used)
             self._here[used.digest] = until
             if abs(now - self._looked_ms) > PRUNE_MS:
                 self._looked_ms = now
                 self._here = {digest: end for digest, end in self._here.items() if end >= now - KEEP_MS}
 
-    def _prune(self) -> None:
+    def prune(self) -> None:
+        """Forget, now and then, the ids of what would be refused as too old."""
         now = now_ms()
         if abs(now - self._pruned_ms) > PRUNE_MS:
             self._pruned_ms = now
@@ -91,10 +95,12 @@ class Proofs:
                 c.execute(_PRUNE, {"before": now - KEEP_MS})
 
 
-def _used(kind: str, kid: str, jti: str, until: int) -> Used:
+def used_id(kind: str, kid: str, jti: str, until: int) -> Used:
+    """Name an id that is used; its parts are kept nowhere."""
     text = f"{kind}\0{kid}\0{jti}".encode("utf-8", "surrogatepass")
     return Used(kind, hashlib.sha256(text).hexdigest(), until)
 
 
-def _replayed(used: Used) -> GrantError:
+def replayed(used: Used) -> GrantError:
+    """Make the refusal of an id that was used before."""
     return GrantError(f"this {used.kind} was used before; sign anew", code="replayed")

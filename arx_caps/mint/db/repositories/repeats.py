@@ -1,19 +1,54 @@
 # SPDX-License-Identifier: Apache-2.0
 """Calls with an idempotency key that were done: each once, at every mint of the realm.  SPEC 22.4."""
 
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple
 
 import msgspec
-from sqlalchemy import bindparam, select
+from sqlalchemy import bindparam, delete, insert, select
+from sqlalchemy.engine import Connection
 
 from arx_caps.mint.db.database import Database
-from arx_caps.mint.db.idempotency import Claim, Made, claimed
+from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.tables import REPEATS
 from arx_verifier.errors import GrantError
 
+KEPT_MS: Final = 24 * 3600 * 1000
 _FIND: Final = select(REPEATS).where(
     REPEATS.c.caller == bindparam("whose"), REPEATS.c.key == bindparam("which"), REPEATS.c.until > bindparam("now")
 )
+_FORGET: Final = delete(REPEATS).where(REPEATS.c.until <= bindparam("now"))
+_ADD: Final = insert(REPEATS)
+
+
+class Claim(NamedTuple):
+    """One call that is to be done once.
+
+    Attributes:
+        caller: Whose key it is; one caller's keys are nothing to another.
+        key: What the caller chose.
+        digest: SHA-256 of what is asked for, in hex.
+        now: The time, ms.
+        makes: The kind of the event with which it is done.
+    """
+
+    caller: str
+    key: str
+    digest: str
+    now: int
+    makes: str
+
+
+class Made(NamedTuple):
+    """What a call made, when it was done.
+
+    Attributes:
+        facts: The facts of its event, which name it.
+        recipe: What its tokens say; None where it has none.
+    """
+
+    facts: dict[str, Any]
+    recipe: dict[str, Any] | None
 
 
 class Repeats:
@@ -39,14 +74,16 @@ class Repeats:
         recipe = None if row["recipe"] is None else msgspec.json.decode(row["recipe"])
         return Made(msgspec.json.decode(row["facts"]), recipe)
 
-    def require_first(self) -> None:
-        """Require that what this call asks for was not done meanwhile by another one with its key.
+    def add(self, c: Connection, claim: Claim, what: Event, recipe: Mapping[str, Any] | None) -> None:
+        """Write a call down in the transaction that makes its thing; a second one of that key fails it.
 
-        For a step that a repeat must not take once the first call is done: it would end what that has given.
-
-        Raises:
-            GrantError: ``conflict``: it was.
+        Args:
+            c: The transaction.
+            claim: The call.
+            what: The event of the thing.
+            recipe: What its tokens say, if it has any.
         """
-        claim = claimed()
-        if claim is not None and self.find(claim) is not None:
-            raise GrantError("this call was done meanwhile", code="conflict")
+        c.execute(_FORGET, {"now": claim.now})
+        row = {"caller": claim.caller, "key": claim.key, "digest": claim.digest, "until": claim.now + KEPT_MS}
+        row |= {"facts": what.body().decode()}
+        c.execute(_ADD, {**row, "recipe": None if recipe is None else msgspec.json.encode(recipe).decode()})

@@ -14,6 +14,7 @@ from arx_caps.mint.db.database import PAGE, Database, Rows, now_ms
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.repositories.holder_keys import add_key
 from arx_caps.mint.db.tables import ENROLMENTS, HOLDER_KEYS, KEY_FETCHES, SERVICES
+from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_verifier.errors import GrantError
 
 SERVICES_ORDER: Final = Order((SERVICES.c.audience,), tuple[Text])
@@ -36,17 +37,18 @@ class Services:
         with self._database.write(what) as c:
             _enrol(c, audience, by)
 
-    def invite(self, audience: str, digest: str, until: int, by: str, what: Event) -> None:
+    def invite(self, unit: UnitOfWork, audience: str, digest: str, until: int, by: str, what: Event) -> None:
         """Remember an enrolment token, by its digest, and forget those whose time is over.
 
         Args:
+            unit: The call's.
             audience: The one service that it is for.
             digest: SHA-256 of its text, in hex.
             until: When it is worth nothing any more, ms.
             by: Who makes it.
             what: The event.
         """
-        with self._database.write(what) as c:
+        with unit.change(what) as c:
             c.execute(_FORGET, {"now": now_ms()})
             c.execute(_INVITE, {"digest": digest, "audience": audience, "by": by, "until": until})
 
@@ -55,7 +57,7 @@ class Services:
         row = self._database.row(_INVITED, which=digest, now=now_ms())
         return (str(row["audience"]), str(row["by"])) if row is not None else None
 
-    def join(self, digest: str, key: PublicKey) -> str:
+    def join(self, unit: UnitOfWork, digest: str, key: PublicKey) -> str:
         """Use up an enrolment token: enrol its service with one more key of its own.
 
         Returns:
@@ -64,7 +66,7 @@ class Services:
         Raises:
             GrantError: ``bad_enrolment``: there is no such token, or no more; ``key_enrolled``.
         """
-        with self._database.write() as c:
+        with unit.change() as c:
             which = {"which": digest, "now": now_ms()}
             found = c.execute(_INVITED.with_for_update(), which).first()
             # Of two who bring the same token, one deletes it.
@@ -73,7 +75,7 @@ class Services:
             _enrol(c, found.audience, found.by)
             add_key(c, f"service:{found.audience}", key)
             told = {"audience": found.audience, "key": key.kid, "invited_by": found.by}
-            self._database.record_in(c, Event.of("service.joined", f"service:{found.audience}", **told))
+            unit.note(Event.of("service.joined", f"service:{found.audience}", **told))
             return str(found.audience)
 
     def find(self, audience: str) -> dict[str, Any] | None:

@@ -16,6 +16,7 @@ from arx_caps.mint.db.database import PAGE, Database, Rows, now_ms, plain
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.repositories.epoch import HighWater, raise_high_water
 from arx_caps.mint.db.tables import AGENTS, SESSIONS, TASKS
+from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_verifier.errors import GrantError, refusal
 
 # What the database can tell of a state; what was killed or frozen is alive in it.
@@ -59,7 +60,13 @@ class Sessions:
         self._database = database
 
     def add(
-        self, values: Mapping[str, Any], high_water: HighWater, realm: str, what: Event, room: Room | None = None
+        self,
+        unit: UnitOfWork,
+        values: Mapping[str, Any],
+        high_water: HighWater,
+        realm: str,
+        what: Event,
+        room: Room | None = None,
     ) -> None:
         """Open a session, unless its agent was deactivated meanwhile or has as many as it may.
 
@@ -67,7 +74,7 @@ class Sessions:
             RevokedError: ``frozen``.
             GrantError: ``too_many_sessions``.
         """
-        with self._database.write(what) as c:
+        with unit.change(what) as c:
             if c.execute(_LOCK_AGENT, {"whose": values["agent"]}).scalar() != "active":
                 raise refusal("frozen")
             if room is not None:
@@ -108,7 +115,7 @@ class Sessions:
         return self._database.page(behind(statement, SESSIONS_ORDER, after), limit)
 
     def renew(
-        self, session: str, values: Mapping[str, Any], high_water: HighWater, realm: str, what: Event
+        self, unit: UnitOfWork, session: str, values: Mapping[str, Any], high_water: HighWater, realm: str, what: Event
     ) -> dict[str, Any]:
         """Prolong a session, unless it ended meanwhile; of two who do it at once, the longer one counts.
 
@@ -118,7 +125,7 @@ class Sessions:
         Raises:
             GrantError: ``session_ended``.
         """
-        with self._database.write(what) as c:
+        with unit.change(what) as c:
             row = plain(c.execute(_LOCK, {"which": session}).one())
             # Also of time: whoever ends a session that is over is told so, and it must not go on after that.
             if row["status"] != "open" or row["expires_at"] <= now_ms():

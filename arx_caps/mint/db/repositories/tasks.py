@@ -16,6 +16,7 @@ from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.repositories.epoch import HighWater, raise_high_water
 from arx_caps.mint.db.repositories.sessions import Which, of_state
 from arx_caps.mint.db.tables import SESSIONS, TASK_GRANTS, TASKS
+from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_verifier.errors import GrantError
 
 TASKS_ORDER: Final = Order((TASKS.c.started_at, TASKS.c.id), tuple[Time, Text], newest_first=True)
@@ -44,6 +45,7 @@ class Tasks:
 
     def add(
         self,
+        unit: UnitOfWork,
         values: Mapping[str, Any],
         high_water: HighWater,
         realm: str,
@@ -56,7 +58,7 @@ class Tasks:
         Raises:
             GrantError: ``session_ended``.
         """
-        with self._database.write(what) as c:
+        with unit.change(what) as c:
             # The row stays locked until the task is there: an end that was answered before leaves no task behind it.
             if c.execute(_LOCK_SESSION, {"which": values["session"]}).scalar() != "open":
                 raise GrantError("the session is over", code="session_ended")
