@@ -90,8 +90,8 @@ MUTATIONS: dict[str, Patches] = {
         "authenticate": (
             ("    born = mint.born()  # before any authority is looked at\n", ""),
             (
-                'return AuthenticatedCaller("agent", grant.agent, row, born, grant.exp, proof.key.kid)',
-                'return AuthenticatedCaller("agent", grant.agent, row, mint.born(), grant.exp, proof.key.kid)',
+                'return AuthenticatedCaller("agent", grant.agent, row, born, grant.exp, proof.key.kid, agent)',
+                'return AuthenticatedCaller("agent", grant.agent, row, mint.born(), grant.exp, proof.key.kid, agent)',
             ),
         ),
     },

@@ -86,6 +86,7 @@ class AuthenticatedCaller(NamedTuple):
         born: Where the kill epoch stood before the caller was looked at; None but for an agent.
         expires_at: When the token's time is over, ms; for a service, when its proof is.
         key: Thumbprint of the key that signed the call.
+        agent: The agent's row, for an agent.
     """
 
     kind: Kind
@@ -94,6 +95,7 @@ class AuthenticatedCaller(NamedTuple):
     born: Born | None
     expires_at: int
     key: str
+    agent: Mapping[str, Any] | None = None
 
     @property
     def by(self) -> str:
@@ -284,21 +286,21 @@ def _agent(
     args: Mapping[str, Any],
 ) -> AuthenticatedCaller:
     born = mint.born()  # before any authority is looked at
-    row = mint.db.sessions.find(session)
-    if row is None or row["jkt"] != proof.key.kid:
+    found = mint.db.sessions.find_with_agent(session)
+    if found is None or found[0]["jkt"] != proof.key.kid:
         raise GrantError("the proof is not by the key of this session", code=BAD_PROOF)
+    row, agent = found
     unit.spend("proof", proof.key.kid, proof.jti, proof.until)
     try:
         grant = mint.verifier.verify(token, AccessRequest(action, args, now_ms(), call.peer))
     except ValidityError as error:
         raise _over(row, token, error) from error
-    agent = mint.db.agents.find(grant.agent)
-    if row["status"] != "open" or grant.session != session:
+    if row["status"] != "open" or (grant.session, grant.agent) != (session, row["agent"]):
         raise refusal("revoked")
-    if agent is None or agent["status"] != "active":
+    if agent["status"] != "active":
         raise refusal("frozen")
     mint.limits.count_agent(grant.agent)
-    return AuthenticatedCaller("agent", grant.agent, row, born, grant.exp, proof.key.kid)
+    return AuthenticatedCaller("agent", grant.agent, row, born, grant.exp, proof.key.kid, agent)
 
 
 def record_call(

@@ -166,7 +166,7 @@ def start_task(mint: MintContext, unit: UnitOfWork, caller: AuthenticatedCaller,
         UnavailableError: The kill epoch is not known now.
     """
     session, born, policy, now = caller.session, caller.born, mint.policy, now_ms()
-    agent = mint.db.agents.find(caller.name)
+    agent = caller.agent
     if session is None or born is None or agent is None:
         raise GrantError("tasks are started by agents, in a session", code="wrong_caller")
     subject, params = subject_of(session), dict(asked.params)
@@ -276,7 +276,7 @@ def renew_session(mint: MintContext, unit: UnitOfWork, caller: AuthenticatedCall
         UnavailableError: The kill epoch is not known now.
     """
     session, born, policy, now = caller.session, caller.born, mint.policy, now_ms()
-    agent = mint.db.agents.find(caller.name)
+    agent = caller.agent
     if session is None or born is None or agent is None:
         raise GrantError("sessions are renewed by their agents", code="wrong_caller")
     _require_opener(mint, policy, session)

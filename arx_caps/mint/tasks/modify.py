@@ -76,7 +76,7 @@ def attenuate_task(
         RevokedError: The task, or what it belongs to, was killed or frozen meanwhile.
         UnavailableError: The outcome is not known, or the kill is not seen here yet; do it again.
     """
-    session, agent = _of(mint, caller)
+    session, agent = _of(caller)
     _require_standing(mint, mint.born(), task, session)
     for _ in range(ROUNDS):
         grant = _grant(mint, task, link)
@@ -116,7 +116,7 @@ def extend_task(
         RevokedError: The task, or what it belongs to, was killed or frozen.
         UnavailableError: The kill epoch is not known now.
     """
-    session, agent = _of(mint, caller)
+    session, agent = _of(caller)
     born = caller.born or mint.born()
     _require_standing(mint, born, task, session)
     if len(mint.db.grants.live(task["id"])) >= MAX_LIVE:
@@ -154,11 +154,10 @@ def _recipe(mint: MintContext, birth: Birth, granted: StoredGrant) -> dict[str, 
     return recipe_of(birth, kids, granted.all_caveats(), origins_of(mint, granted), granted.needs())
 
 
-def _of(mint: MintContext, caller: AuthenticatedCaller) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-    agent = mint.db.agents.find(caller.name)
-    if caller.session is None or agent is None:
+def _of(caller: AuthenticatedCaller) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    if caller.session is None or caller.agent is None:
         raise GrantError("tasks are changed by their agents, in their session", code="wrong_caller")
-    return caller.session, agent
+    return caller.session, caller.agent
 
 
 def _require_standing(mint: MintContext, born: Born, task: Mapping[str, Any], session: Mapping[str, Any]) -> None:

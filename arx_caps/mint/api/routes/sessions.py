@@ -164,7 +164,8 @@ def session_again(call: RouteCall, made: Made) -> SessionOpened:
 
 def renew_session_route(call: RouteCall) -> SessionOpened:
     """Give a session a new token that ends later, within the session's absolute limit."""
-    _find_session(call, call.path["session"])
+    if call.by.session is None or call.by.session["id"] != call.path["session"]:
+        raise GrantError("there is no such session", code="not_found")
     renewed = issue.renew_session(call.mint, call.unit, call.by)
     session = show_session(call.mint, renewed.row)
     return SessionOpened(session=session, token=renewed.token, expires_at=renewed.expires_at)

@@ -24,6 +24,7 @@ Which = Literal["alive", "expired", "ended"]
 SESSIONS_ORDER: Final = Order((SESSIONS.c.opened_at, SESSIONS.c.id), tuple[Time, Text], newest_first=True)
 _ITS: Final = SESSIONS.c.id == bindparam("which")
 _FIND: Final = select(SESSIONS).where(_ITS)
+_WITH_AGENT: Final = select(SESSIONS, AGENTS).join_from(SESSIONS, AGENTS).where(_ITS)
 _LOCK: Final = _FIND.with_for_update()
 _ADD, _CHANGE = insert(SESSIONS), update(SESSIONS).where(_ITS)
 _END_TASKS: Final = update(TASKS).where(TASKS.c.session == bindparam("which"), TASKS.c.status == "open")
@@ -85,6 +86,16 @@ class Sessions:
     def find(self, session: str) -> dict[str, Any] | None:
         """Return a session's row, or None."""
         return self._database.row(_FIND, which=session)
+
+    def find_with_agent(self, session: str) -> tuple[dict[str, Any], dict[str, Any]] | None:
+        """Return a session's row and its agent's, as they were at one moment, or None."""
+        with self._database.read() as c:
+            found = c.execute(_WITH_AGENT, {"which": session}).first()
+        if found is None:
+            return None
+        values, own = tuple(found), SESSIONS.c.keys()  # both tables have a column ``status``
+        agent = zip(AGENTS.c.keys(), values[len(own) :], strict=True)
+        return dict(zip(own, values[: len(own)], strict=True)), dict(agent)
 
     def list(
         self,
