@@ -72,9 +72,10 @@ def test_only_the_event_that_is_claimed_is_found_again(db: MintDatabase) -> None
     unit = db.unit()
     unit.claim = claim()
     unit.record(Event.of("key.created", "operator:root"))
-    assert db.repeats.find(claim()) is None
+    assert (db.repeats.find(claim()), unit.claimed) == (None, False)
     unit.record(MADE)
     assert db.repeats.find(claim()) is not None
+    assert unit.claimed
     with pytest.raises(GrantError) as caught:
         unit.require_first()
     assert caught.value.code == "conflict"

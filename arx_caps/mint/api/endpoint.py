@@ -259,12 +259,15 @@ def _once(endpoint: Endpoint, call: RouteCall, request: Request) -> RouteAnswer 
     if made is None:
         unit.claim = claim
         try:
-            return endpoint.handler(call)
+            answer = endpoint.handler(call)
         except ArxError:
             unit.claim = None
             made = mint.db.repeats.find(claim)  # somebody else with this key was first
             if made is None:
                 raise
+        else:
+            assert unit.claimed, f"{endpoint.path} made its thing without {endpoint.makes}, so a repeat makes another"
+            return answer
     elif call.proof is not None:
         unit.spend("proof", call.proof.key.kid, call.proof.jti, call.proof.until)
     return endpoint.again(call, made)

@@ -30,6 +30,7 @@ class UnitOfWork:
 
     Attributes:
         claim: The call's key, with which it is done once; None where it has none.
+        claimed: Whether the key is written, with what the call made.
         recipe: What the tokens say that are about to be given; a repeat signs them from it.
         events: What the change that is being made records.
 
@@ -45,6 +46,7 @@ class UnitOfWork:
         self._one_change, self._thread = one_change, threading.get_ident()
         self._pending: list[Used] | None = None  # proofs that wait for the change; None where none may wait
         self.claim: Claim | None = None
+        self.claimed = False
         self.recipe: Mapping[str, Any] | None = None
         self.events: list[Event] = []
 
@@ -111,6 +113,7 @@ class UnitOfWork:
                 self._finish(c)
         if self.events and self._pending:
             self._pending.clear()
+        self.claimed |= any(map(self._is_claimed, self.events))
 
     def note(self, what: Event) -> None:
         """Have the change that is being made record an event."""
@@ -125,9 +128,12 @@ class UnitOfWork:
         for used in self._pending or ():
             self._proofs.add(c, used)
         for event in self.events:
-            if self.claim is not None and event.kind == self.claim.makes:
+            if self.claim is not None and self._is_claimed(event):
                 self._repeats.add(c, self.claim, event, self.recipe)
             self._database.record_in(c, event)
+
+    def _is_claimed(self, event: Event) -> bool:
+        return self.claim is not None and event.kind == self.claim.makes
 
     def _require_own_thread(self) -> None:
         # Two calls that shared one would write each other's key and proofs.
