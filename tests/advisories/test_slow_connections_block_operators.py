@@ -19,6 +19,7 @@ from arx_caps.mint.api.app import create_app
 from arx_caps.mint.server import connections
 from arx_caps.mint.server.connections import bounded
 from tests.agent.live import serving
+from tests.mint.http import PARSERS
 from tests.mint.world import ISSUER, local_mint, make_realm
 from tests.servers import until
 
@@ -27,16 +28,23 @@ PLACES = 8
 PARTS = (b"", b"POST /v1/sessions HT", b"POST /v1/sessions HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{")
 
 
+@pytest.fixture(params=PARSERS)
+def parser(request: pytest.FixtureRequest) -> str:
+    """Whatever parses HTTP, the bounds are the same."""
+    return str(request.param)
+
+
 @pytest.fixture
-def protocol(monkeypatch: pytest.MonkeyPatch) -> type[connections.BoundedProtocol]:
+def protocol(parser: str, monkeypatch: pytest.MonkeyPatch) -> type[connections.BoundedProtocol]:
     monkeypatch.setattr(connections, "MAX_CONNECTIONS", PLACES)
-    return bounded(ISSUER)
+    return bounded(ISSUER, PARSERS[parser][0])
 
 
 @pytest.fixture
-def port(tmp_path: Path, protocol: type[connections.BoundedProtocol]) -> Iterator[int]:
+def port(tmp_path: Path, parser: str, protocol: type[connections.BoundedProtocol]) -> Iterator[int]:
     mint, _ = local_mint(make_realm(tmp_path / "realm"))
-    with serving(create_app(mint), http=protocol, log_config=None, lifespan="off") as port:
+    loop = PARSERS[parser][1]
+    with serving(create_app(mint), http=protocol, loop=loop, log_config=None, lifespan="off") as port:
         yield port
     mint.close()
 

@@ -18,6 +18,7 @@ from arx_caps.jose import SigningKey
 from arx_caps.mint.db.mint_database import MintDatabase
 from arx_caps.mint.server.connections import AT_ONCE
 from arx_caps.mint.server.init_realm import init_realm
+from tests.mint.http import PLAIN
 from tests.mint.test_serve import mint_process
 from tests.servers import until
 
@@ -25,10 +26,17 @@ pytestmark = pytest.mark.servers
 WORKERS = 6
 ASKED = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
 BEFORE = 20  # answers before it is stopped, so that it is at work
+RUNS = pytest.mark.parametrize("runs", [("-m",), ("-c", PLAIN)], ids=["installed", "plain"])
 
 
+@RUNS
 def test_what_was_done_was_answered(
-    tmp_path: Path, valkey: EmbeddedValkey, realm_name: str, free_port: int, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    valkey: EmbeddedValkey,
+    realm_name: str,
+    free_port: int,
+    monkeypatch: pytest.MonkeyPatch,
+    runs: tuple[str, ...],
 ) -> None:
     """SIGTERM under load: as many agents are enrolled as callers were told, nobody is left with half an answer."""
     listen = f"127.0.0.1:{free_port}"
@@ -50,7 +58,7 @@ def test_what_was_done_was_answered(
             if len(told) >= BEFORE:
                 at_work.set()
 
-    with mint_process(realm, valkey.url) as process:
+    with mint_process(realm, valkey.url, runs=runs) as process:
         assert process.stderr is not None
         assert any('"ready": true' in line for line in iter(process.stderr.readline, ""))
         workers = [threading.Thread(target=load, args=(number,)) for number in range(WORKERS)]
@@ -69,13 +77,16 @@ def test_what_was_done_was_answered(
         httpx.get(realm.issuer + "/healthz", trust_env=False)
 
 
-def test_who_was_connected_is_answered(tmp_path: Path, valkey: EmbeddedValkey, realm_name: str, free_port: int) -> None:
+@RUNS
+def test_who_was_connected_is_answered(
+    tmp_path: Path, valkey: EmbeddedValkey, realm_name: str, free_port: int, runs: tuple[str, ...]
+) -> None:
     """Who had connected before it is stopped gets an answer: on a connection that waits to be accepted, on one that had
     an answer before, and where a request has only begun to arrive.  Who has nothing to ask holds nothing up.
     """
     listen = f"127.0.0.1:{free_port}"
     realm = init_realm(tmp_path / "realm", name=realm_name, issuer=f"http://{listen}", listen=listen)
-    with mint_process(realm, valkey.url) as process, ExitStack() as stack:
+    with mint_process(realm, valkey.url, runs=runs) as process, ExitStack() as stack:
         assert process.stderr is not None
         assert any('"ready": true' in line for line in iter(process.stderr.readline, ""))
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a stranger's bytes get from the mint's port: a problem, closed where it must be, and nothing of the inside."""
 
+import contextlib
 import json
 import socket
 from collections.abc import Iterator
@@ -10,16 +11,19 @@ import pytest
 from arx_caps.mint.api.app import create_app
 from arx_caps.mint.server.connections import bounded
 from tests.agent.live import serving
+from tests.mint.http import PARSERS
 from tests.mint.world import ISSUER, local_mint, make_realm
 
 pytestmark = pytest.mark.servers
 HOST = b"Host: x\r\n"
+CHUNKED = b"Transfer-Encoding: chunked\r\n\r\n"
 
 
-@pytest.fixture(scope="module")
-def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+@pytest.fixture(scope="module", params=PARSERS)
+def port(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     mint, _ = local_mint(make_realm(tmp_path_factory.mktemp("realm") / "realm"))
-    with serving(create_app(mint), http=bounded(ISSUER), log_config=None, lifespan="off") as port:
+    parser, loop = PARSERS[request.param]
+    with serving(create_app(mint), http=bounded(ISSUER, parser), loop=loop, log_config=None, lifespan="off") as port:
         yield port
     mint.close()
 
@@ -45,6 +49,7 @@ BROKEN = {
     "a bad chunk": (b"POST /v1/kills HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n", 400),
     "headers without end": (b"GET /healthz HTTP/1.1\r\n" + HOST + b"a: " + b"x" * 70_000, 431),
     "a path without end": (b"GET /" + b"x" * 70_000, 431),
+    "a trailer without end": (b"POST /v1/kills HTTP/1.1\r\n" + HOST + CHUNKED + b"0\r\na: " + b"x" * 70_000, 431),
 }
 
 
@@ -83,3 +88,22 @@ def test_other_methods_are_not_answered(port: int, method: bytes) -> None:
     found, headers, _ = ask(port, raw)
     assert found in (400, 405)
     assert not [name for name in headers if name.startswith("access-control")]
+
+
+def test_a_trailer_is_no_header(port: int) -> None:
+    """What follows a body is looked at by no proxy: a token there is none."""
+    head = b"POST /v1/kills HTTP/1.1\r\nConnection: close\r\n" + HOST + CHUNKED
+    found, _, body = ask(port, head + b"0\r\nAuthorization: DPoP a\r\nDPoP: b\r\n\r\n")
+    assert (found, json.loads(body)["code"]) == (401, "missing_token")
+
+
+def test_a_body_is_not_the_next_request(port: int) -> None:
+    """A request that would switch protocols is one request, whatever its body looks like."""
+    inner = b"GET /healthz HTTP/1.1\r\n" + HOST + b"\r\n"
+    head = b"POST /v1/kills HTTP/1.1\r\nConnection: upgrade, close\r\nUpgrade: h2c\r\n" + HOST
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as stranger:
+        stranger.sendall(head + b"Content-Length: %d\r\n\r\n" % len(inner))
+        with contextlib.suppress(ConnectionError):
+            stranger.sendall(inner)
+            read = b"".join(iter(lambda: stranger.recv(65536), b""))
+    assert (read.count(b"HTTP/1.1 "), read.count(b"HTTP/1.1 4")) == (1, 1)

@@ -88,6 +88,7 @@ def serve(witness: Witness, host: str, port: int, on_ready: Callable[[str], None
         raise SettingsError(f"the witness cannot listen at {host}:{port}: {error.strerror}") from error
     config = uvicorn.Config(
         create_app(witness),
+        http="h11",  # which bounds a head by itself; httptools, which uvicorn would prefer, does not
         log_config=None,
         log_level="error",
         access_log=False,

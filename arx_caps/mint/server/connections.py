@@ -7,6 +7,8 @@ closed: strangers who hold connections open cannot lock an operator out.
 
 A server that stops loses what it has not read: uvicorn closes every connection without a request.  Here earlier
 connections are given a short time, and answered.
+
+The bounds are the same whatever parses HTTP: ``h11_protocol`` and ``httptools_protocol`` add what differs.
 """
 
 import asyncio
@@ -15,12 +17,8 @@ import json
 import resource
 import select
 import socket
-import sys
 from collections.abc import Sequence
 from typing import Any, ClassVar, Final
-
-import h11
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from arx_caps.mint.api.problems import type_of
 from arx_verifier.errors import REASONS
@@ -35,13 +33,19 @@ LAST_LOOKS: Final = 50  # half a second for requests that are on their way when 
 OTHER_FILES: Final = 4 * AT_ONCE + 128  # and database, record, journal, store, standard streams
 
 
-class BoundedProtocol(H11Protocol):
-    """HTTP/1.1 of which each connection is held to a time, and all of them to a number; ``bounded`` makes one."""
+class BoundedProtocol(asyncio.Protocol):
+    """Holds each connection to a time and all of them to a number; goes before one of uvicorn's own in the bases."""
 
     most: ClassVar[int] = MAX_CONNECTIONS
     held: ClassVar[dict["BoundedProtocol", None]]  # in the order in which they began to wait
     issuer: ClassVar[str]
     leaving: ClassVar[bool] = False
+    # uvicorn's.
+    cycle: Any
+    flow: Any
+    loop: asyncio.AbstractEventLoop
+    transport: asyncio.Transport
+    _since = 0.0
     _timer: asyncio.TimerHandle | None = None
     _begun = False
 
@@ -50,7 +54,7 @@ class BoundedProtocol(H11Protocol):
         super().connection_made(transport)
         self._watch()
         if len(self.held) > self.most:
-            longest = next((each for each in self.held if _waits(each)), self)
+            longest = next((each for each in self.held if each.waits()), self)
             longest.transport.abort()
             self.held.pop(longest, None)
 
@@ -60,30 +64,24 @@ class BoundedProtocol(H11Protocol):
             self._begun = True
             self._watch()
         super().data_received(data)
+        self._leave()
 
-    def handle_events(self) -> None:
-        """Take in requests; when the server stops, each is the last one of its connection."""
-        super().handle_events()
-        if self.leaving and self.cycle is not None:
-            self.cycle.keep_alive = False
-
-    def send_400_response(self, msg: str) -> None:
-        """Refuse what is no request of HTTP/1.1: as a problem, like every refusal, and with h11's better status."""
-        error = sys.exc_info()[1]
-        status = http.HTTPStatus(error.error_status_hint if isinstance(error, h11.RemoteProtocolError) else 400)
-        code = "malformed_request"
-        told = {"type": type_of(code, self.issuer), "title": REASONS[code].meaning, "status": status.value}
-        told |= {"detail": msg.rstrip("."), "code": code}
-        body = json.dumps(told).encode()
-        headers = [
-            (b"content-length", b"%d" % len(body)),
-            (b"content-type", b"application/problem+json"),
-            (b"cache-control", b"no-store"),
-            (b"connection", b"close"),
-        ]
-        answer = h11.Response(status_code=status.value, headers=headers, reason=status.phrase.encode())
-        for event in (answer, h11.Data(data=body), h11.EndOfMessage()):
-            self.transport.write(self.conn.send(event))
+    def refuse(self, status: int, detail: str) -> None:
+        """Refuse what is no request of HTTP/1.1: as a problem, like every refusal."""
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.disconnected = True  # the application was given the beginning; its answer goes to nobody
+            if self.cycle.response_started:
+                self.transport.abort()
+                return
+        code, phrase = "malformed_request", http.HTTPStatus(status).phrase
+        told = {"type": type_of(code, self.issuer), "title": REASONS[code].meaning, "status": status}
+        told |= {"detail": detail, "code": code}
+        body = json.dumps(told)
+        head = (
+            f"HTTP/1.1 {status} {phrase}\r\ncontent-length: {len(body)}\r\ncontent-type: application/problem+json\r\n"
+            "cache-control: no-store\r\nconnection: close\r\n\r\n"
+        )
+        self.transport.write((head + body).encode("ascii"))
         self.transport.close()
 
     def on_response_complete(self) -> None:
@@ -91,7 +89,8 @@ class BoundedProtocol(H11Protocol):
         self._begun = False
         if not self.transport.is_closing():
             self._watch()
-        super().on_response_complete()
+        super().on_response_complete()  # type: ignore[misc]  # uvicorn's
+        self._leave()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Give the place back."""
@@ -109,27 +108,33 @@ class BoundedProtocol(H11Protocol):
             if not any(each.is_awaited() for each in cls.held):
                 return
 
+    def waits(self) -> bool:
+        """Tell whether a request is not there yet, or not whole."""
+        return self.cycle is None or self.cycle.response_complete or bool(self.cycle.more_body)
+
     def is_awaited(self) -> bool:
         """Tell whether a request is to be expected that is not whole; who had an answer begins no other one."""
-        return _waits(self) and (self._begun or self.cycle is None)
+        return self.waits() and (self._begun or self.cycle is None)
+
+    def _leave(self) -> None:
+        """When the server stops, each request is the last one of its connection."""
+        if self.leaving and self.cycle is not None:
+            self.cycle.keep_alive = False
 
     def _watch(self) -> None:
         self.held.pop(self, None)
         self.held[self] = None
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = self.loop.call_later(REQUEST_S, self._look)
+        self._since = self.loop.time()
+        if self._timer is None:
+            self._timer = self.loop.call_later(REQUEST_S, self._look)
 
     def _look(self) -> None:
-        if _waits(self) or self.flow.write_paused or self.transport.is_closing():
+        left_s = self._since + REQUEST_S - self.loop.time()
+        if left_s <= 0 and (self.waits() or self.flow.write_paused or self.transport.is_closing()):
             self.transport.abort()
-        else:
-            self._timer = self.loop.call_later(REQUEST_S, self._look)  # the application is at work
-
-
-def _waits(protocol: H11Protocol) -> bool:
-    """Tell whether a request is not there yet, or not whole."""
-    return protocol.conn.their_state in (h11.IDLE, h11.SEND_BODY)
+            return
+        # Later: something arrived since, or the application is at work.
+        self._timer = self.loop.call_later(left_s if left_s > 0 else REQUEST_S, self._look)
 
 
 async def accept_last(listeners: Sequence[socket.socket]) -> None:
@@ -138,18 +143,19 @@ async def accept_last(listeners: Sequence[socket.socket]) -> None:
     for listener in listeners:
         waiting.register(listener, select.POLLIN)
     quiet = 0
-    for _ in range(4 * BACKLOG // AT_ONCE):  # whoever goes on connecting is not waited for
+    for _ in range(2 * BACKLOG):  # uvloop accepts one in a turn; clients that go on connecting are not waited for
         quiet = 0 if waiting.poll(0) else quiet + 1
         if quiet == QUIET_TURNS:
             return
         await asyncio.sleep(0)  # the event loop accepts
 
 
-def bounded(issuer: str) -> type[BoundedProtocol]:
+def bounded(issuer: str, protocol: type[BoundedProtocol]) -> type[BoundedProtocol]:
     """Make the protocol of one server, with as many places as this process can open files.
 
     Args:
         issuer: The mint's public base URL, for what refusals name.
+        protocol: What parses HTTP.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = MAX_CONNECTIONS + OTHER_FILES
@@ -158,4 +164,4 @@ def bounded(issuer: str) -> type[BoundedProtocol]:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     most = MAX_CONNECTIONS if soft == resource.RLIM_INFINITY else min(MAX_CONNECTIONS, soft - OTHER_FILES)
     members: dict[str, Any] = {"most": max(most, 1), "held": {}, "issuer": issuer}
-    return type("Bounded", (BoundedProtocol,), members)
+    return type("Bounded", (protocol,), members)

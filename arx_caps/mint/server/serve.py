@@ -117,7 +117,7 @@ def serve(
         listener.close()
         mint.close()
         raise
-    protocol = bounded(realm.issuer)
+    protocol = bounded(realm.issuer, http_protocol())
     server = _Server(_config(app, protocol))
     server.protocol = protocol
     server.announcement = {"ready": True, "realm": realm.name, "issuer": realm.issuer, "pid": os.getpid()}
@@ -144,6 +144,17 @@ def _serve_metrics(realm: Realm, metrics: Metrics) -> WSGIServer | None:
     except OSError as error:
         raise SettingsError(f"the mint's numbers cannot be served at {realm.metrics}: {error.strerror}") from error
     return server
+
+
+def http_protocol() -> type[BoundedProtocol]:
+    """Return what parses HTTP: httptools where it is installed, or else h11."""
+    try:
+        from arx_caps.mint.server.httptools_protocol import BoundedHttpTools
+    except ImportError:
+        from arx_caps.mint.server.h11_protocol import BoundedH11
+
+        return BoundedH11
+    return BoundedHttpTools
 
 
 def _config(app: Starlette, protocol: type[BoundedProtocol]) -> uvicorn.Config:

@@ -1,0 +1,18 @@
+# SPDX-License-Identifier: Apache-2.0
+"""HTTP/1.1 by h11, in pure Python: what serves the mint where httptools does not install."""
+
+import sys
+
+import h11
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from arx_caps.mint.server.connections import BoundedProtocol
+
+
+class BoundedH11(BoundedProtocol, H11Protocol):
+    """uvicorn's protocol on h11, with bounds."""
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse with the status that h11 names."""
+        error = sys.exc_info()[1]
+        self.refuse(error.error_status_hint if isinstance(error, h11.RemoteProtocolError) else 400, msg.rstrip("."))
