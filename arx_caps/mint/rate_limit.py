@@ -6,6 +6,7 @@ unauthenticated calls; those of authenticated callers cost it nothing.  The buck
 mints allow twice as much, and a restart fills them.
 """
 
+import functools
 import ipaddress
 import math
 import threading
@@ -20,6 +21,7 @@ from arx_verifier.errors import GrantError
 
 RATE_LIMITED: Final = "rate_limited"
 MAX_BUCKETS: Final = 65_536  # 10 MB; the one that was not used for longest goes, and is full again by then
+MAX_NAMES: Final = 4096  # addresses of which the bucket is remembered
 IPV6_PREFIX: Final = 64  # what one customer of a provider has at least
 
 
@@ -89,6 +91,7 @@ class RateLimits:
         self._addresses = Buckets(limits.address_rate, limits.address_burst, clock)
         self._peers = Peers(limits.proxies)
         self._proxies = [ipaddress.ip_network(each) for each in limits.proxies]
+        self._name = functools.lru_cache(MAX_NAMES)(self._name_of)  # the same clients call again
 
     def count_agent(self, path: str) -> None:
         """Count a call of a proven agent.
@@ -126,7 +129,7 @@ class RateLimits:
         """
         return self._peers.of(peer, forwarded)
 
-    def _name(self, peer: str | None) -> str | None:
+    def _name_of(self, peer: str | None) -> str | None:
         """Return whose bucket an address' is; None for those that many share: this machine, and proxies."""
         try:
             address = ipaddress.ip_address(peer or "")

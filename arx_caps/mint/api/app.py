@@ -6,7 +6,7 @@ lifespan and never at import.
 """
 
 import contextlib
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator
 from typing import Any, Final
 
 from starlette.applications import Starlette
@@ -14,8 +14,8 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from arx_caps.mint.api import openapi, problems
 from arx_caps.mint.api.access_log import Observed
@@ -69,7 +69,7 @@ def create_app(mint: MintRuntime) -> Starlette:
 
     metrics = Metrics(mint)
     app = Starlette(
-        routes=[*health.routes(describe_api(mint.realm.issuer)), *_routes(mint)],
+        routes=[*_routes(mint), *health.routes(describe_api(mint.realm.issuer))],
         lifespan=lifespan,
         exception_handlers={HTTPException: problems.of_http, Exception: problems.of_bug},
         middleware=[Middleware(Observed, metrics=metrics)],
@@ -87,14 +87,20 @@ def describe_api(issuer: str) -> dict[str, Any]:
 
 def _routes(mint: MintRuntime) -> list[Route]:
     paths: dict[str, dict[str, Endpoint]] = {}
-    for endpoint in ENDPOINTS:
+    # Paths are tried one after the other: those that agents call come first.
+    for endpoint in (*sessions.ENDPOINTS, *tasks.ENDPOINTS, *exchange.ENDPOINTS, *ENDPOINTS):
         paths.setdefault(endpoint.path, {})[endpoint.method] = endpoint
-    return [Route(path, _dispatch(mint, methods), methods=sorted(methods)) for path, methods in paths.items()]
+    return [Route(path, _Path(mint, methods), methods=sorted(methods)) for path, methods in paths.items()]
 
 
-def _dispatch(mint: MintRuntime, methods: dict[str, Endpoint]) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-    async def dispatch(request: Request) -> Response:
+class _Path:
+    """A path of the table, as an application: Starlette would wrap a function in two more."""
+
+    def __init__(self, mint: MintRuntime, methods: dict[str, Endpoint]) -> None:
+        self._mint, self._methods = mint, methods
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         # What takes GET takes HEAD, and answers alike; the server leaves out the body.
-        return await answer_request(methods["GET" if request.method == "HEAD" else request.method], mint, request)
-
-    return dispatch
+        endpoint = self._methods["GET" if scope["method"] == "HEAD" else scope["method"]]
+        response = await answer_request(endpoint, self._mint, Request(scope, receive))
+        await response(scope, receive, send)

@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple, get_type_hints
 
 import msgspec
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
@@ -18,6 +17,7 @@ from arx_caps.jose import Proof
 from arx_caps.mint.api import problems
 from arx_caps.mint.api.access_log import note
 from arx_caps.mint.api.idempotency import HEADER, digest_of, read_key
+from arx_caps.mint.api.workers import Workers
 from arx_caps.mint.context import MintContext
 from arx_caps.mint.db.database import now_ms
 from arx_caps.mint.db.repositories.repeats import Claim, Made
@@ -48,6 +48,7 @@ _EVERY: Final = (
 )
 UNPROVEN: Final = (400, 401, 413, 415)  # a call with one of these, whose caller is not proven, proved nobody
 _PROVEN: Final = "arx.proven"
+_WORKERS: Final = Workers()  # of every mint in this process
 _BY_ASSERTION: Final = ("missing_token", "bad_proof", "bad_assertion", "replayed", "frozen", "wrong_caller")
 _BY_KEY: Final = ("bad_proof", "replayed")
 _BY_TOKEN: Final = (*REASONS, "bad_proof", "wrong_caller")
@@ -185,7 +186,7 @@ async def answer_request(endpoint: Endpoint, mint: MintContext, request: Request
     except (TooOftenError, UnavailableError) as error:
         return _refuse(mint, request, error, {"Connection": "close"})
     if endpoint.admit is not None:
-        admitted = await run_in_threadpool(_admit, endpoint, mint, request)
+        admitted = await _WORKERS.run(_admit, endpoint, mint, request)
         if isinstance(admitted, Response):
             return admitted
     # Counted here and not by the framework, whose own refusal is no problem of RFC 9457.
@@ -199,8 +200,7 @@ async def answer_request(endpoint: Endpoint, mint: MintContext, request: Request
                 return problems.problem("too_large", said, realm=mint.realm, headers={"Connection": "close"})
     except ClientDisconnect:  # a stranger who hangs up is no failure of the mint, and no line of its log
         return problems.problem("malformed_request", "the body did not arrive", realm=mint.realm)
-    response: Response = await run_in_threadpool(_serve, endpoint, mint, request, bytes(raw), admitted)
-    return response
+    return await _WORKERS.run(_serve, endpoint, mint, request, bytes(raw), admitted)
 
 
 def _admit(endpoint: Endpoint, mint: MintContext, request: Request) -> Any:

@@ -43,6 +43,9 @@ class Metrics:
             buckets=SECONDS,
             registry=self.registry,
         )
+        self._kept: dict[
+            tuple[str, str, int], tuple[Counter, Histogram]
+        ] = {}  # a look-up by labels takes as long as a count
         self.registry.register(_State(mint))
         self.registry.register(_Record(mint))
 
@@ -56,8 +59,12 @@ class Metrics:
             code: The code of a refusal.
             seconds: How long it took.
         """
-        self._requests.labels(method, route, str(status)).inc()
-        self._seconds.labels(route).observe(seconds)
+        kept = self._kept.get((method, route, status))
+        if kept is None:
+            kept = self._requests.labels(method, route, str(status)), self._seconds.labels(route)
+            self._kept[method, route, status] = kept
+        kept[0].inc()
+        kept[1].observe(seconds)
         if code is not None:
             self._refusals.labels(code).inc()
 
