@@ -6,13 +6,21 @@ Tables are defined elsewhere.
 
 import contextlib
 import os
+import select
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
 from sqlalchemy import create_engine, event
 from sqlalchemy.engine import URL, Connection, Engine, make_url
-from sqlalchemy.exc import ArgumentError, DataError, IntegrityError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.exc import (
+    ArgumentError,
+    DataError,
+    DisconnectionError,
+    IntegrityError,
+    NoSuchModuleError,
+    SQLAlchemyError,
+)
 
 from arx_verifier.errors import GrantError, RequestError, SettingsError, StoreError
 
@@ -101,14 +109,30 @@ def _open_postgresql(url: URL) -> Engine:
     settings: dict[str, Any] = {"connect_timeout": BUSY_S}
     if "options" not in url.query:
         settings["options"] = f"-c lock_timeout={BUSY_S}s -c idle_in_transaction_session_timeout={STUCK_S}s"
-    return create_engine(
+    engine = create_engine(
         url.set(drivername="postgresql+psycopg"),
         connect_args=settings,
-        pool_pre_ping=True,
         pool_size=POOL,
         max_overflow=POOL,
         pool_timeout=BUSY_S,
     )
+    event.listen(engine, "checkout", _on_postgresql_checkout)
+    return engine
+
+
+def _on_postgresql_checkout(connection: Any, *_: object) -> None:
+    """Replace a connection that its server has closed.
+
+    SQLAlchemy's own check asks the server, which costs a round trip a transaction.  A server that ends a connection
+    says so, and between two transactions it says nothing else that must be read.
+    """
+    ended = connection.closed
+    if not ended:
+        said = select.poll()
+        said.register(connection.pgconn.socket, select.POLLIN)
+        ended = bool(said.poll(0))
+    if ended:
+        raise DisconnectionError("the server closed the connection")
 
 
 def _on_sqlite_connect(connection: Any, record: Any) -> None:
@@ -122,7 +146,7 @@ def _on_sqlite_connect(connection: Any, record: Any) -> None:
     cursor.execute(f"PRAGMA wal_autocheckpoint={WAL_PAGES}")
     path = cursor.execute("PRAGMA database_list").fetchone()[2]
     cursor.close()
-    record.info["file"] = (path, Path(path).stat()) if path else None
+    record.info["file"] = (Path(path), Path(path).stat()) if path else None
 
 
 def _on_sqlite_begin(connection: Connection) -> None:
@@ -132,13 +156,13 @@ def _on_sqlite_begin(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
 
 
-def _require_in_place(file: tuple[str, os.stat_result] | None) -> None:
+def _require_in_place(file: tuple[Path, os.stat_result] | None) -> None:
     """Raise ``StoreError`` if the database's file was moved or removed after it was opened."""
     # Writes to a file that has no name any more are lost with the process.
     if file is None:
         return
     path, opened = file
     with contextlib.suppress(OSError):
-        if os.path.samestat(Path(path).stat(), opened):
+        if os.path.samestat(path.stat(), opened):
             return
     raise StoreError(f"the database {path} was moved away or removed; put it back, or restart the mint")
