@@ -124,7 +124,7 @@ def _on_postgresql_checkout(connection: Any, *_: object) -> None:
     """Replace a connection that its server has closed.
 
     SQLAlchemy's own check asks the server, which costs a round trip a transaction.  A server that ends a connection
-    says so, and between two transactions it says nothing else that must be read.
+    sends a message first, and between two transactions no other message has to be read.
     """
     ended = connection.closed
     if not ended:

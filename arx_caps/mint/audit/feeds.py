@@ -9,7 +9,6 @@ made without the mint included.
 import contextlib
 import logging
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -153,19 +152,7 @@ class EventFeed:
         facts = event.facts
         named = {name: facts[name] for name in NAMED if facts.get(name) is not None} | {"mint": event.mint}
         record = EventRecord(f"{EVENTS}/{run}", event.id, event.at_ms, event.kind, event.by, named, facts)
-        return make_event(record, place_of_event(event.by, facts | self._whose(facts)))
-
-    def _whose(self, facts: Mapping[str, Any]) -> dict[str, Any]:
-        """Return what the mint knows of the session that an event is about: an end names the id alone."""
-        session = facts.get("session")
-        if session is None and facts.get("task") is not None:
-            task = self._db.tasks.find(str(facts["task"]))
-            session = None if task is None else task["session"]
-        row = None if session is None else self._db.sessions.find(str(session))
-        if row is None:
-            return {}
-        subject = None if row["subject"] is None else (row["subject_issuer"], row["subject"])
-        return {"session": session, "agent": row["agent"], "subject": subject}
+        return make_event(record, place_of_event(event.by, facts | dict(event.owner)))
 
 
 class KillFeed:

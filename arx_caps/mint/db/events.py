@@ -7,6 +7,7 @@ in their journals.
 """
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple, Self
 
 import msgspec
@@ -45,6 +46,7 @@ class Recorded(NamedTuple):
         kind: What happened.
         by: Who did it.
         body: Its facts as JSON.
+        owner: Session, agent and subject of the session that it is about; empty where it is about none.
     """
 
     id: int
@@ -53,6 +55,7 @@ class Recorded(NamedTuple):
     kind: str
     by: str
     body: bytes
+    owner: Mapping[str, Any] = MappingProxyType({})
 
     @property
     def facts(self) -> dict[str, Any]:

@@ -62,10 +62,9 @@ class Erasures:
             How many were erased.
         """
         count, number = 0, 0
-        columns = [OUTBOX.c[name] for name in Recorded._fields]
         while True:
             with self._database.read() as c:
-                page = select(*columns).where(OUTBOX.c.id > number).order_by(OUTBOX.c.id).limit(PAGE)
+                page = select(OUTBOX).where(OUTBOX.c.id > number).order_by(OUTBOX.c.id).limit(PAGE)
                 events = [Recorded(*row) for row in c.execute(page)]
             if not events:
                 return count

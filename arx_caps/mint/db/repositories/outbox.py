@@ -7,18 +7,19 @@ number can be visible first; a reader waits until no writer is in between.
 
 import contextlib
 import secrets
-from collections.abc import Collection
-from typing import Final
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Final
 
 from sqlalchemy import delete, func, insert, select
+from sqlalchemy.engine import Connection
 
 from arx_caps.mint.db.database import PAGE, Database
 from arx_caps.mint.db.events import Event, Recorded
-from arx_caps.mint.db.tables import META, OUTBOX
+from arx_caps.mint.db.tables import META, OUTBOX, SESSIONS, TASKS
 from arx_verifier.errors import GrantError
 
 RUN: Final = "outbox"  # in META
-_COLUMNS: Final = [OUTBOX.c[name] for name in Recorded._fields]
+_OWNERS: Final = select(SESSIONS.c.id, SESSIONS.c.agent, SESSIONS.c.subject_issuer, SESSIONS.c.subject)
 
 
 class Outbox:
@@ -60,7 +61,7 @@ class Outbox:
             return int(found or 0)
 
     def after(self, number: int, limit: int = PAGE) -> list[Recorded]:
-        """Return what was recorded after an event, in order.
+        """Return what was recorded after an event, in order, each with its owner as both stood at one moment.
 
         What is returned is never joined later by something with a lower number: a reader may go on from the last one.
 
@@ -76,8 +77,8 @@ class Outbox:
             if database.system == "postgresql":
                 # Every writer holds this table until it commits: who gets the lock sees all that was numbered before.
                 c.exec_driver_sql("LOCK TABLE outbox IN SHARE MODE")
-            found = c.execute(select(*_COLUMNS).where(OUTBOX.c.id > number).order_by(OUTBOX.c.id).limit(limit))
-            return [Recorded(*row) for row in found]
+            found = c.execute(select(OUTBOX).where(OUTBOX.c.id > number).order_by(OUTBOX.c.id).limit(limit))
+            return _with_owners(c, [Recorded(*row) for row in found])
 
     def since(self, at_ms: int, kinds: Collection[str] = (), limit: int = PAGE) -> list[Recorded]:
         """Return the last events that were recorded at a time or later, the oldest first; for people to look at.
@@ -87,7 +88,7 @@ class Outbox:
             kinds: Only these kinds; every kind when empty.
             limit: At most so many.
         """
-        wanted = select(*_COLUMNS).where(OUTBOX.c.at_ms >= at_ms).order_by(OUTBOX.c.id.desc()).limit(limit)
+        wanted = select(OUTBOX).where(OUTBOX.c.at_ms >= at_ms).order_by(OUTBOX.c.id.desc()).limit(limit)
         if kinds:
             wanted = wanted.where(OUTBOX.c.kind.in_(kinds))
         with self._database.read() as c:
@@ -119,3 +120,23 @@ class Outbox:
         with self._database.write() as c:
             self._database.record_in(c, Event.of("mint.checked", "mint"))
             c.rollback()
+
+
+# An owner is read in the transaction that reads the event.  An erasure between the two would take the subject from the
+# session and leave the event as it was: the log would then have it under nobody, where the erasure does not find it.
+def _with_owners(c: Connection, events: Sequence[Recorded]) -> list[Recorded]:
+    told = [event.facts for event in events]
+    by_task = {str(facts["task"]) for facts in told if facts.get("session") is None and facts.get("task") is not None}
+    sessions: dict[str, str] = {}
+    if by_task:
+        sessions = dict(map(tuple, c.execute(select(TASKS.c.id, TASKS.c.session).where(TASKS.c.id.in_(by_task)))))
+    about = [facts.get("session") or sessions.get(str(facts.get("task"))) for facts in told]
+    owners: dict[str, Mapping[str, Any]] = {}
+    if any(about):
+        for row in c.execute(_OWNERS.where(SESSIONS.c.id.in_({str(session) for session in about if session}))):
+            subject = None if row.subject is None else (row.subject_issuer, row.subject)
+            owners[row.id] = {"session": row.id, "agent": row.agent, "subject": subject}
+    return [
+        event._replace(owner=owners.get(str(session), event.owner))
+        for event, session in zip(events, about, strict=True)
+    ]
