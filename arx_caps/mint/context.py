@@ -21,9 +21,9 @@ from arx_caps.mint.keys.rotation import KeyRotation
 from arx_caps.mint.policy.activation import NO_POLICY, ActivePolicy, NoPolicy
 from arx_caps.mint.policy.model import Policy
 from arx_caps.mint.rate_limit import RateLimits
-from arx_caps.mint.revocation.attestation import StoreHistory
 from arx_caps.mint.revocation.freezes import FreezeKeeper
 from arx_caps.mint.revocation.revoker import Revoker
+from arx_caps.mint.revocation.store_history import StoreHistory
 from arx_caps.realm import Realm
 from arx_caps.revocation import RevocationStore, Topology
 from arx_verifier.errors import StaleEpochError, refusal

@@ -28,7 +28,7 @@ from arx_verifier.revocation import Follower
 from arx_verifier.token import MINT_AUDIENCE
 
 KEEPER_S: Final = 1.0  # how often the mint looks at the store itself
-GLANCE_S: Final = 0.1  # how often at its own view: what was done past the mint is in the database as soon
+GLANCE_S: Final = 0.1  # how often at its own view: a kill that the mint did not make is in the database as soon after
 DOUBTED: Final = (
     "{0.verifier} says that it has applied number {0.seq}, which the store does not have; verifiers' words have ended"
     " too many histories within the hour: look at that process; if it is right, `arx kill realm`, `arx thaw realm`"

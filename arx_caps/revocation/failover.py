@@ -2,6 +2,7 @@
 """Detect that the store failed over to another server, and end or continue its history.  SPEC 10.
 
 The fence is in ``functions.lua``: after a change of server the store grants no lease until a mint has attested it.
+``mint.revocation.store_history`` decides whether a store went back.
 """
 
 from typing import Any, Final, NamedTuple

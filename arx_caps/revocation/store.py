@@ -147,7 +147,7 @@ class RevocationStore:
     def rotate(self, *, seq_at_least: int = 0, lease_ms: int = 0, max_ttl_ms: int = 0) -> Bump:
         """End the history: every token born in it is revoked, and freezes stay.
 
-        This is the remedy for a store that lost entries.
+        This is the remedy for a store that lost entries; ``mint.revocation.store_history`` finds that it did.
 
         Args:
             seq_at_least: The highest known sequence.

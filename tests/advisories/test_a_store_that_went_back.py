@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from arx_caps.embedded import EmbeddedValkey
-from arx_caps.mint.revocation.attestation import MOST_AHEAD, WORDS
+from arx_caps.mint.revocation.store_history import MOST_AHEAD, WORDS
 from arx_caps.mint.runtime import MintRuntime
 from arx_caps.revocation import RevocationStore
 from tests.faults.going_back import play

@@ -56,7 +56,7 @@ def onwards(shop: Shop, task: Task, *services: str) -> dict[str, Any]:
 @pytest.mark.parametrize("services", [("orders",), ("orders", "ledger")])
 @pytest.mark.parametrize("args", [SMALL, {"payments.refund": SMALL}], ids=["by argument", "by tool"])
 def test_an_amount_stays_bounded_through_services(shop: Shop, args: dict[str, Any], services: tuple[str, ...]) -> None:
-    """The token that the orders service gets for payments, itself or by way of another one, is as attenuate."""
+    """The token that the orders service gets for payments, itself or by way of another one, is attenuated as well."""
     worker = shop.start().delegate(WORKER, args=args)
     told = onwards(shop, worker, *services)
     assert [shop.refund(told, amount) for amount in (20, 21)] == ["ok", "argument_not_allowed"]

@@ -60,13 +60,13 @@ def tree(folder: Path) -> dict[str, bytes]:
     """The files that a log of this size has, by path; narrower ones of before, which its mint leaves, left out."""
     size = verify(folder, TRUST).checkpoint.size
     found = {str(each.relative_to(folder)): each for each in folder.rglob("*") if each.is_file()}
-    attenuate = {path for path in found if ".p/" in path}
-    last = {path for path in attenuate if int(path.rpartition("/")[2]) in (size % 256, size // 256)}
-    return {path: each.read_bytes() for path, each in found.items() if path not in attenuate - last}
+    partial = {path for path in found if ".p/" in path}
+    last = {path for path in partial if int(path.rpartition("/")[2]) in (size % 256, size // 256)}
+    return {path: each.read_bytes() for path, each in found.items() if path not in partial - last}
 
 
 def test_what_is_written_meanwhile_does_not_harm(tmp_path: Path) -> None:
-    """A log that grows past its checkpoint while it is read: attenuate files go, whole ones stand in for them."""
+    """A log that grows past its checkpoint while it is read: partial files go, whole ones stand in for them."""
     grow(tmp_path / "log", 300)
     source = fetch_from(tmp_path / "log")
 

@@ -27,7 +27,7 @@ from arx_caps.audit.merkle.tree import Tree
 from arx_caps.audit.witness import KEY_FILE, Witness
 from arx_caps.audit.witness.client import ask_witness
 from arx_caps.audit.witness.server import create_app
-from arx_caps.audit.witness.state import MAX_REQUEST_BYTES, Answer, Request, hash_of
+from arx_caps.audit.witness.witness import MAX_REQUEST_BYTES, Answer, Request, hash_of
 from arx_verifier.errors import SettingsError
 from tests.audit.world import AT_S, LOG, ORIGIN, OTHER, STRANGER, checkpoint_of, records, signer
 

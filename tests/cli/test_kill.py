@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from arx_caps.cli import exit_codes
-from arx_caps.cli.targets import read_targets
+from arx_caps.cli.target_commands import read_targets
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.keyfile import KeyFile
 from arx_caps.revocation import OutcomeUnknownError, RevocationStore

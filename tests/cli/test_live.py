@@ -14,7 +14,7 @@ import pytest
 import redis
 
 from arx_caps.cli import exit_codes
-from arx_caps.cli import targets as kill_command
+from arx_caps.cli import target_commands as kill_command
 from arx_caps.embedded import EmbeddedValkey
 from arx_verifier import Verifier
 from tests.cli.helpers import arx

@@ -83,9 +83,9 @@ def test_what_would_be_granted_is_what_is_granted() -> None:
     assert shown["task"]["audiences"]["payments"]["allow"] == [
         {"tool": "payments.refund", "args": {"order_id": "o-1", "amount": {"range": [1, 5]}}}
     ]
-    attenuate = show_explained(explain_grant(POLICY, **ASKED, tools=["orders.*"], ttl="1m", depth=0))["task"]
-    assert (list(attenuate["audiences"]), attenuate["ttl"], attenuate["depth"]) == (["orders"], "1m", 0)
-    assert attenuate["audiences"]["orders"]["attenuated_to"] == ["orders.*"]
+    shown = show_explained(explain_grant(POLICY, **ASKED, tools=["orders.*"], ttl="1m", depth=0))["task"]
+    assert (list(shown["audiences"]), shown["ttl"], shown["depth"]) == (["orders"], "1m", 0)
+    assert shown["audiences"]["orders"]["attenuated_to"] == ["orders.*"]
 
 
 @pytest.mark.parametrize(
@@ -295,7 +295,7 @@ def test_every_field_of_what_is_granted_is_explained() -> None:
         "depth": 9,
         "exchange": {"orders": ("payments",)},
         "rules": rule,
-        "attenuate": rule,
+        "fewer_tools": rule,
         "origins": {"orders": ("http://other:1",), "payments": ("http://other:2",)},
         "delegate_to": ("other",),
         "limits": {"fresh": 7, "net": ("10.0.0.0/8",)},
@@ -352,14 +352,14 @@ patterns = st.lists(segments, min_size=1, max_size=3).flatmap(
 paths = st.lists(st.sampled_from(["a", "b", "c"]), min_size=1, max_size=5).map("/".join)
 
 
-@given(wide=patterns, attenuate=patterns, path=paths)
-def test_a_pattern_that_covers_another_fits_all_it_fits(wide: str, attenuate: str, path: str) -> None:
+@given(outer=patterns, inner=patterns, path=paths)
+def test_a_pattern_that_covers_another_fits_all_it_fits(outer: str, inner: str, path: str) -> None:
     """
     What is left out of a comparison because it is covered is covered.
     """
-    assert is_path_pattern(wide)
-    if covers(wide, attenuate) and matches_path(attenuate, path):
-        assert matches_path(wide, path)
+    assert is_path_pattern(outer)
+    if covers(outer, inner) and matches_path(inner, path):
+        assert matches_path(outer, path)
 
 
 @given(data=st.data())

@@ -132,11 +132,11 @@ def test_rules_of_ones_own_hold_arguments(world: World) -> None:
     assert world.operator().call("GET", "/v1/operators/x").status_code == 404
 
 
-def test_a_attenuated_token_stays_attenuate(world: World) -> None:
+def test_an_attenuated_token_stays_attenuated(world: World) -> None:
     """What an operator gave away offline is gone, whatever the role allows."""
     holder = world.operator()
-    attenuate = Macaroon.parse(holder.token or "").attenuate(Caveat(allow=(Rule(tool="arx.kill"),))).encode()
-    answer = Holder(world, holder.key, attenuate).call("GET", "/v1/operators")
+    attenuated = Macaroon.parse(holder.token or "").attenuate(Caveat(allow=(Rule(tool="arx.kill"),))).encode()
+    answer = Holder(world, holder.key, attenuated).call("GET", "/v1/operators")
     assert (answer.status_code, answer.json()["code"]) == (403, "tool_not_allowed")
 
 

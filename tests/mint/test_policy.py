@@ -28,8 +28,8 @@ def allowed(grant: TaskGrant, audience: str, tool: str, args: dict[str, Any]) ->
     compiled = [compile_rule(rule) for rule in grant.rules.get(audience, ())]
     if not any(rule.matches_tool(tool) and permits(rule, args) for rule in compiled):
         return False
-    attenuate = [compile_rule(rule) for rule in grant.attenuate.get(audience, ())]
-    return not grant.attenuate or any(rule.matches_tool(tool) for rule in attenuate)
+    fewer = [compile_rule(rule) for rule in grant.fewer_tools.get(audience, ())]
+    return not grant.fewer_tools or any(rule.matches_tool(tool) for rule in fewer)
 
 
 class TestGrant:
@@ -60,7 +60,7 @@ class TestGrant:
         assert (grant.ttl_ms, grant.depth, grant.limits) == (600_000, 4, {"require": ("call",)})
         assert grant.delegate_to == ("acme/**",)
         assert grant.origins["payments"] == ("https://pay.example.com", "http://[::1]:9002")
-        assert grant.attenuate == {}
+        assert grant.fewer_tools == {}
 
     def test_what_is_written_is_kept(self) -> None:
         """
@@ -80,7 +80,7 @@ class TestGrant:
         """
         grant = policy().grant("refund", AGENT, GOOD, ttl="30s", depth=0, tools=["payments.refund"])
         assert (grant.ttl_ms, grant.depth) == (30_000, 0)
-        assert list(grant.rules) == list(grant.attenuate) == list(grant.origins) == ["payments"]
+        assert list(grant.rules) == list(grant.fewer_tools) == list(grant.origins) == ["payments"]
         assert allowed(grant, "payments", "payments.refund", GOOD)
         assert not allowed(grant, "payments", "payments.void", {"note": "$5"})
 

@@ -185,7 +185,7 @@ def mistaken(template: dict[str, Any]) -> bool:
 
 def meet(one: str, other: str) -> bool:
     """Whether two patterns fit one tool: the longer of them, made a tool, fits the other."""
-    return any(pattern_fits(wide, attenuate.replace("*", "any")) for wide, attenuate in ((one, other), (other, one)))
+    return any(pattern_fits(outer, inner.replace("*", "any")) for outer, inner in ((one, other), (other, one)))
 
 
 def pattern_fits(pattern: str, tool: str) -> bool:
@@ -198,8 +198,8 @@ def pattern_fits(pattern: str, tool: str) -> bool:
 def permitted(grant: TaskGrant, call: tuple[str, str, Any]) -> bool:
     """Whether the tokens of a grant would allow a call: a rule, and what it was attenuated to."""
     audience, tool, args = call
-    attenuate = grant.attenuate.get(audience)
-    return _any(grant.rules.get(audience, ()), tool, args) and (attenuate is None or _any(attenuate, tool, args))
+    fewer = grant.fewer_tools.get(audience)
+    return _any(grant.rules.get(audience, ()), tool, args) and (fewer is None or _any(fewer, tool, args))
 
 
 def required(grant: TaskGrant, audience: str, tool: str) -> list[tuple[int, str, bool]]:

@@ -122,7 +122,7 @@ def test_a_repeat_goes_on_where_the_first_one_was(world: World, services: dict[s
     assert ask(services, world, last, "payments.refund", amount=50) == "argument_not_allowed"
     assert ask(services, world, last, "payments.refund", amount=20) == "ok"
     assert Bundle.parse(last).outline.depth == 1
-    # Without more than an end it goes on as attenuate as it became; from the template it is asked for anew.
+    # Without more than an end it keeps its attenuations; from the template it is asked for anew.
     longer = holder.call("POST", f"/v1/tasks/{task}/extend", {}).json()["bundle"]
     assert ask(services, world, longer, "payments.refund", amount=50) == "argument_not_allowed"
     assert Bundle.parse(longer).audiences == ("payments",)

@@ -8,14 +8,14 @@ from arx_verifier._door import open_door
 if TYPE_CHECKING:
     from arx_caps.audit.witness.cosigners import Witnesses
     from arx_caps.audit.witness.server import serve
-    from arx_caps.audit.witness.state import KEY_FILE, Witness
+    from arx_caps.audit.witness.witness import KEY_FILE, Witness
 else:
     __getattr__, __dir__ = open_door(
         __name__,
         {
             "cosigners": "Witnesses",
             "server": "serve",
-            "state": "KEY_FILE Witness",
+            "witness": "KEY_FILE Witness",
         },
     )
 

@@ -20,7 +20,7 @@ from arx_caps.audit.merkle import (
     decimal,
     signature_lines,
 )
-from arx_caps.audit.witness.state import Request
+from arx_caps.audit.witness.witness import Request
 from arx_caps.http_client import no_answer, open_client
 from arx_verifier.errors import SettingsError
 

@@ -17,7 +17,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from arx_caps.audit.witness.state import MAX_REQUEST_BYTES, Answer, Witness
+from arx_caps.audit.witness.witness import MAX_REQUEST_BYTES, Answer, Witness
 from arx_verifier.errors import SettingsError
 
 # Callers are not authenticated; the log's signature on the checkpoint is verified.  So a stranger's work is bounded:

@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``arx kill``, ``freeze``, ``thaw``: end or refuse targets.  SPEC 10."""
+"""``arx kill``, ``freeze``, ``thaw``: end or refuse targets.  SPEC 10.
+
+``cli.target_commands`` makes the commands; ``revocation.confirm`` waits for the verifiers.
+"""
 
 from typing import Final
 
-from arx_caps.cli.targets import FREEZE, KILL, THAW, target_command
+from arx_caps.cli.target_commands import FREEZE, KILL, THAW, target_command
 
 _TARGETS: Final = """
 

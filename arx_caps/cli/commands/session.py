@@ -14,7 +14,7 @@ from arx_caps.cli.options import Verbs, common_options, out_option, pass_console
 from arx_caps.cli.parse import STATES, Duration
 from arx_caps.cli.place import Place, issuer_option, operator_options
 from arx_caps.cli.secure_files import write_object
-from arx_caps.cli.targets import FREEZE, THAW, target_command
+from arx_caps.cli.target_commands import FREEZE, THAW, target_command
 from arx_caps.cli.terminal import Console, json_line, pairs, table, tree
 from arx_caps.durations import show_time
 from arx_caps.keyfile import SigningKey

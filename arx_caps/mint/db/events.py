@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What happened at the mint, as it is recorded: one event for each change of state.
 
-An event is written in the very transaction that makes the change (``Database.write``): there is no change without its
-record, and no record of a change that was undone.  Ids go in, tokens and keys never do.  What verifiers decide stands
-in their journals.
+``UnitOfWork.change`` and ``Database.write`` write an event in the transaction that makes the change: there is no change
+without its record, and no record of a change that was undone.  ``mint.audit.feeds.EventFeed`` puts it into the log.
+Ids go in, tokens and keys never do.  The decisions of verifiers are in their journals.
 """
 
 from collections.abc import Mapping

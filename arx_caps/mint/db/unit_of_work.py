@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What one call does once, in the transaction of its change: its idempotency key, proofs and events.  SPEC 16, 22.4.
 
-A call opens a unit of work and passes it to all that proves, changes or records something for it.
+A handler opens a unit of work for its call and passes it on to what proves a caller, and to what a repeat must not do
+twice.  A change that is the same when it is made twice, or that no call makes, takes ``Database.write``: a thaw, the
+end of a session, the keeper's own notes.
 
 The key is written in the transaction that makes the thing: no repeat makes the thing again, and no key is stored
 without its thing.  The row has the facts of the thing and the recipe of its tokens; a repeat signs them again.

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which key mints now, and which are to be accepted: a new one mints only once everybody can know it.  SPEC 9, 21.
 
-A root key, or an audience's next number, is published first.  It mints after two refresh intervals, and for an audience
-only when every key of that service which asked lately has fetched it; so no token ever meets a service that does not
-know its key.  All mints of a realm decide this alike, from the same rows.  Keys are derived by ``root_keys``.
+A root key, or an audience's next number, is published first.  ``rotation`` sets the time from which it mints: two
+refresh intervals later, unless an operator asks for now.  For an audience it mints only when every key of that service
+which asked lately has fetched it; so no token ever meets a service that does not know its key.  All mints of a realm
+decide this alike, from the same rows.  Keys are derived by ``root_keys``.
 """
 
 import logging

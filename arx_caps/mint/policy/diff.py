@@ -50,9 +50,9 @@ def compare(old: Policy, new: Policy) -> list[Difference]:
     return found
 
 
-def covers(wide: str, attenuate: str) -> bool:
-    """Tell whether every agent path that one pattern fits is fitted by another."""
-    wanted, given = wide.split("/"), attenuate.split("/")
+def covers(outer: str, inner: str) -> bool:
+    """Tell whether the outer pattern fits every agent path that the inner one fits."""
+    wanted, given = outer.split("/"), inner.split("/")
     if wanted[-1] == "**":
         wanted = wanted[:-1]
         given = given[:-1] if given[-1] == "**" else given

@@ -169,8 +169,8 @@ def _task(grant: TaskGrant) -> dict[str, Any]:
             "origins": list(grant.origins[audience]),
             "allow": [show_rule(rule) for rule in rules],
             **(
-                {"attenuated_to": [rule.tool for rule in grant.attenuate[audience]]}
-                if grant.attenuate.get(audience)
+                {"attenuated_to": [rule.tool for rule in grant.fewer_tools[audience]]}
+                if grant.fewer_tools.get(audience)
                 else {}
             ),
             **({"approvals": list(map(show_terms, grant.approvals[audience]))} if audience in grant.approvals else {}),

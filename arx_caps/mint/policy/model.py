@@ -40,7 +40,7 @@ class TaskGrant(Struct, frozen=True, kw_only=True):
         audiences: Those that the agent gets a token for.
         rules: By audience, the rules of its token; also of audiences that services alone may exchange a token for.
         exchange: By service, the audiences that it may exchange a token for.
-        attenuate: By audience, the tools that the agent asked to be attenuated to: one more ``allow`` beside ``rules``.
+        fewer_tools: By audience, the tools that the agent asked to keep: one more ``allow`` beside ``rules``.
         origins: By audience, where it lives.
         delegate_to: Patterns of the agents that may be delegated to.
         limits: Members of the mint's caveat in each token, beside ``allow`` and ``delegate_to``; see ``IN_TOKENS``.
@@ -53,7 +53,7 @@ class TaskGrant(Struct, frozen=True, kw_only=True):
     audiences: tuple[str, ...]
     exchange: dict[str, tuple[str, ...]]
     rules: dict[str, tuple[Rule, ...]]
-    attenuate: dict[str, tuple[Rule, ...]]
+    fewer_tools: dict[str, tuple[Rule, ...]]
     origins: dict[str, tuple[str, ...]]
     delegate_to: tuple[str, ...]
     limits: dict[str, Any]
@@ -211,10 +211,10 @@ class Policy:
             self._require_subject(found, subject)
         asked = _Asked(found, params, subject)
         ttl_ms, fewer = asked.ttl(ttl), asked.depth(depth)
-        attenuate = asked.attenuate(tools)
+        fewer_tools = asked.attenuate(tools)
         rules = asked.rules()
         if tools is not None:
-            rules = {audience: rules[audience] for audience in attenuate}
+            rules = {audience: rules[audience] for audience in fewer_tools}
         return TaskGrant(
             template=template,
             ttl_ms=ttl_ms,
@@ -222,7 +222,7 @@ class Policy:
             audiences=tuple(audience for audience in found.audiences if audience in rules),
             exchange=found.exchange,
             rules=rules,
-            attenuate=attenuate,
+            fewer_tools=fewer_tools,
             origins={audience: self.audiences[audience] for audience in rules},
             delegate_to=found.delegate_to if found.delegate_to is not None else (f"{agent.partition('/')[0]}/**",),
             limits=in_tokens(found),

@@ -11,8 +11,8 @@ from typing import Final, Literal
 
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.mint_database import MintDatabase
-from arx_caps.mint.revocation.attestation import StoreHistory
 from arx_caps.mint.revocation.freezes import FreezeKeeper
+from arx_caps.mint.revocation.store_history import StoreHistory
 from arx_caps.revocation import Bump, KillReport, RevocationStore, StoreHistoryError, parse_targets
 from arx_verifier.errors import ArxError, AuditError, UnavailableError
 from arx_verifier.revocation import HistoryPlace

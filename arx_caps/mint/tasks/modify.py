@@ -108,7 +108,7 @@ def extend_task(
 ) -> Started:
     """Add a grant to a task; nothing ends by it.
 
-    Without a template, parameters, tools or depth it is the same grant once more, as attenuate as that became, with a
+    Without a template, parameters, tools or depth it is the same grant once more, with its attenuations, with a
     later end.  Else it is a grant of its own, of that template or another, of which the policy decides.
 
     Raises:
@@ -243,5 +243,5 @@ def _more(
     above = msgspec.json.decode(task["above"], type=list[str])
     granted = StoredGrant.of(grant, params, tools, above)
     if again:
-        granted = granted.as_attenuate_as(last)
+        granted = granted.attenuated_like(last)
     return granted, grant

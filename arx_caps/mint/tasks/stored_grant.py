@@ -128,8 +128,8 @@ class StoredGrant(msgspec.Struct, frozen=True, kw_only=True):
             approvals={audience: entries for audience, entries in self.approvals.items() if audience not in gone},
         )
 
-    def as_attenuate_as(self, last: Self) -> Self:
-        """Return it attenuated by what another grant of the same template was attenuated by, but for its ends.
+    def attenuated_like(self, last: Self) -> Self:
+        """Return it with the attenuations of another grant of the same template, without their ends.
 
         Raises:
             GrantError: ``bad_parameters``: nothing of that is in it.

@@ -99,8 +99,8 @@ def caveats_of(grant: TaskGrant) -> dict[str, tuple[Caveat, ...]]:
             **{name: limit for name, limit in grant.limits.items() if limit != ()},
         )
         # What the agent asked to go without is one more caveat: conjunction does the attenuation.
-        attenuate = grant.attenuate.get(audience)
-        caveats[audience] = (first, Caveat(allow=attenuate)) if attenuate else (first,)
+        fewer = grant.fewer_tools.get(audience)
+        caveats[audience] = (first, Caveat(allow=fewer)) if fewer else (first,)
     return caveats
 
 

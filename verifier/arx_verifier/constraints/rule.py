@@ -218,7 +218,7 @@ def merge(rules: Sequence[CompiledRule]) -> CompiledRule:
     Args:
         rules: At least one; all are for the requested tool.
     """
-    # Delegations restate most of the rules that they attenuate, and mostly attenuate amounts.  Tests compiled from the
+    # Delegations restate most of the rules that they attenuate, and mostly lower amounts.  Tests compiled from the
     # same bytes are the same object, and ranges of integers are intersected, so the time of a check does not grow.
     if len(rules) == 1:
         return rules[0]

@@ -2,7 +2,8 @@
 """``arx doctor``: look at a realm's folder, its store and its mint, and say how to mend what is wrong.
 
 It only looks.  Each check answers for one thing that ARx rests on and cannot itself enforce: who can read the keys,
-that the store writes to disk before it answers and evicts nothing, that the clocks agree.
+that the store writes to disk before it answers and evicts nothing, that the clocks agree.  ``store`` has the checks of
+the store and of the clocks, ``history`` compares its history, ``witness`` asks the witnesses.
 """
 
 from collections.abc import Iterator

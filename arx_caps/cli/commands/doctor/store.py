@@ -121,9 +121,7 @@ def check_store(url: str | None, realm: Realm) -> Iterator[Check]:
         return
     with client, store:
         yield Check("store", True, "it answers")
-        away_ms = abs(at[0] * 1000 + at[1] // 1000 - time.time_ns() // 1_000_000)
-        mend = "" if away_ms <= MAX_CLOCK_MS else "set both clocks by NTP; from 30 s on nothing is granted or accepted"
-        yield Check("clock", not mend, f"{away_ms} ms from the store's", mend)
+        yield _clocks(at)
         for check in CHECKS:
             yield _asked(check, Patient(client, store, realm, own))
         try:
@@ -131,6 +129,13 @@ def check_store(url: str | None, realm: Realm) -> Iterator[Check]:
         except StoreError as error:
             denied = isinstance(error.__cause__, redis.exceptions.NoPermissionError)
             yield Check("history", None, f"not compared: {error}", MAY_NOT if denied else "look at the store's log")
+
+
+def _clocks(at: tuple[int, int]) -> Check:
+    """Compare this machine's clock with the store's, which told the time as seconds and microseconds."""
+    away_ms = abs(at[0] * 1000 + at[1] // 1000 - time.time_ns() // 1_000_000)
+    mend = "" if away_ms <= MAX_CLOCK_MS else "set both clocks by NTP; from 30 s on nothing is granted or accepted"
+    return Check("clock", not mend, f"{away_ms} ms from the store's", mend)
 
 
 def _asked(check: Callable[[Patient], Check], patient: Patient) -> Check:
