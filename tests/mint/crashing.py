@@ -26,7 +26,7 @@ from arx_caps.mint.runtime import MintRuntime
 from arx_caps.realm import Realm
 
 WRITES = ("INSERT", "UPDATE", "DELETE")
-WORKER = "AnyIO worker"  # where requests are answered; what others do at the time is no step of theirs
+WORKER = "arx-mint-call"  # where requests are answered; what others do at the time is no step of theirs
 
 
 class Steps:
