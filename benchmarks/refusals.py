@@ -40,7 +40,6 @@ def rows(made: Verifiers) -> Iterator[Row]:
     checked = made.make(cache_bytes=0)
     new |= {name: refuse(checked, text, REQUEST, name.partition(",")[0]) for name, text in _of_chains(parent)}
     yield Row(NEW, new, {})
-    # What a third party must agree to costs two HMACs more, also where the call needs nobody's approval.
     # What a third party must agree to costs two HMACs more, also where a call needs nobody's approval.
     grant = each(allow(made.make(cache_bytes=0)), signing(_with_third_party(parent, "orders.close")))
     needed = signed(_with_third_party(parent, TOOL))

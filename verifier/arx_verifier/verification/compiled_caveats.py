@@ -172,21 +172,19 @@ def read_caveats(
             return said, chain.links_of(identifier.id, hops)[: len(said.named)]
         except MalformedTokenError:
             pass  # ``_read_each`` finds the caveat with the wrong hop
-    said, links = _read_each(packets, identifier, audience)
-    if _may_be_kept(said, keys) and _are_links(identifier, hops):
+    said, links, known = _read_each(packets, identifier, audience)
+    if known and _may_be_kept(said, keys) and _are_links(identifier, hops):
         TOGETHER.keep(together, said, sum([2 + len(key) // 100 for key in keys]))
     return said, links
 
 
 def _may_be_kept(said: ChainRestrictions, keys: Sequence[bytes | ThirdPartyPacket]) -> bool:
     """Return whether the restrictions may be cached: only if each caveat that they are made of is cached."""
-    if not all([key.__class__ is bytes for key in keys]):  # noqa: C419 - a generator costs more
-        return False
     read = keys[: said.read]
     # The text after a mark is a hop if the caveat is cached.  In a refused caveat it may be the reason of the refusal.
     if said.refused is not None and read and read[-1] in REFUSED and HOP_MARK not in read[-1]:
         read = read[:-1]
-    return all([key in KEPT for key in read])  # noqa: C419 - likewise
+    return all([key in KEPT for key in read])  # noqa: C419 - a generator costs more
 
 
 def _are_links(identifier: Identifier, hops: tuple[bytes, ...]) -> bool:
@@ -200,8 +198,14 @@ def _are_links(identifier: Identifier, hops: tuple[bytes, ...]) -> bool:
 
 def _read_each(
     packets: Sequence[bytes | ThirdPartyPacket], identifier: Identifier, audience: str
-) -> tuple[ChainRestrictions, Sequence[str]]:
-    known, said = KEPT, ChainRestrictions(identifier.depth)
+) -> tuple[ChainRestrictions, Sequence[str], bool]:
+    """Read one caveat after the other.
+
+    Returns:
+        As ``read_caveats``; and whether every caveat had been met before.  A sequence is cached when it comes again:
+        most that are met once, such as those about one order, never do.
+    """
+    known, said, met = KEPT, ChainRestrictions(identifier.depth), True
     allows, places, named, links = [], [], [], []
     agents: list[str] = []
     link = identifier.id
@@ -213,11 +217,12 @@ def _read_each(
                 third_party, more = third_party_of(index, packet)
                 said.unmet = (*said.unmet, third_party)
                 parts += more
+                met = False
                 continue
             start, mark, end = packet.rpartition(HOP_MARK)
             terms = known.get(start + GAP + end[HOP_CHARS:] if mark else packet)
             if terms is None:
-                terms = read_terms(packet)
+                terms, met = read_terms(packet), False
             parts += terms.parts
             if to := terms.to:
                 link = _link_of(link, packet, end)
@@ -239,7 +244,7 @@ def _read_each(
     said.parts, said.allows, said.places, said.read = parts, tuple(allows), tuple(places), index + 1
     said.named = tuple(named)
     said.targets = (*[f"task:{task}" for task in said.tasks], *agents)
-    return said, links
+    return said, links, met
 
 
 def _hold_delegate(said: ChainRestrictions, index: int, to: str) -> None:
