@@ -48,12 +48,12 @@ class SimulatedMint:
         """Start a task in a session, if the view allows; other things may happen meanwhile."""
         front = self._front(session)
         proof = SimpleNamespace(key=SimpleNamespace(kid="key"), jti="", until=0)
-        call = SimpleNamespace(peer=None)
+        call, unit = SimpleNamespace(peer=None), SimpleNamespace(spend=lambda *args: None)
         check = self._world.code.caller
         try:
             caller = self._world.interleaved(
                 self._world.reader_pauses,
-                lambda: check(front, "", session.name, proof, call, "arx.tasks.start", {}),  # type: ignore[arg-type]
+                lambda: check(front, unit, "", session.name, proof, call, "arx.tasks.start", {}),  # type: ignore[arg-type]
                 lambda length: self._world.reader_held_up(self._machine, session.token, length),
             )
             born = caller.born
@@ -77,15 +77,13 @@ class SimulatedMint:
                 raise refusal(refused.code)
             return SimpleNamespace(agent="a", session=session.name, exp=0)
 
-        state = SimpleNamespace(
-            session=lambda name: {"jkt": "key", "status": "open"},
-            agent=lambda path: {"status": "active"},
-            spend=lambda *args: None,
-        )
+        row = {"jkt": "key", "status": "open", "agent": "a"}
+        sessions = SimpleNamespace(find_with_agent=lambda name: (row, {"status": "active"}))
         limits = SimpleNamespace(count_agent=lambda _: None)  # how often somebody calls decides about no token
         verifier = SimpleNamespace(verify=verify)
         freezes = SimpleNamespace(require=lambda *_: None)  # none is lost here: a new history keeps them
-        front: Any = SimpleNamespace(epochs=following, state=state, verifier=verifier, limits=limits, freezes=freezes)
+        front: Any = SimpleNamespace(epochs=following, verifier=verifier, limits=limits, freezes=freezes)
+        front.db = SimpleNamespace(sessions=sessions)
 
         def born() -> Born:
             found: Born = self._world.code.mint.born(front)
