@@ -164,6 +164,10 @@ def read_caveats(
     Raises:
         MalformedTokenError: The identifier's id is not canonical base64url.
     """
+    if ThirdPartyPacket in map(type, packets):
+        return _read_each(packets, identifier, audience)[
+            :2
+        ]  # sealed anew for each task: such a chain never comes again
     keys, hops = cut_out(packets, HOP_MARK, HOP_CHARS)
     together = (audience, identifier.depth, keys)
     said = TOGETHER.get(together)
@@ -217,7 +221,6 @@ def _read_each(
                 third_party, more = third_party_of(index, packet)
                 said.unmet = (*said.unmet, third_party)
                 parts += more
-                met = False
                 continue
             start, mark, end = packet.rpartition(HOP_MARK)
             terms = known.get(start + GAP + end[HOP_CHARS:] if mark else packet)
