@@ -165,9 +165,8 @@ def read_caveats(
         MalformedTokenError: The identifier's id is not canonical base64url.
     """
     if ThirdPartyPacket in map(type, packets):
-        return _read_each(packets, identifier, audience)[
-            :2
-        ]  # sealed anew for each task: such a chain never comes again
+        # Sealed anew for each task: such a chain never comes again.
+        return _read_each(packets, identifier, audience)[:2]
     keys, hops = cut_out(packets, HOP_MARK, HOP_CHARS)
     together = (audience, identifier.depth, keys)
     said = TOGETHER.get(together)
