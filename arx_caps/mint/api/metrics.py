@@ -43,9 +43,8 @@ class Metrics:
             buckets=SECONDS,
             registry=self.registry,
         )
-        self._kept: dict[
-            tuple[str, str, int], tuple[Counter, Histogram]
-        ] = {}  # a look-up by labels takes as long as a count
+        # A look-up by labels takes as long as a count.
+        self._kept: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
         self.registry.register(_State(mint))
         self.registry.register(_Record(mint))
 
