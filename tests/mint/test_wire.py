@@ -5,11 +5,13 @@ import contextlib
 import json
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from arx_caps.mint.api.app import create_app
 from arx_caps.mint.server.connections import bounded
+from arx_caps.mint.server.httptools_protocol import MAX_QUEUED, BoundedHttpTools
 from tests.agent.live import serving
 from tests.mint.http import PARSERS
 from tests.mint.world import ISSUER, local_mint, make_realm
@@ -72,6 +74,29 @@ def test_an_odd_path_is_nobodys(port: int, path: bytes) -> None:
     assert found in (400, 401, 404)
     assert (headers["content-type"], headers["cache-control"]) == ("application/problem+json", "no-store")
     assert b"Traceback" not in body
+
+
+@pytest.mark.parametrize("target", [b"healthz", b"http://x/healthz", b"/healthz#b", b"*"])
+def test_a_target_that_is_no_path_reaches_nothing(port: int, target: bytes) -> None:
+    """The path inside of another target is not served: h11 finds no route for it, httptools refuses it."""
+    assert ask(port, b"GET " + target + b" HTTP/1.1\r\n" + HOST + b"Connection: close\r\n\r\n")[0] in (400, 404)
+
+
+def test_requests_before_an_answer_are_bounded(tmp_path: Path) -> None:
+    """httptools parses all that has arrived: a few requests wait for those ahead of them, many end the connection."""
+    mint, _ = local_mint(make_realm(tmp_path / "realm"))
+    request = b"GET /healthz HTTP/1.1\r\n" + HOST + b"\r\n"
+    protocol = bounded(ISSUER, BoundedHttpTools)
+    with serving(create_app(mint), http=protocol, loop="uvloop", log_config=None, lifespan="off") as port:
+        for count, answered in ((MAX_QUEUED, MAX_QUEUED), (20 * MAX_QUEUED, 0)):
+            with socket.create_connection(("127.0.0.1", port), timeout=20) as stranger:
+                stranger.sendall(request * count)
+                read = b""
+                with contextlib.suppress(ConnectionResetError):
+                    while read.count(b"HTTP/1.1 200") < count and (more := stranger.recv(65536)):
+                        read += more
+            assert read.count(b"HTTP/1.1 200") == answered
+    mint.close()
 
 
 @pytest.mark.parametrize("header", [b"Authorization: DPoP a\r\n", b"DPoP: a.b.c\r\n"])

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """HTTP/1.1 by httptools: Node's parser in C, which bounds nothing and checks less than h11.
 
-What h11 refuses is refused here: a head without end, no ``Host`` or two, a target that is no path.
+So a head without end is refused here, and no ``Host`` or two, as h11 refuses them.  A target that is no path is refused
+too: uvicorn would take the path inside it, where h11 finds no route.
 """
 
 from typing import Final
