@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Make and verify assertions (RFC 7523) and proofs of possession (RFC 9449).  SPEC 16.
+"""Make and verify assertions (RFC 7523) and proofs of possession (RFC 9449).  CONTROL 1.
 
 An assertion authenticates a caller of the mint once.  A proof binds one HTTP call to a key.  Both are Ed25519
 signatures by ``joserfc``.  A check here covers signature, times, address and form, but not replay: the caller looks up

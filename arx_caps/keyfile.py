@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ed25519 keys of agents, operators, services, sessions, logs and witnesses, in memory and in files.  SPEC 16.
+"""Ed25519 keys of agents, operators, services, sessions, logs and witnesses, in memory and in files.  CONTROL 1.
 
 A key file is a private JWK with its owner's role and name.  The claims to sign are in ``jose``.
 """

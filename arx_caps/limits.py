@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Parse the rate limits of a realm's settings.  SPEC 22.5.
+"""Parse the rate limits of a realm's settings.  CONTROL 4.5.
 
 The mint applies them.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Build a session's delegation tree from its decisions.  SPEC 12, 19.
+"""Build a session's delegation tree from its decisions.  SPEC 12, LOG 3.
 
 The decisions come from journals, or from the nodes and records of a mint's audit log.  ``trail_tree`` draws it.
 """

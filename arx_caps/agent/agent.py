@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who opens sessions: an agent by a key of its own, or by the token that its platform gives it.  RFC 7523, SPEC 16.
+"""Who opens sessions: an agent by a key of its own, or by the token that its platform gives it.  RFC 7523, CONTROL 1.
 
 Either may say on whose behalf, by a token that this person's identity provider signed.  The mint's policy says which
 issuers are believed; here nothing of a token is read.
@@ -199,7 +199,7 @@ class Agent(SessionOpener):
 
 
 class Workload(SessionOpener):
-    """An agent without a key of its own: its platform's token says who it is (OpenID Connect, SPIFFE).  SPEC 16.4.
+    """An agent without a key of its own: its platform's token says who it is (OpenID Connect, SPIFFE).  CONTROL 1.4.
 
     The policy says which agent that is (``[[workload]]``), and each session has its path.
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An approval, as its asker holds it: wait for an operator's answer, hand it on.  SPEC 6.6, 20.7.
+"""An approval, as its asker holds it: wait for an operator's answer, hand it on.  SPEC 6.6, CONTROL 2.7.
 
 What an operator approves is one tool with these very arguments.  The mint then gives out a *discharge*, a secret that
 answers the third-party caveat in the task's token and is of no use without that token.  It is bound to the

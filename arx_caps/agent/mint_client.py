@@ -117,7 +117,7 @@ class MintClient:
         body: Body | Callable[[], Body] | None = None,
         repeats: bool = True,
     ) -> dict[str, Any]:
-        """Make one call with a proof by ``key``, and repeat it while its answer is lost.  SPEC 22.4.
+        """Make one call with a proof by ``key``, and repeat it while its answer is lost.  CONTROL 4.4.
 
         Args:
             method: GET, POST or DELETE.

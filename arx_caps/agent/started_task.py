@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A task in the hands of the session that started it: finish it, attenuate it for all holders, ask for more.  SPEC 20.
+"""A task in the hands of the session that started it: finish it, attenuate it for all holders, extend it.  CONTROL 2.
 
 Other holders attenuate a task offline, for the next holder alone.  A call here goes to the mint, and applies to every
 token of the task.
@@ -139,7 +139,7 @@ class StartedTask(Task):
     def ask_approval(
         self, tool: str, args: Mapping[str, Any], *, why: str | None = None, audience: str | None = None
     ) -> Approval:
-        """Ask operators to approve one call.  SPEC 20.8.
+        """Ask operators to approve one call.  CONTROL 2.8.
 
         Args:
             tool: The tool's name.

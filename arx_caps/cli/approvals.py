@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Approvals, for several nouns: ask and wait for one with a session file, and show one to an operator.  SPEC 20.
+"""Approvals, for several nouns: ask and wait for one with a session file, and show one to an operator.  CONTROL 2.
 
 The agent chose the arguments and wrote the reason, so it would gain if an operator read them as something else.
 Arguments are JSON in ASCII, a run of spaces is written out, a long line is cut by us and marked where it goes on, and

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The mint: who an agent is, what it may start, and how it ends; never on the path of a tool call.  SPEC 16.
+"""The mint: who an agent is, what it may start, and how it ends; never on the path of a tool call.  CONTROL 1.
 
 Its packages, each of which imports only those before it (tests/house/test_package_graph.py):
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rate limits: token buckets that refill with time, one an agent and one an address.  SPEC 22.5.
+"""Rate limits: token buckets that refill with time, one an agent and one an address.  CONTROL 4.5.
 
 An agent's bucket is charged once its call is authenticated, so no stranger can empty it.  An address is charged for
 unauthenticated calls; those of authenticated callers cost it nothing.  The buckets are in this process's memory: two

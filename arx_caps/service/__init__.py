@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A tool service as a client of the mint: its own key, its audience keys, shipped records.  SPEC 18, 21."""
+"""A tool service as a client of the mint: its own key, its audience keys, shipped records.  LOG 2, CONTROL 3."""
 
 from arx_caps.service.enrolment import Invitation, join_service
 from arx_caps.service.refresh import KeyRefresher, Status

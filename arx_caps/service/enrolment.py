@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Enrol a service's own key with an enrolment token, and write its service file.  SPEC 21.1.
+"""Enrol a service's own key with an enrolment token, and write its service file.  CONTROL 3.1.
 
 The key is generated where the service runs, and never leaves it.
 """

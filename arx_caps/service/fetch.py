@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fetch a service's audience keys from the mint, and write them into its service file.  SPEC 21.2.
+"""Fetch a service's audience keys from the mint, and write them into its service file.  CONTROL 3.2.
 
 ``refresh`` decides when to fetch.
 """

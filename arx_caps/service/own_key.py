@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Read a service file together with the service's own key, for requests to the mint.  SPEC 21."""
+"""Read a service file together with the service's own key, for requests to the mint.  CONTROL 3."""
 
 from pathlib import Path
 from typing import NamedTuple

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keep a service's audience keys fresh, in a thread or in a process of its own.  SPEC 21.2.
+"""Keep a service's audience keys fresh, in a thread or in a process of its own.  CONTROL 3.2.
 
 The process is ``arx service refresh``; a running verifier notices changes of its service file by itself.  Decisions
 never wait for a refresh.

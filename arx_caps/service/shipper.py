@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Open the shipper of a service from its service file; ``audit.shipping`` sends the records.  SPEC 18."""
+"""Open the shipper of a service from its service file; ``audit.shipping`` sends the records.  LOG 2."""
 
 import os
 from pathlib import Path

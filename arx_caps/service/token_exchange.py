@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Exchange the token of a call for a token for another service.  SPEC 20.6, RFC 8693."""
+"""Exchange the token of a call for a token for another service.  CONTROL 2.6, RFC 8693."""
 
 import time
 from pathlib import Path

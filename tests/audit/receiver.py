@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A receiver of records from SPEC 18 alone: it checks, numbers and keeps them in memory, over real HTTP."""
+"""A receiver of records from LOG 2 alone: it checks, numbers and keeps them in memory, over real HTTP."""
 
 import json
 import threading

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The vectors of SPEC 17: made by a second implementation, read, checked and written alike by this one."""
+"""The vectors of LOG 1: made by a second implementation, read, checked and written alike by this one."""
 
 import json
 import shutil

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Answers that are lost on their way from the mint: it is done once, and who asked for it knows of it.  SPEC 22.4."""
+"""Answers that are lost on their way from the mint: it is done once, and who asked for it knows of it.  CONTROL 4.4."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator

@@ -28,6 +28,9 @@ PAGES = [
         "docs/scale.md",
         "docs/store.md",
         "docs/performance.md",
+        "docs/spec/CONTROL.md",
+        "docs/spec/LOG.md",
+        "verifier/SPEC.md",
     )
 ]
 

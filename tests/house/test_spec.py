@@ -1,24 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SPEC and code say the same: reasons, caveats, constraints, limits."""
+"""SPEC and code say the same: reasons, caveats, constraints, limits; and each cited section exists."""
 
+import itertools
+import json
 import re
-from pathlib import Path
+import subprocess
+from typing import Any
+
+import pytest
 
 from arx_verifier import errors, limits, names
 from arx_verifier.constraints.constraint import Constraint
 from arx_verifier.token import call_proof, caveats, discharge, macaroon, wire
 from arx_verifier.token.keyring import DEFAULT_MAX_TTL_MS
 from arx_verifier.verification import authenticate, nonces
+from tests.house.pages import ROOT
+from tests.house.sections import DOCUMENTS, chapter, citations, known, own_citations, sections
 
-ROOT = Path(__file__).resolve().parents[2]
-SPEC = (ROOT / "verifier" / "SPEC.md").read_text(encoding="utf-8")
+WITH_CITATIONS = (".c", ".lua", ".md", ".py", ".json", ".toml", ".yml")
 
 
 def section(number: int) -> str:
-    """Return one numbered section of SPEC."""
-    found = re.search(rf"^## {number}\. .*?(?=^## |\Z)", SPEC, re.MULTILINE | re.DOTALL)
-    assert found is not None
-    return found[0]
+    """Return one chapter of SPEC."""
+    return chapter("SPEC", number)
 
 
 def test_the_reason_table_is_the_code_s() -> None:
@@ -92,9 +96,42 @@ def test_the_limits_are_the_code_s() -> None:
 
 def test_cited_sections_exist() -> None:
     """
-    Every `SPEC n` in code names a section of SPEC.
+    Every section that code, tests, vectors and pages cite as SPEC, LOG or CONTROL is in that document.
     """
-    numbers = set(re.findall(r"^## (\d+)\.", SPEC, re.MULTILINE)) | set(re.findall(r"^(\d+\.\d+) ", SPEC, re.MULTILINE))
-    for path in [*(ROOT / "verifier").rglob("*.py"), *(ROOT / "arx_caps").rglob("*.py")]:
-        for cited in re.findall(r"SPEC (\d+(?:\.\d+)?)", path.read_text(encoding="utf-8")):
-            assert cited in numbers, f"{path}: SPEC {cited}"
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60)
+    cited = {
+        (name, section)
+        for name in listed.stdout.splitlines()
+        if name.endswith(WITH_CITATIONS)
+        for section in citations((ROOT / name).read_text(encoding="utf-8"))
+    }
+    assert {section.partition(" ")[0] for _, section in cited} == set(DOCUMENTS)
+    assert sorted((name, section) for name, section in cited if section not in known()) == []
+
+
+def test_a_vector_cites_a_section() -> None:
+    """
+    Each vector names the section that it tests: of SPEC by the number alone, of another document with its name.
+    """
+    vectors = ROOT / "tests" / "vectors"
+    files = [*vectors.glob("tokens/*.json"), *vectors.glob("records/*.json"), vectors / "log" / "proofs.json"]
+    cases = [(path.name, case) for path in files for case in _cases(json.loads(path.read_bytes()))]
+    assert cases
+    for name, case in cases:
+        spec = case["spec"]
+        assert (spec if " " in spec else f"SPEC {spec}") in known(), name
+
+
+def _cases(read: Any) -> list[dict[str, Any]]:
+    return read if isinstance(read, list) else [read]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_a_document_cites_what_it_has(document: str) -> None:
+    """
+    A number without a name is a section of the document, and sections are numbered in order, without a gap.
+    """
+    assert {cited for cited in own_citations(document) if cited not in known()} == set()
+    numbers = [tuple(map(int, number.split("."))) for number in sections(document)]
+    for before, number in itertools.pairwise(numbers):
+        assert number in ((before[0] + 1,), (*before[:1], (*before, 0)[1] + 1)), (document, number)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A small log in the bytes of SPEC 17, written from the specifications alone: it shares no code with ``arx_caps``.
+"""A small log in the bytes of LOG 1, written from the specifications alone: it shares no code with ``arx_caps``.
 
 ``files`` are the log's own, with what a reader checks them with; ``cases`` are proof files and what comes of them.
 """
@@ -126,4 +126,4 @@ def cases() -> list[dict[str, str]]:
         ("no checkpoint", "malformed", good.partition("\n\n")[0] + "\n\n"),
         ("no signature", "malformed", good.partition("\n\n— ")[0] + "\n\n"),
     ]
-    return [{"comment": comment, "spec": "17.4", "expect": expect, "proof": text} for comment, expect, text in told]
+    return [{"comment": comment, "spec": "LOG 1.4", "expect": expect, "proof": text} for comment, expect, text in told]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Count appended records by outcome and reason, in memory, for metrics.  SPEC 22.6."""
+"""Count appended records by outcome and reason, in memory, for metrics.  CONTROL 4.6."""
 
 import threading
 from collections import Counter

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Log entries: decisions as verifiers sent them, and events of the mint and of the log itself.  SPEC 12, 17.7, 18.
+"""Log entries: decisions as verifiers sent them, and events of the mint and of the log itself.  SPEC 12, LOG 1.7, 2.
 
 A decision is checked against its batch, and a body against the digest in its leaf.  Signatures of batches are in
 ``shipping.batch``.

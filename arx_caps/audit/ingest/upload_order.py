@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Queue a run's concurrent uploads in sequence order.  SPEC 18.3."""
+"""Queue a run's concurrent uploads in sequence order.  LOG 2.3."""
 
 import contextlib
 import threading

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Verify the log's database against the signed files, rebuild it from them, prune and erase.  SPEC 17.9 to 17.11."""
+"""Verify the log's database against the signed files, rebuild it from them, prune and erase.  LOG 1.9 to 1.11."""
 
 from typing import TYPE_CHECKING
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Verify the log's database against the signed tree.  SPEC 17.11, 18.2.
+"""Verify the log's database against the signed tree.  LOG 1.11, 2.2.
 
 Each row must be the leaf at its index, have the body that the leaf names, and be indexed by what its record contains:
 time, outcome, tool and run, and for a decision its node.  Each batch must be what its service signed.  ``tables``
@@ -350,7 +350,7 @@ class Answered(NamedTuple):
 
 
 def check_batches(store: LogStore, size: int, find_key: FindKey, progress: Progress = lambda *_: None) -> Answered:
-    """Verify all batches of services against the statements that the services signed.  SPEC 18.2.
+    """Verify all batches of services against the statements that the services signed.  LOG 2.2.
 
     Args:
         store: The log's database.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rebuild rows of the log's database from the signed files.  SPEC 17.10.
+"""Rebuild rows of the log's database from the signed files.  LOG 1.10.
 
 It restores rows that are missing, edited, moved or removed, for example after a backup was restored.  Bodies are not in
 the files.

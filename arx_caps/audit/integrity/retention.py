@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Prune old records, or erase personal data, so that every proof still verifies.  SPEC 17.9.
+"""Prune old records, or erase personal data, so that every proof still verifies.  LOG 1.9.
 
 Pruning removes records in blocks of 256 from the beginning, and keeps their hashes.  Erasing removes bodies, and keeps
 the records.  Each is itself recorded before anything is removed.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The signed log as files: Merkle tree, checkpoints, tiles, proofs, and their offline verification.  SPEC 17.1-17.5."""
+"""The signed log as files: Merkle tree, checkpoints, tiles, proofs, and their offline verification.  LOG 1.1-1.5."""
 
 from typing import TYPE_CHECKING
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checkpoints: a log's name, size and root, signed by the log and cosigned (c2sp.org/tlog-checkpoint).  SPEC 17.2.
+"""Checkpoints: a log's name, size and root, signed by the log and cosigned (c2sp.org/tlog-checkpoint).  LOG 1.2.
 
 Signatures are in ``note``; whether one checkpoint continues another is verified in ``tree``.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Errors of the audit log: malformed, tampered with, incomplete, disputed, not witnessed.  SPEC 17."""
+"""Errors of the audit log: malformed, tampered with, incomplete, disputed, not witnessed.  LOG 1."""
 
 from arx_verifier.errors import ArxError, GrantError, UnavailableError
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Make and read key files of logs and witnesses.  SPEC 17.2.
+"""Make and read key files of logs and witnesses.  LOG 1.2.
 
 They have the form of other key files (``keyfile``).  The key's public text is ``note.VerifierKey``.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Copy a log's files, with what is new since the last copy.  SPEC 17.2, 17.3.
+"""Copy a log's files, with what is new since the last copy.  LOG 1.2, 1.3.
 
 A copy holds the files of one checkpoint, and continues the older copy.  ``verification`` checks signatures and content.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Signed notes: a text and its signature lines (c2sp.org/signed-note).  SPEC 17.2.
+"""Signed notes: a text and its signature lines (c2sp.org/signed-note).  LOG 1.2.
 
 There are two kinds of key.  A log signs the text as it is (0x01).  A witness signs it together with the time
 (0x04, c2sp.org/tlog-cosignature).  ``checkpoint`` parses the text.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Names and bytes of a log's files (c2sp.org/tlog-tiles), without I/O.  SPEC 17.3.
+"""Names and bytes of a log's files (c2sp.org/tlog-tiles), without I/O.  LOG 1.3.
 
 A tile holds 256 hashes of one level; an entry bundle holds the 256 records below a tile of level 0.  At the right edge
 of the tree each may be narrower.  The log's size alone determines which files exist.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Proof files: one record and its inclusion proof (c2sp.org/tlog-proof).  SPEC 17.4.
+"""Proof files: one record and its inclusion proof (c2sp.org/tlog-proof).  LOG 1.4.
 
 The log's key alone is enough to verify one, offline.
 """
@@ -107,7 +107,7 @@ class Proof:
 
 
 def check_body(kept: bytes, body: bytes | None, index: int) -> None:
-    """Verify that a body is that of its record, whose kept part ends with the body's digest.  SPEC 17.1.
+    """Verify that a body is that of its record, whose kept part ends with the body's digest.  LOG 1.1.
 
     Args:
         kept: The record's kept part.

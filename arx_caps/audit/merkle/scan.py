@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Read all of a log's files, and locate where they are not what its checkpoint signed.  SPEC 17.3."""
+"""Read all of a log's files, and locate where they are not what its checkpoint signed.  LOG 1.3."""
 
 from collections.abc import Callable
 

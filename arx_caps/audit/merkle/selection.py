@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Exported selections: records of a log, each with its inclusion proof under one checkpoint.  SPEC 17.5.
+"""Exported selections: records of a log, each with its inclusion proof under one checkpoint.  LOG 1.5.
 
 The format is JSON Lines: first the checkpoint, then a line for each record with index and path, at last their number.
 A selection proves what it contains; it cannot prove that nothing was omitted.

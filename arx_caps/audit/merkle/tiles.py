@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Read proofs and records from a log's files, and write these files (c2sp.org/tlog-tiles).  SPEC 17.3.
+"""Read proofs and records from a log's files, and write these files (c2sp.org/tlog-tiles).  LOG 1.3.
 
 The files are a copy for others to verify.  What a reader computes is as trustworthy as the files: ``tree`` and
 ``verification`` compare it with the signed root.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Merkle tree of RFC 9162 2.1 (as RFC 6962): hashes, growth, proofs and their verification.  SPEC 17.1.
+"""The Merkle tree of RFC 9162 2.1 (as RFC 6962): hashes, growth, proofs and their verification.  LOG 1.1.
 
 Proofs are made from hashes of complete subtrees, which a ``Subtrees`` function returns.  Nothing here reads a file or
 parses a record.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Verify a proof, a selection or a log's files offline, with the log's key.  SPEC 17.
+"""Verify a proof, a selection or a log's files offline, with the log's key.  LOG 1.
 
 Records are hashed as bytes and never parsed.
 """

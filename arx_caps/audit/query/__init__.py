@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Query the log: records, nodes and counts, and their export formats.  SPEC 19."""
+"""Query the log: records, nodes and counts, and their export formats.  LOG 3."""
 
 from typing import TYPE_CHECKING
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Export formats for records, a line each: JSON, CSV, OCSF.  SPEC 19."""
+"""Export formats for records, a line each: JSON, CSV, OCSF.  LOG 3."""
 
 import csv
 import io

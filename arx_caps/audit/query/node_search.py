@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Find the nodes that a question reaches.  SPEC 19.
+"""Find the nodes that a question reaches.  LOG 3.
 
 ``questions`` finds the records of these nodes.
 """

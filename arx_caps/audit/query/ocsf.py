@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Convert records to events of OCSF 1.8 (https://schema.ocsf.io/1.8.0/), for collectors of security events.  SPEC 19.
+"""Convert records to events of OCSF 1.8 (https://schema.ocsf.io/1.8.0/), for collectors of security events.  LOG 3.
 
 A call becomes *API Activity* (6003), an opened session or a started task *Authorize Session* (3003).
 """
@@ -34,7 +34,7 @@ def to_ocsf(shown: Mapping[str, Any], *, origin: str, version: str) -> dict[str,
     """Return a record as an OCSF event.
 
     Args:
-        shown: The record as the log shows it (SPEC 19.2).
+        shown: The record as the log shows it (LOG 3.2).
         origin: The log's name.
         version: ARx's version.
     """

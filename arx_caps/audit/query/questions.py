@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Query the log: pages of records, and counts, by node, tool, reason and time.  SPEC 19.
+"""Query the log: pages of records, and counts, by node, tool, reason and time.  LOG 3.
 
 ``node_search`` finds the nodes of a question.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""JSON objects of records and nodes, for the mint's API.  SPEC 19.2."""
+"""JSON objects of records and nodes, for the mint's API.  LOG 3.2."""
 
 from collections.abc import Sequence
 from typing import Any, Final

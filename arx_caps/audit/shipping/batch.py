@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Batches of a verifier's records, and the statements that services sign for them.  SPEC 18.
+"""Batches of a verifier's records, and the statements that services sign for them.  LOG 2.
 
 ``journal_runs`` reads the records, ``shipper`` sends batches, ``store`` appends them.
 """
@@ -137,7 +137,7 @@ class Mark(msgspec.Struct, frozen=True):
 
 
 def sign_batch(key: SigningKey, batch: Batch, body: bytes, *, realm: str, issuer: str, now: int) -> str:
-    """Return the service's signed statement for a batch.  SPEC 18.2.
+    """Return the service's signed statement for a batch.  LOG 2.2.
 
     Args:
         key: The service's enrolled key.
@@ -171,7 +171,7 @@ class Statement(NamedTuple):
 
 
 def open_statement(text: str, find_key: Callable[[str, str], PublicKey | None], *, now: int) -> Statement:
-    """Verify a statement's signature and age.  SPEC 18.2.
+    """Verify a statement's signature and age.  LOG 2.2.
 
     Args:
         text: The ``Arx-Batch`` header.
@@ -207,7 +207,7 @@ def read_statement(text: str, find_key: Callable[[str, str], PublicKey | None]) 
 
 
 def hold_statement(statement: Statement, batch: Batch, body: bytes, *, realm: str, issuer: str) -> list[bytes]:
-    """Require that a statement is about this batch.  SPEC 18.2.
+    """Require that a statement is about this batch.  LOG 2.2.
 
     Args:
         statement: From ``open_statement``.

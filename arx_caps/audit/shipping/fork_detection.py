@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Detect forks of the audit log: pin its last checkpoint, accept only a consistent successor.  SPEC 18.5."""
+"""Detect forks of the audit log: pin its last checkpoint, accept only a consistent successor.  LOG 2.5."""
 
 import logging
 import time

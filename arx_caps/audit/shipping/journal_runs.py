@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Read a decision journal's runs for shipping: next records, lost records, files to remove.  SPEC 18.
+"""Read a decision journal's runs for shipping: next records, lost records, files to remove.  LOG 2.
 
 A journal is the folder of a verifier's decision journal.  ``shipper`` sends what this module reads.
 """

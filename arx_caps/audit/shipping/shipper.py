@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ship a journal to the mint: batches of records, signed by the service.  SPEC 18.
+"""Ship a journal to the mint: batches of records, signed by the service.  LOG 2.
 
 It runs beside the service (``arx ship``) or as a thread in it; both read the journal's files.  Decisions never wait for
 it.  ``journal_runs`` reads the journal.

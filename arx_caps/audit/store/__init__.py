@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The log's database, its index, and the publisher of signed checkpoints.  SPEC 17, 18."""
+"""The log's database, its index, and the publisher of signed checkpoints.  LOG 1, 2."""
 
 from typing import TYPE_CHECKING
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Append batches to the log: a queue, and one transaction for all batches that wait in it.  SPEC 18.3."""
+"""Append batches to the log: a queue, and one transaction for all batches that wait in it.  LOG 2.3."""
 
 import threading
 from collections import deque

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The log's database: append batches, read leaves and records, keep checkpoints.  SPEC 17, 18.
+"""The log's database: append batches, read leaves and records, keep checkpoints.  LOG 1, 2.
 
 ``tables`` defines the schema, ``nodes`` the ids of nodes; ``publisher`` signs checkpoints and writes files.
 """
@@ -189,7 +189,7 @@ class LogStore:
         leaves: Sequence[bytes] | None = None,
         turn: AbstractContextManager[None] | None = None,
     ) -> int:
-        """Append the new records of a batch, all or none.  SPEC 18.3.
+        """Append the new records of a batch, all or none.  LOG 2.3.
 
         Args:
             batch: The batch, from an authenticated sender.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sign checkpoints of the log's database, and publish the signed log as files.  SPEC 17.
+"""Sign checkpoints of the log's database, and publish the signed log as files.  LOG 1.
 
 A checkpoint is signed only for leaves that this process has just committed, or has read and hashed.  It must continue
 every known checkpoint: the database's, the files' and the one in the memory file beside the key.  If the database

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The log's tables, on SQLite (a file of its own) and PostgreSQL (in the mint's database).  SPEC 17, 18.
+"""The log's tables, on SQLite (a file of its own) and PostgreSQL (in the mint's database).  LOG 1, 2.
 
 ``log_record`` is the log; the other tables index it, or hold a state.  Times are ms since the Unix epoch.  A record's
 index is its place in the Merkle tree: contiguous from 0, never used twice.
@@ -125,7 +125,7 @@ BATCH: Final = Table(
     Column("taken_ms", BigInteger, nullable=False),  # by the mint's clock
     Column("since_ms", BigInteger, nullable=False),  # the earliest and the latest ``at_ms``
     Column("until_ms", BigInteger, nullable=False),
-    Column("statement", LargeBinary),  # signed by its service (SPEC 18.2)
+    Column("statement", LargeBinary),  # signed by its service (LOG 2.2)
     Index("log_batch_by_source", "source", "first"),
     Index("log_batch_by_time", "until_ms"),
 )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One transaction of the log: append records, make nodes, move high-water marks.  SPEC 17, 18."""
+"""One transaction of the log: append records, make nodes, move high-water marks.  LOG 1, 2."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, Final, NamedTuple

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Witnesses: cosign a log's checkpoints, serve a witness, ask one.  SPEC 17.6."""
+"""Witnesses: cosign a log's checkpoints, serve a witness, ask one.  LOG 1.6."""
 
 from typing import TYPE_CHECKING
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ask a witness to cosign a checkpoint (c2sp.org/tlog-witness).  SPEC 17.6.
+"""Ask a witness to cosign a checkpoint (c2sp.org/tlog-witness).  LOG 1.6.
 
 ``cosigners`` decides whether a log is published without the cosignature.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ask a log's witnesses to cosign its checkpoints, and report missing cosignatures.  SPEC 17.6.
+"""Ask a log's witnesses to cosign its checkpoints, and report missing cosignatures.  LOG 1.6.
 
 The request is in ``client``.  Whether the mint publishes a checkpoint without all cosignatures is a setting of
 the realm.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Serve a witness over HTTP (c2sp.org/tlog-witness).  SPEC 17.6."""
+"""Serve a witness over HTTP (c2sp.org/tlog-witness).  LOG 1.6."""
 
 import asyncio
 import signal

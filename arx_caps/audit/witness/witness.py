@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A witness: cosigns a log's checkpoints as long as the log only grows (c2sp.org/tlog-witness).  SPEC 17.6.
+"""A witness: cosigns a log's checkpoints as long as the log only grows (c2sp.org/tlog-witness).  LOG 1.6.
 
 ``server`` serves it over HTTP.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``arx approval``: what agents ask operators to approve; answer it, and take an answer back.  SPEC 20.9."""
+"""``arx approval``: what agents ask operators to approve; answer it, and take an answer back.  CONTROL 2.9."""
 
 from pathlib import Path
 from typing import Any, Final

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``arx key``: the realm's root keys, from which every service's key comes.  SPEC 9, 21."""
+"""``arx key``: the realm's root keys, from which every service's key comes.  SPEC 9, CONTROL 3."""
 
 from dataclasses import replace
 from pathlib import Path

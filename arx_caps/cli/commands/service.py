@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``arx service``: enrol tool services, give them their keys, keep those fresh.  SPEC 9, 15, 21."""
+"""``arx service``: enrol tool services, give them their keys, keep those fresh.  SPEC 9, 15, CONTROL 3."""
 
 import contextlib
 import json

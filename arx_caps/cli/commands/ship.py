@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``arx ship``: send a service's records to the mint, beside the service.  SPEC 18.
+"""``arx ship``: send a service's records to the mint, beside the service.  LOG 2.
 
 An unreachable mint does not end the command: records wait in their journal, and the state line says so.
 """

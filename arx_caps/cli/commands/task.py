@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``arx task``: start, attenuate, extend, finish, list and show tasks; ask for approvals.  SPEC 6, 20.8."""
+"""``arx task``: start, attenuate, extend, finish, list and show tasks; ask for approvals.  SPEC 6, CONTROL 2.8."""
 
 from pathlib import Path
 from typing import Any

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``arx witness``: cosign the checkpoints of others' logs, so that they cannot show two histories.  SPEC 17.6."""
+"""``arx witness``: cosign the checkpoints of others' logs, so that they cannot show two histories.  LOG 1.6."""
 
 import logging
 import os

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The mint's HTTP API: routes, problems, pages, metrics.  SPEC 16, 22."""
+"""The mint's HTTP API: routes, problems, pages, metrics.  CONTROL 1, 4."""

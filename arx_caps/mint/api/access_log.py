@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Give each request an id; count it and log one line when it is answered.  SPEC 22.6.
+"""Give each request an id; count it and log one line when it is answered.  CONTROL 4.6.
 
 A line names the kind of caller, the route and the outcome.  It has no path, query, header or body, so no token, key or
 agent name can be in it.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The mint's HTTP application: its routes, and what stands around them.  SPEC 16.
+"""The mint's HTTP application: its routes, and what stands around them.  CONTROL 1.
 
 Every route but those of ``health`` is an ``Endpoint`` and so needs a proof.  Threads and files are opened by the
 lifespan and never at import.
@@ -81,7 +81,7 @@ def create_app(mint: MintRuntime) -> Starlette:
 
 
 def describe_api(issuer: str) -> dict[str, Any]:
-    """Describe every route in an OpenAPI 3.1 document.  SPEC 22.1."""
+    """Describe every route in an OpenAPI 3.1 document.  CONTROL 4.1."""
     return openapi.describe(ENDPOINTS, health.OPEN, issuer=issuer)
 
 

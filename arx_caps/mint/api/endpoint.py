@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One shape for every route: its callers, its body, its handler and its answer.  SPEC 16.
+"""One shape for every route: its callers, its body, its handler and its answer.  CONTROL 1.
 
 A caller is authenticated before the body is read, and a body is decoded once, strictly, into a typed struct.  The
 answer is a typed struct too, and the route lists the codes it can refuse with, so that the description is made from the

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Read the header ``Idempotency-Key``, and name what a call asks for.  SPEC 22.4."""
+"""Read the header ``Idempotency-Key``, and name what a call asks for.  CONTROL 4.4."""
 
 import hashlib
 from collections.abc import Mapping

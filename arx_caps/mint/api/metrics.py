@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The mint in numbers, for Prometheus.  SPEC 22.6.
+"""The mint in numbers, for Prometheus.  CONTROL 4.6.
 
 By route and status, never by session or agent: a label for each would be one more table of who works on what, and
 without end.  They are served at an address of their own, because a proxy in front of the mint would open them to all.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The mint's HTTP API as an OpenAPI 3.1 document, made from the very table that is served.  SPEC 22.1.
+"""The mint's HTTP API as an OpenAPI 3.1 document, made from the very table that is served.  CONTROL 4.1.
 
 Bodies, queries and answers are described by their structs, refusals by the codes of their endpoint: nothing is written
 down twice, so nothing can differ.  What a route does is its handler's first line.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lists in pages: each begins after the last row of the page before, however many rows came meanwhile.  SPEC 22.3.
+"""Lists in pages: each begins after the last row of the page before, however many rows came meanwhile.  CONTROL 4.3.
 
 A page's ``next`` is the place of its last row; it reveals nothing that the row did not.  A filter by a state that only
 the kill epoch knows looks at a bounded number of rows.  Such a page may be short, or empty, and still have a next one.

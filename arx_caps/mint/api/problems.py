@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Refusals of the mint: RFC 9457 problems with a stable code, and the table of codes.  SPEC 13, 22.2.
+"""Refusals of the mint: RFC 9457 problems with a stable code, and the table of codes.  SPEC 13, CONTROL 4.2.
 
 A problem says what was expected; never a key, a token, or a line of a program.  ``CODES`` has every code that the mint
 adds to the verifier's: its HTTP status, its meaning and what a client can do.  The ``type`` of a problem is an address

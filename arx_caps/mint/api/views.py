@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows as the API shows them: ids, times, and the state that clock and kill epoch give a row.  SPEC 16.
+"""Rows as the API shows them: ids, times, and the state that clock and kill epoch give a row.  CONTROL 1.
 
 A row records what the mint did.  Whether the thing is alive is in the kill epoch, so a session that was killed in the
 store is shown as killed.  No token, key or proof is ever shown.

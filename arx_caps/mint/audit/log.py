@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The realm's audit log at its mint: what comes in, what is signed, and the alarm when signing fails.  SPEC 17, 18.
+"""The realm's audit log at its mint: what comes in, what is signed, and the alarm when signing fails.  LOG 1, 2.
 
 One thread appends the mint's own entries and signs what is new; services send their batches over HTTP meanwhile.  A log
 that differs from what was signed takes nothing more: senders keep their records until an operator has looked.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""In which order rows are listed, and where in it a list goes on.  SPEC 22.3.
+"""In which order rows are listed, and where in it a list goes on.  CONTROL 4.3.
 
 A place is the values of the columns that rows are ordered by: what came or went meanwhile moves nothing.
 """

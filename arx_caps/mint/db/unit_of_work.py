@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What one call does once, in the transaction of its change: its idempotency key, proofs and events.  SPEC 16, 22.4.
+"""What one call does once, in the transaction of its change: its idempotency key, proofs and events.  CONTROL 1, 4.4.
 
 A handler opens a unit of work for its call and passes it on to what proves a caller, and to what a repeat must not do
 twice.  A change that is the same when it is made twice, or that no call makes, takes ``Database.write``: a thaw, the

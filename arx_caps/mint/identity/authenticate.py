@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Authenticate a caller by token and proof, authorize the action, and record the decision.  SPEC 12, 16, 21.5.
+"""Authenticate a caller by token and proof, authorize the action, and record the decision.  SPEC 12, CONTROL 1, 3.5.
 
 An operator's token goes with an enrolled key of that operator, a session's with the key the session was opened with: a
 stolen token alone does nothing.  A tool service has no token: its proof by an enrolled key says which one it is.  The
@@ -189,7 +189,7 @@ def admit_operator(mint: MintContext, call: CallCredentials, _: Mapping[str, str
 def identify_service(
     mint: MintContext, unit: UnitOfWork, call: CallCredentials, action: str, args: Mapping[str, Any]
 ) -> AuthenticatedCaller:
-    """Prove which tool service is calling, by nothing but an enrolled key of its own, and record it.  SPEC 21.
+    """Prove which tool service is calling, by nothing but an enrolled key of its own, and record it.  CONTROL 3.
 
     Args:
         mint: The mint.

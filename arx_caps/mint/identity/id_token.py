@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Verify a token of another issuer: a workload's, or a subject's.  SPEC 16, RFC 7519, RFC 8725.
+"""Verify a token of another issuer: a workload's, or a subject's.  CONTROL 1, RFC 7519, RFC 8725.
 
 Before the signature is verified, a token's claims choose an issuer of the policy and one of its keys, and nothing
 else.  ``policy.issuers`` maps a verified token to an agent or a subject.  ``joserfc`` verifies signatures.

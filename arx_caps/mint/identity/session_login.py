@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Authenticate the opener of a session and its subject, before anything is granted.  SPEC 16.
+"""Authenticate the opener of a session and its subject, before anything is granted.  CONTROL 1.
 
 An agent presents an assertion by an enrolled key, or a workload's token of an issuer that the policy trusts.  A token
 of its own proves the subject, so that no agent can name one at will.  Both stay apart: an agent acts on a subject's

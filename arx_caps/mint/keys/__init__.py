@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Root keys: made, sealed, scheduled, rotated; and the public keys of issuers.  SPEC 9, 21."""
+"""Root keys: made, sealed, scheduled, rotated; and the public keys of issuers.  SPEC 9, CONTROL 3."""

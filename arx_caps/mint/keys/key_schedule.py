@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which key mints now, and which are to be accepted: a new one mints only once everybody can know it.  SPEC 9, 21.
+"""The key that mints now, and those that verifiers accept: a new one mints only once all know it.  SPEC 9, CONTROL 3.
 
 A root key, or an audience's next number, is published first.  ``rotation`` sets the time from which it mints: two
 refresh intervals later, unless an operator asks for now.  For an audience it mints only when every key of that service

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Make, rotate and retire root keys; replace the key of one audience; remove a service.  SPEC 9, 21.
+"""Make, rotate and retire root keys; replace the key of one audience; remove a service.  SPEC 9, CONTROL 3.
 
 The database comes first.  A crash in between leaves a key that mints no more and is not handed out; a repeated call, or
 the mint itself, adds the missing freeze.  A retired key is frozen, so that every service refuses it within a lease,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which tools of a task need an approval, and by how many operators: ``approvals`` of a template.  SPEC 20.7.
+"""Which tools of a task need an approval, and by how many operators: ``approvals`` of a template.  CONTROL 2.7.
 
 A call needs one approval or none, so no two entries may name the same tool.  An agent asks for approvals, so no entry
 may name a tool at an audience that only services reach.  Both are mistakes of a policy, refused when it is loaded.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The issuers that a policy trusts, the workloads among their tokens, and the subjects.  SPEC 16.
+"""The issuers that a policy trusts, the workloads among their tokens, and the subjects.  CONTROL 1.
 
 The entries and their matching are in here.  ``identity.id_token`` verifies that a token is its issuer's, and
 ``keys.jwks`` has the issuer's keys.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What operators may do: named sets of rules over the mint's own actions.  SPEC 16.6.
+"""What operators may do: named sets of rules over the mint's own actions.  CONTROL 1.6.
 
 A role belongs to the operator and not to a token: it is looked at again at each call, so that what was taken away is
 gone at once, and a key whose role is ``kill-only`` can never buy more.  Who is an operator is not decided here.

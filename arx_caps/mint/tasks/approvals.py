@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Have a call approved: an agent asks, operators answer, the agent gets a discharge for this very call.  SPEC 20.7.
+"""Have a call approved: an agent asks, operators answer, the agent gets a discharge for this very call.  CONTROL 2.7.
 
 Asked for is what a token requires and its task allows; approved is tool and arguments as they are.  A discharge is made
 when it is fetched and never kept.  It ends with its task, its time, or a kill of its own target, which a withdrawal is.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Require approvals in tokens, and make the discharges that answer them.  SPEC 6.4, 20.7.
+"""Require approvals in tokens, and make the discharges that answer them.  SPEC 6.4, CONTROL 2.7.
 
 The key of a third-party caveat is derived from the audience key and from the caveat's name, which is the key id and the
 task.  So no key is stored that could be stolen, and signing again requires the same in the same bytes.  ``approvals``

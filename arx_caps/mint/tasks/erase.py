@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Erase a person's data, or old records: in the mint's database, then in the log.  SPEC 17.9.
+"""Erase a person's data, or old records: in the mint's database, then in the log.  LOG 1.9.
 
 The database comes first, and its events are appended to the log before that is erased, so that nothing of a person
 comes into the log after the erasure.  A person's sessions end before: a running task needs its subject.

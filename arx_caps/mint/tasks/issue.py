@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Open and renew sessions, and start tasks: what the policy grants becomes tokens.  SPEC 4, 15.1, 16, 20.
+"""Open and renew sessions, and start tasks: what the policy grants becomes tokens.  SPEC 4, 15.1, CONTROL 1, 2.
 
 The order is the point: the kill epoch is read, then authority is looked at, then a token is signed with what was read.
 A session's token is good for the mint alone; a task's bundle is what services accept.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Change what a running task may do: attenuate it for all its holders, or add a grant.  SPEC 20.
+"""Change what a running task may do: attenuate it for all its holders, or add a grant.  CONTROL 2.
 
 An attenuation kills the links of every grant of the task, with all that was made from its tokens, and then signs less
 anew.  It does not kill the task's own target: a kill of that target, even straight in the store, means that the task is

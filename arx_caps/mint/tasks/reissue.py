@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sign again what was issued before, for a call that is repeated because its answer was lost.  SPEC 22.4.
+"""Sign again what was issued before, for a call that is repeated because its answer was lost.  CONTROL 4.4.
 
 A recipe has what the tokens say, without their signatures.  Signed again they have the birth, the expiry and the link
 of the first tokens: a kill of those ends these.  They may be signed with another key than the first tokens; so what is

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Give a tool service a token for another service, on the same task and no wider.  SPEC 20.6, RFC 8693.
+"""Give a tool service a token for another service, on the same task and no wider.  CONTROL 2.6, RFC 8693.
 
 The new token has all of the presented one: identifier, session, task, links, and every caveat that holders added.  The
 mint's grant for the one service is replaced by its grant for the other; what the agent has attenuated there since stays
@@ -113,7 +113,7 @@ def exchange(mint: MintContext, unit: UnitOfWork, service: str, text: str, audie
 
 
 def exchange_again(mint: MintContext, recipe: Mapping[str, Any]) -> ExchangedToken:
-    """Sign once more what an exchange gave, for a service that lost the answer.  SPEC 22.4.
+    """Sign once more what an exchange gave, for a service that lost the answer.  CONTROL 4.4.
 
     Args:
         mint: The mint.

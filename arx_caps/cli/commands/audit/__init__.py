@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``arx audit``: ask the audit log, check it, copy it, prune it.  SPEC 17, 19."""
+"""``arx audit``: ask the audit log, check it, copy it, prune it.  LOG 1, 3."""

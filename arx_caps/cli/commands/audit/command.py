@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``arx audit``: the audit log.  SPEC 17.
+"""``arx audit``: the audit log.  LOG 1.
 
 ``prove`` asks the mint.  ``verify`` needs nothing but the files and a key: an auditor runs it without realm,
 mint or network.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``arx audit export`` and ``arx audit copy``: write records, or the log's files, for other tools.  SPEC 17.3, 19.
+"""``arx audit export`` and ``arx audit copy``: write records, or the log's files, for other tools.  LOG 1.3, 3.
 
 An exported file grows in the order of the log, line by line; ``--resume`` continues one that broke off.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``arx audit check`` and ``arx audit reindex``: the database against the signed files.  SPEC 17.10, 17.11."""
+"""``arx audit check`` and ``arx audit reindex``: the database against the signed files.  LOG 1.10, 1.11."""
 
 import contextlib
 import os

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What commands that ask the mint's log share: the options of a question, and its pages.  SPEC 19."""
+"""What commands that ask the mint's log share: the options of a question, and its pages.  LOG 3."""
 
 import functools
 import time

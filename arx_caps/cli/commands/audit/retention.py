@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``arx audit prune`` and ``arx audit erase``: what may go, goes, and every proof still holds.  SPEC 17.9."""
+"""``arx audit prune`` and ``arx audit erase``: what may go, goes, and every proof still holds.  LOG 1.9."""
 
 from typing import Final
 

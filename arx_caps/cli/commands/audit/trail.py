@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``arx audit trail`` and ``arx audit tail``: ask the mint's log who did what, through whom, and why so.  SPEC 19.
+"""``arx audit trail`` and ``arx audit tail``: ask the mint's log who did what, through whom, and why so.  LOG 3.
 
 A single id is shown as a tree, with the counts of allowed and denied calls at each node; all else is a table.  A hint
 says whether the output is complete.

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``arx doctor``: check a realm's folder, store, kills, mint and witnesses.  SPEC 10, 17."""
+"""``arx doctor``: check a realm's folder, store, kills, mint and witnesses.  SPEC 10, LOG 1."""

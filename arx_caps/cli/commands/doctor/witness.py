@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``arx doctor`` on the audit log's witnesses: whether each has cosigned what was published last.  SPEC 17.6.
+"""``arx doctor`` on the audit log's witnesses: whether each has cosigned what was published last.  LOG 1.6.
 
 A checkpoint without a cosignature is published all the same, unless the realm requires it: an auditor who asks for the
 witness would be the first to miss it.

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The routes, one module for each noun of the API.  SPEC 16 to 22."""
+"""The routes, one module for each noun of the API.  CONTROL 1 to 4, LOG 1 to 3."""

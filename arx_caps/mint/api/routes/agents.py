@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Routes of agents: their paths, keys and descriptions.  SPEC 16.
+"""Routes of agents: their paths, keys and descriptions.  CONTROL 1.
 
 A description goes into the tokens that an agent gets from then on; older tokens keep the description they were issued
 with.
@@ -71,7 +71,7 @@ def enrol_agent(call: RouteCall) -> AgentShown:
     """Enrol an agent, with its first key or none."""
     body, mint = call.body, call.mint
     if body.path.partition("/")[0] == "service":
-        raise RequestError("a path beginning with `service` is how chains name tool services (SPEC 20.6)")
+        raise RequestError("a path beginning with `service` is how chains name tool services (CONTROL 2.6)")
     if not names.is_agent_path(body.path):
         raise RequestError("path is not an agent path: 1-8 segments [a-z0-9][a-z0-9._-]* joined by '/'")
     if body.jwk is None and not _is_workload(call, body.path):

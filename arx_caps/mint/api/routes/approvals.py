@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Routes of approvals: asked for, answered, withdrawn, and the discharge fetched.  SPEC 20.7.
+"""Routes of approvals: asked for, answered, withdrawn, and the discharge fetched.  CONTROL 2.7.
 
 An agent asks for calls of its own session's tasks and sees what it asked for; operators see and answer all of it.
 """

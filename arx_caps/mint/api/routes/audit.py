@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Routes of the audit log: where services' records come in, and where its files and proofs can be had.  SPEC 17, 18."""
+"""Routes of the audit log: where services' records come in, and where its files and proofs can be had.  LOG 1, 2."""
 
 import re
 from collections.abc import Mapping

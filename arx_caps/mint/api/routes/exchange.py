@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The route of token exchange, for tool services.  SPEC 20.6, RFC 8693."""
+"""The route of token exchange, for tool services.  CONTROL 2.6, RFC 8693."""
 
 from typing import Annotated, Final, Literal
 

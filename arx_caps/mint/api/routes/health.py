@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Routes without authentication: health, readiness, the meaning of codes and the OpenAPI document.  SPEC 22.
+"""Routes without authentication: health, readiness, the meaning of codes and the OpenAPI document.  CONTROL 4.
 
 They reveal nothing of the realm's users.  No request of a stranger makes the mint write or wait for a writer.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Routes of root keys, and of what becomes of an audience's key.  SPEC 21.4."""
+"""Routes of root keys, and of what becomes of an audience's key.  CONTROL 3.4."""
 
 from typing import Final, Literal
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Routes of operators: their tokens, keys and roles, and who is calling.  SPEC 16.6."""
+"""Routes of operators: their tokens, keys and roles, and who is calling.  CONTROL 1.6."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Routes that delete: old records of the audit log, and data of a person in mint and log.  SPEC 17.9.
+"""Routes that delete: old records of the audit log, and data of a person in mint and log.  LOG 1.9.
 
 Each needs an action of its own, which only the role ``admin`` has, and is itself a record of the log.
 """

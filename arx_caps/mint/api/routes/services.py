@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Routes of tool services: their enrolment, their own keys, and the audience keys they are given.  SPEC 21.
+"""Routes of tool services: their enrolment, their own keys, and the audience keys they are given.  CONTROL 3.
 
 An operator may hand a service file over by hand; or makes an enrolment token, with which the service enrols a key of
 its own and from then on asks for its audience keys itself.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Routes of sessions and tasks: open, renew, start, list and end them.  SPEC 16.
+"""Routes of sessions and tasks: open, renew, start, list and end them.  CONTROL 1.
 
 An agent sees and ends its own session and the tasks of that session; for others it gets ``not_found``.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Routes of running tasks: show, attenuate and extend them.  SPEC 16, 20.
+"""Routes of running tasks: show, attenuate and extend them.  CONTROL 1, 2.
 
 An agent sees and changes the tasks of its own session; for others it gets ``not_found``.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Routes that query the audit log.  SPEC 19.
+"""Routes that query the audit log.  LOG 3.
 
 The mint filters, counts and pages, so that a caller sees a full page or the last one.
 """

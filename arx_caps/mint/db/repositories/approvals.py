@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Requests for approval, and the operators' answers.  SPEC 20.7.
+"""Requests for approval, and the operators' answers.  CONTROL 2.7.
 
 A request or an answer locks the task first, as the end of a task does, and then its own row.  So of an approval, a
 denial and the end of the task one comes first, and the others are refused.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The grants of tasks: added while a task runs, or replaced by less.  SPEC 20.
+"""The grants of tasks: added while a task runs, or replaced by less.  CONTROL 2.
 
 Both lock the session's row first and the task's next, as the end of either does, so that nothing is granted below what
 is over.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Root keys, the number of each audience's key, and the keys that each service has fetched.  SPEC 9, 21.
+"""Root keys, the number of each audience's key, and the keys that each service has fetched.  SPEC 9, CONTROL 3.
 
 Keys are derived in ``keys.root_keys``; of a later root key the sealed form is kept.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ids of used proofs and assertions: each once, at every mint of the realm.  SPEC 16."""
+"""Ids of used proofs and assertions: each once, at every mint of the realm.  CONTROL 1."""
 
 import hashlib
 import threading

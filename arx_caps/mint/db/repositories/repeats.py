@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Calls with an idempotency key that were done: each once, at every mint of the realm.  SPEC 22.4."""
+"""Calls with an idempotency key that were done: each once, at every mint of the realm.  CONTROL 4.4."""
 
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tool services: which are enrolled, and who may enrol a key of theirs.  SPEC 21."""
+"""Tool services: which are enrolled, and who may enrol a key of theirs.  CONTROL 3."""
 
 import contextlib
 from typing import Any, Final
