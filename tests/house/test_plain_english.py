@@ -32,6 +32,7 @@ AREAS = (
     "arx_caps/*.py",
     "arx_caps/agent",
     "arx_caps/audit",
+    "arx_caps/mint/db",
     "arx_caps/relay",
     "arx_caps/revocation",
     "arx_caps/service",

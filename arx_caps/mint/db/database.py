@@ -1,10 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The mint's database: how it is opened, read and changed, and how its failures are named.
+"""Open, read and change the mint's database, and map its failures to ARx errors.
 
-SQLite in the realm's folder, or PostgreSQL when several mints share a realm; only the outbox's order differs outside
-this file.  A change is one transaction, and its event is written in it: both are stored, or neither.  On PostgreSQL two
-transactions run at once.  A transaction that reads one row to decide about another locks it first (``with_for_update``,
-which SQLite ignores because there a writer is alone).
+SQLite in the realm's folder, or PostgreSQL when several mints share a realm. Queries are in ``repositories``.
 """
 
 import contextlib
@@ -22,23 +19,28 @@ from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.tables import OUTBOX
 from arx_verifier.errors import AuditError, StoreError
 
-PAGE: Final = 1000  # rows of one listing
+PAGE: Final = 1000  # rows in a listing at most
 NAME: Final = "the mint's database"
 Rows: TypeAlias = list[dict[str, Any]]
 _RECORD: Final = insert(OUTBOX)
 
 
 def now_ms() -> int:
-    """Read the wall clock, ms since the Unix epoch."""
+    """Return the wall clock, in ms since the Unix epoch."""
     return time.time_ns() // 1_000_000
 
 
+# A change is one transaction, and its event is written in it: the audit log has no change without its event. On
+# PostgreSQL two transactions run at once. A transaction that reads one row to decide about another must lock the row
+# that it reads (`with_for_update`). SQLite ignores that lock, because its writer is alone.
 class Database:
-    """One database.  Methods block: call them from a thread.  Used as a context manager, it closes itself.
+    """One database. Methods block: call them from a thread.
+
+    As a context manager, it closes its connections at its end.
 
     Args:
         url: The database, in SQLAlchemy's form.
-        writer: Names this process in what it records.
+        writer: The name of this process in the events that it records.
 
     Raises:
         SettingsError: The URL names no database that this installation can open.
@@ -61,46 +63,46 @@ class Database:
 
     @property
     def place(self) -> str:
-        """Where it is, as it may be shown: without a password."""
+        """The database's address, without its password, so that it may be shown."""
         return place_of(self._engine)
 
     @property
     def system(self) -> str:
-        """Which one it is: ``sqlite`` or ``postgresql``."""
+        """The dialect: ``sqlite`` or ``postgresql``."""
         return self._engine.dialect.name
 
     def close(self) -> None:
-        """Give the connections back."""
+        """Close all connections."""
         self._engine.dispose()
 
     @contextlib.contextmanager
     def write(self, what: Event | None = None) -> Iterator[Connection]:
-        """Change something in one transaction, with its event; on an error nothing was changed.
+        """Run a change in one transaction with its event; on an error, roll both back.
 
         Args:
-            what: The event; None where it is written by hand (``record``), or nothing happened that counts as one.
+            what: The event; None if the change calls ``record_in`` itself, or if the audit log needs no event.
 
         Raises:
-            GrantError: ``conflict``: somebody else changed the same thing.
+            GrantError: ``conflict``: another transaction changed the same row.
             StoreError: The database did not answer.
-            AuditError: The event cannot be recorded, so the change was not made.
+            AuditError: The event cannot be recorded, so the change was rolled back.
         """
         with told(NAME), self._turn(), self._engine.begin() as connection:
             yield connection
+            # Last, so that the transaction holds the outbox's lock for as short as possible.
             if what is not None:
                 self.record_in(connection, what)
 
     @contextlib.contextmanager
     def _turn(self) -> Iterator[None]:
-        """Wait for this process's other writers, where only one can write at a time.
-
-        SQLite itself has a waiter look again after longer and longer pauses: of many, some would wait for seconds.
-        """
+        """Wait for the other writers of this process, if the database allows one writer only."""
         if self._writing is None:
             yield
             return
+        # SQLite polls its lock with ever longer pauses, so that one of many waiters would starve for seconds. A lock of
+        # this process is handed over at once.
         if not self._writing.acquire(timeout=BUSY_S):
-            raise StoreError(f"{NAME} did not answer: others write for too long")
+            raise StoreError(f"{NAME} did not answer: other writers held it for {BUSY_S:g} s; retry later")
         try:
             yield
         finally:
@@ -108,7 +110,7 @@ class Database:
 
     @contextlib.contextmanager
     def read(self) -> Iterator[Connection]:
-        """Look at something in one transaction that waits for no writer.
+        """Run queries in one transaction that waits for no writer.
 
         Raises:
             StoreError: The database did not answer.
@@ -118,13 +120,13 @@ class Database:
 
     @contextlib.contextmanager
     def alone(self, number: int) -> Iterator[None]:
-        """Be the only mint that does something; the others wait.  A SQLite has one mint anyway.
+        """Hold a lock that one mint of the realm can have; other mints wait for it.
 
         Args:
-            number: Which thing, the same at every mint.
+            number: Identifies the lock, alike at every mint.
 
         Raises:
-            StoreError: The database did not answer, or somebody else is at it for too long.
+            StoreError: The database did not answer, or another mint kept the lock too long.
         """
         if self.system == "sqlite":
             yield
@@ -135,38 +137,39 @@ class Database:
 
     @contextlib.contextmanager
     def altering(self) -> Iterator[Connection]:
-        """Change the form of tables in one transaction.
+        """Change the schema in one transaction.
 
         Raises:
-            StoreError: The database did not answer.
+            StoreError: The database did not answer, or rows would refer to missing rows.
         """
         with told(NAME), self._engine.connect() as connection:
             if self.system == "sqlite":
-                # There a table is altered by making another one: dropping the old one must not look like an end of all
-                # that rows elsewhere refer to.  It cannot be said within a transaction.
+                # SQLite alters a table by making a copy and dropping the original. With foreign keys on, that drop
+                # would fail or cascade. SQLite ignores this pragma inside a transaction, so it comes before one.
                 connection.connection.cursor().execute("PRAGMA foreign_keys=OFF")
-                connection.detach()  # nobody else gets a connection that does not look at references
+                connection.detach()  # the pool must not reuse a connection without foreign keys
             with connection.begin():
                 yield connection
                 if self.system == "sqlite" and connection.exec_driver_sql("PRAGMA foreign_key_check").first():
-                    raise StoreError("the mint's database refers to rows that are not there; restore a backup")
+                    raise StoreError("the mint's database has references to missing rows: restore a backup")
 
     def settle(self) -> None:
-        """Have SQLite carry everything over into its file, and empty its write-ahead log."""
+        """Checkpoint SQLite's write-ahead log into its file, and truncate the log."""
         if self.system == "sqlite":
             with told(NAME), self._engine.connect() as c:
                 c.connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def record_in(self, connection: Connection, what: Event) -> None:
-        """Write an event in a transaction that is open.
+        """Write an event in an open transaction.
 
         Raises:
-            AuditError: It cannot be recorded; the transaction is not to be committed.
+            AuditError: The event cannot be recorded. The caller must not commit the transaction.
         """
         row = {"at_ms": now_ms(), "mint": self.writer, "kind": what.kind, "by": what.by, "body": what.body()}
         try:
             connection.execute(_RECORD, row)
         except SQLAlchemyError as error:
+            # The cause stays out: its text has the event's parameters, and an error reaches callers.
             raise AuditError(f"the mint's record cannot be written ({type(error).__name__})") from None
 
     def record(self, what: Event) -> None:
@@ -174,7 +177,7 @@ class Database:
 
         Raises:
             StoreError: The database did not answer.
-            AuditError: It cannot be recorded.
+            AuditError: The event cannot be recorded.
         """
         with self.write(what):
             pass
@@ -183,8 +186,8 @@ class Database:
         """Return the rows of a query.
 
         Args:
-            statement: The query, made once for all its calls.
-            values: Its parameters.
+            statement: The query. Build it once for all calls.
+            values: The parameters.
         """
         with self.read() as c:
             return [plain(row) for row in c.execute(statement, values)]
@@ -196,15 +199,15 @@ class Database:
         return None if found is None else plain(found)
 
     def page(self, statement: Select[Any], limit: int) -> Rows:
-        """Return the rows of a listing, at most so many."""
+        """Return the rows of a listing, at most ``limit``."""
         return self.rows(statement.limit(limit))
 
     def count(self, table: Any) -> int:
-        """Count a table's rows."""
+        """Return the number of rows in a table."""
         with self.read() as c:
             return int(c.execute(select(func.count()).select_from(table)).scalar_one())
 
 
 def plain(row: Row[Any]) -> dict[str, Any]:
-    """Return a row as what is passed on."""
+    """Return a row as a dict."""
     return dict(row._mapping)  # noqa: SLF001 - its public name

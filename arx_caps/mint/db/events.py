@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What happened at the mint, as it is recorded: one event for each change of state.
+"""Events: one for each change of the mint's state, as it is recorded and as it is read back.
 
-``UnitOfWork.change`` and ``Database.write`` write an event in the transaction that makes the change: there is no change
-without its record, and no record of a change that was undone.  ``mint.audit.feeds.EventFeed`` puts it into the log.
-Ids go in, tokens and keys never do.  The decisions of verifiers are in their journals.
+Decisions of verifiers are no events: they are in the journals of services.
 """
 
 from collections.abc import Mapping
@@ -13,12 +11,14 @@ from typing import Any, NamedTuple, Self
 import msgspec
 
 
+# An event has ids and settings. Tokens and keys never go in: the audit log keeps its records for years, and many people
+# read them.
 class Event(NamedTuple):
-    """Something that happened; ``of`` makes one.
+    """An event before it is recorded; make it with ``of``.
 
     Attributes:
-        kind: What, such as ``session.opened``.
-        by: Who did it: ``operator:<id>``, ``agent:<path>`` or ``mint``.
+        kind: What happened, such as ``session.opened``.
+        by: The actor: ``operator:<id>``, ``agent:<path>``, ``service:<audience>`` or ``mint``.
         facts: Ids and settings; no secret.
     """
 
@@ -28,25 +28,25 @@ class Event(NamedTuple):
 
     @classmethod
     def of(cls, kind: str, by: str, /, **facts: Any) -> Self:
-        """Name what happened, who did it, and its facts."""
+        """Return an event with its kind, actor and facts."""
         return cls(kind, by, facts)
 
     def body(self) -> bytes:
-        """Write the facts as JSON."""
+        """Return the facts as JSON, with sorted keys."""
         return msgspec.json.encode(self.facts, order="sorted")
 
 
 class Recorded(NamedTuple):
-    """An event as it is kept.
+    """An event as the database has it.
 
     Attributes:
-        id: Its number; numbers rise, and some may be left out.
-        at_ms: When it was recorded, ms.
+        id: Its number. Numbers rise, with gaps.
+        at_ms: When it was recorded, in ms since the Unix epoch.
         mint: The process that recorded it.
         kind: What happened.
-        by: Who did it.
-        body: Its facts as JSON.
-        owner: Session, agent and subject of the session that it is about; empty where it is about none.
+        by: The actor.
+        body: The facts as JSON.
+        owner: Session, agent and subject of the session that it concerns; empty if it concerns none.
     """
 
     id: int
@@ -59,10 +59,11 @@ class Recorded(NamedTuple):
 
     @property
     def facts(self) -> dict[str, Any]:
-        """The facts, read back."""
+        """The facts, parsed from ``body``."""
         return msgspec.json.decode(self.body, type=dict[str, Any])
 
     def to_dict(self) -> dict[str, Any]:
-        """Show it in one object: what every event has, then its own facts."""
+        """Return the facts and the event's own members in one object."""
         own = {"id": self.id, "at_ms": self.at_ms, "mint": self.mint, "kind": self.kind, "by": self.by}
+        # An event's own members win over a fact of the same name.
         return self.facts | own

@@ -1,106 +1,108 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The mint's database and its repositories, one a noun: ``db.agents.find(path)``.
+"""The mint's database with its repositories, one for each noun: ``db.agents.find(path)``.
 
-A repository has one method a query or a change.  A change takes the ``Event`` that describes it, which is recorded in
-the same transaction.  What may be granted is not decided here.
+Statements are in ``repositories``. What may be granted is decided in ``mint.tasks`` and ``mint.policy``.
 """
 
 from arx_caps.mint.db.database import Database
 from arx_caps.mint.db.migrations import migrate, revision
-from arx_caps.mint.db.repositories.agents import Agents
-from arx_caps.mint.db.repositories.approvals import Approvals
-from arx_caps.mint.db.repositories.epoch import Epoch
-from arx_caps.mint.db.repositories.erasures import Erasures
-from arx_caps.mint.db.repositories.grants import Grants
-from arx_caps.mint.db.repositories.holder_keys import HolderKeys
-from arx_caps.mint.db.repositories.keys import Keys
-from arx_caps.mint.db.repositories.operators import Operators
-from arx_caps.mint.db.repositories.outbox import Outbox
-from arx_caps.mint.db.repositories.policies import Policies
-from arx_caps.mint.db.repositories.proofs import Proofs
-from arx_caps.mint.db.repositories.repeats import Repeats
-from arx_caps.mint.db.repositories.services import Services
-from arx_caps.mint.db.repositories.sessions import Sessions
-from arx_caps.mint.db.repositories.tasks import Tasks
+from arx_caps.mint.db.repositories.agents import AgentRepository
+from arx_caps.mint.db.repositories.approvals import ApprovalRepository
+from arx_caps.mint.db.repositories.epoch import EpochRepository
+from arx_caps.mint.db.repositories.erasures import ErasureRepository
+from arx_caps.mint.db.repositories.grants import TaskGrantRepository
+from arx_caps.mint.db.repositories.holder_keys import HolderKeyRepository
+from arx_caps.mint.db.repositories.keys import KeyRepository
+from arx_caps.mint.db.repositories.operators import OperatorRepository
+from arx_caps.mint.db.repositories.outbox import OutboxRepository
+from arx_caps.mint.db.repositories.policies import PolicyRepository
+from arx_caps.mint.db.repositories.proofs import ProofRepository
+from arx_caps.mint.db.repositories.repeats import RepeatRepository
+from arx_caps.mint.db.repositories.services import ServiceRepository
+from arx_caps.mint.db.repositories.sessions import SessionRepository
+from arx_caps.mint.db.repositories.tasks import TaskRepository
 from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_verifier.errors import StoreError
 
 
+# A repository has one method for each query or change. A change takes its event, so that the two cannot come apart.
 class MintDatabase(Database):
-    """The mint's database.  Methods block: call them from a thread.  Used as a context manager, it closes itself.
+    """The mint's database. Methods block: call them from a thread.
+
+    As a context manager, it closes its connections at its end.
 
     Attributes:
-        agents: Who is enrolled.
-        approvals: Requests for approval, and the operators' answers.
-        epoch: How far the kill epoch had come, and which freezes stand.
-        erasures: What goes of a person's data.
-        grants: What tasks were granted.
-        holder_keys: The keys by which agents, operators and services are known.
-        keys: Root keys, the numbers of audiences' keys, and who fetched which.
-        operators: Who they are, and their roles.
-        outbox: What was recorded, in its order.
-        policies: Every policy that ever was in force.
-        proofs: The ids of used proofs.
-        repeats: The calls with an idempotency key.
-        services: Tool services, and who may enrol a key of theirs.
-        sessions: The sessions.
-        tasks: The tasks.
+        agents: Enrolled agents.
+        approvals: Requests for approval, and operators' answers.
+        epoch: The high-water mark of the kill epoch, and the freezes that are in force.
+        erasures: The erasure of a person's data.
+        grants: What each task may do.
+        holder_keys: Public keys of agents, operators and services.
+        keys: Root keys, audience key numbers, and which service has fetched which.
+        operators: Operators and their roles.
+        outbox: Recorded events, in order.
+        policies: Every policy that was ever in force.
+        proofs: Ids of used proofs.
+        repeats: Calls with an idempotency key.
+        services: Tool services and their enrolment tokens.
+        sessions: Sessions.
+        tasks: Tasks.
 
     Args:
         url: The database, in SQLAlchemy's form.
-        writer: Names this process in what it records.
+        writer: The name of this process in the events that it records.
     """
 
     def __init__(self, url: str, *, writer: str = "mint") -> None:
         super().__init__(url, writer=writer)
-        self.agents = Agents(self)
-        self.approvals = Approvals(self)
-        self.epoch = Epoch(self)
-        self.erasures = Erasures(self)
-        self.grants = Grants(self)
-        self.holder_keys = HolderKeys(self)
-        self.keys = Keys(self)
-        self.operators = Operators(self)
-        self.outbox = Outbox(self)
-        self.policies = Policies(self)
-        self.proofs = Proofs(self)
-        self.repeats = Repeats(self)
-        self.services = Services(self)
-        self.sessions = Sessions(self)
-        self.tasks = Tasks(self)
+        self.agents = AgentRepository(self)
+        self.approvals = ApprovalRepository(self)
+        self.epoch = EpochRepository(self)
+        self.erasures = ErasureRepository(self)
+        self.grants = TaskGrantRepository(self)
+        self.holder_keys = HolderKeyRepository(self)
+        self.keys = KeyRepository(self)
+        self.operators = OperatorRepository(self)
+        self.outbox = OutboxRepository(self)
+        self.policies = PolicyRepository(self)
+        self.proofs = ProofRepository(self)
+        self.repeats = RepeatRepository(self)
+        self.services = ServiceRepository(self)
+        self.sessions = SessionRepository(self)
+        self.tasks = TaskRepository(self)
 
     def unit(self, *, one_change: bool = False) -> UnitOfWork:
-        """Open the unit of work of one call.
+        """Return the unit of work of one call.
 
         Args:
-            one_change: Whether the call changes nothing but the database, in one transaction, which then spends its
-                proofs.
+            one_change: Whether the call changes the database alone, in one transaction. That transaction then also uses
+                the call's proofs.
         """
         return UnitOfWork(self, self.proofs, self.repeats, one_change=one_change)
 
     def create(self) -> str | None:
-        """Make the tables, or bring those that are there into the form this version knows.
+        """Create the tables, or migrate them to the revision of this version.
 
         Returns:
-            The revision that was there; None when there was nothing.
+            The revision before; None if the database was empty.
 
         Raises:
             SettingsError: The database belongs to another version.
-            StoreError: It did not answer.
+            StoreError: The database did not answer.
         """
         try:
             with self.altering() as c:
                 return migrate(c)
         except StoreError as error:
-            # Told where a mint starts, and not to those who call it: they need not know where its database is.
+            # The address is only in this error, which the operator who starts a mint sees. Callers do not need it.
             raise StoreError(f"{error}; it is {self.place}: see that it runs and lets this mint in") from None
 
     def revision(self) -> str | None:
-        """Return the database's revision, or None when there is nothing in it.
+        """Return the database's revision, or None if it is empty.
 
         Raises:
             SettingsError: The database belongs to another version.
-            StoreError: It did not answer.
+            StoreError: The database did not answer.
         """
         with self.read() as c:
             return revision(c)

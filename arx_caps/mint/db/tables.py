@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The mint's tables, on SQLite and PostgreSQL alike.
-
-Times are ms since the Unix epoch.  No table holds a token or a private key.
-"""
+"""The mint's tables, for SQLite and PostgreSQL alike. Times are in ms since the Unix epoch."""
 
 from typing import Final
 
@@ -19,6 +16,7 @@ from sqlalchemy import (
     Text,
 )
 
+# No table holds a token or a private key: a copy of the database alone must open nothing.
 METADATA: Final = MetaData()
 
 META: Final = Table(
@@ -31,7 +29,7 @@ OPERATORS: Final = Table(
     Column("id", String(64), primary_key=True),
     Column("status", String(16), nullable=False),
     Column("created_at", BigInteger, nullable=False),
-    Column("role", String(32), nullable=False, server_default="admin"),  # what all were before there were roles
+    Column("role", String(32), nullable=False, server_default="admin"),  # the role that may do everything
     Column("rules", Text),
     Column("ended_at", BigInteger),
 )
@@ -47,7 +45,7 @@ AGENTS: Final = Table(
     Column("ended_at", BigInteger),
 )
 
-# One key belongs to one agent or operator: who signs is never ambiguous.
+# The key id is unique, so that a key has one holder: the signer of a proof is never ambiguous.
 HOLDER_KEYS: Final = Table(
     "holder_keys",
     METADATA,
@@ -67,13 +65,13 @@ SESSIONS: Final = Table(
     Column("subject_issuer", Text),
     Column("subject", Text),
     Column("subject_claims", Text),
-    Column("subject_until", BigInteger),  # when the token that proved the subject ends
+    Column("subject_until", BigInteger),  # expiry of the ID token that proved the subject
     Column("status", String(16), nullable=False),
     Column("purpose", Text),
     Column("policy", String(32), nullable=False),
     Column("opened_at", BigInteger, nullable=False),
-    Column("expires_at", BigInteger, nullable=False),  # of the token that lives longest
-    Column("ends_at", BigInteger, nullable=False, server_default="0"),  # no renewal goes beyond
+    Column("expires_at", BigInteger, nullable=False),  # of the session's last token
+    Column("ends_at", BigInteger, nullable=False, server_default="0"),  # the latest expiry that a renewal may set
     Column("ended_at", BigInteger),
     Column("incarnation", String(32), nullable=False),
     Column("born", BigInteger, nullable=False),
@@ -89,7 +87,7 @@ TASKS: Final = Table(
     Column("session", String(32), ForeignKey("sessions.id"), nullable=False),
     Column("agent", String(64), nullable=False),
     Column("subject_target", String(64)),
-    Column("above", Text, nullable=False, server_default="[]"),  # the tasks it is a part of, the outermost first
+    Column("above", Text, nullable=False, server_default="[]"),  # ids of its parent tasks, the outermost first
     Column("template", String(64), nullable=False),
     Column("params", Text, nullable=False),
     Column("audiences", Text, nullable=False),
@@ -108,8 +106,7 @@ TASKS: Final = Table(
     Index("tasks_by_template", "session", "template"),
 )
 
-# What a task may do, as often as that was granted: at its start, by an extension, by an attenuation in the place of
-# all.
+# What a task may do: a row for its start and for each extension. An attenuation replaces all of them by one row.
 TASK_GRANTS: Final = Table(
     "task_grants",
     METADATA,
@@ -123,7 +120,7 @@ TASK_GRANTS: Final = Table(
     Column("replaced_by", String(32)),
 )
 
-# What was asked to be approved, and what operators said.  Whether its task still runs is in the task's row.
+# Requests for approval and operators' answers. Whether the task still runs is in the task's row alone.
 APPROVALS: Final = Table(
     "approvals",
     METADATA,
@@ -135,27 +132,27 @@ APPROVALS: Final = Table(
     Column("subject", Text),
     Column("template", String(64), nullable=False),
     Column("audience", String(64), nullable=False),
-    Column("caveat", Text, nullable=False),  # the third-party caveat, as it stands in the token
+    Column("caveat", Text, nullable=False),  # the third-party caveat, with the bytes of the token
     Column("tool", String(96), nullable=False),
     Column("args", Text, nullable=False),
     Column("why", Text),
     Column("need", Integer, nullable=False),
     Column("ttl_ms", BigInteger, nullable=False),
-    Column("once", Integer, nullable=False),  # 1: good for one call
+    Column("once", Integer, nullable=False),  # 1: the discharge allows one call
     Column("status", String(16), nullable=False),
     Column("asked_at", BigInteger, nullable=False),
-    Column("by", Text, nullable=False),  # the operators who said yes
+    Column("by", Text, nullable=False),  # ids of the operators who approved, as JSON
     Column("denied_by", String(64)),
     Column("answer_why", Text),
     Column("approved_at", BigInteger),
     Column("expires_at", BigInteger),  # of its discharge
     Index("approvals_by_time", "asked_at", "id"),
     Index("approvals_of_sessions", "session", "asked_at", "id"),
-    Index("approvals_waiting", "session", "status"),  # of a session are few, of a state all that nobody ever answered
+    Index("approvals_waiting", "session", "status"),  # a session has few; a status has all old ones
     Index("approvals_in_state", "status", "asked_at", "id"),
 )
 
-# The unique key is what makes a jti single use, also between two mints that share this database.
+# The primary key makes a jti single use, between two mints of this database too.
 USED_JTI: Final = Table(
     "used_jti",
     METADATA,
@@ -163,7 +160,7 @@ USED_JTI: Final = Table(
     Column("until", BigInteger, nullable=False, index=True),
 )
 
-# What calls with an Idempotency-Key made: their events' facts, and what the tokens said without what signs them.
+# What calls with an Idempotency-Key made: the facts of their events, and the content of their tokens, unsigned.
 REPEATS: Final = Table(
     "repeats",
     METADATA,
@@ -183,21 +180,21 @@ SERVICES: Final = Table(
     Column("enrolled_by", String(96), nullable=False),
 )
 
-# The realm's root keys.  What is sealed here opens as the root keys' file does; the first one is in that file alone.
+# The realm's root keys. They are sealed like the root key file; the first key is in that file alone.
 ROOT_KEYS: Final = Table(
     "root_keys",
     METADATA,
     Column("name", String(16), primary_key=True),
     Column("created_at", BigInteger, nullable=False),
     Column("mints_from", BigInteger),
-    Column("waits", Integer, nullable=False),  # 1: for services that have not fetched it; 0: for nobody
+    Column("waits", Integer, nullable=False),  # 1: mints only after all services have fetched it
     Column("used_at", BigInteger, nullable=False),
     Column("retired_at", BigInteger),
     Column("nonce", Text),
     Column("sealed", Text),
 )
 
-# The numbers of audience keys: one is given to one audience, so that its key id names that audience's key alone.
+# Numbers of audience keys. No two audiences have one number, so that a kill of a key id affects one audience.
 AUDIENCE_KEYS: Final = Table(
     "audience_keys",
     METADATA,
@@ -208,7 +205,7 @@ AUDIENCE_KEYS: Final = Table(
     Column("retired_at", BigInteger),
 )
 
-# Every policy that was in force, as it was written; the one with the latest time is.
+# Every policy that was ever in force, as its TOML; the one with the latest in_force_at is in force.
 POLICIES: Final = Table(
     "policies",
     METADATA,
@@ -219,7 +216,7 @@ POLICIES: Final = Table(
     Column("by", String(96), nullable=False),
 )
 
-# What each own key of a service fetched last; a file that an operator carried there counts as ``file:`` and audience.
+# The audience keys that each own key of a service fetched last; ``file:<audience>`` for a service file.
 KEY_FETCHES: Final = Table(
     "key_fetches",
     METADATA,
@@ -229,7 +226,7 @@ KEY_FETCHES: Final = Table(
     Column("at", BigInteger, nullable=False),
 )
 
-# Enrolment tokens that nobody has used: each is deleted by its one use.  Their text is not kept.
+# Unused enrolment tokens, by their digest: a use deletes the row, so that a token enrols one key.
 ENROLMENTS: Final = Table(
     "enrolments",
     METADATA,
@@ -239,18 +236,18 @@ ENROLMENTS: Final = Table(
     Column("until", BigInteger, nullable=False),
 )
 
-# The highest place in the kill sequence that this mint has acted on: a store that has less has lost kills.
+# The highest position in the kill sequence that a mint has acted on: a store that is behind it has lost kills.
 HIGH_WATER: Final = Table(
     "epoch_high_water",
     METADATA,
     Column("realm", String(32), primary_key=True),
     Column("incarnation", String(32), nullable=False),
     Column("seq", BigInteger, nullable=False),
-    Column("chain", String(40), nullable=False, server_default=""),  # what led to it; empty where that is not known
+    Column("chain", String(40), nullable=False, server_default=""),  # hash of the sequence up to seq; empty if unknown
     Column("max_ttl_ms", BigInteger, nullable=False),
 )
 
-# Up to which entry of the store's log the freezes below are known.
+# The entry of the store's log up to which the freezes below are known.
 FOLLOWED: Final = Table(
     "epoch_followed",
     METADATA,
@@ -260,7 +257,7 @@ FOLLOWED: Final = Table(
     Column("chain", String(40), nullable=False),
 )
 
-# Every freeze that stands, those that were made past the mint too: a store that has lost them gets them again.
+# Every freeze in force, also those made at the store directly. The mint restores them in a store that lost them.
 FREEZES: Final = Table(
     "epoch_freezes",
     METADATA,
@@ -270,7 +267,7 @@ FREEZES: Final = Table(
     Column("why", Text, nullable=False),
 )
 
-# What happened, written with the change that it tells; numbers are never used again.
+# Events, each written in the transaction of its change. A number is never used again.
 OUTBOX: Final = Table(
     "outbox",
     METADATA,

@@ -1,16 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What one call does once, in the transaction of its change: its idempotency key, proofs and events.  CONTROL 1, 4.4.
+"""The unit of work of one call: its idempotency key, proofs and events. CONTROL 1, 4.4.
 
-A handler opens a unit of work for its call and passes it on to what proves a caller, and to what a repeat must not do
-twice.  A change that is the same when it is made twice, or that no call makes, takes ``Database.write``: a thaw, the
-end of a session, the keeper's own notes.
-
-The key is written in the transaction that makes the thing: no repeat makes the thing again, and no key is stored
-without its thing.  The row has the facts of the thing and the recipe of its tokens; a repeat signs them again.
-
-A proof is used before its call is answered, whatever the answer.  A call that changes the database in one transaction
-uses its proof in that transaction: one write to the disk, not two.  A second call with the same proof fails it.  A
-proof that no change took along, because the call was refused before, is written by itself.
+Changes that are idempotent, or that no call makes, use ``Database.write``: a thaw, the end of a session, the notes of
+the freeze keeper.
 """
 
 import contextlib
@@ -22,31 +14,37 @@ from sqlalchemy.engine import Connection
 
 from arx_caps.mint.db.database import Database
 from arx_caps.mint.db.events import Event
-from arx_caps.mint.db.repositories.proofs import Proofs, Used, replayed, used_id
-from arx_caps.mint.db.repositories.repeats import Claim, Repeats
+from arx_caps.mint.db.repositories.proofs import ProofRepository, Used, replayed, used_id
+from arx_caps.mint.db.repositories.repeats import Claim, RepeatRepository
 from arx_verifier.errors import GrantError
 
 
 class UnitOfWork:
-    """The work of one call, in the thread that opened it.  As a context manager, it spends what is left at its end.
+    """The work of one call, in the thread that opened it.
+
+    As a context manager, it uses at its end the proofs that no change has used.
 
     Attributes:
-        claim: The call's key, with which it is done once; None where it has none.
-        claimed: Whether the key is written, with what the call made.
-        recipe: What the tokens say that are about to be given; a repeat signs them from it.
-        events: What the change that is being made records.
+        claim: The call's idempotency key; None if it has none.
+        claimed: Whether the key is stored, with what the call made.
+        recipe: The content of the tokens that the call is about to return; a retry signs them again from it.
+        events: The events of the open change.
 
     Args:
         database: The database.
         proofs: The used proofs.
-        repeats: The calls with a key.
-        one_change: Whether the call changes nothing but the database, in one transaction, which then spends its proofs.
+        repeats: The calls with an idempotency key.
+        one_change: Whether the call changes the database alone, in one transaction, which then uses its proofs.
     """
 
-    def __init__(self, database: Database, proofs: Proofs, repeats: Repeats, *, one_change: bool = False) -> None:
+    def __init__(
+        self, database: Database, proofs: ProofRepository, repeats: RepeatRepository, *, one_change: bool = False
+    ) -> None:
         self._database, self._proofs, self._repeats = database, proofs, repeats
         self._one_change, self._thread = one_change, threading.get_ident()
-        self._pending: list[Used] | None = None  # proofs that wait for the change; None where none may wait
+        self._pending: list[Used] | None = None  # proofs for the next change; None if none may wait
+        # The row of a key has the facts of the thing and the recipe of its tokens, never a token: no table may hold
+        # one.
         self.claim: Claim | None = None
         self.claimed = False
         self.recipe: Mapping[str, Any] | None = None
@@ -59,53 +57,57 @@ class UnitOfWork:
 
     def __exit__(self, *_: object) -> None:
         pending, self._pending = self._pending or [], None
+        # A call that was refused before its change has used its proof all the same. An error here is the answer.
         for used in pending:
-            self._proofs.spend(used)  # what it raises is the answer
+            self._proofs.spend(used)
 
     def spend(self, kind: str, kid: str, jti: str, until: int) -> None:
-        """Use a proof's or an assertion's id, once: with the change that is to come, or else now.
+        """Use the id of a proof or an assertion: in the next change, or in a transaction now.
 
         Args:
-            kind: What it belongs to.
-            kid: The key that signed it: nobody can use up another's ids.
+            kind: What the id belongs to, such as ``proof``.
+            kid: The key that signed it, so that no other key can use up its ids.
             jti: The id.
-            until: From when on it would be refused as too old, ms.
+            until: When it expires, in ms since the Unix epoch.
 
         Raises:
-            GrantError: ``replayed``.
+            GrantError: ``replayed``: the id was used before.
         """
         self._require_own_thread()
         used = used_id(kind, kid, jti, until)
+        # The proof and the change in one transaction: one write to the disk instead of two. The unique key of the id
+        # fails the second of two calls with one proof, and its change with it.
         if self._pending is None:
             self._proofs.spend(used)
         else:
             self._pending.append(used)
             if self._proofs.is_used(used):
-                raise replayed(used)  # told at once, before anything is done for who asks; else the change would tell
+                # The change would fail as well, but a replay should cost the mint as little as possible.
+                raise replayed(used)
         self._proofs.prune()
 
     def require_first(self) -> None:
-        """Require that what this call asks for was not done meanwhile by another one with its key.
-
-        For a step that a repeat must not take once the first call is done: it would end what that has given.
+        """Require that no other call with this call's idempotency key was done in the meantime.
 
         Raises:
-            GrantError: ``conflict``: it was.
+            GrantError: ``conflict``: another one was.
         """
+        # For a step outside the transaction, such as the kill of a task's old links. A late retry must not take it: it
+        # would revoke what the first attempt gave.
         if self.claim is not None and self._repeats.find(self.claim) is not None:
             raise GrantError("this call was done meanwhile", code="conflict")
 
     @contextlib.contextmanager
     def change(self, what: Event | None = None) -> Iterator[Connection]:
-        """Change something in one transaction, with its events, the call's proofs and its key; or nothing of it.
+        """Run a change in one transaction with its events, proofs and idempotency key, all or none.
 
         Args:
-            what: The event; None where the change ``note``s it, or finds nothing to do.
+            what: The event; None if the change calls ``note``, or finds nothing to do.
 
         Raises:
-            GrantError: ``conflict``: somebody else changed the same thing, used the key, or used a proof.
+            GrantError: ``conflict``: another transaction changed the same row, used the key, or used a proof.
             StoreError: The database did not answer.
-            AuditError: An event cannot be recorded, so the change was not made.
+            AuditError: An event cannot be recorded, so the change was rolled back.
         """
         self._require_own_thread()
         self.events = [] if what is None else [what]
@@ -113,23 +115,27 @@ class UnitOfWork:
             yield c
             if self.events:
                 self._finish(c)
+        # Only after the commit: proofs of a change that was rolled back are still to be used.
         if self.events and self._pending:
             self._pending.clear()
         self.claimed |= any(map(self._is_claimed, self.events))
 
     def note(self, what: Event) -> None:
-        """Have the change that is being made record an event."""
+        """Add an event to the open change."""
         self.events.append(what)
 
     def record(self, what: Event) -> None:
-        """Record an event that has no other change; see ``change``."""
+        """Record an event that has no other change; it raises what ``change`` raises."""
         with self.change(what):
             pass
 
     def _finish(self, c: Connection) -> None:
+        # Proofs first: a replay fails on its unique key before anything else is written.
         for used in self._pending or ():
             self._proofs.add(c, used)
         for event in self.events:
+            # The key is written with the thing that it names. A retry then finds both or neither, and no "in progress"
+            # to wait for.
             if self.claim is not None and self._is_claimed(event):
                 self._repeats.add(c, self.claim, event, self.recipe)
             self._database.record_in(c, event)
@@ -138,6 +144,6 @@ class UnitOfWork:
         return self.claim is not None and event.kind == self.claim.makes
 
     def _require_own_thread(self) -> None:
-        # Two calls that shared one would write each other's key and proofs.
+        # Two calls that shared a unit would write each other's key and proofs.
         if threading.get_ident() != self._thread:
             raise RuntimeError("a unit of work belongs to the thread that opened it: open another")

@@ -1,9 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The forms that the mint's database has had, and the way from each to the next.
-
-A mint that starts brings its database into the form it knows, alone: a second one waits.  A database that was just made
-gets the newest form at once; a test holds that to what the steps lead to.  There is no way back but a backup.
-"""
+"""The revisions of the mint's schema, and the migration from each to the next."""
 
 from typing import Final
 
@@ -13,9 +9,10 @@ from sqlalchemy.engine import Connection
 from arx_caps.mint.db.tables import METADATA
 from arx_verifier.errors import SettingsError
 
-REVISIONS: Final = ("0001",)  # in their order
+# There is no way back but a backup: a downgrade would have to invent what the older schema knew.
+REVISIONS: Final = ("0001",)  # the oldest first
 HEAD: Final = REVISIONS[-1]
-LOCK: Final = 0x617278  # any number that nobody else locks in this database
+LOCK: Final = 0x617278  # of an advisory lock; no other part of ARx uses this number
 NEWER: Final = "update ARx, or restore the backup that was made before it was updated"
 
 # Where Alembic keeps the revision.
@@ -28,15 +25,16 @@ VERSION: Final = Table(
 
 
 def revision(connection: Connection) -> str | None:
-    """Return a database's revision, or None when there is nothing in it.
+    """Return a database's revision, or None if the database is empty.
 
     Raises:
-        SettingsError: It belongs to a version that is not known here.
+        SettingsError: The database belongs to a version that is unknown here.
     """
     there = set(inspect(connection).get_table_names())
     if VERSION.name in there:
         found = connection.execute(select(VERSION.c.version_num)).scalar()
         if found not in REVISIONS:
+            # A newer mint may have written rows that this one would misread.
             raise SettingsError(f"the mint's database is of revision {found}, this version knows {HEAD}: {NEWER}")
         return str(found)
     if there.intersection(METADATA.tables):
@@ -45,15 +43,16 @@ def revision(connection: Connection) -> str | None:
 
 
 def migrate(connection: Connection) -> str | None:
-    """Bring a database into the newest form, in a transaction that is open; nobody else does at the same time.
+    """Migrate a database to the newest revision, in an open transaction.
 
     Returns:
-        The revision it had, or None when it was empty.
+        The revision before; None if the database was empty.
 
     Raises:
-        SettingsError: It belongs to a version that is not known here.
+        SettingsError: The database belongs to a version that is unknown here.
     """
     if connection.dialect.name == "postgresql":
+        # Two mints that start at the same moment: the second waits, and then finds the work done.
         connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({LOCK})")
     before = revision(connection)
     if before == HEAD:
@@ -68,8 +67,8 @@ def migrate(connection: Connection) -> str | None:
 
 
 def upgrade(connection: Connection) -> None:
-    """Take the steps from a database's revision, or from nothing, to the newest form."""
-    # Only here: a start that finds everything as it should be does without Alembic and its templates.
+    """Run the migrations from a database's revision, or from nothing, to the newest."""
+    # Imported here: a start that has nothing to migrate needs no Alembic and no templates.
     from alembic import command
     from alembic.config import Config
 

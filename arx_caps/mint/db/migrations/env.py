@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What Alembic runs: the steps, in the transaction and on the connection that ``migrate`` gives it."""
+"""Alembic's environment: run the migrations in the transaction of ``migrate``."""
 
 from alembic import context
 
@@ -8,7 +8,7 @@ from arx_caps.mint.db.tables import METADATA
 context.configure(
     connection=context.config.attributes["connection"],
     target_metadata=METADATA,
-    transactional_ddl=True,  # SQLite's as well, because its driver is told not to commit by itself
+    transactional_ddl=True,  # SQLite too: its driver does not commit by itself here
 )
 with context.begin_transaction():
     context.run_migrations()

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One class for each kind of row: its queries and its changes."""
+"""Repositories: one class for each kind of row, with its queries and its changes."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Agents: who is enrolled, whose it is, and what is said of it."""
+"""Enrolled agents: path, status, owner and metadata. Their keys are in ``holder_keys``."""
 
 from collections.abc import Mapping
 from typing import Any, Final
@@ -24,7 +24,7 @@ _ENDED: Final = select(AGENTS.c.path).where(AGENTS.c.status == "deactivated")
 _ADD, _CHANGE = insert(AGENTS), update(AGENTS).where(_ITS)
 
 
-class Agents:
+class AgentRepository:
     """The enrolled agents."""
 
     def __init__(self, database: Database) -> None:
@@ -40,7 +40,15 @@ class Agents:
         metadata: Mapping[str, str],
         what: Event,
     ) -> None:
-        """Enrol an agent with its first key, or with none where it is known otherwise.
+        """Enrol an agent, with its first key if it has one.
+
+        Args:
+            unit: The call's unit of work.
+            path: The agent's path.
+            key: Its first key; None if another issuer authenticates it.
+            owner: Its owner, or None.
+            metadata: Its metadata.
+            what: The event.
 
         Raises:
             GrantError: ``agent_exists`` or ``key_enrolled``.
@@ -49,10 +57,13 @@ class Agents:
         row["metadata"] = msgspec.json.encode(dict(metadata), order="sorted").decode()
         with unit.change(what) as c:
             try:
+                # A savepoint: PostgreSQL refuses every later query of a transaction in which a statement failed.
                 with c.begin_nested():
                     c.execute(_ADD, row)
             except IntegrityError:
                 ended = c.execute(_FIND, {"which": path}).one().status != "active"
+                # A name is never given to a second agent: records and kills of the first one would then be the second
+                # one's.
                 said = "was deactivated, and its name is not given again" if ended else "is enrolled already"
                 raise GrantError(f"the agent {path} {said}", code="agent_exists") from None
             if key is not None:
@@ -65,18 +76,19 @@ class Agents:
     def list(
         self, *, status: str | None = None, under: str | None = None, after: str | None = None, limit: int = PAGE
     ) -> Rows:
-        """Return agents by path.
+        """Return agents, ordered by path.
 
         Args:
-            status: Only those of this status.
-            under: Only this path's agent and those below it.
-            after: Only those behind this place of the list.
-            limit: At most so many.
+            status: Only agents of this status.
+            under: Only the agent of this path and the agents below it.
+            after: A page's ``next``: only agents after it.
+            limit: At most this number.
         """
         statement = select(AGENTS)
         if status is not None:
             statement = statement.where(AGENTS.c.status == status)
         if under is not None:
+            # With the slash, or acme/bot would include acme/bots.
             below = AGENTS.c.path.startswith(under + "/", autoescape=True)
             statement = statement.where(or_(AGENTS.c.path == under, below))
         return self._database.page(behind(statement, AGENTS_ORDER, after), limit)
@@ -86,7 +98,13 @@ class Agents:
         return {f"agent:{row['path']}" for row in self._database.rows(_ENDED)}
 
     def set_status(self, path: str, status: str, what: Event) -> None:
-        """Deactivate or thaw an agent; what it holds is not ended by it."""
+        """Set an agent's status. This revokes none of its tokens.
+
+        Args:
+            path: The agent's path.
+            status: ``active`` or ``deactivated``.
+            what: The event.
+        """
         with self._database.write(what) as c:
             ended = now_ms() if status == "deactivated" else None
             c.execute(_CHANGE, {"which": path, "status": status, "ended_at": ended})
@@ -94,19 +112,21 @@ class Agents:
     def describe(
         self, path: str, owner: Mapping[str, str | None], metadata: Mapping[str, str | None], by: str, *, most: int
     ) -> None:
-        """Change what is said of an agent.
+        """Change an agent's owner and metadata.
 
         Args:
             path: The agent's path.
-            owner: ``owner`` and who that is, or nothing to leave it.
-            metadata: Members to set; None or an empty text takes one away.
-            by: Who changes it.
-            most: How many members there may be afterwards.
+            owner: ``{"owner": …}``, or empty to leave the owner.
+            metadata: Members to set; None or an empty text removes a member.
+            by: The actor, for the event.
+            most: The number of members that the agent may have afterwards.
 
         Raises:
-            RequestError: There would be more.
+            RequestError: It would have more members.
         """
         with self._database.write() as c:
+            # Two callers who set different members at once must both be heard, so the row is locked before it is
+            # merged.
             row = c.execute(_FIND.with_for_update(), {"which": path}).one()
             merged: dict[str, str | None] = {**msgspec.json.decode(row.metadata, type=dict[str, str]), **metadata}
             kept = {name: text for name, text in merged.items() if text}

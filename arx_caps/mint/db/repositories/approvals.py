@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Requests for approval, and the operators' answers.  CONTROL 2.7.
+"""Requests for approval, and operators' answers. CONTROL 2.7.
 
-A request or an answer locks the task first, as the end of a task does, and then its own row.  So of an approval, a
-denial and the end of the task one comes first, and the others are refused.
+How a discharge is made of an approval is in ``arx_caps.mint.tasks``.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,14 +19,14 @@ from arx_caps.mint.db.tables import APPROVALS, OPERATORS, TASKS
 from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_verifier.errors import GrantError
 
-MAX_WAITING: Final = 32  # of one session: nobody reads more with care
-MAX_CLOSED: Final = 32  # with each new request, of those whose task is over: more than one, so that none gather
+MAX_WAITING: Final = 32  # of one session: operators do not read more with care
+MAX_CLOSED: Final = 32  # old requests that a new one closes: more than one, or they would pile up
 APPROVALS_ORDER: Final = Order((APPROVALS.c.asked_at, APPROVALS.c.id), tuple[Time, Text], newest_first=True)
 WAITING: Final = "waiting"
 APPROVED: Final = "approved"
 DENIED: Final = "denied"
 WITHDRAWN: Final = "withdrawn"
-ENDED: Final = "ended"  # never answered, and its task is over
+ENDED: Final = "ended"  # unanswered, and its task is over
 _ITS: Final = APPROVALS.c.id == bindparam("which")
 _FIND: Final = select(APPROVALS).where(_ITS)
 _LOCK: Final = _FIND.with_for_update()
@@ -43,7 +42,7 @@ _COUNT_OF_SESSION: Final = _COUNT.where(APPROVALS.c.session == bindparam("whose"
 _WITHDRAWN: Final = select(APPROVALS.c.id).where(
     APPROVALS.c.status == WITHDRAWN, APPROVALS.c.expires_at > bindparam("now")
 )
-# What somebody else holds is left to them: two who close the same would wait for each other.
+# Skips rows that another transaction has locked: two that close the same rows in another order would deadlock.
 _OVER: Final = (
     select(APPROVALS.c.id)
     .join(TASKS, TASKS.c.id == APPROVALS.c.task)
@@ -55,7 +54,7 @@ _OVER: Final = (
 
 
 class AnswerTerms(Protocol):
-    """What an approval takes, as ``policy.approvals`` has it."""
+    """The terms of an approval, as ``arx_caps.mint.policy.approvals`` has them."""
 
     @property
     def need(self) -> int:
@@ -63,22 +62,22 @@ class AnswerTerms(Protocol):
 
     @property
     def ttl_ms(self) -> int:
-        """How long the approval is good."""
+        """How long the discharge is valid, in ms."""
 
     @property
     def once(self) -> bool:
-        """Whether it is good for one call."""
+        """Whether the discharge allows one call only."""
 
 
 class ApprovalAnswer(NamedTuple):
-    """What an operator says of a request.
+    """An operator's answer to a request.
 
     Attributes:
-        operator: Who.
-        terms: On what terms it is approved, if those became stricter since; None where it is denied.
-        why: In whose words; None for none.
-        counts: Tells of an operator who said yes before, by name and row, whether it still counts; asked in the
-            transaction, so that it may not wait for another connection.
+        operator: The operator's name.
+        terms: The policy's terms of today; None for a denial.
+        why: The operator's reason, or None.
+        counts: Decides from name and row whether an earlier approver still counts. It runs in the transaction, so it
+            must not take another connection.
     """
 
     operator: str
@@ -87,17 +86,25 @@ class ApprovalAnswer(NamedTuple):
     counts: Callable[[str, Mapping[str, Any] | None], bool]
 
 
-class Approvals:
-    """The approvals."""
+# A request or an answer locks the task first, as the end of a task does, and then its own row. So of an approval, a
+# denial and the end of the task one comes first, and the others are refused. The same order everywhere prevents a
+# deadlock.
+class ApprovalRepository:
+    """Requests for approval, with their answers."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def add(self, unit: UnitOfWork, values: Mapping[str, Any], what: Event) -> None:
-        """Keep a request, unless its task ended meanwhile or too many of its session wait.
+        """Store a request.
+
+        Args:
+            unit: The call's unit of work.
+            values: The row.
+            what: The event.
 
         Raises:
-            GrantError: ``session_ended``, ``too_many_approvals``.
+            GrantError: ``session_ended``: its task has ended; ``too_many_approvals``: too many of its session wait.
         """
         with unit.change(what) as c:
             lock_task(c, values["task"])
@@ -110,7 +117,9 @@ class Approvals:
                     "finish the tasks that they are for",
                     code="too_many_approvals",
                 )
+            # Counted while the session's row is locked: of two requests at the limit, one is refused.
             c.execute(_ADD, values)
+            # Tasks expire without a call, so new requests clean up: listings and counts read every waiting row.
             _close_ended(c)
 
     def find(self, approval: str) -> dict[str, Any] | None:
@@ -126,14 +135,14 @@ class Approvals:
         limit: int = PAGE,
         **wanted: str | None,
     ) -> Rows:
-        """Return approvals, the newest first, each with its task's row under ``its``.
+        """Return approvals, the newest first, each with its task's row as ``its``.
 
         Args:
-            statuses: Only those whose row says one of these.
-            alive: Only those whose task is neither ended nor expired.
-            after: Only those behind this place of the list.
-            limit: At most so many.
-            wanted: Only those with these values; None for any.
+            statuses: Only approvals with one of these statuses.
+            alive: Only approvals whose task is neither ended nor expired.
+            after: A page's ``next``: only approvals after it.
+            limit: At most this number.
+            wanted: Only approvals with these values of columns; None for any value.
         """
         statement: Select[Any] = select(APPROVALS)
         if statuses is not None:
@@ -151,26 +160,26 @@ class Approvals:
         return [row | {"its": tasks[row["task"]]} for row in rows]
 
     def count_waiting(self) -> int:
-        """Count the requests that wait for an answer; of kills this knows nothing."""
+        """Return the number of unanswered requests, those of killed tasks included."""
         with self._database.read() as c:
             return int(c.execute(_COUNT, {"now": now_ms()}).scalar_one())
 
     def withdrawn_targets(self) -> set[str]:
-        """Return the target of every approval that was withdrawn while its discharge was good, and would be by now."""
+        """Return the targets of approvals that were withdrawn and whose discharge has not expired."""
         return {f"task:{row['id']}" for row in self._database.rows(_WITHDRAWN, now=now_ms())}
 
     def answer(self, approval: Mapping[str, Any], said: ApprovalAnswer) -> dict[str, Any]:
-        """Note what an operator says; the last yes that is needed approves.
+        """Record an operator's answer; the last approval that is needed sets the status.
 
         Args:
-            approval: The row, as it was.
-            said: What is said.
+            approval: The row, as the caller read it.
+            said: The answer.
 
         Returns:
-            The row as it is now.
+            The row after the answer.
 
         Raises:
-            GrantError: ``session_ended``: its task is over; ``conflict``: it does not wait, or this operator said so.
+            GrantError: ``session_ended``: its task has ended; ``conflict``: it has an answer, or one of this operator.
         """
         name, by = approval["id"], f"operator:{said.operator}"
         with self._database.write() as c:
@@ -182,18 +191,23 @@ class Approvals:
             yes = msgspec.json.decode(row["by"], type=list[str])
             terms = said.terms
             if terms is None:
-                # Whatever somebody said with a yes before is no reason for this no.
+                # An approver's reason must not appear as the reason of this denial.
                 changes: dict[str, Any] = {"status": DENIED, "denied_by": said.operator, "answer_why": None}
             elif said.operator in yes:
                 raise GrantError(f"{said.operator} has approved {name} already; another operator must", code="conflict")
             else:
                 yes.append(said.operator)
+                # The stricter of the terms at the request and the terms of today, so that a policy change is not
+                # bypassed.
                 need, ttl_ms = max(row["need"], terms.need), min(row["ttl_ms"], terms.ttl_ms)
                 changes = {"by": msgspec.json.encode(yes).decode(), "need": need, "ttl_ms": ttl_ms}
                 changes["once"] = max(row["once"], int(terms.once))
                 found = {each.id: plain(each) for each in c.execute(select(OPERATORS).where(OPERATORS.c.id.in_(yes)))}
+                # Counted anew with the last answer: an earlier approver may be removed, frozen or in another role by
+                # now.
                 if sum(said.counts(each, found.get(each)) for each in yes) >= need:
                     now = now_ms()
+                    # A discharge must not outlive the task that it was asked for.
                     until = min(now + ttl_ms, task["expires_at"])
                     changes |= {"status": APPROVED, "approved_at": now, "expires_at": until}
             changes |= {"answer_why": said.why} if said.why is not None else {}
@@ -207,10 +221,15 @@ class Approvals:
             return row
 
     def withdraw(self, approval: str, status: str, what: Event) -> dict[str, Any]:
-        """Note that an approval, or a request, is withdrawn, if its row says this by now.
+        """Set an approval, or a request, to withdrawn if its row still has a status.
+
+        Args:
+            approval: The approval's id.
+            status: The status that its row must have.
+            what: The event.
 
         Returns:
-            The row as it is now.
+            The row afterwards.
         """
         with self._database.write() as c:
             row = _lock(c, approval)
@@ -222,7 +241,7 @@ class Approvals:
 
 
 def _close_ended(c: Connection) -> None:
-    """Take the oldest requests whose task is over from those that wait, which every list and count looks through."""
+    """Close the oldest waiting requests whose task is over."""
     found = c.execute(_OVER, {"now": now_ms()}).scalars().all()
     if found:
         c.execute(update(APPROVALS).where(APPROVALS.c.id.in_(found)).values(status=ENDED))

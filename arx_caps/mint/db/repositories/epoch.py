@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How far the kill epoch had come, and which freezes stand: what a store that lost either is held to.  SPEC 10."""
+"""The high-water mark of each realm's kill epoch, and the freezes in force. SPEC 10.
+
+What a store that lost either of them must be given is decided in ``arx_caps.mint.revocation``.
+"""
 
 from collections.abc import Collection, Mapping
 from typing import Any, Final, NamedTuple
@@ -27,13 +30,13 @@ _ADD_FREEZE, _THAW = insert(FREEZES), delete(FREEZES).where(FREEZES.c.target == 
 
 
 class HighWater(NamedTuple):
-    """The furthest place in the kill sequence that was acted on.
+    """The highest position in the kill sequence that a mint has acted on.
 
     Attributes:
-        incarnation: The history.
-        seq: The place in it.
-        chain: What led to it, so that another past of the same length is noticed; empty where that is not known.
-        max_ttl_ms: How long tokens may live for the store to remember their kills; 0 leaves it as it is.
+        incarnation: The incarnation of the store's history.
+        seq: The position in it.
+        chain: Hash of the sequence up to it, which detects another past of the same length; empty if unknown.
+        max_ttl_ms: The longest life of a token, and so how long the store keeps kills, in ms; 0 leaves it unchanged.
     """
 
     incarnation: str
@@ -43,7 +46,7 @@ class HighWater(NamedTuple):
 
 
 class Freeze(NamedTuple):
-    """A freeze that stands: since when (ms), by whom, why."""
+    """A freeze in force: target, time in ms since the Unix epoch, actor and reason."""
 
     target: str
     at_ms: int
@@ -51,19 +54,26 @@ class Freeze(NamedTuple):
     why: str
 
 
-class Epoch:
+class EpochRepository:
     """The high-water mark of each realm, and its freezes."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def high_water(self, realm: str) -> HighWater | None:
-        """Return the furthest place in the kill sequence that was acted on, or None."""
+        """Return a realm's high-water mark, or None."""
         row = self._database.row(_MARK, which=realm)
         return _mark(row) if row is not None else None
 
     def raise_high_water(self, realm: str, mark: HighWater, what: Event | None = None, *, begins: bool = False) -> None:
-        """Remember a place in the kill sequence; it only rises, but where a history ``begins``."""
+        """Raise a realm's high-water mark in a transaction of its own.
+
+        Args:
+            realm: The realm.
+            mark: The position that was acted on.
+            what: The event, or None.
+            begins: Whether the position begins a new incarnation, whose sequence may be lower.
+        """
         with self._database.write(what) as c:
             raise_high_water(c, realm, mark, begins=begins)
 
@@ -73,7 +83,7 @@ class Epoch:
         return None if row is None else _place(row)
 
     def freezes(self) -> set[str]:
-        """Return the target of every freeze that stands."""
+        """Return the target of every freeze in force."""
         return {row["target"] for row in self._database.rows(_FREEZES)}
 
     def follow(
@@ -84,17 +94,17 @@ class Epoch:
         frozen: Collection[Freeze],
         thawed: Collection[str],
     ) -> bool:
-        """Change which freezes stand, as the store's log says, and raise the mark to the last entry.
+        """Apply entries of the store's log to the freezes, and raise the high-water mark.
 
         Args:
             realm: The realm.
-            since: Up to where they were known.
-            to: Up to where they are known then.
-            frozen: The freezes that were made; of one that stands already nothing is changed.
-            thawed: The targets of those that were thawed.
+            since: The entry up to which the freezes were known.
+            to: The last entry that is applied.
+            frozen: Freezes that were made.
+            thawed: Targets that were thawed.
 
         Returns:
-            Whether it was done; not where another mint has followed meanwhile.
+            Whether the entries were applied; False if another mint has applied entries since ``since``.
         """
         with self._database.write() as c:
             row = c.execute(_LOCK_FOLLOWED, {"which": realm}).first()
@@ -108,9 +118,11 @@ class Epoch:
                     return False
             else:
                 c.execute(_CHANGE_FOLLOWED, {"which": realm, **to._asdict()})
+            # Thaws first: a target that was thawed and frozen again is frozen.
             for target in thawed:
                 c.execute(_THAW, {"which": target})
             for freeze in frozen:
+                # A second freeze of a target keeps the time and reason of the first.
                 if c.execute(_FREEZE, {"which": freeze.target}).first() is None:
                     c.execute(_ADD_FREEZE, freeze._asdict())
             raise_high_water(c, realm, HighWater(*to))
@@ -118,13 +130,13 @@ class Epoch:
 
 
 def raise_high_water(c: Connection, realm: str, mark: HighWater, *, begins: bool = False) -> None:
-    """Raise a realm's mark in a transaction that is open.
+    """Raise a realm's high-water mark in an open transaction. A mark is never lowered.
 
     Args:
         c: The transaction.
         realm: The realm.
-        mark: The place that was acted on.
-        begins: A history begins with it, so it may also be another history's.
+        mark: The position that was acted on.
+        begins: Whether the position begins a new incarnation, whose sequence may be lower.
     """
     row = c.execute(_MARK, {"which": realm}).first()
     if row is None:
@@ -134,19 +146,22 @@ def raise_high_water(c: Connection, realm: str, mark: HighWater, *, begins: bool
         except IntegrityError:  # another mint was first
             raise_high_water(c, realm, mark, begins=begins)
         return
+    # Read without a lock at first: nearly every call changes nothing, and would otherwise wait for all the others.
     if not _raised(plain(row), mark, begins):
         return
-    # Looked at again once nobody else can change it: of two writers the one that is behind must not come last.
+    # Computed again under the lock: of two writers, the one with the lower mark must not win by being last.
     values = _raised(plain(c.execute(_LOCK_MARK, {"which": realm}).one()), mark, begins)
     if values:
         c.execute(_CHANGE_MARK, {"which": realm, **values})
 
 
 def _raised(row: dict[str, Any], mark: HighWater, begins: bool) -> dict[str, Any]:
-    """Return what a mark changes in the row."""
+    """Return the columns that a mark changes, or an empty dict."""
     before = _mark(row)
     if not begins and mark.incarnation != before.incarnation and mark.seq <= before.seq:
-        return {}  # a history goes on where the one before it ended: this is a late word of one that is over
+        # A new incarnation continues the numbers of the one before it. A lower number is from a request that read
+        # the epoch before that, and would set the mark back to a history that is over.
+        return {}
     seq = max(before.seq, mark.seq)
     chains = [
         one.chain for one in (mark, before) if (one.incarnation, one.seq) == (mark.incarnation, seq) and one.chain

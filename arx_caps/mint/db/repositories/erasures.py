@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Erase a person's data from the rows of sessions and of all that was done in them.
+"""Erase a person's data from sessions, tasks, grants, approvals and events.
 
-What stays is that there was a session or a task, its agent, time and policy; ids name no person.  Only what is over is
-erased: a running task needs its subject.
+The audit log is erased in ``arx_caps.audit``. What may be erased is decided in ``arx_caps.mint.tasks.erase``.
 """
 
 from collections.abc import Callable, Collection, Iterator
@@ -18,22 +17,24 @@ from arx_caps.mint.db.tables import APPROVALS, OUTBOX, REPEATS, SESSIONS, TASK_G
 from arx_verifier.token import subject_target
 
 ERASED: Final = "mint.erased"
-_AT_ONCE: Final = 500  # ids in one statement
+_AT_ONCE: Final = 500  # ids in one statement: databases limit its parameters
 _OF_PERSON: Final = ("subject_issuer", "subject", "subject_claims", "subject_until", "purpose")
 _OVER: Final = func.coalesce(SESSIONS.c.ended_at, SESSIONS.c.expires_at)
 
 
-class Erasures:
-    """What can be erased."""
+# A row stays with its ids, agent, times and policy, which name no person: records in the log refer to it. Only what is
+# over may be erased, for a running task needs its subject.
+class ErasureRepository:
+    """Queries and changes to erase a person's data."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def sessions_for(self, target: str) -> Rows:
-        """Return the sessions on behalf of whom a target names."""
+        """Return the sessions on behalf of the person that a target names."""
         persons = select(SESSIONS.c.subject_issuer, SESSIONS.c.subject).where(SESSIONS.c.subject.is_not(None))
         with self._database.read() as c:
-            # The target is a hash, and rows have the names.
+            # A target is a hash of issuer and subject, so it cannot be looked up: each person's is computed.
             for issuer, subject in c.execute(persons.distinct()):
                 if subject_target(issuer, subject) == target:
                     theirs = (SESSIONS.c.subject_issuer == issuer, SESSIONS.c.subject == subject)
@@ -41,25 +42,25 @@ class Erasures:
         return []
 
     def sessions_over(self, before: int) -> list[str]:
-        """Return the sessions that were over before a time, ms."""
+        """Return the ids of sessions that were over before a time, in ms since the Unix epoch."""
         with self._database.read() as c:
             return list(c.execute(select(SESSIONS.c.id).where(before > _OVER)).scalars())
 
     def tasks_in(self, sessions: Collection[str]) -> list[str]:
-        """Return the tasks of sessions."""
+        """Return the ids of the tasks in these sessions."""
         with self._database.read() as c:
             these = (select(TASKS.c.id).where(TASKS.c.session.in_(some)) for some in _some(sessions))
             return [task for each in these for task in c.execute(each).scalars()]
 
     def erase_events(self, which: Callable[[Recorded], bool], kept: Collection[str]) -> int:
-        """Leave of recorded events nothing but what names no person.
+        """Erase the facts of recorded events.
 
         Args:
-            which: Whose facts go.
-            kept: The names of facts that stay.
+            which: Decides whether an event is erased.
+            kept: The names of facts that stay, which name no person.
 
         Returns:
-            How many were erased.
+            The number of events that were erased.
         """
         count, number = 0, 0
         while True:
@@ -78,7 +79,13 @@ class Erasures:
             count += len(those)
 
     def erase_work(self, sessions: Collection[str], tasks: Collection[str], what: Event) -> None:
-        """Erase what sessions and their tasks say of persons; the rows stay.  Grants and what may be repeated go."""
+        """Erase the person's data in sessions and tasks; delete their grants and idempotency keys.
+
+        Args:
+            sessions: Ids of sessions.
+            tasks: Ids of their tasks.
+            what: The event.
+        """
         gone = {*sessions, *tasks}
         with self._database.write(what) as c:
             _overwrite(c)
@@ -89,6 +96,7 @@ class Erasures:
                 c.execute(update(TASKS).where(TASKS.c.id.in_(some)).values(params="{}", subject_target=None))
                 asked = update(APPROVALS).where(APPROVALS.c.task.in_(some))
                 c.execute(asked.values(args="{}", **dict.fromkeys(("why", "answer_why", "subject", "subject_issuer"))))
+            # Grants and idempotency keys hold parameters of tasks. They are of no use once the work is over.
             keys = [
                 (row.caller, row.key)
                 for row in c.execute(select(REPEATS.c.caller, REPEATS.c.key, REPEATS.c.facts))
@@ -110,6 +118,7 @@ def _some(all_of_them: Collection[Any]) -> Iterator[list[Any]]:
 
 
 def _overwrite(c: Connection) -> None:
-    """Have SQLite write over what is deleted; PostgreSQL does so when it vacuums."""
+    """Make SQLite overwrite deleted content."""
+    # SQLite would leave the bytes in free pages of its file. PostgreSQL overwrites them when it vacuums.
     if c.dialect.name == "sqlite":
         c.exec_driver_sql("PRAGMA secure_delete=ON")

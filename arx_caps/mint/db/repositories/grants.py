@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The grants of tasks: added while a task runs, or replaced by less.  CONTROL 2.
+"""What each task may do: added by an extension, replaced by an attenuation. CONTROL 2.
 
-Both lock the session's row first and the task's next, as the end of either does, so that nothing is granted below what
-is over.
+What a task may be granted is decided in ``arx_caps.mint.tasks``.
 """
 
 from collections.abc import Collection, Mapping
@@ -38,7 +37,7 @@ _SESSION_STATUS: Final = (
 )
 
 
-class Grants:
+class TaskGrantRepository:
     """The grants of tasks."""
 
     def __init__(self, database: Database) -> None:
@@ -53,19 +52,27 @@ class Grants:
         return self._database.rows(_LIST, its_task=task)
 
     def live(self, task: str) -> Rows:
-        """Return the grants of a task that are not over, the newest first."""
+        """Return the grants of a task that have neither ended nor expired, the newest first."""
         return self._database.rows(_LIVE, its_task=task, now=now_ms())
 
     def add(
         self, unit: UnitOfWork, task: str, values: Mapping[str, Any], high_water: HighWater, realm: str, what: Event
     ) -> dict[str, Any]:
-        """Add a grant to a task that runs.
+        """Add a grant to a running task.
+
+        Args:
+            unit: The call's unit of work.
+            task: The task's id.
+            values: The row of the grant.
+            high_water: The position of the kill epoch with which it was decided.
+            realm: The realm.
+            what: The event.
 
         Returns:
             The task's row.
 
         Raises:
-            GrantError: ``session_ended``: it, or its session, is over.
+            GrantError: ``session_ended``: the task or its session is over.
         """
         with unit.change(what) as c:
             row = lock_task(c, task)
@@ -86,27 +93,29 @@ class Grants:
         realm: str,
         what: Event,
     ) -> dict[str, Any] | None:
-        """Put one grant in the place of those that were killed.
+        """Replace the grants of a task that were killed by one.
 
         Args:
-            unit: The call's.
-            task: The task.
-            killed: The links of its grants, all of which were killed.
-            values: The new grant; ``before`` is the link that it came from.
-            audiences: What the task's row says of its audiences from now on.
-            high_water: How far the kill epoch was.
+            unit: The call's unit of work.
+            task: The task's id.
+            killed: Links of its grants, all of which were killed.
+            values: The row of the new grant; ``before`` is the link that it came from.
+            audiences: The audiences of the task from now on, as JSON.
+            high_water: The position of the kill epoch with which it was decided.
             realm: The realm.
             what: The event.
 
         Returns:
-            The task's row; None where it has other grants by now, and so nothing was changed.
+            The task's row; None if the task has other grants by now, so that nothing was changed.
 
         Raises:
-            GrantError: ``session_ended``: it, or its session, is over.
+            GrantError: ``session_ended``: the task or its session is over.
         """
         with unit.change() as c:
             row = lock_task(c, task)
             live = {each.link for each in c.execute(_LIVE, {"its_task": task, "now": now_ms()})}
+            # An extension at the same time has added a grant that was not killed: it would stay valid beside its
+            # replacement.
             if not live <= set(killed):
                 return None
             c.execute(_END, {"its_task": task, "ended_at": now_ms()})
@@ -121,11 +130,13 @@ class Grants:
 
 
 def lock_task(c: Connection, task: str) -> dict[str, Any]:
-    """Lock a task's row, its session's first, and return it.
+    """Lock a task's row and return it.
 
     Raises:
-        GrantError: ``session_ended``: it, or its session, is over.
+        GrantError: ``session_ended``: the task or its session is over.
     """
+    # The session's row first and the task's next, as the end of either does: nothing is granted below what is over, and
+    # the same order everywhere prevents a deadlock.
     status = c.execute(_SESSION_STATUS, {"which": task}).scalar()
     row = plain(c.execute(_TASK, {"which": task}).one())
     if status != "open" or row["status"] != "open" or row["expires_at"] <= now_ms():

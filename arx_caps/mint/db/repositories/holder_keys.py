@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The enrolled keys of agents, operators and services.
-
-A key belongs to one holder, so who signs is never ambiguous.
-"""
+"""The enrolled public keys of agents, operators and services."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
@@ -30,8 +27,8 @@ _LIST: Final = select(HOLDER_KEYS).where(_THEIRS).order_by(HOLDER_KEYS.c.added_a
 _ADD, _REMOVE = insert(HOLDER_KEYS), delete(HOLDER_KEYS).where(_ITS, _THEIRS)
 
 
-class HolderKeys:
-    """The keys of all who have one."""
+class HolderKeyRepository:
+    """The public keys of all holders."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -39,21 +36,21 @@ class HolderKeys:
     def change(
         self, holder: str, add: PublicKey | None, remove: str | None, what: Event, *, keep_one: bool = True
     ) -> None:
-        """Enrol another key of a holder, take one away, or both in one step; adding one that it has changes nothing.
+        """Enrol another key of a holder, remove one, or both in one transaction.
 
         Args:
-            holder: Whose.
-            add: The key to enrol, or None.
-            remove: Thumbprint of the key to take away, or None.
+            holder: The holder, as ``acme/bot``, ``operator:alice`` or ``service:billing``.
+            add: The key to enrol, or None. One that the holder has changes nothing.
+            remove: Thumbprint of the key to remove, or None.
             what: The event.
-            keep_one: Whether one must be left.
+            keep_one: Whether the holder must have a key afterwards.
 
         Raises:
-            GrantError: ``key_enrolled``; ``not_found``; ``conflict``: it would be left without a key.
+            GrantError: ``key_enrolled``; ``not_found``; ``conflict``: the holder would have no key.
         """
         with self._database.write(what) as c:
             _lock(c, holder)
-            # Whoever repeats a call whose answer was lost finds it done.
+            # A caller whose answer was lost retries, and must find its key enrolled.
             if add is not None and c.execute(_FIND, {"which": add.kid, "whose": holder}).first() is None:
                 add_key(c, holder, add)
             if remove is not None and c.execute(_REMOVE, {"which": remove, "whose": holder}).rowcount == 0:
@@ -62,26 +59,28 @@ class HolderKeys:
                 raise GrantError("a holder keeps one key; add another first", code="conflict")
 
     def find(self, holder: str, kid: str) -> PublicKey | None:
-        """Return a holder's enrolled key by its thumbprint, or None."""
+        """Return a holder's public key by its thumbprint, or None."""
+        # By both: a key authenticates its own holder alone.
         row = self._database.row(_FIND, which=kid, whose=holder)
         return PublicKey({"kty": "OKP", "crv": "Ed25519", "x": row["x"]}) if row is not None else None
 
     def holder_of(self, kid: str) -> str | None:
-        """Return whose key this is, or None."""
+        """Return the holder of a key by its thumbprint, or None."""
         row = self._database.row(_HOLDER, which=kid)
         return str(row["holder"]) if row is not None else None
 
     def list(self, holder: str) -> Rows:
-        """Return a holder's enrolled keys, the oldest first."""
+        """Return a holder's keys, the oldest first."""
         return self._database.rows(_LIST, whose=holder)
 
     def kids(self, holder: str) -> Sequence[str]:
-        """Return the thumbprints of a holder's enrolled keys."""
+        """Return the thumbprints of a holder's keys."""
         return [row["kid"] for row in self.list(holder)]
 
     def by_holder(self, holders: Iterable[str]) -> dict[str, Rows]:
-        """Return the enrolled keys of several holders, the oldest first."""
+        """Return the keys of several holders by holder, the oldest first."""
         found: dict[str, Rows] = {holder: [] for holder in holders}
+        # One query for a page of holders, not one for each of them.
         wanted = select(HOLDER_KEYS).where(HOLDER_KEYS.c.holder.in_(found)).order_by(HOLDER_KEYS.c.added_at)
         with self._database.read() as c:
             for row in c.execute(wanted):
@@ -90,20 +89,22 @@ class HolderKeys:
 
 
 def add_key(c: Connection, holder: str, key: PublicKey) -> None:
-    """Enrol a key.
+    """Enrol a key in an open transaction.
 
     Raises:
-        GrantError: ``key_enrolled``: somebody has this key already.
+        GrantError: ``key_enrolled``: a holder has this key already.
     """
     try:
         with c.begin_nested():
             c.execute(_ADD, {"kid": key.kid, "holder": holder, "x": key.x, "added_at": now_ms()})
     except IntegrityError:
+        # It names no holder: a caller could find out whose key it has seen.
         raise GrantError("this key is enrolled already; make a fresh one", code="key_enrolled") from None
 
 
 def _lock(c: Connection, holder: str) -> None:
-    """Be alone with a holder: of two who take away its last two keys, one must see what the other left."""
+    """Lock a holder's row."""
+    # Of two calls that remove the last two keys of a holder, the second must see what the first has left.
     kind, colon, name = holder.partition(":")
     column = _OWNERS[kind if colon else "agent"]
     c.execute(select(column).where(column == (name if colon else holder)).with_for_update())

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Root keys, the number of each audience's key, and the keys that each service has fetched.  SPEC 9, CONTROL 3.
+"""Root keys, audience key numbers, and the keys that services fetched. SPEC 9, CONTROL 3.
 
-Keys are derived in ``keys.root_keys``; of a later root key the sealed form is kept.
+Keys are derived in ``arx_caps.mint.keys.root_keys``, and scheduled in ``arx_caps.mint.keys.key_schedule``.
 """
 
 import contextlib
@@ -18,12 +18,12 @@ from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.tables import AUDIENCE_KEYS, HOLDER_KEYS, KEY_FETCHES, ROOT_KEYS
 from arx_caps.mint.db.unit_of_work import UnitOfWork
 
-BY_FILE: Final = "file:"  # in place of an own key: an operator carried the file
-_NUMBERING: Final = 2  # what one mint of several does at a time
+BY_FILE: Final = "file:"  # instead of a thumbprint: an operator copied the service file
+_NUMBERING: Final = 2  # of the lock with which one mint at a time gives numbers
 
 
 class SealedRoot(NamedTuple):
-    """A root key that was made later, as the database keeps it."""
+    """A root key of the database, sealed."""
 
     name: str
     nonce: str
@@ -31,17 +31,17 @@ class SealedRoot(NamedTuple):
 
 
 class RootRow(NamedTuple):
-    """A root key.  Times are ms.
+    """A root key's row. Times are in ms since the Unix epoch.
 
     Attributes:
         name: Its name.
-        created_at: When services could first fetch keys of it.
-        mints_from: From when on it mints; None for not at all yet.
-        waits: Whether it waits for services that have not fetched it.
-        used_at: When it last minted anything, to the minute.
+        created_at: When services could first fetch audience keys of it.
+        mints_from: When it begins to mint; None if that is not scheduled.
+        waits: 1 if it mints only after all services have fetched it.
+        used_at: When it last minted, to the minute.
         retired_at: When it was retired, or None.
-        nonce: Of the sealed form; None for one of the file, and for a retired one.
-        sealed: The sealed form.
+        nonce: Nonce of the sealed form; None for a key of the file, and for a retired one.
+        sealed: The sealed form, or None like ``nonce``.
     """
 
     name: str
@@ -55,7 +55,7 @@ class RootRow(NamedTuple):
 
 
 class NumberRow(NamedTuple):
-    """A number of an audience's key.  Times are ms."""
+    """A number of an audience's key. Times are in ms since the Unix epoch."""
 
     audience: str
     n: int
@@ -65,7 +65,7 @@ class NumberRow(NamedTuple):
 
 
 class FetchRow(NamedTuple):
-    """What somebody fetched last, and when, ms."""
+    """The key ids that a service's own key fetched last, and when, in ms since the Unix epoch."""
 
     holder_key: str
     audience: str
@@ -74,7 +74,7 @@ class FetchRow(NamedTuple):
 
 
 class KeyRows(NamedTuple):
-    """Everything that is known of keys, as it was at one moment."""
+    """All rows of root keys, numbers and fetches, read at one moment."""
 
     roots: tuple[RootRow, ...]
     numbers: tuple[NumberRow, ...]
@@ -82,16 +82,16 @@ class KeyRows(NamedTuple):
 
 
 def retired_targets(rows: KeyRows) -> set[str]:
-    """Return the target of every key that is retired.
-
-    A number that audiences share, as those of the first version do, is no target: it would end the others.
-    """
+    """Return the target of every retired key."""
     targets: set[str] = set()
+    # A number that several audiences share, such as 0, is no target: its freeze would refuse the other audiences'
+    # tokens.
     live = {0, *(row.n for row in rows.numbers if row.retired_at is None)}
     for root in rows.roots:
         if root.retired_at is None:
             targets |= {f"key:{root.name}.{row.n}" for row in rows.numbers if row.n not in live}
         else:
+            # Later numbers were never combined with this root key.
             met = {0, *(row.n for row in rows.numbers if row.created_at <= root.retired_at)}
             targets |= {f"key:{root.name}.{n}" for n in met}
     return targets
@@ -100,7 +100,7 @@ def retired_targets(rows: KeyRows) -> set[str]:
 _SEALED: Final = select(*(ROOT_KEYS.c[name] for name in SealedRoot._fields)).where(ROOT_KEYS.c.sealed.is_not(None))
 _ROOTS: Final = select(ROOT_KEYS).order_by(ROOT_KEYS.c.created_at, ROOT_KEYS.c.name)
 _NUMBERS: Final = select(AUDIENCE_KEYS).order_by(AUDIENCE_KEYS.c.n)
-# A key that was taken away from its service is waited for by nobody.
+# Without own keys that were removed: a rotation must not wait for a service that cannot fetch.
 _FETCHES: Final = select(KEY_FETCHES).where(
     or_(KEY_FETCHES.c.holder_key.startswith(BY_FILE), exists().where(HOLDER_KEYS.c.kid == KEY_FETCHES.c.holder_key))
 )
@@ -120,15 +120,16 @@ _ADD_FETCH, _CHANGE_FETCH = (
 )
 
 
-class Keys:
-    """Root keys, numbers, and fetches."""
+class KeyRepository:
+    """Root keys, audience key numbers, and fetches."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def rows(self) -> KeyRows:
-        """Return everything, roots and numbers in the order in which they were made."""
+        """Return all rows; root keys in order of creation, numbers ascending."""
         with self._database.read() as c:
+            # In one transaction: a number without its root key would be decided on wrongly.
             return KeyRows(
                 tuple(RootRow(*row) for row in c.execute(_ROOTS)),
                 tuple(NumberRow(*row) for row in c.execute(_NUMBERS)),
@@ -136,65 +137,79 @@ class Keys:
             )
 
     def know_roots(self, names: Sequence[str]) -> None:
-        """Take the root keys of the file over, if they are not known: they mint."""
+        """Add rows for the root keys of the file that have none; these keys mint at once.
+
+        Args:
+            names: Names of the file's keys, the oldest first.
+        """
         now = now_ms()
         with self._database.alone(_NUMBERING), self._database.write() as c:
             known = set(c.execute(select(ROOT_KEYS.c.name)).scalars())
             for place, name in enumerate(each for each in names if each not in known):
+                # A millisecond apart, so that their order is unambiguous.
                 row = {"name": name, "created_at": now + place, "mints_from": 0, "waits": 0, "used_at": now}
                 c.execute(_ADD_ROOT, row)
 
     def add_root(self, unit: UnitOfWork, sealed: SealedRoot, what: Event) -> None:
-        """Keep a new root key; it mints nothing yet.
+        """Store a new root key, which does not mint yet.
 
         Raises:
-            GrantError: ``conflict``: somebody else made one of that name at the same time.
+            GrantError: ``conflict``: another call stored a key of that name at the same time.
         """
         row = {"created_at": now_ms(), "waits": 1, "used_at": 0, **sealed._asdict()}
         with unit.change(what) as c:
             c.execute(_ADD_ROOT, row)
 
     def sealed_roots(self) -> list[SealedRoot]:
-        """Return the root keys that are kept here, sealed."""
+        """Return the sealed root keys of the database."""
         with self._database.read() as c:
             return [SealedRoot(*row) for row in c.execute(_SEALED)]
 
     def reseal_roots(self, again: Callable[[SealedRoot], SealedRoot], what: Event) -> None:
-        """Seal every root key that is kept here anew, all or none.
+        """Seal every root key of the database again, in one transaction.
 
         Args:
-            again: Seals one.
+            again: Returns a root key with a new seal.
             what: The event.
         """
         with self._database.write(what) as c:
+            # All or none: with two seals in the table, no single passphrase would open it.
             for row in c.execute(_SEALED.with_for_update()).all():
                 sealed = again(SealedRoot(*row))
                 c.execute(_CHANGE_ROOT, {"which": sealed.name, "nonce": sealed.nonce, "sealed": sealed.sealed})
 
     def let_root_mint(self, unit: UnitOfWork, name: str, mints_from: int, what: Event, *, waits: bool) -> None:
-        """Say from when on a root key mints, ms, and whether it waits for services that have not fetched it."""
+        """Schedule when a root key begins to mint.
+
+        Args:
+            unit: The call's unit of work.
+            name: The root key's name.
+            mints_from: When it begins, in ms since the Unix epoch.
+            what: The event.
+            waits: Whether it also waits until all services have fetched it.
+        """
         with unit.change(what) as c:
             c.execute(_CHANGE_LIVE_ROOT, {"which": name, "mints_from": mints_from, "waits": int(waits)})
 
     def retire_root(self, name: str, what: Event) -> None:
-        """Retire a root key for good: what was sealed of it is forgotten.  To repeat it changes nothing."""
+        """Retire a root key for good and delete its sealed form. It is idempotent."""
         with self._database.write(what) as c:
             c.execute(_CHANGE_LIVE_ROOT, {"which": name, "retired_at": now_ms(), "nonce": None, "sealed": None})
 
     def number_audience(self, audience: str) -> None:
-        """Give an audience its first number, unless it has one."""
+        """Give an audience its first key number, unless it has one."""
         with self._database.alone(_NUMBERING), self._database.write() as c:
             if c.execute(_LIVE_NUMBER, {"whose": audience}).first() is None:
                 _add_number(c, audience)
 
     def replace_audience_key(self, unit: UnitOfWork, audience: str, what: Event, *, stolen: bool) -> None:
-        """Give an audience its next number.
+        """Give an audience its next key number.
 
         Args:
-            unit: The call's.
+            unit: The call's unit of work.
             audience: The audience.
             what: The event.
-            stolen: Whether the numbers before it are retired, at once.
+            stolen: Whether to retire the numbers before it at once.
         """
         with self._database.alone(_NUMBERING), unit.change(what) as c:
             if stolen:
@@ -202,22 +217,33 @@ class Keys:
             _add_number(c, audience)
 
     def retire_audience(self, audience: str, what: Event) -> None:
-        """Retire every number of an audience."""
+        """Retire every key number of an audience."""
         with self._database.write(what) as c:
             _retire_numbers(c, audience)
 
     def note_fetch(self, holder_key: str, audience: str, kids: Collection[str]) -> None:
-        """Remember what somebody fetched now: an own key's thumbprint, or ``file:`` and the audience."""
+        """Record which key ids a service has fetched now.
+
+        Args:
+            holder_key: Thumbprint of the service's own key, or ``file:<audience>`` for a service file.
+            audience: The audience.
+            kids: The key ids.
+        """
         row = {"audience": audience, "kids": msgspec.json.encode(sorted(kids)).decode(), "at": now_ms()}
         with self._database.write() as c:
             known = c.execute(_CHANGE_FETCH, {"whose": holder_key, **row})
             if known.rowcount == 0:
-                # Two processes of a service may ask for the first time at once; both got the same.
+                # Two processes of a service may fetch for the first time at once; both got the same keys.
                 with contextlib.suppress(IntegrityError), c.begin_nested():
                     c.execute(_ADD_FETCH, {"holder_key": holder_key, **row})
 
     def note_used(self, roots: Collection[str], numbers: Collection[tuple[str, int]]) -> None:
-        """Remember that these root keys and these numbers are minted with now."""
+        """Record that these root keys and audience key numbers mint now.
+
+        Args:
+            roots: Names of root keys.
+            numbers: Audiences and key numbers.
+        """
         now = now_ms()
         with self._database.write() as c:
             c.execute(update(ROOT_KEYS).where(ROOT_KEYS.c.name.in_(list(roots))).values(used_at=now))
@@ -226,6 +252,7 @@ class Keys:
 
 
 def _add_number(c: Connection, audience: str) -> None:
+    # The highest of all audiences, retired numbers included: a kill of an old key id must never affect a new key.
     highest: Any = c.execute(_HIGHEST).scalar()
     now = now_ms()
     row = {"audience": audience, "n": (highest or 0) + 1, "created_at": now, "used_at": now}

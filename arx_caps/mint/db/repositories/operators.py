@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Operators: who they are, and what they may do.
+"""Operators: name, status, role and rules.
 
-Nothing leaves a realm without an operator who may do everything: of two who demote each other, one is too late.
-What a role allows is for ``roles``.
+What a role allows is in ``arx_caps.mint.policy.roles``.
 """
 
 from typing import Any, Final
@@ -19,7 +18,7 @@ from arx_caps.mint.db.tables import HOLDER_KEYS, OPERATORS
 from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_verifier.errors import GrantError
 
-ADMIN: Final = "admin"  # the role that may do everything: at least one operator has it
+ADMIN: Final = "admin"  # may do everything; at least one operator must have it
 OPERATORS_ORDER: Final = Order((OPERATORS.c.id,), tuple[Text])
 _ITS: Final = OPERATORS.c.id == bindparam("which")
 _FIND: Final = select(OPERATORS).where(_ITS)
@@ -34,7 +33,7 @@ _CHANGE_ACTIVE: Final = _CHANGE.where(OPERATORS.c.status == "active")
 _REMOVE_KEYS: Final = delete(HOLDER_KEYS).where(HOLDER_KEYS.c.holder == bindparam("whose"))
 
 
-class Operators:
+class OperatorRepository:
     """Operators and their roles."""
 
     def __init__(self, database: Database) -> None:
@@ -45,26 +44,34 @@ class Operators:
     ) -> None:
         """Enrol an operator with a first key.
 
+        Args:
+            unit: The call's unit of work.
+            name: The operator's name.
+            key: The first key.
+            what: The event.
+            role: The role.
+            rules: Rules of the operator's own as JSON, or None.
+
         Raises:
-            GrantError: ``operator_exists``, also where one of that name was removed: records name both alike;
-                ``key_enrolled``: somebody has this key already.
+            GrantError: ``operator_exists``, or was removed; ``key_enrolled``: a holder has this key.
         """
         row = {"id": name, "status": "active", "created_at": now_ms(), "role": role, "rules": rules}
         with unit.change(what) as c:
-            # Alone, or the first of two with one name would be answered with a conflict of the database.
+            # Under the lock, or the second of two calls with one name would get the database's ``conflict``.
             _lock_all(c)
             status = _status(c, name)
             if status is not None:
+                # A removed operator's name is not given again: the records name both operators alike.
                 known = "exists already" if status == "active" else "was removed, and its name is not given again"
                 raise GrantError(f"the operator {name} {known}", code="operator_exists")
             c.execute(_ADD, row)
             add_key(c, f"operator:{name}", key)
 
     def recover(self, name: str, key: PublicKey, what: Event) -> None:
-        """Give somebody on the mint's own host the role that may do everything, with a new key.
+        """Give an operator the role ``admin`` and a new key, from the mint's own host.
 
         Raises:
-            GrantError: ``conflict``: an operator of that name was removed.
+            GrantError: ``conflict``: an operator of that name was removed; ``key_enrolled``: a holder has this key.
         """
         with self._database.write(what) as c:
             _lock_all(c)
@@ -79,7 +86,7 @@ class Operators:
             add_key(c, f"operator:{name}", key)
 
     def exist(self) -> bool:
-        """Tell whether somebody is an operator already."""
+        """Return whether the realm has an operator."""
         return self._database.row(_ANY) is not None
 
     def find(self, name: str) -> dict[str, Any] | None:
@@ -87,7 +94,12 @@ class Operators:
         return self._database.row(_FIND, which=name)
 
     def list(self, *, after: str | None = None, limit: int = PAGE) -> Rows:
-        """Return operators by name, those behind a place of the list, at most so many."""
+        """Return operators, ordered by name.
+
+        Args:
+            after: A page's ``next``: only operators after it.
+            limit: At most this number.
+        """
         return self._database.page(behind(select(OPERATORS), OPERATORS_ORDER, after), limit)
 
     def ended_targets(self) -> set[str]:
@@ -95,10 +107,10 @@ class Operators:
         return {f"operator:{row['id']}" for row in self._database.rows(_REMOVED)}
 
     def set_role(self, name: str, role: str, rules: str | None, what: Event) -> None:
-        """Give an operator another role.
+        """Set an operator's role.
 
         Raises:
-            GrantError: ``conflict``: nobody would be left who may do everything; ``not_found``.
+            GrantError: ``conflict``: no operator would have the role ``admin``; ``not_found``.
         """
         with self._database.write(what) as c:
             _lock_all(c)
@@ -107,10 +119,10 @@ class Operators:
             _require_admin(c)
 
     def remove(self, name: str, what: Event) -> None:
-        """Take an operator's power and keys away, for good.
+        """Remove an operator and its keys, for good.
 
         Raises:
-            GrantError: ``conflict``: nobody would be left who may do everything.
+            GrantError: ``conflict``: no operator would have the role ``admin``.
         """
         with self._database.write(what) as c:
             _lock_all(c)
@@ -120,6 +132,7 @@ class Operators:
 
 
 def _lock_all(c: Connection) -> None:
+    # All rows: of two administrators who demote each other, the second must see that it would be the last one.
     c.execute(_LOCK_ALL)
 
 
@@ -130,4 +143,4 @@ def _status(c: Connection, name: str) -> str | None:
 
 def _require_admin(c: Connection) -> None:
     if not c.execute(_COUNT_ADMINS).scalar():
-        raise GrantError(f"nobody would be left with the role {ADMIN}; give it to somebody else first", code="conflict")
+        raise GrantError(f"no operator would have the role {ADMIN}; give it to another operator first", code="conflict")

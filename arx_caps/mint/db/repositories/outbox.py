@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Events that wait for the audit log: read in order, each once.
+"""Recorded events, read in order, each once.
 
-A change writes them in its own transaction.  PostgreSQL gives numbers before transactions end, so that a later
-number can be visible first; a reader waits until no writer is in between.
+``arx_caps.mint.audit.feeds`` appends them to the audit log.
 """
 
 import contextlib
@@ -18,18 +17,18 @@ from arx_caps.mint.db.events import Event, Recorded
 from arx_caps.mint.db.tables import META, OUTBOX, SESSIONS, TASKS
 from arx_verifier.errors import GrantError
 
-RUN: Final = "outbox"  # in META
+RUN: Final = "outbox"  # the name of the run's row in META
 _OWNERS: Final = select(SESSIONS.c.id, SESSIONS.c.agent, SESSIONS.c.subject_issuer, SESSIONS.c.subject)
 
 
-class Outbox:
+class OutboxRepository:
     """The recorded events of a database."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def run(self) -> str:
-        """Return the name of this run of numbers: a database that is made anew has another one.
+        """Return the name of this run of event numbers; a new database has another one.
 
         Raises:
             StoreError: The database did not answer.
@@ -38,7 +37,7 @@ class Outbox:
         with self._database.read() as c:
             found = c.execute(which).scalar()
         if found is None:
-            # Another mint may be first, and its run stays: two names would put each event into the log twice.
+            # Another mint may be first, and then its name stays: two names would put each event into the log twice.
             with contextlib.suppress(GrantError), self._database.write() as c:
                 c.execute(insert(META).values(name=RUN, value=secrets.token_hex(6)))
             with self._database.read() as c:
@@ -46,13 +45,15 @@ class Outbox:
         return str(found)
 
     def begin_run(self) -> None:
-        """Begin another run of numbers: this database is older than what was read of it."""
+        """Begin a new run of event numbers, after an older database was restored."""
         with self._database.write() as c:
+            # A restored backup gives numbers again that the log has. Under the old run's name the log would drop the
+            # new events as duplicates.
             c.execute(delete(META).where(META.c.name == RUN))
             c.execute(insert(META).values(name=RUN, value=secrets.token_hex(6)))
 
     def last(self) -> int:
-        """Return the highest number that was ever given, 0 before the first."""
+        """Return the highest event number that was ever given; 0 before the first."""
         with self._database.read() as c:
             if self._database.system == "sqlite":
                 found = c.exec_driver_sql("SELECT seq FROM sqlite_sequence WHERE name = 'outbox'").scalar()
@@ -61,13 +62,11 @@ class Outbox:
             return int(found or 0)
 
     def after(self, number: int, limit: int = PAGE) -> list[Recorded]:
-        """Return what was recorded after an event, in order, each with its owner as both stood at one moment.
-
-        What is returned is never joined later by something with a lower number: a reader may go on from the last one.
+        """Return the events after a number, in order, each with its owner.
 
         Args:
             number: The event's number; 0 for the beginning.
-            limit: At most so many.
+            limit: At most this number of events.
 
         Raises:
             StoreError: The database did not answer.
@@ -75,18 +74,20 @@ class Outbox:
         database = self._database
         with database.write() if database.system == "postgresql" else database.read() as c:
             if database.system == "postgresql":
-                # Every writer holds this table until it commits: who gets the lock sees all that was numbered before.
+                # PostgreSQL gives numbers before transactions end, so a later number can be visible first. A reader
+                # that went on after it would lose the earlier one. Every writer holds a lock on this table until it
+                # commits: with this lock, all lower numbers are visible.
                 c.exec_driver_sql("LOCK TABLE outbox IN SHARE MODE")
             found = c.execute(select(OUTBOX).where(OUTBOX.c.id > number).order_by(OUTBOX.c.id).limit(limit))
             return _with_owners(c, [Recorded(*row) for row in found])
 
     def since(self, at_ms: int, kinds: Collection[str] = (), limit: int = PAGE) -> list[Recorded]:
-        """Return the last events that were recorded at a time or later, the oldest first; for people to look at.
+        """Return the newest events since a time, the oldest first, for people to read.
 
         Args:
-            at_ms: The time, ms.
-            kinds: Only these kinds; every kind when empty.
-            limit: At most so many.
+            at_ms: The time, in ms since the Unix epoch.
+            kinds: Only these kinds of event; empty for every kind.
+            limit: At most this number.
         """
         wanted = select(OUTBOX).where(OUTBOX.c.at_ms >= at_ms).order_by(OUTBOX.c.id.desc()).limit(limit)
         if kinds:
@@ -95,35 +96,35 @@ class Outbox:
             return [Recorded(*row) for row in c.execute(wanted)][::-1]
 
     def forget(self, up_to: int, before_ms: int | None = None) -> None:
-        """Drop events that are kept elsewhere by now.
+        """Delete events that the audit log has.
 
         Args:
-            up_to: The last one's number.
-            before_ms: Only what was recorded before this time, ms; whatever its age when left out.
+            up_to: The number of the last one.
+            before_ms: Only events from before this time, in ms since the Unix epoch; None for any time.
         """
         which = delete(OUTBOX).where(OUTBOX.c.id <= up_to)
         with self._database.write() as c:
             c.execute(which if before_ms is None else which.where(OUTBOX.c.at_ms < before_ms))
 
     def waiting(self) -> int:
-        """Count the events that are here."""
+        """Return the number of events in the outbox."""
         with self._database.read() as c:
             return int(c.execute(select(func.count()).select_from(OUTBOX)).scalar_one())
 
     def check(self) -> None:
-        """Find out whether an event could be recorded, by recording one and undoing it.
+        """Record an event and roll it back, to find out whether events can be recorded.
 
         Raises:
             StoreError: The database did not answer.
-            AuditError: It could not.
+            AuditError: Events cannot be recorded.
         """
         with self._database.write() as c:
             self._database.record_in(c, Event.of("mint.checked", "mint"))
             c.rollback()
 
 
-# An owner is read in the transaction that reads the event.  An erasure between the two would take the subject from the
-# session and leave the event as it was: the log would then have it under nobody, where the erasure does not find it.
+# An owner is read in the transaction that reads the event. An erasure between the two would remove the subject from the
+# session and leave the event as it was: the log would have the event without an owner, where no erasure finds it.
 def _with_owners(c: Connection, events: Sequence[Recorded]) -> list[Recorded]:
     told = [event.facts for event in events]
     by_task = {str(facts["task"]) for facts in told if facts.get("session") is None and facts.get("task") is not None}

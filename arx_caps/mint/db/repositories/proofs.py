@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ids of used proofs and assertions: each once, at every mint of the realm.  CONTROL 1."""
+"""Ids of used proofs and assertions: each is accepted once in a realm. CONTROL 1."""
 
 import hashlib
 import threading
@@ -12,11 +12,11 @@ from arx_caps.mint.db.database import Database, now_ms
 from arx_caps.mint.db.tables import USED_JTI
 from arx_verifier.errors import GrantError
 
-PRUNE_MS: Final = 10_000  # how often used proofs are looked through
-KEEP_MS: Final = 60_000  # beyond a proof's end, for a clock that is set back
+PRUNE_MS: Final = 10_000  # how often expired ids are deleted
+KEEP_MS: Final = 60_000  # after a proof's expiry, in case a clock is set back
 _FIND: Final = select(USED_JTI.c.digest).where(USED_JTI.c.digest == bindparam("which"))
 _ADD: Final = insert(USED_JTI)
-# What another mint is at is passed over: two that wait for each other's rows would both fail.
+# Skips rows that another mint has locked: two that delete the same rows in another order would deadlock.
 _OLD: Final = select(USED_JTI.c.digest).where(USED_JTI.c.until < bindparam("before")).with_for_update(skip_locked=True)
 _PRUNE: Final = delete(USED_JTI).where(USED_JTI.c.digest.in_(_OLD))
 
@@ -25,9 +25,9 @@ class Used(NamedTuple):
     """An id that is used now.
 
     Attributes:
-        kind: What it belongs to.
-        digest: Names it.
-        until: From when on it would be refused as too old, ms.
+        kind: What it belongs to, such as ``proof``.
+        digest: SHA-256 of kind, key and id, in hex.
+        until: When it expires, in ms since the Unix epoch.
     """
 
     kind: str
@@ -35,7 +35,7 @@ class Used(NamedTuple):
     until: int
 
 
-class Proofs:
+class ProofRepository:
     """The used ids."""
 
     _pruned_ms = _looked_ms = 0
@@ -49,7 +49,7 @@ class Proofs:
         """Use an id in a transaction of its own.
 
         Raises:
-            GrantError: ``replayed``.
+            GrantError: ``replayed``: the id was used before.
         """
         try:
             with self._database.write() as c:
@@ -58,25 +58,29 @@ class Proofs:
             raise replayed(used) from error
 
     def add(self, c: Connection, used: Used) -> None:
-        """Use an id in a transaction that is open, which fails where it was used before."""
+        """Use an id in an open transaction, which fails if the id was used before."""
+        # The insert decides, not a query before it: of two calls with one id at the same moment, both would find
+        # nothing.
         c.execute(_ADD, {"digest": used.digest, "until": used.until})
 
     def is_used(self, used: Used) -> bool:
-        """Tell whether an id was used before."""
+        """Return whether an id was used before."""
         return self._database.row(_FIND, which=used.digest) is not None
 
     def spend_here(self, kind: str, kid: str, jti: str, until: int) -> None:
-        """Use an id, once for this process and without a write: for what may come again and then does nothing new.
+        """Use an id in this process's memory, without a write to the database.
 
         Args:
-            kind: What it belongs to.
+            kind: What the id belongs to.
             kid: The key that signed it.
             jti: The id.
-            until: From when on it would be refused as too old, ms.
+            until: When it expires, in ms since the Unix epoch.
 
         Raises:
-            GrantError: ``replayed``.
+            GrantError: ``replayed``: this process has seen the id.
         """
+        # For calls that are idempotent, such as a batch of records: a replay at another mint changes nothing, and a
+        # write for each would cost a second sync of the disk.
         used, now = used_id(kind, kid, jti, until), now_ms()
         with self._looking:
             if used.digest in self._here:
@@ -87,8 +91,9 @@ class Proofs:
                 self._here = {digest: end for digest, end in self._here.items() if end >= now - KEEP_MS}
 
     def prune(self) -> None:
-        """Forget, now and then, the ids of what would be refused as too old."""
+        """Delete expired ids, at most every ``PRUNE_MS``."""
         now = now_ms()
+        # ``abs``: after a clock that was set back, pruning must not pause until the old time.
         if abs(now - self._pruned_ms) > PRUNE_MS:
             self._pruned_ms = now
             with self._database.write() as c:
@@ -96,11 +101,13 @@ class Proofs:
 
 
 def used_id(kind: str, kid: str, jti: str, until: int) -> Used:
-    """Name an id that is used; its parts are kept nowhere."""
+    """Return the id of a proof as its digest; kind, key and id are not stored."""
+    # NUL separates the parts: without it two different triples could have one text. A jti from JSON may hold lone
+    # surrogates, which plain UTF-8 refuses with an exception.
     text = f"{kind}\0{kid}\0{jti}".encode("utf-8", "surrogatepass")
     return Used(kind, hashlib.sha256(text).hexdigest(), until)
 
 
 def replayed(used: Used) -> GrantError:
-    """Make the refusal of an id that was used before."""
+    """Return the refusal of an id that was used before."""
     return GrantError(f"this {used.kind} was used before; sign anew", code="replayed")

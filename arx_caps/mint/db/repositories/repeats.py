@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Calls with an idempotency key that were done: each once, at every mint of the realm.  CONTROL 4.4."""
+"""Calls with an idempotency key: each is done once, at all mints of a realm. CONTROL 4.4."""
 
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
@@ -22,14 +22,14 @@ _ADD: Final = insert(REPEATS)
 
 
 class Claim(NamedTuple):
-    """One call that is to be done once.
+    """A call with an idempotency key.
 
     Attributes:
-        caller: Whose key it is; one caller's keys are nothing to another.
-        key: What the caller chose.
-        digest: SHA-256 of what is asked for, in hex.
-        now: The time, ms.
-        makes: The kind of the event with which it is done.
+        caller: The caller. Keys of different callers are independent.
+        key: The idempotency key, which the caller chose.
+        digest: SHA-256 of the request, in hex.
+        now: The time, in ms since the Unix epoch.
+        makes: The kind of the event with which the call is done.
     """
 
     caller: str
@@ -40,32 +40,33 @@ class Claim(NamedTuple):
 
 
 class Made(NamedTuple):
-    """What a call made, when it was done.
+    """What a call with an idempotency key made.
 
     Attributes:
-        facts: The facts of its event, which name it.
-        recipe: What its tokens say; None where it has none.
+        facts: The facts of its event, which name the thing.
+        recipe: The content of its tokens, unsigned; None if it has none.
     """
 
     facts: dict[str, Any]
     recipe: dict[str, Any] | None
 
 
-class Repeats:
-    """The calls with a key."""
+class RepeatRepository:
+    """The calls with an idempotency key."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def find(self, claim: Claim) -> Made | None:
-        """Return what a call made before, or None when it was not done yet.
+        """Return what a call made before, or None if it was not done yet.
 
         Raises:
-            GrantError: ``idempotency_mismatch``: the key belongs to a call that asked for something else.
+            GrantError: ``idempotency_mismatch``: the caller used the key for another request.
         """
         row = self._database.row(_FIND, whose=claim.caller, which=claim.key, now=claim.now)
         if row is None:
             return None
+        # An answer to another request would look like success.
         if row["digest"] != claim.digest:
             raise GrantError(
                 "this Idempotency-Key was used for another call; take a fresh one for each thing",
@@ -75,14 +76,15 @@ class Repeats:
         return Made(msgspec.json.decode(row["facts"]), recipe)
 
     def add(self, c: Connection, claim: Claim, what: Event, recipe: Mapping[str, Any] | None) -> None:
-        """Write a call down in the transaction that makes its thing; a second one of that key fails it.
+        """Store a key in the transaction that makes its thing, which fails if the key is stored.
 
         Args:
             c: The transaction.
             claim: The call.
             what: The event of the thing.
-            recipe: What its tokens say, if it has any.
+            recipe: The content of its tokens, or None.
         """
+        # First: an expired row of the same key would fail the insert.
         c.execute(_FORGET, {"now": claim.now})
         row = {"caller": claim.caller, "key": claim.key, "digest": claim.digest, "until": claim.now + KEPT_MS}
         row |= {"facts": what.body().decode()}

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tool services: which are enrolled, and who may enrol a key of theirs.  CONTROL 3."""
+"""Enrolled tool services and their enrolment tokens. CONTROL 3.
+
+Their own keys are in ``holder_keys``, and what they fetched in ``keys``.
+"""
 
 import contextlib
 from typing import Any, Final
@@ -26,26 +29,26 @@ _USE_UP: Final = delete(ENROLMENTS).where(*_GOOD)
 _INVITE, _FORGET = insert(ENROLMENTS), delete(ENROLMENTS).where(ENROLMENTS.c.until <= bindparam("now"))
 
 
-class Services:
+class ServiceRepository:
     """The enrolled services."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def add(self, audience: str, by: str, what: Event) -> None:
-        """Enrol a tool service, or find it."""
+        """Enrol a tool service, unless it is enrolled."""
         with self._database.write(what) as c:
             _enrol(c, audience, by)
 
     def invite(self, unit: UnitOfWork, audience: str, digest: str, until: int, by: str, what: Event) -> None:
-        """Remember an enrolment token, by its digest, and forget those whose time is over.
+        """Store an enrolment token by its digest, and delete expired ones.
 
         Args:
-            unit: The call's.
-            audience: The one service that it is for.
-            digest: SHA-256 of its text, in hex.
-            until: When it is worth nothing any more, ms.
-            by: Who makes it.
+            unit: The call's unit of work.
+            audience: The service that it enrols a key for.
+            digest: SHA-256 of the token's text, in hex.
+            until: When it expires, in ms since the Unix epoch.
+            by: The operator who makes it.
             what: The event.
         """
         with unit.change(what) as c:
@@ -53,23 +56,23 @@ class Services:
             c.execute(_INVITE, {"digest": digest, "audience": audience, "by": by, "until": until})
 
     def invited_by(self, digest: str) -> tuple[str, str] | None:
-        """Return for which audience an enrolment token is and who made it, or None where there is none, or no more."""
+        """Return audience and maker of a valid enrolment token, or None."""
         row = self._database.row(_INVITED, which=digest, now=now_ms())
         return (str(row["audience"]), str(row["by"])) if row is not None else None
 
     def join(self, unit: UnitOfWork, digest: str, key: PublicKey) -> str:
-        """Use up an enrolment token: enrol its service with one more key of its own.
+        """Use an enrolment token: enrol its service with one more key of its own.
 
         Returns:
             The audience.
 
         Raises:
-            GrantError: ``bad_enrolment``: there is no such token, or no more; ``key_enrolled``.
+            GrantError: ``bad_enrolment``: the token is unknown, used or expired; ``key_enrolled``.
         """
         with unit.change() as c:
             which = {"which": digest, "now": now_ms()}
             found = c.execute(_INVITED.with_for_update(), which).first()
-            # Of two who bring the same token, one deletes it.
+            # Of two callers with the same token, one deletes it: the row count decides, also without a row lock.
             if found is None or c.execute(_USE_UP, which).rowcount == 0:
                 raise bad_enrolment()
             _enrol(c, found.audience, found.by)
@@ -83,11 +86,16 @@ class Services:
         return self._database.row(_FIND, which=audience)
 
     def list(self, *, after: str | None = None, limit: int = PAGE) -> Rows:
-        """Return services by audience, those behind a place of the list, at most so many."""
+        """Return services, ordered by audience.
+
+        Args:
+            after: A page's ``next``: only services after it.
+            limit: At most this number.
+        """
         return self._database.page(behind(select(SERVICES), SERVICES_ORDER, after), limit)
 
     def remove(self, audience: str, what: Event) -> None:
-        """Forget a service, its own keys, what it fetched, and enrolment tokens for it."""
+        """Delete a service, its own keys, its fetches and its enrolment tokens."""
         with self._database.write(what) as c:
             c.execute(delete(ENROLMENTS).where(ENROLMENTS.c.audience == audience))
             c.execute(delete(HOLDER_KEYS).where(HOLDER_KEYS.c.holder == f"service:{audience}"))
@@ -96,12 +104,13 @@ class Services:
 
 
 def bad_enrolment() -> GrantError:
-    """Make the one refusal of an enrolment token, whatever is wrong with it."""
+    """Return the refusal of an enrolment token, one for all causes."""
+    # One text: a caller who guesses must not find out which tokens existed.
     return GrantError("the enrolment token is unknown, used or over; ask for another", code="bad_enrolment")
 
 
 def _enrol(c: Connection, audience: str, by: str) -> None:
     if c.execute(_FIND, {"which": audience}).first() is None:
         row = {"audience": audience, "enrolled_at": now_ms(), "enrolled_by": by}
-        with contextlib.suppress(IntegrityError), c.begin_nested():  # somebody else may have been first
+        with contextlib.suppress(IntegrityError), c.begin_nested():  # another call may have been first
             c.execute(_ADD, row)

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sessions: their rows, from start to end.
 
-A transaction that begins something below a row locks that row and reads it; one that ends a thing changes its row
-first.  So an end that was answered leaves nothing behind that began at the same time.
+Whether a session is revoked or frozen is in the store's epoch, and not in its row.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,7 +18,7 @@ from arx_caps.mint.db.tables import AGENTS, SESSIONS, TASKS
 from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_verifier.errors import GrantError, refusal
 
-# What the database can tell of a state; what was killed or frozen is alive in it.
+# The states that a row has; a killed or frozen session is alive in the database.
 Which = Literal["alive", "expired", "ended"]
 SESSIONS_ORDER: Final = Order((SESSIONS.c.opened_at, SESSIONS.c.id), tuple[Time, Text], newest_first=True)
 _ITS: Final = SESSIONS.c.id == bindparam("which")
@@ -46,15 +45,17 @@ class Room(NamedTuple):
     """How many sessions an agent may have at once.
 
     Attributes:
-        most: As many.
-        stands: Tells whether a session's row still counts.
+        most: That number.
+        stands: Returns whether a session's row counts; one that was killed does not.
     """
 
     most: int
     stands: Callable[[Mapping[str, Any]], bool]
 
 
-class Sessions:
+# A transaction that starts something below a row locks that row and reads its status; one that ends it changes the
+# status first. So once an end is answered, nothing below it that started at the same time is left.
+class SessionRepository:
     """The sessions."""
 
     def __init__(self, database: Database) -> None:
@@ -69,17 +70,26 @@ class Sessions:
         what: Event,
         room: Room | None = None,
     ) -> None:
-        """Open a session, unless its agent was deactivated meanwhile or has as many as it may.
+        """Store a new session.
+
+        Args:
+            unit: The call's unit of work.
+            values: The row.
+            high_water: The position of the kill epoch with which it was decided.
+            realm: The realm.
+            what: The event.
+            room: How many sessions the agent may have; None for any number.
 
         Raises:
-            RevokedError: ``frozen``.
+            RevokedError: ``frozen``: the agent was deactivated in the meantime.
             GrantError: ``too_many_sessions``.
         """
         with unit.change(what) as c:
             if c.execute(_LOCK_AGENT, {"whose": values["agent"]}).scalar() != "active":
                 raise refusal("frozen")
             if room is not None:
-                _require_room(c, values["agent"], room)  # counted while the agent's row is locked
+                # Counted while the agent's row is locked: of two sessions at the limit, one is refused.
+                _require_room(c, values["agent"], room)
             c.execute(_ADD, values)
             raise_high_water(c, realm, high_water)
 
@@ -88,7 +98,7 @@ class Sessions:
         return self._database.row(_FIND, which=session)
 
     def find_with_agent(self, session: str) -> tuple[dict[str, Any], dict[str, Any]] | None:
-        """Return a session's row and its agent's, as they were at one moment, or None."""
+        """Return a session's row and its agent's, read at one moment, or None."""
         with self._database.read() as c:
             found = c.execute(_WITH_AGENT, {"which": session}).first()
         if found is None:
@@ -110,12 +120,12 @@ class Sessions:
         """Return sessions, the newest first.
 
         Args:
-            agent: Only this agent's.
-            subject: Only those for whom some issuer calls this.
-            template: Only those in which a task of this template was started.
-            which: Only those that are like this.
-            after: Only those behind this place of the list.
-            limit: At most so many.
+            agent: Only sessions of this agent.
+            subject: Only sessions on behalf of this subject, of any issuer.
+            template: Only sessions in which a task of this template was started.
+            which: Only sessions in this state.
+            after: A page's ``next``: only sessions after it.
+            limit: At most this number.
         """
         statement = of_state(select(SESSIONS), SESSIONS, which)
         wanted = ((SESSIONS.c.agent, agent), (SESSIONS.c.subject, subject))
@@ -128,31 +138,44 @@ class Sessions:
     def renew(
         self, unit: UnitOfWork, session: str, values: Mapping[str, Any], high_water: HighWater, realm: str, what: Event
     ) -> dict[str, Any]:
-        """Prolong a session, unless it ended meanwhile; of two who do it at once, the longer one counts.
+        """Extend a session's expiry.
+
+        Args:
+            unit: The call's unit of work.
+            session: The session's id.
+            values: The columns to change, ``expires_at`` among them.
+            high_water: The position of the kill epoch with which it was decided.
+            realm: The realm.
+            what: The event.
 
         Returns:
-            Its row.
+            The session's row.
 
         Raises:
-            GrantError: ``session_ended``.
+            GrantError: ``session_ended``: it has ended or expired.
         """
         with unit.change(what) as c:
             row = plain(c.execute(_LOCK, {"which": session}).one())
-            # Also of time: whoever ends a session that is over is told so, and it must not go on after that.
+            # An expired session too: the end of an expired session is answered "over", and must stay true.
             if row["status"] != "open" or row["expires_at"] <= now_ms():
                 raise GrantError("the session is over", code="session_ended")
+            # Of two renewals at once, the later expiry counts.
             changes = {**values, "expires_at": max(row["expires_at"], values["expires_at"])}
             c.execute(_CHANGE, {"which": session, **changes})
             raise_high_water(c, realm, high_water)
             return row | changes
 
     def count_alive(self) -> int:
-        """Count the sessions that are neither ended nor expired; of kills this knows nothing."""
+        """Return the number of sessions that have neither ended nor expired, killed ones included."""
         with self._database.read() as c:
             return int(c.execute(of_state(select(func.count()).select_from(SESSIONS), SESSIONS, "alive")).scalar_one())
 
     def end(self, session: str, what: Event) -> int:
-        """Note that a session and its tasks are over, and return when the last token of it is over by itself, ms."""
+        """End a session and its tasks in the database.
+
+        Returns:
+            When its last token expires, in ms since the Unix epoch.
+        """
         ended = {"which": session, "status": "ended", "ended_at": now_ms()}
         with self._database.write(what) as c:
             c.execute(_END, ended)
@@ -160,7 +183,8 @@ class Sessions:
             return int(c.execute(_FIND, {"which": session}).one().expires_at)
 
     def end_of(self, path: str) -> None:
-        """Note that the sessions and tasks of an agent are over; its deactivation is the event."""
+        """End all sessions and tasks of an agent in the database."""
+        # No event of its own: the deactivation of the agent is the event.
         ended = {"whose": path, "status": "ended", "ended_at": now_ms()}
         with self._database.write() as c:
             c.execute(_END_ALL, ended)
@@ -179,7 +203,7 @@ def _require_room(c: Connection, agent: str, room: Room) -> None:
 
 
 def of_state(statement: Select[Any], table: Any, which: Which | None) -> Select[Any]:
-    """Leave of a listing of sessions or tasks those that are like this; None for all."""
+    """Return a listing of sessions or tasks that has only those in a state; None for all."""
     if which is None:
         return statement
     if which == "ended":

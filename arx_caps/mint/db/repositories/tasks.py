@@ -1,9 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tasks: their rows, from start to end.
-
-A transaction that starts a task locks the row of its session and reads it; one that ends a thing changes its row first.
-So an end that was answered leaves nothing behind that began at the same time.
-"""
+"""Tasks: their rows, from start to end. What a task may do is in ``grants``."""
 
 from collections.abc import Mapping
 from typing import Any, Final
@@ -25,7 +21,7 @@ _FIND: Final = select(TASKS).where(_ITS)
 _LOCK: Final = select(TASKS.c.status).where(_ITS).with_for_update()
 _LOCK_SESSION: Final = select(SESSIONS.c.status).where(SESSIONS.c.id == bindparam("which")).with_for_update()
 _ADD, _ADD_GRANT = insert(TASKS), insert(TASK_GRANTS)
-# A task and its parts, which name it among the tasks above them.
+# A task and its subtasks, which have its id among the tasks above them.
 _WITH_PARTS: Final = or_(
     _ITS,
     and_(
@@ -37,7 +33,9 @@ _LATEST: Final = select(func.max(TASKS.c.expires_at)).where(_WITH_PARTS)
 _END: Final = update(TASKS).where(_WITH_PARTS, TASKS.c.status == "open")
 
 
-class Tasks:
+# A transaction that starts a task locks its session's row and reads its status; one that ends a session changes the
+# status first. So once an end is answered, no task that started at the same time is left.
+class TaskRepository:
     """The tasks."""
 
     def __init__(self, database: Database) -> None:
@@ -53,13 +51,22 @@ class Tasks:
         grant: Mapping[str, Any],
         parent: str | None = None,
     ) -> None:
-        """Start a task with its first grant, unless its session, or the task it is a part of, ended meanwhile.
+        """Store a new task with its first grant.
+
+        Args:
+            unit: The call's unit of work.
+            values: The task's row.
+            high_water: The position of the kill epoch with which it was decided.
+            realm: The realm.
+            what: The event.
+            grant: The row of its first grant.
+            parent: The task that it is a part of, or None.
 
         Raises:
-            GrantError: ``session_ended``.
+            GrantError: ``session_ended``: its session or parent is over.
         """
         with unit.change(what) as c:
-            # The row stays locked until the task is there: an end that was answered before leaves no task behind it.
+            # The row stays locked until the commit: an end of the session waits, and then ends this task too.
             if c.execute(_LOCK_SESSION, {"which": values["session"]}).scalar() != "open":
                 raise GrantError("the session is over", code="session_ended")
             if parent is not None and c.execute(_LOCK, {"which": parent}).scalar() != "open":
@@ -85,12 +92,12 @@ class Tasks:
         """Return tasks, the newest first.
 
         Args:
-            session: Only this session's.
-            agent: Only this agent's.
-            template: Only those of this template.
-            which: Only those that are like this.
-            after: Only those behind this place of the list.
-            limit: At most so many.
+            session: Only tasks of this session.
+            agent: Only tasks of this agent.
+            template: Only tasks of this template.
+            which: Only tasks in this state.
+            after: A page's ``next``: only tasks after it.
+            limit: At most this number.
         """
         statement = of_state(select(TASKS), TASKS, which)
         wanted = ((TASKS.c.session, session), (TASKS.c.agent, agent), (TASKS.c.template, template))
@@ -98,7 +105,11 @@ class Tasks:
         return self._database.page(behind(statement, TASKS_ORDER, after), limit)
 
     def end(self, task: str, what: Event) -> int:
-        """Note that a task and its parts are over, and return when the last of their tokens is over by itself, ms."""
+        """End a task and its subtasks in the database.
+
+        Returns:
+            When the last of their tokens expires, in ms since the Unix epoch.
+        """
         with self._database.write(what) as c:
             own = _own(task)
             latest = int(c.execute(_LATEST, own).scalar_one())
@@ -106,21 +117,19 @@ class Tasks:
             return latest
 
     def count_alive(self) -> int:
-        """Count the tasks that are neither ended nor expired; of kills this knows nothing."""
+        """Return the number of tasks that have neither ended nor expired, killed ones included."""
         with self._database.read() as c:
             return int(c.execute(of_state(select(func.count()).select_from(TASKS), TASKS, "alive")).scalar_one())
 
     def over_at(self, task: str) -> int:
-        """Return when the last token of a task and its parts is over by itself, ms.
-
-        A part ends no later than its task did when it began; an attenuation may have made the task's end an earlier
-        one.
-        """
+        """Return when the last token of a task and its subtasks expires, in ms since the Unix epoch."""
         with self._database.read() as c:
+            # Of all: a subtask may outlive a task whose expiry an attenuation has brought forward.
             return int(c.execute(_LATEST, _own(task)).scalar_one())
 
 
 def _own(task: str) -> dict[str, str]:
-    """Name a task and its parts, for ``_WITH_PARTS``."""
+    """Return the parameters of ``_WITH_PARTS``."""
+    # The id is part of a LIKE pattern, in which % and _ match anything.
     escaped = task.replace("/", "//").replace("%", "/%").replace("_", "/_")
     return {"which": task, "named": f'%"{escaped}"%'}

@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The first form: the tables as they are today.
-
-The step that follows this one writes here, table by table, what this one made: ``tables`` then says more.
-"""
+"""The first revision: the tables as they are today."""
 
 from alembic import op
 
@@ -13,5 +10,6 @@ down_revision = None
 
 
 def upgrade() -> None:
-    """Make all tables."""
+    """Create all tables."""
+    # A second revision has to replace this line by the tables as they are now: METADATA then has more.
     METADATA.create_all(op.get_bind())
