@@ -50,7 +50,7 @@ def test_an_idle_session_is_told_as_idle(world: World, monkeypatch: pytest.Monke
     later(monkeypatch, 12 * MINUTES)
     told = refused(holder, session, 12 * MINUTES)
     assert told["code"] == "expired"
-    assert re.fullmatch(r"the session was idle for (12m|7\d\ds) and is over; open another", told["detail"])
+    assert re.fullmatch(r"the session was idle for (12m|7\d\ds) and has expired; open another", told["detail"])
 
 
 def test_one_that_has_lived_its_life_is_not_idle(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,4 +59,4 @@ def test_one_that_has_lived_its_life_is_not_idle(world: World, monkeypatch: pyte
     later(monkeypatch, 12 * MINUTES)
     told = refused(holder, session, 12 * MINUTES)
     assert told["code"] == "expired"
-    assert told["detail"] == "the session has lived as long as the policy lets it; open another"
+    assert told["detail"] == "the session has reached the lifetime that the policy allows; open another"

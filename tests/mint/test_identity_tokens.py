@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from jwt.algorithms import RSAAlgorithm
 
-from arx_caps.mint.identity.id_token import Foreign, Kind, check_foreign
+from arx_caps.mint.identity.issuer_token import IssuerToken, Kind, verify_issuer_token
 from arx_caps.mint.keys.jwks import KeySets
 from arx_caps.mint.policy.issuers import Issuer
 from arx_verifier.errors import GrantError
@@ -34,9 +34,9 @@ def keys(tmp_path: Path) -> KeySets:
     return KeySets(tmp_path)
 
 
-def check(text: str, keys: KeySets, kind: Kind = "workload", *trusted: Issuer) -> Foreign:
+def check(text: str, keys: KeySets, kind: Kind = "workload", *trusted: Issuer) -> IssuerToken:
     issuers = {each.name: each for each in trusted or (issuer(),)}
-    return check_foreign(text, issuers, keys, kind=kind, now=NOW, session_kid=SESSION_KID)
+    return verify_issuer_token(text, issuers, keys, kind=kind, now=NOW, session_kid=SESSION_KID)
 
 
 @pytest.mark.parametrize("alg", ALL)
@@ -98,9 +98,9 @@ BAD: dict[str, tuple[str, str]] = {
     "an audience list without this": (token(NOW, aud=["a", "b"]), "audience"),
     "an audience that begins so": (token(NOW, aud=MINT + ".evil.example"), "audience"),
     "no end": (token(NOW, exp=None), "exp is missing"),
-    "over": (token(NOW, iat=AT - 300, exp=AT), "over"),
-    "not yet": (token(NOW, nbf=AT + 60), "not begun"),
-    "from the future": (token(NOW, iat=AT + 60, exp=AT + 120), "not begun"),
+    "over": (token(NOW, iat=AT - 300, exp=AT), "expired"),
+    "not yet": (token(NOW, nbf=AT + 60), "not valid yet"),
+    "from the future": (token(NOW, iat=AT + 60, exp=AT + 120), "not valid yet"),
     "too long a life": (token(NOW, exp=AT + 3601), "lives longer"),
     "too long a life without iat": (token(NOW, iat=None, exp=AT + 3601), "lives longer"),
     "an event": (token(NOW, events={"http://schemas.openid.net/event/backchannel-logout": {}}), "event"),
@@ -151,7 +151,7 @@ def test_claims_of_another_shape_are_refused(keys: KeySets, claims: Any) -> None
 def test_clocks_may_differ_a_little_at_the_beginning_alone(keys: KeySets) -> None:
     """A token that was made 20 s ahead is accepted; one that ended this second is not."""
     assert check(token(NOW, iat=AT + 20, nbf=AT + 20), keys).subject == "ann"
-    with pytest.raises(GrantError, match="over"):
+    with pytest.raises(GrantError, match="expired"):
         check(token(NOW, exp=AT), keys)
 
 

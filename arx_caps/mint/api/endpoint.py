@@ -26,8 +26,8 @@ from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_caps.mint.identity.authenticate import (
     AuthenticatedCaller,
     CallCredentials,
-    identify,
-    identify_service,
+    authenticate_call,
+    authenticate_service,
     read_proof,
 )
 from arx_caps.mint.rate_limit import TooOftenError
@@ -294,9 +294,11 @@ def _ask(endpoint: Endpoint, mint: MintContext, unit: UnitOfWork, request: Reque
     caller = None
     if endpoint.action is not None:
         if "service" in endpoint.callers and call.authorization is None:
-            caller = identify_service(mint, unit, call, endpoint.action, members | said | request.path_params)
+            caller = authenticate_service(mint, unit, call, endpoint.action, members | said | request.path_params)
         else:
-            caller = identify(mint, unit, call, endpoint.action, members | said | request.path_params, endpoint.about)
+            caller = authenticate_call(
+                mint, unit, call, endpoint.action, members | said | request.path_params, endpoint.about
+            )
         request.scope[_PROVEN] = True  # what is wrong with the rest of the call is no stranger's doing
         if caller.kind not in endpoint.callers:
             raise GrantError(f"this is for {' and '.join(endpoint.callers)}s", code="wrong_caller")

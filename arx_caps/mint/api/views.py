@@ -13,7 +13,7 @@ from msgspec import UNSET, UnsetType
 
 from arx_caps.mint.api.endpoint import RouteAnswer
 from arx_caps.mint.context import MintContext
-from arx_caps.mint.identity.session_login import subject_of, targets_of
+from arx_caps.mint.identity.session_login import subject_of, subject_targets
 from arx_caps.mint.tasks.liveness import State, session_state, task_state
 from arx_caps.mint.tasks.stored_grant import StoredGrant
 from arx_caps.revocation import KillReport
@@ -176,7 +176,7 @@ def show_session(mint: MintContext, row: Mapping[str, Any]) -> SessionShown:
     subject, opened_with = subject_of(row), row["opened_with"]
     shown = None
     if subject is not None:
-        (target,) = targets_of(subject)
+        (target,) = subject_targets(subject)
         shown = SubjectShown(issuer=subject.issuer, subject=subject.name, target=target)
     return SessionShown(
         **{name: row[name] for name in names},

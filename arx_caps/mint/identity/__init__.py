@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Callers and the people they act for: authenticated before anything is granted.  CONTROL 1."""
+"""Authenticate callers and the subjects they act for, before anything is granted.  CONTROL 1."""

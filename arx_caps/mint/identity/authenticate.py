@@ -1,15 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Authenticate a caller by token and proof, authorize the action, and record the decision.  SPEC 12, CONTROL 1, 3.5.
+"""Authenticate callers, authorize actions, record the decisions.  SPEC 12, CONTROL 1, 3.5.
 
-An operator's token goes with an enrolled key of that operator, a session's with the key the session was opened with: a
-stolen token alone does nothing.  A tool service has no token: its proof by an enrolled key says which one it is.  The
-proof is spent only once its key is known, so that strangers cannot fill the memory of used ones.  What the caller wants
-is judged here as an action with arguments; what it gets, by others.
+An operator presents a token and a proof by an enrolled key of that operator; an agent, its session's token and a proof
+by the session's key; a tool service, only a proof by an enrolled key of its own.  Each call of an operator or a service
+is a decision in the mint's own journal, as ``operator:<id>`` or ``service:<audience>``, reads and refusals included.
 
-Every call of an operator or a service is a decision with a record in the mint's own journal, reads and refusals too,
-as ``operator:<id>`` or ``service:<audience>``.  A call that cannot be recorded is refused; for a kill,
-``arx kill --direct`` needs no mint.  A batch that is taken has no record of its own: it is in the log, with its
-service's statement.
+What a call grants is decided in ``tasks`` and ``policy``.
 """
 
 import contextlib
@@ -21,7 +17,7 @@ from arx_caps.jose import BAD_PROOF, Proof, check_dpop
 from arx_caps.mint.context import Born, MintContext
 from arx_caps.mint.db.database import now_ms
 from arx_caps.mint.db.unit_of_work import UnitOfWork
-from arx_caps.mint.identity.operator_token import hold_to_rules, hold_to_token, prove_operator_token
+from arx_caps.mint.identity.operator_token import require_rules_allow, require_token_allows, verify_operator_token
 from arx_caps.mint.policy.roles import APPROVE, WRITE_OPERATORS, rules_of
 from arx_verifier.errors import (
     AccessError,
@@ -41,12 +37,12 @@ SECOND_MS: Final = 1000
 Kind = Literal["agent", "operator", "service"]
 JOIN: Final = "arx.services.join"
 SHIP: Final = "arx.decisions.write"
-PROVEN: Final = "key"  # each call is signed with an enrolled key
-REFUSALS: Final = (AccessError, GrantError, RequestError, TokenError)  # an outage is no refusal
-WHOAMI: Final = "arx.whoami"  # whoever is proven may ask who that is
-# What takes power away, or only looks, must not wait for a live view: with a stale one an operator still kills.  What
-# gives power, or takes records out of the log for good, waits: whoever asks could be frozen by now.
-GIVING: Final = (
+PROVEN: Final = "key"  # assurance of a record: an enrolled key signed the call
+REFUSALS: Final = (AccessError, GrantError, RequestError, TokenError)  # an outage is not a refusal
+WHOAMI: Final = "arx.whoami"  # needs no rule: every authenticated operator may read its own name
+# These actions grant authority or erase records, so they need a live view of kills: the operator may be frozen by now.
+# All others work with a stale view, because an operator must be able to kill while the store is down.
+NEEDS_LIVE_VIEW: Final = (
     "arx.agents.write",
     APPROVE,
     "arx.audit.erase",
@@ -59,12 +55,12 @@ GIVING: Final = (
 
 
 class CallCredentials(NamedTuple):
-    """One HTTP request, as far as it says who is calling.
+    """The parts of an HTTP request that authenticate its caller.
 
     Attributes:
-        method: The method.
-        url: The address as clients know it: issuer and path, no query.
-        authorization: The header, or None.
+        method: The HTTP method.
+        url: The URL as clients know it: issuer and path, without a query.
+        authorization: The ``Authorization`` header, or None.
         proofs: Every ``DPoP`` header.
         peer: The peer's address, or None.
     """
@@ -77,15 +73,15 @@ class CallCredentials(NamedTuple):
 
 
 class AuthenticatedCaller(NamedTuple):
-    """A proven caller.
+    """An authenticated caller.
 
     Attributes:
         kind: ``agent``, ``operator`` or ``service``.
         name: The agent's path, the operator's id or the service's audience.
         session: The session's row, for an agent.
-        born: Where the kill epoch stood before the caller was looked at; None but for an agent.
-        expires_at: When the token's time is over, ms; for a service, when its proof is.
-        key: Thumbprint of the key that signed the call.
+        born: The kill epoch, read before the agent was authenticated; None for operators and services.
+        expires_at: When the token expires, ms since the Unix epoch; for a service, when its proof expires.
+        key: Thumbprint (RFC 7638) of the key that signed the call.
         agent: The agent's row, for an agent.
     """
 
@@ -99,18 +95,22 @@ class AuthenticatedCaller(NamedTuple):
 
     @property
     def by(self) -> str:
-        """How records name the caller."""
+        """The caller's name in records."""
         return f"{self.kind}:{self.name}"
 
 
 def read_proof(call: CallCredentials, token: str | None) -> Proof:
-    """Check the one ``DPoP`` header, except that it is new and whose key it is.
+    """Verify the call's one ``DPoP`` header; not that it is new, nor whose key signed it.
+
+    Args:
+        call: The request.
+        token: The token that the proof must be bound to (``ath``), or None for a call without one.
 
     Raises:
-        GrantError: ``bad_proof``.
+        GrantError: ``bad_proof``: there is not exactly one header, or it is not valid for this call now.
     """
     if len(call.proofs) != 1:
-        raise GrantError("a request carries one DPoP header, signed by the caller's key for this call", code=BAD_PROOF)
+        raise GrantError(f"invalid proof: expected one DPoP header, got {len(call.proofs)}", code=BAD_PROOF)
     return check_dpop(call.proofs[0], method=call.method, url=call.url, now=now_ms(), token=token)
 
 
@@ -118,7 +118,7 @@ def read_token(call: CallCredentials) -> str:
     """Return the token of the ``Authorization`` header.
 
     Raises:
-        TokenError: There is none, or it is of another scheme (``missing_token``).
+        TokenError: ``missing_token``: there is none, or the scheme is not ``DPoP``.
     """
     scheme, _, token = (call.authorization or "").partition(" ")
     if scheme.lower() != "dpop" or not token:
@@ -126,7 +126,7 @@ def read_token(call: CallCredentials) -> str:
     return token
 
 
-def identify(
+def authenticate_call(
     mint: MintContext,
     unit: UnitOfWork,
     call: CallCredentials,
@@ -134,36 +134,38 @@ def identify(
     args: Mapping[str, Any],
     about: Callable[[MintContext, Mapping[str, Any]], Mapping[str, Any]] | None = None,
 ) -> AuthenticatedCaller:
-    """Prove who is calling, and that the token allows this action.
+    """Authenticate an agent or an operator, and authorize the action by its token.
 
     Args:
         mint: The mint.
-        unit: The call's.
+        unit: The call's unit of work, in which the proof is spent.
         call: The request.
-        action: What is to be done, such as ``arx.tasks.start``.
-        args: With what: the body's members and the path's.
-        about: Says more of what an operator's call is about; asked once it is proven who calls.
+        action: The action, such as ``arx.tasks.start``.
+        args: The action's arguments: members of the body, and parameters of the path.
+        about: Returns further arguments of an operator's call; called once the operator is authenticated.
 
     Returns:
         The caller.
 
     Raises:
-        TokenError: No token, or one that is not usable.
-        AccessError: The token does not allow this.
+        TokenError: There is no token, or it is not valid now.
+        AccessError: The token or the operator's role does not allow this action.
         GrantError: The proof is wrong or was used.
-        UnavailableError: It cannot be known now.
+        UnavailableError: The view of kills is stale, or a store or database does not answer.
+        AuditError: An operator's call cannot be recorded.
     """
     token = read_token(call)
     proof = read_proof(call, token)
     macaroon = Macaroon.parse(token)
     unverified = macaroon.unverified_identifier
     if not isinstance(unverified, OperatorIdentifier):
-        return _agent(mint, unit, token, unverified.session, proof, call, action, args)
-    identifier = _proven_operator(mint, macaroon, proof, call.peer)
+        return _authenticate_agent(mint, unit, token, unverified.session, proof, call, action, args)
+    identifier = _verify_operator(mint, macaroon, proof, call.peer)
+    # ``about`` reads the database, so strangers must not reach it.
     more = about(mint, args) if about is not None else {}
     request = AccessRequest(action, {**args, **more}, now_ms(), call.peer)
     try:
-        caller = _operator(mint, unit, macaroon, identifier, proof, request)
+        caller = _authorize_operator(mint, unit, macaroon, identifier, proof, request)
     except ArxError as error:
         record_call(mint, identifier, request, error)
         raise
@@ -172,44 +174,49 @@ def identify(
 
 
 def admit_operator(mint: MintContext, call: CallCredentials, _: Mapping[str, str]) -> OperatorIdentifier:
-    """Prove that an operator calls, before a body is read that only operators may send; ``identify`` judges the call.
+    """Require that an operator calls, before the body is read; ``authenticate_call`` follows.
 
     Raises:
-        TokenError: No token, or one that is not usable.
-        GrantError: The proof is wrong, or another one calls.
+        TokenError: There is no token, or it is not valid.
+        GrantError: The proof is wrong (``bad_proof``), or the token is an agent's (``wrong_caller``).
     """
     token = read_token(call)
     proof = read_proof(call, token)
     macaroon = Macaroon.parse(token)
     if not isinstance(macaroon.unverified_identifier, OperatorIdentifier):
-        raise GrantError("this is for operators", code="wrong_caller")
-    return _proven_operator(mint, macaroon, proof, call.peer)
+        raise GrantError("wrong caller: expected an operator's token, got a session's", code="wrong_caller")
+    # A policy is large: without this check, a stranger could make the mint read and hold a body of that size.
+    return _verify_operator(mint, macaroon, proof, call.peer)
 
 
-def identify_service(
+def authenticate_service(
     mint: MintContext, unit: UnitOfWork, call: CallCredentials, action: str, args: Mapping[str, Any]
 ) -> AuthenticatedCaller:
-    """Prove which tool service is calling, by nothing but an enrolled key of its own, and record it.  CONTROL 3.
+    """Authenticate a tool service by its enrolled key, and record the call.  CONTROL 3.
 
     Args:
         mint: The mint.
-        unit: The call's.
+        unit: The call's unit of work, in which the proof is spent.
         call: The request.
-        action: What is to be done, such as ``arx.keys.fetch``.
-        args: With what.
+        action: The action, such as ``arx.keys.fetch``.
+        args: The action's arguments.
+
+    Returns:
+        The caller.
 
     Raises:
-        GrantError: The proof is wrong, was used, or is by no service's key.
-        StoreError: It cannot be known now.
-        AuditError: It cannot be recorded.
+        GrantError: ``bad_proof``: the proof is wrong, was used, or is by no service's key.
+        StoreError: The database does not answer.
+        AuditError: The call cannot be recorded.
     """
     try:
         proof = read_proof(call, None)
         holder = mint.db.holder_keys.holder_of(proof.key.kid) or ""
         audience = holder.removeprefix("service:")
         if audience == holder:
-            raise GrantError("the proof is not by the enrolled key of a service", code=BAD_PROOF)
+            raise GrantError("invalid proof: expected an enrolled key of a service, got another key", code=BAD_PROOF)
     except GrantError as error:
+        # Only counted: a stranger who could add records would fill the journal.
         mint.decisions.count(error.code, call.peer)
         raise
     request = AccessRequest(action, args, now_ms(), call.peer)
@@ -218,23 +225,25 @@ def identify_service(
     except GrantError as error:
         record_service_call(mint, audience, proof.key.kid, request, error)
         raise
+    # Recorded last, so that a call the journal cannot take is refused before its handler runs.
     record_service_call(mint, audience, proof.key.kid, request, None)
     return AuthenticatedCaller("service", audience, None, None, proof.until, proof.key.kid)
 
 
-def _proven_operator(mint: MintContext, macaroon: Macaroon, proof: Proof, peer: str | None) -> OperatorIdentifier:
-    """Prove the token, and that the call is signed by an enrolled key of the operator it names."""
+def _verify_operator(mint: MintContext, macaroon: Macaroon, proof: Proof, peer: str | None) -> OperatorIdentifier:
+    """Verify an operator's token, and that an enrolled key of that operator signed the call."""
     try:
-        identifier = prove_operator_token(macaroon, mint.keys)
+        identifier = verify_operator_token(macaroon, mint.keys)
         if mint.db.holder_keys.find(f"operator:{identifier.operator}", proof.key.kid) is None:
-            raise GrantError("the proof is not by a key of this operator", code=BAD_PROOF)
+            raise GrantError("invalid proof: expected an enrolled key of this operator, got another", code=BAD_PROOF)
     except ArxError as error:
-        mint.decisions.count(error.code, peer)  # what nobody proved is counted, or junk could fill the record
+        # Only counted: a stranger who could add records would fill the journal.
+        mint.decisions.count(error.code, peer)
         raise
     return identifier
 
 
-def _operator(
+def _authorize_operator(
     mint: MintContext,
     unit: UnitOfWork,
     macaroon: Macaroon,
@@ -243,39 +252,42 @@ def _operator(
     request: AccessRequest,
 ) -> AuthenticatedCaller:
     name, action = identifier.operator, request.tool
-    asked = None if action == WHOAMI else action
-    hold_to_token(macaroon, action=asked, args=request.args, now=request.at)
+    rule_action = None if action == WHOAMI else action
+    require_token_allows(macaroon, action=rule_action, args=request.args, now=request.at)
+    # Spent only now that the key is known to be enrolled: strangers cannot fill the memory of used proofs.
     unit.spend("proof", proof.key.kid, proof.jti, proof.until)
     row = mint.db.operators.find(name)
     if row is None or row["status"] != "active":
         raise refusal("frozen")
-    # A freeze counts whenever it came; a kill does not, because operators' tokens know no birth.
+    # Checked as if born at the newest applied entry: freezes count, earlier kills do not, because operators' tokens
+    # have no birth (SPEC 4.3) and a realm kill must not lock the operators out.
     _, applied, _ = mint.epochs.view()
     refused = mint.epochs.check(None, max(applied, 0), (f"operator:{name}",))
-    if refused is not None and (refused.code in ("frozen", "revoked") or action in GIVING):
+    if refused is not None and (refused.code in ("frozen", "revoked") or action in NEEDS_LIVE_VIEW):
         raise refusal(refused.code)
-    # The role as it is now: what was taken away since the token was made is gone.
-    if asked is not None:
-        hold_to_rules(f"role {row['role']}", rules_of(row["role"], row["rules"]), asked, request.args)
+    # The role is read anew at each call, so that a right that was taken away ends at once.
+    if rule_action is not None:
+        require_rules_allow(f"role {row['role']}", rules_of(row["role"], row["rules"]), rule_action, request.args)
     return AuthenticatedCaller("operator", name, None, None, identifier.exp, proof.key.kid)
 
 
-def _over(row: Mapping[str, Any], token: str, error: ValidityError) -> ValidityError:
-    """Say of a session's token whose time is over why that is: nobody used the session, or it has lived its life."""
-    identifier, now = Macaroon.parse(token).unverified_identifier, now_ms()  # proven: its time is judged after that
+def _explain_expiry(row: Mapping[str, Any], token: str, error: ValidityError) -> ValidityError:
+    """Return the error of an expired session's token with its reason: idle, or full lifetime."""
+    # The identifier is authentic: ``verify`` judges a token's time only after its signature.
+    identifier, now = Macaroon.parse(token).unverified_identifier, now_ms()
     if error.code != "expired" or row["status"] != "open" or now < row["expires_at"]:
         return error
     if row["expires_at"] < row["ends_at"]:
         # The token is as old as the last renewal, and a session that is used is renewed.
         idle = now - identifier.iat
-        told = format_duration(idle if idle < SECOND_MS else idle // SECOND_MS * SECOND_MS)
-        why = f"the session was idle for {told} and is over; open another"
+        duration = format_duration(idle if idle < SECOND_MS else idle // SECOND_MS * SECOND_MS)
+        why = f"the session was idle for {duration} and has expired; open another"
     else:
-        why = "the session has lived as long as the policy lets it; open another"
+        why = "the session has reached the lifetime that the policy allows; open another"
     return ValidityError(why, code=error.code, failures=error.failures)
 
 
-def _agent(
+def _authenticate_agent(
     mint: MintContext,
     unit: UnitOfWork,
     token: str,
@@ -285,20 +297,24 @@ def _agent(
     action: str,
     args: Mapping[str, Any],
 ) -> AuthenticatedCaller:
-    born = mint.born()  # before any authority is looked at
-    found = mint.db.sessions.find_with_agent(session)
-    if found is None or found[0]["jkt"] != proof.key.kid:
-        raise GrantError("the proof is not by the key of this session", code=BAD_PROOF)
-    row, agent = found
+    # Read before any authority: a kill that comes in between then revokes what this call grants.
+    born = mint.born()
+    rows = mint.db.sessions.find_with_agent(session)
+    if rows is None or rows[0]["jkt"] != proof.key.kid:
+        raise GrantError("invalid proof: expected the key of this session, got another key", code=BAD_PROOF)
+    row, agent = rows
+    # Spent only now that the session's key has signed: strangers cannot fill the memory of used proofs.
     unit.spend("proof", proof.key.kid, proof.jti, proof.until)
     try:
         grant = mint.verifier.verify(token, AccessRequest(action, args, now_ms(), call.peer))
     except ValidityError as error:
-        raise _over(row, token, error) from error
+        raise _explain_expiry(row, token, error) from error
+    # The session was chosen by the unverified identifier: the verified token must name the same.
     if row["status"] != "open" or (grant.session, grant.agent) != (session, row["agent"]):
         raise refusal("revoked")
     if agent["status"] != "active":
         raise refusal("frozen")
+    # Counted after the proof, so that nobody else can use up an agent's rate limit.
     mint.limits.count_agent(grant.agent)
     return AuthenticatedCaller("agent", grant.agent, row, born, grant.exp, proof.key.kid, agent)
 
@@ -306,16 +322,16 @@ def _agent(
 def record_call(
     mint: MintContext, identifier: OperatorIdentifier, request: AccessRequest, error: ArxError | None
 ) -> None:
-    """Record what was decided on a proven operator's call.
+    """Record the decision on an authenticated operator's call.
 
     Args:
         mint: The mint.
-        identifier: The proven token's.
-        request: The action as the tool, and with what.
-        error: The refusal; None when it goes ahead.
+        identifier: The verified token's identifier.
+        request: The action as the tool, and its arguments.
+        error: The refusal; None if the call is allowed.
 
     Raises:
-        AuditError: An allow cannot be recorded, and must not go ahead.
+        AuditError: An allow cannot be recorded; the call must not go ahead.
     """
     facts = ChainFacts(
         agent=f"operator:{identifier.operator}",
@@ -332,16 +348,16 @@ def record_call(
 
 
 def record_decision(mint: MintContext, facts: ChainFacts, request: AccessRequest, error: ArxError | None) -> None:
-    """Record what was decided on a call whose caller is proven by a key and has no session.
+    """Record the decision on a call that a key authenticated and that has no session.
 
     Args:
         mint: The mint.
-        facts: Who calls.
-        request: The action as the tool, and with what.
-        error: The refusal; None when it goes ahead.
+        facts: The caller and its key.
+        request: The action as the tool, and its arguments.
+        error: The refusal; None if the call is allowed.
 
     Raises:
-        AuditError: An allow cannot be recorded, and must not go ahead.
+        AuditError: An allow cannot be recorded; the call must not go ahead.
     """
     digest, salt = digest_arguments(request.args)
     incarnation, applied, age_ms = mint.epochs.view()
@@ -354,24 +370,25 @@ def record_decision(mint: MintContext, facts: ChainFacts, request: AccessRequest
     except AuditError as broken:
         decision.code = broken.code
         if not broken.counted:
-            mint.decisions.append(decision)  # a refusal: there is room kept for it, and it raises nothing
+            # The allow became a refusal, for which the journal keeps room; appending that raises nothing.
+            mint.decisions.append(decision)
         raise
 
 
 def record_service_call(
     mint: MintContext, audience: str, kid: str, request: AccessRequest, error: ArxError | None
 ) -> None:
-    """Record what was decided on a service's call.
+    """Record the decision on a service's call.
 
     Args:
         mint: The mint.
         audience: The service.
-        kid: The thumbprint of the key that signed the call.
-        request: The action as the tool, and with what.
-        error: The refusal; None when it goes ahead.
+        kid: Thumbprint of the key that signed the call.
+        request: The action as the tool, and its arguments.
+        error: The refusal; None if the call is allowed.
 
     Raises:
-        AuditError: An allow cannot be recorded, and must not go ahead.
+        AuditError: An allow cannot be recorded; the call must not go ahead.
     """
     policy = mint.policies.loaded.digest
     facts = ChainFacts(agent=f"service:{audience}", audience=MINT_AUDIENCE, policy=policy, kid=kid, assurance=PROVEN)
@@ -379,8 +396,15 @@ def record_service_call(
 
 
 @contextlib.contextmanager
-def refusing(mint: MintContext, audience: str, kid: str, request: AccessRequest) -> Iterator[None]:
-    """Record a refusal that comes out of the block."""
+def record_refusal(mint: MintContext, audience: str, kid: str, request: AccessRequest) -> Iterator[None]:
+    """Record a refusal that leaves the block; an outage is not recorded.
+
+    Args:
+        mint: The mint.
+        audience: The service.
+        kid: Thumbprint of the key that signed the call.
+        request: The action as the tool, and its arguments.
+    """
     try:
         yield
     except REFUSALS as error:
@@ -389,12 +413,18 @@ def refusing(mint: MintContext, audience: str, kid: str, request: AccessRequest)
 
 
 @contextlib.contextmanager
-def deciding(mint: MintContext, audience: str, kid: str, request: AccessRequest) -> Iterator[None]:
-    """Record a refusal that comes out of the block, or that there was none.
+def record_outcome(mint: MintContext, audience: str, kid: str, request: AccessRequest) -> Iterator[None]:
+    """Record a refusal that leaves the block, or an allow if none does.
+
+    Args:
+        mint: The mint.
+        audience: The service.
+        kid: Thumbprint of the key that signed the call.
+        request: The action as the tool, and its arguments.
 
     Raises:
-        AuditError: That cannot be recorded, and must not go ahead.
+        AuditError: An allow cannot be recorded; the call must not go ahead.
     """
-    with refusing(mint, audience, kid, request):
+    with record_refusal(mint, audience, kid, request):
         yield
     record_service_call(mint, audience, kid, request, None)

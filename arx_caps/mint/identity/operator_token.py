@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Operators' tokens: macaroons of the mint for the mint, which know no session and no epoch.  SPEC 4.3.
+"""Mint and verify operators' tokens: macaroons of the mint, for the mint.  SPEC 4.3.
 
-A realm kill or a restored store must lock no operator out, so these carry neither incarnation nor birth; ten minutes
-and the operator's enrolled key bound them.  Their ``allow`` rules are those of the operator's role, and an operator
-attenuates one offline like any token.  Whether the operator is frozen, and what the role is by now, is not asked here.
+An operator attenuates its token offline like any other token.  Whether the operator is frozen, and which role it has
+now, is checked in ``authenticate``.
 """
 
 import secrets
@@ -26,8 +25,8 @@ from arx_verifier.token import (
     wire,
 )
 
-TTL_MS: Final = 10 * 60 * 1000
-# An operator's token is delegated to nobody and has no task: any other member is unknown here, and what is unknown
+TTL_MS: Final = 10 * 60 * 1000  # bounds the use of a stolen token: a kill does not reach operators' tokens
+# An operator's token is never delegated and has no task.  Any other member is unknown here, and an unknown member
 # prohibits.
 UNDERSTOOD: Final = frozenset(("allow", "exp", "nbf"))
 
@@ -35,7 +34,20 @@ UNDERSTOOD: Final = frozenset(("allow", "exp", "nbf"))
 def mint_operator_token(
     operator: str, rules: tuple[Rule, ...], *, kid: str, key: bytes, realm: str, now: int
 ) -> tuple[Macaroon, int]:
-    """Make an operator's token with the rules of the role, and return it with the time it ends, ms."""
+    """Return a new operator's token with the rules of the role, and its expiry.
+
+    Args:
+        operator: The operator's id.
+        rules: The rules of its role.
+        kid: The id of the mint's current key.
+        key: That key.
+        realm: The realm's name.
+        now: ms since the Unix epoch.
+
+    Returns:
+        The token, and when it expires, ms since the Unix epoch.
+    """
+    # Neither incarnation nor birth: a realm kill or a restored store must lock no operator out.
     identifier = OperatorIdentifier(
         aud=MINT_AUDIENCE,
         exp=now + TTL_MS,
@@ -48,18 +60,18 @@ def mint_operator_token(
     return Macaroon.mint(identifier, key=key, realm=realm, caveats=(Caveat(allow=rules),)), identifier.exp
 
 
-def prove_operator_token(macaroon: Macaroon, keys: KeyRing) -> OperatorIdentifier:
-    """Prove that an operator's token is the mint's own.
+def verify_operator_token(macaroon: Macaroon, keys: KeyRing) -> OperatorIdentifier:
+    """Verify the signature and the shape of an operator's token.
 
     Args:
-        macaroon: What was presented.
+        macaroon: The presented token.
         keys: The mint's own keys.
 
     Returns:
-        The proven identifier; what the token allows, and until when, is for ``hold_to_token``.
+        The authentic identifier.  Expiry and rules are for ``require_token_allows``.
 
     Raises:
-        TokenError: The token is not usable.
+        TokenError: The token is not one of this mint, or has a wrong shape.
     """
     _, signature = macaroon.parts()
     identifier = macaroon.unverified_identifier
@@ -71,27 +83,29 @@ def prove_operator_token(macaroon: Macaroon, keys: KeyRing) -> OperatorIdentifie
     if key is None:
         raise refusal("unknown_key")
     packets = _own(macaroon)
+    # A third-party caveat needs a discharge, and no request of an operator can carry one.
     if len(packets) != len(macaroon.packets):
         raise refusal("missing_discharge")
     if not chain.equal(chain.fold(key.derived, macaroon.identifier, packets), signature):
         raise refusal("bad_signature")
+    # Bounds the life that any token may claim, whichever version of the mint signed it.
     if not 0 < identifier.exp - identifier.iat <= TTL_MS or not packets:
         raise refusal("malformed")
     return identifier
 
 
-def hold_to_token(macaroon: Macaroon, *, action: str | None, args: Mapping[str, Any], now: int) -> None:
-    """Hold an action to the time and the rules of a proven operator's token.
+def require_token_allows(macaroon: Macaroon, *, action: str | None, args: Mapping[str, Any], now: int) -> None:
+    """Require that an authentic operator's token is valid now and allows an action.
 
     Args:
-        macaroon: What ``prove_operator_token`` proved.
-        action: What is to be done; None asks only whether the token is of now.
-        args: With what.
+        macaroon: A token that ``verify_operator_token`` accepted.
+        action: The action; None checks only the time.
+        args: The action's arguments.
         now: ms since the Unix epoch.
 
     Raises:
-        TokenError: Its time is not now, or it says what is not understood.
-        AccessError: It does not allow this.
+        TokenError: It has expired, is not valid yet, or has a caveat that is not understood.
+        AccessError: It does not allow this action with these arguments.
     """
     if now >= macaroon.unverified_identifier.exp:
         raise refusal("expired")
@@ -99,25 +113,27 @@ def hold_to_token(macaroon: Macaroon, *, action: str | None, args: Mapping[str, 
     if now < iat - IAT_AHEAD_MS:
         raise refusal("not_yet_valid", (Failure("identifier", "iat", f"at most {now + IAT_AHEAD_MS}", str(iat)),))
     for index, packet in enumerate(_own(macaroon)):
-        _judge(f"caveat {index + 1}", packet, first=index == 0, action=action, args=args, now=now)
+        place = f"caveat {index + 1}"
+        _require_caveat_allows(place, packet, first=index == 0, action=action, args=args, now=now)
 
 
-def hold_to_rules(place: str, rules: Sequence[Rule], action: str, args: Mapping[str, Any]) -> None:
-    """Require that one of some rules allows an action with its arguments.
+def require_rules_allow(place: str, rules: Sequence[Rule], action: str, args: Mapping[str, Any]) -> None:
+    """Require that one of the rules allows an action with its arguments.
 
     Args:
-        place: What failures call the rules.
+        place: The name of the rules in failures.
         rules: The rules.
-        action: What is to be done.
-        args: With what.
+        action: The action.
+        args: The action's arguments.
 
     Raises:
-        MalformedTokenError: A rule cannot be read.
-        AccessError: None allows it.
+        MalformedTokenError: A rule cannot be parsed.
+        AccessError: No rule allows it.
     """
     matching = [(compiled, rule) for rule in rules if (compiled := compile_rule(rule)).matches_tool(action)]
     if not matching:
         raise refusal("tool_not_allowed", (Failure(place, "tool", " or ".join(rule.tool for rule in rules), action),))
+    # Bounds the CPU time of one call: both the rules and the arguments are the caller's choice.
     if sum(compiled.weight for compiled, _ in matching) * size_of(args) > MAX_WORK:
         failure = Failure(place, "size", "fewer or shorter arguments", "more work than is allowed")
         raise refusal("argument_not_allowed", (failure,))
@@ -130,22 +146,25 @@ def _own(macaroon: Macaroon) -> list[bytes]:
     return [packet for packet in macaroon.packets if isinstance(packet, bytes)]
 
 
-def _judge(place: str, packet: bytes, *, first: bool, action: str | None, args: Mapping[str, Any], now: int) -> None:
+def _require_caveat_allows(
+    place: str, packet: bytes, *, first: bool, action: str | None, args: Mapping[str, Any], now: int
+) -> None:
     try:
         caveat = read_caveat(packet)
-        said = {name for name in caveat.__struct_fields__ if getattr(caveat, name) is not None}
+        members = {name for name in caveat.__struct_fields__ if getattr(caveat, name) is not None}
+        # Without it the token would allow every action.
         if first and caveat.allow is None:
-            raise MalformedTokenError("a token's first caveat says what it allows")
+            raise MalformedTokenError("expected `allow` in the first caveat")
         for rule in caveat.allow or ():
-            compile_rule(rule)  # one that cannot be read prohibits, whatever is asked
+            compile_rule(rule)  # a rule that cannot be parsed prohibits, whichever action is called
     except ArxError as error:
         failure = Failure(place, "shape", "a caveat of SPEC 6", str(error))
         raise refusal(error.code, (failure,)) from error
-    if said - UNDERSTOOD:
-        raise refusal("unknown_caveat", (Failure(place, "member", "allow, exp or nbf", ", ".join(sorted(said))),))
+    if members - UNDERSTOOD:
+        raise refusal("unknown_caveat", (Failure(place, "member", "allow, exp or nbf", ", ".join(sorted(members))),))
     if caveat.exp is not None and now >= caveat.exp:
         raise refusal("expired", (Failure(place, "exp", f"a time before {caveat.exp}", str(now)),))
     if caveat.nbf is not None and now < caveat.nbf:
         raise refusal("not_yet_valid", (Failure(place, "nbf", f"a time from {caveat.nbf} on", str(now)),))
     if action is not None and caveat.allow is not None:
-        hold_to_rules(place, caveat.allow, action, args)
+        require_rules_allow(place, caveat.allow, action, args)

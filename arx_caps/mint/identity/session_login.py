@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Authenticate the opener of a session and its subject, before anything is granted.  CONTROL 1.
+"""Authenticate the agent that opens a session, and the session's subject.  CONTROL 1.
 
-An agent presents an assertion by an enrolled key, or a workload's token of an issuer that the policy trusts.  A token
-of its own proves the subject, so that no agent can name one at will.  Both stay apart: an agent acts on a subject's
-behalf and never becomes the subject.
+An agent presents an assertion by an enrolled key, or a workload's token of an issuer that the policy trusts; a second
+token proves the subject.  The session's rights and its row are made in ``tasks.issue``.
 """
 
 from collections.abc import Mapping
@@ -14,7 +13,7 @@ import msgspec
 from arx_caps.jose import Assertion, Proof, check_assertion
 from arx_caps.mint.context import MintContext
 from arx_caps.mint.db.unit_of_work import UnitOfWork
-from arx_caps.mint.identity.id_token import Foreign, check_foreign
+from arx_caps.mint.identity.issuer_token import IssuerToken, verify_issuer_token
 from arx_caps.mint.policy.issuers import Subject, agents_of
 from arx_caps.mint.policy.model import Policy
 from arx_verifier.errors import GrantError, RequestError, refusal
@@ -26,14 +25,14 @@ TOKEN_TYPES: Final = {
 }
 
 
-class Shown(NamedTuple):
-    """What a caller shows to open a session.  Secrets: it has no ``repr`` of its own, and none is needed.
+class LoginCredentials(NamedTuple):
+    """The credentials that a caller presents to open a session.
 
     Attributes:
-        assertion: Signed by an enrolled key.
-        workload_token: In its place: a workload's token.
-        subject_token: A token of whoever the session is to run on behalf of.
-        subject_token_type: What kind of token that is (RFC 8693 3).
+        assertion: An assertion by an enrolled key (RFC 7523).
+        workload_token: A workload's token, instead of an assertion.
+        subject_token: A token of the subject on whose behalf the session runs.
+        subject_token_type: The type of that token (RFC 8693 3).
     """
 
     assertion: str | None = None
@@ -41,18 +40,19 @@ class Shown(NamedTuple):
     subject_token: str | None = None
     subject_token_type: str | None = None
 
+    # The members are secrets: a log or a traceback shows only which there are.
     def __repr__(self) -> str:
-        return f"<Shown: {', '.join(name for name in self._fields if getattr(self, name) is not None)}>"
+        return f"<LoginCredentials: {', '.join(name for name in self._fields if getattr(self, name) is not None)}>"
 
 
 class Opener(NamedTuple):
-    """Who opens a session, proven.
+    """The authenticated agent that opens a session, and its subject.
 
     Attributes:
         agent: The agent's row.
-        by: By what it is known, for the record: ``key``, or ``issuer`` and ``sub``.
-        subject: On whose behalf, or None.
-        until: When the token that proved the subject ends, ms; None without a subject.
+        by: Its credential, for the record: ``key``, or ``issuer`` and ``sub``.
+        subject: The subject on whose behalf it acts, or None.
+        until: When the subject's token expires, ms since the Unix epoch; None without a subject.
     """
 
     agent: Mapping[str, Any]
@@ -61,99 +61,120 @@ class Opener(NamedTuple):
     until: int | None
 
 
-def who_opens(mint: MintContext, unit: UnitOfWork, policy: Policy, shown: Shown, proof: Proof, now: int) -> Opener:
-    """Find out who opens a session, and use up what is good once.
+def authenticate_opener(
+    mint: MintContext, unit: UnitOfWork, policy: Policy, credentials: LoginCredentials, proof: Proof, now: int
+) -> Opener:
+    """Authenticate the opener of a session and its subject, and spend the proof.
 
     Args:
         mint: The mint.
-        unit: The call's.
-        policy: The policy to go by.
-        shown: What the caller shows.
-        proof: By the session's key.
+        unit: The call's unit of work, in which proof and assertion are spent.
+        policy: The policy in force.
+        credentials: The presented credentials.
+        proof: A proof by the new session's key.
         now: ms since the Unix epoch.
 
+    Returns:
+        The opener.
+
     Raises:
-        RequestError: Not one of ``assertion`` and ``workload_token``, or a subject of an unknown kind.
-        GrantError: What was shown is wrong or used, or stands for no agent.
+        RequestError: Not exactly one of ``assertion`` and ``workload_token``, or an unknown ``subject_token_type``.
+        GrantError: A credential is wrong or was used, or identifies no enrolled agent.
         RevokedError: The agent is deactivated.
-        UnavailableError: An issuer's keys cannot be had now.
+        UnavailableError: An issuer's keys cannot be fetched now.
     """
-    if (shown.assertion is None) == (shown.workload_token is None):
-        raise RequestError("say assertion or workload_token, one of them")
-    checked: Assertion | None = None
-    if shown.assertion is not None:
-        checked = _by_key(mint, shown.assertion, proof, now)
-        path, by = checked.subject, {"key": checked.kid}
+    if (credentials.assertion is None) == (credentials.workload_token is None):
+        raise RequestError("invalid credentials: expected either assertion or workload_token; send exactly one")
+    assertion: Assertion | None = None
+    if credentials.assertion is not None:
+        assertion = _verify_key(mint, credentials.assertion, proof, now)
+        path, by = assertion.subject, {"key": assertion.kid}
     else:
-        path, by = _by_workload(mint, policy, str(shown.workload_token), proof, now)
-    subject, until = _subject(mint, policy, shown, proof, now)
-    # Only now, when their owner is proven, is room taken in the memory of used ones.
+        path, by = _verify_workload(mint, policy, str(credentials.workload_token), proof, now)
+    subject, until = _verify_subject(mint, policy, credentials, proof, now)
+    # Spent only now that their owner is authenticated: strangers cannot fill the memory of used proofs.
     unit.spend("proof", proof.key.kid, proof.jti, proof.until)
-    if checked is not None:
-        unit.spend("assertion", checked.kid, checked.jti, checked.until)
+    if assertion is not None:
+        unit.spend("assertion", assertion.kid, assertion.jti, assertion.until)
+    # Counted after authentication, so that nobody else can use up an agent's rate limit.
     mint.limits.count_agent(path)
     agent = mint.db.agents.find(path)
     if agent is None:
-        raise GrantError(f"the policy takes this token for {path}, which is not enrolled", code="bad_workload_token")
+        # Only a workload's token gets here: the key of an assertion is enrolled for its agent.
+        raise GrantError(
+            f"unknown agent: [[workload]] of the policy names {path} for this token; enrol that agent",
+            code="bad_workload_token",
+        )
     if agent["status"] != "active":
         raise refusal("frozen")
     return Opener(agent, by, subject, until)
 
 
 def subject_of(session: Mapping[str, Any]) -> Subject | None:
-    """Return the subject of a session's row, or None."""
+    """Return the subject in a session's row, or None."""
     if session["subject"] is None:
         return None
     claims = msgspec.json.decode(session["subject_claims"], type=dict[str, Any])
     return Subject(session["subject_issuer"], session["subject"], claims)
 
 
-def targets_of(subject: Subject | None) -> tuple[str, ...]:
-    """Return the target by which a subject is killed; none for nobody."""
+def subject_targets(subject: Subject | None) -> tuple[str, ...]:
+    """Return the target that kills or freezes a subject; empty without one."""
     return () if subject is None else (subject_target(subject.issuer, subject.name),)
 
 
-def subject_row(opener: Opener) -> dict[str, Any]:
-    """Return what a session's row says of who opened it and on whose behalf."""
+def subject_columns(opener: Opener) -> dict[str, Any]:
+    """Return the columns of a session's row that name its credential and its subject."""
     subject, opened_with = opener.subject, msgspec.json.encode(opener.by).decode()
     if subject is None:
-        nobody = dict.fromkeys(("subject_issuer", "subject", "subject_claims", "subject_until"))
-        return nobody | {"opened_with": opened_with}
+        columns = dict.fromkeys(("subject_issuer", "subject", "subject_claims", "subject_until"))
+        return columns | {"opened_with": opened_with}
     claims = msgspec.json.encode(subject.claims).decode()
     row = {"subject_issuer": subject.issuer, "subject": subject.name, "subject_claims": claims}
     return row | {"subject_until": opener.until, "opened_with": opened_with}
 
 
-def _by_key(mint: MintContext, assertion: str, proof: Proof, now: int) -> Assertion:
-    checked = check_assertion(assertion, mint.db.holder_keys.find, audience=mint.realm.issuer, now=now)
-    if checked.subject.startswith("operator:"):
-        raise GrantError("this key is an operator's; sessions are for agents", code="wrong_caller")
-    # Else whoever saw the assertion on its way could be first, with a key of his own.
-    if checked.bound_to != proof.key.kid:
-        raise GrantError("the assertion names (cnf, jkt) another session's key than the proof's", code="bad_assertion")
-    return checked
+def _verify_key(mint: MintContext, assertion: str, proof: Proof, now: int) -> Assertion:
+    verified = check_assertion(assertion, mint.db.holder_keys.find, audience=mint.realm.issuer, now=now)
+    if verified.subject.startswith("operator:"):
+        raise GrantError("wrong caller: expected an agent's key, got an operator's", code="wrong_caller")
+    # Otherwise an attacker who intercepts the assertion could open a session with a key of its own.
+    if verified.bound_to != proof.key.kid:
+        raise GrantError(
+            "invalid assertion: expected the session's key of the proof in cnf.jkt, got another key",
+            code="bad_assertion",
+        )
+    return verified
 
 
-def _by_workload(mint: MintContext, policy: Policy, token: str, proof: Proof, now: int) -> tuple[str, dict[str, str]]:
-    checked = check_foreign(token, policy.issuers, mint.key_sets, kind="workload", now=now, session_kid=proof.key.kid)
-    agents = agents_of(checked.issuer.name, checked.claims, policy.workloads)
+def _verify_workload(
+    mint: MintContext, policy: Policy, token: str, proof: Proof, now: int
+) -> tuple[str, dict[str, str]]:
+    verified = verify_issuer_token(
+        token, policy.issuers, mint.key_sets, kind="workload", now=now, session_kid=proof.key.kid
+    )
+    agents = agents_of(verified.issuer.name, verified.claims, policy.workloads)
+    # With several, the order of the policy would decide which agent's rights the workload gets.
     if len(agents) != 1:
-        why = "several agents" if agents else "no agent"
-        raise GrantError(f"its claims fit {why} of the policy ([[workload]])", code="bad_workload_token")
-    return agents[0], {"issuer": checked.issuer.url, "sub": checked.subject}
+        number = "several agents" if agents else "no agent"
+        raise GrantError(
+            f"invalid workload token: expected claims that fit one [[workload]] of the policy, got {number}",
+            code="bad_workload_token",
+        )
+    return agents[0], {"issuer": verified.issuer.url, "sub": verified.subject}
 
 
-def _subject(
-    mint: MintContext, policy: Policy, shown: Shown, proof: Proof, now: int
+def _verify_subject(
+    mint: MintContext, policy: Policy, shown: LoginCredentials, proof: Proof, now: int
 ) -> tuple[Subject | None, int | None]:
     if shown.subject_token is None:
         if shown.subject_token_type is not None:
-            raise RequestError("subject_token_type goes with subject_token")
+            raise RequestError("subject_token_type without subject_token: send both or neither")
         return None, None
     kind = TOKEN_TYPES.get(shown.subject_token_type or "")
     if kind is None:
-        raise RequestError(f"subject_token_type is one of {', '.join(TOKEN_TYPES)}")
-    checked = check_foreign(
+        raise RequestError(f"invalid subject_token_type: expected one of {', '.join(TOKEN_TYPES)}")
+    token = verify_issuer_token(
         shown.subject_token,
         policy.issuers,
         mint.key_sets,
@@ -161,10 +182,11 @@ def _subject(
         now=now,
         session_kid=proof.key.kid,
     )
-    return _kept(policy, checked), checked.expires_at
+    return _subject_in(policy, token), token.expires_at
 
 
-def _kept(policy: Policy, checked: Foreign) -> Subject:
-    """Keep of a subject what the policy may ask for, and nothing else that their token tells of them."""
-    claims = {name: checked.claims[name] for name in sorted(policy.subject_claims) if name in checked.claims}
-    return Subject(checked.issuer.url, checked.subject, claims)
+def _subject_in(policy: Policy, token: IssuerToken) -> Subject:
+    """Return the token's subject with the claims that the policy uses."""
+    # The other claims are personal data that no decision needs: they never reach the database.
+    claims = {name: token.claims[name] for name in sorted(policy.subject_claims) if name in token.claims}
+    return Subject(token.issuer.url, token.subject, claims)

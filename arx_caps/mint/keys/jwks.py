@@ -3,7 +3,7 @@
 
 A key set is cached for a while.  An unknown key id makes the mint fetch again, seldom, because any stranger can name
 one.  When an issuer does not answer, its last set is used for a bounded time, because a key that it took back must
-end.  Only public signature keys are taken; ``identity.id_token`` chooses one and decides what it may sign.
+end.  Only public signature keys are taken; ``identity.issuer_token`` chooses one and decides what it may sign.
 """
 
 import logging

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The issuers that a policy trusts, the workloads among their tokens, and the subjects.  CONTROL 1.
 
-The entries and their matching are in here.  ``identity.id_token`` verifies that a token is its issuer's, and
+The entries and their matching are in here.  ``identity.issuer_token`` verifies that a token is its issuer's, and
 ``keys.jwks`` has the issuer's keys.
 """
 

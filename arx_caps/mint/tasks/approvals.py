@@ -16,7 +16,7 @@ from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.repositories.approvals import APPROVED, DENIED, ENDED, WAITING, WITHDRAWN, ApprovalAnswer
 from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_caps.mint.identity.authenticate import AuthenticatedCaller
-from arx_caps.mint.identity.operator_token import hold_to_rules
+from arx_caps.mint.identity.operator_token import require_rules_allow
 from arx_caps.mint.policy.approvals import ApprovalTerms
 from arx_caps.mint.policy.roles import APPROVE, rules_of
 from arx_caps.mint.tasks.discharge import ApprovalCaveat, constraints_of, make_discharge, read_third_party
@@ -236,7 +236,7 @@ def _require_allowed(granted: StoredGrant, audience: str, wanted: Wanted) -> Non
     rules: Sequence[Any] = [caveat.allow for caveat in granted.caveats(audience) if caveat.allow is not None]
     for place, each in enumerate(rules):
         try:
-            hold_to_rules(
+            require_rules_allow(
                 f"task {granted.template}" if place == 0 else "what was taken away", each, wanted.tool, wanted.args
             )
         except ArxError as error:
@@ -255,7 +255,7 @@ def _may_approve(mint: MintContext, found: Row, row: Row) -> bool:
     asked = {"approval": row["id"], "outcome": "approve", "agent": row["agent"]}
     asked |= {"template": row["template"], "tool": row["tool"]}
     try:
-        hold_to_rules(operator, rules_of(found["role"], found["rules"]), APPROVE, asked)
+        require_rules_allow(operator, rules_of(found["role"], found["rules"]), APPROVE, asked)
     except ArxError:
         return False
     return True

@@ -24,7 +24,13 @@ from arx_caps.mint.db.repositories.sessions import Room
 from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_caps.mint.identity.authenticate import AuthenticatedCaller
 from arx_caps.mint.identity.operator_token import mint_operator_token
-from arx_caps.mint.identity.session_login import Shown, subject_of, subject_row, targets_of, who_opens
+from arx_caps.mint.identity.session_login import (
+    LoginCredentials,
+    authenticate_opener,
+    subject_columns,
+    subject_of,
+    subject_targets,
+)
 from arx_caps.mint.policy.claims import keeps
 from arx_caps.mint.policy.model import Policy, SessionTerms
 from arx_caps.mint.policy.roles import rules_of
@@ -101,7 +107,7 @@ def grant_operator(mint: MintContext, unit: UnitOfWork, assertion: str, proof: P
 
 
 def open_session(
-    mint: MintContext, unit: UnitOfWork, shown: Shown, proof: Proof, *, ttl: str | None, purpose: str | None
+    mint: MintContext, unit: UnitOfWork, shown: LoginCredentials, proof: Proof, *, ttl: str | None, purpose: str | None
 ) -> OpenedSession:
     """Open a session for an agent, bound to the key of the proof.
 
@@ -112,16 +118,18 @@ def open_session(
         UnavailableError: The kill epoch, or an issuer's keys, are not known now.
     """
     born, policy, now = mint.born(), mint.policy, now_ms()
-    opener = who_opens(mint, unit, policy, shown, proof, now)
+    opener = authenticate_opener(mint, unit, policy, shown, proof, now)
     path, subject = str(opener.agent["path"]), opener.subject
     terms = policy.may_open(path, subject)
     ends_at = within_login(terms, opener.until, now + _session_ttl(terms, ttl))
     expires_at = next_end(mint, terms, now, ends_at)
     kid, _ = mint.key_schedule.mint_key()
-    mint.require(born, ("realm", f"key:{kid}", f"policy:{policy.digest}", *agent_targets(path), *targets_of(subject)))
+    mint.require(
+        born, ("realm", f"key:{kid}", f"policy:{policy.digest}", *agent_targets(path), *subject_targets(subject))
+    )
     birth = Birth(opener.agent, born, new_name("s-"), None, policy.digest, now, expires_at, 0, new_link(), subject)
     told = {"agent": path, "expires_at": expires_at, "ends_at": ends_at, "policy": policy.digest, "purpose": purpose}
-    row = birth.row("opened_at") | told | {"id": birth.session, "jkt": proof.key.kid} | subject_row(opener)
+    row = birth.row("opened_at") | told | {"id": birth.session, "jkt": proof.key.kid} | subject_columns(opener)
     told |= {"opened_with": opener.by, "subject": subject and (subject.issuer, subject.name)}
     what = Event.of("session.opened", f"agent:{path}", session=birth.session, key=proof.key.kid, **told)
     most = policy.most_open(path)
@@ -195,7 +203,7 @@ def start_task(mint: MintContext, unit: UnitOfWork, caller: AuthenticatedCaller,
     told |= {"policy": policy.digest, "expires_at": birth.expires_at}
     row = birth.row("started_at") | told | {"id": birth.task, "agent": birth.path, "above": as_json(above)}
     row |= {"params": as_json(params), "audiences": as_json(granted.audiences)}
-    row["subject_target"] = next(iter(targets_of(subject)), None)
+    row["subject_target"] = next(iter(subject_targets(subject)), None)
     told |= {"task": birth.task, "params": params, "audiences": granted.audiences}
     told |= {"above": above} if above else {}
     origins = origins_of(mint, granted)

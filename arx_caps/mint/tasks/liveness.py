@@ -11,7 +11,7 @@ import msgspec
 
 from arx_caps.mint.context import Born, MintContext
 from arx_caps.mint.db.database import now_ms
-from arx_caps.mint.identity.session_login import subject_of, targets_of
+from arx_caps.mint.identity.session_login import subject_of, subject_targets
 from arx_verifier.errors import refusal
 from arx_verifier.token import agent_targets
 
@@ -21,7 +21,7 @@ _OF_CODE: Final[dict[str, State]] = {"revoked": "killed", "frozen": "frozen"}
 
 def session_targets(row: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the targets whose kill or freeze ends a session, from its row."""
-    own = (f"session:{row['id']}", *targets_of(subject_of(row)))
+    own = (f"session:{row['id']}", *subject_targets(subject_of(row)))
     return ("realm", f"policy:{row['policy']}", *agent_targets(row["agent"]), *own)
 
 

@@ -13,7 +13,7 @@ from arx_caps.jose import BAD_PROOF
 from arx_caps.mint.api.endpoint import Bytes, Endpoint, File, RouteAnswer, RouteCall
 from arx_caps.mint.context import MintContext
 from arx_caps.mint.db.database import now_ms
-from arx_caps.mint.identity.authenticate import SHIP, CallCredentials, read_proof, refusing
+from arx_caps.mint.identity.authenticate import SHIP, CallCredentials, read_proof, record_refusal
 from arx_verifier.errors import GrantError
 from arx_verifier.request import AccessRequest
 
@@ -50,7 +50,7 @@ def admit_service(mint: MintContext, call: CallCredentials, headers: Mapping[str
         mint.decisions.count(error.code, call.peer)
         raise
     # In memory: a batch may come again, and nothing is taken twice.
-    with refusing(mint, statement.audience, proof.key.kid, AccessRequest(SHIP, {}, now_ms(), call.peer)):
+    with record_refusal(mint, statement.audience, proof.key.kid, AccessRequest(SHIP, {}, now_ms(), call.peer)):
         mint.db.proofs.spend_here("proof", proof.key.kid, proof.jti, proof.until)
     mint.log.turns.announce(*_turn_of(statement))
     seen = headers.get(wire.SEEN_HEADER, "")
@@ -76,7 +76,7 @@ def _take_batch(call: RouteCall) -> Marked:
     statement, seen = call.admitted
     body: bytes = call.body.content
     realm, log = call.mint.realm, call.mint.log
-    with refusing(call.mint, statement.audience, statement.key.kid, AccessRequest(SHIP, {}, now_ms(), call.peer)):
+    with record_refusal(call.mint, statement.audience, statement.key.kid, AccessRequest(SHIP, {}, now_ms(), call.peer)):
         batch = Batch.decode(body)
         leaves = hold_statement(statement, batch, body, realm=realm.name, issuer=realm.issuer)
         mark = log.take(batch, statement.text, leaves)

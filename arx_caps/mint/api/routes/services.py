@@ -22,8 +22,8 @@ from arx_caps.mint.db.repositories.keys import BY_FILE
 from arx_caps.mint.db.repositories.repeats import Made
 from arx_caps.mint.db.repositories.services import SERVICES_ORDER, bad_enrolment
 from arx_caps.mint.db.tables import SERVICES
-from arx_caps.mint.identity.authenticate import JOIN, deciding
-from arx_caps.mint.identity.operator_token import hold_to_rules
+from arx_caps.mint.identity.authenticate import JOIN, record_outcome
+from arx_caps.mint.identity.operator_token import require_rules_allow
 from arx_caps.mint.policy.roles import rules_of
 from arx_verifier import names
 from arx_verifier.errors import REASONS, ArxError, GrantError, RequestError, refusal
@@ -206,7 +206,7 @@ def join_service(call: RouteCall) -> ServiceJoined:
         mint.decisions.count("bad_enrolment", call.peer)
         raise bad_enrolment()  # nothing is kept of a stranger's proof
     # As what it is to be: whoever brings the token is believed for that.
-    with deciding(mint, invited[0], proof.key.kid, AccessRequest(JOIN, {}, now_ms(), call.peer)):
+    with record_outcome(mint, invited[0], proof.key.kid, AccessRequest(JOIN, {}, now_ms(), call.peer)):
         _require_inviter(mint, *invited)
         call.unit.spend("proof", proof.key.kid, proof.jti, proof.until)
     audience = mint.db.services.join(call.unit, digest, proof.key)
@@ -267,7 +267,7 @@ def _require_inviter(mint: MintContext, audience: str, by: str) -> None:
         raise bad_enrolment()
     mint.require(mint.born(), (by,))
     try:
-        hold_to_rules(f"role {row['role']}", rules_of(row["role"], row["rules"]), WRITE, {"audience": audience})
+        require_rules_allow(f"role {row['role']}", rules_of(row["role"], row["rules"]), WRITE, {"audience": audience})
     except ArxError as error:
         raise bad_enrolment() from error
 

@@ -21,8 +21,8 @@ from arx_caps.mint.context import MintContext
 from arx_caps.mint.db.repositories.repeats import Made
 from arx_caps.mint.db.repositories.sessions import SESSIONS_ORDER, Which
 from arx_caps.mint.db.repositories.tasks import TASKS_ORDER
-from arx_caps.mint.identity.id_token import MAX_NAME_CHARS
-from arx_caps.mint.identity.session_login import Shown
+from arx_caps.mint.identity.issuer_token import MAX_NAME_CHARS
+from arx_caps.mint.identity.session_login import LoginCredentials
 from arx_caps.mint.tasks import issue, reissue
 from arx_caps.mint.tasks.liveness import State
 from arx_caps.mint.tasks.revoke import end_session, finish_task
@@ -146,7 +146,7 @@ def open_session_route(call: RouteCall) -> SessionOpened:
     body = call.body
     if call.proof is None:
         raise refusal("missing_token")
-    shown = Shown(body.assertion, body.workload_token, body.subject_token, body.subject_token_type)
+    shown = LoginCredentials(body.assertion, body.workload_token, body.subject_token, body.subject_token_type)
     opened = issue.open_session(call.mint, call.unit, shown, call.proof, ttl=body.ttl, purpose=body.purpose)
     session = show_session(call.mint, opened.row)
     return SessionOpened(session=session, token=opened.token, expires_at=opened.expires_at)

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Verify a token of another issuer: a workload's, or a subject's.  CONTROL 1, RFC 7519, RFC 8725.
+"""Verify tokens of external issuers, of workloads and subjects.  CONTROL 1, RFC 7519, RFC 8725.
 
-Before the signature is verified, a token's claims choose an issuer of the policy and one of its keys, and nothing
-else.  ``policy.issuers`` maps a verified token to an agent or a subject.  ``joserfc`` verifies signatures.
+Which issuers are trusted, and which agent or subject a verified token stands for, is in ``policy.issuers``.
 """
 
 from collections.abc import Mapping
@@ -20,15 +19,15 @@ from arx_verifier.errors import ArxError, GrantError, MalformedTokenError
 from arx_verifier.request import read_json_object
 from arx_verifier.token import wire
 
-MAX_TOKEN_CHARS: Final = 16 * 1024  # a token with many groups has some 8 000
+MAX_TOKEN_CHARS: Final = 16 * 1024  # twice a token with many groups, which has about 8 000
 MAX_NAME_CHARS: Final = 512  # of ``sub``; the bound of a token's ``subject``
 AHEAD_S: Final = 30  # how far an issuer's clock may be ahead of the mint's
 MIN_RSA_BITS: Final = 2048
-MAX_RSA_BITS: Final = 8192  # a larger one would only cost time
+MAX_RSA_BITS: Final = 8192  # verifying with a larger key costs CPU time and adds no security
 
 Kind = Literal["workload", "id_token", "access_token"]
 
-# A token made for one purpose is good for no other: what ends a login, or proves a key, must not open a session.
+# RFC 8725 3.11: a token made for another purpose, such as a logout token or a DPoP proof, must not open a session.
 _TYPES: Final[dict[str, frozenset[str]]] = {
     "workload": frozenset(["", "jwt", "jose", "at+jwt", "application/at+jwt"]),
     "id_token": frozenset(["", "jwt"]),
@@ -40,14 +39,14 @@ _NAMED: Final = {"Ed25519": "EdDSA"}  # RFC 9864's name for the same signature
 _MEMBERS: Final = {"RSA": ("kty", "n", "e"), "EC": ("kty", "crv", "x", "y"), "OKP": ("kty", "crv", "x")}
 
 
-class Foreign(NamedTuple):
-    """A checked token of an issuer.
+class IssuerToken(NamedTuple):
+    """A verified token of an issuer.
 
     Attributes:
-        issuer: The issuer, as the policy has it.
-        subject: ``sub``: what the issuer calls them.
-        claims: Everything that it says.
-        expires_at: When its time is over, ms since the Unix epoch.
+        issuer: The issuer, as in the policy.
+        subject: ``sub``: the issuer's name of the subject.
+        claims: All claims of the token.
+        expires_at: When the token expires, ms since the Unix epoch.
     """
 
     issuer: Issuer
@@ -57,8 +56,9 @@ class Foreign(NamedTuple):
 
 
 class _Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a header may say.  No key, no address of one, no ``crit``: a token never chooses what it is checked with."""
+    """The header members that are accepted."""
 
+    # No key, no URL of one and no ``crit``: a token must not choose what it is verified with (RFC 8725 3.5).
     alg: str
     kid: Annotated[str, Meta(min_length=1, max_length=256)]
     typ: str = ""
@@ -70,7 +70,7 @@ _HEADER: Final = msgspec.json.Decoder(_Header)
 
 
 class _Registry(jws.JWSRegistry):
-    """joserfc's registry with one algorithm; it has the older name of EdDSA, and warns at it, for Ed448 as well."""
+    """joserfc's registry, limited to one algorithm."""
 
     max_header_length = 2048
 
@@ -80,76 +80,80 @@ class _Registry(jws.JWSRegistry):
 
     def get_alg(self, name: str) -> Any:
         if _NAMED.get(name, name) != self._algorithm:
-            raise MalformedTokenError("another algorithm than that of the header")
+            raise MalformedTokenError(f"wrong algorithm: expected {self._algorithm}, got another")
+        # joserfc warns at the older name EdDSA, which also covers Ed448; its registry has the curve's own name.
         return self.algorithms["Ed25519" if self._algorithm == "EdDSA" else self._algorithm]
 
 
-def check_foreign(
+def verify_issuer_token(
     token: str, issuers: Mapping[str, Issuer], keys: KeySets, *, kind: Kind, now: int, session_kid: str
-) -> Foreign:
-    """Check a token of a trusted issuer.
+) -> IssuerToken:
+    """Verify a token of an issuer that the policy trusts.
 
     Args:
-        token: What was presented.
-        issuers: Those that the policy trusts.
-        keys: Their keys.
-        kind: What it is presented as.
+        token: The presented token, a compact JWS.
+        issuers: The issuers that the policy trusts, by name.
+        keys: Their public keys.
+        kind: The kind of token that it is presented as.
         now: ms since the Unix epoch.
-        session_kid: Thumbprint of the key that the new session is bound to.
+        session_kid: Thumbprint of the new session's key, for a token that is bound to a key (``cnf``).
+
+    Returns:
+        The verified token.
 
     Raises:
-        GrantError: ``bad_workload_token`` or ``bad_subject_token``, with what is wrong.
-        UnavailableError: The issuer's keys cannot be had now.
+        GrantError: ``bad_workload_token`` or ``bad_subject_token``; the text names the claim, and never its value.
+        UnavailableError: The issuer's keys cannot be fetched now.
     """
     code = _CODES.get(kind, "bad_subject_token")
     try:
         header, unverified = _read(token)
         issuer = _issuer_of(unverified, issuers)
         if header.typ.lower() not in _TYPES[kind]:
-            raise _WrongError(f"the header's typ is not that of a token presented as {kind}")
-        _prove(token, header, issuer, keys)
-        claims = unverified  # from here on they are proven
-        return _judge(issuer, claims, kind, now, session_kid)
+            raise _WrongError(f"typ: expected that of a token presented as {kind}, got another")
+        # Until here the claims only chose an issuer and one of its keys; from here on they are authentic.
+        _verify_signature(token, header, issuer, keys)
+        return _verify_claims(issuer, unverified, kind, now, session_kid)
     except _WrongError as error:
-        whose = "workload's" if kind == "workload" else "subject's"
-        raise GrantError(f"the {whose} token: {error}", code=code) from error
+        noun = "workload" if kind == "workload" else "subject"
+        raise GrantError(f"invalid {noun} token: {error}", code=code) from error
 
 
 class _WrongError(ArxError):
-    """What is wrong with a token; its code is the caller's."""
+    """A flaw of a token; ``verify_issuer_token`` gives it the code of the token's kind."""
 
 
 def _read(token: str) -> tuple[_Header, dict[str, Any]]:
-    """Read header and claims; nothing is proven by it."""
+    """Parse header and claims; both are unverified."""
     if len(token) > MAX_TOKEN_CHARS or token.count(".") != 2:
-        raise _WrongError("not a compact JWS")
-    first, second, _ = token.split(".")
+        raise _WrongError(f"expected a compact JWS of at most {MAX_TOKEN_CHARS} characters")
+    header, payload, _ = token.split(".")
     try:
-        return _HEADER.decode(wire.bytes_of(first)), read_json_object(wire.bytes_of(second))
+        return _HEADER.decode(wire.bytes_of(header)), read_json_object(wire.bytes_of(payload))
     except (ArxError, msgspec.DecodeError, ValueError, RecursionError) as error:
-        raise _WrongError("header or claims are not what is expected: alg, kid and typ, and a JSON object") from error
+        raise _WrongError("header or claims: expected alg, kid and typ alone, and one JSON object") from error
 
 
 def _issuer_of(unverified: Mapping[str, Any], issuers: Mapping[str, Issuer]) -> Issuer:
-    """Choose the issuer: by ``iss``, or for a SPIFFE ID, whose tokens need not have one, by its trust domain."""
-    said, subject = unverified.get("iss"), unverified.get("sub")
+    """Return the issuer with the token's ``iss``, or with the trust domain of its SPIFFE ID."""
+    url, subject = unverified.get("iss"), unverified.get("sub")
     for issuer in issuers.values():
-        if issuer.url == said:
+        if issuer.url == url:
             return issuer
+    # A JWT-SVID need not have ``iss`` (SPIFFE JWT-SVID 3).
     if isinstance(subject, str) and subject.startswith(SPIFFE):
         domain = SPIFFE + subject.removeprefix(SPIFFE).partition("/")[0]
         for issuer in issuers.values():
             if issuer.url == domain:
                 return issuer
-    raise _WrongError("it is of no issuer that the policy trusts")
+    raise _WrongError("the policy trusts no issuer with its iss or trust domain")
 
 
-def _prove(token: str, header: _Header, issuer: Issuer, keys: KeySets) -> None:
+def _verify_signature(token: str, header: _Header, issuer: Issuer, keys: KeySets) -> None:
     algorithm = _NAMED.get(header.alg, header.alg)
     if algorithm not in issuer.algorithms:
-        raise _WrongError(
-            f"its algorithm is none that the policy expects of this issuer: {', '.join(issuer.algorithms)}"
-        )
+        raise _WrongError(f"algorithm: expected {' or '.join(issuer.algorithms)}, as the policy says, got another")
+    # The key's type must be the algorithm's, so that no key is used with an algorithm it was not made for.
     kty, crv = _KTY[algorithm]
     fitting = [
         key
@@ -157,59 +161,61 @@ def _prove(token: str, header: _Header, issuer: Issuer, keys: KeySets) -> None:
         if (key.get("kty"), key.get("crv")) == (kty, crv) and key.get("alg") in (None, algorithm, header.alg)
     ]
     if len(fitting) != 1:
-        raise _WrongError("its key is not among the issuer's keys for this algorithm")
+        raise _WrongError("its key (kid) is not exactly one of the issuer's keys for this algorithm")
     try:
         jws.deserialize_compact(token, _import(fitting[0]), registry=_Registry(algorithm))
     except (JoseError, ArxError, ValueError, TypeError) as error:
-        raise _WrongError("the signature does not hold") from error
+        raise _WrongError("the signature does not verify") from error
 
 
 def _import(jwk: Mapping[str, Any]) -> RSAKey | ECKey | OKPKey:
     kty = jwk["kty"]
-    # Only what makes the key: a certificate or an address beside it is nobody's business.
+    # Only the key's own members: a certificate or a URL beside them must not be followed.
     bare = {name: jwk[name] for name in _MEMBERS[kty] if isinstance(jwk.get(name), str)}
     if kty == "EC":
         return ECKey.import_key(bare)
     if kty == "OKP":
         return OKPKey.import_key(bare)
     if not MIN_RSA_BITS <= int.from_bytes(wire.bytes_of(bare.get("n", ""))).bit_length() <= MAX_RSA_BITS:
-        raise MalformedTokenError(f"an RSA key has {MIN_RSA_BITS} to {MAX_RSA_BITS} bits")
+        raise MalformedTokenError(f"invalid RSA key: expected {MIN_RSA_BITS} to {MAX_RSA_BITS} bits")
     return RSAKey.import_key(bare)
 
 
-def _judge(issuer: Issuer, claims: Mapping[str, Any], kind: Kind, now: int, session_kid: str) -> Foreign:
-    """Hold proven claims to what any token must be."""
+def _verify_claims(issuer: Issuer, claims: Mapping[str, Any], kind: Kind, now: int, session_kid: str) -> IssuerToken:
+    """Return the token if its authentic claims are valid now and for this mint."""
     subject = claims.get("sub")
     if not isinstance(subject, str) or not 0 < len(subject) <= MAX_NAME_CHARS or not subject.isprintable():
         raise _WrongError(f"sub is missing, or not 1 to {MAX_NAME_CHARS} printable characters")
+    # Without this, one trust domain could issue tokens in the name of another.
     if issuer.url.startswith(SPIFFE) and not _is_below(issuer.url, subject):
-        raise _WrongError(f"sub is no SPIFFE ID of {issuer.url}")
+        raise _WrongError(f"sub: expected a SPIFFE ID of {issuer.url}, got another subject")
     _require_audience(issuer, claims, kind)
+    # An issuer may sign logout tokens with the same key and for the same audience.
     if "events" in claims:
-        raise _WrongError("it tells of an event (RFC 8417) and lets nobody in")
-    # A token bound to a key is good in that key's hands alone; other bindings cannot be checked here.
+        raise _WrongError("a security event token (RFC 8417) opens no session")
+    # Only the holder of its key may use a bound token; other bindings, such as a certificate, cannot be checked here.
     if "cnf" in claims and claims["cnf"] != {"jkt": session_kid}:
-        raise _WrongError("it is bound (cnf) to another key than that of this session")
-    return Foreign(issuer, subject, claims, _require_time(issuer, claims, now))
+        raise _WrongError("it is bound (cnf) to another key than this session's")
+    return IssuerToken(issuer, subject, claims, _require_time(issuer, claims, now))
 
 
 def _is_below(domain: str, subject: str) -> bool:
-    """Tell whether this is a SPIFFE ID with a path in a trust domain (SPIFFE-ID 2)."""
+    """Return whether this is a SPIFFE ID with a path in a trust domain (SPIFFE-ID 2)."""
     path = subject.removeprefix(domain + "/")
-    pieces = path.split("/")
+    segments = path.split("/")
     letters = path.replace("/", "").replace(".", "").replace("_", "").replace("-", "")
-    spelt = letters.isascii() and letters.isalnum()
-    return path != subject and spelt and not any(piece in ("", ".", "..") for piece in pieces)
+    valid_characters = letters.isascii() and letters.isalnum()
+    return path != subject and valid_characters and not any(segment in ("", ".", "..") for segment in segments)
 
 
 def _require_audience(issuer: Issuer, claims: Mapping[str, Any], kind: Kind) -> None:
-    said = claims.get("aud")
-    audiences = [said] if isinstance(said, str) else said
+    claim = claims.get("aud")
+    audiences = [claim] if isinstance(claim, str) else claim
     if not isinstance(audiences, list) or not any(audience in issuer.audience for audience in audiences):
-        raise _WrongError("its audience (aud) is none that the policy expects")
-    # OpenID Connect Core 3.1.3.7: who is named beside others must also be the one that it was made for.
+        raise _WrongError("audience (aud): expected one that the policy lists for this issuer, got another")
+    # OpenID Connect Core 3.1.3.7: one of several audiences may use an ID token only if it was issued to it.
     if kind == "id_token" and len(audiences) > 1 and claims.get("azp") not in issuer.audience:
-        raise _WrongError("it is for several audiences, and made for another (azp)")
+        raise _WrongError("azp: expected an audience of this mint, because aud lists several")
 
 
 def _require_time(issuer: Issuer, claims: Mapping[str, Any], now: int) -> int:
@@ -217,13 +223,14 @@ def _require_time(issuer: Issuer, claims: Mapping[str, Any], now: int) -> int:
     if expires is None:
         raise _WrongError("exp is missing")
     if now >= expires * 1000:
-        raise _WrongError("its time is over")
+        raise _WrongError("it has expired (exp)")
     issued, from_s = _seconds(claims, "iat"), _seconds(claims, "nbf")
     if now < (max(issued or 0, from_s or 0) - AHEAD_S) * 1000:
-        raise _WrongError("its time has not begun; check the clocks")
+        raise _WrongError("it is not valid yet (iat, nbf); check the clocks of issuer and mint")
+    # Without ``iat`` its age is unknown: the time that is left must fit into ``max_ttl``.
     began_ms = issued * 1000 if issued is not None else now
     if expires * 1000 - began_ms > issuer.max_ttl_ms:
-        raise _WrongError("it lives longer than the policy lets this issuer's tokens live (max_ttl)")
+        raise _WrongError("it lives longer than max_ttl of the policy allows for this issuer")
     return expires * 1000
 
 
@@ -232,5 +239,5 @@ def _seconds(claims: Mapping[str, Any], name: str) -> int | None:
         return None
     value = claims[name]
     if type(value) is not int or value < 0:
-        raise _WrongError(f"{name} is not a whole number of seconds")
+        raise _WrongError(f"{name}: expected a whole number of seconds")
     return value
