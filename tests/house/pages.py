@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+TUTORIAL = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
 PAGES = [
     ROOT / name
     for name in (
@@ -14,6 +15,7 @@ PAGES = [
         "SECURITY.md",
         "CONTRIBUTING.md",
         "verifier/README.md",
+        "docs/tutorial.md",
         "docs/settings.md",
         "docs/service.md",
         "docs/api.md",
@@ -49,9 +51,9 @@ def blocks(page: str) -> list[Block]:
     return [Block(match[1], match[2], page[: match.start()].strip().rpartition("\n")[2]) for match in found]
 
 
-def section(title: str) -> str:
-    """Return a section of the README."""
-    return README.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+def section(page: str, title: str) -> str:
+    """Return a section of a page."""
+    return page.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
 
 
 def matches(shown: str, written: str) -> bool:

@@ -13,30 +13,48 @@ from pathlib import Path
 import pytest
 
 from tests.cli.live import live_realm
-from tests.house.pages import README, ROOT, blocks, matches, section
+from tests.house.pages import README, ROOT, TUTORIAL, blocks, matches, section
 from tests.house.reader import Reader, reader, run_line, run_python
 from tests.servers import free_ports, until
 
 __all__ = ["reader"]  # fixtures
 
 
-def test_the_first_example_says_what_it_shows(tmp_path: Path) -> None:
+@pytest.mark.parametrize("page", [README, TUTORIAL], ids=["README", "tutorial"])
+def test_the_first_example_says_what_it_shows(page: str, tmp_path: Path) -> None:
     """
-    The README's first example runs as it stands, and writes what stands below it.
+    The first example of the README and of the tutorial runs as it stands, and writes what the page shows below it.
     """
-    example, shown = blocks(README)[:2]
-    assert (example.language, shown.language) == ("python", "text")
+    start = [block.language for block in blocks(page)].index("python")
+    example, shown = blocks(page)[start : start + 2]
+    assert shown.language == "text"
     (tmp_path / "example.py").write_text(example.text, encoding="utf-8")
     written = run_python(tmp_path / "example.py", "-W", "error")
     assert matches(shown.text, written), written
 
 
+def test_the_readme_is_short() -> None:
+    """
+    The README has at most 150 lines, and its first example at most 15.
+    """
+    assert len(README.splitlines()) <= 150
+    assert len(next(block.text for block in blocks(README) if block.language == "python").splitlines()) <= 15
+
+
 @pytest.mark.servers
-def test_one_machine_goes_as_the_readme_says(reader: Reader) -> None:
+@pytest.mark.parametrize(
+    "sections",
+    [
+        [section(README, "Protect a service"), section(README, "Run a realm")],
+        [section(TUTORIAL, "On one machine")],
+    ],
+    ids=["README", "tutorial"],
+)
+def test_one_machine_goes_as_the_page_shows(sections: list[str], reader: Reader) -> None:
     """
-    "On one machine", from top to bottom, against real processes; what stands in it is what they say.
+    A realm, a guarded service, an agent and a kill, from top to bottom, against real processes with the output shown.
     """
-    for block in blocks(section("On one machine")):
+    for block in blocks("".join(sections)):
         if block.language == "console":
             reader.console(block.text)
         elif block.language == "python":
