@@ -57,6 +57,7 @@ def forged(token: str, header: dict[str, Any], signature: str | None = None) -> 
     return f"{segment(header)}.{claims}.{own if signature is None else signature}"
 
 
+@pytest.mark.spec("CONTROL 1.1")
 def test_an_assertion_says_who_and_which_key() -> None:
     """What is made is accepted, and names subject, key, jti and how long to remember it."""
     checked = check_assertion(make_assertion(AGENT, audience=ISSUER, now=NOW), find, audience=ISSUER, now=NOW)
@@ -68,6 +69,7 @@ def test_an_assertion_says_who_and_which_key() -> None:
     assert check_assertion(bound, find, audience=ISSUER, now=NOW).bound_to == KEY.kid
 
 
+@pytest.mark.spec("CONTROL 1.1")
 def test_an_assertion_reads_as_a_plain_jwt() -> None:
     """Another library verifies an assertion, and one that it signs is accepted."""
     token = make_assertion(AGENT, audience=ISSUER, now=NOW)
@@ -124,6 +126,7 @@ BAD_ASSERTIONS = {
 }
 
 
+@pytest.mark.spec("CONTROL 1.1")
 @pytest.mark.parametrize("token", BAD_ASSERTIONS.values(), ids=BAD_ASSERTIONS.keys())
 def test_a_bad_assertion_is_refused(token: str) -> None:
     """Every near miss is ``bad_assertion``, and the message holds no part of the token."""
@@ -143,6 +146,7 @@ def test_a_public_key_is_no_hmac_key() -> None:
         check_assertion(token, find, audience=ISSUER, now=NOW)
 
 
+@pytest.mark.spec("CONTROL 1.1")
 def test_another_signer_is_refused() -> None:
     """An assertion with an enrolled kid but another key's signature does not hold."""
     stranger = KeyFile("agent", "acme/support", ISSUER, KEY)
@@ -151,6 +155,7 @@ def test_another_signer_is_refused() -> None:
         check_assertion(token, lambda subject, kid: AGENT.key.public, audience=ISSUER, now=NOW)
 
 
+@pytest.mark.spec("CONTROL 1.2")
 def test_a_proof_names_its_key() -> None:
     """What is made is accepted with and without a token; query and fragment do not count."""
     for token in (None, "arx1_abc"):
@@ -191,6 +196,7 @@ BAD_PROOFS = {
 }
 
 
+@pytest.mark.spec("CONTROL 1.2")
 @pytest.mark.parametrize("text", BAD_PROOFS.values(), ids=BAD_PROOFS.keys())
 def test_a_bad_proof_is_refused(text: str) -> None:
     """Every near miss is ``bad_proof``."""
@@ -199,6 +205,7 @@ def test_a_bad_proof_is_refused(text: str) -> None:
     assert caught.value.code == "bad_proof"
 
 
+@pytest.mark.spec("CONTROL 1.2")
 @pytest.mark.parametrize("ath", [None, token_hash("arx1_other"), "", 7])
 def test_a_proof_covers_the_token_beside_it(ath: Any) -> None:
     """A proof without the token's hash, or with another's, does not go with the token."""
@@ -221,6 +228,7 @@ BAD_KEYS: list[Any] = [
 ]
 
 
+@pytest.mark.spec("CONTROL 1.1")
 @pytest.mark.parametrize("jwk", BAD_KEYS)
 def test_only_an_ed25519_public_key_is_read(jwk: Any) -> None:
     """Other kinds, other spellings and private halves are refused."""
@@ -228,6 +236,7 @@ def test_only_an_ed25519_public_key_is_read(jwk: Any) -> None:
         PublicKey(jwk)
 
 
+@pytest.mark.spec("CONTROL 1.1")
 def test_the_thumbprint_is_that_of_rfc_8037() -> None:
     """RFC 8037 A.3."""
     jwk = {"kty": "OKP", "crv": "Ed25519", "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}

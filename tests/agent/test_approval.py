@@ -94,6 +94,7 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(approval, "LONGEST_PAUSE_S", 0.001)
 
 
+@pytest.mark.spec("6.4")
 def test_a_task_knows_which_tools_need_an_approval() -> None:
     """
     From its own token, offline; ``describe`` tells it as well.
@@ -290,6 +291,7 @@ def sent(held: Task, *approvals: Approval, audience: str = "payments") -> str:
     return held.call_token(audience, "payments.refund", REFUND, approvals=list(approvals))
 
 
+@pytest.mark.spec("6.6")
 def test_each_holder_binds_an_approval_to_its_own_token() -> None:
     """
     One approval, two credentials: a discharge that was bound for one holder is another text for the next.

@@ -93,6 +93,7 @@ def flavour(request: pytest.FixtureRequest) -> Flavour:
     return request.param
 
 
+@pytest.mark.spec("8.1")
 def test_each_request_carries_a_proof_of_itself(flavour: Flavour) -> None:
     """
     Method, raw path and query and body are signed, by the token of the audience that lives there.
@@ -268,6 +269,7 @@ def test_auth_for_what_the_task_does_not_have() -> None:
         Task(bundle(origins={})).auth()
 
 
+@pytest.mark.spec("8.2")
 def test_a_call_without_http_is_signed_by_tool_and_arguments() -> None:
     """
     ``call_token`` is good for one call of this tool with these arguments; an unknown audience is a mistake.

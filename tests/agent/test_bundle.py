@@ -22,6 +22,8 @@ from arx_verifier.token.macaroon import Macaroon, OperatorIdentifier
 from tests.agent.holding import ORIGINS, bundle, task, token
 from tests.support import AT, KEY, QUICK, TOKEN_ID
 
+pytestmark = pytest.mark.spec("15.1")
+
 
 def written(**changes: Any) -> str:
     """The bundle's text with some members changed; None takes one away."""

@@ -18,6 +18,7 @@ from tests.agent.holding import REFUND, ask, bundle, task, task_with, token
 from tests.support import AT, QUICK, verifier
 
 
+@pytest.mark.spec("5.2")
 def test_a_delegate_is_named_and_attenuated() -> None:
     """
     The sub-agent may do what is left and nothing else; the giver keeps all of it.
@@ -49,6 +50,7 @@ def test_a_delegate_touches_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     assert given_on.call_token("orders", "orders.list", {}).startswith("arx1_")
 
 
+@pytest.mark.spec("5.2")
 def test_one_hop_is_shared_by_the_bundle_and_ends_it_alone() -> None:
     """
     All tokens of a delegation have one link; its kill ends it and what is made of it, not the giver.
@@ -64,6 +66,7 @@ def test_one_hop_is_shared_by_the_bundle_and_ends_it_alone() -> None:
         assert [ask(one, audience, tool, args, judge) for one in (held, second)] == ["ok", "ok"]
 
 
+@pytest.mark.spec("6.3")
 def test_ttl_and_depth_bind_and_never_give_back() -> None:
     """
     A life counts from the holder's clock; a longer one or a greater depth than there is has no effect.
@@ -189,6 +192,7 @@ def test_only_an_agent_path_can_be_delegated_to(to: str) -> None:
         task().delegate(to)
 
 
+@pytest.mark.spec("6.3")
 def test_only_whom_the_task_may_be_delegated_to() -> None:
     """
     ``delegate_to`` is told to the giver.
@@ -219,6 +223,7 @@ def test_args_that_can_be_read_in_two_ways_are_refused() -> None:
     assert ask(given_on, "orders", "search", {"search": "b", "glob": "x"}) == "argument_not_allowed"
 
 
+@pytest.mark.spec("6.1")
 def test_a_widening_caveat_can_be_written_and_has_no_effect() -> None:
     """
     The macaroon itself takes any caveat; conjunction is what keeps it from widening.
@@ -274,6 +279,7 @@ CALLS = st.tuples(
 )
 
 
+@pytest.mark.spec("6.1")
 @settings(QUICK, max_examples=150)
 @given(st.lists(ATTENUATED, min_size=1, max_size=3), st.lists(CALLS, min_size=1, max_size=4))
 def test_delegating_never_widens(
@@ -293,6 +299,7 @@ def test_delegating_never_widens(
         assert allowed == sorted(allowed, reverse=True)
 
 
+@pytest.mark.spec("15.1")
 @settings(QUICK, max_examples=150)
 @given(ATTENUATED, CALLS)
 def test_what_a_holder_takes_away_is_gone(

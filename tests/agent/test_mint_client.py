@@ -61,6 +61,7 @@ def problem(status: int, code: str, **more: Any) -> Handle:
     return lambda request: httpx.Response(status, json={"status": status, "code": code, "detail": "because", **more})
 
 
+@pytest.mark.spec("CONTROL 1.1")
 def test_a_session_is_opened_with_an_assertion_and_bound_to_a_fresh_key() -> None:
     """
     The enrolled key says who it is; the proof is by another key, that of the session.
@@ -83,6 +84,7 @@ def test_a_session_is_opened_with_an_assertion_and_bound_to_a_fresh_key() -> Non
     assert len({*keys, KEY.key.kid}) == 3
 
 
+@pytest.mark.spec("CONTROL 1.2")
 def test_later_calls_prove_the_sessions_key_for_method_address_and_token() -> None:
     """
     Starting, finishing and ending carry the session's token and a proof that names it; parameters arrive as given.

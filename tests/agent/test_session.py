@@ -125,6 +125,7 @@ def test_a_clock_that_is_wrong_is_told(mint: LiveMint, off_ms: int) -> None:
         wrong.open_session()
 
 
+@pytest.mark.spec("CONTROL 1.2")
 def test_a_stolen_session_token_starts_nothing(mint: LiveMint, agent: Agent) -> None:
     """
     The session's token with a proof by another key is refused.

@@ -22,6 +22,8 @@ from tests.audit.world import LOG
 from tests.postgres import Postgres
 from tests.servers import BOTH
 
+pytestmark = pytest.mark.spec("LOG 1.10")
+
 MADE = [decision(number, facts(f"s-{number % 9}")) for number in range(1, 2001)]
 BATCHES = [batch_of(MADE[first : first + 50], first + 1) for first in range(0, len(MADE), 50)]
 Backup = Callable[[], str]

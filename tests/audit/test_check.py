@@ -22,7 +22,7 @@ from arx_verifier.token.targets import subject_target
 from tests.audit.batches import BOOT, START_MS, batch_of, decision, facts
 from tests.audit.world import LOG
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.spec("LOG 1.11")]
 
 ADA = ("https://idp.example", "ada")
 CHAINS = [facts(), facts("s-2", "t-2", "helper"), facts("s-3", subject=ADA), facts("s-4", None)]

@@ -22,6 +22,8 @@ from arx_caps.cli import exit_codes
 from tests.audit.world import LOG, checkpoint_of, records, write
 from tests.cli.helpers import arx
 
+pytestmark = pytest.mark.spec("LOG 1.3")
+
 KEPT = records(1500)
 TRUST = Trust(LOG.key)
 
@@ -84,6 +86,7 @@ def test_what_is_written_meanwhile_does_not_harm(tmp_path: Path) -> None:
     assert verify(tmp_path / "copy", TRUST).records == 1500
 
 
+@pytest.mark.spec("LOG 1.2")
 def test_a_copy_takes_no_other_history(tmp_path: Path) -> None:
     """Rolled back, another history, another log: refused, and the copy's checkpoint stays what it was."""
     write(tmp_path / "log", KEPT[:700])

@@ -19,7 +19,7 @@ from tests.audit.batches import batch_of, decision, facts
 from tests.audit.world import LOG, ORIGIN
 from tests.servers import until
 
-pytestmark = pytest.mark.servers
+pytestmark = [pytest.mark.servers, pytest.mark.spec("LOG 1.8")]
 
 
 class Served:
@@ -93,6 +93,7 @@ def test_a_missing_witness_is_an_alarm_or_what_the_realm_says(
     assert publisher.witnesses.failing is None
 
 
+@pytest.mark.spec("LOG 1.2")
 def test_a_witness_that_saw_more_is_an_alarm(store: LogStore, witness: Served, tmp_path: Path) -> None:
     """Database and files were both put back: the witness saw more, cosigns nothing, and the mint says why."""
     asked = [Asked(witness.url, witness.key)]

@@ -17,7 +17,7 @@ from arx_caps.audit.store import BATCH, CHECKPOINT, RECORD, STATE, LogStore, Pub
 from tests.audit.crashing import AT_ONCE
 from tests.audit.world import LOG
 
-pytestmark = pytest.mark.servers
+pytestmark = [pytest.mark.servers, pytest.mark.spec("LOG 1.10")]
 
 
 class Writers:

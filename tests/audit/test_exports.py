@@ -149,6 +149,7 @@ def test_ocsf_says_who_did_what_for_whom_and_how_it_ended() -> None:
 
 
 @pytest.mark.parametrize("name", ["jsonl", "csv", "ocsf"])
+@pytest.mark.spec("LOG 3.2")
 def test_each_record_is_one_line_that_says_its_index(name: str) -> None:
     """
     Whatever callers wrote, a record is one line, and its index can be read back from it.

@@ -13,6 +13,8 @@ from arx_caps.audit.store import LogStore, Publisher
 from tests.audit.batches import batch_of, decision, facts
 from tests.audit.world import LOG, OTHER
 
+pytestmark = pytest.mark.spec("LOG 2.5")
+
 
 class Log:
     """A log with its publisher."""

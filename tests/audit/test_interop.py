@@ -69,6 +69,7 @@ def b64(raw: bytes) -> str:
     return b64encode(raw).decode()
 
 
+@pytest.mark.spec("LOG 1.2", "LOG 1.3", "LOG 1.4")
 @pytest.mark.parametrize("size", [1, 44, 256, 257, 70_000])
 def test_they_accept_what_we_write(oracle: Path, tmp_path: Path, size: int) -> None:
     """Every tile and bundle, the cosigned checkpoint, proofs and proof files around every boundary."""
@@ -111,6 +112,7 @@ def test_they_accept_the_vectors(oracle: Path, tmp_path: Path) -> None:
     assert ask(oracle, "read", tmp_path / "log")["consistency"] == len(log_vectors.OLDER)
 
 
+@pytest.mark.spec("LOG 1.2", "LOG 1.3", "LOG 1.4")
 def test_we_accept_what_they_write(oracle: Path, tmp_path: Path) -> None:
     """Their tiles, their checkpoint with its cosignature, their consistency proofs."""
     ask(oracle, "write", tmp_path)

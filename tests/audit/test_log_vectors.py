@@ -37,6 +37,7 @@ def test_the_files_are_what_the_script_makes() -> None:
     assert there == log_vectors.files()
 
 
+@pytest.mark.spec("LOG 1.1", "LOG 1.2")
 def test_the_log_holds_and_continues_its_older_checkpoints() -> None:
     """As a folder, and by the proofs that stand beside it, which the tiles give as well."""
     head = open_checkpoint((FOLDER / "checkpoint").read_bytes(), KEY, [WITNESS]).checkpoint
@@ -49,6 +50,7 @@ def test_the_log_holds_and_continues_its_older_checkpoints() -> None:
         assert reader.consistency(held.checkpoint.size) == proof
 
 
+@pytest.mark.spec("LOG 1.3")
 def test_this_writer_makes_the_same_files(tmp_path: Path) -> None:
     """Byte for byte, from the records alone."""
     writer = TileWriter(tmp_path)
@@ -59,6 +61,7 @@ def test_this_writer_makes_the_same_files(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path)
 
 
+@pytest.mark.spec("LOG 1.4")
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["comment"])
 def test_each_proof_comes_out_as_it_says(case: dict[str, str]) -> None:
     """It holds and is written back alike, is tampered with, or is no proof."""

@@ -9,6 +9,8 @@ from arx_caps.audit.merkle import Checkpoint, Note, NoteError, TamperedError, Ve
 from tests.audit.world import AT_S, LOG, ORIGIN, OTHER, STRANGER, WITNESS, checkpoint_of, records
 from tests.support import QUICK
 
+pytestmark = pytest.mark.spec("LOG 1.2")
+
 # The example of c2sp.org/signed-note, "Verifier keys".
 EXAMPLE_KEY = "example.com/foo+530d903a+AekyeRrm56hApGFkyQR4ZCbV54Id2LKaANYcrnKv3U2k"
 EXAMPLE = (

@@ -14,6 +14,8 @@ from arx_caps.audit.merkle.selection import is_selection
 from tests.audit.world import LOG, OTHER, WITNESS, Log, body, checkpoint_of, records, selection_of, write
 from tests.support import QUICK
 
+pytestmark = pytest.mark.spec("LOG 1.4")
+
 
 @pytest.fixture(scope="module")
 def log(tmp_path_factory: pytest.TempPathFactory) -> Log:
@@ -102,6 +104,7 @@ def some_of(log: Log, *indices: int) -> bytes:
     return selection_of(proof_of(log, 0).note, (proof_of(log, index) for index in indices))
 
 
+@pytest.mark.spec("LOG 1.5")
 def test_a_selection_is_read_back_and_each_record_holds(log: Log) -> None:
     """Also an empty one."""
     raw = some_of(log, 3, 4, 36)
@@ -113,6 +116,7 @@ def test_a_selection_is_read_back_and_each_record_holds(log: Log) -> None:
     assert list(read_selection(io.BytesIO(some_of(log)))) == []
 
 
+@pytest.mark.spec("LOG 1.5")
 def test_a_selection_that_breaks_off_is_incomplete(log: Log, tmp_path: Path) -> None:
     """Wherever it is cut; at the end of a line, or within one."""
     raw = some_of(log, 3, 4, 36)
@@ -121,6 +125,7 @@ def test_a_selection_that_breaks_off_is_incomplete(log: Log, tmp_path: Path) -> 
             list(read_selection(io.BytesIO(raw[:length])))
 
 
+@pytest.mark.spec("LOG 1.5")
 def test_a_selection_out_of_order_is_none(log: Log) -> None:
     """A record twice, in another place, after the end, or an end that counts wrongly."""
     head, one, two, end = some_of(log, 3, 4).splitlines(keepends=True)

@@ -132,6 +132,7 @@ def wanted_of(question: Question) -> list[int]:
     return [place for place, each in enumerate(TOLD) if is_wanted(question, each)]
 
 
+@pytest.mark.spec("LOG 3.1", "LOG 3.3")
 @pytest.mark.parametrize("way", ["gathered", "walked", "walked by many"])
 @pytest.mark.parametrize("question", QUESTIONS, ids=range(len(QUESTIONS)))
 def test_what_is_found_is_what_a_reader_of_it_all_finds(
@@ -158,6 +159,7 @@ def test_what_is_found_is_what_a_reader_of_it_all_finds(
         assert counted.until_ms == max(times)
 
 
+@pytest.mark.spec("LOG 3.3")
 @pytest.mark.parametrize("question", [Question(), Question(link=LINK), Question(tool="orders.*", reason="deny")])
 def test_pages_join_without_a_gap_or_a_repeat(log: LogStore, question: Question) -> None:
     """
@@ -174,6 +176,7 @@ def test_pages_join_without_a_gap_or_a_repeat(log: LogStore, question: Question)
             assert pages == (whole[::-1] if rising else whole)
 
 
+@pytest.mark.spec("LOG 3.4")
 def test_a_session_is_a_tree_with_its_counts(log: LogStore) -> None:
     """
     The nodes of a session come each before what is below it, and count what was decided there, allowed or not.
@@ -191,6 +194,7 @@ def test_a_session_is_a_tree_with_its_counts(log: LogStore) -> None:
     assert sum(node["allow"] + node["deny"] for node in nodes) == sum(each.session == "s-1" for each in TOLD)
 
 
+@pytest.mark.spec("LOG 3.2")
 def test_a_record_is_shown_as_it_was_decided(log: LogStore) -> None:
     """
     What is shown of a record is what the verifier decided, with its place and its leaf.

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Leaves that were just committed are handed on as they are, and never others than those."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -9,6 +10,8 @@ from arx_caps.audit.store import RECORD, LogStore
 from arx_caps.audit.store.log_store import Recent
 from tests.audit.batches import batch_of, decision, facts
 from tests.support import QUICK
+
+pytestmark = pytest.mark.spec("LOG 1.8")
 
 LOG = [leaf_of(b"record %d" % number) for number in range(60)]
 

@@ -18,6 +18,8 @@ from tests.audit.batches import START_MS, batch_of, decision, facts, sources_of
 from tests.audit.test_backup import Backup, kept
 from tests.audit.world import LOG
 
+pytestmark = pytest.mark.spec("LOG 1.10")
+
 __all__ = ["kept"]
 
 WHO = {"by": "operator:ann", "reason": "the disk broke"}

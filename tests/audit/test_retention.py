@@ -15,7 +15,7 @@ from arx_verifier.token.targets import subject_target
 from tests.audit.batches import batch_of, decision, facts
 from tests.audit.world import LOG
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.spec("LOG 1.9")]
 
 ADA = ("https://idp.example", "ada")
 EVE = ("https://idp.example", "eve")

@@ -14,6 +14,8 @@ from tests.audit.shipping import KIB, Make, receiver, shipper, tools
 from tests.servers import until
 from tests.verifier.journals import allow, deny, files, small
 
+pytestmark = pytest.mark.spec("LOG 2.4")
+
 __all__ = ["receiver", "shipper"]  # fixtures
 
 
@@ -38,6 +40,7 @@ def test_all_records_arrive_in_order_and_their_files_go(tmp_path: Path, receiver
     assert receiver.gaps == {}
 
 
+@pytest.mark.spec("LOG 2.3")
 def test_a_batch_that_overtakes_is_sent_again(tmp_path: Path, receiver: Receiver, shipper: Make) -> None:
     """Two batches are under way at a time; one that comes before its turn is not taken, and all arrive in order."""
     journal, answered = small(tmp_path), threading.Event()
@@ -62,6 +65,7 @@ def test_a_batch_that_overtakes_is_sent_again(tmp_path: Path, receiver: Receiver
     assert (receiver.gaps, sender.status.shipped, files(tmp_path)) == ({}, 1600, [])
 
 
+@pytest.mark.spec("LOG 2.3")
 def test_what_was_sent_before_is_not_sent_again(tmp_path: Path, receiver: Receiver, shipper: Make) -> None:
     """A shipper that starts anew asks how far the receiver is and goes on there."""
     journal = small(tmp_path)

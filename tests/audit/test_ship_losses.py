@@ -17,9 +17,12 @@ from tests.audit.shipping import Make, receiver, shipper, spoil_record, tools
 from tests.servers import until
 from tests.verifier.journals import T0, allow, files, small
 
+pytestmark = pytest.mark.spec("LOG 2.4")
+
 __all__ = ["receiver", "shipper"]  # fixtures
 
 
+@pytest.mark.spec("LOG 2.3")
 def test_a_receiver_that_went_back_gets_all_again(tmp_path: Path, receiver: Receiver, shipper: Make) -> None:
     """Restored from a backup it wants older records: what is there is sent again, what is gone is declared lost."""
     journal = small(tmp_path)

@@ -15,6 +15,8 @@ from arx_verifier.journal.tally import RefusalCount
 from arx_verifier.token.targets import subject_target
 from tests.audit.batches import BOOT, batch_of, decision, facts, sources_of
 
+pytestmark = pytest.mark.spec("LOG 2.3")
+
 
 def kept_of(store: LogStore) -> list[bytes]:
     """The leaves, in order; their indices are contiguous and the tree is theirs."""
@@ -92,6 +94,7 @@ def test_a_bad_record_keeps_all_of_its_batch_out(store: LogStore) -> None:
     assert store.take(good, "s") == 3
 
 
+@pytest.mark.spec("LOG 3.1")
 def test_a_node_leads_to_all_below_it(store: LogStore) -> None:
     """By session, task or link one finds whoever is below, each with the totals of its own records."""
     chain = [facts(), facts("s-1", "t-1", "a"), facts("s-1", "t-1", "a", "b"), facts("s-2", "t-9")]
@@ -110,6 +113,7 @@ def test_a_node_leads_to_all_below_it(store: LogStore) -> None:
     assert rows[1][3:] == (start, start + 4)
 
 
+@pytest.mark.spec("LOG 3.1")
 def test_two_stories_of_one_session_do_not_mix(store: LogStore) -> None:
     """What says another agent or subject of the same session is a tree of its own."""
     subject = ("https://idp.example", "ada")

@@ -16,6 +16,8 @@ from arx_caps.audit.store.batch_queue import Line, Taking
 from arx_verifier.errors import ArxError, StoreError
 from tests.audit.batches import batch_of, decision, facts
 
+pytestmark = pytest.mark.spec("LOG 2.3")
+
 
 def some(run: str, first: int = 1, code: str = "ok") -> Batch:
     """Ten records of a run."""

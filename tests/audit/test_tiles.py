@@ -24,6 +24,8 @@ from arx_caps.audit.merkle.paths import ENTRIES
 from tests.audit.world import records, write
 from tests.support import QUICK
 
+pytestmark = pytest.mark.spec("LOG 1.3")
+
 MANY = 70_000  # the size of the specification's example
 LEAVES = [tree.leaf_hash(b"%d" % number) for number in range(MANY)]
 WHOLE = tree.Tree(LEAVES)

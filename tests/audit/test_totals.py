@@ -4,12 +4,15 @@
 import random
 from collections import Counter
 
+import pytest
 from sqlalchemy import func, select
 
 from arx_caps.audit.ingest import ALLOW, DENY
 from arx_caps.audit.query import Question, total
 from arx_caps.audit.store import NODE, RECORD, STATE, LogStore, up_to_date
 from tests.audit.batches import batch_of, decision, facts
+
+pytestmark = pytest.mark.spec("LOG 3.4")
 
 CHAINS = [facts(f"s-{n % 3}", "t-1", *("a", "b")[: n % 2]) for n in range(6)]
 

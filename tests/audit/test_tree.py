@@ -9,6 +9,8 @@ from arx_caps.audit.merkle import TamperedError, tree
 from tests.support import QUICK
 from tests.vectors import naive_tree as naive
 
+pytestmark = pytest.mark.spec("LOG 1.1")
+
 RECORDS = [b"record %d" % number for number in range(70)]
 LEAVES = [tree.leaf_hash(record) for record in RECORDS]
 WHOLE = tree.Tree(LEAVES)

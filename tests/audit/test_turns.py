@@ -4,7 +4,11 @@
 import threading
 import time
 
+import pytest
+
 from arx_caps.audit.ingest import Turns
+
+pytestmark = pytest.mark.spec("LOG 2.3")
 
 
 def test_a_batch_waits_for_those_before_it() -> None:

@@ -12,7 +12,7 @@ from tests.audit.batches import batch_of, decision, facts, sources_of
 from tests.audit.world import LOG
 from tests.postgres import Postgres
 
-pytestmark = pytest.mark.servers
+pytestmark = [pytest.mark.servers, pytest.mark.spec("LOG 1.1", "LOG 1.8")]
 ROUNDS, AT_ONCE = 12, 50
 STARTS = range(1, ROUNDS * AT_ONCE, AT_ONCE)
 BOTH = [batch_of([decision(n, facts(f"s-{n % 7}")) for n in range(AT_ONCE)], at, "both") for at in STARTS]

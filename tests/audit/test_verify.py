@@ -37,6 +37,7 @@ from tests.audit.world import (
 __all__ = ["large_made", "log"]  # fixtures
 
 
+@pytest.mark.spec("LOG 1.3")
 def test_an_untouched_log_holds(log: Log, large_made: Log) -> None:
     """Every record is counted, and progress ends at the end."""
     told: list[tuple[int, int]] = []
@@ -59,6 +60,7 @@ def test_the_empty_log_holds(tmp_path: Path) -> None:
         verify(tmp_path, TRUST)
 
 
+@pytest.mark.spec("LOG 1.1")
 @pytest.mark.long
 def test_every_byte_of_every_record_is_held(log: Log) -> None:
     """Whichever byte of the bundle changes, length bytes included, the record it belongs to is named."""
@@ -72,6 +74,7 @@ def test_every_byte_of_every_record_is_held(log: Log) -> None:
         at += 2 + len(record)
 
 
+@pytest.mark.spec("LOG 1.3")
 @pytest.mark.parametrize(("kept", "first"), [(slice(1, None), 0), (slice(0, 0), None)])
 def test_a_dropped_head_is_found(log: Log, kept: slice, first: int | None) -> None:
     """The first record is another one then; of nothing at all, everything is missing."""
@@ -81,6 +84,7 @@ def test_a_dropped_head_is_found(log: Log, kept: slice, first: int | None) -> No
     assert getattr(caught.value, "first", None) == first
 
 
+@pytest.mark.spec("LOG 1.1")
 def test_a_dropped_middle_and_a_swap_are_found(log: Log) -> None:
     """From the first record on that is not in its place."""
     for index in (1, 17, SMALL - 2):
@@ -99,6 +103,7 @@ def test_a_dropped_middle_and_a_swap_are_found(log: Log) -> None:
         verify(log.folder, TRUST)
 
 
+@pytest.mark.spec("LOG 1.3")
 def test_a_dropped_tail_is_missing_not_altered(log: Log) -> None:
     """What is there holds; what is not is named.  Cut within a record, that record is not what was logged."""
     shown(log, log.records[:-3])
@@ -116,6 +121,7 @@ def test_a_dropped_tail_is_missing_not_altered(log: Log) -> None:
             verify(log.folder, TRUST)
 
 
+@pytest.mark.spec("LOG 1.2")
 def test_a_log_rewritten_under_its_old_checkpoint_is_found(log: Log) -> None:
     """Records and tiles agree, the signature does not; a checkpoint that was seen before tells what still held."""
     altered = [*log.records[:30], b"another", *log.records[31:]]
@@ -130,6 +136,7 @@ def test_a_log_rewritten_under_its_old_checkpoint_is_found(log: Log) -> None:
     assert (caught.value.first, caught.value.last) == (25, SMALL - 1)
 
 
+@pytest.mark.spec("LOG 1.2")
 def test_a_checkpoint_rolled_back_is_found_by_who_saw_a_later_one(log: Log) -> None:
     """It verifies by itself: it was signed.  Who holds a later one is told from where on the log is cut."""
     write(log.folder, log.records[:40])
@@ -140,6 +147,7 @@ def test_a_checkpoint_rolled_back_is_found_by_who_saw_a_later_one(log: Log) -> N
     assert (caught.value.first, caught.value.last) == (40, SMALL - 1)
 
 
+@pytest.mark.spec("LOG 1.2")
 @pytest.mark.parametrize("seen", [1, 31, 40, SMALL])
 def test_two_histories_are_found_by_who_saw_the_other(log: Log, seen: int) -> None:
     """The log's own key signed both."""
@@ -153,6 +161,7 @@ def test_two_histories_are_found_by_who_saw_the_other(log: Log, seen: int) -> No
     assert (caught.value.first, caught.value.last) == (0, seen - 1)
 
 
+@pytest.mark.spec("LOG 1.2")
 def test_every_byte_of_the_checkpoint_is_held(log: Log) -> None:
     """Whatever changes in it, it is not the log's word any more."""
     raw = log.checkpoint
@@ -165,6 +174,7 @@ def test_every_byte_of_the_checkpoint_is_held(log: Log) -> None:
         verify(log.folder, TRUST)
 
 
+@pytest.mark.spec("LOG 1.3")
 def test_every_byte_of_the_tiles_is_held(log: Log) -> None:
     """A tile that is not the records' is named as the tile; the records still hold."""
     tile = log.folder / f"tile/0/000.p/{SMALL}"
@@ -177,6 +187,7 @@ def test_every_byte_of_the_tiles_is_held(log: Log) -> None:
     assert verify(log.folder, TRUST).records == SMALL  # it can be made again from them
 
 
+@pytest.mark.spec("LOG 1.2")
 def test_a_witness_asked_for_must_have_cosigned(log: Log) -> None:
     """Not there is incomplete, wrong is tampered."""
     log.published.write_bytes(checkpoint_of(log.records, LOG, WITNESS))

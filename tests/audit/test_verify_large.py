@@ -7,7 +7,7 @@ from arx_caps.audit.merkle import IncompleteError, TamperedError, Trust, paths, 
 from tests.audit.altered import LARGE, TRUST, alter, altered_leaf, flip, held, large, large_made
 from tests.audit.world import LOG, Log, checkpoint_of
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.spec("LOG 1.3")]
 
 __all__ = ["large", "large_made"]  # fixtures
 

@@ -18,6 +18,8 @@ from arx_verifier.errors import GrantError, RequestError, TokenError
 from arx_verifier.journal.decision import Decision
 from arx_verifier.journal.record import ChainFacts, Sealed, seal
 
+pytestmark = pytest.mark.spec("LOG 2.1")
+
 NOW = 1_800_000_000_000
 KEY = SigningKey.generate()
 WHERE = {"realm": "acme", "issuer": "https://mint.example"}
@@ -117,6 +119,7 @@ def test_records_are_held_to_their_batch() -> None:
             Reader().read(batch(records=(wrong,)))
 
 
+@pytest.mark.spec("LOG 2.2")
 def test_the_root_is_that_of_the_log_s_tree() -> None:
     """So that whoever has the records can see which batch they came in."""
     one, two = (leaf_hash(kept) for kept, _ in batch().records)
@@ -124,6 +127,7 @@ def test_the_root_is_that_of_the_log_s_tree() -> None:
     assert batch(records=()).root == EMPTY_ROOT
 
 
+@pytest.mark.spec("LOG 2.2")
 def test_a_statement_holds_for_these_bytes_alone() -> None:
     """Another batch, body, realm, mint, key or time: refused."""
     good = signed(batch())
@@ -143,6 +147,7 @@ def test_a_statement_holds_for_these_bytes_alone() -> None:
         check(signed(batch(), SigningKey.generate()), batch())
 
 
+@pytest.mark.spec("LOG 2.2")
 def test_a_statement_of_another_kind_is_refused() -> None:
     """A proof or an assertion by the same key is no statement; neither is junk."""
     head, claims, signature = signed(batch()).split(".")
@@ -152,6 +157,7 @@ def test_a_statement_of_another_kind_is_refused() -> None:
             check(wrong, batch())
 
 
+@pytest.mark.spec("LOG 2.3")
 def test_an_answer_that_says_no_mark_is_none() -> None:
     """Whatever stands between verifier and mint cannot make records go away."""
     assert read_mark(b'{"high_water":7,"boot":"b1","more":1}').high_water == 7

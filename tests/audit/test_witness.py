@@ -31,6 +31,8 @@ from arx_caps.audit.witness.witness import MAX_REQUEST_BYTES, Answer, Request, h
 from arx_verifier.errors import SettingsError
 from tests.audit.world import AT_S, LOG, ORIGIN, OTHER, STRANGER, checkpoint_of, records, signer
 
+pytestmark = pytest.mark.spec("LOG 1.6")
+
 KEPT = records(30)
 WHOLE = Tree(map(leaf_hash, KEPT))
 FORK = [*KEPT[:10], b"another", *KEPT[11:]]

@@ -123,6 +123,7 @@ def test_another_end_or_history_is_found_by_a_kept_checkpoint(log: Log, tmp_path
     assert check(other.folder, "--checkpoint", seen)[:2] == TAMPERED
 
 
+@pytest.mark.spec("LOG 1.5")
 @pytest.mark.parametrize(
     "change",
     [

@@ -32,6 +32,7 @@ def joined(live: Live, folder: Path, audience: str = "orders") -> tuple[Path, Pa
     return file, key
 
 
+@pytest.mark.spec("CONTROL 3.2")
 def test_a_service_joins_and_outlives_the_mint(live: Live, tmp_path: Path) -> None:
     """Invited, joined, running; with the mint dead it starts and decides; lost keys come back with the mint."""
     file, key = joined(live, tmp_path)
@@ -81,6 +82,7 @@ def test_a_service_joins_and_outlives_the_mint(live: Live, tmp_path: Path) -> No
         verifier.close()
 
 
+@pytest.mark.spec("CONTROL 3.3")
 def test_an_own_key_that_is_taken_away(live: Live, tmp_path: Path) -> None:
     """Its holder gets no more keys and goes on with what it has; a file without an own key is told what to do."""
     file, _ = joined(live, tmp_path, "reports")

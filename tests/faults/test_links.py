@@ -9,7 +9,7 @@ from tests.faults.conftest import L_NS, Watch, bounded, kill, token
 from tests.faults.proxy import Proxy
 from tests.servers import until
 
-pytestmark = pytest.mark.servers
+pytestmark = [pytest.mark.servers, pytest.mark.spec("10.6")]
 
 
 @pytest.mark.parametrize("broken", ["both", "to the store", "from the store"])

@@ -21,7 +21,7 @@ from arx_verifier.errors import ProofError
 from tests.agent.live import LiveMint, judged, live_mint
 from tests.faults.proxy import Proxy
 
-pytestmark = pytest.mark.servers
+pytestmark = [pytest.mark.servers, pytest.mark.spec("CONTROL 4.4")]
 ORDER = {"order_id": "o-1"}
 REFUND = {**ORDER, "amount": 20}
 

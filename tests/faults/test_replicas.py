@@ -16,7 +16,7 @@ from tests.faults.witness import Witness
 from tests.servers import FAST_LEASE_MS, free_ports, until
 from tests.topologies.fleet import LASTING, Server, replicated, running
 
-pytestmark = pytest.mark.servers
+pytestmark = [pytest.mark.servers, pytest.mark.spec("10.8")]
 
 LAG_S = 1
 WINDOW_MS = (LAG_S + 2) * 1000  # how long a deposed primary may go on answering

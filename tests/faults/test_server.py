@@ -18,7 +18,7 @@ from tests.faults.conftest import BY, L_NS, Watch, bounded, kill, tell, token
 from tests.faults.witness import freeze
 from tests.servers import FAST_LEASE_MS, until
 
-pytestmark = pytest.mark.servers
+pytestmark = [pytest.mark.servers, pytest.mark.spec("10.6")]
 
 
 def test_a_frozen_server(own_valkey: EmbeddedValkey, store: RevocationStore, start: Watch) -> None:
@@ -86,6 +86,7 @@ def test_a_killed_server_with_its_file(own_valkey: EmbeddedValkey, store: Revoca
     bounded(witness, killed)
 
 
+@pytest.mark.spec("10.11")
 def test_a_killed_server_without_its_file(own_valkey: EmbeddedValkey, store: RevocationStore, start: Watch) -> None:
     """The data are gone: refused until a new history begins; then its tokens are good and the old ones dead."""
     witness = start(own_valkey.url)
@@ -103,6 +104,7 @@ def test_a_killed_server_without_its_file(own_valkey: EmbeddedValkey, store: Rev
         witness.until("ok")
 
 
+@pytest.mark.spec("10.10")
 def test_a_file_whose_tail_is_cut(own_valkey: EmbeddedValkey, store: RevocationStore, start: Watch) -> None:
     """
     What a power cut leaves: the server starts without complaint, some kills short.  Only a memory notices: fenced, also
@@ -199,6 +201,7 @@ def test_no_room_for_one_that_is_far_behind(own_valkey: EmbeddedValkey, store: R
         assert raw.info("stats")[cut_off] == seen
 
 
+@pytest.mark.spec("10.10")
 @pytest.mark.parametrize("loss", ["flushall", "evicted", "deleted"])
 def test_a_store_that_lost_something(
     own_valkey: EmbeddedValkey, store: RevocationStore, start: Watch, loss: str

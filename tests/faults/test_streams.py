@@ -30,7 +30,7 @@ from tests.faults.witness import Forgetful, freeze
 from tests.servers import until
 from tests.support import AUDIENCE, KEY, access
 
-pytestmark = pytest.mark.servers
+pytestmark = [pytest.mark.servers, pytest.mark.spec("11")]
 
 SLACK_NS = 1_000_000_000  # for a loaded machine; the bytes themselves are held to L without any
 START = {"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream")]}

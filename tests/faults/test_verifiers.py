@@ -13,7 +13,7 @@ from tests.faults.conftest import L_NS, Watch, bounded, kill, token
 from tests.faults.witness import freeze
 from tests.servers import FAST_LEASE_MS, until
 
-pytestmark = pytest.mark.servers
+pytestmark = [pytest.mark.servers, pytest.mark.spec("10.6")]
 
 
 @pytest.mark.parametrize("killed_too", [True, False])

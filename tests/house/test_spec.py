@@ -25,6 +25,7 @@ def section(number: int) -> str:
     return chapter("SPEC", number)
 
 
+@pytest.mark.spec("13")
 def test_the_reason_table_is_the_code_s() -> None:
     """
     Every reason code stands in SPEC 13 with its status, RFC 6750 error and retry; and no other does.
@@ -45,6 +46,7 @@ def test_every_reason_has_a_class_and_a_sentence() -> None:
         assert reason.meaning
 
 
+@pytest.mark.spec("6.1")
 def test_every_caveat_member_is_specified() -> None:
     """
     SPEC 6 lists exactly the members that code knows, and those that it reserves.
@@ -54,6 +56,7 @@ def test_every_caveat_member_is_specified() -> None:
     assert all(f"`{name}`" in section(6) for name in caveats.RESERVED)
 
 
+@pytest.mark.spec("7.2")
 def test_every_constraint_is_specified() -> None:
     """
     SPEC 7 names every member that a constraint can have.
@@ -62,6 +65,7 @@ def test_every_constraint_is_specified() -> None:
         assert f"`{name}`" in section(7), name
 
 
+@pytest.mark.spec("4.1")
 def test_every_identifier_member_is_specified() -> None:
     """
     SPEC 4 lists exactly the members of an identifier.
@@ -70,6 +74,7 @@ def test_every_identifier_member_is_specified() -> None:
     assert listed == set(macaroon.Identifier.__struct_fields__)
 
 
+@pytest.mark.spec("14")
 def test_the_limits_are_the_code_s() -> None:
     """
     The numbers of SPEC 14 are those that code enforces.

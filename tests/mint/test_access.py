@@ -37,6 +37,7 @@ def sample(path: str) -> str:
 ROUTES = [(endpoint.method, sample(endpoint.path)) for endpoint in ENDPOINTS]
 
 
+@pytest.mark.spec("CONTROL 1.2")
 @pytest.mark.parametrize(("method", "path"), ROUTES)
 def test_nothing_is_done_without_a_proof(world: World, method: str, path: str) -> None:
     """Every route but those of health answers a stranger with 401, a challenge and a problem, whatever is sent."""
@@ -60,6 +61,7 @@ def readiness(world: World) -> dict[str, Any]:
     return {"ready": True, "because": [], "log": "ok", "realm": "acme", "issuer": ISSUER, "log_key": key}
 
 
+@pytest.mark.spec("CONTROL 4.1")
 def test_health_tells_nothing_but_health(world: World) -> None:
     """The two open routes say whether it runs and whether it can grant."""
     assert world.client.get("/healthz").json() == {"status": "ok"}
@@ -69,6 +71,7 @@ def test_health_tells_nothing_but_health(world: World) -> None:
     assert (answer.status_code, answer.json()["ready"]) == (503, False)
 
 
+@pytest.mark.spec("LOG 1.8")
 def test_a_halted_log_takes_the_mint_out_and_stops_no_grant(world: World) -> None:
     """A proxy asks another mint; a caller that asks this one all the same is answered."""
     holder, _ = world.session()
@@ -88,6 +91,7 @@ def test_each_knows_who_it_is(world: World) -> None:
     assert holder.call("HEAD", "/v1/whoami").status_code == 200
 
 
+@pytest.mark.spec("CONTROL 1.2")
 def test_a_stolen_session_token_starts_no_task(world: World) -> None:
     """Without the key that the session was opened with, its token is good for nothing."""
     holder, _ = world.session()
@@ -98,6 +102,7 @@ def test_a_stolen_session_token_starts_no_task(world: World) -> None:
     assert holder.call("POST", "/v1/tasks", LOOKUP).status_code == 201
 
 
+@pytest.mark.spec("CONTROL 1.2")
 def test_a_stolen_operator_token_kills_nothing(world: World) -> None:
     """An operator's token goes with an enrolled key of that operator alone."""
     operator = world.operator()
@@ -107,6 +112,7 @@ def test_a_stolen_operator_token_kills_nothing(world: World) -> None:
         assert (answer.status_code, answer.json()["code"]) == (401, "bad_proof")
 
 
+@pytest.mark.spec("CONTROL 1.2")
 def test_a_proof_is_for_one_call(world: World) -> None:
     """Another method, address or token than the signed one, an old proof, two proofs, and a repetition are refused."""
     holder, _ = world.session()
@@ -133,6 +139,7 @@ def test_a_proof_is_for_one_call(world: World) -> None:
     ask(once, "replayed")
 
 
+@pytest.mark.spec("CONTROL 1.2")
 def test_a_refused_proof_is_not_spent_for_its_owner(world: World) -> None:
     """A stranger who sees a proof cannot use up its id: only its own key's calls count."""
     holder, _ = world.session()
@@ -148,6 +155,7 @@ def open_with(world: World, assertion: str, key: SigningKey | None = None) -> tu
     return answer.status_code, answer.json().get("code", "ok")
 
 
+@pytest.mark.spec("CONTROL 1.1")
 def test_an_assertion_opens_one_session(world: World) -> None:
     """A second use, another audience, an unknown key, no algorithm and an operator's assertion open none."""
     agent = world.enrol()
@@ -168,6 +176,7 @@ def test_an_assertion_opens_one_session(world: World) -> None:
     assert open_with(world, world.assertion(world.operator_key)) == (403, "wrong_caller")
 
 
+@pytest.mark.spec("CONTROL 1.1")
 def test_signing_in_needs_the_enrolled_key_twice(world: World) -> None:
     """An operator's assertion with a proof by another key buys nothing, nor does an agent's."""
     agent = world.enrol()
@@ -181,6 +190,7 @@ def test_signing_in_needs_the_enrolled_key_twice(world: World) -> None:
     assert sign_in(world.operator_key.key, world.assertion(world.operator_key)) == (201, "ok")
 
 
+@pytest.mark.spec("CONTROL 1.1")
 def test_one_assertion_in_many_hands_opens_one_session(world: World) -> None:
     """Of many threads that use an id at once, one succeeds, also on two connections to the database."""
     answers: list[str] = []
@@ -208,6 +218,7 @@ def attenuated(holder: Holder, *caveats: Caveat) -> Holder:
     return Holder(holder.world, holder.key, Macaroon.parse(holder.token).attenuate(*caveats).encode())
 
 
+@pytest.mark.spec("CONTROL 1.3")
 def test_an_operator_attenuates_a_token_offline(world: World) -> None:
     """A kill-only credential kills and does nothing else; an expired or unknown caveat refuses everything."""
     operator = world.operator()
@@ -224,6 +235,7 @@ def test_an_operator_attenuates_a_token_offline(world: World) -> None:
         assert attenuated(operator, caveat).call("GET", "/v1/agents").json()["code"] == "unknown_caveat"
 
 
+@pytest.mark.spec("CONTROL 1.6")
 def test_an_operators_arguments_can_be_attenuated(world: World) -> None:
     """A token for one agent's path looks at that agent and at no other."""
     world.enrol()
@@ -234,6 +246,7 @@ def test_an_operators_arguments_can_be_attenuated(world: World) -> None:
     assert (refused.status_code, refused.json()["code"]) == (403, "argument_not_allowed")
 
 
+@pytest.mark.spec("CONTROL 1.3")
 def test_altered_tokens_are_refused(world: World) -> None:
     """A changed byte of an operator's or a session's token breaks it."""
     for holder in (world.operator(), world.session()[0]):
@@ -245,6 +258,7 @@ def test_altered_tokens_are_refused(world: World) -> None:
         assert (answer.status_code, answer.json()["code"]) == (401, "bad_signature")
 
 
+@pytest.mark.spec("CONTROL 1.3")
 def test_each_stays_on_its_side(world: World) -> None:
     """An agent's token does no operator's work, an operator's token starts no task."""
     holder, _ = world.session()
@@ -288,6 +302,7 @@ def test_a_dead_session_does_nothing(world: World, epochs: UnsafeLocalEpochs, ta
     assert (answer.status_code, answer.json()["code"]) == (401, "revoked")
 
 
+@pytest.mark.spec("10.2")
 def test_a_session_killed_in_the_store_is_shown_as_killed(world: World, epochs: UnsafeLocalEpochs) -> None:
     """What an operator sees is what the kill epoch says, not what the database last heard."""
     holder, session = world.session()
@@ -306,6 +321,7 @@ def test_a_session_killed_in_the_store_is_shown_as_killed(world: World, epochs: 
     assert len(operator.call("GET", "/v1/sessions", state="killed").json()["sessions"]) == 1
 
 
+@pytest.mark.spec("10.2")
 def test_nothing_is_granted_while_a_target_is_frozen(world: World, epochs: UnsafeLocalEpochs) -> None:
     """A freeze on an agent, one above it, the policy or the realm stops sessions and tasks until it is thawed."""
     agent = world.enrol()
@@ -318,6 +334,7 @@ def test_nothing_is_granted_while_a_target_is_frozen(world: World, epochs: Unsaf
         assert holder.call("POST", "/v1/tasks", LOOKUP).status_code == 201
 
 
+@pytest.mark.spec("4.3")
 def test_no_operator_is_locked_out_by_a_realm_kill(world: World, epochs: UnsafeLocalEpochs) -> None:
     """Operators go on after the realm was killed and frozen, and stop when they are frozen themselves."""
     operator = world.operator()

@@ -51,6 +51,7 @@ def numbers(world: World) -> dict[tuple[str, frozenset[tuple[str, str]]], float]
     }
 
 
+@pytest.mark.spec("CONTROL 4.6")
 def test_requests_are_counted_by_route_and_status(world: World) -> None:
     """By the route's template, the method and the status; a refusal by its code as well."""
     holder, session = world.session()
@@ -85,6 +86,7 @@ def test_the_state_is_counted_when_somebody_asks(world: World) -> None:
     assert {name: value for (name, labels), value in numbers(world).items() if not labels}["arx_mint_ready"] == 0
 
 
+@pytest.mark.spec("CONTROL 4.6")
 def test_no_label_names_anybody(world: World) -> None:
     """Neither agents nor sessions nor what a stranger made up stand in the numbers."""
     holder, session = world.session()
@@ -96,6 +98,7 @@ def test_no_label_names_anybody(world: World) -> None:
         assert secret not in text
 
 
+@pytest.mark.spec("CONTROL 4.6")
 def test_a_request_is_one_line(world: World, lines: list[dict[str, Any]]) -> None:
     """Time, level, event, id, caller's kind, route, status and duration; the id is the answer's."""
     holder, _ = world.session()
@@ -109,6 +112,7 @@ def test_a_request_is_one_line(world: World, lines: list[dict[str, Any]]) -> Non
     assert (lines[-1]["code"], lines[-1]["request"]) == ("missing_token", refused.headers["x-request-id"])
 
 
+@pytest.mark.spec("CONTROL 4.6")
 def test_no_line_holds_what_was_sent(world: World, lines: list[dict[str, Any]]) -> None:
     """No token, proof, path, query value, body or name of an agent is in any line, whatever is asked."""
     holder, session = world.session()

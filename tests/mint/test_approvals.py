@@ -37,6 +37,7 @@ def state(desk: Desk, approval: dict[str, Any]) -> str:
     return str(desk.agent.call("GET", f"/v1/approvals/{approval['id']}").json()["approval"]["state"])
 
 
+@pytest.mark.spec("CONTROL 2.8", "CONTROL 2.9", "CONTROL 2.10")
 def test_an_agent_asks_an_operator_approves_the_agent_gets_it(desk: Desk) -> None:
     """From the request to the discharge: what each is shown, and what is recorded of it, in order."""
     asked = desk.ask(why="the order never came")
@@ -71,6 +72,7 @@ def test_an_agent_asks_an_operator_approves_the_agent_gets_it(desk: Desk) -> Non
     assert told["discharge"] not in json.dumps(desk.world.events())
 
 
+@pytest.mark.spec("CONTROL 2.9")
 def test_two_operators_where_the_policy_says_so(desk: Desk) -> None:
     """One of them waits for another one; the same one twice is not two; one no is enough."""
     desk.use(TWO)
@@ -91,6 +93,7 @@ def test_two_operators_where_the_policy_says_so(desk: Desk) -> None:
     assert (answer.status_code, answer.json()["code"]) == (403, "approval_denied")
 
 
+@pytest.mark.spec("CONTROL 2.9")
 def test_a_yes_counts_while_its_operator_may_say_it(desk: Desk, epochs: UnsafeLocalEpochs) -> None:
     """Who was removed, frozen or given another role since counts no more, and somebody else is needed."""
     desk.use(TWO)
@@ -111,6 +114,7 @@ def test_a_yes_counts_while_its_operator_may_say_it(desk: Desk, epochs: UnsafeLo
     assert desk.answer(desk.operator("bob"), asked).json()["approval"]["state"] == "approved"
 
 
+@pytest.mark.spec("CONTROL 2.8", "CONTROL 2.9")
 def test_who_may_ask_and_who_may_answer(desk: Desk) -> None:
     """Roles: an approver answers, a reader reads, others neither; agents ask, and never answer."""
     asked = desk.ask()
@@ -129,6 +133,7 @@ def test_who_may_ask_and_who_may_answer(desk: Desk) -> None:
     assert code(other.call("GET", "/v1/approvals", session=desk.session["id"])) == "not_found"
 
 
+@pytest.mark.spec("CONTROL 2.9")
 def test_rules_of_ones_own_say_whose_requests(desk: Desk) -> None:
     """An operator may be held to some agents, templates and tools; what a body says of them counts for nothing."""
     own = {"agent": {"glob": "acme/sales/*"}, "template": "refund", "tool": "payments.refund"}
@@ -145,6 +150,7 @@ def test_rules_of_ones_own_say_whose_requests(desk: Desk) -> None:
     assert code(desk.answer(ours, desk.ask({"x": 1}, tool="payments.note"))) == "argument_not_allowed"
 
 
+@pytest.mark.spec("CONTROL 2.10")
 @pytest.mark.parametrize(
     ("args", "wanted"),
     [
@@ -164,6 +170,7 @@ def test_what_is_approved_is_these_arguments(desk: Desk, args: Any, wanted: Any)
     assert json.loads(caveat)["allow"] == [{"args": wanted, "tool": "payments.note"}]
 
 
+@pytest.mark.spec("CONTROL 2.8")
 @pytest.mark.parametrize(
     "args",
     [
@@ -184,6 +191,7 @@ def test_what_cannot_be_approved_as_it_is_is_refused(desk: Desk, args: Any) -> N
     assert desk.world.mint.db.count(APPROVALS) == 0
 
 
+@pytest.mark.spec("CONTROL 2.8")
 def test_what_is_not_required_or_not_allowed_is_not_asked_for(desk: Desk) -> None:
     """
     Another tool than the third-party caveat's, a call that the task refuses anyway, and a third-party caveat that no
@@ -204,6 +212,7 @@ def test_what_is_not_required_or_not_allowed_is_not_asked_for(desk: Desk) -> Non
         )
 
 
+@pytest.mark.spec("CONTROL 4.4")
 def test_a_repeat_is_the_same_request(desk: Desk) -> None:
     """With an ``Idempotency-Key`` a lost answer is asked for again, and nobody is asked twice."""
     body = {"caveat": desk.caveat, "tool": "payments.refund", "args": REFUND}
@@ -218,6 +227,7 @@ def test_a_repeat_is_the_same_request(desk: Desk) -> None:
     assert other.json()["code"] == "idempotency_mismatch"
 
 
+@pytest.mark.spec("CONTROL 2.9", "CONTROL 2.10")
 def test_the_end_of_the_task_is_the_end_of_it(desk: Desk, epochs: UnsafeLocalEpochs) -> None:
     """Waiting or approved, of a task that is over, killed or expired: nothing is answered, nothing given."""
     approver = desk.operator("ada")
@@ -242,6 +252,7 @@ def test_the_end_of_the_task_is_the_end_of_it(desk: Desk, epochs: UnsafeLocalEpo
     assert desk.world.mint.db.approvals.count_waiting() == 1  # of the killed one, which the database does not know
 
 
+@pytest.mark.spec("CONTROL 2.10")
 def test_its_time_is_over_and_its_kill_counts(desk: Desk, epochs: UnsafeLocalEpochs) -> None:
     """An approval that was not used in time is expired; one that was killed in the store is withdrawn."""
     late, killed = desk.ask(), desk.ask()
@@ -269,6 +280,7 @@ def test_a_frozen_task_is_not_over(desk: Desk, epochs: UnsafeLocalEpochs) -> Non
     assert (code(desk.answer(ada, waiting)), code(desk.fetch(approved))) == ("ok", "ok")
 
 
+@pytest.mark.spec("CONTROL 2.8")
 def test_of_terms_that_two_grants_have_the_strictest_hold(desk: Desk) -> None:
     """Granted once more under a policy that asks for two, for a minute and one call, the same require takes that."""
     desk.use(POLICY.replace("need = 1", "once = false"))
@@ -338,6 +350,7 @@ def test_of_two_at_once_one_comes_first(desk: Desk) -> None:
         assert (state(desk, asked), len(desk.fetch(asked).json()["approval"]["by"])) == ("approved", 2)
 
 
+@pytest.mark.spec("CONTROL 2.9")
 def test_a_request_is_withdrawn_without_a_kill(desk: Desk) -> None:
     """There is no discharge that could be out: nothing is killed, and nothing can be said to it any more."""
     ada, asked = desk.operator("ada"), desk.ask()

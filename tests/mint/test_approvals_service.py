@@ -16,7 +16,7 @@ from arx_verifier.journal.decision import InMemoryDecisions
 from tests.agent.live import LiveMint, live_mint, serving
 from tests.servers import begun_store, free_ports
 
-pytestmark = pytest.mark.servers
+pytestmark = [pytest.mark.servers, pytest.mark.spec("CONTROL 2.9")]
 LEASE_MS = 5_000  # nobody waits for it: all that follow the store are there
 POLICY = """
 [audience.payments]

@@ -15,6 +15,8 @@ from arx_verifier.token.wire import ThirdPartyPacket
 from tests.mint.test_token_exchange import PAY, POLICY, Shop
 from tests.mint.world import Holder
 
+pytestmark = pytest.mark.spec("CONTROL 2.7")
+
 APPROVED = POLICY.replace(
     "allow = [",
     'approvals = [{ tools = ["payments.*", "orders.cancel"], need = 2 },\n  { tools = ["orders.get"], once = false }]\n'

@@ -25,7 +25,7 @@ from arx_verifier.names import matches_tool
 from tests.advisories.test_exchange_drops_the_attenuation import StoredShop, stored_shop
 from tests.mint.world import now_ms
 
-pytestmark = pytest.mark.servers
+pytestmark = [pytest.mark.servers, pytest.mark.spec("CONTROL 2.4", "CONTROL 2.6")]
 MAX_PATH: Final = 3  # services in a row
 # The agent has tokens for two services; a third is reached through them alone.  Two tools are called `search`.
 POLICY = """

@@ -21,7 +21,7 @@ from arx_verifier.journal.decision import Decision, unpack_record
 from arx_verifier.journal.reader import read_journal
 from tests.mint.world import LOOKUP, World, client_of, make_realm
 
-pytestmark = pytest.mark.servers
+pytestmark = [pytest.mark.servers, pytest.mark.spec("LOG 1.7")]
 
 
 class Mints:

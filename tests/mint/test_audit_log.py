@@ -66,6 +66,7 @@ def decisions_in(world: World) -> list[Decision]:
     return [unpack_record(kept, None) for kept in entries(world) if not is_event(kept)]
 
 
+@pytest.mark.spec("LOG 2.1")
 def test_what_a_service_sends_is_in_the_signed_log(world: World, key: SigningKey) -> None:
     """Its records stand there once, in order, however often they were sent, and the mark says how far it is."""
     made = [decision(n, facts()) for n in range(1, 6)]
@@ -75,6 +76,7 @@ def test_what_a_service_sends_is_in_the_signed_log(world: World, key: SigningKey
     assert [each.sequence for each in decisions_in(world)] == [1, 2, 3, 4, 5]
 
 
+@pytest.mark.spec("LOG 1.8")
 def test_many_records_are_signed_before_the_clock_says(
     tmp_path: Path, database: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -89,6 +91,7 @@ def test_many_records_are_signed_before_the_clock_says(
     made.mint.close()
 
 
+@pytest.mark.spec("LOG 2.2")
 def test_only_the_service_itself_writes_its_records(world: World, key: SigningKey) -> None:
     """A stranger's key, another service's name, another body, proof or realm: refused, and nothing is in the log."""
     made = batch_of([decision(1, facts())])
@@ -115,6 +118,7 @@ def test_only_the_service_itself_writes_its_records(world: World, key: SigningKe
     assert {each.code for decision in sink.decisions for each in decision.counts} == {"bad_batch", "bad_proof"}
 
 
+@pytest.mark.spec("LOG 2.2")
 def test_a_proof_goes_with_one_attempt(world: World, key: SigningKey) -> None:
     """A batch may come again, its proof may not."""
     made = batch_of([decision(1, facts())])
@@ -124,6 +128,7 @@ def test_a_proof_goes_with_one_attempt(world: World, key: SigningKey) -> None:
     assert send(world, key, made).json()["high_water"] == 1
 
 
+@pytest.mark.spec("CONTROL 4.5")
 def test_a_batch_may_be_larger_than_other_bodies(world: World, key: SigningKey) -> None:
     """Up to the batch's own limit; what is longer is refused before it is taken in."""
     made = batch_of([decision(n, facts(meta=(("k", "x" * 2000),))) for n in range(1, 501)])
@@ -145,6 +150,7 @@ def test_a_log_that_cannot_store_says_so(world: World, key: SigningKey) -> None:
     assert len(decisions_in(world)) == 1
 
 
+@pytest.mark.spec("LOG 1.7")
 def test_what_the_mint_does_is_in_the_same_log(world: World) -> None:
     """Its events stand there in their order, once, and are found by session, agent and subject."""
     holder, session = world.session()
@@ -159,6 +165,7 @@ def test_what_the_mint_does_is_in_the_same_log(world: World) -> None:
     assert store.high_water("mint", world.mint.db.outbox.run()) == recorded[-1].id
 
 
+@pytest.mark.spec("LOG 1.7")
 def test_an_event_says_nothing_of_a_person_in_what_stays(world: World) -> None:
     """What somebody wrote, and whom it was for, stands in the body, which can be erased."""
     holder, _ = world.open_session(world.enrol(owner="ada@example.com"), purpose="look after Ada")
@@ -175,6 +182,7 @@ def test_an_event_says_nothing_of_a_person_in_what_stays(world: World) -> None:
     assert told["task.started"]["params"] == asked["params"]
 
 
+@pytest.mark.spec("LOG 1.7")
 def test_a_database_that_was_put_back_loses_no_event(tmp_path: Path) -> None:
     """An older mint.db gives numbers a second time; the log tells of it, has all that comes, and nothing twice."""
     first, _ = local_world(tmp_path / "realm")
@@ -199,6 +207,7 @@ def test_a_database_that_was_put_back_loses_no_event(tmp_path: Path) -> None:
     mint.close()
 
 
+@pytest.mark.spec("LOG 1.8")
 def test_the_files_are_served_to_who_may_read_them(world: World, key: SigningKey) -> None:
     """Over HTTP an operator gets a log that verifies as the folder does; what is no file of a log is not found."""
     send(world, key, batch_of([decision(n, facts()) for n in range(1, 301)]))
@@ -218,6 +227,7 @@ def test_the_files_are_served_to_who_may_read_them(world: World, key: SigningKey
         assert fetch(path) is None
 
 
+@pytest.mark.spec("LOG 1.8")
 @pytest.mark.parametrize("form", ["{boot}-{sequence}", "{verifier}/{boot}/{sequence}", "{index}"])
 def test_a_record_can_be_proven_to_anybody(world: World, key: SigningKey, tmp_path: Path, form: str) -> None:
     """By its id or index one gets a file that verifies offline, also for a record that came a moment ago."""
@@ -236,6 +246,7 @@ def test_a_record_can_be_proven_to_anybody(world: World, key: SigningKey, tmp_pa
         assert world.operator().call("GET", f"/v1/audit/proofs/{unknown}").json()["code"] == "not_found"
 
 
+@pytest.mark.spec("LOG 2.5")
 def test_a_sender_that_asks_is_told_where_the_log_stands(world: World, key: SigningKey) -> None:
     """With the size that it saw last it gets the checkpoint and the proof between the two; else nothing of it."""
     made, own = batch_of([decision(n, facts()) for n in range(1, 10)]), read_signer(world.realm.log_key_path, "log").key

@@ -10,6 +10,8 @@ import pytest
 from arx_caps.jose import SigningKey
 from tests.mint.world import World, local_world
 
+pytestmark = pytest.mark.spec("CONTROL 4.2")
+
 JWK = SigningKey.generate().public.jwk
 
 
@@ -90,6 +92,7 @@ def test_a_body_says_that_it_is_json(world: World, kind: str | None) -> None:
     assert (answer.status_code, answer.json()["code"]) == (415, "unsupported_media_type")
 
 
+@pytest.mark.spec("CONTROL 4.5")
 def test_a_large_body_is_refused_unread(world: World) -> None:
     """More than 64 KiB is 413, with and without its length said before."""
     for content in (b"x" * 70_000, iter([b"x" * 40_000, b"x" * 40_000])):

@@ -18,6 +18,8 @@ from arx_verifier.revocation.epoch import UnsafeLocalEpochs
 from arx_verifier.token.targets import subject_target
 from tests.mint.world import LOOKUP, Holder, World, local_world, now_ms
 
+pytestmark = pytest.mark.spec("LOG 1.9")
+
 IDP = "https://idp.example"
 ANN = subject_target(IDP, "ann-of-accounting")
 MARKS = ("ann-of-accounting", "look after Ann", "o-of-ann", ANN.partition(":")[2])

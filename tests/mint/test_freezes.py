@@ -13,7 +13,7 @@ from arx_caps.mint.runtime import MintRuntime
 from arx_caps.realm import Realm
 from tests.mint.world import AGENT, ISSUER, World, client_of, make_realm
 
-pytestmark = pytest.mark.servers
+pytestmark = [pytest.mark.servers, pytest.mark.spec("10.12")]
 
 
 @pytest.fixture

@@ -13,6 +13,8 @@ from arx_caps.mint.api.app import ENDPOINTS
 from arx_verifier.token import wire
 from tests.mint.world import AGENT, LOOKUP, Holder, World, local_world
 
+pytestmark = pytest.mark.spec("CONTROL 4.2")
+
 PATHS = sorted({endpoint.path for endpoint in ENDPOINTS if "{" not in endpoint.path})
 MODEST = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 TEXT = st.text(st.characters(min_codepoint=33, max_codepoint=126), max_size=60)

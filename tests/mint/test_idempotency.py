@@ -16,6 +16,8 @@ from arx_caps.mint.db.tables import ENROLMENTS, REPEATS
 from arx_verifier.errors import RequestError
 from tests.mint.world import LOOKUP, Holder, World, local_world, now_ms
 
+pytestmark = pytest.mark.spec("CONTROL 4.4")
+
 JWK = SigningKey.generate().public.jwk
 KEY = {"Idempotency-Key": "k-1"}
 

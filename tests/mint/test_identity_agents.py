@@ -38,6 +38,7 @@ def said(text: str) -> dict[str, str | None]:
     return {"model": found.model, **dict(about(found))}
 
 
+@pytest.mark.spec("4.1")
 def test_what_is_said_of_an_agent_travels(world: World) -> None:
     """Owner, model, version and purpose stand in its tokens and in every decision about them."""
     metadata = {"model": "m-1", "version": "2.1", "purpose": "triage", "team": "blue"}
@@ -94,6 +95,7 @@ def test_what_cannot_be_said_changes_nothing(world: World, body: Any) -> None:
     assert (shown["owner"], shown["metadata"]) == ("ada", {"model": "m"})
 
 
+@pytest.mark.spec("4.1")
 def test_long_words_are_cut_in_the_token_alone(world: World) -> None:
     """A token stays small; the mint remembers the whole."""
     long = "x" * 200
@@ -102,6 +104,7 @@ def test_long_words_are_cut_in_the_token_alone(world: World) -> None:
     assert world.operator().call("GET", PATH).json()["owner"] == long
 
 
+@pytest.mark.spec("CONTROL 1.4")
 def test_an_agent_may_be_known_by_its_workload_alone(world: World) -> None:
     """Enrolled without a key it opens sessions by its token; whoever has no such way keeps his last key."""
     (world.realm.folder / "keys.json").write_bytes(jwks("ec"))

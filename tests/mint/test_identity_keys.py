@@ -11,6 +11,8 @@ from arx_caps.mint.keys.jwks import FRESH_S, MAX_BYTES, MAX_KEYS, RETRY_S, STALE
 from arx_verifier.errors import RequestError, UnavailableError
 from tests.mint.issuer import jwks, key_server, public_jwk
 
+pytestmark = pytest.mark.spec("CONTROL 1.4")
+
 
 class Clock:
     """A clock moved by hand, s."""

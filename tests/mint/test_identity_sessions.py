@@ -25,6 +25,8 @@ from tests.mint.workloads import (
 )
 from tests.mint.world import AGENT, Holder, World, now_ms
 
+pytestmark = pytest.mark.spec("CONTROL 1.4")
+
 __all__ = ["world"]  # fixtures
 
 

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sessions opened on somebody's behalf: whose right counts, and how each is ended."""
 
+import pytest
+
 from arx_caps.agent.bundle import Bundle
 from arx_verifier.revocation.epoch import UnsafeLocalEpochs
 from arx_verifier.token.targets import subject_target
@@ -21,6 +23,8 @@ from tests.mint.workloads import (
     world,
 )
 from tests.mint.world import AGENT, World, epochs, now_ms
+
+pytestmark = pytest.mark.spec("CONTROL 1.5")
 
 __all__ = ["epochs", "world"]  # fixtures
 

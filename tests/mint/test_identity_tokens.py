@@ -16,6 +16,8 @@ from arx_caps.mint.policy.issuers import Issuer
 from arx_verifier.errors import GrantError
 from tests.mint.issuer import IDP, KEYS, MINT, jwks, public_jwk, segment, token, with_header, with_hmac
 
+pytestmark = pytest.mark.spec("CONTROL 1.4")
+
 NOW = 1_800_000_000_000
 AT = NOW // 1000
 SESSION_KID = "k" * 43
@@ -169,6 +171,7 @@ def test_a_token_is_good_for_the_purpose_it_was_made_for(keys: KeySets) -> None:
             check(text, keys, kind)  # type: ignore[arg-type]
 
 
+@pytest.mark.spec("CONTROL 1.5")
 def test_an_id_token_for_several_was_made_for_this_one(keys: KeySets) -> None:
     """OpenID Connect: with several audiences the party that it was made for (``azp``) is this mint."""
     several = [MINT, "https://other.example"]

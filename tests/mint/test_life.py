@@ -197,6 +197,7 @@ def test_a_restart_keeps_everything(open_world: Open) -> None:
     assert [event["kind"] for event in world.events()].count("epoch.begun") == 1
 
 
+@pytest.mark.spec("10.11")
 def test_a_store_that_lost_kills_gets_a_new_history(open_world: Open, valkey: EmbeddedValkey, realm_name: str) -> None:
     """A store that is behind what the mint remembers, as after a restore, kills every older token at the next start."""
     world = open_world()
@@ -217,6 +218,7 @@ def test_a_store_that_lost_kills_gets_a_new_history(open_world: Open, valkey: Em
         assert store.header().incarnation == fresh.incarnation
 
 
+@pytest.mark.spec("10.11")
 def test_a_store_that_is_emptied_under_a_running_mint_begins_anew(
     world: World, valkey: EmbeddedValkey, realm_name: str
 ) -> None:
@@ -239,6 +241,7 @@ def test_a_store_that_is_emptied_under_a_running_mint_begins_anew(
     start_task(world.open_session(key)[0])
 
 
+@pytest.mark.spec("4.2")
 def test_longer_tokens_need_a_longer_memory_of_kills(open_world: Open, realm: Realm) -> None:
     """With a longer max_ttl the history begins anew, because the old one would have forgotten kills too early."""
     world = open_world()

@@ -18,6 +18,8 @@ from arx_verifier.errors import REASONS
 from tests.cli.helpers import arx
 from tests.mint.world import ISSUER, World, local_world
 
+pytestmark = pytest.mark.spec("CONTROL 4.1")
+
 DOCUMENT: Any = msgspec.to_builtins(describe_api(ISSUER))
 
 
@@ -89,6 +91,7 @@ def test_every_code_of_the_mint_is_somebodys() -> None:
     assert set(CODES) - used == {"method_not_allowed"}  # what no route answers
 
 
+@pytest.mark.spec("CONTROL 4.2")
 def test_a_refusal_names_an_address_that_explains_it(world: World) -> None:
     """A problem's type is of its code and leads, without a proof, to what that means and what to do."""
     for method, path, code in (

@@ -23,6 +23,8 @@ from arx_verifier.token.caveats import Caveat
 from arx_verifier.token.macaroon import Macaroon
 from tests.mint.world import AGENT, ISSUER, Holder, World, local_world
 
+pytestmark = pytest.mark.spec("CONTROL 1.6")
+
 KILL = {"targets": ["session:s-" + "a" * 16], "reason": "test", "wait": False}
 
 

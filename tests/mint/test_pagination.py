@@ -16,6 +16,8 @@ from arx_verifier.revocation.epoch import UnsafeLocalEpochs
 from arx_verifier.token import wire
 from tests.mint.world import AGENT, LOOKUP, Holder, World, local_world, now_ms
 
+pytestmark = pytest.mark.spec("CONTROL 4.3")
+
 COUNT = 25
 HOUR_MS = 3_600_000
 

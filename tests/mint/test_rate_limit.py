@@ -15,6 +15,8 @@ from arx_caps.mint.api.app import create_app
 from arx_caps.mint.rate_limit import MAX_BUCKETS, Buckets, RateLimits
 from tests.mint.world import AGENT, ISSUER, LOOKUP, World, local_mint, make_realm
 
+pytestmark = pytest.mark.spec("CONTROL 4.5")
+
 STRANGER, OTHER = ("203.0.113.7", 1), ("203.0.113.8", 1)
 SMALL = Limits(agent_rate=1, agent_burst=5, address_rate=1, address_burst=4)
 

@@ -73,6 +73,7 @@ def test_an_agents_keys_are_rotated(world: World) -> None:
     assert kids(operator.call("GET", path).json()) == [fresh.key.kid]
 
 
+@pytest.mark.spec("CONTROL 2.1")
 def test_a_session_lives_as_long_as_asked_and_no_longer_than_allowed(world: World) -> None:
     """A shorter life is given, a longer or odd one refused with what would have been right."""
     key = world.enrol()
@@ -196,6 +197,7 @@ def test_a_grant_that_fits_into_no_token_is_refused(world: World) -> None:
     )
 
 
+@pytest.mark.spec("CONTROL 2.1")
 def test_a_task_ends_with_its_session_at_the_latest(world: World) -> None:
     """A task's token does not outlive its session."""
     holder, session = world.open_session(world.enrol(), ttl="90s")
@@ -204,6 +206,7 @@ def test_a_task_ends_with_its_session_at_the_latest(world: World) -> None:
     assert Bundle.parse(told["bundle"]).outline.exp == session["expires_at"]
 
 
+@pytest.mark.spec("4.1")
 def test_tokens_say_where_the_epoch_stood_before_they_were_granted(world: World) -> None:
     """``born`` is the sequence that was applied when the request came, in session and task."""
     epochs: Any = world.mint.epochs
@@ -221,6 +224,7 @@ def test_tokens_say_where_the_epoch_stood_before_they_were_granted(world: World)
     assert (mark.incarnation, mark.seq) == (epochs.incarnation, 2)
 
 
+@pytest.mark.spec("LOG 1.7")
 def test_every_change_is_recorded_before_it_is_answered(world: World) -> None:
     """With a record that cannot be written, nothing changes and the answer is 503."""
     key = world.enrol()

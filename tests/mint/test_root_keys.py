@@ -21,6 +21,7 @@ def hkdf(secret: bytes, info: str) -> bytes:
     return hmac.digest(extracted, info.encode() + b"\1", hashlib.sha256)
 
 
+@pytest.mark.spec("9")
 def test_an_audience_key_is_derived_as_spec_says() -> None:
     """HKDF-SHA256 with the label, the audience and the number; each is another key."""
     assert KEYS.audience_key("k1", "orders", 0) == ("k1.0", hkdf(ROOT, "arx/1/audience/orders/0"))

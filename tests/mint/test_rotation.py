@@ -15,6 +15,8 @@ from arx_caps.mint.keys import key_schedule, rotation
 from arx_verifier.token.macaroon import Identifier
 from tests.mint.world import LOOKUP, Holder, World, local_mint, local_world, now_ms
 
+pytestmark = pytest.mark.spec("CONTROL 3.4")
+
 REFRESH_MS = 60_000
 DAY_MS = 24 * 3600 * 1000
 
@@ -169,6 +171,7 @@ def test_what_mints_is_not_retired(world: World, clock: Clock) -> None:
     assert operator.call("GET", "/v1/whoami").json()["code"] == "unknown_key"
 
 
+@pytest.mark.spec("9")
 def test_a_stolen_key_is_replaced_alone(world: World) -> None:
     """The next number is its audience's alone, the stolen one is handed out no more, and nobody else notices."""
     orders, payments = joined(world), joined(world, "payments")

@@ -35,6 +35,7 @@ def join(world: World, enrolment: str, key: SigningKey | None = None) -> tuple[H
     return holder, answer.json() | {"status": answer.status_code}
 
 
+@pytest.mark.spec("CONTROL 3.2")
 def test_a_service_gets_the_keys_of_its_audience(world: World) -> None:
     """With its own key and no token: all of its audience, the very ones that the mint makes tokens with."""
     holder, joined = join(world, invited(world))
@@ -50,6 +51,7 @@ def test_a_service_gets_the_keys_of_its_audience(world: World) -> None:
     assert world.mint.db.holder_keys.find("service:orders", holder.key.kid) is not None
 
 
+@pytest.mark.spec("CONTROL 3.5")
 def test_what_a_service_asks_is_recorded(world: World) -> None:
     """Joining, keys and a proof that is used twice, with the key that asked; what no own key proves is counted."""
     holder, _ = join(world, invited(world))
@@ -83,6 +85,7 @@ def test_an_audience_that_the_policy_does_not_name_is_told(world: World) -> None
     assert shown == {"orders": True, "odrers": False}
 
 
+@pytest.mark.spec("CONTROL 3.5")
 def test_no_record_no_keys(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """A service whose call cannot be recorded joins nothing and gets nothing."""
     holder, _ = join(world, invited(world))
@@ -99,6 +102,7 @@ def test_no_record_no_keys(world: World, monkeypatch: pytest.MonkeyPatch) -> Non
     assert len(world.mint.db.holder_keys.list("service:orders")) == 1
 
 
+@pytest.mark.spec("CONTROL 3.1")
 def test_an_enrolment_token_is_good_once(world: World) -> None:
     """The second who brings it gets nothing, nor do two at the same moment."""
     enrolment = invited(world)
@@ -120,6 +124,7 @@ def test_an_enrolment_token_is_good_once(world: World) -> None:
     assert len(world.mint.db.holder_keys.list("service:orders")) == 1
 
 
+@pytest.mark.spec("CONTROL 3.1")
 def test_an_enrolment_token_ends(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """A quarter of an hour later it is worth nothing; nor is one that was never made."""
     enrolment = invited(world)
@@ -129,6 +134,7 @@ def test_an_enrolment_token_ends(world: World, monkeypatch: pytest.MonkeyPatch) 
     assert world.mint.db.services.list() == []
 
 
+@pytest.mark.spec("CONTROL 3.1")
 def test_a_key_belongs_to_one_holder(world: World) -> None:
     """A key of an agent, an operator or another service is no key of this one, and the token is not used up by it."""
     enrolment = invited(world)
@@ -138,6 +144,7 @@ def test_a_key_belongs_to_one_holder(world: World) -> None:
     assert join(world, enrolment)[1]["status"] == 201
 
 
+@pytest.mark.spec("CONTROL 3.2")
 def test_whoever_is_no_service_gets_no_key(world: World) -> None:
     """Not an operator with every right, not an agent, not a stranger; and one proof is good once."""
     agent, _ = world.session()
@@ -155,6 +162,7 @@ def test_whoever_is_no_service_gets_no_key(world: World) -> None:
     assert holder.call("GET", "/v1/services").json()["code"] == "missing_token"
 
 
+@pytest.mark.spec("CONTROL 3.3")
 def test_own_keys_rotate(world: World) -> None:
     """A second key is enrolled with a second token, the first is taken away and signs nothing from then on."""
     (old, _), (new, _) = join(world, invited(world)), join(world, invited(world))

@@ -22,6 +22,8 @@ from arx_verifier.token.macaroon import Identifier, Macaroon
 from tests.mint.test_races import at_once
 from tests.mint.world import AGENT, LOOKUP, Holder, World, local_world, now_ms
 
+pytestmark = pytest.mark.spec("CONTROL 2.1")
+
 LIMITS = '[session]\nagents = ["acme/**"]\nttl = "8h"\nidle = "10m"\nmax_open = 3\n'
 
 
@@ -163,6 +165,7 @@ def test_what_is_over_or_frozen_is_not_renewed(opened: tuple[World, UnsafeLocalE
     assert renew(holder, session)["code"] == "revoked"
 
 
+@pytest.mark.spec("CONTROL 2.2")
 def test_as_many_as_the_policy_says(opened: tuple[World, UnsafeLocalEpochs]) -> None:
     """The fourth is refused with what to do; what was killed, ended or is over leaves room, what is frozen does not."""
     world, epochs = opened
@@ -187,6 +190,7 @@ def test_as_many_as_the_policy_says(opened: tuple[World, UnsafeLocalEpochs]) -> 
     assert world.open_session(world.enrol("acme/support/other"))
 
 
+@pytest.mark.spec("CONTROL 2.2")
 def test_a_limit_is_not_escaped_by_other_terms(world: World) -> None:
     """Where several terms fit, the smallest number counts."""
     limit(world, LIMITS.replace("[session]", "[session.one]") + '[session.two]\nagents = ["acme/**"]\nttl = "1h"\n')
@@ -194,6 +198,7 @@ def test_a_limit_is_not_escaped_by_other_terms(world: World) -> None:
     assert world.mint.policy.most_open("other") is None
 
 
+@pytest.mark.spec("CONTROL 2.2")
 def test_no_race_opens_one_too_many(world: World) -> None:
     """Of many that are opened at once, at two mints on one database, as many as are allowed come about."""
     key = world.enrol()

@@ -26,7 +26,7 @@ from arx_verifier.verification.verifier import Verifier
 from tests.mint.world import ISSUER, Holder, World, make_realm, now_ms
 from tests.servers import FAST_LEASE_MS
 
-pytestmark = pytest.mark.servers
+pytestmark = [pytest.mark.servers, pytest.mark.spec("CONTROL 2.4")]
 REFUND = {"template": "refund", "params": {"order_id": "o-1", "amount": 50}}
 GET_ONLY = {"caveats": {"orders": [{"allow": [{"tool": "orders.get"}]}]}}
 

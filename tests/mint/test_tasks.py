@@ -71,6 +71,7 @@ def extend(holder: Holder, task: str, **body: Any) -> dict[str, Any]:
     return told
 
 
+@pytest.mark.spec("CONTROL 2.3")
 def test_an_extension_adds_and_kills_nothing(world: World) -> None:
     """The same once more for longer, other values, another template: each has a link of its own, and all work."""
     holder, session = world.session()
@@ -94,6 +95,7 @@ def test_an_extension_adds_and_kills_nothing(world: World) -> None:
     assert kinds == ["task.started", *["task.extended"] * 3]
 
 
+@pytest.mark.spec("CONTROL 2.3")
 def test_an_extension_the_policy_refuses_says_what_it_would_take(world: World) -> None:
     """Which key of which template would have to allow what, and which other template would."""
     holder, _ = world.session()
@@ -111,6 +113,7 @@ def test_an_extension_the_policy_refuses_says_what_it_would_take(world: World) -
     assert len(world.mint.db.grants.list(task)) == 1
 
 
+@pytest.mark.spec("CONTROL 2.3")
 def test_what_is_over_is_not_extended(made: tuple[World, UnsafeLocalEpochs]) -> None:
     """Neither a task that was killed, nor one that is frozen or expired, nor another session's."""
     world, epochs = made
@@ -128,6 +131,7 @@ def test_what_is_over_is_not_extended(made: tuple[World, UnsafeLocalEpochs]) -> 
     assert extend(holder, tasks[2])["code"] == "session_ended"
 
 
+@pytest.mark.spec("CONTROL 2.5")
 def test_a_part_of_a_task_ends_with_it(made: tuple[World, UnsafeLocalEpochs]) -> None:
     """Its tokens name every task above it; it lives no longer, and begins in none that is over."""
     world, epochs = made
@@ -148,6 +152,7 @@ def test_a_part_of_a_task_ends_with_it(made: tuple[World, UnsafeLocalEpochs]) ->
     assert set(states.values()) == {"killed"}
 
 
+@pytest.mark.spec("CONTROL 2.5")
 def test_the_row_of_a_part_ends_with_the_task(world: World) -> None:
     """An end that is noted is noted of everything below, at any depth, and of nothing beside."""
     holder, _ = world.session()
@@ -171,6 +176,7 @@ def test_no_task_no_power(world: World) -> None:
             assert verifier(world, audience).decide(holder.token, asked).code == "wrong_audience"
 
 
+@pytest.mark.spec("CONTROL 2.4")
 @pytest.mark.parametrize(
     "caveats",
     [
@@ -200,6 +206,7 @@ def test_a_attenuation_that_cannot_be_read_is_refused(world: World, caveats: dic
 AMOUNTS = st.one_of(st.integers(-5, 130), st.sampled_from(["50", True]))
 
 
+@pytest.mark.spec("CONTROL 2.3")
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     params=st.fixed_dictionaries({"order_id": st.sampled_from(["o-1", "o-2", "", "x" * 40]), "amount": AMOUNTS}),
@@ -261,6 +268,7 @@ LESS = st.builds(
 ).filter(lambda caveat: caveat != unchecked(Caveat))
 
 
+@pytest.mark.spec("CONTROL 2.4")
 @settings(max_examples=60, deadline=None)
 @given(steps=st.lists(st.lists(LESS, max_size=3), max_size=3), order=st.sampled_from(["o-1", "o-2", "o-3"]))
 def test_a_attenuation_never_widens(whole: tuple[World, Holder, str], steps: list[list[Caveat]], order: str) -> None:

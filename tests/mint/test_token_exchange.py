@@ -29,6 +29,8 @@ from tests.mint.test_tasks import verifier
 from tests.mint.world import Holder, World, local_world, now_ms
 from tests.support import unchecked
 
+pytestmark = pytest.mark.spec("CONTROL 2.6")
+
 POLICY = """
 [audience.orders]
 origins = ["http://127.0.0.1:9001"]

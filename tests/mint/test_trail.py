@@ -53,6 +53,7 @@ def indices(answer: dict[str, Any]) -> list[int]:
     return [record["index"] for record in answer["records"]]
 
 
+@pytest.mark.spec("LOG 3.3")
 def test_each_filter_is_the_log_s(world: World) -> None:
     """Whatever is asked is answered with a full page or the last, the total, and from when until when."""
     operator = world.operator()
@@ -84,6 +85,7 @@ def test_each_filter_is_the_log_s(world: World) -> None:
     )
 
 
+@pytest.mark.spec("LOG 3.3")
 def test_pages_go_on_where_the_last_one_ended(world: World) -> None:
     """Down by ``before``, up by ``after``; what comes in between moves nothing."""
     operator = world.operator()
@@ -98,6 +100,7 @@ def test_pages_go_on_where_the_last_one_ended(world: World) -> None:
     assert ask(operator, after=5)["next"] == 5
 
 
+@pytest.mark.spec("LOG 3.4")
 def test_a_tree_has_the_counts_of_each_place(world: World) -> None:
     """Nodes come each before what is below it; a link's are those above and below."""
     operator = world.operator()
@@ -115,6 +118,7 @@ def test_a_tree_has_the_counts_of_each_place(world: World) -> None:
     assert [node["kind"] for node in near] == ["session", "task", "link", "link"]
 
 
+@pytest.mark.spec("LOG 3.3")
 def test_whoever_waits_gets_what_comes(world: World) -> None:
     """An answer that is waited for comes with the record, and without the looks of those who read."""
     operator = world.operator()
@@ -126,6 +130,7 @@ def test_whoever_waits_gets_what_comes(world: World) -> None:
     assert ask(operator, after=answer["next"], wait=50)["records"] == []
 
 
+@pytest.mark.spec("LOG 3.4")
 def test_a_run_that_never_ended_stays_open(world: World) -> None:
     """Each run is listed with its mark and losses; only one that said its last word is closed."""
     world.mint.log.store.take(batch_of([], 6, boot="gone", lost_from=3), None)
@@ -138,6 +143,7 @@ def test_a_run_that_never_ended_stays_open(world: World) -> None:
     assert shown["over"] == ("orders", 1, 0, False)
 
 
+@pytest.mark.spec("LOG 3.4")
 def test_runs_come_in_pages_and_by_service(world: World) -> None:
     """The newest first, each once, whoever sends meanwhile; one service's alone where that is asked for."""
     boots = [f"b{number:02}" for number in range(7)]
@@ -187,6 +193,7 @@ def test_bad_questions_and_strangers_are_refused(world: World) -> None:
         assert world.client.get(path).status_code == 401
 
 
+@pytest.mark.spec("LOG 3.3")
 def test_a_page_with_proofs_is_checked_by_whoever_has_the_key(world: World) -> None:
     """Each record comes with its bytes and its path under one checkpoint, also when the log has grown meanwhile."""
     operator = world.operator()
@@ -205,6 +212,7 @@ def test_a_page_with_proofs_is_checked_by_whoever_has_the_key(world: World) -> N
     assert operator.call("GET", "/v1/audit/records", prove=str(10**6)).status_code == 400
 
 
+@pytest.mark.spec("LOG 3.5")
 def test_a_person_is_erased_and_old_records_go_by_right_of_their_own(world: World) -> None:
     """What is told of a person is gone from every answer and proofs hold; who may read may not erase."""
     ada = ("https://idp.example", "ada")
@@ -250,6 +258,7 @@ def test_a_session_is_shown_with_who_was_handed_what(world: World) -> None:
     assert (answer.status_code, "delegation" in answer.json()) == (200, False)
 
 
+@pytest.mark.spec("LOG 3.1")
 def test_the_link_of_a_minted_token_means_its_task(world: World) -> None:
     """Link 0 of a token made no delegation; asked by it, one gets what was done with the task that it was given for."""
     holder, session = world.session()

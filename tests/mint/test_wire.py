@@ -16,7 +16,7 @@ from tests.agent.live import serving
 from tests.mint.http import PARSERS
 from tests.mint.world import ISSUER, local_mint, make_realm
 
-pytestmark = pytest.mark.servers
+pytestmark = [pytest.mark.servers, pytest.mark.spec("CONTROL 4.2")]
 HOST = b"Host: x\r\n"
 CHUNKED = b"Transfer-Encoding: chunked\r\n\r\n"
 

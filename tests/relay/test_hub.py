@@ -13,6 +13,8 @@ from arx_verifier.revocation.relay_link import Frames, Hello, Probe, Refusal, Re
 from arx_verifier.revocation.store_link import OK, REGRESSED, RESYNC, Crowd, StoreAnswer
 from tests.relay.crowd import BEGAN, INCARNATION, L_MS, MS, OTHER, START, Somebody, World, world
 
+pytestmark = pytest.mark.spec("10.7")
+
 __all__ = ["world"]  # fixtures
 
 

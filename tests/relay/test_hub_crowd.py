@@ -1,8 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a relay says of those behind it: who has applied what, and who may still hold a lease."""
 
+import pytest
+
 from arx_verifier.revocation.store_link import Crowd, Late
 from tests.relay.crowd import MS, START, Somebody, World, world
+
+pytestmark = pytest.mark.spec("10.7")
 
 __all__ = ["world"]  # fixtures
 

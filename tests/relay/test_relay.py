@@ -23,7 +23,7 @@ from tests.faults.witness import Witness, freeze
 from tests.relay.processes import BY, L_NS, SESSION, RelayProcess, watch
 from tests.servers import until
 
-pytestmark = pytest.mark.servers
+pytestmark = [pytest.mark.servers, pytest.mark.spec("10.7")]
 
 Relays = Callable[..., RelayProcess]
 Verifiers = Callable[[str, int], list[Witness]]

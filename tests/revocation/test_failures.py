@@ -23,7 +23,7 @@ from arx_caps.revocation import Header, RevocationStore, StoreHistoryError
 from arx_verifier.revocation.follower import Follower
 from tests.servers import FAST_LEASE_MS, VerifierProcess, until
 
-pytestmark = pytest.mark.servers
+pytestmark = [pytest.mark.servers, pytest.mark.spec("10.6")]
 
 SESSION = "session:s-" + "a" * 16
 BY = "operator:ada"
@@ -45,6 +45,7 @@ def follower(own_valkey: EmbeddedValkey, own_fast_store: RevocationStore) -> Ite
     follower.close()
 
 
+@pytest.mark.spec("10.3")
 def test_a_frozen_store_ends_every_lease(
     own_valkey: EmbeddedValkey, own_fast_store: RevocationStore, follower: Follower
 ) -> None:
@@ -98,6 +99,7 @@ def test_a_restart_keeps_everything(
     assert own_fast_store.kill([SESSION], "test", BY).header.seq == header.seq + 1
 
 
+@pytest.mark.spec("10.5")
 def test_an_emptied_store_is_a_new_history(
     own_valkey: EmbeddedValkey, own_fast_store: RevocationStore, follower: Follower
 ) -> None:
@@ -121,6 +123,7 @@ def never_again(store: RevocationStore, follower: Follower, old: Header) -> None
     assert code(follower, old.incarnation, old.seq) == "revoked"
 
 
+@pytest.mark.spec("10.9")
 def test_a_store_that_went_back_is_not_believed_again(
     own_valkey: EmbeddedValkey,
     own_fast_store: RevocationStore,
@@ -150,6 +153,7 @@ def test_a_store_that_went_back_is_not_believed_again(
     never_again(own_fast_store, follower, old)
 
 
+@pytest.mark.spec("10.10")
 def test_a_store_that_lost_a_kill_is_not_believed_again(
     own_valkey: EmbeddedValkey, own_fast_store: RevocationStore, follower: Follower
 ) -> None:
@@ -163,6 +167,7 @@ def test_a_store_that_lost_a_kill_is_not_believed_again(
     never_again(own_fast_store, follower, old)
 
 
+@pytest.mark.spec("10.5")
 def test_clocks_apart_fence_until_they_agree(own_fast_store: RevocationStore, follower: Follower) -> None:
     """More than 30 s between this clock and the store's: nothing about expiry can be trusted."""
     incarnation = own_fast_store.header().incarnation
@@ -172,6 +177,7 @@ def test_clocks_apart_fence_until_they_agree(own_fast_store: RevocationStore, fo
     until(lambda: code(follower, incarnation) is None)
 
 
+@pytest.mark.spec("10.5")
 def test_a_realm_that_is_not_there_yet(own_valkey: EmbeddedValkey, realm_name: str) -> None:
     """No functions, then no header, then a history: syncing until there is one, then live without a restart."""
     follower = Follower(own_valkey.url, realm_name, "v")
@@ -241,6 +247,7 @@ print("parent", follower.check(incarnation, 0, ()), follower.catch_up(follower.b
 """
 
 
+@pytest.mark.spec("10.5")
 def test_a_forked_child_holds_no_lease(own_valkey: EmbeddedValkey, own_fast_store: RevocationStore) -> None:
     """It refuses as closed, then follows on its own connection under its own name; the parent notices nothing."""
     command = [sys.executable, "-W", "ignore", "-c", FORKING, own_valkey.url, own_fast_store.realm]
@@ -290,6 +297,7 @@ class SlowLine:
             thread.join()
 
 
+@pytest.mark.spec("10.3")
 @pytest.mark.parametrize(("share", "live"), [(0.5, True), (1.5, False)])
 def test_the_lease_runs_from_before_the_probe_left(
     own_valkey: EmbeddedValkey, own_fast_store: RevocationStore, tmp_path: Path, share: float, live: bool

@@ -14,7 +14,7 @@ from arx_verifier.revocation.follower import Follower
 from arx_verifier.revocation.follower_core import PROBE_MS
 from tests.servers import FAST_LEASE_MS, VerifierProcess, until
 
-pytestmark = pytest.mark.servers
+pytestmark = [pytest.mark.servers, pytest.mark.spec("10.3")]
 
 SESSION, OTHER = "session:s-" + "a" * 16, "session:s-" + "b" * 16
 BY = "operator:ada"
@@ -120,6 +120,7 @@ def test_who_leaves_a_slow_store_is_not_waited_for(
     assert fast_store.verifiers() == ()
 
 
+@pytest.mark.spec("10.2")
 def test_freezes_and_thaws_arrive_in_order(follow: Start, realm_store: RevocationStore) -> None:
     """Freeze and thaw: refused while it stands, whenever born; a kill under it stays."""
     follower, incarnation = follow(), realm_store.header().incarnation
@@ -136,6 +137,7 @@ def test_freezes_and_thaws_arrive_in_order(follow: Start, realm_store: Revocatio
     assert code(follower, incarnation, seq, SESSION) is None
 
 
+@pytest.mark.spec("10.4")
 def test_a_token_from_ahead_catches_the_follower_up(follow: Start, realm_store: RevocationStore) -> None:
     """Born after the last entry applied: one probe settles it; a birth that the store never saw is told at once."""
     follower, incarnation = follow(), realm_store.header().incarnation
@@ -148,6 +150,7 @@ def test_a_token_from_ahead_catches_the_follower_up(follow: Start, realm_store: 
     assert time.monotonic() - began < 30
 
 
+@pytest.mark.spec("6.1")
 def test_fresh_awaits_a_probe_sent_after_the_request(follow: Start, realm_store: RevocationStore) -> None:
     """``fresh = 0``: a kill that was acknowledged before the request is always seen, in threads and event loops."""
     follower, incarnation = follow(), realm_store.header().incarnation
@@ -194,6 +197,7 @@ def test_a_gap_in_the_pushes_is_filled_by_a_probe(
     assert follower.view()[1] == seq
 
 
+@pytest.mark.spec("10.2")
 def test_a_rotation_kills_every_token_and_no_freeze(follow: Start, realm_store: RevocationStore) -> None:
     """A new history: what was born in the old one is revoked, what is frozen stays frozen, and kills go on."""
     follower, old = follow(), realm_store.header().incarnation

@@ -27,7 +27,7 @@ from tests.faults.witness import freeze
 from tests.mint.world import World, client_of, make_realm, now_ms
 from tests.servers import until
 
-pytestmark = pytest.mark.servers
+pytestmark = [pytest.mark.servers, pytest.mark.spec("6.1")]
 
 TOOL, ARGS = "payments.refund", {"order_id": "o-1", "amount": 5}
 REFUND = {"template": "refund", "params": {"order_id": "o-1", "amount": 5}}

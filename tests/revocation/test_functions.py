@@ -13,7 +13,7 @@ from arx_verifier.revocation.follower import Follower
 from tests.revocation.calling import KEEP_MS, SESSION, TASK, bump, probe, raw
 
 __all__ = ["bump", "probe", "raw"]  # fixtures
-pytestmark = pytest.mark.servers
+pytestmark = [pytest.mark.servers, pytest.mark.spec("10.2")]
 
 
 def test_none_is_a_read(raw: redis.Redis, realm_store: RevocationStore) -> None:

@@ -15,9 +15,10 @@ from tests.revocation.calling import KEEP_MS, SESSION, TASK, bump, probe, raw
 from tests.servers import until
 
 __all__ = ["bump", "probe", "raw"]  # fixtures
-pytestmark = pytest.mark.servers
+pytestmark = [pytest.mark.servers, pytest.mark.spec("10.9")]
 
 
+@pytest.mark.spec("10.3")
 def test_a_probe_answers_what_is_missing(bump: Callable[..., Any], probe: Callable[..., list[Any]]) -> None:
     """Entries after what was applied, as many as asked for; another history must copy."""
     incarnation = bump("kill", SESSION, TASK, "agent:acme")[0].decode()
@@ -80,6 +81,7 @@ def test_a_store_from_before_chains_is_taken_as_it_is(
     assert probe(incarnation, 2, chain=chain)[4] == b"OK"
 
 
+@pytest.mark.spec("10.11")
 @pytest.mark.parametrize("damage", ["kill", "freeze", "log", "foreign kill"])
 def test_a_probe_notices_damage(
     bump: Callable[..., Any],
@@ -113,6 +115,7 @@ def test_what_was_applied_under_another_history_confirms_nothing(
     assert realm_store.unacked(1, 0).missing == ()
 
 
+@pytest.mark.spec("10.3")
 def test_a_step_of_the_store_s_clock_forgets_no_verifier(realm_store: RevocationStore, valkey: EmbeddedValkey) -> None:
     """A clock that jumps ahead by minutes makes a verifier look unheard: it is kept, and named."""
     with redis.Redis.from_url(valkey.url) as raw:
@@ -123,6 +126,7 @@ def test_a_step_of_the_store_s_clock_forgets_no_verifier(realm_store: Revocation
     assert registry.verifiers == 1
 
 
+@pytest.mark.spec("10.3")
 def test_a_restart_begins_the_registry_anew(own_valkey: EmbeddedValkey, realm_name: str) -> None:
     """A rewrite of the append-only file includes the registry; after a restart it must not be believed."""
     with RevocationStore(own_valkey.url, realm_name) as store, redis.Redis.from_url(own_valkey.url) as raw:

@@ -103,6 +103,7 @@ def test_an_unknown_outcome_is_asked_for_until_it_is_settled(
     assert SESSION in store.kills()
 
 
+@pytest.mark.spec("10.3")
 def test_an_outcome_that_stays_unknown_is_never_called_done(
     frozen_midway: tuple[EmbeddedValkey, RevocationStore],
 ) -> None:
@@ -162,6 +163,7 @@ def test_a_kill_needs_no_database(live: Live) -> None:
     assert (told["by"], told["durable"]) == ("store", True)
 
 
+@pytest.mark.spec("10.11")
 def test_a_damaged_store_gets_a_new_history_by_itself(own_valkey: EmbeddedValkey, tmp_path: Path) -> None:
     """
     Somebody deletes a kill: verifiers refuse everything, the mint ends the history, and then there is service again, in
@@ -193,6 +195,7 @@ def world(tmp_path: Path) -> Iterator[World]:
     made.mint.close()
 
 
+@pytest.mark.spec("CONTROL 1.6")
 def test_a_kill_only_token_does_nothing_else_at_the_mint(world: World) -> None:
     """
     Attenuated to ``arx.kill`` it is refused at every route but that one, by its rule, before the body is looked at.

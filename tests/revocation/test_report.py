@@ -11,6 +11,8 @@ from arx_caps.revocation.report import KillReport, write_summary
 from arx_caps.revocation.wire import Bump, Header, Registry
 from arx_verifier.errors import StoreError
 
+pytestmark = pytest.mark.spec("10.3")
+
 PROVEN: dict[str, Any] = {
     "confirmed": 48,
     "verifiers": 48,

@@ -31,6 +31,7 @@ def test_a_kill_is_on_disk_before_it_is_reported(realm_store: RevocationStore) -
     assert bump.header.seq == 2
 
 
+@pytest.mark.spec("10.3")
 def test_a_store_without_a_file_is_not_durable(own_valkey: EmbeddedValkey, realm_name: str) -> None:
     """The kill is in force, and the report says first that a crash could undo it."""
     with RevocationStore(own_valkey.url, realm_name) as store, redis.Redis.from_url(own_valkey.url) as raw:
@@ -43,12 +44,14 @@ def test_a_store_without_a_file_is_not_durable(own_valkey: EmbeddedValkey, realm
         assert store.wait_confirmed(bump).summary.startswith("unconfirmed: NOT DURABLE")
 
 
+@pytest.mark.spec("10.3")
 def test_missing_replicas_are_not_durable(valkey: EmbeddedValkey, realm_store: RevocationStore) -> None:
     """A time-out of WAITAOF is an answer with smaller numbers, not a success."""
     with RevocationStore(valkey.url, realm_store.realm, replicas=1, timeout_ms=50) as store:
         assert not store.kill([SESSION], "test", BY).durable
 
 
+@pytest.mark.spec("10.1")
 def test_kills_by_kind(realm_store: RevocationStore) -> None:
     """A session is killed, an agent killed and frozen, a key frozen; one report names them all."""
     bump = realm_store.kill_by_kind([SESSION, "agent:acme", TASK, "key:k1.0"], "test", BY)
@@ -58,6 +61,7 @@ def test_kills_by_kind(realm_store: RevocationStore) -> None:
     assert set(realm_store.freezes()) == {"agent:acme", "key:k1.0"}
 
 
+@pytest.mark.spec("10.2")
 def test_freezes_stand_until_thawed(realm_store: RevocationStore) -> None:
     """Freeze, kill and freeze, thaw: a thaw takes the freeze and leaves the kill."""
     realm_store.freeze([SESSION], "freeze", BY)
@@ -75,6 +79,7 @@ def test_a_mistyped_target_never_reaches_the_store(realm_store: RevocationStore)
     assert realm_store.header().seq == 0
 
 
+@pytest.mark.spec("10.9")
 def test_another_history_is_refused_until_it_is_known(valkey: EmbeddedValkey, realm_store: RevocationStore) -> None:
     """Somebody rotated: the next kill says so, and works once the caller has looked."""
     realm_store.kill([SESSION], "test", BY)
@@ -87,6 +92,7 @@ def test_another_history_is_refused_until_it_is_known(valkey: EmbeddedValkey, re
     assert realm_store.kill([SESSION], "test", BY).header.seq == rotated.header.seq + 1
 
 
+@pytest.mark.spec("10.9")
 def test_a_store_that_went_back_is_refused(realm_store: RevocationStore) -> None:
     """What a mint remembers from before a crash is held against the store; a rotation goes on from there."""
     header = realm_store.header()

@@ -7,6 +7,8 @@ from arx_caps.revocation import KINDS, parse_target, parse_targets
 from arx_verifier.errors import RequestError
 from arx_verifier.token.targets import subject_target
 
+pytestmark = pytest.mark.spec("10.1")
+
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_kind_reads_its_example(kind: str) -> None:

@@ -14,6 +14,8 @@ from arx_caps.service import Invitation, KeyRefresher, join_service
 from arx_caps.service.fetch import fetch_keys, write_keys
 from arx_verifier.errors import SettingsError, StoreError
 
+pytestmark = pytest.mark.spec("CONTROL 3.2")
+
 HERE = "http://127.0.0.1:8700"
 KEY = "A" * 43
 GOOD: dict[str, Any] = {

@@ -15,7 +15,7 @@ from arx_verifier.revocation.history import UNKNOWN
 from arx_verifier.revocation.store_link import Crowd, EpochEntry, StoreAnswer, read_answer
 from tests.simulation.model_store import Header, Logged, ModelStore, StoreRefused
 
-pytestmark = pytest.mark.servers
+pytestmark = [pytest.mark.servers, pytest.mark.spec("10.2")]
 
 TARGETS = ["realm", *(f"{kind}:{name * 3}" for kind in ("agent", "session", "task") for name in "abcd")]
 ODD = ["", "x" * 97, "a b", "session:é"]

@@ -28,6 +28,7 @@ def _quiet() -> Iterator[None]:
     logging.disable(logging.NOTSET)
 
 
+@pytest.mark.spec("10.6")
 @pytest.mark.parametrize("part", range(PARTS))
 def test_the_bound_holds_and_service_comes_back(part: int) -> None:
     """

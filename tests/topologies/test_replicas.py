@@ -15,7 +15,7 @@ from arx_verifier.revocation.follower import Follower
 from tests.servers import FAST_LEASE_MS, free_ports, until
 from tests.topologies.fleet import LASTING, NAMES, Server, need, replicated, running
 
-pytestmark = pytest.mark.servers
+pytestmark = [pytest.mark.servers, pytest.mark.spec("10.8")]
 
 SESSION, BY = "session:s-" + "a" * 16, "operator:ada"
 ROTATE, TRUST = Topology(1, "rotate", 3_000), Topology(1, "trust", 3_000)

@@ -43,6 +43,7 @@ def store(server: Server, realm_name: str) -> Iterator[RevocationStore]:
         yield store
 
 
+@pytest.mark.spec("10.3", "10.6")
 def test_a_kill_is_confirmed_and_a_frozen_server_ends_the_lease(server: Server, store: RevocationStore) -> None:
     """
     Durable, pushed, confirmed; with the server stopped nothing is accepted after the lease, and all comes back.

@@ -13,6 +13,8 @@ from arx_verifier import request as access_module
 from arx_verifier.errors import RequestError
 from arx_verifier.request import MAX_JSON_DEPTH, AccessRequest, HttpCall, read_json_object
 
+pytestmark = pytest.mark.spec("8.2")
+
 VALUES = st.recursive(
     st.none()
     | st.booleans()

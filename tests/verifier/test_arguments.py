@@ -17,6 +17,8 @@ from arx_verifier.errors import MalformedTokenError
 from arx_verifier.jcs import MAX_INTEGER
 from tests.support import unchecked
 
+pytestmark = pytest.mark.spec("7.2")
+
 DECODER = msgspec.json.Decoder(Rule)
 
 # One value of every kind, and the ones that have slipped past limits elsewhere.

@@ -23,6 +23,8 @@ from arx_verifier.token.keyring import KeyRing
 from arx_verifier.verification.verifier import Verifier
 from tests.verifier.serving import KEY, RULES, TOOLS, Realm, Slow, answered, application, ask
 
+pytestmark = pytest.mark.spec("8.4")
+
 
 @pytest.fixture
 def realm() -> Realm:

@@ -81,6 +81,7 @@ def answers_only(call: Callable[[Any], object], *given: Any) -> None:
         call(*given)
 
 
+@pytest.mark.spec("2.2")
 @pytest.mark.parametrize("kind", TEXTS)
 def test_bad_texts_are_refused_and_never_raise(kind: str) -> None:
     """Every text is a refusal to a verifier, and an ``ArxError`` to whoever parses it."""
@@ -98,6 +99,7 @@ def test_bad_texts_are_refused_and_never_raise(kind: str) -> None:
             answers_only(read, text)
 
 
+@pytest.mark.spec("2.1")
 @pytest.mark.parametrize("kind", BYTES)
 def test_bad_bytes_are_refused_and_never_raise(kind: str) -> None:
     """Every byte string is a refusal to a verifier, and an ``ArxError`` to whoever decodes it."""
@@ -108,6 +110,7 @@ def test_bad_bytes_are_refused_and_never_raise(kind: str) -> None:
             answers_only(read, raw)
 
 
+@pytest.mark.spec("3.1")
 @pytest.mark.parametrize("kind", JSON)
 def test_bad_json_is_refused_even_when_signed(kind: str) -> None:
     """As caveat or identifier of a token with a right signature, or read alone: refused."""
@@ -195,6 +198,7 @@ RULES: list[Any] = [
 ]
 
 
+@pytest.mark.spec("7.1")
 @pytest.mark.parametrize("data", RULES, ids=repr)
 def test_bad_rules_are_refused_where_they_are_read(data: Any) -> None:
     """A rule from a file or a caller's dict that breaks SPEC 7 raises an error of ARx."""
@@ -202,6 +206,7 @@ def test_bad_rules_are_refused_where_they_are_read(data: Any) -> None:
         read_rule(data)
 
 
+@pytest.mark.spec("7.1", "7.2")
 @QUICK
 @given(VALUES)
 def test_any_data_is_a_rule_or_an_arx_error(data: Any) -> None:

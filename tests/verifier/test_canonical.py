@@ -59,6 +59,7 @@ def trees(leaves: st.SearchStrategy[Any], keys: st.SearchStrategy[str]) -> st.Se
 class TestTypedForm:
     """``decode`` takes one spelling of a value and no other."""
 
+    @pytest.mark.spec("3.2")
     @pytest.mark.parametrize(
         "raw",
         [
@@ -75,6 +76,7 @@ class TestTypedForm:
         """
         assert jcs.encode(jcs.decode(RULE, raw)) == raw
 
+    @pytest.mark.spec("3.1", "3.2")
     @pytest.mark.parametrize(
         "raw",
         [
@@ -126,6 +128,7 @@ class TestTypedForm:
         with pytest.raises(MalformedTokenError):
             jcs.decode(RULE, raw)
 
+    @pytest.mark.spec("3.1")
     @given(st.binary(max_size=80))
     def test_no_bytes_raise_anything_else(self, raw: bytes) -> None:
         """
@@ -137,6 +140,7 @@ class TestTypedForm:
             return
         assert jcs.encode(value) == raw
 
+    @pytest.mark.spec("3.1")
     def test_members_are_sorted_by_their_written_name(self) -> None:
         """
         ``not`` is written under that name, in its place.
@@ -158,6 +162,7 @@ class TestTypedForm:
 class TestArguments:
     """``jcs`` is RFC 8785."""
 
+    @pytest.mark.spec("8.2")
     @pytest.mark.parametrize(("bits", "written"), NUMBERS.items())
     def test_numbers_are_written_as_ecmascript_does(self, bits: str, written: str) -> None:
         """
@@ -177,6 +182,7 @@ class TestArguments:
         shortest = "".join(c for c in repr(value).split("e")[0] if c.isdigit()).strip("0")
         assert digits == shortest
 
+    @pytest.mark.spec("8.2")
     def test_the_sample_of_the_rfc(self) -> None:
         """
         The document of RFC 8785 3.2.2 is written as in 3.2.3.
@@ -191,6 +197,7 @@ class TestArguments:
             b'"string":"\xe2\x82\xac$\\u000f\\nA\'B\\"\\\\\\\\\\"/"}'
         )
 
+    @pytest.mark.spec("8.2")
     def test_names_are_sorted_by_utf_16_units(self) -> None:
         """
         The sample of RFC 8785 3.2.3: a character beyond U+FFFF sorts before U+FB33.
@@ -223,6 +230,7 @@ class TestArguments:
         """
         assert jcs.jcs([1.0, -0.0, 1e2]) == jcs.jcs([1, 0, 100])
 
+    @pytest.mark.spec("8.2")
     @pytest.mark.parametrize(
         "value",
         [
@@ -257,6 +265,7 @@ class TestArguments:
         with pytest.raises(RequestError):
             jcs.jcs(wrap(value))
 
+    @pytest.mark.spec("8.2")
     def test_depth_is_bounded(self) -> None:
         """
         32 containers are written, the 33rd is refused, and a loop does not end the stack.

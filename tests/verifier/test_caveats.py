@@ -26,6 +26,8 @@ from tests.support import (
     verifier,
 )
 
+pytestmark = pytest.mark.spec("6.1")
+
 HOP = wire.text_of(b"\7" * 9)
 
 
@@ -84,6 +86,7 @@ def test_aud_must_name_this_service() -> None:
     assert code_of(after(Caveat(aud=("orders2", "order")))) == "wrong_audience"
 
 
+@pytest.mark.spec("6.3")
 def test_depth_counts_the_delegations_that_follow() -> None:
     """A depth binds what comes after it, and the smallest that is left counts."""
     to = Caveat(hop=HOP, to="acme/w")
@@ -98,6 +101,7 @@ def test_depth_counts_the_delegations_that_follow() -> None:
     assert code_of(after(Caveat(depth=0, hop=HOP, to="acme/w"), to)) == "too_deep"
 
 
+@pytest.mark.spec("6.3")
 def test_delegate_to_binds_what_follows() -> None:
     """Every later holder must match every list before it."""
     assert code_of(after(Caveat(delegate_to=("acme/*",)), Caveat(hop=HOP, to="acme/w"))) == "ok"
@@ -123,6 +127,7 @@ def test_net_must_hold_the_peer() -> None:
     assert code_of(after(Caveat(net=("192.0.2.0/24",)), Caveat(net=("10.0.0.0/8",)))) == "network_not_allowed"
 
 
+@pytest.mark.spec("6.3")
 def test_require_call_refuses_the_bare_token() -> None:
     """With ``require`` the task's token alone is worth nothing, and each signed call is."""
     token = mint(Caveat(allow=ANYTHING.allow, require=("call",)))
@@ -148,6 +153,7 @@ def test_every_allow_must_match() -> None:
     assert code_of(attenuate, access(args={"id": "o-1", "more": 1})) == "argument_not_allowed"
 
 
+@pytest.mark.spec("6.2")
 def test_the_first_caveat_must_allow_something() -> None:
     """A mint that forgot to say what a token is for made none."""
     assert code_of(mint(Caveat(exp=AT + 1)).encode()) == "malformed"

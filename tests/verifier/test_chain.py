@@ -4,11 +4,14 @@
 import hashlib
 import hmac
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from arx_verifier.token import chain, wire
 from tests.support import QUICK
+
+pytestmark = pytest.mark.spec("5.1")
 
 SIGNATURES = st.binary(min_size=32, max_size=32)
 CAVEATS = st.binary(max_size=300)
@@ -57,6 +60,7 @@ def test_equal_compares_contents() -> None:
     assert not chain.equal(b"a" * 32, b"a" * 31 + b"b")
 
 
+@pytest.mark.spec("5.3")
 @QUICK
 @given(st.binary(min_size=16, max_size=16), st.binary(min_size=9, max_size=9))
 def test_a_link_needs_no_key(link: bytes, hop: bytes) -> None:

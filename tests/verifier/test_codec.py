@@ -11,6 +11,8 @@ from arx_verifier.errors import ArxError, MalformedTokenError
 from arx_verifier.token import wire
 from tests.support import QUICK
 
+pytestmark = pytest.mark.spec("2.1")
+
 FIELD = st.binary(max_size=200)
 FIRST = FIELD
 THIRD = st.builds(wire.ThirdPartyPacket, st.none() | FIELD, FIELD, FIELD)
@@ -122,6 +124,7 @@ def test_lengths_at_their_edges() -> None:
         wire.packet(wire.IDENTIFIER, b"x" * 16_384)
 
 
+@pytest.mark.spec("2.2")
 @QUICK
 @given(st.binary(max_size=100))
 def test_text_is_the_inverse_of_bytes(raw: bytes) -> None:
@@ -131,6 +134,7 @@ def test_text_is_the_inverse_of_bytes(raw: bytes) -> None:
     assert not set(text) & set("+/=")
 
 
+@pytest.mark.spec("2.2")
 @QUICK
 @given(st.text(st.sampled_from("ABab09-_+/= \n\0é"), max_size=12) | st.text(max_size=8))
 def test_any_text_reads_one_way_or_not_at_all(text: str) -> None:
@@ -142,6 +146,7 @@ def test_any_text_reads_one_way_or_not_at_all(text: str) -> None:
     assert wire.text_of(raw) == text
 
 
+@pytest.mark.spec("2.2")
 @pytest.mark.parametrize(
     "text",
     [
@@ -169,6 +174,7 @@ def test_other_spellings_of_base64_are_refused(text: str) -> None:
         wire.bytes_of(text)
 
 
+@pytest.mark.spec("2.2", "2.3")
 @pytest.mark.parametrize(
     "text",
     [
@@ -193,6 +199,7 @@ def test_texts_that_are_no_token(text: str) -> None:
         wire.decode(wire.split_text(text))
 
 
+@pytest.mark.spec("2.2")
 def test_the_size_of_a_text_is_bounded_before_it_is_read() -> None:
     """7 168 characters are looked at; one more is refused whatever it holds."""
     fits = "arx1_" + "A" * (wire.MAX_CREDENTIAL_CHARS - 5 - 3)

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from arx_verifier.constraints.constraint import compile_constraint, read_constraint
 from arx_verifier.jcs import MAX_INTEGER
 
+pytestmark = pytest.mark.spec("7.2")
+
 
 def holds(constraint: Any, value: Any) -> bool:
     return compile_constraint(read_constraint(constraint))(value)

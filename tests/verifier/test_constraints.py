@@ -10,6 +10,8 @@ from arx_verifier.constraints.rule import Rule, compile_rule, explain, permits, 
 from arx_verifier.errors import MalformedTokenError
 from tests.support import unchecked
 
+pytestmark = pytest.mark.spec("7.1")
+
 
 class TestRule:
     """A closed world of arguments."""
@@ -115,6 +117,7 @@ class TestRule:
         assert all(map(compiled.matches_tool, takes))
         assert not any(map(compiled.matches_tool, refuses))
 
+    @pytest.mark.spec("13")
     def test_explain_names_every_failing_argument(self) -> None:
         """
         Missing, unnamed, wrong and wrongly typed ones, each with what was expected and what came.
@@ -141,6 +144,7 @@ class TestRule:
             "caveat 1: f: expected no argument of this name, got [1]",
         ]
 
+    @pytest.mark.spec("13")
     def test_explain_is_bounded(self) -> None:
         """
         Huge values and names do not make huge refusals, and nothing unprintable is repeated.
@@ -151,6 +155,7 @@ class TestRule:
         assert all(len(str(failure)) < 600 and str(failure).isprintable() for failure in failures)
 
 
+@pytest.mark.spec("7.4")
 def test_weight_counts_every_test() -> None:
     """
     Logic counts itself and what is inside it.

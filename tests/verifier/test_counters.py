@@ -12,6 +12,8 @@ import pytest
 from arx_verifier.errors import SettingsError, StoreError
 from arx_verifier.verification.nonces import APART_MS, MemoryNonces, RedisNonces
 
+pytestmark = pytest.mark.spec("8.3")
+
 T0 = 1_700_000_000_000
 
 

@@ -44,6 +44,7 @@ def denied(**more: Any) -> Decision:
     return Decision("argument_not_allowed", 1_700_000_000_000, FACTS, "orders.refund", failures=(failure,), **more)
 
 
+@pytest.mark.spec("12.3")
 @given(
     st.builds(
         ChainFacts,
@@ -74,6 +75,7 @@ def test_a_record_reads_back_as_it_was(
     assert person[0] == (list(facts.subject) if facts.subject else None)
 
 
+@pytest.mark.spec("12.3")
 def test_a_record_keeps_its_leaf_when_its_body_is_erased() -> None:
     """The kept part says who, what and why, names the body by its digest, and has nothing in it about a person."""
     facts = msgspec.structs.replace(FACTS, subject=("https://idp.example", "ann"), meta=(("owner", "bob"),))
@@ -98,6 +100,7 @@ def test_a_record_keeps_its_leaf_when_its_body_is_erased() -> None:
             unpack_record(kept, other)
 
 
+@pytest.mark.spec("12.3", "12.5")
 def test_every_body_has_a_salt() -> None:
     """Without one a body of few possible values, such as an address, could be guessed from its digest."""
     counted = Decision("counted", 1, UNPROVEN, counts=(RefusalCount("expired", "10.0.0.1", 3),))
@@ -105,6 +108,7 @@ def test_every_body_has_a_salt() -> None:
     assert len(bodies) == 600
 
 
+@pytest.mark.spec("12.5")
 def test_a_forked_child_gives_out_other_salts() -> None:
     """Salts are drawn many at a time; two processes never share what is left."""
     new_salt()
@@ -122,6 +126,7 @@ def test_a_forked_child_gives_out_other_salts() -> None:
     assert not ours & {theirs[at : at + 16] for at in range(0, len(theirs), 16)}
 
 
+@pytest.mark.spec("12.3")
 @given(st.binary(max_size=80))
 def test_junk_is_no_record(junk: bytes) -> None:
     """Whatever stands in a journal, reading it ends in a decision or an ``AuditError``."""
@@ -135,6 +140,7 @@ def test_junk_is_no_record(junk: bytes) -> None:
             unpack_record(record, None)
 
 
+@pytest.mark.spec("12.3")
 def test_a_changed_shape_is_no_record() -> None:
     """Another version, a field more or less, and trailing bytes are refused."""
     record = denied().pack()
@@ -149,12 +155,14 @@ def test_a_changed_shape_is_no_record() -> None:
         unpack(record + b"\x00")
 
 
+@pytest.mark.spec("12.6")
 def test_the_chain_is_packed_once() -> None:
     """Two calls with one token share the very bytes of their chain."""
     assert FACTS.packed is FACTS.packed
     assert denied().pack().startswith(FACTS.packed)
 
 
+@pytest.mark.spec("12.3")
 def test_a_grant_is_never_recorded() -> None:
     """What a verifier attaches for the service stays out of the record and of its JSON."""
     decision = Decision("ok", 1, FACTS, grant="the grant")
@@ -162,6 +170,7 @@ def test_a_grant_is_never_recorded() -> None:
     assert "grant" not in decision.to_dict()
 
 
+@pytest.mark.spec("12.3")
 def test_hostile_texts_neither_fail_nor_grow_a_record() -> None:
     """Endless names and half surrogates are cut and escaped; the decision is still recorded."""
     decision = denied(peer="\ud800", request_id="x" * 100_000)
@@ -176,6 +185,7 @@ def test_hostile_texts_neither_fail_nor_grow_a_record() -> None:
         Decision("ok", 1, ChainFacts(agent="a" * MAX_RECORD_BYTES)).pack()
 
 
+@pytest.mark.spec("12.5")
 def test_an_argument_digest_cannot_be_compared_between_records() -> None:
     """Each record has a salt of its own, so equal arguments have unequal digests; no argument's code is run."""
 
@@ -193,6 +203,7 @@ def test_an_argument_digest_cannot_be_compared_between_records() -> None:
     assert digest_arguments({"b": 2})[0] != hashlib.sha256(b'{"b":2}').digest()
 
 
+@pytest.mark.spec("12.4")
 def test_the_outcome_and_the_json_form_say_what_happened() -> None:
     """A decision's dictionary is plain JSON with outcome, reason and the whole chain."""
     told = json.loads(json.dumps(denied(sequence=4, verifier="v1", boot="b1").to_dict()))
@@ -205,6 +216,7 @@ def test_the_outcome_and_the_json_form_say_what_happened() -> None:
     assert denied().id == ""
 
 
+@pytest.mark.spec("12.2")
 def test_unproven_refusals_are_counted_and_told_once_a_second() -> None:
     """The first is told at once; a flood becomes a record a second, with a bounded number of peers."""
     now = [1_000_000]

@@ -33,6 +33,7 @@ def made(*caveats: Caveat, raw: bytes = RAW, key: bytes = CAVEAT_KEY) -> Macaroo
     return discharge.issue_discharge(raw, key, realm=REALM, caveats=caveats)
 
 
+@pytest.mark.spec("6.4")
 def test_a_third_party_has_one_form() -> None:
     """Canonical JSON, sorted; what it says of tools is optional."""
     assert RAW == b'{"id":"r1.0:t-abc","tools":["payments.refund"]}'
@@ -41,6 +42,7 @@ def test_a_third_party_has_one_form() -> None:
     assert ThirdPartyCaveat.read(b'{"id":"x"}') == ThirdPartyCaveat("x")
 
 
+@pytest.mark.spec("6.4")
 @pytest.mark.parametrize(
     "raw",
     [
@@ -59,6 +61,7 @@ def test_another_identifier_is_unknown(raw: bytes) -> None:
             make()
 
 
+@pytest.mark.spec("6.4")
 def test_a_third_party_that_nobody_would_read_is_not_written() -> None:
     """What ``read`` refuses, ``encode`` does."""
     for wrong in (
@@ -71,6 +74,7 @@ def test_a_third_party_that_nobody_would_read_is_not_written() -> None:
             wrong.encode()
 
 
+@pytest.mark.spec("6.4")
 def test_a_third_party_binds_its_tools() -> None:
     """By the patterns of rules; without any, every call, even one that is no tool."""
     some = ThirdPartyCaveat("x", ("payments.refund", "orders.*"))
@@ -81,6 +85,7 @@ def test_a_third_party_binds_its_tools() -> None:
     assert ThirdPartyCaveat("x").binds("")
 
 
+@pytest.mark.spec("6.5")
 def test_a_third_party_is_the_same_bytes_each_time() -> None:
     """A mint that signs again gives the same token; under another signature, key or name another box."""
     first = require_discharge(mint(), RAW, CAVEAT_KEY, b"https://mint.example")
@@ -102,6 +107,7 @@ def test_a_third_party_is_the_same_bytes_each_time() -> None:
     assert third_party_caveats(mint()) == ()
 
 
+@pytest.mark.spec("6.5")
 @QUICK
 @given(KEYS, KEYS, st.integers(0, 71), st.integers(1, 255))
 def test_only_the_signature_before_opens_it(signature: bytes, key: bytes, at: int, flip: int) -> None:
@@ -116,6 +122,7 @@ def test_only_the_signature_before_opens_it(signature: bytes, key: bytes, at: in
     assert discharge.unseal(signature, sealed + b"\0") is None
 
 
+@pytest.mark.spec("6.5")
 @QUICK
 @given(KEYS, st.text(max_size=160))
 def test_caveat_keys_are_hkdf(key: bytes, name: str) -> None:
@@ -127,6 +134,7 @@ def test_caveat_keys_are_hkdf(key: bytes, name: str) -> None:
     assert caveat_key(key, name) == HKDF(algorithm=SHA256(), length=32, salt=None, info=info).derive(key)
 
 
+@pytest.mark.spec("6.6")
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -143,6 +151,7 @@ def test_a_discharge_says_nothing_of_holders(wrong: Caveat) -> None:
         made(Caveat(exp=AT), wrong)
 
 
+@pytest.mark.spec("6.6")
 def test_a_discharge_is_a_macaroon_of_its_realm() -> None:
     """Its chain begins with the caveat key; what follows attenuates it, and it is read back from its text."""
     rules = Caveat(allow=(Rule(tool="payments.refund", args={"order_id": "A-77"}),), exp=AT + 1)
@@ -153,6 +162,7 @@ def test_a_discharge_is_a_macaroon_of_its_realm() -> None:
     assert "secret" not in repr(found)
 
 
+@pytest.mark.spec("6.5")
 @pytest.mark.parametrize("key", [b"", b"short", bytes(31), bytes(33)])
 def test_a_caveat_key_has_32_bytes(key: bytes) -> None:
     """Another length is a programmer's mistake, told at once."""
@@ -162,6 +172,7 @@ def test_a_caveat_key_has_32_bytes(key: bytes) -> None:
         require_discharge(mint(), RAW, key)
 
 
+@pytest.mark.spec("6.6")
 def test_a_call_is_no_parent() -> None:
     """Neither does it bind a discharge nor does a third-party caveat follow it."""
     call = Macaroon.parse(sign(mint(), access()))
@@ -171,6 +182,7 @@ def test_a_call_is_no_parent() -> None:
         require_discharge(call, RAW, CAVEAT_KEY)
 
 
+@pytest.mark.spec("6.6")
 def test_a_bound_discharge_is_of_one_token() -> None:
     """Only its signature changes; it is another for every token."""
     whole, attenuated = mint(), mint().attenuate(Caveat(exp=AT + 5))
@@ -189,6 +201,7 @@ def test_a_third_party_that_does_not_fit_is_told() -> None:
         require_discharge(mint(), RAW, CAVEAT_KEY, b"x" * 7000)
 
 
+@pytest.mark.spec("2.3")
 def test_joined_as_far_as_a_verifier_takes() -> None:
     """Eight discharges, 7 168 characters."""
     token, each = mint().encode(), bind(made(), mint())

@@ -39,6 +39,8 @@ from tests.verifier.discharges import (
     sent,
 )
 
+pytestmark = pytest.mark.spec("6.7")
+
 
 @pytest.mark.parametrize("parent", aligned_parents(), ids=lambda parent: str(len(parent.parts()[0]) % 3))
 def test_no_flipped_bit_passes(parent: Macaroon) -> None:
@@ -79,6 +81,7 @@ def _names(caveats: list[Caveat]) -> set[str]:
     return {caveat.once[0] for caveat in caveats if caveat.once is not None}
 
 
+@pytest.mark.spec("6.6")
 @QUICK
 @given(CAVEATS, CAVEATS)
 def test_a_discharge_only_attenuates(of_token: list[Caveat], of_discharge: list[Caveat]) -> None:

@@ -44,6 +44,7 @@ from tests.verifier.discharges import (
 )
 
 
+@pytest.mark.spec("6.8")
 def test_an_approved_call_is_allowed_once() -> None:
     """The discharge answers for this very call, one time, with a call's token or with the task's."""
     checked = verifier()
@@ -54,6 +55,7 @@ def test_an_approved_call_is_allowed_once() -> None:
     assert code(sign(TOKEN, refund())) == "missing_discharge"
 
 
+@pytest.mark.spec("6.6")
 def test_a_grant_is_of_the_token_and_its_discharge() -> None:
     """Its end, its sub-tasks and what ends it include what the discharge says; so does the record."""
     epochs, sink = UnsafeLocalEpochs(INCARNATION), InMemoryDecisions(clock=lambda: AT)
@@ -70,6 +72,7 @@ def test_a_grant_is_of_the_token_and_its_discharge() -> None:
     assert code(sent(TOKEN, [long]), checked=checked) == "ok"
 
 
+@pytest.mark.spec("6.4")
 def test_only_the_tools_it_names_are_held_back() -> None:
     """Other calls need no discharge; a third-party caveat without tools binds each, once the rest is in order."""
     token = requiring(mint(Caveat(allow=(RULE, Rule(tool="orders.get")))))
@@ -94,6 +97,7 @@ def test_only_the_tools_it_names_are_held_back() -> None:
     assert code(sent(whole, [answering(raw=named("x"))], request), request) == "ok"
 
 
+@pytest.mark.spec("6.6")
 def test_what_is_presented_holds_for_whatever_is_called() -> None:
     """An approval that comes with another call does not widen that call, it attenuates it."""
     request = access("orders.get")
@@ -103,6 +107,7 @@ def test_what_is_presented_holds_for_whatever_is_called() -> None:
     assert code(sent(TOKEN, [GOOD], other), other) == "argument_not_allowed"
 
 
+@pytest.mark.spec("6.7")
 def test_cold_and_warm_agree() -> None:
     """A parent that was met without a discharge, or with one, changes nothing for the other."""
     plain = access("orders.get")
@@ -124,6 +129,7 @@ def test_cold_and_warm_agree() -> None:
     assert not any("~" in key for key in (*checked._authenticator._parents, *checked._authenticator._wholes))
 
 
+@pytest.mark.spec("6.7", "11")
 def test_nothing_that_came_with_a_discharge_is_kept() -> None:
     """Neither the credential nor its token: what the discharge took away would be gone, or stay."""
     checked = verifier()
@@ -136,6 +142,7 @@ def test_nothing_that_came_with_a_discharge_is_kept() -> None:
     )
 
 
+@pytest.mark.spec("6.7")
 def test_screening_proves_discharges_too() -> None:
     """Before work is spent on a body: a code for what this service's key did not make, and no grant."""
     checked = verifier()
@@ -165,6 +172,7 @@ SIBLING = TOKEN.attenuate(Caveat(task="y"))
 BEHIND_CALL = Macaroon(GOOD.parts()[0], chain.extend(bytes(32), CALL.encode()))
 
 
+@pytest.mark.spec("6.7")
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -200,6 +208,7 @@ def test_what_answers_nothing_is_refused_unread(text: str, expected: str) -> Non
     assert [kept.code for kept in sink.decisions] == ["counted"]
 
 
+@pytest.mark.spec("2.3", "14")
 def test_nine_discharges_are_too_many() -> None:
     """Eight that are all asked for are taken, in any order; the ninth is malformed before anything is opened."""
     token = mint()
@@ -218,6 +227,7 @@ def test_nine_discharges_are_too_many() -> None:
     )
 
 
+@pytest.mark.spec("6.7")
 @pytest.mark.parametrize(("depth", "expected"), [(1, "ok"), (2, "ok"), (4, "ok"), (5, "malformed")])
 def test_a_discharge_may_third_party_another(depth: int, expected: str) -> None:
     """Each bound to the token; four deep at most; what the innermost says holds as well."""
@@ -234,6 +244,7 @@ def test_a_discharge_may_third_party_another(depth: int, expected: str) -> None:
         assert found.failures[0][:3] == (f"caveat {depth + 1}", "third-party caveat", f"a discharge for d{depth - 1}")
 
 
+@pytest.mark.spec("6.7")
 def test_two_that_name_each_other_answer_neither() -> None:
     """Each is spent before it is checked: what they require of each other stays unanswered, and nothing recurses."""
     one = requiring(answering(raw=named("one")), named("two"))
@@ -253,6 +264,7 @@ HOLDERS = [
 ]
 
 
+@pytest.mark.spec("6.6")
 @pytest.mark.parametrize("wrong", HOLDERS, ids=lambda caveat: caveat.encode().decode())
 def test_a_discharge_says_nothing_of_holders(wrong: Caveat) -> None:
     """Malformed, with its place; what stands in the token itself is as it was."""
@@ -263,6 +275,7 @@ def test_a_discharge_says_nothing_of_holders(wrong: Caveat) -> None:
     assert decision.facts.named == ("acme/support/worker",)
 
 
+@pytest.mark.spec("6.7")
 def test_places_go_on_counting() -> None:
     """Behind the token's caveats come those of the discharges, as they were presented."""
     token = requiring(requiring(mint(), named("a")), named("b"))
@@ -272,6 +285,7 @@ def test_places_go_on_counting() -> None:
     assert verifier().decide(sent(token, made[::-1]), refund()).failures[0].place == "caveat 4"
 
 
+@pytest.mark.spec("6.7", "14")
 def test_a_credential_has_64_caveats() -> None:
     """Those of the discharges and the call counted."""
     token = requiring(mint(ANYTHING, *[Caveat(exp=AT + 1)] * 40))
@@ -280,6 +294,7 @@ def test_a_credential_has_64_caveats() -> None:
     assert code(join(token.encode(), [bind(answering(*[Caveat(exp=AT + 1)] * 22), token)])) == "ok"
 
 
+@pytest.mark.spec("6.6")
 def test_a_discharge_answers_in_each_token_of_the_task() -> None:
     """A holder hands on token and discharge: each binds it to its own token, and the narrowest of all holds."""
     worker = TOKEN.delegate("acme/support/worker", Caveat(exp=AT + 1000))
@@ -291,6 +306,7 @@ def test_a_discharge_answers_in_each_token_of_the_task() -> None:
     assert code(join(sign(helper, refund()), [bind(GOOD, worker)])) == "bad_signature"
 
 
+@pytest.mark.spec("6.4")
 def test_an_own_third_party_of_a_holder() -> None:
     """Anybody can require a discharge of whoever the token is delegated to, beside the mint's."""
     raw, key = named("ask the boss"), b"k" * 32

@@ -11,9 +11,12 @@ from arx_verifier.errors import REASONS
 from arx_verifier.revocation.epoch import EpochTable, Lease, UnsafeLocalEpochs, boot_clock
 from tests.verifier.epoch_views import Clock, boot, code, table, wall
 
+pytestmark = pytest.mark.spec("10.4")
+
 __all__ = ["boot", "table", "wall"]  # fixtures
 
 
+@pytest.mark.spec("10.2")
 def test_a_live_view_accepts_what_was_born_after_the_kill(table: EpochTable) -> None:
     """A kill ends what was born before it, and nothing born at it or later."""
     assert code(table, "I", 2, "agent:acme") == "revoked"
@@ -21,6 +24,7 @@ def test_a_live_view_accepts_what_was_born_after_the_kill(table: EpochTable) -> 
     assert code(table, "I", 0, "agent:acme2") is None
 
 
+@pytest.mark.spec("10.2")
 def test_a_freeze_refuses_whenever_born(table: EpochTable) -> None:
     """A freeze asks for no birth."""
     assert code(table, "I", 5, "realm", "task:t-1") == "frozen"
@@ -34,6 +38,7 @@ def test_the_target_is_named_to_people(table: EpochTable) -> None:
     assert refused.code in REASONS
 
 
+@pytest.mark.spec("10.2", "4.3")
 def test_another_history_is_dead_and_an_operator_has_none(table: EpochTable) -> None:
     """A token of another incarnation is revoked; None outlives histories, kills of its targets included."""
     assert code(table, "J", 5) == "revoked"
@@ -62,6 +67,7 @@ def test_a_kill_is_told_before_a_stale_lease(table: EpochTable, boot: Clock) -> 
     assert code(table, "I", 2, "agent:acme") == "revoked"
 
 
+@pytest.mark.spec("6.1")
 def test_fresh_asks_for_a_later_probe(table: EpochTable) -> None:
     """A lease earned before ``sent_after`` is stale for this token, not for others."""
     assert code(table, "I", 5, sent_after=1_000) is None
@@ -124,6 +130,7 @@ def test_the_view_tells_its_age(table: EpochTable, boot: Clock) -> None:
     assert table.view() == ("I", 5, -1)
 
 
+@pytest.mark.spec("4.2")
 def test_time_is_bounded_by_both_clocks(boot: Clock, wall: Clock) -> None:
     """A late wall clock does not make an expired token young: the store's clock counts on."""
     table = EpochTable(boot=boot, wall=wall)

@@ -13,6 +13,7 @@ TARGETS = ("realm", "agent:acme", "session:s-1", "task:t-1")
 OPS = ("kill", "freeze", "kill+freeze", "thaw")
 
 
+@pytest.mark.spec("10.3")
 def test_no_lease_before_everything_is_applied(table: EpochTable) -> None:
     """An answer that knows more than the view, or of another history, grants nothing."""
     table.adopt("I", 7, {}, {})
@@ -21,6 +22,7 @@ def test_no_lease_before_everything_is_applied(table: EpochTable) -> None:
     assert code(table, "I", 7) == "syncing"
 
 
+@pytest.mark.spec("10.3")
 def test_a_push_never_touches_the_lease(table: EpochTable, boot: Clock) -> None:
     """Entries that arrive do not extend the time to act on them."""
     boot.now = 1_999
@@ -29,6 +31,7 @@ def test_a_push_never_touches_the_lease(table: EpochTable, boot: Clock) -> None:
     assert code(table, "I", 6) == "stale"
 
 
+@pytest.mark.spec("10.3")
 def test_a_gap_kills_at_once_and_thaws_later(table: EpochTable) -> None:
     """Over missing entries a kill and a freeze count, ``applied`` stays, and a thaw waits for the log."""
     assert not table.apply(8, "kill+freeze", "session:s-1")
@@ -49,6 +52,7 @@ def test_an_unknown_operation_is_refused(table: EpochTable) -> None:
         table.apply(6, "pardon", "realm")
 
 
+@pytest.mark.spec("10.5")
 def test_a_store_that_went_back_is_fenced_for_good(table: EpochTable) -> None:
     """A history whose numbers are used twice is over, even when it catches up again; another one is welcome."""
     table.adopt("I", 4, {}, {})
@@ -61,6 +65,7 @@ def test_a_store_that_went_back_is_fenced_for_good(table: EpochTable) -> None:
     assert code(table, "J", 0) is None
 
 
+@pytest.mark.spec("10.5")
 def test_a_history_never_returns(table: EpochTable) -> None:
     """After a rotation the old incarnation is revoked, whatever store comes back with it."""
     table.adopt("J", 6, {}, {})
@@ -70,6 +75,7 @@ def test_a_history_never_returns(table: EpochTable) -> None:
     assert code(table, "I", 50) == "fenced"
 
 
+@pytest.mark.spec("10.5")
 def test_a_fence_without_retirement_is_left_by_a_good_answer(table: EpochTable) -> None:
     """A clock that was set right again needs no new history."""
     table.fence("clocks apart")
@@ -81,6 +87,7 @@ def test_a_fence_without_retirement_is_left_by_a_good_answer(table: EpochTable) 
     assert code(table, "I", 5) is None
 
 
+@pytest.mark.spec("10.5")
 def test_closed_stays_closed_until_started(table: EpochTable) -> None:
     """No answer that was on its way opens a closed view; a start does not restore the old lease."""
     table.close()
@@ -92,6 +99,7 @@ def test_closed_stays_closed_until_started(table: EpochTable) -> None:
     assert code(table, "I", 2, "agent:acme") == "revoked"
 
 
+@pytest.mark.spec("10.9")
 def test_a_copy_of_the_same_history_keeps_higher_kills(table: EpochTable) -> None:
     """A kill that was known is never lowered by a copy."""
     table.adopt("I", 6, {"agent:acme": 1, "realm": 6}, {})
@@ -145,6 +153,7 @@ def truth(log: list[tuple[str, str]]) -> tuple[dict[str, int], dict[str, int]]:
     return kills, freezes
 
 
+@pytest.mark.spec("10.2")
 @given(entries, st.data())
 def test_any_delivery_ends_at_the_truth(log: list[tuple[str, str]], data: st.DataObject) -> None:
     """

@@ -95,6 +95,7 @@ def test_the_password_is_never_shown(caplog: pytest.LogCaptureFixture, tmp_path:
     assert "hunter" not in shown
 
 
+@pytest.mark.spec("10.5")
 def test_without_a_store_nothing_is_accepted(tmp_path: Path) -> None:
     """Syncing, never live; closing ends the waiting and the thread, and may be repeated."""
     follower = Follower(f"unix://{tmp_path}/none.sock", "acme", "v")

@@ -14,6 +14,8 @@ from arx_verifier.token import wire
 from arx_verifier.verification.verifier import Verifier
 from tests.support import INCARNATION, KEY, OTHER_KEY, REALM, access, mint
 
+pytestmark = pytest.mark.spec("15.2")
+
 
 @pytest.fixture(autouse=True)
 def _look_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,8 @@ from arx_verifier.revocation.follower_core import CONFIRM_MOST_MS, MIN_GAP_MS, M
 from arx_verifier.revocation.history import HistoryPlace
 from arx_verifier.revocation.store_link import OK, RESYNC, EpochEntry, StoreAnswer
 
+pytestmark = pytest.mark.spec("10.3")
+
 BEGAN = HistoryPlace.begin("I" * 22, 5)
 WALL_MS = 1_800_000_000_000
 

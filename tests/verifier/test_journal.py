@@ -16,6 +16,8 @@ from arx_verifier.journal.reader import read_journal
 from arx_verifier.journal.segment import HEADER_BYTES, is_last
 from tests.verifier.journals import KIB, T0, allow, deny, files, small
 
+pytestmark = pytest.mark.spec("15.3")
+
 
 def test_decisions_come_back_in_order_and_in_full(tmp_path: Path) -> None:
     """Over many segments each decision is read back once, with its place, and the files take what they hold."""
@@ -91,6 +93,7 @@ def test_a_journal_that_cannot_be_written_refuses(tmp_path: Path) -> None:
     journal.close()
 
 
+@pytest.mark.spec("12.4")
 @pytest.mark.parametrize("spoil", [Path.unlink, lambda path: path.rename(path.parent / "elsewhere")])
 def test_a_deleted_file_is_noticed_within_a_second(tmp_path: Path, spoil: Callable[[Path], Any]) -> None:
     """A journal does not go on writing to a file that is gone: a new one follows, and the gap is told."""
@@ -107,6 +110,7 @@ def test_a_deleted_file_is_noticed_within_a_second(tmp_path: Path, spoil: Callab
     assert read[0].outcome == "gap"
 
 
+@pytest.mark.spec("12.4")
 def test_a_cut_file_is_noticed_within_a_second(tmp_path: Path) -> None:
     """A file that somebody cut is left before it is written to again."""
     journal = small(tmp_path)
@@ -191,6 +195,7 @@ def test_a_disk_that_does_not_keep_a_durable_record_refuses_it(tmp_path: Path, m
     assert len(files(tmp_path)) == 2
 
 
+@pytest.mark.spec("12.2")
 def test_unproven_refusals_are_counted_in_the_journal(tmp_path: Path) -> None:
     """Junk makes a record a second at most; closing tells the rest."""
     journal = small(tmp_path, clock=lambda: T0)

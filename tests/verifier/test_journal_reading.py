@@ -11,6 +11,8 @@ from arx_verifier.journal.reader import Damage, read_journal
 from arx_verifier.journal.segment import HEADER_BYTES
 from tests.verifier.journals import allow, files, small
 
+pytestmark = pytest.mark.spec("15.3")
+
 
 def test_a_missing_file_in_between_is_told(tmp_path: Path) -> None:
     """Records that are gone from the middle are named; those pruned from the start are not missed."""

@@ -20,7 +20,10 @@ from arx_verifier.journal.segment import denied_in
 from tests.servers import until
 from tests.verifier.journals import FACTS, KIB, T0, allow, deny, files, small
 
+pytestmark = pytest.mark.spec("15.3")
 
+
+@pytest.mark.spec("11")
 def test_a_full_journal_refuses_allows_and_tells_why(tmp_path: Path) -> None:
     """When the budget is used up an allow is refused, and the refusal itself still fits."""
     journal = small(tmp_path, max_bytes=64 * KIB)
@@ -131,6 +134,7 @@ def test_a_disk_that_is_full_refuses_and_the_process_lives(tmp_path: Path) -> No
         subprocess.run(["umount", disk], check=True)
 
 
+@pytest.mark.spec("12.4")
 def test_best_effort_goes_on_without_room_and_records_the_gap(tmp_path: Path) -> None:
     """Calls go ahead without a record, are counted, and one record tells how many and when once there is room."""
     old = small(tmp_path)
@@ -153,6 +157,7 @@ def test_best_effort_goes_on_without_room_and_records_the_gap(tmp_path: Path) ->
     assert sum(decision.allowed for decision in read) == 500 - dropped + 1
 
 
+@pytest.mark.spec("12.4")
 def test_best_effort_tells_its_gap_when_it_closes(tmp_path: Path) -> None:
     """Where room never came back the gap stands in the part that was kept free."""
     journal = small(tmp_path, mode="best_effort", max_bytes=64 * KIB)

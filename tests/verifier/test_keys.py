@@ -9,6 +9,8 @@ from arx_verifier.errors import SettingsError
 from arx_verifier.token.keyring import KeyRing
 from tests.support import KEY, OTHER_KEY, REALM
 
+pytestmark = pytest.mark.spec("9")
+
 
 @pytest.mark.parametrize(
     "keys",

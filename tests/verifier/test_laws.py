@@ -5,6 +5,7 @@ import contextlib
 from itertools import permutations
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -87,6 +88,7 @@ def permits(token: Macaroon, request: AccessRequest) -> bool:
     return code_of(sign(token, request), request) == "ok"
 
 
+@pytest.mark.spec("6.1")
 @QUICK
 @given(st.lists(RULES, min_size=1, max_size=3), CHAINS, CHAINS, REQUESTS)
 def test_attenuation_never_widens(
@@ -101,6 +103,7 @@ def test_attenuation_never_widens(
         assert code_of(wider.encode(), asked) == "ok", "a bare token is no wider than a signed one"
 
 
+@pytest.mark.spec("5.2", "6.1")
 @QUICK
 @given(CHAINS, REQUESTS, st.sampled_from(["acme/w", "acme", "other"]), st.none() | CAVEATS)
 def test_delegate_never_widens(held: list[Caveat], asked: AccessRequest, to: str, taken: Caveat | None) -> None:
@@ -110,6 +113,7 @@ def test_delegate_never_widens(held: list[Caveat], asked: AccessRequest, to: str
         assert permits(wider, asked)
 
 
+@pytest.mark.spec("6.1")
 @QUICK
 @given(st.lists(RULES, min_size=2, max_size=4), REQUESTS)
 def test_a_chain_permits_what_each_of_its_rules_permits(rules: list[Rule], asked: AccessRequest) -> None:
@@ -118,6 +122,7 @@ def test_a_chain_permits_what_each_of_its_rules_permits(rules: list[Rule], asked
     assert permits(mint(*(Caveat(allow=(rule,)) for rule in rules)), asked) == all(alone)
 
 
+@pytest.mark.spec("6.1")
 @QUICK
 @given(st.lists(CONSTRAINTS, min_size=2, max_size=4), SCALARS | st.none() | st.just(["o-1"]))
 def test_constraints_of_one_argument_are_a_conjunction(constraints: list[Any], value: Any) -> None:
@@ -128,6 +133,7 @@ def test_constraints_of_one_argument_are_a_conjunction(constraints: list[Any], v
     assert permits(mint(*(Caveat(allow=(rule,)) for rule in rules)), asked) == all(alone)
 
 
+@pytest.mark.spec("6.1")
 @QUICK
 @given(CHAINS, REQUESTS)
 def test_the_order_of_restrictions_of_a_request_does_not_matter(held: list[Caveat], asked: AccessRequest) -> None:
@@ -143,6 +149,7 @@ def spliced(token: Macaroon, packets: list[Any]) -> str:
     return wire.TOKEN_PREFIX + wire.text_of(wire.encode(parts._replace(caveats=tuple(packets))))
 
 
+@pytest.mark.spec("5.1")
 @QUICK
 @given(st.lists(CAVEATS, min_size=1, max_size=4), st.data())
 def test_nothing_is_removed_reordered_doubled_or_altered(held: list[Caveat], data: st.DataObject) -> None:
@@ -167,6 +174,7 @@ def test_nothing_is_removed_reordered_doubled_or_altered(held: list[Caveat], dat
         assert code_of(spliced(token, other)) == "bad_signature"
 
 
+@pytest.mark.spec("5.1")
 @QUICK
 @given(CHAINS, st.data())
 def test_no_bit_can_be_flipped(held: list[Caveat], data: st.DataObject) -> None:
@@ -177,6 +185,7 @@ def test_no_bit_can_be_flipped(held: list[Caveat], data: st.DataObject) -> None:
     assert code in ("malformed", "bad_signature", "unknown_key", "wrong_audience")
 
 
+@pytest.mark.spec("5.1")
 @QUICK
 @given(CHAINS, CHAINS)
 def test_chains_cannot_be_crossed(mine: list[Caveat], theirs: list[Caveat]) -> None:
@@ -187,6 +196,7 @@ def test_chains_cannot_be_crossed(mine: list[Caveat], theirs: list[Caveat]) -> N
         assert code_of(spliced(second, list(first.packets))) == "bad_signature"
 
 
+@pytest.mark.spec("2.1", "2.2")
 @QUICK
 @given(CHAINS)
 def test_bytes_and_text_have_one_form(held: list[Caveat]) -> None:
@@ -198,6 +208,7 @@ def test_bytes_and_text_have_one_form(held: list[Caveat]) -> None:
     assert wire.encode(wire.decode(token.to_bytes())) == token.to_bytes()
 
 
+@pytest.mark.spec("2.2")
 @QUICK
 @given(CHAINS, st.data())
 def test_every_other_text_is_another_token_or_none(held: list[Caveat], data: st.DataObject) -> None:

@@ -16,6 +16,8 @@ from arx_verifier.token.macaroon import Identifier, Macaroon
 from arx_verifier.verification.nonces import MemoryNonces
 from tests.support import ANYTHING, AT, KEY, REALM, access, code_of, forge_caveats, identifier, mint, sign, unchecked
 
+pytestmark = pytest.mark.spec("14")
+
 HOP = "BwcHBwcHBwcH"
 DAY = 86_400_000
 
@@ -131,6 +133,7 @@ def test_a_packet_of_16384_bytes_has_no_length() -> None:
             wire.decode(body + wire.TAIL + bytes(32))
 
 
+@pytest.mark.spec("8.3")
 def test_call_times_at_their_edges() -> None:
     """A store refuses what was signed before it began, and takes what was signed in that very millisecond."""
     token = sign(mint(), access())
@@ -138,6 +141,7 @@ def test_call_times_at_their_edges() -> None:
     assert code_of(token, nonces=MemoryNonces(now_ms=AT + 1)) == "proof_invalid"
 
 
+@pytest.mark.spec("4.2")
 def test_the_realms_own_maximum_counts() -> None:
     """A realm can say less than a day, and then that is its limit."""
     ring = KeyRing({"k1.0": KEY}, realm=REALM, max_ttl_ms=1000)
@@ -145,6 +149,7 @@ def test_the_realms_own_maximum_counts() -> None:
     assert code_of(mint(iat=AT, exp=AT + 1001).encode(), keys=ring) == "malformed"
 
 
+@pytest.mark.spec("7.4")
 def test_work_is_free_up_to_32_tests() -> None:
     """32 tests take an argument of any size; 33 are counted, against 2^24."""
 

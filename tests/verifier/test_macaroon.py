@@ -29,6 +29,7 @@ def test_parse_is_the_inverse_of_encode() -> None:
     assert token.location == "acme"
 
 
+@pytest.mark.spec("2.1")
 @QUICK
 @given(st.binary(max_size=150))
 def test_only_the_one_form_is_read(junk: bytes) -> None:
@@ -49,6 +50,7 @@ def test_a_location_is_utf8() -> None:
         Macaroon.from_bytes(raw)
 
 
+@pytest.mark.spec("5.1")
 def test_mint_writes_the_standard_chain() -> None:
     """What the mint writes is the HMAC chain of its bytes, from the derived key on."""
     token = mint(ANYTHING, Caveat(depth=1))
@@ -76,6 +78,7 @@ def test_nothing_added_is_the_same_token() -> None:
     assert mint().attenuate() == mint()
 
 
+@pytest.mark.spec("5.2", "5.3")
 def test_delegate_names_its_holder_and_link() -> None:
     """A delegation is one caveat with ``to`` and ``hop``, beside what it takes away."""
     plain = mint().delegate("acme/worker", hop=HOP)
@@ -84,12 +87,14 @@ def test_delegate_names_its_holder_and_link() -> None:
     assert attenuate.packets[-1] == b'{"depth":0,"exp":%d,"hop":"BwcHBwcHBwcH","to":"acme/worker"}' % (AT + 9)
 
 
+@pytest.mark.spec("5.3")
 def test_two_delegations_have_two_links() -> None:
     """Without a given hop each delegation is killable alone."""
     parent = mint()
     assert parent.delegate("acme/a").packets[-1] != parent.delegate("acme/a").packets[-1]
 
 
+@pytest.mark.spec("8.1")
 def test_a_one_shot_token_takes_nothing_more() -> None:
     """What carries a call cannot be attenuated, delegated or signed again: nothing may follow a call."""
     one_shot = Macaroon.parse(sign(mint(), access()))
@@ -105,6 +110,7 @@ def test_a_one_shot_token_takes_nothing_more() -> None:
             misuse()
 
 
+@pytest.mark.spec("2.1", "14")
 def test_a_token_has_at_most_64_caveats() -> None:
     """The holder who adds one too many is told so, before a verifier would refuse it."""
     token = mint()
@@ -117,6 +123,7 @@ def test_a_token_has_at_most_64_caveats() -> None:
         sign(token, access())
 
 
+@pytest.mark.spec("2.2", "14")
 def test_a_token_has_at_most_7168_characters() -> None:
     """What would not fit a header is refused where it is made, and everything up to it can be sent."""
     wide = Caveat(allow=(Rule(tool="*", args={"x": "y" * 900}),))
@@ -153,6 +160,7 @@ def test_what_is_read_before_proof_says_so() -> None:
     assert mint().unverified_identifier == identifier()
 
 
+@pytest.mark.spec("4.3")
 def test_an_operators_identifier_has_its_own_shape() -> None:
     """An operator's token names an operator, no session and no epoch."""
     operator = OperatorIdentifier(aud="arx.mint", exp=2, iat=1, id="A" * 22, kid="m.0", operator="op-1", v=1)
@@ -161,6 +169,7 @@ def test_an_operators_identifier_has_its_own_shape() -> None:
     assert code_of(token.encode()) == "wrong_audience"
 
 
+@pytest.mark.spec("4.1")
 @pytest.mark.parametrize(
     "raw",
     [
@@ -206,6 +215,7 @@ TEXT = st.text(st.characters(codec="utf-8"), min_size=1, max_size=12)
 NATURAL = st.integers(0, 2**53 - 1)
 
 
+@pytest.mark.spec("4.1")
 @QUICK
 @given(
     st.fixed_dictionaries({"agent": TEXT, "session": TEXT, "exp": NATURAL, "iat": NATURAL, "depth": st.integers(0, 16)})

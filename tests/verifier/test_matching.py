@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from arx_verifier.constraints import text as matching
 from arx_verifier.errors import MalformedTokenError
 
+pytestmark = pytest.mark.spec("7.3")
+
 ONE_LINE = st.characters(exclude_categories=["Cc", "Cs", "Zl", "Zp"])
 OTHER_KINDS = [None, True, 5, 5.0, ["a"], {"a": 1}, b"a", Ellipsis]
 

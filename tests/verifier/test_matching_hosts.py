@@ -9,6 +9,8 @@ import pytest
 from arx_verifier.constraints import text
 from arx_verifier.errors import MalformedTokenError
 
+pytestmark = pytest.mark.spec("7.3")
+
 OTHER_KINDS = [None, True, 5, 5.0, ["a"], {"a": 1}, b"a", Ellipsis]
 
 

@@ -3,11 +3,14 @@
 
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from arx_verifier.constraints.constraint import Constraint
 from arx_verifier.constraints.rule import Rule, compile_rule, merge, permits
+
+pytestmark = pytest.mark.spec("7.1")
 
 NAMES = st.sampled_from(["a", "b", "c"])
 VALUES = st.sampled_from([0, 1, 5, True, "x", "xy", "1", None, [1], 1.0])

@@ -7,6 +7,8 @@ import pytest
 
 from arx_verifier import names
 
+pytestmark = pytest.mark.spec("4.4")
+
 NEVER: list[Any] = ["", " ", "A", "a b", "a\n", "é", "-a", ".a", "_a", None, 5, True, ["a"], b"a"]
 
 
@@ -48,6 +50,7 @@ def test_a_name_fits_its_grammar_or_not(check: Any, good: list[str], bad: list[A
     assert [text for text in bad if check(text)] == []
 
 
+@pytest.mark.spec("4.4")
 @pytest.mark.parametrize(
     ("pattern", "covers", "not_"),
     [
@@ -79,6 +82,7 @@ def test_a_path_s_ancestors_are_cut_at_slashes() -> None:
     assert "acme" not in names.ancestors("acme2/x")
 
 
+@pytest.mark.spec("7.1")
 @pytest.mark.parametrize("tool", ["a", "a.b", "a.b.c", "ab", "b.a", ""])
 @pytest.mark.parametrize("pattern", ["a", "a.*", "a.b", "a.b.*", "*"])
 def test_patterns_of_tools_agree_with_rules(pattern: str, tool: str) -> None:

@@ -16,6 +16,8 @@ from arx_verifier.verification.nonces import MemoryNonces, RedisNonces
 from tests.support import ANYTHING, AT, KEY, REALM, FullDecisions, access, mint, sign, verifier
 from tests.verifier.discharges import APPROVED, answering, refund, requiring, sent
 
+pytestmark = pytest.mark.spec("6.8")
+
 DAY = 86_400_000
 A, B = Caveat(once=("a", AT)), Caveat(once=("b", AT))
 

@@ -19,6 +19,8 @@ from arx_verifier.token.macaroon import Macaroon
 from tests.support import ANYTHING, AT, KEY, QUICK, REALM, access, mint, sign, unchecked, verifier
 from tests.verifier.discharges import CAVEAT_KEY, RAW, answering, named, requiring
 
+pytestmark = pytest.mark.spec("5.1")
+
 NAMES = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=20)
 CHAINS = st.lists(
     st.one_of(
@@ -132,6 +134,7 @@ def test_it_attenuates_our_tokens_and_we_accept_them() -> None:
 SMALL = st.lists(st.builds(Caveat, task=st.sampled_from(["a", "b", "c"])), max_size=2)
 
 
+@pytest.mark.spec("6.6")
 @QUICK
 @given(SMALL, SMALL, SMALL, st.integers(0, 2))
 def test_it_proves_our_discharges(token: list[Caveat], outer: list[Caveat], inner: list[Caveat], spoil: int) -> None:
@@ -152,6 +155,7 @@ def test_it_proves_our_discharges(token: list[Caveat], outer: list[Caveat], inne
     assert verifier().decide(join(parent.encode(), wrong), request).code == "bad_signature"
 
 
+@pytest.mark.spec("6.6")
 @QUICK
 @given(SMALL)
 def test_we_prove_its_discharges(caveats: list[Caveat]) -> None:

@@ -40,6 +40,7 @@ def length_prefixed(*fields: bytes) -> bytes:
     return b"".join(len(field).to_bytes(4, "big") + field for field in fields)
 
 
+@pytest.mark.spec("8.2")
 def test_the_digest_is_sha256_over_length_prefixed_fields() -> None:
     """An implementation that knows SPEC alone computes the same digest, for both kinds of call."""
     name = base64.urlsafe_b64encode(NONCE).rstrip(b"=")
@@ -83,6 +84,7 @@ def test_split_gives_the_parents_part_and_the_calls(alignment: int) -> None:
     assert first.signature != second.signature
 
 
+@pytest.mark.spec("8.1")
 @QUICK
 @given(st.text(max_size=300) | st.text(st.sampled_from("arx1_-AB"), max_size=300))
 def test_what_does_not_end_in_a_call_is_not_split(text: str) -> None:
@@ -148,6 +150,7 @@ def test_the_parents_bytes_in_the_tail_are_compared(alignment: int) -> None:
 CALL = http_call()
 
 
+@pytest.mark.spec("8.2")
 @pytest.mark.parametrize(
     "other",
     [
@@ -172,6 +175,7 @@ def test_a_call_is_good_for_its_http_request_alone(other: HttpCall | None) -> No
     assert both_codes(parent, token, access(http=other)) == ("proof_invalid", "proof_invalid")
 
 
+@pytest.mark.spec("8.2")
 @pytest.mark.parametrize(
     "other",
     [
@@ -193,6 +197,7 @@ def test_a_call_is_good_for_its_tool_and_arguments_alone(other: AccessRequest) -
     assert code_of(both, access(args={"b": 2, "a": 1})) == "ok"
 
 
+@pytest.mark.spec("8.2")
 def test_a_call_names_its_audience() -> None:
     """A call signed for another service is not for this one, though the token is."""
     request = access()
@@ -200,6 +205,7 @@ def test_a_call_names_its_audience() -> None:
     assert code_of(sign(mint(), request, audience=AUDIENCE), request) == "ok"
 
 
+@pytest.mark.spec("8.3")
 @pytest.mark.parametrize(
     ("age", "code"),
     [
@@ -221,6 +227,7 @@ def test_a_call_lives_for_ten_seconds(age: int, code: str) -> None:
     assert code_of(token, later) == warm.decide(token, later).code == code
 
 
+@pytest.mark.spec("8.2")
 @pytest.mark.parametrize(
     "args", [{"x": float("nan")}, {"x": 2**53}, {"x": "\ud800"}, {"\udfff": 1}, {"x": b"raw"}, {1: 2}]
 )
@@ -244,6 +251,7 @@ def raw_call(digest: str = "A" * 43, at: str = str(AT), nonce: str = "A" * 22) -
     return f'{{"call":["{digest}",{at},"{nonce}"]}}'.encode()
 
 
+@pytest.mark.spec("8.1")
 @pytest.mark.parametrize(
     "caveat",
     [
@@ -278,6 +286,7 @@ def one_shot_text(body: bytes, signature: bytes, caveat: bytes) -> str:
     return wire.TOKEN_PREFIX + wire.text_of(raw)
 
 
+@pytest.mark.spec("8.1")
 @pytest.mark.parametrize(
     "caveat",
     [
@@ -294,6 +303,7 @@ def test_calls_of_another_shape_are_malformed(caveat: bytes) -> None:
     assert both_codes(mint(), one_shot_text(body, signature, caveat), access()) == ("malformed", "malformed")
 
 
+@pytest.mark.spec("8.1")
 def test_nothing_follows_a_call() -> None:
     """A caveat after a call, or a second call, is malformed, however well it is signed."""
     parent = mint()

@@ -47,6 +47,7 @@ def proven(token: Macaroon) -> ProvenChain:
     return made
 
 
+@pytest.mark.spec("10.1")
 def test_targets_name_everything_whose_end_ends_the_token() -> None:
     """Realm, key, subject, policy, agent and its ancestors, session, links, tasks, each holder and its ancestors."""
     token = (
@@ -88,6 +89,7 @@ def test_what_no_chain_may_say_is_read_once(raw: bytes) -> None:
     assert list(compiled_caveats.REFUSED) == [raw]
 
 
+@pytest.mark.spec("12.1")
 def test_facts_keep_what_is_proven_apart_from_what_is_named() -> None:
     """The agent is proven; the holders are what the one before them wrote."""
     token = mint().delegate("acme/a", Caveat(task="t-sub"), hop=HOPS[0]).delegate("acme/b", hop=HOPS[1])
@@ -100,6 +102,7 @@ def test_facts_keep_what_is_proven_apart_from_what_is_named() -> None:
     assert verifier().verify(mint().encode(), access()).holder == "acme/support"
 
 
+@pytest.mark.spec("4.2")
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
@@ -121,6 +124,7 @@ def test_identifiers_keep_the_realms_outer_limits(changes: dict[str, object], wh
     assert code_of(token.encode(), access(at=AT - 1), keys=RING) == "malformed"
 
 
+@pytest.mark.spec("4.2")
 def test_the_longest_life_is_allowed() -> None:
     """``exp - iat`` may be exactly the realm's maximum."""
     assert code_of(mint(exp=AT + 600_000, iat=AT).encode(), keys=RING) == "ok"
@@ -142,6 +146,7 @@ def test_compiled_tools_are_bounded() -> None:
     assert len(made._by_tool) <= MAX_TOOLS
 
 
+@pytest.mark.spec("7.4")
 def test_work_is_bounded_before_it_is_done() -> None:
     """Many tests times long arguments is refused by a count, not by a clock."""
     many = tuple(Constraint(min_length=n) for n in range(1, 41))
@@ -153,18 +158,21 @@ def test_work_is_bounded_before_it_is_done() -> None:
     assert decision.failures[0].rule == "size of the arguments"
 
 
+@pytest.mark.spec("7.4")
 def test_few_tests_are_free() -> None:
     """Ordinary rules take long arguments."""
     token = mint(Caveat(allow=(Rule(tool="*", args={"x": Constraint(max_length=2_000_000)}),))).encode()
     assert code_of(token, access(args={"x": "y" * 1_000_000})) == "ok"
 
 
+@pytest.mark.spec("7.4")
 def test_size_counts_characters_and_items() -> None:
     """What constraints could look at: text, the items of lists and their text, one for each argument."""
     assert size_of({}) == 0
     assert size_of({"a": 1, "b": "xyz", "c": ["de", 5]}) == 3 + 3 + 3
 
 
+@pytest.mark.spec("13")
 def test_an_argument_is_told_once_by_the_last_that_refuses_it() -> None:
     """Restated constraints are not told again; what only an earlier caveat refuses is told by that one."""
 
@@ -203,6 +211,7 @@ ATTENUATIONS = st.builds(
 )
 
 
+@pytest.mark.spec("12.3", "13")
 @given(
     st.lists(ATTENUATIONS, min_size=1, max_size=3),
     st.dictionaries(st.sampled_from("abcd"), st.integers(0, 7) | st.just("x"), max_size=4),
@@ -217,12 +226,14 @@ def test_a_record_tells_one_of_what_its_answer_tells(attenuations: list[Caveat],
             assert told in refused.all_failures()
 
 
+@pytest.mark.spec("10.2")
 def test_born_is_carried_with_the_incarnation() -> None:
     """A token born in another history of the kill store is over."""
     assert code_of(mint(born=(INCARNATION, 0)).encode()) == "ok"
     assert code_of(mint(born=(wire.text_of(rb"\9" * 2 + b"\1" * 14), 0)).encode()) == "revoked"
 
 
+@pytest.mark.spec("12.1")
 def test_every_chain_refused_for_its_caveats_keeps_its_facts() -> None:
     """A proven refusal is recorded with who it was, as far as the chain could be read."""
     checked = verifier()

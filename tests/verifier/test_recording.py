@@ -29,6 +29,7 @@ def service_file(folder: Path, **members: Any) -> Path:
     return path
 
 
+@pytest.mark.spec("12.3")
 def test_the_subject_keeps_issuer_and_subject_apart() -> None:
     """Two subjects whose joined texts were the same are two."""
     sink = InMemoryDecisions(clock=lambda: AT)
@@ -40,6 +41,7 @@ def test_the_subject_keeps_issuer_and_subject_apart() -> None:
     assert {decision.model for decision in sink.decisions} == {"m-1"}
 
 
+@pytest.mark.spec("12.5")
 def test_arguments_are_recorded_only_where_the_operator_says_so() -> None:
     """Named tools have their arguments in the record, whose digest they prove; others have the digest alone."""
     checked = verifier(record_arguments=("orders.*",))
@@ -54,6 +56,7 @@ def test_arguments_are_recorded_only_where_the_operator_says_so() -> None:
         verifier(record_arguments=("orders get",))
 
 
+@pytest.mark.spec("12.3")
 def test_a_request_is_recorded_with_its_ids() -> None:
     """The protocol's id and the trace context go from the request into the record."""
     request = AccessRequest("orders.get", {}, AT, "10.0.0.1", None, "rq-7", TRACE)
@@ -71,6 +74,7 @@ def test_a_trace_context_comes_from_its_header() -> None:
         assert realm.sink.decisions[-1].traceparent == recorded
 
 
+@pytest.mark.spec("12.5")
 def test_a_service_file_says_how_to_record(tmp_path: Path) -> None:
     """Mode, budget and the tools whose arguments are recorded; what makes no sense is refused."""
     more = {"journal": str(tmp_path / "j"), "journal_mode": "durable", "journal_bytes": 1 << 20}

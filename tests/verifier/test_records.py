@@ -11,10 +11,13 @@ from arx_verifier.journal.decision import unpack, unpack_record
 from arx_verifier.journal.record import seal
 from tests.vectors import make_vectors
 
+pytestmark = pytest.mark.spec("12.3")
+
 FOLDER = Path(__file__).parent.parent / "vectors" / "records"
 VECTORS: dict[str, Any] = {path.stem: json.loads(path.read_text()) for path in sorted(FOLDER.glob("*.json"))}
 
 
+@pytest.mark.spec("12.6")
 @pytest.mark.parametrize("name", VECTORS)
 def test_each_record_has_the_bytes_of_its_vector(name: str) -> None:
     """A journal's payload seals into the vector's parts; both read as one decision, which packs into it again."""

@@ -13,6 +13,8 @@ from arx_verifier.enforcement.problems import answer
 from arx_verifier.enforcement.routes import RouteMap, read_query
 from arx_verifier.errors import REASONS, Failure, RequestError, SettingsError
 
+pytestmark = pytest.mark.spec("8.4")
+
 
 @pytest.mark.parametrize(
     ("client", "forwarded", "peer"),
@@ -76,6 +78,7 @@ def test_any_query_is_read_or_refused(raw: bytes) -> None:
     assert all(isinstance(value, str) for value in values.values())
 
 
+@pytest.mark.spec("13")
 @pytest.mark.parametrize("code", sorted(REASONS))
 def test_every_refusal_has_an_answer_of_its_own(code: str) -> None:
     """Each reason's answer carries its status; no text can end a header or leave its quotes."""

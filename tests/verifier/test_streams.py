@@ -16,6 +16,8 @@ from arx_verifier.token.caveats import Caveat
 from tests.verifier.serving import Realm, Slow
 from tests.verifier.streaming import SESSION, START, Call, part, realm
 
+pytestmark = pytest.mark.spec("11")
+
 __all__ = ["realm"]  # fixtures
 
 

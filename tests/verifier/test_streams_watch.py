@@ -16,6 +16,8 @@ from tests.support import MovedEpochs, access, mint, verifier
 from tests.verifier.serving import TOOLS, Realm
 from tests.verifier.streaming import SESSION, START, Call, part, realm
 
+pytestmark = pytest.mark.spec("11")
+
 __all__ = ["realm"]  # fixtures
 
 

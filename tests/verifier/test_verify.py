@@ -164,12 +164,14 @@ CASES: dict[str, list[Callable[[], Decision]]] = {
 }
 
 
+@pytest.mark.spec("13")
 def test_every_reason_is_made_here() -> None:
     """Each reason that has an example in SPEC 13 has a case here, and so has each state of the process."""
     of_the_process = {"syncing", "stale", "fenced", "closed", "audit_unavailable"}
     assert set(spec_examples()) | of_the_process <= set(CASES)
 
 
+@pytest.mark.spec("13")
 @pytest.mark.parametrize(("code", "case"), [(code, case) for code, cases in CASES.items() for case in cases])
 def test_each_reason_is_given(code: str, case: Callable[[], Decision]) -> None:
     """A refusal has its code, no grant, and an error of the class that its status says."""
@@ -202,6 +204,7 @@ def test_verify_grants_or_raises_what_decide_says() -> None:
 UNPROVEN = ("malformed", "unknown_key", "bad_signature", "wrong_audience")
 
 
+@pytest.mark.spec("13")
 @pytest.mark.parametrize(
     "token",
     ["", "arx1_AAAA", mint(key=OTHER_KEY).encode(), mint(kid="k9.0").encode(), mint(aud="billing").encode()],
@@ -222,6 +225,7 @@ def spoilt(token: Macaroon) -> str:
     return Macaroon(body, bytes(signature[:-1]) + bytes([signature[-1] ^ 1])).encode()
 
 
+@pytest.mark.spec("11")
 @pytest.mark.parametrize(
     "token",
     [
@@ -244,6 +248,7 @@ def test_a_bad_signature_wins_over_everything_it_could_have_said(token: Macaroon
     assert verifier(epochs=killed).decide(spoilt(token), access("nothing")).code == "bad_signature"
 
 
+@pytest.mark.spec("11")
 def test_the_order_of_the_checks() -> None:
     """Caveats before the epoch, the epoch before the nonce, and the record last: each spoilt in turn."""
     closed = MovedEpochs()
@@ -259,6 +264,7 @@ def test_the_order_of_the_checks() -> None:
     assert verifier().decide(token, access()).code == "ok"
 
 
+@pytest.mark.spec("13")
 def test_what_a_caller_learns_of_a_kill() -> None:
     """That there was one; not whose, and not when."""
     decision = verifier(epochs=epochs_after(("kill", "subject:of-somebody"), ("kill", "realm"))).decide(
@@ -267,6 +273,7 @@ def test_what_a_caller_learns_of_a_kill() -> None:
     assert (decision.code, decision.failures) == ("revoked", ())
 
 
+@pytest.mark.spec("12.2")
 def test_a_request_without_a_token_is_counted() -> None:
     """An adapter refuses it through the verifier, so that a flood is seen."""
     sink = InMemoryDecisions(clock=lambda: AT)
@@ -281,6 +288,7 @@ def test_no_start_under_a_name_that_is_no_audience(audience: str) -> None:
         verifier(audience=audience)
 
 
+@pytest.mark.spec("4.1")
 def test_the_mints_own_tokens_have_no_task() -> None:
     """A verifier for the mint takes what a tool service refuses, and the other way round."""
     ring = KeyRing({"m1.0": KEY}, realm=REALM)
@@ -291,6 +299,7 @@ def test_the_mints_own_tokens_have_no_task() -> None:
     assert verifier().decide(mint(task=None).encode(), access()).code == "malformed"
 
 
+@pytest.mark.spec("10.5")
 def test_a_closed_verifier_refuses_all() -> None:
     """After close nothing is granted, warm tokens included; closing twice is harmless."""
     checked = verifier()
@@ -303,6 +312,7 @@ def test_a_closed_verifier_refuses_all() -> None:
     assert isinstance(checked, Verifier)
 
 
+@pytest.mark.spec("12.1")
 def test_a_refusal_is_recorded_once() -> None:
     """Only an allow is looked at again: a refusal stays what it was, whatever happens while it is written."""
     epochs = UnsafeLocalEpochs(INCARNATION)
@@ -312,6 +322,7 @@ def test_a_refusal_is_recorded_once() -> None:
     assert sink.decisions == [decision]
 
 
+@pytest.mark.spec("10.5")
 def test_the_first_call_waits_for_the_view() -> None:
     """A verifier that has just begun asks for its view before it refuses a call: one probe brings it."""
     epochs = in_state(lambda e: e.adopt(INCARNATION, 0, {}, {}))

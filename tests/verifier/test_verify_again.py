@@ -27,6 +27,8 @@ from tests.support import (
     verifier,
 )
 
+pytestmark = pytest.mark.spec("11")
+
 
 def test_warm_tokens_meet_every_check_of_the_moment() -> None:
     """Time, kills, freezes and the caller's address are asked on every call, seen or not."""
@@ -78,6 +80,7 @@ def test_one_call_wins_among_threads() -> None:
             assert sorted(codes) == ["ok", "replayed", "replayed", "replayed"]
 
 
+@pytest.mark.spec("6.1")
 def test_fresh_waits_for_a_probe() -> None:
     """``fresh`` accepts a young view, asks for a newer one, and never more than it must."""
     epochs = MovedEpochs()
@@ -93,6 +96,7 @@ def test_fresh_waits_for_a_probe() -> None:
     assert checked.try_decide(token, access()) is not None
 
 
+@pytest.mark.spec("6.1")
 def test_fresh_zero_asks_after_the_request() -> None:
     """0 means a probe that left after the request came; the smallest of several counts."""
     epochs = MovedEpochs()
@@ -106,6 +110,7 @@ def test_fresh_zero_asks_after_the_request() -> None:
     assert checked.decide(token, access()).code == "stale"
 
 
+@pytest.mark.spec("10.4")
 def test_a_token_of_tomorrow_makes_the_view_catch_up() -> None:
     """A token born after this view is asked about, and accepted once the view has its birth."""
     epochs = MovedEpochs()
@@ -177,6 +182,7 @@ def test_a_recheck_asks_again() -> None:
         grant.recheck()
 
 
+@pytest.mark.spec("12.1")
 def test_a_decision_records_what_was_decided_under_which_view() -> None:
     """The record has the request, the view and the facts, and no secret."""
     sink = InMemoryDecisions(clock=lambda: AT, verifier="v-1")

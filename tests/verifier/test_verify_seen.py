@@ -31,6 +31,8 @@ from tests.support import (
     verifier,
 )
 
+pytestmark = pytest.mark.spec("11")
+
 CAVEATS = st.lists(
     st.sampled_from(
         [
@@ -132,6 +134,7 @@ def test_a_whole_token_does_not_stand_for_its_calls() -> None:
     assert signed.decide(mint(key=OTHER_KEY).encode(), access()).code == "bad_signature"
 
 
+@pytest.mark.spec("9")
 def test_nothing_leaks_between_audiences_and_keys() -> None:
     """What one service proved helps a token at no other, even under one key ring."""
     ring = KeyRing({"k1.0": KEY}, realm=REALM)

@@ -60,6 +60,8 @@ from tests.verifier.work import (
     unnamed,
 )
 
+pytestmark = pytest.mark.spec("7.4")
+
 LINEAR = 2.35  # from 2n to 4n twice as much is added as from n to 2n; a logarithm's worth is let through
 SLACK = 400  # bytecodes: a branch taken once
 DIMENSIONS: dict[str, tuple[Callable[[int], Work], int]] = {
