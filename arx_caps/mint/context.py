@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a handler of the mint needs: its parts in one place, and its view of the kill epoch.  SPEC 10.
+"""The parts of a mint that handlers need, and its view of the kill epoch. SPEC 10.
 
-Nothing is granted on a view that may be old: ``born`` is read first, then authority is looked at, then a token is
-signed with what was read.  A token that is behind merely dies earlier.  ``runtime`` starts the parts, keeps them in
-step with store and database, and closes them.
+``runtime`` opens, starts and closes them.
 """
 
 from collections.abc import Sequence
@@ -32,13 +30,13 @@ from arx_verifier.revocation import Epochs, HistoryPlace
 from arx_verifier.token import MINT_AUDIENCE
 from arx_verifier.verification import Verifier
 
-CATCH_UP_S: Final = 1.0  # as long as the default lease: a view that takes longer refuses by itself
+CATCH_UP_S: Final = 1.0  # the default lease: a view that is older refuses by itself
 HALTED: Final = "the audit log is halted: its database contradicts what was signed"
-MINT: Final = "mint"  # who did it, when the mint itself did
+MINT: Final = "mint"  # the actor of the mint's own events
 
 
 class Born(NamedTuple):
-    """Where the kill epoch stood before authority was looked at."""
+    """The position in the kill epoch before any authority was read: the birth of a token."""
 
     incarnation: str
     seq: int
@@ -52,21 +50,22 @@ class MintContext:
         realm: The realm's settings.
         db: The mint's database.
         roots: The root keys.
-        key_schedule: Which of them mints what, and when.
-        policies: The policy in force, and how it changes.
-        epochs: The view of the kill epoch.
-        store: Where kills are written.
-        store_url: Its address, as tool services are told it.
-        decisions: The mint's own journal of what it decided on calls.
+        key_schedule: Decides which key mints.
+        policies: The policy in force, and its reload.
+        epochs: The mint's own view of the kill epoch.
+        store: The revocation store.
+        store_url: Its address, as service files have it.
+        topology: The store's replicas, and whether a failover begins a new history.
+        decisions: The journal of the mint's decisions on calls.
         log: The realm's audit log.
-        freezes: Those that stand, in database and store.
-        history: The history of the store, which this mint attests.
+        freezes: Keeps the freezes of database and store alike.
+        history: Attests the store's history.
         revoker: Kills, freezes and thaws.
         rotation: Makes, rotates and retires keys.
-        limits: How often somebody may call.
+        limits: Rate limits of agents and addresses.
         keys: The keys of the mint's own tokens.
         key_sets: Public keys of the issuers that the policy trusts.
-        verifier: Verifies session tokens, which are tokens like any other.
+        verifier: Verifies tokens for the mint itself.
     """
 
     def __init__(
@@ -93,74 +92,86 @@ class MintContext:
         self.limits = RateLimits(realm.limits)
         self._recording = WriteHealth(db.outbox)
         self.verifier = Verifier(audience=MINT_AUDIENCE, keys=self.keys, epochs=epochs, decisions=decisions)
-        self.freezes = FreezeKeeper(realm.name, db, store, self.noted)
+        self.freezes = FreezeKeeper(realm.name, db, store, self.advance)
         self.log = AuditLog(realm) if log is None else log
-        signed = SignedFeed(store, self.log.publisher)  # first: it may keep the others from recording anything
+        # First: it halts the log if a restored database would sign a second history, before anything is appended.
+        signed = SignedFeed(store, self.log.publisher)
         self.log.feeds = (signed, EventFeed(db), KillFeed(store), JournalFeed(realm.journals_dir / MINT))
         self.history = StoreHistory(realm, db, store, self.topology, epochs, self.log)
-        self.revoker = Revoker(db, store, self.history, self.freezes, self.noted)
+        self.revoker = Revoker(db, store, self.history, self.freezes, self.advance)
         self.rotation = KeyRotation(realm, db, roots, self.key_schedule, store, self.revoker)
 
     @property
     def policy(self) -> Policy:
-        """The policy in force, to grant something by it.
+        """The policy in force.
 
         Raises:
-            UnavailableError: ``no_policy``: this version refuses it.
+            UnavailableError: ``no_policy``: this version refuses the policy in force.
         """
         return self.policies.require()
 
     # The kill epoch.
 
     def born(self) -> Born:
-        """Read where the kill epoch stands; to be called before any authority is looked at.
+        """Return the current position in the kill epoch. Call it before any authority is read.
 
         Raises:
-            UnavailableError: The view is not live, or the store lacks freezes: nothing can be granted now.
+            UnavailableError: The view is stale, or the store lacks freezes: no token may be minted now.
         """
         refused = self.epochs.check(None, 0, ())
         if refused is not None:
             raise refusal(refused.code)
+        # A position that is behind the store is safe: its token is only revoked earlier. One that is read after the
+        # authority would not be: a kill in between would miss the token.
         incarnation, seq, _ = self.epochs.view()
-        self.freezes.require(incarnation, seq)
+        self.freezes.require_complete(incarnation, seq)
         return Born(incarnation, seq, self.epochs.chain_at(incarnation, seq))
 
     def require(self, born: Born, targets: Sequence[str]) -> None:
-        """Require that nothing in these targets was killed since ``born``, and nothing is frozen.
+        """Require that none of these targets was killed since ``born`` or is frozen.
+
+        Args:
+            born: The position that ``born`` returned.
+            targets: The targets.
 
         Raises:
-            RevokedError: Something was or is.
-            UnavailableError: The view is not live.
+            RevokedError: One was killed, or is frozen.
+            UnavailableError: The view is stale.
         """
         refused = self.epochs.check(born.incarnation, born.seq, targets)
         if refused is not None:
             raise refusal(refused.code)
 
     def require_clock(self) -> None:
-        """Require that this clock may judge proofs.
+        """Require that this machine's clock may judge proofs.
 
         Raises:
-            StaleEpochError: ``fenced``: it is further from the store's clock than SPEC 10.5 lets it be.
+            StaleEpochError: ``fenced``: it differs from the store's clock by more than SPEC 10.5 allows.
         """
-        # Such a clock refuses good proofs, and forgets used ones too early, also those that another mint took.
+        # A wrong clock refuses good proofs. It also deletes used ids too early, those of other mints included.
         off = self.epochs.wrong_clock()
         if off is not None:
             raise StaleEpochError(off, code="fenced")
 
-    def noted(self, place: HistoryPlace) -> None:
-        """Remember a change of the kill epoch and see it in force here, so that whoever made it finds it so."""
+    def advance(self, place: HistoryPlace) -> None:
+        """Raise the high-water mark to a position, and wait until this mint's view has it.
+
+        Args:
+            place: The position of a change that this mint has made.
+        """
         self.db.epoch.raise_high_water(self.realm.name, HighWater(*place))
+        # The caller of a kill must find it in force at this mint in its next call.
         self.epochs.catch_up(0, place.seq, CATCH_UP_S)
 
     def ready(self) -> list[str]:
-        """Return what keeps the mint from being asked; empty when it is ready."""
+        """Return why the mint cannot serve; empty if it is ready."""
         refused = self.epochs.check(None, 0, ())
-        found = [refused.detail] if refused is not None else []
-        found += self.freezes.why_not(*self.epochs.view()[:2]) if refused is None else []
-        found += [NO_POLICY] if isinstance(self.policies.loaded, NoPolicy) else []
-        # A grant waits for no log, but what happened would wait with it: another mint may be able to sign.
-        found += [HALTED] if self.log.publisher.halted is not None else []
-        return [*found, *self._recording.why_not()]
+        reasons = [refused.detail] if refused is not None else []
+        reasons += self.freezes.why_incomplete(*self.epochs.view()[:2]) if refused is None else []
+        reasons += [NO_POLICY] if isinstance(self.policies.loaded, NoPolicy) else []
+        # A halted log does not stop this mint, but its events wait unsigned, and another mint may be able to sign.
+        reasons += [HALTED] if self.log.publisher.halted is not None else []
+        return [*reasons, *self._recording.why_not()]
 
     def __repr__(self) -> str:
         return f"<Mint of {self.realm.name}>"

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rate limits: token buckets that refill with time, one an agent and one an address.  CONTROL 4.5.
+"""Rate limits: a token bucket for each agent and for each address. CONTROL 4.5."""
 
-An agent's bucket is charged once its call is authenticated, so no stranger can empty it.  An address is charged for
-unauthenticated calls; those of authenticated callers cost it nothing.  The buckets are in this process's memory: two
-mints allow twice as much, and a restart fills them.
-"""
+# An agent's bucket is charged after its call is authenticated, so that no other caller can empty it. An address is
+# charged for unauthenticated calls alone. The buckets are in this process's memory: two mints allow twice as many
+# calls, and a restart fills them. In the database, each call would cost a write that an attacker can cause.
 
 import functools
 import ipaddress
@@ -20,44 +19,44 @@ from arx_verifier.enforcement import Peers
 from arx_verifier.errors import GrantError
 
 RATE_LIMITED: Final = "rate_limited"
-MAX_BUCKETS: Final = 65_536  # 10 MB; the one that was not used for longest goes, and is full again by then
-MAX_NAMES: Final = 4096  # addresses of which the bucket is remembered
-IPV6_PREFIX: Final = 64  # what one customer of a provider has at least
+MAX_BUCKETS: Final = 65_536  # 10 MB; the least recently used one is dropped, and is full again by then
+MAX_NAMES: Final = 4096  # addresses whose bucket's name is cached
+IPV6_PREFIX: Final = 64  # the smallest network that a provider gives to one customer
 
 
 class TooOftenError(GrantError):
-    """Somebody calls more often than the realm's settings allow."""
+    """A caller exceeded the realm's rate limit; ``wait_s`` is how long to wait."""
 
     status_hint = 429
 
-    def __init__(self, who: str, wait_s: int) -> None:
-        super().__init__(f"{who} calls too often; wait {wait_s} s", code=RATE_LIMITED)
+    def __init__(self, caller: str, wait_s: int) -> None:
+        super().__init__(f"{caller} calls too often: wait {wait_s} s", code=RATE_LIMITED)
         self.wait_s = wait_s
 
 
 class Buckets:
-    """A bucket for each name.
+    """Token buckets by name.
 
     Args:
-        rate: Calls a second that flow in; 0 for no limit.
-        burst: Calls that a full bucket holds.
-        clock: Seconds; monotonic.
+        rate: Calls a second that a bucket gains; 0 for no limit.
+        burst: Calls in a full bucket.
+        clock: A monotonic clock, s.
     """
 
     def __init__(self, rate: int, burst: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._rate, self._burst, self._clock = rate, burst, clock
         self._lock = threading.Lock()
-        self._held: OrderedDict[str, tuple[float, float]] = OrderedDict()  # what is left, and since when
+        self._held: OrderedDict[str, tuple[float, float]] = OrderedDict()  # calls left, and when they were counted
 
     def take(self, name: str, cost: int = 1) -> int:
-        """Take a call out of a bucket.
+        """Take a call from a bucket.
 
         Args:
-            name: Whose.
-            cost: 0 to look only.
+            name: The bucket's name.
+            cost: How many calls to take; 0 to check only.
 
         Returns:
-            0, or after how many seconds there is one, when there is none now.
+            0 if there was one, else the seconds until there is one.
         """
         if self._rate == 0:
             return 0
@@ -69,6 +68,7 @@ class Buckets:
                 return math.ceil((1 - left) / self._rate)
             if cost:
                 self._held[name] = (left - cost, now)
+                # Only a charged bucket is stored: a name that is merely checked takes no memory.
                 self._held.move_to_end(name)
                 if len(self._held) > MAX_BUCKETS:
                     self._held.popitem(last=False)
@@ -79,22 +79,25 @@ class Buckets:
 
 
 class RateLimits:
-    """The limits of one mint.
+    """The rate limits of one mint.
 
     Args:
         limits: The realm's settings.
-        clock: Seconds; monotonic.
+        clock: A monotonic clock, s.
     """
 
     def __init__(self, limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
         self._agents = Buckets(limits.agent_rate, limits.agent_burst, clock)
         self._addresses = Buckets(limits.address_rate, limits.address_burst, clock)
         self._peers = Peers(limits.proxies)
-        self._proxies = [ipaddress.ip_network(each) for each in limits.proxies]
+        self._proxies = [ipaddress.ip_network(proxy) for proxy in limits.proxies]
         self._name = functools.lru_cache(MAX_NAMES)(self._name_of)  # the same clients call again
 
     def count_agent(self, path: str) -> None:
-        """Count a call of a proven agent.
+        """Charge an authenticated agent for a call.
+
+        Args:
+            path: The agent's path.
 
         Raises:
             TooOftenError: It calls too often.
@@ -104,10 +107,10 @@ class RateLimits:
             raise TooOftenError(f"the agent {path}", wait_s)
 
     def require_address(self, peer: str | None) -> None:
-        """Require that calls from an address did not fail too often.
+        """Require that an address has not made too many unauthenticated calls.
 
         Raises:
-            TooOftenError: They did.
+            TooOftenError: It has.
         """
         name = self._name(peer)
         wait_s = self._addresses.take(name, 0) if name is not None else 0
@@ -115,28 +118,30 @@ class RateLimits:
             raise TooOftenError("this address", wait_s)
 
     def count_unproven(self, peer: str | None) -> None:
-        """Count a call that proved nobody."""
+        """Charge an address for an unauthenticated call."""
         name = self._name(peer)
         if name is not None:
             self._addresses.take(name)
 
     def peer_of(self, peer: str | None, forwarded: list[str]) -> str | None:
-        """Return who called: the peer, or for a proxy of the settings whom it names last in ``X-Forwarded-For``.
+        """Return the caller's address: the peer, or the last address that a trusted proxy names.
 
         Args:
-            peer: The address that the connection comes from.
-            forwarded: The header's values, in their order.
+            peer: The address of the connection.
+            forwarded: The values of ``X-Forwarded-For``, in order.
         """
         return self._peers.of(peer, forwarded)
 
     def _name_of(self, peer: str | None) -> str | None:
-        """Return whose bucket an address' is; None for those that many share: this machine, and proxies."""
+        """Return the name of an address's bucket, or None for an address that many callers share."""
         try:
             address = ipaddress.ip_address(peer or "")
         except ValueError:
             return None
+        # This machine and the proxies: one caller behind them must not lock the others out.
         if address.is_loopback or any(address in network for network in self._proxies):
             return None
+        # A caller with a network of 2^64 addresses would have as many buckets.
         if address.version == 6:
             return str(ipaddress.ip_network((int(address), IPV6_PREFIX), strict=False))
         return str(address)

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What keeps a mint alive: opening, starting, the keeper's looks at store and database, and closing.  SPEC 10.
+"""A mint that runs: opened, started, kept in step with store and database, closed. SPEC 10.
 
-A store that lost kills is noticed by the high-water mark in the database and gets a new history, so that no restore
-brings a token back to life.  Handlers get the ``MintContext`` alone.
+Handlers get the ``MintContext`` alone.
 """
 
 import logging
@@ -27,38 +26,38 @@ from arx_verifier.journal import Journal
 from arx_verifier.revocation import Follower
 from arx_verifier.token import MINT_AUDIENCE
 
-KEEPER_S: Final = 1.0  # how often the mint looks at the store itself
-GLANCE_S: Final = 0.1  # how often at its own view: a kill that the mint did not make is in the database as soon after
+KEEPER_S: Final = 1.0  # how often the mint reads the store itself
+GLANCE_S: Final = 0.1  # how often it reads its own view: a kill of another process is in the database that soon
 DOUBTED: Final = (
-    "{0.verifier} says that it has applied number {0.seq}, which the store does not have; verifiers' words have ended"
-    " too many histories within the hour: look at that process; if it is right, `arx kill realm`, `arx thaw realm`"
+    "verifier {0.verifier} reports number {0.seq}, which the store does not have, and verifiers' reports have ended"
+    " too many histories in this hour: check that process; if it is right, run `arx kill realm` and `arx thaw realm`"
 )
 
 _log = logging.getLogger(__name__)
 
 
 class MintRuntime(MintContext):
-    """A realm's mint that runs.  ``open`` builds one; ``start`` and ``close`` belong to the application's lifespan.
+    """A realm's mint with its background thread. Its arguments are those of ``MintContext``.
 
-    The arguments are those of ``MintContext``.
+    ``open`` builds one; the application's lifespan calls ``start`` and ``close``.
     """
 
-    _doubted: Ahead | None = None  # a verifier's word that was one too many
+    _doubted: Ahead | None = None  # the last verifier's report that was not believed
     _keeper: threading.Thread | None = None
     _stop: threading.Event  # of the keeper
 
     @classmethod
     def open(cls, realm: Realm, *, store_url: str, passphrase: str | None = None, database: str | None = None) -> Self:
-        """Open a realm's mint.  Nothing is connected yet.
+        """Return a realm's mint, not connected to anything yet.
 
         Args:
             realm: The realm.
-            store_url: The revocation store.
-            passphrase: Opens the root keys, where a passphrase seals them.
-            database: Another database than the realm folder's, in SQLAlchemy's form.
+            store_url: The revocation store's URL.
+            passphrase: Opens the root keys, if a passphrase seals them.
+            database: The URL of the database, in SQLAlchemy's form; the realm's when omitted.
 
         Raises:
-            SettingsError: A key or a setting is missing or wrong: there is no start without.
+            SettingsError: A key or a setting is missing or invalid.
         """
         roots = RootKeys.load(realm.root_path, realm=realm.name, passphrase=passphrase, key_path=realm.root_key_path)
         verifier_id = f"{MINT_AUDIENCE}-{os.getpid()}-{secrets.token_hex(3)}"
@@ -76,16 +75,17 @@ class MintRuntime(MintContext):
         )
 
     def start(self) -> None:
-        """Bring database and store into a known state and follow the kill epoch; does nothing when started already.
+        """Check and migrate database and store, and follow the kill epoch; it is idempotent.
 
         Raises:
-            SettingsError: The database belongs to another version, a root key that is in it does not open, or the
-                policy file has a mistake.
-            StoreError: Database or store do not answer.
-            AuditError: Nothing can be recorded.
+            SettingsError: The database belongs to another version, a root key in it does not open, or the policy is
+                invalid.
+            StoreError: Database or store did not answer.
+            AuditError: Events cannot be recorded.
         """
         if self._keeper is not None:
             return
+        # The log before the first event: if the database was restored, its events get numbers of a new run.
         self.db.create()
         self.log.start()
         self.key_schedule.start()
@@ -93,6 +93,7 @@ class MintRuntime(MintContext):
         self.db.record(
             Event.of("mint.started", MINT, policy=self.policies.loaded.digest, root=self.key_schedule.minting())
         )
+        # The history before the view: a store that lost kills must not be followed, not even for a moment.
         self.history.attest()
         self.verifier.start()
         self.epochs.catch_up(0, 0, CATCH_UP_S)
@@ -103,7 +104,7 @@ class MintRuntime(MintContext):
         self.log.wake()
 
     def close(self) -> None:
-        """Stop following, and let everything go."""
+        """Stop the background threads, and close log, store and database."""
         if self._keeper is not None:
             self._stop.set()
             self._keeper.join(CATCH_UP_S + KEEPER_S)
@@ -118,25 +119,26 @@ class MintRuntime(MintContext):
         return self.policies.reload(MINT).digest
 
     def _keep(self) -> None:
-        """See whether the store needs a new history or has lost a freeze, which keys mint, which policy is in force."""
-        told, due = False, 0.0
+        """Run the background thread: keep store, freezes, keys and policy up to date."""
+        failing, due = False, 0.0
         while not self._stop.wait(GLANCE_S):
-            moved = self.epochs.view()[:2] != self.freezes.followed[:2] and not told
+            moved = self.epochs.view()[:2] != self.freezes.followed[:2] and not failing
             if not moved and time.monotonic() < due:
                 continue
             due = time.monotonic() + KEEPER_S
             try:
-                self._look_at_store()
+                self._check_store()
                 self.key_schedule.tick()
-                self.policies.follow()  # last: one of a newer version, which cannot be read here, holds nothing else up
-                told = False
+                # Last: a policy of a newer version, which this one cannot read, must not stop the others.
+                self.policies.follow()
+                failing = False
             except ArxError as error:
-                if not told:
+                if not failing:
                     _log.error("realm %s: %s", self.realm.name, error)
-                told = True
+                failing = True
 
-    def _look_at_store(self) -> None:
-        """Attest the store where that is due, and keep the freezes of store and database alike."""
+    def _check_store(self) -> None:
+        """Attest the store's history if that is due, and restore lost freezes."""
         refused = self.epochs.check(None, 0, ()) is not None
         claim = self.store.ahead()
         if (
@@ -149,18 +151,18 @@ class MintRuntime(MintContext):
             _log.error("realm %s: %s", self.realm.name, DOUBTED.format(claim))
         self._doubted = claim
         try:
-            self.freezes.follow()
-        except StoreHistoryError:  # a history was begun while the database was away, which has no mark of it
+            self.freezes.follow_store()
+        except StoreHistoryError:  # a history began while the database was away, so the database has no mark of it
             self.history.attest()
-            self.freezes.follow()
-        self.freezes.keep(self.freezes.followed.incarnation)
+            self.freezes.follow_store()
+        self.freezes.restore_if_due(self.freezes.followed.incarnation)
 
 
 def need_store(realm: Realm, given: str | None) -> str:
-    """Return the store's URL: as given, else as the realm's settings say.
+    """Return the store's URL: the given one, or the realm's.
 
     Raises:
-        SettingsError: Neither says it.
+        SettingsError: Neither is set.
     """
     url = given or realm.store
     if url is None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from arx_caps.embedded import EmbeddedValkey
-from arx_caps.mint.revocation.store_history import MOST_AHEAD, WORDS
+from arx_caps.mint.revocation.store_history import MOST_AHEAD, REPORTS
 from arx_caps.mint.runtime import MintRuntime
 from arx_caps.revocation import RevocationStore
 from tests.faults.going_back import play
@@ -37,7 +37,7 @@ def test_a_verifier_that_makes_numbers_up_ends_few_histories(
     with RevocationStore(valkey.url, realm_name) as store:
         mint.start()
         try:
-            for _ in range(WORDS):
+            for _ in range(REPORTS):
                 before = store.header()
                 say(store, before.incarnation, "inf")
                 until(lambda before=before: store.header().incarnation != before.incarnation)  # type: ignore[misc]
@@ -45,13 +45,13 @@ def test_a_verifier_that_makes_numbers_up_ends_few_histories(
             before = store.header()
             say(store, before.incarnation, str(before.seq + 5))
             until(lambda: mint.epochs.view()[0] == before.incarnation and not mint.ready())
-            mint._look_at_store()
+            mint._check_store()
             assert store.header().place == before.place
             ahead = store.ahead()
             assert ahead is not None
             assert (ahead.verifier, ahead.seq) == ("liar", before.seq + 5)
             told = [event.facts for event in mint.db.outbox.after(0) if event.kind == "epoch.rotated"]
-            assert [facts["verifier"] for facts in told] == ["liar"] * WORDS
+            assert [facts["verifier"] for facts in told] == ["liar"] * REPORTS
         finally:
             mint.close()
 

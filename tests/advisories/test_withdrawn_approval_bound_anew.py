@@ -91,7 +91,7 @@ def test_a_store_that_lost_the_freeze_gets_it_again(desk: Desk, payments: Verifi
     assert code(desk.world.operator().call("DELETE", f"/v1/approvals/{asked['id']}")) == "ok"
     mint = desk.world.mint
     bump = mint.store.thaw([target], "lost", "test")
-    mint.noted(bump.header.place)
+    mint.advance(bump.header.place)
     assert target in mint.db.approvals.withdrawn_targets()
     mint.freezes.restore()
     assert said(desk, payments, extended(desk), approval) == "frozen"

@@ -144,7 +144,7 @@ def test_who_cannot_open_them_cannot_seal_them(tmp_path: Path, wrong: str | None
         reseal(realm, passphrase=OLD, new_passphrase="")
     handle = os.open(realm.root_path.parent, os.O_RDONLY)
     fcntl.flock(handle, fcntl.LOCK_EX)
-    with pytest.raises(SettingsError, match="somebody else"):
+    with pytest.raises(SettingsError, match="another process"):
         reseal(realm, passphrase=OLD, new_passphrase=NEW)
     os.close(handle)
     assert realm.root_path.read_bytes() == before

@@ -35,7 +35,7 @@ class Clock:
 
 @pytest.fixture
 def world(tmp_path: Path, database: str | None, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
-    monkeypatch.setattr(key_schedule, "LOOK_S", 0.0)
+    monkeypatch.setattr(key_schedule, "PLAN_S", 0.0)
     made, _ = local_world(tmp_path / "realm", database=database)
     yield made
     made.mint.close()

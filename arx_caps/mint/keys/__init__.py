@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Root keys: made, sealed, scheduled, rotated; and the public keys of issuers.  SPEC 9, CONTROL 3."""
+"""Keys: root keys, their schedule and rotation, and public keys of issuers. SPEC 9."""

@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Public keys of issuers, from a file or an ``https:`` address.  RFC 7517.
+"""Public keys of issuers, from a file or an ``https:`` address. RFC 7517.
 
-A key set is cached for a while.  An unknown key id makes the mint fetch again, seldom, because any stranger can name
-one.  When an issuer does not answer, its last set is used for a bounded time, because a key that it took back must
-end.  Only public signature keys are taken; ``identity.issuer_token`` chooses one and decides what it may sign.
+``arx_caps.mint.identity.id_token`` chooses a key and decides what it may sign.
 """
 
 import logging
@@ -20,23 +18,23 @@ from arx_caps.http_client import no_answer, open_client
 from arx_verifier.errors import RequestError, SettingsError, UnavailableError
 from arx_verifier.request import read_json_object
 
-FRESH_S: Final = 300  # how long a set is used without asking; what an issuer took back is believed as long
-STALE_S: Final = 3600  # the same, when the issuer does not answer
-RETRY_S: Final = 10  # between two questions to one issuer
+FRESH_S: Final = 300  # how long a set is used before it is fetched again, and so how long a withdrawn key lives
+STALE_S: Final = 3600  # the same while the issuer does not answer: a withdrawn key must end
+RETRY_S: Final = 10  # between two fetches from one issuer: any caller can name an unknown key id
 TIMEOUT: Final = httpx.Timeout(5.0, connect=2.0)
-TOTAL_S: Final = 8.0  # for a whole answer, however slowly it comes
-MAX_WAITING: Final = 8  # callers who wait for somebody else's question: a slow issuer must not hold all of the mint
+TOTAL_S: Final = 8.0  # for a whole response, however slowly it arrives
+MAX_WAITING: Final = 8  # threads that wait for another one's fetch: a slow issuer must not hold all threads
 MAX_BYTES: Final = 256 * 1024
 MAX_KEYS: Final = 100
 PRIVATE: Final = frozenset(["d", "p", "q", "dp", "dq", "qi", "oth", "k"])
-USES: Final = (None, "sig", "jwt-svid")  # a SPIFFE bundle also has keys of certificates, which sign no tokens
+USES: Final = (None, "sig", "jwt-svid")  # a SPIFFE bundle also has keys for certificates, which sign no tokens
 
 _log = logging.getLogger(__name__)
 
 Keys = dict[str, list[dict[str, Any]]]
 
 
-# Suspend counts: what an issuer took back must not live on through a night's sleep.
+# The time while the machine is suspended counts: a withdrawn key must not survive it.
 _CLOCK: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
@@ -45,72 +43,72 @@ def _boot_s() -> float:
 
 
 class _Loaded(NamedTuple):
-    """A set as it was read: its keys by id, when that was, and for a file which file it was."""
+    """A key set: its keys by id, when it was read (s of the clock), and the identity of its file."""
 
     keys: Keys
     at_s: float
     file: tuple[int, ...] | None = None
 
 
-class _Place:
-    """One place that keys come from: what it last said, and when it was last asked."""
+class _Source:
+    """A file or address of keys: its last set, and when it was last fetched."""
 
     def __init__(self) -> None:
         self.loaded: _Loaded | None = None
-        self.asked_s: float | None = None
+        self.fetched_s: float | None = None
         self.why = ""
-        self.asking = threading.Lock()
+        self.fetching = threading.Lock()
 
 
 class KeySets:
-    """The key sets of the issuers.  Any thread may ask.
+    """The key sets of the trusted issuers. It is safe to use from any thread.
 
     Args:
-        folder: What the names of files are relative to.
-        clock: A clock that only rises, s.
+        folder: Paths of files are relative to it.
+        clock: A monotonic clock, s.
         ca: File of a further authority for TLS.
     """
 
     def __init__(self, folder: Path, *, clock: Callable[[], float] = _boot_s, ca: str | None = None) -> None:
         self._folder, self._clock, self._ca = folder, clock, ca
-        self._places: dict[str, _Place] = {}
+        self._sources: dict[str, _Source] = {}
         self._lock = threading.Lock()
         self._waiting = threading.Semaphore(MAX_WAITING)
 
     def find(self, place: str, kid: str) -> list[dict[str, Any]]:
-        """Return the public keys of this id at a place; none is an empty list.
+        """Return the public keys with this id; an empty list if there is none.
 
         Args:
-            place: A file, or an address.
-            kid: The id that a token names.  Nothing is proven of it yet.
+            place: A file or an address.
+            kid: The key id of a token that is not verified yet.
 
         Raises:
-            UnavailableError: ``issuer_unavailable``: there is no set that may be used now.
+            UnavailableError: ``issuer_unavailable``: no key set may be used now.
         """
         if "://" not in place:
             return self._file(place).keys.get(kid, [])
         with self._lock:
-            known = self._places.setdefault(place, _Place())
+            known = self._sources.setdefault(place, _Source())
         self._refresh(known, place, kid)
         loaded = known.loaded
         if loaded is None or self._clock() - loaded.at_s >= STALE_S:
             raise _unavailable(f"the keys of the issuer cannot be read now: {known.why}")
         return loaded.keys.get(kid, [])
 
-    def _refresh(self, known: _Place, place: str, kid: str) -> None:
-        if not self._must_ask(known, kid):
+    def _refresh(self, known: _Source, place: str, kid: str) -> None:
+        if not self._must_fetch(known, kid):
             return
-        # One thread asks.  Whoever can do without the answer does not wait for it; to anybody else no key is unknown
-        # before the answer is there.
+        # One thread fetches. A caller whose key is in the last set goes on with it. The others wait for the response,
+        # because their key may be in it.
         loaded = known.loaded
-        spared = loaded is not None and kid in loaded.keys and self._clock() - loaded.at_s < STALE_S
-        if not known.asking.acquire(blocking=False):
-            if spared:
+        has_key = loaded is not None and kid in loaded.keys and self._clock() - loaded.at_s < STALE_S
+        if not known.fetching.acquire(blocking=False):
+            if has_key:
                 return
             if not self._wait(known):
-                raise _unavailable("the issuer is being asked for its keys; try again")
+                raise _unavailable("the issuer's keys are being fetched: retry")
         try:
-            if not self._must_ask(known, kid):
+            if not self._must_fetch(known, kid):
                 return
             began_s = self._clock()
             try:
@@ -118,40 +116,41 @@ class KeySets:
             except (httpx.HTTPError, httpx.InvalidURL, RequestError, SettingsError) as error:
                 own = isinstance(error, RequestError | SettingsError)
                 known.why = str(error) if own else no_answer(error, place)
-                # Its query may hold what lets the mint ask.
+                # The query of the address may hold a credential of the mint.
                 _log.warning("the keys at %s cannot be read: %s", place.partition("?")[0], known.why)
             finally:
-                known.asked_s = self._clock()  # not before: who comes meanwhile is to wait
+                known.fetched_s = self._clock()  # after the response: a caller that arrives meanwhile must wait for it
         finally:
-            known.asking.release()
+            known.fetching.release()
 
-    def _wait(self, known: _Place) -> bool:
-        """Wait until nobody asks any more, and ask in their place; False where that takes too long, or too many do."""
+    def _wait(self, known: _Source) -> bool:
+        """Wait for another thread's fetch; return False if it takes too long or too many wait."""
         if not self._waiting.acquire(blocking=False):
             return False
         try:
-            return known.asking.acquire(timeout=TOTAL_S)
+            return known.fetching.acquire(timeout=TOTAL_S)
         finally:
             self._waiting.release()
 
-    def _must_ask(self, known: _Place, kid: str) -> bool:
+    def _must_fetch(self, known: _Source, kid: str) -> bool:
         now = self._clock()
-        if known.asked_s is not None and now - known.asked_s < RETRY_S:
+        if known.fetched_s is not None and now - known.fetched_s < RETRY_S:
             return False
         loaded = known.loaded
         return loaded is None or kid not in loaded.keys or now - loaded.at_s >= FRESH_S
 
     def _file(self, name: str) -> _Loaded:
-        """Read a file when it is another one than before; one that is gone takes its keys with it."""
+        """Return the key set of a file, which is read again if it is another file than before."""
         with self._lock:
-            known = self._places.setdefault(name, _Place())
+            known = self._sources.setdefault(name, _Source())
         path = self._folder / name
         try:
+            # Read each time: a file that was removed takes its keys with it.
             stat = path.stat()
             file = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns)
             loaded = known.loaded
             if not S_ISREG(stat.st_mode):
-                raise RequestError("is no file")  # a pipe would keep whoever opens it
+                raise RequestError("is no file")  # opening a pipe would block this thread
             if loaded is None or loaded.file != file:
                 with path.open("rb") as stream:
                     loaded = _Loaded(read_key_set(stream.read(MAX_BYTES + 1)), self._clock(), file)
@@ -164,10 +163,10 @@ class KeySets:
 
 
 def read_key_set(raw: bytes) -> Keys:
-    """Read a JWKS and return its public keys for signatures by id.
+    """Return the public signature keys of a JWKS by key id.
 
     Raises:
-        RequestError: It is none, is too large, or has a private key, which nobody's tokens can be trusted after.
+        RequestError: It is malformed or too large, or it has a private key.
     """
     if len(raw) > MAX_BYTES:
         raise RequestError(f"a key set has at most {MAX_BYTES} bytes")
@@ -177,9 +176,10 @@ def read_key_set(raw: bytes) -> Keys:
     keys: Keys = {}
     for key in listed:
         if key.get("kty") == "oct":
-            continue  # a secret that is published signs for everybody
+            continue  # a symmetric key in a published set signs for any reader
+        # Its issuer has leaked it, so that any signature with it proves nothing.
         if PRIVATE & set(key):
-            raise RequestError("a key set has a private key in it")
+            raise RequestError("a key set has a private key in it: publish public keys only")
         if isinstance(key.get("kid"), str) and _may_verify(key):
             keys.setdefault(key["kid"], []).append(key)
     return keys
@@ -191,13 +191,18 @@ def _may_verify(key: dict[str, Any]) -> bool:
 
 
 def _fetch(url: str, ca: str | None) -> bytes:
-    """Fetch a key set; no redirect is followed, which could lead to where nobody said keys are."""
+    """Fetch a key set from an address.
+
+    Raises:
+        RequestError: The response is no key set in time and size.
+    """
+    # No redirect is followed: it could lead to an address that the policy does not name.
     until = time.monotonic() + TOTAL_S
     raw = bytearray()
-    # A proxy of the environment may stand before an address that TLS proves, and before no other.
+    # Only TLS proves the issuer through a proxy of the environment, so plain addresses go without one.
     with (
         open_client(url, timeout=TIMEOUT, ca=ca, proxy=url.startswith("https:")) as client,
-        # Not compressed: a few bytes could become a great many.
+        # Uncompressed: a few bytes could expand to gigabytes.
         client.stream("GET", url, headers={"Accept": "application/json", "Accept-Encoding": "identity"}) as answer,
     ):
         if answer.status_code != httpx.codes.OK:

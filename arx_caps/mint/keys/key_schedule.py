@@ -1,10 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The key that mints now, and those that verifiers accept: a new one mints only once all know it.  SPEC 9, CONTROL 3.
+"""Which key mints now, and which keys a service must accept. SPEC 9, CONTROL 3.
 
-A root key, or an audience's next number, is published first.  ``rotation`` sets the time from which it mints: two
-refresh intervals later, unless an operator asks for now.  For an audience it mints only when every key of that service
-which asked lately has fetched it; so no token ever meets a service that does not know its key.  All mints of a realm
-decide this alike, from the same rows.  Keys are derived by ``root_keys``.
+Keys are derived in ``root_keys``; ``rotation`` makes, schedules and retires them.
 """
 
 import logging
@@ -32,14 +29,14 @@ from arx_caps.realm import Realm
 from arx_verifier.errors import ArxError, GrantError, SettingsError
 from arx_verifier.token import AudienceKey, KeyRing
 
-LOOK_S: Final = 1.0  # between two looks at the rows; a refresh interval is no shorter
-USED_MS: Final = 60_000  # how exactly it is known when a key last minted
+PLAN_S: Final = 1.0  # how old a plan may be; no refresh interval of a service is shorter
+USED_MS: Final = 60_000  # the resolution of the time when a key last minted
 
 _log = logging.getLogger(__name__)
 
 
 class FetchedKeys(NamedTuple):
-    """Which key ids somebody fetched last, and when, ms."""
+    """The key ids that a service's own key fetched last; ``at`` is in ms since the Unix epoch."""
 
     holder_key: str
     kids: frozenset[str]
@@ -47,13 +44,13 @@ class FetchedKeys(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """The rows, sorted for questions.
+    """The rows of one moment, grouped.
 
     Attributes:
-        roots: Root keys that are not retired and can be derived from, by age.
-        numbers: By audience, the numbers that are not retired, by age.
-        fetched: By audience, who fetched which key ids when.
-        rows: Everything, what is retired as well.
+        roots: Root keys in memory that are not retired, the oldest first.
+        numbers: By audience, its key numbers that are not retired, the oldest first.
+        fetched: By audience, the last fetch of each own key of the service.
+        rows: All rows, retired ones included.
     """
 
     roots: tuple[RootRow, ...]
@@ -62,8 +59,11 @@ class Plan(NamedTuple):
     rows: KeyRows
 
 
+# A new key is published first, and mints later: two refresh intervals after its publication, and only for an audience
+# whose services have all fetched it. So no token reaches a service that does not know its key. All mints of a realm
+# decide from the same rows, so they decide alike.
 class KeySchedule:
-    """The keys of a realm and their times.
+    """Decides which key mints.
 
     Args:
         realm: The realm.
@@ -78,43 +78,45 @@ class KeySchedule:
         self._realm, self._roots, self._db = realm, roots, db
         self._lock = threading.Lock()
         self._plan: Plan | None = None
-        self._looked = 0.0
+        self._read_at = 0.0
         self.ring = MintKeys(self, dict(map(roots.mint_key, roots.names)), realm)
 
     def start(self) -> None:
-        """Take the file's root keys over into the database, and look at what else there is.
+        """Add the file's root keys to the database, and read all rows.
 
         Raises:
             SettingsError: A root key of the database does not open, or none is left that mints.
-            StoreError: The database does not answer.
+            StoreError: The database did not answer.
         """
         self._db.keys.know_roots(self._roots.names)
-        self.look(at_once=True)
+        self.read_plan(fresh=True)
 
-    def look(self, *, at_once: bool = False) -> Plan:
-        """Return the plan, at most a second old.
+    def read_plan(self, *, fresh: bool = False) -> Plan:
+        """Return the plan, at most ``PLAN_S`` old.
 
         Args:
-            at_once: Whether to look again in any case.
+            fresh: Whether to read the rows in any case.
 
         Raises:
-            SettingsError: As ``start``.
-            StoreError: The database does not answer.
+            SettingsError: A root key of the database does not open, or none is left that mints.
+            StoreError: The database did not answer.
         """
         with self._lock:
             plan = self._plan
-            if plan is None or at_once or time.monotonic() - self._looked >= LOOK_S:
+            if plan is None or fresh or time.monotonic() - self._read_at >= PLAN_S:
                 plan = self._plan = self._read()
-                self._looked = time.monotonic()
+                self._read_at = time.monotonic()
         return plan
 
     def tick(self) -> None:
-        """Look, and remember which keys mint; for a thread that does so again and again.
+        """Record in the database which keys mint now; call it about once a second.
 
         Raises:
-            ArxError: It could not.
+            ArxError: The database did not answer, or no key can mint.
         """
-        plan, now = self.look(), now_ms()
+        plan, now = self.read_plan(), now_ms()
+        # Recorded for what would mint, not for what has minted: a request that waited for this write would be slower,
+        # and a key may only be forgotten later than needed, never earlier.
         chosen = {audience: self._choose(plan, audience, now) for audience in plan.numbers}
         roots = {self._minting(plan, now), *(root for root, _ in chosen.values())}
         numbers = {number for _, number in chosen.values()}
@@ -122,32 +124,36 @@ class KeySchedule:
             self._db.keys.note_used([root.name for root in roots], [(number.audience, number.n) for number in numbers])
 
     def mint_key(self) -> tuple[str, bytes]:
-        """Return the key id and the key that the mint's own tokens are made with."""
-        return self._roots.mint_key(self._minting(self.look(), now_ms()).name)
+        """Return key id and key of the mint's own tokens."""
+        return self._roots.mint_key(self._minting(self.read_plan(), now_ms()).name)
 
     def audience_key(self, audience: str) -> tuple[str, bytes]:
-        """Return the key id and the key that tokens for an audience are minted with."""
+        """Return key id and key with which tokens for an audience are minted now."""
         root, number = self._choose(self._numbered(audience), audience, now_ms())
         return self._roots.audience_key(root.name, audience, number.n)
 
     def enrolment(self, invitation: str, root: str | None = None) -> tuple[str, bytes]:
-        """Return a root key's name and the secret bytes of an enrolment token that is made with it.
+        """Return a root key's name, and the secret bytes of an enrolment token that it derives.
 
         Args:
             invitation: A random name.
-            root: The root key of an invitation that was made before.
+            root: The root key of an older invitation, to derive the same token; None for the one that mints.
 
         Raises:
-            GrantError: ``conflict``: that root key is gone.
+            GrantError: ``conflict``: that root key was retired.
         """
-        plan = self.look()
+        plan = self.read_plan()
         name = self._minting(plan, now_ms()).name if root is None else root
         if name not in {row.name for row in plan.roots}:
-            raise GrantError("the root key of this invitation was retired; make another one", code="conflict")
+            raise GrantError("the root key of this invitation was retired: make another invitation", code="conflict")
         return name, self._roots.enrolment(name, invitation)
 
     def audience_keys(self, audience: str) -> dict[str, tuple[bytes, int]]:
-        """Return every key that a tool service must accept, by key id, with the time of its publication, ms."""
+        """Return every key that a service must accept.
+
+        Returns:
+            By key id, the key and when it was published, in ms since the Unix epoch.
+        """
         plan, keys = self._numbered(audience), {}
         for number in plan.numbers[audience]:
             for root in plan.roots:
@@ -156,38 +162,44 @@ class KeySchedule:
         return keys
 
     def minting(self, audience: str | None = None) -> str:
-        """Return the name of the root key that mints for an audience, or for the mint itself."""
-        plan, now = self.look(), now_ms()
+        """Return the name of the root key that mints for an audience.
+
+        Args:
+            audience: The audience; None for the mint's own tokens.
+        """
+        plan, now = self.read_plan(), now_ms()
         return (self._minting(plan, now) if audience is None else self._choose(plan, audience, now)[0]).name
 
     def waits_for(self, root: RootRow, plan: Plan) -> dict[str, list[str]]:
-        """Return which own keys of which audiences have not fetched a root key yet."""
+        """Return by audience the own keys of services that have not fetched a root key yet."""
         now, found = now_ms(), {}
         for audience, numbers in plan.numbers.items():
-            missing = self._missing(plan, audience, f"{root.name}.{numbers[-1].n}", now)
+            missing = self._not_fetched(plan, audience, f"{root.name}.{numbers[-1].n}", now)
             if missing:
                 found[audience] = missing
         return found
 
     def ready_at(self, root: RootRow) -> int:
-        """Return when a root key may mint at the earliest: services have had two intervals to fetch it."""
+        """Return when a root key may mint at the earliest, in ms since the Unix epoch."""
+        # Two intervals: a service that misses one fetch has another one.
         return root.created_at + 2 * self._realm.key_refresh_ms
 
     def retired_targets(self) -> set[str]:
-        """Return the target of every key that is retired: each is to be frozen."""
-        return retired_targets(self.look().rows)
+        """Return the targets of all retired keys, each of which must be frozen."""
+        return retired_targets(self.read_plan().rows)
 
     def _numbered(self, audience: str) -> Plan:
-        plan = self.look()
+        plan = self.read_plan()
         if audience not in plan.numbers:
             self._db.keys.number_audience(audience)
-            plan = self.look(at_once=True)
+            plan = self.read_plan(fresh=True)
         return plan
 
     def _read(self) -> Plan:
         rows = self._db.keys.rows()
         for row in rows.roots:
             if row.name not in self._roots.names and row.nonce is not None and row.sealed is not None:
+                # Another mint has made it since: it is opened before a token that is signed with it can arrive.
                 self._roots.open(SealedRoot(row.name, row.nonce, row.sealed))
         held = self._roots.names
         roots = tuple(row for row in rows.roots if row.retired_at is None and row.name in held)
@@ -198,11 +210,13 @@ class KeySchedule:
         return plan
 
     def _live(self, rows: Iterable[NumberRow]) -> dict[str, list[NumberRow]]:
-        """Leave out what is retired, and what no token that is alive can have been made with."""
+        """Return key numbers by audience, without retired and outdated ones."""
         live: dict[str, list[NumberRow]] = defaultdict(list)
         for row in rows:
             if row.retired_at is None:
                 live[row.audience].append(row)
+        # A number that has not minted for the longest life of a token has no live tokens. USED_MS twice: for the
+        # resolution of ``used_at``, and for a tick that came late.
         since = now_ms() - self._realm.max_ttl_ms - 2 * USED_MS
         return {
             audience: [row for row in numbers if row is numbers[-1] or row.used_at >= since]
@@ -216,30 +230,36 @@ class KeySchedule:
         numbers = plan.numbers[audience]
         for number in reversed(numbers):
             for root in reversed(plan.roots):
-                if self._ready(plan, root, number, now):
+                if self._may_mint(plan, root, number, now):
                     return root, number
-        # A service that was enrolled just now, or one whose other keys were stolen.
+        # No key may mint by these rules: the audience was numbered just now, or its older keys were stolen. Its oldest
+        # key that is not retired mints all the same, and services refuse its tokens until they have fetched it.
         return self._minting(plan, now), numbers[0]
 
-    def _ready(self, plan: Plan, root: RootRow, number: NumberRow, now: int) -> bool:
+    def _may_mint(self, plan: Plan, root: RootRow, number: NumberRow, now: int) -> bool:
+        # Scheduled by an operator's rotation.
         if root.mints_from is None or now < root.mints_from:
             return False
+        # The audience's own key was replaced: its services have had two intervals to fetch the new number.
         if now < number.created_at + 2 * self._realm.key_refresh_ms:
             return False
+        # A root key that does not wait is the realm's first, or an operator rotated to it at once. With the audience's
+        # oldest number it mints before services have fetched it.
         is_first = number is plan.numbers[number.audience][0] and not root.waits
-        return is_first or not self._missing(plan, number.audience, f"{root.name}.{number.n}", now)
+        return is_first or not self._not_fetched(plan, number.audience, f"{root.name}.{number.n}", now)
 
-    def _missing(self, plan: Plan, audience: str, kid: str, now: int) -> list[str]:
-        """Return who of an audience is alive and has not fetched a key."""
+    def _not_fetched(self, plan: Plan, audience: str, kid: str, now: int) -> list[str]:
+        """Return the own keys of an audience's running services that have not fetched a key."""
         fetched = plan.fetched.get(audience, [])
         own = [row for row in fetched if not row.holder_key.startswith(BY_FILE)]
-        # One that has not asked for as long as a token lives does not run any more.
+        # Own keys say more than a service file, of which the mint sees no fetch. A service that has not asked for the
+        # longest life of a token does not run any more, and must not delay a rotation for good.
         alive = [row for row in own if row.at > now - self._realm.max_ttl_ms] if own else fetched
         return [row.holder_key for row in alive if kid not in row.kids]
 
 
 class MintKeys(KeyRing):
-    """The keys of the mint's own tokens; one that another mint made is looked for when it is met."""
+    """The keys of the mint's own tokens. An unknown key id makes it read the rows again."""
 
     __slots__ = ("_schedule",)
 
@@ -248,13 +268,14 @@ class MintKeys(KeyRing):
         self._schedule = schedule
 
     def get(self, kid: str) -> AudienceKey | None:
-        """Return the key of ``kid``, or None."""
+        """Return the key of a key id, or None."""
         found = super().get(kid)
         if found is None:
             try:
-                self._schedule.look(at_once=True)  # rotated at once, a key may be younger than the last look
+                # Another mint may have rotated at once, so that this key is younger than the plan.
+                self._schedule.read_plan(fresh=True)
             except ArxError as error:
-                _log.error("root keys cannot be looked at: %s", error)
+                _log.error("the root keys cannot be read: %s", error)
                 return None
             found = super().get(kid)
         return found

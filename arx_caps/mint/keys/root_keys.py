@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Root keys: made here, stored encrypted, and never anywhere else.  SPEC 9.
+"""Root keys: in memory, in their sealed file, and the keys derived from them. SPEC 9.
 
-Every audience key is derived from a root key, so a tool service can be given its own and learns nothing of the others'.
-The file is sealed with a passphrase (scrypt) or a key file; without either nothing starts.  Later root keys are sealed
-in the same way and kept in the mint's database, where every mint of the realm finds them.  A file that was sealed anew
-(``reseal``) holds the seals before as well, sealed: what the database still has of those opens.  Which key mints,
-and which services exist, is for ``key_schedule``.
+Which key mints, and which services exist, is in ``key_schedule``.
 """
+
+# Every audience key is derived from a root key, so that a service has its own key and can derive no other one. The file
+# is sealed with a passphrase (scrypt) or a key file; there is no unsealed form. Later root keys have the same seal and
+# are in the database, where every mint of the realm finds them; a copy of the database alone opens nothing. A file
+# that was resealed also holds the seals before, sealed with the new one, so that older rows open.
 
 import json
 import os
@@ -30,18 +31,18 @@ from arx_verifier import names
 from arx_verifier.errors import MalformedTokenError, SettingsError
 from arx_verifier.token import KEY_BYTES, wire
 
-AUDIENCE_LABEL: Final = "arx/1/audience/"  # then audience "/" n; no audience has a slash, so labels cannot collide
+AUDIENCE_LABEL: Final = "arx/1/audience/"  # audience "/" n follows; audiences have no slash, so labels cannot collide
 MINT_LABEL: Final = "arx/1/mint"
-ENROLMENT_LABEL: Final = "arx/1/enrolment/"  # then the name of an invitation
+ENROLMENT_LABEL: Final = "arx/1/enrolment/"  # the name of an invitation follows
 SEAL_LABEL: Final = "arx/1/seal"
-SCRYPT_COST: Final = 2**16  # 64 MiB and about a quarter of a second, once a start: dear for a guesser
+SCRYPT_COST: Final = 2**16  # 64 MiB and about 0.25 s: once at a start, and for each guess
 SALT_BYTES: Final = 16
 NONCE_BYTES: Final = 12
 FIRST_ROOT: Final = "k1"
-MAX_OLDER: Final = 8  # seals before; older backups of the database open with older files
+MAX_OLDER: Final = 8  # earlier seals in the file; backups from before them need their own file
 
 Text = Annotated[str, Meta(max_length=256)]
-_CLOSED: Final = (InvalidTag, MalformedTokenError, ValueError)  # a box that does not open, or is none
+_CLOSED: Final = (InvalidTag, MalformedTokenError, ValueError)  # a box that is malformed or does not open
 
 
 class _Sealed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -56,7 +57,7 @@ class _Box(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The stored form."""
+    """The file's JSON."""
 
     v: Annotated[int, Meta(ge=1, le=1)]
     realm: Text
@@ -77,15 +78,15 @@ class RootKeys:
     __slots__ = ("_roots", "_seals", "realm")
 
     def __init__(self, roots: Mapping[str, bytes], *, realm: str, seals: Sequence[bytes] = ()) -> None:
-        """Hold root keys.
+        """Hold root keys in memory.
 
         Args:
-            roots: 32 secret bytes by name.
+            roots: By name, 32 secret bytes.
             realm: The realm's name.
-            seals: What further ones are sealed with, and then what they were sealed with before.
+            seals: The key that seals further root keys, and then the seals before it.
 
         Raises:
-            SettingsError: There is none, or one that is not 32 bytes.
+            SettingsError: There is no root key, or one that is not 32 bytes.
         """
         if not roots or any(len(root) != KEY_BYTES or not names.is_root_name(name) for name, root in roots.items()):
             raise SettingsError("a realm needs at least one root key of 32 bytes")
@@ -94,7 +95,7 @@ class RootKeys:
 
     @classmethod
     def create(cls, path: Path, *, realm: str, passphrase: str | None, key_path: Path) -> Self:
-        """Make the first root key and store it, sealed with a passphrase or else with a fresh key file.
+        """Make the first root key and store it, sealed with a passphrase or a new key file.
 
         Raises:
             SettingsError: A file exists already, or cannot be written.
@@ -109,18 +110,22 @@ class RootKeys:
         """Store the keys, sealed, in a new file.
 
         Raises:
-            SettingsError: The file exists already, the passphrase is empty, or there is no key file.
+            SettingsError: The file exists already, the passphrase is empty, or the key file is missing.
         """
-        write_secret(path, self.sealed_anew(passphrase=passphrase, key_path=key_path)[0])
+        write_secret(path, self.seal(passphrase=passphrase, key_path=key_path)[0])
 
-    def sealed_anew(self, *, passphrase: str | None, key_path: Path) -> tuple[bytes, Self]:
-        """Seal the keys with a passphrase, or else with the first line of a key file.
+    def seal(self, *, passphrase: str | None, key_path: Path) -> tuple[bytes, Self]:
+        """Return the content of a file with these keys, sealed with a passphrase or a key file.
+
+        Args:
+            passphrase: The passphrase; None to seal with the key file's first line.
+            key_path: The key file.
 
         Returns:
-            What a file then holds, and the keys as it opens them.
+            The file's content, and the keys as it opens them.
 
         Raises:
-            SettingsError: The passphrase is empty, or there is no key file.
+            SettingsError: The passphrase is empty, or the key file is missing.
         """
         salt = os.urandom(SALT_BYTES)
         key, *_ = _seal_keys(passphrase, key_path, salt, SCRYPT_COST)
@@ -142,8 +147,14 @@ class RootKeys:
     def load(cls, path: Path, *, realm: str, passphrase: str | None, key_path: Path) -> Self:
         """Open the stored keys.
 
+        Args:
+            path: The sealed file.
+            realm: The realm that the file must belong to.
+            passphrase: Opens a file that a passphrase seals.
+            key_path: Opens a file that a key file seals.
+
         Raises:
-            SettingsError: A file is missing, open to others or damaged, or the passphrase or key file is not the one.
+            SettingsError: A file is missing, readable by others or damaged, or does not open.
         """
         try:
             file = msgspec.json.decode(read_secret(path), type=_File)
@@ -155,8 +166,10 @@ class RootKeys:
             raise SettingsError(
                 f"{path} is sealed with a passphrase: give --passphrase-file FILE, or set {PASSPHRASE_VARIABLE}"
             )
+        # The file decides: after a reseal to a key file, the passphrase may still be set in the environment.
         sealed_with = passphrase if file.seal == "scrypt" else None
         failed: Exception | None = None
+        # While keys are resealed, the key file has an old and a new line, and one of them opens the file.
         for key in _seal_keys(sealed_with, key_path, _salt_of(path, file), file.cost):
             try:
                 roots = {each.name: _unbox(key, each, _about(realm, each.name)) for each in file.keys}
@@ -168,43 +181,45 @@ class RootKeys:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The names of the root keys, in their order."""
+        """The names of the root keys, the oldest first."""
         return tuple(self._roots)
 
     def make(self, name: str) -> SealedRoot:
-        """Make another root key for the database; it is not held before it is opened.
+        """Return a new root key for the database, sealed; ``open`` it to derive keys from it.
 
         Raises:
-            SettingsError: There is nothing to seal it with.
+            SettingsError: These keys have no seal.
         """
         return self._seal(name, secrets.token_bytes(KEY_BYTES))
 
     def open(self, sealed: SealedRoot) -> None:
-        """Hold a root key of the database, from now on.
+        """Open a root key of the database and keep it in memory.
 
         Raises:
             SettingsError: It was sealed with another passphrase or key file.
         """
         self._roots[sealed.name] = self._unseal(sealed)
 
-    def again(self, sealed: SealedRoot) -> SealedRoot:
-        """Seal a root key of the database with what further ones are sealed with now.
+    def reseal(self, sealed: SealedRoot) -> SealedRoot:
+        """Return a root key of the database with the newest seal.
 
         Raises:
-            SettingsError: It was sealed with what is not known here.
+            SettingsError: It was sealed with another passphrase or key file.
         """
         return self._seal(sealed.name, self._unseal(sealed))
 
     def audience_key(self, root: str, audience: str, n: int) -> tuple[str, bytes]:
-        """Return key id and key of an audience, under a root key and with the audience's number."""
+        """Return key id and key of an audience's key number under a root key."""
         return f"{root}.{n}", self._derive(root, f"{AUDIENCE_LABEL}{audience}/{n}")
 
     def mint_key(self, root: str) -> tuple[str, bytes]:
-        """Return key id and key of the mint's own tokens under a root key; it mints nothing for a tool service."""
+        """Return key id and key of the mint's own tokens under a root key."""
+        # A label of its own: no service can derive this key, so no service can make a token that the mint accepts.
         return f"{root}.0", self._derive(root, MINT_LABEL)
 
     def enrolment(self, root: str, invitation: str) -> bytes:
         """Return the 32 secret bytes of an enrolment token, from an invitation's random name."""
+        # Derived and not stored: a retry must get the same token, and no table may hold one.
         return self._derive(root, ENROLMENT_LABEL + invitation)
 
     def _seal(self, name: str, root: bytes) -> SealedRoot:
@@ -213,6 +228,7 @@ class RootKeys:
 
     def _unseal(self, sealed: SealedRoot) -> bytes:
         failed: Exception | None = None
+        # Rows may be older than the file: the newest seal first, then those before it.
         for seal in self._sealing():
             try:
                 return _unbox(seal, sealed, _about(self.realm, sealed.name))
@@ -225,7 +241,7 @@ class RootKeys:
 
     def _sealing(self) -> tuple[bytes, ...]:
         if not self._seals:
-            raise SettingsError("these root keys were not opened from a file, so no other one can be sealed")
+            raise SettingsError("these root keys were not opened from a file: they have no seal for another one")
         return self._seals
 
     def _derive(self, root: str, label: str) -> bytes:
@@ -243,16 +259,17 @@ def _expand(secret: bytes, salt: bytes | None, label: str) -> bytes:
 
 
 def _about(realm: str, name: str) -> bytes:
-    """What a sealed key is bound to: it cannot be moved to another realm or name."""
+    """Return the associated data of a sealed key, which binds it to its realm and name."""
     return f"arx/1/root/{realm}/{name}".encode()
 
 
 def _about_seal(realm: str) -> bytes:
-    """What a sealed seal is bound to; no root key has an empty name."""
+    """Return the associated data of a seal before; no root key has an empty name."""
     return _about(realm, "")
 
 
 def _box(key: bytes, secret: bytes, about: bytes) -> dict[str, str]:
+    # Random: at most a few dozen secrets are ever sealed with one key, far from the bound of AES-GCM.
     nonce = os.urandom(NONCE_BYTES)
     return {"nonce": wire.text_of(nonce), "sealed": wire.text_of(AESGCM(key).encrypt(nonce, secret, about))}
 
@@ -269,31 +286,32 @@ def _salt_of(path: Path, file: _File) -> bytes:
 
 
 def _seal_keys(passphrase: str | None, key_path: Path, salt: bytes, cost: int) -> list[bytes]:
-    """Return what seals: of a passphrase one key, of a key file one for each of its lines, the newest first."""
+    """Return the keys that a passphrase, or each line of a key file, derives; the newest first."""
     if passphrase is not None:
         if not passphrase:
-            raise SettingsError("an empty passphrase protects nothing")
+            raise SettingsError("empty passphrase: give one, or use a key file")
         return [Scrypt(salt=salt, length=KEY_BYTES, n=cost, r=8, p=1).derive(passphrase.encode())]
     return [_expand(secret, salt, SEAL_LABEL) for secret in read_key_file(key_path)]
 
 
 def read_key_file(path: Path) -> list[bytes]:
-    """Read a key file: 32 secret bytes a line, more than one line only while keys are sealed anew.
+    """Return the secrets of a key file, 32 bytes in each line.
 
     Raises:
-        SettingsError: It is not there, open to others, or no key file.
+        SettingsError: It is missing, readable by others, or no key file.
     """
     try:
         found = [wire.bytes_of(line) for line in read_secret(path).decode("ascii", "replace").split()]
     except MalformedTokenError as error:
         raise SettingsError(f"{path} is not a key file of 32 bytes") from error
+    # A shorter secret would open nothing today, and seal weakly at the next reseal.
     if not found or any(len(secret) != KEY_BYTES for secret in found):
         raise SettingsError(f"{path} is not a key file of 32 bytes")
     return found
 
 
 def write_key_file(path: Path, found: Sequence[bytes]) -> None:
-    """Write a key file, over one that is there.
+    """Write a key file, and replace an existing one atomically.
 
     Raises:
         SettingsError: It cannot be written.

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The mint's side of the revocation store: which history it trusts, which freezes it must have.  SPEC 10."""
+"""Kills, freezes and thaws, the freezes in force, and the store's history. SPEC 10."""

@@ -1,10 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The freezes that stand, as the database knows them, and a store that lost some: it gets them again.  SPEC 10.12.
+"""The freezes in force, alike in the mint's database and the revocation store. SPEC 10.12.
 
-The database follows the store's log, so that it also has what was frozen or killed past the mint; what it has ended
-itself (agents, operators, keys, approvals) must be frozen as well.  In a new history nothing is granted before the
-store has all of these: a frozen agent could otherwise begin anew in it.  Kills need nothing of the kind, because no
-token of before lives on in a new history.
+Freezes are made and thawed in ``revoker``. A store that lost its history is in ``store_history``.
 """
 
 import logging
@@ -20,9 +17,9 @@ from arx_caps.revocation import Entry, RevocationStore, StoreHistoryError
 from arx_verifier.errors import UnavailableError
 from arx_verifier.revocation import FREEZING, NOWHERE, HistoryPlace
 
-AT_ONCE: Final = 1000  # targets that one step of the store takes, and entries of one page
-EVERY_S: Final = 60.0
-TRIES: Final = 3  # another mint may follow at the same time
+AT_ONCE: Final = 1000  # targets in one operation of the store, and entries of one page
+EVERY_S: Final = 60.0  # between two comparisons of database and store
+TRIES: Final = 3  # another mint may apply the same entries at the same time
 NOT_BACK: Final = "the freezes of this realm are not back in the revocation store yet"
 WHY: Final = "the store had lost it"
 FOUND: Final = "found in the store"
@@ -31,11 +28,11 @@ _log = logging.getLogger(__name__)
 
 
 class Changes(NamedTuple):
-    """What the store's log says of freezes, behind a place.
+    """The changes of freezes in the store's log after an entry.
 
     Attributes:
         to: The last entry that was read.
-        frozen: The freezes that stand by it.
+        frozen: The freezes that are in force at that entry.
         thawed: The targets whose last entry is a thaw.
     """
 
@@ -44,137 +41,154 @@ class Changes(NamedTuple):
     thawed: frozenset[str]
 
 
+# Database and store must have the same freezes. The database follows the store's log, so that it has freezes that were
+# made at the store directly. The store gets the freezes back that it lost, and those of everything that the mint has
+# ended for good: agents, operators, keys and approvals. In a new history no token is minted before the store has all of
+# them: a frozen agent could otherwise begin anew. Kills need nothing like it, because no older token is valid in a new
+# history.
 class FreezeKeeper:
-    """Keeps the database's freezes up with the store, and the store's with the database.
+    """Keeps the freezes of database and store alike.
 
     Args:
         realm: The realm's name.
         db: The mint's database.
         store: The store.
-        noted: Remembers a change of the kill epoch and waits until the mint's own view has it.
+        advance: Raises the high-water mark to a position and waits until the mint's own view has it.
 
     Attributes:
-        missing: What the store lacked when it was compared last, and could not be given again yet.
-        followed: Up to where the database has the freezes, as far as this mint knows.
+        missing: The freezes that the store lacked at the last comparison and has not got back yet.
+        followed: The entry of the store's log up to which the database has the freezes.
     """
 
     def __init__(
-        self, realm: str, db: MintDatabase, store: RevocationStore, noted: Callable[[HistoryPlace], None]
+        self, realm: str, db: MintDatabase, store: RevocationStore, advance: Callable[[HistoryPlace], None]
     ) -> None:
-        self._realm, self._db, self._store, self._noted = realm, db, store, noted
-        self._whole: HistoryPlace | None = None  # from here on all freezes are in the store
+        self._realm, self._db, self._store, self._advance = realm, db, store, advance
+        self._complete: HistoryPlace | None = None  # the store has all freezes from this position on
         self._compared = float("-inf")
         self.missing: tuple[str, ...] = ()
         self.followed = NOWHERE
 
-    def require(self, incarnation: str, seq: int) -> None:
-        """Require that a view of the kill epoch has every freeze that stands.
+    def require_complete(self, incarnation: str, seq: int) -> None:
+        """Require that a view of the kill epoch has every freeze in force.
+
+        Args:
+            incarnation: The view's incarnation.
+            seq: The view's position.
 
         Raises:
-            UnavailableError: ``syncing``: the store has not got them again yet, or that is not known.
+            UnavailableError: ``syncing``: the store has not got them back yet, or that is unknown.
         """
-        if self.why_not(incarnation, seq):
+        if self.why_incomplete(incarnation, seq):
             raise UnavailableError(NOT_BACK, code="syncing")
 
-    def why_not(self, incarnation: str, seq: int) -> list[str]:
-        """Return why nothing can be granted on a view of the kill epoch; empty when it has every freeze."""
-        whole = self._whole
-        if whole is not None and incarnation == whole.incarnation and seq >= whole.seq:
+    def why_incomplete(self, incarnation: str, seq: int) -> list[str]:
+        """Return why a view of the kill epoch may lack freezes; empty if it has all of them."""
+        complete = self._complete
+        if complete is not None and incarnation == complete.incarnation and seq >= complete.seq:
             return []
         return [NOT_BACK + (f": {', '.join(self.missing[:8])}" if self.missing else "")]
 
     def trust(self, place: HistoryPlace) -> None:
-        """Take a history for one that has every freeze from a place on."""
-        self._whole = place
+        """Set the position from which on the store has all freezes."""
+        self._complete = place
 
-    def follow(self) -> None:
-        """Take over what the store's log says of freezes.
+    def follow_store(self) -> None:
+        """Apply the new entries of the store's log to the freezes of the database.
 
         Raises:
-            StoreError: Store or database do not answer, or the store is in another history than the mint's.
+            StoreError: Store or database did not answer, or the store has another history than the mint.
         """
         for _ in range(TRIES):
             since, mark = self._db.epoch.followed(self._realm), self._db.epoch.high_water(self._realm)
             changes = changes_since(self._store, since)
             if mark is None or mark.incarnation != changes.to.incarnation:
                 raise StoreHistoryError("INCARNATION", "the store is in a history that this mint has not looked at")
+            # ``follow`` compares ``since`` with the row again: of two mints that apply the same entries, one reads them
+            # anew.
             if changes.to == since or self._db.epoch.follow(
                 self._realm, since, changes.to, changes.frozen, changes.thawed
             ):
                 self.followed = changes.to
                 return
 
-    def keep(self, incarnation: str) -> None:
-        """Compare where that is due: in a history that was not compared yet at once, else once a minute.
+    def restore_if_due(self, incarnation: str) -> None:
+        """Restore lost freezes at once in a new incarnation, and otherwise once a minute.
 
         Args:
-            incarnation: The history.
+            incarnation: The store's incarnation.
 
         Raises:
-            UnavailableError: Store or database do not answer, or it could not be recorded.
+            UnavailableError: Store or database did not answer, or the event cannot be recorded.
         """
         if (
-            self._whole is None
-            or self._whole.incarnation != incarnation
+            self._complete is None
+            or self._complete.incarnation != incarnation
             or time.monotonic() - self._compared >= EVERY_S
         ):
             self.restore()
 
     def restore(self) -> list[str]:
-        """Compare the store with the database, and freeze again what the store has lost.
+        """Freeze again what the store has lost.
 
         Returns:
-            What was lost.
+            The targets that it had lost.
 
         Raises:
-            UnavailableError: Store or database do not answer, or it could not be recorded.
+            UnavailableError: Store or database did not answer, or the event cannot be recorded.
         """
         incarnation = self._store.header().incarnation
-        lost = self._lost()
+        lost = self._find_lost()
         self.missing = tuple(lost)
         for first in range(0, len(lost), AT_ONCE):
-            self._freeze(lost[first : first + AT_ONCE])
+            self._freeze_again(lost[first : first + AT_ONCE])
         if lost:
-            self.follow()
+            self.follow_store()
             named = ", ".join(lost[:8]) + (", …" if len(lost) > 8 else "")
             _log.warning("realm %s: the store had lost %d freezes: %s", self._realm, len(lost), named)
         self.missing = ()
         self._compared = time.monotonic()
-        # A history that began meanwhile was not compared.
+        # A history that began in the meantime was not compared.
         if self.followed.incarnation == incarnation and (
-            lost or self._whole is None or self._whole.incarnation != incarnation
+            lost or self._complete is None or self._complete.incarnation != incarnation
         ):
-            self._whole = self.followed
+            self._complete = self.followed
         return lost
 
-    def _lost(self) -> list[str]:
-        """Return the targets that are not frozen and must be, looked at twice: a freeze or a thaw may be on its way."""
+    def _find_lost(self) -> list[str]:
+        """Return the targets that must be frozen and are not."""
+        # Compared twice: a freeze or a thaw may be in the store and not yet in the database, or the other way round.
         lost: set[str] | None = None
         for _ in range(2):
-            there = set(self._store.freezes())
-            self.follow()  # behind the look: a thaw that it met is known by now
-            missing = freezes_of(self._db) - there
+            frozen = set(self._store.freezes())
+            # After the store was read: a thaw that the read has missed is in the database now.
+            self.follow_store()
+            missing = freezes_of(self._db) - frozen
             lost = missing if lost is None else lost & missing
             if not lost:
                 break
         return sorted(lost or ())
 
-    def _freeze(self, targets: list[str]) -> None:
+    def _freeze_again(self, targets: list[str]) -> None:
         bump = self._store.freeze(targets, WHY, "mint")
-        told = {"targets": list(bump.targets), "seq": bump.header.seq, "reason": WHY, "durable": bump.durable}
-        self._db.record(Event.of("targets.frozen", "mint", **told))
-        self._noted(bump.header.place)
+        facts = {"targets": list(bump.targets), "seq": bump.header.seq, "reason": WHY, "durable": bump.durable}
+        self._db.record(Event.of("targets.frozen", "mint", **facts))
+        self._advance(bump.header.place)
 
 
 def changes_since(store: RevocationStore, since: HistoryPlace | None) -> Changes:
-    """Read what the store's log says of freezes behind a place.
+    """Read the changes of freezes from the store's log.
 
-    Where the store has forgotten the entries in between, or is in another history, each freeze that it has stands: a
-    thaw among what is not known is asked for again by a person, an unknown freeze by nobody.
+    Args:
+        store: The revocation store.
+        since: The last entry that is known, or None.
+
+    Returns:
+        The changes after it.
 
     Raises:
-        StoreHistoryError: The store is not behind that place, or the realm has no history in it.
-        StoreError: It did not answer.
+        StoreHistoryError: The store lacks that entry, or the realm has no history in it.
+        StoreError: The store did not answer.
     """
     header = store.header()
     same = since is not None and since.incarnation == header.incarnation
@@ -184,9 +198,11 @@ def changes_since(store: RevocationStore, since: HistoryPlace | None) -> Changes
         if since.seq > header.seq or (store.chain_at(since.seq) or since.chain) != since.chain:
             raise StoreHistoryError("REGRESSED", f"number {since.seq} is not what this mint has seen")
     after = since.seq if since is not None and same else 0
-    entries = list(_entries(store, after, header.seq))
+    entries = list(_read_entries(store, after, header.seq))
     frozen: dict[str, Freeze] = {}
     if not same or len(entries) < header.seq - after:
+        # The store has forgotten entries, or has another history: every freeze in it counts as in force. Of two errors
+        # this one is mended, for an operator thaws again what was thawed; no one would freeze again what was lost.
         frozen = {target: Freeze(target, header.at_ms, "", FOUND) for target in store.freezes()}
     thawed: set[str] = set()
     for entry in entries:
@@ -199,37 +215,38 @@ def changes_since(store: RevocationStore, since: HistoryPlace | None) -> Changes
     return Changes(header.place, tuple(frozen.values()), frozenset(thawed))
 
 
-def _entries(store: RevocationStore, after: int, last: int) -> Iterator[Entry]:
+def _read_entries(store: RevocationStore, after: int, last: int) -> Iterator[Entry]:
     while after < last and (page := store.log(after, AT_ONCE)):
         yield from (entry for entry in page if entry.seq <= last)
         after = page[-1].seq
 
 
-def _clean(said: str) -> str:
-    return said.replace("\0", "")  # PostgreSQL keeps none
+def _clean(text: str) -> str:
+    """Return text without NUL, which PostgreSQL cannot store."""
+    return text.replace("\0", "")
 
 
 def wanted_freezes(db: MintDatabase, store: RevocationStore, realm: str) -> set[str]:
-    """Return what must be frozen, for who looks while no mint may have followed the store's log.
+    """Return what must be frozen, for ``arx doctor``: no mint may have followed the store's log.
 
     Raises:
-        StoreError: Store or database do not answer.
+        StoreError: Store or database did not answer.
     """
     wanted = freezes_of(db)
     try:
         changes = changes_since(store, db.epoch.followed(realm))
-    except StoreHistoryError:  # emptied, or put back: what the database knows counts
+    except StoreHistoryError:  # the store was emptied or restored: the database counts
         return wanted
     return (wanted | {freeze.target for freeze in changes.frozen}) - (changes.thawed - ended_of(db))
 
 
 def freezes_of(db: MintDatabase) -> set[str]:
-    """Return every target that must be frozen, as the database alone knows."""
+    """Return every target that must be frozen, by the database alone."""
     return db.epoch.freezes() | ended_of(db)
 
 
 def ended_of(db: MintDatabase) -> set[str]:
-    """Return the targets of what the mint itself has ended: whoever thaws one past it finds it frozen again."""
+    """Return the targets of everything that the mint has ended for good."""
     return (
         db.agents.ended_targets()
         | db.operators.ended_targets()

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Kill, freeze and thaw targets: in the store, then in the database and the record.  SPEC 10.
+"""Kill, freeze and thaw targets, with their events. SPEC 10.
 
-The store comes first: what is written there is in force, even if the rest fails.  Then the database and the record
-follow, and only then is the call answered.  Every operation can be repeated, which is how a crash in between is mended.
+What ends with a task, a session or an agent is in ``arx_caps.mint.tasks.revoke``.
 """
 
 import contextlib
@@ -19,7 +18,7 @@ from arx_verifier.revocation import HistoryPlace
 
 Op = Literal["kill", "kill+freeze", "freeze", "thaw"]
 NO_WAIT_MS: Final = 0
-# The kind of each operation's event.
+# The kinds of events.
 _KINDS: Final[dict[Op, str]] = {
     "kill": "targets.killed",
     "kill+freeze": "targets.killed",
@@ -28,15 +27,17 @@ _KINDS: Final[dict[Op, str]] = {
 }
 
 
+# The store comes first: a change in it is in force, even if everything after it fails. Then come the database and the
+# event, and then the response. Every operation is idempotent, so that a retry mends a crash in between.
 class Revoker:
-    """Changes the revocation store, and what the mint remembers of it.
+    """Changes the revocation store, and records the changes.
 
     Args:
         db: The mint's database.
         store: The store.
-        history: Attests the store's history, should another mint have begun one.
-        freezes: Keeps the database's freezes up with the store.
-        noted: Remembers a change of the kill epoch and waits until the mint's own view has it.
+        history: Attests the store's history, if another mint has begun a new one.
+        freezes: Keeps the freezes of database and store alike.
+        advance: Raises the high-water mark to a position and waits until the mint's own view has it.
     """
 
     def __init__(
@@ -45,74 +46,75 @@ class Revoker:
         store: RevocationStore,
         history: StoreHistory,
         freezes: FreezeKeeper,
-        noted: Callable[[HistoryPlace], None],
+        advance: Callable[[HistoryPlace], None],
     ) -> None:
-        self._db, self._store, self._noted = db, store, noted
+        self._db, self._store, self._advance = db, store, advance
         self._history, self._freezes = history, freezes
 
     def end(self, op: Op, targets: Sequence[str], *, reason: str, by: str, wait: bool) -> KillReport:
-        """Kill, freeze or thaw targets, as an operator asks.
+        """Kill, freeze or thaw targets for an operator.
 
         Args:
-            op: ``kill`` does to each target what a kill of its kind is.
-            targets: At least one.
-            reason: Kept in the log.
-            by: Who.
+            op: The operation; ``kill`` also freezes targets of kinds that a kill freezes, such as agents.
+            targets: At least one target.
+            reason: The reason, kept in the audit log.
+            by: The actor.
             wait: Whether to wait until every verifier has confirmed.
 
         Returns:
             The kill report.
 
         Raises:
-            RequestError: A target is not one.
-            StoreError: The outcome is not known; repeat it.
-            AuditError: It is in force, and could not be recorded.
+            RequestError: A target is malformed.
+            StoreError: The outcome is not known: retry.
+            AuditError: The change is in force, and its event could not be recorded.
         """
         parse_targets(targets)
         if op == "thaw":
-            # First: what the database has for ended is frozen again wherever the store has lost it.
+            # The row before the store: what the database has as ended is frozen again in the store.
             self._thaw(targets, by)
-        what: dict[str, Callable[[], Bump]] = {
+        operations: dict[str, Callable[[], Bump]] = {
             "kill": lambda: self._store.kill_by_kind(targets, reason, by),
             "kill+freeze": lambda: self._store.kill_and_freeze(targets, reason, by),
             "freeze": lambda: self._store.freeze(targets, reason, by),
             "thaw": lambda: self._store.thaw(targets, reason, by),
         }
-        bump = self.change(what[op])
+        bump = self.change(operations[op])
         report = self.settle(bump, None if wait else NO_WAIT_MS)
         self._record(bump, _KINDS[op], by, reason)
         return report
 
     def change(self, change: Callable[[], Bump]) -> Bump:
-        """Make a change of the store; if another mint began a new history meanwhile, attest it and try once more.
+        """Make a change of the store; attest a new history of another mint, and try once more.
 
         Args:
             change: Makes the change.
 
         Raises:
-            StoreError: The outcome is not known; repeat it.
+            StoreError: The outcome is not known: retry.
         """
         try:
             return change()
         except StoreHistoryError:
             self._history.attest()
-            # Before the change, which may be a thaw; what fails here is tried again, and a kill does not wait for it.
+            # Before the change, which may be a thaw of a lost freeze. An error is ignored: the keeper tries again, and
+            # a kill must not wait for it.
             with contextlib.suppress(ArxError):
                 self._freezes.restore()
             return change()
 
     def settle(self, bump: Bump, timeout_ms: int | None) -> KillReport:
-        """Wait for the verifiers' confirmations, then remember the place in the kill sequence.
+        """Wait for the verifiers' confirmations, and raise the high-water mark.
 
         Args:
             bump: The change.
-            timeout_ms: How long to wait, ms; None until the leases of all have ended.
+            timeout_ms: How long to wait, ms; None until the leases of all verifiers have ended.
 
         Returns:
             The kill report.
         """
         report = self._store.wait_confirmed(bump, timeout_ms)
-        self._noted(bump.header.place)
+        self._advance(bump.header.place)
         return report
 
     def _thaw(self, targets: Sequence[str], by: str) -> None:
@@ -123,9 +125,11 @@ class Revoker:
                 self._db.agents.set_status(path, "active", Event.of("agent.thawed", by, agent=path))
 
     def _record(self, bump: Bump, kind: str, by: str, reason: str) -> None:
+        # The event comes after the change: without its event the change is in force all the same, and the store's log,
+        # which the audit log takes in, has it.
         seq = bump.header.seq
         try:
-            self._freezes.follow()
+            self._freezes.follow_store()
             self._db.record(
                 Event.of(kind, by, targets=list(bump.targets), seq=seq, reason=reason, durable=bump.durable)
             )

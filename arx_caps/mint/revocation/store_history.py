@@ -1,11 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether the store's history can continue, or has to end.  SPEC 10.11.
+"""Whether the store's history can continue, or a new one must begin. SPEC 10.11.
 
-A store that went back does not know it.  So its place in the kill sequence is compared with every place known
-elsewhere: the database's mark, what this mint's own view has applied, what the audit log has of the store's log, and
-what verifiers report in their probes.  A new history begins after the highest of them, so that no number is given
-twice.  A verifier's report is no proof: reports may end a bounded number of histories an hour, and move the sequence by
-a bounded distance.
+Failover of replicas is in ``arx_caps.revocation.failover``.
 """
 
 import logging
@@ -27,12 +23,12 @@ from arx_verifier.errors import ArxError
 from arx_verifier.revocation import UNKNOWN, Epochs, HistoryPlace, new_incarnation
 
 MINT: Final = "mint"
-ATTESTING: Final = 1  # what one mint of several does at a time
+ATTESTING: Final = 1  # of the lock with which one mint at a time attests
 BEGUN: Final = "epoch.begun"
 ROTATED: Final = "epoch.rotated"
-WORDS: Final = 3  # histories that verifiers' words may end
-WORDS_MS: Final = 60 * 60 * 1000  # within so long
-MOST_AHEAD: Final = 1_000_000  # how far above the store's number a verifier's word may move the sequence
+REPORTS: Final = 3  # histories that verifiers' reports may end in REPORTS_MS
+REPORTS_MS: Final = 60 * 60 * 1000
+MOST_AHEAD: Final = 1_000_000  # how far a verifier's report may move the sequence
 ANOTHER: Final = "the store has lost kills and given their numbers to others"
 FORGOTTEN: Final = "the store has lost kills"
 
@@ -40,13 +36,13 @@ _log = logging.getLogger(__name__)
 
 
 class Known(NamedTuple):
-    """What is known of the kill sequence without the store, read before the store is asked: that one may be further.
+    """What the mint knows of the kill sequence without the store.
 
     Attributes:
-        mark: The database's mark, or None.
-        view: What this mint's own view has applied; it keeps that while it refuses a store that went back.
-        logged: The last entry of the mark's history that the audit log has, or None.
-        seq: The highest number of all, in whichever history.
+        mark: The database's high-water mark, or None.
+        view: The last position that this mint's own view has applied.
+        logged: The last entry of the mark's history in the audit log, or None.
+        seq: The highest number of all three, of any history.
     """
 
     mark: HighWater | None
@@ -55,16 +51,20 @@ class Known(NamedTuple):
     seq: int
 
 
+# A store that was restored from a backup does not know it. So its position in the kill sequence is compared with every
+# other copy: the high-water mark, this mint's own view, the audit log, and what verifiers report in their probes. A new
+# history begins after the highest of them, so that no number is given twice. A report proves nothing: a stolen verifier
+# login could end history after history. So reports may end three an hour, and move the sequence by a bounded distance.
 class StoreHistory:
-    """The history of the revocation store, as a mint attests it.
+    """Attests the history of the revocation store.
 
     Args:
         realm: The realm.
-        db: The mint's database, which has the mark.
+        db: The mint's database, with the high-water mark.
         store: The store.
-        topology: Its replicas, and what a failover means.
+        topology: Its replicas, and whether a failover begins a new history.
         epochs: The mint's own view of the kill epoch.
-        log: The audit log, which has the store's log.
+        log: The audit log, with the entries of the store's log.
     """
 
     def __init__(
@@ -80,29 +80,31 @@ class StoreHistory:
         self._epochs, self._log = epochs, log
 
     def attest(self) -> None:
-        """Compare the store with what is known elsewhere; begin or renew its history where they differ.
+        """Compare the store with the other copies of its history; begin a new one if it lost kills.
 
         Raises:
-            StoreError: Store or database do not answer.
+            StoreError: Store or database did not answer.
         """
-        # Two mints that both find the store without its kills would end each other's new history.
+        # Alone: two mints that find the same loss would each end the other one's new history.
         with self._db.alone(ATTESTING):
             self._attest()
 
     def believed(self) -> Ahead | None:
-        """Return the word of a verifier that knows a place which the store does not have, unless it is one too many.
+        """Return the report of a verifier that is ahead of the store, or None if it may not count.
 
         Raises:
-            StoreError: Store or database do not answer.
+            StoreError: Store or database did not answer.
         """
         claim = self._store.ahead()
         if claim is None:
             return None
-        ended = self._db.outbox.since(now_ms() - WORDS_MS, (ROTATED,))
-        return claim if sum("verifier" in event.facts for event in ended) < WORDS else None
+        # Counted by recorded events, so that a restart or a second mint gives no further ones.
+        ended = self._db.outbox.since(now_ms() - REPORTS_MS, (ROTATED,))
+        return claim if sum("verifier" in event.facts for event in ended) < REPORTS else None
 
     def _attest(self) -> None:
         realm, ttl = self._realm.name, self._realm.max_ttl_ms
+        # Before the store is asked: the store may be ahead of what is known, and never the other way round.
         known = self._known()
         mark, seq, claimed_by = known.mark, known.seq, None
         why: str | None
@@ -144,12 +146,12 @@ class StoreHistory:
         try:
             last = self._log.store.last_of(KILLS)
             logged = _last_logged(self._log.store, mark.incarnation) if mark is not None else None
-        except ArxError as error:  # its database may be away, or lost: what else is known counts all the same
+        except ArxError as error:  # without the log's database, the other copies still count
             _log.error("realm %s: the store is not compared with the audit log: %s", self._realm.name, error)
         return Known(mark, view, logged, max(view.seq, last, mark.seq if mark is not None else 0))
 
     def _why_end(self, header: Header, known: Known) -> str | None:
-        """Say why the store's history cannot be trusted to hold every kill, or None when it can."""
+        """Return why the store may lack a kill, or None if it has every one."""
         mark, logged = known.mark, known.logged
         if mark is None or header.incarnation != mark.incarnation:
             return "the store's history is unknown here"
@@ -162,29 +164,30 @@ class StoreHistory:
         if logged is not None and entry is not None and _is_another(entry, logged):
             return ANOTHER
         if mark.max_ttl_ms < self._realm.max_ttl_ms:
-            # Kills are forgotten when the longest token of their time is over: longer tokens need longer memory first.
+            # The store forgets a kill once the longest token of that time has expired. Tokens that live longer now
+            # could outlive a kill that was kept for a shorter time.
             return "tokens may live longer than kills were remembered"
         return None
 
     def _why_another(self, header: Header, place: HistoryPlace) -> str | None:
-        """Say that the store is behind a place of its history, or has another past there."""
+        """Return why the store lacks a position, or has other entries up to it; None if it has it."""
         if place.seq > header.seq:
             return FORGOTTEN
-        # The store forgets what led to numbers far behind it; one that went back is not far ahead of this one.
-        found = self._store.chain_at(place.seq) if place.chain != UNKNOWN else None
-        return ANOTHER if found not in (None, place.chain) else None
+        # The store keeps the hashes of recent numbers alone; without one, nothing contradicts.
+        chain = self._store.chain_at(place.seq) if place.chain != UNKNOWN else None
+        return ANOTHER if chain not in (None, place.chain) else None
 
 
 def _last_logged(log: LogStore, incarnation: str) -> EventRecord | None:
-    """Return the record of the last entry of a history that the log has of the store's, or None."""
+    """Return the audit log's record of the last entry of a history, or None."""
     last = log.high_water(KILLS, incarnation)
-    found = log.find(incarnation, last, KILLS) if last else []
-    row = log.record(found[0]) if found else None
+    indexes = log.find(incarnation, last, KILLS) if last else []
+    row = log.record(indexes[0]) if indexes else None
     record = None if row is None else read_event(row.kept, None)
     return record if record is not None and record.kind.startswith("store.") else None
 
 
 def _is_another(entry: Entry, logged: EventRecord) -> bool:
-    """Tell whether the store has something else under the number of a record of the log."""
+    """Return whether an entry of the store differs from the log's record of its number."""
     same_number = entry.seq == logged.number
     return same_number and (entry.at_ms, f"store.{entry.op}") != (logged.at, logged.kind)
