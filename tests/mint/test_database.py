@@ -79,7 +79,7 @@ def test_a_realm_keeps_its_database_and_not_its_password(
     monkeypatch.delenv("ARX_DATABASE")
     with MintDatabase(Realm.open(realm.folder).database_url) as db:
         assert db.operators.exist()
-    with pytest.raises(SettingsError, match="holds a realm already"):
+    with pytest.raises(SettingsError, match="has a realm already"):
         make_realm(tmp_path / "second", database=url)
     assert not (tmp_path / "second").exists()
     postgres.drop(url)

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the mint itself puts into the audit log: its events, its decisions on calls, and the store's log.
+"""Feeds: the mint's events, its decisions and the store's log, appended to the audit log.
 
-Each feed reads its source from the log's high-water mark on, and appends each entry with its number: in order and once,
-also when the mint is killed in between or two mints append at the same time.  The store's log has every kill, those
-made without the mint included.
+Batches of services are in ``arx_caps.mint.audit.log``.
 """
+
+# Each feed reads its source from the log's high-water mark on, and appends each entry with its number. So each entry is
+# in the log in order and once, also if the mint is killed in between, or if two mints append at the same time.
 
 import contextlib
 import logging
@@ -28,20 +29,20 @@ from arx_caps.audit.shipping import Journal
 from arx_caps.audit.store import LogStore, Publisher
 from arx_caps.mint.db.events import Recorded
 from arx_caps.mint.db.mint_database import MintDatabase
-from arx_caps.revocation import Entry as Line
+from arx_caps.revocation import Entry as StoreEntry
 from arx_caps.revocation import RevocationStore
 from arx_verifier.errors import StoreError
 from arx_verifier.token import MINT_AUDIENCE
 
-EVENTS: Final = "mint"  # the sources' names
+EVENTS: Final = "mint"  # names of sources in the log
 KILLS: Final = "store"
 LOST: Final = "kills.unread"
 RESTORED: Final = "mint.database_restored"
 PAGE: Final = 1000
-KEEP_S: Final = 30 * 24 * 3600  # events stay where they were recorded: `arx mint events` reads them there
-TIDY_S: Final = 3600
+KEEP_S: Final = 30 * 24 * 3600  # how long events stay in the database, where `arx mint events` reads them
+TIDY_S: Final = 3600  # between two deletions of older events
 JOURNAL_KEPT_MS: Final = 24 * 3600 * 1000
-# What of an event stands in its kept part: ids that are no person's.
+# The facts in the part of a record that an erasure keeps: ids that name no person.
 NAMED: Final = (
     "agent",
     "approval",
@@ -60,14 +61,14 @@ NAMED: Final = (
 _log = logging.getLogger(__name__)
 
 
+# A database that is restored loses its later checkpoints. A mint without files or memory of them would sign a second
+# history. The revocation store is not restored with the database, so its pinned checkpoint shows that there is a first
+# one.
 class SignedFeed:
-    """Keeps the last checkpoint in the revocation store, and holds the log to the one that it finds there.
-
-    A database that is put back takes its checkpoints with it.  A mint without files or memory of later ones would sign
-    a second history; the store, which is not put back with the database, shows it that there is a first one.
+    """Pins the last checkpoint in the revocation store, and compares the log with it.
 
     Args:
-        revocation: The store.
+        revocation: The revocation store.
         publisher: Signs the log.
     """
 
@@ -75,12 +76,13 @@ class SignedFeed:
         self._revocation, self._publisher = revocation, publisher
 
     def begin(self, store: LogStore) -> None:
-        """Hold the log to what the store has, before anything is recorded; later, where the store does not answer."""
+        """Compare the log with the pinned checkpoint before anything is appended."""
+        # A store that does not answer does not stop the start: each later call compares again.
         with contextlib.suppress(StoreError):
             self(store)
 
     def __call__(self, store: LogStore) -> None:
-        """Hold the log to what the store has, and keep what was published since.
+        """Compare the log with the pinned checkpoint, and pin a newer one.
 
         Raises:
             StoreError: The revocation store did not answer.
@@ -91,7 +93,7 @@ class SignedFeed:
 
 
 class EventFeed:
-    """Puts in what the mint recorded.
+    """Appends the events that the mint recorded.
 
     Args:
         db: The mint's database.
@@ -102,17 +104,16 @@ class EventFeed:
         self._tidied = time.monotonic()
 
     def begin(self, store: LogStore) -> None:
-        """See that the mint's database is not older than the log; to be called before anything is recorded in it.
-
-        An older one gives numbers a second time.  It gets a run of its own, which goes on behind what both have.
-        """
+        """Begin a new run of event numbers if the database is older than the log."""
+        # A restored database gives numbers a second time, and the log would drop the new events as duplicates. Their
+        # new run continues after the last event that both have. Called before the mint records anything.
         outbox = self._db.outbox
         run, last = outbox.run(), outbox.last()
         mark = store.high_water(EVENTS, run)
         if last >= mark:
             return
         common = self._common(store, run, last)
-        _log.error("the mint's database was put back: of its events %d the log has %d", last, mark)
+        _log.error("the mint's database was restored: it has %d events, the log has %d", last, mark)
         outbox.begin_run()
         with store.writing() as log:
             source = log.source(EVENTS, outbox.run())
@@ -124,21 +125,22 @@ class EventFeed:
         number = 0
         while events := self._db.outbox.after(number, PAGE):
             for event in events:
-                found = store.find(run, event.id)
-                record = store.record(found[0]) if found else None
+                indexes = store.find(run, event.id)
+                record = store.record(indexes[0]) if indexes else None
                 if record is None or read_event(record.kept, None)[1:4] != (event.id, event.at_ms, event.kind):
                     return event.id - 1
             number = events[-1].id
         return last
 
     def __call__(self, store: LogStore) -> None:
-        """Put in what is new."""
+        """Append new events."""
         run = self._db.outbox.run()
         mark = store.high_water(EVENTS, run)
         while events := self._db.outbox.after(mark, PAGE):
             entries = [self._entry(run, event) for event in events]
             with store.writing() as log:
                 source = log.source(EVENTS, run)
+                # Compared again in the transaction: another mint may have appended them since.
                 new = [entry for entry in entries if entry.sequence > source.high_water]
                 mark = events[-1].id
                 if new:
@@ -155,21 +157,22 @@ class EventFeed:
         return make_event(record, place_of_event(event.by, facts | dict(event.owner)))
 
 
+# The store's log has every kill, also those that were made at the store directly, without the mint.
 class KillFeed:
-    """Puts in what the revocation store's log says, and tells the store that it may forget it.
+    """Appends the entries of the revocation store's log, which the store may then forget.
 
     Args:
-        revocation: The store.
+        revocation: The revocation store.
     """
 
     def __init__(self, revocation: RevocationStore) -> None:
         self._revocation = revocation
 
     def begin(self, store: LogStore) -> None:
-        """Nothing is to be seen to."""
+        """Do nothing: the store's history is attested elsewhere."""
 
     def __call__(self, store: LogStore) -> None:
-        """Put in what is new.
+        """Append new entries.
 
         Raises:
             StoreError: The revocation store did not answer.
@@ -179,13 +182,23 @@ class KillFeed:
         if mark >= header.seq:
             return
         while mark < header.seq:
-            # A history that was begun anew has nothing of what led to its first number.
+            # A new history has no entries before its first number, so this may be an empty page.
             entries = self._revocation.log(mark, PAGE)
             mark = self._put(store, header.incarnation, entries, header.seq)
         self._revocation.mark_taken(mark)
 
-    def _put(self, store: LogStore, incarnation: str, entries: tuple[Line, ...], last: int) -> int:
-        """Put in some lines, and say what is missing before them, or up to ``last`` where there are none."""
+    def _put(self, store: LogStore, incarnation: str, entries: tuple[StoreEntry, ...], last: int) -> int:
+        """Append a page of entries, and a record of those that are missing before it.
+
+        Args:
+            store: The audit log.
+            incarnation: The store's incarnation.
+            entries: The page, in order.
+            last: The last number of the history, up to which entries are missing if the page is empty.
+
+        Returns:
+            The number up to which the log has the history.
+        """
         with store.writing() as log:
             source = log.source(KILLS, incarnation)
             before = source.high_water or log.last_of(KILLS)
@@ -194,6 +207,7 @@ class KillFeed:
             made = [_kill(incarnation, entry) for entry in new]
             first = new[0].seq if new else mark + 1
             if before and first > before + 1 and mark > source.high_water:
+                # A gap is recorded: a reader must not take missing kills for none.
                 made.insert(0, _unread(incarnation, before + 1, first - 1, log.now_ms))
             if made:
                 log.append(source, made)
@@ -203,7 +217,7 @@ class KillFeed:
 
 
 class JournalFeed:
-    """Puts in the mint's own decisions, those of processes that are gone as well.
+    """Appends the mint's own decisions, also those of processes that have ended.
 
     Args:
         folder: The folder of the mint's journals.
@@ -213,10 +227,10 @@ class JournalFeed:
         self._journal = Journal(folder, MINT_AUDIENCE)
 
     def begin(self, store: LogStore) -> None:
-        """Nothing is to be seen to."""
+        """Do nothing: a run of a journal knows its own position."""
 
     def __call__(self, store: LogStore) -> None:
-        """Put in what is new."""
+        """Append new decisions."""
         self._journal.look()
         for run in tuple(self._journal.runs.values()):
             while (batch := run.batch()) is not None:
@@ -224,9 +238,10 @@ class JournalFeed:
             run.free(JOURNAL_KEPT_MS)
 
 
-def _kill(incarnation: str, entry: Line) -> Entry:
+def _kill(incarnation: str, entry: StoreEntry) -> Entry:
     kind, _, name = entry.target.partition(":")
     named: dict[str, Any] = {"incarnation": incarnation, "seq": entry.seq, "op": entry.op}
+    # The target of a subject names a person, so an erasure must remove it: it is in the facts alone.
     if kind != "subject":
         named["target"] = entry.target
     facts = {

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The realm's audit log at its mint: what comes in, what is signed, and the alarm when signing fails.  LOG 1, 2.
+"""The realm's audit log at its mint: appends, signatures, and the state of both. LOG 1, 2.
 
-One thread appends the mint's own entries and signs what is new; services send their batches over HTTP meanwhile.  A log
-that differs from what was signed takes nothing more: senders keep their records until an operator has looked.
+The mint's own records are in ``arx_caps.mint.audit.feeds``.
 """
+
+# One thread appends the mint's own entries and signs new records; services send batches over HTTP meanwhile. A log that
+# differs from what was signed takes no more records. Senders keep theirs until an operator has looked.
 
 import logging
 import os
@@ -21,15 +23,15 @@ from arx_caps.audit.witness import Witnesses
 from arx_caps.realm import Realm
 from arx_verifier.errors import ArxError, AuditError, GrantError, shorten
 
-BLOCKS: Final = 4  # whose rows are checked at a time; about 20 ms, once a second: ten million records in three hours
-PAUSE_S: Final = 0.9  # until the next ones, however often the mint signs
-REST_S: Final = 600.0  # between two rounds
-SIGN_S: Final = 1.0  # a record is under a signed checkpoint after at most so long
-SIGN_RECORDS: Final = 32_768  # or as soon as so many came: what was committed is signed from memory, which is bounded
+BLOCKS: Final = 4  # blocks of rows that are checked at once: about 20 ms a second, ten million records in three hours
+PAUSE_S: Final = 0.9  # between two checks, however often the mint signs
+REST_S: Final = 600.0  # between two rounds of checks
+SIGN_S: Final = 1.0  # the longest time until a record is under a signed checkpoint
+SIGN_RECORDS: Final = 32_768  # records after which it signs at once: their leaves are in memory, which is bounded
 STOP_S: Final = 10.0
 ABSENT: Final = "not_found"
-_DIGITS: Final = 19
-_DISPUTED: Final = 4096  # runs that are remembered
+_DIGITS: Final = 19  # numbers with fewer digits fit into 63 bits
+_DISPUTED: Final = 4096  # disputed runs that are remembered
 
 _logger = logging.getLogger(__name__)
 
@@ -37,39 +39,43 @@ _logger = logging.getLogger(__name__)
 def open_store(realm: Realm, database: str | None = None) -> LogStore:
     """Open the log's database: a file in the realm's folder, or the realm's PostgreSQL.
 
+    Args:
+        realm: The realm.
+        database: The URL of the mint's database, in SQLAlchemy's form; the realm's when omitted.
+
     Raises:
-        SettingsError: There is no such database.
+        SettingsError: The URL names no database.
     """
     url = database or realm.database_url
     return LogStore(f"sqlite:///{realm.audit_path}" if url.startswith("sqlite:") else url)
 
 
 class Feed(Protocol):
-    """Puts in what the mint has to say."""
+    """A source of the mint's own records."""
 
     def begin(self, store: LogStore) -> None:
-        """Look at where it stands, once, before anything is recorded."""
+        """Compare log and source once, before anything is recorded."""
 
     def __call__(self, store: LogStore) -> None:
-        """Put in what is new."""
+        """Append new records."""
 
 
 class AuditLog:
-    """The audit log of a realm's mint.  ``start`` and ``close`` belong to the mint's.
+    """The audit log of a realm's mint. The mint's ``start`` and ``close`` call its own.
 
     Args:
         realm: The realm.
-        database: Another database than the realm's, in SQLAlchemy's form.
+        database: The URL of the mint's database, in SQLAlchemy's form; the realm's when omitted.
 
     Raises:
-        SettingsError: The log's key is missing, or the database is none.
+        SettingsError: The log's key is missing, or the URL names no database.
 
     Attributes:
-        store: What is in the log.
-        publisher: Signs it, and writes its files.
-        feeds: Put in what the mint has to say; called again and again.
-        turns: In which batches are taken that come at a time.
-        failing: Why nothing could be put in or signed the last time, or None.
+        store: The log's records.
+        publisher: Signs the log, and writes its files.
+        feeds: The sources of the mint's own records, called in turn.
+        turns: The order of a run's concurrent batches.
+        failing: Why the last step could not append or sign, or None.
     """
 
     def __init__(self, realm: Realm, database: str | None = None) -> None:
@@ -78,59 +84,70 @@ class AuditLog:
         signer, memory = read_signer(realm.log_key_path, "log"), realm.log_key_path.with_suffix(".signed")
         kept = os.access(memory.parent, os.W_OK)
         if not kept:
-            _logger.warning("%s cannot be written: what was signed is known from database and files alone", memory)
+            _logger.warning("%s cannot be written: the last checkpoint is known from database and files alone", memory)
         self.publisher = Publisher(self.store, signer, realm.log_dir, witnesses, memory if kept else None)
         self.failing: str | None = None
         self.turns = Turns()
         self.feeds: Sequence[Feed] = ()
-        self._taken = 0  # about how many records came since the log was woken for them
-        self._next, self._rests_until = 0, 0.0  # how far the round of the rows is
+        self._taken = 0  # records since the thread was woken, about
+        self._next, self._rests_until = 0, 0.0  # the next block of the round, and when it goes on
         self._disputed: set[tuple[str, str]] = set()
         self._stop, self._wake = threading.Event(), threading.Event()
         self._thread: threading.Thread | None = None
-        self._stepping = threading.Lock()  # feeds know where they are: one step at a time, whoever asks for it
+        self._stepping = threading.Lock()  # feeds have state: one step at a time
 
     def start(self) -> None:
-        """Make the tables, hold the log to what was signed, and begin to sign.
+        """Create the tables, compare the log with its last checkpoint, and begin to sign.
 
         Raises:
             SettingsError: The tables belong to another version.
-            StoreError: The database does not answer.
+            StoreError: The database did not answer.
         """
         self.store.create()
-        self._tell(self._try(self.publisher.step) or self.publisher.halted)
+        self._note_state(self._try(self.publisher.step) or self.publisher.halted)
         for feed in self.feeds:
-            if self.publisher.halted is None:  # into an older log nothing is put, or it could not be mended
+            # A log that was restored halts: a record that is appended to it now could never be reconciled.
+            if self.publisher.halted is None:
                 feed.begin(self.store)
-        self._tell(self.publisher.halted or self.failing)
+        self._note_state(self.publisher.halted or self.failing)
         self._stop.clear()
         self._thread = threading.Thread(target=self._run, name="arx-mint-log", daemon=True)
         self._thread.start()
 
     def wake(self) -> None:
-        """Put in and sign what there is, soon and not at the next turn."""
+        """Append and sign new records now, instead of at the next turn."""
         self._wake.set()
 
     def close(self) -> None:
-        """Put in and sign what there is, and let go."""
+        """Append and sign new records, and close the database."""
         if self._thread is not None:
             self._stop.set()
             self._wake.set()
+            # One step more after the thread has ended: it signs the events of requests that ended last.
             self._thread.join(STOP_S)
             self._thread = None
             self.step()
         self.store.close()
 
     def take(self, batch: Batch, statement: str, leaves: Sequence[bytes] | None = None) -> int:
-        """Take what is new of a service's batch, behind those before it; see ``LogStore.take``.
+        """Append the new records of a service's batch.
+
+        Args:
+            batch: The batch.
+            statement: The statement that the service signed for it.
+            leaves: The leaf hashes, if the caller has computed them.
+
+        Returns:
+            The number up to which the log has the run.
 
         Raises:
-            DisputedError: The log has something else at a place of the run; that there are two is a record now.
-            RequestError: A record is not what the batch says.
-            AuditError: The log takes nothing now.
-            StoreError: The database did not answer; nothing was taken.
+            DisputedError: The log has another record at a position of the run. That is recorded now.
+            RequestError: A record does not match the batch.
+            AuditError: The log is halted.
+            StoreError: The database did not answer; nothing was appended.
         """
         self.require_whole()
+        # Batches of one run are appended in order, also if they arrive at once.
         turn = self.turns.turn(run_of(batch.audience, batch.boot), batch.first)
         try:
             mark = self.store.take(batch, statement, leaves, turn)
@@ -144,8 +161,9 @@ class AuditLog:
         return mark
 
     def _dispute(self, batch: Batch, error: DisputedError) -> None:
-        """Record that a run has two stories: once, as its sender tries for ever."""
+        """Record that a run has two different records at one position."""
         run = (batch.verifier, batch.boot)
+        # Once: its sender retries for ever, and must not fill the log.
         if run in self._disputed:
             return
         _logger.error("verifier %s, run %s: %s", *map(shorten, run), error)
@@ -156,25 +174,22 @@ class AuditLog:
         self._disputed.add(run)
 
     def require_whole(self) -> None:
-        """Require that the log is as it was signed.
+        """Require that the log has not been halted.
 
         Raises:
-            AuditError: It is not, and takes nothing until somebody has looked.
+            AuditError: It differs from what was signed, and takes no records until an operator has looked.
         """
         if self.publisher.halted is not None:
             raise AuditError(f"the audit log takes no records: {self.publisher.halted}; see docs/audit.md")
 
     def find(self, name: str) -> int:
-        """Find a record.
+        """Return the index of a record.
 
         Args:
-            name: Its index; or a decision's id, ``<boot>-<sequence>``, also as ``<verifier>/<boot>/<sequence>``.
-
-        Returns:
-            Its index.
+            name: An index; or the id of a decision, ``<boot>-<sequence>`` or ``<verifier>/<boot>/<sequence>``.
 
         Raises:
-            GrantError: ``not_found``: there is none of this name, or more than one.
+            GrantError: ``not_found``: no record, or more than one, has this id.
         """
         if name.isascii() and name.isdigit() and len(name) < _DIGITS:
             return int(name)
@@ -182,27 +197,27 @@ class AuditLog:
             name.rpartition("/")[0].rpartition("/") if "/" in name else ("", "", name.rpartition("-")[0])
         )
         number = name.rpartition("/" if "/" in name else "-")[2]
-        found: list[int] = []
+        indexes: list[int] = []
         if rest and number.isascii() and number.isdigit() and len(number) < _DIGITS:
-            found = self.store.find(rest, int(number), verifier or None)
-        if len(found) != 1:
-            many = "more than one record" if found else "no record"
+            indexes = self.store.find(rest, int(number), verifier or None)
+        if len(indexes) != 1:
+            many = "more than one record" if indexes else "no record"
             raise GrantError(
-                f"the log has {many} of this name: say an index, or an id as decisions show it", code=ABSENT
+                f"the log has {many} of this name: give an index, or an id as decisions show it", code=ABSENT
             )
-        return found[0]
+        return indexes[0]
 
     def prove(self, index: int) -> Proof:
-        """Prove that a record is in the log, under its last checkpoint or, for a record that is new, the next one.
+        """Return the inclusion proof of a record, under the last or the next checkpoint.
 
         Raises:
-            GrantError: ``not_found``: there is no such record, or retention has taken it.
-            AuditError: It is not signed, and cannot be now.
+            GrantError: ``not_found``: there is no such record, or retention has deleted it.
+            AuditError: The record is not signed, and cannot be signed now.
             StoreError: The database did not answer.
         """
         row = self.store.record(index)
         if row is None:
-            raise GrantError(f"the log has no record {index}, or retention has taken it", code=ABSENT)
+            raise GrantError(f"the log has no record {index}, or retention has deleted it", code=ABSENT)
         head = self.publisher.head()
         if head is None or head.size <= index:
             self.publisher.step()
@@ -210,20 +225,21 @@ class AuditLog:
         return self.publisher.prove(index, bytes(row.kept), None if row.body is None else bytes(row.body))
 
     def step(self) -> None:
-        """Put in what the mint has to say, and sign what is new; what fails is tried again with the next one."""
+        """Append the mint's own records, and sign new records. The next step retries errors."""
         with self._stepping:
             failed = self._try(self.publisher.step)
             if self.publisher.halted is None:
-                # One that fails keeps no other from being put in and signed; one may find that nothing is to be.
-                found = [self._try(feed, self.store) for feed in self.feeds if self.publisher.halted is None]
-                found += [self._try(self.publisher.step), self._try(self._patrol)]
-                failed = next(filter(None, found), None)
-            self._tell(self.publisher.halted or failed)
+                # A feed that fails must not stop the others. Asked before each: a feed may halt the log.
+                errors = [self._try(feed, self.store) for feed in self.feeds if self.publisher.halted is None]
+                errors += [self._try(self.publisher.step), self._try(self._patrol)]
+                failed = next(filter(None, errors), None)
+            self._note_state(self.publisher.halted or failed)
 
     def _patrol(self) -> None:
-        """Check some more rows, round and round; files that rows cannot be held to are made again."""
+        """Check the next rows against the signed files, round after round."""
+        # Files that are being written anew are incomplete, and would start it over.
         if time.monotonic() < self._rests_until or not self.publisher.made:
-            return  # files that are being made again are not found wanting, which would begin it anew
+            return
         head = self.publisher.published()
         if head is None:
             return
@@ -233,6 +249,8 @@ class AuditLog:
             for block in blocks:
                 rows.hold_files(block)
         except (IncompleteError, TamperedError):
+            # Damaged files prove nothing against the rows: they are written anew, and their root must be the signed
+            # one.
             self.publisher.remake()
             return
         try:
@@ -246,19 +264,20 @@ class AuditLog:
         self._next, rest = (0, REST_S) if done else (blocks.stop, PAUSE_S)
         self._rests_until = time.monotonic() + rest
 
-    def _try(self, what: Callable[..., object], *arguments: object) -> str | None:
-        """Do something, and return what kept it from being done, or None."""
+    def _try(self, function: Callable[..., object], *arguments: object) -> str | None:
+        """Call a function, and return its error as text, or None."""
         try:
-            what(*arguments)
+            function(*arguments)
         except ArxError as error:
             return str(error)
         except OSError as error:
             return f"its files cannot be written: {error.strerror or error}"
         return None
 
-    def _tell(self, why: str | None) -> None:
+    def _note_state(self, why: str | None) -> None:
+        """Set the state, and log it if it changed."""
         if why != self.failing:
-            _logger.warning("the audit log: %s", why if why is not None else "all is well again")
+            _logger.warning("the audit log: %s", why if why is not None else "appends and signs again")
         self.failing = why
 
     def _run(self) -> None:

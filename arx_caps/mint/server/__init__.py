@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Processes of the mint: make a realm, serve it, supervise it."""
+"""Processes of the mint: create a realm, serve it, supervise it."""

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bounds on connections before authentication: time for a request to arrive, and a number of places.
+"""Bounds on connections before authentication: their number, and the time for a request.
 
-uvicorn waits for a request for ever, and a process without a free file descriptor can neither accept, record nor kill.
-So a request that does not arrive is given up, and when all places are taken, the connection that has waited longest is
-closed: strangers who hold connections open cannot lock an operator out.
-
-A server that stops loses what it has not read: uvicorn closes every connection without a request.  Here earlier
-connections are given a short time, and answered.
-
-The bounds are the same whatever parses HTTP: ``h11_protocol`` and ``httptools_protocol`` add what differs.
+The bounds are alike for every parser of HTTP; ``h11_protocol`` and ``httptools_protocol`` add what differs.
 """
+
+# uvicorn waits for a request without limit, and a process without a free file descriptor can neither accept, record nor
+# kill. So a request that does not arrive in time is given up. When all places are taken, the connection that has waited
+# longest is closed: an attacker who holds connections open cannot lock an operator out.
+#
+# A server that stops loses bytes that it has not read: uvicorn closes every connection without a request. Here such
+# connections get a short time, and an answer.
 
 import asyncio
 import http
@@ -23,21 +23,28 @@ from typing import Any, ClassVar, Final
 from arx_caps.mint.api.problems import type_of
 from arx_verifier.errors import REASONS
 
-REQUEST_S: Final = 10.0  # for a whole request of 64 KiB, and for an answer to be taken
-BACKLOG: Final = 512  # connections that wait to be accepted
-AT_ONCE: Final = 64  # accepted in one turn of the event loop; it takes some turns until a place is given back
+REQUEST_S: Final = 10.0  # for a whole request of 64 KiB, and for the client to read its answer
+BACKLOG: Final = 512  # of a listener, for connections that wait to be accepted
+AT_ONCE: Final = 64  # accepted in one turn of the event loop; a closed place is free some turns later
 MAX_CONNECTIONS: Final = 2048
-LOOK_S: Final = 0.01
+LOOK_S: Final = 0.01  # between two checks for last requests
 QUIET_TURNS: Final = 3  # an accepted connection belongs to its listener one turn of the event loop later
-LAST_LOOKS: Final = 50  # half a second for requests that are on their way when the server stops
-OTHER_FILES: Final = 4 * AT_ONCE + 128  # and database, record, journal, store, standard streams
+LAST_LOOKS: Final = 50  # half a second for requests that are arriving when the server stops
+OTHER_FILES: Final = 4 * AT_ONCE + 128  # free for new connections, database, log, journal, store and standard streams
 
 
 class BoundedProtocol(asyncio.Protocol):
-    """Holds each connection to a time and all of them to a number; goes before one of uvicorn's own in the bases."""
+    """Bounds connections in number and time. It must precede a protocol of uvicorn in the bases.
+
+    Attributes:
+        most: How many connections may be open.
+        held: The open connections, ordered by when they began to wait.
+        issuer: The mint's public base URL, for the ``type`` of problems.
+        leaving: Whether the server stops.
+    """
 
     most: ClassVar[int] = MAX_CONNECTIONS
-    held: ClassVar[dict["BoundedProtocol", None]]  # in the order in which they began to wait
+    held: ClassVar[dict["BoundedProtocol", None]]  # a dict for its order
     issuer: ClassVar[str]
     leaving: ClassVar[bool] = False
     # uvicorn's.
@@ -50,16 +57,17 @@ class BoundedProtocol(asyncio.Protocol):
     _begun = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # uvicorn types it so, too
-        """Take a place; when there is none, the one that has waited longest is given up."""
+        """Take a place; if there is none, close the connection that has waited longest."""
         super().connection_made(transport)
         self._watch()
         if len(self.held) > self.most:
-            longest = next((each for each in self.held if each.waits()), self)
+            longest = next((connection for connection in self.held if connection.waits()), self)
             longest.transport.abort()
             self.held.pop(longest, None)
 
     def data_received(self, data: bytes) -> None:
-        """Take in bytes; the first ones of a request start its time, the following ones do not."""
+        """Receive bytes; the first bytes of a request start its time."""
+        # Later bytes do not: a request that arrives byte by byte would never time out.
         if not self._begun:
             self._begun = True
             self._watch()
@@ -67,16 +75,21 @@ class BoundedProtocol(asyncio.Protocol):
         self._leave()
 
     def refuse(self, status: int, detail: str) -> None:
-        """Refuse what is no request of HTTP/1.1: as a problem, like every refusal."""
+        """Answer bytes that are no HTTP/1.1 request with a problem, and close the connection.
+
+        Args:
+            status: The HTTP status.
+            detail: The problem's detail.
+        """
         if self.cycle is not None and not self.cycle.response_complete:
-            self.cycle.disconnected = True  # the application was given the beginning; its answer goes to nobody
+            self.cycle.disconnected = True  # the application has the request's beginning; drop its answer
             if self.cycle.response_started:
                 self.transport.abort()
                 return
         code, phrase = "malformed_request", http.HTTPStatus(status).phrase
-        told = {"type": type_of(code, self.issuer), "title": REASONS[code].meaning, "status": status}
-        told |= {"detail": detail, "code": code}
-        body = json.dumps(told)
+        problem = {"type": type_of(code, self.issuer), "title": REASONS[code].meaning, "status": status}
+        problem |= {"detail": detail, "code": code}
+        body = json.dumps(problem)
         head = (
             f"HTTP/1.1 {status} {phrase}\r\ncontent-length: {len(body)}\r\ncontent-type: application/problem+json\r\n"
             "cache-control: no-store\r\nconnection: close\r\n\r\n"
@@ -85,7 +98,7 @@ class BoundedProtocol(asyncio.Protocol):
         self.transport.close()
 
     def on_response_complete(self) -> None:
-        """Begin to wait for the next request."""
+        """Wait for the next request."""
         self._begun = False
         if not self.transport.is_closing():
             self._watch()
@@ -93,7 +106,7 @@ class BoundedProtocol(asyncio.Protocol):
         self._leave()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Give the place back."""
+        """Free the place."""
         self.held.pop(self, None)
         if self._timer is not None:
             self._timer.cancel()
@@ -101,23 +114,24 @@ class BoundedProtocol(asyncio.Protocol):
 
     @classmethod
     async def take_last(cls) -> None:
-        """Let the requests arrive that are on their way: on new connections, and what has begun to arrive."""
+        """Wait for requests that are arriving, on new connections too, before the server stops."""
         cls.leaving = True
         for _ in range(LAST_LOOKS):
-            await asyncio.sleep(LOOK_S)  # what has arrived already is read meanwhile
-            if not any(each.is_awaited() for each in cls.held):
+            await asyncio.sleep(LOOK_S)  # the event loop reads received bytes meanwhile
+            if not any(connection.is_awaited() for connection in cls.held):
                 return
 
     def waits(self) -> bool:
-        """Tell whether a request is not there yet, or not whole."""
+        """Return whether a whole request is still to arrive."""
         return self.cycle is None or self.cycle.response_complete or bool(self.cycle.more_body)
 
     def is_awaited(self) -> bool:
-        """Tell whether a request is to be expected that is not whole; who had an answer begins no other one."""
+        """Return whether a request has begun to arrive, or is the first of its connection."""
+        # A connection that has had an answer and sent nothing since is idle, and need not be waited for.
         return self.waits() and (self._begun or self.cycle is None)
 
     def _leave(self) -> None:
-        """When the server stops, each request is the last one of its connection."""
+        """Make a request the last one of its connection if the server stops."""
         if self.leaving and self.cycle is not None:
             self.cycle.keep_alive = False
 
@@ -133,17 +147,19 @@ class BoundedProtocol(asyncio.Protocol):
         if left_s <= 0 and (self.waits() or self.flow.write_paused or self.transport.is_closing()):
             self.transport.abort()
             return
-        # Later: something arrived since, or the application is at work.
+        # A newer request has more time, and the application's work has no limit here.
         self._timer = self.loop.call_later(left_s if left_s > 0 else REQUEST_S, self._look)
 
 
 async def accept_last(listeners: Sequence[socket.socket]) -> None:
-    """Accept who has connected already: the end of a listener cuts off those who wait there."""
+    """Accept the connections in the backlog, before their listener is closed."""
+    # Closing a listener resets connections that wait in its backlog, and their clients lose requests that they have
+    # sent.
     waiting = select.poll()
     for listener in listeners:
         waiting.register(listener, select.POLLIN)
     quiet = 0
-    for _ in range(2 * BACKLOG):  # uvloop accepts one in a turn; clients that go on connecting are not waited for
+    for _ in range(2 * BACKLOG):  # uvloop accepts one connection a turn; bounded, as clients may connect without end
         quiet = 0 if waiting.poll(0) else quiet + 1
         if quiet == QUIET_TURNS:
             return
@@ -151,12 +167,13 @@ async def accept_last(listeners: Sequence[socket.socket]) -> None:
 
 
 def bounded(issuer: str, protocol: type[BoundedProtocol]) -> type[BoundedProtocol]:
-    """Make the protocol of one server, with as many places as this process can open files.
+    """Return the protocol class of one server, with a place for each file it can open.
 
     Args:
-        issuer: The mint's public base URL, for what refusals name.
-        protocol: What parses HTTP.
+        issuer: The mint's public base URL, for the ``type`` of problems.
+        protocol: Parses HTTP.
     """
+    # Files are left over for everything else: a mint that is full of connections must still record and kill.
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = MAX_CONNECTIONS + OTHER_FILES
     if soft != resource.RLIM_INFINITY and soft < wanted:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""HTTP/1.1 by httptools: Node's parser in C, which bounds nothing and checks less than h11.
+"""HTTP/1.1 by httptools, with the bounds and checks of h11 that it lacks."""
 
-So a head without end is refused here, and no ``Host`` or two, as h11 refuses them.  A target that is no path is refused
-too: uvicorn would take the path inside it, where h11 finds no route.
-"""
+# httptools is Node's parser in C: it bounds nothing and checks less than h11. So a head without end, no or two Host
+# fields, and a target that is no path are refused here. uvicorn would route by the path inside an absolute target,
+# where h11 finds no route: the two parsers must not disagree about a request.
 
 from typing import Final
 
@@ -11,19 +11,20 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from arx_caps.mint.server.connections import BoundedProtocol
 
-MAX_PART_BYTES: Final = 16 * 1024  # a head, or the trailers of a body; as h11 has it
-MAX_QUEUED: Final = 16  # requests that were sent before the one ahead of them was answered
+MAX_PART_BYTES: Final = 16 * 1024  # of a head or of a body's trailers, as in h11
+MAX_QUEUED: Final = 16  # pipelined requests that wait for the answer before theirs
 _BODY: Final = (b"content-length", b"transfer-encoding")
 
 
 class BoundedHttpTools(BoundedProtocol, HttpToolsProtocol):
-    """uvicorn's protocol on httptools, with bounds."""
+    """uvicorn's httptools protocol, with bounds on connections and on each head."""
 
     _in_head = _moved = False
-    _part_bytes = 0  # that came and made neither head nor body nor request whole
+    _part_bytes = 0  # received since the last head, piece of a body, or end of a request
 
     def data_received(self, data: bytes) -> None:
-        """Take in bytes, and refuse a head or a trailer that has no end: the parser keeps it in memory."""
+        """Receive bytes, and refuse a head or trailers that are too long."""
+        # The parser keeps an unfinished head in memory, so it gets pieces that can be counted.
         for start in range(0, len(data), MAX_PART_BYTES):
             piece = data[start : start + MAX_PART_BYTES]
             self._moved = False
@@ -36,22 +37,32 @@ class BoundedHttpTools(BoundedProtocol, HttpToolsProtocol):
                 return
 
     def on_message_begin(self) -> None:
-        """Begin a request.  An error here, or in what follows, is what ``send_400_response`` answers."""
+        """Begin a request.
+
+        Raises:
+            ValueError: Too many requests wait; uvicorn calls ``send_400_response`` for any error in here.
+        """
         if len(self.pipeline) >= MAX_QUEUED:
             raise ValueError("too many requests before an answer")
         self._in_head = True
         super().on_message_begin()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a header in; a trailer is dropped, or it could pass for a header that was checked."""
+        """Receive a header; drop a trailer."""
+        # A trailer arrives after the checks of the head, and would pass for a header that was checked.
         if self._in_head:
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """Hold the head to what h11 holds it to, and start the application."""
+        """Check the head as h11 does, and start the application.
+
+        Raises:
+            ValueError: The head is invalid.
+        """
         self._in_head, self._moved = False, True
         names = [name for name, _ in self.headers]
         hosts = names.count(b"host")
+        # RFC 9112 3.2: two readers of two Host fields could take different ones.
         if hosts > 1 or (hosts == 0 and self.parser.get_http_version() == "1.1"):
             raise ValueError("host")
         if not self.url.startswith(b"/") or b"#" in self.url:
@@ -61,29 +72,30 @@ class BoundedHttpTools(BoundedProtocol, HttpToolsProtocol):
             raise ValueError("the parser would take this body for the next request")
         super().on_headers_complete()
         if switches:
-            self.cycle.keep_alive = False  # what follows is no request either
+            self.cycle.keep_alive = False  # bytes after an upgrade are no request
 
     def on_body(self, body: bytes) -> None:
-        """Take a piece of a body in."""
+        """Receive a piece of a body."""
         self._moved = True
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """Note that a request is whole."""
+        """Mark the request as whole."""
         self._moved = True
         super().on_message_complete()
 
     def waits(self) -> bool:
-        """Tell whether a request is not there yet, or not whole; not while one ahead of it is answered."""
+        """Return whether a whole request is still to arrive, with none queued before it."""
         return not self.pipeline and super().waits()
 
     def refuse(self, status: int, detail: str) -> None:
-        """Refuse; where earlier requests wait for their answers, close the connection, as answers keep their order."""
+        """Answer with a problem and close the connection."""
+        # Answers keep the order of their requests: with earlier ones open, this one cannot be answered.
         if self.pipeline:
             self.transport.abort()
         else:
             super().refuse(status, detail)
 
     def send_400_response(self, msg: str) -> None:
-        """Refuse."""
+        """Answer with status 400."""
         self.refuse(400, msg.rstrip("."))

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Make a realm: its folder, keys, first operator, a sample policy, an empty database; get back into one.  SPEC 9.
+"""Create a realm, and recover an operator of one. SPEC 9.
 
-It is made whole or not at all, and never over something that is there.  Nothing in it has a default secret.
+A realm is its folder, keys, first operator, sample policy and empty database.
 """
 
 import os
@@ -35,30 +35,31 @@ def init_realm(
     log_origin: str | None = None,
     ca: str | None = None,
 ) -> Realm:
-    """Make a realm.
+    """Create a realm.
 
     Args:
-        folder: Where; must not exist, or be empty.
+        folder: Its folder, which must not exist or must be empty.
         name: The realm's name.
         issuer: The mint's public base URL, such as ``http://127.0.0.1:8700``.
         listen: Host and port to listen at.
-        passphrase: Seals the root key; a key file in the folder does when left out.
-        store: URL of a revocation store of your own.
-        database: URL of a database of your own, with nothing of another realm in it.
-        log_origin: The audit log's name for good; issuer's host, realm and ``log`` when left out.
+        passphrase: Seals the root key; a key file in the folder when omitted.
+        store: URL of an external revocation store, or None.
+        database: URL of an external database that holds no other realm, or None.
+        log_origin: The audit log's name, for good; issuer's host, realm and ``log`` when omitted.
         ca: File of a further authority for TLS.
 
     Returns:
         The realm.
 
     Raises:
-        SettingsError: Something is there already, or a setting is not usable.
-        NoteError: The log cannot be named so.
+        SettingsError: The folder is in use, or a setting is invalid.
+        NoteError: The log's name is invalid.
     """
     realm = Realm.plan(folder, name=name, issuer=issuer, listen=listen, store=store, database=database, ca=ca)
     path = realm.folder
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise SettingsError(f"{path} is there already and not empty; a realm is not overwritten")
+        raise SettingsError(f"{path} exists and is not empty: name another folder, as a realm is not overwritten")
+    # Whole or not at all: it is filled beside, and renamed at the end. No secret in it has a default.
     half_made = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -66,7 +67,7 @@ def init_realm(
         _fill(replace(realm, folder=half_made), passphrase, log_origin or realm.log_origin)
         half_made.rename(path)
     except OSError as error:
-        raise SettingsError(f"{path} cannot be made: {error.strerror}") from error
+        raise SettingsError(f"{path} cannot be created: {error.strerror}") from error
     finally:
         shutil.rmtree(half_made, ignore_errors=True)
     return realm
@@ -75,7 +76,7 @@ def init_realm(
 def _fill(realm: Realm, passphrase: str | None, log_origin: str) -> None:
     for part in ("keys", "valkey", "journals", "services"):
         (realm.folder / part).mkdir(mode=0o700)
-    # Each is private by itself, whatever the umask: a folder that is opened later must not let a policy be written.
+    # Each file is private by itself, for any umask: the policy must stay unwritable if the folder is opened later.
     write_secret(realm.folder / "realm.toml", realm.settings().encode())
     write_secret(realm.policy_path, files("arx_caps.mint.policy").joinpath("sample_policy.toml").read_bytes())
     if realm.database is None:
@@ -88,28 +89,27 @@ def _fill(realm: Realm, passphrase: str | None, log_origin: str) -> None:
     with MintDatabase(realm.database_url, writer="init") as db:
         db.create()
         if db.operators.exist():
-            # A second first operator would get into whatever is run with that database.
-            raise SettingsError("the database holds a realm already; name another one, or an empty one")
+            # A second first operator would administer the realm that uses this database.
+            raise SettingsError("the database has a realm already: name another database, or an empty one")
         db.keys.know_roots(roots.names)
         db.operators.add(db.unit(), FIRST_OPERATOR, operator.key.public, what, role=ADMIN)
 
 
 def recover_operator(realm: Realm, name: str, key: PublicKey, *, passphrase: str | None) -> None:
-    """Enrol a fresh operator's key with the role that may do everything, on the mint's own host.
-
-    Who can open the root keys could mint any token: to whoever cannot, nothing is given.
+    """Give an operator the role ``admin`` and a new key, on the mint's own host.
 
     Args:
         realm: The realm.
         name: A new operator's name, or one whose keys are lost.
-        key: The fresh key.
-        passphrase: Opens the root keys, where a passphrase seals them.
+        key: The new key.
+        passphrase: Opens the root keys, if a passphrase seals them.
 
     Raises:
         SettingsError: The root keys do not open, or the database belongs to another version.
         GrantError: ``conflict``: an operator of that name was removed.
-        StoreError: The database does not answer.
+        StoreError: The database did not answer.
     """
+    # The root keys must open: a caller who can open them could mint any token, so this gives it no further power.
     RootKeys.load(realm.root_path, realm=realm.name, passphrase=passphrase, key_path=realm.root_key_path)
     what = Event.of("operator.recovered", f"host:uid-{os.getuid()}", operator=name, key=key.kid)
     with MintDatabase(realm.database_url, writer="recover") as db:

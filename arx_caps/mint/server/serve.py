@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Serve a realm's mint over HTTP.
+"""Serve a realm's mint over HTTP."""
 
-Plain HTTP is for loopback; anywhere else TLS must end before the mint, and an option confirms it.  The store's URL,
-which may hold a password, and the passphrase come from the environment, never from a command line that every user of
-the machine could read.
-"""
+# Plain HTTP is for loopback. Anywhere else TLS must end before the mint, and an option confirms that it does. The
+# store's URL, which may hold a password, and the passphrase come from the environment: a command line is readable by
+# every user of the machine.
 
 import argparse
 import gc
@@ -36,17 +35,17 @@ from arx_verifier.errors import ArxError, SettingsError
 
 STORE_VARIABLE: Final = "ARX_STORE_URL"
 LOG_VARIABLE: Final = "ARX_LOG"
-GRACE_S: Final = 10  # for requests that run when the mint is stopped: as long as one may take to arrive
-KEEP_ALIVE_S: Final = 15
-SETTINGS_EXIT: Final = 2  # somebody must mend something first
-LATER_EXIT: Final = 3  # trying again may help: a store or a disk did not answer
-GARBAGE_AT: Final = 50_000  # objects more until cycles are looked for; some batches under way have as many
+GRACE_S: Final = 10  # for running requests at a stop: as long as one may take to arrive
+KEEP_ALIVE_S: Final = 15  # how long an idle connection is kept
+SETTINGS_EXIT: Final = 2  # an operator must change something first
+LATER_EXIT: Final = 3  # a retry may help: a store or a disk did not answer
+GARBAGE_AT: Final = 50_000  # new objects until a garbage collection; some running batches have as many
 
 _log = logging.getLogger(__name__)
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server, which says on stderr, in one JSON line, that it listens, and cuts off nobody when it stops."""
+    """uvicorn's server, which announces itself on stderr and answers every request before it stops."""
 
     announcement: dict[str, object]
     protocol: type[BoundedProtocol]
@@ -54,7 +53,7 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         for listener in sockets or ():
-            listener.listen(BACKLOG)  # asyncio has one number for how many wait and how many it accepts at once
+            listener.listen(BACKLOG)  # asyncio uses one number for the backlog and for accepts in a turn
         if self.started:
             print(json.dumps(self.announcement), file=sys.stderr, flush=True)
 
@@ -77,42 +76,44 @@ def serve(
     database: str | None = None,
     until_eof: bool = False,
 ) -> None:
-    """Serve until SIGINT or SIGTERM; SIGHUP reads the policy again, or stops what a terminal holds.
+    """Serve a realm's mint until SIGINT or SIGTERM. SIGHUP reloads the policy.
+
+    A SIGHUP stops a mint that a terminal has started.
 
     Args:
         realm_dir: The realm's folder.
-        host: The address to listen at; the realm's own when left out.
-        port: The port; the realm's own when left out.
-        store_url: The revocation store; the realm's own when left out.
-        behind_tls: TLS ends before the mint, so it may listen beyond loopback.
-        passphrase: Opens the root keys, where a passphrase seals them.
-        database: Another database than the realm folder's, in SQLAlchemy's form.
-        until_eof: Also stop when standard input ends: whoever started the mint is gone.
+        host: The address to listen at; the realm's when omitted.
+        port: The port; the realm's when omitted.
+        store_url: The revocation store's URL; the realm's when omitted.
+        behind_tls: Whether TLS ends before the mint, so that it may listen beyond loopback.
+        passphrase: Opens the root keys, if a passphrase seals them.
+        database: The database's URL, in SQLAlchemy's form; the realm's when omitted.
+        until_eof: Whether to stop at the end of standard input too, which is the end of the parent process.
 
     Raises:
-        SettingsError: A key, the policy or a setting is missing or wrong, or it would listen beyond loopback in the
-            clear.
-        StoreError: Store or database do not answer.
+        SettingsError: A key, the policy or a setting is missing or invalid, or it would listen beyond loopback without
+            TLS.
+        StoreError: Store or database did not answer.
     """
     realm = Realm.open(realm_dir)
     own_host, own_port = realm.host_and_port
     host, port = host or own_host, own_port if port is None else port
     if not behind_tls and not is_loopback(host):
         raise SettingsError(
-            f"the mint speaks plain HTTP and would listen at {host}: give it a loopback address, or say that TLS ends "
-            "before it (--behind-tls)"
+            f"the mint serves plain HTTP and would listen at {host}: give it a loopback address, or confirm that TLS "
+            "ends before it (--behind-tls)"
         )
     listener = _listen(host, port)
     try:
         mint = MintRuntime.open(realm, store_url=need_store(realm, store_url), passphrase=passphrase, database=database)
-        # What a start can fail for is told here, where there is somebody to tell; the application finds it started.
+        # Started here and not in the application's lifespan, so that its errors reach the operator as exit codes.
         mint.start()
     except ArxError:
         listener.close()
         raise
     app = create_app(mint)
     try:
-        numbers = _serve_metrics(realm, app.state.metrics)
+        metrics_server = _serve_metrics(realm, app.state.metrics)
     except SettingsError:
         listener.close()
         mint.close()
@@ -129,25 +130,25 @@ def serve(
     try:
         server.run(sockets=[listener])
     finally:
-        if numbers is not None:
-            numbers.shutdown()
-            numbers.server_close()
+        if metrics_server is not None:
+            metrics_server.shutdown()
+            metrics_server.server_close()
 
 
 def _serve_metrics(realm: Realm, metrics: Metrics) -> WSGIServer | None:
-    """Serve the mint's numbers where the realm's settings say."""
+    """Serve the metrics at the realm's address for them, or return None if it has none."""
     if realm.metrics is None:
         return None
     host, _, port = realm.metrics.rpartition(":")
     try:
         server, _ = start_http_server(int(port), host.strip("[]"), metrics.registry)
     except OSError as error:
-        raise SettingsError(f"the mint's numbers cannot be served at {realm.metrics}: {error.strerror}") from error
+        raise SettingsError(f"the mint's metrics cannot be served at {realm.metrics}: {error.strerror}") from error
     return server
 
 
 def http_protocol() -> type[BoundedProtocol]:
-    """Return what parses HTTP: httptools where it is installed, or else h11."""
+    """Return the protocol of httptools if it is installed, else that of h11."""
     try:
         from arx_caps.mint.server.httptools_protocol import BoundedHttpTools
     except ImportError:
@@ -164,8 +165,8 @@ def _config(app: Starlette, protocol: type[BoundedProtocol]) -> uvicorn.Config:
         ws="none",
         backlog=AT_ONCE,
         log_config=None,
-        log_level="error",  # a stranger's malformed request is no line of the log
-        access_log=False,  # a line a request would tell who works on what to whoever reads logs
+        log_level="error",  # an attacker could fill the log with malformed requests
+        access_log=False,  # the mint has its own, which names no subject
         server_header=False,
         proxy_headers=False,
         timeout_graceful_shutdown=GRACE_S,
@@ -175,12 +176,11 @@ def _config(app: Starlette, protocol: type[BoundedProtocol]) -> uvicorn.Config:
 
 
 def _reloader(mint: MintRuntime) -> Callable[..., None]:
-    """Return a signal handler that has the policy read again, in a thread, once for each signal.
-
-    A handler runs between any two steps of the server's thread.  There a lock of the state may be held, for which it
-    would wait for ever, and what it raised would come out of the middle of the server's loop.
-    """
-    asked: queue.SimpleQueue[None] = queue.SimpleQueue()  # a handler may interrupt another one's ``put``
+    """Return a signal handler that makes a thread reload the policy, once for each signal."""
+    # A handler runs between any two instructions of the server's thread. That thread may hold a lock that a reload
+    # waits for, and an exception of the handler would be raised inside the server's loop. SimpleQueue is reentrant: a
+    # handler may interrupt another one's ``put``.
+    asked: queue.SimpleQueue[None] = queue.SimpleQueue()
 
     def reload() -> None:
         while True:
@@ -192,21 +192,21 @@ def _reloader(mint: MintRuntime) -> Callable[..., None]:
 
 
 def _reload(mint: MintRuntime) -> None:
-    """Take the policy file as it is now; one with a mistake changes nothing."""
+    """Reload the policy file, and print the result as one JSON line."""
     try:
-        told: dict[str, object] = {"reloaded": True, "policy": mint.reload_policy()}
+        result: dict[str, object] = {"reloaded": True, "policy": mint.reload_policy()}
     except ArxError as error:
-        told = {"reloaded": False, "code": error.code, "error": str(error), "policy": mint.policies.loaded.digest}
+        result = {"reloaded": False, "code": error.code, "error": str(error), "policy": mint.policies.loaded.digest}
     except Exception:
-        _log.exception("the policy was not read again")
-        more = "the mint's log says more"
-        told = {"reloaded": False, "code": "internal", "error": more, "policy": mint.policies.loaded.digest}
-    print(json.dumps(told), file=sys.stderr, flush=True)
+        _log.exception("the policy was not reloaded")
+        more = "see the mint's log"
+        result = {"reloaded": False, "code": "internal", "error": more, "policy": mint.policies.loaded.digest}
+    print(json.dumps(result), file=sys.stderr, flush=True)
 
 
 def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # The protocol is said: asyncio turns Nagle's delay off only for sockets that say it, and 40 ms is a long time.
+    # With its protocol: asyncio sets TCP_NODELAY only for sockets that have it, and Nagle's delay is up to 40 ms.
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -219,12 +219,12 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 def has_terminal() -> bool:
-    """Tell whether a person's terminal started this process: its end, a SIGHUP, is then to be obeyed."""
+    """Return whether a terminal started this process, so that SIGHUP is the terminal's end."""
     return sys.stdin is not None and not sys.stdin.closed and sys.stdin.isatty()
 
 
 def is_loopback(host: str) -> bool:
-    """Tell whether an address cannot be reached from another machine."""
+    """Return whether an address is reachable from this machine alone."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -238,7 +238,7 @@ def _stop_at_eof(server: uvicorn.Server) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the mint as a program; returns its exit code."""
+    """Run the mint as a program, and return its exit code."""
     parser = argparse.ArgumentParser(prog="python -m arx_caps.mint.server.serve", description="Serve a realm's mint.")
     parser.add_argument("--realm-dir", type=Path, default=default_folder(os.environ))
     parser.add_argument("--host")
@@ -247,7 +247,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--until-eof", action="store_true", help="stop when standard input ends")
     options = parser.parse_args(argv)
     log_lines("info" if os.environ.get(LOG_VARIABLE) == "info" else "warning")
-    # What is loaded stays, and nearly all that a call or a batch makes goes by itself: it is looked through less often.
+    # Loaded modules live for good, and reference counting frees nearly all objects of a call or batch: collect rarely.
     gc.freeze()
     gc.set_threshold(GARBAGE_AT)
     try:

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A whole realm on one machine: its revocation store and its mint, started, watched and stopped together.
+"""Supervise a realm on one machine: start, watch and stop its revocation store and mint."""
 
-A mint that dies is started again; when the supervisor or the store dies, nothing is left running.  The mint is a
-process of its own and stops at the end of its standard input, which comes however this process ends.
-"""
+# A mint that dies is started again; when the supervisor or the store dies, no process is left running. The mint is a
+# process of its own and stops at the end of its standard input, which the kernel closes however this process ends.
 
 import json
 import os
@@ -21,9 +20,9 @@ from arx_caps.mint.server.serve import GRACE_S, SETTINGS_EXIT, STORE_VARIABLE, h
 from arx_caps.realm import PASSPHRASE_VARIABLE, Realm
 from arx_verifier.errors import SettingsError
 
-POLL_S: Final = 0.2
-BACKOFF_S: Final = (0.2, 5.0)
-SETTLED_S: Final = 30.0  # a mint that ran so long is not in a loop of crashes
+POLL_S: Final = 0.2  # between two checks of mint and store
+BACKOFF_S: Final = (0.2, 5.0)  # the shortest and longest pause before a restart
+SETTLED_S: Final = 30.0  # a mint that ran this long is not in a crash loop
 STOP_S: Final = GRACE_S + 5.0
 
 OnReady = Callable[[dict[str, Any]], None]
@@ -34,11 +33,11 @@ class Supervisor:
 
     Args:
         realm: The realm.
-        host: Where the mint listens; as the realm says when left out.
-        port: Its port.
-        behind_tls: TLS ends before the mint.
-        passphrase: Opens the root keys, where a passphrase seals them.
-        on_ready: Called with the mint's announcement, each time it comes up; in a thread.
+        host: The address that the mint listens at; the realm's when omitted.
+        port: Its port; the realm's when omitted.
+        behind_tls: Whether TLS ends before the mint.
+        passphrase: Opens the root keys, if a passphrase seals them.
+        on_ready: Called in a thread with the mint's announcement, after each start.
     """
 
     def __init__(
@@ -59,14 +58,14 @@ class Supervisor:
         self._passphrase, self._on_ready = passphrase, on_ready
         self._stop = threading.Event()
         self._refused: str | None = None
-        self._process: subprocess.Popen[bytes] | None = None  # once it said that it is ready
+        self._process: subprocess.Popen[bytes] | None = None  # the mint, after its announcement
 
     def stop(self) -> None:
-        """Stop everything; may be called from a signal handler or another thread."""
+        """Stop store and mint; safe in a signal handler or another thread."""
         self._stop.set()
 
     def reload(self) -> None:
-        """Have the mint read its policy again; what it makes of it is on its stderr."""
+        """Make the mint reload its policy; its stderr has the result."""
         process = self._process
         if process is not None and process.poll() is None:
             process.send_signal(signal.SIGHUP)
@@ -75,7 +74,7 @@ class Supervisor:
         """Run store and mint until ``stop`` is called.
 
         Raises:
-            SettingsError: The mint or the store cannot start, and trying again will not help.
+            SettingsError: The mint or the store cannot start, and a retry would not help.
         """
         store = EmbeddedValkey(self._realm.valkey_dir) if self._realm.store is None else None
         url = store.start() if store is not None else str(self._realm.store)
@@ -93,11 +92,11 @@ class Supervisor:
                 store.stop()
 
     def _run_mint(self, url: str, store: EmbeddedValkey | None) -> None:
-        """Run one mint until it ends or is to stop; a store that ended meanwhile is started again."""
+        """Run one mint until it ends or ``stop`` is called, and restart a store that ended."""
         environment = {**os.environ, STORE_VARIABLE: url}
         if self._passphrase is not None:
             environment[PASSPHRASE_VARIABLE] = self._passphrase
-        # A session of its own: Ctrl-C reaches this process, which then stops the mint in order.
+        # A session of its own: Ctrl-C must reach this process alone, which then stops the mint in order.
         process = subprocess.Popen(
             [sys.executable, "-m", "arx_caps.mint.server.serve", *self._options],
             stdin=subprocess.PIPE,
@@ -117,22 +116,22 @@ class Supervisor:
             if process.stderr is not None:
                 process.stderr.close()
         if process.returncode != SETTINGS_EXIT and self._refused is not None:
-            sys.stderr.write(f"the mint did not start, and is started again: {self._refused}\n")
+            sys.stderr.write(f"the mint did not start, retrying: {self._refused}\n")
             self._refused = None
 
     def _read(self, process: subprocess.Popen[bytes]) -> None:
-        """Pass the mint's stderr on, and notice what it says of its start."""
+        """Pass the mint's stderr on, except for its announcement and its errors at a start."""
         assert process.stderr is not None
         for line in process.stderr:
             try:
-                said = json.loads(line)
+                message = json.loads(line)
             except ValueError:
-                said = None
-            if isinstance(said, dict) and said.get("ready") is True:
+                message = None
+            if isinstance(message, dict) and message.get("ready") is True:
                 self._process = process
-                self._on_ready(said)
-            elif isinstance(said, dict) and said.get("ready") is False:
-                self._refused = str(said.get("error"))
+                self._on_ready(message)
+            elif isinstance(message, dict) and message.get("ready") is False:
+                self._refused = str(message.get("error"))
             else:
                 sys.stderr.write(line.decode("utf-8", "replace"))
 
@@ -156,15 +155,17 @@ def up(
     passphrase: str | None = None,
     on_ready: OnReady = lambda _: None,
 ) -> None:
-    """Run a realm until SIGINT or SIGTERM; SIGHUP reads the policy again, or stops what a terminal holds.
+    """Run a realm until SIGINT or SIGTERM. SIGHUP reloads the policy.
+
+    A SIGHUP stops a realm that a terminal has started.
 
     Args:
         realm_dir: The realm's folder.
-        host: Where the mint listens; as the realm says when left out.
-        port: Its port.
-        behind_tls: TLS ends before the mint.
-        passphrase: Opens the root keys, where a passphrase seals them.
-        on_ready: Called with the mint's announcement, each time it comes up; in a thread.
+        host: The address that the mint listens at; the realm's when omitted.
+        port: Its port; the realm's when omitted.
+        behind_tls: Whether TLS ends before the mint.
+        passphrase: Opens the root keys, if a passphrase seals them.
+        on_ready: Called in a thread with the mint's announcement, after each start.
 
     Raises:
         SettingsError: The realm, the mint or the store cannot be started.
