@@ -38,6 +38,7 @@ AREAS = (
     "arx_caps/mint/keys",
     "arx_caps/mint/revocation",
     "arx_caps/mint/server",
+    "arx_caps/mint/tasks",
     "arx_caps/relay",
     "arx_caps/revocation",
     "arx_caps/service",

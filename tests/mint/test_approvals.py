@@ -263,7 +263,7 @@ def test_its_time_is_over_and_its_kill_counts(desk: Desk, epochs: UnsafeLocalEpo
     epochs.kill(f"task:{killed['id']}")
     assert (state(desk, late), state(desk, killed)) == ("expired", "withdrawn")
     assert (code(desk.fetch(late)), code(desk.fetch(killed))) == ("approval_expired", "approval_withdrawn")
-    assert f"{late['id']} is over since " in desk.fetch(late).json()["detail"]
+    assert f"{late['id']} expired " in desk.fetch(late).json()["detail"]
     for wanted, found in (("expired", late), ("withdrawn", killed)):
         (listed,) = desk.agent.call("GET", "/v1/approvals", state=wanted).json()["approvals"]
         assert listed["id"] == found["id"]

@@ -16,7 +16,7 @@ from arx_caps.mint.db.repositories.epoch import HighWater
 from arx_caps.mint.db.repositories.sessions import Room
 from arx_caps.mint.db.tables import SESSIONS
 from arx_caps.mint.policy.model import SessionTerms
-from arx_caps.mint.tasks.issue import next_end
+from arx_caps.mint.tasks.sessions import next_end
 from arx_verifier.revocation.epoch import UnsafeLocalEpochs
 from arx_verifier.token.macaroon import Identifier, Macaroon
 from tests.mint.test_races import at_once

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Have a call approved: an agent asks, operators answer, the agent gets a discharge for this very call.  CONTROL 2.7.
+"""Approvals: an agent's request, operators' answers, and the discharge. CONTROL 2.7.
 
-Asked for is what a token requires and its task allows; approved is tool and arguments as they are.  A discharge is made
-when it is fetched and never kept.  It ends with its task, its time, or a kill of its own target, which a withdrawal is.
+The bytes of discharges are in ``discharge``.
 """
+
+# A discharge is made when it is fetched and never stored. It ends with its task, with its time, or with a kill of its
+# own target, which is a withdrawal.
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final, Literal, NamedTuple
@@ -20,7 +22,7 @@ from arx_caps.mint.identity.operator_token import require_rules_allow
 from arx_caps.mint.policy.approvals import ApprovalTerms
 from arx_caps.mint.policy.roles import APPROVE, rules_of
 from arx_caps.mint.tasks.discharge import ApprovalCaveat, constraints_of, make_discharge, read_third_party
-from arx_caps.mint.tasks.liveness import require_standing, task_state
+from arx_caps.mint.tasks.liveness import require_unrevoked, task_state
 from arx_caps.mint.tasks.revoke import withdraw_target
 from arx_caps.mint.tasks.stored_grant import StoredGrant
 from arx_caps.mint.tasks.token_factory import as_json, new_name
@@ -31,11 +33,11 @@ from arx_verifier.errors import ArxError, GrantError, refusal, shorten
 
 State = Literal["waiting", "approved", "denied", "withdrawn", "expired", "ended"]
 Row = Mapping[str, Any]
-_OVER: Final = ("ended", "expired", "killed")
+_OVER: Final = ("ended", "expired", "killed")  # states of a task
 
 
-class Wanted(NamedTuple):
-    """What an agent wants to have approved: the third-party caveat of its token, and the call."""
+class ApprovalRequest(NamedTuple):
+    """An agent's request: the third-party caveat of its token, the tool, its arguments, and why."""
 
     caveat: str
     tool: str
@@ -43,85 +45,100 @@ class Wanted(NamedTuple):
     why: str | None
 
 
-def ask_approval(mint: MintContext, unit: UnitOfWork, caller: AuthenticatedCaller, wanted: Wanted) -> dict[str, Any]:
-    """Keep an agent's request.
+def ask_approval(
+    mint: MintContext, unit: UnitOfWork, caller: AuthenticatedCaller, request: ApprovalRequest
+) -> dict[str, Any]:
+    """Store an agent's request for an approval.
+
+    Args:
+        mint: The mint.
+        unit: The call's unit of work.
+        caller: The authenticated agent.
+        request: The request.
 
     Returns:
         Its row.
 
     Raises:
-        GrantError: ``bad_parameters``: no token of the task requires it, or the task does not allow the call, or it
-            cannot be approved as it is; ``not_found``, ``session_ended``, ``too_many_approvals``.
+        GrantError: ``bad_parameters``: no token of the task requires the approval, the task does not allow the call,
+            or the arguments cannot be approved; ``not_found``, ``session_ended``, ``too_many_approvals``.
         RevokedError: The task was killed or is frozen.
-        UnavailableError: The kill epoch is not known now.
+        UnavailableError: The kill epoch is unknown now.
     """
-    session, born = _of(caller)
-    third_party = read_third_party(wanted.caveat)
+    session, born = _session_of(caller)
+    third_party = read_third_party(request.caveat)
     task = mint.db.tasks.find(third_party.task)
     if task is None or task["session"] != session["id"]:
-        raise GrantError("caveat is of no task of this session", code="not_found")
+        raise GrantError("this session has no task with this caveat", code="not_found")
     if task_state(mint, task) in _OVER:
         raise GrantError("the task is over; start another", code="session_ended")
-    require_standing(mint, born, task, session)
-    constraints_of(wanted.args)  # can it be approved at all?
-    template, audience, terms = _terms(mint, task, third_party, wanted)
-    now, why = now_ms(), _cleaned(wanted.why)
-    told: dict[str, Any] = {"session": session["id"], "task": task["id"], "agent": caller.name, "template": template}
-    told |= {"audience": audience, "tool": wanted.tool, "why": why, "need": terms.need}
-    row = told | {"id": new_name(APPROVAL), "caveat": wanted.caveat, "args": as_json(wanted.args), "asked_at": now}
+    require_unrevoked(mint, born, task, session)
+    constraints_of(request.args)  # arguments that no discharge can express must not reach an operator
+    template, audience, terms = _terms(mint, task, third_party, request)
+    now, why = now_ms(), _cleaned(request.why)
+    facts: dict[str, Any] = {"session": session["id"], "task": task["id"], "agent": caller.name, "template": template}
+    facts |= {"audience": audience, "tool": request.tool, "why": why, "need": terms.need}
+    row = facts | {"id": new_name(APPROVAL), "caveat": request.caveat, "args": as_json(request.args), "asked_at": now}
     row |= {"ttl_ms": terms.ttl_ms, "once": int(terms.once), "status": WAITING, "by": "[]"}
     row |= {"subject_issuer": session["subject_issuer"], "subject": session["subject"]}
     row |= dict.fromkeys(("denied_by", "answer_why", "approved_at", "expires_at"))
-    what = Event.of("approval.asked", caller.by, approval=row["id"], args=wanted.args, **told)
+    what = Event.of("approval.asked", caller.by, approval=row["id"], args=request.args, **facts)
     mint.db.approvals.add(unit, row, what)
     return row | {"its": task}
 
 
 def fetch_discharge(mint: MintContext, caller: AuthenticatedCaller, row: Row) -> str | None:
-    """Make the discharge of an approval, the same one each time, a secret; None while nobody has answered.
+    """Return the discharge of an approval, a secret; None while the request waits.
 
     Raises:
         GrantError: ``approval_denied``, ``approval_withdrawn``, ``approval_expired``, ``session_ended``.
         RevokedError: The task, or the key of its token, was killed or is frozen.
-        UnavailableError: The kill epoch is not known now.
+        UnavailableError: The kill epoch is unknown now.
     """
-    session, born = _of(caller)
-    found = approval_state(mint, row)
-    if found == "waiting":
+    session, born = _session_of(caller)
+    state = approval_state(mint, row)
+    if state == "waiting":
         return None
-    if found == "expired":
+    if state == "expired":
         over_s = (now_ms() - row["expires_at"]) // 1000
-        raise GrantError(f"{row['id']} is over since {over_s} s: ask again", code="approval_expired")
-    if found == "ended":
+        raise GrantError(f"{row['id']} expired {over_s} s ago: ask again", code="approval_expired")
+    if state == "ended":
         raise GrantError("the task that it was asked for is over", code="session_ended")
-    if found != "approved":
-        said = f" ({row['answer_why']})" if found == "denied" and row["answer_why"] else ""
-        raise GrantError(f"{row['id']} was {found}{said}", code=f"approval_{found}")
-    require_standing(mint, born, row["its"], session, (f"task:{row['id']}",))
+    if state != "approved":
+        reason = f" ({row['answer_why']})" if state == "denied" and row["answer_why"] else ""
+        raise GrantError(f"{row['id']} was {state}{reason}", code=f"approval_{state}")
+    require_unrevoked(mint, born, row["its"], session, (f"task:{row['id']}",))
     kid = read_third_party(row["caveat"]).kid
     mint.require(born, (f"key:{kid}",))
     key = mint.key_schedule.audience_keys(row["audience"]).get(kid)
     if key is None:
-        raise refusal("revoked")  # the token that requires it was made with a key that is retired
+        raise refusal("revoked")  # the key of the token that requires it was retired
     made = make_discharge(row, key[0], mint.realm.name)
-    told = {name: row[name] for name in ("session", "task", "agent", "audience", "expires_at")}
-    mint.db.record(Event.of("discharge.made", caller.by, approval=row["id"], **told))
+    facts = {name: row[name] for name in ("session", "task", "agent", "audience", "expires_at")}
+    mint.db.record(Event.of("discharge.made", caller.by, approval=row["id"], **facts))
     return made
 
 
 def answer_approval(
     mint: MintContext, caller: AuthenticatedCaller, row: Row, *, yes: bool, why: str | None
 ) -> dict[str, Any]:
-    """Approve a request, or deny it.
+    """Approve or deny a request.
+
+    Args:
+        mint: The mint.
+        caller: The authenticated operator.
+        row: The approval's row.
+        yes: Whether to approve.
+        why: The operator's reason, or None.
 
     Returns:
-        The row as it is now.
+        The row after the answer.
 
     Raises:
-        GrantError: ``session_ended``: its task is over; ``conflict``: it does not wait, this operator said so, or the
-            task does not allow the call any more.
+        GrantError: ``session_ended``: its task is over; ``conflict``: it has an answer, this operator has approved it,
+            or the task does not allow the call any more.
         RevokedError: The task was killed or is frozen.
-        UnavailableError: The kill epoch is not known now.
+        UnavailableError: The kill epoch is unknown now.
     """
     if approval_state(mint, row) == "withdrawn":
         raise GrantError(f"{row['id']} is withdrawn already", code="conflict")
@@ -130,11 +147,11 @@ def answer_approval(
         raise GrantError("the task that it was asked for is over", code="session_ended")
     terms: ApprovalTerms | None = None
     if yes:
-        require_standing(mint, mint.born(), task, session)
+        require_unrevoked(mint, mint.born(), task, session)
         terms = _terms_now(mint, row)
 
-    def counts(operator: str, found: Row | None) -> bool:
-        return operator == caller.name or (found is not None and _may_approve(mint, found, row))
+    def counts(operator: str, operator_row: Row | None) -> bool:
+        return operator == caller.name or (operator_row is not None and _may_approve(mint, operator_row, row))
 
     return mint.db.approvals.answer(row, ApprovalAnswer(caller.name, terms, _cleaned(why), counts)) | {"its": task}
 
@@ -142,34 +159,35 @@ def answer_approval(
 def withdraw_approval(
     mint: MintContext, caller: AuthenticatedCaller, row: Row
 ) -> tuple[dict[str, Any], KillReport | None]:
-    """End an approval, also where its discharge is in somebody's hands; or a request.
+    """Withdraw an approval, also if its discharge was fetched; or a request.
 
     Returns:
-        The row as it is now, and the kill report; None where nothing was left to end.
+        The row afterwards, and the kill report; None if there was nothing to revoke.
 
     Raises:
-        StoreError: The outcome is not known; repeat it.
+        StoreError: The outcome is not known: retry.
     """
-    # One that the store alone knows to be withdrawn is withdrawn again: whoever did it came no further.
+    # An approval whose kill is in the store and not in its row is withdrawn again: the first attempt crashed between.
     if row["status"] not in (WAITING, APPROVED) or approval_state(mint, row) in ("expired", "ended"):
         return dict(row), None
-    told = {name: row[name] for name in ("session", "task", "agent", "audience")} | {"approval": row["id"]}
-    # A request has no discharge that could be out, and gets none once its row says so.
-    done = mint.db.approvals.withdraw(row["id"], WAITING, Event.of("approval.withdrawn", caller.by, **told))
-    if done["status"] != APPROVED:
-        return done | {"its": row["its"]}, None
+    facts = {name: row[name] for name in ("session", "task", "agent", "audience")} | {"approval": row["id"]}
+    # A request has no discharge, and gets none once its row is withdrawn, so it needs no kill.
+    withdrawn = mint.db.approvals.withdraw(row["id"], WAITING, Event.of("approval.withdrawn", caller.by, **facts))
+    if withdrawn["status"] != APPROVED:
+        return withdrawn | {"its": row["its"]}, None
     report = withdraw_target(mint, f"task:{row['id']}", caller.by)
-    what = Event.of("approval.withdrawn", caller.by, **told, seq=report.seq)
+    what = Event.of("approval.withdrawn", caller.by, **facts, seq=report.seq)
     return mint.db.approvals.withdraw(row["id"], APPROVED, what) | {"its": row["its"]}, report
 
 
 def approval_state(mint: MintContext, row: Row) -> State:
-    """Tell the state of an approval, from its row and its task's, the clock and the kill epoch."""
+    """Return the state of an approval, by its row, its task's row, the clock and the kill epoch."""
     status: State = row["status"]
     if status in (DENIED, WITHDRAWN, ENDED):
         return status
     task = row["its"]
     target = f"task:{row['id']}"
+    # Since the task's birth: a discharge has none of its own.
     killed = mint.epochs.check(task["incarnation"], task["born"], (target,))
     if killed is not None and killed.target == target:
         return "withdrawn"
@@ -181,89 +199,97 @@ def approval_state(mint: MintContext, row: Row) -> State:
 
 
 def about(mint: MintContext, args: Mapping[str, Any]) -> dict[str, Any]:
-    """Say what rules of operators may ask of a request beside its name: whose it is, of which task, for which tool."""
+    """Return the members of a request that operators' rules may constrain, beside its id."""
     row = mint.db.approvals.find(str(args.get("approval", "")))
     return {} if row is None else {name: row[name] for name in ("agent", "template", "tool")}
 
 
-def _of(caller: AuthenticatedCaller) -> tuple[Row, Born]:
+def _session_of(caller: AuthenticatedCaller) -> tuple[Row, Born]:
     if caller.session is None or caller.born is None:
         raise GrantError("approvals are asked for by agents, in a session", code="wrong_caller")
     return caller.session, caller.born
 
 
-def _terms(mint: MintContext, task: Row, third_party: ApprovalCaveat, wanted: Wanted) -> tuple[str, str, ApprovalTerms]:
-    """Find at which audience a token of a task requires this, and on what terms it was granted: the strictest."""
-    if not names.is_tool(wanted.tool) or not any(names.matches_tool(each, wanted.tool) for each in third_party.tools):
-        raise GrantError(f"caveat is not about the tool {shorten(wanted.tool)}", code="bad_parameters")
-    found: list[tuple[str, str, ApprovalTerms]] = []
+def _terms(
+    mint: MintContext, task: Row, third_party: ApprovalCaveat, request: ApprovalRequest
+) -> tuple[str, str, ApprovalTerms]:
+    """Return the template, audience and strictest terms of the grants that require a caveat."""
+    if not names.is_tool(request.tool) or not any(
+        names.matches_tool(pattern, request.tool) for pattern in third_party.tools
+    ):
+        raise GrantError(f"the caveat does not name the tool {shorten(request.tool)}", code="bad_parameters")
+    matches: list[tuple[str, str, ApprovalTerms]] = []
     failed: GrantError | None = None
     kids: dict[str, Collection[str]] = {}
     for row in mint.db.grants.live(task["id"]):
         granted = StoredGrant.read(row["content"])
         for audience, entries in granted.approvals.items():
-            terms = next((each for each in entries if each.tools == third_party.tools), None)
+            terms = next((entry for entry in entries if entry.tools == third_party.tools), None)
             if audience not in kids:
                 kids[audience] = mint.key_schedule.audience_keys(audience).keys()
             if terms is None or third_party.kid not in kids[audience]:
                 continue
             try:
-                _require_allowed(granted, audience, wanted)
-                found.append((granted.template, audience, terms))
+                _require_allowed(granted, audience, request)
+                matches.append((granted.template, audience, terms))
             except GrantError as error:
                 failed = error
-    if not found:
-        words = "no token of this task needs this: caveat is what one says, byte for byte"
+    if not matches:
+        words = "no token of this task requires this: give the caveat of one, byte for byte"
         raise failed or GrantError(words, code="bad_parameters")
-    template, audience, _ = found[0]
-    strict = [terms for _, at, terms in found if at == audience]
+    template, audience, _ = matches[0]
+    strict = [terms for _, other, terms in matches if other == audience]
+    # The strictest terms of all grants: a policy that asks for more must not be bypassed by an older grant.
     need, ttl_ms = max(terms.need for terms in strict), min(terms.ttl_ms for terms in strict)
     return template, audience, ApprovalTerms(third_party.tools, need, ttl_ms, any(terms.once for terms in strict))
 
 
 def _terms_now(mint: MintContext, row: Row) -> ApprovalTerms:
-    """Return the terms of a request as they are by now: its task may have been granted the same on stricter ones."""
-    wanted = Wanted(row["caveat"], row["tool"], msgspec.json.decode(row["args"], type=dict[str, Any]), None)
+    """Return the terms of a request by the grants of today."""
+    request = ApprovalRequest(row["caveat"], row["tool"], msgspec.json.decode(row["args"], type=dict[str, Any]), None)
     try:
-        _, _, terms = _terms(mint, row["its"], read_third_party(row["caveat"]), wanted)
+        _, _, terms = _terms(mint, row["its"], read_third_party(row["caveat"]), request)
     except GrantError as error:
         raise GrantError(f"the task changed since it was asked for: {error}", code="conflict") from error
     return terms
 
 
-def _require_allowed(granted: StoredGrant, audience: str, wanted: Wanted) -> None:
-    """Require that a task's token allows the call: nobody is asked to approve what would be refused all the same."""
+def _require_allowed(granted: StoredGrant, audience: str, request: ApprovalRequest) -> None:
+    """Require that a task's token allows the call."""
     rules: Sequence[Any] = [caveat.allow for caveat in granted.caveats(audience) if caveat.allow is not None]
-    for place, each in enumerate(rules):
+    # No operator is asked to approve a call that would be refused all the same.
+    for index, allowed in enumerate(rules):
         try:
             require_rules_allow(
-                f"task {granted.template}" if place == 0 else "what was taken away", each, wanted.tool, wanted.args
+                f"task {granted.template}" if index == 0 else "an attenuation", allowed, request.tool, request.args
             )
         except ArxError as error:
-            said = f"the task does not allow this call, approved or not: {error}"
-            raise GrantError(said, code="bad_parameters", failures=error.failures) from error
+            message = f"the task does not allow this call, approved or not: {error}"
+            raise GrantError(message, code="bad_parameters", failures=error.failures) from error
 
 
-def _may_approve(mint: MintContext, found: Row, row: Row) -> bool:
-    """Tell whether an operator who said yes before may still do so: what was taken away since counts no more."""
-    if found["status"] != "active":
+def _may_approve(mint: MintContext, operator_row: Row, row: Row) -> bool:
+    """Return whether an operator who approved before may still approve."""
+    # Removed, frozen, or with another role since: an approval counts only if it could be given again now.
+    if operator_row["status"] != "active":
         return False
-    operator = found["id"]
+    operator = operator_row["id"]
     _, applied, _ = mint.epochs.view()
     if mint.epochs.check(None, max(applied, 0), (f"operator:{operator}",)) is not None:
         return False
     asked = {"approval": row["id"], "outcome": "approve", "agent": row["agent"]}
     asked |= {"template": row["template"], "tool": row["tool"]}
     try:
-        require_rules_allow(operator, rules_of(found["role"], found["rules"]), APPROVE, asked)
+        require_rules_allow(operator, rules_of(operator_row["role"], operator_row["rules"]), APPROVE, asked)
     except ArxError:
         return False
     return True
 
 
 def _cleaned(text: str | None) -> str | None:
-    """Return somebody's words on one line, without what would have them shown otherwise than they are."""
+    """Return text on one line, without characters that are not printable."""
     if text is None:
         return None
+    # An agent's reason is shown on operators' terminals: control characters could rewrite the screen.
     shown = "".join(c if c.isprintable() else " " for c in text)
     return " ".join(shown.split()) or None

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Require approvals in tokens, and make the discharges that answer them.  SPEC 6.4, CONTROL 2.7.
+"""Third-party caveats for approvals, and discharges that answer them. SPEC 6.4, CONTROL 2.7.
 
-The key of a third-party caveat is derived from the audience key and from the caveat's name, which is the key id and the
-task.  So no key is stored that could be stolen, and signing again requires the same in the same bytes.  ``approvals``
-decides which call may have a discharge.
+``approvals`` decides which call gets a discharge.
 """
+
+# The key of a third-party caveat is derived from the audience key and the caveat's id, which is key id and task. So no
+# key is stored that could be stolen, and a token that is signed again requires the same discharge, byte for byte.
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,10 +20,10 @@ from arx_verifier.errors import ArxError, GrantError, shorten
 from arx_verifier.jcs import MAX_INTEGER
 from arx_verifier.token import Caveat, Macaroon, ThirdPartyCaveat, caveat_key, issue_discharge, require_discharge
 
-MAX_ARGUMENT_BYTES: Final = 2048  # of what is approved, written as constraints: it travels with the call, in one header
+MAX_ARGUMENT_BYTES: Final = 2048  # of approved arguments as constraints: they travel in one header of the call
 
-# What is not seen at all, so that one account's number looks like another's.  Joiners and variants of signs belong to
-# letters and emoji of other scripts, and are unseen beside ASCII.
+# Invisible characters: with them, one account number could be shown as another one. Joiners and variation selectors
+# belong to letters and emoji of other scripts, and are refused beside ASCII alone, where they are invisible.
 _UNSEEN: Final = re.compile(
     "[\u00ad\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b\u2060-\u206f\u3164\ufeff\uffa0\ufff0-\ufffb"
     "\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
@@ -30,11 +31,11 @@ _UNSEEN: Final = re.compile(
 )
 
 Tools = tuple[str, ...]
-Shown = TypeVar("Shown")
+Value = TypeVar("Value")
 
 
 class ApprovalCaveat(NamedTuple):
-    """What a third-party caveat of the mint says: for which key and task, and of which tools' calls."""
+    """The content of a third-party caveat of the mint: key id, task and tools."""
 
     kid: str
     task: str
@@ -42,10 +43,10 @@ class ApprovalCaveat(NamedTuple):
 
 
 def require_approvals(made: Macaroon, kid: str, key: bytes, task: str, needs: Iterable[Sequence[str]]) -> Macaroon:
-    """Return a token whose calls of some tools need an approval.
+    """Return a token whose calls of some tools need a discharge.
 
     Args:
-        made: The token, with all that the mint says by itself.
+        made: The token, with all other caveats of the mint.
         kid: The id of the key that it is signed with.
         key: That key.
         task: The task.
@@ -61,35 +62,42 @@ def require_approvals(made: Macaroon, kid: str, key: bytes, task: str, needs: It
 
 
 def third_party_of(kid: str, task: str, tools: Sequence[str]) -> ThirdPartyCaveat:
-    """Return what a token of a task requires for some tools, by the id of its key."""
+    """Return the third-party caveat for tools in a task's token, by the id of its key."""
     return ThirdPartyCaveat(id=f"{kid}:{task}", tools=tuple(tools))
 
 
 def read_third_party(text: str) -> ApprovalCaveat:
-    """Read a third-party caveat as it stands in a token.
+    """Parse a third-party caveat.
+
+    Args:
+        text: The caveat, with the bytes of the token.
 
     Raises:
-        GrantError: ``bad_parameters``: it is none of this mint's.
+        GrantError: ``bad_parameters``: it is not a caveat of this mint.
     """
     try:
         third_party = ThirdPartyCaveat.read(text.encode())
     except (ArxError, UnicodeEncodeError) as error:
-        raise GrantError("caveat is what the token says it needs, byte for byte", code="bad_parameters") from error
+        raise GrantError(
+            "invalid caveat: expected a third-party caveat of the token, byte for byte", code="bad_parameters"
+        ) from error
     kid, _, task = third_party.id.partition(":")
     if third_party.tools is None:
-        raise GrantError("caveat is not one of this mint's: its own name their tools", code="bad_parameters")
+        raise GrantError("invalid caveat: expected one of this mint, with tools", code="bad_parameters")
     return ApprovalCaveat(kid, task, third_party.tools)
 
 
 def make_discharge(row: Mapping[str, Any], key: bytes, realm: str) -> str:
-    """Make the discharge of an approval, the same one each time; a secret.
+    """Return the discharge of an approval, a secret; the same bytes for each call.
 
     Args:
         row: The approval's row, approved.
-        key: The audience key that its third-party caveat names.
+        key: The audience key of its third-party caveat.
         realm: The realm's name.
     """
     args = constraints_of(msgspec.json.decode(row["args"], type=dict[str, Any]))
+    # Its own target, so that a withdrawal can revoke it; the approval's times, so that it is alike each time it is
+    # made.
     caveat = Caveat(
         allow=(Rule(tool=row["tool"], args=args),),
         exp=row["expires_at"],
@@ -103,32 +111,33 @@ def make_discharge(row: Mapping[str, Any], key: bytes, realm: str) -> str:
 
 
 def constraints_of(args: Mapping[str, Any]) -> dict[str, ConstraintLike]:
-    """Write arguments as constraints that nothing but these arguments keep.
+    """Return constraints that exactly these arguments satisfy.
 
     Raises:
-        GrantError: ``bad_parameters``: they are too long, or some cannot be fixed or shown as they are.
+        GrantError: ``bad_parameters``: the arguments are too long, or one cannot be fixed or shown as it is.
     """
-    found = {_shown(name): _constraint_of(name, value) for name, value in args.items()}
+    constraints = {_require_visible(name): _constraint_of(name, value) for name, value in args.items()}
     try:
-        size = len(jcs.encode(Caveat(allow=(Rule(tool="*", args=found),))))
+        size = len(jcs.encode(Caveat(allow=(Rule(tool="*", args=constraints),))))
     except ArxError as error:
         raise GrantError(f"args: {error}", code="bad_parameters") from error
     if size > MAX_ARGUMENT_BYTES:
         raise GrantError(
-            f"args: written as what is approved they have {size} bytes; at most {MAX_ARGUMENT_BYTES} go with a call",
+            f"args: too long for a header: expected at most {MAX_ARGUMENT_BYTES} bytes as constraints, got {size}",
             code="bad_parameters",
         )
-    return found
+    return constraints
 
 
 def _constraint_of(name: str, value: Any) -> ConstraintLike:
     if isinstance(value, list):
         if not all(map(_is_scalar, value)):
             raise _nested(name)
-        return Constraint(equal=tuple(map(_shown, value)))
+        # In its order: in a list of payees and amounts, another order would be another payment.
+        return Constraint(equal=tuple(map(_require_visible, value)))
     if not _is_scalar(value):
         raise _nested(name)
-    scalar: ConstraintLike = _shown(value)
+    scalar: ConstraintLike = _require_visible(value)
     return scalar
 
 
@@ -144,12 +153,12 @@ def _nested(name: str) -> GrantError:
     )
 
 
-def _shown(value: Shown) -> Shown:
-    """Refuse a text that would be shown to whoever approves otherwise than a service reads it."""
+def _require_visible(value: Value) -> Value:
+    """Return a value, and refuse text that people see otherwise than a service reads it."""
     misleading = MISLEADING.search(value) or _UNSEEN.search(value) if isinstance(value, str) else None
     if misleading is not None:
         raise GrantError(
-            f"args: a text has U+{ord(misleading[0]):04X}, which would have it shown otherwise than it is read",
+            f"args: a text has U+{ord(misleading[0]):04X}, so that operators would see another text than the service",
             code="bad_parameters",
         )
     return value

@@ -1,9 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Erase a person's data, or old records: in the mint's database, then in the log.  LOG 1.9.
-
-The database comes first, and its events are appended to the log before that is erased, so that nothing of a person
-comes into the log after the erasure.  A person's sessions end before: a running task needs its subject.
-"""
+"""Erase a person's data, or old data, in the mint's database and the audit log. LOG 1.9."""
 
 from typing import NamedTuple
 
@@ -12,7 +8,7 @@ from arx_caps.mint.audit.feeds import NAMED, EventFeed
 from arx_caps.mint.context import MintContext
 from arx_caps.mint.db.events import Event, Recorded
 from arx_caps.mint.db.repositories.erasures import ERASED
-from arx_caps.mint.tasks.liveness import stands
+from arx_caps.mint.tasks.liveness import is_usable
 from arx_verifier.errors import GrantError
 
 
@@ -20,9 +16,9 @@ class Gone(NamedTuple):
     """What was erased.
 
     Attributes:
-        bodies: Of how many records of the log.
-        sessions: In how many sessions of the mint's database.
-        events: Of how many events that the database keeps.
+        bodies: The number of records in the log.
+        sessions: The number of sessions in the mint's database.
+        events: The number of recorded events in the mint's database.
     """
 
     bodies: int
@@ -31,22 +27,24 @@ class Gone(NamedTuple):
 
 
 def erase_person(mint: MintContext, target: str, *, by: str, reason: str) -> Gone:
-    """Erase what is told of a person.
+    """Erase the data of a person.
 
     Args:
         mint: The mint.
         target: The person's target, ``subject:…``.
-        by: Who does it.
-        reason: Why; both are recorded, the person is not.
+        by: The actor.
+        reason: The reason. Both are recorded, the person is not.
 
     Raises:
-        GrantError: ``conflict``: something still runs on their behalf.
-        AuditError: The log is not as it was signed.
-        StoreError: A database did not answer; repeat it.
+        GrantError: ``conflict``: sessions still run on the person's behalf.
+        AuditError: The log differs from what was signed.
+        StoreError: A database did not answer: retry.
     """
     mint.log.require_whole()
     rows = mint.db.erasures.sessions_for(target)
-    open_ones = [row["id"] for row in rows if stands(mint, row)]
+    # A running task needs its subject for rules, renewals and kills. An erasure does not end it: a right to erase would
+    # be a right to kill.
+    open_ones = [row["id"] for row in rows if is_usable(mint, row)]
     if open_ones:
         raise GrantError(
             f"{len(open_ones)} sessions still run on behalf of this person, such as {open_ones[0]}: end them with "
@@ -58,17 +56,17 @@ def erase_person(mint: MintContext, target: str, *, by: str, reason: str) -> Gon
 
 
 def erase_before(mint: MintContext, before: int, *, by: str, reason: str) -> Gone:
-    """Erase all that is told of persons, whoever they are, before a time.
+    """Erase the data of all persons from before a time.
 
     Args:
         mint: The mint.
-        before: ms since the Unix epoch: records that the log took before then, sessions that were over.
-        by: Who does it.
-        reason: Why; both are recorded.
+        before: The time, in ms since the Unix epoch: records that the log took before it, sessions that were over.
+        by: The actor.
+        reason: The reason. Both are recorded.
 
     Raises:
-        AuditError: The log is not as it was signed.
-        StoreError: A database did not answer; repeat it.
+        AuditError: The log differs from what was signed.
+        StoreError: A database did not answer: retry.
     """
     mint.log.require_whole()
     sessions, events = _erase_work(mint, mint.db.erasures.sessions_over(before), None, by, reason, before)
@@ -91,7 +89,9 @@ def _erase_work(
     if sessions or events:
         what = Event.of(ERASED, by, sessions=len(sessions), events=events, reason=reason)
         db.erasures.erase_work(sessions, tasks, what)
+    # The write-ahead log of SQLite still has the erased rows.
     db.settle()
+    # Recorded events go into the log before the log is erased: one that followed later would bring the person back.
     mint.log.step()
-    EventFeed(db)(mint.log.store)  # the step says nothing of an event that could not be put in
+    EventFeed(db)(mint.log.store)  # again, because a step does not raise the errors of its feeds
     return len(sessions), events

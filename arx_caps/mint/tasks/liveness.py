@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether a row's session or task is alive: by its status, the clock and the kill epoch.  SPEC 10.
-
-A row records what the mint did.  A kill straight in the store, or a freeze of anything above, is in the epoch alone.
-"""
+"""The state of a session or task, by its row, the clock and the kill epoch. SPEC 10."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal
@@ -19,54 +16,57 @@ State = Literal["open", "ended", "expired", "killed", "frozen"]
 _OF_CODE: Final[dict[str, State]] = {"revoked": "killed", "frozen": "frozen"}
 
 
+# A row records what the mint did. A kill at the store directly, or a freeze of anything above, is in the epoch alone.
 def session_targets(row: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the targets whose kill or freeze ends a session, from its row."""
+    """Return the targets whose kill or freeze revokes a session."""
     own = (f"session:{row['id']}", *subject_targets(subject_of(row)))
     return ("realm", f"policy:{row['policy']}", *agent_targets(row["agent"]), *own)
 
 
 def task_targets(row: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the targets whose kill or freeze ends a task, from its row; its links are not among them."""
+    """Return the targets whose kill or freeze revokes a task, without its links."""
     subject = (row["subject_target"],) if row["subject_target"] is not None else ()
     above = msgspec.json.decode(row["above"], type=list[str])
     own = (f"task:{row['id']}", f"session:{row['session']}", *subject, *(f"task:{task}" for task in above))
     return ("realm", f"policy:{row['policy']}", *agent_targets(row["agent"]), *own)
 
 
-def require_standing(
+def require_unrevoked(
     mint: MintContext, born: Born, task: Mapping[str, Any], session: Mapping[str, Any], links: Sequence[str] = ()
 ) -> None:
-    """Hold a task and its session to their own births, and links of the task to its own, as they came later.
+    """Require that neither a task nor its session was revoked or frozen since their births.
 
     Args:
         mint: The mint.
-        born: Read before; what is asked is on that view or a later one.
+        born: A position in the kill epoch that was read before; the check is on that view or a later one.
         task: The task's row.
         session: The session's row.
-        links: Targets of links.
+        links: Targets of links of the task, to check from the task's birth.
 
     Raises:
-        RevokedError: Something in their targets was killed since, or is frozen.
-        UnavailableError: The view is not live.
+        RevokedError: One of their targets was killed since, or is frozen.
+        UnavailableError: The view is stale.
     """
     for row, targets in ((task, (*task_targets(task), *links)), (session, session_targets(session))):
+        # Tokens of another history are all revoked: the store does not know its kills.
         if row["incarnation"] != born.incarnation:
             raise refusal("revoked")
+        # From their own births, not from ``born``: a kill between the two has revoked them.
         mint.require(Born(row["incarnation"], row["born"]), targets)
 
 
 def session_state(mint: MintContext, row: Mapping[str, Any]) -> State:
-    """Tell the state of a session."""
+    """Return the state of a session."""
     return _state(mint, row, session_targets(row))
 
 
 def task_state(mint: MintContext, row: Mapping[str, Any]) -> State:
-    """Tell the state of a task; one whose newest grant was killed is shown as killed."""
+    """Return the state of a task; ``killed`` also if its newest grant was killed."""
     return _state(mint, row, (*task_targets(row), f"link:{row['link']}"))
 
 
-def stands(mint: MintContext, session: Mapping[str, Any]) -> bool:
-    """Tell whether a session could still be used, now or after a thaw."""
+def is_usable(mint: MintContext, session: Mapping[str, Any]) -> bool:
+    """Return whether a session is open, or would be after a thaw."""
     return session_state(mint, session) in ("open", "frozen")
 
 

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Change what a running task may do: attenuate it for all its holders, or add a grant.  CONTROL 2.
+"""Change what a running task may do: attenuate it for all holders, or extend it. CONTROL 2."""
 
-An attenuation kills the links of every grant of the task, with all that was made from its tokens, and then signs less
-anew.  It does not kill the task's own target: a kill of that target, even straight in the store, means that the task is
-over.  Between kill and signature nothing is stored, so that a repeat mends any crash.
-"""
+# An attenuation kills the links of every grant of the task, with all that was delegated from its tokens, and then signs
+# a smaller grant. It does not kill the task's own target: a kill of that target, even at the store directly, means that
+# the task is over. Between kill and signature nothing is stored, so that a retry mends a crash at any point.
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
@@ -21,7 +20,7 @@ from arx_caps.mint.identity.session_login import subject_of
 from arx_caps.mint.policy.explain import explain_refusal
 from arx_caps.mint.policy.model import Policy, TaskGrant
 from arx_caps.mint.tasks.issue import Started, grant_row, origins_of, sign_grant, task_end
-from arx_caps.mint.tasks.liveness import require_standing
+from arx_caps.mint.tasks.liveness import require_unrevoked
 from arx_caps.mint.tasks.reissue import recipe_of
 from arx_caps.mint.tasks.revoke import kill_links
 from arx_caps.mint.tasks.stored_grant import StoredGrant
@@ -30,12 +29,12 @@ from arx_caps.revocation import KillReport
 from arx_verifier.errors import GrantError, refusal
 from arx_verifier.token import Caveat
 
-ROUNDS: Final = 4  # as often as somebody else may change the task while it is attenuated
-MAX_LIVE: Final = 200  # grants of one task: an attenuation kills all of them in one step
+ROUNDS: Final = 4  # attempts while other calls change the task at the same time
+MAX_LIVE: Final = 200  # grants of one task: an attenuation kills all of them in one operation
 
 
 class Attenuated(NamedTuple):
-    """An attenuated task's row, its bundle, a secret, and the report of what it ended."""
+    """An attenuated task's row, its bundle (a secret), and the report of the kill."""
 
     row: dict[str, Any]
     bundle: str
@@ -43,7 +42,7 @@ class Attenuated(NamedTuple):
 
 
 class More(NamedTuple):
-    """What an agent asks for in addition, beside the grant ``link``; None leaves a member as that grant has it."""
+    """An agent's request to extend a task; None leaves a member as the grant ``link`` has it."""
 
     template: str | None
     params: Mapping[str, Any] | None
@@ -61,67 +60,74 @@ def attenuate_task(
     link: str | None,
     caveats: Mapping[str, Sequence[Caveat]],
 ) -> Attenuated:
-    """End every token of a task, also those delegated, and sign less of one of its grants anew.
+    """Revoke every token of a task, delegated ones included, and sign a smaller grant.
 
     Args:
         mint: The mint.
-        unit: The call's.
+        unit: The call's unit of work.
         caller: The task's agent.
         task: The task's row.
-        link: The grant to go on with, by its first link; None for the newest.
-        caveats: By audience that is to stay, what is to hold beside all that does.
+        link: The first link of the grant to continue with; None for the newest.
+        caveats: By audience, the caveats to add; other audiences are removed.
 
     Raises:
-        GrantError: There is no such grant, or the task is over, or what is asked for does not fit.
-        RevokedError: The task, or what it belongs to, was killed or frozen meanwhile.
-        UnavailableError: The outcome is not known, or the kill is not seen here yet; do it again.
+        GrantError: There is no such grant, the task is over, or the caveats do not fit.
+        RevokedError: The task, or one of its targets, was killed or frozen in the meantime.
+        UnavailableError: The outcome is not known, or the kill is not in this mint's view yet: retry.
     """
     session, agent = _of(caller)
-    _require_standing(mint, mint.born(), task, session)
+    _require_open(mint, mint.born(), task, session)
     for _ in range(ROUNDS):
         grant = _grant(mint, task, link)
         granted = StoredGrant.read(grant["content"]).attenuate(caveats)
-        sign_grant(mint, _birth(agent, task, session, grant, granted, mint.born()), granted)  # does it fit at all?
-        killed = {each["link"] for each in (grant, *mint.db.grants.live(task["id"]))}
-        unit.require_first()  # what a repeat of this call has given meanwhile is among them
+        # A trial: a grant that does not fit into a token must fail before the kill.
+        sign_grant(mint, _birth(agent, task, session, grant, granted, mint.born()), granted)
+        killed = {row["link"] for row in (grant, *mint.db.grants.live(task["id"]))}
+        # After the links are read: the grant of another attempt at this call may be among them, and must not be killed.
+        unit.require_first()
         report = kill_links(mint, killed, caller.by)
-        # Born where the kill is known to have been applied, and then looked at again: what was killed before that,
-        # even straight in the store, is not brought back.
+        # Born after the kill, and checked again from there: a task that was killed in the meantime, even at the store
+        # directly, must not be revived.
         born = _born_after(mint, report)
-        _require_standing(mint, born, task, session)
+        _require_open(mint, born, task, session)
         birth = _birth(agent, task, session, grant, granted, born)
         bundle = sign_grant(mint, birth, granted)
         unit.recipe = _recipe(mint, birth, granted) | {"kill": report.to_dict()}
-        told = {"task": task["id"], "link": birth.link, "before": grant["link"], "audiences": granted.audiences}
-        what = Event.of("task.attenuated", caller.by, **told, seq=report.seq, attenuated=granted.attenuated)
+        facts = {"task": task["id"], "link": birth.link, "before": grant["link"], "audiences": granted.audiences}
+        what = Event.of("task.attenuated", caller.by, **facts, seq=report.seq, attenuated=granted.attenuated)
         values, mark = grant_row(birth, granted) | {"before": grant["link"]}, HighWater(*born)
         row = mint.db.grants.replace(
             unit, task["id"], killed, values, as_json(granted.audiences), mark, mint.realm.name, what
         )
         if row is not None:
             return Attenuated(row, bundle, report)
-    raise GrantError("others change this task all the time; try again", code="conflict")
+    raise GrantError("other calls keep changing this task: retry", code="conflict")
 
 
 def extend_task(
     mint: MintContext, unit: UnitOfWork, caller: AuthenticatedCaller, task: Mapping[str, Any], more: More
 ) -> Started:
-    """Add a grant to a task; nothing ends by it.
+    """Add a grant to a task. The grants that it has remain.
 
-    Without a template, parameters, tools or depth it is the same grant once more, with its attenuations, with a
-    later end.  Else it is a grant of its own, of that template or another, of which the policy decides.
+    Args:
+        mint: The mint.
+        unit: The call's unit of work.
+        caller: The task's agent.
+        task: The task's row.
+        more: The request. Without template, parameters, tools or depth it repeats a grant with its attenuations and a
+            later expiry. Otherwise the policy decides about a new grant.
 
     Raises:
-        GrantError: The policy refuses; the error says what it would take.
-        RevokedError: The task, or what it belongs to, was killed or frozen.
-        UnavailableError: The kill epoch is not known now.
+        GrantError: The policy refuses; the error names what would be granted.
+        RevokedError: The task, or one of its targets, was killed or frozen.
+        UnavailableError: The kill epoch is unknown now.
     """
     session, agent = _of(caller)
     born = caller.born or mint.born()
-    _require_standing(mint, born, task, session)
+    _require_open(mint, born, task, session)
     if len(mint.db.grants.live(task["id"])) >= MAX_LIVE:
         raise GrantError(
-            f"a task has at most {MAX_LIVE} grants at once: attenuate it, or start another", code="conflict"
+            f"a task has at most {MAX_LIVE} grants at once: attenuate it, or start another one", code="conflict"
         )
     policy, now = mint.policy, now_ms()
     last = StoredGrant.read(_grant(mint, task, more.link)["content"])
@@ -142,9 +148,9 @@ def extend_task(
     )
     bundle = sign_grant(mint, birth, granted)
     unit.recipe = _recipe(mint, birth, granted)
-    told = {"task": task["id"], "link": birth.link, "template": granted.template, "params": granted.params}
-    told |= {"policy": policy.digest, "expires_at": birth.expires_at, "audiences": granted.audiences}
-    what = Event.of("task.extended", caller.by, **told)
+    facts = {"task": task["id"], "link": birth.link, "template": granted.template, "params": granted.params}
+    facts |= {"policy": policy.digest, "expires_at": birth.expires_at, "audiences": granted.audiences}
+    what = Event.of("task.extended", caller.by, **facts)
     row = mint.db.grants.add(unit, task["id"], grant_row(birth, granted), HighWater(*born), mint.realm.name, what)
     return Started(row, bundle)
 
@@ -160,28 +166,30 @@ def _of(caller: AuthenticatedCaller) -> tuple[Mapping[str, Any], Mapping[str, An
     return caller.session, caller.agent
 
 
-def _require_standing(mint: MintContext, born: Born, task: Mapping[str, Any], session: Mapping[str, Any]) -> None:
-    """Require that a task is open, and that it and its session stand."""
+def _require_open(mint: MintContext, born: Born, task: Mapping[str, Any], session: Mapping[str, Any]) -> None:
+    """Require that a task is open, and that neither it nor its session was revoked or frozen."""
     if task["status"] != "open" or task["expires_at"] <= now_ms():
         raise GrantError("the task is over; start another", code="session_ended")
-    require_standing(mint, born, task, session)
+    require_unrevoked(mint, born, task, session)
 
 
 def _grant(mint: MintContext, task: Mapping[str, Any], link: str | None) -> dict[str, Any]:
-    """Find a grant; of one that was attenuated, what became of it, so that a repeat goes on where the first one was."""
+    """Return a grant that has not ended; for one that was attenuated, its replacement."""
     if link is None:
         row = mint.db.tasks.find(task["id"]) or task
         link = str(row["link"])
     grant = mint.db.grants.find(link)
+    # A retry whose first attempt has replaced the grant continues with the replacement.
     while grant is not None and grant["replaced_by"] is not None:
         grant = mint.db.grants.find(grant["replaced_by"])
     if grant is None or grant["task"] != task["id"] or grant["ended_at"] is not None:
-        raise GrantError("this task has no such grant any more; start another task", code="not_found")
+        raise GrantError("this task has no such grant any more: start another task", code="not_found")
     return grant
 
 
 def _born_after(mint: MintContext, report: KillReport) -> Born:
     born = mint.born()
+    # A token born before the kill would be revoked by it at once.
     if born.incarnation != report.incarnation or born.seq < report.seq:
         raise refusal("behind")
     return born
@@ -197,7 +205,7 @@ def _birth(
 ) -> Birth:
     now, expires_at = now_ms(), granted.end(grant["expires_at"])
     if expires_at <= now:
-        raise GrantError("nothing would be left: the task would be over by then", code="bad_parameters")
+        raise GrantError("nothing would be left: every remaining token would have expired", code="bad_parameters")
     return Birth(
         agent=agent,
         born=born,
@@ -225,7 +233,7 @@ def _more(
     last: StoredGrant,
     more: More,
 ) -> tuple[StoredGrant, TaskGrant]:
-    """Ask the policy in force for what is wanted in addition."""
+    """Return the grant of an extension, by the policy in force."""
     template = more.template if more.template is not None else last.template
     same = template == last.template
     params = dict(more.params or {}) if not same else {**last.params, **(more.params or {})}

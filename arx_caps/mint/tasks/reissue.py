@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sign again what was issued before, for a call that is repeated because its answer was lost.  CONTROL 4.4.
+"""Sign issued tokens again, for a retry of a call whose answer was lost. CONTROL 4.4."""
 
-A recipe has what the tokens say, without their signatures.  Signed again they have the birth, the expiry and the link
-of the first tokens: a kill of those ends these.  They may be signed with another key than the first tokens; so what is
-over is not signed again at all.
-"""
+# A recipe has the content of the tokens without signatures, so it is no secret. Signed again, they have the birth,
+# expiry and link of the first tokens, so that every kill of those revokes these. But they may have a newer key, which
+# a freeze of the first key would miss. So nothing that is revoked is signed again, and the first keys are checked too.
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -24,46 +23,48 @@ def recipe_of(
     origins: Mapping[str, Sequence[str]] | None = None,
     needs: Mapping[str, Sequence[Sequence[str]]] | None = None,
 ) -> dict[str, Any]:
-    """Write down what is to be signed; no secret.
+    """Return the recipe of tokens, which is no secret.
 
     Args:
-        birth: What is born.
-        kids: The ids of the keys that it is signed with.
-        caveats: The caveats of each audience, for a task.
-        origins: Where each audience lives, for a task.
-        needs: The tools of each approval that each audience's token requires, for a task.
+        birth: The members that they share.
+        kids: The ids of the keys that sign them.
+        caveats: By audience, the caveats of a task's token; None for a session.
+        origins: By audience, its origins.
+        needs: By audience, the tools of each approval that its token requires.
     """
-    said = {"born": birth.born, "at": birth.at, "expires_at": birth.expires_at, "depth": birth.depth}
-    said |= {"link": birth.link, "policy": birth.policy, "origins": origins, "kids": [*kids]}
+    recipe = {"born": birth.born, "at": birth.at, "expires_at": birth.expires_at, "depth": birth.depth}
+    recipe |= {"link": birth.link, "policy": birth.policy, "origins": origins, "kids": [*kids]}
     if caveats is not None:
-        said["needs"] = needs or {}
-        said["caveats"] = {name: [each.encode().decode() for each in those] for name, those in caveats.items()}
-    return said
+        recipe["needs"] = needs or {}
+        recipe["caveats"] = {
+            audience: [caveat.encode().decode() for caveat in listed] for audience, listed in caveats.items()
+        }
+    return recipe
 
 
 def reissue_session(mint: MintContext, recipe: Mapping[str, Any], session: Mapping[str, Any]) -> str:
-    """Sign a session's token once more.
+    """Sign a session's token again.
 
     Raises:
-        RevokedError: The session, or the key that its token was signed with, is no longer good.
-        UnavailableError: That is not known now.
+        RevokedError: The session, or the key that signed its token, was revoked or frozen.
+        UnavailableError: The kill epoch is unknown now.
     """
     _require_alive(mint, recipe, session, ())
     return sign_session(mint, _birth(mint, recipe, session, None))
 
 
 def reissue_task(mint: MintContext, recipe: Mapping[str, Any], session: Mapping[str, Any], task: str) -> str:
-    """Sign a task's tokens once more, and write its bundle.
+    """Sign a task's tokens again, and return their bundle, a secret.
 
     Raises:
-        GrantError: It does not fit into a token any more, after what is said of the agent grew.
-        RevokedError: What was signed before, or a key that it was signed with, is no longer good.
-        UnavailableError: That is not known now.
+        GrantError: A token would be too large, because the agent's metadata grew.
+        RevokedError: The task, or a key that signed its tokens, was revoked or frozen.
+        UnavailableError: The kill epoch is unknown now.
     """
     _require_alive(mint, recipe, session, (f"task:{task}",))
     birth = _birth(mint, recipe, session, task)
-    caveats = {name: [read_caveat(each.encode()) for each in those] for name, those in recipe["caveats"].items()}
-    # What was written before there were approvals requires none.
+    caveats = {name: [read_caveat(text.encode()) for text in texts] for name, texts in recipe["caveats"].items()}
+
     tokens = sign_tokens(mint, birth, caveats, keys_for(mint, caveats), recipe.get("needs", {}))
     return write_bundle(mint, birth, recipe["origins"], tokens)
 
@@ -80,7 +81,7 @@ def _require_alive(
 def _birth(mint: MintContext, recipe: Mapping[str, Any], session: Mapping[str, Any], task: str | None) -> Birth:
     agent = mint.db.agents.find(session["agent"])
     if agent is None:
-        raise GrantError("the agent is not there any more", code="conflict")
+        raise GrantError("the agent of this session does not exist any more", code="conflict")
     return Birth(
         agent,
         Born(*recipe["born"]),

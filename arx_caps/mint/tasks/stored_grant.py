@@ -1,9 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a task was granted, as it is kept: enough to sign the same again, or less, and nothing that is secret.
-
-A task has one grant when it starts; each extension adds one, and an attenuation puts one in the place of all.  A grant
-is named by the first link of its tokens.
-"""
+"""A task's grant as a row keeps it: enough to sign it again or attenuated, and no secret."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
@@ -19,19 +15,21 @@ from arx_verifier.token import Caveat, count_members, read_caveat
 Written = dict[str, tuple[str, ...]]
 
 
+# A task has one grant at its start. An extension adds one, and an attenuation replaces all by one. The first link of
+# its tokens names a grant.
 class StoredGrant(msgspec.Struct, frozen=True, kw_only=True):
     """One grant of a task.
 
     Attributes:
-        template: The policy's name for it.
+        template: The policy's template.
         params: The template's parameters.
-        tools: What the agent asked to be left of the template's tools; None for all.
+        tools: The tools that the agent asked for; None for all of the template.
         depth: How many delegations may follow.
-        audiences: Whose tokens the agent got.
+        audiences: The audiences that the agent got tokens for.
         own: By audience, the mint's caveats as canonical JSON.
-        attenuated: By audience, the caveats that the agent asked for since.
+        attenuated: By audience, the caveats that the agent added at the mint.
         exchange: By service, the audiences that it may exchange a token of this grant for.
-        approvals: By audience, which calls need an approval, and what that takes.
+        approvals: By audience, the calls that need an approval, and its terms.
     """
 
     template: str
@@ -46,13 +44,13 @@ class StoredGrant(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def of(cls, grant: TaskGrant, params: Mapping[str, Any], tools: Sequence[str] | None, above: Sequence[str]) -> Self:
-        """Keep what the policy grants.
+        """Return the policy's grant in its stored form.
 
         Args:
-            grant: The policy's answer.
-            params: The parameters that it was asked with.
-            tools: The tools that were asked for.
-            above: The tasks that this one is a part of: their end is its own.
+            grant: The policy's grant.
+            params: The parameters of the request.
+            tools: The tools of the request.
+            above: Ids of the tasks above this one, whose end is its own.
         """
         parts = [Caveat(task=task) for task in above]
         return cls(
@@ -68,29 +66,34 @@ class StoredGrant(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def read(cls, text: str) -> Self:
-        """Read what ``write`` wrote."""
+        """Parse the text of ``write``."""
         return msgspec.json.decode(text, type=cls)
 
     def write(self) -> str:
-        """Return its text for a column."""
+        """Return the text for a column, as JSON."""
         return msgspec.json.encode(self).decode()
 
     def caveats(self, audience: str) -> tuple[Caveat, ...]:
-        """Return every caveat that a token for an audience begins with."""
+        """Return all caveats that the mint writes into a token for an audience."""
         written = (*self.own[audience], *self.attenuated.get(audience, ()))
         return tuple(read_caveat(text.encode()) for text in written)
 
     def taken(self, service: str, audience: str) -> tuple[Caveat, ...]:
-        """Return what was attenuated at a service and holds for a token that it exchanges for another audience."""
-        there = (*self.own[audience], *self.attenuated.get(audience, ()))
-        return tuple(read_caveat(text.encode()) for text in self.attenuated.get(service, ()) if text not in there)
+        """Return the attenuations at a service that must hold in a token it exchanges.
+
+        Args:
+            service: The service.
+            audience: The audience of the exchanged token.
+        """
+        written = (*self.own[audience], *self.attenuated.get(audience, ()))
+        return tuple(read_caveat(text.encode()) for text in self.attenuated.get(service, ()) if text not in written)
 
     def targets(self, service: str) -> tuple[str, ...]:
-        """Return for which audiences a service may exchange a token of this grant; both must be left in it."""
-        return tuple(each for each in self.exchange.get(service, ()) if {service, each} <= self.own.keys())
+        """Return the audiences for which a service may exchange a token of this grant."""
+        return tuple(other for other in self.exchange.get(service, ()) if {service, other} <= self.own.keys())
 
     def all_caveats(self) -> dict[str, tuple[Caveat, ...]]:
-        """Return by audience every caveat that the agent's tokens begin with."""
+        """Return by audience all caveats of the agent's tokens."""
         return {audience: self.caveats(audience) for audience in self.audiences}
 
     def needs(self) -> dict[str, list[tuple[str, ...]]]:
@@ -98,7 +101,11 @@ class StoredGrant(msgspec.Struct, frozen=True, kw_only=True):
         return {audience: [terms.tools for terms in entries] for audience, entries in self.approvals.items()}
 
     def end(self, expires_at: int) -> int:
-        """Return when the last of its tokens is over, ms, if by themselves they are at ``expires_at``."""
+        """Return when the last of its tokens expires, in ms since the Unix epoch.
+
+        Args:
+            expires_at: When they expire without their caveats, in ms since the Unix epoch.
+        """
         ends = [
             min((caveat.exp for caveat in self.caveats(audience) if caveat.exp is not None), default=expires_at)
             for audience in self.audiences
@@ -106,16 +113,19 @@ class StoredGrant(msgspec.Struct, frozen=True, kw_only=True):
         return min(max(ends), expires_at)
 
     def attenuate(self, caveats: Mapping[str, Sequence[Caveat]]) -> Self:
-        """Return it with less: audiences that are not named are gone, the others' caveats hold as well.
+        """Return the grant with added caveats, and without the audiences that have none.
+
+        Args:
+            caveats: By audience that remains, the caveats to add.
 
         Raises:
-            GrantError: ``bad_parameters``: an audience that it does not have.
+            GrantError: ``bad_parameters``: it has no such audience.
         """
         unknown = sorted(set(caveats) - set(self.audiences))
         if unknown or not caveats:
             raise GrantError(
                 f"this task has no token for {', '.join(unknown) or 'nothing'}; name some of "
-                f"{', '.join(self.audiences)}: those that are left out end",
+                f"{', '.join(self.audiences)}: those that you omit end",
                 code="bad_parameters",
             )
         attenuated = {audience: self._with(audience, _write(more)) for audience, more in caveats.items()}
@@ -129,10 +139,10 @@ class StoredGrant(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     def attenuated_like(self, last: Self) -> Self:
-        """Return it with the attenuations of another grant of the same template, without their ends.
+        """Return the grant with the attenuations of another one, without their expiries.
 
         Raises:
-            GrantError: ``bad_parameters``: nothing of that is in it.
+            GrantError: ``bad_parameters``: no audience would be left.
         """
         kept = {
             audience: [_endless(text) for text in last.attenuated.get(audience, ())]
@@ -140,18 +150,18 @@ class StoredGrant(msgspec.Struct, frozen=True, kw_only=True):
             if audience in self.audiences
         }
         return self.attenuate(
-            {audience: [each for each in more if each is not None] for audience, more in kept.items()}
+            {audience: [caveat for caveat in more if caveat is not None] for audience, more in kept.items()}
         )
 
     def _with(self, audience: str, more: Sequence[str]) -> tuple[str, ...]:
-        """Add caveats; one that stands there already says nothing new."""
-        there = (*self.own[audience], *self.attenuated.get(audience, ()))
-        new = [text for text in dict.fromkeys(more) if text not in there]
+        """Return the attenuations of an audience with added caveats, without duplicates."""
+        written = (*self.own[audience], *self.attenuated.get(audience, ()))
+        new = [text for text in dict.fromkeys(more) if text not in written]
         return (*self.attenuated.get(audience, ()), *new)
 
 
 def _endless(text: str) -> Caveat | None:
-    """Return a caveat without its end, or None where nothing is left of it."""
+    """Return a caveat without its expiry, or None if it has no other member."""
     caveat = msgspec.structs.replace(read_caveat(text.encode()), exp=None)
     return caveat if count_members(caveat) else None
 

@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Give a tool service a token for another service, on the same task and no wider.  CONTROL 2.6, RFC 8693.
+"""Exchange a token that a service got for one of another service. CONTROL 2.6, RFC 8693."""
 
-The new token has all of the presented one: identifier, session, task, links, and every caveat that holders added.  The
-mint's grant for the one service is replaced by its grant for the other; what the agent has attenuated there since stays
-attenuated; and the service is named as a hop of its own.  So a kill of the presented token ends the new one, and
-conjunction does the rest.
-"""
+# The new token has all of the presented one: identifier, session, task, links, and every caveat that holders added. The
+# mint's grant for the one service is replaced by its grant for the other, attenuations of the agent remain, and the
+# service is a hop of its own in the chain. So a kill of the presented token revokes the new one, and conjunction of
+# caveats makes it no wider.
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple, TypeAlias
@@ -18,7 +17,7 @@ from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_caps.mint.identity.session_login import subject_of
 from arx_caps.mint.tasks.discharge import require_approvals, third_party_of
-from arx_caps.mint.tasks.liveness import require_standing
+from arx_caps.mint.tasks.liveness import require_unrevoked
 from arx_caps.mint.tasks.stored_grant import StoredGrant
 from arx_caps.mint.tasks.token_factory import meta_of, model_of, write_bundle_of
 from arx_verifier.errors import AttenuationError, GrantError, MalformedTokenError, refusal
@@ -36,11 +35,11 @@ from arx_verifier.token import (
 from arx_verifier.verification import ProvenChain, Refused, prove
 
 Row: TypeAlias = Mapping[str, Any] | None
-SERVICES: Final = "service/"  # how a chain names a service that a token was exchanged by
+SERVICES: Final = "service/"  # prefix of a service's name as a hop in a chain
 
 
 class ExchangedToken(NamedTuple):
-    """A token for another service, the same in a bundle, both secrets; its link, and when it ends, ms."""
+    """An exchanged token and its bundle (secrets), its link, and its expiry, ms since the Unix epoch."""
 
     token: str
     bundle: str
@@ -48,7 +47,7 @@ class ExchangedToken(NamedTuple):
     expires_at: int
 
 
-class _Kept(NamedTuple):
+class _RawCaveat(NamedTuple):
     """A caveat of the presented token, byte for byte."""
 
     raw: bytes
@@ -56,7 +55,7 @@ class _Kept(NamedTuple):
     def encode(self) -> bytes:
         return self.raw
 
-    def delegated_to(self, to: str, hop: str) -> "_Kept":  # noqa: ARG002 - as ``Caveat`` has it
+    def delegated_to(self, to: str, hop: str) -> "_RawCaveat":  # noqa: ARG002 - as ``Caveat`` has it
         raise AttenuationError("a caveat that is kept is not written anew")
 
 
@@ -65,79 +64,78 @@ def exchange(mint: MintContext, unit: UnitOfWork, service: str, text: str, audie
 
     Args:
         mint: The mint.
-        unit: The call's.
-        service: The service that asks, proven.
-        text: What it was called with, a secret.
+        unit: The call's unit of work.
+        service: The authenticated service.
+        text: The token that it was called with, a secret.
         audience: The service that it must call.
 
     Raises:
-        TokenError: The presented token is not alive, or was exchanged for this audience before.
-        GrantError: ``exchange_not_allowed``: the task's template does not let this service.
-        AccessError: What the holders of the presented token wrote leaves no room for a further hop.
-        UnavailableError: The kill epoch is not known now.
+        TokenError: The presented token is invalid, or was exchanged for this audience before.
+        GrantError: ``exchange_not_allowed``: the task's template does not allow the exchange.
+        AccessError: The holders' caveats leave no room for a further hop.
+        UnavailableError: The kill epoch is unknown now.
     """
-    born = mint.born()  # before the presented token is looked at
-    text = text.partition(wire.JOINT)[0]  # what was approved was that call of that tool: it goes no further
+    born = mint.born()  # before the presented token is read
+    text = text.partition(wire.JOINT)[0]  # without discharges: an approval is of one call of one tool
     parent = _prove(mint, service, text)
     mint.require(Born(*parent.identifier.born), parent.targets)
-    granted, agent = _granted(mint, born, parent, service, audience)
-    _spend(unit, service, text, audience)
+    granted, agent = _grant_for(mint, born, parent, service, audience)
+    _use_call(unit, service, text, audience)
     kid, key = mint.key_schedule.audience_key(audience)
     mint.require(born, (f"key:{kid}",))
     about = {"model": model_of(agent), "meta": meta_of(agent)}
     identifier = msgspec.structs.replace(parent.identifier, aud=audience, kid=kid, born=born[:2], iat=now_ms(), **about)
     to = SERVICES + service
     hops = [name for name in parent.facts.named if name.startswith(SERVICES)]
-    own = _welcoming(granted, audience, (*hops, to))
+    own = _with_hops(granted, audience, (*hops, to))
     needs = granted.needs()
     mints = [third_party_of(parent.identifier.kid, str(identifier.task), tools) for tools in needs.get(service, ())]
-    kept = _kept(text, len(granted.caveats(service)), mints)
-    # What the agent had taken away where the service was called is written by the mint, not copied: whoever can make
-    # the presented token could leave it out.
+    kept = _holders_caveats(text, len(granted.caveats(service)), mints)
+    # The mint writes the agent's attenuations itself: a service that can make the presented token could omit them.
     caveats = (*own, *granted.taken(service, audience))
     required = needs.get(audience, [])
     try:
-        made = _made(mint, identifier, key, caveats, required, kept).delegate(to)
+        made = _mint_token(mint, identifier, key, caveats, required, kept).delegate(to)
     except (AttenuationError, MalformedTokenError) as error:
         raise GrantError(f"the exchanged token would not fit: {error}", code="bad_parameters") from error
     child = _prove_own(mint, made, audience, kid, key)
     link = child.facts.links[-1]
-    told: dict[str, Any] = {"service": service, "audience": audience, "session": identifier.session}
-    told |= {"task": identifier.task}
-    told |= {"link": link, "of": (parent.facts.links or (identifier.id,))[-1], "expires_at": child.exp}
+    facts: dict[str, Any] = {"service": service, "audience": audience, "session": identifier.session}
+    facts |= {"task": identifier.task}
+    facts |= {"link": link, "of": (parent.facts.links or (identifier.id,))[-1], "expires_at": child.exp}
     more = [raw.decode() for raw in made.packets[len(caveats) + len(required) :] if isinstance(raw, bytes)]
-    recipe = {"identifier": made.identifier.decode(), "caveats": [each.encode().decode() for each in caveats]}
+    recipe = {"identifier": made.identifier.decode(), "caveats": [caveat.encode().decode() for caveat in caveats]}
     unit.recipe = recipe | {"needs": required, "more": more, "targets": child.targets}
-    unit.record(Event.of("token.exchanged", f"service:{service}", **told))
-    return _given(mint, identifier, made, child)
+    unit.record(Event.of("token.exchanged", f"service:{service}", **facts))
+    return _exchanged(mint, identifier, made, child)
 
 
 def exchange_again(mint: MintContext, recipe: Mapping[str, Any]) -> ExchangedToken:
-    """Sign once more what an exchange gave, for a service that lost the answer.  CONTROL 4.4.
+    """Sign an exchanged token again, for a service that lost the answer. CONTROL 4.4.
 
     Args:
         mint: The mint.
-        recipe: What the token says; its link is the first one's.
+        recipe: The content of the token, whose link is the first one's.
 
     Raises:
-        TokenError: What was given is over, was killed or is frozen.
-        UnavailableError: The kill epoch is not known now.
+        TokenError: The token has expired, was revoked or is frozen.
+        UnavailableError: The kill epoch is unknown now.
     """
     identifier = read_identifier(recipe["identifier"].encode())
     assert isinstance(identifier, Identifier)
     kid, key = mint.key_schedule.audience_key(identifier.aud)
     mint.require(Born(*identifier.born), (*recipe["targets"], f"key:{kid}"))
-    _running(mint, identifier)
+    _open_rows(mint, identifier)
     own = msgspec.structs.replace(identifier, kid=kid)
-    caveats, more = ([_Kept(text.encode()) for text in recipe.get(name, ())] for name in ("caveats", "more"))
-    made = _made(mint, own, key, caveats, recipe.get("needs", ()), more)
+    caveats, more = ([_RawCaveat(text.encode()) for text in recipe.get(name, ())] for name in ("caveats", "more"))
+    made = _mint_token(mint, own, key, caveats, recipe.get("needs", ()), more)
     child = _prove_own(mint, made, own.aud, kid, key)
     if child.exp <= now_ms():
         raise refusal("expired")
-    return _given(mint, own, made, child)
+    return _exchanged(mint, own, made, child)
 
 
-def _made(
+def _mint_token(
     mint: MintContext,
     identifier: Identifier,
     key: bytes,
@@ -145,41 +143,44 @@ def _made(
     needs: Sequence[Sequence[str]],
     kept: Sequence[CaveatLike],
 ) -> Macaroon:
-    """Make a token as the mint makes those of a task, and add what holders had added to the presented one."""
+    """Mint a token like one of a task, and add the caveats of the presented token's holders."""
     made = Macaroon.mint(identifier, key=key, realm=mint.realm.name, caveats=tuple(caveats))
     made = require_approvals(made, identifier.kid, key, str(identifier.task), needs)
     return made.attenuate(*kept) if kept else made
 
 
-def _kept(text: str, own: int, mints: Sequence[ThirdPartyCaveat]) -> list[CaveatLike]:
-    """Return the caveats that holders added to a presented token, behind the mint's own.
-
-    Of one that was exchanged before, what was attenuated where it came from stands among them: it holds on.
+def _holders_caveats(text: str, own: int, mints: Sequence[ThirdPartyCaveat]) -> list[CaveatLike]:
+    """Return the caveats that holders added to a presented token, after the mint's own.
 
     Args:
         text: The token.
-        own: How many caveats the mint's grant has there.
-        mints: What the mint requires in it; the first of each is the mint's.
+        own: The number of caveats that the mint's grant has in it.
+        mints: The third-party caveats that the mint requires in it; the first of each is the mint's.
 
     Raises:
-        GrantError: ``exchange_not_allowed``: one requires what only the presented token's holders can give.
+        GrantError: ``exchange_not_allowed``: a holder added a third-party caveat.
     """
     held = list(Macaroon.parse(text).packets[own:])
     for raw in [third_party.encode() for third_party in mints]:
-        places = (at for at, each in enumerate(held) if isinstance(each, ThirdPartyPacket) and each.identifier == raw)
-        place = next(places, None)
-        if place is not None:
-            del held[place]
-    kept: list[CaveatLike] = [_Kept(raw) for raw in held if isinstance(raw, bytes)]
+        indexes = (
+            index
+            for index, packet in enumerate(held)
+            if isinstance(packet, ThirdPartyPacket) and packet.identifier == raw
+        )
+        index = next(indexes, None)
+        if index is not None:
+            del held[index]
+    kept: list[CaveatLike] = [_RawCaveat(raw) for raw in held if isinstance(raw, bytes)]
+    # Its discharge is bound to the presented token, so no holder could give one for another token.
     if len(kept) != len(held):
         raise GrantError(
             "a holder of this token requires a discharge of its own, which no other token can require",
             code="exchange_not_allowed",
         )
-    return [each for each in kept if not _is_call(each.encode())]
+    return [caveat for caveat in kept if not _is_call(caveat.encode())]
 
 
-def _given(mint: MintContext, identifier: Identifier, made: Macaroon, child: ProvenChain) -> ExchangedToken:
+def _exchanged(mint: MintContext, identifier: Identifier, made: Macaroon, child: ProvenChain) -> ExchangedToken:
     token, audience = made.encode(), identifier.aud
     origins = {audience: mint.policy.audiences.get(audience, ())}
     bundle = write_bundle_of(mint, identifier.agent, identifier.task, origins, {audience: token})
@@ -187,7 +188,11 @@ def _given(mint: MintContext, identifier: Identifier, made: Macaroon, child: Pro
 
 
 def _prove(mint: MintContext, service: str, text: str) -> ProvenChain:
-    """Prove what a service was called with, as the service itself did, but for what only it knows of the call."""
+    """Verify a presented token as the service has done, except for its arguments and nonce.
+
+    Raises:
+        TokenError: The token is invalid.
+    """
     call, now = call_proof.split_call(text), now_ms()
     keys = {kid: key for kid, (key, _) in mint.key_schedule.audience_keys(service).items()}
     proven = prove(text, call, service, KeyRing(keys, realm=mint.realm.name, max_ttl_ms=mint.realm.max_ttl_ms))
@@ -207,16 +212,17 @@ def _prove(mint: MintContext, service: str, text: str) -> ProvenChain:
     return proven
 
 
-def _granted(
+def _grant_for(
     mint: MintContext, born: Born, parent: ProvenChain, service: str, audience: str
 ) -> tuple[StoredGrant, Mapping[str, Any]]:
-    """Find what the task was granted, and its agent; and that this service may go on with it.
+    """Return the stored grant of a presented token and its agent's row.
 
-    Whoever can verify a token can make one: what the presented one says of its task is held to what the mint wrote, or
-    a service could have anybody's name signed for another one.
+    Raises:
+        GrantError: ``exchange_not_allowed``: the grant does not allow this exchange, or the token does not match it.
+        TokenError: The task, its session or its agent is over or frozen.
     """
     row = mint.db.grants.find(parent.identifier.id)
-    task, session, agent = _running(mint, parent.identifier)
+    task, session, agent = _open_rows(mint, parent.identifier)
     granted = StoredGrant.read(row["content"]) if row is not None else None
     if row is None or granted is None or audience not in granted.targets(service):
         template = granted.template if granted is not None else "NAME"
@@ -225,69 +231,78 @@ def _granted(
             f'{{ {service} = ["{audience}"] }} of [task.{template}] in the policy, when the task was granted',
             code="exchange_not_allowed",
         )
-    if task is None or session is None or agent is None or not _says(parent.identifier, row, task, session, granted):
-        raise GrantError("this token does not say of its task what the mint granted", code="exchange_not_allowed")
-    # The presented token's birth is what its maker says; what was killed counts from those that the mint remembers.
+    # A service that verifies a token can also make one. Its claims are compared with what the mint stored, or a service
+    # could get a token in the name of any agent or person.
+    if (
+        task is None
+        or session is None
+        or agent is None
+        or not _matches_grant(parent.identifier, row, task, session, granted)
+    ):
+        raise GrantError("this token does not match what the mint granted to its task", code="exchange_not_allowed")
+    # The maker of the presented token chose its birth, so kills are checked from the births that the mint stored.
     links = [target for target in parent.targets if target.startswith("link:")]
-    require_standing(mint, born, task, session, links)
+    require_unrevoked(mint, born, task, session, links)
     return granted, agent
 
 
-def _says(
+def _matches_grant(
     identifier: Identifier,
     grant: Mapping[str, Any],
     task: Mapping[str, Any],
     session: Mapping[str, Any],
     granted: StoredGrant,
 ) -> bool:
-    """Tell whether an identifier says what the mint wrote into the tokens of a grant."""
+    """Return whether an identifier is the one that the mint wrote into the tokens of a grant."""
     subject = subject_of(session)
-    meant = (
+    stored = (
         *(grant["task"], grant["policy"], grant["expires_at"], granted.depth),
         *(task["session"], task["agent"], (subject.issuer, subject.name) if subject is not None else None),
     )
-    said = (
+    presented = (
         *(identifier.task, identifier.policy, identifier.exp, identifier.depth),
         *(identifier.session, identifier.agent, identifier.subject),
     )
-    return said == meant
+    return presented == stored
 
 
-def _running(mint: MintContext, identifier: Identifier) -> tuple[Row, Row, Row]:
-    """Return what the mint has of a task, its session and its agent, of which none may be over or frozen."""
+def _open_rows(mint: MintContext, identifier: Identifier) -> tuple[Row, Row, Row]:
+    """Return the rows of a task, its session and its agent.
+
+    Raises:
+        TokenError: One of them is over, or the agent is deactivated.
+    """
     task, session = mint.db.tasks.find(str(identifier.task)), mint.db.sessions.find(identifier.session)
     agent = mint.db.agents.find(identifier.agent)
-    if any(each is not None and each["status"] != "open" for each in (task, session)):
+    if any(row is not None and row["status"] != "open" for row in (task, session)):
         raise refusal("revoked")
     if agent is not None and agent["status"] != "active":
         raise refusal("frozen")
     return task, session, agent
 
 
-def _spend(unit: UnitOfWork, service: str, text: str, audience: str) -> None:
-    """Let a one-shot token be exchanged once an audience; that it was spent at its own service is another matter."""
+def _use_call(unit: UnitOfWork, service: str, text: str, audience: str) -> None:
+    """Use the call proof of a presented token, once for each audience."""
     call = call_proof.split_call(text)
     if call is not None:
-        name = wire.text_of(call.signature[:16])  # a part: nothing that could be presented is kept
+        name = wire.text_of(call.signature[:16])  # a part: the database must not have a usable signature
         unit.spend("exchange", f"{service}>{audience}", name, call.issued_at + call_proof.KEEP_MS)
 
 
-def _welcoming(granted: StoredGrant, audience: str, hops: tuple[str, ...]) -> list[CaveatLike]:
-    """Let the mint's own caveats name the services that a token went through beside those it may be delegated to.
-
-    Behind them stands what the agent attenuated its task by: to whom it may not be handed, no service exchanges it.
-    """
+def _with_hops(granted: StoredGrant, audience: str, hops: tuple[str, ...]) -> list[CaveatLike]:
+    """Return the mint's caveats for an audience, which also allow the services as hops."""
+    # The mint's own caveats alone: if the agent attenuated its task by ``delegate_to``, no service may exchange it.
     mints = len(granted.own[audience])
     return [
         msgspec.structs.replace(caveat, delegate_to=(*caveat.delegate_to, *hops))
-        if caveat.delegate_to is not None and place < mints
+        if caveat.delegate_to is not None and index < mints
         else caveat
-        for place, caveat in enumerate(granted.caveats(audience))
+        for index, caveat in enumerate(granted.caveats(audience))
     ]
 
 
 def _prove_own(mint: MintContext, made: Macaroon, audience: str, kid: str, key: bytes) -> ProvenChain:
-    """Look at the new token as the other service will: what no verifier would take is told now."""
+    """Verify a new token as the other service will, so that an unusable one is refused now."""
     keys = KeyRing({kid: key}, realm=mint.realm.name, max_ttl_ms=mint.realm.max_ttl_ms)
     proven = prove(made.encode(), None, audience, keys)
     refused = proven if isinstance(proven, Refused) else proven.refused
@@ -302,6 +317,6 @@ def _is_call(raw: bytes) -> bool:
 
 
 def audience_of(origins: Mapping[str, Any], resource: str) -> str | None:
-    """Return which audience lives at an address; None where none does."""
-    place = resource.rstrip("/")
-    return next((audience for audience, its in origins.items() if place in its), None)
+    """Return the audience of an origin, or None."""
+    origin = resource.rstrip("/")
+    return next((audience for audience, listed in origins.items() if origin in listed), None)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a session or a task is born with, and the tokens made of it.  SPEC 4, 6, 15.1.
+"""The birth of a session or task, and the tokens signed with it. SPEC 4, 6, 15.1.
 
-A birth has the place in the kill epoch that was read before authority was looked at; this module looks at no authority.
+No authority is read in here: whether a token may be signed is decided before.
 """
 
 import secrets
@@ -40,7 +40,20 @@ MAX_MODEL_CHARS: Final = 96
 
 
 class Birth(NamedTuple):
-    """What a session or a task is born with."""
+    """The members that all tokens of a session or a grant share.
+
+    Attributes:
+        agent: The agent's row.
+        born: The position in the kill epoch that was read before any authority.
+        session: The session's id.
+        task: The task's id; None for a session's token.
+        policy: The policy's digest.
+        at: When it is signed, in ms since the Unix epoch.
+        expires_at: When it expires, in ms since the Unix epoch.
+        depth: How many delegations may follow.
+        link: The tokens' id, which is their first link.
+        subject: The subject on whose behalf the session runs, or None.
+    """
 
     agent: Mapping[str, Any]
     born: Born
@@ -59,7 +72,7 @@ class Birth(NamedTuple):
         return str(self.agent["path"])
 
     def identifier(self, audience: str, kid: str) -> Identifier:
-        """Return what its token for an audience says of it."""
+        """Return the identifier of its token for an audience."""
         return Identifier(
             agent=self.path,
             aud=audience,
@@ -79,7 +92,11 @@ class Birth(NamedTuple):
         )
 
     def row(self, began: str) -> dict[str, Any]:
-        """Return what its row says of the kill epoch and of its state."""
+        """Return the columns of its row that all sessions and tasks have.
+
+        Args:
+            began: The column of its start time.
+        """
         return {
             "incarnation": self.born.incarnation,
             "born": self.born.seq,
@@ -90,7 +107,7 @@ class Birth(NamedTuple):
 
 
 def caveats_of(grant: TaskGrant) -> dict[str, tuple[Caveat, ...]]:
-    """Return the mint's own caveats of each audience's token."""
+    """Return by audience the mint's own caveats of its token."""
     caveats: dict[str, tuple[Caveat, ...]] = {}
     for audience, rules in grant.rules.items():
         first = Caveat(
@@ -98,14 +115,14 @@ def caveats_of(grant: TaskGrant) -> dict[str, tuple[Caveat, ...]]:
             delegate_to=grant.delegate_to or None,
             **{name: limit for name, limit in grant.limits.items() if limit != ()},
         )
-        # What the agent asked to go without is one more caveat: conjunction does the attenuation.
+        # A second caveat for the tools that the agent asked for: all caveats must hold, so it can only attenuate.
         fewer = grant.fewer_tools.get(audience)
         caveats[audience] = (first, Caveat(allow=fewer)) if fewer else (first,)
     return caveats
 
 
 def keys_for(mint: MintContext, audiences: Iterable[str]) -> dict[str, tuple[str, bytes]]:
-    """Return the id and the key that tokens for each of these audiences are minted with."""
+    """Return by audience the key id and key with which its tokens are minted now."""
     return {audience: mint.key_schedule.audience_key(audience) for audience in audiences}
 
 
@@ -116,17 +133,17 @@ def sign_tokens(
     keys: Mapping[str, tuple[str, bytes]],
     needs: Mapping[str, Sequence[Sequence[str]]],
 ) -> dict[str, str]:
-    """Mint one token an audience; they share id, and so link and fate.
+    """Mint a token for each audience. They share their id, so that one kill revokes all.
 
     Args:
         mint: The mint.
-        birth: What they are born with.
-        caveats: By audience, what the mint says in them.
-        keys: By audience, the id and the key that its token is signed with.
+        birth: The members that they share.
+        caveats: By audience, the mint's caveats.
+        keys: By audience, key id and key.
         needs: By audience, the tools of each approval that its token requires.
 
     Raises:
-        GrantError: ``bad_parameters``: it does not fit into a token.
+        GrantError: ``bad_parameters``: a token would be too large.
     """
     tokens = {}
     for audience, (kid, key) in keys.items():
@@ -143,7 +160,7 @@ def sign_tokens(
 
 
 def sign_session(mint: MintContext, birth: Birth) -> str:
-    """Mint a session's token, which is good for the mint alone."""
+    """Mint a session's token, which only the mint accepts."""
     kid, key = mint.key_schedule.mint_key()
     identifier, caveats = birth.identifier(MINT_AUDIENCE, kid), (Caveat(allow=SESSION_ACTIONS),)
     return Macaroon.mint(identifier, key=key, realm=mint.realm.name, caveats=caveats).encode()
@@ -152,14 +169,14 @@ def sign_session(mint: MintContext, birth: Birth) -> str:
 def write_bundle(
     mint: MintContext, birth: Birth, origins: Mapping[str, Sequence[str]], tokens: Mapping[str, str]
 ) -> str:
-    """Write the bundle's text.  SPEC 15.1."""
+    """Return the text of a bundle, a secret. SPEC 15.1."""
     return write_bundle_of(mint, birth.path, birth.task, origins, tokens)
 
 
 def write_bundle_of(
     mint: MintContext, agent: str, task: str | None, origins: Mapping[str, Sequence[str]], tokens: Mapping[str, str]
 ) -> str:
-    """Write the text of a bundle of an agent's task.  SPEC 15.1."""
+    """Return the text of a bundle of an agent's tokens, a secret. SPEC 15.1."""
     content = {
         "agent": agent,
         "issuer": mint.realm.issuer,
@@ -173,30 +190,31 @@ def write_bundle_of(
 
 
 def model_of(agent: Mapping[str, Any]) -> str | None:
-    """Return the model that a token says its agent is, as enrolled."""
+    """Return the agent's model, as enrolled and as its tokens have it, or None."""
     model = msgspec.json.decode(agent["metadata"], type=dict[str, str]).get("model")
     return model[:MAX_MODEL_CHARS] if model else None
 
 
 def meta_of(agent: Mapping[str, Any]) -> tuple[str, ...] | None:
-    """Return what a token says of its agent beside the model, cut to what fits; None for nothing."""
+    """Return what a token says of its agent beside the model, or None for nothing."""
     enrolled = msgspec.json.decode(agent["metadata"], type=dict[str, str]) | {"owner": agent["owner"] or ""}
-    said = [enrolled.get(name, "")[:MAX_ABOUT_CHARS] for name in ABOUT]
-    while said and not said[-1]:
-        said.pop()
-    return tuple(said) or None
+    # Cut to what fits: a long description must not keep an agent from its tokens.
+    values = [enrolled.get(name, "")[:MAX_ABOUT_CHARS] for name in ABOUT]
+    while values and not values[-1]:
+        values.pop()
+    return tuple(values) or None
 
 
 def as_json(value: Any) -> str:
-    """Write a value for a column."""
+    """Return a value as JSON with sorted keys, for a column."""
     return msgspec.json.encode(value, order="sorted").decode()
 
 
 def new_link() -> str:
-    """Return the id of a new token, which is its first link."""
+    """Return a random token id, which is the first link of its tokens."""
     return wire.text_of(secrets.token_bytes(ID_BYTES))
 
 
 def new_name(prefix: str) -> str:
-    """Return a new id, such as ``t-…``."""
+    """Return a random id with a prefix, such as ``t-…``."""
     return prefix + b32encode(secrets.token_bytes(10)).decode("ascii").lower()

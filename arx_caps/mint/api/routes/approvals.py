@@ -124,7 +124,7 @@ class ApprovalWithdrawn(RouteAnswer, frozen=True):
 def ask_approval_route(call: RouteCall) -> ApprovalAsked:
     """Ask for the approval of one call, with these very arguments."""
     body = call.body
-    wanted = approvals.Wanted(body.caveat, body.tool, body.args, body.why)
+    wanted = approvals.ApprovalRequest(body.caveat, body.tool, body.args, body.why)
     return ApprovalAsked(
         approval=show_approval(call.mint, approvals.ask_approval(call.mint, call.unit, call.by, wanted))
     )

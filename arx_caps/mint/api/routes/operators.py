@@ -15,8 +15,8 @@ from arx_caps.mint.db.repositories.operators import OPERATORS_ORDER
 from arx_caps.mint.db.repositories.repeats import Made
 from arx_caps.mint.db.tables import OPERATORS
 from arx_caps.mint.policy import roles
-from arx_caps.mint.tasks.issue import grant_operator
 from arx_caps.mint.tasks.revoke import remove_operator
+from arx_caps.mint.tasks.sessions import grant_operator
 from arx_verifier.errors import GrantError, RequestError, refusal
 from arx_verifier.names import is_agent_path
 

@@ -23,7 +23,7 @@ from arx_caps.mint.db.repositories.sessions import SESSIONS_ORDER, Which
 from arx_caps.mint.db.repositories.tasks import TASKS_ORDER
 from arx_caps.mint.identity.issuer_token import MAX_NAME_CHARS
 from arx_caps.mint.identity.session_login import LoginCredentials
-from arx_caps.mint.tasks import issue, reissue
+from arx_caps.mint.tasks import issue, reissue, sessions
 from arx_caps.mint.tasks.liveness import State
 from arx_caps.mint.tasks.revoke import end_session, finish_task
 from arx_verifier.errors import REASONS, GrantError, StoreError, refusal
@@ -147,7 +147,7 @@ def open_session_route(call: RouteCall) -> SessionOpened:
     if call.proof is None:
         raise refusal("missing_token")
     shown = LoginCredentials(body.assertion, body.workload_token, body.subject_token, body.subject_token_type)
-    opened = issue.open_session(call.mint, call.unit, shown, call.proof, ttl=body.ttl, purpose=body.purpose)
+    opened = sessions.open_session(call.mint, call.unit, shown, call.proof, ttl=body.ttl, purpose=body.purpose)
     session = show_session(call.mint, opened.row)
     return SessionOpened(session=session, token=opened.token, expires_at=opened.expires_at)
 
@@ -166,7 +166,7 @@ def renew_session_route(call: RouteCall) -> SessionOpened:
     """Give a session a new token that ends later, within the session's absolute limit."""
     if call.by.session is None or call.by.session["id"] != call.path["session"]:
         raise GrantError("there is no such session", code="not_found")
-    renewed = issue.renew_session(call.mint, call.unit, call.by)
+    renewed = sessions.renew_session(call.mint, call.unit, call.by)
     session = show_session(call.mint, renewed.row)
     return SessionOpened(session=session, token=renewed.token, expires_at=renewed.expires_at)
 

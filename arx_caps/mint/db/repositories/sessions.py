@@ -46,11 +46,11 @@ class Room(NamedTuple):
 
     Attributes:
         most: That number.
-        stands: Returns whether a session's row counts; one that was killed does not.
+        counts: Returns whether a session's row counts; one that was killed does not.
     """
 
     most: int
-    stands: Callable[[Mapping[str, Any]], bool]
+    counts: Callable[[Mapping[str, Any]], bool]
 
 
 # A transaction that starts something below a row locks that row and reads its status; one that ends it changes the
@@ -193,7 +193,7 @@ class SessionRepository:
 
 def _require_room(c: Connection, agent: str, room: Room) -> None:
     rows = c.execute(_OPEN_ONES, {"whose": agent, "now": now_ms()})
-    open_ones = [row.id for row in rows if room.stands(plain(row))]
+    open_ones = [row.id for row in rows if room.counts(plain(row))]
     if len(open_ones) >= room.most:
         raise GrantError(
             f"{agent} has {len(open_ones)} sessions open and may have {room.most} at once: end one, such as "

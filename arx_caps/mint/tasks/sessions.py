@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Open and renew sessions of agents, and sign operators in. SPEC 4, CONTROL 1, 2.
+
+Credentials are verified in ``arx_caps.mint.identity``; tasks are in ``issue``.
+"""
+
+# The order protects: the kill epoch is read first, then authority, then the token is signed with the epoch that was
+# read. A kill in between revokes the token. A renewal requires what opened the session, under the policy in force. Its
+# token is valid, so none of its targets was killed since its birth, and the new birth is read before any authority.
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import msgspec
+
+from arx_caps.durations import duration_within, format_duration
+from arx_caps.jose import Proof, check_assertion
+from arx_caps.mint.context import MintContext
+from arx_caps.mint.db.database import now_ms
+from arx_caps.mint.db.events import Event
+from arx_caps.mint.db.repositories.epoch import HighWater
+from arx_caps.mint.db.repositories.sessions import Room
+from arx_caps.mint.db.unit_of_work import UnitOfWork
+from arx_caps.mint.identity.authenticate import AuthenticatedCaller
+from arx_caps.mint.identity.operator_token import mint_operator_token
+from arx_caps.mint.identity.session_login import (
+    LoginCredentials,
+    authenticate_opener,
+    subject_columns,
+    subject_of,
+    subject_targets,
+)
+from arx_caps.mint.policy.claims import keeps
+from arx_caps.mint.policy.model import Policy, SessionTerms
+from arx_caps.mint.policy.roles import rules_of
+from arx_caps.mint.tasks.liveness import is_usable
+from arx_caps.mint.tasks.reissue import recipe_of
+from arx_caps.mint.tasks.token_factory import Birth, new_link, new_name, sign_session
+from arx_verifier.errors import Failure, GrantError, refusal, shorten
+from arx_verifier.token import agent_targets
+
+
+class OpenedSession(NamedTuple):
+    """A session's row, its new token (a secret), and its expiry in ms since the Unix epoch."""
+
+    row: dict[str, Any]
+    token: str
+    expires_at: int
+
+
+def grant_operator(mint: MintContext, unit: UnitOfWork, assertion: str, proof: Proof) -> tuple[str, int]:
+    """Return an operator token that lives ten minutes, for an assertion.
+
+    Args:
+        mint: The mint.
+        unit: The call's unit of work.
+        assertion: The operator's signed assertion.
+        proof: The call's proof.
+
+    Returns:
+        The token, a secret, and when it expires, in ms since the Unix epoch.
+
+    Raises:
+        GrantError: The assertion is invalid or used, or the proof is by another key.
+        RevokedError: ``frozen``: the operator was removed.
+    """
+    checked = check_assertion(assertion, mint.db.holder_keys.find, audience=mint.realm.issuer, now=now_ms())
+    name = checked.subject.removeprefix("operator:")
+    if name == checked.subject:
+        raise GrantError("this key is an agent's; operators have keys of their own", code="wrong_caller")
+    # An assertion that was stolen is of no use without its key.
+    if proof.key.kid != checked.kid:
+        raise GrantError("the proof is not by the key that signed the assertion", code="bad_proof")
+    unit.spend("proof", proof.key.kid, proof.jti, proof.until)
+    unit.spend("assertion", checked.kid, checked.jti, checked.until)
+    row = mint.db.operators.find(name)
+    if row is None or row["status"] != "active":
+        raise refusal("frozen")
+    kid, key = mint.key_schedule.mint_key()
+    rules = rules_of(row["role"], row["rules"])
+    token, expires_at = mint_operator_token(name, rules, kid=kid, key=key, realm=mint.realm.name, now=now_ms())
+    unit.record(Event.of("operator.signed_in", f"operator:{name}", key=checked.kid, expires_at=expires_at))
+    return token.encode(), expires_at
+
+
+def open_session(
+    mint: MintContext, unit: UnitOfWork, shown: LoginCredentials, proof: Proof, *, ttl: str | None, purpose: str | None
+) -> OpenedSession:
+    """Open a session for an agent, bound to the key of the proof.
+
+    Args:
+        mint: The mint.
+        unit: The call's unit of work.
+        shown: The agent's assertion or the workload's and subject's ID tokens.
+        proof: The call's proof.
+        ttl: The wanted lifetime of the session, as ``8h``; None for the policy's.
+        purpose: The purpose, for the audit log, or None.
+
+    Raises:
+        RequestError: A credential is malformed.
+        GrantError: A credential is invalid or used, or the policy refuses.
+        RevokedError: The agent, one above it, the subject, the policy or the mint's key is frozen.
+        UnavailableError: The kill epoch, or an issuer's keys, are unknown now.
+    """
+    born, policy, now = mint.born(), mint.policy, now_ms()
+    opener = authenticate_opener(mint, unit, policy, shown, proof, now)
+    path, subject = str(opener.agent["path"]), opener.subject
+    terms = policy.may_open(path, subject)
+    ends_at = within_login(terms, opener.until, now + _session_ttl(terms, ttl))
+    expires_at = next_end(mint, terms, now, ends_at)
+    kid, _ = mint.key_schedule.mint_key()
+    mint.require(
+        born, ("realm", f"key:{kid}", f"policy:{policy.digest}", *agent_targets(path), *subject_targets(subject))
+    )
+    birth = Birth(opener.agent, born, new_name("s-"), None, policy.digest, now, expires_at, 0, new_link(), subject)
+    facts = {"agent": path, "expires_at": expires_at, "ends_at": ends_at, "policy": policy.digest, "purpose": purpose}
+    row = birth.row("opened_at") | facts | {"id": birth.session, "jkt": proof.key.kid} | subject_columns(opener)
+    facts |= {"opened_with": opener.by, "subject": subject and (subject.issuer, subject.name)}
+    what = Event.of("session.opened", f"agent:{path}", session=birth.session, key=proof.key.kid, **facts)
+    most = policy.most_open(path)
+    room = Room(most, lambda other: is_usable(mint, other)) if most is not None else None
+    unit.recipe = recipe_of(birth, (kid,))
+    mint.db.sessions.add(unit, row, HighWater(*born), mint.realm.name, what, room)
+    return OpenedSession(row, sign_session(mint, birth), expires_at)
+
+
+def renew_session(mint: MintContext, unit: UnitOfWork, caller: AuthenticatedCaller) -> OpenedSession:
+    """Give the caller's session a new token, at most until the session's absolute end.
+
+    Args:
+        mint: The mint.
+        unit: The call's unit of work.
+        caller: The authenticated agent.
+
+    Raises:
+        GrantError: The policy in force refuses, the key or workload that opened the session is gone, or it has ended.
+        RevokedError: The policy or the mint's key is frozen.
+        UnavailableError: The kill epoch is unknown now.
+    """
+    session, born, policy, now = caller.session, caller.born, mint.policy, now_ms()
+    agent = caller.agent
+    if session is None or born is None or agent is None:
+        raise GrantError("sessions are renewed by their agents", code="wrong_caller")
+    _require_opener(mint, policy, session)
+    subject = subject_of(session)
+    terms = policy.may_open(caller.name, subject)
+    # A stricter policy shortens the session. A laxer one does not extend it beyond the end that it was opened with.
+    ends_at = min(int(session["ends_at"]), int(session["opened_at"]) + terms.ttl_ms)
+    ends_at = within_login(terms, session["subject_until"], ends_at)
+    if ends_at <= now:
+        raise GrantError("the session has reached the policy's limit: open another", code="session_ended")
+    expires_at = next_end(mint, terms, now, ends_at)
+    kid, _ = mint.key_schedule.mint_key()
+    mint.require(born, (f"key:{kid}", f"policy:{policy.digest}"))
+    birth = Birth(agent, born, session["id"], None, policy.digest, now, expires_at, 0, new_link(), subject)
+    changes = {"expires_at": expires_at, "ends_at": ends_at, "policy": policy.digest}
+    what = Event.of("session.renewed", caller.by, session=birth.session, **changes)
+    row = mint.db.sessions.renew(unit, birth.session, changes, HighWater(*born), mint.realm.name, what)
+    return OpenedSession(row, sign_session(mint, birth), expires_at)
+
+
+def within_login(terms: SessionTerms, until: int | None, ends_at: int) -> int:
+    """Return the session's end, at most ``outlives`` after its subject's login.
+
+    Args:
+        terms: The policy's terms for the session.
+        until: When the subject's ID token expires, in ms since the Unix epoch; None without a subject.
+        ends_at: The session's end without that bound, in ms since the Unix epoch.
+    """
+    # No agent may act on behalf of a person whose own login has long expired.
+    return ends_at if until is None else min(ends_at, until + terms.outlives_ms)
+
+
+def next_end(mint: MintContext, terms: SessionTerms, now: int, ends_at: int) -> int:
+    """Return when a session's token expires that is signed now, in ms since the Unix epoch.
+
+    Args:
+        mint: The mint.
+        terms: The policy's terms for the session.
+        now: The time, in ms since the Unix epoch.
+        ends_at: The session's absolute end, in ms since the Unix epoch.
+    """
+    longest = mint.realm.max_ttl_ms  # the store forgets a kill after that time
+    # The idle limit is the token's lifetime, because the mint sees no calls: an idle session renews no token.
+    return min(now + longest, now + (terms.idle_ms or longest), ends_at)
+
+
+def _session_ttl(terms: SessionTerms, ttl: str | None) -> int:
+    asked = duration_within(ttl, terms.ttl_ms)
+    if asked is None:
+        wanted = f"a duration of at most {format_duration(terms.ttl_ms)}"
+        failure = Failure(f"session {terms.name}", "ttl", wanted, shorten(ttl))
+        raise GrantError(f"session {terms.name}: ttl: expected {wanted}", code="bad_parameters", failures=(failure,))
+    return asked
+
+
+def _require_opener(mint: MintContext, policy: Policy, session: Mapping[str, Any]) -> None:
+    """Require that the key or workload that opened the session could open one now."""
+    if session["opened_with"] is None:
+        return
+    opened_with = msgspec.json.decode(session["opened_with"], type=dict[str, str])
+    if "key" in opened_with:
+        if mint.db.holder_keys.find(session["agent"], opened_with["key"]) is None:
+            raise GrantError(
+                "the key that opened this session is no longer enrolled: open another with one that is",
+                code="session_not_allowed",
+            )
+        return
+    trusted = {issuer.name for issuer in policy.issuers.values() if issuer.url == opened_with["issuer"]}
+    sub = {"sub": opened_with["sub"]}  # other claims of its ID token are not stored
+    workloads = (rule for rule in policy.workloads if rule.agent == session["agent"] and rule.issuer in trusted)
+    if not any(keeps({"sub": rule.claims["sub"]}, sub) for rule in workloads):
+        raise GrantError(
+            "the policy no longer maps the workload that opened this session to its agent: open another",
+            code="session_not_allowed",
+        )
