@@ -15,7 +15,7 @@ import msgspec
 from joserfc.errors import JoseError
 from msgspec import Meta
 
-from arx_caps.keyfile import KeyFile, PublicKey, SigningKey
+from arx_caps.keyfile import KeyFile, PublicKey, SigningKey, public_key
 from arx_verifier.errors import ArxError, GrantError, RequestError
 from arx_verifier.request import read_json_object
 from arx_verifier.token import wire
@@ -188,7 +188,7 @@ def check_dpop(proof: str, *, method: str, url: str, now: int, token: str | None
     """
     header, claims = _read(proof, "dpop+jwt", BAD_PROOF)
     try:
-        key = PublicKey(header.jwk)
+        key = public_key(header.jwk)
     except RequestError as error:
         raise GrantError(f"the proof's jwk: {error}", code=BAD_PROOF) from error
     _prove(proof, key, BAD_PROOF)

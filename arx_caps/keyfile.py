@@ -4,6 +4,7 @@
 A key file is a private JWK with its owner's role and name.  The claims to sign are in ``jose``.
 """
 
+import functools
 import json
 import os
 import secrets
@@ -22,6 +23,9 @@ from arx_verifier.token import wire
 # RFC 9864 renamed EdDSA over this curve to Ed25519; the signature is the same, so both names are accepted.  ARx writes
 # the older one, because more libraries read it.
 ALGORITHMS: Final = ("EdDSA", "Ed25519")
+
+MAX_KEYS: Final = 4096  # public keys in memory, about 8 MB
+_MEMBERS: Final = {"kty", "crv", "x"}
 
 Role = Literal["agent", "operator", "service", "log", "witness"]
 
@@ -87,6 +91,24 @@ class PublicKey:
 
     def __repr__(self) -> str:
         return f"<PublicKey {self.kid}>"
+
+
+@functools.lru_cache(MAX_KEYS)
+def _key_of(x: str) -> PublicKey:
+    return PublicKey({"kty": "OKP", "crv": "Ed25519", "x": x})
+
+
+def public_key(jwk: Any) -> PublicKey:
+    """Parse a public JWK, as ``PublicKey`` does; keys that come again and again are kept in memory.
+
+    Raises:
+        RequestError: It is another kind of key, malformed, or a private key.
+    """
+    if isinstance(jwk, dict) and jwk.keys() == _MEMBERS and (jwk["kty"], jwk["crv"]) == ("OKP", "Ed25519"):
+        x = jwk["x"]
+        if isinstance(x, str):
+            return _key_of(x)
+    return PublicKey(jwk)
 
 
 class SigningKey:

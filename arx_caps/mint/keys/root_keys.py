@@ -75,7 +75,7 @@ class RootKeys:
         realm: The realm's name.
     """
 
-    __slots__ = ("_roots", "_seals", "realm")
+    __slots__ = ("_derived", "_roots", "_seals", "realm")
 
     def __init__(self, roots: Mapping[str, bytes], *, realm: str, seals: Sequence[bytes] = ()) -> None:
         """Hold root keys in memory.
@@ -92,6 +92,7 @@ class RootKeys:
             raise SettingsError("a realm needs at least one root key of 32 bytes")
         self.realm = realm
         self._roots, self._seals = dict(roots), tuple(seals)
+        self._derived: dict[tuple[str, str], bytes] = {}  # by root key and label, as many as there are audiences' keys
 
     @classmethod
     def create(cls, path: Path, *, realm: str, passphrase: str | None, key_path: Path) -> Self:
@@ -199,6 +200,7 @@ class RootKeys:
             SettingsError: It was sealed with another passphrase or key file.
         """
         self._roots[sealed.name] = self._unseal(sealed)
+        self._derived.clear()
 
     def reseal(self, sealed: SealedRoot) -> SealedRoot:
         """Return a root key of the database with the newest seal.
@@ -210,12 +212,12 @@ class RootKeys:
 
     def audience_key(self, root: str, audience: str, n: int) -> tuple[str, bytes]:
         """Return key id and key of an audience's key number under a root key."""
-        return f"{root}.{n}", self._derive(root, f"{AUDIENCE_LABEL}{audience}/{n}")
+        return f"{root}.{n}", self._derive_once(root, f"{AUDIENCE_LABEL}{audience}/{n}")
 
     def mint_key(self, root: str) -> tuple[str, bytes]:
         """Return key id and key of the mint's own tokens under a root key."""
         # A label of its own: no service can derive this key, so no service can make a token that the mint accepts.
-        return f"{root}.0", self._derive(root, MINT_LABEL)
+        return f"{root}.0", self._derive_once(root, MINT_LABEL)
 
     def enrolment(self, root: str, invitation: str) -> bytes:
         """Return the 32 secret bytes of an enrolment token, from an invitation's random name."""
@@ -243,6 +245,12 @@ class RootKeys:
         if not self._seals:
             raise SettingsError("these root keys were not opened from a file: they have no seal for another one")
         return self._seals
+
+    def _derive_once(self, root: str, label: str) -> bytes:
+        found = self._derived.get((root, label))
+        if found is None:
+            found = self._derived[root, label] = self._derive(root, label)
+        return found
 
     def _derive(self, root: str, label: str) -> bytes:
         return _expand(self._roots[root], None, label)
