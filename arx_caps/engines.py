@@ -16,6 +16,7 @@ from sqlalchemy.engine import URL, Connection, Engine, make_url
 from sqlalchemy.exc import (
     ArgumentError,
     DataError,
+    DBAPIError,
     DisconnectionError,
     IntegrityError,
     NoSuchModuleError,
@@ -102,6 +103,39 @@ def told(name: str) -> Iterator[None]:
         raise StoreError(f"{name} did not answer ({why})") from None
 
 
+def run_text(connection: Connection, text: str, values: Any = ()) -> Any:
+    """Run a statement's text at the driver's cursor, in the transaction of a connection.
+
+    SQLAlchemy's own execution takes much longer than a small statement of SQLite.  What follows an error or an event is
+    the same.
+
+    Args:
+        connection: The connection.
+        text: The text, as the driver takes it.
+        values: The parameters, as the driver takes them.
+
+    Returns:
+        The cursor.
+
+    Raises:
+        SQLAlchemyError: The database refused, or did not answer.
+    """
+    driver, dialect = connection.connection, connection.dialect
+    cursor = driver.cursor()
+    for listener in connection.engine.dispatch.before_cursor_execute:
+        listener(connection, cursor, text, values, None, False)
+    errors: Any = dialect.loaded_dbapi.Error
+    try:
+        cursor.execute(text, values)
+    except errors as error:
+        lost = dialect.is_disconnect(error, driver.dbapi_connection, cursor)
+        raised = DBAPIError.instance(text, None, error, errors, connection_invalidated=lost, dialect=dialect)
+        if lost:
+            connection.invalidate(error)
+        raise raised from error
+    return cursor
+
+
 def _open_postgresql(url: URL) -> Engine:
     password = os.environ.get(PASSWORD_VARIABLE)
     if password and not url.password:
@@ -153,7 +187,7 @@ def _on_sqlite_begin(connection: Connection) -> None:
     _require_in_place(connection.info.get("file"))
     # IMMEDIATE: a transaction that reads first and writes later could otherwise fail in its middle.
     reading = connection.get_execution_options().get(READING)
-    connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
+    run_text(connection, "BEGIN" if reading else "BEGIN IMMEDIATE")
 
 
 def _require_in_place(file: tuple[Path, os.stat_result] | None) -> None:

@@ -16,13 +16,14 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from arx_caps.engines import BUSY_S, READING, open_engine, place_of, told
 from arx_caps.mint.db.events import Event
+from arx_caps.mint.db.prepared import Prepared
 from arx_caps.mint.db.tables import OUTBOX
 from arx_verifier.errors import AuditError, StoreError
 
 PAGE: Final = 1000  # rows in a listing at most
 NAME: Final = "the mint's database"
 Rows: TypeAlias = list[dict[str, Any]]
-_RECORD: Final = insert(OUTBOX)
+_RECORD: Final = Prepared(insert(OUTBOX))
 
 
 def now_ms() -> int:
@@ -167,7 +168,7 @@ class Database:
         """
         row = {"at_ms": now_ms(), "mint": self.writer, "kind": what.kind, "by": what.by, "body": what.body()}
         try:
-            connection.execute(_RECORD, row)
+            _RECORD.run(connection, row)
         except SQLAlchemyError as error:
             # The cause stays out: its text has the event's parameters, and an error reaches callers.
             raise AuditError(f"the mint's record cannot be written ({type(error).__name__})") from None
@@ -192,11 +193,10 @@ class Database:
         with self.read() as c:
             return [plain(row) for row in c.execute(statement, values)]
 
-    def row(self, statement: Executable, /, **values: Any) -> dict[str, Any] | None:
+    def row(self, statement: Prepared, /, **values: Any) -> dict[str, Any] | None:
         """Return the first row of a query, or None."""
         with self.read() as c:
-            found = c.execute(statement, values).first()
-        return None if found is None else plain(found)
+            return statement.row(c, values)
 
     def page(self, statement: Select[Any], limit: int) -> Rows:
         """Return the rows of a listing, at most ``limit``."""

@@ -61,7 +61,7 @@ class UnitOfWork:
         for used in pending:
             self._proofs.spend(used)
 
-    def spend(self, kind: str, kid: str, jti: str, until: int) -> None:
+    def spend(self, kind: str, kid: str, jti: str, until: int, *, is_used: bool | None = None) -> None:
         """Use the id of a proof or an assertion: in the next change, or in a transaction now.
 
         Args:
@@ -69,6 +69,7 @@ class UnitOfWork:
             kid: The key that signed it, so that no other key can use up its ids.
             jti: The id.
             until: When it expires, in ms since the Unix epoch.
+            is_used: Whether a query found it used; None if none has looked.
 
         Raises:
             GrantError: ``replayed``: the id was used before.
@@ -81,7 +82,7 @@ class UnitOfWork:
             self._proofs.spend(used)
         else:
             self._pending.append(used)
-            if self._proofs.is_used(used):
+            if self._proofs.is_used(used) if is_used is None else is_used:
                 # The change would fail as well, but a replay should cost the mint as little as possible.
                 raise replayed(used)
         self._proofs.prune()

@@ -16,6 +16,7 @@ from arx_caps.durations import format_duration
 from arx_caps.jose import BAD_PROOF, Proof, check_dpop
 from arx_caps.mint.context import Born, MintContext
 from arx_caps.mint.db.database import now_ms
+from arx_caps.mint.db.repositories.proofs import used_id
 from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_caps.mint.identity.operator_token import require_rules_allow, require_token_allows, verify_operator_token
 from arx_caps.mint.policy.roles import APPROVE, WRITE_OPERATORS, rules_of
@@ -299,12 +300,13 @@ def _authenticate_agent(
 ) -> AuthenticatedCaller:
     # Read before any authority: a kill that comes in between then revokes what this call grants.
     born = mint.born()
-    rows = mint.db.sessions.find_with_agent(session)
-    if rows is None or rows[0]["jkt"] != proof.key.kid:
+    used = used_id("proof", proof.key.kid, proof.jti, proof.until)
+    found = mint.db.sessions.find_with_agent(session, used)
+    if found is None or found[0]["jkt"] != proof.key.kid:
         raise GrantError("invalid proof: expected the key of this session, got another key", code=BAD_PROOF)
-    row, agent = rows
+    row, agent, is_used = found
     # Spent only now that the session's key has signed: strangers cannot fill the memory of used proofs.
-    unit.spend("proof", proof.key.kid, proof.jti, proof.until)
+    unit.spend("proof", proof.key.kid, proof.jti, proof.until, is_used=is_used)
     try:
         grant = mint.verifier.verify(token, AccessRequest(action, args, now_ms(), call.peer))
     except ValidityError as error:

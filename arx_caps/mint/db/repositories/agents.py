@@ -12,6 +12,7 @@ from arx_caps.keyfile import PublicKey
 from arx_caps.mint.db.cursor import Order, Text, behind
 from arx_caps.mint.db.database import PAGE, Database, Rows, now_ms
 from arx_caps.mint.db.events import Event
+from arx_caps.mint.db.prepared import Prepared
 from arx_caps.mint.db.repositories.holder_keys import add_key
 from arx_caps.mint.db.tables import AGENTS
 from arx_caps.mint.db.unit_of_work import UnitOfWork
@@ -19,9 +20,10 @@ from arx_verifier.errors import GrantError, RequestError
 
 AGENTS_ORDER: Final = Order((AGENTS.c.path,), tuple[Text])
 _ITS: Final = AGENTS.c.path == bindparam("which")
-_FIND: Final = select(AGENTS).where(_ITS)
+_SELECT: Final = select(AGENTS).where(_ITS)
+_FIND: Final = Prepared(_SELECT)
 _ENDED: Final = select(AGENTS.c.path).where(AGENTS.c.status == "deactivated")
-_ADD, _CHANGE = insert(AGENTS), update(AGENTS).where(_ITS)
+_ADD, _CHANGE = Prepared(insert(AGENTS)), Prepared(update(AGENTS).where(_ITS))
 
 
 class AgentRepository:
@@ -59,9 +61,9 @@ class AgentRepository:
             try:
                 # A savepoint: PostgreSQL refuses every later query of a transaction in which a statement failed.
                 with c.begin_nested():
-                    c.execute(_ADD, row)
+                    _ADD.run(c, row)
             except IntegrityError:
-                ended = c.execute(_FIND, {"which": path}).one().status != "active"
+                ended = _FIND.one(c, {"which": path})["status"] != "active"
                 # A name is never given to a second agent: records and kills of the first one would then be the second
                 # one's.
                 said = "was deactivated, and its name is not given again" if ended else "is enrolled already"
@@ -107,7 +109,7 @@ class AgentRepository:
         """
         with self._database.write(what) as c:
             ended = now_ms() if status == "deactivated" else None
-            c.execute(_CHANGE, {"which": path, "status": status, "ended_at": ended})
+            _CHANGE.run(c, {"which": path, "status": status, "ended_at": ended})
 
     def describe(
         self, path: str, owner: Mapping[str, str | None], metadata: Mapping[str, str | None], by: str, *, most: int
@@ -127,11 +129,11 @@ class AgentRepository:
         with self._database.write() as c:
             # Two callers who set different members at once must both be heard, so the row is locked before it is
             # merged.
-            row = c.execute(_FIND.with_for_update(), {"which": path}).one()
+            row = c.execute(_SELECT.with_for_update(), {"which": path}).one()
             merged: dict[str, str | None] = {**msgspec.json.decode(row.metadata, type=dict[str, str]), **metadata}
             kept = {name: text for name, text in merged.items() if text}
             if len(kept) > most:
                 raise RequestError(f"metadata has at most {most} members")
             values = {"metadata": msgspec.json.encode(kept, order="sorted").decode(), **owner}
-            c.execute(_CHANGE, {"which": path, **values})
+            _CHANGE.run(c, {"which": path, **values})
             self._database.record_in(c, Event.of("agent.described", by, agent=path, metadata=kept, **owner))

@@ -11,17 +11,18 @@ from sqlalchemy import bindparam, delete, insert, select, update
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError
 
-from arx_caps.mint.db.database import Database, plain
+from arx_caps.mint.db.database import Database
 from arx_caps.mint.db.events import Event
+from arx_caps.mint.db.prepared import Prepared
 from arx_caps.mint.db.tables import FOLLOWED, FREEZES, HIGH_WATER
 from arx_verifier.revocation import HistoryPlace
 
 _ITS_MARK: Final = HIGH_WATER.c.realm == bindparam("which")
-_MARK: Final = select(HIGH_WATER).where(_ITS_MARK)
-_LOCK_MARK: Final = _MARK.with_for_update()
-_ADD_MARK, _CHANGE_MARK = insert(HIGH_WATER), update(HIGH_WATER).where(_ITS_MARK)
-_FOLLOWED: Final = select(FOLLOWED).where(FOLLOWED.c.realm == bindparam("which"))
-_LOCK_FOLLOWED: Final = _FOLLOWED.with_for_update()
+_SELECT_MARK: Final = select(HIGH_WATER).where(_ITS_MARK)
+_MARK, _LOCK_MARK = Prepared(_SELECT_MARK), Prepared(_SELECT_MARK.with_for_update())
+_ADD_MARK, _CHANGE_MARK = Prepared(insert(HIGH_WATER)), Prepared(update(HIGH_WATER).where(_ITS_MARK))
+_SELECT_FOLLOWED: Final = select(FOLLOWED).where(FOLLOWED.c.realm == bindparam("which"))
+_FOLLOWED, _LOCK_FOLLOWED = Prepared(_SELECT_FOLLOWED), Prepared(_SELECT_FOLLOWED.with_for_update())
 _ADD_FOLLOWED: Final = insert(FOLLOWED)
 _CHANGE_FOLLOWED: Final = update(FOLLOWED).where(FOLLOWED.c.realm == bindparam("which"))
 _FREEZES: Final = select(FREEZES.c.target)
@@ -107,8 +108,8 @@ class EpochRepository:
             Whether the entries were applied; False if another mint has applied entries since ``since``.
         """
         with self._database.write() as c:
-            row = c.execute(_LOCK_FOLLOWED, {"which": realm}).first()
-            if (None if row is None else _place(plain(row))) != since:
+            row = _LOCK_FOLLOWED.row(c, {"which": realm})
+            if (None if row is None else _place(row)) != since:
                 return False
             if row is None:
                 try:
@@ -138,21 +139,21 @@ def raise_high_water(c: Connection, realm: str, mark: HighWater, *, begins: bool
         mark: The position that was acted on.
         begins: Whether the position begins a new incarnation, whose sequence may be lower.
     """
-    row = c.execute(_MARK, {"which": realm}).first()
+    row = _MARK.row(c, {"which": realm})
     if row is None:
         try:
             with c.begin_nested():
-                c.execute(_ADD_MARK, {"realm": realm, **mark._asdict()})
+                _ADD_MARK.run(c, {"realm": realm, **mark._asdict()})
         except IntegrityError:  # another mint was first
             raise_high_water(c, realm, mark, begins=begins)
         return
     # Read without a lock at first: nearly every call changes nothing, and would otherwise wait for all the others.
-    if not _raised(plain(row), mark, begins):
+    if not _raised(row, mark, begins):
         return
     # Computed again under the lock: of two writers, the one with the lower mark must not win by being last.
-    values = _raised(plain(c.execute(_LOCK_MARK, {"which": realm}).one()), mark, begins)
+    values = _raised(_LOCK_MARK.one(c, {"which": realm}), mark, begins)
     if values:
-        c.execute(_CHANGE_MARK, {"which": realm, **values})
+        _CHANGE_MARK.run(c, {"which": realm, **values})
 
 
 def _raised(row: dict[str, Any], mark: HighWater, begins: bool) -> dict[str, Any]:

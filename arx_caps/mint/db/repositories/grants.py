@@ -10,27 +10,28 @@ from typing import Any, Final
 from sqlalchemy import bindparam, insert, select, update
 from sqlalchemy.engine import Connection
 
-from arx_caps.mint.db.database import Database, Rows, now_ms, plain
+from arx_caps.mint.db.database import Database, Rows, now_ms
 from arx_caps.mint.db.events import Event
+from arx_caps.mint.db.prepared import Prepared
 from arx_caps.mint.db.repositories.epoch import HighWater, raise_high_water
 from arx_caps.mint.db.tables import SESSIONS, TASK_GRANTS, TASKS
 from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_verifier.errors import GrantError
 
 _OF_TASK: Final = TASK_GRANTS.c.task == bindparam("its_task")
-_FIND: Final = select(TASK_GRANTS).where(TASK_GRANTS.c.link == bindparam("which"))
+_FIND: Final = Prepared(select(TASK_GRANTS).where(TASK_GRANTS.c.link == bindparam("which")))
 _LIST: Final = select(TASK_GRANTS).where(_OF_TASK).order_by(TASK_GRANTS.c.granted_at.desc(), TASK_GRANTS.c.link)
 _LIVE: Final = (
     select(TASK_GRANTS)
     .where(_OF_TASK, TASK_GRANTS.c.ended_at.is_(None), TASK_GRANTS.c.expires_at > bindparam("now"))
     .order_by(TASK_GRANTS.c.granted_at.desc())
 )
-_ADD: Final = insert(TASK_GRANTS)
-_END: Final = update(TASK_GRANTS).where(_OF_TASK, TASK_GRANTS.c.ended_at.is_(None))
-_REPLACE: Final = update(TASK_GRANTS).where(TASK_GRANTS.c.link == bindparam("which"))
-_CHANGE_TASK: Final = update(TASKS).where(TASKS.c.id == bindparam("which"))
-_TASK: Final = select(TASKS).where(TASKS.c.id == bindparam("which")).with_for_update()
-_SESSION_STATUS: Final = (
+_ADD: Final = Prepared(insert(TASK_GRANTS))
+_END: Final = Prepared(update(TASK_GRANTS).where(_OF_TASK, TASK_GRANTS.c.ended_at.is_(None)))
+_REPLACE: Final = Prepared(update(TASK_GRANTS).where(TASK_GRANTS.c.link == bindparam("which")))
+_CHANGE_TASK: Final = Prepared(update(TASKS).where(TASKS.c.id == bindparam("which")))
+_TASK: Final = Prepared(select(TASKS).where(TASKS.c.id == bindparam("which")).with_for_update())
+_SESSION_STATUS: Final = Prepared(
     select(SESSIONS.c.status)
     .where(SESSIONS.c.id == select(TASKS.c.session).where(TASKS.c.id == bindparam("which")).scalar_subquery())
     .with_for_update()
@@ -76,9 +77,9 @@ class TaskGrantRepository:
         """
         with unit.change(what) as c:
             row = lock_task(c, task)
-            c.execute(_ADD, {"task": task, **values})
+            _ADD.run(c, {"task": task, **values})
             changes = {"expires_at": max(row["expires_at"], values["expires_at"]), "link": values["link"]}
-            c.execute(_CHANGE_TASK, {"which": task, **changes})
+            _CHANGE_TASK.run(c, {"which": task, **changes})
             raise_high_water(c, realm, high_water)
             return row | changes
 
@@ -118,12 +119,12 @@ class TaskGrantRepository:
             # replacement.
             if not live <= set(killed):
                 return None
-            c.execute(_END, {"its_task": task, "ended_at": now_ms()})
-            c.execute(_REPLACE, {"which": values["before"], "replaced_by": values["link"]})
+            _END.run(c, {"its_task": task, "ended_at": now_ms()})
+            _REPLACE.run(c, {"which": values["before"], "replaced_by": values["link"]})
             own = {name: value for name, value in values.items() if name != "before"}
-            c.execute(_ADD, {"task": task, **own})
+            _ADD.run(c, {"task": task, **own})
             changes = {"link": values["link"], "expires_at": values["expires_at"], "audiences": audiences}
-            c.execute(_CHANGE_TASK, {"which": task, **changes})
+            _CHANGE_TASK.run(c, {"which": task, **changes})
             raise_high_water(c, realm, high_water)
             unit.note(what)
             return row | changes
@@ -137,8 +138,8 @@ def lock_task(c: Connection, task: str) -> dict[str, Any]:
     """
     # The session's row first and the task's next, as the end of either does: nothing is granted below what is over, and
     # the same order everywhere prevents a deadlock.
-    status = c.execute(_SESSION_STATUS, {"which": task}).scalar()
-    row = plain(c.execute(_TASK, {"which": task}).one())
+    status = _SESSION_STATUS.scalar(c, {"which": task})
+    row = _TASK.one(c, {"which": task})
     if status != "open" or row["status"] != "open" or row["expires_at"] <= now_ms():
         raise GrantError("the task is over", code="session_ended")
     return row

@@ -8,9 +8,10 @@ from sqlalchemy import Column, bindparam, delete, insert, select
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError
 
-from arx_caps.keyfile import PublicKey
+from arx_caps.keyfile import PublicKey, public_key
 from arx_caps.mint.db.database import Database, Rows, now_ms, plain
 from arx_caps.mint.db.events import Event
+from arx_caps.mint.db.prepared import Prepared
 from arx_caps.mint.db.tables import AGENTS, HOLDER_KEYS, OPERATORS, SERVICES
 from arx_verifier.errors import GrantError
 
@@ -21,10 +22,10 @@ _OWNERS: Final[dict[str, Column[Any]]] = {
 }
 _ITS: Final = HOLDER_KEYS.c.kid == bindparam("which")
 _THEIRS: Final = HOLDER_KEYS.c.holder == bindparam("whose")
-_FIND: Final = select(HOLDER_KEYS).where(_ITS, _THEIRS)
-_HOLDER: Final = select(HOLDER_KEYS.c.holder).where(_ITS)
+_FIND: Final = Prepared(select(HOLDER_KEYS).where(_ITS, _THEIRS))
+_HOLDER: Final = Prepared(select(HOLDER_KEYS.c.holder).where(_ITS))
 _LIST: Final = select(HOLDER_KEYS).where(_THEIRS).order_by(HOLDER_KEYS.c.added_at)
-_ADD, _REMOVE = insert(HOLDER_KEYS), delete(HOLDER_KEYS).where(_ITS, _THEIRS)
+_ADD, _REMOVE = Prepared(insert(HOLDER_KEYS)), Prepared(delete(HOLDER_KEYS).where(_ITS, _THEIRS))
 
 
 class HolderKeyRepository:
@@ -51,9 +52,9 @@ class HolderKeyRepository:
         with self._database.write(what) as c:
             _lock(c, holder)
             # A caller whose answer was lost retries, and must find its key enrolled.
-            if add is not None and c.execute(_FIND, {"which": add.kid, "whose": holder}).first() is None:
+            if add is not None and _FIND.first(c, {"which": add.kid, "whose": holder}) is None:
                 add_key(c, holder, add)
-            if remove is not None and c.execute(_REMOVE, {"which": remove, "whose": holder}).rowcount == 0:
+            if remove is not None and _REMOVE.run(c, {"which": remove, "whose": holder}) == 0:
                 raise GrantError(f"{holder} has no key {remove!r:.60}", code="not_found")
             if keep_one and c.execute(_LIST, {"whose": holder}).first() is None:
                 raise GrantError("a holder keeps one key; add another first", code="conflict")
@@ -62,7 +63,7 @@ class HolderKeyRepository:
         """Return a holder's public key by its thumbprint, or None."""
         # By both: a key authenticates its own holder alone.
         row = self._database.row(_FIND, which=kid, whose=holder)
-        return PublicKey({"kty": "OKP", "crv": "Ed25519", "x": row["x"]}) if row is not None else None
+        return public_key({"kty": "OKP", "crv": "Ed25519", "x": row["x"]}) if row is not None else None
 
     def holder_of(self, kid: str) -> str | None:
         """Return the holder of a key by its thumbprint, or None."""
@@ -96,7 +97,7 @@ def add_key(c: Connection, holder: str, key: PublicKey) -> None:
     """
     try:
         with c.begin_nested():
-            c.execute(_ADD, {"kid": key.kid, "holder": holder, "x": key.x, "added_at": now_ms()})
+            _ADD.run(c, {"kid": key.kid, "holder": holder, "x": key.x, "added_at": now_ms()})
     except IntegrityError:
         # It names no holder: a caller could find out whose key it has seen.
         raise GrantError("this key is enrolled already; make a fresh one", code="key_enrolled") from None

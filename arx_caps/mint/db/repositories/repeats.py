@@ -10,15 +10,18 @@ from sqlalchemy.engine import Connection
 
 from arx_caps.mint.db.database import Database
 from arx_caps.mint.db.events import Event
+from arx_caps.mint.db.prepared import Prepared
 from arx_caps.mint.db.tables import REPEATS
 from arx_verifier.errors import GrantError
 
 KEPT_MS: Final = 24 * 3600 * 1000
-_FIND: Final = select(REPEATS).where(
-    REPEATS.c.caller == bindparam("whose"), REPEATS.c.key == bindparam("which"), REPEATS.c.until > bindparam("now")
+_FIND: Final = Prepared(
+    select(REPEATS).where(
+        REPEATS.c.caller == bindparam("whose"), REPEATS.c.key == bindparam("which"), REPEATS.c.until > bindparam("now")
+    )
 )
-_FORGET: Final = delete(REPEATS).where(REPEATS.c.until <= bindparam("now"))
-_ADD: Final = insert(REPEATS)
+_FORGET: Final = Prepared(delete(REPEATS).where(REPEATS.c.until <= bindparam("now")))
+_ADD: Final = Prepared(insert(REPEATS))
 
 
 class Claim(NamedTuple):
@@ -85,7 +88,7 @@ class RepeatRepository:
             recipe: The content of its tokens, or None.
         """
         # First: an expired row of the same key would fail the insert.
-        c.execute(_FORGET, {"now": claim.now})
+        _FORGET.run(c, {"now": claim.now})
         row = {"caller": claim.caller, "key": claim.key, "digest": claim.digest, "until": claim.now + KEPT_MS}
         row |= {"facts": what.body().decode()}
-        c.execute(_ADD, {**row, "recipe": None if recipe is None else msgspec.json.encode(recipe).decode()})
+        _ADD.run(c, {**row, "recipe": None if recipe is None else msgspec.json.encode(recipe).decode()})

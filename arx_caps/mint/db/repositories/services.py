@@ -15,16 +15,18 @@ from arx_caps.keyfile import PublicKey
 from arx_caps.mint.db.cursor import Order, Text, behind
 from arx_caps.mint.db.database import PAGE, Database, Rows, now_ms
 from arx_caps.mint.db.events import Event
+from arx_caps.mint.db.prepared import Prepared
 from arx_caps.mint.db.repositories.holder_keys import add_key
 from arx_caps.mint.db.tables import ENROLMENTS, HOLDER_KEYS, KEY_FETCHES, SERVICES
 from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_verifier.errors import GrantError
 
 SERVICES_ORDER: Final = Order((SERVICES.c.audience,), tuple[Text])
-_FIND: Final = select(SERVICES).where(SERVICES.c.audience == bindparam("which"))
+_FIND: Final = Prepared(select(SERVICES).where(SERVICES.c.audience == bindparam("which")))
 _ADD: Final = insert(SERVICES)
 _GOOD: Final = (ENROLMENTS.c.digest == bindparam("which"), ENROLMENTS.c.until > bindparam("now"))
-_INVITED: Final = select(ENROLMENTS).where(*_GOOD)
+_SELECT_INVITED: Final = select(ENROLMENTS).where(*_GOOD)
+_INVITED, _LOCK_INVITED = Prepared(_SELECT_INVITED), Prepared(_SELECT_INVITED.with_for_update())
 _USE_UP: Final = delete(ENROLMENTS).where(*_GOOD)
 _INVITE, _FORGET = insert(ENROLMENTS), delete(ENROLMENTS).where(ENROLMENTS.c.until <= bindparam("now"))
 
@@ -71,15 +73,15 @@ class ServiceRepository:
         """
         with unit.change() as c:
             which = {"which": digest, "now": now_ms()}
-            found = c.execute(_INVITED.with_for_update(), which).first()
+            found = _LOCK_INVITED.row(c, which)
             # Of two callers with the same token, one deletes it: the row count decides, also without a row lock.
             if found is None or c.execute(_USE_UP, which).rowcount == 0:
                 raise bad_enrolment()
-            _enrol(c, found.audience, found.by)
-            add_key(c, f"service:{found.audience}", key)
-            told = {"audience": found.audience, "key": key.kid, "invited_by": found.by}
-            unit.note(Event.of("service.joined", f"service:{found.audience}", **told))
-            return str(found.audience)
+            _enrol(c, found["audience"], found["by"])
+            add_key(c, f"service:{found['audience']}", key)
+            told = {"audience": found["audience"], "key": key.kid, "invited_by": found["by"]}
+            unit.note(Event.of("service.joined", f"service:{found['audience']}", **told))
+            return str(found["audience"])
 
     def find(self, audience: str) -> dict[str, Any] | None:
         """Return a service's row, or None."""
@@ -110,7 +112,7 @@ def bad_enrolment() -> GrantError:
 
 
 def _enrol(c: Connection, audience: str, by: str) -> None:
-    if c.execute(_FIND, {"which": audience}).first() is None:
+    if _FIND.first(c, {"which": audience}) is None:
         row = {"audience": audience, "enrolled_at": now_ms(), "enrolled_by": by}
         with contextlib.suppress(IntegrityError), c.begin_nested():  # another call may have been first
             c.execute(_ADD, row)

@@ -13,8 +13,10 @@ from sqlalchemy.engine import Connection
 from arx_caps.mint.db.cursor import Order, Text, Time, behind
 from arx_caps.mint.db.database import PAGE, Database, Rows, now_ms, plain
 from arx_caps.mint.db.events import Event
+from arx_caps.mint.db.prepared import Prepared
 from arx_caps.mint.db.repositories.epoch import HighWater, raise_high_water
-from arx_caps.mint.db.tables import AGENTS, SESSIONS, TASKS
+from arx_caps.mint.db.repositories.proofs import Used
+from arx_caps.mint.db.tables import AGENTS, SESSIONS, TASKS, USED_JTI
 from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_verifier.errors import GrantError, refusal
 
@@ -22,12 +24,18 @@ from arx_verifier.errors import GrantError, refusal
 Which = Literal["alive", "expired", "ended"]
 SESSIONS_ORDER: Final = Order((SESSIONS.c.opened_at, SESSIONS.c.id), tuple[Time, Text], newest_first=True)
 _ITS: Final = SESSIONS.c.id == bindparam("which")
-_FIND: Final = select(SESSIONS).where(_ITS)
-_WITH_AGENT: Final = select(SESSIONS, AGENTS).join_from(SESSIONS, AGENTS).where(_ITS)
-_LOCK: Final = _FIND.with_for_update()
-_ADD, _CHANGE = insert(SESSIONS), update(SESSIONS).where(_ITS)
-_END_TASKS: Final = update(TASKS).where(TASKS.c.session == bindparam("which"), TASKS.c.status == "open")
-_END: Final = _CHANGE.where(SESSIONS.c.status == "open")
+_SELECT: Final = select(SESSIONS).where(_ITS)
+_FIND: Final = Prepared(_SELECT)
+_WITH_AGENT: Final = Prepared(
+    select(SESSIONS, AGENTS, USED_JTI.c.digest)
+    .join_from(SESSIONS, AGENTS)
+    .outerjoin(USED_JTI, USED_JTI.c.digest == bindparam("used"))
+    .where(_ITS)
+)
+_LOCK: Final = Prepared(_SELECT.with_for_update())
+_ADD, _CHANGE = Prepared(insert(SESSIONS)), Prepared(update(SESSIONS).where(_ITS))
+_END_TASKS: Final = Prepared(update(TASKS).where(TASKS.c.session == bindparam("which"), TASKS.c.status == "open"))
+_END: Final = Prepared(update(SESSIONS).where(_ITS, SESSIONS.c.status == "open"))
 _THEIRS: Final = select(SESSIONS.c.id).where(SESSIONS.c.agent == bindparam("whose"))
 _END_ALL: Final = update(SESSIONS).where(SESSIONS.c.agent == bindparam("whose"), SESSIONS.c.status == "open")
 _END_ALL_TASKS: Final = update(TASKS).where(TASKS.c.session.in_(_THEIRS), TASKS.c.status == "open")
@@ -38,7 +46,7 @@ _OPEN_ONES: Final = (
     )
     .order_by(SESSIONS.c.opened_at)
 )
-_LOCK_AGENT: Final = select(AGENTS.c.status).where(AGENTS.c.path == bindparam("whose")).with_for_update()
+_LOCK_AGENT: Final = Prepared(select(AGENTS.c.status).where(AGENTS.c.path == bindparam("whose")).with_for_update())
 
 
 class Room(NamedTuple):
@@ -85,27 +93,32 @@ class SessionRepository:
             GrantError: ``too_many_sessions``.
         """
         with unit.change(what) as c:
-            if c.execute(_LOCK_AGENT, {"whose": values["agent"]}).scalar() != "active":
+            if _LOCK_AGENT.scalar(c, {"whose": values["agent"]}) != "active":
                 raise refusal("frozen")
             if room is not None:
                 # Counted while the agent's row is locked: of two sessions at the limit, one is refused.
                 _require_room(c, values["agent"], room)
-            c.execute(_ADD, values)
+            _ADD.run(c, values)
             raise_high_water(c, realm, high_water)
 
     def find(self, session: str) -> dict[str, Any] | None:
         """Return a session's row, or None."""
         return self._database.row(_FIND, which=session)
 
-    def find_with_agent(self, session: str) -> tuple[dict[str, Any], dict[str, Any]] | None:
-        """Return a session's row and its agent's, read at one moment, or None."""
+    def find_with_agent(self, session: str, used: Used) -> tuple[dict[str, Any], dict[str, Any], bool] | None:
+        """Return a session's row, its agent's, and whether an id was used before, read at one moment; or None.
+
+        Args:
+            session: The session.
+            used: The id of the call's proof.
+        """
         with self._database.read() as c:
-            found = c.execute(_WITH_AGENT, {"which": session}).first()
+            found = _WITH_AGENT.first(c, {"which": session, "used": used.digest})
         if found is None:
             return None
-        values, own = tuple(found), SESSIONS.c.keys()  # both tables have a column ``status``
-        agent = zip(AGENTS.c.keys(), values[len(own) :], strict=True)
-        return dict(zip(own, values[: len(own)], strict=True)), dict(agent)
+        own = SESSIONS.c.keys()  # both tables have a column ``status``
+        agent = zip(AGENTS.c.keys(), found[len(own) : -1], strict=True)
+        return dict(zip(own, found[: len(own)], strict=True)), dict(agent), found[-1] is not None
 
     def list(
         self,
@@ -155,13 +168,13 @@ class SessionRepository:
             GrantError: ``session_ended``: it has ended or expired.
         """
         with unit.change(what) as c:
-            row = plain(c.execute(_LOCK, {"which": session}).one())
+            row = _LOCK.one(c, {"which": session})
             # An expired session too: the end of an expired session is answered "over", and must stay true.
             if row["status"] != "open" or row["expires_at"] <= now_ms():
                 raise GrantError("the session is over", code="session_ended")
             # Of two renewals at once, the later expiry counts.
             changes = {**values, "expires_at": max(row["expires_at"], values["expires_at"])}
-            c.execute(_CHANGE, {"which": session, **changes})
+            _CHANGE.run(c, {"which": session, **changes})
             raise_high_water(c, realm, high_water)
             return row | changes
 
@@ -178,9 +191,9 @@ class SessionRepository:
         """
         ended = {"which": session, "status": "ended", "ended_at": now_ms()}
         with self._database.write(what) as c:
-            c.execute(_END, ended)
-            c.execute(_END_TASKS, ended)
-            return int(c.execute(_FIND, {"which": session}).one().expires_at)
+            _END.run(c, ended)
+            _END_TASKS.run(c, ended)
+            return int(_FIND.one(c, {"which": session})["expires_at"])
 
     def end_of(self, path: str) -> None:
         """End all sessions and tasks of an agent in the database."""

@@ -9,6 +9,7 @@ from sqlalchemy import and_, bindparam, func, insert, or_, select, update
 from arx_caps.mint.db.cursor import Order, Text, Time, behind
 from arx_caps.mint.db.database import PAGE, Database, Rows, now_ms
 from arx_caps.mint.db.events import Event
+from arx_caps.mint.db.prepared import Prepared
 from arx_caps.mint.db.repositories.epoch import HighWater, raise_high_water
 from arx_caps.mint.db.repositories.sessions import Which, of_state
 from arx_caps.mint.db.tables import SESSIONS, TASK_GRANTS, TASKS
@@ -17,10 +18,10 @@ from arx_verifier.errors import GrantError
 
 TASKS_ORDER: Final = Order((TASKS.c.started_at, TASKS.c.id), tuple[Time, Text], newest_first=True)
 _ITS: Final = TASKS.c.id == bindparam("which")
-_FIND: Final = select(TASKS).where(_ITS)
-_LOCK: Final = select(TASKS.c.status).where(_ITS).with_for_update()
-_LOCK_SESSION: Final = select(SESSIONS.c.status).where(SESSIONS.c.id == bindparam("which")).with_for_update()
-_ADD, _ADD_GRANT = insert(TASKS), insert(TASK_GRANTS)
+_FIND: Final = Prepared(select(TASKS).where(_ITS))
+_LOCK: Final = Prepared(select(TASKS.c.status).where(_ITS).with_for_update())
+_LOCK_SESSION: Final = Prepared(select(SESSIONS.c.status).where(SESSIONS.c.id == bindparam("which")).with_for_update())
+_ADD, _ADD_GRANT = Prepared(insert(TASKS)), Prepared(insert(TASK_GRANTS))
 # A task and its subtasks, which have its id among the tasks above them.
 _WITH_PARTS: Final = or_(
     _ITS,
@@ -29,8 +30,8 @@ _WITH_PARTS: Final = or_(
         TASKS.c.above.like(bindparam("named"), escape="/"),
     ),
 )
-_LATEST: Final = select(func.max(TASKS.c.expires_at)).where(_WITH_PARTS)
-_END: Final = update(TASKS).where(_WITH_PARTS, TASKS.c.status == "open")
+_LATEST: Final = Prepared(select(func.max(TASKS.c.expires_at)).where(_WITH_PARTS))
+_END: Final = Prepared(update(TASKS).where(_WITH_PARTS, TASKS.c.status == "open"))
 
 
 # A transaction that starts a task locks its session's row and reads its status; one that ends a session changes the
@@ -67,12 +68,12 @@ class TaskRepository:
         """
         with unit.change(what) as c:
             # The row stays locked until the commit: an end of the session waits, and then ends this task too.
-            if c.execute(_LOCK_SESSION, {"which": values["session"]}).scalar() != "open":
+            if _LOCK_SESSION.scalar(c, {"which": values["session"]}) != "open":
                 raise GrantError("the session is over", code="session_ended")
-            if parent is not None and c.execute(_LOCK, {"which": parent}).scalar() != "open":
+            if parent is not None and _LOCK.scalar(c, {"which": parent}) != "open":
                 raise GrantError("the task that this would be a part of is over", code="session_ended")
-            c.execute(_ADD, values)
-            c.execute(_ADD_GRANT, {"task": values["id"], **grant})
+            _ADD.run(c, values)
+            _ADD_GRANT.run(c, {"task": values["id"], **grant})
             raise_high_water(c, realm, high_water)
 
     def find(self, task: str) -> dict[str, Any] | None:
@@ -112,8 +113,8 @@ class TaskRepository:
         """
         with self._database.write(what) as c:
             own = _own(task)
-            latest = int(c.execute(_LATEST, own).scalar_one())
-            c.execute(_END, {**own, "status": "ended", "ended_at": now_ms()})
+            latest = int(_LATEST.scalar(c, own))
+            _END.run(c, {**own, "status": "ended", "ended_at": now_ms()})
             return latest
 
     def count_alive(self) -> int:
@@ -125,7 +126,7 @@ class TaskRepository:
         """Return when the last token of a task and its subtasks expires, in ms since the Unix epoch."""
         with self._database.read() as c:
             # Of all: a subtask may outlive a task whose expiry an attenuation has brought forward.
-            return int(c.execute(_LATEST, _own(task)).scalar_one())
+            return int(_LATEST.scalar(c, _own(task)))
 
 
 def _own(task: str) -> dict[str, str]:

@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Statements that SQLAlchemy compiles once, and that run at the driver's cursor.
+
+For each execution SQLAlchemy makes a context, a result and its rows, which takes ten times as long as SQLite takes to
+find a row by its key.  A ``Prepared`` has the text, the parameters and the conversions that SQLAlchemy makes of the
+statement, and runs in the transaction of a SQLAlchemy connection.  Errors and events are SQLAlchemy's own.
+
+It is for statements that are the same for each call.  Lists and pages, whose conditions vary, are SQLAlchemy's.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final, NamedTuple
+
+from sqlalchemy import Executable
+from sqlalchemy.engine import Connection, Dialect
+from sqlalchemy.exc import NoResultFound
+from sqlalchemy.sql import ClauseElement
+
+from arx_caps.engines import run_text
+
+Values = Mapping[str, Any]
+NOTHING: Final[Values] = {}
+
+
+class _Form(NamedTuple):
+    """A statement as one database takes it.
+
+    Attributes:
+        text: The text for the driver.
+        order: Names of its parameters, where the driver takes them by position; None where it takes them by name.
+        constants: Values that the statement itself has.
+        binds: Conversions of parameters, by name.
+        names: The columns of its rows.
+        results: Conversions of columns, by index.
+    """
+
+    text: str
+    order: tuple[str, ...] | None
+    constants: dict[str, Any]
+    binds: tuple[tuple[str, Callable[[Any], Any]], ...]
+    names: tuple[str, ...]
+    results: tuple[tuple[int, Callable[[Any], Any]], ...]
+
+
+class Prepared:
+    """A statement.  It may be shared by threads, and by databases of both systems.
+
+    Args:
+        statement: A statement of SQLAlchemy whose text does not depend on the values of its parameters.  An INSERT or
+            UPDATE sets the columns that ``values`` names in a call.
+    """
+
+    __slots__ = ("_forms", "_statement")
+
+    def __init__(self, statement: Executable) -> None:
+        self._statement = statement
+        self._forms: dict[tuple[str, ...], _Form] = {}
+
+    def all(self, connection: Connection, values: Values = NOTHING) -> list[tuple[Any, ...]]:
+        """Run the statement in a connection's transaction and return its rows.
+
+        Args:
+            connection: The connection.
+            values: The parameters.
+
+        Raises:
+            SQLAlchemyError: The database refused, or did not answer.
+        """
+        return self._all(self._form(connection, values), connection, values)
+
+    def first(self, connection: Connection, values: Values = NOTHING) -> tuple[Any, ...] | None:
+        """Run the statement and return its first row, or None; see ``all``."""
+        rows = self.all(connection, values)
+        return rows[0] if rows else None
+
+    def scalar(self, connection: Connection, values: Values = NOTHING) -> Any:
+        """Run the statement and return the first column of its first row, or None; see ``all``."""
+        rows = self.all(connection, values)
+        return rows[0][0] if rows else None
+
+    def row(self, connection: Connection, values: Values = NOTHING) -> dict[str, Any] | None:
+        """Run the statement and return its first row by the names of columns, or None; see ``all``."""
+        form = self._form(connection, values)
+        rows = self._all(form, connection, values)
+        return dict(zip(form.names, rows[0], strict=True)) if rows else None
+
+    def one(self, connection: Connection, values: Values = NOTHING) -> dict[str, Any]:
+        """Run the statement and return its first row, which must exist, by the names of columns; see ``all``.
+
+        Raises:
+            NoResultFound: It has no row.
+        """
+        found = self.row(connection, values)
+        if found is None:
+            raise NoResultFound("the row that this transaction needs is not in the database")
+        return found
+
+    def run(self, connection: Connection, values: Values = NOTHING) -> int:
+        """Run a change and return how many rows it changed; see ``all``."""
+        return int(_send(self._form(connection, values), connection, values).rowcount)
+
+    def _all(self, form: _Form, connection: Connection, values: Values) -> list[tuple[Any, ...]]:
+        rows: list[tuple[Any, ...]] = _send(form, connection, values).fetchall()
+        if form.results:
+            rows = [_converted(row, form) for row in rows]
+        return rows
+
+    def _form(self, connection: Connection, values: Values) -> _Form:
+        key = (connection.dialect.name, *values)
+        form = self._forms.get(key)
+        if form is None:
+            form = self._forms[key] = _compile(self._statement, connection.dialect, [*values])
+        return form
+
+
+def _send(form: _Form, connection: Connection, values: Values) -> Any:
+    given: Any = {**form.constants, **values}
+    for name, convert in form.binds:
+        given[name] = convert(given[name])
+    if form.order is not None:
+        given = [given[name] for name in form.order]
+    return run_text(connection, form.text, given)
+
+
+def _compile(statement: Executable, dialect: Dialect, names: list[str]) -> _Form:
+    assert isinstance(statement, ClauseElement)
+    compiled: Any = statement.compile(dialect=dialect, column_keys=names)
+    assert not compiled.post_compile_params, "the text of this statement depends on its values"
+    constants, binds = {}, []
+    for name, bind in compiled.binds.items():
+        if not bind.required:
+            constants[name] = bind.effective_value
+        convert = bind.type.dialect_impl(dialect).bind_processor(dialect)
+        if convert is not None:
+            binds.append((name, convert))
+    columns = list(getattr(statement, "selected_columns", ()))
+    kinds = [column.type.dialect_impl(dialect).result_processor(dialect, None) for column in columns]
+    return _Form(
+        text=compiled.string,
+        order=tuple(compiled.positiontup) if compiled.positional else None,
+        constants=constants,
+        binds=tuple(binds),
+        names=tuple(column.name for column in columns),
+        results=tuple((index, convert) for index, convert in enumerate(kinds) if convert is not None),
+    )
+
+
+def _converted(row: tuple[Any, ...], form: _Form) -> tuple[Any, ...]:
+    whole = list(row)
+    for index, convert in form.results:
+        whole[index] = convert(whole[index])
+    return tuple(whole)
