@@ -28,8 +28,8 @@ from benchmarks.kill_stage import cpu_s, say, spread
 from benchmarks.measure import about
 from benchmarks.mint_agents import Agent, Wire, measure
 from tests import postgres
+from tests.mint.harness import ISSUER, make_realm, now_ms
 from tests.mint.test_two_mints import MintProcess
-from tests.mint.world import ISSUER, make_realm, now_ms
 
 MANY: Final = 100_000
 CROWD: Final = 100  # agents that have them

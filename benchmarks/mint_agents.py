@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from arx_caps.jose import KeyFile, SigningKey, make_assertion, make_dpop
-from tests.mint.world import ISSUER, LOOKUP, now_ms
+from tests.mint.harness import ISSUER, LOOKUP, now_ms
 
 Request = tuple[str, str, SigningKey, str | None, dict[str, Any] | None]
 

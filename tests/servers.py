@@ -129,7 +129,13 @@ def postgres() -> Iterator[Postgres]:
 BOTH = ["sqlite", pytest.param("postgresql", marks=pytest.mark.servers)]
 
 
-@pytest.fixture(params=BOTH)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run tests that use ``database`` on both systems, except those with the marker ``sqlite``."""
+    if "database" in metafunc.fixturenames and metafunc.definition.get_closest_marker("sqlite") is None:
+        metafunc.parametrize("database", BOTH, indirect=True)
+
+
+@pytest.fixture
 def database(request: pytest.FixtureRequest) -> Iterator[str | None]:
     """Both databases in turn: None for a file in the realm's folder, else the URL of a fresh PostgreSQL database."""
     yield from fresh_database(request)
@@ -137,13 +143,13 @@ def database(request: pytest.FixtureRequest) -> Iterator[str | None]:
 
 @pytest.fixture(scope="module", params=BOTH)
 def module_database(request: pytest.FixtureRequest) -> Iterator[str | None]:
-    """As ``database``, for a world that the tests of a module share."""
+    """As ``database``, for a realm that the tests of a module share."""
     yield from fresh_database(request)
 
 
 def fresh_database(request: pytest.FixtureRequest) -> Iterator[str | None]:
     """Make the database that a fixture's parameter names, and remove it again."""
-    if request.param == "sqlite":
+    if getattr(request, "param", "sqlite") == "sqlite":
         yield None
         return
     server: Postgres = request.getfixturevalue("postgres")

@@ -201,7 +201,7 @@ class SlowDecisions(InMemoryDecisions):
         self._meanwhile = meanwhile
 
     def append(self, decision: Decision) -> int:
-        """Keep it; the world goes on."""
+        """Keep it, and let a test act meanwhile."""
         kept = super().append(decision)
         self._meanwhile()
         return kept

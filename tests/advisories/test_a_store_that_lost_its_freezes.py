@@ -22,8 +22,8 @@ from arx_caps.realm import Realm
 from arx_caps.revocation import RevocationStore, acl
 from arx_verifier.token.targets import subject_target
 from tests.cli.helpers import arx
+from tests.mint.harness import ISSUER, make_realm, now_ms
 from tests.mint.processes import Caller, MintProcess
-from tests.mint.world import ISSUER, make_realm, now_ms
 from tests.servers import free_ports, until
 from tests.topologies.fleet import LASTING, Server, running
 

@@ -15,7 +15,7 @@ from arx_caps.mint.revocation.store_history import MOST_AHEAD, REPORTS
 from arx_caps.mint.runtime import MintRuntime
 from arx_caps.revocation import RevocationStore
 from tests.faults.going_back import play
-from tests.mint.world import make_realm
+from tests.mint.harness import make_realm
 from tests.servers import until
 
 pytestmark = pytest.mark.servers

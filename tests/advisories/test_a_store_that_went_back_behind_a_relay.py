@@ -13,50 +13,50 @@ from arx_verifier.revocation.epoch import boot_clock
 from arx_verifier.revocation.store_link import Crowd
 from tests.faults.going_back import KID, TARGETS, follow, running
 from tests.faults.witness import Witness
-from tests.relay.crowd import BEGAN, OTHER, Somebody, World
+from tests.relay.crowd import BEGAN, OTHER, HubHarness, Peer
 from tests.relay.processes import RelayProcess
 
 
 @pytest.mark.servers
 def test_a_word_from_behind_a_relay_ends_the_history(tmp_path: Path) -> None:
     """The mint was away when the kill was made, the relay is new: the verifier alone knows."""
-    with running(tmp_path, "verifier") as world:
-        at = (world.server.url, world.realm.name, tmp_path / "r")
+    with running(tmp_path, "verifier") as harness:
+        at = (harness.server.url, harness.realm.name, tmp_path / "r")
         relay = RelayProcess(*at)
         try:
-            knows = Witness(relay.url, world.realm.name, "knows", kid=KID)
-            world.verifiers.append(knows)
-            killed = world.token()
+            knows = Witness(relay.url, harness.realm.name, "knows", kid=KID)
+            harness.verifiers.append(knows)
+            killed = harness.token()
             knows.watch(token=killed)
             knows.until("ok")
-            world.keep()
-            world.mint.kill()
-            world.kill(TARGETS["session"])
+            harness.keep()
+            harness.mint.kill()
+            harness.kill(TARGETS["session"])
             knows.until("revoked")
-            world.stop_store()
+            harness.stop_store()
             relay.kill()
-            new = world.verifier("new")
+            new = harness.verifier("new")
             new.watch(token=killed)
-            world.put_back()
+            harness.put_back()
             relay = RelayProcess(*at)
-            world.mint.start()
-            follow(world, new, "session", boot_clock())
+            harness.mint.start()
+            follow(harness, new, "session", boot_clock())
         finally:
             relay.kill()
 
 
 def test_a_relay_says_the_highest_place_that_one_behind_names() -> None:
     """Whether it is its own or that of one behind another relay, until it is in the history again."""
-    world = World()
-    first, second, far = (Somebody(world, name) for name in ("a", "b", "relay:far"))
-    assert world.crowd.ahead is None
+    harness = HubHarness()
+    first, second, far = (Peer(harness, name) for name in ("a", "b", "relay:far"))
+    assert harness.crowd.ahead is None
     for somebody, place in ((first, 7), (second, 6)):
-        world.wait(1)
+        harness.wait(1)
         somebody.probe(place)
-        world.grant()
-    assert world.crowd.ahead == (7, OTHER)
+        harness.grant()
+    assert harness.crowd.ahead == (7, OTHER)
     far.probe(BEGAN.seq, crowd=Crowd(1, BEGAN.seq, (), (9, OTHER)))
-    assert world.crowd.ahead == (9, OTHER)
+    assert harness.crowd.ahead == (9, OTHER)
     far.probe(BEGAN.seq, crowd=Crowd(1, BEGAN.seq, ()))
     first.probe(BEGAN.seq)
-    assert world.crowd.ahead == (6, OTHER)
+    assert harness.crowd.ahead == (6, OTHER)

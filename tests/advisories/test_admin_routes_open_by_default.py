@@ -5,8 +5,6 @@ ARx: a walk of every route the application serves, in every method, as a strange
 """
 
 import re
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from starlette.routing import Route
@@ -15,17 +13,12 @@ from arx_caps.jose import KeyFile
 from arx_caps.mint.api.app import ENDPOINTS
 from arx_caps.mint.db.events import Event
 from arx_verifier.errors import GrantError
-from tests.mint.world import AGENT, ISSUER, Holder, World, local_world
+from tests.mint.harness import AGENT, ISSUER, Harness, Holder
+
+pytestmark = pytest.mark.sqlite
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "QUERY")
 OPEN = ("/healthz", "/readyz", "/metrics", "/openapi.json", "/problems/{code}")  # and /.well-known/…
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    made, _ = local_world(tmp_path / "realm")
-    yield made
-    made.mint.close()
 
 
 def sample(path: str) -> str:
@@ -34,21 +27,21 @@ def sample(path: str) -> str:
     return re.sub(r"\{[^}]*\}", "x", path)
 
 
-def paths(world: World) -> list[str]:
+def paths(harness: Harness) -> list[str]:
     """Every path that the application itself knows, not only those of the table."""
-    app = world.client.app
+    app = harness.client.app
     found = [route.path for route in app.routes if isinstance(route, Route)]  # type: ignore[attr-defined]
     assert len(found) == len(app.routes)  # type: ignore[attr-defined]
     assert {endpoint.path for endpoint in ENDPOINTS} <= set(found)
     return [sample(path) for path in found if path not in OPEN and not path.startswith("/.well-known/")]
 
 
-def test_a_stranger_is_told_nothing_by_any_route(world: World) -> None:
+def test_a_stranger_is_told_nothing_by_any_route(unit: Harness) -> None:
     """No token, a scheme of another kind, junk, a proof without a token: 401, or 405 before anything is looked at."""
-    agent = world.enrol()
-    junk = Holder(world, agent.key, "arx1_AAAA")
-    before, known = world.events(), world.mint.db.agents.list()
-    for path in paths(world):
+    agent = unit.enrol()
+    junk = Holder(unit, agent.key, "arx1_AAAA")
+    before, known = unit.events(), unit.mint.db.agents.list()
+    for path in paths(unit):
         for method in METHODS:
             for headers, content in (
                 ({}, None),
@@ -59,18 +52,18 @@ def test_a_stranger_is_told_nothing_by_any_route(world: World) -> None:
                 ({"Cookie": "session=root", "X-Forwarded-User": "root"}, b"{}"),
                 (junk.headers(method, path), b"{}"),
             ):
-                answer = world.client.request(
+                answer = unit.client.request(
                     method, path, headers={**headers, "Content-Type": "application/json"}, content=content
                 )
                 assert answer.status_code in (401, 405), (method, path, headers, answer.status_code, answer.text)
-    assert (world.events(), world.mint.db.agents.list()) == (before, known)
+    assert (unit.events(), unit.mint.db.agents.list()) == (before, known)
 
 
-def test_whoever_it_is_not_for_does_nothing(world: World) -> None:
+def test_whoever_it_is_not_for_does_nothing(unit: Harness) -> None:
     """An agent on operators' routes and an operator on agents' are refused, whatever they send."""
-    agent, _ = world.session()
-    callers = {"agent": agent, "operator": world.operator()}
-    before = world.mint.db.agents.list()
+    agent, _ = unit.session()
+    callers = {"agent": agent, "operator": unit.operator()}
+    before = unit.mint.db.agents.list()
     for endpoint in ENDPOINTS:
         if endpoint.action is None:
             continue
@@ -78,13 +71,13 @@ def test_whoever_it_is_not_for_does_nothing(world: World) -> None:
             if kind not in endpoint.callers:
                 answer = holder.call(endpoint.method, sample(endpoint.path), {})
                 assert answer.status_code in (401, 403), (kind, endpoint.method, endpoint.path, answer.text)
-    assert world.mint.db.agents.list() == before
+    assert unit.mint.db.agents.list() == before
 
 
-def test_what_is_another_s_is_not_there(world: World) -> None:
+def test_what_is_another_s_is_not_there(unit: Harness) -> None:
     """To whom it is not for, a session or task that exists answers as one that does not, to the letter."""
-    holder, own = world.session()
-    other, hidden = world.open_session(world.enrol("acme/support/other"))
+    holder, own = unit.session()
+    other, hidden = unit.open_session(unit.enrol("acme/support/other"))
     task = other.call("POST", "/v1/tasks", {"template": "lookup", "params": {"order_id": "o-1"}}).json()["task"]
     for method, there, gone in (
         ("GET", f"/v1/sessions/{hidden['id']}", "/v1/sessions/s-" + "a" * 16),
@@ -98,14 +91,14 @@ def test_what_is_another_s_is_not_there(world: World) -> None:
     assert other.call("GET", f"/v1/sessions/{hidden['id']}").status_code == 200
 
 
-def test_no_key_is_known_before_somebody_enrols_it(world: World) -> None:
+def test_no_key_is_known_before_somebody_enrols_it(unit: Harness) -> None:
     """A fresh realm has one operator, made with it; a key of that name that was made elsewhere is a stranger's."""
     stranger = KeyFile.generate("operator", "root", ISSUER)
-    holder = Holder(world, stranger.key, None)
-    answer = holder.call("POST", "/v1/operators/token", {"assertion": world.assertion(stranger)})
+    holder = Holder(unit, stranger.key, None)
+    answer = holder.call("POST", "/v1/operators/token", {"assertion": unit.assertion(stranger)})
     assert (answer.status_code, answer.json()["code"]) == (401, "bad_assertion")
     with pytest.raises(GrantError, match="exists"):
-        world.mint.db.operators.add(world.mint.db.unit(), "root", stranger.key.public, _nothing(), role="admin")
+        unit.mint.db.operators.add(unit.mint.db.unit(), "root", stranger.key.public, _nothing(), role="admin")
 
 
 def _nothing() -> Event:

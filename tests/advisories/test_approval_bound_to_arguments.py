@@ -48,7 +48,7 @@ def test_what_is_permitted_is_what_was_approved(
 
 def test_at_a_service(desk: Desk) -> None:
     """More money, a number as text, an argument more or less, another tool: refused, and it is not used up."""
-    judge = verifier(desk.world, "payments")
+    judge = verifier(desk.harness, "payments")
     _, approval = desk.approved()
     for args in (REFUND | {"amount": 51}, REFUND | {"amount": "50"}, REFUND | {"x": 1}, {"order_id": "o-1"}):
         assert decide(judge, desk.task, args, [approval]) == "argument_not_allowed"
@@ -64,9 +64,9 @@ def test_between_asking_and_approving(desk: Desk) -> None:
     for amount in (50, 500):
         headers = desk.agent.headers("POST", "/v1/discharges") | {HEADER: "once"}
         changed = body | {"args": REFUND | {"amount": amount}}
-        told.append(desk.world.client.post("/v1/discharges", json=changed, headers=headers))
+        told.append(desk.harness.client.post("/v1/discharges", json=changed, headers=headers))
     assert [code(each) for each in told] == ["ok", "idempotency_mismatch"]
     asked = told[0].json()["approval"]
     more = desk.ask(REFUND | {"amount": 500})
-    given = desk.answer(desk.world.operator(), asked).json()["approval"]
+    given = desk.answer(desk.harness.operator(), asked).json()["approval"]
     assert (given["args"], given["id"] == more["id"]) == (REFUND, False)

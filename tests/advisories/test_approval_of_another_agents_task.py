@@ -10,31 +10,31 @@ from arx_verifier.token.discharge import bind, join
 from arx_verifier.token.macaroon import Macaroon
 from arx_verifier.verification.verifier import Verifier
 from tests.mint.approvals import REFUND, Desk, code, decide
+from tests.mint.harness import now_ms
 from tests.mint.test_tasks import verifier
-from tests.mint.world import now_ms
 
 
 def test_asked_for_by_another_agent(desk: Desk) -> None:
     """Another agent's session, and another session of the same agent, have no such task."""
-    other, _ = desk.world.session("acme/support/other")
+    other, _ = desk.harness.session("acme/support/other")
     assert code(desk.try_to_ask(by=other)) == "not_found"
-    again, _ = desk.world.open_session(desk.world.enrol("acme/support/third"))
+    again, _ = desk.harness.open_session(desk.harness.enrol("acme/support/third"))
     assert code(desk.try_to_ask(by=again)) == "not_found"
-    assert desk.world.mint.db.approvals.list() == []
+    assert desk.harness.mint.db.approvals.list() == []
 
 
 def test_fetched_by_another_agent(desk: Desk) -> None:
     """Who did not ask gets nothing, and learns nothing of it."""
     asked = desk.ask()
-    assert code(desk.answer(desk.world.operator(), asked)) == "ok"
-    other, _ = desk.world.session("acme/support/other")
+    assert code(desk.answer(desk.harness.operator(), asked)) == "ok"
+    other, _ = desk.harness.session("acme/support/other")
     answers = [desk.fetch(asked, other), desk.fetch({"id": "a-" + "a" * 16}, other)]
     assert [answer.json()["detail"] for answer in answers] == ["there is no such approval"] * 2
 
 
 def test_bound_to_another_tasks_token(desk: Desk) -> None:
     """A discharge that got into other hands answers nothing in another task, of the same agent either."""
-    judge = verifier(desk.world, "payments")
+    judge = verifier(desk.harness, "payments")
     _, approval = desk.approved()
     _, other = desk.start()
     text = other.call_token("payments", "payments.refund", REFUND)
@@ -51,7 +51,7 @@ def test_bound_to_another_tasks_token(desk: Desk) -> None:
 
 def test_bound_to_nothing_or_to_a_parent(desk: Desk) -> None:
     """Unbound it is worth nothing; bound to the task's own token it is not good with a sub-agent's."""
-    judge, worker = verifier(desk.world, "payments"), desk.task.delegate("acme/support/worker")
+    judge, worker = verifier(desk.harness, "payments"), desk.task.delegate("acme/support/worker")
     _, approval = desk.approved()
     text = worker.call_token("payments", "payments.refund", REFUND)
     unbound = Macaroon.parse(approval.encode())

@@ -33,7 +33,7 @@ def test_arguments(desk: Desk, args: Any) -> None:
     answer = desk.try_to_ask(args, tool="payments.note")
     assert (answer.status_code, answer.json()["code"]) == (403, "bad_parameters")
     assert "args" in answer.json()["detail"]
-    assert desk.world.mint.db.count(APPROVALS) == 0
+    assert desk.harness.mint.db.count(APPROVALS) == 0
 
 
 def test_a_body_without_end(desk: Desk) -> None:
@@ -53,12 +53,12 @@ def test_so_many_wait_and_no_more(desk: Desk) -> None:
     """The 33rd of a session is refused until one is answered; another session is not concerned."""
     asked = [desk.ask(REFUND | {"amount": amount + 1}) for amount in range(32)]
     assert code(desk.try_to_ask()) == "too_many_approvals"
-    other, _ = desk.world.session("acme/support/other")
+    other, _ = desk.harness.session("acme/support/other")
     _, task = desk.start(other)
     assert code(desk.try_to_ask(by=other)) == "not_found"
     body = {"caveat": desk.third_party(task), "tool": "payments.refund", "args": REFUND}
     assert code(other.call("POST", "/v1/discharges", body)) == "ok"
-    assert desk.world.mint.db.approvals.count_waiting() == 33
-    assert b"arx_approvals_waiting 33.0" in Metrics(desk.world.mint).text()
-    assert code(desk.answer(desk.world.operator(), asked[3], "deny")) == "ok"
+    assert desk.harness.mint.db.approvals.count_waiting() == 33
+    assert b"arx_approvals_waiting 33.0" in Metrics(desk.harness.mint).text()
+    assert code(desk.answer(desk.harness.operator(), asked[3], "deny")) == "ok"
     assert code(desk.try_to_ask()) == "ok"

@@ -34,7 +34,7 @@ def test_whoever_has_a_connection_waits_for_no_other(desk: Desk) -> None:
         held[threading.get_ident()] = max(0, held[threading.get_ident()] - 1)
 
     ada, bob = desk.operator("ada"), desk.operator("bob")
-    pool = desk.world.mint.db._engine.pool
+    pool = desk.harness.mint.db._engine.pool
     event.listen(pool, "checkout", taken)
     event.listen(pool, "checkin", given_back)
     asked = desk.ask()

@@ -26,9 +26,10 @@ from arx_caps.embedded import EmbeddedValkey
 from arx_caps.service import Invitation, exchange_token, join_service
 from arx_verifier.enforcement.asgi import ArxMiddleware
 from arx_verifier.service import open_verifier
-from tests.advisories.test_exchange_drops_the_attenuation import ALONE, stored_shop
+from tests.advisories.test_exchange_drops_the_attenuation import ALONE
 from tests.agent.live import live_mint, serving
 from tests.cli.helpers import arx
+from tests.mint.harness import Harness, open_unit
 from tests.mint.test_token_exchange import ORDER, POLICY, Shop, called
 from tests.servers import FAST_LEASE_MS, begun_store, free_ports
 
@@ -38,9 +39,8 @@ SMALL = {"amount": {"max": 20}}
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
-    made = Shop(tmp_path_factory.mktemp("attenuated") / "realm", None)
-    yield made
-    made.world.mint.close()
+    with open_unit(tmp_path_factory.mktemp("attenuated") / "realm") as unit:
+        yield Shop(unit)
 
 
 def onwards(shop: Shop, task: Task, *services: str) -> dict[str, Any]:
@@ -75,29 +75,29 @@ def test_in_either_order(shop: Shop, first: str) -> None:
 
 
 @pytest.mark.servers
-def test_the_only_service_that_was_left_is_the_only_one(
-    tmp_path: Path, valkey: EmbeddedValkey, realm_name: str
-) -> None:
+@pytest.mark.sqlite
+@pytest.mark.realm(lease_ms=FAST_LEASE_MS)
+def test_the_only_service_that_was_left_is_the_only_one(tmp_path: Path, live: Harness) -> None:
     """To leave the one service that one has a token for takes the others away that it reaches; so does the command."""
-    with stored_shop(tmp_path / "realm", valkey, realm_name, ALONE) as shop:
-        task, file = shop.start(), tmp_path / "task"
-        assert "access_token" in shop.exchange("orders", called(task))
-        assert shop.exchange("orders", called(task.attenuate(audiences=["orders"])))["code"] == "wrong_audience"
-        file.write_text(task.encode())
-        given = arx("token", "delegate", WORKER, "--in", file, "--audience", "orders")
-        assert shop.exchange("orders", called(Task.from_text(given.out)))["code"] == "wrong_audience"
+    shop = Shop(live, ALONE)
+    task, file = shop.start(), tmp_path / "task"
+    assert "access_token" in shop.exchange("orders", called(task))
+    assert shop.exchange("orders", called(task.attenuate(audiences=["orders"])))["code"] == "wrong_audience"
+    file.write_text(task.encode())
+    given = arx("token", "delegate", WORKER, "--in", file, "--audience", "orders")
+    assert shop.exchange("orders", called(Task.from_text(given.out)))["code"] == "wrong_audience"
 
 
 @pytest.mark.servers
-def test_whom_the_agent_excluded_at_the_mint_is_no_service(
-    tmp_path: Path, valkey: EmbeddedValkey, realm_name: str
-) -> None:
+@pytest.mark.sqlite
+@pytest.mark.realm(lease_ms=FAST_LEASE_MS)
+def test_whom_the_agent_excluded_at_the_mint_is_no_service(live: Harness) -> None:
     """A token that may be delegated to one agent alone, as its agent attenuated it, is got by no service."""
-    with stored_shop(tmp_path / "realm", valkey, realm_name, POLICY) as shop:
-        task = shop.start()
-        body = {"caveats": {"orders": [], "payments": [{"delegate_to": [WORKER]}]}}
-        told = shop.agent.call("POST", f"/v1/tasks/{task.id}/attenuate", body).json()
-        assert shop.exchange("orders", called(Task.from_text(told["bundle"])))["code"] == "name_not_allowed"
+    shop = Shop(live, POLICY)
+    task = shop.start()
+    body = {"caveats": {"orders": [], "payments": [{"delegate_to": [WORKER]}]}}
+    told = shop.agent.call("POST", f"/v1/tasks/{task.id}/attenuate", body).json()
+    assert shop.exchange("orders", called(Task.from_text(told["bundle"])))["code"] == "name_not_allowed"
 
 
 SETTLING = """

@@ -6,19 +6,16 @@ more of the mint's: the attenuation of where it came from.  Then a third-party c
 holder's.
 """
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 
 from arx_caps.agent.bundle import Bundle
 from arx_caps.agent.task import Task
-from arx_caps.embedded import EmbeddedValkey
 from arx_verifier.token.discharge import ThirdPartyCaveat, require_discharge, third_party_caveats
-from tests.advisories.test_exchange_drops_the_attenuation import StoredShop, stored_shop
-from tests.mint.test_token_exchange import ORDER, POLICY, called
+from tests.mint.harness import Harness
+from tests.mint.test_token_exchange import ORDER, POLICY, Shop, called
+from tests.servers import FAST_LEASE_MS
 
-pytestmark = pytest.mark.servers
+pytestmark = [pytest.mark.servers, pytest.mark.sqlite, pytest.mark.realm(lease_ms=FAST_LEASE_MS)]
 EXCHANGE = 'exchange = { orders = ["payments", "ledger"], ledger = ["payments"] }'
 CHAIN = (
     POLICY.replace(EXCHANGE, 'exchange = { orders = ["payments"], payments = ["ledger"] }')
@@ -28,12 +25,11 @@ CHAIN = (
 
 
 @pytest.fixture
-def shop(tmp_path: Path, valkey: EmbeddedValkey, realm_name: str) -> Iterator[StoredShop]:
-    with stored_shop(tmp_path / "realm", valkey, realm_name, CHAIN) as opened:
-        yield opened
+def shop(live: Harness) -> Shop:
+    return Shop(live, CHAIN)
 
 
-def attenuated(shop: StoredShop) -> Task:
+def attenuated(shop: Shop) -> Task:
     """A task that both services are left in, and whose calls of the first are attenuated twice."""
     near = [{"net": ["192.0.2.0/24"]}, {"net": ["192.0.2.0/25"]}]
     told = shop.agent.call(
@@ -42,11 +38,11 @@ def attenuated(shop: StoredShop) -> Task:
     return Task(Bundle.parse(told.json()["bundle"]))
 
 
-def at_payments(shop: StoredShop, task: Task) -> Task:
+def at_payments(shop: Shop, task: Task) -> Task:
     return Task(Bundle.parse(shop.exchange("orders", called(task))["bundle"]))
 
 
-def test_a_chain_of_services_goes_on(shop: StoredShop) -> None:
+def test_a_chain_of_services_goes_on(shop: Shop) -> None:
     """
     Whether it was attenuated or not; what was taken away on the way holds at its end.
     """
@@ -60,7 +56,7 @@ def test_a_chain_of_services_goes_on(shop: StoredShop) -> None:
         assert shop.judge(add, "ledger", "ledger.add", ORDER) == code
 
 
-def test_a_third_party_of_a_holder_is_still_one(shop: StoredShop) -> None:
+def test_a_third_party_of_a_holder_is_still_one(shop: Shop) -> None:
     """
     Also one that is called like the mint's.
     """

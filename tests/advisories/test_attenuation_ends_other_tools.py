@@ -5,7 +5,6 @@ A tool with ``any = true`` can take an argument of every name, so the delegation
 callers never send: with ``args={"amount": {"max": 5}}`` nobody could list orders any more.
 """
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +12,7 @@ import pytest
 from arx_verifier.constraints.constraint import Constraint
 from arx_verifier.constraints.rule import Rule
 from tests.agent.holding import ask, task, task_with, token
+from tests.mint.harness import Harness
 from tests.mint.test_token_exchange import ORDER, Shop, called
 
 LIST = Rule(tool="orders.list")
@@ -73,11 +73,11 @@ def test_one_name_at_two_services() -> None:
     assert said == ["argument_not_allowed", "ok", "argument_not_allowed"]
 
 
-def test_a_tool_that_services_alone_reach_stays(tmp_path: Path) -> None:
+@pytest.mark.sqlite
+def test_a_tool_that_services_alone_reach_stays(unit: Harness) -> None:
     """The bundle does not name it: it can be called for the order that is left, and for no other."""
-    shop = Shop(tmp_path / "realm", None)
+    shop = Shop(unit)
     worker = shop.start().delegate("acme/support/worker", args={"order_id": {"one_of": ["o-1", "o-2"]}})
     told = shop.exchange("orders", called(worker), "ledger")
     proven = shop.proven(told["access_token"], "ledger")
     assert proven.judge_tool("ledger.add", ORDER) is None
-    shop.world.mint.close()

@@ -6,41 +6,29 @@ and what is delegated to it afterwards; it gets no new ones; and after it was th
 """
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from arx_caps.agent.bundle import Bundle
 from arx_caps.agent.task import Task
 from arx_caps.embedded import EmbeddedValkey
-from arx_caps.mint.runtime import MintRuntime
-from arx_caps.realm import Realm
 from arx_verifier.token.wire import bytes_of
 from tests.faults.witness import Witness
-from tests.mint.world import AGENT, LOOKUP, Holder, World, client_of, make_realm
+from tests.mint.harness import AGENT, LOOKUP, Harness, Holder
 from tests.servers import until
 
-pytestmark = pytest.mark.servers
+pytestmark = [pytest.mark.servers, pytest.mark.sqlite]
 
 OTHER = "acme/support/backup"
 
 
 @pytest.fixture
-def world(tmp_path: Path, valkey: EmbeddedValkey, realm_name: str) -> Iterator[World]:
-    """A realm with a running mint and a real store."""
-    realm = make_realm(tmp_path / "realm", realm_name)
-    mint = MintRuntime.open(Realm.open(realm.folder), store_url=valkey.url)
-    with client_of(mint) as client:
-        yield World(mint, client)
-
-
-@pytest.fixture
-def services(world: World, valkey: EmbeddedValkey) -> Iterator[list[Witness]]:
+def services(live: Harness, valkey: EmbeddedValkey) -> Iterator[list[Witness]]:
     """Two processes of the tool service, with the key that the mint gave it."""
-    file = world.operator().call("POST", "/v1/services", {"audience": "orders"}).json()
+    file = live.operator().call("POST", "/v1/services", {"audience": "orders"}).json()
     [(kid, text)] = file["keys"].items()
     started = [
-        Witness(valkey.url, world.realm.name, f"orders-{number}", key=bytes_of(text), kid=kid) for number in range(2)
+        Witness(valkey.url, live.realm.name, f"orders-{number}", key=bytes_of(text), kid=kid) for number in range(2)
     ]
     yield started
     for service in started:
@@ -63,11 +51,11 @@ def orders_of(task: Task) -> str:
     return task.bundle.tokens["orders"].encode()
 
 
-def test_the_tokens_of_a_deactivated_agent_are_dead(world: World, services: list[Witness]) -> None:
+def test_the_tokens_of_a_deactivated_agent_are_dead(live: Harness, services: list[Witness]) -> None:
     """Two sessions, a delegation, another agent's token delegated to it; then the deactivation, and its end."""
-    key, other = world.enrol(), world.enrol(OTHER)
-    first, second = (start_task(world.open_session(key)[0]) for _ in range(2))
-    others = start_task(world.open_session(other)[0])
+    key, other = live.enrol(), live.enrol(OTHER)
+    first, second = (start_task(live.open_session(key)[0]) for _ in range(2))
+    others = start_task(live.open_session(other)[0])
     tokens = {
         "first": orders_of(first),
         "second": orders_of(second),
@@ -76,16 +64,16 @@ def test_the_tokens_of_a_deactivated_agent_are_dead(world: World, services: list
         "another's": orders_of(others),
     }
     show(services, tokens, dict.fromkeys(tokens, "ok"))
-    assert world.operator().call("DELETE", f"/v1/agents/{AGENT}").json()["agent"]["state"] == "deactivated"
+    assert live.operator().call("DELETE", f"/v1/agents/{AGENT}").json()["agent"]["state"] == "deactivated"
     tokens["handed on later"] = orders_of(first.delegate(OTHER))
     dead = {name: "ok" if name == "another's" else "revoked" for name in tokens}
     show(services, tokens, dead)
 
     # Delegated to it afterwards, by somebody alive: what was born after the kill is frozen.
-    later = start_task(world.open_session(other)[0])
+    later = start_task(live.open_session(other)[0])
     show(services, {"given": orders_of(later.delegate(AGENT))}, {"given": "frozen"})
 
-    told = world.operator().call("POST", "/v1/freezes/thaw", {"targets": [f"agent:{AGENT}"], "reason": "a mistake"})
+    told = live.operator().call("POST", "/v1/freezes/thaw", {"targets": [f"agent:{AGENT}"], "reason": "a mistake"})
     assert told.status_code == 200, told.text
     show(services, tokens, dead)
-    show(services, {"new": orders_of(start_task(world.open_session(key)[0]))}, {"new": "ok"})
+    show(services, {"new": orders_of(start_task(live.open_session(key)[0]))}, {"new": "ok"})

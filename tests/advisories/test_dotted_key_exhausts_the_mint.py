@@ -10,7 +10,7 @@ import pytest
 from arx_caps.mint.policy.model import Policy
 from arx_caps.mint.policy.parse import MAX_PARTS
 from arx_verifier.errors import SettingsError
-from tests.mint.world import REFUNDS
+from tests.mint.harness import REFUNDS
 
 DEEP = ".".join("a" * 2_000)
 QUOTED = " . ".join(["'a'", '"a"', r'"\""', r'"\\"'] * 500)

@@ -5,30 +5,21 @@ The feed of the log read an event, and then the session that it is about.  An er
 subject from the session, so the log had the event under nobody, and the erasure of that subject did not find it.
 """
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 
 from arx_caps.mint.audit.feeds import EventFeed
+from tests.mint.harness import Harness
 from tests.mint.test_erase import ANN, begin_work, erase, killed, said_anywhere
-from tests.mint.world import World, local_world
+
+pytestmark = pytest.mark.realm(log=True)
 
 
-@pytest.fixture
-def world(tmp_path: Path, database: str | None) -> Iterator[World]:
-    made, _ = local_world(tmp_path / "realm", database=database)
-    made.mint.log.start()
-    yield made
-    made.mint.close()
-
-
-def test_what_comes_into_the_log_meanwhile_is_erased(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_comes_into_the_log_meanwhile_is_erased(unit: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another step of the log, which read the events before, appends them when the database is erased already."""
-    db, log = world.mint.db, world.mint.log
+    db, log = unit.mint.db, unit.mint.log
     with log._stepping:  # nothing of the work is in the log yet
-        begin_work(world)
-        killed(world)
+        begin_work(unit)
+        killed(unit)
         read_before = db.outbox.after(log.store.high_water("mint", db.outbox.run()))
     real_after, real_settle = db.outbox.after, db.settle
     pages = [read_before]
@@ -43,7 +34,7 @@ def test_what_comes_into_the_log_meanwhile_is_erased(world: World, monkeypatch: 
         real_settle()
 
     monkeypatch.setattr(db, "settle", append_what_was_read)
-    answer = erase(world, subject=ANN)
+    answer = erase(unit, subject=ANN)
     assert answer.status_code == 200, answer.text
     assert not pages
-    assert said_anywhere(world) == set()
+    assert said_anywhere(unit) == set()

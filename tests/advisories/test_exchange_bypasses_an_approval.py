@@ -4,8 +4,6 @@
 Nor does an exchange lose what a holder required of those it delegated to.
 """
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,8 +14,8 @@ from arx_caps.agent.task import Task
 from arx_verifier.request import AccessRequest
 from arx_verifier.token.discharge import ThirdPartyCaveat, require_discharge, third_party_caveats
 from tests.mint.approvals import code
+from tests.mint.harness import Harness, now_ms
 from tests.mint.test_token_exchange import ORDER, POLICY, Shop, called
-from tests.mint.world import now_ms
 
 ENTRIES = '[{ tools = ["payments.refund"] }, { tools = ["orders.cancel"] }]'
 APPROVED = POLICY.replace(
@@ -27,12 +25,8 @@ PAID = ORDER | {"amount": 50}
 
 
 @pytest.fixture
-def shop(tmp_path: Path, database: str | None) -> Iterator[Shop]:
-    made = Shop(tmp_path / "realm", database)
-    made.world.realm.policy_path.write_text(APPROVED)
-    made.world.mint.reload_policy()
-    yield made
-    made.world.mint.close()
+def shop(unit: Harness) -> Shop:
+    return Shop(unit, APPROVED)
 
 
 def approve(shop: Shop, task: Task, tool: str = "payments.refund", args: Any = PAID) -> Approval:
@@ -40,7 +34,7 @@ def approve(shop: Shop, task: Task, tool: str = "payments.refund", args: Any = P
     body = {"caveat": third_party.encode().decode(), "tool": tool, "args": args}
     asked = shop.agent.call("POST", "/v1/discharges", body).json()["approval"]
     answer = {"approval": asked["id"], "outcome": "approve"}
-    assert code(shop.world.operator().call("POST", "/v1/approvals", answer)) == "ok"
+    assert code(shop.harness.operator().call("POST", "/v1/approvals", answer)) == "ok"
     return Approval.from_text(shop.agent.call("POST", f"/v1/discharges/{asked['id']}").json()["discharge"])
 
 

@@ -9,7 +9,6 @@ realm allows.  And since it believed the token's birth, one whose task had been 
 """
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -18,16 +17,15 @@ import pytest
 from arx_caps.agent.task import Task
 from arx_verifier.token.caveats import read_caveat
 from arx_verifier.token.macaroon import Identifier, Macaroon
+from tests.mint.harness import Harness, now_ms, open_unit
 from tests.mint.test_token_exchange import Shop, called
-from tests.mint.world import now_ms
 from tests.support import access, sign
 
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
-    made = Shop(Path(tmp_path_factory.mktemp("named")) / "realm", None)
-    yield made
-    made.world.mint.close()
+    with open_unit(tmp_path_factory.mktemp("named") / "realm") as unit:
+        yield Shop(unit)
 
 
 def forged(shop: Shop, of: Task, /, **changes: Any) -> str:
@@ -35,10 +33,10 @@ def forged(shop: Shop, of: Task, /, **changes: Any) -> str:
     macaroon = of.bundle.tokens["orders"]
     identifier = macaroon.unverified_identifier
     assert isinstance(identifier, Identifier)
-    key, _ = shop.world.mint.key_schedule.audience_keys("orders")[identifier.kid]
+    key, _ = shop.harness.mint.key_schedule.audience_keys("orders")[identifier.kid]
     said = msgspec.structs.replace(identifier, **changes)
     own = tuple(read_caveat(packet) for packet in macaroon.packets if isinstance(packet, bytes))
-    made = Macaroon.mint(said, key=key, realm=shop.world.realm.name, caveats=own)
+    made = Macaroon.mint(said, key=key, realm=shop.harness.realm.name, caveats=own)
     return sign(made, access("orders.get", at=now_ms()), audience="orders")
 
 
@@ -83,15 +81,15 @@ def _about(told: dict[str, Any]) -> tuple[Any, Any]:
     return identifier.model, identifier.meta
 
 
+@pytest.mark.sqlite
 @pytest.mark.parametrize("kind", ["task", "session", "agent", "link"])
-def test_a_later_birth_brings_nothing_back(tmp_path: Path, kind: str) -> None:
+def test_a_later_birth_brings_nothing_back(unit: Harness, kind: str) -> None:
     """What was killed is held against the birth that the mint remembers, not against the token's."""
-    shop = Shop(tmp_path / "realm", None)
+    shop = Shop(unit)
     task = shop.start()
     parent = shop.proven(task.tokens["orders"], "orders")
-    shop.epochs.kill(next(target for target in parent.targets if target.partition(":")[0] == kind))
+    unit.epochs.kill(next(target for target in parent.targets if target.partition(":")[0] == kind))
     assert shop.exchange("orders", called(task))["code"] == "revoked"
-    incarnation, seq, _ = shop.world.mint.epochs.view()
+    incarnation, seq, _ = shop.harness.mint.epochs.view()
     assert seq > parent.identifier.born[1]
     assert shop.exchange("orders", forged(shop, task, born=(incarnation, seq), iat=now_ms()))["code"] == "revoked"
-    shop.world.mint.close()

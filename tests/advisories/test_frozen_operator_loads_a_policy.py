@@ -5,22 +5,20 @@ With an old view of kills and freezes a mint lets operators look and end things.
 which stayed in force, and take records out of the audit log for good.
 """
 
-from pathlib import Path
-
 import pytest
 
 from arx_verifier.revocation.epoch import EpochRefusal
-from tests.mint.world import local_world
+from tests.mint.harness import Harness
 
 
-def test_nothing_for_good_is_done_on_an_old_view(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.sqlite
+def test_nothing_for_good_is_done_on_an_old_view(unit: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     """A policy and the log wait for a live view; reading does not."""
-    world, epochs = local_world(tmp_path / "realm")
-    operator = world.operator()
-    text = world.realm.policy_path.read_text() + "\n# another\n"
-    digest = world.mint.policy.digest
+    operator = unit.operator()
+    text = unit.realm.policy_path.read_text() + "\n# another\n"
+    digest = unit.mint.policy.digest
     stale = EpochRefusal("stale", None, "the lease ran out")
-    monkeypatch.setattr(epochs, "check", lambda *_, **__: stale)
+    monkeypatch.setattr(unit.mint.epochs, "check", lambda *_, **__: stale)
     for path, body in (
         ("/v1/policies", {"policy": text}),
         ("/v1/audit/prune", {"before": 1, "reason": "x"}),
@@ -28,6 +26,5 @@ def test_nothing_for_good_is_done_on_an_old_view(tmp_path: Path, monkeypatch: py
     ):
         answer = operator.call("POST", path, body)
         assert (answer.status_code, answer.json()["code"]) == (503, "stale"), path
-    assert world.mint.policy.digest == digest
+    assert unit.mint.policy.digest == digest
     assert operator.call("GET", "/v1/policies").status_code == 200
-    world.mint.close()

@@ -6,26 +6,17 @@ milliseconds, and not of the session, nor of what to do.
 """
 
 import re
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from arx_caps.mint.identity import authenticate
-from tests.mint.world import REFUNDS, Holder, World, local_world, now_ms
+from tests.mint.harness import REFUNDS, Harness, Holder, now_ms
 
 IDLE = REFUNDS.replace('ttl = "8h"', 'ttl = "8h"\nidle = "10m"', 1)
 MINUTES = 60_000
 
-
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    made, _ = local_world(tmp_path / "realm")
-    made.realm.policy_path.write_text(IDLE)
-    made.mint.reload_policy()
-    yield made
-    made.mint.close()
+pytestmark = [pytest.mark.sqlite, pytest.mark.realm(policy=IDLE)]
 
 
 def later(monkeypatch: pytest.MonkeyPatch, ms: int) -> None:
@@ -40,22 +31,22 @@ def later(monkeypatch: pytest.MonkeyPatch, ms: int) -> None:
 def refused(holder: Holder, session: dict[str, Any], ms: int) -> dict[str, Any]:
     path = f"/v1/sessions/{session['id']}/renew"
     headers = holder.headers("POST", path, now=now_ms() + ms)
-    told: dict[str, Any] = holder.world.client.post(path, headers=headers).json()
+    told: dict[str, Any] = holder.harness.client.post(path, headers=headers).json()
     return told
 
 
-def test_an_idle_session_is_told_as_idle(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_idle_session_is_told_as_idle(unit: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     """For how long, and what to do; the code stays what clients go by."""
-    holder, session = world.session()
+    holder, session = unit.session()
     later(monkeypatch, 12 * MINUTES)
     told = refused(holder, session, 12 * MINUTES)
     assert told["code"] == "expired"
     assert re.fullmatch(r"the session was idle for (12m|7\d\ds) and has expired; open another", told["detail"])
 
 
-def test_one_that_has_lived_its_life_is_not_idle(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_that_has_lived_its_life_is_not_idle(unit: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its absolute limit is another matter."""
-    holder, session = world.open_session(world.enrol(), ttl="5m")
+    holder, session = unit.open_session(unit.enrol(), ttl="5m")
     later(monkeypatch, 12 * MINUTES)
     told = refused(holder, session, 12 * MINUTES)
     assert told["code"] == "expired"

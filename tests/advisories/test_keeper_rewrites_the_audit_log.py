@@ -41,7 +41,7 @@ from arx_verifier.errors import AuditError
 from tests.audit.batches import BOOT, batch_of, decision, facts
 from tests.audit.world import LOG, checkpoint_of, records, write
 from tests.cli.helpers import arx
-from tests.mint.world import ISSUER, LOOKUP, World, local_mint, local_world, now_ms
+from tests.mint.harness import ISSUER, LOOKUP, Harness, local_mint, now_ms
 from tests.postgres import Postgres
 
 KEPT = records(40)
@@ -77,47 +77,39 @@ def test_no_proof_joins_two_histories() -> None:
 # The mint's own log: what a keeper of its database or its files can do to it.
 
 
-def begun(folder: Path, database: str | None = None) -> World:
+@pytest.fixture
+def unit(unit: Harness) -> Harness:
     """A mint with a log of events, calls and a service's decisions, allowed and refused, signed."""
-    made, _ = local_world(folder, database=database)
-    settings = made.realm.folder / "realm.toml"  # whatever runs on this machine, no mint of this realm does
+    settings = unit.realm.folder / "realm.toml"  # whatever runs on this machine, no mint of this realm does
     told = settings.read_text().replace('listen = "127.0.0.1:8700"', 'listen = "127.0.0.1:9"')
     settings.write_text(told)
-    made.mint.log.start()
-    holder, session = made.session()
+    unit.mint.log.start()
+    holder, session = unit.session()
     assert holder.call("POST", "/v1/tasks", LOOKUP).status_code == 201
     chain = facts(session["id"], "t-1", "helper", subject=("https://idp.example", "ada"), tasks=("sub",), model="m")
     calls = [decision(1, chain), decision(2, chain, "expired", args_digest=b"d" * 32), decision(3, facts(), "revoked")]
     batch, key = batch_of(calls), SigningKey.generate()
-    with made.mint.db.write() as c:
+    with unit.mint.db.write() as c:
         add_key(c, "service:orders", key.public)
     statement = sign_batch(key, batch, batch.encode(), realm="acme", issuer=ISSUER, now=now_ms())
-    made.mint.log.take(batch, statement)
-    made.mint.log.step()
-    return made
+    unit.mint.log.take(batch, statement)
+    unit.mint.log.step()
+    return unit
 
 
-@pytest.fixture
-def world(tmp_path: Path, database: str | None) -> Iterator[World]:
-    """Such a mint, on either database."""
-    made = begun(tmp_path / "realm", database)
-    yield made
-    made.mint.close()
+def key_of(harness: Harness) -> VerifierKey:
+    return read_signer(harness.realm.log_key_path, "log").key
 
 
-def key_of(world: World) -> VerifierKey:
-    return read_signer(world.realm.log_key_path, "log").key
-
-
-def kept_in(world: World) -> list[bytes]:
+def kept_in(harness: Harness) -> list[bytes]:
     """The records as the files have them."""
-    records, whole = unpack_entries((world.realm.log_dir / bundle(world)).read_bytes())
+    records, whole = unpack_entries((harness.realm.log_dir / bundle(harness)).read_bytes())
     assert whole
     return records
 
 
-def bundle(world: World) -> str:
-    head = open_checkpoint((world.realm.log_dir / "checkpoint").read_bytes(), key_of(world)).checkpoint
+def bundle(harness: Harness) -> str:
+    head = open_checkpoint((harness.realm.log_dir / "checkpoint").read_bytes(), key_of(harness)).checkpoint
     return Tile(ENTRIES, 0, head.size).path
 
 
@@ -139,42 +131,42 @@ def altered(value: Any) -> Iterator[Any]:
         yield value + "x"
 
 
-def found_by_command(world: World, path: Path, *options: str) -> dict[str, Any]:
-    ran = arx("audit", "verify", str(path), "--key", str(key_of(world)), "--json", *options)
+def found_by_command(harness: Harness, path: Path, *options: str) -> dict[str, Any]:
+    ran = arx("audit", "verify", str(path), "--key", str(key_of(harness)), "--json", *options)
     assert ran.exit_code == exit_codes.DENIED, ran.out
     return ran.json
 
 
-def test_each_member_of_each_record_is_held(world: World) -> None:
+def test_each_member_of_each_record_is_held(unit: Harness) -> None:
     """Whatever is changed in whichever record, the check names that very record."""
-    folder, kept = world.realm.log_dir, kept_in(world)
-    file, tried = folder / bundle(world), 0
+    folder, kept = unit.realm.log_dir, kept_in(unit)
+    file, tried = folder / bundle(unit), 0
     for index, record in enumerate(kept):
         for other in altered(msgpack.unpackb(record)):
             shown = msgpack.packb(other)
             assert shown != record
             file.write_bytes(pack_entries([*kept[:index], shown, *kept[index + 1 :]]))
             with pytest.raises(TamperedError) as caught:
-                verify(folder, Trust(key_of(world)))
+                verify(folder, Trust(key_of(unit)))
             assert caught.value.first == index
             tried += 1
     assert tried > 100
-    assert found_by_command(world, folder)["first_bad"] == len(kept) - 1
+    assert found_by_command(unit, folder)["first_bad"] == len(kept) - 1
 
 
-def test_what_is_left_out_or_moved_is_found(world: World) -> None:
+def test_what_is_left_out_or_moved_is_found(unit: Harness) -> None:
     """Head, middle and tail gone, two swapped: the first place that is not as it was signed is told."""
-    folder, kept = world.realm.log_dir, kept_in(world)
-    file, last = folder / bundle(world), len(kept) - 1
+    folder, kept = unit.realm.log_dir, kept_in(unit)
+    file, last = folder / bundle(unit), len(kept) - 1
     for shown, first in (
         (kept[1:], 0),
         (kept[:4] + kept[5:], 4),
         ([*kept[:4], kept[5], kept[4], *kept[6:]], 4),
     ):
         file.write_bytes(pack_entries(shown))
-        assert found_by_command(world, folder)["first_bad"] == first
+        assert found_by_command(unit, folder)["first_bad"] == first
     file.write_bytes(pack_entries(kept[:-1]))
-    ran = arx("audit", "verify", str(folder), "--key", str(key_of(world)), "--json")
+    ran = arx("audit", "verify", str(folder), "--key", str(key_of(unit)), "--json")
     assert (ran.exit_code, ran.json["outcome"], f"{last} to {last}" in ran.json["problem"]) == (
         exit_codes.INCOMPLETE,
         "incomplete",
@@ -183,9 +175,9 @@ def test_what_is_left_out_or_moved_is_found(world: World) -> None:
 
 
 @pytest.mark.parametrize("change", ["kept", "body", "gone", "swapped"])
-def test_rows_that_were_edited_are_neither_proven_nor_signed(world: World, tmp_path: Path, change: str) -> None:
+def test_rows_that_were_edited_are_neither_proven_nor_signed(unit: Harness, tmp_path: Path, change: str) -> None:
     """The database's keeper edits rows: no proof is made of them, and no files either when those are made again."""
-    log = world.mint.log
+    log = unit.mint.log
     index, other = log.store.find(BOOT, 1)[0], log.store.find(BOOT, 2)[0]
     row, second = log.store.record(index), log.store.record(other)
     assert row is not None
@@ -201,15 +193,15 @@ def test_rows_that_were_edited_are_neither_proven_nor_signed(world: World, tmp_p
             c.execute(update(RECORD).where(which).values(kept=second.kept, body=second.body))
         if change == "swapped":
             c.execute(update(RECORD).where(RECORD.c.idx == other).values(kept=row.kept, body=row.body))
-    answer = world.operator().call("GET", f"/v1/audit/proofs/{index}")
+    answer = unit.operator().call("GET", f"/v1/audit/proofs/{index}")
     assert answer.json()["code"] == ("not_found" if change == "gone" else "tampered")
-    checked = arx("audit", "check", "--json", "--realm-dir", str(world.realm.folder))
+    checked = arx("audit", "check", "--json", "--realm-dir", str(unit.realm.folder))
     assert (checked.exit_code, checked.json["outcome"], checked.json["first_bad"]) == (
         exit_codes.DENIED,
         "tampered",
         index,
     )
-    mint, _ = local_mint(world.realm)
+    mint = local_mint(unit.realm)
     mint.log.start()
     mint.log.step()  # the mint finds it as well: it signs and takes nothing until a person has looked
     assert f"record {index} of the database" in str(mint.log.failing)
@@ -218,25 +210,25 @@ def test_rows_that_were_edited_are_neither_proven_nor_signed(world: World, tmp_p
     mint.close()
     if change == "body":
         return  # no leaf: it is held by the digest in its record alone
-    shutil.rmtree(world.realm.log_dir)
-    again = Publisher(log.store, read_signer(world.realm.log_key_path, "log"), world.realm.log_dir)
+    shutil.rmtree(unit.realm.log_dir)
+    again = Publisher(log.store, read_signer(unit.realm.log_key_path, "log"), unit.realm.log_dir)
     again.step()
     assert again.halted is not None
-    assert not (world.realm.log_dir / "checkpoint").exists()
+    assert not (unit.realm.log_dir / "checkpoint").exists()
 
 
-def test_rows_that_were_edited_are_filed_anew(world: World) -> None:
+def test_rows_that_were_edited_are_filed_anew(unit: Harness) -> None:
     """With the signed files at hand the log goes on: as it was signed, and the command says how much it mended."""
-    log, folder = world.mint.log, str(world.realm.folder)
+    log, folder = unit.mint.log, str(unit.realm.folder)
     index = log.store.find(BOOT, 1)[0]
     told = arx("audit", "check", "--json", "--realm-dir", folder).json
     assert (told["records"], told["held"], told["unknown"]) == (log.store.size(), 1, 0)
     with log.store.writing() as writing:
         writing.connection.execute(update(RECORD).where(RECORD.c.idx == index).values(tool="other", outcome=0))
-    world.mint.close()
+    unit.mint.close()
     done = arx("audit", "reindex", "--reason", "rows were edited", "--yes", "--json", "--realm-dir", folder)
     assert (done.exit_code, done.json["recovered"], done.json["mended"]) == (exit_codes.OK, 0, 1)
-    mint, _ = local_mint(world.realm)
+    mint = local_mint(unit.realm)
     mint.log.start()
     mint.log.step()
     assert mint.log.publisher.halted is None
@@ -246,11 +238,11 @@ def test_rows_that_were_edited_are_filed_anew(world: World) -> None:
     mint.close()
 
 
-def test_what_was_rewritten_before_it_was_signed_is_found(world: World) -> None:
+def test_what_was_rewritten_before_it_was_signed_is_found(unit: Harness) -> None:
     """The mint is stopped before it signs, and row and tree are made to agree: no service has signed for that."""
-    log, folder = world.mint.log, str(world.realm.folder)
+    log, folder = unit.mint.log, str(unit.realm.folder)
     key, batch = SigningKey.generate(), batch_of([decision(4, facts()), decision(5, facts(), "expired")], 4)
-    with world.mint.db.write() as c:
+    with unit.mint.db.write() as c:
         add_key(c, "service:orders", key.public)
     log.close()  # its thread would sign what is taken next before that is rewritten
     log.take(batch, sign_batch(key, batch, batch.encode(), realm="acme", issuer=ISSUER, now=now_ms()))
@@ -262,10 +254,10 @@ def test_what_was_rewritten_before_it_was_signed_is_found(world: World) -> None:
         c.execute(update(RECORD).where(RECORD.c.idx == index).values(code="ok", outcome=1))
         kept = [bytes(each) for each in c.execute(select(RECORD.c.kept).order_by(RECORD.c.idx)).scalars()]
         c.execute(update(STATE).values(edge=b"".join(Frontier.of(map(leaf_hash, kept)).edge)))
-    mint, _ = local_mint(world.realm)
+    mint = local_mint(unit.realm)
     mint.log.start()
     assert mint.log.publisher.halted is None
-    assert verify(world.realm.log_dir, Trust(key_of(world))).records > index
+    assert verify(unit.realm.log_dir, Trust(key_of(unit))).records > index
     told = arx("audit", "check", "--json", "--realm-dir", folder)
     assert (told.exit_code, told.json["first_bad"]) == (exit_codes.DENIED, index - 1)
     assert "records 4 to 5 of the batch" in told.json["problem"]
@@ -276,29 +268,29 @@ def test_what_was_rewritten_before_it_was_signed_is_found(world: World) -> None:
     mint.close()
 
 
-def test_an_older_checkpoint_or_another_history_is_found(world: World, tmp_path: Path) -> None:
+def test_an_older_checkpoint_or_another_history_is_found(unit: Harness, tmp_path: Path) -> None:
     """Database and files are put back, or made anew with the log's own key: a kept checkpoint tells."""
-    log, folder, seen = world.mint.log, world.realm.log_dir, tmp_path / "seen"
+    log, folder, seen = unit.mint.log, unit.realm.log_dir, tmp_path / "seen"
     older = tmp_path / "older"
     shutil.copytree(folder, older)
     log.take(batch_of([decision(4, facts())], 4), "statement")
     log.step()
     seen.write_bytes((folder / "checkpoint").read_bytes())
-    told = found_by_command(world, older, "--checkpoint", str(seen))
+    told = found_by_command(unit, older, "--checkpoint", str(seen))
     assert "rolled back" in told["problem"]
     with LogStore(f"sqlite:///{tmp_path}/other.db") as other:
         other.create()
         other.take(batch_of([decision(n, facts(), "expired") for n in range(1, log.store.size() + 1)]), "statement")
-        Publisher(other, read_signer(world.realm.log_key_path, "log"), tmp_path / "other").step()
-    told = found_by_command(world, tmp_path / "other", "--checkpoint", str(seen))
+        Publisher(other, read_signer(unit.realm.log_key_path, "log"), tmp_path / "other").step()
+    told = found_by_command(unit, tmp_path / "other", "--checkpoint", str(seen))
     assert "two histories" in told["problem"]
 
 
-def backed_up(world: World, folder: Path, request: pytest.FixtureRequest) -> Callable[[], object]:
+def backed_up(harness: Harness, folder: Path, request: pytest.FixtureRequest) -> Callable[[], object]:
     """Make a backup of the log's database, and return how it is put back."""
-    url = world.realm.database
+    url = harness.realm.database
     if url is None:
-        live, backup = world.realm.audit_path, folder / "backup"
+        live, backup = harness.realm.audit_path, folder / "backup"
         with contextlib.closing(sqlite3.connect(live)) as source, contextlib.closing(sqlite3.connect(backup)) as copy:
             source.backup(copy)
         return lambda: backup.replace(live)
@@ -307,17 +299,17 @@ def backed_up(world: World, folder: Path, request: pytest.FixtureRequest) -> Cal
 
 
 def test_a_database_that_was_put_back_is_not_signed(
-    world: World, tmp_path: Path, request: pytest.FixtureRequest
+    unit: Harness, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     """The mint finds that more was signed than its database has: it signs nothing, takes nothing, and says why."""
-    log, realm = world.mint.log, world.realm
-    put_back = backed_up(world, tmp_path, request)
+    log, realm = unit.mint.log, unit.realm
+    put_back = backed_up(unit, tmp_path, request)
     log.take(batch_of([decision(4, facts())], 4), "statement")
     log.step()
-    world.mint.close()
+    unit.mint.close()
     put_back()
     signed = (realm.log_dir / "checkpoint").read_bytes()
-    mint, _ = local_mint(realm)
+    mint = local_mint(realm)
     mint.log.start()
     for _ in range(2):
         with pytest.raises(AuditError, match="older one, such as a backup"):
@@ -327,27 +319,27 @@ def test_a_database_that_was_put_back_is_not_signed(
     mint.close()
     done = arx("audit", "reindex", "--reason", "the disk broke", "--yes", "--json", "--realm-dir", str(realm.folder))
     assert (done.exit_code, done.json["recovered"] > 0) == (exit_codes.OK, True)
-    mint, _ = local_mint(realm)
+    mint = local_mint(realm)
     mint.log.start()
     assert mint.log.take(batch_of([decision(5, facts())], 5), "statement") == 5
     mint.log.step()
-    seen = open_checkpoint(signed, key_of(world))
-    assert verify(realm.log_dir, Trust(key_of(world), held=seen)).checkpoint.size > seen.checkpoint.size
+    seen = open_checkpoint(signed, key_of(unit))
+    assert verify(realm.log_dir, Trust(key_of(unit), held=seen)).checkpoint.size > seen.checkpoint.size
     mint.close()
 
 
 def test_what_was_taken_back_is_told_from_what_nobody_answers_for(
-    world: World, tmp_path: Path, request: pytest.FixtureRequest
+    unit: Harness, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     """A service's statements are in the database alone: the log itself says which records came back without."""
-    log, key = world.mint.log, SigningKey.generate()
-    put_back = backed_up(world, tmp_path, request)
+    log, key = unit.mint.log, SigningKey.generate()
+    put_back = backed_up(unit, tmp_path, request)
     batch = batch_of([decision(4, facts()), decision(5, facts())], 4)
     log.take(batch, sign_batch(key, batch, batch.encode(), realm="acme", issuer=ISSUER, now=now_ms()))
     log.step()
-    world.mint.close()
+    unit.mint.close()
     put_back()
-    folder = str(world.realm.folder)
+    folder = str(unit.realm.folder)
     assert (
         arx("audit", "reindex", "--reason", "the disk broke", "--yes", "--realm-dir", folder).exit_code == exit_codes.OK
     )

@@ -16,7 +16,7 @@ from arx_caps.embedded import EmbeddedValkey
 from arx_caps.revocation import RevocationStore
 from arx_verifier.revocation.follower import Follower
 from arx_verifier.revocation.store_link import Crowd
-from tests.relay.crowd import BEGAN, Somebody, World
+from tests.relay.crowd import BEGAN, HubHarness, Peer
 from tests.relay.processes import RelayProcess
 from tests.servers import until
 
@@ -51,10 +51,10 @@ def test_an_empty_relay_behind_another_is_named_when_it_falls_silent() -> None:
     """
     At any depth: it stands for nobody, and may have given out leases all the same.
     """
-    world = World()
-    below = Somebody(world, "relay:below")
+    harness = HubHarness()
+    below = Peer(harness, "relay:below")
     below.probe(BEGAN.seq, crowd=Crowd(0, BEGAN.seq, ()))
-    assert world.crowd == Crowd(0, BEGAN.seq, ())
-    world.wait(600)
-    (late,) = world.crowd.late
+    assert harness.crowd == Crowd(0, BEGAN.seq, ())
+    harness.wait(600)
+    (late,) = harness.crowd.late
     assert (late.name, late.applied, late.verifiers) == ("relay:below", BEGAN.seq, 0)

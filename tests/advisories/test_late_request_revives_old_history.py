@@ -7,24 +7,16 @@ passed as the right one, and every token that the new history had ended was aliv
 start of the mint ended every session of the realm for nothing.
 """
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from arx_caps.embedded import EmbeddedValkey
 from arx_caps.mint.context import Born
 from arx_caps.mint.db.mint_database import MintDatabase
 from arx_caps.mint.db.repositories.epoch import HighWater
-from arx_caps.mint.runtime import MintRuntime
-from tests.mint.world import AGENT, LOOKUP, World, client_of, make_realm
+from tests.mint.harness import AGENT, LOOKUP, Harness
 
-
-@pytest.fixture
-def world(tmp_path: Path, own_valkey: EmbeddedValkey) -> Iterator[World]:
-    mint = MintRuntime.open(make_realm(tmp_path / "realm"), store_url=own_valkey.url)
-    with client_of(mint) as client:
-        yield World(mint, client)
+pytestmark = [pytest.mark.sqlite, pytest.mark.realm(own_store=True)]
 
 
 def test_a_late_word_of_an_ended_history_is_not_remembered(tmp_path: Path) -> None:
@@ -41,21 +33,21 @@ def test_a_late_word_of_an_ended_history_is_not_remembered(tmp_path: Path) -> No
 
 
 @pytest.mark.servers
-def test_a_grant_that_raced_a_new_history_changes_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_grant_that_raced_a_new_history_changes_nothing(live: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     """A mint that is looked at again after such a race keeps the new history, and what was granted late is dead."""
-    agent, _ = world.session(AGENT)
-    before = Born(*world.mint.epochs.view()[:2])
-    begun = world.mint.store.rotate(max_ttl_ms=world.realm.max_ttl_ms).header
-    world.mint.db.epoch.raise_high_water(world.realm.name, HighWater(begun.incarnation, begun.seq), begins=True)
+    agent, _ = live.session(AGENT)
+    before = Born(*live.mint.epochs.view()[:2])
+    begun = live.mint.store.rotate(max_ttl_ms=live.realm.max_ttl_ms).header
+    live.mint.db.epoch.raise_high_water(live.realm.name, HighWater(begun.incarnation, begun.seq), begins=True)
 
     with monkeypatch.context() as racing:  # this request read the epoch, and was held to it, a moment before
-        racing.setattr(world.mint, "born", lambda: before)
-        racing.setattr(world.mint, "require", lambda *_: None)
-        racing.setattr(world.mint.epochs, "check", lambda *_: None)
+        racing.setattr(live.mint, "born", lambda: before)
+        racing.setattr(live.mint, "require", lambda *_: None)
+        racing.setattr(live.mint.epochs, "check", lambda *_: None)
         assert agent.call("POST", "/v1/tasks", LOOKUP).status_code == 201
 
-    mark = world.mint.db.epoch.high_water(world.realm.name)
+    mark = live.mint.db.epoch.high_water(live.realm.name)
     assert mark is not None
     assert mark.incarnation == begun.incarnation
-    world.mint.history.attest()
-    assert world.mint.store.header().incarnation == begun.incarnation
+    live.mint.history.attest()
+    assert live.mint.store.header().incarnation == begun.incarnation

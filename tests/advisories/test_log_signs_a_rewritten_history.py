@@ -17,7 +17,7 @@ from arx_caps.audit.store import BATCH, CHECKPOINT, RECORD, SOURCE, STATE, LogSt
 from arx_caps.mint.audit.log import AuditLog
 from arx_caps.realm import Realm
 from tests.audit.batches import BOOT, batch_of, decision, facts
-from tests.mint.world import make_realm
+from tests.mint.harness import make_realm
 
 WHOLE = batch_of([decision(n, facts(f"s-{n % 5}")) for n in range(600)])
 

@@ -35,8 +35,8 @@ from arx_caps.mint.audit import log
 from arx_caps.mint.context import HALTED
 from arx_caps.realm import Realm
 from tests.audit.batches import batch_of, decision, facts
+from tests.mint.harness import Harness
 from tests.mint.rolling import WITHIN_S, Fleet, fleet, send
-from tests.mint.world import local_world
 from tests.postgres import Postgres
 from tests.servers import until
 
@@ -103,14 +103,14 @@ def test_damaged_files_are_made_again(made: Fleet) -> None:
         assert (folder / "tile/0/000").is_file()
 
 
-def test_damaged_files_are_made_again_while_the_mint_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.sqlite
+def test_damaged_files_are_made_again_while_the_mint_runs(unit: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the next round, whether records come or not; what it signs meanwhile is not held up."""
     monkeypatch.setattr(log, "REST_S", 0.0)
     monkeypatch.setattr(log, "PAUSE_S", 0.0)
-    world, _ = local_world(tmp_path / "realm")
-    running, folder = world.mint.log, world.realm.log_dir
+    running, folder = unit.mint.log, unit.realm.log_dir
     running.start()
-    trust = Trust(read_signer(world.realm.log_key_path, "log").key)
+    trust = Trust(read_signer(unit.realm.log_key_path, "log").key)
     running.take(batch_of([decision(n, facts()) for n in range(MANY)]), "statement")
     for number, damage in enumerate((lose_tile, cut_all, lose_tile, cut_all)):
         running.step()
@@ -124,7 +124,6 @@ def test_damaged_files_are_made_again_while_the_mint_runs(tmp_path: Path, monkey
         assert verify(folder, trust).records == now
         assert running.publisher.halted is None
         assert not lacks(folder, now, 0)
-    world.mint.close()
 
 
 def lose_tile(folder: Path, _: int) -> None:

@@ -15,7 +15,7 @@ from arx_verifier.journal.reader import read_journal
 from arx_verifier.journal.writer import Journal
 from arx_verifier.token.macaroon import MINT_AUDIENCE
 from tests.disks import small_disk
-from tests.mint.world import LOOKUP, World, client_of, local_mint, make_realm
+from tests.mint.harness import LOOKUP, Harness, local_mint, make_realm
 from tests.servers import until
 
 pytestmark = pytest.mark.long
@@ -29,11 +29,11 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     yield from small_disk(tmp_path / "disk", "12m")
 
 
-def world_on(disk: Path, folder: Path) -> World:
+def world_on(disk: Path, folder: Path) -> Harness:
     """A mint whose journal is on a disk, and whose realm is in a folder."""
     journal = Journal(disk / "j", "mint-1", MINT_AUDIENCE, segment_bytes=64 * KIB, max_bytes=1024 * KIB)
-    made, _ = local_mint(make_realm(folder / "realm"), journal)
-    return World(made, client_of(made))
+    made = local_mint(make_realm(folder / "realm"), journal)
+    return Harness(made)
 
 
 def fill_up(disk: Path) -> Path:
@@ -52,9 +52,9 @@ def fill_up(disk: Path) -> Path:
 @pytest.mark.parametrize("all_of_it", [False, True], ids=["the journal", "all of it"])
 def test_what_is_done_has_its_record(disk: Path, tmp_path: Path, all_of_it: bool) -> None:
     """The mint says why it does nothing; what it said was done, before and after, has its event and its decision."""
-    world = world_on(disk, disk if all_of_it else tmp_path)
-    holder, _ = world.session()
-    operator, db = world.operator(), world.mint.db
+    unit = world_on(disk, disk if all_of_it else tmp_path)
+    holder, _ = unit.session()
+    operator, db = unit.operator(), unit.mint.db
     filler, agents, tasks = fill_up(disk), 1, 0
     for number in range(3000):
         agent = {"path": f"acme/n{number}", "jwk": SigningKey.generate().public.jwk, "owner": "x" * 200}
@@ -71,9 +71,9 @@ def test_what_is_done_has_its_record(disk: Path, tmp_path: Path, all_of_it: bool
     filler.unlink()
     until(lambda: operator.call("POST", "/v1/agents", agent).status_code == 201)
     assert holder.call("POST", "/v1/tasks", LOOKUP).status_code == 201
-    kinds = [event["kind"] for event in world.events()]
+    kinds = [event["kind"] for event in unit.events()]
     assert (kinds.count("agent.enrolled"), kinds.count("task.started")) == (agents + 1, tasks + 1)
-    world.mint.close()
+    unit.mint.close()
     told = [each.tool for each in read_journal(disk / "j") if each.allowed]
     assert told.count("arx.agents.write") > agents
     assert told.count("arx.tasks.start") > tasks

@@ -8,8 +8,8 @@ may make operators may make a second one.  The record names both.
 
 from arx_caps.jose import KeyFile
 from tests.mint.approvals import TWO, Desk, code
+from tests.mint.harness import ISSUER, Holder
 from tests.mint.test_operators import sign_in
-from tests.mint.world import ISSUER, Holder
 
 DESK_POLICY = TWO
 
@@ -18,10 +18,10 @@ def test_two_keys_of_one_operator(desk: Desk) -> None:
     """Another token, and a token by another key, are the same operator's."""
     ada, asked = desk.operator("ada"), desk.ask()
     second = KeyFile.generate("operator", "ada", ISSUER)
-    added = desk.world.operator().call("PATCH", "/v1/operators/ada", {"add_jwk": second.key.public.jwk})
+    added = desk.harness.operator().call("PATCH", "/v1/operators/ada", {"add_jwk": second.key.public.jwk})
     assert added.is_success, added.text
     assert code(desk.answer(ada, asked)) == "ok"
-    for holder in (ada, sign_in(desk.world, second)):
+    for holder in (ada, sign_in(desk.harness, second)):
         assert code(desk.answer(holder, asked)) == "conflict"
     assert desk.fetch(asked).json()["approval"]["by"] == ["ada"]
 
@@ -32,16 +32,16 @@ def test_an_agent_for_itself(desk: Desk) -> None:
     for outcome in ("approve", "deny"):
         assert code(desk.answer(desk.agent, asked, outcome)) == "tool_not_allowed"
     assert code(desk.agent.call("DELETE", f"/v1/approvals/{asked['id']}")) == "tool_not_allowed"
-    mixed = Holder(desk.world, desk.agent.key, desk.operator("ada").token)  # the token stolen, the key not
+    mixed = Holder(desk.harness, desk.agent.key, desk.operator("ada").token)  # the token stolen, the key not
     assert code(desk.answer(mixed, asked)) == "bad_proof"
-    assert code(desk.try_to_ask(by=desk.world.operator())) == "wrong_caller"
+    assert code(desk.try_to_ask(by=desk.harness.operator())) == "wrong_caller"
     assert desk.fetch(asked).json()["approval"]["state"] == "waiting"
 
 
 def test_what_is_recorded_of_it(desk: Desk) -> None:
     """Who enrolled an agent may approve what it asks for, with another operator; the record says so of both."""
     ada, asked = desk.operator("ada"), desk.ask()
-    assert code(desk.answer(desk.world.operator(), asked)) == code(desk.answer(ada, asked)) == "ok"
-    events = [event for event in desk.world.events() if event.get("approval") == asked["id"]]
+    assert code(desk.answer(desk.harness.operator(), asked)) == code(desk.answer(ada, asked)) == "ok"
+    events = [event for event in desk.harness.events() if event.get("approval") == asked["id"]]
     assert [event["by"] for event in events[1:]] == ["operator:root", "operator:ada"]
     assert [event["state"] for event in events[1:]] == ["waiting", "approved"]

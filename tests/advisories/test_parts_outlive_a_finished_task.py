@@ -11,12 +11,12 @@ import pytest
 import redis
 
 from arx_verifier.verification.verifier import Verifier
-from tests.mint.test_task_attenuation import ask, direct, services, started, world
-from tests.mint.world import Holder, World, now_ms
-from tests.servers import until
+from tests.mint.harness import Harness, Holder, now_ms
+from tests.mint.test_task_attenuation import ask, direct, services, started
+from tests.servers import FAST_LEASE_MS, until
 
-__all__ = ["direct", "services", "world"]  # fixtures
-pytestmark = pytest.mark.servers
+__all__ = ["direct", "services"]  # fixtures
+pytestmark = [pytest.mark.servers, pytest.mark.realm(lease_ms=FAST_LEASE_MS)]
 REFUND = {"template": "refund", "params": {"order_id": "o-1", "amount": 50}}
 
 
@@ -31,25 +31,25 @@ def with_a_part(holder: Holder, attenuated_to_ms: int) -> tuple[str, str, int]:
     return task, part["bundle"], part["task"]["expires_at"]
 
 
-def test_the_kill_is_remembered_as_long_as_any_part_could_live(world: World, services: dict[str, Verifier]) -> None:
+def test_the_kill_is_remembered_as_long_as_any_part_could_live(live: Harness, services: dict[str, Verifier]) -> None:
     """What the store keeps of the kill outlasts every token that it ends."""
-    task, bundle, ends_at = with_a_part(world.session()[0], 60_000)
-    assert ask(services, world, bundle) == "ok"
-    assert world.operator().call("DELETE", f"/v1/tasks/{task}").json()["kill"]["targets"] == [f"task:{task}"]
-    assert ask(services, world, bundle) == "revoked"
-    with redis.Redis.from_url(world.mint.store_url) as store:
-        kept_until = store.zscore(f"arx:{{{world.realm.name}}}:x", f"task:{task}")
+    task, bundle, ends_at = with_a_part(live.session()[0], 60_000)
+    assert ask(services, live, bundle) == "ok"
+    assert live.operator().call("DELETE", f"/v1/tasks/{task}").json()["kill"]["targets"] == [f"task:{task}"]
+    assert ask(services, live, bundle) == "revoked"
+    with redis.Redis.from_url(live.mint.store_url) as store:
+        kept_until = store.zscore(f"arx:{{{live.realm.name}}}:x", f"task:{task}")
     assert kept_until is not None
     assert kept_until > ends_at
 
 
-def test_a_task_whose_end_has_come_takes_its_parts_with_it(world: World, services: dict[str, Verifier]) -> None:
+def test_a_task_whose_end_has_come_takes_its_parts_with_it(live: Harness, services: dict[str, Verifier]) -> None:
     """As long as a part lives, finishing the task is a kill."""
-    holder, _ = world.session()
+    holder, _ = live.session()
     task, bundle, _ = with_a_part(holder, 400)
     until(lambda: holder.call("GET", f"/v1/tasks/{task}").json()["task"]["state"] == "expired")
-    assert ask(services, world, bundle) == "ok"
+    assert ask(services, live, bundle) == "ok"
     told = holder.call("DELETE", f"/v1/tasks/{task}").json()
     assert told["kill"]["targets"] == [f"task:{task}"]
-    assert ask(services, world, bundle) == "revoked"
+    assert ask(services, live, bundle) == "revoked"
     assert {each["state"] for each in holder.call("GET", "/v1/tasks").json()["tasks"]} == {"ended"}

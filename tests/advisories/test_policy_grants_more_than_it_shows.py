@@ -7,14 +7,12 @@ was changed from the one to the other was no difference.  A mark that turns the 
 ``arx policy show``, display a rule that holds as a part of a comment.
 """
 
-from pathlib import Path
-
 import pytest
 
 from arx_caps.mint.policy.diff import Difference, compare
 from arx_caps.mint.policy.model import Policy
 from arx_verifier.errors import SettingsError
-from tests.mint.world import AGENT, local_world, now_ms
+from tests.mint.harness import AGENT, Harness, now_ms
 
 POLICY = """
 [audience.orders]
@@ -38,16 +36,13 @@ allow = [ { tool = "orders.get", args = { admin = "$admin", full = { equal = 0 }
 """
 
 
-def test_an_idle_limit_is_not_escaped(tmp_path: Path, database: str | None) -> None:
+@pytest.mark.realm(policy=POLICY)
+def test_an_idle_limit_is_not_escaped(unit: Harness) -> None:
     """A session's token lives as long as the idle limit of any terms that fit its agent, also when it is renewed."""
-    world, _ = local_world(tmp_path / "realm", database=database)
-    world.realm.policy_path.write_text(POLICY)
-    world.mint.reload_policy()
-    holder, session = world.open_session(world.enrol(AGENT))
+    holder, session = unit.open_session(unit.enrol(AGENT))
     opened = holder.call("POST", f"/v1/sessions/{session['id']}/renew").json()
     assert opened["expires_at"] <= now_ms() + 15 * 60_000
     assert session["ends_at"] <= now_ms() + 4 * 3_600_000
-    world.mint.close()
 
 
 def test_no_network_is_not_every_network() -> None:

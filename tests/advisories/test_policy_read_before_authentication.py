@@ -7,8 +7,6 @@ of them read; those of proven operators cost an address what strangers pay.
 
 import json
 import socket
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from starlette.testclient import TestClient
@@ -17,24 +15,25 @@ from arx_caps.limits import Limits
 from arx_caps.mint.api.app import create_app
 from arx_caps.mint.rate_limit import RateLimits
 from tests.agent.live import serving
-from tests.mint.world import ISSUER, World, local_mint, make_realm
+from tests.mint.harness import ISSUER, Harness
+
+pytestmark = pytest.mark.sqlite
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    mint, _ = local_mint(make_realm(tmp_path / "realm"))
-    mint.limits = RateLimits(Limits(address_rate=1, address_burst=4), clock=lambda: 0.0)
-    yield World(mint, TestClient(create_app(mint), base_url=ISSUER, client=("203.0.113.7", 1)))
-    mint.close()
+def limited(unit: Harness) -> Harness:
+    """A mint that lets one address ask four times, called from a public address."""
+    unit.mint.limits = RateLimits(Limits(address_rate=1, address_burst=4), clock=lambda: 0.0)
+    return Harness(unit.mint, TestClient(create_app(unit.mint), base_url=ISSUER, client=("203.0.113.7", 1)))
 
 
 @pytest.mark.servers
-def test_a_stranger_is_refused_before_the_body_comes(world: World) -> None:
+def test_a_stranger_is_refused_before_the_body_comes(limited: Harness) -> None:
     """
     The answer is there while the body is not: 401, and the connection is closed.
     """
     head = b"POST /v1/policies HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 999999\r\n\r\n"
-    app = create_app(world.mint)
+    app = create_app(limited.mint)
     with serving(app, lifespan="off") as port, socket.create_connection(("127.0.0.1", port), 20) as stranger:
         stranger.sendall(head)
         answer = b"".join(iter(lambda: stranger.recv(65536), b""))
@@ -50,20 +49,22 @@ def test_a_stranger_is_refused_before_the_body_comes(world: World) -> None:
         ("/v1/policies", b"x" * 3_000_000, "application/json", 401),
     ],
 )
-def test_a_strangers_body_costs_its_address(world: World, path: str, content: bytes, kind: str, status: int) -> None:
+def test_a_strangers_body_costs_its_address(
+    limited: Harness, path: str, content: bytes, kind: str, status: int
+) -> None:
     """
     Whatever is wrong with it, after so many of them the address has to wait.
     """
-    answers = [world.client.post(path, content=content, headers={"Content-Type": kind}) for _ in range(6)]
+    answers = [limited.client.post(path, content=content, headers={"Content-Type": kind}) for _ in range(6)]
     assert [answer.status_code for answer in answers] == [status] * 4 + [429] * 2
 
 
-def test_a_proven_operators_mistakes_cost_nothing(world: World) -> None:
+def test_a_proven_operators_mistakes_cost_nothing(limited: Harness) -> None:
     """
     A body that is not what is expected, or of another kind, is no stranger's when its sender is proven.
     """
-    operator = world.operator()
+    operator = limited.operator()
     for _ in range(6):
         assert operator.call("POST", "/v1/kills", {"targets": 1}).status_code == 400
         headers = operator.headers("POST", "/v1/kills") | {"Content-Type": "text/plain"}
-        assert world.client.post("/v1/kills", content=b"x", headers=headers).status_code == 415
+        assert limited.client.post("/v1/kills", content=b"x", headers=headers).status_code == 415

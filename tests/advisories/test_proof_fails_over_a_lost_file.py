@@ -5,7 +5,7 @@ A damaged file was a 500, ``tampered``, as if the record had been changed; a ser
 Whoever asks is now told to ask again, and the files are made again at once.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,21 +15,20 @@ from arx_caps.audit.shipping.batch import SEEN_HEADER
 from arx_caps.jose import SigningKey
 from arx_caps.mint.db.repositories.holder_keys import add_key
 from tests.audit.batches import batch_of, decision, facts
+from tests.mint.harness import Harness
 from tests.mint.test_audit_log import send
-from tests.mint.world import World, local_world
+
+pytestmark = [pytest.mark.sqlite, pytest.mark.realm(log=True)]
 
 MADE = [decision(n, facts(f"s-{n % 5}")) for n in range(300)]
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
+def unit(unit: Harness) -> Harness:
     """A mint whose log has some hundred records, and has gone round all of them: the next time is ten minutes away."""
-    made, _ = local_world(tmp_path / "realm")
-    made.mint.log.start()
-    made.mint.log.take(batch_of(MADE), "statement")
-    made.mint.log.step()
-    yield made
-    made.mint.close()
+    unit.mint.log.take(batch_of(MADE), "statement")
+    unit.mint.log.step()
+    return unit
 
 
 def other(path: Path) -> None:
@@ -43,14 +42,14 @@ def cut(path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [Path.unlink, cut, other])
-def test_a_proof_is_had_again(world: World, tmp_path: Path, damage: Callable[[Path], object]) -> None:
+def test_a_proof_is_had_again(unit: Harness, tmp_path: Path, damage: Callable[[Path], object]) -> None:
     """Asked for one record or for many: ask again, and then it is there."""
-    log, operator = world.mint.log, world.operator()
-    key = read_signer(world.realm.log_key_path, "log").key
+    log, operator = unit.mint.log, unit.operator()
+    key = read_signer(unit.realm.log_key_path, "log").key
     many = {"prove": "301", "before": "200"}
     for path, query in (("/v1/audit/proofs/7", {}), ("/v1/audit/records", many)):
         log.step()
-        damage(world.realm.log_dir / "tile/0/000")
+        damage(unit.realm.log_dir / "tile/0/000")
         answer = operator.call("GET", path, **query)
         assert (answer.status_code, answer.json()["code"]) == (503, "incomplete")
         assert int(answer.headers["Retry-After"]) >= 1
@@ -60,20 +59,20 @@ def test_a_proof_is_had_again(world: World, tmp_path: Path, damage: Callable[[Pa
     file.write_bytes(operator.call("GET", "/v1/audit/proofs/7").content)
     assert verify(file, Trust(key)).records == 1
     log.step()
-    assert verify(world.realm.log_dir, Trust(key)).records > 300
+    assert verify(unit.realm.log_dir, Trust(key)).records > 300
 
 
 @pytest.mark.parametrize("damage", [Path.unlink, cut, other])
-def test_a_service_is_told_no_nonsense(world: World, damage: Callable[[Path], object]) -> None:
+def test_a_service_is_told_no_nonsense(unit: Harness, damage: Callable[[Path], object]) -> None:
     """Its batch is taken; the log's word comes with the next one, and proves what it says."""
     key = SigningKey.generate()
-    with world.mint.db.write() as c:
+    with unit.mint.db.write() as c:
         add_key(c, "service:orders", key.public)
-    log = world.mint.log
+    log = unit.mint.log
     log.step()
-    damage(world.realm.log_dir / "tile/0/000")
+    damage(unit.realm.log_dir / "tile/0/000")
     more = batch_of([decision(7, facts())], 1, "another")
-    answer = send(world, key, more, **{SEEN_HEADER: "100"})
+    answer = send(unit, key, more, **{SEEN_HEADER: "100"})
     assert (answer.status_code, answer.json().get("log")) == (200, None)
     log.step()
-    assert len(send(world, key, more, **{SEEN_HEADER: "100"}).json()["log"]["consistency"]) > 1
+    assert len(send(unit, key, more, **{SEEN_HEADER: "100"}).json()["log"]["consistency"]) > 1

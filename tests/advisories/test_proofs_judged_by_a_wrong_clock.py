@@ -18,8 +18,8 @@ from arx_caps.jose import KeyFile, make_assertion, make_dpop
 from arx_caps.realm import Realm
 from arx_verifier.revocation.follower_core import Following
 from arx_verifier.revocation.store_link import OK, RESYNC, StoreAnswer
+from tests.mint.harness import ISSUER, make_realm, now_ms
 from tests.mint.processes import MintProcess
-from tests.mint.world import ISSUER, make_realm, now_ms
 from tests.servers import until
 from tests.support import AT
 

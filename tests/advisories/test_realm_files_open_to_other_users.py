@@ -15,7 +15,7 @@ import pytest
 
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.mint.runtime import MintRuntime
-from tests.mint.world import make_realm
+from tests.mint.harness import make_realm
 
 
 @pytest.fixture(autouse=True)

@@ -6,34 +6,26 @@ bodies.  The assertion that an agent sent there named no key, so within its minu
 with a key of his own, and the agent, which was told that the mint did not answer, noticed nothing.
 """
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 
 from arx_caps.jose import SigningKey, make_assertion
-from tests.mint.world import ISSUER, Holder, World, local_world, now_ms
+from tests.mint.harness import ISSUER, Harness, Holder, now_ms
+
+pytestmark = pytest.mark.sqlite
 
 
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    made, _ = local_world(tmp_path / "realm")
-    yield made
-    made.mint.close()
-
-
-def test_an_assertion_opens_a_session_for_its_own_key_alone(world: World) -> None:
+def test_an_assertion_opens_a_session_for_its_own_key_alone(unit: Harness) -> None:
     """A thief's key opens nothing with it, and does not use it up either."""
-    agent, key = world.enrol(), SigningKey.generate()
-    assertion = world.assertion(agent, key)
+    agent, key = unit.enrol(), SigningKey.generate()
+    assertion = unit.assertion(agent, key)
     for _ in range(2):
-        stolen = Holder(world, SigningKey.generate(), None).call("POST", "/v1/sessions", {"assertion": assertion})
+        stolen = Holder(unit, SigningKey.generate(), None).call("POST", "/v1/sessions", {"assertion": assertion})
         assert (stolen.status_code, stolen.json()["code"]) == (401, "bad_assertion")
-    assert Holder(world, key, None).call("POST", "/v1/sessions", {"assertion": assertion}).status_code == 201
+    assert Holder(unit, key, None).call("POST", "/v1/sessions", {"assertion": assertion}).status_code == 201
 
 
-def test_an_assertion_that_names_no_key_opens_no_session(world: World) -> None:
+def test_an_assertion_that_names_no_key_opens_no_session(unit: Harness) -> None:
     """Left out, the binding is not taken for granted."""
-    unbound = make_assertion(world.enrol(), audience=ISSUER, now=now_ms())
-    answer = Holder(world, SigningKey.generate(), None).call("POST", "/v1/sessions", {"assertion": unbound})
+    unbound = make_assertion(unit.enrol(), audience=ISSUER, now=now_ms())
+    answer = Holder(unit, SigningKey.generate(), None).call("POST", "/v1/sessions", {"assertion": unbound})
     assert (answer.status_code, answer.json()["code"]) == (401, "bad_assertion")

@@ -8,10 +8,12 @@ their absolute limit, because the agent still had a workload at that issuer: the
 
 import pytest
 
-from tests.mint.test_identity_sessions import CI, DEPLOY, MAIN, POLICY, ask, ci, world
-from tests.mint.world import World
+from tests.mint.harness import Harness
+from tests.mint.test_identity_sessions import CI, DEPLOY, MAIN, POLICY, ask, ci
+from tests.mint.workloads import WORKLOADS
 
-__all__ = ["world"]  # the fixture
+pytestmark = WORKLOADS
+
 SHOP, SITE = MAIN, MAIN.replace("shop", "site")
 EACH = f"""
 [[workload]]
@@ -23,20 +25,20 @@ BEFORE, _, REST = POLICY.partition("[[workload]]\n")
 AFTER = REST[REST.index("[[workload]]") :]
 
 
-def put(world: World, *subs: str) -> None:
-    world.realm.policy_path.write_text(BEFORE + "".join(EACH % sub for sub in subs) + AFTER)
-    world.mint.reload_policy()
+def put(harness: Harness, *subs: str) -> None:
+    harness.realm.policy_path.write_text(BEFORE + "".join(EACH % sub for sub in subs) + AFTER)
+    harness.mint.reload_policy()
 
 
 @pytest.mark.parametrize("left", [SITE, SITE.replace("site", "s*e")])
-def test_who_is_taken_out_renews_nothing(world: World, left: str) -> None:
+def test_who_is_taken_out_renews_nothing(unit: Harness, left: str) -> None:
     """
     The workload that stays renews as before, by its name or by a pattern.
     """
-    put(world, SHOP, SITE)
-    world.enrol(DEPLOY)
-    held = {sub: ask(world, {"workload_token": ci(iss=CI, sub=sub)}) for sub in (SHOP, SITE)}
-    put(world, left)
+    put(unit, SHOP, SITE)
+    unit.enrol(DEPLOY)
+    held = {sub: ask(unit, {"workload_token": ci(iss=CI, sub=sub)}) for sub in (SHOP, SITE)}
+    put(unit, left)
     codes = {}
     for sub, (holder, told) in held.items():
         codes[sub] = holder.call("POST", f"/v1/sessions/{told['session']['id']}/renew").json().get("code", "ok")

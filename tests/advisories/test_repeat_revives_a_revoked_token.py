@@ -6,63 +6,51 @@ had come from, within a day and with its ``Idempotency-Key``, got the same one s
 as the policy of that time.  A session that was over was given its revoked token as well.
 """
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 
 from arx_caps.jose import SigningKey
 from arx_verifier.revocation.epoch import UnsafeLocalEpochs
-from tests.mint.world import LOOKUP, Holder, World, local_world
+from tests.mint.harness import LOOKUP, Harness, Holder
 
 KEY = {"Idempotency-Key": "k-1"}
 
 
-@pytest.fixture
-def made(tmp_path: Path) -> Iterator[tuple[World, UnsafeLocalEpochs]]:
-    found = local_world(tmp_path / "realm")
-    yield found
-    found[0].mint.close()
-
-
 def started(holder: Holder) -> tuple[int, str | None]:
     headers = holder.headers("POST", "/v1/tasks") | KEY
-    answer = holder.world.client.post("/v1/tasks", json=LOOKUP, headers=headers)
+    answer = holder.harness.client.post("/v1/tasks", json=LOOKUP, headers=headers)
     return answer.status_code, answer.json().get("code")
 
 
-def test_a_replaced_key_brings_no_task_back(made: tuple[World, UnsafeLocalEpochs]) -> None:
+def test_a_replaced_key_brings_no_task_back(unit: Harness, epochs: UnsafeLocalEpochs) -> None:
     """A fresh call is served by the new key; the old one is not done again with it."""
-    world, epochs = made
-    holder, _ = world.session()
+    holder, _ = unit.session()
     assert started(holder) == started(holder) == (201, None)
-    kid, _ = world.mint.key_schedule.audience_key("orders")
-    world.operator().call("POST", "/v1/services", {"audience": "orders"})
-    # The store of this world does not answer; the mint does its own part, and here is the freeze.
-    world.operator().call("POST", "/v1/services/orders/replace-key", {"stolen": True})
+    kid, _ = unit.mint.key_schedule.audience_key("orders")
+    unit.operator().call("POST", "/v1/services", {"audience": "orders"})
+    # The store of `unit` does not answer; the mint does its own part, and here is the freeze.
+    unit.operator().call("POST", "/v1/services/orders/replace-key", {"stolen": True})
     epochs.freeze(f"key:{kid}")
-    assert world.mint.key_schedule.audience_key("orders")[0] != kid
+    assert unit.mint.key_schedule.audience_key("orders")[0] != kid
     assert started(holder) == (401, "frozen")
     assert holder.call("POST", "/v1/tasks", LOOKUP).status_code == 201
 
 
 @pytest.mark.parametrize("over", ["killed", "frozen", "ended"])
-def test_a_session_that_is_over_gets_no_token(made: tuple[World, UnsafeLocalEpochs], over: str) -> None:
+def test_a_session_that_is_over_gets_no_token(unit: Harness, epochs: UnsafeLocalEpochs, over: str) -> None:
     """Its own key and a new assertion bring nothing back."""
-    world, epochs = made
-    agent, holder = world.enrol(), Holder(world, SigningKey.generate(), None)
+    agent, holder = unit.enrol(), Holder(unit, SigningKey.generate(), None)
 
     def opened() -> tuple[int, dict[str, object]]:
-        body = {"assertion": world.assertion(agent, holder.key)}
+        body = {"assertion": unit.assertion(agent, holder.key)}
         headers = holder.headers("POST", "/v1/sessions") | KEY
-        answer = world.client.post("/v1/sessions", json=body, headers=headers)
+        answer = unit.client.post("/v1/sessions", json=body, headers=headers)
         return answer.status_code, answer.json()
 
     status, told = opened()
     assert status == 201
     session = told["session"]["id"]  # type: ignore[index]
     if over == "ended":
-        world.mint.db.sessions.end_of(agent.subject)
+        unit.mint.db.sessions.end_of(agent.subject)
     else:
         (epochs.kill if over == "killed" else epochs.freeze)(f"session:{session}")
     status, told = opened()

@@ -19,7 +19,7 @@ from arx_caps.mint.runtime import MintRuntime
 from arx_caps.revocation import RevocationStore
 from arx_caps.revocation.wire import StoreHistoryError
 from tests.faults.conftest import BY, Watch, bounded, kill, start, store, token
-from tests.mint.world import make_realm
+from tests.mint.harness import make_realm
 from tests.servers import until
 
 pytestmark = pytest.mark.servers

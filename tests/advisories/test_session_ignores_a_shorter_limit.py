@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 
 from arx_caps.mint.db.tables import SESSIONS
-from tests.mint.workloads import DESK, POLICY, Desk, behalf, world
-from tests.mint.world import Holder, World
+from tests.mint.harness import Harness, Holder
+from tests.mint.workloads import DESK, POLICY, WORKLOADS, Desk, behalf
 
-__all__ = ["world"]  # a fixture
+pytestmark = WORKLOADS
 
 
-def outlive(world: World, duration: str) -> None:
-    world.realm.policy_path.write_text(POLICY.replace('subject_outlives = "10m"', f'subject_outlives = "{duration}"'))
-    world.mint.reload_policy()
+def outlive(harness: Harness, duration: str) -> None:
+    harness.realm.policy_path.write_text(POLICY.replace('subject_outlives = "10m"', f'subject_outlives = "{duration}"'))
+    harness.mint.reload_policy()
 
 
 def renew(holder: Holder, session: dict[str, Any]) -> Any:
@@ -26,38 +26,38 @@ def renew(holder: Holder, session: dict[str, Any]) -> Any:
 
 
 @pytest.fixture
-def opened(world: World) -> tuple[Holder, dict[str, Any]]:
+def opened(unit: Harness) -> tuple[Holder, dict[str, Any]]:
     """A session that may outlive its subject's token by ten minutes."""
-    holder, told = Desk(world, DESK).ask(**behalf(groups=["leads"]))
+    holder, told = Desk(unit, DESK).ask(**behalf(groups=["leads"]))
     return holder, told["session"]
 
 
-def test_a_shorter_limit_shortens_what_runs(world: World, opened: tuple[Holder, dict[str, Any]]) -> None:
+def test_a_shorter_limit_shortens_what_runs(unit: Harness, opened: tuple[Holder, dict[str, Any]]) -> None:
     """The renewal ends it by the terms in force; a limit that became longer prolongs nothing."""
     holder, session = opened
-    outlive(world, "20m")
+    outlive(unit, "20m")
     assert renew(holder, session)["session"]["ends_at"] == session["ends_at"]
-    outlive(world, "1m")
+    outlive(unit, "1m")
     told = renew(holder, session)
     assert told["session"]["ends_at"] == session["ends_at"] - 9 * 60_000
     assert told["expires_at"] <= told["session"]["ends_at"]
-    outlive(world, "10m")
+    outlive(unit, "10m")
     assert renew(holder, session)["session"]["ends_at"] == session["ends_at"] - 9 * 60_000
 
 
-def test_who_has_been_gone_for_too_long_is_not_acted_for(world: World, opened: tuple[Holder, dict[str, Any]]) -> None:
+def test_who_has_been_gone_for_too_long_is_not_acted_for(unit: Harness, opened: tuple[Holder, dict[str, Any]]) -> None:
     """Their token ended two minutes ago, and the policy now gives one: no renewal."""
     holder, session = opened
     earlier = 7 * 60_000  # the token lived five minutes
-    with world.mint.db.write() as c:
+    with unit.mint.db.write() as c:
         c.execute(SESSIONS.update().values(subject_until=session["ends_at"] - 10 * 60_000 - earlier))
     assert "token" in renew(holder, session)
-    outlive(world, "1m")
+    outlive(unit, "1m")
     assert renew(holder, session)["code"] == "session_ended"
 
 
-def test_without_a_subject_nothing_is_shorter(world: World) -> None:
+def test_without_a_subject_nothing_is_shorter(unit: Harness) -> None:
     """Nobody's token ends a session on nobody's behalf."""
-    holder, session = world.session()
-    outlive(world, "0s")
+    holder, session = unit.session()
+    outlive(unit, "0s")
     assert renew(holder, session)["session"]["ends_at"] == session["ends_at"]

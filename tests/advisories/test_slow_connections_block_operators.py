@@ -19,8 +19,8 @@ from arx_caps.mint.api.app import create_app
 from arx_caps.mint.server import connections
 from arx_caps.mint.server.connections import bounded
 from tests.agent.live import serving
+from tests.mint.harness import ISSUER, local_mint, make_realm
 from tests.mint.http import PARSERS
-from tests.mint.world import ISSUER, local_mint, make_realm
 from tests.servers import until
 
 pytestmark = pytest.mark.servers
@@ -42,7 +42,7 @@ def protocol(parser: str, monkeypatch: pytest.MonkeyPatch) -> type[connections.B
 
 @pytest.fixture
 def port(tmp_path: Path, parser: str, protocol: type[connections.BoundedProtocol]) -> Iterator[int]:
-    mint, _ = local_mint(make_realm(tmp_path / "realm"))
+    mint = local_mint(make_realm(tmp_path / "realm"))
     loop = PARSERS[parser][1]
     with serving(create_app(mint), http=protocol, loop=loop, log_config=None, lifespan="off") as port:
         yield port

@@ -7,8 +7,6 @@ end a session through the mint or enrol anybody until the file was touched.
 """
 
 import os
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from sqlalchemy import update
@@ -17,44 +15,43 @@ from arx_caps.mint.db.tables import POLICIES
 from arx_caps.mint.policy import activation
 from arx_caps.mint.runtime import MintRuntime
 from arx_verifier.errors import SettingsError
-from tests.mint.world import LOOKUP, Holder, World, local_world
+from tests.mint.harness import LOOKUP, Harness, Holder
 
 MARK = "\u202e"
 
 
 @pytest.fixture
-def world(tmp_path: Path, database: str | None) -> Iterator[World]:
-    made, _ = local_world(tmp_path / "realm", database=database)
-    made.mint.policies.settle()  # as a mint does that starts
-    yield made
-    made.mint.close()
+def unit(unit: Harness) -> Harness:
+    """A realm whose mint has put its policy in force, as a mint does that starts."""
+    unit.mint.policies.settle()
+    return unit
 
 
-def update_version(world: World, refused: str, *, file: str | None = None) -> MintRuntime:
+def update_version(harness: Harness, refused: str, *, file: str | None = None) -> MintRuntime:
     """Have the policy in force be one that an older version took, and start as the newer one.
 
     Args:
-        world: The world.
+        harness: The realm.
         refused: The text.
         file: What the policy file says; when left out it is the same.
     """
-    with world.mint.db.write() as c:
+    with harness.mint.db.write() as c:
         c.execute(update(POLICIES).values(text=refused))
-    path = world.realm.policy_path
+    path = harness.realm.policy_path
     path.write_text(refused if file is None else file)
     if file is not None:
         os.utime(path, (1_000_000_000, 1_000_000_000))
-    return start(world)
+    return start(harness)
 
 
-def start(world: World) -> MintRuntime:
-    world.mint.policies.loaded = activation.read_policy(world.realm.policy_path)
-    world.mint.policies.settle()
-    return world.mint
+def start(harness: Harness) -> MintRuntime:
+    harness.mint.policies.loaded = activation.read_policy(harness.realm.policy_path)
+    harness.mint.policies.settle()
+    return harness.mint
 
 
-def good(world: World) -> str:
-    return world.realm.policy_path.read_text("utf-8")
+def good(harness: Harness) -> str:
+    return harness.realm.policy_path.read_text("utf-8")
 
 
 def refused_by_rule(text: str) -> str:
@@ -62,19 +59,19 @@ def refused_by_rule(text: str) -> str:
 
 
 @pytest.mark.parametrize("of_file", [True, False])
-def test_an_operator_is_not_locked_out(world: World, caplog: pytest.LogCaptureFixture, *, of_file: bool) -> None:
+def test_an_operator_is_not_locked_out(unit: Harness, caplog: pytest.LogCaptureFixture, *, of_file: bool) -> None:
     """Nothing is granted, with a code and a line that say why; all else works, and a policy is put in force."""
-    text, key = good(world), world.enrol()
-    agent, session = world.open_session(key)
+    text, key = good(unit), unit.enrol()
+    agent, session = unit.open_session(key)
     task = agent.call("POST", "/v1/tasks", LOOKUP).json()["task"]
-    digest = world.mint.policies.loaded.digest
-    mint = update_version(world, refused_by_rule(text), file=None if of_file else text + "# of before\n[task.a]\n")
+    digest = unit.mint.policies.loaded.digest
+    mint = update_version(unit, refused_by_rule(text), file=None if of_file else text + "# of before\n[task.a]\n")
     assert isinstance(mint.policies.loaded, activation.NoPolicy)
     assert "task.lookup.net: expected a list with at least one network" in caplog.text
     assert any("policy" in why for why in mint.ready())
-    new = Holder(world, world.session_key, None)
+    new = Holder(unit, unit.session_key, None)
     for holder, path, body in (
-        (new, "/v1/sessions", {"assertion": world.assertion(key)}),
+        (new, "/v1/sessions", {"assertion": unit.assertion(key)}),
         (agent, "/v1/tasks", LOOKUP),
         (agent, f"/v1/sessions/{session['id']}/renew", None),
         (agent, f"/v1/tasks/{task['id']}/extend", {"ttl": "1m"}),
@@ -84,25 +81,25 @@ def test_an_operator_is_not_locked_out(world: World, caplog: pytest.LogCaptureFi
         assert (answer.status_code, answer.json()["code"]) == (503, "no_policy"), path
         assert "Retry-After" in answer.headers
         assert "network" not in answer.text, "agents are told nothing of the policy"
-    operator = world.operator()
+    operator = unit.operator()
     for path in ("/v1/whoami", "/v1/sessions", "/v1/agents", "/v1/services", "/v1/policies"):
         assert operator.call("GET", path).status_code == 200, path
     assert operator.call("GET", "/v1/policies/in-force").json()["policy"] == refused_by_rule(text)
     answer = operator.call("POST", "/v1/policies", {"policy": text.replace('"8h"', '"4h"')})
     assert (answer.status_code, answer.json()["before"]) == (200, digest)
     assert agent.call("POST", "/v1/tasks", LOOKUP).status_code == 201
-    assert mint.ready() == world.mint.ready()
+    assert mint.ready() == unit.mint.ready()
     assert not any("policy" in why for why in mint.ready())
 
 
-def test_what_was_refused_for_a_comment_is_mended(world: World) -> None:
+def test_what_was_refused_for_a_comment_is_mended(unit: Harness) -> None:
     """Without it the policy has the very same digest, and is in force all the same: here, elsewhere, at a start."""
-    text, digest = good(world), world.mint.policies.loaded.digest
-    mint = update_version(world, f"{text}# {MARK}\n", file=f"# {MARK}\n")
+    text, digest = good(unit), unit.mint.policies.loaded.digest
+    mint = update_version(unit, f"{text}# {MARK}\n", file=f"# {MARK}\n")
     assert isinstance(mint.policies.loaded, activation.NoPolicy)
     mint.policies.follow()
     assert isinstance(mint.policies.loaded, activation.NoPolicy)
-    assert world.operator().call("POST", "/v1/policies", {"policy": text}).json() == {
+    assert unit.operator().call("POST", "/v1/policies", {"policy": text}).json() == {
         "digest": digest,
         "before": digest,
     }
@@ -110,39 +107,39 @@ def test_what_was_refused_for_a_comment_is_mended(world: World) -> None:
     mint.policies.loaded = activation.NoPolicy("x", digest, 1)  # another mint of the realm
     mint.policies.follow()
     assert mint.policy.digest == digest
-    world.realm.policy_path.write_text(f"# {MARK}\n")
-    os.utime(world.realm.policy_path, (1_000_000_000, 1_000_000_000))
-    assert start(world).policy.digest == digest
+    unit.realm.policy_path.write_text(f"# {MARK}\n")
+    os.utime(unit.realm.policy_path, (1_000_000_000, 1_000_000_000))
+    assert start(unit).policy.digest == digest
 
 
-def test_the_file_mends_it_as_well(world: World) -> None:
+def test_the_file_mends_it_as_well(unit: Harness) -> None:
     """Whoever edits it and starts the mint, or has it read again, means what is in it."""
-    text = good(world)
-    mint = update_version(world, refused_by_rule(text))
-    world.realm.policy_path.write_text(text)
-    assert world.operator().call("POST", "/v1/policies/reload").status_code == 200
+    text = good(unit)
+    mint = update_version(unit, refused_by_rule(text))
+    unit.realm.policy_path.write_text(text)
+    assert unit.operator().call("POST", "/v1/policies/reload").status_code == 200
     assert mint.policy.digest
-    update_version(world, refused_by_rule(text))
-    world.realm.policy_path.write_text(text.replace('"8h"', '"3h"'))
-    assert start(world).policy.digest
+    update_version(unit, refused_by_rule(text))
+    unit.realm.policy_path.write_text(text.replace('"8h"', '"3h"'))
+    assert start(unit).policy.digest
 
 
-def test_a_mistake_that_was_never_in_force_is_no_start(world: World) -> None:
+def test_a_mistake_that_was_never_in_force_is_no_start(unit: Harness) -> None:
     """Who edits the file is told at once, and no older policy is taken in its place."""
-    world.realm.policy_path.write_text(refused_by_rule(good(world)))
+    unit.realm.policy_path.write_text(refused_by_rule(good(unit)))
     with pytest.raises(SettingsError, match="at least one network"):
-        start(world)
-    world.realm.policy_path.unlink()
+        start(unit)
+    unit.realm.policy_path.unlink()
     with pytest.raises(SettingsError, match="cannot be read"):
-        start(world)
+        start(unit)
 
 
-def test_a_newer_policy_of_another_mint_ends_nothing(world: World) -> None:
+def test_a_newer_policy_of_another_mint_ends_nothing(unit: Harness) -> None:
     """What another mint put in force and this version refuses changes nothing for a mint that has one."""
-    before = world.mint.policy.digest
-    with world.mint.db.write() as c:
+    before = unit.mint.policy.digest
+    with unit.mint.db.write() as c:
         row = dict(c.execute(POLICIES.select()).mappings().one())
         c.execute(POLICIES.insert().values(row | {"digest": "x", "text": "[task.a]", "in_force_at": 2**50}))
     with pytest.raises(SettingsError, match=r"task\.a"):
-        world.mint.policies.follow()
-    assert world.mint.policy.digest == before
+        unit.mint.policies.follow()
+    assert unit.mint.policy.digest == before

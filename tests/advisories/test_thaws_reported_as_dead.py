@@ -20,7 +20,7 @@ pytestmark = pytest.mark.servers
 
 
 @pytest.fixture
-def live(tmp_path: Path, free_port: int) -> Iterator[Live]:
+def up(tmp_path: Path, free_port: int) -> Iterator[Live]:
     """A realm that runs."""
     with live_realm(tmp_path / "realm", free_port) as realm:
         realm.ok("agent", "enrol", AGENT, "--key-out", tmp_path / "agent.key", "--owner", "ada")
@@ -29,20 +29,20 @@ def live(tmp_path: Path, free_port: int) -> Iterator[Live]:
 
 
 @pytest.fixture
-def orders(live: Live, tmp_path: Path) -> Iterator[Verifier]:
+def orders(up: Live, tmp_path: Path) -> Iterator[Verifier]:
     """A service's verifier, live in the store's registry."""
-    with live_verifier(live, tmp_path / "orders.json") as verifier:
+    with live_verifier(up, tmp_path / "orders.json") as verifier:
         yield verifier
 
 
 @pytest.mark.usefixtures("orders")
-def test_each_command_reports_in_the_same_words(live: Live) -> None:
+def test_each_command_reports_in_the_same_words(up: Live) -> None:
     """At the mint and straight at the store: the word, the exit code and the line say the same."""
     words = (f"agent:{AGENT}", "--reason", "a test", "--yes")
-    live.until(lambda: live.run("freeze", *words)[0] == exit_codes.OK)  # the registry is older than a lease
+    up.until(lambda: up.run("freeze", *words)[0] == exit_codes.OK)  # the registry is older than a lease
     for verb in ("freeze", "thaw", "kill", "thaw"):
         for by, direct in (("mint", ()), ("store", ("--direct",))):
-            code, report, _ = live.run(verb, *words, *direct)
+            code, report, _ = up.run(verb, *words, *direct)
             assert (report["status"], report["by"]) == ("confirmed", by), (verb, report)
             assert report["summary"].startswith("confirmed: 2 of 2 verifiers in "), verb
             assert code == exit_codes.OK

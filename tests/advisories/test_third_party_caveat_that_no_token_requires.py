@@ -11,8 +11,8 @@ from arx_verifier.token import wire
 from arx_verifier.token.discharge import ThirdPartyCaveat, bind, join, third_party_caveats
 from arx_verifier.token.macaroon import Macaroon
 from tests.mint.approvals import POLICY, REFUND, Desk, code, decide
+from tests.mint.harness import now_ms
 from tests.mint.test_tasks import verifier
-from tests.mint.world import now_ms
 
 TOOLS = '["payments.refund", "payments.note"]'
 
@@ -39,12 +39,12 @@ def test_made_up(desk: Desk) -> None:
             "POST", "/v1/discharges", {"caveat": caveat, "tool": "payments.refund", "args": REFUND}
         )
         assert code(answer) == "not_found"
-    assert desk.world.mint.db.approvals.list() == []
+    assert desk.harness.mint.db.approvals.list() == []
 
 
 def test_of_the_other_audience(desk: Desk) -> None:
     """The same words under the key of another service, where this task has a token that requires nothing."""
-    kid, _ = desk.world.mint.key_schedule.audience_key("orders")
+    kid, _ = desk.harness.mint.key_schedule.audience_key("orders")
     third_party = ThirdPartyCaveat(id=f"{kid}:{desk.id}", tools=("payments.refund", "payments.note"))
     body = {"caveat": third_party.encode().decode(), "tool": "payments.refund", "args": REFUND}
     assert code(desk.agent.call("POST", "/v1/discharges", body)) == "bad_parameters"
@@ -67,7 +67,7 @@ def test_two_of_one_name(desk: Desk) -> None:
     token = desk.task.bundle.tokens["payments"]
     refunds, notes = (each.encode() for each in third_party_caveats(token))
     desk.caveat = refunds.decode()
-    judge = verifier(desk.world, "payments")
+    judge = verifier(desk.harness, "payments")
     _, approval = desk.approved()
     note = {"x": 1}
     text = desk.task.call_token("payments", "payments.note", note)

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.servers
 
 
 @pytest.fixture(scope="module")
-def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     """A running realm with one agent."""
     folder = tmp_path_factory.mktemp("thumbprints")
     with live_realm(folder / "realm", free_ports(1)[0]) as realm:
@@ -23,10 +23,10 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
         yield realm
 
 
-def test_a_thumbprint_that_begins_with_a_dash_is_an_argument(live: Live, tmp_path: Path) -> None:
+def test_a_thumbprint_that_begins_with_a_dash_is_an_argument(up: Live, tmp_path: Path) -> None:
     """The key is removed."""
     key = next(key for key in iter(SigningKey.generate, None) if key.kid.startswith("-"))
     (tmp_path / "public.jwk").write_text(json.dumps(key.public.jwk))
-    live.ok("agent", "key", "add", AGENT, "--public-jwk", tmp_path / "public.jwk")
-    left = live.ok("agent", "key", "remove", AGENT, key.kid)["agent"]
+    up.ok("agent", "key", "add", AGENT, "--public-jwk", tmp_path / "public.jwk")
+    left = up.ok("agent", "key", "remove", AGENT, key.kid)["agent"]
     assert key.kid not in json.dumps(left)

@@ -16,8 +16,8 @@ import pytest
 
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.mint.db.mint_database import MintDatabase
+from tests.mint.harness import make_realm
 from tests.mint.processes import MintProcess
-from tests.mint.world import make_realm
 from tests.postgres import Postgres
 from tests.servers import until
 

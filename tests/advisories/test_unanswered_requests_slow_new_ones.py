@@ -5,64 +5,59 @@ Whether a session has too many that wait was found among all that waited when th
 200 000 a tenth of a second, and an agent can ask as often as it starts tasks.
 """
 
-from pathlib import Path
 from typing import Any
 
+import pytest
 from sqlalchemy import event, select, update
 
 from arx_caps.mint.db.repositories.approvals import ENDED, MAX_CLOSED, WAITING
 from arx_caps.mint.db.tables import APPROVALS, TASKS
 from tests.mint.approvals import Desk
-from tests.mint.world import local_world, now_ms
+from tests.mint.harness import Harness, now_ms
 
 COUNTED = "count(*)"
 
 
-def test_a_request_looks_at_those_of_its_session_alone(tmp_path: Path) -> None:
+pytestmark = pytest.mark.sqlite
+
+
+def test_a_request_looks_at_those_of_its_session_alone(unit: Harness) -> None:
     """
     How many wait is one look into an index of the session's.
     """
-    world, _ = local_world(tmp_path / "realm")
     asked: list[tuple[str, Any]] = []
 
     def note(_: Any, __: Any, sql: str, values: Any, *___: Any) -> None:
         asked.append((sql, values))
 
-    try:
-        desk = Desk(world)
-        event.listen(world.mint.db._engine, "before_cursor_execute", note)
-        desk.ask()
-        found = [(sql, values) for sql, values in asked if COUNTED in sql and "approvals" in sql]
-        assert len(found) == 1
-        with world.mint.db.read() as c:
-            plan = c.exec_driver_sql(f"EXPLAIN QUERY PLAN {found[0][0]}", found[0][1]).all()
-    finally:
-        world.mint.close()
+    desk = Desk(unit)
+    event.listen(unit.mint.db._engine, "before_cursor_execute", note)
+    desk.ask()
+    found = [(sql, values) for sql, values in asked if COUNTED in sql and "approvals" in sql]
+    assert len(found) == 1
+    with unit.mint.db.read() as c:
+        plan = c.exec_driver_sql(f"EXPLAIN QUERY PLAN {found[0][0]}", found[0][1]).all()
     assert any("approvals_waiting (session=? AND status=?)" in row[-1] for row in plan), plan
 
 
-def test_what_nobody_answers_does_not_gather(tmp_path: Path) -> None:
+def test_what_nobody_answers_does_not_gather(unit: Harness) -> None:
     """
     Each request takes some whose task is over from those that wait; they stay in the list as what ended.
     """
-    world, _ = local_world(tmp_path / "realm")
-    try:
-        desk = Desk(world)
-        for _ in range(MAX_CLOSED):
-            desk.ask()
-        ended = desk.id
-        with world.mint.db.write() as c:
-            c.execute(update(TASKS).where(TASKS.c.id == ended).values(expires_at=now_ms()))
-        desk.id, desk.task = desk.start()
-        desk.caveat = desk.third_party(desk.task)
-        asked = desk.ask()
-        with world.mint.db.read() as c:
-            statuses = c.execute(select(APPROVALS.c.task, APPROVALS.c.status)).all()
-        assert {status for task, status in statuses if task == ended} == {ENDED}
-        assert [status for task, status in statuses if task != ended] == [WAITING]
-        listed = desk.agent.call("GET", "/v1/approvals", state="ended", task=ended).json()["approvals"]
-        assert len(listed) == MAX_CLOSED
-        waiting = desk.agent.call("GET", "/v1/approvals", state="waiting").json()["approvals"]
-        assert [each["id"] for each in waiting] == [asked["id"]]
-    finally:
-        world.mint.close()
+    desk = Desk(unit)
+    for _ in range(MAX_CLOSED):
+        desk.ask()
+    ended = desk.id
+    with unit.mint.db.write() as c:
+        c.execute(update(TASKS).where(TASKS.c.id == ended).values(expires_at=now_ms()))
+    desk.id, desk.task = desk.start()
+    desk.caveat = desk.third_party(desk.task)
+    asked = desk.ask()
+    with unit.mint.db.read() as c:
+        statuses = c.execute(select(APPROVALS.c.task, APPROVALS.c.status)).all()
+    assert {status for task, status in statuses if task == ended} == {ENDED}
+    assert [status for task, status in statuses if task != ended] == [WAITING]
+    listed = desk.agent.call("GET", "/v1/approvals", state="ended", task=ended).json()["approvals"]
+    assert len(listed) == MAX_CLOSED
+    waiting = desk.agent.call("GET", "/v1/approvals", state="waiting").json()["approvals"]
+    assert [each["id"] for each in waiting] == [asked["id"]]

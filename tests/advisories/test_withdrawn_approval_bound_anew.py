@@ -5,36 +5,19 @@ A kill ends what was born before it, and a discharge has no birth: with the toke
 it would have been good again.
 """
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 
 from arx_caps.agent.approval import Approval
 from arx_caps.agent.bundle import Bundle
 from arx_caps.agent.task import Task
-from arx_caps.embedded import EmbeddedValkey
-from arx_caps.mint.runtime import MintRuntime
-from arx_caps.realm import Realm
 from arx_caps.revocation import RevocationStore
 from arx_verifier.verification.verifier import Verifier
 from tests.mint.approvals import REFUND, Desk, code, decide
 from tests.mint.test_approvals_crashes import desk, payments
-from tests.mint.world import World, client_of, make_realm
-from tests.servers import begun_store
 
 __all__ = ["desk", "payments"]  # fixtures
-pytestmark = pytest.mark.servers
 LEASE_MS = 5_000  # nobody waits for it: all that follow the store are there
-
-
-@pytest.fixture
-def world(tmp_path: Path, valkey: EmbeddedValkey, realm_name: str, database: str | None) -> Iterator[World]:
-    realm = make_realm(tmp_path / "realm", realm_name, database=database)
-    with begun_store(valkey.url, realm_name, lease_ms=LEASE_MS):
-        mint = MintRuntime.open(Realm.open(realm.folder), store_url=valkey.url)
-        with client_of(mint) as client:
-            yield World(mint, client)
+pytestmark = [pytest.mark.servers, pytest.mark.realm(lease_ms=LEASE_MS)]
 
 
 def extended(desk: Desk) -> Task:
@@ -50,8 +33,8 @@ def attenuated(desk: Desk) -> Task:
 
 def said(desk: Desk, judge: Verifier, task: Task, approval: Approval) -> str:
     """What the service says, once it and the mint know all that the store does."""
-    last = desk.world.mint.store.header().seq
-    assert all(view.catch_up(0, last, 5) for view in (judge.epochs, desk.world.mint.epochs))
+    last = desk.harness.mint.store.header().seq
+    assert all(view.catch_up(0, last, 5) for view in (judge.epochs, desk.harness.mint.epochs))
     return decide(judge, task, REFUND, [approval])
 
 
@@ -59,13 +42,13 @@ def said(desk: Desk, judge: Verifier, task: Task, approval: Approval) -> str:
 def test_with_a_younger_token(desk: Desk, payments: Verifier, way: str) -> None:
     """However it was ended, at the mint or straight in the store, no token of the task is good with it again."""
     asked, approval = desk.approved()
-    operator, target = desk.world.operator(), f"task:{asked['id']}"
+    operator, target = desk.harness.operator(), f"task:{asked['id']}"
     if way == "withdrawn":
         assert code(operator.call("DELETE", f"/v1/approvals/{asked['id']}")) == "ok"
     elif way == "killed":
         assert code(operator.call("POST", "/v1/kills", {"targets": [target], "reason": "test"})) == "ok"
     else:
-        with RevocationStore(desk.world.mint.store_url, desk.world.realm.name) as store:
+        with RevocationStore(desk.harness.mint.store_url, desk.harness.realm.name) as store:
             store.kill_by_kind([target], "test", "somebody")
     assert said(desk, payments, desk.task, approval) == "revoked"
     assert said(desk, payments, extended(desk), approval) == "frozen"
@@ -77,7 +60,7 @@ def test_with_a_younger_token(desk: Desk, payments: Verifier, way: str) -> None:
 def test_what_is_asked_for_again_is_another_one(desk: Desk, payments: Verifier) -> None:
     """The end of one approval is the end of no other: the same call, approved once more, is done once."""
     asked, gone = desk.approved()
-    assert code(desk.world.operator().call("DELETE", f"/v1/approvals/{asked['id']}")) == "ok"
+    assert code(desk.harness.operator().call("DELETE", f"/v1/approvals/{asked['id']}")) == "ok"
     _, approval = desk.approved()
     assert said(desk, payments, desk.task, gone) == "revoked"
     assert said(desk, payments, desk.task, approval) == "ok"
@@ -88,8 +71,8 @@ def test_a_store_that_lost_the_freeze_gets_it_again(desk: Desk, payments: Verifi
     """The database knows what was withdrawn while it was good, and freezes it again."""
     asked, approval = desk.approved()
     target = f"task:{asked['id']}"
-    assert code(desk.world.operator().call("DELETE", f"/v1/approvals/{asked['id']}")) == "ok"
-    mint = desk.world.mint
+    assert code(desk.harness.operator().call("DELETE", f"/v1/approvals/{asked['id']}")) == "ok"
+    mint = desk.harness.mint
     bump = mint.store.thaw([target], "lost", "test")
     mint.advance(bump.header.place)
     assert target in mint.db.approvals.withdrawn_targets()

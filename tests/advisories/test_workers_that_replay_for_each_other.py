@@ -82,7 +82,7 @@ def workers(file: Path, folder: Path, count: int = 2) -> Iterator[list[Worker]]:
 
 
 @pytest.fixture(scope="module")
-def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     folder = tmp_path_factory.mktemp("workers")
     with live_realm(folder / "realm", *free_ports(1)) as realm:
         realm.ok("agent", "enrol", AGENT, "--key-out", folder / "agent.key")
@@ -92,63 +92,63 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
         yield realm
 
 
-def called(live: Live) -> dict[str, Any]:
+def called(up: Live) -> dict[str, Any]:
     """A call that is signed once, for whoever presents it."""
     args = {"order_id": "o-1"}
-    held = Task.from_text((live.folder.parent / "task").read_text())
+    held = Task.from_text((up.folder.parent / "task").read_text())
     return {"token": held.call_token("orders", "orders.get", args), "args": args, "at": time.time_ns() // 1_000_000}
 
 
-def doctored(live: Live) -> dict[str, Any]:
-    _, told, _ = live.run("doctor")
+def doctored(up: Live) -> dict[str, Any]:
+    _, told, _ = up.run("doctor")
     [check] = [check for check in told["checks"] if check["name"] == "nonces"]
     return dict(check)
 
 
 @pytest.mark.parametrize("way", ["enrol", "join"])
-def test_the_default_is_right_for_many_workers(live: Live, tmp_path: Path, way: str) -> None:
+def test_the_default_is_right_for_many_workers(up: Live, tmp_path: Path, way: str) -> None:
     """
     A service file of either way names the realm's own store, and of two processes one accepts a call.
     """
     file = tmp_path / "orders.json"
     if way == "enrol":
-        live.ok("service", "enrol", "orders", "--out", file)
+        up.ok("service", "enrol", "orders", "--out", file)
     else:
-        live.ok("service", "invite", "orders", "--out", tmp_path / "invitation")
-        live.ok("service", "join", tmp_path / "invitation", "--out", file, "--key-out", tmp_path / "key")
+        up.ok("service", "invite", "orders", "--out", tmp_path / "invitation")
+        up.ok("service", "join", tmp_path / "invitation", "--out", file, "--key-out", tmp_path / "key")
     with workers(file, tmp_path) as both:
         for number in range(20):
-            call = called(live)
+            call = called(up)
             assert [worker.code(call) for worker in both] == ["ok", "replayed"], number
             both.reverse()
-        assert doctored(live)["ok"]
+        assert doctored(up)["ok"]
         assert [worker.close() for worker in both] == ["", ""]
     told = json.loads(file.read_text())
     assert told["nonces"] == told["store"]
     assert told["nonces"].startswith("unix://")
 
 
-def test_where_they_share_nothing_it_is_said(live: Live, tmp_path: Path) -> None:
+def test_where_they_share_nothing_it_is_said(up: Live, tmp_path: Path) -> None:
     """
     The second process logs a warning that names the setting, once; the doctor finds the two while both run.
     """
     file = tmp_path / "orders.json"
-    live.ok("service", "enrol", "orders", "--out", file)
+    up.ok("service", "enrol", "orders", "--out", file)
     content = json.loads(file.read_text())
     content.pop("nonces", None)
     file.write_text(json.dumps(content))
     with workers(file, tmp_path) as (first, second):
-        assert first.code(called(live)) == "ok"
-        assert doctored(live)["ok"], "one process is right without"
-        assert second.code(called(live)) == "ok"
-        exit_code, _, _ = live.run("doctor")
-        found = doctored(live)
+        assert first.code(called(up)) == "ok"
+        assert doctored(up)["ok"], "one process is right without"
+        assert second.code(called(up)) == "ok"
+        exit_code, _, _ = up.run("doctor")
+        found = doctored(up)
         assert (exit_code, found["ok"]) == (exit_codes.DENIED, False)
         assert "2 processes of orders" in found["found"]
         assert '"nonces"' in found["mend"]
         assert first.close() == ""
-        assert second.code(called(live)) == "ok"
-        live.until(lambda: doctored(live)["ok"])
+        assert second.code(called(up)) == "ok"
+        up.until(lambda: doctored(up)["ok"])
         said = second.close()
     assert said.count("WARNING") == said.count("\n") == 1
     assert '"nonces": "redis://HOST"' in said

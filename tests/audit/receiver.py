@@ -12,7 +12,7 @@ from arx_caps.audit.shipping.batch import HEADER, PATH
 from arx_caps.keyfile import PublicKey, SigningKey
 from arx_verifier.errors import ArxError
 from arx_verifier.journal.record import OpenedRecord, read_sealed
-from tests.mint.world import now_ms
+from tests.mint.harness import now_ms
 
 REALM = "acme"
 

@@ -44,21 +44,21 @@ ARGS = {"order_id": "o-1", "amount": 500}
 CALL = ("--tool", "payments.refund", "--arg", "order_id=o-1", "--arg", "amount=500")
 
 
-def run(live: Live, *words: str | Path) -> tuple[int, dict[str, Any], str]:
+def run(up: Live, *words: str | Path) -> tuple[int, dict[str, Any], str]:
     """Type a command with ``--json``; returns exit code, object and stderr."""
-    ran = arx(*words, "--json", env={"ARX_HOME": str(live.folder)})
+    ran = arx(*words, "--json", env={"ARX_HOME": str(up.folder)})
     return ran.exit_code, ran.json, ran.err
 
 
-def ok(live: Live, *words: str | Path) -> dict[str, Any]:
+def ok(up: Live, *words: str | Path) -> dict[str, Any]:
     """Type a command that must succeed."""
-    exit_code, told, err = run(live, *words)
+    exit_code, told, err = run(up, *words)
     assert exit_code == 0, (words, told, err)
     return told
 
 
 @pytest.fixture(scope="module")
-def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     """A running realm whose refunds are approved by two."""
     folder = tmp_path_factory.mktemp("approving")
     with live_realm(folder / "realm", free_ports(1)[0]) as realm:
@@ -73,28 +73,28 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
 
 
 @pytest.fixture
-def here(live: Live) -> Path:
+def here(up: Live) -> Path:
     """The folder with everybody's files."""
-    return live.folder.parent
+    return up.folder.parent
 
 
 @pytest.fixture
-def payments(here: Path, live: Live) -> Iterator[Verifier]:
+def payments(here: Path, up: Live) -> Iterator[Verifier]:
     """The payments service's verifier."""
-    with live_verifier(live, here / "payments.json") as verifier:
+    with live_verifier(up, here / "payments.json") as verifier:
         yield verifier
 
 
 @pytest.fixture
-def task(here: Path, live: Live, tmp_path: Path) -> Path:
+def task(here: Path, up: Live, tmp_path: Path) -> Path:
     """A task's bundle."""
-    ok(live, "task", "start", "payout", "--session", here / "session", "--out", tmp_path / "task")
+    ok(up, "task", "start", "payout", "--session", here / "session", "--out", tmp_path / "task")
     return tmp_path / "task"
 
 
-def ask(live: Live, here: Path, task: Path, *words: str | Path) -> dict[str, Any]:
+def ask(up: Live, here: Path, task: Path, *words: str | Path) -> dict[str, Any]:
     """Ask for an approval."""
-    asked = ok(live, "task", "ask", "--in", task, "--session", here / "session", *CALL, *words)
+    asked = ok(up, "task", "ask", "--in", task, "--session", here / "session", *CALL, *words)
     return dict(asked["approval"])
 
 
@@ -105,51 +105,51 @@ def judged(verifier: Verifier, task: Path, approval: Path) -> str:
     return verifier.decide(text, AccessRequest("payments.refund", ARGS, now_ms(), "127.0.0.1")).code
 
 
-def test_from_the_question_to_the_call(live: Live, here: Path, task: Path, payments: Verifier) -> None:
+def test_from_the_question_to_the_call(up: Live, here: Path, task: Path, payments: Verifier) -> None:
     """
     Asked, listed with all that an operator needs, approved by two, waited for, used once, seen in the trail.
     """
-    asked = ask(live, here, task, "--why", "charged twice")
+    asked = ask(up, here, task, "--why", "charged twice")
     assert (asked["state"], asked["need"], asked["args"]) == ("waiting", 2, ARGS)
-    (shown,) = ok(live, "approval", "list", "--operator-key", here / "ada.key", "--task", asked["task"])["approvals"]
+    (shown,) = ok(up, "approval", "list", "--operator-key", here / "ada.key", "--task", asked["task"])["approvals"]
     assert (shown["id"], shown["agent"], shown["why"], shown["tool"]) == (
         asked["id"],
         AGENT,
         "charged twice",
         "payments.refund",
     )
-    own = ok(live, "approval", "list", "--session", here / "session", "--of", asked["session"])["approvals"]
+    own = ok(up, "approval", "list", "--session", here / "session", "--of", asked["session"])["approvals"]
     assert asked["id"] in {each["id"] for each in own}
-    first = ok(live, "approval", "approve", asked["id"], "--yes", "--operator-key", here / "ada.key")["approval"]
+    first = ok(up, "approval", "approve", asked["id"], "--yes", "--operator-key", here / "ada.key")["approval"]
     assert (first["state"], first["by"]) == ("waiting", ["ada"])
-    exit_code, told, _ = run(live, "approval", "approve", asked["id"], "--yes", "--operator-key", here / "ada.key")
+    exit_code, told, _ = run(up, "approval", "approve", asked["id"], "--yes", "--operator-key", here / "ada.key")
     assert (exit_code, told["code"]) == (exit_codes.DENIED, "conflict")
     out = task.with_name("approval")
     late = ("approval", "wait", asked["id"], "--session", here / "session", "--discharge", out, "--timeout", "50ms")
-    exit_code, told, said = run(live, *late)
+    exit_code, told, said = run(up, *late)
     assert (exit_code, told["code"], out.exists()) == (exit_codes.INCOMPLETE, "waiting", False)
     assert "waiting for operators" in said
     command = [sys.executable, "-m", "arx_caps.cli", *map(str, late[:-2]), "--json"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as waiter:
-        second = ok(live, "approval", "approve", asked["id"], "--yes", "--operator-key", here / "bob.key")["approval"]
+        second = ok(up, "approval", "approve", asked["id"], "--yes", "--operator-key", here / "bob.key")["approval"]
         assert (second["state"], second["by"]) == ("approved", ["ada", "bob"])
         written, said = waiter.communicate(timeout=60)
     assert (waiter.returncode, "arx1_" in written + said) == (0, False)
     assert json.loads(written)["approval"] == second
     assert out.stat().st_mode & 0o077 == 0
-    told = ok(live, "token", "explain", task, *CALL, "--service", here / "payments.json", "--approval", out)
+    told = ok(up, "token", "explain", task, *CALL, "--service", here / "payments.json", "--approval", out)
     assert told["allowed"]
     assert [judged(payments, task, out) for _ in range(2)] == ["ok", "already_used"]
-    exit_code, told, _ = run(live, "approval", "approve", asked["id"], "--yes", "--operator-key", here / "ada.key")
+    exit_code, told, _ = run(up, "approval", "approve", asked["id"], "--yes", "--operator-key", here / "ada.key")
     assert (exit_code, told["code"]) == (exit_codes.DENIED, "conflict")
 
 
-def test_a_person_sees_what_they_approve(live: Live, here: Path, task: Path) -> None:
+def test_a_person_sees_what_they_approve(up: Live, here: Path, task: Path) -> None:
     """
     The list and the approval itself show one card; without a yes nothing is approved, whatever is kept quiet.
     """
-    asked = ask(live, here, task, "--why", "a \x1b[2Jtest")
-    typed = partial(arx, env={"ARX_HOME": str(live.folder)})
+    asked = ask(up, here, task, "--why", "a \x1b[2Jtest")
+    typed = partial(arx, env={"ARX_HOME": str(up.folder)})
     exit_code, written, said = typed("approval", "list", "--task", asked["task"])
     lines = written.splitlines()
     assert (exit_code, lines[0].split()[:3]) == (0, [asked["id"], "waiting,", "asked"])
@@ -163,22 +163,22 @@ def test_a_person_sees_what_they_approve(live: Live, here: Path, task: Path) -> 
     assert f"arx approval approve {asked['id']}" in said
     exit_code, written, said = typed("approval", "approve", asked["id"], "--quiet")
     assert (exit_code, written, "nobody to ask" in said) == (exit_codes.USAGE, "", True)
-    assert ok(live, "approval", "show", asked["id"])["approval"]["by"] == []
+    assert ok(up, "approval", "show", asked["id"])["approval"]["by"] == []
 
 
 @pytest.mark.parametrize(
     ("typed", "exit_code", "by"), [(b"n\n", exit_codes.DENIED, []), (b"y\n", exit_codes.OK, ["root"])]
 )
 def test_a_person_answers_on_a_terminal(
-    live: Live, here: Path, task: Path, typed: bytes, exit_code: int, by: list[str]
+    up: Live, here: Path, task: Path, typed: bytes, exit_code: int, by: list[str]
 ) -> None:
     """
     The question comes with all that it is about, also where the rest is kept quiet, and what is typed is done.
     """
-    asked = ask(live, here, task)
+    asked = ask(up, here, task)
     terminal, theirs = pty.openpty()
     command = [sys.executable, "-m", "arx_caps.cli", "approval", "approve", asked["id"], "--quiet"]
-    command += ["--realm-dir", str(live.folder)]
+    command += ["--realm-dir", str(up.folder)]
     with subprocess.Popen(command, stdin=theirs, stdout=subprocess.DEVNULL, stderr=theirs) as process:
         os.close(theirs)
         shown = b""
@@ -190,129 +190,127 @@ def test_a_person_answers_on_a_terminal(
     lines = [line.split() for line in shown.decode().splitlines()]
     assert ["amount", "=", "500"] in lines
     assert ["who", AGENT] in lines
-    assert ok(live, "approval", "show", asked["id"])["approval"]["by"] == by
+    assert ok(up, "approval", "show", asked["id"])["approval"]["by"] == by
 
 
-def test_a_no_and_what_is_taken_back(live: Live, here: Path, task: Path, payments: Verifier) -> None:
+def test_a_no_and_what_is_taken_back(up: Live, here: Path, task: Path, payments: Verifier) -> None:
     """
     A denial ends the agent's wait with 1 and its reason; what is withdrawn no service takes any more.
     """
-    denied, given = ask(live, here, task), ask(live, here, task)
-    no = ok(live, "approval", "deny", denied["id"], "--why", "no receipt", "--operator-key", here / "ada.key")[
-        "approval"
-    ]
+    denied, given = ask(up, here, task), ask(up, here, task)
+    no = ok(up, "approval", "deny", denied["id"], "--why", "no receipt", "--operator-key", here / "ada.key")["approval"]
     assert (no["state"], no["denied_by"], no["answer_why"]) == ("denied", "ada", "no receipt")
     wait = ("--session", here / "session", "--timeout", "20s")
-    exit_code, told, said = run(live, "approval", "wait", denied["id"], *wait)
+    exit_code, told, said = run(up, "approval", "wait", denied["id"], *wait)
     assert (exit_code, told["code"], "no receipt" in said) == (exit_codes.DENIED, "approval_denied", True)
     assert "waiting for operators" not in said
-    exit_code, told, _ = run(live, "approval", "withdraw", denied["id"], "--yes")
+    exit_code, told, _ = run(up, "approval", "withdraw", denied["id"], "--yes")
     assert (exit_code, told["approval"]["state"], told["kill"]) == (exit_codes.OK, "denied", None)
     for name in ("ada", "bob"):
         key = ("--operator-key", here / f"{name}.key")
-        ok(live, "approval", "approve", given["id"], "--yes", "--why", "a receipt came", *key)
-    exit_code, told, _ = run(live, "approval", "deny", given["id"])
+        ok(up, "approval", "approve", given["id"], "--yes", "--why", "a receipt came", *key)
+    exit_code, told, _ = run(up, "approval", "deny", given["id"])
     assert (exit_code, told["error"]) == (
         exit_codes.DENIED,
         f"{given['id']} is approved already; to take that back, withdraw it",
     )
     out = task.with_name("approval")
-    ok(live, "approval", "wait", given["id"], *wait, "--discharge", out)
-    exit_code, told, _ = run(live, "approval", "withdraw", given["id"], "--yes", "--operator-key", here / "bob.key")
+    ok(up, "approval", "wait", given["id"], *wait, "--discharge", out)
+    exit_code, told, _ = run(up, "approval", "withdraw", given["id"], "--yes", "--operator-key", here / "bob.key")
     assert (exit_code in (exit_codes.OK, exit_codes.INCOMPLETE), told["approval"]["state"]) == (True, "withdrawn")
-    live.until(lambda: judged(payments, task, out) == "revoked")
-    exit_code, told, _ = run(live, "approval", "wait", given["id"], *wait)
+    up.until(lambda: judged(payments, task, out) == "revoked")
+    exit_code, told, _ = run(up, "approval", "wait", given["id"], *wait)
     assert (exit_code, told["code"]) == (exit_codes.DENIED, "approval_withdrawn")
     assert told["error"] == f"{given['id']} was withdrawn"
 
 
-def test_a_no_has_no_reason_but_its_own(live: Live, here: Path, task: Path) -> None:
+def test_a_no_has_no_reason_but_its_own(up: Live, here: Path, task: Path) -> None:
     """
     What the first operator said with a yes is not told as the reason of the second one's no.
     """
-    asked = ask(live, here, task)
+    asked = ask(up, here, task)
     yes = ("approve", asked["id"], "--yes", "--why", "looks right", "--operator-key", here / "ada.key")
-    assert ok(live, "approval", *yes)["approval"]["answer_why"] == "looks right"
-    no = ok(live, "approval", "deny", asked["id"], "--operator-key", here / "bob.key")["approval"]
+    assert ok(up, "approval", *yes)["approval"]["answer_why"] == "looks right"
+    no = ok(up, "approval", "deny", asked["id"], "--operator-key", here / "bob.key")["approval"]
     assert (no["state"], no["answer_why"]) == ("denied", None)
 
 
-def test_what_is_not_there_or_too_long_says_what_to_do(live: Live, here: Path) -> None:
+def test_what_is_not_there_or_too_long_says_what_to_do(up: Live, here: Path) -> None:
     """
     An id that nobody was given leads to the list; a reason that no one would read goes nowhere.
     """
     for words in (("show",), ("approve", "--yes"), ("deny",), ("withdraw", "--yes")):
-        exit_code, told, _ = run(live, "approval", words[0], "a-aaaaaaaaaaaaaaaa", *words[1:])
+        exit_code, told, _ = run(up, "approval", words[0], "a-aaaaaaaaaaaaaaaa", *words[1:])
         assert (exit_code, told["hint"]) == (exit_codes.DENIED, "arx approval list --state all")
-    exit_code, told, _ = run(live, "approval", "deny", "a-aaaaaaaaaaaaaaaa", "--why", "x" * 501)
+    exit_code, told, _ = run(up, "approval", "deny", "a-aaaaaaaaaaaaaaaa", "--why", "x" * 501)
     assert (exit_code, "500 characters at most, got 501" in told["error"]) == (exit_codes.USAGE, True)
 
 
-def test_a_kill_of_an_approval_is_no_slip(live: Live, here: Path, task: Path) -> None:
+def test_a_kill_of_an_approval_is_no_slip(up: Live, here: Path, task: Path) -> None:
     """
     Who kills ``task:a-…`` is not told that there is no such task; whose id is mistyped is.
     """
-    asked = ask(live, here, task)
+    asked = ask(up, here, task)
     for name, doubted in ((asked["id"], False), ("a-abcdefghijklmnop", True)):
-        exit_code, _, said = run(live, "kill", f"task:{name}", "--reason", "a test", "--yes")
+        exit_code, _, said = run(up, "kill", f"task:{name}", "--reason", "a test", "--yes")
         assert exit_code in (exit_codes.OK, exit_codes.INCOMPLETE)
         assert ("is it spelt right?" in said) is doubted
         assert "thaw" not in said  # nothing of an approval can begin later
-    assert "is it task:a-abcdefghijklmnop?" in run(live, "kill", "a-abcdefghijklmnop", "--reason", "x", "--yes")[2]
-    assert ok(live, "approval", "show", asked["id"])["approval"]["state"] == "withdrawn"
+    assert "is it task:a-abcdefghijklmnop?" in run(up, "kill", "a-abcdefghijklmnop", "--reason", "x", "--yes")[2]
+    assert ok(up, "approval", "show", asked["id"])["approval"]["state"] == "withdrawn"
 
 
-def test_who_may_not_approve_is_told(live: Live, here: Path, task: Path) -> None:
+def test_who_may_not_approve_is_told(up: Live, here: Path, task: Path) -> None:
     """
     A reader sees what waits and says nothing to it; an approver ends nothing else.
     """
-    ok(live, "operator", "enrol", "reader", "--role", "read-only", "--key-out", here / "reader.key")
-    asked = ask(live, here, task)
+    ok(up, "operator", "enrol", "reader", "--role", "read-only", "--key-out", here / "reader.key")
+    asked = ask(up, here, task)
     words = (asked["id"], "--operator-key", here / "reader.key")
-    assert ok(live, "approval", "show", *words)["approval"]["id"] == asked["id"]
+    assert ok(up, "approval", "show", *words)["approval"]["id"] == asked["id"]
     for verb in (("approve", "--yes"), ("deny",), ("withdraw", "--yes")):
-        exit_code, told, _ = run(live, "approval", verb[0], *words, *verb[1:])
+        exit_code, told, _ = run(up, "approval", verb[0], *words, *verb[1:])
         assert (exit_code, told["code"]) == (exit_codes.DENIED, "tool_not_allowed")
     exit_code, told, _ = run(
-        live, "kill", f"task:{asked['task']}", "--reason", "x", "--yes", "--operator-key", here / "ada.key"
+        up, "kill", f"task:{asked['task']}", "--reason", "x", "--yes", "--operator-key", here / "ada.key"
     )
     assert (exit_code, told["code"]) == (exit_codes.DENIED, "tool_not_allowed")
 
 
-def test_a_yes_that_counts_no_more_is_told(live: Live, here: Path, task: Path) -> None:
+def test_a_yes_that_counts_no_more_is_told(up: Live, here: Path, task: Path) -> None:
     """
     Two have said yes and it waits: whoever wonders reads that one of them was removed meanwhile.
     """
-    asked = ask(live, here, task)
-    ok(live, "operator", "enrol", "eve", "--role", "approver", "--key-out", task.with_name("eve.key"))
-    ok(live, "approval", "approve", asked["id"], "--yes", "--operator-key", task.with_name("eve.key"))
-    ok(live, "operator", "remove", "eve", "--yes")
+    asked = ask(up, here, task)
+    ok(up, "operator", "enrol", "eve", "--role", "approver", "--key-out", task.with_name("eve.key"))
+    ok(up, "approval", "approve", asked["id"], "--yes", "--operator-key", task.with_name("eve.key"))
+    ok(up, "operator", "remove", "eve", "--yes")
     yes = ("approval", "approve", asked["id"], "--yes", "--operator-key", here / "ada.key")
-    ran = arx(*yes, env={"ARX_HOME": str(live.folder)})
+    ran = arx(*yes, env={"ARX_HOME": str(up.folder)})
     assert (ran.exit_code, "it waits for another operator's yes" in ran.err) == (0, True)
     assert "2 of 2 said yes: eve, ada; not all of them may say so any more" in ran.out
 
 
-def test_a_mint_that_is_away_ends_no_wait(live: Live, here: Path, task: Path) -> None:
+def test_a_mint_that_is_away_ends_no_wait(up: Live, here: Path, task: Path) -> None:
     """
     A mint that is started again, or changed for another version, costs whoever waits for an operator nothing.
     """
-    asked = ask(live, here, task)
+    asked = ask(up, here, task)
     away, _ = open_session_file(str(here / "session"), f"http://127.0.0.1:{free_ports(1)[0]}")
     with pytest.raises(TimeoutError, match="still waits"):
         Approval(asked, asker=AtMint(away)).wait(timeout_s=0.1)
 
 
-def test_what_is_frozen_is_told_with_where_to_look(live: Live, here: Path, task: Path) -> None:
+def test_what_is_frozen_is_told_with_where_to_look(up: Live, here: Path, task: Path) -> None:
     """
     An operator who may not approve now learns that it is the task that is frozen, and not the operator.
     """
-    asked = ask(live, here, task)
+    asked = ask(up, here, task)
     target = ("task:" + asked["task"], "--reason", "a test", "--yes")
-    run(live, "freeze", *target)
-    exit_code, told, _ = run(live, "approval", "approve", asked["id"], "--yes")
+    run(up, "freeze", *target)
+    exit_code, told, _ = run(up, "approval", "approve", asked["id"], "--yes")
     assert (exit_code, told["code"]) == (exit_codes.DENIED, "frozen")
     assert told["hint"].startswith(f"arx task show {asked['task']}: ")
-    assert ok(live, "task", "show", asked["task"])["task"]["state"] == "frozen"
-    run(live, "thaw", *target)
-    assert ok(live, "approval", "approve", asked["id"], "--yes")["approval"]["state"] == "waiting"
+    assert ok(up, "task", "show", asked["task"])["task"]["state"] == "frozen"
+    run(up, "thaw", *target)
+    assert ok(up, "approval", "approve", asked["id"], "--yes")["approval"]["state"] == "waiting"

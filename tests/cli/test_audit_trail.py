@@ -28,7 +28,7 @@ TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
 @pytest.fixture(scope="module")
-def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     """A realm whose log has thirteen decisions of the service orders."""
     folder = tmp_path_factory.mktemp("live")
     with live_realm(folder / "realm", free_ports(1)[0]) as realm:
@@ -55,56 +55,56 @@ def decide(file: Path, told: list[Decision]) -> None:
     sink.close()
 
 
-def text(live: Live, *words: str) -> str:
-    command = [sys.executable, "-m", "arx_caps.cli", *words, "--realm-dir", str(live.folder)]
+def text(up: Live, *words: str) -> str:
+    command = [sys.executable, "-m", "arx_caps.cli", *words, "--realm-dir", str(up.folder)]
     done = subprocess.run(command, capture_output=True, text=True, check=True, env={"PATH": "/usr/bin"})
     return done.stdout + done.stderr
 
 
-def test_one_id_is_told_as_a_tree(live: Live) -> None:
+def test_one_id_is_told_as_a_tree(up: Live) -> None:
     """With what was allowed and denied at each place; any id of the chain shows what is above and below it."""
-    lines = text(live, "audit", "trail", "--session", "s-1").splitlines()
+    lines = text(up, "audit", "trail", "--session", "s-1").splitlines()
     assert lines[0] == "s-1  acme/bot  11 allowed, 1 denied"
     assert lines[1:3] == ["policy p", "└─ acme/bot (proven, bearer)  task t-1  1 allowed"]
     assert any(line.endswith("acme/a (named, bearer)  link:s-1-t-1-acme/a  10 allowed") for line in lines)
     assert any("10 calls: orders  lookup x10" in line for line in lines)
     assert any("revoked" in line for line in lines)
-    told = live.ok("audit", "trail", "--link", "s-1-t-1-acme/a/acme/b")
+    told = up.ok("audit", "trail", "--link", "s-1-t-1-acme/a/acme/b")
     [task] = told["trails"][0]["tasks"]
     assert [task["name"], task["children"][0]["name"], task["children"][0]["children"][0]["denied"]] == [
         "acme/bot",
         "acme/a",
         1,
     ]
-    code, problem, _ = live.run("audit", "trail", "--session", "nobody's")
+    code, problem, _ = up.run("audit", "trail", "--session", "nobody's")
     assert (code, problem["code"]) == (exit_codes.DENIED, "unknown_session")
 
 
-def test_runs_are_listed_with_how_they_ended(live: Live) -> None:
+def test_runs_are_listed_with_how_they_ended(up: Live) -> None:
     """Three runs of the service, all of which said their last word."""
-    runs = [run for run in live.ok("audit", "runs")["runs"] if run["service"] == "orders"]
+    runs = [run for run in up.ok("audit", "runs")["runs"] if run["service"] == "orders"]
     assert sorted((run["high_water"], run["lost"], run["closed_at"] is not None) for run in runs) == [
         (1, 0, True),
         (2, 0, True),
         (10, 0, True),
     ]
-    assert "ended in order" in text(live, "audit", "runs")
-    one = live.ok("audit", "runs", "--service", "orders", "--limit", "1")
+    assert "ended in order" in text(up, "audit", "runs")
+    one = up.ok("audit", "runs", "--service", "orders", "--limit", "1")
     assert (one["runs"], one["more"]) == (runs[:1], True)
-    assert live.ok("audit", "runs", "--service", "nobody") == {**one, "runs": [], "more": False}
+    assert up.ok("audit", "runs", "--service", "nobody") == {**one, "runs": [], "more": False}
 
 
-def test_filters_make_a_table_that_says_how_much_it_is(live: Live) -> None:
+def test_filters_make_a_table_that_says_how_much_it_is(up: Live) -> None:
     """Filters hold together, and what is not shown is said."""
-    told = live.ok("audit", "trail", "--session", "s-1", "--reason", "deny")
+    told = up.ok("audit", "trail", "--session", "s-1", "--reason", "deny")
     assert [(each["code"], each["named"]) for each in told["records"]] == [("revoked", ["acme/a", "acme/b"])]
-    shown = text(live, "audit", "trail", "--agent", "acme/bot", "--limit", "2")
+    shown = text(up, "audit", "trail", "--agent", "acme/bot", "--limit", "2")
     assert "12 records, from 2027-01-15 08:00:00Z to 2027-01-15 08:00:00Z; the newest 2 are shown" in shown
-    assert "no record is like that" in text(live, "audit", "trail", "--tool", "no.such")
-    events = live.ok("audit", "trail", "--reason", "event", "--since", "1h")["records"]
+    assert "no record is like that" in text(up, "audit", "trail", "--tool", "no.such")
+    events = up.ok("audit", "trail", "--reason", "event", "--since", "1h")["records"]
     assert events
     assert {each["type"] for each in events} == {"event"}
-    assert live.run("audit", "trail", "--reason", "nonsense")[0] == exit_codes.USAGE
+    assert up.run("audit", "trail", "--reason", "nonsense")[0] == exit_codes.USAGE
 
 
 @pytest.mark.parametrize(
@@ -125,29 +125,29 @@ def test_filters_make_a_table_that_says_how_much_it_is(live: Live) -> None:
         ("--session s-1 --agent acme/other", 0),
     ],
 )
-def test_each_filter_finds_what_it_says(live: Live, words: str, count: int) -> None:
+def test_each_filter_finds_what_it_says(up: Live, words: str, count: int) -> None:
     """All that is meant and nothing else, and a page of some says how many there are."""
-    told = live.ok("audit", "trail", "--flat", *words.split())
+    told = up.ok("audit", "trail", "--flat", *words.split())
     assert (len(told["records"]), told["total"]["records"], told["total"]["exact"]) == (count, count, True)
-    assert len(live.ok("audit", "trail", "--flat", "--limit", "2", *words.split())["records"]) == min(2, count)
+    assert len(up.ok("audit", "trail", "--flat", "--limit", "2", *words.split())["records"]) == min(2, count)
 
 
-def test_a_call_is_found_again_by_who_made_it(live: Live) -> None:
+def test_a_call_is_found_again_by_who_made_it(up: Live) -> None:
     """The ids of its request and of its trace, and arguments where they were recorded, come through to whoever asks."""
-    [told] = live.ok("audit", "trail", "--tool", "mail.send")["records"]
+    [told] = up.ok("audit", "trail", "--tool", "mail.send")["records"]
     assert (told["request_id"], told["traceparent"], told["arguments"]) == ("rq-7", TRACE, '{"n":1}')
-    others = live.ok("audit", "trail", "--flat", "--session", "s-1")["records"]
+    others = up.ok("audit", "trail", "--flat", "--session", "s-1")["records"]
     assert {(each["request_id"], each["traceparent"], each["arguments"]) for each in others} == {(None, None, None)}
 
 
-def test_a_tail_goes_on(live: Live, tmp_path: Path) -> None:
+def test_a_tail_goes_on(up: Live, tmp_path: Path) -> None:
     """What comes is shown as it comes, and nobody's reading."""
-    command = [sys.executable, "-m", "arx_caps.cli", "audit", "tail", "-f", "--jsonl", "--realm-dir", str(live.folder)]
+    command = [sys.executable, "-m", "arx_caps.cli", "audit", "tail", "-f", "--jsonl", "--realm-dir", str(up.folder)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         for _ in range(10):
             process.stdout.readline()
-        live.ok("agent", "enrol", "acme/new", "--key-out", tmp_path / "new.key")
+        up.ok("agent", "enrol", "acme/new", "--key-out", tmp_path / "new.key")
         seen: dict[str, str] = {}
         while seen.get("kind") != "agent.enrolled":
             seen = json.loads(process.stdout.readline())
@@ -156,78 +156,78 @@ def test_a_tail_goes_on(live: Live, tmp_path: Path) -> None:
         assert process.wait(20) == 0
 
 
-def test_exports_go_on_where_they_broke_off(live: Live, tmp_path: Path) -> None:
+def test_exports_go_on_where_they_broke_off(up: Live, tmp_path: Path) -> None:
     """Whole, in the log's order, in each form; a torn last line is taken back, and nothing is written twice."""
     whole = tmp_path / "log.jsonl"
     filters = ("--agent", "acme/bot", "--until", str(START_MS + 100))
-    told = live.ok("audit", "export", "--out", whole, *filters)
+    told = up.ok("audit", "export", "--out", whole, *filters)
     lines = whole.read_text().splitlines(keepends=True)
     assert (told["records"], len(lines)) == (12, 12)
     assert [json.loads(line)["at"] for line in lines] == [START_MS + n for n in range(1, 13)]
     torn = tmp_path / "torn.jsonl"
     torn.write_text("".join(lines[:5]) + lines[5][:40])
-    assert live.run("audit", "export", "--out", torn, *filters)[0] == exit_codes.USAGE
-    told = live.ok("audit", "export", "--out", torn, "--resume", *filters)
+    assert up.run("audit", "export", "--out", torn, *filters)[0] == exit_codes.USAGE
+    told = up.ok("audit", "export", "--out", torn, "--resume", *filters)
     assert (told["written"], told["records"], torn.read_text()) == (7, 12, whole.read_text())
     table = tmp_path / "log.csv"
-    live.ok("audit", "export", "--format", "csv", "--out", table, *filters)
+    up.ok("audit", "export", "--format", "csv", "--out", table, *filters)
     before = table.read_text()
-    live.ok("audit", "export", "--format", "csv", "--out", table, "--resume", *filters)
+    up.ok("audit", "export", "--format", "csv", "--out", table, "--resume", *filters)
     assert table.read_text() == before
     assert [row["tool"] for row in csv.DictReader(before.splitlines())] == ["lookup"] * 12
-    assert live.run("audit", "export", "--format", "ocsf", "--out", table, "--resume")[0] == exit_codes.USAGE
+    assert up.run("audit", "export", "--format", "ocsf", "--out", table, "--resume")[0] == exit_codes.USAGE
     events = tmp_path / "log.ocsf"
-    live.ok("audit", "export", "--format", "ocsf", "--out", events, "--reason", "revoked")
+    up.ok("audit", "export", "--format", "ocsf", "--out", events, "--reason", "revoked")
     [event] = map(json.loads, events.read_text().splitlines())
     assert (event["class_uid"], event["status_code"]) == (6003, "revoked")
 
 
-def test_a_selection_convinces_whoever_has_the_key(live: Live, tmp_path: Path) -> None:
+def test_a_selection_convinces_whoever_has_the_key(up: Live, tmp_path: Path) -> None:
     """Some records, each with its proof: checked offline; one that broke off goes on under the same checkpoint."""
-    selection, key = tmp_path / "s-1.jsonl", live.ok("audit", "key")["key"]
-    until(lambda: live.ok("audit", "trail", "--limit", "1")["records"] != [])
-    assert live.ok("audit", "export", "--format", "selection", "--out", selection, "--session", "s-1")["records"] == 12
-    checked = live.ok("audit", "verify", selection, "--key", key)
+    selection, key = tmp_path / "s-1.jsonl", up.ok("audit", "key")["key"]
+    until(lambda: up.ok("audit", "trail", "--limit", "1")["records"] != [])
+    assert up.ok("audit", "export", "--format", "selection", "--out", selection, "--session", "s-1")["records"] == 12
+    checked = up.ok("audit", "verify", selection, "--key", key)
     assert (checked["kind"], checked["records"]) == ("selection", 12)
     lines = selection.read_bytes().splitlines(keepends=True)
     torn = tmp_path / "torn.jsonl"
     torn.write_bytes(b"".join(lines[:6]) + lines[6][:99])
-    assert live.run("audit", "verify", torn, "--key", key)[0] == exit_codes.INCOMPLETE
-    live.ok("audit", "export", "--format", "selection", "--out", torn, "--session", "s-1", "--resume")
+    assert up.run("audit", "verify", torn, "--key", key)[0] == exit_codes.INCOMPLETE
+    up.ok("audit", "export", "--format", "selection", "--out", torn, "--session", "s-1", "--resume")
     assert torn.read_bytes() == selection.read_bytes()
     torn.write_bytes(b"".join([lines[0], *lines[2:]]))
-    assert live.run("audit", "verify", torn, "--key", key)[0] == exit_codes.DENIED
+    assert up.run("audit", "verify", torn, "--key", key)[0] == exit_codes.DENIED
 
 
-def test_what_may_go_is_asked_for_twice(live: Live) -> None:
+def test_what_may_go_is_asked_for_twice(up: Live) -> None:
     """Nothing goes without a yes, and what was asked for is answered with what went."""
     erase = ("audit", "erase", "--person", "https://idp.example", "nobody", "--reason", "asked to")
-    assert live.run(*erase)[1]["code"] == "not_confirmed"
-    assert live.ok(*erase, "--yes")["erased"] == 0
-    assert live.ok("audit", "prune", "--before", "90d", "--reason", "old", "--yes") == {
+    assert up.run(*erase)[1]["code"] == "not_confirmed"
+    assert up.ok(*erase, "--yes")["erased"] == 0
+    assert up.ok("audit", "prune", "--before", "90d", "--reason", "old", "--yes") == {
         "schema": "arx/audit-pruned/1",
         "first": 0,
         "pruned": 0,
     }
-    assert live.run("audit", "erase", "--reason", "x", "--yes")[0] == exit_codes.USAGE
+    assert up.run("audit", "erase", "--reason", "x", "--yes")[0] == exit_codes.USAGE
 
 
 @pytest.mark.parametrize("form", ["{boot}-{sequence}", "{verifier}/{boot}/{sequence}"])
-def test_a_decision_is_proven_and_the_proof_holds_offline(live: Live, tmp_path: Path, form: str) -> None:
+def test_a_decision_is_proven_and_the_proof_holds_offline(up: Live, tmp_path: Path, form: str) -> None:
     """``arx audit prove`` by the id that a decision shows, then ``arx audit verify`` with nothing but the log's key."""
-    told = live.ok("audit", "trail", "--agent", "acme/other")["records"][0]
-    key, file = live.ok("audit", "key")["key"], tmp_path / "proof"
-    proven = live.ok("audit", "prove", form.format(**told), "--out", str(file))
-    checked = live.ok("audit", "verify", str(file), "--key", key)
+    told = up.ok("audit", "trail", "--agent", "acme/other")["records"][0]
+    key, file = up.ok("audit", "key")["key"], tmp_path / "proof"
+    proven = up.ok("audit", "prove", form.format(**told), "--out", str(file))
+    checked = up.ok("audit", "verify", str(file), "--key", key)
     assert (checked["outcome"], checked["kind"], checked["first"]) == ("holds", "proof", proven["index"])
     assert file.stat().st_mode & 0o777 == 0o600
-    code, problem, _ = live.run("audit", "prove", "nobody-1", "--out", str(file))
+    code, problem, _ = up.run("audit", "prove", "nobody-1", "--out", str(file))
     assert (code, problem["code"]) == (1, "not_found")
 
 
-def test_a_copy_is_fetched_from_the_mint(live: Live, tmp_path: Path) -> None:
+def test_a_copy_is_fetched_from_the_mint(up: Live, tmp_path: Path) -> None:
     """An operator elsewhere gets the log's files over HTTP; they verify, and a second time what is new comes."""
-    key = live.ok("audit", "key")["key"]
-    sizes = [live.ok("audit", "copy", tmp_path / "copy", "--remote")["size"] for _ in range(2)]
+    key = up.ok("audit", "key")["key"]
+    sizes = [up.ok("audit", "copy", tmp_path / "copy", "--remote")["size"] for _ in range(2)]
     assert sizes == sorted(sizes)
-    assert live.ok("audit", "verify", tmp_path / "copy", "--key", key)["records"] == sizes[-1] > 0
+    assert up.ok("audit", "verify", tmp_path / "copy", "--key", key)["records"] == sizes[-1] > 0

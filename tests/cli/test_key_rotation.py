@@ -36,7 +36,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def live(folder: Path) -> Iterator[Live]:
+def up(folder: Path) -> Iterator[Live]:
     """A realm whose services ask for their keys every second, with one agent."""
     mint, orders = free_ports(2)
     realm_dir = folder / "realm"
@@ -74,8 +74,8 @@ def answers(url: str) -> bool:
         return False
 
 
-def orders_url(live: Live) -> str:
-    text = (live.folder / "policy.toml").read_text()
+def orders_url(up: Live) -> str:
+    text = (up.folder / "policy.toml").read_text()
     return text.partition('[audience.orders]\norigins = ["')[2].partition('"')[0]
 
 
@@ -114,16 +114,16 @@ class Load:
 
 
 @pytest.mark.spec("CONTROL 3.4")
-def test_roots_rotate_under_load(live: Live, folder: Path) -> None:
+def test_roots_rotate_under_load(up: Live, folder: Path) -> None:
     """A service with its refresher beside it, and an agent: from the old key to the new one, no call is refused."""
-    url, file = orders_url(live), folder / "orders.json"
+    url, file = orders_url(up), folder / "orders.json"
     service = (SERVICE, "orders", "--service-file", file, "--data", folder / "o.db", "--port")
     with running(*service, url.rpartition(":")[2]), running("-m", "arx_caps.cli", "service", "refresh", file):
         until(lambda: answers(url), within_s=20)
         load = Load(folder / "agent.key", url)
         try:
             until(lambda: len(load.codes) >= 20 or load.failed, within_s=20)
-            told = live.ok("key", "rotate")["key"]
+            told = up.ok("key", "rotate")["key"]
             assert (told["name"], told["state"]) == ("k2", "waiting")
             until(lambda: load.failed or (load.kids and load.kids[-1].startswith("k2.")), within_s=20)
             more = len(load.codes) + 20
@@ -135,12 +135,12 @@ def test_roots_rotate_under_load(live: Live, folder: Path) -> None:
         roots = [kid.partition(".")[0] for kid in load.kids]
         assert roots == sorted(roots)  # once the new one minted, the old one did no more
         assert set(roots) == {"k1", "k2"}
-        code, error, _ = live.run("key", "retire", "k1", "--yes")
+        code, error, _ = up.run("key", "retire", "k1", "--yes")
         assert (code, error["code"]) == (1, "conflict")
         # In an emergency: every token of the old one is revoked, those of the new one are not.
-        kill = live.ok("key", "retire", "k1", "--now", "--yes")["kill"]
+        kill = up.ok("key", "retire", "k1", "--now", "--yes")["kill"]
         assert {"key:k1.0", "key:k1.1"} <= set(kill["targets"])
-        assert [key["state"] for key in live.ok("key", "list")["keys"]] == ["retired", "minting"]
+        assert [key["state"] for key in up.ok("key", "list")["keys"]] == ["retired", "minting"]
         again = Load(folder / "agent.key", url)
         until(lambda: again.failed or again.codes.count(200) >= 4)
         again.stop()
@@ -148,10 +148,10 @@ def test_roots_rotate_under_load(live: Live, folder: Path) -> None:
 
 
 @pytest.mark.spec("9", "CONTROL 3.4")
-def test_a_stolen_audience_key_is_replaced(live: Live, folder: Path) -> None:
+def test_a_stolen_audience_key_is_replaced(up: Live, folder: Path) -> None:
     """What the thief forges is refused within a lease, also where nobody has fetched the new key; others go on."""
     for audience in ("orders", "payments"):
-        live.ok("service", "refresh", folder / f"{audience}.json", "--once")
+        up.ok("service", "refresh", folder / f"{audience}.json", "--once")
     file = read_service_file(folder / "orders.json")
     [(kid, key)] = file.keys.items()
     stolen = {kid: bytes_of(key)}
@@ -168,17 +168,17 @@ def test_a_stolen_audience_key_is_replaced(live: Live, folder: Path) -> None:
         for verifier in (deaf, awake, payments):
             verifier.start()
         session, before, after = folder / "session", folder / "before", folder / "after"
-        live.ok("session", "open", "--key", folder / "agent.key", "--out", session)
+        up.ok("session", "open", "--key", folder / "agent.key", "--out", session)
         refund = ("task", "start", "refund", "--session", session, "--param", "order_id=o-1", "--param", "amount=5")
-        live.ok(*refund, "--out", before)
+        up.ok(*refund, "--out", before)
         forged = _forged(before, kid, stolen[kid])
         assert [_code(verifier, forged) for verifier in (deaf, awake)] == ["ok", "ok"]
-        told = live.ok("service", "replace-key", "orders", "--stolen", "--yes")
+        told = up.ok("service", "replace-key", "orders", "--stolen", "--yes")
         assert told["kill"]["targets"] == [f"key:{kid}"]
         until(lambda: _code(deaf, forged) == "frozen")
         assert _code(awake, forged) == "frozen"
-        live.ok("service", "refresh", folder / "orders.json", "--once")
-        live.ok(*refund, "--out", after)
+        up.ok("service", "refresh", folder / "orders.json", "--once")
+        up.ok(*refund, "--out", after)
         assert not call(awake, before, "orders.get", order_id="o-1").allowed
         until(lambda: call(awake, after, "orders.get", order_id="o-1").allowed)
         assert _code(awake, forged) == "unknown_key"

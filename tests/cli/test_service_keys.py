@@ -19,25 +19,25 @@ pytestmark = pytest.mark.servers
 
 
 @pytest.fixture(scope="module")
-def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     with live_realm(tmp_path_factory.mktemp("services") / "realm", *free_ports(1)) as realm:
         yield realm
 
 
-def joined(live: Live, folder: Path, audience: str = "orders") -> tuple[Path, Path]:
+def joined(up: Live, folder: Path, audience: str = "orders") -> tuple[Path, Path]:
     """Invite a service and join as it."""
     invitation, file, key = (folder / f"{audience}{end}" for end in (".invite", ".json", ".key"))
-    live.ok("service", "invite", audience, "--out", invitation)
-    live.ok("service", "join", invitation, "--out", file, "--key-out", key)
+    up.ok("service", "invite", audience, "--out", invitation)
+    up.ok("service", "join", invitation, "--out", file, "--key-out", key)
     return file, key
 
 
 @pytest.mark.spec("CONTROL 3.2")
-def test_a_service_joins_and_outlives_the_mint(live: Live, tmp_path: Path) -> None:
+def test_a_service_joins_and_outlives_the_mint(up: Live, tmp_path: Path) -> None:
     """Invited, joined, running; with the mint dead it starts and decides; lost keys come back with the mint."""
-    file, key = joined(live, tmp_path)
+    file, key = joined(up, tmp_path)
     assert [stat.S_IMODE(path.stat().st_mode) for path in (file, key)] == [0o600, 0o600]
-    code, told, _ = live.run(
+    code, told, _ = up.run(
         "service", "join", tmp_path / "orders.invite", "--out", tmp_path / "x", "--key-out", tmp_path / "y"
     )
     assert (code, told["code"]) == (exit_codes.DENIED, "bad_enrolment")
@@ -45,11 +45,11 @@ def test_a_service_joins_and_outlives_the_mint(live: Live, tmp_path: Path) -> No
     assert not (tmp_path / "y").exists()
     # Whoever lost the answer, or the file, tries again with the key that he has.
     again = tmp_path / "again.json"
-    live.ok("service", "join", tmp_path / "orders.invite", "--out", again, "--key-out", key)
+    up.ok("service", "join", tmp_path / "orders.invite", "--out", again, "--key-out", key)
     assert json.loads(again.read_text())["keys"] == json.loads(file.read_text())["keys"]
-    live.ok("agent", "enrol", AGENT, "--key-out", tmp_path / "agent.key")
-    live.ok("session", "open", "--key", tmp_path / "agent.key", "--out", tmp_path / "session")
-    live.ok(
+    up.ok("agent", "enrol", AGENT, "--key-out", tmp_path / "agent.key")
+    up.ok("session", "open", "--key", tmp_path / "agent.key", "--out", tmp_path / "session")
+    up.ok(
         "task",
         "start",
         "lookup",
@@ -62,7 +62,7 @@ def test_a_service_joins_and_outlives_the_mint(live: Live, tmp_path: Path) -> No
     )
     with_other_keys = json.loads(file.read_text()) | {"keys": {"k9.9": "A" * 43}}
     file.write_text(json.dumps(with_other_keys))
-    live.kill_mint()
+    up.kill_mint()
     verifier = open_verifier(again)
     refresher = KeyRefresher(file, verifier.keys)
     try:
@@ -73,7 +73,7 @@ def test_a_service_joins_and_outlives_the_mint(live: Live, tmp_path: Path) -> No
         refresher.start()
         until(lambda: refresher.status.error)
         assert call(verifier, tmp_path / "task", "orders.get", order_id="o-1").allowed
-        live.revive()
+        up.revive()
         until(lambda: refresher.status.refreshed_at)
         assert json.loads(file.read_text())["keys"] == json.loads(again.read_text())["keys"]
         assert call(verifier, tmp_path / "task", "orders.get", order_id="o-1").allowed
@@ -83,20 +83,20 @@ def test_a_service_joins_and_outlives_the_mint(live: Live, tmp_path: Path) -> No
 
 
 @pytest.mark.spec("CONTROL 3.3")
-def test_an_own_key_that_is_taken_away(live: Live, tmp_path: Path) -> None:
+def test_an_own_key_that_is_taken_away(up: Live, tmp_path: Path) -> None:
     """Its holder gets no more keys and goes on with what it has; a file without an own key is told what to do."""
-    file, _ = joined(live, tmp_path, "reports")
+    file, _ = joined(up, tmp_path, "reports")
     before = file.read_text()
-    [own] = live.ok("service", "show", "reports")["service"]["keys"]
-    assert live.ok("service", "refresh", file, "--once")["changed"] is False
-    live.ok("service", "remove-key", "reports", own["kid"], "--yes")
-    code, told, _ = live.run("service", "refresh", file, "--once")
+    [own] = up.ok("service", "show", "reports")["service"]["keys"]
+    assert up.ok("service", "refresh", file, "--once")["changed"] is False
+    up.ok("service", "remove-key", "reports", own["kid"], "--yes")
+    code, told, _ = up.run("service", "refresh", file, "--once")
     assert (code, told["code"]) == (exit_codes.DENIED, "bad_proof")
     assert file.read_text() == before
-    live.ok("service", "enrol", "payments", "--out", tmp_path / "payments.json")
+    up.ok("service", "enrol", "payments", "--out", tmp_path / "payments.json")
     for words in (("service", "invite", "paymnets"), ("service", "enrol", "paymnets", "--out", tmp_path / "slip.json")):
-        code, _, err = live.run(*words)
+        code, _, err = up.run(*words)
         assert (code, "no [audience.paymnets]" in err) == (exit_codes.OK, True), words
     with pytest.raises(SettingsError, match="arx service invite"):
         KeyRefresher(tmp_path / "payments.json")
-    assert {"payments", "reports"} <= {row["audience"] for row in live.ok("service", "list")["services"]}
+    assert {"payments", "reports"} <= {row["audience"] for row in up.ok("service", "list")["services"]}

@@ -22,7 +22,7 @@ Typed = Callable[..., Ran]
 
 
 @pytest.fixture(scope="module")
-def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     """A running realm with one agent."""
     folder = tmp_path_factory.mktemp("slips")
     with live_realm(folder / "realm", free_ports(1)[0]) as realm:
@@ -31,12 +31,12 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
 
 
 @pytest.fixture
-def typed(live: Live) -> Typed:
+def typed(up: Live) -> Typed:
     """Type a command, in this process."""
-    return lambda *words: arx(*words, env={"ARX_HOME": str(live.folder)})
+    return lambda *words: arx(*words, env={"ARX_HOME": str(up.folder)})
 
 
-def test_a_kill_of_a_name_that_is_nearly_right(live: Live, typed: Typed) -> None:
+def test_a_kill_of_a_name_that_is_nearly_right(up: Live, typed: Typed) -> None:
     """It is done, as it could be meant, and what is enrolled under nearly that name is named."""
     words = ("--reason", "a test", "--yes")
     ran = typed("kill", "agent", AGENT.replace("support", "suport"), *words)
@@ -49,7 +49,7 @@ def test_a_kill_of_a_name_that_is_nearly_right(live: Live, typed: Typed) -> None
     typed("thaw", "agent", "acme", *words)
 
 
-def test_whoever_may_only_kill_is_told_of_no_names(live: Live, typed: Typed, tmp_path: Path) -> None:
+def test_whoever_may_only_kill_is_told_of_no_names(up: Live, typed: Typed, tmp_path: Path) -> None:
     """A kill is no way to ask which agents there are."""
     typed("operator", "enrol", "night", "--role", "kill-only", "--key-out", tmp_path / "night.key")
     key = ("--operator-key", tmp_path / "night.key")
@@ -59,7 +59,7 @@ def test_whoever_may_only_kill_is_told_of_no_names(live: Live, typed: Typed, tmp
     assert "spelt" not in ran.err
 
 
-def test_what_is_inside_is_told_in_words(live: Live, typed: Typed, tmp_path: Path) -> None:
+def test_what_is_inside_is_told_in_words(up: Live, typed: Typed, tmp_path: Path) -> None:
     """Keys and rules are shown to people without a word of Python."""
     (tmp_path / "rules.json").write_text('{"rules": [{"tool": "arx.tasks.finish"}]}')
     typed("operator", "enrol", "odd", "--rules", tmp_path / "rules.json", "--key-out", tmp_path / "odd.key")
@@ -87,9 +87,9 @@ def test_a_deactivated_agent_is_told_from_one_that_is_there(typed: Typed, tmp_pa
     assert "was deactivated, and its name is not given again" in typed(*enrol, tmp_path / "second").err
 
 
-def test_a_session_is_ended_twice(live: Live, typed: Typed, tmp_path: Path) -> None:
+def test_a_session_is_ended_twice(up: Live, typed: Typed, tmp_path: Path) -> None:
     """By its agent as by an operator: the second time finds it done."""
-    typed("session", "open", "--key", live.folder.parent / "agent.key", "--out", tmp_path / "s")
+    typed("session", "open", "--key", up.folder.parent / "agent.key", "--out", tmp_path / "s")
     for told in ("confirmed", "unconfirmed", "had ended before"):
         ran = typed("session", "end", "--session", tmp_path / "s")
         assert ran.exit_code == exit_codes.OK, ran.err
@@ -101,9 +101,9 @@ def test_a_session_is_ended_twice(live: Live, typed: Typed, tmp_path: Path) -> N
         assert (ran.exit_code, "`arx session open" in ran.err) == (exit_codes.DENIED, True)
 
 
-def test_a_task_is_extended_from_the_grant_that_is_meant(live: Live, typed: Typed, tmp_path: Path) -> None:
+def test_a_task_is_extended_from_the_grant_that_is_meant(up: Live, typed: Typed, tmp_path: Path) -> None:
     """Else from the newest; what was added is shown, and not what the task began with."""
-    typed("session", "open", "--key", live.folder.parent / "agent.key", "--out", tmp_path / "s")
+    typed("session", "open", "--key", up.folder.parent / "agent.key", "--out", tmp_path / "s")
     with_session = ("--session", tmp_path / "s")
     asked = ("--param", "order_id=o-1", "--param", "amount=20")
     task = typed("task", "start", "refund", *with_session, *asked, "--out", tmp_path / "a", "--json").json["task"]
@@ -172,10 +172,10 @@ def test_records_are_older_than_a_year(typed: Typed) -> None:
     assert typed("audit", "trail", "--since", "4000d").exit_code == exit_codes.OK
 
 
-def test_what_was_killed_does_not_thaw(live: Live, typed: Typed) -> None:
+def test_what_was_killed_does_not_thaw(up: Live, typed: Typed) -> None:
     """A thawed freeze gives nothing back to a session that is over, and whoever thaws it is told."""
     words = ("--reason", "a test", "--yes")
-    opened = [typed("session", "open", "--key", live.folder.parent / "agent.key") for _ in range(2)]
+    opened = [typed("session", "open", "--key", up.folder.parent / "agent.key") for _ in range(2)]
     ids = [json.loads(ran.out)["session"]["id"] for ran in opened]
     typed("session", "freeze", *ids, *words)
     typed("kill", "session", ids[0], *words)
@@ -195,9 +195,9 @@ def test_whoever_may_not_is_told_how_to_see_what_he_may(typed: Typed, tmp_path: 
     assert 'operator:watch has no key "OLD_KID"' in ran.err.replace("'", '"')
 
 
-def test_a_lost_operator_key_is_not_the_end(live: Live, typed: Typed, tmp_path: Path) -> None:
+def test_a_lost_operator_key_is_not_the_end(up: Live, typed: Typed, tmp_path: Path) -> None:
     """Who has the realm's folder and no key in it is told of the way back, and it works as it is told."""
-    kept = live.folder / "operator.key"
+    kept = up.folder / "operator.key"
     kept.rename(tmp_path / "lost.key")
     try:
         ran = typed("whoami")

@@ -16,7 +16,7 @@ from arx_caps.audit.witness.client import ask_witness
 from arx_caps.cli.commands.doctor.witness import check_witnesses
 from tests.audit.world import LOG, OTHER, STRANGER, WITNESS, checkpoint_of, records
 from tests.cli.helpers import arx
-from tests.mint.world import make_realm
+from tests.mint.harness import make_realm
 
 
 def test_init_makes_a_key_once(tmp_path: Path) -> None:

@@ -28,8 +28,8 @@ from arx_verifier.token.targets import subject_target
 from arx_verifier.token.wire import text_of
 from tests.cli.helpers import arx
 from tests.faults.witness import Witness
+from tests.mint.harness import make_realm
 from tests.mint.processes import MintProcess
-from tests.mint.world import make_realm
 from tests.servers import until
 from tests.support import ANYTHING, mint
 

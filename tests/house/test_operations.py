@@ -10,7 +10,7 @@ import pytest
 from arx_caps.mint.api.metrics import Metrics
 from tests.house.pages import blocks
 from tests.house.reader import Reader
-from tests.mint.world import local_mint, make_realm
+from tests.mint.harness import local_mint, make_realm
 from tests.servers import free_ports
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "operations.md").read_text(encoding="utf-8")
@@ -38,7 +38,7 @@ def test_it_lists_the_numbers_that_there_are(tmp_path: Path) -> None:
     """
     Every number that a mint exports is in the page's table, and no other.
     """
-    mint, _ = local_mint(make_realm(tmp_path / "realm"))
+    mint = local_mint(make_realm(tmp_path / "realm"))
     mint.db.create()
     mint.log.store.create()
     names = re.findall(r"^# TYPE (\w+) ", Metrics(mint).text().decode(), re.MULTILINE)

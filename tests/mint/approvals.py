@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A world in which refunds are approved: an agent who asks, operators who answer, and what a service then says."""
+"""Refunds that operators approve: an agent that asks, operators that answer, and a service's decisions."""
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -15,7 +13,7 @@ from arx_caps.jose import KeyFile
 from arx_verifier.request import AccessRequest
 from arx_verifier.token.discharge import third_party_caveats
 from arx_verifier.verification.verifier import Verifier
-from tests.mint.world import ISSUER, Holder, World, local_world, now_ms
+from tests.mint.harness import ISSUER, Harness, Holder, now_ms
 
 POLICY = """
 [audience.orders]
@@ -44,7 +42,7 @@ REFUND = {"order_id": "o-1", "amount": 50}
 
 
 class Desk:
-    """A world with the policy, and an agent with a task in it.
+    """An agent with a task whose refunds are approved.
 
     Attributes:
         agent: The session's holder.
@@ -54,17 +52,16 @@ class Desk:
         caveat: What its token for payments requires.
     """
 
-    def __init__(self, world: World, policy: str = POLICY) -> None:
-        self.world = world
+    def __init__(self, harness: Harness, policy: str = POLICY) -> None:
+        self.harness = harness
         self.use(policy)
-        self.agent, self.session = world.session()
+        self.agent, self.session = harness.session()
         self.agent_path = str(self.session["agent"])
         self.id, self.task = self.start()
         self.caveat = self.third_party(self.task)
 
     def use(self, policy: str) -> None:
-        self.world.realm.policy_path.write_text(policy)
-        self.world.mint.reload_policy()
+        self.harness.use(policy)
 
     def start(self, holder: Holder | None = None, **more: Any) -> tuple[str, Task]:
         body = {"template": "refund", "params": {"order_id": "o-1"}, **more}
@@ -82,10 +79,10 @@ class Desk:
         """Enrol an operator, an approver unless more is said, and sign in."""
         key = KeyFile.generate("operator", name, ISSUER)
         body = {"name": name, "jwk": key.key.public.jwk, **(what or {"role": "approver"})}
-        assert self.world.operator().call("POST", "/v1/operators", body).status_code == 201
-        holder = Holder(self.world, key.key, None)
-        token = holder.call("POST", "/v1/operators/token", {"assertion": self.world.assertion(key)}).json()["token"]
-        return Holder(self.world, key.key, token)
+        assert self.harness.operator().call("POST", "/v1/operators", body).status_code == 201
+        holder = Holder(self.harness, key.key, None)
+        token = holder.call("POST", "/v1/operators/token", {"assertion": self.harness.assertion(key)}).json()["token"]
+        return Holder(self.harness, key.key, token)
 
     def try_to_ask(
         self, args: Any = REFUND, *, tool: str = "payments.refund", by: Holder | None = None, **more: Any
@@ -108,19 +105,17 @@ class Desk:
     def approved(self, args: Any = REFUND, *by: Holder) -> tuple[dict[str, Any], Approval]:
         """Ask, have it approved, and fetch the discharge."""
         asked = self.ask(args)
-        for each in by or (self.world.operator(),):
+        for each in by or (self.harness.operator(),):
             answer = self.answer(each, asked)
             assert answer.status_code == 200, answer.text
         return asked, Approval.from_text(self.fetch(asked).json()["discharge"])
 
 
 @pytest.fixture
-def desk(tmp_path: Path, database: str | None, request: pytest.FixtureRequest) -> Iterator[Desk]:
-    """A desk on either database, with its log; by the policy that a test file calls ``DESK_POLICY``."""
-    world, _ = local_world(tmp_path / "realm", database=database)
-    world.mint.log.start()
-    yield Desk(world, getattr(request.module, "DESK_POLICY", POLICY))
-    world.mint.close()
+def desk(unit: Harness, request: pytest.FixtureRequest) -> Desk:
+    """A desk in ``unit``, with its log; by the policy that a test file calls ``DESK_POLICY``."""
+    unit.mint.log.start()
+    return Desk(unit, getattr(request.module, "DESK_POLICY", POLICY))
 
 
 def decide(judge: Verifier, task: Task, args: Any, approvals: list[Approval], tool: str = "payments.refund") -> str:

@@ -38,7 +38,7 @@ from arx_caps.mint.server.init_realm import init_realm
 from arx_caps.realm import Realm
 from arx_verifier.token.discharge import third_party_caveats
 from arx_verifier.token.macaroon import Macaroon
-from tests.mint.world import AGENT, LOOKUP, now_ms
+from tests.mint.harness import AGENT, LOOKUP, now_ms
 from tests.postgres import running
 
 BINARY = "application/vnd.arx.decisions"

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import httpx2
@@ -16,20 +15,19 @@ from arx_caps.agent.bundle import Bundle
 from arx_caps.agent.task import Task
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.jose import KeyFile
-from arx_caps.mint.runtime import MintRuntime
-from arx_caps.realm import Realm
-from arx_caps.revocation import RevocationStore
 from arx_verifier.journal.decision import InMemoryDecisions
 from arx_verifier.request import AccessRequest
 from arx_verifier.revocation.follower import Follower
 from arx_verifier.token.keyring import KeyRing
 from arx_verifier.token.wire import bytes_of
 from arx_verifier.verification.verifier import Verifier
-from tests.mint.world import LOOKUP, Holder, World, client_of, make_realm, now_ms
+from tests.mint.harness import LOOKUP, Harness, Holder, now_ms
 from tests.servers import FAST_LEASE_MS
 
 MOST_STEPS = 40
 PATIENCE_MS = 120_000
+# For the fixture `live`: how long others wait for a mint that died.
+SHORT_LEASE = pytest.mark.realm(lease_ms=FAST_LEASE_MS)
 
 
 class Running(NamedTuple):
@@ -47,7 +45,7 @@ class Patient(Holder):
     @classmethod
     def of(cls, holder: Holder) -> "Patient":
         """Be another one, patiently."""
-        return cls(holder.world, holder.key, holder.token)
+        return cls(holder.harness, holder.key, holder.token)
 
     def call(self, method: str, path: str, body: Any = None, **query: str) -> httpx2.Response:
         return patiently(lambda: super(Patient, self).call(method, path, body, **query))
@@ -62,10 +60,10 @@ def patiently(call: Callable[[], httpx2.Response]) -> httpx2.Response:
 
 
 class Crasher:
-    """Mints that die at a step; the world's own mint goes on beside them."""
+    """Mints that die at a step; the realm's own mint runs beside them."""
 
-    def __init__(self, world: World, store: str) -> None:
-        self.world, self.store = world, store
+    def __init__(self, harness: Harness, store: str) -> None:
+        self.harness, self.store = harness, store
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.mint.crashing"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
@@ -84,7 +82,7 @@ class Crasher:
     ) -> dict[str, Any] | None:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        order = {"realm": str(self.world.realm.folder), "store": self.store, "step": step, "method": method}
+        order = {"realm": str(self.harness.realm.folder), "store": self.store, "step": step, "method": method}
         order |= {"path": path, "body": body, "headers": with_key(holder, path, key, method)}
         self._process.stdin.write(json.dumps(order) + "\n")
         self._process.stdin.flush()
@@ -105,7 +103,7 @@ def with_key(holder: Holder, path: str, key: str | None, method: str = "POST") -
 
 def repeat(holder: Holder, path: str, body: Any, key: str, answered: dict[str, Any] | None) -> dict[str, Any]:
     """Ask the mint that goes on for the same thing; it answers what the first one did, if that came to answer."""
-    answer = patiently(lambda: holder.world.client.post(path, json=body, headers=with_key(holder, path, key)))
+    answer = patiently(lambda: holder.harness.client.post(path, json=body, headers=with_key(holder, path, key)))
     assert answer.is_success, answer.text
     told: dict[str, Any] = answer.json()
     if answered is not None:
@@ -115,29 +113,18 @@ def repeat(holder: Holder, path: str, body: Any, key: str, answered: dict[str, A
 
 
 @pytest.fixture
-def world(tmp_path: Path, valkey: EmbeddedValkey, realm_name: str, database: str | None) -> Iterator[World]:
-    realm = make_realm(tmp_path / "realm", realm_name, database=database)
-    with RevocationStore(valkey.url, realm_name) as store:
-        store.load_functions()
-        store.init(lease_ms=FAST_LEASE_MS)  # the dead are waited for no longer than this
-    mint = MintRuntime.open(Realm.open(realm.folder), store_url=valkey.url)
-    with client_of(mint) as client:
-        yield World(mint, client)
-
-
-@pytest.fixture
-def crasher(world: World, valkey: EmbeddedValkey) -> Iterator[Crasher]:
-    made = Crasher(world, valkey.url)
+def crasher(live: Harness, valkey: EmbeddedValkey) -> Iterator[Crasher]:
+    made = Crasher(live, valkey.url)
     yield made
     made.close()
 
 
 @pytest.fixture
-def orders(world: World) -> Iterator[Verifier]:
+def orders(live: Harness) -> Iterator[Verifier]:
     """A tool service's verifier, following the store."""
-    file = world.operator().call("POST", "/v1/services", {"audience": "orders"}).json()
-    keys = KeyRing({kid: bytes_of(key) for kid, key in file["keys"].items()}, realm=world.realm.name)
-    epochs = Follower(file["store"], world.realm.name, "orders-test")
+    file = live.operator().call("POST", "/v1/services", {"audience": "orders"}).json()
+    keys = KeyRing({kid: bytes_of(key) for kid, key in file["keys"].items()}, realm=live.realm.name)
+    epochs = Follower(file["store"], live.realm.name, "orders-test")
     verifier = Verifier(audience="orders", keys=keys, epochs=epochs, decisions=InMemoryDecisions())
     verifier.start()
     yield verifier
@@ -145,34 +132,34 @@ def orders(world: World) -> Iterator[Verifier]:
 
 
 @pytest.fixture
-def agent(world: World) -> KeyFile:
-    return world.enrol()
+def agent(live: Harness) -> KeyFile:
+    return live.enrol()
 
 
-def started(world: World, agent: KeyFile) -> Running:
-    holder, session = world.open_session(agent)
+def started(harness: Harness, agent: KeyFile) -> Running:
+    holder, session = harness.open_session(agent)
     told = patiently(lambda: holder.call("POST", "/v1/tasks", LOOKUP)).json()
     return Running(holder, session["id"], told["task"]["id"], told["bundle"])
 
 
-def outcome(world: World, orders: Verifier, bundle: str) -> str:
+def outcome(harness: Harness, orders: Verifier, bundle: str) -> str:
     """What the tool service says of the task, once it knows all that the store does."""
-    header = world.mint.store.header()
+    header = harness.mint.store.header()
     assert orders.epochs.catch_up(0, header.seq, 5)
     token = Task(Bundle.parse(bundle)).call_token("orders", "orders.get", {"order_id": "o-1"})
     return orders.decide(token, AccessRequest("orders.get", {"order_id": "o-1"}, now_ms())).code
 
 
-def count(world: World, kind: str) -> int:
-    return sum(event["kind"] == kind for event in world.events())
+def count(harness: Harness, kind: str) -> int:
+    return sum(event["kind"] == kind for event in harness.events())
 
 
-def at_every_step(world: World, act: Callable[[int], dict[str, Any] | None]) -> int:
+def at_every_step(harness: Harness, act: Callable[[int], dict[str, Any] | None]) -> int:
     """Do something with a death at one step after the other, until nobody dies of it; how many steps there were.
 
     The databases take turns: each step is tried on one of them.
     """
-    for step in range(1 + (world.mint.db.system == "sqlite"), MOST_STEPS, 2):
+    for step in range(1 + (harness.mint.db.system == "sqlite"), MOST_STEPS, 2):
         if (answered := act(step)) is not None:
             assert answered["status"] in (200, 201), answered
             return step

@@ -16,8 +16,8 @@ from arx_caps.agent.task import Task
 from arx_caps.jose import KeyFile, SigningKey, make_assertion, make_dpop
 from arx_caps.realm import Realm
 from arx_caps.service.token_exchange import GRANT_TYPE, TASK_TOKEN
+from tests.mint.harness import ISSUER, now_ms
 from tests.mint.test_token_exchange import ORDER, PAY
-from tests.mint.world import ISSUER, now_ms
 
 EXCHANGE = {"grant_type": GRANT_TYPE, "subject_token_type": TASK_TOKEN, "audience": "payments"}
 

@@ -26,8 +26,8 @@ from arx_caps.mint.db.repositories.holder_keys import add_key
 from arx_caps.mint.server.init_realm import init_realm
 from arx_caps.realm import Realm
 from tests.audit.batches import batch_of, decision, facts
+from tests.mint.harness import ISSUER, now_ms
 from tests.mint.processes import MintProcess
-from tests.mint.world import ISSUER, now_ms
 from tests.postgres import Postgres
 from tests.servers import free_ports, until
 

@@ -2,8 +2,6 @@
 """Who may call the mint: nobody without a proof, nobody with somebody else's, nobody twice."""
 
 import threading
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,16 +16,7 @@ from arx_verifier.revocation.epoch import UnsafeLocalEpochs
 from arx_verifier.token import wire
 from arx_verifier.token.caveats import Caveat
 from arx_verifier.token.macaroon import Macaroon
-from tests.mint.world import AGENT, ISSUER, LOOKUP, Holder, World, epochs, local_world, now_ms
-
-__all__ = ["epochs"]  # a fixture
-
-
-@pytest.fixture
-def world(tmp_path: Path, database: str | None) -> Iterator[World]:
-    made, _ = local_world(tmp_path / "realm", database=database)
-    yield made
-    made.mint.close()
+from tests.mint.harness import AGENT, ISSUER, LOOKUP, Harness, Holder, now_ms
 
 
 def sample(path: str) -> str:
@@ -39,7 +28,7 @@ ROUTES = [(endpoint.method, sample(endpoint.path)) for endpoint in ENDPOINTS]
 
 @pytest.mark.spec("CONTROL 1.2")
 @pytest.mark.parametrize(("method", "path"), ROUTES)
-def test_nothing_is_done_without_a_proof(world: World, method: str, path: str) -> None:
+def test_nothing_is_done_without_a_proof(unit: Harness, method: str, path: str) -> None:
     """Every route but those of health answers a stranger with 401, a challenge and a problem, whatever is sent."""
     for headers in (
         {},
@@ -47,7 +36,7 @@ def test_nothing_is_done_without_a_proof(world: World, method: str, path: str) -
         {"Authorization": "Bearer x", "DPoP": "x"},
         {"DPoP": "x.y.z"},
     ):
-        answer = world.client.request(method, path, headers=headers)
+        answer = unit.client.request(method, path, headers=headers)
         assert answer.status_code == 401, (headers, answer.text)
         assert answer.headers["www-authenticate"].startswith('DPoP realm="acme"')
         assert answer.headers["content-type"] == "application/problem+json"
@@ -55,72 +44,72 @@ def test_nothing_is_done_without_a_proof(world: World, method: str, path: str) -
         assert answer.json()["code"]
 
 
-def readiness(world: World) -> dict[str, Any]:
+def readiness(harness: Harness) -> dict[str, Any]:
     """What a mint that is well says of itself to anybody."""
-    key = str(world.mint.log.publisher.signer.key)
+    key = str(harness.mint.log.publisher.signer.key)
     return {"ready": True, "because": [], "log": "ok", "realm": "acme", "issuer": ISSUER, "log_key": key}
 
 
 @pytest.mark.spec("CONTROL 4.1")
-def test_health_tells_nothing_but_health(world: World) -> None:
+def test_health_tells_nothing_but_health(unit: Harness) -> None:
     """The two open routes say whether it runs and whether it can grant."""
-    assert world.client.get("/healthz").json() == {"status": "ok"}
-    assert world.client.get("/readyz").json() == readiness(world)
-    world.mint.epochs.close()
-    answer = world.client.get("/readyz")
+    assert unit.client.get("/healthz").json() == {"status": "ok"}
+    assert unit.client.get("/readyz").json() == readiness(unit)
+    unit.mint.epochs.close()
+    answer = unit.client.get("/readyz")
     assert (answer.status_code, answer.json()["ready"]) == (503, False)
 
 
 @pytest.mark.spec("LOG 1.8")
-def test_a_halted_log_takes_the_mint_out_and_stops_no_grant(world: World) -> None:
+def test_a_halted_log_takes_the_mint_out_and_stops_no_grant(unit: Harness) -> None:
     """A proxy asks another mint; a caller that asks this one all the same is answered."""
-    holder, _ = world.session()
-    world.mint.log.publisher.halted = "the database is an older one"
-    answer = world.client.get("/readyz")
-    told = readiness(world) | {"ready": False, "because": [HALTED], "log": "halted"}
+    holder, _ = unit.session()
+    unit.mint.log.publisher.halted = "the database is an older one"
+    answer = unit.client.get("/readyz")
+    told = readiness(unit) | {"ready": False, "because": [HALTED], "log": "halted"}
     assert (answer.status_code, answer.json()) == (503, told)
     assert holder.call("POST", "/v1/tasks", LOOKUP).status_code == 201
 
 
-def test_each_knows_who_it_is(world: World) -> None:
+def test_each_knows_who_it_is(unit: Harness) -> None:
     """``whoami`` names operator and agent as the mint proved them."""
-    assert world.operator().call("GET", "/v1/whoami").json()["name"] == "root"
-    holder, session = world.session()
+    assert unit.operator().call("GET", "/v1/whoami").json()["name"] == "root"
+    holder, session = unit.session()
     told = holder.call("GET", "/v1/whoami").json()
     assert (told["kind"], told["name"], told["session"]) == ("agent", AGENT, session["id"])
     assert holder.call("HEAD", "/v1/whoami").status_code == 200
 
 
 @pytest.mark.spec("CONTROL 1.2")
-def test_a_stolen_session_token_starts_no_task(world: World) -> None:
+def test_a_stolen_session_token_starts_no_task(unit: Harness) -> None:
     """Without the key that the session was opened with, its token is good for nothing."""
-    holder, _ = world.session()
-    for key in (SigningKey.generate(), world.operator_key.key):
-        thief = Holder(world, key, holder.token)
+    holder, _ = unit.session()
+    for key in (SigningKey.generate(), unit.operator_key.key):
+        thief = Holder(unit, key, holder.token)
         answer = thief.call("POST", "/v1/tasks", LOOKUP)
         assert (answer.status_code, answer.json()["code"]) == (401, "bad_proof")
     assert holder.call("POST", "/v1/tasks", LOOKUP).status_code == 201
 
 
 @pytest.mark.spec("CONTROL 1.2")
-def test_a_stolen_operator_token_kills_nothing(world: World) -> None:
+def test_a_stolen_operator_token_kills_nothing(unit: Harness) -> None:
     """An operator's token goes with an enrolled key of that operator alone."""
-    operator = world.operator()
-    agent = world.enrol()
+    operator = unit.operator()
+    agent = unit.enrol()
     for key in (SigningKey.generate(), agent.key):
-        answer = Holder(world, key, operator.token).call("GET", "/v1/agents")
+        answer = Holder(unit, key, operator.token).call("GET", "/v1/agents")
         assert (answer.status_code, answer.json()["code"]) == (401, "bad_proof")
 
 
 @pytest.mark.spec("CONTROL 1.2")
-def test_a_proof_is_for_one_call(world: World) -> None:
+def test_a_proof_is_for_one_call(unit: Harness) -> None:
     """Another method, address or token than the signed one, an old proof, two proofs, and a repetition are refused."""
-    holder, _ = world.session()
-    other, _ = world.open_session(world.enrol("acme/support/other"))
+    holder, _ = unit.session()
+    other, _ = unit.open_session(unit.enrol("acme/support/other"))
     path = "/v1/whoami"
 
     def ask(headers: dict[str, str], code: str) -> None:
-        answer = world.client.get(path, headers=headers)
+        answer = unit.client.get(path, headers=headers)
         assert (answer.status_code, answer.json()["code"]) == (401, code)
         assert "invalid_dpop_proof" in answer.headers["www-authenticate"]
 
@@ -132,69 +121,69 @@ def test_a_proof_is_for_one_call(world: World) -> None:
     ask(holder.headers("GET", path, now=now_ms() - 60_000), "bad_proof")
     ask({"Authorization": f"DPoP {holder.token}"}, "bad_proof")
     both = [("DPoP", holder.headers("GET", path)["DPoP"]), ("DPoP", holder.headers("GET", path)["DPoP"])]
-    answer = world.client.get(path, headers=[("Authorization", f"DPoP {holder.token}"), *both])
+    answer = unit.client.get(path, headers=[("Authorization", f"DPoP {holder.token}"), *both])
     assert answer.json()["code"] == "bad_proof"
     once = holder.headers("GET", path)
-    assert world.client.get(path, headers=once).status_code == 200
+    assert unit.client.get(path, headers=once).status_code == 200
     ask(once, "replayed")
 
 
 @pytest.mark.spec("CONTROL 1.2")
-def test_a_refused_proof_is_not_spent_for_its_owner(world: World) -> None:
+def test_a_refused_proof_is_not_spent_for_its_owner(unit: Harness) -> None:
     """A stranger who sees a proof cannot use up its id: only its own key's calls count."""
-    holder, _ = world.session()
+    holder, _ = unit.session()
     headers = holder.headers("GET", "/v1/whoami")
-    stolen = world.client.get("/v1/whoami", headers={**headers, "Authorization": "DPoP arx1_other"})
+    stolen = unit.client.get("/v1/whoami", headers={**headers, "Authorization": "DPoP arx1_other"})
     assert stolen.status_code == 401
-    assert world.client.get("/v1/whoami", headers=headers).status_code == 200
+    assert unit.client.get("/v1/whoami", headers=headers).status_code == 200
 
 
-def open_with(world: World, assertion: str, key: SigningKey | None = None) -> tuple[int, str]:
-    holder = Holder(world, key or world.session_key, None)
+def open_with(harness: Harness, assertion: str, key: SigningKey | None = None) -> tuple[int, str]:
+    holder = Holder(harness, key or harness.session_key, None)
     answer = holder.call("POST", "/v1/sessions", {"assertion": assertion})
     return answer.status_code, answer.json().get("code", "ok")
 
 
 @pytest.mark.spec("CONTROL 1.1")
-def test_an_assertion_opens_one_session(world: World) -> None:
+def test_an_assertion_opens_one_session(unit: Harness) -> None:
     """A second use, another audience, an unknown key, no algorithm and an operator's assertion open none."""
-    agent = world.enrol()
-    good = world.assertion(agent)
-    assert open_with(world, good) == (201, "ok")
-    assert open_with(world, good) == (401, "replayed")
-    assert open_with(world, make_assertion(agent, audience="http://127.0.0.1:1", now=now_ms())) == (
+    agent = unit.enrol()
+    good = unit.assertion(agent)
+    assert open_with(unit, good) == (201, "ok")
+    assert open_with(unit, good) == (401, "replayed")
+    assert open_with(unit, make_assertion(agent, audience="http://127.0.0.1:1", now=now_ms())) == (
         401,
         "bad_assertion",
     )
     stranger = KeyFile.generate("agent", AGENT, ISSUER)
-    assert open_with(world, world.assertion(stranger)) == (401, "bad_assertion")
+    assert open_with(unit, unit.assertion(stranger)) == (401, "bad_assertion")
     posing = KeyFile("agent", "acme/support/other", ISSUER, agent.key)
-    assert open_with(world, world.assertion(posing)) == (401, "bad_assertion")
-    _, claims, _ = world.assertion(agent).split(".")
+    assert open_with(unit, unit.assertion(posing)) == (401, "bad_assertion")
+    _, claims, _ = unit.assertion(agent).split(".")
     header = wire.text_of(b'{"alg":"none","typ":"JWT","kid":"%b"}' % agent.key.kid.encode())
-    assert open_with(world, f"{header}.{claims}.") == (401, "bad_assertion")
-    assert open_with(world, world.assertion(world.operator_key)) == (403, "wrong_caller")
+    assert open_with(unit, f"{header}.{claims}.") == (401, "bad_assertion")
+    assert open_with(unit, unit.assertion(unit.operator_key)) == (403, "wrong_caller")
 
 
 @pytest.mark.spec("CONTROL 1.1")
-def test_signing_in_needs_the_enrolled_key_twice(world: World) -> None:
+def test_signing_in_needs_the_enrolled_key_twice(unit: Harness) -> None:
     """An operator's assertion with a proof by another key buys nothing, nor does an agent's."""
-    agent = world.enrol()
+    agent = unit.enrol()
 
     def sign_in(key: SigningKey, assertion: str) -> tuple[int, str]:
-        answer = Holder(world, key, None).call("POST", "/v1/operators/token", {"assertion": assertion})
+        answer = Holder(unit, key, None).call("POST", "/v1/operators/token", {"assertion": assertion})
         return answer.status_code, answer.json().get("code", "ok")
 
-    assert sign_in(SigningKey.generate(), world.assertion(world.operator_key)) == (401, "bad_proof")
-    assert sign_in(agent.key, world.assertion(agent)) == (403, "wrong_caller")
-    assert sign_in(world.operator_key.key, world.assertion(world.operator_key)) == (201, "ok")
+    assert sign_in(SigningKey.generate(), unit.assertion(unit.operator_key)) == (401, "bad_proof")
+    assert sign_in(agent.key, unit.assertion(agent)) == (403, "wrong_caller")
+    assert sign_in(unit.operator_key.key, unit.assertion(unit.operator_key)) == (201, "ok")
 
 
 @pytest.mark.spec("CONTROL 1.1")
-def test_one_assertion_in_many_hands_opens_one_session(world: World) -> None:
+def test_one_assertion_in_many_hands_opens_one_session(unit: Harness) -> None:
     """Of many threads that use an id at once, one succeeds, also on two connections to the database."""
     answers: list[str] = []
-    with MintDatabase(world.realm.database_url) as other:
+    with MintDatabase(unit.realm.database_url) as other:
         barrier = threading.Barrier(8)
 
         def use(db: MintDatabase) -> None:
@@ -205,7 +194,7 @@ def test_one_assertion_in_many_hands_opens_one_session(world: World) -> None:
             except GrantError as error:
                 answers.append(error.code)
 
-        threads = [threading.Thread(target=use, args=((world.mint.db, other)[n % 2],)) for n in range(8)]
+        threads = [threading.Thread(target=use, args=((unit.mint.db, other)[n % 2],)) for n in range(8)]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -215,13 +204,13 @@ def test_one_assertion_in_many_hands_opens_one_session(world: World) -> None:
 
 def attenuated(holder: Holder, *caveats: Caveat) -> Holder:
     assert holder.token is not None
-    return Holder(holder.world, holder.key, Macaroon.parse(holder.token).attenuate(*caveats).encode())
+    return Holder(holder.harness, holder.key, Macaroon.parse(holder.token).attenuate(*caveats).encode())
 
 
 @pytest.mark.spec("CONTROL 1.3")
-def test_an_operator_attenuates_a_token_offline(world: World) -> None:
+def test_an_operator_attenuates_a_token_offline(unit: Harness) -> None:
     """A kill-only credential kills and does nothing else; an expired or unknown caveat refuses everything."""
-    operator = world.operator()
+    operator = unit.operator()
     reader = attenuated(operator, Caveat(allow=(Rule(tool="arx.agents.read"),)))
     assert reader.call("GET", "/v1/agents").status_code == 200
     refused = reader.call("POST", "/v1/kills", {"targets": ["realm"], "reason": "x"})
@@ -236,32 +225,32 @@ def test_an_operator_attenuates_a_token_offline(world: World) -> None:
 
 
 @pytest.mark.spec("CONTROL 1.6")
-def test_an_operators_arguments_can_be_attenuated(world: World) -> None:
+def test_an_operators_arguments_can_be_attenuated(unit: Harness) -> None:
     """A token for one agent's path looks at that agent and at no other."""
-    world.enrol()
-    world.enrol("acme/support/other")
-    one = attenuated(world.operator(), Caveat(allow=(Rule(tool="arx.agents.read", args={"path": AGENT}),)))
+    unit.enrol()
+    unit.enrol("acme/support/other")
+    one = attenuated(unit.operator(), Caveat(allow=(Rule(tool="arx.agents.read", args={"path": AGENT}),)))
     assert one.call("GET", f"/v1/agents/{AGENT}").status_code == 200
     refused = one.call("GET", "/v1/agents/acme/support/other")
     assert (refused.status_code, refused.json()["code"]) == (403, "argument_not_allowed")
 
 
 @pytest.mark.spec("CONTROL 1.3")
-def test_altered_tokens_are_refused(world: World) -> None:
+def test_altered_tokens_are_refused(unit: Harness) -> None:
     """A changed byte of an operator's or a session's token breaks it."""
-    for holder in (world.operator(), world.session()[0]):
+    for holder in (unit.operator(), unit.session()[0]):
         assert holder.token is not None
         raw = bytearray(wire.bytes_of(holder.token.removeprefix("arx1_")))
         raw[-1] ^= 1
-        forged = Holder(world, holder.key, "arx1_" + wire.text_of(bytes(raw)))
+        forged = Holder(unit, holder.key, "arx1_" + wire.text_of(bytes(raw)))
         answer = forged.call("GET", "/v1/whoami")
         assert (answer.status_code, answer.json()["code"]) == (401, "bad_signature")
 
 
 @pytest.mark.spec("CONTROL 1.3")
-def test_each_stays_on_its_side(world: World) -> None:
+def test_each_stays_on_its_side(unit: Harness) -> None:
     """An agent's token does no operator's work, an operator's token starts no task."""
-    holder, _ = world.session()
+    holder, _ = unit.session()
     for method, path, body in (
         ("GET", "/v1/agents", None),
         ("GET", "/v1/sessions", None),
@@ -271,14 +260,14 @@ def test_each_stays_on_its_side(world: World) -> None:
     ):
         answer = holder.call(method, path, body)
         assert answer.status_code == 403, answer.text
-    answer = world.operator().call("POST", "/v1/tasks", LOOKUP)
+    answer = unit.operator().call("POST", "/v1/tasks", LOOKUP)
     assert (answer.status_code, answer.json()["code"]) == (403, "wrong_caller")
 
 
-def test_an_agent_sees_its_own_session_alone(world: World) -> None:
+def test_an_agent_sees_its_own_session_alone(unit: Harness) -> None:
     """Another's session and task are not there, to look at or to end."""
-    holder, session = world.session()
-    other, other_session = world.open_session(world.enrol("acme/support/other"))
+    holder, session = unit.session()
+    other, other_session = unit.open_session(unit.enrol("acme/support/other"))
     task = other.call("POST", "/v1/tasks", LOOKUP).json()["task"]
     assert holder.call("GET", f"/v1/sessions/{session['id']}").json()["session"]["state"] == "open"
     for method, path in (
@@ -292,9 +281,9 @@ def test_an_agent_sees_its_own_session_alone(world: World) -> None:
 
 
 @pytest.mark.parametrize("target", ["session", f"agent:{AGENT}", "agent:acme", "policy", "realm", "key:k1.0"])
-def test_a_dead_session_does_nothing(world: World, epochs: UnsafeLocalEpochs, target: str) -> None:
+def test_a_dead_session_does_nothing(unit: Harness, epochs: UnsafeLocalEpochs, target: str) -> None:
     """A kill of session, agent, one above it, policy, realm or key ends the session's token at the mint as anywhere."""
-    holder, session = world.session()
+    holder, session = unit.session()
     killed = {"session": f"session:{session['id']}", "policy": f"policy:{session['policy']}"}.get(target, target)
     assert holder.call("POST", "/v1/tasks", LOOKUP).status_code == 201
     epochs.kill(killed)
@@ -303,12 +292,12 @@ def test_a_dead_session_does_nothing(world: World, epochs: UnsafeLocalEpochs, ta
 
 
 @pytest.mark.spec("10.2")
-def test_a_session_killed_in_the_store_is_shown_as_killed(world: World, epochs: UnsafeLocalEpochs) -> None:
+def test_a_session_killed_in_the_store_is_shown_as_killed(unit: Harness, epochs: UnsafeLocalEpochs) -> None:
     """What an operator sees is what the kill epoch says, not what the database last heard."""
-    holder, session = world.session()
+    holder, session = unit.session()
     holder.call("POST", "/v1/tasks", LOOKUP)
     epochs.freeze(f"agent:{AGENT}")
-    operator = world.operator()
+    operator = unit.operator()
     path = f"/v1/sessions/{session['id']}"
     assert operator.call("GET", path).json()["session"]["state"] == "frozen"
     assert operator.call("GET", f"/v1/agents/{AGENT}").json()["state"] == "frozen"
@@ -322,22 +311,22 @@ def test_a_session_killed_in_the_store_is_shown_as_killed(world: World, epochs: 
 
 
 @pytest.mark.spec("10.2")
-def test_nothing_is_granted_while_a_target_is_frozen(world: World, epochs: UnsafeLocalEpochs) -> None:
+def test_nothing_is_granted_while_a_target_is_frozen(unit: Harness, epochs: UnsafeLocalEpochs) -> None:
     """A freeze on an agent, one above it, the policy or the realm stops sessions and tasks until it is thawed."""
-    agent = world.enrol()
-    holder, _ = world.open_session(agent)
-    for target in (f"agent:{AGENT}", "agent:acme", f"policy:{world.mint.policy.digest}", "realm", "key:k1.0"):
+    agent = unit.enrol()
+    holder, _ = unit.open_session(agent)
+    for target in (f"agent:{AGENT}", "agent:acme", f"policy:{unit.mint.policy.digest}", "realm", "key:k1.0"):
         epochs.freeze(target)
-        assert open_with(world, world.assertion(agent)) == (401, "frozen")
+        assert open_with(unit, unit.assertion(agent)) == (401, "frozen")
         assert holder.call("POST", "/v1/tasks", LOOKUP).json()["code"] == "frozen"
         epochs.thaw(target)
         assert holder.call("POST", "/v1/tasks", LOOKUP).status_code == 201
 
 
 @pytest.mark.spec("4.3")
-def test_no_operator_is_locked_out_by_a_realm_kill(world: World, epochs: UnsafeLocalEpochs) -> None:
+def test_no_operator_is_locked_out_by_a_realm_kill(unit: Harness, epochs: UnsafeLocalEpochs) -> None:
     """Operators go on after the realm was killed and frozen, and stop when they are frozen themselves."""
-    operator = world.operator()
+    operator = unit.operator()
     epochs.kill("realm")
     epochs.freeze("realm")
     assert operator.call("GET", "/v1/agents").status_code == 200
@@ -346,30 +335,30 @@ def test_no_operator_is_locked_out_by_a_realm_kill(world: World, epochs: UnsafeL
     assert (answer.status_code, answer.json()["code"]) == (401, "frozen")
 
 
-def test_a_stale_view_grants_nothing_and_stops_no_kill(world: World) -> None:
+def test_a_stale_view_grants_nothing_and_stops_no_kill(unit: Harness) -> None:
     """With the kill epoch unknown agents get 503; an operator still looks, and still reaches the store with a kill."""
-    agent = world.enrol()
-    holder, _ = world.open_session(agent)
-    operator = world.operator()
-    world.mint.epochs.close()
+    agent = unit.enrol()
+    holder, _ = unit.open_session(agent)
+    operator = unit.operator()
+    unit.mint.epochs.close()
     answer = holder.call("POST", "/v1/tasks", LOOKUP)
     assert (answer.status_code, answer.json()["code"]) == (503, "closed")
     assert answer.headers["retry-after"] == "1"
-    assert open_with(world, world.assertion(agent)) == (503, "closed")
+    assert open_with(unit, unit.assertion(agent)) == (503, "closed")
     assert operator.call("GET", "/v1/sessions").status_code == 200
     assert operator.call("POST", "/v1/services", {"audience": "orders"}).json()["code"] == "closed"
     kill = operator.call("POST", "/v1/kills", {"targets": ["realm"], "reason": "x"})
     assert (kill.status_code, kill.json()["code"]) == (503, "store_unavailable")
 
 
-def test_secrets_are_not_shown(world: World) -> None:
+def test_secrets_are_not_shown(unit: Harness) -> None:
     """No answer but the one that gives a token, no record and no repr holds a token or a key."""
-    holder, session = world.session()
+    holder, session = unit.session()
     bundle = holder.call("POST", "/v1/tasks", LOOKUP).json()["bundle"]
-    operator = world.operator()
+    operator = unit.operator()
     shown: Any = [operator.call("GET", path).text for path in ("/v1/agents", "/v1/sessions", "/v1/tasks")]
-    shown += [operator.call("GET", f"/v1/sessions/{session['id']}").text, str(world.events())]
-    shown += [repr(part) for part in (world.mint, world.mint.roots, world.mint.keys, world.mint.db)]
+    shown += [operator.call("GET", f"/v1/sessions/{session['id']}").text, str(unit.events())]
+    shown += [repr(part) for part in (unit.mint, unit.mint.roots, unit.mint.keys, unit.mint.db)]
     assert holder.token is not None
     for secret in (holder.token, bundle, holder.token[-40:], bundle[-40:], token_hash(holder.token)):
         assert not any(secret in text for text in shown)

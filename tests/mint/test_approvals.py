@@ -16,21 +16,14 @@ from arx_caps.mint.policy.approvals import ApprovalTerms
 from arx_verifier.revocation.epoch import UnsafeLocalEpochs
 from arx_verifier.token.macaroon import Macaroon
 from tests.mint.approvals import POLICY, REFUND, TWO, Desk, code
+from tests.mint.harness import Harness, Holder, local_mint, now_ms
 from tests.mint.test_erase import ANN, IDP, erase
 from tests.mint.test_races import at_once, during
-from tests.mint.world import Holder, World, client_of, local_mint, now_ms
-
-
-@pytest.fixture
-def epochs(desk: Desk) -> UnsafeLocalEpochs:
-    view = desk.world.mint.epochs
-    assert isinstance(view, UnsafeLocalEpochs)
-    return view
 
 
 def about(desk: Desk, approval: dict[str, Any]) -> list[dict[str, Any]]:
     """What is recorded of an approval."""
-    return [event for event in desk.world.events() if event.get("approval") == approval["id"]]
+    return [event for event in desk.harness.events() if event.get("approval") == approval["id"]]
 
 
 def state(desk: Desk, approval: dict[str, Any]) -> str:
@@ -69,7 +62,7 @@ def test_an_agent_asks_an_operator_approves_the_agent_gets_it(desk: Desk) -> Non
         ("approval.given", "operator:ada"),
         *[("discharge.made", f"agent:{asked['agent']}")] * 2,
     ]
-    assert told["discharge"] not in json.dumps(desk.world.events())
+    assert told["discharge"] not in json.dumps(desk.harness.events())
 
 
 @pytest.mark.spec("CONTROL 2.9")
@@ -99,7 +92,7 @@ def test_a_yes_counts_while_its_operator_may_say_it(desk: Desk, epochs: UnsafeLo
     desk.use(TWO)
     desk.id, desk.task = desk.start()
     desk.caveat = desk.third_party(desk.task)
-    root = desk.world.operator()
+    root = desk.harness.operator()
     asked = desk.ask()
     for name in ("gone", "frozen", "changed"):
         assert desk.answer(desk.operator(name), asked).json()["approval"]["state"] == "waiting"
@@ -126,8 +119,8 @@ def test_who_may_ask_and_who_may_answer(desk: Desk) -> None:
         assert code(holder.call("DELETE", f"/v1/approvals/{asked['id']}")) == "tool_not_allowed"
     assert code(night.call("GET", "/v1/approvals")) == "tool_not_allowed"
     assert code(desk.answer(desk.agent, asked)) == "tool_not_allowed"
-    assert code(desk.try_to_ask(by=desk.world.operator())) == "wrong_caller"
-    other, _ = desk.world.session("acme/support/other")
+    assert code(desk.try_to_ask(by=desk.harness.operator())) == "wrong_caller"
+    other, _ = desk.harness.session("acme/support/other")
     assert code(desk.fetch(asked, other)) == code(other.call("GET", f"/v1/approvals/{asked['id']}")) == "not_found"
     assert other.call("GET", "/v1/approvals").json() == {"approvals": []}
     assert code(other.call("GET", "/v1/approvals", session=desk.session["id"])) == "not_found"
@@ -164,7 +157,7 @@ def test_rules_of_ones_own_say_whose_requests(desk: Desk) -> None:
 def test_what_is_approved_is_these_arguments(desk: Desk, args: Any, wanted: Any) -> None:
     """Scalars as they are, lists in their order."""
     asked = desk.ask(args, tool="payments.note")
-    assert code(desk.answer(desk.world.operator(), asked)) == "ok"
+    assert code(desk.answer(desk.harness.operator(), asked)) == "ok"
     (caveat,) = Macaroon.parse(desk.fetch(asked).json()["discharge"]).packets
     assert isinstance(caveat, bytes)
     assert json.loads(caveat)["allow"] == [{"args": wanted, "tool": "payments.note"}]
@@ -188,7 +181,7 @@ def test_what_cannot_be_approved_as_it_is_is_refused(desk: Desk, args: Any) -> N
     answer = desk.try_to_ask(args, tool="payments.note")
     assert (answer.status_code, answer.json()["code"]) == (403, "bad_parameters")
     assert "args" in answer.json()["detail"]
-    assert desk.world.mint.db.count(APPROVALS) == 0
+    assert desk.harness.mint.db.count(APPROVALS) == 0
 
 
 @pytest.mark.spec("CONTROL 2.8")
@@ -219,11 +212,11 @@ def test_a_repeat_is_the_same_request(desk: Desk) -> None:
     told = []
     for _ in range(2):
         headers = desk.agent.headers("POST", "/v1/discharges") | {HEADER: "once"}
-        told.append(desk.world.client.post("/v1/discharges", json=body, headers=headers).json()["approval"])
+        told.append(desk.harness.client.post("/v1/discharges", json=body, headers=headers).json()["approval"])
     assert told[0] == told[1]
-    assert desk.world.mint.db.count(APPROVALS) == 1
+    assert desk.harness.mint.db.count(APPROVALS) == 1
     headers = desk.agent.headers("POST", "/v1/discharges") | {HEADER: "once"}
-    other = desk.world.client.post("/v1/discharges", json=body | {"args": {}}, headers=headers)
+    other = desk.harness.client.post("/v1/discharges", json=body | {"args": {}}, headers=headers)
     assert other.json()["code"] == "idempotency_mismatch"
 
 
@@ -240,7 +233,7 @@ def test_the_end_of_the_task_is_the_end_of_it(desk: Desk, epochs: UnsafeLocalEpo
             epochs.kill(f"task:{desk.id}")
         changes = {"status": "ended"} if end == "ended" else {"expires_at": now_ms() - 1}
         if end != "killed":
-            with desk.world.mint.db.write() as c:
+            with desk.harness.mint.db.write() as c:
                 c.execute(update(TASKS).where(TASKS.c.id == desk.id).values(**changes))
         assert [state(desk, each) for each in (waiting, approved)] == ["ended"] * 2
         assert code(desk.answer(approver, waiting)) == "session_ended"
@@ -249,7 +242,7 @@ def test_the_end_of_the_task_is_the_end_of_it(desk: Desk, epochs: UnsafeLocalEpo
         assert code(desk.try_to_ask()) == "session_ended"
         listed = desk.agent.call("GET", "/v1/approvals", state="ended", task=desk.id).json()["approvals"]
         assert [each["id"] for each in listed] == [approved["id"], waiting["id"]]
-    assert desk.world.mint.db.approvals.count_waiting() == 1  # of the killed one, which the database does not know
+    assert desk.harness.mint.db.approvals.count_waiting() == 1  # of the killed one, which the database does not know
 
 
 @pytest.mark.spec("CONTROL 2.10")
@@ -257,8 +250,8 @@ def test_its_time_is_over_and_its_kill_counts(desk: Desk, epochs: UnsafeLocalEpo
     """An approval that was not used in time is expired; one that was killed in the store is withdrawn."""
     late, killed = desk.ask(), desk.ask()
     for each in (late, killed):
-        assert code(desk.answer(desk.world.operator(), each)) == "ok"
-    with desk.world.mint.db.write() as c:
+        assert code(desk.answer(desk.harness.operator(), each)) == "ok"
+    with desk.harness.mint.db.write() as c:
         c.execute(update(APPROVALS).where(APPROVALS.c.id == late["id"]).values(expires_at=now_ms()))
     epochs.kill(f"task:{killed['id']}")
     assert (state(desk, late), state(desk, killed)) == ("expired", "withdrawn")
@@ -293,7 +286,7 @@ def test_of_terms_that_two_grants_have_the_strictest_hold(desk: Desk) -> None:
     assert more.status_code == 201
     asked = desk.ask()
     assert (asked["need"], asked["once"]) == (2, True)
-    row = desk.world.mint.db.approvals.find(asked["id"])
+    row = desk.harness.mint.db.approvals.find(asked["id"])
     assert row is not None
     assert row["ttl_ms"] == 60_000
     assert (before["need"], before["once"]) == (1, False)  # asked for before; answered, it takes what holds by now
@@ -308,7 +301,7 @@ def test_of_terms_that_two_grants_have_the_strictest_hold(desk: Desk) -> None:
 def test_lists_go_by_what_they_are_asked(desk: Desk) -> None:
     """Pages, states, and whose; the newest first."""
     asked = [desk.ask(REFUND | {"amount": amount}) for amount in (1, 2, 3)]
-    assert code(desk.answer(desk.world.operator(), asked[1], "deny")) == "ok"
+    assert code(desk.answer(desk.harness.operator(), asked[1], "deny")) == "ok"
     reader = desk.operator("reader", role="read-only")
 
     def found(**query: str) -> list[str]:
@@ -368,10 +361,10 @@ def test_a_request_is_withdrawn_without_a_kill(desk: Desk) -> None:
 
 def test_two_mints_are_one(desk: Desk) -> None:
     """Asked at one, answered at the other, given by either in the same bytes; two answers at once are one."""
-    mint, _ = local_mint(desk.world.realm)
-    mint.epochs = mint.verifier.epochs = desk.world.mint.epochs
-    mint.freezes = desk.world.mint.freezes
-    other = World(mint, client_of(mint))
+    mint = local_mint(desk.harness.realm)
+    mint.epochs = mint.verifier.epochs = desk.harness.mint.epochs
+    mint.freezes = desk.harness.mint.freezes
+    other = Harness(mint)
 
     def at_the_other(holder: Holder) -> Holder:
         return Holder(other, holder.key, holder.token)
@@ -396,7 +389,7 @@ def test_two_mints_are_one(desk: Desk) -> None:
 
 def test_an_end_that_came_first_leaves_nothing_to_approve(desk: Desk) -> None:
     """Who answers or asks while the end of the task is being written waits for it, and is refused."""
-    db, ending = desk.world.mint.db, update(TASKS).values(status="ended")
+    db, ending = desk.harness.mint.db, update(TASKS).values(status="ended")
     asked = desk.ask()
     row = db.approvals.find(asked["id"])
     assert row is not None
@@ -414,20 +407,19 @@ def test_an_end_that_came_first_leaves_nothing_to_approve(desk: Desk) -> None:
 def test_nothing_is_left_of_a_person(desk: Desk) -> None:
     """Who is erased is erased here: arguments, reasons and the subject; that somebody approved something stays."""
     subject = {"subject_issuer": IDP, "subject": "ann-of-accounting", "subject_claims": "{}"}
-    with desk.world.mint.db.write() as c:
+    with desk.harness.mint.db.write() as c:
         c.execute(update(SESSIONS).where(SESSIONS.c.id == desk.session["id"]).values(**subject))
     asked = desk.ask(REFUND, why="for Ann of accounting")
     assert asked["subject"]["target"] == ANN
     assert code(desk.answer(desk.operator("ada"), asked, why="Ann called")) == "ok"
-    view = desk.world.mint.epochs
-    assert isinstance(view, UnsafeLocalEpochs)
+    view = desk.harness.epochs
     view.kill(ANN)
-    desk.world.mint.log.step()
-    assert erase(desk.world, subject=ANN).status_code == 200
-    with desk.world.mint.db.read() as c:
+    desk.harness.mint.log.step()
+    assert erase(desk.harness, subject=ANN).status_code == 200
+    with desk.harness.mint.db.read() as c:
         row = c.execute(select(APPROVALS)).one()
     assert (row.args, row.why, row.answer_why, row.subject, row.subject_issuer) == ("{}", None, None, None, None)
-    shown = desk.world.operator().call("GET", f"/v1/approvals/{asked['id']}").json()["approval"]
+    shown = desk.harness.operator().call("GET", f"/v1/approvals/{asked['id']}").json()["approval"]
     assert (shown["args"], shown["why"], shown["subject"], shown["by"]) == ({}, None, None, ["ada"])
     events = about(desk, asked)
     assert [event["kind"] for event in events] == ["approval.asked", "approval.given"]

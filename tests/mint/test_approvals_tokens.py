@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every token of a task requires the approvals that its policy asks for, by whichever way it is signed."""
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,8 +10,8 @@ from arx_caps.agent.task import Task
 from arx_verifier.token.discharge import ThirdPartyCaveat, third_party_caveats
 from arx_verifier.token.macaroon import Identifier
 from arx_verifier.token.wire import ThirdPartyPacket
+from tests.mint.harness import Harness, Holder
 from tests.mint.test_token_exchange import PAY, POLICY, Shop
-from tests.mint.world import Holder
 
 pytestmark = pytest.mark.spec("CONTROL 2.7")
 
@@ -29,16 +27,8 @@ WIDE, READS = ("payments.*", "orders.cancel"), ("orders.get",)
 
 
 @pytest.fixture
-def shop(tmp_path: Path, database: str | None) -> Iterator[Shop]:
-    made = Shop(tmp_path / "realm", database)
-    use(made, APPROVED)
-    yield made
-    made.world.mint.close()
-
-
-def use(shop: Shop, policy: str) -> None:
-    shop.world.realm.policy_path.write_text(policy)
-    shop.world.mint.reload_policy()
+def shop(unit: Harness) -> Shop:
+    return Shop(unit, APPROVED)
 
 
 def requires(shop: Shop, bundle: str, task: str) -> dict[str, list[tuple[str, ...] | None]]:
@@ -58,7 +48,7 @@ def requires(shop: Shop, bundle: str, task: str) -> dict[str, list[tuple[str, ..
 def start(shop: Shop, key: str | None = None, **body: Any) -> tuple[str, str]:
     holder: Holder = shop.agent
     headers = holder.headers("POST", "/v1/tasks") | ({} if key is None else {"Idempotency-Key": key})
-    told = shop.world.client.post("/v1/tasks", json=PAY | body, headers=headers).json()
+    told = shop.harness.client.post("/v1/tasks", json=PAY | body, headers=headers).json()
     return told["task"]["id"], told["bundle"]
 
 
@@ -81,10 +71,10 @@ def test_whatever_signs_again_requires_the_same(shop: Shop) -> None:
 def test_a_policy_that_asks_for_less_changes_nothing_that_was_granted(shop: Shop) -> None:
     """What was granted under a policy stays as it was; what is granted later is by the later one."""
     task, bundle = start(shop)
-    use(shop, POLICY)
+    shop.harness.use(POLICY)
     more = shop.agent.call("POST", f"/v1/tasks/{task}/extend", {"params": {"amount": 5}}).json()["bundle"]
     assert set(map(len, requires(shop, more, task).values())) == {0}
-    row = shop.world.mint.db.grants.list(task)[-1]
+    row = shop.harness.mint.db.grants.list(task)[-1]
     assert '"need":2' in row["content"]
     assert requires(shop, bundle, task)["payments"] == [WIDE]
 

@@ -22,8 +22,9 @@ from arx_verifier.constraints.constraint import compile_constraint, read_constra
 from arx_verifier.constraints.rule import compile_rule, permits, read_rule
 from arx_verifier.errors import AttenuationError
 from arx_verifier.names import matches_tool
-from tests.advisories.test_exchange_drops_the_attenuation import StoredShop, stored_shop
-from tests.mint.world import now_ms
+from tests.mint.harness import now_ms, open_live
+from tests.mint.test_token_exchange import Shop
+from tests.servers import FAST_LEASE_MS
 
 pytestmark = [pytest.mark.servers, pytest.mark.spec("CONTROL 2.4", "CONTROL 2.6")]
 MAX_PATH: Final = 3  # services in a row
@@ -162,7 +163,7 @@ def within_caveat(held: Held, caveat: Mapping[str, Any], tool: str, args: Mappin
 class AtMint:
     """The task's session, as far as an attenuation at the mint needs it."""
 
-    def __init__(self, shop: StoredShop) -> None:
+    def __init__(self, shop: Shop) -> None:
         self._shop = shop
 
     def __getattr__(self, name: str) -> Any:
@@ -176,12 +177,13 @@ class AtMint:
 
 
 @pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory, valkey: EmbeddedValkey) -> Iterator[StoredShop]:
-    with stored_shop(tmp_path_factory.mktemp("attenuation") / "realm", valkey, "attenuation", POLICY) as opened:
-        yield opened
+def shop(tmp_path_factory: pytest.TempPathFactory, valkey: EmbeddedValkey) -> Iterator[Shop]:
+    folder = tmp_path_factory.mktemp("attenuation") / "realm"
+    with open_live(folder, valkey.url, name="attenuation", lease_ms=FAST_LEASE_MS) as live:
+        yield Shop(live, POLICY)
 
 
-def reached(shop: StoredShop, held: Held, then: Mapping[str, Any]) -> Iterator[Held]:
+def reached(shop: Shop, held: Held, then: Mapping[str, Any]) -> Iterator[Held]:
     """A token, what services get for it, and for what a service attenuated before it went on."""
     yield held
     at = held.path[-1]
@@ -203,7 +205,7 @@ def reached(shop: StoredShop, held: Held, then: Mapping[str, Any]) -> Iterator[H
     then=LESS,
 )
 def test_nothing_that_is_reached_is_wider_than_what_was_written(
-    shop: StoredShop, caveats: dict[str, Any], steps: list[tuple[str, dict[str, Any]]], then: dict[str, Any]
+    shop: Shop, caveats: dict[str, Any], steps: list[tuple[str, dict[str, Any]]], then: dict[str, Any]
 ) -> None:
     """Whatever any token allows, of the bundle or got for one of it, is within all that was taken away before."""
     session = AtMint(shop)

@@ -19,7 +19,7 @@ from arx_caps.realm import Realm
 from arx_caps.revocation import RevocationStore
 from arx_verifier.journal.decision import Decision, unpack_record
 from arx_verifier.journal.reader import read_journal
-from tests.mint.world import LOOKUP, World, client_of, make_realm
+from tests.mint.harness import LOOKUP, Harness, client_of, make_realm
 
 pytestmark = [pytest.mark.servers, pytest.mark.spec("LOG 1.7")]
 
@@ -31,12 +31,12 @@ class Mints:
         self._realm, self._store_url = realm, store_url
         self._running: TestClient | None = None
 
-    def __call__(self) -> World:
+    def __call__(self) -> Harness:
         self.stop()
         mint = MintRuntime.open(Realm.open(self._realm.folder), store_url=self._store_url)
         self._running = client_of(mint)
         self._running.__enter__()
-        return World(mint, self._running)
+        return Harness(mint, self._running)
 
     def stop(self) -> None:
         if self._running is not None:
@@ -45,7 +45,7 @@ class Mints:
 
 
 @pytest.fixture
-def open_world(tmp_path: Path, realm_name: str, database: str | None, valkey: EmbeddedValkey) -> Iterator[Mints]:
+def start_mint(tmp_path: Path, realm_name: str, database: str | None, valkey: EmbeddedValkey) -> Iterator[Mints]:
     """A realm whose mint is started by a call."""
     made = Mints(make_realm(tmp_path / "realm", realm_name, database=database), valkey.url)
     yield made
@@ -53,44 +53,44 @@ def open_world(tmp_path: Path, realm_name: str, database: str | None, valkey: Em
 
 
 @pytest.fixture
-def past_the_mint(open_world: Mints, realm_name: str, valkey: EmbeddedValkey) -> Iterator[RevocationStore]:
+def past_the_mint(start_mint: Mints, realm_name: str, valkey: EmbeddedValkey) -> Iterator[RevocationStore]:
     """Somebody else's way to the store, once the mint has begun the realm's history."""
-    open_world()
+    start_mint()
     store = RevocationStore(valkey.url, realm_name)
     store.header()
     yield store
     store.close()
 
 
-def logged(world: World) -> tuple[list[EventRecord], list[Decision]]:
+def logged(harness: Harness) -> tuple[list[EventRecord], list[Decision]]:
     """The events and the decisions of the log's files, verified."""
-    world.mint.log.step()
-    assert world.mint.log.failing is None
-    checked = verify(world.realm.log_dir, Trust(read_signer(world.realm.log_key_path, "log").key))
-    reader = TileReader(fetch_from(world.realm.log_dir), checked.checkpoint.size)
+    harness.mint.log.step()
+    assert harness.mint.log.failing is None
+    checked = verify(harness.realm.log_dir, Trust(read_signer(harness.realm.log_key_path, "log").key))
+    reader = TileReader(fetch_from(harness.realm.log_dir), checked.checkpoint.size)
     kept = [reader.record(index) or b"" for index in range(checked.checkpoint.size)]
     events = [read_event(each, None) for each in kept if is_event(each)]
     return events, [unpack_record(each, None) for each in kept if not is_event(each)]
 
 
-def test_everything_is_in_the_log_once(open_world: Mints, past_the_mint: RevocationStore) -> None:
+def test_everything_is_in_the_log_once(start_mint: Mints, past_the_mint: RevocationStore) -> None:
     """Through restarts: the outbox, the mint's journals and the store's log, each number once and in order."""
-    world = open_world()
-    holder, session = world.session()
+    live = start_mint()
+    holder, session = live.session()
     task = holder.call("POST", "/v1/tasks", LOOKUP).json()["task"]["id"]
     holder.call("DELETE", f"/v1/tasks/{task}")
-    logged(world)
+    logged(live)
     past_the_mint.kill([f"session:{session['id']}"], "past the mint", "somebody")
-    world = open_world()
+    live = start_mint()
     past_the_mint.kill_and_freeze(["agent:acme/x", "subject:" + "a" * 32], "past the mint again", "somebody")
-    world.operator().call("GET", "/v1/agents")
-    logged(world)
-    world = open_world()
-    events, decisions = logged(world)
+    live.operator().call("GET", "/v1/agents")
+    logged(live)
+    live = start_mint()
+    events, decisions = logged(live)
     by_source: dict[str, list[int]] = {}
     for event in events:
         by_source.setdefault(event.source.partition("/")[0], []).append(event.number)
-    db = world.mint.db
+    db = live.mint.db
     assert by_source["mint"] == [event.id for event in db.outbox.after(0)]
     kills = past_the_mint.log()
     assert by_source["store"] == [entry.seq for entry in kills]
@@ -98,7 +98,7 @@ def test_everything_is_in_the_log_once(open_world: Mints, past_the_mint: Revocat
     assert told[kills[-1].seq].by == "somebody"
     assert {event.named.get("target") for event in told.values()} >= {f"session:{session['id']}", "agent:acme/x", None}
     assert int(past_the_mint.exchange.client.hget(past_the_mint.keys.header, "taken") or 0) == kills[-1].seq
-    journal = [each for each in read_journal(world.realm.journals_dir / "mint") if each.sequence]
+    journal = [each for each in read_journal(live.realm.journals_dir / "mint") if each.sequence]
     ids = [each.id for each in decisions]
     assert sorted(ids) == sorted({each.id for each in journal})
     assert [each.tool for each in decisions if each.agent == "operator:root"].count("arx.agents.read") == 1
@@ -127,9 +127,9 @@ class Watched:
         self._inside.release()
 
 
-def test_steps_come_one_after_another(open_world: Mints) -> None:
+def test_steps_come_one_after_another(start_mint: Mints) -> None:
     """Whoever erases a person steps the log while its own thread does: no feed is asked by two, who would mix it up."""
-    log = open_world().mint.log
+    log = start_mint().mint.log
     watched = Watched()
     log.feeds = [*log.feeds, watched]
     with ThreadPoolExecutor(4) as threads:
@@ -138,28 +138,28 @@ def test_steps_come_one_after_another(open_world: Mints) -> None:
     assert not watched.crowded
 
 
-def test_what_comes_into_the_log_is_counted(open_world: Mints, past_the_mint: RevocationStore) -> None:
+def test_what_comes_into_the_log_is_counted(start_mint: Mints, past_the_mint: RevocationStore) -> None:
     """
     Decisions by what was decided and why, kills however they were made, each once; the journal and the
     checkpoint.
     """
-    world = open_world()
-    holder, _ = world.session()
+    live = start_mint()
+    holder, _ = live.session()
     holder.call("POST", "/v1/tasks", LOOKUP)
-    world.client.get("/v1/agents", headers={"Authorization": "DPoP junk", "DPoP": "junk"})
+    live.client.get("/v1/agents", headers={"Authorization": "DPoP junk", "DPoP": "junk"})
     before = past_the_mint.header().seq
     past_the_mint.kill(["agent:acme/x", "agent:acme/y"], "past the mint", "somebody")
     past_the_mint.freeze(["agent:acme/z"], "past the mint", "somebody")
     past_the_mint.thaw(["agent:acme/z"], "past the mint", "somebody")
-    logged(world)
-    logged(world)
-    text = world.client.app.state.metrics.text().decode()  # type: ignore[attr-defined]
+    logged(live)
+    logged(live)
+    text = live.client.app.state.metrics.text().decode()  # type: ignore[attr-defined]
     found = {
         (sample.name, *sorted(sample.labels.values())): sample.value
         for family in text_string_to_metric_families(text)
         for sample in family.samples
     }
-    _, decisions = logged(world)
+    _, decisions = logged(live)
     assert found["arx_decisions_total", "allow", "ok"] == sum(each.allowed for each in decisions) > 0
     assert past_the_mint.header().seq - before == 4
     assert [found["arx_kills_total", op] for op in ("kill", "freeze", "thaw")] == [2, 1, 1]
@@ -167,17 +167,17 @@ def test_what_comes_into_the_log_is_counted(open_world: Mints, past_the_mint: Re
     assert 0 <= found["arx_checkpoint_age_seconds",] < 60
 
 
-def test_kills_that_were_ended_unread_are_told(open_world: Mints, past_the_mint: RevocationStore) -> None:
+def test_kills_that_were_ended_unread_are_told(start_mint: Mints, past_the_mint: RevocationStore) -> None:
     """The mint is away, somebody kills, and somebody gives the store another history: the log says what it missed."""
-    world = open_world()
-    world.session()
+    live = start_mint()
+    live.session()
     past_the_mint.kill(["agent:acme/a"], "seen", "somebody")
-    events, _ = logged(world)
+    events, _ = logged(live)
     seen = past_the_mint.log()[-1].seq
-    open_world.stop()
+    start_mint.stop()
     missed = [past_the_mint.kill([f"agent:acme/{n}"], "missed", "somebody").header.seq for n in range(3)]
     past_the_mint.rotate(seq_at_least=missed[-1])
     last = past_the_mint.kill(["agent:acme/b"], "in a history that the mint ends", "somebody").header.seq
-    events, _ = logged(open_world())
+    events, _ = logged(start_mint())
     unread = [event.named for event in events if event.kind == "kills.unread"]
     assert [(each["first"], each["last"]) for each in unread] == [(seen + 1, last)]

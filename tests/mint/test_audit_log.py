@@ -2,7 +2,6 @@
 """The audit log at the mint: what services send is taken and signed, and so is what the mint says itself."""
 
 import sqlite3
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,60 +19,53 @@ from arx_caps.mint.audit import log
 from arx_caps.mint.db.repositories.holder_keys import add_key
 from arx_verifier.journal.decision import Decision, InMemoryDecisions, unpack_record
 from tests.audit.batches import BOOT, batch_of, decision, facts
-from tests.mint.world import AGENT, ISSUER, LOOKUP, World, client_of, local_mint, local_world, now_ms
+from tests.mint.harness import AGENT, ISSUER, LOOKUP, Harness, local_mint, now_ms, open_unit
 from tests.servers import until
 
-
-@pytest.fixture
-def world(tmp_path: Path, database: str | None) -> Iterator[World]:
-    """A mint whose log has begun; it is signed when a test says so."""
-    made, _ = local_world(tmp_path / "realm", database=database)
-    made.mint.log.start()
-    yield made
-    made.mint.close()
+pytestmark = pytest.mark.realm(log=True)
 
 
 @pytest.fixture
-def key(world: World) -> SigningKey:
+def key(unit: Harness) -> SigningKey:
     """The enrolled key of the service orders."""
     made = SigningKey.generate()
-    with world.mint.db.write() as c:
+    with unit.mint.db.write() as c:
         add_key(c, "service:orders", made.public)
     return made
 
 
-def send(world: World, key: SigningKey, batch: Batch, **changes: Any) -> httpx2.Response:
+def send(harness: Harness, key: SigningKey, batch: Batch, **changes: Any) -> httpx2.Response:
     """Post a batch as a service does."""
     body = changes.pop("body", batch.encode())
     signed = changes.pop("signed", batch)
     statement = sign_batch(key, signed, signed.encode(), realm="acme", issuer=ISSUER, now=now_ms())
     proof = make_dpop(changes.pop("prover", key), method="POST", url=ISSUER + PATH, now=now_ms())
     headers = {"Content-Type": MEDIA_TYPE, "DPoP": proof, HEADER: statement} | changes
-    return world.client.post(PATH, content=body, headers=headers)
+    return harness.client.post(PATH, content=body, headers=headers)
 
 
-def entries(world: World) -> list[bytes]:
+def entries(harness: Harness) -> list[bytes]:
     """The log's records as its files have them, all of them verified."""
-    world.mint.log.step()
-    assert world.mint.log.failing is None or "store" in world.mint.log.failing
-    folder = world.realm.log_dir
-    checked = verify(folder, Trust(read_signer(world.realm.log_key_path, "log").key))
+    harness.mint.log.step()
+    assert harness.mint.log.failing is None or "store" in harness.mint.log.failing
+    folder = harness.realm.log_dir
+    checked = verify(folder, Trust(read_signer(harness.realm.log_key_path, "log").key))
     reader = TileReader(fetch_from(folder), checked.checkpoint.size)
     return [reader.record(index) or b"" for index in range(checked.checkpoint.size)]
 
 
-def decisions_in(world: World) -> list[Decision]:
-    return [unpack_record(kept, None) for kept in entries(world) if not is_event(kept)]
+def decisions_in(harness: Harness) -> list[Decision]:
+    return [unpack_record(kept, None) for kept in entries(harness) if not is_event(kept)]
 
 
 @pytest.mark.spec("LOG 2.1")
-def test_what_a_service_sends_is_in_the_signed_log(world: World, key: SigningKey) -> None:
+def test_what_a_service_sends_is_in_the_signed_log(unit: Harness, key: SigningKey) -> None:
     """Its records stand there once, in order, however often they were sent, and the mark says how far it is."""
     made = [decision(n, facts()) for n in range(1, 6)]
     for _ in range(2):
-        answer = send(world, key, batch_of(made))
+        answer = send(unit, key, batch_of(made))
         assert (answer.status_code, answer.json()) == (200, {"verifier": "orders-1", "boot": BOOT, "high_water": 5})
-    assert [each.sequence for each in decisions_in(world)] == [1, 2, 3, 4, 5]
+    assert [each.sequence for each in decisions_in(unit)] == [1, 2, 3, 4, 5]
 
 
 @pytest.mark.spec("LOG 1.8")
@@ -83,32 +75,30 @@ def test_many_records_are_signed_before_the_clock_says(
     """Whoever sends much does not wait for it, and what was committed is signed while it is still in memory."""
     monkeypatch.setattr(log, "SIGN_S", 3600.0)
     monkeypatch.setattr(log, "SIGN_RECORDS", 20)
-    made, _ = local_world(tmp_path / "realm", database=database)
-    made.mint.log.start()
-    for at in range(1, 41, 10):
-        made.mint.log.take(batch_of([decision(n, facts()) for n in range(10)], at), "statement")
-    until(lambda: (head := made.mint.log.publisher.published()) is not None and head.size >= 40)
-    made.mint.close()
+    with open_unit(tmp_path / "realm", database=database, log=True) as unit:
+        for at in range(1, 41, 10):
+            unit.mint.log.take(batch_of([decision(n, facts()) for n in range(10)], at), "statement")
+        until(lambda: (head := unit.mint.log.publisher.published()) is not None and head.size >= 40)
 
 
 @pytest.mark.spec("LOG 2.2")
-def test_only_the_service_itself_writes_its_records(world: World, key: SigningKey) -> None:
+def test_only_the_service_itself_writes_its_records(unit: Harness, key: SigningKey) -> None:
     """A stranger's key, another service's name, another body, proof or realm: refused, and nothing is in the log."""
     made = batch_of([decision(1, facts())])
     other = SigningKey.generate()
     for answer in (
-        send(world, other, made),
-        send(world, key, made._replace(audience="payments")),
-        send(world, key, made, signed=made._replace(first=2)),
-        send(world, key, made, body=batch_of([decision(2, facts())]).encode()),
-        send(world, key, made, **{HEADER: ""}),
+        send(unit, other, made),
+        send(unit, key, made._replace(audience="payments")),
+        send(unit, key, made, signed=made._replace(first=2)),
+        send(unit, key, made, body=batch_of([decision(2, facts())]).encode()),
+        send(unit, key, made, **{HEADER: ""}),
     ):
         assert (answer.status_code, answer.json()["code"]) == (403, "bad_batch")
-    assert send(world, key, made, prover=other).json()["code"] == "bad_proof"
-    assert send(world, key, made, **{"Content-Type": "application/json"}).status_code == 415
-    assert send(world, key, made, body=b"\x00" * 100).status_code in (400, 403)
-    assert decisions_in(world) == []
-    sink = world.mint.decisions
+    assert send(unit, key, made, prover=other).json()["code"] == "bad_proof"
+    assert send(unit, key, made, **{"Content-Type": "application/json"}).status_code == 415
+    assert send(unit, key, made, body=b"\x00" * 100).status_code in (400, 403)
+    assert decisions_in(unit) == []
+    sink = unit.mint.decisions
     assert isinstance(sink, InMemoryDecisions)
     sink.close()
     # Whoever is proven is recorded with what was refused; what a stranger sends is counted.
@@ -119,63 +109,63 @@ def test_only_the_service_itself_writes_its_records(world: World, key: SigningKe
 
 
 @pytest.mark.spec("LOG 2.2")
-def test_a_proof_goes_with_one_attempt(world: World, key: SigningKey) -> None:
+def test_a_proof_goes_with_one_attempt(unit: Harness, key: SigningKey) -> None:
     """A batch may come again, its proof may not."""
     made = batch_of([decision(1, facts())])
     proof = make_dpop(key, method="POST", url=ISSUER + PATH, now=now_ms())
-    assert send(world, key, made, DPoP=proof).json()["high_water"] == 1
-    assert send(world, key, made, DPoP=proof).json()["code"] == "replayed"
-    assert send(world, key, made).json()["high_water"] == 1
+    assert send(unit, key, made, DPoP=proof).json()["high_water"] == 1
+    assert send(unit, key, made, DPoP=proof).json()["code"] == "replayed"
+    assert send(unit, key, made).json()["high_water"] == 1
 
 
 @pytest.mark.spec("CONTROL 4.5")
-def test_a_batch_may_be_larger_than_other_bodies(world: World, key: SigningKey) -> None:
+def test_a_batch_may_be_larger_than_other_bodies(unit: Harness, key: SigningKey) -> None:
     """Up to the batch's own limit; what is longer is refused before it is taken in."""
     made = batch_of([decision(n, facts(meta=(("k", "x" * 2000),))) for n in range(1, 501)])
     assert len(made.encode()) > 1_000_000
-    assert send(world, key, made).json()["high_water"] == 500
-    assert send(world, key, made, body=b"\0" * (MAX_BYTES + 1)).json()["code"] == "too_large"
+    assert send(unit, key, made).json()["high_water"] == 500
+    assert send(unit, key, made, body=b"\0" * (MAX_BYTES + 1)).json()["code"] == "too_large"
 
 
-def test_a_log_that_cannot_store_says_so(world: World, key: SigningKey) -> None:
+def test_a_log_that_cannot_store_says_so(unit: Harness, key: SigningKey) -> None:
     """The sender gets a 503 and keeps its records; later it gets on where it was."""
     made = batch_of([decision(1, facts())])
-    with world.mint.log.store.writing() as log:
+    with unit.mint.log.store.writing() as log:
         log.connection.exec_driver_sql("ALTER TABLE log_record RENAME TO elsewhere")
-    answer = send(world, key, made)
+    answer = send(unit, key, made)
     assert (answer.status_code, answer.json()["code"]) == (503, "store_unavailable")
-    with world.mint.log.store.writing() as log:
+    with unit.mint.log.store.writing() as log:
         log.connection.exec_driver_sql("ALTER TABLE elsewhere RENAME TO log_record")
-    assert send(world, key, made).json()["high_water"] == 1
-    assert len(decisions_in(world)) == 1
+    assert send(unit, key, made).json()["high_water"] == 1
+    assert len(decisions_in(unit)) == 1
 
 
 @pytest.mark.spec("LOG 1.7")
-def test_what_the_mint_does_is_in_the_same_log(world: World) -> None:
+def test_what_the_mint_does_is_in_the_same_log(unit: Harness) -> None:
     """Its events stand there in their order, once, and are found by session, agent and subject."""
-    holder, session = world.session()
+    holder, session = unit.session()
     task = holder.call("POST", "/v1/tasks", LOOKUP).json()["task"]
-    entries(world)
-    events = [read_event(kept, None) for kept in entries(world) if is_event(kept)]
-    recorded = world.mint.db.outbox.after(0)
+    entries(unit)
+    events = [read_event(kept, None) for kept in entries(unit) if is_event(kept)]
+    recorded = unit.mint.db.outbox.after(0)
     assert [(each.number, each.kind) for each in events] == [(each.id, each.kind) for each in recorded]
-    store = world.mint.log.store
+    store = unit.mint.log.store
     assert [node.agent for node in store.node("session", session["id"])] == [AGENT]
     assert [node.session for node in store.node("task", task["id"])] == [session["id"]]
-    assert store.high_water("mint", world.mint.db.outbox.run()) == recorded[-1].id
+    assert store.high_water("mint", unit.mint.db.outbox.run()) == recorded[-1].id
 
 
 @pytest.mark.spec("LOG 1.7")
-def test_an_event_says_nothing_of_a_person_in_what_stays(world: World) -> None:
+def test_an_event_says_nothing_of_a_person_in_what_stays(unit: Harness) -> None:
     """What somebody wrote, and whom it was for, stands in the body, which can be erased."""
-    holder, _ = world.open_session(world.enrol(owner="ada@example.com"), purpose="look after Ada")
+    holder, _ = unit.open_session(unit.enrol(owner="ada@example.com"), purpose="look after Ada")
     asked = {"template": "lookup", "params": {"order_id": "order-of-ada"}}
     assert holder.call("POST", "/v1/tasks", asked).status_code == 201
-    for kept in entries(world):  # long texts: random bytes and names spell a short one now and then
+    for kept in entries(unit):  # long texts: random bytes and names spell a short one now and then
         assert b"ada@example" not in kept
         assert b"look after" not in kept
         assert b"order-of" not in kept
-    with world.mint.log.store.reading() as c:
+    with unit.mint.log.store.reading() as c:
         rows = c.execute(select(RECORD.c.kept, RECORD.c.body)).all()
     told = {event.kind: event.facts for event in (read_event(row.kept, row.body) for row in rows)}
     assert told["session.opened"]["purpose"] == "look after Ada"
@@ -185,19 +175,17 @@ def test_an_event_says_nothing_of_a_person_in_what_stays(world: World) -> None:
 @pytest.mark.spec("LOG 1.7")
 def test_a_database_that_was_put_back_loses_no_event(tmp_path: Path) -> None:
     """An older mint.db gives numbers a second time; the log tells of it, has all that comes, and nothing twice."""
-    first, _ = local_world(tmp_path / "realm")
-    first.mint.log.start()
-    first.enrol("acme/a")
-    with sqlite3.connect(first.realm.database_path) as live, sqlite3.connect(tmp_path / "backup") as backup:
-        live.backup(backup)
-    backup.close()
-    live.close()
-    first.enrol("acme/b")
-    entries(first)
-    first.mint.close()
+    with open_unit(tmp_path / "realm", log=True) as first:
+        first.enrol("acme/a")
+        with sqlite3.connect(first.realm.database_path) as kept, sqlite3.connect(tmp_path / "backup") as backup:
+            kept.backup(backup)
+        backup.close()
+        kept.close()
+        first.enrol("acme/b")
+        entries(first)
     (tmp_path / "backup").replace(first.realm.database_path)
-    mint, _ = local_mint(first.realm)
-    second = World(mint, client_of(mint))
+    mint = local_mint(first.realm)
+    second = Harness(mint)
     mint.log.start()
     second.enrol("acme/c")
     told = [read_event(kept, None) for kept in entries(second) if is_event(kept)]
@@ -208,20 +196,20 @@ def test_a_database_that_was_put_back_loses_no_event(tmp_path: Path) -> None:
 
 
 @pytest.mark.spec("LOG 1.8")
-def test_the_files_are_served_to_who_may_read_them(world: World, key: SigningKey) -> None:
+def test_the_files_are_served_to_who_may_read_them(unit: Harness, key: SigningKey) -> None:
     """Over HTTP an operator gets a log that verifies as the folder does; what is no file of a log is not found."""
-    send(world, key, batch_of([decision(n, facts()) for n in range(1, 301)]))
-    world.mint.log.step()
-    operator = world.operator()
+    send(unit, key, batch_of([decision(n, facts()) for n in range(1, 301)]))
+    unit.mint.log.step()
+    operator = unit.operator()
 
     def fetch(path: str) -> bytes | None:
         answer = operator.call("GET", f"/v1/audit/log/{path}")
         return answer.content if answer.status_code == 200 else None
 
-    head = open_checkpoint(fetch("checkpoint") or b"", read_signer(world.realm.log_key_path, "log").key).checkpoint
+    head = open_checkpoint(fetch("checkpoint") or b"", read_signer(unit.realm.log_key_path, "log").key).checkpoint
     reader = TileReader(fetch, head.size)
     assert reader.root() == head.root
-    last = world.mint.log.store.find(BOOT, 300)[0]
+    last = unit.mint.log.store.find(BOOT, 300)[0]
     assert unpack_record(reader.record(last) or b"", None).sequence == 300
     for path in ("tile/0/x", "tile/0/../../../mint.db", "tile/0/999", "tile/entries/000.p/300"):
         assert fetch(path) is None
@@ -229,31 +217,31 @@ def test_the_files_are_served_to_who_may_read_them(world: World, key: SigningKey
 
 @pytest.mark.spec("LOG 1.8")
 @pytest.mark.parametrize("form", ["{boot}-{sequence}", "{verifier}/{boot}/{sequence}", "{index}"])
-def test_a_record_can_be_proven_to_anybody(world: World, key: SigningKey, tmp_path: Path, form: str) -> None:
+def test_a_record_can_be_proven_to_anybody(unit: Harness, key: SigningKey, tmp_path: Path, form: str) -> None:
     """By its id or index one gets a file that verifies offline, also for a record that came a moment ago."""
     made = [decision(n, facts()) for n in range(1, 4)]
-    send(world, key, batch_of(made))
-    index = world.mint.log.store.find(BOOT, 2)[0]
+    send(unit, key, batch_of(made))
+    index = unit.mint.log.store.find(BOOT, 2)[0]
     name = form.format(boot=BOOT, sequence=2, verifier="orders-1", index=index)
-    answer = world.operator().call("GET", f"/v1/audit/proofs/{name}")
+    answer = unit.operator().call("GET", f"/v1/audit/proofs/{name}")
     file = tmp_path / "proof"
     file.write_bytes(answer.content)
-    checked = verify(file, Trust(read_signer(world.realm.log_key_path, "log").key))
+    checked = verify(file, Trust(read_signer(unit.realm.log_key_path, "log").key))
     assert checked.proof is not None
     shown = unpack_record(checked.proof.kept, checked.proof.body)
     assert (shown.sequence, shown.peer) == (2, "10.0.0.1")
     for unknown in ("99999", f"{BOOT}-9", "x/y/z", "-", "1" * 30, "orders-2/" + BOOT + "/2"):
-        assert world.operator().call("GET", f"/v1/audit/proofs/{unknown}").json()["code"] == "not_found"
+        assert unit.operator().call("GET", f"/v1/audit/proofs/{unknown}").json()["code"] == "not_found"
 
 
 @pytest.mark.spec("LOG 2.5")
-def test_a_sender_that_asks_is_told_where_the_log_stands(world: World, key: SigningKey) -> None:
+def test_a_sender_that_asks_is_told_where_the_log_stands(unit: Harness, key: SigningKey) -> None:
     """With the size that it saw last it gets the checkpoint and the proof between the two; else nothing of it."""
-    made, own = batch_of([decision(n, facts()) for n in range(1, 10)]), read_signer(world.realm.log_key_path, "log").key
-    assert "log" not in send(world, key, made).json()
-    world.mint.log.step()
-    told = send(world, key, made, **{SEEN_HEADER: "0"}).json()["log"]
+    made, own = batch_of([decision(n, facts()) for n in range(1, 10)]), read_signer(unit.realm.log_key_path, "log").key
+    assert "log" not in send(unit, key, made).json()
+    unit.mint.log.step()
+    told = send(unit, key, made, **{SEEN_HEADER: "0"}).json()["log"]
     assert open_checkpoint(told["checkpoint"].encode(), own).checkpoint.size >= 9
     assert told["key"] == str(own)
-    assert len(send(world, key, made, **{SEEN_HEADER: "3"}).json()["log"]["consistency"]) > 1
-    assert "log" not in send(world, key, made, **{SEEN_HEADER: "-1"}).json()
+    assert len(send(unit, key, made, **{SEEN_HEADER: "3"}).json()["log"]["consistency"]) > 1
+    assert "log" not in send(unit, key, made, **{SEEN_HEADER: "-1"}).json()

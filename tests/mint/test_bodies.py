@@ -1,25 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Requests that are none: whatever comes ends in a problem that says what was wrong."""
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from arx_caps.jose import SigningKey
-from tests.mint.world import World, local_world
+from tests.mint.harness import Harness
 
 pytestmark = pytest.mark.spec("CONTROL 4.2")
 
 JWK = SigningKey.generate().public.jwk
-
-
-@pytest.fixture
-def world(tmp_path: Path, database: str | None) -> Iterator[World]:
-    made, _ = local_world(tmp_path / "realm", database=database)
-    yield made
-    made.mint.close()
 
 
 BAD_BODIES: dict[str, tuple[str, Any]] = {
@@ -50,9 +41,9 @@ BAD_BODIES: dict[str, tuple[str, Any]] = {
 
 
 @pytest.mark.parametrize(("path", "body"), BAD_BODIES.values(), ids=BAD_BODIES.keys())
-def test_a_bad_body_is_a_problem(world: World, path: str, body: Any) -> None:
+def test_a_bad_body_is_a_problem(unit: Harness, path: str, body: Any) -> None:
     """An operator's body that does not fit is 400 ``malformed_request``, and says what was wrong."""
-    answer = world.operator().call("POST", path, body)
+    answer = unit.operator().call("POST", path, body)
     assert (answer.status_code, answer.json()["code"]) == (400, "malformed_request")
     assert answer.headers["content-type"] == "application/problem+json"
     assert len(answer.json()["detail"]) > 10
@@ -75,44 +66,44 @@ RAW_BODIES = {
 
 
 @pytest.mark.parametrize("raw", RAW_BODIES.values(), ids=RAW_BODIES.keys())
-def test_bytes_that_are_no_json_are_a_problem(world: World, raw: bytes) -> None:
+def test_bytes_that_are_no_json_are_a_problem(unit: Harness, raw: bytes) -> None:
     """Whatever the bytes are, the answer is a 400 and never a 500."""
-    operator = world.operator()
+    operator = unit.operator()
     headers = {**operator.headers("POST", "/v1/kills"), "Content-Type": "application/json"}
-    answer = world.client.post("/v1/kills", content=raw, headers=headers)
+    answer = unit.client.post("/v1/kills", content=raw, headers=headers)
     assert (answer.status_code, answer.json()["code"]) == (400, "malformed_request")
 
 
 @pytest.mark.parametrize("kind", [None, "text/plain", "application/x-www-form-urlencoded", "application/jsonx"])
-def test_a_body_says_that_it_is_json(world: World, kind: str | None) -> None:
+def test_a_body_says_that_it_is_json(unit: Harness, kind: str | None) -> None:
     """Another content type is 415, so that no form of a web page is taken for a request."""
-    operator = world.operator()
+    operator = unit.operator()
     headers = operator.headers("POST", "/v1/kills") | ({"Content-Type": kind} if kind else {})
-    answer = world.client.post("/v1/kills", content=b'{"targets":["realm"],"reason":"x"}', headers=headers)
+    answer = unit.client.post("/v1/kills", content=b'{"targets":["realm"],"reason":"x"}', headers=headers)
     assert (answer.status_code, answer.json()["code"]) == (415, "unsupported_media_type")
 
 
 @pytest.mark.spec("CONTROL 4.5")
-def test_a_large_body_is_refused_unread(world: World) -> None:
+def test_a_large_body_is_refused_unread(unit: Harness) -> None:
     """More than 64 KiB is 413, with and without its length said before."""
     for content in (b"x" * 70_000, iter([b"x" * 40_000, b"x" * 40_000])):
-        answer = world.client.post("/v1/kills", content=content)
+        answer = unit.client.post("/v1/kills", content=content)
         assert (answer.status_code, answer.json()["code"]) == (413, "too_large")
 
 
-def test_unknown_paths_and_methods_are_problems(world: World) -> None:
+def test_unknown_paths_and_methods_are_problems(unit: Harness) -> None:
     """404 and 405 are problems like any other, and no path is redirected to another."""
     for path in ("/", "/v1", "/v1/agent", "/v1/tasks/", "/v2/tasks", "/V1/tasks", "/v1//tasks", "/docs"):
-        answer = world.client.get(path, follow_redirects=False)
+        answer = unit.client.get(path, follow_redirects=False)
         assert (answer.status_code, answer.json()["code"]) == (404, "not_found"), path
-    answer = world.client.put("/v1/tasks")
+    answer = unit.client.put("/v1/tasks")
     assert (answer.status_code, answer.json()["code"]) == (405, "method_not_allowed")
     assert set(answer.headers["allow"].split(", ")) == {"GET", "HEAD", "POST"}
 
 
-def test_what_is_not_there_is_not_found(world: World) -> None:
+def test_what_is_not_there_is_not_found(unit: Harness) -> None:
     """Unknown ids, odd ids and ids of another kind are 404 for an operator."""
-    operator = world.operator()
+    operator = unit.operator()
     for path in ("/v1/agents/acme/none", "/v1/agents/", "/v1/agents/%00", "/v1/sessions/s-none", "/v1/sessions/%E2%82"):
         answer = operator.call("GET", path)
         assert (answer.status_code, answer.json()["code"]) == (404, "not_found"), path
@@ -121,14 +112,14 @@ def test_what_is_not_there_is_not_found(world: World) -> None:
     assert operator.call("GET", "/v1/sessions", nonsense="1").status_code == 400
 
 
-def test_a_bug_is_a_problem_without_its_traceback(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bug_is_a_problem_without_its_traceback(unit: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     """What fails inside is a 500 problem that says nothing of the inside."""
 
     def broken(*_: Any) -> Any:
         raise RuntimeError("secret detail")
 
-    holder, _ = world.session()
-    monkeypatch.setattr(world.mint.db.tasks, "list", broken)
+    holder, _ = unit.session()
+    monkeypatch.setattr(unit.mint.db.tasks, "list", broken)
     answer = holder.call("GET", "/v1/tasks")
     assert (answer.status_code, answer.json()["code"]) == (500, "internal")
     assert "secret" not in answer.text

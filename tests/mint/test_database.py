@@ -13,7 +13,7 @@ from arx_caps.mint.server.init_realm import init_realm
 from arx_caps.realm import Realm, without_password
 from arx_verifier.errors import ArxError, SettingsError, StoreError
 from tests.cli.helpers import arx
-from tests.mint.world import ISSUER, make_realm
+from tests.mint.harness import ISSUER, make_realm
 from tests.postgres import Postgres
 
 SECRET = "hunter2-hunter2"

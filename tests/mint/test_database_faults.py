@@ -14,14 +14,14 @@ from sqlalchemy import event
 from arx_caps.jose import SigningKey
 from arx_caps.mint.db.events import Event
 from arx_verifier.errors import UnavailableError
-from tests.mint.world import AGENT, LOOKUP, Holder, World, local_world
+from tests.mint.harness import AGENT, LOOKUP, Harness, Holder, open_unit
 from tests.postgres import Postgres
 from tests.servers import until
 
 pytestmark = pytest.mark.long
 
 FILLER = Event.of("test.filled", "test")
-Fault = Callable[[World], contextlib.AbstractContextManager[None]]
+Fault = Callable[[Harness], contextlib.AbstractContextManager[None]]
 
 
 @pytest.fixture(autouse=True)
@@ -32,18 +32,18 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @contextlib.contextmanager
-def locked_file(world: World) -> Iterator[None]:
+def locked_file(harness: Harness) -> Iterator[None]:
     """Somebody else holds the file's write lock."""
-    with contextlib.closing(sqlite3.connect(world.realm.database_path, isolation_level=None)) as other:
+    with contextlib.closing(sqlite3.connect(harness.realm.database_path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         yield
         other.execute("ROLLBACK")
 
 
 @contextlib.contextmanager
-def full_disk(world: World) -> Iterator[None]:
+def full_disk(harness: Harness) -> Iterator[None]:
     """The file cannot grow by a page."""
-    engine = world.mint.db._engine
+    engine = harness.mint.db._engine
 
     def no_more(connection: Any, _: Any) -> None:
         connection.execute("PRAGMA max_page_count=1")  # SQLite takes it for as many as there are
@@ -52,16 +52,16 @@ def full_disk(world: World) -> Iterator[None]:
     engine.dispose()
     with contextlib.suppress(UnavailableError):  # the pages that are there are filled up
         while True:
-            world.mint.db.record(FILLER)
+            harness.mint.db.record(FILLER)
     yield
     event.remove(engine, "connect", no_more)
     engine.dispose()
 
 
 @contextlib.contextmanager
-def locked_table(world: World) -> Iterator[None]:
+def locked_table(harness: Harness) -> Iterator[None]:
     """Somebody else holds the table that every change is recorded in."""
-    url = str(world.realm.database)
+    url = str(harness.realm.database)
     with psycopg.connect(url) as other:
         other.execute("LOCK TABLE outbox IN ACCESS EXCLUSIVE MODE")
         try:
@@ -71,9 +71,9 @@ def locked_table(world: World) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def server_down(world: World) -> Iterator[None]:
+def server_down(harness: Harness) -> Iterator[None]:
     """Nobody gets into the database, and whoever was in it is thrown out."""
-    url = str(world.realm.database)
+    url = str(harness.realm.database)
     name = url.partition("?")[0].rpartition("/")[2]
     with psycopg.connect(url.replace(f"/{name}?", "/postgres?"), autocommit=True) as admin:
         admin.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
@@ -82,32 +82,32 @@ def server_down(world: World) -> Iterator[None]:
         admin.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
 
 
-def hold_to(world: World, fault: Fault) -> None:
+def hold_to(harness: Harness, fault: Fault) -> None:
     """Try every kind of change under a fault, and after it."""
-    holder, _ = world.session()
-    key = world.enrol("acme/support/other")
-    operator = world.operator()
-    before = [event["kind"] for event in world.events()]
+    holder, _ = harness.session()
+    key = harness.enrol("acme/support/other")
+    operator = harness.operator()
+    before = [event["kind"] for event in harness.events()]
     # Enough that a full file has no room left in its last pages.
     body = {"path": "acme/new", "owner": "x" * 200, "metadata": {f"m{n}": "x" * 200 for n in range(16)}}
     body |= {"jwk": SigningKey.generate().public.jwk}
-    fresh = Holder(world, SigningKey.generate(), None)
-    with fault(world):
+    fresh = Holder(harness, SigningKey.generate(), None)
+    with fault(harness):
         answers = [
             holder.call("POST", "/v1/tasks", LOOKUP),
             operator.call("POST", "/v1/agents", body),
-            fresh.call("POST", "/v1/sessions", {"assertion": world.assertion(key, fresh.key), "purpose": "x" * 400}),
+            fresh.call("POST", "/v1/sessions", {"assertion": harness.assertion(key, fresh.key), "purpose": "x" * 400}),
         ]
-        ready = world.client.get("/readyz")
+        ready = harness.client.get("/readyz")
     for answer in answers:
         assert (answer.status_code, answer.headers.get("retry-after")) == (503, "1"), answer.text
         assert answer.json()["code"] in ("store_unavailable", "audit_unavailable")
         assert len(answer.json()["detail"]) > 20
     assert (ready.status_code, len(ready.json()["because"])) == (503, 1)
-    until(lambda: world.client.get("/readyz").status_code == 200)
-    assert [event["kind"] for event in world.events() if event["kind"] != FILLER.kind] == before
-    assert {row["path"] for row in world.mint.db.agents.list()} == {AGENT, "acme/support/other"}
-    assert (len(world.mint.db.sessions.list()), len(world.mint.db.tasks.list())) == (1, 0)
+    until(lambda: harness.client.get("/readyz").status_code == 200)
+    assert [event["kind"] for event in harness.events() if event["kind"] != FILLER.kind] == before
+    assert {row["path"] for row in harness.mint.db.agents.list()} == {AGENT, "acme/support/other"}
+    assert (len(harness.mint.db.sessions.list()), len(harness.mint.db.tasks.list())) == (1, 0)
     assert holder.call("POST", "/v1/tasks", LOOKUP).status_code == 201
     assert operator.call("POST", "/v1/agents", body).status_code == 201
 
@@ -115,9 +115,8 @@ def hold_to(world: World, fault: Fault) -> None:
 @pytest.mark.parametrize("fault", [locked_file, full_disk])
 def test_sqlite(tmp_path: Path, fault: Fault) -> None:
     """A file that is locked or full changes nothing by halves."""
-    world, _ = local_world(tmp_path / "realm")
-    hold_to(world, fault)
-    world.mint.close()
+    with open_unit(tmp_path / "realm") as unit:
+        hold_to(unit, fault)
 
 
 @pytest.mark.servers
@@ -125,7 +124,6 @@ def test_sqlite(tmp_path: Path, fault: Fault) -> None:
 def test_postgresql(tmp_path: Path, postgres: Postgres, fault: Fault) -> None:
     """A server that is gone, or whose table is locked, changes nothing by halves."""
     url = postgres.database(template="made")
-    world, _ = local_world(tmp_path / "realm", database=url)
-    hold_to(world, fault)
-    world.mint.close()
+    with open_unit(tmp_path / "realm", database=url) as unit:
+        hold_to(unit, fault)
     postgres.drop(url)

@@ -2,8 +2,6 @@
 """Who is erased is erased in the mint's own database, too: its very bytes say nothing of them, and the log goes on."""
 
 import re
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,153 +12,138 @@ from arx_caps.audit.store import RECORD
 from arx_caps.mint.api.idempotency import HEADER
 from arx_caps.mint.audit.feeds import EventFeed
 from arx_caps.mint.db.tables import METADATA, SESSIONS, TASKS
-from arx_verifier.revocation.epoch import UnsafeLocalEpochs
 from arx_verifier.token.targets import subject_target
-from tests.mint.world import LOOKUP, Holder, World, local_world, now_ms
+from tests.mint.harness import LOOKUP, Harness, Holder, now_ms
 
-pytestmark = pytest.mark.spec("LOG 1.9")
+pytestmark = [pytest.mark.spec("LOG 1.9"), pytest.mark.realm(log=True)]
 
 IDP = "https://idp.example"
 ANN = subject_target(IDP, "ann-of-accounting")
 MARKS = ("ann-of-accounting", "look after Ann", "o-of-ann", ANN.partition(":")[2])
 
 
-@pytest.fixture
-def world(tmp_path: Path, database: str | None) -> Iterator[World]:
-    made, _ = local_world(tmp_path / "realm", database=database)
-    made.mint.log.start()
-    yield made
-    made.mint.close()
-
-
-def work_for_ann(world: World) -> tuple[Holder, str]:
+def work_for_ann(harness: Harness) -> tuple[Holder, str]:
     """A session with a task on behalf of Ann, one call of which may be repeated."""
-    with world.mint.log._stepping:  # the log takes no event of the session before it has its subject
-        return begin_work(world)
+    with harness.mint.log._stepping:  # the log takes no event of the session before it has its subject
+        return begin_work(harness)
 
 
-def begin_work(world: World) -> tuple[Holder, str]:
+def begin_work(harness: Harness) -> tuple[Holder, str]:
     """The same; the caller keeps the log from taking a step."""
     subject = {"subject_issuer": IDP, "subject": "ann-of-accounting", "subject_claims": "{}"}
-    holder, session = world.open_session(world.enrol(), purpose="look after Ann")
-    with world.mint.db.write() as c:
+    holder, session = harness.open_session(harness.enrol(), purpose="look after Ann")
+    with harness.mint.db.write() as c:
         c.execute(update(SESSIONS).where(SESSIONS.c.id == session["id"]).values(**subject))
     body = LOOKUP | {"params": {"order_id": "o-of-ann"}}
     headers = holder.headers("POST", "/v1/tasks") | {HEADER: "once"}
-    assert world.client.post("/v1/tasks", json=body, headers=headers).status_code == 201
+    assert harness.client.post("/v1/tasks", json=body, headers=headers).status_code == 201
     return holder, str(session["id"])
 
 
-def erase(world: World, **body: Any) -> Any:
-    return world.operator().call("POST", "/v1/audit/erase", {"reason": "asked to"} | body)
+def erase(harness: Harness, **body: Any) -> Any:
+    return harness.operator().call("POST", "/v1/audit/erase", {"reason": "asked to"} | body)
 
 
-def said_anywhere(world: World) -> set[str]:
+def said_anywhere(harness: Harness) -> set[str]:
     """What of Ann stands in any row of the mint's database, or in what is in the log."""
-    world.mint.log.step()
-    with world.mint.db.read() as c:
+    harness.mint.log.step()
+    with harness.mint.db.read() as c:
         rows = [str(tuple(row)) for table in METADATA.sorted_tables for row in c.execute(select(table))]
-    with world.mint.log.store.reading() as c:
+    with harness.mint.log.store.reading() as c:
         rows += [str(tuple(row)) for row in c.execute(select(RECORD))]
     text = "\n".join(rows)
     return {mark for mark in MARKS if mark in text}
 
 
-def killed(world: World) -> None:
-    epochs = world.mint.epochs
-    assert isinstance(epochs, UnsafeLocalEpochs)
+def killed(harness: Harness) -> None:
+    epochs = harness.epochs
     epochs.kill(ANN)
 
 
-def test_nothing_is_left_of_a_person(world: World) -> None:
+def test_nothing_is_left_of_a_person(unit: Harness) -> None:
     """Names, purpose, parameters and the target are gone; that there was a session and a task is there."""
-    _, session = work_for_ann(world)
-    other, _ = world.open_session(world.enrol("acme/support/other"), purpose="for Bob")
-    world.mint.log.step()
-    assert said_anywhere(world) >= {"ann-of-accounting", "look after Ann", "o-of-ann"}
-    killed(world)
-    answer = erase(world, subject=ANN)
+    _, session = work_for_ann(unit)
+    other, _ = unit.open_session(unit.enrol("acme/support/other"), purpose="for Bob")
+    unit.mint.log.step()
+    assert said_anywhere(unit) >= {"ann-of-accounting", "look after Ann", "o-of-ann"}
+    killed(unit)
+    answer = erase(unit, subject=ANN)
     assert answer.status_code == 200, answer.text
     told = answer.json()
     assert (told["sessions"], told["events"] >= 2, told["erased"] >= 2) == (1, True, True)
-    assert said_anywhere(world) == set()
-    shown = world.operator().call("GET", f"/v1/sessions/{session}").json()
+    assert said_anywhere(unit) == set()
+    shown = unit.operator().call("GET", f"/v1/sessions/{session}").json()
     assert (shown["session"]["subject"], shown["session"]["purpose"]) == (None, None)
     assert [(task["template"], task["params"]) for task in shown["tasks"]] == [("lookup", {})]
     task = shown["tasks"][0]["id"]
-    assert world.operator().call("GET", f"/v1/tasks/{task}").json()["grants"] == []
-    events = {event["kind"]: event for event in world.events() if event.get("session") == session}
+    assert unit.operator().call("GET", f"/v1/tasks/{task}").json()["grants"] == []
+    events = {event["kind"]: event for event in unit.events() if event.get("session") == session}
     assert events["session.opened"]["agent"] == shown["session"]["agent"]
     assert events["session.opened"]["erased"] is True
-    [done] = [event for event in world.events() if event["kind"] == "mint.erased"]
+    [done] = [event for event in unit.events() if event["kind"] == "mint.erased"]
     assert (done["by"], done["sessions"], done["reason"]) == ("operator:root", 1, "asked to")
     assert other.call("POST", "/v1/tasks", LOOKUP).status_code == 201  # nobody else's
-    again = erase(world, subject=ANN).json()
+    again = erase(unit, subject=ANN).json()
     assert again == {"erased": 0, "sessions": 0, "events": 0}
 
 
-def test_the_files_have_no_byte_of_it(tmp_path: Path) -> None:
+@pytest.mark.sqlite
+def test_the_files_have_no_byte_of_it(unit: Harness) -> None:
     """A SQLite keeps what it deletes until it is written over: here it is, in the file and in its write-ahead log."""
-    world, _ = local_world(tmp_path / "realm")
-    world.mint.log.start()
-    work_for_ann(world)
-    killed(world)
-    assert erase(world, subject=ANN).status_code == 200
+    work_for_ann(unit)
+    killed(unit)
+    assert erase(unit, subject=ANN).status_code == 200
     names = [
-        path
-        for path in world.realm.folder.glob("*.db*")
-        if re.search(rb"ann-of|look after|o-of-ann", path.read_bytes())
+        path for path in unit.realm.folder.glob("*.db*") if re.search(rb"ann-of|look after|o-of-ann", path.read_bytes())
     ]
-    world.mint.close()
     assert names == []
 
 
-def test_what_runs_is_ended_first(world: World) -> None:
+def test_what_runs_is_ended_first(unit: Harness) -> None:
     """While a session of theirs runs, or is frozen, nothing is erased: the answer says how to end it."""
-    _, session = work_for_ann(world)
+    _, session = work_for_ann(unit)
     for _ in range(2):
-        answer = erase(world, subject=ANN)
+        answer = erase(unit, subject=ANN)
         assert (answer.status_code, answer.json()["code"]) == (409, "conflict")
         assert f"arx kill {ANN}" in answer.json()["detail"]
         assert session in answer.json()["detail"]
-        epochs = world.mint.epochs
-        assert isinstance(epochs, UnsafeLocalEpochs)
+        epochs = unit.epochs
         epochs.freeze(ANN)
-    assert "ann-of-accounting" in said_anywhere(world)
+    assert "ann-of-accounting" in said_anywhere(unit)
 
 
-def test_what_is_old_goes_whoever_it_is_of(world: World) -> None:
+def test_what_is_old_goes_whoever_it_is_of(unit: Harness) -> None:
     """Sessions that were over before a time, and events from before it; what is newer or runs stays."""
-    _, session = work_for_ann(world)
-    with world.mint.db.write() as c:
+    _, session = work_for_ann(unit)
+    with unit.mint.db.write() as c:
         c.execute(update(SESSIONS).values(status="ended", ended_at=now_ms() - 10))
         c.execute(update(TASKS).values(status="ended", ended_at=now_ms() - 10))
-    world.mint.log.step()
-    _, running = world.open_session(world.enrol("acme/support/other"), purpose="runs")
-    with world.mint.db.read() as c:
+    unit.mint.log.step()
+    _, running = unit.open_session(unit.enrol("acme/support/other"), purpose="runs")
+    with unit.mint.db.read() as c:
         before = c.execute(select(SESSIONS.c.opened_at).where(SESSIONS.c.id == running["id"])).scalar_one()
-    told = erase(world, before=before)
+    told = erase(unit, before=before)
     assert told.status_code == 200, told.text
     assert told.json()["sessions"] == 1
-    assert said_anywhere(world) == set()
-    operator = world.operator()
+    assert said_anywhere(unit) == set()
+    operator = unit.operator()
     assert operator.call("GET", f"/v1/sessions/{running['id']}").json()["session"]["purpose"] == "runs"
     assert operator.call("GET", f"/v1/sessions/{session}").json()["session"]["purpose"] is None
 
 
-def test_what_was_read_before_comes_into_the_log_erased(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_read_before_comes_into_the_log_erased(unit: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     """An event that was on its way into the log when it was erased stands there once, and erased."""
-    work_for_ann(world)
-    killed(world)
-    db = world.mint.db
-    stale, real = db.outbox.after(world.mint.log.store.high_water("mint", db.outbox.run())), db.outbox.after
+    work_for_ann(unit)
+    killed(unit)
+    db = unit.mint.db
+    stale, real = db.outbox.after(unit.mint.log.store.high_water("mint", db.outbox.run())), db.outbox.after
     assert stale
-    assert erase(world, subject=ANN).status_code == 200
+    assert erase(unit, subject=ANN).status_code == 200
     pages = iter([stale])
     monkeypatch.setattr(db.outbox, "after", lambda number, limit=1000: next(pages, None) or real(number, limit))
-    EventFeed(db)(world.mint.log.store)
-    assert said_anywhere(world) == set()
-    with world.mint.log.store.reading() as c:
+    EventFeed(db)(unit.mint.log.store)
+    assert said_anywhere(unit) == set()
+    with unit.mint.log.store.reading() as c:
         kept = [bytes(row) for row in c.execute(select(RECORD.c.kept)).scalars()]
     numbers = [read_event(each, None).number for each in kept if is_event(each)]
     assert len(numbers) == len(set(numbers))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from arx_caps.mint.api.app import ENDPOINTS
 from arx_verifier.token import wire
-from tests.mint.world import AGENT, LOOKUP, Holder, World, local_world
+from tests.mint.harness import AGENT, LOOKUP, Harness, Holder, open_unit
 
 pytestmark = pytest.mark.spec("CONTROL 4.2")
 
@@ -26,30 +26,30 @@ NAMES = st.sampled_from(
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory, module_database: str | None) -> Iterator[World]:
-    made, _ = local_world(tmp_path_factory.mktemp("fuzz") / "realm", database=module_database)
-    yield made
-    made.mint.close()
+def unit(tmp_path_factory: pytest.TempPathFactory, module_database: str | None) -> Iterator[Harness]:
+    """One realm for all examples."""
+    with open_unit(tmp_path_factory.mktemp("fuzz") / "realm", database=module_database) as unit:
+        yield unit
 
 
 @pytest.fixture(scope="module")
-def holders(world: World) -> dict[str, Holder]:
-    return {"agent": world.session(AGENT)[0], "operator": world.operator()}
+def holders(unit: Harness) -> dict[str, Holder]:
+    return {"agent": unit.session(AGENT)[0], "operator": unit.operator()}
 
 
 @MODEST
 @given(path=st.sampled_from(PATHS), token=TEXT, proof=TEXT, body=st.binary(max_size=200))
-def test_strangers_get_a_problem(world: World, path: str, token: str, proof: str, body: bytes) -> None:
+def test_strangers_get_a_problem(unit: Harness, path: str, token: str, proof: str, body: bytes) -> None:
     """Random headers and bytes are refused as such."""
     headers = {"Authorization": f"DPoP {token}", "DPoP": proof, "Content-Type": "application/json"}
-    answer = world.client.post(path, content=body, headers=headers)
+    answer = unit.client.post(path, content=body, headers=headers)
     assert answer.status_code in (401, 405)
     assert answer.json()["code"]
 
 
 @MODEST
 @given(who=st.sampled_from(["agent", "operator"]), path=st.sampled_from(PATHS), body=VALUES)
-def test_callers_get_a_problem(world: World, holders: dict[str, Holder], who: str, path: str, body: Any) -> None:
+def test_callers_get_a_problem(unit: Harness, holders: dict[str, Holder], who: str, path: str, body: Any) -> None:
     """Any JSON value from somebody who may call is answered, and not with 500; what is not done, with a problem."""
     content = json.dumps(body).encode()
     answer = _post(holders[who], path, content)
@@ -60,7 +60,7 @@ def test_callers_get_a_problem(world: World, holders: dict[str, Holder], who: st
 @MODEST
 @given(path=st.sampled_from(PATHS), members=st.dictionaries(NAMES, VALUES, max_size=6))
 def test_members_of_odd_types_get_a_problem(
-    world: World, holders: dict[str, Holder], path: str, members: dict[str, Any]
+    unit: Harness, holders: dict[str, Holder], path: str, members: dict[str, Any]
 ) -> None:
     """Known members with any value whatever are answered, and not with 500."""
     for who in holders.values():
@@ -70,7 +70,7 @@ def test_members_of_odd_types_get_a_problem(
 @MODEST
 @given(place=st.integers(min_value=0), bit=st.integers(0, 7), cut=st.booleans())
 def test_a_flipped_bit_breaks_a_token(
-    world: World, holders: dict[str, Holder], place: int, bit: int, cut: bool
+    unit: Harness, holders: dict[str, Holder], place: int, bit: int, cut: bool
 ) -> None:
     """No change of a token anywhere is accepted, an operator's as little as a session's."""
     for who in holders.values():
@@ -80,7 +80,7 @@ def test_a_flipped_bit_breaks_a_token(
             del raw[place % len(raw) :]
         else:
             raw[place % len(raw)] ^= 1 << bit
-        altered = Holder(world, who.key, "arx1_" + wire.text_of(bytes(raw)))
+        altered = Holder(unit, who.key, "arx1_" + wire.text_of(bytes(raw)))
         answer = altered.call("GET", "/v1/whoami")
         assert answer.status_code in (401, 400), answer.text
         assert altered.call("POST", "/v1/tasks", LOOKUP).status_code != 201
@@ -88,4 +88,4 @@ def test_a_flipped_bit_breaks_a_token(
 
 def _post(holder: Holder, path: str, content: bytes) -> Any:
     headers = holder.headers("POST", path) | {"Content-Type": "application/json"}
-    return holder.world.client.post(path, content=content, headers=headers)
+    return holder.harness.client.post(path, content=content, headers=headers)

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Agents: what is said of them travels with them, and whoever needs no key has none."""
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,18 +12,11 @@ from arx_verifier.request import AccessRequest
 from arx_verifier.token.keyring import KeyRing
 from arx_verifier.token.macaroon import Identifier, Macaroon, about
 from arx_verifier.verification.verifier import Verifier
+from tests.mint.harness import AGENT, ISSUER, LOOKUP, Harness, Holder, now_ms
 from tests.mint.issuer import jwks
 from tests.mint.workloads import DEPLOY, POLICY, ask, ci
-from tests.mint.world import AGENT, ISSUER, LOOKUP, Holder, World, local_world, now_ms
 
 PATH = f"/v1/agents/{AGENT}"
-
-
-@pytest.fixture
-def world(tmp_path: Path, database: str | None) -> Iterator[World]:
-    made, _ = local_world(tmp_path / "realm", database=database)
-    yield made
-    made.mint.close()
 
 
 def token_of(holder: Holder) -> str:
@@ -39,16 +30,16 @@ def said(text: str) -> dict[str, str | None]:
 
 
 @pytest.mark.spec("4.1")
-def test_what_is_said_of_an_agent_travels(world: World) -> None:
+def test_what_is_said_of_an_agent_travels(unit: Harness) -> None:
     """Owner, model, version and purpose stand in its tokens and in every decision about them."""
     metadata = {"model": "m-1", "version": "2.1", "purpose": "triage", "team": "blue"}
-    holder, _ = world.open_session(world.enrol(owner="ada", metadata=metadata))
+    holder, _ = unit.open_session(unit.enrol(owner="ada", metadata=metadata))
     text = token_of(holder)
     assert said(text) == {"model": "m-1", "version": "2.1", "owner": "ada", "purpose": "triage"}
     assert holder.token is not None
     assert said(holder.token) == said(text)
-    kid, key = world.mint.key_schedule.audience_key("orders")
-    epochs, decisions = world.mint.epochs, InMemoryDecisions()
+    kid, key = unit.mint.key_schedule.audience_key("orders")
+    epochs, decisions = unit.mint.epochs, InMemoryDecisions()
     verifier = Verifier(audience="orders", keys=KeyRing({kid: key}, realm="acme"), epochs=epochs, decisions=decisions)
     verifier.decide(text, AccessRequest("orders.get", {"order_id": "o-1"}, now_ms(), None))
     [decision] = decisions.decisions
@@ -56,12 +47,12 @@ def test_what_is_said_of_an_agent_travels(world: World) -> None:
     assert dict(decision.facts.meta) == {"version": "2.1", "owner": "ada", "purpose": "triage"}
 
 
-def test_what_is_said_is_changed_for_what_is_begun_later(world: World) -> None:
+def test_what_is_said_is_changed_for_what_is_begun_later(unit: Harness) -> None:
     """Each member by itself, null and an empty text take one away; the tokens that are there keep theirs."""
-    key = world.enrol(owner="ada", metadata={"model": "m-1", "version": "1"})
-    holder, _ = world.open_session(key)
+    key = unit.enrol(owner="ada", metadata={"model": "m-1", "version": "1"})
+    holder, _ = unit.open_session(key)
     before = token_of(holder)
-    operator = world.operator()
+    operator = unit.operator()
     change = {"owner": "bob", "metadata": {"version": "2", "model": None, "purpose": "refunds"}}
     shown = operator.call("PATCH", PATH, change).json()
     assert (shown["owner"], shown["metadata"]) == ("bob", {"version": "2", "purpose": "refunds"})
@@ -70,7 +61,7 @@ def test_what_is_said_is_changed_for_what_is_begun_later(world: World) -> None:
     shown = operator.call("PATCH", PATH, {"owner": None, "metadata": {"version": "", "purpose": None}}).json()
     assert (shown["owner"], shown["metadata"]) == (None, {})
     assert said(token_of(holder)) == {"model": None}
-    described = [event for event in world.events() if event["kind"] == "agent.described"]
+    described = [event for event in unit.events() if event["kind"] == "agent.described"]
     assert [(event["by"], event["agent"]) for event in described] == [("operator:root", AGENT)] * 2
     assert described[0]["owner"] == "bob"
 
@@ -87,53 +78,53 @@ def test_what_is_said_is_changed_for_what_is_begun_later(world: World) -> None:
         {"state": "active"},
     ],
 )
-def test_what_cannot_be_said_changes_nothing(world: World, body: Any) -> None:
+def test_what_cannot_be_said_changes_nothing(unit: Harness, body: Any) -> None:
     """Another type, too much, or a member that is not known here."""
-    world.enrol(owner="ada", metadata={"model": "m"})
-    assert world.operator().call("PATCH", PATH, body).status_code == 400
-    shown = world.operator().call("GET", PATH).json()
+    unit.enrol(owner="ada", metadata={"model": "m"})
+    assert unit.operator().call("PATCH", PATH, body).status_code == 400
+    shown = unit.operator().call("GET", PATH).json()
     assert (shown["owner"], shown["metadata"]) == ("ada", {"model": "m"})
 
 
 @pytest.mark.spec("4.1")
-def test_long_words_are_cut_in_the_token_alone(world: World) -> None:
+def test_long_words_are_cut_in_the_token_alone(unit: Harness) -> None:
     """A token stays small; the mint remembers the whole."""
     long = "x" * 200
-    holder, _ = world.open_session(world.enrol(owner=long, metadata={"purpose": long, "version": long}))
+    holder, _ = unit.open_session(unit.enrol(owner=long, metadata={"purpose": long, "version": long}))
     assert said(token_of(holder)) == {"model": None, **dict.fromkeys(("version", "owner", "purpose"), "x" * 64)}
-    assert world.operator().call("GET", PATH).json()["owner"] == long
+    assert unit.operator().call("GET", PATH).json()["owner"] == long
 
 
 @pytest.mark.spec("CONTROL 1.4")
-def test_an_agent_may_be_known_by_its_workload_alone(world: World) -> None:
+def test_an_agent_may_be_known_by_its_workload_alone(unit: Harness) -> None:
     """Enrolled without a key it opens sessions by its token; whoever has no such way keeps his last key."""
-    (world.realm.folder / "keys.json").write_bytes(jwks("ec"))
-    world.realm.policy_path.write_text(POLICY)
-    world.mint.reload_policy()
-    operator = world.operator()
+    (unit.realm.folder / "keys.json").write_bytes(jwks("ec"))
+    unit.realm.policy_path.write_text(POLICY)
+    unit.mint.reload_policy()
+    operator = unit.operator()
     assert operator.call("POST", "/v1/agents", {"path": "acme/ci/other"}).json()["code"] == "malformed_request"
     assert operator.call("POST", "/v1/agents", {"path": DEPLOY}).json()["keys"] == []
-    assert ask(world, {"workload_token": ci()})[1]["session"]["agent"] == DEPLOY
+    assert ask(unit, {"workload_token": ci()})[1]["session"]["agent"] == DEPLOY
     stranger = KeyFile.generate("agent", DEPLOY, ISSUER)
-    holder = Holder(world, world.session_key, None)
-    refused = holder.call("POST", "/v1/sessions", {"assertion": world.assertion(stranger)})
+    holder = Holder(unit, unit.session_key, None)
+    refused = holder.call("POST", "/v1/sessions", {"assertion": unit.assertion(stranger)})
     assert refused.json()["code"] == "bad_assertion"
     key = SigningKey.generate().public
     path = f"/v1/agents/{DEPLOY}"
     assert operator.call("PATCH", path, {"add_jwk": key.jwk}).status_code == 200
     assert operator.call("PATCH", path, {"remove_kid": key.kid}).json()["keys"] == []
-    other = world.enrol("acme/ci/other")
+    other = unit.enrol("acme/ci/other")
     kept = operator.call("PATCH", "/v1/agents/acme/ci/other", {"remove_kid": other.key.kid})
     assert kept.json()["code"] == "conflict"
 
 
-def test_a_deactivated_agent_opens_nothing_by_any_way(world: World) -> None:
+def test_a_deactivated_agent_opens_nothing_by_any_way(unit: Harness) -> None:
     """Neither by a key that it has nor by one that it gets."""
-    key = world.enrol()
-    world.operator().call("DELETE", PATH)  # the store does not answer here; the database knows by then
+    key = unit.enrol()
+    unit.operator().call("DELETE", PATH)  # the store does not answer here; the database knows by then
     with pytest.raises(AssertionError, match="frozen"):
-        world.open_session(key)
+        unit.open_session(key)
     fresh = KeyFile.generate("agent", AGENT, ISSUER)
-    assert world.operator().call("PATCH", PATH, {"add_jwk": fresh.key.public.jwk}).status_code == 200
+    assert unit.operator().call("PATCH", PATH, {"add_jwk": fresh.key.public.jwk}).status_code == 200
     with pytest.raises(AssertionError, match="frozen"):
-        world.open_session(fresh)
+        unit.open_session(fresh)

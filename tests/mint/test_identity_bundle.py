@@ -7,13 +7,13 @@ import pytest
 
 from arx_caps.jose import SigningKey
 from arx_caps.mint.keys.jwks import RETRY_S, KeySets
+from tests.mint.harness import AGENT, Harness, Holder, now_ms
 from tests.mint.issuer import key_server, public_jwk, token
 from tests.mint.test_identity_keys import Clock
-from tests.mint.test_identity_sessions import DOMAIN, POLICY, ci, code, world
-from tests.mint.world import AGENT, Holder, World, now_ms
+from tests.mint.test_identity_sessions import DOMAIN, POLICY, ci, code
+from tests.mint.workloads import WORKLOADS
 
-__all__ = ["world"]  # the fixture
-pytestmark = pytest.mark.servers
+pytestmark = [pytest.mark.servers, WORKLOADS]
 MESH = f'[issuer.mesh]\nurl = "{DOMAIN}"\njwks = '
 
 
@@ -27,25 +27,25 @@ def svid(alg: str = "ES256") -> dict[str, str]:
     return {"workload_token": token(now_ms(), alg, iss=None, sub=DOMAIN + "/ns/prod/sa/triage")}
 
 
-def test_a_trust_domain_is_believed_by_what_its_address_says(world: World) -> None:
+def test_a_trust_domain_is_believed_by_what_its_address_says(unit: Harness) -> None:
     """The mint goes on while it is silent, asks again soon, and for a key that it did not have before."""
     clock = Clock()
-    world.mint.key_sets = KeySets(world.realm.folder, clock=clock)
-    world.enrol(AGENT)
+    unit.mint.key_sets = KeySets(unit.realm.folder, clock=clock)
+    unit.enrol(AGENT)
     with key_server() as server:
         server.status = 503
         changed = POLICY.replace(MESH + '"keys.json"', f'{MESH}"{server.url}"')
-        world.realm.policy_path.write_text(changed.replace('["ES256"]', '["ES256", "RS256"]'))
-        world.mint.reload_policy()
-        refused = Holder(world, SigningKey.generate(), None).call("POST", "/v1/sessions", svid())
+        unit.realm.policy_path.write_text(changed.replace('["ES256"]', '["ES256", "RS256"]'))
+        unit.mint.reload_policy()
+        refused = Holder(unit, SigningKey.generate(), None).call("POST", "/v1/sessions", svid())
         assert (refused.status_code, refused.json()["code"]) == (503, "issuer_unavailable")
         assert refused.headers["Retry-After"]
-        assert code(world, {"workload_token": ci()}) == "bad_workload_token"  # of an issuer with a file: nobody's agent
+        assert code(unit, {"workload_token": ci()}) == "bad_workload_token"  # of an issuer with a file: nobody's agent
         server.status, server.body = 200, bundle("ec")
         clock.now += RETRY_S
-        assert code(world, svid()) == "ok"
+        assert code(unit, svid()) == "ok"
         server.body = bundle("ec", "rsa")
-        assert code(world, svid("RS256")) == "bad_workload_token"  # a stranger can name any key
+        assert code(unit, svid("RS256")) == "bad_workload_token"  # a stranger can name any key
         clock.now += RETRY_S
-        assert code(world, svid("RS256")) == "ok"
+        assert code(unit, svid("RS256")) == "ok"
         assert server.asked == 3

@@ -24,11 +24,11 @@ from arx_verifier.token.keyring import KeyRing
 from arx_verifier.token.wire import bytes_of
 from arx_verifier.verification.verifier import Verifier
 from tests.mint.dying import patiently
-from tests.mint.world import AGENT, LOOKUP, Holder, World, client_of, make_realm, now_ms
+from tests.mint.harness import AGENT, LOOKUP, Harness, Holder, client_of, make_realm, now_ms
 
 pytestmark = pytest.mark.servers
 
-Open = Callable[[], World]
+Open = Callable[[], Harness]
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def realm(tmp_path: Path, realm_name: str, database: str | None) -> Realm:
 
 
 @pytest.fixture
-def open_world(realm: Realm, valkey: EmbeddedValkey) -> Iterator[Open]:
+def start_mint(realm: Realm, valkey: EmbeddedValkey) -> Iterator[Open]:
     """Start the realm's mint; called again, stop it and start it anew."""
     running: list[TestClient] = []
 
@@ -45,27 +45,28 @@ def open_world(realm: Realm, valkey: EmbeddedValkey) -> Iterator[Open]:
         while running:
             running.pop().__exit__(None, None, None)
 
-    def start() -> World:
+    def start() -> Harness:
         stop()
         mint = MintRuntime.open(Realm.open(realm.folder), store_url=valkey.url)
         client = client_of(mint)
         client.__enter__()
         running.append(client)
-        return World(mint, client)
+        return Harness(mint, client)
 
     yield start
     stop()
 
 
 @pytest.fixture
-def world(open_world: Open) -> World:
-    return open_world()
+def live(start_mint: Open) -> Harness:
+    """The realm once its mint has started; ``start_mint`` starts it anew."""
+    return start_mint()
 
 
 @pytest.fixture
-def orders(world: World, valkey: EmbeddedValkey) -> Iterator[Verifier]:
+def orders(live: Harness, valkey: EmbeddedValkey) -> Iterator[Verifier]:
     """A tool service's verifier, made of what the mint gives it, following the real store."""
-    file = world.operator().call("POST", "/v1/services", {"audience": "orders"}).json()
+    file = live.operator().call("POST", "/v1/services", {"audience": "orders"}).json()
     keys = {kid: bytes_of(key) for kid, key in file["keys"].items()}
     verifier = Verifier(
         audience="orders",
@@ -90,10 +91,10 @@ def start_task(holder: Holder) -> tuple[str, str]:
     return told.json()["task"]["id"], told.json()["bundle"]
 
 
-def test_from_the_first_key_to_the_last_kill(world: World, orders: Verifier) -> None:
+def test_from_the_first_key_to_the_last_kill(live: Harness, orders: Verifier) -> None:
     """Enrol, open, start, call; then task, session and agent end one after the other, and what they held with them."""
-    key = world.enrol()
-    holder, session = world.open_session(key)
+    key = live.enrol()
+    holder, session = live.open_session(key)
     (first, one), (_, two) = start_task(holder), start_task(holder)
     assert [ask(orders, one), ask(orders, two)] == ["ok", "ok"]
     told = holder.call("DELETE", f"/v1/tasks/{first}").json()
@@ -108,17 +109,17 @@ def test_from_the_first_key_to_the_last_kill(world: World, orders: Verifier) -> 
     wait_applied(orders, told["kill"]["seq"])
     assert ask(orders, two) == "revoked"
     assert holder.call("POST", "/v1/tasks", LOOKUP).json()["code"] == "revoked"
-    holder, _ = world.open_session(key)
+    holder, _ = live.open_session(key)
     _, three = start_task(holder)
     assert ask(orders, three) == "ok"
-    told = world.operator().call("DELETE", f"/v1/agents/{AGENT}").json()
+    told = live.operator().call("DELETE", f"/v1/agents/{AGENT}").json()
     assert (told["agent"]["state"], told["kill"]["status"] in ("confirmed", "unconfirmed")) == ("deactivated", True)
     wait_applied(orders, told["kill"]["seq"])
     assert ask(orders, three) == "revoked"
-    again = Holder(world, world.session_key, None)
-    refused = again.call("POST", "/v1/sessions", {"assertion": world.assertion(key)})
+    again = Holder(live, live.session_key, None)
+    refused = again.call("POST", "/v1/sessions", {"assertion": live.assertion(key)})
     assert (refused.status_code, refused.json()["code"]) == (401, "frozen")
-    kinds = [event["kind"] for event in world.events() if event["kind"] != "operator.signed_in"]
+    kinds = [event["kind"] for event in live.events() if event["kind"] != "operator.signed_in"]
     assert kinds == [
         "policy.loaded",
         "mint.started",
@@ -141,27 +142,27 @@ def wait_applied(verifier: Verifier, seq: int) -> None:
     assert verifier.epochs.catch_up(0, seq, 5.0)
 
 
-def test_a_thawed_agent_starts_over(world: World, orders: Verifier) -> None:
+def test_a_thawed_agent_starts_over(live: Harness, orders: Verifier) -> None:
     """A thaw of the freeze lets a deactivated agent in again, and nothing it held before comes back."""
-    key = world.enrol()
-    holder, _ = world.open_session(key)
+    key = live.enrol()
+    holder, _ = live.open_session(key)
     _, bundle = start_task(holder)
-    operator = world.operator()
+    operator = live.operator()
     operator.call("DELETE", f"/v1/agents/{AGENT}")
     told = operator.call("POST", "/v1/freezes/thaw", {"targets": [f"agent:{AGENT}"], "reason": "a mistake"}).json()
     assert operator.call("GET", f"/v1/agents/{AGENT}").json()["state"] == "active"
     wait_applied(orders, told["seq"])
     assert ask(orders, bundle) == "revoked"
     assert holder.call("POST", "/v1/tasks", LOOKUP).status_code == 401
-    _, fresh = start_task(world.open_session(key)[0])
+    _, fresh = start_task(live.open_session(key)[0])
     assert ask(orders, fresh) == "ok"
 
 
-def test_an_operator_kills_and_is_told_who_confirmed(world: World, orders: Verifier) -> None:
+def test_an_operator_kills_and_is_told_who_confirmed(live: Harness, orders: Verifier) -> None:
     """The kill report names targets, place and verifiers; freeze and thaw come and go."""
-    holder, session = world.session()
+    holder, session = live.session()
     _, bundle = start_task(holder)
-    operator = world.operator()
+    operator = live.operator()
     target = f"session:{session['id']}"
     report = operator.call("POST", "/v1/freezes", {"targets": [target], "reason": "look"}).json()
     assert (report["verifiers"], report["confirmed"], report["unreachable"]) == (2, 2, [])
@@ -174,45 +175,45 @@ def test_an_operator_kills_and_is_told_who_confirmed(world: World, orders: Verif
     assert (report["targets"], report["confirmed"], report["durable"]) == ([target], 2, True)
     assert ask(orders, bundle) == "revoked"
     assert operator.call("GET", f"/v1/sessions/{session['id']}").json()["session"]["state"] == "killed"
-    last = world.events()[-1]
+    last = live.events()[-1]
     assert (last["kind"], last["seq"], last["reason"]) == ("targets.killed", report["seq"], "stop")
 
 
-def test_a_restart_keeps_everything(open_world: Open) -> None:
+def test_a_restart_keeps_everything(start_mint: Open) -> None:
     """Agents, open sessions, running tasks, used ids and the history of kills are as they were."""
-    world = open_world()
-    key = world.enrol()
-    assertion = world.assertion(key)
-    holder = Holder(world, world.session_key, None)
+    live = start_mint()
+    key = live.enrol()
+    assertion = live.assertion(key)
+    holder = Holder(live, live.session_key, None)
     token = holder.call("POST", "/v1/sessions", {"assertion": assertion}).json()["token"]
-    task, _ = start_task(Holder(world, holder.key, token))
-    mark = world.mint.db.epoch.high_water(world.realm.name)
-    world = open_world()
-    assert world.mint.db.epoch.high_water(world.realm.name) == mark
-    again = Holder(world, holder.key, None).call("POST", "/v1/sessions", {"assertion": assertion})
+    task, _ = start_task(Holder(live, holder.key, token))
+    mark = live.mint.db.epoch.high_water(live.realm.name)
+    live = start_mint()
+    assert live.mint.db.epoch.high_water(live.realm.name) == mark
+    again = Holder(live, holder.key, None).call("POST", "/v1/sessions", {"assertion": assertion})
     assert again.json()["code"] == "replayed"
-    holder = Holder(world, holder.key, token)
+    holder = Holder(live, holder.key, token)
     assert [each["id"] for each in holder.call("GET", "/v1/tasks").json()["tasks"]] == [task]
     assert holder.call("DELETE", f"/v1/tasks/{task}").json()["task"]["state"] == "ended"
-    assert [event["kind"] for event in world.events()].count("epoch.begun") == 1
+    assert [event["kind"] for event in live.events()].count("epoch.begun") == 1
 
 
 @pytest.mark.spec("10.11")
-def test_a_store_that_lost_kills_gets_a_new_history(open_world: Open, valkey: EmbeddedValkey, realm_name: str) -> None:
+def test_a_store_that_lost_kills_gets_a_new_history(start_mint: Open, valkey: EmbeddedValkey, realm_name: str) -> None:
     """A store that is behind what the mint remembers, as after a restore, kills every older token at the next start."""
-    world = open_world()
-    key = world.enrol()
-    holder, _ = world.open_session(key)
-    mark = world.mint.db.epoch.high_water(realm_name)
+    live = start_mint()
+    key = live.enrol()
+    holder, _ = live.open_session(key)
+    mark = live.mint.db.epoch.high_water(realm_name)
     assert mark is not None
-    world.mint.db.epoch.raise_high_water(realm_name, HighWater(mark.incarnation, mark.seq + 5))
-    world = open_world()
-    fresh = world.mint.db.epoch.high_water(realm_name)
+    live.mint.db.epoch.raise_high_water(realm_name, HighWater(mark.incarnation, mark.seq + 5))
+    live = start_mint()
+    fresh = live.mint.db.epoch.high_water(realm_name)
     assert fresh is not None
     assert (fresh.incarnation != mark.incarnation, fresh.seq) == (True, mark.seq + 5)
-    assert Holder(world, holder.key, holder.token).call("POST", "/v1/tasks", LOOKUP).json()["code"] == "revoked"
-    start_task(world.open_session(key)[0])
-    last = [event for event in world.events() if event["kind"].startswith("epoch.")][-1]
+    assert Holder(live, holder.key, holder.token).call("POST", "/v1/tasks", LOOKUP).json()["code"] == "revoked"
+    start_task(live.open_session(key)[0])
+    last = [event for event in live.events() if event["kind"].startswith("epoch.")][-1]
     assert (last["kind"], last["why"]) == ("epoch.rotated", "the store has lost kills")
     with RevocationStore(valkey.url, realm_name) as store:
         assert store.header().incarnation == fresh.incarnation
@@ -220,35 +221,35 @@ def test_a_store_that_lost_kills_gets_a_new_history(open_world: Open, valkey: Em
 
 @pytest.mark.spec("10.11")
 def test_a_store_that_is_emptied_under_a_running_mint_begins_anew(
-    world: World, valkey: EmbeddedValkey, realm_name: str
+    live: Harness, valkey: EmbeddedValkey, realm_name: str
 ) -> None:
     """The mint notices, begins a new history above the old number, and grants again; old tokens are dead."""
     import redis
 
-    key = world.enrol()
-    holder, session = world.open_session(key)
+    key = live.enrol()
+    holder, session = live.open_session(key)
     told = holder.call("DELETE", f"/v1/sessions/{session['id']}").json()
-    holder, _ = world.open_session(key)
+    holder, _ = live.open_session(key)
     with redis.Redis.from_url(valkey.url) as client:
         for name in client.scan_iter(f"arx:{{{realm_name}}}:*"):
             client.delete(name)
-    report = world.operator().call("POST", "/v1/kills", {"targets": ["agent:elsewhere"], "reason": "x"}).json()
+    report = live.operator().call("POST", "/v1/kills", {"targets": ["agent:elsewhere"], "reason": "x"}).json()
     assert report["seq"] > told["kill"]["seq"]
     assert report["incarnation"] != told["kill"]["incarnation"]
-    assert world.mint.epochs.catch_up(world.mint.epochs.boot_ns(), report["seq"], 10.0)
+    assert live.mint.epochs.catch_up(live.mint.epochs.boot_ns(), report["seq"], 10.0)
     # The mint grants nothing until the new history has its freezes again.
     assert patiently(lambda: holder.call("POST", "/v1/tasks", LOOKUP)).json()["code"] == "revoked"
-    start_task(world.open_session(key)[0])
+    start_task(live.open_session(key)[0])
 
 
 @pytest.mark.spec("4.2")
-def test_longer_tokens_need_a_longer_memory_of_kills(open_world: Open, realm: Realm) -> None:
+def test_longer_tokens_need_a_longer_memory_of_kills(start_mint: Open, realm: Realm) -> None:
     """With a longer max_ttl the history begins anew, because the old one would have forgotten kills too early."""
-    world = open_world()
-    mark = world.mint.db.epoch.high_water(realm.name)
+    live = start_mint()
+    mark = live.mint.db.epoch.high_water(realm.name)
     (realm.folder / "realm.toml").write_text(dataclasses.replace(realm, max_ttl_ms=2 * realm.max_ttl_ms).settings())
-    world = open_world()
-    fresh = world.mint.db.epoch.high_water(realm.name)
+    live = start_mint()
+    fresh = live.mint.db.epoch.high_water(realm.name)
     assert mark is not None
     assert fresh is not None
     assert (fresh.incarnation != mark.incarnation, fresh.max_ttl_ms) == (True, 2 * mark.max_ttl_ms)
@@ -262,15 +263,15 @@ def test_without_its_store_a_mint_does_not_start(realm: Realm, tmp_path: Path) -
     mint.close()
 
 
-def test_many_agents_at_once(world: World, orders: Verifier) -> None:
+def test_many_agents_at_once(live: Harness, orders: Verifier) -> None:
     """Concurrent sessions and tasks each get their own, and all of them work."""
     import threading
 
-    keys = [world.enrol(f"acme/support/a{n}") for n in range(6)]
+    keys = [live.enrol(f"acme/support/a{n}") for n in range(6)]
     done: list[Any] = []
 
     def work(n: int) -> None:
-        holder, _ = world.open_session(keys[n])
+        holder, _ = live.open_session(keys[n])
         task, bundle = start_task(holder)
         done.append((task, ask(orders, bundle), holder.call("DELETE", f"/v1/tasks/{task}").status_code))
 

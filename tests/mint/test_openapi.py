@@ -3,7 +3,6 @@
 
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -16,18 +15,11 @@ from arx_caps.mint.api.endpoint import NoBody
 from arx_caps.mint.api.problems import CODES, find_code
 from arx_verifier.errors import REASONS
 from tests.cli.helpers import arx
-from tests.mint.world import ISSUER, World, local_world
+from tests.mint.harness import ISSUER, Harness
 
-pytestmark = pytest.mark.spec("CONTROL 4.1")
+pytestmark = [pytest.mark.spec("CONTROL 4.1"), pytest.mark.sqlite]
 
 DOCUMENT: Any = msgspec.to_builtins(describe_api(ISSUER))
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    made, _ = local_world(tmp_path / "realm")
-    yield made
-    made.mint.close()
 
 
 def operations() -> Iterator[tuple[str, str, dict[str, Any]]]:
@@ -41,10 +33,10 @@ def test_it_is_an_openapi_document() -> None:
     OpenAPIV31SpecValidator(DOCUMENT).validate()
 
 
-def test_it_has_every_route_that_is_served_and_no_other(world: World) -> None:
+def test_it_has_every_route_that_is_served_and_no_other(unit: Harness) -> None:
     """Methods and paths of the document are those of the application's own table."""
     served = set()
-    for route in world.client.app.routes:  # type: ignore[attr-defined]
+    for route in unit.client.app.routes:  # type: ignore[attr-defined]
         assert isinstance(route, Route)
         path = re.sub(r"\{(\w+):\w+\}", r"{\1}", route.path)
         served |= {(path, method) for method in route.methods or () if method != "HEAD"}
@@ -92,7 +84,7 @@ def test_every_code_of_the_mint_is_somebodys() -> None:
 
 
 @pytest.mark.spec("CONTROL 4.2")
-def test_a_refusal_names_an_address_that_explains_it(world: World) -> None:
+def test_a_refusal_names_an_address_that_explains_it(unit: Harness) -> None:
     """A problem's type is of its code and leads, without a proof, to what that means and what to do."""
     for method, path, code in (
         ("GET", "/v1/sessions", "missing_token"),
@@ -100,19 +92,19 @@ def test_a_refusal_names_an_address_that_explains_it(world: World) -> None:
         ("PUT", "/v1/sessions", "method_not_allowed"),
         ("GET", "/problems/nothing", "not_found"),
     ):
-        told = world.client.request(method, path).json()
+        told = unit.client.request(method, path).json()
         known = find_code(code)
         assert known is not None
         assert (told["code"], told["title"], told["type"]) == (code, known.means, f"{ISSUER}/problems/{code}")
-        explained = world.client.get(told["type"])
+        explained = unit.client.get(told["type"])
         assert explained.headers["content-type"].startswith("text/plain")
         assert explained.text == f"{code} ({told['status']})\n\n{known.means}\n\nwhat to do: {known.do}\n"
-    assert world.client.put("/v1/kills").json()["detail"] == "this path takes POST"
+    assert unit.client.put("/v1/kills").json()["detail"] == "this path takes POST"
     for code in {*CODES, *REASONS}:
-        assert world.client.get(f"/problems/{code}").status_code == 200
+        assert unit.client.get(f"/problems/{code}").status_code == 200
 
 
-def test_it_is_served_and_printed(world: World) -> None:
+def test_it_is_served_and_printed(unit: Harness) -> None:
     """The mint answers with it, to anybody, and a command prints it without one."""
-    assert world.client.get("/openapi.json").json() == DOCUMENT
+    assert unit.client.get("/openapi.json").json() == DOCUMENT
     assert msgspec.json.decode(arx("mint", "openapi").out) == DOCUMENT

@@ -4,7 +4,6 @@
 import os
 import re
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,30 +20,23 @@ from arx_verifier.journal.decision import Decision, InMemoryDecisions
 from arx_verifier.names import matches_tool
 from arx_verifier.token.caveats import Caveat
 from arx_verifier.token.macaroon import Macaroon
-from tests.mint.world import AGENT, ISSUER, Holder, World, local_world
+from tests.mint.harness import AGENT, ISSUER, Harness, Holder
 
 pytestmark = pytest.mark.spec("CONTROL 1.6")
 
 KILL = {"targets": ["session:s-" + "a" * 16], "reason": "test", "wait": False}
 
 
-@pytest.fixture
-def world(tmp_path: Path, database: str | None) -> Iterator[World]:
-    made, _ = local_world(tmp_path / "realm", database=database)
-    yield made
-    made.mint.close()
-
-
-def sign_in(world: World, key: KeyFile) -> Holder:
-    holder = Holder(world, key.key, None)
-    answer = holder.call("POST", "/v1/operators/token", {"assertion": world.assertion(key)})
+def sign_in(harness: Harness, key: KeyFile) -> Holder:
+    holder = Holder(harness, key.key, None)
+    answer = holder.call("POST", "/v1/operators/token", {"assertion": harness.assertion(key)})
     assert answer.status_code == 201, answer.text
-    return Holder(world, key.key, answer.json()["token"])
+    return Holder(harness, key.key, answer.json()["token"])
 
 
-def enrol(world: World, name: str, **what: Any) -> KeyFile:
+def enrol(harness: Harness, name: str, **what: Any) -> KeyFile:
     key = KeyFile.generate("operator", name, ISSUER)
-    answer = world.operator().call("POST", "/v1/operators", {"name": name, "jwk": key.key.public.jwk, **what})
+    answer = harness.operator().call("POST", "/v1/operators", {"name": name, "jwk": key.key.public.jwk, **what})
     assert answer.status_code == 201, answer.text
     return key
 
@@ -55,28 +47,28 @@ def sample(path: str) -> str:
     return re.sub(r"\{[^}]*\}", "x", path)
 
 
-def decided(world: World, name: str) -> list[Decision]:
-    sink = world.mint.decisions
+def decided(harness: Harness, name: str) -> list[Decision]:
+    sink = harness.mint.decisions
     assert isinstance(sink, InMemoryDecisions)
     return [decision for decision in sink.decisions if decision.agent == f"operator:{name}"]
 
 
-def test_a_kill_only_key_kills_and_nothing_else(world: World) -> None:
+def test_a_kill_only_key_kills_and_nothing_else(unit: Harness) -> None:
     """Walk every route with it: only ``arx.kill`` and ``whoami`` get past the role, on no other way either."""
-    holder = sign_in(world, enrol(world, "night", role="kill-only"))
+    holder = sign_in(unit, enrol(unit, "night", role="kill-only"))
     for endpoint in ENDPOINTS:
         if endpoint.action in (None, "arx.kill", "arx.whoami"):
             continue
         answer = holder.call(endpoint.method, sample(endpoint.path), {})
         assert answer.status_code == 403, (endpoint.path, answer.text)
     assert holder.call("GET", "/v1/whoami").json()["may"] == ["arx.kill"]
-    # The store of this world does not answer: the call got as far as that.
+    # The store of `unit` does not answer: the call got as far as that.
     assert holder.call("POST", "/v1/kills", KILL).status_code == 503
 
 
-def test_read_only_reads_everything_and_changes_nothing(world: World) -> None:
+def test_read_only_reads_everything_and_changes_nothing(unit: Harness) -> None:
     """Each action that reads is in the role, and none that does anything."""
-    holder = sign_in(world, enrol(world, "auditor", role="read-only"))
+    holder = sign_in(unit, enrol(unit, "auditor", role="read-only"))
     actions = {(endpoint.method, endpoint.path, endpoint.action) for endpoint in ENDPOINTS if endpoint.action}
     for method, path, action in actions:
         if action == "arx.whoami":
@@ -95,25 +87,25 @@ def test_only_the_first_role_makes_operators() -> None:
         assert covers == (role == ADMIN)
 
 
-def test_a_role_that_shrinks_shrinks_tokens_that_are_out(world: World) -> None:
+def test_a_role_that_shrinks_shrinks_tokens_that_are_out(unit: Harness) -> None:
     """The row is looked at again at each call, and a later token has the new rules."""
-    key = enrol(world, "ann", role="agents")
-    holder = sign_in(world, key)
+    key = enrol(unit, "ann", role="agents")
+    holder = sign_in(unit, key)
     assert holder.call("GET", "/v1/agents").status_code == 200
-    changed = world.operator().call("PATCH", "/v1/operators/ann", {"role": "kill-only"})
+    changed = unit.operator().call("PATCH", "/v1/operators/ann", {"role": "kill-only"})
     assert changed.json()["role"] == "kill-only"
     answer = holder.call("GET", "/v1/agents")
     assert (answer.status_code, answer.json()["code"]) == (403, "tool_not_allowed")
     assert answer.json()["failures"][0]["place"] == "role kill-only"
-    assert Macaroon.parse(sign_in(world, key).token or "").packets == (Caveat(allow=(Rule(tool="arx.kill"),)).encode(),)
+    assert Macaroon.parse(sign_in(unit, key).token or "").packets == (Caveat(allow=(Rule(tool="arx.kill"),)).encode(),)
 
 
-def test_rules_of_ones_own_hold_arguments(world: World) -> None:
+def test_rules_of_ones_own_hold_arguments(unit: Harness) -> None:
     """An operator may be held to some agents; rules that would make operators, or are none, are refused."""
     rules = [{"tool": "arx.agents.read", "args": {"path": {"one_of": [AGENT]}}}]
-    holder = sign_in(world, enrol(world, "team", rules=rules))
-    world.enrol()
-    world.enrol("acme/billing")
+    holder = sign_in(unit, enrol(unit, "team", rules=rules))
+    unit.enrol()
+    unit.enrol("acme/billing")
     assert holder.call("GET", f"/v1/agents/{AGENT}").status_code == 200
     assert holder.call("GET", "/v1/agents/acme/billing").json()["code"] == "argument_not_allowed"
     assert holder.call("GET", "/v1/agents").status_code == 403
@@ -129,27 +121,27 @@ def test_rules_of_ones_own_hold_arguments(world: World) -> None:
         {"role": "admin", "rules": [{"tool": "arx.kill"}]},
         {},
     ):
-        answer = world.operator().call("POST", "/v1/operators", {"name": "x", "jwk": jwk, **wrong})
+        answer = unit.operator().call("POST", "/v1/operators", {"name": "x", "jwk": jwk, **wrong})
         assert answer.status_code == 400, (wrong, answer.text)
-    assert world.operator().call("GET", "/v1/operators/x").status_code == 404
+    assert unit.operator().call("GET", "/v1/operators/x").status_code == 404
 
 
-def test_an_attenuated_token_stays_attenuated(world: World) -> None:
+def test_an_attenuated_token_stays_attenuated(unit: Harness) -> None:
     """What an operator gave away offline is gone, whatever the role allows."""
-    holder = world.operator()
+    holder = unit.operator()
     attenuated = Macaroon.parse(holder.token or "").attenuate(Caveat(allow=(Rule(tool="arx.kill"),))).encode()
-    answer = Holder(world, holder.key, attenuated).call("GET", "/v1/operators")
+    answer = Holder(unit, holder.key, attenuated).call("GET", "/v1/operators")
     assert (answer.status_code, answer.json()["code"]) == (403, "tool_not_allowed")
 
 
-def test_the_last_one_who_may_everything_stays(world: World) -> None:
+def test_the_last_one_who_may_everything_stays(unit: Harness) -> None:
     """Neither removal nor demotion leaves a realm that nobody can run, and not two at once either."""
-    operator = world.operator()
+    operator = unit.operator()
     for method, body in (("DELETE", None), ("PATCH", {"role": "read-only"})):
         answer = operator.call(method, "/v1/operators/root", body)
         assert (answer.status_code, answer.json()["code"]) == (409, "conflict")
-    second = enrol(world, "second", role="admin")
-    holders = [operator, sign_in(world, second)]
+    second = enrol(unit, "second", role="admin")
+    holders = [operator, sign_in(unit, second)]
     names, codes, ready = ["second", "root"], [], threading.Barrier(2)
 
     def demote(holder: Holder, name: str) -> None:
@@ -163,31 +155,31 @@ def test_the_last_one_who_may_everything_stays(world: World) -> None:
         thread.join()
     # The later one was demoted before its call, or found itself to be the last.
     assert codes.count(200) == 1
-    admins = [row for row in world.mint.db.operators.list() if row["role"] == ADMIN]
+    admins = [row for row in unit.mint.db.operators.list() if row["role"] == ADMIN]
     assert len(admins) == 1
 
 
-def test_a_removed_operator_signs_nothing(world: World) -> None:
+def test_a_removed_operator_signs_nothing(unit: Harness) -> None:
     """Its tokens and keys are worth nothing at once, and its name is not given again."""
-    key = enrol(world, "gone", role="admin")
-    holder = sign_in(world, key)
-    # The store of this world does not answer, and the removal holds here all the same.
-    assert world.operator().call("DELETE", "/v1/operators/gone").status_code == 503
+    key = enrol(unit, "gone", role="admin")
+    holder = sign_in(unit, key)
+    # The store of `unit` does not answer, and the removal holds here all the same.
+    assert unit.operator().call("DELETE", "/v1/operators/gone").status_code == 503
     assert holder.call("GET", "/v1/agents").json()["code"] == "bad_proof"
-    again = Holder(world, key.key, None).call("POST", "/v1/operators/token", {"assertion": world.assertion(key)})
+    again = Holder(unit, key.key, None).call("POST", "/v1/operators/token", {"assertion": unit.assertion(key)})
     assert again.status_code == 401
     jwk = KeyFile.generate("operator", "gone", ISSUER).key.public.jwk
-    answer = world.operator().call("POST", "/v1/operators", {"name": "gone", "jwk": jwk, "role": "admin"})
+    answer = unit.operator().call("POST", "/v1/operators", {"name": "gone", "jwk": jwk, "role": "admin"})
     assert (answer.status_code, answer.json()["code"]) == (409, "operator_exists")
-    assert world.operator().call("PATCH", "/v1/operators/gone", {"role": "admin"}).status_code == 409
+    assert unit.operator().call("PATCH", "/v1/operators/gone", {"role": "admin"}).status_code == 409
 
 
-def test_keys_rotate_without_a_gap(world: World) -> None:
+def test_keys_rotate_without_a_gap(unit: Harness) -> None:
     """Add the new one, use it, take the old one away; the last one stays."""
-    old, new = enrol(world, "rota", role="read-only"), KeyFile.generate("operator", "rota", ISSUER)
-    operator, path = world.operator(), "/v1/operators/rota"
+    old, new = enrol(unit, "rota", role="read-only"), KeyFile.generate("operator", "rota", ISSUER)
+    operator, path = unit.operator(), "/v1/operators/rota"
     assert operator.call("PATCH", path, {"add_jwk": new.key.public.jwk}).status_code == 200
-    before, after = sign_in(world, old), sign_in(world, new)
+    before, after = sign_in(unit, old), sign_in(unit, new)
     assert operator.call("PATCH", path, {"remove_kid": old.key.public.kid}).status_code == 200
     assert before.call("GET", "/v1/operators").status_code == 401
     assert after.call("GET", "/v1/operators").status_code == 200
@@ -196,40 +188,40 @@ def test_keys_rotate_without_a_gap(world: World) -> None:
         assert operator.call("PATCH", path, both).status_code == 400
 
 
-def test_every_call_is_a_decision(world: World) -> None:
+def test_every_call_is_a_decision(unit: Harness) -> None:
     """Who, what, with which outcome and why: also what is only read, and what is refused to a proven operator."""
-    holder = sign_in(world, enrol(world, "watch", role="kill-only"))
+    holder = sign_in(unit, enrol(unit, "watch", role="kill-only"))
     holder.call("GET", "/v1/agents")
     holder.call("GET", "/v1/whoami")
     holder.call("POST", "/v1/kills", KILL)
-    outcomes = [(made.tool, made.code, made.assurance) for made in decided(world, "watch")]
+    outcomes = [(made.tool, made.code, made.assurance) for made in decided(unit, "watch")]
     assert outcomes == [
         ("arx.agents.read", "tool_not_allowed", "key"),
         ("arx.whoami", "ok", "key"),
         ("arx.kill", "ok", "key"),
     ]
-    refused, _, killed = decided(world, "watch")
+    refused, _, killed = decided(unit, "watch")
     assert refused.failures[0].came == "arx.agents.read"
     assert killed.args_digest != refused.args_digest
     assert killed.facts.token == refused.facts.token != ""
 
 
-def test_what_nobody_proved_is_counted(world: World) -> None:
+def test_what_nobody_proved_is_counted(unit: Harness) -> None:
     """A stranger with an operator's token leaves no record of his own under that operator's name."""
-    operator = world.operator()
-    before = len(decided(world, "root"))
-    thief = Holder(world, KeyFile.generate("operator", "root", ISSUER).key, operator.token)
+    operator = unit.operator()
+    before = len(decided(unit, "root"))
+    thief = Holder(unit, KeyFile.generate("operator", "root", ISSUER).key, operator.token)
     assert thief.call("GET", "/v1/agents").status_code == 401
-    assert len(decided(world, "root")) == before
-    world.mint.decisions.close()
-    sink = world.mint.decisions
+    assert len(decided(unit, "root")) == before
+    unit.mint.decisions.close()
+    sink = unit.mint.decisions
     assert isinstance(sink, InMemoryDecisions)
     assert [counted.code for made in sink.decisions for counted in made.counts] == ["bad_proof"]
 
 
-def test_no_record_no_call(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_record_no_call(unit: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     """An operator's call that cannot be recorded is refused, and is told of the way that needs no mint."""
-    operator, sink = world.operator(), world.mint.decisions
+    operator, sink = unit.operator(), unit.mint.decisions
     keep = sink.append
 
     def full(decision: Decision) -> int:
@@ -241,24 +233,22 @@ def test_no_record_no_call(world: World, monkeypatch: pytest.MonkeyPatch) -> Non
     answer = operator.call("GET", "/v1/agents")
     assert (answer.status_code, answer.json()["code"]) == (503, "audit_unavailable")
     assert "arx kill --direct" in answer.json()["detail"]
-    assert [made.code for made in decided(world, "root")] == ["audit_unavailable"]
+    assert [made.code for made in decided(unit, "root")] == ["audit_unavailable"]
 
 
-def test_recovery_needs_what_opens_the_root_keys(tmp_path: Path, database: str | None) -> None:
+def test_recovery_needs_what_opens_the_root_keys(unit: Harness, tmp_path: Path) -> None:
     """With every key lost, whoever has the folder and its key file gets in again, and it is recorded; nobody else."""
-    world, _ = local_world(tmp_path / "realm", database=database)
-    enrol(world, "gone", role="admin")
-    world.operator().call("DELETE", "/v1/operators/gone")
+    enrol(unit, "gone", role="admin")
+    unit.operator().call("DELETE", "/v1/operators/gone")
     key = KeyFile.generate("operator", "root", ISSUER)
-    hidden = world.realm.root_key_path.rename(tmp_path / "elsewhere")
+    hidden = unit.realm.root_key_path.rename(tmp_path / "elsewhere")
     with pytest.raises(SettingsError):
-        recover_operator(world.realm, "root", key.key.public, passphrase=None)
-    hidden.rename(world.realm.root_key_path)
+        recover_operator(unit.realm, "root", key.key.public, passphrase=None)
+    hidden.rename(unit.realm.root_key_path)
     with pytest.raises(GrantError, match="removed"):
-        recover_operator(world.realm, "gone", key.key.public, passphrase=None)
-    recover_operator(world.realm, "root", key.key.public, passphrase=None)
-    assert sign_in(world, key).call("GET", "/v1/operators").status_code == 200
-    told = [event for event in world.mint.db.outbox.after(0) if event.kind == "operator.recovered"]
+        recover_operator(unit.realm, "gone", key.key.public, passphrase=None)
+    recover_operator(unit.realm, "root", key.key.public, passphrase=None)
+    assert sign_in(unit, key).call("GET", "/v1/operators").status_code == 200
+    told = [event for event in unit.mint.db.outbox.after(0) if event.kind == "operator.recovered"]
     assert [event.facts for event in told] == [{"operator": "root", "key": key.key.public.kid}]
     assert told[0].by == f"host:uid-{os.getuid()}"
-    world.mint.close()

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Lists come in pages that miss nothing and repeat nothing, whatever begins or ends in between."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from arx_caps.mint.db.mint_database import MintDatabase
 from arx_caps.mint.db.tables import AGENTS, SESSIONS, TASKS
 from arx_verifier.revocation.epoch import UnsafeLocalEpochs
 from arx_verifier.token import wire
-from tests.mint.world import AGENT, LOOKUP, Holder, World, local_world, now_ms
+from tests.mint.harness import AGENT, LOOKUP, Harness, Holder, now_ms
 
 pytestmark = pytest.mark.spec("CONTROL 4.3")
 
@@ -22,21 +21,14 @@ COUNT = 25
 HOUR_MS = 3_600_000
 
 
-@pytest.fixture
-def world(tmp_path: Path, database: str | None) -> Iterator[World]:
-    made, _ = local_world(tmp_path / "realm", database=database)
-    yield made
-    made.mint.close()
-
-
-def add_sessions(world: World, count: int, **values: Any) -> list[str]:
+def add_sessions(harness: Harness, count: int, **values: Any) -> list[str]:
     """Put sessions into the database, several of one millisecond, and return their ids, the oldest first."""
-    epochs = world.mint.epochs
+    epochs = harness.mint.epochs
     now = now_ms()
-    row = {"agent": AGENT, "jkt": "x", "status": "open", "policy": world.mint.policy.digest, "born": 0}
+    row = {"agent": AGENT, "jkt": "x", "status": "open", "policy": harness.mint.policy.digest, "born": 0}
     row |= {"incarnation": epochs.view()[0], "expires_at": now + HOUR_MS} | values
     rows = [row | {"id": f"s-{number:016}", "opened_at": now + number // 4} for number in range(count)]
-    with world.mint.db.write() as c:
+    with harness.mint.db.write() as c:
         c.execute(insert(SESSIONS), rows)
     return [each["id"] for each in rows]
 
@@ -57,37 +49,36 @@ def walk(caller: Holder, path: str, member: str, between: Any = None, **query: s
             between()
 
 
-def test_pages_miss_nothing_and_repeat_nothing(world: World) -> None:
+def test_pages_miss_nothing_and_repeat_nothing(unit: Harness) -> None:
     """Every page size gives the same rows in the same order, also among those of one millisecond."""
-    world.enrol()
-    ids = add_sessions(world, COUNT)
-    operator = world.operator()
+    unit.enrol()
+    ids = add_sessions(unit, COUNT)
+    operator = unit.operator()
     for limit in (1, 7, 24, 25, 26, 1000):
         assert [row["id"] for row in walk(operator, "/v1/sessions", "sessions", limit=str(limit))] == ids[::-1]
 
 
-def test_what_comes_meanwhile_moves_no_page(world: World) -> None:
+def test_what_comes_meanwhile_moves_no_page(unit: Harness) -> None:
     """Sessions that are opened between two pages neither push a row onto the next one nor off it."""
-    key = world.enrol()
-    ids = add_sessions(world, COUNT)
-    found = walk(world.operator(), "/v1/sessions", "sessions", lambda: world.open_session(key), limit="5")
+    key = unit.enrol()
+    ids = add_sessions(unit, COUNT)
+    found = walk(unit.operator(), "/v1/sessions", "sessions", lambda: unit.open_session(key), limit="5")
     assert [row["id"] for row in found][-COUNT:] == ids[::-1]
 
 
-def test_states_are_asked_for_page_by_page(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_states_are_asked_for_page_by_page(unit: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     """What only the kill epoch knows is found as well, where one page looks at few rows only."""
     monkeypatch.setattr("arx_caps.mint.api.pagination.LOOKED_AT", 4)
-    epochs = world.mint.epochs
-    assert isinstance(epochs, UnsafeLocalEpochs)
-    world.enrol()
-    ids = add_sessions(world, COUNT)
+    epochs = unit.epochs
+    unit.enrol()
+    ids = add_sessions(unit, COUNT)
     killed = ids[3::9]
     for session in killed:
         epochs.kill(f"session:{session}")
-    with world.mint.db.write() as c:
+    with unit.mint.db.write() as c:
         c.execute(SESSIONS.update().where(SESSIONS.c.id == ids[0]).values(status="ended"))
         c.execute(SESSIONS.update().where(SESSIONS.c.id == ids[1]).values(expires_at=1))
-    operator = world.operator()
+    operator = unit.operator()
 
     def those(state: str) -> list[str]:
         return [row["id"] for row in walk(operator, "/v1/sessions", "sessions", state=state, limit="2")]
@@ -97,19 +88,19 @@ def test_states_are_asked_for_page_by_page(world: World, monkeypatch: pytest.Mon
     assert set(those("open")) == set(ids[2:]) - set(killed)
 
 
-def test_no_more_is_read_than_a_page_needs(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_more_is_read_than_a_page_needs(unit: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of an agent with a thousand sessions a page of open ones reads a page, and more where kills leave it short."""
-    asked, sessions, epochs = [], world.mint.db.sessions.list, world.mint.epochs
+    asked, sessions, epochs = [], unit.mint.db.sessions.list, unit.mint.epochs
     assert isinstance(epochs, UnsafeLocalEpochs)
 
     def spy(*, limit: int, **wanted: Any) -> list[dict[str, Any]]:
         asked.append(limit)
         return sessions(limit=limit, **wanted)
 
-    world.enrol()
-    ids = add_sessions(world, COUNT)
-    monkeypatch.setattr(world.mint.db.sessions, "list", spy)
-    operator = world.operator()
+    unit.enrol()
+    ids = add_sessions(unit, COUNT)
+    monkeypatch.setattr(unit.mint.db.sessions, "list", spy)
+    operator = unit.operator()
     for killed, reads in ((None, [6]), (ids[-1], [6, LOOKED_AT])):
         asked.clear()
         if killed is not None:
@@ -118,13 +109,13 @@ def test_no_more_is_read_than_a_page_needs(world: World, monkeypatch: pytest.Mon
         assert (len(told["sessions"]), "next" in told, asked) == (5, True, reads)
 
 
-def test_tasks_are_filtered_by_the_mint(world: World) -> None:
+def test_tasks_are_filtered_by_the_mint(unit: Harness) -> None:
     """By session, agent, template and state, and for an agent its own alone."""
-    holder, session = world.session()
-    other, _ = world.open_session(world.enrol("acme/support/other"))
+    holder, session = unit.session()
+    other, _ = unit.open_session(unit.enrol("acme/support/other"))
     for caller in (holder, holder, other):
         assert caller.call("POST", "/v1/tasks", LOOKUP).status_code == 201
-    operator = world.operator()
+    operator = unit.operator()
 
     def count(caller: Holder, **query: str) -> int:
         return len(walk(caller, "/v1/tasks", "tasks", **query))
@@ -135,12 +126,12 @@ def test_tasks_are_filtered_by_the_mint(world: World) -> None:
     assert (count(holder, limit="1"), count(holder, agent="acme/support/other")) == (2, 0)
 
 
-def test_agents_are_counted_and_found_below_a_path(world: World) -> None:
+def test_agents_are_counted_and_found_below_a_path(unit: Harness) -> None:
     """A filter by path takes whole segments: what begins alike is somebody else."""
-    operator = world.operator()
+    operator = unit.operator()
     row = {"status": "active", "metadata": "{}", "created_at": 1}
     paths = ["acme/a", "acme/a/b", "acme/a-b", "acme/ab", "acme/a_b/c", "other"]
-    with world.mint.db.write() as c:
+    with unit.mint.db.write() as c:
         c.execute(insert(AGENTS), [row | {"path": path} for path in paths])
     told = operator.call("GET", "/v1/agents", limit="2").json()
     assert (told["total"], len(told["agents"])) == (6, 2)
@@ -162,9 +153,9 @@ BAD = {
 }
 
 
-def test_a_page_that_cannot_be_is_refused(world: World) -> None:
+def test_a_page_that_cannot_be_is_refused(unit: Harness) -> None:
     """A limit out of bounds, a place that nobody gave, a state that there is not: 400, and never a page of all."""
-    operator = world.operator()
+    operator = unit.operator()
     for name, values in BAD.items():
         for value in values:
             answer = operator.call("GET", "/v1/sessions", **{name: value})
@@ -182,10 +173,10 @@ def test_every_list_comes_in_pages() -> None:
     assert {path for path in whole if path.startswith("/v1/audit/")} == {"/v1/audit/records", "/v1/audit/nodes"}
 
 
-def test_policies_come_in_pages(world: World) -> None:
+def test_policies_come_in_pages(unit: Harness) -> None:
     """The last in force first, each once."""
-    operator = world.operator()
-    text = world.realm.policy_path.read_text("utf-8")
+    operator = unit.operator()
+    text = unit.realm.policy_path.read_text("utf-8")
     for hours in (1, 2, 3):
         changed = {"policy": text.replace('ttl = "8h"', f'ttl = "{hours}h"')}
         assert operator.call("POST", "/v1/policies", changed).status_code == 200
@@ -194,25 +185,25 @@ def test_policies_come_in_pages(world: World) -> None:
     assert [row["in_force"] for row in found] == [True] + [False] * (len(found) - 1)
 
 
-def test_no_text_reaches_the_database_that_it_cannot_keep(world: World) -> None:
+def test_no_text_reaches_the_database_that_it_cannot_keep(unit: Harness) -> None:
     """A zero character in path, query or body is refused alike on every database, or finds nothing."""
-    operator = world.operator()
+    operator = unit.operator()
     for method, path, body in (
         ("GET", "/v1/sessions/%00", None),
         ("DELETE", "/v1/tasks/%00", None),
         ("GET", "/v1/operators/%00", None),
-        ("POST", "/v1/agents", {"path": "acme/x", "jwk": world.session_key.public.jwk, "owner": "a\0b"}),
+        ("POST", "/v1/agents", {"path": "acme/x", "jwk": unit.session_key.public.jwk, "owner": "a\0b"}),
     ):
         assert operator.call(method, path, body).status_code in (201, 400, 404), (method, path)
     for name in ("agent", "after"):
         assert operator.call("GET", "/v1/sessions", **{name: "\0"}).status_code in (200, 400)
 
 
-def test_a_task_is_listed_with_its_session(world: World) -> None:
+def test_a_task_is_listed_with_its_session(unit: Harness) -> None:
     """A session shows its newest tasks, and where the rest of them is."""
-    holder, session = world.session()
+    holder, session = unit.session()
     assert holder.call("POST", "/v1/tasks", LOOKUP).status_code == 201
-    with world.mint.db.write() as c:
+    with unit.mint.db.write() as c:
         row = c.execute(TASKS.select()).mappings().one()
         c.execute(insert(TASKS), [{**row, "id": f"t-{number}", "started_at": number} for number in range(120)])
     told = holder.call("GET", f"/v1/sessions/{session['id']}").json()
@@ -220,12 +211,12 @@ def test_a_task_is_listed_with_its_session(world: World) -> None:
     assert (len(told["tasks"]), len(rest["tasks"]), "next" in rest) == (100, 21, False)
 
 
-def test_sessions_are_found_by_whom_they_are_for_and_by_what_was_done(world: World) -> None:
+def test_sessions_are_found_by_whom_they_are_for_and_by_what_was_done(unit: Harness) -> None:
     """Filters hold together, page by page; what no session is like is an empty list."""
-    world.enrol()
-    anns = add_sessions(world, COUNT, subject="ann", subject_issuer="https://id.example", subject_claims="{}")
-    operator = world.operator()
-    holder, own = world.open_session(world.enrol("acme/support/other"))
+    unit.enrol()
+    anns = add_sessions(unit, COUNT, subject="ann", subject_issuer="https://id.example", subject_claims="{}")
+    operator = unit.operator()
+    holder, own = unit.open_session(unit.enrol("acme/support/other"))
     assert holder.call("POST", "/v1/tasks", LOOKUP).status_code == 201
     for query, wanted in (
         ({"subject": "ann"}, anns[::-1]),

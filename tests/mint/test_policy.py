@@ -12,7 +12,7 @@ from arx_caps.mint.policy import model as policy_module
 from arx_caps.mint.policy.model import Policy, TaskGrant
 from arx_verifier.constraints.rule import compile_rule, permits, read_rule
 from arx_verifier.errors import GrantError
-from tests.mint.world import REFUNDS
+from tests.mint.harness import REFUNDS
 
 SAMPLE = Path(policy_module.__file__).with_name("sample_policy.toml")
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from arx_caps.mint.policy.model import Policy
 from arx_caps.mint.policy.parse import PolicyText
 from arx_verifier.errors import SettingsError
-from tests.mint.world import REFUNDS
+from tests.mint.harness import REFUNDS
 
 
 def policy(text: str = REFUNDS) -> Policy:

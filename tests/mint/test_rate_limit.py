@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Who calls too often is told when to come back, and nobody can use up what is another's."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -13,7 +12,7 @@ from starlette.testclient import TestClient
 from arx_caps.limits import Limits
 from arx_caps.mint.api.app import create_app
 from arx_caps.mint.rate_limit import MAX_BUCKETS, Buckets, RateLimits
-from tests.mint.world import AGENT, ISSUER, LOOKUP, World, local_mint, make_realm
+from tests.mint.harness import AGENT, ISSUER, LOOKUP, Harness
 
 pytestmark = pytest.mark.spec("CONTROL 4.5")
 
@@ -22,58 +21,57 @@ SMALL = Limits(agent_rate=1, agent_burst=5, address_rate=1, address_burst=4)
 
 
 @pytest.fixture
-def made(tmp_path: Path, database: str | None) -> Iterator[Callable[..., World]]:
-    worlds: list[World] = []
+def called_from(unit: Harness) -> Callable[..., Harness]:
+    """Call the mint from an address; the first call's limits are the mint's."""
+    limited: list[Limits] = []
 
-    def make(client: tuple[str, int] = STRANGER, limits: Limits = SMALL) -> World:
-        mint = worlds[0].mint if worlds else local_mint(make_realm(tmp_path / "realm", database=database))[0]
-        if not worlds:
-            mint.limits = RateLimits(limits, clock=lambda: 0.0)  # no bucket fills while a test runs
-        worlds.append(World(mint, TestClient(create_app(mint), base_url=ISSUER, client=client)))
-        return worlds[-1]
+    def call(client: tuple[str, int] = STRANGER, limits: Limits = SMALL) -> Harness:
+        if not limited:
+            limited.append(limits)
+            unit.mint.limits = RateLimits(limits, clock=lambda: 0.0)  # no bucket fills while a test runs
+        return Harness(unit.mint, TestClient(create_app(unit.mint), base_url=ISSUER, client=client))
 
-    yield make
-    worlds[0].mint.close()
+    return call
 
 
-def test_an_agent_that_calls_too_often_waits(made: Callable[..., World]) -> None:
+def test_an_agent_that_calls_too_often_waits(called_from: Callable[..., Harness]) -> None:
     """Its calls are 429 with the time to wait, a new session does not help it, and another agent goes on."""
-    world = made(limits=replace(SMALL, address_rate=0))
-    key = world.enrol()
-    holder, _ = world.open_session(key)
+    unit = called_from(limits=replace(SMALL, address_rate=0))
+    key = unit.enrol()
+    holder, _ = unit.open_session(key)
     answers = [holder.call("POST", "/v1/tasks", LOOKUP) for _ in range(6)]
     assert [answer.status_code for answer in answers] == [201] * 4 + [429] * 2
     told = answers[-1]
     assert (told.json()["code"], int(told.headers["retry-after"]) > 0) == ("rate_limited", True)
-    other, _ = world.open_session(world.enrol("acme/support/other"))
+    other, _ = unit.open_session(unit.enrol("acme/support/other"))
     assert other.call("POST", "/v1/tasks", LOOKUP).status_code == 201
-    assert world.operator().call("GET", "/v1/agents").status_code == 200
+    assert unit.operator().call("GET", "/v1/agents").status_code == 200
 
 
-def test_nobody_is_locked_out_by_name(made: Callable[..., World]) -> None:
+def test_nobody_is_locked_out_by_name(called_from: Callable[..., Harness]) -> None:
     """Calls in an agent's name that prove nothing cost the stranger's address, and the agent nothing."""
-    world, agents = made(STRANGER), made(OTHER)
+    unit, agents = called_from(STRANGER), called_from(OTHER)
     key = agents.enrol()
     holder, _ = agents.open_session(key)
     statuses = []
     for _ in range(8):
         headers = {"Authorization": f"DPoP {holder.token}", "DPoP": "junk"}
-        statuses.append(world.client.post("/v1/tasks", json=LOOKUP, headers=headers).status_code)
+        statuses.append(unit.client.post("/v1/tasks", json=LOOKUP, headers=headers).status_code)
     assert statuses == [401] * 4 + [429] * 4
     assert holder.call("POST", "/v1/tasks", LOOKUP).status_code == 201
 
 
-def test_proven_callers_cost_an_address_nothing(made: Callable[..., World]) -> None:
+def test_proven_callers_cost_an_address_nothing(called_from: Callable[..., Harness]) -> None:
     """Many good calls from one address are no reason to refuse it."""
-    world = made(limits=replace(SMALL, agent_rate=0))
-    operator = world.operator()
+    unit = called_from(limits=replace(SMALL, agent_rate=0))
+    operator = unit.operator()
     assert {operator.call("GET", "/v1/agents").status_code for _ in range(20)} == {200}
 
 
-def test_this_machine_is_not_counted(made: Callable[..., World]) -> None:
+def test_this_machine_is_not_counted(called_from: Callable[..., Harness]) -> None:
     """A proxy on loopback stands for everybody: its failures are not one stranger's."""
-    world = made(("127.0.0.1", 1))
-    assert {world.client.post("/v1/tasks", json=LOOKUP).status_code for _ in range(20)} == {401}
+    unit = called_from(("127.0.0.1", 1))
+    assert {unit.client.post("/v1/tasks", json=LOOKUP).status_code for _ in range(20)} == {401}
 
 
 PEERS = [

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the mint makes of good requests: what is recorded, and exactly what the policy grants."""
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,26 +15,19 @@ from arx_verifier.token.keyring import KeyRing
 from arx_verifier.token.macaroon import Identifier, Macaroon
 from arx_verifier.token.wire import bytes_of
 from arx_verifier.verification.verifier import Verifier
-from tests.mint.world import AGENT, ISSUER, LOOKUP, Holder, World, local_world, now_ms
+from tests.mint.harness import AGENT, ISSUER, LOOKUP, Harness, Holder, now_ms
 from tests.servers import until
 
 JWK = SigningKey.generate().public.jwk
 
 
-@pytest.fixture
-def world(tmp_path: Path, database: str | None) -> Iterator[World]:
-    made, _ = local_world(tmp_path / "realm", database=database)
-    yield made
-    made.mint.close()
-
-
-def test_an_agent_is_enrolled_once_and_with_a_key_of_its_own(world: World) -> None:
+def test_an_agent_is_enrolled_once_and_with_a_key_of_its_own(unit: Harness) -> None:
     """Neither path nor key can be taken twice, not even by an operator's key."""
-    key = world.enrol(owner="ada", metadata={"model": "m-1"})
-    operator = world.operator()
+    key = unit.enrol(owner="ada", metadata={"model": "m-1"})
+    operator = unit.operator()
     again = operator.call("POST", "/v1/agents", {"path": AGENT, "jwk": JWK})
     assert (again.status_code, again.json()["code"]) == (409, "agent_exists")
-    for taken in (key.key, world.operator_key.key):
+    for taken in (key.key, unit.operator_key.key):
         same = operator.call("POST", "/v1/agents", {"path": "acme/other", "jwk": taken.public.jwk})
         assert (same.status_code, same.json()["code"]) == (409, "key_enrolled")
     shown = operator.call("GET", f"/v1/agents/{AGENT}").json()
@@ -50,23 +41,23 @@ def kids(shown: dict[str, Any]) -> list[str]:
     return [key["kid"] for key in shown["keys"]]
 
 
-def test_an_agents_keys_are_rotated(world: World) -> None:
+def test_an_agents_keys_are_rotated(unit: Harness) -> None:
     """A new key opens sessions beside the old one, the removed one opens none, and the last one stays."""
-    old = world.enrol()
+    old = unit.enrol()
     fresh = KeyFile.generate("agent", AGENT, ISSUER)
-    operator, path = world.operator(), f"/v1/agents/{AGENT}"
+    operator, path = unit.operator(), f"/v1/agents/{AGENT}"
     shown = operator.call("PATCH", path, {"add_jwk": fresh.key.public.jwk}).json()
     assert set(kids(shown)) == {old.key.kid, fresh.key.kid}
-    world.open_session(old)
-    world.open_session(fresh)
+    unit.open_session(old)
+    unit.open_session(fresh)
     assert kids(operator.call("PATCH", path, {"remove_kid": old.key.kid}).json()) == [fresh.key.kid]
-    refused = Holder(world, world.session_key, None).call("POST", "/v1/sessions", {"assertion": world.assertion(old)})
+    refused = Holder(unit, unit.session_key, None).call("POST", "/v1/sessions", {"assertion": unit.assertion(old)})
     assert refused.json()["code"] == "bad_assertion"
     for body, status in (
         ({"remove_kid": fresh.key.kid}, 409),
         ({"remove_kid": old.key.kid}, 404),
         ({"add_jwk": fresh.key.public.jwk}, 200),
-        ({"add_jwk": world.operator_key.key.public.jwk, "remove_kid": fresh.key.kid}, 409),
+        ({"add_jwk": unit.operator_key.key.public.jwk, "remove_kid": fresh.key.kid}, 409),
         ({}, 400),
     ):
         assert operator.call("PATCH", path, body).status_code == status
@@ -74,25 +65,25 @@ def test_an_agents_keys_are_rotated(world: World) -> None:
 
 
 @pytest.mark.spec("CONTROL 2.1")
-def test_a_session_lives_as_long_as_asked_and_no_longer_than_allowed(world: World) -> None:
+def test_a_session_lives_as_long_as_asked_and_no_longer_than_allowed(unit: Harness) -> None:
     """A shorter life is given, a longer or odd one refused with what would have been right."""
-    key = world.enrol()
-    _, session = world.open_session(key, ttl="5m", purpose="to test")
+    key = unit.enrol()
+    _, session = unit.open_session(key, ttl="5m", purpose="to test")
     assert session["expires_at"] - session["opened_at"] == 300_000
     assert session["purpose"] == "to test"
-    _, session = world.open_session(key)
+    _, session = unit.open_session(key)
     assert session["expires_at"] - session["opened_at"] == 8 * 3_600_000
     for ttl in ("9h", "0s", "soon", "-1m", ""):
-        holder = Holder(world, world.session_key, None)
-        answer = holder.call("POST", "/v1/sessions", {"assertion": world.assertion(key), "ttl": ttl})
+        holder = Holder(unit, unit.session_key, None)
+        answer = holder.call("POST", "/v1/sessions", {"assertion": unit.assertion(key), "ttl": ttl})
         assert (answer.status_code, answer.json()["code"]) == (403, "bad_parameters")
         assert answer.json()["failures"][0]["expected"] == "a duration of at most 8h"
 
 
-def test_whom_the_policy_does_not_name_opens_nothing(world: World) -> None:
+def test_whom_the_policy_does_not_name_opens_nothing(unit: Harness) -> None:
     """An enrolled agent outside the policy is refused, and told so."""
-    key = world.enrol("elsewhere/x")
-    answer = Holder(world, world.session_key, None).call("POST", "/v1/sessions", {"assertion": world.assertion(key)})
+    key = unit.enrol("elsewhere/x")
+    answer = Holder(unit, unit.session_key, None).call("POST", "/v1/sessions", {"assertion": unit.assertion(key)})
     assert (answer.status_code, answer.json()["code"]) == (403, "session_not_allowed")
 
 
@@ -118,23 +109,23 @@ REFUSED_TASKS: dict[str, tuple[dict[str, Any], int, str]] = {
 
 
 @pytest.mark.parametrize(("body", "status", "code"), REFUSED_TASKS.values(), ids=REFUSED_TASKS.keys())
-def test_a_task_that_the_policy_does_not_grant(world: World, body: dict[str, Any], status: int, code: str) -> None:
+def test_a_task_that_the_policy_does_not_grant(unit: Harness, body: dict[str, Any], status: int, code: str) -> None:
     """A refusal names every thing that does not fit, and leaves no task behind."""
-    holder, _ = world.session()
+    holder, _ = unit.session()
     answer = holder.call("POST", "/v1/tasks", body)
     assert (answer.status_code, answer.json()["code"]) == (status, code)
     if code == "bad_parameters":
         assert {"place", "rule", "expected", "came"} == set(answer.json()["failures"][0])
     assert holder.call("GET", "/v1/tasks").json() == {"tasks": []}
-    assert "task.started" not in [event["kind"] for event in world.events()]
+    assert "task.started" not in [event["kind"] for event in unit.events()]
 
 
-def open_service(world: World, audience: str) -> tuple[Verifier, dict[str, Any]]:
-    file = world.operator().call("POST", "/v1/services", {"audience": audience}).json()
+def open_service(harness: Harness, audience: str) -> tuple[Verifier, dict[str, Any]]:
+    file = harness.operator().call("POST", "/v1/services", {"audience": audience}).json()
     keys = {kid: bytes_of(key) for kid, key in file["keys"].items()}
     ring = KeyRing(keys, realm=file["realm"], max_ttl_ms=file["max_ttl_ms"])
     decisions = InMemoryDecisions()
-    return Verifier(audience=audience, keys=ring, epochs=world.mint.epochs, decisions=decisions), file
+    return Verifier(audience=audience, keys=ring, epochs=harness.mint.epochs, decisions=decisions), file
 
 
 def call_tool(verifier: Verifier, bundle: Bundle, tool: str, **args: Any) -> Any:
@@ -142,20 +133,20 @@ def call_tool(verifier: Verifier, bundle: Bundle, tool: str, **args: Any) -> Any
     return verifier.verify(token, AccessRequest(tool, args, now_ms()))
 
 
-def test_a_bundle_does_what_its_task_is_for_and_nothing_else(world: World) -> None:
+def test_a_bundle_does_what_its_task_is_for_and_nothing_else(unit: Harness) -> None:
     """Real verifiers, opened with the keys that the mint gives them, accept the task's calls and refuse others."""
-    holder, session = world.session()
+    holder, session = unit.session()
     body = {"template": "refund", "params": {"order_id": "o-1", "amount": 50}}
     told = holder.call("POST", "/v1/tasks", body).json()
     bundle, task = Bundle.parse(told["bundle"]), told["task"]
-    orders, file = open_service(world, "orders")
-    payments, _ = open_service(world, "payments")
-    assert file["store"] == world.mint.store_url
+    orders, file = open_service(unit, "orders")
+    payments, _ = open_service(unit, "payments")
+    assert file["store"] == unit.mint.store_url
     assert (bundle.task, bundle.agent, bundle.issuer) == (task["id"], AGENT, ISSUER)
     assert dict(bundle.origins) == {"orders": ("http://127.0.0.1:9001",), "payments": ("http://127.0.0.1:9002",)}
     grant = call_tool(orders, bundle, "orders.get", order_id="o-1")
     assert (grant.agent, grant.session, grant.task) == (AGENT, session["id"], task["id"])
-    assert grant.facts.policy == world.mint.policy.digest == task["policy"]
+    assert grant.facts.policy == unit.mint.policy.digest == task["policy"]
     call_tool(payments, bundle, "payments.refund", order_id="o-1", amount=50)
     with pytest.raises(AccessError):
         call_tool(payments, bundle, "payments.refund", order_id="o-1", amount=51)
@@ -166,9 +157,9 @@ def test_a_bundle_does_what_its_task_is_for_and_nothing_else(world: World) -> No
         payments.verify(token, AccessRequest("orders.get", {"order_id": "o-1"}, now_ms()))
 
 
-def test_asking_for_less_gives_less(world: World) -> None:
+def test_asking_for_less_gives_less(unit: Harness) -> None:
     """Fewer tools, delegations and minutes are taken from the template, and end up in the token."""
-    holder, _ = world.session()
+    holder, _ = unit.session()
     asked = {"template": "refund", "params": {"order_id": "o-1", "amount": 50}, "tools": ["orders.get"]}
     told = holder.call("POST", "/v1/tasks", {**asked, "depth": 0, "ttl": "60s"}).json()
     bundle = Bundle.parse(told["bundle"])
@@ -178,16 +169,16 @@ def test_asking_for_less_gives_less(world: World) -> None:
     assert told["task"]["expires_at"] == identifier.exp
 
 
-def test_a_grant_that_fits_into_no_token_is_refused(world: World) -> None:
+def test_a_grant_that_fits_into_no_token_is_refused(unit: Harness) -> None:
     """Parameters that would make a token too large are the caller's mistake, not a broken token."""
     names = [f"p{n:02}" for n in range(20)]
-    path = world.realm.policy_path
+    path = unit.realm.policy_path
     params = ", ".join(f"{name} = {{ max_length = 1024 }}" for name in names)
     args = ", ".join(f'{name} = "${name}"' for name in names)
     task = f'[task.wide]\nagents = ["**"]\nparams = {{ {params} }}\nttl = "1m"\naudience = ["orders"]\n'
     path.write_text(path.read_text() + task + f'allow = [{{ tool = "orders.get", args = {{ {args} }} }}]\n')
-    world.mint.reload_policy()
-    holder, _ = world.session()
+    unit.mint.reload_policy()
+    holder, _ = unit.session()
     for length in (400, 1024):
         asked = {"template": "wide", "params": dict.fromkeys(names, "x" * length)}
         answer = holder.call("POST", "/v1/tasks", asked)
@@ -198,20 +189,20 @@ def test_a_grant_that_fits_into_no_token_is_refused(world: World) -> None:
 
 
 @pytest.mark.spec("CONTROL 2.1")
-def test_a_task_ends_with_its_session_at_the_latest(world: World) -> None:
+def test_a_task_ends_with_its_session_at_the_latest(unit: Harness) -> None:
     """A task's token does not outlive its session."""
-    holder, session = world.open_session(world.enrol(), ttl="90s")
+    holder, session = unit.open_session(unit.enrol(), ttl="90s")
     told = holder.call("POST", "/v1/tasks", LOOKUP).json()
     assert told["task"]["expires_at"] == session["expires_at"]
     assert Bundle.parse(told["bundle"]).outline.exp == session["expires_at"]
 
 
 @pytest.mark.spec("4.1")
-def test_tokens_say_where_the_epoch_stood_before_they_were_granted(world: World) -> None:
+def test_tokens_say_where_the_epoch_stood_before_they_were_granted(unit: Harness) -> None:
     """``born`` is the sequence that was applied when the request came, in session and task."""
-    epochs: Any = world.mint.epochs
+    epochs: Any = unit.mint.epochs
     epochs.kill("agent:elsewhere")
-    holder, _ = world.session()
+    holder, _ = unit.session()
     assert holder.token is not None
     identifier = Macaroon.parse(holder.token).unverified_identifier
     assert isinstance(identifier, Identifier)
@@ -219,18 +210,18 @@ def test_tokens_say_where_the_epoch_stood_before_they_were_granted(world: World)
     epochs.kill("agent:elsewhere")
     told = holder.call("POST", "/v1/tasks", LOOKUP).json()
     assert Bundle.parse(told["bundle"]).outline.identifier.born == (epochs.incarnation, 2)
-    mark = world.mint.db.epoch.high_water("acme")
+    mark = unit.mint.db.epoch.high_water("acme")
     assert mark is not None
     assert (mark.incarnation, mark.seq) == (epochs.incarnation, 2)
 
 
 @pytest.mark.spec("LOG 1.7")
-def test_every_change_is_recorded_before_it_is_answered(world: World) -> None:
+def test_every_change_is_recorded_before_it_is_answered(unit: Harness) -> None:
     """With a record that cannot be written, nothing changes and the answer is 503."""
-    key = world.enrol()
-    holder, _ = world.open_session(key)
-    operator = world.operator()
-    db = world.mint.db
+    key = unit.enrol()
+    holder, _ = unit.open_session(key)
+    operator = unit.operator()
+    db = unit.mint.db
     with db.write() as c:
         c.exec_driver_sql("ALTER TABLE outbox RENAME TO elsewhere")
     body = {"path": "acme/second", "jwk": JWK}
@@ -238,25 +229,25 @@ def test_every_change_is_recorded_before_it_is_answered(world: World) -> None:
         assert (answer.status_code, answer.json()["code"]) == (503, "audit_unavailable")
     assert operator.call("GET", "/v1/tasks").json() == {"tasks": []}
     assert operator.call("GET", "/v1/agents/acme/second").status_code == 404
-    assert world.client.get("/readyz").status_code == 503
+    assert unit.client.get("/readyz").status_code == 503
     with db.write() as c:
         c.exec_driver_sql("ALTER TABLE elsewhere RENAME TO outbox")
     assert operator.call("POST", "/v1/agents", body).status_code == 201
-    until(lambda: world.client.get("/readyz").status_code == 200)
-    assert world.events()[-1]["kind"] == "agent.enrolled"
+    until(lambda: unit.client.get("/readyz").status_code == 200)
+    assert unit.events()[-1]["kind"] == "agent.enrolled"
 
 
-def test_a_reload_changes_the_policy_whole_or_not_at_all(world: World) -> None:
+def test_a_reload_changes_the_policy_whole_or_not_at_all(unit: Harness) -> None:
     """A policy with a mistake leaves the old one in force; a good one is used from the next grant on."""
-    holder, _ = world.session()
-    before = world.mint.policy.digest
-    path = world.realm.policy_path
+    holder, _ = unit.session()
+    before = unit.mint.policy.digest
+    path = unit.realm.policy_path
     good = path.read_text()
     path.write_text(good + "\n[task.broken]\n")
     with pytest.raises(Exception, match=r"task\.broken"):
-        world.mint.reload_policy()
-    assert world.mint.policy.digest == before
+        unit.mint.reload_policy()
+    assert unit.mint.policy.digest == before
     path.write_text(good.replace('ttl = "10m"', 'ttl = "9m"'))
-    assert world.mint.reload_policy() != before
+    assert unit.mint.reload_policy() != before
     told = holder.call("POST", "/v1/tasks", LOOKUP).json()
-    assert told["task"]["policy"] == world.mint.policy.digest
+    assert told["task"]["policy"] == unit.mint.policy.digest

@@ -22,7 +22,7 @@ from arx_caps.mint.server.init_realm import init_realm
 from arx_caps.realm import Realm
 from arx_verifier.errors import SettingsError
 from tests.cli.helpers import arx
-from tests.mint.world import ISSUER, local_mint
+from tests.mint.harness import ISSUER, local_mint
 
 OLD, NEW = "the old one", "the new one"
 Keys = dict[str, bytes]
@@ -120,7 +120,7 @@ def test_an_older_database_opens_and_one_of_elsewhere_does_not(tmp_path: Path) -
 def test_a_mint_goes_on_and_a_second_one_takes_the_new_file(tmp_path: Path, database: str | None) -> None:
     """One that runs meanwhile, and even makes another key, loses nothing; each starts anew with the new passphrase."""
     realm = realm_of(tmp_path / "realm", None, database)
-    running, _ = local_mint(realm)
+    running = local_mint(realm)
     running.key_schedule.start()
     reseal(realm, passphrase=None, new_passphrase=NEW)
     kid = running.key_schedule.mint_key()

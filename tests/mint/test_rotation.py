@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Root keys and audience keys change, and no token ever meets a service that does not know its key."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from arx_caps.mint.api.idempotency import HEADER
 from arx_caps.mint.db.repositories import keys
 from arx_caps.mint.keys import key_schedule, rotation
 from arx_verifier.token.macaroon import Identifier
-from tests.mint.world import LOOKUP, Holder, World, local_mint, local_world, now_ms
+from tests.mint.harness import LOOKUP, Harness, Holder, local_mint, now_ms
 
 pytestmark = pytest.mark.spec("CONTROL 3.4")
 
@@ -33,12 +32,10 @@ class Clock:
         self.ahead_ms += ms
 
 
-@pytest.fixture
-def world(tmp_path: Path, database: str | None, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+@pytest.fixture(autouse=True)
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mint looks for due rotations on every call."""
     monkeypatch.setattr(key_schedule, "PLAN_S", 0.0)
-    made, _ = local_world(tmp_path / "realm", database=database)
-    yield made
-    made.mint.close()
 
 
 @pytest.fixture
@@ -46,9 +43,9 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return Clock(monkeypatch)
 
 
-def joined(world: World, audience: str = "orders") -> Holder:
-    answer = world.operator().call("POST", "/v1/services/invitations", {"audience": audience})
-    holder = Holder(world, SigningKey.generate(), None)
+def joined(harness: Harness, audience: str = "orders") -> Holder:
+    answer = harness.operator().call("POST", "/v1/services/invitations", {"audience": audience})
+    holder = Holder(harness, SigningKey.generate(), None)
     assert holder.call("POST", "/v1/services/keys", {"enrolment": answer.json()["enrolment"]}).status_code == 201
     return holder
 
@@ -66,20 +63,20 @@ def minted(agent: Holder) -> str:
     return identifier.kid
 
 
-def rotated(world: World, **how: Any) -> dict[str, Any]:
-    answer = world.operator().call("POST", "/v1/root-keys/rotate", how)
+def rotated(harness: Harness, **how: Any) -> dict[str, Any]:
+    answer = harness.operator().call("POST", "/v1/root-keys/rotate", how)
     assert answer.status_code == 200, answer.text
     return dict(answer.json())
 
 
-def test_a_new_root_waits_until_services_know_it(world: World, clock: Clock) -> None:
+def test_a_new_root_waits_until_services_know_it(unit: Harness, clock: Clock) -> None:
     """It is handed out at once, mints after two intervals and never before each service that runs has fetched it."""
-    service, (agent, _) = joined(world), world.session()
+    service, (agent, _) = joined(unit), unit.session()
     fetch(service)
     clock.wait(2 * REFRESH_MS)
     fetch(service)
     old = minted(agent)
-    told = rotated(world)
+    told = rotated(unit)
     assert (told["name"], told["state"]) == ("k2", "waiting")
     assert [waiting["audience"] for waiting in told["waits_for"]] == ["orders"]
     assert minted(agent) == old == "k1.1"
@@ -87,17 +84,17 @@ def test_a_new_root_waits_until_services_know_it(world: World, clock: Clock) -> 
     assert minted(agent) == old  # the time is over, and the service has not asked
     assert fetch(service) == {"k1.1", "k2.1"}
     assert minted(agent) == "k2.1"
-    [first, second] = world.operator().call("GET", "/v1/root-keys").json()["keys"]
+    [first, second] = unit.operator().call("GET", "/v1/root-keys").json()["keys"]
     assert (first["state"], second["state"]) == ("accepted", "minting")
     assert second["mints_for"] == ["arx.mint", "orders"]
 
 
-def test_a_fetched_root_waits_its_two_intervals(world: World, clock: Clock) -> None:
+def test_a_fetched_root_waits_its_two_intervals(unit: Harness, clock: Clock) -> None:
     """That one process of a service has it does not mean that all have."""
-    service, (agent, _) = joined(world), world.session()
+    service, (agent, _) = joined(unit), unit.session()
     fetch(service)
     clock.wait(2 * REFRESH_MS)
-    rotated(world)
+    rotated(unit)
     assert "k2.1" in fetch(service)
     clock.wait(2 * REFRESH_MS - 5_000)
     assert minted(agent) == "k1.1"
@@ -105,158 +102,158 @@ def test_a_fetched_root_waits_its_two_intervals(world: World, clock: Clock) -> N
     assert minted(agent) == "k2.1"
 
 
-def test_a_file_is_waited_for_until_it_is_written_again(world: World, clock: Clock) -> None:
+def test_a_file_is_waited_for_until_it_is_written_again(unit: Harness, clock: Clock) -> None:
     """A service that is given a file by hand keeps its key as long as nobody brings it the new one."""
-    operator, (agent, _) = world.operator(), world.session()
+    operator, (agent, _) = unit.operator(), unit.session()
     assert set(operator.call("POST", "/v1/services", {"audience": "orders"}).json()["keys"]) == {"k1.1"}
     clock.wait(2 * REFRESH_MS)
-    rotated(world)
+    rotated(unit)
     clock.wait(30 * DAY_MS)
     assert minted(agent) == "k1.1"
     assert set(operator.call("POST", "/v1/services", {"audience": "orders"}).json()["keys"]) == {"k1.1", "k2.1"}
     assert minted(agent) == "k2.1"
 
 
-def test_a_service_that_is_gone_is_not_waited_for(world: World, clock: Clock) -> None:
+def test_a_service_that_is_gone_is_not_waited_for(unit: Harness, clock: Clock) -> None:
     """Neither one whose key was taken away, nor one that has not asked for as long as any token lives."""
-    gone, lost, (agent, _) = joined(world), joined(world), world.session()
+    gone, lost, (agent, _) = joined(unit), joined(unit), unit.session()
     fetch(gone)
     fetch(lost)
     clock.wait(2 * REFRESH_MS)
-    rotated(world)
+    rotated(unit)
     clock.wait(2 * REFRESH_MS)
-    world.operator().call("PATCH", "/v1/services/orders", {"remove_kid": lost.key.kid})
-    fetch(joined(world))
+    unit.operator().call("PATCH", "/v1/services/orders", {"remove_kid": lost.key.kid})
+    fetch(joined(unit))
     assert minted(agent) == "k1.1"
     clock.wait(DAY_MS)
     assert minted(agent) == "k2.1"
 
 
-def test_created_ahead_and_rotated_later(world: World, clock: Clock) -> None:
+def test_created_ahead_and_rotated_later(unit: Harness, clock: Clock) -> None:
     """A key that was published long ago mints as soon as it is told to; in an emergency one does without waiting."""
-    service, (agent, _) = joined(world), world.session()
-    assert world.operator().call("POST", "/v1/root-keys").json()["state"] == "published"
+    service, (agent, _) = joined(unit), unit.session()
+    assert unit.operator().call("POST", "/v1/root-keys").json()["state"] == "published"
     fetch(service)
     clock.wait(DAY_MS // 2)
     fetch(service)
     assert minted(agent) == "k1.1"
-    assert rotated(world)["state"] == "minting"
+    assert rotated(unit)["state"] == "minting"
     assert minted(agent) == "k2.1"
-    assert rotated(world, now=True)["name"] == "k3"
+    assert rotated(unit, now=True)["name"] == "k3"
     assert minted(agent) == "k3.1"
-    names = {event["key"] for event in world.events() if event["kind"] == "key.rotated"}
+    names = {event["key"] for event in unit.events() if event["kind"] == "key.rotated"}
     assert names == {"k2", "k3"}
 
 
-def test_what_mints_is_not_retired(world: World, clock: Clock) -> None:
+def test_what_mints_is_not_retired(unit: Harness, clock: Clock) -> None:
     """Nor what tokens live of, unless they are to be ended; nor the last one."""
-    service, operator = joined(world), world.operator()
+    service, operator = joined(unit), unit.operator()
     fetch(service)
     for body in ({}, {"now": True}):
         assert operator.call("POST", "/v1/root-keys/k1/retire", body).json()["code"] == "conflict"
     assert operator.call("POST", "/v1/root-keys/k9/retire", {}).json()["code"] == "not_found"
-    rotated(world)
+    rotated(unit)
     clock.wait(2 * REFRESH_MS)
     fetch(service)
     clock.wait(2 * REFRESH_MS)
-    world.mint.key_schedule.tick()
+    unit.mint.key_schedule.tick()
     answer = operator.call("POST", "/v1/root-keys/k1/retire", {})
     assert answer.json()["code"] == "conflict"
     assert "live until" in answer.json()["detail"]
     clock.wait(DAY_MS + 5 * REFRESH_MS)
-    # The store of this world does not answer: retired all the same, and the mint freezes it when it does.
-    assert world.operator().call("POST", "/v1/root-keys/k1/retire", {}).status_code == 503
+    # The store of `unit` does not answer: retired all the same, and the mint freezes it when it does.
+    assert unit.operator().call("POST", "/v1/root-keys/k1/retire", {}).status_code == 503
     assert fetch(service) == {"k2.1"}
-    assert world.mint.key_schedule.retired_targets() == {"key:k1.0", "key:k1.1"}
+    assert unit.mint.key_schedule.retired_targets() == {"key:k1.0", "key:k1.1"}
     assert operator.call("GET", "/v1/whoami").json()["code"] == "unknown_key"
 
 
 @pytest.mark.spec("9")
-def test_a_stolen_key_is_replaced_alone(world: World) -> None:
+def test_a_stolen_key_is_replaced_alone(unit: Harness) -> None:
     """The next number is its audience's alone, the stolen one is handed out no more, and nobody else notices."""
-    orders, payments = joined(world), joined(world, "payments")
+    orders, payments = joined(unit), joined(unit, "payments")
     assert fetch(orders) == {"k1.1"}
     before = fetch(payments)
-    agent, _ = world.session()
-    operator = world.operator()
+    agent, _ = unit.session()
+    operator = unit.operator()
     assert operator.call("POST", "/v1/services/orders/replace-key", {"stolen": True}).status_code == 503
     assert fetch(orders) == {"k1.3"}
     assert minted(agent) == "k1.3"
     assert fetch(payments) == before == {"k1.2"}
-    assert world.mint.key_schedule.retired_targets() == {"key:k1.1"}
+    assert unit.mint.key_schedule.retired_targets() == {"key:k1.1"}
     assert operator.call("POST", "/v1/services/nobody/replace-key", {}).status_code == 404
 
 
-def test_a_stolen_machine_gets_no_next_key(world: World) -> None:
+def test_a_stolen_machine_gets_no_next_key(unit: Harness) -> None:
     """In the order of docs/operations.md: the service's own key goes first, else its thief fetches what comes next."""
     page = (Path(__file__).parents[2] / "docs" / "operations.md").read_text("utf-8")
     told = page.partition("**A service's key was stolen**")[2]
     assert told.index("service remove-key") < told.index("service replace-key orders --stolen")
-    thief, operator = joined(world), world.operator()
+    thief, operator = joined(unit), unit.operator()
     fetch(thief)
     own = {"remove_kid": thief.key.kid}
     assert operator.call("PATCH", "/v1/services/orders", own).status_code == 200
     operator.call("POST", "/v1/services/orders/replace-key", {"stolen": True})
     assert thief.call("GET", "/v1/keys").status_code == 401
-    assert fetch(joined(world)) == {"k1.2"}
+    assert fetch(joined(unit)) == {"k1.2"}
 
 
-def test_a_key_is_replaced_in_peace(world: World, clock: Clock) -> None:
+def test_a_key_is_replaced_in_peace(unit: Harness, clock: Clock) -> None:
     """Both are accepted; the new one mints when the service has it, the old one goes when its last token is over."""
-    service, (agent, _) = joined(world), world.session()
+    service, (agent, _) = joined(unit), unit.session()
     fetch(service)
     clock.wait(2 * REFRESH_MS)
     fetch(service)
-    answer = world.operator().call("POST", "/v1/services/orders/replace-key", {})
+    answer = unit.operator().call("POST", "/v1/services/orders/replace-key", {})
     assert (answer.status_code, answer.json()["kill"]) == (200, None)
     assert minted(agent) == "k1.1"
     assert fetch(service) == {"k1.1", "k1.2"}
     clock.wait(2 * REFRESH_MS)
     assert minted(agent) == "k1.2"
-    world.mint.key_schedule.tick()
+    unit.mint.key_schedule.tick()
     clock.wait(DAY_MS + 10 * REFRESH_MS)
     assert fetch(service) == {"k1.2"}
 
 
-def test_a_removed_service_is_gone(world: World) -> None:
+def test_a_removed_service_is_gone(unit: Harness) -> None:
     """Its own keys get nothing, it is listed no more, and an audience of that name gets another key."""
-    service = joined(world)
+    service = joined(unit)
     assert fetch(service) == {"k1.1"}
-    assert world.operator().call("DELETE", "/v1/services/orders").status_code == 503
+    assert unit.operator().call("DELETE", "/v1/services/orders").status_code == 503
     assert service.call("GET", "/v1/keys").status_code == 401
-    assert world.operator().call("GET", "/v1/services").json()["services"] == []
-    assert world.mint.key_schedule.retired_targets() == {"key:k1.1"}
-    assert fetch(joined(world)) == {"k1.2"}
+    assert unit.operator().call("GET", "/v1/services").json()["services"] == []
+    assert unit.mint.key_schedule.retired_targets() == {"key:k1.1"}
+    assert fetch(joined(unit)) == {"k1.2"}
 
 
-def test_every_mint_of_a_realm_has_every_root(world: World, clock: Clock) -> None:
+def test_every_mint_of_a_realm_has_every_root(unit: Harness, clock: Clock) -> None:
     """A key that one mint made mints at the other too, and each accepts what the other signed, also when it is new."""
-    other, _ = local_mint(world.realm)
-    service = joined(world)
+    other = local_mint(unit.realm)
+    service = joined(unit)
     fetch(service)
-    rotated(world)
+    rotated(unit)
     clock.wait(2 * REFRESH_MS)
     fetch(service)
     clock.wait(1)
     kid, key = other.key_schedule.mint_key()
     assert kid == "k2.0"
-    assert world.mint.key_schedule.mint_key() == (kid, key)
-    assert other.key_schedule.audience_key("orders") == world.mint.key_schedule.audience_key("orders")
+    assert unit.mint.key_schedule.mint_key() == (kid, key)
+    assert other.key_schedule.audience_key("orders") == unit.mint.key_schedule.audience_key("orders")
     # Met before it was looked for.
-    third, _ = local_mint(world.realm)
+    third = local_mint(unit.realm)
     assert third.keys.get("k2.0") is not None
     assert third.keys.get("k9.0") is None
     for mint in (other, third):
         mint.close()
 
 
-def test_a_key_that_is_asked_for_again_is_made_once(world: World) -> None:
+def test_a_key_that_is_asked_for_again_is_made_once(unit: Harness) -> None:
     """Whoever repeats a call whose answer was lost, with its idempotency key, finds the key that was made."""
-    operator = world.operator()
+    operator = unit.operator()
 
     def create(again: str) -> Any:
         headers = operator.headers("POST", "/v1/root-keys") | {HEADER: again}
-        return world.client.post("/v1/root-keys", headers=headers)
+        return unit.client.post("/v1/root-keys", headers=headers)
 
     answers = [create(again) for again in ("one", "one", "two")]
     assert [answer.json()["name"] for answer in answers] == ["k2", "k2", "k3"], answers[0].text

@@ -23,7 +23,7 @@ from arx_caps.mint.server.init_realm import init_realm
 from arx_caps.mint.server.serve import _listen, is_loopback, serve
 from arx_caps.realm import Realm
 from arx_verifier.errors import SettingsError
-from tests.mint.world import now_ms
+from tests.mint.harness import now_ms
 from tests.postgres import Postgres
 
 UP = """

@@ -2,8 +2,6 @@
 """Tool services: a token that is good once enrols a key, and that key gets the keys of its own audience alone."""
 
 import threading
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,54 +11,47 @@ from arx_caps.mint.db.repositories import services
 from arx_verifier.errors import AuditError
 from arx_verifier.journal.decision import Decision, InMemoryDecisions
 from arx_verifier.token.wire import bytes_of
-from tests.mint.world import Holder, World, local_world, now_ms
+from tests.mint.harness import Harness, Holder, now_ms
 
 
-@pytest.fixture
-def world(tmp_path: Path, database: str | None) -> Iterator[World]:
-    made, _ = local_world(tmp_path / "realm", database=database)
-    yield made
-    made.mint.close()
-
-
-def invited(world: World, audience: str = "orders") -> str:
-    answer = world.operator().call("POST", "/v1/services/invitations", {"audience": audience})
+def invited(harness: Harness, audience: str = "orders") -> str:
+    answer = harness.operator().call("POST", "/v1/services/invitations", {"audience": audience})
     assert answer.status_code == 201, answer.text
     return str(answer.json()["enrolment"])
 
 
-def join(world: World, enrolment: str, key: SigningKey | None = None) -> tuple[Holder, dict[str, Any]]:
-    holder = Holder(world, key or SigningKey.generate(), None)
+def join(harness: Harness, enrolment: str, key: SigningKey | None = None) -> tuple[Holder, dict[str, Any]]:
+    holder = Holder(harness, key or SigningKey.generate(), None)
     answer = holder.call("POST", "/v1/services/keys", {"enrolment": enrolment})
     return holder, answer.json() | {"status": answer.status_code}
 
 
 @pytest.mark.spec("CONTROL 3.2")
-def test_a_service_gets_the_keys_of_its_audience(world: World) -> None:
+def test_a_service_gets_the_keys_of_its_audience(unit: Harness) -> None:
     """With its own key and no token: all of its audience, the very ones that the mint makes tokens with."""
-    holder, joined = join(world, invited(world))
+    holder, joined = join(unit, invited(unit))
     assert (joined["status"], joined["audience"], joined["kid"]) == (201, "orders", holder.key.kid)
     answer = holder.call("GET", "/v1/keys").json()
-    assert (answer["realm"], answer["audience"]) == (world.realm.name, "orders")
-    kid, key = world.mint.key_schedule.audience_key("orders")
+    assert (answer["realm"], answer["audience"]) == (unit.realm.name, "orders")
+    kid, key = unit.mint.key_schedule.audience_key("orders")
     assert [(each["kid"], bytes_of(each["key"])) for each in answer["keys"]] == [(kid, key)]
-    other, _ = join(world, invited(world, "payments"))
+    other, _ = join(unit, invited(unit, "payments"))
     assert other.call("GET", "/v1/keys").json()["keys"][0]["key"] != answer["keys"][0]["key"]
-    kinds = [(event["kind"], event["by"]) for event in world.events() if event["kind"].startswith("service.")]
+    kinds = [(event["kind"], event["by"]) for event in unit.events() if event["kind"].startswith("service.")]
     assert kinds[:2] == [("service.invited", "operator:root"), ("service.joined", "service:orders")]
-    assert world.mint.db.holder_keys.find("service:orders", holder.key.kid) is not None
+    assert unit.mint.db.holder_keys.find("service:orders", holder.key.kid) is not None
 
 
 @pytest.mark.spec("CONTROL 3.5")
-def test_what_a_service_asks_is_recorded(world: World) -> None:
+def test_what_a_service_asks_is_recorded(unit: Harness) -> None:
     """Joining, keys and a proof that is used twice, with the key that asked; what no own key proves is counted."""
-    holder, _ = join(world, invited(world))
+    holder, _ = join(unit, invited(unit))
     headers = holder.headers("GET", "/v1/keys")
-    statuses = [world.client.get("/v1/keys", headers=headers).status_code for _ in range(2)]
+    statuses = [unit.client.get("/v1/keys", headers=headers).status_code for _ in range(2)]
     assert statuses == [200, 401]
-    stranger, _ = join(world, "arxe1_" + "A" * 43)
+    stranger, _ = join(unit, "arxe1_" + "A" * 43)
     assert stranger.call("GET", "/v1/keys").status_code == 401
-    sink = world.mint.decisions
+    sink = unit.mint.decisions
     assert isinstance(sink, InMemoryDecisions)
     sink.close()
     own = [each for each in sink.decisions if each.agent == "service:orders"]
@@ -74,9 +65,9 @@ def test_what_a_service_asks_is_recorded(world: World) -> None:
     assert sorted(counted) == ["bad_enrolment", "bad_proof"]
 
 
-def test_an_audience_that_the_policy_does_not_name_is_told(world: World) -> None:
+def test_an_audience_that_the_policy_does_not_name_is_told(unit: Harness) -> None:
     """It may be enrolled before its policy comes; whoever mistyped it sees so, in the invitation and in the list."""
-    operator = world.operator()
+    operator = unit.operator()
     for audience, known in (("orders", True), ("odrers", False)):
         told = operator.call("POST", "/v1/services/invitations", {"audience": audience}).json()
         assert (told["audience"], told["in_policy"]) == (audience, known)
@@ -86,32 +77,32 @@ def test_an_audience_that_the_policy_does_not_name_is_told(world: World) -> None
 
 
 @pytest.mark.spec("CONTROL 3.5")
-def test_no_record_no_keys(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_record_no_keys(unit: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     """A service whose call cannot be recorded joins nothing and gets nothing."""
-    holder, _ = join(world, invited(world))
-    enrolment = invited(world)
+    holder, _ = join(unit, invited(unit))
+    enrolment = invited(unit)
 
     def full(decision: Decision) -> int:
         if decision.allowed:
             raise AuditError("the journal is full")
         return 1
 
-    monkeypatch.setattr(world.mint.decisions, "append", full)
+    monkeypatch.setattr(unit.mint.decisions, "append", full)
     assert holder.call("GET", "/v1/keys").json()["code"] == "audit_unavailable"
-    assert join(world, enrolment)[1]["code"] == "audit_unavailable"
-    assert len(world.mint.db.holder_keys.list("service:orders")) == 1
+    assert join(unit, enrolment)[1]["code"] == "audit_unavailable"
+    assert len(unit.mint.db.holder_keys.list("service:orders")) == 1
 
 
 @pytest.mark.spec("CONTROL 3.1")
-def test_an_enrolment_token_is_good_once(world: World) -> None:
+def test_an_enrolment_token_is_good_once(unit: Harness) -> None:
     """The second who brings it gets nothing, nor do two at the same moment."""
-    enrolment = invited(world)
+    enrolment = invited(unit)
     codes: list[int] = []
     ready = threading.Barrier(4)
 
     def race() -> None:
         ready.wait()
-        codes.append(join(world, enrolment)[1]["status"])
+        codes.append(join(unit, enrolment)[1]["status"])
 
     threads = [threading.Thread(target=race) for _ in range(4)]
     for thread in threads:
@@ -119,43 +110,43 @@ def test_an_enrolment_token_is_good_once(world: World) -> None:
     for thread in threads:
         thread.join()
     assert sorted(codes) == [201, 401, 401, 401]
-    _, again = join(world, enrolment)
+    _, again = join(unit, enrolment)
     assert again["code"] == "bad_enrolment"
-    assert len(world.mint.db.holder_keys.list("service:orders")) == 1
+    assert len(unit.mint.db.holder_keys.list("service:orders")) == 1
 
 
 @pytest.mark.spec("CONTROL 3.1")
-def test_an_enrolment_token_ends(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_enrolment_token_ends(unit: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     """A quarter of an hour later it is worth nothing; nor is one that was never made."""
-    enrolment = invited(world)
+    enrolment = invited(unit)
     monkeypatch.setattr(services, "now_ms", lambda: now_ms() + 15 * 60 * 1000)
     for text in (enrolment, "arxe1_" + "A" * 43, "", "arx1_x"):
-        assert join(world, text)[1]["code"] == "bad_enrolment"
-    assert world.mint.db.services.list() == []
+        assert join(unit, text)[1]["code"] == "bad_enrolment"
+    assert unit.mint.db.services.list() == []
 
 
 @pytest.mark.spec("CONTROL 3.1")
-def test_a_key_belongs_to_one_holder(world: World) -> None:
+def test_a_key_belongs_to_one_holder(unit: Harness) -> None:
     """A key of an agent, an operator or another service is no key of this one, and the token is not used up by it."""
-    enrolment = invited(world)
-    used, _ = join(world, invited(world, "payments"))
-    for key in (world.operator_key.key, world.enrol().key, used.key):
-        assert join(world, enrolment, key)[1]["code"] == "key_enrolled"
-    assert join(world, enrolment)[1]["status"] == 201
+    enrolment = invited(unit)
+    used, _ = join(unit, invited(unit, "payments"))
+    for key in (unit.operator_key.key, unit.enrol().key, used.key):
+        assert join(unit, enrolment, key)[1]["code"] == "key_enrolled"
+    assert join(unit, enrolment)[1]["status"] == 201
 
 
 @pytest.mark.spec("CONTROL 3.2")
-def test_whoever_is_no_service_gets_no_key(world: World) -> None:
+def test_whoever_is_no_service_gets_no_key(unit: Harness) -> None:
     """Not an operator with every right, not an agent, not a stranger; and one proof is good once."""
-    agent, _ = world.session()
-    holder, _ = join(world, invited(world))
-    for other in (world.operator(), agent):
+    agent, _ = unit.session()
+    holder, _ = join(unit, invited(unit))
+    for other in (unit.operator(), agent):
         answer = other.call("GET", "/v1/keys")
         assert (answer.status_code, answer.json()["code"]) in [(403, "wrong_caller"), (403, "tool_not_allowed")]
-        assert Holder(world, other.key, None).call("GET", "/v1/keys").json()["code"] == "bad_proof"
-    assert Holder(world, SigningKey.generate(), None).call("GET", "/v1/keys").json()["code"] == "bad_proof"
+        assert Holder(unit, other.key, None).call("GET", "/v1/keys").json()["code"] == "bad_proof"
+    assert Holder(unit, SigningKey.generate(), None).call("GET", "/v1/keys").json()["code"] == "bad_proof"
     headers = holder.headers("GET", "/v1/keys")
-    answers = [world.client.get("/v1/keys", headers=headers) for _ in range(2)]
+    answers = [unit.client.get("/v1/keys", headers=headers) for _ in range(2)]
     assert [answer.status_code for answer in answers] == [200, 401]
     assert answers[1].json()["code"] == "replayed"
     # A service's key is for nothing else.
@@ -163,10 +154,10 @@ def test_whoever_is_no_service_gets_no_key(world: World) -> None:
 
 
 @pytest.mark.spec("CONTROL 3.3")
-def test_own_keys_rotate(world: World) -> None:
+def test_own_keys_rotate(unit: Harness) -> None:
     """A second key is enrolled with a second token, the first is taken away and signs nothing from then on."""
-    (old, _), (new, _) = join(world, invited(world)), join(world, invited(world))
-    operator = world.operator()
+    (old, _), (new, _) = join(unit, invited(unit)), join(unit, invited(unit))
+    operator = unit.operator()
     shown = operator.call("GET", "/v1/services/orders").json()
     assert {key["kid"] for key in shown["keys"]} == {old.key.kid, new.key.kid}
     assert operator.call("PATCH", "/v1/services/orders", {"remove_kid": old.key.kid}).status_code == 200

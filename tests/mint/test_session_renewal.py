@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sessions have an idle and an absolute limit: renewed within both, refused when what opened them no longer holds."""
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,8 +17,8 @@ from arx_caps.mint.policy.model import SessionTerms
 from arx_caps.mint.tasks.sessions import next_end
 from arx_verifier.revocation.epoch import UnsafeLocalEpochs
 from arx_verifier.token.macaroon import Identifier, Macaroon
+from tests.mint.harness import AGENT, LOOKUP, Harness, Holder, now_ms
 from tests.mint.test_races import at_once
-from tests.mint.world import AGENT, LOOKUP, Holder, World, local_world, now_ms
 
 pytestmark = pytest.mark.spec("CONTROL 2.1")
 
@@ -28,25 +26,18 @@ LIMITS = '[session]\nagents = ["acme/**"]\nttl = "8h"\nidle = "10m"\nmax_open = 
 
 
 @pytest.fixture
-def opened(tmp_path: Path, database: str | None) -> Iterator[tuple[World, UnsafeLocalEpochs]]:
+def unit(unit: Harness) -> Harness:
     """A mint whose sessions idle out after ten minutes, and of which an agent has three at once."""
-    world, epochs = local_world(tmp_path / "realm", database=database)
-    limit(world, LIMITS)
-    yield world, epochs
-    world.mint.close()
+    limit(unit, LIMITS)
+    return unit
 
 
-@pytest.fixture
-def world(opened: tuple[World, UnsafeLocalEpochs]) -> World:
-    return opened[0]
-
-
-def limit(world: World, sessions: str) -> None:
+def limit(harness: Harness, sessions: str) -> None:
     """Put another ``[session]`` into the policy that is in force."""
-    path = world.realm.policy_path
+    path = harness.realm.policy_path
     before, _, rest = path.read_text().partition("[session]")
     path.write_text(f"{before}{sessions}\n[task.{rest.partition('[task.')[2]}")
-    world.mint.reload_policy()
+    harness.mint.reload_policy()
 
 
 def renew(holder: Holder, session: dict[str, Any]) -> dict[str, Any]:
@@ -60,36 +51,36 @@ def read(token: str) -> Identifier:
     return found
 
 
-def since(world: World, session: dict[str, Any], ms: int) -> None:
+def since(harness: Harness, session: dict[str, Any], ms: int) -> None:
     """Let a session have been opened so much earlier; its token stays as it is."""
     values = {"opened_at": session["opened_at"] - ms, "ends_at": session["ends_at"] - ms}
-    with world.mint.db.write() as c:
+    with harness.mint.db.write() as c:
         c.execute(SESSIONS.update().where(SESSIONS.c.id == session["id"]).values(**values))
 
 
-def test_a_renewal_ends_later_and_within_the_limit(world: World) -> None:
+def test_a_renewal_ends_later_and_within_the_limit(unit: Harness) -> None:
     """The new token starts tasks, the session ends later than before, and its absolute limit stays where it was."""
-    holder, session = world.session()
+    holder, session = unit.session()
     assert session["expires_at"] == session["opened_at"] + 600_000
     assert session["ends_at"] == session["opened_at"] + 8 * 3_600_000
     told = renew(holder, session)
     assert told["session"]["ends_at"] == session["ends_at"]
     assert session["expires_at"] <= told["session"]["expires_at"] <= now_ms() + 600_000
     assert read(told["token"]).exp == told["session"]["expires_at"]
-    again = Holder(world, holder.key, told["token"])
+    again = Holder(unit, holder.key, told["token"])
     assert again.call("POST", "/v1/tasks", LOOKUP).status_code == 201
-    kinds = [(event["kind"], event.get("session")) for event in world.events()]
+    kinds = [(event["kind"], event.get("session")) for event in unit.events()]
     assert ("session.renewed", session["id"]) in kinds
 
 
-def test_the_absolute_limit_holds(world: World) -> None:
+def test_the_absolute_limit_holds(unit: Harness) -> None:
     """Near its end a renewal gives what is left and no more; behind it, nothing."""
-    holder, session = world.session()
-    since(world, session, 8 * 3_600_000 - 60_000)
+    holder, session = unit.session()
+    since(unit, session, 8 * 3_600_000 - 60_000)
     told = renew(holder, session)
     assert read(told["token"]).exp == session["ends_at"] - (8 * 3_600_000 - 60_000)
     assert told["session"]["expires_at"] == session["expires_at"]  # the older token lives longer
-    since(world, session, 8 * 3_600_000)
+    since(unit, session, 8 * 3_600_000)
     told = renew(holder, session)
     assert (told["code"], "open another" in told["detail"]) == ("session_ended", True)
 
@@ -117,100 +108,98 @@ def test_no_renewal_outlives_the_limit(ttl: int, idle: int | None, longest: int,
         assert now < end <= min(ends_at, now + longest, now + (idle or longest))
 
 
-def test_a_stricter_policy_shortens_and_a_laxer_one_does_not_prolong(world: World) -> None:
+def test_a_stricter_policy_shortens_and_a_laxer_one_does_not_prolong(unit: Harness) -> None:
     """The limit is the smaller one of when the session was opened and of now; an agent that may no more is refused."""
-    holder, session = world.session()
-    limit(world, LIMITS.replace("8h", "9h"))
+    holder, session = unit.session()
+    limit(unit, LIMITS.replace("8h", "9h"))
     assert renew(holder, session)["session"]["ends_at"] == session["ends_at"]
-    limit(world, LIMITS.replace("8h", "1h"))
+    limit(unit, LIMITS.replace("8h", "1h"))
     told = renew(holder, session)
     assert told["session"]["ends_at"] == session["opened_at"] + 3_600_000
-    assert told["session"]["policy"] == world.mint.policy.digest
-    limit(world, LIMITS.replace("acme/**", "other/**"))
+    assert told["session"]["policy"] == unit.mint.policy.digest
+    limit(unit, LIMITS.replace("acme/**", "other/**"))
     assert renew(holder, session)["code"] == "session_not_allowed"
 
 
-def test_what_opened_it_must_still_be_enrolled(world: World) -> None:
+def test_what_opened_it_must_still_be_enrolled(unit: Harness) -> None:
     """When the key that opened a session was taken away, it goes on to its end and is not renewed."""
-    key = world.enrol()
-    holder, session = world.open_session(key)
+    key = unit.enrol()
+    holder, session = unit.open_session(key)
     other = SigningKey.generate().public
     change = {"add_jwk": other.jwk, "remove_kid": key.key.kid}
-    assert world.operator().call("PATCH", f"/v1/agents/{AGENT}", change).status_code == 200
+    assert unit.operator().call("PATCH", f"/v1/agents/{AGENT}", change).status_code == 200
     assert holder.call("POST", "/v1/tasks", LOOKUP).status_code == 201
     assert renew(holder, session)["code"] == "session_not_allowed"
 
 
-def test_another_session_is_not_there(world: World) -> None:
+def test_another_session_is_not_there(unit: Harness) -> None:
     """A session's key renews that session alone; an operator renews none."""
-    holder, _ = world.session()
-    _, theirs = world.session("acme/support/other")
+    holder, _ = unit.session()
+    _, theirs = unit.session("acme/support/other")
     assert renew(holder, theirs)["code"] == "not_found"
-    assert renew(world.operator(), theirs)["code"] == "wrong_caller"
+    assert renew(unit.operator(), theirs)["code"] == "wrong_caller"
 
 
-def test_what_is_over_or_frozen_is_not_renewed(opened: tuple[World, UnsafeLocalEpochs]) -> None:
+def test_what_is_over_or_frozen_is_not_renewed(unit: Harness, epochs: UnsafeLocalEpochs) -> None:
     """A frozen session is refused until it is thawed; a killed one for good; so is one whose row says that it ended."""
-    world, epochs = opened
-    holder, session = world.session()
+    holder, session = unit.session()
     epochs.freeze(f"session:{session['id']}")
     assert renew(holder, session)["code"] == "frozen"
     epochs.thaw(f"session:{session['id']}")
     assert "token" in renew(holder, session)
     epochs.kill(f"session:{session['id']}")
     assert renew(holder, session)["code"] == "revoked"
-    holder, session = world.open_session(world.enrol("acme/support/other"))
-    with world.mint.db.write() as c:
+    holder, session = unit.open_session(unit.enrol("acme/support/other"))
+    with unit.mint.db.write() as c:
         c.execute(SESSIONS.update().where(SESSIONS.c.id == session["id"]).values(status="ended"))
     assert renew(holder, session)["code"] == "revoked"
 
 
 @pytest.mark.spec("CONTROL 2.2")
-def test_as_many_as_the_policy_says(opened: tuple[World, UnsafeLocalEpochs]) -> None:
+def test_as_many_as_the_policy_says(unit: Harness, epochs: UnsafeLocalEpochs) -> None:
     """The fourth is refused with what to do; what was killed, ended or is over leaves room, what is frozen does not."""
-    world, epochs = opened
-    key = world.enrol()
-    sessions = [world.open_session(key)[1]["id"] for _ in range(3)]
-    again = Holder(world, world.session_key, None)
+    key = unit.enrol()
+    sessions = [unit.open_session(key)[1]["id"] for _ in range(3)]
+    again = Holder(unit, unit.session_key, None)
 
     def another() -> str:
-        told = again.call("POST", "/v1/sessions", {"assertion": world.assertion(key)})
+        told = again.call("POST", "/v1/sessions", {"assertion": unit.assertion(key)})
         return "ok" if told.status_code == 201 else str(told.json()["code"])
 
-    told = again.call("POST", "/v1/sessions", {"assertion": world.assertion(key)}).json()
+    told = again.call("POST", "/v1/sessions", {"assertion": unit.assertion(key)}).json()
     assert (told["code"], sessions[0] in told["detail"]) == ("too_many_sessions", True)
     epochs.freeze(f"session:{sessions[0]}")
     assert another() == "too_many_sessions"
     epochs.kill(f"session:{sessions[0]}")
     assert [another(), another()] == ["ok", "too_many_sessions"]
-    with world.mint.db.write() as c:
+    with unit.mint.db.write() as c:
         c.execute(SESSIONS.update().where(SESSIONS.c.id == sessions[1]).values(expires_at=now_ms()))
         c.execute(SESSIONS.update().where(SESSIONS.c.id == sessions[2]).values(status="ended"))
     assert [another(), another(), another()] == ["ok", "ok", "too_many_sessions"]
-    assert world.open_session(world.enrol("acme/support/other"))
+    assert unit.open_session(unit.enrol("acme/support/other"))
 
 
 @pytest.mark.spec("CONTROL 2.2")
-def test_a_limit_is_not_escaped_by_other_terms(world: World) -> None:
+def test_a_limit_is_not_escaped_by_other_terms(unit: Harness) -> None:
     """Where several terms fit, the smallest number counts."""
-    limit(world, LIMITS.replace("[session]", "[session.one]") + '[session.two]\nagents = ["acme/**"]\nttl = "1h"\n')
-    assert world.mint.policy.most_open(AGENT) == 3
-    assert world.mint.policy.most_open("other") is None
+    limit(unit, LIMITS.replace("[session]", "[session.one]") + '[session.two]\nagents = ["acme/**"]\nttl = "1h"\n')
+    assert unit.mint.policy.most_open(AGENT) == 3
+    assert unit.mint.policy.most_open("other") is None
 
 
 @pytest.mark.spec("CONTROL 2.2")
-def test_no_race_opens_one_too_many(world: World) -> None:
+def test_no_race_opens_one_too_many(unit: Harness) -> None:
     """Of many that are opened at once, at two mints on one database, as many as are allowed come about."""
-    key = world.enrol()
-    url = world.mint.db._engine.url.render_as_string(hide_password=False)
+    key = unit.enrol()
+    url = unit.mint.db._engine.url.render_as_string(hide_password=False)
     with MintDatabase(url) as other:
-        row = dict(world.mint.db.sessions.find(world.open_session(key)[1]["id"]) or {})
+        row = dict(unit.mint.db.sessions.find(unit.open_session(key)[1]["id"]) or {})
 
         def opening(n: int) -> Any:
-            db = (world.mint.db, other)[n % 2]
+            db = (unit.mint.db, other)[n % 2]
             mark, what = HighWater(row["incarnation"], row["born"]), Event.of("session.opened", "test")
             return lambda: db.sessions.add(
-                db.unit(), row | {"id": f"s-{n}"}, mark, world.realm.name, what, Room(3, lambda _: True)
+                db.unit(), row | {"id": f"s-{n}"}, mark, unit.realm.name, what, Room(3, lambda _: True)
             )
 
         assert sorted(at_once(*map(opening, range(8)))) == ["ok"] * 2 + ["too_many_sessions"] * 6

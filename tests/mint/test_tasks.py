@@ -2,7 +2,6 @@
 """Tasks that are extended, and tasks that are parts of tasks: never more than the policy, nothing left behind."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,38 +23,26 @@ from arx_verifier.revocation.epoch import UnsafeLocalEpochs
 from arx_verifier.token.caveats import Caveat
 from arx_verifier.token.keyring import KeyRing
 from arx_verifier.verification.verifier import Verifier
-from tests.mint.world import AGENT, LOOKUP, Holder, World, local_world, now_ms
+from tests.mint.harness import AGENT, LOOKUP, Harness, Holder, now_ms, open_unit
 from tests.support import unchecked
 
 REFUND = {"template": "refund", "params": {"order_id": "o-1", "amount": 50}}
 
 
-@pytest.fixture
-def made(tmp_path: Path, database: str | None) -> Iterator[tuple[World, UnsafeLocalEpochs]]:
-    world, epochs = local_world(tmp_path / "realm", database=database)
-    yield world, epochs
-    world.mint.close()
-
-
-@pytest.fixture
-def world(made: tuple[World, UnsafeLocalEpochs]) -> World:
-    return made[0]
-
-
-def verifier(world: World, audience: str) -> Verifier:
+def verifier(harness: Harness, audience: str) -> Verifier:
     """A tool service's, on the mint's own view of the kill epoch."""
-    kid, key = world.mint.key_schedule.audience_key(audience)
-    keys = KeyRing({kid: key}, realm=world.realm.name)
-    return Verifier(audience=audience, keys=keys, epochs=world.mint.epochs, decisions=InMemoryDecisions())
+    kid, key = harness.mint.key_schedule.audience_key(audience)
+    keys = KeyRing({kid: key}, realm=harness.realm.name)
+    return Verifier(audience=audience, keys=keys, epochs=harness.mint.epochs, decisions=InMemoryDecisions())
 
 
-def ask(world: World, bundle: str, tool: str = "orders.get", **args: Any) -> str:
+def ask(harness: Harness, bundle: str, tool: str = "orders.get", **args: Any) -> str:
     """What the tool's service says of a call."""
     audience = tool.partition(".")[0]
     task = Task(Bundle.parse(bundle))
     given = {"order_id": "o-1", **args}
     return (
-        verifier(world, audience)
+        verifier(harness, audience)
         .decide(task.call_token(audience, tool, given), AccessRequest(tool, given, now_ms()))
         .code
     )
@@ -72,9 +59,9 @@ def extend(holder: Holder, task: str, **body: Any) -> dict[str, Any]:
 
 
 @pytest.mark.spec("CONTROL 2.3")
-def test_an_extension_adds_and_kills_nothing(world: World) -> None:
+def test_an_extension_adds_and_kills_nothing(unit: Harness) -> None:
     """The same once more for longer, other values, another template: each has a link of its own, and all work."""
-    holder, session = world.session()
+    holder, session = unit.session()
     first = start(holder, ttl="1m", tools=["orders.get"])
     task = first["task"]["id"]
     again = extend(holder, task)
@@ -83,22 +70,22 @@ def test_an_extension_adds_and_kills_nothing(world: World) -> None:
     more = extend(holder, task, template="refund", params={"amount": 80})
     other = extend(holder, task, template="lookup", params={"order_id": "o-1"}, ttl="5s")
     bundles = [told["bundle"] for told in (first, again, more, other)]
-    assert [ask(world, bundle) for bundle in bundles] == ["ok"] * 4
-    assert ask(world, more["bundle"], "payments.refund", amount=80) == "ok"
+    assert [ask(unit, bundle) for bundle in bundles] == ["ok"] * 4
+    assert ask(unit, more["bundle"], "payments.refund", amount=80) == "ok"
     assert len({Bundle.parse(bundle).outline.link for bundle in bundles}) == 4
     assert {Bundle.parse(bundle).task for bundle in bundles} == {task}
     assert other["task"]["expires_at"] >= more["task"]["expires_at"]
     shown = holder.call("GET", f"/v1/tasks/{task}").json()
     assert [grant["template"] for grant in shown["grants"]].count("refund") == 3
     assert shown["task"]["session"] == session["id"]
-    kinds = [event["kind"] for event in world.events() if event.get("task") == task]
+    kinds = [event["kind"] for event in unit.events() if event.get("task") == task]
     assert kinds == ["task.started", *["task.extended"] * 3]
 
 
 @pytest.mark.spec("CONTROL 2.3")
-def test_an_extension_the_policy_refuses_says_what_it_would_take(world: World) -> None:
+def test_an_extension_the_policy_refuses_says_what_it_would_take(unit: Harness) -> None:
     """Which key of which template would have to allow what, and which other template would."""
-    holder, _ = world.session()
+    holder, _ = unit.session()
     task = start(holder)["task"]["id"]
     told = extend(holder, task, params={"amount": 500})
     assert told["code"] == "bad_parameters"
@@ -110,70 +97,68 @@ def test_an_extension_the_policy_refuses_says_what_it_would_take(world: World) -
     assert "would grant it now: lookup" in told["detail"]
     told = extend(holder, task, ttl="9h")
     assert "`ttl` of [task.refund]" in told["detail"]
-    assert len(world.mint.db.grants.list(task)) == 1
+    assert len(unit.mint.db.grants.list(task)) == 1
 
 
 @pytest.mark.spec("CONTROL 2.3")
-def test_what_is_over_is_not_extended(made: tuple[World, UnsafeLocalEpochs]) -> None:
+def test_what_is_over_is_not_extended(unit: Harness, epochs: UnsafeLocalEpochs) -> None:
     """Neither a task that was killed, nor one that is frozen or expired, nor another session's."""
-    world, epochs = made
-    holder, _ = world.session()
-    stranger, _ = world.session("acme/support/other")
+    holder, _ = unit.session()
+    stranger, _ = unit.session("acme/support/other")
     tasks = [start(holder)["task"]["id"] for _ in range(3)]
     assert extend(stranger, tasks[0])["code"] == "not_found"
     epochs.kill(f"task:{tasks[0]}")
     epochs.freeze(f"task:{tasks[1]}")
-    with world.mint.db.write() as c:
+    with unit.mint.db.write() as c:
         c.execute(TASKS.update().where(TASKS.c.id == tasks[2]).values(expires_at=now_ms()))
     assert [extend(holder, task)["code"] for task in tasks] == ["revoked", "frozen", "session_ended"]
-    with world.mint.db.write() as c:
+    with unit.mint.db.write() as c:
         c.execute(TASKS.update().where(TASKS.c.id == tasks[2]).values(expires_at=now_ms() + 60_000, status="ended"))
     assert extend(holder, tasks[2])["code"] == "session_ended"
 
 
 @pytest.mark.spec("CONTROL 2.5")
-def test_a_part_of_a_task_ends_with_it(made: tuple[World, UnsafeLocalEpochs]) -> None:
+def test_a_part_of_a_task_ends_with_it(unit: Harness, epochs: UnsafeLocalEpochs) -> None:
     """Its tokens name every task above it; it lives no longer, and begins in none that is over."""
-    world, epochs = made
-    holder, _ = world.session()
+    holder, _ = unit.session()
     outer = start(holder, ttl="1m")["task"]
     inner = start(holder, parent=outer["id"])
     core = start(holder, parent=inner["task"]["id"], **LOOKUP)
     assert core["task"]["above"] == [outer["id"], inner["task"]["id"]]
     assert inner["task"]["expires_at"] <= outer["expires_at"]
     assert extend(holder, core["task"]["id"])["task"]["expires_at"] <= outer["expires_at"]
-    stranger, _ = world.session("acme/support/other")
+    stranger, _ = unit.session("acme/support/other")
     assert start(stranger, parent=outer["id"])["code"] == "not_found"
-    assert ask(world, core["bundle"]) == "ok"
+    assert ask(unit, core["bundle"]) == "ok"
     epochs.kill(f"task:{outer['id']}")
-    assert [ask(world, each["bundle"]) for each in (inner, core)] == ["revoked", "revoked"]
+    assert [ask(unit, each["bundle"]) for each in (inner, core)] == ["revoked", "revoked"]
     assert start(holder, parent=inner["task"]["id"])["code"] == "session_ended"
     states = {task["id"]: task["state"] for task in holder.call("GET", "/v1/tasks").json()["tasks"]}
     assert set(states.values()) == {"killed"}
 
 
 @pytest.mark.spec("CONTROL 2.5")
-def test_the_row_of_a_part_ends_with_the_task(world: World) -> None:
+def test_the_row_of_a_part_ends_with_the_task(unit: Harness) -> None:
     """An end that is noted is noted of everything below, at any depth, and of nothing beside."""
-    holder, _ = world.session()
+    holder, _ = unit.session()
     outer = start(holder)["task"]["id"]
     inner = start(holder, parent=outer)["task"]["id"]
     core = start(holder, parent=inner)["task"]["id"]
     beside = start(holder)["task"]["id"]
-    world.mint.db.tasks.end(outer, Event.of("task.ended", "test", task=outer))
-    status = {task["id"]: task["status"] for task in world.mint.db.tasks.list()}
+    unit.mint.db.tasks.end(outer, Event.of("task.ended", "test", task=outer))
+    status = {task["id"]: task["status"] for task in unit.mint.db.tasks.list()}
     assert status == {outer: "ended", inner: "ended", core: "ended", beside: "open"}
     assert start(holder, parent=inner)["code"] == "session_ended"
 
 
-def test_no_task_no_power(world: World) -> None:
+def test_no_task_no_power(unit: Harness) -> None:
     """A session's token is for the mint alone: no service takes it, whatever is asked for."""
-    holder, _ = world.session()
+    holder, _ = unit.session()
     assert holder.token is not None
     for audience in ("orders", "payments"):
         for tool in (f"{audience}.get", "arx.whoami"):
             asked = AccessRequest(tool, {}, now_ms())
-            assert verifier(world, audience).decide(holder.token, asked).code == "wrong_audience"
+            assert verifier(unit, audience).decide(holder.token, asked).code == "wrong_audience"
 
 
 @pytest.mark.spec("CONTROL 2.4")
@@ -194,9 +179,9 @@ def test_no_task_no_power(world: World) -> None:
     ],
     ids=lambda value: str(value)[:50],
 )
-def test_a_attenuation_that_cannot_be_read_is_refused(world: World, caveats: dict[str, Any]) -> None:
+def test_a_attenuation_that_cannot_be_read_is_refused(unit: Harness, caveats: dict[str, Any]) -> None:
     """Before anything is killed: the store of this mint does not even answer."""
-    holder, _ = world.session()
+    holder, _ = unit.session()
     task = start(holder)["task"]["id"]
     told = holder.call("POST", f"/v1/tasks/{task}/attenuate", {"caveats": caveats})
     assert told.status_code in (400, 403), told.text
@@ -215,14 +200,18 @@ AMOUNTS = st.one_of(st.integers(-5, 130), st.sampled_from(["50", True]))
     tried=AMOUNTS,
 )
 def test_an_extension_gives_what_the_policy_grants_and_no_more(
-    whole: tuple[World, Holder, str], params: dict[str, Any], tools: list[str] | None, template: str | None, tried: Any
+    whole: tuple[Harness, Holder, str],
+    params: dict[str, Any],
+    tools: list[str] | None,
+    template: str | None,
+    tried: Any,
 ) -> None:
     """Whatever is asked for: it is refused where the policy refuses, and else allows the very calls that it grants."""
-    world, holder, task = whole
+    unit, holder, task = whole
     told = extend(holder, task, params=params, tools=tools, template=template)
     asked = {"order_id": "o-1", "amount": 50, **params} if template in (None, "refund") else params
     try:
-        grant = world.mint.policy.grant(template or "refund", AGENT, asked, tools=tools)
+        grant = unit.mint.policy.grant(template or "refund", AGENT, asked, tools=tools)
     except GrantError as error:
         refused, grant = error.code, None
     else:
@@ -233,17 +222,18 @@ def test_an_extension_gives_what_the_policy_grants_and_no_more(
     bundle = Bundle.parse(told["bundle"])
     assert set(bundle.audiences) == set(grant.rules)
     if "payments" in bundle.audiences and isinstance(tried, int):
-        allowed = ask(world, told["bundle"], "payments.refund", order_id=params["order_id"], amount=tried) == "ok"
+        allowed = ask(unit, told["bundle"], "payments.refund", order_id=params["order_id"], amount=tried) == "ok"
         assert allowed == (type(tried) is int and 1 <= tried <= params["amount"])
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory, module_database: str | None) -> Iterator[tuple[World, Holder, str]]:
-    """One world for a law, with a task whose grants are many."""
-    world, _ = local_world(tmp_path_factory.mktemp("law") / "realm", database=module_database)
-    holder, _ = world.session()
-    yield world, holder, start(holder)["task"]["id"]
-    world.mint.close()
+def whole(
+    tmp_path_factory: pytest.TempPathFactory, module_database: str | None
+) -> Iterator[tuple[Harness, Holder, str]]:
+    """A realm for all examples of a law, with a task whose grants are many."""
+    with open_unit(tmp_path_factory.mktemp("law") / "realm", database=module_database) as unit:
+        holder, _ = unit.session()
+        yield unit, holder, start(holder)["task"]["id"]
 
 
 RULES = st.sampled_from(
@@ -271,9 +261,9 @@ LESS = st.builds(
 @pytest.mark.spec("CONTROL 2.4")
 @settings(max_examples=60, deadline=None)
 @given(steps=st.lists(st.lists(LESS, max_size=3), max_size=3), order=st.sampled_from(["o-1", "o-2", "o-3"]))
-def test_a_attenuation_never_widens(whole: tuple[World, Holder, str], steps: list[list[Caveat]], order: str) -> None:
+def test_a_attenuation_never_widens(whole: tuple[Harness, Holder, str], steps: list[list[Caveat]], order: str) -> None:
     """Whatever is said: what an attenuated grant's token allows, the one before allowed; nor does it live longer."""
-    world, _, _ = whole
+    unit, _, _ = whole
     rules = (Rule(tool="orders.get"),)
     granted = StoredGrant(
         template="t",
@@ -283,17 +273,17 @@ def test_a_attenuation_never_widens(whole: tuple[World, Holder, str], steps: lis
         audiences=("orders",),
         own={"orders": (Caveat(allow=rules).encode().decode(),)},
     )
-    agent = world.mint.db.agents.find(AGENT)
+    agent = unit.mint.db.agents.find(AGENT)
     assert agent is not None
-    keys = {"orders": world.mint.key_schedule.audience_key("orders")}
-    judge, args, ends, before = verifier(world, "orders"), {"order_id": order}, now_ms() + 30_000, True
-    born = Born(*world.mint.epochs.view()[:2])
+    keys = {"orders": unit.mint.key_schedule.audience_key("orders")}
+    judge, args, ends, before = verifier(unit, "orders"), {"order_id": order}, now_ms() + 30_000, True
+    born = Born(*unit.mint.epochs.view()[:2])
     for step in [[], *steps]:
         granted = granted.attenuate({"orders": step})
         assert granted.end(ends) <= ends
         ends = granted.end(ends)
         birth = Birth(agent, born, "s-x", "t-x", "p", now_ms() - 1, now_ms() + 30_000, 2, new_link(), None)
-        token = sign_tokens(world.mint, birth, {"orders": granted.caveats("orders")}, keys, {})["orders"]
+        token = sign_tokens(unit.mint, birth, {"orders": granted.caveats("orders")}, keys, {})["orders"]
         after = judge.decide(token, AccessRequest("orders.get", args, now_ms())).code == "ok"
         assert before or not after
         before = after

@@ -3,7 +3,6 @@
 recorded."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,8 +24,8 @@ from arx_verifier.token.keyring import KeyRing
 from arx_verifier.token.macaroon import Identifier, Macaroon
 from arx_verifier.verification.authenticate import prove
 from arx_verifier.verification.chain_state import ProvenChain
+from tests.mint.harness import Harness, Holder, now_ms, open_unit
 from tests.mint.test_tasks import verifier
-from tests.mint.world import Holder, World, local_world, now_ms
 from tests.support import unchecked
 
 pytestmark = pytest.mark.spec("CONTROL 2.6")
@@ -61,25 +60,20 @@ ORDER = {"order_id": "o-1"}
 
 
 class Shop:
-    """A world in which three services are enrolled with keys of their own."""
+    """Three services that are enrolled with keys of their own, and an agent with a session."""
 
-    def __init__(self, folder: Path, database: str | None) -> None:
-        world, self.epochs = local_world(folder, database=database)
-        world.realm.policy_path.write_text(POLICY)
-        world.mint.reload_policy()
-        self.furnish(world)
-
-    def furnish(self, world: World) -> None:
-        self.world = world
-        operator = self.world.operator()
+    def __init__(self, harness: Harness, policy: str = POLICY) -> None:
+        self.harness = harness
+        harness.use(policy)
+        operator = self.harness.operator()
         self.services: dict[str, Holder] = {}
         for audience in ("orders", "payments", "ledger"):
             told = operator.call("POST", "/v1/services/invitations", {"audience": audience}).json()
-            service = Holder(self.world, SigningKey.generate(), None)
+            service = Holder(self.harness, SigningKey.generate(), None)
             assert service.call("POST", "/v1/services/keys", {"enrolment": told["enrolment"]}).status_code == 201
             self.services[audience] = service
-        self.agent, self.session = self.world.session()
-        self.verifiers = {audience: verifier(self.world, audience) for audience in self.services}
+        self.agent, self.session = self.harness.session()
+        self.verifiers = {audience: verifier(self.harness, audience) for audience in self.services}
 
     def start(self, **body: Any) -> Task:
         return Task(Bundle.parse(self.agent.call("POST", "/v1/tasks", {**PAY, **body}).json()["bundle"]))
@@ -96,8 +90,14 @@ class Shop:
         said = {name: value for name, value in body.items() if value is not None}
         service = self.services[by]
         headers = service.headers("POST", "/v1/exchange") | ({} if key is None else {"Idempotency-Key": key})
-        told: dict[str, Any] = self.world.client.post("/v1/exchange", json=said, headers=headers).json()
+        told: dict[str, Any] = self.harness.client.post("/v1/exchange", json=said, headers=headers).json()
         return told
+
+    def attenuated(self, *caveats: dict[str, Any]) -> Task:
+        """Attenuate a task's token for orders at the mint, which needs a store."""
+        body = {"caveats": {"orders": list(caveats)}}
+        told = self.agent.call("POST", f"/v1/tasks/{self.start().id}/attenuate", body).json()
+        return Task(Bundle.parse(told["bundle"]))
 
     def judge(self, token: str, audience: str, tool: str, args: dict[str, Any]) -> str:
         """What a service says of a call with a token; one that was exchanged is signed like any other."""
@@ -109,24 +109,21 @@ class Shop:
         return self.judge(task.call_token("payments", "payments.refund", args), "payments", "payments.refund", args)
 
     def proven(self, token: str, audience: str) -> ProvenChain:
-        keys = {kid: key for kid, (key, _) in self.world.mint.key_schedule.audience_keys(audience).items()}
-        found = prove(token, None, audience, KeyRing(keys, realm=self.world.realm.name))
+        keys = {kid: key for kid, (key, _) in self.harness.mint.key_schedule.audience_keys(audience).items()}
+        found = prove(token, None, audience, KeyRing(keys, realm=self.harness.realm.name))
         assert isinstance(found, ProvenChain)
         return found
 
 
 @pytest.fixture
-def shop(tmp_path: Path, database: str | None) -> Iterator[Shop]:
-    made = Shop(tmp_path / "realm", database)
-    yield made
-    made.world.mint.close()
+def shop(unit: Harness) -> Shop:
+    return Shop(unit)
 
 
 @pytest.fixture(scope="module")
 def kept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
-    made = Shop(tmp_path_factory.mktemp("exchange") / "realm", None)
-    yield made
-    made.world.mint.close()
+    with open_unit(tmp_path_factory.mktemp("exchange") / "realm") as unit:
+        yield Shop(unit)
 
 
 def called(task: Task) -> str:
@@ -145,7 +142,7 @@ def test_a_service_goes_on_at_another_one(shop: Shop) -> None:
     assert child.facts.named == ("acme/support/worker", "service/orders")
     assert (child.facts.agent, child.facts.session) == (shop.session["agent"], shop.session["id"])
     assert child.facts.links[-1] == told["link"]
-    (event,) = [each for each in shop.world.events() if each["kind"] == "token.exchanged"]
+    (event,) = [each for each in shop.harness.events() if each["kind"] == "token.exchanged"]
     assert (event["by"], event["audience"], event["link"]) == ("service:orders", "payments", told["link"])
     assert (event["of"], event["task"]) == (worker.link, worker.id)
     # An audience that the agent itself has no token for, and further from there.
@@ -179,7 +176,7 @@ def test_only_where_the_template_says_so(shop: Shop) -> None:
     assert shop.exchange("orders", called(attenuate))["code"] == "exchange_not_allowed"
     body = {"grant_type": "urn:ietf:params:oauth:grant-type:token-exchange", "subject_token": called(task)}
     body |= {"subject_token_type": "urn:arx:token-type:task", "audience": "payments"}
-    for holder in (shop.agent, shop.world.operator()):
+    for holder in (shop.agent, shop.harness.operator()):
         assert holder.call("POST", "/v1/exchange", body).status_code in (401, 403)
 
 
@@ -223,12 +220,12 @@ def test_killing_any_target_of_the_parent_kills_it(shop: Shop, kind: str) -> Non
         told = shop.exchange("orders", called(task))
         child = shop.proven(told["access_token"], "payments")
         assert {each for each in parent.targets if not each.startswith("key:")} < set(child.targets)
-        shop.epochs.freeze(target)
+        shop.harness.epochs.freeze(target)
         assert shop.refund(told, 5) == "frozen"
         assert shop.exchange("orders", called(task))["code"] == "frozen"
-        shop.epochs.thaw(target)
+        shop.harness.epochs.thaw(target)
         assert shop.refund(told, 5) == "ok"
-    shop.epochs.kill(mine[-1])
+    shop.harness.epochs.kill(mine[-1])
     assert shop.refund(told, 5) == "revoked"
     assert shop.exchange("orders", called(task))["code"] == "revoked"
 
@@ -311,7 +308,7 @@ def test_an_exchange_whose_answer_was_lost_is_answered_again(shop: Shop) -> None
     assert shop.exchange("orders", text)["code"] == "replayed"
     assert shop.exchange("orders", called(shop.start()), key="e-1")["code"] == "idempotency_mismatch"
     assert shop.exchange("orders", text, "ledger", key="e-1")["code"] == "idempotency_mismatch"
-    assert [event["kind"] for event in shop.world.events()].count("token.exchanged") == 1
+    assert [event["kind"] for event in shop.harness.events()].count("token.exchanged") == 1
 
 
 def test_a_repeated_exchange_brings_nothing_back(shop: Shop) -> None:
@@ -321,14 +318,14 @@ def test_a_repeated_exchange_brings_nothing_back(shop: Shop) -> None:
         text = called(task)
         first = shop.exchange("orders", text, key=key)
         if end == "finish":
-            with shop.world.mint.db.write() as c:
+            with shop.harness.mint.db.write() as c:
                 c.execute(TASKS.update().where(TASKS.c.id == task.id).values(status="ended"))
         elif end == "attenuate":
-            shop.epochs.kill(f"link:{task.bundle.outline.identifier.id}")
+            shop.harness.epochs.kill(f"link:{task.bundle.outline.identifier.id}")
         elif end == "link":
-            shop.epochs.kill(f"link:{first['link']}")
+            shop.harness.epochs.kill(f"link:{first['link']}")
         else:
-            shop.epochs.freeze("agent:acme/support")
+            shop.harness.epochs.freeze("agent:acme/support")
         assert shop.exchange("orders", text, key=key)["code"] == ("frozen" if end == "agent" else "revoked"), end
 
 
@@ -337,7 +334,7 @@ def test_a_repeated_exchange_is_refused_once_its_key_is_frozen(shop: Shop) -> No
     text = called(shop.start())
     first = shop.exchange("orders", text, key="e-1")
     kid = shop.proven(first["access_token"], "payments").key.kid
-    shop.epochs.freeze(f"key:{kid}")
+    shop.harness.epochs.freeze(f"key:{kid}")
     assert shop.exchange("orders", text, key="e-1")["code"] in ("revoked", "frozen")
 
 
@@ -345,7 +342,7 @@ def test_what_was_approved_goes_no_further(kept: Shop) -> None:
     """Discharges that the service was called with are passed over, whatever they are, and spend nothing else."""
     task = kept.start()
     made = issue_discharge(
-        ThirdPartyCaveat("x").encode(), bytes(32), realm=kept.world.realm.name, caveats=(Caveat(exp=1),)
+        ThirdPartyCaveat("x").encode(), bytes(32), realm=kept.harness.realm.name, caveats=(Caveat(exp=1),)
     )
     text = called(task)
     assert kept.refund(kept.exchange("orders", f"{text}~{made.encode()}"), 50) == "ok"
@@ -357,7 +354,7 @@ def test_a_third_party_of_a_holder_is_not_left_behind(kept: Shop) -> None:
     token = Macaroon.parse(kept.start().tokens["orders"])
     raw = ThirdPartyCaveat("ask the boss").encode()
     requiring = require_discharge(token, raw, bytes(32))
-    made = bind(issue_discharge(raw, bytes(32), realm=kept.world.realm.name), requiring)
+    made = bind(issue_discharge(raw, bytes(32), realm=kept.harness.realm.name), requiring)
     for more in ("", "~" + made.encode()):
         told = kept.exchange("orders", CallSigner(requiring, "orders").sign(b"any call of it", now_ms()) + more)
         assert told["code"] == "exchange_not_allowed"

@@ -4,8 +4,6 @@
 import itertools
 import threading
 from base64 import b64decode
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,9 +12,9 @@ from arx_caps.audit.merkle import Proof, open_checkpoint
 from arx_verifier.journal.decision import Decision
 from arx_verifier.token.targets import subject_target
 from tests.audit.batches import BOOT, START_MS, batch_of, decision, facts
+from tests.mint.harness import AGENT, LOOKUP, Harness, Holder, now_ms
 from tests.mint.test_operators import enrol, sign_in
 from tests.mint.test_pagination import walk
-from tests.mint.world import AGENT, LOOKUP, Holder, World, local_world, now_ms
 
 TOLD = [
     decision(1, facts("s-1", "t-1")),
@@ -28,18 +26,16 @@ TOLD = [
 
 
 @pytest.fixture
-def world(tmp_path: Path, database: str | None, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
-    """A mint whose log holds five decisions, and what a test puts in: its own events come when a test says so."""
+def unit(monkeypatch: pytest.MonkeyPatch, unit: Harness) -> Harness:
+    """A realm whose log holds five decisions; the mint's own events come when a test signs them."""
     monkeypatch.setattr("arx_caps.mint.audit.log.SIGN_S", 600.0)
-    made, _ = local_world(tmp_path / "realm", database=database)
-    made.mint.log.start()
-    take(made, TOLD)
-    yield made
-    made.mint.close()
+    unit.mint.log.start()
+    take(unit, TOLD)
+    return unit
 
 
-def take(world: World, told: list[Decision], first: int = 1) -> None:
-    world.mint.log.store.take(batch_of(told, first), None)
+def take(harness: Harness, told: list[Decision], first: int = 1) -> None:
+    harness.mint.log.store.take(batch_of(told, first), None)
 
 
 def ask(holder: Holder, **query: Any) -> dict[str, Any]:
@@ -54,13 +50,13 @@ def indices(answer: dict[str, Any]) -> list[int]:
 
 
 @pytest.mark.spec("LOG 3.3")
-def test_each_filter_is_the_log_s(world: World) -> None:
+def test_each_filter_is_the_log_s(unit: Harness) -> None:
     """Whatever is asked is answered with a full page or the last, the total, and from when until when."""
-    operator = world.operator()
+    operator = unit.operator()
     whole = ask(operator)
     assert (indices(whole), whole["size"], whole["next"]) == ([4, 3, 2, 1, 0], 5, None)
     assert whole["total"] == {"records": 5, "exact": True, "since": START_MS + 1, "until": START_MS + 5}
-    assert whole["origin"] == world.mint.log.publisher.origin
+    assert whole["origin"] == unit.mint.log.publisher.origin
     link = TOLD[2].links[0]
     for query, wanted in (
         ({"session": "s-1"}, [3, 2, 1, 0]),
@@ -86,11 +82,11 @@ def test_each_filter_is_the_log_s(world: World) -> None:
 
 
 @pytest.mark.spec("LOG 3.3")
-def test_pages_go_on_where_the_last_one_ended(world: World) -> None:
+def test_pages_go_on_where_the_last_one_ended(unit: Harness) -> None:
     """Down by ``before``, up by ``after``; what comes in between moves nothing."""
-    operator = world.operator()
+    operator = unit.operator()
     first = ask(operator, limit=2)
-    take(world, [decision(6, facts("s-1", "t-1"))], 6)
+    take(unit, [decision(6, facts("s-1", "t-1"))], 6)
     second = ask(operator, limit=2, before=first["next"])
     last = ask(operator, limit=2, before=second["next"])
     assert (indices(first), indices(second), indices(last)) == ([4, 3], [2, 1], [0])
@@ -101,9 +97,9 @@ def test_pages_go_on_where_the_last_one_ended(world: World) -> None:
 
 
 @pytest.mark.spec("LOG 3.4")
-def test_a_tree_has_the_counts_of_each_place(world: World) -> None:
+def test_a_tree_has_the_counts_of_each_place(unit: Harness) -> None:
     """Nodes come each before what is below it; a link's are those above and below."""
-    operator = world.operator()
+    operator = unit.operator()
     answer = operator.call("GET", "/v1/audit/nodes", session="s-1").json()
     shown = [(node["kind"], node["name"], node["allow"], node["deny"], node["parent"]) for node in answer["nodes"]]
     assert answer["complete"] is True
@@ -119,10 +115,10 @@ def test_a_tree_has_the_counts_of_each_place(world: World) -> None:
 
 
 @pytest.mark.spec("LOG 3.3")
-def test_whoever_waits_gets_what_comes(world: World) -> None:
+def test_whoever_waits_gets_what_comes(unit: Harness) -> None:
     """An answer that is waited for comes with the record, and without the looks of those who read."""
-    operator = world.operator()
-    sender = threading.Timer(0.3, take, (world, [decision(6, facts("s-9", "t-9"))], 6))
+    operator = unit.operator()
+    sender = threading.Timer(0.3, take, (unit, [decision(6, facts("s-9", "t-9"))], 6))
     sender.start()
     answer = ask(operator, after=4, wait=15_000)
     sender.join()
@@ -131,12 +127,12 @@ def test_whoever_waits_gets_what_comes(world: World) -> None:
 
 
 @pytest.mark.spec("LOG 3.4")
-def test_a_run_that_never_ended_stays_open(world: World) -> None:
+def test_a_run_that_never_ended_stays_open(unit: Harness) -> None:
     """Each run is listed with its mark and losses; only one that said its last word is closed."""
-    world.mint.log.store.take(batch_of([], 6, boot="gone", lost_from=3), None)
-    world.mint.log.store.take(batch_of([decision(1, facts())], 1, boot="over", closed=True), None)
-    world.mint.log.store.take(batch_of([], 6, boot="gone", lost_from=1), None)
-    found = world.operator().call("GET", "/v1/audit/runs").json()["runs"]
+    unit.mint.log.store.take(batch_of([], 6, boot="gone", lost_from=3), None)
+    unit.mint.log.store.take(batch_of([decision(1, facts())], 1, boot="over", closed=True), None)
+    unit.mint.log.store.take(batch_of([], 6, boot="gone", lost_from=1), None)
+    found = unit.operator().call("GET", "/v1/audit/runs").json()["runs"]
     shown = {run["boot"]: (run["service"], run["high_water"], run["lost"], run["closed_at"] is None) for run in found}
     assert shown[BOOT] == ("orders", 5, 0, True)
     assert shown["gone"] == ("orders", 5, 5, True)
@@ -144,17 +140,17 @@ def test_a_run_that_never_ended_stays_open(world: World) -> None:
 
 
 @pytest.mark.spec("LOG 3.4")
-def test_runs_come_in_pages_and_by_service(world: World) -> None:
+def test_runs_come_in_pages_and_by_service(unit: Harness) -> None:
     """The newest first, each once, whoever sends meanwhile; one service's alone where that is asked for."""
     boots = [f"b{number:02}" for number in range(7)]
     for boot in boots:
-        world.mint.log.store.take(batch_of([decision(1, facts())], 1, boot=boot), None)
-    operator, numbers = world.operator(), itertools.count(2)
+        unit.mint.log.store.take(batch_of([decision(1, facts())], 1, boot=boot), None)
+    operator, numbers = unit.operator(), itertools.count(2)
 
     def take_more() -> None:
         number = next(numbers)
-        world.mint.log.store.take(batch_of([decision(number, facts())], number, boot=boots[0]), None)
-        world.mint.log.store.take(batch_of([decision(1, facts())], 1, boot=f"later-{number}"), None)
+        unit.mint.log.store.take(batch_of([decision(number, facts())], number, boot=boots[0]), None)
+        unit.mint.log.store.take(batch_of([decision(1, facts())], 1, boot=f"later-{number}"), None)
 
     for limit in ("1", "3", "7", "8", "1000"):
         found = walk(operator, "/v1/audit/runs", "runs", limit=limit, service="orders")
@@ -170,9 +166,9 @@ def test_runs_come_in_pages_and_by_service(world: World) -> None:
         assert (answer.status_code, answer.json()["code"]) == (400, "malformed_request"), query
 
 
-def test_bad_questions_and_strangers_are_refused(world: World) -> None:
+def test_bad_questions_and_strangers_are_refused(unit: Harness) -> None:
     """A slip is told and not answered with nothing; an agent reads no log, and no role that may not."""
-    operator = world.operator()
+    operator = unit.operator()
     for query in (
         {"agent": "no path!"},
         {"tool": "a b"},
@@ -187,22 +183,22 @@ def test_bad_questions_and_strangers_are_refused(world: World) -> None:
         answer = operator.call("GET", "/v1/audit/records", **query)
         assert (answer.status_code, answer.json()["code"]) == (400, "malformed_request"), query
     assert operator.call("GET", "/v1/audit/nodes").status_code == 400
-    agent, _ = world.session()
+    agent, _ = unit.session()
     for path in ("/v1/audit/records", "/v1/audit/nodes"):
         assert agent.call("GET", path, session="s-1").status_code == 403
-        assert world.client.get(path).status_code == 401
+        assert unit.client.get(path).status_code == 401
 
 
 @pytest.mark.spec("LOG 3.3")
-def test_a_page_with_proofs_is_checked_by_whoever_has_the_key(world: World) -> None:
+def test_a_page_with_proofs_is_checked_by_whoever_has_the_key(unit: Harness) -> None:
     """Each record comes with its bytes and its path under one checkpoint, also when the log has grown meanwhile."""
-    operator = world.operator()
-    world.mint.log.step()
+    operator = unit.operator()
+    unit.mint.log.step()
     first = ask(operator, after=-1, limit=2, prove=0)
-    signed = open_checkpoint(first["checkpoint"].encode(), world.mint.log.publisher.signer.key)
+    signed = open_checkpoint(first["checkpoint"].encode(), unit.mint.log.publisher.signer.key)
     size = signed.checkpoint.size
-    take(world, [decision(6, facts("s-1", "t-1"))], 6)
-    world.mint.log.step()
+    take(unit, [decision(6, facts("s-1", "t-1"))], 6)
+    unit.mint.log.step()
     last = ask(operator, after=1, prove=size)
     assert indices(first) + indices(last) == list(range(size))
     for record in first["records"] + last["records"]:
@@ -213,12 +209,12 @@ def test_a_page_with_proofs_is_checked_by_whoever_has_the_key(world: World) -> N
 
 
 @pytest.mark.spec("LOG 3.5")
-def test_a_person_is_erased_and_old_records_go_by_right_of_their_own(world: World) -> None:
+def test_a_person_is_erased_and_old_records_go_by_right_of_their_own(unit: Harness) -> None:
     """What is told of a person is gone from every answer and proofs hold; who may read may not erase."""
     ada = ("https://idp.example", "ada")
-    take(world, [decision(n, facts("s-7", "t-7", subject=ada)) for n in range(6, 600)], 6)
-    world.mint.log.step()
-    operator, target = world.operator(), subject_target(*ada)
+    take(unit, [decision(n, facts("s-7", "t-7", subject=ada)) for n in range(6, 600)], 6)
+    unit.mint.log.step()
+    operator, target = unit.operator(), subject_target(*ada)
     size = ask(operator)["size"]
     assert ask(operator, subject=target)["total"]["records"] == 594
     answer = operator.call("POST", "/v1/audit/erase", {"subject": target, "reason": "asked to"})
@@ -234,19 +230,19 @@ def test_a_person_is_erased_and_old_records_go_by_right_of_their_own(world: Worl
     assert {each["kind"] for each in ask(operator, reason="event")["records"]} >= {"log.erased", "log.pruned"}
     for bad in ({"reason": "x"}, {"subject": target, "before": 1, "reason": "x"}, {"subject": "ada", "reason": "x"}):
         assert operator.call("POST", "/v1/audit/erase", bad).status_code == 400
-    reads = sign_in(world, enrol(world, "auditor", role="read-only"))
+    reads = sign_in(unit, enrol(unit, "auditor", role="read-only"))
     assert ask(reads)["size"] >= size
     for path, body in (("erase", {"subject": target, "reason": "x"}), ("prune", {"before": 1, "reason": "x"})):
         assert reads.call("POST", f"/v1/audit/{path}", body).status_code == 403
 
 
-def test_a_session_is_shown_with_who_was_handed_what(world: World) -> None:
+def test_a_session_is_shown_with_who_was_handed_what(unit: Harness) -> None:
     """An operator sees the tree of its decisions with their counts, the agent its own tasks alone."""
-    holder, session = world.session()
-    operator, path = world.operator(), f"/v1/sessions/{session['id']}"
+    holder, session = unit.session()
+    operator, path = unit.operator(), f"/v1/sessions/{session['id']}"
     assert operator.call("GET", path).json()["delegation"] == {"nodes": [], "complete": True}
     told = [decision(1, facts(session["id"], "t-1", "acme/a")), decision(2, facts(session["id"], "t-1"), "revoked")]
-    take(world, told, len(TOLD) + 1)
+    take(unit, told, len(TOLD) + 1)
     found = operator.call("GET", path).json()["delegation"]
     assert found["complete"]
     assert [(n["kind"], n["name"], n["parent"], n["allow"], n["deny"]) for n in found["nodes"]] == [
@@ -259,14 +255,14 @@ def test_a_session_is_shown_with_who_was_handed_what(world: World) -> None:
 
 
 @pytest.mark.spec("LOG 3.1")
-def test_the_link_of_a_minted_token_means_its_task(world: World) -> None:
+def test_the_link_of_a_minted_token_means_its_task(unit: Harness) -> None:
     """Link 0 of a token made no delegation; asked by it, one gets what was done with the task that it was given for."""
-    holder, session = world.session()
+    holder, session = unit.session()
     started = holder.call("POST", "/v1/tasks", LOOKUP).json()["task"]
     chain = [facts(session["id"], started["id"], *names, agent=AGENT) for names in ((), ("acme/a",))]
-    world.mint.log.store.take(batch_of([decision(n, each) for n, each in enumerate(chain)], boot="another"), "s")
-    world.mint.log.step()
-    operator = world.operator()
+    unit.mint.log.store.take(batch_of([decision(n, each) for n, each in enumerate(chain)], boot="another"), "s")
+    unit.mint.log.step()
+    operator = unit.operator()
     by = [
         operator.call("GET", "/v1/audit/records", **asked).json()
         for asked in (

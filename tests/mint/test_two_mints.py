@@ -21,9 +21,9 @@ from arx_caps.mint.runtime import MintRuntime
 from arx_caps.realm import Realm
 from arx_verifier.revocation.follower import Follower
 from arx_verifier.token.macaroon import Macaroon
+from tests.mint.harness import ISSUER, make_realm, now_ms
 from tests.mint.processes import Caller, Load, MintProcess, open_session
 from tests.mint.test_token_exchange import PAY, POLICY
-from tests.mint.world import ISSUER, make_realm, now_ms
 from tests.postgres import Postgres
 from tests.servers import until
 

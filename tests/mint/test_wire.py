@@ -13,8 +13,8 @@ from arx_caps.mint.api.app import create_app
 from arx_caps.mint.server.connections import bounded
 from arx_caps.mint.server.httptools_protocol import MAX_QUEUED, BoundedHttpTools
 from tests.agent.live import serving
+from tests.mint.harness import ISSUER, local_mint, make_realm
 from tests.mint.http import PARSERS
-from tests.mint.world import ISSUER, local_mint, make_realm
 
 pytestmark = [pytest.mark.servers, pytest.mark.spec("CONTROL 4.2")]
 HOST = b"Host: x\r\n"
@@ -23,7 +23,7 @@ CHUNKED = b"Transfer-Encoding: chunked\r\n\r\n"
 
 @pytest.fixture(scope="module", params=PARSERS)
 def port(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    mint, _ = local_mint(make_realm(tmp_path_factory.mktemp("realm") / "realm"))
+    mint = local_mint(make_realm(tmp_path_factory.mktemp("realm") / "realm"))
     parser, loop = PARSERS[request.param]
     with serving(create_app(mint), http=bounded(ISSUER, parser), loop=loop, log_config=None, lifespan="off") as port:
         yield port
@@ -84,7 +84,7 @@ def test_a_target_that_is_no_path_reaches_nothing(port: int, target: bytes) -> N
 
 def test_requests_before_an_answer_are_bounded(tmp_path: Path) -> None:
     """httptools parses all that has arrived: a few requests wait for those ahead of them, many end the connection."""
-    mint, _ = local_mint(make_realm(tmp_path / "realm"))
+    mint = local_mint(make_realm(tmp_path / "realm"))
     request = b"GET /healthz HTTP/1.1\r\n" + HOST + b"\r\n"
     protocol = bounded(ISSUER, BoundedHttpTools)
     with serving(create_app(mint), http=protocol, loop="uvloop", log_config=None, lifespan="off") as port:

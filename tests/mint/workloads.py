@@ -1,16 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """A realm that believes issuers: workloads open sessions by their tokens, agents act on somebody's behalf."""
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from arx_caps.jose import SigningKey
 from arx_verifier.token.macaroon import Identifier, Macaroon
+from tests.mint.harness import AGENT, Harness, Holder, now_ms
 from tests.mint.issuer import IDP, MINT, jwks, token
-from tests.mint.world import AGENT, Holder, World, local_world, now_ms
 
 CI = "https://ci.example"
 DOMAIN = "spiffe://acme.example"
@@ -91,32 +89,24 @@ allow = [ {{ tool = "orders.get", args = {{ order_id = "$order_id" }} }} ]
 """
 LOOKUP = {"template": "lookup", "params": {"order_id": "o-1"}}
 MAIN = "repo:acme/shop:ref:refs/heads/main"
-
-
-@pytest.fixture
-def world(tmp_path: Path, database: str | None) -> Iterator[World]:
-    made, _ = local_world(tmp_path / "realm", database=database)
-    (made.realm.folder / "keys.json").write_bytes(jwks("ec"))
-    made.realm.policy_path.write_text(POLICY)
-    made.mint.reload_policy()
-    yield made
-    made.mint.close()
+# What the fixture `unit` needs: the policy, and the keys of its issuers.
+WORKLOADS = pytest.mark.realm(policy=POLICY, files={"keys.json": jwks("ec")})
 
 
 def ci(**changes: Any) -> str:
     return token(now_ms(), **({"iss": CI, "sub": MAIN, "repository_owner": "acme"} | changes))
 
 
-def ask(world: World, body: dict[str, Any], key: SigningKey | None = None) -> tuple[Holder, Any]:
+def ask(harness: Harness, body: dict[str, Any], key: SigningKey | None = None) -> tuple[Holder, Any]:
     """Ask for a session, with a key made for it."""
     key = key or SigningKey.generate()
-    answer = Holder(world, key, None).call("POST", "/v1/sessions", body)
+    answer = Holder(harness, key, None).call("POST", "/v1/sessions", body)
     told = answer.json()
-    return Holder(world, key, told.get("token")), told
+    return Holder(harness, key, told.get("token")), told
 
 
-def code(world: World, body: dict[str, Any]) -> str:
-    return str(ask(world, body)[1].get("code", "ok"))
+def code(harness: Harness, body: dict[str, Any]) -> str:
+    return str(ask(harness, body)[1].get("code", "ok"))
 
 
 def behalf(**changes: Any) -> dict[str, str]:
@@ -127,12 +117,12 @@ def behalf(**changes: Any) -> dict[str, str]:
 class Desk:
     """An enrolled agent that asks for sessions by its key."""
 
-    def __init__(self, world: World, path: str) -> None:
-        self.world, self.key = world, world.enrol(path)
+    def __init__(self, harness: Harness, path: str) -> None:
+        self.harness, self.key = harness, harness.enrol(path)
 
     def ask(self, **body: Any) -> tuple[Holder, Any]:
         key = SigningKey.generate()
-        return ask(self.world, {"assertion": self.world.assertion(self.key, key), **body}, key)
+        return ask(self.harness, {"assertion": self.harness.assertion(self.key, key), **body}, key)
 
     def code(self, **body: Any) -> str:
         return str(self.ask(**body)[1].get("code", "ok"))

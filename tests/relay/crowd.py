@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A relay's hub with a clock that is moved by hand, and somebody behind it."""
+"""A relay's hub with a clock that a test moves, and peers behind it."""
 
 import pytest
 
@@ -17,8 +17,8 @@ BEGAN, OTHER = HistoryPlace(INCARNATION, 5, "c" * 40), "d" * 40
 START = 10_000 * MS
 
 
-class World:
-    """A hub, its clock, and what it said upstream."""
+class HubHarness:
+    """A hub, a clock that a test moves, and the messages that the hub sent upstream."""
 
     def __init__(self) -> None:
         self.now = START
@@ -49,26 +49,26 @@ class World:
 
     @property
     def crowd(self) -> Crowd:
-        """What it says now of those behind it."""
+        """The last message about the peers behind it."""
         return self.said[-1][0]
 
 
-class Somebody:
-    """Somebody behind the relay."""
+class Peer:
+    """A verifier or another relay behind the hub."""
 
-    def __init__(self, world: World, name: str = "v") -> None:
-        self.world, self.name = world, name
+    def __init__(self, harness: HubHarness, name: str = "v") -> None:
+        self.harness, self.name = harness, name
         self.got: list[RelayAnswer | Push | RelayPage] = []
         self.copy: Copy | None = None
         self.dropped = False
-        world.hub.listeners.add(self)
+        harness.hub.listeners.add(self)
 
     def send(self, message: RelayAnswer | Push | RelayPage) -> None:
         self.got.append(message)
 
     def drop(self) -> None:
         self.dropped = True
-        self.world.hub.take_end(self)
+        self.harness.hub.take_end(self)
 
     def probe(
         self,
@@ -80,14 +80,14 @@ class Somebody:
         crowd: Crowd | None = None,
     ) -> RelayAnswer | None:
         """Ask, by default as one who came by the same way; the answer, if it came at once."""
-        before, places = len(self.got), self.world.places
+        before, places = len(self.got), self.harness.places
         if chain is None:
             chain = places[applied].chain if applied < len(places) else OTHER
-        self.world.hub.take_probe(self, Probe(self.name, incarnation, applied, chain, 1_000, hurry, crowd))
+        self.harness.hub.take_probe(self, Probe(self.name, incarnation, applied, chain, 1_000, hurry, crowd))
         told = [message for message in self.got[before:] if isinstance(message, RelayAnswer)]
         return told[0] if told else None
 
 
 @pytest.fixture
-def world() -> World:
-    return World()
+def harness() -> HubHarness:
+    return HubHarness()

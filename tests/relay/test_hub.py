@@ -11,19 +11,19 @@ from arx_verifier.revocation.follower_core import Following
 from arx_verifier.revocation.history import UNKNOWN
 from arx_verifier.revocation.relay_link import Frames, Hello, Probe, Refusal, RelayAnswer, RelayPage, RelayScan, frame
 from arx_verifier.revocation.store_link import OK, REGRESSED, RESYNC, Crowd, StoreAnswer
-from tests.relay.crowd import BEGAN, INCARNATION, L_MS, MS, OTHER, START, Somebody, World, world
+from tests.relay.crowd import BEGAN, INCARNATION, L_MS, MS, OTHER, START, HubHarness, Peer, harness
 
 pytestmark = pytest.mark.spec("10.7")
 
-__all__ = ["world"]  # fixtures
+__all__ = ["harness"]  # fixtures
 
 
-def test_an_answer_says_its_age(world: World) -> None:
+def test_an_answer_says_its_age(harness: HubHarness) -> None:
     """
     The age is what passed between upstream's question and this one's coming.
     """
-    world.wait(40)
-    told = Somebody(world).probe(5)
+    harness.wait(40)
+    told = Peer(harness).probe(5)
     assert told is not None
     assert (told.status, told.seq, told.age_ns) == (OK, 5, 40 * MS)
 
@@ -33,13 +33,13 @@ def test_a_lease_never_outlives_the_relay_s(age_ms: int) -> None:
     """
     Whatever the age, a verifier's lease ends no later than the one that the relay itself has.
     """
-    world = World()
-    somebody = Somebody(world)
-    clock = [world.now]
+    harness = HubHarness()
+    somebody = Peer(harness)
+    clock = [harness.now]
     following = Following(boot=lambda: clock[0], wall=lambda: 1_800_000_000_000 * MS + clock[0])
     following.adopt(INCARNATION, 5, {}, {})
     following._place = BEGAN
-    world.now = clock[0] = START + age_ms * MS
+    harness.now = clock[0] = START + age_ms * MS
     question = following.ask()
     assert question is not None
     told = somebody.probe(question.place.seq, chain=question.place.chain)
@@ -67,66 +67,66 @@ def test_a_lease_never_outlives_the_relay_s(age_ms: int) -> None:
     assert (following.check(INCARNATION, 5, ()) is None) == (age_ms < 990)
 
 
-def test_whoever_waits_for_news_is_answered_from_news(world: World) -> None:
+def test_whoever_waits_for_news_is_answered_from_news(harness: HubHarness) -> None:
     """
     A hurried question waits for an answer that upstream asked for afterwards; the age is then nothing.
     """
-    world.wait(40)
-    somebody = Somebody(world)
+    harness.wait(40)
+    somebody = Peer(harness)
     assert somebody.probe(5, hurry=True) is None
-    assert world.said[-1][2]
-    world.wait(1)
-    world.grant()
+    assert harness.said[-1][2]
+    harness.wait(1)
+    harness.grant()
     told = somebody.got[-1]
     assert isinstance(told, RelayAnswer)
     assert told.age_ns == 0
 
 
-def test_who_knows_more_is_not_told_less(world: World) -> None:
+def test_who_knows_more_is_not_told_less(harness: HubHarness) -> None:
     """
     Somebody ahead of the relay waits until it has asked, and only then hears of a store that went back.
     """
-    world.wait(40)
-    somebody = Somebody(world)
+    harness.wait(40)
+    somebody = Peer(harness)
     assert somebody.probe(6) is None
-    world.grant()
+    harness.grant()
     assert isinstance(told := somebody.got[-1], RelayAnswer)
     assert told.status == REGRESSED
 
 
-def test_who_came_by_another_way_is_not_believed(world: World) -> None:
+def test_who_came_by_another_way_is_not_believed(harness: HubHarness) -> None:
     """
     The same number with another past: regressed at once, behind or not; nothing is said to be applied there, and the
     store is told which place that is.
     """
-    somebody = Somebody(world)
-    world.entry(6)
+    somebody = Peer(harness)
+    harness.entry(6)
     for applied in (5, 6):
         told = somebody.probe(applied, chain=OTHER)
         assert told is not None
         assert (told.status, told.entries) == (REGRESSED, [])
-        assert world.crowd == Crowd(1, -1, (), (applied, OTHER))
+        assert harness.crowd == Crowd(1, -1, (), (applied, OTHER))
         told = somebody.probe(applied)
         assert told is not None
-        assert (told.status, told.chain) == (OK, world.places[6].chain)
-        assert world.crowd == Crowd(1, applied, ())
+        assert (told.status, told.chain) == (OK, harness.places[6].chain)
+        assert harness.crowd == Crowd(1, applied, ())
     told = somebody.probe(6, chain=UNKNOWN)
     assert told is not None
-    assert (told.status, told.seq, told.chain) == (RESYNC, 6, world.places[6].chain)
+    assert (told.status, told.seq, told.chain) == (RESYNC, 6, harness.places[6].chain)
 
 
-def test_who_lacks_too_much_gets_a_copy(world: World) -> None:
+def test_who_lacks_too_much_gets_a_copy(harness: HubHarness) -> None:
     """
     Entries within what is kept, a copy beyond; what is pushed while it is copied follows in the entries.
     """
-    somebody = Somebody(world)
-    world.entry(6)
+    somebody = Peer(harness)
+    harness.entry(6)
     told = somebody.probe(5)
     assert told is not None
     assert told.entries == [(6, "kill", "realm")]
-    world.state.kills["task:t"] = 7
+    harness.state.kills["task:t"] = 7
     for seq in range(7, KEEP + 8):
-        world.entry(seq)
+        harness.entry(seq)
     told = somebody.probe(5)
     assert told is not None
     assert (told.status, told.seq) == (RESYNC, KEEP + 7)
@@ -137,28 +137,28 @@ def test_who_lacks_too_much_gets_a_copy(world: World) -> None:
     assert stranger.status == RESYNC
 
 
-def test_a_relay_without_a_view_answers_nobody(world: World) -> None:
+def test_a_relay_without_a_view_answers_nobody(harness: HubHarness) -> None:
     """
     Fenced upstream: every connection ends, and a new one does not help.
     """
-    one, two = Somebody(world, "one"), Somebody(world, "two")
+    one, two = Peer(harness, "one"), Peer(harness, "two")
     one.probe(5)
-    world.hub.take_fence()
+    harness.hub.take_fence()
     assert one.dropped
     assert two.probe(5) is None
     assert two.dropped
 
 
-def test_after_an_outage_all_ask_at_once(world: World) -> None:
+def test_after_an_outage_all_ask_at_once(harness: HubHarness) -> None:
     """
     The first news after a silence is pushed, as of no history.
     """
-    somebody = Somebody(world)
-    world.wait(50)
-    world.grant()
+    somebody = Peer(harness)
+    harness.wait(50)
+    harness.grant()
     assert NEWS not in somebody.got
-    world.wait(2_000)
-    world.grant()
+    harness.wait(2_000)
+    harness.grant()
     assert somebody.got[-1] == NEWS
 
 
@@ -174,22 +174,22 @@ def test_after_an_outage_all_ask_at_once(world: World) -> None:
         [Hello(1, "acme", "secret"), RelayScan("h", 0)],
     ],
 )
-def test_a_stranger_is_dropped(world: World, messages: list[Hello | Probe | RelayScan]) -> None:
+def test_a_stranger_is_dropped(harness: HubHarness, messages: list[Hello | Probe | RelayScan]) -> None:
     """
     Without the greeting, the password, the realm, or an offer of a copy: it ends, or is told why and heard no more.
     """
-    assert asyncio.run(_talk(world, b"".join(map(frame, messages))))
+    assert asyncio.run(_talk(harness, b"".join(map(frame, messages))))
 
 
 @pytest.mark.parametrize("data", [b"\xff\xff\xff\xff", b"\0\0\0\1\xc1", b"\0\0\0\2hi", b"GET / HTTP/1.1\r\n\r\n"])
-def test_noise_is_dropped(world: World, data: bytes) -> None:
+def test_noise_is_dropped(harness: HubHarness, data: bytes) -> None:
     """
     Whatever is no message ends the connection.
     """
-    assert asyncio.run(_talk(world, data))
+    assert asyncio.run(_talk(harness, data))
 
 
-async def _talk(world: World, data: bytes) -> bool:
+async def _talk(harness: HubHarness, data: bytes) -> bool:
     """Send bytes to a connection; whether it was ended, or got a refusal and then no answer to a probe."""
 
     written: list[bytes] = []
@@ -209,11 +209,11 @@ async def _talk(world: World, data: bytes) -> bool:
         def write(self, data: bytes | bytearray | memoryview) -> None:
             written.append(bytes(data))
 
-    connection, transport = Connection(world.hub, "acme", "secret"), Transport()
+    connection, transport = Connection(harness.hub, "acme", "secret"), Transport()
     connection.connection_made(transport)
     connection.data_received(data)
     connection.data_received(frame(Probe("v", INCARNATION, 5, OTHER, 10, False)))
-    assert transport.ended or connection not in world.hub.listeners
+    assert transport.ended or connection not in harness.hub.listeners
     return transport.ended or written in [[frame(Refusal(part))] for part in REFUSED]
 
 

@@ -4,89 +4,89 @@
 import pytest
 
 from arx_verifier.revocation.store_link import Crowd, Late
-from tests.relay.crowd import MS, START, Somebody, World, world
+from tests.relay.crowd import MS, START, HubHarness, Peer, harness
 
 pytestmark = pytest.mark.spec("10.7")
 
-__all__ = ["world"]  # fixtures
+__all__ = ["harness"]  # fixtures
 
 
-def test_all_must_have_applied_it(world: World) -> None:
+def test_all_must_have_applied_it(harness: HubHarness) -> None:
     """
     What is said to be applied is what the last of those behind has, not what the relay has.
     """
-    one, two = Somebody(world, "one"), Somebody(world, "two")
+    one, two = Peer(harness, "one"), Peer(harness, "two")
     one.probe(5)
     two.probe(5)
-    world.entry(6)
-    assert world.crowd == Crowd(2, 5, ())
+    harness.entry(6)
+    assert harness.crowd == Crowd(2, 5, ())
     one.probe(6)
-    assert world.crowd == Crowd(2, 5, ())
+    assert harness.crowd == Crowd(2, 5, ())
     two.probe(6)
-    assert world.crowd == Crowd(2, 6, ())
-    assert world.said[-1][1]  # told at once
+    assert harness.crowd == Crowd(2, 6, ())
+    assert harness.said[-1][1]  # told at once
 
 
-def test_another_history_confirms_nothing(world: World) -> None:
+def test_another_history_confirms_nothing(harness: HubHarness) -> None:
     """
     What somebody had applied of another history is no confirmation.
     """
-    Somebody(world).probe(5, incarnation="J" * 22)
-    assert world.crowd == Crowd(1, -1, ())
+    Peer(harness).probe(5, incarnation="J" * 22)
+    assert harness.crowd == Crowd(1, -1, ())
 
 
-def test_a_silent_one_is_named_until_no_lease_is_left(world: World) -> None:
+def test_a_silent_one_is_named_until_no_lease_is_left(harness: HubHarness) -> None:
     """
     Counted while it talks, named apart for two leases more, then forgotten; back in the count when it talks again.
     """
-    quick, slow = Somebody(world, "quick"), Somebody(world, "slow")
+    quick, slow = Peer(harness, "quick"), Peer(harness, "slow")
     slow.probe(5)
     heard_ms = 1_800_000_000_000 + START // MS
-    world.entry(6)
+    harness.entry(6)
     for _ in range(6):
-        world.wait(100)
-        world.grant()
+        harness.wait(100)
+        harness.grant()
         quick.probe(6)
-    assert world.crowd == Crowd(1, 6, (Late("slow", heard_ms, 5, 1),))
+    assert harness.crowd == Crowd(1, 6, (Late("slow", heard_ms, 5, 1),))
     for _ in range(20):
-        world.wait(100)
-        world.grant()
+        harness.wait(100)
+        harness.grant()
         quick.probe(6)
-    assert world.crowd == Crowd(1, 6, ())
+    assert harness.crowd == Crowd(1, 6, ())
     slow.probe(6)
-    assert world.crowd == Crowd(2, 6, ())
+    assert harness.crowd == Crowd(2, 6, ())
 
 
-def test_a_lost_connection_is_named_at_once_and_a_goodbye_is_not(world: World) -> None:
+def test_a_lost_connection_is_named_at_once_and_a_goodbye_is_not(harness: HubHarness) -> None:
     """
     Without a word it may hold a lease; with one it does not.
     """
-    one, two = Somebody(world, "one"), Somebody(world, "two")
+    one, two = Peer(harness, "one"), Peer(harness, "two")
     one.probe(5)
     two.probe(5)
     one.drop()
-    world.hub.take_leave(two)
-    assert [late.name for late in world.crowd.late] == ["one"]
-    assert world.crowd.verifiers == 0
+    harness.hub.take_leave(two)
+    assert [late.name for late in harness.crowd.late] == ["one"]
+    assert harness.crowd.verifiers == 0
 
 
-def test_one_name_has_one_connection(world: World) -> None:
+def test_one_name_has_one_connection(harness: HubHarness) -> None:
     """
     Two that use one name cannot both be served: one of them would not be counted.
     """
-    first, second = Somebody(world), Somebody(world)
+    first, second = Peer(harness), Peer(harness)
     first.probe(5)
     second.probe(5)
     assert first.dropped
     assert not second.dropped
-    assert world.crowd.verifiers == 1
+    assert harness.crowd.verifiers == 1
 
 
-def test_relays_add_up(world: World) -> None:
+def test_relays_add_up(harness: HubHarness) -> None:
     """
     Another relay's crowd counts as it says, its late ones with it.
     """
     late = Late("far", 1_800_000_000_000, 3, 1)
-    Somebody(world, "relay:far").probe(5, crowd=Crowd(7, 4, (late,)))
-    Somebody(world, "near").probe(5)
-    assert world.crowd == Crowd(8, 4, (late,))
+    Peer(harness, "relay:far").probe(5, crowd=Crowd(7, 4, (late,)))
+    Peer(harness, "near").probe(5)
+    assert harness.crowd == Crowd(8, 4, (late,))

@@ -6,7 +6,6 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import redis
@@ -14,8 +13,6 @@ import redis
 from arx_caps.agent.bundle import Bundle
 from arx_caps.agent.task import Task
 from arx_caps.embedded import EmbeddedValkey
-from arx_caps.mint.runtime import MintRuntime
-from arx_caps.realm import Realm
 from arx_caps.revocation import RevocationStore
 from arx_verifier.journal.decision import InMemoryDecisions
 from arx_verifier.request import AccessRequest
@@ -24,31 +21,28 @@ from arx_verifier.token.keyring import KeyRing
 from arx_verifier.token.wire import bytes_of
 from arx_verifier.verification.verifier import Verifier
 from tests.faults.witness import freeze
-from tests.mint.world import World, client_of, make_realm, now_ms
+from tests.mint.harness import Harness, now_ms
+from tests.mint.test_policy import SAMPLE
 from tests.servers import until
 
-pytestmark = [pytest.mark.servers, pytest.mark.spec("6.1")]
+SWITCH = 'fresh = "0ms"'
+FRESH = SAMPLE.read_text("utf-8").replace(f"# {SWITCH}", SWITCH)  # ask the store before money moves
+assert f"\n{SWITCH}" in FRESH
+pytestmark = [
+    pytest.mark.servers,
+    pytest.mark.spec("6.1"),
+    pytest.mark.sqlite,
+    pytest.mark.realm(own_store=True, policy=FRESH),
+]
 
 TOOL, ARGS = "payments.refund", {"order_id": "o-1", "amount": 5}
 REFUND = {"template": "refund", "params": {"order_id": "o-1", "amount": 5}}
 
 
 @pytest.fixture
-def world(tmp_path: Path, own_valkey: EmbeddedValkey, realm_name: str) -> Iterator[World]:
-    """A realm whose policy asks for a fresh view before money moves."""
-    realm = make_realm(tmp_path / "realm", realm_name)
-    policy = realm.policy_path.read_text()
-    assert policy.count('# fresh = "0ms"') == 1
-    realm.policy_path.write_text(policy.replace('# fresh = "0ms"', 'fresh = "0ms"'))
-    mint = MintRuntime.open(Realm.open(realm.folder), store_url=own_valkey.url)
-    with client_of(mint) as client:
-        yield World(mint, client)
-
-
-@pytest.fixture
-def payments(world: World, own_valkey: EmbeddedValkey) -> Iterator[Verifier]:
+def payments(live: Harness, own_valkey: EmbeddedValkey) -> Iterator[Verifier]:
     """The service's verifier, with what the mint gives it."""
-    file = world.operator().call("POST", "/v1/services", {"audience": "payments"}).json()
+    file = live.operator().call("POST", "/v1/services", {"audience": "payments"}).json()
     keys = {kid: bytes_of(key) for kid, key in file["keys"].items()}
     follower = Follower(own_valkey.url, file["realm"], "payments-1")
     ring = KeyRing(keys, realm=file["realm"], max_ttl_ms=file["max_ttl_ms"])
@@ -59,9 +53,9 @@ def payments(world: World, own_valkey: EmbeddedValkey) -> Iterator[Verifier]:
     verifier.close()
 
 
-def start_refund(world: World) -> tuple[Bundle, str]:
+def start_refund(harness: Harness) -> tuple[Bundle, str]:
     """Start a task that moves money; returns its bundle and its session's id."""
-    holder, session = world.session()
+    holder, session = harness.session()
     told = holder.call("POST", "/v1/tasks", REFUND)
     assert told.status_code == 201, told.text
     return Bundle.parse(told.json()["bundle"]), session["id"]
@@ -76,12 +70,12 @@ def probes(server: EmbeddedValkey) -> int:
         return int(raw.info("commandstats")["cmdstat_fcall"]["calls"])
 
 
-def test_a_policy_line_closes_the_window(world: World, payments: Verifier) -> None:
+def test_a_policy_line_closes_the_window(live: Harness, payments: Verifier) -> None:
     """
     The token carries it, each decision rests on a probe sent after the request came, and what was acknowledged before
     the request is never missed, however short before.
     """
-    bundle, session = start_refund(world)
+    bundle, session = start_refund(live)
     task, follower = Task(bundle), payments.epochs
     assert any(b'"fresh":0' in packet for packet in bundle.tokens["payments"].packets if isinstance(packet, bytes))
     assert isinstance(follower, Follower)
@@ -94,7 +88,7 @@ def test_a_policy_line_closes_the_window(world: World, payments: Verifier) -> No
         assert lease.sent >= came or code != "ok"
         return code
 
-    with RevocationStore(world.mint.store_url, world.realm.name) as store:
+    with RevocationStore(live.mint.store_url, live.realm.name) as store:
         for _ in range(20):
             assert decide() == "ok"
             store.freeze([f"session:{session}"], "test", "operator:ada")
@@ -106,9 +100,9 @@ def test_a_policy_line_closes_the_window(world: World, payments: Verifier) -> No
         assert decide() == "revoked"
 
 
-def test_many_that_wait_share_a_probe(world: World, payments: Verifier, own_valkey: EmbeddedValkey) -> None:
+def test_many_that_wait_share_a_probe(live: Harness, payments: Verifier, own_valkey: EmbeddedValkey) -> None:
     """Two hundred requests at once in one event loop: all allowed, after a few probes, without a thread each."""
-    task = Task(start_refund(world)[0])
+    task = Task(start_refund(live)[0])
     tokens = [task.call_token("payments", TOOL, ARGS) for _ in range(200)]
 
     async def main() -> list[str]:
@@ -124,9 +118,9 @@ def test_many_that_wait_share_a_probe(world: World, payments: Verifier, own_valk
     assert asked < len(tokens) / 4
 
 
-def test_waiting_does_not_hold_the_loop(world: World, payments: Verifier, own_valkey: EmbeddedValkey) -> None:
+def test_waiting_does_not_hold_the_loop(live: Harness, payments: Verifier, own_valkey: EmbeddedValkey) -> None:
     """The store is frozen: requests wait for a probe in vain and are refused, while the loop serves others."""
-    task = Task(start_refund(world)[0])
+    task = Task(start_refund(live)[0])
     tokens = [task.call_token("payments", TOOL, ARGS) for _ in range(50)]
     gaps: list[float] = []
 

@@ -24,7 +24,7 @@ from arx_verifier.token.caveats import Caveat
 from arx_verifier.token.macaroon import Macaroon
 from tests.cli.helpers import arx
 from tests.cli.live import Live, live_realm
-from tests.mint.world import Holder, World, local_world, make_realm
+from tests.mint.harness import Harness, Holder, make_realm
 from tests.servers import until
 
 pytestmark = pytest.mark.servers
@@ -135,30 +135,30 @@ def test_what_was_refused_is_not_unknown(own_valkey: EmbeddedValkey, realm_name:
 
 
 @pytest.fixture
-def live(tmp_path: Path, free_port: int) -> Iterator[Live]:
+def up(tmp_path: Path, free_port: int) -> Iterator[Live]:
     """A realm run by ``arx up``."""
     with live_realm(tmp_path / "realm", free_port) as realm:
         yield realm
 
 
-def test_a_kill_needs_no_database(live: Live) -> None:
+def test_a_kill_needs_no_database(up: Live) -> None:
     """
     The mint's database is deleted under it: the kill is in force all the same.  Started anew, the mint knows nobody;
     it is obeyed, and the way past it is named.
     """
-    for path in live.folder.glob("mint.db*"):
+    for path in up.folder.glob("mint.db*"):
         path.unlink()
     words = ("--reason", "no database", "--yes", "--timeout", "5s")
-    exit_code, told, _ = live.run("kill", SESSION, *words)
+    exit_code, told, _ = up.run("kill", SESSION, *words)
     assert exit_code in (exit_codes.OK, exit_codes.INCOMPLETE)
     assert told["seq"] == 1
-    live.kill_mint()
-    live._up.send_signal(signal.SIGCONT)
-    live.until(lambda: live.run("agent", "list")[0] == exit_codes.UNAUTHENTICATED)
-    exit_code, told, err = live.run("kill", SESSION, *words)
+    up.kill_mint()
+    up._up.send_signal(signal.SIGCONT)
+    up.until(lambda: up.run("agent", "list")[0] == exit_codes.UNAUTHENTICATED)
+    exit_code, told, err = up.run("kill", SESSION, *words)
     assert (exit_code, told["exit_code"]) == (exit_codes.UNAUTHENTICATED, exit_codes.UNAUTHENTICATED)
     assert "--direct" in err
-    exit_code, told, _ = live.run("kill", SESSION, "--direct", *words)
+    exit_code, told, _ = up.run("kill", SESSION, "--direct", *words)
     assert exit_code in (exit_codes.OK, exit_codes.INCOMPLETE)
     assert (told["by"], told["durable"]) == ("store", True)
 
@@ -188,22 +188,16 @@ def test_a_damaged_store_gets_a_new_history_by_itself(own_valkey: EmbeddedValkey
         mint.close()
 
 
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    made, _ = local_world(tmp_path / "realm")
-    yield made
-    made.mint.close()
-
-
 @pytest.mark.spec("CONTROL 1.6")
-def test_a_kill_only_token_does_nothing_else_at_the_mint(world: World) -> None:
+@pytest.mark.sqlite
+def test_a_kill_only_token_does_nothing_else_at_the_mint(unit: Harness) -> None:
     """
     Attenuated to ``arx.kill`` it is refused at every route but that one, by its rule, before the body is looked at.
     """
-    operator = world.operator()
+    operator = unit.operator()
     assert operator.token is not None
     token = Macaroon.parse(operator.token).attenuate(Caveat(allow=(Rule(tool="arx.kill"),))).encode()
-    only = Holder(world, operator.key, token)
+    only = Holder(unit, operator.key, token)
     tried = []
     for endpoint in ENDPOINTS:
         if endpoint.action in (None, "arx.whoami"):  # these take no token's rights: an assertion, or only a name
