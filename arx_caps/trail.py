@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, Self
 
+from arx_verifier.errors import Failure
 from arx_verifier.journal import Decision
 
 _MAX_DEPTH: Final = 32  # a token holds at most 16 delegations; a record that claims more than this is cut here
@@ -39,9 +40,7 @@ class Line(NamedTuple):
             return cls(0, "event", f"record {shown.get('index')}", ("", str(shown.get("problem", ""))), shown)
         what = f"{shown['audience'] or shown.get('service', '')}  {shown['tool'] or '(no tool)'}"
         outcome, code = shown["outcome"], shown["code"]
-        failed = [
-            f"{failure['rule']}: expected {failure['expected']}, got {failure['came']}" for failure in shown["failures"]
-        ]
+        failed = [str(Failure(**failure)) for failure in shown["failures"]]
         why = "" if outcome == "allow" else f"ended: {code}" if outcome == "end" else code
         return cls(shown["at"], outcome, what, (why, "; ".join(failed)), shown)
 

@@ -22,7 +22,7 @@ OPEN = 50  # sessions that are busy at one time
 WHALE = "s-whale-00000000"
 WHALE_PLACES = 2000
 TOOLS = tuple(f"orders.{verb}" for verb in ("get", "list", "search", "update", "refund", "cancel"))
-_REFUSED = (Failure("caveat 2 (acme/worker)", "amount range", "1 to 20", "50"),)
+_REFUSED = (Failure("caveat 2", "amount range", "[1,20]", "50"),)
 _CHAINS = ((), ("w1",), ("w2",), ("w1", "h1"), ("w1", "h2"))
 
 

@@ -22,6 +22,5 @@ def outcome(response: httpx.Response) -> str:
 def report_call(step: str, *responses: httpx.Response) -> None:
     """Report the outcomes of one or more calls; the last refusal explains itself."""
     problem: dict[str, Any] = responses[-1].json() if responses[-1].is_error else {}
-    failures = [f"{f['rule']}: expected {f['expected']}, got {f['came']}" for f in problem.get("failures", ())]
-    why = failures or [problem[name] for name in ("detail",) if name in problem]
+    why = [problem["detail"]] if "detail" in problem else []
     report(step, ", then ".join(map(outcome, responses)), why=why, decision=problem.get("decision"))

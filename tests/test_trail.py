@@ -28,7 +28,7 @@ def decide(at: int, *hops: tuple[str, str], code: str = "ok", task: str = "t-1",
     return Decision(code, T0 + at, facts, more.pop("tool", "orders.get"), **more)
 
 
-FAILURE = Failure("caveat 2 (acme/worker)", "amount range", "1 to 20", "50")
+FAILURE = Failure("caveat 2 (acme/worker)", "amount range", "[1,20]", "50")
 STORY = [
     decide(0),
     decide(1, ("acme/worker", "AAAAAAAAAA")),
@@ -80,7 +80,7 @@ def test_a_drawn_tree_reads_from_top_to_bottom() -> None:
         "│  │     └─ ✓ 2023-11-14 22:13:20.003Z  orders  orders.get",
         "│  └─ acme/worker (named, bearer)  link:BBBBBBBBBB  0 allowed, 1 denied",
         "│     └─ ✗ 2023-11-14 22:13:20.002Z  orders  orders.refund  argument_not_allowed"
-        "  amount range: expected 1 to 20, got 50",
+        "  amount must be between 1 and 20 (caveat 2 (acme/worker)), got 50",
         "└─ acme/support (proven, bearer)  task t-2  1 allowed",
         "   └─ ✓ 2023-11-14 22:13:20.006Z  orders  orders.get",
     ]

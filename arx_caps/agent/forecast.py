@@ -11,11 +11,10 @@ from typing import Final
 import msgspec
 
 from arx_caps.agent.outline import unverified_chain
-from arx_caps.durations import show_time
 from arx_verifier.errors import Failure
 from arx_verifier.request import AccessRequest
 from arx_verifier.token import Macaroon
-from arx_verifier.verification import ProvenChain, Refused, missing_discharge
+from arx_verifier.verification import missing_discharge, out_of_time
 
 
 class Forecast(msgspec.Struct, frozen=True):
@@ -55,7 +54,7 @@ def forecast(
     chain = unverified_chain(macaroon, discharges)
     refused = chain.refused
     if refused is None and not chain.nbf <= request.at < chain.exp:
-        refused = _out_of_time(chain, request.at)
+        refused = out_of_time(chain.nbf, chain.exp, chain.identifier.iat, request.at, request.at)
     if refused is None:
         refused = chain.judge_request(request, _NO_ADDRESS if anywhere else frozenset())
     if refused is None:
@@ -63,10 +62,3 @@ def forecast(
     if refused is None:
         return Forecast("ok", needs_call=chain.needs_call)
     return Forecast(refused.code, refused.all_failures(), chain.needs_call)
-
-
-def _out_of_time(chain: ProvenChain, at: int) -> Refused:
-    # The verifier's own words are in milliseconds: this is read by the people who hold the token.
-    if at >= chain.exp:
-        return Refused("expired", (Failure("token", "exp", f"before {show_time(chain.exp)}", show_time(at)),))
-    return Refused("not_yet_valid", (Failure("token", "nbf", f"{show_time(chain.nbf)} or later", show_time(at)),))

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from arx_caps.cli.terminal import plain
 from arx_caps.durations import show_time
+from arx_verifier.errors import Failure
 
 
 def show_span(ms: int) -> str:
@@ -60,9 +61,7 @@ def why_of(shown: Mapping[str, Any]) -> str:
         return ", ".join(f"{counted['times']} {counted['code']}" for counted in shown["counts"])
     why = str(shown["code"]) if shown["outcome"] in ("deny", "end") else ""
     if shown["failures"]:
-        first = shown["failures"][0]
-        kept = shown.get("erased") is not True
-        why += f": {first['rule']}: " + (f"expected {first['expected']}, got {first['came']}" if kept else "erased")
+        why += f": {Failure(**shown['failures'][0])}"
     return why
 
 

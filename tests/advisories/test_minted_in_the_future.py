@@ -27,9 +27,7 @@ def test_a_token_from_the_future_is_not_valid_yet(ahead: int) -> None:
     for text in (token.encode(), sign(token, access())):
         decision = checked.decide(text, access())
         assert decision.code == "not_yet_valid"
-        assert [(each.place, each.rule, each.came) for each in decision.failures] == [
-            ("identifier", "iat", str(AT + ahead))
-        ]
+        assert [(failure.place, failure.rule) for failure in decision.failures] == [("identifier", "iat")]
 
 
 def test_clocks_may_differ() -> None:

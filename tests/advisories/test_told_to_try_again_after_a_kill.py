@@ -46,7 +46,7 @@ def test_a_task_of_before_delegates_to_nobody_who_was_killed() -> None:
     later = Task(Bundle.parse(held.encode()), now=held._now).delegate(WORKER)
     assert ask(later, "orders", "orders.list", {}, judge) == "revoked"
     assert ask(held, "orders", "orders.list", {}, judge) == "ok"
-    assert "an agent that is thawed takes a new task" in str(refusal("revoked"))
+    assert "a thawed agent needs a new task" in str(refusal("revoked"))
 
 
 @pytest.mark.servers

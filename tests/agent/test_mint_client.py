@@ -139,7 +139,12 @@ def test_a_duration_that_is_none_is_told_before_the_network(ask: Callable[[Sessi
 others = bundle({"orders": token("orders", agent="acme/other")}, agent="acme/other")
 FAILURE = {"place": "params", "rule": "amount range", "expected": "[0,100]", "came": "500"}
 REFUSALS: list[tuple[Handle, type[ArxError], str, str]] = [
-    (problem(403, "bad_parameters", failures=[FAILURE]), GrantError, "bad_parameters", "because: params: amount range"),
+    (
+        problem(403, "bad_parameters", failures=[FAILURE]),
+        GrantError,
+        "bad_parameters",
+        "because: amount must be between 0 and 100 .params., got 500",
+    ),
     (problem(403, "unknown_task"), GrantError, "unknown_task", "because"),
     (problem(404, "not_found"), GrantError, "not_found", "because"),
     (problem(409, "conflict"), GrantError, "conflict", "because"),

@@ -185,7 +185,7 @@ def test_explain_judges_time_and_network(tmp_path: Path) -> None:
     assert arx(*call, "--at", "2050-01-01T00:00:00Z", stdin=net).json["code"] == "expired"
     late = (*call[:-1], "--at", "2050-01-01T00:00:00Z")
     for words in (late, (*late, "--service", service_file(tmp_path / "orders.json"))):
-        assert "got       2050-01-01 00:00:00Z" in arx(*words, stdin=net).out
+        assert "got 2050-01-01 00:00:00.000Z" in arx(*words, stdin=net).out
     assert arx(*call, stdin=net).json["code"] == "network_not_allowed"
     assert arx(*call, "--peer", "192.0.2.1", stdin=net).json["code"] == "network_not_allowed"
     assert arx(*call, "--peer", "10.1.2.3", stdin=net).json["code"] == "ok"

@@ -133,7 +133,7 @@ class TestGrant:
             policy().grant("refund", AGENT, {"order_id": 123, "amount": 101, "colour": "red"}, ttl="1h")
         assert caught.value.code == "bad_parameters"
         assert [(failure.rule, failure.came) for failure in caught.value.failures] == [
-            ("order_id length", "123 (of a kind or form that it does not test)"),
+            ("order_id length", "123 (not text or a list)"),
             ("amount range", "101"),
             ("fast", "nothing"),
             ("colour", '"red"'),

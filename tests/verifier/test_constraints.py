@@ -136,12 +136,12 @@ class TestRule:
         )
         told = [str(failure) for failure in explain(rule, {"a": "5", "c": "b", "d": 1, "e": 1, "f": [1]}, "caveat 1")]
         assert told == [
-            'caveat 1: a range: expected [0,5], got "5" (of a kind or form that it does not test)',
-            'caveat 1: a not: expected 3, got "5" (of a kind or form that it does not test)',
-            "caveat 1: b: expected a value, got nothing",
-            'caveat 1: c glob: expected "/*", got "b"',
-            "caveat 1: d equal: expected true, got 1 (of a kind or form that it does not test)",
-            "caveat 1: f: expected no argument of this name, got [1]",
+            'a must be between 0 and 5 (caveat 1), got "5" (not an integer)',
+            'a must not satisfy 3 (caveat 1), got "5" (of another type)',
+            "b must be given in the call (caveat 1), got nothing",
+            'c must match "/*" (caveat 1), got "b"',
+            "d must be true (caveat 1), got 1 (of another type)",
+            "f must be left out of the call (caveat 1), got [1]",
         ]
 
     @pytest.mark.spec("13")

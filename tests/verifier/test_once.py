@@ -112,7 +112,7 @@ def test_a_worker_whose_clock_is_behind_uses_no_name_again() -> None:
         codes.append(checked.decide(token.encode(), access(at=at)))
     assert [(each.code, [failure.came for failure in each.failures]) for each in codes] == [
         ("ok", []),
-        ("already_used", ["another; ask anew"]),
+        ("already_used", ["another: request a new one"]),
         ("already_used", ["a further one"]),
     ]
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from arx_verifier.constraints.constraint import Constraint
 from arx_verifier.constraints.rule import Rule
-from arx_verifier.errors import MalformedTokenError
+from arx_verifier.errors import NOT_GIVEN, NOT_NAMED, MalformedTokenError
 from arx_verifier.limits import MAX_TOOLS, size_of
 from arx_verifier.token import chain, targets, wire
 from arx_verifier.token.caveats import Caveat
@@ -189,8 +189,8 @@ def test_an_argument_is_told_once_by_the_last_that_refuses_it() -> None:
         assert told == [
             ("caveat 3", "a max", "7", "10"),
             ("caveat 2", "b max", "5", "10"),
-            ("caveat 1", "c", "a value", "nothing"),
-            ("caveat 1", "d", "no argument of this name", "1"),
+            ("caveat 1", "c", NOT_GIVEN, "nothing"),
+            ("caveat 1", "d", NOT_NAMED, "1"),
         ]
 
 

@@ -7,13 +7,57 @@
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
+NOT_GIVEN: Final = "given in the call"  # expected of an argument that is missing
+NOT_NAMED: Final = "left out of the call"  # expected of an argument that no rule names
+# How the sentence of a failure begins: by its rule, or by the last word of a rule about an argument.
+_OF_RULE: Final = {
+    "arguments": "the arguments must be",
+    "aud": "the service must be",
+    "delegate_to": "the next holder must match",
+    "digest": "the call must have",
+    "exp": "the token must be used",
+    "iat": "the token must be issued",
+    "issued_at": "the call must be signed",
+    "member": "the caveat must have only",
+    "nbf": "the token must be used",
+    "net": "the caller's address must be in",
+    "nonce": "the call must have",
+    "once": "the approval must be",
+    "require": "the token must be",
+    "size of the arguments": "the request must have",
+    "start": "the call must be signed",
+    "third-party caveat": "the call must come with",
+    "tool": "the tool must be",
+}
+_OF_ARGUMENT: Final = {
+    "equal": "must be",
+    "one_of": "must be one of",
+    "none_of": "must be none of",
+    "range": "must be between",
+    "min": "must be at least",
+    "max": "must be at most",
+    "glob": "must match",
+    "subpath": "must be a path at or below",
+    "url": "must be a URL with",
+    "cidr": "must be an address in",
+    "length": "must have a length of",
+    "min_length": "must have a length of at least",
+    "max_length": "must have a length of at most",
+    "contains": "must contain all of",
+    "subset": "must have only items of",
+    "all_of": "must satisfy all of",
+    "any_of": "must satisfy one of",
+    "not": "must not satisfy",
+}
+_WHOLE: Final = ("token", "call", "request")  # places that the sentence names itself
+
 
 # Only the refusal of an authenticated token has failures: before that, they would answer an attacker's probes.
 class Failure(NamedTuple):
     """One condition that did not hold.
 
     Attributes:
-        place: Where the condition is: ``"identifier"``, ``"caveat 3 (acme/worker)"``, ``"request"``.
+        place: Where the condition is: ``"identifier"``, ``"caveat 3"``, ``"request"``.
         rule: The condition in the caveat's own words, for example ``amount range``.
         expected: What would have been allowed.
         came: What the request had, shortened; never a secret.
@@ -25,7 +69,27 @@ class Failure(NamedTuple):
     came: str
 
     def __str__(self) -> str:
-        return f"{self.place}: {self.rule}: expected {self.expected}, got {self.came}"
+        """Return the sentence, such as ``amount must be at most 20 (caveat 2), got 50``."""
+        place, rule, expected, came = self
+        at = "" if place in _WHOLE else f" ({place})"
+        if not expected and not came:  # an erased record keeps places and rules
+            return f"{rule}: erased{at}"
+        if rule == "shape":
+            return f"{came}{at}"
+        name, _, word = rule.rpartition(" ")
+        if expected in (NOT_GIVEN, NOT_NAMED):  # an argument can have the name of a rule
+            begins = f"{rule} must be"
+        elif rule in _OF_RULE:
+            begins = _OF_RULE[rule]
+        elif name and word in _OF_ARGUMENT:
+            begins = f"{name} {_OF_ARGUMENT[word]}"
+            if word == "range" and expected.startswith("["):
+                expected = expected[1:-1].replace(",", " and ")
+        elif rule.startswith("delegate_to of "):
+            begins, at = _OF_RULE["delegate_to"], f" ({rule})"
+        else:
+            begins = f"{rule} must be"
+        return f"{begins} {expected}{at}, got {came}"
 
 
 class ArxError(Exception):
@@ -207,7 +271,7 @@ REASONS: Final[dict[str, Reason]] = {
         "invalid_request",
         "with a well-formed request",
         RequestError,
-        "the request cannot be understood in one way only",
+        "the request cannot be read in exactly one way",
     ),
     "malformed": Reason(*_NEW_TOKEN, MalformedTokenError, "the token is not a canonical ARx token of this version"),
     "unknown_key": Reason(
@@ -216,26 +280,26 @@ REASONS: Final[dict[str, Reason]] = {
     "bad_signature": Reason(
         *_NEW_TOKEN, SignatureMismatchError, "the token was altered, or was not made for this service's key"
     ),
-    "unknown_caveat": Reason(
-        *_NEW_TOKEN, UnknownCaveatError, "the token carries a restriction that this version does not know"
-    ),
+    "unknown_caveat": Reason(*_NEW_TOKEN, UnknownCaveatError, "the token has a caveat that this version does not know"),
     "wrong_audience": Reason(*_NEW_TOKEN, ValidityError, "the token is for another service"),
     "not_yet_valid": Reason(*_NEW_TOKEN, ValidityError, "the token is not valid yet"),
     "expired": Reason(*_NEW_TOKEN, ValidityError, "the token has expired"),
     "revoked": Reason(
         *_ENDED,
         RevokedError,
-        "an operator, or its own session, ended this work; an agent that is thawed takes a new task",
+        "an operator ended this work, or its session did: stop, and report it; a thawed agent needs a new task",
     ),
     "frozen": Reason(
-        *_ENDED, RevokedError, "an operator froze this work, or ended an agent or a person that it depends on"
+        *_ENDED,
+        RevokedError,
+        "an operator froze this work, or ended an agent or a person that it depends on: stop, and report it",
     ),
     "missing_discharge": Reason(
         403,
         "insufficient_scope",
         "after approval",
         MissingDischargeError,
-        "the token needs an approval that was not presented",
+        "the call needs an approval that was not presented: request it",
     ),
     "tool_not_allowed": Reason(*_NO, CaveatProhibitsError, "the token does not allow this tool"),
     "argument_not_allowed": Reason(*_NO, CaveatProhibitsError, "the token does not allow these arguments"),
@@ -245,13 +309,17 @@ REASONS: Final[dict[str, Reason]] = {
     ),
     "network_not_allowed": Reason(*_NO, CaveatProhibitsError, "the token does not allow calls from this address"),
     "already_used": Reason(*_NO, CaveatProhibitsError, "the token's budget, or a one-time approval, is used up"),
-    "proof_missing": Reason(*_SIGN_ANEW, ProofError, "the token must be signed for each call, and was not"),
-    "proof_invalid": Reason(*_SIGN_ANEW, ProofError, "the token was signed for another call, or too long ago"),
-    "replayed": Reason(*_SIGN_ANEW, ProofError, "this call was made before"),
+    "proof_missing": Reason(
+        *_SIGN_ANEW, ProofError, "the token requires a signature of each call, and this call has none: sign it"
+    ),
+    "proof_invalid": Reason(
+        *_SIGN_ANEW, ProofError, "the signature is for another call, or too old: sign this call anew"
+    ),
+    "replayed": Reason(*_SIGN_ANEW, ProofError, "this call was made before: sign it anew"),
     "syncing": Reason(*_LATER, StaleEpochError, "this verifier is still loading the revocation epoch"),
-    "stale": Reason(*_LATER, StaleEpochError, "this verifier has lost touch with the revocation epoch"),
-    "behind": Reason(*_LATER, StaleEpochError, "this verifier has not seen the revocation epoch of this token yet"),
-    "fenced": Reason(*_LATER, StaleEpochError, "this verifier does not trust the revocation store it sees"),
+    "stale": Reason(*_LATER, StaleEpochError, "this verifier's view of the revocation epoch is too old"),
+    "behind": Reason(*_LATER, StaleEpochError, "this verifier has not applied the revocation epoch of this token yet"),
+    "fenced": Reason(*_LATER, StaleEpochError, "this verifier does not trust its revocation store"),
     "closed": Reason(*_LATER, StaleEpochError, "this verifier is shut down"),
     "store_unavailable": Reason(*_LATER, StoreError, "a store that the decision needs did not answer"),
     "audit_unavailable": Reason(*_LATER, AuditError, "the decision could not be recorded"),
@@ -271,11 +339,19 @@ def refusal(code: str, failures: Sequence[Failure] = ()) -> ArxError:
     Raises:
         KeyError: The code is not in ``REASONS``: a programmer's mistake.
     """
-    reason = REASONS[code]
-    message = reason.meaning
-    if failures:
-        message += ": " + "; ".join(map(str, failures))
-    return reason.error(message, code=code, failures=failures)
+    return REASONS[code].error(sentence_of(code, failures), code=code, failures=failures)
+
+
+def sentence_of(code: str, failures: Sequence[Failure] = ()) -> str:
+    """Return a refusal as text for people, such as ``argument not allowed: amount must be at most 20, got 50``.
+
+    Args:
+        code: A key of ``REASONS``.
+        failures: The conditions that did not hold; without any, the text is what the code means.
+    """
+    if not failures:
+        return REASONS[code].meaning
+    return f"{code.replace('_', ' ')}: {'; '.join(map(str, failures))}"
 
 
 _LONG: Final = 1 << 64  # integers below it are written in full

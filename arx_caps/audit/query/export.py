@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from arx_caps.audit.query.ocsf import to_ocsf
+from arx_verifier.errors import Failure
 
 COLUMNS: Final = (
     "index", "at", "type", "outcome", "code", "service", "tool", "agent", "named", "links", "session", "task",
@@ -77,7 +78,7 @@ def _csv_line(shown: Mapping[str, Any]) -> str:
         values["named"], values["links"] = " > ".join(shown["named"]), " > ".join(shown["links"])
         values["service"] = shown["audience"] or shown["service"]
         failures, counts = shown["failures"], shown["counts"]
-        details = [f"{rule['rule']}: expected {rule['expected']}, got {rule['came']}" for rule in failures]
+        details = [str(Failure(**failure)) for failure in failures]
         details += [f"{count['times']} {count['code']} from {count['peer'] or '?'}" for count in counts]
         values["detail"] = "; ".join(details + ([json.dumps(shown["gap"])] if shown["gap"] else []))
     line = io.StringIO()

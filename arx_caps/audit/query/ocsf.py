@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from ipaddress import ip_address
 from typing import Any, Final
 
+from arx_verifier.errors import Failure
+
 VERSION: Final = "1.8.0"
 API_ACTIVITY: Final = 6003
 AUTHORIZE_SESSION: Final = 3003
@@ -129,10 +131,7 @@ def _user(shown: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _detail(shown: Mapping[str, Any]) -> str:
-    failures = shown.get("failures") or ()
-    return "; ".join(
-        f"{failure['rule']}: expected {failure['expected']}, got {failure['came']}" for failure in failures
-    )
+    return "; ".join(str(Failure(**failure)) for failure in shown.get("failures") or ())
 
 
 # Members that OCSF has no name for.  The leaf's hash is among them: OCSF's fingerprints are of the exported event.

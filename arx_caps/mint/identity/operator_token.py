@@ -24,6 +24,7 @@ from arx_verifier.token import (
     read_caveat,
     wire,
 )
+from arx_verifier.verification import too_early, too_late, too_new
 
 TTL_MS: Final = 10 * 60 * 1000  # bounds the use of a stolen token: a kill does not reach operators' tokens
 # An operator's token is never delegated and has no task.  Any other member is unknown here, and an unknown member
@@ -111,7 +112,7 @@ def require_token_allows(macaroon: Macaroon, *, action: str | None, args: Mappin
         raise refusal("expired")
     iat = macaroon.unverified_identifier.iat
     if now < iat - IAT_AHEAD_MS:
-        raise refusal("not_yet_valid", (Failure("identifier", "iat", f"at most {now + IAT_AHEAD_MS}", str(iat)),))
+        raise refusal("not_yet_valid", (too_new(iat, now),))
     for index, packet in enumerate(_own(macaroon)):
         place = f"caveat {index + 1}"
         _require_caveat_allows(place, packet, first=index == 0, action=action, args=args, now=now)
@@ -135,7 +136,9 @@ def require_rules_allow(place: str, rules: Sequence[Rule], action: str, args: Ma
         raise refusal("tool_not_allowed", (Failure(place, "tool", " or ".join(rule.tool for rule in rules), action),))
     # Bounds the CPU time of one call: both the rules and the arguments are the caller's choice.
     if sum(compiled.weight for compiled, _ in matching) * size_of(args) > MAX_WORK:
-        failure = Failure(place, "size", "fewer or shorter arguments", "more work than is allowed")
+        failure = Failure(
+            place, "size of the arguments", "fewer or shorter arguments", "more than one call may have tested"
+        )
         raise refusal("argument_not_allowed", (failure,))
     if not any(permits(compiled, args) for compiled, _ in matching):
         failures = [failure for _, rule in matching for failure in explain(rule, args, place)]
@@ -163,8 +166,8 @@ def _require_caveat_allows(
     if members - UNDERSTOOD:
         raise refusal("unknown_caveat", (Failure(place, "member", "allow, exp or nbf", ", ".join(sorted(members))),))
     if caveat.exp is not None and now >= caveat.exp:
-        raise refusal("expired", (Failure(place, "exp", f"a time before {caveat.exp}", str(now)),))
+        raise refusal("expired", (too_late(place, caveat.exp, now),))
     if caveat.nbf is not None and now < caveat.nbf:
-        raise refusal("not_yet_valid", (Failure(place, "nbf", f"a time from {caveat.nbf} on", str(now)),))
+        raise refusal("not_yet_valid", (too_early(place, caveat.nbf, now),))
     if action is not None and caveat.allow is not None:
         require_rules_allow(place, caveat.allow, action, args)

@@ -281,7 +281,7 @@ class _Asked:
             )
             if not at:
                 allowed = ", ".join(sorted({rule.tool for rule in self._template.rules}))
-                self._fail("tools", f"tools within {allowed}", shorten(tool))
+                self._fail("tools", f"within {allowed}", shorten(tool))
             for audience in dict.fromkeys(at):
                 kept[audience] = (*kept.get(audience, ()), Rule(tool=tool))
         if not self._failures and not kept.keys() & set(self._template.audiences):

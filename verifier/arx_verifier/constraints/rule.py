@@ -22,14 +22,25 @@ from arx_verifier.constraints.constraint import (
     tests_of,
 )
 from arx_verifier.constraints.scalars import Predicate, within_integers
-from arx_verifier.errors import Failure, MalformedTokenError, shorten
+from arx_verifier.errors import NOT_GIVEN, NOT_NAMED, Failure, MalformedTokenError, shorten
 from arx_verifier.jcs import encode, is_plain_name
 from arx_verifier.names import is_tool_pattern
 
 MAX_TOLD: Final = 32  # failures in one refusal: people read no more, and the caller chooses how many there are
 _SHOWN_CHARS: Final = 64  # names up to this length are shown whole
-# A value of a wrong kind fails under ``not`` as well; without this note the refusal would be hard to understand.
-_ODD_KIND: Final = " (of a kind or form that it does not test)"
+# What a test takes.  A value of another kind fails under ``not`` as well: without a note on its kind, the refusal would
+# be hard to understand.
+_TAKES: Final = {
+    "glob": "text of one line",
+    "subpath": "a path in plain form",
+    "url": "a URL in plain form",
+    "cidr": "an address of this IP version",
+    "length": "text or a list",
+    "min_length": "text or a list",
+    "max_length": "text or a list",
+    "contains": "a list of such items",
+    "subset": "a list of such items",
+}
 _NO_NAMES: Final[frozenset[str]] = frozenset()
 _failure: Final[Callable[[tuple[str, str, str, str]], Failure]] = partial(tuple.__new__, Failure)  # without Python code
 
@@ -278,7 +289,7 @@ def explain(
     if compiled.closed:
         others = (name for name in args if name not in constraints)
         for name in islice(others, most - len(failures)):
-            failures.append(Failure(place, _shown(name), "no argument of this name", shorten(args[name])))
+            failures.append(Failure(place, _shown(name), NOT_NAMED, shorten(args[name])))
     return failures
 
 
@@ -318,7 +329,7 @@ def explain_last(
             others = (name for name in args if name in wrong and name not in compiled.names)
             for name in list(islice(others, MAX_TOLD - len(failures))):  # a caller may send a hundred thousand
                 wrong.discard(name)
-                failures.append(Failure(places[at], _shown(name), "no argument of this name", shorten(args[name])))
+                failures.append(Failure(places[at], _shown(name), NOT_NAMED, shorten(args[name])))
             if len(failures) >= MAX_TOLD:
                 break
     return tuple(failures)
@@ -350,26 +361,33 @@ def explain_first(
         constraint: Any = constraints.get(name) if constraints is not None else None
         if constraint is None:
             if compiled.closed and value is not ABSENT:
-                return (_failure((places[at], _shown(name), "no argument of this name", shorten(value))),)
+                return (_failure((places[at], _shown(name), NOT_NAMED, shorten(value))),)
             continue
         raw = bytes(constraint) if type(constraint) is Raw else encode(constraint)
         if value is ABSENT:
             if not compile_written(raw).optional:
-                return (_failure((places[at], _shown(name), "a value", "nothing")),)
+                return (_failure((places[at], _shown(name), NOT_GIVEN, "nothing")),)
             continue
         for word, operand, speaks, holds in said_written(raw):
             if not holds(value):
                 shown = name if name.isidentifier() and len(name) <= _SHOWN_CHARS else _shown(name)
-                came = shorten(value) if speaks(value) else shorten(value) + _ODD_KIND
+                came = shorten(value) if speaks(value) else shorten(value) + _odd_kind(word, operand)
                 return (_failure((places[at], f"{shown} {word}", operand, came)),)
     return ()
+
+
+def _odd_kind(word: str, operand: str) -> str:
+    """Return the note on a value that a test does not take."""
+    if word in ("range", "min", "max"):
+        return " (not an integer or a decimal in text)" if '"' in operand else " (not an integer)"
+    return f" (not {_TAKES[word]})" if word in _TAKES else " (of another type)"
 
 
 def _add_failures(failures: list[Failure], place: str, name: str, rule: Rule | WireRule, value: Any) -> None:
     """Append the failures of one argument."""
     shown = name if name.isidentifier() and len(name) <= _SHOWN_CHARS else _shown(name)
     if value is ABSENT:
-        failures.append(Failure(place, shown, "a value", "nothing"))
+        failures.append(Failure(place, shown, NOT_GIVEN, "nothing"))
         return
     constraint = (rule.args or {})[name]
     came = shorten(value)
@@ -377,7 +395,7 @@ def _add_failures(failures: list[Failure], place: str, name: str, rule: Rule | W
         bytes(constraint) if isinstance(constraint, Raw) else encode(constraint)
     ):
         if not holds(value):
-            note = came if speaks(value) else came + _ODD_KIND
+            note = came if speaks(value) else came + _odd_kind(word, operand)
             failures.append(_failure((place, f"{shown} {word}", operand, note)))
 
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
-from arx_verifier.errors import REASONS, Failure
+from arx_verifier.errors import REASONS, Failure, sentence_of
 
 CONTENT_TYPE: Final = b"application/problem+json"
 RETRY_AFTER_S: Final = b"1"  # a lease is renewed several times in this time
@@ -50,7 +50,8 @@ def answer(
     """
     reason = REASONS[code]
     status = reason.status if status is None else status
-    detail = detail or reason.meaning
+    meaning = detail or reason.meaning
+    detail = detail or sentence_of(code, failures)
     problem: dict[str, Any] = {"type": "about:blank", "title": http.HTTPStatus(status).phrase, "status": status}
     problem |= {"detail": detail, "code": code, "retry": reason.retry}
     if decision:
@@ -64,8 +65,9 @@ def answer(
         (b"cache-control", b"no-store"),  # another caller must not get this caller's refusal
         (b"x-content-type-options", b"nosniff"),  # the failures quote the caller's values: no browser may run them
     ]
+    # Proxies bound the size of headers, so the challenge has the meaning alone.
     if status in (401, 403) or reason.oauth_error is not None:
-        headers.append((b"www-authenticate", _challenge(realm, reason.oauth_error, detail)))
+        headers.append((b"www-authenticate", _challenge(realm, reason.oauth_error, meaning)))
     if status == http.HTTPStatus.SERVICE_UNAVAILABLE:
         headers.append((b"retry-after", RETRY_AFTER_S))
     return Answer(status, headers, body)

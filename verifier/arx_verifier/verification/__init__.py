@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from arx_verifier.verification.chain_state import ProvenChain
     from arx_verifier.verification.grant import Grant
     from arx_verifier.verification.nonces import MemoryNonces, NonceStore, RedisNonces
-    from arx_verifier.verification.reasons import Refused, missing_discharge
+    from arx_verifier.verification.reasons import Refused, missing_discharge, out_of_time, too_early, too_late, too_new
     from arx_verifier.verification.verifier import Screened, Verifier
 else:
     __getattr__, __dir__ = open_door(
@@ -20,7 +20,7 @@ else:
             "chain_state": "ProvenChain",
             "grant": "Grant",
             "nonces": "MemoryNonces NonceStore RedisNonces",
-            "reasons": "Refused missing_discharge",
+            "reasons": "Refused missing_discharge out_of_time too_early too_late too_new",
             "verifier": "Screened Verifier",
         },
     )
@@ -35,5 +35,9 @@ __all__ = [
     "Screened",
     "Verifier",
     "missing_discharge",
+    "out_of_time",
     "prove",
+    "too_early",
+    "too_late",
+    "too_new",
 ]

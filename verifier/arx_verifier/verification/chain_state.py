@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _refused: Final[Callable[[tuple[Any, ...]], Refused]] = partial(tuple.__new__, Refused)  # runs no Python
 _TOO_MUCH: Final = Refused(
     "argument_not_allowed",
-    (Failure("request", "size of the arguments", "fewer or shorter arguments", "more work than is allowed"),),
+    (Failure("request", "size of the arguments", "fewer or shorter arguments", "more than one call may have tested"),),
 )
 _NONE_REFUSED: Final = (None, _TOO_MUCH)
 _LINK: Final = "link:".__add__
@@ -172,7 +172,7 @@ class ProvenChain:
         return rules
 
     def _explain_tool(self, tool: str) -> Refused:
-        came = shorten(tool) if tool else "a request that is no tool"
+        came = shorten(tool) if tool else "a request that is no call of a tool"
         failures = [
             Failure(place, "tool", " or ".join([rule.tool for rule in allow.rules]), came)
             for place, allow in zip(self._places, self._allows, strict=True)

@@ -164,7 +164,7 @@ def _judge_peer(place: str, networks: Networks, request: AccessRequest) -> Refus
     address = _address(peer) if peer is not None else None
     if address is not None and any(address in network for _, network in networks):
         return None
-    came = shorten(peer) if peer is not None else "no address"
+    came = shorten(peer) if peer is not None else "no address: the service does not know it"
     failure = Failure(place, "net", " or ".join([text for text, _ in networks]), came)
     return Refused("network_not_allowed", (failure,))
 

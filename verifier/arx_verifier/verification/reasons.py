@@ -6,6 +6,7 @@ The other modules of this package decide when to refuse.
 
 # A failure has the expected and the received value, for people.  It never has a key, a token or a signature.
 
+import datetime as dt
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -42,16 +43,17 @@ BAD_SIGNATURE: Final = Refused("bad_signature", ())
 NO_STORE: Final = Refused("store_unavailable", ())
 PROOF_MISSING: Final = Refused(
     "proof_missing",
-    (Failure("token", "require", "a one-shot token, signed for this call", "the task's token itself"),),
+    (Failure("token", "require", "a one-shot token, signed for this call", "the task's token itself: sign each call"),),
 )
-REPLAYED: Final = Refused("replayed", (Failure("call", "nonce", "one that was not used", "a used one"),))
+REPLAYED: Final = Refused("replayed", (Failure("call", "nonce", "an unused nonce", "a used one: sign the call anew"),))
 BEFORE_START: Final = Refused(
     "proof_invalid",
     # A client recognizes the refusal by the rule `start`, and then signs anew by itself: SPEC 8.3.
-    (Failure("call", "start", "a call signed after this service started; sign it anew", "an earlier one"),),
+    (Failure("call", "start", "after this service started", "an earlier signature: sign the call anew"),),
 )
-ONCE_USED: Final = ("the first call that this approval is used for", "a further one")
-ONCE_AGE: Final = ("an approval of the last 24 h, given after this service's nonce store started", "another; ask anew")
+ONCE_USED: Final = ("used for one call only", "a further one")
+_UNITS: Final = (("days", 86_400_000), ("hours", 3_600_000), ("minutes", 60_000))  # used from two of them on
+ONCE_AGE: Final = ("given in the last 24 h and after this service's nonce store started", "another: request a new one")
 
 
 def place(index: int) -> str:
@@ -61,7 +63,7 @@ def place(index: int) -> str:
 
 def too_deep(index: int, to: str) -> ArxError:
     """A delegation after which the chain would be deeper than it allows."""
-    return _prohibits("too_deep", index, "depth", "no further delegation", f"a delegation to {to}")
+    return _prohibits("too_deep", index, "depth", "at least 1 for a further delegation", f"0 before {to}")
 
 
 def not_named(index: int, rule_index: int, patterns: Sequence[str], to: str) -> ArxError:
@@ -83,7 +85,7 @@ def wrong_audience(index: int, allowed: Sequence[str], audience: str) -> ArxErro
 
 def no_holder(index: int) -> ArxError:
     """A required holder's signature, which this version cannot verify."""
-    return _prohibits("proof_missing", index, "require", "a holder's signature", "none: not in this version")
+    return _prohibits("proof_missing", index, "require", "signed by its holder", "no signature: this version has none")
 
 
 def failures_of(error: ArxError, index: int) -> tuple[Failure, ...]:
@@ -112,8 +114,8 @@ def ahead(at: str, by_ms: int) -> Refused:
         at: The caveat's place.
         by_ms: How far in the future, ms.
     """
-    came = f"one of {by_ms} ms from now: call again then, and set the clocks"
-    return Refused("store_unavailable", (Failure(at, "once", "an approval given before now", came),))
+    came = f"one given {_span(by_ms)} from now: call again then, and set the clocks"
+    return Refused("store_unavailable", (Failure(at, "once", "given before now", came),))
 
 
 def missing_discharge(unmet: Sequence[tuple[int, "ThirdPartyCaveat"]], tool: str) -> Refused | None:
@@ -145,11 +147,60 @@ def out_of_time(nbf: int, exp: int, iat: int, early: int, late: int) -> Refused:
         late: The latest possible time of the request, compared with the end.
     """
     if late >= exp:
-        return Refused("expired", (Failure("token", "exp", f"a time before {exp}", str(late)),))
+        return Refused("expired", (too_late("token", exp, late),))
     if nbf == iat - IAT_AHEAD_MS:
-        expected = f"a time at most {IAT_AHEAD_MS} ms after {early}"
-        return Refused("not_yet_valid", (Failure("identifier", "iat", expected, str(iat)),))
-    return Refused("not_yet_valid", (Failure("token", "nbf", f"a time from {nbf} on", str(early)),))
+        return Refused("not_yet_valid", (too_new(iat, early),))
+    return Refused("not_yet_valid", (too_early("token", nbf, early),))
+
+
+def too_late(at: str, exp: int, now: int) -> Failure:
+    """A use at or after an end of validity.
+
+    Args:
+        at: The place of the end.
+        exp: The end, ms since the Unix epoch.
+        now: The time of the use, ms since the Unix epoch.
+    """
+    return Failure(at, "exp", f"before {_time(exp)}", f"{_time(now)}, {_span(now - exp)} later")
+
+
+def too_early(at: str, nbf: int, now: int) -> Failure:
+    """A use before a start of validity.
+
+    Args:
+        at: The place of the start.
+        nbf: The start, ms since the Unix epoch.
+        now: The time of the use, ms since the Unix epoch.
+    """
+    return Failure(at, "nbf", f"at {_time(nbf)} or later", f"{_time(now)}, {_span(nbf - now)} earlier")
+
+
+def too_new(iat: int, now: int) -> Failure:
+    """A token from the future.
+
+    Args:
+        iat: When the mint issued it, ms since the Unix epoch.
+        now: The verifier's time, ms since the Unix epoch.
+    """
+    expected = f"at most {_span(IAT_AHEAD_MS)} after {_time(now)}, the time here"
+    return Failure("identifier", "iat", expected, f"{_time(iat)}, {_span(iat - now)} later: set the clocks")
+
+
+def _time(ms: int) -> str:
+    """Return a time in UTC, with milliseconds: refusals by a clock error are often that close."""
+    try:
+        second = dt.datetime.fromtimestamp(ms // 1000, dt.UTC)
+    except (ValueError, OverflowError, OSError):  # a caveat's time can be beyond the year 9999
+        return f"{ms} ms after 1970"
+    return f"{second:%Y-%m-%d %H:%M:%S}.{ms % 1000:03d}Z"
+
+
+def _span(ms: int) -> str:
+    """Return a length of time in a unit that a person reads at once."""
+    if ms < 10_000 and ms % 1000:
+        return f"{ms} ms"
+    unit, size = next(((unit, size) for unit, size in _UNITS if ms >= 2 * size), ("s", 1000))
+    return f"{ms / size:.0f} {unit}"
 
 
 def out_of_age(age: int) -> Refused:
@@ -158,9 +209,9 @@ def out_of_age(age: int) -> Refused:
     Args:
         age: Time since the signature, ms; negative in the future.
     """
-    expected = f"an age of at most {MAX_AGE_MS} ms, at most {MAX_AHEAD_MS} ms ahead"
-    off = f"{age} ms behind" if age >= 0 else f"{-age} ms ahead of"
-    return Refused("proof_invalid", (Failure("call", "issued_at", expected, f"{off} this service's clock"),))
+    expected = f"at most {_span(MAX_AGE_MS)} before and {_span(MAX_AHEAD_MS)} after this service's time"
+    came = f"{_span(age)} before it" if age >= 0 else f"{_span(-age)} after it"
+    return Refused("proof_invalid", (Failure("call", "issued_at", expected, f"{came}: set the clocks"),))
 
 
 def no_form(error: Exception) -> Refused:
