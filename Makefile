@@ -3,11 +3,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+DOCS := $(VENV)/.docs
 # Most tests wait for servers most of the time; a file's tests stay together, as they share what they start.
 TEST := $(BIN)/python -m pytest -p no:benchmark -n 3 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := demo
-.PHONY: demo test test-fast test-pure nightly bench bench-growth bench-service bench-all bench-audit bench-kill bench-mint routes adapters contract operations rehearse check clean help
+.PHONY: demo docs test test-fast test-pure nightly bench bench-growth bench-service bench-all bench-audit bench-kill bench-mint routes adapters contract operations rehearse check clean help
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-14s %s\n", $$1, $$2 }' Makefile
@@ -62,10 +63,18 @@ operations: $(READY)  ## the production set-up of docs/operations.md, typed from
 rehearse: $(READY)  ## a realm's bad days: everything restarted, each disk lost, under load; takes nginx, faketime and Redis
 	$(BIN)/python -m tests.faults.rehearsal $(ARGS)
 
-check: $(READY)  ## format, lint and types
+docs: $(DOCS)  ## the site of the documentation, in build/site; a broken link fails
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
+
+check: $(READY)  ## format, lint, types and the site of the documentation
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	@$(MAKE) --no-print-directory docs
+
+$(DOCS): $(READY) docs/requirements.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r docs/requirements.txt
+	@touch $@
 
 # What is compiled lands beside its source; without a C compiler and headers everything runs in pure Python.
 $(READY): pyproject.toml verifier/pyproject.toml verifier/hatch_build.py verifier/arx_verifier/_native/primitives.c

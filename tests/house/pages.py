@@ -16,6 +16,7 @@ PAGES = [
         "CONTRIBUTING.md",
         "verifier/README.md",
         "docs/tutorial.md",
+        "docs/python.md",
         "docs/settings.md",
         "docs/service.md",
         "docs/api.md",

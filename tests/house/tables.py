@@ -8,9 +8,13 @@ the rows of ``REASONS``, so that a new member or code changes no page by hand.
 import inspect
 import re
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import Final
 
+import arx_caps.service
+import arx_verifier.testing
 from arx_caps.mint.policy.tables import Template
 from arx_verifier.constraints.constraint import Constraint
 from arx_verifier.errors import REASONS
@@ -51,7 +55,27 @@ def reasons() -> Iterator[str]:
         yield f"| `{code}` | {reason.status} | {reason.meaning} | {reason.retry} |"
 
 
-TABLES: Final[dict[str, Callable[[], Iterator[str]]]] = {each.__name__: each for each in (task, constraints, reasons)}
+def public_names(module: ModuleType) -> list[str]:
+    """Return the names that a module exports, or the classes that it defines; no name with underscores."""
+    own = [name for name, value in vars(module).items() if getattr(value, "__module__", None) == module.__name__]
+    return sorted(name for name in getattr(module, "__all__", own) if not name.startswith("_"))
+
+
+def names(module: ModuleType) -> Iterator[str]:
+    """Yield a row for each public name of a module."""
+    yield from ("| name | is |", "| --- | --- |")
+    for name in public_names(module):
+        summary = (inspect.getdoc(getattr(module, name)) or "").partition("\n\n")[0]
+        yield f"| `{name}` | {' '.join(summary.split()).rstrip('.').replace('``', '`')} |"
+
+
+TABLES: Final[dict[str, Callable[[], Iterator[str]]]] = {
+    **{each.__name__: each for each in (task, constraints, reasons)},
+    "verifier_names": partial(names, arx_verifier),
+    "testing_names": partial(names, arx_verifier.testing),
+    "agent_names": partial(names, arx_caps),
+    "service_names": partial(names, arx_caps.service),
+}
 
 
 def pages() -> dict[Path, str]:

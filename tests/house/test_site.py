@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The site of the documentation shows the pages of the repository; ``make check`` builds it and checks its links."""
+
+import re
+
+import pytest
+
+from tests.house.rooms import PICTURE, levels, picture
+from tests.house.site import ELSEWHERE, ROOT, on_page_markdown
+from tests.house.test_package_graph import CAPS_IMPORTS
+
+
+class Page:
+    """A page as MkDocs passes it."""
+
+    def __init__(self, site: str) -> None:
+        self.file = self
+        self.src_uri = site
+
+
+@pytest.mark.parametrize(
+    ("site", "written", "shown"),
+    [
+        ("index.md", "[t](docs/tutorial.md#a-kill)", "[t](tutorial.md#a-kill)"),
+        ("index.md", "![five [nouns]](docs/concepts.svg)", "![five [nouns]](concepts.svg)"),
+        ("service.md", "[bench](../benchmarks/README.md)", "[bench](benchmarks.md)"),
+        ("decisions/README.md", "[spec](../../verifier/SPEC.md#6-caveats)", "[spec](../spec/SPEC.md#6-caveats)"),
+        ("examples.md", "[the demo](demo.py)", "the demo"),
+        ("contributing.md", "[pins](docs/requirements.txt)", "pins"),
+        ("index.md", "[other](https://example.org/x.md)", "[other](https://example.org/x.md)"),
+        ("index.md", "[gone](docs/gone.md)", "[gone](gone.md)"),  # MkDocs reports it
+        ("index.md", "[gone](gone.py)", "[gone](gone.py)"),
+        ("index.md", "```\n[t](docs/tutorial.md)\n```", "```\n[t](docs/tutorial.md)\n```"),
+        ("store.md", "| `a\\|b` | c |", "| `a|b` | c |"),
+    ],
+)
+def test_a_link_leads_to_the_same_page(site: str, written: str, shown: str) -> None:
+    """A link of the repository becomes a link of the site; without a page on the site it becomes text."""
+    assert on_page_markdown(written, Page(site), None, None) == shown
+
+
+def test_a_page_from_elsewhere_exists() -> None:
+    """Each page from outside of docs is in the repository, and hides none of docs."""
+    for source, site in ELSEWHERE.items():
+        assert (ROOT / source).is_file()
+        assert not (ROOT / "docs" / site).exists()
+
+
+def test_the_rooms_are_drawn_as_the_package_graph_lists_them() -> None:
+    """The picture of the packages is what its test lists; ``python -m tests.house.rooms`` draws it."""
+    assert PICTURE.read_text(encoding="utf-8") == picture()
+    drawn = set(re.findall(r">([a-z_]+)</text>", picture()))
+    assert drawn >= {name for name in CAPS_IMPORTS if not name.startswith("_")}
+    below: set[str] = {name for name in CAPS_IMPORTS if name.startswith("_")}
+    for row in levels():
+        assert all(CAPS_IMPORTS[package] <= below for package in row)
+        below |= set(row)
