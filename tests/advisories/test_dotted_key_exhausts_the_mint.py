@@ -22,7 +22,7 @@ NESTED = "{ " + ".".join("a" * 40) + " = { " + ".".join("b" * 40) + " = 1 } }"
 )
 def test_what_nests_too_deep_is_refused_with_its_line(written: str) -> None:
     """Before it is read as TOML, which takes its square as well; nested in several steps, while its lines are noted."""
-    with pytest.raises(SettingsError, match=rf"^p\.toml:3: nested more than {MAX_PARTS} deep"):
+    with pytest.raises(SettingsError, match=rf"^p\.toml:3: expected at most {MAX_PARTS} levels"):
         Policy.parse(f"# one\n\n{written}\n", "p.toml")
 
 

@@ -39,16 +39,16 @@ allow = [ { tool = "orders.list", args = { of = "$subject" } } ]
 
 MISTAKES: list[tuple[str, str, int, str]] = [
     ('url = "https://idp.example"', 'url = ""', 2, "iss"),
-    ('url = "https://idp.example"', 'url = "https://idp.example /"', 2, "no space"),
+    ('url = "https://idp.example"', 'url = "https://idp.example /"', 2, "without spaces"),
     ('url = "https://idp.example"', 'url = "spiffe://acme.example/x"', 2, "trust domain"),
     ('url = "https://idp.example"\n', "", 1, "needs `url`"),
-    ('jwks = "https://idp.example/keys"', 'jwks = "http://idp.example/keys"', 3, "over https"),
-    ('jwks = "https://idp.example/keys"', 'jwks = "http://127.0.0.1.evil.example/keys"', 3, "over https"),
-    ('jwks = "https://idp.example/keys"', 'jwks = "file:///etc/keys"', 3, "an address such as"),
-    ('jwks = "https://idp.example/keys"', 'jwks = "ftp://idp.example/keys"', 3, "over https"),
+    ('jwks = "https://idp.example/keys"', 'jwks = "http://idp.example/keys"', 3, "an https: URL"),
+    ('jwks = "https://idp.example/keys"', 'jwks = "http://127.0.0.1.evil.example/keys"', 3, "an https: URL"),
+    ('jwks = "https://idp.example/keys"', 'jwks = "file:///etc/keys"', 3, "a URL such as"),
+    ('jwks = "https://idp.example/keys"', 'jwks = "ftp://idp.example/keys"', 3, "an https: URL"),
     ('jwks = "https://idp.example/keys"', 'jwks = "https://ann:secret@idp.example/keys"', 3, "without a login"),
-    ('jwks = "https://idp.example/keys"', 'jwks = "https://[::1/keys"', 3, "an address such as"),
-    ('jwks = "https://idp.example/keys"', 'jwks = ""', 3, "a file's name"),
+    ('jwks = "https://idp.example/keys"', 'jwks = "https://[::1/keys"', 3, "a URL such as"),
+    ('jwks = "https://idp.example/keys"', 'jwks = ""', 3, "the name of a file"),
     ('audience = ["https://mint.example"]', "audience = []", 4, "at least one"),
     ('audience = ["https://mint.example"]', 'audience = [""]', 4, "audience[1]: expected text that is not empty"),
     ('algorithms = ["RS256"]', "algorithms = []", 5, "at least one algorithm"),
@@ -56,12 +56,12 @@ MISTAKES: list[tuple[str, str, int, str]] = [
     ('algorithms = ["RS256"]', 'algorithms = ["none"]', 5, "algorithms[1]: expected one of "),
     ('algorithms = ["RS256"]', 'algorithms = ["RS256"]\nleeway = "5m"', 6, "unknown key"),
     ("[issuer.corp]", "[issuer.Corp]", 1, "issuer.Corp: expected a name"),
-    ('issuer = "corp"\nclaims', 'issuer = "ci"\nclaims', 8, "not among the issuers: corp"),
+    ('issuer = "corp"\nclaims', 'issuer = "ci"\nclaims', 8, "the issuers (corp), got"),
     ('{ sub = "build" }', "{}", 9, "at least one claim"),
     ('{ sub = "build" }', '{ sub = "*" }', 9, "needs `sub`"),
     ('{ sub = "build" }', '{ sub = ["build", "*"] }', 9, "needs `sub`"),
     ('{ sub = "build" }', '{ iss = "https://idp.example" }', 9, "needs `sub`"),
-    ('{ sub = "build" }', '{ sub = "build**" }', 9, "no `**`"),
+    ('{ sub = "build" }', '{ sub = "build**" }', 9, "`**` does not exist"),
     ('agent = "acme/ci"', 'agent = "acme/*"', 10, "expected an agent path"),
     ('agent = "acme/ci"', 'agent = "acme/ci"\nttl = "1h"', 11, "unknown key"),
     ("[[workload]]", "[workload]", 7, "[[workload]]"),
@@ -74,10 +74,10 @@ MISTAKES: list[tuple[str, str, int, str]] = [
     ('claims = { groups = "a" }', "claims = {}", 19, "at least one claim"),
     ('claims = { groups = "a" }', 'claim = { groups = "a" }', 19, "unknown key"),
     ('subjects = [ { issuer = "corp" } ]\n', "", 25, "needs `subjects` of one issuer"),
-    ('of = "$subject"', 'of = "a$subject"', 26, "stands alone"),
+    ('of = "$subject"', 'of = "a$subject"', 26, "a parameter alone"),
     ('of = "$subject"', 'of = { range = [0, "$subject"] }', 26, "must be"),
-    ('of = "$subject"', 'of = { glob = "$subject" }', 26, "stands alone"),
-    ('"$subject"', '"$subjects"', 26, "$subject on whose behalf"),
+    ('of = "$subject"', 'of = { glob = "$subject" }', 26, "a parameter alone"),
+    ('"$subject"', '"$subjects"', 26, "$subject, the session's subject"),
 ]
 
 
@@ -97,7 +97,7 @@ def test_two_issuers_have_two_urls() -> None:
     other = (
         BASE + '\n[issuer.again]\nurl = "https://idp.example"\njwks = "k"\naudience = ["x"]\nalgorithms = ["RS256"]\n'
     )
-    with pytest.raises(SettingsError, match="already that of corp"):
+    with pytest.raises(SettingsError, match="got that of corp"):
         Policy.parse(other, "policy.toml")
 
 

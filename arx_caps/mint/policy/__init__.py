@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The policy: what its file says, what it grants, how two of them differ.  Tokens are made in ``tasks``."""
+"""The policy: parsing, grants, explanations, comparison.  ``tasks`` makes tokens of grants."""

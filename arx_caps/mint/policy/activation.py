@@ -1,13 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The policy in force: read from the file, loaded over the API, or put in force at another mint of the realm.
+"""The policy in force: read from the file, loaded over the API, or followed from the database.
 
-A policy is checked whole before anything changes, and archived before it is in force: every digest in a token can be
-shown again.  At a start the newer of two counts, the file or what was put in force last; so a mint with an old copy of
-the file takes no other mint back to it.
-
-A newer version may refuse the policy that was in force.  Then there is no policy and nothing is granted, until an
-operator loads one over the API or writes the file.  A file that never was in force and has a mistake prevents the
-start.
+What a policy may contain is in ``model`` and ``parse``.
 """
 
 import logging
@@ -21,19 +15,19 @@ from arx_caps.mint.db.mint_database import MintDatabase
 from arx_caps.mint.policy.model import MAX_BYTES, Policy
 from arx_verifier.errors import RequestError, SettingsError, UnavailableError
 
-SETTLING: Final = 3  # what one mint of several does at a time
-NO_POLICY: Final = "this version of the mint refuses the policy in force: an operator has to load another"
-GIVEN: Final = "policy.toml"  # what errors call a text that came without a file
+SETTLING: Final = 3  # the database's lock for ``settle``, which one mint at a time may hold
+NO_POLICY: Final = "this version of the mint refuses the policy in force; load another: `arx policy load`"
+GIVEN: Final = "policy.toml"  # the file's name in errors about a text that was sent
 
 _log = logging.getLogger(__name__)
 
 
 class NoPolicy(NamedTuple):
-    """In the place of a policy that this version refuses: it knows of nothing, and nobody is granted anything.
+    """The place of a policy that this version refuses: it has no members and grants nothing.
 
     Attributes:
-        why: What is wrong with it, with line and key.
-        digest: Its digest, as it is kept; empty for a file.
+        why: The mistake, with line and key.
+        digest: Its digest in the database; empty for a file.
         at: When it was put in force, ms since the Unix epoch; 0 for a file.
     """
 
@@ -43,17 +37,17 @@ class NoPolicy(NamedTuple):
 
     @property
     def audiences(self) -> Mapping[str, Any]:
-        """No audience."""
+        """An empty mapping: no audience."""
         return {}
 
     @property
     def workloads(self) -> tuple[Any, ...]:
-        """No workload."""
+        """An empty tuple: no workload."""
         return ()
 
 
 def read_policy(path: Path) -> Policy | NoPolicy:
-    """Read the policy file; ``ActivePolicy.settle`` decides what a mistake in it means."""
+    """Parse the policy file, or return its mistake, which ``ActivePolicy.settle`` judges."""
     try:
         return Policy.load(path)
     except SettingsError as error:
@@ -61,23 +55,24 @@ def read_policy(path: Path) -> Policy | NoPolicy:
 
 
 class ActivePolicy:
-    """The policy in force at a mint: read, activated and followed.
+    """The policy in force at a mint.
 
     Args:
         path: The policy file in the realm's folder.
-        db: The mint's database, which has every policy that was ever in force.
-        loaded: The policy to begin with: the file's, or that this version refuses it.
+        db: The mint's database, which archives every policy that was in force.
+        loaded: The file's policy, or its mistake.
 
     Attributes:
-        loaded: The policy in force, or that this version refuses it; replaced whole.
+        loaded: The policy in force, or the mistake for which this version refuses it.
     """
 
     def __init__(self, path: Path, db: MintDatabase, loaded: Policy | NoPolicy) -> None:
         self._path, self._db = path, db
+        # Replaced as a whole and never changed: a request that reads it once goes by one policy throughout.
         self.loaded = loaded
 
     def require(self) -> Policy:
-        """Return the policy in force, to grant something by it.
+        """Return the policy in force.
 
         Raises:
             UnavailableError: ``no_policy``: this version refuses it.
@@ -88,36 +83,50 @@ class ActivePolicy:
         return loaded
 
     def settle(self) -> None:
-        """At a start: take the file's policy, unless another was put in force since the file was written.
+        """Put the newer of two in force when the mint starts: the file, or the last policy in force.
 
         Raises:
-            SettingsError: The file counts, was not in force before, and has a mistake.
+            SettingsError: The file is the newer one, was never in force, and has a mistake.
             StoreError: The database does not answer.
-            AuditError: It could not be recorded.
+            AuditError: The change cannot be recorded.
         """
-        # Mints that start together on an empty database would each put the file's policy in force.
+        # Otherwise mints that start together on an empty database would each put the file's policy in force.
         with self._db.alone(SETTLING):
             self._settle()
 
     def reload(self, by: str) -> Policy:
-        """Read the policy file again and put it in force; running tasks keep what they were granted.
+        """Parse the policy file again and put it in force.
+
+        Args:
+            by: The name of the caller, for the record.
+
+        Returns:
+            The policy in force.  Running tasks keep their grants.
 
         Raises:
-            SettingsError: It has a mistake; the old one stays in force.
-            AuditError: The change could not be recorded; the old one stays in force.
+            SettingsError: It has a mistake; the old policy stays in force.
+            AuditError: The change cannot be recorded; the old policy stays in force.
         """
         policy = Policy.load(self._path)
-        refused = isinstance(self.loaded, NoPolicy)  # perhaps for a comment, and comments are in no digest
+        # A digest does not cover comments, and a comment may have been the mistake: the same digest counts as new.
+        refused = isinstance(self.loaded, NoPolicy)
         if refused or policy.digest != self.loaded.digest or self._db.policies.find(policy.digest) is None:
             self._put(policy, by)
         return policy
 
     def load(self, text: str, by: str) -> Policy:
-        """Put a policy in force that an operator sent, and write it into the realm's folder, where that can be written.
+        """Put the policy that an operator sent in force, and write it to the realm's folder.
+
+        Args:
+            text: The policy, TOML.
+            by: The operator, for the record.
+
+        Returns:
+            The policy in force.
 
         Raises:
-            RequestError: It has a mistake, with line and key; the old one stays in force.
-            AuditError: The change could not be recorded; the old one stays in force.
+            RequestError: ``policy``: it has a mistake, with line and key; the old policy stays in force.
+            AuditError: The change cannot be recorded; the old policy stays in force.
         """
         try:
             raw = text.encode()
@@ -130,38 +139,43 @@ class ActivePolicy:
         try:
             replace_secret(self._path, raw)
         except SettingsError as error:
-            # A folder that was mounted to be read: the database has it, and is newer than the file at the next start.
-            _log.warning("policy %s is in force, and the file stays as it was: %s", policy.digest, error)
+            # The folder may be mounted read-only.  The database has the policy, and is newer at the next start.
+            _log.warning("policy %s is in force, but the file could not be written: %s", policy.digest, error)
         return policy
 
     def follow(self) -> None:
-        """Take the policy that another mint of the realm put in force.
+        """Take over the policy that another mint of the realm put in force.
 
         Raises:
             StoreError: The database does not answer.
-            SettingsError: This version cannot read it; the old one stays in force here.
+            SettingsError: This version refuses it; the old policy stays in force here.
         """
-        loaded, mark = self.loaded, self._db.policies.mark()  # asked every second, and a policy may be long
+        # Only the mark is read every second: a policy may have a megabyte.
+        loaded, mark = self.loaded, self._db.policies.mark()
         if mark is None or mark == (loaded.digest, loaded.at if isinstance(loaded, NoPolicy) else mark[1]):
             return
         last = self._db.policies.find(mark[0])
         if last is None:
             return
-        found = _of_row(last)
-        if isinstance(found, NoPolicy) and isinstance(loaded, Policy):
-            raise SettingsError(found.why, code="policy")
-        self._take(found)
-        _log.warning("policy %s is in force: %s put it", last["digest"], last["by"])
+        policy = _of_row(last)
+        # During a rolling update the newer mint may know members that this one does not: this one goes on as it was.
+        if isinstance(policy, NoPolicy) and isinstance(loaded, Policy):
+            raise SettingsError(policy.why, code="policy")
+        self._take(policy)
+        _log.warning("policy %s is in force, put there by %s", last["digest"], last["by"])
 
     def _settle(self) -> None:
         last, of_file = self._db.policies.in_force(), self.loaded
-        counts = last is None or _is_newer(self._path, last)
+        # The newer one counts, so that a mint with an old copy of the file takes no other mint back to it.
+        file_counts = last is None or _is_newer(self._path, last)
         if isinstance(of_file, NoPolicy):
-            if last is None or (counts and not _says(self._path, last)):
+            # A file that was in force is refused only because this version is newer: it does not prevent the start,
+            # or no operator could load another one.
+            if last is None or (file_counts and not _has_text_of(self._path, last)):
                 raise SettingsError(of_file.why, code="policy")
         elif last is not None and last["digest"] == of_file.digest:
             return
-        elif last is None or counts:
+        elif last is None or file_counts:
             self._put(of_file, "mint")
             return
         else:
@@ -169,21 +183,23 @@ class ActivePolicy:
         self._take(_of_row(last))
 
     def _put(self, policy: Policy, by: str) -> None:
-        what = Event.of("policy.loaded", by, policy=policy.digest, before=self.loaded.digest)
-        self._db.policies.put(policy.digest, policy.text.source, by, what)
+        event = Event.of("policy.loaded", by, policy=policy.digest, before=self.loaded.digest)
+        # Archived and recorded first: the digest in every token can be resolved to its text.
+        self._db.policies.put(policy.digest, policy.text.source, by, event)
         self.loaded = policy
 
-    def _take(self, found: Policy | NoPolicy) -> None:
-        self.loaded = found
-        if isinstance(found, NoPolicy):
-            told = (
-                "this version refuses the policy in force, and nothing is granted until `arx policy load` puts another"
+    def _take(self, policy: Policy | NoPolicy) -> None:
+        self.loaded = policy
+        if isinstance(policy, NoPolicy):
+            _log.error(
+                "this version refuses the policy in force, and grants nothing: %s; load another with `arx policy load`,"
+                " or write the policy file and start again",
+                policy.why,
             )
-            _log.error("%s in its place, or the policy file has one at a start: %s", told, found.why)
 
 
 def _of_row(row: Mapping[str, Any]) -> Policy | NoPolicy:
-    """Read a policy that was put in force."""
+    """Parse a policy of the database."""
     try:
         return Policy.parse(row["text"], f"policy {row['digest']}")
     except SettingsError as error:
@@ -191,15 +207,15 @@ def _of_row(row: Mapping[str, Any]) -> Policy | NoPolicy:
 
 
 def _is_newer(path: Path, last: Mapping[str, Any]) -> bool:
-    """Tell whether the file was written after a policy was put in force; one that is not there is the newer one."""
+    """Return whether the file was written after a policy was put in force; True without a file."""
     try:
         return path.stat().st_mtime_ns // 1_000_000 > int(last["in_force_at"])
     except OSError:
-        return True
+        return True  # a removed file is a mistake that the operator must see, not a reason to use the older policy
 
 
-def _says(path: Path, last: Mapping[str, Any]) -> bool:
-    """Tell whether the file is the very text that was put in force."""
+def _has_text_of(path: Path, last: Mapping[str, Any]) -> bool:
+    """Return whether the file is the text of a policy in the database, byte for byte."""
     try:
         return path.read_bytes() == str(last["text"]).encode()
     except OSError:

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which tools of a task need an approval, and by how many operators: ``approvals`` of a template.  CONTROL 2.7.
+"""``approvals`` of a template: the tools that need operators' approval.  CONTROL 2.7.
 
-A call needs one approval or none, so no two entries may name the same tool.  An agent asks for approvals, so no entry
-may name a tool at an audience that only services reach.  Both are mistakes of a policy, refused when it is loaded.
+How an approval is requested, given and used is in ``tasks.approvals``.
 """
 
 from collections.abc import Sequence
@@ -16,20 +15,20 @@ from arx_caps.mint.policy.parse import PolicyEntry, PolicyTable, duration, sever
 from arx_caps.mint.policy.templates import TemplateRule, ToolPattern, overlap
 from arx_verifier.errors import shorten
 
-DEFAULT_TTL_MS: Final = 10 * 60_000  # long enough to be used, too short to be kept for another day
+DEFAULT_TTL_MS: Final = 10 * 60_000  # long enough to use it, too short to keep it for another day
 MAX_TTL_MS: Final = 24 * 3_600_000
 MAX_NEED: Final = 8
-MAX_ENTRIES: Final = 8  # of one task: each is a caveat in its tokens, and as many discharges go with one call
+MAX_ENTRIES: Final = 8  # each is a third-party caveat in the task's tokens, and needs a discharge in each call
 
 
 class ApprovalTerms(Struct, frozen=True, omit_defaults=True):
-    """What an approval takes.
+    """The terms of an approval.
 
     Attributes:
         tools: The tools that need one: names or patterns.
-        need: How many different operators must say yes.
-        ttl_ms: How long it is good.
-        once: Whether it is good for one call.
+        need: The number of different operators that must approve.
+        ttl_ms: How long an approval may be used, ms.
+        once: Whether it may be used for one call only.
     """
 
     tools: tuple[str, ...]
@@ -39,7 +38,7 @@ class ApprovalTerms(Struct, frozen=True, omit_defaults=True):
 
 
 class ApprovalEntry(PolicyTable, frozen=True, kw_only=True):
-    """An entry of a template's ``approvals``.  Attributes as in ``ApprovalTerms``."""
+    """An entry of a template's ``approvals``; its attributes are those of ``ApprovalTerms``."""
 
     tools: Annotated[tuple[ToolPattern, ...], several("tool", "to ask for no approval, leave the entry out")]
     need: Annotated[int, Meta(ge=1, le=MAX_NEED)] = 1
@@ -48,27 +47,27 @@ class ApprovalEntry(PolicyTable, frozen=True, kw_only=True):
 
     @property
     def terms(self) -> ApprovalTerms:
-        """What an approval takes, as a grant keeps it."""
+        """The entry's terms, as a grant has them."""
         return ApprovalTerms(**asdict(self))
 
     def meets(self, rules: Sequence[TemplateRule], audience: str) -> bool:
-        """Tell whether some call at an audience that a rule there allows needs such an approval."""
+        """Return whether a rule allows a call at this audience that needs this approval."""
         return any(overlap(tool, rule.tool) for rule in rules if rule.at == audience for tool in self.tools)
 
 
 def check_approvals(
     entry: PolicyEntry, approvals: Sequence[ApprovalEntry], rules: Sequence[TemplateRule], own: Sequence[str]
 ) -> None:
-    """Check that each tool of a template's ``approvals`` can be asked for, and stands in one entry.
+    """Check that an agent can request each approval, and that no entries overlap.
 
     Args:
-        entry: Where they are.
+        entry: The list of approvals, for errors.
         approvals: The entries.
         rules: The template's rules.
-        own: The audiences that the agent itself gets a token for.
+        own: The audiences for which the agent itself gets a token.
 
     Raises:
-        SettingsError: A mistake in one of them.
+        SettingsError: An entry has a mistake.
     """
     before: list[str] = []
     for index, approval in enumerate(approvals):
@@ -83,23 +82,26 @@ def _mistake(tool: str, rules: Sequence[TemplateRule], own: Sequence[str], befor
     met = [rule for rule in rules if overlap(tool, rule.tool)]
     if not met:
         allowed = ", ".join(sorted({rule.tool for rule in rules}))
-        return f"meets no rule of `allow`, so nothing would need it; there are: {allowed}"
+        # A mistyped tool would leave the calls that were meant without an approval.
+        return f"meets no rule of `allow`: expected a tool within {allowed}"
     for rule in met:
+        # An agent requests the approval with its own token for that audience.
         if rule.at not in own:
             return (
-                f"meets {rule.tool} at {rule.at}, which services alone reach: an agent that has no token for it "
-                f"cannot ask; add {rule.at} to `audience`, or name other tools"
+                f"meets {rule.tool} at {rule.at}, which services alone reach: the agent cannot request an approval "
+                f"there; add {rule.at} to `audience`, or name other tools"
             )
     for other in before:
+        # A call takes one discharge for one approval, so that two entries could not both be satisfied.
         if overlap(tool, other):
             return (
-                f"and {shorten(other)}, of an entry before, speak of the same tool: a call needs one approval; for two "
-                "operators say need = 2"
+                f"and {shorten(other)} of an earlier entry match the same tool: expected one entry for each tool; for "
+                "two operators, write need = 2"
             )
     return None
 
 
 def show_terms(terms: ApprovalTerms) -> dict[str, Any]:
-    """Write terms as a policy does."""
+    """Return terms as plain data, as a policy writes them."""
     shown = asdict(terms) | {"tools": list(terms.tools)}
     return shown | {"ttl": format_duration(shown.pop("ttl_ms"))}

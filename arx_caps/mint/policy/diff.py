@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compare two policies by their meaning: what is newly granted, no longer granted, changed.
+"""Compare two policies by their meaning: granted, no longer granted, changed.
 
-Both are split into single statements, one for each member of each table; the structs of the policy list the members.  A
-statement that only the new policy makes is a grant or a restriction, by its member.  A member that its struct
-does not mark is a change, and so is a rule that allows neither clearly more nor clearly less.
+Each is split into statements, one for each member of each table.  What the mint does with a difference is not in here.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -24,14 +22,14 @@ CHANGED: Final[Kind] = "changed"
 
 
 class Difference(NamedTuple):
-    """One difference.
+    """One difference between two policies.
 
     Attributes:
-        kind: What it is: ``granted``, ``no longer granted`` or ``changed``.
-        place: The table that it is in.
+        kind: ``granted``, ``no longer granted`` or ``changed``.
+        place: The table.
         member: The member of the table.
-        before: What the old policy says; None for nothing.
-        after: What the new one says.
+        before: The old policy's value; None for none.
+        after: The new policy's value; None for none.
     """
 
     kind: Kind
@@ -42,16 +40,16 @@ class Difference(NamedTuple):
 
 
 def compare(old: Policy, new: Policy) -> list[Difference]:
-    """Return every difference in meaning, in the order of the new policy, what is gone last."""
+    """Return every difference in meaning, in the new policy's order, removed tables last."""
     before, after = dict(_places(old)), dict(_places(new))
-    found: list[Difference] = []
+    differences: list[Difference] = []
     for place in dict.fromkeys((*after, *before)):
-        found += _compare(place, before.get(place, {}), after.get(place, {}))
-    return found
+        differences += _compare(place, before.get(place, {}), after.get(place, {}))
+    return differences
 
 
 def covers(outer: str, inner: str) -> bool:
-    """Tell whether the outer pattern fits every agent path that the inner one fits."""
+    """Return whether the outer pattern matches every agent path that the inner one matches."""
     wanted, given = outer.split("/"), inner.split("/")
     if wanted[-1] == "**":
         wanted = wanted[:-1]
@@ -64,50 +62,52 @@ def _fits(wanted: str, given: str) -> bool:
     return wanted in ("*", given)
 
 
-# Statements.  A list member is a tuple of plain data, one each; anything else is one limit.
+# Statements.  A list is a tuple of plain data, a statement for each element; any other member is one statement.
 
 
 def _places(policy: Policy) -> Iterator[tuple[str, dict[str, Any]]]:
+    # Members come from the structs, so that a new member cannot be missing here.
     for kind in policy.document.__struct_fields__:
         tables = getattr(policy.document, kind)
         if isinstance(tables, tuple):
             yield f"{kind}s", {kind: as_written(tables)}
             continue
         for name, table in tables.items():
-            # An issuer is trusted within its limits, or another one is.
+            # One statement for the whole issuer: with another URL or key source, another party is trusted.
             yield f"{kind} {name}", {"trusted": (as_written(table),)} if kind == "issuer" else _members(table)
 
 
 def _members(table: PolicyTable) -> dict[str, Any]:
-    """Return what a table of the policy says, by the names that the file has for it."""
-    return {name: _APART.get(name, _as_it_is)(said) for name, said in members_of(table).items() if name != "name"}
+    """Return a table's statements, by the names of its members in the file."""
+    return {name: _SPLIT.get(name, _unsplit)(value) for name, value in members_of(table).items() if name != "name"}
 
 
-def _as_it_is(value: Any) -> Any:
+def _unsplit(value: Any) -> Any:
     return value
 
 
-# How a member is taken apart, if not as it is.
-_APART: Final[dict[str, Callable[[Any], Any]]] = {
+# How a member is split into statements, if not by its elements.
+_SPLIT: Final[dict[str, Callable[[Any], Any]]] = {
     "exchange": lambda services: tuple(exchanges(services)),
-    "delegate_to": lambda patterns: ("(who shares the agent's first segment)",) if patterns is None else patterns,
-    # Of each tool by itself: how entries are put together means nothing.
+    "delegate_to": lambda patterns: ("(agents with the same first segment)",) if patterns is None else patterns,
+    # By tool: how tools are grouped into entries has no meaning.
     "approvals": lambda entries: tuple(
-        {"tool": tool, **_without(one, "tools")} for one in entries for tool in one["tools"]
+        {"tool": tool, **_without(entry, "tools")} for entry in entries for tool in entry["tools"]
     ),
 }
 
 
-def _without(said: Mapping[str, Any], name: str) -> dict[str, Any]:
-    return {key: value for key, value in said.items() if key != name}
+def _without(members: Mapping[str, Any], name: str) -> dict[str, Any]:
+    return {key: value for key, value in members.items() if key != name}
 
 
 # Comparison.
 
 
-def _text(said: Any) -> bytes:
-    """Write what is compared: to Python ``true`` and 1 are equal, and no constraint takes the one for the other."""
-    return msgspec.json.encode(said, order="sorted")
+def _text(statement: Any) -> bytes:
+    """Return a statement's canonical text, for comparison."""
+    # Python's ``==`` takes True for 1, which are different values to every constraint.
+    return msgspec.json.encode(statement, order="sorted")
 
 
 def _compare(place: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Difference]:
@@ -124,49 +124,56 @@ def _compare(place: str, before: Mapping[str, Any], after: Mapping[str, Any]) ->
             yield Difference(kind, place, member, old, new)
 
 
-def _of_table(place: str, kind: Kind, said: Mapping[str, Any]) -> Iterator[Difference]:
-    """Tell a whole table that came or went: what it grants, and its limits as they are."""
-    for member, value in said.items():
+def _of_table(place: str, kind: Kind, members: Mapping[str, Any]) -> Iterator[Difference]:
+    """Yield the differences of a table that was added or removed."""
+    for member, value in members.items():
+        # A limit grants nothing by itself, whether its table is added or removed.
         grants = member in _GRANTING
         parts = value if isinstance(value, tuple) else (value,) if value not in (None, {}, 0, "0ms", "none") else ()
-        for one in parts:
-            sides = (None, one) if kind == GRANTED else (one, None)
+        for element in parts:
+            sides = (None, element) if kind == GRANTED else (element, None)
             yield Difference(kind if grants else CHANGED, place, member, *sides)
 
 
 def _of_lists(place: str, member: str, old: tuple[Any, ...], new: tuple[Any, ...]) -> Iterator[Difference]:
     before, after = set(map(_text, old)), set(map(_text, new))
-    added, gone = [one for one in new if _text(one) not in before], [one for one in old if _text(one) not in after]
+    added, gone = (
+        [element for element in new if _text(element) not in before],
+        [element for element in old if _text(element) not in after],
+    )
+    # An agent that another pattern of the list matches as well gains or loses nothing.
     if member in ("agents", "delegate_to"):
-        added = [one for one in added if not any(covers(other, one) for other in old)]
-        gone = [one for one in gone if not any(covers(other, one) for other in new)]
+        added = [element for element in added if not any(covers(other, element) for other in old)]
+        gone = [element for element in gone if not any(covers(other, element) for other in new)]
     if member in ("allow", "approvals"):
         yield from _changed_rules(place, member, added, gone)
     if member in _ANY_IF_EMPTY and bool(old) != bool(new):
-        # An empty list is no restriction: with the first entry most is gone, with the last one all comes back.
+        # An empty list does not restrict: the first entry takes rights away, and removing the last one gives them back.
         yield Difference(GONE if new else GRANTED, place, member, list(old) or "anyone", list(new) or "anyone")
         return
-    come, go = CHANGED, CHANGED  # of a list that nobody has sorted in below
+    # An unmarked list may grant or restrict: it is shown as changed, and never left out.
+    addition, removal = CHANGED, CHANGED
     if member in _GRANTING:
-        come, go = GRANTED, GONE
+        addition, removal = GRANTED, GONE
     elif member in _RESTRICTING:
-        come, go = GONE, GRANTED
-    yield from (Difference(come, place, member, None, one) for one in added)
-    yield from (Difference(go, place, member, one, None) for one in gone)
+        addition, removal = GONE, GRANTED
+    yield from (Difference(addition, place, member, None, element) for element in added)
+    yield from (Difference(removal, place, member, element, None) for element in gone)
 
 
 def _changed_rules(place: str, member: str, added: list[Any], gone: list[Any]) -> Iterator[Difference]:
-    """Pair what is said of the same tool, and take it out of both lists."""
+    """Yield the rules that changed for one tool, and remove them from both lists."""
 
-    def about(rule: Mapping[str, Any]) -> tuple[Any, Any]:
+    def place_of(rule: Mapping[str, Any]) -> tuple[Any, Any]:
         return rule.get("at"), rule["tool"]
 
+    # Constraints are not compared: which of two allows more cannot be decided for every pair.
     for rule in tuple(added):
-        twin = next((other for other in gone if about(other) == about(rule)), None)
-        if twin is not None:
+        before = next((other for other in gone if place_of(other) == place_of(rule)), None)
+        if before is not None:
             added.remove(rule)
-            gone.remove(twin)
-            yield Difference(CHANGED, place, member, twin, rule)
+            gone.remove(before)
+            yield Difference(CHANGED, place, member, before, rule)
 
 
 def _unknown(_old: Any, _new: Any) -> bool | None:
@@ -174,14 +181,14 @@ def _unknown(_old: Any, _new: Any) -> bool | None:
 
 
 def _longer(old: Any, new: Any) -> bool | None:
-    """Tell whether a limit, an integer or a duration, grew, where None is no limit."""
+    """Return whether a limit, an integer or a duration, grew; None is no limit."""
     if old is None or new is None:
         return new is None
     before, after = (parse_duration(limit) if isinstance(limit, str) else limit for limit in (old, new))
     return bool(after > before)
 
 
-# What each member is, by its name: the tables mark their lists, and an integer is a limit.
+# The marks of each member, by its name: the tables mark their lists, and an integer is a limit.
 _MARKS: Final = {
     name: marks
     for kind in (PolicyDocument, AudienceTerms, SessionTerms, Template)

@@ -1,11 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Explain what a policy would grant to an agent, and if nothing, why, and what it would take.
+"""Explain what a policy grants to an agent, or why not and what it would take.
 
-The policy itself answers, to the same two questions as when a session is opened and a task started; this module adds
-the places in the file.  It decides nothing.
-
-``explain_refusal`` adds the same to a refusal of the mint.  It names what the policy says of this agent's own
-templates, which the refusals name as well; nothing of other agents' templates.
+The policy itself decides; this module adds the places in its file.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -24,12 +20,12 @@ MAX_OTHERS: Final = 3  # templates that a refusal names
 
 
 class PolicyRefusal(NamedTuple):
-    """Why something is not granted.
+    """The reason for which something is not granted.
 
     Attributes:
-        code: The stable code that the mint would answer.
-        why: A sentence.
-        takes: What would have to change, each with its place in the file.
+        code: The stable code of the mint's answer.
+        why: The reason, a sentence.
+        takes: The changes that would grant it, each with its place in the file.
     """
 
     code: str
@@ -38,11 +34,11 @@ class PolicyRefusal(NamedTuple):
 
 
 class Explained(NamedTuple):
-    """What a policy says to one question.
+    """A policy's answers to one question.
 
     Attributes:
-        session: The terms on which the agent may open a session; or why not.
-        task: What the task would grant; or why not.
+        session: The terms on which the agent may open a session, or the refusal.
+        task: The task's grant, or the refusal.
     """
 
     session: SessionTerms | PolicyRefusal
@@ -50,7 +46,7 @@ class Explained(NamedTuple):
 
     @property
     def granted(self) -> bool:
-        """Whether an agent would get the task: a session first, and the task in it."""
+        """Whether the agent gets the task: a session, and the task in it."""
         return not isinstance(self.session, PolicyRefusal) and not isinstance(self.task, PolicyRefusal)
 
 
@@ -65,17 +61,20 @@ def explain_grant(
     depth: int | None = None,
     subject: Subject | None = None,
 ) -> Explained:
-    """Ask a policy for a session and for a task in it.
+    """Return whether a policy grants a session and a task in it, with reasons.
 
     Args:
         policy: The policy.
         agent: The agent's path.
         task: The template's name.
         params: Values for its parameters.
-        ttl: A shorter life.
+        ttl: A shorter lifetime, as a duration such as ``5m``.
         tools: Fewer tools.
         depth: Fewer delegations.
-        subject: On whose behalf.
+        subject: The subject on whose behalf the session runs, or None.
+
+    Returns:
+        Both answers.
     """
     session: SessionTerms | PolicyRefusal
     granted: TaskGrant | PolicyRefusal
@@ -91,7 +90,7 @@ def explain_grant(
 
 
 def show_explained(explained: Explained) -> dict[str, Any]:
-    """Write an explanation as plain data."""
+    """Return an explanation as plain data."""
     session, task = explained.session, explained.task
     shown: dict[str, Any] = {"granted": explained.granted}
     shown["session"] = _refused(session) if isinstance(session, PolicyRefusal) else _session(session)
@@ -100,27 +99,27 @@ def show_explained(explained: Explained) -> dict[str, Any]:
 
 
 def show_rule(rule: Rule) -> dict[str, Any]:
-    """Write a rule as a policy does."""
+    """Return a rule as plain data, as a policy writes it."""
     if rule.args is None:
         return {"tool": rule.tool, "any": True}
-    return {"tool": rule.tool, "args": {name: as_written(each) for name, each in rule.args.items()}}
+    return {"tool": rule.tool, "args": {name: as_written(constraint) for name, constraint in rule.args.items()}}
 
 
 def exchanges(services: Mapping[str, Sequence[str]]) -> list[str]:
-    """Write which service may exchange its token for one for which other."""
+    """Return which service may exchange its token for which audience, a text for each pair."""
     return [f"{service} for {target}" for service, targets in services.items() for target in targets]
 
 
 def _for_session(policy: Policy, agent: str, code: str) -> tuple[str, ...]:
     fitting = [terms for terms in policy.sessions.values() if names.matches_any_path(terms.agents, agent)]
     if code == "session_not_allowed":
-        found = [f'add "{agent}" to `agents` of {_place(policy, "session", name)}' for name in policy.sessions]
-        return (*found, f'or write [session.NAME] with agents = ["{agent}"]')
+        additions = [f'add "{agent}" to `agents` of {_place(policy, "session", name)}' for name in policy.sessions]
+        return (*additions, f'or write [session.NAME] with agents = ["{agent}"]')
     if code == "subject_required":
         asking = [terms.name for terms in fitting if terms.subject == "required"]
         return tuple(f'a subject, as {_place(policy, "session", name)} says subject = "required"' for name in asking)
     return tuple(
-        f"a subject whom `subjects` of {_place(policy, 'session', terms.name)} fit"
+        f"a subject that matches `subjects` of {_place(policy, 'session', terms.name)}"
         if terms.subject != "none"
         else f'subject = "allowed" and `subjects` in {_place(policy, "session", terms.name)}'
         for terms in fitting
@@ -135,13 +134,13 @@ def _for_task(policy: Policy, agent: str, task: str, error: GrantError) -> tuple
     if error.code == "unknown_task":
         return (f'add "{agent}" to `agents` of {place}',)
     if error.code == "bad_parameters":
-        return tuple(f"{failure.rule}: {failure.expected}; {place} says so" for failure in error.failures)
-    return (f"a session on behalf of a subject whom `subjects` of {place} fit",)
+        return tuple(f"{failure.rule}: {failure.expected}; see {place}" for failure in error.failures)
+    return (f"a session on behalf of a subject that matches `subjects` of {place}",)
 
 
 def _place(policy: Policy, kind: str, name: str) -> str:
-    """Name a table and its line."""
-    # A single [session] has no name.
+    """Return a table's name with its file and line."""
+    # A single [session] has no name of its own in the file.
     path = (kind, name) if isinstance(policy.text.document[kind].get(name), dict) else (kind,)
     return f"[{'.'.join(path)}] ({policy.text.name}:{policy.text.line(path)})"
 
@@ -151,11 +150,12 @@ def _refused(refused: PolicyRefusal) -> dict[str, Any]:
 
 
 def _session(terms: SessionTerms) -> dict[str, Any]:
-    limits = {name: said for name, said in members_of(terms).items() if name not in _WHOM and said not in (None, "0ms")}
+    members = members_of(terms).items()
+    limits = {name: value for name, value in members if name not in _WHOM and value not in (None, "0ms")}
     return {"granted": True, "terms": terms.name, **limits}
 
 
-_WHOM: Final = ("name", "agents", "subject", "subjects")  # which terms they are and for whom: the question had that
+_WHOM: Final = ("name", "agents", "subject", "subjects")  # not shown: the question named agent and subject
 
 
 def _task(grant: TaskGrant) -> dict[str, Any]:
@@ -183,15 +183,16 @@ def _task(grant: TaskGrant) -> dict[str, Any]:
 def explain_refusal(
     policy: Policy, agent: str, template: str, error: GrantError, ask: Callable[[str], object]
 ) -> GrantError:
-    """Return the same refusal with what it would take.
+    """Return a refusal with the changes that would grant the task.
 
     Args:
         policy: The policy that refused.
-        agent: Who asked.
-        template: For which template.
+        agent: The agent's path.
+        template: The requested template.
         error: The refusal.
-        ask: Asks for another template with the same parameters; raises ``GrantError`` if that is refused.
+        ask: Requests another template with the same parameters; raises ``GrantError`` if that is refused.
     """
+    # The answer goes to the agent: it may learn of templates that list it, and of nothing else in the policy.
     takes = [_take(template, failure) for failure in error.failures]
     if error.code == "unknown_task":
         takes = [f"a [task.NAME] called {shorten(template)} in the policy, with {agent} among its `agents`"]

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The issuers that a policy trusts, the workloads among their tokens, and the subjects.  CONTROL 1.
+"""The issuers that a policy trusts, and its rules for workloads and subjects.  CONTROL 1.
 
-The entries and their matching are in here.  ``identity.issuer_token`` verifies that a token is its issuer's, and
-``keys.jwks`` has the issuer's keys.
+``identity.issuer_token`` verifies tokens, and ``keys.jwks`` fetches the issuers' keys.
 """
 
 import ipaddress
@@ -18,9 +17,9 @@ from arx_caps.mint.policy.parse import PolicyEntry, PolicyTable, checked_text, d
 from arx_verifier import names
 from arx_verifier.errors import shorten
 
-# Signatures alone: with an HMAC, whoever can check could also sign.
+# Signatures only: a verifier of an HMAC can also forge it.
 Algorithm = Literal["RS256", "PS256", "ES256", "EdDSA"]
-DEFAULT_MAX_TTL_MS: Final = 2 * 60 * 60 * 1000  # the usual tokens live an hour, some an hour and a half
+DEFAULT_MAX_TTL_MS: Final = 2 * 60 * 60 * 1000  # most issuers' tokens live 60 minutes, some 90
 SPIFFE: Final = "spiffe://"
 MAX_URL_CHARS: Final = 256
 
@@ -31,30 +30,31 @@ SubjectMode = Literal["none", "allowed", "required"]
 
 
 def _wrong_url(url: str) -> str | None:
-    """Say why no issuer can have this URL, or None when one may."""
+    """Return why no issuer can have this URL, or None."""
     if not 0 < len(url) <= MAX_URL_CHARS or not url.isascii() or not url.isprintable() or " " in url:
-        return f"expected what its tokens say in `iss`: 1 to {MAX_URL_CHARS} characters, no space"
+        return f"expected the `iss` of its tokens: 1 to {MAX_URL_CHARS} ASCII characters without spaces"
+    # With a path it would be an identity: ``_is_below`` of ``issuer_token`` needs the domain alone.
     if url.startswith(SPIFFE) and _TRUST_DOMAIN.fullmatch(url) is None:
-        return "a trust domain is spiffe:// and its name, such as spiffe://acme.example"
+        return "expected spiffe:// and the trust domain's name, such as spiffe://acme.example"
     return None
 
 
 def _wrong_place(jwks: str) -> str | None:
-    """Say why keys must not be read from there, or None when they may be."""
+    """Return why keys must not be fetched from there, or None."""
     scheme, colon, _ = jwks.partition("://")
     if not colon:
-        return None if jwks and jwks.isprintable() else "expected a file's name, or an https: address"
+        return None if jwks and jwks.isprintable() else "expected the name of a file, or an https: URL"
     try:
         parts = urlsplit(jwks)
         host, login = parts.hostname or "", parts.username is not None
     except ValueError:
         host, login = "", False
     if not host or login or parts.fragment:
-        return "expected an address such as https://idp.example/keys, without a login or a fragment"
+        return "expected a URL such as https://idp.example/keys, without a login or a fragment"
     if scheme == "https" or (scheme == "http" and _is_loopback(host)):
         return None
-    # Whoever stands on a plain line could answer with keys of his own.
-    return "keys come over https:, or over http: from this machine alone"
+    # An attacker on the network could answer a plain request with its own keys, and sign any token.
+    return "expected an https: URL, or http: for a loopback address"
 
 
 def _is_loopback(host: str) -> bool:
@@ -65,20 +65,20 @@ def _is_loopback(host: str) -> bool:
 
 
 Name: TypeAlias = Annotated[str, text_that(_NAME.fullmatch, "a name: [a-z0-9][a-z0-9._-]*, at most 64 characters")]
-# A token for anybody could be taken from another service and used here.
+# Without an audience, a token issued to another service could be used here.
 _Audience: TypeAlias = Annotated[str, text_that(bool, "text that is not empty")]
 
 
 class Issuer(PolicyTable, frozen=True, kw_only=True):
-    """Somebody whose tokens are believed, within limits.
+    """A trusted issuer of tokens, and the limits of that trust.
 
     Attributes:
-        name: What the policy calls it.
-        url: What its tokens say in ``iss``; of a SPIFFE trust domain ``spiffe://`` and its name.
-        jwks: Where its public keys are: a file, or an ``https:`` address.
-        audience: A token must be for one of these.
-        algorithms: What it signs with.
-        max_ttl_ms: A token that lives longer is refused.
+        name: The name of its table.
+        url: ``iss`` of its tokens; for a SPIFFE trust domain, ``spiffe://`` and its name.
+        jwks: The source of its public keys: a file in the realm's folder, or an ``https:`` URL.
+        audience: The accepted audiences; a token must have one of them.
+        algorithms: The accepted signature algorithms.
+        max_ttl_ms: The longest accepted life of a token, ms.
     """
 
     name: Name
@@ -90,12 +90,12 @@ class Issuer(PolicyTable, frozen=True, kw_only=True):
 
 
 class WorkloadRule(PolicyTable, frozen=True, kw_only=True):
-    """Which tokens of an issuer are an agent.
+    """Which tokens of an issuer identify an agent.
 
     Attributes:
         issuer: The issuer's name.
-        claims: What its tokens' claims must be; ``sub`` among them.
-        agent: Whom such a token stands for.
+        claims: Rules for the token's claims; ``sub`` is required.
+        agent: The path of the agent.
     """
 
     issuer: str
@@ -104,11 +104,11 @@ class WorkloadRule(PolicyTable, frozen=True, kw_only=True):
 
 
 class SubjectRule(PolicyTable, frozen=True, kw_only=True):
-    """Which subjects count.
+    """Which subjects of an issuer a session may run on behalf of.
 
     Attributes:
         issuer: The issuer's name.
-        claims: What the claims about them must be; empty for everybody whom the issuer knows.
+        claims: Rules for the subject's claims; empty for every subject of the issuer.
     """
 
     issuer: str
@@ -116,12 +116,12 @@ class SubjectRule(PolicyTable, frozen=True, kw_only=True):
 
 
 class Subject(NamedTuple):
-    """Somebody on whose behalf a session runs, proven when it was opened.
+    """A subject on whose behalf a session runs, authenticated when the session was opened.
 
     Attributes:
         issuer: The issuer's URL.
-        name: What the issuer calls them: ``sub``.
-        claims: What else was proven of them, as far as the policy of that time asked for it.
+        name: The issuer's name of the subject: ``sub``.
+        claims: The authenticated claims that the policy used at that time.
     """
 
     issuer: str
@@ -130,33 +130,37 @@ class Subject(NamedTuple):
 
 
 def read_issuers(entry: PolicyEntry, tables: Mapping[str, Any]) -> dict[str, Issuer]:
-    """Read every ``[issuer.NAME]``.
+    """Parse every ``[issuer.NAME]``.
 
     Raises:
-        SettingsError: A mistake in one of them, or one URL for two.
+        SettingsError: A table has a mistake, or two have the same URL.
     """
     issuers: dict[str, Issuer] = entry.read_named(Issuer, tables)
     owners: dict[str, str] = {}
     for name, issuer in issuers.items():
         if owners.setdefault(issuer.url, name) != name:
-            raise entry.at(name, "url").error(
-                f"is already that of {owners[issuer.url]}: a token would have two issuers"
-            )
+            # A token names its issuer by URL alone: the order of the tables would decide which limits apply.
+            raise entry.at(name, "url").error(f"expected a URL of its own, got that of {owners[issuer.url]}")
     return issuers
 
 
 def check_workloads(entry: PolicyEntry, workloads: Sequence[WorkloadRule], issuers: Mapping[str, Issuer]) -> None:
     """Check every ``[[workload]]``.
 
+    Args:
+        entry: The list of workloads, for errors.
+        workloads: The entries.
+        issuers: The trusted issuers, by name.
+
     Raises:
-        SettingsError: A mistake in one of them.
+        SettingsError: An entry names an unknown issuer, has a wrong rule, or does not restrict ``sub``.
     """
     check_subjects(entry, workloads, issuers)
     for index, workload in enumerate(workloads):
         sub = workload.claims.get("sub")
         if not isinstance(sub, str | list) or "*" in ([sub] if isinstance(sub, str) else sub):
-            # Without it, or with a bare star, whoever can get a token of the issuer at all would be the agent.
-            raise entry.at(index, "claims").error('needs `sub`, and more of it than "*": whose tokens are this agent?')
+            # Without ``sub``, or with a bare star, every holder of any token of the issuer would be the agent.
+            raise entry.at(index, "claims").error('needs `sub`, more specific than "*": which tokens are the agent\'s?')
 
 
 def check_subjects(
@@ -164,24 +168,36 @@ def check_subjects(
 ) -> None:
     """Check the issuers and the claims of ``subjects``, or of workloads.
 
+    Args:
+        entry: The list, for errors.
+        rules: The entries.
+        issuers: The trusted issuers, by name.
+
     Raises:
-        SettingsError: A mistake in one of them.
+        SettingsError: An entry names an unknown issuer, or has a wrong rule.
     """
     for index, rule in enumerate(rules):
         if rule.issuer not in issuers:
             known = ", ".join(issuers) or "none: add [issuer.NAME]"
-            raise entry.at(index, "issuer").error(f"{shorten(rule.issuer)} is not among the issuers: {known}")
+            raise entry.at(index, "issuer").error(f"expected one of the issuers ({known}), got {shorten(rule.issuer)}")
         if rule.claims:
             check_claims(entry.at(index, "claims"), rule.claims)
 
 
 def fits_subject(subject: Subject, rules: Sequence[SubjectRule], issuers: Mapping[str, Issuer]) -> bool:
-    """Tell whether one of the rules is for this subject."""
-    about = {**subject.claims, "sub": subject.name}
-    return any(issuers[rule.issuer].url == subject.issuer and keeps(rule.claims, about) for rule in rules)
+    """Return whether one of the rules matches this subject."""
+    claims = {**subject.claims, "sub": subject.name}
+    # Compared by URL: another policy may have given the issuer's name to another issuer.
+    return any(issuers[rule.issuer].url == subject.issuer and keeps(rule.claims, claims) for rule in rules)
 
 
 def agents_of(issuer: str, claims: Mapping[str, Any], workloads: Sequence[WorkloadRule]) -> list[str]:
-    """Return the agents that a token of an issuer stands for, each once."""
-    found = (workload.agent for workload in workloads if workload.issuer == issuer and keeps(workload.claims, claims))
-    return list(dict.fromkeys(found))
+    """Return the agents that a token with these claims identifies, each once.
+
+    Args:
+        issuer: The name of the token's issuer.
+        claims: The token's verified claims.
+        workloads: The policy's ``[[workload]]`` entries.
+    """
+    agents = (workload.agent for workload in workloads if workload.issuer == issuer and keeps(workload.claims, claims))
+    return list(dict.fromkeys(agents))

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The policy: which agents may open sessions, and what each task grants.
+"""The policy as an object: which agents may open sessions, and what each task grants.
 
-A TOML file, checked whole when it is loaded and named by a digest that goes into tokens and decisions.  A ``Policy``
-never changes; a reload makes another one.  It answers with rules and limits; tokens are made elsewhere.
+``parse`` and ``tables`` read its TOML; tokens are made in ``tasks``.
 """
 
 import base64
@@ -26,25 +25,25 @@ from arx_verifier.errors import Failure, GrantError, MalformedTokenError, Reques
 
 __all__ = ["Policy", "SessionTerms", "TaskGrant", "Template"]
 
-MAX_BYTES: Final = 1 << 20  # far above any policy a person could review
-MAX_PARAMETER_CHARS: Final = 1024  # a value goes into every token of the task, and these into one header
+MAX_BYTES: Final = 1 << 20  # far above any policy that a person could review
+MAX_PARAMETER_CHARS: Final = 1024  # a value is in every token of the task, and a token must fit into one header
 
 
 class TaskGrant(Struct, frozen=True, kw_only=True):
-    """What one task may do, for the mint to put into tokens.
+    """The rights and limits of one task, from which its tokens are made.
 
     Attributes:
         template: The template's name.
-        ttl_ms: How long the task may live.
+        ttl_ms: The task's lifetime, ms.
         depth: How many delegations may follow.
-        audiences: Those that the agent gets a token for.
-        rules: By audience, the rules of its token; also of audiences that services alone may exchange a token for.
-        exchange: By service, the audiences that it may exchange a token for.
-        fewer_tools: By audience, the tools that the agent asked to keep: one more ``allow`` beside ``rules``.
-        origins: By audience, where it lives.
-        delegate_to: Patterns of the agents that may be delegated to.
-        limits: Members of the mint's caveat in each token, beside ``allow`` and ``delegate_to``; see ``IN_TOKENS``.
-        approvals: By audience, which of its calls need an approval, and what that takes.
+        audiences: The audiences for which the agent gets a token.
+        rules: The rules of each audience's token; also of audiences that only services reach, by exchange.
+        exchange: For each service, the audiences for which it may exchange a token.
+        fewer_tools: By audience, the tools to which the agent attenuated the task: a second ``allow`` beside ``rules``.
+        origins: By audience, its origins.
+        delegate_to: Patterns of the agents to which the task may be delegated.
+        limits: Further members of the mint's caveat in each token; see ``IN_TOKENS``.
+        approvals: By audience, the calls that need an approval, and its terms.
     """
 
     template: str
@@ -61,22 +60,22 @@ class TaskGrant(Struct, frozen=True, kw_only=True):
 
 
 class Policy:
-    """A policy, checked.
+    """A checked policy.  It never changes; a reload makes another one.
 
     Attributes:
-        document: All of its tables, checked.
-        digest: Its name: the first 16 bytes of the SHA-256 of what it says, base64url.  Comments do not count.
+        document: All of its tables.
+        digest: Its identifier: the first 16 bytes of the SHA-256 of its canonical JSON (RFC 8785), base64url.
         audiences: Origins by audience.
-        issuers: Whose tokens are trusted, by name.
-        workloads: Which of them are which agent.
-        sessions: Terms by name.
-        templates: Templates by name.
-        subject_claims: The claims about a subject that it asks for anywhere.
-        text: As it was written.
+        issuers: The trusted issuers, by name.
+        workloads: Which of their tokens identify which agent.
+        sessions: Terms of sessions, by name.
+        templates: Templates of tasks, by name.
+        subject_claims: The names of all claims of subjects that a rule uses.
+        text: The policy as written.
     """
 
     def __init__(self, text: PolicyText) -> None:
-        """Check a policy; ``parse`` and ``load`` are the ways to one.
+        """Check a policy; use ``parse`` or ``load`` instead.
 
         Raises:
             SettingsError: The first mistake, with file, line and key.
@@ -88,28 +87,29 @@ class Policy:
         self.sessions: dict[str, SessionTerms] = self.document.session
         self.templates: dict[str, Template] = self.document.task
         self.digest = _digest(text)
-        rules = [rule for part in (self.sessions, self.templates) for each in part.values() for rule in each.subjects]
+        tables: list[SessionTerms | Template] = [*self.sessions.values(), *self.templates.values()]
+        rules = [rule for table in tables for rule in table.subjects]
         self.subject_claims = frozenset(name for rule in rules for name in rule.claims)
 
     @classmethod
     def parse(cls, text: str, name: str) -> Self:
-        """Read a policy.
+        """Parse a policy.
 
         Args:
             text: TOML.
-            name: What errors call it.
+            name: The file's name in errors.
 
         Raises:
-            SettingsError: As the constructor.
+            SettingsError: The first mistake, with file, line and key.
         """
         return cls(PolicyText(text, name))
 
     @classmethod
     def load(cls, path: Path | str) -> Self:
-        """Read a policy from a file.
+        """Parse a policy file.
 
         Raises:
-            SettingsError: It cannot be read, is no UTF-8 or larger than 1 MiB; or as the constructor.
+            SettingsError: It cannot be read, is not UTF-8, exceeds 1 MiB, or has a mistake.
         """
         try:
             raw = Path(path).read_bytes()
@@ -119,29 +119,28 @@ class Policy:
         except UnicodeDecodeError as error:
             raise SettingsError(f"{path}: is not UTF-8 (byte {error.start})", code="policy") from error
         if len(raw) > MAX_BYTES:
-            raise SettingsError(f"{path}: is larger than {MAX_BYTES} bytes", code="policy")
+            raise SettingsError(f"{path}: expected at most {MAX_BYTES} bytes, got {len(raw)}", code="policy")
         return cls.parse(text, str(path))
 
     def may_open(self, agent: str, subject: Subject | None = None) -> SessionTerms:
-        """Tell on what terms an agent may open a session.
+        """Return the terms on which an agent may open a session.
 
         Args:
             agent: The agent's path.
-            subject: On whose behalf, proven; None for nobody's.
+            subject: The authenticated subject, or None.
 
         Returns:
-            The terms; where several fit, those that end first, with the shortest ``idle`` and ``subject_outlives`` of
-            them all: a limit is not escaped by other terms that set none.
+            The terms.  If several match, those with the shortest life, and of all the shortest ``idle`` and
+            ``subject_outlives``.
 
         Raises:
-            GrantError: No terms are for this agent (``session_not_allowed``), or none on this subject's behalf
-                (``subject_not_allowed``), or some require a subject and there is none
-                (``subject_required``).
+            GrantError: ``session_not_allowed``: no terms match this agent; ``subject_not_allowed``: none match this
+                subject; ``subject_required``: some require a subject and there is none.
         """
         fitting = [terms for terms in self.sessions.values() if names.matches_any_path(terms.agents, agent)]
         if not fitting:
             raise GrantError(
-                f"the policy lets no session be opened by {agent}: add it to `agents` of a [session]",
+                f"session not allowed: the policy has no [session] for {agent}; add it to `agents` of one",
                 code="session_not_allowed",
             )
         if subject is not None:
@@ -151,12 +150,17 @@ class Policy:
                 if terms.subject != "none" and fits_subject(subject, terms.subjects, self.issuers)
             ]
             if not fitting:
-                raise GrantError(f"the policy lets {agent} act on no such subject's behalf", code="subject_not_allowed")
-        # Terms that require a subject are not escaped by other terms that require none.
+                raise GrantError(
+                    f"subject not allowed: no [session] of the policy lets {agent} act on behalf of this subject",
+                    code="subject_not_allowed",
+                )
+        # Checked over all terms: an agent must not avoid the requirement by other terms that also match it.
         elif any(terms.subject == "required" for terms in fitting):
             raise GrantError(
-                f"{agent} acts on somebody's behalf alone: say whose, with subject_token", code="subject_required"
+                f"subject required: {agent} acts only on behalf of a subject; send its token as subject_token",
+                code="subject_required",
             )
+        # The strictest of all matching terms, so that terms without a limit do not lift a limit of others.
         return replace(
             min(fitting, key=lambda terms: (terms.ttl_ms, terms.name)),
             idle_ms=min((terms.idle_ms for terms in fitting if terms.idle_ms is not None), default=None),
@@ -164,11 +168,9 @@ class Policy:
         )
 
     def most_open(self, agent: str) -> int | None:
-        """Tell how many sessions an agent may have open at once; None for any number.
-
-        A limit is not escaped by other terms that set none.
-        """
+        """Return how many sessions an agent may have open at once; None for any number."""
         fitting = [terms for terms in self.sessions.values() if names.matches_any_path(terms.agents, agent)]
+        # The smallest of all matching terms, so that terms without a limit do not lift a limit of others.
         return min((terms.max_open for terms in fitting if terms.max_open is not None), default=None)
 
     def grant(
@@ -182,67 +184,73 @@ class Policy:
         depth: int | None = None,
         subject: Subject | None = None,
     ) -> TaskGrant:
-        """Work out what a task grants to an agent.
+        """Return what a task grants to an agent.
 
         Args:
             template: The template's name.
             agent: The agent's path.
-            params: A value for each of the template's parameters, as it came from the agent.
-            ttl: A shorter life, as a duration.
+            params: A value for each of the template's parameters, unchecked.
+            ttl: A shorter lifetime, as a duration such as ``5m``.
             tools: Fewer tools: names or patterns.
             depth: Fewer delegations.
-            subject: On whose behalf the session runs; None for nobody's.
+            subject: The subject on whose behalf the session runs, or None.
 
         Returns:
             Rules by audience, and the limits around them.
 
         Raises:
-            GrantError: ``unknown_task``, with those that this agent may start; ``bad_parameters``, with a failure for
-                each thing that does not fit; ``subject_required`` and ``subject_not_allowed``.
+            GrantError: ``unknown_task``, with the tasks that this agent may start; ``bad_parameters``, with a failure
+                for each mistake; ``subject_required`` and ``subject_not_allowed``.
         """
-        found = self.templates.get(template)
-        if found is None or not names.matches_any_path(found.agents, agent):
-            may = [name for name, other in self.templates.items() if names.matches_any_path(other.agents, agent)]
+        chosen = self.templates.get(template)
+        if chosen is None or not names.matches_any_path(chosen.agents, agent):
+            startable = [name for name, other in self.templates.items() if names.matches_any_path(other.agents, agent)]
             raise GrantError(
-                f"{agent} may start no task {shorten(template)}; it may start: {', '.join(may) or 'none'}",
+                f"unknown task: expected one that {agent} may start ({', '.join(startable) or 'none'}), "
+                f"got {shorten(template)}",
                 code="unknown_task",
             )
-        if found.subjects:
-            self._require_subject(found, subject)
-        asked = _Asked(found, params, subject)
-        ttl_ms, fewer = asked.ttl(ttl), asked.depth(depth)
-        fewer_tools = asked.attenuate(tools)
-        rules = asked.rules()
+        if chosen.subjects:
+            self._require_subject(chosen, subject)
+        request = _TaskRequest(chosen, params, subject)
+        ttl_ms, fewer = request.ttl(ttl), request.depth(depth)
+        fewer_tools = request.attenuate(tools)
+        rules = request.rules()
         if tools is not None:
             rules = {audience: rules[audience] for audience in fewer_tools}
         return TaskGrant(
             template=template,
             ttl_ms=ttl_ms,
             depth=fewer,
-            audiences=tuple(audience for audience in found.audiences if audience in rules),
-            exchange=found.exchange,
+            audiences=tuple(audience for audience in chosen.audiences if audience in rules),
+            exchange=chosen.exchange,
             rules=rules,
             fewer_tools=fewer_tools,
             origins={audience: self.audiences[audience] for audience in rules},
-            delegate_to=found.delegate_to if found.delegate_to is not None else (f"{agent.partition('/')[0]}/**",),
-            limits=in_tokens(found),
-            approvals={at: terms for at in found.audiences if at in rules and (terms := found.approvals_at(at))},
+            delegate_to=chosen.delegate_to if chosen.delegate_to is not None else (f"{agent.partition('/')[0]}/**",),
+            limits=in_tokens(chosen),
+            approvals={at: terms for at in chosen.audiences if at in rules and (terms := chosen.approvals_at(at))},
         )
 
     def _require_subject(self, template: Template, subject: Subject | None) -> None:
-        """Require a subject who may have this task: the right that counts is the agent's and the subject's."""
+        """Require a subject who may have this task."""
+        # Both must have the right: the agent by ``agents``, its subject by ``subjects``.
         if subject is None:
             raise GrantError(
-                f"task {template.name} is for sessions on somebody's behalf; open one with subject_token",
+                f"subject required: task {template.name} needs a session with a subject; open one with subject_token",
                 code="subject_required",
             )
         if not fits_subject(subject, template.subjects, self.issuers):
-            raise GrantError(f"task {template.name} is not for the subject of this session", code="subject_not_allowed")
+            raise GrantError(
+                f"subject not allowed: task {template.name} is not for the subject of this session",
+                code="subject_not_allowed",
+            )
 
 
-class _Asked:
-    """One request for a task, checked against its template; failures are collected and raised together."""
+class _TaskRequest:
+    """A request for a task, checked against its template."""
 
+    # Failures are collected, so that the agent learns of all its mistakes at once.
     def __init__(self, template: Template, params: Mapping[str, Any], subject: Subject | None) -> None:
         self._template, self._subject = template, subject
         self._place = f"task {template.name}"
@@ -256,16 +264,16 @@ class _Asked:
                 self._fail(name, wanted, shorten(value))
 
     def ttl(self, text: str | None) -> int:
-        asked = duration_within(text, self._template.ttl_ms)
-        if asked is None:
+        ttl_ms = duration_within(text, self._template.ttl_ms)
+        if ttl_ms is None:
             self._fail("ttl", f"a duration of at most {format_duration(self._template.ttl_ms)}", shorten(text))
-        return asked or 0
+        return ttl_ms or 0
 
-    def depth(self, asked: int | None) -> int:
+    def depth(self, fewer: int | None) -> int:
         most = self._template.depth
-        if asked is not None and (type(asked) is not int or not 0 <= asked <= most):
-            self._fail("depth", f"an integer, 0 to {most}", shorten(asked))
-        return most if asked is None else asked
+        if fewer is not None and (type(fewer) is not int or not 0 <= fewer <= most):
+            self._fail("depth", f"an integer, 0 to {most}", shorten(fewer))
+        return most if fewer is None else fewer
 
     def attenuate(self, tools: Sequence[str] | None) -> dict[str, tuple[Rule, ...]]:
         if tools is None:
@@ -284,6 +292,7 @@ class _Asked:
                 self._fail("tools", f"within {allowed}", shorten(tool))
             for audience in dict.fromkeys(at):
                 kept[audience] = (*kept.get(audience, ()), Rule(tool=tool))
+        # Tools of services alone would leave the agent a task without any token.
         if not self._failures and not kept.keys() & set(self._template.audiences):
             self._fail(
                 "tools", f"a tool of the agent's own, at {', '.join(self._template.audiences)}", ", ".join(tools)
@@ -291,32 +300,34 @@ class _Asked:
         return {audience: kept[audience] for audience in self._template.everywhere if audience in kept}
 
     def rules(self) -> dict[str, tuple[Rule, ...]]:
-        """Fill the rules in, last, when all else is known to fit.
+        """Fill in and return the rules by audience; called last.
 
         Raises:
             GrantError: With every failure so far.
         """
-        made: dict[str, tuple[Rule, ...]] = dict.fromkeys(self._template.everywhere, ())
+        filled: dict[str, tuple[Rule, ...]] = dict.fromkeys(self._template.everywhere, ())
         if not self._failures:
             values = dict(self._params)
+            # Set last, and never taken from the request: ``read_params`` refuses a parameter of this name.
             if self._subject is not None:
                 values[SUBJECT] = self._subject.name
             for rule in self._template.rules:
                 try:
-                    made[rule.at] = (*made[rule.at], rule.fill(values))
+                    filled[rule.at] = (*filled[rule.at], rule.fill(values))
                 except MalformedTokenError as error:
                     self._fail("params", f"values that fit the rule for {rule.tool}", str(error))
         if self._failures:
-            told = "; ".join(map(str, self._failures))
-            raise GrantError(told, code="bad_parameters", failures=self._failures)
-        return made
+            detail = "; ".join(map(str, self._failures))
+            raise GrantError(detail, code="bad_parameters", failures=self._failures)
+        return filled
 
-    def _fail(self, rule: str, expected: str, came: str) -> None:
-        self._failures.append(Failure(self._place, rule, expected, came))
+    def _fail(self, rule: str, expected: str, got: str) -> None:
+        self._failures.append(Failure(self._place, rule, expected, got))
 
 
 def _digest(text: PolicyText) -> str:
     try:
+        # Of the data and not of the text: comments and layout do not change a policy's identifier.
         raw = jcs.jcs(text.document)
     except RequestError as error:
         raise SettingsError(f"{text.name}: {error}", code="policy") from error
@@ -325,9 +336,9 @@ def _digest(text: PolicyText) -> str:
 
 def _is_value(value: Any) -> bool:
     if not isinstance(value, str):
-        return isinstance(value, int)  # a length is also one of lists; a parameter is a single value
+        return isinstance(value, int)  # a list could pass a `length` constraint, but a parameter is a single value
     try:
-        value.encode()  # half of a surrogate pair could stand in no token
+        value.encode()  # JSON can carry half of a surrogate pair, which UTF-8 cannot encode
     except UnicodeEncodeError:
         return False
     return len(value) <= MAX_PARAMETER_CHARS

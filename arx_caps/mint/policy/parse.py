@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A policy's TOML: its text with the line of each key, and its tables as structs.
+"""A policy's TOML: the text with the line of each key, and conversion of tables to structs.
 
-``tomllib`` parses the text, and a small scan records the line of each key.  ``msgspec`` converts each table to a
-subclass of ``PolicyTable``, whose annotations are the whole grammar of its members.  An error has the file, the line
-and the whole path of the key.  What the members mean is not in here.
+An error names the file, the line and the whole path of the key.  The tables are in ``tables``, and the meaning of their
+members in ``model``.
 """
 
 import re
@@ -27,65 +26,65 @@ _KEY: Final = re.compile(r'[A-Za-z0-9_-]+|"(?:[^"\\\n]|\\.)*"|\'[^\'\n]*\'')
 _VALUE: Final = re.compile(
     r'"""(?:[^\\]|\\.)*?"{3,5}|\'\'\'.*?\'{3,5}|"(?:[^"\\\n]|\\.)*"|\'[^\'\n]*\'|[^,\]}#\n]+', re.DOTALL
 )
-# What makes an editor or a terminal show another text than the one that is read: control characters beyond ASCII, and
-# marks that turn the direction of writing (CVE-2021-42574).
+# Characters that make an editor or a terminal show another text than the one that is parsed: control characters beyond
+# ASCII, and marks that turn the direction of writing (CVE-2021-42574).
 MISLEADING: Final = re.compile("[\x80-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
-# No policy nests deeper.  A key of n parts takes n squared of time to read and of room for the lines of its beginnings.
-MAX_PARTS: Final = 64  # as _LONG_KEY says, whose own work is at most so many times the text
+# A dotted key of n parts takes time and memory that grow with n squared, for the lines of its prefixes.
+MAX_PARTS: Final = 64  # the same number is in _LONG_KEY, which takes at most this many steps for each character
 _LONG_KEY: Final = re.compile(
     r"""(?<![A-Za-z0-9_\\-])(?:(?:[A-Za-z0-9_-]++|"(?:[^"\\\n]|\\.)*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){64}"""
 )
-_PLACE: Final = re.compile(r"\[(\d{1,9})\]|\.(\w+)")  # a step of a path as msgspec writes it
+_PLACE: Final = re.compile(r"\[(\d{1,9})\]|\.(\w+)")  # a step of a path in msgspec's errors
 _AT_LINE: Final = re.compile(r"^(.*) \(at (?:line (\d+), column \d+|end of document)\)$", re.DOTALL)
 
 
 class PolicyText:
-    """A policy's text, read: the document, and where its keys stand.
+    """A policy's text: the parsed document, and the lines of its keys.
 
     Attributes:
-        name: What errors call the file.
+        name: The file's name in errors.
         document: The whole document as plain data.
-        source: The text as it was written.
+        source: The text as written.
     """
 
     def __init__(self, text: str, name: str) -> None:
-        """Read *text*.
+        """Parse a text.
 
         Raises:
-            SettingsError: It is not TOML, nests too deep, or has characters that would show it as something else than
-                it is.
+            SettingsError: It is not TOML, nests too deep, or has characters that misrepresent it on a screen.
         """
         self.name, self.source = name, text
         self._lines: dict[Path, int] = {}
+        # Before ``tomllib``, which needs time that grows with the square of a key's parts.
         long = _LONG_KEY.search(text)
         if long is not None:
             raise _too_deep(name, text.count("\n", 0, long.start()) + 1)
         try:
             self.document = tomllib.loads(text)
         except (tomllib.TOMLDecodeError, RecursionError) as error:
-            told = _AT_LINE.match(str(error))
-            line = f":{told[2] or text.count(chr(10)) + 1}" if told else ""
-            raise SettingsError(f"{name}{line}: not TOML: {told[1] if told else error}", code="policy") from error
+            match = _AT_LINE.match(str(error))
+            line = f":{match[2] or text.count(chr(10)) + 1}" if match else ""
+            raise SettingsError(f"{name}{line}: not TOML: {match[1] if match else error}", code="policy") from error
         misleading = MISLEADING.search(text)
         if misleading is not None:
             at, number = text.count("\n", 0, misleading.start()) + 1, f"{ord(misleading[0]):04x}"
-            said = f"U+{number.upper()} would have the policy shown otherwise than it is read"
-            raise SettingsError(f"{name}:{at}: {said}; in a text, write it as \\u{number}", code="policy")
+            wrong = f"U+{number.upper()} makes the policy look different from what it says"
+            raise SettingsError(f"{name}:{at}: {wrong}; in a text, write it as \\u{number}", code="policy")
         _Scan(text, name, self._lines).run()
 
     def error(self, path: Path, message: str) -> SettingsError:
-        """Make the error of one key: file, line, the key's full name, and what to do."""
+        """Return an error about one key, with file, line and the key's whole path."""
         return SettingsError(f"{self.name}:{self.line(path)}: {_dotted(path)}: {message}", code="policy")
 
     def line(self, path: Path) -> int:
-        """Return the line of a key, or of the nearest thing around it."""
+        """Return the line of a key, or of the nearest table around it."""
         while path and path not in self._lines:
             path = path[:-1]
         return self._lines.get(path, 1)
 
 
 class PolicyTable(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A table of a policy: a field for each member, called as the file calls it."""
+    """A table of a policy: a field for each member, with the member's name or ``name=``."""
 
 
 class PolicyEntry(NamedTuple):
@@ -104,11 +103,11 @@ class PolicyEntry(NamedTuple):
         return PolicyEntry(self.text, (*self.path, *path))
 
     def error(self, message: str) -> SettingsError:
-        """Return the error of this entry: file, line, the key's whole path, and what to do."""
+        """Return an error about this entry, with file, line and the key's whole path."""
         return self.text.error(self.path, message)
 
     def read(self, kind: Any, data: Any, **given: Any) -> Any:
-        """Convert what the entry has.
+        """Convert the entry's data to a table or another type.
 
         Args:
             kind: A ``PolicyTable``, or another type that msgspec converts to.
@@ -116,7 +115,7 @@ class PolicyEntry(NamedTuple):
             **given: Fields of the table that the file does not write, such as its name.
 
         Raises:
-            SettingsError: An unknown or missing member, or a value that its type does not allow.
+            SettingsError: A member is unknown or missing, or has a value that its type does not allow.
         """
         ready = _parse(self, _form(kind), data, given)
         try:
@@ -125,28 +124,30 @@ class PolicyEntry(NamedTuple):
             raise self._refusal(_form(kind), data, str(error)) from error
 
     def read_named(self, kind: Any, tables: Mapping[str, Any]) -> dict[str, Any]:
-        """Convert tables that have a name each.
+        """Convert named tables, each by itself.
 
         Raises:
-            SettingsError: As ``read``.
+            SettingsError: A member is unknown or missing, or has a value that its type does not allow.
         """
         return {name: self.at(name).read(kind, data, name=name) for name, data in tables.items()}
 
     def refuse_unknown(self, written: Collection[str], known: Collection[str]) -> None:
-        """Refuse a key that is not known: it could have been meant as a restriction.
+        """Refuse an unknown key.
 
         Raises:
             SettingsError: With the nearest known key, and all of them.
         """
+        # An ignored key may have been meant as a restriction.
         for key in written:
             if key not in known:
                 meant = "".join(f"did you mean `{near}`? " for near in get_close_matches(key, known, 1))
                 raise self.at(key).error(f"unknown key; {meant}known here: {', '.join(sorted(known))}")
 
     def inner(self, message: str) -> tuple["PolicyEntry", str]:
-        """Split an error of msgspec into the entry that it is about, inside this one, and what is wrong there."""
-        wrong, found, path = message.rpartition(" - at `$")  # the last one: the value before it is of the policy
-        if not found:
+        """Return the entry inside this one that an error of msgspec is about, and the error's text."""
+        # The last one: the text before it quotes the policy, which may contain the same characters.
+        wrong, separator, path = message.rpartition(" - at `$")
+        if not separator:
             return self, message
         return self.at(*(int(index) if index else key for index, key in _PLACE.findall(path))), wrong
 
@@ -165,7 +166,7 @@ class PolicyEntry(NamedTuple):
 
 
 def checked_text(mistake: Callable[[str], str | None]) -> Meta:
-    """Return what marks a type of text in which there may be a mistake, which a function tells; None for none."""
+    """Return the mark of a text type that ``mistake`` checks; it returns None for a valid text."""
 
     def parse(value: Any) -> Any:
         if isinstance(value, str) and (wrong := mistake(value)) is not None:
@@ -176,7 +177,12 @@ def checked_text(mistake: Callable[[str], str | None]) -> Meta:
 
 
 def text_that(fits: Callable[[str], object], expected: str) -> Meta:
-    """Return what marks a type of text that passes a test, with the words that an error has for it."""
+    """Return the mark of a text type that passes a test.
+
+    Args:
+        fits: The test; a true result accepts the text.
+        expected: What errors say was expected.
+    """
     return checked_text(lambda text: None if fits(text) else f"expected {expected}; got {shorten(text)}")
 
 
@@ -188,25 +194,36 @@ def _parse_duration(value: Any) -> int:
 
 
 def duration(*, least: int = 1, most: int = MAX_MS) -> Meta:
-    """Return what marks an integer of ms that a policy writes as a duration."""
+    """Return the mark of an integer of ms that a policy writes as a duration.
+
+    Args:
+        least: The smallest value, ms.
+        most: The largest value, ms.
+    """
     return Meta(ge=least, le=most, extra={"parse": _parse_duration, "show": format_duration})
 
 
-# What one more entry of a list does, which a comparison of policies says.
+# What one more entry of a list does, for comparisons of policies.
 GRANTS: Final = Meta(extra={"entry": "grants"})
 RESTRICTS: Final = Meta(extra={"entry": "restricts"})
 ANY_IF_EMPTY: Final = Meta(extra={"entry": "grants", "empty": "any"})  # an empty list is no restriction
-IN_TOKENS: Final = Meta(extra={"in_tokens": True})  # the mint's caveat has the member, under the same name
+IN_TOKENS: Final = Meta(extra={"in_tokens": True})  # the mint's caveat has the member under the same name
 
 
 def several(what: str, hint: str, most: int | None = None) -> Meta:
-    """Return what marks a list or a table that is not empty: of what it is, and how to write it, or what instead."""
+    """Return the mark of a list or a table that must not be empty.
+
+    Args:
+        what: What an element is.
+        hint: An example, or the way to leave the member out.
+        most: The most elements.
+    """
     size = f" with at least one {what}" if most is None else f" with 1 to {most} {what}s"
     return Meta(min_length=1, max_length=most, extra={"size": size, "hint": f"; {hint}"})
 
 
 def as_written(value: Any) -> Any:
-    """Return a value of a policy as plain data, called and written as in the file, lists as tuples."""
+    """Return a value as plain data with the file's names and spellings, lists as tuples."""
     if isinstance(value, PolicyTable):
         return {name: shown for name, shown in members_of(value).items() if shown is not None}
     if isinstance(value, tuple):
@@ -215,7 +232,7 @@ def as_written(value: Any) -> Any:
 
 
 def members_of(table: PolicyTable) -> dict[str, Any]:
-    """Return each member of a table, as ``as_written`` has it; None for one that is not written."""
+    """Return each member of a table, as ``as_written`` does; None for one left out."""
     members = {}
     for field in _form(type(table)).fields:
         value = getattr(table, field.name)
@@ -225,7 +242,7 @@ def members_of(table: PolicyTable) -> dict[str, Any]:
 
 
 def _parse(entry: PolicyEntry, form: inspect.Type, data: Any, given: Mapping[str, Any] = {}) -> Any:
-    """Parse texts whose type has a parser, and refuse unknown keys and repeated texts, which no type refuses."""
+    """Parse texts with a parser in their type; refuse unknown keys and repeated texts."""
     form, meta = _bare(form)
     if "parse" in meta:
         try:
@@ -235,6 +252,7 @@ def _parse(entry: PolicyEntry, form: inspect.Type, data: Any, given: Mapping[str
     if isinstance(form, inspect.VarTupleType) and isinstance(data, list):
         first: dict[str, int] = {}
         for index, item in enumerate(data):
+            # A repeated entry is most likely a mistyped other one.
             if isinstance(item, str) and first.setdefault(item, index) != index:
                 raise entry.at(index).error(f"{shorten(item)} is listed twice")
         return [_parse(entry.at(index), form.item_type, item) for index, item in enumerate(data)]
@@ -248,7 +266,7 @@ def _parse(entry: PolicyEntry, form: inspect.Type, data: Any, given: Mapping[str
 
 
 def marks_of(kind: type[PolicyTable]) -> dict[str, dict[str, Any]]:
-    """Return how each member of a kind of table is marked, by its name in the file; a limit has the mark ``limit``."""
+    """Return the marks of each member, by its name in the file; an integer is a ``limit``."""
     marks = {}
     for field in _form(kind).fields:
         form, extra = _bare(field.type)
@@ -257,7 +275,7 @@ def marks_of(kind: type[PolicyTable]) -> dict[str, dict[str, Any]]:
 
 
 def in_tokens(table: PolicyTable) -> dict[str, Any]:
-    """Return the members that tokens have, but those that are left out and then restrict nothing."""
+    """Return the members that tokens carry, without those that restrict nothing."""
     return {
         field.name: value
         for field in _form(type(table)).fields
@@ -267,7 +285,7 @@ def in_tokens(table: PolicyTable) -> dict[str, Any]:
 
 
 def write_member(kind: type[PolicyTable], name: str, value: Any) -> Any:
-    """Write a member's value as the file does."""
+    """Return a member's value as the file writes it."""
     (field,) = [field for field in _form(kind).fields if field.name == name]
     shown = _bare(field.type)[1].get("show", as_written)(value)
     return list(shown) if isinstance(shown, tuple) else shown
@@ -279,9 +297,9 @@ def _form(kind: Any) -> Any:
 
 
 def _bare(form: inspect.Type) -> tuple[inspect.Type, dict[str, Any]]:
-    """Return a type without its marks, and those; of an optional type the other one, as TOML has no None."""
+    """Return a type without its marks, and the marks; of an optional type, the type."""
     if isinstance(form, inspect.UnionType):
-        form = next(one for one in form.types if not isinstance(one, inspect.NoneType))
+        form = next(member for member in form.types if not isinstance(member, inspect.NoneType))
     return (form.type, form.extra or {}) if isinstance(form, inspect.Metadata) else (form, {})
 
 
@@ -306,9 +324,12 @@ def _describe(form: inspect.Type) -> str:
 
 
 class _Scan:
-    """Walk text that ``tomllib`` has accepted, and note the line of every key."""
+    """Walk a text that ``tomllib`` accepted, and record the line of every key."""
+
+    # Its assertions hold for valid TOML only, so it runs after ``tomllib``, which discards the lines.
 
     def __init__(self, text: str, name: str, lines: dict[Path, int]) -> None:
+        # As ``tomllib`` reads it: one character for each end of a line.
         self._text, self._name, self._lines = text.replace("\r\n", "\n"), name, lines
         self._at = 0
         self._counted, self._line_here = 0, 1
@@ -329,6 +350,7 @@ class _Scan:
         keys = self._keys()
         for index, key in enumerate(keys):
             path = (*path, key)
+            # Each [[header]] begins another element of its list; a [header] below it is of the last element.
             if many and index == len(keys) - 1:
                 self._counts[path] = self._counts.get(path, -1) + 1
             self._note(path)
@@ -395,16 +417,14 @@ class _Scan:
         self._lines.setdefault(path, line)
 
     def _line(self) -> int:
-        # Counted on from where it was: from the beginning for each key, a long policy would take its length squared.
+        # Counts on from the last key: counting from the start each time would take time that grows with the square.
         self._line_here += self._text.count("\n", self._counted, self._at)
         self._counted = self._at
         return self._line_here
 
 
 def _too_deep(name: str, line: int) -> SettingsError:
-    return SettingsError(
-        f"{name}:{line}: nested more than {MAX_PARTS} deep, which nothing in a policy is", code="policy"
-    )
+    return SettingsError(f"{name}:{line}: expected at most {MAX_PARTS} levels of nesting, got more", code="policy")
 
 
 def _dotted(path: Path) -> str:

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What operators may do: named sets of rules over the mint's own actions.  CONTROL 1.6.
+"""Roles of operators: named sets of rules over the mint's own actions.  CONTROL 1.6.
 
-A role belongs to the operator and not to a token: it is looked at again at each call, so that what was taken away is
-gone at once, and a key whose role is ``kill-only`` can never buy more.  Who is an operator is not decided here.
+How an operator is authenticated is in ``identity``.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,7 +16,7 @@ from arx_verifier.errors import MalformedTokenError, RequestError
 from arx_verifier.names import matches_tool
 
 CUSTOM: Final = "custom"
-MAX_RULES: Final = 32
+MAX_RULES: Final = 32  # of a custom role: every call of its operator checks each of them
 APPROVE: Final = "arx.approve"
 WRITE_OPERATORS: Final = "arx.operators.write"
 
@@ -33,10 +32,12 @@ _READS: Final = (
     "arx.status.read",
     "arx.tasks.read",
 )
-# What an approver looks at to know what is asked for.
+# An approver must see the work that an approval is for.
 _WORK_READS: Final = ("arx.policy.read", "arx.sessions.read", "arx.status.read", "arx.tasks.read")
 _ENDS: Final = ("arx.freeze", "arx.kill", "arx.sessions.end", "arx.tasks.finish")
 
+# Roles are looked up by name at each call and never copied into a token, so that a right that is taken away ends at
+# once.  ``kill-only`` can be left with a pager: its key can stop agents and buys nothing else.
 ROLES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     {
         ADMIN: ("arx.*",),
@@ -56,46 +57,47 @@ def rules_of(role: str, written: str | None) -> tuple[Rule, ...]:
 
     Args:
         role: A name of ``ROLES``, or ``custom``.
-        written: The rules of a custom role, as they are stored.
+        written: The rules of a custom role as JSON, as the database has them.
 
     Raises:
-        RequestError: The role is not known to this version: nothing is allowed.
+        RequestError: This version does not know the role, so it allows nothing.
     """
     if role in ROLES:
         return tuple(Rule(tool=action) for action in ROLES[role])
     if role != CUSTOM or written is None:
-        raise RequestError(f"the role {role[:32]!r} is not known here")
+        # A newer version may have stored it: an unknown role must not become a known one with other rights.
+        raise RequestError(f"unknown role: expected one of {', '.join(ROLES)}, got {role[:32]!r}")
     return tuple(map(read_rule, msgspec.json.decode(written, type=list[dict[str, Any]])))
 
 
 def choose(role: str | None, rules: Sequence[Mapping[str, Any]] | None) -> tuple[str, str | None]:
-    """Check what somebody wants an operator to be.
+    """Return the name and the rules of a role, as they are stored, or refuse them.
 
     Args:
-        role: A name of ``ROLES``, or None with rules of one's own.
-        rules: Those rules, ``{"tool": action, "args": …}``.
+        role: A name of ``ROLES``, or None for a custom role.
+        rules: The rules of a custom role, each ``{"tool": action, "args": …}``; None for a named one.
 
     Returns:
-        The role's name, and the rules as they are stored.
+        The role's name, and the rules as JSON; None for a named role.
 
     Raises:
-        RequestError: Neither or both were given, the role is unknown, or a rule cannot be used.
+        RequestError: Neither or both were given, the role is unknown, or a rule is not allowed.
     """
     if (role is None) == (rules is None):
-        raise RequestError("say either role or rules")
+        raise RequestError("invalid role: expected either role or rules; send exactly one")
     if rules is None:
         if role not in ROLES:
-            raise RequestError(f"role is one of {', '.join(ROLES)}; or say rules")
+            raise RequestError(f"unknown role: expected one of {', '.join(ROLES)}; for others, send rules")
         return str(role), None
     if not 0 < len(rules) <= MAX_RULES:
-        raise RequestError(f"rules has 1 to {MAX_RULES} members")
+        raise RequestError(f"invalid rules: expected 1 to {MAX_RULES}, got {len(rules)}")
     for rule in rules:
         _check(rule)
     return CUSTOM, msgspec.json.encode(list(rules), order="sorted").decode()
 
 
 def actions_of(rules: Sequence[Rule]) -> list[str]:
-    """Say in patterns of actions what rules allow, with what they require of arguments left out."""
+    """Return the patterns of actions that rules allow, without their constraints on arguments."""
     return list(dict.fromkeys(rule.tool for rule in rules))
 
 
@@ -103,9 +105,11 @@ def _check(written: Mapping[str, Any]) -> None:
     try:
         rule = read_rule(dict(written))
     except MalformedTokenError as error:
-        raise RequestError(f"a rule cannot be used: {error}") from error
+        raise RequestError(f"invalid rule: {error}") from error
     if not rule.tool.startswith("arx."):
-        raise RequestError("a rule's tool is an action of the mint such as arx.kill, or arx.sessions.*")
+        raise RequestError(
+            "invalid rule: expected an action of the mint as the tool, such as arx.kill or arx.sessions.*"
+        )
     if rule.tool == WRITE_OPERATORS or matches_tool(rule.tool, WRITE_OPERATORS):
-        # Whoever may make operators may make one that may do everything.
-        raise RequestError(f"{WRITE_OPERATORS} is for the role {ADMIN} alone")
+        # An operator that may make operators could make itself an administrator.
+        raise RequestError(f"invalid rule: only the role {ADMIN} may have {WRITE_OPERATORS}")

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tables of a policy file: audiences, sessions, task templates.
+"""The tables of a policy file: audiences, sessions and templates of tasks.
 
-The annotations of each struct are the grammar of its table; each ``read_…`` checks what takes more than one member to
-see.  ``model`` answers what is granted; ``templates`` has rules with parameters.
+A struct's annotations are the grammar of its table, and each ``read_…`` checks what needs more than one member.  Rules
+with parameters are in ``templates``, and grants in ``model``.
 """
 
 import ipaddress
@@ -43,8 +43,8 @@ from arx_verifier.constraints import text
 from arx_verifier.errors import MalformedTokenError, shorten
 from arx_verifier.token import MAX_FRESH_MS, MAX_HOPS
 
-DEFAULT_DEPTH: Final = 4  # delegations that need no thought; a longer chain is a decision
-MAX_OPEN: Final = 10_000  # sessions of one agent are counted one by one
+DEFAULT_DEPTH: Final = 4  # enough for usual delegations; the author of a policy decides on longer chains
+MAX_OPEN: Final = 10_000  # the database counts an agent's sessions row by row
 
 _ORIGIN: Final = re.compile(r"(https?)://(?:\[([0-9a-f:.]+)\]|([a-z0-9._-]+))(?::([1-9][0-9]{0,4}))?")
 _PORTS: Final = {"http": 80, "https": 443}
@@ -59,13 +59,14 @@ def _wrong_network(network: str) -> str | None:
 
 
 def _place(origin: str) -> tuple[str, str, int] | None:
-    """Read scheme, host and port of an origin, a port that is left out written in; None when it is no origin."""
-    found = _ORIGIN.fullmatch(origin)
-    if found is None:
+    """Return an origin's scheme, host and port, or None if it is not one."""
+    match = _ORIGIN.fullmatch(origin)
+    if match is None:
         return None
-    scheme, address, name, digits = found.groups()
+    scheme, address, name, digits = match.groups()
     port = int(digits) if digits else _PORTS[scheme]
     try:
+        # One spelling for each address: otherwise one origin could belong to two audiences.
         one_spelling = address is None or str(ipaddress.IPv6Address(address)) == address
     except ValueError:
         return None
@@ -102,11 +103,11 @@ AudienceName: TypeAlias = Annotated[
 
 
 class AudienceTerms(PolicyTable, frozen=True, kw_only=True):
-    """A tool service.
+    """A tool service and its origins.
 
     Attributes:
         name: The table's name.
-        origins: Where it lives.
+        origins: The origins at which clients reach it.
     """
 
     name: AudienceName
@@ -114,17 +115,17 @@ class AudienceTerms(PolicyTable, frozen=True, kw_only=True):
 
 
 class SessionTerms(PolicyTable, frozen=True, kw_only=True):
-    """On what terms agents may open a session.
+    """Terms on which agents may open sessions.
 
     Attributes:
         name: The table's name.
         agents: Patterns of agent paths.
-        ttl_ms: How long a session may live, absolutely.
-        idle_ms: How long it lives without a renewal; None for as long as it may at all.
-        max_open: How many each of these agents may have open at once; None for any number.
-        subject: Whether a session runs on somebody's behalf.
-        subjects: On whose behalf it may.
-        outlives_ms: How much longer than the token that proved its subject it may live.
+        ttl_ms: The longest life of a session, ms; no renewal extends it.
+        idle_ms: How long a session lives without a renewal, ms; None for no limit but ``ttl_ms``.
+        max_open: How many sessions each agent may have open at once; None for any number.
+        subject: Whether a session runs on behalf of a subject: ``none``, ``allowed`` or ``required``.
+        subjects: The subjects on whose behalf it may run.
+        outlives_ms: How much longer than its subject's token it may live, ms.
     """
 
     name: Name
@@ -138,31 +139,29 @@ class SessionTerms(PolicyTable, frozen=True, kw_only=True):
 
 
 class Template(PolicyTable, frozen=True, kw_only=True):
-    """One kind of task, as the policy writes it; ``TaskGrant`` is what one task gets of it.
+    """One kind of task.
 
     Attributes:
         name: The table's name.
         agents: Patterns of the agents that may start it.
-        params: Its parameters, each with a constraint; a parameter is one text, integer or flag.
-        ttl_ms: Its longest life.
-        depth: How many delegations may follow; default 4, 0 for none.
-        audiences: The services that get a token; each has at least one rule.
+        params: Its parameters, a constraint for each; a value is one text, integer or flag.
+        ttl_ms: The longest life of a task.
+        depth: How many delegations may follow; 0 for none.
+        audiences: The services for which the agent gets a token; each has at least one rule.
         rules: The rules.
-        delegate_to: Patterns of the agents that it may be delegated to; default: all agents with the same first
-            segment.
-        require: Proofs of each call; default ``["call"]``.
-        fresh: How old a service's view of kills may be; ``"0ms"`` probes before each call; default: a lease.
-        net: Networks that calls may come from; default: any.
-        subjects: The people on whose behalf alone it may be started; default: any, or none.
-        exchange: For each service, the audiences for which it may exchange the token of a call:
-            ``{ orders = ["payments"] }``; default: none.  An audience that is not in ``audience`` is reached by
-            services alone, and has rules as well.
+        delegate_to: Patterns of the agents to which it may be delegated; default: all with the same first segment.
+        require: The proofs that each call needs; default ``["call"]``.
+        fresh: How old a service's view of kills may be; ``"0ms"`` probes before each call; default: the lease.
+        net: Networks from which calls may come; default: any.
+        subjects: The subjects on whose behalf alone it may be started; default: any, or none.
+        exchange: For each service, the audiences for which it may exchange a token: ``{ orders = ["payments"] }``.
+            Only services reach an audience that is not in ``audience``; it needs rules as well.
         approvals: The calls that an operator must approve first; default: none.
     """
 
     name: Name
     agents: Patterns
-    params: dict[str, Any] = field(default_factory=dict)  # as it is written, then a constraint each
+    params: dict[str, Any] = field(default_factory=dict)  # as written; ``read_template`` parses a constraint for each
     ttl_ms: Annotated[int, duration()] = field(name="ttl")
     depth: Annotated[int, Meta(ge=0, le=MAX_HOPS)] = DEFAULT_DEPTH
     audiences: Audiences = field(name="audience")
@@ -177,17 +176,17 @@ class Template(PolicyTable, frozen=True, kw_only=True):
 
     @property
     def everywhere(self) -> tuple[str, ...]:
-        """Every audience that a token of it may be for: the agent's own, then those of services alone."""
+        """Every audience of the task: the agent's own, then those that only services reach."""
         more = [target for targets in self.exchange.values() for target in targets]
         return tuple(dict.fromkeys([*self.audiences, *more]))
 
     def approvals_at(self, audience: str) -> tuple[ApprovalTerms, ...]:
-        """Return the terms of those approvals that calls at an audience may need."""
+        """Return the terms of the approvals that calls at an audience may need."""
         return tuple(entry.terms for entry in self.approvals if entry.meets(self.rules, audience))
 
 
 class PolicyDocument(PolicyTable, frozen=True, kw_only=True):
-    """A whole policy: its tables by name."""
+    """A whole policy: its tables by kind and name."""
 
     audience: dict[str, Any] = field(default_factory=dict)
     issuer: dict[str, Any] = field(default_factory=dict)
@@ -197,12 +196,17 @@ class PolicyDocument(PolicyTable, frozen=True, kw_only=True):
 
 
 def read_document(entry: PolicyEntry, data: Any) -> PolicyDocument:
-    """Read a whole policy, each table by itself.
+    """Parse a whole policy, each table by itself.
+
+    Args:
+        entry: The whole policy, for errors.
+        data: The policy as plain data.
 
     Raises:
         SettingsError: The first mistake.
     """
     document: PolicyDocument = entry.read(PolicyDocument, data)
+    # Issuers and audiences first: sessions and tasks refer to them.
     issuers = read_issuers(entry.at("issuer"), document.issuer)
     check_workloads(entry.at("workload"), document.workload, issuers)
     audiences = read_audiences(entry.at("audience"), document.audience)
@@ -214,10 +218,10 @@ def read_document(entry: PolicyEntry, data: Any) -> PolicyDocument:
 
 
 def read_audiences(entry: PolicyEntry, tables: Mapping[str, Any]) -> dict[str, AudienceTerms]:
-    """Read where each audience lives.
+    """Parse every ``[audience.NAME]``.
 
     Raises:
-        SettingsError: A name or an origin that is not allowed, or one origin for two audiences.
+        SettingsError: A name or an origin is not allowed, or two audiences have the same origin.
     """
     audiences: dict[str, AudienceTerms] = entry.read_named(AudienceTerms, tables)
     owners: dict[Any, str] = {}
@@ -225,8 +229,10 @@ def read_audiences(entry: PolicyEntry, tables: Mapping[str, Any]) -> dict[str, A
         for index, origin in enumerate(audience.origins):
             place = _place(origin)
             if place in owners:
-                # A client chooses the token by the origin: two audiences would leave it a choice.
-                raise entry.at(name, "origins", index).error(f"is already an origin of {owners[place]}")
+                # A client chooses the token by the origin: with two audiences it could send the wrong one.
+                raise entry.at(name, "origins", index).error(
+                    f"expected an origin of its own, got that of {owners[place]}"
+                )
             owners[place] = name
     return audiences
 
@@ -234,10 +240,10 @@ def read_audiences(entry: PolicyEntry, tables: Mapping[str, Any]) -> dict[str, A
 def read_sessions(
     entry: PolicyEntry, written: Mapping[str, Any], issuers: Mapping[str, Issuer]
 ) -> dict[str, SessionTerms]:
-    """Read one ``[session]``, or several ``[session.NAME]``.
+    """Parse one ``[session]``, or several ``[session.NAME]``.
 
     Raises:
-        SettingsError: A mistake in one of them.
+        SettingsError: A table has a mistake.
     """
     if not all(isinstance(table, dict) for table in written.values()):
         return {"default": _read_session(entry, "default", written, issuers)}
@@ -251,25 +257,33 @@ def _read_session(
     if terms.idle_ms is not None and terms.idle_ms > terms.ttl_ms:
         raise entry.at("idle").error(f"expected at most `ttl`, got {format_duration(terms.idle_ms)}")
     check_subjects(entry.at("subjects"), terms.subjects, issuers)
+    # A restriction without effect is a mistake of the author, who relies on it.
     if terms.subject == "none" and table.keys() & {"subjects", "subject_outlives"}:
         raise entry.error('subjects are for sessions with subject = "allowed" or "required"')
+    # An empty list would mean every subject of every issuer.
     if terms.subject != "none" and not terms.subjects:
-        raise entry.at("subject").error('needs `subjects`: on whose behalf, such as [ { issuer = "corp" } ]')
+        raise entry.at("subject").error('needs `subjects`, such as [ { issuer = "corp" } ]')
     return terms
 
 
 def read_template(
     entry: PolicyEntry, template: Template, audiences: Mapping[str, Any], issuers: Mapping[str, Issuer]
 ) -> Template:
-    """Check one ``[task.NAME]``, and read what it has by name: parameters, and targets of exchanges.
+    """Check one ``[task.NAME]``, and parse its parameters and its exchanges.
+
+    Args:
+        entry: The table's entry, for errors.
+        template: The table, converted.
+        audiences: All audiences of the policy, by name.
+        issuers: The trusted issuers, by name.
 
     Raises:
-        SettingsError: A mistake anywhere in it.
+        SettingsError: The table has a mistake.
     """
     unknown = [audience for audience in template.audiences if audience not in audiences]
     if unknown:
         known = ", ".join(audiences) or "none: add [audience.NAME]"
-        raise entry.at("audience").error(f"{', '.join(unknown)} is not among the audiences: {known}")
+        raise entry.at("audience").error(f"expected audiences of the policy ({known}), got {', '.join(unknown)}")
     params = read_params(entry.at("params"), template.params)
     exchange = _read_exchange(entry.at("exchange"), template, audiences)
     template = replace(template, params=params, exchange=exchange)
@@ -279,27 +293,28 @@ def read_template(
     )
     for audience in template.everywhere:
         if all(rule.at != audience for rule in rules):
-            raise entry.at("allow").error(f"no rule is for {audience}: add one, or take it out of `audience`")
+            # A token without a rule allows no call, so a rule was forgotten.
+            raise entry.at("allow").error(f"no rule is for {audience}; add one, or remove it from `audience`")
     check_subjects(entry.at("subjects"), template.subjects, issuers)
     check_approvals(entry.at("approvals"), template.approvals, rules, template.audiences)
     if any(rule.names_subject for rule in rules) and len({rule.issuer for rule in template.subjects}) != 1:
-        # Two issuers may call two people by one name.
+        # Two issuers may use one name for two subjects, whom a service could not tell apart.
         raise entry.at("allow").error('"$subject" needs `subjects` of one issuer, such as [ { issuer = "corp" } ]')
     return replace(template, rules=rules)
 
 
 def _read_exchange(entry: PolicyEntry, template: Template, audiences: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
-    """Read which service may exchange a token it was called with for one for which others."""
+    """Parse which service may exchange a token, and for which audiences."""
     exchange: dict[str, tuple[str, ...]] = {}
     for service, written in template.exchange.items():
         exchange[service] = entry.at(service).read(Audiences, written)
         unknown = [target for target in exchange[service] if target not in audiences or target == service]
         if unknown:
             known = ", ".join(name for name in audiences if name != service) or "none: add [audience.NAME]"
-            raise entry.at(service).error(f"{', '.join(unknown)} is not among the other audiences: {known}")
-    # One that is reached by an exchange alone may exchange further.
+            raise entry.at(service).error(f"expected other audiences of the policy ({known}), got {', '.join(unknown)}")
+    # A service that only exchanges reach may exchange further.
     reached = replace(template, exchange=exchange).everywhere
     for service in exchange:
         if service not in reached:
-            raise entry.at(service).error(f"{service} gets no token of this task: it is not in `audience`")
+            raise entry.at(service).error(f"{service} gets no token of this task; add it to `audience`")
     return exchange

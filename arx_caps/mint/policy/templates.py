@@ -1,13 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rules with parameters: which values a parameter may have, and the rules that come out when it is filled in.
+"""Rules with parameters: ``params`` and ``allow`` of a template, and how they are filled in.
 
-``"$name"`` stands for one whole value, where a constraint compares with a value: ``equal`` (also written as a bare
-value), ``range``, ``min`` and ``max``.  It is never part of a text, a pattern, a tool or a name, so that no parameter's
-value can widen what it is put into.  ``$$`` is one dollar.  Who may start a task is left to ``model``.
-
-The kinds of value that can keep a constraint are worked out from the constraint alone.  So a policy is refused when it
-is loaded, not when a task is started, if no value of a parameter could be compared where it is used.  Text that is a
-decimal number is a kind of its own.
+``"$name"`` is a placeholder for one whole value, in ``equal`` (also written as a bare value), ``range``, ``min`` and
+``max``.  ``$$`` is a dollar sign.  Which agents may start a task is in ``model``.
 """
 
 import re
@@ -31,7 +26,7 @@ from arx_verifier.constraints import (
 )
 from arx_verifier.errors import MalformedTokenError, shorten
 
-SUBJECT: Final = "subject"  # ``$subject``: on whose behalf the session runs, which the mint alone fills in
+SUBJECT: Final = "subject"  # ``$subject``: the session's subject, a value that the mint alone fills in
 ToolPattern: TypeAlias = Annotated[str, text_that(names.is_tool_pattern, "a tool's name, `prefix.*` or `*`")]
 Params: TypeAlias = Mapping[str, ConstraintLike]
 
@@ -41,19 +36,19 @@ _INTEGERS: Final = frozenset(["integer"])
 _OTHER_BOUND: Final = {"min": "max", "max": "min"}
 
 
-def overlap(one: str, other: str) -> bool:
-    """Tell whether two tools, names or patterns, speak of one tool."""
-    return names.matches_tool(one, other) or names.matches_tool(other, one)
+def overlap(first: str, second: str) -> bool:
+    """Return whether some tool matches both of two names or patterns."""
+    return names.matches_tool(first, second) or names.matches_tool(second, first)
 
 
 class TemplateRule(PolicyTable, frozen=True, kw_only=True):
-    """A rule in which parameters are not filled in yet.
+    """A rule whose parameters are not filled in yet.
 
     Attributes:
-        tool: Exact, ``prefix.*`` or ``*``.
-        at: The audience whose token gets it.
-        args: Constraints by argument, as they are written; None for any arguments.
-        any: True where any arguments are allowed.
+        tool: A tool's name, ``prefix.*`` or ``*``.
+        at: The audience whose token gets the rule.
+        args: Constraints by argument, as written; None for any arguments.
+        any: True if any arguments are allowed; otherwise None.
     """
 
     tool: ToolPattern
@@ -63,11 +58,11 @@ class TemplateRule(PolicyTable, frozen=True, kw_only=True):
 
     @property
     def names_subject(self) -> bool:
-        """Whether it says ``$subject``."""
+        """Whether an argument is ``$subject``."""
         return _names(self.args, f"${SUBJECT}")
 
     def fill(self, values: Mapping[str, Any]) -> Rule:
-        """Put values in the parameters' places.
+        """Return the rule with values in place of its parameters.
 
         Args:
             values: Checked values by parameter.
@@ -81,23 +76,25 @@ class TemplateRule(PolicyTable, frozen=True, kw_only=True):
 
 
 def read_params(entry: PolicyEntry, written: Mapping[str, Any]) -> dict[str, ConstraintLike]:
-    """Read a template's parameters: a constraint each.
+    """Parse a template's parameters: a constraint for each.
 
     Raises:
-        SettingsError: A name or a constraint that is not allowed, or that no single value can keep.
+        SettingsError: A name or a constraint is not allowed, or no single value can satisfy it.
     """
     params = {}
     for name, data in written.items():
         param = entry.at(name)
         if _PARAMETER.fullmatch(name) is None:
-            raise param.error("a parameter's name is [a-z][a-z0-9_]*, at most 32 characters")
+            raise param.error("expected a parameter's name: [a-z][a-z0-9_]*, at most 32 characters")
+        # An agent that could give it would choose the subject on whose behalf it acts.
         if name == SUBJECT:
-            raise param.error("kept for the session's subject: no agent gives it")
+            raise param.error("reserved for the session's subject; take another name")
         constraint = _read(param, _literal(param, data))
         if isinstance(constraint, Constraint) and constraint.optional:
-            raise param.error("a parameter is always given: leave `optional` out")
+            raise param.error("a parameter is always given; leave `optional` out")
+        # Decided from the constraint alone, so that the policy is refused when it is loaded and not at each start.
         if not kinds_of(constraint):
-            raise param.error("no single value (text, an integer, true or false) can keep this")
+            raise param.error("no single value (text, an integer, true or false) can satisfy this")
         params[name] = constraint
     return params
 
@@ -105,28 +102,37 @@ def read_params(entry: PolicyEntry, written: Mapping[str, Any]) -> dict[str, Con
 def check_rule(entry: PolicyEntry, rule: TemplateRule, params: Params, audiences: Sequence[str]) -> TemplateRule:
     """Check one rule of a template's ``allow``, and return it with its audience.
 
+    Args:
+        entry: The rule's entry, for errors.
+        rule: The rule.
+        params: The template's parameters.
+        audiences: The template's audiences.
+
     Raises:
-        SettingsError: A mistake in its arguments, a parameter that is not declared, or no audience to give it to.
+        SettingsError: An argument has a mistake, a parameter is not declared, or the audience is unknown.
     """
     at = rule.at or rule.tool.partition(".")[0]
     if at not in audiences:
         known = ", ".join(audiences)
         raise entry.at("at").error(f"expected one of the task's audiences ({known}), got {shorten(at)}; write at = …")
     if (rule.args is None) != (rule.any is True):
-        raise entry.error("say either args = { … }, with {} for none, or any = true for any arguments at all")
+        # A forgotten ``args`` must not grant every argument.
+        raise entry.error("expected either args = { … }, with {} for none, or any = true for any arguments")
     for name, constraint in (rule.args or {}).items():
         argument = entry.at("args", name)
         _literal(argument, name)
-        # All that needs no value is checked now: a policy that could never grant is refused when it is loaded.
+        # Sample values stand for the parameters: a rule that no value satisfies is refused when the policy is loaded.
         _read(argument, _sample(argument, constraint, params))
     return replace(rule, at=at, any=rule.any or None)
 
 
 def _sample(entry: PolicyEntry, written: Any, params: Params) -> Any:
-    """Fill an argument's constraint with values that fit whatever stands beside them, to check all the rest.
+    """Return an argument's constraint with sample values in place of parameters.
+
+    The samples fit the operands beside them, so that an error is about what is written.
 
     Raises:
-        SettingsError: A ``"$name"`` that is no parameter, or stands where none may.
+        SettingsError: A ``"$name"`` is no parameter, or is in a place where none may be.
     """
     if not isinstance(written, dict):
         return _sample_value(entry, written, "any value", params)
@@ -146,7 +152,7 @@ def _sample(entry: PolicyEntry, written: Any, params: Params) -> Any:
         elif word == "not":
             sample[word] = _sample(part, operand, params)
         elif word in ("all_of", "any_of") and isinstance(operand, list):
-            sample[word] = [_sample(part.at(index), each, params) for index, each in enumerate(operand)]
+            sample[word] = [_sample(part.at(index), item, params) for index, item in enumerate(operand)]
         else:
             sample[word] = _literal(part, operand)
     return sample
@@ -158,8 +164,8 @@ def _sample_value(entry: PolicyEntry, written: Any, value: Any, params: Params) 
     if written[1:] not in (*params, SUBJECT):
         known = ", ".join(f"${name}" for name in params) or "none"
         raise entry.error(
-            f'"{written[:60]}" is no parameter of this task, which has: {known}; $$ is a dollar, and $subject on whose '
-            "behalf the session runs"
+            f'expected a parameter of this task ({known}) or $subject, the session\'s subject, got "{written[:60]}"; '
+            "write $$ for a dollar sign"
         )
     return value
 
@@ -169,18 +175,20 @@ def _sample_bound(entry: PolicyEntry, written: Any, other: Any, wanted: frozense
     if _is_parameter(written):
         kinds = TEXTS if written[1:] == SUBJECT else kinds_of(params[written[1:]])
         if not kinds <= wanted:
-            can, must = (" or ".join(sorted(which)) for which in (kinds, wanted))
-            raise entry.error(f"{written} can be {can}, and a bound here must be {must}")
+            # A comparison of other kinds fails at every call: the rule would allow nothing.
+            can, must = (" or ".join(sorted(names_of_kinds)) for names_of_kinds in (kinds, wanted))
+            raise entry.error(f"{written} can be {can}, but a bound here must be {must}")
     return value
 
 
 def _literal(entry: PolicyEntry, written: Any) -> Any:
-    """Read data in which no parameter may stand: a single dollar is a mistake, and two are one."""
+    """Return data without parameters, ``$$`` replaced by a dollar sign; refuse a single dollar."""
     if isinstance(written, str):
+        # Part of a text, a pattern, a tool or a name, a parameter's value could widen what surrounds it.
         if _ONE_DOLLAR.search(written) is not None:
             raise entry.error(
-                f'"{written[:60]}": a parameter stands alone, as a whole value, in equal, range, min or max of an '
-                "argument; write $$ for a dollar"
+                f'expected a parameter alone, as a whole value of equal, range, min or max, got "{written[:60]}"; '
+                "write $$ for a dollar sign"
             )
         return written.replace("$$", "$")
     if isinstance(written, list):
@@ -201,8 +209,10 @@ def _read(entry: PolicyEntry, data: Any) -> ConstraintLike:
         return read_constraint(data)
     except MalformedTokenError as error:
         part, wrong = entry.inner(str(error))
+        # Binary floats do not compare exactly, so constraints take decimals as text (SPEC 7).
         hint = "; write a decimal as text, such as '10.5'" if "float" in wrong else ""
         if part == entry and isinstance(data, dict):
+            # The error names no member: try each by itself, to name its line.
             alone = (word for word, operand in data.items() if _mistake({word: operand}) == wrong)
             part = entry.at(*next(zip(alone, strict=True), ()))
         raise part.error(f"{wrong.removeprefix(f'{part.path[-1]}: ')}{hint}") from error
@@ -217,8 +227,9 @@ def _mistake(data: Any) -> str | None:
 
 
 def _put(data: Any, values: Mapping[str, Any]) -> Any:
-    """Put values in their places, and one dollar for two; what is put in is not looked at again."""
+    """Return data with values in place of parameters, and ``$$`` replaced by a dollar sign."""
     if isinstance(data, str):
+        # A value is put in as it is: a ``$name`` inside it is not filled in again.
         return values[data[1:]] if _is_parameter(data) else data.replace("$$", "$")
     if isinstance(data, list):
         return [_put(item, values) for item in data]
