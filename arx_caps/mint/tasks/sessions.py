@@ -148,7 +148,9 @@ def renew_session(mint: MintContext, unit: UnitOfWork, caller: AuthenticatedCall
     ends_at = min(int(session["ends_at"]), int(session["opened_at"]) + terms.ttl_ms)
     ends_at = within_login(terms, session["subject_until"], ends_at)
     if ends_at <= now:
-        raise GrantError("the session has reached the lifetime that the policy allows; open another", code="session_ended")
+        raise GrantError(
+            "the session has reached the lifetime that the policy allows; open another", code="session_ended"
+        )
     expires_at = next_end(mint, terms, now, ends_at)
     kid, _ = mint.key_schedule.mint_key()
     mint.require(born, (f"key:{kid}", f"policy:{policy.digest}"))
