@@ -24,6 +24,7 @@ PAGES = [
         "docs/concepts.md",
         "docs/glossary.md",
         "docs/identity.md",
+        "docs/limits.md",
         "docs/operations.md",
         "docs/policy.md",
         "docs/reasons.md",

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, Final
 
-MAX_PATH_BYTES: Final = 64  # with ``agent:`` before it, an agent path stays below the 96 bytes of a target
+MAX_PATH_BYTES: Final = 64  # with `agent:` before it, an agent path stays below the 96 bytes of a target
 MAX_PATH_SEGMENTS: Final = 8  # each ancestor is one more target to look up in every decision
 MAX_TOOL_CHARS: Final = 96  # longer than any tool name seen in the wild; keeps a record's line readable
 

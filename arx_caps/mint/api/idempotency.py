@@ -10,7 +10,7 @@ import msgspec
 from arx_verifier.errors import RequestError
 
 HEADER: Final = "Idempotency-Key"
-MAX_KEY_CHARS: Final = 64
+MAX_KEY_CHARS: Final = 64  # room for two UUIDs
 # Good once, or for a short time: a repeat brings others, and they stand for the same caller.
 _CREDENTIALS: Final = ("assertion", "workload_token", "subject_token")
 

@@ -26,7 +26,7 @@ from arx_verifier.errors import NOT_GIVEN, NOT_NAMED, Failure, MalformedTokenErr
 from arx_verifier.jcs import encode, is_plain_name
 from arx_verifier.names import is_tool_pattern
 
-MAX_TOLD: Final = 32  # failures in one refusal: people read no more, and the caller chooses how many there are
+MAX_TOLD: Final = 32  # people read no more, and the caller chooses how many there are
 _SHOWN_CHARS: Final = 64  # names up to this length are shown whole
 # What a test takes.  A value of another kind fails under ``not`` as well: without a note on its kind, the refusal would
 # be hard to understand.

@@ -26,7 +26,7 @@ NUMBERS: Final[Kinds] = frozenset(["integer", "decimal"])
 TEXTS: Final[Kinds] = frozenset(["text", "decimal"])
 EVERY: Final[Kinds] = NUMBERS | TEXTS | {"flag"}
 
-_MAX_ITEMS: Final = 1 << 16  # of a tested list: an item takes a hundred times as long as a character of text
+_MAX_ITEMS: Final = 1 << 16  # an item takes a hundred times as long as a character of text
 MAX_DECIMAL_CHARS: Final = 32  # more digits than any money amount; bounds the cost of one comparison
 
 _OPERAND: Final = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]*[1-9])?")

@@ -24,7 +24,7 @@ Places: TypeAlias = frozenset[str] | None
 Headers: TypeAlias = Mapping[bytes, bytes]
 """The value of each header by its name in lower case; several values of one header are joined with a ``LINE_BREAK``."""
 
-MAX_QUERY_FIELDS: Final = 256
+MAX_QUERY_FIELDS: Final = 256  # bounds the work of reading a query
 LINE_BREAK: Final = ord("\n")  # between several values of one header; RFC 9110 5.5 allows none in a single one
 _METHOD: Final = re.compile(r"[A-Z]{1,16}")
 _PARAMETER: Final = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)(?::[A-Za-z_][A-Za-z0-9_]*)?\}")

@@ -27,7 +27,7 @@ _KEPT: Final = bytes((0x97, RECORD_VERSION))  # an array of seven, see ``seal``
 _BODY: Final = b"\x92"  # an array of two: person, rest
 _DIGEST: Final = b"\xc4\x20"  # 32 bytes follow
 SALT_BYTES: Final = 16  # amounts and ids are few: without a salt, the digest of arguments or of a body could be guessed
-MAX_ARGUMENTS_BYTES: Final = 8 * 1024  # of the arguments' JSON, if the operator has it recorded
+MAX_ARGUMENTS_BYTES: Final = 8 * 1024  # of their JSON, if the operator has it recorded
 _SALTS_AT_ONCE: Final = 256
 _JSON: Final = msgspec.json.Encoder(order="deterministic", enc_hook=lambda value: f"({type(value).__name__})")
 _BRACKET: Final = ord("[")

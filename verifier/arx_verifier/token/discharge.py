@@ -20,7 +20,7 @@ from arx_verifier.errors import ArxError, AttenuationError, MalformedTokenError,
 from arx_verifier.token.caveats import ABOUT_HOLDERS, Caveat
 from arx_verifier.token.macaroon import Macaroon
 
-MAX_DISCHARGES: Final = 8  # in a credential; each costs a box to open and a chain to fold
+MAX_DISCHARGES: Final = 8  # each costs a box to open and a chain to fold
 MAX_ID_CHARS: Final = 160  # a key id, a colon and a task's name, with room
 KEY_BYTES: Final = 32
 NONCE_BYTES: Final = 24

@@ -17,7 +17,7 @@ import arx_verifier.token.wire as wire
 from arx_verifier.errors import AttenuationError, MalformedTokenError
 
 MAX_INTEGER: Final = 2**53 - 1  # the largest integer that every JSON parser returns exactly
-MAX_HOPS: Final = 16  # delegations in one token
+MAX_HOPS: Final = 16  # each delegation adds targets to every check
 ID_BYTES: Final = 16
 HOP_BYTES: Final = 9  # 72 random bits name a delegation; two equal ones only die together
 IAT_AHEAD_MS: Final = 60_000  # the mint's clock and a verifier's may each be 30 s off the store's (SPEC 10.5)
@@ -30,7 +30,7 @@ CALL_MARK: Final = b'{"call":['  # the beginning of a call caveat, which no othe
 Natural = Annotated[int, Meta(ge=0, le=MAX_INTEGER)]
 Name = Annotated[str, Meta(min_length=1, max_length=96)]
 ABOUT: Final = ("version", "owner", "purpose")  # the texts of ``meta``, in its order
-MAX_ABOUT_CHARS: Final = 64  # of each: a token travels with every call
+MAX_ABOUT_CHARS: Final = 64  # of each text: a token travels with every call
 About = Annotated[str, Meta(max_length=MAX_ABOUT_CHARS)]
 
 

@@ -11,7 +11,7 @@ from typing import Final
 import arx_verifier.names as names
 
 REALM: Final = "realm"
-MAX_TARGET_BYTES: Final = 96
+MAX_TARGET_BYTES: Final = 96  # bounds the store; an agent path with `agent:` before it fits
 
 
 @lru_cache(maxsize=4096)

@@ -31,7 +31,7 @@ from arx_verifier.token import (
 from arx_verifier.verification.chain_state import ProvenChain
 from arx_verifier.verification.reasons import BAD_SIGNATURE, PLACES, Refused, failures_of
 
-MAX_DEPTH: Final = 4  # of nested discharges; bounds recursion, and no real approval is nested deeper
+MAX_DEPTH: Final = 4  # bounds recursion, and no real approval is nested deeper
 _MALFORMED: Final = Refused("malformed", ())
 _AUTHENTICATORS: "weakref.WeakSet[Authenticator]" = weakref.WeakSet()
 

@@ -32,10 +32,10 @@ if TYPE_CHECKING:
     from logging import Logger
 
 MAX_NONCES: Final = 500_000  # about 100 MB; 15 s of 33,000 calls a second, more than one process can decide
-ONCE_MS: Final = 24 * 60 * 60 * 1000  # how long a ``once`` is valid
+ONCE_MS: Final = 24 * 60 * 60 * 1000  # a service remembers each `once` that long
 ONCE_AHEAD_MS: Final = 60_000  # how far the mint's clock may be ahead; a caller need not wait for longer
-ONCE_KEEP_MS: Final = ONCE_MS + 60_000  # how long it is remembered: until it expires by the slowest worker's clock
-APART_MS: Final = 2 * SKEW_MS  # between the clocks of two workers, each as far from the store's as allowed
+ONCE_KEEP_MS: Final = ONCE_MS + 60_000  # until it expires by the slowest worker's clock
+APART_MS: Final = 2 * SKEW_MS  # two workers' clocks, each as far from the store's as allowed
 _BRIEF_S: Final = 60  # a key that is remembered for longer is the name of a ``once``, not a call
 SPEND: Final = "arx1_spend"  # the revocation store's function
 _ABSENT: Final = re.compile("unction not found|unknown command", re.IGNORECASE)
