@@ -14,7 +14,7 @@ from arx_verifier.journal import Decision
 _MAX_DEPTH: Final = 32  # a token holds at most 16 delegations; a record that claims more than this is cut here
 
 
-class Line(NamedTuple):
+class TrailLine(NamedTuple):
     """The facts that a tree shows of one record.
 
     Attributes:
@@ -77,10 +77,10 @@ class Node:
     allowed: int = 0
     denied: int = 0
     other: int = 0
-    decisions: list[Line] = field(default_factory=list)
+    decisions: list[TrailLine] = field(default_factory=list)
     children: dict[str, "Node"] = field(default_factory=dict)
 
-    def add(self, line: Line) -> None:
+    def add(self, line: TrailLine) -> None:
         """Append a record, and count it."""
         self.decisions.append(line)
         self.allowed += line.allowed
@@ -151,7 +151,7 @@ class Trail:
             node = node.children.setdefault(link, Node(name, link, facts.task, assurance=facts.assurance))
         for task in facts.tasks[:_MAX_DEPTH]:
             node = node.children.setdefault(f"task:{task}", Node(node.name, task=task, assurance=facts.assurance))
-        node.add(Line.of(decision.to_dict()))
+        node.add(TrailLine.of(decision.to_dict()))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the trail as JSON values."""
@@ -198,7 +198,7 @@ def trails_of_log(nodes: Sequence[Mapping[str, Any]], records: Iterable[Mapping[
     for record in sorted(records, key=lambda record: record["at"] or 0):
         if record["node"] in places:
             node = places[record["node"]]
-            node.decisions.append(Line.of(record))
+            node.decisions.append(TrailLine.of(record))
             node.assurance = record.get("assurance") or node.assurance
     for trail in built:
         lines = [line for root in trail.tasks.values() for node in root.walk() for line in node.decisions]

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
-from arx_caps.trail import Line, Node, Trail
+from arx_caps.trail import Node, Trail, TrailLine
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -101,7 +101,7 @@ def _counts(allowed: int, denied: int) -> list[_Part]:
     return [*parts, (", ", ""), (f"{denied} denied", "red")] if denied else parts
 
 
-def _rows(lines: Sequence[Line]) -> Iterator[list[_Part]]:
+def _rows(lines: Sequence[TrailLine]) -> Iterator[list[_Part]]:
     """Yield a line for each record, and one line for a long run of allowed calls."""
     # A refusal must not drown among hundreds of allowed calls.
     for allowed, run in itertools.groupby(lines, key=lambda line: line.allowed):
@@ -112,7 +112,7 @@ def _rows(lines: Sequence[Line]) -> Iterator[list[_Part]]:
             yield from map(_call, calls)
 
 
-def _run(calls: Sequence[Line]) -> list[_Part]:
+def _run(calls: Sequence[TrailLine]) -> list[_Part]:
     tools = Counter(call.what for call in calls).most_common(_SHOWN_TOOLS + 1)
     what = ", ".join(f"{tool} x{count}" for tool, count in tools[:_SHOWN_TOOLS]) + (
         ", …" if tools[_SHOWN_TOOLS:] else ""
@@ -121,11 +121,11 @@ def _run(calls: Sequence[Line]) -> list[_Part]:
     return [("✓ ", "green"), (f"{_time(calls[0])}Z to {until}Z  ", "dim"), (f"{len(calls)} calls: {what}", "")]
 
 
-def _time(line: Line) -> str:
+def _time(line: TrailLine) -> str:
     return datetime.fromtimestamp(line.at / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
 
 
-def _call(line: Line) -> list[_Part]:
+def _call(line: TrailLine) -> list[_Part]:
     parts = [_SIGNS.get(line.outcome, ("✗ ", "red")), (_time(line) + "Z  ", "dim"), (line.what, "")]
     why, detail = line.why
     if why:

@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from arx_caps.audit.merkle import Proof, TileReader, fetch_from, note
+from arx_caps.audit.merkle import RecordProof, TileReader, fetch_from, note
 from arx_caps.audit.query import Question, questions, reach, show_nodes, show_record, total
 from arx_caps.audit.store import LogStore, Publisher
 from arx_verifier.journal import Journal
@@ -120,7 +120,7 @@ def proofs(store: LogStore, publisher: Publisher, count: int) -> dict[str, Any]:
         build.append(_took(lambda index=index, reader=reader: reader.inclusion(index)))  # type: ignore[misc]
         proof = publisher.prove(index, bytes(row.kept), bytes(row.body))
         raw, size = proof.encode(), max(size, len(proof.path))
-        check.append(_took(lambda raw=raw: Proof.parse(raw).check(publisher.signer.key)))  # type: ignore[misc]
+        check.append(_took(lambda raw=raw: RecordProof.parse(raw).check(publisher.signer.key)))  # type: ignore[misc]
     old = [
         _took(lambda: TileReader(fetch_from(publisher.folder), head.size).consistency(head.size // 3))
         for _ in range(20)

@@ -13,7 +13,7 @@ from pathlib import Path
 from arx_caps.audit.merkle import Checkpoint, Note
 from arx_caps.audit.shipping import Shipper
 from arx_caps.realm import Realm
-from arx_caps.service.own_key import OwnKey, read_own_key
+from arx_caps.service.own_key import ServiceIdentity, read_own_key
 from arx_verifier.journal import Journal
 from benchmarks.audit_fill import AUDIENCE, VERIFIER, decisions
 from tests.cli.live import Live, live_realm
@@ -25,7 +25,7 @@ REALM = "acme"
 class Service:
     """A service whose verifier records, and whose records are shipped in batches of one size."""
 
-    def __init__(self, folder: Path, own: OwnKey, log_dir: Path, at_once: int) -> None:
+    def __init__(self, folder: Path, own: ServiceIdentity, log_dir: Path, at_once: int) -> None:
         self._log_dir = log_dir
         self._journal, self._decisions = Journal(folder, VERIFIER, AUDIENCE), decisions()
         about = {"audience": AUDIENCE, "realm": REALM, "issuer": own.issuer, "key": own.key}
@@ -66,7 +66,7 @@ def stage(database: str | None, at_once: int) -> Iterator[Service]:
         yield service
 
 
-def _joined(live: Live, folder: Path) -> OwnKey:
+def _joined(live: Live, folder: Path) -> ServiceIdentity:
     invitation, file = folder / "orders.invite", folder / "orders.json"
     live.ok("service", "invite", AUDIENCE, "--out", invitation)
     live.ok("service", "join", invitation, "--out", file, "--key-out", folder / "orders.key")

@@ -13,7 +13,7 @@ import msgspec
 from arx_verifier.constraints import Constraint, Rule
 from arx_verifier.errors import ArxError, MalformedTokenError
 from arx_verifier.names import matches_tool
-from arx_verifier.token import KEY_BYTES, AudienceKey, Identifier, Macaroon, ThirdPartyCaveat, chain, wire
+from arx_verifier.token import KEY_BYTES, Identifier, Macaroon, PreparedKey, ThirdPartyCaveat, chain, wire
 from arx_verifier.verification import ProvenChain
 
 
@@ -165,7 +165,7 @@ def unverified_chain(macaroon: Macaroon, discharges: Sequence[Macaroon] = ()) ->
     identifier = macaroon.unverified_identifier
     if not isinstance(identifier, Identifier):
         raise MalformedTokenError("an operator's token is good for the mint alone, and names no tools of a service")
-    reading = ProvenChain(AudienceKey(identifier.kid, bytes(KEY_BYTES)), identifier, b"", b"")
+    reading = ProvenChain(PreparedKey(identifier.kid, bytes(KEY_BYTES)), identifier, b"", b"")
     packets = macaroon.packets[:-1] if macaroon.is_one_shot else macaroon.packets
     packets = (*packets, *(packet for each in discharges for packet in each.packets))
     reading.read_caveats(packets, identifier.aud)

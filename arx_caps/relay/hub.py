@@ -70,7 +70,7 @@ class Copy(NamedTuple):
         return RelayPage(end if end < len(rows) else 0, dict(rows[cursor:end]))
 
 
-class Member:
+class RelayFollower:
     """A follower of the relay: a verifier, or another relay with its crowd."""
 
     __slots__ = ("ahead", "asked", "crowd", "heard", "heard_ms", "incarnation", "listener", "name")
@@ -113,7 +113,7 @@ class Hub:
         self._state, self._stand_for, self._later, self._boot = state, stand_for, later, boot
         self.incarnation, self.seq = "", -1
         self.granted: Granted | None = None
-        self.members: dict[str, Member] = {}
+        self.members: dict[str, RelayFollower] = {}
         self.listeners: set[Listener] = set()
         self._entries: deque[EpochEntry] = deque(maxlen=KEEP)  # up to seq, without a gap
         self._chains: deque[str] = deque([UNKNOWN], maxlen=KEEP + 1)  # before the first of them, and of each
@@ -185,7 +185,7 @@ class Hub:
         came = self._boot()
         member = self.members.get(probe.name)
         if member is None:
-            member = self.members[probe.name] = Member(probe.name)
+            member = self.members[probe.name] = RelayFollower(probe.name)
         new = member.listener is not listener or self._silent(member, came)
         if member.listener is not listener:
             if member.listener is not None:
@@ -223,7 +223,7 @@ class Hub:
                 member.listener = member.asked = None
         self.settle_soon()
 
-    def _answer(self, member: Member, probe: Probe, came: int) -> None:
+    def _answer(self, member: RelayFollower, probe: Probe, came: int) -> None:
         granted, listener = self.granted, member.listener
         assert listener is not None
         member.asked = member.ahead = None
@@ -317,14 +317,14 @@ class Hub:
                 late.extend(member.crowd.late)
         return Crowd(verifiers, applied, tuple(late), max(ahead, default=None))
 
-    def _ahead_of(self, member: Member) -> list[tuple[int, str]]:
+    def _ahead_of(self, member: RelayFollower) -> list[tuple[int, str]]:
         """Return the places that a member names, for itself or its crowd, and that are not in this history."""
         own = member.ahead
         places = [(own.applied, own.chain)] if own is not None and own.incarnation == self.incarnation else []
         behind = member.crowd.ahead if member.incarnation == self.incarnation else None
         return places if behind is None else [*places, behind]
 
-    def _silent(self, member: Member, now: int) -> bool:
+    def _silent(self, member: RelayFollower, now: int) -> bool:
         return member.listener is None or now - member.heard > self._lease // 2
 
     @property

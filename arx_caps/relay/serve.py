@@ -25,7 +25,7 @@ TICK_S: Final = 0.05  # how often silent followers are looked for
 FIRST_LOOK_S: Final = 0.02
 
 
-class Place(NamedTuple):
+class ListenAddress(NamedTuple):
     """The address that a relay listens at: a unix socket's path, or host and port."""
 
     path: Path | None
@@ -33,7 +33,7 @@ class Place(NamedTuple):
     port: int
 
     @classmethod
-    def of(cls, text: str) -> "Place":
+    def of(cls, text: str) -> "ListenAddress":
         """Parse ``unix:///PATH`` or ``HOST:PORT``.
 
         Raises:
@@ -72,7 +72,7 @@ def serve(
     Args:
         store: URL of the store, or of the relay, to follow.
         realm: The realm's name.
-        listen: The address to listen at, as ``Place.of`` parses it.
+        listen: The address to listen at, as ``ListenAddress.of`` parses it.
         name: The relay's name in reports of kills; the host's name when omitted.
         store_password: Replaces a password in the store's URL.
         password: The followers' password; required for a TCP port.
@@ -83,14 +83,14 @@ def serve(
     Raises:
         SettingsError: It cannot listen there, or a password or certificate is missing.
     """
-    place = Place.of(listen)
+    place = ListenAddress.of(listen)
     context = _tls(place, password, certificate)
     # The name is new for each process: this one must not confirm for the leases of a relay that was killed.
     full = f"relay:{name or socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
     asyncio.run(_serve(place, (store, realm, full), (store_password, ca), password, context, on_ready))
 
 
-def _tls(place: Place, password: str | None, certificate: tuple[str, str] | None) -> ssl.SSLContext | None:
+def _tls(place: ListenAddress, password: str | None, certificate: tuple[str, str] | None) -> ssl.SSLContext | None:
     # A unix socket is for one user's processes.  Any user of the machine can reach a TCP port, so that needs a
     # password.  Beyond loopback an attacker could change answers and hide every kill from the verifiers below: hence
     # TLS.
@@ -109,7 +109,7 @@ def _tls(place: Place, password: str | None, certificate: tuple[str, str] | None
 
 
 async def _serve(
-    place: Place,
+    place: ListenAddress,
     follow: tuple[str, str, str],
     trusted: tuple[str | None, str | None],
     password: str | None,
@@ -155,7 +155,7 @@ async def _serve(
             place.path.unlink(missing_ok=True)
 
 
-def _listen(place: Place) -> socket.socket:
+def _listen(place: ListenAddress) -> socket.socket:
     if place.path is None:
         family = socket.AF_INET6 if ":" in place.host else socket.AF_INET
         listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)

@@ -5,19 +5,27 @@ from arx_caps.revocation.failover import Topology
 from arx_caps.revocation.report import KillReport
 from arx_caps.revocation.store import DEFAULT_LEASE_MS, DEFAULT_MAX_TTL_MS, RevocationStore
 from arx_caps.revocation.targets import KINDS, Target, parse_target, parse_targets
-from arx_caps.revocation.wire import Bump, Entry, Header, OutcomeUnknownError, Registry, StoreHistoryError, VerifierSeen
+from arx_caps.revocation.wire import (
+    Bump,
+    Header,
+    OutcomeUnknownError,
+    Registry,
+    StoreEntry,
+    StoreHistoryError,
+    VerifierSeen,
+)
 
 __all__ = [
     "DEFAULT_LEASE_MS",
     "DEFAULT_MAX_TTL_MS",
     "KINDS",
     "Bump",
-    "Entry",
     "Header",
     "KillReport",
     "OutcomeUnknownError",
     "Registry",
     "RevocationStore",
+    "StoreEntry",
     "StoreHistoryError",
     "Target",
     "Topology",

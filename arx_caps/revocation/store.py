@@ -19,10 +19,10 @@ from arx_caps.revocation.targets import parse_targets
 from arx_caps.revocation.wire import (
     Ahead,
     Bump,
-    Entry,
     Header,
     Keys,
     Registry,
+    StoreEntry,
     StoreHistoryError,
     VerifierSeen,
     read_ahead,
@@ -372,7 +372,7 @@ class RevocationStore:
         """
         return self._numbers(self.keys.freezes)
 
-    def log(self, after: int = 0, limit: int = 1_000) -> tuple[Entry, ...]:
+    def log(self, after: int = 0, limit: int = 1_000) -> tuple[StoreEntry, ...]:
         """Return entries after a sequence, oldest first.
 
         Args:

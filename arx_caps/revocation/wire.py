@@ -163,7 +163,7 @@ class VerifierSeen(NamedTuple):
     behind: int | None = None
 
 
-class Entry(NamedTuple):
+class StoreEntry(NamedTuple):
     """One entry of the kill sequence: operation, target, time, actor and reason."""
 
     seq: int
@@ -243,7 +243,7 @@ def read_crowd(value: Any) -> Crowd:
     return Crowd(1, -1, ())
 
 
-def read_entry(reply: Any) -> Entry:
+def read_entry(reply: Any) -> StoreEntry:
     """Parse one entry of the log.
 
     Raises:
@@ -254,7 +254,7 @@ def read_entry(reply: Any) -> Entry:
         members = fields if isinstance(fields, dict) else dict(zip(fields[::2], fields[1::2], strict=True))
         values = {text(name): text(value) for name, value in members.items()}
         seq = int(key.split(b"-")[0])
-        return Entry(seq, values["op"], values["s"], int(values["t"]), values["by"], values["why"])
+        return StoreEntry(seq, values["op"], values["s"], int(values["t"]), values["by"], values["why"])
     except (TypeError, ValueError, KeyError) as error:
         raise StoreError("the store's log has an entry of an unknown form") from error
 

@@ -6,10 +6,10 @@ from typing import NamedTuple
 
 from arx_caps.keyfile import KeyFile, SigningKey
 from arx_verifier.errors import SettingsError
-from arx_verifier.service import ServiceFile, read_service_file
+from arx_verifier.service import ServiceConfig, read_service_file
 
 
-class OwnKey(NamedTuple):
+class ServiceIdentity(NamedTuple):
     """A service that can authenticate itself to the mint.
 
     Attributes:
@@ -19,13 +19,13 @@ class OwnKey(NamedTuple):
         ca: File of a further authority for TLS, or None.
     """
 
-    file: ServiceFile
+    file: ServiceConfig
     issuer: str
     key: SigningKey
     ca: str | None
 
 
-def read_own_key(path: Path) -> OwnKey:
+def read_own_key(path: Path) -> ServiceIdentity:
     """Read a service file and the key that it names.
 
     Args:
@@ -43,4 +43,4 @@ def read_own_key(path: Path) -> OwnKey:
     key = KeyFile.load(path.parent / file.key_file)
     if (key.role, key.name) != ("service", file.audience):
         raise SettingsError(f"{file.key_file} is the key of {key.subject}, not of service:{file.audience}")
-    return OwnKey(file, file.issuer, key.key, file.ca or key.ca)
+    return ServiceIdentity(file, file.issuer, key.key, file.ca or key.ca)

@@ -22,7 +22,7 @@ from sqlalchemy.engine import Engine
 from arx_caps.audit.ingest import Reader
 from arx_caps.audit.integrity import reindex
 from arx_caps.audit.store import LogStore, Publisher
-from arx_caps.audit.store.batch_queue import Line, Taking
+from arx_caps.audit.store.batch_queue import BatchQueue, Taking
 from tests.audit.batches import batch_of, decision, facts
 from tests.audit.world import LOG
 
@@ -72,7 +72,7 @@ def work(url: str, folder: Path, steps: int, out: int) -> None:
     chain = facts(f"s-{mark}")
     made, reader = [decision(n, chain) for n in range(AT_ONCE)], Reader()
     halves = [batch_of(made[: AT_ONCE // 2], mark + 1), batch_of(made[AT_ONCE // 2 :], mark + 1 + AT_ONCE // 2)]
-    line, both = Line(store.writing), [Taking(half, reader.read(half), "s", None) for half in halves]
+    line, both = BatchQueue(store.writing), [Taking(half, reader.read(half), "s", None) for half in halves]
     for half in both:
         line.stand(half)  # they are taken in one transaction
     for half in both:

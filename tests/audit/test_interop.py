@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from arx_caps.audit.merkle import EMPTY_ROOT, Note, Proof, Trust, VerifierKey, check_consistency, tree, verify
+from arx_caps.audit.merkle import EMPTY_ROOT, Note, RecordProof, Trust, VerifierKey, check_consistency, tree, verify
 from tests.audit.world import AT_S, LOG, WITNESS, body, checkpoint_of, records, write
 from tests.vectors import log_vectors
 
@@ -92,7 +92,7 @@ def test_they_accept_what_we_write(oracle: Path, tmp_path: Path, size: int) -> N
     note = Note.parse(log.published.read_bytes())
     (tmp_path / "proofs").mkdir()
     for at in sorted(each for each in edges if each < size):
-        made = Proof(log.records[at], body(at), at, tuple(log.reader.inclusion(at)), note)
+        made = RecordProof(log.records[at], body(at), at, tuple(log.reader.inclusion(at)), note)
         (tmp_path / "proofs" / str(at)).write_bytes(made.encode())
     told = ask(oracle, "read", tmp_path)
     assert (told["inclusion"], told["consistency"], told["files"]) == (len(proven), len(olds), len(proven))

@@ -11,7 +11,7 @@ import pytest
 
 from arx_caps.audit.merkle import (
     NoteError,
-    Proof,
+    RecordProof,
     TamperedError,
     TileReader,
     TileWriter,
@@ -68,9 +68,9 @@ def test_each_proof_comes_out_as_it_says(case: dict[str, str]) -> None:
     raw = case["proof"].encode()
     if case["expect"] == "malformed":
         with pytest.raises(NoteError):
-            Proof.parse(raw).check(KEY)
+            RecordProof.parse(raw).check(KEY)
         return
-    proof = Proof.parse(raw)
+    proof = RecordProof.parse(raw)
     assert proof.encode() == raw
     if case["expect"] == "holds":
         assert WITNESS in proof.check(KEY, [WITNESS]).seen

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arx_caps.audit.merkle import IncompleteError, Note, NoteError, Proof, TamperedError, read_selection
+from arx_caps.audit.merkle import IncompleteError, Note, NoteError, RecordProof, TamperedError, read_selection
 from arx_caps.audit.merkle.selection import is_selection
 from tests.audit.world import LOG, OTHER, WITNESS, Log, body, checkpoint_of, records, selection_of, write
 from tests.support import QUICK
@@ -23,17 +23,17 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> Log:
     return write(tmp_path_factory.mktemp("log"), records(37))
 
 
-def proof_of(log: Log, index: int) -> Proof:
+def proof_of(log: Log, index: int) -> RecordProof:
     """The proof of one record."""
     note = Note.parse(checkpoint_of(log.records, LOG, WITNESS))
-    return Proof(log.records[index], body(index), index, tuple(log.reader.inclusion(index)), note)
+    return RecordProof(log.records[index], body(index), index, tuple(log.reader.inclusion(index)), note)
 
 
 def test_a_proof_file_is_read_back_and_holds(log: Log) -> None:
     """For every record; who cosigned is told."""
     for index in range(log.size):
         made = proof_of(log, index)
-        read = Proof.parse(made.encode())
+        read = RecordProof.parse(made.encode())
         assert read == made
         signed = read.check(LOG.key, [WITNESS.key])
         assert (signed.checkpoint.size, list(signed.seen)) == (37, [WITNESS.key])
@@ -47,7 +47,7 @@ def test_a_body_can_be_left_out_and_not_be_changed(log: Log) -> None:
     replace(made, body=None).check(LOG.key)
     for other in (body(6), b"", body(5) + b"."):
         with pytest.raises(TamperedError, match="body of record 5") as caught:
-            Proof.parse(replace(made, body=other).encode()).check(LOG.key)
+            RecordProof.parse(replace(made, body=other).encode()).check(LOG.key)
         assert caught.value.first == 5
 
 
@@ -80,7 +80,7 @@ def test_its_form_is_the_specification_s(log: Log) -> None:
 def test_no_other_form_is_read(log: Log, old: bytes, new: bytes) -> None:
     """One spelling of everything, and bounded."""
     with pytest.raises(NoteError):
-        Proof.parse(proof_of(log, 5).encode().replace(old, new, 1))
+        RecordProof.parse(proof_of(log, 5).encode().replace(old, new, 1))
 
 
 @QUICK
@@ -92,7 +92,7 @@ def test_a_byte_that_changes_is_seen(log: Log, data: st.DataObject) -> None:
     place = data.draw(st.integers(0, len(raw) - 1))
     raw[place] ^= data.draw(st.integers(1, 255))
     try:
-        read = Proof.parse(bytes(raw))
+        read = RecordProof.parse(bytes(raw))
         read.check(LOG.key)
     except (NoteError, TamperedError):
         return

@@ -9,7 +9,7 @@ from sqlalchemy import select, update
 
 from arx_caps.audit.ingest import is_event, read_event
 from arx_caps.audit.integrity import erase, index_at, prune
-from arx_caps.audit.merkle import IncompleteError, Proof, Trust, open_checkpoint, verify
+from arx_caps.audit.merkle import IncompleteError, RecordProof, Trust, open_checkpoint, verify
 from arx_caps.audit.store import BATCH, NODE, PRUNED, RECORD, LogStore, Publisher
 from arx_verifier.token.targets import subject_target
 from tests.audit.batches import batch_of, decision, facts
@@ -26,13 +26,13 @@ class Kept(NamedTuple):
 
     store: LogStore
     publisher: Publisher
-    proofs: list[Proof]
+    proofs: list[RecordProof]
 
     @property
     def folder(self) -> Path:
         return self.publisher.folder
 
-    def prove(self, index: int) -> Proof:
+    def prove(self, index: int) -> RecordProof:
         """Prove a record as it is now."""
         row = self.store.record(index)
         assert row is not None

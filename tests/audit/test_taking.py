@@ -12,7 +12,7 @@ from arx_caps.audit.ingest import Reader
 from arx_caps.audit.merkle import DisputedError
 from arx_caps.audit.shipping import Batch
 from arx_caps.audit.store import LogStore, Writing, batch_queue
-from arx_caps.audit.store.batch_queue import Line, Taking
+from arx_caps.audit.store.batch_queue import BatchQueue, Taking
 from arx_verifier.errors import ArxError, StoreError
 from tests.audit.batches import batch_of, decision, facts
 
@@ -88,7 +88,7 @@ def test_what_the_database_does_not_keep_keeps_nothing_else_out(store: LogStore)
     read = Reader().read
     good, bad = [Taking(each, read(each), "s", None) for each in (some("a"), some("c"))], some("b")
     spoilt = Taking(bad, [read(bad)[0]._replace(code=None)], "s", None)  # type: ignore[arg-type]
-    line = Line(store.writing)
+    line = BatchQueue(store.writing)
     for each in (good[0], spoilt, good[1]):
         line.stand(each)
     assert line.take(good[0]) == 10
@@ -100,7 +100,7 @@ def test_what_the_database_does_not_keep_keeps_nothing_else_out(store: LogStore)
 
 def test_nobody_is_answered_for_what_was_not_committed(store: LogStore) -> None:
     """Where the transaction ends in any other way, all that were in it are to be sent again."""
-    line, both = Line(broken(store)), [Taking(some(run), Reader().read(some(run)), "s", None) for run in "ab"]
+    line, both = BatchQueue(broken(store)), [Taking(some(run), Reader().read(some(run)), "s", None) for run in "ab"]
     for each in both:
         line.stand(each)
     with pytest.raises(ZeroDivisionError):

@@ -10,7 +10,7 @@ from arx_caps.audit.merkle import (
     IncompleteError,
     Note,
     NoteError,
-    Proof,
+    RecordProof,
     SignedCheckpoint,
     TamperedError,
     TileWriter,
@@ -226,7 +226,7 @@ def test_files_that_are_none_are_not_read(log: Log) -> None:
 def test_proofs_and_selections_are_told_by_their_beginning(log: Log, tmp_path: Path) -> None:
     """Each is checked as what it is; anything else is refused."""
     note = Note.parse(checkpoint_of(log.records, LOG, WITNESS))
-    proofs = [Proof(log.records[at], body(at), at, tuple(log.reader.inclusion(at)), note) for at in (5, 9)]
+    proofs = [RecordProof(log.records[at], body(at), at, tuple(log.reader.inclusion(at)), note) for at in (5, 9)]
     (tmp_path / "one").write_bytes(proofs[0].encode())
     (tmp_path / "some").write_bytes(selection_of(note, proofs))
     trust = Trust(LOG.key, (WITNESS.key,), open_checkpoint(log.checkpoint, LOG.key))
@@ -244,7 +244,7 @@ def test_proofs_and_selections_are_told_by_their_beginning(log: Log, tmp_path: P
 
 def test_a_proof_is_held_to_what_was_seen_as_far_as_it_can_be(log: Log, tmp_path: Path) -> None:
     """Of the same size the roots must be one; of another size only the log's files could tell."""
-    made = Proof(log.records[1], None, 1, tuple(log.reader.inclusion(1)), Note.parse(log.checkpoint))
+    made = RecordProof(log.records[1], None, 1, tuple(log.reader.inclusion(1)), Note.parse(log.checkpoint))
     (tmp_path / "one").write_bytes(made.encode())
     for raw, error in (
         (checkpoint_of(records(SMALL, "other ")), TamperedError),

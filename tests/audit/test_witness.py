@@ -27,7 +27,7 @@ from arx_caps.audit.merkle.tree import Tree
 from arx_caps.audit.witness import KEY_FILE, Witness
 from arx_caps.audit.witness.client import ask_witness
 from arx_caps.audit.witness.server import create_app
-from arx_caps.audit.witness.witness import MAX_REQUEST_BYTES, Answer, Request, hash_of
+from arx_caps.audit.witness.witness import MAX_REQUEST_BYTES, Request, WitnessResponse, hash_of
 from arx_verifier.errors import SettingsError
 from tests.audit.world import AT_S, LOG, ORIGIN, OTHER, STRANGER, checkpoint_of, records, signer
 
@@ -75,7 +75,7 @@ def test_growth_is_cosigned_step_by_step(witness: Witness, folder: Path) -> None
 def test_it_says_what_it_has_seen_to_whoever_does_not_know(witness: Witness, old: int) -> None:
     """409 with the size, in the protocol's own type; nothing is kept."""
     assert witness.add_checkpoint(request(0, 10), AT_S).status == 200
-    assert witness.add_checkpoint(request(old, 25), AT_S) == Answer(409, "10\n", "text/x.tlog.size")
+    assert witness.add_checkpoint(request(old, 25), AT_S) == WitnessResponse(409, "10\n", "text/x.tlog.size")
     assert open_checkpoint(witness.last(hash_of(ORIGIN)) or b"", LOG.key).checkpoint.size == 10
 
 

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from arx_caps.audit.merkle import (
     CHECKPOINT,
     Checkpoint,
-    Proof,
+    RecordProof,
     TileReader,
     TileWriter,
     end_line,
@@ -86,7 +86,7 @@ def checkpoint_of(kept: list[bytes], by: note.Signer = LOG, *witnesses: note.Sig
     return made.signed(*(each.sign(made.text, AT_S) for each in witnesses)).encode()
 
 
-def selection_of(under: note.Note, proofs: Iterable[Proof]) -> bytes:
+def selection_of(under: note.Note, proofs: Iterable[RecordProof]) -> bytes:
     """A selection of records that are proven under one checkpoint, as ``arx audit export`` writes it."""
     lines = [
         record_line(

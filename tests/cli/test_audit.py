@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from arx_caps.audit.merkle import Note, Proof, make_key, paths, read_signer
+from arx_caps.audit.merkle import Note, RecordProof, make_key, paths, read_signer
 from arx_verifier.errors import SettingsError
 from tests.audit.world import LOG, ORIGIN, STRANGER, WITNESS, Log, body, checkpoint_of, records, write
 from tests.cli.helpers import arx
@@ -58,7 +58,7 @@ def test_what_holds_is_said_and_ends_with_0(log: Log, tmp_path: Path) -> None:
     assert ORIGIN in ran.out
     assert "seen by witness.example/w1" in ran.out
     note = Note.parse(log.checkpoint)
-    proof = Proof(log.records[3], body(3), 3, tuple(log.reader.inclusion(3)), note)
+    proof = RecordProof(log.records[3], body(3), 3, tuple(log.reader.inclusion(3)), note)
     (tmp_path / "3.tlog-proof").write_bytes(proof.encode())
     told = arx("audit", "verify", tmp_path / "3.tlog-proof", "--key", KEY, "--json").json
     assert (told["outcome"], told["kind"], told["first"], told["size"]) == ("holds", "proof", 3, 12)

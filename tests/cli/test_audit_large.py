@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import pytest
 
-from arx_caps.audit.merkle import Note, Proof, paths, tree
+from arx_caps.audit.merkle import Note, RecordProof, paths, tree
 from arx_caps.cli import exit_codes
 from tests.audit.world import LOG, Log, body, checkpoint_of, records, selection_of, write
 from tests.cli.helpers import arx
@@ -138,7 +138,7 @@ def test_another_end_or_history_is_found_by_a_kept_checkpoint(log: Log, tmp_path
 def test_what_is_done_to_a_selection_is_found(log: Log, tmp_path: Path, change: Callable[[bytes], bytes]) -> None:
     """Records out of the whole log, each with its proof: altered is 1, broken off is 3, and as it was it holds."""
     note = Note.parse(log.checkpoint)
-    proofs = [Proof(KEPT[at], body(at), at, tuple(log.reader.inclusion(at)), note) for at in (5, 300, 8_000)]
+    proofs = [RecordProof(KEPT[at], body(at), at, tuple(log.reader.inclusion(at)), note) for at in (5, 300, 8_000)]
     raw = selection_of(note, proofs)
     (tmp_path / "some").write_bytes(raw)
     assert check(tmp_path / "some")[:2] == (exit_codes.OK, "holds")

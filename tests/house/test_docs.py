@@ -16,7 +16,7 @@ import pytest
 
 from arx_caps.cli.app import cli
 from arx_caps.realm import SETTINGS
-from arx_verifier.service import ServiceFile
+from arx_verifier.service import ServiceConfig
 from tests.cli.reference import commands
 from tests.house.pages import PAGES, ROOT, blocks
 
@@ -126,7 +126,7 @@ def test_every_member_of_a_service_file_is_documented() -> None:
     """
     docs/settings.md has each member of a service file, and no other.
     """
-    assert sorted(table("The service file")) == sorted(ServiceFile.__struct_fields__)
+    assert sorted(table("The service file")) == sorted(ServiceConfig.__struct_fields__)
 
 
 def test_make_help_lists_every_target() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from arx_caps.audit.merkle import Proof, open_checkpoint
+from arx_caps.audit.merkle import RecordProof, open_checkpoint
 from arx_verifier.journal.decision import Decision
 from arx_verifier.token.targets import subject_target
 from tests.audit.batches import BOOT, START_MS, batch_of, decision, facts
@@ -204,7 +204,7 @@ def test_a_page_with_proofs_is_checked_by_whoever_has_the_key(unit: Harness) -> 
     for record in first["records"] + last["records"]:
         kept, body = (b64decode(record[name]) for name in ("kept", "body"))
         path = tuple(map(b64decode, record["path"]))
-        Proof(kept, body, record["index"], path, signed.note).check_under(signed)
+        RecordProof(kept, body, record["index"], path, signed.note).check_under(signed)
     assert operator.call("GET", "/v1/audit/records", prove=str(10**6)).status_code == 400
 
 

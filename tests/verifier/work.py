@@ -15,7 +15,7 @@ from arx_verifier.constraints import constraint as arguments
 from arx_verifier.constraints.constraint import Constraint, Url
 from arx_verifier.constraints.rule import Rule
 from arx_verifier.enforcement.client_address import Peers
-from arx_verifier.enforcement.enforcement import Enforcement, Problem
+from arx_verifier.enforcement.enforcement import Enforcement, RefusedCall
 from arx_verifier.enforcement.problems import answer
 from arx_verifier.enforcement.routes import RouteMap, collect_headers
 from arx_verifier.errors import RequestError
@@ -62,7 +62,7 @@ def refuses(checked: Verifier, shown: str, request: AccessRequest, *codes: str) 
 
 def screened(checked: Verifier, header: bytes) -> None:
     """Present a header that is refused."""
-    with pytest.raises(Problem) as refused:
+    with pytest.raises(RefusedCall) as refused:
         Enforcement(checked).screen(header)
     assert refused.value.code in ("malformed", "bad_signature")
 

@@ -19,11 +19,11 @@ from msgspec import Meta
 from arx_verifier.errors import MalformedTokenError, SettingsError
 from arx_verifier.journal import DecisionSink
 from arx_verifier.revocation import Epochs
-from arx_verifier.token import AudienceKey, KeyRing, bytes_of
+from arx_verifier.token import KeyRing, PreparedKey, bytes_of
 from arx_verifier.verification import MemoryNonces, NonceStore, Verifier
 
 
-class ServiceFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The content of a service file.  ``repr`` shows no key.
 
     Attributes:
@@ -60,13 +60,13 @@ class ServiceFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     v: Annotated[int, Meta(ge=1, le=1)]
 
     def __repr__(self) -> str:
-        return f"<ServiceFile of {self.audience} in {self.realm}>"
+        return f"<ServiceConfig of {self.audience} in {self.realm}>"
 
 
 LOOK_NS: Final = 200_000_000  # least time between two reads: else an attacker's unknown key ids would each cost a read
 _SEGMENTS: Final = 16  # a small quota is divided into many small files, so that shipping frees room early
 _log = logging.getLogger(__name__)
-_FILE: Final = msgspec.json.Decoder(ServiceFile)
+_FILE: Final = msgspec.json.Decoder(ServiceConfig)
 
 
 class FileKeys(KeyRing):
@@ -91,7 +91,7 @@ class FileKeys(KeyRing):
         file = read_service_file(self.path)
         super().__init__(_keys_of(file, self.path), realm=file.realm, max_ttl_ms=file.max_ttl_ms)
 
-    def get(self, kid: str) -> AudienceKey | None:
+    def get(self, kid: str) -> PreparedKey | None:
         """Return the key of ``kid``, or None; an unknown id makes it read the file again."""
         # The process that refreshes the keys replaces the file, without a message to the verifiers.
         key = super().get(kid)
@@ -123,7 +123,7 @@ class FileKeys(KeyRing):
         return True
 
 
-def read_service_file(path: str | os.PathLike[str]) -> ServiceFile:
+def read_service_file(path: str | os.PathLike[str]) -> ServiceConfig:
     """Read a service file.
 
     Args:
@@ -188,7 +188,7 @@ def open_verifier(
     )
 
 
-def _keys_of(file: ServiceFile, path: Path) -> dict[str, bytes]:
+def _keys_of(file: ServiceConfig, path: Path) -> dict[str, bytes]:
     try:
         return {kid: bytes_of(key) for kid, key in file.keys.items()}
     except MalformedTokenError as error:
@@ -204,7 +204,7 @@ def _stamp(path: Path) -> tuple[int, ...] | None:
     return status.st_ino, status.st_mtime_ns, status.st_size
 
 
-def _follow(file: ServiceFile, verifier_id: str) -> Epochs:
+def _follow(file: ServiceConfig, verifier_id: str) -> Epochs:
     from arx_verifier.revocation import Follower  # redis is loaded where it is used
 
     if file.store is None:
@@ -212,7 +212,7 @@ def _follow(file: ServiceFile, verifier_id: str) -> Epochs:
     return Follower(file.store, file.realm, verifier_id, password=os.environ.get("ARX_STORE_PASSWORD"), ca=file.ca)
 
 
-def _journal(file: ServiceFile, verifier_id: str) -> DecisionSink:
+def _journal(file: ServiceConfig, verifier_id: str) -> DecisionSink:
     from arx_verifier.journal import MAX_BYTES, MIN_SEGMENT_BYTES, SEGMENT_BYTES, Journal
 
     if file.journal is None:
@@ -224,7 +224,7 @@ def _journal(file: ServiceFile, verifier_id: str) -> DecisionSink:
     )
 
 
-def _nonces(file: ServiceFile) -> NonceStore | None:
+def _nonces(file: ServiceConfig) -> NonceStore | None:
     if file.nonces is None:
         return None
     from arx_verifier.revocation import without_login

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
         MAX_CODE,
         PRUNED_KIND,
         RECOVERED,
-        Entry,
         EventRecord,
+        LogEntry,
         Reader,
         is_event,
         make_dispute,
@@ -33,7 +33,18 @@ if TYPE_CHECKING:
         place_of_event,
         read_event,
     )
-    from arx_caps.audit.ingest.place import LINK, MINT, SERVICE, SESSION, SUBTASK, TASK, Place, Step, asked_by, place_of
+    from arx_caps.audit.ingest.place import (
+        LINK,
+        MINT,
+        SERVICE,
+        SESSION,
+        SUBTASK,
+        TASK,
+        PlaceStep,
+        RecordPlace,
+        asked_by,
+        place_of,
+    )
     from arx_caps.audit.ingest.upload_order import Turns, run_of
 else:
     __getattr__, __dir__ = open_door(
@@ -41,11 +52,11 @@ else:
         {
             "counts": "Counts",
             "entries": (
-                "ALLOW COUNTED DENY END EVENT EVENT_CODE Entry EventRecord GAP LOG LOST MAX_CODE PRUNED_KIND "
+                "ALLOW COUNTED DENY END EVENT EVENT_CODE LogEntry EventRecord GAP LOG LOST MAX_CODE PRUNED_KIND "
                 "RECOVERED Reader is_event make_dispute make_event make_loss make_note outcome_of "
                 "outcome_of_event place_of_event read_event"
             ),
-            "place": "LINK MINT Place SERVICE SESSION SUBTASK Step TASK asked_by place_of",
+            "place": "LINK MINT RecordPlace SERVICE SESSION SUBTASK PlaceStep TASK asked_by place_of",
             "upload_order": "Turns run_of",
         },
     )
@@ -70,11 +81,11 @@ __all__ = [
     "SUBTASK",
     "TASK",
     "Counts",
-    "Entry",
     "EventRecord",
-    "Place",
+    "LogEntry",
+    "PlaceStep",
     "Reader",
-    "Step",
+    "RecordPlace",
     "Turns",
     "asked_by",
     "is_event",

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Final
 
-from arx_caps.audit.ingest.entries import ALLOW, COUNTED, DENY, END, EVENT, Entry
+from arx_caps.audit.ingest.entries import ALLOW, COUNTED, DENY, END, EVENT, LogEntry
 from arx_caps.jose import BAD_PROOF
 from arx_verifier.errors import REASONS
 from arx_verifier.journal import read_sealed
@@ -26,7 +26,7 @@ class Counts:
         self._decisions: Counter[tuple[str, str]] = Counter()
         self._changes: Counter[str] = Counter()
 
-    def add(self, entries: Sequence[Entry]) -> None:
+    def add(self, entries: Sequence[LogEntry]) -> None:
         """Count records that were appended."""
         decisions: Counter[tuple[str, str]] = Counter()
         changes: Counter[str] = Counter()

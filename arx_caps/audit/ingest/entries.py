@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from arx_caps.audit.ingest.place import HOLDER, MINT, SERVICE, SESSION, TASK, Place, Step, asked_by, place_of
+from arx_caps.audit.ingest.place import HOLDER, MINT, SERVICE, SESSION, TASK, PlaceStep, RecordPlace, asked_by, place_of
 from arx_caps.audit.merkle import DisputedError
 from arx_caps.audit.shipping import MAX_NUMBER, Batch
 from arx_verifier.errors import AuditError, RequestError
@@ -41,7 +41,7 @@ LOG: Final = "log"  # source of events about the log itself
 _KEPT_CHAINS: Final = 4096
 
 
-class Entry(NamedTuple):
+class LogEntry(NamedTuple):
     """A record to be appended.
 
     Attributes:
@@ -57,7 +57,7 @@ class Entry(NamedTuple):
 
     sequence: int
     at_ms: int
-    place: Place
+    place: RecordPlace
     outcome: int
     code: str
     tool: str
@@ -91,9 +91,9 @@ class Reader:
     """Parses batches, and caches the chains that it parsed.  Threads may share it."""
 
     def __init__(self) -> None:
-        self._places: dict[tuple[str, bytes, bytes], Place] = {}
+        self._places: dict[tuple[str, bytes, bytes], RecordPlace] = {}
 
-    def read(self, batch: Batch) -> list[Entry]:
+    def read(self, batch: Batch) -> list[LogEntry]:
         """Return the entries of a batch.
 
         Raises:
@@ -125,7 +125,7 @@ class Reader:
             raise RequestError(f"record {sequence} cannot be read: {error}") from error
         return entries
 
-    def _learn(self, key: tuple[str, bytes, bytes], sequence: int) -> Place:
+    def _learn(self, key: tuple[str, bytes, bytes], sequence: int) -> RecordPlace:
         """Parse and cache the place of a chain's records."""
         # A service may only send records of its own.
         audience, facts, person = key[0], _FACTS.decode(key[1]), _PERSON.decode(key[2])
@@ -153,7 +153,7 @@ def outcome_of_event(kind: str) -> int:
     return GAP if kind in _GAPS else EVENT
 
 
-def make_event(event: EventRecord, place: Place, outcome: int = EVENT, sequence: int | None = None) -> Entry:
+def make_event(event: EventRecord, place: RecordPlace, outcome: int = EVENT, sequence: int | None = None) -> LogEntry:
     """Return the entry of an event.
 
     Args:
@@ -166,10 +166,10 @@ def make_event(event: EventRecord, place: Place, outcome: int = EVENT, sequence:
     head = (EVENT_TAG, event.source, event.number, event.at, event.kind, event.by)
     kept = msgspec.msgpack.encode((*head, sorted(event.named.items()), sha256(body).digest()))
     place_in_source = event.number if sequence is None else sequence
-    return Entry(place_in_source, event.at, place, outcome, EVENT_CODE, event.kind, kept, body)
+    return LogEntry(place_in_source, event.at, place, outcome, EVENT_CODE, event.kind, kept, body)
 
 
-def make_loss(batch: Batch, first: int, at_ms: int) -> Entry:
+def make_loss(batch: Batch, first: int, at_ms: int) -> LogEntry:
     """Return the entry for lost records of a run: from ``first`` to before those of ``batch``.
 
     Args:
@@ -180,10 +180,10 @@ def make_loss(batch: Batch, first: int, at_ms: int) -> Entry:
     last = batch.first - 1
     named = {"verifier": batch.verifier, "boot": batch.boot, "audience": batch.audience, "first": first, "last": last}
     event = EventRecord(f"{batch.verifier}/{batch.boot}", last, at_ms, LOST, f"service:{batch.audience}", named, {})
-    return make_event(event, Place((Step(SERVICE, batch.audience, batch.audience),)), GAP)
+    return make_event(event, RecordPlace((PlaceStep(SERVICE, batch.audience, batch.audience),)), GAP)
 
 
-def make_dispute(batch: Batch, error: DisputedError, at_ms: int) -> Entry:
+def make_dispute(batch: Batch, error: DisputedError, at_ms: int) -> LogEntry:
     """Return the entry for a run with two records at one sequence, with the refused leaf's hash.
 
     Args:
@@ -194,10 +194,10 @@ def make_dispute(batch: Batch, error: DisputedError, at_ms: int) -> Entry:
     named: dict[str, Any] = {"verifier": batch.verifier, "boot": batch.boot, "audience": batch.audience}
     named |= {"first": error.sequence, "leaf": error.leaf.hex()}
     event = EventRecord(LOG, 0, at_ms, DISPUTED, f"service:{batch.audience}", named, {})
-    return make_event(event, Place((Step(SERVICE, batch.audience, batch.audience),)), GAP)
+    return make_event(event, RecordPlace((PlaceStep(SERVICE, batch.audience, batch.audience),)), GAP)
 
 
-def make_note(kind: str, by: str, at_ms: int, named: Mapping[str, Any], facts: Mapping[str, Any]) -> Entry:
+def make_note(kind: str, by: str, at_ms: int, named: Mapping[str, Any], facts: Mapping[str, Any]) -> LogEntry:
     """Return the entry for an operation on the log itself.
 
     Args:
@@ -207,7 +207,7 @@ def make_note(kind: str, by: str, at_ms: int, named: Mapping[str, Any], facts: M
         named: Its objects; no personal data.
         facts: All its facts.
     """
-    place = Place((Step(MINT, "", "the mint"),))
+    place = RecordPlace((PlaceStep(MINT, "", "the mint"),))
     return make_event(EventRecord(LOG, 0, at_ms, kind, by, dict(named), dict(facts)), place)
 
 
@@ -238,7 +238,7 @@ def read_event(kept: bytes, body: bytes | None) -> EventRecord:
     return EventRecord(source, number, at, kind, by, dict(named), facts)
 
 
-def place_of_event(by: str, facts: Mapping[str, Any]) -> Place:
+def place_of_event(by: str, facts: Mapping[str, Any]) -> RecordPlace:
     """Return the node of an event of the mint, derived from its facts.
 
     Args:
@@ -250,17 +250,19 @@ def place_of_event(by: str, facts: Mapping[str, Any]) -> Place:
     target = subject_target(*subject) if isinstance(subject, (list, tuple)) and len(subject) == 2 else None
     if session:
         agent = agent or (by.removeprefix("agent:") if by.startswith("agent:") else "")
-        steps = [Step(SESSION, session, agent)] + ([Step(TASK, task, agent)] if task else [])
-        return Place(tuple(steps), agent, target)
+        steps = [PlaceStep(SESSION, session, agent)] + ([PlaceStep(TASK, task, agent)] if task else [])
+        return RecordPlace(tuple(steps), agent, target)
     operator = f"operator:{facts['operator']}" if facts.get("operator") else ""
     if agent or operator:
-        return Place((Step(HOLDER, operator or f"agent:{agent}", operator or agent),), operator or agent, target)
+        return RecordPlace(
+            (PlaceStep(HOLDER, operator or f"agent:{agent}", operator or agent),), operator or agent, target
+        )
     audience = str(facts.get("audience") or "")
-    return Place((Step(SERVICE, audience, audience) if audience else Step(MINT, "", "the mint"),))
+    return RecordPlace((PlaceStep(SERVICE, audience, audience) if audience else PlaceStep(MINT, "", "the mint"),))
 
 
 _SEVEN: Final = 0x97  # first byte of a decision's kept part: a MessagePack array of seven
-_entry: Final[Callable[[tuple[Any, ...]], Entry]] = partial(tuple.__new__, Entry)  # as Entry._make, unchecked
+_entry: Final[Callable[[tuple[Any, ...]], LogEntry]] = partial(tuple.__new__, LogEntry)  # as LogEntry._make, unchecked
 _BAD: Final = (msgspec.MsgspecError, UnicodeDecodeError, AuditError)
 _KEPT: Final = msgspec.msgpack.Decoder(tuple[int, str, str, int, msgspec.Raw, CallRecord, bytes])
 _BODY: Final = msgspec.msgpack.Decoder(tuple[msgspec.Raw, Rest])

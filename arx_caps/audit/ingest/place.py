@@ -28,7 +28,7 @@ MINT: Final = "mint"
 MAX_TEXT: Final = 256  # characters in a search column; longer than any text that a query may have
 
 
-class Step(NamedTuple):
+class PlaceStep(NamedTuple):
     """One node of a path: its kind, its search key, and its name for people."""
 
     kind: str
@@ -38,7 +38,7 @@ class Step(NamedTuple):
 
 # The key covers the whole path, names included: records of two services about one session under two agents make two
 # trees, so that no service can write itself into another agent's tree.
-class Place(msgspec.Struct, frozen=True, array_like=True, dict=True):
+class RecordPlace(msgspec.Struct, frozen=True, array_like=True, dict=True):
     """The path of a record's node.
 
     Attributes:
@@ -47,7 +47,7 @@ class Place(msgspec.Struct, frozen=True, array_like=True, dict=True):
         subject: The target of the subject, or None.
     """
 
-    steps: tuple[Step, ...]
+    steps: tuple[PlaceStep, ...]
     agent: str = ""
     subject: str | None = None
 
@@ -58,7 +58,7 @@ class Place(msgspec.Struct, frozen=True, array_like=True, dict=True):
         return sha256(msgspec.msgpack.encode(self)).digest()
 
 
-def place_of(facts: Facts, subject: tuple[str, str] | None, audience: str) -> Place:
+def place_of(facts: Facts, subject: tuple[str, str] | None, audience: str) -> RecordPlace:
     """Return the place of a decision.
 
     Args:
@@ -69,15 +69,15 @@ def place_of(facts: Facts, subject: tuple[str, str] | None, audience: str) -> Pl
     target = None if subject is None else subject_target(*subject)
     if not facts.session:
         if not facts.agent:
-            return Place((Step(SERVICE, audience, audience),))
+            return RecordPlace((PlaceStep(SERVICE, audience, audience),))
         ref = facts.agent if ":" in facts.agent else f"agent:{facts.agent}"
-        return Place((Step(HOLDER, ref, facts.agent),), facts.agent, target)
-    steps = [Step(SESSION, facts.session, facts.agent)]
+        return RecordPlace((PlaceStep(HOLDER, ref, facts.agent),), facts.agent, target)
+    steps = [PlaceStep(SESSION, facts.session, facts.agent)]
     if facts.task is not None:
-        steps.append(Step(TASK, facts.task, facts.agent))
-    steps += [Step(LINK, link, name) for name, link in zip(facts.named, facts.links, strict=False)]
-    steps += [Step(SUBTASK, task, task) for task in facts.tasks]
-    return Place(tuple(steps), facts.agent, target)
+        steps.append(PlaceStep(TASK, facts.task, facts.agent))
+    steps += [PlaceStep(LINK, link, name) for name, link in zip(facts.named, facts.links, strict=False)]
+    steps += [PlaceStep(SUBTASK, task, task) for task in facts.tasks]
+    return RecordPlace(tuple(steps), facts.agent, target)
 
 
 def asked_by(text: str) -> str:

@@ -21,10 +21,10 @@ from arx_caps.audit.ingest import (
     PRUNED_KIND,
     RECOVERED,
     SERVICE,
-    Entry,
-    Place,
+    LogEntry,
+    PlaceStep,
     Reader,
-    Step,
+    RecordPlace,
     asked_by,
     is_event,
     outcome_of,
@@ -244,7 +244,7 @@ class Rows:
         return None if matches else "is indexed by something that its record does not contain"
 
 
-class Run(NamedTuple):
+class RecordSource(NamedTuple):
     """The source of a record.
 
     Attributes:
@@ -260,7 +260,7 @@ class Run(NamedTuple):
 
 def read_filed(
     kept: bytes, body: bytes | None, audience_of: Callable[[str, str], str], reader: Reader
-) -> tuple[Run, Entry]:
+) -> tuple[RecordSource, LogEntry]:
     """Return the source of a record and the entry that indexes it.
 
     Args:
@@ -279,12 +279,12 @@ def read_filed(
         audience, place = "", place_of_event(event.by, event.named)
         if event.kind == LOST:
             audience = str(event.named.get("audience", ""))
-            place = Place((Step(SERVICE, audience, audience),))
+            place = RecordPlace((PlaceStep(SERVICE, audience, audience),))
         filed = (event.number, event.at, place, outcome_of_event(event.kind), EVENT_CODE, event.kind)
-        return Run(verifier, boot, audience), Entry(*filed, kept, body)
+        return RecordSource(verifier, boot, audience), LogEntry(*filed, kept, body)
     record = read_sealed(kept, None)
     facts, call = record.facts, record.call
-    run = Run(record.verifier, record.boot, facts.audience or audience_of(record.verifier, record.boot))
+    run = RecordSource(record.verifier, record.boot, facts.audience or audience_of(record.verifier, record.boot))
     if body is not None:
         sealed = (Sealed(kept, body),)
         return run, reader.read(
@@ -292,7 +292,7 @@ def read_filed(
         )[0]
     place = place_of(facts, None, run.audience)
     tool = asked_by(call.tool)
-    return run, Entry(record.sequence, call.at, place, outcome_of(call), call.code, tool, kept, None)
+    return run, LogEntry(record.sequence, call.at, place, outcome_of(call), call.code, tool, kept, None)
 
 
 def rows_of(store: LogStore, folder: Path, key: VerifierKey) -> Rows:

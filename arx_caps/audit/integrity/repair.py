@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from sqlalchemy import delete, insert, select
 
-from arx_caps.audit.ingest import LOG, RECOVERED, Entry, Reader, is_event, make_note, read_event
+from arx_caps.audit.ingest import LOG, RECOVERED, LogEntry, Reader, is_event, make_note, read_event
 from arx_caps.audit.integrity.check import DIGEST_BYTES, Rows, read_filed, rows_of
 from arx_caps.audit.merkle import CHECKPOINT as HEAD
 from arx_caps.audit.merkle import (
@@ -245,7 +245,7 @@ def _number(log: Writing, index: int, source: int) -> int | None:
     return None if sequence is None else int(sequence)
 
 
-def _stretch(log: Writing, index: int, source: int, entry: Entry) -> None:
+def _stretch(log: Writing, index: int, source: int, entry: LogEntry) -> None:
     """Give an index a stretch of its own, in place of any other that covers it."""
     c = log.connection
     c.execute(delete(BATCH).where(BATCH.c.idx <= index, BATCH.c.idx + BATCH.c.last - BATCH.c.first >= index))

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
         text64,
     )
     from arx_caps.audit.merkle.paths import CHECKPOINT, TILES, WIDTH, Tile, hashes_in
-    from arx_caps.audit.merkle.proof import SUFFIX, Proof
+    from arx_caps.audit.merkle.proof import SUFFIX, RecordProof
     from arx_caps.audit.merkle.selection import end_line, head_line, read_selection, record_line
     from arx_caps.audit.merkle.tiles import (
         Leaf,
@@ -59,7 +59,7 @@ else:
                 "LOG MAX_NOTE_BYTES Note Signature Signer VerifierKey WITNESS decimal hashes64 signature_lines text64"
             ),
             "paths": "CHECKPOINT TILES Tile WIDTH hashes_in",
-            "proof": "Proof SUFFIX",
+            "proof": "RecordProof SUFFIX",
             "selection": "end_line head_line read_selection record_line",
             "tiles": "Leaf TileReader TileWriter fetch_from lacks leaf_of make_leaf prune write_whole",
             "tree": "EMPTY_ROOT Frontier HASH_BYTES check_consistency check_inclusion edge_of leaf_hash",
@@ -84,7 +84,7 @@ __all__ = [
     "Leaf",
     "Note",
     "NoteError",
-    "Proof",
+    "RecordProof",
     "Signature",
     "SignedCheckpoint",
     "Signer",

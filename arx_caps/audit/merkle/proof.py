@@ -25,7 +25,7 @@ _DIGEST: Final = b"\xc4\x20"  # MessagePack: 32 bytes follow
 # The record is in the file's `extra` line, which nothing signs.  It is authentic because its kept part is a leaf under
 # the signed root, and names the body's digest.
 @dataclass(frozen=True, slots=True)
-class Proof:
+class RecordProof:
     """The content of a proof file, not verified before ``check``.
 
     Attributes:

@@ -14,7 +14,7 @@ from msgspec import Meta
 
 from arx_caps.audit.merkle.errors import IncompleteError, NoteError
 from arx_caps.audit.merkle.note import Note, bytes64, hashes64
-from arx_caps.audit.merkle.proof import Proof
+from arx_caps.audit.merkle.proof import RecordProof
 
 SCHEMA: Final = "arx/audit-selection/1"
 MAX_LINE_BYTES: Final = 512 * 1024
@@ -65,7 +65,7 @@ def end_line(count: int) -> bytes:
     return _json({"end": count})
 
 
-def read_selection(file: BinaryIO) -> Iterator[Proof]:
+def read_selection(file: BinaryIO) -> Iterator[RecordProof]:
     """Yield each record of a selection as a proof, which the caller verifies.
 
     Args:
@@ -89,7 +89,7 @@ def read_selection(file: BinaryIO) -> Iterator[Proof]:
             raise NoteError(f"line {count + 2} of the selection is not a record, or is out of order")
         count, last = count + 1, line.index
         body = None if line.body is None else bytes64(line.body, "a body")
-        yield Proof(bytes64(line.kept, "a record"), body, line.index, tuple(hashes64(line.path)), note)
+        yield RecordProof(bytes64(line.kept, "a record"), body, line.index, tuple(hashes64(line.path)), note)
     raise IncompleteError(f"the selection breaks off after {count} records")
 
 

@@ -13,7 +13,7 @@ from arx_caps.audit.merkle.checkpoint import Checkpoint, SignedCheckpoint, open_
 from arx_caps.audit.merkle.errors import IncompleteError, NoteError, TamperedError
 from arx_caps.audit.merkle.note import VerifierKey
 from arx_caps.audit.merkle.paths import CHECKPOINT
-from arx_caps.audit.merkle.proof import HEADER, MAX_PROOF_BYTES, Proof
+from arx_caps.audit.merkle.proof import HEADER, MAX_PROOF_BYTES, RecordProof
 from arx_caps.audit.merkle.scan import Scan
 from arx_caps.audit.merkle.selection import is_selection, read_selection
 from arx_caps.audit.merkle.tiles import fetch_from
@@ -44,7 +44,7 @@ class Checked:
     records: int
     first: int | None = None
     gone: tuple[tuple[int, int], ...] = ()
-    proof: Proof | None = None
+    proof: RecordProof | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the result as JSON values."""
@@ -118,7 +118,7 @@ def verify(path: Path, trust: Trust, progress: Progress = lambda *_: None) -> Ch
 def verify_proof(path: Path, trust: Trust) -> Checked:
     """Verify a proof file; as ``verify``."""
     with path.open("rb") as file:
-        proof = Proof.parse(file.read(MAX_PROOF_BYTES + 1))
+        proof = RecordProof.parse(file.read(MAX_PROOF_BYTES + 1))
     signed = proof.check(trust.key, trust.witnesses)
     trust.require_witnesses(signed)
     _compare(signed.checkpoint, trust.held)

@@ -15,14 +15,14 @@ if TYPE_CHECKING:
         open_statement,
         read_statement,
     )
-    from arx_caps.audit.shipping.journal_runs import Journal
+    from arx_caps.audit.shipping.journal_runs import JournalRuns
     from arx_caps.audit.shipping.shipper import Shipper
 else:
     __getattr__, __dir__ = open_door(
         __name__,
         {
             "batch": "Batch LogWord MAX_NUMBER Statement hold_statement open_statement read_statement",
-            "journal_runs": "Journal",
+            "journal_runs": "JournalRuns",
             "shipper": "Shipper",
         },
     )
@@ -30,7 +30,7 @@ else:
 __all__ = [
     "MAX_NUMBER",
     "Batch",
-    "Journal",
+    "JournalRuns",
     "LogWord",
     "Shipper",
     "Statement",

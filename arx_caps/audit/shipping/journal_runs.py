@@ -36,7 +36,7 @@ _log = logging.getLogger(__name__)
 
 # Nothing is remembered between starts: the mint answers how far it has a run, and every file is read again from its
 # beginning with its checksums.  A record that is unreadable or missing is declared lost, never skipped silently.
-class Run:
+class JournalRun:
     """One run of one verifier: its files, and how far they were sent.
 
     Attributes:
@@ -259,7 +259,7 @@ def _is_alive(path: Path) -> bool:
         return False
 
 
-class Journal:
+class JournalRuns:
     """The runs in one folder.
 
     Args:
@@ -275,7 +275,7 @@ class Journal:
 
     def __init__(self, folder: Path, audience: str, at_once: int = AT_ONCE) -> None:
         self.folder, self.audience, self.at_once = folder, audience, at_once
-        self.runs: dict[str, Run] = {}
+        self.runs: dict[str, JournalRun] = {}
         self.used = self.budget = 0
         self._seen: set[Path] = set()
 
@@ -311,4 +311,4 @@ class Journal:
         if header.audience != self.audience:
             _log.error("%s is of the service %s and is left alone", path, header.audience)
             return
-        self.runs.setdefault(header.boot, Run(header, self.at_once)).add(path, header)
+        self.runs.setdefault(header.boot, JournalRun(header, self.at_once)).add(path, header)

@@ -19,7 +19,7 @@ import msgspec
 
 from arx_caps.audit.shipping.batch import HEADER, MEDIA_TYPE, PATH, SEEN_HEADER, Batch, Mark, read_mark, sign_batch
 from arx_caps.audit.shipping.fork_detection import Seen
-from arx_caps.audit.shipping.journal_runs import AT_ONCE, Journal, Run
+from arx_caps.audit.shipping.journal_runs import AT_ONCE, JournalRun, JournalRuns
 from arx_caps.http_client import no_answer, open_client
 from arx_caps.jose import make_dpop
 from arx_caps.keyfile import SigningKey
@@ -38,7 +38,7 @@ _REFUSED: Final = range(400, 500)
 _log = logging.getLogger(__name__)
 
 
-class Status(NamedTuple):
+class ShippingStatus(NamedTuple):
     """The state of shipping.
 
     Attributes:
@@ -97,7 +97,7 @@ class Shipper:
         client: httpx.Client | None = None,
         ca: str | None = None,
     ) -> None:
-        self._journal, self._key = Journal(folder, audience, at_once), key
+        self._journal, self._key = JournalRuns(folder, audience, at_once), key
         self._realm, self._issuer = realm, issuer.rstrip("/")
         self._keep_ms = keep_ms
         self._http = client or open_client(self._issuer, timeout=TIMEOUT, ca=ca)
@@ -113,13 +113,13 @@ class Shipper:
         self._thread: threading.Thread | None = None
 
     @property
-    def status(self) -> Status:
+    def status(self) -> ShippingStatus:
         """The state of shipping."""
         since = self._failing_since
         failing_ms = 0 if since is None else int((time.monotonic() - since) * 1000)
         journal, alarm = self._journal, round(self._alarm * 100)
         counts = (self._shipped, self._lost, journal.fill, alarm, journal.used, failing_ms)
-        return Status(*counts, self._error, self._code, self._seen.alarm)
+        return ShippingStatus(*counts, self._error, self._code, self._seen.alarm)
 
     def __enter__(self) -> Self:
         self.start()
@@ -141,7 +141,7 @@ class Shipper:
             self._thread = None
         self._http.close()
 
-    def run(self, stop: threading.Event, on_status: Callable[[Status], object] | None = None) -> None:
+    def run(self, stop: threading.Event, on_status: Callable[[ShippingStatus], object] | None = None) -> None:
         """Ship until ``stop`` is set.
 
         Args:
@@ -181,7 +181,7 @@ class Shipper:
         self._forget()
         return sent - {_NOTHING}
 
-    def _one(self, run: Run) -> str:
+    def _one(self, run: JournalRun) -> str:
         """Ship the next batch of a run, and further full ones concurrently."""
         batch = run.batch()
         if batch is None:
@@ -207,7 +207,7 @@ class Shipper:
     def _is_full(self, batch: Batch) -> bool:
         return len(batch.records) == self._journal.at_once or batch.lost_from is not None
 
-    def _settle(self, run: Run, posting: "_Posting", *, first: bool, asked: bool) -> bool:
+    def _settle(self, run: JournalRun, posting: "_Posting", *, first: bool, asked: bool) -> bool:
         """Wait for the answer to a batch and apply it; return whether the batch was acknowledged."""
         batch = posting.batch
         try:
@@ -253,7 +253,7 @@ class Shipper:
             raise StoreError(f"the mint cannot take records now: {_detail(response)}")
         return read_mark(response.content)
 
-    def _succeed(self, run: Run, batch: Batch, *, forward: bool, asked: bool) -> None:
+    def _succeed(self, run: JournalRun, batch: Batch, *, forward: bool, asked: bool) -> None:
         self._failures.pop(run.boot, None)
         self._retry_at.pop(run.boot, None)
         if self._error is not None and not self._retry_at:

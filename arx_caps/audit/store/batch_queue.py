@@ -10,7 +10,7 @@ from typing import Final
 from sqlalchemy import func, select
 from sqlalchemy.engine import Connection
 
-from arx_caps.audit.ingest import Entry, is_event, make_loss
+from arx_caps.audit.ingest import LogEntry, is_event, make_loss
 from arx_caps.audit.merkle import DisputedError, leaf_hash
 from arx_caps.audit.shipping import Batch
 from arx_caps.audit.store.bulk import read_leaves
@@ -35,7 +35,7 @@ class Taking:
     """
 
     def __init__(
-        self, batch: Batch, entries: Sequence[Entry], statement: str | None, leaves: Sequence[bytes] | None
+        self, batch: Batch, entries: Sequence[LogEntry], statement: str | None, leaves: Sequence[bytes] | None
     ) -> None:
         self._batch, self.entries, self._leaves = batch, entries, leaves
         self._statement = None if statement is None else statement.encode()
@@ -71,7 +71,7 @@ class Taking:
 
 # A transaction waits for the disk, and writes pages that the next one writes again.  So the thread that gets the log
 # appends all waiting batches.  A sender is answered after the commit.
-class Line:
+class BatchQueue:
     """The queue of batches to append.  Threads may share it.
 
     Args:
@@ -145,7 +145,7 @@ def logged(connection: Connection, source: int, first: int, last: int) -> dict[i
     return by_sequence
 
 
-def _hold_to_logged(connection: Connection, source: int, entries: Sequence[Entry]) -> None:
+def _hold_to_logged(connection: Connection, source: int, entries: Sequence[LogEntry]) -> None:
     """Compare records with the log's at the same sequences; pruned records are skipped.
 
     Raises:

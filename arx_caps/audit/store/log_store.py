@@ -19,7 +19,7 @@ import arx_caps.audit.store.tables as tables
 from arx_caps.audit.ingest import Counts, Reader
 from arx_caps.audit.merkle import WIDTH, Frontier, Leaf, TamperedError, Tile, hashes_in, leaf_hash, leaf_of
 from arx_caps.audit.shipping import Batch
-from arx_caps.audit.store.batch_queue import Line, Taking, logged
+from arx_caps.audit.store.batch_queue import BatchQueue, Taking, logged
 from arx_caps.audit.store.bulk import read_leaves
 from arx_caps.audit.store.nodes import Nodes
 from arx_caps.audit.store.tables import BATCH, CHECKPOINT, META, METADATA, NODE, PRUNED, RECORD, SOURCE, STATE
@@ -109,7 +109,7 @@ class LogStore:
         self.counts = Counts()
         self._reader = self._engine.execution_options(**{READING: True})
         self._nodes, self._batches, self._recent, self._lock = Nodes(), Reader(), Recent(), threading.Lock()
-        self._line = Line(self.writing)
+        self._line = BatchQueue(self.writing)
 
     def __enter__(self) -> Self:
         return self

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from sqlalchemy.engine import Connection
 
-from arx_caps.audit.ingest import SESSION, TASK, Place, asked_by
+from arx_caps.audit.ingest import SESSION, TASK, RecordPlace, asked_by
 from arx_caps.audit.store.bulk import find_nodes, insert_rows
 from arx_caps.audit.store.tables import NODE
 
@@ -36,7 +36,7 @@ class Nodes:
         if erasures != self._erasures:
             self._known, self._erasures = {}, erasures
 
-    def prepare(self, connection: Connection, places: Iterable[Place]) -> None:
+    def prepare(self, connection: Connection, places: Iterable[RecordPlace]) -> None:
         """Look up the unknown nodes of these places, and of all nodes above them, at once.
 
         Args:
@@ -55,7 +55,7 @@ class Nodes:
         if unknown:
             self._new |= find_nodes(connection, list(unknown))
 
-    def find(self, place: Place, at_ms: int) -> int:
+    def find(self, place: RecordPlace, at_ms: int) -> int:
         """Return the node's id of a prepared place; make the node if it is new.
 
         Args:
@@ -82,7 +82,7 @@ class Nodes:
             self._known.clear()
         self._known |= self._new
 
-    def _make(self, place: Place, at_ms: int) -> tuple[int, bytes]:
+    def _make(self, place: RecordPlace, at_ms: int) -> tuple[int, bytes]:
         steps = place.steps
         parent, path = None, b""
         if len(steps) > 1:
@@ -98,8 +98,8 @@ class Nodes:
         return made
 
 
-def _above(place: Place) -> Place:
-    return Place(place.steps[:-1], place.agent, place.subject)
+def _above(place: RecordPlace) -> RecordPlace:
+    return RecordPlace(place.steps[:-1], place.agent, place.subject)
 
 
 _COLUMNS: Final = tuple(NODE.columns.keys())

@@ -23,7 +23,7 @@ from arx_caps.audit.merkle import (
     Leaf,
     Note,
     NoteError,
-    Proof,
+    RecordProof,
     Signer,
     TamperedError,
     TileReader,
@@ -99,7 +99,7 @@ class Publisher:
         """The log's name."""
         return self.signer.key.name
 
-    def prove(self, index: int, kept: bytes, body: bytes | None) -> Proof:
+    def prove(self, index: int, kept: bytes, body: bytes | None) -> RecordProof:
         """Return the proof that a record is in the log, under the last checkpoint.
 
         Args:
@@ -117,7 +117,7 @@ class Publisher:
         if signed is None or head is None or head.size <= index:
             raise AuditError(f"record {index} is not signed yet; ask again in a second")
         (path,) = self.paths((index,), head.size, head)
-        proof = Proof(kept, body, index, tuple(path), signed)
+        proof = RecordProof(kept, body, index, tuple(path), signed)
         proof.check(self.signer.key)  # `paths` has verified the files: a failure here is the database's record
         return proof
 

@@ -7,7 +7,7 @@ from typing import Any, Final, NamedTuple
 from sqlalchemy import bindparam, func, insert, select, update
 from sqlalchemy.engine import Connection, Row
 
-from arx_caps.audit.ingest import Entry
+from arx_caps.audit.ingest import LogEntry
 from arx_caps.audit.merkle import HASH_BYTES, Frontier, Leaf, leaf_hash, make_leaf
 from arx_caps.audit.store.bulk import insert_rows
 from arx_caps.audit.store.nodes import Nodes
@@ -55,7 +55,7 @@ class Writing:
         self.connection, self.now_ms = connection, now_ms
         self.tree = tree_of(row)
         self.leaves: list[Leaf] = []
-        self.entries: list[Entry] = []
+        self.entries: list[LogEntry] = []
         self._nodes, self._before, self._count = nodes, self.tree.edge, row.nodes
         self.first, self.counted = int(row.first), int(row.counted)
         nodes.begin(row.nodes, row.erasures)
@@ -78,7 +78,7 @@ class Writing:
     def append(
         self,
         source: Source,
-        entries: Sequence[Entry],
+        entries: Sequence[LogEntry],
         statement: bytes | None = None,
         leaves: Sequence[bytes] | None = None,
     ) -> int:
@@ -95,7 +95,7 @@ class Writing:
         """
         connection, nodes = self.connection, self._nodes
         # A chain's records share their place: each place is looked up once, in their order, with its first time.
-        places: dict[int, Entry] = {}
+        places: dict[int, LogEntry] = {}
         for entry in entries:
             places.setdefault(id(entry[2]), entry)
         nodes.prepare(connection, [entry[2] for entry in places.values()])
@@ -124,19 +124,19 @@ class Writing:
         connection.execute(_ADD_BATCH, [common | stretch for stretch in _stretches(first, entries)])
         return first
 
-    def _grow(self, entries: Sequence[Entry], leaves: Sequence[bytes]) -> None:
+    def _grow(self, entries: Sequence[LogEntry], leaves: Sequence[bytes]) -> None:
         self.tree.extend(leaves)
         self.entries += entries
         self.leaves += map(make_leaf, zip(leaves, [entry[6] for entry in entries], strict=True))
 
-    def node_of(self, entry: Entry) -> int:
+    def node_of(self, entry: LogEntry) -> int:
         """Return the id of an entry's node, and insert the node if it is new; its totals stay."""
         self._nodes.prepare(self.connection, [entry.place])
         node = self._nodes.find(entry.place, entry.at_ms)
         self._count = self._nodes.flush(self.connection)
         return node
 
-    def note(self, entry: Entry) -> None:
+    def note(self, entry: LogEntry) -> None:
         """Append a record about the log itself, with the source's next sequence."""
         source = self.source("log", "")
         self.append(source, [entry._replace(sequence=source.high_water + 1)])
@@ -178,7 +178,7 @@ def tree_of(row: Any) -> Frontier:
     return Frontier(row.size, (edge[at : at + HASH_BYTES] for at in range(0, len(edge), HASH_BYTES)))
 
 
-def _stretches(index: int, entries: Sequence[Entry]) -> Iterator[dict[str, int]]:
+def _stretches(index: int, entries: Sequence[LogEntry]) -> Iterator[dict[str, int]]:
     """Yield the parts of the appended records that have consecutive sequences; most often it is one."""
     start = 0
     whole = entries[-1].sequence - entries[0].sequence == len(entries) - 1

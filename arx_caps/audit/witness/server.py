@@ -17,7 +17,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from arx_caps.audit.witness.witness import MAX_REQUEST_BYTES, Answer, Witness
+from arx_caps.audit.witness.witness import MAX_REQUEST_BYTES, Witness, WitnessResponse
 from arx_verifier.errors import SettingsError
 
 # Callers are not authenticated; the log's signature on the checkpoint is verified.  So a stranger's work is bounded:
@@ -39,14 +39,14 @@ def create_app(witness: Witness, now: Callable[[], float] = time.time) -> Starle
     async def add_checkpoint(request: Request) -> Response:
         raw = await _bounded(request.stream())
         if raw is None:
-            return _response(Answer(413, f"a request has at most {MAX_REQUEST_BYTES} bytes, and arrives\n"))
+            return _response(WitnessResponse(413, f"a request has at most {MAX_REQUEST_BYTES} bytes, and arrives\n"))
         return _response(await run_in_threadpool(witness.add_checkpoint, raw, int(now())))
 
     async def checkpoint(request: Request) -> Response:
         raw = await run_in_threadpool(witness.last, request.path_params["origin"])
         if raw is None:
-            return _response(Answer(404, "nothing was cosigned of this log\n"))
-        return _response(Answer(200, raw.decode()))
+            return _response(WitnessResponse(404, "nothing was cosigned of this log\n"))
+        return _response(WitnessResponse(200, raw.decode()))
 
     return Starlette(
         routes=[
@@ -123,5 +123,5 @@ async def _bounded(stream: AsyncIterator[bytes]) -> bytes | None:
     return raw
 
 
-def _response(answer: Answer) -> Response:
+def _response(answer: WitnessResponse) -> Response:
     return Response(answer.text, answer.status, media_type=answer.kind)

@@ -43,7 +43,7 @@ _SIZE: Final = "text/x.tlog.size"
 _log = logging.getLogger(__name__)
 
 
-class Answer(NamedTuple):
+class WitnessResponse(NamedTuple):
     """An HTTP answer."""
 
     status: int
@@ -111,7 +111,7 @@ class Witness:
         for key in self._logs:
             self._seen(key)
 
-    def add_checkpoint(self, raw: bytes, at: int) -> Answer:
+    def add_checkpoint(self, raw: bytes, at: int) -> WitnessResponse:
         """Answer ``POST /add-checkpoint``, in the order of the protocol's text.
 
         Args:
@@ -126,16 +126,16 @@ class Witness:
             request = Request.parse(raw)
             head = Checkpoint.parse(request.note.text)
         except NoteError as error:
-            return Answer(400, f"{error}\n")
+            return WitnessResponse(400, f"{error}\n")
         keys = [key for key in self._logs if key.name == head.origin]
         if not keys:
-            return Answer(404, "this witness does not know the log\n")
+            return WitnessResponse(404, "this witness does not know the log\n")
         try:
             by = request.note.verified(keys)
         except TamperedError as error:
-            return Answer(403, f"{error}\n")
+            return WitnessResponse(403, f"{error}\n")
         if request.old > head.size:
-            return Answer(400, "the old size is larger than the new one\n")
+            return WitnessResponse(400, "the old size is larger than the new one\n")
         signed = Note(request.note.text, tuple(line for line in request.note.signatures if _of(line, list(by))))
         with self._locked():
             return self._continue(next(iter(by)), request, head, signed, at)
@@ -151,22 +151,22 @@ class Witness:
                 return (self._folder / "seen" / origin_hash).read_bytes()
         return None
 
-    def _continue(self, key: VerifierKey, request: Request, head: Checkpoint, signed: Note, at: int) -> Answer:
+    def _continue(self, key: VerifierKey, request: Request, head: Checkpoint, signed: Note, at: int) -> WitnessResponse:
         """Cosign a checkpoint that continues the last one; the caller holds the lock."""
         last = self._seen(key)
         size, root = (last.checkpoint.size, last.checkpoint.root) if last else (0, EMPTY_ROOT)
         if request.old != size:
-            return Answer(409, f"{size}\n", _SIZE)
+            return WitnessResponse(409, f"{size}\n", _SIZE)
         try:
             check_consistency(size, root, head.size, head.root, request.proof)
         except TamperedError as error:
             if head.size == size:
                 self._keep_evidence(head, signed)
-            return Answer(422, f"{error}\n")
+            return WitnessResponse(422, f"{error}\n")
         line = cosign(signed, self._signer, at)
         # On disk before the answer leaves: else a restart would let the log show the witness another history.
         write_whole(self._folder / "seen" / hash_of(head.origin), signed.signed(line).encode())
-        return Answer(200, line.line())
+        return WitnessResponse(200, line.line())
 
     def _seen(self, key: VerifierKey) -> SignedCheckpoint | None:
         raw = self.last(hash_of(key.name))

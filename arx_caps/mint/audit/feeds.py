@@ -15,22 +15,21 @@ from typing import Any, Final
 
 from arx_caps.audit.ingest import (
     GAP,
-    Entry,
     EventRecord,
-    Place,
-    Step,
+    LogEntry,
+    PlaceStep,
+    RecordPlace,
     make_event,
     make_note,
     place_of_event,
     read_event,
 )
 from arx_caps.audit.ingest import MINT as MINT_NODE
-from arx_caps.audit.shipping import Journal
+from arx_caps.audit.shipping import JournalRuns
 from arx_caps.audit.store import LogStore, Publisher
 from arx_caps.mint.db.events import Recorded
 from arx_caps.mint.db.mint_database import MintDatabase
-from arx_caps.revocation import Entry as StoreEntry
-from arx_caps.revocation import RevocationStore
+from arx_caps.revocation import RevocationStore, StoreEntry
 from arx_verifier.errors import StoreError
 from arx_verifier.token import MINT_AUDIENCE
 
@@ -150,7 +149,7 @@ class EventFeed:
             self._tidied = time.monotonic()
             self._db.outbox.forget(mark, before_ms=int((time.time() - KEEP_S) * 1000))
 
-    def _entry(self, run: str, event: Recorded) -> Entry:
+    def _entry(self, run: str, event: Recorded) -> LogEntry:
         facts = event.facts
         named = {name: facts[name] for name in NAMED if facts.get(name) is not None} | {"mint": event.mint}
         record = EventRecord(f"{EVENTS}/{run}", event.id, event.at_ms, event.kind, event.by, named, facts)
@@ -224,7 +223,7 @@ class JournalFeed:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._journal = Journal(folder, MINT_AUDIENCE)
+        self._journal = JournalRuns(folder, MINT_AUDIENCE)
 
     def begin(self, store: LogStore) -> None:
         """Do nothing: a run of a journal knows its own position."""
@@ -238,7 +237,7 @@ class JournalFeed:
             run.free(JOURNAL_KEPT_MS)
 
 
-def _kill(incarnation: str, entry: StoreEntry) -> Entry:
+def _kill(incarnation: str, entry: StoreEntry) -> LogEntry:
     kind, _, name = entry.target.partition(":")
     named: dict[str, Any] = {"incarnation": incarnation, "seq": entry.seq, "op": entry.op}
     # The target of a subject names a person, so an erasure must remove it: it is in the facts alone.
@@ -256,10 +255,10 @@ def _kill(incarnation: str, entry: StoreEntry) -> Entry:
     about = {"agent": name} if kind == "agent" else {"operator": name} if kind == "operator" else {}
     place = place_of_event("", about)
     subject = entry.target if kind == "subject" else place.subject
-    return make_event(record, Place(place.steps, place.agent, subject))
+    return make_event(record, RecordPlace(place.steps, place.agent, subject))
 
 
-def _unread(incarnation: str, first: int, last: int, at_ms: int) -> Entry:
+def _unread(incarnation: str, first: int, last: int, at_ms: int) -> LogEntry:
     named = {"incarnation": incarnation, "first": first, "last": last}
     record = EventRecord(f"{KILLS}/{incarnation}", last, at_ms, LOST, "mint", named, {})
-    return make_event(record, Place((Step(MINT_NODE, "", "the mint"),)), GAP)
+    return make_event(record, RecordPlace((PlaceStep(MINT_NODE, "", "the mint"),)), GAP)

@@ -16,7 +16,7 @@ from typing import Final, Protocol
 
 from arx_caps.audit.ingest import Turns, make_dispute, run_of
 from arx_caps.audit.integrity import Rows
-from arx_caps.audit.merkle import DisputedError, IncompleteError, Proof, TamperedError, read_signer
+from arx_caps.audit.merkle import DisputedError, IncompleteError, RecordProof, TamperedError, read_signer
 from arx_caps.audit.shipping import Batch
 from arx_caps.audit.store import LogStore, Publisher
 from arx_caps.audit.witness import Witnesses
@@ -207,7 +207,7 @@ class AuditLog:
             )
         return indexes[0]
 
-    def prove(self, index: int) -> Proof:
+    def prove(self, index: int) -> RecordProof:
         """Return the inclusion proof of a record, under the last or the next checkpoint.
 
         Raises:

@@ -2,7 +2,7 @@
 """Authenticate the agent that opens a session, and the session's subject.  CONTROL 1.
 
 An agent presents an assertion by an enrolled key, or a workload's token of an issuer that the policy trusts; a second
-token proves the subject.  The session's rights and its row are made in ``tasks.issue``.
+token proves the subject.  The session's rights and its row are made in ``tasks.sessions``.
 """
 
 from collections.abc import Mapping

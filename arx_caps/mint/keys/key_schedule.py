@@ -27,7 +27,7 @@ from arx_caps.mint.db.repositories.keys import (
 from arx_caps.mint.keys.root_keys import RootKeys
 from arx_caps.realm import Realm
 from arx_verifier.errors import ArxError, GrantError, SettingsError
-from arx_verifier.token import AudienceKey, KeyRing
+from arx_verifier.token import KeyRing, PreparedKey
 
 PLAN_S: Final = 1.0  # how old a plan may be; no refresh interval of a service is shorter
 USED_MS: Final = 60_000  # the resolution of the time when a key last minted
@@ -267,7 +267,7 @@ class MintKeys(KeyRing):
         super().__init__(keys, realm=realm.name, max_ttl_ms=realm.max_ttl_ms)
         self._schedule = schedule
 
-    def get(self, kid: str) -> AudienceKey | None:
+    def get(self, kid: str) -> PreparedKey | None:
         """Return the key of a key id, or None."""
         found = super().get(kid)
         if found is None:

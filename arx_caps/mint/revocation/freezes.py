@@ -13,7 +13,7 @@ from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.mint_database import MintDatabase
 from arx_caps.mint.db.repositories.epoch import Freeze
 from arx_caps.mint.db.repositories.keys import retired_targets
-from arx_caps.revocation import Entry, RevocationStore, StoreHistoryError
+from arx_caps.revocation import RevocationStore, StoreEntry, StoreHistoryError
 from arx_verifier.errors import UnavailableError
 from arx_verifier.revocation import FREEZING, NOWHERE, HistoryPlace
 
@@ -215,7 +215,7 @@ def changes_since(store: RevocationStore, since: HistoryPlace | None) -> Changes
     return Changes(header.place, tuple(frozen.values()), frozenset(thawed))
 
 
-def _read_entries(store: RevocationStore, after: int, last: int) -> Iterator[Entry]:
+def _read_entries(store: RevocationStore, after: int, last: int) -> Iterator[StoreEntry]:
     while after < last and (page := store.log(after, AT_ONCE)):
         yield from (entry for entry in page if entry.seq <= last)
         after = page[-1].seq

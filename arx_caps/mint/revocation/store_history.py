@@ -18,7 +18,7 @@ from arx_caps.mint.db.repositories.epoch import HighWater
 from arx_caps.realm import Realm
 from arx_caps.revocation import RevocationStore, Topology
 from arx_caps.revocation.failover import attest as attest_server
-from arx_caps.revocation.wire import Ahead, Entry, Header
+from arx_caps.revocation.wire import Ahead, Header, StoreEntry
 from arx_verifier.errors import ArxError
 from arx_verifier.revocation import UNKNOWN, Epochs, HistoryPlace, new_incarnation
 
@@ -187,7 +187,7 @@ def _last_logged(log: LogStore, incarnation: str) -> EventRecord | None:
     return record if record is not None and record.kind.startswith("store.") else None
 
 
-def _is_another(entry: Entry, logged: EventRecord) -> bool:
+def _is_another(entry: StoreEntry, logged: EventRecord) -> bool:
     """Return whether an entry of the store differs from the log's record of its number."""
     same_number = entry.seq == logged.number
     return same_number and (entry.at_ms, f"store.{entry.op}") != (logged.at, logged.kind)

@@ -8,7 +8,7 @@ from arx_verifier._door import open_door
 if TYPE_CHECKING:
     from arx_verifier.enforcement.asgi import ArxMiddleware
     from arx_verifier.enforcement.client_address import Peers
-    from arx_verifier.enforcement.enforcement import Enforcement, Problem
+    from arx_verifier.enforcement.enforcement import Enforcement, RefusedCall
     from arx_verifier.enforcement.guard import current_grant, protect
 else:
     __getattr__, __dir__ = open_door(
@@ -16,7 +16,7 @@ else:
         {
             "asgi": "ArxMiddleware",
             "client_address": "Peers",
-            "enforcement": "Enforcement Problem",
+            "enforcement": "Enforcement RefusedCall",
             "guard": "current_grant protect",
         },
     )
@@ -25,7 +25,7 @@ __all__ = [
     "ArxMiddleware",
     "Enforcement",
     "Peers",
-    "Problem",
+    "RefusedCall",
     "current_grant",
     "protect",
 ]

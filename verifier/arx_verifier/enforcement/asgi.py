@@ -26,7 +26,7 @@ from arx_verifier.enforcement.calls import (
 )
 from arx_verifier.enforcement.client_address import Peers
 from arx_verifier.enforcement.endpoints import Endpoints
-from arx_verifier.enforcement.enforcement import Enforcement, Problem
+from arx_verifier.enforcement.enforcement import Enforcement, RefusedCall
 from arx_verifier.enforcement.routers import routers_of
 from arx_verifier.enforcement.routes import Headers, Meaning, RouteMap, Scope, Tools, collect_headers
 from arx_verifier.errors import ArxError, RequestError, SettingsError
@@ -119,10 +119,10 @@ class ArxMiddleware:
             body = await self._body(headers, receive)
             if CALL in scope:
                 # One call proof covers one call: the inner application would decide on a nonce that is used already.
-                raise Problem("tool_not_allowed", "this application is within another one that is guarded")
+                raise RefusedCall("tool_not_allowed", "this application is within another one that is guarded")
         except _Disconnected:
             return
-        except Problem as problem:
+        except RefusedCall as problem:
             self._enforcement.count(problem, peer)
             await send_answer(self._enforcement.answer(problem), scope["method"], send)
             return
@@ -171,7 +171,7 @@ class ArxMiddleware:
             await call.decide(tool, args, scope)
         except RequestError as error:
             await call.refuse_malformed(error)
-        except Problem as problem:
+        except RefusedCall as problem:
             await call.refuse(problem)
         else:
             shown = Judged(scope, call) if isinstance(self._meaning, RouteMap) else scope
@@ -194,8 +194,8 @@ class ArxMiddleware:
                 return bytes(body + part) if body else bytes(part)
             body += part
 
-    def _too_large(self) -> Problem:
-        return Problem("malformed_request", f"the body is longer than {self._max_body} bytes", 413)
+    def _too_large(self) -> RefusedCall:
+        return RefusedCall("malformed_request", f"the body is longer than {self._max_body} bytes", 413)
 
     async def _start(self) -> None:
         if self._wrong is not None:
@@ -208,7 +208,7 @@ class ArxMiddleware:
         """Start the verifier with a call, if the server ran no ``lifespan``.
 
         Raises:
-            Problem: ``tools`` has a mistake.
+            RefusedCall: ``tools`` has a mistake.
         """
         try:
             await self._start()
@@ -216,7 +216,7 @@ class ArxMiddleware:
             if error is not self._wrong:
                 raise
             _log.error("every call is refused: %s", error)
-            raise Problem("closed") from error
+            raise RefusedCall("closed") from error
 
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Start the verifier before the application and close it afterwards, also if it has no lifespan of its own."""

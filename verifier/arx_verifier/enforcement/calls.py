@@ -15,7 +15,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
-from arx_verifier.enforcement.enforcement import Enforcement, Problem, now_ms, read_traceparent
+from arx_verifier.enforcement.enforcement import Enforcement, RefusedCall, now_ms, read_traceparent
 from arx_verifier.enforcement.problems import Answer
 from arx_verifier.enforcement.routes import Headers, Scope
 from arx_verifier.errors import ArxError, RequestError, UnavailableError, refusal
@@ -120,7 +120,7 @@ class Call:
     """
 
     decision: Decision | None = None
-    problem: Problem | None = None
+    problem: RefusedCall | None = None
     endpoints: GatedRoutes
     rest: str | None = None
     parameters: "Parameters | None" = None
@@ -157,7 +157,7 @@ class Call:
             scope: The scope of the application that runs next.
 
         Raises:
-            Problem: The call is refused.
+            RefusedCall: The call is refused.
         """
         trace = self.headers.get(b"traceparent")
         traceparent = read_traceparent(trace) if trace is not None else None
@@ -207,13 +207,13 @@ class Call:
         ended = self._ended
         if ended is not None:
             assert self.decision is not None
-            await self.refuse(Problem(ended.code, failures=ended.failures, decision=self.decision.id))
+            await self.refuse(RefusedCall(ended.code, failures=ended.failures, decision=self.decision.id))
         elif self.problem is not None:
             await self.refuse(self.problem)
         elif self.decision is None:
             await self._refuse_unjudged()
 
-    async def refuse(self, problem: Problem, send: Send | None = None) -> None:
+    async def refuse(self, problem: RefusedCall, send: Send | None = None) -> None:
         """Answer with a problem; every later answer of the application is dropped.
 
         Args:
@@ -225,7 +225,7 @@ class Call:
 
     async def refuse_malformed(self, error: ArxError, send: Send | None = None) -> None:
         """Count and answer a request without a single meaning; see ``refuse``."""
-        problem = Problem("malformed_request", str(error))
+        problem = RefusedCall("malformed_request", str(error))
         self._enforcement.count(problem, self._peer)
         await self.refuse(problem, send)
 
@@ -238,7 +238,7 @@ class Call:
         assert self.decision is not None
         if not self.started:
             self.started = True
-            await self.refuse(Problem(error.code, str(error), decision=self.decision.id))
+            await self.refuse(RefusedCall(error.code, str(error), decision=self.decision.id))
 
     def compare(self, require: Any, *values: Any) -> None:
         """Compare the arguments of the next function with those of the decision.
@@ -378,7 +378,7 @@ class Call:
         self._withheld = True
         try:
             await self.decide("", {}, {})
-        except Problem as problem:
+        except RefusedCall as problem:
             await self.refuse(problem)
             self.started = True
 

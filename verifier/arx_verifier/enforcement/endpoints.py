@@ -22,7 +22,7 @@ from operator import is_
 from typing import Any, Final, NamedTuple, Self, SupportsIndex
 
 from arx_verifier.enforcement.calls import CALL, App, Call, Receive, Send, send_answer
-from arx_verifier.enforcement.enforcement import Problem
+from arx_verifier.enforcement.enforcement import RefusedCall
 from arx_verifier.enforcement.parameters import RUNNING, Parameters, Sent, checked
 from arx_verifier.enforcement.problems import answer
 from arx_verifier.enforcement.routers import DEEP, is_own, require_own_dispatch, routers_of
@@ -68,12 +68,12 @@ class Gate:
             return
         try:
             if call.decision is not None:
-                raise Problem("tool_not_allowed", _TAKEN)
+                raise RefusedCall("tool_not_allowed", _TAKEN)
             tool, args = call.endpoints.meaning(self._route, call, scope)
             await call.decide(tool, args, scope)
         except RequestError as error:
             await call.refuse_malformed(error, send)
-        except Problem as problem:
+        except RefusedCall as problem:
             await call.refuse(problem, send)
         else:
             # The endpoint reads the body of the decision, even if a middleware replaced ``receive``.

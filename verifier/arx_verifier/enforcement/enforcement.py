@@ -20,7 +20,7 @@ from arx_verifier.verification import Grant, Screened, Verifier
 _TRACEPARENT: Final = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
-class Problem(Exception):  # noqa: N818 - an answer to a caller, and no failure of the program
+class RefusedCall(Exception):  # noqa: N818 - an answer to a caller, and no failure of the program
     """A refusal before its answer.
 
     Attributes:
@@ -63,17 +63,17 @@ class Enforcement:
             The authenticated token, which is no grant.
 
         Raises:
-            Problem: No header, more than one, or a token that no key of this service signed.
+            RefusedCall: No header, more than one, or a token that no key of this service signed.
         """
         if LINE_BREAK in value:
-            raise Problem("malformed_request", "there is more than one Authorization header")
+            raise RefusedCall("malformed_request", "there is more than one Authorization header")
         scheme, _, token = value.partition(b" ")
         token = token.strip(b" ")
         if not token or scheme.lower() != b"bearer":
-            raise Problem("missing_token")
+            raise RefusedCall("missing_token")
         found = self.verifier.screen(token.decode("latin-1"))
         if isinstance(found, str):
-            raise Problem(found)
+            raise RefusedCall(found)
         return found
 
     def decide(self, token: object, request: AccessRequest) -> Decision:
@@ -116,15 +116,15 @@ class Enforcement:
             request: The request that it was made on.
 
         Raises:
-            Problem: The decision is a refusal, or the request has no tool.
+            RefusedCall: The decision is a refusal, or the request has no tool.
         """
         grant = decision.grant
         if grant.__class__ is Grant and decision.code == OK and request.tool:
             return grant
         code = "tool_not_allowed" if decision.allowed else decision.code
-        raise Problem(code, failures=decision.all_failures(), decision=decision.id)
+        raise RefusedCall(code, failures=decision.all_failures(), decision=decision.id)
 
-    def answer(self, problem: Problem) -> Answer:
+    def answer(self, problem: RefusedCall) -> Answer:
         """Return the HTTP answer to a problem."""
         return answer(
             problem.code,
@@ -135,7 +135,7 @@ class Enforcement:
             detail=problem.detail,
         )
 
-    def count(self, problem: Problem, peer: str | None) -> None:
+    def count(self, problem: RefusedCall, peer: str | None) -> None:
         """Count the refusal of a request that was not verified.
 
         Args:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any, Final, TypeVar
 
-from arx_verifier.enforcement.enforcement import Enforcement, Problem, now_ms
+from arx_verifier.enforcement.enforcement import Enforcement, RefusedCall, now_ms
 from arx_verifier.errors import SettingsError, refusal
 from arx_verifier.journal import Decision
 from arx_verifier.names import is_tool
@@ -96,7 +96,7 @@ class _granted:  # noqa: N801 - used as a statement
     def __init__(self, enforcement: Enforcement, decision: Decision, request: AccessRequest) -> None:
         try:
             self._grant = enforcement.require(decision, request)
-        except Problem as problem:
+        except RefusedCall as problem:
             raise refusal(problem.code, tuple(problem.failures)) from None
 
     def __enter__(self) -> None:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
         require_discharge,
         unseal,
     )
-    from arx_verifier.token.keyring import DEFAULT_MAX_TTL_MS, KEY_BYTES, AudienceKey, KeyRing
+    from arx_verifier.token.keyring import DEFAULT_MAX_TTL_MS, KEY_BYTES, KeyRing, PreparedKey
     from arx_verifier.token.macaroon import (
         ABOUT,
         HOP_BYTES,
@@ -68,7 +68,7 @@ else:
             "discharge": (
                 "MAX_DISCHARGES ThirdPartyCaveat bind binding caveat_key issue_discharge join require_discharge unseal"
             ),
-            "keyring": "AudienceKey DEFAULT_MAX_TTL_MS KEY_BYTES KeyRing",
+            "keyring": "PreparedKey DEFAULT_MAX_TTL_MS KEY_BYTES KeyRing",
             "macaroon": (
                 "ABOUT CaveatLike HOP_BYTES IAT_AHEAD_MS ID_BYTES Identifier MAX_ABOUT_CHARS MINT_AUDIENCE "
                 "Macaroon OperatorIdentifier about read_identifier"
@@ -101,7 +101,6 @@ __all__ = [
     "MAX_TARGET_BYTES",
     "MINT_AUDIENCE",
     "TOKEN_PREFIX",
-    "AudienceKey",
     "CallSigner",
     "Caveat",
     "CaveatLike",
@@ -109,6 +108,7 @@ __all__ = [
     "KeyRing",
     "Macaroon",
     "OperatorIdentifier",
+    "PreparedKey",
     "PresentedCall",
     "ThirdPartyCaveat",
     "ThirdPartyPacket",

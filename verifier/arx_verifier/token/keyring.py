@@ -16,7 +16,7 @@ KEY_BYTES: Final = 32
 DEFAULT_MAX_TTL_MS: Final = 24 * 60 * 60 * 1000  # kills are remembered this long; a token may not outlive its kill
 
 
-class AudienceKey:
+class PreparedKey:
     """One key, passed through the key generator once.
 
     Attributes:
@@ -34,10 +34,10 @@ class AudienceKey:
         self.derived = chain.derive(key)
 
     def __repr__(self) -> str:
-        return f"<AudienceKey {self.kid}>"
+        return f"<PreparedKey {self.kid}>"
 
     def __reduce__(self) -> tuple[object, ...]:
-        raise TypeError("an AudienceKey is a secret and is not pickled")
+        raise TypeError("a PreparedKey is a secret and is not pickled")
 
 
 class KeyRing:
@@ -70,7 +70,7 @@ class KeyRing:
         self._keys = self._derive(keys)
 
     @staticmethod
-    def _derive(keys: Mapping[str, bytes]) -> dict[str, AudienceKey]:
+    def _derive(keys: Mapping[str, bytes]) -> dict[str, PreparedKey]:
         if not keys:
             raise SettingsError("a key ring needs at least one audience key; ask the mint for this service's keys")
         for kid, key in keys.items():
@@ -78,9 +78,9 @@ class KeyRing:
                 raise SettingsError(f"{kid!r:.60} cannot name an audience key; one is called k1.0")
             if len(key) != KEY_BYTES:
                 raise SettingsError(f"audience key {kid} has {len(key)} bytes; it must have {KEY_BYTES}")
-        return {kid: AudienceKey(kid, key) for kid, key in keys.items()}
+        return {kid: PreparedKey(kid, key) for kid, key in keys.items()}
 
-    def get(self, kid: str) -> AudienceKey | None:
+    def get(self, kid: str) -> PreparedKey | None:
         """Return the key of ``kid``, or None."""
         return self._keys.get(kid)
 

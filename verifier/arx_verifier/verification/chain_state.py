@@ -15,7 +15,7 @@ from arx_verifier.constraints import wrong_in
 from arx_verifier.errors import Failure, shorten
 from arx_verifier.journal import ChainFacts
 from arx_verifier.request import AccessRequest
-from arx_verifier.token import IAT_AHEAD_MS, AudienceKey, Identifier, about, chain, targets, wire
+from arx_verifier.token import IAT_AHEAD_MS, Identifier, PreparedKey, about, chain, targets, wire
 from arx_verifier.verification.compiled_caveats import ToolRules, gather, read_caveats
 from arx_verifier.verification.effects import Allow, ChainRestrictions, Condition
 from arx_verifier.verification.reasons import Refused
@@ -89,7 +89,7 @@ class ProvenChain:
     _allows: tuple[Allow, ...]
     _places: tuple[str, ...]
 
-    def __init__(self, key: AudienceKey, identifier: Identifier, signature: bytes, rest: bytes) -> None:
+    def __init__(self, key: PreparedKey, identifier: Identifier, signature: bytes, rest: bytes) -> None:
         self.key, self.identifier, self.signature, self.rest = key, identifier, signature, rest
         self.nbf, self.exp = identifier.iat - IAT_AHEAD_MS, identifier.exp
         self._states: chain.States | None = None

@@ -61,11 +61,11 @@ def prove_command(console: Console, place: Place, record: str, out: Path | None)
     The file holds the record, its place and the log's signature: whoever has the log's key checks it offline with `arx
     audit verify`.  It tells whom the record is about; keep it accordingly.
     """
-    from arx_caps.audit.merkle import SUFFIX, NoteError, Proof
+    from arx_caps.audit.merkle import SUFFIX, NoteError, RecordProof
 
     raw = place.mint().fetch(f"/v1/audit/proofs/{quote(record)}")
     try:
-        proof = Proof.parse(raw)
+        proof = RecordProof.parse(raw)
     except NoteError as error:
         raise Stop(
             f"what answers is no mint of this version: {error}", exit_codes.UNREACHABLE, code="malformed"

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from arx_caps.cli.commands.doctor.check import Check
 from arx_caps.realm import Realm
-from arx_caps.revocation import Entry, RevocationStore, StoreHistoryError
+from arx_caps.revocation import RevocationStore, StoreEntry, StoreHistoryError
 from arx_verifier.errors import ArxError
 from arx_verifier.revocation import FREEZING, KILLING
 
@@ -47,19 +47,19 @@ def check_history(store: RevocationStore, realm: Realm) -> Iterator[Check]:
     yield _freezes(store, realm)
 
 
-def _log(store: RevocationStore) -> Iterator[Entry]:
+def _log(store: RevocationStore) -> Iterator[StoreEntry]:
     after = 0
     while page := store.log(after, PAGE):
         yield from page
         after = page[-1].seq
 
 
-def _kept(store: RevocationStore, realm: Realm, at_ms: int) -> Callable[[Entry], bool]:
+def _kept(store: RevocationStore, realm: Realm, at_ms: int) -> Callable[[StoreEntry], bool]:
     """Return a test of whether a kill is too young to have been forgotten: a token that it ends may still live."""
     client, header = store.exchange.client, store.keys.header
     max_ttl_ms = int(store.exchange.once(lambda: client.hmget(header, "maxttl_ms"))[0] or 0)
 
-    def kept(entry: Entry) -> bool:
+    def kept(entry: StoreEntry) -> bool:
         if entry.at_ms + max_ttl_ms <= at_ms:
             return False
         kind, _, name = entry.target.partition(":")
@@ -85,10 +85,10 @@ def _row(realm: Realm, kind: str, name: str) -> Mapping[str, Any] | None:
         return None  # said by another check
 
 
-def _log_and_maps(store: RevocationStore, log: list[Entry], seq: int, kept: Callable[[Entry], bool]) -> Check:
+def _log_and_maps(store: RevocationStore, log: list[StoreEntry], seq: int, kept: Callable[[StoreEntry], bool]) -> Check:
     """Replay the log: what it says last about a target is what the maps must hold, unless it was forgotten in time."""
     kills, freezes = store.kills(), store.freezes()
-    killed: dict[str, Entry] = {}
+    killed: dict[str, StoreEntry] = {}
     frozen: dict[str, int] = {}
     for entry in log:
         if entry.op in KILLING:
@@ -140,7 +140,7 @@ def _high_water(store: RevocationStore, realm: Realm, incarnation: str, seq: int
     return Check("memory", True, f"the mint has seen {mark.seq} of {seq}")
 
 
-def _record(realm: Realm, log: dict[int, Entry], seq: int) -> Check:
+def _record(realm: Realm, log: dict[int, StoreEntry], seq: int) -> Check:
     """Compare the log with the mint's record: after a rollback the old numbers have other entries, or none."""
     compared = 0
     try:

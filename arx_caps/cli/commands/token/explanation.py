@@ -30,12 +30,12 @@ from arx_verifier.journal import InMemoryDecisions
 from arx_verifier.names import matches_tool
 from arx_verifier.request import AccessRequest
 from arx_verifier.revocation import FOREVER_NS, EpochTable, Lease, is_relay
-from arx_verifier.service import ServiceFile, open_verifier, read_service_file
+from arx_verifier.service import ServiceConfig, open_verifier, read_service_file
 from arx_verifier.token import JOINT, Identifier, Macaroon, call_proof
 
 
 # No verifier's view: it takes no lease and joins no registry, because a kill would wait for it to confirm.
-def known_kills(service: ServiceFile, macaroon: Macaroon) -> tuple[EpochTable, str | None]:
+def known_kills(service: ServiceConfig, macaroon: Macaroon) -> tuple[EpochTable, str | None]:
     """Read the store's kills and freezes.
 
     Args:
@@ -192,7 +192,7 @@ def _unverified(macaroon: Macaroon, request: AccessRequest, added: _Added) -> Ve
     return Verdict(answer.code, answer.failures, tuple(notes))
 
 
-def _verified(macaroon: Macaroon, request: AccessRequest, added: _Added, path: str, service: ServiceFile) -> Verdict:
+def _verified(macaroon: Macaroon, request: AccessRequest, added: _Added, path: str, service: ServiceConfig) -> Verdict:
     """Verify as the service would, with a proof of this call made here."""
     epochs, note = known_kills(service, macaroon)
     notes = [note] if note else []
