@@ -6,12 +6,15 @@ each was still good for a quarter of an hour, and with it for every key of an au
 with no enrolment token at all had the database remember a proof of his for each call.
 """
 
+import pytest
 from sqlalchemy import func, select
 
 from arx_caps.jose import KeyFile, SigningKey
 from arx_caps.mint.db.tables import USED_JTI
 from arx_verifier.revocation.epoch import UnsafeLocalEpochs
 from tests.mint.harness import ISSUER, Harness, Holder
+
+pytestmark = pytest.mark.sqlite
 
 
 def invitation(harness: Harness) -> str:

@@ -12,6 +12,8 @@ from arx_caps.jose import SigningKey
 from arx_verifier.revocation.epoch import UnsafeLocalEpochs
 from tests.mint.harness import LOOKUP, Harness, Holder
 
+pytestmark = pytest.mark.sqlite
+
 KEY = {"Idempotency-Key": "k-1"}
 
 
