@@ -37,6 +37,7 @@ def on_behalf(id_token: str | None, access_token: str | None) -> dict[str, str]:
     Raises:
         RequestError: Both are given.
     """
+    # Two tokens could name two people, and the audit record has room for one subject.
     if id_token is not None and access_token is not None:
         raise RequestError("a session runs on behalf of one person: give id_token or access_token")
     if id_token is not None:
@@ -70,6 +71,7 @@ class SessionOpener(Shared, ABC):
         ca: str | None = None,
     ) -> None:
         self._mint, self._now = MintClient(issuer, now=now, client=client, ca=ca), now
+        # Weak: a session that the application dropped must not be kept, and renewed, by its opener.
         self._sessions: weakref.WeakSet[Session] = weakref.WeakSet()
 
     @property
@@ -110,10 +112,13 @@ class SessionOpener(Shared, ABC):
             StoreError: The mint does not answer.
             UnavailableError: It cannot open one now.
         """
+        # A key for this session alone: a stolen session token is of no use without it, and the enrolled key signs no
+        # call.
         key, subject = SigningKey.generate(), on_behalf(id_token, access_token)
         asked = {"ttl": asked_duration("ttl", ttl), "purpose": purpose}
 
-        def body() -> dict[str, Any]:  # the mint accepts an assertion once
+        # A function, because each repeat needs another assertion: the mint accepts one once.
+        def body() -> dict[str, Any]:
             return {**self._shown(key), **subject, **asked}
 
         answer = self._mint.call("POST", "/v1/sessions", key=key, body=body)
@@ -125,6 +130,8 @@ class SessionOpener(Shared, ABC):
 
     def close(self) -> None:
         """Close the connections to the mint; sessions stay open and can then not be ended or renewed from here."""
+        # A copy, as a session may be collected during the loop.
+        # Renewal ends first: its thread must not use a closed client.
         for session in tuple(self._sessions):
             session.let_go()
         self._mint.close()
@@ -159,6 +166,7 @@ class Agent(SessionOpener):
         now: Callable[[], int] = now_ms,
         client: httpx.Client | None = None,
     ) -> None:
+        # An operator's key would be refused by the mint as well, but only after an assertion by it was sent.
         if key.role != "agent":
             raise SettingsError(
                 f"this is the key of {key.subject}; an agent needs a key of its own (`arx agent enrol`)"
@@ -250,11 +258,13 @@ def read_token_file(path: str | os.PathLike[str]) -> str:
         SettingsError: It is missing, empty, or no token.
     """
     try:
+        # Bounded: the path may name a device, or a file that another program still writes.
         with Path(path).open("rb") as file:
             raw = file.read(MAX_TOKEN_BYTES + 1)
     except OSError as error:
         raise SettingsError(f"{path}: {error.strerror}") from error
     text = raw.strip()
+    # The error quotes nothing of the file: it may hold another secret.
     if not text.isascii() or text.count(b".") != 2 or len(raw) > MAX_TOKEN_BYTES:
         raise SettingsError(f"{path}: what is in it is no JWT")
     return text.decode("ascii")

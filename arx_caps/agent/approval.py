@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """An approval, as its asker holds it: wait for an operator's answer, hand it on.  SPEC 6.6, CONTROL 2.7.
 
-What an operator approves is one tool with these very arguments.  The mint then gives out a *discharge*, a secret that
-answers the third-party caveat in the task's token and is of no use without that token.  It is bound to the
-caller's token, offline, so a sub-agent is given approval as a text of its own.
+What an operator approves is one tool with these very arguments.  The mint then issues a *discharge*, a secret that
+answers the third-party caveat in the task's token and is of no use without that token.
 """
 
 import random
@@ -119,6 +118,7 @@ class Approval(Shared):
                 "this is the id of an approval; what encode() gave, or `arx approval wait`, is it"
             )
         macaroon = Macaroon.parse(text.strip())
+        # Unproven: these texts are for people.  Only the service that gets the call can check the discharge.
         said = read_discharge(macaroon)
         rule = next((rules[0] for each in said if (rules := each.allow)), Rule(tool="*"))
         about: dict[str, Any] = {
@@ -151,9 +151,11 @@ class Approval(Shared):
             answer = self._asker.fetch_discharge(self.id)
         except GrantError as error:
             if error.code in _OVER:
+                # A discharge from before is forgotten: no service accepts it any more.
                 self.state, self._discharge = _OVER[error.code], None
             raise
         about, text = answer.get("approval"), answer.get("discharge")
+        # An answer about another approval must not pass for this one: its discharge may allow other arguments.
         if not isinstance(about, Mapping) or about.get("id") != self.id:
             raise StoreError("the mint answered with another approval; is it of another version?")
         self._take(about)
@@ -180,6 +182,7 @@ class Approval(Shared):
             TimeoutError: No operator has answered yet; a later ``wait`` may go on.
         """
         until = None if timeout_s is None else time.monotonic() + timeout_s
+        # The monotonic clock: a step of the wall clock must not end the wait, or prolong it.
         pause, known = FIRST_PAUSE_S, (self.state, self.by)
         while not self._answered():
             if tell is not None and known != (self.state, self.by):
@@ -237,6 +240,8 @@ class Approval(Shared):
             names = {said.task for said in read_discharge(macaroon)}
         except MalformedTokenError as error:
             raise StoreError(f"the mint answered with a discharge that cannot be used: {error}") from error
+        # Checked before it is kept: bound to another caveat, it would fail only at the service, after the call was
+        # sent.
         if self.id not in names or self._third_party not in (None, macaroon.identifier):
             raise StoreError("the mint answered with the discharge of another approval")
         return macaroon
@@ -268,6 +273,7 @@ def read_discharge(macaroon: Macaroon) -> list[Said]:
 # with the reason, before anything is sent.
 def asks_for(token: Macaroon, approval: Approval, others: Sequence[Approval] = ()) -> bool:
     """Return whether a task's token, or another approval, has the third-party caveat that an approval answers."""
+    # A discharge may have third-party caveats of its own, which another discharge answers.
     asking = [token, *[other.discharge for other in others if other is not approval]]
     return any(
         packet.identifier == approval.discharge.identifier
@@ -299,9 +305,11 @@ def add_approvals(text: str, token: Macaroon, approvals: Sequence[Approval], *, 
         if not asks_for(token, approval, approvals):
             raise AttenuationError(_wrong(token, approval, audience))
     answered = [approval.discharge.identifier for approval in approvals]
+    # SPEC 6.6: a verifier uses each discharge once, and refuses a token with one that nothing asks for.
     for approval, third_party in zip(approvals, answered, strict=True):
         if answered.count(third_party) > 1:
             raise AttenuationError(f"one call carries one approval: {approval} answers what another here does, too")
+    # Bound here and not by the mint: a delegated token has another signature, and the mint never sees it.
     return discharge.join(text, [discharge.bind(approval.discharge, token) for approval in approvals])
 
 
@@ -336,6 +344,7 @@ def refuse_unusable(approval: Approval, at: int) -> None:
         AttenuationError: It is not approved, or over.
     """
     held = approval.discharge
+    # The earliest end: each caveat of a discharge must hold.
     ends = min((said.exp for said in read_discharge(held) if said.exp is not None), default=None)
     if ends is not None and at >= ends:
         raise AttenuationError(f"{approval} is over since {(at - ends) // 1000} s: ask for another")
@@ -355,6 +364,7 @@ def _wrong(token: Macaroon, approval: Approval, audience: str) -> str:
 
 def _of_task(identifier: bytes, task: str) -> bool:
     try:
+        # An id is the key's id and the task's; a key rotation changes the first alone.
         return ThirdPartyCaveat.read(identifier).id.endswith(f":{task}")
     except ArxError:
         return False

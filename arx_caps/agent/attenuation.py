@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """From what a holder wants to leave to the caveat that says it.  SPEC 6, 7, 15.1.
 
-A caveat only takes away, so nothing here can widen a task.  One caveat is written, and it goes into every token of the
-bundle: a service may exchange its token for one of another audience, where nothing else of the bundle holds.
-What is checked is whether the result is of use: a tool that the task does not allow, an argument that no tool takes, or
-a value that no rule lets through is reported to the holder now, not to its sub-agent by a service later.
+A caveat only takes away, so nothing here can widen a task.  What is checked is whether the result is of use: a tool
+that the task does not allow, an argument that no tool takes, or a value that no rule lets through.
 """
 
 from collections.abc import Mapping, Sequence
@@ -51,12 +49,14 @@ def caveats_for(
         AttenuationError: A tool the task does not allow, an argument that no tool takes, a constraint that is none,
             ``args`` that can be read in two ways, a ``ttl`` or ``depth`` that cannot be, or nothing would be left.
     """
+    # A text is a sequence as well: its characters would be read as names.
     if isinstance(audiences, str):
         raise TypeError("audiences is a list of names, not one text")
     chosen = outlines if audiences is None else {each: outlines[each] for each in dict.fromkeys(audiences)}
     allow = _rules_for(chosen, tools, args)
     left = [each for each, held in chosen.items() if tools is None or _tools_at(held, tools)]
     idle = [each for each in chosen if each not in left]
+    # Reported to the holder now, not to its sub-agent by a service later.
     if (audiences is not None and idle) or not left:
         raise AttenuationError(f"no tool would be left at {', '.join(idle) or 'any service: audiences is empty'}")
     if depth is not None and not 0 <= depth <= MAX_HOPS:
@@ -66,6 +66,8 @@ def caveats_for(
     only = None if audiences is None else tuple(sorted(left))
     if allow is None and only is None and depth is None and exp is None:
         return dict.fromkeys(left)
+    # The same caveat in every token: a service may exchange its token for one of another audience,
+    # where no other token of the bundle counts.
     return dict.fromkeys(left, Caveat(allow=allow, aud=only, depth=depth, exp=exp))
 
 
@@ -76,6 +78,7 @@ def _rules_for(
     if tools is None and not args:
         return None
     every = _tools_left(outlines, tools)
+    # `args` has two forms; which one it is decides whether an absent argument is refused.
     by_tool, by_argument = _by_tool(args or {}, tools, every)
     names = sorted({name for constraints in by_tool.values() for name in constraints})
     if tools is None and not names:
@@ -126,10 +129,13 @@ def _takes(outlines: Mapping[str, Outline], tool: str, name: str) -> bool:
 def _must(outlines: Mapping[str, Outline], taking: Sequence[str], name: str) -> list[str]:
     """Find the tools whose calls need an argument because of this caveat.
 
-    Where the mint's own rules require it, they do so beside any caveat.  Where they name it and let it be absent, a
-    call without it could mean more than any value that is left.  A tool that takes any arguments, beside tools that
-    name this one, is not known to have it: there it is held to its constraint when it comes.
+    Returns:
+        Tools whose rules name the argument and let it be absent; all that take it if no rule names it.
     """
+    # Where the mint's own rules require an argument, they do so beside any caveat.  Where they let it be absent, a call
+    # without it could mean more than any value that is left: all orders instead of one.
+    # A tool that takes any arguments, beside tools that name this one, may not have it: requiring it could forbid the
+    # tool altogether, so it is constrained only when it comes.
     naming = {tool for tool in taking for held in outlines.values() if held.names(tool, name)}
     return [
         tool
@@ -163,6 +169,7 @@ def _refuse_the_useless(
     dead: dict[str, str] = {}
     for tool in every:
         clashes = [clash(held, tool, rules) for held in outlines.values() if _tools_at(held, [tool])]
+        # Of several services that have the tool, one that may allow it is enough.
         if None not in clashes:
             dead[tool] = str(clashes[0])
     if dead and (each or len(dead) == len(every)):
@@ -179,6 +186,8 @@ def _by_tool(
     known = tools if tools is not None else [tool for tool in every if tool != "*"]
     if not (args and all(isinstance(value, Mapping) and _covers(known, name) for name, value in args.items())):
         return dict.fromkeys(every, _read(args, known)), True
+    # A tool can be named as an argument is.  Guessing wrong would constrain other calls than the holder meant, so what
+    # can be read in both ways is refused.
     flat, nested = _readable(args), {tool: _readable(arguments) for tool, arguments in args.items()}
     if None in nested.values():
         if flat is not None:
@@ -230,6 +239,7 @@ def _life(ttl: str) -> int:
         length = parse_duration(ttl)
     except ValueError as error:
         raise AttenuationError(f"ttl: {error}") from error
+    # A token that ends now is refused by every service, as an expired one and not as a mistake.
     if length == 0:
         raise AttenuationError("ttl: a task that lives 0 ms is of no use")
     return length

@@ -2,15 +2,7 @@
 """Sign every request of an HTTP client, and only what goes where the task's tokens belong.  SPEC 8.
 
 One class for httpx and httpx2, sync and async.  Each request gets its own one-shot token over method, raw path and
-query and the body's SHA-256; the task's token never travels.  A request to an origin of no audience is not sent at all:
-sent without a token, the mistake would show up as a 401 of another server.
-
-A call that was signed before its service started was refused by it unread, as it cannot know the calls of before.  That
-one is signed anew, once: while a service starts anew behind a listening socket, no call is lost.
-
-Redirects: both libraries drop the Authorization header when a redirect leaves the origin, except from http port 80 to
-https port 443 of the same host; what they then carry on is good for the one call that was signed.  A redirect within
-the origin carries it too, and is refused there as signed for another call.
+query and the body's SHA-256; the task's token never travels.
 """
 
 from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
@@ -69,6 +61,7 @@ class ArxAuth(Shared, httpx.Auth, _OtherAuth):
         AttenuationError: There is no origin to send a token to.
     """
 
+    # The token covers the body's digest, so a streamed body is read before it is sent.
     requires_request_body = True
     requires_response_body = False
 
@@ -88,12 +81,17 @@ class ArxAuth(Shared, httpx.Auth, _OtherAuth):
             AttenuationError: The request goes to no origin of the task, or to one of several audiences, or has an
                 Authorization header of another scheme.  Nothing was sent.
         """
+        # Refused before anything is sent: without a token the mistake would show up as a 401 of another server, and
+        # with one that server could replay it at the audience's own origin.
         audience = self._audience_of(request.url)
         written = request.headers.get("Authorization")
         if written is not None and written != request.extensions.get(_MARK):
             raise AttenuationError("this request has an Authorization header already; it is not overwritten")
+        # The bytes that the library will send: it lets a caller replace the target by this extension.
         target = request.extensions.get("target", request.url.raw_path)
         header = "Bearer " + self._sign(audience, request.method, target, request.content)
+        # Both libraries drop this header when a redirect leaves the origin, except from http port 80 to https port 443
+        # of the same host.  A redirect that keeps it carries a token for another call, which the service refuses.
         request.headers["Authorization"] = header
         request.extensions = {**request.extensions, _MARK: header}
 
@@ -108,6 +106,8 @@ class ArxAuth(Shared, httpx.Auth, _OtherAuth):
         """
         self._put_token(request)
         response = yield request
+        # A call signed before its service started is refused unread, as the service cannot know the nonces used before.
+        # Signed anew, once, no call is lost while a service restarts behind a listening socket (SPEC 8.3).
         # No other refusal is answered: not with another, wider token, nor where the call may have run.
         if _is_problem(response) and _came_before_start(response.content):
             self._put_token(request)
@@ -115,6 +115,8 @@ class ArxAuth(Shared, httpx.Auth, _OtherAuth):
 
     def sync_auth_flow(self, request: Any) -> Generator[Any, Any, None]:
         """Read the body and sign; for synchronous clients."""
+        # With `requires_response_body` every answer would be read whole.  Here only one that may be a refusal is, so
+        # that a caller can still stream the others.
         request.read()
         flow = self.auth_flow(request)
         response = yield next(flow)
@@ -141,6 +143,7 @@ class ArxAuth(Shared, httpx.Auth, _OtherAuth):
             raise AttenuationError(
                 f"origin {origin} belongs to no audience of this task; known: {known}", code="unknown_origin"
             )
+        # Either token could reach the other service: only the caller knows which one is meant.
         if len(audiences) > 1:
             raise AttenuationError(
                 f"origin {origin} serves {' and '.join(sorted(audiences))}: say which, with task.auth(audience=…)",
@@ -159,6 +162,7 @@ def _is_problem(response: Any) -> bool:
     """Return whether an answer may be a refusal, which is read here before a streaming caller gets it."""
     if response is None or response.status_code != _UNAUTHORIZED:
         return False
+    # An answer without a length, or a long one, is left to the caller: it could stream without an end.
     length = response.headers.get("content-length", "")
     kind = response.headers.get("content-type", "").partition(";")[0]
     return kind == "application/problem+json" and length.isdecimal() and int(length) <= _MAX_PROBLEM_BYTES

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A task's tokens, one an audience, handed around as one text.  SPEC 15.1.
 
-``arxb1_`` and base64url of one canonical JSON object.  A bundle is read strictly, so that a text which was cut, mixed
-or edited is noticed by the holder and not by the third service it calls.  What its tokens allow is proven by no one but
-a verifier; a verifier never accepts a bundle, and an agent never sends one.
+``arxb1_`` and base64url of one canonical JSON object.  Only a verifier proves what its tokens allow; a verifier never
+accepts a bundle, and an agent never sends one.
 """
 
 from collections.abc import Mapping
@@ -75,10 +74,13 @@ class Bundle(Shared):
         self.origins: Mapping[str, tuple[str, ...]] = MappingProxyType(
             {audience: tuple(origins.get(audience, ())) for audience in self.tokens}
         )
+        # Strict, so that the holder notices a text that was cut, mixed or edited, and not the third service that it
+        # calls.
         self._check_names(origins)
         self.outlines: Mapping[str, Outline] = MappingProxyType(
             {audience: self._check_token(audience, macaroon) for audience, macaroon in self.tokens.items()}
         )
+        # One kill of a link must end all tokens of a bundle, so all have the same links.
         if len({(held.identifier.session, held.links) for held in self.outlines.values()}) != 1:
             raise MalformedTokenError("the tokens of this bundle come from different grants or delegations")
 
@@ -97,6 +99,7 @@ class Bundle(Shared):
         """
         written = _read(text)
         tokens: dict[str, Macaroon] = {}
+        # Parsed one by one, so that the error names the audience and quotes no token.
         for audience, token in written.tokens.items():
             try:
                 tokens[audience] = Macaroon.parse(token)
@@ -197,6 +200,7 @@ class Bundle(Shared):
         for audience in (*self.tokens, *origins):
             if not names.is_audience(audience):
                 raise MalformedTokenError(f"{audience!r:.80} cannot name an audience")
+        # An origin without a token shows that a token was cut out of the text.
         stray = sorted(set(origins) - set(self.tokens))
         if stray:
             raise MalformedTokenError(f"the bundle gives origins for {', '.join(stray)} and no token")
@@ -209,6 +213,7 @@ class Bundle(Shared):
             held = outline(macaroon)
         except ArxError as error:
             raise MalformedTokenError(f"the token for {audience}: {error}") from error
+        # A one-shot token can be neither attenuated nor signed with: it would fail at its second use.
         if macaroon.is_one_shot:
             raise MalformedTokenError(f"the token for {audience} was signed for one call; a bundle holds the task's")
         identifier = held.identifier
@@ -238,6 +243,7 @@ class Bundle(Shared):
 
 
 def _read(text: str) -> _Written:
+    # Before anything is decoded: the text comes from another agent.
     if len(text) > MAX_BUNDLE_CHARS:
         raise MalformedTokenError(f"this bundle has more than {MAX_BUNDLE_CHARS} characters")
     if text.startswith(wire.TOKEN_PREFIX):
@@ -245,6 +251,7 @@ def _read(text: str) -> _Written:
     if not text.startswith(wire.BUNDLE_PREFIX):
         raise MalformedTokenError(f"a bundle begins with {wire.BUNDLE_PREFIX}")
     try:
+        # Canonical JSON alone: a bundle has one text, so two texts mean two bundles.
         return jcs.decode(_WRITTEN, wire.bytes_of(text[len(wire.BUNDLE_PREFIX) :]))
     except MalformedTokenError as error:
         raise MalformedTokenError(f"this bundle was cut short or altered: {error}") from error

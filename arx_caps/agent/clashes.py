@@ -45,6 +45,7 @@ def clash(held: Outline, tool: str, rules: Sequence[Rule]) -> str | None:
     for rule in rules:
         if meet(rule.tool, tool) is None:
             continue
+        # A call needs one matching rule of each group, so one group that clashes excludes this rule.
         clashes = [_with_all(rule, group, groups) for group in groups]
         found = next((each for each in clashes if each is not None), None)
         if found is None:
@@ -79,10 +80,12 @@ def _of_two(needed: Mapping[str, ConstraintLike], other: Rule) -> str | None:
 
 def may_both_hold(one: ConstraintLike, other: ConstraintLike) -> bool:
     """Return whether some value may keep two constraints; False only where none can."""
+    # No solver: a few values that the constraints name decide, and in doubt the answer is that both may hold.
     both = (one, other)
     try:
         tests = [compile_constraint(each) for each in both]
     except MalformedTokenError:
+        # Never refuse offline what a verifier of a later version may allow.
         return True  # for the verifier to judge
     # Between two neighbouring numbers that either names nothing changes, so one value there speaks for all of them.
     values = (True, False, *_samples(one), *_samples(other))

@@ -5,13 +5,12 @@ from typing import Any, Self
 
 
 class Shared:
-    """A base whose copies are the object itself.
-
-    Agent frameworks copy the context that they are given, deeply and for each step; a task in it stays that task.
-    """
+    """A base whose copies are the object itself."""
 
     __slots__ = ()
 
+    # Agent frameworks copy their context for each step, deeply.  A copy would hold a second set of keys and
+    # connections, and its renewals would be unknown to the original.
     def __copy__(self) -> Self:
         return self
 

@@ -51,11 +51,13 @@ def forecast(
     Raises:
         MalformedTokenError: It is no token of an agent.
     """
+    # The verifier's own steps in the verifier's order, so that both give the same reason.
     chain = unverified_chain(macaroon, discharges)
     refused = chain.refused
     if refused is None and not chain.nbf <= request.at < chain.exp:
         refused = out_of_time(chain.nbf, chain.exp, chain.identifier.iat, request.at, request.at)
     if refused is None:
+        # A holder behind NAT cannot know the address that the service sees.
         refused = chain.judge_request(request, _NO_ADDRESS if anywhere else frozenset())
     if refused is None:
         refused = chain.judge_tool(request.tool, request.args) or missing_discharge(chain.unmet, request.tool)

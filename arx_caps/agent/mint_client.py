@@ -1,11 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Talk to the mint over HTTP: proofs go with each call, its problems come back as typed errors.  RFC 9449, RFC 9457.
 
-An answer that is lost leaves open whether the mint did what it was asked for.  So such a call is repeated, with a proof
-of its own and the ``Idempotency-Key`` of the first, until it is answered: no caller has a session or a task that it
-does not know of.  What was refused, or never sent, is not tried twice.
-
-No answer's text goes into an error but the mint's own detail, so that no token can.
+A call whose answer is lost is repeated; what was refused is not.
 """
 
 import ipaddress
@@ -59,13 +55,14 @@ class _Problem(msgspec.Struct, frozen=True):
 def takes_proxy(issuer: str) -> bool:
     """Return whether a proxy that the environment names may stand between a caller and this mint.
 
-    Over plain HTTP it would read assertions and bundles, with which it could act as the agent; and between two programs
-    of one machine it has no business.  Who needs one all the same brings a client of its own.
+    A caller that needs one all the same brings a client of its own.
     """
     try:
         url = httpx.URL(issuer)
     except httpx.InvalidURL:
         return False
+    # Over plain HTTP a proxy reads assertions and bundles, with which it can act as the agent.  Between two programs of
+    # one machine a proxy has no use.
     return url.scheme == "https" and not _is_loopback(url.host)
 
 
@@ -137,9 +134,12 @@ class MintClient:
             GrantError: It refuses what is asked for.
             RequestError: It cannot read what is asked for.
         """
+        # A lost answer leaves open whether the mint did the work.  With one key for all repeats the mint answers the
+        # first result again, so that no session or task exists that its caller does not know.
         once = {"Idempotency-Key": secrets.token_urlsafe(KEY_BYTES)} if method == "POST" else {}
 
         def send() -> httpx.Response:
+            # Each repeat has a proof of its own: the mint accepts a proof once.
             said = body() if callable(body) else body
             return self._send(method, path, key=key, token=token, body=said, headers=once)
 
@@ -188,6 +188,7 @@ class MintClient:
     def _until_answered(self, send: Callable[[], httpx.Response], *, looks: bool) -> httpx.Response:
         """Repeat a call whose answer is lost until there is one, or for as long as that makes sense."""
         began, lost = time.monotonic(), False
+        # Once an answer is lost, a later 5xx or 429 is repeated too: it says nothing about the first attempt.
         for pause in (*PAUSES_S, None):
             outcome = _attempt(send)
             lost = lost or (not looks and _leaves_open(outcome))
@@ -199,6 +200,7 @@ class MintClient:
             # The repeat of a removal that ended the caller's own session proves it by the token that is revoked now.
             over = lost and outcome.request.method == "DELETE" and _problem_of(outcome).code == "revoked"
             return httpx.Response(httpx.codes.OK, json={}) if over else outcome
+        # A later attempt that was never sent must not hide that the first one may have been done.
         if lost and not isinstance(outcome, LostAnswerError):
             raise LostAnswerError(
                 f"the mint at {self.issuer} did not say whether it has done this, and does not answer any more: see "
@@ -261,11 +263,9 @@ def _was_not_judged(outcome: httpx.Response | StoreError) -> bool:
 
 
 def _was_sent_twice(outcome: httpx.Response) -> bool:
-    """Return whether a call's proof was used before: a proxy sent it to a second mint, as the first did not answer.
-
-    Each attempt has a proof of its own, so no other call can have used it.  A POST is not repeated for that: it is no
-    answer of a proxy's repeat, as no proxy repeats one.
-    """
+    """Return whether a call's proof was used before: a proxy sent it to a second mint, as the first did not answer."""
+    # Each attempt has a proof of its own, so no other call can have used it.  No proxy repeats a POST by itself, so one
+    # with a used proof is an attack or a mistake and is reported.
     unauthorized = outcome.status_code == httpx.codes.UNAUTHORIZED
     return unauthorized and outcome.request.method in ("GET", "DELETE") and _problem_of(outcome).code == "replayed"
 
@@ -286,7 +286,9 @@ def _error_of(response: httpx.Response, issuer: str) -> ArxError:
         # A tool service refuses in the same form, but knows no proof: it would say that there is no token.
         what = f"expected a mint, got what a tool service answers ({status} {problem.code})"
         return UnavailableError(f"{issuer} is no mint: {what}; give the mint's address as issuer", code="not_a_mint")
+    # Only the mint's own problem goes into an error: other text of an answer could quote a token.
     failures = [Failure(*(failure.get(name, "") for name in Failure._fields)) for failure in problem.failures]
+    # A code of a newer mint is unknown here; its status still says which family it belongs to.
     kind: type[ArxError] = type(refusal(problem.code)) if problem.code in REASONS else _kind_of(status)
     message = problem.detail or problem.title or f"the mint answered {status}"
     untold = [str(failure) for failure in failures if str(failure) not in message]

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where an audience lives: scheme, host and port, and nothing less.  RFC 6454 4.
 
-A token is sent to an origin that its bundle names for its audience and nowhere else, so two origins are one only if all
-three parts are the same.  Which origins an audience has is the mint's policy to say.
+The mint's policy says which origins an audience has.
 """
 
 import re
@@ -13,6 +12,8 @@ from arx_verifier.errors import MalformedTokenError, shorten
 DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 MAX_ORIGIN_CHARS: Final = 300  # a host name has at most 253 characters
 
+# Lower-case ASCII alone, without user, path or query: what two URL parsers read differently could send a token to
+# another host (`https://orders.example@attacker.example`).
 _ORIGIN: Final = re.compile(r"(https?)://(?:\[([0-9a-f:.]+)\]|([a-z0-9._-]+))(?::([1-9][0-9]{0,4}))?")
 
 
@@ -51,6 +52,7 @@ def read_origin(text: str) -> Origin:
         raise MalformedTokenError(f"{shorten(text)} is not an origin such as https://orders.example:8443")
     scheme, address, name, digits = found.groups()
     port = int(digits) if digits else DEFAULT_PORTS[scheme]
+    # The pattern lets 65536 to 99999 pass, which no socket can have.
     if port > 65535:
         raise MalformedTokenError(f"{shorten(text)} has a port above 65535")
     return Origin(scheme, address or name, port)
@@ -58,4 +60,5 @@ def read_origin(text: str) -> Origin:
 
 def origin_of(scheme: str, host: str, port: int | None) -> Origin:
     """Return the origin of a URL that an HTTP client has taken apart; an unknown scheme has port 0 by default."""
+    # All three parts count: another port of a host may be another owner's service.
     return Origin(scheme, host.lower(), port if port is not None else DEFAULT_PORTS.get(scheme, 0))

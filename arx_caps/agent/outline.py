@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a held token says of itself, read without a key.  SPEC 4 to 7.
 
-Nothing here is proven: a holder reads its own token to explain it and to notice a mistake before a service does.  What
-this version does not understand is passed over, never dropped; the verifier judges it.
+Nothing here is proven: a holder reads its own token to explain it, and to notice a mistake before a service does.
 """
 
 from collections.abc import Iterable, Sequence
@@ -62,6 +61,7 @@ class Outline(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def tools(self) -> tuple[str, ...]:
         """The tool patterns that every ``allow`` leaves, sorted."""
+        # A token without `allow` is malformed (SPEC 6.2), so no tool is left.
         left: set[str] = {"*"} if self.groups else set()
         for group in self.groups:
             left = set(meet_all(left, [rule.tool for rule in group]))
@@ -129,6 +129,7 @@ def outline(macaroon: Macaroon) -> Outline:
     identifier = macaroon.unverified_identifier
     if not isinstance(identifier, Identifier):
         raise MalformedTokenError("this is an operator's token, not an agent's")
+    # Lenient where a verifier is strict: a caveat of a newer version stays in the token and is skipped here.
     glimpses = [_glimpse(packet) for packet in macaroon.packets if isinstance(packet, bytes)]
     depth, exp = identifier.depth, identifier.exp
     named, hops = [], []
@@ -137,6 +138,7 @@ def outline(macaroon: Macaroon) -> Outline:
             named.append(glimpse.to)
             hops.append(glimpse.hop.encode())
             depth -= 1
+        # A caveat can only lower a limit, so the least one counts, whatever the order.
         depth = depth if glimpse.depth is None else min(depth, glimpse.depth)
         exp = exp if glimpse.exp is None else min(exp, glimpse.exp)
     return Outline(
@@ -165,10 +167,13 @@ def unverified_chain(macaroon: Macaroon, discharges: Sequence[Macaroon] = ()) ->
     identifier = macaroon.unverified_identifier
     if not isinstance(identifier, Identifier):
         raise MalformedTokenError("an operator's token is good for the mint alone, and names no tools of a service")
+    # A key of zeros: this object must never decide a call, and no signature is compared.
     reading = ProvenChain(PreparedKey(identifier.kid, bytes(KEY_BYTES)), identifier, b"", b"")
+    # The last packet of a one-shot token is the call's proof, which no caveat reader knows.
     packets = macaroon.packets[:-1] if macaroon.is_one_shot else macaroon.packets
     packets = (*packets, *(packet for each in discharges for packet in each.packets))
     reading.read_caveats(packets, identifier.aud)
+    # Matched by identifier alone: whether the discharge is bound to this token, only the verifier can prove.
     answered = {each.identifier for each in discharges}
     reading.unmet = tuple([unmet for unmet in reading.unmet if unmet[1].encode() not in answered])
     return reading

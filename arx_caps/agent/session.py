@@ -51,6 +51,7 @@ def _renew(held: "weakref.ref[Session]", span_s: float, over: threading.Event) -
     left: float | None = span_s
     while left is not None and not over.wait(max(left / LOOKS, LEAST_S)):
         session = held()
+        # A weak reference: a running thread must not keep a session that the application dropped.
         if session is None:
             return
         try:
@@ -61,6 +62,7 @@ def _renew(held: "weakref.ref[Session]", span_s: float, over: threading.Event) -
             # No caller waits for this thread: the next use of the session is refused as well, with the reason.
             _log.warning("%r is not renewed any more: %s", session, error)
             return
+        # Or this frame would hold it until the next round, and it could not be collected meanwhile.
         del session
 
 
@@ -136,6 +138,7 @@ class Session(Shared):
             now = self._now()
             if now >= self.expires_at or self.expires_at >= self.ends_at or self._over.is_set():
                 return None
+            # At half of its life: early enough to outlast a mint that is down, late enough to be rare.
             if self._used and now - self._begun >= (self.expires_at - self._begun) / 2:
                 self._renew()
             return (self.expires_at - self._begun) / 1000
@@ -197,6 +200,7 @@ class Session(Shared):
             StoreError: The mint does not answer.
             UnavailableError: It cannot end it now; the session may still be open.
         """
+        # First, or the renewal could report a session that was ended on purpose as lost.
         self._over.set()
         return self._call("DELETE", f"/v1/sessions/{self.id}")
 
@@ -231,11 +235,13 @@ class Session(Shared):
             raise StoreError(
                 f"the mint at {self._mint.issuer} answered with a bundle that cannot be used: {error}"
             ) from error
+        # A mint, or a proxy before it, that mixes answers up would give this agent the power of another one.
         if bundle.agent != self.agent or bundle.outline.identifier.session != self.id:
             raise StoreError(f"the mint at {self._mint.issuer} answered with a task of another agent or session")
         return bundle
 
     def _renew(self) -> None:
+        # Before the call: a use while the mint answers counts for the next span.
         self._used = False
         answer = self._call("POST", f"/v1/sessions/{self.id}/renew")
         self._take(answer)
@@ -257,6 +263,7 @@ class Session(Shared):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        # Also where the mint does not answer: the session then idles out instead of being renewed for ever.
         self._over.set()
         end_block(self.end, error)
 

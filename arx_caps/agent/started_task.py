@@ -97,6 +97,7 @@ class StartedTask(Task):
         """
         caveats = self._caveats(tools, args, ttl, depth, audiences)
         said = {audience: self._said(audience, caveat) for audience, caveat in caveats.items()}
+        # A task that was extended has several tokens; the link names the one whose caveats these are.
         bundle = self._session.attenuate_task(self.id, self.bundle.outline.identifier.id, said)
         return self._again(bundle)
 
@@ -163,11 +164,13 @@ class StartedTask(Task):
         chosen = self.audiences if audience is None else (self._checked(audience),)
         outlines = {each: self.bundle.outlines[each] for each in chosen}
         asking = {each: found for each, held in outlines.items() if (found := held.third_party_caveats_of(tool))}
+        # The caveat of one token is answered, and a discharge for one service is of no use at another.
         if len(asking) > 1:
             raise AttenuationError(f"{' and '.join(asking)} ask for an approval of {shorten(tool)}: say `audience`")
         found = next(iter(asking.values()), ())
         if not found:
             raise AttenuationError(self._without(tool, outlines))
+        # Checked first: an operator's time is not spent on a call that the task refuses anyway.
         refused = unverified_chain(self.bundle.tokens[next(iter(asking))]).judge_tool(tool, dict(args))
         if refused is not None:
             because = "; ".join(map(str, refused.all_failures()))
@@ -201,6 +204,8 @@ class StartedTask(Task):
         """Return all caveats of a token: those that the holder added before, offline, and the new one."""
         said = caveats_of(self.bundle.tokens[audience])[1:]  # the first is the mint's
         mints = f"{self.bundle.outlines[audience].identifier.kid}:{self.id}"
+        # A holder's own third-party caveat has a key that only its token carries: the mint cannot make it again, and
+        # without it the new token would allow more.
         if any("third_party" in each and (each["third_party"] or {}).get("id") != mints for each in said):
             raise AttenuationError("a third-party caveat that is not the mint's was added: it cannot be signed anew")
         said = [each for each in said if "third_party" not in each]  # the mint knows its own
@@ -210,6 +215,7 @@ class StartedTask(Task):
         return type(self)(bundle, session=self._session, now=self._now)
 
     def _signer(self, audience: str) -> CallSigner:
+        # The mint sees no tool call, so a signature here is what keeps the session from idling out.
         self._session.used()
         return super()._signer(audience)
 
@@ -235,6 +241,7 @@ def end_block(end: Callable[[], object], error: BaseException | None) -> None:
     try:
         end()
     except ArxError as failed:
+        # The error of the block is what the programmer needs; a failed end must not replace it.
         if failed.code in OVER:  # over by itself or killed: there is nothing left to end
             return
         if error is None:

@@ -172,6 +172,7 @@ class Task(Shared):
         from arx_caps.agent.forecast import forecast  # with what judges; most holders only call
 
         chosen = self.audiences if audience is None else (self._checked(audience),)
+        # No address and no HTTP call: the holder does not know how the service sees it.
         request = AccessRequest(tool, dict(args or {}), self._now())
         discharges = [approval.discharge for approval in approvals]
         answers = [forecast(self.bundle.tokens[each], request, discharges, anywhere=True) for each in chosen]
@@ -218,6 +219,8 @@ class Task(Shared):
                 another task or service, or does not fit in.
             RequestError: The arguments have no RFC 8785 form.
         """
+        # One reading of the clock for the signature and the approvals: their ends are compared with the time that was
+        # signed.
         at = self._now()
         return self._approved(
             audience, self._signer(audience).sign(call_proof.tool_fields(tool, args), at), approvals, at
@@ -291,8 +294,10 @@ class Task(Shared):
             if held.depth == 0:
                 raise AttenuationError("this task may not be delegated any further (depth 0)")
             for patterns in held.delegate_to:
+                # The verifier would refuse the sub-agent's first call; the holder can still choose another one.
                 if not names.matches_any_path(patterns, to):
                     raise AttenuationError(f"this task may be delegated to {' or '.join(patterns)}, not to {to}")
+        # One hop for all tokens: the link derived from it is what a kill of this delegation names.
         hop = os.urandom(HOP_BYTES)
         caveats = self._caveats(tools, args, ttl, depth, audiences)
         tokens = self.bundle.tokens
@@ -363,6 +368,7 @@ class Task(Shared):
         return type(self)(bundle, now=self._now)
 
     def _signer(self, audience: str) -> CallSigner:
+        # Kept, because a signer encodes the part of the text that all calls share, once.
         signer = self._signers.get(audience)
         if signer is None:
             signer = self._signers[audience] = CallSigner(self.bundle.tokens[self._checked(audience)], audience)
