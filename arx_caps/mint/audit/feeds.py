@@ -145,6 +145,8 @@ class EventFeed:
                 if new:
                     log.append(source, new)
                     log.mark(source, mark)
+            if len(events) < PAGE:
+                break  # what was recorded meanwhile goes with the next step: else the load keeps a step from ending
         if time.monotonic() - self._tidied > TIDY_S:
             self._tidied = time.monotonic()
             self._db.outbox.forget(mark, before_ms=int((time.time() - KEEP_S) * 1000))
