@@ -50,8 +50,8 @@ class Database:
     def __init__(self, url: str, *, writer: str = "mint") -> None:
         self.writer = writer
         self._engine = open_engine(url)
-        # On PostgreSQL each statement of a reader sees its own moment, in a transaction or without one: BEGIN and COMMIT
-        # would be two more round trips.  On SQLite a transaction is one moment, and costs next to nothing.
+        # On PostgreSQL each statement of a reader sees its own moment, in a transaction or not: BEGIN and COMMIT
+        # would only be two more round trips.  On SQLite a transaction is one moment.
         alone = {} if self.system == "sqlite" else {"isolation_level": "AUTOCOMMIT"}
         self._reader = self._engine.execution_options(**{READING: True}, **alone)
         self._writing = threading.Lock() if self.system == "sqlite" else None
