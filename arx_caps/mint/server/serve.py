@@ -39,7 +39,7 @@ GRACE_S: Final = 10  # for running requests at a stop: as long as one may take t
 KEEP_ALIVE_S: Final = 15  # how long an idle connection is kept
 SETTINGS_EXIT: Final = 2  # an operator must change something first
 LATER_EXIT: Final = 3  # a retry may help: a store or a disk did not answer
-SWITCH_S: Final = 0.001  # a thread that computes for long, such as the log's, delays each step of a call by this much
+SWITCH_S: Final = 0.001  # how long the log's thread, which computes for long, delays a step of a call
 GARBAGE_AT: Final = 50_000  # new objects until a garbage collection; some running batches have as many
 
 _log = logging.getLogger(__name__)
