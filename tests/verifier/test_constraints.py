@@ -138,10 +138,10 @@ class TestRule:
         assert told == [
             'a must be between 0 and 5 (caveat 1), got "5" (not an integer)',
             'a must not satisfy 3 (caveat 1), got "5" (of another type)',
-            "b must be given in the call (caveat 1), got nothing",
+            "b must be given (caveat 1), got nothing",
             'c must match "/*" (caveat 1), got "b"',
             "d must be true (caveat 1), got 1 (of another type)",
-            "f must be left out of the call (caveat 1), got [1]",
+            "f must be left out (caveat 1), got [1]",
         ]
 
     @pytest.mark.spec("13")

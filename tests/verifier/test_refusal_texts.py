@@ -67,8 +67,8 @@ def test_an_argument_can_have_the_name_of_a_rule(name: str) -> None:
     missing = explain(Rule(tool="t", args={name: 1}), {}, "caveat 1")
     unnamed = explain(Rule(tool="t", args={}), {name: 1}, "caveat 1")
     assert [str(failure) for failure in (*missing, *unnamed)] == [
-        f"{name} must be given in the call (caveat 1), got nothing",
-        f"{name} must be left out of the call (caveat 1), got 1",
+        f"{name} must be given (caveat 1), got nothing",
+        f"{name} must be left out (caveat 1), got 1",
     ]
 
 

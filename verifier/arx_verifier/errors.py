@@ -7,8 +7,8 @@
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
-NOT_GIVEN: Final = "given in the call"  # expected of an argument that is missing
-NOT_NAMED: Final = "left out of the call"  # expected of an argument that no rule names
+NOT_GIVEN: Final = "given"  # expected of an argument that is missing
+NOT_NAMED: Final = "left out"  # expected of an argument that no rule names
 # How the sentence of a failure begins: by its rule, or by the last word of a rule about an argument.
 _OF_RULE: Final = {
     "arguments": "the arguments must be",
