@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ``arx`` command's frame: which nouns there are, and how every command ends.
+"""The ``arx`` command: its nouns, and the end of every command.
 
-A noun's module is imported when it is used, so that ``arx --help`` needs nothing but click.  Whatever goes wrong ends
-in one line on stderr and an exit code of ``exit_codes``; a traceback is shown only with ``--debug``.
+An error ends in one line on stderr, a hint if there is one, and an exit code of ``exit_codes``; ``--debug`` adds the
+traceback.
 """
 
 import importlib
@@ -18,32 +18,33 @@ from arx_caps.cli import exit_codes
 from arx_caps.cli.options import common_options
 from arx_caps.cli.terminal import Console, json_line, plain
 
+# A noun's module is imported on use: `arx --help` needs nothing but click, and parts of ARx may not be installed.
 NOUNS: Final[Mapping[str, tuple[str, str]]] = {
-    "init": ("init", "make a realm: its folder, keys and first operator"),
+    "init": ("init", "make a realm: its folder, its keys and its first operator"),
     "up": ("up", "run the whole realm on this machine"),
-    "mint": ("mint", "run the mint alone, with a store of your own"),
-    "relay": ("relay", "follow the store once for many verifiers"),
-    "doctor": ("doctor.command", "look for what is wrong, and say how to mend it"),
-    "policy": ("policy", "check a policy, ask it, compare, put it in force"),
-    "operator": ("operator", "enrol operators, give them roles, get back in"),
-    "whoami": ("operator", "show who a key makes you, and what you may do"),
+    "mint": ("mint", "run the mint alone, with your own revocation store"),
+    "relay": ("relay", "follow the revocation store on behalf of many verifiers"),
+    "doctor": ("doctor.command", "check the realm, and print how to repair what is wrong"),
+    "policy": ("policy", "check, query, compare and activate policies"),
+    "operator": ("operator", "enrol operators, set their roles, recover access"),
+    "whoami": ("operator", "show the operator of a key, and its permissions"),
     "agent": ("agent", "enrol, describe, list and deactivate agents"),
-    "service": ("service", "enrol tool services, and keep their keys fresh"),
-    "key": ("key", "make, rotate, retire and reseal root keys"),
-    "ship": ("ship", "send a service's records to the mint, beside the service"),
+    "service": ("service", "enrol tool services, and refresh their keys"),
+    "key": ("key", "create, rotate, retire and reseal root keys"),
+    "ship": ("ship", "send a service's records to the mint"),
     "session": ("session", "open, list, renew, freeze and end sessions"),
-    "task": ("task", "start, attenuate, extend, look at and finish tasks; ask for approvals"),
-    "approval": ("approval", "answer what agents ask to have approved"),
-    "token": ("token.command", "read, delegate and explain tokens and bundles"),
-    "kill": ("kill", "end what lives in a target, and see who confirmed"),
-    "freeze": ("kill", "refuse a target until it is thawed"),
-    "thaw": ("kill", "end a freeze, also the one that a kill of an agent or a person left"),
-    "verifier": ("verifier", "list the verifiers and what they have applied"),
-    "redis": ("redis", "prepare a store of your own: its users, its functions"),
-    "decisions": ("decisions", "show what verifiers decided, and why"),
-    "audit": ("audit.command", "ask the audit log; check it, and proofs of it, offline"),
-    "witness": ("witness", "cosign the checkpoints of other people's logs"),
-    "completion": ("completion", "write a shell's completion script"),
+    "task": ("task", "start, attenuate, extend, show and finish tasks; request approvals"),
+    "approval": ("approval", "list, approve, deny and withdraw approvals"),
+    "token": ("token.command", "inspect, delegate and explain tokens and bundles"),
+    "kill": ("kill", "revoke the tokens of a target, and print which verifiers confirmed"),
+    "freeze": ("kill", "refuse the tokens of a target until it is thawed"),
+    "thaw": ("kill", "end a freeze, including the freeze that a kill leaves"),
+    "verifier": ("verifier", "list the verifiers and the revocations that they have applied"),
+    "redis": ("redis", "prepare your own revocation store: its users and functions"),
+    "decisions": ("decisions", "show the decisions in local journals, and their reasons"),
+    "audit": ("audit.command", "query, verify, export and prune the audit log"),
+    "witness": ("witness", "cosign the checkpoints of audit logs as a witness"),
+    "completion": ("completion", "print a shell's completion script"),
 }
 EXTRAS: Final[Mapping[str, str]] = {"sqlalchemy": "mint", "starlette": "mint", "uvicorn": "mint"}
 
@@ -64,28 +65,41 @@ class LazyGroup(click.Group):
         assert isinstance(command, click.Command)
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Return the command of a noun, or raise with the noun that is nearest."""
+        from difflib import get_close_matches  # imported on use, as all that `arx --help` does not need
+
+        near = [] if args[0] in NOUNS else get_close_matches(args[0], NOUNS, 1)
+        if near:
+            ctx.fail(f"no such command {args[0][:60]!r}: did you mean `arx {near[0]}`?")
+        return super().resolve_command(ctx, args)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click calls it so
-        """Write the list of nouns from the table, importing none of them."""
+        """Write the nouns from the table, without importing their modules."""
         with formatter.section("Commands"):
             formatter.write_dl([(noun, help_text) for noun, (_, help_text) in NOUNS.items()])
 
     def main(self, args: Sequence[str] | None = None, *_: Any, **extra: Any) -> NoReturn:
         """Run a command line and exit with its code."""
+        # click would print errors in its own form and exit with its own codes, so it is not run in standalone mode.
         argv = list(sys.argv[1:] if args is None else args)
         console = Console()
         extra |= {"standalone_mode": False, "obj": console, "prog_name": "arx"}
         try:
             code: Any = super().main(argv, **extra)
-            sys.stdout.flush()
+            sys.stdout.flush()  # here, so that a full disk or a closed pipe is an error of the command
         except Exception as error:
+            # A usage error can occur before the options were parsed, so the arguments are searched as well.
             code = _end(error, console, as_json=console.json or "--json" in argv, debug="--debug" in argv)
         raise SystemExit(code if isinstance(code, int) else exit_codes.OK)
 
 
 def _end(error: Exception, console: Console, *, as_json: bool, debug: bool) -> int:
-    """Report an error to a person and a script, and return the exit code."""
+    """Report an error on stderr, and on stdout under ``--json``; return the exit code."""
     if isinstance(error, BrokenPipeError):
-        # The reader has gone (`arx decisions | head`); the interpreter must not complain about it again at its exit.
+        # The reader closed the pipe (`arx decisions | head`); without this the interpreter reports it again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return exit_codes.OK
     if isinstance(error, click.exceptions.NoArgsIsHelpError):
@@ -99,20 +113,21 @@ def _end(error: Exception, console: Console, *, as_json: bool, debug: bool) -> i
     click.echo(f"arx: {plain(message)}", err=True)
     if hint:
         console.hint(hint)
+    # A script that reads stdout gets the error there as well; a person reads stderr.
     if as_json:
         click.echo(json_line("error", {"code": code, "error": message, "exit_code": exit_code, "hint": hint}))
     return exit_code
 
 
 def _describe(error: Exception) -> tuple[str, str, int, str | None]:
-    """Return message, code, exit code and hint of whatever ended a command."""
+    """Return message, code, exit code and hint of the error that ended a command."""
     from arx_verifier.errors import ArxError
 
     if isinstance(error, exit_codes.Stop):
         return str(error), error.code, error.exit_code, error.hint
     if isinstance(error, click.UsageError):
         where = error.ctx.command_path if error.ctx is not None else "arx"
-        return _ours(error.format_message()), "usage", exit_codes.USAGE, f"{where} --help"
+        return _ours(error.format_message()), "usage", exit_codes.USAGE, f"`{where} --help` lists arguments and options"
     if isinstance(error, click.ClickException):
         return _ours(error.format_message()), "usage", exit_codes.USAGE, None
     if isinstance(error, click.Abort):
@@ -120,24 +135,24 @@ def _describe(error: Exception) -> tuple[str, str, int, str | None]:
     if isinstance(error, ArxError):
         hint = None
         if str(error) == "the store did not answer":
-            hint = "see that it runs (`arx up`, or the server of `store` in realm.toml); `arx doctor` looks at it"
+            hint = "start it (`arx up`, or the server at `store` in realm.toml); `arx doctor` checks it"
         return str(error), error.code, exit_codes.exit_of(error), hint
     extra = EXTRAS.get(error.name or "") if isinstance(error, ModuleNotFoundError) else None
     if extra is not None:
         return (
-            "a part that this needs is not installed",
+            "this command needs a part of ARx that is not installed",
             "not_installed",
             exit_codes.USAGE,
-            f"pip install 'arx-caps[{extra}]'",
+            f"install it: pip install 'arx-caps[{extra}]'",
         )
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}", "file", exit_codes.USAGE, None
-    # The text of an unexpected error could hold anything, a token included: its type says enough here.
-    return f"internal error: {type(error).__name__}", "internal", exit_codes.INTERNAL, "run it again with --debug"
+    # The text of an unexpected error could contain a token, so the message has its type alone.
+    return f"internal error: {type(error).__name__}", "internal", exit_codes.INTERNAL, "add --debug for the traceback"
 
 
 def _ours(message: str) -> str:
-    """Put a message of click into ARx's form."""
+    """Return a message of click in ARx's form: small first letter, one line, no full stop."""
     return (message[:1].lower() + message[1:]).rstrip(".").replace("\n", " ")
 
 

@@ -1,10 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Approvals, for several nouns: ask and wait for one with a session file, and show one to an operator.  CONTROL 2.
-
-The agent chose the arguments and wrote the reason, so it would gain if an operator read them as something else.
-Arguments are JSON in ASCII, a run of spaces is written out, a long line is cut by us and marked where it goes on, and
-the agent's own words come last: no part of them can be where a line of ours is.
-"""
+"""Request an approval and wait for it with a session file, and show an approval to an operator.  CONTROL 2."""
 
 import os
 import re
@@ -27,6 +22,9 @@ from arx_caps.cli.token_description import fingerprint
 from arx_caps.durations import parse_duration, show_time
 from arx_verifier.errors import StoreError
 
+# The agent chose the arguments and wrote the reason, and gains if an operator misreads them.  So arguments are JSON in
+# ASCII, a run of spaces is escaped, a long line is cut here and marked where it continues, and the agent's own words
+# come last: no part of them can pass for a line of ARx.
 WIDTH: Final = 64  # columns of a line of the agent's text: with the 13 before it, it fits a terminal of 80
 MOST_LINES: Final = 12  # of arguments in a list; `arx approval show` shows all
 MOST_WORDS: Final = 1000  # characters of the agent's words that are shown
@@ -35,20 +33,21 @@ _BARE: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
 def show_approval(about: Mapping[str, Any], now_ms: int, *, whole: bool = True) -> str:
-    """Return one approval as text for people.
+    """Return one approval as text.
 
     Args:
         about: The approval as the mint returns it.
-        now_ms: The clock, ms since the Unix epoch.
-        whole: All arguments, however many; else a list's share of them, and how many more there are.
+        now_ms: The time, ms since the Unix epoch.
+        whole: Show all arguments; else the first lines, and how many more follow.
     """
     asked, ends, waits = about.get("asked_at"), about.get("expires_at"), about.get("state") == "waiting"
     since = f", asked {show_until(asked, now_ms)}" if isinstance(asked, int) else ""
     lines = [f"{plain(about.get('id'))}  {plain(about.get('state'))}{since}"]
     wanted = f"{plain(about.get('tool'))} at {plain(about.get('audience'))}"
-    lines += _row("who", plain(about.get("agent")))
+    lines += _row("agent", plain(about.get("agent")))
     lines += _row("for", _subject(about.get("subject")))
     lines += _row("wants", wanted)
+    # Sorted by name: an agent must not choose the order in which an operator reads its arguments.
     arguments = [line for name, value in sorted((about.get("args") or {}).items()) for line in _argument(name, value)]
     if not whole and len(arguments) > MOST_LINES:
         more = len(arguments) - MOST_LINES
@@ -76,7 +75,7 @@ def _row(title: str, text: str | None, otherwise: str | None = None) -> list[str
 
 
 def _cut(text: str) -> list[str]:
-    """Cut a text into lines that no terminal of 80 columns cuts once more; each but the first is marked."""
+    """Cut a text into lines that fit a terminal of 80 columns; each but the first is marked."""
     lines, line, room = [], "", WIDTH
     for char in text:
         takes = 1 if unicodedata.east_asian_width(char) in _ATTENUATE else 2
@@ -88,13 +87,14 @@ def _cut(text: str) -> list[str]:
 
 
 def _spaced(text: str) -> str:
-    """Escape all spaces of a run but the first: they could fill a terminal's lines."""
+    """Escape all spaces of a run but the first: a long run could push text to where a line of ARx is."""
     return re.sub(r"(?<= ) ", r"\\u0020", text)
 
 
 def _words(text: Any) -> str | None:
     if not text:
         return None
+    # In quotation marks, and with escapes: these words are the agent's, and untrusted.
     shown = _spaced(plain(str(text)[:MOST_WORDS]))
     more = len(str(text)) - MOST_WORDS
     return f'"{shown}"' + (f" and {more} more characters" if more > 0 else "")
@@ -110,70 +110,74 @@ def _subject(subject: Any) -> str | None:
 
 def _answers(about: Mapping[str, Any]) -> str:
     by, need = about.get("by") or [], about.get("need")
-    said = f"{len(by)} of {need} said yes" + (f": {plain(', '.join(by))}" if by else "")
+    answers = f"{len(by)} of {need} approved" + (f": {plain(', '.join(by))}" if by else "")
     if about.get("state") == "waiting" and need is not None and len(by) >= need:
-        said += "; not all of them may say so any more"
+        answers += "; not all of them are allowed to any more"
     denied = about.get("denied_by")
-    return said if denied is None else f"{said}; {plain(denied)} said no"
+    return answers if denied is None else f"{answers}; {plain(denied)} denied"
 
 
 def _good(about: Mapping[str, Any], now_ms: int) -> str:
     ends = about.get("expires_at")
     calls = "one call" if about.get("once") else "any number of calls"
     if about.get("state") == "waiting":
-        return f"{calls}, within {plain(about['ttl'])} of the last yes" if about.get("ttl") else calls
+        return f"{calls}, within {plain(about['ttl'])} of the last answer" if about.get("ttl") else calls
     if not isinstance(ends, int):
         return calls
     return f"{calls}, until {show_until(ends, now_ms)}" if about.get("state") == "approved" else f"{calls} no more"
 
 
 def _place(_context: click.Context, _option: click.Parameter, out: Path | None) -> Path | None:
-    """Refuse a file that could not be written before anybody is asked: operators answer a call once."""
+    """Refuse a file that cannot be written, before the request: operators answer a request once."""
     if out is not None and not os.access(out.absolute().parent, os.W_OK):
-        raise click.BadParameter(f"{out}: its folder is not there, or cannot be written to")
+        raise click.BadParameter(f"{out}: its folder does not exist, or cannot be written to")
     return out
 
 
-timeout_option = click.option("--timeout", type=Duration(), help="wait no longer than this; else until the task ends")
+timeout_option = click.option("--timeout", type=Duration(), help="longest time to wait [until the task ends]")
 discharge_option = click.option(
     "--discharge",
     metavar="FILE",
     type=click.Path(dir_okay=False, path_type=Path),
     callback=_place,
-    help="write what is sent with the call, a secret, to this file (mode 0600)",
+    help="file for the discharge, a secret that is sent with the call (mode 0600)",
 )
 
 
 class AtMint:
-    """The session of a session file, as far as a task or an approval needs it."""
+    """The calls of a session that ``StartedTask`` and ``Approval`` need, made with a session file."""
 
     def __init__(self, caller: Caller) -> None:
         self._caller = caller
         self.approval: Mapping[str, Any] = {}
-        """The approval that was fetched last, as the mint returns it."""
+        """The last fetched approval, as the mint returns it."""
 
     def used(self) -> None:
-        """Nothing is renewed by a command."""
+        """Do nothing: a command ends before its session is idle."""
 
     def finish_task(self, task: str) -> dict[str, Any]:
-        """Finish it."""
+        """Return the mint's answer to the end of the task."""
         return self._caller.call("DELETE", f"/v1/tasks/{task}")
 
     def attenuate_task(self, task: str, link: str, caveats: Mapping[str, list[dict[str, Any]]]) -> Bundle:
-        """Attenuate it."""
+        """Return the bundle of the attenuated task."""
         body = {"link": link, "caveats": caveats}
         return Bundle.parse(str(self._caller.call("POST", f"/v1/tasks/{task}/attenuate", body)["bundle"]))
 
     def extend_task(self, task: str, body: Mapping[str, Any]) -> Bundle:
-        """Extend it."""
+        """Return the bundle of the added grant."""
         return Bundle.parse(str(self._caller.call("POST", f"/v1/tasks/{task}/extend", body)["bundle"]))
 
     def ask_approval(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        """Ask for an approval."""
+        """Return the requested approval as the mint shows it."""
         return dict(self._caller.call("POST", "/v1/discharges", body)["approval"])
 
     def fetch_discharge(self, approval: str) -> dict[str, Any]:
-        """Fetch an approval and its discharge; an unreachable mint is a ``StoreError``, so that the wait goes on."""
+        """Return an approval and its discharge.
+
+        Raises:
+            StoreError: The mint did not answer; the caller waits on.
+        """
         try:
             answer = self._caller.call("POST", f"/v1/discharges/{approval}")
         except Unreachable as error:
@@ -183,22 +187,33 @@ class AtMint:
 
 
 def receive(console: Console, asked: Approval, mint: AtMint, timeout: str | None, out: Path | None) -> None:
-    """Wait for an answer, report each vote, and write the discharge to a file if one is named.
+    """Wait for the operators' answers, report each, and write the discharge to a file if one is named.
+
+    Args:
+        console: The output.
+        asked: The approval.
+        mint: The session that requested it.
+        timeout: The longest time to wait, as text; None until the task ends.
+        out: The file for the discharge, or None.
 
     Raises:
-        Stop: It was denied or is over, or was not answered in time.
+        Stop: The approval was denied or has ended, or was not answered in time.
     """
+    # Messages go to stderr, so that stdout has the result alone.
     if asked.state == WAITING:
-        console.say(f"waiting for operators: `arx approval approve {asked.id}` is how they say yes")
+        console.say(f"waiting for operators, who approve with `arx approval approve {asked.id}`")
     try:
         asked.wait(
             None if timeout is None else parse_duration(timeout) / 1000,
-            lambda each: console.say(f"{len(each.by)} of {each.need} have said yes"),
+            lambda each: console.say(f"{len(each.by)} of {each.need} approved"),
         )
     except TimeoutError as error:
-        hint = f"arx approval wait {asked.id} --session FILE --discharge FILE goes on; asking again would ask twice"
+        hint = (
+            f"run `arx approval wait {asked.id} --session FILE --discharge FILE`; a new request would be a second one"
+        )
         raise Stop(str(error), INCOMPLETE, hint=hint, code="waiting") from error
     text = asked.encode()
+    # The discharge is a secret: it goes to a file of mode 0600, and its fingerprint to stdout.
     if out is not None:
         write_private(out, text + "\n")
     ends = None if asked.expires_at is None else show_time(asked.expires_at)
@@ -207,4 +222,6 @@ def receive(console: Console, asked: Approval, mint: AtMint, timeout: str | None
     value = {"approval": mint.approval, "fingerprint": fingerprint(text), "out": None if out is None else str(out)}
     console.data("approval", value, lambda: pairs(rows))
     if out is None:
-        console.hint(f"arx approval wait {asked.id} --session FILE --discharge FILE writes what is sent with the call")
+        console.hint(
+            f"`arx approval wait {asked.id} --session FILE --discharge FILE` writes the discharge for the call"
+        )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a holder has: one token, with discharges or not, or a bundle, read from a file or stdin.  SPEC 2, 15."""
+"""Read a token, with or without discharges, or a bundle from a file or stdin.  SPEC 2, 15."""
 
 import os
 from collections.abc import Mapping
@@ -13,17 +13,17 @@ from arx_caps.cli.secure_files import read_text
 from arx_verifier.errors import ArxError
 from arx_verifier.token import HOP_BYTES, Caveat, Macaroon, ThirdPartyCaveat, wire
 
-APPROVAL: Final = "`arx token inspect` reads it; it goes along with a call: `arx token explain FILE --approval FILE`"
-SCHEMES: Final = ("dpop ", "bearer ", "arx ")  # a token that was copied from a header
+APPROVAL: Final = "`arx token inspect FILE` shows it; `arx token explain TOKEN --approval FILE` explains a call with it"
+SCHEMES: Final = ("dpop ", "bearer ", "arx ")  # before a token that was copied from a header
 
 
 class Holding:
-    """One token, or the tokens of one task; nothing of it proven.
+    """One token, or the tokens of one task; not verified.
 
     Attributes:
-        tokens: By audience.
-        bundle: What else the bundle says, or None for a single token.
-        discharges: What is sent along with a single token.
+        tokens: The tokens by audience.
+        bundle: The bundle that has them, or None for a single token.
+        discharges: The discharges that are sent with a single token.
     """
 
     __slots__ = ("bundle", "discharges", "tokens")
@@ -39,18 +39,19 @@ class Holding:
 
         Args:
             path: The file, or ``-``.
-            approvals: Whether an approval's text alone will do.
+            approvals: Whether an approval without a token is accepted.
 
         Raises:
-            Stop: The file cannot be read, or holds neither a token nor a bundle.
+            Stop: The file cannot be read, or has neither a token nor a bundle.
         """
         text = read_text(path)
         shown = "stdin" if path == "-" else path
+        # Such as the value of an Authorization header in a log or a proxy.
         if text.lower().startswith(SCHEMES):
             text = text.split(maxsplit=1)[-1]
         if not text.startswith((wire.BUNDLE_PREFIX, wire.TOKEN_PREFIX)):
-            prefixes = f"({wire.TOKEN_PREFIX}…) nor a bundle ({wire.BUNDLE_PREFIX}…)"
-            raise Stop(f"{shown}: neither a token {prefixes}", DENIED, hint=_hint(text), code="malformed_token")
+            prefixes = f"({wire.TOKEN_PREFIX}…) or a bundle ({wire.BUNDLE_PREFIX}…)"
+            raise Stop(f"{shown}: expected a token {prefixes}", DENIED, hint=_hint(text), code="malformed_token")
         try:
             if text.startswith(wire.BUNDLE_PREFIX):
                 bundle = Bundle.parse(text)
@@ -59,7 +60,12 @@ class Holding:
             if approvals and not discharges and is_discharge(macaroon):
                 return cls({}, None, (macaroon,))
             if is_discharge(macaroon):
-                raise Stop(f"{shown}: this is an approval, no token", DENIED, hint=APPROVAL, code="malformed_token")
+                raise Stop(
+                    f"{shown}: expected a token or bundle, got an approval",
+                    DENIED,
+                    hint=APPROVAL,
+                    code="malformed_token",
+                )
             return cls({macaroon.unverified_identifier.aud: macaroon}, None, tuple(discharges))
         except ArxError as error:
             raise Stop(f"{shown}: {error}", DENIED, code=error.code) from error
@@ -73,32 +79,33 @@ class Holding:
         """Return the token for one service.
 
         Raises:
-            Stop: There is none for it.
+            Stop: It has no token for this service.
         """
         if audience not in self.tokens:
-            raise Stop(f"it holds no token for {audience}, only for {', '.join(sorted(self.tokens))}", code="audience")
+            raise Stop(f"no token for {audience}: expected one of {', '.join(sorted(self.tokens))}", code="audience")
         return self.tokens[audience]
 
     def delegate(self, to: str, caveats: Mapping[str, Caveat | None]) -> "Holding":
-        """Return what the next holder gets; every token of it has the same link.
+        """Return the attenuated tokens for the next holder; all have the same link.
 
         Args:
             to: The next holder's agent path.
-            caveats: What is taken from each token; an audience that is not named is left out.
+            caveats: The added caveat by audience, None for no restriction; other audiences are left out.
 
         Raises:
-            AttenuationError: A token would become too large, or is a one-shot token.
+            AttenuationError: A token is one-shot, or would become too large.
         """
+        # One hop for all tokens of a bundle: a kill of its link then ends all of them.
         hop = os.urandom(HOP_BYTES)
         given = {audience: self.tokens[audience].delegate(to, caveat, hop=hop) for audience, caveat in caveats.items()}
         return Holding(given, None if self.bundle is None else self.bundle.with_tokens(given))
 
     def encode(self) -> str:
-        """Return the text that the next holder is given, a secret."""
+        """Return the text of the token or bundle, a secret."""
         return self.bundle.encode() if self.bundle is not None else next(iter(self.tokens.values())).encode()
 
     def about(self) -> dict[str, Any]:
-        """Return what stands beside the tokens, for JSON."""
+        """Return the bundle's other members, for JSON."""
         held = self.bundle
         return {} if held is None else {"agent": held.agent, "issuer": held.issuer, "task": held.task}
 
@@ -110,17 +117,17 @@ def read_bundle(path: str) -> Bundle:
         path: The file, or ``-``.
 
     Raises:
-        Stop: The file cannot be read, or holds neither a token nor a bundle.
-        click.BadParameter: It holds a single token.
+        Stop: The file cannot be read, or has neither a token nor a bundle.
+        click.BadParameter: The file has a single token.
     """
     bundle = Holding.read(path).bundle
     if bundle is None:
-        raise click.BadParameter("a single token is no task; give the bundle", param_hint="--in")
+        raise click.BadParameter("expected the bundle of a task, got a single token", param_hint="--in")
     return bundle
 
 
 def is_discharge(macaroon: Macaroon) -> bool:
-    """Return whether it is a discharge, which is an approval's text, not a token."""
+    """Return whether *macaroon* is a discharge, the text of an approval."""
     try:
         ThirdPartyCaveat.read(macaroon.identifier)
     except ArxError:
@@ -129,7 +136,7 @@ def is_discharge(macaroon: Macaroon) -> bool:
 
 
 def _hint(text: str) -> str | None:
-    """Return a hint on where a token comes from, if the text is another of ARx's files."""
+    """Return a hint for a JSON file, which is another of ARx's files; else None."""
     if not text.startswith("{"):
         return None
-    return "this is JSON, such as a key, session or service file; `arx task start … --out FILE` writes a bundle"
+    return "this is JSON, such as a key, session or service file: `arx task start … --out FILE` writes a bundle"

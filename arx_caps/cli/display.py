@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Show values to people: spans, times, JSON, rows of the mint and of records.  ``terminal`` writes them."""
+"""Values as text for people: durations, times, JSON, rows of the mint and of records."""
 
 import json
 from collections.abc import Mapping
@@ -11,7 +11,11 @@ from arx_verifier.errors import Failure
 
 
 def show_span(ms: int) -> str:
-    """Return a length of time for people, in its two largest units."""
+    """Return a duration in its two largest units, such as ``2h 5m``.
+
+    Args:
+        ms: The duration, ms.
+    """
     if ms < 1000:
         return f"{ms} ms"
     parts = []
@@ -24,7 +28,12 @@ def show_span(ms: int) -> str:
 
 
 def show_until(ms: int, now_ms: int) -> str:
-    """Return an end for people: the time, and how far away it is."""
+    """Return a time with its distance from now.
+
+    Args:
+        ms: The time, ms since the Unix epoch.
+        now_ms: The current time, ms since the Unix epoch.
+    """
     away = f"in {show_span(ms - now_ms)}" if ms > now_ms else f"{show_span(now_ms - ms)} ago"
     return f"{show_time(ms)} ({away})"
 
@@ -38,14 +47,16 @@ HEADS: Final = ("TIME", "OUTCOME", "SERVICE", "TOOL", "AGENT", "SESSION", "WHY")
 
 
 def row_of(shown: Mapping[str, Any]) -> list[str]:
-    """Return the cells of a record as ``Decision.to_dict`` or a mint's log shows it."""
+    """Return the cells of a record, given in the form of ``Decision.to_dict`` or of the mint's log."""
     if "kind" in shown:
         named = {name: value for name, value in (shown["named"] or {}).items() if name not in ("agent", "session")}
         about, who = shown["named"].get("session"), shown["named"].get("agent") or shown["by"]
         cells = (show_time(shown["at"]), "event", "mint", shown["kind"], who, about, show_json(named) if named else "")
     elif "outcome" in shown:
         who = " -> ".join((shown["agent"], *shown["named"]))
-        service = shown["audience"] or shown.get("service") or shown["verifier"]  # no token says what was only counted
+        service = (
+            shown["audience"] or shown.get("service") or shown["verifier"]
+        )  # a record of counts has no token, so no audience
         cells = (show_time(shown["at"]), shown["outcome"], service, shown["tool"], who, shown["session"], why_of(shown))
     else:
         cells = ("-", "unreadable", shown["service"], "-", "-", "-", shown["problem"])
@@ -53,7 +64,7 @@ def row_of(shown: Mapping[str, Any]) -> list[str]:
 
 
 def why_of(shown: Mapping[str, Any]) -> str:
-    """Return the reason of a decision; empty for an allow."""
+    """Return the code of a refusal and its first failure; empty for an allow."""
     gap = shown["gap"]
     if gap is not None:
         return f"{gap['times']} {gap['why']}, {show_time(gap['since'])} to {show_time(gap['until'])}"
@@ -66,7 +77,7 @@ def why_of(shown: Mapping[str, Any]) -> str:
 
 
 def facts_of(row: dict[str, Any]) -> list[tuple[str, Any]]:
-    """Return a row's members for people: times as times, lists and objects in words."""
+    """Return names and values of a row, with times, lists and objects as text."""
     return [(name.replace("_", " "), _in_words(name, value)) for name, value in row.items()]
 
 
@@ -81,7 +92,7 @@ def _in_words(name: str, value: Any) -> Any:
 
 
 def _member(value: Any) -> str:
-    """Return a member of a list or an object as text; of an enrolled key its id and its start."""
+    """Return a member of a list or an object as text; an enrolled key as its id and its start."""
     if isinstance(value, dict) and value.keys() == {"kid", "added_at"}:
         return f"{value['kid']} since {show_time(value['added_at'])}"
     return show_json(value) if isinstance(value, dict | list | bool) else str(value)

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a command ends: the exit codes, and which error ends with which.
+"""The exit codes, and the exception that ends a command with one.
 
-A script reads the number, a person the line on stderr.  A message begins small and has no full stop; what to do about
-it is a line of its own, a hint.
+A message is one line on stderr, ``<what failed>: <expected>, got <value>``; a hint, in the imperative, follows it.
 """
 
 from typing import TYPE_CHECKING, Final
@@ -12,21 +11,21 @@ if TYPE_CHECKING:
 
 OK: Final = 0
 DENIED: Final = 1  # a check failed: denied, tampered, refused by the policy
-USAGE: Final = 2  # the command line or a file is not as it must be
-INCOMPLETE: Final = 3  # done in part, or not known to be done
-UNAUTHENTICATED: Final = 4  # the mint does not know who asks
+USAGE: Final = 2  # the command line or a file is invalid
+INCOMPLETE: Final = 3  # done in part, or the outcome is unknown
+UNAUTHENTICATED: Final = 4  # the mint could not authenticate the caller
 UNREACHABLE: Final = 5  # the mint or the store did not answer
 INTERNAL: Final = 70  # a bug (EX_SOFTWARE of sysexits.h)
 INTERRUPTED: Final = 130  # Ctrl-C, as shells count it
 
 
-class Stop(Exception):  # noqa: N818 - it also ends commands that did their work, in part
+class Stop(Exception):  # noqa: N818 - it also ends commands that did part of their work
     """End the command with a code and a line on stderr.
 
     Args:
-        message: What is wrong; small first letter, no full stop.
-        exit_code: One of this module's numbers.
-        hint: What to do about it, or None.
+        message: What failed, what was expected and what was there; small first letter, no full stop.
+        exit_code: One of this module's codes.
+        hint: What to do next, in the imperative; or None.
         code: A stable code for scripts.
     """
 
@@ -37,7 +36,12 @@ class Stop(Exception):  # noqa: N818 - it also ends commands that did their work
 
 def exit_of(error: "ArxError") -> int:
     """Return the exit code of an error of ARx."""
-    from arx_verifier.errors import AccessError, GrantError, TokenError, UnavailableError  # `arx --help` needs none
+    from arx_verifier.errors import (
+        AccessError,
+        GrantError,
+        TokenError,
+        UnavailableError,
+    )  # imported on use: `arx --help` needs none of it
 
     if isinstance(error, UnavailableError):
         return UNREACHABLE

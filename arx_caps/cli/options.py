@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every command has: the common options, and the console they set.  Names of other options, where they repeat."""
+"""The options of every command, those of several commands, and groups that list their verbs."""
 
 import re
 from collections.abc import Callable
@@ -14,16 +14,16 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 _COMMON: Final = {
     "json": ("--json", "write one JSON object instead of text"),
-    "quiet": ("--quiet", "write nothing but data and errors"),
-    "no_input": ("--no-input", "never ask; what would need a yes ends with 2"),
-    "debug": ("--debug", "show a traceback when something is wrong inside"),
+    "quiet": ("--quiet", "write only data and errors"),
+    "no_input": ("--no-input", "never prompt; exit with 2 if a confirmation is needed and --yes is missing"),
+    "debug": ("--debug", "print the traceback of an error"),
 }
 
 pass_console = click.make_pass_decorator(Console, ensure=True)
 
 
 def common_options(function: F) -> F:
-    """Add ``--json``, ``--quiet``, ``--no-input`` and ``--debug``; they set the console and reach no function."""
+    """Add ``--json``, ``--quiet``, ``--no-input`` and ``--debug``; they set the console and pass no argument."""
     for name, (flag, text) in reversed(_COMMON.items()):
         flags = (flag, "-q") if name == "quiet" else (flag,)
         function = click.option(
@@ -43,11 +43,11 @@ def _set(ctx: click.Context, param: click.Parameter, value: bool) -> None:
 
 
 class Verbs(click.Group):
-    """A noun with its verbs; each verb's first sentence is listed whole."""
+    """A noun with its verbs; the help lists the whole first paragraph of each."""
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the verbs with their whole first sentences, which click would cut."""
-        rows = []
+        """Write the verbs with their first paragraphs."""
+        rows = []  # click itself cuts a help text after 45 characters
         for name in self.list_commands(ctx):
             command = self.get_command(ctx, name)
             assert command is not None
@@ -61,19 +61,19 @@ _THUMBPRINT: Final = re.compile(r"-[A-Za-z0-9_-]{42}")
 
 
 class KidCommand(click.Command):
-    """A command whose last argument is a key's thumbprint: one of 64 begins with ``-``, and is no option."""
+    """A command whose last argument is a key's thumbprint, which may begin with ``-``."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Put a thumbprint that looks like an option behind ``--``, where only arguments stand."""
+        """Move a thumbprint that looks like an option after ``--``, where click expects arguments."""
         kids = [arg for arg in args if _THUMBPRINT.fullmatch(arg)]
         if kids and "--" not in args:
             args = [arg for arg in args if arg not in kids] + ["--", *kids]
         return super().parse_args(ctx, args)
 
 
-yes_option = click.option("--yes", "-y", is_flag=True, help="do not ask")
+yes_option = click.option("--yes", "-y", is_flag=True, help="do not ask for confirmation")
 out_option = click.option(
     "--out",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="write it to this file (mode 0600) instead of stdout",
+    help="file to write (mode 0600) [stdout]",
 )

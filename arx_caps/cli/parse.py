@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Parse what people type: durations, times, ``name=value``, verifier keys."""
+"""Parse arguments: durations, times, ``name=value``, verifier keys."""
 
 import datetime as dt
 import re
@@ -14,34 +14,35 @@ from arx_verifier.errors import RequestError
 from arx_verifier.request import read_json_object
 
 STATES: Final = ("open", "ended", "expired", "killed", "frozen")  # of a session or a task
+# At most 16 digits: longer integers are not exact in JSON.  No leading zeros: those are ids, and stay text.
 _INTEGER: Final = re.compile(r"-?(?:0|[1-9][0-9]{0,15})")
 _WORDS: Final = {"true": True, "false": False}
 
 
 class Duration(click.ParamType[str]):
-    """A length of time such as ``10m``, kept as text for the mint."""
+    """A duration such as ``10m``; the value is the text, as the mint takes it."""
 
     name = "duration"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Check it."""
+        """Return the text, checked."""
         try:
             ms = parse_duration(value)
         except ValueError as error:
             self.fail(str(error), param, ctx)
         if ms == 0:
-            self.fail("a duration of nothing", param, ctx)
+            self.fail(f"expected more than 0 ms, got {value}", param, ctx)
         return value
 
 
 class Moment(click.ParamType[int]):
-    """A time: ms since the Unix epoch, or ``2026-01-31T12:00:00Z``; the value is in ms."""
+    """A time: ms since the Unix epoch, or ``2026-01-31T12:00:00Z``; the value is ms since the Unix epoch."""
 
     name = "time"
-    forms = "ms since 1970 or a time with its zone, 2026-01-31T12:00:00Z"
+    forms = "a time with its zone such as 2026-01-31T12:00:00Z, or ms since 1970"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Read it."""
+        """Return the time, ms since the Unix epoch."""
         if isinstance(value, int):
             return value
         if str(value).isascii() and str(value).isdigit() and len(str(value)) <= 15:
@@ -50,31 +51,34 @@ class Moment(click.ParamType[int]):
             read = dt.datetime.fromisoformat(str(value))
         except ValueError:
             read = None
+        # A time without a zone would mean another moment on each machine.
         if read is None or read.tzinfo is None:
-            self.fail(f"{str(value)[:60]!r} is not {self.forms}", param, ctx)
+            self.fail(f"expected {self.forms}, got {str(value)[:60]!r}", param, ctx)
         return int(read.timestamp() * 1000)
 
 
 def read_pairs(texts: Iterable[str], *, constraints: bool = False) -> dict[str, Any]:
-    """Read ``name=value`` and ``name:=JSON``.
+    """Parse ``name=value`` and ``name:=JSON``.
 
     Args:
-        texts: As typed.
-        constraints: Whether a value that begins with ``{``, ``[`` or ``"`` is JSON without a colon as well.
+        texts: The arguments.
+        constraints: Whether a value that begins with ``{``, ``[`` or ``"`` is JSON without the colon as well.
 
     Returns:
         Values by name.  A plain value is an integer or a boolean if it looks like one, else text.
 
     Raises:
-        click.BadParameter: No name, no ``=``, a name twice, or bad JSON.
+        click.BadParameter: A name or ``=`` is missing, a name is repeated, or the JSON is invalid.
     """
+    # A plain value becomes a number or a boolean if it looks like one: a policy compares types, so `amount=50` must
+    # not be text.  `amount:="50"` gives text.
     values: dict[str, Any] = {}
     for text in texts:
         name, equals, value = text.partition("=")
         is_json = name.endswith(":") or (constraints and value[:1] in ("{", "[", '"'))
         name = name.removesuffix(":")
         if not equals or not name:
-            raise click.BadParameter(f"{text[:60]!r} is not name=value")
+            raise click.BadParameter(f"expected NAME=VALUE or NAME:=JSON, got {text[:60]!r}")
         if name in values:
             raise click.BadParameter(f"{name[:60]!r} is given twice")
         values[name] = _json(name, value) if is_json else _scalar(value)
@@ -89,24 +93,27 @@ def _scalar(text: str) -> Any:
 
 def _json(name: str, text: str) -> Any:
     try:
-        # The strict reader takes objects; wrapped, it holds any value to the same rules.
+        # Wrapped, because the strict parser, which refuses repeated names and large integers, takes objects alone.
         return read_json_object(b'{"value":' + text.encode("utf-8", "surrogateescape") + b"}")["value"]
     except RequestError as error:
-        raise click.BadParameter(f"the value of {name[:60]!r} cannot be read: {error}") from error
+        raise click.BadParameter(f"invalid value of {name[:60]!r}: {error}") from error
 
 
 def read_key(text: str, option: str, kind: int) -> Any:
-    """Read a verifier key as it was typed, or from the file that was named.
+    """Parse a public key of a log or a witness.
 
     Args:
-        text: The key, or the file.
-        option: Where it was given.
+        text: The key, or the path of a file that has it.
+        option: The option that it is the value of.
         kind: ``note.LOG`` or ``note.WITNESS``.
 
+    Returns:
+        The ``VerifierKey``.
+
     Raises:
-        Stop: It is neither, or a key of the other kind.
+        Stop: The text is no key, or a key of the other kind.
     """
-    from arx_caps.audit.merkle import NoteError, VerifierKey
+    from arx_caps.audit.merkle import LOG, NoteError, VerifierKey
     from arx_caps.cli.secure_files import read_text
 
     try:
@@ -114,5 +121,6 @@ def read_key(text: str, option: str, kind: int) -> Any:
     except NoteError as error:
         raise Stop(f"{option}: {error}", code="key") from None
     if key.kind != kind:
-        raise Stop(f"{option}: a log's key and a witness's are of two kinds, and this is the other one", code="key")
+        wanted, got = ("log", "witness") if kind == LOG else ("witness", "log")
+        raise Stop(f"{option}: expected the key of a {wanted}, got that of a {got}", code="key")
     return key

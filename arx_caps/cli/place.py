@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a command works: the realm's folder, the mint, the operator's key, the store.
+"""The options that locate the realm's folder, the mint, the operator's key and the store.
 
-Each is an option, else an ``ARX_…`` variable, else the default: ``./.arx``, and in it ``operator.key``, which also says
-the issuer, and ``realm.toml``, which also says the store.  That default is only used where it is this user's alone.
+Each is an option, else an ``ARX_…`` variable, else a default.  The default folder is ``./.arx``; its ``operator.key``
+names the issuer, and its ``realm.toml`` names the store.
 """
 
 import functools
@@ -31,27 +31,27 @@ _path = click.Path(path_type=Path)
 
 
 def _own(ctx: click.Context, param: click.Parameter, value: Path) -> Path:
-    """Refuse a default folder that is not this user's alone.
-
-    It says where the store and the mint are: found in another user's folder, or in an unpacked source tree, it would
-    be sent the store's password, and could report kills that never were.
-    """
+    """Refuse a default folder that other users can write or read."""
+    # The folder names the store and the mint.  One that an attacker left in a source tree or in /tmp would receive the
+    # store's password, and could report kills that never happened.
+    # A folder that the user named is trusted, also one of another user.
     given = param.name is None or ctx.get_parameter_source(param.name) is not ParameterSource.DEFAULT
     if given or not os.path.lexists(value):
         return value
     wrong = _foreign(value)
     if wrong:
-        hint = f"`arx init` makes it private; if it is yours, `chmod go= {value}`, else name it: --realm-dir, ARX_HOME"
-        raise Stop(f"{value.absolute()} {wrong}, so it is not used unasked", hint=hint, code="foreign_realm")
+        hint = f"if it is yours, run `chmod go= {value}`; else name a folder with --realm-dir or ARX_HOME"
+        raise Stop(f"{value.absolute()} {wrong}: it is not used as the default realm", hint=hint, code="foreign_realm")
     return value
 
 
 def _foreign(folder: Path) -> str | None:
-    """Return in which way a folder is not this user's alone, or None."""
+    """Return why a folder is not private to this user, or None."""
     try:
         link, found = folder.lstat(), folder.stat()
     except OSError as error:
-        return f"cannot be looked at ({error.strerror})"
+        return f"cannot be read ({error.strerror})"
+    # A symbolic link and its target: either owner could replace the folder.
     strangers = {link.st_uid, found.st_uid} - {os.geteuid(), ROOT_UID}
     if strangers:
         return f"belongs to another user (uid {min(strangers)})"
@@ -65,29 +65,31 @@ realm_dir_option = click.option(
     default=Path(DEFAULT_FOLDER),
     show_default=True,
     callback=_own,
-    help="the realm's folder",
+    help="folder of the realm",
 )
-issuer_option = click.option("--issuer", envvar="ARX_ISSUER", help="the mint's address; else as the key file says")
+issuer_option = click.option("--issuer", envvar="ARX_ISSUER", help="URL of the mint [from the key file]")
 _operator_key_option = click.option(
-    "--operator-key", type=_path, envvar="ARX_OPERATOR_KEY", help="an operator's key file; else the realm folder's"
+    "--operator-key",
+    type=_path,
+    envvar="ARX_OPERATOR_KEY",
+    help="key file of an operator [operator.key in the realm's folder]",
 )
 
 
 def _without_password(password: str, whole: str) -> Callable[[click.Context, click.Parameter, str | None], str | None]:
-    """Refuse a password on the command line, where every user of the machine could read it."""
+    """Return a callback that refuses a password on the command line, which every user of the machine can read."""
 
     def check(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
         typed = param.name is not None and ctx.get_parameter_source(param.name) is ParameterSource.COMMANDLINE
         if value is None or not typed:
             return value
+        # A URL from a variable may have a password: other users cannot read the environment.
         _, _, rest = value.partition("://")
         place, _, query = rest.partition("?")
         if ":" in place.partition("/")[0].rpartition("@")[0]:
-            mend = f"set {password}"
-            raise click.BadParameter(f"a password does not belong on the command line; {mend}", ctx, param)
+            raise click.BadParameter(f"other users can read a password here: set {password} instead", ctx, param)
         if any(field.partition("=")[0].endswith("password") for field in query.split("&")):
-            mend = f"set {whole}"
-            raise click.BadParameter(f"a password does not belong on the command line; {mend}", ctx, param)
+            raise click.BadParameter(f"other users can read a password here: set {whole} instead", ctx, param)
         return value
 
     return check
@@ -97,30 +99,31 @@ store_url_option = click.option(
     "--store",
     envvar="ARX_STORE_URL",
     callback=_without_password("ARX_STORE_PASSWORD", "ARX_STORE_URL"),
-    help="the revocation store's URL; else the realm folder's (password: ARX_STORE_PASSWORD)",
+    help="URL of the revocation store, its password in ARX_STORE_PASSWORD [from realm.toml]",
 )
 database_option = click.option(
     "--database",
     envvar="ARX_DATABASE",
     callback=_without_password("ARX_DATABASE_PASSWORD", "ARX_DATABASE"),
-    help="a PostgreSQL for the mint's state; else as the realm's folder says (password: ARX_DATABASE_PASSWORD)",
+    help="URL of the mint's PostgreSQL, its password in ARX_DATABASE_PASSWORD [from realm.toml]",
 )
 ca_option = click.option(
-    "--ca", type=click.Path(exists=True, dir_okay=False), envvar=VARIABLE, help="a further authority for TLS (PEM)"
+    "--ca",
+    type=click.Path(exists=True, dir_okay=False),
+    envvar=VARIABLE,
+    help="PEM file of an additional certification authority for TLS",
 )
-_realm_option = click.option(
-    "--realm", envvar="ARX_REALM", help="the realm's name, with --store; else the realm folder's"
-)
+_realm_option = click.option("--realm", envvar="ARX_REALM", help="name of the realm, with --store [from realm.toml]")
 
 
 class Place:
-    """Where an operator's command works.
+    """The realm, mint, key and store of an operator's command.
 
     Attributes:
-        realm_dir: The realm's folder, which a remote operator need not have.
-        issuer: The mint's address, or None: as the key says.
+        realm_dir: The realm's folder; a remote operator has none.
+        issuer: The mint's URL, or None: the key file names it.
         operator_key: The key file.
-        given_store: The store's URL as it was given, or None: as the realm's folder says.
+        given_store: The store's URL from the command line, or None: the realm's folder names it.
     """
 
     def __init__(
@@ -138,49 +141,52 @@ class Place:
     def mint(self, timeout_s: float = 30.0) -> "Caller":
         """Sign in to the mint.
 
+        Args:
+            timeout_s: The longest time for an answer, seconds.
+
         Raises:
-            Stop: There is no key, or the mint does not answer or does not know it.
+            Stop: The key file is missing, or the mint does not answer or does not know the key.
             SettingsError: The key file cannot be used.
         """
         from arx_caps.cli.mint_session import Caller
 
         if not self.operator_key.exists():
-            hint = "name one with --operator-key, or the realm's folder with --realm-dir or ARX_HOME"
+            hint = "give --operator-key FILE, or the realm's folder with --realm-dir or ARX_HOME"
             if (self.realm_dir / "realm.toml").exists():
-                hint += f"; if all are lost: `arx operator recover --key-out {self.operator_key}`"
-            raise Stop(f"{self.operator_key}: there is no operator's key", hint=hint, code="no_key")
+                hint += f"; if every key is lost, run `arx operator recover --key-out {self.operator_key}`"
+            raise Stop(f"{self.operator_key}: no such key file of an operator", hint=hint, code="no_key")
         return Caller.operator(self.operator_key, self.issuer, timeout_s, self.ca())
 
     def ca(self) -> str | None:
-        """Return the file of a further authority that the realm's folder names, where there is one."""
+        """Return the file of the additional authority in the realm's settings, or None."""
         try:
             return Realm.open(self.realm_dir).ca
         except SettingsError:
             return None  # a remote operator has no realm's folder
 
     def realm_name(self) -> str:
-        """Return the realm's name, as given, else as its folder says.
+        """Return the realm's name, from the command line or the folder.
 
         Raises:
-            SettingsError: There is no realm in the folder.
+            SettingsError: The folder has no realm.
         """
         return self._realm or Realm.open(self.realm_dir).name
 
     def store(
         self, *, outcome_s: float | None = None, tell: Callable[[str], None] = lambda _: None
     ) -> "RevocationStore":
-        """Open the realm's revocation store, without asking the mint.
+        """Return the realm's revocation store, without asking the mint.
 
         Args:
-            outcome_s: How long to ask for the outcome of a kill.
-            tell: Called with a sentence while it is not known.
+            outcome_s: How long to ask for the outcome of a kill, seconds.
+            tell: Called with a sentence while an outcome is unknown.
 
         Raises:
-            Stop: It is not known where it is.
-            SettingsError: The realm's settings or the URL cannot be used.
+            SettingsError: The realm's settings or the URL are invalid.
         """
         from arx_caps.revocation import RevocationStore
 
+        # Kills must work while the mint is down, so the store is opened without it.
         password = os.environ.get("ARX_STORE_PASSWORD")
         where = self.followed()
         return RevocationStore(*where, password=password, outcome_s=outcome_s, tell=tell, ca=self.ca())
@@ -189,7 +195,7 @@ class Place:
         """Return the URL of the store, or of a relay to it, and the realm's name.
 
         Raises:
-            SettingsError: The realm's settings cannot be used.
+            SettingsError: The realm's settings are invalid.
         """
         url, name = self.given_store, self._realm
         if url is None or name is None:
@@ -199,34 +205,34 @@ class Place:
 
 
 def store_url(realm: Realm) -> str:
-    """Return the URL of a realm's store: its own setting, else the socket of the server that ``arx up`` runs."""
+    """Return the URL of a realm's store: its setting, or the socket of the server that ``arx up`` runs."""
     from arx_caps.embedded import socket_path
 
     return realm.store or f"unix://{quote(str(socket_path(realm.valkey_dir)))}"
 
 
 def operator_options(function: F) -> F:
-    """Add the options that lead to the mint, passed on as ``place``."""
+    """Add the options that locate the mint; the function gets them as ``place``."""
     return realm_dir_option(issuer_option(_operator_key_option(_placed(function))))
 
 
 def store_options(function: F) -> F:
-    """Add the options that lead to the store, passed on as ``place``."""
+    """Add the options that locate the store; the function gets them as ``place``."""
     return realm_dir_option(store_url_option(_realm_option(_placed(function))))
 
 
 def all_options(function: F) -> F:
-    """Add the options that lead to the mint and to the store, passed on as ``place``."""
+    """Add the options that locate the mint and the store; the function gets them as ``place``."""
     return operator_options_of(store_url_option(_realm_option(_placed(function))))
 
 
 def operator_options_of(function: F) -> F:
-    """Add the options that lead to the mint to a function that takes them one by one."""
+    """Add the options that locate the mint; the function gets each by its name."""
     return realm_dir_option(issuer_option(_operator_key_option(function)))
 
 
 def _placed(function: F) -> F:
-    """Collect the options into one ``Place``."""
+    """Replace the options of a function by one ``Place``."""
 
     @functools.wraps(function)
     def with_place(*args: Any, **options: Any) -> Any:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Read and write the files that hold secrets: bounded, private, never half written.
+"""Read and write files of secrets: bounded, mode 0600, written whole or not at all.
 
-A secret comes from a file or from stdin (``-``), never from the command line, where every user of the machine could
-read it.
+A secret is read from a file or from stdin (``-``), never from the command line, which every user of the machine can
+read.
 """
 
 import os
@@ -24,29 +24,30 @@ MAX_FILE_BYTES: Final = 1024 * 1024  # a bundle of many tokens; nothing that ARx
 
 
 def read_text(path: str) -> str:
-    """Read a small text file, or stdin for ``-``.
+    """Read a text file, or stdin for ``-``.
 
     Returns:
-        Its text without the white space around it.
+        The text, without white space around it.
 
     Raises:
-        Stop: It is missing, no file, too large, or not UTF-8.
+        Stop: It is missing, no file, larger than ``MAX_FILE_BYTES``, or not UTF-8.
     """
+    # One byte more than the limit is read, so that a larger file is refused and not cut.
     raw = _read_stdin() if path == "-" else _read_file(Path(path))
     shown = "stdin" if path == "-" else path
     if len(raw) > MAX_FILE_BYTES:
-        raise Stop(f"{shown}: more than {MAX_FILE_BYTES // 1024} KiB", code="file")
+        raise Stop(f"{shown}: expected at most {MAX_FILE_BYTES // 1024} KiB", code="file")
     try:
         return raw.decode("utf-8").strip()
     except UnicodeDecodeError:
-        raise Stop(f"{shown}: not text", code="file") from None
+        raise Stop(f"{shown}: expected UTF-8 text", code="file") from None
 
 
 def read_object(path: str) -> dict[str, Any]:
-    """Read a file that holds one JSON object.
+    """Read a file of one JSON object.
 
     Raises:
-        Stop: As ``read_text``, or it is something else.
+        Stop: As ``read_text``, or the text is not one JSON object.
     """
     try:
         return read_json_object(read_text(path).encode())
@@ -56,16 +57,17 @@ def read_object(path: str) -> dict[str, Any]:
 
 
 def write_private(path: Path, text: str, *, replace: bool = True) -> None:
-    """Write a file that only this user can read, whole or not at all.
+    """Write a file of mode 0600, whole or not at all.
 
     Args:
-        path: Where.
-        text: What, a secret.
+        path: The file.
+        text: Its content, a secret.
         replace: Whether an existing file may be replaced.
 
     Raises:
-        Stop: It exists and may not be replaced, or cannot be written.
+        Stop: The file exists and may not be replaced, or cannot be written.
     """
+    # Written beside and moved: a reader, or a crash, sees the old file or the new one, never a part.
     beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -73,7 +75,7 @@ def write_private(path: Path, text: str, *, replace: bool = True) -> None:
             with os.fdopen(descriptor, "w", encoding="utf-8") as file:
                 file.write(text)
                 file.flush()
-                os.fsync(file.fileno())
+                os.fsync(file.fileno())  # a key that was enrolled and is lost cannot be made again
             if replace:
                 beside.replace(path)
             else:
@@ -81,7 +83,7 @@ def write_private(path: Path, text: str, *, replace: bool = True) -> None:
         finally:
             beside.unlink(missing_ok=True)
     except FileExistsError:
-        raise Stop(f"{path}: exists already, and is not overwritten", code="file") from None
+        raise Stop(f"{path}: the file exists, and is not overwritten", code="file") from None
     except OSError as error:
         raise Stop(f"{path}: {error.strerror}", code="file") from error
 
@@ -98,10 +100,9 @@ def _read_file(path: Path) -> bytes:
             return file.read(MAX_FILE_BYTES + 1)
     except OSError as error:
         if path.name.startswith((TOKEN_PREFIX, BUNDLE_PREFIX)):
-            # Not repeated, nor chained: it is in the shell's history by now, and must not get into a log.
-            hint = 'write it to a file and name that, or give it to stdin and say "-"'
-            said = "a token or bundle was given where a file's name belongs"
-            raise Stop(said, hint=hint, code="secret_in_argv") from None
+            # The text is a secret: it is neither quoted nor chained, so that it does not reach a log.
+            hint = "write it to a file and give the file's name, or send it to stdin and give `-`"
+            raise Stop("expected the name of a file, got a token or bundle", hint=hint, code="secret_in_argv") from None
         raise Stop(f"{path}: {error.strerror}", code="file") from error
 
 
@@ -112,10 +113,10 @@ def _read_stdin() -> bytes:
 passphrase_option = click.option(
     "--passphrase-file",
     type=click.Path(),
-    help=f'opens the root key with this file\'s text ("-": stdin); else {PASSPHRASE_VARIABLE}',
+    help=f"file with the passphrase of the root key, `-` for stdin [{PASSPHRASE_VARIABLE}]",
 )
 
 
 def read_passphrase(file: str | None) -> str | None:
-    """Return the passphrase of the root key: from the file, else from the environment, else none."""
+    """Return the passphrase of the root key from the file or the environment; None without one."""
     return read_text(file) if file else os.environ.get(PASSPHRASE_VARIABLE)

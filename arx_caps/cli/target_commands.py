@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Commands that kill, freeze or thaw targets, and report which verifiers confirmed it.  SPEC 10.
 
-The mint is asked first.  When it does not answer, the same entry goes straight into the store, because an operator who
-needs a kill needs it now.  A mint that answers and refuses is obeyed.
+The mint is called first.  If it does not answer, the command writes the entry into the store itself.
 """
 
 import contextlib
@@ -27,14 +26,16 @@ from arx_caps.keyfile import KeyFile
 from arx_caps.revocation import KINDS, KillReport, OutcomeUnknownError, RevocationStore, parse_target, parse_targets
 from arx_verifier.errors import ArxError, RequestError, StoreError
 
+# An operator who needs a kill needs it now, so an unreachable mint is passed by.  One that answers with a refusal is
+# not: an operator without the permission would only have to wait for an outage.
 SIGN_IN_S: Final = 3.0  # a mint that takes longer to sign an operator in counts as unreachable for a kill
-OUTCOME_S: Final = 60.0  # without --timeout: how long to ask a store that fell silent whether it took the kill
-LOOK_S: Final = 2.0  # for a look afterwards at what was killed
+OUTCOME_S: Final = 60.0  # without --timeout: how long to ask a silent store for the outcome
+LOOK_S: Final = 2.0  # for the look at the targets after a kill
 MOST_LOOKED_AT: Final = 10
-WAIT_S: Final = 15.0  # a mint that takes longer over a kill is passed by as well: a second entry does no harm
+WAIT_S: Final = 15.0  # a mint that takes longer over a kill is passed by as well; a second entry changes nothing
 
 
-_BY_LOOK: Final = {"s-": "session", "t-": "task", "a-": "task"}  # an approval's target is that of a part of a task
+_BY_LOOK: Final = {"s-": "session", "t-": "task", "a-": "task"}  # an approval is a target as a sub-task is
 
 
 class Action(NamedTuple):
@@ -42,8 +43,8 @@ class Action(NamedTuple):
 
     Attributes:
         verb: The command's name.
-        path: Where the mint takes it.
-        store: The store's method for it.
+        path: The mint's path.
+        store: The name of the store's method.
     """
 
     verb: str
@@ -57,20 +58,20 @@ THAW: Final = Action("thaw", "/v1/freezes/thaw", "thaw")
 
 
 def target_command(action: Action, text: str, kind: str | None = None) -> click.Command:
-    """Make a command that does something to targets.
+    """Return a command that kills, freezes or thaws.
 
     Args:
-        action: What.
-        text: Its help.
-        kind: Of targets that are named by their ids alone; None for any.
+        action: The action.
+        text: The help.
+        kind: The kind of targets that are named by their ids alone; None for targets of any kind.
     """
 
     @click.command(action.verb, help=text)
     @click.argument("targets", nargs=-1, required=True, metavar="TARGET..." if kind is None else f"{kind.upper()}...")
-    @click.option("--reason", help="why, always needed; goes into the record; asked for when left out")
-    @click.option("--wait/--no-wait", default=True, show_default=True, help="wait until every verifier confirmed")
-    @click.option("--timeout", type=Duration(), help="wait no longer than this; else until every lease is over")
-    @click.option("--direct", is_flag=True, help="do not ask the mint, write into the store")
+    @click.option("--reason", help="reason, recorded in the audit log [prompted for]")
+    @click.option("--wait/--no-wait", default=True, show_default=True, help="wait until every verifier has confirmed")
+    @click.option("--timeout", type=Duration(), help="longest time to wait [until every lease has ended]")
+    @click.option("--direct", is_flag=True, help="write into the store without calling the mint")
     @yes_option
     @all_options
     @common_options
@@ -97,9 +98,11 @@ def _act(
         targets = read_targets(texts)
     except RequestError as error:
         raise Stop(str(error), hint=_meant(texts), code=error.code) from error
+    # Asked for before the confirmation, and never a default: the record must say why.
     reason = reason or _ask_reason(console)
     console.confirm(f"{action.verb} {', '.join(targets)}?", yes=yes)
     timeout_ms = parse_duration(timeout) if timeout else None
+    # Measured from here: the report counts the time that the mint took before the store was used.
     began = time.monotonic()
     report, by, caller = None, "store", None
     if not direct:
@@ -107,32 +110,34 @@ def _act(
             caller = _sign_in(place)
             report, by = _by_mint(caller, action, targets, reason, wait, timeout_ms), "mint"
         except Unreachable as error:
-            console.say(f"{plain(error)}; going straight to the store")
+            console.say(f"{plain(error)}; writing into the store without the mint")
     if report is None:
+        # A mint that was called and did not answer may have written the entry; then the outcome can be unknown.
         asked = caller is not None
         report = _by_store(console, action, targets, place, reason, timeout_ms if wait else 0, began, asked)
     console.data(action.verb, report | {"by": by}, f"{', '.join(targets)}: {plain(report.get('summary', ''))}")
-    # An approval is over with it: nothing of it can begin later.
+    # The kill of an agent, a subject or the realm also refuses what begins later, which may surprise.
+    # An approval ends with its kill and cannot begin again, so it leaves no freeze.
     killed = parse_targets(targets) if action is KILL else ()
     frozen = [str(target) for target in killed if "freeze" in target.kill_op and target.kind != "task"]
     if frozen and report.get("status") != "unknown":
-        console.hint(f"what is begun later is refused as well, until `arx thaw {' '.join(frozen)}`")
+        console.hint(f"new work is refused as well, until `arx thaw {' '.join(frozen)}`")
     if by == "mint" and caller is not None and action in (KILL, FREEZE):
         for doubt in doubts_of(caller, targets):
             console.hint(doubt)
     if by == "mint" and caller is not None and action is THAW:
         for target, state in over_of(caller, targets):
-            console.hint(f"{target} is {state}, and stays so: no token of it works again; a new one can be had")
+            console.hint(f"{target} is {state} and stays so: start a new {target.partition(':')[0]}")
     if action is THAW and any(target.kind == "agent" for target in parse_targets(targets)):
-        console.hint("what a kill revoked stays so, also what older tasks delegate to it now: start new tasks")
+        console.hint("killed tokens stay revoked, also in what older tasks delegate to this agent: start new tasks")
     click.get_current_context().exit(exit_codes.OK if report.get("status") == "confirmed" else exit_codes.INCOMPLETE)
 
 
 def read_targets(texts: Sequence[str]) -> list[str]:
-    """Read targets as typed: ``KIND:ID`` each, or a kind and then its ids.
+    """Parse targets: ``KIND:ID`` each, or a kind and then its ids.
 
     Raises:
-        RequestError: One of them is no target.
+        RequestError: A text is no target.
     """
     kind = texts[0]
     if kind in KINDS and kind != "realm" and len(texts) > 1:
@@ -141,11 +146,11 @@ def read_targets(texts: Sequence[str]) -> list[str]:
 
 
 def _meant(texts: Sequence[str]) -> str | None:
-    """Guess what an operator in a hurry meant to type, where the kind is missing or mistyped."""
+    """Return a hint on targets whose kind is missing or mistyped, or None."""
     for text in texts:
         with contextlib.suppress(ValueError):
             parse_duration(text)
-            return f"--wait takes no time; is it --timeout {text}?"
+            return f"--wait takes no value; did you mean --timeout {text}?"
     if texts[0] in KINDS:
         return None
     for text in texts:
@@ -154,16 +159,18 @@ def _meant(texts: Sequence[str]) -> str | None:
             continue
         for meant in difflib.get_close_matches(kind, KINDS, 1) if colon else [_BY_LOOK.get(text[:2], "agent")]:
             with contextlib.suppress(RequestError):
-                return f"is it {parse_target(f'{meant}:{name}')}?"
+                return f"did you mean {parse_target(f'{meant}:{name}')}?"
     return None
 
 
 def doubts_of(caller: Caller, targets: Sequence[str]) -> list[str]:
-    """Ask the mint, after a kill, for what it named, and say what looks mistyped: that leaves the right one alive.
+    """Return hints on targets of a kill that look mistyped: the intended ones are still alive.
 
-    An agent that only delegations name is known to no mint, so it is doubted only where an enrolled one is nearly
-    called that.  A caller that may not look gets nothing, and no error here counts.
+    Args:
+        caller: The operator; without the permission to look, no hint is returned.
+        targets: The targets.
     """
+    # An agent that only delegations name is not enrolled, so only a similar name among the enrolled ones is a doubt.
     caller.set_timeout(LOOK_S)
     doubts = []
     for target in parse_targets(targets[:MOST_LOOKED_AT]):
@@ -173,18 +180,18 @@ def doubts_of(caller: Caller, targets: Sequence[str]) -> list[str]:
                 paths = [str(agent.get("path")) for agent in agents]
                 if not any(f"{path}/".startswith(f"{target.name}/") for path in paths):
                     near = difflib.get_close_matches(target.name, paths, 1, cutoff=0.9)
-                    doubts += [f"no {target} is enrolled, but agent:{path} is: is it that one?" for path in near]
+                    doubts += [f"{target} is not enrolled; did you mean agent:{path}?" for path in near]
             elif target.kind in ("session", "task"):
                 kind = "approval" if str(target.name).startswith("a-") else target.kind
                 caller.call("GET", f"/v1/{kind}s/{target.name}")
         except Stop as error:
             if error.code == "not_found":
-                doubts.append(f"the mint has no {target}: is it spelt right?")
+                doubts.append(f"the mint has no {target}: check the id")
     return doubts
 
 
 def over_of(caller: Caller, targets: Sequence[str]) -> list[tuple[str, str]]:
-    """Ask the mint, after a freeze was thawed, which sessions and tasks are over all the same, and how that came."""
+    """Return the thawed sessions and tasks that have ended all the same, each with its state."""
     caller.set_timeout(LOOK_S)
     found = []
     for target in parse_targets(targets[:MOST_LOOKED_AT]):
@@ -197,7 +204,7 @@ def over_of(caller: Caller, targets: Sequence[str]) -> list[tuple[str, str]]:
 
 def _ask_reason(console: Console) -> str:
     if console.no_input or not sys.stdin.isatty():
-        raise click.UsageError("a reason is needed: --reason TEXT goes into the record")
+        raise click.UsageError("the reason is missing: give --reason TEXT, which is recorded in the audit log")
     return str(click.prompt("reason", err=True))
 
 
@@ -206,16 +213,17 @@ def _sign_in(place: Place) -> Caller:
         return place.mint(SIGN_IN_S)
     except Stop as error:
         if error.code == "no_key" or error.exit_code == exit_codes.UNAUTHENTICATED:
-            error.hint = "an operator without a key, or whose mint has lost its database, kills with --direct"
+            error.hint = "without a key, or if the mint has lost its database, use --direct"
         raise
 
 
 def _by_mint(
     caller: Caller, action: Action, targets: list[str], reason: str, wait: bool, timeout_ms: int | None
 ) -> dict[str, Any]:
+    # With --timeout the mint gets that time and a margin for its answer; without, a hanging mint must not delay a kill.
     caller.set_timeout(WAIT_S if timeout_ms is None else timeout_ms / 1000 + SIGN_IN_S)
     body = {"targets": targets, "reason": reason, "wait": wait}
-    return caller.call("POST", action.path, body, repeats=False)  # the store is asked sooner than a mint once more
+    return caller.call("POST", action.path, body, repeats=False)  # the store is the faster second way
 
 
 def _by_store(
@@ -228,19 +236,17 @@ def _by_store(
     began: float,
     asked: bool,
 ) -> dict[str, Any]:
-    """Write into the store; if the mint was asked before, the entry may exist whatever the result."""
+    """Write into the store; if the mint was called before, the entry may exist even after an error."""
     outcome_s = OUTCOME_S if timeout_ms is None else max(timeout_ms / 1000, 1.0)
     store = place.store(outcome_s=outcome_s, tell=lambda said: console.say(plain(said)))
     try:
-        store.header()  # asked first: while this fails, nothing can have been written
+        store.header()  # while this fails, nothing was written
         return _bump(store, action, targets, reason, _who(place), timeout_ms, began).to_dict()
     except StoreError as error:
         if asked:
-            why = f"the mint was asked and did not say that it is done, and now {error}"
+            why = f"the mint did not confirm, and then {error}"
             return KillReport.unknown(tuple(targets), round((time.monotonic() - began) * 1000, 3), why).to_dict()
-        hint = (
-            "start it (`arx up`) and try again; while it is away, verifiers refuse every call once their lease is over"
-        )
+        hint = "start it (`arx up`) and try again; without it, verifiers refuse every call once their leases end"
         raise Stop(f"nothing was done: {error}", exit_codes.UNREACHABLE, hint=hint, code=error.code) from error
 
 
@@ -255,13 +261,13 @@ def _bump(
 ) -> KillReport:
     try:
         bump = getattr(store, action.store)(targets, reason, by)
-    except OutcomeUnknownError as error:
+    except OutcomeUnknownError as error:  # the store took the command and did not answer
         return KillReport.unknown(tuple(targets), round((time.monotonic() - began) * 1000, 3), str(error))
     return store.wait_confirmed(bump, timeout_ms)
 
 
 def _who(place: Place) -> str:
-    """Return the author of a direct entry: the operator of the key file, if there is one, and the machine's user."""
+    """Return the author of a direct entry: the key file's operator, and the user of this machine."""
     try:
         name = KeyFile.load(place.operator_key).subject
     except ArxError:

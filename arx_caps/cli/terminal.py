@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What goes where: data to stdout, everything else to stderr; one JSON object where ``--json`` was given.
+"""The output of commands: data to stdout, everything else to stderr; one JSON object with ``--json``.
 
-On a terminal ``rich`` lays out tables and trees, in colours and no wider than the terminal; a pipe and ``--quiet`` get
-plain text, and import no rich.  Text that others wrote (a tool's name, a purpose, a reason) is shown with its
-control characters escaped: a token's holder must not be able to write to an operator's terminal.
+On a terminal, ``rich`` lays out tables and trees to its width, in colours.  A pipe and ``--quiet`` get plain text.
 """
 
 import json
@@ -31,9 +29,9 @@ class Console:
 
     Attributes:
         json: Write one JSON object instead of text.
-        quiet: Write nothing but data and errors.
-        no_input: Never ask.
-        debug: Show where an internal error happened.
+        quiet: Write only data and errors.
+        no_input: Never prompt.
+        debug: Print the traceback of an error.
     """
 
     def __init__(self) -> None:
@@ -43,9 +41,9 @@ class Console:
         """Write the command's result.
 
         Args:
-            noun: Names the schema, ``arx/<noun>/1``.
+            noun: The name in the schema, ``arx/<noun>/1``.
             value: The result for scripts.
-            text: The result for people, or how to make it.
+            text: The result for people, or a function that returns it.
         """
         if self.json:
             self.raw(json_line(noun, value))
@@ -55,33 +53,34 @@ class Console:
                 self.raw(shown)
 
     def raw(self, text: str) -> None:
-        """Write a line of data."""
+        """Write data to stdout."""
         click.echo(text, color=colours(sys.stdout))
 
     def say(self, text: str) -> None:
-        """Write a message to stderr that is no data."""
+        """Write a message to stderr, except with ``--quiet``."""
         if not self.quiet:
             click.echo(text, err=True, color=colours(sys.stderr))
 
     def hint(self, text: str) -> None:
-        """Write a hint on what to do next."""
+        """Write a hint to stderr: what to do next, in the imperative."""
         self.say(f"hint: {text}")
 
     def confirm(self, question: str, *, yes: bool) -> None:
-        """Ask before something that cannot be undone.
+        """Ask for confirmation before an action that cannot be undone.
 
         Args:
-            question: What will happen, as a question.
+            question: The action, as a question.
             yes: Whether ``--yes`` was given.
 
         Raises:
-            Stop: The answer was no, or stdin is no terminal.
+            Stop: The answer is no, or stdin is no terminal.
         """
         if yes:
             return
+        # A script has no person to answer, and a default answer would be wrong for one of the two.
         if self.no_input or not sys.stdin.isatty():
             raise exit_codes.Stop(
-                "this needs a yes, and there is nobody to ask", hint="give --yes", code="not_confirmed"
+                "confirmation needed, and stdin is no terminal", hint="add --yes to confirm", code="not_confirmed"
             )
         if not click.confirm(question, err=True):
             raise exit_codes.Stop("nothing was done", exit_codes.DENIED, code="not_confirmed")
@@ -89,26 +88,27 @@ class Console:
 
 def json_line(noun: str, value: dict[str, Any]) -> str:
     """Return one JSON object on one line, its schema first."""
+    # ASCII: a terminal or a pipe of any encoding can carry it, and no control character reaches a terminal.
     return json.dumps({"schema": f"arx/{noun}/{SCHEMA_VERSION}"} | value, ensure_ascii=True)
 
 
 def colours(stream: TextIO) -> bool:
-    """Return whether colours may be written to a stream (https://no-color.org)."""
+    """Return whether a stream may get colours (https://no-color.org)."""
     return not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb" and stream.isatty()
 
 
 def on_terminal() -> bool:
-    """Return whether a person reads standard output on a terminal, and did not ask for data alone."""
+    """Return whether stdout is a terminal and ``--quiet`` was not given."""
     context = click.get_current_context(silent=True)
     console = None if context is None else context.find_object(Console)
     return sys.stdout.isatty() and not (console and console.quiet)
 
 
 def fit(content: Any) -> str:
-    """Return lines of a rich renderable, no wider than the terminal; a longer text goes on in the next line.
+    """Return a rich renderable as lines that fit the terminal; longer text continues on the next line.
 
     Args:
-        content: Holds ``Text`` alone, so that nothing in data is taken for markup, a colour or an emoji.
+        content: The renderable; its texts are ``Text`` alone, so that no data is read as markup or an emoji.
     """
     from rich.console import Console as Terminal
 
@@ -121,7 +121,8 @@ def fit(content: Any) -> str:
 
 
 def plain(text: Any) -> str:
-    """Return text of others with unprintable characters escaped."""
+    """Return *text* with unprintable characters escaped."""
+    # Agents and holders choose names, purposes and reasons: they must not be able to write to an operator's terminal.
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in str(text))
 
 
@@ -136,7 +137,7 @@ def align(cells: Sequence[str], widths: Sequence[int]) -> str:
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """Return rows as a table for people."""
+    """Return rows as a table."""
     shown = [[plain("-" if cell is None else cell) for cell in row] for row in rows]
     if on_terminal():
         from rich.table import Table
@@ -151,7 +152,7 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 
 
 def tree(content: "Trail") -> str:
-    """Return a trail as a tree for people; on a terminal a long line continues beside its branch."""
+    """Return a trail as a tree; on a terminal a long line continues beside its branch."""
     from arx_caps.trail_tree import render, styled
 
     if not on_terminal():
@@ -161,7 +162,7 @@ def tree(content: "Trail") -> str:
 
     lines = []
     for text in styled(content).split():
-        # What a line ends with is what `arx kill` takes, or why a call was refused: none of it may be cut.
+        # A line ends with a target for `arx kill`, or with the reason of a refusal: neither may be cut.
         text.overflow = "fold"
         branch = _BRANCH.match(text.plain)
         line = Table.grid()
@@ -171,18 +172,18 @@ def tree(content: "Trail") -> str:
 
 
 def pairs(facts: Sequence[tuple[str, Any]], indent: str = "") -> str:
-    """Return named facts as lines for people, without those that are None."""
+    """Return names and values as aligned lines, without values that are None."""
     known = [(name, plain(value)) for name, value in facts if value is not None]
     width = max((len(name) for name, _ in known), default=0)
     return "\n".join(f"{indent}{name.ljust(width)}  {value}" for name, value in known)
 
 
 class Progress:
-    """Shows progress; a context manager that leaves no half line behind.
+    """A progress bar on stderr; a context manager that clears it at the end.
 
     Args:
-        console: Whether anything may be shown.
-        about: What is waited for, as long as no count is known.
+        console: Shows nothing with ``--quiet`` or ``--json``.
+        about: The text until the first count.
     """
 
     def __init__(self, console: Console, about: str = "") -> None:
@@ -191,16 +192,22 @@ class Progress:
             from rich import console as terminal
             from rich import progress
 
+            # Imported on use: rich takes longer to import than most commands to run.
             columns = (progress.BarColumn(), progress.TextColumn("{task.description}"), progress.TimeElapsedColumn())
             stderr = terminal.Console(stderr=True)
-            # Without redirection: what is written to stdout meanwhile must not go to stderr.
+            # rich would redirect what is written to stdout meanwhile to stderr.
             self._bar = progress.Progress(
                 *columns, console=stderr, transient=True, redirect_stdout=False, redirect_stderr=False
             )
             self._task = self._bar.add_task(about, total=None)
 
     def tell(self, done: int, whole: int) -> None:
-        """Show how many records are done, and of how many; 0 if unknown."""
+        """Show a count.
+
+        Args:
+            done: The records that are done.
+            whole: All records; 0 if unknown.
+        """
         if self._bar is not None:
             count = f"{done:,} of {whole:,} records" if whole else f"{done:,} records"
             self._bar.update(self._task, completed=done, total=whole or None, description=count)

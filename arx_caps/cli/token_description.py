@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Describe an unverified token: what each of its caveats removes, in words.  SPEC 4 to 8.
+"""Describe a token without verifying it: its identifier, and what each caveat removes.  SPEC 4 to 8.
 
-Everything here is *unverified*, and must be printed as such.  Only a verifier with the audience's key knows whether
-the chain is authentic.
+All of it is *unverified* and must be printed as such: only a verifier with the audience's key can authenticate it.
 """
 
 import hashlib
@@ -29,14 +28,14 @@ from arx_verifier.token import (
 
 
 class Step(msgspec.Struct, frozen=True):
-    """One caveat in words.
+    """The description of one caveat.
 
     Attributes:
         place: Its place, as refusals name it: ``caveat 1``.
-        kind: ``mint``, ``delegation``, ``attenuation``, ``third-party caveat``, ``approval`` or ``call``.
-        to: Who a delegation names, or None.
-        removes: What it takes away, a phrase each.
-        caveat: Its members, or None when it cannot be read.
+        kind: ``mint``, ``delegation``, ``attenuation``, ``third_party_caveat``, ``approval`` or ``call``.
+        to: The agent that a delegation names, or None.
+        removes: A phrase for each restriction.
+        caveat: Its members, or None if it is malformed.
     """
 
     place: str
@@ -47,15 +46,15 @@ class Step(msgspec.Struct, frozen=True):
 
 
 def fingerprint(text: str) -> str:
-    """Name a secret text without showing it: the first 16 hex digits of its SHA-256."""
+    """Return a name for a secret text: the first 16 hex digits of its SHA-256."""
     return "sha256:" + hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def describe_token(macaroon: Macaroon) -> dict[str, Any]:
-    """Return what a token says, for JSON; no signature and no text of it.
+    """Return a token's description for JSON, without its signature.
 
     Raises:
-        MalformedTokenError: Its identifier cannot be read.
+        MalformedTokenError: The identifier is malformed.
     """
     identifier = macaroon.unverified_identifier
     facts: dict[str, Any] = {
@@ -70,6 +69,7 @@ def describe_token(macaroon: Macaroon) -> dict[str, Any]:
     }
     if isinstance(identifier, OperatorIdentifier):
         return {"operator": identifier.operator} | facts
+    # The verifier's own code computes expiry, holder and targets, so the description cannot differ from the decision.
     chain = unverified_chain(macaroon)
     refused = chain.refused
     return facts | {
@@ -96,10 +96,10 @@ def describe_token(macaroon: Macaroon) -> dict[str, Any]:
 
 
 def describe_discharge(macaroon: Macaroon) -> dict[str, Any]:
-    """Return what a discharge says, for JSON; no signature and no text of it.
+    """Return a discharge's description for JSON, without its signature.
 
     Raises:
-        UnknownCaveatError: It answers nothing that this version knows.
+        UnknownCaveatError: This version does not know the form of its third-party caveat.
     """
     answers = ThirdPartyCaveat.read(macaroon.identifier)
     return {
@@ -111,7 +111,7 @@ def describe_discharge(macaroon: Macaroon) -> dict[str, Any]:
 
 
 def steps(macaroon: Macaroon) -> list[Step]:
-    """Return for each caveat what it removes."""
+    """Return the description of each caveat."""
     found: list[Step] = []
     handed = False
     for index, packet in enumerate(macaroon.packets):
@@ -132,7 +132,7 @@ def steps(macaroon: Macaroon) -> list[Step]:
 
 
 def _third_party(place: str, packet: wire.ThirdPartyPacket) -> Step:
-    """Describe which calls need an approval."""
+    """Return the description of a third-party caveat: the calls that need an approval."""
     try:
         required = ThirdPartyCaveat.read(packet.identifier)
     except ArxError as error:
@@ -145,7 +145,7 @@ def _third_party(place: str, packet: wire.ThirdPartyPacket) -> Step:
 
 
 def describe_rule(rule: Rule) -> str:
-    """Return one rule in words: the tool, then its arguments in brackets."""
+    """Return one rule as text: the tool, then its arguments in parentheses."""
     if rule.args is None:
         return f"{rule.tool} with any arguments"
     arguments = [f"{name} {_constraint(constraint)}" for name, constraint in rule.args.items()]
@@ -164,7 +164,7 @@ def _constraint(constraint: Any) -> str:
     return optional + " and ".join(f"{word} {show_json(operand)}" for word, operand in said.items())
 
 
-# In the order in which people read them; ``to`` and ``hop`` are the kind of the caveat.
+# In the order of the output.  ``to`` and ``hop`` are shown as the kind of the caveat.
 _PHRASES: Final[dict[str, Callable[[Any], str]]] = {
     "allow": lambda rules: "every tool but " + "; ".join(map(describe_rule, rules)),
     "exp": lambda exp: f"all time from {show_time(exp)} on",
@@ -174,7 +174,7 @@ _PHRASES: Final[dict[str, Callable[[Any], str]]] = {
     "aud": lambda audiences: "services other than " + " or ".join(audiences),
     "net": lambda networks: "callers in none of " + ", ".join(networks),
     "require": lambda proofs: "calls without a proof made for that call" if "call" in proofs else "calls unsigned",
-    "fresh": lambda fresh: f"verifiers whose view of kills is older than {show_span(fresh)}",
+    "fresh": lambda fresh: f"verifiers whose view of revocations is older than {show_span(fresh)}",
     "task": lambda task: f"everything once sub-task {task} has ended",
     "once": lambda once: f"every call but one with this approval, {once[0]}",
     "call": lambda call: f"every call but the one signed at {show_time(call[1])}",
@@ -182,7 +182,8 @@ _PHRASES: Final[dict[str, Callable[[Any], str]]] = {
 
 
 def _phrases(caveat: Caveat) -> list[str]:
-    """Return what a caveat prohibits, a phrase for each member."""
+    """Return a phrase for each restriction of a caveat."""
+    # A member without a phrase of its own is shown as JSON: a new kind of restriction must not be hidden.
     members = msgspec.structs.asdict(caveat)
     phrases = [write(members[name]) for name, write in _PHRASES.items() if members[name] is not None]
     others = [name for name in members if name not in (*_PHRASES, "to", "hop") and members[name] is not None]

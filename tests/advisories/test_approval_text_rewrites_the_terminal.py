@@ -38,15 +38,15 @@ ABOUT: dict[str, Any] = {
 }
 SHOWN = """\
 a-aaaaaaaaaaaaaaaa  waiting, asked 2027-01-15 07:57:00Z (3m ago)
-  who        acme/support
+  agent      acme/support
   for        ada of https://idp.example
   wants      payments.refund at payments
              amount = 50
              order_id = "o-1"
   task       t-aaaaaaaaaaaaaaaa, refund; s-aaaaaaaaaaaaaaaa
-  answers    1 of 2 said yes: bob
+  answers    1 of 2 approved: bob
   answer by  2027-01-15 08:10:00Z (in 10m)
-  good for   one call, within 15m of the last yes
+  good for   one call, within 15m of the last answer
   why        "charged twice"
 """
 HOSTILE = [
@@ -97,7 +97,7 @@ def test_no_text_of_an_agent_looks_like_a_line_of_ours(text: str, where: str) ->
     assert all(line.isprintable() and columns(line) < 80 for line in shown)
     assert [line for line in shown if "amount = 50" in line] == ["             amount = 50"]
     starts = [line[:13].split() for line in shown[1:]]
-    ours = ["who", "for", "wants", "task", "answers", "answer", "good", "why"]
+    ours = ["agent", "for", "wants", "task", "answers", "answer", "good", "why"]
     assert [words[0] for words in starts if words] == ours
     beside = [line[13:] for line in shown[1:] if not line[:13].strip()]
     assert all(line.startswith("… ") or re.match(r'([A-Za-z0-9_.-]+|".*) = |"', line) for line in beside), beside
@@ -116,7 +116,7 @@ def test_every_line_is_one_line_of_a_terminal(name: str, value: str, why: str) -
     """
     shown = show_approval(ABOUT | {"args": {name: value}, "why": why}, AT).split("\n")
     assert all(line.isprintable() and columns(line) < 80 for line in shown)
-    assert [line.split()[0] for line in shown[1:4]] == ["who", "for", "wants"]
+    assert [line.split()[0] for line in shown[1:4]] == ["agent", "for", "wants"]
     assert sum(not line.startswith("             ") for line in shown) == 9
 
 

@@ -72,8 +72,8 @@ def test_what_it_may_not_ask_is_unknown(tmp_path: Path, free_port: int) -> None:
         ran = arx(*words, "--json", env={"ARX_STORE_PASSWORD": password})
         found = {name: told for name, (ok, told) in checks(ran.json).items() if ok is None}
         assert {"persistence", "eviction", "access"} <= set(found)
-        assert set(found.values()) == {"this user may not ask"}
+        assert set(found.values()) == {"the store's user has no permission for this check"}
         assert all(check["mend"] for check in ran.json["checks"] if check["ok"] is None)
         assert (ran.exit_code, ran.json["ok"]) == (exit_codes.INCOMPLETE, None)
         printed = arx(*words, env={"ARX_STORE_PASSWORD": password})
-        assert "unknown persistence: this user may not ask" in printed.out
+        assert "unknown persistence: the store's user has no permission" in printed.out

@@ -14,30 +14,31 @@ HEAD = """\
 
 <!-- Written by `python -m tests.cli.reference`; a test holds it and the command together. -->
 
-Data go to stdout, everything else to stderr. `--json` gives one object with a `schema`, `arx/<noun>/1`; what goes on
-(`--follow`, `arx ship`) gives one a line. Tables and trees are for people: on a terminal they have colours and fit its
-width; a pipe and `--quiet` get plain text. An error under `--json` is an object too, `arx/error/1`. A message is one
-line; what to do about it is a line of its own, `hint: …`.
+Data goes to stdout, everything else to stderr. `--json` writes one object with a `schema`, `arx/<noun>/1`; commands
+that go on (`--follow`, `arx ship`) write one per line. On a terminal, tables and trees have colours and fit its width;
+a pipe and `--quiet` get plain text. With `--json` an error is an object as well, `arx/error/1`. A message is one line;
+the line `hint: …` after it has the next step.
 
 | exit code | means |
 | --- | --- |
-| 0 | ok; for `kill` and its kin: every verifier has confirmed |
+| 0 | ok; for `kill`, `freeze` and `thaw`: every verifier has confirmed |
 | 1 | a check failed: denied, tampered, refused by the policy |
-| 2 | usage: the command line or a file is not as it must be |
-| 3 | incomplete or unknown: done in part, or not known to be done |
+| 2 | usage: the command line or a file is invalid |
+| 3 | incomplete or unknown: done in part, or the outcome is unknown |
 | 4 | not authenticated |
 | 5 | the mint or the store did not answer |
-| 70 | an internal error; `--debug` shows where |
+| 70 | an internal error; `--debug` prints the traceback |
 
 A secret is never part of the command line: tokens, bundles and session files are read from a file, or from stdin as
-`-`. Output names them by fingerprint, except where a token or bundle is what was asked for; with `--out` it goes to a
-file of mode 0600.
+`-`. Output names them by fingerprint, unless the token or bundle is the result; `--out` writes it to a file of mode
+0600.
 
-An option wins over its environment variable, that over the realm's folder and its `realm.toml`, that over the default.
-Every option has a variable: `--ttl` of `arx session open` is `ARX_SESSION_OPEN_TTL`. Where the table names another one,
-that is it. `NO_COLOR` and `TERM=dumb` are respected. `arx completion bash|zsh|fish` writes a completion script.
+An option takes precedence over its environment variable, the variable over the realm's folder and its `realm.toml`, and
+the folder over the default. Every option has a variable: `--ttl` of `arx session open` is `ARX_SESSION_OPEN_TTL`,
+unless the table names another one. `NO_COLOR` and `TERM=dumb` are respected. `arx completion bash|zsh|fish` prints a
+completion script.
 
-Every command takes `--json`, `--quiet`, `--no-input` (never ask; what needs a yes then needs `--yes`), `--debug` and
+Every command takes `--json`, `--quiet`, `--no-input` (never prompt; a confirmation then needs `--yes`), `--debug` and
 `--help`.
 """
 

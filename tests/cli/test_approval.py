@@ -37,7 +37,7 @@ def test_inspect_says_which_calls_wait_for_an_approval(held: Path) -> None:
     """
     ran = arx("token", "inspect", held)
     assert "caveat 2: operators must approve" in ran.out
-    assert f"takes away calls of payments.refund without an approval, a discharge for k1.0:{TASK}" in ran.out
+    assert f"removes calls of payments.refund without an approval, a discharge for k1.0:{TASK}" in ran.out
     payments = arx("token", "inspect", held, "--json").json["tokens"][1]
     assert payments["caveats"][1]["kind"] == "third_party_caveat"
     assert payments["caveats"][1]["caveat"] == {"third_party": {"id": f"k1.0:{TASK}", "tools": ["payments.refund"]}}
@@ -79,7 +79,7 @@ def test_explain_says_that_an_approval_is_missing_and_what_to_do(
     missing = arx(*words, *WANTS)
     assert (missing.exit_code, missing.out.partition(":")[0]) == (1, "denied")
     assert "missing_discharge" in missing.out
-    assert "`arx task ask` asks operators" in missing.err
+    assert "`arx task ask`" in missing.err
     assert arx(*words, *WANTS, "--approval", given).out.startswith("allowed")
     other = arx(*words, "--tool", "payments.refund", "--arg", "amount=21", "--approval", given, "--json").json
     assert (other["allowed"], other["code"]) == (False, "argument_not_allowed")
@@ -99,7 +99,7 @@ def test_an_approval_that_does_not_belong_is_told(held: Path, tmp_path: Path) ->
         ran = arx("token", "explain", held, *WANTS, "--approval", path)
         assert (ran.exit_code in (1, 2), says in ran.err) == (True, True), ran
     ran = arx("token", "explain", over, *WANTS)
-    assert "this is an approval, no token" in ran.err
+    assert "got an approval" in ran.err
     assert "--approval FILE" in ran.err
 
 
@@ -118,7 +118,7 @@ def test_what_is_no_approvals_id_goes_nowhere(words: tuple[str, ...], tmp_path: 
     """
     ran = arx(*words, "--realm-dir", tmp_path / "none")
     assert ran.exit_code == 2
-    assert "is not an approval's id such as a-abcdefghijklmnop" in ran.err
+    assert "such as a-abcdefghijklmnop" in ran.err
 
 
 @pytest.mark.parametrize("words", [("task", "ask", *WANTS, "--in", "x"), ("approval", "wait", "a-abcdefghijklmnop")])
@@ -127,7 +127,7 @@ def test_an_answer_that_could_not_be_kept_is_not_waited_for(words: tuple[str, ..
     Nobody is asked, and nobody waits for hours, for what has no place to be written to.
     """
     ran = arx(*words, "--session", tmp_path / "none", "--discharge", tmp_path / "no folder" / "given")
-    assert (ran.exit_code, "its folder is not there" in ran.err) == (2, True)
+    assert (ran.exit_code, "its folder does not exist" in ran.err) == (2, True)
 
 
 def test_a_single_token_asks_for_nothing(tmp_path: Path) -> None:
@@ -137,4 +137,4 @@ def test_a_single_token_asks_for_nothing(tmp_path: Path) -> None:
     path = tmp_path / "one"
     path.write_text(bundle(REQUIRED).tokens["payments"].encode())
     ran = arx("task", "ask", "--in", path, "--session", tmp_path / "none", *WANTS)
-    assert (ran.exit_code, "a single token is no task" in ran.err) == (2, True)
+    assert (ran.exit_code, "got a single token" in ran.err) == (2, True)

@@ -162,7 +162,7 @@ def test_a_person_sees_what_they_approve(up: Live, here: Path, task: Path) -> No
     assert "\x1b" not in written
     assert f"arx approval approve {asked['id']}" in said
     exit_code, written, said = typed("approval", "approve", asked["id"], "--quiet")
-    assert (exit_code, written, "nobody to ask" in said) == (exit_codes.USAGE, "", True)
+    assert (exit_code, written, "--yes" in said) == (exit_codes.USAGE, "", True)
     assert ok(up, "approval", "show", asked["id"])["approval"]["by"] == []
 
 
@@ -254,9 +254,9 @@ def test_a_kill_of_an_approval_is_no_slip(up: Live, here: Path, task: Path) -> N
     for name, doubted in ((asked["id"], False), ("a-abcdefghijklmnop", True)):
         exit_code, _, said = run(up, "kill", f"task:{name}", "--reason", "a test", "--yes")
         assert exit_code in (exit_codes.OK, exit_codes.INCOMPLETE)
-        assert ("is it spelt right?" in said) is doubted
+        assert ("check the id" in said) is doubted
         assert "thaw" not in said  # nothing of an approval can begin later
-    assert "is it task:a-abcdefghijklmnop?" in run(up, "kill", "a-abcdefghijklmnop", "--reason", "x", "--yes")[2]
+    assert "did you mean task:a-abcdefghijklmnop?" in run(up, "kill", "a-abcdefghijklmnop", "--reason", "x", "--yes")[2]
     assert ok(up, "approval", "show", asked["id"])["approval"]["state"] == "withdrawn"
 
 
@@ -287,8 +287,8 @@ def test_a_yes_that_counts_no_more_is_told(up: Live, here: Path, task: Path) -> 
     ok(up, "operator", "remove", "eve", "--yes")
     yes = ("approval", "approve", asked["id"], "--yes", "--operator-key", here / "ada.key")
     ran = arx(*yes, env={"ARX_HOME": str(up.folder)})
-    assert (ran.exit_code, "it waits for another operator's yes" in ran.err) == (0, True)
-    assert "2 of 2 said yes: eve, ada; not all of them may say so any more" in ran.out
+    assert (ran.exit_code, "another operator must approve" in ran.err) == (0, True)
+    assert "2 of 2 approved: eve, ada; not all of them are allowed to any more" in ran.out
 
 
 def test_a_mint_that_is_away_ends_no_wait(up: Live, here: Path, task: Path) -> None:

@@ -102,8 +102,8 @@ def test_a_checkpoint_that_was_kept_finds_a_rollback(log: Log, tmp_path: Path) -
     [
         (("--key", "no+key"), "--key: malformed verifier key: expected name+hash+base64"),
         (("--key", "/none"), "/none: No such file"),
-        (("--key", str(WITNESS.key)), "two kinds"),
-        (("--key", KEY, "--witness", KEY), "two kinds"),
+        (("--key", str(WITNESS.key)), "expected the key of a log"),
+        (("--key", KEY, "--witness", KEY), "expected the key of a witness"),
         (("--key", KEY, "--checkpoint", "/none"), "does not exist"),
         ((), "--key"),
     ],

@@ -173,7 +173,7 @@ def test_an_internal_error_is_a_line_and_70(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(module.Holding, "read", break_)
     ran = arx("token", "inspect", "-")
     assert (ran.exit_code, ran.out) == (exit_codes.INTERNAL, "")
-    assert ran.err == "arx: internal error: RuntimeError\nhint: run it again with --debug\n"
+    assert ran.err == "arx: internal error: RuntimeError\nhint: add --debug for the traceback\n"
     assert "Traceback" in arx("token", "inspect", "-", "--debug").err
 
 

@@ -88,7 +88,7 @@ def test_a_code_that_is_none_is_a_mistake(journal: Path) -> None:
     assert ran.exit_code == exit_codes.USAGE
     assert "argument_not_allowed?" in ran.err
     ran = arx("decisions", "--journal", journal, "--code", "revoked")
-    assert (ran.exit_code, ran.err) == (exit_codes.OK, "no decision in these journals is like that\n")
+    assert (ran.exit_code, ran.err) == (exit_codes.OK, "no decision in these journals matches\n")
 
 
 def test_what_was_only_counted_is_told_in_numbers(tmp_path: Path) -> None:

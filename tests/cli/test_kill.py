@@ -50,7 +50,7 @@ def test_a_time_is_no_target() -> None:
     Who gives --wait a time is told how to say it, and nothing is killed.
     """
     ran = arx("kill", f"session:{SESSION}", "--wait", "2s", "--reason", "x", "--yes")
-    assert (ran.exit_code, "is it --timeout 2s?" in ran.err) == (exit_codes.USAGE, True)
+    assert (ran.exit_code, "did you mean --timeout 2s?" in ran.err) == (exit_codes.USAGE, True)
 
 
 @pytest.mark.servers
@@ -89,7 +89,7 @@ def test_a_dead_mint_is_passed_by(valkey: EmbeddedValkey, store: RevocationStore
         place = ("--operator-key", tmp_path / "key", "--store", valkey.url, "--realm", store.realm)
         ran = arx("kill", "session", SESSION, *place, *WORDS)
         assert (ran.json["by"], ran.json["status"]) == ("store", "unconfirmed")
-        assert "going straight to the store" in ran.err
+        assert "writing into the store" in ran.err
         assert "root" in store.log()[-1].by
 
 

@@ -44,7 +44,7 @@ def test_what_others_wrote_cannot_move_the_cursor(folder: Path) -> None:
     ran = arx("mint", "events", "--realm-dir", folder)
     assert (ran.exit_code, "\x1b" in ran.out, "purpose=\\x1b[2J" in ran.out) == (exit_codes.OK, False, True)
     none = arx("mint", "events", "--realm-dir", folder, "--kind", "nothing.like.it")
-    assert none.err == "nothing like that is recorded\n"
+    assert none.err == "no event matches\n"
 
 
 def test_facts_are_json_where_they_are_no_text(folder: Path) -> None:

@@ -70,7 +70,7 @@ def test_a_policy_that_grants_nothing_needs_a_yes(tmp_path: Path) -> None:
         empty.write_text("")
         code, _, said = live.run("policy", "load", empty)
         assert code != 0
-        assert "needs a yes" in said
+        assert "--yes" in said
         assert (folder / "policy.toml").read_text() == before
         digest = live.ok("policy", "load", empty, "--yes")["before"]
         assert (folder / "policy.toml").read_text() == ""

@@ -73,7 +73,7 @@ def test_a_mint_that_hangs_is_waited_for_aloud(service: Path) -> None:
         command = [sys.executable, "-m", "arx_caps.cli", "ship", str(service), "--once"]
         with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
             assert process.stderr is not None
-            assert process.stderr.readline() == "waiting for the mint: it has not answered yet\n"
+            assert process.stderr.readline() == "waiting for an answer of the mint\n"
             process.kill()
 
 

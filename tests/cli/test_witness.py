@@ -33,7 +33,7 @@ def test_init_makes_a_key_once(tmp_path: Path) -> None:
     [
         ((), "--log"),
         (("--log", "x"), "x: No such file"),
-        (("--log", str(WITNESS.key)), "two kinds"),
+        (("--log", str(WITNESS.key)), "expected the key of a log"),
         (("--log", str(LOG.key), "--listen", "0.0.0.0:0"), "--behind-tls"),
         (("--log", str(LOG.key), "--listen", "8760"), "host:port"),
     ],

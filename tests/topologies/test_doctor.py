@@ -26,10 +26,12 @@ def test_a_store_that_is_well(place: Place) -> None:
     assert place.bad() == {}
     ran = place.doctor()
     told = {check["name"]: check["found"] for check in ran.json["checks"]}
-    assert told["persistence"] == told["eviction"] == told["access"] == "this user may not ask"
-    assert told["history"] == "at 2; 2 entries in the log"
-    assert told["memory"] == "the mint has seen 2 of 2"
-    assert told["record"] == "2 entries are as the mint recorded them"
+    assert (
+        told["persistence"] == told["eviction"] == told["access"] == "the store's user has no permission for this check"
+    )
+    assert told["history"] == "at entry 2; 2 entries in the log"
+    assert told["memory"] == "the mint has applied 2 of 2 entries"
+    assert told["record"] == "2 entries match the mint's events"
 
 
 def test_writing_past_the_functions_is_seen(place: Place) -> None:
@@ -57,12 +59,12 @@ def test_writing_past_the_functions_is_seen(place: Place) -> None:
         raw.delete(keys.log)
         for number, (_, fields) in enumerate(whole, 1):
             raw.xadd(keys.log, fields | {"s": OTHER}, id=f"{number}-0")
-        assert f"number 1 is {OTHER} in the store, {SESSION} in the mint's record" in place.bad()["record"][0]
+        assert f"entry 1 is {OTHER} in the store, {SESSION} at the mint" in place.bad()["record"][0]
         raw.xdel(keys.log, "1-0")
-        assert "number 1 is not in the store" in place.bad()["record"][0]
+        assert "entry 1 is missing in the store" in place.bad()["record"][0]
         raw.xadd(keys.log, whole[-1][1], id="4-0")
         raw.hset(keys.header, "seq", 4)
-        assert "entries between 2 and 4 are missing" in place.bad()["history"][0]
+        assert "lacks entries between 2 and 4" in place.bad()["history"][0]
         raw.hset(keys.header, "seq", 2)
         raw.delete(keys.log)
         for at, fields in whole:
@@ -86,12 +88,12 @@ def test_a_mint_without_its_memory(place: Place) -> None:
     with contextlib.closing(sqlite3.connect(path)) as database:
         database.execute("delete from operators")
         database.commit()
-    assert "made anew" in place.bad()["memory"][0]
+    assert "is new" in place.bad()["memory"][0]
     aside.rename(path)
     path.rename(aside)
     try:
         found = place.bad()["memory"]
-        assert "mint.db is gone" in found[0]
+        assert "mint.db is missing" in found[0]
         assert "backup" in found[1]
     finally:
         aside.rename(path)
@@ -109,20 +111,20 @@ def test_verifiers_that_lag_and_a_registry_that_lies(place: Place) -> None:
         os.kill(slow.pid, signal.SIGSTOP)
         store.kill([OTHER], "test", BY)
         found, mend = place.bad(url)["verifiers"]
-        assert "tool-7 is at 2 of 3" in found
+        assert "tool-7 is at entry 2 of 3" in found
         assert "refuses every call" in mend
         with place.server.client() as raw:
             raw.zadd(store.keys.probes, {"tool-7": store.header().at_ms - 60_000})
         told = next(check for check in place.doctor(url).json["checks"] if check["name"] == "verifiers")
         assert told["ok"], "it has ended, as far as anybody can tell"
-        assert "hold no lease and accept nothing (tool-7, heard 1m" in told["found"]
+        assert "have no lease and refuse every call (tool-7, last probe 1m" in told["found"]
         with place.server.client() as raw:
             raw.zadd(store.keys.probes, {"tool-8": 2e12})
             raw.zadd(store.keys.acks, {"tool-8": 3})
             assert "clock was set back" in place.bad(url)["registry"][0]
             raw.zadd(store.keys.probes, {"tool-8": store.header().at_ms})
             raw.zadd(store.keys.acks, {"tool-8": -101})
-            assert "tool-8 has applied 99, which the store, at 3, does not have" in place.bad(url)["registry"][0]
+            assert "tool-8 has applied entry 99, and the store is at entry 3" in place.bad(url)["registry"][0]
             raw.zrem(store.keys.probes, "tool-8", "tool-7")
         assert "verifiers" not in place.bad(url)
     finally:

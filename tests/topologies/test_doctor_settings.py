@@ -34,7 +34,7 @@ def test_settings_that_lose_kills(place: Place) -> None:
     for limits in ("pubsub 65536 0 0", "pubsub 33554432 65536 5"):
         with place.setting("client-output-buffer-limit", limits):
             found, mend = place.bad(url)["buffer"]
-            assert "65536 bytes for a follower" in found
+            assert "65536 bytes per follower" in found
             assert "32mb 8mb 60" in mend
     with place.setting("appendfsync", "everysec"):
         assert "power cut" in place.bad(url)["persistence"][0]
@@ -136,7 +136,7 @@ def test_replicas_that_are_not_waited_for(tmp_path: Path, monkeypatch: pytest.Mo
             return Place(primary, Realm.open(realm.folder)).bad(at).get("replication", ("", ""))[0]
 
         assert "kills do not wait" in found("")
-        assert "has not looked" in found("replicas = 1\n")
+        assert "has not confirmed it" in found("replicas = 1\n")
         mint.close()
         settings.write_text(plain + 'replicas = 1\nfailover_window = "4s"\n')
         mint = MintRuntime.open(Realm.open(realm.folder), store_url=url)
@@ -147,11 +147,11 @@ def test_replicas_that_are_not_waited_for(tmp_path: Path, monkeypatch: pytest.Mo
         with primary.client() as raw:
             raw.config_set("min-replicas-to-write", 1)
             raw.config_set("min-replicas-max-lag", 10)
-            assert "answers for 12000 ms, reports reckon with 4000 ms" in found(settled)
+            assert "answers for 12000 ms, and failover_window is 4000 ms" in found(settled)
             raw.config_set("min-replicas-max-lag", 2)
             assert found(settled) == ""
         assert "is a replica" in found(settled, f"redis://127.0.0.1:{ports[1]}")
         mint.close()
         replica.ask("REPLICAOF", "NO", "ONE")
-        assert "has not looked" in found(settled, f"redis://127.0.0.1:{ports[1]}")
+        assert "has not confirmed it" in found(settled, f"redis://127.0.0.1:{ports[1]}")
         until(lambda: "0 of 1 replicas" in found(settled))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``arx agent``: enrol, list, look at and deactivate agents."""
+"""``arx agent``: enrol, describe, list, show and deactivate agents, and rotate their keys."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -18,12 +18,12 @@ from arx_caps.durations import show_time
 from arx_caps.keyfile import KeyFile, PublicKey
 from arx_verifier.names import is_agent_path
 
-ABOUT: Final = ("model", "purpose", "version")  # members of an agent's metadata
+ABOUT: Final = ("model", "purpose", "version")  # the members of an agent's metadata
 _ABOUT_TEXTS: Final = (
-    ("owner", "who answers for it"),
-    ("purpose", "what it is for"),
-    ("model", "which model it runs"),
-    ("version", "which version of it this is"),
+    ("owner", "person or team that is responsible for the agent"),
+    ("purpose", "purpose of the agent"),
+    ("model", "model that the agent runs"),
+    ("version", "version of the agent"),
 )
 
 
@@ -34,12 +34,12 @@ def agent_command() -> None:
 
 def _checked(path: str) -> str:
     if not is_agent_path(path):
-        raise click.BadParameter(f"{path[:60]!r} is not an agent path such as acme/support", param_hint="PATH")
+        raise click.BadParameter(f"expected an agent path such as acme/support, got {path[:60]!r}", param_hint="PATH")
     return path
 
 
 def _about_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options of what an agent's tokens say about it."""
+    """Add the options of an agent's description, which its tokens carry."""
     for name, text in reversed(_ABOUT_TEXTS):
         command = click.option(f"--{name}", name, help=text)(command)
     return command
@@ -47,9 +47,13 @@ def _about_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @agent_command.command("enrol")
 @click.argument("path")
-@click.option("--key-out", type=click.Path(path_type=Path), help="make a key and write it to this new file (mode 0600)")
-@click.option("--public-jwk", metavar="FILE", help="enrol this public key, made elsewhere")
-@click.option("--workload", is_flag=True, help="no key: the policy's [[workload]] says which tokens stand for it")
+@click.option("--key-out", type=click.Path(path_type=Path), help="new file for a new key (mode 0600)")
+@click.option("--public-jwk", metavar="FILE", help="file with the public key to enrol, as JWK")
+@click.option(
+    "--workload",
+    is_flag=True,
+    help="enrol without a key: a [[workload]] of the policy names the tokens that authenticate the agent",
+)
 @_about_options
 @operator_options
 @common_options
@@ -71,11 +75,10 @@ def enrol(
     """
     _checked(path)
     if [key_out is not None, public_jwk is not None, workload].count(True) != 1:
-        raise click.UsageError(
-            "give --key-out FILE for a new key, --public-jwk FILE for one made elsewhere, or --workload for none"
-        )
+        raise click.UsageError("expected one of --key-out FILE, --public-jwk FILE or --workload")
     public = PublicKey(read_object(public_jwk)) if public_jwk is not None else None
     mint = place.mint()
+    # The key is saved before the call: an enrolled key without its file would be lost.
     if key_out is not None:
         key = KeyFile.generate("agent", path, mint.issuer)
         key.save(key_out)
@@ -87,7 +90,7 @@ def enrol(
         answer = mint.call("POST", "/v1/agents", body)
     except Stop:
         if key_out is not None:
-            key_out.unlink(missing_ok=True)  # an unenrolled key would look like an agent's
+            key_out.unlink(missing_ok=True)  # a key that is not enrolled is of no use
         raise
     agent = answer.get("agent", answer)
     kid = None if public is None else public.kid
@@ -102,26 +105,26 @@ def enrol(
 @common_options
 @pass_console
 def describe(console: Console, /, path: str, place: Place, **about: str | None) -> None:
-    """Say otherwise who answers for PATH, and what it is; an empty text takes it away.
+    """Change the description of the agent PATH; an empty text removes a part.
 
-    It goes into the tokens that are made from then on, and into the decisions on them.
+    New tokens carry the description, and so do the records of their decisions.
     """
     metadata = {name: about[name] for name in ABOUT if about[name] is not None}
     body = ({} if about["owner"] is None else {"owner": about["owner"]}) | ({"metadata": metadata} if metadata else {})
     if not body:
-        raise click.UsageError("say what: --owner, --purpose, --model or --version")
+        raise click.UsageError("expected at least one of --owner, --purpose, --model and --version")
     agent = place.mint().call("PATCH", f"/v1/agents/{_checked(path)}", body)
     console.data("agent", {"agent": agent}, lambda: pairs(facts_of(agent)))
 
 
 @agent_command.command("list")
-@click.option("--under", metavar="PATH", help="only this agent and those below it")
-@click.option("--state", type=click.Choice(("active", "deactivated")), help="only those in this state")
+@click.option("--under", metavar="PATH", help="show only this agent and those below it")
+@click.option("--state", type=click.Choice(("active", "deactivated")), help="show only agents in this state")
 @operator_options
 @common_options
 @pass_console
 def list_agents(console: Console, place: Place, under: str | None, state: str | None) -> None:
-    """List the enrolled agents.  Both filters hold together."""
+    """List the enrolled agents that match all filters."""
     agents, _ = place.mint().rows("/v1/agents", "agents", {"under": under, "state": state})
     heads = ("AGENT", "STATE", "OWNER", "ENROLLED")
     rows = [(a.get("path"), a.get("state"), a.get("owner"), _time(a, "created_at")) for a in agents]
@@ -134,7 +137,7 @@ def list_agents(console: Console, place: Place, under: str | None, state: str | 
 @common_options
 @pass_console
 def show(console: Console, path: str, place: Place) -> None:
-    """Show one agent."""
+    """Show an agent, its description and its keys."""
     _checked(path)
     answer = place.mint().call("GET", f"/v1/agents/{path}")
     agent = answer.get("agent", answer)
@@ -148,28 +151,28 @@ def show(console: Console, path: str, place: Place) -> None:
 @common_options
 @pass_console
 def deactivate(console: Console, path: str, place: Place, yes: bool) -> None:
-    """Deactivate an agent: it opens no session any more, and what it and those below it hold is dead."""
-    console.confirm(f"deactivate {_checked(path)} and end everything it holds?", yes=yes)
+    """Deactivate an agent: it can open no session, and all tokens of it and of agents below it are revoked."""
+    console.confirm(f"deactivate {_checked(path)} and revoke all its tokens?", yes=yes)
     answer = place.mint().call("DELETE", f"/v1/agents/{path}")
     console.data("agent", answer, lambda: pairs([("agent", path), ("kill", answer.get("kill", {}).get("summary"))]))
 
 
 @agent_command.group("key")
 def key_command() -> None:
-    """Rotate an agent's keys: add the new one, use it, remove the old one."""
+    """Rotate an agent's keys: add the new key, use it, remove the old key."""
 
 
 @key_command.command("add")
 @click.argument("path")
-@click.option("--key-out", type=click.Path(path_type=Path), help="make a key and write it to this new file (mode 0600)")
-@click.option("--public-jwk", metavar="FILE", help="enrol this public key, made elsewhere")
+@click.option("--key-out", type=click.Path(path_type=Path), help="new file for a new key (mode 0600)")
+@click.option("--public-jwk", metavar="FILE", help="file with the public key to enrol, as JWK")
 @operator_options
 @common_options
 @pass_console
 def add_key(console: Console, path: str, place: Place, key_out: Path | None, public_jwk: str | None) -> None:
-    """Enrol one more key of the agent PATH; sessions that are open go on."""
+    """Enrol an additional key of the agent PATH; open sessions continue."""
     if (key_out is None) == (public_jwk is None):
-        raise click.UsageError("give --key-out FILE for a new key, or --public-jwk FILE for one made elsewhere")
+        raise click.UsageError("expected --key-out FILE for a new key, or --public-jwk FILE for an existing one")
     mint = place.mint()
     if key_out is not None:
         key = KeyFile.generate("agent", _checked(path), mint.issuer)
@@ -180,11 +183,11 @@ def add_key(console: Console, path: str, place: Place, key_out: Path | None, pub
     try:
         agent = mint.call("PATCH", f"/v1/agents/{_checked(path)}", {"add_jwk": public.jwk})
     except Unreachable as error:
-        error.hint = f"whether it was enrolled is not known: see `arx agent show {path}`"
+        error.hint = f"the key may be enrolled: check with `arx agent show {path}`"
         raise
     except Stop:
         if key_out is not None:
-            key_out.unlink(missing_ok=True)  # an unenrolled key would look like an agent's
+            key_out.unlink(missing_ok=True)  # a key that is not enrolled is of no use
         raise
     console.data("agent", {"agent": agent, "kid": public.kid}, lambda: pairs(facts_of(agent)))
 
@@ -196,7 +199,7 @@ def add_key(console: Console, path: str, place: Place, key_out: Path | None, pub
 @common_options
 @pass_console
 def remove_key(console: Console, path: str, kid: str, place: Place) -> None:
-    """Take the key KID away from the agent PATH: it opens no session any more; those that are open go on."""
+    """Remove the key KID of the agent PATH: it can open no further session; open sessions continue."""
     agent = place.mint().call("PATCH", f"/v1/agents/{_checked(path)}", {"remove_kid": kid})
     console.data("agent", {"agent": agent}, lambda: pairs(facts_of(agent)))
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``arx approval``: what agents ask operators to approve; answer it, and take an answer back.  CONTROL 2.9."""
+"""``arx approval``: list, show, approve, deny and withdraw approvals, and wait for one.  CONTROL 2.9."""
 
 from pathlib import Path
 from typing import Any, Final
@@ -22,59 +22,67 @@ MANY: Final = 1000
 
 def _short(_context: click.Context, _option: click.Parameter, why: str | None) -> str | None:
     if why is not None and len(why) > MAX_WHY:
-        raise click.BadParameter(f"{MAX_WHY} characters at most, got {len(why)}")
+        raise click.BadParameter(f"expected at most {MAX_WHY} characters, got {len(why)}")
     return why
 
 
 why_option = click.option(
-    "--why", metavar="TEXT", callback=_short, help="why, for the record and for the agent; name no person in it"
+    "--why", metavar="TEXT", callback=_short, help="reason, recorded and shown to the agent; name no person in it"
 )
 
 
 @click.group("approval", cls=Verbs)
 def approval_command() -> None:
-    """Answer what agents ask to have approved."""
+    """List, approve, deny and withdraw approvals that agents request."""
 
 
 @approval_command.command("list")
 @click.option(
-    "--state", type=click.Choice([*STATES, "all"]), default="waiting", show_default=True, help="how they stand"
+    "--state",
+    type=click.Choice([*STATES, "all"]),
+    default="waiting",
+    show_default=True,
+    help="show approvals in this state",
 )
-@click.option("--agent", help="asked for by this agent")
-@click.option("--template", help="in tasks of this template")
-@click.option("--task", help="in this task")
-@click.option("--of", "of", metavar="SESSION", help="in this session")
-@click.option("--session", "file", metavar="FILE", help="a session file: its own; without one, as an operator")
-@click.option("--limit", type=click.IntRange(1, MANY), default=100, show_default=True, help="the newest so many")
+@click.option("--agent", help="show only requests of this agent")
+@click.option("--template", help="show only tasks of this template")
+@click.option("--task", help="show only this task")
+@click.option("--of", "of", metavar="SESSION", help="show only this session")
+@click.option("--session", "file", metavar="FILE", help="session file: act as its agent [as an operator]")
+@click.option(
+    "--limit", type=click.IntRange(1, MANY), default=100, show_default=True, help="show the newest N approvals"
+)
 @operator_options
 @common_options
 @pass_console
 def list_approvals(
     console: Console, /, place: Place, state: str, of: str | None, file: str | None, limit: int, **asked: str | None
 ) -> None:
-    """List what waits for an answer, the newest first: who wants what, with which arguments, for whom and why."""
+    """List approvals that wait for an answer, the newest first, with agent, call, subject and reason."""
     query = {**asked, "session": of, "state": None if state == "all" else state}
     found, more = _caller(file, place).rows("/v1/approvals", "approvals", query, limit=limit)
     at_ms = now_ms()
     shown = {"approvals": found, "more": more}
     console.data("approvals", shown, lambda: "\n\n".join([show_approval(each, at_ms, whole=False) for each in found]))
     if not found:
-        console.say("no approval is like that" if state == "all" else f"no approval is {state}")
+        console.say("no approval matches" if state == "all" else f"no approval is {state}")
     if more:
-        console.hint(f"these are the newest {limit}; --limit shows more")
+        console.hint(f"more than {limit} match: raise --limit to see them")
     waiting = next((each["id"] for each in found if each.get("state") == "waiting"), None)
     if waiting is not None and file is None:
-        console.hint(f"arx approval approve {plain(waiting)} shows it once more and asks; `arx approval deny` says no")
+        console.hint(
+            f"`arx approval approve {plain(waiting)}` shows it and asks; `arx approval deny {plain(waiting)}` denies it"
+        )
 
 
 @approval_command.command("show")
 @click.argument("approval")
-@click.option("--session", "file", metavar="FILE", help="its session file; without one, as an operator")
+@click.option("--session", "file", metavar="FILE", help="session file: act as its agent [as an operator]")
 @operator_options
 @common_options
 @pass_console
 def show(console: Console, place: Place, approval: str, file: str | None) -> None:
-    """Show one approval whole."""
+    """Show an approval with all arguments."""
     _checked(approval)
     _tell(console, _look(_caller(file, place), approval))
 
@@ -87,29 +95,30 @@ def show(console: Console, place: Place, approval: str, file: str | None) -> Non
 @common_options
 @pass_console
 def approve(console: Console, place: Place, approval: str, why: str | None, yes: bool) -> None:
-    """Approve this one call, with these very arguments, after showing them.
+    """Show a call with its exact arguments, ask, and approve it.
 
-    Where several operators have to, each says yes with a key of their own.
+    If the policy requires several operators, each approves with their own key.
 
     \b
         arx approval approve a-abcdefghijklmnop --operator-key ada.key
     """
     _checked(approval)
     mint = place.mint()
+    # Shown from the mint's answer, not from arguments: the operator approves what the agent requested.
     asked = _look(mint, approval)
     _refuse_answered(asked)
-    console.confirm(f"{_show(asked)}\n\napprove it?", yes=yes)  # shown with the question, whatever is kept quiet
+    console.confirm(f"{_show(asked)}\n\napprove this call?", yes=yes)  # --quiet hides no part of the question
     try:
         given = _answer(mint, approval, "approve", why)
     except Stop as error:
         if error.code == "frozen" and error.hint is None:
-            error.hint = f"arx task show {plain(asked.get('task'))}: its task, session or agent is frozen until a thaw"
+            error.hint = f"thaw its task, session or agent first: `arx task show {plain(asked.get('task'))}` shows them"
         raise
     _tell(console, given)
     if given.get("state") == "waiting":
-        console.hint("it waits for another operator's yes")
+        console.hint("another operator must approve it as well")
     else:
-        console.hint(f"arx approval withdraw {approval} takes it back")
+        console.hint(f"`arx approval withdraw {approval}` withdraws it")
 
 
 @approval_command.command("deny")
@@ -119,7 +128,7 @@ def approve(console: Console, place: Place, approval: str, why: str | None, yes:
 @common_options
 @pass_console
 def deny(console: Console, place: Place, approval: str, why: str | None) -> None:
-    """Say no: the agent is told, and may ask again."""
+    """Deny a call: the agent gets the reason, and may request another approval."""
     _checked(approval)
     _tell(console, _answer(place.mint(), approval, "deny", why))
 
@@ -131,27 +140,28 @@ def deny(console: Console, place: Place, approval: str, why: str | None) -> None
 @common_options
 @pass_console
 def withdraw(console: Console, place: Place, approval: str, yes: bool) -> None:
-    """Take an approval back: no service takes it any more; the agent's task goes on.
+    """Withdraw an approval: services refuse it from now on; the agent's task continues.
 
-    Exits with 0 only when every verifier has confirmed, with 3 when that is not known.
+    Exit code 0: every verifier has confirmed; 3: not known.
     """
     _checked(approval)
     mint = place.mint()
     if not yes:
-        console.confirm(f"{_show(_look(mint, approval))}\n\nwithdraw it?", yes=False)
+        console.confirm(f"{_show(_look(mint, approval))}\n\nwithdraw this approval?", yes=False)
     answer = _call(mint, "DELETE", f"/v1/approvals/{approval}")
     kill, state = answer.get("kill") or {}, plain(answer["approval"].get("state"))
-    outcome = f"{approval} withdrawn: {plain(kill.get('summary', 'nothing of it was out'))}"
+    outcome = f"{approval} withdrawn: {plain(kill.get('summary', 'no discharge was issued'))}"
     if state != "withdrawn":
-        outcome = f"{approval} is {state} already: there is nothing to withdraw"
+        outcome = f"{approval} is {state}: it cannot be withdrawn"
     console.data("approval", answer, outcome)
+    # Without a discharge that was issued, there is nothing to confirm.
     sure = kill.get("status", "confirmed") == "confirmed"
     click.get_current_context().exit(exit_codes.OK if sure else exit_codes.INCOMPLETE)
 
 
 @approval_command.command("wait")
 @click.argument("approval")
-@click.option("--session", "file", metavar="FILE", required=True, help='the session file, "-" for stdin')
+@click.option("--session", "file", metavar="FILE", required=True, help="session file, `-` for stdin")
 @timeout_option
 @discharge_option
 @issuer_option
@@ -160,9 +170,9 @@ def withdraw(console: Console, place: Place, approval: str, yes: bool) -> None:
 def wait(
     console: Console, approval: str, file: str, timeout: str | None, discharge: Path | None, issuer: str | None
 ) -> None:
-    """Wait as the agent that asked (`arx task ask`) until operators have answered.
+    """Wait, as the agent that requested it (`arx task ask`), until operators have answered.
 
-    Exits with 1 when it was denied or is over, with 3 when nobody has answered in time.
+    Exit code 1: denied or ended; 3: no answer in time.
     """
     _checked(approval)
     caller, _ = open_session_file(file, issuer)
@@ -184,20 +194,20 @@ def _answer(mint: Caller, approval: str, outcome: str, why: str | None) -> dict[
 
 
 def _call(mint: Caller, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Call the mint about one approval; add a hint if it does not exist."""
+    """Call the mint about one approval; raise with a hint if it does not exist."""
     try:
         return mint.call(method, path, body)
     except Stop as error:
         if error.code == "not_found":
-            error.hint = "arx approval list --state all"
+            error.hint = "`arx approval list --state all` lists every approval"
         raise
 
 
 def _refuse_answered(asked: dict[str, Any]) -> None:
-    """Refuse an approval that is no longer waiting, before asking for a yes."""
+    """Raise if the approval does not wait for an answer."""
     if asked.get("state") != "waiting":
-        message = f"{asked.get('id')} is {asked.get('state')}: there is nothing left to approve"
-        raise Stop(message, DENIED, hint="arx approval list", code="conflict")
+        message = f"cannot approve {asked.get('id')}: expected state waiting, got {asked.get('state')}"
+        raise Stop(message, DENIED, hint="`arx approval list` lists those that wait", code="conflict")
 
 
 def _show(about: dict[str, Any]) -> str:
@@ -210,4 +220,6 @@ def _tell(console: Console, about: dict[str, Any]) -> None:
 
 def _checked(approval: str) -> None:
     if not approval.startswith("a-") or not approval.removeprefix("a-").isalnum() or not approval.isascii():
-        raise click.BadParameter(f"{approval[:60]!r} is not an approval's id such as a-abcdefghijklmnop")
+        raise click.BadParameter(
+            f"expected the id of an approval such as a-abcdefghijklmnop, got {approval[:60]!r}", param_hint="APPROVAL"
+        )

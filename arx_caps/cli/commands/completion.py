@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``arx completion``: the script that makes a shell complete ``arx``."""
+"""``arx completion``: a shell's completion script."""
 
 import click
 from click.shell_completion import get_completion_class
@@ -15,7 +15,11 @@ SHELLS = ("bash", "zsh", "fish")
 @common_options
 @pass_console
 def completion_command(console: Console, shell: str) -> None:
-    """Write the completion script of a shell, for example:  arx completion bash >> ~/.bashrc"""
+    """Print the completion script of a shell.
+
+    \b
+        arx completion bash >> ~/.bashrc
+    """
     made = get_completion_class(shell)
     assert made is not None
     script = made(click.get_current_context().find_root().command, {}, "arx", "_ARX_COMPLETE").source()

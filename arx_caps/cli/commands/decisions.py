@@ -1,9 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``arx decisions``: what the verifiers of this machine decided, from their journals.  SPEC 12.
-
-A session is shown as a tree, everything else as a table.  Damage in a journal is reported on stderr.  The
-records after it are still read, and the command exits with 3, because its output is incomplete.
-"""
+"""``arx decisions``: the decisions in the journals of this machine.  SPEC 12."""
 
 import contextlib
 from collections import deque
@@ -30,11 +26,11 @@ CODES: Final = {"allow", "deny", "end", OK, COUNTED, GAP, LOST, DROPPED, *REASON
 
 
 class Filter(NamedTuple):
-    """What to show; a member that is None lets everything through.
+    """The selected decisions; a member that is None selects all.
 
     Attributes:
         session: The session's id.
-        agent: A path or a pattern: the proven agent, or anyone in the chain.
+        agent: A path or a pattern: of the authenticated agent, or of an agent that a delegation names.
         code: A reason code, or ``allow`` or ``deny``.
         tool: A tool or a pattern.
     """
@@ -45,7 +41,7 @@ class Filter(NamedTuple):
     tool: str | None = None
 
     def takes(self, decision: Decision) -> bool:
-        """Return whether a decision is to be shown."""
+        """Return whether the filter selects a decision."""
         facts = decision.facts
         return (
             (self.session is None or facts.session == self.session)
@@ -60,15 +56,15 @@ class Filter(NamedTuple):
 
 
 @click.command("decisions")
-@click.option("--session", help="tell this session as a tree")
-@click.option("--agent", help="only where this agent (or pattern, acme/**) stands in the chain")
-@click.option("--code", help="only this reason code, or `allow` or `deny`")
-@click.option("--tool", help="only this tool, or a pattern such as orders.*")
+@click.option("--session", help="show this session, as a tree")
+@click.option("--agent", help="show only chains with this agent, or a pattern such as acme/**")
+@click.option("--code", help="show only this reason code, or allow or deny")
+@click.option("--tool", help="show only this tool, or a pattern such as orders.*")
 @click.option(
-    "--limit", type=click.IntRange(1, 1_000_000), default=200, show_default=True, help="only the last so many"
+    "--limit", type=click.IntRange(1, 1_000_000), default=200, show_default=True, help="show the last N decisions"
 )
-@click.option("--follow", "-f", is_flag=True, help="then go on with what is decided from now on")
-@click.option("--jsonl", is_flag=True, help="write one JSON object a line")
+@click.option("--follow", "-f", is_flag=True, help="then show each new decision")
+@click.option("--jsonl", is_flag=True, help="write one JSON object per line")
 @click.option(
     "--journal",
     "journals",
@@ -76,7 +72,7 @@ class Filter(NamedTuple):
     metavar="PATH",
     type=click.Path(path_type=Path),
     envvar="ARX_JOURNAL",
-    help="a folder of journals, or a service file, which names its own; may be repeated; else the realm folder's",
+    help="folder of journals, or service file that names one; repeatable [journals of the realm's folder]",
 )
 @realm_dir_option
 @common_options
@@ -91,25 +87,24 @@ def decisions_command(
     jsonl: bool,
     **filters: str | None,
 ) -> None:
-    """Show what verifiers decided, and why; the records of this machine's journals.
+    """Show the decisions in the journals of this machine, with their reasons.
 
-    The journal of a service that joined lies beside its service file and not in the realm's folder: --journal FILE.
+    A service that joined has its journal beside its service file, not in the realm's folder: give --journal FILE.
 
     \b
         arx decisions --code deny --follow
     """
+    wanted = _checked(Filter(**filters))
     folders = [_folder_of(each) for each in journals] or [realm_dir / "journals"]
     if missing := [folder for folder in folders if not folder.is_dir()]:
-        hint = (
-            "name the realm's folder with --realm-dir or ARX_HOME, or another folder or a service file with --journal"
-        )
-        raise Stop(f"{missing[0]}: there are no journals", hint=hint, code="no_journal")
-    elsewhere = None if journals else "a service that joined has a journal of its own: --journal with its service file"
-    wanted = _checked(Filter(**filters))
+        hint = "give the realm's folder with --realm-dir or ARX_HOME, or a folder or service file with --journal"
+        raise Stop(f"{missing[0]}: no such folder of journals", hint=hint, code="no_journal")
+    # The journals of services that joined are not in the realm's folder, so an empty result may be incomplete.
+    elsewhere = None if journals else "give --journal FILE for a service that joined: it has its own journal"
     damage: list[Damage] = []
     found = filter(wanted.takes, read_journal(*folders, on_damage=damage.append))
     if follow:
-        with contextlib.suppress(KeyboardInterrupt):  # how following ends
+        with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C ends --follow
             _follow(console, folders, wanted, damage.append, limit, jsonl=jsonl or console.json)
     elif jsonl:
         for decision in deque(found, maxlen=limit):
@@ -117,38 +112,46 @@ def decisions_command(
     elif wanted.session is not None:
         session_trail = trail(found, wanted.session)
         if not session_trail.tasks:
-            said = f"no decision names session {wanted.session}"
-            raise Stop(said, exit_codes.DENIED, hint=elsewhere, code="unknown_session")
+            message = f"no decision of session {wanted.session} in these journals"
+            raise Stop(message, exit_codes.DENIED, hint=elsewhere, code="unknown_session")
         console.data("trail", session_trail.to_dict(), lambda: tree(session_trail))
     else:
         _table(console, deque(found, maxlen=limit), elsewhere)
+    # Records after a damaged one are still read; exit code 3 reports that the output is incomplete.
     for each in damage:
         console.say(f"damaged: {each}")
     click.get_current_context().exit(exit_codes.INCOMPLETE if damage else exit_codes.OK)
 
 
 def _folder_of(path: Path) -> Path:
-    """Return a journal's folder: the path itself, or what a service file names."""
+    """Return a journal's folder: the path itself, or the folder that a service file names."""
     if not path.is_file():
         return path
     journal = read_service_file(path).journal
     if journal is None:
-        raise Stop(f"{path} names no journal", hint="give the journal's folder", code="no_journal")
+        raise Stop(
+            f"{path}: expected a `journal` in this service file", hint="give the journal's folder", code="no_journal"
+        )
     return Path(journal)
 
 
 def _checked(wanted: Filter) -> Filter:
-    """Refuse a filter that nothing could ever pass: it is a slip, and an empty table would hide it.
+    """Return the filter, or raise if no decision can match it.
 
     Raises:
-        click.BadParameter: The agent is no path or pattern, or there is no such code.
+        click.BadParameter: The agent is no path or pattern, or the code is unknown.
     """
+    # A typing error would give an empty table, which reads as "nothing was refused".
     if wanted.agent is not None and not is_path_pattern(wanted.agent):
-        raise click.BadParameter(f"{wanted.agent[:60]!r} is no agent path or pattern", param_hint="--agent")
+        raise click.BadParameter(
+            f"expected an agent path or a pattern, got {wanted.agent[:60]!r}", param_hint="--agent"
+        )
     if wanted.code is not None and wanted.code not in CODES:
         near = get_close_matches(wanted.code, CODES, 1)
-        said = f"; is it {near[0]}?" if near else ": allow, deny, or a code that `arx decisions` shows as WHY"
-        raise click.BadParameter(f"there is no code {wanted.code[:60]!r}{said}", param_hint="--code")
+        meant = f"; did you mean {near[0]}?" if near else ""
+        raise click.BadParameter(
+            f"expected allow, deny or a reason code, got {wanted.code[:60]!r}{meant}", param_hint="--code"
+        )
     return wanted
 
 
@@ -161,7 +164,9 @@ def _follow(
     *,
     jsonl: bool,
 ) -> None:
-    """Write the last decisions and then each new one; the first records are read twice and written once."""
+    """Write the last decisions, then each new one."""
+    # The journals are read twice: from the end for the last decisions, then from the start to follow them.  ``known``
+    # has the last sequence of each run, so that no decision is written twice.
     known: dict[str, int] = {}
     past: deque[Decision] = deque(maxlen=limit)
     for decision in read_journal(*folders, on_damage=lambda _: None):
@@ -187,6 +192,6 @@ def _table(console: Console, found: deque[Decision], elsewhere: str | None) -> N
     shown = [decision.to_dict() for decision in found]
     console.data("decisions", {"decisions": shown}, lambda: table(HEADS, [row_of(each) for each in shown]))
     if not found:
-        console.say("no decision in these journals is like that")
+        console.say("no decision in these journals matches")
         if elsewhere is not None:
             console.hint(elsewhere)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``arx init``: make a realm's folder, with its root and log keys, its first operator and a policy to begin with."""
+"""``arx init``: make a realm's folder, with root key, log key, first operator and an example policy."""
 
 from pathlib import Path
 from typing import Final
@@ -18,14 +18,18 @@ LOOPBACK: Final = ("127.0.0.1:", "localhost:", "[::1]:")
 
 @click.command("init")
 @click.argument("directory", required=False, type=click.Path(path_type=Path), envvar="ARX_HOME")
-@click.option("--name", default="local", show_default=True, help="the realm's name; every token says it")
-@click.option("--listen", help=f"host:port that the mint listens at; else a loopback issuer's, else {DEFAULT_LISTEN}")
-@click.option("--issuer", envvar="ARX_ISSUER", help="the mint's public address; else http:// and where it listens")
+@click.option("--name", default="local", show_default=True, help="name of the realm, part of every token")
+@click.option("--listen", help=f"host:port at which the mint listens [a loopback issuer's, or {DEFAULT_LISTEN}]")
+@click.option("--issuer", envvar="ARX_ISSUER", help="public URL of the mint [http:// and --listen]")
 @store_url_option
 @database_option
 @ca_option
-@click.option("--passphrase-file", type=click.Path(), help='seal the root key with this file\'s text ("-": stdin)')
-@click.option("--log-origin", help="the audit log's name for good; else the issuer's host, the realm and /log")
+@click.option(
+    "--passphrase-file",
+    type=click.Path(),
+    help="file with a passphrase to seal the root key, `-` for stdin [a key file]",
+)
+@click.option("--log-origin", help="permanent name of the audit log [from the issuer's host and the realm]")
 @common_options
 @pass_console
 def init_command(
@@ -40,8 +44,8 @@ def init_command(
     passphrase_file: str | None,
     log_origin: str | None,
 ) -> None:
-    """Make a realm in DIRECTORY, ./.arx when left out.  What is there already is never overwritten."""
-    from arx_caps.mint.server.init_realm import init_realm  # the mint's parts are optional to install
+    """Make a realm in DIRECTORY [./.arx]; existing files are never overwritten."""
+    from arx_caps.mint.server.init_realm import init_realm  # the mint is an optional part of the installation
 
     folder = directory or Path(DEFAULT_FOLDER)
     listen = listen or _listen_of(issuer)
@@ -57,6 +61,7 @@ def init_command(
         log_origin=log_origin,
         ca=ca,
     )
+    # Paths, and no key: the secrets are in the folder alone.
     value = {
         "realm": realm.name,
         "folder": str(realm.folder),
@@ -68,11 +73,11 @@ def init_command(
     }
     console.data("realm", value, lambda: pairs([(name.replace("_", " "), fact) for name, fact in value.items()]))
     sealed = f" --passphrase-file {passphrase_file}" if passphrase_file not in (None, "-") else ""
-    console.hint(f"edit {realm.policy_path}, then `arx up{_where(directory)}{sealed}`")
+    console.hint(f"edit {realm.policy_path}, then run `arx up{_where(directory)}{sealed}`")
 
 
 def _listen_of(issuer: str | None) -> str:
-    """Listen where the issuer says, if it is on this machine; a public issuer has something in front of it."""
+    """Return the issuer's host and port if it is on loopback; a public issuer has a proxy, so return the default."""
     host_and_port = urlsplit(issuer or "").netloc
     return host_and_port if host_and_port.startswith(LOOPBACK) else DEFAULT_LISTEN
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``arx key``: the realm's root keys, from which every service's key comes.  SPEC 9, CONTROL 3."""
+"""``arx key``: the realm's root keys, from which the services' keys are derived.  SPEC 9, CONTROL 3."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -15,12 +15,12 @@ from arx_caps.cli.terminal import Console, pairs, table
 from arx_caps.durations import show_time
 from arx_caps.realm import Realm
 
-TIMEOUT_S = 60.0  # a retired key is answered for when its leases are over
+TIMEOUT_S = 60.0  # a retirement is confirmed when the leases have ended
 
 
 @click.group("key", cls=Verbs)
 def key_command() -> None:
-    """Make, rotate, retire and reseal root keys; no call is refused on the way."""
+    """Create, rotate, retire and reseal root keys; a rotation refuses no call."""
 
 
 @key_command.command("list")
@@ -28,7 +28,7 @@ def key_command() -> None:
 @common_options
 @pass_console
 def list_keys(console: Console, place: Place) -> None:
-    """List the root keys: which mints for whom, and which services another one waits for."""
+    """List the root keys, the services that each mints for, and the services that it waits for."""
     keys = place.mint().call("GET", "/v1/root-keys").get("keys", [])
     heads = ("KEY", "STATE", "MADE", "MINTS FROM", "MINTS FOR", "WAITS FOR")
     rows = [
@@ -43,45 +43,49 @@ def list_keys(console: Console, place: Place) -> None:
 @common_options
 @pass_console
 def create(console: Console, place: Place) -> None:
-    """Make a root key and publish it; services fetch their keys of it, and nothing is minted with it yet."""
+    """Create a root key and publish it to the services; it mints no token yet."""
     _tell(console, place.mint().call("POST", "/v1/root-keys"))
 
 
 @key_command.command("rotate")
-@click.option("--now", is_flag=True, help="do not wait for services that do not know the key: their calls fail a while")
+@click.option(
+    "--now", is_flag=True, help="do not wait until all services have the key: others refuse calls until they fetch it"
+)
 @operator_options
 @common_options
 @pass_console
 def rotate(console: Console, place: Place, now: bool) -> None:
-    """Let the newest root key mint, made if there is none, as soon as every service knows it."""
+    """Mint with the newest root key as soon as every service has it; create one if needed."""
     key = place.mint().call("POST", "/v1/root-keys/rotate", {"now": now})
     _tell(console, key)
-    console.hint("`arx key list` shows when it mints for whom; then `arx key retire` the older one")
+    console.hint(
+        "wait until `arx key list` shows that it mints for every service; then run `arx key retire` for the older key"
+    )
 
 
 @key_command.command("retire")
 @click.argument("name")
-@click.option("--now", is_flag=True, help="end what lives of its tokens, as for a key that was stolen")
+@click.option("--now", is_flag=True, help="revoke its live tokens, as for a stolen key")
 @yes_option
 @operator_options
 @common_options
 @pass_console
 def retire(console: Console, name: str, place: Place, now: bool, yes: bool) -> None:
-    """Retire the root key NAME for good: it is accepted nowhere any more, within a lease."""
-    console.confirm(f"retire the root key {name[:16]} for good?", yes=yes)
+    """Retire the root key NAME for good: every verifier refuses it within a lease."""
+    console.confirm(f"retire the root key {_checked(name)[:16]} for good?", yes=yes)
     try:
-        answer = place.mint(TIMEOUT_S).call("POST", f"/v1/root-keys/{_quoted(name)}/retire", {"now": now})
+        answer = place.mint(TIMEOUT_S).call("POST", f"/v1/root-keys/{name}/retire", {"now": now})
     except Stop as error:
         if error.code == "conflict":
-            error.hint = "`arx key list` shows which key mints for whom; --now is for a key that was stolen"
+            error.hint = "`arx key list` shows the services that still need it; --now is for a stolen key"
         raise
     kill = answer.get("kill") or {}
     console.data("key", answer, lambda: pairs([("key", name), ("state", "retired"), ("freeze", kill.get("summary"))]))
 
 
 @key_command.command("reseal")
-@click.option("--new-passphrase-file", type=click.Path(), help='seal them with this file\'s text ("-": stdin)')
-@click.option("--new-key-file", is_flag=True, help="seal them with a fresh key file, keys/root.key")
+@click.option("--new-passphrase-file", type=click.Path(), help="file with the new passphrase, `-` for stdin")
+@click.option("--new-key-file", is_flag=True, help="seal with a new key file, keys/root.key")
 @passphrase_option
 @database_option
 @realm_dir_option
@@ -95,17 +99,17 @@ def reseal_command(
     new_passphrase_file: str | None,
     new_key_file: bool,
 ) -> None:
-    """Seal the root keys with another passphrase or key file, on the mint's host; the keys stay what they are.
+    """Seal the root keys with another passphrase or key file, on the mint's host; the keys do not change.
 
-    A mint may run meanwhile.  A run that was ended in between is done by the same command.  Backups from before open
-    with what opened them then: keep that as long as you keep them.
+    The mint may run meanwhile.  After an interruption, run the same command again.  Older backups need the older
+    passphrase or key file: keep it as long as them.
     """
     from arx_caps.mint.keys.reseal import reseal  # the mint's parts are optional to install
 
     if (new_passphrase_file is None) == (not new_key_file):
-        raise click.UsageError("give --new-passphrase-file FILE, or --new-key-file")
+        raise click.UsageError("expected --new-passphrase-file FILE or --new-key-file")
     if new_passphrase_file == passphrase_file == "-":  # noqa: S105 - stdin, no password
-        raise click.UsageError("only one of the two passphrases can come from stdin")
+        raise click.UsageError("only one of the two passphrases can be read from stdin")
     realm = Realm.open(realm_dir)
     realm = realm if database is None else replace(realm, database=database)
     new = None if new_passphrase_file is None else read_text(new_passphrase_file)
@@ -116,8 +120,8 @@ def reseal_command(
     rows = [("keys", ", ".join(done.keys)), ("sealed with", seal), ("file", realm.root_path), ("old key file", old)]
     console.data("resealed", value, lambda: pairs(rows))
     if old is not None:
-        console.hint(f"{old} opens backups from before and nothing else: keep it with them, or destroy it")
-    console.hint("give every mint of the realm this keys/ and restart it, before another root key is made")
+        console.hint(f"keep {old} with older backups, which need it, or destroy it")
+    console.hint("copy this keys/ to every mint of the realm and restart it, before you create another root key")
 
 
 def _tell(console: Console, key: dict[str, Any]) -> None:
@@ -134,7 +138,7 @@ def _waits(key: dict[str, Any]) -> str | None:
     return ", ".join(waiting["audience"] for waiting in key["waits_for"]) or None
 
 
-def _quoted(name: str) -> str:
+def _checked(name: str) -> str:
     if not name.isalnum() or not name.isascii():
-        raise click.BadParameter(f"{name[:60]!r} is not a root key's name such as k2", param_hint="NAME")
+        raise click.BadParameter(f"expected the name of a root key such as k2, got {name[:60]!r}", param_hint="NAME")
     return name

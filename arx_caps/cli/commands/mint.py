@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``arx mint``: run the mint alone, with a revocation store of your own, and read what it recorded."""
+"""``arx mint``: run the mint alone, and read its database."""
 
 from pathlib import Path
 from typing import Any
@@ -22,20 +22,20 @@ DEFAULT_ISSUER = "http://127.0.0.1:8700"
 
 @click.group("mint", cls=Verbs)
 def mint_command() -> None:
-    """Run the mint alone, with a store of your own; read what it recorded."""
+    """Run the mint alone, with your own revocation store; read its database."""
 
 
 @mint_command.command("serve")
-@click.option("--host", help="address to listen at; else as realm.toml says")
-@click.option("--port", type=click.IntRange(0, 65535), help="port to listen at; else as realm.toml says")
-@click.option("--behind-tls", is_flag=True, help="TLS ends before the mint, so it may listen beyond loopback")
+@click.option("--host", help="address to listen at [from realm.toml]")
+@click.option("--port", type=click.IntRange(0, 65535), help="port to listen at [from realm.toml]")
+@click.option("--behind-tls", is_flag=True, help="listen beyond loopback, behind a proxy that terminates TLS")
 @click.option(
     "--log",
     type=click.Choice(["warning", "info"]),
     envvar="ARX_LOG",
     default="warning",
     show_default=True,
-    help="what to log on stderr, in lines of JSON: a line a request, or what went wrong alone",
+    help="level of the JSON lines on stderr; info adds a line per request",
 )
 @passphrase_option
 @store_url_option
@@ -52,27 +52,27 @@ def serve_command(
     log: str,
     passphrase_file: str | None,
 ) -> None:
-    """Serve the mint until a signal says to stop; one JSON line on stderr says that it listens."""
+    """Run the mint until SIGINT or SIGTERM; a JSON line on stderr reports that it listens."""
     from arx_caps.mint.api.access_log import log_lines
     from arx_caps.mint.server.serve import serve
 
-    log_lines(log)
+    log_lines(log)  # first, so that errors at start are JSON lines as well
     try:
         passphrase = read_passphrase(passphrase_file)
         serve(realm_dir, host, port, store, behind_tls=behind_tls, passphrase=passphrase, database=database)
-    except SystemExit as error:  # how uvicorn says that it could not listen
+    except SystemExit as error:  # uvicorn exits so if it cannot listen
         raise Stop(
-            "the mint could not listen; its log says why", exit_codes.UNREACHABLE, code="not_listening"
+            "the mint cannot listen", exit_codes.UNREACHABLE, hint="see its log for the reason", code="not_listening"
         ) from error
 
 
 @mint_command.command("events")
-@click.option("--since", type=Duration(), help="only what was recorded in this time, such as 15m; else all")
-@click.option("--kind", "kinds", multiple=True, help="only this kind, such as session.opened; may be given again")
+@click.option("--since", type=Duration(), help="show only the events of this duration, such as 15m [all]")
+@click.option("--kind", "kinds", multiple=True, help="show only this kind, such as session.opened; repeatable")
 @click.option(
-    "--limit", type=click.IntRange(1, 1_000_000), default=200, show_default=True, help="only the last so many"
+    "--limit", type=click.IntRange(1, 1_000_000), default=200, show_default=True, help="show the last N events"
 )
-@click.option("--jsonl", is_flag=True, help="write one JSON object a line")
+@click.option("--jsonl", is_flag=True, help="write one JSON object per line")
 @database_option
 @realm_dir_option
 @common_options
@@ -86,7 +86,7 @@ def events_command(
     limit: int,
     jsonl: bool,
 ) -> None:
-    """Show what the mint did, for whom: sessions, tasks, kills, enrolments; straight from its database."""
+    """Show the mint's events, from its database: sessions, tasks, kills, enrolments."""
     from arx_caps.mint.db.database import now_ms
     from arx_caps.mint.db.mint_database import MintDatabase
 
@@ -100,19 +100,19 @@ def events_command(
     value = {"events": [event.to_dict() for event in found]}
     console.data("events", value, lambda: table(("TIME", "EVENT", "BY", "FACTS"), rows))
     if not found:
-        console.say("nothing like that is recorded")
+        console.say("no event matches")
 
 
 @mint_command.command("migrate")
-@click.option("--check", is_flag=True, help="change nothing; exits with 1 when there is something to change")
+@click.option("--check", is_flag=True, help="change nothing; exit with 1 if the database is not current")
 @database_option
 @realm_dir_option
 @common_options
 @pass_console
 def migrate_command(console: Console, realm_dir: Path, database: str | None, check: bool) -> None:
-    """Bring the mint's database into the form this version knows; a mint that starts does it by itself.
+    """Migrate the mint's database to this version; a mint does so when it starts.
 
-    Make a backup before: there is no way back.
+    Make a backup first: a migration cannot be undone.
     """
     from arx_caps.mint.db.migrations import HEAD
     from arx_caps.mint.db.mint_database import MintDatabase
@@ -120,8 +120,8 @@ def migrate_command(console: Console, realm_dir: Path, database: str | None, che
     with MintDatabase(database or Realm.open(realm_dir).database_url) as db:
         before = db.revision() if check else db.create()
     value = {"before": before, "now": before if check else HEAD, "known": HEAD}
-    said = f"the database is at revision {value['now'] or 'none'}; this version knows {HEAD}"
-    console.data("migration", value, said)
+    text = f"the database is at revision {value['now'] or 'none'}; this version needs {HEAD}"
+    console.data("migration", value, text)
     click.get_current_context().exit(exit_codes.OK if value["now"] == HEAD else exit_codes.DENIED)
 
 
@@ -130,7 +130,7 @@ def migrate_command(console: Console, realm_dir: Path, database: str | None, che
 @common_options
 @pass_console
 def openapi_command(console: Console, realm_dir: Path) -> None:
-    """Print the HTTP API as an OpenAPI 3.1 document; a mint serves it at /openapi.json."""
+    """Print the OpenAPI 3.1 document of the HTTP API, which a mint serves at /openapi.json."""
     import msgspec
 
     from arx_caps.mint.api.app import describe_api
@@ -146,7 +146,7 @@ def _told(facts: dict[str, Any]) -> str:
 
 
 def _one(name: str, value: object) -> str:
-    """Return a fact as text: text as it is, a list of texts with commas, a time as one, everything else as JSON."""
+    """Return a fact as text: a list of texts with commas, a time in UTC, other values as JSON."""
     if name.endswith("_at") and isinstance(value, int):
         return show_time(value).replace(" ", "T")
     if isinstance(value, list) and all(isinstance(each, str) for each in value):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``arx operator``: who may run the realm, and how far.  ``arx whoami``: what one's own key may do."""
+"""``arx operator``: enrol operators and set their roles.  ``arx whoami``: the operator of a key."""
 
 from pathlib import Path
 from typing import Any
@@ -19,19 +19,17 @@ from arx_caps.realm import Realm
 from arx_verifier.names import is_agent_path
 
 ROLES = ("admin", "read-only", "kill-only", "responder", "approver", "policy", "keys", "agents")
-role_option = click.option("--role", type=click.Choice(ROLES), help="what it may do; docs/operations.md explains each")
+role_option = click.option("--role", type=click.Choice(ROLES), help="role of the operator (see docs/operations.md)")
 rules_option = click.option(
-    "--rules", metavar="FILE", help="instead of a role: a JSON object with `rules`, over the mint's actions"
+    "--rules", metavar="FILE", help="JSON file with `rules` over the mint's actions, instead of a role"
 )
-key_out_option = click.option(
-    "--key-out", type=click.Path(path_type=Path), help="make a key and write it to this new file (mode 0600)"
-)
-public_jwk_option = click.option("--public-jwk", metavar="FILE", help="a public key that was made elsewhere")
+key_out_option = click.option("--key-out", type=click.Path(path_type=Path), help="new file for a new key (mode 0600)")
+public_jwk_option = click.option("--public-jwk", metavar="FILE", help="file with the public key to enrol, as JWK")
 
 
 @click.group("operator", cls=Verbs)
 def operator_command() -> None:
-    """Enrol operators, give them roles, get back in."""
+    """Enrol operators, set their roles, rotate their keys, recover access."""
 
 
 @operator_command.command("enrol")
@@ -57,9 +55,9 @@ def enrol(
     \b
         arx operator enrol night-watch --role responder --key-out night-watch.key
     """
-    asked = _role(role, rules)
+    asked, name = _role(role, rules), _checked(name)
     if (key_out is None) == (public_jwk is None):
-        raise click.UsageError("give --key-out FILE for a new key, or --public-jwk FILE for one made elsewhere")
+        raise click.UsageError("expected --key-out FILE for a new key, or --public-jwk FILE for an existing one")
     mint = place.mint()
     public = _key(name, mint.issuer, key_out, public_jwk)
     try:
@@ -89,7 +87,7 @@ def list_operators(console: Console, place: Place) -> None:
 @common_options
 @pass_console
 def show(console: Console, name: str, place: Place) -> None:
-    """Show one operator."""
+    """Show an operator, its role and its keys."""
     _tell(console, place.mint().call("GET", f"/v1/operators/{_checked(name)}"))
 
 
@@ -101,13 +99,13 @@ def show(console: Console, name: str, place: Place) -> None:
 @common_options
 @pass_console
 def set_role(console: Console, name: str, place: Place, role: str | None, rules: str | None) -> None:
-    """Give NAME another role; what was taken away is gone at its next call."""
+    """Set the role of the operator NAME; it applies from its next call."""
     _tell(console, place.mint().call("PATCH", f"/v1/operators/{_checked(name)}", _role(role, rules)))
 
 
 @operator_command.group("key")
 def key_command() -> None:
-    """Rotate an operator's keys: add the new one, use it, remove the old one."""
+    """Rotate an operator's keys: add the new key, use it, remove the old key."""
 
 
 @key_command.command("add")
@@ -118,9 +116,9 @@ def key_command() -> None:
 @common_options
 @pass_console
 def add_key(console: Console, name: str, place: Place, key_out: Path | None, public_jwk: str | None) -> None:
-    """Enrol one more key of the operator NAME."""
+    """Enrol an additional key of the operator NAME."""
     if (key_out is None) == (public_jwk is None):
-        raise click.UsageError("give --key-out FILE for a new key, or --public-jwk FILE for one made elsewhere")
+        raise click.UsageError("expected --key-out FILE for a new key, or --public-jwk FILE for an existing one")
     mint = place.mint()
     public = _key(_checked(name), mint.issuer, key_out, public_jwk)
     try:
@@ -138,7 +136,7 @@ def add_key(console: Console, name: str, place: Place, key_out: Path | None, pub
 @common_options
 @pass_console
 def remove_key(console: Console, name: str, kid: str, place: Place) -> None:
-    """Take the key KID away from the operator NAME; the last one stays."""
+    """Remove the key KID of the operator NAME; the last key cannot be removed."""
     _tell(console, place.mint().call("PATCH", f"/v1/operators/{_checked(name)}", {"remove_kid": kid}))
 
 
@@ -149,15 +147,15 @@ def remove_key(console: Console, name: str, kid: str, place: Place) -> None:
 @common_options
 @pass_console
 def remove(console: Console, name: str, place: Place, yes: bool) -> None:
-    """Remove the operator NAME for good: its keys and tokens are worth nothing from now on."""
+    """Remove the operator NAME for good: its keys and tokens are refused from now on."""
     console.confirm(f"remove the operator {_checked(name)} for good?", yes=yes)
     answer = place.mint().call("DELETE", f"/v1/operators/{name}")
     console.data("operator", answer, lambda: pairs([("operator", name), ("kill", answer["kill"].get("summary"))]))
 
 
 @operator_command.command("recover")
-@click.option("--name", default="root", show_default=True, help="a new operator, or one whose keys are lost")
-@click.option("--key-out", type=click.Path(path_type=Path), required=True, help="the new key's file (mode 0600)")
+@click.option("--name", default="root", show_default=True, help="name of a new operator, or of one whose keys are lost")
+@click.option("--key-out", type=click.Path(path_type=Path), required=True, help="file for the new key (mode 0600)")
 @passphrase_option
 @database_option
 @realm_dir_option
@@ -166,7 +164,7 @@ def remove(console: Console, name: str, place: Place, yes: bool) -> None:
 def recover(
     console: Console, realm_dir: Path, database: str | None, name: str, key_out: Path, passphrase_file: str | None
 ) -> None:
-    """Get back in when no key with the role admin is left: on the mint's host, with what opens the root keys."""
+    """Enrol a new admin key if all are lost, on the mint's host, with the passphrase or key file of the root keys."""
     from dataclasses import replace
 
     from arx_caps.mint.server.init_realm import recover_operator  # the mint's parts are optional to install
@@ -175,19 +173,18 @@ def recover(
     realm = realm if database is None else replace(realm, database=database)
     key = KeyFile.generate("operator", _checked(name), realm.issuer)
     key.save(key_out)
+    # A person who can open the root keys can sign any token, so this needs no permission beyond that.
     try:
         recover_operator(realm, name, key.key.public, passphrase=read_passphrase(passphrase_file))
-    except BaseException:
+    except BaseException:  # also Ctrl-C: a key file that is not enrolled would only confuse
         key_out.unlink()
         raise
     value = {"operator": name, "role": "admin", "kid": key.key.public.kid, "key_file": str(key_out)}
     console.data("operator", value, lambda: pairs(facts_of(value)))
     if key_out.resolve() != realm.operator_key_path.resolve():
-        console.hint(f"use it with --operator-key {key_out}, or ARX_OPERATOR_KEY")
-    console.hint(
-        f"keys that {name} had before are still enrolled: `arx operator show {name}`, `arx operator key remove`"
-    )
-    console.hint(f"if operator:{name} was killed or frozen, `arx thaw operator:{name} --direct` thaws that")
+        console.hint(f"use the key with --operator-key {key_out} or ARX_OPERATOR_KEY")
+    console.hint(f"remove the lost keys of {name}: `arx operator show {name}`, `arx operator key remove {name} KID`")
+    console.hint(f"if operator:{name} was killed or frozen, run `arx thaw operator:{name} --direct`")
 
 
 @click.command("whoami")
@@ -195,14 +192,14 @@ def recover(
 @common_options
 @pass_console
 def whoami_command(console: Console, place: Place) -> None:
-    """Show who the operator's key makes you, and what you may do."""
+    """Show the operator of the key, and its permissions."""
     answer = place.mint().call("GET", "/v1/whoami")
     console.data("whoami", answer, lambda: pairs(facts_of(answer)))
 
 
 def _role(role: str | None, rules: str | None) -> dict[str, Any]:
     if (role is None) == (rules is None):
-        raise click.UsageError("give --role ROLE, or --rules FILE")
+        raise click.UsageError("expected --role ROLE or --rules FILE")
     return {"role": role} if rules is None else {"rules": read_object(rules).get("rules")}
 
 
@@ -216,9 +213,9 @@ def _key(name: str, issuer: str, key_out: Path | None, public_jwk: str | None) -
 
 
 def _without(error: Stop, key_out: Path | None) -> Stop:
-    """Delete a key that the mint refused; keep one that it may have taken, which cannot be made again."""
+    """Delete a key that the mint refused; keep one that it may have enrolled."""
     if key_out is not None and isinstance(error, Unreachable):
-        error.hint = f"whether it was enrolled is not known: {key_out} is kept; see `arx operator list`"
+        error.hint = f"the key may be enrolled, so {key_out} is kept: check with `arx operator list`"
     elif key_out is not None:
         key_out.unlink(missing_ok=True)
     return error
@@ -226,7 +223,9 @@ def _without(error: Stop, key_out: Path | None) -> Stop:
 
 def _checked(name: str) -> str:
     if "/" in name or not is_agent_path(name):
-        raise click.BadParameter(f"{name[:60]!r} is not an operator's name such as night-watch", param_hint="NAME")
+        raise click.BadParameter(
+            f"expected the name of an operator such as night-watch, got {name[:60]!r}", param_hint="NAME"
+        )
     return name
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``arx policy``: check a policy file, ask it questions, compare two, put one in force, read any that was."""
+"""``arx policy``: check, explain, compare, activate, list and show policies."""
 
 import json
 from pathlib import Path
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from arx_caps.mint.policy.model import Policy
 
 IN_FORCE = "in-force"
-_file_option = click.option("--file", help="a policy file; else the policy in force at the mint")
+_file_option = click.option("--file", help="policy file [the policy in force at the mint]")
 _SIGNS = {"granted": "+", "no longer granted": "-", "changed": "~"}
 
 
 @click.group("policy", cls=Verbs)
 def policy_command() -> None:
-    """Check a policy, ask it, compare, put it in force."""
+    """Check, explain, compare and activate policies."""
 
 
 @policy_command.command("check")
@@ -35,7 +35,7 @@ def policy_command() -> None:
 @common_options
 @pass_console
 def check(console: Console, file: str) -> None:
-    """Check a policy file; the first mistake is told with line and key, and exits with 1."""
+    """Check a policy file; exit with 1 and print line and key of the first mistake."""
     policy = _of_file(file)
     value = {
         "digest": policy.digest,
@@ -46,18 +46,26 @@ def check(console: Console, file: str) -> None:
     shown = [(name, ", ".join(said) if isinstance(said, list) else said) for name, said in value.items()]
     console.data("policy", value, lambda: pairs(shown))
     if not policy.templates:
-        console.hint("it grants nothing: it has no [task.NAME]; docs/policy.md")
+        console.hint("the policy grants nothing: add a [task.NAME] (see docs/policy.md)")
 
 
 @policy_command.command("explain")
-@click.option("--agent", required=True, help="the agent's path")
-@click.option("--task", required=True, help="the task's name in the policy")
-@click.option("--param", "params", multiple=True, metavar="NAME=VALUE", help="a parameter; NAME:=JSON for other types")
-@click.option("--tool", "tools", multiple=True, help="attenuate to this tool, or pattern; may be given again")
-@click.option("--ttl", type=Duration(), help="a shorter life")
-@click.option("--depth", type=click.IntRange(0), help="fewer delegations")
-@click.option("--subject", nargs=2, metavar="ISSUER SUB", help="on whose behalf: the issuer's URL, and their `sub`")
-@click.option("--claim", "claims", multiple=True, metavar="NAME=VALUE", help="what else is proven of the subject")
+@click.option("--agent", required=True, help="path of the agent")
+@click.option("--task", required=True, help="name of the task in the policy")
+@click.option(
+    "--param",
+    "params",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="parameter of the task; NAME:=JSON for other types; repeatable",
+)
+@click.option("--tool", "tools", multiple=True, help="attenuate to this tool or pattern; repeatable")
+@click.option("--ttl", type=Duration(), help="requested lifetime, such as 5m [the policy's]")
+@click.option("--depth", type=click.IntRange(0), help="number of delegations that may follow [the policy's]")
+@click.option(
+    "--subject", nargs=2, metavar="ISSUER SUB", help="subject of the session: the URL of the issuer, and `sub`"
+)
+@click.option("--claim", "claims", multiple=True, metavar="NAME=VALUE", help="claim of the subject; repeatable")
 @_file_option
 @operator_options
 @common_options
@@ -75,7 +83,7 @@ def explain(
     tools: tuple[str, ...],
     **less: Any,
 ) -> None:
-    """Say what a task would grant to an agent; if nothing, why and what it would take, and exit with 1.
+    """Print what a task would grant to an agent; if nothing, print the reasons and the needed changes, and exit with 1.
 
     \b
         arx policy explain --agent acme/support/triage --task refund --param order_id=o-1001 --param amount=50
@@ -100,16 +108,16 @@ def explain(
 @common_options
 @pass_console
 def diff(console: Console, place: Place, old: str, new: str | None) -> None:
-    """Compare two policies by what they say: files, digests, or `in-force`; one alone is compared with that in force.
+    """Compare two policies by what they grant; OLD alone is compared with the policy in force.
 
-    What is newly granted is marked with +, what is no longer granted with -, what changed otherwise with ~.
+    OLD and NEW are files, digests or `in-force`.  Marks: + newly granted, - no longer granted, ~ otherwise changed.
     """
     from arx_caps.mint.policy.diff import compare
 
     first, second = (_any(place, IN_FORCE), _any(place, old)) if new is None else (_any(place, old), _any(place, new))
     found = compare(first, second)
     value = {"old": first.digest, "new": second.digest, "differences": [each._asdict() for each in found]}
-    lines = [_difference(each._asdict()) for each in found] or ["both say the same"]
+    lines = [_difference(each._asdict()) for each in found] or ["no difference"]
     console.data("policy-diff", value, lambda: "\n".join(lines))
 
 
@@ -120,7 +128,7 @@ def diff(console: Console, place: Place, old: str, new: str | None) -> None:
 @common_options
 @pass_console
 def show(console: Console, place: Place, digest: str, out: Path | None) -> None:
-    """Show the policy DIGEST, as a token or a decision names it, as it was written; that in force when left out."""
+    """Show the text of the policy DIGEST, as a token or a decision names it [in-force]."""
     answer = _fetch(place, digest)
     if out is not None:
         write_private(out, answer["policy"])
@@ -134,7 +142,7 @@ def show(console: Console, place: Place, digest: str, out: Path | None) -> None:
 @common_options
 @pass_console
 def list_policies(console: Console, place: Place) -> None:
-    """List every policy that was in force, the last one first."""
+    """List all policies that were in force, the newest first."""
     found, _ = place.mint().rows("/v1/policies", "policies")
     rows = [(p["digest"], "in force" if p["in_force"] else "", show_time(p["in_force_at"]), p["by"]) for p in found]
     console.data("policies", {"policies": found}, lambda: table(("POLICY", "", "LAST PUT IN FORCE", "BY"), rows))
@@ -147,20 +155,22 @@ def list_policies(console: Console, place: Place) -> None:
 @common_options
 @pass_console
 def load(console: Console, place: Place, file: str, yes: bool) -> None:
-    """Put a policy FILE in force at every mint of the realm; running tasks keep what they were granted.
+    """Activate the policy FILE at every mint of the realm; running tasks keep their grants.
 
-    The mint that is asked writes it over its own policy file.  A policy that grants nothing needs a yes.
+    The called mint replaces its own policy file.  A policy that grants nothing needs a confirmation.
     """
+    # Parsed here first: a mistake is reported with its line before the mint is called.
     policy = _of_file(file)
     if not policy.sessions or not policy.templates:
-        console.confirm(f"{_taken_away(place, policy)}\n\nput in force a policy that grants nothing?", yes=yes)
+        # An empty file parses as a policy, and would end all new work.
+        console.confirm(f"{_taken_away(place, policy)}\n\nactivate a policy that grants nothing?", yes=yes)
     answer = place.mint().call("POST", "/v1/policies", {"policy": policy.text.source})
     console.data("policy", answer, lambda: pairs([("in force", answer["digest"]), ("before", answer["before"])]))
     if answer["digest"] != answer["before"]:
-        console.hint(f"`arx policy diff {answer['before']} {answer['digest']}` shows what that changes")
+        console.hint(f"`arx policy diff {answer['before']} {answer['digest']}` shows the changes")
         console.say(
-            "the mint's own policy file is replaced, other mints' files stay as they are; "
-            f"`arx policy show {answer['before']} --out FILE` has the one before"
+            "the called mint has replaced its policy file; those of other mints are unchanged; "
+            f"`arx policy show {answer['before']} --out FILE` writes the previous policy"
         )
 
 
@@ -169,18 +179,18 @@ def load(console: Console, place: Place, file: str, yes: bool) -> None:
 @common_options
 @pass_console
 def reload(console: Console, place: Place) -> None:
-    """Have the mint read its own policy file again, as at a SIGHUP."""
+    """Make the mint activate its own policy file, as SIGHUP does."""
     answer = place.mint().call("POST", "/v1/policies/reload")
     console.data("policy", answer, lambda: pairs([("in force", answer["digest"]), ("before", answer["before"])]))
 
 
 def _taken_away(place: Place, new: "Policy") -> str:
-    """List what the policy in force grants and this one does not, for who decides on it."""
+    """Return what the policy in force grants and this one does not."""
     from arx_caps.mint.policy.diff import compare
 
     try:
         old = _kept(place, IN_FORCE)
-    except SettingsError as error:  # of a version that this one refuses
+    except SettingsError as error:  # written by a version whose policies this one refuses
         return f"the policy in force cannot be read here: {error}"
     return "\n".join(_difference(each._asdict()) for each in compare(old, new))
 
@@ -195,7 +205,7 @@ def _of_file(file: str) -> "Policy":
 
 
 def _any(place: Place, which: str) -> "Policy":
-    """Read a policy file, or one that the mint has, by its digest."""
+    """Return the policy of a file, or of a digest at the mint."""
     return _of_file(which) if Path(which).is_file() or "/" in which or "." in which else _kept(place, which)
 
 
@@ -208,7 +218,7 @@ def _kept(place: Place, digest: str) -> "Policy":
 
 def _fetch(place: Place, digest: str) -> dict[str, Any]:
     if not digest.replace("-", "").replace("_", "").isalnum():
-        raise click.BadParameter(f"{digest[:60]!r} is neither a file nor a digest", param_hint="DIGEST")
+        raise click.BadParameter(f"expected a file or a digest, got {digest[:60]!r}", param_hint="DIGEST")
     return place.mint().call("GET", f"/v1/policies/{digest}")
 
 
@@ -219,14 +229,14 @@ def _explained(value: dict[str, Any]) -> list[str]:
         part = value[name]
         if not part["granted"]:
             lines.append(f"no {name}: {plain(part['why'])}")
-            lines += [f"  it takes  {plain(each)}" for each in part["takes"]]
+            lines += [f"  needed: {plain(each)}" for each in part["takes"]]
             continue
         limits = [(key, _in_words(said)) for key, said in part.items() if key not in ("granted", "audiences")]
         lines += [f"a {name}", pairs(limits, "  ")]
         for audience, given in part.get("audiences", {}).items():
             lines.append(f"  at {plain(audience)} ({plain(', '.join(given['origins']))})")
             lines += [f"    {_rule(rule)}" for rule in given["allow"]]
-            lines += [f"    and no other than {plain(tool)}" for tool in given.get("attenuated_to", [])]
+            lines += [f"    attenuated to {plain(tool)}" for tool in given.get("attenuated_to", [])]
             for terms in given.get("approvals", []):
                 lines.append(f"    {plain(' and '.join(terms['tools']))} needs an approval {_approval(terms)}")
     return lines
@@ -235,7 +245,7 @@ def _explained(value: dict[str, Any]) -> list[str]:
 def _difference(found: dict[str, Any]) -> str:
     before, after = (_said(found[side]) for side in ("before", "after"))
     if found["member"] == "approvals" and found["kind"] != "changed":
-        before, after = before or "none", after or "none"  # a `+` alone would read as one more approval
+        before, after = before or "none", after or "none"  # a `+` alone would read as an additional approval
     arrow = " -> ".join(side for side in (before, after) if side is not None)
     return f"{_SIGNS[found['kind']]} {plain(found['place'])}: {found['member']} {arrow}"
 
@@ -257,7 +267,7 @@ def _rule(rule: dict[str, Any]) -> str:
 
 
 def _approval(terms: dict[str, Any]) -> str:
-    """Return what an approval takes, in words."""
+    """Return the terms of an approval as text."""
     who = "an operator" if terms["need"] == 1 else f"{terms['need']} operators"
     times = "one call" if terms["once"] else "calls"
     return f"by {who}, good for {times} within {terms['ttl']}"

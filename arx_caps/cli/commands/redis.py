@@ -1,9 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``arx redis``: prepare a store of one's own: the users that it needs, and the functions that kills are.  SPEC 10.
-
-The store's administrator does this once; afterwards the mint needs neither right.  A password is read or drawn, never
-typed as an argument, and only its digest is written into a rule.
-"""
+"""``arx redis``: prepare your own revocation store, once, as its administrator: users and functions.  SPEC 10."""
 
 from pathlib import Path
 
@@ -19,15 +15,15 @@ from arx_caps.revocation import acl
 
 @click.group("redis", cls=Verbs)
 def redis_command() -> None:
-    """Prepare a store of your own: its users, its functions."""
+    """Prepare your own revocation store: its users and functions."""
 
 
 @redis_command.command("acl")
-@click.option("--role", type=click.Choice(list(acl.ROLES)), required=True, help="whose rights")
-@click.option("--user", help="the user's name; else arx-ROLE-REALM")
-@click.option("--password-file", type=click.Path(), help="the user's password is this file's text (\"-\": stdin)")
-@click.option("--new-password", type=click.Path(path_type=Path), help="draw one and write it to this file (mode 0600)")
-@click.option("--file", "as_line", is_flag=True, help="print a line of the store's ACL file, not a command")
+@click.option("--role", type=click.Choice(list(acl.ROLES)), required=True, help="role whose permissions the user gets")
+@click.option("--user", help="name of the user [arx-ROLE-REALM]")
+@click.option("--password-file", type=click.Path(), help="file with the user's password, `-` for stdin")
+@click.option("--new-password", type=click.Path(path_type=Path), help="new file for a random password (mode 0600)")
+@click.option("--file", "as_line", is_flag=True, help="print a line for the store's ACL file, not a command")
 @store_options
 @common_options
 @pass_console
@@ -40,21 +36,22 @@ def acl_command(
     new_password: Path | None,
     as_line: bool,
 ) -> None:
-    """Print the command that makes a user with the least rights that a role needs; nothing is sent to the store.
+    """Print the command that creates a store user with only the permissions of a role; it is not sent.
 
-    Send it to the store as its administrator.  With --file, print the user's line for the store's ACL file: a server
-    does not start with a command in it.  Each verifier should have a user of its own.  The user's name goes into the
-    store's URL, its password into ARX_STORE_PASSWORD.
+    Send it to the store as its administrator.  --file prints the user's line for the ACL file instead.  Give each
+    verifier its own user.  The name belongs in the store's URL, the password in ARX_STORE_PASSWORD.
     """
+    # Other users of the machine can read a command line, so a password is read from a file or drawn at random.
     if (password_file is None) == (new_password is None):
-        raise Stop("give the password's file with --password-file, or have one drawn with --new-password", code="usage")
+        raise Stop("expected --password-file FILE or --new-password FILE", code="usage")
     realm = place.realm_name()
     password = acl.new_password() if password_file is None else read_text(password_file)
     if not password or any(not char.isprintable() for char in password):
-        raise Stop("a password is one line of text", code="usage")
+        raise Stop("invalid password: expected one line of printable text", code="usage")
     name = user or acl.user_name(role, realm)
     if not name.isascii() or not name.isprintable() or " " in name:
-        raise Stop("a user's name is printable characters without spaces", code="usage")
+        raise Stop("invalid --user: expected printable ASCII without spaces", code="usage")
+    # The rules have only the password's SHA-256, so they can be printed.
     if new_password is not None:
         write_private(new_password, password + "\n", replace=False)
     rules = acl.rules(role, realm, password)
@@ -68,11 +65,15 @@ def acl_command(
 @common_options
 @pass_console
 def load_command(console: Console, place: Place) -> None:
-    """Load this version's functions into the store, as a user with the admin role.
+    """Load this version's functions into the store, as a user of the admin role.
 
-    A mint whose user may load them does so by itself.
+    A mint loads them when it starts, if its user has the permission.
     """
     store = place.store()
     if not store.load_functions():
-        raise Stop("this user may not load functions", DENIED, hint="use one of `arx redis acl --role admin`")
+        raise Stop(
+            "this user of the store may not load functions",
+            DENIED,
+            hint="use a user that `arx redis acl --role admin` creates",
+        )
     console.data("redis-functions", {"loaded": True, "realm": store.realm}, "loaded")

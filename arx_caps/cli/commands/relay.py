@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``arx relay``: one follower for all verifiers of a host or a data centre.  SPEC 10.7."""
+"""``arx relay``: one follower of the store for the verifiers of a host or a data centre.  SPEC 10.7."""
 
 import logging
 import os
@@ -17,26 +17,27 @@ _file = click.Path(dir_okay=False)
 
 
 @click.command("relay")
-@click.option("--listen", required=True, help="where followers connect: unix:///PATH, or HOST:PORT with a password")
-@click.option("--name", help="how reports of kills name this relay; else the host's name")
-@click.option("--tls-cert", type=_file, help="certificate for a TCP port; needed beyond loopback")
-@click.option("--tls-key", type=_file, help="the certificate's key")
+@click.option("--listen", required=True, help="address for followers: unix:///PATH, or HOST:PORT with a password")
+@click.option("--name", help="name of this relay in reports of kills [the host's name]")
+@click.option("--tls-cert", type=_file, help="PEM file of the certificate, required beyond loopback")
+@click.option("--tls-key", type=_file, help="PEM file of the certificate's key")
 @store_options
 @common_options
 @pass_console
 def relay_command(
     console: Console, /, place: Place, listen: str, name: str | None, tls_cert: str | None, tls_key: str | None
 ) -> None:
-    """Follow the store (or, as --store, another relay) once, for many verifiers: they follow the relay.
+    """Follow the store, or another relay as --store, on behalf of many verifiers, until SIGINT or SIGTERM.
 
-    A service file's "store" is then relay+unix:///PATH, relay://HOST:PORT or relays://HOST:PORT (TLS).  A TCP port asks
-    for the password in ARX_RELAY_PASSWORD; verifiers find it in ARX_STORE_PASSWORD.  Ctrl-C or SIGTERM ends it.
+    Set "store" in the service files to relay+unix:///PATH, relay://HOST:PORT or relays://HOST:PORT (TLS).  A TCP port
+    requires the password in ARX_RELAY_PASSWORD; verifiers send the one in ARX_STORE_PASSWORD.
     """
     from arx_caps.relay import serve
 
     if (tls_cert is None) != (tls_key is None):
-        raise Stop("--tls-cert and --tls-key go together", code="usage")
+        raise Stop("expected both --tls-cert and --tls-key, got one of them", code="usage")
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    # A relay follows as a verifier does, and grants no more than its own lease: SPEC 10.7.
     store, realm = place.followed()
 
     def on_ready(said: dict[str, Any]) -> None:

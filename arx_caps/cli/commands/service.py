@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``arx service``: enrol tool services, give them their keys, keep those fresh.  SPEC 9, 15, CONTROL 3."""
+"""``arx service``: enrol tool services, and issue, refresh, replace and remove their keys.  SPEC 9, 15, CONTROL 3."""
 
 import contextlib
 import json
@@ -21,33 +21,34 @@ from arx_caps.cli.terminal import Console, pairs, plain, table
 from arx_caps.durations import show_time
 from arx_verifier.names import is_audience
 
-KILL_S = 60.0  # a freeze is answered for when its leases are over
+KILL_S = 60.0  # a freeze is confirmed when the leases have ended
 _path = click.Path(path_type=Path)
 
 
 @click.group("service", cls=Verbs)
 def service_command() -> None:
-    """Enrol tool services, and keep their keys fresh."""
+    """Enrol tool services, and refresh, replace and remove their keys."""
 
 
 @service_command.command("enrol")
 @click.argument("audience")
-@click.option("--out", type=_path, required=True, help="the service's file, a secret (mode 0600)")
+@click.option("--out", type=_path, required=True, help="service file to write, a secret (mode 0600)")
 @operator_options
 @common_options
 @pass_console
 def enrol(console: Console, audience: str, out: Path, place: Place) -> None:
-    """Enrol the tool service AUDIENCE and write its keys to a file; a repeat writes the keys of that time.
+    """Enrol the tool service AUDIENCE and write a service file; a repeat writes its current keys.
 
-    A service that is to fetch its keys by itself is given an invitation instead: `arx service invite`.
+    For a service that fetches its keys itself, use `arx service invite`.
     """
+    _checked(audience)
     mint = place.mint()
-    file = mint.call("POST", "/v1/services", {"audience": _checked(audience)})
-    write_object(out, file)
+    file = mint.call("POST", "/v1/services", {"audience": audience})
+    write_object(out, file)  # the keys go to the file alone, never to stdout
     kids = sorted(file.get("keys", {}))
     value = {"audience": audience, "file": str(out), "keys": kids, "realm": file.get("realm")}
     console.data("service", value, lambda: pairs([("service", audience), ("file", out), ("keys", ", ".join(kids))]))
-    with contextlib.suppress(Stop):  # who may enrol a service need not be one who may look at it
+    with contextlib.suppress(Stop):  # a role may allow to enrol a service and not to show it
         _doubt(console, mint.call("GET", f"/v1/services/{audience}"))
 
 
@@ -58,12 +59,14 @@ def enrol(console: Console, audience: str, out: Path, place: Place) -> None:
 @common_options
 @pass_console
 def invite(console: Console, audience: str, out: Path | None, place: Place) -> None:
-    """Let the tool service AUDIENCE enrol a key of its own: once, within 15 minutes, with `arx service join`.
+    """Invite the tool service AUDIENCE to enrol its own key with `arx service join`, once, within 15 minutes.
 
     \b
         arx service invite orders --out orders.invite
     """
-    answer = place.mint().call("POST", "/v1/services/invitations", {"audience": _checked(audience)})
+    _checked(audience)
+    # An invitation is a secret as well: its holder can enrol a key for the service.
+    answer = place.mint().call("POST", "/v1/services/invitations", {"audience": audience})
     until = show_time(answer["expires_at"])
     _doubt(console, answer)
     if out is None:
@@ -71,15 +74,15 @@ def invite(console: Console, audience: str, out: Path | None, place: Place) -> N
         return
     write_object(out, answer)
     value = {"audience": audience, "file": str(out), "expires_at": answer["expires_at"]}
-    console.data("invitation", value, lambda: pairs([("service", audience), ("file", out), ("good until", until)]))
+    console.data("invitation", value, lambda: pairs([("service", audience), ("file", out), ("valid until", until)]))
 
 
 @service_command.command("join")
 @click.argument("invitation", metavar="FILE")
-@click.option("--out", type=_path, required=True, help="the service's file to write (mode 0600)")
-@click.option("--key-out", type=_path, required=True, help="the service's own key: made and written here (mode 0600)")
-@click.option("--journal", type=_path, help="folder of its decision journal; else one beside the service's file")
-@click.option("--store", help="the URL of the revocation store or of a relay; else as the mint says")
+@click.option("--out", type=_path, required=True, help="service file to write (mode 0600)")
+@click.option("--key-out", type=_path, required=True, help="new file for the service's own key (mode 0600)")
+@click.option("--journal", type=_path, help="folder of the decision journal [beside the service file]")
+@click.option("--store", help="URL of the revocation store or of a relay [the mint's store]")
 @ca_option
 @common_options
 @pass_console
@@ -92,7 +95,7 @@ def join(
     store: str | None,
     ca: str | None,
 ) -> None:
-    """Enrol a key made here with the invitation in FILE ("-": stdin), and write what the service starts from.
+    """Make a key, enrol it with the invitation in FILE (`-` for stdin), and write a service file.
 
     \b
         arx service join orders.invite --out orders.json --key-out orders.key
@@ -103,7 +106,7 @@ def join(
     content = read_object(invitation)
     members = ("audience", "enrolment", "issuer")
     if not all(isinstance(content.get(name), str) for name in members):
-        raise Stop(f"{invitation}: not what `arx service invite` wrote", code="file")
+        raise Stop(f"{invitation}: expected an invitation, as `arx service invite` writes it", code="file")
     invited = Invitation(*(str(content[name]) for name in members))
     with contextlib.closing(MintClient(invited.issuer, now=now_ms, ca=ca)) as mint:
         fetched = join_service(invited, mint, out=out, key_out=key_out, journal=journal, store=store, ca=ca)
@@ -113,11 +116,11 @@ def join(
 
 @service_command.command("refresh")
 @click.argument("file", type=_path)
-@click.option("--once", is_flag=True, help="ask once, and exit with 5 when the mint does not answer")
+@click.option("--once", is_flag=True, help="fetch once; exit with 5 if the mint does not answer")
 @common_options
 @pass_console
 def refresh(console: Console, file: Path, once: bool) -> None:
-    """Keep the keys in the service's FILE fresh until a signal says to stop; a running service reads it by itself."""
+    """Refresh the keys in the service FILE until SIGINT or SIGTERM; a running service reads the file again."""
     from arx_caps.service import KeyRefresher
 
     refresher = KeyRefresher(file)
@@ -133,8 +136,8 @@ def refresh(console: Console, file: Path, once: bool) -> None:
             signal.signal(number, lambda *_: stop.set())
         logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
         if not console.quiet:
-            logging.getLogger("arx_caps.service").setLevel(logging.INFO)  # which keys came
-        console.say(f"{plain(file)} is kept fresh, until a signal says to stop")
+            logging.getLogger("arx_caps.service").setLevel(logging.INFO)  # log each new key
+        console.say(f"refreshing {plain(file)} until SIGINT or SIGTERM")
         refresher.run(stop)
     finally:
         refresher.close()
@@ -158,7 +161,7 @@ def list_services(console: Console, place: Place) -> None:
 @common_options
 @pass_console
 def show(console: Console, audience: str, place: Place) -> None:
-    """Show one service: its own keys by thumbprint, who enrolled it."""
+    """Show a service and the thumbprints of its own keys."""
     _tell(console, place.mint().call("GET", f"/v1/services/{_checked(audience)}"))
 
 
@@ -170,32 +173,30 @@ def show(console: Console, audience: str, place: Place) -> None:
 @common_options
 @pass_console
 def remove_key(console: Console, audience: str, kid: str, place: Place, yes: bool) -> None:
-    """Take the own key KID away from AUDIENCE: who holds it gets no more keys.  For another one, invite it again."""
-    console.confirm(f"take the key {kid[:64]} away from {_checked(audience)}?", yes=yes)
+    """Remove the service's own key KID: its holder can fetch no more keys.  Invite it again for a new key."""
+    console.confirm(f"remove the key {kid[:64]} of {_checked(audience)}?", yes=yes)
     _tell(console, place.mint().call("PATCH", f"/v1/services/{audience}", {"remove_kid": kid}))
 
 
 @service_command.command("replace-key")
 @click.argument("audience")
-@click.option(
-    "--stolen", is_flag=True, help="the older keys are worth nothing at once, nor is any token made with them"
-)
+@click.option("--stolen", is_flag=True, help="revoke the old keys now; tokens signed with them stop working")
 @yes_option
 @operator_options
 @common_options
 @pass_console
 def replace_key(console: Console, audience: str, place: Place, stolen: bool, yes: bool) -> None:
-    """Give the tool service AUDIENCE its next key, and no other service; tokens of before stay good unless --stolen."""
+    """Replace the key of the tool service AUDIENCE; existing tokens stay valid, except with --stolen."""
     if stolen:
-        console.confirm(f"end every token for {_checked(audience)}?", yes=yes)
+        console.confirm(f"revoke every token for {_checked(audience)}?", yes=yes)
     path = f"/v1/services/{_checked(audience)}/replace-key"
     _tell_end(console, place.mint(KILL_S).call("POST", path, {"stolen": stolen}))
     if stolen:
         console.hint(
-            f"the service's own keys (`arx service show {audience}`) fetch the new one: if one of them was stolen too, "
-            f"`arx service remove-key {audience} KID`, then this again"
+            f"if the service's own key was stolen as well, run `arx service remove-key {audience} KID` (`arx service "
+            f"show {audience}` lists them), then this command again"
         )
-        console.hint("its calls are refused until it has asked: `arx service refresh FILE --once` where it runs")
+        console.hint("run `arx service refresh FILE --once` where the service runs; until then it refuses every call")
 
 
 @service_command.command("remove")
@@ -205,7 +206,7 @@ def replace_key(console: Console, audience: str, place: Place, stolen: bool, yes
 @common_options
 @pass_console
 def remove(console: Console, audience: str, place: Place, yes: bool) -> None:
-    """Remove the tool service AUDIENCE: its own keys sign nothing any more, tokens for it are worth nothing."""
+    """Remove the tool service AUDIENCE: its own keys and all tokens for it are refused."""
     console.confirm(f"remove the service {_checked(audience)}?", yes=yes)
     _tell_end(console, place.mint(KILL_S).call("DELETE", f"/v1/services/{audience}"))
 
@@ -220,12 +221,16 @@ def _tell(console: Console, service: dict[str, Any]) -> None:
 
 
 def _doubt(console: Console, answer: dict[str, Any]) -> None:
-    """Hint that no task has a token for the service yet: a slip, or a service enrolled before its policy."""
+    """Hint that no task has a token for the service yet: a typing error, or a policy that is not active yet."""
     if not answer.get("in_policy", True):
-        console.hint(f"the policy in force has no [audience.{answer['audience']}]: no task has a token for it")
+        console.hint(
+            f"add [audience.{answer['audience']}] to the policy: without it no task gets a token for this service"
+        )
 
 
 def _checked(audience: str) -> str:
     if not is_audience(audience):
-        raise click.BadParameter(f"{audience[:60]!r} is not a service's name such as orders", param_hint="AUDIENCE")
+        raise click.BadParameter(
+            f"expected the name of a service such as orders, got {audience[:60]!r}", param_hint="AUDIENCE"
+        )
     return audience

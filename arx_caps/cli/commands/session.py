@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``arx session``: open one as an agent; list, look at and end them as an operator."""
+"""``arx session``: open and renew a session as an agent; list, show, freeze and end sessions as an operator."""
 
 from pathlib import Path
 from typing import Any
@@ -28,14 +28,20 @@ def session_command() -> None:
 
 
 @session_command.command("open")
-@click.option("--key", "key_file", type=click.Path(path_type=Path), help="the agent's key file")
+@click.option("--key", "key_file", type=click.Path(path_type=Path), help="key file of the agent")
 @click.option(
-    "--workload-token", type=_token_file, help="instead: the token that the platform gives it; needs --issuer"
+    "--workload-token",
+    type=_token_file,
+    help="file with the platform's token for the agent, instead of --key; requires --issuer",
 )
-@click.option("--id-token", type=_token_file, help="on whose behalf: a file with their ID token")
-@click.option("--access-token", type=_token_file, help="in its place: a file with their access token")
-@click.option("--ttl", type=Duration(), help="a shorter life than the policy's, such as 30m")
-@click.option("--purpose", help="what the session is for; goes into the record")
+@click.option("--id-token", type=_token_file, help="file with the ID token of the session's subject")
+@click.option(
+    "--access-token",
+    type=_token_file,
+    help="file with the access token of the session's subject, instead of --id-token",
+)
+@click.option("--ttl", type=Duration(), help="requested lifetime, such as 30m [the policy's]")
+@click.option("--purpose", help="purpose of the session, recorded in the audit log")
 @issuer_option
 @out_option
 @common_options
@@ -51,17 +57,18 @@ def open_(
     issuer: str | None,
     out: Path | None,
 ) -> None:
-    """Open a session as an agent; writes a session file, a secret, for `arx task start`.
+    """Open a session as an agent, and write a session file, a secret, for `arx task start`.
 
-    An agent is known by its key, or by a token of its platform that the policy takes for it.
+    The agent authenticates with its key, or with a token of its platform that the policy accepts.
 
     \b
         arx session open --key triage.key.json --purpose "a refund" --out session.json
     """
     if (key_file is None) == (workload_token is None):
-        raise click.UsageError("say who this is: --key FILE, or --workload-token FILE")
+        raise click.UsageError("expected --key FILE or --workload-token FILE")
     said = on_behalf(*(None if file is None else read_token_file(file) for file in (id_token, access_token)))
     said |= {name: text for name, text in (("ttl", ttl), ("purpose", purpose)) if text is not None}
+    # The session is bound to a new key, so that a copied token without the file is of no use.
     session_key = SigningKey.generate()
     if key_file is not None:
         key = load_key(key_file, "agent")
@@ -71,7 +78,7 @@ def open_(
         caller, token = Caller(issuer, session_key), read_token_file(str(workload_token))
         answer = caller.call("POST", "/v1/sessions", {"workload_token": token, **said})
     else:
-        raise click.UsageError("a workload's token does not say where the mint is: --issuer URL")
+        raise click.UsageError("--workload-token requires --issuer URL")
     session = answer["session"]
     file = session_object(caller, session, answer["token"])
     if out is None:
@@ -80,15 +87,17 @@ def open_(
         write_object(out, file)
         value = {"session": session, "file": str(out)}
         console.data("session", value, lambda: pairs([*facts_of(session), ("file", out)]))
-    console.hint(f"arx kill session {session.get('id')} ends it, and everything that came of it")
+    console.hint(f"`arx kill session {session.get('id')}` revokes it and all its tokens")
 
 
 @session_command.command("list")
-@click.option("--agent", help="only those of this agent")
-@click.option("--subject", help="only those on behalf of whom an issuer calls this")
-@click.option("--template", help="only those in which a task of this template was started")
-@click.option("--state", type=click.Choice(STATES), help="only those in this state")
-@click.option("--limit", type=click.IntRange(1, 1_000_000), default=1000, show_default=True, help="the newest so many")
+@click.option("--agent", help="show only this agent")
+@click.option("--subject", help="show only this subject, as its issuer names it")
+@click.option("--template", help="show only sessions with a task of this template")
+@click.option("--state", type=click.Choice(STATES), help="show only this state")
+@click.option(
+    "--limit", type=click.IntRange(1, 1_000_000), default=1000, show_default=True, help="show the newest N sessions"
+)
 @operator_options
 @common_options
 @pass_console
@@ -101,7 +110,7 @@ def list_sessions(
     state: str | None,
     limit: int,
 ) -> None:
-    """List sessions, the newest first.  All filters hold together."""
+    """List the sessions that match all filters, the newest first."""
     wanted = {"agent": agent, "subject": subject, "template": template, "state": state}
     sessions, more = place.mint().rows("/v1/sessions", "sessions", wanted, limit=limit)
     heads = ("SESSION", "AGENT", "STATE", "OPENED", "EXPIRES", "PURPOSE")
@@ -111,7 +120,7 @@ def list_sessions(
     ]
     console.data("sessions", {"sessions": sessions, "more": more}, lambda: table(heads, rows))
     if more:
-        console.hint(f"these are the newest {limit}; --limit shows more")
+        console.hint(f"more than {limit} match: raise --limit to see them")
 
 
 @session_command.command("show")
@@ -120,9 +129,9 @@ def list_sessions(
 @common_options
 @pass_console
 def show(console: Console, session: str, place: Place) -> None:
-    """Show one session, its tasks, and who was handed what, with the counts of what was allowed and denied.
+    """Show a session, its tasks and delegations, with the counts of allowed and denied calls.
 
-    The tree is drawn from the audit log; `arx audit trail --session` shows the records in it.
+    The tree is drawn from the audit log; `arx audit trail --session` shows the records.
     """
     from arx_caps.trail import trails_of_log
 
@@ -138,19 +147,19 @@ def show(console: Console, session: str, place: Place) -> None:
         "session", value, lambda: "\n\n".join([pairs(facts_of(found)), table(heads, rows), *map(tree, shown_trails)])
     )
     if "next" in answer:
-        console.hint(f"these are its newest {len(tasks)} tasks; `arx task list --of {session}` shows more")
+        console.hint(f"`arx task list --of {session}` lists more tasks than these newest {len(tasks)}")
 
 
 @session_command.command("renew")
-@click.option("--session", "file", metavar="FILE", required=True, help="the session file; it is written anew")
+@click.option("--session", "file", metavar="FILE", required=True, help="session file, which is replaced; `-` for stdin")
 @issuer_option
 @out_option
 @common_options
 @pass_console
 def renew(console: Console, file: str, issuer: str | None, out: Path | None) -> None:
-    """Let a session end later, as its agent, within its absolute limit.
+    """Extend a session as its agent, within its absolute limit.
 
-    The new token replaces the old one in the session file, or goes to another with --out; from stdin, to stdout.
+    The new token goes to the session file, or to --out; from stdin, to stdout.
     """
     caller, known = open_session_file(file, issuer)
     answer = caller.call("POST", f"/v1/sessions/{_checked(str(known.get('id')))}/renew")
@@ -165,7 +174,7 @@ def renew(console: Console, file: str, issuer: str | None, out: Path | None) -> 
 
 
 for _action, _text in (
-    (FREEZE, "Refuse every token of these sessions, and their renewal, until they are thawed."),
+    (FREEZE, "Refuse every token and renewal of these sessions until they are thawed."),
     (THAW, "End the freeze of these sessions."),
 ):
     session_command.add_command(target_command(_action, _text, "session"))
@@ -173,35 +182,37 @@ for _action, _text in (
 
 @session_command.command("end")
 @click.argument("session", required=False)
-@click.option("--session", "file", metavar="FILE", help="end the session of this session file, as its agent")
+@click.option("--session", "file", metavar="FILE", help="session file: end its session, as its agent")
 @yes_option
 @operator_options
 @common_options
 @pass_console
 def end(console: Console, place: Place, session: str | None, file: str | None, yes: bool) -> None:
-    """End a session, and with it every token that came of it."""
+    """End a session and revoke all its tokens."""
     if (session is None) == (file is None):
-        raise click.UsageError("give the session's id, or its agent's --session FILE")
+        raise click.UsageError("expected the id of a session, or --session FILE")
     caller: Caller | None = None
     if file is not None:
         caller, known = open_session_file(file, place.issuer)
         session = str(known.get("id"))
     session = _checked(str(session))
-    console.confirm(f"end {session} and everything that came of it?", yes=yes or file is not None)
+    console.confirm(f"end {session} and revoke all its tokens?", yes=yes or file is not None)
     try:
         answer = (caller or place.mint()).call("DELETE", f"/v1/sessions/{session}")
     except Stop as error:
-        # Its own token says no more than that the session is over, which is what was asked for.
+        # A refusal of the session's own token means that the session has ended, as requested.
         if caller is None or error.code not in ("revoked", "expired", "session_ended"):
             raise
         answer = {"session": {"id": session}, "kill": None}
-    kill = answer.get("kill") or {}
+    kill = answer.get("kill") or {}  # None if the session had ended before
     console.data("session", answer, lambda: f"{session} ended: {kill.get('summary', 'it had ended before')}")
 
 
 def _checked(session: str) -> str:
     if not session.startswith("s-") or not session.removeprefix("s-").isalnum() or not session.isascii():
-        raise click.BadParameter(f"{session[:60]!r} is not a session's id such as s-abcdefghijklmnop")
+        raise click.BadParameter(
+            f"expected the id of a session such as s-abcdefghijklmnop, got {session[:60]!r}", param_hint="SESSION"
+        )
     return session
 
 

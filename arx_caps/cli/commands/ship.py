@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``arx ship``: send a service's records to the mint, beside the service.  LOG 2.
+"""``arx ship``: send a service's records to the mint.  LOG 2.
 
-An unreachable mint does not end the command: records wait in their journal, and the state line says so.
+While the mint is unreachable, records stay in their journal, and the status line has the reason.
 """
 
 import logging
@@ -22,55 +22,57 @@ from arx_caps.cli.parse import Duration
 from arx_caps.cli.terminal import Console, colours, json_line, plain
 from arx_caps.durations import parse_duration
 
-EVERY_S: Final = 10.0  # between two lines that say the same
-WAIT_S: Final = 1.5  # before a person sees why it takes so long
-_LINE_S: Final = 0.5  # between two looks of a terminal's line
+EVERY_S: Final = 10.0  # between two equal status lines
+WAIT_S: Final = 1.5  # until a person reads why it takes long
+_LINE_S: Final = 0.5  # between two updates of a terminal's line
 
 
 @click.command("ship")
 @click.argument("file", metavar="SERVICE_FILE", type=click.Path(path_type=Path))
-@click.option("--once", is_flag=True, help="send what there is and end: 0 when the mint has it all, else 3 or 5")
-@click.option(
-    "--keep", type=Duration(), help="leave files for so long after they were sent (24h); else they go at once"
-)
+@click.option("--once", is_flag=True, help="send the present records, then exit")
+@click.option("--keep", type=Duration(), help="keep sent journal files for this duration, such as 24h [0]")
 @common_options
 @pass_console
 def ship_command(console: Console, file: Path, once: bool, keep: str | None) -> None:
-    """Send the records of the service in SERVICE_FILE to the mint, until a signal says to stop.
+    """Send the records of the service in SERVICE_FILE to the mint, until SIGINT or SIGTERM.
 
-    One is enough for all processes of a service; the file must name the service's own key, as `arx service join` writes
-    it.  At 50, 80 and 95 % of the journal's budget there is an alarm: a journal that is full refuses calls.  Ends with
-    0 when the mint has everything, 3 when records are left or were lost, 5 when the mint did not answer.
+    Run one for all processes of a service.  The file must name the service's own key, as `arx service join` writes it.
+    An alarm is shown at 50, 80 and 95 % of the journal's budget: a full journal refuses calls.
+
+    Exit code 0: the mint has every record; 3: records are left or were lost; 5: the mint did not answer.
     """
     from arx_caps.service import open_shipper
 
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     shipper = open_shipper(file, keep_ms=parse_duration(keep) if keep else 0)
-    # A mint that takes the connection and does not answer is waited for as long as the client has patience.
-    waiting = threading.Timer(WAIT_S, console.say, ("waiting for the mint: it has not answered yet",))
+    # A mint that accepts the connection and does not answer is waited for until the client's timeout.
+    waiting = threading.Timer(WAIT_S, console.say, ("waiting for an answer of the mint",))
     waiting.daemon = True
     try:
         if not once:
             stop, line = threading.Event(), _Line(console)
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, lambda *_: stop.set())
-            shipper.run(stop, line.tell)
+            shipper.run(stop, line.tell)  # the last pass follows below, with a result
             line.end()
         waiting.start()
         done = shipper.once()
         status = shipper.status
     except OSError as error:
-        raise Stop(f"the journal cannot be read: {error.strerror or error}", code="journal") from error
+        raise Stop(f"cannot read the journal: {error.strerror or error}", code="journal") from error
     finally:
         waiting.cancel()
         shipper.close()
+    # Lost records are reported even if everything else was sent: the log lacks them for good.
     result = {"done": done and not status.lost, **_told(status)}
     console.data("shipped", result, lambda: _shown(status))
     if not done:
         unreachable = status.code == "store_unavailable"
-        hint = "the records stay in the journal; run it again, or leave it running"
+        hint = "run this command again: the records stay in the journal"
         if not unreachable:
-            hint = "the records stay in the journal; was the key taken away? join again, with the same --journal folder"
+            hint = (
+                "if the service's key was removed, join again with the same --journal folder, which keeps the records"
+            )
         raise Stop(
             str(status.error), exit_codes.UNREACHABLE if unreachable else exit_codes.INCOMPLETE, hint=hint, code="ship"
         )
@@ -78,7 +80,7 @@ def ship_command(console: Console, file: Path, once: bool, keep: str | None) -> 
 
 
 class _Line:
-    """Says how it stands: on a terminal in a line that is written over, else at changes, and now and then."""
+    """The status line: overwritten on a terminal; else written at changes and every ``EVERY_S``."""
 
     def __init__(self, console: Console) -> None:
         self._console, self._terminal = console, sys.stderr.isatty() and not console.json
@@ -86,7 +88,7 @@ class _Line:
         self._next = 0.0
 
     def tell(self, status: Any) -> None:
-        """Take in how it stands; called after every look at the journal."""
+        """Show a status; called after each pass over the journal."""
         now, matters = time.monotonic(), (status.alarm, status.error, status.lost, status.fork)
         if now < self._next and matters == self._said:
             return
@@ -100,7 +102,7 @@ class _Line:
             self._console.say(_shown(status))
 
     def end(self) -> None:
-        """Leave no half line."""
+        """Clear the line."""
         if self._terminal and self._said:
             click.echo("\r\x1b[K", err=True, nl=False)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``arx task``: start, attenuate, extend, finish, list and show tasks; ask for approvals.  SPEC 6, CONTROL 2.8."""
+"""``arx task``: start, attenuate, extend, finish, list and show tasks; request approvals.  SPEC 6, CONTROL 2.8."""
 
 from pathlib import Path
 from typing import Any
@@ -23,16 +23,22 @@ from arx_caps.durations import show_time
 
 @click.group("task", cls=Verbs)
 def task_command() -> None:
-    """Start, attenuate, extend, look at and finish tasks; ask for approvals."""
+    """Start, attenuate, extend, list, show and finish tasks; request approvals."""
 
 
 @task_command.command("ask")
-@click.option("--in", "held", required=True, metavar="FILE", help="the bundle, as `arx task start` wrote it")
-@click.option("--session", "file", metavar="FILE", required=True, help='the session file, "-" for stdin')
-@click.option("--tool", required=True, help="the tool that is to be called")
-@click.option("--arg", "arguments", multiple=True, metavar="NAME=VALUE", help="one of its arguments; name:=JSON")
-@click.option("--why", metavar="TEXT", help="why it is to be done, in words for whoever decides")
-@click.option("--audience", help="the service that is called, where several ask for an approval of this tool")
+@click.option("--in", "held", required=True, metavar="FILE", help="bundle of the task, `-` for stdin")
+@click.option("--session", "file", metavar="FILE", required=True, help="session file, `-` for stdin")
+@click.option("--tool", required=True, help="tool of the call")
+@click.option(
+    "--arg",
+    "arguments",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="argument of the call; NAME:=JSON for any value; repeatable",
+)
+@click.option("--why", metavar="TEXT", help="reason of the call, for the operators")
+@click.option("--audience", help="service of the call, if several require an approval of this tool")
 @click.option("--wait", is_flag=True, help="wait until operators have answered")
 @timeout_option
 @discharge_option
@@ -52,10 +58,12 @@ def ask_command(
     discharge: Path | None,
     issuer: str | None,
 ) -> None:
-    """Ask operators to approve one call; its arguments are approved as they are.
+    """Request the approval of a call with exactly these arguments.
 
-    A VALUE is an integer or a boolean if it looks like one, else text.  With --wait, --timeout or --discharge it waits
-    for the answer, and exits with 1 when that is no, with 3 when none came in time.
+    VALUE is an integer or a boolean if it looks like one, else text.  --wait, --timeout and --discharge wait for the
+    answer.
+
+    Exit code 1: denied; 3: no answer in time.
 
     \b
         arx task ask --in task.bundle --session session.json --tool payments.refund \\
@@ -64,6 +72,7 @@ def ask_command(
     bundle = read_bundle(held)
     caller, _ = open_session_file(file, issuer)
     mint = AtMint(caller)
+    # The library checks first that the task allows the call: operators should not be asked in vain.
     task = StartedTask(bundle, session=mint)
     asked = task.ask_approval(tool, read_pairs(arguments), why=why, audience=audience)
     if wait or timeout is not None or discharge is not None:
@@ -71,17 +80,23 @@ def ask_command(
         return
     about = caller.call("GET", f"/v1/approvals/{asked.id}")["approval"]
     console.data("approval", {"approval": about}, lambda: show_approval(about, now_ms()))
-    console.hint(f"arx approval wait {asked.id} --session {file} --discharge FILE waits for the answer")
+    console.hint(f"`arx approval wait {asked.id} --session {file} --discharge FILE` waits for the answer")
 
 
 @task_command.command("start")
 @click.argument("template")
-@click.option("--session", "file", metavar="FILE", required=True, help='the session file, "-" for stdin')
-@click.option("--param", "params", multiple=True, metavar="NAME=VALUE", help="a parameter; name:=JSON for any value")
-@click.option("--tool", "tools", multiple=True, help="ask for this tool alone; may be repeated")
-@click.option("--ttl", type=Duration(), help="a shorter life than the template's")
-@click.option("--depth", type=click.IntRange(0, 16), help="fewer delegations than the template's")
-@click.option("--parent", metavar="TASK", help="a task of this session that it is a part of, and ends with")
+@click.option("--session", "file", metavar="FILE", required=True, help="session file, `-` for stdin")
+@click.option(
+    "--param",
+    "params",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="parameter of the template; NAME:=JSON for any value; repeatable",
+)
+@click.option("--tool", "tools", multiple=True, help="tool to request; repeatable [all tools of the template]")
+@click.option("--ttl", type=Duration(), help="requested lifetime, such as 5m [the template's]")
+@click.option("--depth", type=click.IntRange(0, 16), help="number of delegations that may follow [the template's]")
+@click.option("--parent", metavar="TASK", help="task of this session that the new task ends with")
 @issuer_option
 @out_option
 @common_options
@@ -98,9 +113,9 @@ def start(
     issuer: str | None,
     out: Path | None,
 ) -> None:
-    """Start a task from TEMPLATE and write its bundle, a secret, to stdout or a file.
+    """Start a task of TEMPLATE and write its bundle, a secret, to stdout or a file.
 
-    A VALUE is an integer or a boolean if it looks like one, else text.
+    VALUE is an integer or a boolean if it looks like one, else text.
 
     \b
         arx task start refund --session session.json --param order_id=o-1001 --param amount=50 --out task.bundle
@@ -111,17 +126,23 @@ def start(
     answer = caller.call("POST", "/v1/tasks", body)
     task = answer["task"]
     _give(console, {"task": task}, str(answer["bundle"]), out)
-    console.hint(f"arx task finish {task.get('id')} --session {file} ends it")
+    console.hint(f"`arx task finish {task.get('id')} --session {file}` finishes it")
 
 
 @task_command.command("attenuate")
-@click.option("--in", "held", required=True, metavar="FILE", help="the bundle, as `arx task start` wrote it")
-@click.option("--session", "file", metavar="FILE", required=True, help='the session file, "-" for stdin')
-@click.option("--tool", "tools", multiple=True, help="a tool that stays allowed; may be repeated; all when left out")
-@click.option("--arg", "arguments", multiple=True, metavar="NAME=JSON", help="attenuate an argument of every tool left")
-@click.option("--audience", "audiences", multiple=True, help="keep only this service's token; may be repeated")
-@click.option("--ttl", type=Duration(), help="how long it works from now on; never longer than before")
-@click.option("--depth", type=click.IntRange(0, 16), help="how many delegations may follow")
+@click.option("--in", "held", required=True, metavar="FILE", help="bundle of the task, `-` for stdin")
+@click.option("--session", "file", metavar="FILE", required=True, help="session file, `-` for stdin")
+@click.option("--tool", "tools", multiple=True, help="tool to keep; repeatable [all tools]")
+@click.option(
+    "--arg",
+    "arguments",
+    multiple=True,
+    metavar="NAME=JSON",
+    help="constraint of an argument, in every tool that has it; repeatable",
+)
+@click.option("--audience", "audiences", multiple=True, help="service whose token to keep; repeatable [all services]")
+@click.option("--ttl", type=Duration(), help="lifetime from now, such as 5m [unchanged]")
+@click.option("--depth", type=click.IntRange(0, 16), help="number of delegations that may follow [unchanged]")
 @issuer_option
 @out_option
 @common_options
@@ -138,9 +159,9 @@ def attenuate(
     issuer: str | None,
     out: Path | None,
 ) -> None:
-    """Attenuate a task for everybody who holds it: every token of it that is out is revoked, and less is signed anew.
+    """Attenuate a task for all its holders: revoke its tokens, and write a bundle that allows less.
 
-    To delegate less and keep the rest, `arx token delegate` needs no mint.
+    To attenuate only what another agent gets, use `arx token delegate`, which needs no mint.
     """
     task = StartedTask(read_bundle(held), session=AtMint(open_session_file(file, issuer)[0]))
     left = task.attenuate_for_all(
@@ -156,12 +177,18 @@ def attenuate(
 @task_command.command("extend")
 @click.argument("task")
 @click.argument("template", required=False)
-@click.option("--session", "file", metavar="FILE", required=True, help='the session file, "-" for stdin')
-@click.option("--param", "params", multiple=True, metavar="NAME=VALUE", help="a parameter that differs; name:=JSON")
-@click.option("--tool", "tools", multiple=True, help="ask for this tool alone; may be repeated")
-@click.option("--ttl", type=Duration(), help="a shorter life than the template's")
-@click.option("--depth", type=click.IntRange(0, 16), help="fewer delegations than the template's")
-@click.option("--link", help="the grant to go on from, as `arx task show` lists it; else the newest")
+@click.option("--session", "file", metavar="FILE", required=True, help="session file, `-` for stdin")
+@click.option(
+    "--param",
+    "params",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="changed parameter; NAME:=JSON for any value; repeatable",
+)
+@click.option("--tool", "tools", multiple=True, help="tool to request; repeatable [all tools of the template]")
+@click.option("--ttl", type=Duration(), help="requested lifetime, such as 5m [the template's]")
+@click.option("--depth", type=click.IntRange(0, 16), help="number of delegations that may follow [the template's]")
+@click.option("--link", help="link of the grant to extend, as `arx task show` lists it [the newest]")
 @issuer_option
 @out_option
 @common_options
@@ -179,9 +206,9 @@ def extend(
     issuer: str | None,
     out: Path | None,
 ) -> None:
-    """Add a grant to a running TASK and write its bundle, a secret; what it has goes on to its own end.
+    """Add a grant to a running TASK and write its bundle, a secret; existing grants keep their own end.
 
-    What is left out is as in the grant that it goes on from: with nothing but --ttl that very grant, for longer.
+    Omitted options are as in the extended grant: --ttl alone prolongs it.
     """
     path = f"/v1/tasks/{_checked(task)}/extend"
     caller, _ = open_session_file(file, issuer)
@@ -192,12 +219,14 @@ def extend(
 
 
 @task_command.command("list")
-@click.option("--of", "session", metavar="SESSION", help="only those of this session")
-@click.option("--session", "file", metavar="FILE", help="a session file: its own tasks; without one, as an operator")
-@click.option("--agent", help="only those of this agent")
-@click.option("--template", help="only those of this template")
-@click.option("--state", type=click.Choice(STATES), help="only those in this state")
-@click.option("--limit", type=click.IntRange(1, 1_000_000), default=1000, show_default=True, help="the newest so many")
+@click.option("--of", "session", metavar="SESSION", help="show only this session")
+@click.option("--session", "file", metavar="FILE", help="session file: list its tasks, as its agent [as an operator]")
+@click.option("--agent", help="show only this agent")
+@click.option("--template", help="show only this template")
+@click.option("--state", type=click.Choice(STATES), help="show only this state")
+@click.option(
+    "--limit", type=click.IntRange(1, 1_000_000), default=1000, show_default=True, help="show the newest N tasks"
+)
 @operator_options
 @common_options
 @pass_console
@@ -211,7 +240,7 @@ def list_tasks(
     state: str | None,
     limit: int,
 ) -> None:
-    """List tasks, the newest first.  All filters hold together."""
+    """List the tasks that match all filters, the newest first."""
     wanted = {"session": session, "agent": agent, "template": template, "state": state}
     tasks, more = _caller(file, place).rows("/v1/tasks", "tasks", wanted, limit=limit)
     heads = ("TASK", "SESSION", "TEMPLATE", "STATE", "STARTED", "EXPIRES")
@@ -221,17 +250,17 @@ def list_tasks(
     ]
     console.data("tasks", {"tasks": tasks, "more": more}, lambda: table(heads, rows))
     if more:
-        console.hint(f"these are the newest {limit}; --limit shows more")
+        console.hint(f"more than {limit} match: raise --limit to see them")
 
 
 @task_command.command("show")
 @click.argument("task")
-@click.option("--session", "file", metavar="FILE", help="its session file; without one, as an operator")
+@click.option("--session", "file", metavar="FILE", help="session file: act as its agent [as an operator]")
 @operator_options
 @common_options
 @pass_console
 def show(console: Console, place: Place, task: str, file: str | None) -> None:
-    """Show one task and what it was granted, the newest first."""
+    """Show a task and its grants, the newest first."""
     path = f"/v1/tasks/{_checked(task)}"
     answer = _caller(file, place).call("GET", path)
     found, grants = answer["task"], answer.get("grants", [])
@@ -251,12 +280,12 @@ def show(console: Console, place: Place, task: str, file: str | None) -> None:
 
 @task_command.command("finish")
 @click.argument("task")
-@click.option("--session", "file", metavar="FILE", help="its session file; without one, as an operator")
+@click.option("--session", "file", metavar="FILE", help="session file: act as its agent [as an operator]")
 @operator_options
 @common_options
 @pass_console
 def finish(console: Console, task: str, file: str | None, place: Place) -> None:
-    """Finish a task: its tokens, also those delegated, are dead."""
+    """Finish a task and revoke all its tokens, including delegated ones."""
     path = f"/v1/tasks/{_checked(task)}"
     answer = _caller(file, place).call("DELETE", path)
     kill = answer.get("kill") or {}
@@ -269,12 +298,15 @@ def _caller(file: str | None, place: Place) -> Caller:
 
 def _checked(task: str) -> str:
     if not task.startswith("t-") or not task.removeprefix("t-").isalnum() or not task.isascii():
-        raise click.BadParameter(f"{task[:60]!r} is not a task's id such as t-abcdefghijklmnop")
+        raise click.BadParameter(
+            f"expected the id of a task such as t-abcdefghijklmnop, got {task[:60]!r}", param_hint="TASK"
+        )
     return task
 
 
 def _give(console: Console, value: dict[str, Any], bundle: str, out: Path | None) -> None:
     """Write a bundle, a secret, to stdout or to a file."""
+    # With --out, the bundle is in the file alone; a log of stdout then has its fingerprint.
     value["fingerprint"] = fingerprint(bundle)
     if out is not None:
         write_private(out, bundle + "\n")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``arx up``: the whole realm on this machine, store and mint, in the foreground until Ctrl-C."""
+"""``arx up``: run store and mint of a realm in the foreground."""
 
 import logging
 import sys
@@ -16,28 +16,28 @@ from arx_caps.realm import Realm
 
 
 @click.command("up")
-@click.option("--host", help="address the mint listens at; else as realm.toml says")
-@click.option("--port", type=click.IntRange(0, 65535), help="port the mint listens at; else as realm.toml says")
-@click.option("--behind-tls", is_flag=True, help="TLS ends before the mint, so it may listen beyond loopback")
+@click.option("--host", help="address at which the mint listens [from realm.toml]")
+@click.option("--port", type=click.IntRange(0, 65535), help="port at which the mint listens [from realm.toml]")
+@click.option("--behind-tls", is_flag=True, help="listen beyond loopback, behind a proxy that terminates TLS")
 @passphrase_option
 @realm_dir_option
 @common_options
 @pass_console
 def up_command(console: Console, /, realm_dir: Path, passphrase_file: str | None, **options: Any) -> None:
-    """Run the realm: its revocation store and its mint; one line on stdout says that both are ready.
+    """Run the realm's revocation store and mint until Ctrl-C or SIGTERM; a line on stdout reports that both are ready.
 
-    A mint that dies is started again.  Ctrl-C or SIGTERM stops both in order, and nothing is lost.
+    A mint that fails is started again.  At the end both stop in order, and no data is lost.
     """
     from arx_caps.mint.server.supervise import up
 
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     realm = Realm.open(realm_dir)
-    store = store_url(realm) if realm.store is None else None  # one's own may hold a password
-    announced: list[int] = []
+    store = store_url(realm) if realm.store is None else None  # the operator's own store URL may contain a password
+    announced: list[int] = []  # the mint is ready again after each restart; only the first is a result
 
     def on_ready(said: dict[str, Any]) -> None:
         if announced:
-            console.say(f"the mint was started again (pid {said.get('pid')})")
+            console.say(f"restarted the mint (pid {said.get('pid')})")
         else:
             facts = f"realm {realm.name}, mint {realm.issuer}, folder {realm.folder}"
             console.data("up", said | {"folder": str(realm.folder), "store": store}, f"ready: {facts}")

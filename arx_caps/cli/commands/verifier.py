@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``arx verifier``: which verifiers the store knows, and how far each has applied the kill sequence.  SPEC 10."""
+"""``arx verifier``: the verifiers that the store knows, and the kill sequence that each has applied.  SPEC 10."""
 
 from typing import Any, Final
 
@@ -14,30 +14,35 @@ from arx_caps.revocation import Header, VerifierSeen
 from arx_verifier.errors import ArxError
 from arx_verifier.journal import audience_of
 
-LATE_LEASES: Final = 10  # a paused process or a broken network comes back within these
+LATE_LEASES: Final = 10  # a paused process or a broken network is back within these
 GONE_MS: Final = 60_000  # a restart is over by then
-MINT_S: Final = 3.0  # the store answers alone; the mint only adds names
+MINT_S: Final = 3.0  # the mint only adds the names of services
 
 
 @click.group("verifier", cls=Verbs)
 def verifier_command() -> None:
-    """Look at the verifiers."""
+    """List the verifiers of the realm."""
 
 
 @verifier_command.command("list")
-@click.option("--all", "every", is_flag=True, help="also those that were silent for longer, up to 10 minutes")
+@click.option(
+    "--all",
+    "every",
+    is_flag=True,
+    help="show also verifiers that have been silent for more than a minute, up to 10 minutes",
+)
 @all_options
 @common_options
 @pass_console
 def list_verifiers(console: Console, place: Place, every: bool) -> None:
     """List the verifiers that the store knows, and the enrolled services that have none.
 
-    A verifier is "live" while it holds a lease, "late" for 10 leases without a probe, then "gone".  It accepts
-    nothing while it is late or gone, and is left out after a minute.  A relay stands for those behind it: it has
-    applied what all of them have.
+    A verifier is live while it has a lease, late for 10 leases without a probe, then gone.  A late or gone verifier
+    refuses every call; after a minute it is not listed.  A relay is listed with the number of its verifiers, and has
+    applied what all of them have applied.
 
-    A service is "never seen" if the store knows no verifier of it: none has run within 10 minutes, or a relay hides
-    it.  The list of services is the mint's: without the mint or an operator's key they are not known, which is said.
+    A service is "never seen" if the store knows no verifier of it: none has run within 10 minutes, or it is behind a
+    relay.  The mint lists the services, so this part needs the mint and an operator's key.
     """
     store = place.store()
     header = store.header()
@@ -57,11 +62,12 @@ def list_verifiers(console: Console, place: Place, every: bool) -> None:
     rows = [(_name(v), v["applied"], v["behind"], f"{show_span(v['age_ms'])} ago", v["state"]) for v in verifiers]
     rows += [(name, "", "", "", "never seen") for name in unseen or ()]
     console.data("verifiers", value, lambda: table(("VERIFIER", "APPLIED", "BEHIND", "LAST PROBE", "STATE"), rows))
+    # A relay counts as the verifiers behind it.
     counts = [1 if v["relay_of"] is None else v["relay_of"] for v in verifiers]
     live = sum(count for v, count in zip(verifiers, counts, strict=True) if v["live"])
     console.say(f"{live} of {sum(counts)} live; the kill sequence is at {header.seq}")
     if why is not None:
-        console.say(f"services without a verifier are not known: {why}")
+        console.say(f"services without a verifier are unknown: {why}")
 
 
 def _row(seen: VerifierSeen, header: Header) -> dict[str, Any]:
@@ -79,10 +85,10 @@ def _row(seen: VerifierSeen, header: Header) -> dict[str, Any]:
 
 
 def _services(place: Place) -> tuple[list[str] | None, str | None]:
-    """Ask the mint which services are enrolled.
+    """Return the enrolled services.
 
     Returns:
-        Their names, or None; and why they are not known.
+        Their names, or None; and the reason why they are unknown, or None.
     """
     try:
         mint, realm = place.mint(MINT_S), place.realm_name()
@@ -90,7 +96,7 @@ def _services(place: Place) -> tuple[list[str] | None, str | None]:
         found, _ = mint.rows("/v1/services", "services")
     except (Stop, ArxError) as error:
         return None, str(error)
-    if answers_for != realm:  # --store and the key file may be of two realms
+    if answers_for != realm:  # --store and the key file can be of two realms
         return None, f"{mint.issuer} is the mint of the realm {answers_for}, not of {realm}"
     return sorted([str(service["audience"]) for service in found]), None
 

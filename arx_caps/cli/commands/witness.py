@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``arx witness``: cosign the checkpoints of others' logs, so that they cannot show two histories.  LOG 1.6."""
+"""``arx witness``: cosign the checkpoints of audit logs, so that a log cannot show two histories.  LOG 1.6."""
 
 import logging
 import os
@@ -21,16 +21,16 @@ _folder = click.argument("directory", type=click.Path(file_okay=False, path_type
 
 @click.group("witness", cls=Verbs)
 def witness_command() -> None:
-    """Be a second party: cosign the checkpoints of logs that only ever grew."""
+    """Cosign the checkpoints of audit logs, as a second party."""
 
 
 @witness_command.command("init")
 @_folder
-@click.option("--name", required=True, help="the witness's name, such as witness.example.com/w1")
+@click.option("--name", required=True, help="name of the witness, such as witness.example.com/w1")
 @common_options
 @pass_console
 def init_witness(console: Console, directory: Path, name: str) -> None:
-    """Make a witness's folder with its key, and print the public key that others verify its cosignatures with."""
+    """Make a witness's folder and key, and print its public key."""
     from arx_caps.audit.merkle import NoteError, make_key
     from arx_caps.audit.witness import KEY_FILE
 
@@ -40,31 +40,34 @@ def init_witness(console: Console, directory: Path, name: str) -> None:
     except NoteError as error:
         raise Stop(f"--name: {error}") from None
     console.data("witness", {"name": name, "key": str(key), "folder": str(directory)}, str(key))
-    console.hint(f"give this key to whoever verifies; then `arx witness serve {directory} --log VKEY`")
+    console.hint(f"give this key to the auditors; then run `arx witness serve {directory} --log VKEY`")
 
 
 @witness_command.command("serve")
 @_folder
-@click.option("--log", "logs", required=True, multiple=True, metavar="VKEY", help="a log to cosign; may repeat")
-@click.option("--listen", default=DEFAULT_LISTEN, show_default=True, help="host:port to listen at")
-@click.option("--behind-tls", is_flag=True, help="TLS ends before the witness, so it may listen beyond loopback")
+@click.option(
+    "--log", "logs", required=True, multiple=True, metavar="VKEY", help="public key of a log to cosign; repeatable"
+)
+@click.option("--listen", default=DEFAULT_LISTEN, show_default=True, help="host:port at which the witness listens")
+@click.option("--behind-tls", is_flag=True, help="listen beyond loopback, behind a proxy that terminates TLS")
 @common_options
 @pass_console
 def serve_witness(console: Console, directory: Path, logs: tuple[str, ...], listen: str, behind_tls: bool) -> None:
-    """Cosign what continues what was seen before, until a signal says to stop.
+    """Cosign each checkpoint that is consistent with the previous one, until SIGINT or SIGTERM.
 
-    The first word of a log is believed; from then on it can go neither back nor sideways.  Keep the folder: without
-    it the witness has seen nothing.
+    The first checkpoint of a log is trusted.  Keep the folder: it has the last checkpoint of each log.
     """
     from arx_caps.audit.merkle import LOG
     from arx_caps.audit.witness import Witness, serve
 
     host, _, port = listen.rpartition(":")
     if not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
-        raise Stop("--listen is host:port, such as 127.0.0.1:8760")
+        raise Stop(f"invalid --listen: expected host:port such as 127.0.0.1:8760, got {listen[:60]!r}")
+    # A witness signs, and reads no secret; but a checkpoint over plain HTTP could be withheld or delayed.
     if host.strip("[]") not in _LOOPBACK and not behind_tls:
         raise Stop(
-            f"the witness speaks plain HTTP and would listen at {host}", hint="let TLS end before it: --behind-tls"
+            f"refused to serve plain HTTP at {host}: expected a loopback address",
+            hint="give --behind-tls if a proxy terminates TLS",
         )
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     witness = Witness(directory, [read_key(each, "--log", LOG) for each in logs])
@@ -73,6 +76,6 @@ def serve_witness(console: Console, directory: Path, logs: tuple[str, ...], list
         said = {"ready": True, "name": witness.key.name, "key": str(witness.key), "listen": at, "pid": os.getpid()}
         console.data("witness", said, f"ready: {witness.key.name} at {at}")
         sys.stdout.flush()
-        console.hint(f"`witnesses` of the log's realm names this address and the key {witness.key}")
+        console.hint(f"add this address and the key {witness.key} to `witnesses` in the log's realm.toml")
 
     serve(witness, host.strip("[]"), int(port), on_ready)

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """``arx audit``: the audit log.  LOG 1.
 
-``prove`` asks the mint.  ``verify`` needs nothing but the files and a key: an auditor runs it without realm,
-mint or network.
+``verify`` needs only the files and a key: an auditor runs it without a realm, a mint or a network.
 """
 
 import re
@@ -31,7 +30,7 @@ _file = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 @click.group("audit", cls=Verbs)
 def audit_command() -> None:
-    """Ask the audit log, and check it and proofs of it offline."""
+    """Query, verify, export, check and prune the audit log."""
 
 
 @audit_command.command("key")
@@ -39,9 +38,9 @@ def audit_command() -> None:
 @common_options
 @pass_console
 def key_command(console: Console, realm_dir: Path) -> None:
-    """Print the log's public key, as `arx audit verify --key` takes it.
+    """Print the log's public key, for `arx audit verify --key`.
 
-    Whoever will check the log must get it from you, and not with the files that are checked.
+    Give it to auditors separately from the files that they verify.
     """
     from arx_caps.audit.merkle import read_signer
 
@@ -51,15 +50,15 @@ def key_command(console: Console, realm_dir: Path) -> None:
 
 @audit_command.command("prove")
 @click.argument("record", metavar="ID")
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="the file to write; else ID.tlog-proof")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="file to write [ID.tlog-proof]")
 @operator_options
 @common_options
 @pass_console
 def prove_command(console: Console, place: Place, record: str, out: Path | None) -> None:
-    """Get a record of the mint's log with the proof that it is there.  ID is a decision's id, or an index.
+    """Write a record of the mint's log with its inclusion proof.  ID is the id of a decision, or an index.
 
-    The file holds the record, its place and the log's signature: whoever has the log's key checks it offline with `arx
-    audit verify`.  It tells whom the record is about; keep it accordingly.
+    The file has the record, its index and the log's signature; `arx audit verify` checks it offline with the log's key.
+    It may contain personal data.
     """
     from arx_caps.audit.merkle import SUFFIX, NoteError, RecordProof
 
@@ -68,32 +67,41 @@ def prove_command(console: Console, place: Place, record: str, out: Path | None)
         proof = RecordProof.parse(raw)
     except NoteError as error:
         raise Stop(
-            f"what answers is no mint of this version: {error}", exit_codes.UNREACHABLE, code="malformed"
+            f"invalid answer: expected a proof of a mint of this version: {error}",
+            exit_codes.UNREACHABLE,
+            code="malformed",
         ) from None
     path = out or Path(re.sub(r"[^A-Za-z0-9._-]", "_", record) + SUFFIX)
     write_private(path, raw.decode())
+    # The proof is not verified here: only an auditor with the log's key from another source can do that.
     value = {"file": str(path), "index": proof.index, "body": proof.body is not None}
     console.data("audit-proof", value, f"{path}: record {proof.index}")
-    console.hint(f"check it with `arx audit verify {path} --key VKEY`; `arx audit key` prints the key")
+    console.hint(f"verify it with `arx audit verify {path} --key VKEY`; `arx audit key` prints the key")
 
 
 @audit_command.command("verify")
 @click.argument("path", metavar="FILE|DIR", type=click.Path(exists=True, path_type=Path))
-@click.option("--key", required=True, metavar="VKEY", help="the log's public key, or a file that holds it")
+@click.option("--key", required=True, metavar="VKEY", help="public key of the log, or a file with it")
 @click.option(
-    "--witness", "witnesses", multiple=True, metavar="VKEY", help="a witness that must have cosigned; may repeat"
+    "--witness",
+    "witnesses",
+    multiple=True,
+    metavar="VKEY",
+    help="public key of a witness that must have cosigned; repeatable",
 )
-@click.option("--checkpoint", "held", type=_file, help="a checkpoint seen before: the log must continue it")
-@click.option("--from", "since", type=click.IntRange(0), default=0, help="records before this index may be gone")
+@click.option(
+    "--checkpoint", "held", type=_file, help="file with an earlier checkpoint, with which the log must be consistent"
+)
+@click.option("--from", "since", type=click.IntRange(0), default=0, help="index before which records may be pruned [0]")
 @common_options
 @pass_console
 def verify_command(
     console: Console, path: Path, key: str, witnesses: tuple[str, ...], held: Path | None, since: int
 ) -> None:
-    """Check a proof, an exported selection, or a folder with a log's files, offline.
+    """Verify a proof, an exported selection, or a folder of a log's files, offline.
 
-    Exits with 0 when everything holds, 1 when something is not what was signed (the first record concerned is named),
-    3 when nothing contradicts the signature but something is not there.
+    Exit code 0: verified; 1: the content differs from what was signed, and the first such record is named; 3: a part is
+    missing, and the rest is verified.
     """
     from arx_caps.audit.merkle import IncompleteError, NoteError, TamperedError, verify
 
@@ -107,7 +115,7 @@ def verify_command(
 
 
 def _trust(key: str, witnesses: tuple[str, ...], held: Path | None, since: int) -> Any:
-    """Gather what the one who checks brought along; a mistake in it is no finding about the log."""
+    """Return the trust anchors; a mistake in them is an error of usage, not a finding about the log."""
     from arx_caps.audit.merkle import LOG, WITNESS, NoteError, TamperedError, Trust, open_checkpoint
 
     log, seen_by = read_key(key, "--key", LOG), tuple(read_key(each, "--witness", WITNESS) for each in witnesses)
@@ -125,11 +133,11 @@ def _shown(checked: Any) -> str:
         ("log", checked.checkpoint.origin),
         ("signed", f"{checked.checkpoint.size} records, root {checked.checkpoint.root.hex()}"),
         ("checked", f"record {checked.first}" if checked.kind == "proof" else f"{checked.records} records"),
-        *(("gone", f"records {first} to {last}, as allowed") for first, last in checked.gone),
+        *(("pruned", f"records {first} to {last}, as allowed") for first, last in checked.gone),
         *((f"seen by {key.name}", show_time(at * 1000)) for key, at in checked.seen.items()),
     ]
     if checked.kind == "selection":
-        facts.append(("note", f"a selection cannot show that nothing was left out of 0 to {last}"))
+        facts.append(("note", f"a selection does not prove that it has every matching record of 0 to {last}"))
     return f"{click.style('HOLDS', fg='green', bold=True)}\n{pairs(facts)}"
 
 

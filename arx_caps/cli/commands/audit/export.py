@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``arx audit export`` and ``arx audit copy``: write records, or the log's files, for other tools.  LOG 1.3, 3.
+"""``arx audit export`` and ``arx audit copy``: write records, or the log's files.  LOG 1.3, 3.
 
-An exported file grows in the order of the log, line by line; ``--resume`` continues one that broke off.
+An export is written line by line, in the order of the log; ``--resume`` continues an interrupted one.
 """
 
 import os
@@ -24,15 +24,20 @@ from arx_caps.realm import Realm
 
 @click.command("copy")
 @click.argument("directory", type=click.Path(file_okay=False, path_type=Path))
-@click.option("--remote", is_flag=True, help="from the mint, as an operator: each file is a call, and recorded")
+@click.option(
+    "--remote",
+    is_flag=True,
+    help="copy from the mint, as an operator; each file is a recorded call [the realm's folder]",
+)
 @operator_options
 @common_options
 @pass_console
 def copy_command(console: Console, place: Place, directory: Path, *, remote: bool) -> None:
     """Copy the log's files, of one checkpoint, from the realm's `log` folder or from the mint.
 
-    The mint may run and write meanwhile.  A DIRECTORY that has an older copy gets what is new, and only if that
-    continues it: exits with 1 where it does not, 3 where a file is not there.  `arx audit verify` checks the copy.
+    The mint may run meanwhile.  An older copy in DIRECTORY is updated, if the log is consistent with it.
+
+    Exit code 1: the log is not consistent with the older copy; 3: a file is missing.
     """
     from arx_caps.audit.merkle import IncompleteError, NoteError, TamperedError, copy_log, fetch_from
 
@@ -42,10 +47,12 @@ def copy_command(console: Console, place: Place, directory: Path, *, remote: boo
             copied = copy_log(fetch, directory, progress.tell)
     except OSError as error:
         raise Stop(
-            f"{directory}: {error.strerror}", hint="what was copied stays; go on with the same", code="file"
+            f"{directory}: {error.strerror}",
+            hint="repair it and run the same command again: copied files stay",
+            code="file",
         ) from error
     except (TamperedError, NoteError) as error:
-        raise Stop(str(error), exit_codes.DENIED, hint="keep both: they are evidence", code=error.code) from None
+        raise Stop(str(error), exit_codes.DENIED, hint="keep both copies as evidence", code=error.code) from None
     except IncompleteError as error:
         raise Stop(str(error), exit_codes.INCOMPLETE, code=error.code) from None
     head = copied.head
@@ -57,9 +64,9 @@ def copy_command(console: Console, place: Place, directory: Path, *, remote: boo
         "gone": copied.gone,
     }
     shown = [("log", head.origin), ("records", head.size), ("files", copied.files)]
-    shown += [("bundles gone", copied.gone)] if copied.gone else []
+    shown += [("pruned bundles", copied.gone)] if copied.gone else []
     console.data("audit-copy", value, lambda: pairs(shown))
-    console.hint(f"check it with `arx audit verify {directory} --key VKEY`")
+    console.hint(f"verify it with `arx audit verify {directory} --key VKEY`")
 
 
 def _from_mint(place: Place) -> Callable[[str], bytes | None]:
@@ -87,18 +94,18 @@ _LAST_BYTES = 1024 * 1024  # longer than any line
     type=click.Choice(("jsonl", "csv", "ocsf", "selection")),
     default="jsonl",
     show_default=True,
-    help="which",
+    help="format of the file",
 )
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="the file (mode 0600)")
-@click.option("--resume", is_flag=True, help="go on behind the last whole line of a file that broke off")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="file to write (mode 0600)")
+@click.option("--resume", is_flag=True, help="continue after the last complete line of an interrupted file")
 @operator_options
 @common_options
 @pass_console
 def export_command(console: Console, place: Place, asking: Asking, form: str, out: Path, resume: bool) -> None:
-    """Write the records that the filters let through to a file, in the log's order.
+    """Write the records that match all filters to a file, in the log's order.
 
-    jsonl and csv have one record a line; ocsf are events of OCSF 1.8; a selection has each record with the proof that
-    it is in the log, as `arx audit verify` checks it.  With --resume, give the same filters and format.
+    jsonl and csv: one record per line; ocsf: events of OCSF 1.8; selection: records with their inclusion proofs, for
+    `arx audit verify`.  With --resume, give the same filters and format.
 
     \b
         arx audit export --format csv --since 2026-01-01T00:00:00Z --out decisions.csv
@@ -106,8 +113,9 @@ def export_command(console: Console, place: Place, asking: Asking, form: str, ou
     from arx_caps.audit.query import form_of
 
     if out.exists() and not resume:
-        raise Stop(f"{out}: exists already", hint="--resume goes on with it; another name begins anew", code="file")
+        raise Stop(f"{out}: the file exists", hint="continue it with --resume, or choose another name", code="file")
     mint = place.mint()
+    # The first page gives the log's name for the head of the file, and the total for the progress bar.
     first = asking.page(mint, limit=1)
     try:
         with os.fdopen(_opened(out, again=resume and out.exists()), "r+b") as file:
@@ -120,19 +128,19 @@ def export_command(console: Console, place: Place, asking: Asking, form: str, ou
                 pages = _lines(asking, mint, writes, after)
             written = _write(console, file, pages, held, first["total"])
     except OSError as error:
-        raise Stop(f"{out}: {error.strerror}", hint="mend it and go on with --resume", code="file") from error
+        raise Stop(f"{out}: {error.strerror}", hint="repair it and continue with --resume", code="file") from error
     value = {"file": str(out), "format": form, "records": held + written, "written": written, "origin": first["origin"]}
     console.data("audit-export", value, lambda: pairs([(name, value[name]) for name in ("file", "format", "records")]))
 
 
 def _opened(out: Path, *, again: bool) -> int:
-    """Open the file, a new one unless it is continued; never follow a link of another user."""
+    """Open the file: a new one, or an existing one if *again*; never through a symbolic link."""
     flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
     return os.open(out, flags if again else flags | os.O_CREAT | os.O_EXCL, 0o600)
 
 
 def _write(console: Console, file: BinaryIO, pages: Iterator[list[bytes]], held: int, total: dict[str, Any]) -> int:
-    """Write pages to a file and on to the disk; return how many records they had."""
+    """Write pages to a file and sync it; return the number of records."""
     written = 0
     with Progress(console) as progress:
         for lines in pages:
@@ -150,7 +158,7 @@ def _lines(asking: Asking, mint: Caller, writes: Any, after: int) -> Iterator[li
 
 
 def _selected(file: BinaryIO, asking: Asking, mint: Caller) -> tuple[int, Iterator[list[bytes]]]:
-    """Return how many records a selection holds already, and those that are still to come, under its checkpoint."""
+    """Return the number of records in a selection, and the pages that follow, under its checkpoint."""
     from arx_caps.audit.merkle import IncompleteError, NoteError, read_selection
 
     last = None
@@ -160,9 +168,9 @@ def _selected(file: BinaryIO, asking: Asking, mint: Caller) -> tuple[int, Iterat
         for each in read_selection(file) if file_end else ():
             last, held, whole = each, held + 1, file.tell()
     except IncompleteError:
-        pass  # it broke off: what is whole stays
+        pass  # interrupted: the complete lines stay
     except NoteError as error:
-        raise Stop(f"this file is no selection: {error}", code="file") from None
+        raise Stop(f"invalid file for --resume: expected a selection: {error}", code="file") from None
     else:
         if file_end:
             return held, iter(())
@@ -188,10 +196,10 @@ def _proven(
 
 
 def _resumed(file: BinaryIO, writes: Any) -> tuple[int, int]:
-    """Cut a file behind its last whole line; return the index there (-1: none), and how many records it has.
+    """Cut a file after its last complete line; return the last index (-1: none) and the number of records.
 
     Raises:
-        Stop: It is no export of this form.
+        Stop: The file is no export in this format.
     """
     end = file.seek(0, os.SEEK_END)
     start = max(0, end - _LAST_BYTES)
@@ -208,7 +216,7 @@ def _resumed(file: BinaryIO, writes: Any) -> tuple[int, int]:
             raise ValueError
         last = int(writes.index(whole.rpartition(b"\n")[2].decode()))
     except (ValueError, KeyError, TypeError):
-        raise Stop(f"this file is no export in the format {writes.name}", code="file") from None
+        raise Stop(f"invalid file for --resume: expected an export in the format {writes.name}", code="file") from None
     count = sum(1 for _ in file)
     file.seek(0, os.SEEK_END)
     return last, count

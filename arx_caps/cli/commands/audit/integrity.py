@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``arx audit check`` and ``arx audit reindex``: the database against the signed files.  LOG 1.10, 1.11."""
+"""``arx audit check`` and ``arx audit reindex``: the log's database against its files.  LOG 1.10, 1.11."""
 
 import contextlib
 import os
@@ -27,10 +27,10 @@ from arx_verifier.errors import ArxError
 def check_command(console: Console, realm_dir: Path, database: str | None) -> None:
     """Check the rows of the log's database against the signed files, on the mint's host.
 
-    For whoever does not trust those who keep the database: a row that was edited, removed, moved or filed as something
-    else is named.  The mint may run; it does the same by itself, some rows a second.  Services' records are held to
-    what their services signed for as well, as far as their keys are enrolled.  Exits with 0 when all holds, 1 when
-    something is not what was signed, 3 when a file is missing.
+    Names a row that was edited, removed, moved or indexed wrongly.  Records of services are also compared with the
+    services' signatures, if their keys are enrolled.  The mint may run; it does the same check, some rows per second.
+
+    Exit code 0: all rows match; 1: a row differs from what was signed; 3: a file is missing.
     """
     from arx_caps.audit.integrity import check_batches, check_rows, rows_of
     from arx_caps.audit.merkle import IncompleteError, NoteError, TamperedError, read_signer
@@ -47,24 +47,24 @@ def check_command(console: Console, realm_dir: Path, database: str | None) -> No
             with contextlib.closing(MintDatabase(database or realm.database_url)) as db:
                 answered = check_batches(store, rows.size, db.holder_keys.find, progress.tell)
     except (TamperedError, IncompleteError, NoteError) as error:
-        hint = "`arx audit reindex` makes the rows again; `arx audit verify` checks the files alone"
+        hint = "rebuild the rows with `arx audit reindex`; verify the files alone with `arx audit verify`"
         show_failure(console, "audit-checked", error, hint)
     value = {"outcome": "holds", "origin": key.name, "records": rows.size} | answered._asdict()
-    shown = [("log", key.name), ("rows", rows.size), ("batches signed for", answered.held)]
+    shown = [("log", key.name), ("rows", rows.size), ("signed batches", answered.held)]
     for name, count, why in (
         (
-            "taken back",
+            "recovered",
             answered.recovered,
-            "by `arx audit reindex`; what their services signed went with the old database",
+            "by `arx audit reindex`; the services' signatures were lost with the old database",
         ),
-        ("not known", answered.unknown, "no key, no statement, or pruned"),
+        ("unknown", answered.unknown, "no key, no signature, or pruned"),
     ):
         shown += [(name, f"{count} batches: {why}")] if count else []
     console.data("audit-checked", value, lambda: f"{click.style('HOLDS', fg='green', bold=True)}\n{pairs(shown)}")
 
 
 def show_failure(console: Console, kind: str, error: ArxError, hint: str = "") -> NoReturn:
-    """Print what does not hold, and exit with 1 where it was altered, 3 where something is missing."""
+    """Print a failed check, and exit with 1 if the content was altered, 3 if a part is missing."""
     value: dict[str, Any] = {"outcome": error.code, "problem": str(error)}
     if error.code == "tampered":
         value |= {"first_bad": getattr(error, "first", None), "last_bad": getattr(error, "last", None)}
@@ -79,8 +79,8 @@ TIMEOUT_S = 2.0
 
 
 @click.command("reindex")
-@click.option("--reason", required=True, help="why the database needs it; it is recorded, so name no person in it")
-@click.option("--replace", is_flag=True, help="drop records that the database has in place of signed ones")
+@click.option("--reason", required=True, help="reason, recorded in the audit log; name no person in it")
+@click.option("--replace", is_flag=True, help="delete records that the database has instead of signed ones")
 @yes_option
 @realm_dir_option
 @database_option
@@ -95,12 +95,13 @@ def reindex_command(
     replace: bool,
     yes: bool,
 ) -> None:
-    """Make the rows of the log's database again from the signed files: missing, edited, moved or removed ones.
+    """Rebuild the rows of the log's database from the signed files: missing, edited, moved or removed rows.
 
-    For a database that was restored from a backup, and for rows that `arx audit check` names.  Stop every mint first,
-    run it on every host that has a `log` folder, then start them.  Records come back without their bodies, unless the
-    body is still in the database.  Exits with 1 when the files are not what was signed or the database has a history of
-    its own, 3 when the files lack a record; then nothing was changed.
+    Use it after a restore from a backup, and for rows that `arx audit check` names.  Stop every mint, run this on every
+    host with a `log` folder, then start the mints.  Bodies are recovered only if the database still has them.
+
+    Exit code 1: the files differ from what was signed, or the database has another history; 3: the files lack a record.
+    In both cases nothing was changed.
     """
     from arx_caps.audit.integrity import reindex
     from arx_caps.audit.merkle import IncompleteError, NoteError, TamperedError, read_signer
@@ -109,7 +110,7 @@ def reindex_command(
     realm = Realm.open(realm_dir)
     key = read_signer(realm.log_key_path, "log").key
     _require_silence(realm)
-    console.confirm("is every mint stopped, and shall the rows be made again from the files?", yes=yes)
+    console.confirm("every mint must be stopped; rebuild the rows from the files?", yes=yes)
     with open_store(realm, database) as store, Progress(console) as progress:
         store.create()
         settings: dict[str, Any] = {"by": f"host:uid-{os.getuid()}", "reason": reason, "replace": replace}
@@ -118,26 +119,24 @@ def reindex_command(
         except (TamperedError, NoteError, IncompleteError) as error:
             code = exit_codes.INCOMPLETE if isinstance(error, IncompleteError) else exit_codes.DENIED
             raise Stop(f"nothing was changed: {error}", code, code=error.code) from None
-    summary = (
-        f"{done.recovered} records are back, {done.mended} were filed anew" if any(done) else "no record was missing"
-    )
+    summary = f"recovered {done.recovered} records, reindexed {done.mended}" if any(done) else "no record was missing"
     console.data("audit-reindexed", done._asdict(), f"{summary}; start the mint")
 
 
 def _require_silence(realm: Realm) -> None:
-    """Require that nothing answers where this realm's mint listens; a mint on another host cannot be seen from here.
+    """Raise if a server answers at this realm's address; mints on other hosts cannot be checked from here.
 
     Raises:
-        Stop: Something does, and may be the mint.
+        Stop: A server answers, which may be the mint.
     """
     host, _, port = realm.listen.rpartition(":")
-    here = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host, host)  # noqa: S104 - where it listens, to ask it
+    here = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host, host)  # noqa: S104 - compared, not bound
     try:
         with open_client("http:", timeout=TIMEOUT_S) as client:
             client.get(f"http://{here}:{port}/healthz")
     except (httpx.ConnectError, httpx.ConnectTimeout):
         return
     except httpx.HTTPError:
-        pass  # it took the connection
-    hint = f"stop the mint, on every host; if it is not this realm's, correct `listen` in {realm.folder / 'realm.toml'}"
-    raise Stop(f"nothing was changed: something answers at {realm.listen}", hint=hint)
+        pass  # a server accepted the connection
+    hint = f"stop the mint on every host; if it is of another realm, correct `listen` in {realm.folder / 'realm.toml'}"
+    raise Stop(f"nothing was changed: a server answers at {realm.listen}", hint=hint)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What commands that ask the mint's log share: the options of a question, and its pages.  LOG 3."""
+"""The options of queries of the mint's log, and the pages of their answers.  LOG 3."""
 
 import functools
 import time
@@ -17,19 +17,19 @@ F = TypeVar("F", bound=Callable[..., Any])
 RECORDS: Final = "/v1/audit/records"
 NODES: Final = "/v1/audit/nodes"
 PAGE: Final = 1000
-LONGEST_AGO_MS: Final = 36_525 * 86_400_000  # a century: records are kept for years, other than anything that lives
+LONGEST_AGO_MS: Final = 36_525 * 86_400_000  # a century: records are kept for years
 _WHOSE: Final = ("session", "agent", "subject", "task", "link")
 _NAMES: Final = (*_WHOSE, "tool", "reason", "since", "until")
 
 
 class Since(Moment):
-    """A time, or how long ago: ``2h``."""
+    """A time, or an age such as ``2h``; the value is ms since the Unix epoch."""
 
     name = "time"
-    forms = "how long ago (2h), ms since 1970, or a time with its zone, 2026-01-31T12:00:00Z"
+    forms = "an age such as 2h, a time with its zone such as 2026-01-31T12:00:00Z, or ms since 1970"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Read it."""
+        """Return the time, ms since the Unix epoch."""
         try:
             return time.time_ns() // 1_000_000 - parse_duration(value, LONGEST_AGO_MS)
         except ValueError:
@@ -37,11 +37,11 @@ class Since(Moment):
 
 
 class Asking:
-    """A question to the log.
+    """A query of the log.
 
     Attributes:
-        whose: The ids that it names.
-        query: All of it, as the mint takes it.
+        whose: The filters by session, agent, subject, task and link.
+        query: All filters, as parameters of the mint's API.
     """
 
     def __init__(self, given: dict[str, Any]) -> None:
@@ -50,17 +50,17 @@ class Asking:
 
     @property
     def one_id(self) -> tuple[str, str] | None:
-        """The one session, task or link that is asked for and nothing else, or None."""
+        """The filter, if the query has one filter, which is a session, a task or a link; else None."""
         if len(self.query) == 1 and next(iter(self.query)) in ("session", "task", "link"):
             return next(iter(self.query.items()))
         return None
 
     def page(self, mint: Caller, **page: Any) -> dict[str, Any]:
-        """Return one page."""
+        """Return one page of the answer."""
         return mint.call("GET", RECORDS, query={**self.query, **page})
 
     def newest(self, mint: Caller, limit: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-        """Return the newest records, oldest first, and the total of all that there are."""
+        """Return the newest records, the oldest first, and the total of all matching records."""
         answer = self.page(mint, limit=min(limit, PAGE))
         found, total = answer["records"], answer["total"]
         while answer["next"] is not None and len(found) < limit:
@@ -69,12 +69,12 @@ class Asking:
         return found[::-1], total
 
     def denied(self, mint: Caller, limit: int) -> list[dict[str, Any]]:
-        """Return the newest refusals among them."""
+        """Return the newest refusals that match."""
         asking = Asking({**dict.fromkeys(_NAMES), **self.query, "reason": "deny"})
         return asking.newest(mint, limit)[0]
 
     def rising(self, mint: Caller, after: int = -1) -> Iterator[dict[str, Any]]:
-        """Yield pages from behind an index to the end of the log as it is at the first of them."""
+        """Yield pages after an index, up to the size of the log at the first page."""
         size = None
         while True:
             answer = self.page(mint, limit=PAGE, after=after)
@@ -87,7 +87,7 @@ class Asking:
 
 
 def question_options(function: F) -> F:
-    """Add the options of a question, passed on as ``asking``."""
+    """Add the options of a query; the function gets them as ``asking``."""
 
     @functools.wraps(function)
     def with_question(*args: Any, **options: Any) -> Any:
@@ -101,13 +101,13 @@ def question_options(function: F) -> F:
 
 
 _OPTIONS: Final[tuple[tuple[str, Any, str], ...]] = (
-    ("session", str, "this session, and all that came of it"),
-    ("agent", str, "this agent or pattern (acme/**): its sessions, and where a delegation names it"),
-    ("subject", str, "on behalf of this subject, a target: subject:…"),
-    ("task", str, "this task or sub-task: what is above and below it"),
-    ("link", str, "this delegation: what is above and below it"),
-    ("tool", str, "only this tool, or a pattern such as orders.*; of an event its kind"),
-    ("reason", str, "only this reason code, or allow, deny, end, counted, gap, event"),
-    ("since", Since(), "from this time on: 2026-01-31T12:00:00Z, ms since 1970, or how long ago: 2h"),
-    ("until", Since(), "until before this time"),
+    ("session", str, "select this session and everything started in it"),
+    ("agent", str, "select this agent, or a pattern such as acme/**: its sessions, and delegations to it"),
+    ("subject", str, "select this subject, as a target: subject:…"),
+    ("task", str, "select this task or sub-task, what it came from and what came from it"),
+    ("link", str, "select this delegation, what it came from and what came from it"),
+    ("tool", str, "select this tool, or a pattern such as orders.*; for events, the kind"),
+    ("reason", str, "select this reason code, or allow, deny, end, counted, gap, event"),
+    ("since", Since(), "select from this time on: 2026-01-31T12:00:00Z, ms since 1970, or an age such as 2h"),
+    ("until", Since(), "select until before this time"),
 )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``arx audit prune`` and ``arx audit erase``: what may go, goes, and every proof still holds.  LOG 1.9."""
+"""``arx audit prune`` and ``arx audit erase``: delete old records and personal data; proofs stay valid.  LOG 1.9."""
 
 from typing import Final
 
@@ -15,14 +15,14 @@ from arx_caps.revocation import parse_target
 from arx_verifier.errors import RequestError
 from arx_verifier.token import subject_target
 
-TIMEOUT_S: Final = 3600.0  # millions of records are written over, one by one
+TIMEOUT_S: Final = 3600.0  # millions of records are overwritten one by one
 
-_reason_option = click.option("--reason", required=True, help="why; it is recorded, so name no person in it")
+_reason_option = click.option("--reason", required=True, help="reason, recorded in the audit log; name no person in it")
 
 
 @click.command("prune")
 @click.option(
-    "--before", type=Since(), required=True, help="records that came before then: a time, or how long ago: 90d"
+    "--before", type=Since(), required=True, help="time before which records are pruned, or an age such as 90d"
 )
 @_reason_option
 @yes_option
@@ -30,22 +30,23 @@ _reason_option = click.option("--reason", required=True, help="why; it is record
 @common_options
 @pass_console
 def prune_command(console: Console, place: Place, before: int, reason: str, yes: bool) -> None:
-    """Take old records out of the log, in whole blocks of 256, and leave their hashes: every proof still holds.
+    """Delete old records from the log, in blocks of 256; their hashes stay, so every proof stays valid.
 
-    What was exported or proven before stays what it is; the log's files are then checked with
-    `arx audit verify --from`.
+    Earlier exports and proofs stay valid.  Verify the log's files with `arx audit verify --from`.
     """
-    console.confirm(f"take all records from before {show_time(before)} out of the log, for good?", yes=yes)
-    with Progress(console, "the mint is at it"):
+    console.confirm(f"delete all records from before {show_time(before)} for good?", yes=yes)
+    with Progress(console, "the mint is working"):
         answer = place.mint(TIMEOUT_S).call("POST", "/v1/audit/prune", {"before": before, "reason": reason})
-    shown = [("taken out", f"{answer['pruned']} records"), ("first record left", answer["first"])]
+    shown = [("pruned", f"{answer['pruned']} records"), ("first record left", answer["first"])]
     console.data("audit-pruned", answer, lambda: pairs(shown))
 
 
 @click.command("erase")
-@click.option("--subject", "target", help="whose: a target, subject:…, as `arx session show` has it")
-@click.option("--person", nargs=2, metavar="ISSUER SUBJECT", help="whose: as the identity provider names them")
-@click.option("--before", type=Since(), help="instead: all bodies of records that came before then")
+@click.option("--subject", "target", help="subject to erase, as a target: subject:… (`arx session show`)")
+@click.option("--person", nargs=2, metavar="ISSUER SUBJECT", help="subject to erase, as the identity provider names it")
+@click.option(
+    "--before", type=Since(), help="erase the bodies of all records before this time, or of this age such as 90d"
+)
 @_reason_option
 @yes_option
 @operator_options
@@ -60,30 +61,29 @@ def erase_command(
     reason: str,
     yes: bool,
 ) -> None:
-    """Erase what the log and the mint tell of a person: the records stay, and every proof still holds.
+    """Erase a person's data from the log and the mint; the records stay, and every proof stays valid.
 
-    Gone are names, addresses, request ids, argument values and what makes guessing them possible; in the mint's
-    database also purposes and parameters.  What runs on their behalf is to be ended before.  Copies, backups and
-    journals that are not shipped yet are not reached from here.
+    Erases names, addresses, request ids, argument values and the salts of their digests; in the mint's database also
+    purposes and parameters.  End the person's sessions first.  Copies, backups and unshipped journals are not erased.
     """
     if sum(each is not None for each in (target, person, before)) != 1:
-        raise click.UsageError("say whose: --subject, --person or --before, one of them")
+        raise click.UsageError("expected one of --subject, --person and --before")
     if person is not None:
         target = subject_target(*person)
     elif target is not None and not _names_a_person(target):
         raise Stop(
-            f"{target[:60]!r} names no subject; one looks like subject:…",
-            hint="`arx session show` has it; or name them as their identity provider does: --person ISSUER SUBJECT",
+            f"invalid --subject: expected subject:…, got {target[:60]!r}",
+            hint="`arx session show` shows it; or give --person ISSUER SUBJECT, as the identity provider names them",
         )
-    what = f"all that is told of {target}" if target is not None else f"all bodies from before {show_time(before or 0)}"
+    what = f"all data of {target}" if target is not None else f"all bodies from before {show_time(before or 0)}"
+    # Nothing can bring erased data back, so the question names it.
     console.confirm(f"erase {what}, for good?", yes=yes)
     body = {"subject": target, "before": before, "reason": reason}
-    with Progress(console, "the mint is at it"):
+    with Progress(console, "the mint is working"):
         answer = place.mint(TIMEOUT_S).call("POST", "/v1/audit/erase", body)
     rows = [
-        ("records of the log", f"{answer['erased']} bodies"),
-        ("sessions of the mint", answer["sessions"]),
-        ("its events", answer["events"]),
+        ("log", f"{answer['erased']} bodies of records"),
+        ("mint", f"{answer['sessions']} sessions, {answer['events']} events"),
     ]
     console.data("audit-erased", answer, lambda: pairs(rows))
 

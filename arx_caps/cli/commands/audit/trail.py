@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``arx audit trail`` and ``arx audit tail``: ask the mint's log who did what, through whom, and why so.  LOG 3.
+"""``arx audit trail``, ``arx audit tail`` and ``arx audit runs``: query the mint's log.  LOG 3.
 
-A single id is shown as a tree, with the counts of allowed and denied calls at each node; all else is a table.  A hint
-says whether the output is complete.
+A single id is shown as a tree with counts of allowed and denied calls at each node; other queries give a table.
 """
 
 import contextlib
@@ -24,23 +23,23 @@ from arx_caps.durations import show_time
 
 RUNS = "/v1/audit/runs"
 WAIT_MS = 20_000
-DRAWN = 500  # of more records a tree shows the newest, and as many refusals; its counts are of all
+DRAWN = 500  # a tree shows at most so many of the newest records and of the newest refusals; it counts all
 
 
 @click.command("trail")
 @question_options
 @click.option(
-    "--limit", type=click.IntRange(1, 100_000), default=200, show_default=True, help="only the newest so many"
+    "--limit", type=click.IntRange(1, 100_000), default=200, show_default=True, help="show the newest N records"
 )
-@click.option("--flat", is_flag=True, help="a table, also where one id is asked for")
-@click.option("--jsonl", is_flag=True, help="write one JSON object a line")
+@click.option("--flat", is_flag=True, help="show a table also for a single id")
+@click.option("--jsonl", is_flag=True, help="write one JSON object per line")
 @operator_options
 @common_options
 @pass_console
 def trail_command(console: Console, place: Place, asking: Asking, limit: int, flat: bool, jsonl: bool) -> None:
-    """Ask the log: who did what, through whom, under which policy, and why it was allowed or not.
+    """Show the log's records that match all filters: agent, delegation chain, call, decision and reason.
 
-    All filters hold together.  A session, task or link finds what is above and below it; alone, it is shown as a tree.
+    A single session, task or link is shown as a tree.
 
     \b
         arx audit trail --agent acme/support/worker --reason deny --since 1h
@@ -59,17 +58,20 @@ def trail_command(console: Console, place: Place, asking: Asking, limit: int, fl
 
 @click.command("tail")
 @question_options
-@click.option("--limit", type=click.IntRange(0, 1000), default=10, show_default=True, help="the newest so many, first")
-@click.option("--follow", "-f", is_flag=True, help="then go on with what comes from now on")
-@click.option("--jsonl", is_flag=True, help="write one JSON object a line")
+@click.option(
+    "--limit", type=click.IntRange(0, 1000), default=10, show_default=True, help="show the newest N records first"
+)
+@click.option("--follow", "-f", is_flag=True, help="then show each new record")
+@click.option("--jsonl", is_flag=True, help="write one JSON object per line")
 @operator_options
 @common_options
 @pass_console
 def tail_command(console: Console, place: Place, asking: Asking, limit: int, follow: bool, jsonl: bool) -> None:
-    """Show the log's newest records, and with -f those that come.
+    """Show the log's newest records, and with -f each new record.
 
-    Where nobody asks for a tool, that somebody read the log is not shown.
+    Without --tool, records of reads of the log are left out.
     """
+    # --json with --follow writes one object per line: a stream has no end to close an object at.
     mint, lines = place.mint(), jsonl or console.json
     answer = asking.page(mint, limit=max(1, limit))
     found = answer["records"][:limit][::-1]
@@ -87,15 +89,17 @@ def tail_command(console: Console, place: Place, asking: Asking, limit: int, fol
 
 
 @click.command("runs")
-@click.option("--service", help="only those of this service")
-@click.option("--limit", type=click.IntRange(1, 1_000_000), default=1000, show_default=True, help="the newest so many")
+@click.option("--service", help="show only this service")
+@click.option(
+    "--limit", type=click.IntRange(1, 1_000_000), default=1000, show_default=True, help="show the newest N runs"
+)
 @operator_options
 @common_options
 @pass_console
 def runs_command(console: Console, place: Place, service: str | None, limit: int) -> None:
-    """List whose records the log has, how far, how many were lost, and which runs never ended in order.
+    """List the runs of verifiers in the log: records, lost records, and whether the run was closed.
 
-    A run that is open and silent was killed, has a mint or a network that it cannot reach, or keeps its records back.
+    The process of a run that is open and silent was killed, cannot reach the mint, or does not ship its records.
     """
     mint = place.mint()
     runs, more = mint.rows(RUNS, "runs", {"service": service}, limit=limit)
@@ -108,17 +112,17 @@ def runs_command(console: Console, place: Place, service: str | None, limit: int
             run["boot"],
             run["high_water"],
             run["lost"],
-            "ended in order" if run["closed_at"] else f"open, last heard {show_span(max(0, now - run['seen_at']))} ago",
+            "closed" if run["closed_at"] else f"open, last heard {show_span(max(0, now - run['seen_at']))} ago",
         )
         for run in runs
     ]
     console.data("audit-runs", {"runs": runs, "more": more}, lambda: table(heads, rows))
     if more:
-        console.hint(f"these are the newest {limit}; --limit shows more")
+        console.hint(f"more than {limit} match: raise --limit to see them")
     for audience in _silent(mint, {run["service"] for run in runs}, service, more=more):
         console.hint(
-            f"nothing of {audience} has come: what it decides is on its own machine alone (`arx decisions`) until it"
-            " ships it (`arx service join`, `arx ship`)"
+            f"the log has no record of {audience}: ship them with `arx service join` and `arx ship`; until then see "
+            "`arx decisions` on its machine"
         )
 
 
@@ -127,9 +131,9 @@ def _silent(mint: Caller, heard: set[str], asked: str | None, *, more: bool) -> 
 
     Args:
         mint: The mint.
-        heard: Those that are known to have sent something.
-        asked: The only one that was asked for, or None.
-        more: Whether others may have sent something as well: each is then asked for.
+        heard: Services that are known to have records.
+        asked: The service that the caller selected, or None.
+        more: Whether other services may have records; each is then queried.
     """
     try:
         services, _ = mint.rows("/v1/services", "services")
@@ -148,14 +152,14 @@ def _tree(console: Console, mint: Caller, asking: Asking) -> bool:
     assert asking.one_id is not None
     name, ref = asking.one_id
     if not answer["complete"]:
-        console.say("this is more than a tree can show; here is the end of it")
+        console.say("too many records for a tree; the newest follow as a table")
         return False
     if not answer["nodes"]:
-        hint = "records are there a moment after they were shipped; `arx audit runs` says whose, and how far"
+        hint = "records appear a moment after they were shipped; `arx audit runs` lists whose records the log has"
         raise Stop(f"no record names {name} {ref[:60]}", exit_codes.DENIED, hint=hint, code=f"unknown_{name}")
     found, total = asking.newest(mint, DRAWN)
     drawn = {record["index"]: record for record in found}
-    if total["records"] > len(found):  # what was refused must not drown in what was allowed since
+    if total["records"] > len(found):  # the newest refusals are added: later allows could hide them
         drawn |= {record["index"]: record for record in asking.denied(mint, DRAWN)}
     shown_trails = trails_of_log(answer["nodes"], [drawn[index] for index in sorted(drawn)])
     value = {"trails": [each.to_dict() for each in shown_trails], "total": total}
@@ -175,9 +179,9 @@ def _write(console: Console, found: Sequence[dict[str, Any]], widths: Sequence[i
 
 
 def _said(shown: int, total: dict[str, Any]) -> str:
-    """Return how much of the result is shown."""
+    """Return the total, and how much of it is shown."""
     if not total["records"]:
-        return "no record is like that"
+        return "no record matches"
     count = f"{total['records']:,}" if total["exact"] else f"more than {total['records']:,}"
     times = "" if total["since"] is None else f", from {show_time(total['since'])} to {show_time(total['until'])}"
     all_of_it = total["exact"] and shown >= total["records"]

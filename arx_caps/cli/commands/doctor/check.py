@@ -5,13 +5,13 @@ from typing import NamedTuple
 
 
 class Check(NamedTuple):
-    """What was found about one thing.
+    """The result of one check.
 
     Attributes:
-        name: The thing.
-        ok: Whether it is as it should be; None when that is unknown.
-        found: What it is.
-        mend: What to do about it; empty when it is well.
+        name: The checked part.
+        ok: Whether it is in order; None if that is unknown.
+        found: Its state.
+        mend: How to repair it, in the imperative; empty if it is in order.
     """
 
     name: str

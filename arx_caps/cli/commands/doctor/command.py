@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``arx doctor``: look at a realm's folder, its store and its mint, and say how to mend what is wrong.
+"""``arx doctor``: the command, and the checks of a realm's folder and its mint.
 
-It only looks.  Each check answers for one thing that ARx rests on and cannot itself enforce: who can read the keys,
-that the store writes to disk before it answers and evicts nothing, that the clocks agree.  ``store`` has the checks of
-the store and of the clocks, ``history`` compares its history, ``witness`` asks the witnesses.
+The checks read and change nothing.  Each is of a condition that ARx relies on and cannot enforce, such as the
+permissions of keys or the durability of the store.
 """
 
 from collections.abc import Iterator
@@ -37,7 +36,7 @@ MARKS: Final = {
 
 
 class _Readiness(msgspec.Struct, frozen=True):
-    """What a mint answers at ``/readyz``; reading it needs no part of a mint."""
+    """A mint's answer at ``/readyz``; declared here, because the mint need not be installed."""
 
     ready: bool
     because: list[str]
@@ -52,10 +51,11 @@ class _Readiness(msgspec.Struct, frozen=True):
 @common_options
 @pass_console
 def doctor_command(console: Console, place: Place) -> None:
-    """Look for what is wrong and say how to mend it.
+    """Check the realm's folder, store, clocks, mint and witnesses, and print how to repair what is wrong.
 
-    Exits with 1 when something is wrong, with 3 when nothing is, but something could not be looked at.
+    Exit code 0: all in order; 1: a check failed; 3: a check could not be made.
     """
+    # All checks are made, also after a failed one: one repair at a time would take an operator one run per mistake.
     checks = list(_checks(place))
     results = {check.ok for check in checks}
     well = False if False in results else None if None in results else True
@@ -66,7 +66,7 @@ def doctor_command(console: Console, place: Place) -> None:
 
 def _line(check: Check) -> str:
     mark = MARKS[check.ok]
-    mend = f"\n     mend: {plain(check.mend)}" if check.mend else ""
+    mend = f"\n     hint: {plain(check.mend)}" if check.mend else ""
     return f"{mark} {check.name}: {plain(check.found)}{mend}"
 
 
@@ -77,7 +77,7 @@ def _checks(place: Place) -> Iterator[Check]:
     except ArxError as error:
         mend = "run `arx init`, or name the folder with --realm-dir or ARX_HOME"
         if (place.realm_dir / "realm.toml").exists():
-            mend = "correct that file; `arx init` in another folder shows how one looks"
+            mend = "correct realm.toml; `arx init` in another folder writes an example"
         yield Check("realm", False, str(error), mend)
         return
     yield Check("realm", True, f"{realm.name} in {realm.folder}")
@@ -93,10 +93,16 @@ def _permissions(realm: Realm) -> Check:
     if not open_to_others:
         return Check("permissions", True, "only this user can read the realm's secrets")
     named = " ".join(map(str, open_to_others))
-    return Check("permissions", False, f"others can reach {named}", f"chmod go= {named}; think who has read them")
+    return Check(
+        "permissions",
+        False,
+        f"other users can read {named}",
+        f"run `chmod go= {named}`; if one of them may have read a key, rotate it",
+    )
 
 
 def _secrets(realm: Realm) -> list[Path]:
+    # Service files have keys that make valid tokens for the service.
     services = list(realm.services_dir.glob("*.json")) if realm.services_dir.is_dir() else []
     return [
         realm.folder,
@@ -115,7 +121,7 @@ def _policy(realm: Realm) -> Check:
     try:
         policy = Policy.load(realm.policy_path)
     except ArxError as error:
-        return Check("policy", False, str(error), f"edit it, then `arx policy check {realm.policy_path}`")
+        return Check("policy", False, str(error), f"edit it, then run `arx policy check {realm.policy_path}`")
     return Check("policy", True, f"{len(policy.templates)} task templates, digest {policy.digest}")
 
 
@@ -133,28 +139,35 @@ def _mint(issuer: str, realm: Realm) -> Iterator[Check]:
     try:
         readiness = msgspec.json.decode(answer.content, type=_Readiness)
     except msgspec.DecodeError:
-        found = f"{issuer} answers {answer.status_code}, and not as a mint of this version does"
-        yield Check("mint", False, found, "something else listens there: end it, or correct `issuer` and `listen`")
+        found = f"{issuer} answers {answer.status_code}: expected a mint of this version"
+        yield Check(
+            "mint",
+            False,
+            found,
+            "stop the other server at this address, or correct `issuer` and `listen` in realm.toml",
+        )
         return
+    # Two realms can share an address by mistake: every command would then fail with "unknown key".
     if wrong := _another(readiness, realm):
-        mend = "correct `issuer` and `listen` in realm.toml, or what leads to that address"
+        mend = "correct `issuer` and `listen` in realm.toml, or the proxy at that address"
         yield Check("mint", False, f"{issuer} answers as {wrong}", mend)
         return
     if readiness.ready:
         yield Check("mint", True, f"{issuer} is ready")
     else:
         found = f"{issuer} is not ready: {'; '.join(readiness.because)[:300]}"
-        yield Check("mint", False, found, "see its log; it is ready once it can record and follows the store")
+        yield Check("mint", False, found, "see its log: it is ready when it can record decisions and follows the store")
     if readiness.log == "ok":
-        yield Check("audit log", True, "it is signed")
+        yield Check("audit log", True, "signed")
+    # `halted` needs an operator; `starting` and others end by themselves.
     if readiness.log == "halted":
-        found = "its database contradicts what was signed: it is not signed any more, and takes no service's records"
-        mend = "the mint's log says how; stop every mint, then `arx audit reindex` (docs/audit.md)"
+        found = "halted: its database differs from what was signed, so it accepts no records of services"
+        mend = "stop every mint, then run `arx audit reindex` (docs/audit.md); the mint's log has the details"
         yield Check("audit log", False, found, mend)
 
 
 def _another(readiness: _Readiness, realm: Realm) -> str | None:
-    """Name the mint that answered, where it is not this realm's: another name, issuer or log key; else None."""
+    """Return a name for the mint that answered if it is of another realm, issuer or log key; else None."""
     if readiness.realm != realm.name:
         return f"the mint of the realm {readiness.realm}"
     if readiness.issuer != realm.issuer:
@@ -162,5 +175,5 @@ def _another(readiness: _Readiness, realm: Realm) -> str | None:
     try:
         own = str(read_signer(realm.log_key_path, "log").key)
     except ArxError:
-        return None  # the permissions check names what cannot be read
+        return None  # another check reports an unreadable key
     return None if readiness.log_key == own else f"the mint of another realm {realm.name}: its log has another key"

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compare what the store holds with its own log, with the mint's database and with the mint's record.  SPEC 10.
+"""Compare the store's kills and freezes with the store's log, the mint's database and the mint's events.  SPEC 10.
 
-A writer to the store can undo what is in it: an operator's user, a restored file, an administrator at a console.
-A verifier that has seen more notices by itself.  This is what shows it to people, and what was ended past the mint.
+A restored file, or a user with write access, can undo a kill in the store; these checks detect it.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -15,16 +14,16 @@ from arx_verifier.errors import ArxError
 from arx_verifier.revocation import FREEZING, KILLING
 
 PAGE: Final = 1_000
-KEEP_LOG: Final = 10_000  # as the store's functions have it: they cut off what is older
+KEEP_LOG: Final = 10_000  # the limit of the store's functions, which delete older entries
 EVENTS: Final = ("targets.killed", "targets.frozen", "targets.thawed")
 HISTORIES: Final = ("epoch.begun", "epoch.rotated")
-BEGIN: Final = "start the mint: it begins one, and freezes again what the database has for frozen"
-NAMED: Final = 50  # of the freezes that are missing
-ROTATE: Final = "restart the mint: it ends this history, and every older token is revoked"
+BEGIN: Final = "start the mint: it begins a history, and restores the freezes of its database"
+NAMED: Final = 50  # of the missing freezes
+ROTATE: Final = "restart the mint: it begins a new history, which revokes every older token"
 
 
 def check_history(store: RevocationStore, realm: Realm) -> Iterator[Check]:
-    """Compare a realm's kills in the store, its log and the mint.
+    """Compare a realm's kills in the store, in its log and at the mint.
 
     Raises:
         StoreError: The store does not answer.
@@ -32,15 +31,16 @@ def check_history(store: RevocationStore, realm: Realm) -> Iterator[Check]:
     try:
         header = store.header()
     except StoreHistoryError:
-        yield Check("history", False, "the store holds no history of this realm", BEGIN)
+        yield Check("history", False, "the store has no history of this realm", BEGIN)
         yield _freezes(store, realm)
         return
+    # Log and maps are read one after the other; a mismatch counts only if it is still there at the second look.
     for last in (False, True):
         log = list(_log(store))
         found = _log_and_maps(store, log, header.seq, _kept(store, realm, header.at_ms))
         if found.ok or last:
             break
-        header = store.header()  # a kill or thaw came between two reads: read again
+        header = store.header()  # a kill or thaw happened between two reads: read again
     yield found
     yield _high_water(store, realm, header.incarnation, header.seq)
     yield _record(realm, {entry.seq: entry for entry in log}, header.seq)
@@ -55,7 +55,7 @@ def _log(store: RevocationStore) -> Iterator[StoreEntry]:
 
 
 def _kept(store: RevocationStore, realm: Realm, at_ms: int) -> Callable[[StoreEntry], bool]:
-    """Return a test of whether a kill is too young to have been forgotten: a token that it ends may still live."""
+    """Return a predicate: whether the store must still have a kill, because a token that it revokes may be alive."""
     client, header = store.exchange.client, store.keys.header
     max_ttl_ms = int(store.exchange.once(lambda: client.hmget(header, "maxttl_ms"))[0] or 0)
 
@@ -65,7 +65,7 @@ def _kept(store: RevocationStore, realm: Realm, at_ms: int) -> Callable[[StoreEn
         kind, _, name = entry.target.partition(":")
         if kind not in ("session", "task") or entry.why != f"{kind} ended":
             return True
-        # The mint let it be forgotten once the session or the task itself was over.
+        # The mint lets the store delete it when the session or the task itself has expired.
         row = _row(realm, kind, name)
         return row is not None and int(row["expires_at"]) > at_ms
 
@@ -73,7 +73,7 @@ def _kept(store: RevocationStore, realm: Realm, at_ms: int) -> Callable[[StoreEn
 
 
 def _row(realm: Realm, kind: str, name: str) -> Mapping[str, Any] | None:
-    """Return what the mint knows of a session or a task, if it can be asked."""
+    """Return the mint's row of a session or a task, or None."""
     from arx_caps.mint.db.mint_database import MintDatabase
 
     if realm.database is None and not realm.database_path.exists():
@@ -82,12 +82,13 @@ def _row(realm: Realm, kind: str, name: str) -> Mapping[str, Any] | None:
         with MintDatabase(realm.database_url) as db:
             return db.sessions.find(name) if kind == "session" else db.tasks.find(name)
     except ArxError:
-        return None  # said by another check
+        return None  # another check reports it
 
 
 def _log_and_maps(store: RevocationStore, log: list[StoreEntry], seq: int, kept: Callable[[StoreEntry], bool]) -> Check:
-    """Replay the log: what it says last about a target is what the maps must hold, unless it was forgotten in time."""
+    """Replay the log: the maps must have its last entry of each target, except kills that were deleted in time."""
     kills, freezes = store.kills(), store.freezes()
+    # A kill is a map entry with the sequence of its log entry; a newer kill of the same target may have replaced it.
     killed: dict[str, StoreEntry] = {}
     frozen: dict[str, int] = {}
     for entry in log:
@@ -101,61 +102,69 @@ def _log_and_maps(store: RevocationStore, log: list[StoreEntry], seq: int, kept:
     wrong += [target for target, entry in killed.items() if target not in kills and kept(entry)]
     wrong += [target for target, at in frozen.items() if freezes.get(target, 0) != at and at <= seq]
     if log and log[-1].seq != seq:
-        return Check("history", False, f"the store is at {seq}, its log at {log[-1].seq}", ROTATE)
+        return Check("history", False, f"the store is at entry {seq}, its log at entry {log[-1].seq}", ROTATE)
     if log and log[-1].seq - log[0].seq != len(log) - 1:
-        found = f"entries between {log[0].seq} and {log[-1].seq} are missing in the log"
-        return Check("history", False, f"{found}: somebody wrote past the functions", ROTATE)
+        found = f"the log lacks entries between {log[0].seq} and {log[-1].seq}"
+        return Check("history", False, f"{found}: a user wrote without the store's functions", ROTATE)
     if wrong:
-        found = f"{wrong[0]} is not as the log says: somebody wrote past the functions"
-        return Check("history", False, found, f"{ROTATE}; then look for whose password that was")
+        found = f"{wrong[0]} differs from the log: a user wrote without the store's functions"
+        return Check(
+            "history", False, found, f"{ROTATE}; then find the user with write access, and change its password"
+        )
     direct = sum("direct" in entry.by for entry in log)
-    past = f", {direct} of them written past the mint" if direct else ""
-    return Check("history", True, f"at {seq}; {len(log)} entries in the log{past}")
+    past = f", {direct} of them written without the mint" if direct else ""
+    return Check("history", True, f"at entry {seq}; {len(log)} entries in the log{past}")
 
 
 def _high_water(store: RevocationStore, realm: Realm, incarnation: str, seq: int) -> Check:
     from arx_caps.mint.db.mint_database import MintDatabase
 
+    # Opening a missing SQLite file would create an empty one, which hides the loss.
     path = realm.database_path
     if realm.database is None and not path.exists():
-        found = f"{path} is gone: the mint knows no agent, session or operator, and not what was killed"
-        return Check("memory", False, found, "restore it from a backup, then restart the mint; kills work meanwhile")
+        found = f"{path} is missing: the mint has no agents, sessions, operators and kills"
+        return Check(
+            "memory", False, found, "restore it from a backup, then restart the mint; until then kill with --direct"
+        )
     try:
         with MintDatabase(realm.database_url) as db:
             mark, known = db.epoch.high_water(realm.name), db.operators.exist()
     except ArxError as error:
-        return Check("memory", False, str(error), "look at the mint's database")
+        return Check("memory", False, str(error), "check the mint's database, at `database` in realm.toml")
     if not known:
-        found = "the mint's database was made anew: it knows no operator, and not what was killed before"
-        return Check("memory", False, found, "restore it from a backup, then restart the mint; kill with --direct")
+        found = "the mint's database is new: it has no operators, and no earlier kills"
+        return Check(
+            "memory", False, found, "restore it from a backup, then restart the mint; until then kill with --direct"
+        )
     if mark is None:
-        return Check("memory", False, "the mint has never seen this store", "start the mint")
+        return Check("memory", False, "the mint has not used this store yet", "start the mint")
     if mark.incarnation != incarnation:
-        return Check("memory", False, "the store is in another history than the mint knows", ROTATE)
+        return Check("memory", False, "the store has another history than the mint", ROTATE)
     if mark.seq > seq:
-        return Check("memory", False, f"the store has lost {mark.seq - seq} entries that the mint saw", ROTATE)
+        return Check("memory", False, f"the store has lost {mark.seq - seq} entries that the mint has", ROTATE)
+    # Equal numbers do not prove equal entries, so the hash chain is compared too.
     if mark.chain and (store.chain_at(mark.seq) or mark.chain) != mark.chain:
-        found = "the store has lost entries that the mint saw, and given their numbers to others"
+        found = "the store has lost entries that the mint has, and used their numbers for others"
         return Check("memory", False, found, ROTATE)
-    return Check("memory", True, f"the mint has seen {mark.seq} of {seq}")
+    return Check("memory", True, f"the mint has applied {mark.seq} of {seq} entries")
 
 
 def _record(realm: Realm, log: dict[int, StoreEntry], seq: int) -> Check:
-    """Compare the log with the mint's record: after a rollback the old numbers have other entries, or none."""
+    """Compare the log with the mint's events: after a rollback their numbers have other entries, or none."""
     compared = 0
     try:
         events = _events(realm)
     except ArxError as error:
-        return Check("record", False, str(error), "look at the mint's database")
+        return Check("record", False, str(error), "check the mint's database, at `database` in realm.toml")
     for number, target in _recorded(events):
         if not seq - KEEP_LOG < number <= seq:
-            continue  # cut off in time, or newer than this look
+            continue  # deleted by the store's functions, or newer than this check
         entry = log.get(number)
         if entry is None or entry.target != target:
-            found = f"number {number} is {entry.target if entry else 'not'} in the store, {target} in the mint's record"
+            found = f"entry {number} is {entry.target if entry else 'missing'} in the store, {target} at the mint"
             return Check("record", False, found, ROTATE)
         compared += 1
-    return Check("record", True, f"{compared} entries are as the mint recorded them")
+    return Check("record", True, f"{compared} entries match the mint's events")
 
 
 def _freezes(store: RevocationStore, realm: Realm) -> Check:
@@ -164,34 +173,35 @@ def _freezes(store: RevocationStore, realm: Realm) -> Check:
     from arx_caps.mint.revocation.freezes import wanted_freezes
 
     if realm.database is None and not realm.database_path.exists():
-        return Check("freezes", False, "without the mint's database nobody knows what must be frozen", "restore it")
+        return Check("freezes", False, "unknown without the mint's database", "restore the database from a backup")
     try:
         with MintDatabase(realm.database_url) as db:
             wanted = wanted_freezes(db, store, realm.name)
     except ArxError as error:
-        return Check("freezes", False, str(error), "look at the mint's database")
+        return Check("freezes", False, str(error), "check the mint's database, at `database` in realm.toml")
+    # More freezes in the store are fine: an operator can freeze without the mint.
     lost = sorted(wanted - set(store.freezes()))
     if lost:
         named = ", ".join(lost[:NAMED]) + (f" and {len(lost) - NAMED} more" if len(lost) > NAMED else "")
-        found = f"the store has lost {len(lost)} of {len(wanted)} freezes: {named}"
-        return Check("freezes", False, found, "start the mint: it freezes them again, and grants nothing before")
-    return Check("freezes", True, f"all {len(wanted)} targets that must be refused are frozen")
+        found = f"the store lacks {len(lost)} of {len(wanted)} freezes: {named}"
+        return Check("freezes", False, found, "start the mint: it restores them before it grants anything")
+    return Check("freezes", True, f"the store has every freeze of the mint: {len(wanted)}")
 
 
 def _recorded(events: list[dict[str, Any]]) -> Iterator[tuple[int, str]]:
-    """Number the targets of events: those of one step follow each other, and the event has the last one's number."""
+    """Yield number and target of each entry; an event has the number of its last target."""
     for event in events:
         yield from enumerate(event["targets"], int(event["seq"]) - len(event["targets"]) + 1)
 
 
 def _events(realm: Realm) -> list[dict[str, Any]]:
-    """Read the last events about targets in the newest history."""
+    """Return the events about targets in the newest history."""
     from arx_caps.mint.db.mint_database import MintDatabase
 
     if realm.database is None and not realm.database_path.exists():
-        return []  # said already
+        return []  # another check reports it
     with MintDatabase(realm.database_url) as db:
         recorded = db.outbox.since(0, (*EVENTS, *HISTORIES))
     newest = max((place for place, event in enumerate(recorded) if event.kind in HISTORIES), default=-1)
-    # What was erased with a person names no target any more; its number is left out of the comparison.
+    # An event that was erased with a person has no targets: it cannot be compared.
     return [event.facts for event in recorded[newest + 1 :] if "targets" in event.facts]

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What ``arx doctor`` looks at in the revocation store: its server, its users, the realm's data, who follows them.
+"""The checks of the revocation store: its server, its users, the realm's data, and its verifiers.  SPEC 10.
 
-It only looks, as the user of the store's address.  What that user may not ask is unknown.
+They read as the user of the store's URL.  A check that this user has no permission for is unknown.
 """
 
 import os
@@ -26,7 +26,7 @@ from arx_verifier.revocation import MAX_ANSWER, Address, CertificateError
 ANYBODY: Final = "default"
 
 
-# An administrator alone can ask for users.  Its own rights are not the point: those of the realm's own user, of its
+# Only an administrator can list users.  Its own permissions are not checked: those of the realm's own user, of its
 # followers and of the default user are.
 def wide_users(client: Any, realm: str, store: str | None) -> tuple[int, dict[str, list[str]]]:
     """Check the store's users that concern a realm.
@@ -37,7 +37,7 @@ def wide_users(client: Any, realm: str, store: str | None) -> tuple[int, dict[st
         store: The address that the realm's folder names, or None.
 
     Returns:
-        How many were looked at, and what is too wide, by name.
+        The number of checked users, and the excess permissions by user.
     """
     asking = str(client.acl_whoami())
     own = asking if store is None else Address(store, None, realm).username or ANYBODY
@@ -52,7 +52,7 @@ def wide_users(client: Any, realm: str, store: str | None) -> tuple[int, dict[st
         if not known and not (name in following and acl.reaches(user, realm)):
             continue
         if name == asking != own and name not in following and not acl.has_no_password(user):
-            continue  # the administrator, who asks
+            continue  # the administrator who runs this command
         looked_at += 1
         if found := acl.too_wide(user, realm, name):
             wide[name] = found
@@ -60,30 +60,30 @@ def wide_users(client: Any, realm: str, store: str | None) -> tuple[int, dict[st
 
 
 TIMEOUT_S: Final = 3.0
-MAX_CLOCK_MS: Final = 5_000  # far below where mint and verifiers refuse (30 s)
+MAX_CLOCK_MS: Final = 5_000  # far below 30 s, from which mint and verifiers refuse
 LIBRARY: Final = "arx1"
-ACLS: Final = "make users with `arx redis acl`, and name one in the store's URL"
+ACLS: Final = "create users with `arx redis acl`, and name one in the store's URL"
 CERTIFICATE: Final = "set `ca` in realm.toml to the authority that issued it, or correct `store`"
-MAY_NOT: Final = "ask as the store's administrator: name that user in --store, its password in ARX_STORE_PASSWORD"
+MAY_NOT: Final = "check as the store's administrator: name that user in --store, its password in ARX_STORE_PASSWORD"
 # The mint's own user, as `arx redis acl` makes it, may not load functions.
 BEGIN: Final = (
-    "`arx redis load` as a user of the admin role (`arx up` does that by itself); then start the mint, which begins the"
-    " history"
+    "run `arx redis load` as a user of the admin role (`arx up` does this at start); then start the mint, which begins"
+    " the history"
 )
-SLOW_LINK_S: Final = 10  # a soft limit that lasts longer lets even that through
+SLOW_LINK_S: Final = 10  # the largest answer passes a slow link within the time of the soft limit
 NO_LIMIT: Final = 1 << 62
-GONE_LEASES: Final = 10  # who was silent for longer has most likely ended, without leave
-SETTLE_S: Final = 0.3  # what is behind now may have caught up in a moment
+GONE_LEASES: Final = 10  # a verifier that is silent for longer has most likely ended
+SETTLE_S: Final = 0.3  # a verifier that is behind may catch up in this time
 
 
 class Patient(NamedTuple):
-    """What is looked at.
+    """The checked store.
 
     Attributes:
-        client: The store's server, answers as text.
-        store: The realm in it.
+        client: A client of the server, with answers as text.
+        store: The realm's data in it.
         realm: The realm's settings.
-        own: Whether it is the server that ``arx up`` runs, which no other user can reach.
+        own: Whether it is the server that ``arx up`` runs, which no other user can connect to.
     """
 
     client: Any
@@ -96,7 +96,7 @@ def check_store(url: str | None, realm: Realm) -> Iterator[Check]:
     """Check a realm's store.
 
     Args:
-        url: Where it is, if not where the realm's folder says.
+        url: The store's URL; None for that of the realm's folder.
         realm: The realm.
     """
     password, own = os.environ.get("ARX_STORE_PASSWORD"), url is None and realm.store is None
@@ -113,14 +113,15 @@ def check_store(url: str | None, realm: Realm) -> Iterator[Check]:
     try:
         at = client.time()
     except (redis.RedisError, OSError) as error:
-        mend = "start it (`arx up`)" if own else "start it, or correct `store` in realm.toml"
+        mend = "start it with `arx up`" if own else "start it, or correct `store` in realm.toml"
         if isinstance(error, CertificateError):
             yield Check("store", False, str(error), CERTIFICATE)
             return
-        yield Check("store", False, f"it did not answer ({type(error).__name__})", mend)
+        yield Check("store", False, f"no answer ({type(error).__name__})", mend)
         return
+    # The checks below need an answering store, so an unreachable one ends above with one result.
     with client, store:
-        yield Check("store", True, "it answers")
+        yield Check("store", True, "answers")
         yield _clocks(at)
         for check in CHECKS:
             yield _asked(check, Patient(client, store, realm, own))
@@ -128,29 +129,29 @@ def check_store(url: str | None, realm: Realm) -> Iterator[Check]:
             yield from check_history(store, realm)
         except StoreError as error:
             denied = isinstance(error.__cause__, redis.exceptions.NoPermissionError)
-            yield Check("history", None, f"not compared: {error}", MAY_NOT if denied else "look at the store's log")
+            yield Check("history", None, f"not compared: {error}", MAY_NOT if denied else "see the store's log")
 
 
 def _clocks(at: tuple[int, int]) -> Check:
-    """Compare this machine's clock with the store's, which told the time as seconds and microseconds."""
+    """Compare this machine's clock with the store's time, given as seconds and microseconds."""
     away_ms = abs(at[0] * 1000 + at[1] // 1000 - time.time_ns() // 1_000_000)
-    mend = "" if away_ms <= MAX_CLOCK_MS else "set both clocks by NTP; from 30 s on nothing is granted or accepted"
-    return Check("clock", not mend, f"{away_ms} ms from the store's", mend)
+    mend = "" if away_ms <= MAX_CLOCK_MS else "set both clocks by NTP: from 30 s on every call is refused"
+    return Check("clock", not mend, f"{away_ms} ms from the store's clock", mend)
 
 
 def _asked(check: Callable[[Patient], Check], patient: Patient) -> Check:
-    """Make one check; what the store does not let this user ask is unknown."""
+    """Return the result of a check; unknown if the store's user has no permission for it."""
     name = check.__name__.removeprefix("_")
     try:
         return check(patient)
     except redis.exceptions.NoPermissionError:
-        return Check(name, None, "this user may not ask", MAY_NOT)
+        return Check(name, None, "the store's user has no permission for this check", MAY_NOT)
     except ArxError as error:
         if isinstance(error.__cause__, redis.exceptions.NoPermissionError):
-            return Check(name, None, "this user may not ask", MAY_NOT)
+            return Check(name, None, "the store's user has no permission for this check", MAY_NOT)
         return Check(name, False, str(error), BEGIN)
     except (redis.RedisError, OSError) as error:
-        return Check(name, False, f"it did not say ({type(error).__name__})", "look at the store's log")
+        return Check(name, False, f"no answer ({type(error).__name__})", "see the store's log")
 
 
 def _persistence(patient: Patient) -> Check:
@@ -158,55 +159,68 @@ def _persistence(patient: Patient) -> Check:
     on = str(info.get("aof_enabled")) == "1"
     if not on:
         found = "no append-only file: a crash can undo a kill"
-        return Check("persistence", False, found, "CONFIG SET appendonly yes and appendfsync always, in its file too")
+        return Check(
+            "persistence",
+            False,
+            found,
+            "run CONFIG SET appendonly yes and CONFIG SET appendfsync always, and set both in its file",
+        )
     if info.get("aof_last_write_status") != "ok":
-        return Check("persistence", False, "the last write to its file failed", "make room on the store's disk")
+        return Check("persistence", False, "the last write to its file failed", "free space on the store's disk")
     fsync = patient.client.config_get("appendfsync").get("appendfsync")
     if fsync != "always":
         found = f"appendfsync {fsync}: a power cut can undo a kill"
-        return Check("persistence", False, found, "CONFIG SET appendfsync always, in its file too")
+        return Check("persistence", False, found, "run CONFIG SET appendfsync always, and set it in its file")
     return Check("persistence", True, "each kill is on disk before it is acknowledged")
 
 
 def _eviction(patient: Patient) -> Check:
+    # The store's kills have no expiry of their own, but an eviction policy such as allkeys-lru deletes any key.
     policy = patient.client.config_get("maxmemory-policy").get("maxmemory-policy")
-    mend = "" if policy == "noeviction" else "set maxmemory-policy noeviction; an evicted kill is forgotten"
+    mend = (
+        ""
+        if policy == "noeviction"
+        else "run CONFIG SET maxmemory-policy noeviction, and set it in its file: else a kill can be evicted"
+    )
     return Check("eviction", not mend, str(policy), mend)
 
 
 def _functions(patient: Patient) -> Check:
     found = patient.client.execute_command("FUNCTION", "LIST", "LIBRARYNAME", LIBRARY, "WITHCODE")
-    mend = "`arx up` loads them when it starts; into a store of your own, `arx redis load` as a user of the admin role"
+    mend = "restart `arx up`, which loads them; for your own store run `arx redis load` as a user of the admin role"
     if not found:
         return Check("functions", False, f"{LIBRARY} is not loaded", mend)
     library = found[0]
     facts = library if isinstance(library, dict) else dict(zip(library[::2], library[1::2], strict=True))
+    # Compared as text: an older library can accept a call that this version's library refuses.
     if facts["library_code"] != functions():
         return Check("functions", False, f"{LIBRARY} is of another version of ARx than this command", mend)
     return Check("functions", True, f"{LIBRARY} is loaded, of this version")
 
 
 def _buffer(patient: Patient) -> Check:
-    """A follower's answers and pushes wait in the server up to this limit, beyond which its connection is closed."""
+    """Check the server's limit of bytes for a follower, beyond which it closes the connection."""
+    # Answers and messages to a follower wait in this buffer.  A follower whose connection closes at each attempt never
+    # catches up, and refuses every call.
     words = patient.client.config_get("client-output-buffer-limit")["client-output-buffer-limit"].split()
     hard, soft, soft_s = map(int, words[words.index("pubsub") + 1 :][:3])
     small = min(hard or NO_LIMIT, soft if soft and soft_s < SLOW_LINK_S else NO_LIMIT)
     if small < MAX_ANSWER:
-        found = f"{small} bytes for a follower, whose largest answer has {MAX_ANSWER}: far behind, it never catches up"
-        mend = "CONFIG SET client-output-buffer-limit 'pubsub 32mb 8mb 60', in its file too"
+        found = f"{small} bytes per follower, below the largest answer ({MAX_ANSWER}): a late one cannot catch up"
+        mend = "run CONFIG SET client-output-buffer-limit 'pubsub 32mb 8mb 60', and set it in its file"
         return Check("buffer", False, found, mend)
-    return Check("buffer", True, "room for a follower that is far behind")
+    return Check("buffer", True, "large enough for a follower that is far behind")
 
 
 def _access(patient: Patient) -> Check:
-    if patient.own:
-        return Check("access", True, "the store's socket can be opened by this user alone")
+    if patient.own:  # it listens at a socket in the realm's private folder, so it needs no users
+        return Check("access", True, "only this user can open the store's socket")
     looked_at, wide = wide_users(patient.client, patient.realm.name, patient.realm.store)
     if wide:
         named = "; ".join(f"the user {name} has {', '.join(found)}" for name, found in wide.items())
         only_default = set(wide) == {ANYBODY} and patient.realm.store is not None
         return Check("access", False, named, f"{ACLS}; then `ACL SETUSER default off`" if only_default else ACLS)
-    return Check("access", True, f"{looked_at} users concern the realm, each with what its role needs")
+    return Check("access", True, f"{looked_at} users of the realm, each with only the permissions of its role")
 
 
 def _replication(patient: Patient) -> Check:
@@ -216,61 +230,62 @@ def _replication(patient: Patient) -> Check:
         return Check("replication", False, "this server is a replica", "name the primary, or its Sentinels, in `store`")
     topology = Topology(realm.replicas, realm.on_failover, realm.failover_window_ms)
     if must_attest(patient.store, topology):
-        found = "the store changed hands and the mint has not looked at it: nothing is accepted"
-        return Check("replication", False, found, "start the mint; it decides as `on_failover` in realm.toml says")
+        found = "the store failed over, and the mint has not confirmed it: every call is refused"
+        return Check("replication", False, found, "start the mint, which follows `on_failover` in realm.toml")
     if not (replicas or realm.replicas or patient.store.fails_over):
-        return Check("replication", True, "one server, nothing to fail over to")
+        return Check("replication", True, "one server without replicas")
     if replicas < realm.replicas:
-        found = f"{replicas} of {realm.replicas} replicas follow: kills are not durable"
+        found = f"{replicas} of {realm.replicas} replicas are connected: kills are not durable"
         return Check("replication", False, found, "start the missing replicas, or lower `replicas` in realm.toml")
     if replicas and not realm.replicas and not look(patient.store).node.startswith("cluster"):
-        found = f"{replicas} replicas, and kills do not wait for them: a promoted one can lack a kill"
+        found = f"kills do not wait for the {replicas} replicas: a promoted replica can lack a kill"
         return Check("replication", False, found, f"set replicas = {replicas} in realm.toml")
     return _window(patient, replicas)
 
 
 def _window(patient: Patient, replicas: int) -> Check:
-    """Compare how long a deposed primary goes on answering with what reports reckon with."""
+    """Compare the time for which a replaced primary still answers with ``failover_window``."""
     settings, window_ms = patient.client.config_get("*"), patient.realm.failover_window_ms
     if settings.get("cluster-enabled") == "yes":
-        # A node is asked for a sign of life after half of it, and given up when none came for all of it.
+        # A node is pinged after half of the timeout, and fails after the whole.
         lasts_ms = int(settings["cluster-node-timeout"]) * 3 // 2 + 500
     elif int(settings.get("min-replicas-to-write", 0)):
-        # The server counts in whole seconds, and looks once a second.
+        # The server counts whole seconds, and checks once per second.
         lasts_ms = int(settings["min-replicas-max-lag"]) * 1000 + 2000
     else:
-        found = "min-replicas-to-write is 0: a deposed primary goes on granting leases"
+        found = "min-replicas-to-write is 0: a replaced primary still grants leases"
         return Check(
             "replication", False, found, "set min-replicas-to-write 1 and min-replicas-max-lag 2 on each server"
         )
     if lasts_ms > window_ms:
-        found = f"a deposed primary answers for {lasts_ms} ms, reports reckon with {window_ms} ms"
+        found = f"a replaced primary answers for {lasts_ms} ms, and failover_window is {window_ms} ms"
         return Check("replication", False, found, f'set failover_window = "{lasts_ms}ms" in realm.toml')
-    return Check("replication", True, f"{replicas} replicas; a failover adds at most {lasts_ms} ms to the bound")
+    return Check("replication", True, f"{replicas} replicas; a failover delays a kill by at most {lasts_ms} ms")
 
 
 def _registry(patient: Patient) -> Check:
     header = patient.store.header()
     registry = patient.store.unacked(2**53, 0)
+    # After a clock was set back, leases would seem to last longer than they do.
     ahead = [name for name, last, *_ in registry.missing if last > registry.at_ms + 1000]
     if ahead:
-        found = f"{ahead[0]} was heard of in the future: the store's clock was set back"
-        return Check(
-            "registry", False, found, "set the store's clock by NTP, never back by hand; restart its verifiers"
-        )
+        found = f"{ahead[0]} has a time in the future: the store's clock was set back"
+        return Check("registry", False, found, "set the store's clock by NTP, and restart its verifiers")
+    # A verifier ahead of the store proves that the store lost entries: a restored file, or a failover.
     claim = patient.store.ahead()
     if claim is not None:
-        found = f"{claim.verifier} has applied {claim.seq}, which the store, at {header.seq}, does not have"
-        mend = "the store went back, or that verifier is wrong: the mint ends the history, or says in its log why not"
+        found = f"{claim.verifier} has applied entry {claim.seq}, and the store is at entry {header.seq}"
+        mend = "see the mint's log: if the store lost entries, the mint begins a new history"
         return Check("registry", False, found, mend)
     age_ms = registry.at_ms - registry.since_ms
     if age_ms <= header.lease_ms:
-        return Check("registry", True, f"began {age_ms} ms ago; kills are confirmed once it is older than a lease")
-    return Check("registry", True, f"{registry.verifiers} heard of lately, known for {show_span(age_ms)}")
+        return Check("registry", True, f"began {age_ms} ms ago; kills are confirmed when it is older than a lease")
+    return Check("registry", True, f"began {show_span(age_ms)} ago; recent verifiers: {registry.verifiers}")
 
 
 def _verifiers(patient: Patient) -> Check:
     header = patient.store.header()
+    # Two looks: a verifier that is behind at one moment may only be a message late.
     behind = {seen.id for seen in patient.store.verifiers() if seen.applied < header.seq}
     if behind:
         time.sleep(SETTLE_S)
@@ -279,29 +294,30 @@ def _verifiers(patient: Patient) -> Check:
     silent = [one for one in seen if one.age_ms > header.lease_ms]
     if late:
         worst = max(late, key=lambda verifier: verifier.age_ms)
-        found = f"{len(late)} of {len(seen)} lag: {worst.id} is at {worst.applied} of {header.seq}"
-        mend = "look at that process and its link to the store; until it follows again it refuses every call"
-        return Check("verifiers", False, f"{found}, heard {show_span(worst.age_ms)} ago", mend)
+        found = f"{len(late)} of {len(seen)} are behind: {worst.id} is at entry {worst.applied} of {header.seq}"
+        mend = "check that process and its network to the store; until it follows, it refuses every call"
+        return Check("verifiers", False, f"{found}, last probe {show_span(worst.age_ms)} ago", mend)
     quiet = ""
     if silent:
-        named = f"{silent[0].id}, heard {show_span(silent[0].age_ms)} ago"
-        quiet = f"; {len(silent)} more have ended, or hold no lease and accept nothing ({named})"
-    return Check("verifiers", True, f"{len(seen) - len(silent)} have applied every kill{quiet}")
+        named = f"{silent[0].id}, last probe {show_span(silent[0].age_ms)} ago"
+        quiet = f"; {len(silent)} more have ended, or have no lease and refuse every call ({named})"
+    return Check("verifiers", True, f"{len(seen) - len(silent)} live, which have applied every kill{quiet}")
 
 
 def _nonces(patient: Patient) -> Check:
-    """Find two live processes of one audience that do not share used calls: behind a relay by their journals alone."""
+    """Check that live processes of one audience share their nonces; behind a relay, journals name them."""
     lease_ms, folder = patient.store.header().lease_ms, patient.realm.journals_dir
+    # The registry names verifiers that follow the store; those behind a relay are known by their journals alone.
     ids = [seen.id for seen in patient.store.verifiers() if seen.age_ms <= lease_ms]
     if folder.is_dir():
         ids += [name for journal in folder.iterdir() if journal.is_dir() for name in writers(journal)]
     found = apart(ids)
     if found:
         audience, names = next(iter(found.items()))
-        said = f"{len(names)} processes of {audience} do not share used calls: each accepts one call once"
-        mend = 'name a Redis in their service file, "nonces": "redis://HOST", or run one process'
-        return Check("nonces", False, f"{said} ({', '.join(names[:3])})", mend)
-    return Check("nonces", True, "no live processes of one audience keep their used calls from each other")
+        shown = f"{len(names)} processes of {audience} do not share nonces: each accepts the same call once"
+        mend = 'set "nonces": "redis://HOST" in their service file, or run one process'
+        return Check("nonces", False, f"{shown} ({', '.join(names[:3])})", mend)
+    return Check("nonces", True, "the live processes of each audience share their nonces")
 
 
 CHECKS: Final = (

@@ -1,9 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``arx doctor`` on the audit log's witnesses: whether each has cosigned what was published last.  LOG 1.6.
-
-A checkpoint without a cosignature is published all the same, unless the realm requires it: an auditor who asks for the
-witness would be the first to miss it.
-"""
+"""The check of the audit log's witnesses: whether each has cosigned the last checkpoint.  LOG 1.6."""
 
 from collections.abc import Iterator
 
@@ -15,6 +11,7 @@ from arx_verifier.errors import SettingsError
 
 def check_witnesses(realm: Realm) -> Iterator[Check]:
     """Check the cosignatures of the published checkpoint; yield nothing without a witness or a log."""
+    # Unless the realm requires cosignatures, a checkpoint is published without, and only auditors notice.
     published = realm.log_dir / "checkpoint"
     if not realm.witnesses or not published.exists():
         return
@@ -23,13 +20,13 @@ def check_witnesses(realm: Realm) -> Iterator[Check]:
         log = read_signer(realm.log_key_path, "log").key
         seen = open_checkpoint(published.read_bytes(), log, keys).seen
     except (NoteError, TamperedError, SettingsError) as error:
-        yield Check("witnesses", False, str(error), "correct `witnesses` in realm.toml; docs/audit.md")
+        yield Check("witnesses", False, str(error), "correct `witnesses` in realm.toml (see docs/audit.md)")
         return
     missing = [key.name for key in keys if key not in seen]
     if missing:
         found = f"the last checkpoint is not cosigned by {', '.join(missing)}"
         yield Check(
-            "witnesses", False, found, "see that it runs; it is asked again every 10 s, and the mint's log says why"
+            "witnesses", False, found, "start the witness: the mint asks it every 10 s, and its log has the error"
         )
     else:
         yield Check("witnesses", True, f"the last checkpoint is cosigned by {', '.join(key.name for key in keys)}")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``arx token``: read a token, delegate it, explain what a service would say of it.  All of it offline."""
+"""``arx token``: inspect, delegate and explain tokens, offline."""
 
 import time
 from pathlib import Path
@@ -24,9 +24,9 @@ from arx_verifier.names import is_agent_path
 
 @click.group("token", cls=Verbs)
 def token_command() -> None:
-    """Read, delegate and explain tokens and bundles.
+    """Inspect, delegate and explain tokens and bundles, without the mint.
 
-    A token is read from a file, or from stdin with "-"; it is never part of the command line.
+    A token is read from a file, or from stdin with `-`; it is never part of the command line.
     """
 
 
@@ -38,7 +38,7 @@ token_command.add_command(explain_command)
 @common_options
 @pass_console
 def inspect(console: Console, file: str) -> None:
-    """Say what a token, a bundle or an approval says, without proving any of it."""
+    """Show the content of a token, a bundle or an approval, without verifying it."""
     holding = Holding.read(file, approvals=True)
     now_ms = time.time_ns() // 1_000_000
     tokens = [describe_token(macaroon) for _, macaroon in sorted(holding.tokens.items())]
@@ -50,12 +50,18 @@ def inspect(console: Console, file: str) -> None:
 
 @token_command.command("delegate")
 @click.argument("to")
-@click.option("--in", "file", required=True, help='the token or bundle, "-" for stdin')
-@click.option("--tool", "tools", multiple=True, help="a tool that stays allowed; may be repeated; all when left out")
-@click.option("--arg", "arguments", multiple=True, metavar="NAME=JSON", help="attenuate an argument of every tool left")
-@click.option("--audience", "audiences", multiple=True, help="keep only the token of this service; may be repeated")
-@click.option("--ttl", type=Duration(), help="how long it works, such as 5m; never longer than before")
-@click.option("--depth", type=click.IntRange(0, 16), help="how many delegations may follow")
+@click.option("--in", "file", required=True, help="token or bundle, `-` for stdin")
+@click.option("--tool", "tools", multiple=True, help="tool to keep; repeatable [all tools]")
+@click.option(
+    "--arg",
+    "arguments",
+    multiple=True,
+    metavar="NAME=JSON",
+    help="constraint of an argument, in every tool that has it; repeatable",
+)
+@click.option("--audience", "audiences", multiple=True, help="service whose token to keep; repeatable [all services]")
+@click.option("--ttl", type=Duration(), help="lifetime from now, such as 5m [unchanged]")
+@click.option("--depth", type=click.IntRange(0, 16), help="number of delegations that may follow [unchanged]")
 @out_option
 @common_options
 @pass_console
@@ -70,16 +76,16 @@ def delegate(
     depth: int | None,
     out: Path | None,
 ) -> None:
-    """Attenuate what FILE holds and hand it to the agent TO, without asking the mint.
+    """Delegate an attenuated token or bundle to the agent TO.
 
-    What an --arg is held to is any constraint as JSON, or the text, integer or boolean that it is to equal.
+    The JSON of --arg is a constraint, or the text, integer or boolean that the argument must equal.
 
     \b
         arx token delegate acme/support/worker --in task.bundle --tool orders.get --ttl 5m --out worker.bundle
         arx token delegate acme/support/worker --in task.bundle --arg amount:='{"range":[0,50]}'
     """
     if not is_agent_path(to):
-        raise click.BadParameter(f"{to[:60]!r} is not an agent path such as acme/worker", param_hint="TO")
+        raise click.BadParameter(f"expected an agent path such as acme/worker, got {to[:60]!r}", param_hint="TO")
     holding = Holding.read(file)
     outlines = {audience: outline(holding.token(audience)) for audience in audiences or holding.tokens}
     caveats = caveats_for(
@@ -92,17 +98,19 @@ def delegate(
         now=time.time_ns() // 1_000_000,
     )
     given = holding.delegate(to, caveats)
-    _refuse_the_useless(given)
+    _refuse_the_useless(given)  # the next holder could not repair it
     _give(console, given, to, out)
 
 
 def _refuse_the_useless(given: Holding) -> None:
-    """Refuse to delegate what every verifier would refuse: the next holder could do nothing about it."""
+    """Raise if every verifier would refuse the delegated token."""
     for audience, macaroon in given.tokens.items():
         refused = unverified_chain(macaroon).refused
         if refused is not None:
             because = "; ".join(map(str, refused.failures))
-            raise Stop(f"the token for {audience} would never be accepted: {because}", DENIED, code=refused.code)
+            raise Stop(
+                f"every call with the token for {audience} would be refused: {because}", DENIED, code=refused.code
+            )
 
 
 def _give(console: Console, given: Holding, to: str, out: Path | None) -> None:
@@ -117,11 +125,11 @@ def _give(console: Console, given: Holding, to: str, out: Path | None) -> None:
     else:
         console.data("delegation", value | {given.kind: text}, text)
     console.say(f"delegated to {to}: {', '.join(sorted(given.tokens))}, until {show_time(exp)}")
-    console.hint(f"arx kill link:{link} ends it, and all that is made of it")
+    console.hint(f"`arx kill link:{link}` revokes it and everything delegated from it")
 
 
 def _head(holding: Holding) -> str:
-    lines = ["not verified: only the service's key can tell whether this is authentic"]
+    lines = ["not verified: only the service's key can authenticate it"]
     if holding.bundle is not None:
         lines.append(
             pairs(
@@ -142,7 +150,7 @@ def _show(token: dict[str, Any], now_ms: int) -> str:
         ("realm", f"{token['realm']}, key {token['kid']}"),
         ("operator", token.get("operator")),
         ("agent", token.get("agent")),
-        ("named", " -> ".join(named) + " (as each holder wrote it)" if named else None),
+        ("named", " -> ".join(named) + " (not authenticated)" if named else None),
         ("session", token.get("session")),
         ("task", token.get("task")),
         ("subject", " ".join(token["subject"]) if token.get("subject") else None),
@@ -180,6 +188,6 @@ def _show_step(step: dict[str, Any]) -> str:
         "approval": "approved",
         "call": "signed for a call",
     }
-    removes = [f"    takes away {phrase}" for phrase in step["removes"]] or ["    takes away nothing"]
+    removes = [f"    removes {phrase}" for phrase in step["removes"]] or ["    removes nothing"]
     body = [plain(line) for line in removes] if step["caveat"] is not None else [plain(show_json(step["removes"]))]
     return "\n".join([f"  {step['place']}: {title.get(step['kind'], 'attenuated')}", *body])

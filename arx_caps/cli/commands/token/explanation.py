@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``arx token explain``: would this call be allowed, and if not, why not?  SPEC 11.
+"""``arx token explain``: whether a call with a token would be allowed, and the reasons of a refusal.  SPEC 11.
 
-With a service file it is the whole verification with the service's key, and the store's kills and freezes when the
-store can be asked.  Without one the caveats alone are judged, and the signature is not.  Nothing is spent or recorded.
-The proof of a call is made here, as the holder would make it: what is explained is the token, not one attempt.
+With a service file, this is the whole verification, with the store's kills and freezes if the store answers.  Without
+one, only the caveats are evaluated.  No nonce is used and no decision is recorded.
 """
 
 import os
@@ -34,16 +33,16 @@ from arx_verifier.service import ServiceConfig, open_verifier, read_service_file
 from arx_verifier.token import JOINT, Identifier, Macaroon, call_proof
 
 
-# No verifier's view: it takes no lease and joins no registry, because a kill would wait for it to confirm.
+# The view takes no lease and joins no registry: a kill would wait for its confirmation.
 def known_kills(service: ServiceConfig, macaroon: Macaroon) -> tuple[EpochTable, str | None]:
-    """Read the store's kills and freezes.
+    """Return the store's kills and freezes.
 
     Args:
-        service: Names the store.
-        macaroon: The token to explain; where the store cannot be asked, its own birth is believed.
+        service: The service, which names the store.
+        macaroon: The token; if the store does not answer, its own birth is taken for the present.
 
     Returns:
-        A view to verify with, and a note on what it leaves out, or None.
+        The view, and a note on what it lacks, or None.
     """
     table, because = EpochTable(), "the service file names no store"
     if service.store is not None and is_relay(service.store):
@@ -69,12 +68,12 @@ def known_kills(service: ServiceConfig, macaroon: Macaroon) -> tuple[EpochTable,
 
 
 class Verdict(NamedTuple):
-    """What a service would answer.
+    """The decision of a service on the call.
 
     Attributes:
         code: ``ok`` or a reason code.
-        failures: What was expected and what came.
-        notes: What was assumed or left out.
+        failures: The conditions that did not hold.
+        notes: What was assumed or not checked.
     """
 
     code: str
@@ -83,7 +82,7 @@ class Verdict(NamedTuple):
 
 
 class _Added(NamedTuple):
-    """What goes along with the token: presented with it, and approvals that would be.  Secrets."""
+    """The discharges that came with the token, and further approvals.  Secrets."""
 
     discharges: tuple[Macaroon, ...]
     approvals: Sequence[Approval]
@@ -94,36 +93,50 @@ class _Added(NamedTuple):
         return JOINT.join([text, *[each.encode() for each in self.discharges]])
 
     def read(self) -> list[Macaroon]:
-        """Return all of them."""
+        """Return the discharges of both."""
         return [*[each.discharge for each in self.approvals], *self.discharges]
 
 
 class _NothingSpent:
-    """A nonce store that knows of no call: an explanation must neither spend a call nor fail by one."""
+    """A nonce store in which every call is new: an explanation uses no nonce."""
 
     waits = False
     not_before_ms = 0
 
     def spend(self, key: bytes | str, expires_ms: int, now_ms: int) -> bool:  # noqa: ARG002
-        """Return that the call is new."""
+        """Return true: the call is new."""
         return True
 
 
 @click.command("explain")
 @click.argument("file")
-@click.option("--tool", required=True, help="the tool that would be called")
-@click.option("--arg", "arguments", multiple=True, metavar="NAME=VALUE", help="one of its arguments; name:=JSON")
-@click.option("--audience", help="the service, where FILE is a bundle for several")
-@click.option("--service", metavar="FILE", help="the service's file: checks the signature, and kills if it can")
-@click.option("--approval", "approvals", multiple=True, metavar="FILE", help="goes along, as --discharge wrote it")
-@click.option("--at", type=Moment(), help="judge as of this time; now when left out")
-@click.option("--peer", help="the address the call would come from")
+@click.option("--tool", required=True, help="tool of the call")
+@click.option(
+    "--arg",
+    "arguments",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="argument of the call; NAME:=JSON for any value; repeatable",
+)
+@click.option("--audience", help="service of the call, if FILE is a bundle for several")
+@click.option(
+    "--service", metavar="FILE", help="service file: verify the signature as well, and kills if the store answers"
+)
+@click.option(
+    "--approval",
+    "approvals",
+    multiple=True,
+    metavar="FILE",
+    help="approval for the call, as --discharge wrote it; repeatable",
+)
+@click.option("--at", type=Moment(), help="time of the call [now]")
+@click.option("--peer", help="address of the caller")
 @common_options
 @pass_console
 def explain_command(
     console: Console, /, file: str, tool: str, arguments: tuple[str, ...], approvals: tuple[str, ...], **where: Any
 ) -> None:
-    """Say whether a call with this token would be allowed; exits with 1 when it would be denied.
+    """Print whether a call with this token would be allowed; exit with 1 if it would be denied.
 
     \b
         arx token explain task.bundle --tool orders.get --arg order_id=o-1001
@@ -156,22 +169,23 @@ def explain_command(
     for note in verdict.notes:
         console.say(f"note: {note}")
     if verdict.code == "missing_discharge":
-        console.hint("`arx task ask` asks operators to approve it; --approval FILE explains it with what they gave")
+        console.hint("request an approval with `arx task ask`, and explain the call with --approval FILE")
     click.get_current_context().exit(OK if allowed else DENIED)
 
 
 def _choose(holding: Holding, tool: str, audience: str | None) -> Macaroon:
-    """Pick the token that the call would use: the named service's, the only one, or the one that knows the tool."""
+    """Return the token of the call: of the named service, the only one, or the only one that allows the tool."""
     if audience is not None:
         return holding.token(audience)
     if len(holding.tokens) == 1:
         return next(iter(holding.tokens.values()))
+    # Two services can have a tool of the same name; then the caller must choose.
     knowing = [token for token in holding.tokens.values() if _knows(token, tool)]
     if len(knowing) == 1:
         return knowing[0]
     raise Stop(
-        f"it holds tokens for {', '.join(sorted(holding.tokens))}; say which service is called",
-        hint="give --audience",
+        f"the bundle has tokens for {', '.join(sorted(holding.tokens))}: expected one service",
+        hint="name the service with --audience",
         code="audience",
     )
 
@@ -181,27 +195,28 @@ def _knows(macaroon: Macaroon, tool: str) -> bool:
 
 
 def _unverified(macaroon: Macaroon, request: AccessRequest, added: _Added) -> Verdict:
-    """Judge the caveats alone."""
-    added.to("", macaroon, macaroon.unverified_identifier.aud, request.at)  # whether they belong to it at all
-    notes = ["the signature is not checked, nor any kill: give --service for both"]
+    """Evaluate the caveats alone."""
+    added.to("", macaroon, macaroon.unverified_identifier.aud, request.at)  # raises if an approval is of another token
+    notes = ["signature, kills and freezes are not checked: give --service FILE to check them"]
     answer = forecast(macaroon, request, added.read())
     if macaroon.is_one_shot:
-        notes.append("this token is for one call; whether it is this one is not checked")
+        notes.append("this one-shot token is for one call, which is not compared with this call")
     elif answer.needs_call:
-        notes.append("the token must be signed for each call: explained as if it were")
+        notes.append("the token must be signed for each call; this call is taken as signed")
     return Verdict(answer.code, answer.failures, tuple(notes))
 
 
 def _verified(macaroon: Macaroon, request: AccessRequest, added: _Added, path: str, service: ServiceConfig) -> Verdict:
-    """Verify as the service would, with a proof of this call made here."""
+    """Verify as the service would, with a call proof that is made here as the holder would make it."""
+    # The same Verifier as in a service, so that the explanation cannot differ from the decision.
     epochs, note = known_kills(service, macaroon)
     notes = [note] if note else []
     verifier = open_verifier(path, epochs=epochs, decisions=InMemoryDecisions(), nonces=_NothingSpent())
     text = macaroon.encode()
     if macaroon.is_one_shot:
-        notes.append("this token is for one call, and is judged as one of this tool and these arguments")
+        notes.append("this one-shot token is verified for a call of this tool with these arguments")
     else:
-        notes.append("explained as if the call were signed, with a proof made here")
+        notes.append("the token must be signed for each call; this call was signed here")
         fields = call_proof.fields_of(request)
         try:
             text = call_proof.CallSigner(macaroon, service.audience).sign(fields, request.at)
