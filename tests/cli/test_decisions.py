@@ -75,7 +75,7 @@ def test_journals_elsewhere_are_read_with_it(journal: Path, tmp_path: Path) -> N
     named = arx("decisions", "--json", env={"ARX_JOURNAL": f"{journal}:{file}"}).json["decisions"]
     assert [each["tool"] for each in named] == all_of_them
     unknown = arx("decisions", "--realm-dir", tmp_path, "--session", "s-" + "c" * 16)
-    assert (unknown.exit_code, "--journal with its service file" in unknown.err) == (exit_codes.DENIED, True)
+    assert (unknown.exit_code, "--journal FILE" in unknown.err) == (exit_codes.DENIED, True)
     file.write_text(json.dumps({name: value for name, value in content.items() if name != "journal"}))
     assert arx("decisions", "--journal", file).exit_code == exit_codes.USAGE
 

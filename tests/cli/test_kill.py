@@ -49,8 +49,8 @@ def test_a_time_is_no_target() -> None:
     """
     Who gives --wait a time is told how to say it, and nothing is killed.
     """
-    ran = arx("kill", f"session:{SESSION}", "--wait", "2s", "--reason", "x", "--yes")
-    assert (ran.exit_code, "did you mean --timeout 2s?" in ran.err) == (exit_codes.USAGE, True)
+    ran = arx("kill", f"session:{SESSION}", "--wait", "2s", "--reason", "x", "--yes", "--json")
+    assert (ran.exit_code, "--timeout 2s" in ran.json["hint"]) == (exit_codes.USAGE, True)
 
 
 @pytest.mark.servers
