@@ -29,7 +29,7 @@ def test_fetched_by_another_agent(desk: Desk) -> None:
     assert code(desk.answer(desk.harness.operator(), asked)) == "ok"
     other, _ = desk.harness.session("acme/support/other")
     answers = [desk.fetch(asked, other), desk.fetch({"id": "a-" + "a" * 16}, other)]
-    assert [answer.json()["detail"] for answer in answers] == ["there is no such approval"] * 2
+    assert [answer.json()["detail"] for answer in answers] == ["no such approval"] * 2
 
 
 def test_bound_to_another_tasks_token(desk: Desk) -> None:

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import event, insert
 
 from arx_caps.mint.api.app import ENDPOINTS
-from arx_caps.mint.api.pagination import LOOKED_AT, PageQuery
+from arx_caps.mint.api.pagination import MAX_ROWS_READ, PageQuery
 from arx_caps.mint.db.mint_database import MintDatabase
 from arx_caps.mint.db.tables import AGENTS, SESSIONS, TASKS
 from arx_verifier.revocation.epoch import UnsafeLocalEpochs
@@ -68,7 +68,7 @@ def test_what_comes_meanwhile_moves_no_page(unit: Harness) -> None:
 
 def test_states_are_asked_for_page_by_page(unit: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     """What only the kill epoch knows is found as well, where one page looks at few rows only."""
-    monkeypatch.setattr("arx_caps.mint.api.pagination.LOOKED_AT", 4)
+    monkeypatch.setattr("arx_caps.mint.api.pagination.MAX_ROWS_READ", 4)
     epochs = unit.epochs
     unit.enrol()
     ids = add_sessions(unit, COUNT)
@@ -101,7 +101,7 @@ def test_no_more_is_read_than_a_page_needs(unit: Harness, monkeypatch: pytest.Mo
     ids = add_sessions(unit, COUNT)
     monkeypatch.setattr(unit.mint.db.sessions, "list", spy)
     operator = unit.operator()
-    for killed, reads in ((None, [6]), (ids[-1], [6, LOOKED_AT])):
+    for killed, reads in ((None, [6]), (ids[-1], [6, MAX_ROWS_READ])):
         asked.clear()
         if killed is not None:
             epochs.kill(f"session:{killed}")

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Give each request an id; count it and log one line when it is answered.  CONTROL 4.6.
 
-A line names the kind of caller, the route and the outcome.  It has no path, query, header or body, so no token, key or
-agent name can be in it.
+A line names the kind of caller, the route and the outcome.  It has no path, query, header or body.
 """
 
 import json
@@ -18,44 +17,50 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from arx_caps.mint.api.metrics import Metrics
 
 REQUEST_ID: Final = "X-Request-Id"
-UNKNOWN: Final = "(none)"  # the route of a path that is none
-NOTES: Final = "arx.notes"  # in a request's scope: what was found out about it
-METHODS: Final = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))  # others count as one
+UNKNOWN: Final = "(none)"  # the route of a path that no route serves
+NOTES: Final = "arx.notes"  # the member of a request's scope with the facts for its line
+# A client chooses the method: any other one counts as OTHER, or labels without end would fill the memory.
+METHODS: Final = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
 
 log: Final = logging.getLogger("arx.mint.requests")
 
 
 def note(request: Request, **facts: Any) -> None:
-    """Note something about a request, for its line and its count."""
+    """Add facts about a request to its line and its count.
+
+    Args:
+        request: The request.
+        **facts: ``route``, ``code`` or ``caller``; no secret and nothing that names an agent.
+    """
     request.scope.setdefault(NOTES, {}).update(facts)
 
 
 def id_of(request: Request) -> str | None:
-    """Return a request's id, where it has one by now."""
-    found: str | None = request.scope.get(NOTES, {}).get("request")
-    return found
+    """Return a request's id, or None before it has one."""
+    number: str | None = request.scope.get(NOTES, {}).get("request")
+    return number
 
 
-class Observed:
-    """An application of which each request is counted and logged.
+class AccessLog:
+    """Middleware that counts and logs each request.
 
     Args:
         app: The application.
-        metrics: Where to count.
+        metrics: The counters.
     """
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app, self._metrics = app, metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, and look at what is answered."""
+        """Pass a request on, and record its answer's status and duration."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         began = time.perf_counter()
         notes: dict[str, Any] = {"request": secrets.token_hex(8)}
         scope[NOTES] = notes
-        status = 500  # what is sent when the application fails
+        status = 500  # the status if the application fails before its answer
 
         async def answer(message: Message) -> None:
             nonlocal status
@@ -67,9 +72,10 @@ class Observed:
         try:
             await self._app(scope, receive, answer)
         finally:
-            self._tell(scope["method"], notes, status, time.perf_counter() - began)
+            # Also when the application failed: a failure without a line could not be found.
+            self._record(scope["method"], notes, status, time.perf_counter() - began)
 
-    def _tell(self, method: str, notes: dict[str, Any], status: int, seconds: float) -> None:
+    def _record(self, method: str, notes: dict[str, Any], status: int, seconds: float) -> None:
         method = method if method in METHODS else "OTHER"
         route, code = notes.pop("route", UNKNOWN), notes.get("code")
         self._metrics.count(method, route, status, code, seconds)
@@ -80,15 +86,15 @@ class Observed:
 
 
 class JsonLines(logging.Formatter):
-    """Writes a record as one line of JSON: time, level, event, and its facts."""
+    """Formatter that writes a record as one line of JSON: time, level, event, and its facts."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Write one line."""
+        """Return a record as one line of JSON."""
         at = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z"
         line: dict[str, Any] = {"time": at, "level": record.levelname.lower(), "event": record.getMessage()}
         line |= getattr(record, "facts", {})
         if record.exc_info and record.exc_info[1] is not None:
-            # Where it happened, not with what: an error's text could quote what it was given.
+            # Places and the error's type, but not its text, which could quote a token or a key.
             frames = traceback.extract_tb(record.exc_info[2])
             line["error"] = type(record.exc_info[1]).__name__
             line["at"] = [f"{frame.filename.rpartition('/')[2]}:{frame.lineno} {frame.name}" for frame in frames[-12:]]
@@ -96,10 +102,10 @@ class JsonLines(logging.Formatter):
 
 
 def log_lines(level: str) -> None:
-    """Have the whole process log in lines of JSON on stderr.
+    """Make the whole process log lines of JSON on stderr.
 
     Args:
-        level: ``info`` for a line a request, ``warning`` for what went wrong alone.
+        level: ``info`` for a line for each request, ``warning`` for failures only.
     """
     handler = logging.StreamHandler()
     handler.setFormatter(JsonLines())

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The mint's HTTP application: its routes, and what stands around them.  CONTROL 1.
+"""The mint's HTTP application: its routes, its middleware and its lifespan.  CONTROL 1.
 
-Every route but those of ``health`` is an ``Endpoint`` and so needs a proof.  Threads and files are opened by the
-lifespan and never at import.
+Every route but those of ``health`` is an ``Endpoint``, which authenticates its caller.
 """
 
 import contextlib
@@ -18,7 +17,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from arx_caps.mint.api import openapi, problems
-from arx_caps.mint.api.access_log import Observed
+from arx_caps.mint.api.access_log import AccessLog
 from arx_caps.mint.api.endpoint import Endpoint, answer_request
 from arx_caps.mint.api.metrics import Metrics
 from arx_caps.mint.api.routes import (
@@ -57,10 +56,15 @@ ENDPOINTS: Final = (
 
 
 def create_app(mint: MintRuntime) -> Starlette:
-    """Make the application of a mint; it starts and closes the mint with itself."""
+    """Return the application of a mint.
+
+    Args:
+        mint: The mint; the application's lifespan starts and closes it.
+    """
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        # Threads and files are opened here and not at import, so that each worker process has its own.
         await run_in_threadpool(mint.start)
         try:
             yield
@@ -72,35 +76,40 @@ def create_app(mint: MintRuntime) -> Starlette:
         routes=[*_routes(mint), *health.routes(describe_api(mint.realm.issuer))],
         lifespan=lifespan,
         exception_handlers={HTTPException: problems.of_http, Exception: problems.of_bug},
-        middleware=[Middleware(Observed, metrics=metrics)],
+        middleware=[Middleware(AccessLog, metrics=metrics)],
     )
-    # A redirect would send a proof to an address that it was not made for.
+    # A redirect would make a client send its proof to a URL that it did not sign.
     app.router.redirect_slashes = False
     app.state.mint, app.state.metrics = mint, metrics
     return app
 
 
 def describe_api(issuer: str) -> dict[str, Any]:
-    """Describe every route in an OpenAPI 3.1 document.  CONTROL 4.1."""
+    """Return the OpenAPI 3.1 document of every route.  CONTROL 4.1.
+
+    Args:
+        issuer: The mint's public base URL.
+    """
     return openapi.describe(ENDPOINTS, health.OPEN, issuer=issuer)
 
 
 def _routes(mint: MintRuntime) -> list[Route]:
     paths: dict[str, dict[str, Endpoint]] = {}
-    # Paths are tried one after the other: those that agents call come first.
+    # The router tries paths in order, so those that agents call often come first.
     for endpoint in (*sessions.ENDPOINTS, *tasks.ENDPOINTS, *exchange.ENDPOINTS, *ENDPOINTS):
         paths.setdefault(endpoint.path, {})[endpoint.method] = endpoint
     return [Route(path, _Path(mint, methods), methods=sorted(methods)) for path, methods in paths.items()]
 
 
 class _Path:
-    """A path of the table, as an application: Starlette would wrap a function in two more."""
+    """A path with its methods, as an ASGI application."""
 
+    # Starlette wraps a function in two more calls, which each request would pay for.
     def __init__(self, mint: MintRuntime, methods: dict[str, Endpoint]) -> None:
         self._mint, self._methods = mint, methods
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        # What takes GET takes HEAD, and answers alike; the server leaves out the body.
+        # RFC 9110 9.3.2: HEAD answers like GET, and the server leaves out the body.
         endpoint = self._methods["GET" if scope["method"] == "HEAD" else scope["method"]]
         response = await answer_request(endpoint, self._mint, Request(scope, receive))
         await response(scope, receive, send)

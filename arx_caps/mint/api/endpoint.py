@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One shape for every route: its callers, its body, its handler and its answer.  CONTROL 1.
+"""The shape of every authenticated route: callers, body, query, handler and answer.  CONTROL 1.
 
-A caller is authenticated before the body is read, and a body is decoded once, strictly, into a typed struct.  The
-answer is a typed struct too, and the route lists the codes it can refuse with, so that the description is made from the
-route.  Handlers block on database and store and run in a thread; the event loop only moves bytes.
+Bodies and answers are typed structs, and a route lists its refusals, so that ``openapi`` describes the API from the
+routes alone.  Who may do what is decided in ``identity``.
 """
 
 import asyncio
@@ -34,10 +33,10 @@ from arx_caps.mint.rate_limit import TooOftenError
 from arx_verifier.errors import REASONS, ArxError, GrantError, RequestError, UnavailableError, refusal
 from arx_verifier.request import read_json_object
 
-MAX_BODY_BYTES: Final = 64 * 1024  # a task's parameters; only a policy is larger
+MAX_BODY_BYTES: Final = 64 * 1024  # enough for a task's parameters; a policy and a batch have bounds of their own
 
 
-# What every call can be refused with, and what comes with how the caller is proven.
+# The codes of every call, then those of each way to authenticate.
 _EVERY: Final = (
     "malformed_request",
     "too_large",
@@ -47,26 +46,29 @@ _EVERY: Final = (
     "store_unavailable",
     "audit_unavailable",
 )
-UNPROVEN: Final = (400, 401, 413, 415)  # a call with one of these, whose caller is not proven, proved nobody
+# An unauthenticated call with one of these counts against its address; an outage (503) is not the caller's fault.
+UNPROVEN: Final = (400, 401, 413, 415)
 _PROVEN: Final = "arx.proven"
 _BY_ASSERTION: Final = ("missing_token", "bad_proof", "bad_assertion", "replayed", "frozen", "wrong_caller")
 _BY_KEY: Final = ("bad_proof", "replayed")
 _BY_TOKEN: Final = (*REASONS, "bad_proof", "wrong_caller")
-# Of every mint in this process.  A handler blocks: as many calls are at work at once, and others wait.
+# Handlers block on database and store.  Shared by all mints of a process, so that it bounds the calls at work at once.
 _THREADS: Final = ThreadPoolExecutor(40, "arx-mint-call")
 _Result = TypeVar("_Result")
 
 
 class Body(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A request's body.  A member that is not known here is refused: it could have been a restriction."""
+    """A request's body."""
+
+    # An unknown member is refused: it may have been meant as a restriction.
 
 
 class Query(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What may stand in a call's query: nothing, unless a type of its own says more."""
+    """A request's query; without members, none is accepted."""
 
 
 class NoBody(Body, frozen=True):
-    """Nothing is said in the body."""
+    """An empty body."""
 
 
 class RouteCall(NamedTuple):
@@ -74,13 +76,13 @@ class RouteCall(NamedTuple):
 
     Attributes:
         mint: The mint.
-        unit: What the call does once.
-        caller: Who is calling; None where the body says it.
+        unit: The call's unit of work: its claim, its proofs and its recipe.
+        caller: The authenticated caller; None if a credential in the body identifies it.
         proof: The proof of a call without a token.
         body: The decoded body.
-        path: The path's members.
+        path: The parameters of the path.
         query: The decoded query.
-        admitted: What ``Endpoint.admit`` made of the headers.
+        admitted: The result of ``Endpoint.admit``.
         peer: The peer's address, or None.
     """
 
@@ -96,28 +98,28 @@ class RouteCall(NamedTuple):
 
     @property
     def by(self) -> AuthenticatedCaller:
-        """The caller, where there must be one."""
+        """The caller of an endpoint that has an action."""
         if self.caller is None:
             raise refusal("missing_token")
         return self.caller
 
 
 class RouteAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """What a handler answers: each route has a type of its own, which its description is made from."""
+    """A handler's answer; each route has a type of its own, from which it is described."""
 
 
 class Bytes(Body, frozen=True):
-    """A body that is no JSON, as it came."""
+    """A body that is not JSON, unparsed."""
 
     content: bytes
 
 
 class File(RouteAnswer, frozen=True):
-    """An answer that is no JSON.
+    """An answer that is not JSON.
 
     Attributes:
-        content: Its bytes.
-        media_type: What they are.
+        content: The bytes.
+        media_type: Their media type.
     """
 
     content: bytes
@@ -130,21 +132,21 @@ class Endpoint(NamedTuple):
     Attributes:
         method: The HTTP method.
         path: The path, in Starlette's form.
-        action: What the caller's token must allow, if it has one; None for a call that brings its right in the body.
-        handler: Answers; runs in a thread.  Its name without ``_route`` is the operation's id, its first docstring line
-            the summary.
+        action: The action that the caller's token must allow; None if a credential in the body authorizes the call.
+        handler: Answers the call, in a thread.  Its name without ``_route`` is the operation's id, and its docstring's
+            first line the operation's summary.
         body: The body's type.
-        callers: Who may call.
+        callers: The kinds of callers that may call.
         query: The query's type.
-        status: What it is answered with when it was done.
-        problems: The codes that it can be refused with, beside those of every call (``codes``).
-        media_type: What the body is; the handler gets other than JSON as ``Bytes``.
+        status: The status of a successful answer.
+        problems: The codes of its refusals, beside those of every call.
+        media_type: The body's media type; a handler gets any other than JSON as ``Bytes``.
         limit: The longest body, bytes.
-        admit: Proves, from the headers alone, who calls: nobody has to read a stranger's long body.
-        again: Answers a call that was done before, from what it made; None where repeating is harmless.
-        makes: The kind of the event with which it is done, where there is ``again``.
-        about: Says of what the call is about what the rules of operators may judge beside the call's own members.
-        one_change: Whether it changes nothing but the database, in one transaction, which then spends its proof, too.
+        admit: Authenticates the caller by the headers alone, before a long body is read.
+        again: Answers a repeat from what the first call made; None if repeating the call does no harm.
+        makes: The kind of event that the first call records, if there is ``again``.
+        one_change: Whether its only effect is one database transaction, which then spends its proof as well.
+        about: Returns further arguments of the call, for the rules of operators.
     """
 
     method: str
@@ -166,23 +168,30 @@ class Endpoint(NamedTuple):
 
     @property
     def answer(self) -> type[RouteAnswer]:
-        """The type of its answer, which is what the handler says that it returns."""
-        found: type[RouteAnswer] = get_type_hints(self.handler)["return"]
-        return found
+        """The type of its answer: the handler's return annotation."""
+        kind: type[RouteAnswer] = get_type_hints(self.handler)["return"]
+        return kind
 
     @property
     def codes(self) -> frozenset[str]:
-        """Every code that it can be refused with."""
-        by = _BY_TOKEN if self.action is not None else _BY_ASSERTION if self.admit is None else _BY_KEY
+        """Every code of its refusals."""
+        of_caller = _BY_TOKEN if self.action is not None else _BY_ASSERTION if self.admit is None else _BY_KEY
         of_body = () if self.body is NoBody else ("unsupported_media_type",)
         of_key = () if self.again is None else ("idempotency_mismatch", "conflict", "replayed")
-        return frozenset((*_EVERY, *by, *of_body, *of_key, *self.problems))
+        return frozenset((*_EVERY, *of_caller, *of_body, *of_key, *self.problems))
 
 
 async def answer_request(endpoint: Endpoint, mint: MintContext, request: Request) -> Response:
-    """Answer one request."""
+    """Answer one request.
+
+    Args:
+        endpoint: The route.
+        mint: The mint.
+        request: The request, its body unread.
+    """
     admitted, raw = None, bytearray()
     note(request, route=endpoint.path)
+    # Cheap checks first: neither needs a thread, the database or the body.
     try:
         mint.limits.require_address(_peer(mint, request))
         mint.require_clock()
@@ -192,22 +201,23 @@ async def answer_request(endpoint: Endpoint, mint: MintContext, request: Request
         admitted = await _in_thread(_admit, endpoint, mint, request)
         if isinstance(admitted, Response):
             return admitted
-    # Counted here and not by the framework, whose own refusal is no problem of RFC 9457.
+    # Counted while it arrives: a declared length may be wrong, and the framework's own refusal is not RFC 9457.
     try:
         async for chunk in request.stream():
             raw += chunk
             if len(raw) > endpoint.limit:
                 if admitted is None:
                     mint.limits.count_unproven(_peer(mint, request))
-                said = f"a body has at most {endpoint.limit} bytes"
-                return problems.problem("too_large", said, realm=mint.realm, headers={"Connection": "close"})
-    except ClientDisconnect:  # a stranger who hangs up is no failure of the mint, and no line of its log
-        return problems.problem("malformed_request", "the body did not arrive", realm=mint.realm)
+                detail = f"body too large: expected at most {endpoint.limit} bytes"
+                # The rest of the body is unread and would be taken for the next request.
+                return problems.problem("too_large", detail, realm=mint.realm, headers={"Connection": "close"})
+    except ClientDisconnect:  # not a failure of the mint: clients must not be able to write errors to its log
+        return problems.problem("malformed_request", "incomplete body: the client disconnected", realm=mint.realm)
     return await _in_thread(_serve, endpoint, mint, request, bytes(raw), admitted)
 
 
 def _in_thread(work: Callable[..., _Result], *args: Any) -> asyncio.Future[_Result]:
-    # Not Starlette's ``run_in_threadpool``, which takes a third longer: this is on the way of each call.
+    # Every call comes through here, and Starlette's ``run_in_threadpool`` takes a third longer.
     return asyncio.get_running_loop().run_in_executor(_THREADS, work, *args)
 
 
@@ -217,22 +227,23 @@ def _admit(endpoint: Endpoint, mint: MintContext, request: Request) -> Any:
         return endpoint.admit(mint, _call(mint, request), request.headers)
     except ArxError as error:
         mint.limits.count_unproven(_peer(mint, request))
-        return _refuse(mint, request, error, {"Connection": "close"})  # its body was not read
+        return _refuse(mint, request, error, {"Connection": "close"})  # the body is unread
 
 
 def _serve(endpoint: Endpoint, mint: MintContext, request: Request, raw: bytes, admitted: Any) -> Response:
     call: RouteCall | None = None
     try:
         with mint.db.unit(one_change=endpoint.one_change) as unit:
-            call = _ask(endpoint, mint, unit, request, raw)._replace(admitted=admitted)
+            call = _read_call(endpoint, mint, unit, request, raw)._replace(admitted=admitted)
             note(request, caller=call.caller.kind if call.caller is not None else "assertion")
-            answer = _once(endpoint, call, request) or endpoint.handler(call)
+            answer = _answer_once(endpoint, call, request) or endpoint.handler(call)
     except ArxError as error:
+        # Only unauthenticated calls count against an address: many agents may share one behind a proxy.
         response = _refuse(mint, request, error, {})
         if admitted is None and _PROVEN not in request.scope and response.status_code in UNPROVEN:
             mint.limits.count_unproven(_peer(mint, request))
         return response
-    # Answers hold tokens: no cache on the way may keep one.
+    # Answers contain tokens, which no cache between mint and client may store.
     headers = {"Cache-Control": "no-store"}
     if isinstance(answer, File):
         return Response(answer.content, endpoint.status, headers, media_type=answer.media_type)
@@ -247,22 +258,24 @@ def _refuse(mint: MintContext, request: Request, error: ArxError, headers: dict[
 
 
 def _peer(mint: MintContext, request: Request) -> str | None:
-    """Return the address that the call comes from, as far as the proxies before the mint are believed."""
+    """Return the client's address; ``X-Forwarded-For`` counts only from trusted proxies."""
     peer = request.client.host if request.client is not None else None
     return mint.limits.peer_of(peer, request.headers.getlist("x-forwarded-for"))
 
 
-def _once(endpoint: Endpoint, call: RouteCall, request: Request) -> RouteAnswer | None:
-    """Answer a call with an ``Idempotency-Key``; None where there is none, or the call takes none."""
-    said = request.headers.getlist(HEADER)
-    if not said or endpoint.again is None:
+def _answer_once(endpoint: Endpoint, call: RouteCall, request: Request) -> RouteAnswer | None:
+    """Answer a call with an ``Idempotency-Key``; return None without one, or if it is ignored."""
+    values = request.headers.getlist(HEADER)
+    if not values or endpoint.again is None:
         return None
     mint, unit = call.mint, call.unit
-    # Without a token it is the key of the proof that calls: what it gets again is good for nobody else.
+    # Without a token the proof's key identifies the caller: the answer is bound to that key and useless to others.
     caller = f"key:{call.proof.key.kid}" if call.proof is not None else call.by.by
+    # A missing member and a null one are the same call, whichever of them a client's retry sends.
     members = {name: value for name, value in msgspec.to_builtins(call.body).items() if value is not None}
     digest = digest_of(request.method, request.url.path, members, opens=call.proof is not None)
-    claim = Claim(caller, read_key(", ".join(said)), digest, now_ms(), endpoint.makes)
+    # Two headers make a text with a comma and a space, which is no key: neither of them is chosen silently.
+    claim = Claim(caller, read_key(", ".join(values)), digest, now_ms(), endpoint.makes)
     made = mint.db.repeats.find(claim)
     if made is None:
         unit.claim = claim
@@ -270,18 +283,20 @@ def _once(endpoint: Endpoint, call: RouteCall, request: Request) -> RouteAnswer 
             answer = endpoint.handler(call)
         except ArxError:
             unit.claim = None
-            made = mint.db.repeats.find(claim)  # somebody else with this key was first
+            # A concurrent call with the same key may have been first: answer as for a repeat.
+            made = mint.db.repeats.find(claim)
             if made is None:
                 raise
         else:
-            assert unit.claimed, f"{endpoint.path} made its thing without {endpoint.makes}, so a repeat makes another"
+            assert unit.claimed, f"{endpoint.path} did not record {endpoint.makes}: a repeat would be a second call"
             return answer
     elif call.proof is not None:
+        # The handler spends a proof, but it does not run for a repeat.
         unit.spend("proof", call.proof.key.kid, call.proof.jti, call.proof.until)
     return endpoint.again(call, made)
 
 
-def _ask(endpoint: Endpoint, mint: MintContext, unit: UnitOfWork, request: Request, raw: bytes) -> RouteCall:
+def _read_call(endpoint: Endpoint, mint: MintContext, unit: UnitOfWork, request: Request, raw: bytes) -> RouteCall:
     call = _call(mint, request)
     proof = read_proof(call, None) if endpoint.action is None and endpoint.admit is None else None
     members: dict[str, Any] = {}
@@ -289,42 +304,47 @@ def _ask(endpoint: Endpoint, mint: MintContext, unit: UnitOfWork, request: Reque
     try:
         members = _members(endpoint, request, raw)
     except ArxError as error:
-        broken = error  # told to nobody but a proven caller
-    said = dict(request.query_params)
+        broken = error  # raised below: an unauthenticated caller learns only that it is not authenticated
+    params = dict(request.query_params)
     caller = None
+    # The path's parameters count last: no member of body or query can replace what the path names.
     if endpoint.action is not None:
         if "service" in endpoint.callers and call.authorization is None:
-            caller = authenticate_service(mint, unit, call, endpoint.action, members | said | request.path_params)
+            caller = authenticate_service(mint, unit, call, endpoint.action, members | params | request.path_params)
         else:
             caller = authenticate_call(
-                mint, unit, call, endpoint.action, members | said | request.path_params, endpoint.about
+                mint, unit, call, endpoint.action, members | params | request.path_params, endpoint.about
             )
-        request.scope[_PROVEN] = True  # what is wrong with the rest of the call is no stranger's doing
+        request.scope[_PROVEN] = True  # a later refusal does not count against the address
         if caller.kind not in endpoint.callers:
-            raise GrantError(f"this is for {' and '.join(endpoint.callers)}s", code="wrong_caller")
+            raise GrantError(
+                f"wrong caller: expected {' or '.join(endpoint.callers)}, got {caller.kind}", code="wrong_caller"
+            )
     if broken is not None:
         raise broken
-    if len(said) != len(request.query_params.multi_items()):
-        raise RequestError("the query has a member twice")
+    # Rules and handler must judge the same value.
+    if len(params) != len(request.query_params.multi_items()):
+        raise RequestError("invalid query: expected each parameter once, got one twice")
     body = Bytes(content=raw) if endpoint.body is Bytes else _typed("body", members, endpoint.body)
-    query = _typed("query", said, endpoint.query)
+    query = _typed("query", params, endpoint.query)
     return RouteCall(mint, unit, caller, proof, body, request.path_params, query, peer=call.peer)
 
 
 def _typed(part: str, members: dict[str, Any], kind: type[Body] | type[Query]) -> Body | Query:
     try:
-        # A query is text: its numbers are read out of it.
+        # Not strict for a query, which has only text: numbers are parsed from it.
         return msgspec.convert(members, kind, strict=part == "body")
     except msgspec.ValidationError as error:
-        raise RequestError(f"the {part} is not what is expected: {error}") from error
+        raise RequestError(f"invalid {part}: {error}") from error
 
 
 def _call(mint: MintContext, request: Request) -> CallCredentials:
+    # The path as it was sent, because the client signed it; the issuer, and not the Host header, which it may choose.
     path = bytes(request.scope.get("raw_path") or request.scope["path"].encode()).partition(b"?")[0]
     url = mint.realm.issuer + path.decode("latin-1")
     authorization = request.headers.getlist("authorization")
     if len(authorization) > 1:
-        raise RequestError("a request carries one Authorization header")
+        raise RequestError(f"invalid request: expected one Authorization header, got {len(authorization)}")
     proofs = tuple(request.headers.getlist("dpop"))
     return CallCredentials(
         request.method, url, authorization[0] if authorization else None, proofs, _peer(mint, request)
@@ -334,10 +354,11 @@ def _call(mint: MintContext, request: Request) -> CallCredentials:
 def _members(endpoint: Endpoint, request: Request, raw: bytes) -> dict[str, Any]:
     if endpoint.body is NoBody:
         if raw:
-            raise RequestError("this call has no body")
+            raise RequestError("unexpected body: this call takes none")
         return {}
+    # Not guessed from the body: a guess could read other members than the sender meant.
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != endpoint.media_type:
-        said = f"the body is {endpoint.media_type}: say so in Content-Type"
-        raise GrantError(said, code="unsupported_media_type")
+        detail = f"unsupported media type: expected Content-Type {endpoint.media_type}"
+        raise GrantError(detail, code="unsupported_media_type")
     return {} if endpoint.body is Bytes else read_json_object(raw)

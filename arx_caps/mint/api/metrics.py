@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The mint in numbers, for Prometheus.  CONTROL 4.6.
+"""The mint's metrics for Prometheus.  CONTROL 4.6.
 
-By route and status, never by session or agent: a label for each would be one more table of who works on what, and
-without end.  They are served at an address of their own, because a proxy in front of the mint would open them to all.
+``server`` serves them at an address of their own.
 """
 
 from collections.abc import Iterable
@@ -17,14 +16,16 @@ from arx_caps.mint.db.database import now_ms
 from arx_verifier.errors import ArxError
 from arx_verifier.journal import used_in
 
+# Labels are routes, statuses and codes, never sessions or agents: those would grow without end, and publish which agent
+# works on what.  A proxy in front of the mint would publish the metrics as well, hence their own address.
 SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 
 class Metrics:
-    """What one mint counts.
+    """The metrics of one mint.
 
     Attributes:
-        registry: What is exported.
+        registry: The exported metrics.
 
     Args:
         mint: The mint.
@@ -43,37 +44,37 @@ class Metrics:
             buckets=SECONDS,
             registry=self.registry,
         )
-        # A look-up by labels takes as long as a count.
-        self._kept: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
+        # Looking up a child by its labels takes as long as counting.
+        self._children: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
         self.registry.register(_State(mint))
         self.registry.register(_Record(mint))
 
     def count(self, method: str, route: str, status: int, code: str | None, seconds: float) -> None:
-        """Count a request that was answered.
+        """Count an answered request.
 
         Args:
-            method: Its method, one of the table.
-            route: The template of its path.
+            method: The HTTP method, one of ``METHODS`` or ``OTHER``.
+            route: The template of the path.
             status: The answer's status.
-            code: The code of a refusal.
-            seconds: How long it took.
+            code: The code of a refusal, or None.
+            seconds: The duration, s.
         """
-        kept = self._kept.get((method, route, status))
-        if kept is None:
-            kept = self._requests.labels(method, route, str(status)), self._seconds.labels(route)
-            self._kept[method, route, status] = kept
-        kept[0].inc()
-        kept[1].observe(seconds)
+        children = self._children.get((method, route, status))
+        if children is None:
+            children = self._requests.labels(method, route, str(status)), self._seconds.labels(route)
+            self._children[method, route, status] = children
+        children[0].inc()
+        children[1].observe(seconds)
         if code is not None:
             self._refusals.labels(code).inc()
 
     def text(self) -> bytes:
-        """Write everything in Prometheus' text form."""
+        """Return all metrics in Prometheus' text format."""
         return generate_latest(self.registry)
 
 
 class _State(Collector):
-    """What is looked up when somebody asks; what cannot be had now is left out."""
+    """Gauges of the mint's state, read when they are collected."""
 
     def __init__(self, mint: MintContext) -> None:
         self._mint = mint
@@ -81,11 +82,13 @@ class _State(Collector):
     def collect(self) -> Iterable[Metric]:
         mint = self._mint
         _, applied, age_ms = mint.epochs.view()
+        # A view that has applied nothing yet is at -1.
         yield GaugeMetricFamily("arx_epoch", "Kills, freezes and thaws applied so far.", max(applied, 0))
         yield GaugeMetricFamily("arx_epoch_age_seconds", "Age of the view of the kill epoch.", age_ms / 1000)
         yield GaugeMetricFamily("arx_mint_ready", "1 when /readyz answers 200.", float(not mint.ready()))
         halted = float(mint.log.publisher.halted is not None)
         yield GaugeMetricFamily("arx_log_halted", "1 when the database contradicts what was signed.", halted)
+        # Without the database the gauges above are still served: they are needed most during an outage.
         try:
             sessions, tasks = mint.db.sessions.count_alive(), mint.db.tasks.count_alive()
             approvals = mint.db.approvals.count_waiting()
@@ -100,11 +103,11 @@ class _State(Collector):
         yield GaugeMetricFamily("arx_log_signed", "Records of it that are signed.", mint.log.publisher.size)
 
     def describe(self) -> Iterable[Metric]:
-        return ()  # nothing is looked up before somebody asks
+        return ()  # the mint has not started at registration: nothing is read before the first scrape
 
 
 class _Record(Collector):
-    """The record of what was decided and killed, here and at the services that sent theirs here."""
+    """Counters of the decisions and kills that came into the audit log here."""
 
     def __init__(self, mint: MintContext) -> None:
         self._mint = mint

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The mint's HTTP API as an OpenAPI 3.1 document, made from the very table that is served.  CONTROL 4.1.
+"""The OpenAPI 3.1 document of the mint's HTTP API.  CONTROL 4.1.
 
-Bodies, queries and answers are described by their structs, refusals by the codes of their endpoint: nothing is written
-down twice, so nothing can differ.  What a route does is its handler's first line.
+Routes are defined in ``endpoint`` and ``routes``, and described here from their types.
 """
 
 import http
@@ -23,22 +22,22 @@ SCHEME: Final = "dpop"
 _REF: Final = "#/components/schemas/{name}"
 Named: TypeAlias = dict[Any, dict[str, Any]]  # the schema of each type
 _PROBLEM: Final = "application/problem+json"
-_MEMBER: Final = re.compile(r"\{(\w+)(?::\w+)?\}")  # a path's member, in Starlette's form
+_MEMBER: Final = re.compile(r"\{(\w+)(?::\w+)?\}")  # a parameter of a path, in Starlette's form
 _SECURITY: Final = {
     "type": "http",
     "scheme": "DPoP",
     "description": (
         "`Authorization: DPoP TOKEN` with the token of a session or of an operator, and in the header `DPoP` a proof "
-        "of RFC 9449 for this very call (`htm`, `htu`, `iat`, `jti`, `ath`), signed with Ed25519 by the key that the "
-        "token belongs to. A call that brings an assertion in its body has the proof alone."
+        "of RFC 9449 for this call (`htm`, `htu`, `iat`, `jti`, `ath`), signed with Ed25519 by the key that the "
+        "token is bound to. A call with an assertion in its body has the proof alone."
     ),
 }
-_BINARY: Final = {"type": "string", "format": "binary"}  # what is no JSON
+_BINARY: Final = {"type": "string", "format": "binary"}  # a body or an answer that is not JSON
 _PROOF: Final = {
     "name": "DPoP",
     "in": "header",
     "required": True,
-    "description": "A proof of RFC 9449 for this call, made by the caller's key; good once.",
+    "description": "A proof of RFC 9449 for this call, signed by the caller's key; accepted once.",
     "schema": {"type": "string"},
 }
 
@@ -47,7 +46,7 @@ _ONCE: Final = {
     "name": HEADER,
     "in": "header",
     "required": False,
-    "description": "A fresh random text: what it asks for is done once, and a repeat within a day answers the same.",
+    "description": "A fresh random text. The call takes effect once; a repeat within a day gets the same answer.",
     "schema": {"type": "string", "pattern": "^[!#-~]{1,64}$"},
 }
 
@@ -55,7 +54,7 @@ _ONCE: Final = {
 _HEADERS: Final = {
     "Retry-After": {
         "required": True,
-        "description": "After so many seconds it may be otherwise.",
+        "description": "Seconds to wait before a retry.",
         "schema": {"type": "string", "pattern": "^[0-9]+$"},
     },
     "WWW-Authenticate": {
@@ -68,13 +67,13 @@ _WITH: Final = {401: ("WWW-Authenticate",), 429: ("Retry-After",), 503: ("Retry-
 
 
 class OpenRoute(NamedTuple):
-    """A route that needs no proof, as it is described.
+    """A route without authentication, as it is described.
 
     Attributes:
-        path: Its path.
-        summary: What it answers.
-        answers: The type of each status' answer; None for text.
-        problems: The codes that it can be refused with, beside ``internal``.
+        path: The path.
+        summary: The operation's summary.
+        answers: The type of the answer for each status; None for text.
+        problems: The codes of its refusals, beside ``internal``.
     """
 
     path: str
@@ -84,25 +83,26 @@ class OpenRoute(NamedTuple):
 
 
 def describe(endpoints: Sequence[Endpoint], opened: Sequence[OpenRoute], *, issuer: str) -> dict[str, Any]:
-    """Write the document.
+    """Return the document.
 
     Args:
-        endpoints: Every route that needs a proof.
-        opened: Those that need none.
+        endpoints: Every authenticated route.
+        opened: Every other route.
         issuer: The mint's public base URL.
 
     Returns:
         The document, of JSON values.
     """
-    bodies = {each.body for each in endpoints} - {NoBody, Bytes}
-    types: list[Any] = [Problem, *{each.answer for each in endpoints} - {File}, *bodies]
-    types += {kind for each in opened for kind in each.answers.values() if kind is not None}
+    # From the table that is served: nothing is written down twice, so description and routes cannot differ.
+    bodies = {endpoint.body for endpoint in endpoints} - {NoBody, Bytes}
+    types: list[Any] = [Problem, *{endpoint.answer for endpoint in endpoints} - {File}, *bodies]
+    types += {kind for route in opened for kind in route.answers.values() if kind is not None}
     schemas, components = msgspec.json.schema_components(types, ref_template=_REF)
     named = dict(zip(types, schemas, strict=True))
     paths: dict[str, dict[str, Any]] = {}
-    for each in endpoints:
-        path = _MEMBER.sub(r"{\1}", each.path)
-        paths.setdefault(path, {})[each.method.lower()] = _operation(each, named)
+    for endpoint in endpoints:
+        path = _MEMBER.sub(r"{\1}", endpoint.path)
+        paths.setdefault(path, {})[endpoint.method.lower()] = _operation(endpoint, named)
     for route in opened:
         paths[route.path] = {"get": _open_operation(route, named)}
     return {
@@ -110,7 +110,7 @@ def describe(endpoints: Sequence[Endpoint], opened: Sequence[OpenRoute], *, issu
         "info": {
             "title": "ARx mint",
             "version": version("arx-caps"),
-            "summary": "Identities, sessions and tasks of AI agents, and the end of any of them.",
+            "summary": "Identities, sessions and tasks of AI agents, and their revocation.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "jsonSchemaDialect": "https://json-schema.org/draft/2020-12/schema",
@@ -125,6 +125,7 @@ def _operation(endpoint: Endpoint, named: Named) -> dict[str, Any]:
         "operationId": endpoint.handler.__name__.removesuffix("_route"),
         "summary": _summary(endpoint),
     }
+    # The first segment after /v1.
     operation["tags"] = [endpoint.path.split("/")[2]]
     operation["security"] = _security(endpoint)
     if endpoint.action is not None:
@@ -136,9 +137,9 @@ def _operation(endpoint: Endpoint, named: Named) -> dict[str, Any]:
         operation["parameters"].append(_ONCE)
     if endpoint.body is not NoBody:
         content = {endpoint.media_type: {"schema": named.get(endpoint.body, _BINARY)}}
-        said = f"At most {endpoint.limit} bytes"
-        said += "." if endpoint.body is Bytes else "; no member that is not known."
-        operation["requestBody"] = {"required": True, "content": content, "description": said}
+        bound = f"At most {endpoint.limit} bytes"
+        bound += "." if endpoint.body is Bytes else "; unknown members are refused."
+        operation["requestBody"] = {"required": True, "content": content, "description": bound}
     done = {"description": http.HTTPStatus(endpoint.status).phrase}
     kind = "*/*" if endpoint.answer is File else "application/json"
     done["content"] = {kind: {"schema": named.get(endpoint.answer, _BINARY)}}  # type: ignore[assignment]  # text beside a table
@@ -147,8 +148,9 @@ def _operation(endpoint: Endpoint, named: Named) -> dict[str, Any]:
 
 
 def _security(endpoint: Endpoint) -> list[dict[str, list[str]]]:
-    """Say whether there is a token: a service has none, and whoever brings an assertion has none yet."""
+    """Return the security of an operation: a token, none, or either for services and others."""
     token: dict[str, list[str]] = {SCHEME: []}
+    # A service has no token, and a caller with an assertion has none yet: their proof is a header parameter.
     if endpoint.action is None or endpoint.callers == ("service",):
         return []
     return [token, {}] if "service" in endpoint.callers else [token]
@@ -182,10 +184,10 @@ def _path_members(path: str) -> list[dict[str, Any]]:
 
 
 def _query_members(endpoint: Endpoint) -> list[dict[str, Any]]:
-    _, found = msgspec.json.schema_components([endpoint.query], ref_template=_REF)
-    properties: dict[str, Any] = found[endpoint.query.__name__].get("properties", {})
+    _, components = msgspec.json.schema_components([endpoint.query], ref_template=_REF)
+    properties: dict[str, Any] = components[endpoint.query.__name__].get("properties", {})
     return [
-        # A query has no null: what may be left out is left out.
+        # A query has no null: an optional parameter is left out.
         {"name": name, "in": "query", "required": False, "schema": _without_null(schema)}
         for name, schema in properties.items()
     ]
@@ -196,13 +198,13 @@ def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
     if "enum" in kept:
         kept["enum"] = [value for value in kept["enum"] if value is not None]
     if "anyOf" in kept:
-        others = [each for each in kept.pop("anyOf") if each != {"type": "null"}]
+        others = [option for option in kept.pop("anyOf") if option != {"type": "null"}]
         kept |= others[0] if len(others) == 1 else {"anyOf": others}
     return kept
 
 
 def _refusals(codes: Iterable[str]) -> dict[str, Any]:
-    """Describe what a call can be refused with: one answer a status, which names its codes."""
+    """Return the responses of refusals: one for each status, with its codes."""
     by_status: dict[int, list[str]] = {}
     for code in sorted(codes):
         known = find_code(code)
@@ -211,11 +213,11 @@ def _refusals(codes: Iterable[str]) -> dict[str, Any]:
     problem = {"$ref": _REF.format(name=Problem.__name__)}
     return {
         str(status): {
-            "description": f"{http.HTTPStatus(status).phrase}: {', '.join(f'`{code}`' for code in found)}",
+            "description": f"{http.HTTPStatus(status).phrase}: {', '.join(f'`{code}`' for code in codes_of_status)}",
             "content": {
-                _PROBLEM: {"schema": {"allOf": [problem, {"properties": {"code": {"enum": found}}}]}},
+                _PROBLEM: {"schema": {"allOf": [problem, {"properties": {"code": {"enum": codes_of_status}}}]}},
             },
         }
         | ({"headers": {name: _HEADERS[name] for name in _WITH[status]}} if status in _WITH else {})
-        for status, found in sorted(by_status.items())
+        for status, codes_of_status in sorted(by_status.items())
     }

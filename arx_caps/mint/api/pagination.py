@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lists in pages: each begins after the last row of the page before, however many rows came meanwhile.  CONTROL 4.3.
+"""Lists in pages.  CONTROL 4.3.
 
-A page's ``next`` is the place of its last row; it reveals nothing that the row did not.  A filter by a state that only
-the kill epoch knows looks at a bounded number of rows.  Such a page may be short, or empty, and still have a next one.
+A page begins after the last row of the page before, however many rows were added meanwhile.  The order and the place
+of a row are in ``db.cursor``.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +15,8 @@ from arx_caps.mint.db.cursor import Order, place_of
 from arx_caps.mint.db.database import PAGE
 
 DEFAULT_LIMIT: Final = 100
-LOOKED_AT: Final = PAGE + 1  # rows that one page looks at for those it is asked for
+# A state that only the kill epoch knows cannot be a condition in SQL: this bounds the rows that one page reads for it.
+MAX_ROWS_READ: Final = PAGE + 1
 
 Shown = TypeVar("Shown")
 
@@ -29,15 +30,16 @@ InState = TypeVar("InState", bound=_HasState)
 
 
 class PageQuery(Query, frozen=True):
-    """How many, and behind which place."""
+    """The size of a page, and the place after which it begins."""
 
     limit: Annotated[int, Meta(ge=1, le=PAGE)] = DEFAULT_LIMIT
     after: Annotated[str, Meta(max_length=200)] | None = None
 
 
 class RowPage(NamedTuple, Generic[Shown]):
-    """A page of a list, and ``next`` where there is more."""
+    """A page of a list, with ``next`` if there is more."""
 
+    # ``next`` is the place of the page's last row, and so reveals nothing that the row did not.
     shown: list[Shown]
     next: str | UnsetType
 
@@ -50,27 +52,28 @@ def page_of(
     limit: int,
     fetched: int,
 ) -> RowPage[Shown]:
-    """Make a page of rows.
+    """Return a page of rows.
 
     Args:
-        rows: What was found, at most ``fetched`` of it.
-        order: The order.
-        show: Shows a row; None passes it over.
-        limit: How many rows the page has at most.
-        fetched: How many rows were asked for; as many as that mean that there may be more.
+        rows: The rows, at most ``fetched`` of them.
+        order: Their order.
+        show: Returns a row as the API shows it, or None to leave it out.
+        limit: The most rows of the page.
+        fetched: How many rows the database was asked for; with as many rows, there may be more.
     """
-    found: list[Shown] = []
+    page: list[Shown] = []
     last: Mapping[str, Any] | None = None
     for place, row in enumerate(rows):
-        if len(found) == limit or place == fetched - 1:
+        # The last fetched row is not shown: it only shows that there is a next page.
+        if len(page) == limit or place == fetched - 1:
             break
         shown = show(row)
         last = row
         if shown is not None:
-            found.append(shown)
+            page.append(shown)
     else:
-        return RowPage(found, UNSET)
-    return RowPage(found, place_of(last, order) if last is not None else UNSET)
+        return RowPage(page, UNSET)
+    return RowPage(page, place_of(last, order) if last is not None else UNSET)
 
 
 def page_in_state(
@@ -81,22 +84,26 @@ def page_in_state(
     limit: int,
     state: str | None,
 ) -> RowPage[InState]:
-    """Make a page of what is in a state; most rows are in the one that their own words say.
+    """Return a page of the rows in a state.
 
     Args:
-        fetch: Asks the database for at most so many rows.
-        order: The order.
-        show: Shows a row.
-        limit: How many rows the page has at most.
-        state: What is asked for.  Where only the kill epoch knows it, more rows are looked at if the first do not do.
+        fetch: Returns at most the given number of rows from the database.
+        order: Their order.
+        show: Returns a row as the API shows it.
+        limit: The most rows of the page.
+        state: The state, or None for any.
+
+    Returns:
+        The page.  It may be short, or empty, and still have a next one.
     """
 
     def shown(row: Mapping[str, Any]) -> InState | None:
-        found = show(row)
-        return found if state in (None, found.state) else None
+        view = show(row)
+        return view if state in (None, view.state) else None
 
     page = page_of(fetch(limit + 1), order, shown, limit=limit, fetched=limit + 1)
-    enough = state in (None, "expired", "ended") or len(page.shown) == limit or limit + 1 >= LOOKED_AT
+    # Few rows have another state than their columns say, so the first read is usually enough.
+    enough = state in (None, "expired", "ended") or len(page.shown) == limit or limit + 1 >= MAX_ROWS_READ
     if enough or page.next is UNSET:
         return page
-    return page_of(fetch(LOOKED_AT), order, shown, limit=limit, fetched=LOOKED_AT)
+    return page_of(fetch(MAX_ROWS_READ), order, shown, limit=limit, fetched=MAX_ROWS_READ)

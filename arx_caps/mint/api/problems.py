@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Refusals of the mint: RFC 9457 problems with a stable code, and the table of codes.  SPEC 13, CONTROL 4.2.
+"""Refusals of the mint: RFC 9457 problems and their codes.  SPEC 13, CONTROL 4.2.
 
-A problem says what was expected; never a key, a token, or a line of a program.  ``CODES`` has every code that the mint
-adds to the verifier's: its HTTP status, its meaning and what a client can do.  The ``type`` of a problem is an address
-of the mint that explains the code; docs/api.md has all of them in one table.
+The verifier's codes are in ``arx_verifier.errors``; docs/api.md has the mint's in one table.
 """
 
 import http
@@ -27,12 +25,12 @@ PATH: Final = "/problems/"
 
 
 class Code(NamedTuple):
-    """One code.
+    """A code of the mint.
 
     Attributes:
-        status: HTTP status of the answer.
-        means: What was found.
-        do: What a client, or whoever runs it, can do about it.
+        status: The HTTP status of its problems.
+        means: What the mint found.
+        do: What the client, or its operator, can do.
     """
 
     status: int
@@ -41,101 +39,110 @@ class Code(NamedTuple):
 
 
 _TOKEN: Final = "compare it with `[issuer]` and `[[workload]]` of the policy; docs/identity.md"  # noqa: S105 - no secret
-_POLICY: Final = "`arx policy explain` says what it would take"
+_POLICY: Final = "ask `arx policy explain` what it would take"
 
+# By status.  A code is public and never changes; its texts may, and no client may depend on them.
 CODES: Final = {
     "bad_assertion": Code(
         401,
-        "the assertion is not by an enrolled key, not for this mint, over, or for another session key",
+        "the assertion is not by an enrolled key, not for this mint, expired, or for another session key",
         "sign a new one",
     ),
     "bad_enrolment": Code(
-        401, "the enrolment token is unknown, used or over", "ask an operator for another: `arx service invite`"
+        401, "the enrolment token is unknown, used or expired", "ask an operator for another: `arx service invite`"
     ),
     "bad_proof": Code(
         401,
-        "the proof is missing, of another call, too old, or not by the key that it must be by",
-        "sign this very call, with the clock right",
+        "the proof is missing, for another call, too old, or by a wrong key",
+        "sign this call with the caller's key; set the clock",
     ),
-    "bad_subject_token": Code(401, "the subject's token proves nobody whom the policy believes", _TOKEN),
-    "bad_workload_token": Code(401, "the workload's token is no enrolled agent's", _TOKEN),
+    "bad_subject_token": Code(
+        401, "the subject's token is not a valid one of an issuer that the policy trusts", _TOKEN
+    ),
+    "bad_workload_token": Code(401, "the workload's token is not valid, or identifies no enrolled agent", _TOKEN),
     "bad_batch": Code(
         403,
-        "the records are not their service's, or contradict what the log has of their run",
-        "look at that service: docs/audit.md",
+        "the records are not signed by their service, or contradict the log's records of their run",
+        "inspect that service: docs/audit.md",
     ),
     "exchange_not_allowed": Code(
         403,
-        "the task's template does not let this service go on at that audience",
+        "the task's template does not let this service exchange a token for that audience",
         "add it to `exchange` of the template, for tasks that start later",
     ),
     "wrong_caller": Code(
-        403, "this call is for somebody of another kind", "call as the one whom the description names"
+        403, "the call is for another kind of caller", "call as an agent, operator or service, as the API describes"
     ),
-    "session_ended": Code(403, "the session, or the task, is over", "open another session, or start another task"),
+    "session_ended": Code(403, "the session or the task has ended", "open another session, or start another task"),
     "session_not_allowed": Code(403, "the policy lets this agent open no session", _POLICY),
-    "subject_not_allowed": Code(403, "the policy names other people, or none", _POLICY),
-    "subject_required": Code(403, "the agent acts on somebody's behalf alone", "give their token as `subject_token`"),
+    "subject_not_allowed": Code(403, "the policy allows other subjects, or none", _POLICY),
+    "subject_required": Code(
+        403, "the agent may act only on behalf of a subject", "send the subject's token as `subject_token`"
+    ),
     "too_many_sessions": Code(
         403,
-        "the agent has as many sessions as the policy lets it have at once",
-        "end one; `max_open` of the policy says how many",
+        "the agent has as many open sessions as `max_open` of the policy allows",
+        "end one of them, or wait until one expires",
     ),
-    "approval_denied": Code(403, "an operator denied it", "do without, or ask again with a better reason"),
-    "approval_expired": Code(403, "it was approved, and the time for using it is over", "ask again"),
-    "approval_withdrawn": Code(403, "an operator withdrew it", "do without, or ask again"),
+    "approval_denied": Code(403, "an operator denied the approval", "request it again with a better reason"),
+    "approval_expired": Code(403, "the approval was given and has expired", "request it again"),
+    "approval_withdrawn": Code(403, "the approval was withdrawn", "request it again"),
     "too_many_approvals": Code(
         403,
-        "as many requests of the session wait for an answer as may",
+        "the session has as many unanswered requests for approvals as allowed",
         "wait for answers, or finish tasks that need none any more",
     ),
-    "unknown_task": Code(403, "this agent may start no task of this name", _POLICY),
+    "unknown_task": Code(403, "the policy has no task of this name for this agent", _POLICY),
     "bad_parameters": Code(
         403,
-        "what is asked for is more than the policy grants, or fits into no token",
-        "ask for what `failures` and `detail` say",
+        "the request exceeds what the policy grants, or the size of a token",
+        "request what `failures` and `detail` allow",
     ),
     "not_found": Code(
-        404, "it is not there, or not for this caller to see", "look at what there is in the list that it would be in"
+        404, "it does not exist, or this caller may not see it", "list what exists, and use an id of that list"
     ),
-    "method_not_allowed": Code(405, "the path has no such method", "use one that `Allow` names"),
-    "agent_exists": Code(409, "an agent of this path is enrolled", "change that one, or enrol another path"),
-    "operator_exists": Code(409, "an operator has, or had, this name: records name it", "take another name"),
-    "key_enrolled": Code(409, "the key is enrolled already", "make a fresh one: a key belongs to one holder"),
-    "conflict": Code(409, "it cannot be done to what is there now", "look again; `detail` says what stands in the way"),
-    "too_large": Code(413, "the body is longer than this call takes", "send less"),
+    "method_not_allowed": Code(405, "the path does not have this method", "use a method of the `Allow` header"),
+    "agent_exists": Code(409, "an agent of this path is enrolled", "change that agent, or enrol another path"),
+    "operator_exists": Code(409, "an operator has or had this name, and records refer to it", "use another name"),
+    "key_enrolled": Code(409, "the key is enrolled already", "make a new key: a key belongs to one holder"),
+    "conflict": Code(409, "the current state does not allow this change", "read it again; `detail` has the reason"),
+    "too_large": Code(413, "the body exceeds the limit of this call", "send a smaller body"),
     "unsupported_media_type": Code(
-        415, "the body is of another kind", "say in `Content-Type` what the description says"
+        415, "the body has another media type", "send the `Content-Type` of the API's description"
     ),
     "idempotency_mismatch": Code(
-        422, "this `Idempotency-Key` stood for another call", "choose a fresh one for each thing"
+        422, "this `Idempotency-Key` was used for another call", "use a new random key for each call"
     ),
     "policy": Code(
         422,
         "the policy has a mistake; the one before stays in force",
-        "mend it where `detail` says: `arx policy check`",
+        "correct it at the line in `detail`; try `arx policy check`",
     ),
     "rate_limited": Code(429, "too many calls", "wait for `Retry-After` seconds; docs/operations.md has the limits"),
-    "internal": Code(500, "the mint failed over it", "give whoever runs it the `X-Request-Id`: its log says more"),
-    "tampered": Code(500, "the log's records are not as they were signed", "docs/audit.md says what to do"),
+    "internal": Code(
+        500, "the mint failed", "report the `X-Request-Id` to the mint's operator, who finds the error in its log"
+    ),
+    "tampered": Code(500, "records of the log are not as they were signed", "follow docs/audit.md"),
     "incomplete": Code(
         503,
-        "something of the log that the answer needs is not there",
-        "try again; docs/audit.md says what to do if that does not help",
+        "a part of the log that the answer needs is missing",
+        "try again; if it stays missing, follow docs/audit.md",
     ),
     "issuer_unavailable": Code(
-        503, "the keys of the token's issuer cannot be had now", "try again; see to the mint's way to the issuer"
+        503,
+        "the keys of the token's issuer cannot be fetched now",
+        "try again; check the mint's connection to the issuer",
     ),
     "no_policy": Code(
         503,
         "this version of the mint refuses the policy that was in force",
-        "`arx policy load` one that it takes; its log says what is wrong with the other",
+        "load another with `arx policy load`; the mint's log has the mistake in the old one",
     ),
 }
 _LATER: Final = "try again after `Retry-After` seconds"
 _ENDED: Final = {
-    "revoked": "stop, and report it; a new task, if the operator wants the work done",
-    "frozen": "stop, and report it; an operator thaws it",
+    "revoked": "stop, and report it; start a new task if the operator wants the work done",
+    "frozen": "stop, and report it; an operator can thaw it",
 }
 _RETRIES: Final = {
     "after Retry-After": _LATER,
@@ -145,7 +152,7 @@ _RETRIES: Final = {
 
 
 def find_code(code: str) -> Code | None:
-    """Return what is known of a code, one of the mint's or of the verifier's; None where it is neither."""
+    """Return a code of the mint or of the verifier, or None."""
     if code in CODES:
         return CODES[code]
     reason = REASONS.get(code)
@@ -156,14 +163,14 @@ def find_code(code: str) -> Code | None:
 
 
 _OF_HTTP: Final = {404: "not_found", 405: "method_not_allowed"}
-_PROOF_CODES: Final = ("bad_proof", "replayed")
-RETRY_AFTER_S: Final = "1"  # a lease is renewed several times in this time
+_PROOF_CODES: Final = ("bad_proof", "replayed")  # RFC 9449 7.1 has an error code of its own for them
+RETRY_AFTER_S: Final = "1"  # the lease is renewed several times a second, so a stale view has most likely recovered
 
 _log = logging.getLogger(__name__)
 
 
 class FailureShown(msgspec.Struct, frozen=True, kw_only=True):
-    """What was expected at a place, by which rule, and what came."""
+    """What a rule expected at a place, and what came."""
 
     place: str
     rule: str
@@ -172,7 +179,10 @@ class FailureShown(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True):
-    """A refusal (RFC 9457); ``code`` is what a program goes by, ``detail`` is for people, ``type`` tells them more."""
+    """A refusal (RFC 9457).
+
+    ``code`` is stable and for programs; ``detail`` is for people; ``type`` is an address that explains the code.
+    """
 
     type: str
     title: str
@@ -183,7 +193,7 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def type_of(code: str, issuer: str) -> str:
-    """Return the address at which a mint explains a code."""
+    """Return the URL at which a mint explains a code."""
     return f"{issuer}{PATH}{code}"
 
 
@@ -196,20 +206,20 @@ def problem(
     headers: dict[str, str] | None = None,
     status: int | None = None,
 ) -> Response:
-    """Write a refusal.
+    """Return a refusal as a response.
 
     Args:
-        code: One that ``find_code`` knows.
+        code: A code of the mint or the verifier.
         detail: A sentence for people; no secret.
         realm: The realm.
         failures: What was expected and what came.
-        headers: More headers.
-        status: Another status than the code's own.
+        headers: Further headers.
+        status: A status instead of the code's own.
     """
     known = find_code(code)
     if status is None:
         status = known.status if known is not None else http.HTTPStatus.INTERNAL_SERVER_ERROR
-    told = Problem(
+    refusal = Problem(
         type=type_of(code, realm.issuer),
         title=known.means if known is not None else http.HTTPStatus(status).phrase,
         status=status,
@@ -217,42 +227,44 @@ def problem(
         code=code,
         failures=[FailureShown(**failure._asdict()) for failure in failures] or UNSET,
     )
-    sent = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", **(headers or {})}
+    sent_headers = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", **(headers or {})}
     if status == http.HTTPStatus.UNAUTHORIZED:
         error = "invalid_dpop_proof" if code in _PROOF_CODES else "invalid_token"
-        said = "" if code == "missing_token" else f', error="{error}"'
-        sent["WWW-Authenticate"] = f'DPoP realm="{realm.name}", algs="EdDSA Ed25519"{said}'
+        # RFC 6750 3: without credentials, no error code.
+        parameter = "" if code == "missing_token" else f', error="{error}"'
+        sent_headers["WWW-Authenticate"] = f'DPoP realm="{realm.name}", algs="EdDSA Ed25519"{parameter}'
     if status == http.HTTPStatus.SERVICE_UNAVAILABLE:
-        sent["Retry-After"] = RETRY_AFTER_S
-    # Beyond ASCII is escaped: what a stranger sent could hold half a surrogate, which UTF-8 has no bytes for.
-    body = json.dumps(msgspec.to_builtins(told)).encode("ascii")
-    return Response(body, status, sent, media_type="application/problem+json")
+        sent_headers["Retry-After"] = RETRY_AFTER_S
+    # Escaped to ASCII: a request's text may have half of a surrogate pair, which UTF-8 cannot encode.
+    body = json.dumps(msgspec.to_builtins(refusal)).encode("ascii")
+    return Response(body, status, sent_headers, media_type="application/problem+json")
 
 
 def of_error(error: ArxError, realm: Realm) -> Response:
-    """Write the refusal that an error is."""
+    """Return an error as a refusal."""
     status = error.status_hint if find_code(error.code) is None else None
     headers = {"Retry-After": str(error.wait_s)} if isinstance(error, TooOftenError) else None
     return problem(error.code, str(error), realm=realm, failures=error.failures, status=status, headers=headers)
 
 
 def of_http(request: Request, error: Exception) -> Response:
-    """Write what the framework refused: an unknown path or another method."""
+    """Return a refusal of the framework, an unknown path or method, as a problem."""
     assert isinstance(error, HTTPException)
     code, headers = _OF_HTTP.get(error.status_code, "malformed_request"), dict(error.headers or {})
     detail = str(error.detail)
     if code == "not_found":
-        detail = "the mint has no such path; /openapi.json has all that there are"
+        detail = "unknown path; /openapi.json lists all paths"
     elif code == "method_not_allowed":
-        detail = f"this path takes {headers.get('Allow', 'other methods')}"
+        detail = f"method not allowed: expected {headers.get('Allow', 'another method')}"
     realm = request.app.state.mint.realm
     return problem(code, detail, realm=realm, headers=headers, status=error.status_code)
 
 
 def of_bug(request: Request, error: Exception) -> Response:
-    """Write that something went wrong here; what, is for the log alone."""
+    """Return an unexpected error as ``internal``, and log it."""
     number = id_of(request)
     _log.error("failed", exc_info=error, extra={"facts": {"request": number}})
     realm = request.app.state.mint.realm
     headers = {REQUEST_ID: number} if number is not None else None
-    return problem("internal", "the mint failed to answer; its log says more", realm=realm, headers=headers)
+    # Its text is for the log alone: it could contain a key, a token or another caller's data.
+    return problem("internal", "the mint failed to answer; its log has the error", realm=realm, headers=headers)

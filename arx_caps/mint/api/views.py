@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows as the API shows them: ids, times, and the state that clock and kill epoch give a row.  CONTROL 1.
+"""Rows as the API shows them: ids, times and states.  CONTROL 1.
 
-A row records what the mint did.  Whether the thing is alive is in the kill epoch, so a session that was killed in the
-store is shown as killed.  No token, key or proof is ever shown.
+No token, key or proof is ever shown.
 """
 
 from collections.abc import Mapping, Sequence
@@ -40,7 +39,7 @@ class AgentShown(RouteAnswer, frozen=True):
 
 
 class OperatorShown(RouteAnswer, frozen=True, kw_only=True):
-    """An operator; ``rules`` are told where the role has no name."""
+    """An operator; ``rules`` are present if the role is a custom one."""
 
     name: str
     state: Literal["active", "frozen", "removed"]
@@ -52,7 +51,7 @@ class OperatorShown(RouteAnswer, frozen=True, kw_only=True):
 
 
 class SubjectShown(msgspec.Struct, frozen=True, kw_only=True):
-    """On whose behalf, and the target by which that is ended."""
+    """The subject of a session, and the target that kills or freezes it."""
 
     issuer: str
     subject: str
@@ -62,7 +61,7 @@ class SubjectShown(msgspec.Struct, frozen=True, kw_only=True):
 class SessionShown(RouteAnswer, frozen=True):
     """A session; times are ms since the Unix epoch.
 
-    ``expires_at`` is when it is over unless it is renewed, ``ends_at`` when no renewal helps any more.
+    ``expires_at`` is its end without a renewal, ``ends_at`` the end that no renewal extends.
     """
 
     id: str
@@ -97,7 +96,10 @@ class TaskShown(RouteAnswer, frozen=True):
 
 
 class GrantShown(msgspec.Struct, frozen=True, kw_only=True):
-    """A grant of a task; ``attenuated`` are the caveats that were added since.  Times are ms since the Unix epoch."""
+    """A grant of a task, with the caveats that were added later (``attenuated``).
+
+    Times are ms since the Unix epoch.
+    """
 
     link: str
     template: str
@@ -112,7 +114,7 @@ class GrantShown(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class KillShown(RouteAnswer, frozen=True):
-    """What is known about a kill, freeze or thaw: in force where, and who has not confirmed it."""
+    """A kill, freeze or thaw: where it is in force, and which verifiers have not confirmed it."""
 
     targets: tuple[str, ...]
     seq: int
@@ -132,15 +134,16 @@ class KillShown(RouteAnswer, frozen=True):
 def show_agent(
     mint: MintContext, row: Mapping[str, Any], keys: Sequence[Mapping[str, Any]] | None = None
 ) -> AgentShown:
-    """Show an agent.
+    """Return an agent as the API shows it.
 
     Args:
         mint: The mint.
         row: The agent's row.
-        keys: The rows of its keys, where they are known already.
+        keys: The rows of its keys; None to read them from the database.
     """
     keys = mint.db.holder_keys.list(row["path"]) if keys is None else keys
     state = row["status"]
+    # An operator may have frozen it in the store alone, by `arx kill --direct`.
     if state == "active" and _frozen(mint, agent_targets(row["path"])):
         state = "frozen"
     return AgentShown(
@@ -155,7 +158,7 @@ def show_agent(
 
 
 def show_operator(mint: MintContext, row: Mapping[str, Any]) -> OperatorShown:
-    """Show an operator."""
+    """Return an operator as the API shows it."""
     state = row["status"]
     if state == "active" and _frozen(mint, (f"operator:{row['id']}",)):
         state = "frozen"
@@ -171,7 +174,7 @@ def show_operator(mint: MintContext, row: Mapping[str, Any]) -> OperatorShown:
 
 
 def show_session(mint: MintContext, row: Mapping[str, Any]) -> SessionShown:
-    """Show a session."""
+    """Return a session as the API shows it."""
     names = ("id", "agent", "purpose", "policy", "opened_at", "expires_at", "ends_at", "ended_at")
     subject, opened_with = subject_of(row), row["opened_with"]
     shown = None
@@ -182,12 +185,13 @@ def show_session(mint: MintContext, row: Mapping[str, Any]) -> SessionShown:
         **{name: row[name] for name in names},
         subject=shown,
         opened_with=msgspec.json.decode(opened_with) if opened_with is not None else None,
+        # From the kill epoch as well: a row does not know of a kill that was made in the store directly.
         state=session_state(mint, row),
     )
 
 
 def show_task(mint: MintContext, row: Mapping[str, Any]) -> TaskShown:
-    """Show a task."""
+    """Return a task as the API shows it."""
     names = ("id", "session", "agent", "template", "policy", "link", "started_at", "expires_at", "ended_at")
     return TaskShown(
         **{name: row[name] for name in names},
@@ -199,7 +203,7 @@ def show_task(mint: MintContext, row: Mapping[str, Any]) -> TaskShown:
 
 
 def show_grant(row: Mapping[str, Any]) -> GrantShown:
-    """Show a grant."""
+    """Return a grant as the API shows it."""
     granted = StoredGrant.read(row["content"])
     names = ("link", "policy", "granted_at", "expires_at", "ended_at", "replaced_by")
     attenuated = {
@@ -215,12 +219,13 @@ def show_grant(row: Mapping[str, Any]) -> GrantShown:
 
 
 def show_kill(report: KillReport) -> KillShown:
-    """Show what is known about a kill."""
+    """Return a report about a kill as the API shows it."""
     return KillShown(**report.to_dict())
 
 
 def _frozen(mint: MintContext, targets: Sequence[str]) -> bool:
-    """Tell whether there is a freeze on one of these, as far as the view goes."""
+    """Return whether the mint's view has a freeze of one of these targets."""
     _, applied, _ = mint.epochs.view()
+    # Checked as if born at the newest applied entry, so that freezes count and earlier kills do not.
     refused = mint.epochs.check(None, max(applied, 0), targets)
     return refused is not None and refused.code == "frozen"

@@ -316,7 +316,7 @@ def _authenticate_agent(
         raise refusal("revoked")
     if agent["status"] != "active":
         raise refusal("frozen")
-    # Counted after the proof, so that nobody else can use up an agent's rate limit.
+    # Counted after the proof, so that a stranger cannot use up an agent's rate limit.
     mint.limits.count_agent(grant.agent)
     return AuthenticatedCaller("agent", grant.agent, row, born, grant.exp, proof.key.kid, agent)
 

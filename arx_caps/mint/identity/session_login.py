@@ -96,7 +96,7 @@ def authenticate_opener(
     unit.spend("proof", proof.key.kid, proof.jti, proof.until)
     if assertion is not None:
         unit.spend("assertion", assertion.kid, assertion.jti, assertion.until)
-    # Counted after authentication, so that nobody else can use up an agent's rate limit.
+    # Counted after authentication, so that a stranger cannot use up an agent's rate limit.
     mint.limits.count_agent(path)
     agent = mint.db.agents.find(path)
     if agent is None:

@@ -298,7 +298,7 @@ def read_template(
     check_subjects(entry.at("subjects"), template.subjects, issuers)
     check_approvals(entry.at("approvals"), template.approvals, rules, template.audiences)
     if any(rule.names_subject for rule in rules) and len({rule.issuer for rule in template.subjects}) != 1:
-        # Two issuers may use one name for two subjects, whom a service could not tell apart.
+        # Two issuers may use one name for two subjects, whom a service could not distinguish.
         raise entry.at("allow").error('"$subject" needs `subjects` of one issuer, such as [ { issuer = "corp" } ]')
     return replace(template, rules=rules)
 

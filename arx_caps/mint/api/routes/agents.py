@@ -1,9 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Routes of agents: their paths, keys and descriptions.  CONTROL 1.
-
-A description goes into the tokens that an agent gets from then on; older tokens keep the description they were issued
-with.
-"""
+"""Routes of agents: their paths, keys and metadata.  CONTROL 1."""
 
 from typing import Annotated, Any, Final, Literal
 
@@ -24,11 +20,11 @@ from arx_verifier.names import MAX_PATH_BYTES
 
 Short = Annotated[str, Meta(max_length=200)]
 Name = Annotated[str, Meta(min_length=1, max_length=64)]
-MAX_METADATA: Final = 16
+MAX_METADATA: Final = 16  # members; all of them are in every token of the agent
 
 
 class AgentBody(Body, frozen=True):
-    """An agent to enrol; without ``jwk`` it is known by what the policy says of workloads alone."""
+    """An agent to enrol; without ``jwk``, a ``[[workload]]`` of the policy must name it."""
 
     path: str
     jwk: dict[str, Any] | None = None
@@ -37,7 +33,7 @@ class AgentBody(Body, frozen=True):
 
 
 class AgentPatchBody(Body, frozen=True):
-    """What to change of an agent: a key to add, a key to take away, and what is said of it (RFC 7396: null removes)."""
+    """Changes of an agent: keys, ``owner``, and ``metadata`` as a merge patch (RFC 7396)."""
 
     add_jwk: dict[str, Any] | None = None
     remove_kid: Name | None = None
@@ -46,14 +42,14 @@ class AgentPatchBody(Body, frozen=True):
 
 
 class AgentsQuery(PageQuery, frozen=True):
-    """Which agents: in a state, an agent with all below it."""
+    """The agents to list: in a state; an agent with all agents below it."""
 
     state: Literal["active", "deactivated"] | None = None
     under: Annotated[str, Meta(max_length=MAX_PATH_BYTES)] | None = None
 
 
 class Agents(RouteAnswer, frozen=True):
-    """A page of agents by path; ``total`` counts all that are enrolled."""
+    """A page of agents by path; ``total`` counts all enrolled agents."""
 
     agents: list[AgentShown]
     total: int
@@ -61,30 +57,32 @@ class Agents(RouteAnswer, frozen=True):
 
 
 class AgentEnded(RouteAnswer, frozen=True):
-    """An agent that was deactivated, and the kill of what it held."""
+    """A deactivated agent, and the kill of its sessions and tasks."""
 
     agent: AgentShown
     kill: KillShown
 
 
 def enrol_agent(call: RouteCall) -> AgentShown:
-    """Enrol an agent, with its first key or none."""
+    """Enrol an agent, with or without a first key."""
     body, mint = call.body, call.mint
+    # A delegation chain names a service `service/<audience>`: an agent of that path could pass for it.
     if body.path.partition("/")[0] == "service":
-        raise RequestError("a path beginning with `service` is how chains name tool services (CONTROL 2.6)")
+        raise RequestError("invalid path: `service/…` is reserved for tool services in chains (CONTROL 2.6)")
     if not names.is_agent_path(body.path):
-        raise RequestError("path is not an agent path: 1-8 segments [a-z0-9][a-z0-9._-]* joined by '/'")
+        raise RequestError("invalid path: expected 1-8 segments of [a-z0-9][a-z0-9._-]* joined by '/'")
+    # Without a key and without a workload rule, the agent could never open a session.
     if body.jwk is None and not _is_workload(call, body.path):
-        raise RequestError("jwk is needed: no [[workload]] of the policy stands for this agent")
+        raise RequestError("missing jwk: no [[workload]] of the policy names this agent; send a key or add an entry")
     key, metadata = PublicKey(body.jwk) if body.jwk is not None else None, body.metadata or {}
-    told = {"agent": body.path, "key": key.kid if key is not None else None, "owner": body.owner, "metadata": metadata}
-    what = Event.of("agent.enrolled", call.by.by, **told)
-    mint.db.agents.add(call.unit, body.path, key, owner=body.owner, metadata=metadata, what=what)
+    facts = {"agent": body.path, "key": key.kid if key is not None else None, "owner": body.owner, "metadata": metadata}
+    event = Event.of("agent.enrolled", call.by.by, **facts)
+    mint.db.agents.add(call.unit, body.path, key, owner=body.owner, metadata=metadata, what=event)
     return show_agent(mint, _find_agent(call, body.path))
 
 
 def agent_again(call: RouteCall, made: Made) -> AgentShown:
-    """Show an agent that was enrolled by the same call before."""
+    """Answer a repeat of an enrolment."""
     return show_agent(call.mint, _find_agent(call, made.facts["agent"]))
 
 
@@ -93,6 +91,7 @@ def list_agents(call: RouteCall) -> Agents:
     mint, query = call.mint, call.query
     fetched = query.limit + 1
     rows = mint.db.agents.list(status=query.state, under=query.under, after=query.after, limit=fetched)
+    # One query for all keys of the page, and not one for each agent.
     keys = mint.db.holder_keys.by_holder(row["path"] for row in rows)
     page = page_of(
         rows, AGENTS_ORDER, lambda row: show_agent(mint, row, keys[row["path"]]), limit=query.limit, fetched=fetched
@@ -106,18 +105,22 @@ def get_agent(call: RouteCall) -> AgentShown:
 
 
 def patch_agent(call: RouteCall) -> AgentShown:
-    """Change an agent's keys and what is said of it.  Sessions opened with a key that goes are not ended by it."""
+    """Change an agent's keys and metadata.
+
+    Sessions that were opened with a removed key go on until they are killed or expire.  A change of metadata is in the
+    tokens that the agent gets from then on.
+    """
     body, mint, path = call.body, call.mint, _find_agent(call, call.path["path"])["path"]
     changes_keys = body.add_jwk is not None or body.remove_kid is not None
     if not changes_keys and body.owner is UNSET and body.metadata is UNSET:
-        raise RequestError("say add_jwk, remove_kid, owner or metadata")
+        raise RequestError("nothing to change: send add_jwk, remove_kid, owner or metadata")
     if changes_keys:
         key = PublicKey(body.add_jwk) if body.add_jwk is not None else None
-        told = {"agent": path, "added": key.kid if key is not None else None, "removed": body.remove_kid}
-        # Whoever is known by a workload's token can do without a key of his own.
+        facts = {"agent": path, "added": key.kid if key is not None else None, "removed": body.remove_kid}
+        # Only an agent with a workload's token can do without a key: removing the last one would lock any other out.
         keep_one = not _is_workload(call, path)
-        what = Event.of("agent.keys_changed", call.by.by, **told)
-        mint.db.holder_keys.change(path, key, body.remove_kid, what, keep_one=keep_one)
+        event = Event.of("agent.keys_changed", call.by.by, **facts)
+        mint.db.holder_keys.change(path, key, body.remove_kid, event, keep_one=keep_one)
     if body.owner is not UNSET or body.metadata is not UNSET:
         owner = {} if body.owner is UNSET else {"owner": body.owner or None}
         metadata = {} if body.metadata is UNSET else body.metadata
@@ -126,21 +129,23 @@ def patch_agent(call: RouteCall) -> AgentShown:
 
 
 def delete_agent(call: RouteCall) -> AgentEnded:
-    """Deactivate an agent, for everything it holds and everything below it."""
+    """Deactivate an agent: kill its sessions and tasks, and those of all agents below it."""
     path = _find_agent(call, call.path["path"])["path"]
+    # A row alone would not stop the tokens that are out: services do not ask the mint.
     report = deactivate(call.mint, path, call.by.by, "deactivated")
     return AgentEnded(agent=show_agent(call.mint, _find_agent(call, path)), kill=show_kill(report))
 
 
 def _is_workload(call: RouteCall, path: str) -> bool:
-    """Tell whether the policy knows this agent by a workload's token."""
+    """Return whether a ``[[workload]]`` of the policy names this agent."""
     return any(workload.agent == path for workload in call.mint.policies.loaded.workloads)
 
 
 def _find_agent(call: RouteCall, path: str) -> dict[str, Any]:
+    # Any text can be in a URL's path: one that is no agent's path is not looked up.
     row = call.mint.db.agents.find(path) if names.is_agent_path(path) else None
     if row is None:
-        raise GrantError("there is no such agent", code="not_found")
+        raise GrantError("no such agent", code="not_found")
     return row
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Routes of approvals: asked for, answered, withdrawn, and the discharge fetched.  CONTROL 2.7.
+"""Routes of approvals: request, answer, withdraw, and fetch the discharge.  CONTROL 2.7.
 
-An agent asks for calls of its own session's tasks and sees what it asked for; operators see and answer all of it.
+An agent sees and uses the requests of its own session; operators see and answer all of them.
 """
 
 from typing import Annotated, Any, Final, Literal
@@ -24,9 +24,10 @@ from arx_verifier.errors import GrantError
 from arx_verifier.names import MAX_PATH_BYTES, MAX_TOOL_CHARS
 from arx_verifier.token import subject_target
 
+# Short enough to be read: an operator approves what a request says.
 Why = Annotated[str, Meta(max_length=500)]
 Name = Annotated[str, Meta(max_length=32)]
-# What rows can say in each state; the rest is the clock's word, the task's row's, and the kill epoch's.
+# The statuses of rows that may be in each state.  Clock, task and kill epoch decide the rest, row by row.
 _STATUSES: Final[dict[State | None, tuple[str, ...] | None]] = {
     None: None,
     "waiting": (WAITING,),
@@ -39,7 +40,7 @@ _STATUSES: Final[dict[State | None, tuple[str, ...] | None]] = {
 
 
 class ApprovalBody(Body, frozen=True):
-    """A call to have approved: the third-party caveat as it stands in the token, tool and arguments, and why."""
+    """A call that needs an approval: its caveat as in the token, tool, arguments and reason."""
 
     caveat: Annotated[str, Meta(min_length=1, max_length=4096)]
     tool: Annotated[str, Meta(min_length=1, max_length=MAX_TOOL_CHARS)]
@@ -48,7 +49,7 @@ class ApprovalBody(Body, frozen=True):
 
 
 class OutcomeBody(Body, frozen=True):
-    """What an operator says to a request, and why."""
+    """An operator's answer to a request, and the reason."""
 
     approval: Name
     outcome: Literal["approve", "deny"]
@@ -56,7 +57,7 @@ class OutcomeBody(Body, frozen=True):
 
 
 class ApprovalsQuery(PageQuery, frozen=True):
-    """Which approvals: those in a state, a task's, a session's, an agent's, those of a template."""
+    """The approvals to list: in a state; of a task, session, agent or template."""
 
     state: State | None = None
     task: Name | None = None
@@ -66,10 +67,10 @@ class ApprovalsQuery(PageQuery, frozen=True):
 
 
 class ApprovalShown(RouteAnswer, frozen=True):
-    """A call that somebody wants to have approved; times are ms since the Unix epoch.
+    """A call that needs an approval; times are ms since the Unix epoch.
 
-    ``by`` are the operators who said yes, of whom ``need`` must.  ``expires_at`` is the end of the task while it waits,
-    then that of the discharge, which is good for ``ttl`` at most.  ``why`` is the agent's word and proves nothing.
+    ``by`` are the operators that approved, of ``need``.  ``expires_at`` is the task's end while the request waits, then
+    the discharge's, which lives for ``ttl`` at most.  ``why`` is the agent's own text and proves nothing.
     """
 
     id: str
@@ -95,13 +96,13 @@ class ApprovalShown(RouteAnswer, frozen=True):
 
 
 class ApprovalAsked(RouteAnswer, frozen=True):
-    """A request that waits."""
+    """A request for an approval."""
 
     approval: ApprovalShown
 
 
 class DischargeGiven(RouteAnswer, frozen=True):
-    """An approval, and once it is approved its discharge, a secret that is to be bound to the task's token."""
+    """An approval, and if approved its discharge, a secret to bind to the task's token."""
 
     approval: ApprovalShown
     discharge: str | UnsetType = UNSET
@@ -115,44 +116,46 @@ class Approvals(RouteAnswer, frozen=True):
 
 
 class ApprovalWithdrawn(RouteAnswer, frozen=True):
-    """An approval that is withdrawn, and the kill that ended it; null where nothing was left to end."""
+    """A withdrawn approval, and the kill of its discharge; null if there was none."""
 
     approval: ApprovalShown
     kill: KillShown | None
 
 
 def ask_approval_route(call: RouteCall) -> ApprovalAsked:
-    """Ask for the approval of one call, with these very arguments."""
+    """Request an approval of one call with exactly these arguments."""
     body = call.body
-    wanted = approvals.ApprovalRequest(body.caveat, body.tool, body.args, body.why)
+    # The discharge is bound to tool and arguments: an approved call cannot become another one.
+    request = approvals.ApprovalRequest(body.caveat, body.tool, body.args, body.why)
     return ApprovalAsked(
-        approval=show_approval(call.mint, approvals.ask_approval(call.mint, call.unit, call.by, wanted))
+        approval=show_approval(call.mint, approvals.ask_approval(call.mint, call.unit, call.by, request))
     )
 
 
 def asked_again(call: RouteCall, made: Made) -> ApprovalAsked:
-    """Answer for a request that was made by the same call before."""
+    """Answer a repeat of a request."""
     return ApprovalAsked(approval=show_approval(call.mint, _find_own(call, made.facts["approval"])))
 
 
 def fetch_discharge_route(call: RouteCall) -> DischargeGiven:
-    """Look whether a call was approved, and get the discharge for it when it was."""
+    """Return the state of a request, and its discharge once it is approved."""
     row = _find_own(call, call.path["approval"])
-    found = approvals.fetch_discharge(call.mint, call.by, row)
-    return DischargeGiven(approval=show_approval(call.mint, row), discharge=found or UNSET)
+    discharge = approvals.fetch_discharge(call.mint, call.by, row)
+    return DischargeGiven(approval=show_approval(call.mint, row), discharge=discharge or UNSET)
 
 
 def list_approvals(call: RouteCall) -> Approvals:
-    """List approvals, the newest first; an agent sees those of its session."""
+    """List approvals, the newest first; an agent gets those of its session."""
     mint, query, own = call.mint, call.query, call.by.session
     if own is not None:
+        # Not an empty page: an agent learns that it asked for another's session.
         if query.session not in (None, own["id"]):
-            raise GrantError("there is no such session", code="not_found")
+            raise GrantError("no such session", code="not_found")
         query = msgspec.structs.replace(query, session=own["id"])
-    wanted = {"task": query.task, "session": query.session, "agent": query.agent, "template": query.template}
+    filters = {"task": query.task, "session": query.session, "agent": query.agent, "template": query.template}
     statuses, alive = _STATUSES[query.state], query.state in ("waiting", "approved")
     page = page_in_state(
-        lambda most: mint.db.approvals.list(statuses=statuses, alive=alive, after=query.after, limit=most, **wanted),
+        lambda most: mint.db.approvals.list(statuses=statuses, alive=alive, after=query.after, limit=most, **filters),
         APPROVALS_ORDER,
         lambda row: show_approval(mint, row),
         limit=query.limit,
@@ -162,12 +165,12 @@ def list_approvals(call: RouteCall) -> Approvals:
 
 
 def get_approval(call: RouteCall) -> ApprovalAsked:
-    """Show what is to be approved, and what was said of it."""
+    """Return a request and its answer."""
     return ApprovalAsked(approval=show_approval(call.mint, _find_own(call, call.path["approval"])))
 
 
 def answer_approval_route(call: RouteCall) -> ApprovalAsked:
-    """Approve a request as it stands, or deny it."""
+    """Approve a request as it is, or deny it."""
     body, row = call.body, _find_own(call, call.body.approval)
     yes = body.outcome == "approve"
     return ApprovalAsked(
@@ -176,20 +179,20 @@ def answer_approval_route(call: RouteCall) -> ApprovalAsked:
 
 
 def withdraw_approval_route(call: RouteCall) -> ApprovalWithdrawn:
-    """Withdraw an approval: its discharge is revoked, wherever it is; a request is no more."""
+    """Withdraw an approval: revoke its discharge, or cancel its request."""
     row, report = approvals.withdraw_approval(call.mint, call.by, _find_own(call, call.path["approval"]))
     return ApprovalWithdrawn(approval=show_approval(call.mint, row), kill=show_kill(report) if report else None)
 
 
 def show_approval(mint: MintContext, row: Row) -> ApprovalShown:
-    """Show an approval's row, with its task's under ``its``."""
+    """Return an approval as the API shows it; its task's row is under ``its``."""
     names = ("id", "task", "session", "agent", "template", "audience", "tool", "why", "need", "asked_at")
-    said = ("denied_by", "answer_why", "approved_at")
+    answer = ("denied_by", "answer_why", "approved_at")
     issuer, subject, shown = row["subject_issuer"], row["subject"], None
     if subject is not None:
         shown = SubjectShown(issuer=issuer, subject=subject, target=subject_target(issuer, subject))
     return ApprovalShown(
-        **{name: row[name] for name in (*names, *said)},
+        **{name: row[name] for name in (*names, *answer)},
         state=approval_state(mint, row),
         subject=shown,
         args=msgspec.json.decode(row["args"]),
@@ -201,12 +204,13 @@ def show_approval(mint: MintContext, row: Row) -> ApprovalShown:
 
 
 def _find_own(call: RouteCall, name: str) -> dict[str, Any]:
-    """Find an approval that the caller may see."""
+    """Return an approval that the caller may see."""
     own = call.by.session
-    found = call.mint.db.approvals.list(id=name, session=own["id"] if own is not None else None, limit=1)
-    if not found:
-        raise GrantError("there is no such approval", code="not_found")
-    return found[0]
+    # The session is a condition of the query: to an agent, another session's approval does not exist.
+    rows = call.mint.db.approvals.list(id=name, session=own["id"] if own is not None else None, limit=1)
+    if not rows:
+        raise GrantError("no such approval", code="not_found")
+    return rows[0]
 
 
 _NOT_ASKED: Final = ("bad_parameters", "not_found", "session_ended", "too_many_approvals")
@@ -224,6 +228,7 @@ ENDPOINTS: Final = (
         problems=_NOT_ASKED,
         again=asked_again,
         makes="approval.asked",
+        # One commit for the request and its proof: a call waits for the disk once.
         one_change=True,
     ),
     Endpoint(
@@ -259,6 +264,7 @@ ENDPOINTS: Final = (
         answer_approval_route,
         OutcomeBody,
         problems=(*GONE, "session_ended"),
+        # The body has only an id: with the request's agent, template and tool, a role can restrict its approvals.
         about=approvals.about,
     ),
     Endpoint(

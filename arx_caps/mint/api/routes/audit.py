@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Routes of the audit log: where services' records come in, and where its files and proofs can be had.  LOG 1, 2."""
+"""Routes of the audit log: take in services' records; serve its files and proofs.  LOG 1, 2."""
 
 import re
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ BINARY: Final = "application/octet-stream"
 
 
 class Marked(RouteAnswer, frozen=True, omit_defaults=True):
-    """How far the log has a run; where it was asked for, its record there (``leaf``), and the log's own word."""
+    """The high-water mark of a run; on request, its record there and the log's statement."""
 
     verifier: str
     boot: str
@@ -33,41 +33,54 @@ class Marked(RouteAnswer, frozen=True, omit_defaults=True):
 
 
 class Sender(NamedTuple):
-    """Who sends a batch: its statement, and which size of the log it has seen, or None if it does not ask."""
+    """The sender of a batch.
+
+    Attributes:
+        statement: The statement that its key signed.
+        seen: The size of the last checkpoint that it verified, or None.
+    """
 
     statement: Statement
     seen: int | None
 
 
 def admit_service(mint: MintContext, call: CallCredentials, headers: Mapping[str, str]) -> Sender:
-    """Prove that a batch is an enrolled service's before its body is read."""
+    """Authenticate the service that sends a batch, before the body is read.
+
+    Raises:
+        GrantError: Proof or statement are wrong, by different keys, or the proof was used.
+    """
     try:
         proof = read_proof(call, None)
         statement = open_statement(headers.get(wire.HEADER, ""), mint.db.holder_keys.find, now=now_ms())
         if proof.key.kid != statement.key.kid:
-            raise GrantError("the proof is not by the key that signed the batch", code=BAD_PROOF)
+            raise GrantError("invalid proof: expected the key that signed the batch, got another", code=BAD_PROOF)
     except GrantError as error:
         mint.decisions.count(error.code, call.peer)
         raise
-    # In memory: a batch may come again, and nothing is taken twice.
+    # Spent in memory only: a replayed batch adds nothing to the log, so its proof is not worth a transaction.
     with record_refusal(mint, statement.audience, proof.key.kid, AccessRequest(SHIP, {}, now_ms(), call.peer)):
         mint.db.proofs.spend_here("proof", proof.key.kid, proof.jti, proof.until)
+    # Announced before the body arrives, so that batches of one run are taken in the order of their sequences.
     mint.log.turns.announce(*_turn_of(statement))
+    # At most 18 digits fit into 64 bits; any other value is as good as none, because the header is only a request.
     seen = headers.get(wire.SEEN_HEADER, "")
     return Sender(statement, int(seen) if re.fullmatch("[0-9]{1,18}", seen, re.ASCII) else None)
 
 
 def take_decisions(call: RouteCall) -> Marked:
-    """Take a service's records into the log, wholly or not at all, and say how far its run is."""
+    """Append a service's records to the log, all or none, and return the run's high-water mark."""
     turns, turn = call.mint.log.turns, _turn_of(call.admitted.statement)
     try:
         return _take_batch(call)
     finally:
+        # Also after a refusal: later batches of the run wait for this turn.
         turns.done(*turn)
 
 
 def _turn_of(statement: Statement) -> tuple[str, int]:
-    """Return the run and the first sequence that a statement names, as far as it does."""
+    """Return the run and the first sequence in a statement, neither checked yet."""
+    # Any JSON value may be here: they only order the queue, and ``hold_statement`` checks them with the batch.
     boot, first = statement.claims.get("boot"), statement.claims.get("first")
     return run_of(statement.audience, str(boot)), first if type(first) is int else 0
 
@@ -78,20 +91,22 @@ def _take_batch(call: RouteCall) -> Marked:
     realm, log = call.mint.realm, call.mint.log
     with record_refusal(call.mint, statement.audience, statement.key.kid, AccessRequest(SHIP, {}, now_ms(), call.peer)):
         batch = Batch.decode(body)
+        # The whole body against the signed statement: a proxy could have changed it.
         leaves = hold_statement(statement, batch, body, realm=realm.name, issuer=realm.issuer)
         mark = log.take(batch, statement.text, leaves)
     leaf = None if batch.records else log.store.leaf_at(batch, mark)
+    # The log's signed continuation of what the sender saw: a forked log cannot give one.
     word = None if seen is None else log.publisher.word(seen)
     return Marked(verifier=batch.verifier, boot=batch.boot, high_water=mark, leaf=(leaf or b"").hex(), log=word)
 
 
 def get_checkpoint(call: RouteCall) -> File:
-    """Give the log's last checkpoint, a signed note."""
+    """Return the log's last checkpoint, a signed note."""
     return File(content=_log_file(call, CHECKPOINT), media_type=TEXT)
 
 
 def get_tile(call: RouteCall) -> File:
-    """Give a tile of the log, or a bundle of its records without their bodies."""
+    """Return a tile of the log, or a bundle of its records without their bodies."""
     try:
         tile = Tile.parse("tile/" + call.path["path"])
     except NoteError as error:
@@ -100,16 +115,16 @@ def get_tile(call: RouteCall) -> File:
 
 
 def get_proof(call: RouteCall) -> File:
-    """Give a record with the proof that it is in the log; it is checked offline (``arx audit verify``)."""
+    """Return a record with its inclusion proof, for offline checks (``arx audit verify``)."""
     log = call.mint.log
     return File(content=log.prove(log.find(call.path["path"])).encode(), media_type=TEXT)
 
 
 def _log_file(call: RouteCall, path: str) -> bytes:
-    found = fetch_from(call.mint.realm.log_dir)(path)
-    if found is None:
-        raise GrantError("the log has no such file; a checkpoint's size says which there are", code="not_found")
-    return found
+    content = fetch_from(call.mint.realm.log_dir)(path)
+    if content is None:
+        raise GrantError("no such file in the log; the size of a checkpoint determines its tiles", code="not_found")
+    return content
 
 
 _ABSENT: Final = ("not_found",)

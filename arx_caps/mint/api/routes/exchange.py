@@ -16,7 +16,7 @@ TokenType = Literal["urn:arx:token-type:task"]
 
 
 class ExchangeBody(Body, frozen=True):
-    """What a service was called with, and whom it must call: an audience, or an origin as ``resource``."""
+    """The token that a service was called with, and the target: an audience or an origin."""
 
     grant_type: Literal["urn:ietf:params:oauth:grant-type:token-exchange"]
     subject_token: Annotated[str, Meta(max_length=MAX_CREDENTIAL_CHARS)]
@@ -27,10 +27,14 @@ class ExchangeBody(Body, frozen=True):
 
 
 class Exchanged(RouteAnswer, frozen=True, kw_only=True):
-    """A token for the other service, and the same in a bundle: secrets.  Each call with it is signed (SPEC 8)."""
+    """A token for the other service, and a bundle with it; both are secrets.
+
+    Each call with the token is signed (SPEC 8).
+    """
 
     access_token: str
     issued_token_type: TokenType = "urn:arx:token-type:task"  # noqa: S105 - a name of RFC 8693, no secret
+    # RFC 8693 2.2.1: N_A, because the token is no bearer token; each call with it needs a proof.
     token_type: Literal["N_A"] = "N_A"  # noqa: S105 - likewise
     expires_in: int
     expires_at: int
@@ -40,26 +44,28 @@ class Exchanged(RouteAnswer, frozen=True, kw_only=True):
 
 
 def exchange_token(call: RouteCall) -> Exchanged:
-    """Exchange a token that a tool service was called with for one for another service, on the same task."""
+    """Exchange the token of a call to a service for one for another service, on the same task."""
     mint, body = call.mint, call.body
     if (body.audience is None) == (body.resource is None):
-        raise RequestError("say audience or resource, one of them")
+        raise RequestError("invalid target: expected either audience or resource; send exactly one")
     audience = body.audience
+    # A service may know only the address that it is about to call.
     if body.resource is not None:
         audience = token_exchange.audience_of(mint.policy.audiences, body.resource)
     if audience is None or audience not in mint.policy.audiences:
-        raise GrantError("the policy knows no such audience", code="exchange_not_allowed")
+        raise GrantError("the policy has no such audience", code="exchange_not_allowed")
     return _answer(audience, token_exchange.exchange(mint, call.unit, call.by.name, body.subject_token, audience))
 
 
 def exchanged_again(call: RouteCall, made: Made) -> Exchanged:
-    """Answer for a token that was exchanged by the same call before."""
+    """Answer a repeat of an exchange."""
     return _answer(made.facts["audience"], token_exchange.exchange_again(call.mint, made.recipe or {}))
 
 
 def _answer(audience: str, made: token_exchange.ExchangedToken) -> Exchanged:
     return Exchanged(
         access_token=made.token,
+        # RFC 8693 counts in seconds: rounded down, so that no client uses an expired token.
         expires_in=max(0, (made.expires_at - now_ms()) // 1000),
         expires_at=made.expires_at,
         audience=audience,

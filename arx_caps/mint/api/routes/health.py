@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Routes without authentication: health, readiness, the meaning of codes and the OpenAPI document.  CONTROL 4.
+"""Routes without authentication: health, reason codes, the OpenAPI document.  CONTROL 4.
 
-They reveal nothing of the realm's users.  No request of a stranger makes the mint write or wait for a writer.
+They reveal nothing about the realm's users.
 """
 
 from collections.abc import Mapping
@@ -28,7 +28,7 @@ class Health(RouteAnswer, frozen=True):
 
 
 class Readiness(RouteAnswer, frozen=True):
-    """Whether to ask the mint, what keeps it from granting, whether it signs the audit log, and which mint it is."""
+    """Whether the mint grants, what prevents it, the state of its audit log, and its identity."""
 
     ready: bool
     because: list[str]
@@ -39,26 +39,27 @@ class Readiness(RouteAnswer, frozen=True):
 
 
 OPEN: Final = (
-    OpenRoute("/healthz", "Say that the process answers.", {200: Health}),
-    OpenRoute("/readyz", "Say whether the mint is to be asked.", {200: Readiness, 503: Readiness}),
-    OpenRoute(openapi.PATH, "Describe this API.", {200: dict}),
-    OpenRoute(f"{problems.PATH}{{code}}", "Explain a code of a refusal.", {200: None}, ("not_found",)),
+    OpenRoute("/healthz", "Report that the process answers.", {200: Health}),
+    OpenRoute("/readyz", "Report whether the mint can grant.", {200: Readiness, 503: Readiness}),
+    OpenRoute(openapi.PATH, "Return this document.", {200: dict}),
+    OpenRoute(f"{problems.PATH}{{code}}", "Explain the code of a refusal.", {200: None}, ("not_found",)),
 )
 
 
 async def healthz(request: Request) -> Response:
-    """Say that the process answers."""
+    """Report that the process answers."""
     note(request, route="/healthz")
     return _json(msgspec.json.encode(Health()))
 
 
 async def readyz(request: Request) -> Response:
-    """Say whether the mint is to be asked: it records, knows the kill epoch, and its audit log is signed."""
+    """Report whether the mint can grant: it records, sees kills, and its log is signed."""
     note(request, route="/readyz")
     mint = request.app.state.mint
+    # In a thread: ``ready`` may wait for a lock, and the event loop must go on for all other requests.
     because = await run_in_threadpool(mint.ready)
     log: Literal["ok", "halted"] = "ok" if mint.log.publisher.halted is None else "halted"
-    told = Readiness(
+    answer = Readiness(
         ready=not because,
         because=because,
         log=log,
@@ -66,16 +67,17 @@ async def readyz(request: Request) -> Response:
         issuer=mint.realm.issuer,
         log_key=str(mint.log.publisher.signer.key),
     )
-    return _json(msgspec.json.encode(told), 503 if because else 200)
+    # A load balancer stops sending requests to a mint that answers 503.
+    return _json(msgspec.json.encode(answer), 503 if because else 200)
 
 
 async def explain(request: Request) -> Response:
-    """Explain a code of a refusal: what its ``type`` leads to."""
+    """Explain the code of a refusal; the ``type`` of a problem is this address."""
     note(request, route=f"{problems.PATH}{{code}}")
     code = request.path_params["code"]
     known = problems.find_code(code)
     if known is None:
-        return problems.problem("not_found", "there is no such code", realm=request.app.state.mint.realm)
+        return problems.problem("not_found", "no such code", realm=request.app.state.mint.realm)
     text = f"{code} ({known.status})\n\n{known.means}\n\nwhat to do: {known.do}\n"
     return Response(text, 200, dict(_HEADERS), media_type="text/plain")
 
@@ -84,12 +86,13 @@ def routes(description: Mapping[str, Any]) -> list[Route]:
     """Return the open routes.
 
     Args:
-        description: What is answered about the API.
+        description: The OpenAPI document.
     """
+    # Encoded once: strangers may ask for it as often as they like.
     document = msgspec.json.encode(description)
 
     async def describe_routes(request: Request) -> Response:
-        """Describe the API."""
+        """Return the OpenAPI document."""
         note(request, route=openapi.PATH)
         return _json(document)
 
@@ -99,7 +102,7 @@ def routes(description: Mapping[str, Any]) -> list[Route]:
         openapi.PATH: describe_routes,
         f"{problems.PATH}{{code}}": explain,
     }
-    return [Route(each.path, served[each.path]) for each in OPEN]
+    return [Route(route.path, served[route.path]) for route in OPEN]
 
 
 def _json(body: bytes, status: int = 200) -> Response:

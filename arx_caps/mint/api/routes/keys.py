@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Routes of root keys, and of what becomes of an audience's key.  CONTROL 3.4."""
+"""Routes of root keys, and of a service's audience key.  CONTROL 3.4."""
 
 from typing import Final, Literal
 
@@ -17,25 +17,25 @@ WRITE_SERVICES: Final = "arx.services.write"
 
 
 class RotateBody(Body, frozen=True):
-    """How to rotate; ``now`` does not wait for services that do not know the key yet."""
+    """How to rotate; ``now`` does not wait for services that have not fetched the key."""
 
     now: bool = False
 
 
 class RetireBody(Body, frozen=True):
-    """How to retire; ``now`` ends what lives of the key's tokens."""
+    """How to retire; ``now`` revokes the tokens of the key that have not expired."""
 
     now: bool = False
 
 
 class ReplaceBody(Body, frozen=True):
-    """Why an audience's key is replaced; ``stolen`` ends the older ones, and every token made with them."""
+    """How to replace a key; ``stolen`` revokes the older keys and every token signed with them."""
 
     stolen: bool = False
 
 
 class WaitingShown(msgspec.Struct, frozen=True, kw_only=True):
-    """A service that has not fetched a key: thumbprints of its own keys, or ``file:`` and its name."""
+    """A service that has not fetched a key: thumbprints of its own keys, or ``file:NAME``."""
 
     audience: str
     holders: tuple[str, ...]
@@ -61,75 +61,78 @@ class Roots(RouteAnswer, frozen=True):
 
 
 class RootRetired(RouteAnswer, frozen=True):
-    """A retired root key, and who has confirmed that it is worth nothing."""
+    """A retired root key, and which verifiers refuse it."""
 
     key: RootShown
     kill: KillShown | None
 
 
 class KeyReplaced(RouteAnswer, frozen=True):
-    """What became of an audience's key; ``kill`` is None where nothing was to be frozen."""
+    """The replaced key of an audience; ``kill`` is null if nothing had to be frozen."""
 
     audience: str
     kill: KillShown | None
 
 
 def list_root_keys(call: RouteCall) -> Roots:
-    """List the root keys: which mints for whom, and whom another one waits for."""
+    """List the root keys, with the services for which each mints and for which it waits."""
     return Roots(keys=tuple(map(_show, call.mint.rotation.view_roots())))
 
 
 def create_root_key(call: RouteCall) -> RootShown:
     """Make a root key and publish it to services; it mints nothing before a rotation."""
-    return _one(call, call.mint.rotation.make_root(call.unit, call.by.by))
+    return _find_root(call, call.mint.rotation.make_root(call.unit, call.by.by))
 
 
 def root_again(call: RouteCall, made: Made) -> RootShown:
-    """Show a root key that was made, or let mint, by the same call before."""
-    return _one(call, made.facts["key"])
+    """Answer a repeat of making or rotating a root key."""
+    return _find_root(call, made.facts["key"])
 
 
 def rotate_root_key(call: RouteCall) -> RootShown:
-    """Let the newest root key mint, as soon as every service has had the time to fetch it."""
-    return _one(call, call.mint.rotation.rotate_root(call.unit, call.by.by, now=call.body.now))
+    """Let the newest root key mint once every service has had the time to fetch it."""
+    return _find_root(call, call.mint.rotation.rotate_root(call.unit, call.by.by, now=call.body.now))
 
 
 def retire_root_key(call: RouteCall) -> RootRetired:
-    """Retire a root key for good: it is accepted nowhere any more, within a lease."""
+    """Retire a root key for good: within a lease, no service accepts it any more."""
     name = call.path["name"]
     report = call.mint.rotation.retire_root(name, call.by.by, now=call.body.now)
-    return RootRetired(key=_one(call, name), kill=show_kill(report) if report is not None else None)
+    return RootRetired(key=_find_root(call, name), kill=show_kill(report) if report is not None else None)
 
 
 def replace_key(call: RouteCall) -> KeyReplaced:
-    """Give one service's audience its next key; the others are not touched."""
+    """Replace the key of one service's audience."""
     audience = _enrolled(call)
     report = call.mint.rotation.replace_audience_key(call.unit, audience, call.by.by, stolen=call.body.stolen)
     return KeyReplaced(audience=audience, kill=show_kill(report) if report is not None else None)
 
 
 def replaced_again(call: RouteCall, made: Made) -> KeyReplaced:
-    """Answer for a key that was replaced by the same call before, and end the older ones if that is not done yet."""
+    """Answer a repeat of a replacement, and finish the revocation of stolen keys."""
     audience = made.facts["audience"]
+    # The first call may have failed between the new key and the revocation of the old ones.
     report = call.mint.rotation.end_stolen(audience, call.by.by) if call.body.stolen else None
     return KeyReplaced(audience=audience, kill=show_kill(report) if report is not None else None)
 
 
 def delete_service(call: RouteCall) -> KeyReplaced:
-    """Remove a service: its own keys sign nothing any more, and tokens for it are worth nothing."""
+    """Remove a service: remove its own keys, and revoke all tokens for it."""
     audience = _enrolled(call)
+    # Its keys are frozen in the store, because the service itself cannot be trusted to forget them.
     report = call.mint.rotation.remove_service(audience, call.by.by)
     return KeyReplaced(audience=audience, kill=show_kill(report) if report is not None else None)
 
 
 def _enrolled(call: RouteCall) -> str:
     audience = call.path["audience"]
+    # A key can be derived for any name: a mistyped one must not pass for a replaced key.
     if call.mint.db.services.find(audience) is None:
-        raise GrantError("there is no such service", code="not_found")
+        raise GrantError("no such service", code="not_found")
     return audience
 
 
-def _one(call: RouteCall, name: str) -> RootShown:
+def _find_root(call: RouteCall, name: str) -> RootShown:
     return next(_show(view) for view in call.mint.rotation.view_roots() if view.row.name == name)
 
 

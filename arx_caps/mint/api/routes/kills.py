@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Routes of kills and freezes: the end of anything, and who has confirmed it.  SPEC 10."""
+"""Routes of kills, freezes and thaws.  SPEC 10."""
 
 from typing import Annotated, Final
 
@@ -9,19 +9,19 @@ from arx_caps.mint.api.endpoint import Body, Endpoint, RouteCall
 from arx_caps.mint.api.views import KillShown, show_kill
 from arx_caps.mint.revocation.revoker import Op
 
-MAX_TARGETS: Final = 1000  # as many as one step of the store takes
+MAX_TARGETS: Final = 1000  # the bound of one step of the store, so that a call is in force as a whole or not at all
 
 
 class TargetsBody(Body, frozen=True):
-    """Targets to kill, freeze or thaw, and why."""
+    """Targets to kill, freeze or thaw, and the reason."""
 
     targets: Annotated[tuple[Annotated[str, Meta(max_length=96)], ...], Meta(min_length=1, max_length=MAX_TARGETS)]
     reason: Annotated[str, Meta(min_length=1, max_length=500)]
-    wait: bool = True
+    wait: bool = True  # for the verifiers' confirmations; the kill is in force either way
 
 
 def kill_targets(call: RouteCall) -> KillShown:
-    """End everything born so far in these targets; kinds that could be delegated to again are frozen as well."""
+    """Revoke everything born so far in these targets; targets that live on are frozen, too."""
     return _change_targets(call, "kill")
 
 
@@ -31,7 +31,7 @@ def freeze_targets(call: RouteCall) -> KillShown:
 
 
 def thaw_freezes(call: RouteCall) -> KillShown:
-    """End the freezes on these targets."""
+    """End the freezes of these targets."""
     return _change_targets(call, "thaw")
 
 

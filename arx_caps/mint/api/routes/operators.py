@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Routes of operators: their tokens, keys and roles, and who is calling.  CONTROL 1.6."""
+"""Routes of operators: their tokens, keys and roles; and ``whoami``.  CONTROL 1.6."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal
@@ -32,7 +32,7 @@ class OperatorTokenBody(Body, frozen=True):
 
 
 class OperatorBody(Body, frozen=True):
-    """An operator to enrol: a role by its name, or rules of its own."""
+    """An operator to enrol, with a named role or rules of its own."""
 
     name: Name
     jwk: dict[str, Any]
@@ -41,7 +41,7 @@ class OperatorBody(Body, frozen=True):
 
 
 class OperatorPatchBody(Body, frozen=True):
-    """Another role; or else a key to add, a key to take away."""
+    """Either another role, or a key to add and a key to remove."""
 
     role: Name | None = None
     rules: Rules | None = None
@@ -50,7 +50,7 @@ class OperatorPatchBody(Body, frozen=True):
 
 
 class OperatorToken(RouteAnswer, frozen=True, kw_only=True):
-    """An operator's token, a secret, and when it ends, ms."""
+    """An operator's token, a secret, and when it expires, ms since the Unix epoch."""
 
     token: str
     token_type: Literal["DPoP"] = "DPoP"  # noqa: S105 - a scheme of RFC 9449, no secret
@@ -58,7 +58,7 @@ class OperatorToken(RouteAnswer, frozen=True, kw_only=True):
 
 
 class Operators(RouteAnswer, frozen=True):
-    """A page of operators by name; ``total`` counts all that ever were."""
+    """A page of operators by name; ``total`` counts removed ones as well."""
 
     operators: list[OperatorShown]
     total: int
@@ -66,14 +66,14 @@ class Operators(RouteAnswer, frozen=True):
 
 
 class OperatorEnded(RouteAnswer, frozen=True):
-    """An operator that was removed, and the kill of its tokens."""
+    """A removed operator, and the kill of its tokens."""
 
     operator: OperatorShown
     kill: KillShown
 
 
 class Whoami(RouteAnswer, frozen=True, kw_only=True):
-    """A caller as the mint proved it: an agent's session, or an operator's role and what it allows."""
+    """The authenticated caller: an agent's session, or an operator's role and its actions."""
 
     kind: str
     name: str
@@ -86,9 +86,10 @@ class Whoami(RouteAnswer, frozen=True, kw_only=True):
 
 
 def sign_in_operator(call: RouteCall) -> OperatorToken:
-    """Give an operator a token for ten minutes."""
+    """Return an operator's token, which lives for ten minutes."""
     if call.proof is None:
         raise refusal("missing_token")
+    # No idempotency key: a repeat with another proof returns another token, which does no harm.
     token, expires_at = grant_operator(call.mint, call.unit, call.body.assertion, call.proof)
     return OperatorToken(token=token, expires_at=expires_at)
 
@@ -96,9 +97,9 @@ def sign_in_operator(call: RouteCall) -> OperatorToken:
 def enrol_operator(call: RouteCall) -> OperatorShown:
     """Enrol an operator with a first key and a role."""
     body, mint = call.body, call.mint
-    # A name stands in targets and records where an agent's path could: one segment of one.
+    # Targets and records contain the name after ``operator:``: it has the characters of one segment of a path.
     if not is_agent_path(body.name) or "/" in body.name:
-        raise RequestError("name is [a-z0-9][a-z0-9._-]*, at most 54 characters")
+        raise RequestError("invalid name: expected [a-z0-9][a-z0-9._-]*, at most 54 characters")
     role, rules = roles.choose(body.role, body.rules)
     key = PublicKey(body.jwk)
     what = Event.of("operator.enrolled", call.by.by, operator=body.name, key=key.kid, role=role, rules=rules)
@@ -107,12 +108,12 @@ def enrol_operator(call: RouteCall) -> OperatorShown:
 
 
 def operator_again(call: RouteCall, made: Made) -> OperatorShown:
-    """Show an operator that was enrolled by the same call before."""
+    """Answer a repeat of an enrolment."""
     return show_operator(call.mint, _find_operator(call, made.facts["operator"]))
 
 
 def list_operators(call: RouteCall) -> Operators:
-    """List the operators, those who were removed as well."""
+    """List the operators, removed ones included."""
     mint, limit = call.mint, call.query.limit
     rows = mint.db.operators.list(after=call.query.after, limit=limit + 1)
     page = page_of(rows, OPERATORS_ORDER, lambda row: show_operator(mint, row), limit=limit, fetched=limit + 1)
@@ -120,21 +121,22 @@ def list_operators(call: RouteCall) -> Operators:
 
 
 def get_operator(call: RouteCall) -> OperatorShown:
-    """Show one operator."""
+    """Return one operator."""
     return show_operator(call.mint, _find_operator(call, call.path["name"]))
 
 
 def patch_operator(call: RouteCall) -> OperatorShown:
-    """Change an operator's role or keys; both hold from the next call on, also for tokens that are out."""
+    """Change an operator's role or keys, from the next call on, whatever its token says."""
     body, mint, by = call.body, call.mint, call.by.by
     row = _find_operator(call, call.path["name"])
     name = row["id"]
     if row["status"] != "active":
-        raise GrantError(f"the operator {name} was removed", code="conflict")
+        raise GrantError(f"operator {name} was removed; enrol another name", code="conflict")
     about_role = body.role is not None or body.rules is not None
     about_keys = body.add_jwk is not None or body.remove_kid is not None
-    if about_role == about_keys:  # one change a call: either it is done, or nothing is
-        raise RequestError("say role or rules, or else add_jwk, remove_kid or both")
+    # Each is a transaction of its own: a call with both could do one and fail at the other.
+    if about_role == about_keys:
+        raise RequestError("invalid change: expected either role or rules, or else add_jwk, remove_kid or both")
     if about_role:
         role, rules = roles.choose(body.role, body.rules)
         what = Event.of("operator.role_changed", by, operator=name, role=role, rules=rules, before=row["role"])
@@ -148,14 +150,15 @@ def patch_operator(call: RouteCall) -> OperatorShown:
 
 
 def delete_operator(call: RouteCall) -> OperatorEnded:
-    """Remove an operator for good; its name is not given again, because records say it."""
+    """Remove an operator for good."""
+    # The row stays and so does its name: records name it, and a successor must not be taken for it.
     name = _find_operator(call, call.path["name"])["id"]
     report = remove_operator(call.mint, name, call.by.by)
     return OperatorEnded(operator=show_operator(call.mint, _find_operator(call, name)), kill=show_kill(report))
 
 
 def whoami(call: RouteCall) -> Whoami:
-    """Say who the caller is and what it may do, as the mint sees it."""
+    """Return the authenticated caller and the actions that it may call."""
     caller = call.by
     row = _find_operator(call, caller.name) if caller.kind == "operator" else None
     return Whoami(
@@ -165,6 +168,7 @@ def whoami(call: RouteCall) -> Whoami:
         realm=call.mint.realm.name,
         policy=call.mint.policies.loaded.digest,
         session=caller.session["id"] if caller.session is not None else UNSET,
+        # The role as it is now, which the next call is judged by; the token may have older rules.
         role=row["role"] if row is not None else UNSET,
         may=roles.actions_of(roles.rules_of(row["role"], row["rules"])) if row is not None else UNSET,
     )
@@ -173,7 +177,7 @@ def whoami(call: RouteCall) -> Whoami:
 def _find_operator(call: RouteCall, name: str) -> Mapping[str, Any]:
     row = call.mint.db.operators.find(name)
     if row is None:
-        raise GrantError("there is no such operator", code="not_found")
+        raise GrantError("no such operator", code="not_found")
     return row
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Routes of the policy: put one in force, and read any that ever was."""
+"""Routes of the policy: put one in force, and read every policy that was in force."""
 
 from typing import Annotated, Final
 
@@ -15,8 +15,8 @@ from arx_verifier.errors import GrantError
 
 READ: Final = "arx.policy.read"
 WRITE: Final = "arx.policy.write"
-IN_FORCE: Final = "in-force"  # no digest is as short
-ROOM: Final = 2 * MAX_BYTES  # a policy as a JSON text, its line ends and quotes escaped
+IN_FORCE: Final = "in-force"  # shorter than any digest, so that it cannot be one
+ROOM: Final = 2 * MAX_BYTES  # of a policy as a JSON string, with escaped line ends and quotes
 
 
 class PolicyBody(Body, frozen=True):
@@ -26,14 +26,14 @@ class PolicyBody(Body, frozen=True):
 
 
 class PolicyLoaded(RouteAnswer, frozen=True):
-    """The digest of the policy that is in force now, and of the one before."""
+    """The digests of the policy in force and of the one before."""
 
     digest: str
     before: str
 
 
 class PolicyShown(msgspec.Struct, frozen=True, kw_only=True):
-    """A kept policy; times are ms since the Unix epoch."""
+    """An archived policy; times are ms since the Unix epoch."""
 
     digest: str
     in_force: bool
@@ -43,14 +43,14 @@ class PolicyShown(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Policies(RouteAnswer, frozen=True):
-    """A page of the kept policies, the last in force first."""
+    """A page of the archived policies, the last in force first."""
 
     policies: list[PolicyShown]
     next: str | UnsetType = UNSET
 
 
 class PolicyWithText(RouteAnswer, frozen=True):
-    """A policy as it was written."""
+    """An archived policy and its text."""
 
     digest: str
     in_force: bool
@@ -61,19 +61,19 @@ class PolicyWithText(RouteAnswer, frozen=True):
 
 
 def load_policy_route(call: RouteCall) -> PolicyLoaded:
-    """Put a policy in force, at every mint of the realm; running tasks keep what they were granted."""
+    """Put a policy in force at every mint of the realm."""
     before = call.mint.policies.loaded.digest
     return PolicyLoaded(digest=call.mint.policies.load(call.body.policy, call.by.by).digest, before=before)
 
 
 def reload_policy_route(call: RouteCall) -> PolicyLoaded:
-    """Read the mint's policy file again, and put it in force."""
+    """Put the mint's policy file in force, parsed again."""
     before = call.mint.policies.loaded.digest
     return PolicyLoaded(digest=call.mint.policies.reload(call.by.by).digest, before=before)
 
 
 def list_policies(call: RouteCall) -> Policies:
-    """List the policies that ever were in force."""
+    """List the policies that were ever in force."""
     now, limit = call.mint.policies.loaded.digest, call.query.limit
     rows = call.mint.db.policies.list(after=call.query.after, limit=limit + 1)
     page = page_of(
@@ -87,11 +87,12 @@ def list_policies(call: RouteCall) -> Policies:
 
 
 def get_policy(call: RouteCall) -> PolicyWithText:
-    """Show a policy that ever was in force, by the digest that tokens and decisions name it with."""
-    mint, asked_for = call.mint, call.path["digest"]
-    row = mint.db.policies.find(mint.policies.loaded.digest if asked_for == IN_FORCE else asked_for)
+    """Return a policy that was ever in force, by the digest in tokens and decisions."""
+    mint, digest = call.mint, call.path["digest"]
+    # From the database and not from memory, so that the answer says who put it in force.
+    row = mint.db.policies.find(mint.policies.loaded.digest if digest == IN_FORCE else digest)
     if row is None:
-        raise GrantError("no such policy was ever in force here", code="not_found")
+        raise GrantError("no policy of this digest was ever in force", code="not_found")
     text = row.pop("text")
     return PolicyWithText(**row, policy=text, in_force=row["digest"] == mint.policies.loaded.digest)
 
@@ -103,6 +104,7 @@ ENDPOINTS: Final = (
         WRITE,
         load_policy_route,
         PolicyBody,
+        # Before the body is read: a stranger could otherwise make the mint hold 2 MiB for each request.
         limit=ROOM,
         admit=admit_operator,
         problems=("policy",),

@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Routes that delete: old records of the audit log, and data of a person in mint and log.  LOG 1.9.
-
-Each needs an action of its own, which only the role ``admin`` has, and is itself a record of the log.
-"""
+"""Routes that delete old records of the log, or a person's data in mint and log.  LOG 1.9."""
 
 from typing import Annotated, Final
 
@@ -18,14 +15,14 @@ _Reason = Annotated[str, Meta(min_length=1, max_length=500)]
 
 
 class PruneBody(Body, frozen=True):
-    """Records that came before a time, ms since the Unix epoch, and why they go."""
+    """A time, ms since the Unix epoch, before which records are pruned, and the reason."""
 
     before: Annotated[int, Meta(ge=0, le=2**53 - 1)]
     reason: _Reason
 
 
 class EraseBody(Body, frozen=True):
-    """A person's target, ``subject:…``, or a time before which all bodies go; and why."""
+    """A person's target ``subject:…``, or a time (ms) before which bodies go; and the reason."""
 
     reason: _Reason
     subject: Annotated[str, Meta(pattern=_SUBJECT)] | None = None
@@ -33,14 +30,14 @@ class EraseBody(Body, frozen=True):
 
 
 class Pruned(RouteAnswer, frozen=True):
-    """The first record that is still there, and how many went."""
+    """The first record that is left, and how many were pruned."""
 
     first: int
     pruned: int
 
 
 class Erased(RouteAnswer, frozen=True):
-    """How many bodies of the log were erased, and in how many sessions and events of the mint's database."""
+    """How many bodies of the log were erased, and how many rows of sessions and events."""
 
     erased: int
     sessions: int
@@ -48,27 +45,30 @@ class Erased(RouteAnswer, frozen=True):
 
 
 def prune_log(call: RouteCall) -> Pruned:
-    """Take records that came before a time out of the log, in whole blocks of 256; every proof still holds."""
+    """Prune records before a time from the log, in whole blocks of 256."""
     log, body = call.mint.log, call.body
+    # Pruning a tampered log would delete the evidence.  Hashes stay, so that every inclusion proof still verifies.
     log.require_whole()
     before = log.store.first()
     index = index_at(log.store, body.before)
+    # Whole blocks only: the tiles above them keep the hashes that inclusion proofs need.
     first = prune(log.store, log.publisher.folder, index, by=call.by.by, reason=body.reason)
     return Pruned(first=first, pruned=max(0, first - before))
 
 
 def erase_bodies(call: RouteCall) -> Erased:
-    """Erase what is told of a person, or all that is told of records before a time; the records stay."""
+    """Erase the bodies of records about a person, or before a time; the records stay."""
     mint, body, by = call.mint, call.body, call.by.by
     if (body.subject is None) == (body.before is None):
-        raise RequestError("say either subject or before")
+        raise RequestError("invalid erasure: expected either subject or before; send exactly one")
     if body.subject is not None:
-        gone = erase_person(mint, body.subject, by=by, reason=body.reason)
+        erased = erase_person(mint, body.subject, by=by, reason=body.reason)
     else:
-        gone = erase_before(mint, body.before, by=by, reason=body.reason)
-    return Erased(erased=gone.bodies, sessions=gone.sessions, events=gone.events)
+        erased = erase_before(mint, body.before, by=by, reason=body.reason)
+    return Erased(erased=erased.bodies, sessions=erased.sessions, events=erased.events)
 
 
+# Actions of their own, which only the role ``admin`` allows.
 ENDPOINTS: Final = (
     Endpoint("POST", "/v1/audit/prune", "arx.audit.prune", prune_log, PruneBody),
     Endpoint("POST", "/v1/audit/erase", "arx.audit.erase", erase_bodies, EraseBody, problems=("conflict",)),

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Routes of tool services: their enrolment, their own keys, and the audience keys they are given.  CONTROL 3.
+"""Routes of tool services: enrolment, their own keys, and their audience keys.  CONTROL 3.
 
-An operator may hand a service file over by hand; or makes an enrolment token, with which the service enrols a key of
-its own and from then on asks for its audience keys itself.
+A service gets its audience keys in a service file that an operator carries over, or with an enrolment token: with it
+the service enrols a key of its own, and fetches its audience keys itself.
 """
 
 import hashlib
@@ -31,9 +31,9 @@ from arx_verifier.request import AccessRequest
 from arx_verifier.revocation import keeps_nonces, without_login
 from arx_verifier.token import wire
 
-ENROLMENT_PREFIX: Final = "arxe1_"  # for secret scanners
+ENROLMENT_PREFIX: Final = "arxe1_"  # secret scanners find leaked tokens by it
 INVITATION_BYTES: Final = 32
-ENROLMENT_MS: Final = 15 * 60 * 1000  # as long as it takes to carry it to the service's machine
+ENROLMENT_MS: Final = 15 * 60 * 1000  # enough to carry it to the service's machine
 WRITE: Final = "arx.services.write"
 READ: Final = "arx.services.read"
 FETCH: Final = "arx.keys.fetch"
@@ -48,7 +48,7 @@ class ServiceBody(Body, frozen=True):
 
 
 class JoinBody(Body, frozen=True):
-    """An enrolment token; the key to enrol is the one that the call's proof is made with."""
+    """An enrolment token; the key to enrol is the one that signed the call's proof."""
 
     enrolment: Annotated[str, Meta(max_length=100)]
 
@@ -57,7 +57,7 @@ class JoinBody(Body, frozen=True):
 
 
 class ServicePatchBody(Body, frozen=True):
-    """An own key of the service to take away."""
+    """A key of the service to remove."""
 
     remove_kid: Kid
 
@@ -79,7 +79,7 @@ class ServiceFile(RouteAnswer, frozen=True):
 
 
 class ServiceInvited(RouteAnswer, frozen=True):
-    """An enrolment token, a secret, for what and until when it is good, and whether the policy names that audience."""
+    """An enrolment token, a secret; its audience, its expiry, and whether the policy has it."""
 
     enrolment: str
     audience: str
@@ -92,14 +92,14 @@ class ServiceInvited(RouteAnswer, frozen=True):
 
 
 class ServiceJoined(RouteAnswer, frozen=True):
-    """Which service's key it is from now on."""
+    """The service whose key was enrolled, and the key's thumbprint."""
 
     audience: str
     kid: str
 
 
 class AudienceKey(RouteAnswer, frozen=True):
-    """One audience key, a secret, and since when services can have it, ms."""
+    """One audience key, a secret, and since when services may fetch it, ms since the Unix epoch."""
 
     kid: str
     key: str
@@ -110,7 +110,7 @@ class AudienceKey(RouteAnswer, frozen=True):
 
 
 class AudienceKeys(RouteAnswer, frozen=True):
-    """The keys of one audience, and what else a service goes by."""
+    """The keys of one audience, and the settings that a service needs."""
 
     realm: str
     audience: str
@@ -121,14 +121,14 @@ class AudienceKeys(RouteAnswer, frozen=True):
 
 
 class OwnKey(RouteAnswer, frozen=True):
-    """An own key of a service, by its thumbprint."""
+    """A key of a service, by its thumbprint."""
 
     kid: str
     added_at: int
 
 
 class ServiceShown(RouteAnswer, frozen=True):
-    """A service; without ``in_policy`` no task has a token for it."""
+    """A service; if ``in_policy`` is false, no task has a token for it."""
 
     audience: str
     enrolled_at: int
@@ -148,6 +148,7 @@ class Services(RouteAnswer, frozen=True):
 def enrol_service(call: RouteCall) -> ServiceFile:
     """Enrol a tool service, or find it, and return its service file, a secret."""
     mint, audience, by = call.mint, _audience(call), call.by.by
+    # No idempotency key: a repeat finds the service and returns the same keys.
     mint.db.services.add(audience, by, Event.of("service.enrolled", by, audience=audience))
     keys = {kid: wire.text_of(key) for kid, (key, _) in mint.key_schedule.audience_keys(audience).items()}
     mint.db.keys.note_fetch(BY_FILE + audience, audience, keys)
@@ -165,15 +166,15 @@ def enrol_service(call: RouteCall) -> ServiceFile:
 
 
 def invite_service(call: RouteCall) -> ServiceInvited:
-    """Make an enrolment token: whoever brings it first, within a quarter of an hour, enrols a key of this service."""
+    """Make an enrolment token: its first user, within 15 minutes, enrols a key of this service."""
     mint, audience, by = call.mint, _audience(call), call.by.by
-    # Derived, so that a repeat gives the same one although no table has it.
+    # Derived from a root key, so that a repeat returns the same token although the database has only its digest.
     invitation = wire.text_of(secrets.token_bytes(INVITATION_BYTES))
     root, secret = mint.key_schedule.enrolment(invitation)
     token, until = ENROLMENT_PREFIX + wire.text_of(secret), now_ms() + ENROLMENT_MS
     call.unit.recipe = {"invitation": invitation, "root": root}
-    what = Event.of("service.invited", by, audience=audience, expires_at=until)
-    mint.db.services.invite(call.unit, audience, _enrolment_digest(token), until, by, what)
+    event = Event.of("service.invited", by, audience=audience, expires_at=until)
+    mint.db.services.invite(call.unit, audience, _enrolment_digest(token), until, by, event)
     return ServiceInvited(
         enrolment=token,
         audience=audience,
@@ -184,28 +185,29 @@ def invite_service(call: RouteCall) -> ServiceInvited:
 
 
 def invited_again(call: RouteCall, made: Made) -> ServiceInvited:
-    """Answer for an enrolment token that was made by the same call before, while it is good."""
+    """Answer a repeat of an invitation, while its token is valid."""
     mint, facts, recipe = call.mint, made.facts, made.recipe or {}
     _, secret = mint.key_schedule.enrolment(recipe["invitation"], recipe["root"])
     token = ENROLMENT_PREFIX + wire.text_of(secret)
     if mint.db.services.invited_by(_enrolment_digest(token)) is None:
-        raise GrantError("what this call made was used or is over; make another one", code="conflict")
-    told = {"audience": facts["audience"], "expires_at": facts["expires_at"]}
-    told |= {"in_policy": facts["audience"] in mint.policies.loaded.audiences}
-    return ServiceInvited(enrolment=token, issuer=mint.realm.issuer, **told)
+        raise GrantError("the enrolment token of this call was used or has expired; make another one", code="conflict")
+    members = {"audience": facts["audience"], "expires_at": facts["expires_at"]}
+    members |= {"in_policy": facts["audience"] in mint.policies.loaded.audiences}
+    return ServiceInvited(enrolment=token, issuer=mint.realm.issuer, **members)
 
 
 def join_service(call: RouteCall) -> ServiceJoined:
-    """Enrol the key of the proof for the service that the enrolment token is for, and use the token up."""
+    """Enrol the proof's key for the service of the enrolment token, and use the token up."""
     mint, proof = call.mint, call.proof
     if proof is None:
         raise refusal("missing_token")
     digest = _enrolment_digest(call.body.enrolment)
     invited = mint.db.services.invited_by(digest)
     if invited is None:
+        # Counted, not recorded, and the proof is not spent: a stranger must not fill journal or database.
         mint.decisions.count("bad_enrolment", call.peer)
-        raise bad_enrolment()  # nothing is kept of a stranger's proof
-    # As what it is to be: whoever brings the token is believed for that.
+        raise bad_enrolment()
+    # Recorded as a call of the service: the holder of the token becomes that service.
     with record_outcome(mint, invited[0], proof.key.kid, AccessRequest(JOIN, {}, now_ms(), call.peer)):
         _require_inviter(mint, *invited)
         call.unit.spend("proof", proof.key.kid, proof.jti, proof.until)
@@ -214,7 +216,7 @@ def join_service(call: RouteCall) -> ServiceJoined:
 
 
 def joined_again(call: RouteCall, made: Made) -> ServiceJoined:
-    """Answer for a key that was enrolled by the same call before, while it is."""
+    """Answer a repeat of an enrolment, while the key is enrolled."""
     audience = made.facts["audience"]
     if call.proof is None or call.mint.db.holder_keys.holder_of(call.proof.key.kid) != f"service:{audience}":
         raise bad_enrolment()
@@ -222,7 +224,7 @@ def joined_again(call: RouteCall, made: Made) -> ServiceJoined:
 
 
 def list_keys(call: RouteCall) -> AudienceKeys:
-    """Give a service the keys of its audience, and no other's; all of them are to be accepted."""
+    """Return the keys of the caller's audience, all of which it must accept."""
     mint, audience = call.mint, call.by.name
     keys = mint.key_schedule.audience_keys(audience)
     answer = AudienceKeys(
@@ -233,7 +235,7 @@ def list_keys(call: RouteCall) -> AudienceKeys:
         refresh_ms=mint.realm.key_refresh_ms,
         store=_store(mint),
     )
-    # An answer that is lost is asked for again long before the two intervals are over that a new key waits.
+    # Noted before the answer arrives.  A lost answer is fetched again within one interval, and a new key waits for two.
     mint.db.keys.note_fetch(call.by.key, audience, keys)
     return answer
 
@@ -247,21 +249,23 @@ def list_services(call: RouteCall) -> Services:
 
 
 def get_service(call: RouteCall) -> ServiceShown:
-    """Show one service."""
+    """Return one service."""
     return _show(call.mint, _row(call.mint, call.path["audience"]))
 
 
 def patch_service(call: RouteCall) -> ServiceShown:
-    """Take a service's own key away: who holds it gets no more keys, and what it signs counts for nothing."""
+    """Remove a key of a service: it fetches no more keys and signs no more batches."""
     mint, kid = call.mint, call.body.remove_kid
     audience = _row(mint, call.path["audience"])["audience"]
-    what = Event.of("service.keys_changed", call.by.by, audience=audience, removed=kid)
-    mint.db.holder_keys.change(f"service:{audience}", None, kid, what, keep_one=False)
+    event = Event.of("service.keys_changed", call.by.by, audience=audience, removed=kid)
+    # A service may be left without a key: after a theft, its last key must be removable.
+    mint.db.holder_keys.change(f"service:{audience}", None, kid, event, keep_one=False)
     return _show(mint, _row(mint, audience))
 
 
 def _require_inviter(mint: MintContext, audience: str, by: str) -> None:
-    """Require that whoever made an enrolment token could make it now: with their power goes what they left behind."""
+    """Require that the operator that made an enrolment token may still make one."""
+    # Otherwise an operator could keep access by tokens it made before it was removed, frozen or demoted.
     row = mint.db.operators.find(by.removeprefix("operator:"))
     if row is None or row["status"] != "active":
         raise bad_enrolment()
@@ -275,19 +279,19 @@ def _require_inviter(mint: MintContext, audience: str, by: str) -> None:
 def _audience(call: RouteCall) -> str:
     audience: str = call.body.audience
     if not names.is_audience(audience):
-        raise RequestError("audience is [a-z0-9][a-z0-9._-]{0,63} and does not begin with arx")
+        raise RequestError("invalid audience: expected [a-z0-9][a-z0-9._-]{0,63}, not starting with arx")
     return audience
 
 
 def _row(mint: MintContext, audience: str) -> dict[str, Any]:
     row = mint.db.services.find(audience)
     if row is None:
-        raise GrantError("there is no such service", code="not_found")
+        raise GrantError("no such service", code="not_found")
     return row
 
 
 def _store(mint: MintContext) -> str:
-    # The mint's own login may kill and thaw: a service follows with one of its own, or none.
+    # The mint's own login may kill and thaw.  A service reads the store with a login of its own, or none.
     return without_login(mint.store_url)
 
 
@@ -305,6 +309,7 @@ def _show(mint: MintContext, row: Mapping[str, Any]) -> ServiceShown:
 
 
 def _enrolment_digest(token: str) -> str:
+    # JSON may carry half of a surrogate pair: any text has a digest, and a wrong one is just not found.
     return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Routes of sessions and tasks: open, renew, start, list and end them.  CONTROL 1.
 
-An agent sees and ends its own session and the tasks of that session; for others it gets ``not_found``.
+An agent sees and ends its own session and that session's tasks; any other is ``not_found``.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ from arx_caps.mint.tasks.revoke import end_session, finish_task
 from arx_verifier.errors import REASONS, GrantError, StoreError, refusal
 from arx_verifier.names import MAX_PATH_BYTES
 
-# What the database can tell of each state; the rest is the kill epoch's word.
+# The rows that may be in each state, as far as the database knows; the kill epoch decides the rest, row by row.
 WHICH: Final[dict[State | None, Which | None]] = {
     None: None,
     "open": "alive",
@@ -45,7 +45,7 @@ Duration = Annotated[str, Meta(max_length=20)]
 
 
 class SessionBody(Body, frozen=True):
-    """A session to open: who, and on whose behalf."""
+    """A session to open: the agent's credential, and its subject's."""
 
     assertion: Token | None = None
     workload_token: Token | None = None
@@ -67,7 +67,7 @@ class TaskBody(Body, frozen=True):
 
 
 class SessionsQuery(PageQuery, frozen=True):
-    """Which sessions: an agent's, those for a subject, with a task of a template, in a state."""
+    """The sessions to list: of an agent, of a subject, with a task of a template, in a state."""
 
     agent: Annotated[str, Meta(max_length=MAX_PATH_BYTES)] | None = None
     subject: Annotated[str, Meta(min_length=1, max_length=MAX_NAME_CHARS)] | None = None
@@ -76,7 +76,7 @@ class SessionsQuery(PageQuery, frozen=True):
 
 
 class TasksQuery(PageQuery, frozen=True):
-    """Which tasks: a session's, an agent's, those of a template, those in a state."""
+    """The tasks to list: of a session, agent or template, in a state."""
 
     session: Annotated[str, Meta(max_length=32)] | None = None
     agent: Annotated[str, Meta(max_length=MAX_PATH_BYTES)] | None = None
@@ -85,7 +85,7 @@ class TasksQuery(PageQuery, frozen=True):
 
 
 class SessionOpened(RouteAnswer, frozen=True, kw_only=True):
-    """A session and its new token, a secret; ``expires_at`` is the token's, in ms since the Unix epoch."""
+    """A session and its new token, a secret, which expires at ``expires_at`` (ms)."""
 
     session: SessionShown
     token: str
@@ -101,10 +101,10 @@ class Sessions(RouteAnswer, frozen=True):
 
 
 class SessionWithTasks(RouteAnswer, frozen=True):
-    """A session and its newest tasks; ``next`` goes on in the list of its tasks.
+    """A session and its newest tasks; ``next`` continues the list of its tasks.
 
-    ``delegation`` is for operators: who was handed what in this session, as the audit log has it from decisions, each
-    place after the one above it, with what was allowed and denied there.  It is left out where the log does not answer.
+    ``delegation``, for operators, is the session's delegation tree from the audit log, parents first, with the counts
+    of allowed and denied calls at each place.  It is absent if the log does not answer.
     """
 
     session: SessionShown
@@ -114,7 +114,7 @@ class SessionWithTasks(RouteAnswer, frozen=True):
 
 
 class SessionEnded(RouteAnswer, frozen=True):
-    """A session that is over, and the kill that ended it; null when it was over before."""
+    """An ended session, and the kill that ended it; null if it had ended before."""
 
     session: SessionShown
     kill: KillShown | None
@@ -135,37 +135,38 @@ class Tasks(RouteAnswer, frozen=True):
 
 
 class TaskEnded(RouteAnswer, frozen=True):
-    """A task that is over, and the kill that ended it; null when it was over before."""
+    """An ended task, and the kill that ended it; null if it had ended before."""
 
     task: TaskShown
     kill: KillShown | None
 
 
 def open_session_route(call: RouteCall) -> SessionOpened:
-    """Open a session for the agent that an assertion or a workload's token proves."""
+    """Open a session for the agent that an assertion or a workload's token authenticates."""
     body = call.body
     if call.proof is None:
         raise refusal("missing_token")
-    shown = LoginCredentials(body.assertion, body.workload_token, body.subject_token, body.subject_token_type)
-    opened = sessions.open_session(call.mint, call.unit, shown, call.proof, ttl=body.ttl, purpose=body.purpose)
+    credentials = LoginCredentials(body.assertion, body.workload_token, body.subject_token, body.subject_token_type)
+    opened = sessions.open_session(call.mint, call.unit, credentials, call.proof, ttl=body.ttl, purpose=body.purpose)
     session = show_session(call.mint, opened.row)
     return SessionOpened(session=session, token=opened.token, expires_at=opened.expires_at)
 
 
 def session_again(call: RouteCall, made: Made) -> SessionOpened:
-    """Answer for a session that was opened by the same call before."""
+    """Answer a repeat of opening a session."""
     mint, recipe = call.mint, made.recipe or {}
     row = mint.db.sessions.find(made.facts["session"])
+    # The answer has a token: only the holder of the session's key may have it again.
     if row is None or call.proof is None or row["jkt"] != call.proof.key.kid:
-        raise GrantError("there is no such session", code="not_found")
+        raise GrantError("no such session", code="not_found")
     token = reissue.reissue_session(mint, recipe, row)
     return SessionOpened(session=show_session(mint, row), token=token, expires_at=recipe["expires_at"])
 
 
 def renew_session_route(call: RouteCall) -> SessionOpened:
-    """Give a session a new token that ends later, within the session's absolute limit."""
+    """Return a new token for a session, which expires later, within the session's lifetime."""
     if call.by.session is None or call.by.session["id"] != call.path["session"]:
-        raise GrantError("there is no such session", code="not_found")
+        raise GrantError("no such session", code="not_found")
     renewed = sessions.renew_session(call.mint, call.unit, call.by)
     session = show_session(call.mint, renewed.row)
     return SessionOpened(session=session, token=renewed.token, expires_at=renewed.expires_at)
@@ -174,9 +175,9 @@ def renew_session_route(call: RouteCall) -> SessionOpened:
 def list_sessions(call: RouteCall) -> Sessions:
     """List sessions, the newest first."""
     mint, query = call.mint, call.query
-    wanted = {"agent": query.agent, "subject": query.subject, "template": query.template}
+    filters = {"agent": query.agent, "subject": query.subject, "template": query.template}
     page = page_in_state(
-        lambda most: mint.db.sessions.list(**wanted, which=WHICH[query.state], after=query.after, limit=most),
+        lambda most: mint.db.sessions.list(**filters, which=WHICH[query.state], after=query.after, limit=most),
         SESSIONS_ORDER,
         lambda row: show_session(mint, row),
         limit=query.limit,
@@ -186,12 +187,13 @@ def list_sessions(call: RouteCall) -> Sessions:
 
 
 def get_session(call: RouteCall) -> SessionWithTasks:
-    """Show a session with its tasks."""
+    """Return a session with its tasks."""
     row = _find_session(call, call.path["session"])
     page = _tasks(call.mint, TasksQuery(session=row["id"]))
     delegation: LogNodes | UnsetType = UNSET
     if call.by.kind == "operator":
-        with contextlib.suppress(StoreError):  # whoever looks in an emergency still sees the rest
+        # In an emergency an operator must see the session even if the log's database is down.
+        with contextlib.suppress(StoreError):
             delegation = nodes_of(call.mint.log, Question(session=row["id"]))
     return SessionWithTasks(
         session=show_session(call.mint, row), tasks=page.shown, next=page.next, delegation=delegation
@@ -199,8 +201,9 @@ def get_session(call: RouteCall) -> SessionWithTasks:
 
 
 def delete_session(call: RouteCall) -> SessionEnded:
-    """End a session and everything that came of it."""
+    """End a session, its tasks and all of their tokens."""
     session = _find_session(call, call.path["session"])["id"]
+    # Read again below: the answer shows the state after the kill.
     report = end_session(call.mint, _find_session(call, session), call.by.by)
     return SessionEnded(
         session=show_session(call.mint, _find_session(call, session)), kill=show_kill(report) if report else None
@@ -210,13 +213,13 @@ def delete_session(call: RouteCall) -> SessionEnded:
 def start_task_route(call: RouteCall) -> TaskStarted:
     """Start a task from a template of the policy."""
     body = call.body
-    wanted = issue.TaskRequest(body.template, body.params or {}, body.ttl, body.tools, body.depth, body.parent)
-    started = issue.start_task(call.mint, call.unit, call.by, wanted)
+    request = issue.TaskRequest(body.template, body.params or {}, body.ttl, body.tools, body.depth, body.parent)
+    started = issue.start_task(call.mint, call.unit, call.by, request)
     return TaskStarted(task=show_task(call.mint, started.row), bundle=started.bundle)
 
 
 def task_again(call: RouteCall, made: Made) -> TaskStarted:
-    """Answer for a task that was started by the same call before."""
+    """Answer a repeat of starting a task."""
     mint, task = call.mint, own_task(call, made.facts["task"])
     session = _find_session(call, task["session"])
     bundle = reissue.reissue_task(mint, made.recipe or {}, session, task["id"])
@@ -224,27 +227,28 @@ def task_again(call: RouteCall, made: Made) -> TaskStarted:
 
 
 def list_tasks(call: RouteCall) -> Tasks:
-    """List tasks, the newest first; an agent sees those of its session."""
+    """List tasks, the newest first; an agent gets those of its session."""
     own, query = call.by.session, call.query
     if own is not None:
         if query.session not in (None, own["id"]):
-            raise GrantError("there is no such session", code="not_found")
+            raise GrantError("no such session", code="not_found")
         query = msgspec.structs.replace(query, session=own["id"])
     page = _tasks(call.mint, query)
     return Tasks(tasks=page.shown, next=page.next)
 
 
 def delete_task(call: RouteCall) -> TaskEnded:
-    """Finish a task: its tokens, also those delegated, are dead."""
+    """Finish a task: its tokens are revoked, delegated ones included."""
     task = own_task(call, call.path["task"])
+    # A kill, because services accept the task's tokens until they expire or are revoked.
     report = finish_task(call.mint, task, call.by.by)
     return TaskEnded(task=show_task(call.mint, own_task(call, task["id"])), kill=show_kill(report) if report else None)
 
 
 def _tasks(mint: MintContext, query: TasksQuery) -> RowPage[TaskShown]:
-    wanted = {"session": query.session, "agent": query.agent, "template": query.template}
+    filters = {"session": query.session, "agent": query.agent, "template": query.template}
     return page_in_state(
-        lambda most: mint.db.tasks.list(**wanted, which=WHICH[query.state], after=query.after, limit=most),
+        lambda most: mint.db.tasks.list(**filters, which=WHICH[query.state], after=query.after, limit=most),
         TASKS_ORDER,
         lambda row: show_task(mint, row),
         limit=query.limit,
@@ -255,21 +259,26 @@ def _tasks(mint: MintContext, query: TasksQuery) -> RowPage[TaskShown]:
 def _find_session(call: RouteCall, session: str) -> Mapping[str, Any]:
     row = call.mint.db.sessions.find(session)
     own = call.by.session
+    # The same answer for another agent's session as for none, so that ids cannot be probed.
     if row is None or (own is not None and own["id"] != session):
-        raise GrantError("there is no such session", code="not_found")
+        raise GrantError("no such session", code="not_found")
     return row
 
 
 def own_task(call: RouteCall, task: str) -> Mapping[str, Any]:
-    """Find a task that the caller may see."""
+    """Return a task that the caller may see.
+
+    Raises:
+        GrantError: ``not_found``: there is none, or it is another session's.
+    """
     row = call.mint.db.tasks.find(task)
     own = call.by.session
     if row is None or (own is not None and own["id"] != row["session"]):
-        raise GrantError("there is no such task", code="not_found")
+        raise GrantError("no such task", code="not_found")
     return row
 
 
-# What a session that is to be opened can be refused for, beside who asks.
+# Refusals of a new session, beside those of its credentials.
 _NOT_OPENED: Final = (
     "bad_parameters",
     "bad_subject_token",

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Routes of running tasks: show, attenuate and extend them.  CONTROL 1, 2.
 
-An agent sees and changes the tasks of its own session; for others it gets ``not_found``.
+An agent sees and changes its own session's tasks; any other is ``not_found``.
 """
 
 from typing import Annotated, Any, Final
@@ -20,8 +20,10 @@ from arx_verifier.token import Caveat, read_caveat
 
 
 class AttenuateBody(Body, frozen=True):
-    """How to attenuate a task: by audience that stays, caveats (SPEC 6) that hold from now on; an empty list leaves
-    it."""
+    """Caveats (SPEC 6) to add to a task, by audience; an empty list adds none.
+
+    Audiences that are left out lose their token.
+    """
 
     caveats: Annotated[
         dict[str, Annotated[tuple[dict[str, Any], ...], Meta(max_length=16)]], Meta(min_length=1, max_length=32)
@@ -30,7 +32,7 @@ class AttenuateBody(Body, frozen=True):
 
 
 class ExtendBody(Body, frozen=True):
-    """What a task is to be granted in addition; what is left out is as the grant ``link`` has it, or the newest."""
+    """What to grant to a task in addition; by default as in the grant ``link``, or the newest."""
 
     template: Annotated[str, Meta(max_length=64)] | None = None
     params: dict[str, Any] | None = None
@@ -41,7 +43,7 @@ class ExtendBody(Body, frozen=True):
 
 
 class TaskAttenuated(RouteAnswer, frozen=True):
-    """An attenuated task, the one bundle of it that is alive, a secret, and the kill of all others."""
+    """An attenuated task, its only valid bundle, a secret, and the kill of all others."""
 
     task: TaskShown
     bundle: str
@@ -49,49 +51,53 @@ class TaskAttenuated(RouteAnswer, frozen=True):
 
 
 class TaskWithGrants(RouteAnswer, frozen=True):
-    """A task and what it was granted, the newest first."""
+    """A task and its grants, the newest first."""
 
     task: TaskShown
     grants: list[GrantShown]
 
 
 def get_task(call: RouteCall) -> TaskWithGrants:
-    """Show a task with what it was granted."""
+    """Return a task with its grants."""
     row = own_task(call, call.path["task"])
     grants = [show_grant(grant) for grant in call.mint.db.grants.list(row["id"])]
     return TaskWithGrants(task=show_task(call.mint, row), grants=grants)
 
 
 def attenuate_task_route(call: RouteCall) -> TaskAttenuated:
-    """Attenuate a task: its tokens, also those delegated, are revoked, and less is signed anew."""
+    """Attenuate a task: revoke its tokens, delegated ones included, and sign attenuated ones."""
     body, task = call.body, own_task(call, call.path["task"])
-    caveats = {audience: [_caveat(each) for each in given] for audience, given in body.caveats.items()}
-    done = modify.attenuate_task(call.mint, call.unit, call.by, task, body.link, caveats)
-    return TaskAttenuated(task=show_task(call.mint, done.row), bundle=done.bundle, kill=show_kill(done.report))
+    caveats = {audience: [_caveat(data) for data in added] for audience, added in body.caveats.items()}
+    attenuated = modify.attenuate_task(call.mint, call.unit, call.by, task, body.link, caveats)
+    return TaskAttenuated(
+        task=show_task(call.mint, attenuated.row), bundle=attenuated.bundle, kill=show_kill(attenuated.report)
+    )
 
 
 def attenuated_again(call: RouteCall, made: Made) -> TaskAttenuated:
-    """Answer for a task that was attenuated by the same call before; the kill is as it was reported then."""
+    """Answer a repeat of an attenuation, with the report of the first call's kill."""
+    # A second kill would revoke the bundle that the first call made.
     again, report = task_again(call, made), (made.recipe or {})["kill"]
     return TaskAttenuated(task=again.task, bundle=again.bundle, kill=msgspec.convert(report, KillShown))
 
 
 def extend_task_route(call: RouteCall) -> TaskStarted:
-    """Add a grant to a task, or the same once more for longer; nothing ends by it."""
+    """Add a grant to a task, or the same one for longer; existing tokens stay valid."""
     body, task = call.body, own_task(call, call.path["task"])
     more = modify.More(body.template, body.params, body.ttl, body.tools, body.depth, body.link)
-    done = modify.extend_task(call.mint, call.unit, call.by, task, more)
-    return TaskStarted(task=show_task(call.mint, done.row), bundle=done.bundle)
+    extended = modify.extend_task(call.mint, call.unit, call.by, task, more)
+    return TaskStarted(task=show_task(call.mint, extended.row), bundle=extended.bundle)
 
 
 def _caveat(given: dict[str, Any]) -> Caveat:
-    """Read a caveat that a holder could have added; a delegation is made by whoever delegates."""
+    """Return a caveat as a holder could have added it; a delegation is refused."""
     try:
         caveat = read_caveat(jcs.encode(given)).check()
     except ArxError as error:
-        raise GrantError(f"caveats: {error}", code="bad_parameters") from error
+        raise GrantError(f"invalid caveat: {error}", code="bad_parameters") from error
+    # The mint signs these caveats: with `to` it would delegate in the name of an agent that did not.
     if caveat.hop is not None or caveat.call is not None:
-        raise GrantError("caveats: `to`, `hop` and `call` are for holders to add", code="bad_parameters")
+        raise GrantError("invalid caveat: only holders add `to`, `hop` and `call`", code="bad_parameters")
     return caveat
 
 
@@ -106,6 +112,7 @@ ENDPOINTS: Final = (
         callers=("agent",),
         problems=(*NOT_STARTED, *GONE),
         again=attenuated_again,
+        # Not one change: the kill of the old tokens is in the store.
         makes="task.attenuated",
     ),
     Endpoint(

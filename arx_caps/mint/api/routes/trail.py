@@ -26,17 +26,18 @@ from arx_verifier.errors import REASONS, AuditError, RequestError
 from arx_verifier.names import MAX_PATH_BYTES, MAX_TOOL_CHARS, is_path_pattern, is_tool_pattern
 
 READ: Final = "arx.audit.read"
-MAX_WAIT_MS: Final = 20_000  # an answer that is waited for is older than any proxy's patience otherwise
+MAX_WAIT_MS: Final = 20_000  # proxies close a request without an answer, often after 30 s
 _LOOK_S: Final = 0.2
-_WAITING: Final = threading.BoundedSemaphore(8)  # further ones are answered at once: threads are for those who ask
+# A waiting request holds one of the handlers' threads: further ones get their answer at once.
+_WAITING: Final = threading.BoundedSemaphore(8)
 
 _Id = Annotated[str, Meta(min_length=1, max_length=128)]
-_Number = Annotated[int, Meta(ge=0, le=2**53 - 1)]
+_Number = Annotated[int, Meta(ge=0, le=2**53 - 1)]  # JSON numbers above are not exact in every client
 RUNS_ORDER: Final = Order((SOURCE.c.id,), tuple[Annotated[int, Meta(ge=0, le=2**31 - 1)]], newest_first=True)
 
 
 class NodesQuery(Query, frozen=True):
-    """Whose nodes."""
+    """The nodes to return: of a session, task, link, agent or subject."""
 
     session: _Id | None = None
     task: _Id | None = None
@@ -46,21 +47,21 @@ class NodesQuery(Query, frozen=True):
 
 
 class RecordsQuery(NodesQuery, frozen=True):
-    """Which records, and which page of them.  Times are ms since the Unix epoch."""
+    """The records to return, and the page.  Times are ms since the Unix epoch."""
 
     tool: Annotated[str, Meta(min_length=1, max_length=MAX_TOOL_CHARS)] | None = None
     reason: Annotated[str, Meta(min_length=1, max_length=64)] | None = None
     since: _Number | None = None
     until: _Number | None = None
     before: _Number | None = None
-    after: Annotated[int, Meta(ge=-1, le=2**53 - 1)] | None = None
+    after: Annotated[int, Meta(ge=-1, le=2**53 - 1)] | None = None  # -1 is before the first record
     limit: Annotated[int, Meta(ge=1, le=MAX_PAGE)] = 100
     wait: Annotated[int, Meta(ge=0, le=MAX_WAIT_MS)] = 0
     prove: _Number | None = None
 
 
 class TotalShown(msgspec.Struct, frozen=True):
-    """How many records there are, and from when to when; ``exact`` is false where there are more than were counted."""
+    """How many records match, and from when to when; ``exact`` is false for a lower bound."""
 
     records: int
     exact: bool
@@ -69,9 +70,9 @@ class TotalShown(msgspec.Struct, frozen=True):
 
 
 class Records(RouteAnswer, frozen=True):
-    """A page of records; ``next`` is the ``before`` or ``after`` of the next one, null at the end.
+    """A page of records; ``next`` is the next page's ``before`` or ``after``, null at the end.
 
-    ``checkpoint`` is what the paths of proven records lead to.
+    ``checkpoint`` has the root that the records' inclusion paths lead to.
     """
 
     origin: str
@@ -83,16 +84,17 @@ class Records(RouteAnswer, frozen=True):
 
 
 class LogNodes(RouteAnswer, frozen=True):
-    """Nodes, each before what is below it; not all of them where ``complete`` is false."""
+    """Nodes of delegation trees, parents first; ``complete`` is false if some are missing."""
 
     nodes: list[dict[str, Any]]
     complete: bool
 
 
 class RunShown(msgspec.Struct, frozen=True):
-    """One run of one verifier, or of the mint: how far the log has it.  Times are ms; ``closed_at``: its end, if told.
+    """The log's high-water mark of one run of a verifier or the mint.
 
-    A run that was not closed and is silent was killed, or somebody keeps its records back.
+    Times are ms since the Unix epoch.  ``closed_at`` is the end that it reported.  A silent run without it was killed,
+    or its records are withheld.
     """
 
     service: str
@@ -105,7 +107,7 @@ class RunShown(msgspec.Struct, frozen=True):
 
 
 class RunsQuery(PageQuery, frozen=True):
-    """Which runs: all, or a service's."""
+    """The runs to list: all, or a service's."""
 
     service: Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}\Z")] | None = None
 
@@ -118,7 +120,7 @@ class Runs(RouteAnswer, frozen=True):
 
 
 def list_runs(call: RouteCall) -> Runs:
-    """Show whose records the log has and how far, and which runs never ended in order."""
+    """List the runs whose records the log has, with their high-water marks and ends."""
     query, limit = call.query, call.query.limit
     statement = behind(select(*SOURCE.c), RUNS_ORDER, query.after).limit(limit + 1)
     if query.service is not None:
@@ -131,27 +133,29 @@ def list_runs(call: RouteCall) -> Runs:
 
 def _show_run(row: Mapping[str, Any]) -> RunShown:
     names = ("verifier", "boot", "high_water", "lost")
-    told = {name: row[name] for name in names}
-    return RunShown(service=row["audience"], **told, seen_at=row["seen_ms"], closed_at=row["closed_ms"])
+    members = {name: row[name] for name in names}
+    return RunShown(service=row["audience"], **members, seen_at=row["seen_ms"], closed_at=row["closed_ms"])
 
 
 def list_records(call: RouteCall) -> Records:
-    """Show records of the audit log: the newest, those before or after one, or those that come."""
+    """Return records of the audit log: the newest, those before or after an index, or new ones."""
     query, store = call.query, call.mint.log.store
     question = _question(call.mint, query)
     if query.before is not None and query.after is not None:
-        raise RequestError("a page is before an index or after one, not both")
+        raise RequestError("invalid page: expected either before or after; send at most one")
     if query.wait and query.after is None:
-        raise RequestError("what is waited for comes after an index: say `after`")
+        raise RequestError("invalid wait: expected an index to wait after; send `after` as well")
     found, size = _page(store, question, query)
     total = None
+    # Counted once, for the first page: a count reads every matching row.
     if query.before is None and query.after is None:
         with store.reading() as c:
             total = TotalShown(*questions.total(c, question))
+    # A reader that follows the log goes on after its last record, however few there were.
     more = len(found) == query.limit or query.after is not None
-    told = _told(found, query)
+    kept = _without_reads(found, query)
     checkpoint, shown = (
-        (None, list(map(show_record, told))) if query.prove is None else _proven(call.mint.log, told, query)
+        (None, list(map(show_record, kept))) if query.prove is None else _proven(call.mint.log, kept, query)
     )
     return Records(
         origin=call.mint.log.publisher.origin,
@@ -164,15 +168,19 @@ def list_records(call: RouteCall) -> Records:
 
 
 def list_nodes(call: RouteCall) -> LogNodes:
-    """Show whom records are about, as a tree with the counts of what was allowed and denied at each place."""
+    """Return delegation trees, with the counts of allowed and denied calls at each place."""
     question = _question(call.mint, call.query)
     if not question.of_nodes:
-        raise RequestError("say whose: a session, task, link, agent or subject")
+        raise RequestError("missing filter: send session, task, link, agent or subject")
     return nodes_of(call.mint.log, question)
 
 
 def nodes_of(log: AuditLog, question: Question) -> LogNodes:
-    """Show the nodes that a question by somebody reaches.
+    """Return the nodes that a question reaches.
+
+    Args:
+        log: The audit log.
+        question: A question with at least one filter of nodes.
 
     Raises:
         StoreError: The log's database does not answer.
@@ -184,7 +192,7 @@ def nodes_of(log: AuditLog, question: Question) -> LogNodes:
 
 
 def _proven(log: AuditLog, found: list[Found], query: RecordsQuery) -> tuple[str, list[dict[str, Any]]]:
-    """Show records with their bytes and their paths to the root of a checkpoint; those behind it are left out.
+    """Return a checkpoint and the records in it, with their bytes and inclusion paths.
 
     Args:
         log: The log.
@@ -193,22 +201,23 @@ def _proven(log: AuditLog, found: list[Found], query: RecordsQuery) -> tuple[str
     """
     signed = log.publisher.signed
     if signed is None:
-        raise AuditError("the log is not signed yet; ask again in a second")
+        raise AuditError("the log has no checkpoint yet; retry in a second")
     head = Checkpoint.parse(signed.text)
     size = query.prove or head.size
     if size > head.size:
-        raise RequestError(f"prove is the size of a checkpoint, at most {head.size}")
-    within = [each for each in found if each.idx < size]
+        raise RequestError(f"invalid prove: expected the size of a checkpoint, at most {head.size}, got {size}")
+    # Records after the checkpoint have no path to its root yet: a later page has them.
+    within = [record for record in found if record.idx < size]
     shown = []
-    for each, path in zip(within, log.publisher.paths((each.idx for each in within), size, head), strict=True):
-        body = None if each.body is None else text64(bytes(each.body))
-        proven = {"kept": text64(bytes(each.kept)), "body": body, "path": [*map(text64, path)]}
-        shown.append(show_record(each) | proven)
+    for record, path in zip(within, log.publisher.paths((record.idx for record in within), size, head), strict=True):
+        body = None if record.body is None else text64(bytes(record.body))
+        proven = {"kept": text64(bytes(record.kept)), "body": body, "path": [*map(text64, path)]}
+        shown.append(show_record(record) | proven)
     return signed.encode().decode(), shown
 
 
 def _page(store: LogStore, question: Question, query: RecordsQuery) -> tuple[list[Found], int]:
-    """Return a page and the size of the log it is of; wait for one that is empty, if that is asked."""
+    """Return a page and the size of its log; an empty page waits if the query asks for it."""
     until = time.monotonic() + query.wait / 1000
     waits = query.wait > 0 and _WAITING.acquire(blocking=False)
     try:
@@ -216,8 +225,9 @@ def _page(store: LogStore, question: Question, query: RecordsQuery) -> tuple[lis
             with store.reading() as c:
                 size = questions.size(c)
                 found = questions.records(c, question, before=query.before, after=query.after, limit=query.limit)
-            if _told(found, query) or not waits or time.monotonic() >= until:
+            if _without_reads(found, query) or not waits or time.monotonic() >= until:
                 return found, size
+            # The size is read without the query's filters, which cost more.
             while waits and store.size() == size and time.monotonic() < until:
                 time.sleep(_LOOK_S)
     finally:
@@ -225,9 +235,10 @@ def _page(store: LogStore, question: Question, query: RecordsQuery) -> tuple[lis
             _WAITING.release()
 
 
-def _told(found: list[Found], query: RecordsQuery) -> list[Found]:
-    """Leave out, for those who wait, that somebody read the log: each look would be the next one's news."""
-    return [each for each in found if each.tool != READ] if query.wait and query.tool is None else found
+def _without_reads(found: list[Found], query: RecordsQuery) -> list[Found]:
+    """Return the records without reads of the log, if the query waits."""
+    # Each waiting request is a record itself, and would wake all others.
+    return [record for record in found if record.tool != READ] if query.wait and query.tool is None else found
 
 
 def _question(mint: MintContext, query: NodesQuery) -> Question:
@@ -239,14 +250,14 @@ def _question(mint: MintContext, query: NodesQuery) -> Question:
         since_ms=call.get("since"),
         until_ms=call.get("until"),
     )
-    if grant is not None:  # link 0, which every token that the mint gave for the task begins with
+    if grant is not None:  # the link of a grant of the mint, with which all tokens of the grant begin
         question = question._replace(link=None, granted=str(grant["task"]))
     if question.agent is not None and not is_path_pattern(question.agent) and ":" not in question.agent:
-        raise RequestError("agent is an agent's path or a pattern such as acme/**, or operator:NAME")
+        raise RequestError("invalid agent: expected a path, a pattern such as acme/**, or operator:NAME")
     if question.tool is not None and not is_tool_pattern(question.tool):
-        raise RequestError("tool is a tool, prefix.* or *")
+        raise RequestError("invalid tool: expected a tool's name, prefix.* or *")
     if question.reason is not None and question.reason not in (*OUTCOMES, *REASONS):
-        raise RequestError("reason is allow, deny, end, counted, gap, event or a reason's code")
+        raise RequestError("invalid reason: expected allow, deny, end, counted, gap, event or a reason code")
     return question
 
 
