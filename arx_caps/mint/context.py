@@ -49,7 +49,7 @@ class MintContext:
     Attributes:
         realm: The realm's settings.
         db: The mint's database.
-        roots: The root keys.
+        root_keys: The root keys.
         key_schedule: Decides which key mints.
         policies: The policy in force, and its reload.
         epochs: The mint's own view of the kill epoch.
@@ -63,8 +63,8 @@ class MintContext:
         revoker: Kills, freezes and thaws.
         rotation: Makes, rotates and retires keys.
         limits: Rate limits of agents and addresses.
-        keys: The keys of the mint's own tokens.
-        key_sets: Public keys of the issuers that the policy trusts.
+        mint_keys: The keys of the mint's own tokens.
+        issuer_keys: Public keys of the issuers that the policy trusts.
         verifier: Verifies tokens for the mint itself.
     """
 
@@ -81,17 +81,17 @@ class MintContext:
         decisions: DecisionSink,
         log: AuditLog | None = None,
     ) -> None:
-        self.realm, self.db, self.roots = realm, db, roots
+        self.realm, self.db, self.root_keys = realm, db, roots
         self.policies = ActivePolicy(realm.policy_path, db, policy)
         self.epochs, self.store, self.store_url = epochs, store, store_url
         self.topology = Topology(realm.replicas, realm.on_failover, realm.failover_window_ms)
         self.decisions = decisions
         self.key_schedule = KeySchedule(realm, roots, db)
-        self.keys = self.key_schedule.ring
-        self.key_sets = KeySets(realm.policy_path.parent, ca=realm.ca)
+        self.mint_keys = self.key_schedule.ring
+        self.issuer_keys = KeySets(realm.policy_path.parent, ca=realm.ca)
         self.limits = RateLimits(realm.limits)
         self._recording = WriteHealth(db.outbox)
-        self.verifier = Verifier(audience=MINT_AUDIENCE, keys=self.keys, epochs=epochs, decisions=decisions)
+        self.verifier = Verifier(audience=MINT_AUDIENCE, keys=self.mint_keys, epochs=epochs, decisions=decisions)
         self.freezes = FreezeKeeper(realm.name, db, store, self.advance)
         self.log = AuditLog(realm) if log is None else log
         # First: it halts the log if a restored database would sign a second history, before anything is appended.

@@ -30,7 +30,7 @@ def svid(alg: str = "ES256") -> dict[str, str]:
 def test_a_trust_domain_is_believed_by_what_its_address_says(unit: Harness) -> None:
     """The mint goes on while it is silent, asks again soon, and for a key that it did not have before."""
     clock = Clock()
-    unit.mint.key_sets = KeySets(unit.realm.folder, clock=clock)
+    unit.mint.issuer_keys = KeySets(unit.realm.folder, clock=clock)
     unit.enrol(AGENT)
     with key_server() as server:
         server.status = 503

@@ -97,7 +97,7 @@ class RouteCall(NamedTuple):
     peer: str | None = None
 
     @property
-    def by(self) -> AuthenticatedCaller:
+    def authenticated(self) -> AuthenticatedCaller:
         """The caller of an endpoint that has an action."""
         if self.caller is None:
             raise refusal("missing_token")
@@ -270,7 +270,7 @@ def _answer_once(endpoint: Endpoint, call: RouteCall, request: Request) -> Route
         return None
     mint, unit = call.mint, call.unit
     # Without a token the proof's key identifies the caller: the answer is bound to that key and useless to others.
-    caller = f"key:{call.proof.key.kid}" if call.proof is not None else call.by.by
+    caller = f"key:{call.proof.key.kid}" if call.proof is not None else call.authenticated.actor
     # A missing member and a null one are the same call, whichever of them a client's retry sends.
     members = {name: value for name, value in msgspec.to_builtins(call.body).items() if value is not None}
     digest = digest_of(request.method, request.url.path, members, opens=call.proof is not None)

@@ -95,7 +95,7 @@ class AuthenticatedCaller(NamedTuple):
     agent: Mapping[str, Any] | None = None
 
     @property
-    def by(self) -> str:
+    def actor(self) -> str:
         """The caller's name in records."""
         return f"{self.kind}:{self.name}"
 
@@ -234,7 +234,7 @@ def authenticate_service(
 def _verify_operator(mint: MintContext, macaroon: Macaroon, proof: Proof, peer: str | None) -> OperatorIdentifier:
     """Verify an operator's token, and that an enrolled key of that operator signed the call."""
     try:
-        identifier = verify_operator_token(macaroon, mint.keys)
+        identifier = verify_operator_token(macaroon, mint.mint_keys)
         if mint.db.holder_keys.find(f"operator:{identifier.operator}", proof.key.kid) is None:
             raise GrantError("invalid proof: expected an enrolled key of this operator, got another", code=BAD_PROOF)
     except ArxError as error:

@@ -151,7 +151,7 @@ def _verify_workload(
     mint: MintContext, policy: Policy, token: str, proof: Proof, now: int
 ) -> tuple[str, dict[str, str]]:
     verified = verify_issuer_token(
-        token, policy.issuers, mint.key_sets, kind="workload", now=now, session_kid=proof.key.kid
+        token, policy.issuers, mint.issuer_keys, kind="workload", now=now, session_kid=proof.key.kid
     )
     agents = agents_of(verified.issuer.name, verified.claims, policy.workloads)
     # With several, the order of the policy would decide which agent's rights the workload gets.
@@ -177,7 +177,7 @@ def _verify_subject(
     token = verify_issuer_token(
         shown.subject_token,
         policy.issuers,
-        mint.key_sets,
+        mint.issuer_keys,
         kind="id_token" if kind == "id_token" else "access_token",
         now=now,
         session_kid=proof.key.kid,

@@ -82,7 +82,7 @@ def ask_approval(
     row |= {"ttl_ms": terms.ttl_ms, "once": int(terms.once), "status": WAITING, "by": "[]"}
     row |= {"subject_issuer": session["subject_issuer"], "subject": session["subject"]}
     row |= dict.fromkeys(("denied_by", "answer_why", "approved_at", "expires_at"))
-    what = Event.of("approval.asked", caller.by, approval=row["id"], args=request.args, **facts)
+    what = Event.of("approval.asked", caller.actor, approval=row["id"], args=request.args, **facts)
     mint.db.approvals.add(unit, row, what)
     return row | {"its": task}
 
@@ -115,7 +115,7 @@ def fetch_discharge(mint: MintContext, caller: AuthenticatedCaller, row: Row) ->
         raise refusal("revoked")  # the key of the token that requires it was retired
     made = make_discharge(row, key[0], mint.realm.name)
     facts = {name: row[name] for name in ("session", "task", "agent", "audience", "expires_at")}
-    mint.db.record(Event.of("discharge.made", caller.by, approval=row["id"], **facts))
+    mint.db.record(Event.of("discharge.made", caller.actor, approval=row["id"], **facts))
     return made
 
 
@@ -172,11 +172,11 @@ def withdraw_approval(
         return dict(row), None
     facts = {name: row[name] for name in ("session", "task", "agent", "audience")} | {"approval": row["id"]}
     # A request has no discharge, and gets none once its row is withdrawn, so it needs no kill.
-    withdrawn = mint.db.approvals.withdraw(row["id"], WAITING, Event.of("approval.withdrawn", caller.by, **facts))
+    withdrawn = mint.db.approvals.withdraw(row["id"], WAITING, Event.of("approval.withdrawn", caller.actor, **facts))
     if withdrawn["status"] != APPROVED:
         return withdrawn | {"its": row["its"]}, None
-    report = withdraw_target(mint, f"task:{row['id']}", caller.by)
-    what = Event.of("approval.withdrawn", caller.by, **facts, seq=report.seq)
+    report = withdraw_target(mint, f"task:{row['id']}", caller.actor)
+    what = Event.of("approval.withdrawn", caller.actor, **facts, seq=report.seq)
     return mint.db.approvals.withdraw(row["id"], APPROVED, what) | {"its": row["its"]}, report
 
 

@@ -119,7 +119,7 @@ def start_task(mint: MintContext, unit: UnitOfWork, caller: AuthenticatedCaller,
     origins = origins_of(mint, granted)
     kids = (kid for kid, _ in keys_for(mint, granted.audiences).values())
     unit.recipe = recipe_of(birth, kids, granted.all_caveats(), origins, granted.needs())
-    what = Event.of("task.started", caller.by, **facts)
+    what = Event.of("task.started", caller.actor, **facts)
     mint.db.tasks.add(unit, row, HighWater(*born), mint.realm.name, what, grant_row(birth, granted), request.parent)
     return Started(row, bundle)
 

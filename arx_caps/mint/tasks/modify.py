@@ -85,7 +85,7 @@ def attenuate_task(
         killed = {row["link"] for row in (grant, *mint.db.grants.live(task["id"]))}
         # After the links are read: the grant of another attempt at this call may be among them, and must not be killed.
         unit.require_first()
-        report = kill_links(mint, killed, caller.by)
+        report = kill_links(mint, killed, caller.actor)
         # Born after the kill, and checked again from there: a task that was killed in the meantime, even at the store
         # directly, must not be revived.
         born = _born_after(mint, report)
@@ -94,7 +94,7 @@ def attenuate_task(
         bundle = sign_grant(mint, birth, granted)
         unit.recipe = _recipe(mint, birth, granted) | {"kill": report.to_dict()}
         facts = {"task": task["id"], "link": birth.link, "before": grant["link"], "audiences": granted.audiences}
-        what = Event.of("task.attenuated", caller.by, **facts, seq=report.seq, attenuated=granted.attenuated)
+        what = Event.of("task.attenuated", caller.actor, **facts, seq=report.seq, attenuated=granted.attenuated)
         values, mark = grant_row(birth, granted) | {"before": grant["link"]}, HighWater(*born)
         row = mint.db.grants.replace(
             unit, task["id"], killed, values, as_json(granted.audiences), mark, mint.realm.name, what
@@ -150,7 +150,7 @@ def extend_task(
     unit.recipe = _recipe(mint, birth, granted)
     facts = {"task": task["id"], "link": birth.link, "template": granted.template, "params": granted.params}
     facts |= {"policy": policy.digest, "expires_at": birth.expires_at, "audiences": granted.audiences}
-    what = Event.of("task.extended", caller.by, **facts)
+    what = Event.of("task.extended", caller.actor, **facts)
     row = mint.db.grants.add(unit, task["id"], grant_row(birth, granted), HighWater(*born), mint.realm.name, what)
     return Started(row, bundle)
 

@@ -156,7 +156,7 @@ def renew_session(mint: MintContext, unit: UnitOfWork, caller: AuthenticatedCall
     mint.require(born, (f"key:{kid}", f"policy:{policy.digest}"))
     birth = Birth(agent, born, session["id"], None, policy.digest, now, expires_at, 0, new_link(), subject)
     changes = {"expires_at": expires_at, "ends_at": ends_at, "policy": policy.digest}
-    what = Event.of("session.renewed", caller.by, session=birth.session, **changes)
+    what = Event.of("session.renewed", caller.actor, session=birth.session, **changes)
     row = mint.db.sessions.renew(unit, birth.session, changes, HighWater(*born), mint.realm.name, what)
     return OpenedSession(row, sign_session(mint, birth), expires_at)
 

@@ -76,7 +76,7 @@ def enrol_agent(call: RouteCall) -> AgentShown:
         raise RequestError("missing jwk: no [[workload]] of the policy names this agent; send a key or add an entry")
     key, metadata = PublicKey(body.jwk) if body.jwk is not None else None, body.metadata or {}
     facts = {"agent": body.path, "key": key.kid if key is not None else None, "owner": body.owner, "metadata": metadata}
-    event = Event.of("agent.enrolled", call.by.by, **facts)
+    event = Event.of("agent.enrolled", call.authenticated.actor, **facts)
     mint.db.agents.add(call.unit, body.path, key, owner=body.owner, metadata=metadata, what=event)
     return show_agent(mint, _find_agent(call, body.path))
 
@@ -119,12 +119,12 @@ def patch_agent(call: RouteCall) -> AgentShown:
         facts = {"agent": path, "added": key.kid if key is not None else None, "removed": body.remove_kid}
         # Only an agent with a workload's token can do without a key: removing the last one would lock any other out.
         keep_one = not _is_workload(call, path)
-        event = Event.of("agent.keys_changed", call.by.by, **facts)
+        event = Event.of("agent.keys_changed", call.authenticated.actor, **facts)
         mint.db.holder_keys.change(path, key, body.remove_kid, event, keep_one=keep_one)
     if body.owner is not UNSET or body.metadata is not UNSET:
         owner = {} if body.owner is UNSET else {"owner": body.owner or None}
         metadata = {} if body.metadata is UNSET else body.metadata
-        mint.db.agents.describe(path, owner, metadata, call.by.by, most=MAX_METADATA)
+        mint.db.agents.describe(path, owner, metadata, call.authenticated.actor, most=MAX_METADATA)
     return show_agent(mint, _find_agent(call, path))
 
 
@@ -132,7 +132,7 @@ def delete_agent(call: RouteCall) -> AgentEnded:
     """Deactivate an agent: kill its sessions and tasks, and those of all agents below it."""
     path = _find_agent(call, call.path["path"])["path"]
     # A row alone would not stop the tokens that are out: services do not ask the mint.
-    report = deactivate(call.mint, path, call.by.by, "deactivated")
+    report = deactivate(call.mint, path, call.authenticated.actor, "deactivated")
     return AgentEnded(agent=show_agent(call.mint, _find_agent(call, path)), kill=show_kill(report))
 
 

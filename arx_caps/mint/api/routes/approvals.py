@@ -128,7 +128,7 @@ def ask_approval_route(call: RouteCall) -> ApprovalAsked:
     # The discharge is bound to tool and arguments: an approved call cannot become another one.
     request = approvals.ApprovalRequest(body.caveat, body.tool, body.args, body.why)
     return ApprovalAsked(
-        approval=show_approval(call.mint, approvals.ask_approval(call.mint, call.unit, call.by, request))
+        approval=show_approval(call.mint, approvals.ask_approval(call.mint, call.unit, call.authenticated, request))
     )
 
 
@@ -140,13 +140,13 @@ def asked_again(call: RouteCall, made: Made) -> ApprovalAsked:
 def fetch_discharge_route(call: RouteCall) -> DischargeGiven:
     """Return the state of a request, and its discharge once it is approved."""
     row = _find_own(call, call.path["approval"])
-    discharge = approvals.fetch_discharge(call.mint, call.by, row)
+    discharge = approvals.fetch_discharge(call.mint, call.authenticated, row)
     return DischargeGiven(approval=show_approval(call.mint, row), discharge=discharge or UNSET)
 
 
 def list_approvals(call: RouteCall) -> Approvals:
     """List approvals, the newest first; an agent gets those of its session."""
-    mint, query, own = call.mint, call.query, call.by.session
+    mint, query, own = call.mint, call.query, call.authenticated.session
     if own is not None:
         # Not an empty page: an agent learns that it asked for another's session.
         if query.session not in (None, own["id"]):
@@ -174,13 +174,15 @@ def answer_approval_route(call: RouteCall) -> ApprovalAsked:
     body, row = call.body, _find_own(call, call.body.approval)
     yes = body.outcome == "approve"
     return ApprovalAsked(
-        approval=show_approval(call.mint, approvals.answer_approval(call.mint, call.by, row, yes=yes, why=body.why))
+        approval=show_approval(
+            call.mint, approvals.answer_approval(call.mint, call.authenticated, row, yes=yes, why=body.why)
+        )
     )
 
 
 def withdraw_approval_route(call: RouteCall) -> ApprovalWithdrawn:
     """Withdraw an approval: revoke its discharge, or cancel its request."""
-    row, report = approvals.withdraw_approval(call.mint, call.by, _find_own(call, call.path["approval"]))
+    row, report = approvals.withdraw_approval(call.mint, call.authenticated, _find_own(call, call.path["approval"]))
     return ApprovalWithdrawn(approval=show_approval(call.mint, row), kill=show_kill(report) if report else None)
 
 
@@ -205,7 +207,7 @@ def show_approval(mint: MintContext, row: Row) -> ApprovalShown:
 
 def _find_own(call: RouteCall, name: str) -> dict[str, Any]:
     """Return an approval that the caller may see."""
-    own = call.by.session
+    own = call.authenticated.session
     # The session is a condition of the query: to an agent, another session's approval does not exist.
     rows = call.mint.db.approvals.list(id=name, session=own["id"] if own is not None else None, limit=1)
     if not rows:

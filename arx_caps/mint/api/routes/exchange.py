@@ -54,7 +54,9 @@ def exchange_token(call: RouteCall) -> Exchanged:
         audience = token_exchange.audience_of(mint.policy.audiences, body.resource)
     if audience is None or audience not in mint.policy.audiences:
         raise GrantError("the policy has no such audience", code="exchange_not_allowed")
-    return _answer(audience, token_exchange.exchange(mint, call.unit, call.by.name, body.subject_token, audience))
+    return _answer(
+        audience, token_exchange.exchange(mint, call.unit, call.authenticated.name, body.subject_token, audience)
+    )
 
 
 def exchanged_again(call: RouteCall, made: Made) -> Exchanged:

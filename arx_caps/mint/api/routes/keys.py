@@ -81,7 +81,7 @@ def list_root_keys(call: RouteCall) -> Roots:
 
 def create_root_key(call: RouteCall) -> RootShown:
     """Make a root key and publish it to services; it mints nothing before a rotation."""
-    return _find_root(call, call.mint.rotation.make_root(call.unit, call.by.by))
+    return _find_root(call, call.mint.rotation.make_root(call.unit, call.authenticated.actor))
 
 
 def root_again(call: RouteCall, made: Made) -> RootShown:
@@ -91,20 +91,22 @@ def root_again(call: RouteCall, made: Made) -> RootShown:
 
 def rotate_root_key(call: RouteCall) -> RootShown:
     """Let the newest root key mint once every service has had the time to fetch it."""
-    return _find_root(call, call.mint.rotation.rotate_root(call.unit, call.by.by, now=call.body.now))
+    return _find_root(call, call.mint.rotation.rotate_root(call.unit, call.authenticated.actor, now=call.body.now))
 
 
 def retire_root_key(call: RouteCall) -> RootRetired:
     """Retire a root key for good: within a lease, no service accepts it any more."""
     name = call.path["name"]
-    report = call.mint.rotation.retire_root(name, call.by.by, now=call.body.now)
+    report = call.mint.rotation.retire_root(name, call.authenticated.actor, now=call.body.now)
     return RootRetired(key=_find_root(call, name), kill=show_kill(report) if report is not None else None)
 
 
 def replace_key(call: RouteCall) -> KeyReplaced:
     """Replace the key of one service's audience."""
     audience = _enrolled(call)
-    report = call.mint.rotation.replace_audience_key(call.unit, audience, call.by.by, stolen=call.body.stolen)
+    report = call.mint.rotation.replace_audience_key(
+        call.unit, audience, call.authenticated.actor, stolen=call.body.stolen
+    )
     return KeyReplaced(audience=audience, kill=show_kill(report) if report is not None else None)
 
 
@@ -112,7 +114,7 @@ def replaced_again(call: RouteCall, made: Made) -> KeyReplaced:
     """Answer a repeat of a replacement, and finish the revocation of stolen keys."""
     audience = made.facts["audience"]
     # The first call may have failed between the new key and the revocation of the old ones.
-    report = call.mint.rotation.end_stolen(audience, call.by.by) if call.body.stolen else None
+    report = call.mint.rotation.end_stolen(audience, call.authenticated.actor) if call.body.stolen else None
     return KeyReplaced(audience=audience, kill=show_kill(report) if report is not None else None)
 
 
@@ -120,7 +122,7 @@ def delete_service(call: RouteCall) -> KeyReplaced:
     """Remove a service: remove its own keys, and revoke all tokens for it."""
     audience = _enrolled(call)
     # Its keys are frozen in the store, because the service itself cannot be trusted to forget them.
-    report = call.mint.rotation.remove_service(audience, call.by.by)
+    report = call.mint.rotation.remove_service(audience, call.authenticated.actor)
     return KeyReplaced(audience=audience, kill=show_kill(report) if report is not None else None)
 
 

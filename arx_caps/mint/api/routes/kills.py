@@ -37,7 +37,9 @@ def thaw_freezes(call: RouteCall) -> KillShown:
 
 def _change_targets(call: RouteCall, op: Op) -> KillShown:
     body: TargetsBody = call.body
-    return show_kill(call.mint.revoker.end(op, body.targets, reason=body.reason, by=call.by.by, wait=body.wait))
+    return show_kill(
+        call.mint.revoker.end(op, body.targets, reason=body.reason, by=call.authenticated.actor, wait=body.wait)
+    )
 
 
 ENDPOINTS: Final = (

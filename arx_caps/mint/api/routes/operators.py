@@ -102,7 +102,9 @@ def enrol_operator(call: RouteCall) -> OperatorShown:
         raise RequestError("invalid name: expected [a-z0-9][a-z0-9._-]*, at most 54 characters")
     role, rules = roles.choose(body.role, body.rules)
     key = PublicKey(body.jwk)
-    what = Event.of("operator.enrolled", call.by.by, operator=body.name, key=key.kid, role=role, rules=rules)
+    what = Event.of(
+        "operator.enrolled", call.authenticated.actor, operator=body.name, key=key.kid, role=role, rules=rules
+    )
     mint.db.operators.add(call.unit, body.name, key, what, role=role, rules=rules)
     return show_operator(mint, _find_operator(call, body.name))
 
@@ -127,7 +129,7 @@ def get_operator(call: RouteCall) -> OperatorShown:
 
 def patch_operator(call: RouteCall) -> OperatorShown:
     """Change an operator's role or keys, from the next call on, whatever its token says."""
-    body, mint, by = call.body, call.mint, call.by.by
+    body, mint, by = call.body, call.mint, call.authenticated.actor
     row = _find_operator(call, call.path["name"])
     name = row["id"]
     if row["status"] != "active":
@@ -153,13 +155,13 @@ def delete_operator(call: RouteCall) -> OperatorEnded:
     """Remove an operator for good."""
     # The row stays and so does its name: records name it, and a successor must not be taken for it.
     name = _find_operator(call, call.path["name"])["id"]
-    report = remove_operator(call.mint, name, call.by.by)
+    report = remove_operator(call.mint, name, call.authenticated.actor)
     return OperatorEnded(operator=show_operator(call.mint, _find_operator(call, name)), kill=show_kill(report))
 
 
 def whoami(call: RouteCall) -> Whoami:
     """Return the authenticated caller and the actions that it may call."""
-    caller = call.by
+    caller = call.authenticated
     row = _find_operator(call, caller.name) if caller.kind == "operator" else None
     return Whoami(
         kind=caller.kind,

@@ -63,13 +63,15 @@ class PolicyWithText(RouteAnswer, frozen=True):
 def load_policy_route(call: RouteCall) -> PolicyLoaded:
     """Put a policy in force at every mint of the realm."""
     before = call.mint.policies.loaded.digest
-    return PolicyLoaded(digest=call.mint.policies.load(call.body.policy, call.by.by).digest, before=before)
+    return PolicyLoaded(
+        digest=call.mint.policies.load(call.body.policy, call.authenticated.actor).digest, before=before
+    )
 
 
 def reload_policy_route(call: RouteCall) -> PolicyLoaded:
     """Put the mint's policy file in force, parsed again."""
     before = call.mint.policies.loaded.digest
-    return PolicyLoaded(digest=call.mint.policies.reload(call.by.by).digest, before=before)
+    return PolicyLoaded(digest=call.mint.policies.reload(call.authenticated.actor).digest, before=before)
 
 
 def list_policies(call: RouteCall) -> Policies:

@@ -52,13 +52,13 @@ def prune_log(call: RouteCall) -> Pruned:
     before = log.store.first()
     index = index_at(log.store, body.before)
     # Whole blocks only: the tiles above them keep the hashes that inclusion proofs need.
-    first = prune(log.store, log.publisher.folder, index, by=call.by.by, reason=body.reason)
+    first = prune(log.store, log.publisher.folder, index, by=call.authenticated.actor, reason=body.reason)
     return Pruned(first=first, pruned=max(0, first - before))
 
 
 def erase_bodies(call: RouteCall) -> Erased:
     """Erase the bodies of records about a person, or before a time; the records stay."""
-    mint, body, by = call.mint, call.body, call.by.by
+    mint, body, by = call.mint, call.body, call.authenticated.actor
     if (body.subject is None) == (body.before is None):
         raise RequestError("invalid erasure: expected either subject or before; send exactly one")
     if body.subject is not None:

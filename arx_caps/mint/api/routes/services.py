@@ -147,7 +147,7 @@ class Services(RouteAnswer, frozen=True):
 
 def enrol_service(call: RouteCall) -> ServiceFile:
     """Enrol a tool service, or find it, and return its service file, a secret."""
-    mint, audience, by = call.mint, _audience(call), call.by.by
+    mint, audience, by = call.mint, _audience(call), call.authenticated.actor
     # No idempotency key: a repeat finds the service and returns the same keys.
     mint.db.services.add(audience, by, Event.of("service.enrolled", by, audience=audience))
     keys = {kid: wire.text_of(key) for kid, (key, _) in mint.key_schedule.audience_keys(audience).items()}
@@ -167,7 +167,7 @@ def enrol_service(call: RouteCall) -> ServiceFile:
 
 def invite_service(call: RouteCall) -> ServiceInvited:
     """Make an enrolment token: its first user, within 15 minutes, enrols a key of this service."""
-    mint, audience, by = call.mint, _audience(call), call.by.by
+    mint, audience, by = call.mint, _audience(call), call.authenticated.actor
     # Derived from a root key, so that a repeat returns the same token although the database has only its digest.
     invitation = wire.text_of(secrets.token_bytes(INVITATION_BYTES))
     root, secret = mint.key_schedule.enrolment(invitation)
@@ -225,7 +225,7 @@ def joined_again(call: RouteCall, made: Made) -> ServiceJoined:
 
 def list_keys(call: RouteCall) -> AudienceKeys:
     """Return the keys of the caller's audience, all of which it must accept."""
-    mint, audience = call.mint, call.by.name
+    mint, audience = call.mint, call.authenticated.name
     keys = mint.key_schedule.audience_keys(audience)
     answer = AudienceKeys(
         realm=mint.realm.name,
@@ -236,7 +236,7 @@ def list_keys(call: RouteCall) -> AudienceKeys:
         store=_store(mint),
     )
     # Noted before the answer arrives.  A lost answer is fetched again within one interval, and a new key waits for two.
-    mint.db.keys.note_fetch(call.by.key, audience, keys)
+    mint.db.keys.note_fetch(call.authenticated.key, audience, keys)
     return answer
 
 
@@ -257,7 +257,7 @@ def patch_service(call: RouteCall) -> ServiceShown:
     """Remove a key of a service: it fetches no more keys and signs no more batches."""
     mint, kid = call.mint, call.body.remove_kid
     audience = _row(mint, call.path["audience"])["audience"]
-    event = Event.of("service.keys_changed", call.by.by, audience=audience, removed=kid)
+    event = Event.of("service.keys_changed", call.authenticated.actor, audience=audience, removed=kid)
     # A service may be left without a key: after a theft, its last key must be removable.
     mint.db.holder_keys.change(f"service:{audience}", None, kid, event, keep_one=False)
     return _show(mint, _row(mint, audience))

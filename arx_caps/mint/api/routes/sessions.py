@@ -165,9 +165,9 @@ def session_again(call: RouteCall, made: Made) -> SessionOpened:
 
 def renew_session_route(call: RouteCall) -> SessionOpened:
     """Return a new token for a session, which expires later, within the session's lifetime."""
-    if call.by.session is None or call.by.session["id"] != call.path["session"]:
+    if call.authenticated.session is None or call.authenticated.session["id"] != call.path["session"]:
         raise GrantError("no such session", code="not_found")
-    renewed = sessions.renew_session(call.mint, call.unit, call.by)
+    renewed = sessions.renew_session(call.mint, call.unit, call.authenticated)
     session = show_session(call.mint, renewed.row)
     return SessionOpened(session=session, token=renewed.token, expires_at=renewed.expires_at)
 
@@ -191,7 +191,7 @@ def get_session(call: RouteCall) -> SessionWithTasks:
     row = _find_session(call, call.path["session"])
     page = _tasks(call.mint, TasksQuery(session=row["id"]))
     delegation: LogNodes | UnsetType = UNSET
-    if call.by.kind == "operator":
+    if call.authenticated.kind == "operator":
         # In an emergency an operator must see the session even if the log's database is down.
         with contextlib.suppress(StoreError):
             delegation = nodes_of(call.mint.log, Question(session=row["id"]))
@@ -204,7 +204,7 @@ def delete_session(call: RouteCall) -> SessionEnded:
     """End a session, its tasks and all of their tokens."""
     session = _find_session(call, call.path["session"])["id"]
     # Read again below: the answer shows the state after the kill.
-    report = end_session(call.mint, _find_session(call, session), call.by.by)
+    report = end_session(call.mint, _find_session(call, session), call.authenticated.actor)
     return SessionEnded(
         session=show_session(call.mint, _find_session(call, session)), kill=show_kill(report) if report else None
     )
@@ -214,7 +214,7 @@ def start_task_route(call: RouteCall) -> TaskStarted:
     """Start a task from a template of the policy."""
     body = call.body
     request = issue.TaskRequest(body.template, body.params or {}, body.ttl, body.tools, body.depth, body.parent)
-    started = issue.start_task(call.mint, call.unit, call.by, request)
+    started = issue.start_task(call.mint, call.unit, call.authenticated, request)
     return TaskStarted(task=show_task(call.mint, started.row), bundle=started.bundle)
 
 
@@ -228,7 +228,7 @@ def task_again(call: RouteCall, made: Made) -> TaskStarted:
 
 def list_tasks(call: RouteCall) -> Tasks:
     """List tasks, the newest first; an agent gets those of its session."""
-    own, query = call.by.session, call.query
+    own, query = call.authenticated.session, call.query
     if own is not None:
         if query.session not in (None, own["id"]):
             raise GrantError("no such session", code="not_found")
@@ -241,7 +241,7 @@ def delete_task(call: RouteCall) -> TaskEnded:
     """Finish a task: its tokens are revoked, delegated ones included."""
     task = own_task(call, call.path["task"])
     # A kill, because services accept the task's tokens until they expire or are revoked.
-    report = finish_task(call.mint, task, call.by.by)
+    report = finish_task(call.mint, task, call.authenticated.actor)
     return TaskEnded(task=show_task(call.mint, own_task(call, task["id"])), kill=show_kill(report) if report else None)
 
 
@@ -258,7 +258,7 @@ def _tasks(mint: MintContext, query: TasksQuery) -> RowPage[TaskShown]:
 
 def _find_session(call: RouteCall, session: str) -> Mapping[str, Any]:
     row = call.mint.db.sessions.find(session)
-    own = call.by.session
+    own = call.authenticated.session
     # The same answer for another agent's session as for none, so that ids cannot be probed.
     if row is None or (own is not None and own["id"] != session):
         raise GrantError("no such session", code="not_found")
@@ -272,7 +272,7 @@ def own_task(call: RouteCall, task: str) -> Mapping[str, Any]:
         GrantError: ``not_found``: there is none, or it is another session's.
     """
     row = call.mint.db.tasks.find(task)
-    own = call.by.session
+    own = call.authenticated.session
     if row is None or (own is not None and own["id"] != row["session"]):
         raise GrantError("no such task", code="not_found")
     return row

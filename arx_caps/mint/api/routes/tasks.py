@@ -68,7 +68,7 @@ def attenuate_task_route(call: RouteCall) -> TaskAttenuated:
     """Attenuate a task: revoke its tokens, delegated ones included, and sign attenuated ones."""
     body, task = call.body, own_task(call, call.path["task"])
     caveats = {audience: [_caveat(data) for data in added] for audience, added in body.caveats.items()}
-    attenuated = modify.attenuate_task(call.mint, call.unit, call.by, task, body.link, caveats)
+    attenuated = modify.attenuate_task(call.mint, call.unit, call.authenticated, task, body.link, caveats)
     return TaskAttenuated(
         task=show_task(call.mint, attenuated.row), bundle=attenuated.bundle, kill=show_kill(attenuated.report)
     )
@@ -85,7 +85,7 @@ def extend_task_route(call: RouteCall) -> TaskStarted:
     """Add a grant to a task, or the same one for longer; existing tokens stay valid."""
     body, task = call.body, own_task(call, call.path["task"])
     more = modify.More(body.template, body.params, body.ttl, body.tools, body.depth, body.link)
-    extended = modify.extend_task(call.mint, call.unit, call.by, task, more)
+    extended = modify.extend_task(call.mint, call.unit, call.authenticated, task, more)
     return TaskStarted(task=show_task(call.mint, extended.row), bundle=extended.bundle)
 
 
