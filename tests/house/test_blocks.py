@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every fenced block of a page is run or compared by a test, or states why none does."""
+
+import re
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tests.house.pages import PAGES, ROOT, blocks
+
+# How many blocks of a page the tests of a file run or compare.  A new block is counted here, or is marked in its page:
+# <!-- not run: the reason -->
+RUN = {
+    "README.md": {"test_examples.py": 6, "test_install.py": 1},
+    "docs/api.md": {"test_api_page.py": 1},
+    "docs/audit.md": {"test_examples.py": 5, "test_commands.py": 2},
+    "docs/concepts.md": {"test_examples.py": 7},
+    "docs/identity.md": {"test_examples.py": 8, "test_commands.py": 1},
+    "docs/operations.md": {"test_operations.py": 2, "test_commands.py": 8, "production.py": 10},
+    "docs/policy.md": {"test_policy_page.py": 9},
+    "docs/service.md": {"test_service_page.py": 4, "test_mcp.py": 2, "test_commands.py": 2},
+    "docs/store.md": {"test_commands.py": 1},
+    "docs/tutorial.md": {"test_examples.py": 10, "../test_demo.py": 1},
+}
+NOT_RUN = re.compile(r"<!-- not run: (\S.*\S) -->")
+
+
+def of_page(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+# The blocks of the specification draw bytes, which the vectors hold.
+GUIDES = [page for page in PAGES if page.name not in ("SPEC.md", "LOG.md", "CONTROL.md")]
+
+
+@pytest.mark.parametrize("page", GUIDES, ids=of_page)
+def test_every_block_is_run_or_marked(page: Path) -> None:
+    """A block without a mark is one that a test counts; the test names the page, or reads all pages."""
+    found = Counter(NOT_RUN.match(block.before) is not None for block in blocks(page.read_text(encoding="utf-8")))
+    run = RUN.get(of_page(page), {})
+    assert found[False] == sum(run.values()), f"{of_page(page)}: count the new block in RUN, or mark it"
+    for test in run:
+        assert (ROOT / "tests" / "house" / test).is_file()
+
+
+def test_a_mark_that_names_a_test_names_one_that_exists() -> None:
+    """Each file and folder of tests in a mark exists."""
+    for page in PAGES:
+        for reason in NOT_RUN.findall(page.read_text(encoding="utf-8")):
+            for path in re.findall(r"tests/[\w/.]*\w", reason):
+                assert (ROOT / path).exists(), path
