@@ -2,6 +2,7 @@
 """Write docs/cli.md from the commands themselves: ``python -m tests.cli.reference > docs/cli.md``."""
 
 import inspect
+import textwrap
 from collections.abc import Iterator
 
 import click
@@ -14,10 +15,15 @@ HEAD = """\
 
 <!-- Written by `python -m tests.cli.reference`; a test holds it and the command together. -->
 
-Data goes to stdout, everything else to stderr. `--json` writes one object with a `schema`, `arx/<noun>/1`; commands
-that go on (`--follow`, `arx ship`) write one per line. On a terminal, tables and trees have colours and fit its width;
-a pipe and `--quiet` get plain text. With `--json` an error is an object as well, `arx/error/1`. A message is one line;
-the line `hint: …` after it has the next step.
+For operators and developers at a shell.
+At the end of this page you know every command with its options, its output and its exit codes.
+
+Data goes to stdout, everything else to stderr.
+`--json` writes one object with a `schema`, `arx/<noun>/1`; commands that go on (`--follow`,
+`arx ship`) write one per line.
+On a terminal, tables and trees have colours and fit its width; a pipe and `--quiet` get plain text.
+With `--json` an error is an object as well, `arx/error/1`.
+A message is one line; the line `hint: …` after it has the next step.
 
 | exit code | means |
 | --- | --- |
@@ -29,17 +35,19 @@ the line `hint: …` after it has the next step.
 | 5 | the mint or the store did not answer |
 | 70 | an internal error; `--debug` prints the traceback |
 
-A secret is never part of the command line: tokens, bundles and session files are read from a file, or from stdin as
-`-`. Output names them by fingerprint, unless the token or bundle is the result; `--out` writes it to a file of mode
-0600.
+A secret is never part of the command line: tokens, bundles and session files are read from a file,
+or from stdin as `-`.
+Output names them by fingerprint, unless the token or bundle is the result; `--out` writes it to a
+file of mode 0600.
 
-An option takes precedence over its environment variable, the variable over the realm's folder and its `realm.toml`, and
-the folder over the default. Every option has a variable: `--ttl` of `arx session open` is `ARX_SESSION_OPEN_TTL`,
-unless the table names another one. `NO_COLOR` and `TERM=dumb` are respected. `arx completion bash|zsh|fish` prints a
-completion script.
+An option takes precedence over its environment variable, the variable over the realm's folder and
+its `realm.toml`, and the folder over the default.
+Every option has a variable: `--ttl` of `arx session open` is `ARX_SESSION_OPEN_TTL`, unless the
+table names another one. `NO_COLOR` and `TERM=dumb` are respected.
+`arx completion bash|zsh|fish` prints a completion script.
 
-Every command takes `--json`, `--quiet`, `--no-input` (never prompt; a confirmation then needs `--yes`), `--debug` and
-`--help`.
+Every command takes `--json`, `--quiet`, `--no-input` (never prompt; a confirmation then needs
+`--yes`), `--debug` and `--help`.
 """
 
 
@@ -65,7 +73,7 @@ def reference() -> str:
 
 
 def _section(words: str, command: click.Command) -> str:
-    text = inspect.cleandoc(command.help or "").replace("\b\n", "")
+    text = "\n\n".join(map(_paragraph, inspect.cleandoc(command.help or "").split("\n\n")))
     lines = [f"\n{'##' if words.count(' ') == 1 else '###'} `{words}`", "", *text.splitlines()]
     if isinstance(command, click.Group):
         return "\n".join(lines) + "\n"
@@ -77,6 +85,13 @@ def _section(words: str, command: click.Command) -> str:
     if options:
         lines += ["", "| option | |", "| --- | --- |", *(_row(command, option) for option in options)]
     return "\n".join(lines) + "\n"
+
+
+def _paragraph(text: str) -> str:
+    """Wrap a paragraph of help; lines after a mark of click stay as they are."""
+    if text.startswith("\b\n"):
+        return text.removeprefix("\b\n")
+    return textwrap.fill(text, width=100, break_long_words=False, break_on_hyphens=False)
 
 
 def _row(command: click.Command, option: click.Option) -> str:
