@@ -20,9 +20,10 @@ from tests.house.sections import DOCUMENTS, citations, sections
 PAGE: Final = ROOT / "docs" / "spec" / "matrix.md"
 _HEAD: Final = """# Sections and their tests
 
-For developers who change a rule, and for reviewers who ask what holds it. The numbers count tests of a file, advisories
-and vectors. `python -m tests.house.matrix` writes this page from the marks `spec` of the tests, from the
-[table of advisories](../../tests/advisories/README.md) and from the vectors.
+For developers who change a rule, and for reviewers who ask what holds it.
+The numbers count tests of a file, advisories and vectors.
+`python -m tests.house.matrix` writes this page from the marks `spec` of the tests, the
+[table of advisories](../../tests/advisories/README.md) and the vectors.
 """
 _WIDTH: Final = 80  # characters of a rule's beginning
 

@@ -11,6 +11,7 @@ import pytest
 
 from arx_verifier import errors, limits, names
 from arx_verifier.constraints.constraint import Constraint
+from arx_verifier.journal import RECORD_VERSION
 from arx_verifier.token import call_proof, caveats, discharge, macaroon, wire
 from arx_verifier.token.keyring import DEFAULT_MAX_TTL_MS
 from arx_verifier.verification import authenticate, nonces
@@ -97,6 +98,14 @@ def test_the_limits_are_the_code_s() -> None:
         "8; 24 h; 60 s; 24 h and 60 s",
     ):
         assert text in section(14)
+
+
+@pytest.mark.spec("12.3", "12.6")
+def test_the_record_version_is_the_code_s() -> None:
+    """
+    SPEC 12 writes a record and a journal's entry with the version that code writes.
+    """
+    assert re.findall(r"(?:kept   = |keeps `)\[(\d+), ", section(12)) == [str(RECORD_VERSION)] * 2
 
 
 def test_cited_sections_exist() -> None:
