@@ -119,6 +119,7 @@ def _compare(place: str, before: Mapping[str, Any], after: Mapping[str, Any]) ->
         if isinstance(old, tuple) or isinstance(new, tuple):
             yield from _of_lists(place, member, old or (), new or ())
         elif _text(old) != _text(new):
+            # A member without an order is shown as changed: the reader judges it.
             wider = _WIDER.get(member, _unknown)(old, new)
             kind = CHANGED if wider is None else GRANTED if wider else GONE
             yield Difference(kind, place, member, old, new)

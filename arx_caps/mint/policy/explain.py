@@ -78,6 +78,7 @@ def explain_grant(
     """
     session: SessionTerms | PolicyRefusal
     granted: TaskGrant | PolicyRefusal
+    # The calls that the mint makes for a session and a task, so that an explanation cannot differ from a decision.
     try:
         session = policy.may_open(agent, subject)
     except GrantError as error:
@@ -196,6 +197,7 @@ def explain_refusal(
     takes = [_take(template, failure) for failure in error.failures]
     if error.code == "unknown_task":
         takes = [f"a [task.NAME] called {shorten(template)} in the policy, with {agent} among its `agents`"]
+    # Tried with the same parameters: a template that would refuse as well is no help.
     others = [name for name in _templates(policy, agent) if name != template and _grants(ask, name)][:MAX_OTHERS]
     if others:
         takes.append(f"or another template, which would grant it now: {', '.join(others)}")

@@ -44,6 +44,7 @@ def _wrong_place(jwks: str) -> str | None:
     scheme, colon, _ = jwks.partition("://")
     if not colon:
         return None if jwks and jwks.isprintable() else "expected the name of a file, or an https: URL"
+    # ``urlsplit`` raises for a broken IPv6 address. A login would be in the log, and a fragment is never sent.
     try:
         parts = urlsplit(jwks)
         host, login = parts.hostname or "", parts.username is not None

@@ -216,6 +216,7 @@ class Policy:
         ttl_ms, fewer = request.ttl(ttl), request.depth(depth)
         fewer_tools = request.attenuate(tools)
         rules = request.rules()
+        # An audience without a kept tool gets no token at all.
         if tools is not None:
             rules = {audience: rules[audience] for audience in fewer_tools}
         return TaskGrant(
@@ -290,6 +291,7 @@ class _TaskRequest:
             if not at:
                 allowed = ", ".join(sorted({rule.tool for rule in self._template.rules}))
                 self._fail("tools", f"within {allowed}", shorten(tool))
+            # Beside the template's rules, not merged into them: a call must satisfy both, so no pattern widens a rule.
             for audience in dict.fromkeys(at):
                 kept[audience] = (*kept.get(audience, ()), Rule(tool=tool))
         # Tools of services alone would leave the agent a task without any token.

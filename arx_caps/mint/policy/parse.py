@@ -347,6 +347,7 @@ class _Scan:
         many = self._text.startswith("[[", self._at)
         self._at += 2 if many else 1
         path: Path = ()
+        # Every prefix gets a line as well, for errors about a table that is only a part of a header.
         keys = self._keys()
         for index, key in enumerate(keys):
             path = (*path, key)

@@ -106,6 +106,7 @@ def _check(written: Mapping[str, Any]) -> None:
         rule = read_rule(dict(written))
     except MalformedTokenError as error:
         raise RequestError(f"invalid rule: {error}") from error
+    # A rule for another tool would never match: these rules judge the mint's own actions alone.
     if not rule.tool.startswith("arx."):
         raise RequestError(
             "invalid rule: expected an action of the mint as the tool, such as arx.kill or arx.sessions.*"

@@ -167,6 +167,7 @@ class Template(PolicyTable, frozen=True, kw_only=True):
     audiences: Audiences = field(name="audience")
     rules: Rules = field(name="allow")
     delegate_to: Receivers | None = None
+    # Without a proof of each call the tokens are bearer tokens: a policy must write that down.
     require: Annotated[tuple[Literal["call"], ...], RESTRICTS, IN_TOKENS] = ("call",)
     fresh: Annotated[int, duration(least=0, most=MAX_FRESH_MS), IN_TOKENS] | None = None
     net: Annotated[Networks, IN_TOKENS] = ()
@@ -245,6 +246,7 @@ def read_sessions(
     Raises:
         SettingsError: A table has a mistake.
     """
+    # A member that is no table makes it the single [session]; the name is for errors and records.
     if not all(isinstance(table, dict) for table in written.values()):
         return {"default": _read_session(entry, "default", written, issuers)}
     return {name: _read_session(entry.at(name), name, table, issuers) for name, table in written.items()}
@@ -254,6 +256,7 @@ def _read_session(
     entry: PolicyEntry, name: str, table: Mapping[str, Any], issuers: Mapping[str, Issuer]
 ) -> SessionTerms:
     terms: SessionTerms = entry.read(SessionTerms, table, name=name)
+    # A longer idle time would never end a session.
     if terms.idle_ms is not None and terms.idle_ms > terms.ttl_ms:
         raise entry.at("idle").error(f"expected at most `ttl`, got {format_duration(terms.idle_ms)}")
     check_subjects(entry.at("subjects"), terms.subjects, issuers)

@@ -111,6 +111,7 @@ def check_rule(entry: PolicyEntry, rule: TemplateRule, params: Params, audiences
     Raises:
         SettingsError: An argument has a mistake, a parameter is not declared, or the audience is unknown.
     """
+    # Each rule goes into one audience's token: a service learns nothing of what the task may do elsewhere.
     at = rule.at or rule.tool.partition(".")[0]
     if at not in audiences:
         known = ", ".join(audiences)
