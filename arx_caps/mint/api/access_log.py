@@ -58,6 +58,7 @@ class AccessLog:
             await self._app(scope, receive, send)
             return
         began = time.perf_counter()
+        # Made here and not taken from a header, in which a client could repeat another request's id.
         notes: dict[str, Any] = {"request": secrets.token_hex(8)}
         scope[NOTES] = notes
         status = 500  # the status if the application fails before its answer
@@ -109,5 +110,6 @@ def log_lines(level: str) -> None:
     """
     handler = logging.StreamHandler()
     handler.setFormatter(JsonLines())
+    # Other handlers are removed: they would write errors with their texts.
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     log.setLevel(level.upper())

@@ -75,6 +75,7 @@ def create_app(mint: MintRuntime) -> Starlette:
     app = Starlette(
         routes=[*_routes(mint), *health.routes(describe_api(mint.realm.issuer))],
         lifespan=lifespan,
+        # Every refusal is a problem of RFC 9457, the framework's own and an unexpected error included.
         exception_handlers={HTTPException: problems.of_http, Exception: problems.of_bug},
         middleware=[Middleware(AccessLog, metrics=metrics)],
     )

@@ -32,6 +32,7 @@ class Metrics:
     """
 
     def __init__(self, mint: MintContext) -> None:
+        # Not the library's global registry: several mints may run in one process.
         self.registry = CollectorRegistry()
         self._requests = Counter(
             "arx_mint_requests", "Requests answered.", ("method", "route", "status"), registry=self.registry

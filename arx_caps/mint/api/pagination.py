@@ -33,7 +33,7 @@ class PageQuery(Query, frozen=True):
     """The size of a page, and the place after which it begins."""
 
     limit: Annotated[int, Meta(ge=1, le=PAGE)] = DEFAULT_LIMIT
-    after: Annotated[str, Meta(max_length=200)] | None = None
+    after: Annotated[str, Meta(max_length=200)] | None = None  # longer than any place that a page returns
 
 
 class RowPage(NamedTuple, Generic[Shown]):

@@ -227,6 +227,7 @@ def problem(
         code=code,
         failures=[FailureShown(**failure._asdict()) for failure in failures] or UNSET,
     )
+    # A refusal holds for now only, and no browser may take a detail, which can quote a request, for HTML.
     sent_headers = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", **(headers or {})}
     if status == http.HTTPStatus.UNAUTHORIZED:
         error = "invalid_dpop_proof" if code in _PROOF_CODES else "invalid_token"

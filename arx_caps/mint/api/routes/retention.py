@@ -10,6 +10,7 @@ from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall
 from arx_caps.mint.tasks.erase import erase_before, erase_person
 from arx_verifier.errors import RequestError
 
+# The hashed target and not the person's name, which the record of the erasure would keep.
 _SUBJECT: Final = r"^subject:[0-9a-f]{32}$"
 _Reason = Annotated[str, Meta(min_length=1, max_length=500)]
 

@@ -52,6 +52,7 @@ class JoinBody(Body, frozen=True):
 
     enrolment: Annotated[str, Meta(max_length=100)]
 
+    # A secret, as in the answers below: neither a log nor a traceback may show it.
     def __repr__(self) -> str:
         return "<JoinBody>"
 
@@ -161,6 +162,7 @@ def enrol_service(call: RouteCall) -> ServiceFile:
         keys=keys,
         store=store,
         journal=str(mint.realm.journals_dir / audience),
+        # Workers of a service share used nonces there, so that a call is not accepted once by each of them.
         nonces=store if keeps_nonces(store) else UNSET,
     )
 

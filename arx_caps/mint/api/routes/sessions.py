@@ -40,7 +40,7 @@ WHICH: Final[dict[State | None, Which | None]] = {
 }
 BOTH: Final = ("operator", "agent")
 GONE: Final = ("not_found", "conflict")
-Token = Annotated[str, Meta(max_length=16 * 1024)]
+Token = Annotated[str, Meta(max_length=16 * 1024)]  # the bound of ``issuer_token``
 Duration = Annotated[str, Meta(max_length=20)]
 
 

@@ -227,7 +227,7 @@ def _page(store: LogStore, question: Question, query: RecordsQuery) -> tuple[lis
                 found = questions.records(c, question, before=query.before, after=query.after, limit=query.limit)
             if _without_reads(found, query) or not waits or time.monotonic() >= until:
                 return found, size
-            # The size is read without the query's filters, which cost more.
+            # Polled, because another mint may append; the size alone, because the query's filters cost more.
             while waits and store.size() == size and time.monotonic() < until:
                 time.sleep(_LOOK_S)
     finally:
