@@ -96,7 +96,7 @@ class UnitOfWork:
         # For a step outside the transaction, such as the kill of a task's old links. A late retry must not take it: it
         # would revoke what the first attempt gave.
         if self.claim is not None and self._repeats.find(self.claim) is not None:
-            raise GrantError("this call was done meanwhile", code="conflict")
+            raise GrantError("another attempt at this call was done in the meantime", code="conflict")
 
     @contextlib.contextmanager
     def change(self, what: Event | None = None) -> Iterator[Connection]:

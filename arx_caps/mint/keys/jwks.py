@@ -150,7 +150,7 @@ class KeySets:
             file = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns)
             loaded = known.loaded
             if not S_ISREG(stat.st_mode):
-                raise RequestError("is no file")  # opening a pipe would block this thread
+                raise RequestError("not a regular file")  # opening a pipe would block this thread
             if loaded is None or loaded.file != file:
                 with path.open("rb") as stream:
                     loaded = _Loaded(read_key_set(stream.read(MAX_BYTES + 1)), self._clock(), file)
@@ -169,10 +169,10 @@ def read_key_set(raw: bytes) -> Keys:
         RequestError: It is malformed or too large, or it has a private key.
     """
     if len(raw) > MAX_BYTES:
-        raise RequestError(f"a key set has at most {MAX_BYTES} bytes")
+        raise RequestError(f"key set too large: expected at most {MAX_BYTES} bytes")
     listed = read_json_object(raw).get("keys")
     if not isinstance(listed, list) or len(listed) > MAX_KEYS or not all(isinstance(key, dict) for key in listed):
-        raise RequestError(f"a key set is an object with at most {MAX_KEYS} `keys`")
+        raise RequestError(f"invalid key set: expected an object with at most {MAX_KEYS} `keys`")
     keys: Keys = {}
     for key in listed:
         if key.get("kty") == "oct":

@@ -172,12 +172,12 @@ class KeySchedule:
 
     def waits_for(self, root: RootRow, plan: Plan) -> dict[str, list[str]]:
         """Return by audience the own keys of services that have not fetched a root key yet."""
-        now, found = now_ms(), {}
+        now, waiting = now_ms(), {}
         for audience, numbers in plan.numbers.items():
             missing = self._not_fetched(plan, audience, f"{root.name}.{numbers[-1].n}", now)
             if missing:
-                found[audience] = missing
-        return found
+                waiting[audience] = missing
+        return waiting
 
     def ready_at(self, root: RootRow) -> int:
         """Return when a root key may mint at the earliest, in ms since the Unix epoch."""
@@ -269,21 +269,21 @@ class MintKeys(KeyRing):
 
     def get(self, kid: str) -> PreparedKey | None:
         """Return the key of a key id, or None."""
-        found = super().get(kid)
-        if found is None:
+        key = super().get(kid)
+        if key is None:
             try:
                 # Another mint may have rotated at once, so that this key is younger than the plan.
                 self._schedule.read_plan(fresh=True)
             except ArxError as error:
                 _log.error("the root keys cannot be read: %s", error)
                 return None
-            found = super().get(kid)
-        return found
+            key = super().get(kid)
+        return key
 
 
 def _by_audience(rows: Iterable[FetchRow]) -> dict[str, list[FetchedKeys]]:
-    found: dict[str, list[FetchedKeys]] = defaultdict(list)
+    fetches: dict[str, list[FetchedKeys]] = defaultdict(list)
     for row in rows:
         kids = msgspec.json.decode(row.kids, type=frozenset[str])
-        found[row.audience].append(FetchedKeys(row.holder_key, kids, row.at))
-    return found
+        fetches[row.audience].append(FetchedKeys(row.holder_key, kids, row.at))
+    return fetches

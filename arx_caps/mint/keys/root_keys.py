@@ -160,7 +160,7 @@ class RootKeys:
         try:
             file = msgspec.json.decode(read_secret(path), type=_File)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise SettingsError(f"{path} holds no root keys") from error
+            raise SettingsError(f"{path} is not a root key file") from error
         if file.realm != realm:
             raise SettingsError(f"{path} belongs to another realm")
         if file.seal == "scrypt" and passphrase is None:
@@ -173,8 +173,8 @@ class RootKeys:
         # While keys are resealed, the key file has an old and a new line, and one of them opens the file.
         for key in _seal_keys(sealed_with, key_path, _salt_of(path, file), file.cost):
             try:
-                roots = {each.name: _unbox(key, each, _about(realm, each.name)) for each in file.keys}
-                older = [_unbox(key, each, _about_seal(realm)) for each in file.older]
+                roots = {box.name: _unbox(key, box, _about(realm, box.name)) for box in file.keys}
+                older = [_unbox(key, box, _about_seal(realm)) for box in file.older]
                 return cls(roots, realm=realm, seals=(key, *older))
             except _CLOSED as error:
                 failed = error
@@ -247,10 +247,10 @@ class RootKeys:
         return self._seals
 
     def _derive_once(self, root: str, label: str) -> bytes:
-        found = self._derived.get((root, label))
-        if found is None:
-            found = self._derived[root, label] = self._derive(root, label)
-        return found
+        key = self._derived.get((root, label))
+        if key is None:
+            key = self._derived[root, label] = self._derive(root, label)
+        return key
 
     def _derive(self, root: str, label: str) -> bytes:
         return _expand(self._roots[root], None, label)
@@ -290,7 +290,7 @@ def _salt_of(path: Path, file: _File) -> bytes:
     try:
         return wire.bytes_of(file.salt)
     except MalformedTokenError as error:
-        raise SettingsError(f"{path} holds no root keys") from error
+        raise SettingsError(f"{path} is not a root key file") from error
 
 
 def _seal_keys(passphrase: str | None, key_path: Path, salt: bytes, cost: int) -> list[bytes]:
@@ -309,19 +309,19 @@ def read_key_file(path: Path) -> list[bytes]:
         SettingsError: It is missing, readable by others, or no key file.
     """
     try:
-        found = [wire.bytes_of(line) for line in read_secret(path).decode("ascii", "replace").split()]
+        lines = [wire.bytes_of(line) for line in read_secret(path).decode("ascii", "replace").split()]
     except MalformedTokenError as error:
         raise SettingsError(f"{path} is not a key file of 32 bytes") from error
     # A shorter secret would open nothing today, and seal weakly at the next reseal.
-    if not found or any(len(secret) != KEY_BYTES for secret in found):
+    if not lines or any(len(secret) != KEY_BYTES for secret in lines):
         raise SettingsError(f"{path} is not a key file of 32 bytes")
-    return found
+    return lines
 
 
-def write_key_file(path: Path, found: Sequence[bytes]) -> None:
+def write_key_file(path: Path, lines: Sequence[bytes]) -> None:
     """Write a key file, and replace an existing one atomically.
 
     Raises:
         SettingsError: It cannot be written.
     """
-    replace_secret(path, b"".join(wire.text_of(secret).encode() + b"\n" for secret in found))
+    replace_secret(path, b"".join(wire.text_of(secret).encode() + b"\n" for secret in lines))

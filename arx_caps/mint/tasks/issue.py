@@ -178,5 +178,8 @@ def _parent(mint: MintContext, session: Mapping[str, Any], name: str) -> Mapping
     if task_state(mint, parent) != "open":
         raise GrantError("the task that this would be a part of is over", code="session_ended")
     if len(above_of(parent)) > MAX_ABOVE:
-        raise GrantError(f"tasks are parts of tasks {MAX_ABOVE} deep at most", code="bad_parameters")
+        raise GrantError(
+            f"too many tasks above this one: expected at most {MAX_ABOVE}, got {len(above_of(parent))}",
+            code="bad_parameters",
+        )
     return parent

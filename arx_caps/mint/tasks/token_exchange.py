@@ -56,7 +56,7 @@ class _RawCaveat(NamedTuple):
         return self.raw
 
     def delegated_to(self, to: str, hop: str) -> "_RawCaveat":  # noqa: ARG002 - as ``Caveat`` has it
-        raise AttenuationError("a caveat that is kept is not written anew")
+        raise AttenuationError("a presented caveat is copied, not delegated")
 
 
 def exchange(mint: MintContext, unit: UnitOfWork, service: str, text: str, audience: str) -> ExchangedToken:

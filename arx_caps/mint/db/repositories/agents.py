@@ -66,8 +66,8 @@ class AgentRepository:
                 ended = _FIND.one(c, {"which": path})["status"] != "active"
                 # A name is never given to a second agent: records and kills of the first one would then be the second
                 # one's.
-                said = "was deactivated, and its name is not given again" if ended else "is enrolled already"
-                raise GrantError(f"the agent {path} {said}", code="agent_exists") from None
+                reason = "was deactivated, and its name is not given again" if ended else "is enrolled already"
+                raise GrantError(f"the agent {path} {reason}", code="agent_exists") from None
             if key is not None:
                 add_key(c, path, key)
 
@@ -133,7 +133,7 @@ class AgentRepository:
             merged: dict[str, str | None] = {**msgspec.json.decode(row.metadata, type=dict[str, str]), **metadata}
             kept = {name: text for name, text in merged.items() if text}
             if len(kept) > most:
-                raise RequestError(f"metadata has at most {most} members")
+                raise RequestError(f"too many metadata members: expected at most {most}, got {len(kept)}")
             values = {"metadata": msgspec.json.encode(kept, order="sorted").decode(), **owner}
             _CHANGE.run(c, {"which": path, **values})
             self._database.record_in(c, Event.of("agent.described", by, agent=path, metadata=kept, **owner))

@@ -156,8 +156,8 @@ class ApprovalRepository:
         )
         rows = self._database.page(behind(statement, APPROVALS_ORDER, after), limit)
         with self._database.read() as c:
-            theirs = select(TASKS).where(TASKS.c.id.in_({row["task"] for row in rows}))
-            tasks = {task.id: plain(task) for task in c.execute(theirs)}
+            query = select(TASKS).where(TASKS.c.id.in_({row["task"] for row in rows}))
+            tasks = {task.id: plain(task) for task in c.execute(query)}
         return [row | {"its": tasks[row["task"]]} for row in rows]
 
     def count_waiting(self) -> int:
@@ -169,12 +169,12 @@ class ApprovalRepository:
         """Return the targets of approvals that were withdrawn and whose discharge has not expired."""
         return {f"task:{row['id']}" for row in self._database.rows(_WITHDRAWN, now=now_ms())}
 
-    def answer(self, approval: Mapping[str, Any], said: ApprovalAnswer) -> dict[str, Any]:
+    def answer(self, approval: Mapping[str, Any], answer: ApprovalAnswer) -> dict[str, Any]:
         """Record an operator's answer; the last approval that is needed sets the status.
 
         Args:
             approval: The row, as the caller read it.
-            said: The answer.
+            answer: The answer.
 
         Returns:
             The row after the answer.
@@ -182,42 +182,47 @@ class ApprovalRepository:
         Raises:
             GrantError: ``session_ended``: its task has ended; ``conflict``: it has an answer, or one of this operator.
         """
-        name, by = approval["id"], f"operator:{said.operator}"
+        name, by = approval["id"], f"operator:{answer.operator}"
         with self._database.write() as c:
             task = lock_task(c, approval["task"])
             row = _lock(c, name)
             if row["status"] != WAITING:
-                undo = "; to take that back, withdraw it" if row["status"] == APPROVED and said.terms is None else ""
+                undo = "; to take that back, withdraw it" if row["status"] == APPROVED and answer.terms is None else ""
                 raise GrantError(f"{name} is {row['status']} already{undo}", code="conflict")
             yes = msgspec.json.decode(row["by"], type=list[str])
-            terms = said.terms
+            terms = answer.terms
             if terms is None:
                 # An approver's reason must not appear as the reason of this denial.
-                changes: dict[str, Any] = {"status": DENIED, "denied_by": said.operator, "answer_why": None}
-            elif said.operator in yes:
-                raise GrantError(f"{said.operator} has approved {name} already; another operator must", code="conflict")
+                changes: dict[str, Any] = {"status": DENIED, "denied_by": answer.operator, "answer_why": None}
+            elif answer.operator in yes:
+                raise GrantError(
+                    f"{answer.operator} has approved {name} already; another operator must", code="conflict"
+                )
             else:
-                yes.append(said.operator)
+                yes.append(answer.operator)
                 # The stricter of the terms at the request and the terms of today, so that a policy change is not
                 # bypassed.
                 need, ttl_ms = max(row["need"], terms.need), min(row["ttl_ms"], terms.ttl_ms)
                 changes = {"by": msgspec.json.encode(yes).decode(), "need": need, "ttl_ms": ttl_ms}
                 changes["once"] = max(row["once"], int(terms.once))
-                found = {each.id: plain(each) for each in c.execute(select(OPERATORS).where(OPERATORS.c.id.in_(yes)))}
+                operators = {
+                    operator.id: plain(operator)
+                    for operator in c.execute(select(OPERATORS).where(OPERATORS.c.id.in_(yes)))
+                }
                 # Counted anew with the last answer: an earlier approver may be removed, frozen or in another role by
                 # now.
-                if sum(said.counts(each, found.get(each)) for each in yes) >= need:
+                if sum(answer.counts(approver, operators.get(approver)) for approver in yes) >= need:
                     now = now_ms()
                     # A discharge must not outlive the task that it was asked for.
                     until = min(now + ttl_ms, task["expires_at"])
                     changes |= {"status": APPROVED, "approved_at": now, "expires_at": until}
-            changes |= {"answer_why": said.why} if said.why is not None else {}
+            changes |= {"answer_why": answer.why} if answer.why is not None else {}
             c.execute(_CHANGE, {"which": name, **changes})
             row |= changes
-            told = {each: row[each] for each in ("session", "task", "agent", "audience", "tool", "need")}
-            told |= {"approval": name, "why": said.why, "state": row["status"], "expires_at": row["expires_at"]}
+            facts = {column: row[column] for column in ("session", "task", "agent", "audience", "tool", "need")}
+            facts |= {"approval": name, "why": answer.why, "state": row["status"], "expires_at": row["expires_at"]}
             self._database.record_in(
-                c, Event.of("approval.given" if terms is not None else "approval.denied", by, **told)
+                c, Event.of("approval.given" if terms is not None else "approval.denied", by, **facts)
             )
             return row
 
@@ -243,9 +248,9 @@ class ApprovalRepository:
 
 def _close_ended(c: Connection) -> None:
     """Close the oldest waiting requests whose task is over."""
-    found = c.execute(_OVER, {"now": now_ms()}).scalars().all()
-    if found:
-        c.execute(update(APPROVALS).where(APPROVALS.c.id.in_(found)).values(status=ENDED))
+    ended = c.execute(_OVER, {"now": now_ms()}).scalars().all()
+    if ended:
+        c.execute(update(APPROVALS).where(APPROVALS.c.id.in_(ended)).values(status=ENDED))
 
 
 def _lock(c: Connection, approval: str) -> dict[str, Any]:

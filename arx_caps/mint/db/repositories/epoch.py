@@ -165,7 +165,9 @@ def _raised(row: dict[str, Any], mark: HighWater, begins: bool) -> dict[str, Any
         return {}
     seq = max(before.seq, mark.seq)
     chains = [
-        one.chain for one in (mark, before) if (one.incarnation, one.seq) == (mark.incarnation, seq) and one.chain
+        place.chain
+        for place in (mark, before)
+        if (place.incarnation, place.seq) == (mark.incarnation, seq) and place.chain
     ]
     after = HighWater(mark.incarnation, seq, chains[0] if chains else "", mark.max_ttl_ms or before.max_ttl_ms)
     return after._asdict() if after != before else {}

@@ -37,8 +37,8 @@ class ErasureRepository:
             # A target is a hash of issuer and subject, so it cannot be looked up: each person's is computed.
             for issuer, subject in c.execute(persons.distinct()):
                 if subject_target(issuer, subject) == target:
-                    theirs = (SESSIONS.c.subject_issuer == issuer, SESSIONS.c.subject == subject)
-                    return [plain(row) for row in c.execute(select(SESSIONS).where(*theirs))]
+                    is_theirs = (SESSIONS.c.subject_issuer == issuer, SESSIONS.c.subject == subject)
+                    return [plain(row) for row in c.execute(select(SESSIONS).where(*is_theirs))]
         return []
 
     def sessions_over(self, before: int) -> list[str]:
@@ -49,8 +49,8 @@ class ErasureRepository:
     def tasks_in(self, sessions: Collection[str]) -> list[str]:
         """Return the ids of the tasks in these sessions."""
         with self._database.read() as c:
-            these = (select(TASKS.c.id).where(TASKS.c.session.in_(some)) for some in _some(sessions))
-            return [task for each in these for task in c.execute(each).scalars()]
+            statements = (select(TASKS.c.id).where(TASKS.c.session.in_(part)) for part in _parts(sessions))
+            return [task for statement in statements for task in c.execute(statement).scalars()]
 
     def erase_events(self, which: Callable[[Recorded], bool], kept: Collection[str]) -> int:
         """Erase the facts of recorded events.
@@ -70,13 +70,13 @@ class ErasureRepository:
             if not events:
                 return count
             number = events[-1].id
-            those = [each for each in events if not each.facts.get("erased") and which(each)]
-            if those:
+            erased = [event for event in events if not event.facts.get("erased") and which(event)]
+            if erased:
                 with self._database.write() as c:
                     _overwrite(c)
-                    for each in those:
-                        c.execute(update(OUTBOX).where(OUTBOX.c.id == each.id).values(body=_left(each, kept)))
-            count += len(those)
+                    for event in erased:
+                        c.execute(update(OUTBOX).where(OUTBOX.c.id == event.id).values(body=_left(event, kept)))
+            count += len(erased)
 
     def erase_work(self, sessions: Collection[str], tasks: Collection[str], what: Event) -> None:
         """Erase the person's data in sessions and tasks; delete their grants and idempotency keys.
@@ -89,12 +89,12 @@ class ErasureRepository:
         gone = {*sessions, *tasks}
         with self._database.write(what) as c:
             _overwrite(c)
-            for some in _some(sessions):
-                c.execute(update(SESSIONS).where(SESSIONS.c.id.in_(some)).values(dict.fromkeys(_OF_PERSON)))
-            for some in _some(tasks):
-                c.execute(delete(TASK_GRANTS).where(TASK_GRANTS.c.task.in_(some)))
-                c.execute(update(TASKS).where(TASKS.c.id.in_(some)).values(params="{}", subject_target=None))
-                asked = update(APPROVALS).where(APPROVALS.c.task.in_(some))
+            for part in _parts(sessions):
+                c.execute(update(SESSIONS).where(SESSIONS.c.id.in_(part)).values(dict.fromkeys(_OF_PERSON)))
+            for part in _parts(tasks):
+                c.execute(delete(TASK_GRANTS).where(TASK_GRANTS.c.task.in_(part)))
+                c.execute(update(TASKS).where(TASKS.c.id.in_(part)).values(params="{}", subject_target=None))
+                asked = update(APPROVALS).where(APPROVALS.c.task.in_(part))
                 c.execute(asked.values(args="{}", **dict.fromkeys(("why", "answer_why", "subject", "subject_issuer"))))
             # Grants and idempotency keys hold parameters of tasks. They are of no use once the work is over.
             keys = [
@@ -102,7 +102,7 @@ class ErasureRepository:
                 for row in c.execute(select(REPEATS.c.caller, REPEATS.c.key, REPEATS.c.facts))
                 if gone & {str(value) for value in msgspec.json.decode(row.facts).values()}
             ]
-            for pairs in _some(keys):
+            for pairs in _parts(keys):
                 c.execute(delete(REPEATS).where(tuple_(REPEATS.c.caller, REPEATS.c.key).in_(pairs)))
 
 
@@ -111,8 +111,8 @@ def _left(event: Recorded, kept: Collection[str]) -> bytes:
     return Event(event.kind, event.by, facts | {"erased": True}).body()
 
 
-def _some(all_of_them: Collection[Any]) -> Iterator[list[Any]]:
-    listed = list(all_of_them)
+def _parts(items: Collection[Any]) -> Iterator[list[Any]]:
+    listed = list(items)
     for start in range(0, len(listed), _AT_ONCE):
         yield listed[start : start + _AT_ONCE]
 

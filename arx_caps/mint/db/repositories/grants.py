@@ -114,7 +114,7 @@ class TaskGrantRepository:
         """
         with unit.change() as c:
             row = lock_task(c, task)
-            live = {each.link for each in c.execute(_LIVE, {"its_task": task, "now": now_ms()})}
+            live = {grant.link for grant in c.execute(_LIVE, {"its_task": task, "now": now_ms()})}
             # An extension at the same time has added a grant that was not killed: it would stay valid beside its
             # replacement.
             if not live <= set(killed):

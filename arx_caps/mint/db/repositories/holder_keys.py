@@ -80,13 +80,13 @@ class HolderKeyRepository:
 
     def by_holder(self, holders: Iterable[str]) -> dict[str, Rows]:
         """Return the keys of several holders by holder, the oldest first."""
-        found: dict[str, Rows] = {holder: [] for holder in holders}
+        keys: dict[str, Rows] = {holder: [] for holder in holders}
         # One query for a page of holders, not one for each of them.
-        wanted = select(HOLDER_KEYS).where(HOLDER_KEYS.c.holder.in_(found)).order_by(HOLDER_KEYS.c.added_at)
+        wanted = select(HOLDER_KEYS).where(HOLDER_KEYS.c.holder.in_(keys)).order_by(HOLDER_KEYS.c.added_at)
         with self._database.read() as c:
             for row in c.execute(wanted):
-                found[row.holder].append(plain(row))
-        return found
+                keys[row.holder].append(plain(row))
+        return keys
 
 
 def add_key(c: Connection, holder: str, key: PublicKey) -> None:

@@ -145,7 +145,7 @@ class KeyRepository:
         now = now_ms()
         with self._database.alone(_NUMBERING), self._database.write() as c:
             known = set(c.execute(select(ROOT_KEYS.c.name)).scalars())
-            for place, name in enumerate(each for each in names if each not in known):
+            for place, name in enumerate(name for name in names if name not in known):
                 # A millisecond apart, so that their order is unambiguous.
                 row = {"name": name, "created_at": now + place, "mints_from": 0, "waits": 0, "used_at": now}
                 c.execute(_ADD_ROOT, row)

@@ -35,14 +35,14 @@ class OutboxRepository:
         """
         which = select(META.c.value).where(META.c.name == RUN)
         with self._database.read() as c:
-            found = c.execute(which).scalar()
-        if found is None:
+            run = c.execute(which).scalar()
+        if run is None:
             # Another mint may be first, and then its name stays: two names would put each event into the log twice.
             with contextlib.suppress(GrantError), self._database.write() as c:
                 c.execute(insert(META).values(name=RUN, value=secrets.token_hex(6)))
             with self._database.read() as c:
-                found = c.execute(which).scalar_one()
-        return str(found)
+                run = c.execute(which).scalar_one()
+        return str(run)
 
     def begin_run(self) -> None:
         """Begin a new run of event numbers, after an older database was restored."""
@@ -56,10 +56,10 @@ class OutboxRepository:
         """Return the highest event number that was ever given; 0 before the first."""
         with self._database.read() as c:
             if self._database.system == "sqlite":
-                found = c.exec_driver_sql("SELECT seq FROM sqlite_sequence WHERE name = 'outbox'").scalar()
+                last = c.exec_driver_sql("SELECT seq FROM sqlite_sequence WHERE name = 'outbox'").scalar()
             else:
-                found = c.exec_driver_sql("SELECT CASE WHEN is_called THEN last_value END FROM outbox_id_seq").scalar()
-            return int(found or 0)
+                last = c.exec_driver_sql("SELECT CASE WHEN is_called THEN last_value END FROM outbox_id_seq").scalar()
+            return int(last or 0)
 
     def after(self, number: int, limit: int = PAGE) -> list[Recorded]:
         """Return the events after a number, in order, each with its owner.
@@ -78,8 +78,8 @@ class OutboxRepository:
                 # that went on after it would lose the earlier one. Every writer holds a lock on this table until it
                 # commits: with this lock, all lower numbers are visible.
                 c.exec_driver_sql("LOCK TABLE outbox IN SHARE MODE")
-            found = c.execute(select(OUTBOX).where(OUTBOX.c.id > number).order_by(OUTBOX.c.id).limit(limit))
-            return _with_owners(c, [Recorded(*row) for row in found])
+            rows = c.execute(select(OUTBOX).where(OUTBOX.c.id > number).order_by(OUTBOX.c.id).limit(limit))
+            return _with_owners(c, [Recorded(*row) for row in rows])
 
     def since(self, at_ms: int, kinds: Collection[str] = (), limit: int = PAGE) -> list[Recorded]:
         """Return the newest events since a time, the oldest first, for people to read.
@@ -126,12 +126,14 @@ class OutboxRepository:
 # An owner is read in the transaction that reads the event. An erasure between the two would remove the subject from the
 # session and leave the event as it was: the log would have the event without an owner, where no erasure finds it.
 def _with_owners(c: Connection, events: Sequence[Recorded]) -> list[Recorded]:
-    told = [event.facts for event in events]
-    by_task = {str(facts["task"]) for facts in told if facts.get("session") is None and facts.get("task") is not None}
+    facts_of = [event.facts for event in events]
+    by_task = {
+        str(facts["task"]) for facts in facts_of if facts.get("session") is None and facts.get("task") is not None
+    }
     sessions: dict[str, str] = {}
     if by_task:
         sessions = dict(map(tuple, c.execute(select(TASKS.c.id, TASKS.c.session).where(TASKS.c.id.in_(by_task)))))
-    about = [facts.get("session") or sessions.get(str(facts.get("task"))) for facts in told]
+    about = [facts.get("session") or sessions.get(str(facts.get("task"))) for facts in facts_of]
     owners: dict[str, Mapping[str, Any]] = {}
     if any(about):
         for row in c.execute(_OWNERS.where(SESSIONS.c.id.in_({str(session) for session in about if session}))):

@@ -62,8 +62,8 @@ class PolicyRepository:
     def mark(self) -> tuple[str, int] | None:
         """Return digest and time (ms since the Unix epoch) of the policy in force, or None."""
         # Mints poll this each second, so the text, which may be long, stays out of it.
-        found = self._database.row(_MARK)
-        return (str(found["digest"]), int(found["in_force_at"])) if found is not None else None
+        row = self._database.row(_MARK)
+        return (str(row["digest"]), int(row["in_force_at"])) if row is not None else None
 
     def list(self, *, after: str | None = None, limit: int = PAGE) -> Rows:
         """Return archived policies without their text, the latest in force first.

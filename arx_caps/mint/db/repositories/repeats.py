@@ -72,7 +72,7 @@ class RepeatRepository:
         # An answer to another request would look like success.
         if row["digest"] != claim.digest:
             raise GrantError(
-                "this Idempotency-Key was used for another call; take a fresh one for each thing",
+                "this Idempotency-Key was used for another request: use a new one for each request",
                 code="idempotency_mismatch",
             )
         recipe = None if row["recipe"] is None else msgspec.json.decode(row["recipe"])

@@ -73,15 +73,15 @@ class ServiceRepository:
         """
         with unit.change() as c:
             which = {"which": digest, "now": now_ms()}
-            found = _LOCK_INVITED.row(c, which)
+            invitation = _LOCK_INVITED.row(c, which)
             # Of two callers with the same token, one deletes it: the row count decides, also without a row lock.
-            if found is None or c.execute(_USE_UP, which).rowcount == 0:
+            if invitation is None or c.execute(_USE_UP, which).rowcount == 0:
                 raise bad_enrolment()
-            _enrol(c, found["audience"], found["by"])
-            add_key(c, f"service:{found['audience']}", key)
-            told = {"audience": found["audience"], "key": key.kid, "invited_by": found["by"]}
-            unit.note(Event.of("service.joined", f"service:{found['audience']}", **told))
-            return str(found["audience"])
+            _enrol(c, invitation["audience"], invitation["by"])
+            add_key(c, f"service:{invitation['audience']}", key)
+            facts = {"audience": invitation["audience"], "key": key.kid, "invited_by": invitation["by"]}
+            unit.note(Event.of("service.joined", f"service:{invitation['audience']}", **facts))
+            return str(invitation["audience"])
 
     def find(self, audience: str) -> dict[str, Any] | None:
         """Return a service's row, or None."""
