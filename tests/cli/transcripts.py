@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The texts of the command line: transcripts in ``tests/cli/texts``, one file a noun.
+
+A transcript has the command lines, what each writes and how it ends.  ``python -m tests.cli.transcripts`` runs every
+command line again and writes the files anew; to add a case, add a line ``$ arx …`` and run it.  ``offline`` has what
+needs no realm that runs, ``realm`` has one, and its files run in the order of their names.
+"""
+
+import contextlib
+import os
+import re
+import shlex
+import socket
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from tests.cli.helpers import REQUIRED, approval, arx, bundle, orders, service_file
+from tests.cli.live import live_realm
+
+TEXTS: Final = Path(__file__).with_name("texts")
+PROMPT: Final = "$ arx "
+# What a command line may name of the outputs before it: the last session, task, approval and link.
+LAST: Final = {
+    "{session}": re.compile(r"\bs-[a-z2-7]{16}\b"),
+    "{task}": re.compile(r"\bt-[a-z2-7]{16}\b"),
+    "{approval}": re.compile(r"\ba-[a-z2-7]{16}\b"),
+    "{link}": re.compile(r"\blink:[A-Za-z0-9_-]{22}\b"),
+}
+CHANGING: Final = (
+    (r"\b([sta])-[a-z2-7]{16}\b", r"\1-…"),
+    (r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(\.\d{3})?Z", "TIME"),
+    (r"sha256:[0-9a-f]{16}", "sha256:…"),
+    (r"(?<![A-Za-z0-9_/-])[A-Za-z0-9_-]{43}(?![A-Za-z0-9_-])", "KEY"),
+    (r"(?<![A-Za-z0-9_/-])[A-Za-z0-9_-]{22}(?![A-Za-z0-9_-])", "ID"),
+    (r"(127\.0\.0\.1:|localhost:)\d+", r"\1PORT"),
+    (r"arx\.mint-\d+-[0-9a-f]{6}", "arx.mint-RUN"),
+    (r"\b\d+(\.\d+)? ms\b", "N ms"),
+    (r"\((in|about) [0-9dhms ]+\)", r"(\1 …)"),
+    (r"\b[0-9dhms ]+ ago\b", "… ago"),
+    (r"\bN ms ago|… ago", "… ago"),
+    (r"\b\d+ (days|hours|minutes|s) (later|earlier)\b", r"N \1 \2"),
+    (r"\+[0-9a-f]{8}\+[A-Za-z0-9+/=]{44}", "+HASH+KEY"),
+    (r"\b[0-9a-f]{64}\b", "HASH"),
+    (r"(ok +verifier: ).*", r"\1BUILD"),
+    (r"(?<=\S) {2,}(?=\S)", "  "),  # columns are as wide as what changes
+    (r"(?m) +$", ""),
+)
+
+
+def play(text: str, folder: Path, environment: dict[str, str]) -> str:
+    """Run every command line of a transcript in a folder, and return the transcript of now.
+
+    Args:
+        text: The transcript.
+        folder: The working directory; its path is written as FOLDER.
+        environment: The variables of each command.
+    """
+    found: dict[str, str] = {}
+    parts = []
+    for line in text.splitlines():
+        if line.startswith("# "):
+            parts.append(line)
+        if not line.startswith(PROMPT):
+            continue
+        words = line.removeprefix(PROMPT)
+        for name, value in found.items():
+            words = words.replace(name, value)
+        with contextlib.chdir(folder):
+            ran = arx(*shlex.split(words), env=environment)
+        for name, pattern in LAST.items():
+            found |= {name: ids[-1]} if (ids := pattern.findall(ran.out + ran.err)) else {}
+        written = ran.out + "".join(f"! {each}\n" for each in ran.err.splitlines())
+        ends = f"[exit {ran.exit_code}]" if ran.exit_code else ""
+        parts.append("\n".join([line, *steady(written, folder).splitlines(), *([ends] if ends else []), ""]))
+    return "\n".join(parts)
+
+
+def steady(text: str, folder: Path) -> str:
+    """Return a text without what differs from run to run."""
+    for path in (folder.resolve(), folder):
+        text = text.replace(str(path), "FOLDER")
+    for pattern, instead in CHANGING:
+        text = re.sub(pattern, instead, text)
+    return text
+
+
+def offline(folder: Path) -> dict[str, str]:
+    """Write the files that the offline transcripts name, and return the environment."""
+    (folder / "task.bundle").write_text(bundle(REQUIRED).encode())
+    (folder / "orders.token").write_text(orders().encode())
+    (folder / "refund.approval").write_text(approval(20))
+    (folder / "other.json").write_text('{"v": 9}')
+    (folder / "empty.toml").write_text("")
+    (folder / "odd.toml").write_text('[task.refund]\nagents = ["acme/x"]\nttl = "10m"\ntl = 5\n')
+    service_file(folder / "orders.json")
+    for path in folder.iterdir():
+        path.chmod(0o600)
+    return {}
+
+
+@contextlib.contextmanager
+def realm(folder: Path) -> Iterator[dict[str, str]]:
+    """Run a realm for the transcripts that need one; yield the environment."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with live_realm(folder / "realm", port):
+        yield {"ARX_HOME": str(folder / "realm")}
+
+
+def now() -> Iterator[tuple[Path, str]]:
+    """Yield each transcript's file and its text of now."""
+    with tempfile.TemporaryDirectory() as made:
+        folder = Path(made)
+        environment = offline(folder)
+        for file in sorted((TEXTS / "offline").glob("*.txt")):
+            yield file, play(file.read_text("utf-8"), folder, environment)
+    with tempfile.TemporaryDirectory() as made, realm(Path(made)) as environment:
+        for file in sorted((TEXTS / "realm").glob("*.txt")):
+            yield file, play(file.read_text("utf-8"), Path(made), environment)
+
+
+if __name__ == "__main__":
+    os.environ.pop("ARX_HOME", None)
+    for path, text in now():
+        path.write_text(text, "utf-8")
