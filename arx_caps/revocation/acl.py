@@ -73,11 +73,13 @@ def rules(role: str, realm: str, password: str) -> list[str]:
     digest = hashlib.sha256(password.encode()).hexdigest()
     keys = [f"~{tag}{part}" for part in what.parts]
     more = [f"({' '.join(_spending(realm))})"] if role == "verifier" else []
+    # `reset` and `-@all` first: rights of an earlier version must not stay beside the new ones.
     return ["reset", "on", f"#{digest}", "-@all", *(f"+{command}" for command in commands), *keys, f"&{tag}ch", *more]
 
 
 def _spending(realm: str) -> list[str]:
     """Return the rights to write nonces where the realm's store keeps them."""
+    # A selector of its own: with SET on all keys of the role, a stolen verifier's login could overwrite kills.
     return [*(f"+{command}" for command in SPEND.split()), f"~arx:nonce:{realm}:*"]
 
 

@@ -111,6 +111,7 @@ class RevocationStore:
         try:
             self.exchange.once(lambda: self.exchange.client.function_load(functions(), replace=True))
         except StoreError as error:
+            # A mint has no right to load code: it could otherwise replace the checks that bind it.
             if not isinstance(error.__cause__, redis.exceptions.NoPermissionError):
                 raise
             return False
@@ -161,8 +162,11 @@ class RevocationStore:
             StoreError: The store did not answer, or another process rotated a moment ago.
         """
         sent, old = time.monotonic(), self.header().incarnation
+        # Numbers are never reused: a store that lost entries must continue above all that a mint has seen.
         least = max(seq_at_least, self._seen.seq if self._seen is not None else 0)
         arguments = (old, new_incarnation(), least, lease_ms, max_ttl_ms)
+        # Once, and only from the history that was read: a repeat would end the history that another mint has just
+        # begun.
         reply, durable = self.exchange.once(lambda: self._written("arx1_rotate", self.keys.all, *arguments))
         return Bump("rotate", ("realm",), self._learn(reply, forget=True), durable, sent)
 

@@ -51,6 +51,7 @@ class Keys(NamedTuple):
     @classmethod
     def of(cls, realm: str) -> "Keys":
         """Return the keys of a realm."""
+        # The braces are a hash tag: a function of a cluster may touch keys of one slot alone.
         return cls(*(f"arx:{{{realm}}}:{part}" for part in ("h", "k", "f", "x", "log", "v", "a", "r")))
 
     @property
@@ -211,6 +212,7 @@ def read_registry(reply: Any, seq: int, since_ms: int) -> Registry:
     """
     try:
         at_ms, began_ms, heard = int(reply[0]), int(reply[1]), int(reply[2])
+        # A relay counts as the verifiers behind it, or one relay that confirms would hide a hundred that did not.
         relays = {text(name): read_crowd(crowd) for name, _, crowd in reply[4]}
         missing = [
             (name, int(last), int(applied), relays[name].verifiers if name in relays else 1)
@@ -232,6 +234,7 @@ def read_registry(reply: Any, seq: int, since_ms: int) -> Registry:
 def read_ahead(reply: Any) -> Ahead | None:
     """Return the first verifier in an answer that names a place of another history, or None."""
     for member, score in reply:
+        # Stored below -1, so that no query for applied sequences counts it as a confirmation.
         return Ahead(text(member).removeprefix(AHEAD), int(min(-2 - float(score), MOST)))
     return None
 
@@ -240,6 +243,7 @@ def read_crowd(value: Any) -> Crowd:
     """Parse what a relay reports of those behind it; if malformed, return one verifier that never confirms."""
     with contextlib.suppress(msgspec.DecodeError):
         return msgspec.json.decode(value, type=Crowd)
+    # Fail closed: a kill must not be reported as confirmed because a report could not be read.
     return Crowd(1, -1, ())
 
 
@@ -251,6 +255,7 @@ def read_entry(reply: Any) -> StoreEntry:
     """
     try:
         key, fields = reply
+        # RESP2 answers with a flat list, RESP3 with a map.
         members = fields if isinstance(fields, dict) else dict(zip(fields[::2], fields[1::2], strict=True))
         values = {text(name): text(value) for name, value in members.items()}
         seq = int(key.split(b"-")[0])

@@ -65,13 +65,16 @@ def join_service(
         StoreError: The mint does not answer; the key's file stays, for another attempt.
     """
     require_private(mint)  # before the enrolment token is sent
+    # Before the enrolment token is spent: it is for one use.
     if out.exists():
         raise SettingsError(f"{out} exists; it is not overwritten")
+    # The key of an earlier attempt is used again: the mint may have enrolled it although its answer was lost.
     made = not key_out.exists()
     key = KeyFile.generate("service", invitation.audience, mint.issuer) if made else KeyFile.load(key_out)
     if (key.role, key.name) != ("service", invitation.audience):
         raise SettingsError(f"{key_out} is the key of {key.subject}, not of service:{invitation.audience}")
     if made:
+        # Before it is enrolled: a key that the mint knows and no file holds could never be used.
         key.save(key_out)
     try:
         fetched = _fetched(invitation, mint, key)
@@ -87,6 +90,7 @@ def join_service(
     content |= {} if ca is None else {"ca": str(Path(ca).absolute())}
     folder = journal or out.with_name(f"{out.stem}-journal")
     content |= {"key_file": str(key_out.absolute()), "journal": str(folder.absolute())}
+    # Last, as this file alone is enough to start a verifier.
     write_secret(out, json.dumps(content, indent=2, sort_keys=True).encode() + b"\n")
     return fetched
 

@@ -76,6 +76,7 @@ def fetch_keys(mint: MintClient, key: SigningKey) -> Fetched:
         sizes = {len(bytes_of(text)) for text in fetched.texts.values()}
     except (msgspec.ValidationError, MalformedTokenError):
         sizes = set()  # not chained: the text of a parser could quote a key
+    # Checked before any key is used: one of another length would fail at each call, as a wrong signature.
     if sizes != {KEY_BYTES} or not all(map(is_kid, fetched.texts)):
         raise StoreError(f"malformed answer of {mint.issuer}: expected audience keys; is it a mint of this version?")
     return fetched

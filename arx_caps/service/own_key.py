@@ -40,7 +40,10 @@ def read_own_key(path: Path) -> ServiceIdentity:
             f"{path} names no `issuer` or `key_file`: enrol a key of the service's own with "
             "`arx service invite` and `arx service join`"
         )
+    # Relative to the service file, so that both can be mounted into a container together.
     key = KeyFile.load(path.parent / file.key_file)
+    # The mint answers with the keys of the service that owns the key: another service's would be written into this
+    # file.
     if (key.role, key.name) != ("service", file.audience):
         raise SettingsError(f"{file.key_file} is the key of {key.subject}, not of service:{file.audience}")
     return ServiceIdentity(file, file.issuer, key.key, file.ca or key.ca)

@@ -84,6 +84,7 @@ class KeyRefresher:
         try:
             changed = write_keys(self._path, fetched)
         except SettingsError:
+            # A full or read-only disk must not keep a running verifier on keys that were stolen and replaced.
             if self._keys is not None:
                 self._hand_on(fetched, self._keys)
             raise
@@ -120,6 +121,7 @@ class KeyRefresher:
                 # Earlier than required, and at random: the services of a fleet that started together spread out.
                 pause_s = self._pause_s * random.uniform(0.8, 1.0)  # noqa: S311 - no secret
             except ArxError as error:  # the present keys stay in use, in memory and in the file
+                # Once for each outage: a mint may be down for hours.
                 if failures == 0:
                     _log.error("the audience keys stay as they are: %s", error)
                 self.status = self.status._replace(error=str(error))
@@ -128,6 +130,7 @@ class KeyRefresher:
             stop.wait(pause_s)
 
     def _hand_on(self, fetched: Fetched, keys: KeyRing) -> None:
+        # A key ring that reads the file gets the keys from there, so that both never differ.
         if not isinstance(keys, FileKeys) or not keys.reread():
             keys.replace({kid: bytes_of(text) for kid, text in fetched.texts.items()})
 

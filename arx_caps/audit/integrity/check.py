@@ -135,6 +135,7 @@ class Rows:
         with self._store.reading() as c:
             first = int(c.execute(select(STATE.c.first)).scalar_one())
             taken = [read_event(bytes(kept), None).named for kept in c.execute(notes).scalars()]
+        # Without this, an attacker could delete the oldest rows and set `first`: no row would be left to compare.
         if first > max((int(note["last"]) + 1 for note in taken), default=0):
             message = f"the records before {first} are missing, and no record of pruning names them"
             raise TamperedError(message, 0, first - 1)
@@ -224,6 +225,7 @@ class Rows:
 
     def _wrong(self, row: Any, leaf: bytes) -> str | None:
         kept, body = bytes(row.kept), None if row.body is None else bytes(row.body)
+        # In this order: what is below the leaf hash is authentic only once the hash matches.
         if leaf_hash(kept) != leaf:
             return "is not what was signed"
         if body is not None and sha256(body).digest() != kept[-DIGEST_BYTES:]:
@@ -232,6 +234,8 @@ class Rows:
             run, entry = read_filed(kept, body, lambda *_: str(row.audience), self._batches)
         except (AuditError, RequestError):
             return "is indexed as another run's"
+        # The columns that answer questions are compared with the signed record: an edited column would hide a record
+        # from a query, although every signature still verifies.
         recorded = (entry.at_ms, entry.outcome, entry.code, entry.tool)
         matches = recorded == (row.at_ms, row.outcome, row.code, row.tool) and run.verifier == row.verifier
         if run.verifier != LOG:  # the log's own events have no sequence
@@ -309,6 +313,7 @@ def rows_of(store: LogStore, folder: Path, key: VerifierKey) -> Rows:
         TamperedError: Its checkpoint is not signed by this key.
     """
     raw = fetch_from(folder)(CHECKPOINT)
+    # The key comes from the caller: one that is read beside the files proves nothing about them.
     if raw is None:
         raise IncompleteError(f"{folder} has no checkpoint: nothing shows what was signed")
     head = open_checkpoint(raw, key).checkpoint
@@ -366,10 +371,12 @@ def check_batches(store: LogStore, size: int, find_key: FindKey, progress: Progr
         StoreError: The database did not answer.
     """
     of, counts, after = SOURCE.c.audience.not_in(("", MINT_AUDIENCE)), Counter[str | None](), -1
+    # Read from the log's own records, so that a database edited by hand cannot excuse its missing statements.
     recovered = _recovered(store)
     which = select(BATCH.c.idx, BATCH.c.source, BATCH.c.statement).join(SOURCE, SOURCE.c.id == BATCH.c.source)
     while True:
         query = which.where(of, BATCH.c.idx > after, BATCH.c.idx < size).order_by(BATCH.c.idx).limit(_AT_ONCE)
+        # A transaction for each page: one over the whole check would keep SQLite from truncating its write-ahead log.
         with store.reading() as c:
             stretches = c.execute(query).all()
         if not stretches:
@@ -405,6 +412,7 @@ def _answers(store: LogStore, row: Any, find_key: FindKey) -> bool:
 
     def find(holder: str, kid: str) -> PublicKey | None:
         key = find_key(holder, kid)
+        # A key that was removed since makes a statement unverifiable; a wrong signature by a known key is tampering.
         missing.extend([] if key else [kid])
         return key
 
@@ -416,10 +424,12 @@ def _answers(store: LogStore, row: Any, find_key: FindKey) -> bool:
         raise TamperedError(
             f"the statement for record {row.idx} is not signed by its service: {error}", row.idx
         ) from None
+    # The range that the service signed, and not the stretch's own: an attacker could shorten that to hide the end.
     first, last = int(signed.get("first", 0)), int(signed.get("last", 0))
     with store.reading() as c:
         kept_by = logged(c, row.source, first, last)
         pruned = c.execute(select(STATE.c.first)).scalar_one() > 0
+    # Pruned records cannot be hashed again.  That is unknown, and not an accusation.
     if pruned and len(kept_by) < last - first + 1:
         return False
     root = Frontier.of(leaf_hash(kept_by.get(sequence, b"")) for sequence in range(first, last + 1)).root()

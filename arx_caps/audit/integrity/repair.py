@@ -79,6 +79,8 @@ def reindex(
         raise TamperedError(f"{message}: --replace drops what it has in place of them", 0, work.size - 1)
     blocks, total = work.rows.blocks, work.rows.size
     wrong: list[int] = []
+    # Two passes: a rebuild that stopped halfway for a missing file would leave a database that is neither the old one
+    # nor the signed one.
     for block in range(blocks):  # change nothing before every record that is needed was found in the files
         wrong += [index for index, _ in _signed(work.rows, block)]
         progress(min((block + 1) * WIDTH, total), 2 * total)
@@ -87,6 +89,7 @@ def reindex(
     for block in sorted({index // WIDTH for index in wrong[len(before) :]}):
         work.append(block)
         progress(total + min((block + 1) * WIDTH, total), 2 * total)
+    # The rebuild is recorded in the log: batches without a statement are then known as restored.
     named = {"first": min(wrong), "last": max(wrong), "records": len(wrong)} if wrong else {}
     work.finish(by, named, reason)
     return Reindexed(len(wrong) - len(before), len(before))
@@ -164,6 +167,8 @@ def _last_signed(store: LogStore, key: VerifierKey) -> Checkpoint | None:
     """Return the newest checkpoint of the database that the log's key signed."""
     with store.reading() as c:
         for note in c.execute(select(CHECKPOINT.c.note).order_by(CHECKPOINT.c.size.desc())).scalars():
+            # A checkpoint of another key may have been written by an attacker: it must not decide which history is
+            # right.
             try:
                 return open_checkpoint(bytes(note), key).checkpoint
             except (NoteError, TamperedError):
@@ -179,6 +184,7 @@ def _continue(store: LogStore, rows: Rows, size: int, last: Checkpoint | None) -
         IncompleteError: A record is missing in the database and in the files.
     """
     tree = rows.tree(rows.size)
+    # Two signed histories are a fork: replacing rows would remove the evidence.
     if last is not None and last.size <= rows.size and rows.tree(last.size).root() != last.root:
         raise TamperedError(f"the database has signed another history of {last.size} records", 0, last.size - 1)
     for end in sorted({max(rows.size, last.size if last else 0), max(rows.size, size)}):

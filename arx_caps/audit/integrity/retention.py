@@ -56,15 +56,20 @@ def prune(
     """
     with store.writing() as log:
         signed = int(log.connection.execute(select(func.max(CHECKPOINT.c.size))).scalar() or 0)
+        # Whole blocks alone: the hashes of a block's records are stored together, and proofs need all of them.
         end, start = min(before, signed) // WIDTH * WIDTH, log.first
         if end > start:
             named = {"first": start, "last": end - 1}
+            # Recorded before the first deletion: a crash in between leaves a record of what may be missing, not the
+            # reverse.
             log.note(make_note(PRUNED_KIND, by, log.now_ms, named, named | {"reason": reason}))
     for at in range(start, end, BLOCKS * WIDTH):
         with store.writing() as log:
+            # A transaction for some blocks, so that services that ship meanwhile wait for a moment only.
             _take(log, min(at + BLOCKS * WIDTH, end))
         progress(min(at + BLOCKS * WIDTH, end) - start, end - start)
     first = max(start, end)
+    # The files last: a file without rows can be pruned again, and rows without a file look like tampering.
     tiles.prune(folder, signed, first)
     return first
 

@@ -103,9 +103,11 @@ def open_checkpoint(raw: bytes | Note, key: VerifierKey, witnesses: Sequence[Ver
         raise NoteError("wrong kind of key: a log's key and witnesses' keys are not interchangeable; swap them")
     note = Note.parse(raw) if isinstance(raw, bytes) else raw
     checkpoint = Checkpoint.parse(note.text)
+    # A key that signs for two logs must not let one pass for the other.
     if checkpoint.origin != key.name:
         raise TamperedError(f"wrong log: expected a checkpoint of {key.name}, got one of {checkpoint.origin}")
     by = note.verified((key, *witnesses))
+    # Any of the keys satisfies `verified`: a witness's cosignature alone does not make this the log's checkpoint.
     if key not in by:
         raise TamperedError(f"the key of {key.name} has not signed this checkpoint")
     return SignedCheckpoint(checkpoint, note, {signed_by: at for signed_by, at in by.items() if at is not None})
@@ -122,5 +124,6 @@ def cosign(note: Note, witness: Signer, at: int) -> Signature:
     Raises:
         NoteError: The note is no checkpoint.
     """
+    # Other notes are signed in this format too: a witness must not sign one of them by its key.
     Checkpoint.parse(note.text)
     return witness.sign(note.text, at)

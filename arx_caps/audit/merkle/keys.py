@@ -35,6 +35,7 @@ def make_key(path: Path, kind: Kind, name: str, issuer: str = "") -> VerifierKey
         NoteError: The name is invalid.
         SettingsError: The file exists, or cannot be written.
     """
+    # Before the file exists: a key whose name no signature line can hold would be useless, and is not overwritten.
     check_name(name)
     made = KeyFile.generate(kind, name, issuer)
     made.save(path)
@@ -52,6 +53,7 @@ def read_signer(path: Path, kind: Kind) -> Signer:
         SettingsError: The file is missing, other users can read it, or it is another kind of key.
     """
     held = KeyFile.load(path)
+    # A witness's signature covers a time and a log's does not: with the wrong kind it would verify for no reader.
     if held.role != kind:
         raise SettingsError(f"{path} is the key of {held.role} {held.name}, not of a {kind}")
     return _signer(held, kind)

@@ -56,6 +56,7 @@ def copy_log(fetch: Fetch, folder: Path, progress: Callable[[int, int], None] = 
     head, held = _read(raw), own(CHECKPOINT)
     before = None if held is None else _read(held)
     files = gone = 0
+    # Only missing files are fetched: a tile of a given width never changes.
     for number, tile in enumerate(files_of(head.size)):
         if own(tile.path) is None:
             # The log may have grown since its checkpoint, and have replaced the narrower file by the full one.
@@ -72,7 +73,9 @@ def copy_log(fetch: Fetch, folder: Path, progress: Callable[[int, int], None] = 
             progress(min(tile.number * WIDTH, head.size), head.size)
     if before is not None:
         _continue(before, head, TileReader(own, head.size))
+    # Last, so that a copy that was interrupted keeps a checkpoint whose files it has.
     write_whole(folder / CHECKPOINT, raw)
+    # After the checkpoint: until then a reader of the copy may need the narrower files.
     _tidy(folder, head.size)
     progress(head.size, head.size)
     return Copied(head, files, gone)
@@ -88,6 +91,7 @@ def _continue(before: Checkpoint, head: Checkpoint, reader: TileReader) -> None:
     if before.size > head.size:
         message = f"the log was rolled back: it ends with {head.size} records, and the folder has {before.size}"
         raise TamperedError(message, head.size, before.size - 1)
+    # From the copied tiles, so that the log's server cannot answer each reader with another proof.
     check_consistency(before.size, before.root, head.size, head.root, reader.consistency(before.size))
 
 

@@ -85,6 +85,7 @@ class VerifierKey:
         if not raw:
             raise NoteError("malformed verifier key: expected name+hash+base64, as `arx audit key` prints it")
         key = cls(name, raw[0], raw[1:])
+        # People copy this text: the hash detects a character that was lost or changed.
         if key_id != key.key_id.hex():
             raise NoteError("wrong hash in the verifier key: it was mistyped or altered; copy it again")
         return key
@@ -112,6 +113,7 @@ class VerifierKey:
             TamperedError: It is not this key's signature of this text.
         """
         blob, at = signature.blob, None
+        # A line of the wrong length must not reach the time below, which slices without a check.
         if not self.owns(signature) or len(blob) != _SIGNATURE_BYTES[self.kind]:
             raise TamperedError(f"the signature of {self.name} has the wrong key id or length")
         message = text.encode()
@@ -187,6 +189,7 @@ class Note:
         Raises:
             NoteError: It is malformed.
         """
+        # Before any work: a note comes from a log or a witness that is not trusted yet.
         if len(raw) > MAX_NOTE_BYTES:
             raise NoteError(
                 f"the note is too long: expected at most {MAX_NOTE_BYTES // 1024} KiB, got {len(raw)} bytes"
@@ -195,6 +198,7 @@ class Note:
             whole = raw.decode("utf-8")
         except UnicodeDecodeError as error:
             raise NoteError("malformed note: expected UTF-8 text") from error
+        # A carriage return or an escape sequence could show a reader another text than the one that is signed.
         if any(character < " " and character != "\n" for character in whole):
             raise NoteError("malformed note: control characters are not allowed")
         # The text may contain empty lines: the last one separates it from the signatures.
@@ -244,6 +248,7 @@ def signature_lines(text: str) -> tuple[Signature, ...]:
     Raises:
         NoteError: A line is malformed, or there are more than ``MAX_SIGNATURES``.
     """
+    # Bounded, as each line of a trusted name costs a verification.
     lines = text.split("\n")[:-1]
     if not text.endswith("\n") or len(lines) > MAX_SIGNATURES:
         raise NoteError(f"malformed note: expected at most {MAX_SIGNATURES} signature lines, each ended by a line feed")

@@ -21,6 +21,7 @@ ENTRIES: Final = -1  # stands for the level of entry bundles
 CHECKPOINT: Final = "checkpoint"
 TILES: Final = "tile"  # the folder of all tiles and bundles
 _LENGTH: Final = struct.Struct(">H")
+# No `..` and no absolute path can match: this keeps a request within the log's folder.
 _PATH: Final = re.compile(r"tile/(entries|0|[1-9][0-9]?)/((?:x[0-9]{3}/)*[0-9]{3})(?:\.p/([1-9][0-9]{0,2}))?")
 
 
@@ -68,6 +69,8 @@ class Tile(NamedTuple):
             int(match[2].replace("x", "").replace("/", "")),
             int(match[3] or WIDTH),
         )
+        # One spelling for each file: `x000/` before a name would give a cache two entries, and a server a way around a
+        # rule.
         if tile.level > 63 or tile.path != path:
             raise NoteError(f"not the path of a tile: {path[:100]!r}")
         return tile
@@ -107,6 +110,7 @@ def hashes_in(raw: bytes, tile: Tile) -> list[bytes]:
     Raises:
         TamperedError: It has another number of hashes than its width.
     """
+    # A short tile would shift every hash after it, and a proof would name the wrong records.
     if len(raw) != tile.width * HASH_BYTES:
         raise TamperedError(f"{tile.path} does not hold {tile.width} hashes", *covered(tile))
     return [raw[at : at + HASH_BYTES] for at in range(0, len(raw), HASH_BYTES)]
@@ -139,6 +143,7 @@ def unpack_entries(raw: bytes) -> tuple[list[bytes], bool]:
     records, at = [], 0
     while at + 2 <= len(raw):
         end = at + 2 + int.from_bytes(raw[at : at + 2], "big")
+        # A length beyond the end is a cut file: what came before it is whole and can still be compared.
         if end > len(raw):
             break
         records.append(raw[at + 2 : end])

@@ -60,6 +60,7 @@ class RecordProof:
             raise NoteError(f"malformed proof file: expected {HEADER} first, and an empty line before the checkpoint")
         if len(lines) < 3 or not lines[1].startswith("extra ") or not lines[2].startswith("index "):
             raise NoteError("malformed proof file: expected an extra line with the record, then an index line")
+        # A tree of 2^63 records needs no more hashes.
         if len(lines) - 3 > MAX_PROOF:
             raise NoteError(f"malformed proof file: expected at most {MAX_PROOF} hashes, got {len(lines) - 3}")
         kept, body = _record(bytes64(lines[1].removeprefix("extra "), "the record"))
@@ -99,9 +100,11 @@ class RecordProof:
         Raises:
             TamperedError: The proof has another checkpoint, or does not verify.
         """
+        # A proof for another size would fail below, with an error that looks like a changed record.
         if self.note != signed.note:
             raise TamperedError(f"record {self.index} is proven under another checkpoint", self.index)
         head = signed.checkpoint
+        # The path first: the body's digest is authentic only as a part of a proven record.
         check_inclusion(leaf_hash(self.kept), self.index, head.size, self.path, head.root)
         check_body(self.kept, self.body, self.index)
 

@@ -79,6 +79,7 @@ def read_selection(file: BinaryIO) -> Iterator[RecordProof]:
     if head.schema != SCHEMA:
         raise NoteError(f"wrong schema: expected {SCHEMA}")
     note, count, last = Note.parse(head.checkpoint.encode()), 0, -1
+    # Read line by line: a selection may be larger than memory, and its lines come from another party.
     while raw := file.readline(MAX_LINE_BYTES + 1):
         line = _decoded(raw, _Line)
         if line.end is not None:

@@ -56,6 +56,7 @@ class Seen:
         now = time.monotonic()
         if now < self._next:
             return None
+        # Before the answer: a mint that answers slowly must not be asked by each batch.
         self._next = now + EVERY_S
         self._load()
         return 0 if self._last is None else self._last.checkpoint.size
@@ -75,14 +76,17 @@ class Seen:
             last = self._last.checkpoint if self._last is not None else None
             old, root = (0, EMPTY_ROOT) if last is None else (last.size, last.root)
             head = signed.checkpoint
+            # An older checkpoint fails here as well: the log may only grow.
             check_consistency(old, root, head.size, head.root, hashes64(word.consistency))
         except (NoteError, TamperedError) as error:
             self._raise_alarm(str(error), word)
             return
+        # Only a consistent answer moves the pin: after an alarm the older checkpoint stays the one to continue.
         self._key, self._last, self.alarm = key, signed, None
         self._write(KEPT_FILE, msgspec.json.encode(_Kept(str(key), word.checkpoint)))
 
     def _raise_alarm(self, why: str, word: LogWord) -> None:
+        # Written once for each reason: the first contradiction is the evidence, and the disk must not fill.
         if why != self.alarm:
             path = self._folder / FORK_FILE
             _log.error("the audit log contradicts what it said before: %s; see %s and %s", why, path, KEPT_FILE)
@@ -106,5 +110,6 @@ class Seen:
         except FileNotFoundError:
             return
         except (msgspec.MsgspecError, UnicodeDecodeError, NoteError, TamperedError) as error:
+            # An alarm and no first use: an attacker who can damage the file would make this service trust another key.
             self.alarm = f"{self._folder / KEPT_FILE} cannot be read: {error}"
             _log.error("what was seen of the audit log is gone: %s", self.alarm)

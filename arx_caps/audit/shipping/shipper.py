@@ -136,6 +136,7 @@ class Shipper:
     def close(self) -> None:
         """Stop the thread and close the connection for good; unsent records stay in the journal."""
         self._stop.set()
+        # The thread ends before its connection does, or its last batch would look like an outage.
         if self._thread is not None:
             self._thread.join()
             self._thread = None
@@ -177,6 +178,7 @@ class Shipper:
         self._journal.look()
         self._warn()
         runs, now = tuple(self._journal.runs.values()), time.monotonic()
+        # One run that is refused must not hold back the others, so each has its own time to retry.
         sent = {self._one(run) for run in runs if now >= self._retry_at.get(run.boot, 0.0)}
         self._forget()
         return sent - {_NOTHING}
@@ -187,6 +189,7 @@ class Shipper:
         if batch is None:
             run.free(self._keep_ms)
             return _NOTHING
+        # After a start the mint is asked how far it is: its database, or this journal, may have been restored.
         asked, result, left = run.next is None, _NOTHING, BURST
         under_way = deque([self._start(batch)])
         while under_way:
@@ -243,10 +246,12 @@ class Shipper:
 
     def _post(self, url: str, body: bytes, headers: dict[str, str]) -> Mark:
         try:
+            # A redirect would carry the records, and their signed statement, to another host.
             response = self._http.post(url, content=body, headers=headers, follow_redirects=False)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             why = no_answer(error, self._issuer)
             raise StoreError(f"the mint at {shorten(self._issuer)} does not answer: {why}") from error
+        # Two codes for operators: a refused batch needs a person, and a mint that does not answer comes back.
         if response.status_code in _REFUSED:
             raise GrantError(f"the mint refuses the batch: {_detail(response)}", code="bad_batch")
         if response.status_code != 200:
@@ -270,10 +275,12 @@ class Shipper:
 
     def _fail(self, boot: str, why: str, code: str) -> None:
         failures = self._failures[boot] = self._failures.get(boot, 0) + 1
+        # Jitter, as all services lose a mint at the same moment and would return to it together.
         longest = min(LAST_RETRY_S, FIRST_RETRY_S * 2 ** min(failures - 1, 20))
         self._retry_at[boot] = time.monotonic() + longest * random.uniform(0.5, 1.0)  # noqa: S311 - not a secret
         if self._failing_since is None:
             self._failing_since = time.monotonic()
+        # Logged when it changes, as a mint may be down for hours.
         if why != self._error:
             _log.warning("records are not shipped, and stay in the journal: %s", why)
         self._error, self._code = why, code

@@ -33,6 +33,7 @@ class Nodes:
             erasures: Counter of changes of existing nodes, by any mint; a new value empties the cache.
         """
         self._new, self._rows, self._count = {}, [], count
+        # A cached id may belong to a node that an erasure, perhaps by another mint, has changed.
         if erasures != self._erasures:
             self._known, self._erasures = {}, erasures
 
@@ -78,8 +79,10 @@ class Nodes:
 
     def commit(self) -> None:
         """Cache the nodes of the transaction, which was committed."""
+        # Names are chosen by holders: the cache must not grow with them.
         if len(self._known) + len(self._new) > _KEPT:
             self._known.clear()
+        # Only after the commit: an id of a rolled-back transaction may be given to another node.
         self._known |= self._new
 
     def _make(self, place: RecordPlace, at_ms: int) -> tuple[int, bytes]:
@@ -89,6 +92,7 @@ class Nodes:
             above = _above(place)
             parent, path = self._known.get(above.key) or self._new.get(above.key) or self._make(above, at_ms)
         self._count += 1
+        # Of fixed width and big-endian, so that all nodes below one are a range of the index.
         path += self._count.to_bytes(8, "big")
         refs = {step.kind: step.ref for step in steps}
         last, where = steps[-1], (refs.get(SESSION, ""), refs.get(TASK, ""), place.agent)

@@ -56,6 +56,7 @@ def up_to_date(connection: Connection, rows: Sequence[Row[Any]]) -> Sequence[Row
         connection: A transaction that reads the log.
         rows: Rows of ``log_node``.
     """
+    # Both in one query: a checkpoint between two would count some records twice, or not at all.
     start, end = connection.execute(select(STATE.c.counted, STATE.c.size)).one()
     if start == end or not rows:
         return rows

@@ -82,6 +82,7 @@ def _post(client: httpx.Client, url: str, body: bytes, name: str) -> tuple[int, 
             raw = b""
             for part in answer.iter_bytes():
                 raw += part
+                # Bounded while it is read: the witness belongs to another party.
                 if len(raw) > MAX_ANSWER_BYTES:
                     raise WitnessError(f"{name} answered with more than {MAX_ANSWER_BYTES // 1024} KiB")
             return answer.status_code, raw.decode("utf-8", "replace")
@@ -106,7 +107,9 @@ def _size(text: str, name: str) -> int:
 def _signature(text: str, key: VerifierKey, note: Note) -> Signature:
     try:
         for line in signature_lines(text):
+            # Lines of other keys are skipped, as the protocol lets a witness sign with several.
             if key.owns(line):
+                # Verified here: a bad line would make the whole note invalid for every reader.
                 key.check(note.text, line)
                 return line
     except (NoteError, TamperedError) as error:

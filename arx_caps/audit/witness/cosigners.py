@@ -64,6 +64,7 @@ class Witnesses:
             except NoteError as error:
                 expected = "expected `URL KEY`, the key as `arx witness init` printed it"
                 raise SettingsError(f"invalid witnesses: {expected}: {error}") from error
+            # The log's own key, pasted by mistake, would verify as a witness that is not one.
             if key.kind != WITNESS:
                 raise SettingsError(f"invalid witnesses: expected a witness's key, got the log key {key.name}")
             asked.append(Asked(url.rstrip("/"), key))
@@ -88,6 +89,7 @@ class Witnesses:
         if not due:
             return note
         failed = None
+        # One failure does not keep the other witnesses from being asked.
         for url, key in due:
             try:
                 note = note.signed(ask_witness(url, key, note, prove, old=self._sizes.get(url, 0), ca=self._ca))

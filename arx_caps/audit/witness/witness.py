@@ -127,6 +127,7 @@ class Witness:
             head = Checkpoint.parse(request.note.text)
         except NoteError as error:
             return WitnessResponse(400, f"{error}\n")
+        # Before any signature is verified: a stranger's log costs one look into a list.
         keys = [key for key in self._logs if key.name == head.origin]
         if not keys:
             return WitnessResponse(404, "this witness does not know the log\n")
@@ -137,6 +138,8 @@ class Witness:
         if request.old > head.size:
             return WitnessResponse(400, "the old size is larger than the new one\n")
         signed = Note(request.note.text, tuple(line for line in request.note.signatures if _of(line, list(by))))
+        # From the look at the last checkpoint to the write of the next one: two requests at once could both continue
+        # it.
         with self._locked():
             return self._continue(next(iter(by)), request, head, signed, at)
 
@@ -146,6 +149,7 @@ class Witness:
         Args:
             origin_hash: SHA-256 of the log's origin, hex.
         """
+        # The text is a part of a path, and comes from a URL.
         if re.fullmatch("[0-9a-f]{64}", origin_hash):
             with contextlib.suppress(FileNotFoundError):
                 return (self._folder / "seen" / origin_hash).read_bytes()
@@ -160,6 +164,7 @@ class Witness:
         try:
             check_consistency(size, root, head.size, head.root, request.proof)
         except TamperedError as error:
+            # Two roots of one size, both signed by the log, are proof of a fork; a wrong proof may be a mistake.
             if head.size == size:
                 self._keep_evidence(head, signed)
             return WitnessResponse(422, f"{error}\n")

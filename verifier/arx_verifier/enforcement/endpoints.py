@@ -67,6 +67,7 @@ class Gate:
             await send_answer(answer("tool_not_allowed", realm="", detail=_BARE), scope["method"], send)
             return
         try:
+            # A middleware could call the application again with a changed scope: the second route was never decided.
             if call.decision is not None:
                 raise RefusedCall("tool_not_allowed", _TAKEN)
             tool, args = call.endpoints.meaning(self._route, call, scope)
@@ -259,6 +260,7 @@ class Endpoints:
             RequestError: The call has no single meaning.
         """
         ways = self._served.get(id(route))
+        # Fail closed: no tool, so the call is refused as a route that `tools` does not name.
         if ways is None:
             return "", {}
         way = ways[0]
@@ -298,6 +300,7 @@ class Endpoints:
         """Add gates to the routes of a router that have none."""
         for owner, name, known in self._held.get(id(router)) or [(router, "routes", [None])]:
             now = getattr(owner, name, [])
+            # By identity, as an equal route may be another object without a gate.
             if len(now) != len(known) or not all(map(is_, now, known)):
                 with self._lock:
                     self._changed = True
@@ -388,6 +391,8 @@ def _guard_handler(route: Any, is_remade: bool) -> None:
 
 
 def _require_judged(values: Mapping[str, Any]) -> None:
+    # The endpoint's own check: a program that calls it past its route, such as another endpoint, has no decision for
+    # it.
     call: Call | None = RUNNING.get()
     if call is None or call.parameters is None:
         raise RequestError("an endpoint that is guarded was called from outside of its route")
@@ -410,6 +415,7 @@ def _served(route: Any, declared: str, host: str) -> Served:
 def _writer(convertor: Any) -> Any:
     """Return the function that writes a parameter's value in its one spelling; None if the framework keeps the text."""
     types = sys.modules["starlette.convertors"]
+    # The exact types: a subclass may change the value, and its text is then not what the tool receives.
     if type(convertor) in (types.StringConvertor, types.PathConvertor):
         return None
     if type(convertor) in (types.IntegerConvertor, types.FloatConvertor, types.UUIDConvertor):

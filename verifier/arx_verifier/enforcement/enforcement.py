@@ -65,6 +65,7 @@ class Enforcement:
         Raises:
             RefusedCall: No header, more than one, or a token that no key of this service signed.
         """
+        # Two headers are refused, not joined or chosen from: a proxy may have checked the other one.
         if LINE_BREAK in value:
             raise RefusedCall("malformed_request", "there is more than one Authorization header")
         scheme, _, token = value.partition(b" ")
@@ -119,8 +120,10 @@ class Enforcement:
             RefusedCall: The decision is a refusal, or the request has no tool.
         """
         grant = decision.grant
+        # All three: a decision that a sink or a subclass has changed must not open a call.
         if grant.__class__ is Grant and decision.code == OK and request.tool:
             return grant
+        # An allow without a tool is a route that `tools` does not name: its token was good, and the call stays refused.
         code = "tool_not_allowed" if decision.allowed else decision.code
         raise RefusedCall(code, failures=decision.all_failures(), decision=decision.id)
 
@@ -147,6 +150,7 @@ class Enforcement:
 
 def read_traceparent(value: bytes) -> str | None:
     """Return the caller's trace context (W3C), or None if it is malformed."""
+    # The caller chooses this text, and it goes into records: nothing but hexadecimal digits passes.
     return value.decode("ascii") if _TRACEPARENT.fullmatch(value) else None
 
 

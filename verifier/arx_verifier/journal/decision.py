@@ -134,6 +134,7 @@ class Decision(msgspec.Struct):
         Raises:
             AuditError: The chain's facts are longer than any token allows, or the arguments than any record.
         """
+        # Arguments are often few and known: without a salt their digest could be found by trying them all.
         if not self.salt:
             self.salt = new_salt()
         call = encode(_call(self))

@@ -192,6 +192,7 @@ class SegmentReader:
         except AuditError as error:
             self._on_damage(Damage(self.path, self.offset - stored_size(len(payload)), str(error)))
             return None
+        # From the place in the file, not from the payload: a moved record keeps no name of its own.
         decision.sequence, decision.verifier, decision.boot = sequence, self.header.verifier, self.header.boot
         return decision
 
@@ -205,6 +206,7 @@ class SegmentReader:
             length, checksum = RECORD_HEADER.unpack(start)
             if not length:
                 return None
+            # Checked before it is read: a damaged length must not make the reader allocate gigabytes.
             if length > MAX_RECORD_BYTES:
                 self._damaged(f"a record of {length} bytes cannot be")
                 return None
@@ -216,6 +218,7 @@ class SegmentReader:
             self._damaged("the segment ends within a record")
             return None
         self._on_damage(Damage(self.path, self.offset, "a record does not have its checksum"))
+        # The length may be right where the content is not, so the next record is tried.
         self.offset += stored_size(length)
         return b""
 
@@ -260,6 +263,8 @@ def _has_writer(file: BinaryIO) -> bool:
     if is_closed(file.read(HEADER_BYTES)):
         return False
     try:
+        # The writer holds this lock for its life and the kernel frees it: a process id in the file could be another
+        # one's.
         fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except OSError:
         return True

@@ -71,6 +71,7 @@ class KeyRing:
 
     @staticmethod
     def _derive(keys: Mapping[str, bytes]) -> dict[str, PreparedKey]:
+        # An empty ring would refuse every token as unknown, which looks like an attack and not like a mistake.
         if not keys:
             raise SettingsError("a key ring needs at least one audience key; ask the mint for this service's keys")
         for kid, key in keys.items():
@@ -93,12 +94,15 @@ class KeyRing:
         Raises:
             SettingsError: As for the constructor; the old keys stay in force.
         """
+        # Before anything changes: with one invalid key the old ones stay in force, and no service is left without any.
         fresh = self._derive(keys)
         for kid, key in fresh.items():
             known = self._keys.get(kid)
             if known is not None and chain.equal(known.derived, key.derived):
                 fresh[kid] = known  # the same object, so that its cached chains stay valid
         before, self._keys = self._keys, fresh  # one assignment: a reader sees the old set or the new, never a mixture
+        # After the exchange: a request that reads the ring now finds the new key, and a cached chain of the old one is
+        # stale.
         for kid, key in before.items():
             if fresh.get(kid) is not key:
                 key.gone = True

@@ -162,6 +162,7 @@ def _judge_peer(place: str, networks: Networks, request: AccessRequest) -> Refus
     """Refuse a peer outside of these networks; an unknown peer is outside."""
     peer = request.peer
     address = _address(peer) if peer is not None else None
+    # An address that cannot be read is in no network: a proxy that hides the peer must not open the call.
     if address is not None and any(address in network for _, network in networks):
         return None
     came = shorten(peer) if peer is not None else "no address: the service does not know it"
@@ -194,10 +195,12 @@ def _once(said: ChainRestrictions, index: int, once: tuple[str, int], _audience:
 
 
 def _depth(said: ChainRestrictions, _index: int, depth: int, _audience: str) -> None:
+    # The least counts: a later caveat can only restrict, whatever number it writes.
     said.depth = min(said.depth, depth)
 
 
 def _delegate_to(said: ChainRestrictions, index: int, patterns: Sequence[str], _audience: str) -> None:
+    # All lists stay, as each must match: a later, wider list must not replace an earlier one.
     said.delegate_to = (*said.delegate_to, (index, patterns))
 
 

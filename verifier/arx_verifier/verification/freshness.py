@@ -56,6 +56,7 @@ def readiness(epochs: Epochs, decisions: DecisionSink) -> VerifierReadiness:
         decisions: The sink of the decision records.
     """
     incarnation, applied, _ = epochs.view()
+    # A token born now, with no target, is the mildest case: if even that is refused, so is every call.
     refused = epochs.check(incarnation, applied, ())
     fill = float(getattr(decisions, "fill", 0.0))
     why = refused.code if refused is not None else "audit_unavailable" if fill >= 1 else None
@@ -133,6 +134,7 @@ def ask_and_wait(epochs: Epochs, proven: ProvenChain) -> Refused | None:
     found = ask(epochs, proven)
     if isinstance(found, Wait):
         epochs.catch_up(*found)
+        # Once: a second wait would let a slow store hold a request for an unknown time.
         found = ask(epochs, proven, found)
         assert not isinstance(found, Wait)
     return found
@@ -151,6 +153,8 @@ def ask_late(epochs: Epochs, proven: ProvenChain, request: AccessRequest, begun:
         The refusal, or None.
     """
     refused = ask_and_wait(epochs, proven)
+    # By the monotonic clock since the request: a step of the wall clock must not revive a token that expired in a
+    # queue.
     early, late = epochs.times_ms(request.after(time.monotonic_ns() - begun).at)
     if refused is None and late >= proven.exp:
         return out_of_time(proven.nbf, proven.exp, proven.identifier.iat, early, late)
@@ -168,6 +172,7 @@ def recheck(epochs: Epochs, proven: ProvenChain, may_wait: bool) -> ArxError | N
     Returns:
         None while it may, or the error.
     """
+    # The later of two readings: work in progress ends rather than outlive its token.
     if epochs.times_ms(time.time_ns() // 1_000_000)[1] >= proven.exp:
         return refusal("expired")
     if may_wait:

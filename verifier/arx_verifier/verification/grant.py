@@ -113,6 +113,7 @@ class Grant(msgspec.Struct, eq=False):
             callback: Called once, with the reason, in the event loop's thread: it must not block.  Called at once if
                 the call has ended already.
         """
+        # Under the lock, so that a callback registered at the moment of the end runs exactly once.
         with _ENDING:
             if self.ended is None:
                 self._callbacks = [*(self._callbacks or ()), callback]
