@@ -84,6 +84,8 @@ def facts_of(row: dict[str, Any]) -> list[tuple[str, Any]]:
 def _in_words(name: str, value: Any) -> Any:
     if name.endswith("_at") and isinstance(value, int):
         return show_time(value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if isinstance(value, dict):
         return ", ".join(f"{key} {_member(inner)}" for key, inner in value.items()) or None
     if isinstance(value, list):

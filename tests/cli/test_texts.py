@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.transcripts import TEXTS, offline, play
+from tests.cli.transcripts import TEXTS, offline, play, realm
 
 OFFLINE = sorted((TEXTS / "offline").glob("*.txt"))
+REALM = sorted((TEXTS / "realm").glob("*.txt"))
 
 
 @pytest.mark.parametrize("file", OFFLINE, ids=lambda file: file.stem)
@@ -17,3 +18,14 @@ def test_texts_without_a_realm(file: Path, tmp_path: Path) -> None:
     """
     text = file.read_text("utf-8")
     assert play(text, tmp_path, offline(tmp_path)) == text
+
+
+@pytest.mark.servers
+def test_texts_with_a_realm(tmp_path: Path) -> None:
+    """
+    The same with a mint and a store, in the order of the files.
+    """
+    with realm(tmp_path) as environment:
+        for file in REALM:
+            text = file.read_text("utf-8")
+            assert play(text, tmp_path, environment) == text, file.name

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from arx_caps.cli import exit_codes
 from tests.cli.helpers import REQUIRED, approval, arx, bundle, orders, service_file
 from tests.cli.live import live_realm
 
@@ -40,6 +41,7 @@ CHANGING: Final = (
     (r"\((in|about) [0-9dhms ]+\)", r"(\1 …)"),
     (r"\b[0-9dhms ]+ ago\b", "… ago"),
     (r"\bN ms ago|… ago", "… ago"),
+    (r"\b(confirmed|partial|unconfirmed|unknown): .*", "REPORT"),  # how soon the verifiers answer
     (r"\b\d+ (days|hours|minutes|s) (later|earlier)\b", r"N \1 \2"),
     (r"\+[0-9a-f]{8}\+[A-Za-z0-9+/=]{44}", "+HASH+KEY"),
     (r"\b[0-9a-f]{64}\b", "HASH"),
@@ -72,8 +74,10 @@ def play(text: str, folder: Path, environment: dict[str, str]) -> str:
         for name, pattern in LAST.items():
             found |= {name: ids[-1]} if (ids := pattern.findall(ran.out + ran.err)) else {}
         written = ran.out + "".join(f"! {each}\n" for each in ran.err.splitlines())
-        ends = f"[exit {ran.exit_code}]" if ran.exit_code else ""
-        parts.append("\n".join([line, *steady(written, folder).splitlines(), *([ends] if ends else []), ""]))
+        shown = steady(written, folder).splitlines()
+        ends = "[exit 0 or 3]" if any("REPORT" in each for each in shown) else f"[exit {ran.exit_code}]"
+        assert "0 or 3" not in ends or ran.exit_code in (exit_codes.OK, exit_codes.INCOMPLETE), ran
+        parts.append("\n".join([line, *shown, *([ends] if ends != "[exit 0]" else []), ""]))
     return "\n".join(parts)
 
 

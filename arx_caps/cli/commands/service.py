@@ -128,8 +128,7 @@ def refresh(console: Console, file: Path, once: bool) -> None:
         if once:
             changed = refresher.refresh()
             value = {"file": str(file), "keys": list(refresher.status.kids), "changed": changed}
-            shown = {**value, "changed": "yes" if changed else "no"}
-            console.data("service", value, lambda: pairs(facts_of(shown)))
+            console.data("service", value, lambda: pairs(facts_of(value)))
             return
         stop = threading.Event()
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -191,7 +190,11 @@ def replace_key(console: Console, audience: str, place: Place, stolen: bool, yes
         console.confirm(f"revoke every token for {_checked(audience)}?", yes=yes)
     path = f"/v1/services/{_checked(audience)}/replace-key"
     _tell_end(console, place.mint(KILL_S).call("POST", path, {"stolen": stolen}))
-    if stolen:
+    if not stolen:
+        console.hint(
+            "the service fetches the new key at its next refresh; without its own key, run `arx service enrol`"
+        )
+    else:
         console.hint(
             f"if the service's own key was stolen as well, run `arx service remove-key {audience} KID` (`arx service "
             f"show {audience}` lists them), then this command again"
