@@ -36,7 +36,7 @@ def test_it_survives_the_erasure_of_a_person(tmp_path: Path, free_port: int) -> 
             live.run("kill", target, "--reason", "a test", "--yes", "--no-wait")
         live.ok("audit", "erase", "--subject", ann, "--reason", "asked to", "--yes")
         code, told, _ = live.run("doctor")
-        assert checks(told)["record"] == (True, "1 entries are as the mint recorded them")
+        assert checks(told)["record"] == (True, "1 entries match the mint's events")
         assert code == exit_codes.OK
 
 
