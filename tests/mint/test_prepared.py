@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Prepared statements: the rows, errors and events that SQLAlchemy's own execution has, on both databases."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import bindparam, event, insert, select, update
+from sqlalchemy.exc import IntegrityError, NoResultFound, ProgrammingError
+
+from arx_caps.mint.db.mint_database import MintDatabase
+from arx_caps.mint.db.prepared import Prepared
+from arx_caps.mint.db.tables import AGENTS, OUTBOX, USED_JTI
+from arx_verifier.errors import GrantError
+
+EVENT = {"at_ms": 2**40, "mint": "m", "kind": "k", "by": "b'%s ?", "body": bytes(range(256))}
+AGENT = {"path": "acme/a", "status": "active", "owner": None, "metadata": "{}", "created_at": 1, "ended_at": None}
+BY_ID = AGENTS.c.path == bindparam("which")
+
+
+@pytest.fixture
+def db(tmp_path: Path, database: str | None) -> Iterator[MintDatabase]:
+    with MintDatabase(database or f"sqlite:///{tmp_path}/mint.db") as made:
+        made.create()
+        yield made
+
+
+def test_rows_are_those_of_sqlalchemy(db: MintDatabase) -> None:
+    """Bytes, large numbers, nulls and signs that a driver could take for parameters come back as they went in."""
+    with db.write() as c:
+        assert Prepared(insert(OUTBOX)).run(c, EVENT) == 1
+        Prepared(insert(AGENTS)).run(c, AGENT)
+    for statement in (select(OUTBOX), select(AGENTS).where(AGENTS.c.status == "active")):
+        with db.read() as c:
+            (wanted,) = c.execute(statement)
+            prepared = Prepared(statement)
+            assert prepared.all(c) == [tuple(wanted)]
+            assert prepared.row(c) == prepared.one(c) == wanted._asdict()
+            assert list(map(type, prepared.first(c) or ())) == list(map(type, wanted))
+
+
+def test_a_change_sets_what_it_is_given(db: MintDatabase) -> None:
+    """Columns that a call does not name stay, and a literal of the condition is no value of the change."""
+    change = Prepared(update(AGENTS).where(BY_ID, AGENTS.c.status == "active"))
+    with db.write() as c:
+        Prepared(insert(AGENTS)).run(c, AGENT)
+        assert change.run(c, {"which": "acme/a", "owner": "ops"}) == 1
+        assert change.run(c, {"which": "acme/a", "status": "deactivated", "ended_at": 2}) == 1
+        assert change.run(c, {"which": "acme/a", "owner": "nobody"}) == 0
+        row = Prepared(select(AGENTS).where(BY_ID)).one(c, {"which": "acme/a"})
+    assert row == AGENT | {"owner": "ops", "status": "deactivated", "ended_at": 2}
+
+
+def test_what_is_not_there(db: MintDatabase) -> None:
+    """No row is None, or an error where the transaction needs one; a parameter that is left out is no null."""
+    find = Prepared(select(AGENTS).where(BY_ID))
+    with db.read() as c:
+        assert find.all(c, {"which": "x"}) == []
+        assert find.first(c, {"which": "x"}) is find.row(c, {"which": "x"}) is find.scalar(c, {"which": "x"}) is None
+        with pytest.raises(NoResultFound):
+            find.one(c, {"which": "x"})
+        with pytest.raises((KeyError, ProgrammingError)):  # by position, or by name at the driver
+            find.all(c)
+
+
+def test_a_second_row_of_a_key_is_a_conflict(db: MintDatabase) -> None:
+    """The error is SQLAlchemy's, without the values: a savepoint ends, or the whole transaction."""
+    add, row = Prepared(insert(USED_JTI)), {"digest": "secret", "until": 1}
+    with db.write() as c:
+        add.run(c, row)
+        with pytest.raises(IntegrityError) as caught, c.begin_nested():
+            add.run(c, row)
+        assert row["digest"] not in repr(caught.value.params)
+        add.run(c, row | {"digest": "other"})
+
+    def twice() -> None:
+        with db.write() as c:
+            add.run(c, {"digest": "third", "until": 1})
+            add.run(c, row)
+
+    with pytest.raises(GrantError) as refused:
+        twice()
+    assert refused.value.code == "conflict"
+    with db.read() as c:
+        assert {digest for digest, _ in Prepared(select(USED_JTI)).all(c)} == {"secret", "other"}
+
+
+def test_who_listens_to_the_engine_hears_it(db: MintDatabase) -> None:
+    """The crash tests count statements there."""
+    heard: list[str] = []
+
+    def hear(_: Any, __: Any, text: str, *___: Any) -> None:
+        heard.append(text)
+
+    event.listen(db._engine, "before_cursor_execute", hear)
+    with db.write() as c:
+        Prepared(insert(USED_JTI)).run(c, {"digest": "d", "until": 1})
+    event.remove(db._engine, "before_cursor_execute", hear)
+    assert [text for text in heard if text.startswith("INSERT INTO used_jti")]
+
+
+def test_a_text_that_depends_on_values_is_refused(db: MintDatabase) -> None:
+    """A list of values has a text for each length: such a statement is SQLAlchemy's."""
+    with db.read() as c, pytest.raises(AssertionError):
+        Prepared(select(AGENTS).where(AGENTS.c.path.in_(bindparam("which", expanding=True)))).all(c, {"which": ["a"]})
