@@ -16,14 +16,14 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from arx_caps.engines import BUSY_S, READING, open_engine, place_of, told
 from arx_caps.mint.db.events import Event
-from arx_caps.mint.db.prepared import Prepared
+from arx_caps.mint.db.statement import CompiledStatement
 from arx_caps.mint.db.tables import OUTBOX
 from arx_verifier.errors import AuditError, StoreError
 
 PAGE: Final = 1000  # rows in a listing at most
 NAME: Final = "the mint's database"
 Rows: TypeAlias = list[dict[str, Any]]
-_RECORD: Final = Prepared(insert(OUTBOX))
+_RECORD: Final = CompiledStatement(insert(OUTBOX))
 
 
 def now_ms() -> int:
@@ -196,7 +196,7 @@ class Database:
         with self.read() as c:
             return [plain(row) for row in c.execute(statement, values)]
 
-    def row(self, statement: Prepared, /, **values: Any) -> dict[str, Any] | None:
+    def row(self, statement: CompiledStatement, /, **values: Any) -> dict[str, Any] | None:
         """Return the first row of a query, or None."""
         with self.read() as c:
             return statement.row(c, values)

@@ -12,8 +12,8 @@ from arx_caps.keyfile import PublicKey
 from arx_caps.mint.db.cursor import Order, Text, behind
 from arx_caps.mint.db.database import PAGE, Database, Rows, now_ms
 from arx_caps.mint.db.events import Event
-from arx_caps.mint.db.prepared import Prepared
 from arx_caps.mint.db.repositories.holder_keys import add_key
+from arx_caps.mint.db.statement import CompiledStatement
 from arx_caps.mint.db.tables import AGENTS
 from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_verifier.errors import GrantError, RequestError
@@ -21,9 +21,9 @@ from arx_verifier.errors import GrantError, RequestError
 AGENTS_ORDER: Final = Order((AGENTS.c.path,), tuple[Text])
 _ITS: Final = AGENTS.c.path == bindparam("which")
 _SELECT: Final = select(AGENTS).where(_ITS)
-_FIND: Final = Prepared(_SELECT)
+_FIND: Final = CompiledStatement(_SELECT)
 _ENDED: Final = select(AGENTS.c.path).where(AGENTS.c.status == "deactivated")
-_ADD, _CHANGE = Prepared(insert(AGENTS)), Prepared(update(AGENTS).where(_ITS))
+_ADD, _CHANGE = CompiledStatement(insert(AGENTS)), CompiledStatement(update(AGENTS).where(_ITS))
 
 
 class AgentRepository:

@@ -14,8 +14,8 @@ from sqlalchemy.engine import Connection
 from arx_caps.mint.db.cursor import Order, Text, Time, behind
 from arx_caps.mint.db.database import PAGE, Database, Rows, now_ms, plain
 from arx_caps.mint.db.events import Event
-from arx_caps.mint.db.prepared import Prepared
 from arx_caps.mint.db.repositories.grants import lock_task
+from arx_caps.mint.db.statement import CompiledStatement
 from arx_caps.mint.db.tables import APPROVALS, OPERATORS, TASKS
 from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_verifier.errors import GrantError
@@ -30,7 +30,7 @@ WITHDRAWN: Final = "withdrawn"
 ENDED: Final = "ended"  # unanswered, and its task is over
 _ITS: Final = APPROVALS.c.id == bindparam("which")
 _SELECT: Final = select(APPROVALS).where(_ITS)
-_FIND, _LOCK = Prepared(_SELECT), Prepared(_SELECT.with_for_update())
+_FIND, _LOCK = CompiledStatement(_SELECT), CompiledStatement(_SELECT.with_for_update())
 _ADD, _CHANGE = insert(APPROVALS), update(APPROVALS).where(_ITS)
 _ALIVE: Final = (TASKS.c.status == "open", TASKS.c.expires_at > bindparam("now"))
 _COUNT: Final = (

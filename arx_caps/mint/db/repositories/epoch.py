@@ -13,16 +13,16 @@ from sqlalchemy.exc import IntegrityError
 
 from arx_caps.mint.db.database import Database
 from arx_caps.mint.db.events import Event
-from arx_caps.mint.db.prepared import Prepared
+from arx_caps.mint.db.statement import CompiledStatement
 from arx_caps.mint.db.tables import FOLLOWED, FREEZES, HIGH_WATER
 from arx_verifier.revocation import HistoryPlace
 
 _ITS_MARK: Final = HIGH_WATER.c.realm == bindparam("which")
 _SELECT_MARK: Final = select(HIGH_WATER).where(_ITS_MARK)
-_MARK, _LOCK_MARK = Prepared(_SELECT_MARK), Prepared(_SELECT_MARK.with_for_update())
-_ADD_MARK, _CHANGE_MARK = Prepared(insert(HIGH_WATER)), Prepared(update(HIGH_WATER).where(_ITS_MARK))
+_MARK, _LOCK_MARK = CompiledStatement(_SELECT_MARK), CompiledStatement(_SELECT_MARK.with_for_update())
+_ADD_MARK, _CHANGE_MARK = CompiledStatement(insert(HIGH_WATER)), CompiledStatement(update(HIGH_WATER).where(_ITS_MARK))
 _SELECT_FOLLOWED: Final = select(FOLLOWED).where(FOLLOWED.c.realm == bindparam("which"))
-_FOLLOWED, _LOCK_FOLLOWED = Prepared(_SELECT_FOLLOWED), Prepared(_SELECT_FOLLOWED.with_for_update())
+_FOLLOWED, _LOCK_FOLLOWED = CompiledStatement(_SELECT_FOLLOWED), CompiledStatement(_SELECT_FOLLOWED.with_for_update())
 _ADD_FOLLOWED: Final = insert(FOLLOWED)
 _CHANGE_FOLLOWED: Final = update(FOLLOWED).where(FOLLOWED.c.realm == bindparam("which"))
 _FREEZES: Final = select(FREEZES.c.target)

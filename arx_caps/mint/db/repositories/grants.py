@@ -12,26 +12,26 @@ from sqlalchemy.engine import Connection
 
 from arx_caps.mint.db.database import Database, Rows, now_ms
 from arx_caps.mint.db.events import Event
-from arx_caps.mint.db.prepared import Prepared
 from arx_caps.mint.db.repositories.epoch import HighWater, raise_high_water
+from arx_caps.mint.db.statement import CompiledStatement
 from arx_caps.mint.db.tables import SESSIONS, TASK_GRANTS, TASKS
 from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_verifier.errors import GrantError
 
 _OF_TASK: Final = TASK_GRANTS.c.task == bindparam("its_task")
-_FIND: Final = Prepared(select(TASK_GRANTS).where(TASK_GRANTS.c.link == bindparam("which")))
+_FIND: Final = CompiledStatement(select(TASK_GRANTS).where(TASK_GRANTS.c.link == bindparam("which")))
 _LIST: Final = select(TASK_GRANTS).where(_OF_TASK).order_by(TASK_GRANTS.c.granted_at.desc(), TASK_GRANTS.c.link)
 _LIVE: Final = (
     select(TASK_GRANTS)
     .where(_OF_TASK, TASK_GRANTS.c.ended_at.is_(None), TASK_GRANTS.c.expires_at > bindparam("now"))
     .order_by(TASK_GRANTS.c.granted_at.desc())
 )
-_ADD: Final = Prepared(insert(TASK_GRANTS))
-_END: Final = Prepared(update(TASK_GRANTS).where(_OF_TASK, TASK_GRANTS.c.ended_at.is_(None)))
-_REPLACE: Final = Prepared(update(TASK_GRANTS).where(TASK_GRANTS.c.link == bindparam("which")))
-_CHANGE_TASK: Final = Prepared(update(TASKS).where(TASKS.c.id == bindparam("which")))
-_TASK: Final = Prepared(select(TASKS).where(TASKS.c.id == bindparam("which")).with_for_update())
-_SESSION_STATUS: Final = Prepared(
+_ADD: Final = CompiledStatement(insert(TASK_GRANTS))
+_END: Final = CompiledStatement(update(TASK_GRANTS).where(_OF_TASK, TASK_GRANTS.c.ended_at.is_(None)))
+_REPLACE: Final = CompiledStatement(update(TASK_GRANTS).where(TASK_GRANTS.c.link == bindparam("which")))
+_CHANGE_TASK: Final = CompiledStatement(update(TASKS).where(TASKS.c.id == bindparam("which")))
+_TASK: Final = CompiledStatement(select(TASKS).where(TASKS.c.id == bindparam("which")).with_for_update())
+_SESSION_STATUS: Final = CompiledStatement(
     select(SESSIONS.c.status)
     .where(SESSIONS.c.id == select(TASKS.c.session).where(TASKS.c.id == bindparam("which")).scalar_subquery())
     .with_for_update()

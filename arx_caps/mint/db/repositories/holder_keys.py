@@ -11,7 +11,7 @@ from sqlalchemy.exc import IntegrityError
 from arx_caps.keyfile import PublicKey, public_key
 from arx_caps.mint.db.database import Database, Rows, now_ms, plain
 from arx_caps.mint.db.events import Event
-from arx_caps.mint.db.prepared import Prepared
+from arx_caps.mint.db.statement import CompiledStatement
 from arx_caps.mint.db.tables import AGENTS, HOLDER_KEYS, OPERATORS, SERVICES
 from arx_verifier.errors import GrantError
 
@@ -22,10 +22,10 @@ _OWNERS: Final[dict[str, Column[Any]]] = {
 }
 _ITS: Final = HOLDER_KEYS.c.kid == bindparam("which")
 _THEIRS: Final = HOLDER_KEYS.c.holder == bindparam("whose")
-_FIND: Final = Prepared(select(HOLDER_KEYS).where(_ITS, _THEIRS))
-_HOLDER: Final = Prepared(select(HOLDER_KEYS.c.holder).where(_ITS))
+_FIND: Final = CompiledStatement(select(HOLDER_KEYS).where(_ITS, _THEIRS))
+_HOLDER: Final = CompiledStatement(select(HOLDER_KEYS.c.holder).where(_ITS))
 _LIST: Final = select(HOLDER_KEYS).where(_THEIRS).order_by(HOLDER_KEYS.c.added_at)
-_ADD, _REMOVE = Prepared(insert(HOLDER_KEYS)), Prepared(delete(HOLDER_KEYS).where(_ITS, _THEIRS))
+_ADD, _REMOVE = CompiledStatement(insert(HOLDER_KEYS)), CompiledStatement(delete(HOLDER_KEYS).where(_ITS, _THEIRS))
 
 
 class HolderKeyRepository:

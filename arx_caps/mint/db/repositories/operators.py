@@ -13,8 +13,8 @@ from arx_caps.keyfile import PublicKey
 from arx_caps.mint.db.cursor import Order, Text, behind
 from arx_caps.mint.db.database import PAGE, Database, Rows, now_ms
 from arx_caps.mint.db.events import Event
-from arx_caps.mint.db.prepared import Prepared
 from arx_caps.mint.db.repositories.holder_keys import add_key
+from arx_caps.mint.db.statement import CompiledStatement
 from arx_caps.mint.db.tables import HOLDER_KEYS, OPERATORS
 from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_verifier.errors import GrantError
@@ -22,8 +22,8 @@ from arx_verifier.errors import GrantError
 ADMIN: Final = "admin"  # may do everything; at least one operator must have it
 OPERATORS_ORDER: Final = Order((OPERATORS.c.id,), tuple[Text])
 _ITS: Final = OPERATORS.c.id == bindparam("which")
-_FIND: Final = Prepared(select(OPERATORS).where(_ITS))
-_ANY: Final = Prepared(select(OPERATORS.c.id).limit(1))
+_FIND: Final = CompiledStatement(select(OPERATORS).where(_ITS))
+_ANY: Final = CompiledStatement(select(OPERATORS.c.id).limit(1))
 _REMOVED: Final = select(OPERATORS.c.id).where(OPERATORS.c.status == "removed")
 _LOCK_ALL: Final = select(OPERATORS.c.id).order_by(OPERATORS.c.id).with_for_update()
 _COUNT_ADMINS: Final = (

@@ -9,15 +9,15 @@ from sqlalchemy.exc import IntegrityError
 from arx_caps.mint.db.cursor import Order, Time, behind
 from arx_caps.mint.db.database import PAGE, Database, Rows, now_ms
 from arx_caps.mint.db.events import Event
-from arx_caps.mint.db.prepared import Prepared
+from arx_caps.mint.db.statement import CompiledStatement
 from arx_caps.mint.db.tables import POLICIES
 
 # ``put`` gives no two policies the same millisecond.
 POLICIES_ORDER: Final = Order((POLICIES.c.in_force_at,), tuple[Time], newest_first=True)
 _LATEST: Final = (POLICIES.c.in_force_at.desc(), POLICIES.c.digest)
-_FIND: Final = Prepared(select(POLICIES).where(POLICIES.c.digest == bindparam("which")))
-_IN_FORCE: Final = Prepared(select(POLICIES).order_by(*_LATEST).limit(1))
-_MARK: Final = Prepared(select(POLICIES.c.digest, POLICIES.c.in_force_at).order_by(*_LATEST).limit(1))
+_FIND: Final = CompiledStatement(select(POLICIES).where(POLICIES.c.digest == bindparam("which")))
+_IN_FORCE: Final = CompiledStatement(select(POLICIES).order_by(*_LATEST).limit(1))
+_MARK: Final = CompiledStatement(select(POLICIES.c.digest, POLICIES.c.in_force_at).order_by(*_LATEST).limit(1))
 _ADD, _CHANGE = insert(POLICIES), update(POLICIES).where(POLICIES.c.digest == bindparam("which"))
 
 

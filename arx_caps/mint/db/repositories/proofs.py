@@ -9,14 +9,14 @@ from sqlalchemy import bindparam, delete, insert, select
 from sqlalchemy.engine import Connection
 
 from arx_caps.mint.db.database import Database, now_ms
-from arx_caps.mint.db.prepared import Prepared
+from arx_caps.mint.db.statement import CompiledStatement
 from arx_caps.mint.db.tables import USED_JTI
 from arx_verifier.errors import GrantError
 
 PRUNE_MS: Final = 10_000  # how often expired ids are deleted
 KEEP_MS: Final = 60_000  # after a proof's expiry, in case a clock is set back
-_FIND: Final = Prepared(select(USED_JTI.c.digest).where(USED_JTI.c.digest == bindparam("which")))
-_ADD: Final = Prepared(insert(USED_JTI))
+_FIND: Final = CompiledStatement(select(USED_JTI.c.digest).where(USED_JTI.c.digest == bindparam("which")))
+_ADD: Final = CompiledStatement(insert(USED_JTI))
 # Skips rows that another mint has locked: two that delete the same rows in another order would deadlock.
 _OLD: Final = select(USED_JTI.c.digest).where(USED_JTI.c.until < bindparam("before")).with_for_update(skip_locked=True)
 _PRUNE: Final = delete(USED_JTI).where(USED_JTI.c.digest.in_(_OLD))

@@ -10,18 +10,18 @@ from sqlalchemy.engine import Connection
 
 from arx_caps.mint.db.database import Database
 from arx_caps.mint.db.events import Event
-from arx_caps.mint.db.prepared import Prepared
+from arx_caps.mint.db.statement import CompiledStatement
 from arx_caps.mint.db.tables import REPEATS
 from arx_verifier.errors import GrantError
 
 KEPT_MS: Final = 24 * 3600 * 1000
-_FIND: Final = Prepared(
+_FIND: Final = CompiledStatement(
     select(REPEATS).where(
         REPEATS.c.caller == bindparam("whose"), REPEATS.c.key == bindparam("which"), REPEATS.c.until > bindparam("now")
     )
 )
-_FORGET: Final = Prepared(delete(REPEATS).where(REPEATS.c.until <= bindparam("now")))
-_ADD: Final = Prepared(insert(REPEATS))
+_FORGET: Final = CompiledStatement(delete(REPEATS).where(REPEATS.c.until <= bindparam("now")))
+_ADD: Final = CompiledStatement(insert(REPEATS))
 
 
 class Claim(NamedTuple):

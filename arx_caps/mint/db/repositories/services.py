@@ -15,18 +15,18 @@ from arx_caps.keyfile import PublicKey
 from arx_caps.mint.db.cursor import Order, Text, behind
 from arx_caps.mint.db.database import PAGE, Database, Rows, now_ms
 from arx_caps.mint.db.events import Event
-from arx_caps.mint.db.prepared import Prepared
 from arx_caps.mint.db.repositories.holder_keys import add_key
+from arx_caps.mint.db.statement import CompiledStatement
 from arx_caps.mint.db.tables import ENROLMENTS, HOLDER_KEYS, KEY_FETCHES, SERVICES
 from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_verifier.errors import GrantError
 
 SERVICES_ORDER: Final = Order((SERVICES.c.audience,), tuple[Text])
-_FIND: Final = Prepared(select(SERVICES).where(SERVICES.c.audience == bindparam("which")))
+_FIND: Final = CompiledStatement(select(SERVICES).where(SERVICES.c.audience == bindparam("which")))
 _ADD: Final = insert(SERVICES)
 _GOOD: Final = (ENROLMENTS.c.digest == bindparam("which"), ENROLMENTS.c.until > bindparam("now"))
 _SELECT_INVITED: Final = select(ENROLMENTS).where(*_GOOD)
-_INVITED, _LOCK_INVITED = Prepared(_SELECT_INVITED), Prepared(_SELECT_INVITED.with_for_update())
+_INVITED, _LOCK_INVITED = CompiledStatement(_SELECT_INVITED), CompiledStatement(_SELECT_INVITED.with_for_update())
 _USE_UP: Final = delete(ENROLMENTS).where(*_GOOD)
 _INVITE, _FORGET = insert(ENROLMENTS), delete(ENROLMENTS).where(ENROLMENTS.c.until <= bindparam("now"))
 

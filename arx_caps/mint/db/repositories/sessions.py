@@ -13,9 +13,9 @@ from sqlalchemy.engine import Connection
 from arx_caps.mint.db.cursor import Order, Text, Time, behind
 from arx_caps.mint.db.database import PAGE, Database, Rows, now_ms, plain
 from arx_caps.mint.db.events import Event
-from arx_caps.mint.db.prepared import Prepared
 from arx_caps.mint.db.repositories.epoch import HighWater, raise_high_water
 from arx_caps.mint.db.repositories.proofs import Used
+from arx_caps.mint.db.statement import CompiledStatement
 from arx_caps.mint.db.tables import AGENTS, SESSIONS, TASKS, USED_JTI
 from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_verifier.errors import GrantError, refusal
@@ -25,17 +25,19 @@ Which = Literal["alive", "expired", "ended"]
 SESSIONS_ORDER: Final = Order((SESSIONS.c.opened_at, SESSIONS.c.id), tuple[Time, Text], newest_first=True)
 _ITS: Final = SESSIONS.c.id == bindparam("which")
 _SELECT: Final = select(SESSIONS).where(_ITS)
-_FIND: Final = Prepared(_SELECT)
-_WITH_AGENT: Final = Prepared(
+_FIND: Final = CompiledStatement(_SELECT)
+_WITH_AGENT: Final = CompiledStatement(
     select(SESSIONS, AGENTS, USED_JTI.c.digest)
     .join_from(SESSIONS, AGENTS)
     .outerjoin(USED_JTI, USED_JTI.c.digest == bindparam("used"))
     .where(_ITS)
 )
-_LOCK: Final = Prepared(_SELECT.with_for_update())
-_ADD, _CHANGE = Prepared(insert(SESSIONS)), Prepared(update(SESSIONS).where(_ITS))
-_END_TASKS: Final = Prepared(update(TASKS).where(TASKS.c.session == bindparam("which"), TASKS.c.status == "open"))
-_END: Final = Prepared(update(SESSIONS).where(_ITS, SESSIONS.c.status == "open"))
+_LOCK: Final = CompiledStatement(_SELECT.with_for_update())
+_ADD, _CHANGE = CompiledStatement(insert(SESSIONS)), CompiledStatement(update(SESSIONS).where(_ITS))
+_END_TASKS: Final = CompiledStatement(
+    update(TASKS).where(TASKS.c.session == bindparam("which"), TASKS.c.status == "open")
+)
+_END: Final = CompiledStatement(update(SESSIONS).where(_ITS, SESSIONS.c.status == "open"))
 _THEIRS: Final = select(SESSIONS.c.id).where(SESSIONS.c.agent == bindparam("whose"))
 _END_ALL: Final = update(SESSIONS).where(SESSIONS.c.agent == bindparam("whose"), SESSIONS.c.status == "open")
 _END_ALL_TASKS: Final = update(TASKS).where(TASKS.c.session.in_(_THEIRS), TASKS.c.status == "open")
@@ -46,7 +48,9 @@ _OPEN_ONES: Final = (
     )
     .order_by(SESSIONS.c.opened_at)
 )
-_LOCK_AGENT: Final = Prepared(select(AGENTS.c.status).where(AGENTS.c.path == bindparam("whose")).with_for_update())
+_LOCK_AGENT: Final = CompiledStatement(
+    select(AGENTS.c.status).where(AGENTS.c.path == bindparam("whose")).with_for_update()
+)
 
 
 class Room(NamedTuple):

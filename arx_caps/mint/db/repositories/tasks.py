@@ -9,19 +9,21 @@ from sqlalchemy import and_, bindparam, func, insert, or_, select, update
 from arx_caps.mint.db.cursor import Order, Text, Time, behind
 from arx_caps.mint.db.database import PAGE, Database, Rows, now_ms
 from arx_caps.mint.db.events import Event
-from arx_caps.mint.db.prepared import Prepared
 from arx_caps.mint.db.repositories.epoch import HighWater, raise_high_water
 from arx_caps.mint.db.repositories.sessions import Which, of_state
+from arx_caps.mint.db.statement import CompiledStatement
 from arx_caps.mint.db.tables import SESSIONS, TASK_GRANTS, TASKS
 from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_verifier.errors import GrantError
 
 TASKS_ORDER: Final = Order((TASKS.c.started_at, TASKS.c.id), tuple[Time, Text], newest_first=True)
 _ITS: Final = TASKS.c.id == bindparam("which")
-_FIND: Final = Prepared(select(TASKS).where(_ITS))
-_LOCK: Final = Prepared(select(TASKS.c.status).where(_ITS).with_for_update())
-_LOCK_SESSION: Final = Prepared(select(SESSIONS.c.status).where(SESSIONS.c.id == bindparam("which")).with_for_update())
-_ADD, _ADD_GRANT = Prepared(insert(TASKS)), Prepared(insert(TASK_GRANTS))
+_FIND: Final = CompiledStatement(select(TASKS).where(_ITS))
+_LOCK: Final = CompiledStatement(select(TASKS.c.status).where(_ITS).with_for_update())
+_LOCK_SESSION: Final = CompiledStatement(
+    select(SESSIONS.c.status).where(SESSIONS.c.id == bindparam("which")).with_for_update()
+)
+_ADD, _ADD_GRANT = CompiledStatement(insert(TASKS)), CompiledStatement(insert(TASK_GRANTS))
 # A task and its subtasks, which have its id among the tasks above them.
 _WITH_PARTS: Final = or_(
     _ITS,
@@ -30,8 +32,8 @@ _WITH_PARTS: Final = or_(
         TASKS.c.above.like(bindparam("named"), escape="/"),
     ),
 )
-_LATEST: Final = Prepared(select(func.max(TASKS.c.expires_at)).where(_WITH_PARTS))
-_END: Final = Prepared(update(TASKS).where(_WITH_PARTS, TASKS.c.status == "open"))
+_LATEST: Final = CompiledStatement(select(func.max(TASKS.c.expires_at)).where(_WITH_PARTS))
+_END: Final = CompiledStatement(update(TASKS).where(_WITH_PARTS, TASKS.c.status == "open"))
 
 
 # A transaction that starts a task locks its session's row and reads its status; one that ends a session changes the

@@ -2,7 +2,7 @@
 """Statements that SQLAlchemy compiles once, and that run at the driver's cursor.
 
 For each execution SQLAlchemy makes a context, a result and its rows, which takes ten times as long as SQLite takes to
-find a row by its key.  A ``Prepared`` has the text, the parameters and the conversions that SQLAlchemy makes of the
+find a row by its key.  A ``CompiledStatement`` has the text, the parameters and the conversions that SQLAlchemy makes of the
 statement, and runs in the transaction of a SQLAlchemy connection.  Errors and events are SQLAlchemy's own.
 
 It is for statements that are the same for each call.  Lists and pages, whose conditions vary, are SQLAlchemy's.
@@ -42,7 +42,7 @@ class _Form(NamedTuple):
     results: tuple[tuple[int, Callable[[Any], Any]], ...]
 
 
-class Prepared:
+class CompiledStatement:
     """A statement.  It may be shared by threads, and by databases of both systems.
 
     Args:

@@ -10,7 +10,7 @@ from sqlalchemy import bindparam, event, insert, select, update
 from sqlalchemy.exc import IntegrityError, NoResultFound, ProgrammingError
 
 from arx_caps.mint.db.mint_database import MintDatabase
-from arx_caps.mint.db.prepared import Prepared
+from arx_caps.mint.db.statement import CompiledStatement
 from arx_caps.mint.db.tables import AGENTS, OUTBOX, USED_JTI
 from arx_verifier.errors import GrantError
 
@@ -29,12 +29,12 @@ def db(tmp_path: Path, database: str | None) -> Iterator[MintDatabase]:
 def test_rows_are_those_of_sqlalchemy(db: MintDatabase) -> None:
     """Bytes, large numbers, nulls and signs that a driver could take for parameters come back as they went in."""
     with db.write() as c:
-        assert Prepared(insert(OUTBOX)).run(c, EVENT) == 1
-        Prepared(insert(AGENTS)).run(c, AGENT)
+        assert CompiledStatement(insert(OUTBOX)).run(c, EVENT) == 1
+        CompiledStatement(insert(AGENTS)).run(c, AGENT)
     for statement in (select(OUTBOX), select(AGENTS).where(AGENTS.c.status == "active")):
         with db.read() as c:
             (wanted,) = c.execute(statement)
-            prepared = Prepared(statement)
+            prepared = CompiledStatement(statement)
             assert prepared.all(c) == [tuple(wanted)]
             assert prepared.row(c) == prepared.one(c) == wanted._asdict()
             assert list(map(type, prepared.first(c) or ())) == list(map(type, wanted))
@@ -42,19 +42,19 @@ def test_rows_are_those_of_sqlalchemy(db: MintDatabase) -> None:
 
 def test_a_change_sets_what_it_is_given(db: MintDatabase) -> None:
     """Columns that a call does not name stay, and a literal of the condition is no value of the change."""
-    change = Prepared(update(AGENTS).where(BY_ID, AGENTS.c.status == "active"))
+    change = CompiledStatement(update(AGENTS).where(BY_ID, AGENTS.c.status == "active"))
     with db.write() as c:
-        Prepared(insert(AGENTS)).run(c, AGENT)
+        CompiledStatement(insert(AGENTS)).run(c, AGENT)
         assert change.run(c, {"which": "acme/a", "owner": "ops"}) == 1
         assert change.run(c, {"which": "acme/a", "status": "deactivated", "ended_at": 2}) == 1
         assert change.run(c, {"which": "acme/a", "owner": "nobody"}) == 0
-        row = Prepared(select(AGENTS).where(BY_ID)).one(c, {"which": "acme/a"})
+        row = CompiledStatement(select(AGENTS).where(BY_ID)).one(c, {"which": "acme/a"})
     assert row == AGENT | {"owner": "ops", "status": "deactivated", "ended_at": 2}
 
 
 def test_what_is_not_there(db: MintDatabase) -> None:
     """No row is None, or an error where the transaction needs one; a parameter that is left out is no null."""
-    find = Prepared(select(AGENTS).where(BY_ID))
+    find = CompiledStatement(select(AGENTS).where(BY_ID))
     with db.read() as c:
         assert find.all(c, {"which": "x"}) == []
         assert find.first(c, {"which": "x"}) is find.row(c, {"which": "x"}) is find.scalar(c, {"which": "x"}) is None
@@ -66,7 +66,7 @@ def test_what_is_not_there(db: MintDatabase) -> None:
 
 def test_a_second_row_of_a_key_is_a_conflict(db: MintDatabase) -> None:
     """The error is SQLAlchemy's, without the values: a savepoint ends, or the whole transaction."""
-    add, row = Prepared(insert(USED_JTI)), {"digest": "secret", "until": 1}
+    add, row = CompiledStatement(insert(USED_JTI)), {"digest": "secret", "until": 1}
     with db.write() as c:
         add.run(c, row)
         with pytest.raises(IntegrityError) as caught, c.begin_nested():
@@ -83,7 +83,7 @@ def test_a_second_row_of_a_key_is_a_conflict(db: MintDatabase) -> None:
         twice()
     assert refused.value.code == "conflict"
     with db.read() as c:
-        assert {digest for digest, _ in Prepared(select(USED_JTI)).all(c)} == {"secret", "other"}
+        assert {digest for digest, _ in CompiledStatement(select(USED_JTI)).all(c)} == {"secret", "other"}
 
 
 def test_who_listens_to_the_engine_hears_it(db: MintDatabase) -> None:
@@ -95,7 +95,7 @@ def test_who_listens_to_the_engine_hears_it(db: MintDatabase) -> None:
 
     event.listen(db._engine, "before_cursor_execute", hear)
     with db.write() as c:
-        Prepared(insert(USED_JTI)).run(c, {"digest": "d", "until": 1})
+        CompiledStatement(insert(USED_JTI)).run(c, {"digest": "d", "until": 1})
     event.remove(db._engine, "before_cursor_execute", hear)
     assert [text for text in heard if text.startswith("INSERT INTO used_jti")]
 
@@ -103,4 +103,6 @@ def test_who_listens_to_the_engine_hears_it(db: MintDatabase) -> None:
 def test_a_text_that_depends_on_values_is_refused(db: MintDatabase) -> None:
     """A list of values has a text for each length: such a statement is SQLAlchemy's."""
     with db.read() as c, pytest.raises(AssertionError):
-        Prepared(select(AGENTS).where(AGENTS.c.path.in_(bindparam("which", expanding=True)))).all(c, {"which": ["a"]})
+        CompiledStatement(select(AGENTS).where(AGENTS.c.path.in_(bindparam("which", expanding=True)))).all(
+            c, {"which": ["a"]}
+        )
