@@ -2,10 +2,10 @@
 """Statements that SQLAlchemy compiles once, and that run at the driver's cursor.
 
 For each execution SQLAlchemy makes a context, a result and its rows, which takes ten times as long as SQLite takes to
-find a row by its key.  A ``CompiledStatement`` has the text, the parameters and the conversions that SQLAlchemy makes of the
-statement, and runs in the transaction of a SQLAlchemy connection.  Errors and events are SQLAlchemy's own.
+find a row by its key.  A ``CompiledStatement`` has the text, the parameters and the conversions that SQLAlchemy makes
+of the statement, and runs in the transaction of a SQLAlchemy connection.  Errors and events are SQLAlchemy's own.
 
-It is for statements that are the same for each call.  Lists and pages, whose conditions vary, are SQLAlchemy's.
+It is for statements that are the same for each call.  Lists and pages, whose conditions vary, use SQLAlchemy itself.
 """
 
 from collections.abc import Callable, Mapping
