@@ -94,7 +94,7 @@ def test_keys_change_as_the_page_says(keeper: Keeper) -> None:
     keeper.run(f"arx agent enrol {AGENTS}/triage --key-out triage.key")
     keeper.run("arx session open --key triage.key --out session")
     page = (DOCS / PAGE).read_text("utf-8")
-    (stolen,) = re.findall(r"\*\*A root key was stolen\.\*\* `([^`]*)`, then `([^`]*)`", page)
+    (stolen,) = re.findall(r"\*\*A root key was stolen\.\*\*\s`([^`]*)`, then\s`([^`]*)`", page)
     for line in lines("\n".join(stolen)):
         keeper.run(line)
     refused = keeper.run("arx task start lookup --param order_id=o-1 --session session --json", wanted=NOBODY)
