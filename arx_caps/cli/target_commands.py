@@ -7,9 +7,8 @@ The mint is called first.  If it does not answer, the command writes the entry i
 import contextlib
 import difflib
 import getpass
-import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
 import click
@@ -23,7 +22,15 @@ from arx_caps.cli.place import Place, all_options
 from arx_caps.cli.terminal import Console, plain
 from arx_caps.durations import parse_duration
 from arx_caps.keyfile import KeyFile
-from arx_caps.revocation import KINDS, KillReport, OutcomeUnknownError, RevocationStore, parse_target, parse_targets
+from arx_caps.revocation import (
+    KINDS,
+    KillReport,
+    OutcomeUnknownError,
+    RevocationStore,
+    Target,
+    parse_target,
+    parse_targets,
+)
 from arx_verifier.errors import ArxError, RequestError, StoreError
 
 # An operator who needs a kill needs it now, so an unreachable mint is passed by.  One that answers with a refusal is
@@ -32,6 +39,7 @@ SIGN_IN_S: Final = 3.0  # a mint that takes longer to sign an operator in counts
 OUTCOME_S: Final = 60.0  # without --timeout: how long to ask a silent store for the outcome
 LOOK_S: Final = 2.0  # for the look at the targets after a kill
 MOST_LOOKED_AT: Final = 10
+NEAR: Final = 0.8  # similarity of an enrolled name that is suggested instead
 WAIT_S: Final = 15.0  # a mint that takes longer over a kill is passed by as well; a second entry changes nothing
 
 
@@ -100,6 +108,10 @@ def _act(
         raise Stop(str(error), hint=_meant(texts), code=error.code) from error
     # Asked for before the confirmation, and never a default: the record must say why.
     reason = reason or _ask_reason(console)
+    # A person who is asked can still correct a name.  With --yes the kill comes first, and the look after it.
+    warned = not yes and console.asks and not direct and action is not THAW
+    if warned:
+        _warn(console, place, targets)
     console.confirm(f"{action.verb} {', '.join(targets)}?", yes=yes)
     timeout_ms = parse_duration(timeout) if timeout else None
     # Measured from here: the report counts the time that the mint took before the store was used.
@@ -116,21 +128,29 @@ def _act(
         asked = caller is not None
         report = _by_store(console, action, targets, place, reason, timeout_ms if wait else 0, began, asked)
     console.data(action.verb, report | {"by": by}, f"{', '.join(targets)}: {plain(report.get('summary', ''))}")
+    asked_mint = caller if by == "mint" else None
+    for hint in _after(action, targets, asked_mint, known=report.get("status") != "unknown", warned=warned):
+        console.hint(hint)
+    click.get_current_context().exit(exit_codes.OK if report.get("status") == "confirmed" else exit_codes.INCOMPLETE)
+
+
+def _after(
+    action: Action, targets: Sequence[str], caller: Caller | None, *, known: bool, warned: bool
+) -> Iterator[str]:
+    """Yield what an operator may not expect after the action; ``caller`` if the mint did it."""
     # The kill of an agent, a subject or the realm also refuses what begins later, which may surprise.
     # An approval ends with its kill and cannot begin again, so it leaves no freeze.
     killed = parse_targets(targets) if action is KILL else ()
     frozen = [str(target) for target in killed if "freeze" in target.kill_op and target.kind != "task"]
-    if frozen and report.get("status") != "unknown":
-        console.hint(f"new work is refused as well, until `arx thaw {' '.join(frozen)}`")
-    if by == "mint" and caller is not None and action in (KILL, FREEZE):
-        for doubt in doubts_of(caller, targets):
-            console.hint(doubt)
-    if by == "mint" and caller is not None and action is THAW:
+    if frozen and known:
+        yield f"new work is refused as well, until `arx thaw {' '.join(frozen)}`"
+    if caller is not None and action is not THAW and not warned:
+        yield from doubts_of(caller, targets)
+    if caller is not None and action is THAW:
         for target, state in over_of(caller, targets):
-            console.hint(f"{target} is {state} and stays so: start a new {target.partition(':')[0]}")
+            yield f"{target} is {state} and stays so: start a new {target.partition(':')[0]}"
     if action is THAW and any(target.kind == "agent" for target in parse_targets(targets)):
-        console.hint("killed tokens stay revoked, also in what older tasks delegate to this agent: start new tasks")
-    click.get_current_context().exit(exit_codes.OK if report.get("status") == "confirmed" else exit_codes.INCOMPLETE)
+        yield "killed tokens stay revoked, also in what older tasks delegate to this agent: start new tasks"
 
 
 def read_targets(texts: Sequence[str]) -> list[str]:
@@ -167,27 +187,45 @@ def doubts_of(caller: Caller, targets: Sequence[str]) -> list[str]:
     """Return hints on targets of a kill that look mistyped: the intended ones are still alive.
 
     Args:
-        caller: The operator; without the permission to look, no hint is returned.
+        caller: The operator; without the permission to look, the hint names nothing that the mint has.
         targets: The targets.
     """
-    # An agent that only delegations name is not enrolled, so only a similar name among the enrolled ones is a doubt.
     caller.set_timeout(LOOK_S)
     doubts = []
     for target in parse_targets(targets[:MOST_LOOKED_AT]):
         try:
             if target.kind == "agent":
-                agents, _ = caller.rows("/v1/agents", "agents", limit=PAGE)
-                paths = [str(agent.get("path")) for agent in agents]
-                if not any(f"{path}/".startswith(f"{target.name}/") for path in paths):
-                    near = difflib.get_close_matches(target.name, paths, 1, cutoff=0.9)
-                    doubts += [f"{target} is not enrolled; did you mean agent:{path}?" for path in near]
+                doubts += _doubt_of_agent(caller, target)
             elif target.kind in ("session", "task"):
                 kind = "approval" if str(target.name).startswith("a-") else target.kind
                 caller.call("GET", f"/v1/{kind}s/{target.name}")
         except Stop as error:
             if error.code == "not_found":
                 doubts.append(f"the mint has no {target}: check the id")
+            elif error.code == "tool_not_allowed":
+                doubts.append(f"this key may not look up whether the mint has {target}: check the name")
     return doubts
+
+
+def _doubt_of_agent(caller: Caller, target: Target) -> list[str]:
+    """Return a hint on an agent if neither it nor an agent below it is enrolled."""
+    if caller.rows("/v1/agents", "agents", {"under": target.name}, limit=1)[0]:
+        return []
+    agents, _ = caller.rows("/v1/agents", "agents", limit=PAGE)
+    paths = [str(agent.get("path")) for agent in agents]
+    near = difflib.get_close_matches(target.name, paths, 1, cutoff=NEAR)
+    if near:
+        return [f"{target} is not enrolled, nor is an agent below it; did you mean agent:{near[0]}?"]
+    # A holder delegates to a sub-agent offline, so the mint cannot know its name.
+    unknown = f"{target} is not enrolled, nor is an agent below it: check the name"
+    return [f"{unknown}, unless it is a sub-agent, whose name is only in tokens"]
+
+
+def _warn(console: Console, place: Place, targets: Sequence[str]) -> None:
+    """Hint at targets that look mistyped, before the question; without an answer of the mint, at none."""
+    with contextlib.suppress(Stop, ArxError):
+        for doubt in doubts_of(_sign_in(place), targets):
+            console.hint(doubt)
 
 
 def over_of(caller: Caller, targets: Sequence[str]) -> list[tuple[str, str]]:
@@ -203,7 +241,7 @@ def over_of(caller: Caller, targets: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def _ask_reason(console: Console) -> str:
-    if console.no_input or not sys.stdin.isatty():
+    if not console.asks:
         raise click.UsageError("the reason is missing: give --reason TEXT, which is recorded in the audit log")
     return str(click.prompt("reason", err=True))
 

@@ -65,6 +65,11 @@ class Console:
         """Write a hint to stderr: what to do next, in the imperative."""
         self.say(f"hint: {text}")
 
+    @property
+    def asks(self) -> bool:
+        """Whether a person can answer a question."""
+        return not self.no_input and sys.stdin.isatty()
+
     def confirm(self, question: str, *, yes: bool) -> None:
         """Ask for confirmation before an action that cannot be undone.
 
@@ -78,7 +83,7 @@ class Console:
         if yes:
             return
         # A script has no person to answer, and a default answer would be wrong for one of the two.
-        if self.no_input or not sys.stdin.isatty():
+        if not self.asks:
             raise exit_codes.Stop(
                 "confirmation needed, and stdin is no terminal", hint="add --yes to confirm", code="not_confirmed"
             )

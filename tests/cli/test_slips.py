@@ -2,8 +2,12 @@
 """What people mistype, repeat and leave out at a running realm: each is told what it was, and what to do."""
 
 import json
+import os
+import pty
 import re
 import socket
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import get_args
@@ -15,6 +19,7 @@ from arx_caps.cli.parse import STATES
 from arx_caps.mint.tasks.liveness import State
 from tests.cli.helpers import SESSION, Ran, arx
 from tests.cli.live import AGENT, Live, live_realm
+from tests.cli.test_terminal import read_all
 from tests.servers import free_ports
 
 pytestmark = pytest.mark.servers
@@ -37,16 +42,39 @@ def typed(up: Live) -> Typed:
 
 
 def test_a_kill_of_a_name_that_is_nearly_right(up: Live, typed: Typed) -> None:
-    """It is done, as it could be meant, and what is enrolled under nearly that name is named."""
+    """It is done, as a sub-agent may have the name, and a hint names the enrolled agent or says that there is none."""
     words = ("--reason", "a test", "--yes")
     ran = typed("kill", "agent", AGENT.replace("support", "suport"), *words)
     assert f"did you mean agent:{AGENT}?" in ran.err
     assert "check the id" in typed("kill", "session", SESSION, *words).err
-    ran = typed("kill", "agent", "acme/support/worker", *words)  # of delegations alone: no mint knows it
+    ran = typed("kill", "agent", "acme/support/worker", *words)
+    assert "agent:acme/support/worker is not enrolled" in ran.err
+    assert "sub-agent" in ran.err
+    ran = typed("kill", "agent", AGENT, *words)
     assert "enrolled" not in ran.err
+    typed("thaw", "agent", AGENT, *words)
     ran = typed("freeze", "agent", "acme", *words)  # all below it
     assert "enrolled" not in ran.err
     typed("thaw", "agent", "acme", *words)
+
+
+@pytest.mark.parametrize("verb", ["kill", "freeze"])
+def test_a_wrong_name_is_shown_before_the_question(up: Live, verb: str) -> None:
+    """A person at a terminal sees the doubt, then the question; with the answer no, nothing is done."""
+    terminal, theirs = pty.openpty()
+    command = [sys.executable, "-m", "arx_caps.cli", verb, "agent", "acme/support/triaeg", "--reason", "a test"]
+    environment = {**os.environ, "ARX_HOME": str(up.folder), "NO_COLOR": "1"}
+    with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment) as process:
+        os.close(theirs)
+        shown = b""
+        while b"[y/N]" not in shown:
+            shown += os.read(terminal, 65536)
+        os.write(terminal, b"n\n")
+        shown += read_all(terminal)
+        assert process.wait(30) == exit_codes.DENIED
+    text = shown.decode()
+    assert 0 <= text.find(f"did you mean agent:{AGENT}?") < text.find("[y/N]")
+    assert "nothing was done" in text
 
 
 def test_whoever_may_only_kill_is_told_of_no_names(up: Live, typed: Typed, tmp_path: Path) -> None:
@@ -54,7 +82,8 @@ def test_whoever_may_only_kill_is_told_of_no_names(up: Live, typed: Typed, tmp_p
     typed("operator", "enrol", "night", "--role", "kill-only", "--key-out", tmp_path / "night.key")
     key = ("--operator-key", tmp_path / "night.key")
     ran = typed("kill", "agent", AGENT + "s", "--reason", "a test", "--yes", *key)
-    assert (ran.exit_code in (exit_codes.OK, exit_codes.INCOMPLETE), AGENT + " " in ran.err) == (True, False)
+    assert (ran.exit_code in (exit_codes.OK, exit_codes.INCOMPLETE), f"{AGENT}?" in ran.err) == (True, False)
+    assert f"may not look up whether the mint has agent:{AGENT}s" in ran.err
     ran = typed("kill", "session", SESSION, "--reason", "a test", "--yes", *key)
     assert "check the id" not in ran.err
 
