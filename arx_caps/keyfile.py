@@ -289,7 +289,8 @@ def read_secret(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
             if os.fstat(file.fileno()).st_mode & 0o077:
-                raise SettingsError(f"{path} can be read by others; run `chmod 600 {path}`, and think who has read it")
+                hint = f"run `chmod 600 {path}`; if another user may have read the key, replace it"
+                raise SettingsError(f"{path}: other users can read it", hint=hint)
             return file.read()
     except OSError as error:
         raise SettingsError(f"{path} cannot be read: {error.strerror}") from error

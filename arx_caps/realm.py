@@ -150,9 +150,8 @@ class Realm:
         try:
             settings = tomllib.loads(file.read_text("utf-8"))
         except FileNotFoundError as error:
-            raise SettingsError(
-                f"there is no realm in {path}; make one with `arx init`, or name its folder (--realm-dir, ARX_HOME)"
-            ) from error
+            hint = "make one with `arx init`, or name its folder (--realm-dir, ARX_HOME)"
+            raise SettingsError(f"there is no realm in {path}", hint=hint) from error
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise SettingsError(f"{file} cannot be read: {error}") from error
         unknown = sorted(set(settings) - SETTINGS)

@@ -33,6 +33,7 @@ TIMEOUT: Final = httpx.Timeout(30.0, connect=5.0)
 PAUSES_S: Final = (0.1, 0.3, 1.0, 3.0, 6.0)  # before each repeat: a mint that crashed is started again meanwhile
 PATIENCE_S: Final = 60.0  # no repeat begins later than this after the call
 KEY_BYTES: Final = 16
+_START: Final = "see that it runs (`arx up`) and that its address is right"
 UNEXPLAINED: Final = "about:blank"  # a tool service's problems; the type of a mint's is where it explains the code
 
 Body = Mapping[str, Any]
@@ -179,10 +180,9 @@ class MintClient:
         except httpx.RequestError as error:
             # Where no connection came about, nothing was sent.
             unheard = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout)
-            known = "it did not hear this call" if unheard else "whether it heard this call is not known"
+            known = "the call was not sent" if unheard else "it is not known whether it received this call"
             raise (StoreError if unheard else LostAnswerError)(
-                f"the mint at {self.issuer} does not answer ({no_answer(error, self.issuer)}): see that it runs "
-                f"(`arx up`) and that the address is right; {known}"
+                f"the mint at {self.issuer} does not answer ({no_answer(error, self.issuer)}); {known}", hint=_START
             ) from error
 
     def _until_answered(self, send: Callable[[], httpx.Response], *, looks: bool) -> httpx.Response:
@@ -203,8 +203,7 @@ class MintClient:
         # A later attempt that was never sent must not hide that the first one may have been done.
         if lost and not isinstance(outcome, LostAnswerError):
             raise LostAnswerError(
-                f"the mint at {self.issuer} did not say whether it has done this, and does not answer any more: see "
-                "that it runs (`arx up`)"
+                f"the mint at {self.issuer} no longer answers; it is not known whether it has done this", hint=_START
             ) from outcome
         raise outcome
 

@@ -133,7 +133,7 @@ def _describe(error: Exception) -> tuple[str, str, int, str | None]:
     if isinstance(error, click.Abort):
         return "interrupted", "interrupted", exit_codes.INTERRUPTED, None
     if isinstance(error, ArxError):
-        hint = None
+        hint = error.hint
         if str(error) == "the store did not answer":
             hint = "start it (`arx up`, or the server at `store` in realm.toml); `arx doctor` checks it"
         return str(error), error.code, exit_codes.exit_of(error), hint

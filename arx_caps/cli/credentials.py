@@ -68,7 +68,7 @@ class Holding:
                 )
             return cls({macaroon.unverified_identifier.aud: macaroon}, None, tuple(discharges))
         except ArxError as error:
-            raise Stop(f"{shown}: {error}", DENIED, code=error.code) from error
+            raise Stop(f"{shown}: {error}", DENIED, hint=error.hint, code=error.code) from error
 
     @property
     def kind(self) -> str:

@@ -219,15 +219,14 @@ def now_ms() -> int:
 def _stop(error: ArxError) -> Stop:
     # Three exit codes, so that a script can distinguish a refusal, an unknown caller and no answer.
     if isinstance(error, UnavailableError):
-        return Unreachable(str(error), exit_codes.UNREACHABLE, code=error.code)
+        return Unreachable(str(error), exit_codes.UNREACHABLE, hint=error.hint, code=error.code)
+    exit_code, hint = exit_codes.USAGE if error.status_hint in MALFORMED else exit_codes.DENIED, error.hint
     # A killed or frozen caller was authenticated: to sign in again would not help.
     if error.status_hint == httpx.codes.UNAUTHORIZED and error.code not in ("revoked", "frozen"):
-        return Stop(str(error), exit_codes.UNAUTHENTICATED, code=error.code)
+        exit_code = exit_codes.UNAUTHENTICATED
     if error.code == "tool_not_allowed":
-        return Stop(
-            str(error), exit_codes.DENIED, hint="`arx whoami` shows the permissions of this key", code=error.code
-        )
-    return Stop(str(error), exit_codes.USAGE if error.status_hint in MALFORMED else exit_codes.DENIED, code=error.code)
+        exit_code, hint = exit_codes.DENIED, "`arx whoami` shows the permissions of this key"
+    return Stop(str(error), exit_code, hint=hint, code=error.code)
 
 
 VERSION: Final = 1

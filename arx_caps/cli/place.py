@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 ROOT_UID: Final = 0
+STORE_HINT: Final = (
+    "name the store with --store URL (ARX_STORE_URL; its password in ARX_STORE_PASSWORD) and the realm with --realm "
+    "NAME, or the realm's folder with --realm-dir or ARX_HOME"
+)
 _path = click.Path(path_type=Path)
 
 
@@ -195,11 +199,16 @@ class Place:
         """Return the URL of the store, or of a relay to it, and the realm's name.
 
         Raises:
-            SettingsError: The realm's settings are invalid.
+            SettingsError: The realm's settings are invalid, or neither they nor the options name store and realm.
         """
         url, name = self.given_store, self._realm
         if url is None or name is None:
-            realm = Realm.open(self.realm_dir)
+            try:
+                realm = Realm.open(self.realm_dir)
+            except SettingsError as error:
+                # A remote operator has no realm's folder, and must not be advised to make a realm.
+                hint = error.hint if (self.realm_dir / "realm.toml").exists() else STORE_HINT
+                raise SettingsError(str(error), code=error.code, hint=hint) from error
             url, name = url or store_url(realm), name or realm.name
         return url, name
 

@@ -31,7 +31,7 @@ from arx_caps.revocation import (
     parse_target,
     parse_targets,
 )
-from arx_verifier.errors import ArxError, RequestError, StoreError
+from arx_verifier.errors import ArxError, RequestError, SettingsError, StoreError
 
 # An operator who needs a kill needs it now, so an unreachable mint is passed by.  One that answers with a refusal is
 # not: an operator without the permission would only have to wait for an outage.
@@ -276,14 +276,16 @@ def _by_store(
 ) -> dict[str, Any]:
     """Write into the store; if the mint was called before, the entry may exist even after an error."""
     outcome_s = OUTCOME_S if timeout_ms is None else max(timeout_ms / 1000, 1.0)
-    store = place.store(outcome_s=outcome_s, tell=lambda said: console.say(plain(said)))
     try:
+        store = place.store(outcome_s=outcome_s, tell=lambda said: console.say(plain(said)))
         store.header()  # while this fails, nothing was written
         return _bump(store, action, targets, reason, _who(place), timeout_ms, began).to_dict()
-    except StoreError as error:
+    except (StoreError, SettingsError) as error:
         if asked:
             why = f"the mint did not confirm, and then {error}"
             return KillReport.unknown(tuple(targets), round((time.monotonic() - began) * 1000, 3), why).to_dict()
+        if isinstance(error, SettingsError):
+            raise Stop(f"nothing was done: {error}", hint=error.hint, code=error.code) from error
         hint = "start it (`arx up`) and try again; without it, verifiers refuse every call once their leases end"
         raise Stop(f"nothing was done: {error}", exit_codes.UNREACHABLE, hint=hint, code=error.code) from error
 

@@ -200,8 +200,9 @@ def test_network_trouble_says_what_to_do(error: type[httpx.TransportError]) -> N
     def handle(request: httpx.Request) -> httpx.Response:
         raise error("no")
 
-    with pytest.raises(StoreError, match=rf"{ISSUER} does not answer.*arx up"):
+    with pytest.raises(StoreError, match=rf"{ISSUER} does not answer") as caught:
         agent(handle).open_session()
+    assert "`arx up`" in (caught.value.hint or "")
 
 
 def lost(request: httpx.Request) -> httpx.Response:

@@ -122,6 +122,23 @@ def test_without_store_and_mint_nothing_is_claimed(tmp_path: Path) -> None:
     assert ran.json["schema"] == "arx/error/1"
 
 
+def test_a_key_without_a_realms_folder_needs_the_stores_address(tmp_path: Path) -> None:
+    """
+    With the mint down, an operator who has only a key is asked for the store or the folder, not for a new realm.
+    """
+    KeyFile.generate("operator", "night", "http://127.0.0.1:9").save(tmp_path / "key")
+    place = ("--operator-key", tmp_path / "key", "--realm-dir", tmp_path / "none")
+    for partly in ((), ("--store", "unix:///nonexistent/x.sock"), ("--realm", "acme")):
+        ran = arx("kill", "session", SESSION, *place, *partly, *WORDS)
+        assert (ran.exit_code, ran.json["error"]) == (
+            exit_codes.USAGE,
+            f"nothing was done: there is no realm in {tmp_path / 'none'}",
+        )
+        for option in ("--store", "ARX_STORE_PASSWORD", "--realm NAME", "--realm-dir"):
+            assert option in ran.json["hint"]
+        assert "arx init" not in ran.err
+
+
 @pytest.mark.servers
 def test_verifier_list_of_an_empty_realm(valkey: EmbeddedValkey, store: RevocationStore) -> None:
     """

@@ -10,11 +10,12 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 
 from arx_caps.cli import exit_codes
+from arx_caps.cli.mint_session import Caller, Unreachable
 from arx_caps.cli.parse import STATES
 from arx_caps.mint.tasks.liveness import State
 from tests.cli.helpers import SESSION, Ran, arx
@@ -75,6 +76,22 @@ def test_a_wrong_name_is_shown_before_the_question(up: Live, verb: str) -> None:
     text = shown.decode()
     assert 0 <= text.find(f"did you mean agent:{AGENT}?") < text.find("[y/N]")
     assert "nothing was done" in text
+
+
+def test_a_lost_answer_without_a_store_is_unknown(up: Live, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A mint that received the kill and did not answer may have done it: that nothing was done would be wrong."""
+    call = Caller.call
+
+    def lost(self: Caller, method: str, path: str, *words: Any, **options: Any) -> dict[str, Any]:
+        done = call(self, method, path, *words, **options)
+        if path == "/v1/kills":
+            raise Unreachable("the mint does not answer", exit_codes.UNREACHABLE)
+        return done
+
+    monkeypatch.setattr(Caller, "call", lost)
+    key = ("--operator-key", up.folder / "operator.key", "--realm-dir", tmp_path / "none")
+    ran = arx("kill", "session", SESSION, "--reason", "a test", "--yes", "--json", *key)
+    assert (ran.exit_code, ran.json["status"]) == (exit_codes.INCOMPLETE, "unknown")
 
 
 def test_whoever_may_only_kill_is_told_of_no_names(up: Live, typed: Typed, tmp_path: Path) -> None:

@@ -115,11 +115,10 @@ def realm(folder: Path) -> Iterator[dict[str, str]]:
 
 def now() -> Iterator[tuple[Path, str]]:
     """Yield each transcript's file and its text of now."""
-    with tempfile.TemporaryDirectory() as made:
-        folder = Path(made)
-        environment = offline(folder)
-        for file in sorted((TEXTS / "offline").glob("*.txt")):
-            yield file, play(file.read_text("utf-8"), folder, environment)
+    for file in sorted((TEXTS / "offline").glob("*.txt")):
+        with tempfile.TemporaryDirectory() as made:  # of its own, as in the test
+            folder = Path(made)
+            yield file, play(file.read_text("utf-8"), folder, offline(folder))
     with tempfile.TemporaryDirectory() as made, realm(Path(made)) as environment:
         for file in sorted((TEXTS / "realm").glob("*.txt")):
             yield file, play(file.read_text("utf-8"), Path(made), environment)

@@ -101,13 +101,17 @@ class ArxError(Exception):
         code: The stable, public reason code.
         status_hint: The HTTP status that fits.
         failures: The conditions that did not hold, if the caller may know them.
+        hint: What to do next, in the imperative; None if the text is enough.  A traceback shows it as a note.
     """
 
     code: str = "malformed"
     status_hint: int = 401
     failures: tuple[Failure, ...] = ()
+    hint: str | None = None
 
-    def __init__(self, message: str, *, code: str | None = None, failures: Sequence[Failure] = ()) -> None:
+    def __init__(
+        self, message: str, *, code: str | None = None, failures: Sequence[Failure] = (), hint: str | None = None
+    ) -> None:
         Exception.__init__(self, message)  # three times as fast as ``super()``, and every refusal comes here
         if failures:
             self.failures = tuple(failures)
@@ -116,6 +120,9 @@ class ArxError(Exception):
             reason = REASONS.get(code)
             if reason is not None:
                 self.status_hint = reason.status
+        if hint is not None:
+            self.hint = hint
+            self.add_note(f"hint: {hint}")
 
 
 class TokenError(ArxError):

@@ -263,7 +263,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             until_eof=options.until_eof,
         )
     except ArxError as error:
-        print(json.dumps({"ready": False, "code": error.code, "error": str(error)}), file=sys.stderr, flush=True)
+        refused = {"ready": False, "code": error.code, "error": str(error), "hint": error.hint}
+        print(json.dumps(refused), file=sys.stderr, flush=True)
         return SETTINGS_EXIT if isinstance(error, SettingsError) else LATER_EXIT
     return 0
 

@@ -57,7 +57,7 @@ class Supervisor:
         self._options += ["--behind-tls"] if behind_tls else []
         self._passphrase, self._on_ready = passphrase, on_ready
         self._stop = threading.Event()
-        self._refused: str | None = None
+        self._refused: SettingsError | None = None
         self._process: subprocess.Popen[bytes] | None = None  # the mint, after its announcement
 
     def stop(self) -> None:
@@ -84,7 +84,7 @@ class Supervisor:
                 began = time.monotonic()
                 self._run_mint(url, store)
                 if self._refused is not None:
-                    raise SettingsError(self._refused)
+                    raise self._refused
                 pause = BACKOFF_S[0] if time.monotonic() - began > SETTLED_S else min(2 * pause, BACKOFF_S[1])
                 self._stop.wait(pause)
         finally:
@@ -131,7 +131,7 @@ class Supervisor:
                 self._process = process
                 self._on_ready(message)
             elif isinstance(message, dict) and message.get("ready") is False:
-                self._refused = str(message.get("error"))
+                self._refused = SettingsError(str(message.get("error")), hint=message.get("hint"))
             else:
                 sys.stderr.write(line.decode("utf-8", "replace"))
 

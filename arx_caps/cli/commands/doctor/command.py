@@ -23,7 +23,7 @@ from arx_caps.cli.place import Place, all_options
 from arx_caps.cli.terminal import Console, plain
 from arx_caps.http_client import no_answer, open_client
 from arx_caps.realm import Realm
-from arx_verifier._native import about_build
+from arx_verifier._native import COMPILED, about_build
 from arx_verifier.errors import ArxError, SettingsError
 
 TIMEOUT_S: Final = 3.0
@@ -71,11 +71,15 @@ def _line(check: Check) -> str:
 
 
 def _checks(place: Place) -> Iterator[Check]:
-    yield Check("verifier", True, about_build())
+    how = "hashes and base64 run as compiled C" if COMPILED else f"hashes and base64 run as {about_build()}"
+    yield Check("verifier", True, how)
     try:
         realm = Realm.open(place.realm_dir)
     except ArxError as error:
-        mend = "run `arx init`, or name the folder with --realm-dir or ARX_HOME"
+        mend = (
+            "run it in the folder that has `.arx`, name the realm's folder with --realm-dir or ARX_HOME, or make a "
+            "realm with `arx init`"
+        )
         if (place.realm_dir / "realm.toml").exists():
             mend = "correct realm.toml; `arx init` in another folder writes an example"
         yield Check("realm", False, str(error), mend)
