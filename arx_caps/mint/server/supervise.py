@@ -96,9 +96,10 @@ class Supervisor:
         environment = {**os.environ, STORE_VARIABLE: url}
         if self._passphrase is not None:
             environment[PASSPHRASE_VARIABLE] = self._passphrase
+        # -P: `-m` alone would import modules from the working folder first, and run them beside the root keys.
         # A session of its own: Ctrl-C must reach this process alone, which then stops the mint in order.
         process = subprocess.Popen(
-            [sys.executable, "-m", "arx_caps.mint.server.serve", *self._options],
+            [sys.executable, "-P", "-m", "arx_caps.mint.server.serve", *self._options],
             stdin=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env=environment,
