@@ -84,6 +84,8 @@ def parse_target(text: str) -> Target:
     kind, colon, name = text.partition(":")
     if kind not in KINDS:
         raise RequestError(f"unknown kind of target: expected one of {', '.join(KINDS)}, got {shorten(text)}")
+    if not colon and kind != "realm":
+        raise RequestError(f"invalid {kind} target: the id is missing: expected one like {KINDS[kind].example}")
     if bool(colon) != (kind != "realm") or not KINDS[kind].fits(name) or len(text) > MAX_TARGET_BYTES:
         raise RequestError(f"invalid {kind} target: expected one like {KINDS[kind].example}, got {shorten(text)}")
     return Target(kind, name)

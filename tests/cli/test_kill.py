@@ -10,7 +10,7 @@ from arx_caps.cli import exit_codes
 from arx_caps.cli.target_commands import read_targets
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.keyfile import KeyFile
-from arx_caps.revocation import OutcomeUnknownError, RevocationStore
+from arx_caps.revocation import KINDS, OutcomeUnknownError, RevocationStore, parse_target
 from arx_verifier.errors import RequestError
 from tests.cli.helpers import SESSION, TASK, Ran, arx
 
@@ -43,6 +43,27 @@ def test_targets_are_read_as_typed() -> None:
     for wrong in (["session"], [SESSION], ["realm", "acme"], ["session", TASK], ["agent", "session:" + SESSION]):
         with pytest.raises(RequestError):
             read_targets(wrong)
+
+
+def test_help_has_every_kind() -> None:
+    """
+    Each kind of target has a line, whose example is a target of that kind.
+    """
+    lines = [line.split() for line in arx("kill", "--help").out.splitlines()]
+    first = [line[0] for line in lines if line and line[0].partition(":")[0] in KINDS]
+    shown = {parse_target(word).kind for word in first if ":" in word or word == "realm"}
+    assert shown == set(KINDS)
+
+
+def test_a_kind_alone_has_no_id() -> None:
+    """
+    A kind without its id is told so, with an example.
+    """
+    ran = arx("kill", "session", "--reason", "x", "--yes")
+    assert (ran.exit_code, ran.err) == (
+        exit_codes.USAGE,
+        "arx: invalid session target: the id is missing: expected one like session:s-abcdefghijklmnop\n",
+    )
 
 
 def test_a_time_is_no_target() -> None:

@@ -7,10 +7,22 @@ from arx_caps.cli.target_commands import FREEZE, KILL, THAW, target_command
 
 _TARGETS: Final = """
 
-    TARGET is KIND:ID, such as session:s-abcdefghijklmnop, or realm.  A kind may precede several ids: `arx kill
-    session s-abcdefghijklmnop`.
+    TARGET is KIND:ID, or realm.  A kind may precede several ids: `arx kill session s-abcdefghijklmnop`.
 
-    Exit code 0: every verifier has confirmed; 3: not known.
+    \b
+        agent:acme/support                        an agent, and every agent below it
+        session:s-abcdefghijklmnop                a session, and its tasks
+        task:t-abcdefghijklmnop                   a task; an approval is a-abcdefghijklmnop
+        link:AAAAAAAAAAAAAAAAAAAAAA               a delegation, and those that follow it
+        subject:0123456789abcdef0123456789abcdef  work on behalf of a person
+        operator:ada                              an operator
+        key:k1.0                                  the tokens of a key
+        policy:AAAAAAAAAAAAAAAAAAAAAA             the tokens that a policy granted
+        realm                                     every token of the realm
+
+    Exit code 0: every verifier has confirmed; 3: the report says partial (verifiers that have not confirmed are
+    fenced by their leases), unconfirmed or unknown; 1: the mint or the operator refused; 2: usage; 4: the mint did not
+    authenticate the key; 5: nothing was done, as neither the mint nor the store answered.
 
     \b
         arx kill agent:acme/support/worker --reason "refunds outside of its orders"
