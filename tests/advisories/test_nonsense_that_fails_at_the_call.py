@@ -25,7 +25,12 @@ NONSENSE: dict[str, tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any], s
     "an argument without a name": (Rule, (), {"tool": "a", "args": {"": 1}}, "name is empty"),
     "an argument of null": (Rule, (), {"tool": "a", "args": {"n": None}}, "Rule args"),
     "open of no bool": (Rule, (), {"tool": "a", "open": 0}, "Rule open: expected `bool`, got 0"),
-    "a constraint of nothing": (Constraint, (), {}, "Constraint: a constraint must test something, got nothing"),
+    "a constraint of nothing": (
+        Constraint,
+        (),
+        {},
+        "Constraint: a constraint must test something, such as { max = 100 }, got nothing",
+    ),
     "a constraint that is only optional": (Constraint, (), {"optional": True}, "must test something"),
     "bounds that cross": (Constraint, (), {"min": 5, "max": 1}, "got min=5, max=1"),
     "a range that crosses": (Constraint, (), {"range": (20, 1)}, "got range=(20, 1)"),
