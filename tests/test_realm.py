@@ -132,8 +132,17 @@ def test_a_broken_settings_file_is_refused(tmp_path: Path, line: str) -> None:
     file.write_text("\n".join([*kept, line]))
     with pytest.raises(SettingsError):
         Realm.open(realm.folder)
-    with pytest.raises(SettingsError, match="arx init"):
+    with pytest.raises(SettingsError, match="there is no realm in") as caught:
         Realm.open(tmp_path / "nowhere")
+    assert "`arx init`" in (caught.value.hint or "")
+
+
+def test_the_first_policy_is_for_agents_of_the_realms_name(tmp_path: Path) -> None:
+    """An agent below the realm's name can open a session at once, and start the tasks of the sample."""
+    policy = Policy.load(init_realm(tmp_path / "realm", name="newc", issuer=ISSUER).policy_path)
+    assert policy.may_open("newc/support/triage").name == "default"
+    assert policy.grant("lookup", "newc/support/triage", {"order_id": "o-1"}).delegate_to == ("newc/**",)
+    assert "acme" not in policy.text.source
 
 
 def test_the_default_folder_is_said_by_the_environment() -> None:

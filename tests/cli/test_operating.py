@@ -130,6 +130,8 @@ def test_two_mints_from_copies(keeper: Keeper, postgres: Postgres, valkey: Embed
     here = here.replace("rediss://redis.example/0", valkey.url).replace("postgresql://arx@db.example/arx", database)
     shutil.rmtree(keeper.folder / ".arx")
     keeper.run(here)
+    policy = keeper.folder / ".arx/policy.toml"  # the page's realm has the name of its agents
+    policy.write_text(policy.read_text().replace(f'"{realm_name}/', '"acme/'))
     copy = keeper.folder / "other/.arx"
     copy.mkdir(0o700, parents=True)
     for name in ("realm.toml", "policy.toml"):

@@ -34,7 +34,7 @@ from schemathesis.specs.openapi.checks import (
 from arx_caps.agent.bundle import Bundle
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.jose import KeyFile, SigningKey, make_assertion, make_dpop
-from arx_caps.mint.server.init_realm import init_realm
+from arx_caps.mint.server.init_realm import init_realm, sample_policy
 from arx_caps.realm import Realm
 from arx_verifier.token.discharge import third_party_caveats
 from arx_verifier.token.macaroon import Macaroon
@@ -219,7 +219,7 @@ def running_mint(folder: Path, port: int, database: str | None) -> Iterator[Real
     listen = f"127.0.0.1:{port}"
     issuer = f"http://{listen}"
     realm = init_realm(folder / "realm", name="contract", issuer=issuer, listen=listen, database=database)
-    policy = realm.policy_path.read_text(encoding="utf-8")
+    policy = sample_policy("acme")
     realm.policy_path.write_text(policy.replace("# approvals = ", "approvals = "), encoding="utf-8")
     with EmbeddedValkey(folder / "valkey") as store:
         command = [sys.executable, "-m", "arx_caps.mint.server.serve", "--realm-dir", str(realm.folder), "--until-eof"]

@@ -24,7 +24,7 @@ from arx_caps.mint.db.mint_database import MintDatabase
 from arx_caps.mint.keys.root_keys import RootKeys
 from arx_caps.mint.policy.model import Policy
 from arx_caps.mint.runtime import MintRuntime
-from arx_caps.mint.server.init_realm import init_realm
+from arx_caps.mint.server.init_realm import init_realm, sample_policy
 from arx_caps.realm import Realm
 from arx_caps.revocation import RevocationStore
 from arx_verifier.journal.decision import DecisionSink, InMemoryDecisions
@@ -255,8 +255,8 @@ def open_live(
         lease_ms: Lease of a verifier; None for the default of ``arx init``.
     """
     realm = make_realm(folder, name, database=database)
-    if policy is not None:
-        realm.policy_path.write_text(policy)
+    # The agents of the tests are those of ``acme``, whatever the name of the realm.
+    realm.policy_path.write_text(sample_policy("acme") if policy is None else policy)
     if lease_ms is not None:
         # The mint takes over the settings of a history that it finds begun.
         with RevocationStore(store_url, name) as store:

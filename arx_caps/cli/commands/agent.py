@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """``arx agent``: enrol, describe, list, show and deactivate agents, and rotate their keys."""
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
@@ -16,6 +17,7 @@ from arx_caps.cli.secure_files import read_object
 from arx_caps.cli.terminal import Console, pairs, table
 from arx_caps.durations import show_time
 from arx_caps.keyfile import KeyFile, PublicKey
+from arx_verifier.errors import GrantError, SettingsError
 from arx_verifier.names import is_agent_path
 
 ABOUT: Final = ("model", "purpose", "version")  # the members of an agent's metadata
@@ -96,6 +98,8 @@ def enrol(
     kid = None if public is None else public.kid
     value = {"agent": agent, "kid": kid, "key_file": str(key_out) if key_out else None}
     console.data("agent", value, lambda: pairs([("agent", path), ("key", kid), ("key file", value["key_file"])]))
+    with contextlib.suppress(Stop, SettingsError):  # a role may allow to enrol an agent and not to read the policy
+        _doubt(console, mint.call("GET", "/v1/policies/in-force")["policy"], path)
 
 
 @agent_command.command("describe")
@@ -202,6 +206,20 @@ def remove_key(console: Console, path: str, kid: str, place: Place) -> None:
     """Remove the key KID of the agent PATH: it can open no further session; open sessions continue."""
     agent = place.mint().call("PATCH", f"/v1/agents/{_checked(path)}", {"remove_kid": kid})
     console.data("agent", {"agent": agent}, lambda: pairs(facts_of(agent)))
+
+
+def _doubt(console: Console, text: str, path: str) -> None:
+    """Hint that the policy lets the agent open no session: a typing error, or a policy that is not active yet."""
+    from arx_caps.mint.policy.model import Policy
+
+    try:
+        Policy.parse(text, "policy").may_open(path)
+    except GrantError as error:
+        if error.code == "session_not_allowed":
+            console.hint(
+                f"the policy lets {path} open no session: add it to `agents` of a [session] and run "
+                "`arx policy load FILE`"
+            )
 
 
 def _time(row: dict[str, Any], name: str) -> str | None:

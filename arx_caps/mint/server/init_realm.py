@@ -73,12 +73,22 @@ def init_realm(
     return realm
 
 
+def sample_policy(organization: str) -> str:
+    """Return the policy that a new realm begins with.
+
+    Args:
+        organization: The first segment of its agents' paths.
+    """
+    text = files("arx_caps.mint.policy").joinpath("sample_policy.toml").read_text("utf-8")
+    return text.replace('"acme/', f'"{organization}/')
+
+
 def _fill(realm: Realm, passphrase: str | None, log_origin: str) -> None:
     for part in ("keys", "valkey", "journals", "services"):
         (realm.folder / part).mkdir(mode=0o700)
     # Each file is private by itself, for any umask: the policy must stay unwritable if the folder is opened later.
     write_secret(realm.folder / "realm.toml", realm.settings().encode())
-    write_secret(realm.policy_path, files("arx_caps.mint.policy").joinpath("sample_policy.toml").read_bytes())
+    write_secret(realm.policy_path, sample_policy(realm.name).encode())
     if realm.database is None:
         write_secret(realm.database_path, b"")  # SQLite gives its other files the mode of this one
     roots = RootKeys.create(realm.root_path, realm=realm.name, passphrase=passphrase, key_path=realm.root_key_path)
