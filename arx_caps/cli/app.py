@@ -19,33 +19,48 @@ from arx_caps.cli.options import common_options
 from arx_caps.cli.terminal import Console, json_line, plain
 
 # A noun's module is imported on use: `arx --help` needs nothing but click, and parts of ARx may not be installed.
-NOUNS: Final[Mapping[str, tuple[str, str]]] = {
-    "init": ("init", "make a realm: its folder, its keys and its first operator"),
-    "up": ("up", "run the whole realm on this machine"),
-    "mint": ("mint", "run the mint alone, with your own revocation store"),
-    "relay": ("relay", "follow the revocation store on behalf of many verifiers"),
-    "doctor": ("doctor.command", "check the realm, and print how to repair what is wrong"),
-    "policy": ("policy", "check, query, compare and activate policies"),
-    "operator": ("operator", "enrol operators, set their roles, recover access"),
-    "whoami": ("operator", "show the operator of a key, and its permissions"),
-    "agent": ("agent", "enrol, describe, list and deactivate agents"),
-    "service": ("service", "enrol tool services, and refresh their keys"),
-    "key": ("key", "create, rotate, retire and reseal root keys"),
-    "ship": ("ship", "send a service's records to the mint"),
-    "session": ("session", "open, list, renew, freeze and end sessions"),
-    "task": ("task", "start, attenuate, extend, show and finish tasks; request approvals"),
-    "approval": ("approval", "list, approve, deny and withdraw approvals"),
-    "token": ("token.command", "inspect, delegate and explain tokens and bundles"),
-    "kill": ("kill", "revoke the tokens of a target, and print which verifiers confirmed"),
-    "freeze": ("kill", "refuse the tokens of a target until it is thawed"),
-    "thaw": ("kill", "end a freeze, including the freeze that a kill leaves"),
-    "verifier": ("verifier", "list the verifiers and the revocations that they have applied"),
-    "redis": ("redis", "prepare your own revocation store: its users and functions"),
-    "decisions": ("decisions", "show the decisions in local journals, and their reasons"),
-    "audit": ("audit.command", "query, verify, export and prune the audit log"),
-    "witness": ("witness", "cosign the checkpoints of audit logs as a witness"),
-    "completion": ("completion", "print a shell's completion script"),
+GROUPS: Final[Mapping[str, Mapping[str, tuple[str, str]]]] = {
+    "Realm": {
+        "init": ("init", "make a realm: its folder, its keys and its first operator"),
+        "up": ("up", "run the whole realm on this machine"),
+        "mint": ("mint", "run the mint alone, with your own revocation store"),
+        "relay": ("relay", "follow the revocation store on behalf of many verifiers"),
+        "redis": ("redis", "prepare your own revocation store: its users and functions"),
+        "key": ("key", "create, rotate, retire and reseal root keys"),
+        "doctor": ("doctor.command", "check the realm, and print how to repair what is wrong"),
+    },
+    "Policy": {
+        "policy": ("policy", "check, query, compare and activate policies"),
+    },
+    "Operators, agents and services": {
+        "operator": ("operator", "enrol operators, set their roles, recover access"),
+        "whoami": ("operator", "show the operator of a key, and its permissions"),
+        "agent": ("agent", "enrol, describe, list and deactivate agents"),
+        "service": ("service", "enrol tool services, and refresh their keys"),
+    },
+    "Sessions, tasks and tokens": {
+        "session": ("session", "open, list, renew, freeze and end sessions"),
+        "task": ("task", "start, attenuate, extend, show and finish tasks; request approvals"),
+        "approval": ("approval", "list, approve, deny and withdraw approvals"),
+        "token": ("token.command", "inspect, delegate and explain tokens and bundles"),
+    },
+    "Kills and freezes": {
+        "kill": ("kill", "revoke the tokens of a target, and print which verifiers confirmed"),
+        "freeze": ("kill", "refuse the tokens of a target until it is thawed"),
+        "thaw": ("kill", "end a freeze, including the freeze that a kill leaves"),
+        "verifier": ("verifier", "list the verifiers and the revocations that they have applied"),
+    },
+    "Decisions and audit": {
+        "decisions": ("decisions", "show the decisions in local journals, and their reasons"),
+        "audit": ("audit.command", "query, verify, export and prune the audit log"),
+        "ship": ("ship", "send a service's records to the mint"),
+        "witness": ("witness", "cosign the checkpoints of audit logs as a witness"),
+    },
+    "Shell": {
+        "completion": ("completion", "print a shell's completion script"),
+    },
 }
+NOUNS: Final = {noun: row for group in GROUPS.values() for noun, row in group.items()}
 EXTRAS: Final[Mapping[str, str]] = {"sqlalchemy": "mint", "starlette": "mint", "uvicorn": "mint"}
 
 
@@ -77,9 +92,11 @@ class LazyGroup(click.Group):
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click calls it so
-        """Write the nouns from the table, without importing their modules."""
-        with formatter.section("Commands"):
-            formatter.write_dl([(noun, help_text) for noun, (_, help_text) in NOUNS.items()])
+        """Write the nouns from the table in their groups, without importing their modules."""
+        width = max(map(len, NOUNS))
+        for heading, nouns in GROUPS.items():
+            with formatter.section(heading):
+                formatter.write_dl([(noun.ljust(width), help_text) for noun, (_, help_text) in nouns.items()])
 
     def main(self, args: Sequence[str] | None = None, *_: Any, **extra: Any) -> NoReturn:
         """Run a command line and exit with its code."""
