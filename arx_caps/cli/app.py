@@ -127,7 +127,8 @@ def _end(error: Exception, console: Console, *, as_json: bool, debug: bool) -> i
     message, code, exit_code, hint = _describe(error)
     if debug:
         click.echo("".join(traceback.format_exception(error)), err=True)
-    click.echo(f"arx: {plain(message)}", err=True)
+    for line in (message, *getattr(error, "further", ())):
+        click.echo(f"arx: {plain(line)}", err=True)
     if hint:
         console.hint(hint)
     # A script that reads stdout gets the error there as well; a person reads stderr.

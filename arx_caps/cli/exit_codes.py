@@ -4,6 +4,7 @@
 A message is one line on stderr, ``<what failed>: <expected>, got <value>``; a hint, in the imperative, follows it.
 """
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -27,11 +28,20 @@ class Stop(Exception):  # noqa: N818 - it also ends commands that did part of th
         exit_code: One of this module's codes.
         hint: What to do next, in the imperative; or None.
         code: A stable code for scripts.
+        further: Messages of the same kind, for people alone.
     """
 
-    def __init__(self, message: str, exit_code: int = USAGE, *, hint: str | None = None, code: str = "usage") -> None:
+    def __init__(
+        self,
+        message: str,
+        exit_code: int = USAGE,
+        *,
+        hint: str | None = None,
+        code: str = "usage",
+        further: Sequence[str] = (),
+    ) -> None:
         super().__init__(message)
-        self.exit_code, self.hint, self.code = exit_code, hint, code
+        self.exit_code, self.hint, self.code, self.further = exit_code, hint, code, further
 
 
 def exit_of(error: "ArxError") -> int:

@@ -98,6 +98,7 @@ def offline(folder: Path) -> dict[str, str]:
     (folder / "other.json").write_text('{"v": 9}')
     (folder / "empty.toml").write_text("")
     (folder / "odd.toml").write_text('[task.refund]\nagents = ["acme/x"]\nttl = "10m"\ntl = 5\n')
+    (folder / "several.toml").write_text('[task.refund]\nttl = 5\n\n[task.lookup]\nttl = "10m"\n\n[tsk]\n')
     service_file(folder / "orders.json")
     for path in folder.iterdir():
         path.chmod(0o600)

@@ -206,3 +206,64 @@ def test_lines_of_a_long_policy_are_counted_once() -> None:
     assert Counted.looked_through <= len(tables)
     lines = [text.line(("audience", f"a{number}", "origins")) for number in range(200)]
     assert lines == list(range(2, 602, 3))
+
+
+SEVERAL = """\
+[audience.orders]
+origins = ["http://127.0.0.1:9001/x"]
+[audience.prices]
+origins = ["HTTP://x"]
+[session]
+agents = ["acme/**"]
+ttl = 8
+idl = "1m"
+[task.a]
+agents = ["acme/x"]
+ttl = "10m"
+audience = ["orders"]
+allow = [{ tool = "orders.get", args = { order_id = {} } }]
+[task.b]
+agents = ["acme/x"]
+ttl = "10m"
+audience = ["ordrs"]
+allow = [{ tool = "orders.get", args = {} }]
+[tsk.c]
+ttl = "5m"
+"""
+
+
+def test_a_check_returns_every_tables_mistake(tmp_path: Path) -> None:
+    """
+    Each with its line, in order; a table that has a mistake makes no other one wrong.
+    """
+    file = tmp_path / "policy.toml"
+    file.write_text(SEVERAL)
+    found = [str(error).removeprefix(f"{file}:").split(": ")[:2] for error in Policy.mistakes(file)]
+    assert found == [
+        ["2", "audience.orders.origins[1]"],
+        ["4", "audience.prices.origins[1]"],
+        ["7", "session.ttl"],
+        ["8", "session.idl"],
+        ["13", "task.a.allow[1].args.order_id"],
+        ["17", "task.b.audience"],
+        ["19", "tsk"],
+    ]
+    with pytest.raises(SettingsError) as caught:
+        Policy.load(file)
+    assert str(caught.value) in map(str, Policy.mistakes(file))
+
+
+def test_a_check_ends(tmp_path: Path) -> None:
+    """
+    At most 20 mistakes are returned, and one that cannot be set aside ends the search.
+    """
+    file = tmp_path / "policy.toml"
+    file.write_text("".join(f"unknown{number} = 1\n" for number in range(50)))
+    assert len(Policy.mistakes(file)) == 20
+    for text in ("[audience.arx-x]\norigins = []\n", "audience = 1\n", "[issuer.a]\n", "task = 5\n", "[[workload]]\n"):
+        file.write_text(text)
+        assert 1 <= len(Policy.mistakes(file)) <= 2, text
+    file.write_text("not toml")
+    assert len(Policy.mistakes(file)) == 1
+    file.write_text("")
+    assert Policy.mistakes(file) == []

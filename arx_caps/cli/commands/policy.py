@@ -35,7 +35,16 @@ def policy_command() -> None:
 @common_options
 @pass_console
 def check(console: Console, file: str) -> None:
-    """Check a policy file; exit with 1 and print line and key of the first mistake."""
+    """Check a policy file; exit with 1 and print line and key of each mistake.
+
+    Of each table it prints all unknown keys and one other mistake, at most 20 in all.  The object of --json has the
+    first.
+    """
+    from arx_caps.mint.policy.model import Policy
+
+    mistakes = list(map(str, Policy.mistakes(file)))
+    if mistakes:
+        raise Stop(mistakes[0], DENIED, code="policy", further=mistakes[1:])
     policy = _of_file(file)
     value = {
         "digest": policy.digest,

@@ -16,8 +16,8 @@ from msgspec.structs import replace
 from arx_caps.durations import duration_within, format_duration
 from arx_caps.mint.policy.approvals import ApprovalTerms
 from arx_caps.mint.policy.issuers import Subject, fits_subject
-from arx_caps.mint.policy.parse import PolicyEntry, PolicyText, in_tokens
-from arx_caps.mint.policy.tables import SessionTerms, Template, read_document
+from arx_caps.mint.policy.parse import PolicyEntry, PolicyError, PolicyText, in_tokens
+from arx_caps.mint.policy.tables import SessionTerms, Template, read_document, without_mistake
 from arx_caps.mint.policy.templates import SUBJECT, overlap
 from arx_verifier import jcs, names
 from arx_verifier.constraints import Rule, explain
@@ -26,6 +26,7 @@ from arx_verifier.errors import Failure, GrantError, MalformedTokenError, Reques
 __all__ = ["Policy", "SessionTerms", "TaskGrant", "Template"]
 
 MAX_BYTES: Final = 1 << 20  # far above any policy that a person could review
+MAX_MISTAKES: Final = 20
 MAX_PARAMETER_CHARS: Final = 1024  # a value is in every token of the task, and a token must fit into one header
 
 
@@ -121,6 +122,28 @@ class Policy:
         if len(raw) > MAX_BYTES:
             raise SettingsError(f"{path}: expected at most {MAX_BYTES} bytes, got {len(raw)}", code="policy")
         return cls.parse(text, str(path))
+
+    @classmethod
+    def mistakes(cls, path: Path | str, most: int = MAX_MISTAKES) -> list[SettingsError]:
+        """Return the mistakes of a policy file: all unknown keys, and one other mistake of each table.
+
+        Args:
+            path: The file.
+            most: The largest number of mistakes.
+        """
+        found: list[SettingsError] = []
+        try:
+            cls.load(path)
+        except PolicyError as first:
+            text = PolicyText(Path(path).read_text("utf-8"), str(path))
+            error: PolicyError | None = first
+            while error is not None:
+                found.append(error)
+                without = len(found) < most and without_mistake(text.document, error)
+                error = _first_mistake(text) if without else None
+        except SettingsError as error_of_file:
+            found.append(error_of_file)
+        return sorted(found, key=lambda each: text.line(each.path) if isinstance(each, PolicyError) else 0)
 
     def may_open(self, agent: str, subject: Subject | None = None) -> SessionTerms:
         """Return the terms on which an agent may open a session.
@@ -325,6 +348,14 @@ class _TaskRequest:
 
     def _fail(self, rule: str, expected: str, got: str) -> None:
         self._failures.append(Failure(self._place, rule, expected, got))
+
+
+def _first_mistake(text: PolicyText) -> PolicyError | None:
+    try:
+        read_document(PolicyEntry(text), text.document)
+    except PolicyError as error:
+        return error
+    return None
 
 
 def _digest(text: PolicyText) -> str:

@@ -38,6 +38,19 @@ _PLACE: Final = re.compile(r"\[(\d{1,9})\]|\.(\w+)")  # a step of a path in msgs
 _AT_LINE: Final = re.compile(r"^(.*) \(at (?:line (\d+), column \d+|end of document)\)$", re.DOTALL)
 
 
+class PolicyError(SettingsError):
+    """A mistake at one key of a policy.
+
+    Attributes:
+        path: The keys and indices that lead to it.
+        unknown: Whether the key itself is unknown.
+    """
+
+    code = "policy"
+    path: Path = ()
+    unknown: bool = False
+
+
 class PolicyText:
     """A policy's text: the parsed document, and the lines of its keys.
 
@@ -72,9 +85,11 @@ class PolicyText:
             raise SettingsError(f"{name}:{at}: {wrong}; in a text, write it as \\u{number}", code="policy")
         _Scan(text, name, self._lines).run()
 
-    def error(self, path: Path, message: str) -> SettingsError:
+    def error(self, path: Path, message: str) -> PolicyError:
         """Return an error about one key, with file, line and the key's whole path."""
-        return SettingsError(f"{self.name}:{self.line(path)}: {_dotted(path)}: {message}", code="policy")
+        error = PolicyError(f"{self.name}:{self.line(path)}: {_dotted(path)}: {message}", code="policy")
+        error.path = path
+        return error
 
     def line(self, path: Path) -> int:
         """Return the line of a key, or of the nearest table around it."""
@@ -102,7 +117,7 @@ class PolicyEntry(NamedTuple):
         """Return an entry inside this one."""
         return PolicyEntry(self.text, (*self.path, *path))
 
-    def error(self, message: str) -> SettingsError:
+    def error(self, message: str) -> PolicyError:
         """Return an error about this entry, with file, line and the key's whole path."""
         return self.text.error(self.path, message)
 
@@ -141,7 +156,9 @@ class PolicyEntry(NamedTuple):
         for key in written:
             if key not in known:
                 meant = "".join(f"did you mean `{near}`? " for near in get_close_matches(key, known, 1))
-                raise self.at(key).error(f"unknown key; {meant}known here: {', '.join(sorted(known))}")
+                error = self.at(key).error(f"unknown key; {meant}known here: {', '.join(sorted(known))}")
+                error.unknown = True
+                raise error
 
     def inner(self, message: str) -> tuple["PolicyEntry", str]:
         """Return the entry inside this one that an error of msgspec is about, and the error's text."""

@@ -31,6 +31,7 @@ from arx_caps.mint.policy.parse import (
     IN_TOKENS,
     RESTRICTS,
     PolicyEntry,
+    PolicyError,
     PolicyTable,
     checked_text,
     duration,
@@ -216,6 +217,37 @@ def read_document(entry: PolicyEntry, data: Any) -> PolicyDocument:
     for name, template in tasks.items():
         tasks[name] = read_template(entry.at("task", name), template, audiences, issuers)
     return replace(document, audience=audiences, issuer=issuers, session=sessions, task=tasks)
+
+
+def without_mistake(document: dict[str, Any], error: PolicyError) -> bool:
+    """Remove from a policy's data an unknown key, or the table with another mistake; return whether that is possible.
+
+    Args:
+        document: The policy as plain data, changed in place.
+        error: The mistake.
+    """
+    if error.unknown:
+        table: Any = document
+        for step in error.path[:-1]:
+            table = table[step]
+        del table[error.path[-1]]
+        return True
+    kind, *inner = error.path or ("",)
+    tables: Any = document.get(str(kind))
+    named = bool(inner) and isinstance(tables, dict) and all(isinstance(table, dict) for table in tables.values())
+    if kind == "audience" and named:
+        # Tasks refer to it, and would have mistakes only because it is missing.
+        instead = {"origins": [f"https://a{[*tables].index(inner[0])}.invalid"]}
+        replaced: bool = tables[inner[0]] != instead
+        tables[inner[0]] = instead
+        return replaced
+    if kind not in ("session", "task", "workload"):
+        return False
+    if named:
+        del tables[inner[0]]
+    else:
+        del document[str(kind)]
+    return True
 
 
 def read_audiences(entry: PolicyEntry, tables: Mapping[str, Any]) -> dict[str, AudienceTerms]:
