@@ -118,9 +118,9 @@ def test_what_is_inside_is_told_in_words(up: Live, typed: Typed, tmp_path: Path)
 
 def test_an_agent_that_the_policy_does_not_know(typed: Typed, tmp_path: Path) -> None:
     """It is enrolled, and a hint says what its first session needs; without the right to read, there is no hint."""
-    ran = typed("agent", "enrol", "other/support/triage", "--key-out", tmp_path / "other.key")
+    ran = typed("agent", "enrol", "others/support/triage", "--key-out", tmp_path / "other.key")
     assert (ran.exit_code, "add it to `agents` of a [session]" in ran.err) == (exit_codes.OK, True)
-    ran = typed("agent", "enrol", "acme/support/second", "--key-out", tmp_path / "second.key")
+    ran = typed("agent", "enrol", "acme/desk/second", "--key-out", tmp_path / "second.key")
     assert (ran.exit_code, ran.err) == (exit_codes.OK, "")
 
 
