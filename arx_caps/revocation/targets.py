@@ -39,7 +39,7 @@ APPROVAL: Final = "a-"  # prefix of an approval's name, which is a sub-task of t
 # freezes it as well.
 KINDS: Final = {
     "realm": Kind(lambda text: text == "", "realm", "kill+freeze"),
-    "key": Kind(names.is_kid, "key:k1.0", "freeze"),
+    "key": Kind(names.is_kid, "key:k1.2", "freeze"),
     "subject": Kind(_matches(r"[0-9a-f]{32}"), "subject:" + "0123456789abcdef" * 2, "kill+freeze"),
     "policy": Kind(_matches(r"[A-Za-z0-9_-]{22}"), "policy:" + "A" * 22, "freeze"),
     "agent": Kind(names.is_agent_path, "agent:acme/support", "kill+freeze"),

@@ -16,7 +16,7 @@ _TARGETS: Final = """
         link:AAAAAAAAAAAAAAAAAAAAAA               a delegation, and those that follow it
         subject:0123456789abcdef0123456789abcdef  work on behalf of a person
         operator:ada                              an operator
-        key:k1.0                                  the tokens of a key
+        key:k1.2                                  the tokens of a key
         policy:AAAAAAAAAAAAAAAAAAAAAA             the tokens that a policy granted
         realm                                     every token of the realm
 
