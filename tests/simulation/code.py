@@ -61,13 +61,13 @@ def load(patches: Patches | None = None) -> Code:
     (flags,) = [line for line in lua.splitlines() if line.startswith("local flags = ")]
     table, following_class = used["epoch"].EpochTable, used["follower_core"].Following
     assert issubclass(following_class, table)
-    steps = [table.check, table.apply, table.renew, table.adopt, table.fence, used["authenticate"]._agent]
+    steps = [table.check, table.apply, table.renew, table.adopt, table.fence, used["authenticate"]._authenticate_agent]
     steps += [following_class._take_entries, following_class._apply, following_class.take_push]
     pauses = {step.__code__: _lines(step.__code__) for step in steps}
     assert set(patched) <= {*used, "functions.lua"}
     relay = (used["upstream"].Passing, used["hub"].Hub)
     assert issubclass(relay[0], following_class)
-    agent = used["authenticate"]._agent
+    agent = used["authenticate"]._authenticate_agent
     return Code(following_class, *relay, agent, MintRuntime, "no-writes" in flags, COMPARED in lua, pauses)
 
 

@@ -48,9 +48,10 @@ class Judge:
         self.accepted = self.refused = 0
         self.worst = 0
         self.dead: list[str] = []  # what was killed, in order
-        self._orphans: dict[
-            Token, int
-        ] = {}  # tokens born among entries that were lost, and how many records came before
+        # Tokens born among entries that were lost, and how many records came before the loss.
+        self._orphans: dict[Token, int] = {}
+        # Each loss: its history, the last entry that was kept, the records before it, and the views with a lost entry.
+        self._losses: list[tuple[str, int, int, list[Any]]] = []
         self._count = 0
 
     def executed(self, incarnation: str, seq: int, op: str, target: str) -> Record:
@@ -71,16 +72,25 @@ class Judge:
         records = (record for target in token.targets for record in self._of.get(target, ()))
         return not any(record.seq > token.root[1] and record.op != "thaw" for record in records)
 
+    def born(self, token: Token, following: Any) -> None:
+        """Note a token that a mint has made from a view: an orphan too, if that view has entries that were lost."""
+        # Until its next probe the mint does not know of the loss, and its lease still lasts.  SPEC 10.10.
+        for incarnation, after, count, views in self._losses:
+            if token.incarnation == incarnation and token.born > after and following in views:
+                self._orphans.setdefault(token, count)
+
     def lost(self, incarnation: str, after: int, machines: list[Machine], tokens: Sequence[Token] = ()) -> None:
         """Note that the store went back to ``after`` without a new history, and which tokens there were."""
         for token in tokens:
             if token.incarnation == incarnation and token.born > after:
                 self._orphans.setdefault(token, self._count)  # a second loss takes nothing of the first one back
+        states = [(machine.following, machine.following._state) for machine in machines]
+        views = [view for view, state in states if state.incarnation == incarnation and state.applied > after]
+        self._losses.append((incarnation, after, self._count, views))
         for record in (record for records in self._of.values() for record in records):
             if record.incarnation == incarnation and record.seq > after and record.known_to is None:
-                views = [(machine.following, machine.following._state) for machine in machines]
                 record.known_to = [
-                    view for view, state in views if state.incarnation == incarnation and state.applied >= record.seq
+                    view for view, state in states if state.incarnation == incarnation and state.applied >= record.seq
                 ]
 
     def rotated(self, old: str, new: str, freezes: dict[str, int]) -> list[Record]:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from arx_caps.mint.context import Born
 from arx_verifier.errors import ArxError, refusal
+from tests.simulation.judge import Judge
 from tests.simulation.verifiers import Machine, Token
 from tests.simulation.world import World
 
@@ -23,10 +24,11 @@ class SimulatedMint:
     Args:
         world: Where it is.
         machine: Whose view it uses.
+        judge: Is told of each token.
     """
 
-    def __init__(self, world: World, machine: Machine) -> None:
-        self._world, self._machine = world, machine
+    def __init__(self, world: World, machine: Machine, judge: Judge) -> None:
+        self._world, self._machine, self._judge = world, machine, judge
         self.sessions: list[Session] = []
         self.tokens: list[Token] = []
 
@@ -42,13 +44,13 @@ class SimulatedMint:
         targets = ("realm", f"agent:{agent}", f"session:{name}")
         token = Token(born.incarnation, born.seq, (born.incarnation, born.seq), targets)
         self.sessions.append(Session(name, token))
-        self.tokens.append(token)
+        self._add(token)
 
     def start_task(self, session: Session) -> None:
         """Start a task in a session, if the view allows; other things may happen meanwhile."""
         front = self._front(session)
         proof = SimpleNamespace(key=SimpleNamespace(kid="key"), jti="", until=0)
-        call, unit = SimpleNamespace(peer=None), SimpleNamespace(spend=lambda *args: None)
+        call, unit = SimpleNamespace(peer=None), SimpleNamespace(spend=lambda *args, is_used: None)
         check = self._world.code.caller
         try:
             caller = self._world.interleaved(
@@ -64,7 +66,11 @@ class SimulatedMint:
         number = len(self.tokens)
         targets = (*session.token.targets, f"task:t{number}", f"link:l{number}")
         self._world.note("mint started task", number, "in", session.name, "born", born.seq)
-        self.tokens.append(Token(born.incarnation, born.seq, session.token.root, targets))
+        self._add(Token(born.incarnation, born.seq, session.token.root, targets))
+
+    def _add(self, token: Token) -> None:
+        self.tokens.append(token)
+        self._judge.born(token, self._machine.following)
 
     def _front(self, session: Session | None) -> Any:
         """Return a mint whose database says that all is well, so that only the epoch can refuse."""
@@ -78,10 +84,10 @@ class SimulatedMint:
             return SimpleNamespace(agent="a", session=session.name, exp=0)
 
         row = {"jkt": "key", "status": "open", "agent": "a"}
-        sessions = SimpleNamespace(find_with_agent=lambda name: (row, {"status": "active"}))
+        sessions = SimpleNamespace(find_with_agent=lambda name, used: (row, {"status": "active"}, False))
         limits = SimpleNamespace(count_agent=lambda _: None)  # how often somebody calls decides about no token
         verifier = SimpleNamespace(verify=verify)
-        freezes = SimpleNamespace(require=lambda *_: None)  # none is lost here: a new history keeps them
+        freezes = SimpleNamespace(require_complete=lambda *_: None)  # none is lost here: a new history keeps them
         front: Any = SimpleNamespace(epochs=following, verifier=verifier, limits=limits, freezes=freezes)
         front.db = SimpleNamespace(sessions=sessions)
 

@@ -88,7 +88,7 @@ MUTATIONS: dict[str, Patches] = {
     # The mint looks at who asks, and only then where the epoch stands.
     "born read after the check": {
         "authenticate": (
-            ("    born = mint.born()  # before any authority is looked at\n", ""),
+            ("    born = mint.born()\n    used = used_id(", "    used = used_id("),
             (
                 'return AuthenticatedCaller("agent", grant.agent, row, born, grant.exp, proof.key.kid, agent)',
                 'return AuthenticatedCaller("agent", grant.agent, row, mint.born(), grant.exp, proof.key.kid, agent)',

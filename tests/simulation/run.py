@@ -48,7 +48,7 @@ class Run:
         behind = [[self.random.choice([*self.relays, self.relays[-1]])] if self.relays else direct for _ in range(2)]
         self.machines = [Machine(world, f"v{number}", servers) for number, servers in enumerate(behind)]
         office = Machine(world, "mint", [self.primary])
-        self.mint = SimulatedMint(world, office)
+        self.mint = SimulatedMint(world, office, self.judge)
         self.operator = Intruder(world, self.primary, self.judge, self.machines, self.lease_ms)
         self.operator.mint = self.mint
         world.reader_held_up, world.writer_held_up = self.operator.reader_held_up, self.operator.writer_held_up
