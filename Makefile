@@ -8,7 +8,7 @@ DOCS := $(VENV)/.docs
 TEST := $(BIN)/python -m pytest -p no:benchmark -n 3 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := demo
-.PHONY: demo docs test test-fast test-pure nightly bench bench-growth bench-service bench-all bench-audit bench-kill bench-mint routes adapters contract operations rehearse check clean help
+.PHONY: demo docs test test-slow test-fast test-pure nightly bench bench-growth bench-service bench-all bench-audit bench-kill bench-mint routes adapters contract operations rehearse check clean help
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-14s %s\n", $$1, $$2 }' Makefile
@@ -16,11 +16,14 @@ help:  ## this list
 demo: $(READY)  ## the whole job and the attacks on it, with real processes
 	@$(BIN)/python examples/demo.py
 
-test: $(READY)  ## all tests
-	$(TEST) $(ARGS)
+test: $(READY)  ## the tests, without those that take many seconds
+	$(TEST) -m "not slow" $(ARGS)
+
+test-slow: $(READY)  ## the tests that take many seconds
+	$(TEST) -m slow $(ARGS)
 
 test-fast: $(READY)  ## the tests that start no server
-	$(TEST) -m "not servers and not install and not long" $(ARGS)
+	$(TEST) -m "not servers and not install and not long and not slow" $(ARGS)
 
 nightly: $(READY)  ## what takes too long for every change: processes killed while they decide, simulated worlds
 	.ci/nightly

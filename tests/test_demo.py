@@ -36,6 +36,7 @@ def demo(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return demo  # type: ignore[no-any-return]
 
 
+@pytest.mark.slow
 @pytest.mark.servers
 def test_every_step_comes_out_as_expected() -> None:
     """
@@ -52,6 +53,7 @@ def test_every_step_comes_out_as_expected() -> None:
     assert "arxb1_" not in done.stdout + done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.servers
 def test_every_step_is_compared() -> None:
     """

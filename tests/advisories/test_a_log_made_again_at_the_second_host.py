@@ -28,6 +28,7 @@ def published(store: LogStore, upto: int, folder: Path) -> int:
     return store.size()
 
 
+@pytest.mark.slow
 def test_every_host_brings_what_its_files_have(kept: tuple[LogStore, Backup], tmp_path: Path) -> None:
     """In either order of how far they go, and once more; the log goes on from the last of all."""
     made, backup = kept

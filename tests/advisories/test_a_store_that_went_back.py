@@ -21,6 +21,7 @@ from tests.servers import until
 pytestmark = pytest.mark.servers
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "known"), [("session", "view"), ("agent", "database"), ("subject", "verifier"), ("task", "log")]
 )

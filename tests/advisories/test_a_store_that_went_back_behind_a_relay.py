@@ -17,6 +17,7 @@ from tests.relay.crowd import BEGAN, OTHER, HubHarness, Peer
 from tests.relay.processes import RelayProcess
 
 
+@pytest.mark.slow
 @pytest.mark.servers
 def test_a_word_from_behind_a_relay_ends_the_history(tmp_path: Path) -> None:
     """The mint was away when the kill was made, the relay is new: the verifier alone knows."""

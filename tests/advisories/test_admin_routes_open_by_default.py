@@ -36,6 +36,7 @@ def paths(harness: Harness) -> list[str]:
     return [sample(path) for path in found if path not in OPEN and not path.startswith("/.well-known/")]
 
 
+@pytest.mark.slow
 def test_a_stranger_is_told_nothing_by_any_route(unit: Harness) -> None:
     """No token, a scheme of another kind, junk, a proof without a token: 401, or 405 before anything is looked at."""
     agent = unit.enrol()

@@ -29,6 +29,7 @@ def made(tmp_path: Path, realm_name: str, postgres: Postgres, valkey: EmbeddedVa
         yield found
 
 
+@pytest.mark.slow
 def test_a_mint_that_knows_nothing_signs_no_second_history(made: Fleet) -> None:
     """It starts first, without folder and memory: both halt, what the remedy names mends it, and both sign on."""
     for mint in made.mints:

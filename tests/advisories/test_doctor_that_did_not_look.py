@@ -28,6 +28,7 @@ def checks(told: dict[str, list[dict[str, object]]]) -> dict[str, tuple[object, 
     return {str(check["name"]): (check["ok"], str(check["found"])) for check in told["checks"]}
 
 
+@pytest.mark.slow
 def test_it_survives_the_erasure_of_a_person(tmp_path: Path, free_port: int) -> None:
     """A person is killed, erased as docs/audit.md says, and the record is compared all the same."""
     ann = subject_target("https://idp.example", "ann")
@@ -40,6 +41,7 @@ def test_it_survives_the_erasure_of_a_person(tmp_path: Path, free_port: int) -> 
         assert code == exit_codes.OK
 
 
+@pytest.mark.slow
 def test_another_realms_mint_is_not_taken_for_its_own(tmp_path: Path, free_port: int) -> None:
     """At the issuer's address answers a mint of another name, and then one of the same name that was made elsewhere."""
     issuer = f"http://127.0.0.1:{free_port}"
@@ -60,6 +62,7 @@ def test_another_realms_mint_is_not_taken_for_its_own(tmp_path: Path, free_port:
             shutil.rmtree(mine)
 
 
+@pytest.mark.slow
 def test_what_it_may_not_ask_is_unknown(tmp_path: Path, free_port: int) -> None:
     """Asked as the mint's user: nothing is wrong, the store's settings are unknown, and a script learns it by a 3."""
     with live_realm(tmp_path / "realm", free_port) as live:

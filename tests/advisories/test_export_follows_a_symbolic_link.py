@@ -16,6 +16,7 @@ from tests.servers import free_ports
 pytestmark = pytest.mark.servers
 
 
+@pytest.mark.slow
 def test_an_export_follows_no_link(tmp_path: Path) -> None:
     """Neither a new one nor one that goes on, in no form; a plain file is written, readable by its owner alone."""
     with live_realm(tmp_path / "realm", free_ports(1)[0]) as live:

@@ -122,6 +122,7 @@ def test_records_that_somebody_else_declared_lost_are_not_dropped(
     assert [each.named["first"] for each in disputes(unit)] == [2]
 
 
+@pytest.mark.slow
 def test_what_comes_again_is_absorbed_as_ever(unit: Harness, key: SigningKey, journal: Journal) -> None:
     """Whole, in part, cut short, out of order, ten times over, by two shippers of one journal: each record once."""
     made = [decision(n, facts()) for n in range(1, 21)]

@@ -174,6 +174,7 @@ def test_what_is_left_out_or_moved_is_found(unit: Harness) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", ["kept", "body", "gone", "swapped"])
 def test_rows_that_were_edited_are_neither_proven_nor_signed(unit: Harness, tmp_path: Path, change: str) -> None:
     """The database's keeper edits rows: no proof is made of them, and no files either when those are made again."""

@@ -69,6 +69,7 @@ def whole(made: Fleet, which: int) -> int:
     return verify(realm.log_dir, Trust(read_signer(realm.log_key_path, "log").key)).records
 
 
+@pytest.mark.slow
 def test_a_lost_folder_is_made_again(made: Fleet) -> None:
     """While the mint is stopped behind another one, or runs: it signs on, and has every file again."""
     made.mints[0].stop()
@@ -88,6 +89,7 @@ def test_a_lost_folder_is_made_again(made: Fleet) -> None:
     assert whole(made, 0) >= MANY + 4
 
 
+@pytest.mark.slow
 def test_damaged_files_are_made_again(made: Fleet) -> None:
     """While the mint starts: a full tile is missing; every bundle is cut, and the tile at the right edge missing."""
     folder = made.realms[0].log_dir
@@ -179,6 +181,7 @@ def reindexed(realm: Realm, *options: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*command, "--realm-dir", str(realm.folder)], capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_only_a_database_that_contradicts_the_signature_halts(made: Fleet, tmp_path: Path) -> None:
     """It is said in ``/readyz`` and to whoever sends; what it names is typed, and both sign again."""
     for change in (shorten, rewrite):

@@ -34,6 +34,7 @@ def log(database: str | None, tmp_path: Path) -> Iterator[LogStore]:
         yield store
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("pattern", "found"),
     [

@@ -26,6 +26,7 @@ def log(database: str | None, tmp_path: Path) -> Iterator[LogStore]:
         yield store
 
 
+@pytest.mark.slow
 def test_no_number_of_names_hides_a_tool(log: LogStore) -> None:
     """What is found is the same, however many other names somebody made up."""
     honest, attacker = facts("s-1", "t-1"), facts("s-2", "t-2", agent="acme/stray")

@@ -50,6 +50,7 @@ def sign_in(realm: Realm, mint: MintProcess, now: int) -> httpx.Response:
     return httpx.post(mint.url + PATH, json=body, headers={"DPoP": proof})
 
 
+@pytest.mark.slow
 @pytest.mark.servers
 @pytest.mark.parametrize("suits", [False, True], ids=["good proof", "proof by the wrong clock"])
 def test_no_proof_is_judged(realm: Realm, wrong: MintProcess, suits: bool, request: pytest.FixtureRequest) -> None:
@@ -83,6 +84,7 @@ class Proxy(httpx.BaseTransport):
         self._http.close()
 
 
+@pytest.mark.slow
 @pytest.mark.servers
 def test_a_client_goes_on_at_the_other_mint(realm: Realm, wrong: MintProcess, valkey: EmbeddedValkey) -> None:
     """A proxy repeats no POST, so the client does, with a proof of its own; what only looks is repeated as well."""

@@ -47,6 +47,7 @@ def services(valkey: EmbeddedValkey, fast_store: RevocationStore) -> Iterator[Se
         services.end(name)
 
 
+@pytest.mark.slow
 def test_a_kill_reaches_every_process(valkey: EmbeddedValkey, fast_store: RevocationStore, services: Services) -> None:
     """
     Four that run; of these one misses the message because its connection is cut, one because it stands still, and one

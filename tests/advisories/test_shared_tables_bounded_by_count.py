@@ -86,6 +86,7 @@ def _rule(constraint: Constraint) -> Rule:
     return Rule(tool="*", args=dict.fromkeys("abcd", constraint), open=True)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("traced")
 @pytest.mark.parametrize(
     "attenuation",

@@ -35,6 +35,7 @@ def orders(up: Live, tmp_path: Path) -> Iterator[Verifier]:
         yield verifier
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("orders")
 def test_each_command_reports_in_the_same_words(up: Live) -> None:
     """At the mint and straight at the store: the word, the exit code and the line say the same."""

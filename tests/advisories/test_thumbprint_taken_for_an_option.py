@@ -23,6 +23,7 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
         yield realm
 
 
+@pytest.mark.slow
 def test_a_thumbprint_that_begins_with_a_dash_is_an_argument(up: Live, tmp_path: Path) -> None:
     """The key is removed."""
     key = next(key for key in iter(SigningKey.generate, None) if key.kid.startswith("-"))

@@ -34,6 +34,7 @@ def empty(postgres: Postgres) -> Iterator[str]:
     postgres.drop(url)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("table", ["meta", "audience_keys", "policies", "outbox"])
 def test_all_start_and_each_thing_is_begun_once(
     tmp_path: Path, realm_name: str, empty: str, valkey: EmbeddedValkey, table: str

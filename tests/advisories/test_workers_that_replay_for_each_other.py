@@ -105,6 +105,7 @@ def doctored(up: Live) -> dict[str, Any]:
     return dict(check)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["enrol", "join"])
 def test_the_default_is_right_for_many_workers(up: Live, tmp_path: Path, way: str) -> None:
     """
@@ -128,6 +129,7 @@ def test_the_default_is_right_for_many_workers(up: Live, tmp_path: Path, way: st
     assert told["nonces"].startswith("unix://")
 
 
+@pytest.mark.slow
 def test_where_they_share_nothing_it_is_said(up: Live, tmp_path: Path) -> None:
     """
     The second process logs a warning that names the setting, once; the doctor finds the two while both run.

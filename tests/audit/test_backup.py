@@ -122,6 +122,7 @@ def test_a_backup_that_went_on_signs_no_second_history(kept: tuple[LogStore, Bac
     assert (tmp_path / "log" / "checkpoint").read_bytes() == (tmp_path / "kept" / "checkpoint").read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("others", [1, 8, 20])  # batches: fewer than were signed before, as many, more
 @pytest.mark.parametrize("runs", [True, False])
 def test_a_mint_that_is_ahead_signs_no_fork(

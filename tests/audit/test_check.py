@@ -147,6 +147,7 @@ CHANGES: dict[str, Change] = {
 }
 
 
+@pytest.mark.slow
 def test_a_row_that_was_changed_is_named_and_comes_back(log: Kept) -> None:
     """Wherever it stands: the first that is not what was signed, then as it was."""
     before = log.shown()
@@ -174,6 +175,7 @@ def without_bodies(rows: list[Any], after: list[Any]) -> list[Any]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("change", "first"), [(unfinding, 582), (renaming, 0)])
 def test_what_finds_a_record_is_held_as_well(log: Kept, change: Change, first: int) -> None:
     """A record that is there and is not found by its id is as good as gone."""

@@ -55,6 +55,7 @@ def published(folder: Path) -> SignedCheckpoint | None:
     return open_checkpoint(file.read_bytes(), LOG.key) if file.exists() else None
 
 
+@pytest.mark.slow
 def test_whoever_is_killed_loses_nothing_and_forks_nothing(
     url: str, store: LogStore, writers: Writers, tmp_path: Path
 ) -> None:
@@ -114,6 +115,7 @@ def put_back(store: LogStore, folder: Path) -> None:
         c.execute(update(STATE).values(size=size, edge=edge))
 
 
+@pytest.mark.slow
 def test_rows_are_made_again_by_commands_that_are_killed(
     url: str, store: LogStore, writers: Writers, tmp_path: Path
 ) -> None:

@@ -69,6 +69,7 @@ def b64(raw: bytes) -> str:
     return b64encode(raw).decode()
 
 
+@pytest.mark.slow
 @pytest.mark.spec("LOG 1.2", "LOG 1.3", "LOG 1.4")
 @pytest.mark.parametrize("size", [1, 44, 256, 257, 70_000])
 def test_they_accept_what_we_write(oracle: Path, tmp_path: Path, size: int) -> None:

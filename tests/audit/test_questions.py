@@ -132,6 +132,7 @@ def wanted_of(question: Question) -> list[int]:
     return [place for place, each in enumerate(TOLD) if is_wanted(question, each)]
 
 
+@pytest.mark.slow
 @pytest.mark.spec("LOG 3.1", "LOG 3.3")
 @pytest.mark.parametrize("way", ["gathered", "walked", "walked by many"])
 @pytest.mark.parametrize("question", QUESTIONS, ids=range(len(QUESTIONS)))

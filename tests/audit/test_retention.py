@@ -67,6 +67,7 @@ def told(log: Kept) -> list[tuple[str, dict[str, object]]]:
     return [(event.kind, event.named) for event in (read_event(each, None) for each in kept if is_event(each))]
 
 
+@pytest.mark.slow
 def test_old_records_go_and_every_proof_holds(log: Kept, tmp_path: Path) -> None:
     """Whole blocks go; hashes, proofs and the rest stay; the files can be made again from what is left."""
     assert prune(log.store, log.folder, 600, by="operator:ann", reason="a year is over") == 512
@@ -123,6 +124,7 @@ def test_what_is_told_of_a_person_goes_and_every_proof_holds(log: Kept, url: str
         }
 
 
+@pytest.mark.slow
 def test_what_comes_after_an_erasure_can_be_erased_too(log: Kept) -> None:
     """A later record of the same session and person is found by the person, and goes with the next erasure."""
     target = subject_target(*ADA)
@@ -131,6 +133,7 @@ def test_what_comes_after_an_erasure_can_be_erased_too(log: Kept) -> None:
     assert erase(log.store, subject=target, by="x", reason="y") == 1
 
 
+@pytest.mark.slow
 def test_bodies_go_by_age(log: Kept) -> None:
     """An age is an index: of what came before, the bodies go and the records stay."""
     with log.store.writing() as writing:
@@ -142,6 +145,7 @@ def test_bodies_go_by_age(log: Kept) -> None:
     assert verify(log.folder, Trust(LOG.key)).records == log.store.size()
 
 
+@pytest.mark.slow
 def test_a_prune_that_was_cut_off_goes_on(log: Kept) -> None:
     """Where it was killed between two transactions, or before the files, the next one ends it."""
     from arx_caps.audit.integrity import retention

@@ -105,6 +105,7 @@ def judged(verifier: Verifier, task: Path, approval: Path) -> str:
     return verifier.decide(text, AccessRequest("payments.refund", ARGS, now_ms(), "127.0.0.1")).code
 
 
+@pytest.mark.slow
 def test_from_the_question_to_the_call(up: Live, here: Path, task: Path, payments: Verifier) -> None:
     """
     Asked, listed with all that an operator needs, approved by two, waited for, used once, seen in the trail.

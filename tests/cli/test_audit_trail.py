@@ -61,6 +61,7 @@ def text(up: Live, *words: str) -> str:
     return done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_one_id_is_told_as_a_tree(up: Live) -> None:
     """With what was allowed and denied at each place; any id of the chain shows what is above and below it."""
     lines = text(up, "audit", "trail", "--session", "s-1").splitlines()
@@ -107,6 +108,7 @@ def test_filters_make_a_table_that_says_how_much_it_is(up: Live) -> None:
     assert up.run("audit", "trail", "--reason", "nonsense")[0] == exit_codes.USAGE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "count"),
     [
@@ -156,6 +158,7 @@ def test_a_tail_goes_on(up: Live, tmp_path: Path) -> None:
         assert process.wait(20) == 0
 
 
+@pytest.mark.slow
 def test_exports_go_on_where_they_broke_off(up: Live, tmp_path: Path) -> None:
     """Whole, in the log's order, in each form; a torn last line is taken back, and nothing is written twice."""
     whole = tmp_path / "log.jsonl"
@@ -182,6 +185,7 @@ def test_exports_go_on_where_they_broke_off(up: Live, tmp_path: Path) -> None:
     assert (event["class_uid"], event["status_code"]) == (6003, "revoked")
 
 
+@pytest.mark.slow
 def test_a_selection_convinces_whoever_has_the_key(up: Live, tmp_path: Path) -> None:
     """Some records, each with its proof: checked offline; one that broke off goes on under the same checkpoint."""
     selection, key = tmp_path / "s-1.jsonl", up.ok("audit", "key")["key"]
@@ -212,6 +216,7 @@ def test_what_may_go_is_asked_for_twice(up: Live) -> None:
     assert up.run("audit", "erase", "--reason", "x", "--yes")[0] == exit_codes.USAGE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["{boot}-{sequence}", "{verifier}/{boot}/{sequence}"])
 def test_a_decision_is_proven_and_the_proof_holds_offline(up: Live, tmp_path: Path, form: str) -> None:
     """``arx audit prove`` by the id that a decision shows, then ``arx audit verify`` with nothing but the log's key."""

@@ -65,6 +65,7 @@ def kill(up: Live, *words: str) -> dict[str, object]:
     return reports[-1][1]
 
 
+@pytest.mark.slow
 def test_the_whole_job(up: Live, payments: Verifier, session: str, tmp_path: Path) -> None:
     """
     Enrol, open, start, delegate, call, be refused, explain why, kill, and read it all in one tree.
@@ -90,6 +91,7 @@ def test_the_whole_job(up: Live, payments: Verifier, session: str, tmp_path: Pat
     assert [decision["code"] for decision in denied] == ["argument_not_allowed", "revoked"]
 
 
+@pytest.mark.slow
 def test_verifier_list_names_services_that_nobody_runs(up: Live, payments: Verifier, tmp_path: Path) -> None:
     """
     An enrolled service without a verifier stands beside those that run; without a mint it is said that none is known.
@@ -105,6 +107,7 @@ def test_verifier_list_names_services_that_nobody_runs(up: Live, payments: Verif
     assert "http://127.0.0.1:9" in err  # why they are not known
 
 
+@pytest.mark.slow
 def test_a_kill_needs_no_mint(up: Live, payments: Verifier, session: str, tmp_path: Path) -> None:
     """
     With the mint dead the kill goes straight into the store, is confirmed there, and the mint that comes back obeys it.
@@ -130,6 +133,7 @@ def test_a_kill_needs_no_mint(up: Live, payments: Verifier, session: str, tmp_pa
     assert kill(up, "task", task_of(up, session))["by"] == "mint"
 
 
+@pytest.mark.slow
 def test_a_kill_is_not_called_undone_when_the_mint_may_have_done_it(
     up: Live, payments: Verifier, session: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -158,6 +162,7 @@ def task_of(up: Live, session: str) -> str:
     return str(up.ok("session", "show", session)["tasks"][0]["id"])
 
 
+@pytest.mark.slow
 def test_freeze_and_thaw(up: Live, payments: Verifier, session: str, tmp_path: Path) -> None:
     """
     What is frozen is refused, what is thawed works again; the words for it are those of the command.  A store that is
@@ -178,6 +183,7 @@ def test_freeze_and_thaw(up: Live, payments: Verifier, session: str, tmp_path: P
         assert call(payments, tmp_path / "given", "payments.refund", order_id="o-1", amount=5).code == "revoked"
 
 
+@pytest.mark.slow
 def test_agents_and_sessions_end(up: Live, session: str, tmp_path: Path) -> None:
     """
     A finished task, an ended session and a deactivated agent say so; what is unknown is denied, not broken.
@@ -224,6 +230,7 @@ def test_agents_and_sessions_end(up: Live, session: str, tmp_path: Path) -> None
         assert told["schema"] == "arx/error/1"
 
 
+@pytest.mark.slow
 def test_the_policy_refuses_in_words(up: Live, session: str, tmp_path: Path) -> None:
     """
     A task beyond the policy is denied with what was expected; a second enrolment of an agent too, without its key.
@@ -236,6 +243,7 @@ def test_the_policy_refuses_in_words(up: Live, session: str, tmp_path: Path) -> 
     assert not (tmp_path / "again.key").exists()
 
 
+@pytest.mark.slow
 def test_a_stranger_is_not_authenticated(up: Live, tmp_path: Path) -> None:
     """
     An operator's key that the mint does not know is 4, and the store is not gone to behind its back.
@@ -249,6 +257,7 @@ def test_a_stranger_is_not_authenticated(up: Live, tmp_path: Path) -> None:
     assert "store" not in err
 
 
+@pytest.mark.slow
 def test_the_doctor_finds_it_well_and_then_not(up: Live, tmp_path: Path) -> None:
     """
     A realm that runs is well; one whose secret others can read, or whose mint is dead, is not.
@@ -262,6 +271,7 @@ def test_the_doctor_finds_it_well_and_then_not(up: Live, tmp_path: Path) -> None
     assert all(check["mend"] for check in told["checks"] if not check["ok"])
 
 
+@pytest.mark.slow
 def test_up_stops_in_order(tmp_path: Path, free_port: int) -> None:
     """
     SIGTERM ends store and mint, with 0, and the same realm comes up again with what it knew.
@@ -274,6 +284,7 @@ def test_up_stops_in_order(tmp_path: Path, free_port: int) -> None:
         assert [agent["path"] for agent in again.ok("agent", "list")["agents"]] == [AGENT]
 
 
+@pytest.mark.slow
 def test_a_session_goes_through_a_pipe(up: Live, tmp_path: Path) -> None:
     """
     Without ``--out`` a session file and a bundle go to stdout, and ``-`` takes them from stdin.
@@ -287,6 +298,7 @@ def test_a_session_goes_through_a_pipe(up: Live, tmp_path: Path) -> None:
     assert up.ok("token", "inspect", tmp_path / "held")["task"] == started["task"]["id"]
 
 
+@pytest.mark.slow
 def test_the_mint_alone_serves_with_a_store_of_ones_own(
     valkey: EmbeddedValkey, realm_name: str, free_port: int, tmp_path: Path
 ) -> None:
@@ -310,6 +322,7 @@ def test_the_mint_alone_serves_with_a_store_of_ones_own(
     assert json.loads(listed.stdout) == {"schema": "arx/agents/1", "agents": []}
 
 
+@pytest.mark.slow
 def test_an_operator_of_the_night_can_only_kill(up: Live, tmp_path: Path, session: str) -> None:
     """A kill-only key kills and is refused everything else; it is enrolled, widened and removed by the first one."""
     key = ("--operator-key", tmp_path / "night.key")

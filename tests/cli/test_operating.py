@@ -39,6 +39,7 @@ def kid_in(keeper: Keeper, name: str) -> str:
     return KeyFile.load(keeper.folder / name).key.kid
 
 
+@pytest.mark.slow
 def test_operators_come_and_go(keeper: Keeper) -> None:
     """
     One who may kill alone gets another role and another key, and is removed; rules of one's own; all keys lost.
@@ -67,6 +68,7 @@ def test_operators_come_and_go(keeper: Keeper) -> None:
     assert "operator.recovered" in keeper.run("arx mint events")
 
 
+@pytest.mark.slow
 def test_keys_change_as_the_page_says(keeper: Keeper) -> None:
     """
     A service joins and its file is kept fresh; a root key is rotated and not retired before its time; a stolen service
@@ -102,6 +104,7 @@ def test_keys_change_as_the_page_says(keeper: Keeper) -> None:
     keeper.run("arx session open --key triage.key --out another")
 
 
+@pytest.mark.slow
 def test_a_realm_is_sealed_anew(keeper: Keeper) -> None:
     """
     With another passphrase, then with a key file: each time what opened it before opens it no more.
@@ -118,6 +121,7 @@ def test_a_realm_is_sealed_anew(keeper: Keeper) -> None:
     keeper.up()
 
 
+@pytest.mark.slow
 def test_two_mints_from_copies(keeper: Keeper, postgres: Postgres, valkey: EmbeddedValkey, realm_name: str) -> None:
     """
     Each host has copies of three things, and what one mint did the other knows; with both stopped, nothing to migrate.

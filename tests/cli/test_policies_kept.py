@@ -38,6 +38,7 @@ def work(live: Live, folder: Path, number: int) -> None:
         verifier.close()
 
 
+@pytest.mark.slow
 def test_every_policy_that_is_named_is_shown(tmp_path: Path) -> None:
     """
     In force from the beginning, loaded over the API, and read out of the file at the next start.
@@ -62,6 +63,7 @@ def test_every_policy_that_is_named_is_shown(tmp_path: Path) -> None:
             assert Policy.parse(shown["policy"], "shown").digest == shown["digest"] == digest
 
 
+@pytest.mark.slow
 def test_a_policy_that_grants_nothing_needs_a_yes(tmp_path: Path) -> None:
     """An empty file by mistake takes nothing away; with a yes it does, and the one before can still be had."""
     folder, (port,) = tmp_path / "realm", free_ports(1)

@@ -57,6 +57,7 @@ def keeper(tmp_path: Path) -> Iterator[Keeper]:
     someone.stop()
 
 
+@pytest.mark.slow
 def test_a_realm_is_restored_as_the_pages_say(keeper: Keeper) -> None:
     """
     The mint's database, then the log's, then all of it without its store: each time the doctor finds nothing.

@@ -32,6 +32,7 @@ def joined(up: Live, folder: Path, audience: str = "orders") -> tuple[Path, Path
     return file, key
 
 
+@pytest.mark.slow
 @pytest.mark.spec("CONTROL 3.2")
 def test_a_service_joins_and_outlives_the_mint(up: Live, tmp_path: Path) -> None:
     """Invited, joined, running; with the mint dead it starts and decides; lost keys come back with the mint."""
@@ -82,6 +83,7 @@ def test_a_service_joins_and_outlives_the_mint(up: Live, tmp_path: Path) -> None
         verifier.close()
 
 
+@pytest.mark.slow
 @pytest.mark.spec("CONTROL 3.3")
 def test_an_own_key_that_is_taken_away(up: Live, tmp_path: Path) -> None:
     """Its holder gets no more keys and goes on with what it has; a file without an own key is told what to do."""

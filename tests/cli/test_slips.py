@@ -42,6 +42,7 @@ def typed(up: Live) -> Typed:
     return lambda *words: arx(*words, env={"ARX_HOME": str(up.folder)})
 
 
+@pytest.mark.slow
 def test_a_kill_of_a_name_that_is_nearly_right(up: Live, typed: Typed) -> None:
     """It is done, as a sub-agent may have the name, and a hint names the enrolled agent or says that there is none."""
     words = ("--reason", "a test", "--yes")

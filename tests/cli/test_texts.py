@@ -20,6 +20,7 @@ def test_texts_without_a_realm(file: Path, tmp_path: Path) -> None:
     assert play(text, tmp_path, offline(tmp_path)) == text
 
 
+@pytest.mark.slow
 @pytest.mark.servers
 def test_texts_with_a_realm(tmp_path: Path) -> None:
     """

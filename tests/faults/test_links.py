@@ -12,6 +12,7 @@ from tests.servers import until
 pytestmark = [pytest.mark.servers, pytest.mark.spec("10.6")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("broken", ["both", "to the store", "from the store"])
 def test_a_silent_link(store: RevocationStore, link: Proxy, start: Watch, broken: str) -> None:
     """

@@ -67,6 +67,7 @@ def kids(found: dict[str, object]) -> list[str]:
     return re.findall(r'"([\w-]{43})"', json.dumps(found))
 
 
+@pytest.mark.slow
 @pytest.mark.servers
 def test_operators_come_and_go_as_the_page_shows(typist: Typist) -> None:
     """
@@ -83,6 +84,7 @@ def test_operators_come_and_go_as_the_page_shows(typist: Typist) -> None:
     typist.type(page, "arx operator recover")
 
 
+@pytest.mark.slow
 @pytest.mark.servers
 def test_a_service_joins_and_ships_as_the_pages_show(typist: Typist) -> None:
     """
@@ -111,6 +113,7 @@ def test_a_service_joins_and_ships_as_the_pages_show(typist: Typist) -> None:
     typist.type("docs/operations.md", "arx service remove-key orders OLD_KID", {"OLD_KID": own})
 
 
+@pytest.mark.slow
 @pytest.mark.servers
 def test_keys_and_kills_are_typed_as_the_pages_show(typist: Typist) -> None:
     """

@@ -64,6 +64,7 @@ def started() -> Iterator[ExitStack]:
         yield stack
 
 
+@pytest.mark.slow
 @pytest.mark.servers
 def test_its_commands_run_as_they_stand(
     services: dict[str, Any], own_valkey: Any, postgres: Postgres, tmp_path: Path, started: ExitStack

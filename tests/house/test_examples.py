@@ -41,6 +41,7 @@ def test_the_readme_is_short() -> None:
     assert len(next(block.text for block in blocks(README) if block.language == "python").splitlines()) <= 15
 
 
+@pytest.mark.slow
 @pytest.mark.servers
 @pytest.mark.parametrize(
     "sections",
@@ -65,6 +66,7 @@ def test_one_machine_goes_as_the_page_shows(sections: list[str], reader: Reader)
     assert set(reader.stop()) <= {0, -signal.SIGTERM}
 
 
+@pytest.mark.slow
 @pytest.mark.servers
 def test_the_concepts_go_as_the_page_says(reader: Reader) -> None:
     """
@@ -76,6 +78,7 @@ def test_the_concepts_go_as_the_page_says(reader: Reader) -> None:
     assert set(reader.stop()) <= {0, -signal.SIGTERM}
 
 
+@pytest.mark.slow
 @pytest.mark.servers
 def test_a_call_is_approved_as_the_page_says(reader: Reader) -> None:
     """
@@ -111,6 +114,7 @@ def test_an_issuer_is_believed_as_the_page_says(reader: Reader) -> None:
     assert set(reader.stop()) <= {0, -signal.SIGTERM}
 
 
+@pytest.mark.slow
 @pytest.mark.servers
 def test_an_auditor_checks_as_the_page_says(tmp_path: Path) -> None:
     """

@@ -76,6 +76,7 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
     return {wheel.name.partition("-")[0]: wheel for wheel in (place / "dist").glob("*.whl")}
 
 
+@pytest.mark.slow
 def test_the_verifier_installs_and_decides_alone(wheels: Mapping[str, Path], tmp_path: Path) -> None:
     """
     With only arx-verifier installed, the README's first example runs, and no framework is even there.
@@ -112,6 +113,7 @@ def test_no_wheel_names_a_folder(wheels: Mapping[str, Path], tmp_path: Path) -> 
         assert not [name for name in names if name.endswith(".c")]
 
 
+@pytest.mark.slow
 def test_pip_installs_a_checkout(tmp_path: Path) -> None:
     """
     The lines of the README install the distributions of a checkout, each from its folder.
@@ -129,6 +131,7 @@ def test_pip_installs_a_checkout(tmp_path: Path) -> None:
     run(python, "-m", "pip", "check", cwd=tmp_path)
 
 
+@pytest.mark.slow
 def test_without_a_compiler_the_verifier_is_pure(tmp_path: Path) -> None:
     """
     A build without a compiler succeeds and says so; one that must be compiled fails.  An editable install is compiled
@@ -147,6 +150,7 @@ def test_without_a_compiler_the_verifier_is_pure(tmp_path: Path) -> None:
     assert "ARX_REQUIRE_COMPILED is set: no C compiler" in (tmp_path / "log").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_the_whole_installs_and_runs(wheels: Mapping[str, Path], tmp_path: Path) -> None:
     """
     The built wheels bring the `arx` command, the sample policy and the store's functions; the demo runs from them.

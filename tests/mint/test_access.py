@@ -26,6 +26,7 @@ def sample(path: str) -> str:
 ROUTES = [(endpoint.method, sample(endpoint.path)) for endpoint in ENDPOINTS]
 
 
+@pytest.mark.slow
 @pytest.mark.spec("CONTROL 1.2")
 @pytest.mark.parametrize(("method", "path"), ROUTES)
 def test_nothing_is_done_without_a_proof(unit: Harness, method: str, path: str) -> None:

@@ -49,6 +49,7 @@ def said(desk: Desk, judge: Verifier, approval: Approval) -> str:
     return found
 
 
+@pytest.mark.slow
 def test_asking(desk: Desk, crasher: Crasher) -> None:
     """A request is there with its event or not at all, and the repeat gets that one."""
     body = {"caveat": desk.caveat, "tool": "payments.refund", "args": REFUND}
@@ -67,6 +68,7 @@ def test_asking(desk: Desk, crasher: Crasher) -> None:
     assert at_every_step(desk.harness, act) > 6
 
 
+@pytest.mark.slow
 def test_answering(desk: Desk, crasher: Crasher) -> None:
     """An answer is there with its event or not at all; answering again tells which."""
     operator = Patient.of(desk.harness.operator())
@@ -88,6 +90,7 @@ def test_answering(desk: Desk, crasher: Crasher) -> None:
     assert at_every_step(desk.harness, act) > 6
 
 
+@pytest.mark.slow
 def test_withdrawing(desk: Desk, crasher: Crasher, payments: Verifier) -> None:
     """What was answered or recorded as withdrawn is revoked; withdrawing again mends whatever was cut off."""
     operator = Patient.of(desk.harness.operator())

@@ -198,6 +198,7 @@ def reached(shop: Shop, held: Held, then: Mapping[str, Any]) -> Iterator[Held]:
                 yield from reached(shop, got.after(got.task.attenuate(**then), then, 0), {})
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     caveats=st.dictionaries(st.sampled_from(["orders", "payments"]), st.sampled_from(CAVEATS), max_size=1),

@@ -40,6 +40,7 @@ BAD_BODIES: dict[str, tuple[str, Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("path", "body"), BAD_BODIES.values(), ids=BAD_BODIES.keys())
 def test_a_bad_body_is_a_problem(unit: Harness, path: str, body: Any) -> None:
     """An operator's body that does not fit is 400 ``malformed_request``, and says what was wrong."""

@@ -27,6 +27,7 @@ __all__ = ["agent", "crasher", "orders"]  # fixtures
 pytestmark = [pytest.mark.servers, SHORT_LEASE]
 
 
+@pytest.mark.slow
 def test_opening(live: Harness, crasher: Crasher, agent: KeyFile) -> None:
     """A session is there with its event or not at all, and the repeat gets that one; another one can be opened."""
 
@@ -44,6 +45,7 @@ def test_opening(live: Harness, crasher: Crasher, agent: KeyFile) -> None:
     live.open_session(agent)
 
 
+@pytest.mark.slow
 def test_ending(live: Harness, crasher: Crasher, agent: KeyFile, orders: Verifier) -> None:
     """A session whose row says ended is revoked with its tasks; ending it again works, and then it is."""
 
@@ -67,6 +69,7 @@ def test_ending(live: Harness, crasher: Crasher, agent: KeyFile, orders: Verifie
     assert count(live, "session.ended") == len(live.mint.db.sessions.list())
 
 
+@pytest.mark.slow
 def test_renewing(live: Harness, crasher: Crasher, agent: KeyFile, orders: Verifier) -> None:
     """A renewal is there with its event or not at all; the token in hand goes on, and the end ends every token."""
     policy = live.realm.policy_path
@@ -95,6 +98,7 @@ def test_renewing(live: Harness, crasher: Crasher, agent: KeyFile, orders: Verif
     assert running.holder.call("POST", path).json()["code"] == "revoked"
 
 
+@pytest.mark.slow
 def test_deactivating(live: Harness, crasher: Crasher, orders: Verifier) -> None:
     """An agent whose row says deactivated gets nothing more; doing it again works, and what it held is dead."""
 
@@ -120,6 +124,7 @@ def test_deactivating(live: Harness, crasher: Crasher, orders: Verifier) -> None
     assert at_every_step(live, act) > 12
 
 
+@pytest.mark.slow
 def test_killing(live: Harness, crasher: Crasher, agent: KeyFile, orders: Verifier) -> None:
     """A kill that was recorded or answered is in force; killing again works, and then it is."""
 

@@ -32,6 +32,7 @@ __all__ = ["agent", "crasher", "orders"]  # fixtures
 pytestmark = [pytest.mark.servers, SHORT_LEASE]
 
 
+@pytest.mark.slow
 def test_starting(live: Harness, crasher: Crasher, agent: KeyFile, orders: Verifier) -> None:
     """A task is there with its event or not at all, and the repeat gets that one; the end of the session ends all."""
     running = started(live, agent)
@@ -50,6 +51,7 @@ def test_starting(live: Harness, crasher: Crasher, agent: KeyFile, orders: Verif
     assert {task["status"] for task in live.mint.db.tasks.list()} == {"ended"}
 
 
+@pytest.mark.slow
 def test_finishing(live: Harness, crasher: Crasher, agent: KeyFile, orders: Verifier) -> None:
     """A task whose row says ended is revoked; finishing again works for its agent, and then it is."""
     holder, session = live.open_session(agent)
@@ -70,6 +72,7 @@ def test_finishing(live: Harness, crasher: Crasher, agent: KeyFile, orders: Veri
     assert count(live, "task.ended") == len(live.mint.db.tasks.list(session=session["id"]))
 
 
+@pytest.mark.slow
 def test_attenuation(live: Harness, crasher: Crasher, agent: KeyFile, orders: Verifier) -> None:
     """Nothing that was attenuated is alive once it was answered or recorded; doing it again gives what works."""
     body = {"caveats": {"orders": [{"allow": [{"tool": "orders.get"}]}]}}
@@ -90,6 +93,7 @@ def test_attenuation(live: Harness, crasher: Crasher, agent: KeyFile, orders: Ve
     assert at_every_step(live, act) > 10
 
 
+@pytest.mark.slow
 def test_extending(live: Harness, crasher: Crasher, agent: KeyFile, orders: Verifier) -> None:
     """A grant is there with its event or not at all, and the repeat gets that one; the end of the task ends all."""
     running = started(live, agent)
@@ -110,6 +114,7 @@ def test_extending(live: Harness, crasher: Crasher, agent: KeyFile, orders: Veri
     assert {outcome(live, orders, bundle) for bundle in (running.bundle, last)} == {"revoked"}
 
 
+@pytest.mark.slow
 def test_exchanging(live: Harness, crasher: Crasher, agent: KeyFile) -> None:
     """A one-shot token is spent with what it was exchanged for, or not at all; the repeat gets that, no other call."""
     live.realm.policy_path.write_text(POLICY)

@@ -57,6 +57,7 @@ def test_callers_get_a_problem(unit: Harness, holders: dict[str, Holder], who: s
     assert answer.is_success or answer.json()["code"]
 
 
+@pytest.mark.slow
 @MODEST
 @given(path=st.sampled_from(PATHS), members=st.dictionaries(NAMES, VALUES, max_size=6))
 def test_members_of_odd_types_get_a_problem(

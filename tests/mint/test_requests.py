@@ -108,6 +108,7 @@ REFUSED_TASKS: dict[str, tuple[dict[str, Any], int, str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("body", "status", "code"), REFUSED_TASKS.values(), ids=REFUSED_TASKS.keys())
 def test_a_task_that_the_policy_does_not_grant(unit: Harness, body: dict[str, Any], status: int, code: str) -> None:
     """A refusal names every thing that does not fit, and leaves no task behind."""

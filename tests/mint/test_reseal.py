@@ -159,6 +159,7 @@ def killer() -> Iterator[subprocess.Popen[str]]:
         process.kill()
 
 
+@pytest.mark.slow
 @pytest.mark.long
 @pytest.mark.parametrize(("old", "new"), [(None, NEW), (OLD, None), (None, None)])
 def test_a_kill_at_any_step_loses_nothing(

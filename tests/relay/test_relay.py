@@ -43,6 +43,7 @@ def task(index: int) -> str:
     return f"task:t-{chr(97 + index // 20)}{chr(97 + index % 20)}{'a' * 14}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("depth", [1, 2])
 def test_a_kill_passes_and_everybody_is_counted(
     own_valkey: EmbeddedValkey, store: RevocationStore, relay: Relays, verifiers: Verifiers, depth: int

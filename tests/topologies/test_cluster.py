@@ -175,6 +175,7 @@ def move(cluster: Cluster, slot: int, source: Server, target: Server) -> None:
         server.ask("CLUSTER", "SETSLOT", slot, "NODE", target_id)
 
 
+@pytest.mark.slow
 @pytest.mark.spec("10.8")
 @pytest.mark.parametrize("cluster", NAMES, indirect=True)
 def test_an_owner_that_is_cut_off_grants_nothing_and_its_replica_takes_over(cluster: Cluster) -> None:

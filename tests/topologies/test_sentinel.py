@@ -113,6 +113,7 @@ def test_a_primary_that_restarts_keeps_its_history(watched: Watched, realm_name:
         assert refused.code == "revoked"
 
 
+@pytest.mark.slow
 @pytest.mark.spec("10.8")
 @pytest.mark.parametrize("watched", NAMES, indirect=True)
 def test_a_failover_ends_the_history_and_everyone_moves(watched: Watched, realm_name: str, tmp_path: Path) -> None:

@@ -40,6 +40,7 @@ def serve_method(verifier: Verifier, token: str) -> None:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.servers
 def test_mypy_takes_the_documented_call(tmp_path: Path) -> None:
     """With ``arx_token``, and with what the function returns; a wrong use of that is still found."""
