@@ -112,7 +112,7 @@ def _answers(about: Mapping[str, Any]) -> str:
     by, need = about.get("by") or [], about.get("need")
     answers = f"{len(by)} of {need} approved" + (f": {plain(', '.join(by))}" if by else "")
     if about.get("state") == "waiting" and need is not None and len(by) >= need:
-        answers += "; not all of them are allowed to any more"
+        answers += "; not all of these may approve now"
     denied = about.get("denied_by")
     return answers if denied is None else f"{answers}; {plain(denied)} denied"
 

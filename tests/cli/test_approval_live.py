@@ -4,6 +4,7 @@
 import json
 import os
 import pty
+import select
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -183,7 +184,9 @@ def test_a_person_answers_on_a_terminal(
     with subprocess.Popen(command, stdin=theirs, stdout=subprocess.DEVNULL, stderr=theirs) as process:
         os.close(theirs)
         shown = b""
-        while b"approve it?" not in shown:
+        while b"approve this call?" not in shown:
+            ready, _, _ = select.select([terminal], [], [], 60)
+            assert ready, f"no question within a minute: {shown!r}"
             shown += os.read(terminal, 4096)
         os.write(terminal, typed)
         assert process.wait(30) == exit_code
@@ -289,7 +292,7 @@ def test_a_yes_that_counts_no_more_is_told(up: Live, here: Path, task: Path) -> 
     yes = ("approval", "approve", asked["id"], "--yes", "--operator-key", here / "ada.key")
     ran = arx(*yes, env={"ARX_HOME": str(up.folder)})
     assert (ran.exit_code, "another operator must approve" in ran.err) == (0, True)
-    assert "2 of 2 approved: eve, ada; not all of them are allowed to any more" in ran.out
+    assert "2 of 2 approved: eve, ada; not all of these may approve now" in ran.out
 
 
 def test_a_mint_that_is_away_ends_no_wait(up: Live, here: Path, task: Path) -> None:
