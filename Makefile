@@ -69,10 +69,11 @@ rehearse: $(READY)  ## a realm's bad days: everything restarted, each disk lost,
 docs: $(DOCS)  ## the site of the documentation, in build/site; a broken link fails
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
 
-check: $(READY)  ## format, lint, types and the site of the documentation
+check: $(READY)  ## format, lint, types, plain English and the site of the documentation
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/python -m pytest -q -p no:benchmark tests/house/test_plain_english.py
 	@$(MAKE) --no-print-directory docs
 
 $(DOCS): $(READY) docs/requirements.txt
