@@ -64,7 +64,10 @@ def now_ms() -> int:
 
 
 def make_realm(folder: Path, name: str = "acme", *, database: str | None = None) -> Realm:
-    return init_realm(folder, name=name, issuer=ISSUER, database=database)
+    """Return a new realm whose policy is that of ``arx init`` for ``acme``, whatever the realm's own name is."""
+    realm = init_realm(folder, name=name, issuer=ISSUER, database=database)
+    realm.policy_path.write_text(sample_policy("acme"))
+    return realm
 
 
 def local_mint(realm: Realm, decisions: DecisionSink | None = None) -> MintRuntime:
@@ -255,8 +258,8 @@ def open_live(
         lease_ms: Lease of a verifier; None for the default of ``arx init``.
     """
     realm = make_realm(folder, name, database=database)
-    # The agents of the tests are those of ``acme``, whatever the name of the realm.
-    realm.policy_path.write_text(sample_policy("acme") if policy is None else policy)
+    if policy is not None:
+        realm.policy_path.write_text(policy)
     if lease_ms is not None:
         # The mint takes over the settings of a history that it finds begun.
         with RevocationStore(store_url, name) as store:
