@@ -50,8 +50,8 @@ class Database:
     def __init__(self, url: str, *, writer: str = "mint") -> None:
         self.writer = writer
         self._engine = open_engine(url)
-        # On PostgreSQL each statement of a reader sees its own moment, in a transaction or not: BEGIN and COMMIT
-        # would only be two more round trips.  On SQLite a transaction is one moment.
+        # PostgreSQL gives each statement its own snapshot, in a transaction or not (READ COMMITTED): BEGIN and COMMIT
+        # would only be two more round trips. On SQLite the transaction has one snapshot.
         alone = {} if self.system == "sqlite" else {"isolation_level": "AUTOCOMMIT"}
         self._reader = self._engine.execution_options(**{READING: True}, **alone)
         self._writing = threading.Lock() if self.system == "sqlite" else None
@@ -114,7 +114,7 @@ class Database:
 
     @contextlib.contextmanager
     def read(self) -> Iterator[Connection]:
-        """Run queries in one transaction that waits for no writer.
+        """Run queries that wait for no writer; on SQLite they see one moment, on PostgreSQL each sees its own.
 
         Raises:
             StoreError: The database did not answer.

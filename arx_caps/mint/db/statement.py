@@ -97,10 +97,10 @@ class CompiledStatement:
 
     def run(self, connection: Connection, values: Values = NOTHING) -> int:
         """Run a change and return how many rows it changed; see ``all``."""
-        return int(_send(self._form(connection, values), connection, values).rowcount)
+        return _send(self._form(connection, values), connection, values)[1]
 
     def _all(self, form: _Form, connection: Connection, values: Values) -> list[tuple[Any, ...]]:
-        rows: list[tuple[Any, ...]] = _send(form, connection, values).fetchall()
+        rows, _ = _send(form, connection, values)
         if form.results:
             rows = [_converted(row, form) for row in rows]
         return rows
@@ -113,7 +113,7 @@ class CompiledStatement:
         return form
 
 
-def _send(form: _Form, connection: Connection, values: Values) -> Any:
+def _send(form: _Form, connection: Connection, values: Values) -> tuple[list[tuple[Any, ...]], int]:
     given: Any = {**form.constants, **values}
     for name, convert in form.binds:
         given[name] = convert(given[name])
@@ -130,6 +130,8 @@ def _compile(statement: Executable, dialect: Dialect, names: list[str]) -> _Form
     for name, bind in compiled.binds.items():
         if not bind.required:
             constants[name] = bind.effective_value
+        else:
+            assert name in names, f"a parameter is missing: {name}"
         convert = bind.type.dialect_impl(dialect).bind_processor(dialect)
         if convert is not None:
             binds.append((name, convert))
