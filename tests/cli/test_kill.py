@@ -2,14 +2,16 @@
 """``arx kill`` and its kin straight at a store: what is reported, and what the exit code promises."""
 
 import socket
+import threading
 from pathlib import Path
 
 import pytest
 
 from arx_caps.cli import exit_codes
-from arx_caps.cli.target_commands import read_targets
+from arx_caps.cli.mint_session import Caller
+from arx_caps.cli.target_commands import doubts_of, read_targets
 from arx_caps.embedded import EmbeddedValkey
-from arx_caps.keyfile import KeyFile
+from arx_caps.keyfile import KeyFile, SigningKey
 from arx_caps.revocation import KINDS, OutcomeUnknownError, RevocationStore, parse_target
 from arx_verifier.errors import RequestError
 from tests.cli.helpers import SESSION, TASK, Ran, arx
@@ -43,6 +45,33 @@ def test_targets_are_read_as_typed() -> None:
     for wrong in (["session"], [SESSION], ["realm", "acme"], ["session", TASK], ["agent", "session:" + SESSION]):
         with pytest.raises(RequestError):
             read_targets(wrong)
+
+
+def test_a_mint_that_stops_answering_is_looked_at_once() -> None:
+    """The look at the names may come before the question of a kill: it ends at the first call without an answer."""
+    calls = 0
+
+    def hang_up(server: socket.socket) -> None:
+        nonlocal calls
+        while True:
+            try:
+                connection, _ = server.accept()
+            except OSError:
+                return  # closed: the end of the test
+            connection.recv(65536)
+            # As a server does that starts: a call with this answer can be repeated.
+            connection.sendall(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+            connection.close()
+            calls += 1
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=hang_up, args=(server,))
+        thread.start()
+        caller = Caller(f"http://127.0.0.1:{server.getsockname()[1]}", SigningKey.generate(), "token")
+        assert doubts_of(caller, ["agent:acme/a", f"session:{SESSION}", f"task:{TASK}"]) == []
+        server.shutdown(socket.SHUT_RDWR)
+        thread.join()
+    assert calls == 1
 
 
 def test_help_has_every_kind() -> None:
