@@ -86,7 +86,9 @@ class LazyGroup(click.Group):
         """Return the command of a noun, or raise with the noun that is nearest."""
         from difflib import get_close_matches  # imported on use, as all that `arx --help` does not need
 
-        near = [] if args[0] in NOUNS else get_close_matches(args[0], NOUNS, 1)
+        # While a shell completes a line, its words may be anything: an error would be printed into the line.
+        known = ctx.resilient_parsing or args[0] in NOUNS
+        near = [] if known else get_close_matches(args[0], NOUNS, 1)
         if near:
             ctx.fail(f"no such command {args[0][:60]!r}: did you mean `arx {near[0]}`?")
         return super().resolve_command(ctx, args)

@@ -106,6 +106,15 @@ def test_completion_completes_nouns_and_verbs() -> None:
     assert {"plain,inspect", "plain,delegate", "plain,explain"} <= set(done.stdout.split())
 
 
+def test_completion_after_a_mistyped_noun_prints_nothing() -> None:
+    """A shell shows what the command prints: an error would be in the middle of the line that is typed."""
+    asked = {"_ARX_COMPLETE": "bash_complete", "COMP_WORDS": "arx tokne ", "COMP_CWORD": "2"}
+    done = subprocess.run(
+        [sys.executable, "-m", "arx_caps.cli"], capture_output=True, text=True, env={**os.environ, **asked}, timeout=60
+    )
+    assert done.stderr == ""
+
+
 def test_quiet_leaves_data_and_errors_alone() -> None:
     """
     ``--quiet`` silences hints and notes, never data or what is wrong.
