@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Parse arguments: durations, times, ``name=value``, verifier keys."""
+"""Parse arguments: durations, times, ``name=value``, verifier keys; and the options that have them."""
 
 import datetime as dt
 import re
-from collections.abc import Iterable
-from typing import Any, Final
+from collections.abc import Callable, Iterable
+from typing import Any, Final, TypeVar
 
 import click
 
@@ -12,6 +12,8 @@ from arx_caps.cli.exit_codes import Stop
 from arx_caps.durations import parse_duration
 from arx_verifier.errors import RequestError
 from arx_verifier.request import read_json_object
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 STATES: Final = ("open", "ended", "expired", "killed", "frozen")  # of a session or a task
 # At most 16 digits: longer integers are not exact in JSON.  No leading zeros: those are ids, and stay text.
@@ -55,6 +57,39 @@ class Moment(click.ParamType[int]):
         if read is None or read.tzinfo is None:
             self.fail(f"expected {self.forms}, got {str(value)[:60]!r}", param, ctx)
         return int(read.timestamp() * 1000)
+
+
+def pairs_option(flag: str, name: str, text: str) -> Callable[[F], F]:
+    """Return an option whose values ``read_pairs`` reads.
+
+    Args:
+        flag: The option's flag.
+        name: The parameter of the function.
+        text: The help, before the form of the value.
+    """
+    help_text = f"{text}; NAME:=JSON for any value; repeatable"
+    return click.option(flag, name, multiple=True, metavar="NAME=VALUE", help=help_text)
+
+
+def attenuation_options(function: F) -> F:
+    """Add the options that attenuate a token: tools, arguments, audiences, lifetime and depth."""
+    for option in (
+        click.option("--depth", type=click.IntRange(0, 16), help="number of delegations that may follow [unchanged]"),
+        click.option("--ttl", type=Duration(), help="lifetime from now, such as 5m [unchanged]"),
+        click.option(
+            "--audience", "audiences", multiple=True, help="service whose token to keep; repeatable [all services]"
+        ),
+        click.option(
+            "--arg",
+            "arguments",
+            multiple=True,
+            metavar="NAME=JSON",
+            help="constraint of an argument, in every tool that has it; repeatable",
+        ),
+        click.option("--tool", "tools", multiple=True, help="tool to keep; repeatable [all tools]"),
+    ):
+        function = option(function)
+    return function
 
 
 def read_pairs(texts: Iterable[str], *, constraints: bool = False) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import click
 from arx_caps.cli.display import show_json
 from arx_caps.cli.exit_codes import DENIED, Stop
 from arx_caps.cli.options import Verbs, common_options, out_option, pass_console, yes_option
-from arx_caps.cli.parse import Duration, read_pairs
+from arx_caps.cli.parse import Duration, pairs_option, read_pairs
 from arx_caps.cli.place import Place, operator_options
 from arx_caps.cli.secure_files import write_private
 from arx_caps.cli.terminal import Console, pairs, plain, table
@@ -42,10 +42,12 @@ def check(console: Console, file: str) -> None:
     """
     from arx_caps.mint.policy.model import Policy
 
-    mistakes = list(map(str, Policy.mistakes(file)))
-    if mistakes:
-        raise Stop(mistakes[0], DENIED, code="policy", further=mistakes[1:])
-    policy = _of_file(file)
+    try:
+        policy = Policy.load(file)
+    except SettingsError as error:
+        # The file may have been changed in between: then its own mistake is all that is known of it.
+        first, *further = map(str, Policy.mistakes(file) or [error])
+        raise Stop(first, DENIED, code=error.code, further=further) from error
     value = {
         "digest": policy.digest,
         "audiences": sorted(policy.audiences),
@@ -61,13 +63,7 @@ def check(console: Console, file: str) -> None:
 @policy_command.command("explain")
 @click.option("--agent", required=True, help="path of the agent")
 @click.option("--task", required=True, help="name of the task in the policy")
-@click.option(
-    "--param",
-    "params",
-    multiple=True,
-    metavar="NAME=VALUE",
-    help="parameter of the task; NAME:=JSON for other types; repeatable",
-)
+@pairs_option("--param", "params", "parameter of the task")
 @click.option("--tool", "tools", multiple=True, help="attenuate to this tool or pattern; repeatable")
 @click.option("--ttl", type=Duration(), help="requested lifetime, such as 5m [the policy's]")
 @click.option("--depth", type=click.IntRange(0), help="number of delegations that may follow [the policy's]")

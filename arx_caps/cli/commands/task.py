@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """``arx task``: start, attenuate, extend, finish, list and show tasks; request approvals.  SPEC 6, CONTROL 2.8."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
@@ -13,12 +14,27 @@ from arx_caps.cli.credentials import read_bundle
 from arx_caps.cli.display import facts_of
 from arx_caps.cli.mint_session import Caller, now_ms, open_session_file
 from arx_caps.cli.options import Verbs, common_options, out_option, pass_console
-from arx_caps.cli.parse import STATES, Duration, read_pairs
+from arx_caps.cli.parse import STATES, Duration, attenuation_options, pairs_option, read_pairs
 from arx_caps.cli.place import Place, issuer_option, operator_options
 from arx_caps.cli.secure_files import write_private
 from arx_caps.cli.terminal import Console, pairs, table
 from arx_caps.cli.token_description import fingerprint
 from arx_caps.durations import show_time
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _request_options(function: F) -> F:
+    """Add the options of a request for a grant that allows less than its template."""
+    for option in (
+        click.option(
+            "--depth", type=click.IntRange(0, 16), help="number of delegations that may follow [the template's]"
+        ),
+        click.option("--ttl", type=Duration(), help="requested lifetime, such as 5m [the template's]"),
+        click.option("--tool", "tools", multiple=True, help="tool to request; repeatable [all tools of the template]"),
+    ):
+        function = option(function)
+    return function
 
 
 @click.group("task", cls=Verbs)
@@ -30,13 +46,7 @@ def task_command() -> None:
 @click.option("--in", "held", required=True, metavar="FILE", help="bundle of the task, `-` for stdin")
 @click.option("--session", "file", metavar="FILE", required=True, help="session file, `-` for stdin")
 @click.option("--tool", required=True, help="tool of the call")
-@click.option(
-    "--arg",
-    "arguments",
-    multiple=True,
-    metavar="NAME=VALUE",
-    help="argument of the call; NAME:=JSON for any value; repeatable",
-)
+@pairs_option("--arg", "arguments", "argument of the call")
 @click.option("--why", metavar="TEXT", help="reason of the call, for the operators")
 @click.option("--audience", help="service of the call, if several require an approval of this tool")
 @click.option("--wait", is_flag=True, help="wait until operators have answered")
@@ -86,16 +96,8 @@ def ask_command(
 @task_command.command("start")
 @click.argument("template")
 @click.option("--session", "file", metavar="FILE", required=True, help="session file, `-` for stdin")
-@click.option(
-    "--param",
-    "params",
-    multiple=True,
-    metavar="NAME=VALUE",
-    help="parameter of the template; NAME:=JSON for any value; repeatable",
-)
-@click.option("--tool", "tools", multiple=True, help="tool to request; repeatable [all tools of the template]")
-@click.option("--ttl", type=Duration(), help="requested lifetime, such as 5m [the template's]")
-@click.option("--depth", type=click.IntRange(0, 16), help="number of delegations that may follow [the template's]")
+@pairs_option("--param", "params", "parameter of the template")
+@_request_options
 @click.option("--parent", metavar="TASK", help="task of this session that the new task ends with")
 @issuer_option
 @out_option
@@ -132,17 +134,7 @@ def start(
 @task_command.command("attenuate")
 @click.option("--in", "held", required=True, metavar="FILE", help="bundle of the task, `-` for stdin")
 @click.option("--session", "file", metavar="FILE", required=True, help="session file, `-` for stdin")
-@click.option("--tool", "tools", multiple=True, help="tool to keep; repeatable [all tools]")
-@click.option(
-    "--arg",
-    "arguments",
-    multiple=True,
-    metavar="NAME=JSON",
-    help="constraint of an argument, in every tool that has it; repeatable",
-)
-@click.option("--audience", "audiences", multiple=True, help="service whose token to keep; repeatable [all services]")
-@click.option("--ttl", type=Duration(), help="lifetime from now, such as 5m [unchanged]")
-@click.option("--depth", type=click.IntRange(0, 16), help="number of delegations that may follow [unchanged]")
+@attenuation_options
 @issuer_option
 @out_option
 @common_options
@@ -178,16 +170,8 @@ def attenuate(
 @click.argument("task")
 @click.argument("template", required=False)
 @click.option("--session", "file", metavar="FILE", required=True, help="session file, `-` for stdin")
-@click.option(
-    "--param",
-    "params",
-    multiple=True,
-    metavar="NAME=VALUE",
-    help="changed parameter; NAME:=JSON for any value; repeatable",
-)
-@click.option("--tool", "tools", multiple=True, help="tool to request; repeatable [all tools of the template]")
-@click.option("--ttl", type=Duration(), help="requested lifetime, such as 5m [the template's]")
-@click.option("--depth", type=click.IntRange(0, 16), help="number of delegations that may follow [the template's]")
+@pairs_option("--param", "params", "changed parameter")
+@_request_options
 @click.option("--link", help="link of the grant to extend, as `arx task show` lists it [the newest]")
 @issuer_option
 @out_option

@@ -14,7 +14,7 @@ from arx_caps.cli.credentials import Holding
 from arx_caps.cli.display import show_json, show_until
 from arx_caps.cli.exit_codes import DENIED, Stop
 from arx_caps.cli.options import Verbs, common_options, out_option, pass_console
-from arx_caps.cli.parse import Duration, read_pairs
+from arx_caps.cli.parse import attenuation_options, read_pairs
 from arx_caps.cli.secure_files import write_private
 from arx_caps.cli.terminal import Console, pairs, plain
 from arx_caps.cli.token_description import describe_discharge, describe_token, fingerprint
@@ -51,17 +51,7 @@ def inspect(console: Console, file: str) -> None:
 @token_command.command("delegate")
 @click.argument("to")
 @click.option("--in", "file", required=True, help="token or bundle, `-` for stdin")
-@click.option("--tool", "tools", multiple=True, help="tool to keep; repeatable [all tools]")
-@click.option(
-    "--arg",
-    "arguments",
-    multiple=True,
-    metavar="NAME=JSON",
-    help="constraint of an argument, in every tool that has it; repeatable",
-)
-@click.option("--audience", "audiences", multiple=True, help="service whose token to keep; repeatable [all services]")
-@click.option("--ttl", type=Duration(), help="lifetime from now, such as 5m [unchanged]")
-@click.option("--depth", type=click.IntRange(0, 16), help="number of delegations that may follow [unchanged]")
+@attenuation_options
 @out_option
 @common_options
 @pass_console
