@@ -18,7 +18,7 @@ from arx_caps.agent.outline import outline
 from arx_caps.cli.credentials import Holding
 from arx_caps.cli.exit_codes import DENIED, OK, Stop
 from arx_caps.cli.options import common_options, pass_console
-from arx_caps.cli.parse import Moment, read_pairs
+from arx_caps.cli.parse import Moment, pairs_option, read_pairs
 from arx_caps.cli.secure_files import read_text
 from arx_caps.cli.terminal import Console, plain
 from arx_caps.cli.token_description import fingerprint
@@ -111,13 +111,7 @@ class _NothingSpent:
 @click.command("explain")
 @click.argument("file")
 @click.option("--tool", required=True, help="tool of the call")
-@click.option(
-    "--arg",
-    "arguments",
-    multiple=True,
-    metavar="NAME=VALUE",
-    help="argument of the call; NAME:=JSON for any value; repeatable",
-)
+@pairs_option("--arg", "arguments", "argument of the call")
 @click.option("--audience", help="service of the call, if FILE is a bundle for several")
 @click.option(
     "--service", metavar="FILE", help="service file: verify the signature as well, and kills if the store answers"
@@ -216,7 +210,7 @@ def _verified(macaroon: Macaroon, request: AccessRequest, added: _Added, path: s
     if macaroon.is_one_shot:
         notes.append("this one-shot token is verified for a call of this tool with these arguments")
     else:
-        notes.append("the token must be signed for each call; this call was signed here")
+        notes.append("the call was signed here, as the token's holder would sign it")
         fields = call_proof.fields_of(request)
         try:
             text = call_proof.CallSigner(macaroon, service.audience).sign(fields, request.at)
