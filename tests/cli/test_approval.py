@@ -98,7 +98,9 @@ def test_an_approval_that_does_not_belong_is_told(held: Path, tmp_path: Path) ->
     for path, says in ((other, "is for the task t-b"), (over, "is over since"), (none, "bundle")):
         ran = arx("token", "explain", held, *WANTS, "--approval", path)
         assert (ran.exit_code in (1, 2), says in ran.err) == (True, True), ran
-    assert arx("token", "explain", over, *WANTS, "--json").json["code"] == "malformed_token"
+    ran = arx("token", "explain", over, *WANTS, "--json")
+    assert (ran.json["code"], "got an approval" in ran.json["error"]) == ("malformed_token", True)
+    assert "--approval FILE" in ran.json["hint"]
 
 
 @pytest.mark.parametrize(
@@ -116,6 +118,7 @@ def test_what_is_no_approvals_id_goes_nowhere(words: tuple[str, ...], tmp_path: 
     """
     ran = arx(*words, "--realm-dir", tmp_path / "none", "--json")
     assert (ran.exit_code, ran.json["code"]) == (2, "usage")  # not "no_key"
+    assert "expected the id of an approval such as a-abcdefghijklmnop" in ran.json["error"]
 
 
 @pytest.mark.parametrize("words", [("task", "ask", *WANTS, "--in", "x"), ("approval", "wait", "a-abcdefghijklmnop")])
@@ -136,3 +139,4 @@ def test_a_single_token_asks_for_nothing(tmp_path: Path) -> None:
     path.write_text(bundle(REQUIRED).tokens["payments"].encode())
     ran = arx("task", "ask", "--in", path, "--session", tmp_path / "none", *WANTS, "--json")
     assert (ran.exit_code, ran.json["code"]) == (2, "usage")  # not "file", of the session
+    assert "got a single token" in ran.json["error"]

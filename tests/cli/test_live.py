@@ -104,6 +104,7 @@ def test_verifier_list_names_services_that_nobody_runs(up: Live, payments: Verif
     assert {"live"} >= {one["state"] for one in listed["verifiers"] if one["id"].startswith("payments-")} != set()
     exit_code, listed, err = up.run("verifier", "list", "--issuer", "http://127.0.0.1:9")
     assert (exit_code, listed["services_never_seen"]) == (exit_codes.OK, None)
+    assert "services without a verifier are unknown" in err
     assert "http://127.0.0.1:9" in err  # why they are not known
 
 
