@@ -54,9 +54,8 @@ def row_of(shown: Mapping[str, Any]) -> list[str]:
         cells = (show_time(shown["at"]), "event", "mint", shown["kind"], who, about, show_json(named) if named else "")
     elif "outcome" in shown:
         who = " -> ".join((shown["agent"], *shown["named"]))
-        service = (
-            shown["audience"] or shown.get("service") or shown["verifier"]
-        )  # a record of counts has no token, so no audience
+        # A record of counts has no token, so no audience.
+        service = shown["audience"] or shown.get("service") or shown["verifier"]
         cells = (show_time(shown["at"]), shown["outcome"], service, shown["tool"], who, shown["session"], why_of(shown))
     else:
         cells = ("-", "unreadable", shown["service"], "-", "-", "-", shown["problem"])

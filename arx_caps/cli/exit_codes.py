@@ -46,12 +46,8 @@ class Stop(Exception):  # noqa: N818 - it also ends commands that did part of th
 
 def exit_of(error: "ArxError") -> int:
     """Return the exit code of an error of ARx."""
-    from arx_verifier.errors import (
-        AccessError,
-        GrantError,
-        TokenError,
-        UnavailableError,
-    )  # imported on use: `arx --help` needs none of it
+    # Imported on use: `arx --help` needs none of it.
+    from arx_verifier.errors import AccessError, GrantError, TokenError, UnavailableError
 
     if isinstance(error, UnavailableError):
         return UNREACHABLE

@@ -35,10 +35,9 @@ _path = click.Path(path_type=Path)
 
 
 def _own(ctx: click.Context, param: click.Parameter, value: Path) -> Path:
-    """Refuse a default folder that other users can write or read."""
+    """Refuse a default folder that belongs to another user, or that other users can open."""
     # The folder names the store and the mint.  One that an attacker left in a source tree or in /tmp would receive the
-    # store's password, and could report kills that never happened.
-    # A folder that the user named is trusted, also one of another user.
+    # store's password, and could report kills that never happened.  A folder that the user named is trusted.
     given = param.name is None or ctx.get_parameter_source(param.name) is not ParameterSource.DEFAULT
     if given or not os.path.lexists(value):
         return value

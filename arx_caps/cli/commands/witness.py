@@ -63,7 +63,7 @@ def serve_witness(console: Console, directory: Path, logs: tuple[str, ...], list
     host, _, port = listen.rpartition(":")
     if not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
         raise Stop(f"invalid --listen: expected host:port such as 127.0.0.1:8760, got {listen[:60]!r}")
-    # A witness signs, and reads no secret; but a checkpoint over plain HTTP could be withheld or delayed.
+    # As at the mint.  Checkpoints and cosignatures are signed in any case; TLS keeps names and sizes of logs private.
     if host.strip("[]") not in _LOOPBACK and not behind_tls:
         raise Stop(
             f"refused to serve plain HTTP at {host}: expected a loopback address",

@@ -271,7 +271,7 @@ def _registry(patient: Patient) -> Check:
     if ahead:
         found = f"{ahead[0]} has a time in the future: the store's clock was set back"
         return Check("registry", False, found, "set the store's clock by NTP, and restart its verifiers")
-    # A verifier ahead of the store proves that the store lost entries: a restored file, or a failover.
+    # A verifier is ahead if the store lost entries (a restored file, a failover), or if its own report is wrong.
     claim = patient.store.ahead()
     if claim is not None:
         found = f"{claim.verifier} has applied entry {claim.seq}, and the store is at entry {header.seq}"
