@@ -59,7 +59,7 @@ def test_each_constraint_has_a_sentence() -> None:
         assert str(Failure("caveat 1", f"amount {word}", "1", "2")).startswith("amount must")
 
 
-@pytest.mark.parametrize("name", ["tool", "exp", "amount max"])
+@pytest.mark.parametrize("name", ["tool", "exp", "shape", "amount max"])
 def test_an_argument_can_have_the_name_of_a_rule(name: str) -> None:
     """
     A missing or an unnamed one is the argument all the same.

@@ -74,11 +74,11 @@ class Failure(NamedTuple):
         at = "" if place in _WHOLE else f" ({place})"
         if not expected and not came:  # an erased record keeps places and rules
             return f"{rule}: erased{at}"
-        if rule == "shape":
-            return f"{came}{at}"
         name, _, word = rule.rpartition(" ")
-        if expected in (NOT_GIVEN, NOT_NAMED):  # an argument can have the name of a rule
+        if expected in (NOT_GIVEN, NOT_NAMED):  # first: an argument can have the name of a rule
             begins = f"{rule} must be"
+        elif rule == "shape":
+            return f"{came}{at}"
         elif rule in _OF_RULE:
             begins = _OF_RULE[rule]
         elif name and word in _OF_ARGUMENT:
