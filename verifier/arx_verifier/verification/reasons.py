@@ -192,7 +192,8 @@ def _time(ms: int) -> str:
         second = dt.datetime.fromtimestamp(ms // 1000, dt.UTC)
     except (ValueError, OverflowError, OSError):  # a caveat's time can be beyond the year 9999
         return f"{ms} ms after 1970"
-    return f"{second:%Y-%m-%d %H:%M:%S}.{ms % 1000:03d}Z"
+    # By ``isoformat``, in half the time of ``strftime``: an expired token may be presented again and again.
+    return f"{second.isoformat(' ')[:19]}.{ms % 1000:03d}Z"
 
 
 def _span(ms: int) -> str:
