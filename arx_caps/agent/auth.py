@@ -91,7 +91,8 @@ class ArxAuth(Shared, httpx.Auth, _OtherAuth):
         target = request.extensions.get("target", request.url.raw_path)
         header = "Bearer " + self._sign(audience, request.method, target, request.content)
         # Both libraries drop this header when a redirect leaves the origin, except from http port 80 to https port 443
-        # of the same host.  A redirect that keeps it carries a token for another call, which the service refuses.
+        # of the same host.  A token that a redirect keeps is good for the call that was signed: the service refuses it
+        # for another method, path, query or body.
         request.headers["Authorization"] = header
         request.extensions = {**request.extensions, _MARK: header}
 
