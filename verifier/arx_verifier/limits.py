@@ -6,9 +6,11 @@ from typing import Any, Final, TypeVar
 
 # A holder attenuates a token as often and as widely as its text has room for, and the verifier caches every token that
 # it accepted.  So caches are charged by the memory that an entry takes, not by the length of its text.
+# Constraint tests times characters of arguments.
 MAX_WORK: Final = 1 << 24  # bounds the work of a call; one above it is refused untested
-FREE_TESTS: Final = 32  # with no more, the arguments' size is not measured
+FREE_TESTS: Final = 32  # with no more tests, the arguments' size is not measured
 MAX_TOOLS: Final = 64  # cached tools of one chain; with a rule `*` a holder could otherwise fill memory with names
+# Of a credential: of the token and its discharges.
 MAX_ONCE: Final = 8  # each is remembered for a day
 MAX_KEPT_FAILURES: Final = 4  # cached failures of one tool's refusal
 MAX_TOOL_PARTS: Final = 2048  # rules and operands of a chain's cached tools together

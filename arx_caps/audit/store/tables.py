@@ -50,9 +50,7 @@ NODE: Final = Table(
     METADATA,
     Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=False),
     Column("path", LargeBinary, nullable=False, unique=True),
-    Column(
-        "key", LargeBinary, nullable=False, unique=True
-    ),  # SHA-256 over its whole path, as ``nodes.RecordPlace.key``
+    Column("key", LargeBinary, nullable=False, unique=True),  # SHA-256 over its whole path: ``RecordPlace.key``
     Column("parent", BigInteger),
     Column("kind", String(16), nullable=False),
     Column("ref", Text, nullable=False),

@@ -32,7 +32,7 @@ from arx_verifier.enforcement.routes import Headers, Meaning, RouteMap, Scope, T
 from arx_verifier.errors import ArxError, RequestError, SettingsError
 from arx_verifier.verification import Verifier
 
-MAX_BODY_BYTES: Final = 1024 * 1024  # the middleware holds a body in memory; `max_body` of it sets another limit
+MAX_BODY_BYTES: Final = 1024 * 1024  # the middleware holds a body in memory; its argument `max_body` sets another limit
 _POLICY_VIOLATION: Final = 1008  # RFC 6455 7.4.1
 _NO_TOOL: Final[Meaning] = ("", {})
 

@@ -21,6 +21,7 @@ FOREVER_NS: Final = 2**62  # a deadline that no clock reaches
 AT_ONCE: Final = (
     10_000  # kills forgotten in one call: a copy of a million kills expires at once, and must delay no probe
 )
+# Between a verifier's clock and the store's.
 SKEW_MS: Final = 30_000  # beyond it the view is fenced
 
 # CLOCK_BOOTTIME counts suspend, so that a lease ends while the machine sleeps.  On macOS CLOCK_MONOTONIC counts it.

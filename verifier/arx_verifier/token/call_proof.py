@@ -28,7 +28,7 @@ LABEL: Final = b"arx/1/call"
 NONCE_BYTES: Final = 16
 MAX_AGE_MS: Final = 10_000  # how long a call may take to arrive
 MAX_AHEAD_MS: Final = 2_000  # how far the holder's clock may be ahead
-KEEP_MS: Final = 15_000  # longer than the two above together
+KEEP_MS: Final = 15_000  # longer than the longest age and the longest time ahead together
 
 # {"call":["<43 digest>",<13 issued_at>,"<22 nonce>"]}: every call caveat has this width, so that a token's text can be
 # split without decoding the part before it.

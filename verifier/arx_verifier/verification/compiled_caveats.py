@@ -165,7 +165,7 @@ def read_caveats(
         MalformedTokenError: The identifier's id is not canonical base64url.
     """
     if ThirdPartyPacket in map(type, packets):
-        # Sealed anew for each task: such a chain never comes again.
+        # A third-party caveat is sealed for one token: no other token has this sequence, so it is not kept.
         return _read_each(packets, identifier, audience)[:2]
     keys, hops = cut_out(packets, HOP_MARK, HOP_CHARS)
     together = (audience, identifier.depth, keys)
@@ -205,8 +205,8 @@ def _read_each(
     """Read one caveat after the other.
 
     Returns:
-        As ``read_caveats``; and whether every caveat had been met before.  A sequence is cached when it comes again:
-        most that are met once, such as those about one order, never do.
+        As ``read_caveats``; and whether every first-party caveat had been met before.  A sequence is cached when it
+        comes again: most that are met once, such as those about one order, never do.
     """
     known, said, met = KEPT, ChainRestrictions(identifier.depth), True
     allows, places, named, links = [], [], [], []
