@@ -112,38 +112,34 @@ class Policy:
         Raises:
             SettingsError: It cannot be read, is not UTF-8, exceeds 1 MiB, or has a mistake.
         """
-        try:
-            raw = Path(path).read_bytes()
-            text = raw.decode()
-        except OSError as error:
-            raise SettingsError(f"{path}: cannot be read: {error.strerror}", code="policy") from error
-        except UnicodeDecodeError as error:
-            raise SettingsError(f"{path}: is not UTF-8 (byte {error.start})", code="policy") from error
-        if len(raw) > MAX_BYTES:
-            raise SettingsError(f"{path}: expected at most {MAX_BYTES} bytes, got {len(raw)}", code="policy")
-        return cls.parse(text, str(path))
+        return cls(_read(path))
 
     @classmethod
-    def mistakes(cls, path: Path | str, most: int = MAX_MISTAKES) -> list[SettingsError]:
+    def mistakes(cls, path: Path | str) -> list[SettingsError]:
         """Return the mistakes of a policy file: all unknown keys, and one other mistake of each table.
 
         Args:
             path: The file.
-            most: The largest number of mistakes.
+
+        Returns:
+            At most ``MAX_MISTAKES``, in the order of the file; the one that ``load`` raises is among them.
         """
-        found: list[SettingsError] = []
         try:
-            cls.load(path)
-        except PolicyError as first:
-            text = PolicyText(Path(path).read_text("utf-8"), str(path))
-            error: PolicyError | None = first
-            while error is not None:
+            text = _read(path)
+        except SettingsError as error:
+            return [error]
+        found: list[SettingsError] = []
+        while len(found) < MAX_MISTAKES:
+            try:
+                cls(text)
+            except SettingsError as error:
                 found.append(error)
-                without = len(found) < most and without_mistake(text.document, error)
-                error = _first_mistake(text) if without else None
-        except SettingsError as error_of_file:
-            found.append(error_of_file)
-        return sorted(found, key=lambda each: text.line(each.path) if isinstance(each, PolicyError) else 0)
+                # Any other error is about the whole policy, and hides nothing.
+                if not isinstance(error, PolicyError) or not without_mistake(text.document, error):
+                    break
+            else:
+                break
+        return sorted(found, key=lambda error: text.line(error.path) if isinstance(error, PolicyError) else 0)
 
     def may_open(self, agent: str, subject: Subject | None = None) -> SessionTerms:
         """Return the terms on which an agent may open a session.
@@ -350,12 +346,17 @@ class _TaskRequest:
         self._failures.append(Failure(self._place, rule, expected, got))
 
 
-def _first_mistake(text: PolicyText) -> PolicyError | None:
+def _read(path: Path | str) -> PolicyText:
     try:
-        read_document(PolicyEntry(text), text.document)
-    except PolicyError as error:
-        return error
-    return None
+        raw = Path(path).read_bytes()
+        text = raw.decode()
+    except OSError as error:
+        raise SettingsError(f"{path}: cannot be read: {error.strerror}", code="policy") from error
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"{path}: is not UTF-8 (byte {error.start})", code="policy") from error
+    if len(raw) > MAX_BYTES:
+        raise SettingsError(f"{path}: expected at most {MAX_BYTES} bytes, got {len(raw)}", code="policy")
+    return PolicyText(text, str(path))
 
 
 def _digest(text: PolicyText) -> str:
