@@ -253,6 +253,16 @@ def test_a_check_returns_every_tables_mistake(tmp_path: Path) -> None:
     assert str(caught.value) in map(str, Policy.mistakes(file))
 
 
+def test_a_wrong_name_of_an_audience_is_one_mistake(tmp_path: Path) -> None:
+    """
+    It is listed once, and mistakes of other tables with it.
+    """
+    file = tmp_path / "policy.toml"
+    file.write_text('[audience.Orders]\norigins = ["http://127.0.0.1:1"]\n[session]\nttl = "8"\nagents = ["acme/x"]\n')
+    found = [str(error).removeprefix(f"{file}:").split(": ")[:2] for error in Policy.mistakes(file)]
+    assert found == [["1", "audience.Orders"], ["4", "session.ttl"]]
+
+
 def test_a_check_ends(tmp_path: Path) -> None:
     """
     At most 20 mistakes are returned, and one that cannot be set aside ends the search.

@@ -235,13 +235,14 @@ def without_mistake(document: dict[str, Any], error: PolicyError) -> bool:
     kind, *inner = error.path or ("",)
     tables: Any = document.get(str(kind))
     named = bool(inner) and isinstance(tables, dict) and all(isinstance(table, dict) for table in tables.values())
-    if kind == "audience" and named:
+    if kind == "audience" and named and names.is_audience(inner[0]):
         # Tasks refer to it, and would have mistakes only because it is missing.
         instead = {"origins": [f"https://a{[*tables].index(inner[0])}.invalid"]}
         replaced: bool = tables[inner[0]] != instead
         tables[inner[0]] = instead
         return replaced
-    if kind not in ("session", "task", "workload"):
+    # An audience whose own name is the mistake is removed: tasks that refer to it need the other name as well.
+    if kind not in ("session", "task", "workload") and not (kind == "audience" and named):
         return False
     if named:
         del tables[inner[0]]
