@@ -206,7 +206,7 @@ def authenticate_service(
         The caller.
 
     Raises:
-        GrantError: ``bad_proof``: the proof is wrong, was used, or is by no service's key.
+        GrantError: ``bad_proof``: the proof is wrong, or is by no service's key; ``replayed``: it was used before.
         StoreError: The database does not answer.
         AuditError: The call cannot be recorded.
     """
@@ -221,13 +221,9 @@ def authenticate_service(
         mint.decisions.count(error.code, call.peer)
         raise
     request = AccessRequest(action, args, now_ms(), call.peer)
-    try:
+    # Recorded here and not after the handler, so that a call the journal cannot take is refused before it runs.
+    with record_outcome(mint, audience, proof.key.kid, request):
         unit.spend("proof", proof.key.kid, proof.jti, proof.until)
-    except GrantError as error:
-        record_service_call(mint, audience, proof.key.kid, request, error)
-        raise
-    # Recorded last, so that a call the journal cannot take is refused before its handler runs.
-    record_service_call(mint, audience, proof.key.kid, request, None)
     return AuthenticatedCaller("service", audience, None, None, proof.until, proof.key.kid)
 
 
