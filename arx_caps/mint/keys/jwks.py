@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Public keys of issuers, from a file or an ``https:`` address. RFC 7517.
 
-``arx_caps.mint.identity.id_token`` chooses a key and decides what it may sign.
+``arx_caps.mint.identity.issuer_token`` chooses a key and decides what it may sign.
 """
 
 import logging
