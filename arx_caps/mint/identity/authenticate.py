@@ -3,7 +3,8 @@
 
 An operator presents a token and a proof by an enrolled key of that operator; an agent, its session's token and a proof
 by the session's key; a tool service, only a proof by an enrolled key of its own.  Each call of an operator or a service
-is a decision in the mint's own journal, as ``operator:<id>`` or ``service:<audience>``, reads and refusals included.
+is a decision in the mint's own journal, as ``operator:<id>`` or ``service:<audience>``, reads and refusals included; a
+call that cannot be recorded is refused.  Only a batch that is accepted has no decision: it is in the log itself.
 
 What a call grants is decided in ``tasks`` and ``policy``.
 """

@@ -26,7 +26,8 @@ from arx_verifier.token import (
 )
 from arx_verifier.verification import too_early, too_late, too_new
 
-TTL_MS: Final = 10 * 60 * 1000  # bounds the use of a stolen token: a kill does not reach operators' tokens
+# Short, because no kill reaches an operator's token: only a freeze of the operator, or the removal of its key, does.
+TTL_MS: Final = 10 * 60 * 1000
 # An operator's token is never delegated and has no task.  Any other member is unknown here, and an unknown member
 # prohibits.
 UNDERSTOOD: Final = frozenset(("allow", "exp", "nbf"))

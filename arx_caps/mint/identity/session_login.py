@@ -165,17 +165,17 @@ def _verify_workload(
 
 
 def _verify_subject(
-    mint: MintContext, policy: Policy, shown: LoginCredentials, proof: Proof, now: int
+    mint: MintContext, policy: Policy, credentials: LoginCredentials, proof: Proof, now: int
 ) -> tuple[Subject | None, int | None]:
-    if shown.subject_token is None:
-        if shown.subject_token_type is not None:
+    if credentials.subject_token is None:
+        if credentials.subject_token_type is not None:
             raise RequestError("subject_token_type without subject_token: send both or neither")
         return None, None
-    kind = TOKEN_TYPES.get(shown.subject_token_type or "")
+    kind = TOKEN_TYPES.get(credentials.subject_token_type or "")
     if kind is None:
         raise RequestError(f"invalid subject_token_type: expected one of {', '.join(TOKEN_TYPES)}")
     token = verify_issuer_token(
-        shown.subject_token,
+        credentials.subject_token,
         policy.issuers,
         mint.issuer_keys,
         kind="id_token" if kind == "id_token" else "access_token",

@@ -89,6 +89,7 @@ def _take_batch(call: RouteCall) -> Marked:
     statement, seen = call.admitted
     body: bytes = call.body.content
     realm, log = call.mint.realm, call.mint.log
+    # Only a refusal is recorded: an accepted batch is in the log, with the service's signed statement.
     with record_refusal(call.mint, statement.audience, statement.key.kid, AccessRequest(SHIP, {}, now_ms(), call.peer)):
         batch = Batch.decode(body)
         # The whole body against the signed statement: a proxy could have changed it.
