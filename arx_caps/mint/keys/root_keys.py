@@ -92,7 +92,9 @@ class RootKeys:
             raise SettingsError("a realm needs at least one root key of 32 bytes")
         self.realm = realm
         self._roots, self._seals = dict(roots), tuple(seals)
-        self._derived: dict[tuple[str, str], bytes] = {}  # by root key and label, as many as there are audiences' keys
+        # By root key and label: as many as the database has keys of audiences.  Names that callers choose, such as those
+        # of invitations, are not kept.
+        self._derived: dict[tuple[str, str], bytes] = {}
 
     @classmethod
     def create(cls, path: Path, *, realm: str, passphrase: str | None, key_path: Path) -> Self:
