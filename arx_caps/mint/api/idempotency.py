@@ -27,8 +27,8 @@ def read_key(text: str) -> str:
     key = text[1:-1] if len(text) > 1 and text[0] == text[-1] == '"' else text
     if not 0 < len(key) <= MAX_KEY_CHARS or not key.isascii() or not key.isprintable() or " " in key or '"' in key:
         raise RequestError(
-            f"invalid {HEADER}: expected 1 to {MAX_KEY_CHARS} visible characters; use a fresh random key for each call, "
-            "and the same key when you retry it"
+            f"invalid {HEADER}: expected 1 to {MAX_KEY_CHARS} visible characters; use a fresh random key for each "
+            "call, and the same key when you retry it"
         )
     return key
 

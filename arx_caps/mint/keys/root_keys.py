@@ -92,8 +92,8 @@ class RootKeys:
             raise SettingsError("a realm needs at least one root key of 32 bytes")
         self.realm = realm
         self._roots, self._seals = dict(roots), tuple(seals)
-        # By root key and label: as many as the database has keys of audiences.  Names that callers choose, such as those
-        # of invitations, are not kept.
+        # By root key and label: as many as the database has keys of audiences.  Names that callers choose, such as
+        # those of invitations, are not kept.
         self._derived: dict[tuple[str, str], bytes] = {}
 
     @classmethod
