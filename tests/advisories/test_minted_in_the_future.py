@@ -19,15 +19,23 @@ DAY_MS = 86_400_000
 APART_MS = 60_000  # two clocks, each 30 s off the store's
 
 
-@pytest.mark.parametrize("ahead", [APART_MS + 1, DAY_MS, 29 * DAY_MS])
-def test_a_token_from_the_future_is_not_valid_yet(ahead: int) -> None:
+@pytest.mark.parametrize(
+    ("ahead", "came"),
+    [
+        (APART_MS + 1, "2027-01-15 08:01:00.001Z, 60 s later"),
+        (DAY_MS, "2027-01-16 08:00:00.000Z, 24 hours later"),
+        (29 * DAY_MS, "2027-02-13 08:00:00.000Z, 29 days later"),
+    ],
+)
+def test_a_token_from_the_future_is_not_valid_yet(ahead: int, came: str) -> None:
     """With a proof and without, seen before or not, and the refusal names ``iat``."""
     token = mint(ANYTHING, iat=AT + ahead, exp=AT + ahead + DAY_MS)
     checked = verifier()
     for text in (token.encode(), sign(token, access())):
         decision = checked.decide(text, access())
         assert decision.code == "not_yet_valid"
-        assert [(failure.place, failure.rule) for failure in decision.failures] == [("identifier", "iat")]
+        told = [(failure.place, failure.rule, failure.came) for failure in decision.failures]
+        assert told == [("identifier", "iat", f"{came}: set the clocks")]
 
 
 def test_clocks_may_differ() -> None:

@@ -285,7 +285,10 @@ def test_it_is_never_wider(kept: Shop, held: list[Caveat], amount: int, limit: i
         ('exchange = { orders = ["nobody"] }', "nobody"),
         ('exchange = { orders = ["orders"] }', "orders"),
         ("exchange = { orders = [] }", "at least one audience"),
-        ('exchange = { ledger = ["payments"] }', "task.pay.exchange.ledger"),
+        (
+            'exchange = { ledger = ["payments"] }',
+            "ledger: ledger gets no token of this task; add it to",
+        ),
         ('exchange = ["payments"]', "expected a table"),
     ],
 )
