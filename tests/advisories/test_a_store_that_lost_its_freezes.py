@@ -104,8 +104,7 @@ def lose(desk: Desk, server: EmbeddedValkey) -> None:
     server.start()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("direct", [False, True])
+@pytest.mark.parametrize("direct", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_nothing_is_granted_before_every_freeze_is_back(
     desk: Desk, own_valkey: EmbeddedValkey, *, direct: bool
 ) -> None:

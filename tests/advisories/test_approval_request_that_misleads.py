@@ -14,7 +14,6 @@ from arx_caps.mint.db.tables import APPROVALS
 from tests.mint.approvals import REFUND, Desk, code
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "args",
     [

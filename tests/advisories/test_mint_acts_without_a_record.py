@@ -49,8 +49,9 @@ def fill_up(disk: Path) -> Path:
     return filler
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("all_of_it", [False, True], ids=["the journal", "all of it"])
+@pytest.mark.parametrize(
+    "all_of_it", [pytest.param(False, marks=pytest.mark.slow), True], ids=["the journal", "all of it"]
+)
 def test_what_is_done_has_its_record(disk: Path, tmp_path: Path, all_of_it: bool) -> None:
     """The mint says why it does nothing; what it said was done, before and after, has its event and its decision."""
     unit = world_on(disk, disk if all_of_it else tmp_path)

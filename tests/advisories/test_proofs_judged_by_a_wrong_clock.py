@@ -32,7 +32,7 @@ def realm(tmp_path: Path, realm_name: str) -> Realm:
     return make_realm(tmp_path / "realm", realm_name)
 
 
-@pytest.fixture(params=[OFF_S, -OFF_S], ids=["ahead", "behind"])
+@pytest.fixture(params=[OFF_S, pytest.param(-OFF_S, marks=pytest.mark.slow)], ids=["ahead", "behind"])
 def wrong(realm: Realm, valkey: EmbeddedValkey, request: pytest.FixtureRequest) -> Iterator[MintProcess]:
     """A mint whose clock is wrong, once the store has told it."""
     mint = MintProcess(realm, valkey.url, clock_s=request.param)
@@ -50,9 +50,10 @@ def sign_in(realm: Realm, mint: MintProcess, now: int) -> httpx.Response:
     return httpx.post(mint.url + PATH, json=body, headers={"DPoP": proof})
 
 
-@pytest.mark.slow
 @pytest.mark.servers
-@pytest.mark.parametrize("suits", [False, True], ids=["good proof", "proof by the wrong clock"])
+@pytest.mark.parametrize(
+    "suits", [pytest.param(False, marks=pytest.mark.slow), True], ids=["good proof", "proof by the wrong clock"]
+)
 def test_no_proof_is_judged(realm: Realm, wrong: MintProcess, suits: bool, request: pytest.FixtureRequest) -> None:
     """503, whatever the proof says, and why; ``/readyz`` says by how much the clock is off."""
     off_s = request.node.callspec.params["wrong"]

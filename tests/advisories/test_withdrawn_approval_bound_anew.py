@@ -38,7 +38,6 @@ def said(desk: Desk, judge: Verifier, task: Task, approval: Approval) -> str:
     return decide(judge, task, REFUND, [approval])
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("way", ["withdrawn", "killed", "direct"])
 def test_with_a_younger_token(desk: Desk, payments: Verifier, way: str) -> None:
     """However it was ended, at the mint or straight in the store, no token of the task is good with it again."""
