@@ -1,4 +1,4 @@
-# Two commands do everything on a new machine with Python 3.11 or later: `make demo` and `make test`.
+# On a new machine, each target needs Python 3.11 or later, and makes the environment `.venv` first.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
