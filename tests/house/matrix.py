@@ -36,7 +36,7 @@ def full(section: str) -> str:
 def matrix() -> dict[str, Counter[str]]:
     """Return for each section, as it is cited, the number of its tests by file."""
     found: dict[str, Counter[str]] = defaultdict(Counter)
-    for name, section in (*_marked(), *_advised(), *_vectors()):
+    for name, section in (*_marked(), *_advised(), *(("vectors", section) for _, section in vectors())):
         found[section][name] += 1
     return found
 
@@ -80,11 +80,12 @@ def _advised() -> Iterator[tuple[str, str]]:
         yield from (("advisories", section) for section in citations(rule))
 
 
-def _vectors() -> Iterator[tuple[str, str]]:
+def vectors() -> Iterator[tuple[str, str]]:
+    """Yield the file and the section of each vector."""
     folder = ROOT / "tests" / "vectors"
     for path in (*folder.glob("tokens/*.json"), *folder.glob("records/*.json"), folder / "log" / "proofs.json"):
         read: Any = json.loads(path.read_bytes())
-        yield from (("vectors", full(case["spec"])) for case in (read if isinstance(read, list) else [read]))
+        yield from ((path.name, full(case["spec"])) for case in (read if isinstance(read, list) else [read]))
 
 
 def beginning(text: str) -> str:

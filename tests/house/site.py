@@ -9,12 +9,10 @@ import importlib
 import os
 import posixpath
 import re
-from pathlib import Path
 from typing import Any, Final
 
+from tests.house.pages import ROOT
 from tests.house.tables import public_names
-
-ROOT: Final = Path(__file__).resolve().parents[2]
 
 # Pages outside of docs, and their paths on the site.
 ELSEWHERE: Final = {

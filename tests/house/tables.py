@@ -33,22 +33,13 @@ def attributes(kind: type) -> dict[str, str]:
     return {name: " ".join(text.split()).rstrip(".").replace("``", "`") for name, text in found}
 
 
-def members(kind: type) -> Iterator[str]:
-    """Yield a row for each member of a struct but its name, as a file or a token writes it."""
+def members(kind: type, *head: str) -> Iterator[str]:
+    """Yield the head, and a row for each member of a struct but its name, as a file or a token writes it."""
+    yield from (f"| {' | '.join(head)} |", "| --- | --- |")
     told = attributes(kind)
     for field, written in zip(kind.__struct_fields__, kind.__struct_encode_fields__, strict=True):  # type: ignore[attr-defined]
         if field != "name":
             yield f"| `{written}` | {told[field][0].lower()}{told[field][1:]} |"
-
-
-def task() -> Iterator[str]:
-    """Yield the members of a task template."""
-    yield from ("| key | says |", "| --- | --- |", *members(Template))
-
-
-def constraints() -> Iterator[str]:
-    """Yield the members of a constraint."""
-    yield from ("| member | the argument is |", "| --- | --- |", *members(Constraint))
 
 
 def reasons() -> Iterator[str]:
@@ -70,11 +61,6 @@ def names(module: ModuleType) -> Iterator[str]:
     for name in public_names(module):
         summary = (inspect.getdoc(getattr(module, name)) or "").partition("\n\n")[0]
         yield f"| `{name}` | {' '.join(summary.split()).rstrip('.').replace('``', '`')} |"
-
-
-def caveats() -> Iterator[str]:
-    """Yield the members of a caveat."""
-    yield from ("| member | restricts the token |", "| --- | --- |", *members(Caveat))
 
 
 class Limit(NamedTuple):
@@ -161,28 +147,20 @@ def _reason(limit: Limit) -> str:
     return re.sub(r" \((?:SPEC|LOG|CONTROL) [\d.]+\)$", "", found[1]).replace("``", "`")
 
 
-def _limits(limits: tuple[Limit, ...]) -> Iterator[str]:
+def limits(listed: tuple[Limit, ...]) -> Iterator[str]:
+    """Yield a row for each limit."""
     yield from ("| limit of | is | why | section |", "| --- | --- | --- | --- |")
-    yield from (f"| {limit.bounds} | {_value(limit)} | {_reason(limit)} | {limit.section} |" for limit in limits)
-
-
-def token_limits() -> Iterator[str]:
-    """Yield the limits of tokens."""
-    return _limits(TOKEN_LIMITS)
-
-
-def call_limits() -> Iterator[str]:
-    """Yield the limits of calls and of their records."""
-    return _limits(CALL_LIMITS)
-
-
-def mint_limits() -> Iterator[str]:
-    """Yield the limits of calls to the mint."""
-    return _limits(MINT_LIMITS)
+    yield from (f"| {limit.bounds} | {_value(limit)} | {_reason(limit)} | {limit.section} |" for limit in listed)
 
 
 TABLES: Final[dict[str, Callable[[], Iterator[str]]]] = {
-    **{each.__name__: each for each in (task, constraints, caveats, reasons, token_limits, call_limits, mint_limits)},
+    "task": partial(members, Template, "key", "says"),
+    "constraints": partial(members, Constraint, "member", "the argument is"),
+    "caveats": partial(members, Caveat, "member", "restricts the token"),
+    "reasons": reasons,
+    "token_limits": partial(limits, TOKEN_LIMITS),
+    "call_limits": partial(limits, CALL_LIMITS),
+    "mint_limits": partial(limits, MINT_LIMITS),
     "verifier_names": partial(names, arx_verifier),
     "testing_names": partial(names, arx_verifier.testing),
     "agent_names": partial(names, arx_caps),
