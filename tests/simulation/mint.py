@@ -44,7 +44,7 @@ class SimulatedMint:
         targets = ("realm", f"agent:{agent}", f"session:{name}")
         token = Token(born.incarnation, born.seq, (born.incarnation, born.seq), targets)
         self.sessions.append(Session(name, token))
-        self._add(token)
+        self._add(token, front.epochs)
 
     def start_task(self, session: Session) -> None:
         """Start a task in a session, if the view allows; other things may happen meanwhile."""
@@ -66,11 +66,11 @@ class SimulatedMint:
         number = len(self.tokens)
         targets = (*session.token.targets, f"task:t{number}", f"link:l{number}")
         self._world.note("mint started task", number, "in", session.name, "born", born.seq)
-        self._add(Token(born.incarnation, born.seq, session.token.root, targets))
+        self._add(Token(born.incarnation, born.seq, session.token.root, targets), front.epochs)
 
-    def _add(self, token: Token) -> None:
+    def _add(self, token: Token, following: Any) -> None:
         self.tokens.append(token)
-        self._judge.born(token, self._machine.following)
+        self._judge.born(token, following)
 
     def _front(self, session: Session | None) -> Any:
         """Return a mint whose database says that all is well, so that only the epoch can refuse."""
