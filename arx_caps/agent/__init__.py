@@ -14,9 +14,11 @@ if TYPE_CHECKING:
     from arx_caps.agent.auth import ArxAuth
     from arx_caps.agent.bundle import Bundle
     from arx_caps.agent.outline import holder_of, links_of
+    from arx_caps.agent.running_task import CurrentTaskAuth, current_task
     from arx_caps.agent.session import Session
     from arx_caps.agent.started_task import StartedTask
     from arx_caps.agent.task import Task
+    from arx_caps.agent.tool_calls import ToolCalls, ToolRefusal
 else:
     __getattr__, __dir__ = open_door(
         __name__,
@@ -25,10 +27,12 @@ else:
             "approval": "Approval",
             "auth": "ArxAuth",
             "bundle": "Bundle",
+            "running_task": "CurrentTaskAuth current_task",
             "outline": "holder_of links_of",
             "session": "Session",
             "started_task": "StartedTask",
             "task": "Task",
+            "tool_calls": "ToolCalls ToolRefusal",
         },
     )
 
@@ -37,10 +41,14 @@ __all__ = [
     "Approval",
     "ArxAuth",
     "Bundle",
+    "CurrentTaskAuth",
     "Session",
     "StartedTask",
     "Task",
+    "ToolCalls",
+    "ToolRefusal",
     "Workload",
+    "current_task",
     "holder_of",
     "links_of",
 ]

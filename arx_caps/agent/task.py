@@ -143,6 +143,14 @@ class Task(Shared):
         """How many delegations may follow."""
         return min(held.depth for held in self.bundle.outlines.values())
 
+    def offers(self, tool: str) -> bool:
+        """Return whether some call of this tool may be allowed: its name matches what some token leaves.
+
+        Args:
+            tool: The tool's name.
+        """
+        return any(names.matches_tool(allowed, tool) for allowed in self.tools)
+
     def needs_approval(self, tool: str) -> bool:
         """Return whether a call of this tool has to be approved by operators; the policy says which do."""
         return any(held.third_party_caveats_of(tool) for held in self.bundle.outlines.values())

@@ -1,17 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run the test of each adapter in an environment of its own: ``make adapters``.
+"""Run the tests of each adapter in an environment of its own: ``make adapters``.
 
-``integrations/NAME.py`` of the verifier has the test ``tests/adapters/test_NAME.py`` and the extra ``NAME``.  The
-environment in ``build/adapters`` holds ``arx-verifier[NAME]``, mypy and pytest alone: frameworks need not agree on what
-they need, and an adapter cannot use what a tool service does not install.
+A guarding adapter, ``integrations/NAME.py`` of the verifier, has the extra ``NAME`` of ``arx-verifier`` and the test
+``tests/adapters/test_NAME_server.py``.  Its environment holds that, mypy and pytest alone: frameworks need not agree on
+what they need, and an adapter cannot use what a tool service does not install.  A carrying adapter,
+``arx_caps/integrations/NAME.py``, has the extra ``NAME`` of ``arx-caps`` and the test ``tests/adapters/test_NAME.py``,
+beside a mint and the verifier's extra of this name.  Environments stay in ``build/adapters``.
 """
 
+import argparse
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
+from typing import Final
 
 from tests.routes.environments import ROOT, prepare
 
-ADAPTERS = ROOT / "verifier" / "arx_verifier" / "integrations"
+GUARDING: Final = ROOT / "verifier" / "arx_verifier" / "integrations"
+CARRYING: Final = ROOT / "arx_caps" / "integrations"
+TOOLS: Final = ("mypy", "pytest", "pytest-timeout")
 
 
 def main() -> None:
@@ -20,15 +28,40 @@ def main() -> None:
     Raises:
         SystemExit: A test failed, or an adapter has none.
     """
-    names = sorted(path.stem for path in ADAPTERS.glob("*.py") if path.stem != "__init__")
-    for name in names:
-        python = str(prepare(name, ("mypy", "pytest", "pytest-timeout"), extra=name))
-        types = [python, "-m", "mypy", f"verifier/arx_verifier/integrations/{name}.py"]
-        tests = [python, "-m", "pytest", "-q", "--noconftest", f"tests/adapters/test_{name}.py", *sys.argv[1:]]
-        for words in (types, tests):
-            if subprocess.run(words, cwd=ROOT, check=False).returncode:
-                sys.exit(f"{name}: failed; again with {' '.join(words)}")
-    sys.stdout.write(f"{len(names)} adapters: passed\n")
+    parser = argparse.ArgumentParser(prog="python -m tests.adapters", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help="adapters; all of them by default")
+    wanted = parser.parse_args().names
+    adapters = [(path, path.stem) for folder in (GUARDING, CARRYING) for path in sorted(folder.glob("[a-z]*.py"))]
+    if unknown := set(wanted) - {name for _, name in adapters}:
+        sys.exit(f"no adapter is called {', '.join(sorted(unknown))}")
+    chosen = [(path, name) for path, name in adapters if not wanted or name in wanted]
+    failed = [path for path, name in chosen if not _passes(path, name)]
+    if failed:
+        sys.exit(f"failed: {', '.join(str(path.relative_to(ROOT)) for path in failed)}")
+    sys.stdout.write(f"{len(chosen)} adapters: passed\n")
+
+
+def _passes(adapter: Path, name: str) -> bool:
+    guards = adapter.parent == GUARDING
+    if guards:
+        python = prepare(f"{name}-server", TOOLS, extra=name)
+    else:
+        extra = name if name in _extras(ROOT / "verifier") else None
+        python = prepare(name, TOOLS, extra=extra, agent=(name, "mint", "embedded"))
+    test = f"tests/adapters/test_{name}_server.py" if guards else f"tests/adapters/test_{name}.py"
+    types = [str(python), "-m", "mypy", str(adapter.relative_to(ROOT))]
+    tests = [str(python), "-m", "pytest", "-q", "--noconftest", test]
+    for words in (types, tests):
+        sys.stdout.write(f"{' '.join(words)}\n")
+        sys.stdout.flush()
+        if subprocess.run(words, cwd=ROOT, check=False).returncode:
+            return False
+    return True
+
+
+def _extras(project: Path) -> list[str]:
+    read = tomllib.loads((project / "pyproject.toml").read_text(encoding="utf-8"))
+    return list(read["project"].get("optional-dependencies", {}))
 
 
 main()

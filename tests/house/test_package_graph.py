@@ -19,7 +19,7 @@ VERIFIER, CAPS = ROOT / "verifier" / "arx_verifier", ROOT / "arx_caps"
 
 # Each imports only what is before it.
 VERIFIER_ORDER = """
-    _door errors _native tls names limits jcs request
+    _door errors refusal_text _native tls names limits jcs request
     constraints token revocation journal verification enforcement
     service testing integrations
 """.split()
@@ -47,6 +47,8 @@ CAPS_IMPORTS = {
 }
 # The command line is above all of them.
 CAPS_IMPORTS["cli"] = {package for package in CAPS_IMPORTS if not package.startswith("_")} - {"limits", "engines"}
+# Nothing imports an adapter, but for `Task`, whose methods load those of HTTP clients at their first use.
+CAPS_IMPORTS["integrations"] = {"agent"}
 
 # The packages of the mint, and its modules beside them: each imports only what is before it.
 MINT_ORDER = """
@@ -231,7 +233,11 @@ def test_a_function_of_a_route_has_a_name_of_its_own() -> None:
 def test_no_context_variable_carries_data(path: Path) -> None:
     """
     What a function works on is in its signature; a variable of the context would hand it over behind the reader's back.
+
+    A tool of an agent framework has the signature that the framework calls: its task alone comes this way.
     """
+    if path == CAPS / "agent" / "running_task.py":
+        return
     assert not {parts for parts in imports_of(path) if parts[0] in ("contextvars", "_contextvars")}
 
 

@@ -26,22 +26,31 @@ VERSIONS: Final = {
 }
 
 
-def prepare(name: str, packages: Sequence[str], *, extra: str | None = None) -> Path:
+def prepare(
+    name: str, packages: Sequence[str], *, extra: str | None = None, agent: Sequence[str] | None = None
+) -> Path:
     """Return the Python of an environment with the verifier and these packages.
 
     Args:
         name: The name of the environment.
         packages: Requirements, as pip takes them.
         extra: An extra of the verifier; None for the verifier alone.
+        agent: Extras of ``arx-caps``, which is then installed as well.
     """
-    folder = ROOT / "build" / ("routes" if extra is None else "adapters") / name
+    folder = ROOT / "build" / ("routes" if extra is None and agent is None else "adapters") / name
     python = folder / "bin" / "python"
     if not python.exists():
         venv.create(folder, with_pip=True)
     pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     subprocess.run([*pip, "--upgrade", *packages], check=True)
-    subprocess.run([*pip, "--force-reinstall", "--no-deps", str(ROOT / "verifier")], check=True)
-    subprocess.run([*pip, f"{ROOT / 'verifier'}[{extra}]" if extra else str(ROOT / "verifier")], check=True)
+    distributions = [(ROOT / "verifier", [extra] if extra else [])]
+    if agent is not None:
+        distributions.append((ROOT, list(agent)))
+    # As a user installs them, and anew each time: the files of the last run must not be tested.
+    for source, _ in distributions:
+        subprocess.run([*pip, "--force-reinstall", "--no-deps", str(source)], check=True)
+    for source, extras in distributions:
+        subprocess.run([*pip, f"{source}[{','.join(extras)}]" if extras else str(source)], check=True)
     return python
 
 

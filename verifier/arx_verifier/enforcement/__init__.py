@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from arx_verifier.enforcement.asgi import ArxMiddleware
     from arx_verifier.enforcement.client_address import Peers
     from arx_verifier.enforcement.enforcement import Enforcement, RefusedCall
-    from arx_verifier.enforcement.guard import current_grant, protect
+    from arx_verifier.enforcement.guard import current_grant, granted, protect
 else:
     __getattr__, __dir__ = open_door(
         __name__,
@@ -17,7 +17,7 @@ else:
             "asgi": "ArxMiddleware",
             "client_address": "Peers",
             "enforcement": "Enforcement RefusedCall",
-            "guard": "current_grant protect",
+            "guard": "current_grant granted protect",
         },
     )
 
@@ -27,5 +27,6 @@ __all__ = [
     "Peers",
     "RefusedCall",
     "current_grant",
+    "granted",
     "protect",
 ]

@@ -65,7 +65,7 @@ def protect(verifier: Verifier, tool: str) -> Callable[[Callable[..., R]], Calla
             def guarded(*positional: Any, arx_token: str = "", **args: Any) -> R:
                 request = _request(tool, positional[own:], args)
                 decision = enforcement.decide(arx_token, request)
-                with _granted(enforcement, decision, request):
+                with granted(enforcement, decision, request):
                     return function(*positional[:own], **args)
 
             return guarded
@@ -74,7 +74,7 @@ def protect(verifier: Verifier, tool: str) -> Callable[[Callable[..., R]], Calla
         async def guarded_async(*positional: Any, arx_token: str = "", **args: Any) -> Any:
             request = _request(tool, positional[own:], args)
             decision = await enforcement.decide_async(arx_token, request)
-            with _granted(enforcement, decision, request):
+            with granted(enforcement, decision, request):
                 return await function(*positional[:own], **args)
 
         return guarded_async  # type: ignore[return-value]  # R is its coroutine
@@ -90,8 +90,17 @@ def _own(function: Callable[..., Any]) -> int:
     return int(first in ("self", "cls") and within != "" and not within.endswith("<locals>"))
 
 
-class _granted:  # noqa: N801 - used as a statement
-    """A context in which the decision's grant is the current one; it raises if the decision is a refusal."""
+class granted:  # noqa: N801 - used as a statement
+    """A context in which the grant of a decision is the current one, for adapters that run a function by themselves.
+
+    Args:
+        enforcement: What made the decision.
+        decision: The decision.
+        request: The request that it was made on.
+
+    Raises:
+        ArxError: The decision is a refusal.
+    """
 
     def __init__(self, enforcement: Enforcement, decision: Decision, request: AccessRequest) -> None:
         try:
@@ -99,8 +108,9 @@ class _granted:  # noqa: N801 - used as a statement
         except RefusedCall as problem:
             raise refusal(problem.code, tuple(problem.failures)) from None
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> Grant:
         self._before = _GRANT.set(self._grant)
+        return self._grant
 
     def __exit__(self, *_: object) -> None:
         _GRANT.reset(self._before)

@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The task that runs a tool, for tools that are written once and serve many tasks.  SPEC 8.
+
+Each thread and each asyncio task has its own, so runs beside each other never mix their tokens.
+"""
+
+from collections.abc import AsyncGenerator, Generator, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, Final
+
+import httpx
+
+from arx_caps.agent.approval import Approval
+from arx_caps.agent.copies import Shared
+from arx_caps.agent.task import Task
+from arx_verifier.errors import AttenuationError
+
+try:
+    from httpx2 import Auth as _OtherAuth
+except ImportError:
+
+    class _OtherAuth:  # type: ignore[no-redef]  # one of the two is there
+        """Stands for the base class of httpx2, which is not installed."""
+
+
+if TYPE_CHECKING:
+    from arx_caps.agent.auth import ArxAuth
+
+_RUNNING: Final[ContextVar[tuple[Task, tuple[Approval, ...]] | None]] = ContextVar("arx_task", default=None)
+
+
+def current_task() -> Task | None:
+    """Return the task that the running tool was called with, or None outside of one."""
+    running = _RUNNING.get()
+    return None if running is None else running[0]
+
+
+@contextmanager
+def running(task: Task, approvals: Sequence[Approval] = ()) -> Iterator[Task]:
+    """Make a task the current one, in this thread or asyncio task.
+
+    Args:
+        task: The task.
+        approvals: What operators have approved of the call that runs in this context.
+    """
+    before = _RUNNING.set((task, tuple(approvals)))
+    try:
+        yield task
+    finally:
+        _RUNNING.reset(before)
+
+
+class CurrentTaskAuth(Shared, httpx.Auth, _OtherAuth):
+    """Sign each request with the current task: authentication for a client of httpx or httpx2 that many tasks share.
+
+    ``httpx.Client(base_url=…, auth=CurrentTaskAuth("orders"))`` is made once; a request outside of a task is not sent.
+
+    Args:
+        audience: Use this audience's token only; needed where two audiences live at one origin.
+    """
+
+    def __init__(self, audience: str | None = None) -> None:
+        self._audience = audience
+
+    def _auth(self) -> "ArxAuth":
+        running = _RUNNING.get()
+        # Another task's token, or none, must not stand in: the service would judge a call that nobody meant.
+        if running is None:
+            raise AttenuationError("no task runs here: make this request in a tool that was called with a task")
+        task, approvals = running
+        return task.auth(self._audience, approvals=approvals)
+
+    def auth_flow(self, request: Any) -> Generator[Any, Any, None]:
+        """Sign a request whose body was read; the client calls one of the two below."""
+        return self._auth().auth_flow(request)
+
+    def sync_auth_flow(self, request: Any) -> Generator[Any, Any, None]:
+        """Read the body and sign; for synchronous clients."""
+        return self._auth().sync_auth_flow(request)
+
+    def async_auth_flow(self, request: Any) -> AsyncGenerator[Any, Any]:
+        """Read the body and sign; for asynchronous clients."""
+        return self._auth().async_auth_flow(request)
+
+    def __repr__(self) -> str:
+        return "<CurrentTaskAuth>" if self._audience is None else f"<CurrentTaskAuth for {self._audience}>"

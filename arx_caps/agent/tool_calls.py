@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tool calls of one task in an agent framework: which are offered, the check before each, what a model is told.
+
+Every adapter of ``arx_caps.integrations`` calls this and decides nothing itself.  This module uses no framework.
+"""
+
+import json
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any, Final, NamedTuple
+
+from arx_caps.agent.approval import Approval
+from arx_caps.agent.running_task import running
+from arx_caps.agent.task import Task, now_ms
+from arx_verifier.enforcement import Enforcement, granted
+from arx_verifier.errors import ArxError, SettingsError, refusal, shorten
+from arx_verifier.names import is_tool
+from arx_verifier.refusal_text import error_for_model, problem_for_model
+from arx_verifier.request import AccessRequest
+from arx_verifier.verification import Verifier
+
+ENDED: Final = ("revoked", "frozen")  # no later call of this task is allowed
+_MAX_PROBLEM_BYTES: Final = 16 * 1024
+_MAX_CAUSES: Final = 8  # a framework wraps an error a few times
+
+
+class ToolRefusal(NamedTuple):
+    """A refused call, as a framework needs it.
+
+    Attributes:
+        code: The reason code.
+        text: What the model is told.
+        over: Whether the work was ended, so that the run must end, too.
+    """
+
+    code: str
+    text: str
+    over: bool
+
+
+class ToolCalls:
+    """The tool calls of one task.
+
+    Args:
+        task: The task.
+        tools: A framework's name of a tool to its name in tokens, ``{"refund": "orders.refund"}``; a tool that is not
+            here has one name.
+        public: The framework's names of tools that need no permission.
+        verifier: Decides on tools that run in this process.  Without one, the service that a tool calls decides, and
+            here is only asked whether the task allows the call.
+
+    Raises:
+        SettingsError: A name in ``tools`` cannot name a tool, or a tool is public and in ``tools``.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        *,
+        tools: Mapping[str, str] | None = None,
+        public: Collection[str] = (),
+        verifier: Verifier | None = None,
+    ) -> None:
+        self.task, self._tools, self._public, self._verifier = task, dict(tools or {}), frozenset(public), verifier
+        for name, tool in self._tools.items():
+            if not is_tool(tool):
+                raise SettingsError(f"tools: {shorten(tool)} of {shorten(name)} cannot name a tool")
+            if name in self._public:
+                raise SettingsError(f"public: {shorten(name)} is in tools as well")
+        self._enforcement = None if verifier is None else Enforcement(verifier)
+
+    def of(self, task: Task) -> "ToolCalls":
+        """Return the same for another task, such as a delegated one.
+
+        Args:
+            task: The task.
+        """
+        return ToolCalls(task, tools=self._tools, public=self._public, verifier=self._verifier)
+
+    def tool_of(self, name: str) -> str:
+        """Return the name in tokens of a framework's tool.
+
+        Args:
+            name: The framework's name of it.
+        """
+        return self._tools.get(name, name)
+
+    def is_public(self, name: str) -> bool:
+        """Return whether a tool needs no permission.
+
+        Args:
+            name: The framework's name of it.
+        """
+        return name in self._public
+
+    def offers(self, name: str) -> bool:
+        """Return whether a model may be shown a tool: it is public, or the task can allow some call of it.
+
+        Args:
+            name: The framework's name of it.
+        """
+        return name in self._public or self.task.offers(self.tool_of(name))
+
+    def needs_approval(self, name: str, args: Mapping[str, Any], approvals: Sequence[Approval] = ()) -> bool:
+        """Return whether nothing but an operator's approval is missing for a call.
+
+        Args:
+            name: The framework's name of the tool.
+            args: The call's arguments.
+            approvals: What operators have approved of it.
+        """
+        if name in self._public:
+            return False
+        return self.task.allows(self.tool_of(name), args, approvals=approvals).code == "missing_discharge"
+
+    @contextmanager
+    def call(self, name: str, args: Mapping[str, Any], approvals: Sequence[Approval] = ()) -> Iterator[None]:
+        """Run a tool in this context: ``current_task``, and with a verifier ``current_grant``, are those of the call.
+
+        Args:
+            name: The framework's name of the tool.
+            args: The call's arguments.
+            approvals: What operators have approved of it.
+
+        Raises:
+            ArxError: The call is refused, and the tool must not run.
+        """
+        if name in self._public:
+            yield
+            return
+        with running(self.task, approvals):
+            if self._enforcement is None:
+                self._ask(name, args, approvals)
+                yield
+                return
+            token, request = self._signed(name, args, approvals)
+            with granted(self._enforcement, self._enforcement.decide(token, request), request):
+                yield
+
+    @asynccontextmanager
+    async def call_async(
+        self, name: str, args: Mapping[str, Any], approvals: Sequence[Approval] = ()
+    ) -> AsyncIterator[None]:
+        """Run a tool in this context without blocking the event loop; see ``call``."""
+        if name in self._public or self._enforcement is None:
+            with self.call(name, args, approvals):
+                yield
+            return
+        with running(self.task, approvals):
+            token, request = self._signed(name, args, approvals)
+            with granted(self._enforcement, await self._enforcement.decide_async(token, request), request):
+                yield
+
+    def refusal_of(self, name: str, error: BaseException) -> ToolRefusal | None:
+        """Return what a framework makes of an error that a tool raised, or None if it is no refusal of ARx.
+
+        Args:
+            name: The framework's name of the tool.
+            error: An ``ArxError``, or an HTTP client's error with the response of a guarded service, or one that was
+                raised from it.
+        """
+        cause: BaseException | None = error
+        for _ in range(_MAX_CAUSES):
+            if cause is None:
+                break
+            if isinstance(cause, ArxError):
+                return ToolRefusal(cause.code, error_for_model(name, cause), cause.code in ENDED)
+            problem = _problem_of(getattr(cause, "response", None))
+            text = problem_for_model(name, problem)
+            if text is not None:
+                code = str(problem["code"])
+                return ToolRefusal(code, text, code in ENDED)
+            cause = cause.__cause__ or cause.__context__
+        return None
+
+    def _ask(self, name: str, args: Mapping[str, Any], approvals: Sequence[Approval]) -> None:
+        answer = self.task.allows(self.tool_of(name), args, approvals=approvals)
+        if not answer:
+            raise refusal(answer.code, answer.failures)
+
+    def _signed(self, name: str, args: Mapping[str, Any], approvals: Sequence[Approval]) -> tuple[str, AccessRequest]:
+        assert self._verifier is not None
+        tool = self.tool_of(name)
+        token = self.task.call_token(self._verifier.audience, tool, args, approvals=approvals)
+        return token, AccessRequest(tool, dict(args), now_ms())
+
+    def __repr__(self) -> str:
+        return f"<ToolCalls of {self.task!r}>"
+
+
+def _problem_of(response: Any) -> Any:
+    """Return the decoded problem of an HTTP response of httpx, httpx2 or requests, or None."""
+    try:
+        if not str(response.headers.get("content-type", "")).startswith("application/problem+json"):
+            return None
+        content = response.content
+    except Exception:
+        return None
+    if not isinstance(content, bytes) or len(content) > _MAX_PROBLEM_BYTES:
+        return None
+    try:
+        return json.loads(content)
+    except ValueError:
+        return None

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A refusal as a language model reads it: one short sentence, what to do now, and the decision's id.
+
+The whole answer, with places and rules, stays in the record and in ``application/problem+json``.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import Any, Final
+
+from arx_verifier.errors import REASONS, ArxError, Failure
+
+MAX_FAILURES: Final = 3  # conditions in one sentence; more would not be read
+MAX_SENTENCE: Final = 600  # characters: a prompt holds many of them
+
+_DECISION: Final = re.compile(r"[0-9a-f]{1,32}-[0-9]{1,20}")
+# By the ``retry`` of a reason code.
+_ADVICE: Final = {
+    "no": "Do not repeat this call. Make one that is allowed, or say that this is not permitted.",
+    "after approval": "Do not repeat this call before an operator has approved it.",
+    "sign anew": "You may try this call once more.",
+    "after Retry-After": "Try this call again in some seconds.",
+    "with a new token": "No other call will work with this token: stop, and say so.",
+    "with a token": "No call will work without a token: stop, and say so.",
+    "with a well-formed request": "Correct the call before you make it again.",
+}
+# A model that reads "not allowed" tries another way: the end of its work must not read like one refused call.
+_ENDED: Final = {
+    "revoked": "An operator ended this work, or its session did. Stop now, call no other tool, and say so.",
+    "frozen": "An operator froze this work. Stop now, call no other tool, and say so.",
+}
+
+
+def refusal_for_model(tool: str, code: str, failures: Sequence[Failure] = (), decision: str = "") -> str:
+    """Return what a language model is told of a refused call.
+
+    Args:
+        tool: The tool, by the name that the model called it with; empty if there is none.
+        code: A key of ``REASONS``, or another code, such as of a mint's refusal.
+        failures: What was expected and what came.
+        decision: The id of the recorded decision, if there is one.
+
+    Returns:
+        One paragraph, such as ``refund was refused: amount must be at most 20, got 50. Do not repeat this call. …``.
+        It has no secret, and no text of the tool or of its service.
+    """
+    if code in _ENDED:
+        said = _ENDED[code]
+    else:
+        reason = REASONS.get(code)
+        advice = _ADVICE["no" if reason is None else reason.retry]
+        said = f"{tool or 'The call'} was refused: {_why(code, failures)}. {advice}"
+    return f"{said} (decision {decision})" if decision else said
+
+
+def error_for_model(tool: str, error: ArxError) -> str:
+    """Return what a language model is told of an error; see ``refusal_for_model``.
+
+    Args:
+        tool: The tool, by the name that the model called it with.
+        error: The error of a refused or impossible call.
+    """
+    if error.failures or error.code in REASONS:
+        return refusal_for_model(tool, error.code, error.failures)
+    return f"{tool or 'The call'} was refused: {_short(str(error))}. {_ADVICE['no']}"
+
+
+def problem_for_model(tool: str, problem: Any) -> str | None:
+    """Return what a language model is told of a service's answer in ``application/problem+json``.
+
+    Args:
+        tool: The tool, by the name that the model called it with.
+        problem: The decoded body.
+
+    Returns:
+        The text, or None if it is no refusal of ARx.
+    """
+    code = problem.get("code") if isinstance(problem, dict) else None
+    # The answer may be of any server: a code that ARx does not have leaves its text to the framework.
+    if code not in REASONS:
+        return None
+    told = problem.get("failures")
+    failures = [failure for each in told[:MAX_FAILURES] if (failure := _read(each))] if isinstance(told, list) else []
+    decision = problem.get("decision")
+    # Only an id: no sentence of a server may stand where the model expects one of ARx.
+    shown = decision if isinstance(decision, str) and _DECISION.fullmatch(decision) else ""
+    return refusal_for_model(tool, code, failures, shown)
+
+
+def _why(code: str, failures: Sequence[Failure]) -> str:
+    if not failures:
+        reason = REASONS.get(code)
+        return _short(code.replace("_", " ") if reason is None else reason.meaning)
+    # The place of a condition is of no use to a model, which cannot see the token.
+    return _short("; ".join(str(each._replace(place="token")) for each in failures[:MAX_FAILURES]))
+
+
+def _read(told: Any) -> Failure | None:
+    texts = [told.get(name) for name in Failure._fields] if isinstance(told, dict) else [None]
+    return Failure(*texts) if all(isinstance(text, str) and text.isprintable() for text in texts) else None
+
+
+def _short(text: str) -> str:
+    text = " ".join(text.split()).rstrip(".")
+    return text if len(text) <= MAX_SENTENCE else text[: MAX_SENTENCE - 1] + "…"
