@@ -17,10 +17,13 @@ import httpx
 from arx_caps.agent.copies import Shared
 from arx_caps.agent.mint_client import MintClient
 from arx_caps.agent.session import Session
+from arx_caps.agent.session_file import SessionFile
 from arx_caps.agent.task import now_ms
 from arx_caps.durations import asked_duration
 from arx_caps.jose import KeyFile, SigningKey, make_assertion
+from arx_caps.keyfile import read_secret
 from arx_verifier.errors import RequestError, SettingsError
+from arx_verifier.request import read_json_object
 
 ID_TOKEN: Final = "urn:ietf:params:oauth:token-type:id_token"  # noqa: S105 - a kind of token (RFC 8693 3), none
 ACCESS_TOKEN: Final = "urn:ietf:params:oauth:token-type:access_token"  # noqa: S105 - likewise
@@ -123,6 +126,40 @@ class SessionOpener(Shared, ABC):
 
         answer = self._mint.call("POST", "/v1/sessions", key=key, body=body)
         session = Session(self._mint, key, answer, now=self._now)
+        return self._taken(session, keep=keep)
+
+    def resume_session(self, path: str | os.PathLike[str], *, keep: bool = True) -> Session:
+        """Take up a session after a restart, from the file that ``Session.save`` or ``arx session open`` wrote.
+
+        Args:
+            path: The file; only its owner may read it.  Each renewal replaces it.
+            keep: As in ``open_session``.
+
+        Returns:
+            The session, renewed.
+
+        Raises:
+            SettingsError: The file cannot be read, is no session file, is of another mint, or other users can read it.
+            TokenError: The session is over, frozen or was ended.
+            GrantError: The policy no longer lets it be open.
+            StoreError: The mint does not answer.
+            UnavailableError: It cannot say now.
+        """
+        try:
+            file = SessionFile.read(read_json_object(read_secret(Path(path))))
+        except RequestError as error:
+            raise SettingsError(f"{path}: {error}") from None
+        except SettingsError as error:
+            raise SettingsError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
+        # The session's proofs name the address that is called: one of another mint would fail with a riddle.
+        if file.issuer.rstrip("/") != self._mint.issuer:
+            raise SettingsError(f"{path}: this session is of the mint at {file.issuer}, not at {self._mint.issuer}")
+        session = Session(self._mint, file.key, {"session": file.session, "token": file.token}, now=self._now)
+        session.renew()  # asks the mint whether it is still open
+        session.save(path)
+        return self._taken(session, keep=keep)
+
+    def _taken(self, session: Session, *, keep: bool) -> Session:
         self._sessions.add(session)
         if keep:
             session.keep()

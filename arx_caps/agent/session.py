@@ -5,21 +5,27 @@ It is bound to a key made for it, which never leaves this process: its token alo
 token is good for the mint and for nothing else; what services accept is a task's.
 """
 
+import json
 import logging
+import os
 import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
+from arx_caps.agent.approval import Approval
 from arx_caps.agent.bundle import Bundle
 from arx_caps.agent.copies import Shared
 from arx_caps.agent.mint_client import MintClient
+from arx_caps.agent.session_file import SessionFile
 from arx_caps.agent.started_task import StartedTask, end_block
 from arx_caps.agent.task import Task
 from arx_caps.durations import asked_duration
-from arx_caps.jose import SigningKey
-from arx_verifier.errors import ArxError, StoreError, UnavailableError, shorten
+from arx_caps.keyfile import SigningKey, replace_secret
+from arx_verifier.errors import ArxError, AttenuationError, RequestError, StoreError, UnavailableError, shorten
+from arx_verifier.names import is_id
 
 LOOKS: Final = 8  # in one span between two renewals
 LEAST_S: Final = 0.02
@@ -86,6 +92,8 @@ class Session(Shared):
         "_mint",
         "_now",
         "_over",
+        "_path",
+        "_shown",
         "_token",
         "_used",
         "agent",
@@ -102,6 +110,7 @@ class Session(Shared):
         self.id, self.agent, self.purpose = _text(about, "id"), _text(about, "agent"), about.get("purpose")
         self.subject = _subject(about)
         self._lock, self._over, self._used = threading.Lock(), threading.Event(), False
+        self._path: Path | None = None
         self._take(answer)
 
     def keep(self) -> None:
@@ -146,6 +155,66 @@ class Session(Shared):
     def used(self) -> None:
         """Note that it is at work; what signs calls of its tasks does so."""
         self._used = True
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Keep the session in a file, so that it outlives this process; ``resume_session`` of its agent reads it.
+
+        Each renewal replaces the file.  After ``end`` it is of no use any more, and is removed.
+
+        Args:
+            path: The file, a secret with mode 0600; an existing one is replaced.
+
+        Raises:
+            SettingsError: It cannot be written.
+        """
+        with self._lock:
+            self._path = Path(path)
+            self._write()
+
+    def _write(self) -> None:
+        if self._path is not None:
+            content = SessionFile(self._mint.issuer, dict(self._shown), self._token, self._key).content()
+            replace_secret(self._path, json.dumps(content, indent=1, sort_keys=True).encode() + b"\n")
+
+    def resume_task(self, path: str | os.PathLike[str]) -> StartedTask:
+        """Take up a task of this session that ``Task.save`` wrote, after a restart.
+
+        Args:
+            path: The file.
+
+        Returns:
+            The task, with all that its session can do with it.
+
+        Raises:
+            SettingsError: The file cannot be read, or other users can read it.
+            MalformedTokenError: It has no task.
+            AttenuationError: The task is of another session.
+        """
+        bundle = Task.load(path).bundle
+        if bundle.agent != self.agent or bundle.outline.identifier.session != self.id:
+            raise AttenuationError(f"{path}: this task is of another session than {self.id}")
+        return StartedTask(bundle, session=self, now=self._now)
+
+    def approval(self, approval: str) -> Approval:
+        """Return an approval that this session asked for, also before a restart, as it stands now.
+
+        Args:
+            approval: Its id, ``a-…``.
+
+        Raises:
+            GrantError: It was denied, withdrawn, or is over; or it is of another session.
+            TokenError: The session was ended, frozen or killed.
+            StoreError: The mint does not answer.
+            UnavailableError: It cannot say now.
+        """
+        # It becomes a part of the mint's address.
+        if not approval.startswith("a-") or not is_id(approval[2:]):
+            raise RequestError(f"{shorten(approval)} is not the id of an approval, such as a-abcdefghijklmnop")
+        answer = self.fetch_discharge(approval)
+        found = Approval(_part(answer, "approval"), asker=self)
+        if found.id != approval:
+            raise StoreError("the mint answered with another approval; is it of another version?")
+        return found
 
     def start_task(
         self,
@@ -202,7 +271,10 @@ class Session(Shared):
         """
         # First, or the renewal could report a session that was ended on purpose as lost.
         self._over.set()
-        return self._call("DELETE", f"/v1/sessions/{self.id}")
+        ended = self._call("DELETE", f"/v1/sessions/{self.id}")
+        if self._path is not None:
+            self._path.unlink(missing_ok=True)
+        return ended
 
     def finish_task(self, task: str) -> dict[str, Any]:
         """Finish a task at the mint; ``StartedTask.finish`` calls it."""
@@ -245,10 +317,11 @@ class Session(Shared):
         self._used = False
         answer = self._call("POST", f"/v1/sessions/{self.id}/renew")
         self._take(answer)
+        self._write()
 
     def _take(self, answer: Mapping[str, Any]) -> None:
         """Take over a token, and when it ends."""
-        about = _part(answer, "session")
+        about = self._shown = _part(answer, "session")
         self._token, self._begun = _text(answer, "token"), self._now()
         # The token's own end: an older one of the session may end later.
         self.expires_at: int = answer.get("expires_at", about.get("expires_at"))

@@ -17,6 +17,7 @@ from arx_caps.agent.approval import Approval, add_approvals, spread
 from arx_caps.agent.attenuation import caveats_for
 from arx_caps.agent.bundle import Bundle
 from arx_caps.agent.copies import Shared
+from arx_caps.keyfile import read_secret, replace_secret
 from arx_verifier import names
 from arx_verifier.errors import AttenuationError, SettingsError, shorten
 from arx_verifier.request import AccessRequest, HttpCall
@@ -88,6 +89,31 @@ class Task(Shared):
         if not text:
             raise SettingsError(f"no task: set {variable} to what `encode` gave, or {variable}_FILE to a file with it")
         return cls.from_text(text, now=now)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], *, now: Callable[[], int] = now_ms) -> Self:
+        """Take over the task in a file that ``save`` wrote.
+
+        Args:
+            path: The file; only its owner may read it.
+            now: The holder's clock, ms since the Unix epoch.
+
+        Raises:
+            SettingsError: The file cannot be read, or other users can read it.
+            MalformedTokenError: As ``from_text``.
+        """
+        return cls.from_text(read_secret(Path(path)).decode("ascii", "replace"), now=now)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Keep the task in a file, so that it outlives this process.
+
+        Args:
+            path: The file, a secret with mode 0600; an existing one is replaced.
+
+        Raises:
+            SettingsError: It cannot be written.
+        """
+        replace_secret(Path(path), self.encode().encode("ascii") + b"\n")
 
     def encode(self) -> str:
         """Return the text that hands this very task to another holder, ``arxb1_…``.  It is a secret."""

@@ -12,17 +12,16 @@ from urllib.parse import urlencode
 
 import click
 import httpx
-from joserfc.errors import JoseError
-from joserfc.jwk import OKPKey
 
 from arx_caps.agent.mint_client import MintClient, takes_proxy
+from arx_caps.agent.session_file import SessionFile
 from arx_caps.cli import exit_codes
 from arx_caps.cli.exit_codes import Stop
 from arx_caps.cli.secure_files import read_object
 from arx_caps.http_client import open_client
 from arx_caps.jose import make_assertion
 from arx_caps.keyfile import KeyFile, SigningKey
-from arx_verifier.errors import ArxError, UnavailableError
+from arx_verifier.errors import ArxError, SettingsError, UnavailableError
 
 TIMEOUT_S: Final = 30.0  # a kill waits for leases to end before it answers
 CONNECT_S: Final = 3.0
@@ -229,15 +228,12 @@ def _stop(error: ArxError) -> Stop:
     return Stop(str(error), exit_code, hint=hint, code=error.code)
 
 
-VERSION: Final = 1
 HINT: Final = "run `arx session open --key FILE --out FILE` for a session file"
 
 
 def session_object(caller: Caller, session: dict[str, Any], token: str) -> dict[str, Any]:
     """Return the content of a session file, a secret."""
-    content = {"v": VERSION, "issuer": caller.issuer, "session": session, "token": token}
-    content |= {"key": caller.key.private_jwk()}
-    return content if caller.ca is None else content | {"ca": caller.ca}
+    return SessionFile(caller.issuer, session, token, caller.key, caller.ca).content()
 
 
 def open_session_file(path: str, issuer: str | None = None) -> tuple[Caller, dict[str, Any]]:
@@ -258,19 +254,13 @@ def open_session_file(path: str, issuer: str | None = None) -> tuple[Caller, dic
         content = read_object(path)
     except Stop as error:
         raise Stop(str(error), error.exit_code, hint=error.hint or HINT, code=error.code) from error
-    # Only the form is checked here; the mint decides whether the session is still open.
-    session, token, said = content.get("session"), content.get("token"), content.get("issuer")
-    if content.get("v") != VERSION or not isinstance(session, dict) or not isinstance(token, str):
-        raise Stop(f"{path}: expected a session file", hint=HINT, code="file")
     try:
-        key = SigningKey(OKPKey.import_key({name: content["key"][name] for name in ("kty", "crv", "x", "d")}))
-    except (JoseError, KeyError, TypeError, ValueError):
-        # Not chained: the text of a parser could quote the private half.
-        raise Stop(f"{path}: the session's key is invalid", hint=HINT, code="file") from None
-    ca = content.get("ca")
-    caller = Caller(issuer or str(said), key, token, ca=ca if isinstance(ca, str) else None)
+        file = SessionFile.read(content)
+    except SettingsError as error:
+        raise Stop(f"{path}: {error}", hint=HINT, code="file") from None
+    caller = Caller(issuer or file.issuer, file.key, file.token, ca=file.ca)
     caller.over = "run `arx session open --key FILE --out FILE` for another session"
-    return caller, session
+    return caller, file.session
 
 
 def _refuse_open_to_others(path: str) -> None:
