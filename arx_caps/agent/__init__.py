@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from arx_caps.agent.approval import Approval
     from arx_caps.agent.auth import ArxAuth
     from arx_caps.agent.bundle import Bundle
+    from arx_caps.agent.local_tools import local_tool
     from arx_caps.agent.outline import holder_of, links_of
     from arx_caps.agent.running_task import CurrentTaskAuth, current_task
     from arx_caps.agent.session import Session
@@ -28,6 +29,7 @@ else:
             "auth": "ArxAuth",
             "bundle": "Bundle",
             "running_task": "CurrentTaskAuth current_task",
+            "local_tools": "local_tool",
             "outline": "holder_of links_of",
             "session": "Session",
             "started_task": "StartedTask",
@@ -51,4 +53,5 @@ __all__ = [
     "current_task",
     "holder_of",
     "links_of",
+    "local_tool",
 ]

@@ -36,6 +36,19 @@ def current_task() -> Task | None:
     return None if running is None else running[0]
 
 
+def running_call() -> tuple[Task, tuple[Approval, ...]]:
+    """Return the task and the approvals of the running call.
+
+    Raises:
+        AttenuationError: No task runs here.
+    """
+    running = _RUNNING.get()
+    # Another task's token, or none, must not stand in: it would be a call that nobody meant.
+    if running is None:
+        raise AttenuationError("no task runs here: call this from a tool that was called with a task")
+    return running
+
+
 @contextmanager
 def running(task: Task, approvals: Sequence[Approval] = ()) -> Iterator[Task]:
     """Make a task the current one, in this thread or asyncio task.
@@ -64,11 +77,7 @@ class CurrentTaskAuth(Shared, httpx.Auth, _OtherAuth):
         self._audience = audience
 
     def _auth(self) -> "ArxAuth":
-        running = _RUNNING.get()
-        # Another task's token, or none, must not stand in: the service would judge a call that nobody meant.
-        if running is None:
-            raise AttenuationError("no task runs here: make this request in a tool that was called with a task")
-        task, approvals = running
+        task, approvals = running_call()
         return task.auth(self._audience, approvals=approvals)
 
     def auth_flow(self, request: Any) -> Generator[Any, Any, None]:

@@ -5,19 +5,16 @@ Every adapter of ``arx_caps.integrations`` calls this and decides nothing itself
 """
 
 import json
-from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Final, NamedTuple
 
 from arx_caps.agent.approval import Approval
 from arx_caps.agent.running_task import running
-from arx_caps.agent.task import Task, now_ms
-from arx_verifier.enforcement import Enforcement, granted
+from arx_caps.agent.task import Task
 from arx_verifier.errors import ArxError, SettingsError, refusal, shorten
 from arx_verifier.names import is_tool
 from arx_verifier.refusal_text import error_for_model, problem_for_model
-from arx_verifier.request import AccessRequest
-from arx_verifier.verification import Verifier
 
 ENDED: Final = ("revoked", "frozen")  # no later call of this task is allowed
 _MAX_PROBLEM_BYTES: Final = 16 * 1024
@@ -41,13 +38,15 @@ class ToolRefusal(NamedTuple):
 class ToolCalls:
     """The tool calls of one task.
 
+    Attributes:
+        task: The task.
+        ended: The refusal that told that the task was killed; from then on no guarded tool is offered or called.
+
     Args:
         task: The task.
         tools: A framework's name of a tool to its name in tokens, ``{"refund": "orders.refund"}``; a tool that is not
             here has one name.
         public: The framework's names of tools that need no permission.
-        verifier: Decides on tools that run in this process.  Without one, the service that a tool calls decides, and
-            here is only asked whether the task allows the call.
 
     Raises:
         SettingsError: A name in ``tools`` cannot name a tool, or a tool is public and in ``tools``.
@@ -59,15 +58,14 @@ class ToolCalls:
         *,
         tools: Mapping[str, str] | None = None,
         public: Collection[str] = (),
-        verifier: Verifier | None = None,
     ) -> None:
-        self.task, self._tools, self._public, self._verifier = task, dict(tools or {}), frozenset(public), verifier
+        self.task, self._tools, self._public = task, dict(tools or {}), frozenset(public)
+        self.ended: ToolRefusal | None = None
         for name, tool in self._tools.items():
             if not is_tool(tool):
                 raise SettingsError(f"tools: {shorten(tool)} of {shorten(name)} cannot name a tool")
             if name in self._public:
                 raise SettingsError(f"public: {shorten(name)} is in tools as well")
-        self._enforcement = None if verifier is None else Enforcement(verifier)
 
     def of(self, task: Task) -> "ToolCalls":
         """Return the same for another task, such as a delegated one.
@@ -75,7 +73,7 @@ class ToolCalls:
         Args:
             task: The task.
         """
-        return ToolCalls(task, tools=self._tools, public=self._public, verifier=self._verifier)
+        return ToolCalls(task, tools=self._tools, public=self._public)
 
     def tool_of(self, name: str) -> str:
         """Return the name in tokens of a framework's tool.
@@ -99,7 +97,7 @@ class ToolCalls:
         Args:
             name: The framework's name of it.
         """
-        return name in self._public or self.task.offers(self.tool_of(name))
+        return name in self._public or (self.ended is None and self.task.offers(self.tool_of(name)))
 
     def needs_approval(self, name: str, args: Mapping[str, Any], approvals: Sequence[Approval] = ()) -> bool:
         """Return whether nothing but an operator's approval is missing for a call.
@@ -115,7 +113,10 @@ class ToolCalls:
 
     @contextmanager
     def call(self, name: str, args: Mapping[str, Any], approvals: Sequence[Approval] = ()) -> Iterator[None]:
-        """Run a tool in this context: ``current_task``, and with a verifier ``current_grant``, are those of the call.
+        """Run a tool in this context, in which ``current_task`` is the task of the call.
+
+        This is a first check, by the task's own words: the service that the tool calls decides, or ``local_tool`` where
+        the tool runs here.
 
         Args:
             name: The framework's name of the tool.
@@ -128,28 +129,13 @@ class ToolCalls:
         if name in self._public:
             yield
             return
+        if self.ended is not None:
+            raise refusal(self.ended.code)
+        answer = self.task.allows(self.tool_of(name), args, approvals=approvals)
+        if not answer:
+            raise refusal(answer.code, answer.failures)
         with running(self.task, approvals):
-            if self._enforcement is None:
-                self._ask(name, args, approvals)
-                yield
-                return
-            token, request = self._signed(name, args, approvals)
-            with granted(self._enforcement, self._enforcement.decide(token, request), request):
-                yield
-
-    @asynccontextmanager
-    async def call_async(
-        self, name: str, args: Mapping[str, Any], approvals: Sequence[Approval] = ()
-    ) -> AsyncIterator[None]:
-        """Run a tool in this context without blocking the event loop; see ``call``."""
-        if name in self._public or self._enforcement is None:
-            with self.call(name, args, approvals):
-                yield
-            return
-        with running(self.task, approvals):
-            token, request = self._signed(name, args, approvals)
-            with granted(self._enforcement, await self._enforcement.decide_async(token, request), request):
-                yield
+            yield
 
     def refusal_of(self, name: str, error: BaseException) -> ToolRefusal | None:
         """Return what a framework makes of an error that a tool raised, or None if it is no refusal of ARx.
@@ -164,25 +150,20 @@ class ToolCalls:
             if cause is None:
                 break
             if isinstance(cause, ArxError):
-                return ToolRefusal(cause.code, error_for_model(name, cause), cause.code in ENDED)
+                return self._noted(ToolRefusal(cause.code, error_for_model(name, cause), cause.code in ENDED))
             problem = _problem_of(getattr(cause, "response", None))
             text = problem_for_model(name, problem)
             if text is not None:
                 code = str(problem["code"])
-                return ToolRefusal(code, text, code in ENDED)
+                return self._noted(ToolRefusal(code, text, code in ENDED))
             cause = cause.__cause__ or cause.__context__
         return None
 
-    def _ask(self, name: str, args: Mapping[str, Any], approvals: Sequence[Approval]) -> None:
-        answer = self.task.allows(self.tool_of(name), args, approvals=approvals)
-        if not answer:
-            raise refusal(answer.code, answer.failures)
-
-    def _signed(self, name: str, args: Mapping[str, Any], approvals: Sequence[Approval]) -> tuple[str, AccessRequest]:
-        assert self._verifier is not None
-        tool = self.tool_of(name)
-        token = self.task.call_token(self._verifier.audience, tool, args, approvals=approvals)
-        return token, AccessRequest(tool, dict(args), now_ms())
+    def _noted(self, refused: ToolRefusal) -> ToolRefusal:
+        # A freeze may be lifted; what was killed is over, and a model that is offered no tool ends its run.
+        if refused.code == "revoked":
+            self.ended = refused
+        return refused
 
     def __repr__(self) -> str:
         return f"<ToolCalls of {self.task!r}>"

@@ -2,17 +2,19 @@
 """The tool calls of a task in an agent framework: offered, checked, run with its own task, refused in words."""
 
 import asyncio
+import inspect
 import threading
+from collections.abc import Iterator
 
 import httpx
 import httpx2
 import pytest
 
-from arx_caps.agent import CurrentTaskAuth, Task, ToolCalls, current_task
+from arx_caps.agent import CurrentTaskAuth, Task, ToolCalls, current_task, local_tool
 from arx_caps.agent.running_task import running
-from arx_verifier import ArxError, AttenuationError, SettingsError, current_grant
+from arx_verifier import AccessError, ArxError, AttenuationError, SettingsError, Verifier, current_grant
 from arx_verifier.enforcement.problems import answer
-from arx_verifier.errors import REASONS, Failure, RevokedError, StoreError
+from arx_verifier.errors import REASONS, Failure, RevokedError, StoreError, refusal
 from arx_verifier.journal import InMemoryDecisions
 from arx_verifier.refusal_text import refusal_for_model
 from arx_verifier.revocation import UnsafeLocalEpochs
@@ -37,18 +39,11 @@ def test_a_model_is_offered_what_the_task_can_allow() -> None:
 
 
 @pytest.mark.spec("11")
-@pytest.mark.parametrize("asynchronous", [False, True])
-def test_a_tool_runs_with_its_task_or_not_at_all(asynchronous: bool) -> None:
+def test_a_tool_runs_with_its_task_or_not_at_all() -> None:
     """The check is before the tool; inside, the task is the current one, and outside there is none."""
     calls = ToolCalls(task(), tools=TOOLS, public=["clock"])
 
-    async def run(name: str, args: dict[str, object]) -> Task | None:
-        async with calls.call_async(name, args):
-            return current_task()
-
     def called(name: str, args: dict[str, object]) -> Task | None:
-        if asynchronous:
-            return asyncio.run(run(name, args))
         with calls.call(name, args):
             return current_task()
 
@@ -65,35 +60,98 @@ def test_a_tool_runs_with_its_task_or_not_at_all(asynchronous: bool) -> None:
         assert caught.value.code == code
 
 
+@pytest.fixture
+def epochs() -> UnsafeLocalEpochs:
+    return UnsafeLocalEpochs(INCARNATION)
+
+
+@pytest.fixture
+def records() -> InMemoryDecisions:
+    return InMemoryDecisions()
+
+
+@pytest.fixture
+def judge(epochs: UnsafeLocalEpochs, records: InMemoryDecisions, monkeypatch: pytest.MonkeyPatch) -> Verifier:
+    """A verifier in the agent's process, with the clock of the tokens."""
+    monkeypatch.setattr("arx_caps.agent.local_tools.now_ms", lambda: AT)
+    return verifier(audience="payments", epochs=epochs, decisions=records)
+
+
 @pytest.mark.spec("8", "11")
 @pytest.mark.parametrize("asynchronous", [False, True])
-def test_a_verifier_in_the_process_decides_and_records(asynchronous: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A local function: each call is signed, decided and recorded; a kill ends the next one."""
-    monkeypatch.setattr("arx_caps.agent.tool_calls.now_ms", lambda: AT)
-    epochs, records = UnsafeLocalEpochs(INCARNATION), InMemoryDecisions()
-    judge = verifier(audience="payments", epochs=epochs, decisions=records)
-    calls = ToolCalls(task(), tools=TOOLS, verifier=judge)
+def test_a_local_function_runs_with_a_grant_alone(
+    judge: Verifier, epochs: UnsafeLocalEpochs, records: InMemoryDecisions, asynchronous: bool
+) -> None:
+    """Each call is signed, decided and recorded; a kill ends the next one; without a task nothing runs."""
 
-    async def run(amount: int) -> str:
-        async with calls.call_async("refund", REFUND | {"amount": amount}):
-            grant = current_grant()
-            return "" if grant is None else grant.tool
+    def refund(order_id: str, amount: int, note: str = "") -> str:
+        """Pay back."""
+        grant = current_grant()
+        return f"{'' if grant is None else grant.tool} {order_id} {amount}"
 
-    def refund(amount: int) -> str:
-        if asynchronous:
-            return asyncio.run(run(amount))
-        with calls.call("refund", REFUND | {"amount": amount}):
-            grant = current_grant()
-            return "" if grant is None else grant.tool
+    async def refund_async(order_id: str, amount: int, note: str = "") -> str:
+        """Pay back."""
+        return refund(order_id, amount, note)
 
-    assert refund(20) == "payments.refund"
-    assert current_grant() is None
-    with pytest.raises(ArxError, match="amount must be between 0 and 100"):
-        refund(101)
-    epochs.kill("task:" + calls.task.id)
-    with pytest.raises(RevokedError):
-        refund(20)
-    assert [each.code for each in records.decisions] == ["ok", "argument_not_allowed", "revoked"]
+    function = local_tool(judge, "payments.refund")(refund_async if asynchronous else refund)
+
+    def call(*given: object, **more: object) -> str:
+        made = function(*given, **more)
+        return asyncio.run(made) if asynchronous else made
+
+    mine = task()
+    with running(mine):
+        assert call("o-1", 20) == "payments.refund o-1 20"
+        assert call(order_id="o-1", amount=20, note="") == "payments.refund o-1 20"
+        assert current_grant() is None
+        for given, more in ((("o-1", 101), {}), (("o-1", "20"), {}), (("o-1", 20, "for you"), {})):
+            with pytest.raises(AccessError) as caught:
+                call(*given, **more)
+            assert caught.value.code == "argument_not_allowed"
+        epochs.kill(f"task:{mine.id}")
+        with pytest.raises(RevokedError):
+            call("o-1", 20)
+    with pytest.raises(AttenuationError, match="no task runs here"):
+        call("o-1", 20)
+    assert [each.code for each in records.decisions] == ["ok", "ok", *["argument_not_allowed"] * 3, "revoked"]
+    assert inspect.signature(function) == inspect.signature(refund)
+    assert function.__doc__ == "Pay back."
+
+
+@pytest.mark.spec("11")
+def test_what_a_framework_fills_in_is_no_argument(judge: Verifier) -> None:
+    """Its context is left out by name; a generator, and arguments without a name, are refused at once."""
+
+    @local_tool(judge, "payments.refund", injected=("context",))
+    def refund(context: object, /, **args: object) -> tuple[object, object]:
+        return context, args
+
+    with running(task()):
+        assert refund("the framework's", **REFUND) == ("the framework's", REFUND)
+
+    def stream(order_id: str) -> Iterator[str]:
+        yield order_id
+
+    for wrong in (stream, lambda *args: args):
+        with pytest.raises(SettingsError):
+            local_tool(judge, "payments.refund")(wrong)
+    with pytest.raises(SettingsError, match="cannot name a tool"):
+        local_tool(judge, "payments refund")
+
+
+@pytest.mark.spec("9")
+def test_nothing_is_offered_after_a_kill() -> None:
+    """A kill ends the guarded tools of this task here, so that a run ends; a freeze does not."""
+    calls = ToolCalls(task(), tools=TOOLS, public=["clock"])
+    for code, offered in (("frozen", True), ("revoked", False)):
+        told = calls.refusal_of("refund", refusal(code))
+        assert told is not None
+        assert told.over
+        assert calls.offers("refund") is offered
+    assert calls.offers("clock")
+    with pytest.raises(RevokedError), calls.call("look", {"order_id": "o-1"}):
+        pass
+    assert calls.of(task()).offers("refund")
 
 
 @pytest.mark.spec("8")
@@ -115,7 +173,7 @@ def test_runs_beside_each_other_never_mix_their_tasks() -> None:
     assert seen == [True] * len(held)
 
     async def in_loop(mine: Task, everybody: asyncio.Barrier) -> bool:
-        async with ToolCalls(mine).call_async("orders.get", {"order_id": "o-1"}):
+        with ToolCalls(mine).call("orders.get", {"order_id": "o-1"}):
             await everybody.wait()
             return current_task() is mine
 
