@@ -20,10 +20,12 @@ from arx_verifier.errors import (
     AttenuationError,
     GrantError,
     MalformedTokenError,
+    RequestError,
     StoreError,
     UnavailableError,
     shorten,
 )
+from arx_verifier.names import is_id
 from arx_verifier.token import Macaroon, ThirdPartyCaveat, ThirdPartyPacket, discharge
 
 FIRST_PAUSE_S: Final = 1.0  # an operator takes longer than that to read what is asked for
@@ -254,6 +256,26 @@ class Approval(Shared):
 
     def __reduce__(self) -> tuple[object, ...]:
         raise TypeError("an Approval is a secret and is not pickled; pass on its encode() where that is meant")
+
+
+def find_approval(asker: Asker, approval: str) -> Approval:
+    """Return an approval as it stands now, by its id alone; see ``Session.approval``.
+
+    Args:
+        asker: The session that asked.
+        approval: The id.
+
+    Raises:
+        RequestError: It is no id of an approval.
+        ArxError: As ``Session.approval``.
+    """
+    # It becomes a part of the mint's address.
+    if not approval.startswith("a-") or not is_id(approval[2:]):
+        raise RequestError(f"{shorten(approval)} is not the id of an approval, such as a-abcdefghijklmnop")
+    about = asker.fetch_discharge(approval).get("approval")
+    if not isinstance(about, Mapping) or about.get("id") != approval:
+        raise StoreError("the mint answered with another approval; is it of another version?")
+    return Approval(about, asker=asker)
 
 
 def read_discharge(macaroon: Macaroon) -> list[Said]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
-from arx_caps.agent.approval import Approval
+from arx_caps.agent.approval import Approval, find_approval
 from arx_caps.agent.bundle import Bundle
 from arx_caps.agent.copies import Shared
 from arx_caps.agent.mint_client import MintClient
@@ -24,8 +24,7 @@ from arx_caps.agent.started_task import StartedTask, end_block
 from arx_caps.agent.task import Task
 from arx_caps.durations import asked_duration
 from arx_caps.keyfile import SigningKey, replace_secret
-from arx_verifier.errors import ArxError, AttenuationError, RequestError, StoreError, UnavailableError, shorten
-from arx_verifier.names import is_id
+from arx_verifier.errors import ArxError, AttenuationError, StoreError, UnavailableError, shorten
 
 LOOKS: Final = 8  # in one span between two renewals
 LEAST_S: Final = 0.02
@@ -207,14 +206,7 @@ class Session(Shared):
             StoreError: The mint does not answer.
             UnavailableError: It cannot say now.
         """
-        # It becomes a part of the mint's address.
-        if not approval.startswith("a-") or not is_id(approval[2:]):
-            raise RequestError(f"{shorten(approval)} is not the id of an approval, such as a-abcdefghijklmnop")
-        answer = self.fetch_discharge(approval)
-        found = Approval(_part(answer, "approval"), asker=self)
-        if found.id != approval:
-            raise StoreError("the mint answered with another approval; is it of another version?")
-        return found
+        return find_approval(self, approval)
 
     def start_task(
         self,

@@ -11,7 +11,7 @@ from typing import Any, Final, Protocol, Self
 
 import msgspec
 
-from arx_caps.agent.approval import Approval
+from arx_caps.agent.approval import Approval, find_approval
 from arx_caps.agent.bundle import Bundle
 from arx_caps.agent.outline import Outline, caveats_of, meet, unverified_chain
 from arx_caps.agent.task import Task, now_ms
@@ -178,6 +178,17 @@ class StartedTask(Task):
         third_party = found[0].encode()
         body = {"caveat": third_party.decode(), "tool": tool, "args": dict(args), "why": why}
         return Approval(self._session.ask_approval(body), asker=self._session, third_party=third_party)
+
+    def approval(self, approval: str) -> Approval:
+        """Return an approval that this task's session asked for, also before a restart; see ``Session.approval``.
+
+        Args:
+            approval: Its id.
+
+        Raises:
+            ArxError: As ``Session.approval``.
+        """
+        return find_approval(self._session, approval)
 
     def finish(self) -> Mapping[str, Any]:
         """Finish the task at the mint, which ends all its tokens, also those delegated.

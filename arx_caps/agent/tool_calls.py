@@ -11,8 +11,9 @@ from typing import Any, Final, NamedTuple
 
 from arx_caps.agent.approval import Approval
 from arx_caps.agent.running_task import running
+from arx_caps.agent.started_task import StartedTask
 from arx_caps.agent.task import Task
-from arx_verifier.errors import ArxError, SettingsError, refusal, shorten
+from arx_verifier.errors import ArxError, AttenuationError, SettingsError, refusal, shorten
 from arx_verifier.names import is_tool
 from arx_verifier.refusal_text import error_for_model, problem_for_model
 
@@ -40,6 +41,7 @@ class ToolCalls:
 
     Attributes:
         task: The task.
+        approvals: What operators have approved, by the framework's id of the call.
         ended: The refusal that told that the task was killed; from then on no guarded tool is offered or called.
 
     Args:
@@ -47,6 +49,7 @@ class ToolCalls:
         tools: A framework's name of a tool to its name in tokens, ``{"refund": "orders.refund"}``; a tool that is not
             here has one name.
         public: The framework's names of tools that need no permission.
+        asker: The started task that asks operators for approvals; ``task`` itself if it is one.
 
     Raises:
         SettingsError: A name in ``tools`` cannot name a tool, or a tool is public and in ``tools``.
@@ -58,8 +61,11 @@ class ToolCalls:
         *,
         tools: Mapping[str, str] | None = None,
         public: Collection[str] = (),
+        asker: StartedTask | None = None,
     ) -> None:
         self.task, self._tools, self._public = task, dict(tools or {}), frozenset(public)
+        self._asker = asker if asker is not None or not isinstance(task, StartedTask) else task
+        self.approvals: dict[str, Approval] = {}
         self.ended: ToolRefusal | None = None
         for name, tool in self._tools.items():
             if not is_tool(tool):
@@ -73,7 +79,9 @@ class ToolCalls:
         Args:
             task: The task.
         """
-        return ToolCalls(task, tools=self._tools, public=self._public)
+        other = ToolCalls(task, tools=self._tools, public=self._public, asker=self._asker)
+        other.approvals = self.approvals
+        return other
 
     def tool_of(self, name: str) -> str:
         """Return the name in tokens of a framework's tool.
@@ -110,6 +118,37 @@ class ToolCalls:
         if name in self._public:
             return False
         return self.task.allows(self.tool_of(name), args, approvals=approvals).code == "missing_discharge"
+
+    def ask_approval(self, name: str, args: Mapping[str, Any], *, why: str | None = None) -> Approval:
+        """Ask operators to approve one call, also of a task that was delegated from a started one.
+
+        Args:
+            name: The framework's name of the tool.
+            args: The call's arguments.
+            why: Why it is to be done, in words for the operators.
+
+        Raises:
+            AttenuationError: The task was not started here, so nobody here can ask; or the task would not allow the
+                call with an approval either.
+            ArxError: As ``StartedTask.ask_approval``.
+        """
+        if self._asker is None:
+            raise AttenuationError("only the process that started the task can ask for an approval: give `asker`")
+        return self._asker.ask_approval(self.tool_of(name), args, why=why)
+
+    def find_approval(self, approval: str) -> Approval:
+        """Return an approval that was asked for, also before a restart, as it stands now; see ``Session.approval``.
+
+        Args:
+            approval: Its id.
+
+        Raises:
+            AttenuationError: As ``ask_approval``.
+            ArxError: As ``Session.approval``.
+        """
+        if self._asker is None:
+            raise AttenuationError("only the process that started the task can look at an approval: give `asker`")
+        return self._asker.approval(approval)
 
     @contextmanager
     def call(self, name: str, args: Mapping[str, Any], approvals: Sequence[Approval] = ()) -> Iterator[None]:
