@@ -90,13 +90,24 @@ class Approval(Shared):
     by: tuple[str, ...]
     expires_at: int | None
 
-    def __init__(self, about: Mapping[str, Any], *, asker: Asker | None, third_party: bytes | None = None) -> None:
+    def __init__(
+        self,
+        about: Mapping[str, Any],
+        *,
+        asker: Asker | None,
+        third_party: bytes | None = None,
+        discharge: str | None = None,
+    ) -> None:
         """Make an approval of what the mint returned.
 
         Args:
             about: The approval as the mint returns it.
             asker: The session that asked; None where the approval was delegated.
             third_party: What its discharge has to answer, where that is known.
+            discharge: The discharge, where operators have approved it already.
+
+        Raises:
+            StoreError: The discharge is of another approval.
         """
         self._asker, self._third_party = asker, third_party
         self._discharge: Macaroon | None = None
@@ -104,6 +115,8 @@ class Approval(Shared):
         self.args: Mapping[str, Any] = about.get("args") or {}
         self.need: int | None = about.get("need")
         self._take(about)
+        if discharge is not None:
+            self._discharge = self._checked(discharge)
 
     @classmethod
     def from_text(cls, text: str) -> Self:
@@ -272,10 +285,11 @@ def find_approval(asker: Asker, approval: str) -> Approval:
     # It becomes a part of the mint's address.
     if not approval.startswith("a-") or not is_id(approval[2:]):
         raise RequestError(f"{shorten(approval)} is not the id of an approval, such as a-abcdefghijklmnop")
-    about = asker.fetch_discharge(approval).get("approval")
+    answer = asker.fetch_discharge(approval)
+    about, text = answer.get("approval"), answer.get("discharge")
     if not isinstance(about, Mapping) or about.get("id") != approval:
         raise StoreError("the mint answered with another approval; is it of another version?")
-    return Approval(about, asker=asker)
+    return Approval(about, asker=asker, discharge=None if text is None else str(text))
 
 
 def read_discharge(macaroon: Macaroon) -> list[Said]:

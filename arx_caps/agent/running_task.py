@@ -43,7 +43,7 @@ def running_call() -> tuple[Task, tuple[Approval, ...]]:
         AttenuationError: No task runs here.
     """
     running = _RUNNING.get()
-    # Another task's token, or none, must not stand in: it would be a call that nobody meant.
+    # Another task's token must not be used instead: the call would have powers that its caller did not choose.
     if running is None:
         raise AttenuationError("no task runs here: call this from a tool that was called with a task")
     return running

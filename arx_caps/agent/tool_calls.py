@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tool calls of one task in an agent framework: which are offered, the check before each, what a model is told.
+"""The tool calls of one task in an agent framework: which are offered, the check before each, the text of a refusal.
 
 Every adapter of ``arx_caps.integrations`` calls this and decides nothing itself.  This module uses no framework.
 """
@@ -27,7 +27,7 @@ class ToolRefusal(NamedTuple):
 
     Attributes:
         code: The reason code.
-        text: What the model is told.
+        text: The text for the model.
         over: Whether the work was ended, so that the run must end, too.
     """
 
@@ -42,7 +42,7 @@ class ToolCalls:
     Attributes:
         task: The task.
         approvals: What operators have approved, by the framework's id of the call.
-        ended: The refusal that told that the task was killed; from then on no guarded tool is offered or called.
+        ended: The refusal that showed a kill of the task; then no guarded tool is offered or called any more.
 
     Args:
         task: The task.
@@ -128,8 +128,8 @@ class ToolCalls:
             why: Why it is to be done, in words for the operators.
 
         Raises:
-            AttenuationError: The task was not started here, so nobody here can ask; or the task would not allow the
-                call with an approval either.
+            AttenuationError: The task was not started in this process; or it would not allow the call with an
+                approval either.
             ArxError: As ``StartedTask.ask_approval``.
         """
         if self._asker is None:

@@ -12,6 +12,7 @@ import pytest
 from arx_caps.agent import Agent
 from arx_caps.embedded import EmbeddedValkey
 from arx_verifier.errors import AttenuationError, GrantError, RequestError, SettingsError, TokenError
+from arx_verifier.verification.verifier import Verifier
 from tests.agent.live import LiveMint, judged, live_mint
 from tests.servers import free_ports, until
 
@@ -28,19 +29,27 @@ def mint(valkey: EmbeddedValkey, tmp_path_factory: pytest.TempPathFactory) -> It
         yield live
 
 
+@pytest.fixture
+def payments(mint: LiveMint) -> Iterator[Verifier]:
+    """The service, which runs before the approval is given: it accepts none that is older than its nonces."""
+    with mint.service("payments") as verifier:
+        yield verifier
+
+
 @pytest.mark.spec("6.6", "CONTROL 2.7")
-def test_an_approval_is_used_after_a_restart(mint: LiveMint, tmp_path: Path) -> None:
+def test_an_approval_is_used_after_a_restart(mint: LiveMint, payments: Verifier, tmp_path: Path) -> None:
     """Asked for by one process, approved while none runs, used by the next one; only with its arguments."""
     key = mint.enrol("acme/support/night")
     with Agent.from_key_file(key) as first:
         session = first.open_session(purpose="a payout")
+        other = session.start_task("refund", order_id="o-2", amount=1)
+        until(lambda: judged(payments, other, "payments.refund", {"order_id": "o-2", "amount": 1}) == "ok")
         task = session.start_task("payout", order_id="o-1")
         session.save(tmp_path / "session.json")
         task.save(tmp_path / "task")
         asked = task.ask_approval("payments.refund", REFUND).id
     mint.operator("POST", "/v1/approvals", body={"approval": asked, "outcome": "approve", "why": None})
     with (
-        mint.service("payments") as payments,
         Agent.from_key_file(key) as second,
         second.resume_session(tmp_path / "session.json") as session,
         session.resume_task(tmp_path / "task") as task,

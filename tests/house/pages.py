@@ -36,7 +36,7 @@ PAGES = [
         "docs/spec/LOG.md",
         "verifier/SPEC.md",
     )
-]
+] + sorted((ROOT / "docs" / "adapters").glob("*.md"))
 
 
 class Block(NamedTuple):

@@ -12,6 +12,7 @@ from tests.house.pages import PAGES, ROOT, blocks
 # How many blocks of a page the tests of a file run or compare.  A new block is counted here, or is marked in its page:
 # <!-- not run: the reason -->
 RUN = {
+    "docs/adapters/openai-agents.md": {"../adapters/test_openai_agents.py": 1},
     "README.md": {"test_examples.py": 6, "test_install.py": 1},
     "docs/api.md": {"test_api_page.py": 1},
     "docs/audit.md": {"test_examples.py": 5, "test_commands.py": 2},

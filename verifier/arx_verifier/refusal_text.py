@@ -32,7 +32,7 @@ _ENDED: Final = {
 
 
 def refusal_for_model(tool: str, code: str, failures: Sequence[Failure] = (), decision: str = "") -> str:
-    """Return what a language model is told of a refused call.
+    """Return the text on a refused call for a language model.
 
     Args:
         tool: The tool, by the name that the model called it with; empty if there is none.
@@ -54,7 +54,7 @@ def refusal_for_model(tool: str, code: str, failures: Sequence[Failure] = (), de
 
 
 def error_for_model(tool: str, error: ArxError) -> str:
-    """Return what a language model is told of an error; see ``refusal_for_model``.
+    """Return the text on an error for a language model; see ``refusal_for_model``.
 
     Args:
         tool: The tool, by the name that the model called it with.
@@ -66,7 +66,7 @@ def error_for_model(tool: str, error: ArxError) -> str:
 
 
 def problem_for_model(tool: str, problem: Any) -> str | None:
-    """Return what a language model is told of a service's answer in ``application/problem+json``.
+    """Return the text on a service's ``application/problem+json`` for a language model.
 
     Args:
         tool: The tool, by the name that the model called it with.

@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A realm for the tests of carrying adapters: a real mint and store, an HTTP service that is guarded, an operator.
+
+The service ``orders`` looks orders up and refunds them; refunds above 100 wait for an operator.
+"""
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+
+from arx_caps.agent import Agent
+from arx_caps.embedded import EmbeddedValkey
+from arx_caps.mint.api.app import create_app
+from arx_caps.mint.runtime import MintRuntime
+from arx_caps.mint.server.init_realm import init_realm
+from arx_verifier import ArxMiddleware
+from tests.agent.live import LiveMint, serving
+from tests.servers import free_ports
+
+POLICY = """
+[audience.orders]
+origins = ["http://127.0.0.1:{port}"]
+
+[session.support]
+agents = ["acme/*"]
+ttl = "1h"
+
+[task.refund]
+agents = ["acme/*"]
+params = {{ order_id = {{ max_length = 8 }}, amount = {{ range = [1, 100] }} }}
+ttl = "10m"
+audience = ["orders"]
+allow = [
+  {{ tool = "orders.get", args = {{ order_id = "$order_id" }} }},
+  {{ tool = "orders.refund", args = {{ order_id = "$order_id", amount = {{ range = [1, "$amount"] }} }} }},
+]
+depth = 2
+
+[task.payout]
+agents = ["acme/*"]
+params = {{ order_id = {{ max_length = 8 }} }}
+ttl = "10m"
+audience = ["orders"]
+allow = [
+  {{ tool = "orders.get", args = {{ order_id = "$order_id" }} }},
+  {{ tool = "orders.refund", args = {{ order_id = "$order_id", amount = {{ range = [1, 1000] }} }} }},
+]
+approvals = [{{ tools = ["orders.refund"] }}]
+depth = 2
+"""
+
+ROUTES = {"GET /orders/{order_id}": "orders.get", "POST /orders/{order_id}/refund": "orders.refund"}
+
+
+class Desk:
+    """The realm while it runs.
+
+    Attributes:
+        mint: The mint, and what an operator does with it.
+        url: The service's address.
+        calls: What the service did, ``orders.get o-1``; a refused call is not here.
+    """
+
+    def __init__(self, mint: LiveMint, url: str, calls: list[str]) -> None:
+        self.mint, self.url, self.calls = mint, url, calls
+
+    def agent(self, name: str) -> Agent:
+        """Enrol an agent ``acme/NAME`` and be it."""
+        return self.mint.agent(f"acme/{name}")
+
+    def kill(self, target: str) -> None:
+        """Kill a target as an operator, and wait until the service has confirmed it."""
+        answer = self.mint.operator("POST", "/v1/kills", {"targets": [target], "reason": "a test"})
+        assert answer["status"] == "confirmed", answer
+
+    def approve(self, approval: str, outcome: str = "approve") -> None:
+        """Answer a request for an approval as an operator."""
+        self.mint.operator("POST", "/v1/approvals", {"approval": approval, "outcome": outcome, "why": None})
+
+
+@contextlib.contextmanager
+def open_desk(folder: Path) -> Iterator[Desk]:
+    """Start store, mint and service; end them.
+
+    Args:
+        folder: An empty folder for keys and data.
+    """
+    mint_port, service_port = free_ports(2)
+    calls: list[str] = []
+    with EmbeddedValkey(folder / "store") as store:
+        realm = init_realm(
+            folder / "realm", name="desk", issuer=f"http://127.0.0.1:{mint_port}", listen=f"127.0.0.1:{mint_port}"
+        )
+        realm.policy_path.write_text(POLICY.format(port=service_port), encoding="utf-8")
+        with serving(create_app(MintRuntime.open(realm, store_url=store.url)), mint_port):
+            mint = LiveMint(realm, folder)
+            with contextlib.closing(mint), mint.service("orders") as verifier:
+                app = ArxMiddleware(_application(calls), verifier=verifier, tools=ROUTES)
+                with serving(app, service_port):
+                    yield Desk(mint, f"http://127.0.0.1:{service_port}", calls)
+
+
+def _application(calls: list[str]) -> Starlette:
+    async def get(request: Request) -> JSONResponse:
+        order = request.path_params["order_id"]
+        calls.append(f"orders.get {order}")
+        return JSONResponse({"order": order, "paid": 80})
+
+    async def refund(request: Request) -> JSONResponse:
+        order, amount = request.path_params["order_id"], (await request.json())["amount"]
+        calls.append(f"orders.refund {order} {amount}")
+        return JSONResponse({"refunded": amount})
+
+    return Starlette(
+        routes=[
+            Route("/orders/{order_id}", get),
+            Route("/orders/{order_id}/refund", refund, methods=["POST"]),
+        ]
+    )
+
+
+class Loud(logging.Handler):
+    """Everything that any library logs, at its loudest, as one text; a canary test looks for secrets in it."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.NOTSET)
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep a record, with its arguments and its exception."""
+        self.lines.append(logging.Formatter("%(name)s %(message)s").format(record))
+
+
+@contextlib.contextmanager
+def at_its_loudest() -> Iterator[Loud]:
+    """Log everything, of every library."""
+    root, loud = logging.getLogger(), Loud()
+    before = root.level
+    root.addHandler(loud)
+    root.setLevel(logging.NOTSET)
+    try:
+        yield loud
+    finally:
+        root.removeHandler(loud)
+        root.setLevel(before)
+
+
+def secrets_in(*texts: Any) -> list[str]:
+    """Return what looks like a token, a bundle or an Authorization header in texts."""
+    found = []
+    for text in map(str, texts):
+        found += [mark for mark in ("arx1_", "arxb1_", "Bearer ", '"d":') if mark in text]
+    return found
