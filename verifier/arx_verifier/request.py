@@ -17,7 +17,6 @@ MAX_JSON_DEPTH: Final = 32  # more than any tool's arguments have
 MAX_INTEGER: Final = 2**53 - 1  # beyond it two parsers of the same bytes can return two numbers (RFC 8785)
 _MAX_INTEGER_CHARS: Final = 17  # a sign and 16 digits; a longer one is refused first: its conversion is quadratic
 _MAX_FLOAT_CHARS: Final = 128  # the conversion of a decimal is not linear in its length
-_TEXT: Final = (str, type(None))
 
 
 class HttpCall(NamedTuple):
@@ -61,12 +60,13 @@ class AccessRequest(msgspec.Struct, frozen=True):
     def __post_init__(self) -> None:
         """Check the members' types."""
         # A decision on members of other types could be recorded in a form that no reader accepts.
+        peer, request_id, traceparent = self.peer, self.request_id, self.traceparent
         if (
             not isinstance(self.tool, str)
             or type(self.at) is not int
-            or type(self.peer) not in _TEXT
-            or type(self.request_id) not in _TEXT
-            or type(self.traceparent) not in _TEXT
+            or (peer is not None and type(peer) is not str)
+            or (request_id is not None and type(request_id) is not str)
+            or (traceparent is not None and type(traceparent) is not str)
         ):
             raise TypeError(
                 "a request's tool is text, its `at` a whole number of ms, its peer, request_id and traceparent text or "

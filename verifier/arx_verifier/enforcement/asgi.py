@@ -9,6 +9,7 @@ request to its tool beforehand.  ``calls`` ends a long response together with it
 import asyncio
 import contextlib
 import logging
+from asyncio import get_running_loop
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from typing import Any, Final
 
@@ -28,7 +29,7 @@ from arx_verifier.enforcement.client_address import Peers
 from arx_verifier.enforcement.endpoints import Endpoints
 from arx_verifier.enforcement.enforcement import Enforcement, RefusedCall
 from arx_verifier.enforcement.routers import routers_of
-from arx_verifier.enforcement.routes import Headers, Meaning, RouteMap, Scope, Tools, collect_headers
+from arx_verifier.enforcement.routes import Meaning, RouteMap, Scope, Tools, collect_headers
 from arx_verifier.errors import ArxError, RequestError, SettingsError
 from arx_verifier.verification import Verifier
 
@@ -116,7 +117,14 @@ class ArxMiddleware:
                 await self._start_late()
             # Before the body is read: a caller without a token of this service costs no more than its headers.
             screened = self._enforcement.screen(headers.get(b"authorization", b""))
-            body = await self._body(headers, receive)
+            declared = headers.get(b"content-length")
+            if declared is not None and declared.isdigit() and (len(declared) > 18 or int(declared) > self._max_body):
+                raise self._too_large()
+            message = await receive()
+            body = message.get("body", b"")
+            # Nearly every body is in one message.
+            if message["type"] != "http.request" or message.get("more_body") or len(body) > self._max_body:
+                body = await self._body(message, receive)
             if CALL in scope:
                 # One call proof covers one call: the inner application would decide on a nonce that is used already.
                 raise RefusedCall("tool_not_allowed", "this application is within another one that is guarded")
@@ -127,18 +135,15 @@ class ArxMiddleware:
             await send_answer(self._enforcement.answer(problem), scope["method"], send)
             return
         young = self._young
-        if young is None or young.loop is not asyncio.get_running_loop():
+        if young is None or young.loop is not get_running_loop():
             # One for each event loop, because its timers and sets are not thread-safe.
-            self._young = young = Young(asyncio.get_running_loop(), self.verifier.epochs, self._recheck_ms)
-        call = Call(self._enforcement, young, scope, headers, screened, body, receive, send, peer)
+            self._young = young = Young(get_running_loop(), self.verifier.epochs, self._recheck_ms)
+        call = Call(self._enforcement, young, scope, headers, screened, bytes(body), receive, send, peer)
         if self._endpoints is None:
             await self._decide_here(call, scope)
-            return
-        scope[CALL], call.endpoints = call, self._endpoints
-        try:
+        else:
+            scope[CALL], call.endpoints = call, self._endpoints
             await call.run(self.app, scope)
-        finally:
-            scope.pop(CALL, None)  # the call refers to the scope: without this they are a reference cycle
 
     async def _other(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -177,22 +182,19 @@ class ArxMiddleware:
             shown = Judged(scope, call) if isinstance(self._meaning, RouteMap) else scope
             await call.run(self.app, shown)
 
-    async def _body(self, headers: Headers, receive: Receive) -> bytes:
-        declared = headers.get(b"content-length", b"")
-        if declared.isdigit() and (len(declared) > 18 or int(declared) > self._max_body):
-            raise self._too_large()
+    async def _body(self, message: Message, receive: Receive) -> bytearray:
+        """Return the body that begins with a message."""
         # One buffer and no list of parts: a client may send single bytes, or endless empty frames (HTTP/2).
         body = bytearray()
-        while True:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                raise _Disconnected
-            part: bytes = message.get("body", b"")
+        while message["type"] != "http.disconnect":
+            part = message.get("body", b"")
             if len(body) + len(part) > self._max_body:
                 raise self._too_large()
-            if not message.get("more_body", False):
-                return bytes(body + part) if body else bytes(part)
             body += part
+            if not message.get("more_body", False):
+                return body
+            message = await receive()
+        raise _Disconnected
 
     def _too_large(self) -> RefusedCall:
         return RefusedCall("malformed_request", f"the body is longer than {self._max_body} bytes", 413)
@@ -259,7 +261,7 @@ class ArxMiddleware:
 
 def _in_event_loop() -> bool:
     try:
-        asyncio.get_running_loop()
+        get_running_loop()
     except RuntimeError:
         return False
     return True

@@ -11,8 +11,9 @@ the lease on the epoch ends, so that the bound of a kill holds for open streams 
 import asyncio
 import functools
 import logging
-import time
+from asyncio import current_task
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
 from arx_verifier.enforcement.enforcement import Enforcement, RefusedCall, now_ms, read_traceparent
@@ -76,7 +77,7 @@ class Young:
         """Start the timer, at the first call after it fired."""
         # A lease that is granted meanwhile ends later, so the timer never fires too late.
         pause = self.pause()
-        self.planned, self.due = True, time.monotonic() + pause
+        self.planned, self.due = True, monotonic() + pause
         self.loop.call_later(pause, self._look)
 
     def pause(self) -> float:
@@ -128,7 +129,7 @@ class Call:
     unjudged: RequestError | None = None
     _grant: Grant | None = None
     _timer: asyncio.TimerHandle | None = None
-    _withheld = _open = _over = _cut = started = False
+    _withheld = _open = _over = _cut = _is_read = started = False
 
     def __init__(
         self,
@@ -163,7 +164,9 @@ class Call:
         traceparent = read_traceparent(trace) if trace is not None else None
         request = AccessRequest(tool, args, now_ms(), self._peer, self._http, None, traceparent)
         enforcement, screened = self._enforcement, self._screened
-        decision = await enforcement.decide_async(screened.token, request, screened)
+        decision = enforcement.verifier.try_decide(screened.token, request, screened=screened)
+        if decision is None:
+            decision = await enforcement.decide_async(screened.token, request, screened)
         scope["arx"] = self._grant = enforcement.require(decision, request)
         self.decision = decision
         young = self._young
@@ -181,11 +184,11 @@ class Call:
             app: The application.
             scope: The request as the application gets it.
         """
-        task = asyncio.current_task(self._young.loop)
+        task = current_task(self._young.loop)
         assert task is not None
         self._task, self._cancelling = task, task.cancelling()
         try:
-            await app(scope, self.replay(), self._guarded_send)
+            await app(scope, self._receive_body, self._guarded_send)
         except asyncio.CancelledError:
             if not self._close():
                 raise
@@ -199,6 +202,7 @@ class Call:
             # Some frameworks raise an HTTP error for a request without a route.  It is refused below like any other.
         finally:
             self._close()
+            scope.pop(CALL, None)  # the call refers to the scope: without this they are a reference cycle
         if not self.started:
             await self._answer_instead()
 
@@ -288,8 +292,15 @@ class Call:
         else:
             verifier.record_end(decision, reason)
 
+    async def _receive_body(self) -> Message:
+        """Receive for the application's middleware: the body, and then the server's messages."""
+        if self._is_read:
+            return await self._receive()
+        self._is_read = True
+        return {"type": "http.request", "body": self.body, "more_body": False}
+
     def replay(self) -> Receive:
-        """Return a ``receive`` with the body of the decision, and then the server's messages.
+        """Return another ``receive`` with the body of the decision, and then the server's messages.
 
         After the body, the server can only send a disconnect.
         """
@@ -329,7 +340,7 @@ class Call:
         refused, loop = self._grant.look_again(), self._young.loop
         if refused is None:
             pause = self._young.pause() * part
-            self._due = time.monotonic() + pause
+            self._due = monotonic() + pause
             self._timer = loop.call_later(pause, self.look)
         elif isinstance(refused, UnavailableError) and not self._open:
             # The response has not begun, so no data leaves before the next recheck in ``_guarded_send``.  Stopping a
@@ -348,20 +359,19 @@ class Call:
             self._task.cancel()
 
     async def _guarded_send(self, message: Message) -> None:
-        kind, grant = message["type"], self._grant
+        grant = self._grant
         if grant is None:
             await self._before_grant(message)
             return
-        if kind == "http.response.start":
-            self._open = True
-        if time.monotonic() >= self._due and grant.ended is None:
+        self._open = True
+        if monotonic() >= self._due and grant.ended is None:
             self.look()
         if grant.ended is not None:
             # An ASGI server raises this kind of error for a client that disconnected: applications handle it and stop.
             raise ConnectionAbortedError("the call was ended: its token was revoked, frozen or expired")
         await self._send(message)
         self.started = True
-        if kind == "http.response.body" and not message.get("more_body", False):
+        if message["type"] == "http.response.body" and not message.get("more_body"):
             self._open = False
 
     async def _before_grant(self, message: Message) -> None:

@@ -58,13 +58,9 @@ class Gate:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection; see the ASGI specification."""
-        if scope["type"] != "http":
-            await self._inner(scope, receive, send)  # the middleware refuses every other type before
-            return
         call: Call | None = scope.get(CALL)
         if call is None:
-            # The request did not pass the middleware: another server, or a mount, runs the guarded application.
-            await send_answer(answer("tool_not_allowed", realm="", detail=_BARE), scope["method"], send)
+            await self._run_bare(scope, receive, send)
             return
         try:
             # A middleware could call the application again with a changed scope: the second route was never decided.
@@ -82,6 +78,13 @@ class Gate:
                 await self._inner(scope, call.replay(), send)
             else:
                 await self._run_compared(call, call.parameters, scope, send)
+
+    async def _run_bare(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            # The request did not pass the middleware: another server, or a mount, runs the guarded application.
+            await send_answer(answer("tool_not_allowed", realm="", detail=_BARE), scope["method"], send)
+        else:
+            await self._inner(scope, receive, send)  # the middleware refuses every other type before
 
     async def _run_compared(self, call: Call, parameters: Parameters, scope: Scope, send: Send) -> None:
         token = RUNNING.set(call)

@@ -260,8 +260,11 @@ def read_body(headers: Headers, body: bytes) -> dict[str, Any]:
         RequestError: Not JSON by its type or by its bytes, another charset than UTF-8, or a content encoding.
     """
     kind, encoding = headers.get(b"content-type", b""), headers.get(b"content-encoding")
-    if kind == b"application/json" and body and encoding is None:  # the fast path of nearly every body
-        return read_json_object(body)
+    if encoding is None:  # the fast paths of nearly every call
+        if kind == b"application/json" and body:
+            return read_json_object(body)
+        if not kind and not body:
+            return {}
     media, *parameters = kind.decode("latin-1").split(";")
     if not all(_UTF_8.fullmatch(part) for part in parameters if "charset" in part.lower()):
         # Some frameworks decode body and query with it: one argument in UTF-8 can be two arguments in UTF-7.
@@ -287,12 +290,10 @@ def require_clean_path(scope: Scope) -> None:
     """
     path, raw = scope["path"], scope.get("raw_path") or b""
     # Cheap tests first: nearly every path is clean and needs no regular expression.
-    odd = "//" in path or "/." in path or "\\" in path or not path.isprintable()
     if (
-        path[:1] not in ("", "/")
-        or (odd and _UNCLEAN_PATH.search(path))
-        or ((_PERCENT in raw or _SEMICOLON in raw) and _UNCLEAN_RAW.search(raw))
-    ):
+        ("//" in path or "/." in path or "\\" in path or not path.isprintable() or not path.startswith("/"))
+        and (_UNCLEAN_PATH.search(path) or path[:1] not in ("", "/"))
+    ) or ((_PERCENT in raw or _SEMICOLON in raw) and _UNCLEAN_RAW.search(raw)):
         raise RequestError("the path can be read in more than one way")
 
 

@@ -91,6 +91,13 @@ def _field(data: bytes) -> bytes:
     return len(data).to_bytes(4, "big") + data
 
 
+def _method_fields(method: str) -> bytes:
+    return b"\0\0\0\4http" + _field(method.encode("ascii"))
+
+
+_METHODS: Final = {method: _method_fields(method) for method in ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")}
+
+
 def http_fields(call: HttpCall) -> bytes:
     """Return the fields of an HTTP call that its digest covers.  SPEC 8.2.
 
@@ -103,22 +110,16 @@ def http_fields(call: HttpCall) -> bytes:
     Raises:
         RequestError: The method is not ASCII, or the target is text with half of a surrogate pair.
     """
+    method, target, body_digest = call
     try:
-        target = call.target if isinstance(call.target, bytes) else call.target.encode("utf-8")
-        method = call.method.encode("ascii")
+        head = _METHODS.get(method) or _method_fields(method)
+        if not isinstance(target, bytes):
+            target = target.encode("utf-8")
     except UnicodeEncodeError as error:
         raise RequestError("the method is not ASCII, or the target has half of a surrogate pair") from error
     if target.endswith(b"?") and target.index(b"?") == len(target) - 1:
         target = target[:-1]  # no server shows an application whether an empty query had its question mark
-    return (
-        b"\0\0\0\4http"
-        + len(method).to_bytes(4, "big")
-        + method
-        + len(target).to_bytes(4, "big")
-        + target
-        + b"\0\0\0\x20"
-        + call.body_digest
-    )
+    return b"".join((head, len(target).to_bytes(4, "big"), target, b"\0\0\0\x20", body_digest))
 
 
 def tool_fields(tool: str, args: Mapping[str, Any]) -> bytes:

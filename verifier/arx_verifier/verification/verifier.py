@@ -145,17 +145,20 @@ class Verifier:
             return self._decide_again(token, request.after(time.monotonic_ns() - begun), decision)
         return decision
 
-    def try_decide(self, token: str, request: AccessRequest) -> Decision | None:
+    def try_decide(
+        self, token: str, request: AccessRequest, *, screened: Screened | None = None
+    ) -> Decision | None:
         """Decide without waiting, for event loops.
 
         Args:
             token: The presented text, a secret.
             request: The request.
+            screened: The result of ``screen`` for this token, which is then not verified again.
 
         Returns:
             The decision; None if it would have to wait: then call ``decide`` in a thread.
         """
-        decision = None if self.waits else self._decide(token, request)
+        decision = None if self.waits else self._decide(token, request, None, screened)
         return decision if isinstance(decision, Decision) else None
 
     async def decide_async(self, token: str, request: AccessRequest, *, screened: Screened | None = None) -> Decision:
