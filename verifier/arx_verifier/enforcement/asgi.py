@@ -22,6 +22,7 @@ from arx_verifier.enforcement.calls import (
     Message,
     Receive,
     Send,
+    Watched,
     Young,
     send_answer,
 )
@@ -81,6 +82,7 @@ class ArxMiddleware:
         self._endpoints: Endpoints | None = None
         self._meaning: Callable[[Scope, bytes], Meaning | None] | None = None
         self._wrong: SettingsError | None = None
+        self._passes_on = False
         try:
             self._read_tools(tools)
         except SettingsError as error:
@@ -95,6 +97,7 @@ class ArxMiddleware:
         routers = routers_of(self.app)
         if routers:
             self._endpoints = Endpoints(routers, tools)
+            self._passes_on = not hasattr(self.app, "routes")
         elif getattr(self.app, "routes", None) is not None:
             kind = type(self.app)
             raise SettingsError(
@@ -143,7 +146,7 @@ class ArxMiddleware:
             await self._decide_here(call, scope)
         else:
             scope[CALL], call.endpoints = call, self._endpoints
-            await call.run(self.app, scope)
+            await call.run(self.app, Watched(scope, call) if self._passes_on else scope)
 
     async def _other(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":

@@ -38,6 +38,10 @@ CALL: Final = "arx.call"
 RECHECK_MS: Final = 250  # a quarter of the default lease: the longest delay that it adds to a kill
 
 _log = logging.getLogger(__name__)
+_UNSEEN: Final = (
+    "a call is refused: its application has routes that it did not show when it was guarded; "
+    "put ArxMiddleware around the Starlette or FastAPI application itself, after its routes are made"
+)
 
 
 class GatedRoutes(Protocol):
@@ -192,6 +196,8 @@ class Call:
         except asyncio.CancelledError:
             if not self._close():
                 raise
+        except UnseenRouteError:
+            pass  # refused below, or already in the place of the framework's own answer to this error
         except Exception as error:
             self._close()
             if self._ended is not None:
@@ -271,10 +277,7 @@ class Call:
         error = refusal("tool_not_allowed", ())
         assert self._grant is not None
         if self._grant.ended is None:
-            _log.error(
-                "a call is refused: its application has routes that it did not show when it was guarded; "
-                "put ArxMiddleware around the Starlette or FastAPI application itself, after its routes are made"
-            )
+            _log.error(_UNSEEN)
             self._grant.end(error)
             self.record_end(error)
         raise error
@@ -421,6 +424,40 @@ class Judged(dict[str, Any]):
         if any("endpoint" in each for each in given):
             self._call.end_unseen()
         super().update(*given, **more)
+
+
+class Watched(dict[str, Any]):
+    """The scope of a call whose application passes it on to guarded routers, before the first of them has it.
+
+    Args:
+        scope: The scope.
+        call: The call.
+    """
+
+    # An application may make further routes at its first call, beside those that it showed when it was guarded.
+
+    def __init__(self, scope: Scope, call: Call) -> None:
+        super().__init__(scope)
+        self._call = call
+
+    def copy(self) -> "Watched":
+        """Return another scope of the same call."""
+        return Watched(self, self._call)
+
+    def update(self, *given: Any, **more: Any) -> None:
+        """Update the scope; refuse the call if a framework notes an endpoint that has no gate.
+
+        Raises:
+            UnseenRouteError: It does.
+        """
+        if self._call.rest is None and any("endpoint" in each for each in given):
+            _log.error(_UNSEEN)
+            raise UnseenRouteError("a route without a gate was reached")
+        super().update(*given, **more)
+
+
+class UnseenRouteError(Exception):
+    """A call reached a route that has no gate; its endpoint does not run."""
 
 
 async def send_answer(answer: Answer, method: str, send: Send) -> None:
