@@ -38,10 +38,10 @@ async def ask(app: Any, method: str, target: str, body: bytes = b"", **more: Any
         method: The method.
         target: Path and query.
         body: A JSON body.
-        more: Members of the scope; ``token``, ``host`` and ``root_path`` among them.
+        more: Members of the scope; ``token``, ``host``, ``headers`` and ``root_path`` among them.
     """
     raw, _, query = target.partition("?")
-    headers = [(b"host", more.pop("host", "orders.example").encode())]
+    headers = [(b"host", more.pop("host", "orders.example").encode()), *more.pop("headers", ())]
     if body:
         headers.append((b"content-type", b"application/json"))
     if token := more.pop("token", ""):
@@ -73,11 +73,12 @@ class Guarded:
         app: The application.
         tools: The table.
         rules: What the agent may do; everything without any.
+        options: Further arguments of the middleware.
     """
 
-    def __init__(self, app: Any, tools: Any, *rules: Rule) -> None:
+    def __init__(self, app: Any, tools: Any, *rules: Rule, **options: Any) -> None:
         self.realm = UnsafeTestRealm("orders")
-        self.app = ArxMiddleware(app, verifier=self.realm.verifier, tools=tools)
+        self.app = ArxMiddleware(app, verifier=self.realm.verifier, tools=tools, **options)
         self._signer = CallSigner(self.realm.caller(*(rules or (Rule(tool="*"),))).macaroon, "orders")
 
     async def ask(self, method: str, target: str, json_body: Any = None, **more: Any) -> Answer:

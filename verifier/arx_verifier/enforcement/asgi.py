@@ -29,9 +29,10 @@ from arx_verifier.enforcement.calls import (
 from arx_verifier.enforcement.client_address import Peers
 from arx_verifier.enforcement.endpoints import Endpoints
 from arx_verifier.enforcement.enforcement import Enforcement, RefusedCall
+from arx_verifier.enforcement.public_call import PublicCall, is_preflight
 from arx_verifier.enforcement.routers import routers_of
-from arx_verifier.enforcement.routes import Meaning, RouteMap, Scope, Tools, collect_headers
-from arx_verifier.errors import ArxError, RequestError, SettingsError
+from arx_verifier.enforcement.routes import PUBLIC, Headers, Meaning, RouteMap, Scope, Tools, collect_headers
+from arx_verifier.errors import REASONS, ArxError, RequestError, SettingsError
 from arx_verifier.verification import Verifier
 
 MAX_BODY_BYTES: Final = 1024 * 1024  # the middleware holds a body in memory; its argument `max_body` sets another limit
@@ -52,6 +53,7 @@ class ArxMiddleware:
         app: The application.
         verifier: The verifier.  If the server runs ``lifespan``, it is started before the application and closed after.
         tools: Maps routes to tools; a request without an entry is refused.
+        public: The routes that need no token: ``GET /healthz``, ``/docs`` for ``GET /docs``, or the name of a route.
         max_body: Longest body that is read, bytes.
         trusted_proxies: Networks of the proxies whose ``X-Forwarded-For`` is trusted.
         recheck_ms: Longest time between two rechecks of the grant of a running response, ms; at least 1.
@@ -68,6 +70,7 @@ class ArxMiddleware:
         *,
         verifier: Verifier,
         tools: Tools,
+        public: Iterable[str] = (),
         max_body: int = MAX_BODY_BYTES,
         trusted_proxies: Iterable[str] = (),
         recheck_ms: int = RECHECK_MS,
@@ -83,21 +86,25 @@ class ArxMiddleware:
         self._meaning: Callable[[Scope, bytes], Meaning | None] | None = None
         self._wrong: SettingsError | None = None
         self._passes_on = False
+        self._may_be_public: Callable[[Scope], bool] = _never
         try:
-            self._read_tools(tools)
+            self._read_tools(tools, public)
         except SettingsError as error:
             if not _in_event_loop():
                 raise
             self._wrong = error  # raised here, servers would read it as an application without a lifespan, and go on
 
-    def _read_tools(self, tools: Tools) -> None:
+    def _read_tools(self, tools: Tools, public: Iterable[str]) -> None:
         if not isinstance(tools, Mapping):
-            self._meaning = tools
+            routes = RouteMap({}, public)
+            self._may_be_public = routes.is_public
+            self._meaning = lambda scope, body: (PUBLIC, {}) if routes.is_public(scope) else tools(scope, body)
             return
         routers = routers_of(self.app)
         if routers:
-            self._endpoints = Endpoints(routers, tools)
+            self._endpoints = Endpoints(routers, tools, public)
             self._passes_on = not hasattr(self.app, "routes")
+            self._may_be_public = self._endpoints.may_be_public
         elif getattr(self.app, "routes", None) is not None:
             kind = type(self.app)
             raise SettingsError(
@@ -105,7 +112,17 @@ class ArxMiddleware:
                 "FastAPI, or an application that shows none; give `tools` as a function"
             )
         else:
-            self._meaning = RouteMap(tools)
+            self._meaning = table = RouteMap(tools, public)
+            self._may_be_public = table.is_public
+
+    def is_public(self, method: str, path: str) -> bool:
+        """Return whether a route of a Starlette or FastAPI application is public.
+
+        Args:
+            method: The method.
+            path: The path as the application declares it, without convertors.
+        """
+        return self._endpoints is not None and self._endpoints.is_public(method, path)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection; see the ASGI specification."""
@@ -134,8 +151,7 @@ class ArxMiddleware:
         except _Disconnected:
             return
         except RefusedCall as problem:
-            self._enforcement.count(problem, peer)
-            await send_answer(self._enforcement.answer(problem), scope["method"], send)
+            await self._refuse(problem, headers, peer, scope, receive, send)
             return
         young = self._young
         if young is None or young.loop is not get_running_loop():
@@ -143,10 +159,34 @@ class ArxMiddleware:
             self._young = young = Young(get_running_loop(), self.verifier.epochs, self._recheck_ms)
         call = Call(self._enforcement, young, scope, headers, screened, bytes(body), receive, send, peer)
         if self._endpoints is None:
-            await self._decide_here(call, scope)
+            await self._decide_here(call, scope, send)
         else:
             scope[CALL], call.endpoints = call, self._endpoints
             await call.run(self.app, Watched(scope, call) if self._passes_on else scope)
+
+    async def _refuse(
+        self, problem: RefusedCall, headers: Headers, peer: str | None, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        """Refuse a request before its decision; one without a token of this service may still be for a public route."""
+        preflight = self._endpoints is not None and is_preflight(scope, headers)
+        # A refusal of the token alone is one before the body was read, and a public route needs no token.
+        if REASONS[problem.code].status != 401 or CALL in scope or not (preflight or self._may_be_public(scope)):
+            self._enforcement.count(problem, peer)
+            await send_answer(self._enforcement.answer(problem), scope["method"], send)
+            return
+        call = PublicCall(self._enforcement, scope, send, peer, problem, preflight=preflight)
+        await self._run_public(call, scope, receive)
+
+    async def _run_public(self, call: PublicCall, scope: Scope, receive: Receive) -> None:
+        if self._endpoints is None:
+            call.admit(self)
+            await call.run(self.app, Judged(scope, call) if isinstance(self._meaning, RouteMap) else scope, receive)
+            return
+        scope[CALL], call.endpoints = call, self._endpoints
+        try:
+            await call.run(self.app, Watched(scope, call) if self._passes_on else scope, receive)
+        finally:
+            scope.pop(CALL, None)
 
     async def _other(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -171,11 +211,15 @@ class ArxMiddleware:
         finally:
             await self._close()
 
-    async def _decide_here(self, call: Call, scope: Scope) -> None:
+    async def _decide_here(self, call: Call, scope: Scope, send: Send) -> None:
         """Decide on the tool that ``tools`` maps the request to, before the application runs."""
         assert self._meaning is not None
         try:
             tool, args = self._meaning(scope, call.body) or _NO_TOOL
+            if tool is PUBLIC:
+                public = PublicCall(self._enforcement, scope, send, None, RefusedCall("tool_not_allowed"))
+                await self._run_public(public, scope, call.replay())
+                return
             await call.decide(tool, args, scope)
         except RequestError as error:
             await call.refuse_malformed(error)
@@ -260,6 +304,10 @@ class ArxMiddleware:
         if self._started:
             self._started = False
             await asyncio.to_thread(self.verifier.close)
+
+
+def _never(_: Scope) -> bool:
+    return False
 
 
 def _in_event_loop() -> bool:

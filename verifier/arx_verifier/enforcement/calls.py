@@ -122,6 +122,7 @@ class Call:
         parameters: The parameters of the endpoint and its dependencies, if the framework converts them.
         sent: The values of the parameters as they were sent.
         unjudged: Why the endpoint was not run although the call was allowed.
+        admitted: The public route that was reached; it needs no decision.
     """
 
     decision: Decision | None = None
@@ -131,6 +132,7 @@ class Call:
     parameters: "Parameters | None" = None
     sent: "Sent"
     unjudged: RequestError | None = None
+    admitted: Any = None
     _grant: Grant | None = None
     _timer: asyncio.TimerHandle | None = None
     _withheld = _open = _over = _cut = _is_read = started = False
@@ -203,7 +205,7 @@ class Call:
             if self._ended is not None:
                 # The call was cancelled, or its send raised.  The application's own error then has no reader.
                 _log.debug("what an ended call raised", exc_info=True)
-            elif self.started or self.decision is not None or not hasattr(error, "status_code"):
+            elif self.started or self._is_open or not hasattr(error, "status_code"):
                 raise
             # Some frameworks raise an HTTP error for a request without a route.  It is refused below like any other.
         finally:
@@ -220,8 +222,20 @@ class Call:
             await self.refuse(RefusedCall(ended.code, failures=ended.failures, decision=self.decision.id))
         elif self.problem is not None:
             await self.refuse(self.problem)
-        elif self.decision is None:
+        elif not self._is_open:
             await self._refuse_unjudged()
+
+    @property
+    def _is_open(self) -> bool:
+        return self.decision is not None or self.admitted is not None
+
+    def admit(self, route: Any) -> None:
+        """Let a public route answer, without a decision.
+
+        Args:
+            route: The route.
+        """
+        self.admitted = route
 
     async def refuse(self, problem: RefusedCall, send: Send | None = None) -> None:
         """Answer with a problem; every later answer of the application is dropped.
@@ -381,7 +395,7 @@ class Call:
         """Send a refusal; drop every other answer before a grant, such as a framework's 404 or a middleware's."""
         if self._withheld:
             return
-        if self.problem is not None:
+        if self.problem is not None or self.admitted is not None:
             await self._send(message)
             self.started = True
         else:
@@ -396,6 +410,13 @@ class Call:
             self.started = True
 
 
+class Unseen(Protocol):
+    """A request whose application must not have routes of its own."""
+
+    def end_unseen(self) -> None:
+        """End it."""
+
+
 class Judged(dict[str, Any]):
     """The scope of a call that ``RouteMap`` mapped, for an application that must not have routes of its own.
 
@@ -407,7 +428,7 @@ class Judged(dict[str, Any]):
     # Starlette and FastAPI note the matched endpoint in the scope before it runs.  If the application has routes that
     # the middleware did not see, the table could map the request to another tool than the endpoint's.
 
-    def __init__(self, scope: Scope, call: Call) -> None:
+    def __init__(self, scope: Scope, call: "Unseen") -> None:
         super().__init__(scope)
         self._call = call
 
@@ -426,6 +447,12 @@ class Judged(dict[str, Any]):
         super().update(*given, **more)
 
 
+class Routed(Protocol):
+    """A request that guarded routers pass on."""
+
+    rest: str | None
+
+
 class Watched(dict[str, Any]):
     """The scope of a call whose application passes it on to guarded routers, before the first of them has it.
 
@@ -436,7 +463,7 @@ class Watched(dict[str, Any]):
 
     # An application may make further routes at its first call, beside those that it showed when it was guarded.
 
-    def __init__(self, scope: Scope, call: Call) -> None:
+    def __init__(self, scope: Scope, call: Routed) -> None:
         super().__init__(scope)
         self._call = call
 

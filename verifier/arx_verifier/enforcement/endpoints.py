@@ -27,11 +27,12 @@ from arx_verifier.enforcement.parameters import RUNNING, Parameters, Sent, check
 from arx_verifier.enforcement.problems import answer
 from arx_verifier.enforcement.routers import DEEP, is_own, require_own_dispatch, routers_of
 from arx_verifier.enforcement.routes import (
+    PUBLIC,
     Key,
     Scope,
     join_arguments,
     read_body,
-    read_key,
+    read_keys,
     read_query,
     require_clean_path,
     text_of,
@@ -40,6 +41,7 @@ from arx_verifier.errors import RequestError, SettingsError
 
 _PARAMETER: Final = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)(?::([A-Za-z_][A-Za-z0-9_]*))?\}")
 _NAME: Final = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
+_HOST: Final = re.compile(r"\A//[^/]*")
 _TAKEN: Final = "one call runs one endpoint, and another one was reached"
 _BARE: Final = "this application is guarded: call it through its ArxMiddleware"
 
@@ -67,14 +69,19 @@ class Gate:
             if call.decision is not None:
                 raise RefusedCall("tool_not_allowed", _TAKEN)
             tool, args = call.endpoints.meaning(self._route, call, scope)
-            await call.decide(tool, args, scope)
+            if tool is PUBLIC:
+                call.admit(self._route)
+            else:
+                await call.decide(tool, args, scope)
         except RequestError as error:
             await call.refuse_malformed(error, send)
         except RefusedCall as problem:
             await call.refuse(problem, send)
         else:
             # The endpoint reads the body of the decision, even if a middleware replaced ``receive``.
-            if call.parameters is None:
+            if tool is PUBLIC:
+                await self._run_public(call, scope, receive, send)
+            elif call.parameters is None:
                 await self._inner(scope, call.replay(), send)
             else:
                 await self._run_compared(call, call.parameters, scope, send)
@@ -85,6 +92,13 @@ class Gate:
             await send_answer(answer("tool_not_allowed", realm="", detail=_BARE), scope["method"], send)
         else:
             await self._inner(scope, receive, send)  # the middleware refuses every other type before
+
+    async def _run_public(self, call: Call, scope: Scope, receive: Receive, send: Send) -> None:
+        token = RUNNING.set(call)
+        try:
+            await self._inner(scope, receive, send)
+        finally:
+            RUNNING.reset(token)
 
     async def _run_compared(self, call: Call, parameters: Parameters, scope: Scope, send: Send) -> None:
         token = RUNNING.set(call)
@@ -210,43 +224,81 @@ class Endpoints:
 
     Args:
         routers: The application's outermost routers.
-        tools: The table: ``METHOD /path`` as the application declares it, and the tool.
+        tools: The table: ``METHOD /path`` as the application declares it, or the route's name, and the tool.
+        public: The routes that need no token; see ``read_keys``.
 
     Raises:
         SettingsError: A line of the table names no endpoint, or more than one, or something cannot be guarded.
     """
 
-    def __init__(self, routers: list[Any], tools: Mapping[str, str]) -> None:
+    def __init__(self, routers: list[Any], tools: Mapping[str, str], public: Iterable[str] = ()) -> None:
         self._routers, self._lock = routers, threading.Lock()
         self._served: dict[int, list[Served]] = {}
         self._held: dict[int, list[tuple[Any, str, list[Any]]]] = {}
         self._parameters: dict[int, Parameters] = {}
         self._changed = False
-        keys = [read_key(text, tool) for text, tool in tools.items()]
+        keys = read_keys(tools, public)
         every = [served for router in routers for served in self._guard(router, "", "", DEEP)]
         for key in keys:
             self._name(key, every)
         for served in every:
             if served.keys:
                 self._served.setdefault(id(served.route), []).append(served)
+        compile_path = sys.modules["starlette.routing"].compile_path
+        self._public: list[tuple[str, re.Pattern[str]]] = [
+            (method, compile_path(_HOST.sub("", one.declared))[0])
+            for one in every
+            for method, key in one.keys.items()
+            if key.tool is PUBLIC
+        ]
 
     def _name(self, key: Key, every: list[Served]) -> None:
         """Give a line of the table to the route that it names."""
         named = [one for one in every if key.path == one.declared and _takes(one.route, key.method)]
         named = named or [one for one in every if key.path == one.path and _takes(one.route, key.method)]
+        if not key.method:
+            named = [one for one in every if key.path in _names(one.route)]
         if len({id(one.route) for one in named}) != 1:
-            shown = sorted({one.declared for one in every if _takes(one.route, key.method)})
+            shown = sorted({one.declared for one in (every if key.method else named) if _takes(one.route, key.method)})
             raise SettingsError(
                 f"`tools` names {key.text!r:.100}: expected one route of the application, found {len(named)}; "
-                f"for {key.method} it has {', '.join(shown[:20]) or 'none'}"
+                f"for {key.method or 'this name'} it has {', '.join(shown[:20]) or 'none'}"
             )
+        route = named[0].route
+        if not key.method and not route.methods:
+            raise SettingsError(f"`tools` names {key.text!r:.100}, which takes every method: name each with its path")
+        if key.tool is PUBLIC and len(named) != sum(one.route is route for one in every):
+            raise SettingsError(f"`public` names {key.text!r:.100}, a route that has other paths too: give its name")
         for one in named:
             if len(one.convertors) != one.declared.count("{"):
                 raise SettingsError(f"`tools` names {key.text!r:.100}: two parameters of {one.declared} have one name")
-            if one.keys.setdefault(key.method, key) is not key:
-                raise SettingsError(f"`tools` names the route {key.method} {one.declared} twice")
-            if key.method == "GET" and _takes(one.route, "HEAD"):
-                one.keys.setdefault("HEAD", key)
+            for method in (key.method,) if key.method else sorted(route.methods - {"HEAD"}):
+                given = key if key.method else key.of(method)
+                if one.keys.setdefault(method, given) != given:
+                    raise SettingsError(f"`tools` names the route {method} {one.declared} twice")
+                if method == "GET" and _takes(route, "HEAD"):
+                    one.keys.setdefault("HEAD", given)
+
+    def may_be_public(self, scope: Scope) -> bool:
+        """Return whether a request without a token may be routed: its path is that of a public route.
+
+        Args:
+            scope: The ASGI ``http`` scope.
+        """
+        paths = {scope["path"], _rest_of(scope)} if scope.get("root_path") else (scope["path"],)
+        return any(
+            method == scope["method"] and pattern.match(path) for method, pattern in self._public for path in paths
+        )
+
+    def is_public(self, method: str, path: str) -> bool:
+        """Return whether a route is public.
+
+        Args:
+            method: The method.
+            path: The path as the application declares it, without convertors.
+        """
+        ways = [one for ways in self._served.values() for one in ways if one.path == path]
+        return any(one.keys[method].tool is PUBLIC for one in ways if method in one.keys)
 
     def meaning(self, route: Any, call: Call, scope: Scope) -> tuple[str, dict[str, Any]]:
         """Return the tool and the arguments of a call that has reached a route.
@@ -257,7 +309,7 @@ class Endpoints:
             scope: The scope, with the parameters that the framework matched.
 
         Returns:
-            Both; an empty tool if ``tools`` does not name the route.
+            Both; an empty tool if ``tools`` does not name the route, and ``PUBLIC`` for a public one.
 
         Raises:
             RequestError: The call has no single meaning.
@@ -275,8 +327,8 @@ class Endpoints:
                 raise RequestError(f"the path: expected {way.fill(texts)!r:.200}, the spelling of its values")
             way = found[0]
         key = way.keys.get(scope["method"])
-        if key is None:
-            return "", {}
+        if key is None or key.tool is PUBLIC:
+            return ("", {}) if key is None else (PUBLIC, {})
         require_clean_path(scope)
         raw, body = scope["query_string"], call.body
         query, members = read_query(raw) if raw else {}, read_body(call.headers, body)
@@ -385,7 +437,8 @@ def _guard_handler(route: Any, is_remade: bool) -> None:
     try:
         route.handle = Gate(route, route.handle)
         if hasattr(route, "dependant") and hasattr(route, "endpoint"):  # a frontend of FastAPI has none
-            route.endpoint = route.dependant.call = checked(route.endpoint, _require_judged)
+            require = functools.partial(_require_judged, route)
+            route.endpoint = route.dependant.call = checked(route.endpoint, require)
         elif is_remade and hasattr(route, "endpoint"):
             route.endpoint = Gate(route, route.app)  # FastAPI rebuilds a plain route of an included router from this
     except AttributeError as error:
@@ -393,18 +446,24 @@ def _guard_handler(route: Any, is_remade: bool) -> None:
         raise SettingsError(f"a route cannot be guarded: {kind.__module__}.{kind.__qualname__}: {error}") from error
 
 
-def _require_judged(values: Mapping[str, Any]) -> None:
+def _require_judged(route: Any, values: Mapping[str, Any]) -> None:
     # The endpoint's own check: a program that calls it past its route, such as another endpoint, has no decision for
     # it.
     call: Call | None = RUNNING.get()
+    if call is not None and call.admitted is route:
+        return
     if call is None or call.parameters is None:
         raise RequestError("an endpoint that is guarded was called from outside of its route")
     call.compare(call.parameters.require_judged, values)
 
 
+def _names(route: Any) -> tuple[str | None, ...]:
+    return getattr(route, "name", None), getattr(getattr(route, "endpoint", None), "__name__", None)
+
+
 def _takes(route: Any, method: str) -> bool:
     methods = getattr(route, "methods", None)
-    return not methods or method in methods
+    return not methods or not method or method in methods
 
 
 def _served(route: Any, declared: str, host: str) -> Served:

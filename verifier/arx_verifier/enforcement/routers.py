@@ -45,9 +45,7 @@ def routers_of(app: Any) -> list[Any]:
     return list(found.values())
 
 
-def _collect(
-    app: Any, kinds: tuple[Any, ...], found: dict[int, Any], seen: dict[int, _Seen], deep: int
-) -> bool | None:
+def _collect(app: Any, kinds: tuple[Any, ...], found: dict[int, Any], seen: dict[int, _Seen], deep: int) -> bool | None:
     """Add the routers of an application to *found*; return whether it has one, or None while it is looked at."""
     if isinstance(app, kinds):
         router = app if isinstance(app, kinds[1]) else app.router

@@ -24,10 +24,12 @@ Places: TypeAlias = frozenset[str] | None
 Headers: TypeAlias = Mapping[bytes, bytes]
 """The value of each header by its name in lower case; several values of one header are joined with a ``LINE_BREAK``."""
 
+PUBLIC: Final = "*public"  # in the place of a tool, of which it cannot be the name: the route needs no token
 MAX_QUERY_FIELDS: Final = 256  # bounds the work of reading a query
 LINE_BREAK: Final = ord("\n")  # between several values of one header; RFC 9110 5.5 allows none in a single one
 _METHOD: Final = re.compile(r"[A-Z]{1,16}")
 _PARAMETER: Final = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)(?::[A-Za-z_][A-Za-z0-9_]*)?\}")
+_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.:-]*")
 _SEGMENT: Final = re.compile(r"\{[A-Za-z_][A-Za-z0-9_]*\}")
 _FIELD: Final = re.compile(r"\{([A-Za-z0-9_.\[\]-]+)\}")
 _BODILESS: Final = frozenset(("GET", "HEAD"))  # RFC 9110 9.3.1: their bodies have no meaning
@@ -43,14 +45,14 @@ _UTF_8: Final = re.compile(r'[ \t]*charset=("?)utf-?8\1[ \t]*', re.IGNORECASE)
 
 
 class Key(NamedTuple):
-    """One line of ``tools``.
+    """One line of ``tools`` or ``public``.
 
     Attributes:
         text: The line as written.
-        method: The method.
-        path: The path's template.
+        method: The method; empty for a route that is named by its name.
+        path: The path's template, or the route's name.
         query: The arguments in the query.
-        tool: The tool.
+        tool: The tool; ``PUBLIC`` for a line of ``public``.
     """
 
     text: str
@@ -58,6 +60,10 @@ class Key(NamedTuple):
     path: str
     query: Places
     tool: str
+
+    def of(self, method: str) -> "Key":
+        """Return the line of one method of a route that is named by its name."""
+        return self._replace(method=method, query=_places(method, self.query))
 
 
 class _Route:
@@ -89,15 +95,18 @@ class RouteMap:
 
     Args:
         tools: The table.
+        public: The routes that need no token; see ``read_keys``.
 
     Raises:
         SettingsError: A route is malformed, or two routes match the same requests.
     """
 
-    def __init__(self, tools: Mapping[str, str]) -> None:
+    def __init__(self, tools: Mapping[str, str], public: Iterable[str] = ()) -> None:
         self._routes: dict[tuple[str, int], list[_Route]] = {}
-        for text, tool in tools.items():
-            route = _Route(read_key(text, tool))
+        for key in read_keys(tools, public):
+            route, text = _Route(key), key.text
+            if not key.method:
+                raise SettingsError(f"{text!r:.100} is not a route: the application shows no names of routes")
             if not all(_SEGMENT.fullmatch(segment) or "{" not in segment for segment in route.segments) or "//" in text:
                 raise SettingsError(f"{text!r:.100} is not a route: expected each parameter to be one segment")
             self._routes.setdefault((route.key.method, len(route.segments)), []).append(route)
@@ -113,8 +122,9 @@ class RouteMap:
             body: The whole body.
 
         Returns:
-            Tool and arguments, or None if no route matches.  Arguments of path and query are text, those of the body
-            JSON values.  Parameters that an outer framework matched (``path_params``) are arguments too.
+            Tool and arguments, or None if no route matches; ``PUBLIC`` for a public route.  Arguments of path and query
+            are text, those of the body JSON values.  Parameters that an outer framework matched (``path_params``) are
+            arguments too.
 
         Raises:
             RequestError: The request has no single meaning.
@@ -124,12 +134,27 @@ class RouteMap:
         if found is None:
             return None
         route, parameters = found
+        if route.key.tool is PUBLIC:
+            return PUBLIC, {}
         outer = {name: text_of(name, value) for name, value in scope.get("path_params", {}).items()}
         query, members = read_query(scope["query_string"]), read_body(collect_headers(scope["headers"]), body)
         key = route.key
         return key.tool, join_arguments(
             key, scope["method"], merge(outer, parameters), query, members, has_body=bool(body)
         )
+
+    def is_public(self, scope: Scope) -> bool:
+        """Return whether a request is for a public route.
+
+        Args:
+            scope: The ASGI ``http`` scope.
+        """
+        try:
+            require_clean_path(scope)
+            found = self._find(scope["method"], _path_of(scope).split("/")[1:])
+        except RequestError:
+            return False
+        return found is not None and found[0].key.tool is PUBLIC
 
     def _find(self, method: str, segments: list[str]) -> tuple[_Route, dict[str, str]] | None:
         for name in (method, "GET") if method == "HEAD" else (method,):
@@ -335,35 +360,57 @@ def _unescape(raw: bytes) -> str:
         raise RequestError("the query is not UTF-8") from None
 
 
-def read_key(text: str, tool: str) -> Key:
-    """Parse one line of ``tools``.
+def read_keys(tools: Mapping[str, str], public: Iterable[str]) -> list[Key]:
+    """Parse the lines of ``tools`` and ``public``.
 
     Args:
-        text: ``POST /orders/{order_id}/refund?{dry_run}``.
+        tools: ``POST /orders/{order_id}/refund?{dry_run}``, or the name of a route, and its tool.
+        public: ``GET /healthz``, ``/docs`` for ``GET /docs``, or the name of a route.
+
+    Raises:
+        SettingsError: A line is malformed.
+    """
+    if isinstance(public, str):
+        raise SettingsError(f"`public`: expected a list of routes, got {public!r:.100}")
+    keys = [read_key(text, tool) for text, tool in tools.items()]
+    for text, tool in tools.items():
+        if not is_tool(tool):
+            raise SettingsError(f"route {text!r:.100} names {tool!r:.100}, which is no tool")
+    return keys + [read_key(f"GET {text}" if text.startswith("/") else text, PUBLIC) for text in public]
+
+
+def read_key(text: str, tool: str) -> Key:
+    """Parse one line of ``tools`` or ``public``.
+
+    Args:
+        text: ``POST /orders/{order_id}/refund?{dry_run}``, or the name of a route.
         tool: The tool's name.
 
     Raises:
-        SettingsError: The line is not a route, or the tool's name is malformed.
+        SettingsError: The line is not a route.
     """
-    method, _, target = text.partition(" ")
+    method, _, target = text.rpartition(" ")
     path, asks, fields = target.partition("?")
     names = _PARAMETER.findall(path)
     plain = _PARAMETER.sub("", path)
     query = (
         [found.group(1) if (found := _FIELD.fullmatch(field)) else "" for field in fields.split("&")] if asks else []
     )
-    if (
-        not _METHOD.fullmatch(method)
-        or not path.startswith("/")
-        or _UNCLEAN_PATH.search(path.removeprefix("/") if path.startswith("//") else path)
-        or re.search(r"[{}?#%; ]", plain)
-        or "" in query
-        or len({*names, *query}) != len(names) + len(query)
-    ):
+    is_route = (
+        _METHOD.fullmatch(method)
+        and path.startswith("/")
+        and not _UNCLEAN_PATH.search(path.removeprefix("/") if path.startswith("//") else path)
+        and not re.search(r"[{}?#%; ]", plain)
+    )
+    is_name = not method and _NAME.fullmatch(path)
+    if not (is_route or is_name) or "" in query or len({*names, *query}) != len(names) + len(query):
         raise SettingsError(
             f"{text!r:.100} is not a route: write it as 'GET /orders/{{order_id}}', each parameter one segment of the "
             "path; arguments in the query of another method as 'POST /orders?{full}'"
         )
-    if not is_tool(tool):
-        raise SettingsError(f"route {text!r:.100} names {tool!r:.100}, which is no tool")
-    return Key(text, method, path, None if method in _BODILESS and not asks else frozenset(query), tool)
+    places = frozenset(query) if asks else None
+    return Key(text, method, path, _places(method, places) if method else places, tool)
+
+
+def _places(method: str, query: Places) -> Places:
+    return query if query is not None or method in _BODILESS else frozenset()
