@@ -20,6 +20,8 @@ from tests.routes.environments import ROOT, prepare
 GUARDING: Final = ROOT / "verifier" / "arx_verifier" / "integrations"
 CARRYING: Final = ROOT / "arx_caps" / "integrations"
 TOOLS: Final = ("mypy", "pytest", "pytest-timeout")
+SERVED: Final = ("httpx", "python-multipart", "uvicorn", "websockets")
+BESIDE: Final = {"fastapi": SERVED, "starlette": SERVED}  # what the tests of a guarding adapter need further
 
 
 def main() -> None:
@@ -44,7 +46,7 @@ def main() -> None:
 def _passes(adapter: Path, name: str) -> bool:
     guards = adapter.parent == GUARDING
     if guards:
-        python = prepare(f"{name}-server", TOOLS, extra=name)
+        python = prepare(f"{name}-server", (*TOOLS, *BESIDE.get(name, ())), extra=name)
     else:
         extra = name if name in _extras(ROOT / "verifier") else None
         python = prepare(name, TOOLS, extra=extra, agent=(name, "mint", "embedded"))

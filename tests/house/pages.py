@@ -19,6 +19,8 @@ PAGES = [
         "docs/python.md",
         "docs/settings.md",
         "docs/service.md",
+        "docs/adapters/fastapi.md",
+        "docs/adapters/starlette.md",
         "docs/api.md",
         "docs/audit.md",
         "docs/concepts.md",

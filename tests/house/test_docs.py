@@ -140,6 +140,12 @@ def test_make_help_lists_every_target() -> None:
 def _found(dotted: str) -> bool:
     """Tell whether a dotted name is a module of ARx, or something in one."""
     module, _, name = dotted.rpartition(".")
+    adapter = re.fullmatch(r"(arx_\w+)\.integrations\.(\w+)(?:\.(\w+))?", dotted)
+    if adapter is not None:  # its framework need not be here
+        package, framework, name = adapter.groups()
+        path = ROOT / ("verifier" if package == "arx_verifier" else "") / package / "integrations" / f"{framework}.py"
+        defined = {getattr(node, "name", None) for node in ast.parse(path.read_text(encoding="utf-8")).body}
+        return name is None or name in defined
     try:
         importlib.import_module(dotted)
     except ModuleNotFoundError:

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Guard an application of Starlette at its routes.  SPEC 8.4.
+
+``guard`` adds ``ArxMiddleware`` to the application, and ``current_grant`` returns the grant of a request.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.requests import HTTPConnection
+from starlette.types import ASGIApp
+
+from arx_verifier.enforcement import ArxMiddleware
+from arx_verifier.errors import SettingsError
+from arx_verifier.verification import Grant, Verifier
+
+
+def guard(
+    app: Starlette, verifier: Verifier, *, tools: Mapping[str, str], public: Iterable[str] = (), **options: Any
+) -> None:
+    """Guard an application in place, after its routes are declared.
+
+    Middleware that is added later is outside of the guard.  The verifier starts and closes with the application's
+    lifespan.
+
+    Args:
+        app: The application.
+        verifier: The verifier.
+        tools: The tool of each guarded route, by the name of the route or endpoint, or by ``METHOD /path``.
+        public: The routes that need no token, by name, by ``METHOD /path``, or by path for ``GET``.
+        options: ``max_body``, ``trusted_proxies`` and ``recheck_ms`` of ``ArxMiddleware``.
+
+    Raises:
+        SettingsError: A name or path is of no route or of several, or a route cannot be guarded.
+        RuntimeError: The application has started.
+    """
+    guarded = ArxMiddleware(app, verifier=verifier, tools=tools, public=public, **options)
+
+    def around(inner: ASGIApp) -> ArxMiddleware:
+        guarded.app = inner
+        return guarded
+
+    app.add_middleware(around)
+
+
+def current_grant(connection: HTTPConnection) -> Grant:
+    """Return the grant of a request or a WebSocket.
+
+    Args:
+        connection: The request or the WebSocket.
+
+    Raises:
+        SettingsError: Its route is public, or not guarded.
+    """
+    grant = connection.scope.get("arx")
+    if not isinstance(grant, Grant):
+        raise SettingsError(
+            f"no grant for {connection.url.path!r:.100}: expected a route that `tools` of guard() names"
+        )
+    return grant
