@@ -145,9 +145,7 @@ class Verifier:
             return self._decide_again(token, request.after(time.monotonic_ns() - begun), decision)
         return decision
 
-    def try_decide(
-        self, token: str, request: AccessRequest, *, screened: Screened | None = None
-    ) -> Decision | None:
+    def try_decide(self, token: str, request: AccessRequest, *, screened: Screened | None = None) -> Decision | None:
         """Decide without waiting, for event loops.
 
         Args:
