@@ -1,20 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sign every request of an HTTP client, and only what goes where the task's tokens belong.  SPEC 8.
+"""Sign every request of a client of httpx or httpx2, sync or async.  SPEC 8."""
 
-One class for httpx and httpx2, sync and async.  Each request gets its own one-shot token over method, raw path and
-query and the body's SHA-256; the task's token never travels.
-"""
-
-from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Generator
 from contextlib import suppress
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import httpx
-import msgspec
 
 from arx_caps.agent.copies import Shared
-from arx_caps.agent.origins import Origin, origin_of, read_origin
-from arx_verifier.errors import AttenuationError
+from arx_caps.agent.origins import origin_of
+from arx_caps.agent.request_signer import RequestSigner, came_before_start, is_short_problem
 
 try:
     from httpx2 import Auth as _OtherAuth
@@ -24,55 +19,22 @@ except ImportError:
         """Stands for the base class of httpx2, which is not installed."""
 
 
-_UNAUTHORIZED: Final = 401
-_MAX_PROBLEM_BYTES: Final = 16 * 1024
-_START: Final = ("call", "start")  # the failure of a call that was signed before its service started, SPEC 8.3
 _MARK: Final = "arx.authorization"  # request extension: the header that was written here, and may be replaced
-
-
-class _Failure(msgspec.Struct):
-    place: str
-    rule: str
-
-
-class _Problem(msgspec.Struct):
-    """What is looked at of a service's refusal."""
-
-    code: str
-    failures: list[_Failure] = []
-
-
-class Sign(Protocol):
-    """What makes the one-shot token of one HTTP call."""
-
-    def __call__(self, audience: str, method: str, target: bytes, body: bytes) -> str:
-        """Return the token's text."""
-        ...
 
 
 class ArxAuth(Shared, httpx.Auth, _OtherAuth):
     """Authentication for ``httpx.Client``, ``httpx.AsyncClient`` and both of httpx2; made by ``Task.auth``.
 
     Args:
-        origins: The origins of each audience that tokens may be sent to.
-        sign: Makes the token of one call.
-
-    Raises:
-        AttenuationError: There is no origin to send a token to.
+        signer: Signs the requests.
     """
 
     # The token covers the body's digest, so a streamed body is read before it is sent.
     requires_request_body = True
     requires_response_body = False
 
-    def __init__(self, origins: Mapping[str, Sequence[str]], sign: Sign) -> None:
-        self._sign = sign
-        self._audiences: dict[Origin, list[str]] = {}
-        for audience, texts in origins.items():
-            for text in texts:
-                self._audiences.setdefault(read_origin(text), []).append(audience)
-        if not self._audiences:
-            raise AttenuationError(f"the policy names no origin for {', '.join(origins) or 'any audience'}")
+    def __init__(self, signer: RequestSigner) -> None:
+        self._signer = signer
 
     def _put_token(self, request: Any) -> None:
         """Sign one request.
@@ -81,15 +43,14 @@ class ArxAuth(Shared, httpx.Auth, _OtherAuth):
             AttenuationError: The request goes to no origin of the task, or to one of several audiences, or has an
                 Authorization header of another scheme.  Nothing was sent.
         """
-        # Refused before anything is sent: without a token the mistake would show up as a 401 of another server, and
-        # with one that server could replay it at the audience's own origin.
-        audience = self._audience_of(request.url)
-        written = request.headers.get("Authorization")
-        if written is not None and written != request.extensions.get(_MARK):
-            raise AttenuationError("this request has an Authorization header already; it is not overwritten")
+        url, written = request.url, request.headers.get("Authorization")
+        # Headers of httpx are bytes: what was made here is known by the extension.
+        if written == (made := request.extensions.get(_MARK)):
+            written = made
         # The bytes that the library will send: it lets a caller replace the target by this extension.
-        target = request.extensions.get("target", request.url.raw_path)
-        header = "Bearer " + self._sign(audience, request.method, target, request.content)
+        target = request.extensions.get("target", url.raw_path)
+        origin = origin_of(url.scheme, url.raw_host.decode("ascii"), url.port)
+        header = self._signer.header(origin, request.method, target, request.content, written=written)
         # Both libraries drop this header when a redirect leaves the origin, except from http port 80 to https port 443
         # of the same host.  A token that a redirect keeps is good for the call that was signed: the service refuses it
         # for another method, path, query or body.
@@ -107,10 +68,7 @@ class ArxAuth(Shared, httpx.Auth, _OtherAuth):
         """
         self._put_token(request)
         response = yield request
-        # A call signed before its service started is refused unread, as the service cannot know the nonces used before.
-        # Signed anew, once, no call is lost while a service restarts behind a listening socket (SPEC 8.3).
-        # No other refusal is answered: not with another, wider token, nor where the call may have run.
-        if _is_problem(response) and _came_before_start(response.content):
+        if _is_problem(response) and came_before_start(response.content):
             self._put_token(request)
             yield request
 
@@ -136,42 +94,12 @@ class ArxAuth(Shared, httpx.Auth, _OtherAuth):
         with suppress(StopIteration):
             yield flow.send(response)
 
-    def _audience_of(self, url: Any) -> str:
-        origin = origin_of(url.scheme, url.raw_host.decode("ascii"), url.port)
-        audiences = self._audiences.get(origin)
-        if audiences is None:
-            known = ", ".join(sorted(map(str, self._audiences)))
-            raise AttenuationError(
-                f"origin {origin} belongs to no audience of this task; known: {known}", code="unknown_origin"
-            )
-        # Either token could reach the other service: only the caller knows which one is meant.
-        if len(audiences) > 1:
-            raise AttenuationError(
-                f"origin {origin} serves {' and '.join(sorted(audiences))}: say which, with task.auth(audience=…)",
-                code="unknown_origin",
-            )
-        return audiences[0]
-
     def __repr__(self) -> str:
-        return f"<ArxAuth for {', '.join(sorted(map(str, self._audiences)))}>"
+        return f"<ArxAuth for {self._signer}>"
 
     def __reduce__(self) -> tuple[object, ...]:
         raise TypeError("an ArxAuth signs with a live token and is not pickled")
 
 
 def _is_problem(response: Any) -> bool:
-    """Return whether an answer may be a refusal, which is read here before a streaming caller gets it."""
-    if response is None or response.status_code != _UNAUTHORIZED:
-        return False
-    # An answer without a length, or a long one, is left to the caller: it could stream without an end.
-    length = response.headers.get("content-length", "")
-    kind = response.headers.get("content-type", "").partition(";")[0]
-    return kind == "application/problem+json" and length.isdecimal() and int(length) <= _MAX_PROBLEM_BYTES
-
-
-def _came_before_start(body: bytes) -> bool:
-    try:
-        problem = msgspec.json.decode(body, type=_Problem)
-    except (msgspec.DecodeError, ValueError):
-        return False
-    return problem.code == "proof_invalid" and [(each.place, each.rule) for each in problem.failures] == [_START]
+    return response is not None and is_short_problem(response.status_code, response.headers)

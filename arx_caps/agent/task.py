@@ -17,6 +17,7 @@ from arx_caps.agent.approval import Approval, add_approvals, spread
 from arx_caps.agent.attenuation import caveats_for
 from arx_caps.agent.bundle import Bundle
 from arx_caps.agent.copies import Shared
+from arx_caps.agent.request_signer import RequestSigner, Sign
 from arx_caps.keyfile import read_secret, replace_secret
 from arx_verifier import names
 from arx_verifier.errors import AttenuationError, SettingsError, shorten
@@ -24,8 +25,11 @@ from arx_verifier.request import AccessRequest, HttpCall
 from arx_verifier.token import HOP_BYTES, CallSigner, Caveat, call_proof
 
 if TYPE_CHECKING:
-    from arx_caps.agent.auth import ArxAuth, Sign
+    from arx_caps.agent.auth import ArxAuth
     from arx_caps.agent.forecast import Forecast
+    from arx_caps.integrations.aiohttp import AiohttpAuth
+    from arx_caps.integrations.requests import RequestsAuth
+    from arx_caps.integrations.urllib3 import SigningPoolManager
 
 
 def now_ms() -> int:
@@ -225,14 +229,74 @@ class Task(Shared):
             AttenuationError: The task has no such audience, or the policy names no origin for it; or an approval that
                 is of no use there.
         """
-        chosen = self.audiences if audience is None else (self._checked(audience),)
         from arx_caps.agent.auth import ArxAuth  # loads httpx, which not every holder has a use for
 
+        return ArxAuth(self.request_signer(audience, approvals=approvals))
+
+    def requests_auth(self, audience: str | None = None, *, approvals: Sequence[Approval] = ()) -> "RequestsAuth":
+        """Return authentication for requests: ``requests.get(…, auth=task.requests_auth())``, or a session's ``auth``.
+
+        Args:
+            audience: As for ``auth``.
+            approvals: As for ``auth``.
+
+        Raises:
+            AttenuationError: As ``auth``.
+            ImportError: requests is not installed; the extra is ``arx-caps[requests]``.
+        """
+        from arx_caps.integrations.requests import RequestsAuth
+
+        return RequestsAuth(self.request_signer(audience, approvals=approvals))
+
+    def aiohttp_auth(self, audience: str | None = None, *, approvals: Sequence[Approval] = ()) -> "AiohttpAuth":
+        """Return authentication for aiohttp: ``aiohttp.ClientSession(middlewares=[task.aiohttp_auth()])``.
+
+        Args:
+            audience: As for ``auth``.
+            approvals: As for ``auth``; ``session.post(…, middlewares=[…])`` is for one request.
+
+        Raises:
+            AttenuationError: As ``auth``.
+            ImportError: aiohttp is not installed; the extra is ``arx-caps[aiohttp]``.
+        """
+        from arx_caps.integrations.aiohttp import AiohttpAuth
+
+        return AiohttpAuth(self.request_signer(audience, approvals=approvals))
+
+    def urllib3_pool(
+        self, audience: str | None = None, *, approvals: Sequence[Approval] = (), **settings: Any
+    ) -> "SigningPoolManager":
+        """Return a pool manager of urllib3 that signs: ``task.urllib3_pool().request("GET", …)``.
+
+        Args:
+            audience: As for ``auth``.
+            approvals: As for ``auth``.
+            settings: What ``urllib3.PoolManager`` takes, such as ``ca_certs`` or ``retries``.
+
+        Raises:
+            AttenuationError: As ``auth``.
+            ImportError: urllib3 is not installed; the extra is ``arx-caps[urllib3]``.
+        """
+        from arx_caps.integrations.urllib3 import SigningPoolManager
+
+        return SigningPoolManager(self.request_signer(audience, approvals=approvals), **settings)
+
+    def request_signer(self, audience: str | None = None, *, approvals: Sequence[Approval] = ()) -> RequestSigner:
+        """Return what signs the requests of an HTTP client, for clients that no method here is for.
+
+        Args:
+            audience: As for ``auth``.
+            approvals: As for ``auth``.
+
+        Raises:
+            AttenuationError: As ``auth``.
+        """
+        chosen = self.audiences if audience is None else (self._checked(audience),)
         sign: Sign = self.http_token
         if approvals:
             tokens = {each: self.bundle.tokens[each] for each in chosen}
             sign = partial(_sign_approved, self, spread(approvals, tokens, self._now()))
-        return ArxAuth({each: self.bundle.origins[each] for each in chosen}, sign)
+        return RequestSigner({each: self.bundle.origins[each] for each in chosen}, sign)
 
     def call_token(
         self, audience: str, tool: str, args: Mapping[str, Any], *, approvals: Sequence[Approval] = ()

@@ -19,6 +19,7 @@ import pytest
 
 from arx_caps.agent import Task
 from arx_caps.agent.auth import ArxAuth
+from arx_caps.agent.request_signer import RequestSigner
 from arx_verifier.constraints.constraint import Constraint
 from arx_verifier.constraints.rule import Rule
 from arx_verifier.enforcement.asgi import ArxMiddleware
@@ -44,7 +45,7 @@ class Signing:
         self.began, self.signed, self.first = now_ms(), list[str](), threading.Event()
         held = token("orders", REFUNDS, iat=self.began - 1_000, exp=self.began + 60_000)
         self.task = Task(bundle({"orders": held}, origins={"orders": (address,)}), now=self.clock)
-        self.auth = ArxAuth({"orders": (address,)}, self.sign)
+        self.auth = ArxAuth(RequestSigner({"orders": (address,)}, self.sign))
 
     def clock(self) -> int:
         return now_ms() if self.signed else self.began - 1_000
@@ -140,7 +141,7 @@ def test_no_other_refusal_is_answered(listening: socket.socket) -> None:
         asked.append(method)
         return same
 
-    signing.auth = ArxAuth({"orders": (address,)}, again)
+    signing.auth = ArxAuth(RequestSigner({"orders": (address,)}, again))
     with serving(service.loaded(0), fd=listening.fileno()):
         answers = [call(httpx, "sync", address, signing) for _ in range(2)]
     assert [status for status, _ in answers] == [200, 401]

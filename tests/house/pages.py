@@ -19,8 +19,6 @@ PAGES = [
         "docs/python.md",
         "docs/settings.md",
         "docs/service.md",
-        "docs/adapters/fastapi.md",
-        "docs/adapters/starlette.md",
         "docs/api.md",
         "docs/audit.md",
         "docs/concepts.md",
