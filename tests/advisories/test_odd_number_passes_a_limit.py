@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """In liceat, a caller could pass a limit with a negative, infinite, huge or textual number, or NaN.
 
-ARx: a limit holds for integers, or for decimals written as text, exactly; any other value fails it, under ``not`` too.
+ARx: a limit holds for numbers, or for decimals written as text, exactly; any other value fails it, under ``not`` too.
 """
 
 from decimal import Decimal
@@ -21,9 +21,9 @@ ODD: list[Any] = [
     float("nan"),
     float("inf"),
     float("-inf"),
-    -0.0,
-    5.0,
-    99.999,
+    -0.01,
+    100.00000000000001,
+    2.0**53,
     1e308,
     2**53,
     2**64,
@@ -76,6 +76,15 @@ def test_ordinary_amounts_keep_it() -> None:
         assert code_of(limited(range=(0, 100)), access("pay", {"amount": amount})) == "ok"
     for decimal in amounts:
         assert code_of(limited(range=("0", "100")), access("pay", {"amount": decimal})) == "ok"
+
+
+def test_one_number_in_two_spellings_keeps_it_alike() -> None:
+    """A proof covers 5.0 as 5: both are that integer.  A fraction is within decimals, and within no integers."""
+    for amount in (0.0, -0.0, 5.0, 100.0):
+        assert code_of(limited(range=(0, 100)), access("pay", {"amount": amount})) == "ok"
+        assert code_of(limited(none_of=(int(amount),)), access("pay", {"amount": amount})) == "argument_not_allowed"
+    assert code_of(limited(range=("0", "100")), access("pay", {"amount": 99.999})) == "ok"
+    assert code_of(limited(range=(0, 100)), access("pay", {"amount": 99.999})) == "argument_not_allowed"
 
 
 def test_text_keeps_no_limit_of_integers() -> None:

@@ -142,7 +142,7 @@ class TestGrant:
 
     @pytest.mark.parametrize(
         "value",
-        [-1, 101, 40.0, float("nan"), float("inf"), True, "40", None, [40], {"equal": 40}, 10**30, "$amount"],
+        [-1, 101, 40.5, 1e300, float("nan"), float("inf"), True, "40", None, [40], {"equal": 40}, 10**30, "$amount"],
         ids=repr,
     )
     def test_a_value_of_another_kind_passes_no_limit(self, value: Any) -> None:
@@ -151,6 +151,13 @@ class TestGrant:
         """
         with pytest.raises(GrantError):
             policy().grant("refund", AGENT, {**GOOD, "amount": value})
+
+    def test_a_whole_number_is_an_integer_in_either_spelling(self) -> None:
+        """
+        40.0 is 40, as RFC 8785 writes it; the token has the integer.
+        """
+        granted = policy().grant("refund", AGENT, {**GOOD, "amount": 40.0})
+        assert granted.rules == policy().grant("refund", AGENT, {**GOOD, "amount": 40}).rules
 
     def test_a_list_is_no_parameter_though_it_has_a_length(self) -> None:
         """

@@ -4,7 +4,7 @@
 from typing import Any
 
 from tests.vectors.form_vectors import Vectors, vector
-from tests.vectors.second import ANYTHING, mint
+from tests.vectors.second import ANYTHING, call, mint
 
 NO, TOOL = "argument_not_allowed", "tool_not_allowed"
 # name: constraint, value, expect, comment; the argument is called x.
@@ -12,7 +12,14 @@ ONE: dict[str, tuple[Any, Any, str, str]] = {
     "equal-other": ("o-1", "o-2", NO, "another text"),
     "equal-type": (5, "5", NO, "text is not a number"),
     "equal-bool": (1, True, NO, "true is not 1"),
-    "equal-float": (1, 1.0, NO, "a fraction is no integer"),
+    "equal-fraction": (1, 1.5, NO, "a fraction is no integer"),
+    "equal-list-fraction": ({"equal": [1, 2]}, [1, 2.5], NO, "a fraction is no integer in a list"),
+    "one-of-fraction": ({"one_of": [1, 2]}, 1.5, NO, "a fraction is no integer"),
+    "none-of-float": ({"none_of": [5]}, 5.0, NO, "5.0 is 5"),
+    "none-of-fraction": ({"none_of": [5]}, 5.5, NO, "a kind that it does not speak of"),
+    "not-float": ({"not": 5}, 5.0, NO, "5.0 is 5, under not too"),
+    "contains-fraction": ({"contains": [1]}, [1, 2.5], NO, "an item of a kind that it does not speak of"),
+    "subset-float": ({"subset": [1, 2]}, [1.0, 3.0], NO, "3 is more"),
     "equal-case": ("O-1", "o-1", NO, "compared by code point"),
     "equal-normalised": ("\u00e9", "e\u0301", NO, "no Unicode normalisation"),
     "one-of-none": ({"one_of": ["a", "b"]}, "c", NO, "not among them"),
@@ -23,7 +30,12 @@ ONE: dict[str, tuple[Any, Any, str, str]] = {
     "range-above": ({"range": [0, 5]}, 6, NO, "above"),
     "range-below": ({"range": [0, 5]}, -1, NO, "below"),
     "range-text": ({"range": [0, 5]}, "3", NO, "a decimal where integers are spoken of"),
-    "range-float": ({"range": ["0", "5"]}, 3.0, NO, "a fraction written as a number"),
+    "range-fraction": ({"range": [0, 5]}, 2.5, NO, "a fraction where integers are spoken of"),
+    "range-number-above": ({"max": "19.99"}, 19.990000000000002, NO, "above, by the last digit of a double"),
+    "range-number-rounded": ({"max": "0.3"}, 0.30000000000000004, NO, "what doubles make of 0.1 + 0.2"),
+    "range-number-tiny": ({"max": "0"}, 5e-324, NO, "the least double is above 0"),
+    "range-number-huge": ({"min": "0"}, 1e21, NO, "beyond 2^53-1"),
+    "range-float-huge": ({"min": 0}, 9007199254740992.0, NO, "2^53 is beyond what JSON carries"),
     "range-decimal-above": ({"max": "5.5"}, "5.51", NO, "above, exactly"),
     "range-exponent": ({"max": "5.5"}, "5e0", NO, "no decimal"),
     "glob-slash": ({"glob": "a/*"}, "a/b/c", NO, "* is no slash"),
@@ -57,6 +69,16 @@ ONE: dict[str, tuple[Any, Any, str, str]] = {
     "all-of-one": ({"all_of": [{"min": 1}, {"max": 5}]}, 6, NO, "one of two fails"),
     "any-of-none": ({"any_of": ["a", {"glob": "b*"}]}, "c", NO, "none holds"),
     "equal": ("o-1", "o-1", "grant", "the same text"),
+    "equal-float": (1, 1.0, "grant", "RFC 8785 writes 1.0 as 1"),
+    "equal-minus-zero": (0, -0.0, "grant", "RFC 8785 writes -0 as 0"),
+    "equal-list-float": ({"equal": ["a", 1, True]}, ["a", 1.0, True], "grant", "the same list"),
+    "one-of-float": ({"one_of": ["a", 5]}, 5.0, "grant", "5.0 is 5"),
+    "none-of-other-float": ({"none_of": [5]}, 6.0, "grant", "an integer that is none of them"),
+    "contains-float": ({"contains": [1, 2]}, [3, 2.0, 1], "grant", "2.0 is 2"),
+    "subset-floats": ({"subset": [1, 2]}, [1.0, 2, 2.0], "grant", "nothing else"),
+    "range-float": ({"range": ["0", "5"]}, 3.0, "grant", "3.0 is 3"),
+    "range-float-integer": ({"range": [0, 5]}, 5.0, "grant", "5.0 is 5, under integer bounds too"),
+    "range-number": ({"range": ["19.99", "19.99"]}, 19.99, "grant", "the decimal of its shortest digits"),
     "equal-list": ({"equal": ["a", 1, "a"]}, ["a", 1, "a"], "grant", "the same list"),
     "range-edges": ({"range": [5, 5]}, 5, "grant", "both ends included"),
     "range-negative": ({"range": [-9007199254740991, -1]}, -1, "grant", "operands may be negative"),
@@ -82,7 +104,20 @@ def vectors() -> Vectors:
     for name, (constraint, value, expect, comment) in ONE.items():
         token = mint({"allow": [{"args": {"x": constraint}, "tool": "orders.get"}]})
         found[f"rule-{name}"] = vector("7.2", expect, token, comment, request={"args": {"x": value}})
-    return found | worlds() | operands()
+    return found | spelt() | worlds() | operands()
+
+
+def spelt() -> Vectors:
+    """SPEC 7.2, 8.2: a call that was signed with 5 is the call with 5.0."""
+    token = mint({"allow": [{"args": {"x": {"range": [0, 5]}}, "tool": "orders.get"}]})
+    asked = {"args": {"x": 5}, "tool": "orders.get"}
+    signed = token.with_caveats(call(asked))
+    return {
+        "call-float": vector("7.2", "grant", signed, "signed as 5, came as 5.0", request={"args": {"x": 5.0}}),
+        "call-fraction": vector(
+            "8.2", "proof_invalid", signed, "signed as 5, came as 4.5", request={"args": {"x": 4.5}}
+        ),
+    }
 
 
 def worlds() -> Vectors:

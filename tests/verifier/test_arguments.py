@@ -24,7 +24,8 @@ DECODER = msgspec.json.Decoder(Rule)
 # One value of every kind, and the ones that have slipped past limits elsewhere.
 VALUES: list[Any] = [
     None, True, False, 0, 1, 2, 5, -1, MAX_INTEGER, MAX_INTEGER + 1, -MAX_INTEGER - 1, 10**400, 0.0, 1.0, 5.0,
-    -0.0, 1e308, math.nan, math.inf, -math.inf, "", "0", "1", "5", "-1", "5.0", "5.50", "1e1", "+5", " 5", "05",
+    5.5, -0.5, -0.0, float(MAX_INTEGER), 2.0**53,
+    1e308, math.nan, math.inf, -math.inf, "", "0", "1", "5", "-1", "5.0", "5.50", "1e1", "+5", " 5", "05",
     "NaN", "Infinity", "true", "a", "b", "a/b", "/a", "/a/b", "/a/../b", "10.0.0.1", "11.0.0.1", "::1",
     "https://a.com/", "https://10.0.0.1/", [], ["a"], ["a", "b"], [1], [True], [1.0], [None], ["a", 1], [["a"]],
     [{}], {}, {"a": 1}, (), ("a",), b"a", {"a"}, object(), "5" * 5000, "\ud800", "\u0665", type("Text", (str,),
@@ -67,6 +68,7 @@ constraints = st.fixed_dictionaries(
         "not": inner,
     },
 ).filter(bool)
+HUGE = st.floats().filter(lambda value: _is_huge(value))
 values = st.sampled_from(VALUES) | st.text(max_size=5) | st.integers() | st.floats() | st.lists(st.sampled_from(VALUES))
 
 
@@ -75,8 +77,11 @@ def holds(constraint: Any, value: Any) -> bool:
 
 
 def exactly(value: Any) -> tuple[type, str]:
-    """Tell 1, 1.0 and True apart, which == does not."""
-    return type(value), repr(value)
+    """Tell 1 and True apart, which == does not; 1.0 is 1, as RFC 8785 writes it."""
+    if type(value) is list:
+        return list, repr([exactly(item) for item in value])
+    whole = int(value) if type(value) is float and value.is_integer() else value
+    return type(whole), repr(whole)
 
 
 class TestKinds:
@@ -96,13 +101,13 @@ class TestKinds:
             ({"none_of": [5]}, [0, 1, 2, -1, MAX_INTEGER]),
             ({"none_of": [True]}, [False]),
             ({"range": [0, 5]}, [0, 1, 2, 5]),
-            ({"range": ["0", "5.5"]}, [0, 1, 2, 5, "0", "1", "5", "5.0", "5.50"]),
+            ({"range": ["0", "5.5"]}, [0, 1, 2, 5, 5.5, "0", "1", "5", "5.0", "5.50"]),
             ({"min": 0}, [0, 1, 2, 5, MAX_INTEGER]),
             ({"max": -1}, [-1]),
-            ({"min": "4"}, [5, MAX_INTEGER, "5", "5.0", "5.50"]),
+            ({"min": "4"}, [5, 5.5, MAX_INTEGER, "5", "5.0", "5.50"]),
             ({"not": 5}, [0, 1, 2, -1, MAX_INTEGER]),
             ({"not": {"range": [0, 5]}}, [-1, MAX_INTEGER]),
-            ({"not": {"range": ["0", "5"]}}, [-1, MAX_INTEGER, "-1", "5.50"]),
+            ({"not": {"range": ["0", "5"]}}, [-1, -0.5, 5.5, MAX_INTEGER, "-1", "5.50"]),
             ({"not": {"none_of": [1, 2]}}, [1, 2]),
             ({"not": {"subpath": "/a"}, "glob": "*/*"}, ["a/b"]),
             ({"not": {"cidr": "10.0.0.0/8"}}, ["11.0.0.1"]),
@@ -131,18 +136,41 @@ class TestKinds:
     )
     def test_it_takes_these_of_all_values_and_no_other(self, constraint: Any, takes: list[Any]) -> None:
         """
-        Bools are no integers, text no numbers, floats nothing; NaN, infinities and huge numbers pass no limit.
+        Bools are no integers, text no numbers, fractions no integers; NaN, infinities and huge numbers pass no limit.
         """
         taken = [exactly(value) for value in VALUES if holds(constraint, value)]
         assert taken == [exactly(value) for value in VALUES if exactly(value) in map(exactly, takes)]
 
-    @given(constraints, st.floats() | st.none() | st.binary() | st.dictionaries(st.text(), st.integers()))
-    def test_floats_and_other_kinds_pass_nothing(self, constraint: Any, value: Any) -> None:
+    @given(constraints, HUGE | st.none() | st.binary() | st.dictionaries(st.text(), st.integers()))
+    def test_huge_floats_and_other_kinds_pass_nothing(self, constraint: Any, value: Any) -> None:
         """
-        No constraint whatever takes a float, null, bytes or an object.
+        No constraint whatever takes NaN, a float beyond what JSON carries, null, bytes or an object.
         """
         assume(_is_well_formed(constraint))
         assert not holds(constraint, value)
+
+    @given(constraints, st.integers(-9, 9) | st.integers(-MAX_INTEGER, MAX_INTEGER), st.lists(st.integers(0, 5)))
+    def test_a_whole_number_is_one_value_in_both_spellings(self, constraint: Any, value: int, items: list[int]) -> None:
+        """
+        RFC 8785 writes 5.0 as 5, so a proof of one is a proof of the other: no constraint tells them apart.
+        """
+        assume(_is_well_formed(constraint))
+        assert holds(constraint, float(value)) == holds(constraint, value)
+        for spelt in (items, ["a", *items], [True, *items]):
+            assert holds(constraint, [float(x) if type(x) is int else x for x in spelt]) == holds(constraint, spelt)
+
+    @given(constraints, st.integers(-(10**6), 10**6), st.integers(1, 6))
+    def test_a_fraction_passes_what_its_decimal_passes(self, constraint: Any, digits: int, places: int) -> None:
+        """
+        A number with decimals is no other value than its decimal in text, to all that compares numbers.
+        """
+        value = digits / 10**places
+        assume(_is_well_formed(constraint) and not value.is_integer())
+        text = format(Decimal(digits).scaleb(-places), "f")
+        if holds(constraint, value):
+            assert holds(constraint, text)
+        if constraint.keys() <= {"range", "min", "max"}:
+            assert holds(constraint, value) == holds(constraint, text)
 
     @given(leaves, values)
     def test_under_not_an_unspoken_value_fails_too(self, leaf: Any, value: Any) -> None:
@@ -152,7 +180,7 @@ class TestKinds:
         assume(_is_well_formed(leaf))
         both = (holds(leaf, value), holds({"not": leaf}, value))
         assert both != (True, True)
-        if type(value) not in (str, int, bool, list) or (type(value) is int and abs(value) > MAX_INTEGER):
+        if type(value) not in (str, int, float, bool, list) or (type(value) in (int, float) and _is_huge(value)):
             assert both == (False, False)
 
 
@@ -290,6 +318,10 @@ class TestLaws:
         assume(_is_well_formed(constraint))
         rule = read_rule({"tool": "t", "args": {"a": constraint}})
         assert jcs.decode(DECODER, jcs.encode(rule)) == rule
+
+
+def _is_huge(value: Any) -> bool:
+    return not abs(value) <= MAX_INTEGER  # NaN as well
 
 
 def _is_well_formed(constraint: Any) -> bool:

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Numbers: exact decimals, bounded integers, no second reading of text."""
 
+import json
+import math
 from decimal import Decimal
 from typing import Any
 
@@ -9,7 +11,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from arx_verifier.constraints.constraint import compile_constraint, read_constraint
-from arx_verifier.jcs import MAX_INTEGER
+from arx_verifier.jcs import MAX_INTEGER, jcs
 
 pytestmark = pytest.mark.spec("7.2")
 
@@ -20,17 +22,23 @@ def holds(constraint: Any, value: Any) -> bool:
 
 class TestNumbers:
     decimals = st.from_regex(r"-?(0|[1-9][0-9]{0,8})(\.[0-9]{0,6}[1-9])?", fullmatch=True)
-    amounts = st.from_regex(r"-?(0|[1-9][0-9]{0,8})(\.[0-9]{1,8})?", fullmatch=True) | st.integers(-(10**9), 10**9)
+    amounts = (
+        st.from_regex(r"-?(0|[1-9][0-9]{0,8})(\.[0-9]{1,8})?", fullmatch=True)
+        | st.integers(-(10**9), 10**9)
+        | st.decimals(-(10**9), 10**9, places=2).map(float)
+        | st.floats(-(10**9), 10**9)
+    )
 
     @given(decimals, decimals, amounts)
     def test_decimals_compare_as_decimals(self, low: str, high: str, value: Any) -> None:
         """
-        A range of decimal text is exact, for text and for integers.
+        A range of decimal text is exact, for text and for numbers: a float is the decimal that RFC 8785 writes.
         """
         assume(Decimal(low) <= Decimal(high))
-        assert holds({"range": [low, high]}, value) == (Decimal(low) <= Decimal(value) <= Decimal(high))
-        assert holds({"min": low}, value) == (Decimal(low) <= Decimal(value))
-        assert holds({"max": high}, value) == (Decimal(value) <= Decimal(high))
+        amount = Decimal(json.loads(jcs(value)) if type(value) is str else jcs(value).decode())
+        assert holds({"range": [low, high]}, value) == (Decimal(low) <= amount <= Decimal(high))
+        assert holds({"min": low}, value) == (Decimal(low) <= amount)
+        assert holds({"max": high}, value) == (amount <= Decimal(high))
 
     @given(st.integers(-MAX_INTEGER, MAX_INTEGER), st.integers(-MAX_INTEGER, MAX_INTEGER), st.integers())
     def test_integers_compare_as_integers(self, low: int, high: int, value: int) -> None:
@@ -50,6 +58,7 @@ class TestNumbers:
             ({"max": "0.5"}, 0, 1),
             ({"max": "-0.5"}, -1, 0),
             ({"max": "9" * 20}, MAX_INTEGER, MAX_INTEGER + 1),
+            ({"max": "9" * 20}, float(MAX_INTEGER), 2.0**53),
             ({"min": "-" + "9" * 20}, -MAX_INTEGER, -MAX_INTEGER - 1),
         ],
     )
@@ -62,8 +71,17 @@ class TestNumbers:
 
     def test_no_float_s_rounding_is_involved(self) -> None:
         """
-        A difference in the last of 32 digits counts.
+        A difference in the last of 32 digits counts, and so does one in the last digit of a JSON number.
         """
+        for amount in (19.99, 0.1, 1e-7, 4503599627370495.5, 5e-324):
+            exact = format(Decimal(repr(amount)), "f")
+            if len(exact) <= 32:
+                assert holds({"range": [exact, exact]}, amount)
+                assert not holds({"range": [exact, exact]}, math.nextafter(amount, math.inf))
+                assert not holds({"range": [exact, exact]}, math.nextafter(amount, -math.inf))
+        assert holds({"min": "0"}, 5e-324)
+        assert not holds({"max": "0"}, 5e-324)
+        assert not holds({"max": "0.3"}, 0.1 + 0.2)
         limit = "9999999999999999999999999999.999"
         assert holds({"max": limit}, limit)
         assert not holds({"max": limit[:-1] + "8"}, limit)

@@ -7,6 +7,7 @@
 import json
 import re
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Any, Final, NamedTuple, NoReturn
 
 import msgspec
@@ -17,6 +18,7 @@ MAX_JSON_DEPTH: Final = 32  # more than any tool's arguments have
 MAX_INTEGER: Final = 2**53 - 1  # beyond it two parsers of the same bytes can return two numbers (RFC 8785)
 _MAX_INTEGER_CHARS: Final = 17  # a sign and 16 digits; a longer one is refused first: its conversion is quadratic
 _MAX_FLOAT_CHARS: Final = 128  # the conversion of a decimal is not linear in its length
+_EXACT_FLOAT_CHARS: Final = 16  # a dot and 15 digits, which a double always carries
 
 
 class HttpCall(NamedTuple):
@@ -97,7 +99,7 @@ def read_json_object(raw: bytes) -> dict[str, Any]:
 
     Raises:
         RequestError: Not JSON, not an object, a duplicate name at any depth, NaN or an infinity, an integer beyond
-            2^53-1, a lone surrogate, or more than 32 levels.
+            2^53-1, a decimal with more digits than a double carries, a lone surrogate, or more than 32 levels.
     """
     plain = _read_plain(raw)
     if plain is not None:
@@ -133,8 +135,10 @@ def _read_plain(raw: bytes) -> dict[str, Any] | None:
     except msgspec.DecodeError:
         return None  # the careful parser raises with a precise error
     # This parser takes the last of duplicate names.  Each member has a colon: with as many colons as names, no name was
-    # used twice.
-    return value if type(value) is dict and len(value) == raw.count(b":") else None
+    # used twice.  A float is left to the careful parser, which has its digits.
+    if type(value) is not dict or len(value) != raw.count(b":") or float in map(type, value.values()):
+        return None
+    return value
 
 
 def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -155,7 +159,19 @@ def _float(text: str) -> float:
     value = float(text) if len(text) <= _MAX_FLOAT_CHARS else float("inf")
     if value in (float("inf"), float("-inf")):
         raise RequestError("the JSON has a number too large or too long")
+    # A reader of decimals would see another number than a reader of floats: 20.000000000000000001 is above 20.
+    if not _is_exact(text, value):
+        raise RequestError("the JSON has a number with more digits than a double carries; send it as text")
     return value
+
+
+def _is_exact(text: str, value: float) -> bool:
+    """Return whether a number's text is the decimal of its float's shortest digits."""
+    if len(text) <= _EXACT_FLOAT_CHARS and "e" not in text and "E" not in text:
+        return True
+    if value == 0:  # an exponent far below what a decimal takes
+        return not any(digit in text.lower().partition("e")[0] for digit in "123456789")
+    return Decimal(text) == Decimal(repr(value))
 
 
 def _constant(text: str) -> NoReturn:

@@ -274,13 +274,14 @@ class _TaskRequest:
     def __init__(self, template: Template, params: Mapping[str, Any], subject: Subject | None) -> None:
         self._template, self._subject = template, subject
         self._place = f"task {template.name}"
-        self._params = params
+        # A constraint takes 5.0 for 5, and canonical JSON writes the integer alone.
+        self._params = {name: int(value) if _is_whole(value) else value for name, value in params.items()}
         self._failures = explain(Rule(tool="*", args=template.params), params, self._place)
         named = {failure.rule.partition(" ")[0] for failure in self._failures}
         for name in template.params:
-            value = params.get(name)
+            value = self._params.get(name)
             if name in params and name not in named and not _is_value(value):
-                wanted = f"one value of at most {MAX_PARAMETER_CHARS} whole characters"
+                wanted = f"one text of at most {MAX_PARAMETER_CHARS} whole characters, integer, true or false"
                 self._fail(name, wanted, shorten(value))
 
     def ttl(self, text: str | None) -> int:
@@ -366,6 +367,10 @@ def _digest(text: PolicyText) -> str:
     except RequestError as error:
         raise SettingsError(f"{text.name}: {error}", code="policy") from error
     return base64.urlsafe_b64encode(hashlib.sha256(raw).digest()[:16]).rstrip(b"=").decode()
+
+
+def _is_whole(value: Any) -> bool:
+    return type(value) is float and value.is_integer()
 
 
 def _is_value(value: Any) -> bool:

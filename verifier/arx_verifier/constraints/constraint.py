@@ -15,6 +15,7 @@ from msgspec import Meta, Struct, field
 import arx_verifier.constraints.scalars as scalars
 import arx_verifier.constraints.text as matching
 from arx_verifier.constraints.scalars import (
+    ABSENT,
     EVERY,
     TEXTS,
     Kinds,
@@ -171,7 +172,8 @@ class Constraint(FlatConstraint, frozen=True, kw_only=True, forbid_unknown_field
         equal: This value, of the same type; or this very list, in this order.
         one_of: One of these values.
         none_of: A value of the same kind as one of these, and none of them.
-        range: An integer, or a decimal as text such as ``"10.5"``, between two bounds, both included.
+        range: An integer between two integers, both included; or a number, or a decimal as text, between two decimals
+            as text such as ``"10.5"``.
         min: At least this.
         max: At most this.
         glob: Text that matches this pattern, in which ``*`` is any run of characters without ``/``.
@@ -203,7 +205,6 @@ ConstraintLike: TypeAlias = Scalar | Constraint
 _CONSTRAINT: Final[msgspec.json.Decoder[ConstraintLike]] = msgspec.json.Decoder(ConstraintLike)
 
 _NONE: Final[Kinds] = frozenset()  # what only a list can pass
-ABSENT: Final = object()  # the value of an absent argument; no test holds for it
 
 
 def compile_constraint(constraint: ConstraintLike) -> Predicate:

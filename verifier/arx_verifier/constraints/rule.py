@@ -14,14 +14,13 @@ import msgspec
 from msgspec import Raw, Struct
 
 from arx_verifier.constraints.constraint import (
-    ABSENT,
     ConstraintLike,
     Written,
     compile_written,
     said_written,
     tests_of,
 )
-from arx_verifier.constraints.scalars import Predicate, within_integers
+from arx_verifier.constraints.scalars import ABSENT, Predicate, within_integers
 from arx_verifier.errors import NOT_GIVEN, NOT_NAMED, Failure, MalformedTokenError, shorten
 from arx_verifier.jcs import encode, is_plain_name
 from arx_verifier.names import is_tool_pattern
@@ -379,7 +378,7 @@ def explain_first(
 def _odd_kind(word: str, operand: str) -> str:
     """Return the note on a value that a test does not take."""
     if word in ("range", "min", "max"):
-        return " (not an integer or a decimal in text)" if '"' in operand else " (not an integer)"
+        return " (not a number or a decimal in text)" if '"' in operand else " (not an integer)"
     return f" (not {_TAKES[word]})" if word in _TAKES else " (of another type)"
 
 

@@ -6,6 +6,9 @@ A member's function checks an operand once and returns a ``Test``; it raises ``M
 combines the tests.
 """
 
+# A JSON number is the decimal that RFC 8785 writes and a proof covers: a float of a whole number is that integer, and
+# any other float is the decimal of its shortest digits, which ``repr`` returns.
+
 import math
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -15,6 +18,7 @@ from typing import Any, Final, TypeAlias
 from arx_verifier.errors import MalformedTokenError
 from arx_verifier.jcs import MAX_INTEGER
 
+ABSENT: Final = object()  # the value of an absent argument; no test holds for it
 Predicate: TypeAlias = Callable[[Any], bool]
 # (speaks, holds): whether a value is of a kind that the constraint tests, and whether the constraint holds for it.  A
 # value of another kind fails, under ``not`` as well, so ``holds`` implies ``speaks``.
@@ -40,8 +44,15 @@ def is_text(value: Any) -> bool:
 
 
 def is_integer(value: Any) -> bool:
-    """Return whether *value* is an integer, not a bool, that JSON carries without loss."""
-    return type(value) is int and -MAX_INTEGER <= value <= MAX_INTEGER
+    """Return whether *value* is a whole number, not a bool, that JSON carries without loss; ``5.0`` is one."""
+    if type(value) is int or (type(value) is float and value.is_integer()):
+        return bool(-MAX_INTEGER <= value <= MAX_INTEGER)  # Python compares a float with an integer exactly
+    return False
+
+
+def is_number(value: Any) -> bool:
+    """Return whether *value* is a number, not a bool, that JSON carries without loss."""
+    return (type(value) is int or type(value) is float) and bool(-MAX_INTEGER <= value <= MAX_INTEGER)
 
 
 def is_bool(value: Any) -> bool:
@@ -63,7 +74,7 @@ def scalar(value: Any) -> Any:
     Raises:
         MalformedTokenError: It is something else.
     """
-    if is_text(value) or is_integer(value) or is_bool(value):
+    if is_text(value) or _is_integer_operand(value) or is_bool(value):
         return value
     raise MalformedTokenError("an operand must be text, an integer within 2**53 - 1, or true or false")
 
@@ -104,7 +115,7 @@ def equal(operand: Any) -> Test:
     if kind is bool:
         return is_bool, lambda value: value is operand
     if kind is int:
-        return is_integer, lambda value: type(value) is int and value == operand
+        return is_integer, lambda value: (type(value) is int or type(value) is float) and value == operand
     return is_text, same_text(operand)
 
 
@@ -118,8 +129,8 @@ def _same_list(wanted: list[Any]) -> Test:
     sets = _by_kind("equal", wanted) if wanted else {}
 
     def holds(value: Any) -> bool:
-        # ``==`` takes ``True`` and ``1.0`` for ``1``, so the types are compared as well.
-        return type(value) is list and value == wanted and [type(item) for item in value] == kinds
+        # ``==`` takes ``True`` for ``1``, so the types are compared as well.
+        return type(value) is list and value == wanted and [_type_of(item) for item in value] == kinds
 
     return lambda value: _items_by_kind(value, sets) is not None, holds
 
@@ -135,6 +146,8 @@ def one_of(operand: Sequence[Any]) -> Test:
 
 def among(kind: type, wanted: frozenset[Any]) -> Predicate:
     """Return the test: the value is one of these, which are all of this type."""
+    if kind is int:  # a float of a whole number is equal to that integer, and has its hash
+        return lambda value: (type(value) is int or type(value) is float) and value in wanted
     return lambda value: type(value) is kind and value in wanted
 
 
@@ -142,13 +155,13 @@ def none_of(operand: Sequence[Any]) -> Test:
     """Return the test: the value is of the same kind as one of these scalars, and none of them."""
     sets = _by_kind("none_of", operand)
     speaks = _speaks_of(sets)
-    return speaks, lambda value: speaks(value) and value not in sets[type(value)]
+    return speaks, lambda value: speaks(value) and value not in sets[_type_of(value)]
 
 
 def within(operand: Sequence[Any]) -> Test:
     """Return the test: the value is in this closed range.
 
-    With integer bounds the value is an integer; with decimal text it is an integer or decimal text.
+    With integer bounds the value is an integer; with decimal text it is a number or decimal text.
 
     Args:
         operand: The lowest and the highest value.
@@ -165,7 +178,9 @@ def within_integers(least: int, most: int) -> Predicate:
     """Return the test of a closed range of integers; its ``bounds`` allow ``rule.merge`` to intersect several."""
 
     def holds(value: Any) -> bool:
-        return type(value) is int and least <= value <= most
+        if type(value) is int:
+            return least <= value <= most
+        return type(value) is float and value.is_integer() and least <= value <= most
 
     holds.bounds = least, most  # type: ignore[attr-defined]  # a function carries them
     return holds
@@ -232,13 +247,29 @@ def _items_by_kind(value: Any, sets: dict[type, frozenset[Any]]) -> dict[type, l
     if type(value) is not list or len(value) > _MAX_ITEMS:
         return None
     kinds = set(map(type, value))
-    if not kinds <= sets.keys():
+    floats = float in kinds
+    if not kinds - {float} <= sets.keys() or (floats and int not in sets):
         return None
     by_kind = {kind: value if len(kinds) == 1 else [item for item in value if type(item) is kind] for kind in kinds}
+    if floats:
+        if not all(map(float.is_integer, by_kind[float])):
+            return None
+        by_kind[int] = by_kind.get(int, []) + by_kind.pop(float)
     numbers = by_kind.get(int)
     if numbers is not None and not (min(numbers) >= -MAX_INTEGER and max(numbers) <= MAX_INTEGER):
         return None
     return by_kind
+
+
+def decimal_of(value: Any) -> Decimal | None:
+    """Return a number, or decimal text, as the decimal that RFC 8785 writes; None for other values.
+
+    Args:
+        value: The value.  Beyond 2**53 - 1 a float is no value, as an integer is none: JSON could round it.
+    """
+    if type(value) is float:
+        return Decimal(repr(value)) if is_number(value) else None
+    return Decimal(value) if is_decimal(value) or is_number(value) else None
 
 
 def is_decimal(value: Any) -> bool:
@@ -257,8 +288,14 @@ def _by_kind(word: str, operand: Sequence[Any]) -> dict[type, frozenset[Any]]:
 
 
 def _is_among(value: Any, sets: dict[type, frozenset[Any]]) -> bool:
-    wanted = sets.get(type(value))
+    wanted = sets.get(_type_of(value))
     return wanted is not None and value in wanted
+
+
+def _type_of(value: Any) -> type:
+    """Return the type of a value; that of a float of a whole number is ``int``."""
+    kind = type(value)
+    return int if kind is float and value.is_integer() else kind
 
 
 def _speaks_of(sets: dict[type, frozenset[Any]]) -> Predicate:
@@ -267,7 +304,7 @@ def _speaks_of(sets: dict[type, frozenset[Any]]) -> Predicate:
 
 
 def _size(word: str, operand: Any) -> int:
-    if not is_integer(operand) or operand < 0:
+    if not _is_integer_operand(operand) or operand < 0:
         raise MalformedTokenError(f"{word} must be an integer that is not negative")
     return int(operand)
 
@@ -275,7 +312,7 @@ def _size(word: str, operand: Any) -> int:
 def _between(word: str, low: Any, high: Any) -> Test:
     least = -MAX_INTEGER if low is None else low
     most = MAX_INTEGER if high is None else high
-    if is_integer(least) and is_integer(most):
+    if _is_integer_operand(least) and _is_integer_operand(most):
         if least > most:
             raise MalformedTokenError(f"{word}: the lower bound is above the upper one")
         return is_integer, within_integers(least, most)
@@ -295,12 +332,14 @@ def _decimal_between(word: str, low: Decimal | None, high: Decimal | None) -> Te
     def holds(value: Any) -> bool:
         if type(value) is int:
             return least <= value <= most
-        if not is_decimal(value):
-            return False
-        amount = Decimal(value)
-        return (low is None or low <= amount) and (high is None or amount <= high)
+        amount = decimal_of(value)
+        return amount is not None and (low is None or low <= amount) and (high is None or amount <= high)
 
-    return lambda value: is_integer(value) or is_decimal(value), holds
+    return lambda value: is_number(value) or is_decimal(value), holds
+
+
+def _is_integer_operand(value: Any) -> bool:
+    return type(value) is int and -MAX_INTEGER <= value <= MAX_INTEGER  # canonical JSON writes no float
 
 
 def _is_decimal_operand(value: Any) -> bool:
