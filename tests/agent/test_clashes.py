@@ -14,7 +14,7 @@ from tests.support import QUICK
 SCALARS = st.one_of(st.integers(-3, 6), st.sampled_from(["a", "b", "1.5", "3", "-2", ""]), st.booleans())
 NUMBERS = st.one_of(st.integers(-3, 6), st.sampled_from(["-1.5", "0.5", "1.5", "3"]))
 LEAVES = st.dictionaries(
-    st.sampled_from(["equal", "one_of", "none_of", "range", "min", "max", "glob", "max_length", "subset"]),
+    st.sampled_from(["equal", "one_of", "none_of", "range", "min", "max", "glob", "max_length", "subset", "any"]),
     st.one_of(SCALARS, NUMBERS, st.lists(SCALARS, min_size=1, max_size=3), st.lists(NUMBERS, min_size=2, max_size=2)),
     min_size=1,
     max_size=2,

@@ -52,6 +52,21 @@ class TestGrant:
             assert not allowed(grant, "payments", "payments.refund", {**call, **wrong})
         assert not allowed(grant, "orders", "payments.refund", call)
 
+    def test_an_argument_may_have_any_value(self) -> None:
+        """
+        It is named and still required; the other arguments keep their constraints.
+        """
+        text = REFUNDS.replace(
+            '{ note = "$$5" }', '{ note = { any = true }, to = "me", x = { any = true, optional = true } }'
+        )
+        grant = policy(text).grant("refund", AGENT, GOOD)
+        for note in ("a", 5, 5.5, None, {"a": [{}]}, []):
+            assert allowed(grant, "payments", "payments.x", {"note": note, "to": "me"})
+            assert allowed(grant, "payments", "payments.x", {"note": note, "to": "me", "x": note})
+            assert not allowed(grant, "payments", "payments.x", {"note": note, "to": "you"})
+            assert not allowed(grant, "payments", "payments.x", {"note": note, "to": "me", "y": note})
+        assert not allowed(grant, "payments", "payments.x", {"to": "me"})
+
     def test_what_is_not_written_has_its_default(self) -> None:
         """
         A proof with each call, delegations within the agent's own first segment, four deep.

@@ -23,6 +23,8 @@ ONE: dict[str, tuple[Any, Any, str, str]] = {
     "equal-case": ("O-1", "o-1", NO, "compared by code point"),
     "equal-normalised": ("\u00e9", "e\u0301", NO, "no Unicode normalisation"),
     "one-of-none": ({"one_of": ["a", "b"]}, "c", NO, "not among them"),
+    "any-not": ({"not": {"any": True}}, "a", NO, "no value is none"),
+    "any-other-member": ({"any": True, "max": 5}, 6, NO, "members hold together"),
     "none-of-hit": ({"none_of": ["a"]}, "a", NO, "among them"),
     "none-of-other-kind": ({"none_of": ["a"]}, 5, NO, "a kind that it does not speak of"),
     "not-other-kind": ({"not": {"range": [0, 5]}}, "9", NO, "under not too"),
@@ -158,6 +160,21 @@ def worlds() -> Vectors:
         "tool-second-rule": rule("grant", "rules of one caveat are alternatives", [{"tool": "a"}, get]),
         "args-any": rule("grant", "without args any pass", [get], args={"x": [1, {"y": None}]}),
         "args-open": rule("grant", "open", [{"args": {"x": 1}, "open": True, "tool": "*"}], args={"x": 1, "y": 2}),
+        "args-any-missing": rule(
+            NO, "any value, and there is none", [{"args": {"x": {"any": True}}, "tool": "*"}], args={}
+        ),
+        "args-any-unnamed": rule(
+            NO, "any value of x, and no other", [{"args": {"x": {"any": True}}, "tool": "*"}], args={"x": 1, "y": 1}
+        ),
+        "args-any-null": rule(
+            "grant", "any value, and null is one", [{"args": {"x": {"any": True}}, "tool": "*"}], args={"x": None}
+        ),
+        "args-any-object": rule(
+            "grant", "any value", [{"args": {"x": {"any": True}}, "tool": "*"}], args={"x": {"a": [1.5, {}]}}
+        ),
+        "args-any-optional": rule(
+            "grant", "any value or none", [{"args": {"x": {"any": True, "optional": True}}, "tool": "*"}], args={}
+        ),
         "args-optional": rule(
             "grant", "absent", [{"args": {"x": {"equal": 1, "optional": True}}, "tool": "*"}], args={}
         ),
@@ -180,6 +197,8 @@ def operands() -> Vectors:
         "glob-line-break": ({"glob": "a\n*"}, "a text of two lines is none that it speaks of"),
         "dots": ({"subpath": "/data/../etc"}, "a path that means another"),
         "nested": ({"not": {"any_of": ["a"]}}, "one level of logic"),
+        "any-false": ({"any": False}, "any is written as true"),
+        "any-number": ({"any": 1}, "1 is not true"),
         "empty-one-of": ({"one_of": []}, "nothing is among nothing"),
     }
     found = {}

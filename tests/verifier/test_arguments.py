@@ -48,6 +48,7 @@ MEMBERS: dict[str, list[Any]] = {
     "max_length": [1],
     "contains": [["a"], [1], ["a", "b"]],
     "subset": [["a", "b"], [1], []],
+    "any": [True],
     "all_of": [[{"min": 0}, {"max": 5}], ["a"]],
     "any_of": [["a", 5], [{"glob": "/*"}, {"range": [0, 1]}]],
     "not": ["a", {"range": [0, 5]}, {"one_of": ["a", 1]}, {"subpath": "/a"}, {"none_of": ["a"]}],
@@ -129,6 +130,10 @@ class TestKinds:
             ({"subset": []}, [[]]),
             ({"subset": [True]}, [[], [True]]),
             ({"length": 0}, ["", []]),
+            ({"any": True}, VALUES),
+            ({"any": True, "max": 0}, [0, -1]),
+            ({"not": {"any": True}}, []),
+            ({"any_of": [{"any": True}, "a"], "one_of": ["b", 5]}, [5, "b"]),
             ({"range": [0, 5], "not": 2}, [0, 1, 5]),
             ({"glob": "*", "range": [0, 5]}, []),
         ],
@@ -144,9 +149,9 @@ class TestKinds:
     @given(constraints, HUGE | st.none() | st.binary() | st.dictionaries(st.text(), st.integers()))
     def test_huge_floats_and_other_kinds_pass_nothing(self, constraint: Any, value: Any) -> None:
         """
-        No constraint whatever takes NaN, a float beyond what JSON carries, null, bytes or an object.
+        No constraint but ``any`` takes NaN, a float beyond what JSON carries, null, bytes or an object.
         """
-        assume(_is_well_formed(constraint))
+        assume(_is_well_formed(constraint) and "'any':" not in repr(constraint))
         assert not holds(constraint, value)
 
     @given(constraints, st.integers(-9, 9) | st.integers(-MAX_INTEGER, MAX_INTEGER), st.lists(st.integers(0, 5)))
@@ -180,7 +185,9 @@ class TestKinds:
         assume(_is_well_formed(leaf))
         both = (holds(leaf, value), holds({"not": leaf}, value))
         assert both != (True, True)
-        if type(value) not in (str, int, float, bool, list) or (type(value) in (int, float) and _is_huge(value)):
+        if leaf == {"any": True}:
+            assert both == (True, False)
+        elif type(value) not in (str, int, float, bool, list) or (type(value) in (int, float) and _is_huge(value)):
             assert both == (False, False)
 
 
@@ -225,6 +232,10 @@ class TestOperands:
             {"contains": []},
             {"contains": [["a"]]},
             {"subset": "a"},
+            {"any": False},
+            {"any": 1},
+            {"any": None, "optional": True},
+            {"not": {"any": False}},
             {"length": -1},
             {"length": "1"},
             {"length": True},

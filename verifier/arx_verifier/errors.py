@@ -45,6 +45,7 @@ _OF_ARGUMENT: Final = {
     "max_length": "must have a length of at most",
     "contains": "must contain all of",
     "subset": "must have only items of",
+    "any": "must be given, which is",  # it fails an absent argument alone, which has a sentence of its own
     "all_of": "must satisfy all of",
     "any_of": "must satisfy one of",
     "not": "must not satisfy",

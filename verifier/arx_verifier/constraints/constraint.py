@@ -152,6 +152,7 @@ class FlatConstraint(
     max_length: Size | None = None
     contains: tuple[Scalar, ...] | None = None
     subset: tuple[Scalar, ...] | None = None
+    any: bool | None = None
 
     def check_written(self) -> None:
         """Check the operands.
@@ -185,6 +186,7 @@ class Constraint(FlatConstraint, frozen=True, kw_only=True, forbid_unknown_field
         max_length: Text or a list of at most this length.
         contains: A list that has all of these.
         subset: A list of nothing but these.
+        any: With ``true``, any value; it may not be absent.
         all_of: A value for which all of these hold, each a plain value or a table of members without further logic.
         any_of: A value for which one of these holds.
         not_: A value of the kind that this tests, and for which it does not hold.
@@ -466,6 +468,7 @@ MEMBERS: Final[dict[str, Member]] = {
     "max_length": Member(scalars.has_max_length, lambda _: TEXTS),
     "contains": Member(scalars.contains, lambda _: _NONE),
     "subset": Member(scalars.subset, lambda _: _NONE),
+    "any": Member(scalars.anything, lambda _: EVERY),
     "all_of": Member(_all_of, lambda parts: EVERY.intersection(*map(kinds_of, parts))),
     "any_of": Member(_any_of, lambda parts: _NONE.union(*map(kinds_of, parts))),
     "not": Member(_not, lambda part: other_kinds(kinds_of(part))),

@@ -241,6 +241,19 @@ def subset(operand: Sequence[Any]) -> Test:
     return lambda value: _items_by_kind(value, sets) is not None, holds
 
 
+def anything(operand: Any) -> Test:
+    """Return the test: there is a value, of any kind."""
+    # Written as true alone: false would have no meaning, and a second form of leaving the member out.
+    if operand is not True:
+        raise MalformedTokenError("any must be true")
+    return is_given, is_given
+
+
+def is_given(value: Any) -> bool:
+    """Return whether there is a value."""
+    return value is not ABSENT
+
+
 def _items_by_kind(value: Any, sets: dict[type, frozenset[Any]]) -> dict[type, list[Any]] | None:
     """Return a list's items by type; None for another value, or an item of a type without operand."""
     # Only functions in C visit each item: a caller may send 65 536 items, and a rule may have thirty tests.
