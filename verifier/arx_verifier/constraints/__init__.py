@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         WireRule,
         compile_rule,
         compile_wire,
+        could_permit,
         explain,
         explain_first,
         explain_last,
@@ -41,7 +42,7 @@ else:
             ),
             "rule": (
                 "CompiledRule MAX_TOLD Rule WireRule compile_rule compile_wire explain explain_last merge "
-                "permits read_rule explain_first wrong_in"
+                "permits read_rule explain_first wrong_in could_permit"
             ),
             "scalars": "NUMBERS TEXTS is_decimal",
         },
@@ -61,6 +62,7 @@ __all__ = [
     "compile_constraint",
     "compile_rule",
     "compile_wire",
+    "could_permit",
     "explain",
     "explain_first",
     "explain_last",

@@ -222,6 +222,18 @@ def permits(rule: CompiledRule, args: Mapping[str, Any]) -> bool:
     return wrong_in(rule, args) is None
 
 
+def could_permit(rule: CompiledRule, known: Mapping[str, Any]) -> bool:
+    """Return whether some call with these arguments, and any others, satisfies the rule; the tool was matched.
+
+    Args:
+        rule: The rule.
+        known: The arguments that are known.
+    """
+    if rule.closed and not known.keys() <= rule.names:
+        return False
+    return all(holds(known[name]) for name, holds in rule.tests if name in known)
+
+
 def merge(rules: Sequence[CompiledRule]) -> CompiledRule:
     """Return one rule for several that must all hold, with each test once.
 

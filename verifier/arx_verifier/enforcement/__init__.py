@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from arx_verifier.enforcement.client_address import Peers
     from arx_verifier.enforcement.enforcement import Enforcement, RefusedCall
     from arx_verifier.enforcement.guard import current_grant, granted, protect
+    from arx_verifier.enforcement.messages import META_KEY, McpMessage, Messages, meaning
 else:
     __getattr__, __dir__ = open_door(
         __name__,
@@ -18,15 +19,20 @@ else:
             "client_address": "Peers",
             "enforcement": "Enforcement RefusedCall",
             "guard": "current_grant granted protect",
+            "messages": "META_KEY McpMessage Messages meaning",
         },
     )
 
 __all__ = [
+    "META_KEY",
     "ArxMiddleware",
     "Enforcement",
+    "McpMessage",
+    "Messages",
     "Peers",
     "RefusedCall",
     "current_grant",
     "granted",
+    "meaning",
     "protect",
 ]

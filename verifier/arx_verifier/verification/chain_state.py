@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import arx_verifier.limits as limits
 import arx_verifier.names as names
-from arx_verifier.constraints import wrong_in
+from arx_verifier.constraints import could_permit, wrong_in
 from arx_verifier.errors import Failure, shorten
 from arx_verifier.journal import ChainFacts
 from arx_verifier.request import AccessRequest
@@ -136,6 +136,18 @@ class ProvenChain:
                 first, untold = rules.explain_first(group, self._places, args, wrong or "")
                 return _refused(("argument_not_allowed", first, untold))
         return None
+
+    def could_allow(self, tool: str, known: Mapping[str, Any]) -> bool:
+        """Return whether the rules allow some call of a tool; for lists of tools, no decision.
+
+        Args:
+            tool: The tool.
+            known: The arguments that all its calls have here, such as the URI of a resource.
+        """
+        return all(
+            any(rule.matches_tool(tool) and could_permit(rule, known) for rule in allow.compiled)
+            for allow in self._allows
+        )
 
     def judge_request(self, request: AccessRequest, but: frozenset[str] = frozenset()) -> Refused | None:
         """Apply every condition.

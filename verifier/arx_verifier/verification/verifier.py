@@ -209,6 +209,36 @@ class Verifier:
         call, known, proven = self._authenticator.authenticate(token)
         return proven.code if isinstance(proven, Refused) else Screened(token, call, known, proven)
 
+    async def recognize_async(self, token: str, request: AccessRequest) -> Screened | str:
+        """Authenticate a live token with a message that calls no tool, such as a request for a list of tools.
+
+        This is no decision: nothing is recorded, and the call proof may come again until it is too old.
+
+        Args:
+            token: The presented text, a secret.
+            request: The request, whose tool is empty.
+
+        Returns:
+            The authenticated token; or the reason code of the refusal.
+
+        Raises:
+            ValueError: The request has a tool.
+        """
+        if request.tool:
+            raise ValueError("a request with a tool needs a decision")
+        screened = self.screen(token)
+        if isinstance(screened, str):
+            return screened
+        refused, _ = judge(self.epochs, self._prefix, screened.proven, screened.call, request)
+        # The tool is judged last, and no token allows an empty one: nothing else was refused.
+        if refused is None or refused.code != "tool_not_allowed":
+            return "malformed" if refused is None else refused.code
+        found = ask(self.epochs, screened.proven)
+        if isinstance(found, Wait):
+            await self.epochs.catch_up_async(*found)
+            found = ask(self.epochs, screened.proven, found)
+        return found.code if isinstance(found, Refused) else screened
+
     def record_end(self, decision: Decision, reason: ArxError) -> Decision:
         """Record that running work was ended, such as an open stream by a kill.  May wait if ``decisions.waits``.
 

@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Serve an ASGI application over real HTTP in a thread, for the tests of adapters."""
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import uvicorn
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.begun = threading.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.begun.set()
+
+
+@contextmanager
+def serving(app: Any) -> Iterator[int]:
+    """Serve an application with its lifespan, and give its port."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        config = uvicorn.Config(app, lifespan="on", log_config=None, timeout_graceful_shutdown=1)
+        server = _Server(config)
+        thread = threading.Thread(target=server.run, args=([listener],))
+        thread.start()
+        try:
+            assert server.begun.wait(60), "the application did not start"
+            yield listener.getsockname()[1]
+        finally:
+            server.should_exit = True
+            thread.join()

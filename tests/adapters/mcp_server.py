@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A guarded MCP server of the SDK 2 for the tests: ``python -m tests.adapters.mcp_server FOLDER``, over stdio.
+
+The realm is this process's own: it writes a caller's token into the folder, and kills the agent at a signal.
+"""
+
+import asyncio
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import anyio.from_thread
+from mcp.server import MCPServer
+from mcp.server.mcpserver import Context
+
+from arx_verifier import Constraint, Rule, current_grant
+from arx_verifier.integrations.mcp import ArxMcpMiddleware
+from arx_verifier.testing import UnsafeTestRealm
+
+RULES = (
+    Rule(tool="get", args={"order_id": "o-1"}),
+    Rule(tool="refund", args={"order_id": "o-1", "amount": Constraint(max=20)}),
+    Rule(tool="whoami"),
+    Rule(tool="wait.*"),
+    Rule(tool="find", args={"note": Constraint(glob="*")}),
+    Rule(tool="resources.read", args={"uri": Constraint(one_of=("orders://terms", "orders://o-1"))}),
+    Rule(tool="prompts.get", args={"name": "brief"}, open=True),
+)
+
+
+def make_server(realm: UnsafeTestRealm, ran: list[str]) -> MCPServer[Any]:
+    """Return the server; ``ran`` gets the name of each tool that runs, and of each that was ended."""
+    arx = ArxMcpMiddleware(realm.verifier, recheck_ms=50)
+    server: MCPServer[Any] = MCPServer("orders", middleware=[arx], lifespan=arx.lifespan)
+
+    @server.tool()
+    async def get(order_id: str) -> str:
+        ran.append("get")
+        return f"{order_id} is on its way"
+
+    @server.tool()
+    def refund(order_id: str, amount: int) -> str:
+        ran.append("refund")
+        return f"{amount} for {order_id}"
+
+    @server.tool()
+    async def find(note: str | None = None) -> str:
+        ran.append("find")
+        return f"orders with {note!r}"
+
+    @server.tool()
+    def whoami() -> str:
+        grant = current_grant()
+        return "nobody" if grant is None else grant.holder
+
+    @server.tool()
+    async def drop(order_id: str) -> str:
+        ran.append("drop")
+        return order_id
+
+    @server.tool(name="wait.long")
+    async def wait_long(context: Context[Any, Any]) -> str:
+        ran.append("wait.long")
+        await context.report_progress(1, 2)
+        try:
+            await asyncio.sleep(600)
+        except asyncio.CancelledError:
+            ran.append("cancelled")
+            raise
+        return "done"
+
+    @server.tool(name="wait.blocking")
+    def wait_blocking(context: Context[Any, Any]) -> str:
+        ended = threading.Event()
+        grant = current_grant()
+        assert grant is not None
+        grant.on_end(lambda _: ended.set())
+        ran.append("wait.blocking")
+        anyio.from_thread.run(context.report_progress, 1, 2)
+        ran.append("told" if ended.wait(60) else "not told")
+        return "done"
+
+    @server.resource("orders://terms")
+    async def terms() -> str:
+        return "thirty days"
+
+    @server.resource("orders://secret")
+    async def secret() -> str:
+        return "a secret"
+
+    @server.resource("orders://{order_id}")
+    async def order(order_id: str) -> str:
+        return f"order {order_id}"
+
+    @server.prompt()
+    def brief(order_id: str) -> str:
+        return f"Describe {order_id}"
+
+    @server.prompt()
+    def hidden() -> str:
+        return "hidden"
+
+    return server
+
+
+def main(folder: Path) -> None:
+    """Serve over stdio."""
+    realm = UnsafeTestRealm("orders")
+
+    def kill(*_: object) -> None:
+        realm.epochs.kill("agent:test/agent")
+
+    signal.signal(signal.SIGUSR1, kill)
+    text = realm.caller(*RULES).macaroon.encode()
+    (folder / "token.new").write_text(f"{os.getpid()} {text}", "ascii")
+    (folder / "token.new").rename(folder / "token")
+    make_server(realm, []).run("stdio")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

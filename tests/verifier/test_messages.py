@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""MCP messages without a framework: what they mean, what a live token is, and what a list may show."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from arx_verifier import Caveat, Constraint, RequestError, Rule
+from arx_verifier.enforcement import META_KEY, McpMessage, Messages, RefusedCall, meaning
+from arx_verifier.testing import UnsafeTestRealm
+
+RULES = (
+    Rule(tool="get", args={"order_id": Constraint(glob="o-*")}),
+    Rule(tool="orders.*"),
+    Rule(tool="resources.read", args={"uri": Constraint(one_of=("orders://1", "orders://2"))}),
+    Rule(tool="prompts.get", args={"name": "brief", "arguments": Constraint(max_length=3)}),
+)
+
+
+@pytest.mark.spec("8.2")
+def test_each_method_has_one_meaning() -> None:
+    """A tool is called by its name; a resource and a prompt by their method; the envelope is no argument."""
+    call = {"name": "get", "arguments": {"order_id": "o-1"}, "_meta": {"x": 1}, "requestState": "s"}
+    assert meaning("tools/call", call) == ("get", {"order_id": "o-1"})
+    assert meaning("tools/call", {"name": "get"}) == ("get", {})
+    assert meaning("resources/read", {"uri": "orders://1", "_meta": {}}) == ("resources.read", {"uri": "orders://1"})
+    assert meaning("prompts/get", {"name": "a", "arguments": {"b": "c"}}) == (
+        "prompts.get",
+        {"name": "a", "arguments": {"b": "c"}},
+    )
+    assert meaning("tools/list", {"cursor": "2"}) == ("", {"method": "tools/list"})
+
+
+@pytest.mark.spec("8.2")
+@pytest.mark.parametrize(
+    ("method", "params"),
+    [
+        ("tools/call", {}),
+        ("tools/call", {"name": ""}),
+        ("tools/call", {"name": ["get"]}),
+        ("tools/call", {"name": "get", "arguments": "order_id=1"}),
+        ("tools/call", {"name": "resources.read", "arguments": {"uri": "orders://9"}}),
+        ("resources/read", {"uri": "orders://%31"}),
+        ("resources/read", {"uri": "files://a%2fb"}),
+        ("orders/purge", {}),
+        ("tasks/result", {"taskId": "1"}),
+    ],
+)
+def test_what_has_no_single_meaning_is_refused(method: str, params: dict[str, Any]) -> None:
+    """A tool must not be named as a method is, a URI must not be spelled in two ways, and a method must be known."""
+    with pytest.raises(RequestError):
+        meaning(method, params)
+
+
+def recognized(realm: UnsafeTestRealm, token: object) -> str:
+    """The code with which a list is refused; ``ok`` if it is not."""
+    message = McpMessage("tools/list", {}, {META_KEY: token})
+    try:
+        asyncio.run(Messages(realm.verifier).recognize(message))
+    except RefusedCall as problem:
+        return problem.code
+    return "ok"
+
+
+@pytest.mark.spec("11")
+def test_a_list_needs_a_live_token_and_spends_none() -> None:
+    """Every step but those of the tool is taken: its proof, its time, its conditions and the kills."""
+    realm = UnsafeTestRealm("orders")
+    caller = realm.caller(*RULES)
+    token = caller.token("", method="tools/list")
+    assert [recognized(realm, token) for _ in range(2)] == ["ok", "ok"]
+    assert not realm.decisions.decisions
+    assert recognized(realm, caller.token("", method="ping")) == "proof_invalid"
+    assert recognized(realm, caller.token("get", order_id="o-1")) == "proof_invalid"
+    assert recognized(realm, caller.macaroon.encode()) == "proof_missing"
+    assert recognized(realm, UnsafeTestRealm("orders").caller(*RULES).token("", method="tools/list")) == "bad_signature"
+    assert recognized(realm, realm.caller(*RULES, ttl_ms=-1).token("", method="tools/list")) == "expired"
+    assert recognized(realm, 7) == "malformed"
+    assert recognized(realm, "") == "missing_token"
+    realm.epochs.kill("agent:test/agent")
+    assert recognized(realm, token) == "revoked"
+
+
+@pytest.mark.spec("8.2")
+def test_the_token_of_a_list_calls_no_tool() -> None:
+    """Its tool is empty, and no rule allows that, not even ``*``."""
+    realm = UnsafeTestRealm("orders")
+    token = realm.caller(Rule(tool="*")).token("", method="tools/list")
+    with pytest.raises(RefusedCall) as refused:
+        asyncio.run(
+            Messages(realm.verifier).decide(McpMessage("tools/call", {"name": "tools.list"}, {META_KEY: token}))
+        )
+    assert refused.value.code == "proof_invalid"
+
+
+@pytest.mark.spec("7")
+def test_a_list_shows_what_every_allow_could_let_through() -> None:
+    """An argument that the item names must be one that a rule of each caveat takes; others may still come."""
+    realm = UnsafeTestRealm("orders")
+    messages, macaroon = Messages(realm.verifier), realm.caller(*RULES).macaroon
+    narrowed = macaroon.attenuate(
+        Caveat(allow=(Rule(tool="get"), Rule(tool="resources.*", args={"uri": "orders://1"})))
+    )
+    seen = {}
+    for name, held in (("whole", macaroon), ("narrowed", narrowed)):
+        screened = realm.verifier.screen(held.encode())
+        assert not isinstance(screened, str)
+        items = [
+            *(("tools/list", tool) for tool in ("get", "orders.drop", "drop", "resources.read")),
+            *(("resources/list", f"orders://{number}") for number in (1, 2, 3)),
+            ("resources/templates/list", "orders://{id}"),
+            *(("prompts/list", prompt) for prompt in ("brief", "hidden")),
+        ]
+        seen[name] = [item for method, item in items if messages.shows(McpMessage(method, {}, {}), screened, item)]
+    assert seen == {
+        "whole": ["get", "orders.drop", "orders://1", "orders://2", "orders://{id}", "brief"],
+        "narrowed": ["get", "orders://1", "orders://{id}"],
+    }
+    assert not messages.shows(McpMessage("tools/list", {}, {}), None, "get")

@@ -1,0 +1,413 @@
+# SPDX-License-Identifier: Apache-2.0
+"""MCP messages: the tool and the arguments of each, its decision, and its end after a kill.  SPEC 8, 11.
+
+The adapters of MCP servers call this, and those of clients sign with ``meaning``.  This module uses no framework.
+"""
+
+import asyncio
+import contextlib
+import json
+import re
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, MutableMapping
+from typing import Any, Final, NamedTuple, Protocol, TypeVar
+
+from arx_verifier.enforcement.calls import RECHECK_MS
+from arx_verifier.enforcement.client_address import Peers
+from arx_verifier.enforcement.enforcement import Enforcement, RefusedCall, now_ms, read_traceparent
+from arx_verifier.enforcement.guard import granted
+from arx_verifier.enforcement.routes import collect_headers
+from arx_verifier.errors import REASONS, ArxError, RequestError, UnavailableError
+from arx_verifier.journal import Decision
+from arx_verifier.refusal_text import refusal_for_model
+from arx_verifier.request import AccessRequest, HttpCall
+from arx_verifier.token import sha256_of
+from arx_verifier.verification import Screened, Verifier
+
+T = TypeVar("T")
+
+META_KEY: Final = "dev.arx/cap"  # the member of `_meta` with the token of a message
+_NOTIFICATIONS: Final = frozenset(
+    f"notifications/{name}"
+    for name in ("cancelled", "initialized", "message", "progress", "roots/list_changed", "elicitation/complete")
+)
+_CALLS: Final = frozenset(
+    ("completion/complete", "prompts/get", "resources/read", "resources/subscribe", "resources/unsubscribe")
+) | {"subscriptions/listen"}
+
+
+class _List(NamedTuple):
+    """A list that clients ask for.
+
+    Attributes:
+        member: The member of the result.
+        tool: The tool that an item stands for; None if the item is a tool.
+        argument: The argument of it that the item has; None if it has none.
+    """
+
+    member: str
+    tool: str | None
+    argument: str | None
+
+
+_LISTS: Final[Mapping[str, _List]] = {
+    "tools/list": _List("tools", None, None),
+    "prompts/list": _List("prompts", "prompts.get", "name"),
+    "resources/list": _List("resources", "resources.read", "uri"),
+    "resources/templates/list": _List("resourceTemplates", "resources.read", None),
+}
+_REFUSED: Final = -32010  # an implementation's own code (MCP 2026-07-28: -32000 to -32019)
+_SESSION: Final = frozenset(("initialize", "logging/setLevel", "ping", "server/discover"))
+_ENVELOPE: Final = frozenset(("_meta", "inputResponses", "requestState"))  # not the call's arguments
+# Escapes of unreserved characters (RFC 3986 2.3) and of the slash, which a pattern's `*` does not match.
+_ESCAPED: Final = re.compile(r"%(?:2[DEF]|3\d|4[1-9A-F]|5[0-9AF]|6[1-9A-F]|7[0-9AE])", re.IGNORECASE)
+_TOOLS_OF_METHODS: Final = frozenset(method.replace("/", ".") for method in _CALLS)
+
+
+class Carrier(Protocol):
+    """The HTTP request that carried a message, as Starlette has it."""
+
+    @property
+    def scope(self) -> MutableMapping[str, Any]:
+        """The ASGI scope."""
+        ...
+
+    async def body(self) -> bytes:
+        """Return the whole body, which the server has read and kept."""
+        ...
+
+
+class McpMessage(NamedTuple):
+    """One message of a client.
+
+    Attributes:
+        method: Its method, such as ``tools/call``.
+        params: Its parameters as they were sent.
+        meta: The ``_meta`` of them.
+        id: Its JSON-RPC id, or None.
+        carrier: The HTTP request that carried it, or None.
+    """
+
+    method: str
+    params: Mapping[str, Any]
+    meta: Mapping[str, Any]
+    id: object = None
+    carrier: Carrier | None = None
+
+    @property
+    def is_call(self) -> bool:
+        """Whether a tool is decided on; other messages need a live token."""
+        return self.method not in _SESSION and self.method not in _LISTS
+
+    @property
+    def is_free(self) -> bool:
+        """Whether it needs no token, as it came through a pipe, whose other end has started this server.
+
+        A list is empty then: a client of the SDK asks for one by itself, where it can carry no token.
+        """
+        return not self.is_call and self.carrier is None and META_KEY not in self.meta
+
+    @property
+    def lists(self) -> str | None:
+        """The member of the answer that has the items, of a message that asks for a list; else None."""
+        kind = _LISTS.get(self.method)
+        return None if kind is None else kind.member
+
+
+class McpRefusal(NamedTuple):
+    """How a refusal is answered.
+
+    Attributes:
+        for_model: Whether it is the result of a tool, which the model reads; else a protocol error.
+        error: The JSON-RPC code of a protocol error.
+        text: The sentences for the model.
+        data: The data of a protocol error.
+    """
+
+    for_model: bool
+    error: int
+    text: str
+    data: dict[str, Any]
+
+
+def meaning(method: str, params: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Return the tool and the arguments of a message, as its proof covers them.
+
+    Args:
+        method: The method.
+        params: The parameters.
+
+    Returns:
+        The tool and its arguments; for a message that calls none, no tool and the method as argument.
+
+    Raises:
+        RequestError: A call of a tool without a name or with other arguments than an object, or of a tool that has the
+            name of a method; a URI with two spellings; or a method that is not known.
+    """
+    if method == "tools/call":
+        name, args = params.get("name"), params.get("arguments")
+        if not isinstance(name, str) or not name or not isinstance(args, dict | None):
+            raise RequestError("a call of a tool has a name, and an object of arguments")
+        if name in _TOOLS_OF_METHODS:  # a rule for one of them would also be one for the other
+            raise RequestError(f"no tool may be called {name}: it is the name of a method")
+        return name, args or {}
+    if method in _CALLS:
+        if _ESCAPED.search(str(params.get("uri", ""))):
+            raise RequestError("the URI has an escape that it does not need: two spellings of one resource")
+        return method.replace("/", "."), {name: value for name, value in params.items() if name not in _ENVELOPE}
+    if method in _SESSION or method in _LISTS:
+        return "", {"method": method}
+    raise RequestError(f"unknown method {method!r:.60}")
+
+
+class Work:
+    """One allowed message while it runs.
+
+    Args:
+        enforcement: The decisions of the verifier.
+        decision: The decision that allowed it.
+        request: The request that the decision was made on.
+        streams: Whether the caller gets parts of an answer before its end.
+        recheck_ms: The longest time between two rechecks, ms.
+
+    Raises:
+        RefusedCall: The decision is a refusal.
+    """
+
+    _timer: asyncio.TimerHandle | None = None
+    _cut = False
+
+    def __init__(
+        self, enforcement: Enforcement, decision: Decision, request: AccessRequest, streams: bool, recheck_ms: int
+    ) -> None:
+        self._enforcement, self._verifier, self._request = enforcement, enforcement.verifier, request
+        self.decision, self.grant = decision, enforcement.require(decision, request)
+        self._streams, self._recheck_s = streams, recheck_ms / 1000
+
+    @property
+    def ambiguous(self) -> list[str]:
+        """The arguments whose text is JSON of another type: an SDK may read ``"null"`` as no value."""
+        return [name for name, value in self._request.args.items() if type(value) is str and _is_json(value)]
+
+    def require_texts(self, schema: Mapping[str, Any]) -> None:
+        """Refuse an ambiguous argument that the tool does not take as text: it would get what was not judged.
+
+        Args:
+            schema: The tool's input schema.
+
+        Raises:
+            RefusedCall: There is one; the end of the call is recorded.
+        """
+        types = {name: each.get("type") for name, each in dict(schema.get("properties") or {}).items()}
+        for name in self.ambiguous:
+            if types.get(name) != "string":
+                error = RequestError(f"argument {name!r:.60} is JSON in a text: send it as JSON")
+                self._end(error)
+                raise RefusedCall(error.code, str(error), decision=self.decision.id)
+
+    async def run(self, tool: Callable[[], Awaitable[T]]) -> T:
+        """Run the tool, and cancel it when its token is revoked, frozen or expires.
+
+        Args:
+            tool: Returns what to await.
+
+        Returns:
+            Its result.
+
+        Raises:
+            RefusedCall: It was ended; there is no result, also if the tool had one.
+        """
+        task = asyncio.current_task()
+        assert task is not None
+        self._task, cancelling = task, task.cancelling()
+        self._plan()
+        try:
+            with granted(self._enforcement, self.decision, self._request):
+                return await self._checked(tool)
+        except BaseException as error:
+            ended = self.grant.ended
+            if ended is None or (isinstance(error, asyncio.CancelledError) and not self._cut):
+                raise
+            if self._cut and task.uncancel() > cancelling:
+                raise  # another part of the program cancels the task as well
+            raise RefusedCall(ended.code, failures=ended.failures, decision=self.decision.id) from None
+        finally:
+            if self._timer is not None:
+                self._timer.cancel()
+
+    async def _checked(self, tool: Callable[[], Awaitable[T]]) -> T:
+        result = await tool()
+        # A result that would leave after the lease of this view could be one of a call that was killed.
+        if time.monotonic() >= self._due and (refused := self.grant.look_again()) is not None:
+            self._end(refused)
+            raise refused
+        return result
+
+    def _plan(self) -> None:
+        # Not after the end of the lease: otherwise a tool would outlive the bound of a kill.
+        pause = min(self._recheck_s, max(self._verifier.epochs.lease_left_ns() / 1e9, 0.001))
+        self._due = time.monotonic() + pause
+        self._timer = asyncio.get_running_loop().call_later(pause, self._look)
+
+    def _look(self) -> None:
+        refused = self.grant.look_again()
+        if refused is None:
+            self._plan()
+        elif isinstance(refused, UnavailableError) and not self._streams:
+            # Nothing leaves before the recheck of the result.  Stopping a tool half-way because the store is slow would
+            # do harm and protect no data.  A kill still ends it at once.
+            self._timer = asyncio.get_running_loop().call_later(self._recheck_s, self._look)
+        else:
+            self._end(refused)
+            self._cut = True
+            self._task.cancel()
+
+    def _end(self, reason: ArxError) -> None:
+        if self.grant.ended is None:
+            if self._verifier.decisions.waits:  # the event loop must not wait for a disk
+                loop = asyncio.get_running_loop()
+                loop.run_in_executor(None, self._verifier.record_end, self.decision, reason)
+            else:
+                self._verifier.record_end(self.decision, reason)
+        self.grant.end(reason)
+
+
+class Messages:
+    """The decisions on the messages of an MCP server.
+
+    Args:
+        verifier: Decides and records.
+        trusted_proxies: Networks of the proxies whose ``X-Forwarded-For`` is trusted.
+        recheck_ms: Longest time between two rechecks of the grant of a running tool, ms.
+
+    Raises:
+        SettingsError: A network is malformed.
+    """
+
+    def __init__(
+        self, verifier: Verifier, *, trusted_proxies: Iterable[str] = (), recheck_ms: int = RECHECK_MS
+    ) -> None:
+        self.verifier, self._enforcement = verifier, Enforcement(verifier)
+        self._peers, self._recheck_ms = Peers(trusted_proxies), recheck_ms
+        self._started = False
+
+    @contextlib.asynccontextmanager
+    async def lifespan(self) -> AsyncIterator[None]:
+        """Start the verifier, and close it at the end."""
+        await self._start()
+        try:
+            yield
+        finally:
+            await asyncio.to_thread(self.verifier.close)
+
+    async def _start(self) -> None:
+        if not self._started:
+            await asyncio.to_thread(self.verifier.start)  # idempotent, so that two messages may come here at once
+            self._started = True
+
+    async def decide(self, message: McpMessage) -> Work:
+        """Allow a message that calls a tool, reads a resource or gets a prompt.
+
+        Raises:
+            RefusedCall: It is refused.
+        """
+        token, request, screened = await self._read(message)
+        decision = await self._enforcement.decide_async(token, request, screened)
+        streams = "progressToken" in message.meta or message.method == "subscriptions/listen"
+        return Work(self._enforcement, decision, request, streams, self._recheck_ms)
+
+    async def recognize(self, message: McpMessage) -> Screened | None:
+        """Return the live token of a message of the session, such as a request for a list; None if it needs none.
+
+        Raises:
+            RefusedCall: It needs one and has none.
+        """
+        if message.is_free:
+            return None
+        token, request, _ = await self._read(message)
+        code = "malformed" if token else "missing_token"
+        found = await self.verifier.recognize_async(token, request) if isinstance(token, str) and token else code
+        if isinstance(found, str):
+            raise self._counted(RefusedCall(found), request.peer)
+        return found
+
+    def shows(self, message: McpMessage, screened: Screened | None, item: str) -> bool:
+        """Return whether an answer shows an item: whether the token could allow a call of it.
+
+        Args:
+            message: The message that asks for the list.
+            screened: Its live token, or None.
+            item: The name of the tool or prompt, or the URI of the resource.
+        """
+        _, tool, argument = _LISTS[message.method]
+        if screened is None:
+            return False
+        if tool is None:
+            return item not in _TOOLS_OF_METHODS and screened.proven.could_allow(item, {})
+        return screened.proven.could_allow(tool, {argument: item} if argument else {})
+
+    def passes(self, notification: str) -> bool:
+        """Return whether a notification reaches the server's handlers, as its method is a known one."""
+        return notification in _NOTIFICATIONS
+
+    def refusal(self, message: McpMessage, problem: RefusedCall) -> McpRefusal:
+        """Return how a refusal is answered.
+
+        Args:
+            message: The message.
+            problem: The refusal.
+        """
+        reason = REASONS[problem.code]
+        tool = str(message.params.get("name")) if message.method == "tools/call" else message.method
+        text = problem.detail or refusal_for_model(tool, problem.code, problem.failures, problem.decision)
+        # Without an identity the caller has to stop or to sign anew, which a model cannot.  Of a kill it should know.
+        unproven = reason.status == 401 and problem.code not in ("revoked", "frozen")
+        data: dict[str, Any] = {"code": problem.code, "retry": reason.retry}
+        if problem.decision:
+            data["decision"] = problem.decision
+        return McpRefusal(message.method == "tools/call" and not unproven, _REFUSED, text, data)
+
+    async def _read(self, message: McpMessage) -> tuple[object, AccessRequest, Screened | None]:
+        """Return the token, the request that it is for, and the token once more if it was authenticated already."""
+        await self._start()
+        scope = None if message.carrier is None else message.carrier.scope
+        headers = {} if scope is None else collect_headers(scope["headers"])
+        client, forwarded = scope and scope.get("client"), headers.get(b"x-forwarded-for")
+        peer = self._peers.of(client[0] if client else None, (forwarded.decode("latin-1"),) if forwarded else ())
+        try:
+            tool, args = meaning(message.method, message.params)
+            token, screened, http = message.meta.get(META_KEY), None, None
+            if token is None and message.carrier is not None:
+                screened = self._enforcement.screen(headers.get(b"authorization", b""))
+                token, http = screened.token, await _http_call(message.carrier)
+        except RequestError as error:
+            raise self._counted(RefusedCall("malformed_request", str(error)), peer) from None
+        except RefusedCall as problem:
+            raise self._counted(problem, peer) from None
+        trace = message.meta.get("traceparent")
+        traceparent = read_traceparent(trace.encode("ascii", "replace")) if isinstance(trace, str) else None
+        identity = None if message.id is None else str(message.id)
+        return token, AccessRequest(tool, args, now_ms(), peer, http, identity, traceparent), screened
+
+    def _counted(self, problem: RefusedCall, peer: str | None) -> RefusedCall:
+        self._enforcement.count(problem, peer)
+        return problem
+
+
+def _is_json(text: str) -> bool:
+    """Return whether a text is JSON, but for a text and a number."""
+    if text.strip()[:1] not in tuple("[{tfn"):
+        return False
+    try:
+        return not isinstance(json.loads(text), str | float)
+    except (ValueError, RecursionError):
+        return False
+
+
+async def _http_call(carrier: Carrier) -> HttpCall:
+    """Return the HTTP request as its proof covers it."""
+    scope = carrier.scope
+    raw = (scope.get("raw_path") or scope["path"].encode("utf-8", "replace")).partition(b"?")[0]
+    query = scope["query_string"]
+    target = raw + b"?" + query if query else raw
+    return HttpCall(scope["method"], target, sha256_of(await carrier.body(), b""))

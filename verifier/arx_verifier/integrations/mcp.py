@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Guard an MCP server of the ``mcp`` SDK 2: tools, resources and prompts, over HTTP and stdio.
+
+``docs/adapters/mcp.md`` has an example, and what the policy calls each message.  Extra: ``arx-verifier[mcp]``.
+"""
+
+import contextlib
+from collections.abc import AsyncIterator, Iterable, Mapping
+from dataclasses import replace
+from typing import Any, Final
+
+from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
+from mcp.shared.exceptions import MCPError
+from mcp_types import CallToolResult, TextContent
+from mcp_types.version import MODERN_PROTOCOL_VERSIONS
+
+from arx_verifier.enforcement import META_KEY, McpMessage, Messages, RefusedCall
+from arx_verifier.verification import Screened, Verifier
+
+_MAX_PAGES: Final = 100  # of a list of tools
+_CACHED_MS: Final = 1_000  # the longest time that a client may keep a list: what it shows ends with the token
+
+
+class ArxMcpMiddleware:
+    """Middleware of ``MCPServer`` and ``Server``: a tool runs with a grant, or not at all.
+
+    ``current_grant()`` is the grant inside a tool, a resource and a prompt.
+
+    Args:
+        verifier: The verifier.  ``lifespan`` starts and closes it; without it, the first message starts it.
+        trusted_proxies: Networks of the proxies whose ``X-Forwarded-For`` is trusted.
+        recheck_ms: Longest time between two rechecks of the grant of a running tool, ms.
+
+    Raises:
+        SettingsError: A network is malformed.
+    """
+
+    def __init__(self, verifier: Verifier, *, trusted_proxies: Iterable[str] = (), recheck_ms: int = 250) -> None:
+        self._messages = Messages(verifier, trusted_proxies=trusted_proxies, recheck_ms=recheck_ms)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(self, _: Any = None) -> AsyncIterator[dict[str, Any]]:
+        """Start the verifier and close it: the ``lifespan`` of the server, or a part of it."""
+        async with self._messages.lifespan():
+            yield {}
+
+    async def __call__(self, ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
+        """Handle one message of a client.
+
+        Raises:
+            MCPError: The message is refused, and is not a call of a tool that the model may read the reason of.
+        """
+        if ctx.request_id is None:
+            # Nothing answers a notification, and the handlers of those below change nothing.
+            return await call_next(ctx) if self._messages.passes(ctx.method) else None
+        params, meta = dict(ctx.params or {}), dict(ctx.meta or {})
+        message = McpMessage(ctx.method, params, meta, ctx.request_id, ctx.request)
+        try:
+            return await self._answer(message, ctx, call_next)
+        except RefusedCall as problem:
+            refusal = self._messages.refusal(message, problem)
+            if not refusal.for_model:
+                raise MCPError(code=refusal.error, message=refusal.text, data=refusal.data) from None
+            result = CallToolResult(content=[TextContent(type="text", text=refusal.text)], is_error=True)
+            answer = result.model_dump(mode="json", by_alias=True, exclude_none=True)
+            modern = ctx.protocol_version in MODERN_PROTOCOL_VERSIONS
+            return answer | {"resultType": "complete"} if modern else answer
+
+    async def _answer(
+        self, message: McpMessage, ctx: ServerRequestContext[Any, Any], call_next: CallNext
+    ) -> HandlerResult:
+        # The handlers, and what they log, never see the token.
+        meta: Any = {name: value for name, value in message.meta.items() if name != META_KEY}
+        bare = replace(ctx, params=dict(message.params) | {"_meta": meta}, meta=meta) if message.meta else ctx
+        if message.is_call:
+            work = await self._messages.decide(message)
+            if work.ambiguous and message.method == "tools/call":
+                work.require_texts(await _schema_of(str(message.params["name"]), bare, call_next))
+            return await work.run(lambda: call_next(bare))
+        screened = await self._messages.recognize(message)
+        result = await call_next(bare)
+        return result if message.lists is None else self._shown(message, result, screened)
+
+    def _shown(self, message: McpMessage, result: HandlerResult, screened: Screened) -> HandlerResult:
+        """Return a list with the items that the token could ever allow."""
+        assert isinstance(result, Mapping)  # the server has written it for the wire
+        member = str(message.lists)
+        items = [item for item in result.get(member, ()) if self._is_shown(message, screened, item)]
+        answer = {**result, member: items}
+        if "cacheScope" in answer:
+            answer |= {"cacheScope": "private", "ttlMs": min(answer.get("ttlMs", 0), _CACHED_MS)}
+        return answer
+
+    def _is_shown(self, message: McpMessage, screened: Screened | None, item: Mapping[str, Any]) -> bool:
+        return self._messages.shows(message, screened, str(item.get("uri", item["name"])))
+
+
+async def _schema_of(tool: str, ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> Mapping[str, Any]:
+    """Return the input schema of a tool as the server lists it; an empty one if it does not."""
+    cursor: dict[str, Any] = {}
+    for _ in range(_MAX_PAGES):
+        listed = await call_next(replace(ctx, method="tools/list", params={"_meta": ctx.meta or {}, **cursor}))
+        assert isinstance(listed, Mapping)
+        for item in listed.get("tools", ()):
+            if item["name"] == tool:
+                return dict(item["inputSchema"])
+        if not isinstance(listed.get("nextCursor"), str):
+            break
+        cursor = {"cursor": listed["nextCursor"]}
+    return {}
