@@ -39,7 +39,6 @@ GRACE_S: Final = 10  # for running requests at a stop: as long as one may take t
 KEEP_ALIVE_S: Final = 15  # how long an idle connection is kept
 SETTINGS_EXIT: Final = 2  # an operator must change something first
 LATER_EXIT: Final = 3  # a retry may help: a store or a disk did not answer
-SWITCH_S: Final = 0.001  # how long the log's thread, which computes for long, delays a step of a call
 GARBAGE_AT: Final = 50_000  # new objects until a garbage collection; some running batches have as many
 
 _log = logging.getLogger(__name__)
@@ -248,7 +247,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--until-eof", action="store_true", help="stop when standard input ends")
     options = parser.parse_args(argv)
     log_lines("info" if os.environ.get(LOG_VARIABLE) == "info" else "warning")
-    sys.setswitchinterval(SWITCH_S)
     # Loaded modules live for good, and reference counting frees nearly all objects of a call or batch: collect rarely.
     gc.freeze()
     gc.set_threshold(GARBAGE_AT)
