@@ -6,6 +6,8 @@ routes alone.  Who may do what is decided in ``identity``.
 """
 
 import asyncio
+import math
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, NamedTuple, TypeVar, get_type_hints
@@ -14,6 +16,7 @@ import msgspec
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
+from arx_caps.engines import BUSY_S
 from arx_caps.jose import Proof
 from arx_caps.mint.api import problems
 from arx_caps.mint.api.access_log import note
@@ -30,7 +33,7 @@ from arx_caps.mint.identity.authenticate import (
     read_proof,
 )
 from arx_caps.mint.rate_limit import TooOftenError
-from arx_verifier.errors import REASONS, ArxError, GrantError, RequestError, UnavailableError, refusal
+from arx_verifier.errors import REASONS, ArxError, GrantError, RequestError, StoreError, UnavailableError, refusal
 from arx_verifier.request import read_json_object
 
 MAX_BODY_BYTES: Final = 64 * 1024  # enough for a task's parameters; a policy and a batch have bounds of their own
@@ -54,6 +57,9 @@ _BY_KEY: Final = ("bad_proof", "replayed")
 _BY_TOKEN: Final = (*REASONS, "bad_proof", "wrong_caller")
 # Handlers block on database and store.  Shared by all mints of a process, so that it bounds the calls at work at once.
 _THREADS: Final = ThreadPoolExecutor(40, "arx-mint-call")
+# SQLite has one writer, and no round trips in which other calls could compute: with more threads than one that computes
+# and one that waits for the disk, they only take the interpreter from each other, which costs a quarter of the time.
+_SQLITE_THREADS: Final = ThreadPoolExecutor(2, "arx-mint-call-sqlite")
 _Result = TypeVar("_Result")
 
 
@@ -146,6 +152,7 @@ class Endpoint(NamedTuple):
         again: Answers a repeat from what the first call made; None if repeating the call does no harm.
         makes: The kind of event that the first call records, if there is ``again``.
         one_change: Whether its only effect is one database transaction, which then spends its proof as well.
+        database_only: Whether it waits for nothing but the database, so that few threads are enough on SQLite.
         about: Returns further arguments of the call, for the rules of operators.
     """
 
@@ -164,6 +171,7 @@ class Endpoint(NamedTuple):
     again: Callable[[RouteCall, Made], RouteAnswer] | None = None
     makes: str = ""
     one_change: bool = False
+    database_only: bool = False
     about: Callable[[MintContext, Mapping[str, Any]], Mapping[str, Any]] | None = None
 
     @property
@@ -213,12 +221,17 @@ async def answer_request(endpoint: Endpoint, mint: MintContext, request: Request
                 return problems.problem("too_large", detail, realm=mint.realm, headers={"Connection": "close"})
     except ClientDisconnect:  # not a failure of the mint: clients must not be able to write errors to its log
         return problems.problem("malformed_request", "incomplete body: the client disconnected", realm=mint.realm)
+    if endpoint.database_only and mint.db.system == "sqlite":
+        until = time.monotonic() + BUSY_S
+        return await _in_thread(_serve, endpoint, mint, request, bytes(raw), admitted, until, threads=_SQLITE_THREADS)
     return await _in_thread(_serve, endpoint, mint, request, bytes(raw), admitted)
 
 
-def _in_thread(work: Callable[..., _Result], *args: Any) -> asyncio.Future[_Result]:
+def _in_thread(
+    work: Callable[..., _Result], *args: Any, threads: ThreadPoolExecutor = _THREADS
+) -> asyncio.Future[_Result]:
     # Every call comes through here, and Starlette's ``run_in_threadpool`` takes a third longer.
-    return asyncio.get_running_loop().run_in_executor(_THREADS, work, *args)
+    return asyncio.get_running_loop().run_in_executor(threads, work, *args)
 
 
 def _admit(endpoint: Endpoint, mint: MintContext, request: Request) -> Any:
@@ -230,9 +243,13 @@ def _admit(endpoint: Endpoint, mint: MintContext, request: Request) -> Any:
         return _refuse(mint, request, error, {"Connection": "close"})  # the body is unread
 
 
-def _serve(endpoint: Endpoint, mint: MintContext, request: Request, raw: bytes, admitted: Any) -> Response:
-    call: RouteCall | None = None
+def _serve(
+    endpoint: Endpoint, mint: MintContext, request: Request, raw: bytes, admitted: Any, until: float = math.inf
+) -> Response:
     try:
+        # A database that is locked delays a call no longer than one that waits for the lock itself.
+        if time.monotonic() > until:
+            raise StoreError(f"the mint did not answer: other calls were at work for {BUSY_S:g} s; retry later")
         with mint.db.unit(one_change=endpoint.one_change) as unit:
             call = _read_call(endpoint, mint, unit, request, raw)._replace(admitted=admitted)
             note(request, caller=call.caller.kind if call.caller is not None else "assertion")

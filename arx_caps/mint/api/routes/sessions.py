@@ -335,6 +335,7 @@ ENDPOINTS: Final = (
         callers=("agent",),
         problems=_NOT_RENEWED,
         one_change=True,
+        database_only=True,
     ),
     Endpoint("DELETE", "/v1/sessions/{session}", "arx.sessions.end", delete_session, callers=BOTH, problems=GONE),
     Endpoint(
@@ -349,6 +350,7 @@ ENDPOINTS: Final = (
         again=task_again,
         makes="task.started",
         one_change=True,
+        database_only=True,
     ),
     Endpoint("GET", "/v1/tasks", "arx.tasks.read", list_tasks, callers=BOTH, query=TasksQuery, problems=GONE),
     Endpoint("DELETE", "/v1/tasks/{task}", "arx.tasks.finish", delete_task, callers=BOTH, problems=GONE),

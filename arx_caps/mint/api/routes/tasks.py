@@ -127,5 +127,6 @@ ENDPOINTS: Final = (
         again=task_again,
         makes="task.extended",
         one_change=True,
+        database_only=True,
     ),
 )
