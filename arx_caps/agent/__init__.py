@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from arx_caps.agent.session import Session
     from arx_caps.agent.started_task import StartedTask
     from arx_caps.agent.task import Task
-    from arx_caps.agent.tool_calls import ToolCalls, ToolRefusal
+    from arx_caps.agent.tool_calls import RunToolCalls, SubAgent, ToolCalls, ToolRefusal
 else:
     __getattr__, __dir__ = open_door(
         __name__,
@@ -34,7 +34,7 @@ else:
             "session": "Session",
             "started_task": "StartedTask",
             "task": "Task",
-            "tool_calls": "ToolCalls ToolRefusal",
+            "tool_calls": "RunToolCalls SubAgent ToolCalls ToolRefusal",
         },
     )
 
@@ -44,8 +44,10 @@ __all__ = [
     "ArxAuth",
     "Bundle",
     "CurrentTaskAuth",
+    "RunToolCalls",
     "Session",
     "StartedTask",
+    "SubAgent",
     "Task",
     "ToolCalls",
     "ToolRefusal",

@@ -14,7 +14,7 @@ from arx_caps.agent.outline import unverified_chain
 from arx_verifier.errors import Failure
 from arx_verifier.request import AccessRequest
 from arx_verifier.token import Macaroon
-from arx_verifier.verification import missing_discharge, out_of_time
+from arx_verifier.verification import ProvenChain, missing_discharge, out_of_time
 
 
 class Forecast(msgspec.Struct, frozen=True):
@@ -51,8 +51,18 @@ def forecast(
     Raises:
         MalformedTokenError: It is no token of an agent.
     """
+    return judge(unverified_chain(macaroon, discharges), request, anywhere=anywhere)
+
+
+def judge(chain: ProvenChain, request: AccessRequest, *, anywhere: bool = False) -> Forecast:
+    """Judge a call as ``forecast`` does, by a token that was read before.
+
+    Args:
+        chain: What ``unverified_chain`` returned.
+        request: The call.
+        anywhere: Judge no address.
+    """
     # The verifier's own steps in the verifier's order, so that both give the same reason.
-    chain = unverified_chain(macaroon, discharges)
     refused = chain.refused
     if refused is None and not chain.nbf <= request.at < chain.exp:
         refused = out_of_time(chain.nbf, chain.exp, chain.identifier.iat, request.at, request.at)

@@ -69,7 +69,7 @@ class Outline(msgspec.Struct, frozen=True, kw_only=True):
 
     def third_party_caveats_of(self, tool: str) -> tuple[ThirdPartyCaveat, ...]:
         """Return what has to be answered to call a tool, in the token's order; nothing where it may not be called."""
-        if all(meet(allowed, tool) is None for allowed in self.tools):
+        if not self.requires or all(meet(allowed, tool) is None for allowed in self.tools):
             return ()
         return tuple([required for required in self.requires if required.binds(tool)])
 

@@ -7,7 +7,7 @@ Each thread and each asyncio task has its own, so runs beside each other never m
 from collections.abc import AsyncGenerator, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import httpx
 
@@ -26,14 +26,28 @@ except ImportError:
 
 if TYPE_CHECKING:
     from arx_caps.agent.auth import ArxAuth
+    from arx_caps.agent.started_task import StartedTask
 
-_RUNNING: Final[ContextVar[tuple[Task, tuple[Approval, ...]] | None]] = ContextVar("arx_task", default=None)
+
+class _Running(NamedTuple):
+    task: Task
+    approvals: tuple[Approval, ...]
+    asker: "StartedTask | None"
+
+
+_RUNNING: Final[ContextVar[_Running | None]] = ContextVar("arx_task", default=None)
 
 
 def current_task() -> Task | None:
     """Return the task that the running tool was called with, or None outside of one."""
     running = _RUNNING.get()
-    return None if running is None else running[0]
+    return None if running is None else running.task
+
+
+def current_asker() -> "StartedTask | None":
+    """Return the started task that asks operators for approvals of what the running tool calls, or None."""
+    running = _RUNNING.get()
+    return None if running is None else running.asker
 
 
 def running_call() -> tuple[Task, tuple[Approval, ...]]:
@@ -46,18 +60,19 @@ def running_call() -> tuple[Task, tuple[Approval, ...]]:
     # Another task's token must not be used instead: the call would have powers that its caller did not choose.
     if running is None:
         raise AttenuationError("no task runs here: call this from a tool that was called with a task")
-    return running
+    return running.task, running.approvals
 
 
 @contextmanager
-def running(task: Task, approvals: Sequence[Approval] = ()) -> Iterator[Task]:
+def running(task: Task, approvals: Sequence[Approval] = (), *, asker: "StartedTask | None" = None) -> Iterator[Task]:
     """Make a task the current one, in this thread or asyncio task.
 
     Args:
         task: The task.
         approvals: What operators have approved of the call that runs in this context.
+        asker: The started task that asks operators for approvals, where ``task`` is a sub-agent's part of it.
     """
-    before = _RUNNING.set((task, tuple(approvals)))
+    before = _RUNNING.set(_Running(task, tuple(approvals), asker))
     try:
         yield task
     finally:

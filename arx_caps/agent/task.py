@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from arx_caps.integrations.aiohttp import AiohttpAuth
     from arx_caps.integrations.requests import RequestsAuth
     from arx_caps.integrations.urllib3 import SigningPoolManager
+    from arx_verifier.verification import ProvenChain
 
 
 def now_ms() -> int:
@@ -45,7 +46,7 @@ class Task(Shared):
         now: The holder's clock, ms since the Unix epoch.
     """
 
-    __slots__ = ("_now", "_signers", "bundle")
+    __slots__ = ("_chains", "_now", "_signers", "bundle")
 
     def __init__(
         self,
@@ -55,6 +56,7 @@ class Task(Shared):
     ) -> None:
         self.bundle, self._now = bundle, now
         self._signers: dict[str, CallSigner] = {}
+        self._chains: dict[str, ProvenChain] = {}
 
     @classmethod
     def from_text(cls, text: str, *, now: Callable[[], int] = now_ms) -> Self:
@@ -207,13 +209,16 @@ class Task(Shared):
         Raises:
             AttenuationError: The task has no token for this audience.
         """
-        from arx_caps.agent.forecast import forecast  # with what judges; most holders only call
+        from arx_caps.agent.forecast import forecast, judge  # with what judges; most holders only call
 
         chosen = self.audiences if audience is None else (self._checked(audience),)
         # No address and no HTTP call: the holder does not know how the service sees it.
         request = AccessRequest(tool, dict(args or {}), self._now())
-        discharges = [approval.discharge for approval in approvals]
-        answers = [forecast(self.bundle.tokens[each], request, discharges, anywhere=True) for each in chosen]
+        if approvals:
+            discharges = [approval.discharge for approval in approvals]
+            answers = [forecast(self.bundle.tokens[each], request, discharges, anywhere=True) for each in chosen]
+        else:
+            answers = [judge(self._chain(each), request, anywhere=True) for each in chosen]
         # The service that knows the tool has the reason; all others only say that they do not.
         return max(answers, key=lambda answer: (bool(answer), answer.code != "tool_not_allowed"))
 
@@ -464,6 +469,15 @@ class Task(Shared):
     def _again(self, bundle: Bundle) -> Self:
         """Return what this holder holds instead or besides."""
         return type(self)(bundle, now=self._now)
+
+    def _chain(self, audience: str) -> "ProvenChain":
+        # Kept, because an agent asks before every call, and to read a token takes ten times as long as to judge by it.
+        chain = self._chains.get(audience)
+        if chain is None:
+            from arx_caps.agent.outline import unverified_chain
+
+            chain = self._chains[audience] = unverified_chain(self.bundle.tokens[audience])
+        return chain
 
     def _signer(self, audience: str) -> CallSigner:
         # Kept, because a signer encodes the part of the text that all calls share, once.

@@ -5,21 +5,46 @@ Every adapter of ``arx_caps.integrations`` calls this and decides nothing itself
 """
 
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, NamedTuple
 
 from arx_caps.agent.approval import Approval
-from arx_caps.agent.running_task import running
+from arx_caps.agent.outline import meet_all
+from arx_caps.agent.running_task import current_asker, current_task, running
 from arx_caps.agent.started_task import StartedTask
 from arx_caps.agent.task import Task
 from arx_verifier.errors import ArxError, AttenuationError, SettingsError, refusal, shorten
 from arx_verifier.names import is_tool
 from arx_verifier.refusal_text import error_for_model, problem_for_model
 
-ENDED: Final = ("revoked", "frozen")  # no later call of this task is allowed
+# No later call of this task is allowed; and the last words of a run that ends there.
+ENDED: Final = {
+    "revoked": "An operator ended this work, or its session ended.",
+    "frozen": "An operator froze this work.",
+}
 _MAX_PROBLEM_BYTES: Final = 16 * 1024
 _MAX_CAUSES: Final = 8  # a framework wraps an error a few times
+
+
+class SubAgent(NamedTuple):
+    """A sub-agent that a tool hands work to, and its part of the task, as for ``Task.delegate``.
+
+    Attributes:
+        to: The sub-agent's path.
+        tools: The tools that it is given, by their names in tokens, or patterns.
+        args: Constraints.
+        ttl: Life from each call on, such as ``"5m"``.
+        depth: How many delegations may follow.
+        audiences: The services that it may call; None for those that have such a tool.
+    """
+
+    to: str
+    tools: Sequence[str]
+    args: Mapping[str, Any] | None = None
+    ttl: str | None = None
+    depth: int | None = None
+    audiences: Sequence[str] | None = None
 
 
 class ToolRefusal(NamedTuple):
@@ -49,10 +74,13 @@ class ToolCalls:
         tools: A framework's name of a tool to its name in tokens, ``{"refund": "orders.refund"}``; a tool that is not
             here has one name.
         public: The framework's names of tools that need no permission.
+        sub_agents: The framework's name of a tool that hands work to a sub-agent, to that sub-agent.  Such a tool needs
+            no permission, and runs with the sub-agent's part of the task.
         asker: The started task that asks operators for approvals; ``task`` itself if it is one.
 
     Raises:
-        SettingsError: A name in ``tools`` cannot name a tool, or a tool is public and in ``tools``.
+        SettingsError: A name in ``tools`` cannot name a tool, or a tool is in two of ``tools``, ``public`` and
+            ``sub_agents``.
     """
 
     def __init__(
@@ -61,17 +89,15 @@ class ToolCalls:
         *,
         tools: Mapping[str, str] | None = None,
         public: Collection[str] = (),
+        sub_agents: Mapping[str, SubAgent] | None = None,
         asker: StartedTask | None = None,
     ) -> None:
         self.task, self._tools, self._public = task, dict(tools or {}), frozenset(public)
+        self._sub_agents = dict(sub_agents or {})
         self._asker = asker if asker is not None or not isinstance(task, StartedTask) else task
         self.approvals: dict[str, Approval] = {}
         self.ended: ToolRefusal | None = None
-        for name, tool in self._tools.items():
-            if not is_tool(tool):
-                raise SettingsError(f"tools: {shorten(tool)} of {shorten(name)} cannot name a tool")
-            if name in self._public:
-                raise SettingsError(f"public: {shorten(name)} is in tools as well")
+        _check_tables(self._tools, self._public, self._sub_agents)
 
     def of(self, task: Task) -> "ToolCalls":
         """Return the same for another task, such as a delegated one.
@@ -79,7 +105,8 @@ class ToolCalls:
         Args:
             task: The task.
         """
-        other = ToolCalls(task, tools=self._tools, public=self._public, asker=self._asker)
+        tables: dict[str, Any] = {"tools": self._tools, "public": self._public, "sub_agents": self._sub_agents}
+        other = ToolCalls(task, **tables, asker=task if isinstance(task, StartedTask) else self._asker)
         other.approvals = self.approvals
         return other
 
@@ -105,7 +132,11 @@ class ToolCalls:
         Args:
             name: The framework's name of it.
         """
-        return name in self._public or (self.ended is None and self.task.offers(self.tool_of(name)))
+        if name in self._public or self.ended is not None:
+            return name in self._public
+        if name in self._sub_agents:
+            return self.task.depth > 0 and bool(meet_all(self.task.tools, self._sub_agents[name].tools))
+        return self.task.offers(self.tool_of(name))
 
     def needs_approval(self, name: str, args: Mapping[str, Any], approvals: Sequence[Approval] = ()) -> bool:
         """Return whether nothing but an operator's approval is missing for a call.
@@ -115,9 +146,10 @@ class ToolCalls:
             args: The call's arguments.
             approvals: What operators have approved of it.
         """
-        if name in self._public:
+        tool = self.tool_of(name)
+        if name in self._public or name in self._sub_agents or not self.task.needs_approval(tool):
             return False
-        return self.task.allows(self.tool_of(name), args, approvals=approvals).code == "missing_discharge"
+        return self.task.allows(tool, args, approvals=approvals).code == "missing_discharge"
 
     def ask_approval(self, name: str, args: Mapping[str, Any], *, why: str | None = None) -> Approval:
         """Ask operators to approve one call, also of a task that was delegated from a started one.
@@ -132,9 +164,7 @@ class ToolCalls:
                 approval either.
             ArxError: As ``StartedTask.ask_approval``.
         """
-        if self._asker is None:
-            raise AttenuationError("only the process that started the task can ask for an approval: give `asker`")
-        return self._asker.ask_approval(self.tool_of(name), args, why=why)
+        return self._found_asker().ask_approval(self.tool_of(name), args, why=why)
 
     def find_approval(self, approval: str) -> Approval:
         """Return an approval that was asked for, also before a restart, as it stands now; see ``Session.approval``.
@@ -146,9 +176,7 @@ class ToolCalls:
             AttenuationError: As ``ask_approval``.
             ArxError: As ``Session.approval``.
         """
-        if self._asker is None:
-            raise AttenuationError("only the process that started the task can look at an approval: give `asker`")
-        return self._asker.approval(approval)
+        return self._found_asker().approval(approval)
 
     @contextmanager
     def call(self, name: str, args: Mapping[str, Any], approvals: Sequence[Approval] = ()) -> Iterator[None]:
@@ -170,6 +198,10 @@ class ToolCalls:
             return
         if self.ended is not None:
             raise refusal(self.ended.code)
+        if name in self._sub_agents:
+            with running(self._part(self._sub_agents[name]), asker=self._asker or current_asker()):
+                yield
+            return
         answer = self.task.allows(self.tool_of(name), args, approvals=approvals)
         if not answer:
             raise refusal(answer.code, answer.failures)
@@ -198,6 +230,20 @@ class ToolCalls:
             cause = cause.__cause__ or cause.__context__
         return None
 
+    def _found_asker(self) -> StartedTask:
+        asker = self._asker or current_asker()
+        if asker is None or asker.id != self.task.id:
+            raise AttenuationError("only the process that started the task can ask for an approval: give `asker`")
+        return asker
+
+    def _part(self, sub_agent: SubAgent) -> Task:
+        # One agent serves tasks of several templates: a sub-agent is given those of its tools that the task has.
+        given = sorted(set(meet_all(self.task.tools, sub_agent.tools)))
+        if not given:
+            asked = ", ".join(sub_agent.tools)
+            raise AttenuationError(f"this task has none of the tools of {sub_agent.to}: {shorten(asked)}")
+        return self.task.delegate(**sub_agent._replace(tools=given)._asdict())
+
     def _noted(self, refused: ToolRefusal) -> ToolRefusal:
         # A freeze may be lifted; what was killed is over, and a model that is offered no tool ends its run.
         if refused.code == "revoked":
@@ -206,6 +252,63 @@ class ToolCalls:
 
     def __repr__(self) -> str:
         return f"<ToolCalls of {self.task!r}>"
+
+
+class RunToolCalls:
+    """The tool calls of an agent that is written once and serves many tasks.
+
+    Args:
+        task: The task of all runs, or a function that returns a run's task from its context; None for the current task,
+            such as a sub-agent's part.
+        tools: As for ``ToolCalls``, like all that follow.
+        public: Names of tools that need no permission.
+        sub_agents: Tools that hand work to a sub-agent.
+
+    Raises:
+        SettingsError: As ``ToolCalls``.
+    """
+
+    def __init__(
+        self,
+        task: Task | Callable[[Any], Task] | None = None,
+        *,
+        tools: Mapping[str, str] | None = None,
+        public: Collection[str] = (),
+        sub_agents: Mapping[str, SubAgent] | None = None,
+    ) -> None:
+        self._task_of: Callable[[Any], Task | None] | None = task if callable(task) else None
+        self._tables: dict[str, Any] = {"tools": dict(tools or {}), "public": tuple(public)}
+        self._tables["sub_agents"] = dict(sub_agents or {})
+        _check_tables(**self._tables)
+        self._calls = ToolCalls(task, **self._tables) if isinstance(task, Task) else None
+
+    def of(self, context: Any) -> ToolCalls:
+        """Return the tool calls of a run.
+
+        Args:
+            context: The framework's context of the run.
+
+        Raises:
+            AttenuationError: The run has no task.
+        """
+        if self._calls is not None:
+            return self._calls
+        task = current_task() if self._task_of is None else self._task_of(context)
+        # Another task's token, or none, must not stand in: it would be a run that nobody gave power to.
+        if not isinstance(task, Task):
+            raise AttenuationError("this run has no task: give it one, or run it in a tool that was called with a task")
+        return ToolCalls(task, **self._tables)
+
+
+def _check_tables(tools: Mapping[str, str], public: Collection[str], sub_agents: Mapping[str, SubAgent]) -> None:
+    for name, tool in tools.items():
+        if not is_tool(tool):
+            raise SettingsError(f"tools: {shorten(tool)} of {shorten(name)} cannot name a tool")
+        if name in public:
+            raise SettingsError(f"public: {shorten(name)} is in tools as well")
+    for name in sub_agents:
+        if name in public or name in tools:
+            raise SettingsError(f"sub_agents: {shorten(name)} is in tools or public as well")
 
 
 def _problem_of(response: Any) -> Any:

@@ -10,7 +10,7 @@ import httpx
 import httpx2
 import pytest
 
-from arx_caps.agent import CurrentTaskAuth, Task, ToolCalls, current_task, local_tool
+from arx_caps.agent import CurrentTaskAuth, RunToolCalls, SubAgent, Task, ToolCalls, current_task, local_tool
 from arx_caps.agent.running_task import running
 from arx_verifier import AccessError, ArxError, AttenuationError, SettingsError, Verifier, current_grant
 from arx_verifier.enforcement.problems import answer
@@ -154,6 +154,50 @@ def test_nothing_is_offered_after_a_kill() -> None:
     assert calls.of(task()).offers("refund")
 
 
+@pytest.mark.spec("5", "11")
+def test_a_sub_agent_gets_its_part_of_the_task() -> None:
+    """Those of its tools that the task has, from now on; one without such a tool is not offered, and gets nothing."""
+    worker = SubAgent("acme/worker", tools=["orders.get", "payments.*", "mail.send"], ttl="60s")
+    sub_agents = {"ask_worker": worker, "ask_mailer": SubAgent("acme/mailer", tools=["mail.send"])}
+    calls = ToolCalls(task(), tools=TOOLS, sub_agents=sub_agents)
+
+    def part_of(held: ToolCalls, name: str) -> Task:
+        with held.call(name, {"what": "refund o-1"}):
+            part = current_task()
+        assert part is not None
+        return part
+
+    part = part_of(calls, "ask_worker")
+    assert (part.holder, part.id) == ("acme/worker", calls.task.id)
+    assert [name for name in ("refund", "look", "orders.list") if calls.of(part).offers(name)] == ["refund", "look"]
+    assert part_of(calls, "ask_worker").link != part.link
+    assert [name for name in sub_agents if calls.offers(name)] == ["ask_worker"]
+    assert not calls.needs_approval("ask_worker", {})
+    with pytest.raises(AttenuationError, match="none of the tools of acme/mailer"):
+        part_of(calls, "ask_mailer")
+    last = calls.of(calls.task.delegate("acme/worker", depth=0))
+    assert not last.offers("ask_worker")
+    with pytest.raises(AttenuationError, match="may not be delegated any further"):
+        part_of(last, "ask_worker")
+
+
+@pytest.mark.spec("8")
+def test_an_agent_that_is_written_once_serves_many_tasks() -> None:
+    """The task of all runs, of the run's context, or of the tool that the run is in; without one there is no run."""
+    one, other = task(), task()
+    assert RunToolCalls(one, tools=TOOLS).of(other).task is one
+    assert RunToolCalls(lambda context: context["task"], tools=TOOLS).of({"task": other}).task is other
+    within = RunToolCalls(tools=TOOLS)
+    with running(one):
+        assert within.of(None).task is one
+        assert within.of(None).tool_of("refund") == "payments.refund"
+    for runs in (within, RunToolCalls(lambda context: context)):
+        with pytest.raises(AttenuationError, match="this run has no task"):
+            runs.of(None)
+    with pytest.raises(SettingsError, match="cannot name a tool"):
+        RunToolCalls(tools={"refund": "payments refund"})
+
+
 @pytest.mark.spec("8")
 def test_runs_beside_each_other_never_mix_their_tasks() -> None:
     """Threads, and asyncio tasks that wait in the middle of a call."""
@@ -288,3 +332,5 @@ def test_a_wrong_table_of_tools_is_an_error_where_it_is_written() -> None:
         ToolCalls(task(), tools={"refund": "payments refund"})
     with pytest.raises(SettingsError, match="is in tools as well"):
         ToolCalls(task(), tools=TOOLS, public=["refund"])
+    with pytest.raises(SettingsError, match="is in tools or public as well"):
+        ToolCalls(task(), tools=TOOLS, sub_agents={"refund": SubAgent("acme/worker", tools=["orders.get"])})
