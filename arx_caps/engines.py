@@ -31,6 +31,7 @@ STUCK_S: Final = 10  # a mint that hangs in a transaction must not block the oth
 CACHE_KIB: Final = 32 * 1024  # per SQLite connection: holds the index pages that a large log touches again and again
 WAL_PAGES: Final = 4096  # 16 MiB between checkpoints of SQLite's write-ahead log: a hot page is then copied once
 POOL: Final = 16  # connections kept, and as many more under load; two mints fit into PostgreSQL's usual 100
+READY: Final = 8  # of the connections kept, how many have no checkout between two transactions
 READING: Final = "arx_reading"  # execution option: a transaction of SQLite that takes no write lock
 
 
@@ -65,6 +66,56 @@ def open_engine(url: str) -> Engine:
         pass
     # The error omits the URL, which could hold a password.
     raise SettingsError("the mint's database is a URL: sqlite:///PATH or postgresql://USER@HOST/NAME")
+
+
+class Connections:
+    """Connections of an engine that stay checked out between transactions, the last used first.
+
+    Args:
+        engine: The engine.
+        options: Execution options of the connections.
+    """
+
+    # A checkout from SQLAlchemy's pool and its end take as long as five small statements of SQLite.
+    def __init__(self, engine: Engine, **options: Any) -> None:
+        self._engine, self._ready = engine.execution_options(**options), list[Connection]()
+        event.listen(engine, "engine_disposed", self._forget)
+
+    @contextlib.contextmanager
+    def begin(self) -> Iterator[Connection]:
+        """Run a transaction: commit it at the end, or roll it back on an error.
+
+        Raises:
+            SQLAlchemyError: The database refused, or did not answer.
+        """
+        connection = self._take()
+        try:
+            with connection.begin():
+                yield connection
+        except BaseException:
+            connection.close()  # the pool resets it, or drops it if it is broken
+            raise
+        if len(self._ready) < READY:
+            self._ready.append(connection)
+        else:
+            connection.close()
+
+    def _take(self) -> Connection:
+        with contextlib.suppress(IndexError):  # another thread may take the last one
+            while True:
+                connection = self._ready.pop()
+                if not _is_ended(connection.connection.dbapi_connection):
+                    return connection
+                connection.invalidate()
+                connection.close()
+        return self._engine.connect()
+
+    def _forget(self, _: Engine) -> None:
+        with contextlib.suppress(IndexError):
+            while True:
+                connection = self._ready.pop()
+                connection.detach()  # its pool was closed before, and would keep it open
+                connection.close()
 
 
 def place_of(engine: Engine) -> str:
@@ -156,18 +207,22 @@ def _open_postgresql(url: URL) -> Engine:
 
 
 def _on_postgresql_checkout(connection: Any, *_: object) -> None:
-    """Replace a connection that its server has closed.
-
-    SQLAlchemy's own check asks the server, which costs a round trip a transaction.  A server that ends a connection
-    sends a message first, and between two transactions no other message has to be read.
-    """
-    ended = connection.closed
-    if not ended:
-        said = select.poll()
-        said.register(connection.pgconn.socket, select.POLLIN)
-        ended = bool(said.poll(0))
-    if ended:
+    """Replace a connection that its server has closed."""
+    if _is_ended(connection):
         raise DisconnectionError("the server closed the connection")
+
+
+def _is_ended(connection: Any) -> bool:
+    """Return whether the server has closed a driver's connection; SQLite has no server."""
+    # SQLAlchemy's own check asks the server, which costs a round trip a transaction. A server that ends a connection
+    # sends a message first, and between two transactions no other message has to be read.
+    if not hasattr(connection, "pgconn"):
+        return False
+    if connection.closed:
+        return True
+    said = select.poll()
+    said.register(connection.pgconn.socket, select.POLLIN)
+    return bool(said.poll(0))
 
 
 def _on_sqlite_connect(connection: Any, record: Any) -> None:

@@ -34,9 +34,11 @@ def test_whoever_has_a_connection_waits_for_no_other(desk: Desk) -> None:
         held[threading.get_ident()] = max(0, held[threading.get_ident()] - 1)
 
     ada, bob = desk.operator("ada"), desk.operator("bob")
-    pool = desk.harness.mint.db._engine.pool
-    event.listen(pool, "checkout", taken)
-    event.listen(pool, "checkin", given_back)
+    # Each transaction has a connection of its own, from its beginning to its end.
+    engine = desk.harness.mint.db._engine
+    event.listen(engine, "begin", taken)
+    event.listen(engine, "commit", given_back)
+    event.listen(engine, "rollback", given_back)
     asked = desk.ask()
     for each in (ada, bob):
         assert code(desk.answer(each, asked)) == "ok"

@@ -14,7 +14,7 @@ from sqlalchemy import Executable, Row, Select, func, insert, select
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
-from arx_caps.engines import BUSY_S, READING, open_engine, place_of, told
+from arx_caps.engines import BUSY_S, READING, Connections, open_engine, place_of, told
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.statement import CompiledStatement
 from arx_caps.mint.db.tables import OUTBOX
@@ -53,7 +53,8 @@ class Database:
         # PostgreSQL gives each statement its own snapshot, in a transaction or not (READ COMMITTED): BEGIN and COMMIT
         # would only be two more round trips. On SQLite the transaction has one snapshot.
         alone = {} if self.system == "sqlite" else {"isolation_level": "AUTOCOMMIT"}
-        self._reader = self._engine.execution_options(**{READING: True}, **alone)
+        self._writers = Connections(self._engine)
+        self._readers = Connections(self._engine, **{READING: True}, **alone)
         self._writing = threading.Lock() if self.system == "sqlite" else None
 
     def __enter__(self) -> Self:
@@ -91,7 +92,7 @@ class Database:
             StoreError: The database did not answer.
             AuditError: The event cannot be recorded, so the change was rolled back.
         """
-        with told(NAME), self._turn(), self._engine.begin() as connection:
+        with told(NAME), self._turn(), self._writers.begin() as connection:
             yield connection
             # Last, so that the transaction holds the outbox's lock for as short as possible.
             if what is not None:
@@ -119,7 +120,7 @@ class Database:
         Raises:
             StoreError: The database did not answer.
         """
-        with told(NAME), self._reader.begin() as connection:
+        with told(NAME), self._readers.begin() as connection:
             yield connection
 
     @contextlib.contextmanager
