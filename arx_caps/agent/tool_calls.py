@@ -294,7 +294,7 @@ class RunToolCalls:
         if self._calls is not None:
             return self._calls
         task = current_task() if self._task_of is None else self._task_of(context)
-        # Another task's token, or none, must not stand in: it would be a run that nobody gave power to.
+        # Another task's token must not be used instead: the run would have powers that its caller did not choose.
         if not isinstance(task, Task):
             raise AttenuationError("this run has no task: give it one, or run it in a tool that was called with a task")
         return ToolCalls(task, **self._tables)

@@ -28,7 +28,7 @@ LETTERS = 6
 def patterns() -> Iterator[tuple[str, re.Pattern[Any]]]:
     """Yield every compiled expression of the package, by module and name."""
     for found in pkgutil.walk_packages(arx_verifier.__path__, "arx_verifier."):
-        if found.name.startswith("arx_verifier._"):
+        if found.name.startswith(("arx_verifier._", "arx_verifier.integrations.")):
             continue
         module = importlib.import_module(found.name)
         for name, value in vars(module).items():
