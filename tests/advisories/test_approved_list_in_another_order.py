@@ -58,7 +58,7 @@ def test_what_passes_is_what_is_shown(route: Any, code: str) -> None:
         ([1, 1, 2], [1, 2, 2]),
         ([True], [1]),
         ([1], [True]),
-        ([1], [1.0]),
+        ([1], [1.5]),
         (["1"], [1]),
         ([], [[]]),
         ([], ""),
