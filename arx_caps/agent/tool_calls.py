@@ -110,6 +110,19 @@ class ToolCalls:
         other.approvals = self.approvals
         return other
 
+    def delegate(self, to: str, **limits: Any) -> "ToolCalls":
+        """Return the same for a sub-agent, with a narrower task.
+
+        Args:
+            to: The sub-agent's path, which the record names.
+            limits: What is left of the task: ``tools``, ``args``, ``ttl``, ``depth``, ``audiences``, as for
+                ``Task.delegate``.
+
+        Raises:
+            AttenuationError: As ``Task.delegate``.
+        """
+        return self.of(self.task.delegate(to, **limits))
+
     def tool_of(self, name: str) -> str:
         """Return the name in tokens of a framework's tool.
 

@@ -51,8 +51,7 @@ def delegated_agent(calls: ToolCalls, agent: Agent[Any], to: str, **limits: Any)
     Raises:
         ArxError: As ``Task.delegate`` and ``guarded_tools``.
     """
-    sub = calls.of(calls.task.delegate(to, **limits))
-    return agent.clone(tools=guarded_tools(sub, agent.tools))  # type: ignore[arg-type]  # another kind is refused there
+    return agent.clone(tools=guarded_tools(calls.delegate(to, **limits), agent.tools))  # type: ignore[arg-type]  # another kind is refused there
 
 
 async def ask_approvals(calls: ToolCalls, interruptions: Iterable[ToolApprovalItem]) -> dict[str, str]:

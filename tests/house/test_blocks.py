@@ -12,6 +12,7 @@ from tests.house.pages import PAGES, ROOT, blocks
 # How many blocks of a page the tests of a file run or compare.  A new block is counted here, or is marked in its page:
 # <!-- not run: the reason -->
 RUN = {
+    "docs/adapters/google-adk.md": {"../adapters/test_google_adk.py": 1},
     "docs/adapters/openai-agents.md": {"../adapters/test_openai_agents.py": 1},
     "README.md": {"test_examples.py": 6, "test_install.py": 1},
     "docs/adapters/fastapi.md": {"../adapters/test_fastapi_server.py": 2},

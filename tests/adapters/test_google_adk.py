@@ -1,0 +1,285 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Google's ADK with a scripted model, a real mint and a real service: docs/adapters/google-adk.md."""
+
+import asyncio
+import json
+import re
+import subprocess
+import sys
+from collections.abc import AsyncGenerator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from google.adk.agents import LlmAgent
+from google.adk.apps import App
+from google.adk.models import BaseLlm, LlmRequest, LlmResponse
+from google.adk.runners import InMemoryRunner, Runner
+from google.adk.sessions.sqlite_session_service import SqliteSessionService
+from google.genai import types
+
+from arx_caps.agent import CurrentTaskAuth, Session, StartedTask, ToolCalls
+from arx_caps.integrations.google_adk import ArxToolset
+from tests.adapters.desk import Desk, at_its_loudest, open_desk, secrets_in
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # the ADK warns of its own experimental parts
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = (ROOT / "docs" / "adapters" / "google-adk.md").read_text(encoding="utf-8")
+NAMES = {"get_order": "orders.get", "refund": "orders.refund"}
+CONFIRM = "adk_request_confirmation"
+
+
+class Script(BaseLlm):
+    """A model that calls these tools, one a turn, and then ends.  A step may be a function that returns one."""
+
+    steps: list[Any]
+    offered: list[list[str]] = []
+    read: list[str] = []
+
+    async def generate_content_async(
+        self, llm_request: LlmRequest, stream: bool = False
+    ) -> AsyncGenerator[LlmResponse, None]:
+        """Say the next step."""
+        self.offered.append(sorted(llm_request.tools_dict))
+        self.read.append(llm_request.model_dump_json(exclude={"tools_dict"}, fallback=str))
+        step: Any = self.steps.pop(0) if self.steps else "done"
+        step = step() if callable(step) else step
+        if isinstance(step, str):
+            part = types.Part(text=step)
+        else:
+            part = types.Part(function_call=types.FunctionCall(name=step[0], args=step[1]))
+        yield LlmResponse(content=types.Content(role="model", parts=[part]))
+
+
+def calling(*steps: Any) -> Script:
+    """A model with a script of its own."""
+    return Script(model="script", steps=list(steps), offered=[], read=[])
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
+    with open_desk(tmp_path_factory.mktemp("desk")) as running:
+        yield running
+
+
+@pytest.fixture
+def session(desk: Desk, request: pytest.FixtureRequest) -> Iterator[Session]:
+    name = re.sub(r"[\W_]+", "-", request.node.name.removeprefix("test_"))[:24].strip("-")
+    with desk.agent(name) as agent, agent.open_session() as opened:
+        yield opened
+
+
+@pytest.fixture
+def task(session: Session) -> StartedTask:
+    return session.start_task("refund", order_id="o-1", amount=20)
+
+
+def tools_of(url: str) -> list[Callable[..., Any]]:
+    """Tools that are written once: they sign with whatever task runs them."""
+
+    async def get_order(order_id: str) -> str:
+        """Look an order up."""
+        async with httpx.AsyncClient(base_url=url, auth=CurrentTaskAuth()) as client:
+            return (await client.get(f"/orders/{order_id}")).raise_for_status().text
+
+    async def refund(order_id: str, amount: int) -> str:
+        """Pay an order back."""
+        async with httpx.AsyncClient(base_url=url, auth=CurrentTaskAuth()) as client:
+            return (await client.post(f"/orders/{order_id}/refund", json={"amount": amount})).raise_for_status().text
+
+    return [get_order, refund]
+
+
+def answers(events: list[Any]) -> list[str]:
+    """What the model read of its tools."""
+    responses = [response for event in events for response in event.get_function_responses()]
+    return [json.dumps(response.response) for response in responses if response.name in NAMES]
+
+
+async def said(runner: Runner, session_id: str, message: types.Content) -> list[Any]:
+    return [each async for each in runner.run_async(user_id="u", session_id=session_id, new_message=message)]
+
+
+def text(words: str) -> types.Content:
+    return types.Content(role="user", parts=[types.Part(text=words)])
+
+
+async def run_async(agent: LlmAgent, state: dict[str, Any] | None = None) -> list[Any]:
+    runner = InMemoryRunner(agent=agent, app_name="desk")
+    opened = await runner.session_service.create_session(app_name="desk", user_id="u", state=state)
+    return await said(runner, opened.id, text("go"))
+
+
+def run(agent: LlmAgent) -> list[Any]:
+    return asyncio.run(run_async(agent))
+
+
+def test_the_model_reads_what_would_be_allowed(desk: Desk, task: StartedTask) -> None:
+    """Allowed calls pass; one beyond the task is refused without a call, and in words."""
+    model = calling(
+        ("get_order", {"order_id": "o-1"}),
+        ("refund", {"order_id": "o-1", "amount": 50}),
+        ("refund", {"order_id": "o-1", "amount": 20}),
+    )
+    before = len(desk.calls)
+    toolset = ArxToolset(ToolCalls(task, tools=NAMES), tools_of(desk.url))
+    looked, refused, refunded = answers(run(LlmAgent(name="a", model=model, tools=[toolset])))
+    assert "paid" in looked
+    assert "refund was refused: amount must be between 1 and 20, got 50. Do not repeat this call." in refused
+    assert "refunded" in refunded
+    assert desk.calls[before:] == ["orders.get o-1", "orders.refund o-1 20"]
+
+
+def test_a_sub_agent_has_the_tools_it_was_given(desk: Desk, task: StartedTask) -> None:
+    """A transfer delegates: the sub-agent is offered less, and may do less."""
+    calls = ToolCalls(task, tools=NAMES)
+    less = calls.delegate("acme/worker", tools=["orders.refund"], args={"amount": {"max": 10}})
+    model = calling(
+        ("transfer_to_agent", {"agent_name": "worker"}),
+        ("refund", {"order_id": "o-1", "amount": 15}),
+        ("refund", {"order_id": "o-1", "amount": 5}),
+    )
+    worker = LlmAgent(name="worker", model=model, description="pays", tools=[ArxToolset(less, tools_of(desk.url))])
+    agent = LlmAgent(name="a", model=model, tools=[ArxToolset(calls, tools_of(desk.url))], sub_agents=[worker])
+    found = answers(run(agent))
+    assert [[name for name in names if name in NAMES] for names in model.offered[:2]] == [
+        ["get_order", "refund"],
+        ["refund"],
+    ]
+    assert "amount must be at most 10, got 15." in found[0]
+    assert "refunded" in found[1]
+
+
+def test_a_kill_ends_the_run(desk: Desk, task: StartedTask) -> None:
+    """The next call is refused by the service; the model reads that it must stop, and is offered no tool any more."""
+
+    def killed() -> Any:
+        desk.kill(f"task:{task.id}")
+        return ("refund", {"order_id": "o-1", "amount": 5})
+
+    model = calling(("get_order", {"order_id": "o-1"}), killed, "stopped")
+    before = len(desk.calls)
+    events = run(LlmAgent(name="a", model=model, tools=[ArxToolset(ToolCalls(task, tools=NAMES), tools_of(desk.url))]))
+    assert desk.calls[before:] == ["orders.get o-1"]
+    assert "An operator ended this work" in answers(events)[-1]
+    assert model.offered == [["get_order", "refund"], ["get_order", "refund"], []]
+    assert events[-1].content.parts[0].text == "stopped"
+
+
+def test_runs_beside_each_other_use_their_own_tasks(desk: Desk, session: Session) -> None:
+    """One toolset serves many runs: each run's session has its task, and none refunds another's order."""
+    held = {
+        order: ToolCalls(session.start_task("refund", order_id=order, amount=20), tools=NAMES)
+        for order in ("o-1", "o-2", "o-3", "o-4")
+    }
+    toolset = ArxToolset(lambda context: held[context.state["order"]], tools_of(desk.url))
+
+    async def all_of_them() -> list[Any]:
+        runs = []
+        for order in held:
+            model = calling(("refund", {"order_id": order, "amount": 5}), ("refund", {"order_id": "o-x", "amount": 5}))
+            runs.append(run_async(LlmAgent(name="a", model=model, tools=[toolset]), {"order": order}))
+        return await asyncio.gather(*runs)
+
+    for events in asyncio.run(all_of_them()):
+        passed, refused = answers(events)
+        assert "refunded" in passed
+        assert "order_id must be" in refused
+
+
+async def turn(folder: Path, url: str, calls: ToolCalls, model: Script, message: types.Content) -> list[Any]:
+    """One turn of a conversation that is kept on disk."""
+    service = SqliteSessionService(str(folder / "sessions.db"))
+    agent = LlmAgent(name="a", model=model, tools=[ArxToolset(calls, tools_of(url))])
+    runner = Runner(app=App(name="desk", root_agent=agent), session_service=service)
+    if await service.get_session(app_name="desk", user_id="u", session_id="s") is None:
+        await service.create_session(app_name="desk", user_id="u", session_id="s")
+    return await said(runner, "s", message)
+
+
+AFTER_RESTART = """
+import asyncio, json, sys, warnings
+warnings.simplefilter("ignore")
+from pathlib import Path
+from google.genai import types
+from arx_caps.agent import Agent as Holder, ToolCalls
+from tests.adapters.test_google_adk import CONFIRM, NAMES, answers, calling, turn
+
+folder, url, asked = Path(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3])
+with Holder.from_key_file(folder / "key.json") as holder:
+    session = holder.resume_session(folder / "session.json")
+    calls = ToolCalls(session.resume_task(folder / "task"), tools=NAMES)
+    response = types.FunctionResponse(id=asked["id"], name=CONFIRM, response={"confirmed": True, "payload": {"approval": asked["approval"]}})
+    message = types.Content(role="user", parts=[types.Part(function_response=response)])
+    print(json.dumps(answers(asyncio.run(turn(folder, url, calls, calling(), message)))))
+"""
+
+
+def after_restart(folder: Path, url: str, asked: dict[str, str]) -> Any:
+    """What another process makes of the files of this one."""
+    words = [sys.executable, "-c", AFTER_RESTART, str(folder), url, json.dumps(asked)]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize(
+    ("outcome", "said_of_it"),
+    [("approve", "refunded"), ("deny", "denied"), ("another", "amount must be 5, got 500")],
+)
+def test_an_approval_survives_a_restart(desk: Desk, tmp_path: Path, outcome: str, said_of_it: str) -> None:
+    """The call waits for a confirmation, its process ends, an operator answers, another process goes on."""
+    from arx_caps.agent import Agent as Holder
+
+    (tmp_path / "key.json").write_bytes(desk.mint.enrol(f"acme/night-{outcome}").read_bytes())
+    (tmp_path / "key.json").chmod(0o600)
+    with Holder.from_key_file(tmp_path / "key.json") as holder:
+        session = holder.open_session()
+        task = session.start_task("payout", order_id="o-1")
+        session.save(tmp_path / "session.json")
+        task.save(tmp_path / "task")
+        model = calling(("refund", {"order_id": "o-1", "amount": 500}))
+        events = asyncio.run(turn(tmp_path, desk.url, ToolCalls(task, tools=NAMES), model, text("go")))
+        (wanted,) = [call for event in events for call in event.get_function_calls() if call.name == CONFIRM]
+        asked = {"id": wanted.id, "approval": wanted.args["toolConfirmation"]["payload"]["approval"]}
+        if outcome == "another":
+            asked["approval"] = task.ask_approval("orders.refund", {"order_id": "o-1", "amount": 5}).id
+    assert not secrets_in((tmp_path / "sessions.db").read_bytes().decode("latin-1"))
+    before = len(desk.calls)
+    desk.approve(asked["approval"], "deny" if outcome == "deny" else "approve")
+    assert said_of_it in after_restart(tmp_path, desk.url, asked)[-1]
+    assert desk.calls[before:] == (["orders.refund o-1 500"] if outcome == "approve" else [])
+
+
+def test_no_token_is_seen_anywhere(desk: Desk, session: Session) -> None:
+    """Prompts, events, logs at their loudest, and what objects show of themselves."""
+    calls = ToolCalls(session.start_task("payout", order_id="o-1"), tools=NAMES)
+    model = calling(
+        ("get_order", {"order_id": "o-1"}),
+        ("get_order", {"order_id": "o-2"}),
+        ("refund", {"order_id": "o-1", "amount": 500}),
+    )
+    toolset = ArxToolset(calls, tools_of(desk.url))
+    with at_its_loudest() as loud:
+        events = run(LlmAgent(name="a", model=model, tools=[toolset]))
+    assert any("httpcore" in line for line in loud.lines)
+    assert not secrets_in(*loud.lines, *model.read, *events, toolset, calls)
+
+
+def test_the_page_is_this_adapter(desk: Desk, session: Session) -> None:
+    """The example of the page runs as it is shown."""
+    source = re.findall(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)[0]
+    assert len([line for line in source.splitlines() if line.strip()]) <= 15
+    model = calling(("refund", {"order_id": "o-1", "amount": 50}), ("refund", {"order_id": "o-1", "amount": 20}))
+    names: dict[str, Any] = {
+        "task": session.start_task("refund", order_id="o-1", amount=20),
+        "model": model,
+        "DESK": desk.url,
+    }
+    exec(compile(source, "google-adk.md", "exec"), names)
+    refused, refunded = answers(run(names["agent"]))
+    names["desk"].close()
+    assert "amount must be between 1 and 20" in refused
+    assert "refunded" in refunded
