@@ -35,8 +35,8 @@ class Script(BaseLlm):
     """A model that calls these tools, one a turn, and then ends.  A step may be a function that returns one."""
 
     steps: list[Any]
-    offered: list[list[str]] = []
-    read: list[str] = []
+    offered: list[list[str]]
+    read: list[str]
 
     async def generate_content_async(
         self, llm_request: LlmRequest, stream: bool = False
@@ -211,7 +211,8 @@ folder, url, asked = Path(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3])
 with Holder.from_key_file(folder / "key.json") as holder:
     session = holder.resume_session(folder / "session.json")
     calls = ToolCalls(session.resume_task(folder / "task"), tools=NAMES)
-    response = types.FunctionResponse(id=asked["id"], name=CONFIRM, response={"confirmed": True, "payload": {"approval": asked["approval"]}})
+    answer = {"confirmed": True, "payload": {"approval": asked["approval"]}}
+    response = types.FunctionResponse(id=asked["id"], name=CONFIRM, response=answer)
     message = types.Content(role="user", parts=[types.Part(function_response=response)])
     print(json.dumps(answers(asyncio.run(turn(folder, url, calls, calling(), message)))))
 """
