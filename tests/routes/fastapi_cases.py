@@ -90,6 +90,53 @@ def a_value_is_the_one_that_was_judged() -> None:
     assert ran[1::2] == [(7, False, 10), (7, True, 5), (7, False, 10)]
 
 
+def a_declared_query_is_judged_by_its_types() -> None:
+    """A name takes kinds from the endpoint, a line states its own; an endpoint never gets one of several values."""
+    ran: list[Any] = []
+    app = fastapi.FastAPI()
+
+    def page(limit: int | None = None) -> int | None:
+        return limit
+
+    @app.get("/orders")
+    def find(
+        price: float = 1.0,
+        tag: Annotated[list[str] | None, fastapi.Query()] = None,
+        text: Annotated[str, fastapi.Query(alias="q")] = "",
+        limit: int | None = fastapi.Depends(page),
+    ) -> None:
+        ran.append((price, tag, text, limit))
+
+    @app.post("/orders")
+    def make(dry: bool = False, count: int = 1, note: Annotated[str, fastapi.Body(embed=True)] = "") -> None:
+        ran.append((dry, count, note))
+
+    few = Rule(
+        tool="orders.find", args={"limit": Constraint(max=9, optional=True), "tag": Constraint(subset=("a", "b"))}
+    )
+    made = Rule(tool="orders.make", args={"count": Constraint(max=3), "dry": "true"})
+    guarded = Guarded(app, {"find": "orders.find", "make": "orders.make"}, few, made)
+    for target in ("limit=9&tag=a", "tag=b&tag=a"):
+        assert _asked(guarded, "GET", f"/orders?{target}").status == 200, target
+    assert ran == [(1.0, ["a"], "", 9), (1.0, ["b", "a"], "", None)]
+    for target, code in (
+        ("tag=a&limit=10", "argument_not_allowed"),
+        ("tag=a&tag=c", "argument_not_allowed"),
+        ("tag=a&limit=9&limit=10", "malformed_request"),
+        ("tag=a&limit=09", "malformed_request"),
+        ("tag=a&q=1&q=2", "malformed_request"),
+        ("tag=a&price=2.50", "malformed_request"),
+    ):
+        assert _asked(guarded, "GET", f"/orders?{target}").code == code, target
+    assert _asked(guarded, "POST", "/orders?count=2&dry=true").status == 200
+    assert _asked(guarded, "POST", "/orders?count=4&dry=true").code == "argument_not_allowed"
+    assert _asked(guarded, "POST", "/orders?count=2&dry=true&note=x").code == "malformed_request"
+    assert ran[2:] == [(True, 2, "")]
+    lists = Guarded(app, {"GET /orders?{q:list}": "orders.find"})
+    assert _asked(lists, "GET", "/orders?q=1&q=2").code == "malformed_request"
+    assert len(ran) == 3
+
+
 def a_json_value_keeps_its_type() -> None:
     """``"5"`` is not 5, and true is not 1; in models, lists and single members."""
     ran: list[Any] = []
@@ -324,6 +371,7 @@ CASES = (
     a_websocket_and_files_are_refused,
     an_included_router_hides_no_route,
     a_value_is_the_one_that_was_judged,
+    a_declared_query_is_judged_by_its_types,
     a_json_value_keeps_its_type,
     a_replaced_dependency_is_compared_too,
     endpoints_of_every_kind_run_once,

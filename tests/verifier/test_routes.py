@@ -12,6 +12,7 @@ from arx_verifier.enforcement.client_address import Peers
 from arx_verifier.enforcement.problems import answer
 from arx_verifier.enforcement.routes import RouteMap, read_query
 from arx_verifier.errors import REASONS, Failure, RequestError, SettingsError
+from arx_verifier.jcs import number as number_text
 
 pytestmark = pytest.mark.spec("8.4")
 
@@ -66,6 +67,67 @@ def test_literal_segments_win() -> None:
     assert meaning("/api/x/y", "/api") == ("none", {})
     assert meaning("/apix/y", "/api") == ("right", {"a": "apix"})
     assert meaning("/x/") is None
+
+
+def asked(line: str, query: str) -> Any:
+    """The arguments of a request of the line's route; None if it is refused."""
+    scope = {"method": "GET", "path": "/orders", "query_string": query.encode(), "headers": []}
+    try:
+        meaning = RouteMap({line: "orders.list"})(scope, b"")
+    except RequestError:
+        return None
+    assert meaning is not None
+    return meaning[1]
+
+
+@pytest.mark.spec("8.4")
+@pytest.mark.parametrize(
+    ("kind", "text", "value"),
+    [
+        ("int", "7", 7),
+        ("int", "0", 0),
+        ("int", "-12", -12),
+        ("int", "9007199254740991", 2**53 - 1),
+        ("number", "7", 7),
+        ("number", "5.5", 5.5),
+        ("number", "-0.25", -0.25),
+        ("number", "1e%2B21", 1e21),
+        ("number", "1e-7", 1e-7),
+        *(("int", text, None) for text in ("007", "-0", "%2B7", "7.0", "7.5", " 7", "7+", "٧", "", "9007199254740992")),
+        *(("number", text, None) for text in ("5.50", "5.0", ".5", "5.", "1e5", "1E-7", "-0", "NaN", "Infinity")),
+        ("number", "0.1000000000000000055", None),
+        ("number", "1" * 400, None),
+        ("number", "1e%2B999", None),
+    ],
+)
+def test_a_number_in_the_query_has_one_spelling(kind: str, text: str, value: Any) -> None:
+    """A declared number is judged as a number; another spelling of it is refused, as two readers could differ."""
+    found = asked("GET /orders?{limit:" + kind + "}", f"limit={text}")
+    assert found == (None if value is None else {"limit": value})
+    assert found is None or type(found["limit"]) is type(value)
+
+
+@pytest.mark.spec("8.4")
+def test_a_declared_list_has_every_value() -> None:
+    """One value is a list too; a name twice is refused where no list is declared."""
+    line = "GET /orders?{tag:list}&{page}"
+    assert asked(line, "tag=a&page=1&tag=b") == {"tag": ["a", "b"], "page": "1"}
+    assert asked(line, "tag=a") == {"tag": ["a"]}
+    assert asked(line, "page=1") == {"page": "1"}
+    assert asked(line, "page=1&page=2") is None
+    assert asked("GET /orders", "tag=a&tag=b") is None
+    for wrong in ("GET /orders?{tag:text}", "GET /orders?{tag:list}&{tag}", "GET /orders?{:int}"):
+        with pytest.raises(SettingsError):
+            RouteMap({wrong: "orders.list"})
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False))
+def test_each_number_has_a_spelling(value: float) -> None:
+    """Its form in RFC 8785, as a JSON body would have it."""
+    text = number_text(value)
+    found = asked("GET /orders?{limit:number}", "limit=" + text.replace("+", "%2B"))
+    assert found is None or found["limit"] == value
+    assert found is not None or (value.is_integer() and abs(value) > 2**53 - 1)
 
 
 @given(st.binary(max_size=40))

@@ -23,7 +23,7 @@ from typing import Any, Final, NamedTuple, Self, SupportsIndex
 
 from arx_verifier.enforcement.calls import CALL, App, Call, Receive, Send, send_answer
 from arx_verifier.enforcement.enforcement import RefusedCall
-from arx_verifier.enforcement.parameters import RUNNING, Parameters, Sent, checked
+from arx_verifier.enforcement.parameters import RUNNING, Parameters, Sent, checked, declared_query
 from arx_verifier.enforcement.problems import answer
 from arx_verifier.enforcement.routers import DEEP, is_own, require_own_dispatch, routers_of
 from arx_verifier.enforcement.routes import (
@@ -33,7 +33,6 @@ from arx_verifier.enforcement.routes import (
     join_arguments,
     read_body,
     read_keys,
-    read_query,
     require_clean_path,
     text_of,
 )
@@ -269,11 +268,12 @@ class Endpoints:
             raise SettingsError(f"`tools` names {key.text!r:.100}, which takes every method: name each with its path")
         if key.tool is PUBLIC and len(named) != sum(one.route is route for one in every):
             raise SettingsError(f"`public` names {key.text!r:.100}, a route that has other paths too: give its name")
+        declared = declared_query(route.dependant) if named[0].is_fastapi else {}
         for one in named:
             if len(one.convertors) != one.declared.count("{"):
                 raise SettingsError(f"`tools` names {key.text!r:.100}: two parameters of {one.declared} have one name")
             for method in (key.method,) if key.method else sorted(route.methods - {"HEAD"}):
-                given = key if key.method else key.of(method)
+                given = key if key.method else key.of(method, declared)
                 if one.keys.setdefault(method, given) != given:
                     raise SettingsError(f"`tools` names the route {method} {one.declared} twice")
                 if method == "GET" and _takes(route, "HEAD"):
@@ -331,11 +331,11 @@ class Endpoints:
             return ("", {}) if key is None else (PUBLIC, {})
         require_clean_path(scope)
         raw, body = scope["query_string"], call.body
-        query, members = read_query(raw) if raw else {}, read_body(call.headers, body)
+        query, members = key.read_query(raw) if raw else {}, read_body(call.headers, body)
         if way.is_fastapi:
             call.parameters = self._parameters_of(route, scope)
             call.sent = Sent(texts, query, members if body else None)
-        return key.tool, join_arguments(key, scope["method"], texts, query, members, has_body=bool(body))
+        return key.tool, join_arguments(key, scope["method"], texts, key.typed(query), members, has_body=bool(body))
 
     def _parameters_of(self, route: Any, scope: Scope) -> Parameters:
         """Return the parameters that the framework will convert, with those of the routers' dependencies."""

@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from decimal import Decimal
 from enum import Enum
-from typing import Any, Final, NamedTuple
+from types import UnionType
+from typing import Annotated, Any, Final, NamedTuple, Union, get_args, get_origin
 
 from arx_verifier.errors import RequestError
 
@@ -101,6 +102,43 @@ class Parameters:
         for field in fields:
             for wire in _sent_for(field.field_info, field.name, sent.body):
                 yield field, wire, False
+
+
+def declared_query(dependant: Any) -> dict[str, str]:
+    """Return the arguments that an endpoint and its dependencies declare in the query.
+
+    Args:
+        dependant: FastAPI's description of the endpoint.
+
+    Returns:
+        For each name ``int``, ``number`` or ``list``, or nothing for text and what is sent as text.
+    """
+    found: dict[str, str] = {}
+    fields = [(field.name, field.field_info) for field in dependant.query_params]
+    if len(fields) == 1 and _is_model(fields[0][1].annotation):  # a model of the whole query
+        fields = [*fields[0][1].annotation.model_fields.items()]
+    for name, info in fields:
+        kind = _kind_of(info.annotation)
+        aliases = [alias for alias in (info.alias, *_choices(info.validation_alias)) if isinstance(alias, str)]
+        found |= dict.fromkeys(aliases or [name], kind)
+    for inner in dependant.dependencies:
+        found |= declared_query(inner)
+    return found
+
+
+def _kind_of(annotation: Any) -> str:
+    origin, inner = get_origin(annotation), get_args(annotation)
+    if origin in (Union, UnionType):
+        kinds = {_kind_of(one) for one in inner if one is not type(None)}
+        return kinds.pop() if len(kinds) == 1 else ""
+    if origin is Annotated:
+        return _kind_of(inner[0])
+    kind = origin or annotation
+    if kind is int:
+        return "int"
+    if kind in (float, Decimal):
+        return "number"
+    return "list" if kind in (list, set, frozenset, tuple, Sequence) else ""
 
 
 def _dependencies(dependant: Any, overrides: Mapping[Any, Any]) -> Iterator[Any]:

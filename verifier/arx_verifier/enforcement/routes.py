@@ -6,12 +6,15 @@ Applications of Starlette and FastAPI need none: see ``endpoints``.
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping, MutableMapping
+from collections.abc import Callable, Container, Iterable, Mapping, MutableMapping
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple, TypeAlias
 from urllib.parse import unquote_to_bytes
 from uuid import UUID
 
 from arx_verifier.errors import RequestError, SettingsError
+from arx_verifier.jcs import MAX_INTEGER
+from arx_verifier.jcs import number as number_text
 from arx_verifier.names import is_tool
 from arx_verifier.request import read_json_object
 
@@ -31,7 +34,9 @@ _METHOD: Final = re.compile(r"[A-Z]{1,16}")
 _PARAMETER: Final = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)(?::[A-Za-z_][A-Za-z0-9_]*)?\}")
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.:-]*")
 _SEGMENT: Final = re.compile(r"\{[A-Za-z_][A-Za-z0-9_]*\}")
-_FIELD: Final = re.compile(r"\{([A-Za-z0-9_.\[\]-]+)\}")
+_FIELD: Final = re.compile(r"\{([A-Za-z0-9_.\[\]-]+)(?::(int|number|list))?\}")
+_NUMBER: Final = re.compile(r"-?(?:0|[1-9][0-9]*)(\.[0-9]+)?(e[+-][0-9]+)?")
+_MAX_NUMBER_CHARS: Final = 32  # more than the one spelling of any number has
 _BODILESS: Final = frozenset(("GET", "HEAD"))  # RFC 9110 9.3.1: their bodies have no meaning
 # Frameworks and proxies resolve these in different ways: control characters, backslash, empty and dot segments; and in
 # the raw path, path parameters and an escaped slash, backslash, dot, NUL or per cent sign, which some decode before
@@ -53,6 +58,7 @@ class Key(NamedTuple):
         path: The path's template, or the route's name.
         query: The arguments in the query.
         tool: The tool; ``PUBLIC`` for a line of ``public``.
+        kinds: The kind of arguments in the query that are no text: ``int``, ``number`` or ``list``.
     """
 
     text: str
@@ -60,10 +66,47 @@ class Key(NamedTuple):
     path: str
     query: Places
     tool: str
+    kinds: Mapping[str, str] = MappingProxyType({})
 
-    def of(self, method: str) -> "Key":
-        """Return the line of one method of a route that is named by its name."""
-        return self._replace(method=method, query=_places(method, self.query))
+    def of(self, method: str, declared: Mapping[str, str]) -> "Key":
+        """Return the line of one method of a route that is named by its name.
+
+        Args:
+            method: The method.
+            declared: The kind of each argument that the endpoint declares in its query; empty for text.
+        """
+        places, kinds = self.query, self.kinds
+        if places is None:
+            places = _places(method, frozenset(declared) if declared and method not in _BODILESS else None)
+            kinds = {name: kind for name, kind in declared.items() if kind}
+        return self._replace(method=method, query=places, kinds=kinds)
+
+    def read_query(self, raw: bytes) -> dict[str, Any]:
+        """Parse a query string: texts, and a list of texts for an argument that is declared as one.
+
+        Args:
+            raw: The query without its question mark.
+
+        Raises:
+            RequestError: As ``read_query``.
+        """
+        return read_query(raw, [name for name, kind in self.kinds.items() if kind == "list"] if self.kinds else ())
+
+    def typed(self, query: dict[str, Any]) -> dict[str, Any]:
+        """Return the arguments of a query with numbers in the place of their texts.
+
+        Args:
+            query: ``read_query``.
+
+        Raises:
+            RequestError: The text is not the one spelling of a number.
+        """
+        if not self.kinds:
+            return query
+        return {
+            name: _number(name, value, self.kinds[name]) if self.kinds.get(name, "list") != "list" else value
+            for name, value in query.items()
+        }
 
 
 class _Route:
@@ -137,8 +180,9 @@ class RouteMap:
         if route.key.tool is PUBLIC:
             return PUBLIC, {}
         outer = {name: text_of(name, value) for name, value in scope.get("path_params", {}).items()}
-        query, members = read_query(scope["query_string"]), read_body(collect_headers(scope["headers"]), body)
         key = route.key
+        query = key.typed(key.read_query(scope["query_string"]))
+        members = read_body(collect_headers(scope["headers"]), body)
         return key.tool, join_arguments(
             key, scope["method"], merge(outer, parameters), query, members, has_body=bool(body)
         )
@@ -193,7 +237,8 @@ def join_arguments(
 
     ``GET`` and ``HEAD`` have arguments in path and query, and no body.  All other methods have them in path and body,
     and in the query those that the route names: ``POST /orders/{order_id}/refund?{dry_run}&{note}``.  A ``GET`` that
-    names some has no others.
+    names some has no others.  An argument in the query is text, or what its route declares: ``?{limit:int}``,
+    ``?{price:number}``, ``?{tag:list}``.
 
     Args:
         key: The route.
@@ -251,11 +296,12 @@ def text_of(name: str, value: Any) -> str:
     raise RequestError(f"parameter {name!r:.80} of the path is a {kind.__name__}: expected text, a number or a UUID")
 
 
-def read_query(raw: bytes) -> dict[str, str]:
-    """Parse a query string; each name may occur once.
+def read_query(raw: bytes, lists: Container[str] = ()) -> dict[str, Any]:
+    """Parse a query string; each name may occur once, but for lists.
 
     Args:
         raw: The query without its question mark.
+        lists: The names whose values are lists, also of one item.
 
     Raises:
         RequestError: A name twice, a broken escape, text that is not UTF-8, or more fields than 256.
@@ -263,15 +309,32 @@ def read_query(raw: bytes) -> dict[str, str]:
     fields = [field for field in raw.split(b"&") if field]
     if len(fields) > MAX_QUERY_FIELDS:
         raise RequestError(f"the query has more than {MAX_QUERY_FIELDS} fields")
-    values: dict[str, str] = {}
+    values: dict[str, Any] = {}
     for field in fields:
         name, _, value = field.partition(b"=")
         key = _unescape(name)
+        if key in lists:
+            values.setdefault(key, []).append(_unescape(value))
+            continue
         if key in values:
             # Frameworks differ: some take the first value, some the last, some a list.
-            raise RequestError(f"the query has {key!r:.80} twice")
+            raise RequestError(f"the query has {key!r:.80} twice, and its route does not declare it as a list")
         values[key] = _unescape(value)
     return values
+
+
+def _number(name: str, text: str, kind: str) -> int | float:
+    """Return the number of a text in a query, in its one spelling (RFC 8785)."""
+    found = _NUMBER.fullmatch(text) if len(text) <= _MAX_NUMBER_CHARS else None
+    if found is not None:
+        if found.lastindex is None:
+            whole = int(text)
+            if str(whole) == text and abs(whole) <= MAX_INTEGER:
+                return whole
+        elif kind == "number" and number_text(float(text)) == text:
+            return float(text)
+    example = "such as 7, and not 007 or 7.0" if kind == "int" else "such as 7 or 0.5, and not 7.0 or .5"
+    raise RequestError(f"argument {name!r:.80} in the query: expected {kind}, {example}, got {text!r:.80}")
 
 
 def read_body(headers: Headers, body: bytes) -> dict[str, Any]:
@@ -383,7 +446,7 @@ def read_key(text: str, tool: str) -> Key:
     """Parse one line of ``tools`` or ``public``.
 
     Args:
-        text: ``POST /orders/{order_id}/refund?{dry_run}``, or the name of a route.
+        text: ``POST /orders/{order_id}/refund?{dry_run}&{limit:int}``, or the name of a route.
         tool: The tool's name.
 
     Raises:
@@ -393,9 +456,8 @@ def read_key(text: str, tool: str) -> Key:
     path, asks, fields = target.partition("?")
     names = _PARAMETER.findall(path)
     plain = _PARAMETER.sub("", path)
-    query = (
-        [found.group(1) if (found := _FIELD.fullmatch(field)) else "" for field in fields.split("&")] if asks else []
-    )
+    query = [found.groups() if (found := _FIELD.fullmatch(one)) else ("", "") for one in fields.split("&") if asks]
+    places = [name for name, _ in query]
     is_route = (
         _METHOD.fullmatch(method)
         and path.startswith("/")
@@ -403,13 +465,14 @@ def read_key(text: str, tool: str) -> Key:
         and not re.search(r"[{}?#%; ]", plain)
     )
     is_name = not method and _NAME.fullmatch(path)
-    if not (is_route or is_name) or "" in query or len({*names, *query}) != len(names) + len(query):
+    if not (is_route or is_name) or "" in places or len({*names, *places}) != len(names) + len(places):
         raise SettingsError(
             f"{text!r:.100} is not a route: write it as 'GET /orders/{{order_id}}', each parameter one segment of the "
             "path; arguments in the query of another method as 'POST /orders?{full}'"
         )
-    places = frozenset(query) if asks else None
-    return Key(text, method, path, _places(method, places) if method else places, tool)
+    declared = frozenset(places) if asks else None
+    kinds = {name: kind for name, kind in query if kind}
+    return Key(text, method, path, _places(method, declared) if method else declared, tool, kinds)
 
 
 def _places(method: str, query: Places) -> Places:
