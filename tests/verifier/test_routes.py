@@ -43,7 +43,16 @@ def test_settings_that_cannot_be_meant_are_refused_at_start() -> None:
     """Bad networks, routes and tools do not wait for the first request."""
     with pytest.raises(SettingsError):
         Peers(["10.0.0.1/8"])
-    for route in ("orders", "get /x", "GET x", "GET /a//b", "GET /{a}/{a}", "GET /{a:path}", "GET /a?b", "GET /a%20b"):
+    for route in (
+        "orders",
+        "get /x",
+        "GET x",
+        "GET /a//b",
+        "GET /{a}/{a}",
+        "GET /{a:path}/x",
+        "GET /a?b",
+        "GET /a%20b",
+    ):
         with pytest.raises(SettingsError):
             RouteMap({route: "orders.get"})
     with pytest.raises(SettingsError):
@@ -119,6 +128,55 @@ def test_a_declared_list_has_every_value() -> None:
     for wrong in ("GET /orders?{tag:text}", "GET /orders?{tag:list}&{tag}", "GET /orders?{:int}"):
         with pytest.raises(SettingsError):
             RouteMap({wrong: "orders.list"})
+
+
+@pytest.mark.spec("8.4")
+def test_a_parameter_may_take_the_rest_of_a_path() -> None:
+    """The more special route is the meaning, in each order of the table; the rest is one clean path."""
+    lines = {
+        "GET /files/{name:path}": "rest",
+        "GET /files/public/{name:path}": "public",
+        "GET /files/private/{name}": "info",
+        "GET /files/index": "index",
+        "GET /orders/{kind}/{name:path}": "by",
+    }
+    for tools in (lines, dict(reversed(lines.items()))):
+        table = RouteMap(tools)
+
+        def meaning(path: str, table: RouteMap = table) -> Any:
+            return table({"method": "GET", "path": path, "query_string": b"", "headers": []}, b"")
+
+        assert meaning("/files/a/b.txt") == ("rest", {"name": "a/b.txt"})
+        assert meaning("/files/a/") == ("rest", {"name": "a/"})
+        assert meaning("/files/public/a/b") == ("public", {"name": "a/b"})
+        assert meaning("/files/public") == ("rest", {"name": "public"})
+        assert meaning("/files/private/a") == ("info", {"name": "a"})
+        assert meaning("/files/index") == ("index", {})
+        assert meaning("/orders/new/x") == ("by", {"kind": "new", "name": "x"})
+        assert [meaning(path) for path in ("/files/", "/files", "/other/x")] == [None] * 3
+        for path in ("/files//a", "/files/../a", "/files/a/..", "/files/a\\b"):
+            with pytest.raises(RequestError):
+                meaning(path)
+
+
+@pytest.mark.spec("8.4")
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("GET /files/{name:path}", "GET /files/{other:path}"),
+        ("GET /files/{name:path}", "GET /{kind}/index"),
+        ("GET /{kind}/x/{name:path}", "GET /files/{name:path}"),
+        ("GET /files/{name:path}", "GET /{kind}/by/{name:path}"),
+    ],
+)
+def test_a_rest_that_meets_another_route_is_an_error(one: str, other: str) -> None:
+    """Neither is the more special one, so that the application could take the other."""
+    for tools in ({one: "a", other: "b"}, {other: "b", one: "a"}):
+        with pytest.raises(SettingsError, match="same requests"):
+            RouteMap(tools)
+    for wrong in ("GET /{name:path}/x", "GET /files/{n:int}", "GET /files/x{name:path}"):
+        with pytest.raises(SettingsError):
+            RouteMap({wrong: "a"})
 
 
 @given(st.floats(allow_nan=False, allow_infinity=False))

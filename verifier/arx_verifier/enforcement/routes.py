@@ -34,6 +34,7 @@ _METHOD: Final = re.compile(r"[A-Z]{1,16}")
 _PARAMETER: Final = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)(?::[A-Za-z_][A-Za-z0-9_]*)?\}")
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.:-]*")
 _SEGMENT: Final = re.compile(r"\{[A-Za-z_][A-Za-z0-9_]*\}")
+_REST: Final = re.compile(r"\{[A-Za-z_][A-Za-z0-9_]*:path\}")
 _FIELD: Final = re.compile(r"\{([A-Za-z0-9_.\[\]-]+)(?::(int|number|list))?\}")
 _NUMBER: Final = re.compile(r"-?(?:0|[1-9][0-9]*)(\.[0-9]+)?(e[+-][0-9]+)?")
 _MAX_NUMBER_CHARS: Final = 32  # more than the one spelling of any number has
@@ -115,13 +116,20 @@ class _Route:
     def __init__(self, key: Key) -> None:
         self.key, self.segments = key, tuple(key.path.split("/")[1:])
 
+    @property
+    def takes_rest(self) -> bool:
+        return _REST.fullmatch(self.segments[-1]) is not None
+
     def match(self, segments: list[str]) -> dict[str, str] | None:
         found: dict[str, str] = {}
+        if self.takes_rest:
+            before = len(self.segments) - 1
+            segments = [*segments[:before], "/".join(segments[before:])]
         for mine, theirs in zip(self.segments, segments, strict=True):
             if mine.startswith("{"):
                 if not theirs:
                     return None
-                found[mine[1:-1]] = theirs
+                found[mine[1:-1].partition(":")[0]] = theirs
             elif mine != theirs:
                 return None
         return found
@@ -134,7 +142,9 @@ class _Route:
 class RouteMap:
     """A table from ``METHOD /path/{parameter}`` to tool.  A literal segment takes precedence over a parameter.
 
-    A ``HEAD`` without a route of its own has the meaning of ``GET``, as in frameworks.
+    The last parameter may take the rest of the path: ``GET /files/{name:path}``.  A route of single segments, and one
+    with more of them before its rest, takes precedence over it.  A ``HEAD`` without a route of its own has the meaning
+    of ``GET``, as in frameworks.
 
     Args:
         tools: The table.
@@ -146,16 +156,25 @@ class RouteMap:
 
     def __init__(self, tools: Mapping[str, str], public: Iterable[str] = ()) -> None:
         self._routes: dict[tuple[str, int], list[_Route]] = {}
+        self._rest: dict[str, list[_Route]] = {}
         for key in read_keys(tools, public):
             route, text = _Route(key), key.text
             if not key.method:
                 raise SettingsError(f"{text!r:.100} is not a route: the application shows no names of routes")
-            if not all(_SEGMENT.fullmatch(segment) or "{" not in segment for segment in route.segments) or "//" in text:
+            single = route.segments[:-1] if route.takes_rest else route.segments
+            if not all(_SEGMENT.fullmatch(segment) or "{" not in segment for segment in single) or "//" in text:
                 raise SettingsError(f"{text!r:.100} is not a route: expected each parameter to be one segment")
-            self._routes.setdefault((route.key.method, len(route.segments)), []).append(route)
+            if route.takes_rest:
+                self._rest.setdefault(key.method, []).append(route)
+            else:
+                self._routes.setdefault((key.method, len(route.segments)), []).append(route)
         for beside in self._routes.values():
             _require_one_meaning(beside)
             beside.sort(key=lambda route: [segment.startswith("{") for segment in route.segments])
+        for method, rest in self._rest.items():
+            single_segments = [one for (name, _), routes in self._routes.items() if name == method for one in routes]
+            _require_precedence(rest, single_segments)
+            rest.sort(key=lambda route: (-len(route.segments), *("{" in segment for segment in route.segments)))
 
     def __call__(self, scope: Scope, body: bytes) -> Meaning | None:
         """Return the tool and the arguments of a request.
@@ -202,7 +221,8 @@ class RouteMap:
 
     def _find(self, method: str, segments: list[str]) -> tuple[_Route, dict[str, str]] | None:
         for name in (method, "GET") if method == "HEAD" else (method,):
-            for route in self._routes.get((name, len(segments)), ()):
+            rest = [route for route in self._rest.get(name, ()) if len(route.segments) <= len(segments)]
+            for route in (*self._routes.get((name, len(segments)), ()), *rest):
                 parameters = route.match(segments)
                 if parameters is not None:
                     return route, parameters
@@ -222,6 +242,21 @@ def _require_one_meaning(routes: list[_Route]) -> None:
                 raise SettingsError(
                     f"{other.key.text!r:.100} and {route.key.text!r:.100} are for the same requests, such as "
                     f"'/{'/'.join(both).replace('{}', 'x')}': name that one too, or take one out"
+                )
+
+
+def _require_precedence(rest: list[_Route], single: list[_Route]) -> None:
+    """Raise for a route with a rest and another one that match one request, unless one of them is the more special."""
+    for number, route in enumerate(rest):
+        for other in (*rest[:number], *single):
+            general, special = sorted((route, other), key=lambda one: (one in single, len(one.segments)))
+            pairs = list(zip(general.shape[:-1], special.shape, strict=False))
+            if len(special.shape) < len(general.shape) or any(a != b and "{}" not in (a, b) for a, b in pairs):
+                continue
+            same = len(general.shape) == len(special.shape) and other in rest
+            if same or not all(a in ("{}", b) for a, b in pairs):
+                raise SettingsError(
+                    f"{other.key.text!r:.100} and {route.key.text!r:.100} are for the same requests: take one out"
                 )
 
 
