@@ -18,7 +18,6 @@ from arx_caps.agent.attenuation import caveats_for
 from arx_caps.agent.bundle import Bundle
 from arx_caps.agent.copies import Shared
 from arx_caps.agent.request_signer import RequestSigner, Sign
-from arx_caps.keyfile import read_secret, replace_secret
 from arx_verifier import names
 from arx_verifier.errors import AttenuationError, SettingsError, shorten
 from arx_verifier.request import AccessRequest, HttpCall
@@ -108,6 +107,8 @@ class Task(Shared):
             SettingsError: The file cannot be read, or other users can read it.
             MalformedTokenError: As ``from_text``.
         """
+        from arx_caps.keyfile import read_secret  # with a library of keys, which not every holder has a use for
+
         return cls.from_text(read_secret(Path(path)).decode("ascii", "replace"), now=now)
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -119,6 +120,8 @@ class Task(Shared):
         Raises:
             SettingsError: It cannot be written.
         """
+        from arx_caps.keyfile import replace_secret
+
         replace_secret(Path(path), self.encode().encode("ascii") + b"\n")
 
     def encode(self) -> str:
