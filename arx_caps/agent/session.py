@@ -6,69 +6,25 @@ token is good for the mint and for nothing else; what services accept is a task'
 """
 
 import json
-import logging
 import os
 import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Self
 
 from arx_caps.agent.approval import Approval, find_approval
 from arx_caps.agent.bundle import Bundle
 from arx_caps.agent.copies import Shared
 from arx_caps.agent.mint_client import MintClient
+from arx_caps.agent.renewal import start_renewal
 from arx_caps.agent.session_file import SessionFile
-from arx_caps.agent.started_task import StartedTask, end_block
+from arx_caps.agent.started_task import Keep, StartedTask, end_block
 from arx_caps.agent.task import Task
 from arx_caps.durations import asked_duration
 from arx_caps.keyfile import SigningKey, replace_secret
-from arx_verifier.errors import ArxError, AttenuationError, StoreError, UnavailableError, shorten
-
-LOOKS: Final = 8  # in one span between two renewals
-LEAST_S: Final = 0.02
-
-_log = logging.getLogger(__name__)
-
-
-# The mint sees no tool calls.  So a session's idle limit is the life of its token, and only the process that uses the
-# session knows that it is in use.  The thread keeps no session that nothing else refers to.
-def _start_renewal(session: "Session", span_s: float, over: threading.Event) -> threading.Thread:
-    """Renew a session by itself while it is used.
-
-    Args:
-        session: The session; not kept alive by this.
-        span_s: Seconds between two renewals, as far as is known.
-        over: Set when the session is closed.
-
-    Returns:
-        The thread, which ends with the process, the session or ``over``.
-    """
-    thread = threading.Thread(
-        target=_renew, args=(weakref.ref(session), span_s, over), name="arx-session-renewal", daemon=True
-    )
-    thread.start()
-    return thread
-
-
-def _renew(held: "weakref.ref[Session]", span_s: float, over: threading.Event) -> None:
-    left: float | None = span_s
-    while left is not None and not over.wait(max(left / LOOKS, LEAST_S)):
-        session = held()
-        # A weak reference: a running thread must not keep a session that the application dropped.
-        if session is None:
-            return
-        try:
-            left = session.renew_if_due()
-        except (StoreError, UnavailableError) as error:
-            _log.warning("%r could not be renewed yet: %s", session, error)
-        except ArxError as error:
-            # No caller waits for this thread: the next use of the session is refused as well, with the reason.
-            _log.warning("%r is not renewed any more: %s", session, error)
-            return
-        # Or this frame would hold it until the next round, and it could not be collected meanwhile.
-        del session
+from arx_verifier.errors import ArxError, AttenuationError, StoreError, shorten
 
 
 class Session(Shared):
@@ -86,6 +42,7 @@ class Session(Shared):
     __slots__ = (
         "__weakref__",
         "_begun",
+        "_kept",
         "_key",
         "_lock",
         "_mint",
@@ -110,16 +67,22 @@ class Session(Shared):
         self.subject = _subject(about)
         self._lock, self._over, self._used = threading.Lock(), threading.Event(), False
         self._path: Path | None = None
+        # Weak: a task that the application dropped must not be kept, and extended, by its session.
+        self._kept: weakref.WeakSet[StartedTask] = weakref.WeakSet()
         self._take(answer)
 
     def keep(self) -> None:
         """Renew it by itself from now on: while it is used, and until it ends or its ``with`` block does."""
         if self.expires_at < self.ends_at:
-            _start_renewal(self, (self.expires_at - self._begun) / 1000, self._over)
+            span_s = (self.expires_at - self._begun) / 1000
+            start_renewal(self.renew_if_due, span_s, self._over, name="arx-session-renewal")
 
     def let_go(self) -> None:
-        """Renew it by itself no more."""
+        """Renew it, and extend its tasks, by itself no more."""
         self._over.set()
+        # A copy, as a task may be collected during the loop.
+        for task in tuple(self._kept):
+            task.let_go()
 
     def renew(self) -> None:
         """Let it end later, within its absolute limit.  Tasks keep their ends; ``StartedTask.extend`` prolongs one.
@@ -218,6 +181,7 @@ class Session(Shared):
         tools: Sequence[str] | None = None,
         depth: int | None = None,
         parent: Task | None = None,
+        keep: bool = False,
         **more: Any,
     ) -> StartedTask:
         """Ask for the power that one piece of work needs.
@@ -229,6 +193,8 @@ class Session(Shared):
             tools: Fewer tools than the template's.
             depth: Fewer delegations than the template's.
             parent: A task of this session that this one is a part of: when that is over, this one is.
+            keep: Extend it by itself while it is used, until it or the session ends.  Clients that have its ``auth()``
+                follow; tasks delegated before keep their ends.
             more: The template's parameters, as in ``order_id="o-1"``.
 
         Returns:
@@ -248,7 +214,11 @@ class Session(Shared):
         body["tools"] = None if tools is None else list(tools)
         body["parent"] = None if parent is None else parent.id
         bundle = self._bundle(self._call("POST", "/v1/tasks", body))
-        return StartedTask(bundle, session=self, now=self._now)
+        return StartedTask(bundle, session=self, now=self._now, keep=Keep(self, body["ttl"]) if keep else None)
+
+    def kept(self, task: StartedTask) -> None:
+        """Let a task go when this session ends; a task that is extended by itself calls it."""
+        self._kept.add(task)
 
     def end(self) -> dict[str, Any]:
         """End the session, and with it every token of every task of it.
@@ -262,7 +232,7 @@ class Session(Shared):
             UnavailableError: It cannot end it now; the session may still be open.
         """
         # First, or the renewal could report a session that was ended on purpose as lost.
-        self._over.set()
+        self.let_go()
         ended = self._call("DELETE", f"/v1/sessions/{self.id}")
         if self._path is not None:
             self._path.unlink(missing_ok=True)
@@ -329,7 +299,7 @@ class Session(Shared):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         # Also where the mint does not answer: the session then idles out instead of being renewed for ever.
-        self._over.set()
+        self.let_go()
         end_block(self.end, error)
 
     def __repr__(self) -> str:

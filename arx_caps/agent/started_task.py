@@ -5,19 +5,21 @@ Other holders attenuate a task offline, for the next holder alone.  A call here 
 token of the task.
 """
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Final, Protocol, Self
+from typing import Any, Final, NamedTuple, Protocol, Self
 
 import msgspec
 
 from arx_caps.agent.approval import Approval, find_approval
 from arx_caps.agent.bundle import Bundle
 from arx_caps.agent.outline import Outline, caveats_of, meet, unverified_chain
+from arx_caps.agent.renewal import passes, start_renewal
 from arx_caps.agent.task import Task, now_ms
 from arx_caps.durations import asked_duration
 from arx_verifier.errors import ArxError, AttenuationError, RequestError, shorten
-from arx_verifier.token import CallSigner, Caveat
+from arx_verifier.token import CallSigner, Caveat, Macaroon
 
 MAX_WHY: Final = 500  # characters, as the mint takes
 OVER: Final = ("expired", "revoked")  # a refusal to end what has ended
@@ -51,6 +53,29 @@ class Starter(Protocol):
         ...
 
 
+class KeepingSession(Protocol):
+    """The session of a task that is extended by itself."""
+
+    expires_at: int
+    ends_at: int
+
+    def kept(self, task: "StartedTask") -> None:
+        """Let a task go when the session ends."""
+        ...
+
+
+class Keep(NamedTuple):
+    """How a task is extended by itself.
+
+    Attributes:
+        session: Its session.
+        ttl: The life of each extension in the mint's form; the template's when None.
+    """
+
+    session: KeepingSession
+    ttl: Any
+
+
 class StartedTask(Task):
     """A task that a session started; a ``with`` block finishes it at its end.
 
@@ -58,13 +83,67 @@ class StartedTask(Task):
         bundle: Its tokens.
         session: The session.
         now: The holder's clock, ms since the Unix epoch.
+        keep: Extend it by itself; None leaves that to ``extend``.
+
+    Attributes:
+        extension_error: Why the mint extends a kept task no more; None while it does.
     """
 
-    __slots__ = ("_session",)
+    __slots__ = ("__weakref__", "_begun", "_in_use", "_keep", "_lock", "_over", "_session", "extension_error")
 
-    def __init__(self, bundle: Bundle, *, session: Starter, now: Callable[[], int] = now_ms) -> None:
+    def __init__(
+        self, bundle: Bundle, *, session: Starter, now: Callable[[], int] = now_ms, keep: Keep | None = None
+    ) -> None:
         super().__init__(bundle, now=now)
-        self._session = session
+        self._session, self._keep = session, keep
+        self._lock, self._over, self._in_use, self._begun = threading.Lock(), threading.Event(), False, now()
+        self.extension_error: ArxError | None = None
+        if keep is not None:
+            keep.session.kept(self)
+            span_s = (self.expires_at - self._begun) / 1000
+            start_renewal(self.extend_if_due, span_s, self._over, name="arx-task-extension")
+
+    def let_go(self) -> None:
+        """Extend a kept task by itself no more; it ends at ``expires_at``."""
+        self._over.set()
+
+    def extend_if_due(self) -> float | None:
+        """Extend a kept task if it was used and half of its time is over; its thread calls this.
+
+        Returns:
+            The seconds between two extensions; None when it is over or lives as long as its session may.
+
+        Raises:
+            ArxError: As ``extend``; for a refusal, ``extension_error`` is set as well.
+        """
+        with self._lock:
+            now, ends, keep = self._now(), self.expires_at, self._keep
+            if keep is None or self._over.is_set() or now >= ends:
+                return None
+            # No token outlives its session, so there is nothing to gain until the session was renewed.
+            waits = keep.session.expires_at <= ends
+            if waits and keep.session.expires_at >= keep.session.ends_at:
+                return None
+            # At half of its life: early enough to outlast a mint that is down, late enough to be rare.
+            if self._in_use and not waits and now - self._begun >= (ends - self._begun) / 2:
+                self._extend(keep, now)
+            return (self.expires_at - self._begun) / 1000
+
+    def _extend(self, keep: Keep, now: int) -> None:
+        # Before the call: a use while the mint answers counts for the next span.
+        self._in_use = False
+        try:
+            bundle = self._session.extend_task(self.id, {"ttl": keep.ttl, "link": self.bundle.outline.identifier.id})
+        except ArxError as error:
+            if passes(error):
+                self._in_use = True  # once more at the next look
+            else:
+                self.extension_error = error
+            raise
+        self._begun = now
+        # A parent's end may be nearer.
+        if Task(bundle).expires_at > self.expires_at:
+            self._replace(bundle)
 
     def attenuate_for_all(
         self,
@@ -95,11 +174,14 @@ class StartedTask(Task):
             GrantError: What is asked for does not fit into a token.
             UnavailableError: The mint cannot be reached or cannot do it now.
         """
-        caveats = self._caveats(tools, args, ttl, depth, audiences)
-        said = {audience: self._said(audience, caveat) for audience, caveat in caveats.items()}
-        # A task that was extended has several tokens; the link names the one whose caveats these are.
-        bundle = self._session.attenuate_task(self.id, self.bundle.outline.identifier.id, said)
-        return self._again(bundle)
+        # No extension meanwhile: it could outlive what this revokes.
+        with self._lock:
+            _, caveats = self._caveats(tools, args, ttl, depth, audiences)
+            said = {audience: self._said(audience, caveat) for audience, caveat in caveats.items()}
+            # A task that was extended has several tokens; the link names the one whose caveats these are.
+            bundle = self._session.attenuate_task(self.id, self.bundle.outline.identifier.id, said)
+            self.let_go()
+        return type(self)(bundle, session=self._session, now=self._now, keep=self._keep)
 
     def extend(
         self,
@@ -200,6 +282,8 @@ class StartedTask(Task):
             TokenError: The session is over or was ended.
             UnavailableError: The mint cannot be reached or cannot end it now.
         """
+        # First, or a refused extension could be reported of a task that was finished on purpose.
+        self.let_go()
         return self._session.finish_task(self.id)
 
     @staticmethod
@@ -225,9 +309,14 @@ class StartedTask(Task):
     def _again(self, bundle: Bundle) -> Self:
         return type(self)(bundle, session=self._session, now=self._now)
 
-    def _signer(self, audience: str) -> CallSigner:
-        # The mint sees no tool call, so a signature here is what keeps the session from idling out.
+    def _signer(self, audience: str) -> tuple[CallSigner, Macaroon]:
+        # The mint sees no tool call, so a signature here is what keeps session and task from ending.
         self._session.used()
+        self._in_use = True
+        refused = self.extension_error
+        # Until then the task can be used; a service would answer only that it has expired.
+        if refused is not None and self._now() >= self.expires_at:
+            raise AttenuationError(f"this task has ended: the mint did not extend it: {refused}", code=refused.code)
         return super()._signer(audience)
 
     def __enter__(self) -> Self:

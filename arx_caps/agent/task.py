@@ -21,7 +21,7 @@ from arx_caps.agent.request_signer import RequestSigner, Sign
 from arx_verifier import names
 from arx_verifier.errors import AttenuationError, SettingsError, shorten
 from arx_verifier.request import AccessRequest, HttpCall
-from arx_verifier.token import HOP_BYTES, CallSigner, Caveat, call_proof
+from arx_verifier.token import HOP_BYTES, CallSigner, Caveat, Macaroon, call_proof
 
 if TYPE_CHECKING:
     from arx_caps.agent.auth import ArxAuth
@@ -54,7 +54,7 @@ class Task(Shared):
         now: Callable[[], int] = now_ms,
     ) -> None:
         self.bundle, self._now = bundle, now
-        self._signers: dict[str, CallSigner] = {}
+        self._signers: dict[str, tuple[CallSigner, Macaroon]] = {}
         self._chains: dict[str, ProvenChain] = {}
 
     @classmethod
@@ -214,12 +214,13 @@ class Task(Shared):
         """
         from arx_caps.agent.forecast import forecast, judge  # with what judges; most holders only call
 
-        chosen = self.audiences if audience is None else (self._checked(audience),)
+        bundle = self.bundle  # once: a task that is kept gets another one
+        chosen = bundle.audiences if audience is None else (self._checked(audience),)
         # No address and no HTTP call: the holder does not know how the service sees it.
         request = AccessRequest(tool, dict(args or {}), self._now())
         if approvals:
             discharges = [approval.discharge for approval in approvals]
-            answers = [forecast(self.bundle.tokens[each], request, discharges, anywhere=True) for each in chosen]
+            answers = [forecast(bundle.tokens[each], request, discharges, anywhere=True) for each in chosen]
         else:
             answers = [judge(self._chain(each), request, anywhere=True) for each in chosen]
         # The service that knows the tool has the reason; all others only say that they do not.
@@ -328,9 +329,8 @@ class Task(Shared):
         # One reading of the clock for the signature and the approvals: their ends are compared with the time that was
         # signed.
         at = self._now()
-        return self._approved(
-            audience, self._signer(audience).sign(call_proof.tool_fields(tool, args), at), approvals, at
-        )
+        signer, token = self._signer(audience)
+        return _approved(audience, signer.sign(call_proof.tool_fields(tool, args), at), token, approvals, at)
 
     def http_token(
         self,
@@ -357,7 +357,8 @@ class Task(Shared):
             AttenuationError: As ``call_token``.
         """
         call, at = HttpCall(method, target, sha256(body).digest()), self._now()
-        return self._approved(audience, self._signer(audience).sign(call_proof.http_fields(call), at), approvals, at)
+        signer, token = self._signer(audience)
+        return _approved(audience, signer.sign(call_proof.http_fields(call), at), token, approvals, at)
 
     def delegate(
         self,
@@ -405,10 +406,10 @@ class Task(Shared):
                     raise AttenuationError(f"this task may be delegated to {' or '.join(patterns)}, not to {to}")
         # One hop for all tokens: the link derived from it is what a kill of this delegation names.
         hop = os.urandom(HOP_BYTES)
-        caveats = self._caveats(tools, args, ttl, depth, audiences)
-        tokens = self.bundle.tokens
+        bundle, caveats = self._caveats(tools, args, ttl, depth, audiences)
+        tokens = bundle.tokens
         return Task(
-            self.bundle.with_tokens(
+            bundle.with_tokens(
                 {audience: tokens[audience].delegate(to, caveat, hop=hop) for audience, caveat in caveats.items()}
             ),
             now=self._now,
@@ -435,13 +436,13 @@ class Task(Shared):
         Raises:
             AttenuationError: Nothing would be left to do, or a value cannot be read.
         """
-        caveats = self._caveats(tools, args, ttl, depth, audiences)
-        tokens = self.bundle.tokens
+        bundle, caveats = self._caveats(tools, args, ttl, depth, audiences)
+        tokens = bundle.tokens
         attenuated = {
             audience: tokens[audience] if caveat is None else tokens[audience].attenuate(caveat)
             for audience, caveat in caveats.items()
         }
-        return self._again(self.bundle.with_tokens(attenuated))
+        return self._again(bundle.with_tokens(attenuated))
 
     def finish(self) -> Mapping[str, Any]:
         """End the task, which only the session that started it can; see ``StartedTask``.
@@ -462,37 +463,42 @@ class Task(Shared):
         ttl: str | None,
         depth: int | None,
         audiences: Sequence[str] | None,
-    ) -> dict[str, Caveat | None]:
+    ) -> tuple[Bundle, dict[str, Caveat | None]]:
+        bundle = self.bundle  # once: a task that is kept gets another one
         for audience in audiences if audiences is not None and not isinstance(audiences, str) else ():
             self._checked(audience)
-        return caveats_for(
-            self.bundle.outlines, tools=tools, args=args, ttl=ttl, depth=depth, audiences=audiences, now=self._now()
+        return bundle, caveats_for(
+            bundle.outlines, tools=tools, args=args, ttl=ttl, depth=depth, audiences=audiences, now=self._now()
         )
 
     def _again(self, bundle: Bundle) -> Self:
         """Return what this holder holds instead or besides."""
         return type(self)(bundle, now=self._now)
 
+    def _replace(self, bundle: Bundle) -> None:
+        """Hold another bundle of the same task from now on, while other threads use this one."""
+        # In this order: a thread takes hold of what it fills first, and never fills the new ones by the earlier bundle.
+        self.bundle = bundle
+        self._signers, self._chains = {}, {}
+
     def _chain(self, audience: str) -> "ProvenChain":
         # Kept, because an agent asks before every call, and to read a token takes ten times as long as to judge by it.
-        chain = self._chains.get(audience)
+        chains = self._chains
+        chain = chains.get(audience)
         if chain is None:
             from arx_caps.agent.outline import unverified_chain
 
-            chain = self._chains[audience] = unverified_chain(self.bundle.tokens[audience])
+            chain = chains[audience] = unverified_chain(self.bundle.tokens[audience])
         return chain
 
-    def _signer(self, audience: str) -> CallSigner:
+    def _signer(self, audience: str) -> tuple[CallSigner, Macaroon]:
         # Kept, because a signer encodes the part of the text that all calls share, once.
-        signer = self._signers.get(audience)
-        if signer is None:
-            signer = self._signers[audience] = CallSigner(self.bundle.tokens[self._checked(audience)], audience)
-        return signer
-
-    def _approved(self, audience: str, text: str, approvals: Sequence[Approval], at: int) -> str:
-        if not approvals:
-            return text
-        return add_approvals(text, self.bundle.tokens[audience], approvals, audience=audience, at=at)
+        signers = self._signers
+        held = signers.get(audience)
+        if held is None:
+            token = self.bundle.tokens[self._checked(audience)]
+            held = signers[audience] = CallSigner(token, audience), token
+        return held
 
     def _checked(self, audience: str) -> str:
         if audience not in self.bundle.tokens:
@@ -505,13 +511,19 @@ class Task(Shared):
         return self.bundle == other.bundle if isinstance(other, Task) else NotImplemented
 
     def __hash__(self) -> int:
-        return hash(self.bundle)
+        return hash(self.id)  # the bundle of a task that is kept changes
 
     def __repr__(self) -> str:
         return f"<Task {self.id} of {self.agent}, held by {self.holder}: {', '.join(self.audiences)}>"
 
     def __reduce__(self) -> tuple[object, ...]:
         raise TypeError("a Task is a secret and is not pickled; pass on its encode() where that is meant")
+
+
+def _approved(audience: str, text: str, token: Macaroon, approvals: Sequence[Approval], at: int) -> str:
+    if not approvals:
+        return text
+    return add_approvals(text, token, approvals, audience=audience, at=at)
 
 
 def _sign_approved(
