@@ -16,7 +16,7 @@ import pytest
 
 from arx_verifier import names
 from arx_verifier.constraints import constraint as arguments
-from arx_verifier.constraints.constraint import Constraint
+from arx_verifier.constraints.constraint import Constraint, ConstraintLike
 from arx_verifier.constraints.rule import Rule
 from arx_verifier.limits import MAX_TOOL_PARTS
 from arx_verifier.token.caveats import Caveat
@@ -32,6 +32,15 @@ def many_operands(number: int) -> Caveat:
     return Caveat(
         allow=(Rule(tool="*", args={"z": Constraint(any_of=(*(1,) * 2200, number), optional=True)}, open=True),)
     )
+
+
+def many_objects(number: int) -> Caveat:
+    """Objects in objects, which no comma separates."""
+    args: dict[str, ConstraintLike] = {}
+    for at in range(50):
+        inner = Constraint(fields={"a": Constraint(fields={"a": Constraint(each=Constraint(max=number * 100 + at))})})
+        args[f"a{at}"] = Constraint(fields={"a": inner}, optional=True)
+    return Caveat(allow=(Rule(tool="*", args=args, open=True),))
 
 
 def many_rules(number: int) -> Caveat:
@@ -75,7 +84,10 @@ def traced() -> Iterator[None]:
 @pytest.mark.parametrize(
     "attenuated",
     [
-        *(lambda number, say=say: mint().attenuate(say(number)) for say in (many_operands, many_rules, many_networks)),
+        *(
+            lambda number, say=say: mint().attenuate(say(number))
+            for say in (many_operands, many_objects, many_rules, many_networks)
+        ),
         *(lambda number: mint().attenuate(many_members(number)), many_requires, many_tools),
     ],
 )

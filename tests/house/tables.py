@@ -103,6 +103,8 @@ CALL_LIMITS: Final = (
     Limit("tests of a call times the size of its arguments", "arx_verifier.limits", "MAX_WORK", "SPEC 7.4"),
     Limit("tests that are never refused for that", "arx_verifier.limits", "FREE_TESTS", "SPEC 7.4"),
     Limit("items of a list for `contains` and `subset`", "arx_verifier.constraints.scalars", "_MAX_ITEMS", "SPEC 7.2"),
+    Limit("items of a list for `each`", "arx_verifier.limits", "MAX_EACH", "SPEC 7.2"),
+    Limit("levels of `each` and `fields`", "arx_verifier.limits", "MAX_NESTING", "SPEC 7.2"),
     Limit("a decimal", "arx_verifier.constraints.scalars", "MAX_DECIMAL_CHARS", "SPEC 3.1"),
     Limit("a URL for `url`", "arx_verifier.constraints.text", "_MAX_URL_CHARS", "SPEC 7.3"),
     Limit("failures in one refusal", "arx_verifier.constraints.rule", "MAX_TOLD", "SPEC 13"),

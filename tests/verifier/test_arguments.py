@@ -52,11 +52,13 @@ MEMBERS: dict[str, list[Any]] = {
     "all_of": [[{"min": 0}, {"max": 5}], ["a"]],
     "any_of": [["a", 5], [{"glob": "/*"}, {"range": [0, 1]}]],
     "not": ["a", {"range": [0, 5]}, {"one_of": ["a", 1]}, {"subpath": "/a"}, {"none_of": ["a"]}],
+    "each": [{"max": 5}, ["a", {"length": 1}], []],
+    "fields": [{"a": 1}, {"a": {"any": True}, "b": {"max": 0, "optional": True}}, {}],
 }
-LOGIC = ("all_of", "any_of", "not")
+NOT_FLAT = ("all_of", "any_of", "not", "each", "fields")
 
 leaves = st.fixed_dictionaries(
-    {}, optional={word: st.sampled_from(operands) for word, operands in MEMBERS.items() if word not in LOGIC}
+    {}, optional={word: st.sampled_from(operands) for word, operands in MEMBERS.items() if word not in NOT_FLAT}
 ).filter(bool)
 inner = st.sampled_from(["a", 5, True]) | leaves
 constraints = st.fixed_dictionaries(
@@ -130,6 +132,17 @@ class TestKinds:
             ({"subset": []}, [[]]),
             ({"subset": [True]}, [[], [True]]),
             ({"length": 0}, ["", []]),
+            ({"fields": {"a": 1}}, [{"a": 1}]),
+            ({"fields": {"a": {"max": 5}, "b": {"equal": 1, "optional": True}}}, [{"a": 1}]),
+            ({"fields": {"b": {"equal": 1, "optional": True}}}, [{}]),
+            ({"fields": {"b": {"equal": 1, "optional": True}}, "open": True}, [{}, {"a": 1}]),
+            ({"fields": {}}, [{}]),
+            ({"each": "a"}, [[], ["a"]]),
+            ({"each": ["a"]}, [["a"]]),
+            ({"each": ["a", {"max": 5}]}, [["a", 1]]),
+            ({"each": [{"fields": {}}]}, [[{}]]),
+            ({"each": []}, [[]]),
+            ({"each": {"any": True}, "length": 2}, [["a", "b"], ["a", 1]]),
             ({"any": True}, VALUES),
             ({"any": True, "max": 0}, [0, -1]),
             ({"not": {"any": True}}, []),
@@ -149,9 +162,10 @@ class TestKinds:
     @given(constraints, HUGE | st.none() | st.binary() | st.dictionaries(st.text(), st.integers()))
     def test_huge_floats_and_other_kinds_pass_nothing(self, constraint: Any, value: Any) -> None:
         """
-        No constraint but ``any`` takes NaN, a float beyond what JSON carries, null, bytes or an object.
+        No constraint but ``any`` and ``fields`` takes NaN, a huge float, null, bytes or an object.
         """
-        assume(_is_well_formed(constraint) and "'any':" not in repr(constraint))
+        assume(_is_well_formed(constraint) and not constraint.keys() & {"any", "fields"})
+        assume("'any':" not in repr(constraint))
         assert not holds(constraint, value)
 
     @given(constraints, st.integers(-9, 9) | st.integers(-MAX_INTEGER, MAX_INTEGER), st.lists(st.integers(0, 5)))

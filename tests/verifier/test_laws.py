@@ -33,6 +33,11 @@ LEAVES: dict[str, st.SearchStrategy[Any]] = {
     "max_length": st.integers(0, 6),
     "contains": st.just(("o-1",)),
     "subset": st.just(("o-1", "o-2", 5)),
+    "any": st.just(True),
+    "each": SCALARS | st.lists(SCALARS, max_size=2).map(tuple) | st.just({"fields": {"id": 5}}),
+    "fields": st.dictionaries(
+        st.sampled_from(["id", "n"]), SCALARS | st.just({"max": 5, "optional": True}), max_size=2
+    ),
     "not": SCALARS,
     "optional": st.just(True),
 }
@@ -44,11 +49,17 @@ def constraint(members: dict[str, Any]) -> Constraint:
 
 
 CONSTRAINTS = SCALARS | st.builds(
-    lambda name, value_of, optional: constraint({name: value_of[name]} | ({"optional": True} if optional else {})),
+    lambda name, value_of, optional, opened: constraint(
+        {name: value_of[name]}
+        | ({"optional": True} if optional else {})
+        | ({"open": True} if opened and name == "fields" else {})
+    ),
     st.sampled_from([name for name in LEAVES if name != "optional"]),
     st.fixed_dictionaries(LEAVES),
     st.booleans(),
+    st.booleans(),
 )
+PARTED = st.sampled_from([{}, {"id": 5}, {"id": 5, "n": 5.0}, {"n": 0}, [{"id": 5}], ["o-1"], [], [5, 5.0], 5.5])
 RULES = st.builds(
     Rule,
     tool=st.sampled_from(["orders.get", "orders.put", "orders.*", "*", "files.read"]),
@@ -77,7 +88,7 @@ CHAINS = st.lists(CAVEATS, max_size=4)
 REQUESTS = st.builds(
     access,
     tool=st.sampled_from(["orders.get", "orders.put", "files.read", "x"]),
-    args=st.dictionaries(st.sampled_from(["id", "path", "n", "m"]), SCALARS | st.just(["o-1"]), max_size=3),
+    args=st.dictionaries(st.sampled_from(["id", "path", "n", "m"]), SCALARS | PARTED, max_size=3),
     at=st.integers(AT - 2, AT + 2),
     peer=st.sampled_from(["192.0.2.7", "10.1.1.1", "2001:db8::1", None]),
 )
@@ -124,7 +135,7 @@ def test_a_chain_permits_what_each_of_its_rules_permits(rules: list[Rule], asked
 
 @pytest.mark.spec("6.1")
 @QUICK
-@given(st.lists(CONSTRAINTS, min_size=2, max_size=4), SCALARS | st.none() | st.just(["o-1"]))
+@given(st.lists(CONSTRAINTS, min_size=2, max_size=4), SCALARS | st.none() | PARTED)
 def test_constraints_of_one_argument_are_a_conjunction(constraints: list[Any], value: Any) -> None:
     """The same for one argument that every hop constrains, where putting together does the most."""
     rules = [Rule(tool="*", args={"x": each}) for each in constraints]

@@ -22,6 +22,7 @@ from arx_verifier.token.caveats import Caveat
 from benchmarks.counting import count
 from tests.support import access, forge_caveats, mint, sign, verifier
 from tests.verifier.work import (
+    _NEW,
     TOOL,
     URL,
     Work,
@@ -41,9 +42,14 @@ from tests.verifier.work import (
     glob_segments,
     half_a_pair,
     handing,
+    items,
+    items_last,
+    items_pinned,
     logic,
     meaning,
     member,
+    members,
+    members_refused,
     nested,
     nested_discharges,
     new,
@@ -52,6 +58,7 @@ from tests.verifier.work import (
     presented,
     required_tools,
     requires,
+    ruled,
     rules,
     rules_refused,
     target,
@@ -62,6 +69,7 @@ from tests.verifier.work import (
 
 pytestmark = pytest.mark.spec("7.4")
 
+NO = "argument_not_allowed"
 LINEAR = 2.35  # from 2n to 4n twice as much is added as from n to 2n; a logarithm's worth is let through
 SLACK = 400  # bytecodes: a branch taken once
 DIMENSIONS: dict[str, tuple[Callable[[int], Work], int]] = {
@@ -102,6 +110,15 @@ DIMENSIONS: dict[str, tuple[Callable[[int], Work], int]] = {
     ),
     "digits under a range": (text(lambda a: (Constraint(max="9.5"), "9" * len(a) + "9"), "argument_not_allowed"), 8000),
     "text under a length": (text(lambda a: (Constraint(max_length=1 << 20), a)), 8000),
+    "members of an object": (members, 40),
+    "members that no constraint names": (members_refused, 200),
+    "items of a list, all wrong": (items, 100),
+    "items of a list, the last wrong": (items_last, 100),
+    "items of a pinned list": (items_pinned, 60),
+    "items of a list of fractions": (
+        lambda n: ruled({"a": Constraint(subset=(next(_NEW),))}, {"a": [float(at) for at in range(n)]}, NO),
+        400,
+    ),
     "nesting": (nested, 3),
     "arguments": (lambda n: decides(mint(), access(TOOL, {f"a{number}": number for number in range(n)})), 400),
     "arguments that no rule names": (unnamed, 400),

@@ -167,6 +167,35 @@ def text(test: Callable[[str], tuple[Constraint, str]], code: str = "ok") -> Cal
     return make
 
 
+def members(n: int) -> Work:
+    """Members of an object, each of which has a constraint."""
+    value = {new(): next(_NEW) for _ in range(n)}
+    return ruled({"a": Constraint(fields=dict(value))}, {"a": value})
+
+
+def members_refused(n: int) -> Work:
+    """Members of an object that no constraint names."""
+    return ruled({"a": Constraint(fields={new(): 1})}, {"a": {new(): 1 for _ in range(n)}}, "argument_not_allowed")
+
+
+def items(n: int) -> Work:
+    """Items of a list, each of which is an object."""
+    return ruled(
+        {"a": Constraint(each=Constraint(fields={new(): 1}, open=True))}, {"a": [{}] * n}, "argument_not_allowed"
+    )
+
+
+def items_pinned(n: int) -> Work:
+    """Items of a pinned list, the last of which is wrong."""
+    words = [new() for _ in range(n)]
+    return ruled({"a": Constraint(each=tuple(words))}, {"a": [*words[:-1], "x"]}, "argument_not_allowed")
+
+
+def items_last(n: int) -> Work:
+    """Items of a list, the last of which is wrong."""
+    return ruled({"a": Constraint(each=Constraint(max=next(_NEW)))}, {"a": [*[0] * n, "x"]}, "argument_not_allowed")
+
+
 def nested(n: int) -> Work:
     """Containers in each other."""
     value: Any = 1

@@ -49,6 +49,8 @@ _OF_ARGUMENT: Final = {
     "all_of": "must satisfy all of",
     "any_of": "must satisfy one of",
     "not": "must not satisfy",
+    "each": "must be a list whose items satisfy",
+    "fields": "must be an object with the fields",
 }
 _WHOLE: Final = ("token", "call", "request")  # places that the sentence names itself
 

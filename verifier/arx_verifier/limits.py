@@ -8,6 +8,8 @@ from typing import Any, Final, TypeVar
 # it accepted.  So caches are charged by the memory that an entry takes, not by the length of its text.
 # Constraint tests times characters of arguments.
 MAX_WORK: Final = 1 << 24  # bounds the work of a call; one above it is refused untested
+MAX_NESTING: Final = 4  # such as an order, its lines, a line, its product
+MAX_EACH: Final = 1024  # every test inside visits each of them
 FREE_TESTS: Final = 32  # with no more tests, the arguments' size is not measured
 MAX_TOOLS: Final = 64  # cached tools of one chain; with a rule `*` a holder could otherwise fill memory with names
 # Of a credential: of the token and its discharges.
@@ -18,6 +20,7 @@ MAX_TOOL_PARTS: Final = 2048  # rules and operands of a chain's cached tools tog
 # Measured with tracemalloc, beside the text: rules, operands, networks and members take 230 to 430 bytes each.
 _CHAIN_BYTES: Final = 3000
 _PART_BYTES: Final = 400
+_LEVEL_PARTS: Final = 3  # a level of `fields` or `each` takes about 1 kB
 _FREE_PARTS: Final = 32  # included in _CHAIN_BYTES
 THIRD_PARTY_PARTS: Final = 8  # of a third-party caveat, which is cached whole and shares nothing
 
@@ -64,8 +67,17 @@ class Kept(dict[_K, _V]):
 
 def parts_of(packets: Sequence[object]) -> int:
     """Return an upper bound of the number of a chain's parts: rules, operands, networks and members."""
-    # Each part is followed by a comma.
-    return len(packets) + sum([packet.count(b",") for packet in packets if isinstance(packet, bytes)])
+    return sum([parts_in(packet) if isinstance(packet, bytes) else 1 for packet in packets])
+
+
+def parts_in(packet: bytes) -> int:
+    """Return an upper bound of the number of a caveat's parts."""
+    return 1 + packet.count(b",") + nested_parts(packet)  # each part is followed by a comma
+
+
+def nested_parts(written: bytes) -> int:
+    """Return how many parts the levels of ``fields`` and ``each`` count for, which no comma may follow."""
+    return _LEVEL_PARTS * (written.count(b'"fields":') + written.count(b'"each":'))
 
 
 def cost_of(key: str, parts: int) -> int:
@@ -92,9 +104,15 @@ def tools_for(parts: int) -> int:
 def size_of(args: Mapping[str, Any]) -> int:
     """Return how many characters and items the constraints of a call may have to read, from above."""
     total = 0
-    for value in args.values():
-        if isinstance(value, str):
-            total += len(value)
-        elif isinstance(value, list | tuple):
-            total += sum(len(item) if isinstance(item, str) else 1 for item in value)
-    return total + len(args)
+    level: list[Any] = [args]
+    while level:  # no recursion: a caller chooses how deep arguments nest
+        inner: list[Any] = []
+        for container in level:
+            total += len(container)
+            for value in container.values() if isinstance(container, Mapping) else container:
+                if isinstance(value, str):
+                    total += len(value)
+                elif isinstance(value, list | tuple | dict):
+                    inner.append(value)
+        level = inner
+    return total

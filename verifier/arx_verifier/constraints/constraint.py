@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple, TypeAlias
 import msgspec
 from msgspec import Meta, Struct, field
 
+import arx_verifier.constraints.containers as containers
 import arx_verifier.constraints.scalars as scalars
 import arx_verifier.constraints.text as matching
 from arx_verifier.constraints.scalars import (
@@ -27,8 +28,8 @@ from arx_verifier.constraints.scalars import (
     other_kinds,
 )
 from arx_verifier.errors import AttenuationError, MalformedTokenError, TokenError, shorten
-from arx_verifier.jcs import MAX_INTEGER, decode, encode
-from arx_verifier.limits import Kept
+from arx_verifier.jcs import MAX_INTEGER, decode, encode, is_plain_name
+from arx_verifier.limits import MAX_NESTING, Kept, nested_parts
 
 Integer: TypeAlias = Annotated[int, Meta(ge=-MAX_INTEGER, le=MAX_INTEGER)]
 Size: TypeAlias = Annotated[int, Meta(ge=0, le=MAX_INTEGER)]
@@ -167,7 +168,7 @@ LeafLike: TypeAlias = Scalar | FlatConstraint  # a bare scalar means ``equal``
 
 
 class Constraint(FlatConstraint, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """The condition of a rule on one argument: tests, one level of logic, and whether it may be absent.
+    """The condition of a rule on one argument: tests, one level of logic, its parts, and whether it may be absent.
 
     Attributes:
         equal: This value, of the same type; or this very list, in this order.
@@ -190,16 +191,25 @@ class Constraint(FlatConstraint, frozen=True, kw_only=True, forbid_unknown_field
         all_of: A value for which all of these hold, each a plain value or a table of members without further logic.
         any_of: A value for which one of these holds.
         not_: A value of the kind that this tests, and for which it does not hold.
+        each: A list whose every item satisfies this constraint; or, of a list of constraints, a list of as many items,
+            each of which satisfies its own.
+        fields: An object whose members satisfy these constraints; other members, and missing ones, are refused.
+        open: With ``true``, ``fields`` allows members that it does not name.
         optional: With ``true``, as the other members say, or absent.
 
     Raises:
-        AttenuationError: No test, bounds that cross, or an operand that SPEC 7 does not allow.
+        AttenuationError: No test, too many levels of ``each`` and ``fields``, bounds that cross, or an operand that
+            SPEC 7 does not allow.
     """
 
     # One level of logic, as types and not as a recursion: no token decides how deep a verifier goes.
     all_of: tuple[LeafLike, ...] | None = None
     any_of: tuple[LeafLike, ...] | None = None
     not_: LeafLike | None = field(default=None, name="not")
+    # These two nest, at most ``MAX_NESTING`` deep.
+    each: "ConstraintLike | tuple[ConstraintLike, ...] | None" = None
+    fields: "dict[str, ConstraintLike] | None" = None
+    open: bool = False
     optional: bool = False
 
 
@@ -270,24 +280,41 @@ def compile_written(written: bytes) -> CompiledConstraint:
             holds = _or_absent(holds) if optional else holds
             compiled = CompiledConstraint(holds, weigh(constraint), optional, tuple(tests))
         if len(written) <= _MAX_KEPT_BYTES and compiled.weight <= _MAX_KEPT_WEIGHT:
-            _KEPT.keep(written, compiled, compiled.weight)
+            _KEPT.keep(written, compiled, compiled.weight + nested_parts(written))
     return compiled
 
 
 class ConstraintMember(NamedTuple):
-    """One member of a constraint, for refusals.
+    """One member of a constraint, for refusals.  Of ``each`` and ``fields``, ``parts`` has the constraints inside.
 
     Attributes:
         word: The member's name.
         operand: Its operand as text.
         speaks: Takes a value; returns whether it is of a kind that the member tests.
         holds: Takes a value; returns whether the member holds for it.
+        parts: The members of each constraint inside, by the name of the object's member or the index of the item; by
+            None if they are for every item.
+        closed: Whether an object's other members are refused.
     """
 
     word: str
     operand: str
     speaks: Predicate
     holds: Predicate
+    parts: "dict[str | int | None, PartSaid] | None" = None
+    closed: bool = False
+
+
+class PartSaid(NamedTuple):
+    """The constraint of an object's member or of a list's item, for refusals.
+
+    Attributes:
+        optional: Whether it may be absent.
+        members: Its members.
+    """
+
+    optional: bool
+    members: tuple[ConstraintMember, ...]
 
 
 def said_written(written: bytes) -> tuple[ConstraintMember, ...]:
@@ -299,13 +326,32 @@ def said_written(written: bytes) -> tuple[ConstraintMember, ...]:
     members_said = _SAID.get(written)
     if members_said is None:
         compiled = compile_written(written)
-        members = zip(said(decode(_CONSTRAINT, written)), compiled.tests, strict=True)
-        members_said = tuple(
-            [ConstraintMember(word, _operand_text(operand), *test) for (word, operand), test in members]
-        )
+        members_said = _say(decode(_CONSTRAINT, written), compiled.tests)
         if len(written) <= _MAX_KEPT_BYTES and compiled.weight <= _MAX_KEPT_WEIGHT:
-            _SAID.keep(written, members_said, compiled.weight)
+            _SAID.keep(written, members_said, compiled.weight + nested_parts(written))
     return members_said
+
+
+def _say(constraint: Any, tests: Sequence[Test]) -> tuple[ConstraintMember, ...]:
+    closed = isinstance(constraint, Constraint) and not constraint.open
+    return tuple(
+        [
+            ConstraintMember(word, _operand_text(operand), *test, _say_parts(word, operand), closed)
+            for (word, operand), test in zip(said(constraint), tests, strict=True)
+        ]
+    )
+
+
+def _say_parts(word: str, operand: Any) -> dict[str | int | None, PartSaid] | None:
+    if word == "fields":
+        return {name: _say_part(part) for name, part in operand.items()}
+    if word == "each":
+        return dict(enumerate(map(_say_part, operand))) if isinstance(operand, tuple) else {None: _say_part(operand)}
+    return None
+
+
+def _say_part(part: Any) -> PartSaid:
+    return PartSaid(isinstance(part, Constraint) and part.optional, _say(part, tests_of(part)))
 
 
 def _operand_text(operand: Any) -> str:
@@ -347,7 +393,10 @@ def tests_of(constraint: Any) -> list[Test]:
     """
     if not isinstance(constraint, FlatConstraint):
         return [scalars.equal(constraint)]
-    operands = msgspec.structs.astuple(constraint)[: len(_IN_ORDER)]  # without ``optional``, which tests no value
+    nests = isinstance(constraint, Constraint) and (constraint.each is not None or constraint.fields is not None)
+    if nests:
+        _refuse_nesting(constraint, MAX_NESTING)
+    operands = msgspec.structs.astuple(constraint)[: len(_IN_ORDER)]  # without those that test no value
     count = len(operands) - operands.count(None)
     made: list[Test] = []
     for make, operand in zip(_IN_ORDER, operands, strict=False):  # a leaf ends earlier: it has no logic
@@ -360,6 +409,10 @@ def tests_of(constraint: Any) -> list[Test]:
         raise MalformedTokenError("a constraint must test something, such as { max = 100 }")
     if len(made) > 1:
         _refuse_crossed_bounds(constraint)
+    if isinstance(constraint, Constraint) and constraint.open:
+        if constraint.fields is None:
+            raise MalformedTokenError("open goes with fields, whose other members it allows")
+        made[-1] = _fields(constraint.fields, closed=False)  # the last member
     return made
 
 
@@ -367,9 +420,16 @@ def weigh(constraint: Any) -> int:
     """Return the number of tests of one argument, including those inside its logic."""
     total = len(said(constraint))
     if isinstance(constraint, Constraint):
-        inner = (*(constraint.all_of or ()), *(constraint.any_of or ()), constraint.not_)
+        inner = (*(constraint.all_of or ()), *(constraint.any_of or ()), constraint.not_, *parts_of(constraint))
         total += sum(weigh(part) for part in inner if part is not None)
     return total
+
+
+def parts_of(constraint: Constraint) -> tuple[ConstraintLike, ...]:
+    """Return the constraints of an object's members and of a list's items."""
+    each = constraint.each
+    items = each if isinstance(each, tuple) else () if each is None else (each,)
+    return (*items, *(constraint.fields or {}).values())
 
 
 def kinds_of(constraint: Any) -> Kinds:
@@ -402,6 +462,47 @@ def _refuse_crossed_bounds(leaf: FlatConstraint) -> None:
         scalars.within((leaf.min, leaf.max))
     if leaf.min_length is not None and leaf.max_length is not None and leaf.min_length > leaf.max_length:
         raise MalformedTokenError("min_length is above max_length")
+
+
+def _refuse_nesting(constraint: Any, levels: int, *, repeated: bool = False) -> None:
+    """Check how deep ``each`` and ``fields`` nest, before anything inside is compiled.
+
+    Args:
+        constraint: The constraint.
+        levels: How many levels may be here.
+        repeated: Whether an ``each`` around it tests every item.
+    """
+    if not isinstance(constraint, Constraint) or (constraint.each is None and constraint.fields is None):
+        return
+    if levels == 0:
+        raise MalformedTokenError(f"each and fields nest at most {MAX_NESTING} deep")
+    each = constraint.each
+    every = each is not None and not isinstance(each, tuple)
+    if every and repeated:  # the work of a test would be the product of the lists' lengths
+        raise MalformedTokenError("an each for every item is inside another one: give the outer one a list")
+    for part in (each if isinstance(each, tuple) else (each,)) if each is not None else ():
+        if isinstance(part, Constraint) and part.optional:
+            raise MalformedTokenError("an item of a list is never absent: leave optional out of each")
+    for part in parts_of(constraint):
+        _refuse_nesting(part, levels - 1, repeated=repeated or every)
+
+
+def _fields(operand: dict[str, ConstraintLike], *, closed: bool = True) -> Test:
+    for name in operand:
+        if not is_plain_name(name):
+            raise MalformedTokenError("a member's name is empty or has a character beyond U+FFFF")
+    return containers.has_members([(name, _part(part)) for name, part in operand.items()], closed=closed)
+
+
+def _each(operand: ConstraintLike | tuple[ConstraintLike, ...]) -> Test:
+    if isinstance(operand, tuple):
+        return containers.items_hold(list(map(_part, operand)))
+    return containers.each_holds(_part(operand))
+
+
+def _part(constraint: ConstraintLike) -> Predicate:
+    holds = compile_constraint(constraint)
+    return _or_absent(holds) if isinstance(constraint, Constraint) and constraint.optional else holds
 
 
 def _all_of(operand: tuple[LeafLike, ...]) -> Test:
@@ -450,8 +551,8 @@ class Member(NamedTuple):
     kinds: Callable[[Any], Kinds]
 
 
-# Every member but ``optional``, in the order of the structs.  A new constraint is one row here, its field in
-# ``FlatConstraint``, and its test in ``scalars`` or ``text``.
+# Every member but ``open`` and ``optional``, in the order of the structs.  A new constraint is one row here, its field
+# in ``FlatConstraint``, and its test in ``scalars`` or ``text``.
 MEMBERS: Final[dict[str, Member]] = {
     "equal": Member(scalars.equal, lambda operand: _NONE if isinstance(operand, tuple) else kind_of(operand)),
     "one_of": Member(scalars.one_of, kinds_among),
@@ -472,6 +573,8 @@ MEMBERS: Final[dict[str, Member]] = {
     "all_of": Member(_all_of, lambda parts: EVERY.intersection(*map(kinds_of, parts))),
     "any_of": Member(_any_of, lambda parts: _NONE.union(*map(kinds_of, parts))),
     "not": Member(_not, lambda part: other_kinds(kinds_of(part))),
+    "each": Member(_each, lambda _: _NONE),
+    "fields": Member(_fields, lambda _: _NONE),
 }
 _IN_ORDER: Final = tuple([member.make for member in MEMBERS.values()])
-assert (*MEMBERS, "optional") == Constraint.__struct_encode_fields__
+assert (*MEMBERS, "open", "optional") == Constraint.__struct_encode_fields__

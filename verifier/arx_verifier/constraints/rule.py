@@ -5,7 +5,7 @@
 ``constraint`` has the tests of one argument, ``caveats`` the rules of a token.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from typing import Any, Final
@@ -15,6 +15,8 @@ from msgspec import Raw, Struct
 
 from arx_verifier.constraints.constraint import (
     ConstraintLike,
+    ConstraintMember,
+    PartSaid,
     Written,
     compile_written,
     said_written,
@@ -23,6 +25,7 @@ from arx_verifier.constraints.constraint import (
 from arx_verifier.constraints.scalars import ABSENT, Predicate, within_integers
 from arx_verifier.errors import NOT_GIVEN, NOT_NAMED, Failure, MalformedTokenError, shorten
 from arx_verifier.jcs import encode, is_plain_name
+from arx_verifier.limits import MAX_EACH
 from arx_verifier.names import is_tool_pattern
 
 MAX_TOLD: Final = 32  # people read no more, and the caller chooses how many there are
@@ -39,6 +42,8 @@ _TAKES: Final = {
     "max_length": "text or a list",
     "contains": "a list of such items",
     "subset": "a list of such items",
+    "each": f"a list of at most {MAX_EACH} items",
+    "fields": "an object",
 }
 _NO_NAMES: Final[frozenset[str]] = frozenset()
 _failure: Final[Callable[[tuple[str, str, str, str]], Failure]] = partial(tuple.__new__, Failure)  # without Python code
@@ -379,12 +384,38 @@ def explain_first(
             if not compile_written(raw).optional:
                 return (_failure((places[at], _shown(name), NOT_GIVEN, "nothing")),)
             continue
-        for word, operand, speaks, holds in said_written(raw):
-            if not holds(value):
-                shown = name if name.isidentifier() and len(name) <= _SHOWN_CHARS else _shown(name)
-                came = shorten(value) if speaks(value) else shorten(value) + _odd_kind(word, operand)
-                return (_failure((places[at], f"{shown} {word}", operand, came)),)
+        for found in _wrong_members(said_written(raw), value, _shown(name)):
+            return (_failure((places[at], *found)),)
     return ()
+
+
+def _wrong_members(members: Iterable[ConstraintMember], value: Any, path: str) -> Iterator[tuple[str, str, str]]:
+    """Yield rule, operand and value of each test that a value fails, also of those inside objects and lists."""
+    for member in members:
+        word, operand, speaks, holds, parts, closed = member
+        if holds(value):
+            continue
+        spoken = speaks(value)
+        if parts is None or not spoken or (word == "each" and None not in parts and len(parts) != len(value)):
+            came = shorten(value)
+            yield f"{path} {word}", operand, came if spoken else came + _odd_kind(word, operand)
+        elif word == "each":
+            for index, item in enumerate(value):
+                part = parts.get(index) or parts[None]
+                yield from _wrong_members(part.members, item, f"{path}[{index}]")
+        else:
+            for name, part in parts.items():
+                yield from _wrong_part(part, value.get(name, ABSENT), f"{path}.{_shown(str(name))}")
+            for name in value if closed else ():
+                if name not in parts:
+                    yield f"{path}.{_shown(name)}", NOT_NAMED, shorten(value[name])
+
+
+def _wrong_part(part: PartSaid, value: Any, path: str) -> Iterator[tuple[str, str, str]]:
+    if value is not ABSENT:
+        yield from _wrong_members(part.members, value, path)
+    elif not part.optional:
+        yield path, NOT_GIVEN, "nothing"
 
 
 def _odd_kind(word: str, operand: str) -> str:
@@ -396,18 +427,14 @@ def _odd_kind(word: str, operand: str) -> str:
 
 def _add_failures(failures: list[Failure], place: str, name: str, rule: Rule | WireRule, value: Any) -> None:
     """Append the failures of one argument."""
-    shown = name if name.isidentifier() and len(name) <= _SHOWN_CHARS else _shown(name)
+    shown = _shown(name)
     if value is ABSENT:
         failures.append(Failure(place, shown, NOT_GIVEN, "nothing"))
         return
     constraint = (rule.args or {})[name]
-    came = shorten(value)
-    for word, operand, speaks, holds in said_written(
-        bytes(constraint) if isinstance(constraint, Raw) else encode(constraint)
-    ):
-        if not holds(value):
-            note = came if speaks(value) else came + _odd_kind(word, operand)
-            failures.append(_failure((place, f"{shown} {word}", operand, note)))
+    members = said_written(bytes(constraint) if isinstance(constraint, Raw) else encode(constraint))
+    for found in islice(_wrong_members(members, value, shown), MAX_TOLD):
+        failures.append(_failure((place, *found)))
 
 
 def read_rule(data: Any) -> Rule:

@@ -303,7 +303,7 @@ def _read_new(packet: bytes) -> CompiledCaveat:
         raise MalformedTokenError("a `call` stands alone in its caveat and is the last")
     if caveat.hop is not None:
         caveats.canonical_hop(caveat.hop)
-    parts = 1 + packet.count(b",")
+    parts = limits.parts_in(packet)
     key = key_of(packet, caveat.hop) if len(packet) <= _MAX_KEPT_BYTES and parts <= _MAX_KEPT_PARTS else None
     terms = CompiledCaveat(caveat, parts, key is not None)
     if key is not None:
