@@ -27,6 +27,9 @@ from arx_verifier.jcs import MAX_INTEGER, encode
 _BOUNDS: Final = ("range", "min", "max")
 _VALUES: Final = ("equal", "one_of")
 _MAX_SHOWN: Final = 80
+# The members that may hold for an object, and for a list, beside logic.
+_OF_OBJECTS: Final = ("fields", "any")
+_OF_LISTS: Final = ("each", "any", "length", "min_length", "max_length", "contains", "subset")
 
 
 def clash(held: Outline, tool: str, rules: Sequence[Rule]) -> str | None:
@@ -87,12 +90,67 @@ def may_both_hold(one: ConstraintLike, other: ConstraintLike) -> bool:
     except MalformedTokenError:
         # Never refuse offline what a verifier of a later version may allow.
         return True  # for the verifier to judge
+    if not _parts_may_hold(one, other):
+        return False
     # Between two neighbouring numbers that either names nothing changes, so one value there speaks for all of them.
     values = (True, False, *_samples(one), *_samples(other))
     if any(all(holds(value) for holds in tests) for value in values):
         return True
     plain = all(word in _BOUNDS + _VALUES for each in both for word, _ in said(each))
     return not (plain or _is_sampled(one) or _is_sampled(other))
+
+
+def _parts_may_hold(one: ConstraintLike, other: ConstraintLike) -> bool:
+    """Return whether some object or list may keep two constraints, as far as ``fields`` and ``each`` decide it."""
+    constraints = [each for each in (one, other) if isinstance(each, Constraint)]
+    fields = [each for each in constraints if each.fields is not None]
+    lists = [each.each for each in constraints if each.each is not None]
+    if fields and not (_takes_object(one) and _takes_object(other)):
+        return False
+    if lists and not (_takes_list(one) and _takes_list(other)):
+        return False
+    if len(fields) == 2 and not _members_may_hold(*fields):
+        return False
+    return len(lists) < 2 or _items_may_hold(*lists)
+
+
+def _takes_object(constraint: ConstraintLike) -> bool:
+    return all(
+        word in _OF_OBJECTS
+        or (word == "all_of" and all(map(_takes_object, operand)))
+        or (word == "any_of" and any(map(_takes_object, operand)))
+        for word, operand in said(constraint)
+    )
+
+
+def _takes_list(constraint: ConstraintLike) -> bool:
+    return all(
+        word in _OF_LISTS
+        or (word == "equal" and isinstance(operand, tuple))
+        or word == "not"
+        or (word == "all_of" and all(map(_takes_list, operand)))
+        or (word == "any_of" and any(map(_takes_list, operand)))
+        for word, operand in said(constraint)
+    )
+
+
+def _members_may_hold(one: Constraint, other: Constraint) -> bool:
+    for mine, theirs in ((one, other), (other, one)):
+        for name, constraint in (mine.fields or {}).items():
+            if isinstance(constraint, Constraint) and constraint.optional:
+                continue  # an object without the member keeps it
+            others = (theirs.fields or {}).get(name)
+            if not theirs.open if others is None else not may_both_hold(constraint, others):
+                return False
+    return True
+
+
+def _items_may_hold(one: Any, other: Any) -> bool:
+    if isinstance(one, tuple) and isinstance(other, tuple):
+        return len(one) == len(other) and all(map(may_both_hold, one, other))
+    pinned, every = (one, other) if isinstance(one, tuple) else (other, one)
+    # Where neither is pinned, an empty list keeps both.
+    return not isinstance(pinned, tuple) or all(may_both_hold(item, every) for item in pinned)
 
 
 def _is_sampled(constraint: Any) -> bool:

@@ -19,6 +19,9 @@ DECIMAL = Rule(tool="orders.pay", args={"amount": Constraint(range=("1.5", "20")
 FOLDER = Rule(tool="orders.read", args={"path": Constraint(subpath="/srv/a")})
 FAST = Rule(tool="orders.send", args={"fast": True, "to": Constraint(one_of=("a", "b"))})
 TIMID = Rule(tool="orders.note", args={"amount": Constraint(max=20, optional=True)})
+SHIP = Constraint(fields={"country": "DE", "zip": Constraint(length=5)})
+LINES = Constraint(each=(Constraint(fields={"sku": "a", "n": Constraint(max=3)}), Constraint(fields={"sku": "b"})))
+PLACE = Rule(tool="orders.place", args={"ship_to": SHIP, "lines": LINES, "note": Constraint(any=True, optional=True)})
 
 NOTHING: list[tuple[Rule, dict[str, Any], str]] = [
     (REFUNDS, {"args": {"amount": 500}}, r"orders.refund: amount: no value is both 500.*\[1,20\]"),
@@ -30,6 +33,14 @@ NOTHING: list[tuple[Rule, dict[str, Any], str]] = [
     (DECIMAL, {"args": {"amount": {"max": 1}}}, "amount"),
     (DECIMAL, {"args": {"amount": {"min": "20.01"}}}, "amount"),
     (FOLDER, {"args": {"path": "/srv/b/c"}}, "path"),
+    (PLACE, {"args": {"ship_to": {"fields": {"country": "FR"}, "open": True}}}, r"ship_to: no value is both"),
+    (PLACE, {"args": {"ship_to": {"fields": {"country": "DE"}}}}, "ship_to"),
+    (PLACE, {"args": {"ship_to": {"fields": {"to": "me"}, "open": True}}}, "ship_to"),
+    (PLACE, {"args": {"ship_to": "DE"}}, "ship_to"),
+    (PLACE, {"args": {"ship_to": {"each": "DE"}}}, "ship_to"),
+    (PLACE, {"args": {"lines": {"each": {"fields": {"n": 1}, "open": True}}}}, "lines"),
+    (PLACE, {"args": {"lines": {"each": [{"fields": {"n": 1, "sku": "a"}}]}}}, "lines"),
+    (PLACE, {"args": {"lines": {"equal": ["a", "b"]}}}, "lines"),
     (FAST, {"args": {"fast": False}}, "fast"),
     (FAST, {"args": {"to": {"not": {"one_of": ["a", "b"]}}}}, "to"),
 ]

@@ -11,6 +11,11 @@ from arx_verifier.constraints.constraint import compile_constraint, read_constra
 from arx_verifier.errors import MalformedTokenError
 from tests.support import QUICK
 
+
+def optional(constraint: Any) -> Any:
+    return {**(constraint if type(constraint) is dict else {"equal": constraint}), "optional": True}
+
+
 SCALARS = st.one_of(st.integers(-3, 6), st.sampled_from(["a", "b", "1.5", "3", "-2", ""]), st.booleans())
 NUMBERS = st.one_of(st.integers(-3, 6), st.sampled_from(["-1.5", "0.5", "1.5", "3"]))
 LEAVES = st.dictionaries(
@@ -26,8 +31,31 @@ CONSTRAINTS = st.one_of(
     st.fixed_dictionaries({"all_of": st.lists(PARTS, min_size=1, max_size=2)}),
     st.fixed_dictionaries({"any_of": st.lists(PARTS, min_size=1, max_size=2)}),
 )
+NESTED = st.recursive(
+    CONSTRAINTS,
+    lambda inner: st.one_of(
+        st.fixed_dictionaries(
+            {"each": inner | st.lists(inner, max_size=2)}, optional={"max_length": st.integers(0, 2)}
+        ),
+        st.fixed_dictionaries(
+            {"fields": st.dictionaries(st.sampled_from("xy"), inner | inner.map(optional), max_size=2)},
+            optional={"open": st.just(True)},
+        ),
+    ),
+    max_leaves=3,
+)
 TEXTS = ("a", "b", "c", "", "3", "1.5", "1.25", "-2", "0.75")
-VALUES: list[Any] = [*range(-6, 10), *TEXTS, True, False, [], ["a"], [1, 2]]
+FLAT: list[Any] = [*range(-6, 10), *TEXTS, True, False, [], ["a"], [1, 2], 5.0, 1.5, None]
+PAIRS = [{"x": x, "y": y} for x in FLAT for y in (0, 1, "a", True, 1.5)]
+OBJECTS: list[Any] = [{}, *({name: item} for item in FLAT for name in "xyz"), *PAIRS, {"x": {"x": 1}}, {"x": [0]}]
+LISTS: list[Any] = [
+    *([item] for item in FLAT),
+    *([one, two] for one in (0, 1, "a") for two in FLAT),
+    [{}],
+    [[]],
+    [{"x": 1}],
+]
+VALUES: list[Any] = [*FLAT, *OBJECTS, *LISTS]
 
 
 def read(data: Any) -> Any:
@@ -38,7 +66,7 @@ def read(data: Any) -> Any:
 
 
 @settings(QUICK, max_examples=600)
-@given(CONSTRAINTS, CONSTRAINTS)
+@given(NESTED, NESTED)
 def test_where_some_value_keeps_both_nothing_else_is_said(one: Any, other: Any) -> None:
     """Values of each kind, between and beside all that a constraint can name here."""
     read_one, read_other = read(one), read(other)

@@ -119,6 +119,34 @@ def test_args_by_argument_or_by_tool(args: dict[str, Any], calls: list[tuple[str
         assert (ask(given_on, audience, tool, values) == "ok") == allowed
 
 
+def test_args_reach_into_objects_and_lists() -> None:
+    """
+    A member, an item and any value are narrowed, and a member that the mint refuses stays refused.
+    """
+    lines = Constraint(each=Constraint(fields={"sku": Constraint(glob="a-*"), "n": Constraint(max=9)}))
+    ship = Constraint(fields={"country": Constraint(one_of=("DE", "FR")), "note": Constraint(any=True)})
+    held = task_with(Rule(tool="orders.place", args={"lines": lines, "ship_to": ship}))
+    given_on = held.delegate(
+        "acme/worker",
+        args={
+            "ship_to": {"fields": {"country": "DE", "note": {"max_length": 3}, "to": {"any": True, "optional": True}}},
+            "lines": {"each": [{"fields": {"n": {"max": 2}}, "open": True}]},
+        },
+    )
+    good = {"lines": [{"sku": "a-1", "n": 2.0}], "ship_to": {"country": "DE", "note": "abc"}}
+    assert ask(given_on, "orders", "orders.place", good) == ask(held, "orders", "orders.place", good) == "ok"
+    for wrong in (
+        {"ship_to": {"country": "FR", "note": "abc"}},
+        {"ship_to": {"country": "DE", "note": "abcd"}},
+        {"lines": [{"sku": "a-1", "n": 3}]},
+        {"lines": [{"sku": "a-1", "n": 1}, {"sku": "a-2", "n": 1}]},
+    ):
+        assert ask(held, "orders", "orders.place", good | wrong) == "ok"
+        assert ask(given_on, "orders", "orders.place", good | wrong) == "argument_not_allowed"
+    both = good | {"ship_to": {"country": "DE", "note": "abc", "to": "me"}}
+    assert ask(given_on, "orders", "orders.place", both) == "argument_not_allowed"
+
+
 def test_a_holders_rule_is_open_beside_the_mints_closed_one() -> None:
     """
     Attenuation one argument leaves the others to the mint's rule, which stays closed.

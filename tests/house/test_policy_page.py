@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from arx_caps.mint.policy.model import Policy, Template
+from arx_verifier.constraints import explain
 from arx_verifier.constraints.constraint import Constraint
 from tests.cli.helpers import arx
 from tests.house.pages import ROOT, Block, blocks, matches
@@ -33,7 +34,7 @@ def commands(block: Block) -> list[tuple[str, str]]:
 def test_its_tables_are_one_policy() -> None:
     """Every table of the page is accepted, all of them together."""
     policy = Policy.parse(POLICY, "policy.toml")
-    assert set(policy.templates) == {"refund", "settle"}
+    assert set(policy.templates) == {"refund", "settle", "order"}
     assert set(policy.sessions) == {"support", "behalf"}
     assert len(policy.workloads) == len(policy.issuers) == 1
 
@@ -53,6 +54,25 @@ def test_its_commands_answer_what_it_shows(folder: Path) -> None:
     assert len(others) == 4
     for command, shown in others:
         _run(command, shown)
+
+
+def test_objects_and_lists_are_held_as_it_says() -> None:
+    """The task with ``fields`` and ``each`` allows the calls that the text below it describes, and no other."""
+    granted = Policy.parse(POLICY, "policy.toml").grant("order", "acme/desk/a", {"sku": "a", "pieces": 3})
+    [rule] = granted.rules["orders"]
+    line = {"sku": "a", "pieces": 3, "price": 19.99}
+    good = {"ship_to": {"country": "DE", "note": None}, "lines": [line]}
+    assert explain(rule, good, "caveat 1") == []
+    assert explain(rule, good | {"lines": [line | {"price": "19.99"}]}, "caveat 1") == []
+    for wrong, says in (
+        ({"ship_to": {"country": "FR"}}, 'ship_to.country must be "DE" (caveat 1), got "FR"'),
+        ({"ship_to": {"country": "DE", "to": "x"}}, "ship_to.to must be left out"),
+        ({"lines": [line | {"price": 19.990000000000002}]}, 'lines[0].price must be at most "19.99"'),
+        ({"lines": [line, line]}, "lines must be a list whose items satisfy"),
+    ):
+        [failure] = explain(rule, good | wrong, "caveat 1")
+        assert str(failure).startswith(says)
+        assert '`ship_to.country must be "DE" (caveat 1), got "FR"`' in PAGE
 
 
 def test_every_constraint_stands_on_it() -> None:

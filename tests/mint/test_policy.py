@@ -67,6 +67,32 @@ class TestGrant:
             assert not allowed(grant, "payments", "payments.x", {"note": note, "to": "me", "y": note})
         assert not allowed(grant, "payments", "payments.x", {"to": "me"})
 
+    def test_parameters_stand_inside_objects_and_lists(self) -> None:
+        """
+        Wherever a whole value may be; a value is data there too, and a name has ``$$`` for a dollar.
+        """
+        written = (
+            '{ ship_to = { fields = { id = "$order_id", "$$x" = { any = true, optional = true } } }, '
+            'lines = { each = [{ fields = { n = { range = [1, "$amount"] }, of = "$order_id" } }, "$fast"] }, '
+            'all = { each = { max = "$amount" } } }'
+        )
+        grant = policy(REFUNDS.replace('{ note = "$$5" }', written)).grant("refund", AGENT, {**GOOD, "order_id": "$$5"})
+        good: dict[str, Any] = {
+            "ship_to": {"id": "$$5", "$x": 1},
+            "lines": [{"n": 40, "of": "$$5"}, True],
+            "all": [1, 40],
+        }
+        assert allowed(grant, "payments", "payments.x", good)
+        for wrong in (
+            {"ship_to": {"id": "$5"}},
+            {"ship_to": {"id": "$$5", "y": 1}},
+            {"lines": [{"n": 41, "of": "$$5"}, True]},
+            {"lines": [{"n": 40, "of": "$$5"}, True, True]},
+            {"lines": [{"n": 40, "of": "$$5"}, 1]},
+            {"all": [1, 41]},
+        ):
+            assert not allowed(grant, "payments", "payments.x", {**good, **wrong})
+
     def test_what_is_not_written_has_its_default(self) -> None:
         """
         A proof with each call, delegations within the agent's own first segment, four deep.

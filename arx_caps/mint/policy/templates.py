@@ -2,11 +2,11 @@
 """Rules with parameters: ``params`` and ``allow`` of a template, and how they are filled in.
 
 ``"$name"`` is a placeholder for one whole value, in ``equal`` (also written as a bare value), ``range``, ``min`` and
-``max``.  ``$$`` is a dollar sign.  Which agents may start a task is in ``model``.
+``max``, also inside ``each`` and ``fields``.  ``$$`` is a dollar sign.  Which agents may start a task is in ``model``.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Final, TypeAlias
 
 from msgspec import Meta
@@ -150,10 +150,13 @@ def _sample(entry: PolicyEntry, written: Any, params: Params) -> Any:
                 _sample_bound(part.at(index), bound, other, _INTEGERS if type(other) is int else NUMBERS, params)
                 for index, (bound, other) in enumerate(sides)
             ]
-        elif word == "not":
-            sample[word] = _sample(part, operand, params)
-        elif word in ("all_of", "any_of") and isinstance(operand, list):
+        elif word == "fields" and isinstance(operand, dict):
+            inside = {_literal(part.at(name), name): (part.at(name), item) for name, item in operand.items()}
+            sample[word] = {name: _sample(*place, params) for name, place in inside.items()}
+        elif word in ("all_of", "any_of", "each") and isinstance(operand, list):
             sample[word] = [_sample(part.at(index), item, params) for index, item in enumerate(operand)]
+        elif word in ("not", "each"):
+            sample[word] = _sample(part, operand, params)
         else:
             sample[word] = _literal(part, operand)
     return sample
@@ -206,6 +209,8 @@ def _is_parameter(written: Any) -> bool:
 def _read(entry: PolicyEntry, data: Any) -> ConstraintLike:
     if isinstance(data, dict):
         entry.refuse_unknown(data, Constraint.__struct_encode_fields__)
+        for part, inner in _parts(entry, data):
+            _read(part, inner)  # for an error with the line of the member or item
     try:
         return read_constraint(data)
     except MalformedTokenError as error:
@@ -217,6 +222,17 @@ def _read(entry: PolicyEntry, data: Any) -> ConstraintLike:
             alone = (word for word, operand in data.items() if _mistake({word: operand}) == wrong)
             part = entry.at(*next(zip(alone, strict=True), ()))
         raise part.error(f"{wrong.removeprefix(f'{part.path[-1]}: ')}{hint}") from error
+
+
+def _parts(entry: PolicyEntry, data: Mapping[str, Any]) -> Iterator[tuple[PolicyEntry, Any]]:
+    """Yield the constraints of an object's members and of a list's items, each with its entry."""
+    fields, each = data.get("fields"), data.get("each")
+    if isinstance(fields, dict):
+        yield from ((entry.at("fields", name), part) for name, part in fields.items())
+    if isinstance(each, list):
+        yield from ((entry.at("each", index), part) for index, part in enumerate(each))
+    elif each is not None:
+        yield entry.at("each"), each
 
 
 def _mistake(data: Any) -> str | None:
