@@ -99,7 +99,7 @@ def test_every_variable_is_documented() -> None:
         named = set(re.findall(r"\b_?ARX_[A-Z][A-Z_]*[A-Z]\b", text))
         read |= {name for name in named if not tests or name.startswith("ARX_REQUIRE_")}
         if not tests:
-            read |= set(re.findall(r"environ(?:\.get\(|\[)[\"'](\w+)", text))
+            read |= set(re.findall(r"os\.environ(?:\.get\(|\[)[\"'](\w+)", text))
             read |= set(re.findall(r"[\"'](NO_COLOR)[\"']", text))
     documented = {*table("Variables"), *re.findall(r"`(ARX_REQUIRE_\w+)`", SETTINGS_PAGE)}
     assert documented == read

@@ -8,7 +8,7 @@ from arx_verifier._door import open_door
 if TYPE_CHECKING:
     __version__: str
     from arx_verifier.constraints import Constraint, Rule
-    from arx_verifier.enforcement import ArxMiddleware, current_grant, protect
+    from arx_verifier.enforcement import ArxMiddleware, ArxWSGI, current_grant, protect
     from arx_verifier.errors import (
         AccessError,
         ArxError,
@@ -31,7 +31,7 @@ else:
         __name__,
         {
             "constraints": "Constraint Rule",
-            "enforcement": "ArxMiddleware current_grant protect",
+            "enforcement": "ArxMiddleware ArxWSGI current_grant protect",
             "errors": (
                 "AccessError ArxError AttenuationError Failure GrantError RequestError SettingsError TokenError "
                 "UnavailableError"
@@ -58,6 +58,7 @@ __all__ = [
     "AccessRequest",
     "ArxError",
     "ArxMiddleware",
+    "ArxWSGI",
     "AttenuationError",
     "CallSigner",
     "Caveat",

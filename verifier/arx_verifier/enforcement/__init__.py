@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from arx_verifier.enforcement.enforcement import Enforcement, RefusedCall
     from arx_verifier.enforcement.guard import current_grant, granted, protect
     from arx_verifier.enforcement.messages import META_KEY, McpMessage, Messages, meaning
+    from arx_verifier.enforcement.wsgi import ArxWSGI
 else:
     __getattr__, __dir__ = open_door(
         __name__,
@@ -20,12 +21,14 @@ else:
             "enforcement": "Enforcement RefusedCall",
             "guard": "current_grant granted protect",
             "messages": "META_KEY McpMessage Messages meaning",
+            "wsgi": "ArxWSGI",
         },
     )
 
 __all__ = [
     "META_KEY",
     "ArxMiddleware",
+    "ArxWSGI",
     "Enforcement",
     "McpMessage",
     "Messages",

@@ -77,15 +77,16 @@ class Enforcement:
             raise RefusedCall(found)
         return found
 
-    def decide(self, token: object, request: AccessRequest) -> Decision:
+    def decide(self, token: object, request: AccessRequest, screened: Screened | None = None) -> Decision:
         """Allow or refuse a call; may wait for a probe, a shared store or a disk.
 
         Args:
             token: The presented text, or a value of another type from a message.
             request: The request.
+            screened: What ``screen`` returned for this token, whose proof is then not made again.
         """
         if isinstance(token, str) and token:
-            return self.verifier.decide(token, request)
+            return self.verifier.decide(token, request, screened=screened)
         return self._unusable(token, request)
 
     def decide_async(
@@ -96,7 +97,7 @@ class Enforcement:
         Args:
             token: As in ``decide``.
             request: As in ``decide``.
-            screened: What ``screen`` returned for this token, whose proof is then not made again.
+            screened: As in ``decide``.
         """
         if isinstance(token, str) and token:
             # Each request comes this way: the verifier's coroutine is returned itself, without another around it.

@@ -110,8 +110,8 @@ class Grant(msgspec.Struct, eq=False):
         a process, a database query.
 
         Args:
-            callback: Called once, with the reason, in the event loop's thread: it must not block.  Called at once if
-                the call has ended already.
+            callback: Called once, with the reason, in the event loop's thread, or under WSGI and gRPC in another
+                thread: it must not block.  Called at once if the call has ended already.
         """
         # Under the lock, so that a callback registered at the moment of the end runs exactly once.
         with _ENDING:

@@ -1,0 +1,311 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One guarded request of a WSGI server: what was sent, its decision, and its answer.  SPEC 8, 11.
+
+``WSGICall`` is the iterable that the server gets.  It gives nothing to the server before there is a grant, and rechecks
+the grant before each part of the answer.
+"""
+
+import errno
+import http
+import logging
+import socket
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Final, Self, TypeAlias
+from urllib.parse import quote, unquote_to_bytes
+
+from arx_verifier.enforcement.enforcement import Enforcement, RefusedCall, now_ms, read_traceparent
+from arx_verifier.enforcement.routes import PUBLIC, Meaning, Scope, require_clean_path
+from arx_verifier.enforcement.running import RunningCall, RunningCalls
+from arx_verifier.errors import ArxError, RequestError
+from arx_verifier.request import AccessRequest, HttpCall
+from arx_verifier.token import sha256_of
+from arx_verifier.verification import Screened
+
+Environ: TypeAlias = dict[str, Any]
+Start: TypeAlias = Callable[..., Callable[[bytes], object]]
+WSGIApp: TypeAlias = Callable[[Environ, Start], Iterable[bytes]]
+
+CALL: Final = "arx.call"
+_NO_TOOL: Final[Meaning] = ("", {})
+_SOCKETS: Final = ("gunicorn.socket", "werkzeug.socket")  # where a server shows the connection of a request
+_HEADERS: Final = {
+    b"content-type": "CONTENT_TYPE",
+    b"content-encoding": "HTTP_CONTENT_ENCODING",
+    b"traceparent": "HTTP_TRACEPARENT",
+}
+_UNESCAPED: Final = "/!$&'()*+,;=:@~"  # as HTTP clients write a path (RFC 3986 3.3)
+
+_log = logging.getLogger(__name__)
+
+
+class WSGICall:
+    """One request, and its decision once it is made.
+
+    Args:
+        enforcement: The decisions of the verifier.
+        calls: The running calls of the process.
+        environ: The request, as the application gets it.
+        peer: The address of the caller, or None.
+
+    Attributes:
+        scope: The request in the form of an ASGI scope, for ``routes``; set by ``read_target``.
+        body: The whole body: the signed bytes, on which the decision is made and which the application reads.
+        running: The allowed call, once it was decided.
+        problem: The refusal.
+        unproven: Why its token was refused, if it may be for a public view.
+        is_public: Whether the application answers it without a decision.
+    """
+
+    scope: Scope
+    body: bytes = b""
+    running: RunningCall | None = None
+    problem: RefusedCall | None = None
+    unproven: RefusedCall | None = None
+    is_public = False
+    _screened: Screened | None = None
+    _target: bytes
+    _http: HttpCall
+    _head: tuple[str, list[tuple[str, str]]] | None = None
+    _write: Callable[[bytes], object] | None = None
+    _chunks: Iterator[bytes] = iter(())
+    _is_over = False
+
+    def __init__(self, enforcement: Enforcement, calls: RunningCalls, environ: Environ, peer: str | None) -> None:
+        self._enforcement, self._calls, self._environ, self._peer = enforcement, calls, environ, peer
+        self._closed, self._socket_lock = False, threading.Lock()
+
+    def read_target(self) -> None:
+        """Read the method, the path and the query.
+
+        Raises:
+            RequestError: The server does not show one target of the request.
+        """
+        environ = self._environ
+        path, target = _target_of(environ)
+        headers = [
+            (name, environ[key].encode("latin-1")) for name, key in _HEADERS.items() if environ.get(key) is not None
+        ]
+        raw, _, query = target.partition(b"?")
+        self.scope = {"method": environ["REQUEST_METHOD"], "path": path, "raw_path": raw, "query_string": query}
+        self.scope["headers"] = headers
+        require_clean_path(self.scope)
+        self._target = target
+
+    def take(self, screened: Screened, body: bytes) -> None:
+        """Take the authenticated token and the body.
+
+        Args:
+            screened: The token.
+            body: The whole body.
+        """
+        self._screened, self.body = screened, body
+        self._http = HttpCall(self.scope["method"], self._target, sha256_of(body, b""))
+
+    def judge(self, meaning: Callable[[], Meaning | None]) -> bool:
+        """Decide on the tool and the arguments of the request, and return whether it is allowed.
+
+        The grant is then ``environ["arx"]``, and is rechecked from now on.
+
+        Args:
+            meaning: Returns both, or None for a request without a tool; ``PUBLIC`` for one that needs none.  It may
+                raise ``RequestError``.
+        """
+        try:
+            # A framework could be led to another view afterwards: one call proof covers one call of one tool.
+            if self.running is not None or self.problem is not None:
+                raise RefusedCall("tool_not_allowed", "one call runs one view, and another one was reached")
+            tool, args = meaning() or _NO_TOOL
+            if tool is PUBLIC:
+                self.is_public = True
+            elif self._screened is None:
+                self.refuse_unread(self.unproven or RefusedCall("missing_token"))  # let in for a public view alone
+            else:
+                self._decide(self._screened, tool, args)
+        except RequestError as error:
+            self.refuse_unread(RefusedCall("malformed_request", str(error)))
+        except RefusedCall as problem:
+            self.problem = problem
+        return self.problem is None
+
+    def _decide(self, screened: Screened, tool: str, args: Mapping[str, Any]) -> None:
+        trace = dict(self.scope["headers"]).get(b"traceparent")
+        traceparent = read_traceparent(trace) if trace is not None else None
+        request = AccessRequest(tool, args, now_ms(), self._peer, self._http, None, traceparent)
+        decision = self._enforcement.decide(screened.token, request, screened)
+        self._environ["arx"] = self._enforcement.require(decision, request)
+        self.running = self._calls.begin(decision, self._hang_up)
+
+    def refuse_unread(self, problem: RefusedCall) -> None:
+        """Count and refuse a request on which no decision can be made.
+
+        Args:
+            problem: The refusal.
+        """
+        self.problem = problem
+        self._enforcement.count(problem, self._peer)
+
+    def withdraw(self, error: ArxError) -> None:
+        """Refuse an allowed call whose view did not run: its arguments are not those of the decision.
+
+        Args:
+            error: The difference.
+        """
+        assert self.running is not None
+        self.problem = RefusedCall(error.code, str(error), decision=self.running.decision.id)
+        self.running.end(error)
+
+    def respond(self, app: WSGIApp | None, start_response: Start) -> Self:
+        """Run the application; return the answer for the server.
+
+        Args:
+            app: The application; None for a refused request.
+            start_response: Of the server.
+        """
+        self._start_response = start_response
+        try:
+            if app is not None:
+                self._chunks = iter(app(self._environ, self._start))
+        except Exception:
+            if not self._is_replaced():
+                self.close()
+                raise
+        return self
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> bytes:
+        if self._is_over:
+            raise StopIteration
+        chunk = b""
+        try:
+            while not chunk:
+                chunk = next(self._chunks)
+        except StopIteration:
+            self._is_over = True
+        except Exception:
+            if not self._is_replaced():
+                raise
+        refusal = self._refusal()
+        if refusal is not None and self._write is None:
+            return self._refuse(refusal)
+        if refusal is not None:
+            raise _cut_off()  # not StopIteration: the end of the body would be taken for the whole
+        self._open()
+        if self._is_over:
+            raise StopIteration
+        return chunk
+
+    def close(self) -> None:
+        """End the application's iterable, and recheck no longer; the server calls this."""
+        if self._closed:
+            return
+        with self._socket_lock:
+            self._closed = True
+        if self.running is not None:
+            self.running.close()
+        self._environ.pop(CALL, None)  # the call refers to the environ: without this they are a reference cycle
+        self._close_chunks()
+
+    def _close_chunks(self) -> None:
+        chunks, self._chunks = self._chunks, iter(())
+        if hasattr(chunks, "close"):
+            chunks.close()
+
+    def _start(self, status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Callable[[bytes], object]:
+        """Take the head of the application's answer: its ``start_response``."""
+        if exc_info is not None and self._write is not None:
+            raise exc_info[1].with_traceback(exc_info[2])
+        if exc_info is None and self._head is not None:
+            raise AssertionError("start_response was called twice, without exc_info")
+        self._head = status, headers
+        return self._write_through
+
+    def _write_through(self, data: bytes) -> None:
+        if self._refusal() is not None:
+            raise _cut_off()
+        self._open()
+        assert self._write is not None
+        self._write(data)
+
+    def _open(self) -> None:
+        """Give the head to the server, unless it has it."""
+        if self._write is None:
+            assert self._head is not None, "the application answered without start_response"
+            self._write = self._start_response(*self._head)
+
+    def _refusal(self) -> RefusedCall | None:
+        """Return why nothing of the application's answer may leave, or None."""
+        if self.problem is not None or self.is_public:
+            return self.problem
+        if self.running is None:
+            # No decision, and so an answer of the framework or of a middleware, such as a 404.
+            self.judge(lambda: None)
+            return self.problem
+        self.running.is_open = True  # what comes next is sent
+        ended = self.running.check()
+        if ended is None:
+            return None
+        return RefusedCall(ended.code, failures=ended.failures, decision=self.running.decision.id)
+
+    def _is_replaced(self) -> bool:
+        """Return whether an error of the application has no reader, because the call was refused or ended."""
+        if (self.problem is None and self.running is None) or self._refusal() is None:
+            return False
+        _log.debug("what a refused or ended call raised", exc_info=True)
+        return True
+
+    def _refuse(self, problem: RefusedCall) -> bytes:
+        self._close_chunks()
+        self._is_over, self.problem = True, problem
+        answer = self._enforcement.answer(problem)
+        headers = [(name.decode("ascii"), value.decode("ascii")) for name, value in answer.headers]
+        status = f"{answer.status} {http.HTTPStatus(answer.status).phrase}"
+        self._write = self._start_response(status, headers)
+        if self._environ["REQUEST_METHOD"] == "HEAD":
+            raise StopIteration
+        return answer.body
+
+    def _hang_up(self) -> None:
+        """Close the connection of an open answer, if the server shows it: its thread may wait for the application."""
+        found = next((self._environ[name] for name in _SOCKETS if name in self._environ), None)
+        # Several calls share a connection of HTTP/2.
+        if not isinstance(found, socket.socket) or not self._environ.get("SERVER_PROTOCOL", "").startswith("HTTP/1"):
+            return
+        with self._socket_lock:
+            # After the end of the call, the connection may be that of another one.
+            if not self._closed and self._write is not None:
+                try:
+                    # Not the method of a TLS socket, which would send in clear what another thread writes meanwhile.
+                    socket.socket.shutdown(found, socket.SHUT_RDWR)
+                except OSError:
+                    return  # the client has closed it
+
+
+def _target_of(environ: Environ) -> tuple[str, bytes]:
+    """Return the path that the application routes, and the raw path and query as they were sent."""
+    whole = (environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")).encode("latin-1")
+    query = environ.get("QUERY_STRING", "")
+    raw = environ.get("RAW_URI") or environ.get("REQUEST_URI")
+    if raw is None:
+        # PEP 3333 has no name for it.  A call that was signed over another spelling is refused.
+        path, sent_query = quote(whole, safe=_UNESCAPED), query
+    else:
+        if not raw.startswith("/"):  # RFC 9112 3.2.2, the absolute form
+            raw = "/" + raw.partition("://")[2].partition("/")[2]
+        path, _, sent_query = raw.partition("?")
+    if unquote_to_bytes(path.encode("latin-1")) != whole or sent_query != query:
+        # What was signed must be what the application routes.
+        raise RequestError("the path or the query is not the one that was sent")
+    try:
+        routed = environ.get("PATH_INFO", "").encode("latin-1").decode("utf-8")
+    except UnicodeDecodeError:
+        raise RequestError("the path is not UTF-8") from None
+    target = path + "?" + query if query else path
+    return routed, target.encode("latin-1")
+
+
+def _cut_off() -> OSError:
+    # Servers take this for a client that has gone: they close the connection and log no traceback.
+    return BrokenPipeError(errno.EPIPE, "the call was ended: its token was revoked, frozen or expired")
