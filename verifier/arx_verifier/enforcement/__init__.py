@@ -11,7 +11,11 @@ if TYPE_CHECKING:
     from arx_verifier.enforcement.enforcement import Enforcement, RefusedCall
     from arx_verifier.enforcement.guard import current_grant, granted, protect
     from arx_verifier.enforcement.messages import META_KEY, McpMessage, Messages, meaning
-    from arx_verifier.enforcement.wsgi import ArxWSGI
+    from arx_verifier.enforcement.routes import text_of
+    from arx_verifier.enforcement.running import RunningCall, RunningCalls
+    from arx_verifier.enforcement.views import Matched, Views
+    from arx_verifier.enforcement.wsgi import ArxWSGI, GuardedWSGI
+    from arx_verifier.enforcement.wsgi_call import CALL, WSGICall
 else:
     __getattr__, __dir__ = open_door(
         __name__,
@@ -21,21 +25,33 @@ else:
             "enforcement": "Enforcement RefusedCall",
             "guard": "current_grant granted protect",
             "messages": "META_KEY McpMessage Messages meaning",
-            "wsgi": "ArxWSGI",
+            "routes": "text_of",
+            "running": "RunningCall RunningCalls",
+            "views": "Matched Views",
+            "wsgi": "ArxWSGI GuardedWSGI",
+            "wsgi_call": "CALL WSGICall",
         },
     )
 
 __all__ = [
+    "CALL",
     "META_KEY",
     "ArxMiddleware",
     "ArxWSGI",
     "Enforcement",
+    "GuardedWSGI",
+    "Matched",
     "McpMessage",
     "Messages",
     "Peers",
     "RefusedCall",
+    "RunningCall",
+    "RunningCalls",
+    "Views",
+    "WSGICall",
     "current_grant",
     "granted",
     "meaning",
     "protect",
+    "text_of",
 ]

@@ -55,7 +55,7 @@ class Key(NamedTuple):
 
     Attributes:
         text: The line as written.
-        method: The method; empty for a route that is named by its name.
+        method: The method; empty for a route that is named by its name alone.
         path: The path's template, or the route's name.
         query: The arguments in the query.
         tool: The tool; ``PUBLIC`` for a line of ``public``.
@@ -159,7 +159,7 @@ class RouteMap:
         self._rest: dict[str, list[_Route]] = {}
         for key in read_keys(tools, public):
             route, text = _Route(key), key.text
-            if not key.method:
+            if not key.path.startswith("/"):
                 raise SettingsError(f"{text!r:.100} is not a route: the application shows no names of routes")
             single = route.segments[:-1] if route.takes_rest else route.segments
             if not all(_SEGMENT.fullmatch(segment) or "{" not in segment for segment in single) or "//" in text:
@@ -499,7 +499,7 @@ def read_key(text: str, tool: str) -> Key:
         and not _UNCLEAN_PATH.search(path.removeprefix("/") if path.startswith("//") else path)
         and not re.search(r"[{}?#%; ]", plain)
     )
-    is_name = not method and _NAME.fullmatch(path)
+    is_name = _NAME.fullmatch(path) and (not method or _METHOD.fullmatch(method))
     if not (is_route or is_name) or "" in places or len({*names, *places}) != len(names) + len(places):
         raise SettingsError(
             f"{text!r:.100} is not a route: write it as 'GET /orders/{{order_id}}', each parameter one segment of the "

@@ -55,6 +55,8 @@ class WSGICall:
         problem: The refusal.
         unproven: Why its token was refused, if it may be for a public view.
         is_public: Whether the application answers it without a decision.
+        environ: The request.
+        matched: What the framework matched when the decision was made, for its adapter.
     """
 
     scope: Scope
@@ -63,6 +65,7 @@ class WSGICall:
     problem: RefusedCall | None = None
     unproven: RefusedCall | None = None
     is_public = False
+    matched: Any = None
     _screened: Screened | None = None
     _target: bytes
     _http: HttpCall
@@ -72,7 +75,7 @@ class WSGICall:
     _is_over = False
 
     def __init__(self, enforcement: Enforcement, calls: RunningCalls, environ: Environ, peer: str | None) -> None:
-        self._enforcement, self._calls, self._environ, self._peer = enforcement, calls, environ, peer
+        self._enforcement, self._calls, self.environ, self._peer = enforcement, calls, environ, peer
         self._closed, self._socket_lock = False, threading.Lock()
 
     def read_target(self) -> None:
@@ -81,7 +84,7 @@ class WSGICall:
         Raises:
             RequestError: The server does not show one target of the request.
         """
-        environ = self._environ
+        environ = self.environ
         path, target = _target_of(environ)
         headers = [
             (name, environ[key].encode("latin-1")) for name, key in _HEADERS.items() if environ.get(key) is not None
@@ -133,7 +136,7 @@ class WSGICall:
         traceparent = read_traceparent(trace) if trace is not None else None
         request = AccessRequest(tool, args, now_ms(), self._peer, self._http, None, traceparent)
         decision = self._enforcement.decide(screened.token, request, screened)
-        self._environ["arx"] = self._enforcement.require(decision, request)
+        self.environ["arx"] = self._enforcement.require(decision, request)
         self.running = self._calls.begin(decision, self._hang_up)
 
     def refuse_unread(self, problem: RefusedCall) -> None:
@@ -151,9 +154,10 @@ class WSGICall:
         Args:
             error: The difference.
         """
-        assert self.running is not None
-        self.problem = RefusedCall(error.code, str(error), decision=self.running.decision.id)
-        self.running.end(error)
+        decision = "" if self.running is None else self.running.decision.id
+        self.problem = RefusedCall(error.code, str(error), decision=decision)
+        if self.running is not None:
+            self.running.end(error)
 
     def respond(self, app: WSGIApp | None, start_response: Start) -> Self:
         """Run the application; return the answer for the server.
@@ -165,7 +169,7 @@ class WSGICall:
         self._start_response = start_response
         try:
             if app is not None:
-                self._chunks = iter(app(self._environ, self._start))
+                self._chunks = iter(app(self.environ, self._start))
         except Exception:
             if not self._is_replaced():
                 self.close()
@@ -205,7 +209,7 @@ class WSGICall:
             self._closed = True
         if self.running is not None:
             self.running.close()
-        self._environ.pop(CALL, None)  # the call refers to the environ: without this they are a reference cycle
+        self.environ.pop(CALL, None)  # the call refers to the environ: without this they are a reference cycle
         self._close_chunks()
 
     def _close_chunks(self) -> None:
@@ -263,15 +267,15 @@ class WSGICall:
         headers = [(name.decode("ascii"), value.decode("ascii")) for name, value in answer.headers]
         status = f"{answer.status} {http.HTTPStatus(answer.status).phrase}"
         self._write = self._start_response(status, headers)
-        if self._environ["REQUEST_METHOD"] == "HEAD":
+        if self.environ["REQUEST_METHOD"] == "HEAD":
             raise StopIteration
         return answer.body
 
     def _hang_up(self) -> None:
         """Close the connection of an open answer, if the server shows it: its thread may wait for the application."""
-        found = next((self._environ[name] for name in _SOCKETS if name in self._environ), None)
+        found = next((self.environ[name] for name in _SOCKETS if name in self.environ), None)
         # Several calls share a connection of HTTP/2.
-        if not isinstance(found, socket.socket) or not self._environ.get("SERVER_PROTOCOL", "").startswith("HTTP/1"):
+        if not isinstance(found, socket.socket) or not self.environ.get("SERVER_PROTOCOL", "").startswith("HTTP/1"):
             return
         with self._socket_lock:
             # After the end of the call, the connection may be that of another one.

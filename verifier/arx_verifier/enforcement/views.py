@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tools of a WSGI framework's views, by the names that the framework gives them.  SPEC 8.4.
+
+The framework routes, and its adapter in ``integrations`` says which view it matched and with which parameters.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+from arx_verifier.enforcement.routes import (
+    PUBLIC,
+    Key,
+    Meaning,
+    collect_headers,
+    join_arguments,
+    read_body,
+    read_keys,
+    read_query,
+)
+from arx_verifier.enforcement.wsgi_call import WSGICall
+from arx_verifier.errors import RequestError, SettingsError
+
+
+class Matched(NamedTuple):
+    """What a framework made of a request.
+
+    Attributes:
+        view: The view's name.
+        method: The method.
+        query: The query.
+        body: Returns the body that the view will read.
+        texts: Returns the parameters as they were sent; it raises ``RequestError`` for one in another spelling.
+    """
+
+    view: str
+    method: str
+    query: bytes
+    body: Callable[[], bytes]
+    texts: Callable[[], Mapping[str, Any]]
+
+
+class Views:
+    """The tool of each view and method.
+
+    Args:
+        tools: A view's name, or ``POST name?{dry_run}``, and its tool.
+        public: The names of the views that need no token, alone or with a method.
+        methods: The methods of each view by its name, without ``HEAD`` and ``OPTIONS``; empty if they are not known.
+
+    Raises:
+        SettingsError: A line is malformed, names no view, or names a view of several methods without one.
+    """
+
+    def __init__(self, tools: Mapping[str, str], public: Iterable[str], methods: Mapping[str, frozenset[str]]) -> None:
+        self._keys: dict[tuple[str, str], Key] = {}
+        for key in read_keys(tools, public):
+            known = methods.get(key.path)
+            if known is None:
+                raise SettingsError(
+                    f"{key.text!r:.100} names no view: expected one of {', '.join(sorted(methods)[:20]) or 'none'}"
+                )
+            # A view of several methods may do another thing by each: one tool for all would be a mistake of writing.
+            if not key.method and len(known) != 1:
+                raise SettingsError(f"{key.text!r:.100} may have several methods: name each, such as 'GET {key.path}'")
+            line = key if key.method else key.of(*known)
+            if known and line.method not in known:
+                raise SettingsError(f"{key.text!r:.100}: the view has {', '.join(sorted(known))}, not {line.method}")
+            if self._keys.setdefault((key.path, line.method), line) is not line:
+                raise SettingsError(f"the view {line.method} {key.path} is named twice")
+
+    def is_public(self, view: str, method: str) -> bool:
+        """Return whether a view needs no token.
+
+        Args:
+            view: Its name.
+            method: The request's method.
+        """
+        key = self._key(view, method)
+        return key is not None and key.tool is PUBLIC
+
+    def judge(self, call: WSGICall, matched: Matched) -> bool:
+        """Decide on a call that the framework has led to a view, and return whether the view may run.
+
+        Args:
+            call: The call.
+            matched: The view, and what it will read.
+        """
+        return call.judge(lambda: self._meaning(call, matched))
+
+    def _meaning(self, call: WSGICall, matched: Matched) -> Meaning | None:
+        key = self._key(matched.view, matched.method)
+        if key is None or key.tool is PUBLIC:
+            return None if key is None else (PUBLIC, {})
+        if call.unproven is not None:
+            return None  # let in for a public view alone
+        scope = call.scope
+        if (matched.method, matched.query, matched.body()) != (scope["method"], scope["query_string"], call.body):
+            # A middleware of the application, such as one that reads X-HTTP-Method-Override, has changed the request.
+            raise RequestError("the method, the query or the body is not the one that was sent")
+        query = read_query(scope["query_string"])
+        members = read_body(collect_headers(scope["headers"]), call.body)
+        has_body = bool(call.body)
+        return key.tool, join_arguments(key, matched.method, matched.texts(), query, members, has_body=has_body)
+
+    def _key(self, view: str, method: str) -> Key | None:
+        key = self._keys.get((view, method))
+        return self._keys.get((view, "GET")) if key is None and method == "HEAD" else key

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Guard an application of Flask at the view that it matched.  SPEC 8.4.
+
+``guard`` wraps the application's WSGI side and decides before the first hook of the request; ``request.environ["arx"]``
+is then the grant.  Flask routes.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+from urllib.parse import unquote
+
+from flask import Flask, request
+from flask.typing import ResponseReturnValue
+from werkzeug.exceptions import HTTPException
+
+from arx_verifier.enforcement import CALL, GuardedWSGI, Matched, Views, WSGICall, text_of
+from arx_verifier.errors import RequestError, SettingsError
+from arx_verifier.verification import Verifier
+
+_WITHOUT_A_TOOL: Final = {"HEAD", "OPTIONS"}  # HEAD has the tool of GET; Flask answers OPTIONS itself
+
+
+def guard(
+    app: Flask, verifier: Verifier, *, tools: Mapping[str, str], public: Iterable[str] = (), **options: Any
+) -> None:
+    """Guard an application in place, after its views and blueprints are registered.
+
+    Args:
+        app: The application.
+        verifier: The verifier; it starts with the first call of each process.
+        tools: The tool of each guarded view, by endpoint: ``{"refund": "orders.refund"}``.  Write ``POST order`` for an
+            endpoint with several methods, and ``POST refund?{dry_run}`` for an argument in the query.
+        public: The endpoints that need no token, such as ``static``.
+        options: ``max_body``, ``trusted_proxies`` and ``recheck_ms`` of ``ArxWSGI``.
+
+    Raises:
+        SettingsError: A name is of no endpoint, or of one with several methods; or an endpoint cannot be guarded.
+    """
+    methods: dict[str, frozenset[str]] = {}
+    for rule in app.url_map.iter_rules():
+        # Parameters of the host are no part of the path, which is compared with the values that the view gets.
+        if "<" in (rule.host or "") + (rule.subdomain or ""):
+            raise SettingsError(f"endpoint {rule.endpoint!r:.100}: expected no parameter in its host or subdomain")
+        own = frozenset(rule.methods or ()) - _WITHOUT_A_TOOL
+        methods[rule.endpoint] = methods.get(rule.endpoint, frozenset()) | own
+    _Guard(app, Views(tools, public, methods)).install(verifier, options)
+
+
+class _Guard:
+    def __init__(self, app: Flask, views: Views) -> None:
+        self._app, self._views = app, views
+        self._preprocess, self._dispatch = app.preprocess_request, app.dispatch_request
+
+    def install(self, verifier: Verifier, options: dict[str, Any]) -> None:
+        app: Any = self._app
+        app.wsgi_app = GuardedWSGI(app.wsgi_app, verifier=verifier, may_be_public=self._may_be_public, **options)
+        app.preprocess_request, app.dispatch_request = self._judge_first, self._dispatch_judged
+
+    def _may_be_public(self, call: WSGICall) -> bool:
+        try:
+            adapter = self._app.create_url_adapter(self._app.request_class(call.environ))
+            endpoint = adapter.match()[0] if adapter is not None else ""
+        except HTTPException:  # no route, or a redirect
+            return False
+        return self._views.is_public(endpoint, call.scope["method"])
+
+    def _judge_first(self, *context: Any) -> ResponseReturnValue | None:
+        """Decide before the first hook of the application; a refusal's answer is that of ``GuardedWSGI``."""
+        call: WSGICall | None = request.environ.get(CALL)
+        if call is None:
+            return "this application is guarded: call it through its wsgi_app", 403
+        rule = request.url_rule
+        # Without a rule Flask answers with a 404, a 405 or a redirect.  The caller gets a refusal instead.
+        if rule is None:
+            return "", 403
+        matched = Matched(rule.endpoint, request.method, request.query_string, request.get_data, _texts)
+        if not self._views.judge(call, matched):
+            return "", 403
+        call.matched = rule.endpoint, dict(request.view_args or {})
+        return self._preprocess(*context)
+
+    def _dispatch_judged(self, *context: Any) -> ResponseReturnValue:
+        """Run the view, if it gets what was judged."""
+        call: WSGICall = request.environ[CALL]
+        rule = request.url_rule
+        if rule is None or call.matched != (rule.endpoint, request.view_args or {}):
+            call.withdraw(RequestError("a hook of the application has changed the view or its parameters"))
+            return "", 403
+        return self._dispatch(*context)
+
+
+def _texts() -> dict[str, str]:
+    """Return the parameters of the path as they were sent.
+
+    Raises:
+        RequestError: One was sent in another spelling than that of its value: ``007`` for 7.
+    """
+    rule, values = request.url_rule, request.view_args or {}
+    assert rule is not None
+    converters = rule._converters  # noqa: SLF001 - nothing public says which parameter has which
+    built = rule.build(values, append_unknown=False)
+    expected = None if built is None else unquote(built[1])
+    # A rule that takes both forms has one meaning for both.
+    paths = {request.path, request.path.removesuffix("/") + "/"} if rule.strict_slashes is False else {request.path}
+    if expected not in paths:
+        raise RequestError(f"the path: expected {expected!r:.200}, the spelling of its values")
+    # A default of the rule is no part of the path, but the caller chooses it by the path.
+    return {
+        name: unquote(converters[name].to_url(value)) if name in converters else text_of(name, value)
+        for name, value in values.items()
+    }
