@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from arx_caps.agent.auth import ArxAuth
     from arx_caps.agent.bundle import Bundle
     from arx_caps.agent.local_tools import local_tool
+    from arx_caps.agent.mcp_messages import McpSigner, SignedTransport
     from arx_caps.agent.outline import holder_of, links_of
     from arx_caps.agent.running_task import CurrentTaskAuth, current_task
     from arx_caps.agent.session import Session
@@ -28,6 +29,7 @@ else:
             "approval": "Approval",
             "auth": "ArxAuth",
             "bundle": "Bundle",
+            "mcp_messages": "McpSigner SignedTransport",
             "running_task": "CurrentTaskAuth current_task",
             "local_tools": "local_tool",
             "outline": "holder_of links_of",
@@ -44,8 +46,10 @@ __all__ = [
     "ArxAuth",
     "Bundle",
     "CurrentTaskAuth",
+    "McpSigner",
     "RunToolCalls",
     "Session",
+    "SignedTransport",
     "StartedTask",
     "SubAgent",
     "Task",

@@ -63,6 +63,16 @@ def running_call() -> tuple[Task, tuple[Approval, ...]]:
     return running.task, running.approvals
 
 
+def current_approvals(task: Task) -> tuple[Approval, ...]:
+    """Return what operators have approved of the call that runs here.
+
+    Args:
+        task: The task of the call; for a call of another task there are none.
+    """
+    running = _RUNNING.get()
+    return running[1] if running is not None and running[0] is task else ()
+
+
 @contextmanager
 def running(task: Task, approvals: Sequence[Approval] = (), *, asker: "StartedTask | None" = None) -> Iterator[Task]:
     """Make a task the current one, in this thread or asyncio task.

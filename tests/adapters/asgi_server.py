@@ -21,10 +21,11 @@ class _Server(uvicorn.Server):
 
 
 @contextmanager
-def serving(app: Any) -> Iterator[int]:
+def serving(app: Any, port: int = 0) -> Iterator[int]:
     """Serve an application with its lifespan, and give its port."""
     with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(("127.0.0.1", port))
         config = uvicorn.Config(app, lifespan="on", log_config=None, timeout_graceful_shutdown=1)
         server = _Server(config)
         thread = threading.Thread(target=server.run, args=([listener],))

@@ -16,25 +16,25 @@ import anyio.from_thread
 from mcp.server import MCPServer
 from mcp.server.mcpserver import Context
 
-from arx_verifier import Constraint, Rule, current_grant
+from arx_verifier import Constraint, Rule, Verifier, current_grant
 from arx_verifier.integrations.mcp import ArxMcpMiddleware
 from arx_verifier.testing import UnsafeTestRealm
 
 RULES = (
-    Rule(tool="get", args={"order_id": "o-1"}),
-    Rule(tool="refund", args={"order_id": "o-1", "amount": Constraint(max=20)}),
-    Rule(tool="whoami"),
-    Rule(tool="wait.*"),
-    Rule(tool="find", args={"note": Constraint(glob="*")}),
-    Rule(tool="resources.read", args={"uri": Constraint(one_of=("orders://terms", "orders://o-1"))}),
-    Rule(tool="prompts.get", args={"name": "brief"}, open=True),
+    Rule(tool="orders.get", args={"order_id": "o-1"}),
+    Rule(tool="orders.refund", args={"order_id": "o-1", "amount": Constraint(max=20)}),
+    Rule(tool="orders.whoami"),
+    Rule(tool="orders.wait.*"),
+    Rule(tool="orders.find", args={"note": Constraint(glob="*")}),
+    Rule(tool="orders.resources.read", args={"uri": Constraint(one_of=("orders://terms", "orders://o-1"))}),
+    Rule(tool="orders.prompts.get", args={"name": "brief"}, open=True),
 )
 
 
-def make_server(realm: UnsafeTestRealm, ran: list[str]) -> MCPServer[Any]:
+def make_server(verifier: Verifier, ran: list[str], *inner: Any) -> MCPServer[Any]:
     """Return the server; ``ran`` gets the name of each tool that runs, and of each that was ended."""
-    arx = ArxMcpMiddleware(realm.verifier, recheck_ms=50)
-    server: MCPServer[Any] = MCPServer("orders", middleware=[arx], lifespan=arx.lifespan)
+    arx = ArxMcpMiddleware(verifier, recheck_ms=50)
+    server: MCPServer[Any] = MCPServer("orders", middleware=[arx, *inner], lifespan=arx.lifespan)
 
     @server.tool()
     async def get(order_id: str) -> str:
@@ -117,7 +117,7 @@ def main(folder: Path) -> None:
     text = realm.caller(*RULES).macaroon.encode()
     (folder / "token.new").write_text(f"{os.getpid()} {text}", "ascii")
     (folder / "token.new").rename(folder / "token")
-    make_server(realm, []).run("stdio")
+    make_server(realm.verifier, []).run("stdio")
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ class Opened(NamedTuple):
 
     def meta(self, tool: str, /, **args: Any) -> Any:
         """The token of one call, as a message carries it."""
-        return {KEY: self.caller.token(tool, **args)}
+        return {KEY: self.caller.token(tool and f"orders.{tool}", **args)}
 
     async def call(self, tool: str, /, **args: Any) -> tuple[bool, str]:
         """Call a tool; whether it failed, and what the model reads."""
@@ -59,7 +59,7 @@ async def opened(way: tuple[str, str], folder: Path, ran: list[str] | None = Non
         return
     realm = UnsafeTestRealm("orders")
     caller = realm.caller(*RULES)
-    with serving(make_server(realm, [] if ran is None else ran).streamable_http_app()) as port:
+    with serving(make_server(realm.verifier, [] if ran is None else ran).streamable_http_app()) as port:
         async with httpx2.AsyncClient(auth=caller) as http:
             over = streamable_http_client(f"http://127.0.0.1:{port}/mcp", http_client=http)
             async with Client(over, mode=era) as client:
@@ -85,7 +85,7 @@ def test_a_tool_runs_with_a_grant_or_not_at_all(way: tuple[str, str], tmp_path: 
             assert "(decision " in text
             failed, text = await server.call("drop", order_id="o-1")
             assert failed
-            assert text.startswith("drop was refused: the tool must be get or refund or")
+            assert text.startswith("drop was refused: the tool must be orders.get or orders.refund or")
 
     run(test())
 
@@ -159,7 +159,7 @@ def test_a_failed_identity_is_a_protocol_error(way: tuple[str, str], tmp_path: P
                 (used, "replayed"),
                 (server.meta("get", order_id="o-2"), "proof_invalid"),
                 (server.meta("", method="tools/list"), "proof_invalid"),
-                ({KEY: stranger.token("get", **args)}, "bad_signature"),
+                ({KEY: stranger.token("orders.get", **args)}, "bad_signature"),
                 ({KEY: server.caller.macaroon.encode()}, "proof_missing"),
                 ({KEY: "arx1_junk"}, "malformed"),
                 ({KEY: {"a": 1}}, "malformed"),
@@ -259,7 +259,7 @@ def test_a_signed_http_request_is_good_once_and_for_its_body() -> None:
     """The same request again is a replay, and its header on another body is no proof; without one nothing passes."""
     realm = UnsafeTestRealm("orders")
     caller, ran = realm.caller(*RULES), []
-    with serving(make_server(realm, ran).streamable_http_app()) as port, httpx2.Client() as http:
+    with serving(make_server(realm.verifier, ran).streamable_http_app()) as port, httpx2.Client() as http:
         base = {
             "accept": "application/json, text/event-stream",
             "mcp-protocol-version": "2026-07-28",
@@ -323,6 +323,6 @@ def test_through_a_pipe_the_session_needs_no_token_and_shows_nothing(era: str, t
 def test_the_verifier_lives_as_long_as_the_server() -> None:
     """The server's lifespan starts it and closes it."""
     realm = UnsafeTestRealm("orders")
-    with serving(make_server(realm, []).streamable_http_app()):
+    with serving(make_server(realm.verifier, []).streamable_http_app()):
         assert realm.verifier.readiness().ready
     assert realm.verifier.readiness().why == "closed"

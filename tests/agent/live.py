@@ -164,11 +164,13 @@ def judged(verifier: Verifier, held: Task, tool: str, args: Mapping[str, Any], *
 
 
 @contextmanager
-def live_mint(folder: Path, *, store_url: str, name: str, port: int, public: int | None = None) -> Iterator[LiveMint]:
+def live_mint(
+    folder: Path, *, store_url: str, name: str, port: int, public: int | None = None, policy: str = POLICY
+) -> Iterator[LiveMint]:
     """Make a realm and run its mint; ``public`` is the port of what stands before it."""
     issuer = f"http://127.0.0.1:{port if public is None else public}"
     realm = init_realm(folder / "realm", name=name, issuer=issuer, listen=f"127.0.0.1:{port}")
-    realm.policy_path.write_text(POLICY)
+    realm.policy_path.write_text(policy)
     with serving(create_app(MintRuntime.open(realm, store_url=store_url)), port):
         live = LiveMint(realm, folder)
         try:

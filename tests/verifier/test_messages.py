@@ -11,10 +11,10 @@ from arx_verifier.enforcement import META_KEY, McpMessage, Messages, RefusedCall
 from arx_verifier.testing import UnsafeTestRealm
 
 RULES = (
-    Rule(tool="get", args={"order_id": Constraint(glob="o-*")}),
-    Rule(tool="orders.*"),
-    Rule(tool="resources.read", args={"uri": Constraint(one_of=("orders://1", "orders://2"))}),
-    Rule(tool="prompts.get", args={"name": "brief", "arguments": Constraint(max_length=3)}),
+    Rule(tool="orders.get", args={"order_id": Constraint(glob="o-*")}),
+    Rule(tool="orders.of.*"),
+    Rule(tool="orders.resources.read", args={"uri": Constraint(one_of=("orders://1", "orders://2"))}),
+    Rule(tool="orders.prompts.get", args={"name": "brief", "arguments": Constraint(max_length=3)}),
 )
 
 
@@ -22,14 +22,17 @@ RULES = (
 def test_each_method_has_one_meaning() -> None:
     """A tool is called by its name; a resource and a prompt by their method; the envelope is no argument."""
     call = {"name": "get", "arguments": {"order_id": "o-1"}, "_meta": {"x": 1}, "requestState": "s"}
-    assert meaning("tools/call", call) == ("get", {"order_id": "o-1"})
-    assert meaning("tools/call", {"name": "get"}) == ("get", {})
-    assert meaning("resources/read", {"uri": "orders://1", "_meta": {}}) == ("resources.read", {"uri": "orders://1"})
-    assert meaning("prompts/get", {"name": "a", "arguments": {"b": "c"}}) == (
-        "prompts.get",
+    assert meaning("orders", "tools/call", call) == ("orders.get", {"order_id": "o-1"})
+    assert meaning("orders", "tools/call", {"name": "get"}) == ("orders.get", {})
+    assert meaning("orders", "resources/read", {"uri": "orders://1", "_meta": {}}) == (
+        "orders.resources.read",
+        {"uri": "orders://1"},
+    )
+    assert meaning("orders", "prompts/get", {"name": "a", "arguments": {"b": "c"}}) == (
+        "orders.prompts.get",
         {"name": "a", "arguments": {"b": "c"}},
     )
-    assert meaning("tools/list", {"cursor": "2"}) == ("", {"method": "tools/list"})
+    assert meaning("orders", "tools/list", {"cursor": "2"}) == ("", {"method": "tools/list"})
 
 
 @pytest.mark.spec("8.2")
@@ -50,7 +53,7 @@ def test_each_method_has_one_meaning() -> None:
 def test_what_has_no_single_meaning_is_refused(method: str, params: dict[str, Any]) -> None:
     """A tool must not be named as a method is, a URI must not be spelled in two ways, and a method must be known."""
     with pytest.raises(RequestError):
-        meaning(method, params)
+        meaning("orders", method, params)
 
 
 def recognized(realm: UnsafeTestRealm, token: object) -> str:
@@ -72,7 +75,7 @@ def test_a_list_needs_a_live_token_and_spends_none() -> None:
     assert [recognized(realm, token) for _ in range(2)] == ["ok", "ok"]
     assert not realm.decisions.decisions
     assert recognized(realm, caller.token("", method="ping")) == "proof_invalid"
-    assert recognized(realm, caller.token("get", order_id="o-1")) == "proof_invalid"
+    assert recognized(realm, caller.token("orders.get", order_id="o-1")) == "proof_invalid"
     assert recognized(realm, caller.macaroon.encode()) == "proof_missing"
     assert recognized(realm, UnsafeTestRealm("orders").caller(*RULES).token("", method="tools/list")) == "bad_signature"
     assert recognized(realm, realm.caller(*RULES, ttl_ms=-1).token("", method="tools/list")) == "expired"
@@ -100,21 +103,21 @@ def test_a_list_shows_what_every_allow_could_let_through() -> None:
     realm = UnsafeTestRealm("orders")
     messages, macaroon = Messages(realm.verifier), realm.caller(*RULES).macaroon
     narrowed = macaroon.attenuate(
-        Caveat(allow=(Rule(tool="get"), Rule(tool="resources.*", args={"uri": "orders://1"})))
+        Caveat(allow=(Rule(tool="orders.get"), Rule(tool="orders.resources.*", args={"uri": "orders://1"})))
     )
     seen = {}
     for name, held in (("whole", macaroon), ("narrowed", narrowed)):
         screened = realm.verifier.screen(held.encode())
         assert not isinstance(screened, str)
         items = [
-            *(("tools/list", tool) for tool in ("get", "orders.drop", "drop", "resources.read")),
+            *(("tools/list", tool) for tool in ("get", "of.drop", "drop", "resources.read")),
             *(("resources/list", f"orders://{number}") for number in (1, 2, 3)),
             ("resources/templates/list", "orders://{id}"),
             *(("prompts/list", prompt) for prompt in ("brief", "hidden")),
         ]
         seen[name] = [item for method, item in items if messages.shows(McpMessage(method, {}, {}), screened, item)]
     assert seen == {
-        "whole": ["get", "orders.drop", "orders://1", "orders://2", "orders://{id}", "brief"],
+        "whole": ["get", "of.drop", "orders://1", "orders://2", "orders://{id}", "brief"],
         "narrowed": ["get", "orders://1", "orders://{id}"],
     }
     assert not messages.shows(McpMessage("tools/list", {}, {}), None, "get")

@@ -130,10 +130,11 @@ class McpRefusal(NamedTuple):
     data: dict[str, Any]
 
 
-def meaning(method: str, params: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+def meaning(audience: str, method: str, params: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     """Return the tool and the arguments of a message, as its proof covers them.
 
     Args:
+        audience: The server's audience, which all its tools begin with.
         method: The method.
         params: The parameters.
 
@@ -150,11 +151,13 @@ def meaning(method: str, params: Mapping[str, Any]) -> tuple[str, dict[str, Any]
             raise RequestError("a call of a tool has a name, and an object of arguments")
         if name in _TOOLS_OF_METHODS:  # a rule for one of them would also be one for the other
             raise RequestError(f"no tool may be called {name}: it is the name of a method")
-        return name, args or {}
+        return f"{audience}.{name}", args or {}
     if method in _CALLS:
         if _ESCAPED.search(str(params.get("uri", ""))):
             raise RequestError("the URI has an escape that it does not need: two spellings of one resource")
-        return method.replace("/", "."), {name: value for name, value in params.items() if name not in _ENVELOPE}
+        return f"{audience}.{method.replace('/', '.')}", {
+            name: value for name, value in params.items() if name not in _ENVELOPE
+        }
     if method in _SESSION or method in _LISTS:
         return "", {"method": method}
     raise RequestError(f"unknown method {method!r:.60}")
@@ -342,9 +345,10 @@ class Messages:
         _, tool, argument = _LISTS[message.method]
         if screened is None:
             return False
-        if tool is None:
-            return item not in _TOOLS_OF_METHODS and screened.proven.could_allow(item, {})
-        return screened.proven.could_allow(tool, {argument: item} if argument else {})
+        if tool is None and item in _TOOLS_OF_METHODS:
+            return False
+        known = {argument: item} if argument else {}
+        return screened.proven.could_allow(f"{self.verifier.audience}.{tool or item}", known)
 
     def passes(self, notification: str) -> bool:
         """Return whether a notification reaches the server's handlers, as its method is a known one."""
@@ -375,7 +379,7 @@ class Messages:
         client, forwarded = scope and scope.get("client"), headers.get(b"x-forwarded-for")
         peer = self._peers.of(client[0] if client else None, (forwarded.decode("latin-1"),) if forwarded else ())
         try:
-            tool, args = meaning(message.method, message.params)
+            tool, args = meaning(self.verifier.audience, message.method, message.params)
             token, screened, http = message.meta.get(META_KEY), None, None
             if token is None and message.carrier is not None:
                 screened = self._enforcement.screen(headers.get(b"authorization", b""))

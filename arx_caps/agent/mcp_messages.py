@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sign the messages of an MCP client for one service, on any transport, and ask beforehand what the task allows.
+
+The adapters of MCP clients use this.  It imports no framework: it sees messages as the SDK's versions share them.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, contextmanager
+from dataclasses import replace
+from typing import Any
+from urllib.parse import urlsplit
+
+from arx_caps.agent.approval import Approval
+from arx_caps.agent.origins import origin_of, read_origin
+from arx_caps.agent.running_task import current_approvals, running
+from arx_caps.agent.task import Task
+from arx_verifier.enforcement import META_KEY, meaning
+from arx_verifier.errors import AttenuationError, RequestError, refusal, shorten
+from arx_verifier.names import matches_tool
+
+
+class _Token(str):
+    """The token in a message, which a log of the message does not show."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "'arx1_…'"
+
+
+class McpSigner:
+    """The messages of a task to one MCP server.
+
+    Args:
+        task: The task.
+        audience: The server's audience; None if the URL's origin or a task of one audience shows it.
+        url: The server's URL; None for a transport without one.
+
+    Raises:
+        AttenuationError: The task has no token for the server, or has several and none is chosen.
+    """
+
+    def __init__(self, task: Task, audience: str | None = None, url: str | None = None) -> None:
+        origins = task.bundle.origins
+        found = [audience] if audience is not None else list(task.audiences)
+        if url is not None:
+            # A token must not leave its audience: the server of another origin could use it at the right one.
+            parts = urlsplit(url)
+            origin = origin_of(parts.scheme, parts.hostname or "", parts.port)
+            found = [each for each in found if origin in map(read_origin, origins.get(each, ()))]
+            if not found:
+                raise AttenuationError(
+                    f"origin {origin} belongs to no audience of this task: {', '.join(task.audiences)}",
+                    code="unknown_origin",
+                )
+        if len(found) != 1:
+            raise AttenuationError(f"audience: expected one of {', '.join(found)}, got none")
+        self.task, self.audience = task, found[0]
+        if self.audience not in task.audiences:
+            raise AttenuationError(f"this task has no token for {shorten(self.audience)}")
+
+    def offers(self, tool: str) -> bool:
+        """Return whether the task can allow some call of a tool of this server.
+
+        Args:
+            tool: Its name.
+        """
+        name = f"{self.audience}.{tool}"
+        return any(matches_tool(allowed, name) for allowed in self.task.bundle.outlines[self.audience].tools)
+
+    @contextmanager
+    def call(self, method: str, params: Mapping[str, Any], approvals: Sequence[Approval] = ()) -> Iterator[None]:
+        """Send a message in this context; it is checked here, and refused without being sent.
+
+        Args:
+            method: The method, such as ``tools/call``.
+            params: Its parameters.
+            approvals: What operators have approved of it.
+
+        Raises:
+            ArxError: The task does not allow it.
+        """
+        tool, args = meaning(self.audience, method, params)
+        answer = self.task.allows(tool, args, audience=self.audience, approvals=approvals)
+        if not answer:
+            raise refusal(answer.code, answer.failures)
+        with running(self.task, approvals):
+            yield
+
+    def signed(self, message: Any) -> Any:
+        """Return a message with a token of its own in ``_meta``; an answer and a notification as they are.
+
+        Args:
+            message: A ``SessionMessage`` of the SDK.
+        """
+        outer = message.message
+        inner = request = getattr(outer, "root", outer)
+        if getattr(request, "id", None) is None or not hasattr(request, "method"):
+            return message
+        params = dict(request.params or {})
+        try:
+            tool, args = meaning(self.audience, request.method, params)
+        except RequestError:
+            return message  # the server refuses a method that ARx does not know
+        token = self.task.call_token(self.audience, tool, args, approvals=current_approvals(self.task) if tool else ())
+        params["_meta"] = {**(params.get("_meta") or {}), META_KEY: _Token(token)}
+        request = request.model_copy(update={"params": params})
+        return replace(message, message=request if outer is inner else type(outer)(request))
+
+
+class SignedTransport(AbstractAsyncContextManager[tuple[Any, Any]]):
+    """A transport of the SDK whose messages are signed.
+
+    Args:
+        transport: The transport.
+        signer: Signs.
+    """
+
+    def __init__(self, transport: AbstractAsyncContextManager[Any], signer: McpSigner) -> None:
+        self._transport, self._signer = transport, signer
+
+    async def __aenter__(self) -> tuple[Any, Any]:
+        """Open the transport, and return its streams."""
+        read, write, *_ = await self._transport.__aenter__()
+        return read, _SignedStream(write, self._signer)
+
+    async def __aexit__(self, *error: Any) -> bool | None:
+        """Close the transport."""
+        return await self._transport.__aexit__(*error)
+
+
+class _SignedStream(AbstractAsyncContextManager["_SignedStream"]):
+    def __init__(self, stream: Any, signer: McpSigner) -> None:
+        self._stream, self._signer = stream, signer
+
+    async def send(self, message: Any) -> None:
+        # Here, and not once a call: the SDK sends a call again after some answers, and each attempt needs a signature.
+        await self._stream.send(self._signer.signed(message))
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+    async def __aenter__(self) -> "_SignedStream":
+        await self._stream.__aenter__()
+        return self
+
+    async def __aexit__(self, *error: Any) -> bool | None:
+        return bool(await self._stream.__aexit__(*error))

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A real realm for the tests of MCP clients: a mint, a store, the orders service and an agent of it."""
+
+import contextlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+
+from arx_caps.agent import Agent, StartedTask
+from arx_caps.embedded import EmbeddedValkey
+from tests.agent.live import LiveMint, live_mint
+from tests.servers import free_ports
+
+ROOT = Path(__file__).resolve().parents[2]
+TOKEN = re.compile(r"arx(?:1|b1)_[A-Za-z0-9_-]{16}")
+MORE = """
+[task.waiting]
+agents = ["acme/**"]
+ttl = "10m"
+audience = ["orders"]
+allow = [
+  { tool = "orders.whoami", args = {} },
+  { tool = "orders.wait.*", any = true },
+  { tool = "orders.get", args = { order_id = "o-1" } },
+  { tool = "orders.prompts.get", any = true },
+]
+
+[task.approved]
+agents = ["acme/**"]
+ttl = "10m"
+audience = ["orders"]
+allow = [{ tool = "orders.refund", args = { order_id = "o-1", amount = { max = 100 } } }]
+approvals = [{ tools = ["orders.refund"] }]
+
+[task.both]
+agents = ["acme/**"]
+ttl = "10m"
+audience = ["orders", "payments"]
+allow = [{ tool = "orders.get", any = true }, { tool = "payments.get", any = true }]
+"""
+
+
+class Shop(NamedTuple):
+    """A realm with an orders service, whose server listens at ``port``."""
+
+    mint: LiveMint
+    folder: Path
+    port: int
+    agents: dict[str, Agent]
+
+    @property
+    def url(self) -> str:
+        """Where the MCP server is."""
+        return f"http://127.0.0.1:{self.port}/mcp"
+
+    @property
+    def service_file(self) -> Path:
+        """The file of the orders service."""
+        return self.folder / "orders.json"
+
+    def kill(self, target: str) -> None:
+        """Kill as an operator."""
+        self.mint.operator("POST", "/v1/kills", {"targets": [target], "reason": "a test"})
+
+    @contextlib.contextmanager
+    def task(self, template: str, agent: str = "acme/support", **params: Any) -> Iterator[StartedTask]:
+        """A task of an agent that is enrolled for it."""
+        if agent not in self.agents:
+            self.agents[agent] = self.mint.agent(agent)
+        with self.agents[agent].open_session() as session:
+            yield session.start_task(template, params)
+
+
+def page_block(page: str, containing: str) -> str:
+    """Return the one block of a page of docs/adapters that contains a text."""
+    text = (ROOT / "docs" / "adapters" / page).read_text("utf-8")
+    (found,) = [
+        block for block in re.findall(r"^```\w+\n(.*?)^```$", text, re.MULTILINE | re.DOTALL) if containing in block
+    ]
+    return str(found)
+
+
+@contextlib.contextmanager
+def open_shop(folder: Path, page: str) -> Iterator[Shop]:
+    """Run a mint with the policy of a page, and enrol the orders service."""
+    mint_port, port, other = free_ports(3)
+    sites = f'[audience.orders]\norigins = ["http://127.0.0.1:{port}"]\n[audience.payments]\norigins = ["http://127.0.0.1:{other}"]\n'
+    sessions = '[session.all]\nagents = ["acme/**"]\nttl = "1h"\n'
+    policy = f"{sites}\n{sessions}\n{page_block(page, '[task.')}\n{MORE}"
+    (folder / "store").mkdir()
+    with (
+        EmbeddedValkey(folder / "store") as store,
+        live_mint(folder, store_url=store.url, name="shop", port=mint_port, policy=policy) as mint,
+    ):
+        shop = Shop(mint, folder, port, {})
+        shop.service_file.touch(0o600)
+        service = mint.operator("POST", "/v1/services", {"audience": "orders"})
+        service["journal"] = str(folder / "journal")
+        shop.service_file.write_bytes(msgspec.json.encode(service))
+        try:
+            yield shop
+        finally:
+            for agent in shop.agents.values():
+                agent.close()
