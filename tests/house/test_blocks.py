@@ -13,6 +13,7 @@ from tests.house.pages import PAGES, ROOT, blocks
 # <!-- not run: the reason -->
 RUN = {
     "docs/adapters/google-adk.md": {"../adapters/test_google_adk.py": 1},
+    "docs/adapters/langchain.md": {"../adapters/test_langchain.py": 5},
     "docs/adapters/openai-agents.md": {"../adapters/test_openai_agents.py": 1},
     "docs/adapters/flask.md": {"../adapters/test_flask_server.py": 2},
     "docs/adapters/wsgi.md": {"../test_serving_wsgi.py": 1},

@@ -62,7 +62,7 @@ class Views:
             # A view of several methods may do another thing by each: one tool for all would be a mistake of writing.
             if not key.method and len(known) != 1:
                 raise SettingsError(f"{key.text!r:.100} may have several methods: name each, such as 'GET {key.path}'")
-            line = key if key.method else key.of(*known)
+            line = key if key.method else key.of(next(iter(known)), {})
             if known and line.method not in known:
                 raise SettingsError(f"{key.text!r:.100}: the view has {', '.join(sorted(known))}, not {line.method}")
             if self._keys.setdefault((key.path, line.method), line) is not line:

@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A world for agents of any framework: a real mint and store, a guarded service over HTTP, and an operator.
+
+Everything that may not be seen outside of it is in ``World.secrets``.
+"""
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from arx_caps.agent import Agent, Session, Task
+from arx_caps.embedded import EmbeddedValkey
+from arx_verifier import ArxMiddleware
+from tests.agent.live import LiveMint, live_mint, serving
+from tests.servers import free_ports
+
+PREFIXES: Final = ("arx1_", "arxb1_")  # how each token and each task begins
+TAIL: Final = 24  # characters: enough of a secret to know it by
+BOSS, WORKER = "acme/support/boss", "acme/support/worker"
+POLICY: Final = """
+[audience.orders]
+origins = ["{origin}"]
+
+[session]
+agents = ["acme/**"]
+ttl = "1h"
+
+[task.desk]
+agents = ["acme/**"]
+params = {{ order_id = {{ max_length = 8 }} }}
+ttl = "10m"
+audience = ["orders"]
+allow = [
+  {{ tool = "orders.get", args = {{ order_id = "$order_id" }} }},
+  {{ tool = "orders.watch", args = {{ order_id = "$order_id" }} }},
+  {{ tool = "orders.refund", args = {{ order_id = "$order_id", amount = {{ range = [1, 100] }} }} }},
+]
+depth = 2
+
+[task.payout]
+agents = ["acme/**"]
+params = {{ order_id = {{ max_length = 8 }} }}
+ttl = "10m"
+audience = ["orders"]
+allow = [
+  {{ tool = "orders.get", args = {{ order_id = "$order_id" }} }},
+  {{ tool = "orders.refund", args = {{ order_id = "$order_id", amount = {{ range = [1, 1000] }} }} }},
+]
+approvals = [{{ tools = ["orders.refund"] }}]
+depth = 2
+"""
+ROUTES: Final = {
+    "GET /orders/{order_id}": "orders.get",
+    "GET /orders/{order_id}/watch": "orders.watch",
+    "POST /refunds": "orders.refund",
+}
+
+
+class Served(NamedTuple):
+    """A call that the service ran."""
+
+    tool: str
+    holder: str
+    task: str
+    order_id: str
+    amount: int | None = None
+
+
+class Service:
+    """The application behind the guard: it keeps what ran, fails as often as a test says, and can stream."""
+
+    def __init__(self) -> None:
+        self.served: list[Served] = []
+        self.credentials: list[str] = []  # of every request, also of those that the guard refuses
+        self.failures = 0
+        routes = [
+            Route("/orders/{order_id}", self._get),
+            Route("/orders/{order_id}/watch", self._watch),
+            Route("/refunds", self._refund, methods=["POST"]),
+        ]
+        self.app = Starlette(routes=routes)
+
+    def _note(self, request: Request, order_id: str, amount: int | None = None) -> Response | None:
+        if self.failures:
+            self.failures -= 1
+            return Response(status_code=502)
+        grant = request.scope["arx"]
+        self.served.append(Served(grant.tool, grant.holder, grant.task, order_id, amount))
+        return None
+
+    async def _get(self, request: Request) -> Response:
+        order_id = request.path_params["order_id"]
+        return self._note(request, order_id) or JSONResponse({"order_id": order_id, "item": "kettle"})
+
+    async def _refund(self, request: Request) -> Response:
+        asked = await request.json()
+        failed = self._note(request, asked["order_id"], asked["amount"])
+        return failed or JSONResponse({"refunded": asked["amount"]}, 201)
+
+    async def _watch(self, request: Request) -> Response:
+        import asyncio
+
+        async def lines() -> Any:
+            while True:
+                yield b"nothing new\n"
+                await asyncio.sleep(0.02)
+
+        return self._note(request, request.path_params["order_id"]) or StreamingResponse(lines())
+
+
+class World:
+    """The mint, the service and the operator.
+
+    Attributes:
+        mint: The mint.
+        service: The service's application.
+        url: Where it is served.
+        folder: A folder of this world alone.
+        secrets: Every credential that there is.
+    """
+
+    def __init__(self, mint: LiveMint, service: Service, url: str, folder: Path) -> None:
+        self.mint, self.service, self.url, self.folder = mint, service, url, folder
+        self._told: list[str] = []
+        self._keys: dict[str, Path] = {}
+
+    def key(self, path: str = BOSS) -> Path:
+        """Return an agent's key file; the agent is enrolled once."""
+        if path not in self._keys:
+            file = self._keys[path] = self.mint.enrol(path)
+            self._told.append(json.loads(file.read_text())["d"])
+        return self._keys[path]
+
+    @contextlib.contextmanager
+    def session(self, path: str = BOSS) -> Iterator[Session]:
+        """Be an agent with an open session."""
+        with Agent.from_key_file(self.key(path)) as agent, agent.open_session(purpose="a test") as session:
+            self.know(session)
+            yield session
+
+    def know(self, session: Session) -> None:
+        """Count a session's key and token among the secrets."""
+        file = self.folder / "known.session"
+        session.save(file)
+        content = json.loads(file.read_text())
+        self._told += [content["token"], content["key"]["d"]]
+
+    def kill(self, target: str) -> None:
+        """End what is named, as the operator."""
+        self.mint.operator("POST", "/v1/kills", {"targets": [target], "reason": "a test"})
+
+    def answer(self, approval: str, outcome: str = "approve") -> None:
+        """Say as the operator what becomes of an approval."""
+        self.mint.operator("POST", "/v1/approvals", {"approval": approval, "outcome": outcome})
+
+    def waiting(self, task: Task) -> list[dict[str, Any]]:
+        """Return the approvals of a task that wait for the operator."""
+        return list(self.mint.operator("GET", f"/v1/approvals?state=waiting&task={task.id}")["approvals"])
+
+    def require_secrecy(self, seen: str) -> None:
+        """Check that nothing of a credential is in a text.
+
+        Args:
+            seen: All that prompts, histories, traces, logs and errors held.
+        """
+        for secret in (*PREFIXES, *(text[-TAIL:] for text in (*self._told, *self.service.credentials))):
+            where = seen.find(secret)
+            assert where < 0, seen[max(where - 300, 0) : where]
+
+
+@contextlib.contextmanager
+def world(folder: Path, valkey: EmbeddedValkey, name: str) -> Iterator[World]:
+    """Run all of it.
+
+    Args:
+        folder: For the realm and for files.
+        valkey: The store.
+        name: A realm that no other test uses.
+    """
+    port, mint_port = free_ports(2)
+    url, service = f"http://127.0.0.1:{port}", Service()
+    policy = POLICY.format(origin=url)
+    with (
+        live_mint(folder, store_url=valkey.url, name=name, port=mint_port, policy=policy) as mint,
+        mint.service("orders") as verifier,
+    ):
+        guarded = ArxMiddleware(service.app, verifier=verifier, tools=ROUTES)
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            service.credentials += [
+                value.decode() for key, value in scope.get("headers", ()) if key == b"authorization"
+            ]
+            await guarded(scope, receive, send)
+
+        with serving(app, port):
+            yield World(mint, service, url, folder)
