@@ -226,7 +226,8 @@ class StartedTask(Task):
 
         Args:
             tool: The tool's name.
-            args: Its arguments as a service takes them, by name; they are approved as they are, so none may be nested.
+            args: Its arguments as a service takes them, by name; they are approved as they are, objects and lists
+                included, which may nest 4 deep.
             why: Why it is to be done, in words for the operators; 500 characters at most.
             audience: The service that is called, where several ask for an approval of this tool.
 
@@ -237,7 +238,7 @@ class StartedTask(Task):
             AttenuationError: No approval is needed for this tool, or several services ask for one; or the task would
                 not allow the call with an approval either.
             RequestError: ``why`` is too long.
-            GrantError: The mint does not pass this on: too many wait, nested arguments, or the task is over.
+            GrantError: The mint does not pass this on: too many wait, arguments nested too deep, or the task is over.
             TokenError: The session is over, frozen or was killed.
             UnavailableError: The mint cannot be reached or cannot do it now.
         """

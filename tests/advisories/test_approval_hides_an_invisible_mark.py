@@ -22,10 +22,11 @@ UNSEEN = (
 @pytest.mark.parametrize("where", ["acct-{}1", "{}acct-1", "acct-1{}", "{}"])
 def test_what_nobody_sees_is_not_approved(mark: str, where: str) -> None:
     """
-    In a text, in a list, as a name.
+    In a text, in a list, as a name, and inside objects and lists.
     """
     text = where.format(mark)
-    for args in ({"to": text}, {"to": ["x", text]}, {text: "x"}):
+    nested: list[dict[str, Any]] = [{"to": {"a": text}}, {"to": {text: 1}}, {"to": [{"a": [1, {text: 1}]}]}]
+    for args in ({"to": text}, {"to": ["x", text]}, {text: "x"}, *nested):
         with pytest.raises(GrantError, match=f"U\\+{ord(mark):04X}"):
             constraints_of(args)
 

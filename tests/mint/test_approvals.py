@@ -152,10 +152,17 @@ def test_rules_of_ones_own_say_whose_requests(desk: Desk) -> None:
         ({"a": ["x", 2]}, {"a": {"equal": ["x", 2]}}),
         ({"a": [True, 1, 1]}, {"a": {"equal": [True, 1, 1]}}),
         ({"a": []}, {"a": {"equal": []}}),
+        ({"a": 5.0, "b": [2.0]}, {"a": 5, "b": {"equal": [2]}}),
+        ({"a": {"b": 1, "c": {}}}, {"a": {"fields": {"b": 1, "c": {"fields": {}}}}}),
+        (
+            {"lines": [{"sku": "a", "n": 2}, {"sku": "b", "tags": ["x"]}]},
+            {"lines": {"each": [{"fields": {"n": 2, "sku": "a"}}, {"fields": {"sku": "b", "tags": {"equal": ["x"]}}}]}},
+        ),
+        ({"a": [["b"]]}, {"a": {"each": [{"equal": ["b"]}]}}),
     ],
 )
 def test_what_is_approved_is_these_arguments(desk: Desk, args: Any, wanted: Any) -> None:
-    """Scalars as they are, lists in their order."""
+    """Scalars as they are, lists in their order, objects with their members and no others."""
     asked = desk.ask(args, tool="payments.note")
     assert code(desk.answer(desk.harness.operator(), asked)) == "ok"
     (caveat,) = Macaroon.parse(desk.fetch(asked).json()["discharge"]).packets
@@ -169,15 +176,19 @@ def test_what_is_approved_is_these_arguments(desk: Desk, args: Any, wanted: Any)
     [
         {"a": None},
         {"a": 1.5},
-        {"a": {"b": 1}},
-        {"a": [["b"]]},
+        {"a": {"b": None}},
+        {"a": {"b": 1.5}},
+        {"a": {"": 1}},
+        {"a": [[[[[["b"]]]]]]},
+        {"a": {"a": {"a": {"a": {"a": {}}}}}},
         {"a": [None]},
+        {"a": 1e300},
         {"": 1},
     ],
     ids=str,
 )
 def test_what_cannot_be_approved_as_it_is_is_refused(desk: Desk, args: Any) -> None:
-    """Nested or fractional: said so, and nobody is asked."""
+    """Nested too deep, null or fractional: said so, and nobody is asked."""
     answer = desk.try_to_ask(args, tool="payments.note")
     assert (answer.status_code, answer.json()["code"]) == (403, "bad_parameters")
     assert "args" in answer.json()["detail"]

@@ -16,8 +16,9 @@ import msgspec
 from arx_caps.mint.policy.parse import MISLEADING
 from arx_verifier import jcs
 from arx_verifier.constraints import Constraint, ConstraintLike, Rule
-from arx_verifier.errors import ArxError, GrantError, shorten
-from arx_verifier.jcs import MAX_INTEGER
+from arx_verifier.constraints.scalars import is_integer
+from arx_verifier.errors import ArxError, AttenuationError, GrantError, MalformedTokenError, shorten
+from arx_verifier.limits import MAX_NESTING
 from arx_verifier.token import Caveat, Macaroon, ThirdPartyCaveat, caveat_key, issue_discharge, require_discharge
 
 MAX_ARGUMENT_BYTES: Final = 2048  # of approved arguments as constraints: they travel in one header of the call
@@ -116,10 +117,10 @@ def constraints_of(args: Mapping[str, Any]) -> dict[str, ConstraintLike]:
     Raises:
         GrantError: ``bad_parameters``: the arguments are too long, or one cannot be fixed or shown as it is.
     """
-    constraints = {_require_visible(name): _constraint_of(name, value) for name, value in args.items()}
     try:
+        constraints = {_require_visible(name): _constraint_of(name, value) for name, value in args.items()}
         size = len(jcs.encode(Caveat(allow=(Rule(tool="*", args=constraints),))))
-    except ArxError as error:
+    except (AttenuationError, MalformedTokenError) as error:
         raise GrantError(f"args: {error}", code="bad_parameters") from error
     if size > MAX_ARGUMENT_BYTES:
         raise GrantError(
@@ -129,28 +130,28 @@ def constraints_of(args: Mapping[str, Any]) -> dict[str, ConstraintLike]:
     return constraints
 
 
-def _constraint_of(name: str, value: Any) -> ConstraintLike:
-    if isinstance(value, list):
-        if not all(map(_is_scalar, value)):
-            raise _nested(name)
+def _constraint_of(name: str, value: Any, levels: int = MAX_NESTING) -> ConstraintLike:
+    """Return the constraint of exactly this value, which is in the argument *name*."""
+    if _is_scalar(value):
+        scalar: ConstraintLike = int(value) if type(value) is float else _require_visible(value)
+        return scalar
+    if isinstance(value, list) and all(map(_is_scalar, value)):
         # In its order: in a list of payees and amounts, another order would be another payment.
-        return Constraint(equal=tuple(map(_require_visible, value)))
-    if not _is_scalar(value):
-        raise _nested(name)
-    scalar: ConstraintLike = _require_visible(value)
-    return scalar
+        return Constraint(equal=tuple([_constraint_of(name, item) for item in value]))  # type: ignore[misc]  # scalars
+    if levels and isinstance(value, list):
+        return Constraint(each=tuple([_constraint_of(name, item, levels - 1) for item in value]))
+    if levels and isinstance(value, dict):
+        members = {_require_visible(key): _constraint_of(name, item, levels - 1) for key, item in value.items()}
+        return Constraint(fields=members)
+    raise GrantError(
+        f"args: {shorten(name)} cannot be approved: only texts, integers, true, false, and lists and objects of these "
+        f"up to {MAX_NESTING} deep can, no null and no fraction (write 10.5 as text)",
+        code="bad_parameters",
+    )
 
 
 def _is_scalar(value: Any) -> bool:
-    return isinstance(value, (str, bool)) or (isinstance(value, int) and abs(value) <= MAX_INTEGER)
-
-
-def _nested(name: str) -> GrantError:
-    return GrantError(
-        f"args: {shorten(name)} cannot be approved: only texts, integers, true, false and lists of these can, nothing "
-        "nested, no null and no fraction (write 10.5 as text)",
-        code="bad_parameters",
-    )
+    return isinstance(value, (str, bool)) or is_integer(value)
 
 
 def _require_visible(value: Value) -> Value:
