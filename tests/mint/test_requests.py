@@ -217,6 +217,17 @@ def test_tokens_say_where_the_epoch_stood_before_they_were_granted(unit: Harness
 
 
 @pytest.mark.spec("LOG 1.7")
+@pytest.mark.sqlite
+def test_a_call_waits_for_its_turn_no_longer_than_for_the_lock(unit: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two threads start tasks on SQLite. A call that has waited for them too long is refused, and changes nothing."""
+    holder, _ = unit.session()
+    monkeypatch.setattr("arx_caps.mint.api.endpoint.BUSY_S", -1)
+    answer = holder.call("POST", "/v1/tasks", LOOKUP)
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+    assert answer.json()["code"] == "store_unavailable"
+    assert holder.call("GET", "/v1/tasks").json()["tasks"] == []
+
+
 def test_every_change_is_recorded_before_it_is_answered(unit: Harness) -> None:
     """With a record that cannot be written, nothing changes and the answer is 503."""
     key = unit.enrol()
