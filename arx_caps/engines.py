@@ -88,10 +88,26 @@ class Connections:
         Raises:
             SQLAlchemyError: The database refused, or did not answer.
         """
+        with self._lend() as connection, connection.begin():
+            yield connection
+
+    @contextlib.contextmanager
+    def look(self) -> Iterator[Connection]:
+        """Lend a connection for one compiled SELECT, which needs no transaction: a statement sees one moment.
+
+        Raises:
+            SQLAlchemyError: The database refused, or did not answer.
+            StoreError: SQLite's file was moved or removed.
+        """
+        with self._lend() as connection:
+            _require_in_place(connection.info.get("file"))
+            yield connection
+
+    @contextlib.contextmanager
+    def _lend(self) -> Iterator[Connection]:
         connection = self._take()
         try:
-            with connection.begin():
-                yield connection
+            yield connection
         except BaseException:
             connection.close()  # the pool resets it, or drops it if it is broken
             raise

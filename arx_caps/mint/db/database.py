@@ -124,6 +124,16 @@ class Database:
             yield connection
 
     @contextlib.contextmanager
+    def look(self) -> Iterator[Connection]:
+        """Run one compiled query, without a transaction.
+
+        Raises:
+            StoreError: The database did not answer.
+        """
+        with told(NAME), self._readers.look() as connection:
+            yield connection
+
+    @contextlib.contextmanager
     def alone(self, number: int) -> Iterator[None]:
         """Hold a lock that one mint of the realm can have; other mints wait for it.
 
@@ -199,7 +209,7 @@ class Database:
 
     def row(self, statement: CompiledStatement, /, **values: Any) -> dict[str, Any] | None:
         """Return the first row of a query, or None."""
-        with self.read() as c:
+        with self.look() as c:
             return statement.row(c, values)
 
     def page(self, statement: Select[Any], limit: int) -> Rows:

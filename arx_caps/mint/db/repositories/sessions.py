@@ -116,7 +116,7 @@ class SessionRepository:
             session: The session.
             used: The id of the call's proof.
         """
-        with self._database.read() as c:
+        with self._database.look() as c:
             found = _WITH_AGENT.first(c, {"which": session, "used": used.digest})
         if found is None:
             return None
