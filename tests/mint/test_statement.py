@@ -10,8 +10,8 @@ from sqlalchemy import bindparam, event, func, insert, select, update
 from sqlalchemy.exc import IntegrityError, NoResultFound
 
 from arx_caps.mint.db.mint_database import MintDatabase
-from arx_caps.mint.db.statement import CompiledStatement
-from arx_caps.mint.db.tables import AGENTS, OUTBOX, USED_JTI
+from arx_caps.mint.db.statement import CompiledStatement, insert_rows
+from arx_caps.mint.db.tables import AGENTS, HOLDER_KEYS, OUTBOX, SESSIONS, TASK_GRANTS, TASKS, USED_JTI
 from arx_verifier.errors import GrantError, StoreError
 
 EVENT = {"at_ms": 2**40, "mint": "m", "kind": "k", "by": "b'%s ?", "body": bytes(range(256))}
@@ -95,6 +95,33 @@ def test_a_second_row_of_a_key_is_a_conflict(db: MintDatabase) -> None:
     assert refused.value.code == "conflict"
     with db.read() as c:
         assert {digest for digest, _ in CompiledStatement(select(USED_JTI)).all(c)} == {"secret", "other"}
+
+
+def test_rows_of_several_tables_are_inserted_together(db: MintDatabase) -> None:
+    """A row may refer to one before it, and a key that is taken inserts none of them; one round trip on PostgreSQL."""
+    asked: list[str] = []
+    key = {"kid": "k", "holder": "acme/a", "x": "x", "added_at": 2**40}
+    both = {"agent": "acme/a", "status": "open", "policy": "p", "expires_at": 2, "incarnation": "i", "born": 0}
+    session = both | {"id": "s", "jkt": "j", "opened_at": 1}
+    task = both | {"id": "t", "session": "s", "template": "x", "params": "{}", "audiences": "[]", "link": "l"}
+    task |= {"started_at": 1}
+    grant = {"link": "l", "task": "t", "content": "{}", "policy": "p", "granted_at": 1, "expires_at": 2}
+    event.listen(db._engine, "before_cursor_execute", lambda _, __, text, *___: asked.append(text))
+    with db.write() as c:
+        insert_rows(c, [(AGENTS, AGENT), (HOLDER_KEYS, key)])
+        insert_rows(c, [(SESSIONS, session), (TASKS, task), (TASK_GRANTS, grant)])
+        assert [*map(tuple, c.execute(select(HOLDER_KEYS)))] == [tuple(key.values())]
+    assert sum("INSERT" in text for text in asked) == (2 if db.system == "postgresql" else 5)
+
+    def twice() -> None:
+        with db.write() as c:
+            insert_rows(c, [(USED_JTI, {"digest": "d", "until": 1}), (HOLDER_KEYS, key)])
+
+    with pytest.raises(GrantError) as refused:
+        twice()
+    assert refused.value.code == "conflict"
+    with db.read() as c:
+        assert c.execute(select(USED_JTI)).all() == []
 
 
 def test_who_listens_to_the_engine_hears_it(db: MintDatabase) -> None:

@@ -8,10 +8,10 @@ of the statement, and runs in the transaction of a SQLAlchemy connection.  Error
 It is for statements that are the same for each call.  Lists and pages, whose conditions vary, use SQLAlchemy itself.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from sqlalchemy import Executable
+from sqlalchemy import Executable, Table, bindparam, insert
 from sqlalchemy.engine import Connection, Dialect
 from sqlalchemy.exc import NoResultFound
 from sqlalchemy.sql import ClauseElement
@@ -111,6 +111,38 @@ class CompiledStatement:
         if form is None:
             form = self._forms[key] = _compile(self._statement, connection.dialect, [*values])
         return form
+
+
+def insert_rows(connection: Connection, rows: Sequence[tuple[Table, Values]]) -> None:
+    """Insert rows, each into its table, in a connection's transaction.
+
+    Args:
+        connection: The connection.
+        rows: Tables with values by columns; a row may refer to rows before it.
+
+    Raises:
+        SQLAlchemyError: The database refused, or did not answer.
+    """
+    # One statement where each is a round trip. SQLite takes no changes in a CTE, and has no round trips.
+    together = [rows] if connection.dialect.name == "postgresql" else [[row] for row in rows]
+    for some in together:
+        key = tuple((table.name, *values) for table, values in some)
+        statement = _INSERTS.get(key)
+        if statement is None:
+            statement = _INSERTS[key] = CompiledStatement(_insert_of(some))
+        given = {f"{name}_{at}": value for at, (_, row) in enumerate(some) for name, value in row.items()}
+        statement.run(connection, given)
+
+
+_INSERTS: Final[dict[tuple[tuple[str, ...], ...], CompiledStatement]] = {}
+
+
+def _insert_of(rows: Sequence[tuple[Table, Values]]) -> Executable:
+    made = [
+        insert(table).values({name: bindparam(f"{name}_{at}", type_=table.c[name].type) for name in values})
+        for at, (table, values) in enumerate(rows)
+    ]
+    return made[-1].add_cte(*(one.cte(f"made_{at}") for at, one in enumerate(made[:-1])))
 
 
 def _send(form: _Form, connection: Connection, values: Values) -> tuple[list[tuple[Any, ...]], int]:

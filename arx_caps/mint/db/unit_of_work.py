@@ -10,12 +10,15 @@ import threading
 from collections.abc import Iterator, Mapping
 from typing import Any, Self
 
+from sqlalchemy import Table
 from sqlalchemy.engine import Connection
 
 from arx_caps.mint.db.database import Database
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.repositories.proofs import ProofRepository, Used, replayed, used_id
 from arx_caps.mint.db.repositories.repeats import Claim, RepeatRepository
+from arx_caps.mint.db.statement import insert_rows
+from arx_caps.mint.db.tables import USED_JTI
 from arx_verifier.errors import GrantError
 
 
@@ -49,6 +52,7 @@ class UnitOfWork:
         self.claimed = False
         self.recipe: Mapping[str, Any] | None = None
         self.events: list[Event] = []
+        self._rows: list[tuple[Table, Mapping[str, Any]]] = []
 
     def __enter__(self) -> Self:
         if self._one_change:
@@ -111,11 +115,10 @@ class UnitOfWork:
             AuditError: An event cannot be recorded, so the change was rolled back.
         """
         self._require_own_thread()
-        self.events = [] if what is None else [what]
+        self.events, self._rows = [] if what is None else [what], []
         with self._database.write() as c:
             yield c
-            if self.events:
-                self._finish(c)
+            self._finish(c)
         # Only after the commit: proofs of a change that was rolled back are still to be used.
         if self.events and self._pending:
             self._pending.clear()
@@ -125,15 +128,26 @@ class UnitOfWork:
         """Add an event to the open change."""
         self.events.append(what)
 
+    def insert(self, table: Table, values: Mapping[str, Any]) -> None:
+        """Insert a row at the end of the open change, with the rows of all that it inserts.
+
+        Args:
+            table: The table.
+            values: The row, by columns.
+        """
+        self._rows.append((table, values))
+
     def record(self, what: Event) -> None:
         """Record an event that has no other change; it raises what ``change`` raises."""
         with self.change(what):
             pass
 
     def _finish(self, c: Connection) -> None:
-        # Proofs first: a replay fails on its unique key before anything else is written.
-        for used in self._pending or ():
-            self._proofs.add(c, used)
+        # The unique key of a proof's id decides, not a query before it: of two calls with one proof at the same moment,
+        # both would find nothing. A change that found nothing to do uses no proof.
+        proofs = [(USED_JTI, used.row()) for used in self._pending or ()] if self.events else []
+        if proofs or self._rows:
+            insert_rows(c, [*proofs, *self._rows])
         for event in self.events:
             # The key is written with the thing that it names. A retry then finds both or neither, and no "in progress"
             # to wait for.

@@ -139,7 +139,21 @@ def raise_high_water(c: Connection, realm: str, mark: HighWater, *, begins: bool
         mark: The position that was acted on.
         begins: Whether the position begins a new incarnation, whose sequence may be lower.
     """
-    row = _MARK.row(c, {"which": realm})
+    raise_from(c, realm, _MARK.row(c, {"which": realm}), mark, begins=begins)
+
+
+def raise_from(
+    c: Connection, realm: str, row: Mapping[str, Any] | None, mark: HighWater, *, begins: bool = False
+) -> None:
+    """Raise a high-water mark whose row was read in this transaction, without a lock.
+
+    Args:
+        c: The transaction.
+        realm: The realm.
+        row: The row; None if the realm has none.
+        mark: The position that was acted on.
+        begins: Whether the position begins a new incarnation, whose sequence may be lower.
+    """
     if row is None:
         try:
             with c.begin_nested():
@@ -156,7 +170,7 @@ def raise_high_water(c: Connection, realm: str, mark: HighWater, *, begins: bool
         _CHANGE_MARK.run(c, {"which": realm, **values})
 
 
-def _raised(row: dict[str, Any], mark: HighWater, begins: bool) -> dict[str, Any]:
+def _raised(row: Mapping[str, Any], mark: HighWater, begins: bool) -> dict[str, Any]:
     """Return the columns that a mark changes, or an empty dict."""
     before = _mark(row)
     if not begins and mark.incarnation != before.incarnation and mark.seq <= before.seq:

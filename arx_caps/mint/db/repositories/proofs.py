@@ -3,20 +3,18 @@
 
 import hashlib
 import threading
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
-from sqlalchemy import bindparam, delete, insert, select
-from sqlalchemy.engine import Connection
+from sqlalchemy import bindparam, delete, select
 
 from arx_caps.mint.db.database import Database, now_ms
-from arx_caps.mint.db.statement import CompiledStatement
+from arx_caps.mint.db.statement import CompiledStatement, insert_rows
 from arx_caps.mint.db.tables import USED_JTI
 from arx_verifier.errors import GrantError
 
 PRUNE_MS: Final = 10_000  # how often expired ids are deleted
 KEEP_MS: Final = 60_000  # after a proof's expiry, in case a clock is set back
 _FIND: Final = CompiledStatement(select(USED_JTI.c.digest).where(USED_JTI.c.digest == bindparam("which")))
-_ADD: Final = CompiledStatement(insert(USED_JTI))
 # Skips rows that another mint has locked: two that delete the same rows in another order would deadlock.
 _OLD: Final = select(USED_JTI.c.digest).where(USED_JTI.c.until < bindparam("before")).with_for_update(skip_locked=True)
 _PRUNE: Final = delete(USED_JTI).where(USED_JTI.c.digest.in_(_OLD))
@@ -34,6 +32,10 @@ class Used(NamedTuple):
     kind: str
     digest: str
     until: int
+
+    def row(self) -> dict[str, Any]:
+        """Return its row in the table of used ids."""
+        return {"digest": self.digest, "until": self.until}
 
 
 class ProofRepository:
@@ -54,15 +56,11 @@ class ProofRepository:
         """
         try:
             with self._database.write() as c:
-                self.add(c, used)
+                # The insert decides, not a query before it: of two calls with one id at the same moment, both would
+                # find nothing.
+                insert_rows(c, ((USED_JTI, used.row()),))
         except GrantError as error:  # the unique key
             raise replayed(used) from error
-
-    def add(self, c: Connection, used: Used) -> None:
-        """Use an id in an open transaction, which fails if the id was used before."""
-        # The insert decides, not a query before it: of two calls with one id at the same moment, both would find
-        # nothing.
-        _ADD.run(c, {"digest": used.digest, "until": used.until})
 
     def is_used(self, used: Used) -> bool:
         """Return whether an id was used before."""
