@@ -27,7 +27,7 @@ BESIDE: Final = {
     "fastapi": SERVED,
     "starlette": SERVED,
     "flask": WORKERS,
-    "django": WORKERS,
+    "django": (*WORKERS, "django-stubs"),
     "langchain": ("langgraph-checkpoint-sqlite",),
 }
 

@@ -359,7 +359,7 @@ def test_routes_that_are_made_at_the_first_call_are_refused(kind: Any, copies: b
         ([Mount("/orders", app=PlainTextResponse(""))], READ, "found 0"),
         ([Mount("/{order_id}", routes=[Route("/orders/{order_id}", saw("", []))])],
          {"GET /{order_id}/orders/{order_id}": "orders.get"}, "parameter"),
-        ([Route("/orders/{order_id}", saw("", []))], {"GET orders": "orders.get"}, "expected one route of the application"),
+        ([Route("/orders/{order_id}", saw("", []))], {"GET orders": "orders.get"}, "expected one route"),
     ],
 )  # fmt: skip
 def test_a_wrong_table_is_an_error_when_the_middleware_is_made(

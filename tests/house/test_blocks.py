@@ -15,6 +15,7 @@ RUN = {
     "docs/adapters/google-adk.md": {"../adapters/test_google_adk.py": 1},
     "docs/adapters/langchain.md": {"../adapters/test_langchain.py": 5},
     "docs/adapters/openai-agents.md": {"../adapters/test_openai_agents.py": 1},
+    "docs/adapters/django.md": {"../adapters/test_django_server.py": 2},
     "docs/adapters/flask.md": {"../adapters/test_flask_server.py": 2},
     "docs/adapters/wsgi.md": {"../test_serving_wsgi.py": 1},
     "README.md": {"test_examples.py": 6, "test_install.py": 1},

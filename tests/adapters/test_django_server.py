@@ -1,0 +1,283 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The adapter of Django: the project of its page under gunicorn, and a project with every kind of route in a thread."""
+
+import contextlib
+import http.client
+import logging
+import re
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from socketserver import ThreadingMixIn
+from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
+
+import django
+import httpx
+import pytest
+from django.conf import settings
+from django.core.wsgi import get_wsgi_application
+from django.http import HttpResponse, JsonResponse
+from django.test import override_settings
+from django.urls import include, path, re_path, register_converter
+from django.urls.converters import StringConverter
+
+from arx_verifier import ArxWSGI, Constraint, Rule, SettingsError
+from arx_verifier.integrations.django import NAME, guard
+from arx_verifier.testing import UnsafeTestRealm
+from tests.adapters.serving import ROOT
+from tests.adapters.workers import begun
+from tests.servers import free_ports, until
+from tests.workers import SESSION, WAYS, Holder, deciders, gunicorn, write_service_file
+
+REFUND = Rule(tool="orders.refund", args={"order_id": "7", "amount": Constraint(max=20)})
+GET = Rule(tool="orders.get", args={"order_id": "7"})
+RAN: list[Any] = []
+
+
+class Lower(StringConverter):
+    """A converter whose values are text, but not the text that was sent."""
+
+    def to_python(self, value: str) -> str:
+        return value.lower()
+
+
+def view(request: Any, *args: Any, **values: Any) -> HttpResponse:
+    RAN.append((request.method, args, values))
+    return JsonResponse({"by": request.arx.holder if request.arx else None})
+
+
+def other(request: Any, **values: Any) -> HttpResponse:
+    raise AssertionError("this view has no line")
+
+
+def changing(get_response: Any) -> Any:
+    """A middleware that changes what the next one gets."""
+
+    def middleware(request: Any) -> Any:
+        change = request.headers.get("x-change")
+        RAN.append("middleware")
+        if change == "answer":
+            return HttpResponse("by itself")
+        if change == "method":
+            request.method = "POST"
+        if change == "query":
+            request.META["QUERY_STRING"] = "x=1"
+        if change == "body":
+            request.read(1)
+        return get_response(request)
+
+    return middleware
+
+
+register_converter(Lower, "lower")
+urlpatterns = [
+    path("healthz", view, name="healthz"),
+    path("int/<int:order_id>", view, name="order"),
+    path("text/<order_id>", view, name="order"),
+    path("slug/<slug:order_id>", view, name="order"),
+    path("path/<path:order_id>", view, name="order"),
+    path("uuid/<uuid:order_id>", view, name="order"),
+    path("lower/<lower:order_id>", view, name="order"),
+    path("latest", view, {"order_id": "latest"}, name="order"),
+    re_path(r"^named/(?P<order_id>[0-9]+)$", view, name="order"),
+    re_path(r"^unnamed/([0-9]+)$", view, name="order"),
+    re_path(r"^mixed/", include([path("<int:order_id>", view, name="order")])),
+    path("desk/", include(([path("<int:order_id>", view, name="order")], "desk"))),
+    path("other/<order_id>", other, name="other"),
+    path("one", view, name="two views"),
+    path("two", other, name="twoviews"),
+    path("three", view, name="twoviews"),
+]
+MIDDLEWARE = [f"{__name__}.changing", NAME]
+TOOLS = {"GET order": "orders.get", "POST order": "orders.refund", "GET desk:order": "orders.get"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def project() -> None:
+    sys.modules.setdefault(__name__, sys.modules[__name__])
+    settings.configure(
+        ROOT_URLCONF=__name__, MIDDLEWARE=MIDDLEWARE, ALLOWED_HOSTS=["127.0.0.1"], DEBUG=True, SECRET_KEY="x"
+    )
+    django.setup()
+
+
+@pytest.fixture
+def realm() -> UnsafeTestRealm:
+    RAN.clear()
+    return UnsafeTestRealm("orders")
+
+
+class Server(ThreadingMixIn, WSGIServer):
+    daemon_threads = True
+
+
+class Quiet(WSGIRequestHandler):
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@contextlib.contextmanager
+def served(app: Any) -> Iterator[httpx.Client]:
+    """A client of an application behind the server of the standard library, which shows no raw path."""
+    with Server(("127.0.0.1", 0), Quiet) as server:
+        server.set_app(app)
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            with httpx.Client(base_url=f"http://127.0.0.1:{server.server_port}", timeout=60) as client:
+                yield client
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.fixture
+def orders(realm: UnsafeTestRealm) -> Iterator[httpx.Client]:
+    app = guard(get_wsgi_application(), realm.verifier, tools=TOOLS, public=["GET healthz"])
+    with served(app) as client:
+        yield client
+
+
+@pytest.mark.parametrize(
+    ("target", "judged"),
+    [
+        ("/int/7", "7"),
+        ("/int/007", None),
+        ("/text/caf%C3%A9", "café"),
+        ("/slug/o-1", "o-1"),
+        ("/path/a/b", "a/b"),
+        ("/uuid/0aa5ca29-b0f4-4b7b-9d6b-000000000000", "0aa5ca29-b0f4-4b7b-9d6b-000000000000"),
+        ("/lower/abc", "abc"),
+        ("/lower/ABC", None),
+        ("/latest", "latest"),
+        ("/named/007", "007"),
+        ("/unnamed/7", None),
+        ("/mixed/7", None),
+        ("/desk/7", "7"),
+        ("/desk/07", None),
+    ],
+)
+def test_each_converter_has_one_spelling(
+    realm: UnsafeTestRealm, orders: httpx.Client, target: str, judged: str | None
+) -> None:
+    """What is judged is what was sent, and it is the one way to write what the view gets."""
+    answer = orders.get(target, auth=realm.caller(Rule(tool="orders.get", args={"order_id": judged or "x"})))
+    assert (answer.status_code, RAN[1:] != []) == ((200, True) if judged else (400, False)), answer.text
+    wrong = orders.get(target, auth=realm.caller(Rule(tool="orders.get", args={"order_id": "y"}))).json()
+    assert wrong["code"] == ("argument_not_allowed" if judged else "malformed_request")
+
+
+def test_a_call_out_of_bounds_and_a_kill(realm: UnsafeTestRealm, orders: httpx.Client) -> None:
+    """The tool is that of view and method; a caller reads the code, the expected and the received value."""
+    worker = realm.caller(GET, REFUND).delegate("test/worker")
+    assert orders.get("/int/7", auth=worker).json() == {"by": "test/worker"}
+    assert orders.head("/int/7", auth=worker).status_code == 200
+    assert orders.post("/int/7", json={"amount": 5}, auth=worker).status_code == 200
+    answer = orders.post("/int/7", json={"amount": 50}, auth=worker)
+    assert answer.json()["failures"] == [{"place": "caveat 1", "rule": "amount max", "expected": "20", "came": "50"}]
+    assert orders.post("/int/7", json={"amount": 5}, auth=realm.caller(GET)).json()["code"] == "tool_not_allowed"
+    assert orders.put("/int/7", auth=worker).json()["code"] == "tool_not_allowed"
+    realm.epochs.kill("agent:test/worker")
+    assert orders.get("/int/7", auth=worker).json()["code"] == "revoked"
+
+
+def test_what_no_line_names_is_refused(realm: UnsafeTestRealm, orders: httpx.Client) -> None:
+    """Without a token no middleware runs but for a public view; a 404 and a view without a line are refusals."""
+    for headers in ({}, {"Authorization": "Basic YTpi"}):
+        for method, target in (("GET", "/"), ("GET", "/other/7"), ("GET", "/int/7"), ("POST", "/healthz")):
+            assert orders.request(method, target, headers=headers).json()["code"] == "missing_token"
+    assert RAN == []
+    caller = realm.caller(Rule(tool="*"))
+    for target in ("/", "/other/7", "/int/x", "/int/7/"):
+        assert orders.get(target, auth=caller).json()["code"] == "tool_not_allowed"
+
+
+def test_a_public_view_needs_no_token(realm: UnsafeTestRealm, orders: httpx.Client) -> None:
+    assert orders.get("/healthz").json() == {"by": None}
+    assert orders.get("/healthz", auth=realm.caller(GET)).json() == {"by": None}
+    assert orders.get("/healthz", headers={"x-change": "method"}).json()["code"] == "missing_token"
+
+
+@pytest.mark.parametrize("change", ["answer", "method", "query", "body"])
+def test_a_middleware_cannot_change_what_was_judged(realm: UnsafeTestRealm, orders: httpx.Client, change: str) -> None:
+    """The view reads the method, the query and the body that were signed."""
+    caller = realm.caller(Rule(tool="*"))
+    answer = orders.request("GET", "/int/7", headers={"x-change": change}, auth=caller)
+    assert answer.json()["code"] == ("tool_not_allowed" if change == "answer" else "malformed_request")
+
+
+def test_neither_half_works_alone(realm: UnsafeTestRealm) -> None:
+    """The middleware without ``guard`` refuses; ``guard`` without the middleware does not start."""
+    with served(get_wsgi_application()) as client:
+        for target in ("/int/7", "/healthz"):
+            assert client.get(target, auth=realm.caller(GET)).status_code == 403
+    for wrong in ([], [NAME, f"{__name__}.changing"]):
+        with override_settings(MIDDLEWARE=wrong), pytest.raises(SettingsError, match="as the last one"):
+            guard(get_wsgi_application(), realm.verifier, tools=TOOLS)
+    with pytest.raises(SettingsError, match=r"integrations\.django"):
+        ArxWSGI(get_wsgi_application(), verifier=realm.verifier, tools={"GET /int/{order_id}": "orders.get"})
+    assert RAN == ["middleware", "middleware"]
+
+
+@pytest.mark.parametrize(
+    ("tools", "said"),
+    [
+        ({"GET nothing": "orders.get"}, "names no view"),
+        ({"order": "orders.get"}, "may have several methods: name each, such as 'GET order'"),
+        ({"GET twoviews": "orders.get"}, "several views"),
+        ({"GET /int/{order_id}": "orders.get"}, "names no view"),
+    ],
+)
+def test_a_mistake_is_told_when_it_is_made(realm: UnsafeTestRealm, tools: Any, said: str) -> None:
+    with pytest.raises(SettingsError, match=said):
+        guard(get_wsgi_application(), realm.verifier, tools=tools)
+
+
+def test_no_secret_is_logged(realm: UnsafeTestRealm, orders: httpx.Client, caplog: pytest.LogCaptureFixture) -> None:
+    """At DEBUG, neither a token nor its signature stands in a log, an answer or an error."""
+    caplog.set_level(logging.DEBUG)
+    caller = realm.caller(REFUND)
+    answers = [orders.post("/int/7", json={"amount": amount}, auth=caller) for amount in (5, 50, "x")]
+    assert [answer.status_code for answer in answers] == [200, 403, 403]
+    shown = caplog.text + "".join(answer.text for answer in answers)
+    tokens = [answer.request.headers["authorization"].removeprefix("Bearer ") for answer in answers]
+    assert not [token for token in tokens if token in shown or token[-40:] in shown]
+
+
+@pytest.mark.parametrize("way", ["threads, preloaded", "sync"])
+def test_the_pages_project_under_gunicorn(tmp_path: Path, way: str) -> None:
+    """Two workers accept a call once together, and both refuse after a kill; an open answer is cut."""
+    text = (ROOT / "docs" / "adapters" / "django.md").read_text("utf-8")
+    urls, wsgi = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    urls += """
+
+def events(request, order_id):
+    from django.http import StreamingHttpResponse
+    return StreamingHttpResponse("event" + " " * 100 for _ in iter(int, 1))
+
+urlpatterns.append(path("orders/<int:order_id>/events", events, name="events"))
+"""
+    (tmp_path / "urls.py").write_text(urls)
+    (tmp_path / "wsgi.py").write_text(wsgi.replace("tools={", 'tools={"GET events": "orders.events", ', 1))
+    lines = f'ROOT_URLCONF = "urls"\nALLOWED_HOSTS = ["127.0.0.1"]\nMIDDLEWARE = ["{NAME}"]\n'
+    (tmp_path / "settings.py").write_text(lines)
+    with begun(tmp_path) as (server, store):
+        write_service_file(tmp_path, store, server.url)
+        holder = Holder(store, GET, REFUND, Rule(tool="orders.events"))
+        with gunicorn(tmp_path, "wsgi", free_ports(1)[0], *WAYS[way]) as service:
+            assert service.ask("GET", "/healthz").status == 200
+            assert service.call(holder, "POST", "/orders/7/refund", b'{"amount": 5}').json == {"refunded": 5}
+            headers = holder.sign("GET", "/orders/7")
+            answers = [service.ask("GET", "/orders/7", headers) for _ in range(8)]
+            assert [answer.status for answer in answers] == [200, *[401] * 7]
+            until(lambda: service.call(holder, "GET", "/orders/7") and len(store.verifiers()) == 2)
+            connection, answer = service.open("GET", "/orders/7/events", holder.sign("GET", "/orders/7/events"))
+            assert answer.read(5) == b"event"
+            assert store.kill([f"session:{SESSION}"], "test", "operator:ada").durable
+            with contextlib.closing(connection), pytest.raises((http.client.IncompleteRead, ConnectionError)):
+                answer.read()
+            deciders(service, holder, "/orders/7", "revoked")
+        assert "Traceback" not in service.log
+        assert headers["Authorization"][-40:] not in service.log

@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Guard an application of Django at the view that it matched.  SPEC 8.4.
+
+``guard`` wraps the WSGI application, and ``ArxMiddleware``, the last of ``MIDDLEWARE``, decides before the view, whose
+``request.arx`` is then the grant.  Django routes.  Either without the other refuses every call.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Final
+
+from django.conf import settings
+from django.core.handlers.wsgi import WSGIHandler, get_path_info
+from django.http import HttpRequest, HttpResponse
+from django.http.request import RawPostDataException
+from django.urls import Resolver404, URLPattern, URLResolver, get_resolver
+from django.urls.converters import PathConverter, SlugConverter, StringConverter, get_converters
+
+from arx_verifier.enforcement import CALL, GuardedWSGI, Matched, Views, WSGICall, text_of
+from arx_verifier.errors import RequestError, SettingsError
+from arx_verifier.verification import Verifier
+
+NAME: Final = "arx_verifier.integrations.django.ArxMiddleware"
+_VIEWS: Final = "arx.views"
+_PARAMETER: Final = re.compile(r"<(?:(\w+):)?(\w+)>")
+_TEXT: Final = (PathConverter, SlugConverter, StringConverter)  # what they match is what the view gets
+
+
+def guard(
+    application: WSGIHandler,
+    verifier: Verifier,
+    *,
+    tools: Mapping[str, str],
+    public: Iterable[str] = (),
+    **options: Any,
+) -> GuardedWSGI:
+    """Return the guarded application: ``application = guard(get_wsgi_application(), verifier, tools={…})``.
+
+    Args:
+        application: Of ``get_wsgi_application``.
+        verifier: The verifier; it starts with the first call of each process.
+        tools: The tool of each view and method, by the name of its route: ``{"GET order": "orders.get"}``, in a
+            namespace ``POST desk:refund?{dry_run}``.
+        public: The views that need no token: ``["GET healthz"]``.
+        options: ``max_body``, ``trusted_proxies`` and ``recheck_ms`` of ``ArxWSGI``.
+
+    Raises:
+        SettingsError: ``ArxMiddleware`` is not the last of ``MIDDLEWARE``; or a line has no method, names no route, or
+            names routes of several views.
+    """
+    # A middleware behind it could change what the view gets, or lead to another view.
+    if list(settings.MIDDLEWARE)[-1:] != [NAME]:
+        raise SettingsError(f"MIDDLEWARE: expected {NAME} as the last one")
+    found: dict[str, Any] = {}
+    lines = {text.partition("?")[0].rpartition(" ")[2] for text in (*tools, *public)}
+    for name, view in _routes(get_resolver().url_patterns, ""):
+        if found.setdefault(name, view) is not view and name in lines:
+            raise SettingsError(f"{name!r:.100} names routes of several views: expected one view for each name")
+    # A view of Django takes every method, and may do another thing by each: a line always has one.
+    views = Views(tools, public, dict.fromkeys(found, frozenset()))
+
+    def run(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        environ[_VIEWS] = views
+        return application(environ, start_response)
+
+    def may_be_public(call: WSGICall) -> bool:
+        try:
+            match = get_resolver().resolve(get_path_info(call.environ))
+        except Resolver404:
+            return False
+        return views.is_public(match.view_name, call.scope["method"])
+
+    return GuardedWSGI(run, verifier=verifier, may_be_public=may_be_public, **options)
+
+
+class ArxMiddleware:
+    """Decides on the view that Django matched; the last of ``MIDDLEWARE``."""
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
+        self._get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        """Pass the request on."""
+        return self._get_response(request)
+
+    def process_view(self, request: Any, view: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Return None to run the view with the arguments that were judged, else an answer.
+
+        ``GuardedWSGI`` replaces that answer by the refusal.
+        """
+        call, match = request.META.get(CALL), request.resolver_match
+        if call is None or _VIEWS not in request.META:
+            return HttpResponse("this application is guarded: call it through the result of guard()", status=403)
+
+        def texts() -> dict[str, str]:
+            if args or match.func is not view:
+                raise RequestError("the path: expected parameters with names")
+            return _texts(match, kwargs, request.path_info)
+
+        query = request.META["QUERY_STRING"].encode("latin-1")
+        matched = Matched(match.view_name, request.method, query, lambda: _body(request), texts)
+        if not request.META[_VIEWS].judge(call, matched):
+            return HttpResponse(status=403)
+        request.arx = request.META.get("arx")
+        return None
+
+
+def _routes(patterns: Iterable[Any], namespace: str) -> Iterator[tuple[str, Any]]:
+    """Yield the name of each route, as ``ResolverMatch.view_name`` has it, and its view."""
+    for pattern in patterns:
+        if isinstance(pattern, URLResolver):
+            inner = f"{namespace}{pattern.namespace}:" if pattern.namespace else namespace
+            yield from _routes(pattern.url_patterns, inner)
+        elif isinstance(pattern, URLPattern):
+            yield f"{namespace}{pattern.name or pattern.lookup_str}", pattern.callback
+
+
+def _body(request: HttpRequest) -> bytes:
+    try:
+        return request.body
+    except RawPostDataException:  # a middleware has read it, and the view would read another one
+        raise RequestError("the body was read before the decision") from None
+
+
+def _texts(match: Any, kwargs: Mapping[str, Any], path: str) -> dict[str, str]:
+    """Return the parameters of the path as they were sent.
+
+    Raises:
+        RequestError: One was sent in another spelling than that of its value: ``007`` for 7.
+    """
+    extra, known, written = match.extra_kwargs or {}, get_converters(), dict[str, str]()
+    kinds = {name: known[kind or "str"] for kind, name in _PARAMETER.findall(match.route)}
+    for name, value in (match.captured_kwargs or {}).items():
+        kind = kinds.get(name)  # None in a route by a regular expression, whose parameters are not converted
+        written[name] = text_of(name, value) if kind is None else kind.to_url(value)
+    if any(type(kind) not in _TEXT for kind in kinds.values()):
+        expected = "/" + _PARAMETER.sub(lambda found: written.get(found[2], found[0]), match.route)
+        if expected != path:
+            raise RequestError(f"the path: expected {expected!r:.200}, the spelling of its values")
+    # A further argument of the route is no part of the path, but the caller chooses it by the path.
+    return {name: text_of(name, value) if name in extra else written[name] for name, value in kwargs.items()}
