@@ -1,12 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """A guarded MCP server of the SDK 2 for the tests: ``python -m tests.adapters.mcp_server FOLDER``, over stdio.
 
-The realm is this process's own: it writes a caller's token into the folder, and kills the agent at a signal.
+See ``mcp_rules``.
 """
 
 import asyncio
-import os
-import signal
 import sys
 import threading
 from pathlib import Path
@@ -16,19 +14,9 @@ import anyio.from_thread
 from mcp.server import MCPServer
 from mcp.server.mcpserver import Context
 
-from arx_verifier import Constraint, Rule, Verifier, current_grant
+from arx_verifier import Verifier, current_grant
 from arx_verifier.integrations.mcp import ArxMcpMiddleware
-from arx_verifier.testing import UnsafeTestRealm
-
-RULES = (
-    Rule(tool="orders.get", args={"order_id": "o-1"}),
-    Rule(tool="orders.refund", args={"order_id": "o-1", "amount": Constraint(max=20)}),
-    Rule(tool="orders.whoami"),
-    Rule(tool="orders.wait.*"),
-    Rule(tool="orders.find", args={"note": Constraint(glob="*")}),
-    Rule(tool="orders.resources.read", args={"uri": Constraint(one_of=("orders://terms", "orders://o-1"))}),
-    Rule(tool="orders.prompts.get", args={"name": "brief"}, open=True),
-)
+from tests.adapters.mcp_rules import serve_stdio
 
 
 def make_server(verifier: Verifier, ran: list[str], *inner: Any) -> MCPServer[Any]:
@@ -106,19 +94,10 @@ def make_server(verifier: Verifier, ran: list[str], *inner: Any) -> MCPServer[An
     return server
 
 
-def main(folder: Path) -> None:
-    """Serve over stdio."""
-    realm = UnsafeTestRealm("orders")
-
-    def kill(*_: object) -> None:
-        realm.epochs.kill("agent:test/agent")
-
-    signal.signal(signal.SIGUSR1, kill)
-    text = realm.caller(*RULES).macaroon.encode()
-    (folder / "token.new").write_text(f"{os.getpid()} {text}", "ascii")
-    (folder / "token.new").rename(folder / "token")
-    make_server(realm.verifier, []).run("stdio")
+def make_app(verifier: Verifier, ran: list[str], *inner: Any) -> Any:
+    """Return the application that serves it over HTTP."""
+    return make_server(verifier, ran, *inner).streamable_http_app()
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    serve_stdio(Path(sys.argv[1]), lambda verifier: make_server(verifier, []).run("stdio"))

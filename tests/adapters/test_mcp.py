@@ -19,7 +19,7 @@ from arx_caps.integrations.mcp import Client
 from arx_verifier import AttenuationError, open_verifier
 from tests.adapters.asgi_server import serving
 from tests.adapters.mcp_realm import ROOT, TOKEN, Shop, open_shop, page_block
-from tests.adapters.mcp_server import make_server
+from tests.adapters.mcp_server import make_app
 
 everywhere = pytest.mark.parametrize("way", ["stdio", "http"])
 
@@ -48,8 +48,7 @@ def served(shop: Shop, way: str, script: str = "orders_mcp.py", *more: str) -> I
 @contextlib.contextmanager
 def waiting_server(shop: Shop, ran: list[str], *inner: Any) -> Iterator[str]:
     """The tests' own server, with tools that wait, behind HTTP."""
-    server = make_server(open_verifier(shop.service_file), ran, *inner)
-    with serving(server.streamable_http_app(), shop.port):
+    with serving(make_app(open_verifier(shop.service_file), ran, *inner), shop.port):
         yield shop.url
 
 
@@ -193,7 +192,7 @@ def test_no_log_and_no_answer_has_a_token(shop: Shop, way: str, caplog: pytest.L
             seen.append(repr(await client.session.call_tool("get", {"order_id": "o-2"})))
             with pytest.raises(MCPError) as refused:
                 await client.session.read_resource("orders://other")
-            seen.extend([repr(refused.value), repr(refused.getrepr())])
+            seen.extend([repr(refused.value), str(refused.getrepr())])
 
     with shop.task("refund", order_id="o-1", amount=20) as task, served(shop, way) as server:
         secrets = [*task.tokens.values(), task.encode()]

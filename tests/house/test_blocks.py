@@ -22,6 +22,7 @@ RUN = {
     "docs/adapters/fastapi.md": {"../adapters/test_fastapi_server.py": 2},
     "docs/adapters/starlette.md": {"../adapters/test_starlette_server.py": 2},
     "docs/adapters/mcp.md": {"../adapters/test_mcp.py": 3},
+    "docs/adapters/fastmcp.md": {"../adapters/test_fastmcp.py": 3},
     "docs/adapters/http-clients.md": {"../adapters/http_clients.py": 6},
     "docs/api.md": {"test_api_page.py": 1},
     "docs/audit.md": {"test_examples.py": 5, "test_commands.py": 2},

@@ -100,6 +100,11 @@ class McpMessage(NamedTuple):
         return self.method not in _SESSION and self.method not in _LISTS
 
     @property
+    def is_component(self) -> bool:
+        """Whether it is about a tool, a resource or a prompt, and not about the session."""
+        return self.method in ("tools/call", "resources/read", "prompts/get") or self.method in _LISTS
+
+    @property
     def is_free(self) -> bool:
         """Whether it needs no token, as it came through a pipe, whose other end has started this server.
 
@@ -155,6 +160,8 @@ def meaning(audience: str, method: str, params: Mapping[str, Any]) -> tuple[str,
     if method in _CALLS:
         if _ESCAPED.search(str(params.get("uri", ""))):
             raise RequestError("the URI has an escape that it does not need: two spellings of one resource")
+        if method == "prompts/get" and not params.get("arguments"):
+            params = {"name": params.get("name")}  # SDKs send no arguments, or an empty object
         return f"{audience}.{method.replace('/', '.')}", {
             name: value for name, value in params.items() if name not in _ENVELOPE
         }

@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Guard a server of ``fastmcp`` 4: tools, resources and prompts, over HTTP and stdio.
+
+``docs/adapters/fastmcp.md`` has an example, and what the policy calls each message.  Extra: ``arx-verifier[fastmcp]``.
+"""
+
+import contextlib
+from collections.abc import AsyncIterator, Iterable, Mapping
+from typing import Any, Final
+
+from fastmcp.exceptions import ToolError
+from fastmcp.server.middleware import CallNext, Middleware, MiddlewareContext
+from mcp.shared.exceptions import MCPError
+
+from arx_verifier.enforcement import McpMessage, Messages, RefusedCall
+from arx_verifier.verification import Verifier
+
+_PARAMS: Final = ("name", "arguments", "uri")
+
+
+class ArxMcpMiddleware(Middleware):
+    """Middleware of ``FastMCP``: a tool runs with a grant, or not at all.
+
+    ``current_grant()`` is the grant inside a tool, a resource and a prompt.  Put it last: it judges what runs.
+
+    Args:
+        verifier: The verifier.  ``lifespan`` starts and closes it; without it, the first message starts it.
+        trusted_proxies: Networks of the proxies whose ``X-Forwarded-For`` is trusted.
+        recheck_ms: Longest time between two rechecks of the grant of a running tool, ms.
+
+    Raises:
+        SettingsError: A network is malformed.
+    """
+
+    def __init__(self, verifier: Verifier, *, trusted_proxies: Iterable[str] = (), recheck_ms: int = 250) -> None:
+        self._messages = Messages(verifier, trusted_proxies=trusted_proxies, recheck_ms=recheck_ms)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(self, _: Any = None) -> AsyncIterator[dict[str, Any]]:
+        """Start the verifier and close it: the ``lifespan`` of the server, or a part of it."""
+        async with self._messages.lifespan():
+            yield {}
+
+    async def __call__(self, context: MiddlewareContext[Any], call_next: CallNext[Any, Any]) -> Any:
+        """Handle one message of a client.
+
+        Raises:
+            ToolError: The call of a tool is refused; the model reads why.
+            MCPError: Another message is refused, or the call of a tool for a reason that no model can act on.
+        """
+        if context.type == "notification":
+            # Nothing answers a notification, and the handlers of those that pass change nothing.
+            return await call_next(context) if self._messages.passes(str(context.method)) else None
+        message = _message_of(context)
+        if message.is_component and isinstance(context.message, Mapping):
+            return await call_next(context)  # raises: the server refused it before a tool was looked for
+        try:
+            return await self._answer(message, context, call_next)
+        except RefusedCall as problem:
+            refusal = self._messages.refusal(message, problem)
+            if refusal.for_model:
+                raise ToolError(refusal.text) from None
+            raise MCPError(code=refusal.error, message=refusal.text, data=refusal.data) from None
+
+    async def _answer(self, message: McpMessage, context: MiddlewareContext[Any], call_next: CallNext[Any, Any]) -> Any:
+        if message.is_call:
+            work = await self._messages.decide(message)
+            if work.ambiguous and message.method == "tools/call":
+                work.require_texts(await _schema_of(str(message.params["name"]), context))
+            return await work.run(lambda: call_next(context))
+        screened = await self._messages.recognize(message)
+        result = await call_next(context)
+        if message.lists is None:
+            return result
+        return [
+            item for item in result if self._messages.shows(message, screened, str(getattr(item, "uri", item.name)))
+        ]
+
+
+def _message_of(context: MiddlewareContext[Any]) -> McpMessage:
+    request = None if context.fastmcp_context is None else context.fastmcp_context.request_context
+    sent: Any = context.message
+    if isinstance(sent, Mapping):
+        params = dict(sent)
+    else:
+        params = {name: value for name in _PARAMS if (value := getattr(sent, name, None)) is not None}
+    if "uri" in params:
+        params["uri"] = str(params["uri"])
+    if request is None:  # the server's own code calls: there is no token, so it is refused
+        return McpMessage(str(context.method), params, {}, None, None)
+    return McpMessage(str(context.method), params, dict(request.meta or {}), request.request_id, request.request)
+
+
+async def _schema_of(tool: str, context: MiddlewareContext[Any]) -> Mapping[str, Any]:
+    """Return the input schema of a tool; an empty one if there is none."""
+    assert context.fastmcp_context is not None
+    found = await context.fastmcp_context.fastmcp.get_tool(tool)
+    return {} if found is None else found.parameters
