@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an adapter of ``arx_caps.integrations`` adds to one step of an agent: one request to the model, one tool call.
+
+Run it with the Python of an adapter's environment: ``build/adapters/NAME/bin/python -m benchmarks.adapters NAME``.
+The framework's hooks are called with its own requests and with handlers that return at once, without and with the
+adapter; a step of the framework itself takes about a hundred times as long, and would hide it.  No request is signed.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+from arx_caps.agent import Bundle, Task
+from arx_verifier import Constraint, Rule
+from arx_verifier.testing import UnsafeTestRealm
+
+ROUNDS: Final = 30
+CALLS: Final = 500  # of one round; with and without take turns
+ARGS: Final = {"order_id": "o-1", "amount": 20}
+NAMES: Final = {"refund": "orders.refund"}
+
+
+def task() -> Task:
+    """Return a task that allows the call."""
+    rules = [
+        Rule(tool="orders.get", args={"order_id": "o-1"}),
+        Rule(tool="orders.refund", args={"order_id": "o-1", "amount": Constraint(range=(1, 100))}),
+    ]
+    held = UnsafeTestRealm("orders").caller(*rules, agent="acme/support", task="t-aaaaaaaaaaaaaaaa")
+    fields = {"agent": "acme/support", "issuer": "http://127.0.0.1:8700", "realm": "test", "task": "t-aaaaaaaaaaaaaaaa"}
+    return Task(Bundle(**fields, origins={"orders": ("http://127.0.0.1:9001",)}, tokens={"orders": held.macaroon}))
+
+
+def refund(order_id: str, amount: int) -> str:
+    """Refund a part of an order."""
+    return f"{order_id} {amount}"
+
+
+def of_langchain() -> tuple[Callable[[], Any], Callable[[], Any]]:
+    """Return a step without and with the adapter."""
+    from langchain.agents.middleware import ModelRequest, ModelResponse, ToolCallRequest
+    from langchain.tools import ToolRuntime, tool
+    from langchain_core.language_models.fake_chat_models import FakeListChatModel
+    from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
+    from langgraph.runtime import Runtime
+
+    from arx_caps.integrations.langchain import ArxAgentMiddleware
+
+    arx, made = ArxAgentMiddleware(task(), tools=NAMES), tool(refund)
+    runtime: Any = ToolRuntime(
+        state={}, context=None, config={}, stream_writer=lambda _: None, tool_call_id="c-1", store=None
+    )
+    call: Any = {"name": "refund", "args": ARGS, "id": "c-1", "type": "tool_call"}
+    request = ToolCallRequest(tool_call=call, tool=made, state={}, runtime=runtime)
+    model = ModelRequest(
+        model=FakeListChatModel(responses=[]), messages=[HumanMessage("go")], tools=[made], runtime=Runtime()
+    )
+    asked, answered = ModelResponse(result=[AIMessage("")]), ToolMessage("20", tool_call_id="c-1")
+    assert arx.wrap_tool_call(request, lambda _: answered) is answered
+
+    def guarded() -> None:
+        arx.wrap_model_call(model, lambda _: asked)
+        arx.wrap_tool_call(request, lambda _: answered)
+
+    return lambda: None, guarded
+
+
+ADAPTERS: Final = {"langchain": of_langchain}
+
+
+def measure(call: Callable[[], Any]) -> float:
+    """Return the time of one call, µs."""
+    began = time.perf_counter()
+    for _ in range(CALLS):
+        call()
+    return (time.perf_counter() - began) / CALLS * 1e6
+
+
+def main() -> None:
+    """Measure one adapter."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.adapters", description=__doc__)
+    parser.add_argument("name", choices=sorted(ADAPTERS))
+    name = parser.parse_args().name
+    bare, guarded = ADAPTERS[name]()
+    added = [measure(guarded) - measure(bare) for _ in range(ROUNDS)]
+    print(f"{name}: the adapter adds {statistics.median(added):.0f} us to a step, at best {min(added):.0f} us")
+
+
+if __name__ == "__main__":
+    main()
