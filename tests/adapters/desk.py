@@ -22,7 +22,7 @@ from arx_caps.mint.runtime import MintRuntime
 from arx_caps.mint.server.init_realm import init_realm
 from arx_verifier import ArxMiddleware
 from tests.agent.live import LiveMint, serving
-from tests.servers import free_ports
+from tests.servers import free_ports, until
 
 POLICY = """
 [audience.orders]
@@ -76,9 +76,9 @@ class Desk:
         return self.mint.agent(f"acme/{name}")
 
     def kill(self, target: str) -> None:
-        """Kill a target as an operator, and wait until the service has confirmed it."""
-        answer = self.mint.operator("POST", "/v1/kills", {"targets": [target], "reason": "a test"})
-        assert answer["status"] == "confirmed", answer
+        """Kill a target as an operator, again until the service has confirmed it: one that just started may be late."""
+        body = {"targets": [target], "reason": "a test"}
+        until(lambda: self.mint.operator("POST", "/v1/kills", body)["status"] == "confirmed")
 
     def approve(self, approval: str, outcome: str = "approve") -> None:
         """Answer a request for an approval as an operator."""
