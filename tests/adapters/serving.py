@@ -10,7 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import uvicorn
+from websockets.sync.client import ClientConnection
+from websockets.sync.client import connect as open_socket
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -58,3 +61,19 @@ def served(app: Any, **options: Any) -> Iterator[str]:
         server.should_exit = True
         thread.join(60)
         assert not thread.is_alive(), "the server did not end"
+
+
+def connect(address: str, target: str, agent: Any) -> ClientConnection:
+    """Open a WebSocket, its handshake signed by an agent.
+
+    Args:
+        address: The server's address.
+        target: Path and query.
+        agent: The agent; None for a handshake without a token.
+    """
+    headers = (
+        {}
+        if agent is None
+        else {"authorization": agent(httpx.Request("GET", address + target)).headers["authorization"]}
+    )
+    return open_socket(address.replace("http", "ws", 1) + target, additional_headers=headers, proxy=None)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The adapter of FastAPI: the example of its page, behind uvicorn, asked over HTTP."""
 
+import json
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,13 +9,14 @@ from typing import Annotated, Any
 
 import httpx
 import pytest
-from fastapi import APIRouter, Depends, FastAPI
+from fastapi import APIRouter, Depends, FastAPI, WebSocket
 from fastapi.security import APIKeyHeader
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from arx_verifier import Constraint, Grant, Rule, SettingsError
 from arx_verifier.integrations.fastapi import current_grant, guard
 from arx_verifier.testing import UnsafeTestRealm
-from tests.adapters.serving import example, served
+from tests.adapters.serving import connect, example, served
 
 REFUND = Rule(tool="orders.refund", args={"order_id": "o-1", "amount": Constraint(max=20)})
 GET = Rule(tool="orders.get", args={"order_id": "o-1"})
@@ -93,6 +95,64 @@ def test_no_token_in_logs(realm: UnsafeTestRealm, orders: httpx.Client, caplog: 
     assert len(sent) == 4
     for value in sent:
         assert value.removeprefix("Bearer ")[:60] not in seen
+
+
+def _live(ran: list[Any]) -> Any:
+    async def live(
+        websocket: WebSocket, order_id: int, grant: Annotated[Grant, Depends(current_grant)], full: bool = False
+    ) -> None:
+        await websocket.accept()
+        ran.append((order_id, full, grant.tool))
+        try:
+            while True:
+                await websocket.send_text(await websocket.receive_text())
+        finally:
+            ran.append("ended")
+
+    return live
+
+
+@pytest.mark.parametrize("included", [False, True])
+def test_a_websocket_is_decided_at_its_handshake(realm: UnsafeTestRealm, included: bool) -> None:
+    """Also of an included router, whose dependencies run after the decision; a kill ends the open connection."""
+    ran: list[Any] = []
+    app = FastAPI()
+    router = APIRouter(dependencies=[Depends(lambda: ran.append("dependency"))]) if included else app.router
+    router.add_api_websocket_route("/live/{order_id}", _live(ran))
+    router.add_api_websocket_route("/other", _live(ran), name="other")
+    if router is not app.router:
+        app.include_router(router, prefix="/orders")
+    prefix = "/orders" if included else ""
+    rule = Rule(tool="orders.live", args={"order_id": Constraint(one_of=("7", "007")), "full": "true"})
+    guard(app, realm.verifier, tools={"live": "orders.live"}, recheck_ms=50)
+    agent = realm.caller(rule)
+    with served(app) as address:
+        for target, status, code in (
+            (f"{prefix}/live/7", 403, "argument_not_allowed"),
+            (f"{prefix}/live/007?full=true", 400, "malformed_request"),
+            (f"{prefix}/other", 403, "tool_not_allowed"),
+            ("/nothing", 403, "tool_not_allowed"),
+        ):
+            with pytest.raises(InvalidStatus) as refused:
+                connect(address, target, agent)
+            answer = refused.value.response
+            assert (answer.status_code, json.loads(answer.body)["code"]) == (status, code), target
+        with pytest.raises(InvalidStatus, match="401"):
+            connect(address, f"{prefix}/live/7?full=true", None)
+        # The spelling of a value is compared where the framework converts it: after the decision, before all else.
+        assert ran == []
+        ran.clear()
+        with connect(address, f"{prefix}/live/7?full=true", agent) as socket:
+            socket.send("hello")
+            assert socket.recv(timeout=60) == "hello"
+            realm.epochs.kill("agent:test/agent")
+            with pytest.raises(ConnectionClosed) as closed:
+                socket.recv(timeout=60)
+        assert closed.value.rcvd is not None
+        assert (closed.value.rcvd.code, closed.value.rcvd.reason) == (1008, "revoked")
+        with pytest.raises(InvalidStatus, match="401"):
+            connect(address, f"{prefix}/live/7?full=true", agent)
+    assert ran == [*(["dependency"] if included else []), (7, True, "orders.live"), "ended"]
 
 
 def _router(ran: list[Any]) -> APIRouter:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The adapter of Starlette: the example of its page, behind uvicorn, asked over HTTP."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -8,15 +9,17 @@ from typing import Any
 import httpx
 import pytest
 from starlette.applications import Starlette
-from starlette.endpoints import HTTPEndpoint
+from starlette.endpoints import HTTPEndpoint, WebSocketEndpoint
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
-from starlette.routing import Mount, Route
+from starlette.routing import Mount, Route, WebSocketRoute
+from starlette.websockets import WebSocket
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from arx_verifier import Constraint, Rule, SettingsError
+from arx_verifier import ArxMiddleware, Constraint, Rule, SettingsError
 from arx_verifier.integrations.starlette import current_grant, guard
 from arx_verifier.testing import UnsafeTestRealm
-from tests.adapters.serving import example, served
+from tests.adapters.serving import connect, example, served
 
 REFUND = Rule(tool="orders.refund", args={"order_id": "o-1", "amount": Constraint(max=20)})
 GET = Rule(tool="orders.get", args={"order_id": "o-1"})
@@ -90,6 +93,76 @@ def test_names_of_routes_and_their_queries(realm: UnsafeTestRealm) -> None:
         assert http.post("/orders/7/every").status_code == 401
     query = {"full": "yes"}
     assert ran == [("GET", query, "orders.one"), ("POST", query, "orders.one"), "every"]
+
+
+async def echo(scope: Any, receive: Any, send: Any) -> None:
+    """An application that shows no routes, and sends back what it receives; it is ended by a kill alone."""
+    if scope["type"] == "lifespan":
+        raise NotImplementedError
+    await receive()
+    await send({"type": "websocket.accept"})
+    while True:
+        message = await receive()
+        if message["type"] == "websocket.disconnect":
+            return
+        await send({"type": "websocket.send", "text": f"{scope['arx'].tool} {message['text']}"})
+
+
+class Echo(WebSocketEndpoint):
+    encoding = "text"
+
+    async def on_receive(self, websocket: WebSocket, data: Any) -> None:
+        await websocket.send_text(f"{current_grant(websocket).tool} {data}")
+
+
+@pytest.mark.parametrize("routed", [True, False], ids=["routes", "table"])
+def test_a_websocket_is_decided_at_its_handshake(realm: UnsafeTestRealm, routed: bool) -> None:
+    """A route that no line names is refused; a connection is ended by a kill, although nothing is sent on it."""
+    tools = {"WEBSOCKET /live/{order_id}": "orders.live", "GET /live/{order_id}": "orders.get"}
+    app: Any = echo
+    if routed:
+
+        async def get(_: Request) -> Response:
+            return PlainTextResponse("get")
+
+        live = [Route("/{order_id}", get), WebSocketRoute("/{order_id}", Echo, name="live")]
+        app = Starlette(routes=[Mount("/live", routes=live), WebSocketRoute("/other", Echo, name="other")])
+        with pytest.raises(SettingsError, match="needs a token"):
+            ArxMiddleware(app, verifier=realm.verifier, tools={}, public=["other"])
+        with pytest.raises(SettingsError, match="found 0"):
+            ArxMiddleware(app, verifier=realm.verifier, tools={"GET /other": "orders.live"})
+    guarded = ArxMiddleware(app, verifier=realm.verifier, tools=tools, recheck_ms=50)
+    agent = realm.caller(Rule(tool="orders.live", args={"order_id": "o-1"}))
+    reader = realm.caller(Rule(tool="orders.get"))
+    with served(guarded) as address:
+        for target, who, code in (
+            ("/live/o-1", None, "missing_token"),
+            ("/live/o-1", reader, "tool_not_allowed"),
+            ("/live/o-2", agent, "argument_not_allowed"),
+            ("/live/o-1?x=1", agent, "argument_not_allowed"),
+            ("/other", agent, "tool_not_allowed"),
+        ):
+            with pytest.raises(InvalidStatus) as refused:
+                connect(address, target, who)
+            assert refused.value.response.status_code in (401, 403)
+            assert json.loads(refused.value.response.body)["code"] == code, target
+        with connect(address, "/live/o-1", agent) as socket, connect(address, "/live/o-1", agent) as other:
+            socket.send("hello")
+            assert socket.recv(timeout=60) == "orders.live hello"
+            realm.epochs.kill("agent:test/agent")
+            for one in (socket, other):
+                with pytest.raises(ConnectionClosed) as closed:
+                    one.recv(timeout=60)
+                assert closed.value.rcvd is not None
+                assert (closed.value.rcvd.code, closed.value.rcvd.reason) == (1008, "revoked")
+
+
+def test_a_word_of_the_table_is_no_method(realm: UnsafeTestRealm) -> None:
+    """A request whose method is the word that stands for a WebSocket is no WebSocket, and has no tool."""
+    app = ArxMiddleware(echo, verifier=realm.verifier, tools={"WEBSOCKET /live": "orders.live"})
+    with served(app) as address:
+        answer = httpx.request("WEBSOCKET", f"{address}/live", auth=realm.caller(Rule(tool="orders.live")))
+    assert answer.json()["code"] == "tool_not_allowed"
 
 
 def test_a_public_route_answers_what_it_likes(realm: UnsafeTestRealm) -> None:

@@ -32,11 +32,11 @@ from arx_verifier.enforcement.enforcement import Enforcement, RefusedCall
 from arx_verifier.enforcement.public_call import PublicCall, is_preflight
 from arx_verifier.enforcement.routers import routers_of
 from arx_verifier.enforcement.routes import PUBLIC, Headers, Meaning, RouteMap, Scope, Tools, collect_headers
+from arx_verifier.enforcement.sockets import SocketCall, deny
 from arx_verifier.errors import REASONS, ArxError, RequestError, SettingsError
 from arx_verifier.verification import Verifier
 
 MAX_BODY_BYTES: Final = 1024 * 1024  # the middleware holds a body in memory; its argument `max_body` sets another limit
-_POLICY_VIOLATION: Final = 1008  # RFC 6455 7.4.1
 _NO_TOOL: Final[Meaning] = ("", {})
 
 _log = logging.getLogger(__name__)
@@ -155,8 +155,7 @@ class ArxMiddleware:
             return
         young = self._young
         if young is None or young.loop is not get_running_loop():
-            # One for each event loop, because its timers and sets are not thread-safe.
-            self._young = young = Young(get_running_loop(), self.verifier.epochs, self._recheck_ms)
+            young = self._young_here()
         call = Call(self._enforcement, young, scope, headers, screened, bytes(body), receive, send, peer)
         if self._endpoints is None:
             await self._decide_here(call, scope, send)
@@ -192,11 +191,42 @@ class ArxMiddleware:
         if scope["type"] == "lifespan":
             await self._lifespan(scope, receive, send)
         elif scope["type"] == "websocket":
-            # A grant is for one call, and a connection outlives it.
-            await receive()
-            await send({"type": "websocket.close", "code": _POLICY_VIOLATION})
+            await self._socket(scope, receive, send)
         else:
             raise NotImplementedError(f"ASGI scope type: expected 'http', got {scope['type']!r:.40}")
+
+    async def _socket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Decide on the handshake of a WebSocket, which has no body."""
+        headers = collect_headers(scope.get("headers", ()))
+        client, forwarded = scope.get("client"), headers.get(b"x-forwarded-for")
+        peer = self._peers.of(client[0] if client else None, (forwarded.decode("latin-1"),) if forwarded else ())
+        try:
+            await self._start_late()
+            screened = self._enforcement.screen(headers.get(b"authorization", b""))
+            if CALL in scope:
+                raise RefusedCall("tool_not_allowed", "this application is within another one that is guarded")
+        except RefusedCall as problem:
+            self._enforcement.count(problem, peer)
+            await receive()
+            await deny(self._enforcement.answer(problem), scope.get("extensions") or {}, send)
+            return
+        young = self._young_here()
+        call = SocketCall(self._enforcement, young, scope, headers, screened, receive, send, peer)
+        if self._endpoints is not None:
+            scope[CALL], call.endpoints = call, self._endpoints
+            await call.run(self.app, Watched(scope, call) if self._passes_on else scope)
+        elif isinstance(self._meaning, RouteMap):
+            await self._decide_here(call, scope, send)
+        else:
+            await call.refuse(RefusedCall("tool_not_allowed", "`tools` is a function, which maps no WebSocket"))
+
+    def _young_here(self) -> Young:
+        """Return the new calls of this event loop."""
+        young = self._young
+        if young is None or young.loop is not get_running_loop():
+            # One for each event loop, because its timers and sets are not thread-safe.
+            self._young = young = Young(get_running_loop(), self.verifier.epochs, self._recheck_ms)
+        return young
 
     @contextlib.asynccontextmanager
     async def lifespan(self, _: Any = None) -> AsyncIterator[None]:

@@ -53,6 +53,9 @@ class GatedRoutes(Protocol):
     def require_gates(self, router: Any) -> None:
         """Add gates to the routes of a router that have none."""
 
+    def gate_copy(self, route: Any) -> None:
+        """Add a gate to a route of WebSockets that the framework copied."""
+
 
 class Young:
     """The calls of one event loop before their first recheck, with one timer for all of them.
@@ -133,6 +136,7 @@ class Call:
     sent: "Sent"
     unjudged: RequestError | None = None
     admitted: Any = None
+    is_socket = False
     _grant: Grant | None = None
     _timer: asyncio.TimerHandle | None = None
     _withheld = _open = _over = _cut = _is_read = started = False

@@ -28,6 +28,7 @@ from arx_verifier.enforcement.problems import answer
 from arx_verifier.enforcement.routers import DEEP, is_own, require_own_dispatch, routers_of
 from arx_verifier.enforcement.routes import (
     PUBLIC,
+    WEBSOCKET,
     Key,
     Scope,
     join_arguments,
@@ -36,6 +37,7 @@ from arx_verifier.enforcement.routes import (
     require_clean_path,
     text_of,
 )
+from arx_verifier.enforcement.sockets import SocketScope, deny
 from arx_verifier.errors import RequestError, SettingsError
 
 _PARAMETER: Final = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)(?::([A-Za-z_][A-Za-z0-9_]*))?\}")
@@ -89,8 +91,10 @@ class Gate:
         if scope["type"] == "http":
             # The request did not pass the middleware: another server, or a mount, runs the guarded application.
             await send_answer(answer("tool_not_allowed", realm="", detail=_BARE), scope["method"], send)
+        elif scope["type"] == "websocket":
+            await deny(answer("tool_not_allowed", realm="", detail=_BARE), scope.get("extensions") or {}, send)
         else:
-            await self._inner(scope, receive, send)  # the middleware refuses every other type before
+            await self._inner(scope, receive, send)
 
     async def _run_public(self, call: Call, scope: Scope, receive: Receive, send: Send) -> None:
         token = RUNNING.set(call)
@@ -127,6 +131,8 @@ class Dispatch:
             call.endpoints.require_gates(self._router)
             if call.rest is None:
                 call.rest = _rest_of(scope) if scope.get("root_path") else scope["path"]
+            if call.is_socket:
+                scope = SocketScope(scope)
         return self._inner(scope, receive, send)
 
 
@@ -235,6 +241,7 @@ class Endpoints:
         self._served: dict[int, list[Served]] = {}
         self._held: dict[int, list[tuple[Any, str, list[Any]]]] = {}
         self._parameters: dict[int, Parameters] = {}
+        self._sockets: dict[int, Any] = {}
         self._changed = False
         keys = read_keys(tools, public)
         every = [served for router in routers for served in self._guard(router, "", "", DEEP)]
@@ -256,7 +263,8 @@ class Endpoints:
         named = [one for one in every if key.path == one.declared and _takes(one.route, key.method)]
         named = named or [one for one in every if key.path == one.path and _takes(one.route, key.method)]
         if not key.method:
-            named = [one for one in every if key.path in _names(one.route)]
+            named = [one for one in every if key.path == getattr(one.route, "name", None)]
+            named = named or [one for one in every if key.path == getattr(one.route.endpoint, "__name__", None)]
         if len({id(one.route) for one in named}) != 1:
             shown = sorted({one.declared for one in (every if key.method else named) if _takes(one.route, key.method)})
             raise SettingsError(
@@ -264,15 +272,18 @@ class Endpoints:
                 f"for {key.method or 'this name'} it has {', '.join(shown[:20]) or 'none'}"
             )
         route = named[0].route
-        if not key.method and not route.methods:
+        methods = _methods_of(route)
+        if not methods and not key.method:
             raise SettingsError(f"`tools` names {key.text!r:.100}, which takes every method: name each with its path")
+        if key.tool is PUBLIC and WEBSOCKET in methods:
+            raise SettingsError(f"`public` names {key.text!r:.100}: a WebSocket needs a token")
         if key.tool is PUBLIC and len(named) != sum(one.route is route for one in every):
             raise SettingsError(f"`public` names {key.text!r:.100}, a route that has other paths too: give its name")
         declared = declared_query(route.dependant) if named[0].is_fastapi else {}
         for one in named:
             if len(one.convertors) != one.declared.count("{"):
                 raise SettingsError(f"`tools` names {key.text!r:.100}: two parameters of {one.declared} have one name")
-            for method in (key.method,) if key.method else sorted(route.methods - {"HEAD"}):
+            for method in (key.method,) if key.method else sorted(methods - {"HEAD"}):
                 given = key if key.method else key.of(method, declared)
                 if one.keys.setdefault(method, given) != given:
                     raise SettingsError(f"`tools` names the route {method} {one.declared} twice")
@@ -326,7 +337,8 @@ class Endpoints:
             if not found:
                 raise RequestError(f"the path: expected {way.fill(texts)!r:.200}, the spelling of its values")
             way = found[0]
-        key = way.keys.get(scope["method"])
+        method = scope.get("method", WEBSOCKET)
+        key = way.keys.get(method)
         if key is None or key.tool is PUBLIC:
             return ("", {}) if key is None else (PUBLIC, {})
         require_clean_path(scope)
@@ -335,14 +347,16 @@ class Endpoints:
         if way.is_fastapi:
             call.parameters = self._parameters_of(route, scope)
             call.sent = Sent(texts, query, members if body else None)
-        return key.tool, join_arguments(key, scope["method"], texts, key.typed(query), members, has_body=bool(body))
+        return key.tool, join_arguments(key, method, texts, key.typed(query), members, has_body=bool(body))
 
     def _parameters_of(self, route: Any, scope: Scope) -> Parameters:
         """Return the parameters that the framework will convert, with those of the routers' dependencies."""
         context = scope.get("fastapi", {}).get("effective_route_context")
         if getattr(context, "original_route", None) is route:
             route = context
-        provider = route.dependency_overrides_provider
+        provider = getattr(route, "dependency_overrides_provider", scope.get("app"))
+        if "method" not in scope:  # a WebSocket: its route may be a copy, with the dependencies of its router
+            route = scope["route"]
         overrides = getattr(provider, "dependency_overrides", {})
         known = self._parameters.get(id(route.dependant))
         if known is None or overrides:
@@ -350,6 +364,11 @@ class Endpoints:
             if not overrides:
                 self._parameters[id(route.dependant)] = known  # holds the dependant, and so its id
         return known
+
+    def gate_copy(self, route: Any) -> None:
+        """Add a gate to a route of WebSockets that FastAPI copied from one of an included router."""
+        if not _is_guarded(route):
+            route.handle = Gate(self._sockets.get(id(route.endpoint), route), route.handle)
 
     def require_gates(self, router: Any) -> None:
         """Add gates to the routes of a router that have none."""
@@ -407,9 +426,11 @@ class Endpoints:
                 yield from self._guard(router, path, f"//{route.host}" if hasattr(route, "host") else host, deep - 1)
             if not inner and not isinstance(route.app, Gate):
                 route.app = Gate(route, route.app)
-        elif not isinstance(route, routing.WebSocketRoute):
+        else:
             _guard_handler(route, hasattr(held[0][0], "_mark_routes_changed"))
-            if isinstance(route, routing.Route):
+            if isinstance(route, routing.WebSocketRoute):
+                self._sockets[id(route.endpoint)] = route
+            if isinstance(route, (routing.Route, routing.WebSocketRoute)):
                 yield _served(route, path, host)
 
 
@@ -457,13 +478,15 @@ def _require_judged(route: Any, values: Mapping[str, Any]) -> None:
     call.compare(call.parameters.require_judged, values)
 
 
-def _names(route: Any) -> tuple[str | None, ...]:
-    return getattr(route, "name", None), getattr(getattr(route, "endpoint", None), "__name__", None)
+def _methods_of(route: Any) -> set[str]:
+    """Return the methods of a route; empty for all."""
+    methods: set[str] | None = getattr(route, "methods", {WEBSOCKET})
+    return methods or set()
 
 
 def _takes(route: Any, method: str) -> bool:
-    methods = getattr(route, "methods", None)
-    return not methods or not method or method in methods
+    methods = _methods_of(route)
+    return not method or (method in methods if methods else method != WEBSOCKET)
 
 
 def _served(route: Any, declared: str, host: str) -> Served:

@@ -32,6 +32,7 @@ class PublicCall:
     """
 
     decision = parameters = None
+    is_socket = False
     headers: Headers = MappingProxyType({})  # a gate reads the arguments before it asks for the decision: none here
     body = b""
     endpoints: GatedRoutes

@@ -38,7 +38,8 @@ _REST: Final = re.compile(r"\{[A-Za-z_][A-Za-z0-9_]*:path\}")
 _FIELD: Final = re.compile(r"\{([A-Za-z0-9_.\[\]-]+)(?::(int|number|list))?\}")
 _NUMBER: Final = re.compile(r"-?(?:0|[1-9][0-9]*)(\.[0-9]+)?(e[+-][0-9]+)?")
 _MAX_NUMBER_CHARS: Final = 32  # more than the one spelling of any number has
-_BODILESS: Final = frozenset(("GET", "HEAD"))  # RFC 9110 9.3.1: their bodies have no meaning
+WEBSOCKET: Final = "WEBSOCKET"  # in the place of a method: the handshake of a WebSocket, which is a GET
+_BODILESS: Final = frozenset(("GET", "HEAD", WEBSOCKET))  # RFC 9110 9.3.1: their bodies have no meaning
 # Frameworks and proxies resolve these in different ways: control characters, backslash, empty and dot segments; and in
 # the raw path, path parameters and an escaped slash, backslash, dot, NUL or per cent sign, which some decode before
 # they split the path and some after.
@@ -192,7 +193,10 @@ class RouteMap:
             RequestError: The request has no single meaning.
         """
         require_clean_path(scope)
-        found = self._find(scope["method"], _path_of(scope).split("/")[1:])
+        method = WEBSOCKET if scope.get("type") == "websocket" else scope["method"]
+        if method == WEBSOCKET and "method" in scope:  # a caller may send any word as its method
+            return None
+        found = self._find(method, _path_of(scope).split("/")[1:])
         if found is None:
             return None
         route, parameters = found
@@ -202,9 +206,7 @@ class RouteMap:
         key = route.key
         query = key.typed(key.read_query(scope["query_string"]))
         members = read_body(collect_headers(scope["headers"]), body)
-        return key.tool, join_arguments(
-            key, scope["method"], merge(outer, parameters), query, members, has_body=bool(body)
-        )
+        return key.tool, join_arguments(key, method, merge(outer, parameters), query, members, has_body=bool(body))
 
     def is_public(self, scope: Scope) -> bool:
         """Return whether a request is for a public route.

@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A guarded WebSocket: one decision at its handshake, and its end after a kill.  SPEC 8.4, 11.
+
+The handshake is a ``GET`` without a body, which the call proof covers.  The grant is rechecked while the connection is
+open, as that of a running response, so that a kill ends it within the lease.
+"""
+
+import time
+from typing import Any, Final
+
+from arx_verifier.enforcement.calls import CALL, Call, Message, Receive, Send, Young
+from arx_verifier.enforcement.enforcement import Enforcement, RefusedCall
+from arx_verifier.enforcement.problems import Answer
+from arx_verifier.enforcement.routes import Headers, Scope
+from arx_verifier.verification import Screened
+
+_POLICY_VIOLATION: Final = 1008  # RFC 6455 7.4.1
+_DENIAL: Final = "websocket.http.response"
+
+
+class SocketCall(Call):
+    """One WebSocket, and the decision on its handshake; see ``Call``.
+
+    Args:
+        enforcement: The decisions of the verifier.
+        young: The new calls of the same event loop.
+        scope: The ASGI ``websocket`` scope as the server made it.
+        headers: ``collect_headers`` of it.
+        screened: The presented token, authenticated.
+        receive: The server's ``receive``.
+        send: The server's ``send``.
+        peer: The address of the caller, or None.
+    """
+
+    is_socket = True
+    _accepted = _closed = False
+
+    def __init__(
+        self,
+        enforcement: Enforcement,
+        young: Young,
+        scope: Scope,
+        headers: Headers,
+        screened: Screened,
+        receive: Receive,
+        send: Send,
+        peer: str | None,
+    ) -> None:
+        super().__init__(enforcement, young, {**scope, "method": "GET"}, headers, screened, b"", receive, send, peer)
+        self._extensions = scope.get("extensions") or {}
+
+    async def run(self, app: Any, scope: Scope) -> None:
+        """Run the application, refuse a handshake on which no gate decided, and close a connection that was ended."""
+        await super().run(app, scope)
+        ended = self._ended
+        if ended is not None and not self._closed:
+            self._closed = True
+            await self._send({"type": "websocket.close", "code": _POLICY_VIOLATION, "reason": ended.code})
+
+    async def refuse(self, problem: RefusedCall, _: Send | None = None) -> None:
+        """Refuse the handshake, or close the connection; every later message of the application is dropped."""
+        self.problem = problem
+        if self._closed:
+            return
+        self._closed = self.started = True
+        if self._accepted:
+            await self._send({"type": "websocket.close", "code": _POLICY_VIOLATION, "reason": problem.code})
+        else:
+            await deny(self._enforcement.answer(problem), self._extensions, self._send)
+
+    def replay(self) -> Receive:
+        """Return the server's ``receive``: a handshake has no body."""
+        return self._receive
+
+    async def _receive_body(self) -> Message:
+        return await self._receive()
+
+    async def _guarded_send(self, message: Message) -> None:
+        if self._closed:
+            return
+        grant, kind = self._grant, message["type"]
+        if grant is None:
+            await self._refuse_unjudged()
+            return
+        self._open = True
+        if time.monotonic() >= self._due and grant.ended is None:
+            self.look()
+        if grant.ended is not None:
+            raise ConnectionAbortedError("the connection was ended: its token was revoked, frozen or expired")
+        await self._send(message)
+        self.started = True
+        self._accepted = self._accepted or kind == "websocket.accept"
+        self._closed = kind in ("websocket.close", f"{_DENIAL}.body") and not message.get("more_body", False)
+
+
+class SocketScope(dict[str, Any]):
+    """The scope of a WebSocket, which gives a gate to a route that FastAPI copied.
+
+    Args:
+        scope: The scope.
+    """
+
+    # FastAPI makes a new route of each one in an included router, and routes to it: only here is it seen in time.
+
+    def copy(self) -> "SocketScope":
+        """Return another scope of the same WebSocket."""
+        return SocketScope(self)
+
+    def update(self, *given: Any, **more: Any) -> None:
+        """Update the scope, and add a gate to the route that the framework notes."""
+        super().update(*given, **more)
+        route = self.get("route")
+        if any("endpoint" in each for each in given) and hasattr(route, "dependant"):
+            self[CALL].endpoints.gate_copy(route)
+
+
+async def deny(answer: Answer, extensions: Any, send: Send) -> None:
+    """Refuse a handshake, with the problem where the server can send one.
+
+    Args:
+        answer: The answer.
+        extensions: The extensions of the scope.
+        send: The ASGI ``send``.
+    """
+    if _DENIAL in extensions:
+        await send({"type": f"{_DENIAL}.start", "status": answer.status, "headers": answer.headers})
+        await send({"type": f"{_DENIAL}.body", "body": answer.body, "more_body": False})
+    else:
+        await send({"type": "websocket.close", "code": _POLICY_VIOLATION})
