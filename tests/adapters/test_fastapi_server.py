@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import httpx
 import pytest
-from fastapi import APIRouter, Depends, FastAPI, WebSocket
+from fastapi import APIRouter, Depends, FastAPI, File, Form, UploadFile, WebSocket
 from fastapi.security import APIKeyHeader
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
@@ -95,6 +95,42 @@ def test_no_token_in_logs(realm: UnsafeTestRealm, orders: httpx.Client, caplog: 
     assert len(sent) == 4
     for value in sent:
         assert value.removeprefix("Bearer ")[:60] not in seen
+
+
+def test_an_uploaded_file_is_judged_by_its_content(realm: UnsafeTestRealm) -> None:
+    """Digest, size and type of the file and the text of each field are arguments; what is judged is what arrives."""
+    ran: list[Any] = []
+    app = FastAPI()
+
+    @app.post("/files/{order_id}")
+    async def attach(
+        order_id: str, file: UploadFile, pages: Annotated[int, Form()], note: Annotated[str, Form()] = ""
+    ) -> None:
+        ran.append((order_id, await file.read(), file.content_type, pages, note))
+
+    @app.post("/raw")
+    def raw(file: Annotated[bytes, File()]) -> None:
+        ran.append(file)
+
+    guard(app, realm.verifier, tools={"attach": "files.attach", "raw": "files.raw"})
+    agent = realm.caller(Rule(tool="files.attach"), Rule(tool="files.raw"))
+    small = Constraint(fields={"digest": Constraint(any=True), "size": Constraint(max=5), "content_type": "text/plain"})
+    few = realm.caller(Rule(tool="files.attach", args={"order_id": "o-1", "pages": "1", "note": "ok", "file": small}))
+    with served(app) as address, httpx.Client(base_url=address) as http:
+        files = {"file": ("a.txt", b"abc" * 1000, "text/plain")}
+        assert http.post("/files/o-1", files=files, data={"pages": "2", "note": "ü"}, auth=agent).status_code == 200
+        assert http.post("/raw", files={"file": ("a", b"\x00--\r\n")}, auth=agent).status_code == 200
+        assert ran == [("o-1", b"abc" * 1000, "text/plain", 2, "ü"), b"\x00--\r\n"]
+        answer = http.post("/files/o-1", files=files, data={"pages": "02"}, auth=agent)
+        assert (answer.status_code, answer.json()["code"]) == (400, "malformed_request")
+        data = {"pages": "1", "note": "ok"}
+        for content, kind, status in ((b"abc", "text/plain", 200), (b"abcdef", "text/plain", 403), (b"a", "x/y", 403)):
+            answer = http.post("/files/o-1", files={"file": ("a", content, kind)}, data=data, auth=few)
+            assert answer.status_code == status, answer.text
+        assert ran.pop() == ("o-1", b"abc", "text/plain", 1, "ok")
+        answer = http.post("/files/o-1", files=[*files.items(), *files.items()], data={"pages": "1"}, auth=agent)
+        assert answer.json()["code"] == "malformed_request"
+    assert len(ran) == 2
 
 
 def _live(ran: list[Any]) -> Any:

@@ -15,6 +15,7 @@ from enum import Enum
 from types import UnionType
 from typing import Annotated, Any, Final, NamedTuple, Union, get_args, get_origin
 
+from arx_verifier.enforcement.uploads import digest_of
 from arx_verifier.errors import RequestError
 
 RUNNING: Final[ContextVar[Any]] = ContextVar("arx_call", default=None)
@@ -96,12 +97,13 @@ class Parameters:
         if sent.body is None:
             return
         fields = dependant.body_params
+        form = sys.modules["fastapi.params"].Form  # its fields are sent as text
         if len(fields) == 1 and not self._embedded:
-            yield fields[0], sent.body, False
+            yield fields[0], sent.body, isinstance(fields[0].field_info, form)
             return
         for field in fields:
             for wire in _sent_for(field.field_info, field.name, sent.body):
-                yield field, wire, False
+                yield field, wire, isinstance(field.field_info, form)
 
 
 def declared_query(dependant: Any) -> dict[str, str]:
@@ -182,6 +184,8 @@ def differs(got: Any, wire: Any, text: bool) -> bool:
     kind = type(got)
     if kind is bool:
         return bool(wire != ("true" if got else "false")) if text else wire is not got
+    if kind is bytes or (hasattr(got, "file") and hasattr(got, "content_type")):
+        return _file_differs(got, wire)
     if kind is str:
         return type(wire) is not str or got != wire
     if kind in _NUMBERS:
@@ -199,6 +203,17 @@ def differs(got: Any, wire: Any, text: bool) -> bool:
             differs(getattr(got, name, _ABSENT), value, text) for name, value in wire.items()
         )
     return type(wire) is not str or wire not in _spellings(got)
+
+
+def _file_differs(got: Any, wire: Any) -> bool:
+    """Return whether a file, or the bytes of one, is another one than was judged."""
+    if not isinstance(wire, Mapping):
+        return True
+    if type(got) is bytes:
+        return digest_of(got) != wire.get("digest")
+    data = got.file.read()
+    got.file.seek(0)
+    return digest_of(data) != wire.get("digest") or (got.content_type or "") != wire.get("content_type")
 
 
 def _number_differs(got: Any, wire: Any, text: bool) -> bool:

@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 from urllib.parse import unquote_to_bytes
 from uuid import UUID
 
+from arx_verifier.enforcement.uploads import read_multipart
 from arx_verifier.errors import RequestError, SettingsError
 from arx_verifier.jcs import MAX_INTEGER
 from arx_verifier.jcs import number as number_text
@@ -375,7 +376,7 @@ def _number(name: str, text: str, kind: str) -> int | float:
 
 
 def read_body(headers: Headers, body: bytes) -> dict[str, Any]:
-    """Parse the members of a JSON body; an empty body has none.
+    """Parse the members of a JSON body, or the fields and files of a multipart body; an empty body has none.
 
     Args:
         headers: The request's headers.
@@ -398,9 +399,11 @@ def read_body(headers: Headers, body: bytes) -> dict[str, Any]:
         return {}
     if encoding is not None and encoding.strip().lower() not in (b"", b"identity"):
         raise RequestError("the body has a Content-Encoding: what was checked must be what the application reads")
+    if media.strip().lower() == "multipart/form-data":
+        return read_multipart(kind, body)
     if LINE_BREAK in kind or not _JSON_TYPE.fullmatch(media.strip()):
         # The application would read arguments, such as those of a form, to which no rule was applied.
-        raise RequestError("the body is not of one JSON type (Content-Type: application/json)")
+        raise RequestError("the body is not of one JSON type (Content-Type: application/json), nor multipart/form-data")
     return read_json_object(body)
 
 
