@@ -8,9 +8,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from arx_caps.agent import Agent, Approval, Session, Task
+    from arx_caps.agent import Agent, Approval, AsyncAgent, Session, Task
 
-__all__ = ["Agent", "Approval", "Session", "Task"]
+__all__ = ["Agent", "Approval", "AsyncAgent", "Session", "Task"]
 
 
 # Each name is imported at its first use (PEP 562), so that `import arx_caps` stays quick.

@@ -11,6 +11,7 @@ from arx_verifier._door import open_door
 if TYPE_CHECKING:
     from arx_caps.agent.agent import Agent, Workload
     from arx_caps.agent.approval import Approval
+    from arx_caps.agent.async_agent import AsyncAgent, AsyncApproval, AsyncSession, AsyncStartedTask
     from arx_caps.agent.auth import ArxAuth
     from arx_caps.agent.bundle import Bundle
     from arx_caps.agent.local_tools import local_tool
@@ -26,6 +27,7 @@ else:
         __name__,
         {
             "agent": "Agent Workload",
+            "async_agent": "AsyncAgent AsyncApproval AsyncSession AsyncStartedTask",
             "approval": "Approval",
             "auth": "ArxAuth",
             "bundle": "Bundle",
@@ -44,6 +46,10 @@ __all__ = [
     "Agent",
     "Approval",
     "ArxAuth",
+    "AsyncAgent",
+    "AsyncApproval",
+    "AsyncSession",
+    "AsyncStartedTask",
     "Bundle",
     "CurrentTaskAuth",
     "McpSigner",

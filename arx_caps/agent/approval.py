@@ -7,7 +7,7 @@ answers the third-party caveat in the task's token and is of no use without that
 
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Final, Protocol, Self
 
 import msgspec
@@ -181,8 +181,7 @@ class Approval(Shared):
     def wait(self, timeout_s: float | None = None, tell: Callable[["Approval"], object] | None = None) -> Self:
         """Wait until operators have answered; the mint is asked each second, later every five.
 
-        A mint that does not answer meanwhile is asked again.  In a program that runs on an event loop, wait in a
-        thread: ``await asyncio.to_thread(approval.wait)``.
+        A mint that does not answer meanwhile is asked again.  On an event loop: ``await AsyncApproval.wait()``.
 
         Args:
             timeout_s: How long at most, in seconds; until the task ends when left out.
@@ -196,19 +195,38 @@ class Approval(Shared):
             TokenError: The session was ended, frozen or killed.
             TimeoutError: No operator has answered yet; a later ``wait`` may go on.
         """
+        for pause_s in self.pauses(timeout_s, tell):
+            time.sleep(pause_s)
+        return self
+
+    def pauses(
+        self, timeout_s: float | None = None, notify: Callable[["Approval"], object] | None = None
+    ) -> Iterator[float]:
+        """Ask the mint before each pause, and yield how long to wait until it is asked again; see ``wait``.
+
+        Args:
+            timeout_s: As for ``wait``.
+            notify: Called whenever something is new.
+
+        Yields:
+            The pause, in seconds; nothing more once operators have answered.
+
+        Raises:
+            ArxError: As ``wait``.
+            TimeoutError: As ``wait``.
+        """
         until = None if timeout_s is None else time.monotonic() + timeout_s
         # The monotonic clock: a step of the wall clock must not end the wait, or prolong it.
         pause, known = FIRST_PAUSE_S, (self.state, self.by)
         while not self._answered():
-            if tell is not None and known != (self.state, self.by):
-                tell(self)
+            if notify is not None and known != (self.state, self.by):
+                notify(self)
             known = (self.state, self.by)
             left = pause if until is None else min(pause, until - time.monotonic())
             if left <= 0:
                 raise TimeoutError(f"{self.id} still waits: {len(self.by)} of {self.need} operators have said yes")
-            time.sleep(left * random.uniform(0.8, 1.0))  # noqa: S311 - agents that asked together spread out
+            yield left * random.uniform(0.8, 1.0)  # noqa: S311 - agents that asked together spread out
             pause = min(pause * SLOWER, LONGEST_PAUSE_S)
-        return self
 
     def encode(self) -> str:
         """Return the text that hands this approval to a sub-agent that makes the call, ``arx1_…``.  It is a secret.
