@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A client of the ``mcp`` SDK 1.30 that signs each message of a task, over HTTP and stdio.
+
+``docs/adapters/mcp.md`` has an example.  Extra: ``arx-caps[mcp-v1]``.
+"""
+
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any, Final
+
+from mcp import ClientSession, McpError, StdioServerParameters, types
+from mcp.client.stdio import stdio_client
+from mcp.client.streamable_http import streamable_http_client
+from pydantic import AnyUrl
+
+from arx_caps.agent import Approval, McpSigner, SignedTransport, Task
+from arx_verifier.errors import ArxError
+from arx_verifier.refusal_text import error_for_model
+
+_REFUSED: Final = -32010  # as the server's adapter has it
+
+
+@asynccontextmanager
+async def arx_session(
+    task: Task, server: str | StdioServerParameters, *, audience: str | None = None, **options: Any
+) -> AsyncIterator["ArxSession"]:
+    """Connect to a server, and give an initialized session that signs each message and checks each call first.
+
+    Args:
+        task: The task.
+        server: The server's URL, or the command that runs it.
+        audience: The server's audience, where neither its URL nor the task shows which one it is.
+        options: As ``mcp.ClientSession``.
+
+    Raises:
+        AttenuationError: The task has no token for the server, or several and ``audience`` is missing.
+    """
+    signer = McpSigner(task, audience, server if isinstance(server, str) else None)
+    transport: Any = streamable_http_client(server) if isinstance(server, str) else stdio_client(server)
+    async with (
+        SignedTransport(transport, signer) as (read, write),
+        ArxSession(signer, read, write, **options) as session,
+    ):
+        await session.initialize()
+        yield session
+
+
+class ArxSession(ClientSession):
+    """``mcp.ClientSession`` with a task; ``arx_session`` makes it.
+
+    A refused call of a tool is a result with ``isError``, which the model reads; other refusals are ``McpError``.
+    """
+
+    def __init__(self, signer: McpSigner, read: Any, write: Any, **options: Any) -> None:
+        super().__init__(read, write, **options)
+        self._signer = signer
+
+    async def call_tool(
+        self,
+        name: str,
+        arguments: dict[str, Any] | None = None,
+        *args: Any,
+        approvals: Sequence[Approval] = (),
+        **more: Any,
+    ) -> types.CallToolResult:
+        """Call a tool as ``mcp.ClientSession`` does.
+
+        Args:
+            name: The tool's name.
+            arguments: Its arguments.
+            args: As ``mcp.ClientSession``.
+            approvals: What operators have approved of this call.
+            more: As ``mcp.ClientSession``.
+        """
+        try:
+            with self._signer.call("tools/call", {"name": name, "arguments": arguments}, approvals):
+                return await super().call_tool(name, arguments, *args, **more)
+        except ArxError as error:
+            text = types.TextContent(type="text", text=error_for_model(name, error))
+            return types.CallToolResult(content=[text], isError=True)
+
+    async def read_resource(self, uri: AnyUrl) -> types.ReadResourceResult:
+        """Read a resource as ``mcp.ClientSession`` does.
+
+        Raises:
+            McpError: The task does not allow it, or the server refuses.
+        """
+        with self._checked("resources/read", {"uri": str(uri)}):
+            return await super().read_resource(uri)
+
+    async def get_prompt(self, name: str, arguments: dict[str, str] | None = None) -> types.GetPromptResult:
+        """Get a prompt as ``mcp.ClientSession`` does.
+
+        Raises:
+            McpError: The task does not allow it, or the server refuses.
+        """
+        with self._checked("prompts/get", {"name": name, "arguments": arguments}):
+            return await super().get_prompt(name, arguments)
+
+    async def list_tools(self, *args: Any, **more: Any) -> types.ListToolsResult:
+        """List the tools that the task can allow."""
+        found = await super().list_tools(*args, **more)
+        return found.model_copy(update={"tools": [tool for tool in found.tools if self._signer.offers(tool.name)]})
+
+    @contextmanager
+    def _checked(self, method: str, params: Mapping[str, Any]) -> Iterator[None]:
+        try:
+            with self._signer.call(method, params):
+                yield
+        except ArxError as error:
+            data = types.ErrorData(code=_REFUSED, message=error_for_model(method, error), data={"code": error.code})
+            raise McpError(data) from None

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Guard an MCP server of the ``mcp`` SDK 1.30: tools, resources and prompts, over HTTP and stdio.
+
+``docs/adapters/mcp.md`` has an example, and what the policy calls each message.  Extra: ``arx-verifier[mcp-v1]``.
+"""
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any, TypeVar, overload
+
+from mcp import McpError, types
+from mcp.server.fastmcp import FastMCP
+from mcp.server.lowlevel import Server
+from mcp.server.lowlevel.server import request_ctx
+
+from arx_verifier.enforcement import McpMessage, Messages, RefusedCall
+from arx_verifier.verification import Verifier
+
+S = TypeVar("S", FastMCP[Any], Server[Any, Any])
+Handler = Callable[[Any], Awaitable[types.ServerResult]]
+
+
+def guard(server: S, verifier: Verifier, *, trusted_proxies: Iterable[str] = (), recheck_ms: int = 250) -> S:
+    """Guard a server: from here on a tool runs with a grant, or not at all.
+
+    ``current_grant()`` is the grant inside a tool, a resource and a prompt.  Tools may be added later.
+
+    Args:
+        server: The server.
+        verifier: The verifier.  The first message starts it; the program closes it.
+        trusted_proxies: Networks of the proxies whose ``X-Forwarded-For`` is trusted.
+        recheck_ms: Longest time between two rechecks of the grant of a running tool, ms.
+
+    Returns:
+        The same server.
+
+    Raises:
+        SettingsError: A network is malformed.
+    """
+    inner: Any = server._mcp_server if isinstance(server, FastMCP) else server  # noqa: SLF001 - it has no other name
+    messages = Messages(verifier, trusted_proxies=trusted_proxies, recheck_ms=recheck_ms)
+    inner.request_handlers = _Handlers(inner.request_handlers, messages)
+    return server
+
+
+class _Handlers(dict[type, Handler]):
+    """The handlers of a server by type of request; ``get``, by which the SDK serves a client, returns guarded ones."""
+
+    # This version of the SDK has no middleware.  Its own code takes handlers by ``[]``, which stay as they are.
+
+    def __init__(self, handlers: Mapping[type, Handler], messages: Messages) -> None:
+        super().__init__(handlers)
+        self._messages = messages
+
+    @overload
+    def get(self, kind: type, default: None = None, /) -> Handler | None: ...
+    @overload
+    def get(self, kind: type, default: Any, /) -> Any: ...
+    def get(self, kind: type, default: Any = None, /) -> Any:
+        """Return the guarded handler of a type of request."""
+        handler = super().get(kind)
+        if handler is None:
+            return default
+
+        async def guarded(request: Any) -> types.ServerResult:
+            return await self._answer(request, handler)
+
+        return guarded
+
+    async def _answer(self, request: Any, handler: Handler) -> types.ServerResult:
+        message = _message_of(request)
+        try:
+            if message.is_call:
+                work = await self._messages.decide(message)
+                if work.ambiguous and message.method == "tools/call":
+                    work.require_texts(await self._schema_of(str(message.params["name"])))
+                return await work.run(lambda: handler(request))
+            screened = await self._messages.recognize(message)
+            result = await handler(request)
+        except RefusedCall as problem:
+            refusal = self._messages.refusal(message, problem)
+            if not refusal.for_model:
+                raise McpError(types.ErrorData(code=refusal.error, message=refusal.text, data=refusal.data)) from None
+            text = types.TextContent(type="text", text=refusal.text)
+            return types.ServerResult(types.CallToolResult(content=[text], isError=True))
+        if message.lists is not None:
+            items = [
+                item
+                for item in getattr(result.root, message.lists)
+                if self._messages.shows(message, screened, str(getattr(item, "uri", item.name)))
+            ]
+            # A copy: the server may keep the list for its next caller.
+            result = types.ServerResult(result.root.model_copy(update={message.lists: items}))
+        return result
+
+    async def _schema_of(self, tool: str) -> Mapping[str, Any]:
+        """Return the input schema of a tool as the server lists it; an empty one if it does not."""
+        listing = super().get(types.ListToolsRequest)
+        listed: Any = [] if listing is None else (await listing(types.ListToolsRequest(method="tools/list"))).root
+        return next((found.inputSchema for found in getattr(listed, "tools", ()) if found.name == tool), {})
+
+
+def _message_of(request: Any) -> McpMessage:
+    context = request_ctx.get()
+    sent = request.params
+    params = {} if sent is None else sent.model_dump(by_alias=True, exclude_none=True, mode="json", exclude={"meta"})
+    if getattr(sent, "arguments", None) is not None:
+        params["arguments"] = sent.arguments  # as they were sent, also what has no value
+    meta = {} if context.meta is None else context.meta.model_dump(exclude_none=True)
+    return McpMessage(request.method, params, meta, context.request_id, context.request)
