@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 from collections.abc import Coroutine, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from mcp import MCPError, StdioServerParameters
 from mcp.server import MCPServer
 from mcp_types import HEADER_MISMATCH
 
-from arx_caps.agent import Task
+from arx_caps.agent import Agent, Approval, Task
 from arx_caps.integrations.mcp import Client
 from arx_verifier import AttenuationError, open_verifier
 from tests.adapters.asgi_server import serving
@@ -201,3 +202,39 @@ def test_no_log_and_no_answer_has_a_token(shop: Shop, way: str, caplog: pytest.L
     assert "tools/call" in logs or way == "stdio"
     assert TOKEN.search(logs) is None
     assert not [secret for secret in secrets if secret[-40:] in logs]
+
+
+def test_an_approval_suspends_a_call_and_outlives_the_process(shop: Shop, tmp_path: Path) -> None:
+    """The model reads that an operator must approve; the next process resumes the call, once and unchanged."""
+    key, args = shop.mint.enrol("acme/night"), {"order_id": "o-1", "amount": 15}
+
+    async def refund(task: Task, url: str, amount: int, *approvals: Approval) -> Any:
+        async with Client(url, task=task) as client:
+            if approvals:
+                return await client.call_tool("refund", args | {"amount": amount}, approvals=approvals)
+            return await client.session.call_tool("refund", args | {"amount": amount})  # asked of the server at once
+
+    with served(shop, "http") as url:
+        with Agent.from_key_file(key) as first:
+            session = first.open_session()
+            task = session.start_task("approved")
+            refused = run(refund(task, url, 15))
+            assert refused.is_error
+            assert "before an operator has approved it" in text_of(refused)
+            asked = task.ask_approval("orders.refund", args).id
+            session.save(tmp_path / "session.json")
+            task.save(tmp_path / "task")
+        shop.mint.operator("POST", "/v1/approvals", body={"approval": asked, "outcome": "approve", "why": None})
+        with (
+            Agent.from_key_file(key) as second,
+            second.resume_session(tmp_path / "session.json") as session,
+            session.resume_task(tmp_path / "task") as task,
+        ):
+            approval = session.approval(asked).wait(timeout_s=30)
+            changed = run(refund(task, url, 16, approval))
+            assert changed.is_error
+            assert "amount" in text_of(changed)
+            assert text_of(run(refund(task, url, 15, approval))) == "15 refunded for o-1"
+            again = run(refund(task, url, 15, approval))
+            assert again.is_error
+            assert "must be used for one call only" in text_of(again)
