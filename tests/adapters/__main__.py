@@ -53,11 +53,12 @@ def main() -> None:
 
 def _passes(adapter: Path, name: str) -> bool:
     guards = adapter.parent == GUARDING
+    own = name.replace("_", "-")  # an extra's name as PEP 685 writes it: pip finds no other spelling
     if guards:
-        python = prepare(f"{name}-server", (*TOOLS, *BESIDE.get(name, ())), extra=name)
+        python = prepare(f"{name}-server", (*TOOLS, *BESIDE.get(name, ())), extra=own)
     else:
-        extra = name if name in _extras(ROOT / "verifier") else None
-        python = prepare(name, (*TOOLS, *BESIDE.get(name, ())), extra=extra, agent=(name, "mint", "embedded"))
+        extra = own if own in _extras(ROOT / "verifier") else None
+        python = prepare(name, (*TOOLS, *BESIDE.get(name, ())), extra=extra, agent=(own, "mint", "embedded"))
     test = f"tests/adapters/test_{name}_server.py" if guards else f"tests/adapters/test_{name}.py"
     types = [str(python), "-m", "mypy", "--follow-imports=silent", str(adapter.relative_to(ROOT))]
     tests = [str(python), "-m", "pytest", "-q", "--noconftest", test]
