@@ -67,7 +67,40 @@ def of_langchain() -> tuple[Callable[[], Any], Callable[[], Any]]:
     return lambda: None, guarded
 
 
-ADAPTERS: Final = {"langchain": of_langchain}
+def of_pydantic_ai() -> tuple[Callable[[], Any], Callable[[], Any]]:
+    """Return a step without and with the adapter."""
+    import asyncio
+
+    from pydantic_ai.messages import ModelResponse, ToolCallPart
+    from pydantic_ai.models import ModelRequestContext, ModelRequestParameters
+    from pydantic_ai.models.test import TestModel
+    from pydantic_ai.tools import RunContext, Tool
+    from pydantic_ai.usage import RunUsage
+
+    from arx_caps.integrations.pydantic_ai import Arx
+
+    made, model = Tool(refund).tool_def, TestModel()
+    ctx = RunContext[Any](deps=None, model=model, usage=RunUsage())
+    asked = ModelRequestContext(
+        model=model, messages=[], model_settings=None, model_request_parameters=ModelRequestParameters()
+    )
+    call, answered = ToolCallPart("refund", ARGS, tool_call_id="c-1"), ModelResponse(parts=[])
+    loop = asyncio.new_event_loop()
+    arx = loop.run_until_complete(Arx(task(), tools=NAMES).for_run(ctx))
+
+    async def answer(_: Any) -> Any:
+        return answered
+
+    async def step(guarded: bool) -> None:
+        if guarded:
+            await arx.prepare_tools(ctx, [made])
+            await arx.wrap_model_request(ctx, request_context=asked, handler=answer)
+            await arx.wrap_tool_execute(ctx, call=call, tool_def=made, args=ARGS, handler=answer)
+
+    return lambda: loop.run_until_complete(step(False)), lambda: loop.run_until_complete(step(True))
+
+
+ADAPTERS: Final = {"langchain": of_langchain, "pydantic_ai": of_pydantic_ai}
 
 
 def measure(call: Callable[[], Any]) -> float:

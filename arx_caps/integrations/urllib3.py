@@ -71,7 +71,7 @@ class SigningPoolManager(Shared, urllib3.PoolManager):
         self,
         method: str,
         url: str,
-        redirect: bool = False,  # noqa: ARG002 - a redirected request would be signed as any other is
+        redirect: bool = False,
         *,
         body: Any = None,
         headers: Mapping[str, str] | None = None,

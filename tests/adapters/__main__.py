@@ -29,6 +29,7 @@ BESIDE: Final = {
     "flask": WORKERS,
     "django": (*WORKERS, "django-stubs"),
     "langchain": ("langgraph-checkpoint-sqlite",),
+    "pydantic_ai": ("opentelemetry-sdk",),
 }
 
 

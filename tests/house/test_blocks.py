@@ -15,6 +15,7 @@ RUN = {
     "docs/adapters/others.md": {"../agent/test_other_frameworks.py": 1},
     "docs/adapters/google-adk.md": {"../adapters/test_google_adk.py": 1},
     "docs/adapters/langchain.md": {"../adapters/test_langchain.py": 5},
+    "docs/adapters/pydantic-ai.md": {"../adapters/test_pydantic_ai.py": 4},
     "docs/adapters/openai-agents.md": {"../adapters/test_openai_agents.py": 1},
     "docs/adapters/django.md": {"../adapters/test_django_server.py": 2},
     "docs/adapters/flask.md": {"../adapters/test_flask_server.py": 2},
