@@ -40,7 +40,7 @@ class ArxToolset(BaseToolset):
                 raise SettingsError(f"a {type(tool).__name__} cannot be guarded: give a function or a tool")
             self._tools.append(_GuardedTool(calls, tool if isinstance(tool, BaseTool) else FunctionTool(tool)))
 
-    async def get_tools(self, readonly_context: ReadonlyContext | None = None) -> list[BaseTool]:  # noqa: ARG002
+    async def get_tools(self, readonly_context: ReadonlyContext | None = None) -> list[BaseTool]:
         """Return all tools; each adds itself to a request to the model only where the task allows it."""
         return list(self._tools)
 

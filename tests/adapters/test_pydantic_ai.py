@@ -51,9 +51,13 @@ def acme(valkey: EmbeddedValkey, tmp_path_factory: pytest.TempPathFactory) -> It
 
 @pytest.fixture(autouse=True)
 def clients(acme: World) -> Iterator[list[httpx.Client]]:
-    """Nothing is served yet; at the end all clients are closed."""
+    """Nothing is served yet; at the end all clients, and the loop of ``run_sync``, are closed."""
     acme.service.served.clear()
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
     yield CLIENTS
+    loop.close()
+    asyncio.set_event_loop(None)
     while CLIENTS:
         CLIENTS.pop().close()
 
