@@ -15,8 +15,7 @@ import msgspec
 
 from arx_caps.mint.policy.parse import MISLEADING
 from arx_verifier import jcs
-from arx_verifier.constraints import Constraint, ConstraintLike, Rule
-from arx_verifier.constraints.scalars import is_integer
+from arx_verifier.constraints import Constraint, ConstraintLike, Rule, is_integer
 from arx_verifier.errors import ArxError, AttenuationError, GrantError, MalformedTokenError, shorten
 from arx_verifier.limits import MAX_NESTING
 from arx_verifier.token import Caveat, Macaroon, ThirdPartyCaveat, caveat_key, issue_discharge, require_discharge

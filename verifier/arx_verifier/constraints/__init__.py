@@ -32,7 +32,7 @@ if TYPE_CHECKING:
         read_rule,
         wrong_in,
     )
-    from arx_verifier.constraints.scalars import NUMBERS, TEXTS, is_decimal
+    from arx_verifier.constraints.scalars import NUMBERS, TEXTS, is_decimal, is_integer
 else:
     __getattr__, __dir__ = open_door(
         __name__,
@@ -44,7 +44,7 @@ else:
                 "CompiledRule MAX_TOLD Rule WireRule compile_rule compile_wire explain explain_last merge "
                 "permits read_rule explain_first wrong_in could_permit"
             ),
-            "scalars": "NUMBERS TEXTS is_decimal",
+            "scalars": "NUMBERS TEXTS is_decimal is_integer",
         },
     )
 
@@ -67,6 +67,7 @@ __all__ = [
     "explain_first",
     "explain_last",
     "is_decimal",
+    "is_integer",
     "kinds_of",
     "merge",
     "permits",
