@@ -28,6 +28,7 @@ BESIDE: Final = {
     "starlette": SERVED,
     "flask": WORKERS,
     "django": (*WORKERS, "django-stubs"),
+    "grpc": ("types-grpcio", "types-protobuf"),
     "langchain": ("langgraph-checkpoint-sqlite",),
     "pydantic_ai": ("opentelemetry-sdk",),
 }

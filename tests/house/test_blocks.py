@@ -19,6 +19,7 @@ RUN = {
     "docs/adapters/openai-agents.md": {"../adapters/test_openai_agents.py": 1},
     "docs/adapters/django.md": {"../adapters/test_django_server.py": 2},
     "docs/adapters/flask.md": {"../adapters/test_flask_server.py": 2},
+    "docs/adapters/grpc.md": {"../adapters/test_grpc.py": 2},
     "docs/adapters/wsgi.md": {"../test_serving_wsgi.py": 1},
     "README.md": {"test_examples.py": 6, "test_install.py": 1},
     "docs/adapters/fastapi.md": {"../adapters/test_fastapi_server.py": 2},

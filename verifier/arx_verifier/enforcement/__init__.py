@@ -11,8 +11,9 @@ if TYPE_CHECKING:
     from arx_verifier.enforcement.enforcement import Enforcement, RefusedCall
     from arx_verifier.enforcement.guard import current_grant, granted, protect
     from arx_verifier.enforcement.messages import META_KEY, McpMessage, Messages, meaning
+    from arx_verifier.enforcement.protobuf import arguments_of
     from arx_verifier.enforcement.routes import text_of
-    from arx_verifier.enforcement.running import RunningCall, RunningCalls
+    from arx_verifier.enforcement.rpc_call import RpcCall, RpcMethods
     from arx_verifier.enforcement.views import Matched, Views
     from arx_verifier.enforcement.wsgi import ArxWSGI, GuardedWSGI
     from arx_verifier.enforcement.wsgi_call import CALL, WSGICall
@@ -26,7 +27,8 @@ else:
             "guard": "current_grant granted protect",
             "messages": "META_KEY McpMessage Messages meaning",
             "routes": "text_of",
-            "running": "RunningCall RunningCalls",
+            "protobuf": "arguments_of",
+            "rpc_call": "RpcCall RpcMethods",
             "views": "Matched Views",
             "wsgi": "ArxWSGI GuardedWSGI",
             "wsgi_call": "CALL WSGICall",
@@ -45,10 +47,11 @@ __all__ = [
     "Messages",
     "Peers",
     "RefusedCall",
-    "RunningCall",
-    "RunningCalls",
+    "RpcCall",
+    "RpcMethods",
     "Views",
     "WSGICall",
+    "arguments_of",
     "current_grant",
     "granted",
     "meaning",

@@ -15,7 +15,6 @@ from arx_verifier.enforcement.routes import (
     join_arguments,
     read_body,
     read_keys,
-    read_query,
 )
 from arx_verifier.enforcement.wsgi_call import WSGICall
 from arx_verifier.errors import RequestError, SettingsError
@@ -97,7 +96,7 @@ class Views:
         if (matched.method, matched.query, matched.body()) != (scope["method"], scope["query_string"], call.body):
             # A middleware of the application, such as one that reads X-HTTP-Method-Override, has changed the request.
             raise RequestError("the method, the query or the body is not the one that was sent")
-        query = read_query(scope["query_string"])
+        query = key.typed(key.read_query(scope["query_string"]))
         members = read_body(collect_headers(scope["headers"]), call.body)
         has_body = bool(call.body)
         return key.tool, join_arguments(key, matched.method, matched.texts(), query, members, has_body=has_body)

@@ -1,0 +1,264 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The interceptors of gRPC servers, with threads and with asyncio, asked over a real channel."""
+
+import asyncio
+import contextlib
+import json
+import threading
+from collections.abc import Iterator
+from concurrent import futures
+from types import FunctionType
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+
+from arx_verifier import Constraint, Rule, SettingsError, current_grant
+from arx_verifier.integrations.grpc import PROBLEM, ArxAioInterceptor, ArxInterceptor
+from arx_verifier.testing import UnsafeTestRealm
+from tests.adapters.grpc_service import DATA, PREFIX, TOOLS, Call, Newer, handlers, stub
+from tests.servers import until
+
+REFUND = Rule(tool="orders.refund", args={"order_id": "o-1", "amount": Constraint(max=20)})
+GET = Rule(tool="orders.get", args={"order_id": "o-1"})
+ANY = Rule(tool="*")
+OPTIONS: dict[str, Any] = {"tools": TOOLS, "public": [f"{PREFIX}Health"], "data": DATA, "recheck_ms": 5}
+
+
+class Service:
+    """A service with a method of each kind, in threads."""
+
+    def __init__(self) -> None:
+        self.ran: list[str] = []
+        self.go_on, self.in_work = threading.Event(), threading.Event()
+
+    def unary(self, request: Any, context: Any) -> Any:
+        self.ran.append(request.order_id)
+        grant = current_grant()
+        if request.dry_run:
+            assert grant is not None
+            grant.on_end(lambda _: self.go_on.set())
+            self.in_work.set()
+            assert self.go_on.wait(60)
+        return Call(order_id=grant.holder if grant else "nobody", amount=request.amount)
+
+    def watch(self, request: Any, context: Any) -> Iterator[Any]:
+        while True:
+            grant = current_grant()
+            assert grant is not None
+            yield Call(order_id=grant.holder)
+
+    def idle(self, request: Any, context: Any) -> Iterator[Any]:
+        yield Call()
+        assert self.go_on.wait(60)
+
+    def upload(self, requests: Iterator[Any], context: Any) -> Any:
+        return Call(chunk=b"".join(request.chunk for request in requests))
+
+    def chat(self, requests: Iterator[Any], context: Any) -> Iterator[Any]:
+        yield from requests
+
+    @property
+    def methods(self) -> dict[str, Any]:
+        return {
+            **dict.fromkeys(("Get", "Refund", "Health", "Unnamed"), self.unary),
+            "Watch": self.watch,
+            "Idle": self.idle,
+            "Upload": self.upload,
+            "Chat": self.chat,
+        }
+
+
+class AioService(Service):
+    """The same on an event loop."""
+
+    async def unary(self, request: Any, context: Any) -> Any:  # type: ignore[override]
+        self.ran.append(request.order_id)
+        grant = current_grant()
+        if request.dry_run:
+            self.in_work.set()
+            await asyncio.Event().wait()  # ended by the kill alone
+        return Call(order_id=grant.holder if grant else "nobody", amount=request.amount)
+
+    async def watch(self, request: Any, context: Any) -> Any:
+        while True:
+            grant = current_grant()
+            assert grant is not None
+            await context.write(Call(order_id=grant.holder))
+
+    async def idle(self, request: Any, context: Any) -> Any:
+        yield Call()
+        await asyncio.Event().wait()
+
+    async def upload(self, requests: Any, context: Any) -> Any:
+        return Call(chunk=b"".join([request.chunk async for request in requests]))
+
+    async def chat(self, requests: Any, context: Any) -> Any:
+        async for request in requests:
+            yield request
+
+
+@contextlib.contextmanager
+def served(service: Service, realm: UnsafeTestRealm) -> Iterator[Any]:
+    if not isinstance(service, AioService):
+        with futures.ThreadPoolExecutor(8) as pool:
+            server = grpc.server(pool, interceptors=[ArxInterceptor(realm.verifier, **OPTIONS)])
+            server.add_generic_rpc_handlers((handlers(service.methods),))
+            port = server.add_insecure_port("127.0.0.1:0")
+            server.start()
+            with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+                yield channel
+            service.go_on.set()
+            server.stop(0).wait()
+        return
+    ready, ports, loop = threading.Event(), list[int](), asyncio.new_event_loop()
+    stop = asyncio.Event()
+
+    async def run() -> None:
+        server = grpc.aio.server(interceptors=[ArxAioInterceptor(realm.verifier, **OPTIONS)])
+        server.add_generic_rpc_handlers((handlers(service.methods),))
+        ports.append(server.add_insecure_port("127.0.0.1:0"))
+        await server.start()
+        ready.set()
+        await stop.wait()
+        await server.stop(0)
+
+    thread = threading.Thread(target=loop.run_until_complete, args=(run(),))
+    thread.start()
+    assert ready.wait(60)
+    try:
+        with grpc.insecure_channel(f"127.0.0.1:{ports[0]}") as channel:
+            yield channel
+    finally:
+        loop.call_soon_threadsafe(stop.set)
+        thread.join(60)
+        loop.close()
+
+
+@pytest.fixture
+def realm() -> UnsafeTestRealm:
+    return UnsafeTestRealm("orders")
+
+
+@pytest.fixture(params=[Service, AioService])
+def service(request: pytest.FixtureRequest) -> Service:
+    return request.param()  # type: ignore[no-any-return]
+
+
+@pytest.fixture
+def channel(service: Service, realm: UnsafeTestRealm) -> Iterator[Any]:
+    with served(service, realm) as channel:
+        yield channel
+
+
+def bearer(token: str) -> list[tuple[str, str]]:
+    return [("authorization", f"Bearer {token}")]
+
+
+def refused(call: Any) -> tuple[grpc.StatusCode, dict[str, Any]]:
+    """The status of a refused call, and the problem in its trailing metadata."""
+    with pytest.raises(grpc.RpcError) as caught:
+        call() if isinstance(call, FunctionType) else list(call)
+    error: Any = caught.value
+    return error.code(), json.loads(dict(error.trailing_metadata() or ()).get(PROBLEM, b"{}"))
+
+
+def test_a_call_within_the_token_runs(realm: UnsafeTestRealm, channel: Any, service: Service) -> None:
+    """The method gets its grant, also of a sub-agent, and a public method needs none."""
+    worker = realm.caller(REFUND).delegate("test/worker")
+    token = worker.token("orders.refund", order_id="o-1", amount=5)
+    answer = stub(channel, "Refund")(Call(order_id="o-1", amount=5), metadata=bearer(token), timeout=60)
+    assert (answer.order_id, answer.amount) == ("test/worker", 5)
+    assert stub(channel, "Health")(Call(), timeout=60).order_id == "nobody"
+    again = refused(lambda: stub(channel, "Refund")(Call(order_id="o-1", amount=5), metadata=bearer(token)))
+    assert (again[0], again[1]["code"]) == (grpc.StatusCode.UNAUTHENTICATED, "replayed")
+
+
+def test_a_refused_call_runs_nothing(realm: UnsafeTestRealm, channel: Any, service: Service) -> None:
+    """A caller reads the code, the expected and the received value; other arguments than the signed ones fail."""
+    caller = realm.caller(REFUND, GET)
+    refund = stub(channel, "Refund")
+    token = caller.token("orders.refund", order_id="o-1", amount=50)
+    status, problem = refused(lambda: refund(Call(order_id="o-1", amount=50), metadata=bearer(token)))
+    assert (status, problem["code"]) == (grpc.StatusCode.PERMISSION_DENIED, "argument_not_allowed")
+    assert problem["failures"] == [{"place": "caveat 1", "rule": "amount max", "expected": "20", "came": "50"}]
+    signed = bearer(caller.token("orders.refund", order_id="o-1", amount=5))
+    for message, metadata, code in (
+        (Call(order_id="o-1", amount=6), signed, "proof_invalid"),
+        (Call(order_id="o-1", amount=5), [], "missing_token"),
+        (Call(order_id="o-1", amount=5), signed * 2, "malformed_request"),
+        (Newer(order_id="o-1", amount=5, secret="x"), signed, "malformed_request"),
+        (Call(order_id="o-1", amount=5), bearer("arx1_AAAA"), "malformed"),
+    ):
+        assert refused(lambda: refund(message, metadata=metadata))[1]["code"] == code  # noqa: B023
+    any_token = bearer(realm.caller(ANY).token("orders.unnamed"))
+    assert refused(lambda: stub(channel, "Unnamed")(Call(), metadata=any_token))[1]["code"] == "tool_not_allowed"
+    assert service.ran == []
+
+
+def test_a_field_with_its_default_is_absent(realm: UnsafeTestRealm, channel: Any) -> None:
+    """Zero is not on the wire: a rule on the argument is not met by it."""
+    token = realm.caller(REFUND).token("orders.refund", order_id="o-1")
+    _, problem = refused(lambda: stub(channel, "Refund")(Call(order_id="o-1", amount=0), metadata=bearer(token)))
+    assert problem["code"] == "argument_not_allowed"
+
+
+@pytest.mark.parametrize("method", ["Watch", "Idle"])
+def test_a_kill_ends_a_stream(realm: UnsafeTestRealm, channel: Any, service: Service, method: str) -> None:
+    """A stream ends with the reason, or is cancelled in a server with threads."""
+    metadata = bearer(realm.caller(ANY).token(TOOLS[PREFIX + method]))
+    stream = stub(channel, method)(Call(), metadata=metadata, timeout=60)
+    next(stream)
+    realm.epochs.kill("agent:test/agent")
+    status, problem = refused(stream)
+    if isinstance(service, AioService) or problem:
+        assert (status, problem["code"]) == (grpc.StatusCode.UNAUTHENTICATED, "revoked")
+    else:
+        assert status == grpc.StatusCode.CANCELLED
+    until(lambda: [decision.code for decision in realm.decisions.decisions] == ["ok", "revoked"])
+
+
+def test_a_kill_during_a_unary_call_is_answered(realm: UnsafeTestRealm, channel: Any, service: Service) -> None:
+    """Nothing of the answer leaves."""
+    token = realm.caller(ANY).token("orders.get", dry_run=True)
+    call = stub(channel, "Get").future(Call(dry_run=True), metadata=bearer(token), timeout=60)
+    assert service.in_work.wait(60)
+    realm.epochs.kill("agent:test/agent")
+    assert refused(lambda: call.result())[1]["code"] == "revoked"
+
+
+def test_the_first_message_of_a_stream_decides(realm: UnsafeTestRealm, channel: Any) -> None:
+    """Later messages may bring declared data, and no argument that was not decided on."""
+    caller = realm.caller(Rule(tool="orders.upload", args={"order_id": "o-1"}), Rule(tool="orders.chat"))
+
+    def upload(*messages: Any) -> Any:
+        token = caller.token("orders.upload", **({"order_id": messages[0].order_id} if messages else {}))
+        return stub(channel, "Upload")(iter(messages), metadata=bearer(token), timeout=60)
+
+    first = Call(order_id="o-1", chunk=b"a")
+    assert upload(first, Call(chunk=b"b"), Call(order_id="o-1", chunk=b"c")).chunk == b"abc"
+    for later in (Call(order_id="o-2", chunk=b"b"), Call(amount=5)):
+        assert refused(lambda: upload(first, later))[1]["code"] == "malformed_request"  # noqa: B023
+    assert refused(lambda: upload(Call(order_id="o-2")))[1]["code"] == "argument_not_allowed"
+    assert refused(lambda: upload())[1]["code"] == "argument_not_allowed"
+    token = caller.token("orders.chat", order_id="hi")
+    chat = stub(channel, "Chat")(iter([Call(order_id="hi"), Call(order_id="more")]), metadata=bearer(token))
+    assert next(chat).order_id == "hi"
+    assert refused(chat)[1]["code"] == "malformed_request"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"tools": {"Refund": "orders.refund"}}, "no method"),
+        ({"tools": {f"{PREFIX}Refund": "no tool"}}, "no tool"),
+        ({"tools": TOOLS, "public": [f"{PREFIX}Get"]}, "is public and in"),
+        ({"tools": TOOLS, "public": "x"}, "expected a list"),
+        ({"tools": TOOLS, "recheck_ms": 0}, "recheck_ms"),
+    ],
+)
+def test_a_mistake_is_told_when_it_is_made(realm: UnsafeTestRealm, options: Any, said: str) -> None:
+    for kind in (ArxInterceptor, ArxAioInterceptor):
+        with pytest.raises(SettingsError, match=said):
+            kind(realm.verifier, **options)

@@ -1,0 +1,233 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One guarded call of an RPC server: its token in the metadata, its arguments in its messages.  SPEC 8, 11.
+
+The token is sent once, before the messages, and its proof covers one tool with its arguments.  So the first message
+decides.  A later message of the same call may differ only in fields that the service declares as ``data``, which are
+arguments of no message: anything else would reach the tool without a rule.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any, Final
+from urllib.parse import unquote
+
+from arx_verifier.enforcement.calls import RECHECK_MS
+from arx_verifier.enforcement.client_address import Peers
+from arx_verifier.enforcement.enforcement import Enforcement, RefusedCall, now_ms, read_traceparent
+from arx_verifier.enforcement.guard import granted
+from arx_verifier.enforcement.problems import Answer
+from arx_verifier.enforcement.protobuf import arguments_of
+from arx_verifier.enforcement.running import RunningCall, RunningCalls
+from arx_verifier.errors import ArxError, RequestError, SettingsError
+from arx_verifier.journal import Decision
+from arx_verifier.names import is_tool
+from arx_verifier.request import AccessRequest
+from arx_verifier.verification import Screened, Verifier
+
+Metadata = Iterable[tuple[str, str | bytes]]
+_PEERS: Final = Peers()
+
+
+class RpcMethods:
+    """The tools of a server's methods.
+
+    Args:
+        verifier: The verifier; it starts with the first call of each process.
+        tools: The tool of each guarded method: ``{"/orders.Orders/Refund": "orders.refund"}``.
+        public: The methods that need no token.
+        data: The fields of a method's messages that are no arguments: ``{"/orders.Orders/Upload": ["chunk"]}``.
+        recheck_ms: Longest time between two rechecks of the grant of a running call, ms; at least 1.
+
+    Raises:
+        SettingsError: A name is malformed, a method is public and in ``tools``, or ``recheck_ms`` is below 1.
+    """
+
+    def __init__(
+        self,
+        verifier: Verifier,
+        tools: Mapping[str, str],
+        public: Collection[str] = (),
+        data: Mapping[str, Collection[str]] | None = None,
+        recheck_ms: int = RECHECK_MS,
+    ) -> None:
+        self.enforcement, self.calls = Enforcement(verifier), RunningCalls(verifier, recheck_ms)
+        self.tools, self._public, self.data = dict(tools), frozenset(public), dict(data or {})
+        if isinstance(public, str):
+            raise SettingsError(f"`public`: expected a list of methods, got {public!r:.100}")
+        for method in (*self.tools, *self._public, *self.data):
+            if not method.startswith("/") or method.count("/") != 2:
+                raise SettingsError(f"{method!r:.100} is no method: expected one such as '/orders.Orders/Refund'")
+        for method, tool in self.tools.items():
+            if not is_tool(tool):
+                raise SettingsError(f"method {method!r:.100} names {tool!r:.100}, which is no tool")
+        if both := sorted(self._public & self.tools.keys()):
+            raise SettingsError(f"{both[0]!r:.100} is public and in `tools`")
+
+    def is_public(self, method: str) -> bool:
+        """Return whether a method needs no token.
+
+        Args:
+            method: Its whole name.
+        """
+        return method in self._public
+
+    def call(self, method: str, metadata: Metadata) -> "RpcCall":
+        """Return a call; its token is authenticated before a message is read.
+
+        Args:
+            method: The whole name of its method.
+            metadata: What came before the messages.
+        """
+        return RpcCall(self, method, metadata)
+
+
+class RpcCall:
+    """One call of a guarded method.
+
+    Args:
+        methods: The tools of the server.
+        method: The method.
+        metadata: What came before the messages.
+    """
+
+    running: RunningCall | None = None
+    _screened: Screened | None = None
+    _unread: RefusedCall | None = None
+    _args: dict[str, Any]
+    _grant: granted
+
+    def __init__(self, methods: RpcMethods, method: str, metadata: Metadata) -> None:
+        self._methods, self._tool = methods, methods.tools.get(method, "")
+        self._data = frozenset(methods.data.get(method, ()))
+        found: dict[str, list[bytes]] = {}
+        for name, value in metadata:
+            found.setdefault(name, []).append(value if isinstance(value, bytes) else value.encode("latin-1", "replace"))
+        trace = found.get("traceparent")
+        self._traceparent = read_traceparent(trace[0]) if trace and len(trace) == 1 else None
+        try:
+            self._screened = methods.enforcement.screen(b"\n".join(found.get("authorization", [])))
+            if not self._tool:
+                raise RefusedCall("tool_not_allowed", "this method has no tool")
+        except RefusedCall as problem:
+            self._unread = problem
+
+    def admit(self, peer: str) -> None:
+        """Require a token of this service, before a message is read.
+
+        Args:
+            peer: The other end, such as ``ipv4:192.0.2.7:5000``.
+
+        Raises:
+            RefusedCall: There is none, or the method has no tool.
+        """
+        kind, _, place = unquote(peer).partition(":")
+        host = place.rpartition(":")[0].strip("[]") if kind in ("ipv4", "ipv6") else None
+        self._peer = _PEERS.of(host)
+        if self._unread is not None:
+            self.refuse_unread(self._unread)
+
+    def refuse_unread(self, problem: RefusedCall) -> None:
+        """Count and raise the refusal of a call on which no decision can be made."""
+        self._methods.enforcement.count(problem, self._peer)
+        raise problem
+
+    def request(self, message: Any) -> AccessRequest:
+        """Return the request that the first message makes.
+
+        Args:
+            message: The first message; None for a stream without one.
+
+        Raises:
+            RefusedCall: The message has no single meaning.
+        """
+        try:
+            self._args = {} if message is None else self._arguments(message)
+        except RequestError as error:
+            self.refuse_unread(RefusedCall("malformed_request", str(error)))
+        return AccessRequest(self._tool, self._args, now_ms(), self._peer, None, None, self._traceparent)
+
+    def decide(self, request: AccessRequest, cut: Callable[[], object]) -> None:
+        """Decide on the request; see ``begin``."""
+        assert self._screened is not None
+        decision = self._methods.enforcement.decide(self._screened.token, request, self._screened)
+        self.begin(decision, request, cut)
+
+    async def decide_async(self, request: AccessRequest, cut: Callable[[], object]) -> None:
+        """Decide on the request without blocking the event loop; see ``begin``."""
+        assert self._screened is not None
+        enforcement = self._methods.enforcement
+        self.begin(await enforcement.decide_async(self._screened.token, request, self._screened), request, cut)
+
+    def begin(self, decision: Decision, request: AccessRequest, cut: Callable[[], object]) -> None:
+        """Recheck the grant of a decision from now on.
+
+        Args:
+            decision: The decision.
+            request: The request that it was made on.
+            cut: Called once, in any thread, after the call was ended.
+
+        Raises:
+            RefusedCall: The decision is a refusal.
+        """
+        self._methods.enforcement.require(decision, request)
+        self._grant = granted(self._methods.enforcement, decision, request)
+        self.running = self._methods.calls.begin(decision, cut)
+
+    def context(self) -> granted:
+        """Return a context in which ``current_grant()`` is that of the call."""
+        return self._grant
+
+    def take(self, message: Any) -> Any:
+        """Return a later message of the call.
+
+        Args:
+            message: The message.
+
+        Raises:
+            RequestError: It has arguments that were not decided on; the call is ended.
+        """
+        assert self.running is not None
+        try:
+            later = self._arguments(message)
+            # Absent differs from any value, also from null: no argument of a message is null.
+            if any(self._args.get(name) != value for name, value in later.items()):
+                raise RequestError("a later message of a call has other arguments than its first one")
+        except RequestError as error:
+            self.running.end(error)
+            raise
+        return message
+
+    def require_running(self) -> None:
+        """Require the grant before an answer, or a part of it, leaves.
+
+        Raises:
+            RefusedCall: The call was ended.
+        """
+        if self.running is not None:
+            self.running.is_open = True
+            ended = self.running.check()
+            if ended is not None:
+                raise self._ended(ended)
+
+    def reason(self) -> RefusedCall | None:
+        """Return why the call was ended; None while it runs."""
+        ended = None if self.running is None else self.running.grant.ended
+        return None if ended is None else self._ended(ended)
+
+    def answer(self, problem: RefusedCall) -> Answer:
+        """Return the problem as it is answered over HTTP."""
+        return self._methods.enforcement.answer(problem)
+
+    def close(self) -> None:
+        """Recheck no longer: the call is over."""
+        if self.running is not None:
+            self.running.close()
+
+    def _ended(self, error: ArxError) -> RefusedCall:
+        assert self.running is not None
+        detail = str(error) if isinstance(error, RequestError) else None
+        return RefusedCall(error.code, detail, failures=error.failures, decision=self.running.decision.id)
+
+    def _arguments(self, message: Any) -> dict[str, Any]:
+        if not hasattr(message, "ListFields"):
+            raise RequestError("the request is no protobuf message")
+        return arguments_of(message, self._data)
