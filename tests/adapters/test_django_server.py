@@ -236,7 +236,7 @@ def test_a_mistake_is_told_when_it_is_made(realm: UnsafeTestRealm, tools: Any, s
 
 
 def test_no_secret_is_logged(realm: UnsafeTestRealm, orders: httpx.Client, caplog: pytest.LogCaptureFixture) -> None:
-    """At DEBUG, neither a token nor its signature stands in a log, an answer or an error."""
+    """At DEBUG, no log, answer or error has a token or its signature."""
     caplog.set_level(logging.DEBUG)
     caller = realm.caller(REFUND)
     answers = [orders.post("/int/7", json={"amount": amount}, auth=caller) for amount in (5, 50, "x")]

@@ -204,6 +204,17 @@ def test_hooks_run_after_the_decision_and_change_nothing(realm: UnsafeTestRealm)
     assert codes(realm)[2:] == ["ok", "ok", "malformed_request", "ok", "malformed_request"]
 
 
+def test_a_declared_query_argument_is_a_number(realm: UnsafeTestRealm) -> None:
+    """A rule compares it as a number, in its one spelling; without a declaration it is text."""
+    app = Flask(__name__)
+    app.add_url_rule("/orders", "orders", dict)
+    guard(app, realm.verifier, tools={"orders?{limit:int}": "orders.list"})
+    caller = realm.caller(Rule(tool="orders.list", args={"limit": Constraint(max=20)}))
+    with served(app) as client:
+        codes = [client.get(f"/orders?limit={limit}", auth=caller).json().get("code") for limit in ("5", "50", "05")]
+    assert codes == [None, "argument_not_allowed", "malformed_request"]
+
+
 def test_a_middleware_that_changes_the_request_is_refused(realm: UnsafeTestRealm) -> None:
     """The method, the query and the body are those that were signed when the view reads them."""
     app, change = Flask(__name__), dict[str, Any]()
@@ -276,7 +287,7 @@ def test_a_host_with_parameters_and_a_table_are_refused(realm: UnsafeTestRealm) 
 
 
 def test_no_secret_is_logged(realm: UnsafeTestRealm, orders: httpx.Client, caplog: pytest.LogCaptureFixture) -> None:
-    """At DEBUG, neither a token nor its signature stands in a log, an answer or an error."""
+    """At DEBUG, no log, answer or error has a token or its signature."""
     caplog.set_level(logging.DEBUG)
     caller = realm.caller(REFUND)
     answers = [orders.post("/orders/7/refund", json={"amount": amount}, auth=caller) for amount in (5, 50, "x")]

@@ -252,6 +252,17 @@ def test_several_processes_must_share_their_nonces(realm: Realm, caplog: pytest.
     assert "`nonces`" in caplog.records[0].message
 
 
+def test_no_hint_leaves_before_an_answer(realm: Realm) -> None:
+    """gunicorn's early hints would send headers of the application past the checks."""
+
+    def app(environ: Any, start_response: Any) -> list[bytes]:
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return [str("wsgi.early_hints" in environ).encode()]
+
+    more = {"wsgi.early_hints": print}
+    assert ask(realm, "/orders/A-1", realm.token().encode(), app=app, **more).body == b"False"
+
+
 def test_an_error_of_the_application_is_the_servers(realm: Realm) -> None:
     def broken(environ: Any, start_response: Any) -> Iterator[bytes]:
         start_response("200 OK", [("Content-Type", "text/plain")])

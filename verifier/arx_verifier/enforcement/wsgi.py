@@ -97,6 +97,7 @@ class GuardedWSGI:
         except RequestError as error:
             call.refuse_unread(RefusedCall("malformed_request", str(error)))
         else:
+            environ.pop("wsgi.early_hints", None)  # gunicorn's way to send a part of an answer past the checks
             environ[CALL] = call
             return self._judge(call, environ)
         return False
