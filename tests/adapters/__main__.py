@@ -12,6 +12,7 @@ import argparse
 import subprocess
 import sys
 import tomllib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
@@ -47,7 +48,10 @@ def main() -> None:
     if unknown := set(wanted) - {name for _, name in adapters}:
         sys.exit(f"no adapter is called {', '.join(sorted(unknown))}")
     chosen = [(path, name) for path, name in adapters if not wanted or name in wanted]
-    failed = [path for path, name in chosen if not _passes(path, name)]
+    # Two at a time: most of a test is waiting, for a server, a lease or a process that starts.
+    with ThreadPoolExecutor(2) as pool:
+        passed = list(pool.map(lambda each: _passes(*each), chosen))
+    failed = [path for (path, _), good in zip(chosen, passed, strict=True) if not good]
     if failed:
         sys.exit(f"failed: {', '.join(str(path.relative_to(ROOT)) for path in failed)}")
     sys.stdout.write(f"{len(chosen)} adapters: passed\n")
@@ -65,9 +69,11 @@ def _passes(adapter: Path, name: str) -> bool:
     types = [str(python), "-m", "mypy", "--follow-imports=silent", str(adapter.relative_to(ROOT))]
     tests = [str(python), "-m", "pytest", "-q", "--noconftest", test]
     for words in (types, tests):
-        sys.stdout.write(f"{' '.join(words)}\n")
+        done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+        shown = done.stdout + done.stderr if done.returncode else f"{done.stdout.strip().rpartition(chr(10))[2]}\n"
+        sys.stdout.write(f"{' '.join(words)}\n{shown}")
         sys.stdout.flush()
-        if subprocess.run(words, cwd=ROOT, check=False).returncode:
+        if done.returncode:
             return False
     return True
 

@@ -10,7 +10,6 @@ import os
 import subprocess
 import sys
 import time
-import venv
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -38,19 +37,15 @@ def prepare(
         agent: Extras of ``arx-caps``, which is then installed as well.
     """
     folder = ROOT / "build" / ("routes" if extra is None and agent is None else "adapters") / name
-    python = folder / "bin" / "python"
+    python, uv = folder / "bin" / "python", str(Path(sys.executable).with_name("uv"))
     if not python.exists():
-        venv.create(folder, with_pip=True)
-    pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*pip, "--upgrade", *packages], check=True)
-    distributions = [(ROOT / "verifier", [extra] if extra else [])]
+        subprocess.run([uv, "venv", "--quiet", "--clear", f"--python={sys.executable}", str(folder)], check=True)
+    sources = [f"{ROOT / 'verifier'}[{extra}]" if extra else str(ROOT / "verifier")]
     if agent is not None:
-        distributions.append((ROOT, list(agent)))
+        sources.append(f"{ROOT}[{','.join(agent)}]")
     # As a user installs them, and anew each time: the files of the last run must not be tested.
-    for source, _ in distributions:
-        subprocess.run([*pip, "--force-reinstall", "--no-deps", str(source)], check=True)
-    for source, extras in distributions:
-        subprocess.run([*pip, f"{source}[{','.join(extras)}]" if extras else str(source)], check=True)
+    anew = ["--reinstall-package=arx-verifier", "--reinstall-package=arx-caps"]
+    subprocess.run([uv, "pip", "install", "--quiet", f"--python={python}", *anew, *sources, *packages], check=True)
     return python
 
 
