@@ -66,7 +66,8 @@ def _passes(adapter: Path, name: str) -> bool:
         extra = own if own in _extras(ROOT / "verifier") else None
         python = prepare(name, (*TOOLS, *BESIDE.get(name, ())), extra=extra, agent=(own, "mint", "embedded"))
     test = f"tests/adapters/test_{name}_server.py" if guards else f"tests/adapters/test_{name}.py"
-    types = [str(python), "-m", "mypy", "--follow-imports=silent", str(adapter.relative_to(ROOT))]
+    cache = f"--cache-dir={python.parents[1] / '.mypy_cache'}"  # two that share one spoil it
+    types = [str(python), "-m", "mypy", "--follow-imports=silent", cache, str(adapter.relative_to(ROOT))]
     tests = [str(python), "-m", "pytest", "-q", "--noconftest", test]
     for words in (types, tests):
         done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)

@@ -81,7 +81,7 @@ class ArxMcpMiddleware:
         result = await call_next(bare)
         return result if message.lists is None else self._shown(message, result, screened)
 
-    def _shown(self, message: McpMessage, result: HandlerResult, screened: Screened) -> HandlerResult:
+    def _shown(self, message: McpMessage, result: HandlerResult, screened: Screened | None) -> HandlerResult:
         """Return a list with the items that the token could ever allow."""
         assert isinstance(result, Mapping)  # the server has written it for the wire
         member = str(message.lists)
