@@ -109,14 +109,14 @@ def test_a_kill_ends_the_running_tool_and_the_run(shop: Shop) -> None:
 
 
 def test_runs_beside_each_other_never_mix_their_tokens(shop: Shop) -> None:
-    """Twenty calls of three holders at once: each is made in the name of its own."""
+    """Calls of three holders at once: each is made in the name of its own."""
 
     async def test(tasks: list[Task], url: str) -> None:
         async with contextlib.AsyncExitStack() as stack:
             clients = [await stack.enter_async_context(arx_client(task, url)) for task in tasks]
-            calls = [client.call_tool("whoami", {}) for _ in range(20) for client in clients]
+            calls = [client.call_tool("whoami", {}) for _ in range(5) for client in clients]
             answers = [answer.content[0].text for answer in await asyncio.gather(*calls)]  # type: ignore[union-attr]
-            assert answers == [task.holder for task in tasks] * 20
+            assert answers == [task.holder for task in tasks] * 5
 
     app = make_app(open_verifier(shop.service_file), [])
     with shop.task("waiting", agent="acme/mixed") as task, serving(app, shop.port):
