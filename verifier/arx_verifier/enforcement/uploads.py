@@ -6,15 +6,16 @@ repeated or further header, no escape in a name, and no boundary within a part.
 """
 
 import hashlib
+import html
 import re
 from typing import Any, Final
 
 from arx_verifier.errors import RequestError
 
 MAX_PARTS: Final = 256  # bounds the work of reading a body
-_TYPE: Final = re.compile(
-    rb'multipart/form-data; ?boundary=("?)([A-Za-z0-9_-][A-Za-z0-9\'+_./:=?-]{0,69})\1', re.IGNORECASE
-)
+# RFC 2046 allows more in a boundary, and a parser could end it there: of `a:b` without quotes, Werkzeug reads `a`, and
+# then takes `--a` within a field for the begin of another one.
+_TYPE: Final = re.compile(rb'multipart/form-data; ?boundary=("?)([A-Za-z0-9_-]{1,70})\1', re.IGNORECASE)
 _DISPOSITION: Final = re.compile(
     rb'content-disposition: form-data; name="([^"\\%\x00-\x1f\x7f]{1,256})"'
     rb'(?:; filename="([^"\\\x00-\x1f\x7f]{1,1024})")?',
@@ -22,6 +23,7 @@ _DISPOSITION: Final = re.compile(
 )
 _CONTENT_TYPE: Final = re.compile(rb"content-type: ([a-z0-9!#$&^_.+/-]{1,127}(?:; ?charset=utf-8)?)", re.IGNORECASE)
 _TEXT: Final = re.compile("text/plain(?:; ?charset=utf-8)?", re.IGNORECASE)
+_CHARSET: Final = "_charset_"  # RFC 7578 4.6: the name of a field with the charset of all others
 
 
 def read_multipart(kind: bytes, body: bytes) -> dict[str, Any]:
@@ -64,9 +66,15 @@ def _read_part(part: bytes) -> tuple[str, Any]:
     content_type = "" if typed is None else typed[1].decode("ascii")
     try:
         name, text = named[1].decode("utf-8"), "" if named[2] else data.decode("utf-8")
-        (named[2] or b"").decode("utf-8")
+        filename = (named[2] or b"-").decode("utf-8")
     except UnicodeDecodeError:
         raise RequestError("the multipart body has a name or a field that is not UTF-8") from None
+    # Django strips a name: `amount` and ` amount` are one field there.
+    if not name.isprintable() or name != name.strip() or name == _CHARSET:
+        raise RequestError(f"the multipart body: expected a plain name of a field, got {name!r:.80}")
+    # Django resolves entities and takes what is behind the last slash: without a name, it drops the file.
+    if html.unescape(filename)[-1] in "./\\" or not html.unescape(filename).isprintable():
+        raise RequestError(f"the file {name!r:.80} of the multipart body: expected a plain filename")
     if named[2]:
         return name, {"digest": digest_of(data), "size": len(data), "content_type": content_type}
     if content_type and not _TEXT.fullmatch(content_type):
