@@ -66,6 +66,8 @@ def changing(get_response: Any) -> Any:
             request.META["QUERY_STRING"] = "x=1"
         if change == "body":
             request.read(1)
+        if change == "urlconf":
+            request.urlconf = (path("healthz", other, name="healthz"),)
         return get_response(request)
 
     return middleware
@@ -197,7 +199,8 @@ def test_what_no_line_names_is_refused(realm: UnsafeTestRealm, orders: httpx.Cli
 def test_a_public_view_needs_no_token(realm: UnsafeTestRealm, orders: httpx.Client) -> None:
     assert orders.get("/healthz").json() == {"by": None}
     assert orders.get("/healthz", auth=realm.caller(GET)).json() == {"by": None}
-    assert orders.get("/healthz", headers={"x-change": "method"}).json()["code"] == "missing_token"
+    for change in ("method", "urlconf"):
+        assert orders.get("/healthz", headers={"x-change": change}).json()["code"] == "missing_token"
 
 
 @pytest.mark.parametrize("change", ["answer", "method", "query", "body"])

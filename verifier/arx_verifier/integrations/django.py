@@ -60,7 +60,7 @@ def guard(
     views = Views(tools, public, dict.fromkeys(found, frozenset()))
 
     def run(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-        environ[_VIEWS] = views
+        environ[_VIEWS] = views, found
         return application(environ, start_response)
 
     def may_be_public(call: WSGICall) -> bool:
@@ -97,9 +97,11 @@ class ArxMiddleware:
                 raise RequestError("the path: expected parameters with names")
             return _texts(match, kwargs, request.path_info)
 
+        views, known = request.META[_VIEWS]
+        # A middleware may route by another urlconf, such as one for each host, with other views of these names.
+        name = match.view_name if known.get(match.view_name) is match.func else ""
         query = request.META["QUERY_STRING"].encode("latin-1")
-        matched = Matched(match.view_name, request.method, query, lambda: _body(request), texts)
-        if not request.META[_VIEWS].judge(call, matched):
+        if not views.judge(call, Matched(name, request.method, query, lambda: _body(request), texts)):
             return HttpResponse(status=403)
         request.arx = request.META.get("arx")
         return None
