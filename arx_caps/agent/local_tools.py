@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from arx_caps.agent.running_task import running_call
 from arx_caps.agent.task import now_ms
 from arx_verifier.enforcement import Enforcement, granted
-from arx_verifier.errors import SettingsError, shorten
+from arx_verifier.errors import RequestError, SettingsError, shorten
 from arx_verifier.names import is_tool
 from arx_verifier.request import AccessRequest
 from arx_verifier.verification import Verifier
@@ -85,13 +85,19 @@ def local_tool(
 def _judged(
     signature: inspect.Signature, given: tuple[Any, ...], more: dict[str, Any], injected: Collection[str]
 ) -> dict[str, Any]:
-    """Return the arguments by name, as the rules know them."""
+    """Return the arguments by name, as the rules know them.
+
+    Raises:
+        RequestError: Two arguments have one name.
+    """
     bound = signature.bind(*given, **more).arguments
     args: dict[str, Any] = {}
     for name, value in bound.items():
         if name in injected:
             continue
         if signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD:
+            if both := sorted(args.keys() & value.keys()):  # beside one without a name: def pay(amount, /, **more)
+                raise RequestError(f"argument {shorten(both[0])}: expected one of this name, got two")
             args |= value
         else:
             args[name] = value
@@ -99,5 +105,5 @@ def _judged(
 
 
 def _is(value: Any, default: Any) -> bool:
-    """Return whether a value is the parameter's default; 1, 1.0 and True are three values."""
-    return type(value) is type(default) and bool(value == default)
+    """Return whether a value is the parameter's default; 1, 1.0 and True are three values, also inside another one."""
+    return type(value) is type(default) and bool(value == default) and repr(value) == repr(default)

@@ -131,7 +131,9 @@ def _guarded(calls: Calls, tool: FunctionTool) -> FunctionTool:
         held, args = of(context), _read(arguments)
         approval = held.approvals.get(context.tool_call_id)
         try:
-            with held.call(tool.name, args or {}, [] if approval is None else [approval]):
+            if args is None:  # the SDK reads JSON less strictly, such as the last one of two members of a name
+                raise RequestError("the arguments are no JSON object with one meaning")
+            with held.call(tool.name, args, [] if approval is None else [approval]):
                 return await invoke(context, arguments)
         except ArxError as error:
             return await tell(context, error)
@@ -143,7 +145,7 @@ def _guarded(calls: Calls, tool: FunctionTool) -> FunctionTool:
 
 
 def _read(arguments: str | None) -> dict[str, Any] | None:
-    """Return what a model wrote, or None where it is no JSON object: the SDK then tells the model."""
+    """Return what a model wrote, or None where it is no JSON object with one meaning."""
     with suppress(RequestError):
         return read_json_object((arguments or "{}").encode())
     return None

@@ -18,7 +18,7 @@ from agents.tracing import Span, Trace, TracingProcessor
 
 from arx_caps.agent import CurrentTaskAuth, Session, StartedTask, ToolCalls, local_tool
 from arx_caps.integrations.openai_agents import ask_approvals, delegated_agent, guarded_tools
-from arx_verifier import Rule
+from arx_verifier import Constraint, Rule
 from arx_verifier.testing import UnsafeTestRealm
 from tests.adapters.desk import Desk, at_its_loudest, open_desk, secrets_in
 
@@ -327,6 +327,28 @@ def test_a_local_function_is_decided_here() -> None:
     assert all(text.startswith("write was refused: number must be 7, got") for text in refused)
     assert ran == [7]
     assert [each.code for each in realm.decisions.decisions] == ["ok"]
+
+
+def test_arguments_with_two_meanings_are_refused() -> None:
+    """The SDK takes the last member of a name: the check must not be made on less than the function gets."""
+    from arx_caps.agent import Bundle, Task
+
+    realm, ran = UnsafeTestRealm("here"), []
+
+    def write(number: int = 1) -> str:
+        """Write a note."""
+        ran.append(number)
+        return f"note {number}"
+
+    rule = Rule(tool="write", args={"number": Constraint(max=7, optional=True)})
+    fields = {"agent": "test/agent", "issuer": "http://127.0.0.1:1", "realm": "test", "task": "t-test"}
+    task = Task(Bundle(**fields, origins={"here": ()}, tokens={"here": realm.caller(rule).macaroon}))
+    sent = ('{"number": 5, "number": 5000}', '{"number": 9007199254740993}', '{"number": 6}', "")
+    model = calling(*(("write", raw) for raw in sent))
+    result = run(Agent(name="a", model=model, tools=guarded_tools(ToolCalls(task), [function_tool(write)])))
+    *refused, six, default = answers(result)
+    assert all("cannot be read in exactly one way" in text for text in refused)
+    assert (six, default, ran) == ("note 6", "note 1", [6, 1])
 
 
 def test_the_page_is_this_adapter(desk: Desk, session: Session) -> None:

@@ -14,7 +14,7 @@ from arx_caps.agent import CurrentTaskAuth, RunToolCalls, SubAgent, Task, ToolCa
 from arx_caps.agent.running_task import running
 from arx_verifier import AccessError, ArxError, AttenuationError, SettingsError, Verifier, current_grant
 from arx_verifier.enforcement.problems import answer
-from arx_verifier.errors import REASONS, Failure, RevokedError, StoreError, refusal
+from arx_verifier.errors import REASONS, Failure, RequestError, RevokedError, StoreError, refusal
 from arx_verifier.journal import InMemoryDecisions
 from arx_verifier.refusal_text import refusal_for_model
 from arx_verifier.revocation import UnsafeLocalEpochs
@@ -137,6 +137,30 @@ def test_what_a_framework_fills_in_is_no_argument(judge: Verifier) -> None:
             local_tool(judge, "payments.refund")(wrong)
     with pytest.raises(SettingsError, match="cannot name a tool"):
         local_tool(judge, "payments refund")
+
+
+@pytest.mark.spec("11")
+def test_a_local_function_gets_no_value_beside_the_judged_one(judge: Verifier) -> None:
+    """Two arguments may not have one name, and a value that merely equals a default is judged."""
+    ran: list[object] = []
+
+    @local_tool(judge, "payments.refund")
+    def refund(order_id: str, amount: int, /, **more: object) -> None:
+        ran.append((amount, more))
+
+    with running(task()), pytest.raises(RequestError, match="one of this name, got two"):
+        refund("o-1", 5000, **REFUND)
+
+    @local_tool(judge, "payments.refund")
+    def refund_at_once(order_id: str, amount: int, flags: object = {"force": 0}) -> None:
+        ran.append(flags)
+
+    with running(task()):
+        for flags in ({"force": False}, {"force": 0.0}):
+            with pytest.raises(AccessError, match="flags must be left out"):
+                refund_at_once(**REFUND, flags=flags)
+        refund_at_once(**REFUND, flags={"force": 0})
+    assert ran == [{"force": 0}]
 
 
 @pytest.mark.spec("9")
