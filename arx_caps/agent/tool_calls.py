@@ -8,8 +8,10 @@ import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, NamedTuple
+from urllib.parse import urlsplit
 
 from arx_caps.agent.approval import Approval
+from arx_caps.agent.origins import origin_of, read_origin
 from arx_caps.agent.outline import meet_all
 from arx_caps.agent.running_task import current_asker, current_task, running
 from arx_caps.agent.started_task import StartedTask
@@ -226,8 +228,8 @@ class ToolCalls:
 
         Args:
             name: The framework's name of the tool.
-            error: An ``ArxError``, or an HTTP client's error with the response of a guarded service, or one that was
-                raised from it.
+            error: An ``ArxError``, or an HTTP client's error with the response of a service of the task, or one that
+                was raised from it.
         """
         cause: BaseException | None = error
         for _ in range(_MAX_CAUSES):
@@ -235,13 +237,27 @@ class ToolCalls:
                 break
             if isinstance(cause, ArxError):
                 return self._noted(ToolRefusal(cause.code, error_for_model(name, cause), cause.code in ENDED))
-            problem = _problem_of(getattr(cause, "response", None))
+            response = getattr(cause, "response", None)
+            # A page that a tool reads must not say that an operator ended the work, nor why ARx refused a call.
+            problem: Any = _problem_of(response) if self._is_service(response) else None
             text = problem_for_model(name, problem)
             if text is not None:
                 code = str(problem["code"])
                 return self._noted(ToolRefusal(code, text, code in ENDED))
             cause = cause.__cause__ or cause.__context__
         return None
+
+    def _is_service(self, response: Any) -> bool:
+        """Return whether a response is of an origin of the task, if the policy names them for each of its audiences."""
+        origins = [self.task.bundle.origins.get(audience, ()) for audience in self.task.audiences]
+        if not all(origins):
+            return True
+        try:
+            url = urlsplit(str(response.url))
+            origin = origin_of(url.scheme, url.hostname or "", url.port)
+        except Exception:
+            return False
+        return any(origin == read_origin(text) for texts in origins for text in texts)
 
     def _found_asker(self) -> StartedTask:
         asker = self._asker or current_asker()
