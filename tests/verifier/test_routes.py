@@ -57,6 +57,8 @@ def test_settings_that_cannot_be_meant_are_refused_at_start() -> None:
             RouteMap({route: "orders.get"})
     with pytest.raises(SettingsError):
         RouteMap({"GET /x": "not a tool"})
+    with pytest.raises(SettingsError, match="a WebSocket needs a token"):
+        RouteMap({}, ["WEBSOCKET /live"])
     with pytest.raises(SettingsError, match="same requests"):
         RouteMap({"GET /a/{x}": "one", "GET /a/{y}": "two"})
 

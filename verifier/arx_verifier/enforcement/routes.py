@@ -471,7 +471,7 @@ def read_keys(tools: Mapping[str, str], public: Iterable[str]) -> list[Key]:
         public: ``GET /healthz``, ``/docs`` for ``GET /docs``, or the name of a route.
 
     Raises:
-        SettingsError: A line is malformed.
+        SettingsError: A line is malformed, or ``public`` names a WebSocket.
     """
     if isinstance(public, str):
         raise SettingsError(f"`public`: expected a list of routes, got {public!r:.100}")
@@ -479,7 +479,11 @@ def read_keys(tools: Mapping[str, str], public: Iterable[str]) -> list[Key]:
     for text, tool in tools.items():
         if not is_tool(tool):
             raise SettingsError(f"route {text!r:.100} names {tool!r:.100}, which is no tool")
-    return keys + [read_key(f"GET {text}" if text.startswith("/") else text, PUBLIC) for text in public]
+    open_keys = [read_key(f"GET {text}" if text.startswith("/") else text, PUBLIC) for text in public]
+    for key in open_keys:
+        if key.method == WEBSOCKET:
+            raise SettingsError(f"`public` names {key.text!r:.100}: a WebSocket needs a token")
+    return keys + open_keys
 
 
 def read_key(text: str, tool: str) -> Key:
