@@ -2,8 +2,8 @@
 """One guarded call of an RPC server: its token in the metadata, its arguments in its messages.  SPEC 8, 11.
 
 The token is sent once, before the messages, and its proof covers one tool with its arguments.  So the first message
-decides.  A later message of the same call may differ only in fields that the service declares as ``data``, which are
-arguments of no message: anything else would reach the tool without a rule.
+decides.  A later message of the same call has no other arguments.  It may leave some out, which then have their
+defaults in it, and have fields that the service declares as ``data``, which are arguments of no message.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping
