@@ -21,6 +21,7 @@ from arx_caps.mint.api.app import create_app
 from arx_caps.mint.runtime import MintRuntime
 from arx_caps.mint.server.init_realm import init_realm
 from arx_verifier import ArxMiddleware
+from arx_verifier.journal import InMemoryDecisions
 from tests.agent.live import LiveMint, serving
 from tests.servers import free_ports, until
 
@@ -66,10 +67,11 @@ class Desk:
         mint: The mint, and what an operator does with it.
         url: The service's address.
         calls: What the service did, ``orders.get o-1``; a refused call is not here.
+        records: What the service recorded of each call.
     """
 
-    def __init__(self, mint: LiveMint, url: str, calls: list[str]) -> None:
-        self.mint, self.url, self.calls = mint, url, calls
+    def __init__(self, mint: LiveMint, url: str, calls: list[str], records: InMemoryDecisions) -> None:
+        self.mint, self.url, self.calls, self.records = mint, url, calls, records
 
     def agent(self, name: str) -> Agent:
         """Enrol an agent ``acme/NAME`` and be it."""
@@ -94,6 +96,7 @@ def open_desk(folder: Path) -> Iterator[Desk]:
     """
     mint_port, service_port = free_ports(2)
     calls: list[str] = []
+    records = InMemoryDecisions()
     with EmbeddedValkey(folder / "store") as store:
         realm = init_realm(
             folder / "realm", name="desk", issuer=f"http://127.0.0.1:{mint_port}", listen=f"127.0.0.1:{mint_port}"
@@ -101,10 +104,10 @@ def open_desk(folder: Path) -> Iterator[Desk]:
         realm.policy_path.write_text(POLICY.format(port=service_port), encoding="utf-8")
         with serving(create_app(MintRuntime.open(realm, store_url=store.url)), mint_port):
             mint = LiveMint(realm, folder)
-            with contextlib.closing(mint), mint.service("orders") as verifier:
+            with contextlib.closing(mint), mint.service("orders", decisions=records) as verifier:
                 app = ArxMiddleware(_application(calls), verifier=verifier, tools=ROUTES)
                 with serving(app, service_port):
-                    yield Desk(mint, f"http://127.0.0.1:{service_port}", calls)
+                    yield Desk(mint, f"http://127.0.0.1:{service_port}", calls, records)
 
 
 def _application(calls: list[str]) -> Starlette:

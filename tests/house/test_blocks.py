@@ -13,6 +13,7 @@ from tests.house.pages import PAGES, ROOT, blocks
 # <!-- not run: the reason -->
 RUN = {
     "docs/adapters/others.md": {"../agent/test_other_frameworks.py": 1},
+    "docs/adapters/a2a.md": {"../adapters/test_a2a.py": 2},
     "docs/adapters/google-adk.md": {"../adapters/test_google_adk.py": 1},
     "docs/adapters/langchain.md": {"../adapters/test_langchain.py": 5},
     "docs/adapters/pydantic-ai.md": {"../adapters/test_pydantic_ai.py": 4},
