@@ -31,6 +31,7 @@ BESIDE: Final = {
     "django": (*WORKERS, "django-stubs"),
     "grpc": ("types-grpcio", "types-protobuf"),
     "langchain": ("langgraph-checkpoint-sqlite",),
+    "a2a": ("opentelemetry-sdk",),
     "pydantic_ai": ("opentelemetry-sdk",),
 }
 

@@ -30,6 +30,10 @@ from a2a.types import (
 )
 from a2a.types import Task as A2ATask
 from a2a.utils.errors import InvalidRequestError
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from starlette.applications import Starlette
 
 from arx_caps.agent import CurrentTaskAuth, Session, StartedTask, Task, ToolCalls
@@ -51,8 +55,14 @@ from tests.servers import free_ports
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "adapters" / "a2a.md").read_text(encoding="utf-8")
+SPANS = InMemorySpanExporter()  # everything that the SDK traces
 COMPLETED, FAILED = TaskState.TASK_STATE_COMPLETED, TaskState.TASK_STATE_FAILED
 ASKS, WORKS = TaskState.TASK_STATE_AUTH_REQUIRED, TaskState.TASK_STATE_WORKING
+
+
+traces = TracerProvider()
+traces.add_span_processor(SimpleSpanProcessor(SPANS))
+trace.set_tracer_provider(traces)
 
 
 class Worker(AgentExecutor):
@@ -400,8 +410,9 @@ def test_nothing_is_sent_where_a_task_cannot_go(task: StartedTask, url: str, nam
 
 
 def test_no_task_is_seen_anywhere(desk: Desk, serve: Serve, session: Session) -> None:
-    """Stored tasks, contexts, the card, errors, and the logs of all libraries at their loudest."""
+    """Stored tasks, contexts, the card, errors, traces, and the logs of all libraries at their loudest."""
     served, seen = serve(), []
+    SPANS.clear()
     task = session.start_task("payout", order_id="o-1")
 
     class Shows(ArxInterceptor):
@@ -427,7 +438,9 @@ def test_no_task_is_seen_anywhere(desk: Desk, serve: Serve, session: Session) ->
     card = httpx.get(f"{served.url}/.well-known/agent-card.json").text
     assert "arx-task acme/worker" in card
     kept = [part for context in served.worker.contexts for part in (repr(context), context.state["headers"])]
-    assert not secrets_in(*loud.lines, *served.stored, *seen, *kept, caught.value, broken.value)
+    traced = [span.to_json() for span in SPANS.get_finished_spans()]
+    assert any("JsonRpcDispatcher" in text for text in traced)
+    assert not secrets_in(*loud.lines, *traced, *served.stored, *seen, *kept, caught.value, broken.value)
     assert all(mark not in card for mark in ("arxb1_", "arx1_"))
 
 
