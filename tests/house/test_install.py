@@ -166,7 +166,8 @@ def test_uv_sync_works(tmp_path: Path) -> None:
     `uv sync` resolves the workspace, and the environment it makes has both distributions.
     """
     uv = Path(sys.executable).parent / "uv"
-    shutil.copytree(ROOT, tmp_path / "tree", ignore=shutil.ignore_patterns(".venv", ".git", "*.egg-info", ".*_cache"))
+    left_out = shutil.ignore_patterns(".venv", ".git", "build", "*.egg-info", ".*_cache")
+    shutil.copytree(ROOT, tmp_path / "tree", ignore=left_out)
     tree = tmp_path / "tree"
     run(uv, "sync", "--quiet", "--python", sys.executable, cwd=tree, UV_PROJECT_ENVIRONMENT=str(tmp_path / "env"))
     run(tmp_path / "env" / "bin" / "python", "-c", "import arx_caps.agent, arx_verifier", cwd=tmp_path)
