@@ -3,7 +3,7 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -24,8 +24,9 @@ from arx_caps.agent import Approval, Task, ToolCalls, current_task
 from arx_caps.agent.mint_client import is_private
 from arx_caps.agent.running_task import running
 from arx_caps.agent.task import now_ms
-from arx_verifier.errors import ArxError, AttenuationError, SettingsError, refusal, shorten
+from arx_verifier.errors import ArxError, AttenuationError, RequestError, SettingsError, refusal, shorten
 from arx_verifier.names import is_agent_path
+from arx_verifier.request import read_json_object
 
 # Not a header of our own: HTTP clients drop this one where a redirect leads elsewhere, and logs leave it out.
 HEADER: Final = "Authorization"
@@ -114,8 +115,11 @@ def asked_call(status: TaskStatus) -> tuple[str, dict[str, Any]] | None:
     """
     if status.state != TaskState.TASK_STATE_AUTH_REQUIRED or SCHEME not in status.message.metadata:
         return None
-    asked = json.loads(status.message.metadata[SCHEME])
-    return asked["tool"], asked["args"]
+    # Another agent wrote it.
+    with suppress(RequestError, AttributeError, KeyError, TypeError, ValueError):
+        asked = read_json_object(status.message.metadata[SCHEME].encode())
+        return str(asked["tool"]), dict(asked["args"])
+    return None
 
 
 class ArxContextBuilder(ServerCallContextBuilder):

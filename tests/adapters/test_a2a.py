@@ -27,6 +27,7 @@ from a2a.types import (
     Role,
     SendMessageRequest,
     TaskState,
+    TaskStatus,
 )
 from a2a.types import Task as A2ATask
 from a2a.utils.errors import InvalidRequestError
@@ -378,6 +379,16 @@ def test_the_caller_asks_for_an_approval(desk: Desk, serve: Serve, session: Sess
     unnamed = send(served, "plain refund o-1 500", delegates)
     assert (unnamed.status.state, asked_call(unnamed.status)) == (ASKS, None)
     assert not secrets_in(waits, again, done, unnamed, context)
+
+
+@pytest.mark.parametrize(
+    "said", [7, "", "[]", '{"tool": "t"}', '{"tool": "t", "args": 7}', '{"tool": "t", "tool": "u"}']
+)
+def test_what_another_agent_asks_for_is_read_with_care(said: Any) -> None:
+    """A status that names no call in its form names none."""
+    status = TaskStatus(state=ASKS)
+    status.message.metadata["arx"] = said
+    assert asked_call(status) is None
 
 
 def test_a_card_requires_the_task_beside_what_it_required(task: StartedTask) -> None:
