@@ -18,7 +18,7 @@ from arx_verifier.errors import AttenuationError
 HEADER = "authorization"
 
 
-class Signer:
+class GrpcSigner:
     """The tools of a service's methods, and the signature of each call.
 
     Args:
@@ -66,7 +66,7 @@ class Signer:
         return make(details, metadata)
 
     def __repr__(self) -> str:
-        return f"<Signer for {self._audience}>"
+        return f"<GrpcSigner for {self._audience}>"
 
 
 class _Details(NamedTuple):
@@ -92,7 +92,7 @@ def _aio_details(old: Any, metadata: Any) -> Any:
 
 
 class ArxClientInterceptor(
-    Signer,
+    GrpcSigner,
     grpc.UnaryUnaryClientInterceptor,
     grpc.UnaryStreamClientInterceptor,
     grpc.StreamUnaryClientInterceptor,
@@ -121,33 +121,33 @@ class ArxClientInterceptor(
         return continuation(self.sign(details, first, _details), _chain(first, messages))
 
 
-class _AioUnary(Signer, grpc.aio.UnaryUnaryClientInterceptor):
+class _AioUnary(GrpcSigner, grpc.aio.UnaryUnaryClientInterceptor):
     async def intercept_unary_unary(self, continuation: Any, details: Any, request: Any) -> Any:
         return await continuation(self.sign(details, request, _aio_details), request)
 
 
-class _AioUnaryStream(Signer, grpc.aio.UnaryStreamClientInterceptor):
+class _AioUnaryStream(GrpcSigner, grpc.aio.UnaryStreamClientInterceptor):
     async def intercept_unary_stream(self, continuation: Any, details: Any, request: Any) -> Any:
         return await continuation(self.sign(details, request, _aio_details), request)
 
 
-class _AioStreamUnary(Signer, grpc.aio.StreamUnaryClientInterceptor):
+class _AioStreamUnary(GrpcSigner, grpc.aio.StreamUnaryClientInterceptor):
     async def intercept_stream_unary(self, continuation: Any, details: Any, requests: Any) -> Any:
         return await _stream(self, continuation, details, requests)
 
 
-class _AioStreamStream(Signer, grpc.aio.StreamStreamClientInterceptor):
+class _AioStreamStream(GrpcSigner, grpc.aio.StreamStreamClientInterceptor):
     async def intercept_stream_stream(self, continuation: Any, details: Any, requests: Any) -> Any:
         return await _stream(self, continuation, details, requests)
 
 
 def aio_interceptors(audience: str, tools: Mapping[str, str], **options: Any) -> list[Any]:
-    """Return interceptors for ``grpc.aio.insecure_channel(…, interceptors=…)``; arguments as ``Signer``."""
+    """Return interceptors for ``grpc.aio.insecure_channel(…, interceptors=…)``; arguments as ``GrpcSigner``."""
     kinds = (_AioUnary, _AioUnaryStream, _AioStreamUnary, _AioStreamStream)
     return [kind(audience, tools, **options) for kind in kinds]
 
 
-async def _stream(signer: Signer, continuation: Any, details: Any, requests: Any) -> Any:
+async def _stream(signer: GrpcSigner, continuation: Any, details: Any, requests: Any) -> Any:
     messages = aiter(requests) if isinstance(requests, AsyncIterable) else _aiter(requests)
     first = await anext(messages, None)
     return await continuation(signer.sign(details, first, _aio_details), _chain_async(first, messages))

@@ -16,7 +16,7 @@ from arx_verifier.enforcement.enforcement import Enforcement, RefusedCall, now_m
 from arx_verifier.enforcement.guard import granted
 from arx_verifier.enforcement.problems import Answer
 from arx_verifier.enforcement.protobuf import arguments_of
-from arx_verifier.enforcement.running import RunningCall, RunningCalls
+from arx_verifier.enforcement.running_calls import RunningCall, RunningCalls
 from arx_verifier.errors import ArxError, RequestError, SettingsError
 from arx_verifier.journal import Decision
 from arx_verifier.names import is_tool

@@ -18,7 +18,7 @@ from arx_verifier.enforcement.client_address import Peers
 from arx_verifier.enforcement.enforcement import Enforcement, RefusedCall
 from arx_verifier.enforcement.routers import DEEP
 from arx_verifier.enforcement.routes import LINE_BREAK, Meaning, RouteMap
-from arx_verifier.enforcement.running import RunningCalls
+from arx_verifier.enforcement.running_calls import RunningCalls
 from arx_verifier.enforcement.wsgi_call import CALL, Environ, Start, WSGIApp, WSGICall
 from arx_verifier.errors import REASONS, RequestError, SettingsError
 from arx_verifier.verification import MemoryNonces, Screened, Verifier

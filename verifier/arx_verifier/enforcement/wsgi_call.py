@@ -16,7 +16,7 @@ from urllib.parse import quote, unquote_to_bytes
 
 from arx_verifier.enforcement.enforcement import Enforcement, RefusedCall, now_ms, read_traceparent
 from arx_verifier.enforcement.routes import PUBLIC, Meaning, Scope, require_clean_path
-from arx_verifier.enforcement.running import RunningCall, RunningCalls
+from arx_verifier.enforcement.running_calls import RunningCall, RunningCalls
 from arx_verifier.errors import ArxError, RequestError
 from arx_verifier.request import AccessRequest, HttpCall
 from arx_verifier.token import sha256_of
