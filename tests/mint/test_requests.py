@@ -216,7 +216,6 @@ def test_tokens_say_where_the_epoch_stood_before_they_were_granted(unit: Harness
     assert (mark.incarnation, mark.seq) == (epochs.incarnation, 2)
 
 
-@pytest.mark.spec("LOG 1.7")
 @pytest.mark.sqlite
 def test_a_call_waits_for_its_turn_no_longer_than_for_the_lock(unit: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two threads start tasks on SQLite. A call that has waited for them too long is refused, and changes nothing."""
@@ -228,6 +227,7 @@ def test_a_call_waits_for_its_turn_no_longer_than_for_the_lock(unit: Harness, mo
     assert holder.call("GET", "/v1/tasks").json()["tasks"] == []
 
 
+@pytest.mark.spec("LOG 1.7")
 def test_every_change_is_recorded_before_it_is_answered(unit: Harness) -> None:
     """With a record that cannot be written, nothing changes and the answer is 503."""
     key = unit.enrol()
