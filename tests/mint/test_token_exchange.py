@@ -287,7 +287,7 @@ def test_it_is_never_wider(kept: Shop, held: list[Caveat], amount: int, limit: i
         ("exchange = { orders = [] }", "at least one audience"),
         (
             'exchange = { ledger = ["payments"] }',
-            "ledger: ledger gets no token of this task; add it to",
+            "task.pay.exchange.ledger: ledger gets no token of this task; add it to",
         ),
         ('exchange = ["payments"]', "expected a table"),
     ],
