@@ -210,6 +210,16 @@ class TestGrant:
                 policy(text).grant("refund", AGENT, {**GOOD, "order_id": value})
             assert [failure.rule for failure in caught.value.failures] == ["order_id"]
 
+    @pytest.mark.parametrize("value", [None, 5.5, 1e300, 10**30, [], {}], ids=repr)
+    def test_any_value_of_a_parameter_is_a_scalar_that_json_carries(self, value: Any) -> None:
+        """
+        A refusal names the parameter, not the rule that it would be in.
+        """
+        text = REFUNDS.replace("{ length = 3 }", "{ any = true }")
+        with pytest.raises(GrantError) as caught:
+            policy(text).grant("refund", AGENT, {**GOOD, "order_id": value})
+        assert [failure.rule for failure in caught.value.failures] == ["order_id"]
+
     def test_a_value_is_data_and_nothing_else(self) -> None:
         """
         Text that looks like a parameter, a pattern or an escape is that very text in the rule.

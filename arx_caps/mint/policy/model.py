@@ -20,7 +20,7 @@ from arx_caps.mint.policy.parse import PolicyEntry, PolicyError, PolicyText, in_
 from arx_caps.mint.policy.tables import SessionTerms, Template, read_document, without_mistake
 from arx_caps.mint.policy.templates import SUBJECT, overlap
 from arx_verifier import jcs, names
-from arx_verifier.constraints import Rule, explain
+from arx_verifier.constraints import Rule, explain, is_integer
 from arx_verifier.errors import Failure, GrantError, MalformedTokenError, RequestError, SettingsError, shorten
 
 __all__ = ["Policy", "SessionTerms", "TaskGrant", "Template"]
@@ -275,7 +275,7 @@ class _TaskRequest:
         self._template, self._subject = template, subject
         self._place = f"task {template.name}"
         # A constraint takes 5.0 for 5, and canonical JSON writes the integer alone.
-        self._params = {name: int(value) if _is_whole(value) else value for name, value in params.items()}
+        self._params = {name: int(value) if is_integer(value) else value for name, value in params.items()}
         self._failures = explain(Rule(tool="*", args=template.params), params, self._place)
         named = {failure.rule.partition(" ")[0] for failure in self._failures}
         for name in template.params:
@@ -369,13 +369,10 @@ def _digest(text: PolicyText) -> str:
     return base64.urlsafe_b64encode(hashlib.sha256(raw).digest()[:16]).rstrip(b"=").decode()
 
 
-def _is_whole(value: Any) -> bool:
-    return type(value) is float and value.is_integer()
-
-
 def _is_value(value: Any) -> bool:
     if not isinstance(value, str):
-        return isinstance(value, int)  # a list could pass a `length` constraint, but a parameter is a single value
+        # A list could pass a `length` constraint, but a parameter is a single value.
+        return isinstance(value, bool) or is_integer(value)
     try:
         value.encode()  # JSON can carry half of a surrogate pair, which UTF-8 cannot encode
     except UnicodeEncodeError:
