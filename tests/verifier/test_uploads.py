@@ -66,6 +66,7 @@ def test_fields_and_files_are_arguments() -> None:
         body(FIELD.replace(b"hello", b"\xff")),
         body(FILE.replace(b'filename="a.txt"', b"filename*=utf-8''a.txt")),
         body(FILE.replace(b'filename="a.txt"', b'filename=""')),
+        body(FILE.replace(b'filename="a.txt"', b'filename="&#1;"')),  # HTML has no such character: no name is left
         body(FILE.replace(b'; filename="a.txt"', b"").replace(b"text/plain", b"image/png")),
         body(FILE.replace(b"text/plain", b"text/plain\r\nContent-Type: image/png")),
         body(FIELD, FIELD.replace(b'"note"', b'" note"')),

@@ -73,7 +73,8 @@ def _read_part(part: bytes) -> tuple[str, Any]:
     if not name.isprintable() or name != name.strip() or name == _CHARSET:
         raise RequestError(f"the multipart body: expected a plain name of a field, got {name!r:.80}")
     # Django resolves entities and takes what is behind the last slash: without a name, it drops the file.
-    if html.unescape(filename)[-1] in "./\\" or not html.unescape(filename).isprintable():
+    plain = html.unescape(filename)  # empty for an entity of a control character, which HTML does not allow
+    if plain[-1:] in ("", ".", "/", "\\") or not plain.isprintable():
         raise RequestError(f"the file {name!r:.80} of the multipart body: expected a plain filename")
     if named[2]:
         return name, {"digest": digest_of(data), "size": len(data), "content_type": content_type}
