@@ -7,6 +7,7 @@ Applications of Starlette and FastAPI need none: see ``endpoints``.
 
 import re
 from collections.abc import Callable, Container, Iterable, Mapping, MutableMapping
+from itertools import chain
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple, TypeAlias
 from urllib.parse import unquote_to_bytes
@@ -113,25 +114,25 @@ class Key(NamedTuple):
 
 
 class _Route:
-    __slots__ = ("key", "segments")
+    __slots__ = ("key", "segments", "takes_rest")
 
     def __init__(self, key: Key) -> None:
-        self.key, self.segments = key, tuple(key.path.split("/")[1:])
-
-    @property
-    def takes_rest(self) -> bool:
-        return _REST.fullmatch(self.segments[-1]) is not None
+        *before, last = key.path.split("/")[1:]
+        self.key, self.takes_rest = key, _REST.fullmatch(last) is not None
+        self.segments = (*before, last.replace(":path}", "}") if self.takes_rest else last)
 
     def match(self, segments: list[str]) -> dict[str, str] | None:
         found: dict[str, str] = {}
         if self.takes_rest:
             before = len(self.segments) - 1
+            if len(segments) <= before:
+                return None
             segments = [*segments[:before], "/".join(segments[before:])]
         for mine, theirs in zip(self.segments, segments, strict=True):
             if mine.startswith("{"):
                 if not theirs:
                     return None
-                found[mine[1:-1].partition(":")[0]] = theirs
+                found[mine[1:-1]] = theirs
             elif mine != theirs:
                 return None
         return found
@@ -160,11 +161,11 @@ class RouteMap:
         self._routes: dict[tuple[str, int], list[_Route]] = {}
         self._rest: dict[str, list[_Route]] = {}
         for key in read_keys(tools, public):
-            route, text = _Route(key), key.text
+            text = key.text
             if not key.path.startswith("/"):
                 raise SettingsError(f"{text!r:.100} is not a route: the application shows no names of routes")
-            single = route.segments[:-1] if route.takes_rest else route.segments
-            if not all(_SEGMENT.fullmatch(segment) or "{" not in segment for segment in single) or "//" in text:
+            route = _Route(key)
+            if not all(_SEGMENT.fullmatch(segment) or "{" not in segment for segment in route.segments) or "//" in text:
                 raise SettingsError(f"{text!r:.100} is not a route: expected each parameter to be one segment")
             if route.takes_rest:
                 self._rest.setdefault(key.method, []).append(route)
@@ -224,8 +225,7 @@ class RouteMap:
 
     def _find(self, method: str, segments: list[str]) -> tuple[_Route, dict[str, str]] | None:
         for name in (method, "GET") if method == "HEAD" else (method,):
-            rest = [route for route in self._rest.get(name, ()) if len(route.segments) <= len(segments)]
-            for route in (*self._routes.get((name, len(segments)), ()), *rest):
+            for route in chain(self._routes.get((name, len(segments)), ()), self._rest.get(name, ())):
                 parameters = route.match(segments)
                 if parameters is not None:
                     return route, parameters
@@ -249,14 +249,14 @@ def _require_one_meaning(routes: list[_Route]) -> None:
 
 
 def _require_precedence(rest: list[_Route], single: list[_Route]) -> None:
-    """Raise for a route with a rest and another one that match one request, unless one of them is the more special."""
+    """Raise for a route with a rest and another one that match one request, unless one is more specific."""
     for number, route in enumerate(rest):
         for other in (*rest[:number], *single):
-            general, special = sorted((route, other), key=lambda one: (one in single, len(one.segments)))
-            pairs = list(zip(general.shape[:-1], special.shape, strict=False))
-            if len(special.shape) < len(general.shape) or any(a != b and "{}" not in (a, b) for a, b in pairs):
+            general, specific = sorted((route, other), key=lambda one: (one in single, len(one.segments)))
+            pairs = list(zip(general.shape[:-1], specific.shape, strict=False))
+            if len(specific.shape) < len(general.shape) or any(a != b and "{}" not in (a, b) for a, b in pairs):
                 continue
-            same = len(general.shape) == len(special.shape) and other in rest
+            same = len(general.shape) == len(specific.shape) and other in rest
             if same or not all(a in ("{}", b) for a, b in pairs):
                 raise SettingsError(
                     f"{other.key.text!r:.100} and {route.key.text!r:.100} are for the same requests: take one out"
