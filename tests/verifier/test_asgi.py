@@ -247,6 +247,13 @@ def test_websockets_are_refused(realm: Realm) -> None:
     assert [message["type"] for message in sent] == ["websocket.close"]
     with pytest.raises(NotImplementedError):
         asyncio.run(app({"type": "something"}, receive, send))
+    before = len(realm.codes)
+    app = ArxMiddleware(application, verifier=realm.verifier, tools=lambda _, __: ("orders.get", {}))
+    scope = {"type": "websocket", "path": "/orders/A-1", "query_string": b""}
+    scope["headers"] = [(b"authorization", b"Bearer " + realm.token().encode().encode())]
+    asyncio.run(app(scope, receive, send))
+    assert [message["type"] for message in sent] == ["websocket.close"] * 2
+    assert realm.codes[before:] == ["tool_not_allowed"]
 
 
 class Watched(UnsafeLocalEpochs):

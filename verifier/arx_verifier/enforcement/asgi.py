@@ -98,7 +98,9 @@ class ArxMiddleware:
         if not isinstance(tools, Mapping):
             routes = RouteMap({}, public)
             self._may_be_public = routes.is_public
-            self._meaning = lambda scope, body: (PUBLIC, {}) if routes.is_public(scope) else tools(scope, body)
+            self._meaning = tools
+            if public:
+                self._meaning = lambda scope, body: (PUBLIC, {}) if routes.is_public(scope) else tools(scope, body)
             return
         routers = routers_of(self.app)
         if routers:
@@ -205,20 +207,19 @@ class ArxMiddleware:
             screened = self._enforcement.screen(headers.get(b"authorization", b""))
             if CALL in scope:
                 raise RefusedCall("tool_not_allowed", "this application is within another one that is guarded")
+            if self._endpoints is None and not isinstance(self._meaning, RouteMap):
+                raise RefusedCall("tool_not_allowed", "`tools` is a function, which maps no WebSocket")
         except RefusedCall as problem:
             self._enforcement.count(problem, peer)
             await receive()
             await deny(self._enforcement.answer(problem), scope.get("extensions") or {}, send)
             return
-        young = self._young_here()
-        call = SocketCall(self._enforcement, young, scope, headers, screened, receive, send, peer)
+        call = SocketCall(self._enforcement, self._young_here(), scope, headers, screened, receive, send, peer)
         if self._endpoints is not None:
             scope[CALL], call.endpoints = call, self._endpoints
             await call.run(self.app, Watched(scope, call) if self._passes_on else scope)
-        elif isinstance(self._meaning, RouteMap):
-            await self._decide_here(call, scope, send)
         else:
-            await call.refuse(RefusedCall("tool_not_allowed", "`tools` is a function, which maps no WebSocket"))
+            await self._decide_here(call, scope, send)
 
     def _young_here(self) -> Young:
         """Return the new calls of this event loop."""
