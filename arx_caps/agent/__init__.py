@@ -12,12 +12,12 @@ if TYPE_CHECKING:
     from arx_caps.agent.agent import Agent, Workload
     from arx_caps.agent.approval import Approval
     from arx_caps.agent.async_agent import AsyncAgent, AsyncApproval, AsyncSession, AsyncStartedTask
-    from arx_caps.agent.auth import ArxAuth
+    from arx_caps.agent.auth import ArxAuth, CurrentTaskAuth
     from arx_caps.agent.bundle import Bundle
     from arx_caps.agent.local_tools import local_tool
     from arx_caps.agent.mcp_messages import McpSigner, SignedTransport
     from arx_caps.agent.outline import holder_of, links_of
-    from arx_caps.agent.running_task import CurrentTaskAuth, current_task
+    from arx_caps.agent.running_task import current_task
     from arx_caps.agent.session import Session
     from arx_caps.agent.started_task import StartedTask
     from arx_caps.agent.task import Task
@@ -29,10 +29,10 @@ else:
             "agent": "Agent Workload",
             "async_agent": "AsyncAgent AsyncApproval AsyncSession AsyncStartedTask",
             "approval": "Approval",
-            "auth": "ArxAuth",
+            "auth": "ArxAuth CurrentTaskAuth",
             "bundle": "Bundle",
             "mcp_messages": "McpSigner SignedTransport",
-            "running_task": "CurrentTaskAuth current_task",
+            "running_task": "current_task",
             "local_tools": "local_tool",
             "outline": "holder_of links_of",
             "session": "Session",

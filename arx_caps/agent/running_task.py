@@ -4,28 +4,16 @@
 Each thread and each asyncio task has its own, so runs beside each other never mix their tokens.
 """
 
-from collections.abc import AsyncGenerator, Generator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
-
-import httpx
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from arx_caps.agent.approval import Approval
-from arx_caps.agent.copies import Shared
 from arx_caps.agent.task import Task
 from arx_verifier.errors import AttenuationError
 
-try:
-    from httpx2 import Auth as _OtherAuth
-except ImportError:
-
-    class _OtherAuth:  # type: ignore[no-redef]  # one of the two is there
-        """Stands for the base class of httpx2, which is not installed."""
-
-
 if TYPE_CHECKING:
-    from arx_caps.agent.auth import ArxAuth
     from arx_caps.agent.started_task import StartedTask
 
 
@@ -70,7 +58,7 @@ def current_approvals(task: Task) -> tuple[Approval, ...]:
         task: The task of the call; for a call of another task there are none.
     """
     running = _RUNNING.get()
-    return running[1] if running is not None and running[0] is task else ()
+    return running.approvals if running is not None and running.task is task else ()
 
 
 @contextmanager
@@ -87,35 +75,3 @@ def running(task: Task, approvals: Sequence[Approval] = (), *, asker: "StartedTa
         yield task
     finally:
         _RUNNING.reset(before)
-
-
-class CurrentTaskAuth(Shared, httpx.Auth, _OtherAuth):
-    """Sign each request with the current task: authentication for a client of httpx or httpx2 that many tasks share.
-
-    ``httpx.Client(base_url=…, auth=CurrentTaskAuth("orders"))`` is made once; a request outside of a task is not sent.
-
-    Args:
-        audience: Use this audience's token only; needed where two audiences live at one origin.
-    """
-
-    def __init__(self, audience: str | None = None) -> None:
-        self._audience = audience
-
-    def _auth(self) -> "ArxAuth":
-        task, approvals = running_call()
-        return task.auth(self._audience, approvals=approvals)
-
-    def auth_flow(self, request: Any) -> Generator[Any, Any, None]:
-        """Sign a request whose body was read; the client calls one of the two below."""
-        return self._auth().auth_flow(request)
-
-    def sync_auth_flow(self, request: Any) -> Generator[Any, Any, None]:
-        """Read the body and sign; for synchronous clients."""
-        return self._auth().sync_auth_flow(request)
-
-    def async_auth_flow(self, request: Any) -> AsyncGenerator[Any, Any]:
-        """Read the body and sign; for asynchronous clients."""
-        return self._auth().async_auth_flow(request)
-
-    def __repr__(self) -> str:
-        return "<CurrentTaskAuth>" if self._audience is None else f"<CurrentTaskAuth for {self._audience}>"
