@@ -6,12 +6,14 @@ The metadata of a call has a one-shot token over its tool and the fields of its 
 """
 
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping
+from itertools import chain
 from typing import Any, NamedTuple
 
 import grpc
 import grpc.aio
 
-from arx_caps.agent import Task, current_task
+from arx_caps.agent import Task
+from arx_caps.agent.running_task import current_approvals, running_call
 from arx_verifier.enforcement import arguments_of
 from arx_verifier.errors import AttenuationError
 
@@ -48,7 +50,8 @@ class GrpcSigner:
             make: Makes such details of their members.
 
         Raises:
-            AttenuationError: The task has no token for the service, or the call has one already.
+            AttenuationError: The task has no token for the service, no task runs here, or the call has an authorization
+                already; or an approval of the call is of no use there.
             RequestError: The message has no JSON form.
         """
         method = details.method.decode() if isinstance(details.method, bytes) else details.method
@@ -59,10 +62,10 @@ class GrpcSigner:
         if any(name.lower() == HEADER for name, _ in metadata):
             raise AttenuationError("this call has an authorization already; it is not overwritten")
         args = {} if message is None else arguments_of(message, self._data.get(method, ()))
-        task = self._task if self._task is not None else current_task()
-        if task is None:
-            raise AttenuationError("no task runs here: give the interceptor a task, or call within a tool of one")
-        metadata.append((HEADER, f"Bearer {task.call_token(self._audience, tool, args)}"))
+        task = self._task if self._task is not None else running_call()[0]
+        # A service refuses an approval that its tool does not ask for.
+        approvals = current_approvals(task) if task.needs_approval(tool) else ()
+        metadata.append((HEADER, f"Bearer {task.call_token(self._audience, tool, args, approvals=approvals)}"))
         return make(details, metadata)
 
     def __repr__(self) -> str:
@@ -118,7 +121,7 @@ class ArxClientInterceptor(
 
     def _intercept_stream(self, continuation: Any, details: Any, messages: Iterator[Any]) -> Any:
         first = next(messages, None)
-        return continuation(self.sign(details, first, _details), _chain(first, messages))
+        return continuation(self.sign(details, first, _details), chain(() if first is None else (first,), messages))
 
 
 class _AioUnary(GrpcSigner, grpc.aio.UnaryUnaryClientInterceptor):
@@ -151,12 +154,6 @@ async def _stream(signer: GrpcSigner, continuation: Any, details: Any, requests:
     messages = aiter(requests) if isinstance(requests, AsyncIterable) else _aiter(requests)
     first = await anext(messages, None)
     return await continuation(signer.sign(details, first, _aio_details), _chain_async(first, messages))
-
-
-def _chain(first: Any, messages: Iterator[Any]) -> Iterator[Any]:
-    if first is not None:
-        yield first
-    yield from messages
 
 
 async def _aiter(messages: Iterable[Any]) -> AsyncIterator[Any]:

@@ -14,11 +14,13 @@ import grpc
 import grpc.aio
 import pytest
 
-from arx_caps.agent import Bundle, Task
+from arx_caps.agent import Approval, Bundle, Task
+from arx_caps.agent.running_task import running
 from arx_caps.integrations.grpc import ArxClientInterceptor, aio_interceptors
 from arx_verifier import Constraint, Rule, current_grant
 from arx_verifier.errors import AttenuationError
 from arx_verifier.testing import UnsafeTestRealm
+from arx_verifier.token import Caveat, ThirdPartyCaveat, caveat_key, issue_discharge, require_discharge
 from tests.adapters.grpc_service import Call, handlers, stub
 from tests.house.pages import ROOT, blocks
 
@@ -63,7 +65,7 @@ class World:
         self.server.start()
         self.client = runpy.run_path(str(folder / "client.py"))
 
-    def channel(self, task: Task) -> Any:
+    def channel(self, task: Task | None) -> Any:
         return self.client["make_channel"](self.address, task)
 
 
@@ -133,6 +135,26 @@ def test_a_call_without_a_task_is_not_sent(realm: UnsafeTestRealm, world: World)
     with world.channel(task_of(realm)) as channel, pytest.raises(AttenuationError, match="already"):
         stub(channel, "Get")(Call(order_id="o-1"), metadata=[("authorization", "Basic x")], timeout=60)
     assert not realm.decisions.decisions
+
+
+def test_the_approval_of_the_running_call_is_sent(realm: UnsafeTestRealm, world: World) -> None:
+    """Where the tool asks for one, and with no other call; without it the service refuses."""
+    required = ThirdPartyCaveat(id="k1.0:t-aaaaaaaaaaaaaaaa", tools=("orders.refund",))
+    key = caveat_key(realm._key, required.id)
+    plain = task_of(realm)
+    token = require_discharge(plain.bundle.tokens["orders"], required.encode(), key)
+    task = Task(plain.bundle.with_tokens({"orders": token}))
+    said = Caveat(allow=(Rule(tool="orders.refund", args={"order_id": "o-1", "amount": 5}),), task="a-aaaaaaaaaaaaaaaa")
+    made = issue_discharge(required.encode(), key, realm="test", caveats=(said,))
+    with world.channel(task) as own, world.channel(None) as shared:
+        for channel in (own, shared):
+            with running(task, [Approval.from_text(made.encode())]):
+                assert stub(channel, "Refund")(Call(order_id="o-1", amount=5), timeout=60).amount == 5
+                assert stub(channel, "Get")(Call(order_id="o-1"), timeout=60).order_id == "test/agent"
+            with running(task), pytest.raises(grpc.RpcError) as caught:
+                stub(channel, "Refund")(Call(order_id="o-1", amount=5), timeout=60)
+            assert caught.value.code() == grpc.StatusCode.PERMISSION_DENIED
+    assert [each.code for each in realm.decisions.decisions] == ["ok", "ok", "missing_discharge"] * 2
 
 
 def test_an_asyncio_channel_signs_as_well(realm: UnsafeTestRealm, world: World) -> None:
