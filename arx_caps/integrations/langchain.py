@@ -132,7 +132,7 @@ def _approvals(calls: ToolCalls, call: Any) -> list[Approval]:
                 question["approval"] = calls.ask_approval(call["name"], call["args"]).id
             raise
         question["approval"] = approval.id
-        if approval.look() != WAITING:
+        if approval.state != WAITING:
             return [approval]
 
 

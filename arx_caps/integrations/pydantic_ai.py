@@ -140,6 +140,6 @@ def _approvals(calls: ToolCalls, name: str, args: dict[str, Any], ctx: RunContex
     if not ctx.tool_call_approved:
         raise ApprovalRequired({MARK: calls.ask_approval(name, args).id})
     approval = calls.find_approval(str((ctx.tool_call_metadata or {}).get(MARK)))
-    if approval.look() == WAITING:
+    if approval.state == WAITING:
         raise ApprovalRequired({MARK: approval.id})
     return [approval]
