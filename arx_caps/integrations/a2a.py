@@ -63,7 +63,7 @@ def arx_card(card: AgentCard, agent: str) -> AgentCard:
     return made
 
 
-class ArxInterceptor(ClientCallInterceptor):
+class ArxA2AInterceptor(ClientCallInterceptor):
     """Delegates anew for each message, to the agent that the callee's card names.
 
     Args:

@@ -41,8 +41,8 @@ from arx_caps.agent import CurrentTaskAuth, Session, StartedTask, Task, ToolCall
 from arx_caps.agent.running_task import running
 from arx_caps.integrations import a2a
 from arx_caps.integrations.a2a import (
+    ArxA2AInterceptor,
     ArxContextBuilder,
-    ArxInterceptor,
     ArxReceiver,
     arx_card,
     asked_call,
@@ -193,7 +193,7 @@ def test_an_agent_works_with_its_part_of_the_task(
 ) -> None:
     """An allowed call passes at the service, and its record names both agents; each message is delegated anew."""
     served, before = serve(binding=binding), len(desk.records.decisions)
-    delegates = ArxInterceptor(task, tools=["orders.refund"], args={"amount": {"max": 10}}, ttl="5m")
+    delegates = ArxA2AInterceptor(task, tools=["orders.refund"], args={"amount": {"max": 10}}, ttl="5m")
     for amount in (10, 5):
         done = send(served, f"refund o-1 {amount}", delegates, streaming=streaming)
         assert (done.status.state, results(done)) == (COMPLETED, [f'{{"refunded":{amount}}}'])
@@ -220,7 +220,7 @@ def test_a_refusal_ends_the_a2a_task_in_words(
 ) -> None:
     """Whether the first check refuses, or the service; also before the executor has sent any event."""
     before = len(desk.calls)
-    failed = send(serve(), said, ArxInterceptor(task))
+    failed = send(serve(), said, ArxA2AInterceptor(task))
     assert failed.status.state == FAILED
     assert told(failed).startswith(words)
     assert [get_message_text(each) for each in failed.history][:1] == [said]
@@ -230,10 +230,10 @@ def test_a_refusal_ends_the_a2a_task_in_words(
 def test_other_errors_stay_the_executors(serve: Serve, task: StartedTask) -> None:
     """An error that is no refusal is left to the SDK."""
     with pytest.raises(Exception, match="not enough values"):
-        send(serve(), "refund", ArxInterceptor(task))
+        send(serve(), "refund", ArxA2AInterceptor(task))
 
 
-class Raw(ArxInterceptor):
+class Raw(ArxA2AInterceptor):
     """Sends a header as it is."""
 
     def __init__(self, *values: str) -> None:
@@ -264,7 +264,7 @@ def test_a_message_without_a_task_of_this_agent_is_refused(
         assert not secrets_in(str(caught.value).replace("arxb1_…", "its beginning"))
     monkeypatch.setattr(a2a, "now_ms", lambda: task.expires_at)
     with pytest.raises(InvalidRequestError, match="expired"):
-        send(served, "refund o-1 5", ArxInterceptor(task))
+        send(served, "refund o-1 5", ArxA2AInterceptor(task))
     assert (served.worker.ran, served.stored) == (0, [])
     monkeypatch.undo()
     assert send(served, "refund o-1 5", Raw(f"Bearer {whole}")).status.state == COMPLETED
@@ -273,9 +273,9 @@ def test_a_message_without_a_task_of_this_agent_is_refused(
 def test_a_card_of_another_agent_gets_a_task_for_that_one(serve: Serve, task: StartedTask) -> None:
     """What a card names is what a receiver of that name takes; a caller may insist on the name."""
     with pytest.raises(InvalidRequestError, match="was delegated to acme/other"):
-        send(serve(named="acme/other"), "get o-1", ArxInterceptor(task))
+        send(serve(named="acme/other"), "get o-1", ArxA2AInterceptor(task))
     with pytest.raises(AttenuationError, match='cannot delegate to "acme/worker": its card names "acme/other"'):
-        send(serve(named="acme/other"), "get o-1", ArxInterceptor(task, to="acme/worker"))
+        send(serve(named="acme/other"), "get o-1", ArxA2AInterceptor(task, to="acme/worker"))
 
 
 def test_a_receiver_without_its_builder_runs_nothing(desk: Desk, task: StartedTask) -> None:
@@ -287,7 +287,7 @@ def test_a_receiver_without_its_builder_runs_nothing(desk: Desk, task: StartedTa
         handler = DefaultRequestHandler(receiver, served.store, served.card, **more)
         app = Starlette(routes=[*create_agent_card_routes(served.card), *create_jsonrpc_routes(handler, "/")])
         with serving(app, port), pytest.raises(InvalidRequestError, match="context_builder=ArxContextBuilder"):
-            send(served, "get o-1", ArxInterceptor(task))
+            send(served, "get o-1", ArxA2AInterceptor(task))
     assert served.worker.ran == 0
 
 
@@ -299,7 +299,7 @@ def test_a_kill_ends_work_in_the_background(desk: Desk, serve: Serve, task: Star
 
     async def run() -> A2ATask:
         begun = await asend(
-            served, "get o-1, wait -, plain refund o-1 5", ArxInterceptor(ToolCalls(task)), polling=True
+            served, "get o-1, wait -, plain refund o-1 5", ArxA2AInterceptor(ToolCalls(task)), polling=True
         )
         assert begun.status.state not in (COMPLETED, FAILED)
         client = await create_client(served.url, ClientConfig(streaming=False))
@@ -326,7 +326,7 @@ def test_a_cancelled_a2a_task_makes_no_call(desk: Desk, serve: Serve, task: Star
     served.worker.gate.clear()
 
     async def run() -> A2ATask:
-        begun = await asend(served, "wait -, plain refund o-1 5", ArxInterceptor(task), polling=True)
+        begun = await asend(served, "wait -, plain refund o-1 5", ArxA2AInterceptor(task), polling=True)
         async with await create_client(served.url, ClientConfig(streaming=False)) as client:
             return await client.cancel_task(CancelTaskRequest(id=begun.id))
 
@@ -344,7 +344,7 @@ def test_callers_beside_each_other_never_mix(desk: Desk, serve: Serve, session: 
 
     async def one(order: str, said: str) -> A2ATask:
         with running(session.start_task("refund", order_id=order, amount=20)):
-            return await asend(served, said, ArxInterceptor(tools=["orders.refund"]), context=shared)
+            return await asend(served, said, ArxA2AInterceptor(tools=["orders.refund"]), context=shared)
 
     async def all_of_them() -> list[A2ATask]:
         own = [one(order, f"plain refund {order} 5") for order in orders]
@@ -360,7 +360,7 @@ def test_callers_beside_each_other_never_mix(desk: Desk, serve: Serve, session: 
 def test_the_caller_asks_for_an_approval(desk: Desk, serve: Serve, session: Session) -> None:
     """The A2A task waits and names the call; with the approval it goes on; other arguments wait again."""
     served, task = serve(), session.start_task("payout", order_id="o-1")
-    before, delegates = len(desk.calls), ArxInterceptor(task)
+    before, delegates = len(desk.calls), ArxA2AInterceptor(task)
     waits = send(served, "get o-1, refund o-1 500", delegates)
     assert waits.status.state == ASKS
     assert "Do not repeat this call before an operator has approved it." in told(waits)
@@ -416,7 +416,7 @@ def test_nothing_is_sent_where_a_task_cannot_go(task: StartedTask, url: str, nam
     card = AgentCard(name="worker", supported_interfaces=[AgentInterface(url=url)])
     args = BeforeArgs(input=None, method="send_message", agent_card=arx_card(card, "acme/worker") if named else card)
     with pytest.raises(ArxError, match=why):
-        asyncio.run(ArxInterceptor(task if held else None).before(args))
+        asyncio.run(ArxA2AInterceptor(task if held else None).before(args))
     assert args.context is None
 
 
@@ -426,13 +426,13 @@ def test_no_task_is_seen_anywhere(desk: Desk, serve: Serve, session: Session) ->
     SPANS.clear()
     task = session.start_task("payout", order_id="o-1")
 
-    class Shows(ArxInterceptor):
+    class Shows(ArxA2AInterceptor):
         async def before(self, args: BeforeArgs) -> None:
             seen.extend([repr(args), str(args.context)])
 
     with at_its_loudest() as loud:
         for streaming in (False, True):
-            delegates = ArxInterceptor(task)
+            delegates = ArxA2AInterceptor(task)
             send(served, "get o-1", delegates, Shows(), streaming=streaming)
             send(served, "get o-2", delegates, Shows(), streaming=streaming)
             waits = send(served, "refund o-1 500", delegates, streaming=streaming)
