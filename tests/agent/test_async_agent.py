@@ -4,7 +4,7 @@
 import asyncio
 import gc
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -39,16 +39,20 @@ class Gate:
     """Holds each answer of the mint on its way to the agent, while it is shut."""
 
     def __init__(self) -> None:
-        self._open, self.reached = threading.Event(), threading.Event()
+        self._open, self._reached = threading.Event(), threading.Event()
         self._open.set()
 
     def __call__(self, response: httpx.Response) -> None:
-        self.reached.set()
+        self._reached.set()
         assert self._open.wait(PATIENCE_S), "the event loop did not open the gate"
+
+    async def arrived(self) -> None:
+        """Wait until an answer is at the gate."""
+        assert await asyncio.to_thread(self._reached.wait, PATIENCE_S), "no answer came"
 
     def shut(self) -> None:
         self._open.clear()
-        self.reached.clear()
+        self._reached.clear()
 
     def open(self) -> None:
         self._open.set()
@@ -63,20 +67,11 @@ async def agent_of(mint: LiveMint, name: str, gate: Gate | None = None) -> Async
         yield agent
 
 
-async def until(true: Callable[[], bool]) -> None:
-    """Let the loop run until something is true."""
-    async with asyncio.timeout(PATIENCE_S):
-        while True:
-            if true():
-                return
-            await asyncio.sleep(0.01)
-
-
 async def cancelled(gate: Gate, call: Awaitable[Any]) -> None:
     """Cancel a call whose answer is on its way, and let it arrive."""
     gate.shut()
     running = asyncio.ensure_future(call)
-    await until(gate.reached.is_set)
+    await gate.arrived()
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
@@ -118,7 +113,7 @@ def test_the_loop_goes_on(mint: LiveMint) -> None:
         async with agent_of(mint, "loop", gate) as agent:
             gate.shut()
             opening = asyncio.ensure_future(agent.open_session())
-            await until(gate.reached.is_set)
+            await gate.arrived()
             gate.open()
             async with await opening as session:
                 tasks = await asyncio.gather(*[session.start_task("look", order_id=f"o-{n}") for n in range(8)])
@@ -186,7 +181,7 @@ def test_a_cancelled_end_is_done(mint: LiveMint) -> None:
             working = asyncio.ensure_future(work())
             await entered.wait()
             working.cancel()
-            await until(gate.reached.is_set)
+            await gate.arrived()
             working.cancel()
             gate.open()
             with pytest.raises(asyncio.CancelledError):
