@@ -2,9 +2,7 @@
 """The adapter of Django: the project of its page under gunicorn, and a project with every kind of route in a thread."""
 
 import contextlib
-import http.client
 import logging
-import re
 import sys
 import threading
 from collections.abc import Iterator
@@ -23,16 +21,12 @@ from django.test import override_settings
 from django.urls import include, path, re_path, register_converter
 from django.urls.converters import StringConverter
 
-from arx_verifier import ArxWSGI, Constraint, Rule, SettingsError
+from arx_verifier import ArxWSGI, Rule, SettingsError
 from arx_verifier.integrations.django import NAME, guard
 from arx_verifier.testing import UnsafeTestRealm
-from tests.adapters.serving import ROOT
-from tests.adapters.workers import begun
-from tests.servers import free_ports, until
-from tests.workers import SESSION, WAYS, Holder, deciders, gunicorn, write_service_file
+from tests.adapters.workers import GET, REFUND, check_workers
+from tests.house.pages import ROOT, blocks
 
-REFUND = Rule(tool="orders.refund", args={"order_id": "7", "amount": Constraint(max=20)})
-GET = Rule(tool="orders.get", args={"order_id": "7"})
 RAN: list[Any] = []
 
 
@@ -253,7 +247,7 @@ def test_no_secret_is_logged(realm: UnsafeTestRealm, orders: httpx.Client, caplo
 def test_the_pages_project_under_gunicorn(tmp_path: Path, way: str) -> None:
     """Two workers accept a call once together, and both refuse after a kill; an open answer is cut."""
     text = (ROOT / "docs" / "adapters" / "django.md").read_text("utf-8")
-    urls, wsgi = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    urls, wsgi = [block.text for block in blocks(text) if block.language == "python"]
     urls += """
 
 def events(request, order_id):
@@ -266,21 +260,4 @@ urlpatterns.append(path("orders/<int:order_id>/events", events, name="events"))
     (tmp_path / "wsgi.py").write_text(wsgi.replace("tools={", 'tools={"GET events": "orders.events", ', 1))
     lines = f'ROOT_URLCONF = "urls"\nALLOWED_HOSTS = ["127.0.0.1"]\nMIDDLEWARE = ["{NAME}"]\n'
     (tmp_path / "settings.py").write_text(lines)
-    with begun(tmp_path) as (server, store):
-        write_service_file(tmp_path, store, server.url)
-        holder = Holder(store, GET, REFUND, Rule(tool="orders.events"))
-        with gunicorn(tmp_path, "wsgi", free_ports(1)[0], *WAYS[way]) as service:
-            assert service.ask("GET", "/healthz").status == 200
-            assert service.call(holder, "POST", "/orders/7/refund", b'{"amount": 5}').json == {"refunded": 5}
-            headers = holder.sign("GET", "/orders/7")
-            answers = [service.ask("GET", "/orders/7", headers) for _ in range(8)]
-            assert [answer.status for answer in answers] == [200, *[401] * 7]
-            until(lambda: service.call(holder, "GET", "/orders/7") and len(store.verifiers()) == 2)
-            connection, answer = service.open("GET", "/orders/7/events", holder.sign("GET", "/orders/7/events"))
-            assert answer.read(5) == b"event"
-            assert store.kill([f"session:{SESSION}"], "test", "operator:ada").durable
-            with contextlib.closing(connection), pytest.raises((http.client.IncompleteRead, ConnectionError)):
-                answer.read()
-            deciders(service, holder, "/orders/7", "revoked")
-        assert "Traceback" not in service.log
-        assert headers["Authorization"][-40:] not in service.log
+    check_workers(tmp_path, "wsgi", way)

@@ -1,20 +1,47 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A revocation store for the workers of an adapter's test."""
+"""What the application of a WSGI adapter's page does under gunicorn with two workers."""
 
 import contextlib
-from collections.abc import Iterator
+import http.client
 from pathlib import Path
 
+import pytest
+
 from arx_caps.embedded import EmbeddedValkey
-from arx_caps.revocation import RevocationStore
-from tests.servers import FAST_LEASE_MS, begun_store
+from arx_verifier import Constraint, Rule
+from tests.servers import FAST_LEASE_MS, begun_store, free_ports, until
+from tests.workers import SESSION, WAYS, Holder, deciders, gunicorn, write_service_file
+
+REFUND = Rule(tool="orders.refund", args={"order_id": "7", "amount": Constraint(max=20)})
+GET = Rule(tool="orders.get", args={"order_id": "7"})
 
 
-@contextlib.contextmanager
-def begun(folder: Path) -> Iterator[tuple[EmbeddedValkey, RevocationStore]]:
-    """A server of its own, and a realm that is begun in it."""
+def check_workers(folder: Path, application: str, way: str) -> None:
+    """Accept a call once in both workers together, refuse in both after a kill, and cut the open answer.
+
+    Args:
+        folder: The folder of the application, whose service file is ``orders.json``.
+        application: Its name for gunicorn; it streams at ``/orders/7/events``, beside the page's routes.
+        way: A key of ``WAYS``.
+    """
     with (
         EmbeddedValkey(folder / "valkey") as server,
         begun_store(server.url, "acme", lease_ms=FAST_LEASE_MS) as store,
     ):
-        yield server, store
+        write_service_file(folder, store, server.url)
+        holder = Holder(store, GET, REFUND, Rule(tool="orders.events"))
+        with gunicorn(folder, application, free_ports(1)[0], *WAYS[way]) as service:
+            assert service.ask("GET", "/healthz").status == 200
+            assert service.call(holder, "POST", "/orders/7/refund", b'{"amount": 5}').json == {"refunded": 5}
+            headers = holder.sign("GET", "/orders/7")
+            answers = [service.ask("GET", "/orders/7", headers) for _ in range(8)]
+            assert [answer.status for answer in answers] == [200, *[401] * 7]
+            until(lambda: service.call(holder, "GET", "/orders/7") and len(store.verifiers()) == 2)
+            connection, answer = service.open("GET", "/orders/7/events", holder.sign("GET", "/orders/7/events"))
+            assert answer.read(5) == b"event"
+            assert store.kill([f"session:{SESSION}"], "test", "operator:ada").durable
+            with contextlib.closing(connection), pytest.raises((http.client.IncompleteRead, ConnectionError)):
+                answer.read()
+            deciders(service, holder, "/orders/7", "revoked")
+        assert "Traceback" not in service.log
+        assert headers["Authorization"][-40:] not in service.log
