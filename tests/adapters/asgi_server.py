@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Serve an ASGI application over real HTTP in a thread, for the tests of adapters."""
+"""Serve an ASGI application over real HTTP in a thread, for tests of adapters; it needs no mint."""
 
 import socket
 import threading
@@ -26,7 +26,7 @@ def serving(app: Any, port: int = 0) -> Iterator[int]:
     with socket.socket() as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(("127.0.0.1", port))
-        config = uvicorn.Config(app, lifespan="on", log_config=None, timeout_graceful_shutdown=1)
+        config = uvicorn.Config(app, lifespan="on", log_config=None, proxy_headers=False, timeout_graceful_shutdown=1)
         server = _Server(config)
         thread = threading.Thread(target=server.run, args=([listener],))
         thread.start()
@@ -35,4 +35,5 @@ def serving(app: Any, port: int = 0) -> Iterator[int]:
             yield listener.getsockname()[1]
         finally:
             server.should_exit = True
-            thread.join()
+            thread.join(60)
+            assert not thread.is_alive(), "the server did not end"

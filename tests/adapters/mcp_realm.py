@@ -1,20 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A real realm for the tests of MCP clients: a mint, a store, the orders service and an agent of it."""
+"""A real realm for the tests of MCP clients: a mint, a store, the orders service of a page, and agents."""
 
 import contextlib
+import os
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
+from mcp import StdioServerParameters
 
 from arx_caps.agent import Agent, StartedTask
 from arx_caps.embedded import EmbeddedValkey
+from tests.adapters.asgi_server import serving
 from tests.agent.live import LiveMint, live_mint
+from tests.house.pages import ROOT, blocks
 from tests.servers import free_ports
 
-ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = "orders_mcp.py"
 TOKEN = re.compile(r"arx(?:1|b1)_[A-Za-z0-9_-]{16}")
 MORE = """
 [task.waiting]
@@ -44,11 +49,12 @@ allow = [{ tool = "orders.get", any = true }, { tool = "payments.get", any = tru
 
 
 class Shop(NamedTuple):
-    """A realm with an orders service, whose server listens at ``port``."""
+    """A realm with an orders service, whose server listens at ``port``; ``script`` is the page's server."""
 
     mint: LiveMint
     folder: Path
     port: int
+    script: str
     agents: dict[str, Agent]
 
     @property
@@ -73,19 +79,54 @@ class Shop(NamedTuple):
         with self.agents[agent].open_session() as session:
             yield session.start_task(template, params)
 
+    @contextlib.contextmanager
+    def served(self, way: str, make_app: str = "streamable_http_app") -> Iterator[Any]:
+        """Yield the address of the page's server: a command for a client over stdio, or the URL of one that runs.
+
+        Args:
+            way: ``stdio`` or ``http``.
+            make_app: The server's method that returns its ASGI application.
+        """
+        if way == "stdio":
+            script, environment = [SCRIPT, "stdio"], {"PYTHONPATH": str(ROOT), **os.environ}
+            yield StdioServerParameters(command=sys.executable, args=script, cwd=self.folder, env=environment)
+            return
+        with contextlib.chdir(self.folder):
+            names = _names(self.script)
+        with contextlib.ExitStack() as stack:
+            if "verifier" in names:  # of a server that has no lifespan to close it
+                stack.enter_context(contextlib.closing(names["verifier"]))
+            stack.enter_context(serving(getattr(names["server"], make_app)(), self.port))
+            yield self.url
+
 
 def page_block(page: str, containing: str) -> str:
     """Return the one block of a page of docs/adapters that contains a text."""
     text = (ROOT / "docs" / "adapters" / page).read_text("utf-8")
-    (found,) = [
-        block for block in re.findall(r"^```\w+\n(.*?)^```$", text, re.MULTILINE | re.DOTALL) if containing in block
-    ]
-    return str(found)
+    (found,) = [block.text for block in blocks(text) if containing in block.text]
+    return found
+
+
+def page_names(page: str, containing: str) -> dict[str, Any]:
+    """Return the names that such a block defines."""
+    return _names(page_block(page, containing))
+
+
+def _names(source: str) -> dict[str, Any]:
+    names: dict[str, Any] = {"__name__": "page"}
+    exec(compile(source, "page", "exec"), names)
+    return names
 
 
 @contextlib.contextmanager
-def open_shop(folder: Path, page: str) -> Iterator[Shop]:
-    """Run a mint with the policy of a page, and enrol the orders service."""
+def open_shop(folder: Path, page: str, server: str) -> Iterator[Shop]:
+    """Run a mint with the policy of a page, and enrol the orders service.
+
+    Args:
+        folder: An empty folder.
+        page: The page's file in docs/adapters.
+        server: A text of the block with the server alone.
+    """
     mint_port, port, other = free_ports(3)
     sites = f'[audience.orders]\norigins = ["http://127.0.0.1:{port}"]\n[audience.payments]\norigins = ["http://127.0.0.1:{other}"]\n'
     sessions = '[session.all]\nagents = ["acme/**"]\nttl = "1h"\n'
@@ -95,7 +136,8 @@ def open_shop(folder: Path, page: str) -> Iterator[Shop]:
         EmbeddedValkey(folder / "store") as store,
         live_mint(folder, store_url=store.url, name="shop", port=mint_port, policy=policy) as mint,
     ):
-        shop = Shop(mint, folder, port, {})
+        shop = Shop(mint, folder, port, page_block(page, server), {})
+        (folder / SCRIPT).write_text(shop.script, "utf-8")
         shop.service_file.touch(0o600)
         service = mint.operator("POST", "/v1/services", {"audience": "orders"})
         service["journal"] = str(folder / "journal")

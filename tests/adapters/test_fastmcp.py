@@ -4,8 +4,6 @@
 import asyncio
 import contextlib
 import logging
-import os
-import sys
 from collections.abc import Coroutine, Iterator
 from typing import Any
 
@@ -18,31 +16,19 @@ from arx_caps.integrations.fastmcp import arx_client
 from arx_verifier import AttenuationError, open_verifier
 from tests.adapters.asgi_server import serving
 from tests.adapters.fastmcp_server import make_app
-from tests.adapters.mcp_realm import ROOT, TOKEN, Shop, open_shop, page_block
+from tests.adapters.mcp_realm import TOKEN, Shop, open_shop, page_names
 
 everywhere = pytest.mark.parametrize("way", ["stdio", "http"])
 
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
-    with open_shop(tmp_path_factory.mktemp("shop"), "fastmcp.md") as shop:
-        (shop.folder / "orders_fastmcp.py").write_text(page_block("fastmcp.md", "FastMCP("), "utf-8")
+    with open_shop(tmp_path_factory.mktemp("shop"), "fastmcp.md", "FastMCP(") as shop:
         yield shop
 
 
-@contextlib.contextmanager
-def served(shop: Shop, way: str) -> Iterator[Any]:
-    """The address of the page's server: a command for a client over stdio, or the URL of one that runs."""
-    script = "orders_fastmcp.py"
-    if way == "stdio":
-        environment = {"PYTHONPATH": str(ROOT), **os.environ}
-        yield StdioServerParameters(command=sys.executable, args=[script, "stdio"], cwd=shop.folder, env=environment)
-        return
-    module: dict[str, Any] = {"__name__": "orders_fastmcp"}
-    with contextlib.chdir(shop.folder):
-        exec(compile((shop.folder / script).read_text("utf-8"), script, "exec"), module)
-    with serving(module["server"].http_app(), shop.port):
-        yield shop.url
+def served(shop: Shop, way: str) -> contextlib.AbstractContextManager[Any]:
+    return shop.served(way, "http_app")
 
 
 def run(test: Coroutine[Any, Any, Any]) -> Any:
@@ -52,8 +38,7 @@ def run(test: Coroutine[Any, Any, Any]) -> Any:
 @everywhere
 def test_the_page(shop: Shop, way: str) -> None:
     """The page's client calls the page's server with a task of the page's policy."""
-    example: dict[str, Any] = {}
-    exec(compile(page_block("fastmcp.md", "import arx_client"), "fastmcp.md", "exec"), example)
+    example = page_names("fastmcp.md", "import arx_client")
     with shop.task("refund", order_id="o-1", amount=20) as task, served(shop, way) as server:
         offered, failed, text = run(example["work"](task, server))
         assert (offered, failed, text) == (["get", "refund"], False, "15 refunded for o-1")

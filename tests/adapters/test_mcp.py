@@ -4,8 +4,6 @@
 import asyncio
 import contextlib
 import logging
-import os
-import sys
 from collections.abc import Coroutine, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +17,7 @@ from arx_caps.agent import Agent, Approval, Task
 from arx_caps.integrations.mcp import Client
 from arx_verifier import AttenuationError, open_verifier
 from tests.adapters.asgi_server import serving
-from tests.adapters.mcp_realm import ROOT, TOKEN, Shop, open_shop, page_block
+from tests.adapters.mcp_realm import TOKEN, Shop, open_shop, page_names
 from tests.adapters.mcp_server import make_app
 
 everywhere = pytest.mark.parametrize("way", ["stdio", "http"])
@@ -27,23 +25,8 @@ everywhere = pytest.mark.parametrize("way", ["stdio", "http"])
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
-    with open_shop(tmp_path_factory.mktemp("shop"), "mcp.md") as shop:
-        (shop.folder / "orders_mcp.py").write_text(page_block("mcp.md", "MCPServer("), "utf-8")
+    with open_shop(tmp_path_factory.mktemp("shop"), "mcp.md", "MCPServer(") as shop:
         yield shop
-
-
-@contextlib.contextmanager
-def served(shop: Shop, way: str, script: str = "orders_mcp.py", *more: str) -> Iterator[Any]:
-    """The address of the page's server: a command for a client over stdio, or the URL of a running process."""
-    environment = {"PYTHONPATH": str(ROOT), **os.environ}
-    if way == "stdio":
-        yield StdioServerParameters(command=sys.executable, args=[script, "stdio"], cwd=shop.folder, env=environment)
-        return
-    module: dict[str, Any] = {"__name__": "orders_mcp"}
-    with contextlib.chdir(shop.folder):
-        exec(compile((shop.folder / script).read_text("utf-8"), script, "exec"), module)
-    with serving(module["server"].streamable_http_app(), shop.port):
-        yield shop.url
 
 
 @contextlib.contextmanager
@@ -64,9 +47,8 @@ def text_of(result: Any) -> str:
 @everywhere
 def test_the_page(shop: Shop, way: str) -> None:
     """The page's client calls the page's server with a task of the page's policy."""
-    example: dict[str, Any] = {}
-    exec(compile(page_block("mcp.md", "integrations.mcp import Client"), "mcp.md", "exec"), example)
-    with shop.task("refund", order_id="o-1", amount=20) as task, served(shop, way) as server:
+    example = page_names("mcp.md", "integrations.mcp import Client")
+    with shop.task("refund", order_id="o-1", amount=20) as task, shop.served(way) as server:
         offered, failed, text = run(example["work"](task, server))
         assert (offered, failed, text) == (["get", "refund"], False, "15 refunded for o-1")
 
@@ -90,7 +72,7 @@ def test_a_sub_agent_gets_less_and_the_model_reads_what(shop: Shop, way: str) ->
                 await client.read_resource("orders://terms")
             assert no.value.error.data == {"code": "tool_not_allowed"}
 
-    with shop.task("refund", order_id="o-1", amount=20) as task, served(shop, way) as server:
+    with shop.task("refund", order_id="o-1", amount=20) as task, shop.served(way) as server:
         run(test(task.delegate("acme/worker", tools=["orders.get"]), server))
 
 
@@ -102,7 +84,7 @@ def test_a_resource_is_read_with_the_task(shop: Shop, way: str) -> None:
             read: Any = await client.read_resource("orders://terms")
             assert "thirty days" in read.contents[0].text
 
-    with shop.task("refund", order_id="o-1", amount=20) as task, served(shop, way) as server:
+    with shop.task("refund", order_id="o-1", amount=20) as task, shop.served(way) as server:
         run(test(task, server))
 
 
@@ -195,7 +177,7 @@ def test_no_log_and_no_answer_has_a_token(shop: Shop, way: str, caplog: pytest.L
                 await client.session.read_resource("orders://other")
             seen.extend([repr(refused.value), str(refused.getrepr())])
 
-    with shop.task("refund", order_id="o-1", amount=20) as task, served(shop, way) as server:
+    with shop.task("refund", order_id="o-1", amount=20) as task, shop.served(way) as server:
         secrets = [*task.tokens.values(), task.encode()]
         run(test(task, server))
     logs = "\n".join([*caplog.messages, caplog.text, *seen])
@@ -214,7 +196,7 @@ def test_an_approval_suspends_a_call_and_outlives_the_process(shop: Shop, tmp_pa
                 return await client.call_tool("refund", args | {"amount": amount}, approvals=approvals)
             return await client.session.call_tool("refund", args | {"amount": amount})  # asked of the server at once
 
-    with served(shop, "http") as url:
+    with shop.served("http") as url:
         with Agent.from_key_file(key) as first:
             session = first.open_session()
             task = session.start_task("approved")

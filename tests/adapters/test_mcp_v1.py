@@ -2,62 +2,39 @@
 """A client of the ``mcp`` SDK 1.30 with a task of a real mint, against a guarded server over stdio and HTTP."""
 
 import asyncio
-import contextlib
 import logging
-import os
-import sys
 from collections.abc import Coroutine, Iterator
 from typing import Any
 
 import pytest
-from mcp import McpError, StdioServerParameters
+from mcp import McpError
 from pydantic import AnyUrl
 
 from arx_caps.agent import Task
-from tests.adapters.asgi_server import serving
-from tests.adapters.mcp_realm import ROOT, TOKEN, Shop, open_shop, page_block
+from tests.adapters.mcp_realm import TOKEN, Shop, open_shop, page_names
 
 everywhere = pytest.mark.parametrize("way", ["stdio", "http"])
 
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
-    with open_shop(tmp_path_factory.mktemp("shop"), "mcp.md") as shop:
-        (shop.folder / "orders_mcp.py").write_text(page_block("mcp.md", "integrations.mcp_v1 import guard"), "utf-8")
+    with open_shop(tmp_path_factory.mktemp("shop"), "mcp.md", "integrations.mcp_v1 import guard") as shop:
         yield shop
-
-
-@contextlib.contextmanager
-def served(shop: Shop, way: str) -> Iterator[Any]:
-    """The address of the page's server: a command for a client over stdio, or the URL of one that runs."""
-    if way == "stdio":
-        environment = {"PYTHONPATH": str(ROOT), **os.environ}
-        script = ["orders_mcp.py", "stdio"]
-        yield StdioServerParameters(command=sys.executable, args=script, cwd=shop.folder, env=environment)
-        return
-    module: dict[str, Any] = {"__name__": "orders_mcp"}
-    with contextlib.chdir(shop.folder):
-        exec(compile((shop.folder / "orders_mcp.py").read_text("utf-8"), "orders_mcp.py", "exec"), module)
-    with serving(module["server"].streamable_http_app(), shop.port):
-        yield shop.url
-    module["verifier"].close()
 
 
 def run(test: Coroutine[Any, Any, Any]) -> Any:
     return asyncio.run(test)
 
 
-def client() -> Any:
-    """What the page's client does with a task and a server."""
-    example: dict[str, Any] = {}
-    exec(compile(page_block("mcp.md", "import arx_session"), "mcp.md", "exec"), example)
-    return example
+def client() -> dict[str, Any]:
+    """What the page's client defines."""
+    return page_names("mcp.md", "import arx_session")
 
 
 @everywhere
 def test_the_page(shop: Shop, way: str) -> None:
     """The page's client calls the page's server with a task of the page's policy."""
-    with shop.task("refund", order_id="o-1", amount=20) as task, served(shop, way) as server:
+    with shop.task("refund", order_id="o-1", amount=20) as task, shop.served(way) as server:
         offered, failed, text = run(client()["work"](task, server))
         assert (offered, failed, text) == (["get", "refund"], False, "15 refunded for o-1")
 
@@ -84,7 +61,7 @@ def test_a_sub_agent_gets_less_and_no_text_has_a_token(shop: Shop, way: str, cap
             assert no.value.error.data == {"code": "tool_not_allowed"}
             seen.extend(map(repr, (session, answer, refused, asked, no.value)))
 
-    with shop.task("refund", order_id="o-1", amount=20) as task, served(shop, way) as server:
+    with shop.task("refund", order_id="o-1", amount=20) as task, shop.served(way) as server:
         secrets = [*task.tokens.values(), task.encode()]
         run(test(task.delegate("acme/worker", tools=["orders.get"]), server))
     logs = "\n".join([*caplog.messages, caplog.text, *seen])
