@@ -7,6 +7,7 @@ match values; ``rule`` tests the arguments of a call.
 
 from collections.abc import Callable, Sequence
 from datetime import date, datetime, time, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple, TypeAlias
 
 import msgspec
@@ -393,13 +394,18 @@ def tests_of(constraint: Any) -> list[Test]:
     """
     if not isinstance(constraint, FlatConstraint):
         return [scalars.equal(constraint)]
-    nests = isinstance(constraint, Constraint) and (constraint.each is not None or constraint.fields is not None)
-    if nests:
-        _refuse_nesting(constraint, MAX_NESTING)
+    order = _IN_ORDER
+    if isinstance(constraint, Constraint):
+        if constraint.each is not None or constraint.fields is not None:
+            _refuse_nesting(constraint, MAX_NESTING)
+        if constraint.open:
+            if constraint.fields is None:
+                raise MalformedTokenError("open goes with fields, whose other members it allows")
+            order = _IN_ORDER_OPEN
     operands = msgspec.structs.astuple(constraint)[: len(_IN_ORDER)]  # without those that test no value
     count = len(operands) - operands.count(None)
     made: list[Test] = []
-    for make, operand in zip(_IN_ORDER, operands, strict=False):  # a leaf ends earlier: it has no logic
+    for make, operand in zip(order, operands, strict=False):  # a leaf ends earlier: it has no logic
         if len(made) == count:
             break
         if operand is not None:
@@ -409,10 +415,6 @@ def tests_of(constraint: Any) -> list[Test]:
         raise MalformedTokenError("a constraint must test something, such as { max = 100 }")
     if len(made) > 1:
         _refuse_crossed_bounds(constraint)
-    if isinstance(constraint, Constraint) and constraint.open:
-        if constraint.fields is None:
-            raise MalformedTokenError("open goes with fields, whose other members it allows")
-        made[-1] = _fields(constraint.fields, closed=False)  # the last member
     return made
 
 
@@ -552,7 +554,8 @@ class Member(NamedTuple):
 
 
 # Every member but ``open`` and ``optional``, in the order of the structs.  A new constraint is one row here, its field
-# in ``FlatConstraint``, and its test in ``scalars`` or ``text``.
+# in ``FlatConstraint``, and its test in ``scalars`` or ``text``; one that has constraints inside is a field of
+# ``Constraint``, with its test in ``containers``.
 MEMBERS: Final[dict[str, Member]] = {
     "equal": Member(scalars.equal, lambda operand: _NONE if isinstance(operand, tuple) else kind_of(operand)),
     "one_of": Member(scalars.one_of, kinds_among),
@@ -577,4 +580,6 @@ MEMBERS: Final[dict[str, Member]] = {
     "fields": Member(_fields, lambda _: _NONE),
 }
 _IN_ORDER: Final = tuple([member.make for member in MEMBERS.values()])
+# Beside ``open``: ``fields`` is the last member.
+_IN_ORDER_OPEN: Final[tuple[Callable[[Any], Test], ...]] = (*_IN_ORDER[:-1], partial(_fields, closed=False))
 assert (*MEMBERS, "open", "optional") == Constraint.__struct_encode_fields__
