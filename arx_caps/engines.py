@@ -31,7 +31,7 @@ STUCK_S: Final = 10  # a mint that hangs in a transaction must not block the oth
 CACHE_KIB: Final = 32 * 1024  # per SQLite connection: holds the index pages that a large log touches again and again
 WAL_PAGES: Final = 4096  # 16 MiB between checkpoints of SQLite's write-ahead log: a hot page is then copied once
 POOL: Final = 16  # connections kept, and as many more under load; two mints fit into PostgreSQL's usual 100
-READY: Final = 8  # of the connections kept, how many have no checkout between two transactions
+READY: Final = 8  # of these, how many each of the two `Connections` of an engine keeps checked out
 READING: Final = "arx_reading"  # execution option: a transaction of SQLite that takes no write lock
 
 
@@ -76,7 +76,8 @@ class Connections:
         options: Execution options of the connections.
     """
 
-    # A checkout from SQLAlchemy's pool and its end take as long as five small statements of SQLite.
+    # A checkout from SQLAlchemy's pool and its end take as long as five small statements of SQLite. The pool still
+    # opens and bounds the connections, and resets them after errors.
     def __init__(self, engine: Engine, **options: Any) -> None:
         self._engine, self._ready = engine.execution_options(**options), list[Connection]()
         event.listen(engine, "engine_disposed", self._forget)

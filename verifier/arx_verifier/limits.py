@@ -6,6 +6,7 @@ from typing import Any, Final, TypeVar
 
 # A holder attenuates a token as often and as widely as its text has room for, and the verifier caches every token that
 # it accepted.  So caches are charged by the memory that an entry takes, not by the length of its text.
+
 # Constraint tests times characters of arguments.
 MAX_WORK: Final = 1 << 24  # bounds the work of a call; one above it is refused untested
 MAX_NESTING: Final = 4  # such as an order, its lines, a line, its product

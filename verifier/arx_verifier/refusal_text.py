@@ -42,7 +42,7 @@ def refusal_for_model(tool: str, code: str, failures: Sequence[Failure] = (), de
 
     Returns:
         One paragraph, such as ``refund was refused: amount must be at most 20, got 50. Do not repeat this call. …``.
-        It has no secret, and no text of the tool or of its service.
+        It has no secret, and nothing that the tool returned.
     """
     if code in _ENDED:
         said = _ENDED[code]
@@ -70,7 +70,7 @@ def problem_for_model(tool: str, problem: Any) -> str | None:
 
     Args:
         tool: The tool, by the name that the model called it with.
-        problem: The decoded body.
+        problem: The decoded body.  The texts of its failures are in the answer, as the service wrote them.
 
     Returns:
         The text, or None if it is no refusal of ARx.
@@ -82,7 +82,7 @@ def problem_for_model(tool: str, problem: Any) -> str | None:
     told = problem.get("failures")
     failures = [failure for each in told[:MAX_FAILURES] if (failure := _read(each))] if isinstance(told, list) else []
     decision = problem.get("decision")
-    # Only an id: no sentence of a server may stand where the model expects one of ARx.
+    # Only an id: other text here would read as a sentence of ARx.
     shown = decision if isinstance(decision, str) and _DECISION.fullmatch(decision) else ""
     return refusal_for_model(tool, code, failures, shown)
 

@@ -247,7 +247,8 @@ def _serve(
     endpoint: Endpoint, mint: MintContext, request: Request, raw: bytes, admitted: Any, until: float = math.inf
 ) -> Response:
     try:
-        # A database that is locked delays a call no longer than one that waits for the lock itself.
+        # While the database is locked, its threads wait. A call waits for its turn no longer than a writer waits
+        # for the lock.
         if time.monotonic() > until:
             raise StoreError(f"the mint did not answer: other calls were at work for {BUSY_S:g} s; retry later")
         with mint.db.unit(one_change=endpoint.one_change) as unit:

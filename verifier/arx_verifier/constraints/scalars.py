@@ -18,7 +18,7 @@ from typing import Any, Final, TypeAlias
 from arx_verifier.errors import MalformedTokenError
 from arx_verifier.jcs import MAX_INTEGER
 
-ABSENT: Final = object()  # the value of an absent argument; no test holds for it
+ABSENT: Final = object()  # the value of an absent argument or member; no test holds for it
 Predicate: TypeAlias = Callable[[Any], bool]
 # (speaks, holds): whether a value is of a kind that the constraint tests, and whether the constraint holds for it.  A
 # value of another kind fails, under ``not`` as well, so ``holds`` implies ``speaks``.
