@@ -32,8 +32,15 @@ _NOTIFICATIONS: Final = frozenset(
     for name in ("cancelled", "initialized", "message", "progress", "roots/list_changed", "elicitation/complete")
 )
 _CALLS: Final = frozenset(
-    ("completion/complete", "prompts/get", "resources/read", "resources/subscribe", "resources/unsubscribe")
-) | {"subscriptions/listen"}
+    (
+        "completion/complete",
+        "prompts/get",
+        "resources/read",
+        "resources/subscribe",
+        "resources/unsubscribe",
+        "subscriptions/listen",
+    )
+)
 
 
 class _List(NamedTuple):
@@ -194,22 +201,21 @@ class Work:
         self.decision, self.grant = decision, enforcement.require(decision, request)
         self._streams, self._recheck_s = streams, recheck_ms / 1000
 
-    @property
-    def ambiguous(self) -> list[str]:
-        """The arguments whose text is JSON of another type: an SDK may read ``"null"`` as no value."""
-        return [name for name, value in self._request.args.items() if type(value) is str and _is_json(value)]
-
-    def require_texts(self, schema: Mapping[str, Any]) -> None:
-        """Refuse an ambiguous argument that the tool does not take as text: it would get what was not judged.
+    async def require_texts(self, schema: Callable[[], Awaitable[Mapping[str, Any]]]) -> None:
+        """Refuse an argument whose text is JSON of another type, unless the tool takes text there.
 
         Args:
-            schema: The tool's input schema.
+            schema: Returns the tool's input schema; called only for such an argument.
 
         Raises:
             RefusedCall: There is one; the end of the call is recorded.
         """
-        types = {name: each.get("type") for name, each in dict(schema.get("properties") or {}).items()}
-        for name in self.ambiguous:
+        # An SDK may read ``"null"`` as no value: the tool would get what was not judged.
+        ambiguous = [name for name, value in self._request.args.items() if type(value) is str and _is_json(value)]
+        if not ambiguous:
+            return
+        types = {name: each.get("type") for name, each in dict((await schema()).get("properties") or {}).items()}
+        for name in ambiguous:
             if types.get(name) != "string":
                 error = RequestError(f"argument {name!r:.60} is JSON in a text: send it as JSON")
                 self._end(error)
@@ -325,6 +331,27 @@ class Messages:
         decision = await self._enforcement.decide_async(token, request, screened)
         streams = "progressToken" in message.meta or message.method == "subscriptions/listen"
         return Work(self._enforcement, decision, request, streams, self._recheck_ms)
+
+    async def run(
+        self,
+        message: McpMessage,
+        schema: Callable[[], Awaitable[Mapping[str, Any]]],
+        handler: Callable[[], Awaitable[T]],
+    ) -> T:
+        """Decide on a message that is a call, and return the result of its handler.
+
+        Args:
+            message: The message.
+            schema: Returns the input schema of the tool that it names; an empty one if there is none.
+            handler: Returns what to await.
+
+        Raises:
+            RefusedCall: It is refused, or was ended while it ran.
+        """
+        work = await self.decide(message)
+        if message.method == "tools/call":
+            await work.require_texts(schema)
+        return await work.run(handler)
 
     async def recognize(self, message: McpMessage) -> Screened | None:
         """Return the live token of a message of the session, such as a request for a list; None if it needs none.

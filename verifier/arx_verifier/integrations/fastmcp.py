@@ -64,10 +64,7 @@ class ArxMcpMiddleware(Middleware):
 
     async def _answer(self, message: McpMessage, context: MiddlewareContext[Any], call_next: CallNext[Any, Any]) -> Any:
         if message.is_call:
-            work = await self._messages.decide(message)
-            if work.ambiguous and message.method == "tools/call":
-                work.require_texts(await _schema_of(str(message.params["name"]), context))
-            return await work.run(lambda: call_next(context))
+            return await self._messages.run(message, lambda: _schema_of(message, context), lambda: call_next(context))
         screened = await self._messages.recognize(message)
         result = await call_next(context)
         if message.lists is None:
@@ -91,8 +88,8 @@ def _message_of(context: MiddlewareContext[Any]) -> McpMessage:
     return McpMessage(str(context.method), params, dict(request.meta or {}), request.request_id, request.request)
 
 
-async def _schema_of(tool: str, context: MiddlewareContext[Any]) -> Mapping[str, Any]:
+async def _schema_of(message: McpMessage, context: MiddlewareContext[Any]) -> Mapping[str, Any]:
     """Return the input schema of a tool; an empty one if there is none."""
     assert context.fastmcp_context is not None
-    found = await context.fastmcp_context.fastmcp.get_tool(tool)
+    found = await context.fastmcp_context.fastmcp.get_tool(str(message.params["name"]))
     return {} if found is None else found.parameters

@@ -73,10 +73,9 @@ class ArxMcpMiddleware:
         meta: Any = {name: value for name, value in message.meta.items() if name != META_KEY}
         bare = replace(ctx, params=dict(message.params) | {"_meta": meta}, meta=meta) if message.meta else ctx
         if message.is_call:
-            work = await self._messages.decide(message)
-            if work.ambiguous and message.method == "tools/call":
-                work.require_texts(await _schema_of(str(message.params["name"]), bare, call_next))
-            return await work.run(lambda: call_next(bare))
+            return await self._messages.run(
+                message, lambda: _schema_of(message, bare, call_next), lambda: call_next(bare)
+            )
         screened = await self._messages.recognize(message)
         result = await call_next(bare)
         return result if message.lists is None else self._shown(message, result, screened)
@@ -95,14 +94,16 @@ class ArxMcpMiddleware:
         return self._messages.shows(message, screened, str(item.get("uri", item["name"])))
 
 
-async def _schema_of(tool: str, ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> Mapping[str, Any]:
+async def _schema_of(
+    message: McpMessage, ctx: ServerRequestContext[Any, Any], call_next: CallNext
+) -> Mapping[str, Any]:
     """Return the input schema of a tool as the server lists it; an empty one if it does not."""
     cursor: dict[str, Any] = {}
     for _ in range(_MAX_PAGES):
         listed = await call_next(replace(ctx, method="tools/list", params={"_meta": ctx.meta or {}, **cursor}))
         assert isinstance(listed, Mapping)
         for item in listed.get("tools", ()):
-            if item["name"] == tool:
+            if item["name"] == message.params["name"]:
                 return dict(item["inputSchema"])
         if not isinstance(listed.get("nextCursor"), str):
             break

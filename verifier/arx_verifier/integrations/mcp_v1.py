@@ -70,10 +70,7 @@ class _Handlers(dict[type, Handler]):
         message = _message_of(request)
         try:
             if message.is_call:
-                work = await self._messages.decide(message)
-                if work.ambiguous and message.method == "tools/call":
-                    work.require_texts(await self._schema_of(str(message.params["name"])))
-                return await work.run(lambda: handler(request))
+                return await self._messages.run(message, lambda: self._schema_of(message), lambda: handler(request))
             screened = await self._messages.recognize(message)
             result = await handler(request)
         except RefusedCall as problem:
@@ -92,11 +89,12 @@ class _Handlers(dict[type, Handler]):
             result = types.ServerResult(result.root.model_copy(update={message.lists: items}))
         return result
 
-    async def _schema_of(self, tool: str) -> Mapping[str, Any]:
+    async def _schema_of(self, message: McpMessage) -> Mapping[str, Any]:
         """Return the input schema of a tool as the server lists it; an empty one if it does not."""
         listing = super().get(types.ListToolsRequest)
         listed: Any = [] if listing is None else (await listing(types.ListToolsRequest(method="tools/list"))).root
-        return next((found.inputSchema for found in getattr(listed, "tools", ()) if found.name == tool), {})
+        tools = getattr(listed, "tools", ())
+        return next((found.inputSchema for found in tools if found.name == message.params["name"]), {})
 
 
 def _message_of(request: Any) -> McpMessage:
