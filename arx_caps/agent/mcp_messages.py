@@ -14,7 +14,7 @@ from arx_caps.agent.approval import Approval
 from arx_caps.agent.origins import origin_of, read_origin
 from arx_caps.agent.running_task import current_approvals, running
 from arx_caps.agent.task import Task
-from arx_verifier.enforcement import META_KEY, meaning
+from arx_verifier.enforcement import META_KEY, mcp_meaning
 from arx_verifier.errors import AttenuationError, RequestError, refusal, shorten
 from arx_verifier.names import matches_tool
 
@@ -80,7 +80,7 @@ class McpSigner:
         Raises:
             ArxError: The task does not allow it.
         """
-        tool, args = meaning(self.audience, method, params)
+        tool, args = mcp_meaning(self.audience, method, params)
         answer = self.task.allows(tool, args, audience=self.audience, approvals=approvals)
         if not answer:
             raise refusal(answer.code, answer.failures)
@@ -99,7 +99,7 @@ class McpSigner:
             return message
         params = dict(request.params or {})
         try:
-            tool, args = meaning(self.audience, request.method, params)
+            tool, args = mcp_meaning(self.audience, request.method, params)
         except RequestError:
             return message  # the server refuses a method that ARx does not know
         token = self.task.call_token(self.audience, tool, args, approvals=current_approvals(self.task) if tool else ())

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from arx_verifier import Caveat, Constraint, RequestError, Rule
-from arx_verifier.enforcement import META_KEY, McpMessage, Messages, RefusedCall, meaning
+from arx_verifier.enforcement import META_KEY, McpMessage, Messages, RefusedCall, mcp_meaning
 from arx_verifier.testing import UnsafeTestRealm
 
 RULES = (
@@ -22,17 +22,17 @@ RULES = (
 def test_each_method_has_one_meaning() -> None:
     """A tool is called by its name; a resource and a prompt by their method; the envelope is no argument."""
     call = {"name": "get", "arguments": {"order_id": "o-1"}, "_meta": {"x": 1}, "requestState": "s"}
-    assert meaning("orders", "tools/call", call) == ("orders.get", {"order_id": "o-1"})
-    assert meaning("orders", "tools/call", {"name": "get"}) == ("orders.get", {})
-    assert meaning("orders", "resources/read", {"uri": "orders://1", "_meta": {}}) == (
+    assert mcp_meaning("orders", "tools/call", call) == ("orders.get", {"order_id": "o-1"})
+    assert mcp_meaning("orders", "tools/call", {"name": "get"}) == ("orders.get", {})
+    assert mcp_meaning("orders", "resources/read", {"uri": "orders://1", "_meta": {}}) == (
         "orders.resources.read",
         {"uri": "orders://1"},
     )
-    assert meaning("orders", "prompts/get", {"name": "a", "arguments": {"b": "c"}}) == (
+    assert mcp_meaning("orders", "prompts/get", {"name": "a", "arguments": {"b": "c"}}) == (
         "orders.prompts.get",
         {"name": "a", "arguments": {"b": "c"}},
     )
-    assert meaning("orders", "tools/list", {"cursor": "2"}) == ("", {"method": "tools/list"})
+    assert mcp_meaning("orders", "tools/list", {"cursor": "2"}) == ("", {"method": "tools/list"})
 
 
 @pytest.mark.spec("8.2")
@@ -53,7 +53,7 @@ def test_each_method_has_one_meaning() -> None:
 def test_what_has_no_single_meaning_is_refused(method: str, params: dict[str, Any]) -> None:
     """A tool must not be named as a method is, a URI must not be spelled in two ways, and a method must be known."""
     with pytest.raises(RequestError):
-        meaning("orders", method, params)
+        mcp_meaning("orders", method, params)
 
 
 def recognized(realm: UnsafeTestRealm, token: object) -> str:

@@ -10,13 +10,13 @@ if TYPE_CHECKING:
     from arx_verifier.enforcement.client_address import Peers
     from arx_verifier.enforcement.enforcement import Enforcement, RefusedCall
     from arx_verifier.enforcement.guard import current_grant, granted, protect
-    from arx_verifier.enforcement.messages import META_KEY, McpMessage, Messages, meaning
+    from arx_verifier.enforcement.messages import META_KEY, McpMessage, Messages, mcp_meaning
     from arx_verifier.enforcement.protobuf import arguments_of
-    from arx_verifier.enforcement.routes import text_of
+    from arx_verifier.enforcement.routes import parameter_text
     from arx_verifier.enforcement.rpc_call import RpcCall, RpcMethods
     from arx_verifier.enforcement.views import Matched, Views
     from arx_verifier.enforcement.wsgi import ArxWSGI, GuardedWSGI
-    from arx_verifier.enforcement.wsgi_call import CALL, WSGICall
+    from arx_verifier.enforcement.wsgi_call import CALL_KEY, WSGICall
 else:
     __getattr__, __dir__ = open_door(
         __name__,
@@ -25,18 +25,18 @@ else:
             "client_address": "Peers",
             "enforcement": "Enforcement RefusedCall",
             "guard": "current_grant granted protect",
-            "messages": "META_KEY McpMessage Messages meaning",
-            "routes": "text_of",
+            "messages": "META_KEY McpMessage Messages mcp_meaning",
+            "routes": "parameter_text",
             "protobuf": "arguments_of",
             "rpc_call": "RpcCall RpcMethods",
             "views": "Matched Views",
             "wsgi": "ArxWSGI GuardedWSGI",
-            "wsgi_call": "CALL WSGICall",
+            "wsgi_call": "CALL_KEY WSGICall",
         },
     )
 
 __all__ = [
-    "CALL",
+    "CALL_KEY",
     "META_KEY",
     "ArxMiddleware",
     "ArxWSGI",
@@ -54,7 +54,7 @@ __all__ = [
     "arguments_of",
     "current_grant",
     "granted",
-    "meaning",
+    "mcp_meaning",
+    "parameter_text",
     "protect",
-    "text_of",
 ]

@@ -32,10 +32,10 @@ from arx_verifier.enforcement.routes import (
     Key,
     Scope,
     join_arguments,
+    parameter_text,
     read_body,
     read_keys,
     require_clean_path,
-    text_of,
 )
 from arx_verifier.enforcement.sockets import SocketScope, deny
 from arx_verifier.errors import RequestError, SettingsError
@@ -171,7 +171,7 @@ class Served(NamedTuple):
         """
         found = {}
         for name, value in parameters.items():
-            found[name] = text = (self.convertors.get(name) or text_of)(name, value)
+            found[name] = text = (self.convertors.get(name) or parameter_text)(name, value)
             if type(value) is not str and name not in self.convertors and text not in root.split("/"):
                 raise RequestError(
                     f"parameter {name!r:.80} of the path: expected {text!r:.80}, the spelling of its value"
@@ -504,7 +504,7 @@ def _writer(convertor: Any) -> Any:
     if type(convertor) in (types.StringConvertor, types.PathConvertor):
         return None
     if type(convertor) in (types.IntegerConvertor, types.FloatConvertor, types.UUIDConvertor):
-        return text_of
+        return parameter_text
 
     def write(name: str, value: Any) -> str:
         try:

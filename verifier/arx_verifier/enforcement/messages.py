@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """MCP messages: the tool and the arguments of each, its decision, and its end after a kill.  SPEC 8, 11.
 
-The adapters of MCP servers call this, and those of clients sign with ``meaning``.  This module uses no framework.
+The adapters of MCP servers call this, and those of clients sign with ``mcp_meaning``.  This module uses no framework.
 """
 
 import asyncio
@@ -142,7 +142,7 @@ class McpRefusal(NamedTuple):
     data: dict[str, Any]
 
 
-def meaning(audience: str, method: str, params: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+def mcp_meaning(audience: str, method: str, params: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     """Return the tool and the arguments of a message, as its proof covers them.
 
     Args:
@@ -413,7 +413,7 @@ class Messages:
         client, forwarded = scope and scope.get("client"), headers.get(b"x-forwarded-for")
         peer = self._peers.of(client[0] if client else None, (forwarded.decode("latin-1"),) if forwarded else ())
         try:
-            tool, args = meaning(self.verifier.audience, message.method, message.params)
+            tool, args = mcp_meaning(self.verifier.audience, message.method, message.params)
             token, screened, http = message.meta.get(META_KEY), None, None
             if token is None and message.carrier is not None:
                 screened = self._enforcement.screen(headers.get(b"authorization", b""))

@@ -204,7 +204,7 @@ class RouteMap:
         route, parameters = found
         if route.key.tool is PUBLIC:
             return PUBLIC, {}
-        outer = {name: text_of(name, value) for name, value in scope.get("path_params", {}).items()}
+        outer = {name: parameter_text(name, value) for name, value in scope.get("path_params", {}).items()}
         key = route.key
         query = key.typed(key.read_query(scope["query_string"]))
         members = read_body(collect_headers(scope["headers"]), body)
@@ -316,7 +316,7 @@ def collect_headers(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes
     return {name: b",\n".join(each) for name, each in values.items()}
 
 
-def text_of(name: str, value: Any) -> str:
+def parameter_text(name: str, value: Any) -> str:
     """Return the one spelling of a parameter that a framework has converted.
 
     Args:

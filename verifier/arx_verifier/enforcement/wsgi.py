@@ -19,7 +19,7 @@ from arx_verifier.enforcement.enforcement import Enforcement, RefusedCall
 from arx_verifier.enforcement.routers import DEEP
 from arx_verifier.enforcement.routes import LINE_BREAK, Meaning, RouteMap
 from arx_verifier.enforcement.running_calls import RunningCalls
-from arx_verifier.enforcement.wsgi_call import CALL, Environ, Start, WSGIApp, WSGICall
+from arx_verifier.enforcement.wsgi_call import CALL_KEY, Environ, Start, WSGIApp, WSGICall
 from arx_verifier.errors import REASONS, RequestError, SettingsError
 from arx_verifier.verification import MemoryNonces, Screened, Verifier
 
@@ -64,7 +64,7 @@ class GuardedWSGI:
         self.app, self.verifier = app, verifier
         self._enforcement, self._calls = Enforcement(verifier), RunningCalls(verifier, recheck_ms)
         self._may_be_public, self._max_body, self._peers = may_be_public, max_body, Peers(trusted_proxies)
-        self._is_started = self._is_told = False
+        self._is_started = self._is_logged = False
 
     def __call__(self, environ: Environ, start_response: Start) -> Iterable[bytes]:
         """Handle one request; see PEP 3333."""
@@ -88,7 +88,7 @@ class GuardedWSGI:
                 call.read_target()
                 self._require_shared_nonces(environ)
                 self.start()
-                if CALL in environ:
+                if CALL_KEY in environ:
                     # One call proof covers one call: the inner application would decide on a used nonce.
                     raise RefusedCall("tool_not_allowed", "this application is within another one that is guarded")
                 call.take(screened, self._body(environ))
@@ -98,7 +98,7 @@ class GuardedWSGI:
             call.refuse_unread(RefusedCall("malformed_request", str(error)))
         else:
             environ.pop("wsgi.early_hints", None)  # gunicorn's way to send a part of an answer past the checks
-            environ[CALL] = call
+            environ[CALL_KEY] = call
             return self._judge(call, environ)
         return False
 
@@ -108,7 +108,7 @@ class GuardedWSGI:
             # Before the body is read: a caller without a token of this service costs no more than its headers.
             return self._enforcement.screen(_authorization(environ))
         except RefusedCall as problem:
-            if REASONS[problem.code].status != 401 or CALL in environ or self._may_be_public is None:
+            if REASONS[problem.code].status != 401 or CALL_KEY in environ or self._may_be_public is None:
                 raise
             call.read_target()
             if not self._may_be_public(call):
@@ -122,8 +122,8 @@ class GuardedWSGI:
     def _require_shared_nonces(self, environ: Environ) -> None:
         """Refuse in a server of several processes whose verifiers share no nonces: each would accept a call once."""
         if environ.get("wsgi.multiprocess") and isinstance(self.verifier.nonces, MemoryNonces):
-            if not self._is_told:
-                self._is_told = True
+            if not self._is_logged:
+                self._is_logged = True
                 _log.error(
                     "every call is refused: this server has several processes, and they share no nonces; name `nonces` "
                     "in the service file, or run one process"

@@ -26,7 +26,7 @@ Environ: TypeAlias = dict[str, Any]
 Start: TypeAlias = Callable[..., Callable[[bytes], object]]
 WSGIApp: TypeAlias = Callable[[Environ, Start], Iterable[bytes]]
 
-CALL: Final = "arx.call"
+CALL_KEY: Final = "arx.call"
 _NO_TOOL: Final[Meaning] = ("", {})
 _SOCKETS: Final = ("gunicorn.socket", "werkzeug.socket")  # where a server shows the connection of a request
 _HEADERS: Final = {
@@ -209,7 +209,7 @@ class WSGICall:
             self._closed = True
         if self.running is not None:
             self.running.close()
-        self.environ.pop(CALL, None)  # the call refers to the environ: without this they are a reference cycle
+        self.environ.pop(CALL_KEY, None)  # the call refers to the environ: without this they are a reference cycle
         self._close_chunks()
 
     def _close_chunks(self) -> None:

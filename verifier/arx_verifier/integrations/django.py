@@ -16,7 +16,7 @@ from django.http.request import RawPostDataException
 from django.urls import Resolver404, URLPattern, URLResolver, get_resolver
 from django.urls.converters import PathConverter, SlugConverter, StringConverter, get_converters
 
-from arx_verifier.enforcement import CALL, GuardedWSGI, Matched, Views, WSGICall, text_of
+from arx_verifier.enforcement import CALL_KEY, GuardedWSGI, Matched, Views, WSGICall, parameter_text
 from arx_verifier.errors import RequestError, SettingsError
 from arx_verifier.verification import Verifier
 
@@ -88,7 +88,7 @@ class ArxMiddleware:
 
         ``GuardedWSGI`` replaces that answer by the refusal.
         """
-        call, match = request.META.get(CALL), request.resolver_match
+        call, match = request.META.get(CALL_KEY), request.resolver_match
         if call is None or _VIEWS not in request.META:
             return HttpResponse("this application is guarded: call it through the result of guard()", status=403)
 
@@ -134,10 +134,10 @@ def _texts(match: Any, kwargs: Mapping[str, Any], path: str) -> dict[str, str]:
     kinds = {name: known[kind or "str"] for kind, name in _PARAMETER.findall(match.route)}
     for name, value in (match.captured_kwargs or {}).items():
         kind = kinds.get(name)  # None in a route by a regular expression, whose parameters are not converted
-        written[name] = text_of(name, value) if kind is None else kind.to_url(value)
+        written[name] = parameter_text(name, value) if kind is None else kind.to_url(value)
     if any(type(kind) not in _TEXT for kind in kinds.values()):
         expected = "/" + _PARAMETER.sub(lambda found: written.get(found[2], found[0]), match.route)
         if expected != path:
             raise RequestError(f"the path: expected {expected!r:.200}, the spelling of its values")
     # A further argument of the route is no part of the path, but the caller chooses it by the path.
-    return {name: text_of(name, value) if name in extra else written[name] for name, value in kwargs.items()}
+    return {name: parameter_text(name, value) if name in extra else written[name] for name, value in kwargs.items()}

@@ -13,7 +13,7 @@ from flask import Flask, request
 from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import HTTPException
 
-from arx_verifier.enforcement import CALL, GuardedWSGI, Matched, Views, WSGICall, text_of
+from arx_verifier.enforcement import CALL_KEY, GuardedWSGI, Matched, Views, WSGICall, parameter_text
 from arx_verifier.errors import RequestError, SettingsError
 from arx_verifier.verification import Verifier
 
@@ -66,7 +66,7 @@ class _Guard:
 
     def _judge_first(self, *context: Any) -> ResponseReturnValue | None:
         """Decide before the first hook of the application; a refusal's answer is that of ``GuardedWSGI``."""
-        call: WSGICall | None = request.environ.get(CALL)
+        call: WSGICall | None = request.environ.get(CALL_KEY)
         if call is None:
             return "this application is guarded: call it through its wsgi_app", 403
         rule = request.url_rule
@@ -81,7 +81,7 @@ class _Guard:
 
     def _dispatch_judged(self, *context: Any) -> ResponseReturnValue:
         """Run the view, if it gets what was judged."""
-        call: WSGICall = request.environ[CALL]
+        call: WSGICall = request.environ[CALL_KEY]
         rule = request.url_rule
         if rule is None or call.matched != (rule.endpoint, request.view_args or {}):
             call.withdraw(RequestError("a hook of the application has changed the view or its parameters"))
@@ -106,6 +106,6 @@ def _texts() -> dict[str, str]:
         raise RequestError(f"the path: expected {expected!r:.200}, the spelling of its values")
     # A default of the rule is no part of the path, but the caller chooses it by the path.
     return {
-        name: unquote(converters[name].to_url(value)) if name in converters else text_of(name, value)
+        name: unquote(converters[name].to_url(value)) if name in converters else parameter_text(name, value)
         for name, value in values.items()
     }
