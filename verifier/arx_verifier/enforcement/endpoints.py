@@ -265,16 +265,17 @@ class Endpoints:
         if not key.method:
             named = [one for one in every if key.path == getattr(one.route, "name", None)]
             named = named or [one for one in every if key.path == getattr(one.route.endpoint, "__name__", None)]
+        table = "`public`" if key.tool is PUBLIC else "`tools`"
         if len({id(one.route) for one in named}) != 1:
             shown = sorted({one.declared for one in (every if key.method else named) if _takes(one.route, key.method)})
             raise SettingsError(
-                f"`tools` names {key.text!r:.100}: expected one route of the application, found {len(named)}; "
+                f"{table} names {key.text!r:.100}: expected one route of the application, found {len(named)}; "
                 f"for {key.method or 'this name'} it has {', '.join(shown[:20]) or 'none'}"
             )
         route = named[0].route
         methods = _methods_of(route)
         if not methods and not key.method:
-            raise SettingsError(f"`tools` names {key.text!r:.100}, which takes every method: name each with its path")
+            raise SettingsError(f"{table} names {key.text!r:.100}, which takes every method: name each with its path")
         if key.tool is PUBLIC and WEBSOCKET in methods:
             raise SettingsError(f"`public` names {key.text!r:.100}: a WebSocket needs a token")
         if key.tool is PUBLIC and len(named) != sum(one.route is route for one in every):
@@ -282,11 +283,11 @@ class Endpoints:
         declared = declared_query(route.dependant) if named[0].is_fastapi else {}
         for one in named:
             if len(one.convertors) != one.declared.count("{"):
-                raise SettingsError(f"`tools` names {key.text!r:.100}: two parameters of {one.declared} have one name")
+                raise SettingsError(f"{table} names {key.text!r:.100}: two parameters of {one.declared} have one name")
             for method in (key.method,) if key.method else sorted(methods - {"HEAD"}):
                 given = key if key.method else key.of(method, declared)
                 if one.keys.setdefault(method, given) != given:
-                    raise SettingsError(f"`tools` names the route {method} {one.declared} twice")
+                    raise SettingsError(f"{table} names the route {method} {one.declared} twice")
                 if method == "GET" and _takes(route, "HEAD"):
                     one.keys.setdefault("HEAD", given)
 
