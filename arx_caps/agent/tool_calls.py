@@ -4,7 +4,6 @@
 Every adapter of ``arx_caps.integrations`` calls this and decides nothing itself.  This module uses no framework.
 """
 
-import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, NamedTuple
@@ -16,9 +15,10 @@ from arx_caps.agent.outline import meet_all
 from arx_caps.agent.running_task import current_asker, current_task, running
 from arx_caps.agent.started_task import StartedTask
 from arx_caps.agent.task import Task
-from arx_verifier.errors import ArxError, AttenuationError, SettingsError, refusal, shorten
+from arx_verifier.errors import ArxError, AttenuationError, RequestError, SettingsError, refusal, shorten
 from arx_verifier.names import is_tool
 from arx_verifier.refusal_text import error_for_model, problem_for_model
+from arx_verifier.request import read_json_object
 
 # No later call of this task is allowed; and the last words of a run that ends there.
 ENDED: Final = {
@@ -255,7 +255,7 @@ class ToolCalls:
         try:
             url = urlsplit(str(response.url))
             origin = origin_of(url.scheme, url.hostname or "", url.port)
-        except Exception:
+        except Exception:  # of any HTTP library: one without a URL, or with a bad one, shows no origin of the task
             return False
         return any(origin == read_origin(text) for texts in origins for text in texts)
 
@@ -346,11 +346,11 @@ def _problem_of(response: Any) -> Any:
         if not str(response.headers.get("content-type", "")).startswith("application/problem+json"):
             return None
         content = response.content
-    except Exception:
+    except Exception:  # of any HTTP library, such as for a streamed answer that was not read
         return None
     if not isinstance(content, bytes) or len(content) > _MAX_PROBLEM_BYTES:
         return None
     try:
-        return json.loads(content)
-    except ValueError:
+        return read_json_object(content)
+    except RequestError:
         return None
