@@ -145,13 +145,13 @@ class SessionOpener(Shared, ABC):
             StoreError: The mint does not answer.
             UnavailableError: It cannot say now.
         """
+        content = read_secret(Path(path))
         try:
-            file = SessionFile.read(read_json_object(read_secret(Path(path))))
-        except RequestError as error:
+            file = SessionFile.read(read_json_object(content))
+        except (RequestError, SettingsError) as error:
+            # Not chained: a parser's text could quote the token or the key.
             raise SettingsError(f"{path}: {error}") from None
-        except SettingsError as error:
-            raise SettingsError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
-        # The session's proofs name the address that is called: one of another mint would fail with a riddle.
+        # Checked here: another mint would refuse the session's proofs, without saying that it is the wrong mint.
         if file.issuer.rstrip("/") != self._mint.issuer:
             raise SettingsError(f"{path}: this session is of the mint at {file.issuer}, not at {self._mint.issuer}")
         session = Session(self._mint, file.key, {"session": file.session, "token": file.token}, now=self._now)

@@ -95,8 +95,9 @@ def test_what_cannot_be_taken_up_says_why(mint: LiveMint, tmp_path: Path) -> Non
             with pytest.raises(RequestError, match="not the id of an approval"):
                 other.approval(strange)
         (tmp_path / "open.json").write_text(content, "ascii")
-        with pytest.raises(SettingsError, match="other users can read it"):
+        with pytest.raises(SettingsError, match="other users can read it") as caught:
             agent.resume_session(tmp_path / "open.json")
+        assert "chmod 600" in str(caught.value.hint)
         elsewhere = tmp_path / "elsewhere.json"
         elsewhere.touch(0o600)
         elsewhere.write_text(content.replace(str(mint.realm.issuer), "http://127.0.0.1:1"), "ascii")
