@@ -171,7 +171,7 @@ class ArxReceiver(AgentExecutor, RequestContextBuilder):
         try:
             with running(received.task):
                 await self._executor.execute(context, queue)
-        except Exception as error:
+        except Exception as error:  # an HTTP client's error may bring a service's refusal; any other is raised again
             failed = received.failed if received.failed and received.failed[0] is error else (error, "", None)
             refused = ToolCalls(received.task).refusal_of(failed[1], error)
             if refused is None or queue.ended:
@@ -224,7 +224,9 @@ def tool_call(context: RequestContext, tool: str, args: Mapping[str, Any]) -> It
     try:
         with ToolCalls(task).call(tool, args, fitting):
             yield
-    except Exception as error:
+    except (
+        Exception
+    ) as error:  # noted for `execute`, which knows a refusal, also one that an HTTP client's error brings
         received.failed = (error, tool, dict(args))
         raise
 

@@ -79,7 +79,7 @@ class _GuardedTool(BaseTool):
                 return {"status": "this call waits for an operator's approval"}
             with calls.call(self.name, args, approvals):
                 return await self._inner.run_async(args=args, tool_context=tool_context)
-        except Exception as error:
+        except Exception as error:  # an HTTP client's error may bring a service's refusal; any other is raised again
             refused = calls.refusal_of(self.name, error)
             if refused is None:
                 raise

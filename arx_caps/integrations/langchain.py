@@ -77,7 +77,7 @@ class ArxAgentMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
             approvals = _approvals(calls, call) if calls.needs_approval(call["name"], call["args"]) else ()
             with calls.call(call["name"], call["args"], approvals):
                 return handler(request)
-        except Exception as error:
+        except Exception as error:  # an HTTP client's error may bring a service's refusal; any other is raised again
             return _refused(calls, call, error)
 
     async def awrap_tool_call(
@@ -90,7 +90,7 @@ class ArxAgentMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
             approvals = await asyncio.to_thread(_approvals, calls, call) if asks else ()  # it calls the mint
             with calls.call(call["name"], call["args"], approvals):
                 return await handler(request)
-        except Exception as error:
+        except Exception as error:  # an HTTP client's error may bring a service's refusal; any other is raised again
             return _refused(calls, call, error)
 
     def _limited(self, request: Ask) -> Ask:

@@ -117,7 +117,7 @@ class Arx(AbstractCapability[Any]):
                 return await handler(args)
         except _SIGNALS:
             raise
-        except Exception as error:
+        except Exception as error:  # an HTTP client's error may bring a service's refusal; any other is raised again
             refused = calls.refusal_of(call.tool_name, error)
             if refused is None:
                 raise
