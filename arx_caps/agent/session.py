@@ -68,7 +68,7 @@ class Session(Shared):
         self._lock, self._over, self._used = threading.Lock(), threading.Event(), False
         self._path: Path | None = None
         # Weak: a task that the application dropped must not be kept, and extended, by its session.
-        self._kept: weakref.WeakSet[StartedTask] = weakref.WeakSet()
+        self._kept: weakref.WeakValueDictionary[int, StartedTask] = weakref.WeakValueDictionary()
         self._take(answer)
 
     def keep(self) -> None:
@@ -80,9 +80,11 @@ class Session(Shared):
     def let_go(self) -> None:
         """Renew it, and extend its tasks, by itself no more."""
         self._over.set()
-        # A copy, as a task may be collected during the loop.
-        for task in tuple(self._kept):
-            task.let_go()
+        # A list, made at once: another thread may start a task during the loop.
+        for held in self._kept.valuerefs():
+            task = held()
+            if task is not None:
+                task.let_go()
 
     def renew(self) -> None:
         """Let it end later, within its absolute limit.  Tasks keep their ends; ``StartedTask.extend`` prolongs one.
@@ -218,7 +220,7 @@ class Session(Shared):
 
     def kept(self, task: StartedTask) -> None:
         """Let a task go when this session ends; a task that is extended by itself calls it."""
-        self._kept.add(task)
+        self._kept[id(task)] = task
 
     def end(self) -> dict[str, Any]:
         """End the session, and with it every token of every task of it.
