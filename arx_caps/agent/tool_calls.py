@@ -248,7 +248,7 @@ class ToolCalls:
         return None
 
     def _is_service(self, response: Any) -> bool:
-        """Return whether a response is of an origin of the task, if the policy names them for each of its audiences."""
+        """Return whether a response is of an origin of the task; True where an audience of it has no origins."""
         origins = [self.task.bundle.origins.get(audience, ()) for audience in self.task.audiences]
         if not all(origins):
             return True
