@@ -6,7 +6,7 @@
 
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from typing import Any, Final
+from typing import Any
 
 import mcp_types as types
 from fastmcp import Client
@@ -17,10 +17,9 @@ from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.exceptions import MCPError
 
 from arx_caps.agent import Approval, McpSigner, SignedTransport, Task
+from arx_verifier.enforcement import MCP_REFUSED
 from arx_verifier.errors import ArxError
 from arx_verifier.refusal_text import error_for_model
-
-_REFUSED: Final = -32010  # as the server's adapter has it
 
 
 def arx_client(
@@ -119,4 +118,5 @@ class ArxClient(Client[_Signed]):
             with self._signer.call(method, params):
                 yield
         except ArxError as error:
-            raise MCPError(code=_REFUSED, message=error_for_model(method, error), data={"code": error.code}) from None
+            text = error_for_model(method, error)
+            raise MCPError(code=MCP_REFUSED, message=text, data={"code": error.code}) from None

@@ -16,10 +16,9 @@ from mcp.shared.exceptions import MCPError
 from mcp_types import CallToolResult, GetPromptResult, ListToolsResult, ReadResourceResult, TextContent
 
 from arx_caps.agent import Approval, McpSigner, SignedTransport, Task
+from arx_verifier.enforcement import MCP_REFUSED
 from arx_verifier.errors import ArxError
 from arx_verifier.refusal_text import error_for_model
-
-_REFUSED = -32010  # as the server's adapter has it
 
 
 @dataclasses.dataclass
@@ -119,4 +118,5 @@ class Client(mcp.Client):
             with self._signer.call(method, params):
                 yield
         except ArxError as error:
-            raise MCPError(code=_REFUSED, message=error_for_model(method, error), data={"code": error.code}) from None
+            text = error_for_model(method, error)
+            raise MCPError(code=MCP_REFUSED, message=text, data={"code": error.code}) from None

@@ -6,7 +6,7 @@
 
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from typing import Any, Final
+from typing import Any
 
 from mcp import ClientSession, McpError, StdioServerParameters, types
 from mcp.client.stdio import stdio_client
@@ -14,10 +14,9 @@ from mcp.client.streamable_http import streamable_http_client
 from pydantic import AnyUrl
 
 from arx_caps.agent import Approval, McpSigner, SignedTransport, Task
+from arx_verifier.enforcement import MCP_REFUSED
 from arx_verifier.errors import ArxError
 from arx_verifier.refusal_text import error_for_model
-
-_REFUSED: Final = -32010  # as the server's adapter has it
 
 
 @asynccontextmanager
@@ -108,5 +107,5 @@ class ArxSession(ClientSession):
             with self._signer.call(method, params):
                 yield
         except ArxError as error:
-            data = types.ErrorData(code=_REFUSED, message=error_for_model(method, error), data={"code": error.code})
+            data = types.ErrorData(code=MCP_REFUSED, message=error_for_model(method, error), data={"code": error.code})
             raise McpError(data) from None

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from arx_verifier.enforcement.client_address import Peers
     from arx_verifier.enforcement.enforcement import Enforcement, RefusedCall
     from arx_verifier.enforcement.guard import current_grant, granted, protect
-    from arx_verifier.enforcement.messages import META_KEY, McpMessage, Messages, mcp_meaning
+    from arx_verifier.enforcement.messages import MCP_REFUSED, META_KEY, McpMessage, Messages, mcp_meaning
     from arx_verifier.enforcement.protobuf import arguments_of
     from arx_verifier.enforcement.routes import parameter_text
     from arx_verifier.enforcement.rpc_call import RpcCall, RpcMethods
@@ -25,7 +25,7 @@ else:
             "client_address": "Peers",
             "enforcement": "Enforcement RefusedCall",
             "guard": "current_grant granted protect",
-            "messages": "META_KEY McpMessage Messages mcp_meaning",
+            "messages": "META_KEY MCP_REFUSED McpMessage Messages mcp_meaning",
             "routes": "parameter_text",
             "protobuf": "arguments_of",
             "rpc_call": "RpcCall RpcMethods",
@@ -37,6 +37,7 @@ else:
 
 __all__ = [
     "CALL_KEY",
+    "MCP_REFUSED",
     "META_KEY",
     "ArxMiddleware",
     "ArxWSGI",

@@ -63,7 +63,7 @@ _LISTS: Final[Mapping[str, _List]] = {
     "resources/list": _List("resources", "resources.read", "uri"),
     "resources/templates/list": _List("resourceTemplates", "resources.read", None),
 }
-_REFUSED: Final = -32010  # an implementation's own code (MCP 2026-07-28: -32000 to -32019)
+MCP_REFUSED: Final = -32010  # an implementation's own code (MCP 2026-07-28: -32000 to -32019)
 _SESSION: Final = frozenset(("initialize", "logging/setLevel", "ping", "server/discover"))
 _ENVELOPE: Final = frozenset(("_meta", "inputResponses", "requestState"))  # not the call's arguments
 # Escapes of unreserved characters (RFC 3986 2.3) and of the slash, which a pattern's `*` does not match.
@@ -403,7 +403,7 @@ class Messages:
         data: dict[str, Any] = {"code": problem.code, "retry": reason.retry}
         if problem.decision:
             data["decision"] = problem.decision
-        return McpRefusal(message.method == "tools/call" and not unproven, _REFUSED, text, data)
+        return McpRefusal(message.method == "tools/call" and not unproven, MCP_REFUSED, text, data)
 
     async def _read(self, message: McpMessage) -> tuple[object, AccessRequest, Screened | None]:
         """Return the token, the request that it is for, and the token once more if it was authenticated already."""
