@@ -4,6 +4,7 @@
 Everything that may not be seen outside of it is in ``World.secrets``.
 """
 
+import asyncio
 import contextlib
 import json
 from collections.abc import Iterator
@@ -105,8 +106,6 @@ class Service:
         return failed or JSONResponse({"refunded": asked["amount"]}, 201)
 
     async def _watch(self, request: Request) -> Response:
-        import asyncio
-
         async def lines() -> Any:
             while True:
                 yield b"nothing new\n"
@@ -201,3 +200,9 @@ def world(folder: Path, valkey: EmbeddedValkey, name: str) -> Iterator[World]:
 
         with serving(app, port):
             yield World(mint, service, url, folder)
+
+
+def run_block(text: str, folder: Path, names: dict[str, Any]) -> None:
+    """Run a block of a page in a folder, with these names."""
+    with contextlib.chdir(folder):
+        exec(compile(text, "page.py", "exec", dont_inherit=True), names)

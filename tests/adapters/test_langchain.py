@@ -6,7 +6,6 @@ The agents are those of docs/adapters/langchain.md.
 
 import asyncio
 import json
-import os
 import subprocess
 import sys
 import threading
@@ -35,7 +34,7 @@ from arx_caps.agent import Agent, CurrentTaskAuth, SubAgent, Task, local_tool
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.integrations.langchain import MARK, ArxAgentMiddleware, last_words, resume
 from arx_verifier import AttenuationError, current_grant
-from tests.adapters.agent_world import BOSS, WORKER, Served, World, world
+from tests.adapters.agent_world import BOSS, WORKER, Served, World, run_block, world
 from tests.adapters.desk import at_its_loudest
 from tests.adapters.scripted_model import ScriptedModel, call
 from tests.house.pages import ROOT, blocks
@@ -257,7 +256,7 @@ def test_an_approval_survives_a_restart(acme: World, tmp_path: Path, outcome: st
         session = boss.open_session(purpose="a payout")
         task = session.start_task("payout", order_id="o-1")
         agents.names |= {"session": session, "task": task}
-        _run_block(SUSPEND, tmp_path, agents.names)
+        run_block(SUSPEND, tmp_path, agents.names)
         (suspended,) = agents.names["result"]["__interrupt__"]
         (waiting,) = acme.waiting(task)
         assert suspended.value == {MARK: "approval", "tool": "refund", "args": REFUND, "approval": waiting["id"]}
@@ -297,23 +296,13 @@ def _wal(file: Path) -> str:
     return wal.read_bytes().decode("latin-1") if wal.exists() else ""
 
 
-def _run_block(text: str, folder: Path, names: dict[str, Any]) -> None:
-    """Run a block of the page in a folder."""
-    before = Path.cwd()
-    os.chdir(folder)
-    try:
-        exec(compile(text, "page.py", "exec", dont_inherit=True), names)
-    finally:
-        os.chdir(before)
-
-
 def go_on(key: str, url: str, folder: str, claim: str | None = None) -> None:
     """Resume as another process, with a claim or as the page says, and write what came of it."""
     with SqliteSaver.from_conn_string(f"{folder}/checkpoints.sqlite") as checkpointer:
         agents = Agents(url, [call("refund", **REFUND), "done"], checkpointer=checkpointer)
         Path(folder, "boss.json").symlink_to(key)
         agents.names |= {"Agent": Agent, "resume": resume if claim is None else lambda _: Command(resume=claim)}
-        _run_block(GO_ON, Path(folder), agents.names)
+        run_block(GO_ON, Path(folder), agents.names)
         result = agents.names["result"]
     tools = [
         {"status": each.status, "text": each.text, "code": (each.artifact or {}).get(MARK)}

@@ -6,7 +6,6 @@ The agents are those of docs/adapters/pydantic-ai.md.
 
 import asyncio
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -25,7 +24,7 @@ from arx_caps.agent import Task, local_tool
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.integrations.pydantic_ai import MARK, Arx, resume
 from arx_verifier import ArxError, AttenuationError, current_grant
-from tests.adapters.agent_world import BOSS, WORKER, Served, World, world
+from tests.adapters.agent_world import BOSS, WORKER, Served, World, run_block, world
 from tests.adapters.desk import at_its_loudest
 from tests.house.pages import ROOT, blocks
 from tests.servers import valkey
@@ -98,16 +97,6 @@ def agents(url: str, script: Script, worker: Script | None = None) -> dict[str, 
     exec(compile(AGENTS, "agents.py", "exec", dont_inherit=True), names)
     CLIENTS.append(names["orders"])
     return names
-
-
-def run_block(text: str, folder: Path, names: dict[str, Any]) -> None:
-    """Run a block of the page in a folder."""
-    before = Path.cwd()
-    os.chdir(folder)
-    try:
-        exec(compile(text, "page.py", "exec", dont_inherit=True), names)
-    finally:
-        os.chdir(before)
 
 
 PAGE_NAMES: dict[str, Any] = {"ArxAgent": ArxAgent, "Path": Path, "TypeAdapter": TypeAdapter, "resume": resume}
