@@ -17,12 +17,9 @@ from starlette.routing import Route
 
 from arx_caps.agent import Agent
 from arx_caps.embedded import EmbeddedValkey
-from arx_caps.mint.api.app import create_app
-from arx_caps.mint.runtime import MintRuntime
-from arx_caps.mint.server.init_realm import init_realm
 from arx_verifier import ArxMiddleware
 from arx_verifier.journal import InMemoryDecisions
-from tests.agent.live import LiveMint, serving
+from tests.agent.live import LiveMint, live_mint, serving
 from tests.servers import free_ports, until
 
 POLICY = """
@@ -97,17 +94,15 @@ def open_desk(folder: Path) -> Iterator[Desk]:
     mint_port, service_port = free_ports(2)
     calls: list[str] = []
     records = InMemoryDecisions()
-    with EmbeddedValkey(folder / "store") as store:
-        realm = init_realm(
-            folder / "realm", name="desk", issuer=f"http://127.0.0.1:{mint_port}", listen=f"127.0.0.1:{mint_port}"
-        )
-        realm.policy_path.write_text(POLICY.format(port=service_port), encoding="utf-8")
-        with serving(create_app(MintRuntime.open(realm, store_url=store.url)), mint_port):
-            mint = LiveMint(realm, folder)
-            with contextlib.closing(mint), mint.service("orders", decisions=records) as verifier:
-                app = ArxMiddleware(_application(calls), verifier=verifier, tools=ROUTES)
-                with serving(app, service_port):
-                    yield Desk(mint, f"http://127.0.0.1:{service_port}", calls, records)
+    policy = POLICY.format(port=service_port)
+    with (
+        EmbeddedValkey(folder / "store") as store,
+        live_mint(folder, store_url=store.url, name="desk", port=mint_port, policy=policy) as mint,
+        mint.service("orders", decisions=records) as verifier,
+    ):
+        app = ArxMiddleware(_application(calls), verifier=verifier, tools=ROUTES)
+        with serving(app, service_port):
+            yield Desk(mint, f"http://127.0.0.1:{service_port}", calls, records)
 
 
 def _application(calls: list[str]) -> Starlette:
