@@ -6,7 +6,6 @@ import contextlib
 import re
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -52,9 +51,9 @@ from arx_caps.integrations.a2a import (
 from arx_verifier import ArxError, AttenuationError, SettingsError
 from tests.adapters.desk import Desk, at_its_loudest, open_desk, secrets_in
 from tests.agent.live import serving
+from tests.house.pages import ROOT, blocks
 from tests.servers import free_ports
 
-ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "adapters" / "a2a.md").read_text(encoding="utf-8")
 SPANS = InMemorySpanExporter()  # everything that the SDK traces
 COMPLETED, FAILED = TaskState.TASK_STATE_COMPLETED, TaskState.TASK_STATE_FAILED
@@ -457,7 +456,7 @@ def test_no_task_is_seen_anywhere(desk: Desk, serve: Serve, session: Session) ->
 
 def test_the_page_is_this_adapter(desk: Desk, task: Task) -> None:
     """The two examples of the page run as they are shown; the lines of ARx a side are few."""
-    receiving, calling = re.findall(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)[:2]
+    receiving, calling = [block.text for block in blocks(PAGE) if block.language == "python"][:2]
     for source in (receiving, calling):
         assert (
             len([line for line in source.splitlines() if re.search(r"arx|Arx|tool_call|Auth|part|receiver", line)])

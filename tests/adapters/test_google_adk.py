@@ -22,10 +22,10 @@ from google.genai import types
 from arx_caps.agent import CurrentTaskAuth, Session, StartedTask, ToolCalls
 from arx_caps.integrations.google_adk import ArxToolset
 from tests.adapters.desk import Desk, at_its_loudest, open_desk, secrets_in
+from tests.house.pages import ROOT, blocks
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # the ADK warns of its own experimental parts
 
-ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "adapters" / "google-adk.md").read_text(encoding="utf-8")
 NAMES = {"get_order": "orders.get", "refund": "orders.refund"}
 CONFIRM = "adk_request_confirmation"
@@ -271,7 +271,7 @@ def test_no_token_is_seen_anywhere(desk: Desk, session: Session) -> None:
 
 def test_the_page_is_this_adapter(desk: Desk, session: Session) -> None:
     """The example of the page runs as it is shown."""
-    source = re.findall(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)[0]
+    source = next(block.text for block in blocks(PAGE) if block.language == "python")
     assert len([line for line in source.splitlines() if line.strip()]) <= 15
     model = calling(("refund", {"order_id": "o-1", "amount": 50}), ("refund", {"order_id": "o-1", "amount": 20}))
     names: dict[str, Any] = {

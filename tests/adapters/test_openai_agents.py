@@ -21,8 +21,8 @@ from arx_caps.integrations.openai_agents import ask_approvals, delegated_agent, 
 from arx_verifier import Constraint, Rule
 from arx_verifier.testing import UnsafeTestRealm
 from tests.adapters.desk import Desk, at_its_loudest, open_desk, secrets_in
+from tests.house.pages import ROOT, blocks
 
-ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "adapters" / "openai-agents.md").read_text(encoding="utf-8")
 NAMES = {"get_order": "orders.get", "refund": "orders.refund"}
 
@@ -353,7 +353,7 @@ def test_arguments_with_two_meanings_are_refused() -> None:
 
 def test_the_page_is_this_adapter(desk: Desk, session: Session) -> None:
     """The example of the page runs as it is shown."""
-    (source,) = re.findall(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)[:1]
+    source = next(block.text for block in blocks(PAGE) if block.language == "python")
     assert len([line for line in source.splitlines() if line.strip()]) <= 15
     model = calling(("refund", {"order_id": "o-1", "amount": 50}), ("refund", {"order_id": "o-1", "amount": 20}))
     names: dict[str, Any] = {"session": session, "model": model, "DESK": desk.url}
