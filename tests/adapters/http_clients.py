@@ -13,13 +13,14 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from arx_caps.agent import Bundle, Task
+from arx_caps.agent import Approval, Bundle, Task
 from arx_verifier.constraints.constraint import Constraint
 from arx_verifier.constraints.rule import Rule
 from arx_verifier.enforcement.asgi import ArxMiddleware
 from arx_verifier.errors import AttenuationError
 from arx_verifier.testing import UnsafeTestRealm
-from arx_verifier.token import KeyRing
+from arx_verifier.token import Caveat, KeyRing
+from arx_verifier.token.discharge import ThirdPartyCaveat, caveat_key, issue_discharge, require_discharge
 from arx_verifier.verification import Verifier
 from arx_verifier.verification.nonces import MemoryNonces
 from tests.agent.live import serving
@@ -42,6 +43,7 @@ RULES = (
     *(Rule(tool=f"orders.{name}", args={}) for name in ("away", "moved", "busy")),
 )
 REFUND = {"amount": 20}
+REQUIRED = ThirdPartyCaveat(id="k1.0:t-aaaaaaaaaaaaaaaa", tools=("orders.refund",))
 
 
 def now_ms() -> int:
@@ -108,19 +110,30 @@ class Realm(UnsafeTestRealm):
             nonces=MemoryNonces(now_ms=started),
         )
 
-    def task(self, address: str, now: Callable[[], int]) -> Task:
-        """A task for the service at an address, delegated to a worker."""
-        held = self.caller(*RULES, agent="acme/support", task="t-aaaaaaaaaaaaaaaa", session="s-aaaaaaaaaaaaaaaa")
+    def task(self, address: str, now: Callable[[], int], *, approvable: bool = False) -> Task:
+        """A task for the service at an address, delegated to a worker; an ``approvable`` one needs approvals."""
+        held = self.caller(
+            *RULES, agent="acme/support", task="t-aaaaaaaaaaaaaaaa", session="s-aaaaaaaaaaaaaaaa"
+        ).macaroon
+        if approvable:
+            held = require_discharge(held, REQUIRED.encode(), caveat_key(self._key, REQUIRED.id))
         bundle = Bundle(
             agent="acme/support",
             issuer="http://127.0.0.1:8700",
             origins={"orders": (address,)},
             realm="test",
             task="t-aaaaaaaaaaaaaaaa",
-            tokens={"orders": held.macaroon},
+            tokens={"orders": held},
         )
         worker = Task(bundle).delegate("acme/worker", args={"amount": {"max": 20}})
         return Task.from_text(worker.encode(), now=now)
+
+    def approval(self) -> Approval:
+        """An approval of ``REFUND`` for such a task, as a mint gives it."""
+        rule, exp = Rule(tool="orders.refund", args={"order_id": "o-1", **REFUND}), now_ms() + 60_000
+        caveats = (Caveat(allow=(rule,), exp=exp, task="a-aaaaaaaaaaaaaaaa"),)
+        made = issue_discharge(REQUIRED.encode(), caveat_key(self._key, REQUIRED.id), realm="test", caveats=caveats)
+        return Approval.from_text(made.encode())
 
 
 class World(NamedTuple):
@@ -160,7 +173,7 @@ class HttpClientContract(ABC):
 
     @abstractmethod
     def send(self, task: Task, method: str, url: str, **more: Any) -> Answer:
-        """Send one request; ``body`` is bytes, a file or an iterable, ``headers`` and ``stream`` as they say."""
+        """Send one request; ``body`` is bytes, a file or an iterable, the others as they say."""
 
     @abstractmethod
     def repeat(self, task: Task, url: str) -> Answer:
@@ -231,6 +244,18 @@ class HttpClientContract(ABC):
         """Which identity is meant is not guessed."""
         with pytest.raises(AttenuationError, match="Authorization header already"):
             self.send(served.task(), "GET", f"{served.address}/orders/o-1", headers={"authorization": "Bearer mine"})
+
+    def test_an_approval_goes_with_its_call(self) -> None:
+        """Without it the call is refused; with it the approved call runs, and no other does."""
+        with world() as served:
+            task = served.realm.task(served.address, now_ms, approvable=True)
+            url = f"{served.address}/orders/o-1/refund"
+            approvals = [served.realm.approval()]
+            assert self.send(task, "POST", url, body=b'{"amount":20}').json()["code"] == "missing_discharge"
+            other = self.send(task, "POST", url, body=b'{"amount":19}', approvals=approvals)
+            assert (other.status, other.json()["code"]) == (403, "argument_not_allowed")
+            assert self.send(task, "POST", url, body=b'{"amount":20}', approvals=approvals).status == 200
+            assert len(served.orders.ran) == 1
 
     @pytest.mark.parametrize("stream", [False, True])
     def test_an_early_call_is_signed_again(self, stream: bool) -> None:

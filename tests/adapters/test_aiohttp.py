@@ -41,7 +41,7 @@ class TestAiohttp(HttpClientContract):
             # aiohttp takes no synchronous iterator.
             body = later(body) if isinstance(body, Iterator) and not isinstance(body, io.IOBase) else body
             async with (
-                aiohttp.ClientSession(middlewares=[task.aiohttp_auth()]) as session,
+                aiohttp.ClientSession(middlewares=[task.aiohttp_auth(approvals=more.get("approvals", ()))]) as session,
                 session.request(method, url, data=body, headers=headers) as answer,
             ):
                 # A short refusal was read by the middleware.

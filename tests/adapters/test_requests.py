@@ -22,7 +22,7 @@ class TestRequests(HttpClientContract):
     def send(self, task: Task, method: str, url: str, **more: Any) -> Answer:
         headers = {"content-type": "application/json"} | more.get("headers", {})
         with requests.Session() as session:
-            session.auth = task.requests_auth()
+            session.auth = task.requests_auth(approvals=more.get("approvals", ()))
             stream = more.get("stream", False)
             answer = session.request(method, url, data=more.get("body"), headers=headers, stream=stream, timeout=20)
             body = b"".join(answer.iter_content(10)) if stream else answer.content
@@ -71,7 +71,7 @@ class TestRequests(HttpClientContract):
             answer = session.get(f"{served.address}/busy", auth=served.task().requests_auth(), timeout=20)
         assert (answer.status_code, answer.json()["code"]) == (401, "replayed")
 
-    def test_approvals_and_what_cannot_be(self, served: World) -> None:
+    def test_what_cannot_sign_is_refused_at_once(self, served: World) -> None:
         """An audience that the task does not have is refused at once, and what signs is not pickled."""
         with pytest.raises(AttenuationError, match="no token for"):
             served.task().requests_auth("mail")

@@ -20,7 +20,7 @@ class TestUrllib3(HttpClientContract):
     def send(self, task: Task, method: str, url: str, **more: Any) -> Answer:
         headers = {"content-type": "application/json"} | more.get("headers", {})
         stream = more.get("stream", False)
-        with task.urllib3_pool(retries=False) as http:
+        with task.urllib3_pool(retries=False, approvals=more.get("approvals", ())) as http:
             answer = http.request(method, url, body=more.get("body"), headers=headers, preload_content=not stream)
             body = b"".join(answer.stream(10)) if stream else answer.data
             answer.release_conn()
