@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A grant or a problem for a credential and a request, for every adapter.  SPEC 11, 13.
 
-The ASGI middleware, the gates of Starlette and FastAPI, and ``protect`` call this and decide nothing themselves.  This
-module uses no framework.
+Each adapter, for ASGI, WSGI, MCP, gRPC or a function, calls this and decides nothing itself.  This module uses no
+framework.
 """
 
 import re

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The fields and files of a multipart body, so strictly read that no other parser can see others.  SPEC 8.4.
+"""The fields and files of a multipart body, read so strictly that every other parser sees the same.  SPEC 8.4.
 
 One form of each body is accepted, which browsers, curl, httpx and requests send: no preamble, no epilogue, no folded,
 repeated or further header, no escape in a name, and no boundary within a part.

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Guard an application of Django at the view that it matched.  SPEC 8.4.
 
-``guard`` wraps the WSGI application, and ``ArxMiddleware``, the last of ``MIDDLEWARE``, decides before the view, whose
-``request.arx`` is then the grant.  Django routes.  Either without the other refuses every call.
+``guard`` wraps the WSGI application, and ``ArxDjangoMiddleware``, the last of ``MIDDLEWARE``, decides before the view.
+The view finds the grant as ``request.arx``.  Django routes.  Either without the other refuses every call.
 """
 
 import re
@@ -20,7 +20,7 @@ from arx_verifier.enforcement import CALL_KEY, GuardedWSGI, Matched, Views, WSGI
 from arx_verifier.errors import RequestError, SettingsError
 from arx_verifier.verification import Verifier
 
-NAME: Final = "arx_verifier.integrations.django.ArxMiddleware"
+NAME: Final = "arx_verifier.integrations.django.ArxDjangoMiddleware"
 _VIEWS: Final = "arx.views"
 _PARAMETER: Final = re.compile(r"<(?:(\w+):)?(\w+)>")
 _TEXT: Final = (PathConverter, SlugConverter, StringConverter)  # what they match is what the view gets
@@ -45,8 +45,8 @@ def guard(
         options: ``max_body``, ``trusted_proxies`` and ``recheck_ms`` of ``ArxWSGI``.
 
     Raises:
-        SettingsError: ``ArxMiddleware`` is not the last of ``MIDDLEWARE``; or a line has no method, names no route, or
-            names routes of several views.
+        SettingsError: ``ArxDjangoMiddleware`` is not the last of ``MIDDLEWARE``; or a line has no method, names no
+            route, or names routes of several views.
     """
     # A middleware behind it could change what the view gets, or lead to another view.
     if list(settings.MIDDLEWARE)[-1:] != [NAME]:
@@ -73,7 +73,7 @@ def guard(
     return GuardedWSGI(run, verifier=verifier, may_be_public=may_be_public, **options)
 
 
-class ArxMiddleware:
+class ArxDjangoMiddleware:
     """Decides on the view that Django matched; the last of ``MIDDLEWARE``."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
