@@ -8,7 +8,9 @@ installed.
 from __future__ import annotations
 
 import contextlib
+import os
 import secrets
+import signal
 import socket
 import subprocess
 import sys
@@ -18,6 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+
+from arx_verifier.revocation.epoch import boot_clock
 
 if TYPE_CHECKING:
     from arx_caps.embedded import EmbeddedValkey
@@ -167,6 +171,17 @@ def empty_database(request: pytest.FixtureRequest, file: Path) -> Iterator[str]:
     url = server.database()
     yield url
     server.drop(url)
+
+
+def freeze(pid: int) -> int:
+    """Stop a process and wait until each of its threads stands; returns the time, boot clock, ns."""
+    os.kill(pid, signal.SIGSTOP)
+    until(lambda: all(_stands(stat) for stat in Path(f"/proc/{pid}/task").glob("*/stat")))
+    return boot_clock()
+
+
+def _stands(stat: Path) -> bool:
+    return stat.read_text().rpartition(")")[2].split()[0] == "T"
 
 
 @contextlib.contextmanager

@@ -6,8 +6,6 @@ came to it a moment after the report, or came back, accepted what had been confi
 lease. Found by the simulation, once relays were part of it.
 """
 
-import os
-import signal
 from pathlib import Path
 
 import pytest
@@ -18,7 +16,7 @@ from arx_verifier.revocation.follower import Follower
 from arx_verifier.revocation.store_link import Crowd
 from tests.relay.crowd import BEGAN, HubHarness, Peer
 from tests.relay.processes import RelayProcess
-from tests.servers import until
+from tests.servers import freeze, until
 
 DEAD, BY = ["task:t-" + "a" * 16], "operator:ada"
 
@@ -37,7 +35,7 @@ def test_a_relay_without_followers_is_waited_for(
         lease_ms = fast_store.header().lease_ms
         until(lambda: (seen := fast_store.unacked(0, 0)).at_ms - seen.since_ms > 2 * lease_ms)
         assert fast_store.wait_confirmed(fast_store.kill(DEAD, "test", BY)).status == "confirmed"
-        os.kill(relay.pid, signal.SIGSTOP)
+        freeze(relay.pid)
         report = fast_store.wait_confirmed(fast_store.kill(DEAD, "test", BY))
         assert (report.status, report.confirmed, report.verifiers) == ("partial", 1, 1)
         assert [name.partition(":")[0] for name in report.unreachable] == ["relay"]

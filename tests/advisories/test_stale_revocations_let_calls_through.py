@@ -15,8 +15,8 @@ from arx_caps.revocation import RevocationStore
 from arx_verifier.errors import REASONS, StaleEpochError, refusal
 from arx_verifier.revocation.epoch import boot_clock
 from tests.faults.conftest import L_NS, token
-from tests.faults.witness import Witness, freeze
-from tests.servers import until
+from tests.faults.witness import Witness
+from tests.servers import freeze, until
 
 pytestmark = pytest.mark.servers
 

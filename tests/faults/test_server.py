@@ -15,8 +15,7 @@ from arx_caps.revocation import RevocationStore
 from arx_verifier.revocation.epoch import boot_clock
 from arx_verifier.revocation.store_link import MAX_ANSWER
 from tests.faults.conftest import BY, L_NS, Watch, bounded, kill, tell, token
-from tests.faults.witness import freeze
-from tests.servers import FAST_LEASE_MS, until
+from tests.servers import FAST_LEASE_MS, freeze, until
 
 pytestmark = [pytest.mark.servers, pytest.mark.spec("10.6")]
 

@@ -26,8 +26,8 @@ from arx_verifier.token.keyring import KeyRing
 from arx_verifier.verification.grant import Grant
 from arx_verifier.verification.verifier import Verifier
 from tests.faults.conftest import L_NS, kill, tell, token
-from tests.faults.witness import Forgetful, freeze
-from tests.servers import until
+from tests.faults.witness import Forgetful
+from tests.servers import freeze, until
 from tests.support import AUDIENCE, KEY, access
 
 pytestmark = [pytest.mark.servers, pytest.mark.spec("11")]

@@ -10,8 +10,7 @@ from arx_caps.embedded import EmbeddedValkey
 from arx_caps.revocation import RevocationStore
 from arx_verifier.revocation.epoch import boot_clock
 from tests.faults.conftest import L_NS, Watch, bounded, kill, token
-from tests.faults.witness import freeze
-from tests.servers import FAST_LEASE_MS, until
+from tests.servers import FAST_LEASE_MS, freeze, until
 
 pytestmark = [pytest.mark.servers, pytest.mark.spec("10.6")]
 

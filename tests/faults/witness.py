@@ -23,7 +23,7 @@ from arx_verifier.token.call_proof import CallSigner, tool_fields
 from arx_verifier.token.keyring import KeyRing
 from arx_verifier.token.macaroon import Macaroon
 from arx_verifier.verification.verifier import Verifier
-from tests.servers import until
+from tests.servers import freeze, until
 from tests.support import AUDIENCE, KEY
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -102,13 +102,6 @@ class Witness:
         """End it."""
         self._process.kill()
         self._process.communicate()
-
-
-def freeze(pid: int) -> int:
-    """Stop a process and wait until it has; returns the time, boot clock, ns."""
-    os.kill(pid, signal.SIGSTOP)
-    until(lambda: Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T")
-    return boot_clock()
 
 
 class Forgetful(InMemoryDecisions):

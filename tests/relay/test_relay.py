@@ -19,9 +19,9 @@ from arx_verifier.errors import SettingsError
 from arx_verifier.revocation.epoch import boot_clock
 from arx_verifier.revocation.follower import Follower
 from tests.cli.helpers import arx
-from tests.faults.witness import Witness, freeze
+from tests.faults.witness import Witness
 from tests.relay.processes import BY, L_NS, SESSION, RelayProcess, watch
-from tests.servers import until
+from tests.servers import freeze, until
 
 pytestmark = [pytest.mark.servers, pytest.mark.spec("10.7")]
 

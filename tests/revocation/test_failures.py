@@ -21,7 +21,7 @@ import redis
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.revocation import Header, RevocationStore, StoreHistoryError
 from arx_verifier.revocation.follower import Follower
-from tests.servers import FAST_LEASE_MS, VerifierProcess, until
+from tests.servers import FAST_LEASE_MS, VerifierProcess, begun_store, freeze, until
 
 pytestmark = [pytest.mark.servers, pytest.mark.spec("10.6")]
 
@@ -51,8 +51,7 @@ def test_a_frozen_store_ends_every_lease(
 ) -> None:
     """SIGSTOP: nothing is accepted after L; SIGCONT: it comes back by itself, and a kill made then arrives."""
     incarnation, pid = own_fast_store.header().incarnation, own_valkey.server_pid
-    os.kill(pid, signal.SIGSTOP)
-    frozen = last = follower.boot_ns()
+    frozen = last = freeze(pid)
     while (now := follower.boot_ns()) < frozen + 2 * L_NS:
         if code(follower, incarnation) is None:
             last = now
@@ -205,28 +204,29 @@ def test_a_garbled_push_only_costs_a_connection(own_valkey: EmbeddedValkey, own_
     follower.close()
 
 
-def test_a_frozen_verifier_is_reported_and_refuses_when_it_thaws(
-    own_valkey: EmbeddedValkey, own_fast_store: RevocationStore
-) -> None:
+def test_a_frozen_verifier_is_reported_and_refuses_when_it_thaws(own_valkey: EmbeddedValkey, realm_name: str) -> None:
     """The report names it and says when its lease is over; its first decision after the thaw is a refusal."""
-    incarnation = own_fast_store.header().incarnation
-    well, ill = (VerifierProcess(own_valkey.url, own_fast_store.realm, name) for name in ("tool-1", "tool-7"))
-    try:
-        until(lambda: own_fast_store.unacked(0, 0).at_ms - own_fast_store.unacked(0, 0).since_ms > FAST_LEASE_MS)
-        os.kill(ill.pid, signal.SIGSTOP)
-        report = own_fast_store.wait_confirmed(own_fast_store.kill([SESSION], "test", BY))
-        assert report.status == "partial"
-        assert (report.verifiers, report.confirmed, report.unreachable) == (2, 1, ("tool-7",))
-        assert report.summary == "partial: 1 of 2 verifiers, 1 (tool-7) unreachable, fenced by its lease at +0.300 s"
-        assert report.fenced_in_ms == 0, "it was waited for until then"
-        for verifier in (well, ill):
-            verifier.tell("check", incarnation, 0, SESSION)
-        os.kill(ill.pid, signal.SIGCONT)
-        assert well.read() == "revoked"
-        assert ill.read() in ("stale", "revoked")
-    finally:
-        well.close()
-        ill.close()
+    lease_ms = 2_000  # a lease that ends between the freeze and the kill needs no report
+    with begun_store(own_valkey.url, realm_name, lease_ms=lease_ms) as store:
+        incarnation = store.header().incarnation
+        well, ill = (VerifierProcess(own_valkey.url, realm_name, name) for name in ("tool-1", "tool-7"))
+        try:
+            until(lambda: (seen := store.unacked(0, 0)).at_ms - seen.since_ms > lease_ms)
+            freeze(ill.pid)
+            report = store.wait_confirmed(store.kill([SESSION], "test", BY))
+            assert report.status == "partial"
+            assert (report.verifiers, report.confirmed, report.unreachable) == (2, 1, ("tool-7",))
+            fenced = "1 (tool-7) unreachable, fenced by its lease at +2.002 s"
+            assert report.summary == f"partial: 1 of 2 verifiers, {fenced}"
+            assert report.fenced_in_ms == 0, "it was waited for until then"
+            for verifier in (well, ill):
+                verifier.tell("check", incarnation, 0, SESSION)
+            os.kill(ill.pid, signal.SIGCONT)
+            assert well.read() == "revoked"
+            assert ill.read() in ("stale", "revoked")
+        finally:
+            well.close()
+            ill.close()
 
 
 FORKING = """

@@ -20,10 +20,9 @@ from arx_verifier.revocation.follower import Follower
 from arx_verifier.token.keyring import KeyRing
 from arx_verifier.token.wire import bytes_of
 from arx_verifier.verification.verifier import Verifier
-from tests.faults.witness import freeze
 from tests.mint.harness import Harness, now_ms
 from tests.mint.test_policy import SAMPLE
-from tests.servers import until
+from tests.servers import freeze, until
 
 SWITCH = 'fresh = "0ms"'
 FRESH = SAMPLE.read_text("utf-8").replace(f"# {SWITCH}", SWITCH)  # ask the store before money moves

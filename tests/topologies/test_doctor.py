@@ -12,7 +12,7 @@ import pytest
 from arx_caps.revocation import RevocationStore
 from arx_caps.revocation.wire import Keys
 from tests.cli.helpers import arx
-from tests.servers import VerifierProcess
+from tests.servers import VerifierProcess, freeze
 from tests.topologies.doctored import AGENT, BY, OTHER, SESSION, Place, place
 
 __all__ = ["place"]  # fixtures
@@ -108,7 +108,7 @@ def test_verifiers_that_lag_and_a_registry_that_lies(place: Place) -> None:
     store = RevocationStore(url, "acme")
     slow = VerifierProcess(url, "acme", "tool-7")
     try:
-        os.kill(slow.pid, signal.SIGSTOP)
+        freeze(slow.pid)
         store.kill([OTHER], "test", BY)
         found, mend = place.bad(url)["verifiers"]
         assert "tool-7 is at entry 2 of 3" in found
