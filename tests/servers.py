@@ -181,7 +181,10 @@ def freeze(pid: int) -> int:
 
 
 def _stands(stat: Path) -> bool:
-    return stat.read_text().rpartition(")")[2].split()[0] == "T"
+    try:
+        return stat.read_text().rpartition(")")[2].split()[0] == "T"
+    except OSError:  # it has just ended
+        return False
 
 
 @contextlib.contextmanager
