@@ -2,11 +2,13 @@
 """The WSGI middleware: nothing reaches the application without a grant, and an answer ends with its grant."""
 
 import contextlib
+import gc
 import http.client
 import io
 import json
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from hashlib import sha256
 from socketserver import ThreadingMixIn
@@ -18,6 +20,7 @@ from wsgiref.validate import validator
 import pytest
 
 from arx_verifier.enforcement.wsgi import ArxWSGI
+from arx_verifier.enforcement.wsgi_call import CALL_KEY
 from arx_verifier.errors import ArxError, RequestError, SettingsError
 from arx_verifier.request import HttpCall
 from arx_verifier.revocation.epoch import Lease
@@ -441,6 +444,23 @@ def test_a_file_goes_through_the_checks(realm: Realm) -> None:
     assert not isinstance(chunks, FileWrapper)
     chunks.close()  # type: ignore[attr-defined]
     assert run(guarded, environ).body == b"x" * 100
+
+
+def test_a_call_that_is_over_needs_no_collector(realm: Realm) -> None:
+    """Nothing of it refers to itself: a service that answers for hours holds no memory of old calls."""
+    seen: list[weakref.ref[Any]] = []
+
+    def app(environ: Any, start_response: Any) -> list[bytes]:
+        seen.append(weakref.ref(environ[CALL_KEY]))
+        return application(environ, start_response)
+
+    gc.disable()
+    try:
+        assert ask(realm, "/orders/A-1", realm.token().encode(), app=app).status == 200
+        assert ask(realm, "/orders/A-1", app=app).status == 401
+        assert [one() for one in seen] == [None]
+    finally:
+        gc.enable()
 
 
 def test_one_thread_rechecks_while_there_are_calls(realm: Realm) -> None:

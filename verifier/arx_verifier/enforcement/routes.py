@@ -114,28 +114,28 @@ class Key(NamedTuple):
 
 
 class _Route:
-    __slots__ = ("key", "segments", "takes_rest")
+    __slots__ = ("_literals", "_parameters", "key", "segments", "takes_rest")
 
     def __init__(self, key: Key) -> None:
         *before, last = key.path.split("/")[1:]
         self.key, self.takes_rest = key, _REST.fullmatch(last) is not None
         self.segments = (*before, last.replace(":path}", "}") if self.takes_rest else last)
+        placed = list(enumerate(self.segments))
+        self._literals = [(place, segment) for place, segment in placed if not segment.startswith("{")]
+        self._parameters = [(place, segment[1:-1]) for place, segment in placed if segment.startswith("{")]
 
     def match(self, segments: list[str]) -> dict[str, str] | None:
-        found: dict[str, str] = {}
+        """Return the parameters of a path with these segments; None for a path of another route."""
         if self.takes_rest:
             before = len(self.segments) - 1
             if len(segments) <= before:
                 return None
             segments = [*segments[:before], "/".join(segments[before:])]
-        for mine, theirs in zip(self.segments, segments, strict=True):
-            if mine.startswith("{"):
-                if not theirs:
-                    return None
-                found[mine[1:-1]] = theirs
-            elif mine != theirs:
+        for place, literal in self._literals:
+            if segments[place] != literal:
                 return None
-        return found
+        found = {name: segments[place] for place, name in self._parameters}
+        return None if "" in found.values() else found
 
     @property
     def shape(self) -> tuple[str, ...]:
@@ -204,11 +204,12 @@ class RouteMap:
         route, parameters = found
         if route.key.tool is PUBLIC:
             return PUBLIC, {}
-        outer = {name: parameter_text(name, value) for name, value in scope.get("path_params", {}).items()}
-        key = route.key
-        query = key.typed(key.read_query(scope["query_string"]))
+        if outer := scope.get("path_params"):
+            parameters = merge({name: parameter_text(name, value) for name, value in outer.items()}, parameters)
+        key, raw = route.key, scope["query_string"]
+        query = key.typed(key.read_query(raw)) if raw else {}
         members = read_body(collect_headers(scope["headers"]), body)
-        return key.tool, join_arguments(key, method, merge(outer, parameters), query, members, has_body=bool(body))
+        return key.tool, join_arguments(key, method, parameters, query, members, has_body=bool(body))
 
     def is_public(self, scope: Scope) -> bool:
         """Return whether a request is for a public route.

@@ -47,6 +47,7 @@ class RunningCalls:
         self.lock = threading.Lock()
         self._calls: set[RunningCall] = set()
         self._thread: threading.Thread | None = None
+        self._due = 0.0
 
     def begin(self, decision: Decision, cut: Callable[[], object]) -> "RunningCall":
         """Recheck the grant of a decision from now on.
@@ -55,12 +56,14 @@ class RunningCalls:
             decision: An allow.
             cut: Called once, in any thread, after the grant was ended; it must not block.
         """
-        call = RunningCall(self, decision, cut)
         with self.lock:
-            self._calls.add(call)
             if self._thread is None:
+                self._plan()
                 self._thread = threading.Thread(target=self._run, name="arx-recheck", daemon=True)
                 self._thread.start()
+            # A lease that is granted meanwhile ends later, so the thread never rechecks too late.
+            call = RunningCall(self, decision, cut, self._due)
+            self._calls.add(call)
         return call
 
     def discard(self, call: "RunningCall") -> None:
@@ -73,20 +76,31 @@ class RunningCalls:
         # Not after the end of the lease: otherwise a stream would outlive the bound of a kill.
         return min(self._recheck_s, self.verifier.epochs.lease_left_ns() / 1e9)
 
+    def _plan(self) -> None:
+        """Set the time of the next recheck of all calls, monotonic clock, s."""
+        self._due = time.monotonic() + self.pause()
+
     def _run(self) -> None:
         while True:
-            time.sleep(max(self.pause(), _SHORTEST_S))
+            time.sleep(max(self._due - time.monotonic(), _SHORTEST_S))
             with self.lock:
                 calls = list(self._calls)
                 if not calls:
                     self._thread = None
                     return
+                self._plan()
             for call in calls:
                 call.look()
 
 
 class RunningCall:
     """One allowed call while it runs.
+
+    Args:
+        calls: The running calls of the process.
+        decision: An allow.
+        cut: Ends what the adapter sends.
+        due: When its grant is rechecked, monotonic clock, s.
 
     Attributes:
         grant: Its grant.
@@ -96,11 +110,10 @@ class RunningCall:
 
     __slots__ = ("_calls", "_cut", "_due", "_ending", "decision", "grant", "is_open")
 
-    def __init__(self, calls: RunningCalls, decision: Decision, cut: Callable[[], object]) -> None:
+    def __init__(self, calls: RunningCalls, decision: Decision, cut: Callable[[], object], due: float) -> None:
         assert isinstance(decision.grant, Grant)
-        self._calls, self._cut, self.decision, self.grant = calls, cut, decision, decision.grant
+        self._calls, self._cut, self.decision, self.grant, self._due = calls, cut, decision, decision.grant, due
         self.is_open = self._ending = False
-        self._due = time.monotonic() + calls.pause()
 
     def check(self) -> ArxError | None:
         """Return why the call was ended, before a part of its response leaves; recheck if that is due."""
@@ -137,6 +150,11 @@ class RunningCall:
     def close(self) -> None:
         """Recheck no longer: the call is over."""
         self._calls.discard(self)
+        self._cut = _no_cut  # it refers to the call of the adapter: without this they are a reference cycle
+
+
+def _no_cut() -> None:
+    """Cut nothing: the call is over."""
 
 
 def _forget_all() -> None:

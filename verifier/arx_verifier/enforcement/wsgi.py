@@ -140,19 +140,19 @@ class GuardedWSGI:
         # PEP 3333: without a length there is no body, unless the server says that it marks its end.
         ends = not declared and environ.get("wsgi.input_terminated", False)
         left = self._max_body + 1 if ends else int(declared or 0)
-        body = bytearray()
-        while len(body) < left:
-            part = stream.read(min(_PART, left - len(body)))
-            if not part:
-                break
-            body += part
+        body: bytes | bytearray = stream.read(min(_PART, left)) if left else b""
+        if len(body) < left and body:  # nearly every body is read at once
+            body = bytearray(body)
+            while len(body) < left and (part := stream.read(min(_PART, left - len(body)))):
+                body += part
         if len(body) > self._max_body:
             raise self._too_large()
         if len(body) < left and not ends:
             raise RefusedCall("malformed_request", "the body is shorter than its Content-Length")
         environ.pop("HTTP_TRANSFER_ENCODING", None)
-        environ |= {"wsgi.input": io.BytesIO(body), "CONTENT_LENGTH": str(len(body)), "wsgi.input_terminated": True}
-        return bytes(body)
+        whole = bytes(body)
+        environ |= {"wsgi.input": io.BytesIO(whole), "CONTENT_LENGTH": str(len(whole)), "wsgi.input_terminated": True}
+        return whole
 
     def _too_large(self) -> RefusedCall:
         return RefusedCall("malformed_request", f"the body is longer than {self._max_body} bytes", 413)

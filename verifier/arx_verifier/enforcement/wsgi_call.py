@@ -29,11 +29,11 @@ WSGIApp: TypeAlias = Callable[[Environ, Start], Iterable[bytes]]
 CALL_KEY: Final = "arx.call"
 _NO_TOOL: Final[Meaning] = ("", {})
 _SOCKETS: Final = ("gunicorn.socket", "werkzeug.socket")  # where a server shows the connection of a request
-_HEADERS: Final = {
-    b"content-type": "CONTENT_TYPE",
-    b"content-encoding": "HTTP_CONTENT_ENCODING",
-    b"traceparent": "HTTP_TRACEPARENT",
-}
+_HEADERS: Final = (
+    (b"content-type", "CONTENT_TYPE"),
+    (b"content-encoding", "HTTP_CONTENT_ENCODING"),
+    (b"traceparent", "HTTP_TRACEPARENT"),
+)
 _UNESCAPED: Final = "/!$&'()*+,;=:@~"  # as HTTP clients write a path (RFC 3986 3.3)
 
 _log = logging.getLogger(__name__)
@@ -86,9 +86,7 @@ class WSGICall:
         """
         environ = self.environ
         path, target = _target_of(environ)
-        headers = [
-            (name, environ[key].encode("latin-1")) for name, key in _HEADERS.items() if environ.get(key) is not None
-        ]
+        headers = [(name, environ[key].encode("latin-1")) for name, key in _HEADERS if environ.get(key) is not None]
         raw, _, query = target.partition(b"?")
         self.scope = {"method": environ["REQUEST_METHOD"], "path": path, "raw_path": raw, "query_string": query}
         self.scope["headers"] = headers
@@ -132,8 +130,8 @@ class WSGICall:
         return self.problem is None
 
     def _decide(self, screened: Screened, tool: str, args: Mapping[str, Any]) -> None:
-        trace = dict(self.scope["headers"]).get(b"traceparent")
-        traceparent = read_traceparent(trace) if trace is not None else None
+        trace = self.environ.get("HTTP_TRACEPARENT")
+        traceparent = read_traceparent(trace.encode("latin-1")) if trace is not None else None
         request = AccessRequest(tool, args, now_ms(), self._peer, self._http, None, traceparent)
         decision = self._enforcement.decide(screened.token, request, screened)
         self.environ["arx"] = self._enforcement.require(decision, request)
@@ -289,9 +287,13 @@ class WSGICall:
 
 def _target_of(environ: Environ) -> tuple[str, bytes]:
     """Return the path that the application routes, and the raw path and query as they were sent."""
-    whole = (environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")).encode("latin-1")
-    query = environ.get("QUERY_STRING", "")
-    raw = environ.get("RAW_URI") or environ.get("REQUEST_URI")
+    info, query = environ.get("PATH_INFO", ""), environ.get("QUERY_STRING", "")
+    script, raw = environ.get("SCRIPT_NAME", ""), environ.get("RAW_URI") or environ.get("REQUEST_URI")
+    # The fast path of nearly every call: it was sent as it is routed, and its path has no escape.
+    is_plain = info[:1] == "/" and "%" not in info and "?" not in info and not script
+    if is_plain and raw == (info + "?" + query if query else info) and raw.isascii():
+        return info, raw.encode("ascii")
+    whole = (script + info).encode("latin-1")
     if raw is None:
         # PEP 3333 has no name for it.  A call that was signed over another spelling is refused.
         path, sent_query = quote(whole, safe=_UNESCAPED), query
@@ -303,7 +305,7 @@ def _target_of(environ: Environ) -> tuple[str, bytes]:
         # What was signed must be what the application routes.
         raise RequestError("the path or the query is not the one that was sent")
     try:
-        routed = environ.get("PATH_INFO", "").encode("latin-1").decode("utf-8")
+        routed = info.encode("latin-1").decode("utf-8")
     except UnicodeDecodeError:
         raise RequestError("the path is not UTF-8") from None
     target = path + "?" + query if query else path
