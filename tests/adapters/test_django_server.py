@@ -58,6 +58,8 @@ def changing(get_response: Any) -> Any:
             request.method = "POST"
         if change == "query":
             request.META["QUERY_STRING"] = "x=1"
+        if change == "path":
+            request.path_info = "/text/7"
         if change == "body":
             request.read(1)
         if change == "urlconf":
@@ -197,9 +199,9 @@ def test_a_public_view_needs_no_token(realm: UnsafeTestRealm, orders: httpx.Clie
         assert orders.get("/healthz", headers={"x-change": change}).json()["code"] == "missing_token"
 
 
-@pytest.mark.parametrize("change", ["answer", "method", "query", "body"])
+@pytest.mark.parametrize("change", ["answer", "method", "path", "query", "body"])
 def test_a_middleware_cannot_change_what_was_judged(realm: UnsafeTestRealm, orders: httpx.Client, change: str) -> None:
-    """The view reads the method, the query and the body that were signed."""
+    """The view reads the method, the path, the query and the body that were signed."""
     caller = realm.caller(Rule(tool="*"))
     answer = orders.request("GET", "/int/7", headers={"x-change": change}, auth=caller)
     assert answer.json()["code"] == ("tool_not_allowed" if change == "answer" else "malformed_request")

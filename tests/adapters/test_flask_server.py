@@ -11,6 +11,8 @@ from typing import Any
 import httpx
 import pytest
 from flask import Blueprint, Flask, abort, request
+from werkzeug.middleware.dispatcher import DispatcherMiddleware
+from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.serving import make_server
 
 from arx_verifier import ArxWSGI, Constraint, Rule, SettingsError
@@ -210,9 +212,10 @@ def test_a_declared_query_argument_is_a_number(realm: UnsafeTestRealm) -> None:
 
 
 def test_a_middleware_that_changes_the_request_is_refused(realm: UnsafeTestRealm) -> None:
-    """The method, the query and the body are those that were signed when the view reads them."""
+    """The method, the path, the query and the body are those that were signed when the view reads them."""
     app, change = Flask(__name__), dict[str, Any]()
     app.add_url_rule("/order", "order", dict, methods=["GET", "POST"])
+    app.add_url_rule("/other", "order", dict)
     inner = app.wsgi_app
 
     def middleware(environ: Any, start_response: Any) -> Any:
@@ -224,7 +227,7 @@ def test_a_middleware_that_changes_the_request_is_refused(realm: UnsafeTestRealm
     caller = realm.caller(Rule(tool="*"))
     with served(app) as client:
         assert client.get("/order", auth=caller).status_code == 200
-        for change_one in ({"REQUEST_METHOD": "POST"}, {"QUERY_STRING": "x=1"}):
+        for change_one in ({"REQUEST_METHOD": "POST"}, {"QUERY_STRING": "x=1"}, {"PATH_INFO": "/other"}):
             change.clear()
             change.update(change_one)
             assert client.get("/order", auth=caller).json()["code"] == "malformed_request"
@@ -267,6 +270,24 @@ def test_a_mistake_is_told_when_it_is_made(realm: UnsafeTestRealm, options: Any,
     app.add_url_rule("/both", "both", dict, methods=["GET", "POST"])
     with pytest.raises(SettingsError, match=said):
         guard(app, realm.verifier, **options)
+
+
+def test_an_application_beside_the_guarded_one_is_refused(realm: UnsafeTestRealm) -> None:
+    """Its views would run for every caller with a token; around guarded applications a dispatcher is fine."""
+    app, other, ran = converters([]), Flask("other"), list[str]()
+    other.add_url_rule("/", "admin", lambda: ran.append("admin") or {})
+    inner = app.wsgi_app
+    app.wsgi_app = ProxyFix(DispatcherMiddleware(inner, {"/admin": other}))  # type: ignore[method-assign]
+    with pytest.raises(SettingsError, match="DispatcherMiddleware"):
+        guard(app, realm.verifier, tools={"view": "orders.get"})
+    app.wsgi_app = inner  # type: ignore[method-assign]
+    guard(other, realm.verifier, tools={"admin": "orders.admin"})
+    guard(app, realm.verifier, tools={})
+    caller = realm.caller(Rule(tool="orders.get"), Rule(tool="orders.admin", args={}))
+    with served(DispatcherMiddleware(app, {"/admin": other})) as client:
+        assert client.get("/admin/", auth=caller).status_code == 200
+        assert client.get("/admin", auth=realm.caller(GET)).status_code == 403
+    assert ran == ["admin"]
 
 
 def test_a_host_with_parameters_and_a_table_are_refused(realm: UnsafeTestRealm) -> None:

@@ -158,6 +158,7 @@ class Call:
         raw = (scope.get("raw_path") or scope["path"].encode("utf-8", "replace")).partition(b"?")[0]
         query = scope["query_string"]
         self._http = HttpCall(scope["method"], raw + b"?" + query if query else raw, sha256_of(body, b""))
+        self._path, self._query = scope["path"], query
 
     async def decide(self, tool: str, args: Mapping[str, Any], scope: Scope) -> None:
         """Decide on the call, set ``scope["arx"]`` to the grant, and recheck the grant from now on.
@@ -169,7 +170,15 @@ class Call:
 
         Raises:
             RefusedCall: The call is refused.
+            RequestError: A middleware of the application has changed the request.
         """
+        # Such as one that reads X-HTTP-Method-Override, which no proof covers: another request was signed.
+        if tool and (scope.get("method", "GET"), scope["path"], scope["query_string"]) != (
+            self._http.method,
+            self._path,
+            self._query,
+        ):
+            raise RequestError("the method, the path or the query is not the one that was sent")
         trace = self.headers.get(b"traceparent")
         traceparent = read_traceparent(trace) if trace is not None else None
         request = AccessRequest(tool, args, now_ms(), self._peer, self._http, None, traceparent)

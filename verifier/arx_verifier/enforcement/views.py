@@ -26,6 +26,7 @@ class Matched(NamedTuple):
     Attributes:
         view: The view's name.
         method: The method.
+        path: The path that it matched.
         query: The query.
         body: Returns the body that the view will read.
         texts: Returns the parameters as they were sent; it raises ``RequestError`` for one in another spelling.
@@ -33,6 +34,7 @@ class Matched(NamedTuple):
 
     view: str
     method: str
+    path: str
     query: bytes
     body: Callable[[], bytes]
     texts: Callable[[], Mapping[str, Any]]
@@ -93,9 +95,10 @@ class Views:
         if call.unproven is not None:
             return None  # let in for a public view alone
         scope = call.scope
-        if (matched.method, matched.query, matched.body()) != (scope["method"], scope["query_string"], call.body):
+        sent = scope["method"], scope["path"] or "/", scope["query_string"], call.body
+        if (matched.method, matched.path, matched.query, matched.body()) != sent:
             # A middleware of the application, such as one that reads X-HTTP-Method-Override, has changed the request.
-            raise RequestError("the method, the query or the body is not the one that was sent")
+            raise RequestError("the method, the path, the query or the body is not the one that was sent")
         query = key.typed(key.read_query(scope["query_string"]))
         members = read_body(collect_headers(scope["headers"]), call.body)
         has_body = bool(call.body)

@@ -101,7 +101,8 @@ class ArxDjangoMiddleware:
         # A middleware may route by another urlconf, such as one for each host, with other views of these names.
         name = match.view_name if known.get(match.view_name) is match.func else ""
         query = request.META["QUERY_STRING"].encode("latin-1")
-        if not views.judge(call, Matched(name, request.method, query, lambda: _body(request), texts)):
+        matched = Matched(name, request.method, request.path_info, query, lambda: _body(request), texts)
+        if not views.judge(call, matched):
             return HttpResponse(status=403)
         request.arx = request.META.get("arx")
         return None

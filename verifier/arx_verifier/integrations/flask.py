@@ -12,6 +12,7 @@ from urllib.parse import unquote
 from flask import Flask, request
 from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import HTTPException
+from werkzeug.middleware.dispatcher import DispatcherMiddleware
 
 from arx_verifier.enforcement import CALL_KEY, GuardedWSGI, Matched, Views, WSGICall, parameter_text
 from arx_verifier.errors import RequestError, SettingsError
@@ -34,7 +35,8 @@ def guard(
         options: ``max_body``, ``trusted_proxies`` and ``recheck_ms`` of ``ArxWSGI``.
 
     Raises:
-        SettingsError: A name is of no endpoint, or of one with several methods; or an endpoint cannot be guarded.
+        SettingsError: A name is of no endpoint, or of one with several methods; an endpoint cannot be guarded; or the
+            application's ``wsgi_app`` passes calls to other applications.
     """
     methods: dict[str, frozenset[str]] = {}
     for rule in app.url_map.iter_rules():
@@ -53,6 +55,15 @@ class _Guard:
 
     def install(self, verifier: Verifier, options: dict[str, Any]) -> None:
         app: Any = self._app
+        inner = app.wsgi_app
+        while inner is not None:
+            # An application beside this one would run for a caller with any token, before its answer is withheld.
+            if isinstance(inner, DispatcherMiddleware):
+                raise SettingsError(
+                    "wsgi_app has a DispatcherMiddleware, whose other applications have no guard: expected it around "
+                    "guarded applications; call guard() first"
+                )
+            inner = getattr(inner, "app", None)
         app.wsgi_app = GuardedWSGI(app.wsgi_app, verifier=verifier, may_be_public=self._may_be_public, **options)
         app.preprocess_request, app.dispatch_request = self._judge_first, self._dispatch_judged
 
@@ -73,7 +84,7 @@ class _Guard:
         # Without a rule Flask answers with a 404, a 405 or a redirect.  The caller gets a refusal instead.
         if rule is None:
             return "", 403
-        matched = Matched(rule.endpoint, request.method, request.query_string, request.get_data, _texts)
+        matched = Matched(rule.endpoint, request.method, request.path, request.query_string, request.get_data, _texts)
         if not self._views.judge(call, matched):
             return "", 403
         call.matched = rule.endpoint, dict(request.view_args or {})
