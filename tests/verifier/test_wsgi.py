@@ -21,7 +21,7 @@ import pytest
 
 from arx_verifier.enforcement.wsgi import ArxWSGI
 from arx_verifier.enforcement.wsgi_call import CALL_KEY
-from arx_verifier.errors import ArxError, RequestError, SettingsError
+from arx_verifier.errors import ArxError, RequestError, RevokedError, SettingsError
 from arx_verifier.request import HttpCall
 from arx_verifier.revocation.epoch import Lease
 from arx_verifier.token.call_proof import CallSigner, http_fields
@@ -331,6 +331,26 @@ def test_a_kill_before_the_first_byte_is_answered(realm: Realm, answer: Any) -> 
     result = ask(realm, "/orders/A-1", realm.token().encode(), app=app, options={"recheck_ms": 1})
     assert (result.status, result.problem["code"]) == (401, "revoked")
     assert [error.code for error in app.ended] == ["revoked"]
+    assert realm.codes == ["ok", "revoked"]
+
+
+@pytest.mark.spec("11")
+@pytest.mark.parametrize("answers", [True, False], ids=["answers 500", "raises"])
+def test_a_call_that_fails_at_its_checkpoint_is_refused(realm: Realm, answers: bool) -> None:
+    """The caller gets the reason code, and not the framework's 500, also before the grant is rechecked by itself."""
+
+    def app(environ: Any, start_response: Any) -> list[bytes]:
+        realm.epochs.kill(SESSION)
+        try:
+            environ["arx"].recheck()
+        except RevokedError:
+            if not answers:
+                raise
+        start_response("500 Internal Server Error", [("Content-Type", "text/plain")])
+        return [b"failed"]
+
+    result = ask(realm, "/orders/A-1", realm.token().encode(), app=app, options={"recheck_ms": 2_000})
+    assert (result.status, result.problem["code"]) == (401, "revoked")
     assert realm.codes == ["ok", "revoked"]
 
 

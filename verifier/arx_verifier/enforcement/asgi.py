@@ -34,7 +34,7 @@ from arx_verifier.enforcement.routers import routers_of
 from arx_verifier.enforcement.routes import PUBLIC, Headers, Meaning, RouteMap, Scope, Tools, collect_headers
 from arx_verifier.enforcement.sockets import SocketCall, deny
 from arx_verifier.errors import REASONS, ArxError, RequestError, SettingsError
-from arx_verifier.verification import Verifier
+from arx_verifier.verification import Screened, Verifier
 
 MAX_BODY_BYTES: Final = 1024 * 1024  # the middleware holds a body in memory; its argument `max_body` sets another limit
 _NO_TOOL: Final[Meaning] = ("", {})
@@ -138,7 +138,7 @@ class ArxMiddleware:
             if not self._started:
                 await self._start_late()
             # Before the body is read: a caller without a token of this service costs no more than its headers.
-            screened = self._enforcement.screen(headers.get(b"authorization", b""))
+            screened = self._screen(headers, scope)
             declared = headers.get(b"content-length")
             if declared is not None and declared.isdigit() and (len(declared) > 18 or int(declared) > self._max_body):
                 raise self._too_large()
@@ -147,9 +147,6 @@ class ArxMiddleware:
             # Nearly every body is in one message.
             if message["type"] != "http.request" or message.get("more_body") or len(body) > self._max_body:
                 body = await self._body(message, receive)
-            if CALL in scope:
-                # One call proof covers one call: the inner application would decide on a nonce that is used already.
-                raise RefusedCall("tool_not_allowed", "this application is within another one that is guarded")
         except _Disconnected:
             return
         except RefusedCall as problem:
@@ -164,6 +161,20 @@ class ArxMiddleware:
         else:
             scope[CALL], call.endpoints = call, self._endpoints
             await call.run(self.app, Watched(scope, call) if self._passes_on else scope)
+
+    def _screen(self, headers: dict[bytes, bytes], scope: Scope) -> Screened:
+        """Return the authenticated token, which the request then has no longer.
+
+        Raises:
+            RefusedCall: It has none.
+        """
+        if CALL in scope:
+            # One call proof covers one call: the inner application would decide on a nonce that is used already.
+            raise RefusedCall("tool_not_allowed", "this application is within another one that is guarded")
+        screened = self._enforcement.screen(headers.pop(b"authorization", b""))
+        # The application has no use for it.  What collects the variables of an exception would find it in the scope.
+        scope["headers"] = [pair for pair in scope["headers"] if pair[0].lower() != b"authorization"]
+        return screened
 
     async def _refuse(
         self, problem: RefusedCall, headers: Headers, peer: str | None, scope: Scope, receive: Receive, send: Send
@@ -204,9 +215,7 @@ class ArxMiddleware:
         peer = self._peers.of(client[0] if client else None, (forwarded.decode("latin-1"),) if forwarded else ())
         try:
             await self._start_late()
-            screened = self._enforcement.screen(headers.get(b"authorization", b""))
-            if CALL in scope:
-                raise RefusedCall("tool_not_allowed", "this application is within another one that is guarded")
+            screened = self._screen(headers, scope)
             if self._endpoints is None and not isinstance(self._meaning, RouteMap):
                 raise RefusedCall("tool_not_allowed", "`tools` is a function, which maps no WebSocket")
         except RefusedCall as problem:

@@ -35,6 +35,7 @@ Send: TypeAlias = Callable[[Message], Awaitable[None]]
 App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 CALL: Final = "arx.call"
+_SERVER_ERROR: Final = 500
 RECHECK_MS: Final = 250  # a quarter of the default lease: the longest delay that it adds to a kill
 
 _log = logging.getLogger(__name__)
@@ -214,9 +215,13 @@ class Call:
         except UnseenRouteError:
             pass  # refused below, or already in the place of the framework's own answer to this error
         except Exception as error:
+            if self._grant is not None and self._ended is None:
+                # It may have failed because its own recheck of the grant raised.
+                self._open = self._open or isinstance(error, ArxError)
+                self.look()
             self._close()
             if self._ended is not None:
-                # The call was cancelled, or its send raised.  The application's own error then has no reader.
+                # The call was cancelled, or its send or its recheck raised.  The application's own error has no reader.
                 _log.debug("what an ended call raised", exc_info=True)
             elif self.started or self._is_open or not hasattr(error, "status_code"):
                 raise
@@ -394,7 +399,7 @@ class Call:
             await self._before_grant(message)
             return
         self._open = True
-        if monotonic() >= self._due and grant.ended is None:
+        if grant.ended is None and (monotonic() >= self._due or message.get("status", 200) >= _SERVER_ERROR):
             self.look()
         if grant.ended is not None:
             # An ASGI server raises this kind of error for a client that disconnected: applications handle it and stop.

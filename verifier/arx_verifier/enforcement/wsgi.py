@@ -88,9 +88,6 @@ class GuardedWSGI:
                 call.read_target()
                 self._require_shared_nonces(environ)
                 self.start()
-                if CALL_KEY in environ:
-                    # One call proof covers one call: the inner application would decide on a used nonce.
-                    raise RefusedCall("tool_not_allowed", "this application is within another one that is guarded")
                 call.take(screened, self._body(environ))
         except RefusedCall as problem:
             call.refuse_unread(problem)
@@ -104,11 +101,17 @@ class GuardedWSGI:
 
     def _screen(self, call: WSGICall, environ: Environ) -> Screened | None:
         """Return the authenticated token; None for a request without one that may be for a public view."""
+        if CALL_KEY in environ:
+            # One call proof covers one call: the inner application would decide on a used nonce.
+            raise RefusedCall("tool_not_allowed", "this application is within another one that is guarded")
         try:
             # Before the body is read: a caller without a token of this service costs no more than its headers.
-            return self._enforcement.screen(_authorization(environ))
+            screened = self._enforcement.screen(_authorization(environ))
+            # The application has no use for it.  What collects the variables of an exception would find it there.
+            del environ["HTTP_AUTHORIZATION"]
+            return screened
         except RefusedCall as problem:
-            if REASONS[problem.code].status != 401 or CALL_KEY in environ or self._may_be_public is None:
+            if REASONS[problem.code].status != 401 or self._may_be_public is None:
                 raise
             call.read_target()
             if not self._may_be_public(call):

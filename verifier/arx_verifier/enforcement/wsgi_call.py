@@ -168,8 +168,8 @@ class WSGICall:
         try:
             if app is not None:
                 self._chunks = iter(app(self.environ, self._start))
-        except Exception:
-            if not self._is_replaced():
+        except Exception as error:
+            if not self._is_replaced(error):
                 self.close()
                 raise
         return self
@@ -186,8 +186,8 @@ class WSGICall:
                 chunk = next(self._chunks)
         except StopIteration:
             self._is_over = True
-        except Exception:
-            if not self._is_replaced():
+        except Exception as error:
+            if not self._is_replaced(error):
                 raise
         refusal = self._refusal()
         if refusal is not None and self._write is None:
@@ -222,6 +222,10 @@ class WSGICall:
         if exc_info is None and self._head is not None:
             raise AssertionError("start_response was called twice, without exc_info")
         self._head = status, headers
+        if status[:1] == "5" and self.running is not None:
+            # The view may have failed because its own recheck of the grant raised.
+            self.running.is_open = True
+            self.running.look()
         return self._write_through
 
     def _write_through(self, data: bytes) -> None:
@@ -251,8 +255,11 @@ class WSGICall:
             return None
         return RefusedCall(ended.code, failures=ended.failures, decision=self.running.decision.id)
 
-    def _is_replaced(self) -> bool:
+    def _is_replaced(self, error: Exception) -> bool:
         """Return whether an error of the application has no reader, because the call was refused or ended."""
+        if self.running is not None and isinstance(error, ArxError):  # of its own recheck of the grant
+            self.running.is_open = True
+            self.running.look()
         if (self.problem is None and self.running is None) or self._refusal() is None:
             return False
         _log.debug("what a refused or ended call raised", exc_info=True)
