@@ -8,6 +8,7 @@ import pytest
 from arx_verifier.constraints import Constraint, ConstraintLike, Rule, explain
 from arx_verifier.constraints.constraint import MEMBERS, FlatConstraint, Url
 from arx_verifier.errors import Failure, refusal, sentence_of
+from arx_verifier.refusal_text import refusal_for_model, waiting_for_model
 from arx_verifier.token import Caveat
 from arx_verifier.verification import too_early, too_late, too_new
 from tests.support import AT, access, mint, sign, verifier
@@ -130,6 +131,22 @@ def test_a_call_is_refused_in_a_sentence() -> None:
         "got 45 s before it: set the clocks",
         "replayed: the call must have an unused nonce, got a used one: sign the call anew",
     ]
+
+
+def test_a_model_reads_what_a_missing_approval_is() -> None:
+    """
+    Not which third-party caveat of the token wants a discharge, but who has to answer what, and what to do meanwhile.
+    """
+    wanted = Failure("caveat 3", "third-party caveat", "a discharge for k1.1:t-aaaaaaaaaaaaaaaa", "none")
+    assert refusal_for_model("refund", "missing_discharge", [wanted], "38ec869ae8d8-1") == (
+        "refund was refused: an operator has to approve this call with exactly these arguments, and no approval came "
+        "with it. Do not repeat this call before an operator has approved it. Say that the approval is needed, and go "
+        "on without it. (decision 38ec869ae8d8-1)"
+    )
+    assert waiting_for_model("refund") == (
+        "refund waits: an operator has to approve this call with exactly these arguments, and was asked. The run goes "
+        "on with the answer. Do not repeat this call meanwhile."
+    )
 
 
 def test_an_erased_record_keeps_place_and_rule() -> None:

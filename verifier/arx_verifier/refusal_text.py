@@ -17,13 +17,18 @@ _DECISION: Final = re.compile(r"[0-9a-f]{1,32}-[0-9]{1,20}")
 # By the ``retry`` of a reason code.
 _ADVICE: Final = {
     "no": "Do not repeat this call. Make one that is allowed, or say that this is not permitted.",
-    "after approval": "Do not repeat this call before an operator has approved it.",
+    "after approval": (
+        "Do not repeat this call before an operator has approved it."
+        " Say that the approval is needed, and go on without it."
+    ),
     "sign anew": "You may try this call once more.",
     "after Retry-After": "Try this call again in some seconds.",
     "with a new token": "No other call will work with this token: stop, and say so.",
     "with a token": "No call will work without a token: stop, and say so.",
     "with a well-formed request": "Correct the call before you make it again.",
 }
+# What a discharge is for, and the token's id of it, are of no use to a model.
+_APPROVAL: Final = "an operator has to approve this call with exactly these arguments, and no approval came with it"
 # A model that reads "not allowed" tries another way: the end of its work must not read like one refused call.
 _ENDED: Final = {
     "revoked": "An operator ended this work, or its session did. Stop now, call no other tool, and say so.",
@@ -87,7 +92,21 @@ def problem_for_model(tool: str, problem: Any) -> str | None:
     return refusal_for_model(tool, code, failures, shown)
 
 
+def waiting_for_model(tool: str) -> str:
+    """Return the text on a call for which the framework has suspended the run, until an operator has answered.
+
+    Args:
+        tool: The tool, by the name that the model called it with.
+    """
+    return (
+        f"{tool} waits: an operator has to approve this call with exactly these arguments, and was asked."
+        " The run goes on with the answer. Do not repeat this call meanwhile."
+    )
+
+
 def _why(code: str, failures: Sequence[Failure]) -> str:
+    if code == "missing_discharge":
+        return _APPROVAL
     if not failures:
         reason = REASONS.get(code)
         return _short(code.replace("_", " ") if reason is None else reason.meaning)
