@@ -15,7 +15,8 @@ import grpc.aio
 import pytest
 
 from arx_verifier import Constraint, Rule, SettingsError, current_grant
-from arx_verifier.integrations.grpc import PROBLEM, ArxAioInterceptor, ArxInterceptor
+from arx_verifier.enforcement import RPC_PROBLEM
+from arx_verifier.integrations.grpc import ArxAioInterceptor, ArxInterceptor
 from arx_verifier.testing import UnsafeTestRealm
 from tests.adapters.grpc_service import DATA, PREFIX, TOOLS, Call, Newer, handlers, stub
 from tests.servers import until
@@ -161,7 +162,7 @@ def refused(call: Any) -> tuple[grpc.StatusCode, dict[str, Any]]:
     with pytest.raises(grpc.RpcError) as caught:
         call() if isinstance(call, FunctionType) else list(call)
     error: Any = caught.value
-    return error.code(), json.loads(dict(error.trailing_metadata() or ()).get(PROBLEM, b"{}"))
+    return error.code(), json.loads(dict(error.trailing_metadata() or ()).get(RPC_PROBLEM, b"{}"))
 
 
 def test_a_call_within_the_token_runs(realm: UnsafeTestRealm, channel: Any, service: Service) -> None:

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from arx_verifier.enforcement.messages import MCP_REFUSED, META_KEY, McpMessage, Messages, mcp_meaning
     from arx_verifier.enforcement.protobuf import arguments_of
     from arx_verifier.enforcement.routes import parameter_text
-    from arx_verifier.enforcement.rpc_call import RpcCall, RpcMethods
+    from arx_verifier.enforcement.rpc_call import RPC_PROBLEM, RpcCall, RpcMethods
+    from arx_verifier.enforcement.rpc_streams import RpcContext, RpcStreams, TaskCut
     from arx_verifier.enforcement.views import Matched, Views
     from arx_verifier.enforcement.wsgi import ArxWSGI, GuardedWSGI
     from arx_verifier.enforcement.wsgi_call import CALL_KEY, WSGICall
@@ -28,7 +29,8 @@ else:
             "messages": "META_KEY MCP_REFUSED McpMessage Messages mcp_meaning",
             "routes": "parameter_text",
             "protobuf": "arguments_of",
-            "rpc_call": "RpcCall RpcMethods",
+            "rpc_call": "RPC_PROBLEM RpcCall RpcMethods",
+            "rpc_streams": "RpcContext RpcStreams TaskCut",
             "views": "Matched Views",
             "wsgi": "ArxWSGI GuardedWSGI",
             "wsgi_call": "CALL_KEY WSGICall",
@@ -39,6 +41,7 @@ __all__ = [
     "CALL_KEY",
     "MCP_REFUSED",
     "META_KEY",
+    "RPC_PROBLEM",
     "ArxMiddleware",
     "ArxWSGI",
     "Enforcement",
@@ -49,7 +52,10 @@ __all__ = [
     "Peers",
     "RefusedCall",
     "RpcCall",
+    "RpcContext",
     "RpcMethods",
+    "RpcStreams",
+    "TaskCut",
     "Views",
     "WSGICall",
     "arguments_of",

@@ -7,7 +7,7 @@ defaults in it, and have fields that the service declares as ``data``, which are
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 from urllib.parse import unquote
 
 from arx_verifier.enforcement.calls import RECHECK_MS
@@ -22,6 +22,8 @@ from arx_verifier.journal import Decision
 from arx_verifier.names import is_tool
 from arx_verifier.request import AccessRequest
 from arx_verifier.verification import Screened, Verifier
+
+RPC_PROBLEM: Final = "arx-problem-bin"  # trailing metadata: the problem of a refusal (RFC 9457), as over HTTP
 
 Metadata = Iterable[tuple[str, str | bytes]]
 _PEERS: Final = Peers()
@@ -125,10 +127,25 @@ class RpcCall:
         if self._unread is not None:
             self.refuse_unread(self._unread)
 
-    def refuse_unread(self, problem: RefusedCall) -> None:
+    def refuse_unread(self, problem: RefusedCall) -> NoReturn:
         """Count and raise the refusal of a call on which no decision can be made."""
         self._methods.enforcement.count(problem, self._peer)
         raise problem
+
+    def read(self, raw: Any, parse: Callable[[Any], Any] | None) -> Any:
+        """Return the first message, parsed after the token was authenticated.
+
+        Args:
+            raw: Its bytes; None for a stream without one.
+            parse: Parses it, as the framework would.
+
+        Raises:
+            RefusedCall: It cannot be parsed.
+        """
+        try:
+            return None if raw is None else (parse or bytes)(raw)
+        except Exception:  # of any code of the application
+            self.refuse_unread(RefusedCall("malformed_request", "the message cannot be parsed"))
 
     def request(self, message: Any) -> AccessRequest:
         """Return the request that the first message makes.
@@ -208,13 +225,19 @@ class RpcCall:
             if ended is not None:
                 raise self._ended(ended)
 
-    def reason(self) -> RefusedCall | None:
-        """Return why the call was ended; None while it runs."""
-        ended = None if self.running is None else self.running.grant.ended
-        return None if ended is None else self._ended(ended)
+    def answer_to(self, error: BaseException) -> Answer:
+        """Return the problem of a refused or ended call as it is answered over HTTP.
 
-    def answer(self, problem: RefusedCall) -> Answer:
-        """Return the problem as it is answered over HTTP."""
+        Args:
+            error: What was raised.
+
+        Raises:
+            BaseException: The error itself, which is not of ARx.
+        """
+        ended = None if self.running is None else self.running.grant.ended
+        problem = error if isinstance(error, RefusedCall) else None if ended is None else self._ended(ended)
+        if problem is None:
+            raise error
         return self._methods.enforcement.answer(problem)
 
     def close(self) -> None:
