@@ -31,7 +31,7 @@ BESIDE: Final = {
     "starlette": SERVED,
     "flask": WORKERS,
     "django": (*WORKERS, "django-stubs"),
-    "grpc": ("types-grpcio", "types-protobuf"),
+    "grpc": ("httpx2", "types-grpcio", "types-protobuf"),
     "langchain": ("langgraph-checkpoint-sqlite",),
     "a2a": ("opentelemetry-sdk",),
     "pydantic_ai": ("opentelemetry-sdk",),
