@@ -12,7 +12,7 @@ from fastmcp.exceptions import ToolError
 from fastmcp.server.middleware import CallNext, Middleware, MiddlewareContext
 from mcp.shared.exceptions import MCPError
 
-from arx_verifier.enforcement import McpMessage, Messages, RefusedCall
+from arx_verifier.enforcement import META_KEY, McpMessage, Messages, RefusedCall
 from arx_verifier.verification import Verifier
 
 _PARAMS: Final = ("name", "arguments", "uri")
@@ -85,7 +85,12 @@ def _message_of(context: MiddlewareContext[Any]) -> McpMessage:
         params["uri"] = str(params["uri"])
     if request is None:  # the server's own code calls: there is no token, so it is refused
         return McpMessage(str(context.method), params, {}, None, None)
-    return McpMessage(str(context.method), params, dict(request.meta or {}), request.request_id, request.request)
+    meta, inner = dict(request.meta or {}), request._srctx  # noqa: SLF001 - tools reach it, too
+    # Tools, and what they log, never see the token.
+    for handed in (request.meta, inner.meta, (inner.params or {}).get("_meta")):
+        if isinstance(handed, dict):
+            handed.pop(META_KEY, None)
+    return McpMessage(str(context.method), params, meta, request.request_id, request.request)
 
 
 async def _schema_of(message: McpMessage, context: MiddlewareContext[Any]) -> Mapping[str, Any]:

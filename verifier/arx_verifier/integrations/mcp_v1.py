@@ -12,7 +12,7 @@ from mcp.server.fastmcp import FastMCP
 from mcp.server.lowlevel import Server
 from mcp.server.lowlevel.server import request_ctx
 
-from arx_verifier.enforcement import McpMessage, Messages, RefusedCall
+from arx_verifier.enforcement import META_KEY, McpMessage, Messages, RefusedCall
 from arx_verifier.verification import Verifier
 
 S = TypeVar("S", FastMCP[Any], Server[Any, Any])
@@ -104,4 +104,6 @@ def _message_of(request: Any) -> McpMessage:
     if getattr(sent, "arguments", None) is not None:
         params["arguments"] = sent.arguments  # as they were sent, also what has no value
     meta = {} if context.meta is None else context.meta.model_dump(exclude_none=True)
+    if context.meta is not None and context.meta.model_extra:
+        context.meta.model_extra.pop(META_KEY, None)  # tools, and what they log, never see the token
     return McpMessage(request.method, params, meta, context.request_id, context.request)
