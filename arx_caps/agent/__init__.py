@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from arx_caps.agent.auth import ArxAuth, CurrentTaskAuth
     from arx_caps.agent.bundle import Bundle
     from arx_caps.agent.local_tools import local_tool
-    from arx_caps.agent.mcp_messages import McpSigner, SignedTransport
+    from arx_caps.agent.mcp_messages import NO_FORM, McpSigner, SignedTransport, refused_call
     from arx_caps.agent.outline import holder_of, links_of
     from arx_caps.agent.running_task import current_task
     from arx_caps.agent.session import Session
@@ -31,7 +31,7 @@ else:
             "approval": "Approval",
             "auth": "ArxAuth CurrentTaskAuth",
             "bundle": "Bundle",
-            "mcp_messages": "McpSigner SignedTransport",
+            "mcp_messages": "NO_FORM McpSigner SignedTransport refused_call",
             "running_task": "current_task",
             "local_tools": "local_tool",
             "outline": "holder_of links_of",
@@ -43,6 +43,7 @@ else:
     )
 
 __all__ = [
+    "NO_FORM",
     "Agent",
     "Approval",
     "ArxAuth",
@@ -66,4 +67,5 @@ __all__ = [
     "holder_of",
     "links_of",
     "local_tool",
+    "refused_call",
 ]

@@ -4,19 +4,39 @@
 The adapters of MCP clients use this.  It imports no framework: it sees messages as the SDK's versions share them.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 from urllib.parse import urlsplit
 
-from arx_caps.agent.approval import Approval
+from arx_caps.agent.approval import WAITING, Approval
 from arx_caps.agent.origins import origin_of, read_origin
 from arx_caps.agent.running_task import current_approvals, running
 from arx_caps.agent.task import Task
+from arx_caps.agent.tool_calls import ToolCalls
 from arx_verifier.enforcement import META_KEY, mcp_meaning
-from arx_verifier.errors import AttenuationError, RequestError, refusal, shorten
+from arx_verifier.errors import ArxError, AttenuationError, GrantError, RequestError, refusal, shorten
 from arx_verifier.names import matches_tool
+from arx_verifier.refusal_text import error_for_model
+
+APPROVAL_KEY: Final = "dev.arx/approval"  # the member of `_meta` with the id of an approval that a call waits for
+NO_FORM: Final[dict[str, Any]] = {"type": "object", "properties": {}}  # of an elicitation that asks for no data
+# Asks the client's user whether to wait: the text, and the `_meta` of the elicitation.  Returns the user's action.
+Elicit = Callable[[str, dict[str, Any]], Awaitable[str]]
+
+
+class SuspendedCall(GrantError):  # noqa: N818 - a state of a call, and no failure of the program
+    """A call waits for an operator's answer.
+
+    Attributes:
+        approval: The id of the approval.
+    """
+
+    def __init__(self, approval: Approval) -> None:
+        super().__init__(f"{approval} waits for an operator's answer", code="missing_discharge")
+        self.approval = approval.id
 
 
 class _Token(str):
@@ -25,7 +45,7 @@ class _Token(str):
     __slots__ = ()
 
     def __repr__(self) -> str:
-        return "'arx1_…'"
+        return "'(token)'"
 
 
 class McpSigner:
@@ -68,6 +88,38 @@ class McpSigner:
         name = f"{self.audience}.{tool}"
         return any(matches_tool(allowed, name) for allowed in self.task.bundle.outlines[self.audience].tools)
 
+    async def approved(
+        self, name: str, args: Mapping[str, Any], approvals: Sequence[Approval], elicit: Elicit | None
+    ) -> Sequence[Approval]:
+        """Return what operators have approved of a call; one that needs an approval and has none waits for it.
+
+        Args:
+            name: The tool.
+            args: The call's arguments.
+            approvals: What operators have approved, or were asked to: also before a restart.
+            elicit: Asks the client's user; without it no operator is asked, and no call waits.
+
+        Raises:
+            SuspendedCall: The user does not wait.
+            ArxError: As ``StartedTask.ask_approval`` and ``Approval.wait``.
+        """
+        waiting = next((each for each in approvals if each.state == WAITING), None)
+        calls, tool = ToolCalls(self.task), f"{self.audience}.{name}"
+        if elicit is None or (waiting is None and not calls.needs_approval(tool, args, approvals)):
+            return approvals
+        others = [each for each in approvals if each is not waiting]
+        if waiting is None:
+            waiting = await asyncio.to_thread(calls.ask_approval, tool, args)
+        text = f"{name} waits for an operator to approve it ({waiting.id}). Accept to wait here for the answer."
+        if await elicit(text, {APPROVAL_KEY: waiting.id}) != "accept":
+            raise SuspendedCall(waiting)
+        pauses = waiting.pauses()
+        while True:
+            pause_s = await asyncio.to_thread(next, pauses, None)
+            if pause_s is None:
+                return [*others, waiting]
+            await asyncio.sleep(pause_s)
+
     @contextmanager
     def call(self, method: str, params: Mapping[str, Any], approvals: Sequence[Approval] = ()) -> Iterator[None]:
         """Send a message in this context; it is checked here, and refused without being sent.
@@ -106,6 +158,19 @@ class McpSigner:
         params["_meta"] = {**(params.get("_meta") or {}), META_KEY: _Token(token)}
         request = request.model_copy(update={"params": params})
         return replace(message, message=request if outer is inner else type(outer)(request))
+
+
+def refused_call(name: str, error: ArxError) -> tuple[str, dict[str, Any] | None]:
+    """Return the text of a refused call's result for the model, and its ``_meta``.
+
+    Args:
+        name: The tool.
+        error: Why it was refused.
+    """
+    if isinstance(error, SuspendedCall):
+        text = f"{name} waits for an operator to approve it ({error.approval}). Do not repeat this call before that."
+        return text, {APPROVAL_KEY: error.approval}
+    return error_for_model(name, error), None
 
 
 class SignedTransport(AbstractAsyncContextManager[tuple[Any, Any]]):

@@ -12,11 +12,12 @@ import mcp_types as types
 from fastmcp import Client
 from fastmcp.client.transports import ClientTransport
 from mcp import ClientSession, StdioServerParameters
+from mcp.client import ClientRequestContext
 from mcp.client.stdio import stdio_client
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.exceptions import MCPError
 
-from arx_caps.agent import Approval, McpSigner, SignedTransport, Task
+from arx_caps.agent import NO_FORM, Approval, McpSigner, SignedTransport, Task, refused_call
 from arx_verifier.enforcement import MCP_REFUSED
 from arx_verifier.errors import ArxError
 from arx_verifier.refusal_text import error_for_model
@@ -63,6 +64,7 @@ class ArxClient(Client[_Signed]):
     """``fastmcp.Client`` with a task; ``arx_client`` makes it.
 
     A refused call of a tool is a ``ToolError``, or a result with ``is_error`` where ``raise_on_error`` is false.
+    With an ``elicitation_handler``, a call that needs an approval asks operators, and the handler whether to wait.
     """
 
     def __init__(self, transport: _Signed, signer: McpSigner, **options: Any) -> None:
@@ -78,15 +80,18 @@ class ArxClient(Client[_Signed]):
             name: The tool's name.
             arguments: Its arguments.
             args: As ``fastmcp.Client``.
-            approvals: What operators have approved of this call.
+            approvals: What operators have approved of this call, or were asked to.
             more: As ``fastmcp.Client``.
         """
         try:
+            elicit = self._elicit if self._elicitation_callback else None
+            approvals = await self._signer.approved(name, arguments, approvals, elicit)
             with self._signer.call("tools/call", {"name": name, "arguments": arguments}, approvals):
                 return await super().call_tool_mcp(name, arguments, *args, **more)
         except ArxError as error:
-            text = types.TextContent(type="text", text=error_for_model(name, error))
-            return types.CallToolResult(content=[text], is_error=True)
+            text, about = refused_call(name, error)
+            content = types.TextContent(type="text", text=text)
+            return types.CallToolResult(content=[content], is_error=True, _meta=about)
 
     async def read_resource_mcp(self, uri: Any, meta: dict[str, Any] | None = None) -> types.ReadResourceResult:
         """Read a resource as ``fastmcp.Client`` does.
@@ -111,6 +116,12 @@ class ArxClient(Client[_Signed]):
     async def list_tools(self, *args: Any, **more: Any) -> list[types.Tool]:
         """List the tools that the task can allow."""
         return [tool for tool in await super().list_tools(*args, **more) if self._signer.offers(tool.name)]
+
+    async def _elicit(self, text: str, meta: Any) -> str:
+        context = ClientRequestContext(session=self.session, request_id=text, meta=meta)
+        params = types.ElicitRequestFormParams(message=text, requested_schema=NO_FORM, _meta=meta)
+        answer = await self.session.dispatch_input_request(context, types.ElicitRequest(params=params))
+        return answer.action if isinstance(answer, types.ElicitResult) else "cancel"
 
     @contextmanager
     def _checked(self, method: str, params: Mapping[str, Any]) -> Iterator[None]:

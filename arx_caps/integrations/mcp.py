@@ -10,12 +10,22 @@ from contextlib import contextmanager
 from typing import Any
 
 import mcp
+from mcp.client import ClientRequestContext
 from mcp.client.stdio import stdio_client
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.exceptions import MCPError
-from mcp_types import CallToolResult, GetPromptResult, ListToolsResult, ReadResourceResult, TextContent
+from mcp_types import (
+    CallToolResult,
+    ElicitRequest,
+    ElicitRequestFormParams,
+    ElicitResult,
+    GetPromptResult,
+    ListToolsResult,
+    ReadResourceResult,
+    TextContent,
+)
 
-from arx_caps.agent import Approval, McpSigner, SignedTransport, Task
+from arx_caps.agent import NO_FORM, Approval, McpSigner, SignedTransport, Task, refused_call
 from arx_verifier.enforcement import MCP_REFUSED
 from arx_verifier.errors import ArxError
 from arx_verifier.refusal_text import error_for_model
@@ -26,6 +36,7 @@ class Client(mcp.Client):
     """``mcp.Client`` with a task: each message is signed, each call is checked first, and lists have what it allows.
 
     A refused call of a tool is a result with ``is_error``, which the model reads; other refusals are ``MCPError``.
+    With an ``elicitation_callback``, a call that needs an approval asks operators, and the callback whether to wait.
 
     Args:
         task: The task.
@@ -66,14 +77,17 @@ class Client(mcp.Client):
             name: The tool's name.
             arguments: Its arguments.
             args: As ``mcp.Client``.
-            approvals: What operators have approved of this call.
+            approvals: What operators have approved of this call, or were asked to.
             more: As ``mcp.Client``.
         """
         try:
+            elicit = self._elicit if self.elicitation_callback else None
+            approvals = await self._signer.approved(name, arguments or {}, approvals, elicit)
             with self._signer.call("tools/call", {"name": name, "arguments": arguments}, approvals):
                 return await super().call_tool(name, arguments, *args, **more)
         except ArxError as error:
-            return CallToolResult(content=[TextContent(type="text", text=error_for_model(name, error))], is_error=True)
+            text, meta = refused_call(name, error)
+            return CallToolResult(content=[TextContent(type="text", text=text)], is_error=True, _meta=meta)
 
     async def read_resource(self, uri: str, **more: Any) -> ReadResourceResult:
         """Read a resource as ``mcp.Client`` does.
@@ -111,6 +125,12 @@ class Client(mcp.Client):
         """
         found = await super().list_tools(**more)
         return found.model_copy(update={"tools": [tool for tool in found.tools if self._signer.offers(tool.name)]})
+
+    async def _elicit(self, text: str, meta: Any) -> str:
+        context = ClientRequestContext(session=self.session, request_id=text, meta=meta)
+        params = ElicitRequestFormParams(message=text, requested_schema=NO_FORM, _meta=meta)
+        answer = await self.session.dispatch_input_request(context, ElicitRequest(params=params))
+        return answer.action if isinstance(answer, ElicitResult) else "cancel"
 
     @contextmanager
     def _checked(self, method: str, params: Mapping[str, Any]) -> Iterator[None]:

@@ -11,9 +11,10 @@ from typing import Any
 from mcp import ClientSession, McpError, StdioServerParameters, types
 from mcp.client.stdio import stdio_client
 from mcp.client.streamable_http import streamable_http_client
+from mcp.shared.context import RequestContext
 from pydantic import AnyUrl
 
-from arx_caps.agent import Approval, McpSigner, SignedTransport, Task
+from arx_caps.agent import NO_FORM, Approval, McpSigner, SignedTransport, Task, refused_call
 from arx_verifier.enforcement import MCP_REFUSED
 from arx_verifier.errors import ArxError
 from arx_verifier.refusal_text import error_for_model
@@ -48,11 +49,12 @@ class ArxSession(ClientSession):
     """``mcp.ClientSession`` with a task; ``arx_session`` makes it.
 
     A refused call of a tool is a result with ``isError``, which the model reads; other refusals are ``McpError``.
+    With an ``elicitation_callback``, a call that needs an approval asks operators, and the callback whether to wait.
     """
 
     def __init__(self, signer: McpSigner, read: Any, write: Any, **options: Any) -> None:
         super().__init__(read, write, **options)
-        self._signer = signer
+        self._signer, self._asks = signer, "elicitation_callback" in options
 
     async def call_tool(
         self,
@@ -68,15 +70,17 @@ class ArxSession(ClientSession):
             name: The tool's name.
             arguments: Its arguments.
             args: As ``mcp.ClientSession``.
-            approvals: What operators have approved of this call.
+            approvals: What operators have approved of this call, or were asked to.
             more: As ``mcp.ClientSession``.
         """
         try:
+            elicit = self._elicit if self._asks else None
+            approvals = await self._signer.approved(name, arguments or {}, approvals, elicit)
             with self._signer.call("tools/call", {"name": name, "arguments": arguments}, approvals):
                 return await super().call_tool(name, arguments, *args, **more)
         except ArxError as error:
-            text = types.TextContent(type="text", text=error_for_model(name, error))
-            return types.CallToolResult(content=[text], isError=True)
+            text, meta = refused_call(name, error)
+            return types.CallToolResult(content=[types.TextContent(type="text", text=text)], isError=True, _meta=meta)
 
     async def read_resource(self, uri: AnyUrl) -> types.ReadResourceResult:
         """Read a resource as ``mcp.ClientSession`` does.
@@ -100,6 +104,13 @@ class ArxSession(ClientSession):
         """List the tools that the task can allow."""
         found = await super().list_tools(*args, **more)
         return found.model_copy(update={"tools": [tool for tool in found.tools if self._signer.offers(tool.name)]})
+
+    async def _elicit(self, text: str, meta: dict[str, Any]) -> str:
+        about = types.RequestParams.Meta(**meta)
+        context = RequestContext[ClientSession, Any](text, about, self, lifespan_context=None)
+        params = types.ElicitRequestFormParams(message=text, requestedSchema=NO_FORM, _meta=about)
+        answer = await self._elicitation_callback(context, params)
+        return answer.action if isinstance(answer, types.ElicitResult) else "cancel"
 
     @contextmanager
     def _checked(self, method: str, params: Mapping[str, Any]) -> Iterator[None]:

@@ -35,6 +35,9 @@ BESIDE: Final = {
     "langchain": ("langgraph-checkpoint-sqlite",),
     "a2a": ("opentelemetry-sdk",),
     "pydantic_ai": ("opentelemetry-sdk",),
+    "mcp": ("opentelemetry-sdk",),
+    "mcp_v1": ("httpx2",),  # the mint of the tests
+    "fastmcp": ("opentelemetry-sdk",),
 }
 
 

@@ -18,11 +18,13 @@ import pytest
 from mcp import Client, MCPError, StdioServerParameters
 from mcp.client.streamable_http import streamable_http_client
 
-from arx_verifier.enforcement import META_KEY
+from arx_verifier import Rule
+from arx_verifier.enforcement import META_KEY, ArxMiddleware
 from arx_verifier.testing import UnsafeCaller, UnsafeTestRealm
 from arx_verifier.token import Macaroon
 from tests.adapters.asgi_server import serving
 from tests.adapters.mcp_rules import RULES
+from tests.servers import until
 
 SERVER: Any = None  # the module with the server, set by the fixture of a test file
 ROOT = Path(__file__).resolve().parents[2]
@@ -330,3 +332,44 @@ def test_the_verifier_lives_as_long_as_the_server() -> None:
     with serving(SERVER.make_app(realm.verifier, [])):
         assert realm.verifier.readiness().ready
     assert realm.verifier.readiness().why == "closed"
+
+
+def test_notifications_of_the_specification_pass_and_others_are_dropped() -> None:
+    """None of them has a token; 2026-07-28 has none from a client."""
+    realm = UnsafeTestRealm("orders")
+    came: list[str] = []
+    known = asyncio.Event()
+
+    async def record(context: Any, call_next: Any) -> Any:
+        came.append(context.method)
+        if context.method == "notifications/roots/list_changed":
+            known.set()
+        return await call_next(context)
+
+    async def test(port: int) -> None:
+        async with httpx2.AsyncClient(auth=realm.caller(*RULES)) as http:
+            over = streamable_http_client(f"http://127.0.0.1:{port}/mcp", http_client=http)
+            async with Client(over, mode="legacy") as client:
+                for method in ("notifications/orders/purge", "notifications/roots/list_changed"):
+                    await client.session._dispatcher.notify(method, {})  # the client has no method for it
+                await asyncio.to_thread(until, known.is_set)
+
+    with serving(SERVER.make_app(realm.verifier, [], record)) as port:
+        run(test(port))
+    assert "notifications/orders/purge" not in came
+
+
+def test_a_proof_counts_once_also_behind_another_guard() -> None:
+    """``ArxMiddleware`` around the application uses the proof in the header, so the call is a replay inside."""
+    realm = UnsafeTestRealm("orders")
+    caller, ran = realm.caller(*RULES, Rule(tool="orders.mcp", open=True)), []
+    inside = SERVER.make_app(realm.verifier, ran)
+    url, headers = "http://127.0.0.1:{}/mcp", {"accept": "application/json, text/event-stream"}
+    headers |= {"mcp-protocol-version": "2026-07-28", "mcp-method": "tools/call", "mcp-name": "get"}
+    with (
+        serving(ArxMiddleware(inside, verifier=realm.verifier, tools={"POST /mcp": "orders.mcp"})) as port,
+        httpx2.Client(auth=caller) as http,
+    ):
+        answer = http.post(url.format(port), json=call_of("o-1"), headers=headers).json()
+        assert answer["error"]["data"]["code"] == "replayed"
+    assert ran == []

@@ -14,6 +14,7 @@ from mcp import StdioServerParameters
 
 from arx_caps.agent import Agent, StartedTask
 from arx_caps.embedded import EmbeddedValkey
+from arx_verifier import open_verifier
 from tests.adapters.asgi_server import serving
 from tests.agent.live import LiveMint, live_mint
 from tests.house.pages import ROOT, blocks
@@ -28,6 +29,8 @@ ttl = "10m"
 audience = ["orders"]
 allow = [
   { tool = "orders.whoami", args = {} },
+  { tool = "orders.flaky", args = {} },
+  { tool = "orders.handed", args = {} },
   { tool = "orders.wait.*", any = true },
   { tool = "orders.get", args = { order_id = "o-1" } },
   { tool = "orders.prompts.get", any = true },
@@ -39,6 +42,7 @@ ttl = "10m"
 audience = ["orders"]
 allow = [{ tool = "orders.refund", args = { order_id = "o-1", amount = { max = 100 } } }]
 approvals = [{ tools = ["orders.refund"] }]
+depth = 1
 
 [task.both]
 agents = ["acme/**"]
@@ -71,6 +75,10 @@ class Shop(NamedTuple):
         """Kill as an operator."""
         self.mint.operator("POST", "/v1/kills", {"targets": [target], "reason": "a test"})
 
+    def answer(self, approval: str, outcome: str = "approve") -> None:
+        """Answer a request for an approval as an operator."""
+        self.mint.operator("POST", "/v1/approvals", {"approval": approval, "outcome": outcome, "why": None})
+
     @contextlib.contextmanager
     def task(self, template: str, agent: str = "acme/support", **params: Any) -> Iterator[StartedTask]:
         """A task of an agent that is enrolled for it."""
@@ -97,6 +105,26 @@ class Shop(NamedTuple):
             if "verifier" in names:  # of a server that has no lifespan to close it
                 stack.enter_context(contextlib.closing(names["verifier"]))
             stack.enter_context(serving(getattr(names["server"], make_app)(), self.port))
+            yield self.url
+
+    @contextlib.contextmanager
+    def serving(self, way: str, server: Any, ran: list[str], *inner: Any) -> Iterator[Any]:
+        """Do the same for the tests' own server.
+
+        Args:
+            way: As for ``served``.
+            server: Its module.
+            ran: Gets the name of each tool that runs over HTTP, and ``cancelled`` when one is.
+            inner: Middleware that is called over HTTP behind the adapter.
+        """
+        if way == "stdio":
+            command, environment = ["-m", server.__name__, str(self.service_file)], {"PYTHONPATH": str(ROOT)}
+            yield StdioServerParameters(command=sys.executable, args=command, cwd=ROOT, env=environment)
+            return
+        with (
+            contextlib.closing(open_verifier(self.service_file)) as verifier,
+            serving(server.make_app(verifier, ran, *inner), self.port),
+        ):
             yield self.url
 
 

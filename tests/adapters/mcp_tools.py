@@ -44,6 +44,19 @@ def add_tools(server: Any, context_type: Any, ran: list[str]) -> None:
         ran.append("drop")
         return order_id
 
+    @server.tool()
+    async def flaky() -> str:
+        ran.append("flaky")
+        if ran.count("flaky") < 2:
+            raise RuntimeError("not now")
+        return "found"
+
+    @server.tool()
+    async def handed(context: context_type) -> str:
+        """Return what the SDK gives to a tool, as text."""
+        about = context.request_context
+        return repr([about, vars(about), about.meta, vars(context)])
+
     @server.tool(name="wait.long")
     async def wait_long(context: context_type) -> str:
         ran.append("wait.long")

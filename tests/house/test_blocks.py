@@ -25,7 +25,7 @@ RUN = {
     "README.md": {"test_examples.py": 6, "test_install.py": 1},
     "docs/adapters/fastapi.md": {"../adapters/test_fastapi_server.py": 2},
     "docs/adapters/starlette.md": {"../adapters/test_starlette_server.py": 2},
-    "docs/adapters/mcp.md": {"../adapters/test_mcp.py": 3, "../adapters/test_mcp_v1.py": 2},
+    "docs/adapters/mcp.md": {"../adapters/test_mcp.py": 4, "../adapters/test_mcp_v1.py": 2},
     "docs/adapters/fastmcp.md": {"../adapters/test_fastmcp.py": 3},
     "docs/adapters/http-clients.md": {"../adapters/http_clients.py": 6},
     "docs/api.md": {"test_api_page.py": 1},
