@@ -8,7 +8,7 @@ DOCS := $(VENV)/.docs
 TEST := $(BIN)/python -m pytest -p no:benchmark -n 3 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := demo
-.PHONY: demo docs test test-slow test-fast test-pure nightly bench bench-growth bench-service bench-all bench-audit bench-kill bench-mint routes adapters contract operations rehearse check clean help
+.PHONY: demo docs test test-slow test-fast test-pure nightly bench bench-growth bench-service bench-all bench-audit bench-kill bench-mint routes adapters compare contract operations rehearse check clean help
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-14s %s\n", $$1, $$2 }' Makefile
@@ -56,6 +56,9 @@ routes: $(READY)  ## random applications of Starlette and FastAPI, each version 
 
 adapters: $(READY)  ## each adapter with its framework, in an environment of its own
 	$(BIN)/python -m tests.adapters $(ARGS)
+
+compare: $(READY)  ## ARx beside tenuo in each framework that both have, each in an environment of its own
+	$(BIN)/python -m benchmarks.compare $(ARGS)
 
 contract: $(READY)  ## a running mint against its own OpenAPI document
 	$(BIN)/python -m tests.mint.contract $(ARGS)

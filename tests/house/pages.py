@@ -21,6 +21,7 @@ PAGES = [
         "docs/service.md",
         "docs/api.md",
         "docs/audit.md",
+        "docs/comparison.md",
         "docs/concepts.md",
         "docs/glossary.md",
         "docs/identity.md",

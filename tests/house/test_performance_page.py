@@ -28,7 +28,7 @@ def test_every_part_has_its_file() -> None:
     No marker of the page is left without a file of figures.
     """
     assert set(re.findall(r"<!-- ([\w-]+): begin", PAGE)) == set(TEXTS)
-    assert {path.stem for path in RESULTS.glob("*.json")} == {*page.PARTS, "audit"}
+    assert {path.stem for path in RESULTS.glob("*.json")} == {*page.PARTS, "audit", "compare"}
 
 
 def test_the_audit_trail_s_page_is_its_file() -> None:

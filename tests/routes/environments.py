@@ -26,7 +26,12 @@ VERSIONS: Final = {
 
 
 def prepare(
-    name: str, packages: Sequence[str], *, extra: str | None = None, agent: Sequence[str] | None = None
+    name: str,
+    packages: Sequence[str],
+    *,
+    extra: str | None = None,
+    agent: Sequence[str] | None = None,
+    under: str | None = None,
 ) -> Path:
     """Return the Python of an environment with the verifier and these packages.
 
@@ -35,8 +40,9 @@ def prepare(
         packages: Requirements, as pip takes them.
         extra: An extra of the verifier; None for the verifier alone.
         agent: Extras of ``arx-caps``, which is then installed as well.
+        under: The folder in ``build``; ``routes`` or ``adapters`` by default.
     """
-    folder = ROOT / "build" / ("routes" if extra is None and agent is None else "adapters") / name
+    folder = ROOT / "build" / (under or ("routes" if extra is None and agent is None else "adapters")) / name
     python, uv = folder / "bin" / "python", str(Path(sys.executable).with_name("uv"))
     if not python.exists():
         subprocess.run([uv, "venv", "--quiet", "--clear", f"--python={sys.executable}", str(folder)], check=True)

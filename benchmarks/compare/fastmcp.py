@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""FastMCP: a server over streamable HTTP, and its client; tenuo's client is that of the MCP SDK."""
+
+from contextlib import AbstractContextManager
+from typing import Any
+
+from fastmcp import Client, FastMCP
+
+from benchmarks.compare import mcp_desk, stage
+from benchmarks.compare.mcp_desk import calling, plain, tenuo_client, tenuo_sessions
+from benchmarks.compare.stage import Desk, Framework, get_order, refund
+
+
+def bare() -> FastMCP[Any]:
+    """Return the server without a product."""
+    server: FastMCP[Any] = FastMCP("orders")
+    server.tool(get_order, name="get")
+    server.tool(refund)
+    return server
+
+
+def arx_server() -> FastMCP[Any]:
+    """Return the guarded server."""
+    from arx_verifier import open_verifier
+    from arx_verifier.integrations import fastmcp as arx_fastmcp
+
+    arx = arx_fastmcp.ArxMcpMiddleware(open_verifier("orders.json"))
+    server: FastMCP[Any] = FastMCP("orders", middleware=[arx], lifespan=arx.lifespan)
+    server.tool(get_order, name="get")
+    server.tool(refund)
+    return server
+
+
+def arx_clients(url: str) -> tuple[Any, Any]:
+    """Return the clients of the desk and of its worker."""
+    from arx_caps.agent import Agent
+    from arx_caps.integrations.fastmcp import arx_client
+
+    task = Agent.from_key_file("desk.json").open_session().start_task("desk")
+    part = task.delegate("acme/worker", tools=["orders.refund"], args={"amount": {"max": 10}})
+    return arx_client(task, url), arx_client(part, url)
+
+
+def tenuo_server(root: Any) -> FastMCP[Any]:
+    """Return the guarded server; it trusts the key of ``root``."""
+    from tenuo import HolderIdentity, Runtime
+    from tenuo.mcp import MCPVerifier, TenuoMiddleware
+    from tenuo.nonce import NonceStore
+
+    runtime = Runtime(HolderIdentity.generate(), [root]).install()
+    verifier = MCPVerifier(runtime=runtime, nonce_store=NonceStore())
+    server: FastMCP[Any] = FastMCP("orders", middleware=[TenuoMiddleware(verifier)])
+    server.tool(get_order, name="get")
+    server.tool(refund)
+    return server
+
+
+def without() -> AbstractContextManager[Desk]:
+    """The desk without a product."""
+    return mcp_desk.desk(bare().http_app(), *[lambda url: calling(Client(url))] * 2)
+
+
+def tenuo_bare() -> AbstractContextManager[Desk]:
+    """The desk without a product, with tenuo's client."""
+    return mcp_desk.desk(bare().http_app(), plain, plain)
+
+
+def with_arx() -> AbstractContextManager[Desk]:
+    """The desk with ARx."""
+    desk, worker = arx_clients(f"http://127.0.0.1:{stage.SERVICE_PORT}/mcp")
+    opens = (lambda _: calling(desk), lambda _: calling(worker))
+    return mcp_desk.desk(arx_server().http_app(), *opens, port=stage.SERVICE_PORT)
+
+
+def with_tenuo() -> AbstractContextManager[Desk]:
+    """The desk with tenuo."""
+    return mcp_desk.with_tenuo(lambda root: tenuo_server(root).http_app())
+
+
+if __name__ == "__main__":
+    examples = ((arx_server, arx_clients), (tenuo_server, tenuo_sessions, tenuo_client))
+    stage.main(Framework(without, with_arx, with_tenuo, examples, ("fastmcp",), tenuo_bare))
