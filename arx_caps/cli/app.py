@@ -43,6 +43,7 @@ GROUPS: Final[Mapping[str, Mapping[str, tuple[str, str]]]] = {
         "task": ("task", "start, attenuate, extend, show and finish tasks; request approvals"),
         "approval": ("approval", "list, approve, deny and withdraw approvals"),
         "token": ("token.command", "inspect, delegate and explain tokens and bundles"),
+        "connect": ("connect", "sign the messages of a stock MCP client with a task"),
     },
     "Kills and freezes": {
         "kill": ("kill", "revoke the tokens of a target, and print which verifiers confirmed"),

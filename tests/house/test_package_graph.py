@@ -42,6 +42,7 @@ CAPS_IMPORTS = {
     "trail_tree": {"trail"},
     "relay": set(),
     "agent": {"jose", "keyfile", "durations", "http_client"},
+    "connect": {"agent", "http_client"},
     "service": {"keyfile", "agent", "audit"},
     "mint": set("jose keyfile durations limits http_client engines realm revocation embedded audit".split()),
 }

@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a stock client's configuration file says to start the bridge.  It names the bundle's file and has no secret."""
+
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+
+class ClientConfig(NamedTuple):
+    """How a client's configuration file lists its MCP servers.
+
+    Attributes:
+        member: The member of the file that has them.
+        typed: Whether an entry names its transport.
+        file: Where the file is.
+    """
+
+    member: str
+    typed: bool
+    file: str
+
+    def entry(self, name: str, command: Sequence[str]) -> dict[str, Any]:
+        """Return what the file says of one server.
+
+        Args:
+            name: The server's name in the client.
+            command: What the client starts.
+        """
+        kind = {"type": "stdio"} if self.typed else {}
+        return {self.member: {name: kind | {"command": command[0], "args": list(command[1:])}}}
+
+
+CLIENT_CONFIGS: Final = {
+    "claude": ClientConfig("mcpServers", False, "claude_desktop_config.json (Settings, Developer, Edit Config)"),
+    "vscode": ClientConfig("servers", True, ".vscode/mcp.json, or the user's mcp.json"),
+    "cursor": ClientConfig("mcpServers", True, ".cursor/mcp.json, or ~/.cursor/mcp.json"),
+}
+
+
+def bridge_command(bundle: Path, url: str, only: Sequence[str] = (), audience: str | None = None) -> list[str]:
+    """Return the command that starts the bridge from any folder.
+
+    Args:
+        bundle: The bundle's file.
+        url: The server.
+        only: Tools to keep.
+        audience: The server's audience, or None.
+    """
+    # The client has another PATH and another working directory than the shell that prints this.
+    script = shutil.which(sys.argv[0]) if Path(sys.argv[0]).name == "arx" else None
+    start = [sys.executable, "-m", "arx_caps.cli"] if script is None else [str(Path(script).absolute())]
+    options = [word for tool in only for word in ("--only", tool)]
+    options += [] if audience is None else ["--audience", audience]
+    return [*start, "connect", "--task", str(bundle.absolute()), *options, url]

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The client's end of the bridge: its messages are lines of stdin, and those for it are lines of stdout."""
+
+import asyncio
+import os
+import signal
+import threading
+from collections.abc import AsyncIterator
+from typing import Final
+
+from arx_caps.connect.bridge import Bridge
+from arx_caps.connect.server_access import ServerAccess
+from arx_caps.connect.wire import MAX_MESSAGE_BYTES
+
+_CHUNK: Final = 64 * 1024
+_STDIN, _STDOUT = 0, 1
+
+
+def serve_stdio(server: ServerAccess) -> None:
+    """Bridge the client that started this process, until it closes stdin or a signal ends the process.
+
+    Args:
+        server: The server.
+    """
+    asyncio.run(_serve(server))
+
+
+async def _serve(server: ServerAccess) -> None:
+    loop = asyncio.get_running_loop()
+    bridge = asyncio.create_task(Bridge(server, _write).run(_lines()))
+    for each in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(each, bridge.cancel)
+    await asyncio.wait([bridge])
+    if not bridge.cancelled():
+        bridge.result()
+
+
+_writing = threading.Lock()
+
+
+async def _write(message: bytes) -> None:
+    # In a thread: a client that does not read must not keep the bridge from reading.
+    await asyncio.to_thread(_write_line, message + b"\n")
+
+
+def _write_line(line: bytes) -> None:
+    rest = memoryview(line)
+    with _writing:  # held by the thread, which a cancelled request does not stop half-way
+        while rest:
+            rest = rest[os.write(_STDOUT, rest) :]
+
+
+async def _lines() -> AsyncIterator[bytes]:
+    """Yield the lines of stdin; one that is too long has no JSON any more."""
+    chunks: asyncio.Queue[bytes] = asyncio.Queue(16)
+    threading.Thread(target=_read, args=(asyncio.get_running_loop(), chunks), name="stdin", daemon=True).start()
+    begun: list[bytes] = []
+    size = 0
+    while chunk := await chunks.get():
+        *lines, rest = chunk.split(b"\n")
+        for line in lines:
+            yield b"".join([*begun, line])
+            begun, size = [], 0
+        size += len(rest)
+        begun = [*begun, rest] if size <= MAX_MESSAGE_BYTES else [b"too long"]
+    if begun:
+        yield b"".join(begun)
+
+
+def _read(loop: asyncio.AbstractEventLoop, chunks: "asyncio.Queue[bytes]") -> None:
+    # A thread reads pipes, terminals and files alike.  It uses no buffer of Python's, whose lock would be held at exit.
+    chunk = b"-"
+    while chunk:
+        chunk = os.read(_STDIN, _CHUNK)
+        try:
+            asyncio.run_coroutine_threadsafe(chunks.put(chunk), loop).result()
+        except RuntimeError:
+            return  # the loop has ended
