@@ -215,6 +215,6 @@ def _header_mismatch(request: Request, rpc: dict[str, Any]) -> str | None:
         if "order_id" in params.get("arguments", {}):
             wanted["mcp-param-order"] = params["arguments"]["order_id"]
     for name, value in wanted.items():
-        if request.headers.get(name) != value:
+        if request.headers.getlist(name) != [value]:
             return f"{name} header does not match the body"
     return None

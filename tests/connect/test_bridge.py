@@ -8,7 +8,13 @@ from pathlib import Path
 
 import httpx
 import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
 
+from arx_verifier import ArxMiddleware, Rule
+from tests.adapters.asgi_server import serving
 from tests.connect.conftest import MODERN, RULES, Client, World
 
 pytestmark = pytest.mark.servers
@@ -83,6 +89,30 @@ def test_a_kill_ends_a_stream_and_every_later_call(world: World, client: Client)
     failed, text = client.call(2, "get", order_id="o-1")
     assert failed
     assert text.startswith("An operator ended this work")
+
+
+def test_a_refusal_of_http_is_read_by_the_model(tmp_path: Path) -> None:
+    """A server behind ``ArxMiddleware`` refuses with a problem: a call gets its sentence, another message an error."""
+
+    async def answer(request: Request) -> Response:
+        rpc = await request.json()
+        return JSONResponse(
+            {"jsonrpc": "2.0", "id": rpc["id"], "result": {"content": [{"type": "text", "text": "ran"}]}}
+        )
+
+    world = World(tmp_path)
+    world.write_bundle(Rule(tool="orders.mcp"), Rule(tool="orders.get"))
+    app = Starlette(routes=[Route("/mcp", answer, methods=["POST"])])
+    guarded = ArxMiddleware(app, verifier=world.realm.verifier, tools={"POST /mcp": "orders.mcp"})
+    with serving(guarded, world.port), world.bridged() as client:
+        assert client.call(1, "get", MODERN) == (False, "ran")
+        world.realm.epochs.kill("task:t-test")
+        failed, text = client.call(2, "get", MODERN)
+        assert failed
+        assert text.startswith("An operator ended this work")
+        assert "(decision " in text
+        error = client.ask(3, "tools/list", {"_meta": MODERN})["error"]
+        assert (error["code"], error["data"]["code"]) == (-32010, "revoked")
 
 
 def test_messages_in_flight_do_not_mix(world: World, client: Client) -> None:

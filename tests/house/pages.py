@@ -23,6 +23,7 @@ PAGES = [
         "docs/audit.md",
         "docs/comparison.md",
         "docs/concepts.md",
+        "docs/connect.md",
         "docs/glossary.md",
         "docs/identity.md",
         "docs/limits.md",

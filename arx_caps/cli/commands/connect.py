@@ -3,7 +3,11 @@
 
 import json
 import logging
+import re
+import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -11,11 +15,16 @@ from arx_caps.cli.exit_codes import DENIED, Stop
 from arx_caps.cli.options import common_options, pass_console
 from arx_caps.cli.terminal import Console
 
-_CLIENTS = ("claude", "vscode", "cursor")
+if TYPE_CHECKING:
+    from arx_caps.connect.server_access import ServerAccess
+
+_CLIENTS: Final = ("claude", "vscode", "cursor")
+_NAMED: Final = re.compile(r"([a-z0-9_-]{1,64})=(.+)")
+_PATH: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 @click.command("connect")
-@click.argument("url")
+@click.argument("urls", nargs=-1, required=True, metavar="URL [NAME=URL]...")
 @click.option(
     "--task",
     "file",
@@ -28,18 +37,32 @@ _CLIENTS = ("claude", "vscode", "cursor")
 @click.option(
     "--print-config", "client", type=click.Choice(_CLIENTS), help="print what the client's configuration file needs"
 )
+@click.option("--listen", metavar="HOST:PORT", help="serve HTTP clients at this loopback address; port 0: any [stdio]")
+@click.option("--path", help="first part of the paths of --listen; other users may read it here [a random secret]")
 @common_options
 @pass_console
 def connect_command(
-    console: Console, /, url: str, file: Path, only: tuple[str, ...], audience: str | None, client: str | None
+    console: Console,
+    /,
+    urls: tuple[str, ...],
+    file: Path,
+    only: tuple[str, ...],
+    audience: str | None,
+    client: str | None,
+    listen: str | None,
+    path: str | None,
 ) -> None:
     """Bridge a stock MCP client to the server at URL, and sign each message with a task.
 
     The client starts this command and speaks MCP over stdin and stdout; messages for people go to stderr.
 
+    With --listen, the command runs until it is stopped: HTTP clients of this machine use the addresses that it prints,
+    one for each URL.  NAME is the last part of an address [the service's name].
+
     \b
         arx connect --task task.bundle --only orders.get https://orders.example/mcp
         arx connect --task task.bundle --print-config cursor https://orders.example/mcp
+        arx connect --task task.bundle --listen 127.0.0.1:0 https://orders.example/mcp docs=https://docs.example/mcp
     """
     from arx_caps.agent.task import now_ms
     from arx_caps.connect.bundle_file import BundleFile
@@ -47,15 +70,48 @@ def connect_command(
     from arx_caps.connect.stdio import serve_stdio
 
     logging.basicConfig(level=logging.WARNING, format="arx connect: %(message)s")
+    if listen is not None and client is not None:
+        raise click.UsageError("--print-config is for stdio: give an HTTP client an address that --listen prints")
+    if listen is None and (len(urls) > 1 or path is not None):
+        raise click.UsageError("several URLs, and --path, need --listen")
+    if path is not None and not _PATH.fullmatch(path):
+        raise click.BadParameter("expected at most 64 characters of A-Z, a-z, 0-9, - and _", param_hint="--path")
     bundle = BundleFile(file, only)
-    server = ServerAccess(url, bundle, audience)
+    servers: dict[str, ServerAccess] = {}
+    for each in urls:
+        named = _NAMED.fullmatch(each) if listen is not None else None
+        server = ServerAccess(each if named is None else named[2], bundle, audience)
+        name = server.audience if named is None else named[1]
+        if name in servers:
+            raise click.UsageError(f"two servers are called {name}: name one of them, NAME=URL")
+        servers[name] = server
     if client is not None:
-        _print_config(console, client, server.audience, file, url, only, audience)
+        _print_config(console, client, server.audience, file, urls[0], only, audience)
         return
     if bundle.task.expires_at <= now_ms():
         hint = f"start a task, or extend it, with `--out {file}`"
         raise Stop(f"{file}: the task has expired", DENIED, code="expired", hint=hint)
-    serve_stdio(server)
+    if listen is None:
+        serve_stdio(server)
+    else:
+        _serve_http(console, listen, path, servers)
+
+
+def _serve_http(console: Console, listen: str, path: str | None, servers: "Mapping[str, ServerAccess]") -> None:
+    from arx_caps.connect.loopback import LoopbackApp, bind_loopback, serve_loopback
+
+    with bind_loopback(listen) as listener:
+        host, port = listener.getsockname()[:2]
+        app = LoopbackApp(servers, port, path)
+        place = f"http://{f'[{host}]' if ':' in host else host}:{port}/{app.path}"
+        addresses = {name: f"{place}/{name}" for name in servers}
+
+        def on_ready() -> None:
+            console.data("connect", {"servers": addresses}, "\n".join(addresses.values()))
+            sys.stdout.flush()
+
+        serve_loopback(listener, app, on_ready)
+    console.say("stopped")
 
 
 def _print_config(
