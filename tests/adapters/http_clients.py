@@ -7,8 +7,10 @@ import json
 import logging
 import threading
 import time
+import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -158,6 +160,20 @@ def world(*, started: int = 0) -> Iterator[World]:
     with serving(guarded) as port, serving(stranger) as other:
         orders.stranger = f"http://127.0.0.1:{other}"
         yield World(realm, f"http://127.0.0.1:{port}", orders, orders.stranger, stranger)
+
+
+def traced(error: BaseException) -> str:
+    """Return an error's traceback with the variables of its frames, as error trackers collect them."""
+    found = traceback.TracebackException.from_exception(error, capture_locals=True)
+    unread = [found]
+    while unread:
+        one = unread.pop()
+        unread += [each for each in (one.__cause__, one.__context__) if each is not None]
+        for frame in one.stack:
+            # Of a request that could not be sent, the standard library has the very bytes in a variable.
+            if Path(frame.filename).parts[-2:] == ("http", "client.py"):
+                frame.locals = None
+    return "".join(found.format())
 
 
 def parts() -> Iterator[bytes]:

@@ -4,7 +4,6 @@
 import asyncio
 import io
 import pickle
-import traceback
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from typing import Any
 
@@ -13,7 +12,7 @@ import pytest
 
 from arx_caps.agent import Task
 from arx_verifier.errors import AttenuationError
-from tests.adapters.http_clients import Answer, HttpClientContract, World
+from tests.adapters.http_clients import Answer, HttpClientContract, World, traced
 
 
 async def later(parts: Iterator[bytes]) -> AsyncIterator[bytes]:
@@ -71,7 +70,7 @@ class TestAiohttp(HttpClientContract):
                 with pytest.raises(aiohttp.ClientError) as caught:
                     await session.get(url)
             error = caught.value
-            seen = [error, auth, *traceback.format_exception(error)]
+            seen = [error, auth, traced(error)]
             return " ".join(f"{each!r} {getattr(each, '__dict__', '')}" for each in seen) + url
 
         return asyncio.run(run())

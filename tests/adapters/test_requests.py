@@ -2,7 +2,6 @@
 """Requests signs what it sends, by ``Task.requests_auth``."""
 
 import pickle
-import traceback
 from typing import Any
 
 import pytest
@@ -11,7 +10,7 @@ from requests.adapters import HTTPAdapter
 
 from arx_caps.agent import Task
 from arx_verifier.errors import AttenuationError
-from tests.adapters.http_clients import Answer, HttpClientContract, World
+from tests.adapters.http_clients import Answer, HttpClientContract, World, traced
 
 
 class TestRequests(HttpClientContract):
@@ -41,7 +40,7 @@ class TestRequests(HttpClientContract):
             with pytest.raises(requests.RequestException) as caught:
                 session.get(url, timeout=20).raise_for_status()
         error = caught.value
-        seen = [error, error.request, error.response, session.auth, *traceback.format_exception(error)]
+        seen = [error, error.request, error.response, session.auth, traced(error)]
         return " ".join(f"{each!r} {getattr(each, '__dict__', '')}" for each in seen)
 
     def test_a_redirect_is_followed_without_a_token(self, served: World) -> None:

@@ -2,14 +2,13 @@
 """urllib3 signs what it sends, by ``Task.urllib3_pool``."""
 
 import pickle
-import traceback
 from typing import Any
 
 import pytest
 import urllib3
 
 from arx_caps.agent import Task
-from tests.adapters.http_clients import Answer, HttpClientContract, World
+from tests.adapters.http_clients import Answer, HttpClientContract, World, traced
 
 
 class TestUrllib3(HttpClientContract):
@@ -38,7 +37,7 @@ class TestUrllib3(HttpClientContract):
             try:
                 seen.append(http.request("GET", url))
             except urllib3.exceptions.HTTPError as error:
-                seen += [error, *traceback.format_exception(error)]
+                seen += [error, traced(error)]
         seen.append(http)
         return " ".join(f"{each!r} {getattr(each, '__dict__', '')}" for each in seen) + url
 

@@ -5,6 +5,7 @@
 is then the grant.  Flask routes.
 """
 
+import functools
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 from urllib.parse import unquote
@@ -77,17 +78,19 @@ class _Guard:
 
     def _judge_first(self, *context: Any) -> ResponseReturnValue | None:
         """Decide before the first hook of the application; a refusal's answer is that of ``GuardedWSGI``."""
-        call: WSGICall | None = request.environ.get(CALL_KEY)
+        current: Any = request._get_current_object()  # type: ignore[attr-defined]  # noqa: SLF001 - of Flask's docs
+        call: WSGICall | None = current.environ.get(CALL_KEY)
         if call is None:
             return "this application is guarded: call it through its wsgi_app", 403
-        rule = request.url_rule
+        rule = current.url_rule
         # Without a rule Flask answers with a 404, a 405 or a redirect.  The caller gets a refusal instead.
         if rule is None:
             return "", 403
-        matched = Matched(rule.endpoint, request.method, request.path, request.query_string, request.get_data, _texts)
+        texts = functools.partial(_texts, current)
+        matched = Matched(rule.endpoint, current.method, current.path, current.query_string, current.get_data, texts)
         if not self._views.judge(call, matched):
             return "", 403
-        call.matched = rule.endpoint, dict(request.view_args or {})
+        call.matched = rule.endpoint, dict(current.view_args or {})
         return self._preprocess(*context)
 
     def _dispatch_judged(self, *context: Any) -> ResponseReturnValue:
@@ -100,19 +103,18 @@ class _Guard:
         return self._dispatch(*context)
 
 
-def _texts() -> dict[str, str]:
-    """Return the parameters of the path as they were sent.
+def _texts(current: Any) -> dict[str, str]:
+    """Return the parameters of the path of a request as they were sent.
 
     Raises:
         RequestError: One was sent in another spelling than that of its value: ``007`` for 7.
     """
-    rule, values = request.url_rule, request.view_args or {}
-    assert rule is not None
+    rule, values = current.url_rule, current.view_args or {}
     converters = rule._converters  # noqa: SLF001 - nothing public says which parameter has which
     built = rule.build(values, append_unknown=False)
     expected = None if built is None else unquote(built[1])
     # A rule that takes both forms has one meaning for both.
-    paths = {request.path, request.path.removesuffix("/") + "/"} if rule.strict_slashes is False else {request.path}
+    paths = {current.path, current.path.removesuffix("/") + "/"} if rule.strict_slashes is False else {current.path}
     if expected not in paths:
         raise RequestError(f"the path: expected {expected!r:.200}, the spelling of its values")
     # A default of the rule is no part of the path, but the caller chooses it by the path.
