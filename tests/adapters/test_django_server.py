@@ -3,6 +3,8 @@
 
 import contextlib
 import logging
+import os
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -17,7 +19,7 @@ import pytest
 from django.conf import settings
 from django.core.wsgi import get_wsgi_application
 from django.http import HttpResponse, JsonResponse
-from django.test import override_settings
+from django.test import Client, override_settings
 from django.urls import include, path, re_path, register_converter
 from django.urls.converters import StringConverter
 
@@ -26,6 +28,7 @@ from arx_verifier.integrations.django import NAME, guard
 from arx_verifier.testing import UnsafeTestRealm
 from tests.adapters.workers import GET, REFUND, check_workers
 from tests.house.pages import ROOT, blocks
+from tests.servers import free_ports, until
 
 RAN: list[Any] = []
 
@@ -243,6 +246,50 @@ def test_no_secret_is_logged(realm: UnsafeTestRealm, orders: httpx.Client, caplo
     shown = caplog.text + "".join(answer.text for answer in answers)
     tokens = [answer.request.headers["authorization"].removeprefix("Bearer ") for answer in answers]
     assert not [token for token in tokens if token in shown or token[-40:] in shown]
+
+
+def test_a_test_of_the_application_needs_no_server(realm: UnsafeTestRealm) -> None:
+    """A transport of httpx goes through the guard; Django's own client does not, and is refused."""
+    app = guard(get_wsgi_application(), realm.verifier, tools=TOOLS)
+    with httpx.Client(transport=httpx.WSGITransport(app), base_url="http://127.0.0.1") as client:
+        assert client.get("/int/7", auth=realm.caller(GET)).json() == {"by": "test/agent"}
+        assert client.get("/int/8", auth=realm.caller(GET)).json()["code"] == "argument_not_allowed"
+    RAN.clear()
+    assert Client(headers={"host": "127.0.0.1"}).get("/int/7").status_code == 403
+    assert RAN == ["middleware"]
+
+
+def test_the_development_server_serves_the_guarded_application(tmp_path: Path) -> None:
+    """It takes the application from ``WSGI_APPLICATION``."""
+    text = (ROOT / "docs" / "adapters" / "django.md").read_text("utf-8")
+    (tmp_path / "urls.py").write_text(next(block.text for block in blocks(text) if block.language == "python"))
+    (tmp_path / "settings.py").write_text(
+        f'ROOT_URLCONF = "urls"\nALLOWED_HOSTS = ["127.0.0.1"]\nMIDDLEWARE = ["{NAME}"]\n'
+        'WSGI_APPLICATION = "wsgi.application"\nSECRET_KEY = "x"\n'
+    )
+    (tmp_path / "wsgi.py").write_text(
+        "from django.core.wsgi import get_wsgi_application\n"
+        "from arx_verifier.integrations.django import guard\n"
+        "from arx_verifier.testing import UnsafeTestRealm\n"
+        "verifier = UnsafeTestRealm('orders').verifier\n"
+        "tools = {'GET order': 'orders.get'}\n"
+        "application = guard(get_wsgi_application(), verifier, tools=tools, public=['GET healthz'])\n"
+    )
+    url = f"http://127.0.0.1:{free_ports(1)[0]}"
+    words = [sys.executable, "-m", "django", "runserver", "--noreload", "--settings=settings", url[7:]]
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+
+    def answer(path: str) -> int:
+        with contextlib.suppress(httpx.TransportError):
+            return httpx.get(url + path).status_code
+        return 0
+
+    with subprocess.Popen(words, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL) as server:
+        try:
+            until(lambda: answer("/healthz") == 200)
+            assert answer("/orders/7") == 401
+        finally:
+            server.terminate()
 
 
 @pytest.mark.parametrize("way", ["threads, preloaded", "sync"])

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import httpx
 import pytest
 from fastapi import APIRouter, Depends, FastAPI, File, Form, UploadFile, WebSocket
+from fastapi.middleware.cors import CORSMiddleware
 from fastapi.security import APIKeyHeader
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
@@ -95,6 +96,23 @@ def test_no_token_in_logs(realm: UnsafeTestRealm, orders: httpx.Client, caplog: 
     assert len(sent) == 4
     for value in sent:
         assert value.removeprefix("Bearer ")[:60] not in seen
+
+
+def test_a_browser_reads_refusals_of_an_application_with_cors(realm: UnsafeTestRealm, tmp_path: Path) -> None:
+    """The middleware is added after the guard, and so is around it; a preflight needs no token, and runs nothing."""
+    app = example("fastapi", tmp_path)["make_app"](realm.verifier)
+    app.add_middleware(CORSMiddleware, allow_origins=["https://a.example"], allow_headers=["*"], allow_methods=["*"])
+    with served(app) as address, httpx.Client(base_url=address) as http:
+        browser = {"origin": "https://a.example"}
+        asked = {"access-control-request-method": "POST", "access-control-request-headers": "authorization"}
+        answers = [
+            http.options("/orders/o-1/refund", headers=browser | asked),
+            http.get("/orders/o-1", headers=browser),
+            http.get("/orders/o-1", headers=browser, auth=realm.caller(REFUND)),
+            http.get("/orders/o-1", headers=browser, auth=realm.caller(GET)),
+        ]
+    assert [answer.status_code for answer in answers] == [200, 401, 403, 200]
+    assert {answer.headers["access-control-allow-origin"] for answer in answers} == {"https://a.example"}
 
 
 def test_an_uploaded_file_is_judged_by_its_content(realm: UnsafeTestRealm) -> None:
