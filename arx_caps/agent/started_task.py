@@ -103,6 +103,12 @@ class StartedTask(Task):
             span_s = (self.expires_at - self._begun) / 1000
             start_renewal(self.extend_if_due, span_s, self._over, name="arx-task-extension")
 
+    def used(self) -> None:
+        """Note that the task is in use."""
+        # The mint sees no tool call, so a signature or a delegation here is what keeps session and task from ending.
+        self._session.used()
+        self._in_use = True
+
     def let_go(self) -> None:
         """Extend a kept task by itself no more; it ends at ``expires_at``."""
         self._over.set()
@@ -311,9 +317,7 @@ class StartedTask(Task):
         return type(self)(bundle, session=self._session, now=self._now)
 
     def _signer(self, audience: str) -> tuple[CallSigner, Macaroon]:
-        # The mint sees no tool call, so a signature here is what keeps session and task from ending.
-        self._session.used()
-        self._in_use = True
+        self.used()
         refused = self.extension_error
         # Until then the task can be used; a service would answer only that it has expired.
         if refused is not None and self._now() >= self.expires_at:

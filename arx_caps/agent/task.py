@@ -395,6 +395,7 @@ class Task(Shared):
                 argument no tool takes, a constraint that no call could keep, no delegation left; or a value that
                 cannot be read.
         """
+        self.used()
         if not names.is_agent_path(to):
             raise AttenuationError(f"{shorten(to)} is not an agent path such as acme/worker")
         for held in self.bundle.outlines.values():
@@ -443,6 +444,9 @@ class Task(Shared):
             for audience, caveat in caveats.items()
         }
         return self._again(bundle.with_tokens(attenuated))
+
+    def used(self) -> None:
+        """Note that the task is in use, as each call and ``delegate`` do: that keeps a started one from ending."""
 
     def finish(self) -> Mapping[str, Any]:
         """End the task, which only the session that started it can; see ``StartedTask``.

@@ -156,6 +156,16 @@ def test_a_run_of_hours(night: Night) -> None:
         assert code_of(client, night.url) == "expired"
 
 
+def test_delegating_is_use(night: Night) -> None:
+    """An orchestrator whose sub-agents make all calls keeps its task, and its session, which would end idle."""
+    task = night.start()
+    first = task.expires_at
+    for _ in range(10):
+        assert task.delegate("acme/worker").expires_at == task.expires_at
+        night.pass_time(3 * MINUTE, task)
+    assert task.expires_at - first > 20 * MINUTE
+
+
 def test_an_unused_task_ends(night: Night) -> None:
     """Time alone extends nothing, as it renews no session."""
     task = night.start()
