@@ -100,7 +100,75 @@ def of_pydantic_ai() -> tuple[Callable[[], Any], Callable[[], Any]]:
     return lambda: loop.run_until_complete(step(False)), lambda: loop.run_until_complete(step(True))
 
 
-ADAPTERS: Final = {"langchain": of_langchain, "pydantic_ai": of_pydantic_ai}
+def of_a2a() -> tuple[Callable[[], Any], Callable[[], Any]]:
+    """Return a message of a client without and with the adapter."""
+    import asyncio
+
+    from a2a.client import ClientCallContext
+    from a2a.client.interceptors import BeforeArgs
+    from a2a.types import AgentCard
+
+    from arx_caps.agent.agent_messages import CARD_SCHEME, bearer_format
+    from arx_caps.integrations.a2a import ArxA2AInterceptor
+
+    card = AgentCard(name="worker")
+    card.supported_interfaces.add(url="https://worker.example", protocol_binding="JSONRPC")
+    card.security_schemes[CARD_SCHEME].http_auth_security_scheme.bearer_format = bearer_format("acme/worker")
+    arx = ArxA2AInterceptor(task(), tools=["orders.refund"], args={"amount": {"max": 20}}, ttl="5m")
+    loop = asyncio.new_event_loop()
+
+    async def step(guarded: bool) -> None:
+        args = BeforeArgs(input=None, method="send_message", agent_card=card, context=ClientCallContext())
+        if guarded:
+            await arx.before(args)
+
+    return lambda: loop.run_until_complete(step(False)), lambda: loop.run_until_complete(step(True))
+
+
+def of_a2a_server() -> tuple[Callable[[], Any], Callable[[], Any]]:
+    """Return a message of a server without and with the adapter, from its headers to its executor."""
+    import asyncio
+
+    from a2a.server.agent_execution import AgentExecutor, RequestContext, SimpleRequestContextBuilder
+    from a2a.server.events import EventQueue
+    from a2a.server.routes.common import DefaultServerCallContextBuilder
+    from starlette.requests import Request
+
+    from arx_caps.agent.agent_messages import message_header
+    from arx_caps.integrations.a2a_server import ArxContextBuilder, ArxReceiver, tool_call
+
+    class Works(AgentExecutor):
+        calls = False
+
+        async def execute(self, context: RequestContext, event_queue: EventQueue) -> None:
+            if self.calls:
+                with tool_call(context, "orders.refund", ARGS):
+                    pass
+
+        async def cancel(self, context: RequestContext, event_queue: EventQueue) -> None:
+            pass
+
+    works, calls, queue, loop = Works(), Works(), EventQueue(), asyncio.new_event_loop()
+    calls.calls = True
+    part = task().delegate("acme/worker", tools=["orders.refund"], args={"amount": {"max": 20}}, ttl="5m").encode()
+    headers = [(b"host", b"worker.example"), (b"authorization", message_header(part).encode())]
+    scope = {"type": "http", "method": "POST", "path": "/", "query_string": b"", "headers": headers}
+    plain = DefaultServerCallContextBuilder(), SimpleRequestContextBuilder(), works
+    receiver = ArxReceiver("acme/worker", calls)
+    guarded = ArxContextBuilder(), receiver, receiver
+
+    async def step(builder: Any, contexts: Any, executor: Any) -> None:
+        await executor.execute(await contexts.build(builder.build(Request(scope))), queue)
+
+    return lambda: loop.run_until_complete(step(*plain)), lambda: loop.run_until_complete(step(*guarded))
+
+
+ADAPTERS: Final = {
+    "langchain": of_langchain,
+    "pydantic_ai": of_pydantic_ai,
+    "a2a": of_a2a,
+    "a2a_server": of_a2a_server,
+}
 
 
 def measure(call: Callable[[], Any]) -> float:

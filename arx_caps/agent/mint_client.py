@@ -9,6 +9,7 @@ import random
 import secrets
 import time
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any, Final
 
 import httpx
@@ -67,6 +68,7 @@ def takes_proxy(issuer: str) -> bool:
     return url.scheme == "https" and not _is_loopback(url.host)
 
 
+@lru_cache(256)  # clients ask before each message, and to parse a URL takes as long as to sign a call
 def is_private(issuer: str) -> bool:
     """Return whether no other party can read this mint's answers on the way: TLS, or the same machine."""
     try:

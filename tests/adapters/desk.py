@@ -1,18 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """A realm for the tests of carrying adapters: a real mint and store, an HTTP service that is guarded, an operator.
 
-The service ``orders`` looks orders up and refunds them; refunds above 100 wait for an operator.
+The service ``orders`` looks orders up, watches them and refunds them; refunds above 100 wait for an operator.
 """
 
+import asyncio
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, StreamingResponse
 from starlette.routing import Route
 
 from arx_caps.agent import Agent
@@ -37,6 +38,7 @@ ttl = "10m"
 audience = ["orders"]
 allow = [
   {{ tool = "orders.get", args = {{ order_id = "$order_id" }} }},
+  {{ tool = "orders.watch", args = {{ order_id = "$order_id" }} }},
   {{ tool = "orders.refund", args = {{ order_id = "$order_id", amount = {{ range = [1, "$amount"] }} }} }},
 ]
 depth = 2
@@ -54,7 +56,11 @@ approvals = [{{ tools = ["orders.refund"] }}]
 depth = 2
 """
 
-ROUTES = {"GET /orders/{order_id}": "orders.get", "POST /orders/{order_id}/refund": "orders.refund"}
+ROUTES = {
+    "GET /orders/{order_id}": "orders.get",
+    "GET /orders/{order_id}/watch": "orders.watch",
+    "POST /orders/{order_id}/refund": "orders.refund",
+}
 
 
 class Desk:
@@ -111,6 +117,16 @@ def _application(calls: list[str]) -> Starlette:
         calls.append(f"orders.get {order}")
         return JSONResponse({"order": order, "paid": 80})
 
+    async def watch(request: Request) -> StreamingResponse:
+        calls.append(f"orders.watch {request.path_params['order_id']}")
+
+        async def lines() -> AsyncIterator[bytes]:
+            while True:
+                yield b"nothing new\n"
+                await asyncio.sleep(0.02)
+
+        return StreamingResponse(lines())
+
     async def refund(request: Request) -> JSONResponse:
         order, amount = request.path_params["order_id"], (await request.json())["amount"]
         calls.append(f"orders.refund {order} {amount}")
@@ -119,6 +135,7 @@ def _application(calls: list[str]) -> Starlette:
     return Starlette(
         routes=[
             Route("/orders/{order_id}", get),
+            Route("/orders/{order_id}/watch", watch),
             Route("/orders/{order_id}/refund", refund, methods=["POST"]),
         ]
     )
@@ -154,5 +171,6 @@ def secrets_in(*texts: Any) -> list[str]:
     """Return what looks like a token, a bundle or an Authorization header in texts."""
     found = []
     for text in map(str, texts):
+        text = text.replace("'Bearer …'", "")  # what the header of a call shows of itself
         found += [mark for mark in ("arx1_", "arxb1_", "Bearer ", '"d":') if mark in text]
     return found

@@ -4,30 +4,17 @@
 import asyncio
 import contextlib
 import re
-import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from a2a.client import ClientCallContext, ClientConfig, create_client
+from a2a.client import ClientCallContext
 from a2a.client.interceptors import BeforeArgs
-from a2a.helpers import get_artifact_text, get_message_text, new_task_from_user_message, new_text_message, new_text_part
-from a2a.server.agent_execution import AgentExecutor
-from a2a.server.request_handlers import DefaultRequestHandler
-from a2a.server.routes import create_agent_card_routes, create_jsonrpc_routes, create_rest_routes
-from a2a.server.tasks import InMemoryTaskStore, TaskUpdater
-from a2a.types import (
-    AgentCapabilities,
-    AgentCard,
-    AgentInterface,
-    CancelTaskRequest,
-    GetTaskRequest,
-    Role,
-    SendMessageRequest,
-    TaskState,
-    TaskStatus,
-)
+from a2a.types import AgentCard, AgentInterface, TaskStatus
 from a2a.types import Task as A2ATask
 from a2a.utils.errors import InvalidRequestError
 from opentelemetry import trace
@@ -36,28 +23,39 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from starlette.applications import Starlette
 
-from arx_caps.agent import CurrentTaskAuth, Session, StartedTask, Task, ToolCalls
+from arx_caps.agent import Agent, Session, StartedTask, Task
 from arx_caps.agent.running_task import running
-from arx_caps.integrations import a2a
-from arx_caps.integrations.a2a import (
-    ArxA2AInterceptor,
-    ArxContextBuilder,
-    ArxReceiver,
-    arx_card,
-    asked_call,
-    tool_call,
-    with_approvals,
+from arx_caps.integrations.a2a import ArxA2AInterceptor, asked_call, with_approvals
+from arx_caps.integrations.a2a_server import arx_card
+from arx_verifier import ArxError, AttenuationError
+from tests.adapters.a2a_agent import (
+    ASKS,
+    COMPLETED,
+    FAILED,
+    Raw,
+    Serve,
+    Served,
+    asend,
+    desk,
+    found,
+    results,
+    send,
+    send_to,
+    serve,
+    session,
+    task,
+    told,
 )
-from arx_verifier import ArxError, AttenuationError, SettingsError
-from tests.adapters.desk import Desk, at_its_loudest, open_desk, secrets_in
+from tests.adapters.desk import Desk, at_its_loudest, secrets_in
 from tests.agent.live import serving
+from tests.agent.test_kept_task import MINUTE, Night, night
 from tests.house.pages import ROOT, blocks
-from tests.servers import free_ports
+from tests.servers import free_ports, until
+
+__all__ = ["desk", "night", "serve", "session", "task"]  # fixtures
 
 PAGE = (ROOT / "docs" / "adapters" / "a2a.md").read_text(encoding="utf-8")
 SPANS = InMemorySpanExporter()  # everything that the SDK traces
-COMPLETED, FAILED = TaskState.TASK_STATE_COMPLETED, TaskState.TASK_STATE_FAILED
-ASKS, WORKS = TaskState.TASK_STATE_AUTH_REQUIRED, TaskState.TASK_STATE_WORKING
 
 
 traces = TracerProvider()
@@ -65,132 +63,12 @@ traces.add_span_processor(SimpleSpanProcessor(SPANS))
 trace.set_tracer_provider(traces)
 
 
-class Worker(AgentExecutor):
-    """Does the calls that a message lists, ``get o-1, refund o-1 5``; ``plain`` ones are not checked before."""
-
-    def __init__(self, url: str) -> None:
-        self.url, self.ran, self.gate = url, 0, threading.Event()
-        self.contexts: list[Any] = []
-        self.gate.set()
-
-    async def execute(self, context: Any, event_queue: Any) -> None:
-        self.ran += 1
-        self.contexts.append(context.call_context)
-        updater = TaskUpdater(event_queue, context.task_id, context.context_id)
-        said = context.get_user_input()
-        if context.current_task is None and "early" not in said:
-            await event_queue.enqueue_event(new_task_from_user_message(context.message))
-            await updater.start_work()
-        async with httpx.AsyncClient(base_url=self.url, auth=CurrentTaskAuth()) as client:
-            for call in said.split(", "):
-                verb, order, *amount = call.removeprefix("plain ").removeprefix("early ").split()
-                if verb == "wait":
-                    await asyncio.to_thread(self.gate.wait, 60)
-                    continue
-                args = {"order_id": order, **({"amount": int(amount[0])} if amount else {})}
-                checked = contextlib.nullcontext() if "plain" in call else tool_call(context, f"orders.{verb}", args)
-                with checked:
-                    send = client.get(f"/orders/{order}") if verb == "get" else None
-                    send = send or client.post(f"/orders/{order}/refund", json={"amount": int(amount[0])})
-                    text = (await send).raise_for_status().text
-                await updater.add_artifact([new_text_part(text)])
-        await updater.complete()
-
-    async def cancel(self, context: Any, event_queue: Any) -> None:
-        await TaskUpdater(event_queue, context.task_id, context.context_id).cancel()
-
-
-class Served:
-    """A served agent: its address, its executor, its stored tasks."""
-
-    def __init__(self, desk: Desk, port: int, agent: str, named: str, binding: str) -> None:
-        self.url, self.worker, self.store = f"http://127.0.0.1:{port}", Worker(desk.url), InMemoryTaskStore()
-        interface = AgentInterface(url=self.url, protocol_binding=binding, protocol_version="1.0")
-        card = AgentCard(
-            name="worker", supported_interfaces=[interface], capabilities=AgentCapabilities(streaming=True)
-        )
-        self.card = arx_card(card, named)
-        receiver = ArxReceiver(agent, self.worker)
-        handler = DefaultRequestHandler(receiver, self.store, self.card, request_context_builder=receiver)
-        builder = ArxContextBuilder()
-        if binding == "JSONRPC":
-            routes = create_jsonrpc_routes(handler, "/", context_builder=builder)
-        else:
-            routes = create_rest_routes(handler, context_builder=builder)
-        self.app = Starlette(routes=[*create_agent_card_routes(self.card), *routes])
-
-    @property
-    def stored(self) -> list[A2ATask]:
-        return [task for tasks in self.store._impl.tasks.values() for task in tasks.values()]
-
-
-Serve = Callable[..., Served]
-
-
-@pytest.fixture(scope="module")
-def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
-    with open_desk(tmp_path_factory.mktemp("desk")) as running_desk:
-        yield running_desk
-
-
-@pytest.fixture(scope="module")
-def session(desk: Desk) -> Iterator[Session]:
-    with desk.agent("boss") as agent, agent.open_session() as opened:
-        yield opened
-
-
-@pytest.fixture
-def task(session: Session) -> StartedTask:
-    return session.start_task("refund", order_id="o-1", amount=20)
-
-
-@pytest.fixture
-def serve(desk: Desk) -> Iterator[Serve]:
-    with contextlib.ExitStack() as held:
-
-        def start(agent: str = "acme/worker", *, named: str | None = None, binding: str = "JSONRPC") -> Served:
-            (port,) = free_ports(1)
-            served = Served(desk, port, agent, named or agent, binding)
-            held.enter_context(serving(served.app, port))
-            return served
-
-        yield start
-
-
-async def asend(
-    served: Served, said: str, *interceptors: Any, context: Any = None, to: A2ATask | None = None, **config: Any
-) -> A2ATask:
-    """Send one message as a client does that begins with the card, and return the A2A task as it then stands."""
-    config = {"streaming": False, "supported_protocol_bindings": ["JSONRPC", "HTTP+JSON"], **config}
-    client = await create_client(served.url, ClientConfig(**config), list(interceptors))
-    more = {} if to is None else {"task_id": to.id, "context_id": to.context_id}
-    message = new_text_message(said, role=Role.ROLE_USER, **more)
-    async with client:
-        found = ""
-        async for answer in client.send_message(SendMessageRequest(message=message), context=context):
-            found = answer.task.id or answer.status_update.task_id or found
-        return await client.get_task(GetTaskRequest(id=found))
-
-
-def send(*args: Any, **more: Any) -> A2ATask:
-    return asyncio.run(asend(*args, **more))
-
-
-def told(task: A2ATask) -> str:
-    """What the status of an A2A task says."""
-    return get_message_text(task.status.message)
-
-
-def results(task: A2ATask) -> list[str]:
-    return [get_artifact_text(each) for each in task.artifacts]
-
-
 @pytest.mark.parametrize("binding", ["JSONRPC", "HTTP+JSON"])
 @pytest.mark.parametrize("streaming", [False, True])
 def test_an_agent_works_with_its_part_of_the_task(
     desk: Desk, serve: Serve, task: StartedTask, streaming: bool, binding: str
 ) -> None:
-    """An allowed call passes at the service, and its record names both agents; each message is delegated anew."""
+    """An allowed call passes at the service, and its record names both agents; one delegation serves both messages."""
     served, before = serve(binding=binding), len(desk.records.decisions)
     delegates = ArxA2AInterceptor(task, tools=["orders.refund"], args={"amount": {"max": 10}}, ttl="5m")
     for amount in (10, 5):
@@ -199,74 +77,10 @@ def test_an_agent_works_with_its_part_of_the_task(
     # A call within the service's first second is signed anew.
     records = [each for each in desk.records.decisions[before:] if each.allowed]
     assert [(each.agent, each.named) for each in records] == [("acme/boss", ("acme/worker",))] * 2
-    assert len({each.links for each in records}) == 2
+    assert len({each.links for each in records}) == 1
     refused = send(served, "refund o-1 15", delegates, streaming=streaming)
     assert refused.status.state == FAILED
     assert told(refused).startswith("orders.refund was refused: amount must be at most 10, got 15. Do not repeat")
-
-
-@pytest.mark.parametrize(
-    ("said", "words"),
-    [
-        ("refund o-1 50", "orders.refund was refused: amount must be between 1 and 20, got 50."),
-        ("early refund o-1 50", "orders.refund was refused: amount must be between 1 and 20, got 50."),
-        ("plain refund o-1 50", "The call was refused: amount must be between 1 and 20, got 50."),
-        ("get o-1, get o-2", "orders.get was refused: order_id must be"),
-    ],
-)
-def test_a_refusal_ends_the_a2a_task_in_words(
-    desk: Desk, serve: Serve, task: StartedTask, said: str, words: str
-) -> None:
-    """Whether the first check refuses, or the service; also before the executor has sent any event."""
-    before = len(desk.calls)
-    failed = send(serve(), said, ArxA2AInterceptor(task))
-    assert failed.status.state == FAILED
-    assert told(failed).startswith(words)
-    assert [get_message_text(each) for each in failed.history][:1] == [said]
-    assert desk.calls[before:] == (["orders.get o-1"] if "get" in said else [])
-
-
-def test_other_errors_stay_the_executors(serve: Serve, task: StartedTask) -> None:
-    """An error that is no refusal is left to the SDK."""
-    with pytest.raises(Exception, match="not enough values"):
-        send(serve(), "refund", ArxA2AInterceptor(task))
-
-
-class Raw(ArxA2AInterceptor):
-    """Sends a header as it is."""
-
-    def __init__(self, *values: str) -> None:
-        self._values = values
-
-    async def before(self, args: BeforeArgs) -> None:
-        args.context = ClientCallContext(service_parameters={"Authorization": ",".join(self._values)})
-
-
-def test_a_message_without_a_task_of_this_agent_is_refused(
-    serve: Serve, task: StartedTask, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Nothing is run or stored, and the caller reads why: no task, a broken one, another agent's, an ended one."""
-    served = serve()
-    whole = task.delegate("acme/worker").encode()
-    for header, why in (
-        (None, "no token"),
-        ("Bearer eyJhbGciOiJub25lIn0.e30.", "no token"),
-        (f"Bearer {whole[:-9]}", "cut short or altered"),
-        (f"Bearer {next(iter(task.tokens.values()))}", "a single token"),
-        (f"Bearer {task.delegate('acme/other').encode()}", "the task was delegated to acme/other"),
-        (f"Bearer {task.encode()}", "the task was delegated to acme/boss"),
-        (f"Bearer {whole},{whole}", ""),
-    ):
-        with pytest.raises(InvalidRequestError, match="acme/worker refused the message") as caught:
-            send(served, "refund o-1 5", *([] if header is None else [Raw(header)]))
-        assert why in str(caught.value)
-        assert not secrets_in(str(caught.value).replace("arxb1_…", "its beginning"))
-    monkeypatch.setattr(a2a, "now_ms", lambda: task.expires_at)
-    with pytest.raises(InvalidRequestError, match="expired"):
-        send(served, "refund o-1 5", ArxA2AInterceptor(task))
-    assert (served.worker.ran, served.stored) == (0, [])
-    monkeypatch.undo()
-    assert send(served, "refund o-1 5", Raw(f"Bearer {whole}")).status.state == COMPLETED
 
 
 def test_a_card_of_another_agent_gets_a_task_for_that_one(serve: Serve, task: StartedTask) -> None:
@@ -275,65 +89,6 @@ def test_a_card_of_another_agent_gets_a_task_for_that_one(serve: Serve, task: St
         send(serve(named="acme/other"), "get o-1", ArxA2AInterceptor(task))
     with pytest.raises(AttenuationError, match='cannot delegate to "acme/worker": its card names "acme/other"'):
         send(serve(named="acme/other"), "get o-1", ArxA2AInterceptor(task, to="acme/worker"))
-
-
-def test_a_receiver_without_its_builder_runs_nothing(desk: Desk, task: StartedTask) -> None:
-    """A server that was put together wrongly refuses."""
-    (port,) = free_ports(1)
-    served = Served(desk, port, "acme/worker", "acme/worker", "JSONRPC")
-    receiver = ArxReceiver("acme/worker", served.worker)
-    for more in ({}, {"request_context_builder": receiver}):
-        handler = DefaultRequestHandler(receiver, served.store, served.card, **more)
-        app = Starlette(routes=[*create_agent_card_routes(served.card), *create_jsonrpc_routes(handler, "/")])
-        with serving(app, port), pytest.raises(InvalidRequestError, match="context_builder=ArxContextBuilder"):
-            send(served, "get o-1", ArxA2AInterceptor(task))
-    assert served.worker.ran == 0
-
-
-def test_a_kill_ends_work_in_the_background(desk: Desk, serve: Serve, task: StartedTask) -> None:
-    """The answer came at once; the task stays the current one, until the kill of the caller's task ends it."""
-    served = serve()
-    served.worker.gate.clear()
-    before = len(desk.calls)
-
-    async def run() -> A2ATask:
-        begun = await asend(
-            served, "get o-1, wait -, plain refund o-1 5", ArxA2AInterceptor(ToolCalls(task)), polling=True
-        )
-        assert begun.status.state not in (COMPLETED, FAILED)
-        client = await create_client(served.url, ClientConfig(streaming=False))
-        async with client:
-            found = begun
-            while not found.artifacts:
-                found = await client.get_task(GetTaskRequest(id=begun.id))
-            assert found.status.state == WORKS
-            await asyncio.to_thread(desk.kill, f"task:{task.id}")
-            served.worker.gate.set()
-            while found.status.state == WORKS:
-                found = await client.get_task(GetTaskRequest(id=begun.id))
-            return found
-
-    failed = asyncio.run(run())
-    assert failed.status.state == FAILED
-    assert told(failed).startswith("An operator ended this work")
-    assert desk.calls[before:] == ["orders.get o-1"]
-
-
-def test_a_cancelled_a2a_task_makes_no_call(desk: Desk, serve: Serve, task: StartedTask) -> None:
-    """Cancelling reaches the executor, and needs no task."""
-    served, before = serve(), len(desk.calls)
-    served.worker.gate.clear()
-
-    async def run() -> A2ATask:
-        begun = await asend(served, "wait -, plain refund o-1 5", ArxA2AInterceptor(task), polling=True)
-        async with await create_client(served.url, ClientConfig(streaming=False)) as client:
-            return await client.cancel_task(CancelTaskRequest(id=begun.id))
-
-    try:
-        assert asyncio.run(run()).status.state == TaskState.TASK_STATE_CANCELED
-    finally:
-        served.worker.gate.set()
-    assert desk.calls[before:] == []
 
 
 def test_callers_beside_each_other_never_mix(desk: Desk, serve: Serve, session: Session) -> None:
@@ -390,18 +145,6 @@ def test_what_another_agent_asks_for_is_read_with_care(said: Any) -> None:
     assert asked_call(status) is None
 
 
-def test_a_card_requires_the_task_beside_what_it_required(task: StartedTask) -> None:
-    """Requirements are alternatives, so each gets ours; the card that was given stays as it was."""
-    card = AgentCard(name="a")
-    card.security_requirements.add().schemes["mtls"].SetInParent()
-    card.security_requirements.add()
-    made = arx_card(card, "acme/worker")
-    assert [sorted(each.schemes) for each in made.security_requirements] == [["arx", "mtls"], ["arx"]]
-    assert not card.security_schemes
-    with pytest.raises(SettingsError, match="expected a path such as acme/worker, got"):
-        arx_card(card, "Acme Worker")
-
-
 @pytest.mark.parametrize(
     ("url", "named", "held", "why"),
     [
@@ -450,8 +193,115 @@ def test_no_task_is_seen_anywhere(desk: Desk, serve: Serve, session: Session) ->
     kept = [part for context in served.worker.contexts for part in (repr(context), context.state["headers"])]
     traced = [span.to_json() for span in SPANS.get_finished_spans()]
     assert any("JsonRpcDispatcher" in text for text in traced)
-    assert not secrets_in(*loud.lines, *traced, *served.stored, *seen, *kept, caught.value, broken.value)
+    shown = [*loud.lines, *traced, *served.stored, *seen, *kept, caught.value, broken.value]
+    assert not [each for each in shown if secrets_in(each)]
     assert all(mark not in card for mark in ("arxb1_", "arx1_"))
+
+
+def test_a_part_is_sent_again_while_it_has_its_time(night: Night) -> None:
+    """Each message brings nine tenths of the ``ttl`` or more; another agent or task gets a part of its own."""
+    parts: list[Task] = []
+
+    class Shows(ArxA2AInterceptor):
+        async def before(self, args: BeforeArgs) -> None:
+            if args.method == "send_message" and args.context is not None and args.context.service_parameters:
+                header = args.context.service_parameters["Authorization"]
+                parts.append(Task.from_text(header.removeprefix("Bearer ")))
+
+    delegates, ports = ArxA2AInterceptor(tools=["orders.get"], ttl="5m"), free_ports(2)
+    workers = [
+        Served(night.url.removesuffix("/orders/o-1"), port, agent)
+        for port, agent in zip(ports, ("acme/worker", "acme/helper"), strict=True)
+    ]
+
+    def ask(task: Task, served: Served) -> Task:
+        with running(task):
+            assert send(served, "get o-1", delegates, Shows()).status.state == COMPLETED
+        return parts[-1]
+
+    first, other = night.start(), night.start()
+    with serving(workers[0].app, ports[0]), serving(workers[1].app, ports[1]):
+        part = ask(first, workers[0])
+        night.clock.advance(29_000)
+        assert ask(first, workers[0]).link == part.link
+        night.clock.advance(2_000)
+        later = ask(first, workers[0])
+        assert (later.link != part.link, later.expires_at >= part.expires_at + 31_000) == (True, True)
+        assert ask(first, workers[0]).link == later.link
+        assert (ask(first, workers[1]).holder, ask(other, workers[0]).id) == ("acme/helper", other.id)
+    assert len({each.link for each in parts}) == 4
+    with pytest.raises(AttenuationError, match="ttl: "):
+        ArxA2AInterceptor(ttl="soon")
+
+
+def test_a_run_of_hours(night: Night) -> None:
+    """One client and one interceptor: the session is renewed, the task extended, and messages bring the newest part."""
+    task, (port,) = night.start(), free_ports(1)
+    served = Served(night.url.removesuffix("/orders/o-1"), port)
+    delegates, first, ends = ArxA2AInterceptor(task), task.expires_at, set[int]()
+    with serving(served.app, port):
+        for _ in range(40):
+            assert send(served, "get o-1", delegates).status.state == COMPLETED
+            night.pass_time(3 * MINUTE, task)
+            ends.add(task.expires_at)
+        assert (len(ends) > 10, max(ends) - first > 100 * MINUTE) == (True, True)
+
+
+def ask_and_end(key: str, url: str, folder: str) -> None:
+    """Send a message that needs an approval, and ask for that; all in a process that ends then."""
+    with Agent.from_key_file(key) as agent:
+        session = agent.open_session()
+        task = session.start_task("payout", order_id="o-1")
+        session.save(Path(folder) / "session")
+        task.save(Path(folder) / "task")
+        waits = asyncio.run(send_to(url, "refund o-1 500", ArxA2AInterceptor(task)))
+        asked = task.ask_approval(*(asked_call(waits.status) or pytest.fail("names no call")))
+    (Path(folder) / "waits").write_text(f"{waits.id} {asked.id}")
+
+
+@contextlib.contextmanager
+def agent_process(port: int, desk: Desk, file: Path) -> Iterator[str]:
+    """Serve the agent in a process of its own, whose A2A tasks are in a file; end it as a crash would."""
+    words = [sys.executable, "-m", "tests.adapters.a2a_agent", str(port), desk.url, str(file)]
+    process, url = subprocess.Popen(words, cwd=ROOT), f"http://127.0.0.1:{port}"
+    try:
+        until(lambda: process.poll() is not None or answers(url))
+        yield url
+    finally:
+        process.kill()
+        process.wait(60)
+
+
+def answers(url: str) -> bool:
+    with contextlib.suppress(httpx.TransportError):
+        return httpx.get(f"{url}/.well-known/agent-card.json").is_success
+    return False
+
+
+def test_an_approval_outlives_both_processes(desk: Desk, tmp_path: Path) -> None:
+    """The A2A task waits in its store, the caller's task and session in files; changed arguments wait again."""
+    (port,), key, before = free_ports(1), desk.mint.enrol("acme/night"), len(desk.calls)
+    words = "import sys; from tests.adapters.test_a2a import ask_and_end; ask_and_end(*sys.argv[1:])"
+    with agent_process(port, desk, tmp_path / "tasks") as url:
+        subprocess.run([sys.executable, "-c", words, str(key), url, str(tmp_path)], cwd=ROOT, check=True, timeout=240)
+    waiting, asked = (tmp_path / "waits").read_text().split()
+    desk.approve(asked)
+    with (
+        agent_process(port, desk, tmp_path / "tasks") as url,
+        Agent.from_key_file(key) as agent,
+        agent.resume_session(tmp_path / "session") as session,
+        session.resume_task(tmp_path / "task") as task,
+    ):
+        context, delegates = with_approvals(session.approval(asked).wait()), ArxA2AInterceptor(task)
+        waits = asyncio.run(found(url, waiting))
+        assert asked_call(waits.status) == ("orders.refund", {"order_id": "o-1", "amount": 500})
+        for said, state in (("refund o-1 501", ASKS), ("refund o-1 500", COMPLETED)):
+            waits = asyncio.run(send_to(url, said, delegates, context=context, to=waits))
+            assert waits.status.state == state
+    assert desk.calls[before:] == ["orders.refund o-1 500"]
+    kept = (tmp_path / "tasks").read_bytes()
+    assert b"orders.refund" in kept
+    assert not secrets_in(kept.decode("latin-1"))
 
 
 def test_the_page_is_this_adapter(desk: Desk, task: Task) -> None:
