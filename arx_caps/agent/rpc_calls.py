@@ -8,6 +8,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Final
 
+from arx_caps.agent.bundle import Bundle
 from arx_caps.agent.copies import Shared
 from arx_caps.agent.origins import Origin, read_origin
 from arx_caps.agent.request_signer import SignedHeader
@@ -51,6 +52,7 @@ class RpcSigner(Shared):
     ) -> None:
         self._origin = _origin_of(target, is_secure)
         self._tools, self._task, self._audience = dict(tools), task, audience
+        self._known: tuple[Bundle, str] | None = None
         self._data = {method: frozenset(fields) for method, fields in (data or {}).items()}
         if task is not None:
             self._audience_of(task)
@@ -82,7 +84,12 @@ class RpcSigner(Shared):
 
     def _audience_of(self, task: Task) -> str:
         # A token must not leave its audience: the server of another origin could use it at the right one.
-        return task.request_signer(self._audience).audience_of(self._origin)
+        bundle, known = task.bundle, self._known
+        if known is not None and known[0] is bundle:
+            return known[1]
+        audience = task.request_signer(self._audience).audience_of(self._origin)
+        self._known = bundle, audience
+        return audience
 
     def __repr__(self) -> str:
         return f"<RpcSigner for {self._origin}>"
