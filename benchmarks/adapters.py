@@ -195,7 +195,7 @@ def of_grpc_server() -> tuple[Callable[[], Any], Callable[[], Any]]:
     from google.protobuf.wrappers_pb2 import StringValue
 
     from arx_verifier.enforcement import Enforcement
-    from arx_verifier.integrations.grpc import ArxInterceptor
+    from arx_verifier.integrations import grpc as adapter
     from arx_verifier.request import AccessRequest
 
     class Details(NamedTuple):
@@ -210,7 +210,7 @@ def of_grpc_server() -> tuple[Callable[[], Any], Callable[[], Any]]:
     caller, context, tool = realm.caller(Rule(tool="orders.get", args={"value": "o-1"})), Context(), "orders.get"
     handler = grpc.unary_unary_rpc_method_handler(lambda *_: None, request_deserializer=StringValue.FromString)
     enforcement, sent = Enforcement(realm.verifier), StringValue(value="o-1").SerializeToString()
-    arx, method = ArxInterceptor(realm.verifier, tools={"/orders.Orders/Get": tool}), "/orders.Orders/Get"
+    arx, method = adapter.ArxInterceptor(realm.verifier, tools={"/orders.Orders/Get": tool}), "/orders.Orders/Get"
 
     def decided() -> None:
         screened = enforcement.screen(f"Bearer {caller.token(tool, value='o-1')}".encode())
