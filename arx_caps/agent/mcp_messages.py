@@ -7,7 +7,6 @@ The adapters of MCP clients use this.  It imports no framework: it sees messages
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager
-from dataclasses import replace
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -146,8 +145,10 @@ class McpSigner:
             message: A ``SessionMessage`` of the SDK.
         """
         outer = message.message
-        inner = request = getattr(outer, "root", outer)
-        if getattr(request, "id", None) is None or not hasattr(request, "method"):
+        # ``vars``: pydantic looks long for a member that is not there.
+        inner = request = vars(outer).get("root", outer)
+        fields = vars(request)
+        if fields.get("id") is None or "method" not in fields:
             return message
         params = dict(request.params or {})
         try:
@@ -157,7 +158,7 @@ class McpSigner:
         token = self.task.call_token(self.audience, tool, args, approvals=current_approvals(self.task) if tool else ())
         params["_meta"] = {**(params.get("_meta") or {}), META_KEY: _Token(token)}
         request = request.model_copy(update={"params": params})
-        return replace(message, message=request if outer is inner else type(outer)(request))
+        return type(message)(request if outer is inner else type(outer)(request), message.metadata)
 
 
 def refused_call(name: str, error: ArxError) -> tuple[str, dict[str, Any] | None]:

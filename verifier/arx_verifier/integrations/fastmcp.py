@@ -85,7 +85,8 @@ def _message_of(context: MiddlewareContext[Any]) -> McpMessage:
         params["uri"] = str(params["uri"])
     if request is None:  # the server's own code calls: there is no token, so it is refused
         return McpMessage(str(context.method), params, {}, None, None)
-    meta, inner = dict(request.meta or {}), request._srctx  # noqa: SLF001 - tools reach it, too
+    meta: dict[str, Any] = dict(request.meta or {})
+    inner: Any = request._srctx  # noqa: SLF001 - tools reach it, too
     # Tools, and what they log, never see the token.
     for handed in (request.meta, inner.meta, (inner.params or {}).get("_meta")):
         if isinstance(handed, dict):

@@ -98,12 +98,17 @@ class _Handlers(dict[type, Handler]):
 
 
 def _message_of(request: Any) -> McpMessage:
-    context = request_ctx.get()
-    sent = request.params
-    params = {} if sent is None else sent.model_dump(by_alias=True, exclude_none=True, mode="json", exclude={"meta"})
+    context, sent, method = request_ctx.get(), request.params, request.method
+    params: dict[str, Any] = {}
+    if method == "tools/call":
+        params["name"] = sent.name  # a dump takes longer than the decision
+    elif sent is not None:
+        params = sent.model_dump(by_alias=True, exclude_none=True, mode="json", exclude={"meta"})
     if getattr(sent, "arguments", None) is not None:
         params["arguments"] = sent.arguments  # as they were sent, also what has no value
-    meta = {} if context.meta is None else context.meta.model_dump(exclude_none=True)
-    if context.meta is not None and context.meta.model_extra:
-        context.meta.model_extra.pop(META_KEY, None)  # tools, and what they log, never see the token
-    return McpMessage(request.method, params, meta, context.request_id, context.request)
+    held = {} if context.meta is None else context.meta.model_extra or {}
+    meta = dict(held)
+    if context.meta is not None and context.meta.progressToken is not None:
+        meta["progressToken"] = context.meta.progressToken
+    held.pop(META_KEY, None)  # tools, and what they log, never see the token
+    return McpMessage(method, params, meta, context.request_id, context.request)
