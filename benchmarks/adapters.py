@@ -4,7 +4,8 @@
 Run it with the Python of an adapter's environment: ``build/adapters/NAME/bin/python -m benchmarks.adapters NAME``.
 The framework's hooks are called with its own requests and with handlers that return at once, without and with the
 adapter; a step of the framework itself takes about a hundred times as long, and would hide it.  No request is signed,
-but for those of gRPC: these are signed without the adapter as well, and a service decides on them.
+but for those of gRPC and MCP: there a step is one call, and what is taken off is the same signature and the same
+decision without the adapter.
 """
 
 import argparse
@@ -224,11 +225,159 @@ def of_grpc_server() -> tuple[Callable[[], Any], Callable[[], Any]]:
     return decided, guarded
 
 
-ADAPTERS: Final = {
-    "grpc": of_grpc,
-    "grpc_server": of_grpc_server,
+def of_mcp_client() -> tuple[Callable[[], Any], Callable[[], Any]]:
+    """Return the signature of a call alone, and the call in a client of the SDK's version that is installed."""
+    from mcp.shared.message import SessionMessage
+
+    from arx_caps.agent import McpSigner
+
+    held, params = task(), {"name": "refund", "arguments": ARGS}
+    about: Any = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}
+    signer = McpSigner(held)
+    try:
+        from mcp_types import JSONRPCRequest
+
+        message = SessionMessage(JSONRPCRequest(**about))
+    except ModuleNotFoundError:
+        from mcp.types import JSONRPCMessage
+
+        message = SessionMessage(JSONRPCMessage.model_validate(about))
+
+    def guarded() -> None:
+        with signer.call("tools/call", params):
+            signer.signed(message)
+
+    return lambda: held.call_token("orders", "orders.refund", ARGS), guarded
+
+
+def of_mcp_server(handler: Callable[[Any], Callable[[str], Any]]) -> tuple[Callable[[], Any], Callable[[], Any]]:
+    """Return a decision alone, and the call in a server.
+
+    Args:
+        handler: Returns, for a verifier, what handles a call with a token.
+    """
+    import asyncio
+
+    from arx_verifier.enforcement import Enforcement
+    from arx_verifier.request import AccessRequest
+
+    realm = UnsafeTestRealm("orders")
+    caller = realm.caller(Rule(tool="orders.refund", args={"order_id": "o-1", "amount": Constraint(range=(1, 100))}))
+    realm.verifier.start()
+    enforcement, handle, loop = Enforcement(realm.verifier), handler(realm.verifier), asyncio.new_event_loop()
+
+    async def decide(token: str) -> None:
+        request = AccessRequest("orders.refund", ARGS, time.time_ns() // 1_000_000)
+        enforcement.require(await enforcement.decide_async(token, request), request)
+
+    def step(answer: Callable[[str], Any]) -> Callable[[], Any]:
+        return lambda: loop.run_until_complete(answer(caller.token("orders.refund", **ARGS)))
+
+    return step(decide), step(handle)
+
+
+def of_mcp() -> tuple[Callable[[], Any], Callable[[], Any]]:
+    """Return a call without and with the adapter of the SDK 2."""
+    from mcp.server.context import ServerRequestContext
+
+    from arx_verifier.enforcement import META_KEY
+    from arx_verifier.integrations import mcp as adapter
+
+    async def answer(_: Any) -> Any:
+        return {"content": []}
+
+    def handler(verifier: Any) -> Callable[[str], Any]:
+        arx, meta = adapter.ArxMcpMiddleware(verifier), dict[str, Any]()
+        given: Any = {"params": {"name": "refund", "arguments": ARGS, "_meta": meta}, "meta": meta, "request_id": 1}
+        given |= {"protocol_version": "2026-07-28", "method": "tools/call", "session": None, "lifespan_context": {}}
+        call = ServerRequestContext[Any, Any](**given)
+
+        async def handle(token: str) -> None:
+            meta[META_KEY] = token
+            assert await arx(call, answer) == {"content": []}
+
+        return handle
+
+    return of_mcp_server(handler)
+
+
+def of_fastmcp() -> tuple[Callable[[], Any], Callable[[], Any]]:
+    """Return a call without and with the adapter of FastMCP."""
+    from types import SimpleNamespace
+
+    from fastmcp.server.middleware import MiddlewareContext
+
+    from arx_verifier.enforcement import META_KEY
+    from arx_verifier.integrations import fastmcp as adapter
+
+    async def answer(_: Any) -> Any:
+        return "done"
+
+    def handler(verifier: Any) -> Callable[[str], Any]:
+        arx, sent, meta = (
+            adapter.ArxMcpMiddleware(verifier),
+            SimpleNamespace(name="refund", arguments=ARGS),
+            dict[str, Any](),
+        )
+        inner = SimpleNamespace(meta=None, params={"_meta": {}})
+        request = SimpleNamespace(meta=meta, request_id="1", request=None, _srctx=inner)
+        context: Any = SimpleNamespace(request_context=request)
+        call = MiddlewareContext[Any](message=sent, fastmcp_context=context, type="request", method="tools/call")
+
+        async def handle(token: str) -> None:
+            meta[META_KEY] = token
+            assert await arx(call, answer) == "done"
+
+        return handle
+
+    return of_mcp_server(handler)
+
+
+def of_mcp_v1() -> tuple[Callable[[], Any], Callable[[], Any]]:
+    """Return a call without and with the adapter of the SDK 1.30."""
+    from mcp import types
+    from mcp.server.lowlevel import Server
+    from mcp.server.lowlevel.server import request_ctx
+    from mcp.shared.context import RequestContext
+
+    from arx_verifier.enforcement import META_KEY
+    from arx_verifier.integrations import mcp_v1 as adapter
+
+    result = types.ServerResult(types.CallToolResult(content=[]))
+
+    async def answer(_: Any) -> Any:
+        return result
+
+    def handler(verifier: Any) -> Callable[[str], Any]:
+        server: Any = Server("orders")
+        server.request_handlers[types.CallToolRequest] = answer
+        guarded = adapter.guard(server, verifier).request_handlers.get(types.CallToolRequest)
+
+        meta = types.RequestParams.Meta.model_validate({META_KEY: ""})
+        params = types.CallToolRequestParams.model_construct(name="refund", arguments=ARGS, meta=meta)
+        request = types.CallToolRequest.model_construct(method="tools/call", params=params)
+        held, about = meta.model_extra, RequestContext[Any, Any](1, meta, None, {})
+        assert held is not None
+
+        async def handle(token: str) -> None:
+            held[META_KEY] = token
+            request_ctx.set(about)
+            assert await guarded(request) is result
+
+        return handle
+
+    return of_mcp_server(handler)
+
+
+ADAPTERS: Final[dict[str, Callable[[], tuple[Callable[[], Any], Callable[[], Any]]]]] = {
     "langchain": of_langchain,
     "pydantic_ai": of_pydantic_ai,
+    "mcp": of_mcp,
+    "mcp_v1": of_mcp_v1,
+    "fastmcp": of_fastmcp,
+    "mcp_client": of_mcp_client,
+    "grpc": of_grpc,
+    "grpc_server": of_grpc_server,
     "a2a": of_a2a,
     "a2a_server": of_a2a_server,
 }
