@@ -145,7 +145,7 @@ class McpSigner:
             message: A ``SessionMessage`` of the SDK.
         """
         outer = message.message
-        # ``vars``: pydantic looks long for a member that is not there.
+        # ``vars``: pydantic takes long to find that it has no such member.
         inner = request = vars(outer).get("root", outer)
         fields = vars(request)
         if fields.get("id") is None or "method" not in fields:
