@@ -14,6 +14,7 @@ class Both(NamedTuple):
         verifier: The extra of arx-verifier.
         agent: The extra of arx-caps.
         more: Further packages.
+        apart: Whether tenuo's is not for this framework, but a server and a client of its own.
     """
 
     title: str
@@ -22,6 +23,7 @@ class Both(NamedTuple):
     verifier: str | None = None
     agent: str | None = None
     more: tuple[str, ...] = ()
+    apart: bool = False
 
 
 # By the name of ARx's adapter, which is also that of the module here.
@@ -31,6 +33,7 @@ BOTH: Final = {
     "google_adk": Both("Google ADK", "google_adk/guard.py", ("google_adk",), agent="google-adk"),
     "mcp": Both("MCP SDK 2", "mcp/mcpserver_middleware.py", ("mcp",), "mcp", "mcp"),
     "fastmcp": Both("FastMCP 4", "mcp/fastmcp_middleware.py", ("fastmcp",), "fastmcp", "fastmcp"),
+    "a2a": Both("A2A", "a2a/server.py", ("a2a",), agent="a2a", apart=True),
     "fastapi": Both("FastAPI", "fastapi.py", ("fastapi",), "fastapi", more=("httpx", "uvicorn")),
 }
 # Extras of tenuo for frameworks that ARx has no adapter for.

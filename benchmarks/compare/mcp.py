@@ -7,8 +7,8 @@ from typing import Any
 from mcp import Client
 from mcp.server import MCPServer
 
-from benchmarks.compare import mcp_desk, stage
-from benchmarks.compare.mcp_desk import calling, plain, tenuo_client, tenuo_sessions
+from benchmarks.compare import http_desk, stage
+from benchmarks.compare.http_desk import calling, plain, tenuo_client, tenuo_sessions
 from benchmarks.compare.stage import Desk, Framework, get_order, refund
 
 
@@ -58,24 +58,24 @@ def tenuo_server(root: Any) -> MCPServer[Any]:
 
 def without() -> AbstractContextManager[Desk]:
     """The desk without a product."""
-    return mcp_desk.desk(bare().streamable_http_app(), *[lambda url: calling(Client(url))] * 2)
+    return http_desk.desk(bare().streamable_http_app(), *[lambda url: calling(Client(url))] * 2)
 
 
 def tenuo_bare() -> AbstractContextManager[Desk]:
     """The desk without a product, with tenuo's client."""
-    return mcp_desk.desk(bare().streamable_http_app(), plain, plain)
+    return http_desk.desk(bare().streamable_http_app(), plain, plain)
 
 
 def with_arx() -> AbstractContextManager[Desk]:
     """The desk with ARx."""
     desk, worker = arx_clients(f"http://127.0.0.1:{stage.SERVICE_PORT}/mcp")
     opens = (lambda _: calling(desk), lambda _: calling(worker))
-    return mcp_desk.desk(arx_server().streamable_http_app(), *opens, port=stage.SERVICE_PORT)
+    return http_desk.desk(arx_server().streamable_http_app(), *opens, port=stage.SERVICE_PORT)
 
 
 def with_tenuo() -> AbstractContextManager[Desk]:
     """The desk with tenuo."""
-    return mcp_desk.with_tenuo(lambda root: tenuo_server(root).streamable_http_app())
+    return http_desk.with_tenuo(lambda root: tenuo_server(root).streamable_http_app())
 
 
 if __name__ == "__main__":

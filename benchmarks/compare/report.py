@@ -69,15 +69,17 @@ def delegations(rows: Rows) -> str:
 
 def overheads(rows: Rows) -> str:
     """Write what a call takes without a product, and what each adds."""
-    cells = [
-        (
-            BOTH[name].title,
-            f"{min(row[product]['bare_us'] for product in PRODUCTS):,.0f}",
-            *(f"{row[product]['added_us']:,.0f}" for product in PRODUCTS),
-        )
-        for name, row in rows.items()
-    ]
-    adds = {name: (round(row["arx"]["added_us"]), round(row["tenuo"]["added_us"])) for name, row in rows.items()}
+    cells, adds = [], {}
+    for name, row in rows.items():
+        ours, theirs = (round(row[product]["added_us"]) for product in PRODUCTS)
+        alone = round(min(row[product]["bare_us"] for product in PRODUCTS))
+        shown = f"{theirs:,}"
+        if BOTH[name].apart:  # what tenuo adds to its own server cannot be separated
+            alone = round(row["arx"]["bare_us"])
+            whole = round(row["tenuo"]["bare_us"]) + theirs
+            shown, theirs = f"{whole:,} in all, without the framework", whole - alone
+        cells.append((BOTH[name].title, f"{alone:,}", f"{ours:,}", shown))
+        adds[name] = (ours, theirs)
     return table(("us a call", "the framework alone", "ARx adds", "tenuo adds"), cells) + _ahead("Less", adds)
 
 

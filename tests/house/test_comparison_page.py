@@ -15,7 +15,6 @@ from tests.house.pages import ROOT
 PAGE = (DOCS / report.PAGE).read_text("utf-8")
 FOUND = load(report.NAME)
 NO_FRAMEWORK = {"cli", "cloud", "dev"}  # extras of tenuo
-APART = {"a2a"}  # tenuo's server is its own, ARx's adapter is for a2a-sdk
 
 
 def test_each_framework_that_both_have_is_compared() -> None:
@@ -26,7 +25,7 @@ def test_each_framework_that_both_have_is_compared() -> None:
     package = Path(str(tenuo.locate_file("tenuo")))
     extras = {each.replace("-", "_") for each in tenuo.metadata.get_all("Provides-Extra") or ()}
     compared = {extra for each in BOTH.values() for extra in each.tenuo}
-    assert extras - NO_FRAMEWORK - APART == compared | set(TENUO_ALONE)
+    assert extras - NO_FRAMEWORK == compared | set(TENUO_ALONE)
     assert all((package / each.adapter).exists() for each in BOTH.values())
     ours = [ROOT / "arx_caps" / "integrations", ROOT / "verifier" / "arx_verifier" / "integrations"]
     assert set(BOTH) <= {path.stem for folder in ours for path in folder.glob("*.py")}

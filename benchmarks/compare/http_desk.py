@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A desk whose tools are those of an MCP server over HTTP, for ``mcp`` and ``fastmcp``."""
+"""A desk that calls tools over HTTP: those of an MCP server, for ``mcp`` and ``fastmcp``, or of another agent."""
 
 import asyncio
 import contextlib
 import functools
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Final
 
@@ -20,17 +20,17 @@ Opens = Callable[[str], AbstractAsyncContextManager[Call]]
 
 
 class Tap:
-    """An ASGI application that keeps the last call of a tool, as it came."""
+    """An ASGI application that keeps the last request whose body has a mark, as it came."""
 
-    def __init__(self, app: Any) -> None:
-        self._app, self.last = app, httpx.Request("POST", "http://127.0.0.1")
+    def __init__(self, app: Any, mark: bytes) -> None:
+        self._app, self._mark, self.last = app, mark, httpx.Request("POST", "http://127.0.0.1")
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Pass a request on."""
 
         async def tapped() -> Any:
             message = await receive()
-            if message["type"] == "http.request" and b'"tools/call"' in (body := message.get("body", b"")):
+            if message["type"] == "http.request" and self._mark in (body := message.get("body", b"")):
                 headers = [(name, value) for name, value in scope["headers"] if name != b"content-length"]
                 host = dict(headers)[b"host"].decode()
                 self.last = httpx.Request("POST", f"http://{host}{scope['path']}", headers=headers, content=body)
@@ -38,11 +38,17 @@ class Tap:
 
         await self._app(scope, tapped if scope["type"] == "http" else receive, send)
 
+    def replay(self) -> str:
+        """Send the request again, and return the answer."""
+        with httpx.Client() as client:
+            return client.send(self.last).text
+
 
 class Line:
     """A client that is open in a task of its own, and called from outside of any event loop."""
 
-    def __init__(self, opened: AbstractAsyncContextManager[Call]) -> None:
+    def __init__(self, opened: AbstractAsyncContextManager[Call], names: Mapping[str, str]) -> None:
+        self._names = names
         self._loop = asyncio.new_event_loop()
         self._asked: asyncio.Queue[Any] = asyncio.Queue()
         self._opened = self._loop.create_future()
@@ -55,7 +61,7 @@ class Line:
             while asked := await self._asked.get():
                 tool, args, answer = asked
                 try:
-                    answer.set_result(await call(NAMES[tool], args))
+                    answer.set_result(await call(self._names.get(tool, tool), args))
                 except Exception as error:  # a product's refusal before the call is sent
                     answer.set_result(str(error))
 
@@ -78,27 +84,37 @@ class Line:
 
 @contextlib.contextmanager
 def desk(
-    app: Any, desk_client: Opens, worker_client: Opens, unchecked: Opens | None = None, port: int = 0
+    app: Any,
+    desk_client: Opens,
+    worker_client: Opens,
+    unchecked: Opens | None = None,
+    port: int = 0,
+    kind: tuple[str, bytes] = ("/mcp", b'"tools/call"'),
 ) -> Iterator[Desk]:
-    """Serve an MCP server, and be a desk and its worker that call it."""
-    tap = Tap(app)
+    """Serve an application, and be a desk and its worker that call it.
+
+    Args:
+        app: The application.
+        desk_client: Opens the desk's client of an address.
+        worker_client: Opens the worker's.
+        unchecked: Opens the desk's without the check before a call is sent.
+        port: The port to serve at.
+        kind: The path of the address, and what the body of a call contains.
+    """
+    tap = Tap(app, kind[1])
     with serving(tap, port) as port, contextlib.ExitStack() as ends:
-        url = f"http://127.0.0.1:{port}/mcp"
+        url = f"http://127.0.0.1:{port}{kind[0]}"
 
         def line(opens: Opens) -> Line:
-            return ends.enter_context(contextlib.closing(Line(opens(url))))
+            return ends.enter_context(contextlib.closing(Line(opens(url), NAMES if kind[0] else {})))
 
         asks, hands_over = line(desk_client).ask, line(worker_client).ask
         past = line(unchecked).ask if unchecked else None
 
-        def replay() -> str:
-            with httpx.Client() as client:
-                return client.send(tap.last).text
-
         yield Desk(
             asks,
             lambda amount: hands_over(*stage.pay(amount)),
-            replay=replay,
+            replay=tap.replay,
             at_service=(lambda: past(*stage.pay(50))) if past else None,
         )
 
