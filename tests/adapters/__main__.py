@@ -41,6 +41,8 @@ BESIDE: Final = {
     "mcp_v1": ("httpx2",),  # the mint of the tests
     "fastmcp": ("opentelemetry-sdk",),
 }
+# Tests of `arx connect` with the stock client of a framework, in the environment of its carrying adapter.
+BRIDGED: Final = {"mcp": "connect", "mcp_v1": "connect_v1", "fastmcp": "connect_fastmcp"}
 
 
 def main() -> None:
@@ -73,10 +75,10 @@ def _passes(adapter: Path, name: str) -> bool:
     else:
         extra = own if own in _extras(ROOT / "verifier") else None
         python = prepare(name, (*TOOLS, *BESIDE.get(name, ())), extra=extra, agent=(own, "mint", "embedded"))
-    test = f"tests/adapters/test_{name}_server.py" if guards else f"tests/adapters/test_{name}.py"
+    names = [f"{name}_server"] if guards else [name, *([BRIDGED[name]] if name in BRIDGED else [])]
     cache = f"--cache-dir={python.parents[1] / '.mypy_cache'}"  # two that share one spoil it
     types = [str(python), "-m", "mypy", "--follow-imports=silent", cache, str(adapter.relative_to(ROOT))]
-    tests = [[str(python), "-m", "pytest", "-q", "--noconftest", test]]
+    tests = [[str(python), "-m", "pytest", "-q", "--noconftest", *(f"tests/adapters/test_{each}.py" for each in names)]]
     if guards and name in SERVICES:
         beside = prepare(f"{name}-mint", ("pytest", "pytest-timeout", "websockets"), agent=("mint", "embedded"))
         tests.append([str(beside), "-m", "pytest", "-q", "--noconftest", "tests/adapters/test_services.py", "-k", name])

@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A guarded server that runs, and the file of a task for it, for the tests of ``arx connect`` with stock clients."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from arx_caps.agent import Bundle, Task
+from arx_verifier import Rule
+from arx_verifier.testing import UnsafeTestRealm
+from tests.adapters.asgi_server import serving
+
+
+class Shop(NamedTuple):
+    """A guarded server that runs; ``ran`` gets the name of each tool that does."""
+
+    realm: UnsafeTestRealm
+    url: str
+    bundle: Path
+    ran: list[str]
+
+    def words(self, *options: str) -> list[str]:
+        """The words after ``python`` that start the bridge."""
+        return ["-m", "arx_caps.cli", "connect", "--task", str(self.bundle), *options, self.url]
+
+
+@contextlib.contextmanager
+def open_shop(folder: Path, make_app: Any, *rules: Rule) -> Iterator[Shop]:
+    """Serve an application, and write a task of these rules.
+
+    Args:
+        folder: Where the file of the task is.
+        make_app: Makes the application from a verifier and the list of what ran.
+        rules: What the task allows.
+    """
+    realm, ran, bundle = UnsafeTestRealm("orders"), list[str](), folder / "task.bundle"
+    with serving(make_app(realm.verifier, ran)) as port:
+        origins, tokens = {"orders": (f"http://127.0.0.1:{port}",)}, {"orders": realm.caller(*rules).macaroon}
+        about: dict[str, Any] = {"agent": "test/agent", "issuer": "http://127.0.0.1:9", "realm": "test"}
+        Task(Bundle(**about, origins=origins, task="t-test", tokens=tokens)).save(bundle)
+        yield Shop(realm, f"http://127.0.0.1:{port}/mcp", bundle, ran)
