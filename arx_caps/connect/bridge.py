@@ -12,7 +12,15 @@ from typing import Final
 import httpx
 
 from arx_caps.connect.http_session import HttpSession, NoMessageError, Write
-from arx_caps.connect.rpc_message import INVALID_REQUEST, PARSE_ERROR, RpcMessage, error_answer, is_json, read_message
+from arx_caps.connect.rpc_message import (
+    INTERNAL_ERROR,
+    INVALID_REQUEST,
+    PARSE_ERROR,
+    RpcMessage,
+    error_answer,
+    is_json,
+    read_message,
+)
 from arx_caps.connect.server_access import ServerAccess
 from arx_verifier.errors import ArxError, RequestError
 
@@ -109,4 +117,6 @@ class Bridge:
             answer = error.answer
         except (ArxError, httpx.HTTPError) as error:
             answer = self._server.lost(request, error)
+        except Exception as error:  # a defect: its text could have a token, and the client must not wait forever
+            answer = error_answer(request.id, INTERNAL_ERROR, f"internal error: {type(error).__name__}")
         await self._write(answer)

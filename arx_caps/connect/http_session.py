@@ -22,7 +22,7 @@ from arx_verifier.errors import ArxError, RequestError
 Write = Callable[[bytes], Awaitable[None]]
 
 _RETRY_MS: Final = 1000  # before a stream is opened again, where the server names no delay
-_MAX_RETRY_MS: Final = 30_000
+_MIN_RETRY_MS, _MAX_RETRY_MS = 10, 30_000
 _ATTEMPTS: Final = 3  # without an event between them
 _END_S: Final = 1.0
 
@@ -145,7 +145,7 @@ class HttpSession:
                         raise NoMessageError(await self._server.failure(request, stream))
                     async for event in read_events(stream.aiter_bytes()):
                         last, failed = event.id or last, 0
-                        retry_ms = retry_ms if event.retry_ms is None else min(event.retry_ms, _MAX_RETRY_MS)
+                        retry_ms = _bounded(event.retry_ms, retry_ms)
                         if event.data:
                             yield event.data
             except httpx.HTTPError as error:
@@ -177,22 +177,18 @@ class HttpSession:
         return one_line(raw)
 
     async def _renew(self, ended: _Agreed) -> None:
-        """Open the session again, as the client opened it."""
+        """Open the session again, as the client opened it; where the server refuses, the ended one stays."""
         async with self._renewal:
-            if self._agreed != ended or self._hello is None:
+            if self._agreed is not ended or self._hello is None:
                 return  # another request has done so
-            self._agreed = _Agreed()
-            try:
+            with contextlib.suppress(NoMessageError):  # the request that is sent next gets its own refusal
                 async with (
                     self._server.opened("POST", self._of(self._hello), self._hello.raw) as response,
                     contextlib.aclosing(self._read(self._hello, response)) as messages,
                 ):
                     async for _ in messages:
                         pass
-            finally:
-                if self._agreed == _Agreed():
-                    self._agreed = ended  # so that the next request tries again
-            if self._ready is not None:
+            if self._agreed is not ended and self._ready is not None:
                 await self.tell(self._ready)
 
     def _listen(self) -> None:
@@ -209,7 +205,7 @@ class HttpSession:
                     if response.status_code == 200 and _kind(response) == EVENTS_TYPE:
                         async for event in read_events(response.aiter_bytes()):
                             last = event.id or last
-                            retry_ms = _RETRY_MS if event.retry_ms is None else event.retry_ms
+                            retry_ms = _bounded(event.retry_ms, _RETRY_MS)
                             if event.data and "method" in read_object(event.data):
                                 await self._write(one_line(event.data))
                     elif response.status_code < 500:
@@ -223,6 +219,8 @@ class HttpSession:
             retry_ms = min(retry_ms * 2, _MAX_RETRY_MS)
 
     def _of(self, message: RpcMessage) -> dict[str, str]:
+        if message.method == "initialize":
+            return self._headers.of(message)  # it opens a session, and belongs to none
         return self._headers.of(message, *self._agreed)
 
     def _of_session(self) -> dict[str, str]:
@@ -230,6 +228,10 @@ class HttpSession:
 
     def _of_stream(self, last: str | None) -> dict[str, str]:
         return self._of_session() | {"accept": EVENTS_TYPE} | ({} if last is None else {"last-event-id": last})
+
+
+def _bounded(asked_ms: int | None, otherwise_ms: int) -> int:
+    return otherwise_ms if asked_ms is None else min(max(asked_ms, _MIN_RETRY_MS), _MAX_RETRY_MS)
 
 
 def _kind(response: httpx.Response) -> str:

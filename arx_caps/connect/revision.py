@@ -39,7 +39,7 @@ class RevisionHeaders:
             if isinstance(tool, dict) and isinstance(tool.get("name"), str):
                 self._marked[tool["name"]] = dict(_marks(tool.get("inputSchema")))
 
-    def of(self, message: RpcMessage, session: str | None, version: str | None) -> dict[str, str]:
+    def of(self, message: RpcMessage, session: str | None = None, version: str | None = None) -> dict[str, str]:
         """Return the headers of a message.
 
         Args:

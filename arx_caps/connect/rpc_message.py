@@ -9,6 +9,7 @@ from arx_verifier.errors import RequestError
 
 PARSE_ERROR: Final = -32700
 INVALID_REQUEST: Final = -32600
+INTERNAL_ERROR: Final = -32603
 NO_ANSWER: Final = -32000  # the server gave none
 VERSION_KEY: Final = "io.modelcontextprotocol/protocolVersion"  # of `_meta`, from MCP 2026-07-28 on
 

@@ -2,10 +2,12 @@
 """The client's end of the bridge: its messages are lines of stdin, and those for it are lines of stdout."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import threading
 from collections.abc import AsyncIterator
+from concurrent.futures import CancelledError
 from typing import Final
 
 from arx_caps.connect.bridge import Bridge
@@ -45,7 +47,9 @@ async def _write(message: bytes) -> None:
 
 def _write_line(line: bytes) -> None:
     rest = memoryview(line)
-    with _writing:  # held by the thread, which a cancelled request does not stop half-way
+    # The lock is held by the thread, which a cancelled request does not stop half-way.  A client that has gone closes
+    # stdin as well, which ends the bridge.
+    with _writing, contextlib.suppress(BrokenPipeError):
         while rest:
             rest = rest[os.write(_STDOUT, rest) :]
 
@@ -74,5 +78,5 @@ def _read(loop: asyncio.AbstractEventLoop, chunks: "asyncio.Queue[bytes]") -> No
         chunk = os.read(_STDIN, _CHUNK)
         try:
             asyncio.run_coroutine_threadsafe(chunks.put(chunk), loop).result()
-        except RuntimeError:
+        except (RuntimeError, CancelledError):
             return  # the loop has ended

@@ -200,6 +200,17 @@ def test_a_forgotten_session_is_opened_again(world: World, client: Client) -> No
     assert world.endpoint.ran == ["get"] * 3
 
 
+def test_a_session_that_is_refused_is_not_opened_again(world: World, client: Client) -> None:
+    """After a kill and a restart each request gets an answer of its own, and no answer to ``initialize`` comes."""
+    world.endpoint.sessions.clear()
+    world.realm.epochs.kill("task:t-test")
+    for number in (5, 6):
+        error = client.ask(number, "ping")["error"]
+        assert error["message"] == "the server answered 404 Not Found"
+    assert client.close() == 0
+    assert client.rest() == []
+
+
 def test_the_stateless_revision_names_each_call(world: World) -> None:
     """Method, tool and marked arguments are in the headers; there is no session, and a cancellation is no message."""
     with world.bridged() as client:
