@@ -7,20 +7,16 @@ Each thread and each asyncio task has its own, so runs beside each other never m
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from arx_caps.agent.approval import Approval
 from arx_caps.agent.task import Task
 from arx_verifier.errors import AttenuationError
 
-if TYPE_CHECKING:
-    from arx_caps.agent.started_task import StartedTask
-
 
 class _Running(NamedTuple):
     task: Task
     approvals: tuple[Approval, ...]
-    asker: "StartedTask | None"
 
 
 _RUNNING: Final[ContextVar[_Running | None]] = ContextVar("arx_task", default=None)
@@ -30,12 +26,6 @@ def current_task() -> Task | None:
     """Return the task that the running tool was called with, or None outside of one."""
     running = _RUNNING.get()
     return None if running is None else running.task
-
-
-def current_asker() -> "StartedTask | None":
-    """Return the started task that asks operators for approvals of what the running tool calls, or None."""
-    running = _RUNNING.get()
-    return None if running is None else running.asker
 
 
 def running_call() -> tuple[Task, tuple[Approval, ...]]:
@@ -62,15 +52,14 @@ def current_approvals(task: Task) -> tuple[Approval, ...]:
 
 
 @contextmanager
-def running(task: Task, approvals: Sequence[Approval] = (), *, asker: "StartedTask | None" = None) -> Iterator[Task]:
+def running(task: Task, approvals: Sequence[Approval] = ()) -> Iterator[Task]:
     """Make a task the current one, in this thread or asyncio task.
 
     Args:
         task: The task.
         approvals: What operators have approved of the call that runs in this context.
-        asker: The started task that asks operators for approvals, where ``task`` is a sub-agent's part of it.
     """
-    before = _RUNNING.set(_Running(task, tuple(approvals), asker))
+    before = _RUNNING.set(_Running(task, tuple(approvals)))
     try:
         yield task
     finally:

@@ -109,6 +109,11 @@ class StartedTask(Task):
         self._session.used()
         self._in_use = True
 
+    @property
+    def asker(self) -> "StartedTask":
+        """This task."""
+        return self
+
     def let_go(self) -> None:
         """Extend a kept task by itself no more; it ends at ``expires_at``."""
         self._over.set()

@@ -26,6 +26,7 @@ from arx_verifier.token import HOP_BYTES, CallSigner, Caveat, Macaroon, call_pro
 if TYPE_CHECKING:
     from arx_caps.agent.auth import ArxAuth
     from arx_caps.agent.forecast import Forecast
+    from arx_caps.agent.started_task import StartedTask
     from arx_caps.integrations.aiohttp import AiohttpAuth
     from arx_caps.integrations.requests import RequestsAuth
     from arx_caps.integrations.urllib3 import SigningPoolManager
@@ -43,17 +44,17 @@ class Task(Shared):
     Args:
         bundle: Its tokens.
         now: The holder's clock, ms since the Unix epoch.
+        asker: The started task, of this process, that this one was delegated from.
+
+    Attributes:
+        ended: The code of a service's answer that an operator ended this task; None as far as this holder knows.
     """
 
-    __slots__ = ("_chains", "_now", "_signers", "bundle")
+    __slots__ = ("_asker", "_chains", "_now", "_signers", "bundle", "ended")
 
-    def __init__(
-        self,
-        bundle: Bundle,
-        *,
-        now: Callable[[], int] = now_ms,
-    ) -> None:
-        self.bundle, self._now = bundle, now
+    def __init__(self, bundle: Bundle, *, now: Callable[[], int] = now_ms, asker: "StartedTask | None" = None) -> None:
+        self.bundle, self._now, self._asker = bundle, now, asker
+        self.ended: str | None = None
         self._signers: dict[str, tuple[CallSigner, Macaroon]] = {}
         self._chains: dict[str, ProvenChain] = {}
 
@@ -177,6 +178,11 @@ class Task(Shared):
     def depth(self) -> int:
         """How many delegations may follow."""
         return min(held.depth for held in self.bundle.outlines.values())
+
+    @property
+    def asker(self) -> "StartedTask | None":
+        """What asks operators to approve calls of this task; None where it was started by another process."""
+        return self._asker
 
     def offers(self, tool: str) -> bool:
         """Return whether some call of this tool may be allowed: its name matches what some token leaves.
@@ -414,6 +420,7 @@ class Task(Shared):
                 {audience: tokens[audience].delegate(to, caveat, hop=hop) for audience, caveat in caveats.items()}
             ),
             now=self._now,
+            asker=self.asker,
         )
 
     def attenuate(
@@ -477,7 +484,7 @@ class Task(Shared):
 
     def _again(self, bundle: Bundle) -> Self:
         """Return what this holder holds instead or besides."""
-        return type(self)(bundle, now=self._now)
+        return type(self)(bundle, now=self._now, asker=self._asker)
 
     def _replace(self, bundle: Bundle) -> None:
         """Hold another bundle of the same task from now on, while other threads use this one."""

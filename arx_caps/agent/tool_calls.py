@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from arx_caps.agent.approval import Approval
 from arx_caps.agent.origins import origin_of, read_origin
 from arx_caps.agent.outline import meet_all
-from arx_caps.agent.running_task import current_asker, current_task, running
+from arx_caps.agent.running_task import current_task, running
 from arx_caps.agent.started_task import StartedTask
 from arx_caps.agent.task import Task
 from arx_verifier.errors import ArxError, AttenuationError, RequestError, SettingsError, refusal, shorten
@@ -67,9 +67,7 @@ class ToolCalls:
     """The tool calls of one task.
 
     Attributes:
-        task: The task.
-        approvals: What operators have approved, by the framework's id of the call.
-        ended: The refusal that showed a kill of the task; then no guarded tool is offered or called any more.
+        task: The task.  Once it is known to have ended, no guarded tool is offered or called any more.
 
     Args:
         task: The task.
@@ -78,7 +76,6 @@ class ToolCalls:
         public: The framework's names of tools that need no permission.
         sub_agents: The framework's name of a tool that hands work to a sub-agent, to that sub-agent.  Such a tool needs
             no permission, and runs with the sub-agent's part of the task.
-        asker: The started task that asks operators for approvals; ``task`` itself if it is one.
 
     Raises:
         SettingsError: A name in ``tools`` cannot name a tool, or a tool is in two of ``tools``, ``public`` and
@@ -92,13 +89,9 @@ class ToolCalls:
         tools: Mapping[str, str] | None = None,
         public: Collection[str] = (),
         sub_agents: Mapping[str, SubAgent] | None = None,
-        asker: StartedTask | None = None,
     ) -> None:
         self.task, self._tools, self._public = task, dict(tools or {}), frozenset(public)
         self._sub_agents = dict(sub_agents or {})
-        self._asker = asker if asker is not None or not isinstance(task, StartedTask) else task
-        self.approvals: dict[str, Approval] = {}
-        self.ended: ToolRefusal | None = None
         _check_tables(self._tools, self._public, self._sub_agents)
 
     def of(self, task: Task) -> "ToolCalls":
@@ -108,9 +101,7 @@ class ToolCalls:
             task: The task.
         """
         tables: dict[str, Any] = {"tools": self._tools, "public": self._public, "sub_agents": self._sub_agents}
-        other = ToolCalls(task, **tables, asker=task if isinstance(task, StartedTask) else self._asker)
-        other.approvals = self.approvals
-        return other
+        return ToolCalls(task, **tables)
 
     def delegate(self, to: str, **limits: Any) -> "ToolCalls":
         """Return the same for a sub-agent, with a narrower task.
@@ -147,14 +138,16 @@ class ToolCalls:
         Args:
             name: The framework's name of it.
         """
-        if name in self._public or self.ended is not None:
+        if name in self._public or self.task.ended is not None:
             return name in self._public
         if name in self._sub_agents:
             return self.task.depth > 0 and bool(meet_all(self.task.tools, self._sub_agents[name].tools))
         return self.task.offers(self.tool_of(name))
 
     def needs_approval(self, name: str, args: Mapping[str, Any], approvals: Sequence[Approval] = ()) -> bool:
-        """Return whether nothing but an operator's approval is missing for a call.
+        """Return whether nothing but an operator's approval is missing for a call, and this process can ask for one.
+
+        Where it cannot, no run is suspended: the model reads that the approval is missing.
 
         Args:
             name: The framework's name of the tool.
@@ -162,7 +155,9 @@ class ToolCalls:
             approvals: What operators have approved of it.
         """
         tool = self.tool_of(name)
-        if name in self._public or name in self._sub_agents or not self.task.needs_approval(tool):
+        if name in self._public or name in self._sub_agents or self.task.asker is None:
+            return False
+        if not self.task.needs_approval(tool):
             return False
         return self.task.allows(tool, args, approvals=approvals).code == "missing_discharge"
 
@@ -211,10 +206,10 @@ class ToolCalls:
         if name in self._public:
             yield
             return
-        if self.ended is not None:
-            raise refusal(self.ended.code)
+        if self.task.ended is not None:
+            raise refusal(self.task.ended)
         if name in self._sub_agents:
-            with running(self._part(self._sub_agents[name]), asker=self._asker or current_asker()):
+            with running(self._part(self._sub_agents[name])):
                 yield
             return
         answer = self.task.allows(self.tool_of(name), args, approvals=approvals)
@@ -260,9 +255,9 @@ class ToolCalls:
         return any(origin == read_origin(text) for texts in origins for text in texts)
 
     def _found_asker(self) -> StartedTask:
-        asker = self._asker or current_asker()
-        if asker is None or asker.id != self.task.id:
-            raise AttenuationError("only the process that started the task can ask for an approval: give `asker`")
+        asker = self.task.asker
+        if asker is None:
+            raise AttenuationError("only the process that started the task can ask for an approval")
         return asker
 
     def _part(self, sub_agent: SubAgent) -> Task:
@@ -276,7 +271,7 @@ class ToolCalls:
     def _noted(self, refused: ToolRefusal) -> ToolRefusal:
         # A freeze may be lifted; what was killed is over, and a model that is offered no tool ends its run.
         if refused.code == "revoked":
-            self.ended = refused
+            self.task.ended = refused.code
         return refused
 
     def __repr__(self) -> str:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Google's ADK: a toolset that a task guards.  An approval is a confirmation, which suspends the call."""
+"""Google's ADK: the tools of an agent run with a task: ``LlmAgent(…, tools=[ArxToolset([refund], task)])``."""
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 from google.adk.agents.readonly_context import ReadonlyContext
@@ -13,32 +13,44 @@ from google.adk.tools.function_tool import FunctionTool
 from google.adk.tools.tool_context import ToolContext
 from google.genai import types
 
-from arx_caps.agent import ToolCalls
+from arx_caps.agent import RunToolCalls, SubAgent, Task, ToolCalls
 from arx_caps.agent.approval import WAITING, Approval
 from arx_verifier import SettingsError
-
-Calls = ToolCalls | Callable[[ReadonlyContext], ToolCalls]
+from arx_verifier.refusal_text import waiting_for_model
 
 
 class ArxToolset(BaseToolset):
-    """Tools that run with a task alone: ``LlmAgent(…, tools=[ArxToolset(calls, [refund])])``.
+    """Offer the tools that the task has, run each with the task, and answer a refusal in words.
 
     Args:
-        calls: The task's tool calls; or a function of the run's context that returns them, for an agent of many runs.
-            A sub-agent's toolset takes ``calls.delegate("acme/worker", …)``.
-        tools: Tools of the ADK, or functions.
+        guarded: Tools of the ADK, or functions.
+        task: The task; or a function that returns a run's task from its ``ReadonlyContext``; or None where the agent is
+            run in a tool of ``sub_agents``, for the part of the task that this tool was given.  An agent that work is
+            transferred to has ``task.delegate(…)``.
+        tools: A tool's name to its name in tokens, ``{"refund": "orders.refund"}``; another tool has one name.
+        public: The names of tools that need no permission.
+        sub_agents: The name of a tool that runs another agent, to that agent and its part of the task.
 
     Raises:
-        SettingsError: A tool is neither.
+        SettingsError: As ``ToolCalls``; or what is to be guarded is no tool.
     """
 
-    def __init__(self, calls: Calls, tools: Iterable[BaseTool | Callable[..., Any]]) -> None:
+    def __init__(
+        self,
+        guarded: Iterable[BaseTool | Callable[..., Any]],
+        task: Task | Callable[[ReadonlyContext], Task] | None = None,
+        *,
+        tools: Mapping[str, str] | None = None,
+        public: Collection[str] = (),
+        sub_agents: Mapping[str, SubAgent] | None = None,
+    ) -> None:
         super().__init__()
+        runs = RunToolCalls(task, tools=tools, public=public, sub_agents=sub_agents)
         self._tools: list[BaseTool] = []
-        for tool in tools:
+        for tool in guarded:
             if not isinstance(tool, BaseTool) and not callable(tool):
                 raise SettingsError(f"a {type(tool).__name__} cannot be guarded: give a function or a tool")
-            self._tools.append(_GuardedTool(calls, tool if isinstance(tool, BaseTool) else FunctionTool(tool)))
+            self._tools.append(_GuardedTool(runs, tool if isinstance(tool, BaseTool) else FunctionTool(tool)))
 
     async def get_tools(self, readonly_context: ReadonlyContext | None = None) -> list[BaseTool]:
         """Return all tools; each adds itself to a request to the model only where the task allows it."""
@@ -48,7 +60,7 @@ class ArxToolset(BaseToolset):
 class _GuardedTool(BaseTool):
     """One tool, guarded."""
 
-    def __init__(self, calls: Calls, inner: BaseTool) -> None:
+    def __init__(self, runs: RunToolCalls, inner: BaseTool) -> None:
         super().__init__(
             name=inner.name,
             description=inner.description,
@@ -57,26 +69,23 @@ class _GuardedTool(BaseTool):
             behavior=inner.behavior,
             response_scheduling=inner.response_scheduling,
         )
-        self._calls, self._inner = calls, inner
-
-    def _of(self, context: ReadonlyContext) -> ToolCalls:
-        return self._calls if isinstance(self._calls, ToolCalls) else self._calls(context)
+        self._runs, self._inner = runs, inner
 
     def _get_declaration(self) -> types.FunctionDeclaration | None:
         return self._inner._get_declaration()  # noqa: SLF001 - what each tool of the ADK overrides
 
     async def process_llm_request(self, *, tool_context: ToolContext, llm_request: LlmRequest) -> None:
         """Offer the tool to the model, if the task can allow some call of it."""
-        if self._of(tool_context).offers(self.name):
+        if self._runs.of(tool_context).offers(self.name):
             await super().process_llm_request(tool_context=tool_context, llm_request=llm_request)
 
     async def run_async(self, *, args: dict[str, Any], tool_context: ToolContext) -> Any:
         """Run the tool; a refusal is its answer."""
-        calls = self._of(tool_context)
+        calls = self._runs.of(tool_context)
         try:
             approvals = await self._approvals(calls, args, tool_context)
             if approvals is None:
-                return {"status": "this call waits for an operator's approval"}
+                return {"status": waiting_for_model(self.name)}
             with calls.call(self.name, args, approvals):
                 return await self._inner.run_async(args=args, tool_context=tool_context)
         except Exception as error:  # an HTTP client's error may bring a service's refusal; any other is raised again

@@ -36,6 +36,7 @@ BESIDE: Final = {
     "langchain": ("langgraph-checkpoint-sqlite",),
     "a2a": AGENTS,
     "a2a_server": AGENTS,
+    "google_adk": ("httpx2", "opentelemetry-sdk"),
     "pydantic_ai": ("opentelemetry-sdk",),
     "mcp": ("opentelemetry-sdk",),
     "mcp_v1": ("httpx2",),  # the mint of the tests

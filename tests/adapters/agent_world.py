@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """A world for agents of any framework: a real mint and store, a guarded service over HTTP, and an operator.
 
-Everything that may not be seen outside of it is in ``World.secrets``.
+``World.require_secrecy`` knows each credential of it.
 """
 
 import asyncio
 import contextlib
 import json
+import logging
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -19,8 +21,9 @@ from starlette.routing import Route
 from arx_caps.agent import Agent, Session, Task
 from arx_caps.embedded import EmbeddedValkey
 from arx_verifier import ArxMiddleware
+from arx_verifier.journal import InMemoryDecisions
 from tests.agent.live import LiveMint, live_mint, serving
-from tests.servers import free_ports
+from tests.servers import free_ports, until
 
 PREFIXES: Final = ("arx1_", "arxb1_")  # how each token and each task begins
 TAIL: Final = 24  # characters: enough of a secret to know it by
@@ -45,6 +48,17 @@ allow = [
 ]
 depth = 2
 
+[task.refund]
+agents = ["acme/**"]
+params = {{ order_id = {{ max_length = 8 }}, amount = {{ range = [1, 100] }} }}
+ttl = "10m"
+audience = ["orders"]
+allow = [
+  {{ tool = "orders.get", args = {{ order_id = "$order_id" }} }},
+  {{ tool = "orders.refund", args = {{ order_id = "$order_id", amount = {{ range = [1, "$amount"] }} }} }},
+]
+depth = 2
+
 [task.payout]
 agents = ["acme/**"]
 params = {{ order_id = {{ max_length = 8 }} }}
@@ -61,17 +75,21 @@ ROUTES: Final = {
     "GET /orders/{order_id}": "orders.get",
     "GET /orders/{order_id}/watch": "orders.watch",
     "POST /refunds": "orders.refund",
+    "POST /orders/{order_id}/refund": "orders.refund",
 }
 
 
 class Served(NamedTuple):
-    """A call that the service ran."""
+    """A call that the service ran; as a text ``orders.refund o-1 20``."""
 
     tool: str
     holder: str
     task: str
     order_id: str
     amount: int | None = None
+
+    def __str__(self) -> str:
+        return f"{self.tool} {self.order_id}" + (f" {self.amount}" if self.amount else "")
 
 
 class Service:
@@ -85,6 +103,7 @@ class Service:
             Route("/orders/{order_id}", self._get),
             Route("/orders/{order_id}/watch", self._watch),
             Route("/refunds", self._refund, methods=["POST"]),
+            Route("/orders/{order_id}/refund", self._refund, methods=["POST"]),
         ]
         self.app = Starlette(routes=routes)
 
@@ -101,7 +120,7 @@ class Service:
         return self._note(request, order_id) or JSONResponse({"order_id": order_id, "item": "kettle"})
 
     async def _refund(self, request: Request) -> Response:
-        asked = await request.json()
+        asked = await request.json() | request.path_params
         failed = self._note(request, asked["order_id"], asked["amount"])
         return failed or JSONResponse({"refunded": asked["amount"]}, 201)
 
@@ -122,11 +141,11 @@ class World:
         service: The service's application.
         url: Where it is served.
         folder: A folder of this world alone.
-        secrets: Every credential that there is.
+        records: What the service recorded of each call.
     """
 
-    def __init__(self, mint: LiveMint, service: Service, url: str, folder: Path) -> None:
-        self.mint, self.service, self.url, self.folder = mint, service, url, folder
+    def __init__(self, mint: LiveMint, service: Service, url: str, folder: Path, records: InMemoryDecisions) -> None:
+        self.mint, self.service, self.url, self.folder, self.records = mint, service, url, folder, records
         self._told: list[str] = []
         self._keys: dict[str, Path] = {}
 
@@ -152,43 +171,49 @@ class World:
         self._told += [content["token"], content["key"]["d"]]
 
     def kill(self, target: str) -> None:
-        """End what is named, as the operator."""
-        self.mint.operator("POST", "/v1/kills", {"targets": [target], "reason": "a test"})
+        """End what is named, as the operator, until the service has confirmed it: one that just started may be late."""
+        body = {"targets": [target], "reason": "a test"}
+        until(lambda: self.mint.operator("POST", "/v1/kills", body)["status"] == "confirmed")
 
     def answer(self, approval: str, outcome: str = "approve") -> None:
         """Say as the operator what becomes of an approval."""
         self.mint.operator("POST", "/v1/approvals", {"approval": approval, "outcome": outcome})
 
+    @property
+    def calls(self) -> list[str]:
+        """What the service ran, ``orders.get o-1``; a refused call is not here."""
+        return [str(each) for each in self.service.served]
+
     def waiting(self, task: Task) -> list[dict[str, Any]]:
         """Return the approvals of a task that wait for the operator."""
         return list(self.mint.operator("GET", f"/v1/approvals?state=waiting&task={task.id}")["approvals"])
 
-    def require_secrecy(self, seen: str) -> None:
-        """Check that nothing of a credential is in a text.
+    def require_secrecy(self, *texts: Any) -> None:
+        """Check that nothing of a credential is in texts.
 
         Args:
-            seen: All that prompts, histories, traces, logs and errors held.
+            texts: All that prompts, histories, traces, logs and errors held.
         """
+        seen = "\n".join(map(str, texts))
         for secret in (*PREFIXES, *(text[-TAIL:] for text in (*self._told, *self.service.credentials))):
             where = seen.find(secret)
             assert where < 0, seen[max(where - 300, 0) : where]
 
 
 @contextlib.contextmanager
-def world(folder: Path, valkey: EmbeddedValkey, name: str) -> Iterator[World]:
+def world(folder: Path) -> Iterator[World]:
     """Run all of it.
 
     Args:
         folder: For the realm and for files.
-        valkey: The store.
-        name: A realm that no other test uses.
     """
     port, mint_port = free_ports(2)
-    url, service = f"http://127.0.0.1:{port}", Service()
+    url, service, records = f"http://127.0.0.1:{port}", Service(), InMemoryDecisions()
     policy = POLICY.format(origin=url)
     with (
-        live_mint(folder, store_url=valkey.url, name=name, port=mint_port, policy=policy) as mint,
-        mint.service("orders") as verifier,
+        EmbeddedValkey(folder / "store") as store,
+        live_mint(folder, store_url=store.url, name="desk", port=mint_port, policy=policy) as mint,
+        mint.service("orders", decisions=records) as verifier,
     ):
         guarded = ArxMiddleware(service.app, verifier=verifier, tools=ROUTES)
 
@@ -199,7 +224,38 @@ def world(folder: Path, valkey: EmbeddedValkey, name: str) -> Iterator[World]:
             await guarded(scope, receive, send)
 
         with serving(app, port):
-            yield World(mint, service, url, folder)
+            yield World(mint, service, url, folder, records)
+
+
+class Loud(logging.Handler):
+    """Everything that any library logs, at its loudest, as one text; a canary test looks for secrets in it."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.NOTSET)
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep a record, with its arguments and its exception."""
+        self.lines.append(logging.Formatter("%(name)s %(message)s").format(record))
+
+
+@contextlib.contextmanager
+def at_its_loudest() -> Iterator[Loud]:
+    """Log everything, of every library."""
+    root, loud = logging.getLogger(), Loud()
+    before = root.level
+    root.addHandler(loud)
+    root.setLevel(logging.NOTSET)
+    try:
+        yield loud
+    finally:
+        root.removeHandler(loud)
+        root.setLevel(before)
+
+
+def whole(error: BaseException) -> str:
+    """Return all that a tool can show of an error: its causes, notes and frames, with their local variables."""
+    return "".join([repr(error), *traceback.TracebackException.from_exception(error, capture_locals=True).format()])
 
 
 def run_block(text: str, folder: Path, names: dict[str, Any]) -> None:

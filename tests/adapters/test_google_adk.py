@@ -3,10 +3,10 @@
 
 import asyncio
 import json
-import re
 import subprocess
 import sys
 from collections.abc import AsyncGenerator, Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +17,30 @@ from google.adk.apps import App
 from google.adk.models import BaseLlm, LlmRequest, LlmResponse
 from google.adk.runners import InMemoryRunner, Runner
 from google.adk.sessions.sqlite_session_service import SqliteSessionService
+from google.adk.tools.agent_tool import AgentTool
 from google.genai import types
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from arx_caps.agent import CurrentTaskAuth, Session, StartedTask, ToolCalls
+from arx_caps.agent import Agent as Holder
+from arx_caps.agent import CurrentTaskAuth, Session, StartedTask, SubAgent, Task
 from arx_caps.integrations.google_adk import ArxToolset
-from tests.adapters.desk import Desk, at_its_loudest, open_desk, secrets_in
+from tests.adapters.agent_contract import *  # noqa: F403 - its tests run in this file
+from tests.adapters.agent_contract import TOOLS, Drive, Ran, played
+from tests.adapters.agent_world import WORKER, World, at_its_loudest, whole
 from tests.house.pages import ROOT, blocks
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # the ADK warns of its own experimental parts
 
 PAGE = (ROOT / "docs" / "adapters" / "google-adk.md").read_text(encoding="utf-8")
-NAMES = {"get_order": "orders.get", "refund": "orders.refund"}
 CONFIRM = "adk_request_confirmation"
+SPANS = InMemorySpanExporter()  # everything that the ADK traces, with the content of requests and tools
+
+traces = TracerProvider()
+traces.add_span_processor(SimpleSpanProcessor(SPANS))
+trace.set_tracer_provider(traces)
 
 
 class Script(BaseLlm):
@@ -58,16 +70,9 @@ def calling(*steps: Any) -> Script:
     return Script(model="script", steps=list(steps), offered=[], read=[])
 
 
-@pytest.fixture(scope="module")
-def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
-    with open_desk(tmp_path_factory.mktemp("desk")) as running:
-        yield running
-
-
 @pytest.fixture
-def session(desk: Desk, request: pytest.FixtureRequest) -> Iterator[Session]:
-    name = re.sub(r"[\W_]+", "-", request.node.name.removeprefix("test_"))[:24].strip("-")
-    with desk.agent(name) as agent, agent.open_session() as opened:
+def session(acme: World) -> Iterator[Session]:
+    with acme.session() as opened:
         yield opened
 
 
@@ -92,10 +97,15 @@ def tools_of(url: str) -> list[Callable[..., Any]]:
     return [get_order, refund]
 
 
+def responses(events: list[Any]) -> list[dict[str, Any]]:
+    """What the tools of these names returned."""
+    found = [response for event in events for response in event.get_function_responses()]
+    return [response.response for response in found if response.name in {*TOOLS, "worker"}]
+
+
 def answers(events: list[Any]) -> list[str]:
     """What the model read of its tools."""
-    responses = [response for event in events for response in event.get_function_responses()]
-    return [json.dumps(response.response) for response in responses if response.name in NAMES]
+    return [json.dumps(each) for each in responses(events)]
 
 
 async def said(runner: Runner, session_id: str, message: types.Content) -> list[Any]:
@@ -112,39 +122,51 @@ async def run_async(agent: LlmAgent, state: dict[str, Any] | None = None) -> lis
     return await said(runner, opened.id, text("go"))
 
 
+@pytest.fixture
+def drive() -> Drive:
+    """An agent of the framework."""
+
+    def go(task: Task, functions: Any, *steps: Any) -> Ran:
+        model = calling(*[partial(played, steps, number) for number in range(len(steps))])
+        events = run(LlmAgent(name="a", model=model, tools=[ArxToolset(functions, task, tools=TOOLS)]))
+        return Ran([each.get("result") or each["error"] for each in responses(events)], len(model.read))
+
+    return go
+
+
 def run(agent: LlmAgent) -> list[Any]:
     return asyncio.run(run_async(agent))
 
 
-def test_the_model_reads_what_would_be_allowed(desk: Desk, task: StartedTask) -> None:
+def test_the_model_reads_what_would_be_allowed(acme: World, task: StartedTask) -> None:
     """Allowed calls pass; one beyond the task is refused without a call, and in words."""
     model = calling(
         ("get_order", {"order_id": "o-1"}),
         ("refund", {"order_id": "o-1", "amount": 50}),
         ("refund", {"order_id": "o-1", "amount": 20}),
     )
-    before = len(desk.calls)
-    toolset = ArxToolset(ToolCalls(task, tools=NAMES), tools_of(desk.url))
+    before = len(acme.calls)
+    toolset = ArxToolset(tools_of(acme.url), task, tools=TOOLS)
     looked, refused, refunded = answers(run(LlmAgent(name="a", model=model, tools=[toolset])))
-    assert "paid" in looked
+    assert "kettle" in looked
     assert "refund was refused: amount must be between 1 and 20, got 50. Do not repeat this call." in refused
     assert "refunded" in refunded
-    assert desk.calls[before:] == ["orders.get o-1", "orders.refund o-1 20"]
+    assert acme.calls[before:] == ["orders.get o-1", "orders.refund o-1 20"]
 
 
-def test_a_sub_agent_has_the_tools_it_was_given(desk: Desk, task: StartedTask) -> None:
+def test_a_sub_agent_has_the_tools_it_was_given(acme: World, task: StartedTask) -> None:
     """A transfer delegates: the sub-agent is offered less, and may do less."""
-    calls = ToolCalls(task, tools=NAMES)
-    less = calls.delegate("acme/worker", tools=["orders.refund"], args={"amount": {"max": 10}})
+    less = task.delegate(WORKER, tools=["orders.refund"], args={"amount": {"max": 10}})
     model = calling(
         ("transfer_to_agent", {"agent_name": "worker"}),
         ("refund", {"order_id": "o-1", "amount": 15}),
         ("refund", {"order_id": "o-1", "amount": 5}),
     )
-    worker = LlmAgent(name="worker", model=model, description="pays", tools=[ArxToolset(less, tools_of(desk.url))])
-    agent = LlmAgent(name="a", model=model, tools=[ArxToolset(calls, tools_of(desk.url))], sub_agents=[worker])
+    theirs, ours = (ArxToolset(tools_of(acme.url), held, tools=TOOLS) for held in (less, task))
+    worker = LlmAgent(name="worker", model=model, description="pays", tools=[theirs])
+    agent = LlmAgent(name="a", model=model, tools=[ours], sub_agents=[worker])
     found = answers(run(agent))
-    assert [[name for name in names if name in NAMES] for names in model.offered[:2]] == [
+    assert [[name for name in names if name in TOOLS] for names in model.offered[:2]] == [
         ["get_order", "refund"],
         ["refund"],
     ]
@@ -152,29 +174,26 @@ def test_a_sub_agent_has_the_tools_it_was_given(desk: Desk, task: StartedTask) -
     assert "refunded" in found[1]
 
 
-def test_a_kill_ends_the_run(desk: Desk, task: StartedTask) -> None:
+def test_a_kill_ends_the_run(acme: World, task: StartedTask) -> None:
     """The next call is refused by the service; the model reads that it must stop, and is offered no tool any more."""
 
     def killed() -> Any:
-        desk.kill(f"task:{task.id}")
+        acme.kill(f"task:{task.id}")
         return ("refund", {"order_id": "o-1", "amount": 5})
 
     model = calling(("get_order", {"order_id": "o-1"}), killed, "stopped")
-    before = len(desk.calls)
-    events = run(LlmAgent(name="a", model=model, tools=[ArxToolset(ToolCalls(task, tools=NAMES), tools_of(desk.url))]))
-    assert desk.calls[before:] == ["orders.get o-1"]
+    before = len(acme.calls)
+    events = run(LlmAgent(name="a", model=model, tools=[ArxToolset(tools_of(acme.url), task, tools=TOOLS)]))
+    assert acme.calls[before:] == ["orders.get o-1"]
     assert "An operator ended this work" in answers(events)[-1]
     assert model.offered == [["get_order", "refund"], ["get_order", "refund"], []]
     assert events[-1].content.parts[0].text == "stopped"
 
 
-def test_runs_beside_each_other_use_their_own_tasks(desk: Desk, session: Session) -> None:
+def test_runs_beside_each_other_use_their_own_tasks(acme: World, session: Session) -> None:
     """One toolset serves many runs: each run's session has its task, and none refunds another's order."""
-    held = {
-        order: ToolCalls(session.start_task("refund", order_id=order, amount=20), tools=NAMES)
-        for order in ("o-1", "o-2", "o-3", "o-4")
-    }
-    toolset = ArxToolset(lambda context: held[context.state["order"]], tools_of(desk.url))
+    held = {order: session.start_task("refund", order_id=order, amount=20) for order in ("o-1", "o-2", "o-3", "o-4")}
+    toolset = ArxToolset(tools_of(acme.url), lambda context: held[context.state["order"]], tools=TOOLS)
 
     async def all_of_them() -> list[Any]:
         runs = []
@@ -189,10 +208,10 @@ def test_runs_beside_each_other_use_their_own_tasks(desk: Desk, session: Session
         assert "order_id must be" in refused
 
 
-async def turn(folder: Path, url: str, calls: ToolCalls, model: Script, message: types.Content) -> list[Any]:
+async def turn(folder: Path, url: str, task: Task, model: Script, message: types.Content) -> list[Any]:
     """One turn of a conversation that is kept on disk."""
     service = SqliteSessionService(str(folder / "sessions.db"))
-    agent = LlmAgent(name="a", model=model, tools=[ArxToolset(calls, tools_of(url))])
+    agent = LlmAgent(name="a", model=model, tools=[ArxToolset(tools_of(url), task, tools=TOOLS)])
     runner = Runner(app=App(name="desk", root_agent=agent), session_service=service)
     if await service.get_session(app_name="desk", user_id="u", session_id="s") is None:
         await service.create_session(app_name="desk", user_id="u", session_id="s")
@@ -204,17 +223,17 @@ import asyncio, json, sys, warnings
 warnings.simplefilter("ignore")
 from pathlib import Path
 from google.genai import types
-from arx_caps.agent import Agent as Holder, ToolCalls
-from tests.adapters.test_google_adk import CONFIRM, NAMES, answers, calling, turn
+from arx_caps.agent import Agent as Holder
+from tests.adapters.test_google_adk import CONFIRM, answers, calling, turn
 
 folder, url, asked = Path(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3])
 with Holder.from_key_file(folder / "key.json") as holder:
     session = holder.resume_session(folder / "session.json")
-    calls = ToolCalls(session.resume_task(folder / "task"), tools=NAMES)
+    task = session.resume_task(folder / "task")
     answer = {"confirmed": True, "payload": {"approval": asked["approval"]}}
     response = types.FunctionResponse(id=asked["id"], name=CONFIRM, response=answer)
     message = types.Content(role="user", parts=[types.Part(function_response=response)])
-    print(json.dumps(answers(asyncio.run(turn(folder, url, calls, calling(), message)))))
+    print(json.dumps(answers(asyncio.run(turn(folder, url, task, calling(), message)))))
 """
 
 
@@ -230,46 +249,73 @@ def after_restart(folder: Path, url: str, asked: dict[str, str]) -> Any:
     ("outcome", "said_of_it"),
     [("approve", "refunded"), ("deny", "denied"), ("another", "amount must be 5, got 500")],
 )
-def test_an_approval_survives_a_restart(desk: Desk, tmp_path: Path, outcome: str, said_of_it: str) -> None:
+def test_an_approval_survives_a_restart(acme: World, tmp_path: Path, outcome: str, said_of_it: str) -> None:
     """The call waits for a confirmation, its process ends, an operator answers, another process goes on."""
-    from arx_caps.agent import Agent as Holder
-
-    (tmp_path / "key.json").write_bytes(desk.mint.enrol(f"acme/night-{outcome}").read_bytes())
+    (tmp_path / "key.json").write_bytes(acme.mint.enrol(f"acme/night-{outcome}").read_bytes())
     (tmp_path / "key.json").chmod(0o600)
     with Holder.from_key_file(tmp_path / "key.json") as holder:
         session = holder.open_session()
         task = session.start_task("payout", order_id="o-1")
+        acme.know(session)
         session.save(tmp_path / "session.json")
         task.save(tmp_path / "task")
         model = calling(("refund", {"order_id": "o-1", "amount": 500}))
-        events = asyncio.run(turn(tmp_path, desk.url, ToolCalls(task, tools=NAMES), model, text("go")))
+        events = asyncio.run(turn(tmp_path, acme.url, task, model, text("go")))
         (wanted,) = [call for event in events for call in event.get_function_calls() if call.name == CONFIRM]
         asked = {"id": wanted.id, "approval": wanted.args["toolConfirmation"]["payload"]["approval"]}
         if outcome == "another":
             asked["approval"] = task.ask_approval("orders.refund", {"order_id": "o-1", "amount": 5}).id
-    assert not secrets_in((tmp_path / "sessions.db").read_bytes().decode("latin-1"))
-    before = len(desk.calls)
-    desk.approve(asked["approval"], "deny" if outcome == "deny" else "approve")
-    assert said_of_it in after_restart(tmp_path, desk.url, asked)[-1]
-    assert desk.calls[before:] == (["orders.refund o-1 500"] if outcome == "approve" else [])
+    (status,) = [each["status"] for each in responses(events)]
+    assert status.startswith("refund waits: an operator has to approve this call with exactly these arguments")
+    acme.require_secrecy((tmp_path / "sessions.db").read_bytes().decode("latin-1"))
+    before = len(acme.calls)
+    acme.answer(asked["approval"], "deny" if outcome == "deny" else "approve")
+    assert said_of_it in after_restart(tmp_path, acme.url, asked)[-1]
+    assert acme.calls[before:] == (["orders.refund o-1 500"] if outcome == "approve" else [])
 
 
-def test_no_token_is_seen_anywhere(desk: Desk, session: Session) -> None:
-    """Prompts, events, logs at their loudest, and what objects show of themselves."""
-    calls = ToolCalls(session.start_task("payout", order_id="o-1"), tools=NAMES)
+def test_a_sub_agent_in_a_tool(acme: World, session: Session) -> None:
+    """An agent that is a tool works with its part of the run's task, and its answers are the tool's."""
+    worker_model = calling(("refund", {"order_id": "o-1", "amount": 15}), ("refund", {"order_id": "o-1", "amount": 50}))
+    theirs = ArxToolset(tools_of(acme.url), tools=TOOLS)
+    worker = LlmAgent(name="worker", model=worker_model, description="pays", tools=[theirs])
+    part = SubAgent(WORKER, tools=["orders.refund"], args={"orders.refund": {"amount": {"max": 20}}})
+    task = session.start_task("desk", order_id="o-1")
+    ours = ArxToolset([AgentTool(worker)], task, tools=TOOLS, sub_agents={"worker": part})
+    acme.service.served.clear()
+    found = answers(run(LlmAgent(name="a", model=calling(("worker", {"request": "refund"})), tools=[ours])))
+    assert found == ['{"result": "done"}']
+    assert worker_model.offered[0] == ["refund"]
+    assert [(each.holder, str(each)) for each in acme.service.served] == [(WORKER, "orders.refund o-1 15")]
+    assert "amount must be at most 20, got 50." in worker_model.read[-1]
+
+
+def test_no_token_is_seen_anywhere(acme: World, session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prompts, events, spans with all content, logs at their loudest, errors, and what objects show of themselves."""
+    task, seen = session.start_task("payout", order_id="o-1"), list[Any]()
     model = calling(
         ("get_order", {"order_id": "o-1"}),
         ("get_order", {"order_id": "o-2"}),
         ("refund", {"order_id": "o-1", "amount": 500}),
     )
-    toolset = ArxToolset(calls, tools_of(desk.url))
+    broken = calling(("get_order", {"order_id": "o-1"}))
+    toolset = ArxToolset(tools_of(acme.url), task, tools=TOOLS)
+    SPANS.clear()
+    monkeypatch.setenv("OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT", "SPAN_AND_EVENT")
     with at_its_loudest() as loud:
-        events = run(LlmAgent(name="a", model=model, tools=[toolset]))
+        seen += run(LlmAgent(name="a", model=model, tools=[toolset]))
+        acme.service.failures = 1
+        with pytest.raises(httpx.HTTPStatusError) as failed:
+            run(LlmAgent(name="a", model=broken, tools=[toolset]))
+    traced = [span.to_json() for span in SPANS.get_finished_spans()]
+    assert any("execute_tool get_order" in span for span in traced)
+    assert any("get_order was refused" in span for span in traced)
+    assert any("502 Bad Gateway" in span for span in traced)
     assert any("httpcore" in line for line in loud.lines)
-    assert not secrets_in(*loud.lines, *model.read, *events, toolset, calls)
+    acme.require_secrecy(*loud.lines, *model.read, *broken.read, *seen, *traced, whole(failed.value), toolset, task)
 
 
-def test_the_page_is_this_adapter(desk: Desk, session: Session) -> None:
+def test_the_page_is_this_adapter(acme: World, session: Session) -> None:
     """The example of the page runs as it is shown."""
     source = next(block.text for block in blocks(PAGE) if block.language == "python")
     assert len([line for line in source.splitlines() if line.strip()]) <= 15
@@ -277,7 +323,7 @@ def test_the_page_is_this_adapter(desk: Desk, session: Session) -> None:
     names: dict[str, Any] = {
         "task": session.start_task("refund", order_id="o-1", amount=20),
         "model": model,
-        "DESK": desk.url,
+        "DESK": acme.url,
     }
     exec(compile(source, "google-adk.md", "exec"), names)
     refused, refunded = answers(run(names["agent"]))

@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
@@ -30,17 +31,14 @@ from langgraph.prebuilt import ToolNode, tools_condition
 from langgraph.types import Command
 from langsmith import Client, tracing_context
 
-from arx_caps.agent import Agent, CurrentTaskAuth, SubAgent, Task, local_tool
-from arx_caps.embedded import EmbeddedValkey
+from arx_caps.agent import Agent, CurrentTaskAuth, SubAgent, Task
 from arx_caps.integrations.langchain import MARK, ArxAgentMiddleware, last_words, resume
-from arx_verifier import AttenuationError, current_grant
-from tests.adapters.agent_world import BOSS, WORKER, Served, World, run_block, world
-from tests.adapters.desk import at_its_loudest
+from arx_verifier import AttenuationError
+from tests.adapters.agent_contract import *  # noqa: F403 - its tests run in this file
+from tests.adapters.agent_contract import TOOLS, Drive, Ran, played
+from tests.adapters.agent_world import BOSS, WORKER, Served, World, at_its_loudest, run_block
 from tests.adapters.scripted_model import ScriptedModel, call
 from tests.house.pages import ROOT, blocks
-from tests.servers import valkey
-
-__all__ = ["valkey"]  # a fixture
 
 AGENTS, RUN, SUSPEND, GO_ON, GRAPH = (
     block.text
@@ -53,11 +51,22 @@ CLIENTS: list[httpx.Client] = []  # of this test
 REFUND = {"order_id": "o-1", "amount": 500}
 
 
-@pytest.fixture(scope="module")
-def acme(valkey: EmbeddedValkey, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    """One world for this file."""
-    with world(tmp_path_factory.mktemp("langchain"), valkey, "langchain") as made:
-        yield made
+@pytest.fixture
+def drive() -> Drive:
+    """An agent of the framework."""
+
+    def run(task: Task, functions: Any, *steps: Any) -> Ran:
+        def scripted(number: int) -> Callable[[list[BaseMessage]], Any]:
+            step: Callable[[], Any] = partial(played, steps, number)
+            return lambda _: found if isinstance(found := step(), str) else [found]
+
+        model = ScriptedModel(script=[scripted(number) for number in range(len(steps))])
+        arx = ArxAgentMiddleware(task, tools=TOOLS)
+        agent = create_agent(model, [tool(each) for each in functions], middleware=[arx])
+        messages = agent.invoke({"messages": [("user", "go")]})["messages"]
+        return Ran([message.text for message in answers(messages)], len(model.seen))
+
+    return run
 
 
 @pytest.fixture(autouse=True)
@@ -217,35 +226,6 @@ def get_order_of(acme: World) -> Any:
     return StructuredTool.from_function(get_order, get_order_in_loop)
 
 
-def test_a_kill_cuts_a_running_stream(acme: World) -> None:
-    """A tool that reads for as long as its service writes is ended, and so is the run."""
-    path = "acme/killed/stream"
-
-    @tool
-    def watch(order_id: str) -> str:
-        """Watch an order."""
-        url = f"{acme.url}/orders/{order_id}/watch"
-        with httpx.stream("GET", url, auth=CurrentTaskAuth()) as response:
-            response.raise_for_status()
-            lines = response.iter_lines()
-            next(lines)
-            acme.kill(f"agent:{path}")
-            try:
-                for _ in lines:
-                    pass
-            except httpx.RemoteProtocolError:
-                return "the stream broke off"
-        return "the stream ended"
-
-    model = ScriptedModel(script=[call("watch", order_id="o-1")] * 2 + ["the model goes on"])
-    with acme.session(path) as session:
-        arx = ArxAgentMiddleware(session.start_task("desk", order_id="o-1"), tools={"watch": "orders.watch"})
-        messages = create_agent(model, [watch], middleware=[arx]).invoke({"messages": [("user", "go")]})["messages"]
-    assert answers(messages)[0].text == "the stream broke off"
-    assert answers(messages)[1].status == "error"
-    assert len(model.seen) == 2
-
-
 @pytest.mark.parametrize("outcome", ["approve", "deny", "change", "wait"])
 def test_an_approval_survives_a_restart(acme: World, tmp_path: Path, outcome: str) -> None:
     """Suspended here, resumed by another process from files and SQLite; a changed call, or a denied one, is refused."""
@@ -401,37 +381,6 @@ def test_an_error_that_is_no_refusal_is_the_frameworks(acme: World) -> None:
         agent.invoke({"messages": [("user", "go")]})
 
 
-def test_a_function_of_this_process_is_guarded(acme: World) -> None:
-    """Decided on the values that it receives, and ended in long work by a kill."""
-    path = "acme/killed/local"
-    with acme.mint.service("orders") as verifier, acme.session(path) as session:
-
-        @tool
-        @local_tool(verifier, "orders.refund")
-        def refund(order_id: str, amount: int) -> str:
-            """Refund a part of an order."""
-            grant = current_grant()
-            assert grant is not None
-            if amount == 7:
-                acme.kill(f"agent:{path}")
-                while True:
-                    grant.recheck()
-            return f"{grant.holder} {amount}"
-
-        script = [call("refund", order_id="o-1", amount=amount) for amount in ("50", 500, 7)]
-        model = ScriptedModel(script=[*script, "the model goes on"])
-        arx = ArxAgentMiddleware(session.start_task("desk", order_id="o-1"), tools={"refund": "orders.refund"})
-        seen = answers(
-            create_agent(model, [refund], middleware=[arx]).invoke({"messages": [("user", "go")]})["messages"]
-        )
-    assert [(message.status, (message.artifact or {}).get(MARK)) for message in seen[:2]] == [
-        ("error", "argument_not_allowed"),
-        ("error", "argument_not_allowed"),
-    ]
-    assert seen[2].artifact in ({MARK: "revoked"}, {MARK: "frozen"})
-    assert len(model.seen) == 3
-
-
 @pytest.mark.parametrize("asynchronous", [False, True])
 def test_a_graph_of_ones_own(acme: World, asynchronous: bool) -> None:
     """The page's graph: offered, refused, run and ended in the same way."""
@@ -581,7 +530,7 @@ def test_no_credential_is_seen_outside(
     assert "[chain/start]" in written.out
     texts = [*map(repr, seen), *log.lines, *tracer.told, *rows, written.out, written.err, sent.decode("latin-1")]
     texts += [repr(each) for model in (agents.model, agents.worker_model, payout.model) for each in model.seen]
-    acme.require_secrecy("\n".join(texts))
+    acme.require_secrecy(*texts)
 
 
 def test_the_page_is_short() -> None:

@@ -3,28 +3,30 @@
 
 import asyncio
 import json
-import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from agents import Agent, RunConfig, Runner, function_tool, set_trace_processors
+from agents import Agent, RunConfig, Runner, UserError, WebSearchTool, function_tool, set_trace_processors
 from agents.testing import ModelStep, ScriptedModel, assistant_message, function_call
 from agents.tracing import Span, Trace, TracingProcessor
 
-from arx_caps.agent import CurrentTaskAuth, Session, StartedTask, ToolCalls, local_tool
-from arx_caps.integrations.openai_agents import ask_approvals, delegated_agent, guarded_tools
-from arx_verifier import Constraint, Rule
+from arx_caps.agent import Agent as Holder
+from arx_caps.agent import Bundle, CurrentTaskAuth, Session, StartedTask, SubAgent, Task
+from arx_caps.integrations.openai_agents import ArxTools
+from arx_verifier import Constraint, Rule, SettingsError
 from arx_verifier.testing import UnsafeTestRealm
-from tests.adapters.desk import Desk, at_its_loudest, open_desk, secrets_in
+from tests.adapters.agent_contract import *  # noqa: F403 - its tests run in this file
+from tests.adapters.agent_contract import TOOLS, Drive, Ran, get_order_at, played
+from tests.adapters.agent_world import WORKER, World, at_its_loudest, whole
 from tests.house.pages import ROOT, blocks
 
 PAGE = (ROOT / "docs" / "adapters" / "openai-agents.md").read_text(encoding="utf-8")
-NAMES = {"get_order": "orders.get", "refund": "orders.refund"}
 
 
 class Spans(TracingProcessor):
@@ -52,12 +54,6 @@ class Spans(TracingProcessor):
         pass
 
 
-@pytest.fixture(scope="module")
-def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
-    with open_desk(tmp_path_factory.mktemp("desk")) as running:
-        yield running
-
-
 @pytest.fixture(autouse=True)
 def spans() -> Spans:
     found = Spans()
@@ -66,9 +62,8 @@ def spans() -> Spans:
 
 
 @pytest.fixture
-def session(desk: Desk, request: pytest.FixtureRequest) -> Iterator[Session]:
-    name = re.sub(r"\W", "-", request.node.name.removeprefix("test_"))[:24].strip("-").replace("_", "-")
-    with desk.agent(name) as agent, agent.open_session() as opened:
+def session(acme: World) -> Iterator[Session]:
+    with acme.session() as opened:
         yield opened
 
 
@@ -77,18 +72,18 @@ def task(session: Session) -> StartedTask:
     return session.start_task("refund", order_id="o-1", amount=20)
 
 
-def tools_of(desk: Desk) -> list[Any]:
+def tools_of(url: str) -> list[Any]:
     """Tools that are written once: they sign with whatever task runs them."""
 
     @function_tool
     async def get_order(order_id: str) -> str:
         """Look an order up."""
-        async with httpx.AsyncClient(base_url=desk.url, auth=CurrentTaskAuth()) as client:
+        async with httpx.AsyncClient(base_url=url, auth=CurrentTaskAuth()) as client:
             return (await client.get(f"/orders/{order_id}")).raise_for_status().text
 
     def refund(order_id: str, amount: int) -> str:
         """Pay an order back."""
-        with httpx.Client(base_url=desk.url, auth=CurrentTaskAuth()) as client:
+        with httpx.Client(base_url=url, auth=CurrentTaskAuth()) as client:
             return client.post(f"/orders/{order_id}/refund", json={"amount": amount}).raise_for_status().text
 
     return [get_order, refund]
@@ -105,29 +100,46 @@ def answers(result: Any) -> list[str]:
     return [str(item.output) for item in result.new_items if item.type == "tool_call_output_item"]
 
 
+@pytest.fixture
+def drive() -> Drive:
+    """An agent of the framework."""
+
+    def go(task: Task, functions: Any, *steps: Any) -> Ran:
+        def scripted(number: int, _: Any) -> Any:
+            step = played(steps, number)
+            said = assistant_message(step) if isinstance(step, str) else function_call(*step, call_id=f"c{number}")
+            return [said]
+
+        tools = [function_tool(each, failure_error_function=None) for each in functions]  # an error ends the run
+        model = ScriptedModel([ModelStep.respond(partial(scripted, number)) for number in range(len(steps))])
+        result = run(Agent(name="a", model=model, tools=ArxTools(task, tools=TOOLS).guard(tools)), max_turns=20)
+        return Ran(answers(result), len(model.calls))
+
+    return go
+
+
 def run(agent: Agent[Any], said: Any = "go", **more: Any) -> Any:
     return asyncio.run(Runner.run(agent, said, **more))
 
 
-def test_the_model_reads_what_would_be_allowed(desk: Desk, task: StartedTask) -> None:
+def test_the_model_reads_what_would_be_allowed(acme: World, task: StartedTask) -> None:
     """Allowed calls pass; one beyond the task is refused without a call, and in words."""
     model = calling(
         ("get_order", {"order_id": "o-1"}),
         ("refund", {"order_id": "o-1", "amount": 50}),
         ("refund", {"order_id": "o-1", "amount": 20}),
     )
-    before = len(desk.calls)
-    result = run(Agent(name="a", model=model, tools=guarded_tools(ToolCalls(task, tools=NAMES), tools_of(desk))))
+    before = len(acme.calls)
+    result = run(Agent(name="a", model=model, tools=ArxTools(task, tools=TOOLS).guard(tools_of(acme.url))))
     looked, refused, refunded = answers(result)
-    assert '"paid":80' in looked
+    assert "kettle" in looked
     assert refused.startswith("refund was refused: amount must be between 1 and 20, got 50. Do not repeat this call.")
     assert refunded == '{"refunded":20}'
-    assert desk.calls[before:] == ["orders.get o-1", "orders.refund o-1 20"]
+    assert acme.calls[before:] == ["orders.get o-1", "orders.refund o-1 20"]
 
 
-def test_a_sub_agent_has_the_tools_it_was_given(desk: Desk, task: StartedTask) -> None:
+def test_a_sub_agent_has_the_tools_it_was_given(acme: World, task: StartedTask) -> None:
     """A hand-off delegates: the sub-agent is offered less, may do less, and the service's record names it."""
-    calls = ToolCalls(task, tools=NAMES)
     model = ScriptedModel(
         [
             [function_call("transfer_to_worker", {}, call_id="h")],
@@ -136,25 +148,21 @@ def test_a_sub_agent_has_the_tools_it_was_given(desk: Desk, task: StartedTask) -
             [assistant_message("done")],
         ]
     )
-    worker = delegated_agent(
-        calls,
-        Agent(name="worker", model=model, tools=tools_of(desk)),
-        "acme/worker",
-        tools=["orders.refund"],
-        args={"amount": {"max": 10}},
-    )
-    result = run(Agent(name="a", model=model, tools=guarded_tools(calls, tools_of(desk)), handoffs=[worker]))
+    part = task.delegate(WORKER, tools=["orders.refund"], args={"amount": {"max": 10}})
+    worker = Agent(name="worker", model=model, tools=ArxTools(part, tools=TOOLS).guard(tools_of(acme.url)))
+    guarded = ArxTools(task, tools=TOOLS).guard(tools_of(acme.url))
+    result = run(Agent(name="a", model=model, tools=guarded, handoffs=[worker]))
     offered = [[tool.name for tool in call.tools] for call in model.calls]
     assert offered == [["get_order", "refund"], ["refund"], ["refund"], ["refund"]]
     assert answers(result)[-2].startswith("refund was refused: amount must be at most 10, got 15.")
     assert answers(result)[-1] == '{"refunded":5}'
 
 
-def test_a_kill_ends_the_run(desk: Desk, task: StartedTask) -> None:
+def test_a_kill_ends_the_run(acme: World, task: StartedTask) -> None:
     """The next call is refused by the service; the model reads that it must stop, and is offered no tool any more."""
 
     def killed(_: Any) -> Any:
-        desk.kill(f"task:{task.id}")
+        acme.kill(f"task:{task.id}")
         return [function_call("refund", {"order_id": "o-1", "amount": 5}, call_id="r")]
 
     model = ScriptedModel(
@@ -164,26 +172,26 @@ def test_a_kill_ends_the_run(desk: Desk, task: StartedTask) -> None:
             [assistant_message("stopped")],
         ]
     )
-    before = len(desk.calls)
-    result = run(Agent(name="a", model=model, tools=guarded_tools(ToolCalls(task, tools=NAMES), tools_of(desk))))
-    assert desk.calls[before:] == ["orders.get o-1"]
+    before = len(acme.calls)
+    result = run(Agent(name="a", model=model, tools=ArxTools(task, tools=TOOLS).guard(tools_of(acme.url))))
+    assert acme.calls[before:] == ["orders.get o-1"]
     assert answers(result)[-1].startswith("An operator ended this work")
     assert [len(call.tools) for call in model.calls] == [2, 2, 0]
     assert result.final_output == "stopped"
 
 
-def test_runs_beside_each_other_use_their_own_tasks(desk: Desk, session: Session) -> None:
+def test_runs_beside_each_other_use_their_own_tasks(acme: World, session: Session) -> None:
     """One agent serves many runs: each run's context has its task, and none refunds another's order."""
     model_of = {
         order: calling(("refund", {"order_id": order, "amount": 5}), ("refund", {"order_id": "o-x", "amount": 5}))
         for order in ("o-1", "o-2", "o-3", "o-4")
     }
-    tools = guarded_tools(lambda context: context.context, tools_of(desk))
+    tools = ArxTools(lambda held: held, tools=TOOLS).guard(tools_of(acme.url))
 
     async def all_of_them() -> list[Any]:
         runs = []
         for order, model in model_of.items():
-            held = ToolCalls(session.start_task("refund", order_id=order, amount=20), tools=NAMES)
+            held = session.start_task("refund", order_id=order, amount=20)
             agent = Agent(name="a", model=model, tools=tools)
             runs.append(Runner.run(agent, "go", context=held))
         return await asyncio.gather(*runs)
@@ -198,26 +206,25 @@ AFTER_RESTART = """
 import asyncio, json, sys
 from pathlib import Path
 from agents import Agent, ModelBehaviorError, Runner, RunState, set_tracing_disabled
-from arx_caps.agent import Agent as Holder, ToolCalls
-from arx_caps.integrations.openai_agents import answer_approvals, guarded_tools
-from tests.adapters.test_openai_agents import NAMES, calling, tools_of, answers
+from arx_caps.agent import Agent as Holder
+from arx_caps.integrations.openai_agents import ArxTools
+from tests.adapters.test_openai_agents import TOOLS, calling, tools_of, answers
 set_tracing_disabled(True)
 
 async def main(folder, url):
-    class desk: pass
-    desk.url = url
     with Holder.from_key_file(folder / "key.json") as holder:
         session = holder.resume_session(folder / "session.json")
-        calls = ToolCalls(session.resume_task(folder / "task"), tools=NAMES)
-        agent = Agent(name="a", model=calling(), tools=guarded_tools(calls, tools_of(desk)))
+        arx = ArxTools(session.resume_task(folder / "task"), tools=TOOLS)
+        agent = Agent(name="a", model=calling(), tools=arx.guard(tools_of(url)))
+        asked = json.loads((folder / "asked.json").read_text())
         state = await RunState.from_string(agent, (folder / "state.json").read_text())
-        ready = await answer_approvals(calls, state, json.loads((folder / "asked.json").read_text()))
+        ready = await arx.ask_operators(state, asked)
         if not ready:
             return {"ready": False}
         try:
             changed = state.to_string().replace("500", "501")
             changed = await RunState.from_string(agent, changed)
-            await answer_approvals(calls, changed, json.loads((folder / "asked.json").read_text()))
+            await arx.ask_operators(changed, asked)
             return {"ready": True, "answers": answers(await Runner.run(agent, changed))}
         except ModelBehaviorError as error:
             assert "different invocation" in str(error)
@@ -243,96 +250,141 @@ def after_restart(folder: Path, url: str) -> Any:
         ("another", "amount must be 5, got 500"),
     ],
 )
-def test_an_approval_survives_a_restart(desk: Desk, tmp_path: Path, outcome: str, told: str) -> None:
+def test_an_approval_survives_a_restart(acme: World, tmp_path: Path, outcome: str, told: str) -> None:
     """The run suspends, its process ends, an operator answers, another process goes on.
 
     Not with the approval of other arguments; other arguments of the suspended call are refused by the SDK itself.
     """
     name = f"night-{outcome}"
-    (tmp_path / "key.json").write_bytes(desk.mint.enrol(f"acme/{name}").read_bytes())
+    (tmp_path / "key.json").write_bytes(acme.mint.enrol(f"acme/{name}").read_bytes())
     (tmp_path / "key.json").chmod(0o600)
-    from arx_caps.agent import Agent as Holder
-
     with Holder.from_key_file(tmp_path / "key.json") as holder:
         session = holder.open_session()
         task = session.start_task("payout", order_id="o-1")
-        session.save(tmp_path / "session.json")
         task.save(tmp_path / "task")
-        calls = ToolCalls(task, tools=NAMES)
+        acme.know(session)
+        session.save(tmp_path / "session.json")
+        arx = ArxTools(task, tools=TOOLS)
         model = calling(("refund", {"order_id": "o-1", "amount": 500}))
-        agent = Agent(name="a", model=model, tools=guarded_tools(calls, tools_of(desk)))
+        agent = Agent(name="a", model=model, tools=arx.guard(tools_of(acme.url)))
 
         async def until_suspended() -> None:
             result = await Runner.run(agent, "go")
             assert [item.name for item in result.interruptions] == ["refund"]
-            asked = await ask_approvals(calls, result.interruptions)
+            state, asked = result.to_state(), dict[str, str]()
+            assert not await arx.ask_operators(state, asked)
             if outcome == "another":
                 asked = {
                     call: task.ask_approval("orders.refund", {"order_id": "o-1", "amount": 5}).id for call in asked
                 }
-            (tmp_path / "state.json").write_text(result.to_state().to_string(), encoding="utf-8")
+            (tmp_path / "state.json").write_text(state.to_string(), encoding="utf-8")
             (tmp_path / "asked.json").write_text(json.dumps(asked), encoding="utf-8")
 
         asyncio.run(until_suspended())
     state = (tmp_path / "state.json").read_text(encoding="utf-8")
-    assert not secrets_in(state, (tmp_path / "asked.json").read_text(encoding="utf-8"))
-    before = len(desk.calls)
-    assert after_restart(tmp_path, desk.url) == {"ready": False}
+    acme.require_secrecy(state, (tmp_path / "asked.json").read_text(encoding="utf-8"))
+    before = len(acme.calls)
+    assert after_restart(tmp_path, acme.url) == {"ready": False}
     (asked,) = json.loads((tmp_path / "asked.json").read_text(encoding="utf-8")).values()
-    desk.approve(asked, "deny" if outcome == "deny" else "approve")
-    found = after_restart(tmp_path, desk.url)
+    acme.answer(asked, "deny" if outcome == "deny" else "approve")
+    found = after_restart(tmp_path, acme.url)
     assert told in found["answers"][-1]
-    assert desk.calls[before:] == (["orders.refund o-1 500"] if outcome == "approve" else [])
+    assert acme.calls[before:] == (["orders.refund o-1 500"] if outcome == "approve" else [])
 
 
-def test_no_token_is_seen_anywhere(desk: Desk, session: Session, spans: Spans) -> None:
-    """Prompts, history, traces with sensitive data, logs at their loudest, and the state of a suspended run."""
-    calls = ToolCalls(session.start_task("payout", order_id="o-1"), tools=NAMES)
+def test_no_token_is_seen_anywhere(acme: World, session: Session, spans: Spans) -> None:
+    """Prompts, history, traces with sensitive data, logs at their loudest, errors, and the state of a suspended run."""
+    task = session.start_task("payout", order_id="o-1")
     model = calling(
         ("get_order", {"order_id": "o-1"}),
         ("get_order", {"order_id": "o-2"}),
         ("refund", {"order_id": "o-1", "amount": 500}),
     )
-    agent = Agent(name="a", model=model, tools=guarded_tools(calls, tools_of(desk)))
+    arx = ArxTools(task, tools=TOOLS)
+    agent = Agent(name="a", model=model, tools=arx.guard(tools_of(acme.url)))
+    broken = calling(("get_order", {"order_id": "o-1"}))
+    strict = function_tool(get_order_at(acme.url), failure_error_function=None)
     with at_its_loudest() as loud:
-        result = run(agent, run_config=RunConfig(trace_include_sensitive_data=True))
+        config = RunConfig(trace_include_sensitive_data=True)
+        result = run(agent, run_config=config)
         state = result.to_state().to_string()
-    assert spans.texts
+        acme.service.failures = 1
+        with pytest.raises(UserError) as failed:
+            run(Agent(name="b", model=broken, tools=arx.guard([strict])), run_config=config)
+    assert any("get_order was refused" in text for text in spans.texts)
     assert any("httpcore" in line for line in loud.lines)
-    seen = (state, *loud.lines, *spans.texts, *[call.input for call in model.calls], result.to_input_list())
-    assert not secrets_in(*seen)
-    assert not secrets_in(*[repr(each) for each in (calls, agent, *agent.tools)])
+    assert "502 Bad Gateway" in whole(failed.value)
+    prompts = [call.input for call in (*model.calls, *broken.calls)]
+    acme.require_secrecy(state, *loud.lines, *spans.texts, *prompts, result.to_input_list(), whole(failed.value))
+    acme.require_secrecy(*[repr(each) for each in (arx, task, agent, *agent.tools)])
 
 
-def test_a_local_function_is_decided_here() -> None:
-    """A tool without a service: a verifier in the process decides on what the function receives."""
-    realm, ran = UnsafeTestRealm("here"), []
+def test_a_sub_agent_in_a_tool(acme: World, session: Session) -> None:
+    """It works with its part of the run's task; its call that needs an approval suspends the run that called it."""
+    task = session.start_task("payout", order_id="o-1")
+    worker_model = calling(
+        ("get_order", {"order_id": "o-1"}),
+        ("refund", {"order_id": "o-1", "amount": 15}),
+        ("refund", {"order_id": "o-1", "amount": 50}),
+    )
+    worker = Agent(name="worker", model=worker_model, tools=ArxTools(tools=TOOLS).guard(tools_of(acme.url)))
+    part = SubAgent(WORKER, tools=["orders.*"], args={"orders.refund": {"amount": {"max": 20}}})
+    arx = ArxTools(lambda held: held, tools=TOOLS, sub_agents={"ask_worker": part})
+    model = calling(("ask_worker", {"input": "refund"}))
+    agent = Agent(name="a", model=model, tools=arx.guard([worker.as_tool("ask_worker", "Ask the worker.")]))
+    acme.service.served.clear()
 
-    @local_tool(realm.verifier, "notes.write")
-    def write(number: int, text: str = "") -> str:
-        """Write a note."""
-        ran.append(number)
-        return f"note {number}"
+    async def go() -> Any:
+        result = await Runner.run(agent, "go", context=task)
+        state, asked = result.to_state(), dict[str, str]()
+        assert not await arx.ask_operators(state, asked, task)
+        (waiting,) = acme.waiting(task)
+        assert list(asked.values()) == [waiting["id"]]
+        acme.answer(waiting["id"])
+        assert await arx.ask_operators(state, asked, task)
+        return await Runner.run(agent, state)
 
-    from arx_caps.agent import Bundle, Task
+    assert answers(asyncio.run(go())) == ["done"]
+    assert [(each.holder, str(each)) for each in acme.service.served] == [
+        (WORKER, "orders.get o-1"),
+        (WORKER, "orders.refund o-1 15"),
+    ]
+    refused = str(worker_model.calls[-1].input)
+    assert "refund was refused: amount must be at most 20, got 50." in refused
 
-    rule = Rule(tool="notes.write", args={"number": 7})
-    held = {"here": realm.caller(rule).macaroon}
-    fields = {"agent": "test/agent", "issuer": "http://127.0.0.1:1", "realm": "test", "task": "t-test"}
-    calls = ToolCalls(Task(Bundle(**fields, origins={"here": ()}, tokens=held)), tools={"write": "notes.write"})
-    model = calling(("write", {"number": 7}), ("write", {"number": "7"}), ("write", {"number": 8}))
-    result = run(Agent(name="a", model=model, tools=guarded_tools(calls, [write])))
-    passed, *refused = answers(result)
-    assert passed == "note 7"
-    assert all(text.startswith("write was refused: number must be 7, got") for text in refused)
-    assert ran == [7]
-    assert [each.code for each in realm.decisions.decisions] == ["ok"]
+
+def test_what_another_asks_about_a_tool_is_the_applications(acme: World, session: Session) -> None:
+    """A tool's own ``needs_approval`` is asked too, and is not answered for the application."""
+    asks = function_tool(tools_of(acme.url)[1], needs_approval=True)
+    for template, waits in (("desk", 0), ("payout", 1)):
+        task, model = (
+            session.start_task(template, order_id="o-1"),
+            calling(("refund", {"order_id": "o-1", "amount": 5})),
+        )
+        arx = ArxTools(task, tools=TOOLS)
+        agent = Agent(name="a", model=model, tools=arx.guard([asks]))
+
+        async def go(
+            arx: ArxTools = arx, agent: Agent[Any] = agent, task: StartedTask = task, waits: int = waits
+        ) -> Any:
+            state, asked = (await Runner.run(agent, "go")).to_state(), dict[str, str]()
+            assert await arx.ask_operators(state, asked) is (waits == 0)
+            assert len(asked) == len(acme.waiting(task)) == waits
+            for approval in asked.values():
+                acme.answer(approval)
+            assert await arx.ask_operators(state, asked)
+            again = await Runner.run(agent, state)
+            assert len(again.interruptions) == 1
+            state = again.to_state()
+            await arx.ask_operators(state, asked)
+            state.approve(again.interruptions[0])
+            return await Runner.run(agent, state)
+
+        assert answers(asyncio.run(go())) == ['{"refunded":5}']
 
 
 def test_arguments_with_two_meanings_are_refused() -> None:
     """The SDK takes the last member of a name: the check must not be made on less than the function gets."""
-    from arx_caps.agent import Bundle, Task
-
     realm, ran = UnsafeTestRealm("here"), []
 
     def write(number: int = 1) -> str:
@@ -345,18 +397,20 @@ def test_arguments_with_two_meanings_are_refused() -> None:
     task = Task(Bundle(**fields, origins={"here": ()}, tokens={"here": realm.caller(rule).macaroon}))
     sent = ('{"number": 5, "number": 5000}', '{"number": 9007199254740993}', '{"number": 6}', "")
     model = calling(*(("write", raw) for raw in sent))
-    result = run(Agent(name="a", model=model, tools=guarded_tools(ToolCalls(task), [function_tool(write)])))
+    with pytest.raises(SettingsError, match="a WebSearchTool cannot be guarded"):
+        ArxTools(task).guard([WebSearchTool()])  # type: ignore[list-item]  # as the page says
+    result = run(Agent(name="a", model=model, tools=ArxTools(task).guard([function_tool(write)])))
     *refused, six, default = answers(result)
     assert all("cannot be read in exactly one way" in text for text in refused)
     assert (six, default, ran) == ("note 6", "note 1", [6, 1])
 
 
-def test_the_page_is_this_adapter(desk: Desk, session: Session) -> None:
+def test_the_page_is_this_adapter(acme: World, session: Session) -> None:
     """The example of the page runs as it is shown."""
     source = next(block.text for block in blocks(PAGE) if block.language == "python")
     assert len([line for line in source.splitlines() if line.strip()]) <= 15
     model = calling(("refund", {"order_id": "o-1", "amount": 50}), ("refund", {"order_id": "o-1", "amount": 20}))
-    names: dict[str, Any] = {"session": session, "model": model, "DESK": desk.url}
+    names: dict[str, Any] = {"session": session, "model": model, "DESK": acme.url}
     exec(compile(source, "openai-agents.md", "exec"), names)
     names["desk"].close()
     assert names["result"].final_output == "done"

@@ -9,6 +9,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +21,13 @@ from pydantic_ai.messages import ModelMessage, ModelResponse, TextPart, ToolCall
 from pydantic_ai.models.function import AgentInfo, FunctionModel
 
 from arx_caps.agent import Agent as ArxAgent
-from arx_caps.agent import Task, local_tool
-from arx_caps.embedded import EmbeddedValkey
+from arx_caps.agent import Task
 from arx_caps.integrations.pydantic_ai import MARK, Arx, resume
-from arx_verifier import ArxError, AttenuationError, current_grant
-from tests.adapters.agent_world import BOSS, WORKER, Served, World, run_block, world
-from tests.adapters.desk import at_its_loudest
+from arx_verifier import ArxError, AttenuationError
+from tests.adapters.agent_contract import *  # noqa: F403 - its tests run in this file
+from tests.adapters.agent_contract import TOOLS, Drive, Ran, played
+from tests.adapters.agent_world import BOSS, WORKER, Served, World, at_its_loudest, run_block
 from tests.house.pages import ROOT, blocks
-from tests.servers import valkey
-
-__all__ = ["valkey"]  # a fixture
 
 AGENTS, RUN, SUSPEND, GO_ON = (
     block.text
@@ -41,11 +39,21 @@ LAST_WORDS = ("An operator ended this work, or its session ended.", "An operator
 CLIENTS: list[httpx.Client] = []  # of this test
 
 
-@pytest.fixture(scope="module")
-def acme(valkey: EmbeddedValkey, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    """One world for this file."""
-    with world(tmp_path_factory.mktemp("pydantic"), valkey, "pydantic") as made:
-        yield made
+@pytest.fixture
+def drive() -> Drive:
+    """An agent of the framework."""
+
+    def run(task: Task, functions: Any, *steps: Any) -> Ran:
+        def scripted(number: int) -> Callable[[list[ModelMessage]], Any]:
+            step: Callable[[], Any] = partial(played, steps, number)
+            return lambda _: found if isinstance(found := step(), str) else ToolCallPart(*found)
+
+        script = Script(*[scripted(number) for number in range(len(steps))])
+        agent = Agent(script.model, tools=functions, capabilities=[Arx(task, tools=TOOLS)])
+        messages = asyncio.run(agent.run("go")).all_messages()
+        return Ran([str(each.content) for each in answers(messages)], len(script.seen))
+
+    return run
 
 
 @pytest.fixture(autouse=True)
@@ -277,28 +285,6 @@ def test_an_error_that_is_no_refusal_is_the_frameworks(acme: World) -> None:
         names["agent"].run_sync("go")
 
 
-def test_a_function_of_this_process_is_guarded(acme: World) -> None:
-    """Decided on the values that it receives, and ended in long work by a kill."""
-    path = "acme/killed/local"
-    with acme.mint.service("orders") as verifier, acme.session(path) as session:
-
-        @local_tool(verifier, "orders.refund")
-        def refund(order_id: str, amount: int) -> str:
-            """Refund a part of an order."""
-            grant = current_grant()
-            assert grant is not None
-            while amount == 7:
-                acme.kill(f"agent:{path}")
-                grant.recheck()
-            return f"{grant.holder} {amount}"
-
-        script = Script(*[call("refund", order_id="o-1", amount=amount) for amount in (9, 500, 7)], "the model goes on")
-        arx = Arx(session.start_task("desk", order_id="o-1"), tools={"refund": "orders.refund"})
-        result = Agent(script.model, tools=[refund], capabilities=[arx]).run_sync("go")
-    assert [each.outcome for each in answers(result.all_messages())] == ["success", "failed", "failed"]
-    assert (result.output in LAST_WORDS, len(script.seen)) == (True, 3)
-
-
 def test_no_credential_is_seen_outside(acme: World) -> None:
     """Prompts, histories, the framework's traces with all content, and logs of runs that pass, are refused or fail."""
     from opentelemetry.sdk.trace import TracerProvider
@@ -339,7 +325,7 @@ def test_no_credential_is_seen_outside(acme: World) -> None:
     shown = [repr(vars(each)) if hasattr(each, "__dict__") else each for each in seen]
     shown += [each.all_messages_json().decode() for each in seen if hasattr(each, "all_messages_json")]
     prompts = [repr(each) for each in (script.seen, worker.seen)]
-    acme.require_secrecy("\n".join([*shown, *prompts, *traced, *log.lines]))
+    acme.require_secrecy(*shown, *prompts, *traced, *log.lines)
 
 
 def test_the_page_is_short() -> None:

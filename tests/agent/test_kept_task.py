@@ -108,19 +108,20 @@ def guarded(mint: MintRuntime, live: LiveMint, port: int) -> Iterator[None]:
         yield
 
 
-def realm_in(folder: Path, port: int, service: int) -> Realm:
+def realm_in(folder: Path, port: int, service: int, policy: str) -> Realm:
     realm = init_realm(folder, name="acme", issuer=f"http://127.0.0.1:{port}", listen=f"127.0.0.1:{port}")
-    realm.policy_path.write_text(POLICY.format(port=service))
+    realm.policy_path.write_text(policy.format(port=service))
     return realm
 
 
 @pytest.fixture
-def night(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Night]:
-    """Everything runs; the clock is the test's."""
+def night(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[Night]:
+    """Everything runs; the clock is the test's, and the policy its parameter."""
     clock = Clock(monkeypatch)
     port, service = free_ports(2)
     with contextlib.ExitStack() as stack:
-        mint = stack.enter_context(contextlib.closing(local_mint(realm_in(tmp_path / "realm", port, service))))
+        realm = realm_in(tmp_path / "realm", port, service, getattr(request, "param", POLICY))
+        mint = stack.enter_context(contextlib.closing(local_mint(realm)))
         stack.enter_context(serving(create_app(mint), port, lifespan="off"))  # or it would look for its store
         live = stack.enter_context(contextlib.closing(LiveMint(mint.realm, tmp_path)))
         stack.enter_context(guarded(mint, live, service))

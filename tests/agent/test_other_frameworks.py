@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from arx_caps.agent import Session
-from tests.adapters.desk import open_desk
+from tests.adapters.agent_world import world
 from tests.house.pages import ROOT, blocks
 
 pytestmark = pytest.mark.servers
@@ -18,8 +17,7 @@ PAGE = ROOT / "docs" / "adapters" / "others.md"
 def test_a_tool_of_any_framework_answers_in_words(tmp_path: Path) -> None:
     """The page's function: an allowed call passes, a refused one and one after a kill are texts for the model."""
     source = next(block.text for block in blocks(PAGE.read_text(encoding="utf-8")))
-    with open_desk(tmp_path) as desk, desk.agent("other") as agent, agent.open_session() as session:
-        assert isinstance(session, Session)
+    with world(tmp_path) as desk, desk.session("acme/other") as session:
         names: dict[str, Any] = {"task": session.start_task("refund", order_id="o-1", amount=20), "DESK": desk.url}
         exec(compile(source, PAGE.name, "exec"), names)
         refund = names["refund"]

@@ -5,6 +5,7 @@ import asyncio
 import inspect
 import threading
 from collections.abc import Iterator
+from typing import cast
 
 import httpx
 import httpx2
@@ -12,6 +13,7 @@ import pytest
 
 from arx_caps.agent import CurrentTaskAuth, RunToolCalls, SubAgent, Task, ToolCalls, current_task, local_tool
 from arx_caps.agent.running_task import running
+from arx_caps.agent.started_task import StartedTask, Starter
 from arx_verifier import AccessError, ArxError, AttenuationError, SettingsError, Verifier, current_grant
 from arx_verifier.enforcement.problems import answer
 from arx_verifier.errors import REASONS, Failure, RequestError, RevokedError, StoreError, refusal
@@ -175,6 +177,7 @@ def test_nothing_is_offered_after_a_kill() -> None:
     assert calls.offers("clock")
     with pytest.raises(RevokedError), calls.call("look", {"order_id": "o-1"}):
         pass
+    assert not calls.of(calls.task).offers("refund")  # of another agent of this process, with the same task
     assert calls.of(task()).offers("refund")
 
 
@@ -289,11 +292,24 @@ def test_one_client_signs_for_the_task_that_runs(library: object, asynchronous: 
 @pytest.mark.spec("6.6")
 def test_what_waits_for_an_operator_is_known_before_the_call() -> None:
     """A framework suspends the run; a call that no operator can approve is refused instead."""
-    calls = ToolCalls(approvable(), tools=TOOLS, public=["clock"])
+    plain = approvable()
+    started = StartedTask(plain.bundle, session=cast("Starter", None), now=lambda: AT)  # no call of the mint is made
+    calls = ToolCalls(started, tools=TOOLS, public=["clock"])
     assert calls.needs_approval("refund", REFUND)
+    assert calls.delegate("acme/worker").needs_approval("refund", REFUND)
     assert not calls.needs_approval("refund", REFUND | {"amount": 101})
     assert not calls.needs_approval("look", {"order_id": "o-1"})
     assert not calls.needs_approval("clock", {})
+    # Nobody in this process can ask: the run is not suspended, and the model reads what is missing.
+    elsewhere = ToolCalls(Task.from_text(started.delegate("acme/worker").encode(), now=lambda: AT), tools=TOOLS)
+    assert not elsewhere.needs_approval("refund", REFUND)
+    with pytest.raises(ArxError) as missing, elsewhere.call("refund", REFUND):
+        pass
+    told = elsewhere.refusal_of("refund", missing.value)
+    assert told is not None
+    assert "an operator has to approve this call" in told.text
+    with pytest.raises(AttenuationError, match="only the process that started the task"):
+        elsewhere.ask_approval("refund", REFUND)
 
 
 @pytest.mark.spec("13")
@@ -363,7 +379,7 @@ def test_a_page_that_a_tool_reads_ends_no_work() -> None:
         response = httpx.Response(403, headers=headers, content=whole.body, request=request)
         failed = httpx.HTTPStatusError("no", request=request, response=response)  # type: ignore[arg-type]
         assert calls.refusal_of("look", failed) is None
-    assert calls.ended is None
+    assert calls.task.ended is None
     assert calls.offers("look")
 
 
