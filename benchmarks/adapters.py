@@ -69,6 +69,69 @@ def of_langchain() -> tuple[Callable[[], Any], Callable[[], Any]]:
     return lambda: None, guarded
 
 
+def of_openai_agents() -> tuple[Callable[[], Any], Callable[[], Any]]:
+    """Return a step without and with the adapter."""
+    import asyncio
+    import json
+
+    from agents import Agent, FunctionTool, RunContextWrapper
+    from agents.tool_context import ToolContext
+    from agents.util._approvals import evaluate_function_tool_approval
+
+    from arx_caps.integrations.openai_agents import ArxTools
+
+    async def answer(_: Any, __: str) -> str:
+        return "20"
+
+    made = FunctionTool("refund", "Refund.", {}, answer)
+    (with_task,) = ArxTools(task(), tools=NAMES).guard([made])
+    agent, sent, loop = Agent[Any](name="a"), json.dumps(ARGS), asyncio.new_event_loop()
+    context = RunContextWrapper[Any](None)
+    call = ToolContext[Any](None, tool_name="refund", tool_call_id="c-1", tool_arguments=sent)
+
+    async def step(tool: FunctionTool) -> None:
+        if not isinstance(tool.is_enabled, bool):
+            assert await tool.is_enabled(context, agent)
+        assert (await evaluate_function_tool_approval(tool, context, sent, "c-1")).outcome == "invoke"
+        assert await tool.on_invoke_tool(call, sent) == "20"
+
+    return lambda: loop.run_until_complete(step(made)), lambda: loop.run_until_complete(step(with_task))
+
+
+def of_google_adk() -> tuple[Callable[[], Any], Callable[[], Any]]:
+    """Return a step without and with the adapter."""
+    import asyncio
+
+    from google.adk.agents.invocation_context import InvocationContext
+    from google.adk.agents.llm_agent import LlmAgent
+    from google.adk.models.llm_request import LlmRequest
+    from google.adk.sessions.in_memory_session_service import InMemorySessionService
+    from google.adk.tools.base_tool import BaseTool
+    from google.adk.tools.function_tool import FunctionTool
+    from google.adk.tools.tool_context import ToolContext
+
+    from arx_caps.integrations.google_adk import ArxToolset
+
+    class Answer(FunctionTool):
+        async def run_async(self, *, args: dict[str, Any], tool_context: ToolContext) -> Any:
+            return args
+
+    loop, sessions = asyncio.new_event_loop(), InMemorySessionService()
+    session = loop.run_until_complete(sessions.create_session(app_name="a", user_id="u"))
+    context = ToolContext(
+        InvocationContext(invocation_id="i", agent=LlmAgent(name="a"), session=session, session_service=sessions),
+        function_call_id="c-1",
+    )
+    made = Answer(refund)
+    (with_task,) = loop.run_until_complete(ArxToolset([made], task(), tools=NAMES).get_tools())
+
+    async def step(tool: BaseTool) -> None:
+        await tool.process_llm_request(tool_context=context, llm_request=LlmRequest())
+        assert await tool.run_async(args=ARGS, tool_context=context) == ARGS
+
+    return lambda: loop.run_until_complete(step(made)), lambda: loop.run_until_complete(step(with_task))
+
+
 def of_pydantic_ai() -> tuple[Callable[[], Any], Callable[[], Any]]:
     """Return a step without and with the adapter."""
     import asyncio
@@ -370,7 +433,9 @@ def of_mcp_v1() -> tuple[Callable[[], Any], Callable[[], Any]]:
 
 
 ADAPTERS: Final[dict[str, Callable[[], tuple[Callable[[], Any], Callable[[], Any]]]]] = {
+    "google_adk": of_google_adk,
     "langchain": of_langchain,
+    "openai_agents": of_openai_agents,
     "pydantic_ai": of_pydantic_ai,
     "mcp": of_mcp,
     "mcp_v1": of_mcp_v1,
@@ -384,11 +449,11 @@ ADAPTERS: Final[dict[str, Callable[[], tuple[Callable[[], Any], Callable[[], Any
 
 
 def measure(call: Callable[[], Any]) -> float:
-    """Return the time of one call, µs."""
-    began = time.perf_counter()
+    """Return the processor time of one call in this thread, µs."""
+    began = time.thread_time_ns()
     for _ in range(CALLS):
         call()
-    return (time.perf_counter() - began) / CALLS * 1e6
+    return (time.thread_time_ns() - began) / CALLS / 1e3
 
 
 def main() -> None:
