@@ -24,6 +24,7 @@ from arx_verifier.enforcement.calls import (
     Send,
     Watched,
     Young,
+    http_call,
     send_answer,
 )
 from arx_verifier.enforcement.client_address import Peers
@@ -32,7 +33,7 @@ from arx_verifier.enforcement.enforcement import Enforcement, RefusedCall
 from arx_verifier.enforcement.public_call import PublicCall, is_preflight
 from arx_verifier.enforcement.routers import routers_of
 from arx_verifier.enforcement.routes import PUBLIC, Headers, Meaning, RouteMap, Scope, Tools, collect_headers
-from arx_verifier.enforcement.sockets import SocketCall, deny
+from arx_verifier.enforcement.sockets import deny, socket_call
 from arx_verifier.errors import REASONS, ArxError, RequestError, SettingsError
 from arx_verifier.verification import Screened, Verifier
 
@@ -155,12 +156,31 @@ class ArxMiddleware:
         young = self._young
         if young is None or young.loop is not get_running_loop():
             young = self._young_here()
-        call = Call(self._enforcement, young, scope, headers, screened, bytes(body), receive, send, peer)
-        if self._endpoints is None:
+        body, endpoints = bytes(body), self._endpoints
+        http = http_call(scope, body)
+        # Without endpoints there are no gates, which alone ask for them.
+        call = Call(
+            self._enforcement,
+            young,
+            http,
+            headers,
+            screened,
+            body,
+            receive,
+            send,
+            peer,
+            endpoints,  # type: ignore[arg-type]
+            scope["path"],
+            scope["query_string"],
+        )
+        if endpoints is None:
             await self._decide_here(call, scope, send)
-        else:
-            scope[CALL], call.endpoints = call, self._endpoints
+            return
+        scope[CALL] = call
+        try:
             await call.run(self.app, Watched(scope, call) if self._passes_on else scope)
+        finally:
+            scope.pop(CALL, None)  # the call refers to the scope: without this they are a reference cycle
 
     def _screen(self, headers: dict[bytes, bytes], scope: Scope) -> Screened:
         """Return the authenticated token, which the request then has no longer.
@@ -223,12 +243,17 @@ class ArxMiddleware:
             await receive()
             await deny(self._enforcement.answer(problem), scope.get("extensions") or {}, send)
             return
-        call = SocketCall(self._enforcement, self._young_here(), scope, headers, screened, receive, send, peer)
-        if self._endpoints is not None:
-            scope[CALL], call.endpoints = call, self._endpoints
-            await call.run(self.app, Watched(scope, call) if self._passes_on else scope)
-        else:
+        call = socket_call(
+            self._enforcement, self._young_here(), scope, headers, screened, receive, send, peer, self._endpoints
+        )
+        if self._endpoints is None:
             await self._decide_here(call, scope, send)
+            return
+        scope[CALL] = call
+        try:
+            await call.run(self.app, Watched(scope, call) if self._passes_on else scope)
+        finally:
+            scope.pop(CALL, None)
 
     def _young_here(self) -> Young:
         """Return the new calls of this event loop."""
@@ -260,7 +285,8 @@ class ArxMiddleware:
                 public = PublicCall(self._enforcement, scope, send, None, RefusedCall("tool_not_allowed"))
                 await self._run_public(public, scope, call.replay())
                 return
-            await call.decide(tool, args, scope)
+            if (wait := call.decide(tool, args, scope)) is not None:
+                await wait
         except RequestError as error:
             await call.refuse_malformed(error)
         except RefusedCall as problem:

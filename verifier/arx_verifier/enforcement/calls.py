@@ -16,6 +16,8 @@ from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
+import msgspec
+
 from arx_verifier.enforcement.enforcement import Enforcement, RefusedCall, now_ms, read_traceparent
 from arx_verifier.enforcement.problems import Answer
 from arx_verifier.enforcement.routes import Headers, Scope
@@ -27,7 +29,7 @@ from arx_verifier.token import sha256_of
 from arx_verifier.verification import Grant, Screened
 
 if TYPE_CHECKING:
-    from arx_verifier.enforcement.parameters import Parameters, Sent
+    from arx_verifier.enforcement.parameters import Parameters
 
 Message: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[Message]]
@@ -38,6 +40,7 @@ CALL: Final = "arx.call"
 _SERVER_ERROR: Final = 500
 RECHECK_MS: Final = 250  # a quarter of the default lease: the longest delay that it adds to a kill
 
+_http_call: Final[Callable[[tuple[Any, ...]], HttpCall]] = functools.partial(tuple.__new__, HttpCall)  # runs no Python
 _log = logging.getLogger(__name__)
 _UNSEEN: Final = (
     "a call is refused: its application has routes that it did not show when it was guarded; "
@@ -101,27 +104,23 @@ class Young:
             self.loop.call_soon(call.look, 1 - number / len(calls) / 2)
 
 
-class Call:
+class Call(msgspec.Struct, eq=False):
     """One request, and its decision once it is made.
 
-    Args:
+    Attributes:
         enforcement: The decisions of the verifier.
         young: The new calls of the same event loop.
-        scope: The ASGI ``http`` scope as the server made it.
+        http: The request, as its proof covers it; see ``http_call``.
         headers: ``collect_headers`` of it.
         screened: The presented token, authenticated.
-        body: The whole body.
+        body: The whole body: the signed bytes, on which the decision is made and which the endpoint reads.
         receive: The server's ``receive``, after the body.
         send: The server's ``send``.
         peer: The address of the caller, or None.
-
-    Attributes:
-        body: The whole body: the signed bytes, on which the decision is made and which the endpoint reads.
-        headers: The headers by name.
         decision: The decision that allowed the call.
         problem: The refusal.
         started: Whether a part of the response was sent.
-        endpoints: The endpoints of an application that decides at its routes.
+        endpoints: The endpoints of an application that decides at its routes; None for another one, which has no gates.
         rest: The path as the outermost router sees it; None before.
         parameters: The parameters of the endpoint and its dependencies, if the framework converts them.
         sent: The values of the parameters as they were sent.
@@ -129,45 +128,54 @@ class Call:
         admitted: The public route that was reached; it needs no decision.
     """
 
+    # A struct, because one is made for each request: it needs no ``__init__`` in Python.
+
+    _enforcement: Enforcement
+    _young: Young
+    _http: HttpCall
+    headers: Headers
+    _screened: Screened
+    body: bytes
+    _receive: Receive
+    _send: Send
+    _peer: str | None
+    endpoints: GatedRoutes
+    _path: str
+    _query: bytes
     decision: Decision | None = None
     problem: RefusedCall | None = None
-    endpoints: GatedRoutes
     rest: str | None = None
     parameters: "Parameters | None" = None
-    sent: "Sent"
+    sent: Any = None
     unjudged: RequestError | None = None
     admitted: Any = None
-    is_socket = False
+    started: bool = False
     _grant: Grant | None = None
     _timer: asyncio.TimerHandle | None = None
-    _withheld = _open = _over = _cut = _is_read = started = False
+    _task: Any = None
+    _cancelling: int = 0
+    _due: float = 0.0
+    _withheld: bool = False
+    _open: bool = False
+    _over: bool = False
+    _cut: bool = False
+    _is_read: bool = False
 
-    def __init__(
-        self,
-        enforcement: Enforcement,
-        young: Young,
-        scope: Scope,
-        headers: Headers,
-        screened: Screened,
-        body: bytes,
-        receive: Receive,
-        send: Send,
-        peer: str | None,
-    ) -> None:
-        self._enforcement, self._young, self._screened, self._peer = enforcement, young, screened, peer
-        self.headers, self.body, self._receive, self._send = headers, body, receive, send
-        raw = (scope.get("raw_path") or scope["path"].encode("utf-8", "replace")).partition(b"?")[0]
-        query = scope["query_string"]
-        self._http = HttpCall(scope["method"], raw + b"?" + query if query else raw, sha256_of(body, b""))
-        self._path, self._query = scope["path"], query
+    is_socket = False
 
-    async def decide(self, tool: str, args: Mapping[str, Any], scope: Scope) -> None:
+    def __repr__(self) -> str:
+        return "<Call>"
+
+    def decide(self, tool: str, args: Mapping[str, Any], scope: Scope) -> Awaitable[None] | None:
         """Decide on the call, set ``scope["arx"]`` to the grant, and recheck the grant from now on.
 
         Args:
             tool: The tool; empty for none, which is refused.
             args: Its arguments.
             scope: The scope of the application that runs next.
+
+        Returns:
+            None, or what to await if the decision must wait.
 
         Raises:
             RefusedCall: The call is refused.
@@ -183,11 +191,19 @@ class Call:
         trace = self.headers.get(b"traceparent")
         traceparent = read_traceparent(trace) if trace is not None else None
         request = AccessRequest(tool, args, now_ms(), self._peer, self._http, None, traceparent)
-        enforcement, screened = self._enforcement, self._screened
-        decision = enforcement.verifier.try_decide(screened.token, request, screened=screened)
+        screened = self._screened
+        decision = self._enforcement.verifier.try_decide(screened.token, request, screened=screened)
         if decision is None:
-            decision = await enforcement.decide_async(screened.token, request, screened)
-        scope["arx"] = self._grant = enforcement.require(decision, request)
+            return self._decide_later(request, scope)
+        self._allow(decision, request, scope)
+        return None
+
+    async def _decide_later(self, request: AccessRequest, scope: Scope) -> None:
+        screened = self._screened
+        self._allow(await self._enforcement.decide_async(screened.token, request, screened), request, scope)
+
+    def _allow(self, decision: Decision, request: AccessRequest, scope: Scope) -> None:
+        scope["arx"] = self._grant = self._enforcement.require(decision, request)
         self.decision = decision
         young = self._young
         if not young.planned:
@@ -228,7 +244,6 @@ class Call:
             # Some frameworks raise an HTTP error for a request without a route.  It is refused below like any other.
         finally:
             self._close()
-            scope.pop(CALL, None)  # the call refers to the scope: without this they are a reference cycle
         if not self.started:
             await self._answer_instead()
 
@@ -422,7 +437,8 @@ class Call:
     async def _refuse_unjudged(self) -> None:
         self._withheld = True
         try:
-            await self.decide("", {}, {})
+            if (wait := self.decide("", {}, {})) is not None:
+                await wait
         except RefusedCall as problem:
             await self.refuse(problem)
             self.started = True
@@ -503,6 +519,18 @@ class Watched(dict[str, Any]):
 
 class UnseenRouteError(Exception):
     """A call reached a route that has no gate; its endpoint does not run."""
+
+
+def http_call(scope: Scope, body: bytes) -> HttpCall:
+    """Return a request as its proof covers it.
+
+    Args:
+        scope: The ASGI ``http`` scope as the server made it.
+        body: The whole body.
+    """
+    raw = (scope.get("raw_path") or scope["path"].encode("utf-8", "replace")).partition(b"?")[0]
+    query = scope["query_string"]
+    return _http_call((scope["method"], raw + b"?" + query if query else raw, sha256_of(body, b"")))
 
 
 async def send_answer(answer: Answer, method: str, send: Send) -> None:

@@ -18,8 +18,7 @@ import re
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
-from operator import is_
-from typing import Any, Final, NamedTuple, Self, SupportsIndex
+from typing import Any, Final, NamedTuple, Self, SupportsIndex, TypeAlias
 
 from arx_verifier.enforcement.calls import CALL, App, Call, Receive, Send, send_answer
 from arx_verifier.enforcement.enforcement import RefusedCall
@@ -44,6 +43,7 @@ _PARAMETER: Final = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)(?::([A-Za-z_][A-Za-z
 _NAME: Final = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _HOST: Final = re.compile(r"\A//[^/]*")
 _TAKEN: Final = "one call runs one endpoint, and another one was reached"
+_NEVER: Final = [0]  # the ids of no routes
 _BARE: Final = "this application is guarded: call it through its ArxMiddleware"
 
 
@@ -73,7 +73,9 @@ class Gate:
             if tool is PUBLIC:
                 call.admit(self._route)
             else:
-                await call.decide(tool, args, scope)
+                wait = call.decide(tool, args, scope)
+                if wait is not None:
+                    await wait
         except RequestError as error:
             await call.refuse_malformed(error, send)
         except RefusedCall as problem:
@@ -224,6 +226,10 @@ class Routes(list[Any]):
         super().__setitem__(at, new)
 
 
+Held: TypeAlias = tuple[Any, str, list[int], list[Any]]
+"""A list of routes: its owner, its name there, the ids of the routes, and the routes, so that no id is used again."""
+
+
 class Endpoints:
     """The endpoints of an application, each behind a gate.
 
@@ -239,7 +245,7 @@ class Endpoints:
     def __init__(self, routers: list[Any], tools: Mapping[str, str], public: Iterable[str] = ()) -> None:
         self._routers, self._lock = routers, threading.Lock()
         self._served: dict[int, list[Served]] = {}
-        self._held: dict[int, list[tuple[Any, str, list[Any]]]] = {}
+        self._held: dict[int, list[Held]] = {}
         self._parameters: dict[int, Parameters] = {}
         self._sockets: dict[int, Any] = {}
         self._changed = False
@@ -373,10 +379,9 @@ class Endpoints:
 
     def require_gates(self, router: Any) -> None:
         """Add gates to the routes of a router that have none."""
-        for owner, name, known in self._held.get(id(router)) or [(router, "routes", [None])]:
-            now = getattr(owner, name, [])
+        for owner, name, ids, _ in self._held.get(id(router)) or [(router, "routes", _NEVER, [])]:
             # By identity, as an equal route may be another object without a gate.
-            if len(now) != len(known) or not all(map(is_, now, known)):
+            if [*map(id, getattr(owner, name, ()))] != ids:
                 with self._lock:
                     self._changed = True
                     for each in self._routers:
@@ -388,12 +393,14 @@ class Endpoints:
         with self._lock:
             self._changed = True
             for route in routes:
-                list(self._guard_route(route, "", "", DEEP, [(router, "", [])]))
+                list(self._guard_route(route, "", "", DEEP, [(router, "", [], [])]))
 
-    def _guard(self, router: Any, before: str, host: str, deep: int, into: list[Any] | None = None) -> Iterator[Served]:
+    def _guard(
+        self, router: Any, before: str, host: str, deep: int, into: list[Held] | None = None
+    ) -> Iterator[Served]:
         """Add a gate to each route of a router, and yield the ways to it."""
         require_own_dispatch(router, deep)
-        held: list[Any] = [] if into is None else into
+        held = [] if into is None else into
         if into is None:
             self._held[id(router)] = held
             if not isinstance(router.middleware_stack, Dispatch):
@@ -408,14 +415,14 @@ class Endpoints:
             if not isinstance(routes, Routes):
                 routes = Routes(routes, functools.partial(self._guard_new, router))
                 setattr(router, name, routes)
-            held.append((router, name, list(routes)))
+            held.append((router, name, list(map(id, routes)), list(routes)))
             for route in routes:
                 fresh = not _is_guarded(route) or fresh
                 yield from self._guard_route(route, before, host, deep, held)
         if fresh and hasattr(router, "_mark_routes_changed"):
             router._mark_routes_changed()  # noqa: SLF001 - FastAPI then rebuilds its copies of an included router
 
-    def _guard_route(self, route: Any, before: str, host: str, deep: int, held: list[Any]) -> Iterator[Served]:
+    def _guard_route(self, route: Any, before: str, host: str, deep: int, held: list[Held]) -> Iterator[Served]:
         routing = sys.modules["starlette.routing"]
         path = before + getattr(route, "path", "")
         context = getattr(route, "include_context", None)

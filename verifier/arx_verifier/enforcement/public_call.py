@@ -80,7 +80,7 @@ class PublicCall:
         if not self._started and self.admitted is None:
             await self.refuse(self._refusal)
 
-    async def decide(self, *_: Any) -> None:
+    def decide(self, *_: Any) -> None:
         """Refuse a route that is not public.
 
         Raises:

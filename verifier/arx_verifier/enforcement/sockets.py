@@ -8,7 +8,7 @@ open, as that of a running response, so that a kill ends it within the lease.
 import time
 from typing import Any, Final
 
-from arx_verifier.enforcement.calls import CALL, Call, Message, Receive, Send, Young
+from arx_verifier.enforcement.calls import CALL, Call, GatedRoutes, Message, Receive, Send, Young, http_call
 from arx_verifier.enforcement.enforcement import Enforcement, RefusedCall
 from arx_verifier.enforcement.problems import Answer
 from arx_verifier.enforcement.routes import Headers, Scope
@@ -18,36 +18,18 @@ _POLICY_VIOLATION: Final = 1008  # RFC 6455 7.4.1
 _DENIAL: Final = "websocket.http.response"
 
 
-class SocketCall(Call):
-    """One WebSocket, and the decision on its handshake; see ``Call``.
+class SocketCall(Call, eq=False):
+    """One WebSocket, and the decision on its handshake; see ``Call`` and ``socket_call``.
 
-    Args:
-        enforcement: The decisions of the verifier.
-        young: The new calls of the same event loop.
-        scope: The ASGI ``websocket`` scope as the server made it.
-        headers: ``collect_headers`` of it.
-        screened: The presented token, authenticated.
-        receive: The server's ``receive``.
-        send: The server's ``send``.
-        peer: The address of the caller, or None.
+    Attributes:
+        extensions: Those of the scope.
     """
 
-    is_socket = True
-    _accepted = _closed = False
+    extensions: Any = None
+    _accepted: bool = False
+    _closed: bool = False
 
-    def __init__(
-        self,
-        enforcement: Enforcement,
-        young: Young,
-        scope: Scope,
-        headers: Headers,
-        screened: Screened,
-        receive: Receive,
-        send: Send,
-        peer: str | None,
-    ) -> None:
-        super().__init__(enforcement, young, {**scope, "method": "GET"}, headers, screened, b"", receive, send, peer)
-        self._extensions = scope.get("extensions") or {}
+    is_socket = True
 
     async def run(self, app: Any, scope: Scope) -> None:
         """Run the application, refuse a handshake on which no gate decided, and close a connection that was ended."""
@@ -66,7 +48,7 @@ class SocketCall(Call):
         if self._accepted:
             await self._send({"type": "websocket.close", "code": _POLICY_VIOLATION, "reason": problem.code})
         else:
-            await deny(self._enforcement.answer(problem), self._extensions, self._send)
+            await deny(self._enforcement.answer(problem), self.extensions, self._send)
 
     def replay(self) -> Receive:
         """Return the server's ``receive``: a handshake has no body."""
@@ -112,6 +94,50 @@ class SocketScope(dict[str, Any]):
         route = self.get("route")
         if any("endpoint" in each for each in given) and hasattr(route, "dependant"):
             self[CALL].endpoints.gate_copy(route)
+
+
+def socket_call(
+    enforcement: Enforcement,
+    young: Young,
+    scope: Scope,
+    headers: Headers,
+    screened: Screened,
+    receive: Receive,
+    send: Send,
+    peer: str | None,
+    endpoints: GatedRoutes | None,
+) -> SocketCall:
+    """Return the call of a handshake.
+
+    Args:
+        enforcement: The decisions of the verifier.
+        young: The new calls of the same event loop.
+        scope: The ASGI ``websocket`` scope as the server made it.
+        headers: ``collect_headers`` of it.
+        screened: The presented token, authenticated.
+        receive: The server's ``receive``.
+        send: The server's ``send``.
+        peer: The address of the caller, or None.
+        endpoints: The endpoints of an application that decides at its routes; None for another one.
+    """
+    http = http_call({**scope, "method": "GET"}, b"")
+    extensions = scope.get("extensions") or {}
+    # Without endpoints there are no gates, which alone ask for them.
+    return SocketCall(
+        enforcement,
+        young,
+        http,
+        headers,
+        screened,
+        b"",
+        receive,
+        send,
+        peer,
+        endpoints,  # type: ignore[arg-type]
+        scope["path"],
+        scope["query_string"],
+        extensions=extensions,
+    )
 
 
 async def deny(answer: Answer, extensions: Any, send: Send) -> None:

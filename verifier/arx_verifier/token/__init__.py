@@ -9,10 +9,10 @@ if TYPE_CHECKING:
     from arx_verifier.token.call_proof import (
         MAX_AGE_MS,
         MAX_AHEAD_MS,
+        STAMP,
         CallSigner,
         PresentedCall,
         call_digest,
-        fields_of,
         http_fields,
         tool_digest,
         tool_fields,
@@ -61,8 +61,7 @@ else:
         __name__,
         {
             "call_proof": (
-                "CallSigner MAX_AGE_MS MAX_AHEAD_MS PresentedCall call_digest fields_of http_fields tool_digest "
-                "tool_fields"
+                "CallSigner MAX_AGE_MS MAX_AHEAD_MS PresentedCall STAMP call_digest http_fields tool_digest tool_fields"
             ),
             "caveats": "Caveat MAX_FRESH_MS MAX_HOPS MAX_INTEGER count_members read_caveat",
             "discharge": (
@@ -100,6 +99,7 @@ __all__ = [
     "MAX_INTEGER",
     "MAX_TARGET_BYTES",
     "MINT_AUDIENCE",
+    "STAMP",
     "TOKEN_PREFIX",
     "CallSigner",
     "Caveat",
@@ -121,7 +121,6 @@ __all__ = [
     "caveat_key",
     "count_members",
     "cut_out",
-    "fields_of",
     "http_fields",
     "issue_discharge",
     "join",

@@ -32,6 +32,8 @@ KEEP_MS: Final = 15_000  # longer than the longest age and the longest time ahea
 
 # {"call":["<43 digest>",<13 issued_at>,"<22 nonce>"]}: every call caveat has this width, so that a token's text can be
 # split without decoding the part before it.
+STAMP: Final = slice(55, 92)
+"""Where a call caveat has time and nonce."""
 _OPEN: Final = b'{"call":["'
 _CAVEAT_BYTES: Final = 10 + 43 + 2 + 13 + 2 + 22 + 3
 _PACKET_HEAD: Final = bytes((wire.IDENTIFIER, _CAVEAT_BYTES))
@@ -77,11 +79,6 @@ class PresentedCall(msgspec.Struct, frozen=True, gc=False):
     signature: bytes
     issued_at: int
     digest: bytes
-
-    @property
-    def stamp(self) -> bytes:
-        """Time and nonce, as the caveat's bytes have them."""
-        return self.caveat[55:92]
 
     def __repr__(self) -> str:
         return "<PresentedCall>"  # with its text, a reader of a log could make the call

@@ -9,7 +9,16 @@ from arx_verifier.jcs import flat_jcs
 from arx_verifier.journal import form_of
 from arx_verifier.request import AccessRequest
 from arx_verifier.revocation import Epochs
-from arx_verifier.token import MAX_AGE_MS, MAX_AHEAD_MS, PresentedCall, call_digest, fields_of, tool_digest
+from arx_verifier.token import (
+    MAX_AGE_MS,
+    MAX_AHEAD_MS,
+    STAMP,
+    PresentedCall,
+    call_digest,
+    http_fields,
+    tool_digest,
+    tool_fields,
+)
 from arx_verifier.verification.chain_state import ProvenChain
 from arx_verifier.verification.reasons import (
     PROOF_MISSING,
@@ -49,11 +58,12 @@ def judge(
         if not -MAX_AHEAD_MS <= age <= MAX_AGE_MS:
             return out_of_age(age), None
         try:
-            written = flat_jcs(request.args) if request.http is None else None
-            if written is not None:
+            if request.http is not None:
+                digest = call_digest(prefix, call.caveat[STAMP], http_fields(request.http))
+            elif (written := flat_jcs(request.args)) is not None:
                 digest = tool_digest(prefix, call.caveat, request.tool, written)  # the fast path of most calls
             else:
-                digest = call_digest(prefix, call.stamp, fields_of(request))
+                digest = call_digest(prefix, call.caveat[STAMP], tool_fields(request.tool, request.args))
         except (RequestError, UnicodeEncodeError) as error:
             return no_form(error), None
         # Not in constant time: the digest is no secret, and the signature over it was verified in step 3.
