@@ -61,6 +61,11 @@ class Gate:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection; see the ASGI specification."""
+        await self.run(scope, receive, send)
+
+    # A call of a method costs half as much as one of an object.
+    async def run(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one connection, as a route's ``handle``."""
         call: Call | None = scope.get(CALL)
         if call is None:
             await self._run_bare(scope, receive, send)
@@ -127,7 +132,8 @@ class Dispatch:
     def __init__(self, router: Any, inner: App) -> None:
         self._router, self._inner = router, inner
 
-    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+    def run(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        """Handle one connection, as a router's ``middleware_stack``."""
         call: Call | None = scope.get(CALL)
         if call is not None:
             call.endpoints.require_gates(self._router)
@@ -375,7 +381,7 @@ class Endpoints:
     def gate_copy(self, route: Any) -> None:
         """Add a gate to a route of WebSockets that FastAPI copied from one of an included router."""
         if not _is_guarded(route):
-            route.handle = Gate(self._sockets.get(id(route.endpoint), route), route.handle)
+            route.handle = Gate(self._sockets.get(id(route.endpoint), route), route.handle).run
 
     def require_gates(self, router: Any) -> None:
         """Add gates to the routes of a router that have none."""
@@ -403,8 +409,8 @@ class Endpoints:
         held = [] if into is None else into
         if into is None:
             self._held[id(router)] = held
-            if not isinstance(router.middleware_stack, Dispatch):
-                router.middleware_stack = Dispatch(router, router.middleware_stack)
+            if not isinstance(getattr(router.middleware_stack, "__self__", None), Dispatch):
+                router.middleware_stack = Dispatch(router, router.middleware_stack).run
         if not isinstance(router.default, Gate) and not is_own(router.default):
             router.default = Gate(router, router.default)
         fresh = False
@@ -452,7 +458,7 @@ def _rest_of(scope: Scope) -> str:
 
 
 def _is_guarded(route: Any) -> bool:
-    return isinstance(getattr(route, "handle", None), Gate)
+    return isinstance(getattr(getattr(route, "handle", None), "__self__", None), Gate)
 
 
 def _guard_handler(route: Any, is_remade: bool) -> None:
@@ -464,7 +470,7 @@ def _guard_handler(route: Any, is_remade: bool) -> None:
     if _is_guarded(route):
         return
     try:
-        route.handle = Gate(route, route.handle)
+        route.handle = Gate(route, route.handle).run
         if hasattr(route, "dependant") and hasattr(route, "endpoint"):  # a frontend of FastAPI has none
             require = functools.partial(_require_judged, route)
             route.endpoint = route.dependant.call = checked(route.endpoint, require)
