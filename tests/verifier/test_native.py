@@ -47,6 +47,7 @@ CHOSEN: dict[str, Callable[..., Any]] = {
     "links_of": chain.links_of,
     "split_call": call_proof.split_call,
     "tool_digest": call_proof.tool_digest,
+    "http_digest": call_proof.http_digest,
     "sha256_of": wire.sha256_of,
     "is_flat": jcs.is_flat,
 }
@@ -206,6 +207,19 @@ def test_digests(prefix: bytes, caveat: bytes, tool: str, written: bytes) -> Non
     """The digest of a call of a tool, and that of its record."""
     agree("tool_digest", prefix, caveat, tool, written)
     agree("sha256_of", prefix, written)
+
+
+@QUICK
+@given(
+    BYTES,
+    st.binary(min_size=95, max_size=95) | BYTES,
+    st.sampled_from(["GET", "POST", "PURGE", "\u00e9", "\ud800"]),
+    st.sampled_from([b"/a", b"", b"?", b"/a?", b"/a?b=?", b"/a?b", "/a?", "/\u00e9", "/\ud800"]) | BYTES,
+    KEYS,
+)
+def test_digest_of_http(prefix: bytes, caveat: bytes, method: str, target: bytes | str, body_digest: bytes) -> None:
+    """The digest of a call over HTTP, also of a method or a target that has no bytes."""
+    agree("http_digest", prefix, caveat, method, target, body_digest)
 
 
 @pytest.mark.parametrize("name", sorted(CHOSEN))

@@ -34,7 +34,7 @@
 
 enum {
     STATES_OF, ENDS_IN, EXTEND, FOLD, LINKS_OF, BASE64_OF, BYTES_OF, READ_TEXT, APPENDED, CUT_OUT, WALK, SPLIT_CALL,
-    TOOL_DIGEST, SHA256_OF, IS_FLAT, COUNT
+    TOOL_DIGEST, HTTP_DIGEST, SHA256_OF, IS_FLAT, COUNT
 };
 
 static PyObject *reference[COUNT];  // the Python functions
@@ -539,6 +539,13 @@ static int add_sized(const void *data, size_t size)
     return add(big_endian, 4) && add(data, size);
 }
 
+static PyObject *base64_text(const unsigned char *digest)
+{
+    PyObject *text = PyBytes_FromStringAndSize(NULL, 43);
+    if (text != NULL) encode_into((unsigned char *)PyBytes_AS_STRING(text), digest, DIGEST);
+    return text;
+}
+
 static PyObject *tool_digest(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 {
     if (nargs != 4 || !PyBytes_CheckExact(args[0]) || !PyBytes_CheckExact(args[1]) ||
@@ -554,9 +561,25 @@ static PyObject *tool_digest(PyObject *self, PyObject *const *args, Py_ssize_t n
           add_sized(caveat + 70, 22) && add_sized("tool", 4) && add_sized(tool, tool_size) &&
           add_sized(PyBytes_AS_STRING(args[3]), size) && end(out)) && !failed())
         return NULL;
-    PyObject *text = PyBytes_FromStringAndSize(NULL, 43);
-    if (text != NULL) encode_into((unsigned char *)PyBytes_AS_STRING(text), out, DIGEST);
-    return text;
+    return base64_text(out);
+}
+
+static PyObject *http_digest(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    if (nargs != 5 || !PyBytes_CheckExact(args[0]) || !PyBytes_CheckExact(args[1]) ||
+        PyBytes_GET_SIZE(args[1]) != CAVEAT || !is_ascii(args[2]) || !PyBytes_CheckExact(args[3]) || !is_key(args[4]))
+        return pure(HTTP_DIGEST, args, nargs);
+    const char *caveat = PyBytes_AS_STRING(args[1]), *target = PyBytes_AS_STRING(args[3]);
+    Py_ssize_t size = PyBytes_GET_SIZE(args[3]), method_size = PyUnicode_GET_LENGTH(args[2]);
+    // An empty query is the reference's matter.
+    if (size > UINT32_MAX || method_size > UINT32_MAX || (size && target[size - 1] == '?'))
+        return pure(HTTP_DIGEST, args, nargs);
+    unsigned char out[DIGEST];
+    if (!(begin() && add(PyBytes_AS_STRING(args[0]), PyBytes_GET_SIZE(args[0])) && add(caveat + 55, 13) &&
+          add_sized(caveat + 70, 22) && add_sized("http", 4) && add_sized(PyUnicode_1BYTE_DATA(args[2]), method_size) &&
+          add_sized(target, size) && add_sized(PyBytes_AS_STRING(args[4]), DIGEST) && end(out)) && !failed())
+        return NULL;
+    return base64_text(out);
 }
 
 static PyObject *is_flat(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
@@ -585,7 +608,8 @@ static PyObject *refer(PyObject *self, PyObject *args);
 static PyMethodDef functions[] = {  // the first COUNT in the order of the enumeration
     FUNCTION(states_of), FUNCTION(ends_in),    FUNCTION(extend),     FUNCTION(fold),        FUNCTION(links_of),
     FUNCTION(base64_of), FUNCTION(bytes_of),   FUNCTION(read_text),  FUNCTION(appended),    FUNCTION(cut_out),
-    FUNCTION(walk),      FUNCTION(split_call), FUNCTION(tool_digest), FUNCTION(sha256_of),     FUNCTION(is_flat),
+    FUNCTION(walk),      FUNCTION(split_call), FUNCTION(tool_digest), FUNCTION(http_digest), FUNCTION(sha256_of),
+    FUNCTION(is_flat),
     {"refer", refer, METH_VARARGS, "Register a function's Python reference, and the class of what it makes."},
     {NULL, NULL, 0, NULL},
 };

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
         CallSigner,
         PresentedCall,
         call_digest,
+        http_digest,
         http_fields,
         tool_digest,
         tool_fields,
@@ -61,7 +62,8 @@ else:
         __name__,
         {
             "call_proof": (
-                "CallSigner MAX_AGE_MS MAX_AHEAD_MS PresentedCall STAMP call_digest http_fields tool_digest tool_fields"
+                "CallSigner MAX_AGE_MS MAX_AHEAD_MS PresentedCall STAMP call_digest http_digest http_fields "
+                "tool_digest tool_fields"
             ),
             "caveats": "Caveat MAX_FRESH_MS MAX_HOPS MAX_INTEGER count_members read_caveat",
             "discharge": (
@@ -121,6 +123,7 @@ __all__ = [
     "caveat_key",
     "count_members",
     "cut_out",
+    "http_digest",
     "http_fields",
     "issue_discharge",
     "join",

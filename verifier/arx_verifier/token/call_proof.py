@@ -190,6 +190,26 @@ def tool_digest(prefix: bytes, caveat: bytes, tool: str, written: bytes) -> byte
     return b2a_base64(sha256(b"".join(parts)).digest(), newline=False).translate(TO_URL, b"=")  # ``wire.base64_of``
 
 
+@twin()
+def http_digest(prefix: bytes, caveat: bytes, method: str, target: bytes | str, body_digest: bytes) -> bytes:
+    """Return ``call_digest`` of ``http_fields``, under the time and nonce of a call caveat, in fewer steps.
+
+    Args:
+        prefix: ``digest_prefix`` of the audience.
+        caveat: The call caveat's bytes.
+        method: As in ``HttpCall``.
+        target: As in ``HttpCall``.
+        body_digest: As in ``HttpCall``.
+
+    Returns:
+        The digest as 43 base64url characters.
+
+    Raises:
+        RequestError: As ``http_fields``.
+    """
+    return call_digest(prefix, caveat[STAMP], http_fields(HttpCall(method, target, body_digest)))
+
+
 @twin(PresentedCall)
 def split_call(text: str) -> PresentedCall | None:
     """Split a presented text into its parts, if it ends in a call.

@@ -15,7 +15,7 @@ from arx_verifier.token import (
     STAMP,
     PresentedCall,
     call_digest,
-    http_fields,
+    http_digest,
     tool_digest,
     tool_fields,
 )
@@ -58,8 +58,8 @@ def judge(
         if not -MAX_AHEAD_MS <= age <= MAX_AGE_MS:
             return out_of_age(age), None
         try:
-            if request.http is not None:
-                digest = call_digest(prefix, call.caveat[STAMP], http_fields(request.http))
+            if (http := request.http) is not None:
+                digest = http_digest(prefix, call.caveat, *http)
             elif (written := flat_jcs(request.args)) is not None:
                 digest = tool_digest(prefix, call.caveat, request.tool, written)  # the fast path of most calls
             else:
