@@ -156,6 +156,8 @@ class Served(NamedTuple):
         converts: Whether a parameter has such a function.
         keys: The lines of ``tools`` that name it, by method.
         is_fastapi: Whether the framework converts the arguments for the endpoint and its dependencies.
+        clean: The path itself if it has no parameters and can be read in one way; else None.
+        raw: The same as it is sent.
     """
 
     route: Any
@@ -166,6 +168,8 @@ class Served(NamedTuple):
     converts: bool
     keys: dict[str, Key]
     is_fastapi: bool
+    clean: str | None
+    raw: bytes
 
     def texts(self, parameters: Mapping[str, Any], root: str) -> dict[str, str]:
         """Return each parameter as it was sent.
@@ -354,7 +358,9 @@ class Endpoints:
         key = way.keys.get(method)
         if key is None or key.tool is PUBLIC:
             return ("", {}) if key is None else (PUBLIC, {})
-        require_clean_path(scope)
+        # A path without parameters is the same in each call of its route, and was checked before.
+        if scope["path"] != way.clean or scope.get("raw_path") != way.raw:
+            require_clean_path(scope)
         raw, body = scope["query_string"], call.body
         query, members = key.read_query(raw) if raw else {}, read_body(call.headers, body)
         if way.is_fastapi:
@@ -508,7 +514,17 @@ def _served(route: Any, declared: str, host: str) -> Served:
     writers = {name: _writer(types[kind or "str"]) for name, kind in _PARAMETER.findall(host + declared)}
     path = _PARAMETER.sub(r"{\1}", declared)
     bare, converts = _PARAMETER.sub(r"{\1}", host) + path, any(writers.values())
-    return Served(route, host + declared, bare, _NAME.split(path), writers, converts, {}, hasattr(route, "dependant"))
+    parts, is_fastapi, raw = _NAME.split(path), hasattr(route, "dependant"), path.encode("utf-8", "replace")
+    clean = path if not writers and _is_clean(path, raw) else None
+    return Served(route, host + declared, bare, parts, writers, converts, {}, is_fastapi, clean, raw)
+
+
+def _is_clean(path: str, raw: bytes) -> bool:
+    try:
+        require_clean_path({"path": path, "raw_path": raw})
+    except RequestError:
+        return False
+    return True
 
 
 def _writer(convertor: Any) -> Any:
