@@ -81,6 +81,7 @@ class ArxMiddleware:
         self.app, self.verifier, self._recheck_ms = app, verifier, recheck_ms
         self._enforcement = Enforcement(verifier)
         self._max_body, self._peers = max_body, Peers(trusted_proxies)
+        self._max_digits = len(str(max_body))
         self._started = False
         self._young: Young | None = None
         self._endpoints: Endpoints | None = None
@@ -141,7 +142,8 @@ class ArxMiddleware:
             # Before the body is read: a caller without a token of this service costs no more than its headers.
             screened = self._screen(headers, scope)
             declared = headers.get(b"content-length")
-            if declared is not None and declared.isdigit() and (len(declared) > 18 or int(declared) > self._max_body):
+            # A number with fewer digits than the limit is below it.
+            if declared is not None and len(declared) >= self._max_digits and self._is_beyond(declared):
                 raise self._too_large()
             message = await receive()
             body = message.get("body", b"")
@@ -308,6 +310,9 @@ class ArxMiddleware:
                 return body
             message = await receive()
         raise _Disconnected
+
+    def _is_beyond(self, declared: bytes) -> bool:
+        return declared.isdigit() and (len(declared) > 18 or int(declared) > self._max_body)
 
     def _too_large(self) -> RefusedCall:
         return RefusedCall("malformed_request", f"the body is longer than {self._max_body} bytes", 413)
