@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Write the tables of docs/comparison.md from ``benchmarks/results/compare.json``."""
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final
@@ -69,7 +70,7 @@ def delegations(rows: Rows) -> str:
 
 def overheads(rows: Rows) -> str:
     """Write what a call takes without a product, and what each adds."""
-    cells, adds = [], {}
+    cells, adds, unsure = [], {}, {}
     for name, row in rows.items():
         ours, theirs = (round(row[product]["added_us"]) for product in PRODUCTS)
         alone = round(min(row[product]["bare_us"] for product in PRODUCTS))
@@ -80,7 +81,8 @@ def overheads(rows: Rows) -> str:
             shown, theirs = f"{whole:,} in all, without the framework", whole - alone
         cells.append((BOTH[name].title, f"{alone:,}", f"{ours:,}", shown))
         adds[name] = (ours, theirs)
-    return table(("us a call", "the framework alone", "ARx adds", "tenuo adds"), cells) + _ahead("Less", adds)
+        unsure[name] = 2 * math.hypot(*(row[product]["added_error_us"] for product in PRODUCTS))
+    return table(("us a call", "the framework alone", "ARx adds", "tenuo adds"), cells) + _ahead("Less", adds, unsure)
 
 
 def machine(found: Mapping[str, Any]) -> str:
@@ -111,15 +113,15 @@ def write(found: Mapping[str, Any]) -> None:
         put(PAGE, marker, text)
 
 
-def _ahead(better: str, found: Mapping[str, tuple[int, int]]) -> str:
-    """Name the frameworks where each product has the smaller number."""
-    parts = [
-        f"{better} with {product}: " + (", ".join(BOTH[name].title for name in ahead) or "none") + "."
-        for product, ahead in (
-            ("tenuo", [name for name, (ours, theirs) in found.items() if theirs < ours]),
-            ("ARx", [name for name, (ours, theirs) in found.items() if ours < theirs]),
-        )
-    ]
+def _ahead(better: str, found: Mapping[str, tuple[int, int]], unsure: Mapping[str, float] | None = None) -> str:
+    """Name the frameworks where each product has the smaller number, by more than is unsure."""
+    wins: dict[str, list[str]] = {"tenuo": [], "ARx": [], "neither": []}
+    for name, (ours, theirs) in found.items():
+        sure = abs(ours - theirs) > (unsure or {}).get(name, 0)
+        wins[("tenuo" if theirs < ours else "ARx") if sure else "neither"].append(BOTH[name].title)
+    parts = [f"{better} with {who}: {', '.join(names)}." for who, names in wins.items() if names and who != "neither"]
+    if wins["neither"]:
+        parts.append(f"No difference beyond twice its standard error: {', '.join(wins['neither'])}.")
     return "\n\n" + "\n".join(parts)
 
 

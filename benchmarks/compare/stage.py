@@ -177,16 +177,23 @@ def _kill(desk: Desk, kill: Callable[[], Any] | None) -> dict[str, Any]:
     return {"kill_ms": took} if desk.turn else {"kill_ms": took, "worker_ended": not passed(desk.hand_over(5))}
 
 
-def added(bare: Desk, desk: Desk, seconds: float) -> tuple[float, float]:
-    """Return what a call takes without the product, and what the product adds: medians of processor time, us."""
-    alone, more = [], []
+def added(bare: Desk, desk: Desk, seconds: float) -> dict[str, float]:
+    """Return what a call takes without the product and what the product adds, us of processor time.
+
+    Both are medians; ``added_error_us`` is the standard error of the second.
+    """
+    alone: list[float] = []
+    more: list[float] = []
     until = time.monotonic() + seconds
     while time.monotonic() < until or len(alone) < 4:
         first, second = (_took(each) for each in ((bare, desk) if len(alone) % 2 else (desk, bare)))
         without, with_it = (first, second) if len(alone) % 2 else (second, first)
         alone.append(without)
         more.append(with_it - without)
-    return statistics.median(alone), statistics.median(more)
+    lower, middle, upper = statistics.quantiles(more, n=4)
+    # Of a median: 1.2533 times that of a mean, whose deviation is 1 / 1.349 of the distance of the quartiles.
+    error = 1.2533 * (upper - lower) / 1.349 / len(more) ** 0.5
+    return {"bare_us": statistics.median(alone), "added_us": middle, "added_error_us": error}
 
 
 def _took(desk: Desk) -> float:
@@ -222,8 +229,7 @@ def _facts(desk: Desk, bare: Desk, seconds: float) -> dict[str, Any]:
         found["replay"] = "accepted" if passed(desk.replay()) else "refused"
     again = pay(8)
     found["repeat"] = "accepted" if [passed(desk.ask(*again)) for _ in range(2)] == [True, True] else "refused"
-    found["bare_us"], found["added_us"] = added(bare, desk, seconds)
-    return found
+    return found | added(bare, desk, seconds)
 
 
 def _delegation(desk: Desk) -> dict[str, bool]:
