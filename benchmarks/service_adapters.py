@@ -49,7 +49,7 @@ def of_flask(guarded: bool) -> Any:
     """Return an application of Flask."""
     from flask import Flask, request
 
-    from arx_verifier.integrations.flask import guard
+    from arx_verifier.integrations import flask as adapter
 
     app = Flask("orders")
 
@@ -58,7 +58,7 @@ def of_flask(guarded: bool) -> Any:
         return {"refunded": request.get_json()["amount"]}
 
     if guarded:
-        guard(app, REALM.verifier, tools=TOOLS)
+        adapter.guard(app, REALM.verifier, tools=TOOLS)
     return app
 
 
@@ -70,7 +70,7 @@ def of_django(guarded: bool) -> Any:
     from django.http import JsonResponse
     from django.urls import path
 
-    from arx_verifier.integrations.django import NAME, guard
+    from arx_verifier.integrations import django as adapter
 
     def refund(request: Any, order_id: int) -> Any:
         return JsonResponse({"refunded": json.loads(request.body)["amount"]})
@@ -80,9 +80,9 @@ def of_django(guarded: bool) -> Any:
     if not settings.configured:
         settings.configure(ROOT_URLCONF="orders_urls", ALLOWED_HOSTS=["127.0.0.1"], SECRET_KEY="x")
         django.setup()
-    settings.MIDDLEWARE = [NAME] if guarded else []
+    settings.MIDDLEWARE = [adapter.NAME] if guarded else []
     app = get_wsgi_application()
-    return guard(app, REALM.verifier, tools={"POST refund": "orders.refund"}) if guarded else app
+    return adapter.guard(app, REALM.verifier, tools={"POST refund": "orders.refund"}) if guarded else app
 
 
 def of_starlette(guarded: bool) -> Any:
@@ -91,14 +91,14 @@ def of_starlette(guarded: bool) -> Any:
     from starlette.responses import JSONResponse
     from starlette.routing import Route
 
-    from arx_verifier.integrations.starlette import guard
+    from arx_verifier.integrations import starlette as adapter
 
     async def refund(request: Any) -> Any:
         return JSONResponse({"refunded": (await request.json())["amount"]})
 
     app = Starlette(routes=[Route("/orders/{order_id}/refund", refund, methods=["POST"])])
     if guarded:
-        guard(app, REALM.verifier, tools=TOOLS)
+        adapter.guard(app, REALM.verifier, tools=TOOLS)
     return app
 
 
@@ -106,7 +106,7 @@ def of_fastapi(guarded: bool) -> Any:
     """Return an application of FastAPI."""
     from fastapi import Body, FastAPI
 
-    from arx_verifier.integrations.fastapi import guard
+    from arx_verifier.integrations import fastapi as adapter
 
     app = FastAPI()
 
@@ -115,7 +115,7 @@ def of_fastapi(guarded: bool) -> Any:
         return {"refunded": amount}
 
     if guarded:
-        guard(app, REALM.verifier, tools=TOOLS)
+        adapter.guard(app, REALM.verifier, tools=TOOLS)
     return app
 
 

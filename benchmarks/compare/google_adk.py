@@ -116,12 +116,12 @@ def _desk(make: Any) -> tuple[Desk, Any]:
         loop.run_until_complete(run())
         return model.seen
 
-    def hand_over(amount: int) -> str:
+    def pass_to_worker(amount: int) -> str:
         worker_model.calls, worker_model.seen = [stage.pay(amount)], ""
         turn([("worker", {"request": "refund o-1"})])
         return worker_model.seen
 
-    return Desk(lambda *call: turn([call]), hand_over, turn=turn), more
+    return Desk(lambda *call: turn([call]), pass_to_worker, turn=turn), more
 
 
 @contextlib.contextmanager

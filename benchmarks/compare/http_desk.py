@@ -108,12 +108,12 @@ def desk(
         def line(opens: Opens) -> Line:
             return ends.enter_context(contextlib.closing(Line(opens(url), NAMES if kind[0] else {})))
 
-        asks, hands_over = line(desk_client).ask, line(worker_client).ask
+        asks, to_worker = line(desk_client).ask, line(worker_client).ask
         past = line(unchecked).ask if unchecked else None
 
         yield Desk(
             asks,
-            lambda amount: hands_over(*stage.pay(amount)),
+            lambda amount: to_worker(*stage.pay(amount)),
             replay=tap.replay,
             at_service=(lambda: past(*stage.pay(50))) if past else None,
         )

@@ -111,12 +111,12 @@ def _desk(make: Callable[..., Any]) -> tuple[Desk, Any]:
         model.script = [calls, "ok"]
         return _seen(run()["messages"])
 
-    def hand_over(amount: int) -> str:
+    def pass_to_worker(amount: int) -> str:
         worker_model.script = [[stage.pay(amount)], "ok"]
         turn([("ask_worker", {"request": "refund o-1"})])
         return _seen(worker_model.seen[-1])
 
-    return Desk(lambda *call: turn([call]), hand_over, turn=turn), more
+    return Desk(lambda *call: turn([call]), pass_to_worker, turn=turn), more
 
 
 def _seen(messages: list[Any]) -> str:

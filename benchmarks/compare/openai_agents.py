@@ -62,8 +62,8 @@ def tenuo() -> tuple[Agent[Any], Agent[Any], Any, Any]:
     pay = function_tool(refund)
     worker = Agent(name="worker", tools=[pay])
     guard_agent(worker, warrant=part, signing_key=worker_key, trusted_roots=roots, warrant_chain=[warrant])
-    hand_over = worker.as_tool("ask_worker", "Hand a request to the worker.")
-    agent = Agent(name="desk", tools=[function_tool(get_order), pay, hand_over])
+    pass_to_worker = worker.as_tool("ask_worker", "Hand a request to the worker.")
+    agent = Agent(name="desk", tools=[function_tool(get_order), pay, pass_to_worker])
     guard_agent(agent, warrant=warrant, signing_key=key, trusted_roots=roots)
     return agent, worker, root, warrant
 
@@ -72,8 +72,8 @@ def bare() -> tuple[Agent[Any], Agent[Any]]:
     """Return the desk's agent without a product."""
     pay = function_tool(refund)
     worker = Agent(name="worker", tools=[pay])
-    hand_over = worker.as_tool("ask_worker", "Hand a request to the worker.")
-    return Agent(name="desk", tools=[function_tool(get_order), pay, hand_over]), worker
+    pass_to_worker = worker.as_tool("ask_worker", "Hand a request to the worker.")
+    return Agent(name="desk", tools=[function_tool(get_order), pay, pass_to_worker]), worker
 
 
 def _model(calls: list[tuple[str, dict[str, Any]]]) -> ScriptedModel:
@@ -96,12 +96,12 @@ def _desk(agent: Agent[Any], worker: Agent[Any]) -> Desk:
         result = loop.run_until_complete(Runner.run(agent, "go"))
         return "\n".join(str(item.output) for item in result.new_items if item.type == "tool_call_output_item")
 
-    def hand_over(amount: int) -> str:
+    def pass_to_worker(amount: int) -> str:
         worker.model = model = _model([stage.pay(amount)])
         turn([("ask_worker", {"input": "refund o-1"})])
         return _outputs(model.last_call.input if model.last_call else [])
 
-    return Desk(lambda *call: turn([call]), hand_over, turn=turn)
+    return Desk(lambda *call: turn([call]), pass_to_worker, turn=turn)
 
 
 @contextlib.contextmanager

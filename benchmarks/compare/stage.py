@@ -74,7 +74,7 @@ class Desk(NamedTuple):
 
     Attributes:
         ask: Let the agent call a tool, and return what its model sees.
-        hand_over: Let the agent hand a refund of so much over to the worker, and return what the worker's model sees.
+        pass_to_worker: Let the agent give a refund of so much to the worker, and return what the worker's model sees.
         kill: End the agent's work; ARx's operator does it at the mint.
         turn: Let the agent make several calls in one turn of its model, and return what the model sees; None where an
             agent has no model.
@@ -84,7 +84,7 @@ class Desk(NamedTuple):
     """
 
     ask: Callable[[str, dict[str, Any]], str]
-    hand_over: Callable[[int], str] | None
+    pass_to_worker: Callable[[int], str] | None
     kill: Callable[[], Any] | None = None
     turn: Callable[[list[tuple[str, dict[str, Any]]]], str] | None = None
     replay: Callable[[], str] | None = None
@@ -165,7 +165,7 @@ def revoke(root: Any, warrant: Any) -> None:
 
 def _kill(desk: Desk, kill: Callable[[], Any] | None) -> dict[str, Any]:
     """Return how long after a kill was begun the agent's next call is refused, ms, and whether its worker is ended."""
-    if kill is None or desk.hand_over is None:
+    if kill is None or desk.pass_to_worker is None:
         raise RuntimeError("a desk with a product: expected a kill and a worker")
     began = time.perf_counter()
     kill()
@@ -174,7 +174,7 @@ def _kill(desk: Desk, kill: Callable[[], Any] | None) -> dict[str, Any]:
             raise RuntimeError(f"the kill: expected a refusal within {DEADLINE_S:g} s, got answers alone")
     took = (time.perf_counter() - began) * 1000
     # In one process the worker is called through the desk, which is refused already.
-    return {"kill_ms": took} if desk.turn else {"kill_ms": took, "worker_ended": not passed(desk.hand_over(5))}
+    return {"kill_ms": took} if desk.turn else {"kill_ms": took, "worker_ended": not passed(desk.pass_to_worker(5))}
 
 
 def added(bare: Desk, desk: Desk, seconds: float) -> dict[str, float]:
@@ -233,9 +233,9 @@ def _facts(desk: Desk, bare: Desk, seconds: float) -> dict[str, Any]:
 
 
 def _delegation(desk: Desk) -> dict[str, bool]:
-    if desk.hand_over is None:
+    if desk.pass_to_worker is None:
         return {}
-    within, beyond = desk.hand_over(10), desk.hand_over(15)
+    within, beyond = desk.pass_to_worker(10), desk.pass_to_worker(15)
     if not passed(within):
         raise RuntimeError(f"the worker's refund of 10: expected it, got {within!r}")
     return {"offline": True, "narrower": not passed(beyond)}

@@ -359,8 +359,8 @@ def test_notifications_of_the_specification_pass_and_others_are_dropped() -> Non
     assert "notifications/orders/purge" not in came
 
 
-def test_a_proof_counts_once_also_behind_another_guard() -> None:
-    """``ArxMiddleware`` around the application uses the proof in the header, so the call is a replay inside."""
+def test_a_token_is_not_passed_on_by_another_guard() -> None:
+    """``ArxMiddleware`` around the application takes the token from the header: the guard inside finds none."""
     realm = UnsafeTestRealm("orders")
     caller, ran = realm.caller(*RULES, Rule(tool="orders.mcp", open=True)), []
     inside = SERVER.make_app(realm.verifier, ran)
@@ -371,5 +371,5 @@ def test_a_proof_counts_once_also_behind_another_guard() -> None:
         httpx2.Client(auth=caller) as http,
     ):
         answer = http.post(url.format(port), json=call_of("o-1"), headers=headers).json()
-        assert answer["error"]["data"]["code"] == "replayed"
+        assert answer["error"]["data"]["code"] == "missing_token"
     assert ran == []
