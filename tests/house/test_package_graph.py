@@ -44,6 +44,7 @@ CAPS_IMPORTS = {
     "agent": {"jose", "keyfile", "durations", "http_client"},
     "connect": {"agent", "http_client"},
     "service": {"keyfile", "agent", "audit"},
+    "gateway": {"durations", "service"},
     "mint": set("jose keyfile durations limits http_client engines realm revocation embedded audit".split()),
 }
 # The command line is above all of them.

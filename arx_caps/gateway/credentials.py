@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The credentials of upstreams: read from the environment or a file, and put into a request last."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from arx_caps.gateway.settings import CredentialTerms
+from arx_verifier.errors import SettingsError
+
+
+class Secret(str):
+    """A secret text.  Its ``repr`` does not show it, and so none of what holds it does."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "'…'"
+
+
+def read_secret(source: str, folder: Path) -> Secret:
+    """Return a secret.
+
+    Args:
+        source: ``env:NAME`` or ``file:PATH``.
+        folder: What a relative path is relative to.
+
+    Raises:
+        SettingsError: There is none, or others may read its file.
+    """
+    kind, _, place = source.partition(":")
+    if kind == "env":
+        value = os.environ.get(place, "")
+    else:
+        file = folder / place
+        try:
+            if file.stat().st_mode & 0o077:
+                raise SettingsError(f"{file} holds a secret and can be read by others; run `chmod 600 {file}`")
+            value = file.read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise SettingsError(f"{file}: expected a file with a secret: {type(error).__name__}") from None
+    if not value or not value.isprintable() or not value.isascii():
+        raise SettingsError(
+            f"{source}: expected a secret of one line of ASCII, got {'none' if not value else 'another'}"
+        )
+    return Secret(value)
+
+
+class Credential:
+    """What a request to an upstream has in one header.
+
+    Args:
+        terms: The upstream's table; None for an upstream without a credential.
+        folder: What a relative path is relative to.
+
+    Raises:
+        SettingsError: The secret cannot be read.
+    """
+
+    def __init__(self, terms: CredentialTerms | None, folder: Path) -> None:
+        self._headers: dict[str, str] = {}
+        if terms is not None:
+            self._headers[terms.header.lower()] = Secret(terms.prefix + read_secret(terms.source, folder))
+
+    def put(self, headers: Mapping[str, str]) -> dict[str, str]:
+        """Return headers with the credential; what the client sent in that header is gone.
+
+        Args:
+            headers: Names in lower case.
+        """
+        return {**headers, **self._headers}
+
+    def __repr__(self) -> str:
+        return "<Credential>"

@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Forward a request to an upstream over HTTP, with the upstream's credential and nothing of the client's.  SPEC 11."""
+
+import ssl
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+import aiohttp
+from yarl import URL
+
+from arx_caps.gateway.credentials import Credential
+from arx_caps.gateway.settings import UpstreamTerms
+from arx_verifier.errors import SettingsError
+
+_CONNECTIONS: Final = 1_024  # to one upstream; further requests wait
+_CONNECT_S: Final = 5.0
+# RFC 9110 7.6.1: of one connection.  The others are of the client and this gateway: what an upstream could take for an
+# identity, a place or a language of the answer's bytes does not come from a client.
+_NOT_FORWARDED: Final = frozenset(
+    (
+        *("connection", "host", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade", "expect"),
+        *("proxy-authenticate", "proxy-authorization", "proxy-connection", "content-length", "accept-encoding"),
+        *("authorization", "cookie", "forwarded", "x-real-ip", "dpop"),
+    )
+)
+_NOT_ANSWERED: Final = frozenset(
+    (
+        *("connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade", "proxy-authenticate"),
+        *("content-length", "set-cookie", "www-authenticate", "server", "date", "alt-svc"),
+    )
+)
+
+Headers = list[tuple[bytes, bytes]]
+
+
+class UpstreamError(Exception):
+    """An upstream did not answer, or not as HTTP wants it; the text has no secret.
+
+    Attributes:
+        sent: Whether the upstream may have got the request.
+        timed_out: Whether it was waited for in vain.
+    """
+
+    def __init__(self, text: str, *, sent: bool, timed_out: bool = False) -> None:
+        super().__init__(text)
+        self.sent, self.timed_out = sent, timed_out
+
+
+class Forwarder:
+    """Sends requests to one upstream.
+
+    Args:
+        name: The upstream's name.
+        terms: Its table; it has a URL.
+        folder: The folder of the gateway's file.
+
+    Raises:
+        SettingsError: Its credential or its certificate authority cannot be read.
+    """
+
+    def __init__(self, name: str, terms: UpstreamTerms, folder: Path) -> None:
+        assert terms.url is not None
+        self.name, self._terms = name, terms
+        self._base = terms.url.rstrip("/") if terms.is_http else terms.url
+        self._credential = Credential(terms.credential, folder)
+        try:
+            authority = str(folder / terms.ca) if terms.ca else None
+            self._tls = ssl.create_default_context(cafile=authority) if urlsplit(self._base).scheme == "https" else None
+        except (OSError, ssl.SSLError) as error:
+            raise SettingsError(f"upstream.{name}: ca: {type(error).__name__}") from None
+        self._session: aiohttp.ClientSession | None = None
+
+    def open(self) -> None:
+        """Make the connections' pool; call it in the event loop."""
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S, sock_read=self._terms.timeout_s)
+        connector = aiohttp.TCPConnector(limit=_CONNECTIONS, ssl=self._tls or True)
+        self._session = aiohttp.ClientSession(
+            connector=connector,
+            timeout=timeout,
+            auto_decompress=False,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            skip_auto_headers=("User-Agent", "Accept-Encoding", "Content-Type"),
+            trust_env=False,
+        )
+
+    async def close(self) -> None:
+        """Close the connections."""
+        if self._session is not None:
+            await self._session.close()
+
+    @asynccontextmanager
+    async def send(
+        self, method: str, headers: Iterable[tuple[bytes, bytes]], body: bytes, target: str = ""
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """Send a request; the answer is read in this context, whose end closes it.
+
+        Args:
+            method: The method.
+            headers: The client's headers, of which those of an identity and of a connection are left out.
+            body: The body.
+            target: Raw path and query after the upstream's URL, for plain HTTP.
+
+        Raises:
+            UpstreamError: No answer came.
+        """
+        assert self._session is not None
+        kept = {
+            name.decode("latin-1"): value.decode("latin-1")
+            for name, value in headers
+            if (lower := name.decode("latin-1").lower()) not in _NOT_FORWARDED and not lower.startswith("x-forwarded-")
+        }
+        address = URL(self._base + target, encoded=True)
+        sent = self._credential.put(kept)
+        try:
+            answer = await self._session.request(
+                method, address, data=body or None, headers=sent, allow_redirects=False
+            )
+        except aiohttp.ClientConnectorError:
+            raise UpstreamError(f"upstream {self.name} cannot be reached", sent=False) from None
+        except TimeoutError:
+            raise UpstreamError(f"upstream {self.name} did not answer in time", sent=True, timed_out=True) from None
+        except aiohttp.ClientError as error:
+            raise UpstreamError(f"upstream {self.name}: {type(error).__name__}", sent=True) from None
+        try:
+            yield answer
+        except TimeoutError:
+            raise UpstreamError(f"upstream {self.name} did not go on in time", sent=True, timed_out=True) from None
+        except aiohttp.ClientError as error:
+            raise UpstreamError(f"upstream {self.name}: {type(error).__name__}", sent=True) from None
+        finally:
+            answer.close()  # a connection whose answer was read to its end is in the pool again already
+
+    async def read(self, answer: aiohttp.ClientResponse) -> bytes:
+        """Return the whole body of an answer.
+
+        Raises:
+            UpstreamError: It is longer than the upstream's table allows.
+        """
+        parts, size = [], 0
+        async for part in answer.content.iter_any():
+            parts.append(part)
+            size += len(part)
+            if size > self._terms.max_answer:
+                raise UpstreamError(
+                    f"upstream {self.name} answered more than {self._terms.max_answer} bytes", sent=True
+                )
+        return b"".join(parts)
+
+    def __repr__(self) -> str:
+        return f"<Forwarder to {self.name}>"
+
+
+def answer_headers(answer: aiohttp.ClientResponse) -> Headers:
+    """Return the headers of an answer that a client may have, without those of its connection and of its identity."""
+    return [
+        (lower, value)
+        for name, value in answer.raw_headers
+        if (lower := name.lower()).decode("latin-1") not in _NOT_ANSWERED
+    ]

@@ -1,0 +1,210 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The gateway's file: where it listens, and its upstreams, a table each.  ``docs/gateway.md`` describes it."""
+
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final, NamedTuple, TypeVar
+from urllib.parse import urlsplit
+
+import msgspec
+from msgspec import Meta
+
+from arx_caps.durations import parse_duration
+from arx_verifier.errors import SettingsError
+
+T = TypeVar("T")
+
+_NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")  # a segment of the gateway's paths
+_HEADER: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 5.6.2
+_RATE: Final = re.compile(r"([1-9][0-9]{0,8})/(.+)")
+_RESERVED: Final = frozenset(("healthz", "readyz", "metrics"))  # paths of the gateway itself
+_SOURCES: Final = ("env:", "file:")
+_MEBIBYTE: Final = 1024 * 1024
+
+Bytes = Annotated[int, Meta(ge=1024, le=1024 * _MEBIBYTE)]
+
+
+class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A table of the file; a member that it does not have is an error."""
+
+
+class CredentialTerms(_Table, frozen=True, kw_only=True, rename={"source": "from"}):
+    """A credential of an upstream, which replaces that header of each forwarded request.
+
+    Attributes:
+        header: The header.
+        source: Where the secret is: ``env:NAME`` or ``file:PATH``.
+        prefix: What the header has before the secret, such as ``Bearer`` and a space.
+    """
+
+    header: str = "Authorization"
+    source: str
+    prefix: str = ""
+
+
+class RateTerms(_Table, frozen=True, kw_only=True):
+    """How many calls are forwarded, such as ``60/1m``; one that is not, is refused as ``rate_limited``.
+
+    Attributes:
+        agent: Of each agent.
+        tool: Of each agent to each tool.
+    """
+
+    agent: str | None = None
+    tool: str | None = None
+
+
+class UpstreamTerms(_Table, frozen=True, kw_only=True):
+    """A server behind the gateway.
+
+    Attributes:
+        audience: The audience of its tools in the policy.
+        service: The service file of the audience; ``AUDIENCE.json`` beside the gateway's file when omitted.
+        url: Its URL.
+        command: The program and arguments of an MCP server that the gateway starts and speaks to over stdio.
+        env: Environment variables of that program: values, or ``env:NAME`` and ``file:PATH`` for secrets.
+        openapi: The OpenAPI file of a plain HTTP service.  Each operation is the tool of its ``operationId``.
+        routes: The routes of a plain HTTP service, with their tools: ``"GET /orders/{order_id}" = "orders.get"``.
+        credential: Its credential.
+        timeout: The longest time until an answer begins, and between two parts of a stream.
+        max_body: The longest body of a request, bytes.
+        max_answer: The longest answer that is no stream, bytes.
+        rate: Limits.
+        ca: File of a further certificate authority for TLS with the upstream.
+    """
+
+    audience: str
+    service: str | None = None
+    url: str | None = None
+    command: tuple[str, ...] = ()
+    env: dict[str, str] = {}
+    openapi: str | None = None
+    routes: dict[str, str] = {}
+    credential: CredentialTerms | None = None
+    timeout: str = "60s"
+    max_body: Bytes = _MEBIBYTE
+    max_answer: Bytes = 16 * _MEBIBYTE
+    rate: RateTerms = RateTerms()
+    ca: str | None = None
+
+    @property
+    def is_http(self) -> bool:
+        """Whether it is a plain HTTP service; else it speaks MCP."""
+        return self.openapi is not None or bool(self.routes)
+
+    @property
+    def timeout_s(self) -> float:
+        """``timeout``, s."""
+        return parse_duration(self.timeout) / 1000
+
+
+class GatewayTerms(_Table, frozen=True, kw_only=True):
+    """The table ``gateway``.
+
+    Attributes:
+        listen: Host and port.
+        trusted_proxies: Networks of the proxies whose ``X-Forwarded-For`` is trusted.
+        behind_tls: Whether a proxy before the gateway terminates TLS, so that it may listen beyond loopback.
+    """
+
+    listen: str = "127.0.0.1:8090"
+    trusted_proxies: tuple[str, ...] = ()
+    behind_tls: bool = False
+
+
+class GatewaySettings(NamedTuple):
+    """The content of the gateway's file.
+
+    Attributes:
+        gateway: Where it listens.
+        upstreams: The upstreams by name, which is the first segment of the path at which a client reaches it.
+        folder: The folder of the file, which paths in it are relative to.
+    """
+
+    gateway: GatewayTerms
+    upstreams: Mapping[str, UpstreamTerms]
+    folder: Path
+
+    def service_file(self, name: str) -> Path:
+        """Return the service file of an upstream."""
+        terms = self.upstreams[name]
+        return self.folder / (terms.service or f"{terms.audience}.json")
+
+
+def read_settings(path: Path | str) -> GatewaySettings:
+    """Read the gateway's file.
+
+    Args:
+        path: The file, TOML.
+
+    Raises:
+        SettingsError: It cannot be read, or says something that the gateway does not understand.
+    """
+    file = Path(path)
+    try:
+        content = tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError(f"{file}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{file} is not TOML: {error}") from error
+    if unknown := sorted(content.keys() - {"gateway", "upstream"}):
+        raise SettingsError(f"{file}: {unknown[0]}: expected the tables gateway and upstream.NAME")
+    tables = content.get("upstream")
+    if not isinstance(tables, dict) or not tables:
+        raise SettingsError(f"{file} has no upstream: expected a table such as [upstream.github]")
+    upstreams = {name: _read(file, f"upstream.{name}", table, UpstreamTerms) for name, table in tables.items()}
+    for name, terms in upstreams.items():
+        if wrong := _fault(name, terms):
+            raise SettingsError(f"{file}: upstream.{name}: {wrong}")
+    return GatewaySettings(_read(file, "gateway", content.get("gateway", {}), GatewayTerms), upstreams, file.parent)
+
+
+def _read(file: Path, place: str, table: Any, kind: type[T]) -> T:
+    try:
+        return msgspec.convert(table, kind)
+    except msgspec.ValidationError as error:
+        raise SettingsError(f"{file}: {place}: {error}") from error
+
+
+def _fault(name: str, terms: UpstreamTerms) -> str | None:
+    """Return what is wrong with an upstream."""
+    if not _NAME.fullmatch(name) or name in _RESERVED:
+        return f"expected a name such as 'github', of [a-z0-9_-] and none of {', '.join(sorted(_RESERVED))}"
+    if (terms.url is None) == (not terms.command):
+        return "expected one of `url` and `command`"
+    if terms.url is not None and (
+        urlsplit(terms.url).scheme not in ("http", "https") or not urlsplit(terms.url).netloc
+    ):
+        return f"url: expected http:// or https:// and a host, got {terms.url!r:.100}"
+    if terms.url is not None and (urlsplit(terms.url).username or urlsplit(terms.url).query or terms.url.endswith("#")):
+        return "url: expected no user, query or fragment; a secret belongs into `credential`"
+    if terms.command and (terms.is_http or terms.credential):
+        return "`command` starts an MCP server over stdio, which has neither `openapi`, `routes` nor `credential`"
+    if terms.openapi is not None and terms.routes:
+        return "expected one of `openapi` and `routes`"
+    if terms.credential is not None and not _HEADER.fullmatch(terms.credential.header):
+        return f"credential: expected the name of a header, got {terms.credential.header!r:.100}"
+    if terms.credential is not None and not terms.credential.source.startswith(_SOURCES):
+        return "credential: `from` expects env:NAME or file:PATH, so that the secret is not in this file"
+    for rate in (terms.rate.agent, terms.rate.tool):
+        if rate is not None and read_rate(rate) is None:
+            return f"rate: expected a number of calls and a time such as '60/1m', got {rate!r:.100}"
+    try:
+        return None if parse_duration(terms.timeout) else "timeout: expected more than 0s"
+    except ValueError as error:
+        return f"timeout: {error}"
+
+
+def read_rate(text: str) -> tuple[int, int] | None:
+    """Return a rate's number of calls and its time, ms; None if it is none.
+
+    Args:
+        text: Such as ``60/1m``.
+    """
+    form = _RATE.fullmatch(text)
+    try:
+        return (int(form[1]), parse_duration(form[2])) if form and parse_duration(form[2]) else None
+    except ValueError:
+        return None
