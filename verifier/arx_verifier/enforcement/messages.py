@@ -22,7 +22,7 @@ from arx_verifier.journal import Decision
 from arx_verifier.refusal_text import refusal_for_model
 from arx_verifier.request import AccessRequest, HttpCall
 from arx_verifier.token import sha256_of
-from arx_verifier.verification import Screened, Verifier
+from arx_verifier.verification import Screened, Verifier, recheck
 
 T = TypeVar("T")
 
@@ -63,6 +63,7 @@ _LISTS: Final[Mapping[str, _List]] = {
     "resources/list": _List("resources", "resources.read", "uri"),
     "resources/templates/list": _List("resourceTemplates", "resources.read", None),
 }
+_CACHED_MS: Final = 1_000  # the longest time that a client may keep a list
 MCP_REFUSED: Final = -32010  # an implementation's own code (MCP 2026-07-28: -32000 to -32019)
 _SESSION: Final = frozenset(("initialize", "logging/setLevel", "ping", "server/discover"))
 _ENVELOPE: Final = frozenset(("_meta", "inputResponses", "requestState"))  # not the call's arguments
@@ -184,7 +185,7 @@ class Work:
         enforcement: The decisions of the verifier.
         decision: The decision that allowed it.
         request: The request that the decision was made on.
-        streams: Whether the caller gets parts of an answer before its end.
+        streams: Whether the caller gets parts of an answer before its end; may be set later.
         recheck_ms: The longest time between two rechecks, ms.
 
     Raises:
@@ -199,7 +200,7 @@ class Work:
     ) -> None:
         self._enforcement, self._verifier, self._request = enforcement, enforcement.verifier, request
         self.decision, self.grant = decision, enforcement.require(decision, request)
-        self._streams, self._recheck_s = streams, recheck_ms / 1000
+        self.streams, self._recheck_s = streams, recheck_ms / 1000
 
     async def require_texts(self, schema: Callable[[], Awaitable[Mapping[str, Any]]]) -> None:
         """Refuse an argument whose text is JSON of another type, unless the tool takes text there.
@@ -269,7 +270,7 @@ class Work:
         refused = self.grant.look_again()
         if refused is None:
             self._plan()
-        elif isinstance(refused, UnavailableError) and not self._streams:
+        elif isinstance(refused, UnavailableError) and not self.streams:
             # Nothing leaves before the recheck of the result.  Stopping a tool half-way because the store is slow would
             # do harm and protect no data.  A kill still ends it at once.
             self._timer = asyncio.get_running_loop().call_later(self._recheck_s, self._look)
@@ -383,6 +384,52 @@ class Messages:
             return False
         known = {argument: item} if argument else {}
         return screened.proven.could_allow(f"{self.verifier.audience}.{tool or item}", known)
+
+    def filtered(self, message: McpMessage, screened: Screened | None, result: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a list's result with the items that the token could ever allow.
+
+        Args:
+            message: The message that asked for the list.
+            screened: Its live token, or None.
+            result: The result as the server writes it on the wire.
+        """
+        member, items = str(message.lists), result.get(str(message.lists))
+        shown = [
+            item
+            for item in (items if isinstance(items, list) else ())
+            if isinstance(item, dict)
+            and isinstance(name := item.get("uri", item.get("name")), str)
+            and self.shows(message, screened, name)
+        ]
+        answer = {**result, member: shown}
+        if "cacheScope" in answer or "ttlMs" in answer:
+            # What a list shows ends with the token.
+            ttl = answer.get("ttlMs", 0)
+            answer |= {"cacheScope": "private", "ttlMs": min(ttl if type(ttl) is int else 0, _CACHED_MS)}
+        return answer
+
+    async def keep(self, screened: Screened, stream: Callable[[], Awaitable[None]]) -> None:
+        """Run a stream that no call has opened, and cancel it when its token is revoked, frozen or expires.
+
+        Args:
+            screened: Its live token.
+            stream: Returns what to await.
+
+        Raises:
+            RefusedCall: It was ended.
+        """
+        task = asyncio.ensure_future(stream())
+        try:
+            while not task.done():
+                pause = min(self._recheck_ms / 1000, max(self.verifier.epochs.lease_left_ns() / 1e9, 0.001))
+                await asyncio.wait({task}, timeout=pause)
+                refused = recheck(self.verifier.epochs, screened.proven, may_wait=False)
+                if refused is not None:
+                    raise RefusedCall(refused.code, failures=refused.failures)
+            await task
+        finally:
+            task.cancel()
+            await asyncio.wait({task})
 
     def passes(self, notification: str) -> bool:
         """Return whether a notification reaches the server's handlers, as its method is a known one."""

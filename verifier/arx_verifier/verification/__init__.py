@@ -8,6 +8,7 @@ from arx_verifier._door import open_door
 if TYPE_CHECKING:
     from arx_verifier.verification.authenticate import prove
     from arx_verifier.verification.chain_state import ProvenChain
+    from arx_verifier.verification.freshness import recheck
     from arx_verifier.verification.grant import Grant
     from arx_verifier.verification.nonces import MemoryNonces, NonceStore, RedisNonces
     from arx_verifier.verification.reasons import Refused, missing_discharge, out_of_time, too_early, too_late, too_new
@@ -18,6 +19,7 @@ else:
         {
             "authenticate": "prove",
             "chain_state": "ProvenChain",
+            "freshness": "recheck",
             "grant": "Grant",
             "nonces": "MemoryNonces NonceStore RedisNonces",
             "reasons": "Refused missing_discharge out_of_time too_early too_late too_new",
@@ -37,6 +39,7 @@ __all__ = [
     "missing_discharge",
     "out_of_time",
     "prove",
+    "recheck",
     "too_early",
     "too_late",
     "too_new",

@@ -1,0 +1,390 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An MCP server behind the gateway: each message is decided on by its body, recorded, and then forwarded.  SPEC 11.
+
+A request, a notification and an open stream each need a live token.  Answers pass byte for byte, but for lists, which
+have what the token could allow.  A stream ends with its grant.
+"""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Callable
+from typing import Any, Final
+
+from aiohttp import ClientResponse
+
+from arx_caps.gateway.forwarding import Forwarder, UpstreamError, answer_headers
+from arx_caps.gateway.mcp_sessions import McpSessions
+from arx_caps.gateway.mcp_wire import (
+    INTERNAL_ERROR,
+    STATELESS,
+    UNKNOWN_SESSION,
+    Incoming,
+    WireError,
+    check_headers,
+    data_of,
+    events,
+    read_incoming,
+    result_of,
+    with_data,
+    without_token,
+    written,
+)
+from arx_caps.gateway.settings import UpstreamTerms
+from arx_verifier.enforcement import META_KEY, Enforcement, McpMessage, Messages, RefusedCall, collect_headers
+from arx_verifier.journal import ChainFacts
+from arx_verifier.verification import Screened, Verifier
+
+_JSON: Final = [(b"content-type", b"application/json")]
+_STREAM: Final = "text/event-stream"
+_ROUTING: Final = frozenset((b"mcp-method", b"mcp-name", b"mcp-session-id", b"authorization"))
+
+Scope = dict[str, Any]
+Receive = Callable[[], Any]
+Send = Callable[[dict[str, Any]], Any]
+Headers = list[tuple[bytes, bytes]]
+
+
+class _Exchange:
+    """One HTTP request of a client, and what was answered so far; a ``Carrier`` of its message."""
+
+    def __init__(self, scope: Scope, send: Send, body: bytes) -> None:
+        self.scope, self._send, self._body = scope, send, body
+        self.headers = collect_headers(scope["headers"])
+        self.has_begun = False
+
+    async def body(self) -> bytes:
+        """Return the whole body."""
+        return self._body
+
+    async def begin(self, status: int, headers: Headers) -> None:
+        """Send the head of an answer."""
+        self.has_begun = True
+        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+
+    async def part(self, data: bytes) -> None:
+        """Send a part of a stream."""
+        await self._send({"type": "http.response.body", "body": data, "more_body": True})
+
+    async def end(self, data: bytes = b"") -> None:
+        """Send the last part."""
+        await self._send({"type": "http.response.body", "body": data, "more_body": False})
+
+    async def whole(self, status: int, headers: Headers, data: bytes) -> None:
+        """Send an answer that is no stream."""
+        await self.begin(status, [*headers, (b"content-length", b"%d" % len(data))])
+        await self.end(data)
+
+
+class _Whole(tuple[int, Headers, bytes]):
+    """An answer that waits until its grant was looked at again: status, headers and body."""
+
+
+class McpDoor:
+    """The ASGI application of one upstream that speaks MCP over HTTP.
+
+    Args:
+        verifier: The verifier of the upstream's audience.
+        terms: The upstream's table.
+        forwarder: Sends to it.
+        trusted_proxies: Networks of the proxies whose ``X-Forwarded-For`` is trusted.
+
+    Raises:
+        SettingsError: A network is malformed.
+    """
+
+    def __init__(
+        self, verifier: Verifier, terms: UpstreamTerms, forwarder: Forwarder, trusted_proxies: tuple[str, ...] = ()
+    ) -> None:
+        self._messages = Messages(verifier, trusted_proxies=trusted_proxies)
+        self._enforcement, self._terms, self._forwarder = Enforcement(verifier), terms, forwarder
+        self._sessions = McpSessions(verifier.keys)
+        self._later: set[asyncio.Task[None]] = set()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one HTTP request.
+
+        Args:
+            scope: As ASGI has it.
+            receive: As ASGI has it.
+            send: As ASGI has it.
+        """
+        body = await _read_body(receive, self._terms.max_body)
+        if body is None:
+            await _Exchange(scope, send, b"").whole(413, _JSON, _error(None, INTERNAL_ERROR, "the message is too long"))
+            return
+        exchange = _Exchange(scope, send, body)
+        message = None
+        try:
+            if scope["method"] == "POST":
+                message = read_incoming(body)
+                check_headers(exchange.headers, message)
+                await self._post(exchange, message, receive)
+            elif scope["method"] in ("GET", "DELETE"):
+                await self._session(exchange, receive)
+            else:
+                await exchange.whole(405, [(b"allow", b"GET, POST, DELETE")], b"")
+        except WireError as error:
+            await _close(exchange, 400, _error(message and message.id, error.code, str(error)))
+        except RefusedCall as problem:
+            await self._refuse(exchange, message, problem)
+        except UpstreamError as error:
+            data = {"upstream": self._forwarder.name, "may_have_run": error.sent}
+            status = 504 if error.timed_out else 502
+            await _close(exchange, status, _error(message and message.id, INTERNAL_ERROR, str(error), data))
+
+    async def close(self) -> None:
+        """Wait for what is still to be sent to the upstream."""
+        await asyncio.gather(*self._later, return_exceptions=True)
+
+    async def _post(self, exchange: _Exchange, incoming: Incoming, receive: Receive) -> None:
+        message = McpMessage(incoming.method, incoming.params, incoming.meta, incoming.id, exchange)
+        if not incoming.is_request:
+            screened = await self._recognized(exchange)
+            if incoming.method and not self._messages.passes(incoming.method):
+                raise RefusedCall("malformed_request", f"unknown notification {incoming.method!r:.60}")
+            await self._answer(exchange, await self._whole(exchange, screened.proven.facts))
+        elif message.is_call:
+            await self._call(exchange, message, receive)
+        else:
+            screened = await self._messages.recognize(message) or await self._recognized(exchange)
+            await self._answer(exchange, await self._whole(exchange, screened.proven.facts, message, screened))
+
+    async def _recognized(self, exchange: _Exchange) -> Screened:
+        """Return the live token of a request whose message calls nothing."""
+        found = await self._messages.recognize(McpMessage("ping", {}, {}, None, exchange))
+        assert found is not None  # there is a carrier
+        return found
+
+    async def _call(self, exchange: _Exchange, message: McpMessage, receive: Receive) -> None:
+        work = await self._messages.decide(message)
+        facts = work.grant.facts
+        if message.method == "tools/call":
+            await work.require_texts(lambda: self._schema(exchange, message, facts))
+
+        async def forward() -> _Whole | None:
+            body = await self._body_of(exchange, message)
+            async with self._sent(exchange, facts, body) as answer:
+                if answer.content_type != _STREAM:
+                    return await self._read(answer, facts)
+                work.streams = True
+                await self._stream(exchange, answer, facts, receive)
+                return None
+
+        try:
+            whole = await work.run(forward)
+        except RefusedCall:
+            self._cancel(exchange, message, facts)
+            raise
+        if whole is not None:
+            await self._answer(exchange, whole)
+
+    async def _session(self, exchange: _Exchange, receive: Receive) -> None:
+        """Forward a request for the stream of a session, or for its end."""
+        screened = await self._recognized(exchange)
+        facts = screened.proven.facts
+        async with self._sent(exchange, facts, b"") as answer:
+            if answer.content_type == _STREAM:
+                await self._messages.keep(screened, lambda: self._stream(exchange, answer, facts, receive))
+            else:
+                await self._answer(exchange, await self._read(answer, facts))
+
+    @contextlib.asynccontextmanager
+    async def _sent(self, exchange: _Exchange, facts: ChainFacts, body: bytes) -> AsyncIterator[ClientResponse]:
+        headers = self._headers(exchange, facts)
+        async with self._forwarder.send(exchange.scope["method"], headers, body) as answer:
+            if answer.status in (401, 403):
+                # It is about the gateway's credential: a client that gets it would ask for one of the upstream.
+                raise UpstreamError(f"upstream {self._forwarder.name} refused the gateway ({answer.status})", sent=True)
+            yield answer
+
+    def _headers(self, exchange: _Exchange, facts: ChainFacts) -> Headers:
+        """Return the headers to forward, with the upstream's id of the session.
+
+        Raises:
+            WireError: The session is none of the caller.
+        """
+        headers = [pair for pair in exchange.scope["headers"] if pair[0] not in (b"mcp-session-id", b"authorization")]
+        bound = exchange.headers.get(b"mcp-session-id")
+        if bound is not None:
+            session = self._sessions.read(bound.decode("latin-1"), facts)
+            if session is None:
+                raise _UnknownSession
+            headers.append((b"mcp-session-id", session.encode("latin-1")))
+        return headers
+
+    def _answered(self, answer: ClientResponse, facts: ChainFacts) -> Headers:
+        """Return the headers to answer with; a new session is bound to the caller."""
+        return [
+            (name, self._sessions.bind(value.decode("latin-1"), facts).encode() if name == b"mcp-session-id" else value)
+            for name, value in answer_headers(answer)
+        ]
+
+    async def _body_of(self, exchange: _Exchange, message: McpMessage) -> bytes:
+        body, token = await exchange.body(), message.meta.get(META_KEY)
+        return without_token(body, token) if isinstance(token, str) else body
+
+    async def _read(self, answer: ClientResponse, facts: ChainFacts) -> _Whole:
+        return _Whole((answer.status, self._answered(answer, facts), await self._forwarder.read(answer)))
+
+    async def _whole(
+        self,
+        exchange: _Exchange,
+        facts: ChainFacts,
+        message: McpMessage | None = None,
+        screened: Screened | None = None,
+    ) -> _Whole:
+        """Forward a message that calls nothing, and return its answer; a list has what the token could allow."""
+        body = await exchange.body() if message is None else await self._body_of(exchange, message)
+        async with self._sent(exchange, facts, body) as answer:
+            status, headers, data = await self._read(answer, facts)
+        if message is None or message.lists is None or status != 200:
+            return _Whole((status, headers, data))
+        return _Whole((status, headers, await self._filtered(answer.content_type, data, message, screened)))
+
+    async def _filtered(self, kind: str, data: bytes, message: McpMessage, screened: Screened | None) -> bytes:
+        assert isinstance(message.id, str | int)
+        if kind != _STREAM:
+            found = result_of(data, message.id)
+            return data if found is None else written(self._shown(found, message, screened))
+        parts = []
+        async for event in events(_once(data), len(data)):
+            found = result_of(data_of(event), message.id)
+            parts.append(event if found is None else with_data(event, self._shown(found, message, screened)))
+        return b"".join(parts)
+
+    def _shown(self, response: dict[str, Any], message: McpMessage, screened: Screened | None) -> dict[str, Any]:
+        return {**response, "result": self._messages.filtered(message, screened, response["result"])}
+
+    async def _stream(self, exchange: _Exchange, answer: ClientResponse, facts: ChainFacts, receive: Receive) -> None:
+        """Pass a stream on until it ends or the client goes."""
+        await exchange.begin(answer.status, self._answered(answer, facts))
+        gone = asyncio.ensure_future(_disconnected(receive))
+        pump = asyncio.ensure_future(self._pump(exchange, answer))
+        try:
+            await asyncio.wait({gone, pump}, return_when=asyncio.FIRST_COMPLETED)
+            if pump.done():
+                await pump
+                await exchange.end()
+        finally:
+            for task in (gone, pump):
+                task.cancel()
+            await asyncio.gather(gone, pump, return_exceptions=True)
+
+    async def _pump(self, exchange: _Exchange, answer: ClientResponse) -> None:
+        async for part in answer.content.iter_any():
+            await exchange.part(part)
+
+    async def _answer(self, exchange: _Exchange, whole: _Whole) -> None:
+        await exchange.whole(*whole)
+
+    async def _schema(self, exchange: _Exchange, message: McpMessage, facts: ChainFacts) -> dict[str, Any]:
+        """Return the input schema of a tool as the upstream lists it; an empty one if it does not."""
+        meta = {name: value for name, value in message.meta.items() if name not in (META_KEY, "progressToken")}
+        headers = [
+            pair for pair in self._headers(exchange, facts) if pair[0] not in _ROUTING or pair[0] == b"mcp-session-id"
+        ]
+        headers = [pair for pair in headers if not pair[0].startswith(b"mcp-param-")] + [(b"mcp-method", b"tools/list")]
+        cursor: dict[str, Any] = {}
+        for _ in range(100):
+            params = {"_meta": meta, **cursor} if meta else cursor
+            asked = written({"jsonrpc": "2.0", "id": "arx-schema", "method": "tools/list", "params": params})
+            async with self._forwarder.send("POST", headers, asked) as answer:
+                data = await self._forwarder.read(answer)
+            found = None
+            async for event in events(_once(data), len(data)):
+                found = result_of(data_of(event) if answer.content_type == _STREAM else data, "arx-schema") or found
+            result = found["result"] if found else {}
+            for item in result.get("tools", ()):
+                if item.get("name") == message.params["name"]:
+                    return dict(item.get("inputSchema") or {})
+            if not isinstance(result.get("nextCursor"), str):
+                break
+            cursor = {"cursor": result["nextCursor"]}
+        return {}
+
+    def _cancel(self, exchange: _Exchange, message: McpMessage, facts: ChainFacts) -> None:
+        """Tell the upstream that a call was ended, where closing its stream does not."""
+        if exchange.headers.get(b"mcp-protocol-version", b"").decode("latin-1") >= STATELESS:
+            return
+        params = {"requestId": message.id, "reason": "the caller's token was revoked"}
+        note = written({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": params})
+
+        async def send() -> None:
+            with contextlib.suppress(UpstreamError, WireError):
+                async with self._forwarder.send("POST", self._headers(exchange, facts), note) as answer:
+                    await self._forwarder.read(answer)
+
+        task = asyncio.ensure_future(send())
+        self._later.add(task)
+        task.add_done_callback(self._later.discard)
+
+    async def _refuse(self, exchange: _Exchange, message: Incoming | None, problem: RefusedCall) -> None:
+        """Answer a refusal so that a model reads it, or so that a client signs anew."""
+        if message is None or not message.is_request or (problem.code, _place(problem)) == ("proof_invalid", "start"):
+            if exchange.has_begun:
+                await exchange.end()  # the stream of a session: a message in it would answer nothing
+            else:  # the agent library reads from it that it has to sign anew
+                await exchange.whole(*self._enforcement.answer(problem))
+            return
+        found = self._messages.refusal(McpMessage(message.method, message.params, message.meta), problem)
+        answer: dict[str, Any] = {"jsonrpc": "2.0", "id": message.id}
+        if found.for_model:
+            answer["result"] = {"content": [{"type": "text", "text": found.text}], "isError": True}
+            if exchange.headers.get(b"mcp-protocol-version", b"").decode("latin-1") >= STATELESS:
+                answer["result"]["resultType"] = "complete"
+            await _close(exchange, 200, written(answer))
+            return
+        answer["error"] = {"code": found.error, "message": found.text, "data": found.data}
+        status, headers, _ = self._enforcement.answer(problem)
+        # A client without a token learns from the status where to get one; others read the error.
+        await _close(exchange, status if problem.code == "missing_token" else 200, written(answer), headers)
+
+
+def _place(problem: RefusedCall) -> str:
+    return problem.failures[0].rule if problem.failures else ""
+
+
+class _UnknownSessionError(WireError):
+    """The caller has no such session; a client that gets 404 opens a new one."""
+
+
+_UnknownSession: Final = _UnknownSessionError(UNKNOWN_SESSION, "expected a session that this caller has opened")
+
+
+async def _close(exchange: _Exchange, status: int, answer: bytes, headers: Headers | None = None) -> None:
+    """Send an answer, as the last event if a stream has begun."""
+    if exchange.has_begun:
+        await exchange.end(b"event: message\ndata: " + answer + b"\n\n")
+        return
+    kept = [pair for pair in headers or () if pair[0] in (b"www-authenticate", b"retry-after", b"cache-control")]
+    await exchange.whole(status, [*_JSON, *kept], answer)
+
+
+def _error(identity: str | int | None, code: int, text: str, data: dict[str, Any] | None = None) -> bytes:
+    error: dict[str, Any] = {"code": code, "message": text} | ({"data": data} if data else {})
+    return json.dumps({"jsonrpc": "2.0", "id": identity, "error": error}).encode()
+
+
+async def _once(data: bytes) -> AsyncIterator[bytes]:
+    yield data
+
+
+async def _read_body(receive: Receive, longest: int) -> bytes | None:
+    """Return the body; None if it is longer, or the client went."""
+    parts, size = [], 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
+        parts.append(message.get("body", b""))
+        size += len(parts[-1])
+        if size > longest:
+            return None
+        if not message.get("more_body", False):
+            return b"".join(parts)
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: Apache-2.0
+"""MCP over streamable HTTP, as bytes: one message of a body, headers that agree with it, events of a stream."""
+
+import base64
+import json
+import re
+from collections.abc import AsyncIterator, Mapping
+from typing import Any, Final, NamedTuple
+
+from arx_verifier.errors import RequestError
+from arx_verifier.request import read_json_object
+
+INVALID_REQUEST: Final = -32600  # JSON-RPC 2.0
+INTERNAL_ERROR: Final = -32603
+HEADER_MISMATCH: Final = -32020  # MCP 2026-07-28
+UNKNOWN_SESSION: Final = -32001
+STATELESS: Final = "2026-07-28"  # the first revision without sessions
+_NAMED: Final = {"tools/call": "name", "prompts/get": "name", "resources/read": "uri"}
+_SENTINEL: Final = re.compile(r"=\?base64\?(.*)\?=")
+_EVENT_END: Final = re.compile(rb"\r\n\r\n|\n\n|\r\r")
+_PARAMETER: Final = b"mcp-param-"
+_ROUTING: Final = (b"mcp-protocol-version", b"mcp-method", b"mcp-name", b"mcp-session-id", b"last-event-id")
+
+Headers = Mapping[bytes, bytes]
+
+
+class WireError(Exception):
+    """A message that is not forwarded, as it has no single meaning.
+
+    Attributes:
+        code: The JSON-RPC code.
+    """
+
+    def __init__(self, code: int, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+class Incoming(NamedTuple):
+    """One message of a client.
+
+    Attributes:
+        method: Its method; empty for a reply.
+        params: Its parameters.
+        id: The id of a request or a reply; None for a notification.
+    """
+
+    method: str
+    params: dict[str, Any]
+    id: str | int | None
+
+    @property
+    def is_request(self) -> bool:
+        """Whether it has an answer."""
+        return bool(self.method) and self.id is not None
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        """The ``_meta`` of its parameters."""
+        found = self.params.get("_meta")
+        return found if isinstance(found, dict) else {}
+
+
+def read_incoming(body: bytes) -> Incoming:
+    """Return the one message of a body.
+
+    Args:
+        body: The body.
+
+    Raises:
+        WireError: It is no JSON-RPC message, a batch, or JSON that two parsers could read in two ways.
+    """
+    try:
+        found = read_json_object(body)
+    except RequestError as error:
+        batch = body.lstrip()[:1] == b"["
+        text = "expected one message, got a batch, which MCP does not have" if batch else f"expected a message: {error}"
+        raise WireError(INVALID_REQUEST, text) from None
+    method, identity, params = found.get("method"), found.get("id"), found.get("params")
+    if found.get("jsonrpc") != "2.0" or found.keys() - {"jsonrpc", "id", "method", "params", "result", "error"}:
+        raise WireError(INVALID_REQUEST, "expected a message of JSON-RPC 2.0 with no member of its own")
+    if "id" in found and type(identity) not in (str, int):
+        raise WireError(INVALID_REQUEST, "id: expected a text or an integer")
+    answers = found.keys() & {"result", "error"}
+    if "method" in found:
+        if not isinstance(method, str) or not method or answers or not isinstance(params, dict | None):
+            raise WireError(INVALID_REQUEST, "expected a request with a method, and an object of params")
+        return Incoming(method, params or {}, identity)
+    if len(answers) != 1 or "id" not in found or "params" in found:
+        raise WireError(INVALID_REQUEST, "expected a request, a notification or a reply")
+    return Incoming("", {}, identity)
+
+
+def check_headers(headers: Headers, message: Incoming) -> None:
+    """Require that no header says something else than the body.
+
+    A server, or a proxy before it, may route by these headers; the decision is on the body.
+
+    Args:
+        headers: As ``collect_headers`` returns them.
+        message: The message of the body.
+
+    Raises:
+        WireError: One does, or is there twice.
+    """
+    for name in _ROUTING:
+        if b"\n" in headers.get(name, b""):
+            raise WireError(HEADER_MISMATCH, f"header {name.decode()}: expected one, got several")
+    method = headers.get(b"mcp-method")
+    if method is not None and method.decode("latin-1") != message.method:
+        raise WireError(HEADER_MISMATCH, "header mcp-method: expected the method of the body")
+    named = headers.get(b"mcp-name")
+    if named is not None and _decoded(named) != message.params.get(_NAMED.get(message.method, ""), ""):
+        raise WireError(HEADER_MISMATCH, "header mcp-name: expected the name or the URI in the body")
+    revision = message.meta.get("io.modelcontextprotocol/protocolVersion")
+    stated = headers.get(b"mcp-protocol-version")
+    if revision is not None and stated is not None and stated.decode("latin-1") != revision:
+        raise WireError(HEADER_MISMATCH, "header mcp-protocol-version: expected the version in the body")
+    texts = None
+    for header, value in headers.items():
+        if header.startswith(_PARAMETER):
+            texts = set(_texts(message.params.get("arguments"))) if texts is None else texts
+            if _decoded(value) not in texts:
+                raise WireError(HEADER_MISMATCH, f"header {header.decode('latin-1')}: expected an argument of the body")
+
+
+def _decoded(value: bytes) -> str | None:
+    """Return the text of a header, which may be in base64; None if it is malformed."""
+    text = value.decode("latin-1")
+    form = _SENTINEL.fullmatch(text)
+    try:
+        return base64.b64decode(form[1], validate=True).decode("utf-8") if form else text
+    except ValueError:
+        return None
+
+
+def _texts(value: Any) -> list[str]:
+    """Return the scalars of a JSON value, as headers write them."""
+    if isinstance(value, dict):
+        return [text for each in value.values() for text in _texts(each)]
+    if isinstance(value, list):
+        return [text for each in value for text in _texts(each)]
+    return [value if isinstance(value, str) else json.dumps(value, default=str)]
+
+
+def without_token(body: bytes, token: str) -> bytes:
+    """Return the bytes of a message without the token in its ``_meta``, and no other byte changed.
+
+    Args:
+        body: The body.
+        token: The token.
+
+    Raises:
+        WireError: The token is not there in this spelling, or more than once.
+    """
+    written = b'"' + token.encode("utf-8", "replace") + b'"'
+    if body.count(written) != 1:
+        raise WireError(INVALID_REQUEST, "expected the token once in the message, without escapes")
+    return body.replace(written, b'""')
+
+
+def result_of(data: bytes, identity: str | int) -> dict[str, Any] | None:
+    """Return a response as an object if it has a result and answers a request; None for another message.
+
+    Args:
+        data: The message's JSON.
+        identity: The id of the request.
+    """
+    try:
+        found = json.loads(data)
+    except (ValueError, RecursionError):
+        return None
+    answers = isinstance(found, dict) and type(found.get("id")) is type(identity) and found.get("id") == identity
+    return found if answers and isinstance(found.get("result"), dict) else None
+
+
+async def events(parts: AsyncIterator[bytes], longest: int) -> AsyncIterator[bytes]:
+    """Yield the events of a stream, each with its ending.
+
+    Args:
+        parts: The stream as it comes.
+        longest: The longest event, bytes.
+
+    Raises:
+        WireError: An event is longer.
+    """
+    kept = b""
+    async for part in parts:
+        kept += part
+        while (end := _EVENT_END.search(kept)) is not None:
+            yield kept[: end.end()]
+            kept = kept[end.end() :]
+        if len(kept) > longest:
+            raise WireError(INTERNAL_ERROR, f"the server sent an event of more than {longest} bytes")
+    if kept:
+        yield kept
+
+
+def data_of(event: bytes) -> bytes:
+    """Return the data of an event."""
+    lines = [line[5:].removeprefix(b" ") for line in event.splitlines() if line.startswith(b"data:")]
+    return b"\n".join(lines)
+
+
+def with_data(event: bytes, data: Any) -> bytes:
+    """Return an event with other data.
+
+    Args:
+        event: The event.
+        data: What to write as JSON.
+    """
+    kept = [line for line in event.splitlines() if line and not line.startswith(b"data:")]
+    return b"\n".join([*kept, b"data: " + written(data), b"", b""])
+
+
+def written(value: Any) -> bytes:
+    """Return a value as JSON."""
+    return json.dumps(value, separators=(",", ":")).encode()
