@@ -5,7 +5,7 @@ import ssl
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -34,6 +34,38 @@ _NOT_ANSWERED: Final = frozenset(
 )
 
 Headers = list[tuple[bytes, bytes]]
+
+
+class Parts(Protocol):
+    """The body of an answer."""
+
+    def iter_any(self) -> AsyncIterator[bytes]:
+        """Yield it in parts, as they come."""
+        ...
+
+
+class UpstreamAnswer(Protocol):
+    """What the gateway reads of an answer: one of aiohttp, or of a process."""
+
+    @property
+    def status(self) -> int:
+        """Its status."""
+        ...
+
+    @property
+    def content_type(self) -> str:
+        """The type of its content, without parameters."""
+        ...
+
+    @property
+    def raw_headers(self) -> Iterable[tuple[bytes, bytes]]:
+        """Its headers."""
+        ...
+
+    @property
+    def content(self) -> Parts:
+        """Its body."""
+        ...
 
 
 class UpstreamError(Exception):
@@ -93,7 +125,12 @@ class Forwarder:
 
     @asynccontextmanager
     async def send(
-        self, method: str, headers: Iterable[tuple[bytes, bytes]], body: bytes, target: str = ""
+        self,
+        method: str,
+        headers: Iterable[tuple[bytes, bytes]],
+        body: bytes,
+        target: str = "",
+        owner: str = "",  # noqa: ARG002 - see StdioUpstream
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """Send a request; the answer is read in this context, whose end closes it.
 
@@ -102,6 +139,7 @@ class Forwarder:
             headers: The client's headers, of which those of an identity and of a connection are left out.
             body: The body.
             target: Raw path and query after the upstream's URL, for plain HTTP.
+            owner: Who sends it; an upstream over HTTP does not learn it.
 
         Raises:
             UpstreamError: No answer came.
@@ -133,30 +171,34 @@ class Forwarder:
         finally:
             answer.close()  # a connection whose answer was read to its end is in the pool again already
 
-    async def read(self, answer: aiohttp.ClientResponse) -> bytes:
-        """Return the whole body of an answer.
-
-        Raises:
-            UpstreamError: It is longer than the upstream's table allows.
-        """
-        parts, size = [], 0
-        async for part in answer.content.iter_any():
-            parts.append(part)
-            size += len(part)
-            if size > self._terms.max_answer:
-                raise UpstreamError(
-                    f"upstream {self.name} answered more than {self._terms.max_answer} bytes", sent=True
-                )
-        return b"".join(parts)
-
     def __repr__(self) -> str:
         return f"<Forwarder to {self.name}>"
 
 
-def answer_headers(answer: aiohttp.ClientResponse) -> Headers:
-    """Return the headers of an answer that a client may have, without those of its connection and of its identity."""
-    return [
-        (lower, value)
-        for name, value in answer.raw_headers
-        if (lower := name.lower()).decode("latin-1") not in _NOT_ANSWERED
-    ]
+async def read_whole(answer: UpstreamAnswer, name: str, longest: int) -> bytes:
+    """Return the whole body of an answer.
+
+    Args:
+        answer: The answer.
+        name: The upstream's name, for the error.
+        longest: The longest body, bytes.
+
+    Raises:
+        UpstreamError: It is longer.
+    """
+    parts, size = [], 0
+    async for part in answer.content.iter_any():
+        parts.append(part)
+        size += len(part)
+        if size > longest:
+            raise UpstreamError(f"upstream {name} answered more than {longest} bytes", sent=True)
+    return b"".join(parts)
+
+
+def answer_headers(raw: Iterable[tuple[bytes, bytes]]) -> Headers:
+    """Return the headers of an answer that a client may have, without those of its connection and of its identity.
+
+    Args:
+        raw: The answer's headers.
+    """
+    return [(lower, value) for name, value in raw if (lower := name.lower()).decode("latin-1") not in _NOT_ANSWERED]

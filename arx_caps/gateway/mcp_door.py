@@ -11,10 +11,9 @@ import json
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Final
 
-from aiohttp import ClientResponse
-
-from arx_caps.gateway.forwarding import Forwarder, UpstreamError, answer_headers
-from arx_caps.gateway.mcp_sessions import McpSessions
+from arx_caps.gateway.forwarding import Forwarder, UpstreamAnswer, UpstreamError, answer_headers, read_whole
+from arx_caps.gateway.mcp_sessions import McpSessions, owner_of
+from arx_caps.gateway.mcp_stdio import StdioUpstream
 from arx_caps.gateway.mcp_wire import (
     INTERNAL_ERROR,
     STATELESS,
@@ -94,7 +93,11 @@ class McpDoor:
     """
 
     def __init__(
-        self, verifier: Verifier, terms: UpstreamTerms, forwarder: Forwarder, trusted_proxies: tuple[str, ...] = ()
+        self,
+        verifier: Verifier,
+        terms: UpstreamTerms,
+        forwarder: Forwarder | StdioUpstream,
+        trusted_proxies: tuple[str, ...] = (),
     ) -> None:
         self._messages = Messages(verifier, trusted_proxies=trusted_proxies)
         self._enforcement, self._terms, self._forwarder = Enforcement(verifier), terms, forwarder
@@ -102,7 +105,7 @@ class McpDoor:
         self._later: set[asyncio.Task[None]] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one HTTP request.
+        """UpstreamAnswer one HTTP request.
 
         Args:
             scope: As ASGI has it.
@@ -190,9 +193,9 @@ class McpDoor:
                 await self._answer(exchange, await self._read(answer, facts))
 
     @contextlib.asynccontextmanager
-    async def _sent(self, exchange: _Exchange, facts: ChainFacts, body: bytes) -> AsyncIterator[ClientResponse]:
+    async def _sent(self, exchange: _Exchange, facts: ChainFacts, body: bytes) -> AsyncIterator[UpstreamAnswer]:
         headers = self._headers(exchange, facts)
-        async with self._forwarder.send(exchange.scope["method"], headers, body) as answer:
+        async with self._forwarder.send(exchange.scope["method"], headers, body, owner=owner_of(facts)) as answer:
             if answer.status in (401, 403):
                 # It is about the gateway's credential: a client that gets it would ask for one of the upstream.
                 raise UpstreamError(f"upstream {self._forwarder.name} refused the gateway ({answer.status})", sent=True)
@@ -213,19 +216,22 @@ class McpDoor:
             headers.append((b"mcp-session-id", session.encode("latin-1")))
         return headers
 
-    def _answered(self, answer: ClientResponse, facts: ChainFacts) -> Headers:
+    def _answered(self, answer: UpstreamAnswer, facts: ChainFacts) -> Headers:
         """Return the headers to answer with; a new session is bound to the caller."""
         return [
             (name, self._sessions.bind(value.decode("latin-1"), facts).encode() if name == b"mcp-session-id" else value)
-            for name, value in answer_headers(answer)
+            for name, value in answer_headers(answer.raw_headers)
         ]
 
     async def _body_of(self, exchange: _Exchange, message: McpMessage) -> bytes:
         body, token = await exchange.body(), message.meta.get(META_KEY)
         return without_token(body, token) if isinstance(token, str) else body
 
-    async def _read(self, answer: ClientResponse, facts: ChainFacts) -> _Whole:
-        return _Whole((answer.status, self._answered(answer, facts), await self._forwarder.read(answer)))
+    async def _body(self, answer: UpstreamAnswer) -> bytes:
+        return await read_whole(answer, self._forwarder.name, self._terms.max_answer)
+
+    async def _read(self, answer: UpstreamAnswer, facts: ChainFacts) -> _Whole:
+        return _Whole((answer.status, self._answered(answer, facts), await self._body(answer)))
 
     async def _whole(
         self,
@@ -256,7 +262,7 @@ class McpDoor:
     def _shown(self, response: dict[str, Any], message: McpMessage, screened: Screened | None) -> dict[str, Any]:
         return {**response, "result": self._messages.filtered(message, screened, response["result"])}
 
-    async def _stream(self, exchange: _Exchange, answer: ClientResponse, facts: ChainFacts, receive: Receive) -> None:
+    async def _stream(self, exchange: _Exchange, answer: UpstreamAnswer, facts: ChainFacts, receive: Receive) -> None:
         """Pass a stream on until it ends or the client goes."""
         await exchange.begin(answer.status, self._answered(answer, facts))
         gone = asyncio.ensure_future(_disconnected(receive))
@@ -271,7 +277,7 @@ class McpDoor:
                 task.cancel()
             await asyncio.gather(gone, pump, return_exceptions=True)
 
-    async def _pump(self, exchange: _Exchange, answer: ClientResponse) -> None:
+    async def _pump(self, exchange: _Exchange, answer: UpstreamAnswer) -> None:
         async for part in answer.content.iter_any():
             await exchange.part(part)
 
@@ -289,8 +295,8 @@ class McpDoor:
         for _ in range(100):
             params = {"_meta": meta, **cursor} if meta else cursor
             asked = written({"jsonrpc": "2.0", "id": "arx-schema", "method": "tools/list", "params": params})
-            async with self._forwarder.send("POST", headers, asked) as answer:
-                data = await self._forwarder.read(answer)
+            async with self._forwarder.send("POST", headers, asked, owner=owner_of(facts)) as answer:
+                data = await self._body(answer)
             found = None
             async for event in events(_once(data), len(data)):
                 found = result_of(data_of(event) if answer.content_type == _STREAM else data, "arx-schema") or found
@@ -310,17 +316,19 @@ class McpDoor:
         params = {"requestId": message.id, "reason": "the caller's token was revoked"}
         note = written({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": params})
 
+        headers = self._headers(exchange, facts)
+
         async def send() -> None:
             with contextlib.suppress(UpstreamError, WireError):
-                async with self._forwarder.send("POST", self._headers(exchange, facts), note) as answer:
-                    await self._forwarder.read(answer)
+                async with self._forwarder.send("POST", headers, note, owner=owner_of(facts)) as answer:
+                    await self._body(answer)
 
         task = asyncio.ensure_future(send())
         self._later.add(task)
         task.add_done_callback(self._later.discard)
 
     async def _refuse(self, exchange: _Exchange, message: Incoming | None, problem: RefusedCall) -> None:
-        """Answer a refusal so that a model reads it, or so that a client signs anew."""
+        """UpstreamAnswer a refusal so that a model reads it, or so that a client signs anew."""
         if message is None or not message.is_request or (problem.code, _place(problem)) == ("proof_invalid", "start"):
             if exchange.has_begun:
                 await exchange.end()  # the stream of a session: a message in it would answer nothing

@@ -52,5 +52,10 @@ class McpSessions:
     def _code(self, session: str, owner: ChainFacts, kid: str) -> str:
         key = self._keys.get(kid)
         assert key is not None  # a token that it signed was just authenticated
-        text = "\0".join((session, owner.session, owner.agent, *owner.named)).encode("utf-8", "surrogatepass")
+        text = f"{session}\0{owner_of(owner)}".encode("utf-8", "surrogatepass")
         return urlsafe_b64encode(hmac.new(key.derived, _LABEL + text, hashlib.sha256).digest()[:18]).decode()
+
+
+def owner_of(facts: ChainFacts) -> str:
+    """Return what is one for each holder: the ARx session, the agent, and the agents delegated to."""
+    return "\0".join((facts.session, facts.agent, *facts.named))

@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An MCP server of the SDK 2 without ARx, behind the gateway, for the tests."""
+"""An MCP server of the SDK 2 without ARx, behind the gateway, for the tests.
+
+``python -m tests.adapters.gateway_server FILE`` runs the server over stdio; FILE gets the name of each tool that runs.
+"""
 
 import contextlib
-import tempfile
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,41 +14,72 @@ from mcp.server.mcpserver import Context
 
 from arx_caps.gateway.forwarding import Forwarder
 from arx_caps.gateway.mcp_door import McpDoor
+from arx_caps.gateway.mcp_stdio import StdioUpstream
 from arx_caps.gateway.settings import UpstreamTerms
 from arx_verifier import Verifier
 from tests.adapters.asgi_server import serving
 from tests.adapters.mcp_tools import add_tools
 
+ROOT = Path(__file__).resolve().parents[2]
 WHO = "nobody"  # the upstream knows nothing of tokens
+
+
+def make_server(ran: list[str]) -> MCPServer[Any]:
+    """Return the server; ``ran`` gets the name of each tool that runs, and of each that was ended."""
+    server: MCPServer[Any] = MCPServer("orders")
+    add_tools(server, Context, ran)
+    return server
 
 
 class Gateway:
     """The gateway's application for one upstream, which runs as long as it does."""
 
-    def __init__(self, verifier: Verifier, ran: list[str]) -> None:
-        self._verifier, self._stack = verifier, contextlib.ExitStack()
-        server: MCPServer[Any] = MCPServer("orders")
-        add_tools(server, Context, ran)
-        self._upstream = server.streamable_http_app()
+    def __init__(self, verifier: Verifier, ran: list[str], log: Path | None = None) -> None:
+        self._verifier, self._ran, self._log = verifier, ran, log
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] == "lifespan":
-            await receive()
-            port = self._stack.enter_context(serving(self._upstream))
-            terms = UpstreamTerms(audience="orders", url=f"http://127.0.0.1:{port}/mcp")
-            self._forwarder = Forwarder("orders", terms, Path(tempfile.gettempdir()))
-            self._forwarder.open()
-            self._door = McpDoor(self._verifier, terms, self._forwarder)
+        """Run the upstream with the lifespan, and answer requests."""
+        if scope["type"] != "lifespan":
+            await self._door(scope, receive, send)
+            return
+        await receive()
+        with contextlib.ExitStack() as stack:
+            if self._log is None:
+                port = stack.enter_context(serving(make_server(self._ran).streamable_http_app()))
+                terms = UpstreamTerms(audience="orders", url=f"http://127.0.0.1:{port}/mcp")
+                upstream: Any = Forwarder("orders", terms, ROOT)
+            else:
+                command = (sys.executable, "-m", "tests.adapters.gateway_server", str(self._log))
+                terms = UpstreamTerms(audience="orders", command=command, env={"PYTHONPATH": str(ROOT)})
+                upstream = StdioUpstream("orders", terms, ROOT)
+            upstream.open()
+            self._door = McpDoor(self._verifier, terms, upstream)
             await send({"type": "lifespan.startup.complete"})
             await receive()
             await self._door.close()
-            await self._forwarder.close()
-            self._stack.close()
-            await send({"type": "lifespan.shutdown.complete"})
-            return
-        await self._door(scope, receive, send)
+            await upstream.close()
+            if self._log is not None and self._log.exists():
+                self._ran.extend(self._log.read_text("utf-8").split())
+        await send({"type": "lifespan.shutdown.complete"})
 
 
 def make_app(verifier: Verifier, ran: list[str], *_: Any) -> Any:
     """Return the application."""
     return Gateway(verifier, ran)
+
+
+class _File(list[str]):
+    """A list that is written to a file as well."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        self._path = Path(path)
+
+    def append(self, name: str) -> None:
+        """Add a name."""
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(f"{name}\n")
+
+
+if __name__ == "__main__":
+    make_server(_File(sys.argv[1])).run("stdio")

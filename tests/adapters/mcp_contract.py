@@ -30,7 +30,16 @@ SERVER: Any = None  # the module with the server, set by the fixture of a test f
 ROOT = Path(__file__).resolve().parents[2]
 KEY = META_KEY
 WAYS = [(transport, era) for transport in ("stdio", "http") for era in ("auto", "legacy")]
-everywhere = pytest.mark.parametrize("way", WAYS, ids="-".join)
+TOOLS = ["wait.long", "wait.blocking"]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a test in the ways, and on the tools that run for long, of the file that imports it."""
+    module: Any = metafunc.module
+    if "way" in metafunc.fixturenames:
+        metafunc.parametrize("way", module.WAYS, ids="-".join)
+    if "tool" in metafunc.fixturenames:
+        metafunc.parametrize("tool", module.TOOLS)
 
 
 class Opened(NamedTuple):
@@ -66,7 +75,7 @@ async def opened(way: tuple[str, str], folder: Path, ran: list[str] | None = Non
     realm = UnsafeTestRealm("orders")
     caller = realm.caller(*RULES)
     with serving(SERVER.make_app(realm.verifier, [] if ran is None else ran)) as port:
-        async with httpx2.AsyncClient(auth=caller) as http:
+        async with httpx2.AsyncClient(auth=caller, timeout=60) as http:
             over = streamable_http_client(f"http://127.0.0.1:{port}/mcp", http_client=http)
             async with Client(over, mode=era) as client:
                 yield Opened(client, caller, lambda: realm.epochs.kill("agent:test/agent"))
@@ -76,7 +85,6 @@ def run(test: Coroutine[Any, Any, None]) -> None:
     asyncio.run(test)
 
 
-@everywhere
 def test_a_tool_runs_with_a_grant_or_not_at_all(way: tuple[str, str], tmp_path: Path) -> None:
     """What the token allows runs; the model reads why another call does not, with the id of the decision."""
 
@@ -96,7 +104,6 @@ def test_a_tool_runs_with_a_grant_or_not_at_all(way: tuple[str, str], tmp_path: 
     run(test())
 
 
-@everywhere
 def test_lists_show_what_the_token_could_ever_allow(way: tuple[str, str], tmp_path: Path) -> None:
     """Of tools, resources, templates and prompts; no client and no proxy may share such a list."""
 
@@ -119,7 +126,6 @@ def test_lists_show_what_the_token_could_ever_allow(way: tuple[str, str], tmp_pa
     run(test())
 
 
-@everywhere
 def test_resources_and_prompts_are_tools_of_the_policy(way: tuple[str, str], tmp_path: Path) -> None:
     """``resources.read`` with its URI and ``prompts.get`` with its name; refusals are protocol errors."""
 
@@ -145,7 +151,6 @@ def test_resources_and_prompts_are_tools_of_the_policy(way: tuple[str, str], tmp
     run(test())
 
 
-@everywhere
 def test_a_failed_identity_is_a_protocol_error(way: tuple[str, str], tmp_path: Path) -> None:
     """A token of another call, one that was used, one of no key, and one that carries no proof: none is for a model."""
 
@@ -180,8 +185,6 @@ def test_a_failed_identity_is_a_protocol_error(way: tuple[str, str], tmp_path: P
     run(test())
 
 
-@everywhere
-@pytest.mark.parametrize("tool", ["wait.long", "wait.blocking"])
 def test_a_kill_ends_a_running_tool(way: tuple[str, str], tool: str, tmp_path: Path) -> None:
     """The model reads that it has to stop, at once and for each later call; a list is refused as well."""
 
@@ -214,7 +217,6 @@ def test_a_kill_ends_a_running_tool(way: tuple[str, str], tool: str, tmp_path: P
     run(test())
 
 
-@everywhere
 def test_text_that_the_sdk_reads_as_json_does_not_reach_a_tool(way: tuple[str, str], tmp_path: Path) -> None:
     """The SDK turns the text ``null`` into no value where a tool takes one; the token's rule has judged a text."""
 
@@ -259,7 +261,7 @@ def test_a_signed_http_request_is_good_once_and_for_its_body() -> None:
     """The same request again is a replay, and its header on another body is no proof; without one nothing passes."""
     realm = UnsafeTestRealm("orders")
     caller, ran = realm.caller(*RULES), []
-    with serving(SERVER.make_app(realm.verifier, ran)) as port, httpx2.Client() as http:
+    with serving(SERVER.make_app(realm.verifier, ran)) as port, httpx2.Client(timeout=60) as http:
         base = {
             "accept": "application/json, text/event-stream",
             "mcp-protocol-version": "2026-07-28",

@@ -1,0 +1,349 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An MCP server that the gateway starts and speaks to over stdio, as if it were one over HTTP.
+
+Each session has a process of its own.  Messages of a revision without sessions go to a process of their caller.  Ids
+and progress tokens get new values on their way, so that two clients cannot meet in one.
+"""
+
+import asyncio
+import contextlib
+import itertools
+import json
+import logging
+import os
+import secrets
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from arx_caps.gateway.credentials import read_secret
+from arx_caps.gateway.forwarding import UpstreamError
+from arx_caps.gateway.mcp_wire import STATELESS, UNKNOWN_SESSION, written
+from arx_caps.gateway.settings import UpstreamTerms
+
+_INHERITED: Final = ("HOME", "LANG", "LC_ALL", "LOGNAME", "PATH", "TMPDIR", "USER")  # what a program needs, no secret
+_STOP_S: Final = 3.0
+_STREAM: Final = "text/event-stream"
+_SOURCES: Final = ("env:", "file:")
+
+_log = logging.getLogger(__name__)
+
+
+class StdioAnswer:
+    """An answer of a process, with the members of an HTTP answer that the gateway reads.
+
+    Attributes:
+        status: Its status.
+        session: The id of the session that it begins, or None.
+        content_type: JSON for one message, a stream for several.
+    """
+
+    def __init__(self, status: int, session: str | None = None, content_type: str = "application/json") -> None:
+        self.status: int = status
+        self.content_type: str = content_type
+        self.session = session
+        self._messages: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
+        self._first: list[dict[str, Any] | None] = []
+
+    @property
+    def raw_headers(self) -> tuple[tuple[bytes, bytes], ...]:
+        """Its headers."""
+        session = ((b"mcp-session-id", self.session.encode()),) if self.session is not None else ()
+        return ((b"content-type", self.content_type.encode()), *session)
+
+    @property
+    def content(self) -> "StdioAnswer":
+        """What has ``iter_any``."""
+        return self
+
+    def put(self, *messages: dict[str, Any] | None) -> None:
+        """Add messages; None is the end."""
+        for message in messages:
+            self._messages.put_nowait(message)
+
+    async def begin(self) -> None:
+        """Wait for the first message: if it is the answer, it is the only one."""
+        first = await self._messages.get()
+        self._first.append(first)
+        if first is not None and "method" in first:
+            self.content_type = _STREAM
+
+    async def iter_any(self) -> AsyncIterator[bytes]:
+        """Yield the body in parts."""
+        while (message := self._first.pop() if self._first else await self._messages.get()) is not None:
+            text = written(message)
+            yield b"event: message\ndata: " + text + b"\n\n" if self.content_type == _STREAM else text
+
+
+class _Process:
+    """One running server, and the answers that wait for its messages."""
+
+    def __init__(self, name: str, session: str) -> None:
+        self.name, self.session = name, session
+        self.used = asyncio.get_running_loop().time()
+        self.listening: StdioAnswer | None = None  # the stream of the session
+        self.waiting: dict[
+            int | None, tuple[Any, Any, StdioAnswer]
+        ] = {}  # by the new id: old id, old progress token, answer
+        self._numbers = itertools.count(1)
+
+    async def start(self, terms: UpstreamTerms, environment: dict[str, str]) -> None:
+        """Start the program.
+
+        Raises:
+            UpstreamError: It cannot be started.
+        """
+        try:
+            self._process = await asyncio.create_subprocess_exec(
+                *terms.command,
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                env=environment,
+                limit=terms.max_answer,
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise UpstreamError(f"upstream {self.name} cannot be started: {error.strerror}", sent=False) from None
+        self._reader = asyncio.ensure_future(self._read())
+
+    @property
+    def runs(self) -> bool:
+        """Whether it takes messages."""
+        return not self._reader.done()
+
+    async def send(self, message: dict[str, Any], answer: StdioAnswer | None) -> int | None:
+        """Send a message; its id and progress token are replaced.
+
+        Returns:
+            The new id of a request.
+
+        Raises:
+            UpstreamError: The process has ended.
+        """
+        number = None
+        self.used = asyncio.get_running_loop().time()
+        params = message.get("params")
+        if answer is not None:
+            number = next(self._numbers)
+            meta = params.get("_meta") if isinstance(params, dict) else None
+            progress = meta.get("progressToken") if isinstance(meta, dict) else None
+            self.waiting[number] = (message["id"], progress, answer)
+            message = {**message, "id": number}
+            if progress is not None:
+                message["params"] = {
+                    **message["params"],
+                    "_meta": {**message["params"]["_meta"], "progressToken": number},
+                }
+        elif message.get("method") == "notifications/cancelled" and isinstance(params, dict):
+            ids = [new for new, (old, _, _) in self.waiting.items() if old == params.get("requestId")]
+            if not ids:
+                return None
+            message = {**message, "params": {**params, "requestId": ids[-1]}}
+        await self.write(message)
+        return number
+
+    async def write(self, message: dict[str, Any]) -> None:
+        """Write a message.
+
+        Raises:
+            UpstreamError: The process has ended.
+        """
+        stdin = self._process.stdin
+        assert stdin is not None
+        try:
+            stdin.write(written(message) + b"\n")
+            await stdin.drain()
+        except OSError:
+            raise UpstreamError(f"upstream {self.name} has ended", sent=False) from None
+
+    async def _read(self) -> None:
+        stdout = self._process.stdout
+        assert stdout is not None
+        try:
+            while line := await stdout.readline():
+                with contextlib.suppress(ValueError, RecursionError):  # what is no message is a program's own output
+                    message = json.loads(line)
+                    if isinstance(message, dict):
+                        self._deliver(message)
+        except ValueError:
+            _log.error("upstream %s wrote a line that is longer than max_answer; it is ended", self.name)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
+            for number in list(self.waiting):
+                error = {"code": -32603, "message": f"upstream {self.name} has ended", "data": {"may_have_run": True}}
+                self._deliver({"jsonrpc": "2.0", "id": number, "error": error})
+            if self.listening is not None:
+                self.listening.put(None)
+
+    def _deliver(self, message: dict[str, Any]) -> None:
+        number, params = message.get("id"), message.get("params")
+        if "method" not in message:
+            if not isinstance(number, int) or number not in self.waiting:
+                return
+            old, _, answer = self.waiting.pop(number)
+            answer.put({**message, "id": old}, None)
+            return
+        if message["method"] == "notifications/progress" and isinstance(params, dict):
+            progress = params.get("progressToken")
+            if not isinstance(progress, int) or progress not in self.waiting:
+                return
+            _, token, answer = self.waiting[progress]
+            answer.put({**message, "params": {**params, "progressToken": token}})
+            return
+        # Over a pipe a server does not say which request a message of its own is about.
+        target = self.listening or next((answer for _, _, answer in reversed(self.waiting.values())), None)
+        if target is not None:
+            target.put(message)
+
+    async def stop(self) -> None:
+        """End it: first by the end of its input, as the specification says."""
+        stdin = self._process.stdin
+        assert stdin is not None
+        stdin.close()
+        try:
+            await asyncio.wait_for(self._process.wait(), _STOP_S)
+        except TimeoutError:
+            self._process.kill()
+        await asyncio.wait({self._reader})
+        await self._process.wait()
+
+
+class StdioUpstream:
+    """Starts the processes of one upstream and speaks to them; stands where a ``Forwarder`` does.
+
+    Args:
+        name: The upstream's name.
+        terms: Its table; it has a command.
+        folder: The folder of the gateway's file.
+
+    Raises:
+        SettingsError: A secret cannot be read.
+    """
+
+    def __init__(self, name: str, terms: UpstreamTerms, folder: Path) -> None:
+        self.name, self._terms = name, terms
+        own = {
+            variable: read_secret(value, folder) if value.startswith(_SOURCES) else value
+            for variable, value in terms.env.items()
+        }
+        self._environment = {name: os.environ[name] for name in _INHERITED if name in os.environ} | own
+        self._sessions: dict[str, _Process] = {}
+        self._callers: dict[str, _Process] = {}
+
+    def open(self) -> None:
+        """Begin to end the processes that nobody has used for long; call it in the event loop."""
+        self._sweeper = asyncio.ensure_future(self._sweep())
+
+    async def close(self) -> None:
+        """End all processes."""
+        self._sweeper.cancel()
+        processes = [*self._sessions.values(), *self._callers.values()]
+        self._sessions.clear()
+        self._callers.clear()
+        await asyncio.gather(*(process.stop() for process in processes))
+
+    @asynccontextmanager
+    async def send(
+        self, method: str, headers: Iterable[tuple[bytes, bytes]], body: bytes, owner: str
+    ) -> AsyncIterator[StdioAnswer]:
+        """Send a message to a process, as ``Forwarder.send`` sends a request.
+
+        Args:
+            method: The method of the HTTP request.
+            headers: Its headers.
+            body: Its body.
+            owner: Who sends it.
+
+        Raises:
+            UpstreamError: No process takes it.
+        """
+        found = dict(headers)
+        session = found.get(b"mcp-session-id", b"").decode("latin-1")
+        message = json.loads(body) if body else {}
+        process = await self._process(session, message, found.get(b"mcp-protocol-version", b""), owner)
+        if process is None:
+            answer = StdioAnswer(404)
+            error = {"code": UNKNOWN_SESSION, "message": "expected a session that runs: initialize again"}
+            answer.put({"jsonrpc": "2.0", "id": message.get("id"), "error": error}, None)
+            yield answer
+        elif method == "DELETE":
+            self._sessions.pop(session, None)
+            await process.stop()
+            yield _empty(200)
+        elif method == "GET":
+            process.listening = answer = StdioAnswer(200, content_type=_STREAM)
+            try:
+                yield answer
+            finally:
+                process.listening = None
+        elif "method" not in message or "id" not in message:
+            await process.send(message, None)
+            yield _empty(202)
+        else:
+            async with self._request(process, message, session) as answer:
+                yield answer
+
+    @asynccontextmanager
+    async def _request(self, process: _Process, message: dict[str, Any], session: str) -> AsyncIterator[StdioAnswer]:
+        begins = message["method"] == "initialize" and not session
+        answer = StdioAnswer(200, process.session if begins else None)
+        number = await process.send(message, answer)
+        try:
+            try:
+                await asyncio.wait_for(answer.begin(), self._terms.timeout_s)
+            except TimeoutError:
+                raise UpstreamError(f"upstream {self.name} did not answer in time", sent=True, timed_out=True) from None
+            yield answer
+        finally:
+            if process.waiting.pop(number, None) is not None and process.runs:
+                params = {"requestId": number, "reason": "the caller is gone or may not go on"}
+                note = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": params}
+                with contextlib.suppress(UpstreamError):
+                    await asyncio.shield(process.write(note))
+
+    async def _process(self, session: str, message: dict[str, Any], revision: bytes, owner: str) -> _Process | None:
+        """Return the process for a message; None for a session that does not run."""
+        if session:
+            process = self._sessions.get(session)
+            if process is None or process.runs:
+                return process
+            del self._sessions[session]
+            return None
+        if message.get("method") == "initialize":
+            process = await self._start()
+            self._sessions[process.session] = process
+            return process
+        if revision.decode("latin-1") < STATELESS:
+            return None
+        process = self._callers.get(owner)
+        if process is None or not process.runs:
+            process = self._callers[owner] = await self._start()
+        return process
+
+    async def _start(self) -> _Process:
+        process = _Process(self.name, secrets.token_urlsafe(18))
+        await process.start(self._terms, self._environment)
+        return process
+
+    async def _sweep(self) -> None:
+        idle_s = 10 * self._terms.timeout_s
+        while True:
+            await asyncio.sleep(self._terms.timeout_s)
+            now = asyncio.get_running_loop().time()
+            for table in (self._sessions, self._callers):
+                for key, process in list(table.items()):
+                    busy = process.waiting or process.listening is not None
+                    if not process.runs or (not busy and now - process.used > idle_s):
+                        del table[key]
+                        await process.stop()
+
+    def __repr__(self) -> str:
+        return f"<StdioUpstream {self.name}>"
+
+
+def _empty(status: int) -> StdioAnswer:
+    answer = StdioAnswer(status)
+    answer.put(None)
+    return answer
