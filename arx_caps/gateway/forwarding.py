@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Forward a request to an upstream over HTTP, with the upstream's credential and nothing of the client's.  SPEC 11."""
 
+import asyncio
+import contextlib
 import ssl
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
@@ -17,6 +19,7 @@ from arx_verifier.errors import SettingsError
 
 _CONNECTIONS: Final = 1_024  # to one upstream; further requests wait
 _CONNECT_S: Final = 5.0
+_IDLE_S: Final = 3.0  # shorter than most servers keep a connection: a call on one that is just closed would be lost
 # RFC 9110 7.6.1: of one connection.  The others are of the client and this gateway: what an upstream could take for an
 # identity, a place or a language of the answer's bytes does not come from a client.
 _NOT_FORWARDED: Final = frozenset(
@@ -107,8 +110,9 @@ class Forwarder:
 
     def open(self) -> None:
         """Make the connections' pool; call it in the event loop."""
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S, sock_read=self._terms.timeout_s)
-        connector = aiohttp.TCPConnector(limit=_CONNECTIONS, ssl=self._tls or True)
+        # A stream may be silent for long; what ends it is its token's end.
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S)
+        connector = aiohttp.TCPConnector(limit=_CONNECTIONS, ssl=self._tls or True, keepalive_timeout=_IDLE_S)
         self._session = aiohttp.ClientSession(
             connector=connector,
             timeout=timeout,
@@ -153,9 +157,10 @@ class Forwarder:
         address = URL(self._base + target, encoded=True)
         sent = self._credential.put(kept)
         try:
-            answer = await self._session.request(
-                method, address, data=body or None, headers=sent, allow_redirects=False
-            )
+            async with asyncio.timeout(self._terms.timeout_s):
+                answer = await self._session.request(
+                    method, address, data=body or None, headers=sent, allow_redirects=False
+                )
         except aiohttp.ClientConnectorError:
             raise UpstreamError(f"upstream {self.name} cannot be reached", sent=False) from None
         except TimeoutError:
@@ -164,34 +169,49 @@ class Forwarder:
             raise UpstreamError(f"upstream {self.name}: {type(error).__name__}", sent=True) from None
         try:
             yield answer
-        except TimeoutError:
-            raise UpstreamError(f"upstream {self.name} did not go on in time", sent=True, timed_out=True) from None
         except aiohttp.ClientError as error:
             raise UpstreamError(f"upstream {self.name}: {type(error).__name__}", sent=True) from None
         finally:
             answer.close()  # a connection whose answer was read to its end is in the pool again already
 
+    async def end_work(self, headers: Iterable[tuple[bytes, bytes]], note: bytes, owner: str) -> None:  # noqa: ARG002
+        """Tell the upstream that the gateway has ended a call.
+
+        Args:
+            headers: Of the call.
+            note: The message that says so; empty if the end of the call's connection does.
+            owner: As in ``send``.
+        """
+        if note:
+            with contextlib.suppress(UpstreamError):
+                async with self.send("POST", headers, note) as answer:
+                    await read_whole(answer, self._terms, self.name)
+
     def __repr__(self) -> str:
         return f"<Forwarder to {self.name}>"
 
 
-async def read_whole(answer: UpstreamAnswer, name: str, longest: int) -> bytes:
+async def read_whole(answer: UpstreamAnswer, terms: UpstreamTerms, name: str) -> bytes:
     """Return the whole body of an answer.
 
     Args:
         answer: The answer.
-        name: The upstream's name, for the error.
-        longest: The longest body, bytes.
+        terms: The upstream's table.
+        name: The upstream's name, for errors.
 
     Raises:
-        UpstreamError: It is longer.
+        UpstreamError: It is longer, or takes longer, than the table allows.
     """
     parts, size = [], 0
-    async for part in answer.content.iter_any():
-        parts.append(part)
-        size += len(part)
-        if size > longest:
-            raise UpstreamError(f"upstream {name} answered more than {longest} bytes", sent=True)
+    try:
+        async with asyncio.timeout(terms.timeout_s):
+            async for part in answer.content.iter_any():
+                parts.append(part)
+                size += len(part)
+                if size > terms.max_answer:
+                    raise UpstreamError(f"upstream {name} answered more than {terms.max_answer} bytes", sent=True)
+    except TimeoutError:
+        raise UpstreamError(f"upstream {name} did not go on in time", sent=True, timed_out=True) from None
     return b"".join(parts)
 
 

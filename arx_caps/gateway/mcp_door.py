@@ -36,6 +36,9 @@ from arx_verifier.verification import Screened, Verifier
 
 _JSON: Final = [(b"content-type", b"application/json")]
 _STREAM: Final = "text/event-stream"
+_LISTS: Final = tuple(
+    McpMessage(f"{kind}/list", {}, {}) for kind in ("tools", "prompts", "resources", "resources/templates")
+)
 _ROUTING: Final = frozenset((b"mcp-method", b"mcp-name", b"mcp-session-id", b"authorization"))
 
 Scope = dict[str, Any]
@@ -188,7 +191,8 @@ class McpDoor:
         facts = screened.proven.facts
         async with self._sent(exchange, facts, b"") as answer:
             if answer.content_type == _STREAM:
-                await self._messages.keep(screened, lambda: self._stream(exchange, answer, facts, receive))
+                # An answer that a client had missed may come again here, also one with a list.
+                await self._messages.keep(screened, lambda: self._stream(exchange, answer, facts, receive, screened))
             else:
                 await self._answer(exchange, await self._read(answer, facts))
 
@@ -228,7 +232,7 @@ class McpDoor:
         return without_token(body, token) if isinstance(token, str) else body
 
     async def _body(self, answer: UpstreamAnswer) -> bytes:
-        return await read_whole(answer, self._forwarder.name, self._terms.max_answer)
+        return await read_whole(answer, self._terms, self._forwarder.name)
 
     async def _read(self, answer: UpstreamAnswer, facts: ChainFacts) -> _Whole:
         return _Whole((answer.status, self._answered(answer, facts), await self._body(answer)))
@@ -244,29 +248,41 @@ class McpDoor:
         body = await exchange.body() if message is None else await self._body_of(exchange, message)
         async with self._sent(exchange, facts, body) as answer:
             status, headers, data = await self._read(answer, facts)
-        if message is None or message.lists is None or status != 200:
-            return _Whole((status, headers, data))
-        return _Whole((status, headers, await self._filtered(answer.content_type, data, message, screened)))
+        if screened is not None:
+            data = await self._filtered(answer.content_type, data, screened)
+        return _Whole((status, headers, data))
 
-    async def _filtered(self, kind: str, data: bytes, message: McpMessage, screened: Screened | None) -> bytes:
-        assert isinstance(message.id, str | int)
+    async def _filtered(self, kind: str, data: bytes, screened: Screened) -> bytes:
         if kind != _STREAM:
-            found = result_of(data, message.id)
-            return data if found is None else written(self._shown(found, message, screened))
-        parts = []
-        async for event in events(_once(data), len(data)):
-            found = result_of(data_of(event), message.id)
-            parts.append(event if found is None else with_data(event, self._shown(found, message, screened)))
-        return b"".join(parts)
+            return self._shown(data, screened)
+        return b"".join([self._shown_event(event, screened) async for event in events(_once(data), len(data))])
 
-    def _shown(self, response: dict[str, Any], message: McpMessage, screened: Screened | None) -> dict[str, Any]:
-        return {**response, "result": self._messages.filtered(message, screened, response["result"])}
+    def _shown_event(self, event: bytes, screened: Screened) -> bytes:
+        data = data_of(event)
+        shown = self._shown(data, screened)
+        return event if shown is data else with_data(event, shown)
 
-    async def _stream(self, exchange: _Exchange, answer: UpstreamAnswer, facts: ChainFacts, receive: Receive) -> None:
+    def _shown(self, data: bytes, screened: Screened) -> bytes:
+        """Return a message; if it is a list, with what the token could allow.  It is known by its members."""
+        found = result_of(data)
+        if found is None or not (lists := [each for each in _LISTS if each.lists in found["result"]]):
+            return data
+        for message in lists:
+            found["result"] = self._messages.filtered(message, screened, found["result"])
+        return written(found)
+
+    async def _stream(
+        self,
+        exchange: _Exchange,
+        answer: UpstreamAnswer,
+        facts: ChainFacts,
+        receive: Receive,
+        screened: Screened | None = None,
+    ) -> None:
         """Pass a stream on until it ends or the client goes."""
         await exchange.begin(answer.status, self._answered(answer, facts))
         gone = asyncio.ensure_future(_disconnected(receive))
-        pump = asyncio.ensure_future(self._pump(exchange, answer))
+        pump = asyncio.ensure_future(self._pump(exchange, answer, screened))
         try:
             await asyncio.wait({gone, pump}, return_when=asyncio.FIRST_COMPLETED)
             if pump.done():
@@ -277,9 +293,13 @@ class McpDoor:
                 task.cancel()
             await asyncio.gather(gone, pump, return_exceptions=True)
 
-    async def _pump(self, exchange: _Exchange, answer: UpstreamAnswer) -> None:
-        async for part in answer.content.iter_any():
-            await exchange.part(part)
+    async def _pump(self, exchange: _Exchange, answer: UpstreamAnswer, screened: Screened | None) -> None:
+        if screened is None:
+            async for part in answer.content.iter_any():
+                await exchange.part(part)
+        else:
+            async for event in events(answer.content.iter_any(), self._terms.max_answer):
+                await exchange.part(self._shown_event(event, screened))
 
     async def _answer(self, exchange: _Exchange, whole: _Whole) -> None:
         await exchange.whole(*whole)
@@ -299,7 +319,7 @@ class McpDoor:
                 data = await self._body(answer)
             found = None
             async for event in events(_once(data), len(data)):
-                found = result_of(data_of(event) if answer.content_type == _STREAM else data, "arx-schema") or found
+                found = result_of(data_of(event) if answer.content_type == _STREAM else data) or found
             result = found["result"] if found else {}
             for item in result.get("tools", ()):
                 if item.get("name") == message.params["name"]:
@@ -312,18 +332,11 @@ class McpDoor:
     def _cancel(self, exchange: _Exchange, message: McpMessage, facts: ChainFacts) -> None:
         """Tell the upstream that a call was ended, where closing its stream does not."""
         if exchange.headers.get(b"mcp-protocol-version", b"").decode("latin-1") >= STATELESS:
-            return
-        params = {"requestId": message.id, "reason": "the caller's token was revoked"}
-        note = written({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": params})
-
-        headers = self._headers(exchange, facts)
-
-        async def send() -> None:
-            with contextlib.suppress(UpstreamError, WireError):
-                async with self._forwarder.send("POST", headers, note, owner=owner_of(facts)) as answer:
-                    await self._body(answer)
-
-        task = asyncio.ensure_future(send())
+            note = b""
+        else:
+            params = {"requestId": message.id, "reason": "the caller may not go on"}
+            note = written({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": params})
+        task = asyncio.ensure_future(self._forwarder.end_work(self._headers(exchange, facts), note, owner_of(facts)))
         self._later.add(task)
         task.add_done_callback(self._later.discard)
 

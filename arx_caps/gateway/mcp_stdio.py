@@ -257,7 +257,7 @@ class StdioUpstream:
             owner: Who sends it.
 
         Raises:
-            UpstreamError: No process takes it.
+            UpstreamError: No process takes it, or it does not answer in time.
         """
         found = dict(headers)
         session = found.get(b"mcp-session-id", b"").decode("latin-1")
@@ -326,6 +326,19 @@ class StdioUpstream:
         process = _Process(self.name, secrets.token_urlsafe(18))
         await process.start(self._terms, self._environment)
         return process
+
+    async def end_work(self, headers: Iterable[tuple[bytes, bytes]], note: bytes, owner: str) -> None:  # noqa: ARG002
+        """End the process of a call that the gateway has ended: it works for nobody any more.
+
+        Args:
+            headers: Of the call.
+            note: For an upstream over HTTP.
+            owner: Who made the call.
+        """
+        session = dict(headers).get(b"mcp-session-id", b"").decode("latin-1")
+        process = self._sessions.pop(session, None) if session else self._callers.pop(owner, None)
+        if process is not None:
+            await process.stop()
 
     async def _sweep(self) -> None:
         idle_s = 10 * self._terms.timeout_s

@@ -159,19 +159,17 @@ def without_token(body: bytes, token: str) -> bytes:
     return body.replace(written, b'""')
 
 
-def result_of(data: bytes, identity: str | int) -> dict[str, Any] | None:
-    """Return a response as an object if it has a result and answers a request; None for another message.
+def result_of(data: bytes) -> dict[str, Any] | None:
+    """Return a response as an object if it has a result; None for another message.
 
     Args:
         data: The message's JSON.
-        identity: The id of the request.
     """
     try:
         found = json.loads(data)
     except (ValueError, RecursionError):
         return None
-    answers = isinstance(found, dict) and type(found.get("id")) is type(identity) and found.get("id") == identity
-    return found if answers and isinstance(found.get("result"), dict) else None
+    return found if isinstance(found, dict) and isinstance(found.get("result"), dict) else None
 
 
 async def events(parts: AsyncIterator[bytes], longest: int) -> AsyncIterator[bytes]:
@@ -202,15 +200,15 @@ def data_of(event: bytes) -> bytes:
     return b"\n".join(lines)
 
 
-def with_data(event: bytes, data: Any) -> bytes:
+def with_data(event: bytes, data: bytes) -> bytes:
     """Return an event with other data.
 
     Args:
         event: The event.
-        data: What to write as JSON.
+        data: JSON on one line.
     """
     kept = [line for line in event.splitlines() if line and not line.startswith(b"data:")]
-    return b"\n".join([*kept, b"data: " + written(data), b"", b""])
+    return b"\n".join([*kept, b"data: " + data, b"", b""])
 
 
 def written(value: Any) -> bytes:

@@ -68,7 +68,7 @@ class UpstreamTerms(_Table, frozen=True, kw_only=True):
         openapi: The OpenAPI file of a plain HTTP service.  Each operation is the tool of its ``operationId``.
         routes: The routes of a plain HTTP service, with their tools: ``"GET /orders/{order_id}" = "orders.get"``.
         credential: Its credential.
-        timeout: The longest time until an answer begins, and between two parts of a stream.
+        timeout: The longest time until an answer begins, and until one that is no stream ends.
         max_body: The longest body of a request, bytes.
         max_answer: The longest answer that is no stream, bytes.
         rate: Limits.
