@@ -44,6 +44,7 @@ GROUPS: Final[Mapping[str, Mapping[str, tuple[str, str]]]] = {
         "approval": ("approval", "list, approve, deny and withdraw approvals"),
         "token": ("token.command", "inspect, delegate and explain tokens and bundles"),
         "connect": ("connect", "sign the messages of a stock MCP client with a task"),
+        "gateway": ("gateway", "guard tools that cannot embed a verifier"),
     },
     "Kills and freezes": {
         "kill": ("kill", "revoke the tokens of a target, and print which verifiers confirmed"),
@@ -62,7 +63,7 @@ GROUPS: Final[Mapping[str, Mapping[str, tuple[str, str]]]] = {
     },
 }
 NOUNS: Final = {noun: row for group in GROUPS.values() for noun, row in group.items()}
-EXTRAS: Final[Mapping[str, str]] = {"sqlalchemy": "mint", "starlette": "mint", "uvicorn": "mint"}
+EXTRAS: Final[Mapping[str, str]] = {"aiohttp": "gateway", "sqlalchemy": "mint", "starlette": "mint", "uvicorn": "mint"}
 
 
 class LazyGroup(click.Group):

@@ -8,9 +8,10 @@ have what the token could allow.  A stream ends with its grant.
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any, Final
 
+from arx_caps.gateway.asgi import Receive, Scope, Send, pass_on, read_body
 from arx_caps.gateway.forwarding import Forwarder, UpstreamAnswer, UpstreamError, answer_headers, read_whole
 from arx_caps.gateway.mcp_sessions import McpSessions, owner_of
 from arx_caps.gateway.mcp_stdio import StdioUpstream
@@ -41,9 +42,6 @@ _LISTS: Final = tuple(
 )
 _ROUTING: Final = frozenset((b"mcp-method", b"mcp-name", b"mcp-session-id", b"authorization"))
 
-Scope = dict[str, Any]
-Receive = Callable[[], Any]
-Send = Callable[[dict[str, Any]], Any]
 Headers = list[tuple[bytes, bytes]]
 
 
@@ -51,7 +49,7 @@ class _Exchange:
     """One HTTP request of a client, and what was answered so far; a ``Carrier`` of its message."""
 
     def __init__(self, scope: Scope, send: Send, body: bytes) -> None:
-        self.scope, self._send, self._body = scope, send, body
+        self.scope, self.send, self._body = scope, send, body
         self.headers = collect_headers(scope["headers"])
         self.has_begun = False
 
@@ -62,15 +60,11 @@ class _Exchange:
     async def begin(self, status: int, headers: Headers) -> None:
         """Send the head of an answer."""
         self.has_begun = True
-        await self._send({"type": "http.response.start", "status": status, "headers": headers})
-
-    async def part(self, data: bytes) -> None:
-        """Send a part of a stream."""
-        await self._send({"type": "http.response.body", "body": data, "more_body": True})
+        await self.send({"type": "http.response.start", "status": status, "headers": headers})
 
     async def end(self, data: bytes = b"") -> None:
         """Send the last part."""
-        await self._send({"type": "http.response.body", "body": data, "more_body": False})
+        await self.send({"type": "http.response.body", "body": data, "more_body": False})
 
     async def whole(self, status: int, headers: Headers, data: bytes) -> None:
         """Send an answer that is no stream."""
@@ -115,7 +109,7 @@ class McpDoor:
             receive: As ASGI has it.
             send: As ASGI has it.
         """
-        body = await _read_body(receive, self._terms.max_body)
+        body = await read_body(receive, self._terms.max_body)
         if body is None:
             await _Exchange(scope, send, b"").whole(413, _JSON, _error(None, INTERNAL_ERROR, "the message is too long"))
             return
@@ -281,25 +275,12 @@ class McpDoor:
     ) -> None:
         """Pass a stream on until it ends or the client goes."""
         await exchange.begin(answer.status, self._answered(answer, facts))
-        gone = asyncio.ensure_future(_disconnected(receive))
-        pump = asyncio.ensure_future(self._pump(exchange, answer, screened))
-        try:
-            await asyncio.wait({gone, pump}, return_when=asyncio.FIRST_COMPLETED)
-            if pump.done():
-                await pump
-                await exchange.end()
-        finally:
-            for task in (gone, pump):
-                task.cancel()
-            await asyncio.gather(gone, pump, return_exceptions=True)
+        parts = answer.content.iter_any()
+        await pass_on(parts if screened is None else self._filtered_parts(parts, screened), receive, exchange.send)
 
-    async def _pump(self, exchange: _Exchange, answer: UpstreamAnswer, screened: Screened | None) -> None:
-        if screened is None:
-            async for part in answer.content.iter_any():
-                await exchange.part(part)
-        else:
-            async for event in events(answer.content.iter_any(), self._terms.max_answer):
-                await exchange.part(self._shown_event(event, screened))
+    async def _filtered_parts(self, parts: AsyncIterator[bytes], screened: Screened) -> AsyncIterator[bytes]:
+        async for event in events(parts, self._terms.max_answer):
+            yield self._shown_event(event, screened)
 
     async def _answer(self, exchange: _Exchange, whole: _Whole) -> None:
         await exchange.whole(*whole)
@@ -389,23 +370,3 @@ def _error(identity: str | int | None, code: int, text: str, data: dict[str, Any
 
 async def _once(data: bytes) -> AsyncIterator[bytes]:
     yield data
-
-
-async def _read_body(receive: Receive, longest: int) -> bytes | None:
-    """Return the body; None if it is longer, or the client went."""
-    parts, size = [], 0
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            return None
-        parts.append(message.get("body", b""))
-        size += len(parts[-1])
-        if size > longest:
-            return None
-        if not message.get("more_body", False):
-            return b"".join(parts)
-
-
-async def _disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass

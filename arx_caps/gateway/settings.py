@@ -104,12 +104,13 @@ class GatewayTerms(_Table, frozen=True, kw_only=True):
     """The table ``gateway``.
 
     Attributes:
-        listen: Host and port.
+        listen: Hosts and ports.  An origin belongs to one audience, so that each audience needs one of its own: a port
+            here, or a name at a proxy before the gateway.
         trusted_proxies: Networks of the proxies whose ``X-Forwarded-For`` is trusted.
         behind_tls: Whether a proxy before the gateway terminates TLS, so that it may listen beyond loopback.
     """
 
-    listen: str = "127.0.0.1:8090"
+    listen: tuple[str, ...] = ("127.0.0.1:8090",)
     trusted_proxies: tuple[str, ...] = ()
     behind_tls: bool = False
 

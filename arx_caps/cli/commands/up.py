@@ -8,8 +8,9 @@ from typing import Any
 
 import click
 
+from arx_caps.cli.gateway_process import GatewayProcess
 from arx_caps.cli.options import common_options, pass_console
-from arx_caps.cli.place import realm_dir_option, store_url
+from arx_caps.cli.place import Place, realm_dir_option, store_url
 from arx_caps.cli.secure_files import passphrase_option, read_passphrase
 from arx_caps.cli.terminal import Console
 from arx_caps.realm import Realm
@@ -19,20 +20,27 @@ from arx_caps.realm import Realm
 @click.option("--host", help="address at which the mint listens [from realm.toml]")
 @click.option("--port", type=click.IntRange(0, 65535), help="port at which the mint listens [from realm.toml]")
 @click.option("--behind-tls", is_flag=True, help="listen beyond loopback, behind a proxy that terminates TLS")
+@click.option(
+    "--gateway", type=click.Path(dir_okay=False, path_type=Path), help="run the gateway of this TOML file too"
+)
 @passphrase_option
 @realm_dir_option
 @common_options
 @pass_console
-def up_command(console: Console, /, realm_dir: Path, passphrase_file: str | None, **options: Any) -> None:
+def up_command(
+    console: Console, /, realm_dir: Path, passphrase_file: str | None, gateway: Path | None, **options: Any
+) -> None:
     """Run the realm's revocation store and mint until Ctrl-C or SIGTERM; a line on stdout reports that both are ready.
 
-    A mint that fails is started again.  At the end both stop in order, and no data is lost.
+    A mint that fails is started again.  At the end both stop in order, and no data is lost.  With --gateway, the
+    services of its upstreams are enrolled, and the gateway (see `arx gateway`) runs beside the mint.
     """
     from arx_caps.mint.server.supervise import up
 
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     realm = Realm.open(realm_dir)
     store = store_url(realm) if realm.store is None else None  # the operator's own store URL may contain a password
+    beside = GatewayProcess(gateway, Place(realm_dir), console.say) if gateway is not None else None
     announced: list[int] = []  # the mint is ready again after each restart; only the first is a result
 
     def on_ready(said: dict[str, Any]) -> None:
@@ -42,7 +50,13 @@ def up_command(console: Console, /, realm_dir: Path, passphrase_file: str | None
             facts = f"realm {realm.name}, mint {realm.issuer}, folder {realm.folder}"
             console.data("up", said | {"folder": str(realm.folder), "store": store}, f"ready: {facts}")
             sys.stdout.flush()
+            if beside is not None:
+                beside.start()
         announced.append(1)
 
-    up(realm_dir, passphrase=read_passphrase(passphrase_file), on_ready=on_ready, **options)
+    try:
+        up(realm_dir, passphrase=read_passphrase(passphrase_file), on_ready=on_ready, **options)
+    finally:
+        if beside is not None:
+            beside.stop()
     console.say("stopped")

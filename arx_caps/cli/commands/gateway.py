@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``arx gateway``: run the gateway before tools that cannot embed a verifier."""
+
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from arx_caps.cli.options import common_options, pass_console
+from arx_caps.cli.terminal import Console
+
+
+@click.command("gateway")
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--check", is_flag=True, help="read all files, print what the upstreams are, and end")
+@click.option("--until-eof", is_flag=True, hidden=True)
+@common_options
+@pass_console
+def gateway_command(console: Console, /, file: Path, check: bool, until_eof: bool) -> None:
+    """Run the gateway that the TOML file FILE describes, until SIGINT or SIGTERM.
+
+    Each upstream has a table [upstream.NAME] and is reached at the path /NAME.  SIGHUP reads the file again; if it is
+    wrong, the gateway goes on as before.  /healthz, /readyz and /metrics are its own.
+    """
+    from arx_caps.gateway.gateway import Gateway
+    from arx_caps.gateway.serve import serve
+    from arx_caps.gateway.settings import read_settings
+
+    if check:
+        settings = read_settings(file)
+        found = Gateway(settings).upstreams
+        rows = [_described(name, settings.upstreams[name], upstream.routes) for name, upstream in found.items()]
+        console.data("gateway", {"upstreams": rows}, lambda: "\n".join(line for row in rows for line in _lines(row)))
+        return
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+
+    def on_ready(said: dict[str, Any]) -> None:
+        upstreams = ", ".join(f"/{name}" for name in said["upstreams"])
+        console.data(
+            "gateway",
+            {"ready": True, **said},
+            f"ready: the gateway listens at {', '.join(said['listen'])}: {upstreams}",
+        )
+        sys.stdout.flush()
+
+    serve(file, on_ready=on_ready, until_eof=until_eof)
+    console.say("stopped")
+
+
+def _described(name: str, terms: Any, routes: dict[str, str]) -> dict[str, Any]:
+    kind = "http" if routes else "mcp"
+    target = terms.url or " ".join(terms.command)
+    return {"name": name, "audience": terms.audience, "kind": kind, "target": target, "routes": routes}
+
+
+def _lines(row: dict[str, Any]) -> list[str]:
+    first = f"/{row['name']}  {row['kind']}  audience {row['audience']}  {row['target']}"
+    return [first, *(f"  {route} -> {tool}" for route, tool in row["routes"].items())]

@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The gateway of ``arx up --gateway``: a process beside the mint, whose upstreams are enrolled by themselves."""
+
+import contextlib
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from arx_caps.cli.place import Place
+from arx_verifier.errors import ArxError
+
+_PAUSES_S: Final = (0.5, 10.0)  # the shortest and longest before a restart
+_SETTLED_S: Final = 30.0
+_STOP_S: Final = 15.0
+
+
+class GatewayProcess:
+    """Runs ``arx gateway`` until ``stop``, and again whenever it ends.
+
+    Args:
+        file: The gateway's file.
+        place: The realm on this machine, whose operator enrols the upstreams.
+        tell: Gets what a person should know.
+    """
+
+    def __init__(self, file: Path, place: Place, tell: Callable[[str], None]) -> None:
+        self._file, self._place, self._tell = file, place, tell
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="arx-gateway", daemon=True)
+
+    def start(self) -> None:
+        """Start it in a thread; the mint must answer."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop it, and wait until it has ended."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _run(self) -> None:
+        pause = _PAUSES_S[0]
+        while not self._stop.is_set():
+            began = time.monotonic()
+            try:
+                self._enrol()
+                self._run_once()
+            except ArxError as error:
+                self._tell(f"the gateway does not run: {error}")
+            pause = _PAUSES_S[0] if time.monotonic() - began > _SETTLED_S else min(2 * pause, _PAUSES_S[1])
+            self._stop.wait(pause)
+
+    def _run_once(self) -> None:
+        # -P: `-m` alone would import modules from the working folder first.  The end of its stdin stops it, also after
+        # a kill of this process; a session of its own, so that Ctrl-C reaches this process alone.
+        words = [sys.executable, "-P", "-m", "arx_caps.cli", "gateway", str(self._file), "--until-eof"]
+        with subprocess.Popen(words, stdin=subprocess.PIPE, start_new_session=True) as process:
+            while process.poll() is None and not self._stop.wait(0.2):
+                pass
+            assert process.stdin is not None
+            process.stdin.close()
+            try:
+                process.wait(_STOP_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+    def _enrol(self) -> None:
+        """Enrol the service of each upstream that has no service file yet."""
+        from arx_caps.agent.mint_client import MintClient
+        from arx_caps.agent.task import now_ms
+        from arx_caps.gateway.settings import read_settings
+        from arx_caps.service import Invitation, join_service
+
+        settings = read_settings(self._file)
+        for name, terms in settings.upstreams.items():
+            path = settings.service_file(name)
+            if path.exists():
+                continue
+            answer = self._place.mint().call("POST", "/v1/services/invitations", {"audience": terms.audience})
+            invited = Invitation(*(str(answer[member]) for member in ("audience", "enrolment", "issuer")))
+            with contextlib.closing(MintClient(invited.issuer, now=now_ms, ca=self._place.ca())) as mint:
+                join_service(invited, mint, out=path, key_out=path.with_suffix(".key"), ca=self._place.ca())
+            self._tell(f"enrolled the service {terms.audience} for the gateway: {path}")

@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The gateway's ASGI application: upstreams by the first segment of the path, health, metrics, and reload."""
+
+import asyncio
+import contextlib
+import json
+import time
+from collections.abc import AsyncIterator
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from arx_caps.gateway.asgi import Message, Receive, Scope, Send
+from arx_caps.gateway.settings import GatewaySettings, UpstreamTerms
+from arx_caps.gateway.upstreams import RunningUpstream
+
+SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0)
+_GRACE_S: Final = 30.0  # for running calls of an upstream that a reload has removed
+
+
+class Gateway:
+    """The ASGI application of all upstreams.
+
+    Args:
+        settings: The gateway's file.
+
+    Raises:
+        SettingsError: As ``RunningUpstream``.
+    """
+
+    def __init__(self, settings: GatewaySettings) -> None:
+        self._settings = settings
+        self.upstreams = {name: RunningUpstream(name, settings) for name in settings.upstreams}
+        self._leaving: set[asyncio.Task[None]] = set()
+        self._started = False
+        self._registry = CollectorRegistry()
+        self._answers = Counter("arx_gateway_answers", "Answers.", ("upstream", "status"), registry=self._registry)
+        self._seconds = Histogram(
+            "arx_gateway_seconds",
+            "From a request to the last byte of its answer.",
+            ("upstream",),
+            buckets=SECONDS,
+            registry=self._registry,
+        )
+        self._open = Gauge(
+            "arx_gateway_open", "Requests and streams that are open.", ("upstream",), registry=self._registry
+        )
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Start all upstreams, and close them at the end.
+
+        Raises:
+            ArxError: One cannot be started.
+        """
+        async with contextlib.AsyncExitStack() as stack:
+            for upstream in self.upstreams.values():
+                await upstream.start()
+                stack.push_async_callback(upstream.close)
+            self._started = True
+            yield
+            stack.pop_all()
+            await asyncio.gather(*self._leaving)
+            for upstream in self.upstreams.values():
+                await upstream.close()
+
+    async def reload(self, settings: GatewaySettings) -> None:
+        """Serve what a new file says; an upstream whose table is the same is left alone.
+
+        Args:
+            settings: The new file.
+
+        Raises:
+            ArxError: An upstream cannot be started; nothing has changed.
+        """
+        same = {
+            name: upstream
+            for name, upstream in self.upstreams.items()
+            if self._unchanged(name, self._settings.upstreams[name], settings)
+        }
+        new = {name: RunningUpstream(name, settings) for name in settings.upstreams.keys() - same.keys()}
+        begun: list[RunningUpstream] = []
+        try:
+            for upstream in new.values():
+                await upstream.start()
+                begun.append(upstream)
+        except BaseException:
+            for upstream in begun:
+                await upstream.close()
+            raise
+        old = [upstream for name, upstream in self.upstreams.items() if name not in same]
+        self._settings, self.upstreams = settings, same | new
+        for upstream in old:
+            task = asyncio.ensure_future(self._leave(upstream))
+            self._leaving.add(task)
+            task.add_done_callback(self._leaving.discard)
+
+    def _unchanged(self, name: str, terms: UpstreamTerms, settings: GatewaySettings) -> bool:
+        """Return whether an upstream can go on; one with a secret in a file is begun anew, as the file may differ."""
+        secrets = [terms.credential.source] if terms.credential else [*terms.env.values()]
+        return (
+            settings.upstreams.get(name) == terms
+            and settings.gateway == self._settings.gateway
+            and terms.openapi is None
+            and not any(each.startswith("file:") for each in secrets)
+        )
+
+    async def _leave(self, upstream: RunningUpstream) -> None:
+        """Close an upstream once its calls are over, or have had their time."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(upstream.idle.wait(), _GRACE_S)
+        await upstream.close()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one HTTP request.
+
+        Args:
+            scope: As ASGI has it.
+            receive: As ASGI has it.
+            send: As ASGI has it.
+        """
+        if scope["type"] == "lifespan":
+            return
+        raw = scope["raw_path"].partition(b"?")[0].decode("latin-1")
+        name, slash, _ = raw.removeprefix("/").partition("/")
+        upstream = self.upstreams.get(name)
+        if scope["type"] != "http":
+            await send({"type": "websocket.close"})
+        elif upstream is None or (slash and not upstream.routes):
+            await self._own(scope, raw, send)
+        else:
+            await self._through(upstream, scope, receive, send)
+
+    async def _through(self, upstream: RunningUpstream, scope: Scope, receive: Receive, send: Send) -> None:
+        began, status = time.monotonic(), 0
+
+        async def counted(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        upstream.count(1)
+        opened = self._open.labels(upstream.name)
+        opened.inc()
+        try:
+            await upstream.door({**scope, "root_path": f"/{upstream.name}"}, receive, counted)
+        finally:
+            opened.dec()
+            upstream.count(-1)
+            self._answers.labels(upstream.name, str(status)).inc()
+            self._seconds.labels(upstream.name).observe(time.monotonic() - began)
+
+    async def _own(self, scope: Scope, path: str, send: Send) -> None:
+        status, kind = 200, b"application/json"
+        if scope["method"] not in ("GET", "HEAD"):
+            status, data = 404, b"{}"
+        elif path == "/healthz":
+            data = b"{}"
+        elif path == "/readyz":
+            states = {name: upstream.verifier.readiness() for name, upstream in self.upstreams.items()}
+            why = {name: state.why for name, state in states.items() if not state.ready}
+            status, data = 503 if why or not self._started else 200, json.dumps({"why": why}).encode()
+        elif path == "/metrics":
+            kind, data = b"text/plain; version=0.0.4; charset=utf-8", generate_latest(self._registry)
+        else:
+            status, data = 404, b"{}"
+        headers = [(b"content-type", kind), (b"content-length", b"%d" % len(data))]
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else data})

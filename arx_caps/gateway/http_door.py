@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A plain HTTP service behind the gateway: ``ArxMiddleware`` decides by its routes.  SPEC 8.4, 11."""
+
+import json
+from typing import Final
+
+from arx_caps.gateway.asgi import Receive, Scope, Send, pass_on, read_body
+from arx_caps.gateway.forwarding import Forwarder, UpstreamAnswer, UpstreamError, answer_headers, read_whole
+from arx_caps.gateway.settings import UpstreamTerms
+from arx_verifier.enforcement import ArxMiddleware
+from arx_verifier.verification import Verifier
+
+_STREAMS: Final = ("text/event-stream", "application/x-ndjson", "application/octet-stream")
+
+
+class HttpDoor:
+    """The ASGI application of one upstream that is a plain HTTP service.
+
+    Args:
+        verifier: The verifier of the upstream's audience.
+        terms: The upstream's table.
+        forwarder: Sends to it.
+        routes: The tool of each route.
+        trusted_proxies: Networks of the proxies whose ``X-Forwarded-For`` is trusted.
+
+    Raises:
+        SettingsError: A route or a network is malformed, or two routes meet.
+    """
+
+    def __init__(
+        self,
+        verifier: Verifier,
+        terms: UpstreamTerms,
+        forwarder: Forwarder,
+        routes: dict[str, str],
+        trusted_proxies: tuple[str, ...] = (),
+    ) -> None:
+        self._terms, self._forwarder = terms, forwarder
+        self._guarded = ArxMiddleware(
+            self._forward,
+            verifier=verifier,
+            tools=routes,
+            max_body=terms.max_body,
+            trusted_proxies=trusted_proxies,
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one HTTP request.
+
+        Args:
+            scope: As ASGI has it; its path begins with ``root_path``.
+            receive: As ASGI has it.
+            send: As ASGI has it.
+        """
+        await self._guarded(scope, receive, send)
+
+    async def close(self) -> None:
+        """Do nothing: each request ends by itself."""
+
+    async def _forward(self, scope: Scope, receive: Receive, send: Send) -> None:
+        body = await read_body(receive, self._terms.max_body)
+        if body is None:
+            return
+        path = scope["raw_path"].partition(b"?")[0].decode("latin-1").removeprefix(scope["root_path"])
+        query = scope["query_string"].decode("latin-1")
+        target = f"{path}?{query}" if query else path
+        try:
+            async with self._forwarder.send(scope["method"], scope["headers"], body, target) as answer:
+                if answer.status in (401, 403, 407):
+                    # It is about the gateway's credential: a client that gets it would ask for one of the upstream.
+                    text = f"upstream {self._forwarder.name} refused the gateway ({answer.status})"
+                    raise UpstreamError(text, sent=True)
+                await self._answer(answer, receive, send)
+        except UpstreamError as error:
+            await _failed(error, send)
+
+    async def _answer(self, answer: UpstreamAnswer, receive: Receive, send: Send) -> None:
+        headers = answer_headers(answer.raw_headers)
+        start = {"type": "http.response.start", "status": answer.status, "headers": headers}
+        if answer.content_type not in _STREAMS:
+            data = await read_whole(answer, self._terms, self._forwarder.name)
+            await send(start)
+            await send({"type": "http.response.body", "body": data})
+            return
+        await send(start)
+        await pass_on(answer.content.iter_any(), receive, send)
+
+
+async def _failed(error: UpstreamError, send: Send) -> None:
+    """Answer that the upstream did not, and whether the call may have run."""
+    status = 504 if error.timed_out else 502
+    problem = {"title": "The upstream failed", "status": status, "detail": str(error), "may_have_run": error.sent}
+    data = json.dumps(problem).encode()
+    headers = [(b"content-type", b"application/problem+json"), (b"content-length", b"%d" % len(data))]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": data})

@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Run the gateway as a process until SIGINT or SIGTERM; SIGHUP reads its file again."""
+
+import asyncio
+import contextlib
+import ipaddress
+import logging
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import uvicorn
+
+from arx_caps.gateway.gateway import Gateway
+from arx_caps.gateway.settings import read_settings
+from arx_verifier.errors import ArxError, SettingsError
+
+_GRACE_S: Final = 10  # for running requests at a stop
+_KEEP_ALIVE_S: Final = 60
+_CONNECTIONS: Final = 4_096
+
+_log = logging.getLogger(__name__)
+
+
+class _Server(uvicorn.Server):
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self.on_started()
+
+    on_started: Callable[[], None]
+
+
+def serve(path: Path | str, *, on_ready: Callable[[dict[str, object]], None], until_eof: bool = False) -> None:
+    """Run the gateway.
+
+    Args:
+        path: The gateway's file.
+        on_ready: Called once it serves, with facts such as ``listen`` and ``pid``.
+        until_eof: Whether to stop at the end of standard input too, which is the end of the parent process.
+
+    Raises:
+        ArxError: The file or what it names cannot be used, or the address is taken.
+    """
+    settings = read_settings(path)
+    addresses = [_address(text, settings.gateway.behind_tls) for text in settings.gateway.listen]
+    gateway = Gateway(settings)
+    with contextlib.ExitStack() as stack:
+        listeners = [stack.enter_context(contextlib.closing(_listen(*address))) for address in addresses]
+        runner = stack.enter_context(asyncio.Runner(loop_factory=_loop_factory()))
+        runner.run(_serve(gateway, Path(path), listeners, on_ready, until_eof))
+
+
+async def _serve(
+    gateway: Gateway,
+    path: Path,
+    listeners: list[socket.socket],
+    on_ready: Callable[[dict[str, object]], None],
+    until_eof: bool,
+) -> None:
+    config = uvicorn.Config(
+        gateway,
+        log_config=None,
+        log_level="error",  # an attacker could fill the log with malformed requests
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        ws="none",
+        lifespan="off",
+        timeout_graceful_shutdown=_GRACE_S,
+        timeout_keep_alive=_KEEP_ALIVE_S,
+        limit_concurrency=_CONNECTIONS,
+    )
+    server = _Server(config)
+    places = [":".join(map(str, listener.getsockname()[:2])) for listener in listeners]
+    facts: dict[str, object] = {"listen": places, "pid": os.getpid(), "upstreams": sorted(gateway.upstreams)}
+    server.on_started = lambda: on_ready(facts)
+    loop = asyncio.get_running_loop()
+    reloads: set[asyncio.Task[None]] = set()
+
+    def hangup() -> None:
+        task = asyncio.ensure_future(_reload(gateway, path))
+        reloads.add(task)
+        task.add_done_callback(reloads.discard)
+
+    loop.add_signal_handler(signal.SIGHUP, hangup)
+    if until_eof:
+        threading.Thread(target=_stop_at_eof, args=(server,), name="arx-gateway-parent", daemon=True).start()
+    async with gateway.running():
+        await server.serve(sockets=listeners)
+
+
+async def _reload(gateway: Gateway, path: Path) -> None:
+    try:
+        await gateway.reload(await asyncio.to_thread(read_settings, path))
+        _log.warning("reloaded %s: %s", path, ", ".join(sorted(gateway.upstreams)))
+    except ArxError as error:
+        _log.error("the gateway goes on as before: %s", error)
+
+
+def _address(text: str, behind_tls: bool) -> tuple[str, int]:
+    """Return host and port; beyond loopback TLS must end before the gateway.
+
+    Raises:
+        SettingsError: It is no address, or one that others reach without TLS.
+    """
+    host, _, port = text.rpartition(":")
+    host = host.strip("[]")
+    if not host or not port.isdigit() or int(port) > 65535:
+        raise SettingsError(f"gateway: listen: expected HOST:PORT, got {text!r:.100}")
+    try:
+        loopback = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        loopback = host == "localhost"
+    if not loopback and not behind_tls:
+        raise SettingsError(
+            f"the gateway serves plain HTTP and would listen at {host}: give it a loopback address, or confirm that "
+            "TLS ends before it (behind_tls = true)"
+        )
+    return host, int(port)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # With its protocol: asyncio sets TCP_NODELAY only for sockets that have it, and Nagle's delay is up to 40 ms.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(2048)
+    except OSError as error:
+        listener.close()
+        raise SettingsError(f"the gateway cannot listen at {host}:{port}: {error.strerror}") from error
+    return listener
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    factory: Any = uvloop.new_event_loop
+    return factory  # type: ignore[no-any-return]
+
+
+def _stop_at_eof(server: uvicorn.Server) -> None:
+    while os.read(0, 4096):
+        pass
+    server.should_exit = True
