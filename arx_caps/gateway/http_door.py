@@ -2,10 +2,11 @@
 """A plain HTTP service behind the gateway: ``ArxMiddleware`` decides by its routes.  SPEC 8.4, 11."""
 
 import json
-from typing import Final
+from typing import Any, Final
 
 from arx_caps.gateway.asgi import Receive, Scope, Send, pass_on, read_body
 from arx_caps.gateway.forwarding import Forwarder, UpstreamAnswer, UpstreamError, answer_headers, read_whole
+from arx_caps.gateway.rates import Rates, TooOftenError
 from arx_caps.gateway.settings import UpstreamTerms
 from arx_verifier.enforcement import ArxMiddleware
 from arx_verifier.verification import Verifier
@@ -35,7 +36,7 @@ class HttpDoor:
         routes: dict[str, str],
         trusted_proxies: tuple[str, ...] = (),
     ) -> None:
-        self._terms, self._forwarder = terms, forwarder
+        self._terms, self._forwarder, self._rates = terms, forwarder, Rates(terms.rate)
         self._guarded = ArxMiddleware(
             self._forward,
             verifier=verifier,
@@ -65,6 +66,7 @@ class HttpDoor:
         query = scope["query_string"].decode("latin-1")
         target = f"{path}?{query}" if query else path
         try:
+            self._rates.charge(scope["arx"])
             async with self._forwarder.send(scope["method"], scope["headers"], body, target) as answer:
                 if answer.status in (401, 403, 407):
                     # It is about the gateway's credential: a client that gets it would ask for one of the upstream.
@@ -72,7 +74,12 @@ class HttpDoor:
                     raise UpstreamError(text, sent=True)
                 await self._answer(answer, receive, send)
         except UpstreamError as error:
-            await _failed(error, send)
+            # Whether the call may have run is what a caller has to know before it calls again.
+            problem = {"title": "The upstream failed", "detail": str(error), "may_have_run": error.sent}
+            await _problem(504 if error.timed_out else 502, problem, [], send)
+        except TooOftenError as error:
+            problem = {"title": "Too many calls", "detail": str(error), "code": "rate_limited"}
+            await _problem(429, problem, [(b"retry-after", b"%d" % error.wait_s)], send)
 
     async def _answer(self, answer: UpstreamAnswer, receive: Receive, send: Send) -> None:
         headers = answer_headers(answer.raw_headers)
@@ -86,11 +93,9 @@ class HttpDoor:
         await pass_on(answer.content.iter_any(), receive, send)
 
 
-async def _failed(error: UpstreamError, send: Send) -> None:
-    """Answer that the upstream did not, and whether the call may have run."""
-    status = 504 if error.timed_out else 502
-    problem = {"title": "The upstream failed", "status": status, "detail": str(error), "may_have_run": error.sent}
-    data = json.dumps(problem).encode()
-    headers = [(b"content-type", b"application/problem+json"), (b"content-length", b"%d" % len(data))]
+async def _problem(status: int, problem: dict[str, Any], more: list[tuple[bytes, bytes]], send: Send) -> None:
+    """Answer a failure that is not one of the call's authority.  RFC 9457."""
+    data = json.dumps(problem | {"status": status}).encode()
+    headers = [(b"content-type", b"application/problem+json"), (b"content-length", b"%d" % len(data)), *more]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": data})

@@ -30,8 +30,17 @@ from arx_caps.gateway.mcp_wire import (
     without_token,
     written,
 )
+from arx_caps.gateway.rates import Rates, TooOftenError
 from arx_caps.gateway.settings import UpstreamTerms
-from arx_verifier.enforcement import META_KEY, Enforcement, McpMessage, Messages, RefusedCall, collect_headers
+from arx_verifier.enforcement import (
+    MCP_REFUSED,
+    META_KEY,
+    Enforcement,
+    McpMessage,
+    Messages,
+    RefusedCall,
+    collect_headers,
+)
 from arx_verifier.journal import ChainFacts
 from arx_verifier.verification import Screened, Verifier
 
@@ -98,7 +107,7 @@ class McpDoor:
     ) -> None:
         self._messages = Messages(verifier, trusted_proxies=trusted_proxies)
         self._enforcement, self._terms, self._forwarder = Enforcement(verifier), terms, forwarder
-        self._sessions = McpSessions(verifier.keys)
+        self._sessions, self._rates = McpSessions(verifier.keys), Rates(terms.rate)
         self._later: set[asyncio.Task[None]] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -125,9 +134,14 @@ class McpDoor:
             else:
                 await exchange.whole(405, [(b"allow", b"GET, POST, DELETE")], b"")
         except WireError as error:
-            await _close(exchange, 400, _error(message and message.id, error.code, str(error)))
+            # A client that gets 404 opens a new session.
+            status = 404 if error.code == UNKNOWN_SESSION else 400
+            await _close(exchange, status, _error(message and message.id, error.code, str(error)))
         except RefusedCall as problem:
             await self._refuse(exchange, message, problem)
+        except TooOftenError as error:
+            data = {"code": "rate_limited", "wait_s": error.wait_s}
+            await _close(exchange, 200, _error(message and message.id, MCP_REFUSED, str(error), data))
         except UpstreamError as error:
             data = {"upstream": self._forwarder.name, "may_have_run": error.sent}
             status = 504 if error.timed_out else 502
@@ -159,6 +173,7 @@ class McpDoor:
     async def _call(self, exchange: _Exchange, message: McpMessage, receive: Receive) -> None:
         work = await self._messages.decide(message)
         facts = work.grant.facts
+        self._rates.charge(work.grant)
         if message.method == "tools/call":
             await work.require_texts(lambda: self._schema(exchange, message, facts))
 
@@ -210,7 +225,7 @@ class McpDoor:
         if bound is not None:
             session = self._sessions.read(bound.decode("latin-1"), facts)
             if session is None:
-                raise _UnknownSession
+                raise WireError(UNKNOWN_SESSION, "expected a session that this caller has opened")
             headers.append((b"mcp-session-id", session.encode("latin-1")))
         return headers
 
@@ -345,13 +360,6 @@ class McpDoor:
 
 def _place(problem: RefusedCall) -> str:
     return problem.failures[0].rule if problem.failures else ""
-
-
-class _UnknownSessionError(WireError):
-    """The caller has no such session; a client that gets 404 opens a new one."""
-
-
-_UnknownSession: Final = _UnknownSessionError(UNKNOWN_SESSION, "expected a session that this caller has opened")
 
 
 async def _close(exchange: _Exchange, status: int, answer: bytes, headers: Headers | None = None) -> None:

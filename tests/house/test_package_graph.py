@@ -29,6 +29,7 @@ DOORS = {path.parent.name for path in VERIFIER.glob("[a-z]*/__init__.py")}
 CAPS_IMPORTS = {
     "durations": set(),
     "limits": set(),
+    "buckets": set(),
     "http_client": set(),
     "_embedded_guard": set(),
     "embedded": {"_embedded_guard"},
@@ -44,11 +45,15 @@ CAPS_IMPORTS = {
     "agent": {"jose", "keyfile", "durations", "http_client"},
     "connect": {"agent", "http_client"},
     "service": {"keyfile", "agent", "audit"},
-    "gateway": {"durations", "service"},
-    "mint": set("jose keyfile durations limits http_client engines realm revocation embedded audit".split()),
+    "gateway": {"buckets", "durations", "service"},
+    "mint": set("buckets jose keyfile durations limits http_client engines realm revocation embedded audit".split()),
 }
 # The command line is above all of them.
-CAPS_IMPORTS["cli"] = {package for package in CAPS_IMPORTS if not package.startswith("_")} - {"limits", "engines"}
+CAPS_IMPORTS["cli"] = {package for package in CAPS_IMPORTS if not package.startswith("_")} - {
+    "buckets",
+    "limits",
+    "engines",
+}
 # Nothing imports an adapter, but for `Task`, whose methods load those of HTTP clients at their first use.
 CAPS_IMPORTS["integrations"] = {"agent"}
 

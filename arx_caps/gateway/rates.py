@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How often an agent may call through the gateway.  A call over the rate is decided on and not forwarded."""
+
+from arx_caps.buckets import Buckets
+from arx_caps.gateway.settings import RateTerms, read_rate
+from arx_verifier.verification import Grant
+
+
+class TooOftenError(Exception):
+    """An agent calls too often.
+
+    Attributes:
+        wait_s: The time until a call is forwarded again, s.
+    """
+
+    def __init__(self, what: str, wait_s: int) -> None:
+        super().__init__(f"{what} too often: wait {wait_s} s")
+        self.wait_s = wait_s
+
+
+class Rates:
+    """The rates of one upstream, in the memory of this process: two gateways forward twice as many calls.
+
+    Args:
+        terms: The upstream's table.
+    """
+
+    def __init__(self, terms: RateTerms) -> None:
+        self._agents, self._tools = _buckets(terms.agent), _buckets(terms.tool)
+
+    def charge(self, grant: Grant) -> None:
+        """Charge an agent for a call.
+
+        Args:
+            grant: The call's grant; its delegations share the rate of the agent that the mint proved.
+
+        Raises:
+            TooOftenError: It calls too often.
+        """
+        if self._agents is not None and (wait_s := self._agents.take(grant.agent)):
+            raise TooOftenError(f"{grant.agent} calls", wait_s)
+        if self._tools is not None and (wait_s := self._tools.take(f"{grant.agent} {grant.tool}")):
+            raise TooOftenError(f"{grant.agent} calls {grant.tool}", wait_s)
+
+
+def _buckets(text: str | None) -> Buckets | None:
+    rate = None if text is None else read_rate(text)
+    return None if rate is None else Buckets(rate[0] / (rate[1] / 1000), rate[0])
