@@ -16,6 +16,14 @@ from arx_verifier.names import is_tool
 _METHODS: Final = ("get", "put", "post", "delete", "patch", "head", "options")
 _KINDS: Final = {"integer": ":int", "number": ":number", "array": ":list"}  # of a query's argument; else it is text
 _BODIES: Final = ("application/json", "multipart/form-data")
+# They choose a form of the answer, or whether and how often it is sent: not what is done.
+_HARMLESS: Final = frozenset(
+    (
+        *("accept", "accept-language", "content-type", "user-agent", "if-match", "if-none-match", "if-modified-since"),
+        *("idempotency-key", "range", "traceparent", "tracestate", "x-request-id", "x-correlation-id"),
+        *("authorization", "cookie"),  # never forwarded
+    )
+)
 
 
 def read_routes(file: Path, audience: str) -> dict[str, str]:
@@ -35,37 +43,82 @@ def read_routes(file: Path, audience: str) -> dict[str, str]:
     if not isinstance(document, dict) or not str(document.get("openapi", "")).startswith("3."):
         raise SettingsError(f"{file}: expected an OpenAPI document of version 3")
     routes: dict[str, str] = {}
-    for method, path, operation, shared in _operations(document):
+    for method, path, operation, shared in _operations(document, file):
         place = f"{file}: {method.upper()} {path}"
-        tool = f"{audience}.{operation.get('operationId')}"
+        tool = f"{audience}.{operation.get('operationId') or ''}"
         if not is_tool(tool):
             raise SettingsError(f"{place}: operationId: expected a name of [A-Za-z0-9_.-], got {tool!r:.100}")
         if tool in routes.values():
             raise SettingsError(f"{place}: operationId: {tool} is that of another operation as well")
-        parameters = [_resolved(document, each, place) for each in (*shared, *operation.get("parameters", ()))]
-        query = [each for each in parameters if each.get("in") == "query"]
-        if needed := [each for each in parameters if each.get("in") in ("header", "cookie") and each.get("required")]:
-            raise SettingsError(
-                f"{place}: {needed[0].get('name')}: a header or a cookie is no argument, and it is required"
-            )
-        body = _resolved(document, operation.get("requestBody", {}), place).get("content", {})
-        if body and not set(body) & set(_BODIES):
-            raise SettingsError(f"{place}: expected a body of {' or '.join(_BODIES)}, got {', '.join(body)}")
-        names = "&".join(f"{{{each['name']}{_kind(document, each, place)}}}" for each in query)
-        routes[f"{method.upper()} {path}{'?' if names else ''}{names}"] = tool
+        query = _query(document, [*shared, *operation.get("parameters", ())], place)
+        _check_body(document, operation.get("requestBody", {}), place)
+        routes[f"{method.upper()} {path}{'?' if query else ''}{query}"] = tool
     return routes
 
 
-def _operations(document: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Any], list[Any]]]:
+def _operations(document: Mapping[str, Any], file: Path) -> Iterator[tuple[str, str, Mapping[str, Any], list[Any]]]:
     for path, item in document.get("paths", {}).items():
-        for method, operation in item.items():
-            if method in _METHODS and isinstance(operation, dict):
-                yield method, path, operation, item.get("parameters", [])
+        if path.startswith("/"):
+            found = _resolved(document, item, f"{file}: {path}")
+            for method in _METHODS:
+                if method in found:
+                    operation = _resolved(document, found[method], f"{file}: {method.upper()} {path}")
+                    yield method, path, operation, found.get("parameters", [])
 
 
-def _kind(document: Mapping[str, Any], parameter: Mapping[str, Any], place: str) -> str:
-    schema = _resolved(document, parameter.get("schema", {}), place)
-    return _KINDS.get(str(schema.get("type")), "")
+def _query(document: Mapping[str, Any], listed: list[Any], place: str) -> str:
+    """Return the arguments in the query as a line of a route table has them.
+
+    Raises:
+        SettingsError: A parameter is no argument of its own in one spelling.
+    """
+    # An operation's parameter replaces that of its path.
+    resolved = [_resolved(document, each, place) for each in listed]
+    parameters = {(str(each.get("in")), str(each.get("name"))): each for each in resolved}
+    query, names = [], set()
+    for (where, name), parameter in parameters.items():
+        at = f"{place}: {name}"
+        if where in ("header", "cookie"):
+            if parameter.get("required") or (where == "header" and name.lower() not in _HARMLESS):
+                raise SettingsError(f"{at}: a {where} is no argument, so no rule could apply to it")
+            continue
+        if where not in ("path", "query") or name in names:
+            raise SettingsError(f"{at}: expected one argument of this name, in path or query")
+        names.add(name)
+        kind = _kind(document, parameter.get("schema", {}), at)
+        style = (parameter.get("style"), parameter.get("explode"))
+        simple = style in ((None, None), ("form", None), (None, True), ("form", True)) or not kind
+        if "content" in parameter or kind is None or not simple or (where == "path" and kind == ":list"):
+            raise SettingsError(f"{at}: expected text, a number, or a list that repeats its name, as tag=a&tag=b")
+        if where == "query":
+            query.append(f"{{{name}{kind}}}")
+    return "&".join(query)
+
+
+def _kind(document: Mapping[str, Any], schema: Any, place: str) -> str | None:
+    """Return the kind of an argument in a query; None for one that has no single spelling there."""
+    found = _resolved(document, schema, place)
+    choices = found.get("anyOf") or found.get("oneOf") or found.get("allOf")
+    if choices and "type" not in found:
+        kinds = {_kind(document, each, place) for each in choices if each != {"type": "null"}}
+        return kinds.pop() if len(kinds) == 1 else None if kinds & {None, ":list"} else ""
+    types = found.get("type", "string")
+    types = {each for each in (types if isinstance(types, list) else [types]) if each != "null"}
+    if "object" in types or (len(types) > 1 and "array" in types):
+        return None
+    return _KINDS.get(types.pop(), "") if len(types) == 1 else ""
+
+
+def _check_body(document: Mapping[str, Any], body: Any, place: str) -> None:
+    """Raise for a body that is no object of arguments."""
+    content = _resolved(document, body, place).get("content", {})
+    read = {kind: media for kind, media in content.items() if kind in _BODIES or kind.endswith("+json")}
+    if content and not read:
+        raise SettingsError(f"{place}: expected a body of {' or '.join(_BODIES)}, got {', '.join(content)}")
+    for kind, media in read.items():
+        schema = _resolved(document, _resolved(document, media, place).get("schema", {}), place)
+        if schema.get("type", "object") != "object":
+            raise SettingsError(f"{place}: {kind}: expected an object of arguments, got {schema['type']}")
 
 
 def _resolved(document: Mapping[str, Any], value: Any, place: str) -> dict[str, Any]:
@@ -76,6 +129,8 @@ def _resolved(document: Mapping[str, Any], value: Any, place: str) -> dict[str, 
         reference = value.get("$ref")
         if reference is None:
             return value
+        if not str(reference).startswith("#/"):
+            raise SettingsError(f"{place}: expected a reference into this document, got {reference!r:.100}")
         value = document
         for part in str(reference).removeprefix("#/").split("/"):
             value = value.get(part.replace("~1", "/").replace("~0", "~")) if isinstance(value, dict) else None
