@@ -24,11 +24,11 @@ class GatewayProcess:
     Args:
         file: The gateway's file.
         place: The realm on this machine, whose operator enrols the upstreams.
-        tell: Gets what a person should know.
+        report: Gets what a person should know.
     """
 
-    def __init__(self, file: Path, place: Place, tell: Callable[[str], None]) -> None:
-        self._file, self._place, self._tell = file, place, tell
+    def __init__(self, file: Path, place: Place, report: Callable[[str], None]) -> None:
+        self._file, self._place, self._report = file, place, report
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="arx-gateway", daemon=True)
 
@@ -50,7 +50,7 @@ class GatewayProcess:
                 self._enrol()
                 self._run_once()
             except ArxError as error:
-                self._tell(f"the gateway does not run: {error}")
+                self._report(f"the gateway does not run: {error}")
             pause = _PAUSES_S[0] if time.monotonic() - began > _SETTLED_S else min(2 * pause, _PAUSES_S[1])
             self._stop.wait(pause)
 
@@ -84,4 +84,4 @@ class GatewayProcess:
             invited = Invitation(*(str(answer[member]) for member in ("audience", "enrolment", "issuer")))
             with contextlib.closing(MintClient(invited.issuer, now=now_ms, ca=self._place.ca())) as mint:
                 join_service(invited, mint, out=path, key_out=path.with_suffix(".key"), ca=self._place.ca())
-            self._tell(f"enrolled the service {terms.audience} for the gateway: {path}")
+            self._report(f"enrolled the service {terms.audience} for the gateway: {path}")

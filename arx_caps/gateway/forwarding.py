@@ -175,11 +175,11 @@ class Forwarder:
             answer.close()  # a connection whose answer was read to its end is in the pool again already
 
     async def end_work(self, headers: Iterable[tuple[bytes, bytes]], note: bytes, owner: str) -> None:  # noqa: ARG002
-        """Tell the upstream that the gateway has ended a call.
+        """Notify the upstream that the gateway has ended a call.
 
         Args:
             headers: Of the call.
-            note: The message that says so; empty if the end of the call's connection does.
+            note: The notification; empty if the end of the call's connection does.
             owner: As in ``send``.
         """
         if note:

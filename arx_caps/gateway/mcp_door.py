@@ -326,7 +326,7 @@ class McpDoor:
         return {}
 
     def _cancel(self, exchange: _Exchange, message: McpMessage, facts: ChainFacts) -> None:
-        """Tell the upstream that a call was ended, where closing its stream does not."""
+        """Notify the upstream that a call was ended, where closing its stream does not."""
         if exchange.headers.get(b"mcp-protocol-version", b"").decode("latin-1") >= STATELESS:
             note = b""
         else:

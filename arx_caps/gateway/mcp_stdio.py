@@ -233,7 +233,7 @@ class StdioUpstream:
         self._callers: dict[str, _Process] = {}
 
     def open(self) -> None:
-        """Begin to end the processes that nobody has used for long; call it in the event loop."""
+        """Start ending processes without use for long; call it in the event loop."""
         self._sweeper = asyncio.ensure_future(self._sweep())
 
     async def close(self) -> None:
@@ -328,7 +328,7 @@ class StdioUpstream:
         return process
 
     async def end_work(self, headers: Iterable[tuple[bytes, bytes]], note: bytes, owner: str) -> None:  # noqa: ARG002
-        """End the process of a call that the gateway has ended: it works for nobody any more.
+        """End the process of a call that the gateway has ended: its result has no reader.
 
         Args:
             headers: Of the call.

@@ -151,7 +151,7 @@ def without_token(body: bytes, token: str) -> bytes:
         token: The token.
 
     Raises:
-        WireError: The token is not there in this spelling, or more than once.
+        WireError: The message has the token in no such spelling, or more than once.
     """
     written = b'"' + token.encode("utf-8", "replace") + b'"'
     if body.count(written) != 1:

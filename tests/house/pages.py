@@ -24,6 +24,7 @@ PAGES = [
         "docs/comparison.md",
         "docs/concepts.md",
         "docs/connect.md",
+        "docs/gateway.md",
         "docs/glossary.md",
         "docs/identity.md",
         "docs/limits.md",

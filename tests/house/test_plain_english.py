@@ -34,6 +34,7 @@ AREAS = (
     "arx_caps/audit",
     "arx_caps/cli",
     "arx_caps/connect",
+    "arx_caps/gateway",
     "arx_caps/mint/*.py",
     "arx_caps/mint/api",
     "arx_caps/mint/audit",
