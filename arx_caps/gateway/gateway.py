@@ -11,6 +11,7 @@ from typing import Final
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from arx_caps.gateway.asgi import Message, Receive, Scope, Send
+from arx_caps.gateway.counted_decisions import CountedDecisions, decision_counter
 from arx_caps.gateway.settings import GatewaySettings, UpstreamTerms
 from arx_caps.gateway.upstreams import RunningUpstream
 
@@ -30,10 +31,17 @@ class Gateway:
 
     def __init__(self, settings: GatewaySettings) -> None:
         self._settings = settings
-        self.upstreams = {name: RunningUpstream(name, settings) for name in settings.upstreams}
         self._leaving: set[asyncio.Task[None]] = set()
         self._started = False
         self._registry = CollectorRegistry()
+        self._decisions = decision_counter(self._registry)
+        self.upstreams = {name: self._upstream(name, settings) for name in settings.upstreams}
+        self._ready = Gauge(
+            "arx_gateway_ready", "Whether calls can be allowed.", ("upstream",), registry=self._registry
+        )
+        self._fill = Gauge(
+            "arx_gateway_journal_fill", "How full the journal is, 0 to 1.", ("upstream",), registry=self._registry
+        )
         self._answers = Counter("arx_gateway_answers", "Answers.", ("upstream", "status"), registry=self._registry)
         self._seconds = Histogram(
             "arx_gateway_seconds",
@@ -45,6 +53,11 @@ class Gateway:
         self._open = Gauge(
             "arx_gateway_open", "Requests and streams that are open.", ("upstream",), registry=self._registry
         )
+
+    def _upstream(self, name: str, settings: GatewaySettings) -> RunningUpstream:
+        upstream = RunningUpstream(name, settings)
+        upstream.verifier.decisions = CountedDecisions(upstream.verifier.decisions, self._decisions, name)
+        return upstream
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -78,7 +91,7 @@ class Gateway:
             for name, upstream in self.upstreams.items()
             if self._unchanged(name, self._settings.upstreams[name], settings)
         }
-        new = {name: RunningUpstream(name, settings) for name in settings.upstreams.keys() - same.keys()}
+        new = {name: self._upstream(name, settings) for name in settings.upstreams.keys() - same.keys()}
         begun: list[RunningUpstream] = []
         try:
             for upstream in new.values():
@@ -152,19 +165,26 @@ class Gateway:
             self._seconds.labels(upstream.name).observe(time.monotonic() - began)
 
     async def _own(self, scope: Scope, path: str, send: Send) -> None:
-        status, kind = 200, b"application/json"
-        if scope["method"] not in ("GET", "HEAD"):
-            status, data = 404, b"{}"
-        elif path == "/healthz":
+        status, kind, known = 200, b"application/json", scope["method"] in ("GET", "HEAD")
+        if known and path == "/healthz":
             data = b"{}"
-        elif path == "/readyz":
+        elif known and path == "/readyz":
             states = {name: upstream.verifier.readiness() for name, upstream in self.upstreams.items()}
             why = {name: state.why for name, state in states.items() if not state.ready}
             status, data = 503 if why or not self._started else 200, json.dumps({"why": why}).encode()
-        elif path == "/metrics":
-            kind, data = b"text/plain; version=0.0.4; charset=utf-8", generate_latest(self._registry)
+        elif known and path == "/metrics":
+            kind, data = b"text/plain; version=0.0.4; charset=utf-8", self._metrics()
         else:
-            status, data = 404, b"{}"
+            status, kind, data = 404, b"application/problem+json", b'{"title": "Not Found", "status": 404}'
         headers = [(b"content-type", kind), (b"content-length", b"%d" % len(data))]
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else data})
+
+    def _metrics(self) -> bytes:
+        """Return all metrics in the form of Prometheus; those of removed upstreams that have a state are gone."""
+        self._ready.clear()
+        self._fill.clear()
+        for name, upstream in self.upstreams.items():
+            self._ready.labels(name).set(upstream.verifier.readiness().ready)
+            self._fill.labels(name).set(getattr(upstream.verifier.decisions, "fill", 0.0))
+        return generate_latest(self._registry)

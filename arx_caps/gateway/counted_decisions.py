@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A sink of decisions that counts them for monitoring, by upstream, outcome and reason code; it names no agent."""
+
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter
+
+from arx_verifier.journal import Decision, DecisionSink
+
+_ALLOW: Final = "allow"
+_DENY: Final = "deny"
+
+
+def decision_counter(registry: CollectorRegistry) -> Counter:
+    """Return the counter of all upstreams.
+
+    Args:
+        registry: The gateway's metrics.
+    """
+    return Counter("arx_gateway_decisions", "Decisions.", ("upstream", "decision", "reason"), registry=registry)
+
+
+class CountedDecisions:
+    """Records decisions in another sink, and counts those that it took.
+
+    Args:
+        sink: Records them.
+        counter: ``decision_counter``.
+        upstream: The upstream's name.
+
+    Attributes:
+        waits: As of ``sink``.
+    """
+
+    def __init__(self, sink: DecisionSink, counter: Counter, upstream: str) -> None:
+        self._sink, self._counter, self._upstream, self.waits = sink, counter, upstream, sink.waits
+        self._counted: dict[tuple[str, str], Counter] = {}  # looked up at every call
+
+    @property
+    def fill(self) -> float:
+        """How full the sink is, 0 to 1."""
+        return float(getattr(self._sink, "fill", 0.0))
+
+    def append(self, decision: Decision) -> int:
+        """Record a decision; see ``DecisionSink``."""
+        sequence = self._sink.append(decision)
+        self._count(_ALLOW if decision.allowed else _DENY, decision.code)
+        return sequence
+
+    def count(self, code: str, peer: str | None) -> None:
+        """Count an unauthenticated refusal; see ``DecisionSink``."""
+        self._sink.count(code, peer)
+        self._count(_DENY, code)
+
+    def close(self) -> None:
+        """Close the sink."""
+        self._sink.close()
+
+    def _count(self, decision: str, reason: str) -> None:
+        labels = decision, reason
+        if labels not in self._counted:
+            self._counted[labels] = self._counter.labels(self._upstream, *labels)
+        self._counted[labels].inc()
