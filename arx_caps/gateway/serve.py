@@ -6,6 +6,7 @@ import contextlib
 import ipaddress
 import logging
 import os
+import resource
 import signal
 import socket
 import threading
@@ -22,6 +23,7 @@ from arx_verifier.errors import ArxError, SettingsError
 _GRACE_S: Final = 10  # for running requests at a stop
 _KEEP_ALIVE_S: Final = 60
 _CONNECTIONS: Final = 4_096
+_OTHER_FILES: Final = 512  # pipes of processes, journals, connections to stores and mints, standard streams
 
 _log = logging.getLogger(__name__)
 
@@ -73,7 +75,7 @@ async def _serve(
         lifespan="off",
         timeout_graceful_shutdown=_GRACE_S,
         timeout_keep_alive=_KEEP_ALIVE_S,
-        limit_concurrency=_CONNECTIONS,
+        limit_concurrency=places_for_connections(),
     )
     server = _Server(config)
     places = [":".join(map(str, listener.getsockname()[:2])) for listener in listeners]
@@ -100,6 +102,17 @@ async def _reload(gateway: Gateway, path: Path) -> None:
         _log.warning("reloaded %s: %s", path, ", ".join(sorted(gateway.upstreams)))
     except ArxError as error:
         _log.error("the gateway goes on as before: %s", error)
+
+
+def places_for_connections() -> int:
+    """Raise the limit of open files as far as needed, and return how many connections of clients it has room for."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 2 * _CONNECTIONS + _OTHER_FILES  # a call has a connection of its client, and one to the upstream
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    room = _CONNECTIONS if soft == resource.RLIM_INFINITY else (soft - _OTHER_FILES) // 2
+    return max(1, min(_CONNECTIONS, room))
 
 
 def _address(text: str, behind_tls: bool) -> tuple[str, int]:
