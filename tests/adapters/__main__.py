@@ -43,7 +43,11 @@ BESIDE: Final = {
     "fastmcp": ("opentelemetry-sdk",),
 }
 # Tests of `arx connect` with the stock client of a framework, in the environment of its carrying adapter.
-BRIDGED: Final = {"mcp": "connect", "mcp_v1": "connect_v1", "fastmcp": "connect_fastmcp"}
+BRIDGED: Final = {
+    "mcp": ("connect", "gateway", "gateway_stdio"),
+    "mcp_v1": ("connect_v1",),
+    "fastmcp": ("connect_fastmcp",),
+}
 
 
 def main() -> None:
@@ -75,8 +79,13 @@ def _passes(adapter: Path, name: str) -> bool:
         python = prepare(f"{name}-server", (*TOOLS, *BESIDE.get(name, ())), extra=own)
     else:
         extra = own if own in _extras(ROOT / "verifier") else None
-        python = prepare(name, (*TOOLS, *BESIDE.get(name, ())), extra=extra, agent=(own, "mint", "embedded"))
-    names = [f"{name}_server"] if guards else [name, *([BRIDGED[name]] if name in BRIDGED else [])]
+        python = prepare(
+            name,
+            (*TOOLS, *BESIDE.get(name, ())),
+            extra=extra,
+            agent=(own, "mint", "embedded", *(("gateway",) if name == "mcp" else ())),
+        )
+    names = [f"{name}_server"] if guards else [name, *BRIDGED.get(name, ())]
     cache = f"--cache-dir={python.parents[1] / '.mypy_cache'}"  # two that share one spoil it
     types = [str(python), "-m", "mypy", "--follow-imports=silent", cache, str(adapter.relative_to(ROOT))]
     tests = [[str(python), "-m", "pytest", "-q", "--noconftest", *(f"tests/adapters/test_{each}.py" for each in names)]]
