@@ -32,6 +32,7 @@ class Gateway:
     def __init__(self, settings: GatewaySettings) -> None:
         self._settings = settings
         self._leaving: set[asyncio.Task[None]] = set()
+        self._reloading = asyncio.Lock()
         self._started = False
         self._registry = CollectorRegistry()
         self._decisions = decision_counter(self._registry)
@@ -70,6 +71,7 @@ class Gateway:
             for upstream in self.upstreams.values():
                 await upstream.start()
                 stack.push_async_callback(upstream.close)
+                upstream.start_beside()
             self._started = True
             yield
             stack.pop_all()
@@ -86,6 +88,10 @@ class Gateway:
         Raises:
             ArxError: An upstream cannot be started; nothing has changed.
         """
+        async with self._reloading:
+            await self._reload(settings)
+
+    async def _reload(self, settings: GatewaySettings) -> None:
         same = {
             name: upstream
             for name, upstream in self.upstreams.items()
@@ -103,6 +109,12 @@ class Gateway:
             raise
         old = [upstream for name, upstream in self.upstreams.items() if name not in same]
         self._settings, self.upstreams = settings, same | new
+        # Two shippers of one journal would each delete what the other one still reads.
+        for upstream in old:
+            if upstream.name in new:
+                await upstream.close_beside()
+        for upstream in begun:
+            upstream.start_beside()
         for upstream in old:
             task = asyncio.ensure_future(self._leave(upstream))
             self._leaving.add(task)

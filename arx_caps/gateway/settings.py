@@ -159,7 +159,13 @@ def read_settings(path: Path | str) -> GatewaySettings:
     for name, terms in upstreams.items():
         if wrong := _fault(name, terms):
             raise SettingsError(f"{file}: upstream.{name}: {wrong}")
-    return GatewaySettings(_read(file, "gateway", content.get("gateway", {}), GatewayTerms), upstreams, file.parent)
+    settings = GatewaySettings(_read(file, "gateway", content.get("gateway", {}), GatewayTerms), upstreams, file.parent)
+    # Each has a verifier with a journal and used calls of its own: an approval would be good once in each.
+    services: dict[Path, str] = {}
+    for name in upstreams:
+        if (other := services.setdefault(settings.service_file(name).resolve(), name)) != name:
+            raise SettingsError(f"{file}: upstream.{name}: expected an audience of its own, got that of {other}")
+    return settings
 
 
 def _read(file: Path, place: str, table: Any, kind: type[T]) -> T:

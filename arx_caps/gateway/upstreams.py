@@ -69,9 +69,17 @@ class RunningUpstream:
             ArxError: The journal or the store cannot be opened.
         """
         await asyncio.to_thread(self.verifier.start)
+        self.upstream.open()
+
+    def start_beside(self) -> None:
+        """Start to refresh keys and to ship records.  One journal has one shipper: the one before must be closed."""
         for each in self._beside:
             each.start()
-        self.upstream.open()
+
+    async def close_beside(self) -> None:
+        """End both; what is recorded from now on waits for the next shipper of the journal."""
+        while self._beside:
+            await asyncio.to_thread(self._beside.pop().close)
 
     def count(self, more: int) -> None:
         """Count a call that begins, or one that is over.
@@ -87,6 +95,5 @@ class RunningUpstream:
         await self.door.close()
         await self.upstream.close()
         await asyncio.to_thread(self.verifier.close)
-        for each in self._beside:
-            await asyncio.to_thread(each.close)
+        await self.close_beside()
         _log.info("upstream %s is closed", self.name)
