@@ -4,7 +4,7 @@
 import json
 from typing import Any, Final
 
-from arx_caps.gateway.asgi import Receive, Scope, Send, pass_on, read_body
+from arx_caps.gateway.asgi import Message, Receive, Scope, Send, pass_on, read_body
 from arx_caps.gateway.forwarding import Forwarder, UpstreamAnswer, UpstreamError, answer_headers, read_whole
 from arx_caps.gateway.rates import Rates, TooOftenError
 from arx_caps.gateway.settings import UpstreamTerms
@@ -65,6 +65,13 @@ class HttpDoor:
         path = scope["raw_path"].partition(b"?")[0].decode("latin-1").removeprefix(scope["root_path"])
         query = scope["query_string"].decode("latin-1")
         target = f"{path}?{query}" if query else path
+        begun = False
+
+        async def begin(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
         try:
             self._rates.charge(scope["arx"])
             async with self._forwarder.send(scope["method"], scope["headers"], body, target) as answer:
@@ -72,8 +79,10 @@ class HttpDoor:
                     # It is about the gateway's credential: a client that gets it would ask for one of the upstream.
                     text = f"upstream {self._forwarder.name} refused the gateway ({answer.status})"
                     raise UpstreamError(text, sent=True)
-                await self._answer(answer, receive, send)
+                await self._answer(answer, receive, begin)
         except UpstreamError as error:
+            if begun:
+                return  # the server cuts an answer that does not end, so that it does not pass for a whole one
             # Whether the call may have run is what a caller has to know before it calls again.
             problem = {"title": "The upstream failed", "detail": str(error), "may_have_run": error.sent}
             await _problem(504 if error.timed_out else 502, problem, [], send)
