@@ -160,7 +160,7 @@ def read_settings(path: Path | str) -> GatewaySettings:
         if wrong := _fault(name, terms):
             raise SettingsError(f"{file}: upstream.{name}: {wrong}")
     settings = GatewaySettings(_read(file, "gateway", content.get("gateway", {}), GatewayTerms), upstreams, file.parent)
-    # Each has a verifier with a journal and used calls of its own: an approval would be good once in each.
+    # Each has a verifier with a journal and used calls of its own: each would accept an approval once.
     services: dict[Path, str] = {}
     for name in upstreams:
         if (other := services.setdefault(settings.service_file(name).resolve(), name)) != name:
