@@ -120,6 +120,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         assert up.poll() is None, world.log()
         yield world
         assert SECRET not in world.log()
+        assert "records are lost" not in world.log()
+        assert "Traceback" not in world.log()
     finally:
         up.terminate()
         upstream.terminate()

@@ -19,8 +19,11 @@ TOOLS = [
 
 
 def write(message: dict[str, Any]) -> None:
-    sys.stdout.write(json.dumps({"jsonrpc": "2.0", **message}) + "\n")
-    sys.stdout.flush()
+    try:
+        sys.stdout.write(json.dumps({"jsonrpc": "2.0", **message}) + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError:  # the gateway has ended this process
+        os._exit(0)
 
 
 def answer(message: dict[str, Any]) -> dict[str, Any]:
