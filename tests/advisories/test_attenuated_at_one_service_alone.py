@@ -137,7 +137,7 @@ def test_with_real_services(tmp_path: Path, valkey: EmbeddedValkey) -> None:
             return client.post(f"{at['payments']}/refunds", json={"order_id": order_id, "amount": amount})
 
     async def settle(request: Request) -> JSONResponse:
-        token, claim = request.headers["authorization"].partition(" ")[2], (await request.json())["claim"]
+        token, claim = request.scope["arx"].token, (await request.json())["claim"]
         answer = await asyncio.to_thread(refund, token, request.path_params["order_id"], claim)
         return JSONResponse({"status": answer.status_code, "said": answer.json()})
 

@@ -5,6 +5,7 @@ import asyncio
 import inspect
 import threading
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import cast
 
 import httpx
@@ -293,7 +294,8 @@ def test_one_client_signs_for_the_task_that_runs(library: object, asynchronous: 
 def test_what_waits_for_an_operator_is_known_before_the_call() -> None:
     """A framework suspends the run; a call that no operator can approve is refused instead."""
     plain = approvable()
-    started = StartedTask(plain.bundle, session=cast("Starter", None), now=lambda: AT)  # no call of the mint is made
+    session = SimpleNamespace(used=lambda: None)  # no call of the mint is made
+    started = StartedTask(plain.bundle, session=cast("Starter", session), now=lambda: AT)
     calls = ToolCalls(started, tools=TOOLS, public=["clock"])
     assert calls.needs_approval("refund", REFUND)
     assert calls.delegate("acme/worker").needs_approval("refund", REFUND)

@@ -15,7 +15,7 @@ from arx_caps.cli.terminal import Console
 @click.command("gateway")
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--check", is_flag=True, help="read all files, print what the upstreams are, and end")
-@click.option("--until-eof", is_flag=True, hidden=True)
+@click.option("--until-eof", is_flag=True, hidden=True, help="stop when standard input ends")
 @common_options
 @pass_console
 def gateway_command(console: Console, /, file: Path, check: bool, until_eof: bool) -> None:

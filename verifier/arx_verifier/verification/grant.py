@@ -41,6 +41,7 @@ class Grant(msgspec.Struct, eq=False):
     _proven: ProvenChain
     _boot: str
     _sequence: int
+    _token: str
     ended: ArxError | None = None
     _callbacks: list[Callable[[ArxError], object]] | None = None
 
@@ -48,6 +49,12 @@ class Grant(msgspec.Struct, eq=False):
     def decision(self) -> str:
         """The id of the recorded decision."""
         return decision_id(self._boot, self._sequence)
+
+    @property
+    def token(self) -> str:
+        """The token of this call, a secret that no log may have: a service may exchange it once for another one."""
+        # A guard takes the token out of the request, so that no error report has it; ``repr`` does not show it either.
+        return self._token
 
     @property
     def agent(self) -> str:

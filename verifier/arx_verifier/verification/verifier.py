@@ -324,7 +324,7 @@ class Verifier:
 
         if decision.code == OK:
             decision.grant = Grant(
-                proven.facts, request.tool, proven.exp, epochs, proven, decision.boot, decision.sequence
+                proven.facts, request.tool, proven.exp, epochs, proven, decision.boot, decision.sequence, token
             )
             if proven is not known:
                 self._authenticator.remember(token, call, proven, request.at)
