@@ -12,7 +12,7 @@ del test_a_method_that_is_not_known_is_refused  # noqa: F821 - over a pipe, whic
 del test_through_a_pipe_the_session_needs_no_token_and_shows_nothing  # noqa: F821
 del test_the_verifier_lives_as_long_as_the_server  # noqa: F821 - the gateway's process starts it
 del test_notifications_of_the_specification_pass_and_others_are_dropped  # noqa: F821 - the gateway refuses others
-del test_a_proof_counts_once_also_behind_another_guard  # noqa: F821
+del test_a_token_is_not_passed_on_by_another_guard  # noqa: F821
 
 
 @pytest.fixture(autouse=True)

@@ -108,7 +108,7 @@ def guarded(mint: MintRuntime, live: LiveMint, port: int) -> Iterator[None]:
         yield
 
 
-def realm_in(folder: Path, port: int, service: int, policy: str) -> Realm:
+def realm_in(folder: Path, port: int, service: int, policy: str = POLICY) -> Realm:
     realm = init_realm(folder, name="acme", issuer=f"http://127.0.0.1:{port}", listen=f"127.0.0.1:{port}")
     realm.policy_path.write_text(policy.format(port=service))
     return realm
