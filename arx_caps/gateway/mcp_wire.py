@@ -18,6 +18,7 @@ STATELESS: Final = "2026-07-28"  # the first revision without sessions
 _NAMED: Final = {"tools/call": "name", "prompts/get": "name", "resources/read": "uri"}
 _SENTINEL: Final = re.compile(r"=\?base64\?(.*)\?=")
 _EVENT_END: Final = re.compile(rb"\r\n\r\n|\n\n|\r\r")
+_JSON_TYPE: Final = re.compile(rb'application/json[ \t]*(?:;[ \t]*charset=("?)utf-?8\1[ \t]*)?', re.IGNORECASE)
 _PARAMETER: Final = b"mcp-param-"
 _ROUTING: Final = (b"mcp-protocol-version", b"mcp-method", b"mcp-name", b"mcp-session-id", b"last-event-id")
 
@@ -103,6 +104,11 @@ def check_headers(headers: Headers, message: Incoming) -> None:
     Raises:
         WireError: One does, or is there twice.
     """
+    # Some servers decode the body with it: one message in UTF-8 is another one in UTF-7.
+    if not _JSON_TYPE.fullmatch(headers.get(b"content-type", b"application/json")):
+        raise WireError(HEADER_MISMATCH, "header content-type: expected application/json in UTF-8")
+    if headers.get(b"content-encoding", b"identity").lower() != b"identity":
+        raise WireError(HEADER_MISMATCH, "header content-encoding: expected none")
     for name in _ROUTING:
         if b"\n" in headers.get(name, b""):
             raise WireError(HEADER_MISMATCH, f"header {name.decode()}: expected one, got several")

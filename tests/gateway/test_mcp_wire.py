@@ -94,6 +94,11 @@ def sentinel(text: str) -> bytes:
         {b"mcp-param-deep": sentinel("y")},
         {b"mcp-session-id": b"a,\nb"},
         {b"mcp-protocol-version": b"2026-07-28,\n2025-11-25"},
+        {b"content-type": b"application/json; charset=utf-7"},
+        {b"content-type": b"application/json; charset=utf-8; charset=utf-16"},
+        {b"content-type": b"application/json,\napplication/json; charset=utf-7"},
+        {b"content-type": b"text/plain"},
+        {b"content-encoding": b"deflate"},
     ],
 )
 def test_a_header_that_disagrees_with_the_body_is_refused(headers: dict[bytes, bytes]) -> None:
@@ -109,6 +114,11 @@ def test_headers_that_agree_pass() -> None:
     check_headers(agreeing, read_incoming(json.dumps(CALL).encode()))
     read = {"jsonrpc": "2.0", "id": 1, "method": "resources/read", "params": {"uri": "a://b"}}
     check_headers({b"mcp-name": b"a://b"}, read_incoming(json.dumps(read).encode()))
+    for kind in (b"application/json", b"application/json; charset=utf-8", b'Application/JSON;charset="UTF-8"'):
+        check_headers(
+            {b"content-type": kind, b"content-encoding": b"identity"},
+            read_incoming(b'{"jsonrpc":"2.0","id":1,"method":"ping"}'),
+        )
 
 
 def test_a_version_in_the_body_agrees_with_the_header() -> None:
