@@ -27,6 +27,8 @@ _NOT_FORWARDED: Final = frozenset(
         *("connection", "host", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade", "expect"),
         *("proxy-authenticate", "proxy-authorization", "proxy-connection", "content-length", "accept-encoding"),
         *("authorization", "cookie", "forwarded", "x-real-ip", "dpop"),
+        # Frameworks read another method or path from them than the one that was decided on.
+        *("x-http-method-override", "x-http-method", "x-method-override", "x-original-url", "x-rewrite-url"),
     )
 )
 _NOT_ANSWERED: Final = frozenset(
@@ -150,9 +152,7 @@ class Forwarder:
         """
         assert self._session is not None
         kept = {
-            name.decode("latin-1"): value.decode("latin-1")
-            for name, value in headers
-            if (lower := name.decode("latin-1").lower()) not in _NOT_FORWARDED and not lower.startswith("x-forwarded-")
+            name.decode("latin-1"): value.decode("latin-1") for name, value in headers if _is_forwarded(name.lower())
         }
         address = URL(self._base + target, encoded=True)
         sent = self._credential.put(kept)
@@ -213,6 +213,11 @@ async def read_whole(answer: UpstreamAnswer, terms: UpstreamTerms, name: str) ->
     except TimeoutError:
         raise UpstreamError(f"upstream {name} did not go on in time", sent=True, timed_out=True) from None
     return b"".join(parts)
+
+
+def _is_forwarded(name: bytes) -> bool:
+    # WSGI and CGI write `x_key` and `x-key` as one variable, so an underscore would bring back what is left out.
+    return b"_" not in name and name.decode("latin-1") not in _NOT_FORWARDED and not name.startswith(b"x-forwarded-")
 
 
 def answer_headers(raw: Iterable[tuple[bytes, bytes]]) -> Headers:

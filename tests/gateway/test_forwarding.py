@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What of a request reaches an upstream: no header that changes its method, its path or who sends it."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+
+from arx_caps.gateway.forwarding import Forwarder
+from arx_caps.gateway.settings import CredentialTerms, UpstreamTerms
+
+pytestmark = pytest.mark.servers
+DROPPED = [
+    *("x-http-method-override", "x-http-method", "x-method-override", "x-original-url", "x-rewrite-url"),
+    *("x_key", "x_http_method_override", "x_forwarded_user", "mcp_session_id", "x-forwarded-user", "cookie"),
+]
+
+
+def test_no_header_overrides_what_was_decided_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """WSGI reads `x_key` as `x-key`; some frameworks take method and path from a header."""
+    monkeypatch.setenv("UPSTREAM_KEY", "canary")
+
+    async def got() -> set[str]:
+        seen: set[str] = set()
+
+        async def show(request: web.Request) -> web.Response:
+            seen.update(name.lower() for name in request.headers)
+            return web.Response()
+
+        app = web.Application()
+        app.router.add_post("/a", show)
+        runner = web.AppRunner(app)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        credential = CredentialTerms(header="X-Key", source="env:UPSTREAM_KEY")
+        url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+        terms = UpstreamTerms(audience="orders", url=url, routes={"POST /a": "orders.a"}, credential=credential)
+        forwarder = Forwarder("orders", terms, tmp_path)
+        forwarder.open()
+        try:
+            headers = [(name.encode(), b"DELETE") for name in [*DROPPED, "x-other"]]
+            async with forwarder.send("POST", headers, b"", "/a") as answer:
+                assert answer.status == 200
+        finally:
+            await forwarder.close()
+            await runner.cleanup()
+        return seen
+
+    seen = asyncio.run(got())
+    assert {"x-key", "x-other"} <= seen
+    assert seen.isdisjoint(DROPPED)
