@@ -59,3 +59,8 @@ class McpSessions:
 def owner_of(facts: ChainFacts) -> str:
     """Return what is one for each holder: the ARx session, the agent, and the agents delegated to."""
     return "\0".join((facts.session, facts.agent, *facts.named))
+
+
+def agent_of(owner: str) -> str:
+    """Return the agent that the mint proved, of what ``owner_of`` returned."""
+    return owner.split("\0")[1]

@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import secrets
+import signal
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -19,11 +20,13 @@ from typing import Any, Final
 
 from arx_caps.gateway.credentials import read_secret
 from arx_caps.gateway.forwarding import UpstreamError
+from arx_caps.gateway.mcp_sessions import agent_of
 from arx_caps.gateway.mcp_wire import STATELESS, UNKNOWN_SESSION, written
 from arx_caps.gateway.settings import UpstreamTerms
 
 _INHERITED: Final = ("HOME", "LANG", "LC_ALL", "LOGNAME", "PATH", "TMPDIR", "USER")  # what a program needs, no secret
 _STOP_S: Final = 3.0
+_PROCESSES: Final = 32  # of one agent at once: each `initialize` starts one, and no rate applies to it
 _STREAM: Final = "text/event-stream"
 _SOURCES: Final = ("env:", "file:")
 
@@ -79,8 +82,8 @@ class StdioAnswer:
 class _Process:
     """One running server, and the answers that wait for its messages."""
 
-    def __init__(self, name: str, session: str) -> None:
-        self.name, self.session = name, session
+    def __init__(self, name: str, session: str, owner: str) -> None:
+        self.name, self.session, self.owner = name, session, owner
         self.used = asyncio.get_running_loop().time()
         self.listening: StdioAnswer | None = None  # the stream of the session
         self.waiting: dict[
@@ -169,8 +172,7 @@ class _Process:
         except ValueError:
             _log.error("upstream %s wrote a line that is longer than max_answer; it is ended", self.name)
         finally:
-            with contextlib.suppress(ProcessLookupError):
-                self._process.kill()
+            self._kill()
             for number in list(self.waiting):
                 error = {"code": -32603, "message": f"upstream {self.name} has ended", "data": {"may_have_run": True}}
                 self._deliver({"jsonrpc": "2.0", "id": number, "error": error})
@@ -205,9 +207,15 @@ class _Process:
         try:
             await asyncio.wait_for(self._process.wait(), _STOP_S)
         except TimeoutError:
-            self._process.kill()
+            pass
+        self._kill()
         await asyncio.wait({self._reader})
         await self._process.wait()
+
+    def _kill(self) -> None:
+        # With its children: a launcher such as npx or a shell leaves the server itself behind.
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)
 
 
 class StdioUpstream:
@@ -231,6 +239,7 @@ class StdioUpstream:
         self._environment = {name: os.environ[name] for name in _INHERITED if name in os.environ} | own
         self._sessions: dict[str, _Process] = {}
         self._callers: dict[str, _Process] = {}
+        self._starting = asyncio.Lock()
 
     def open(self) -> None:
         """Start ending processes without use for long; call it in the event loop."""
@@ -312,18 +321,27 @@ class StdioUpstream:
             del self._sessions[session]
             return None
         if message.get("method") == "initialize":
-            process = await self._start()
-            self._sessions[process.session] = process
+            async with self._starting:
+                process = await self._start(owner)
+                self._sessions[process.session] = process
             return process
         if revision.decode("latin-1") < STATELESS:
             return None
-        process = self._callers.get(owner)
-        if process is None or not process.runs:
-            process = self._callers[owner] = await self._start()
+        # Under the lock: of two that start at once, one would be in no table, and nothing would end it.
+        async with self._starting:
+            process = self._callers.get(owner)
+            if process is None or not process.runs:
+                process = self._callers[owner] = await self._start(owner)
         return process
 
-    async def _start(self) -> _Process:
-        process = _Process(self.name, secrets.token_urlsafe(18))
+    async def _start(self, owner: str) -> _Process:
+        agent = agent_of(owner)
+        processes = (*self._sessions.values(), *self._callers.values())
+        if sum(process.runs and agent_of(process.owner) == agent for process in processes) >= _PROCESSES:
+            raise UpstreamError(
+                f"upstream {self.name} has {_PROCESSES} processes of this agent: end a session", sent=False
+            )
+        process = _Process(self.name, secrets.token_urlsafe(18), owner)
         await process.start(self._terms, self._environment)
         return process
 

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Processes of an upstream over stdio: each is in a table, ends with its children, and an agent has not too many."""
+
+import asyncio
+import json
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from arx_caps.gateway import mcp_stdio
+from arx_caps.gateway.forwarding import UpstreamError
+from arx_caps.gateway.mcp_stdio import StdioUpstream
+from arx_caps.gateway.settings import UpstreamTerms
+
+pytestmark = pytest.mark.servers
+# Answers each request with the process of a child that ignores the end of its input.
+SERVER = """
+import json, subprocess, sys
+child = subprocess.Popen(["sleep", "60"], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+for line in sys.stdin:
+    message = json.loads(line)
+    print(json.dumps({"jsonrpc": "2.0", "id": message["id"], "result": {"child": child.pid}}), flush=True)
+"""
+STATELESS = [(b"mcp-protocol-version", b"2026-07-28")]
+OWNER = "session\0acme/a"
+
+
+def run(tmp_path: Path, use: Callable[[StdioUpstream], Awaitable[None]]) -> None:
+    terms = UpstreamTerms(audience="orders", command=(sys.executable, "-c", SERVER))
+
+    async def main() -> None:
+        upstream = StdioUpstream("orders", terms, tmp_path)
+        upstream.open()
+        try:
+            await use(upstream)
+        finally:
+            await upstream.close()
+
+    asyncio.run(main())
+
+
+async def ask(upstream: StdioUpstream, method: str, owner: str = OWNER) -> int:
+    body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": method}).encode()
+    async with upstream.send("POST", STATELESS, body, owner) as answer:
+        parts = [part async for part in answer.iter_any()]
+    return int(json.loads(b"".join(parts))["result"]["child"])
+
+
+def test_calls_of_one_caller_start_one_process(tmp_path: Path) -> None:
+    """Also when they come at once; it ends with its children."""
+    children: set[int] = set()
+
+    async def use(upstream: StdioUpstream) -> None:
+        children.update(await asyncio.gather(*(ask(upstream, "ping") for _ in range(4))))
+
+    run(tmp_path, use)
+    assert len(children) == 1
+    assert not [child for child in children if is_running(child)]
+
+
+def is_running(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_an_agent_has_a_limit_of_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its delegations count as its own; another agent has processes of its own."""
+    monkeypatch.setattr(mcp_stdio, "_PROCESSES", 2)
+
+    async def use(upstream: StdioUpstream) -> None:
+        await ask(upstream, "initialize")
+        await ask(upstream, "initialize", OWNER + "\0acme/b")
+        with pytest.raises(UpstreamError, match="end a session"):
+            await ask(upstream, "initialize")
+        await ask(upstream, "initialize", "session\0acme/c")
+
+    run(tmp_path, use)
