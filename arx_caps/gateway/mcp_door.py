@@ -212,6 +212,9 @@ class McpDoor:
             if answer.status in (401, 403):
                 # It is about the gateway's credential: a client that gets it would ask for one of the upstream.
                 raise UpstreamError(f"upstream {self._forwarder.name} refused the gateway ({answer.status})", sent=True)
+            if any(name.lower() == b"content-encoding" and value != b"identity" for name, value in answer.raw_headers):
+                # A list in it would pass unfiltered.
+                raise UpstreamError(f"upstream {self._forwarder.name} answered in an encoding unasked", sent=True)
             yield answer
 
     def _headers(self, exchange: _Exchange, facts: ChainFacts) -> Headers:

@@ -221,6 +221,11 @@ class Work:
                 error = RequestError(f"argument {name!r:.60} is JSON in a text: send it as JSON")
                 self._end(error)
                 raise RefusedCall(error.code, str(error), decision=self.decision.id)
+        # A gateway waits for its upstream's schema: a call that was killed meanwhile does not begin.
+        refused = self.grant.look_again()
+        if refused is not None:
+            self._end(refused)
+            raise RefusedCall(refused.code, failures=refused.failures, decision=self.decision.id)
 
     async def run(self, tool: Callable[[], Awaitable[T]]) -> T:
         """Run the tool, and cancel it when its token is revoked, frozen or expires.
