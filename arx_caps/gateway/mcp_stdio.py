@@ -204,10 +204,8 @@ class _Process:
         stdin = self._process.stdin
         assert stdin is not None
         stdin.close()
-        try:
+        with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._process.wait(), _STOP_S)
-        except TimeoutError:
-            pass
         self._kill()
         await asyncio.wait({self._reader})
         await self._process.wait()
@@ -286,7 +284,8 @@ class StdioUpstream:
             try:
                 yield answer
             finally:
-                process.listening = None
+                if process.listening is answer:  # a later request may have taken its place
+                    process.listening = None
         elif "method" not in message or "id" not in message:
             await process.send(message, None)
             yield _empty(202)
