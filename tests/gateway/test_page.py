@@ -4,6 +4,7 @@
 ``python -m tests.gateway.test_page`` writes the tables.
 """
 
+import inspect
 import re
 import tomllib
 from pathlib import Path
@@ -22,8 +23,8 @@ TABLES = {"gateway": GatewayTerms, "upstream": UpstreamTerms, "credential": Cred
 
 def described(kind: type[msgspec.Struct]) -> dict[str, str]:
     """The text of each attribute, out of a docstring of Google's form."""
-    _, _, attributes = (kind.__doc__ or "").partition("Attributes:\n")
-    found = re.findall(r"^ {8}(\w+): (.*(?:\n {12}.*)*)", attributes, re.MULTILINE)
+    _, _, attributes = inspect.cleandoc(kind.__doc__ or "").partition("Attributes:\n")
+    found = re.findall(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", attributes, re.MULTILINE)
     return {name: " ".join(text.split()).replace("``", "`") for name, text in found}
 
 
