@@ -13,6 +13,7 @@ from arx_caps.gateway import mcp_stdio
 from arx_caps.gateway.forwarding import UpstreamError
 from arx_caps.gateway.mcp_stdio import StdioUpstream
 from arx_caps.gateway.settings import UpstreamTerms
+from tests.servers import until
 
 pytestmark = pytest.mark.servers
 # Answers each request with the process of a child that ignores the end of its input.
@@ -57,7 +58,7 @@ def test_calls_of_one_caller_start_one_process(tmp_path: Path) -> None:
 
     run(tmp_path, use)
     assert len(children) == 1
-    assert not [child for child in children if is_running(child)]
+    until(lambda: not [child for child in children if is_running(child)])  # a kill takes a moment
 
 
 def is_running(process: int) -> bool:
