@@ -3,7 +3,7 @@
 
 import asyncio
 import contextlib
-import ipaddress
+import functools
 import logging
 import os
 import resource
@@ -18,8 +18,10 @@ import uvicorn
 
 from arx_caps.gateway.gateway import Gateway
 from arx_caps.gateway.settings import read_settings
+from arx_caps.server_process import is_loopback, open_listener, stop_at_eof
 from arx_verifier.errors import ArxError, SettingsError
 
+_BACKLOG: Final = 2048  # connections that wait to be accepted
 _GRACE_S: Final = 10  # for running requests at a stop
 _KEEP_ALIVE_S: Final = 60
 _CONNECTIONS: Final = 4_096
@@ -52,7 +54,10 @@ def serve(path: Path | str, *, on_ready: Callable[[dict[str, object]], None], un
     addresses = [_address(text, settings.gateway.behind_tls) for text in settings.gateway.listen]
     gateway = Gateway(settings)
     with contextlib.ExitStack() as stack:
-        listeners = [stack.enter_context(contextlib.closing(_listen(*address))) for address in addresses]
+        listeners = [
+            stack.enter_context(contextlib.closing(open_listener("gateway", *address, _BACKLOG)))
+            for address in addresses
+        ]
         runner = stack.enter_context(asyncio.Runner(loop_factory=_loop_factory()))
         runner.run(_serve(gateway, Path(path), listeners, on_ready, until_eof))
 
@@ -91,7 +96,8 @@ async def _serve(
 
     loop.add_signal_handler(signal.SIGHUP, hangup)
     if until_eof:
-        threading.Thread(target=_stop_at_eof, args=(server,), name="arx-gateway-parent", daemon=True).start()
+        stop = functools.partial(setattr, server, "should_exit", True)
+        threading.Thread(target=stop_at_eof, args=(stop,), name="arx-gateway-parent", daemon=True).start()
     async with gateway.running():
         await server.serve(sockets=listeners)
 
@@ -125,30 +131,12 @@ def _address(text: str, behind_tls: bool) -> tuple[str, int]:
     host = host.strip("[]")
     if not host or not port.isdigit() or int(port) > 65535:
         raise SettingsError(f"gateway: listen: expected HOST:PORT, got {text!r:.100}")
-    try:
-        loopback = ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        loopback = host == "localhost"
-    if not loopback and not behind_tls:
+    if not is_loopback(host) and not behind_tls:
         raise SettingsError(
             f"the gateway serves plain HTTP and would listen at {host}: give it a loopback address, or confirm that "
             "TLS ends before it (behind_tls = true)"
         )
     return host, int(port)
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # With its protocol: asyncio sets TCP_NODELAY only for sockets that have it, and Nagle's delay is up to 40 ms.
-    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, port))
-        listener.listen(2048)
-    except OSError as error:
-        listener.close()
-        raise SettingsError(f"the gateway cannot listen at {host}:{port}: {error.strerror}") from error
-    return listener
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -158,9 +146,3 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
         return None
     factory: Any = uvloop.new_event_loop
     return factory  # type: ignore[no-any-return]
-
-
-def _stop_at_eof(server: uvicorn.Server) -> None:
-    while os.read(0, 4096):
-        pass
-    server.should_exit = True

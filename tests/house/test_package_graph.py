@@ -30,6 +30,7 @@ CAPS_IMPORTS = {
     "durations": set(),
     "limits": set(),
     "buckets": set(),
+    "server_process": set(),
     "http_client": set(),
     "_embedded_guard": set(),
     "embedded": {"_embedded_guard"},
@@ -45,8 +46,10 @@ CAPS_IMPORTS = {
     "agent": {"jose", "keyfile", "durations", "http_client"},
     "connect": {"agent", "http_client"},
     "service": {"keyfile", "agent", "audit"},
-    "gateway": {"buckets", "durations", "service"},
-    "mint": set("buckets jose keyfile durations limits http_client engines realm revocation embedded audit".split()),
+    "gateway": {"buckets", "durations", "server_process", "service"},
+    "mint": set(
+        "buckets server_process jose keyfile durations limits http_client engines realm revocation embedded audit".split()
+    ),
 }
 # The command line is above all of them.
 CAPS_IMPORTS["cli"] = {package for package in CAPS_IMPORTS if not package.startswith("_")} - {

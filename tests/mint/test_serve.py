@@ -20,8 +20,9 @@ from arx_caps.embedded import EmbeddedValkey
 from arx_caps.jose import KeyFile, make_assertion, make_dpop
 from arx_caps.mint.db.mint_database import MintDatabase
 from arx_caps.mint.server.init_realm import init_realm
-from arx_caps.mint.server.serve import _listen, is_loopback, serve
+from arx_caps.mint.server.serve import serve
 from arx_caps.realm import Realm
+from arx_caps.server_process import is_loopback, open_listener
 from arx_verifier.errors import SettingsError
 from tests.mint.harness import now_ms
 from tests.postgres import Postgres
@@ -107,7 +108,7 @@ def test_loopback_is_told_apart() -> None:
 
 def test_answers_are_not_delayed() -> None:
     """The listening socket says that it speaks TCP: only then does asyncio turn Nagle's delay off."""
-    with _listen("127.0.0.1", 0) as listener:
+    with open_listener("mint", "127.0.0.1", 0, 1) as listener:
         assert listener.proto == socket.IPPROTO_TCP
 
 

@@ -4,7 +4,6 @@
 ``identity.issuer_token`` verifies tokens, and ``keys.jwks`` fetches the issuers' keys.
 """
 
-import ipaddress
 import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Final, Literal, NamedTuple, TypeAlias
@@ -14,6 +13,7 @@ from msgspec import field
 
 from arx_caps.mint.policy.claims import Claims, check_claims, keeps
 from arx_caps.mint.policy.parse import PolicyEntry, PolicyTable, checked_text, duration, several, text_that
+from arx_caps.server_process import is_loopback
 from arx_verifier import names
 from arx_verifier.errors import shorten
 
@@ -52,17 +52,10 @@ def _wrong_place(jwks: str) -> str | None:
         host, login = "", False
     if not host or login or parts.fragment:
         return "expected a URL such as https://idp.example/keys, without a login or a fragment"
-    if scheme == "https" or (scheme == "http" and _is_loopback(host)):
+    if scheme == "https" or (scheme == "http" and is_loopback(host)):
         return None
     # An attacker on the network could answer a plain request with its own keys, and sign any token.
     return "expected an https: URL, or http: for a loopback address"
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 Name: TypeAlias = Annotated[str, text_that(_NAME.fullmatch, "a name: [a-z0-9][a-z0-9._-]*, at most 64 characters")]

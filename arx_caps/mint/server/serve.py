@@ -6,8 +6,8 @@
 # every user of the machine.
 
 import argparse
+import functools
 import gc
-import ipaddress
 import json
 import logging
 import os
@@ -31,6 +31,7 @@ from arx_caps.mint.api.metrics import Metrics
 from arx_caps.mint.runtime import MintRuntime, need_store
 from arx_caps.mint.server.connections import AT_ONCE, BACKLOG, BoundedProtocol, accept_last, bounded
 from arx_caps.realm import PASSPHRASE_VARIABLE, Realm, default_folder
+from arx_caps.server_process import has_terminal, is_loopback, open_listener, stop_at_eof
 from arx_verifier.errors import ArxError, SettingsError
 
 STORE_VARIABLE: Final = "ARX_STORE_URL"
@@ -103,7 +104,7 @@ def serve(
             f"the mint serves plain HTTP and would listen at {host}: give it a loopback address, or confirm that TLS "
             "ends before it (--behind-tls)"
         )
-    listener = _listen(host, port)
+    listener = open_listener("mint", host, port, BACKLOG)
     try:
         mint = MintRuntime.open(realm, store_url=need_store(realm, store_url), passphrase=passphrase, database=database)
         # Started here and not in the application's lifespan, so that its errors reach the operator as exit codes.
@@ -124,7 +125,8 @@ def serve(
     server.announcement = {"ready": True, "realm": realm.name, "issuer": realm.issuer, "pid": os.getpid()}
     server.announcement |= {"listen": f"{host}:{listener.getsockname()[1]}", "policy": mint.policies.loaded.digest}
     if until_eof:
-        threading.Thread(target=_stop_at_eof, args=(server,), name="arx-mint-parent", daemon=True).start()
+        stop = functools.partial(setattr, server, "should_exit", True)
+        threading.Thread(target=stop_at_eof, args=(stop,), name="arx-mint-parent", daemon=True).start()
     if threading.current_thread() is threading.main_thread() and not has_terminal():
         signal.signal(signal.SIGHUP, _reloader(mint))
     try:
@@ -202,39 +204,6 @@ def _reload(mint: MintRuntime) -> None:
         more = "see the mint's log"
         result = {"reloaded": False, "code": "internal", "error": more, "policy": mint.policies.loaded.digest}
     print(json.dumps(result), file=sys.stderr, flush=True)
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # With its protocol: asyncio sets TCP_NODELAY only for sockets that have it, and Nagle's delay is up to 40 ms.
-    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, port))
-        listener.listen(BACKLOG)
-    except OSError as error:
-        listener.close()
-        raise SettingsError(f"the mint cannot listen at {host}:{port}: {error.strerror}") from error
-    return listener
-
-
-def has_terminal() -> bool:
-    """Return whether a terminal started this process, so that SIGHUP is the terminal's end."""
-    return sys.stdin is not None and not sys.stdin.closed and sys.stdin.isatty()
-
-
-def is_loopback(host: str) -> bool:
-    """Return whether an address is reachable from this machine alone."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def _stop_at_eof(server: uvicorn.Server) -> None:
-    while os.read(0, 4096):
-        pass
-    server.should_exit = True
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from arx_caps.embedded import EmbeddedValkey
-from arx_caps.mint.server.serve import GRACE_S, SETTINGS_EXIT, STORE_VARIABLE, has_terminal
+from arx_caps.mint.server.serve import GRACE_S, SETTINGS_EXIT, STORE_VARIABLE
 from arx_caps.realm import PASSPHRASE_VARIABLE, Realm
+from arx_caps.server_process import has_terminal
 from arx_verifier.errors import SettingsError
 
 POLL_S: Final = 0.2  # between two checks of mint and store

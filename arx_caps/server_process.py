@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the servers of ARx share as processes: a listener, and whom a terminal or a parent process ends."""
+
+import ipaddress
+import os
+import socket
+import sys
+from collections.abc import Callable
+
+from arx_verifier.errors import SettingsError
+
+
+def open_listener(name: str, host: str, port: int, backlog: int) -> socket.socket:
+    """Return a socket that listens.
+
+    Args:
+        name: The server, such as ``mint``, for the error.
+        host: The address.
+        port: The port; 0 for any.
+        backlog: How many connections may wait.
+
+    Raises:
+        SettingsError: It cannot listen there.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # With its protocol: asyncio sets TCP_NODELAY only for sockets that have it, and Nagle's delay is up to 40 ms.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(backlog)
+    except OSError as error:
+        listener.close()
+        raise SettingsError(f"the {name} cannot listen at {host}:{port}: {error.strerror}") from error
+    return listener
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether an address is reachable from this machine alone."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def has_terminal() -> bool:
+    """Return whether a terminal started this process, so that SIGHUP is the terminal's end."""
+    return sys.stdin is not None and not sys.stdin.closed and sys.stdin.isatty()
+
+
+def stop_at_eof(stop: Callable[[], None]) -> None:
+    """Wait for the end of standard input, which is the end of the parent process, and call ``stop``."""
+    while os.read(0, 4096):
+        pass
+    stop()
