@@ -5,7 +5,7 @@ import json
 from typing import Any, Final
 
 from arx_caps.gateway.asgi import Message, Receive, Scope, Send, pass_on, read_body
-from arx_caps.gateway.forwarding import Forwarder, UpstreamAnswer, UpstreamError, answer_headers, read_whole
+from arx_caps.gateway.forwarder import Forwarder, UpstreamAnswer, UpstreamError, answer_headers, read_whole
 from arx_caps.gateway.rates import Rates, TooOftenError
 from arx_caps.gateway.settings import UpstreamTerms
 from arx_verifier.enforcement import ArxMiddleware

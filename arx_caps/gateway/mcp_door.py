@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator
 from typing import Any, Final
 
 from arx_caps.gateway.asgi import Receive, Scope, Send, pass_on, read_body
-from arx_caps.gateway.forwarding import Forwarder, UpstreamAnswer, UpstreamError, answer_headers, read_whole
+from arx_caps.gateway.forwarder import Forwarder, UpstreamAnswer, UpstreamError, answer_headers, read_whole
 from arx_caps.gateway.mcp_sessions import McpSessions, owner_of
 from arx_caps.gateway.mcp_stdio import StdioUpstream
 from arx_caps.gateway.mcp_wire import (

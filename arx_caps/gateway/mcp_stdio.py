@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from arx_caps.gateway.credentials import read_secret
-from arx_caps.gateway.forwarding import UpstreamError
+from arx_caps.gateway.forwarder import UpstreamError
 from arx_caps.gateway.mcp_sessions import agent_of
 from arx_caps.gateway.mcp_wire import STATELESS, UNKNOWN_SESSION, written
 from arx_caps.gateway.settings import UpstreamTerms

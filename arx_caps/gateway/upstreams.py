@@ -5,7 +5,7 @@ import asyncio
 import logging
 from typing import Any
 
-from arx_caps.gateway.forwarding import Forwarder
+from arx_caps.gateway.forwarder import Forwarder
 from arx_caps.gateway.http_door import HttpDoor
 from arx_caps.gateway.mcp_door import McpDoor
 from arx_caps.gateway.mcp_stdio import StdioUpstream

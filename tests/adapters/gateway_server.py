@@ -12,7 +12,7 @@ from typing import Any
 from mcp.server import MCPServer
 from mcp.server.mcpserver import Context
 
-from arx_caps.gateway.forwarding import Forwarder
+from arx_caps.gateway.forwarder import Forwarder
 from arx_caps.gateway.mcp_door import McpDoor
 from arx_caps.gateway.mcp_stdio import StdioUpstream
 from arx_caps.gateway.settings import UpstreamTerms

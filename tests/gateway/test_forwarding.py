@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from arx_caps.gateway.forwarding import Forwarder
+from arx_caps.gateway.forwarder import Forwarder
 from arx_caps.gateway.settings import CredentialTerms, UpstreamTerms
 
 pytestmark = pytest.mark.servers

@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from arx_caps.gateway.forwarding import Forwarder
+from arx_caps.gateway.forwarder import Forwarder
 from arx_caps.gateway.http_door import HttpDoor
 from arx_caps.gateway.settings import UpstreamTerms
 from arx_verifier import Rule

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from arx_caps.gateway import mcp_stdio
-from arx_caps.gateway.forwarding import UpstreamError
+from arx_caps.gateway.forwarder import UpstreamError
 from arx_caps.gateway.mcp_stdio import StdioUpstream
 from arx_caps.gateway.settings import UpstreamTerms
 from tests.servers import until
