@@ -98,22 +98,18 @@ class Gateway:
             if self._unchanged(name, self._settings.upstreams[name], settings)
         }
         new = {name: self._upstream(name, settings) for name in settings.upstreams.keys() - same.keys()}
-        begun: list[RunningUpstream] = []
-        try:
+        async with contextlib.AsyncExitStack() as stack:
             for upstream in new.values():
                 await upstream.start()
-                begun.append(upstream)
-        except BaseException:
-            for upstream in begun:
-                await upstream.close()
-            raise
+                stack.push_async_callback(upstream.close)
+            stack.pop_all()
         old = [upstream for name, upstream in self.upstreams.items() if name not in same]
         self._settings, self.upstreams = settings, same | new
         # Two shippers of one journal would each delete what the other one still reads.
         for upstream in old:
             if upstream.name in new:
                 await upstream.close_beside()
-        for upstream in begun:
+        for upstream in new.values():
             upstream.start_beside()
         for upstream in old:
             task = asyncio.ensure_future(self._leave(upstream))

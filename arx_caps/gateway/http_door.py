@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from arx_caps.gateway.asgi import Message, Receive, Scope, Send, pass_on, read_body
 from arx_caps.gateway.forwarder import Forwarder, UpstreamAnswer, UpstreamError, answer_headers, read_whole
-from arx_caps.gateway.rates import Rates, TooOftenError
+from arx_caps.gateway.rates import OverRateError, Rates
 from arx_caps.gateway.settings import UpstreamTerms
 from arx_verifier.enforcement import ArxMiddleware
 from arx_verifier.verification import Verifier
@@ -86,7 +86,7 @@ class HttpDoor:
             # Whether the call may have run is what a caller has to know before it calls again.
             problem = {"title": "The upstream failed", "detail": str(error), "may_have_run": error.sent}
             await _problem(504 if error.timed_out else 502, problem, [], send)
-        except TooOftenError as error:
+        except OverRateError as error:
             problem = {"title": "Too many calls", "detail": str(error), "code": "rate_limited"}
             await _problem(429, problem, [(b"retry-after", b"%d" % error.wait_s)], send)
 

@@ -30,7 +30,7 @@ from arx_caps.gateway.mcp_wire import (
     without_token,
     written,
 )
-from arx_caps.gateway.rates import Rates, TooOftenError
+from arx_caps.gateway.rates import OverRateError, Rates
 from arx_caps.gateway.settings import UpstreamTerms
 from arx_verifier.enforcement import (
     MCP_REFUSED,
@@ -139,7 +139,7 @@ class McpDoor:
             await _close(exchange, status, _error(message and message.id, error.code, str(error)))
         except RefusedCall as problem:
             await self._refuse(exchange, message, problem)
-        except TooOftenError as error:
+        except OverRateError as error:
             data = {"code": "rate_limited", "wait_s": error.wait_s}
             await _close(exchange, 200, _error(message and message.id, MCP_REFUSED, str(error), data))
         except UpstreamError as error:

@@ -6,7 +6,7 @@ from arx_caps.gateway.settings import RateTerms, read_rate
 from arx_verifier.verification import Grant
 
 
-class TooOftenError(Exception):
+class OverRateError(Exception):
     """An agent calls too often.
 
     Attributes:
@@ -35,12 +35,12 @@ class Rates:
             grant: The call's grant; its delegations share the rate of the agent that the mint proved.
 
         Raises:
-            TooOftenError: It calls too often.
+            OverRateError: It calls too often.
         """
         if self._agents is not None and (wait_s := self._agents.take(grant.agent)):
-            raise TooOftenError(f"{grant.agent} calls", wait_s)
+            raise OverRateError(f"{grant.agent} calls", wait_s)
         if self._tools is not None and (wait_s := self._tools.take(f"{grant.agent} {grant.tool}")):
-            raise TooOftenError(f"{grant.agent} calls {grant.tool}", wait_s)
+            raise OverRateError(f"{grant.agent} calls {grant.tool}", wait_s)
 
 
 def _buckets(text: str | None) -> Buckets | None:
