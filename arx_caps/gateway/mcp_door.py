@@ -52,6 +52,7 @@ _LISTS: Final = tuple(
 _ROUTING: Final = frozenset((b"mcp-method", b"mcp-name", b"mcp-session-id", b"authorization"))
 
 Headers = list[tuple[bytes, bytes]]
+_Whole = tuple[int, Headers, bytes]  # an answer that waits until its grant was looked at again: status, headers, body
 
 
 class _Exchange:
@@ -81,10 +82,6 @@ class _Exchange:
         await self.end(data)
 
 
-class _Whole(tuple[int, Headers, bytes]):
-    """An answer that waits until its grant was looked at again: status, headers and body."""
-
-
 class McpDoor:
     """The ASGI application of one upstream that speaks MCP over HTTP.
 
@@ -111,7 +108,7 @@ class McpDoor:
         self._later: set[asyncio.Task[None]] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """UpstreamAnswer one HTTP request.
+        """Answer one HTTP request.
 
         Args:
             scope: As ASGI has it.
@@ -157,12 +154,12 @@ class McpDoor:
             screened = await self._recognized(exchange)
             if incoming.method and not self._messages.passes(incoming.method):
                 raise RefusedCall("malformed_request", f"unknown notification {incoming.method!r:.60}")
-            await self._answer(exchange, await self._whole(exchange, screened.proven.facts))
+            await exchange.whole(*await self._whole(exchange, screened))
         elif message.is_call:
             await self._call(exchange, message, receive)
         else:
             screened = await self._messages.recognize(message) or await self._recognized(exchange)
-            await self._answer(exchange, await self._whole(exchange, screened.proven.facts, message, screened))
+            await exchange.whole(*await self._whole(exchange, screened, message))
 
     async def _recognized(self, exchange: _Exchange) -> Screened:
         """Return the live token of a request whose message calls nothing."""
@@ -192,7 +189,7 @@ class McpDoor:
             self._cancel(exchange, message, facts)
             raise
         if whole is not None:
-            await self._answer(exchange, whole)
+            await exchange.whole(*whole)
 
     async def _session(self, exchange: _Exchange, receive: Receive) -> None:
         """Forward a request for the stream of a session, or for its end."""
@@ -203,7 +200,7 @@ class McpDoor:
                 # An answer that a client had missed may come again here, also one with a list.
                 await self._messages.keep(screened, lambda: self._stream(exchange, answer, facts, receive, screened))
             else:
-                await self._answer(exchange, await self._read(answer, facts))
+                await exchange.whole(*await self._read(answer, facts))
 
     @contextlib.asynccontextmanager
     async def _sent(self, exchange: _Exchange, facts: ChainFacts, body: bytes) -> AsyncIterator[UpstreamAnswer]:
@@ -247,22 +244,15 @@ class McpDoor:
         return await read_whole(answer, self._terms, self._forwarder.name)
 
     async def _read(self, answer: UpstreamAnswer, facts: ChainFacts) -> _Whole:
-        return _Whole((answer.status, self._answered(answer, facts), await self._body(answer)))
+        return answer.status, self._answered(answer, facts), await self._body(answer)
 
-    async def _whole(
-        self,
-        exchange: _Exchange,
-        facts: ChainFacts,
-        message: McpMessage | None = None,
-        screened: Screened | None = None,
-    ) -> _Whole:
+    async def _whole(self, exchange: _Exchange, screened: Screened, message: McpMessage | None = None) -> _Whole:
         """Forward a message that calls nothing, and return its answer; a list has what the token could allow."""
+        facts = screened.proven.facts
         body = await exchange.body() if message is None else await self._body_of(exchange, message)
         async with self._sent(exchange, facts, body) as answer:
             status, headers, data = await self._read(answer, facts)
-        if screened is not None:
-            data = await self._filtered(answer.content_type, data, screened)
-        return _Whole((status, headers, data))
+        return status, headers, await self._filtered(answer.content_type, data, screened)
 
     async def _filtered(self, kind: str, data: bytes, screened: Screened) -> bytes:
         if kind != _STREAM:
@@ -299,9 +289,6 @@ class McpDoor:
     async def _filtered_parts(self, parts: AsyncIterator[bytes], screened: Screened) -> AsyncIterator[bytes]:
         async for event in events(parts, self._terms.max_answer):
             yield self._shown_event(event, screened)
-
-    async def _answer(self, exchange: _Exchange, whole: _Whole) -> None:
-        await exchange.whole(*whole)
 
     async def _schema(self, exchange: _Exchange, message: McpMessage, facts: ChainFacts) -> dict[str, Any]:
         """Return the input schema of a tool as the upstream lists it; an empty one if it does not."""

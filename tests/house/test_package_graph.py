@@ -48,7 +48,9 @@ CAPS_IMPORTS = {
     "service": {"keyfile", "agent", "audit"},
     "gateway": {"buckets", "durations", "server_process", "service"},
     "mint": set(
-        "buckets server_process jose keyfile durations limits http_client engines realm revocation embedded audit".split()
+        """
+        audit buckets embedded engines durations http_client jose keyfile limits realm revocation server_process
+        """.split()
     ),
 }
 # The command line is above all of them.
