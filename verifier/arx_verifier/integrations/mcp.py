@@ -15,10 +15,9 @@ from mcp_types import CallToolResult, TextContent
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 from arx_verifier.enforcement import META_KEY, McpMessage, Messages, RefusedCall
-from arx_verifier.verification import Screened, Verifier
+from arx_verifier.verification import Verifier
 
 _MAX_PAGES: Final = 100  # of a list of tools
-_CACHED_MS: Final = 1_000  # the longest time that a client may keep a list: what it shows ends with the token
 
 
 class ArxMcpMiddleware:
@@ -78,20 +77,10 @@ class ArxMcpMiddleware:
             )
         screened = await self._messages.recognize(message)
         result = await call_next(bare)
-        return result if message.lists is None else self._shown(message, result, screened)
-
-    def _shown(self, message: McpMessage, result: HandlerResult, screened: Screened | None) -> HandlerResult:
-        """Return a list with the items that the token could ever allow."""
+        if message.lists is None:
+            return result
         assert isinstance(result, Mapping)  # the server has written it for the wire
-        member = str(message.lists)
-        items = [item for item in result.get(member, ()) if self._is_shown(message, screened, item)]
-        answer = {**result, member: items}
-        if "cacheScope" in answer:
-            answer |= {"cacheScope": "private", "ttlMs": min(answer.get("ttlMs", 0), _CACHED_MS)}
-        return answer
-
-    def _is_shown(self, message: McpMessage, screened: Screened | None, item: Mapping[str, Any]) -> bool:
-        return self._messages.shows(message, screened, str(item.get("uri", item["name"])))
+        return self._messages.filtered(message, screened, result)
 
 
 async def _schema_of(
