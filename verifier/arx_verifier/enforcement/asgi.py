@@ -158,23 +158,10 @@ class ArxMiddleware:
         young = self._young
         if young is None or young.loop is not get_running_loop():
             young = self._young_here()
-        body, endpoints = bytes(body), self._endpoints
-        http = http_call(scope, body)
-        # Without endpoints there are no gates, which alone ask for them.
-        call = Call(
-            self._enforcement,
-            young,
-            http,
-            headers,
-            screened,
-            body,
-            receive,
-            send,
-            peer,
-            endpoints,  # type: ignore[arg-type]
-            scope["path"],
-            scope["query_string"],
-        )
+        body = bytes(body)
+        http, line = http_call(scope, body), (scope["method"], scope["path"], scope["query_string"])
+        endpoints: Any = self._endpoints  # None for an application without gates, which alone read it
+        call = Call(self._enforcement, young, http, headers, screened, body, receive, send, peer, endpoints, line)
         if endpoints is None:
             await self._decide_here(call, scope, send)
             return
@@ -185,7 +172,7 @@ class ArxMiddleware:
             scope.pop(CALL, None)  # the call refers to the scope: without this they are a reference cycle
 
     def _screen(self, headers: dict[bytes, bytes], scope: Scope) -> Screened:
-        """Return the authenticated token, which the request then has no longer.
+        """Return the authenticated token, and remove it from the request.
 
         Raises:
             RefusedCall: It has none.

@@ -117,6 +117,7 @@ class Call(msgspec.Struct, eq=False):
         receive: The server's ``receive``, after the body.
         send: The server's ``send``.
         peer: The address of the caller, or None.
+        line: The method, the path and the query as they were sent.
         decision: The decision that allowed the call.
         problem: The refusal.
         started: Whether a part of the response was sent.
@@ -140,8 +141,7 @@ class Call(msgspec.Struct, eq=False):
     _send: Send
     _peer: str | None
     endpoints: GatedRoutes
-    _path: str
-    _query: bytes
+    _line: tuple[str, str, bytes]
     decision: Decision | None = None
     problem: RefusedCall | None = None
     rest: str | None = None
@@ -182,11 +182,7 @@ class Call(msgspec.Struct, eq=False):
             RequestError: A middleware of the application has changed the request.
         """
         # Such as one that reads X-HTTP-Method-Override, which no proof covers: another request was signed.
-        if tool and (scope.get("method", "GET"), scope["path"], scope["query_string"]) != (
-            self._http.method,
-            self._path,
-            self._query,
-        ):
+        if tool and (scope.get("method", "GET"), scope["path"], scope["query_string"]) != self._line:
             raise RequestError("the method, the path or the query is not the one that was sent")
         trace = self.headers.get(b"traceparent")
         traceparent = read_traceparent(trace) if trace is not None else None

@@ -121,22 +121,10 @@ def socket_call(
         endpoints: The endpoints of an application that decides at its routes; None for another one.
     """
     http = http_call({**scope, "method": "GET"}, b"")
-    extensions = scope.get("extensions") or {}
-    # Without endpoints there are no gates, which alone ask for them.
+    line, extensions = ("GET", scope["path"], scope["query_string"]), scope.get("extensions") or {}
+    gates: Any = endpoints  # None for an application without gates, which alone read it
     return SocketCall(
-        enforcement,
-        young,
-        http,
-        headers,
-        screened,
-        b"",
-        receive,
-        send,
-        peer,
-        endpoints,  # type: ignore[arg-type]
-        scope["path"],
-        scope["query_string"],
-        extensions=extensions,
+        enforcement, young, http, headers, screened, b"", receive, send, peer, gates, line, extensions=extensions
     )
 
 
