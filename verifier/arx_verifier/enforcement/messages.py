@@ -12,7 +12,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, MutableMapping
 from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
-from arx_verifier.enforcement.calls import RECHECK_MS
+from arx_verifier.enforcement.calls import RECHECK_MS, http_call
 from arx_verifier.enforcement.client_address import Peers
 from arx_verifier.enforcement.enforcement import Enforcement, RefusedCall, now_ms, read_traceparent
 from arx_verifier.enforcement.guard import granted
@@ -20,8 +20,7 @@ from arx_verifier.enforcement.routes import collect_headers
 from arx_verifier.errors import REASONS, ArxError, RequestError, UnavailableError
 from arx_verifier.journal import Decision
 from arx_verifier.refusal_text import refusal_for_model
-from arx_verifier.request import AccessRequest, HttpCall
-from arx_verifier.token import sha256_of
+from arx_verifier.request import AccessRequest
 from arx_verifier.verification import Screened, Verifier, recheck
 
 T = TypeVar("T")
@@ -469,7 +468,7 @@ class Messages:
             token, screened, http = message.meta.get(META_KEY), None, None
             if token is None and message.carrier is not None:
                 screened = self._enforcement.screen(headers.get(b"authorization", b""))
-                token, http = screened.token, await _http_call(message.carrier)
+                token, http = screened.token, http_call(message.carrier.scope, await message.carrier.body())
         except RequestError as error:
             raise self._counted(RefusedCall("malformed_request", str(error)), peer) from None
         except RefusedCall as problem:
@@ -492,12 +491,3 @@ def _is_json(text: str) -> bool:
         return not isinstance(json.loads(text), str | float)
     except (ValueError, RecursionError):
         return False
-
-
-async def _http_call(carrier: Carrier) -> HttpCall:
-    """Return the HTTP request as its proof covers it."""
-    scope = carrier.scope
-    raw = (scope.get("raw_path") or scope["path"].encode("utf-8", "replace")).partition(b"?")[0]
-    query = scope["query_string"]
-    target = raw + b"?" + query if query else raw
-    return HttpCall(scope["method"], target, sha256_of(await carrier.body(), b""))
