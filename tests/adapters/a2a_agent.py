@@ -29,7 +29,7 @@ from starlette.applications import Starlette
 from arx_caps.agent import CurrentTaskAuth, Session, StartedTask
 from arx_caps.integrations.a2a import ArxA2AInterceptor
 from arx_caps.integrations.a2a_server import ArxContextBuilder, ArxReceiver, arx_card, tool_call
-from tests.adapters.desk import Desk, open_desk
+from tests.adapters.agent_world import World, world
 from tests.agent.live import serving
 from tests.servers import free_ports
 
@@ -125,14 +125,14 @@ Serve = Callable[..., Served]
 
 
 @pytest.fixture(scope="module")
-def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
-    with open_desk(tmp_path_factory.mktemp("desk")) as running_desk:
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    with world(tmp_path_factory.mktemp("desk")) as running_desk:
         yield running_desk
 
 
 @pytest.fixture(scope="module")
-def session(desk: Desk) -> Iterator[Session]:
-    with desk.agent("boss") as agent, agent.open_session() as opened:
+def session(desk: World) -> Iterator[Session]:
+    with desk.mint.agent("acme/boss") as agent, agent.open_session() as opened:
         yield opened
 
 
@@ -142,7 +142,7 @@ def task(session: Session) -> StartedTask:
 
 
 @pytest.fixture
-def serve(desk: Desk) -> Iterator[Serve]:
+def serve(desk: World) -> Iterator[Serve]:
     with contextlib.ExitStack() as held:
 
         def start(agent: str = "acme/worker", *, named: str | None = None, binding: str = "JSONRPC") -> Served:

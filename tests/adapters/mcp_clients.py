@@ -18,8 +18,8 @@ from arx_verifier.journal import InMemoryDecisions
 from arx_verifier.token import KeyRing
 from arx_verifier.token.wire import bytes_of
 from arx_verifier.verification import Verifier
+from tests.adapters.agent_world import at_its_loudest, secrets_in
 from tests.adapters.asgi_server import serving
-from tests.adapters.desk import at_its_loudest, secrets_in
 from tests.adapters.mcp_realm import Shop
 from tests.adapters.mcp_rules import hear_all
 from tests.agent.live import LiveMint

@@ -46,7 +46,7 @@ from tests.adapters.a2a_agent import (
     task,
     told,
 )
-from tests.adapters.desk import Desk, at_its_loudest, secrets_in
+from tests.adapters.agent_world import World, at_its_loudest, secrets_in
 from tests.agent.live import serving
 from tests.agent.test_kept_task import MINUTE, Night, night
 from tests.house.pages import ROOT, blocks
@@ -66,7 +66,7 @@ trace.set_tracer_provider(traces)
 @pytest.mark.parametrize("binding", ["JSONRPC", "HTTP+JSON"])
 @pytest.mark.parametrize("streaming", [False, True])
 def test_an_agent_works_with_its_part_of_the_task(
-    desk: Desk, serve: Serve, task: StartedTask, streaming: bool, binding: str
+    desk: World, serve: Serve, task: StartedTask, streaming: bool, binding: str
 ) -> None:
     """An allowed call passes at the service, and its record names both agents; one delegation serves both messages."""
     served, before = serve(binding=binding), len(desk.records.decisions)
@@ -91,7 +91,7 @@ def test_a_card_of_another_agent_gets_a_task_for_that_one(serve: Serve, task: St
         send(serve(named="acme/other"), "get o-1", ArxA2AInterceptor(task, to="acme/worker"))
 
 
-def test_callers_beside_each_other_never_mix(desk: Desk, serve: Serve, session: Session) -> None:
+def test_callers_beside_each_other_never_mix(desk: World, serve: Serve, session: Session) -> None:
     """One client, one interceptor and one context serve many tasks; each works on its own order alone."""
     served, orders, shared = serve(), [f"o-{number}" for number in range(1, 6)], ClientCallContext()
     before = len(desk.calls)
@@ -111,7 +111,7 @@ def test_callers_beside_each_other_never_mix(desk: Desk, serve: Serve, session: 
     assert shared == ClientCallContext()
 
 
-def test_the_caller_asks_for_an_approval(desk: Desk, serve: Serve, session: Session) -> None:
+def test_the_caller_asks_for_an_approval(desk: World, serve: Serve, session: Session) -> None:
     """The A2A task waits and names the call; with the approval it goes on; other arguments wait again."""
     served, task = serve(), session.start_task("payout", order_id="o-1")
     before, delegates = len(desk.calls), ArxA2AInterceptor(task)
@@ -122,7 +122,7 @@ def test_the_caller_asks_for_an_approval(desk: Desk, serve: Serve, session: Sess
     tool, args = asked_call(waits.status) or pytest.fail("names no call")
     assert (tool, args) == ("orders.refund", {"order_id": "o-1", "amount": 500})
     approval = task.ask_approval(tool, args)
-    desk.approve(approval.id)
+    desk.answer(approval.id)
     context = with_approvals(approval.wait())
     again = send(served, "get o-1, refund o-1 501", delegates, context=context, to=waits)
     assert (again.status.state, asked_call(again.status)) == (ASKS, (tool, {**args, "amount": 501}))
@@ -162,7 +162,7 @@ def test_nothing_is_sent_where_a_task_cannot_go(task: StartedTask, url: str, nam
     assert args.context is None
 
 
-def test_no_task_is_seen_anywhere(desk: Desk, serve: Serve, session: Session) -> None:
+def test_no_task_is_seen_anywhere(desk: World, serve: Serve, session: Session) -> None:
     """Stored tasks, contexts, the card, errors, traces, and the logs of all libraries at their loudest."""
     served, seen = serve(), []
     SPANS.clear()
@@ -179,7 +179,7 @@ def test_no_task_is_seen_anywhere(desk: Desk, serve: Serve, session: Session) ->
             send(served, "get o-2", delegates, Shows(), streaming=streaming)
             waits = send(served, "refund o-1 500", delegates, streaming=streaming)
             approval = task.ask_approval(*asked_call(waits.status) or ())
-            desk.approve(approval.id)
+            desk.answer(approval.id)
             send(served, "refund o-1 500", delegates, Shows(), context=with_approvals(approval.wait()), to=waits)
         with pytest.raises(InvalidRequestError) as caught:
             send(served, "get o-1", Raw(f"Bearer {task.encode()}"))
@@ -260,7 +260,7 @@ def ask_and_end(key: str, url: str, folder: str) -> None:
 
 
 @contextlib.contextmanager
-def agent_process(port: int, desk: Desk, file: Path) -> Iterator[str]:
+def agent_process(port: int, desk: World, file: Path) -> Iterator[str]:
     """Serve the agent in a process of its own, whose A2A tasks are in a file; end it as a crash would."""
     words = [sys.executable, "-m", "tests.adapters.a2a_agent", str(port), desk.url, str(file)]
     process, url = subprocess.Popen(words, cwd=ROOT), f"http://127.0.0.1:{port}"
@@ -278,14 +278,14 @@ def answers(url: str) -> bool:
     return False
 
 
-def test_an_approval_outlives_both_processes(desk: Desk, tmp_path: Path) -> None:
+def test_an_approval_outlives_both_processes(desk: World, tmp_path: Path) -> None:
     """The A2A task waits in its store, the caller's task and session in files; changed arguments wait again."""
     (port,), key, before = free_ports(1), desk.mint.enrol("acme/night"), len(desk.calls)
     words = "import sys; from tests.adapters.test_a2a import ask_and_end; ask_and_end(*sys.argv[1:])"
     with agent_process(port, desk, tmp_path / "tasks") as url:
         subprocess.run([sys.executable, "-c", words, str(key), url, str(tmp_path)], cwd=ROOT, check=True, timeout=240)
     waiting, asked = (tmp_path / "waits").read_text().split()
-    desk.approve(asked)
+    desk.answer(asked)
     with (
         agent_process(port, desk, tmp_path / "tasks") as url,
         Agent.from_key_file(key) as agent,
@@ -304,7 +304,7 @@ def test_an_approval_outlives_both_processes(desk: Desk, tmp_path: Path) -> None
     assert not secrets_in(kept.decode("latin-1"))
 
 
-def test_the_page_is_this_adapter(desk: Desk, task: Task) -> None:
+def test_the_page_is_this_adapter(desk: World, task: Task) -> None:
     """The two examples of the page run as they are shown; the lines of ARx a side are few."""
     receiving, calling = [block.text for block in blocks(PAGE) if block.language == "python"][:2]
     for source in (receiving, calling):

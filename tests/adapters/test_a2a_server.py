@@ -34,7 +34,7 @@ from tests.adapters.a2a_agent import (
     task,
     told,
 )
-from tests.adapters.desk import Desk, secrets_in
+from tests.adapters.agent_world import World, secrets_in
 from tests.agent.live import serving
 from tests.servers import free_ports, until
 
@@ -51,7 +51,7 @@ __all__ = ["desk", "serve", "session", "task"]  # fixtures
     ],
 )
 def test_a_refusal_ends_the_a2a_task_in_words(
-    desk: Desk, serve: Serve, task: StartedTask, said: str, words: str
+    desk: World, serve: Serve, task: StartedTask, said: str, words: str
 ) -> None:
     """Whether the first check refuses, or the service; also before the executor has sent any event."""
     before = len(desk.calls)
@@ -95,7 +95,7 @@ def test_a_message_without_a_task_of_this_agent_is_refused(
     assert send(served, "refund o-1 5", Raw(f"Bearer {whole}")).status.state == COMPLETED
 
 
-def test_a_receiver_without_its_builder_runs_nothing(desk: Desk, task: StartedTask) -> None:
+def test_a_receiver_without_its_builder_runs_nothing(desk: World, task: StartedTask) -> None:
     """A server that was put together wrongly refuses."""
     (port,) = free_ports(1)
     served = Served(desk.url, port)
@@ -108,7 +108,7 @@ def test_a_receiver_without_its_builder_runs_nothing(desk: Desk, task: StartedTa
     assert served.worker.ran == 0
 
 
-def test_a_kill_ends_work_in_the_background(desk: Desk, serve: Serve, task: StartedTask) -> None:
+def test_a_kill_ends_work_in_the_background(desk: World, serve: Serve, task: StartedTask) -> None:
     """The answer came at once; the task stays the current one, until the kill of the caller's task ends it."""
     served = serve()
     served.worker.gate.clear()
@@ -137,7 +137,7 @@ def test_a_kill_ends_work_in_the_background(desk: Desk, serve: Serve, task: Star
     assert desk.calls[before:] == ["orders.get o-1"]
 
 
-def test_a_cancelled_a2a_task_makes_no_call(desk: Desk, serve: Serve, task: StartedTask) -> None:
+def test_a_cancelled_a2a_task_makes_no_call(desk: World, serve: Serve, task: StartedTask) -> None:
     """Cancelling reaches the executor, and needs no task."""
     served, before = serve(), len(desk.calls)
     served.worker.gate.clear()
@@ -167,7 +167,7 @@ def test_a_card_requires_the_task_beside_what_it_required(task: StartedTask) -> 
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-def test_a_kill_ends_a_running_stream(desk: Desk, serve: Serve, task: StartedTask, streaming: bool) -> None:
+def test_a_kill_ends_a_running_stream(desk: World, serve: Serve, task: StartedTask, streaming: bool) -> None:
     """What the agent reads from a service ends within the lease, and with it the A2A task, in words."""
     served, before = serve(), len(desk.calls)
 
