@@ -12,8 +12,9 @@ if TYPE_CHECKING:
     from arx_caps.agent.agent import Agent, Workload
     from arx_caps.agent.approval import Approval
     from arx_caps.agent.async_agent import AsyncAgent, AsyncApproval, AsyncSession, AsyncStartedTask
-    from arx_caps.agent.auth import ArxAuth, CurrentTaskAuth
+    from arx_caps.agent.auth import ArxAuth
     from arx_caps.agent.bundle import Bundle
+    from arx_caps.agent.current_task_auth import CurrentTaskAuth
     from arx_caps.agent.local_tools import local_tool
     from arx_caps.agent.mcp_messages import NO_FORM, McpSigner, SignedTransport, refused_call
     from arx_caps.agent.outline import holder_of, links_of
@@ -29,8 +30,9 @@ else:
             "agent": "Agent Workload",
             "async_agent": "AsyncAgent AsyncApproval AsyncSession AsyncStartedTask",
             "approval": "Approval",
-            "auth": "ArxAuth CurrentTaskAuth",
+            "auth": "ArxAuth",
             "bundle": "Bundle",
+            "current_task_auth": "CurrentTaskAuth",
             "mcp_messages": "NO_FORM McpSigner SignedTransport refused_call",
             "running_task": "current_task",
             "local_tools": "local_tool",

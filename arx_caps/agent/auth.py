@@ -10,20 +10,21 @@ import httpx
 from arx_caps.agent.copies import Shared
 from arx_caps.agent.origins import origin_of
 from arx_caps.agent.request_signer import RequestSigner, came_before_start, is_short_problem
-from arx_caps.agent.running_task import running_call
 
 try:
-    from httpx2 import Auth as _OtherAuth
+    from httpx2 import Auth as OtherAuth
 except ImportError:
 
-    class _OtherAuth:  # type: ignore[no-redef]  # one of the two is there
+    class OtherAuth:  # type: ignore[no-redef]  # one of the two is there
         """Stands for the base class of httpx2, which is not installed."""
 
+
+__all__ = ["ArxAuth", "OtherAuth"]
 
 _MARK: Final = "arx.authorization"  # request extension: the header that was written here, and may be replaced
 
 
-class ArxAuth(Shared, httpx.Auth, _OtherAuth):
+class ArxAuth(Shared, httpx.Auth, OtherAuth):
     """Authentication for ``httpx.Client``, ``httpx.AsyncClient`` and both of httpx2; made by ``Task.auth``.
 
     Args:
@@ -100,38 +101,6 @@ class ArxAuth(Shared, httpx.Auth, _OtherAuth):
 
     def __reduce__(self) -> tuple[object, ...]:
         raise TypeError("an ArxAuth signs with a live token and is not pickled")
-
-
-class CurrentTaskAuth(Shared, httpx.Auth, _OtherAuth):
-    """Sign each request with the current task: authentication for a client of httpx or httpx2 that many tasks share.
-
-    ``httpx.Client(base_url=…, auth=CurrentTaskAuth("orders"))`` is made once; a request outside of a task is not sent.
-
-    Args:
-        audience: Use this audience's token only; needed where two audiences live at one origin.
-    """
-
-    def __init__(self, audience: str | None = None) -> None:
-        self._audience = audience
-
-    def _auth(self) -> ArxAuth:
-        task, approvals = running_call()
-        return task.auth(self._audience, approvals=approvals)
-
-    def auth_flow(self, request: Any) -> Generator[Any, Any, None]:
-        """Sign a request whose body was read; the client calls one of the two below."""
-        return self._auth().auth_flow(request)
-
-    def sync_auth_flow(self, request: Any) -> Generator[Any, Any, None]:
-        """Read the body and sign; for synchronous clients."""
-        return self._auth().sync_auth_flow(request)
-
-    def async_auth_flow(self, request: Any) -> AsyncGenerator[Any, Any]:
-        """Read the body and sign; for asynchronous clients."""
-        return self._auth().async_auth_flow(request)
-
-    def __repr__(self) -> str:
-        return "<CurrentTaskAuth>" if self._audience is None else f"<CurrentTaskAuth for {self._audience}>"
 
 
 def _is_problem(response: Any) -> bool:

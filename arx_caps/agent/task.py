@@ -26,7 +26,6 @@ from arx_verifier.token import HOP_BYTES, CallSigner, Caveat, Macaroon, call_pro
 if TYPE_CHECKING:
     from arx_caps.agent.auth import ArxAuth
     from arx_caps.agent.forecast import Forecast
-    from arx_caps.agent.started_task import StartedTask
     from arx_caps.integrations.aiohttp import AiohttpAuth
     from arx_caps.integrations.requests import RequestsAuth
     from arx_caps.integrations.urllib3 import SigningPoolManager
@@ -52,7 +51,7 @@ class Task(Shared):
 
     __slots__ = ("_asker", "_chains", "_now", "_signers", "bundle", "ended")
 
-    def __init__(self, bundle: Bundle, *, now: Callable[[], int] = now_ms, asker: "StartedTask | None" = None) -> None:
+    def __init__(self, bundle: Bundle, *, now: Callable[[], int] = now_ms, asker: "Task | None" = None) -> None:
         self.bundle, self._now, self._asker = bundle, now, asker
         self.ended: str | None = None
         self._signers: dict[str, tuple[CallSigner, Macaroon]] = {}
@@ -180,7 +179,7 @@ class Task(Shared):
         return min(held.depth for held in self.bundle.outlines.values())
 
     @property
-    def asker(self) -> "StartedTask | None":
+    def asker(self) -> "Task | None":
         """What asks operators to approve calls of this task; None where it was started by another process."""
         return self._asker
 

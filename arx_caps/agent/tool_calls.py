@@ -256,7 +256,7 @@ class ToolCalls:
 
     def _found_asker(self) -> StartedTask:
         asker = self.task.asker
-        if asker is None:
+        if not isinstance(asker, StartedTask):
             raise AttenuationError("only the process that started the task can ask for an approval")
         return asker
 

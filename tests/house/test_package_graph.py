@@ -219,11 +219,12 @@ def test_a_command_imports_no_other_noun(path: Path) -> None:
             assert parts[3] == noun, f"imports {'.'.join(parts)}"
 
 
-def test_no_modules_of_the_mint_import_each_other() -> None:
+@pytest.mark.parametrize("package", ["agent", "connect", "mint"])
+def test_no_modules_of_a_package_import_each_other(package: str) -> None:
     """
-    The mint's modules can be put in an order, imports in functions and for types included; a circle is named.
+    A package's modules can be put in an order, imports in functions and for types included; a circle is named.
     """
-    modules = {path.relative_to(ROOT).with_suffix("").parts: path for path in (CAPS / "mint").rglob("*.py")}
+    modules = {path.relative_to(ROOT).with_suffix("").parts: path for path in (CAPS / package).rglob("*.py")}
     graph = {own: {parts[:-1] for parts in imports_of(path)} & modules.keys() for own, path in modules.items()}
     for own, path in modules.items():
         graph[own] |= {parts for parts in imports_of(path) if parts in modules}
