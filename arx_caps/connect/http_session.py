@@ -17,6 +17,7 @@ from arx_caps.connect.revision import SESSION_HEADER, RevisionHeaders, session_h
 from arx_caps.connect.rpc_message import NO_ANSWER, RpcMessage, encode, error_answer, read_object
 from arx_caps.connect.server_access import ServerAccess
 from arx_caps.connect.wire import EVENTS_TYPE, JSON_TYPE, kind_of, one_line, read_body, read_events
+from arx_caps.event_stream import EventFields, fields_of
 from arx_verifier.errors import ArxError, RequestError
 
 Write = Callable[[bytes], Awaitable[None]]
@@ -143,7 +144,7 @@ class HttpSession:
                 async with opened as stream:
                     if stream.status_code != 200 or _kind(stream) != EVENTS_TYPE:
                         raise NoMessageError(await self._server.failure(request, stream))
-                    async for event in read_events(stream.aiter_bytes()):
+                    async for event in _fields(stream):
                         last, failed = event.id or last, 0
                         retry_ms = _bounded(event.retry_ms, retry_ms)
                         if event.data:
@@ -203,7 +204,7 @@ class HttpSession:
             try:
                 async with self._server.opened("GET", self._of_stream(last)) as response:
                     if response.status_code == 200 and _kind(response) == EVENTS_TYPE:
-                        async for event in read_events(response.aiter_bytes()):
+                        async for event in _fields(response):
                             last = event.id or last
                             retry_ms = _bounded(event.retry_ms, _RETRY_MS)
                             if event.data and "method" in read_object(event.data):
@@ -232,6 +233,13 @@ class HttpSession:
 
 def _bounded(asked_ms: int | None, otherwise_ms: int) -> int:
     return otherwise_ms if asked_ms is None else min(max(asked_ms, _MIN_RETRY_MS), _MAX_RETRY_MS)
+
+
+async def _fields(response: httpx.Response) -> AsyncGenerator[EventFields, None]:
+    async for event in read_events(response.aiter_bytes()):
+        # An event that is only a comment keeps the connection open, and is no answer of the server.
+        if (fields := fields_of(event)) != EventFields(b""):
+            yield fields
 
 
 def _kind(response: httpx.Response) -> str:

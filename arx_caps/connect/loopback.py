@@ -20,6 +20,7 @@ import uvicorn  # of the extra `mint`: the bridge over stdio does not import thi
 from arx_caps.connect.rpc_message import RpcMessage, encode, read_message, read_object
 from arx_caps.connect.server_access import ServerAccess
 from arx_caps.connect.wire import EVENTS_TYPE, JSON_TYPE, MAX_MESSAGE_BYTES, kind_of, read_body, read_events
+from arx_caps.event_stream import fields_of, with_data
 from arx_verifier.errors import ArxError, RequestError, SettingsError
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -196,7 +197,9 @@ async def _parts(
             yield chunk
         return
     async for event in read_events(response.aiter_bytes()):
-        yield event._replace(data=_shortened(server, event.data) if event.data else b"").encode()
+        data = fields_of(event).data
+        shown = _shortened(server, data)
+        yield event if shown is data else with_data(event, shown)
 
 
 def _shortened(server: ServerAccess, raw: bytes) -> bytes:

@@ -11,6 +11,7 @@ import json
 from collections.abc import AsyncIterator
 from typing import Any, Final
 
+from arx_caps.event_stream import fields_of, split_events, with_data
 from arx_caps.gateway.asgi import Receive, Scope, Send, pass_on, read_body
 from arx_caps.gateway.forwarder import Forwarder, UpstreamAnswer, UpstreamError, answer_headers, read_whole
 from arx_caps.gateway.mcp_sessions import McpSessions, owner_of
@@ -22,11 +23,8 @@ from arx_caps.gateway.mcp_wire import (
     Incoming,
     WireError,
     check_headers,
-    data_of,
-    events,
     read_incoming,
     result_of,
-    with_data,
     without_token,
     written,
 )
@@ -41,6 +39,7 @@ from arx_verifier.enforcement import (
     RefusedCall,
     collect_headers,
 )
+from arx_verifier.errors import RequestError
 from arx_verifier.journal import ChainFacts
 from arx_verifier.verification import Screened, Verifier
 
@@ -257,10 +256,10 @@ class McpDoor:
     async def _filtered(self, kind: str, data: bytes, screened: Screened) -> bytes:
         if kind != _STREAM:
             return self._shown(data, screened)
-        return b"".join([self._shown_event(event, screened) async for event in events(_once(data), len(data))])
+        return b"".join([self._shown_event(event, screened) async for event in split_events(_once(data), len(data))])
 
     def _shown_event(self, event: bytes, screened: Screened) -> bytes:
-        data = data_of(event)
+        data = fields_of(event).data
         shown = self._shown(data, screened)
         return event if shown is data else with_data(event, shown)
 
@@ -287,8 +286,11 @@ class McpDoor:
         await pass_on(parts if screened is None else self._filtered_parts(parts, screened), receive, exchange.send)
 
     async def _filtered_parts(self, parts: AsyncIterator[bytes], screened: Screened) -> AsyncIterator[bytes]:
-        async for event in events(parts, self._terms.max_answer):
-            yield self._shown_event(event, screened)
+        try:
+            async for event in split_events(parts, self._terms.max_answer):
+                yield self._shown_event(event, screened)
+        except RequestError as error:
+            raise WireError(INTERNAL_ERROR, str(error)) from None
 
     async def _schema(self, exchange: _Exchange, message: McpMessage, facts: ChainFacts) -> dict[str, Any]:
         """Return the input schema of a tool as the upstream lists it; an empty one if it does not."""
@@ -304,8 +306,8 @@ class McpDoor:
             async with self._forwarder.send("POST", headers, asked, owner=owner_of(facts)) as answer:
                 data = await self._body(answer)
             found = None
-            async for event in events(_once(data), len(data)):
-                found = result_of(data_of(event) if answer.content_type == _STREAM else data) or found
+            async for event in split_events(_once(data), len(data)):
+                found = result_of(fields_of(event).data if answer.content_type == _STREAM else data) or found
             result = found["result"] if found else {}
             for item in result.get("tools", ()):
                 if item.get("name") == message.params["name"]:

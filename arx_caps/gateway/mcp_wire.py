@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""MCP over streamable HTTP, as bytes: one message of a body, headers that agree with it, events of a stream."""
+"""MCP over streamable HTTP, as bytes: one message of a body, headers that agree with it."""
 
 import base64
 import json
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
 from arx_verifier.errors import RequestError
@@ -17,7 +17,6 @@ UNKNOWN_SESSION: Final = -32001
 STATELESS: Final = "2026-07-28"  # the first revision without sessions
 _NAMED: Final = {"tools/call": "name", "prompts/get": "name", "resources/read": "uri"}
 _SENTINEL: Final = re.compile(r"=\?base64\?(.*)\?=")
-_EVENT_END: Final = re.compile(rb"\r\n\r\n|\n\n|\r\r")
 _JSON_TYPE: Final = re.compile(rb'application/json[ \t]*(?:;[ \t]*charset=("?)utf-?8\1[ \t]*)?', re.IGNORECASE)
 _PARAMETER: Final = b"mcp-param-"
 _ROUTING: Final = (b"mcp-protocol-version", b"mcp-method", b"mcp-name", b"mcp-session-id", b"last-event-id")
@@ -176,45 +175,6 @@ def result_of(data: bytes) -> dict[str, Any] | None:
     except (ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) and isinstance(found.get("result"), dict) else None
-
-
-async def events(parts: AsyncIterator[bytes], longest: int) -> AsyncIterator[bytes]:
-    """Yield the events of a stream, each with its ending.
-
-    Args:
-        parts: The stream as it comes.
-        longest: The longest event, bytes.
-
-    Raises:
-        WireError: An event is longer.
-    """
-    kept = b""
-    async for part in parts:
-        kept += part
-        while (end := _EVENT_END.search(kept)) is not None:
-            yield kept[: end.end()]
-            kept = kept[end.end() :]
-        if len(kept) > longest:
-            raise WireError(INTERNAL_ERROR, f"the server sent an event of more than {longest} bytes")
-    if kept:
-        yield kept
-
-
-def data_of(event: bytes) -> bytes:
-    """Return the data of an event."""
-    lines = [line[5:].removeprefix(b" ") for line in event.splitlines() if line.startswith(b"data:")]
-    return b"\n".join(lines)
-
-
-def with_data(event: bytes, data: bytes) -> bytes:
-    """Return an event with other data.
-
-    Args:
-        event: The event.
-        data: JSON on one line.
-    """
-    kept = [line for line in event.splitlines() if line and not line.startswith(b"data:")]
-    return b"\n".join([*kept, b"data: " + data, b"", b""])
 
 
 def written(value: Any) -> bytes:

@@ -11,16 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from arx_caps.event_stream import fields_of, split_events, with_data
 from arx_caps.gateway.mcp_sessions import McpSessions
 from arx_caps.gateway.mcp_wire import (
     Incoming,
     WireError,
     check_headers,
-    data_of,
-    events,
     read_incoming,
     result_of,
-    with_data,
     without_token,
 )
 from arx_verifier.journal import ChainFacts
@@ -158,10 +156,27 @@ def test_a_stream_is_cut_at_its_events(wanted: list[bytes], data: st.DataObject)
             yield part
 
     async def run() -> list[bytes]:
-        return [event async for event in events(stream(), 1000)]
+        return [event async for event in split_events(stream(), 1000)]
 
     assert b"".join(asyncio.run(run())) == whole
-    assert data_of(b"id: 1\rdata: a\rdata: b\r\r") == b"a\nb"
+    assert fields_of(b"id: 1\rdata: a\rdata: b\r\r").data == b"a\nb"
+
+
+@pytest.mark.parametrize(
+    "stream", [b"data: 1\n\r\ndata: 2\r\n\n", b"data: 1\r\n\rdata: 2\n\r", b"\xef\xbb\xbfdata:1\n\ndata:2\n\n"]
+)
+@pytest.mark.parametrize("size", [1, 2, 3, 100])
+def test_a_stream_is_read_as_its_client_reads_it(stream: bytes, size: int) -> None:
+    """Lines end in three ways, mixed as the server likes; the stream may begin with a byte order mark."""
+
+    async def chunks() -> AsyncIterator[bytes]:
+        for start in range(0, len(stream), size):
+            yield stream[start : start + size]
+
+    async def run() -> list[bytes]:
+        return [fields_of(event).data async for event in split_events(chunks(), 1000)]
+
+    assert [data for data in asyncio.run(run()) if data] == [b"1", b"2"]
 
 
 def test_an_event_gets_other_data() -> None:

@@ -32,6 +32,7 @@ CAPS_IMPORTS = {
     "buckets": set(),
     "server_process": set(),
     "http_client": set(),
+    "event_stream": set(),
     "_embedded_guard": set(),
     "embedded": {"_embedded_guard"},
     "keyfile": set(),
@@ -44,9 +45,9 @@ CAPS_IMPORTS = {
     "trail_tree": {"trail"},
     "relay": set(),
     "agent": {"jose", "keyfile", "durations", "http_client"},
-    "connect": {"agent", "http_client"},
+    "connect": {"agent", "http_client", "event_stream"},
     "service": {"keyfile", "agent", "audit"},
-    "gateway": {"buckets", "durations", "server_process", "service"},
+    "gateway": {"buckets", "durations", "event_stream", "server_process", "service"},
     "mint": set(
         """
         audit buckets embedded engines durations http_client jose keyfile limits realm revocation server_process
@@ -58,6 +59,7 @@ CAPS_IMPORTS["cli"] = {package for package in CAPS_IMPORTS if not package.starts
     "buckets",
     "limits",
     "engines",
+    "event_stream",
 }
 # Nothing imports an adapter, but for `Task`, whose methods load those of HTTP clients at their first use.
 CAPS_IMPORTS["integrations"] = {"agent"}
