@@ -30,20 +30,20 @@ def read_secret(source: str, folder: Path) -> Secret:
     """
     kind, _, place = source.partition(":")
     if kind == "env":
-        value = os.environ.get(place, "")
+        value = Secret(os.environ.get(place, ""))
     else:
         file = folder / place
         try:
             if file.stat().st_mode & 0o077:
                 raise SettingsError(f"{file} holds a secret and can be read by others; run `chmod 600 {file}`")
-            value = file.read_text(encoding="utf-8").strip()
+            value = Secret(file.read_text(encoding="utf-8").strip())
         except (OSError, UnicodeDecodeError) as error:
             raise SettingsError(f"{file}: expected a file with a secret: {type(error).__name__}") from None
     if not value or not value.isprintable() or not value.isascii():
         raise SettingsError(
             f"{source}: expected a secret of one line of ASCII, got {'none' if not value else 'another'}"
         )
-    return Secret(value)
+    return value
 
 
 class Credential:
@@ -53,14 +53,19 @@ class Credential:
         terms: The upstream's table; None for an upstream without a credential.
         folder: What a relative path is relative to.
 
+    Attributes:
+        secrets: The secrets in the header.
+
     Raises:
         SettingsError: The secret cannot be read.
     """
 
     def __init__(self, terms: CredentialTerms | None, folder: Path) -> None:
         self._headers: dict[str, str] = {}
+        self.secrets: tuple[Secret, ...] = ()
         if terms is not None:
-            self._headers[terms.header.lower()] = Secret(terms.prefix + read_secret(terms.source, folder))
+            self.secrets = (read_secret(terms.source, folder),)
+            self._headers[terms.header.lower()] = Secret(terms.prefix + self.secrets[0])
 
     def put(self, headers: Mapping[str, str]) -> dict[str, str]:
         """Return headers with the credential; what the client sent in that header is gone.

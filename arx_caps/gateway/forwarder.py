@@ -7,14 +7,16 @@ import ssl
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 from urllib.parse import urlsplit
 
 import aiohttp
 from yarl import URL
 
 from arx_caps.gateway.credentials import Credential
+from arx_caps.gateway.leaks import Leaks
 from arx_caps.gateway.settings import UpstreamTerms
+from arx_caps.gateway.upstream_answer import UpstreamAnswer, UpstreamError
 from arx_verifier.errors import SettingsError
 
 _CONNECTIONS: Final = 1_024  # to one upstream; further requests wait
@@ -41,51 +43,6 @@ _NOT_ANSWERED: Final = frozenset(
 Headers = list[tuple[bytes, bytes]]
 
 
-class Parts(Protocol):
-    """The body of an answer."""
-
-    def iter_any(self) -> AsyncIterator[bytes]:
-        """Yield it in parts, as they come."""
-        ...
-
-
-class UpstreamAnswer(Protocol):
-    """What the gateway reads of an answer: one of aiohttp, or of a process."""
-
-    @property
-    def status(self) -> int:
-        """Its status."""
-        ...
-
-    @property
-    def content_type(self) -> str:
-        """The type of its content, without parameters."""
-        ...
-
-    @property
-    def raw_headers(self) -> Iterable[tuple[bytes, bytes]]:
-        """Its headers."""
-        ...
-
-    @property
-    def content(self) -> Parts:
-        """Its body."""
-        ...
-
-
-class UpstreamError(Exception):
-    """An upstream did not answer, or not as HTTP wants it; the text has no secret.
-
-    Attributes:
-        sent: Whether the upstream may have got the request.
-        timed_out: Whether it was waited for in vain.
-    """
-
-    def __init__(self, text: str, *, sent: bool, timed_out: bool = False) -> None:
-        super().__init__(text)
-        self.sent, self.timed_out = sent, timed_out
-
-
 class Forwarder:
     """Sends requests to one upstream.
 
@@ -103,6 +60,7 @@ class Forwarder:
         self.name, self._terms = name, terms
         self._base = terms.url.rstrip("/") if terms.is_http else terms.url
         self._credential = Credential(terms.credential, folder)
+        self._leaks = Leaks(name, self._credential.secrets)
         try:
             authority = str(folder / terms.ca) if terms.ca else None
             self._tls = ssl.create_default_context(cafile=authority) if urlsplit(self._base).scheme == "https" else None
@@ -137,7 +95,7 @@ class Forwarder:
         body: bytes,
         target: str = "",
         owner: str = "",  # noqa: ARG002 - see StdioUpstream
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
+    ) -> AsyncIterator[UpstreamAnswer]:
         """Send a request; the answer is read in this context, whose end closes it.
 
         Args:
@@ -148,7 +106,7 @@ class Forwarder:
             owner: Who sends it; an upstream over HTTP does not learn it.
 
         Raises:
-            UpstreamError: No answer came.
+            UpstreamError: No answer came, or one that has the credential in it.
         """
         assert self._session is not None
         kept = {
@@ -168,7 +126,7 @@ class Forwarder:
         except aiohttp.ClientError as error:
             raise UpstreamError(f"upstream {self.name}: {type(error).__name__}", sent=True) from None
         try:
-            yield answer
+            yield self._leaks.checked(answer)
         except aiohttp.ClientError as error:
             raise UpstreamError(f"upstream {self.name}: {type(error).__name__}", sent=True) from None
         finally:

@@ -5,9 +5,10 @@ import json
 from typing import Any, Final
 
 from arx_caps.gateway.asgi import Message, Receive, Scope, Send, pass_on, read_body
-from arx_caps.gateway.forwarder import Forwarder, UpstreamAnswer, UpstreamError, answer_headers, read_whole
+from arx_caps.gateway.forwarder import Forwarder, answer_headers, read_whole
 from arx_caps.gateway.rates import OverRateError, Rates
 from arx_caps.gateway.settings import UpstreamTerms
+from arx_caps.gateway.upstream_answer import UpstreamAnswer, UpstreamError
 from arx_verifier.enforcement import ArxMiddleware
 from arx_verifier.verification import Verifier
 

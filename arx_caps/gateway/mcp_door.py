@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from arx_caps.event_stream import fields_of, split_events, with_data
 from arx_caps.gateway.asgi import Receive, Scope, Send, pass_on, read_body
-from arx_caps.gateway.forwarder import Forwarder, UpstreamAnswer, UpstreamError, answer_headers, read_whole
+from arx_caps.gateway.forwarder import Forwarder, answer_headers, read_whole
 from arx_caps.gateway.mcp_sessions import McpSessions, owner_of
 from arx_caps.gateway.mcp_stdio import StdioUpstream
 from arx_caps.gateway.mcp_wire import (
@@ -30,6 +30,7 @@ from arx_caps.gateway.mcp_wire import (
 )
 from arx_caps.gateway.rates import OverRateError, Rates
 from arx_caps.gateway.settings import UpstreamTerms
+from arx_caps.gateway.upstream_answer import UpstreamAnswer, UpstreamError
 from arx_verifier.enforcement import (
     MCP_REFUSED,
     META_KEY,

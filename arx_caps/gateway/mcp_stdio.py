@@ -18,11 +18,12 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from arx_caps.gateway.credentials import read_secret
-from arx_caps.gateway.forwarder import UpstreamError
+from arx_caps.gateway.credentials import Secret, read_secret
+from arx_caps.gateway.leaks import Leaks
 from arx_caps.gateway.mcp_sessions import agent_of
-from arx_caps.gateway.mcp_wire import STATELESS, UNKNOWN_SESSION, written
+from arx_caps.gateway.mcp_wire import INTERNAL_ERROR, STATELESS, UNKNOWN_SESSION, written
 from arx_caps.gateway.settings import UpstreamTerms
+from arx_caps.gateway.upstream_answer import UpstreamError
 
 _INHERITED: Final = ("HOME", "LANG", "LC_ALL", "LOGNAME", "PATH", "TMPDIR", "USER")  # what a program needs, no secret
 _STOP_S: Final = 3.0
@@ -82,8 +83,8 @@ class StdioAnswer:
 class _Process:
     """One running server, and the answers that wait for its messages."""
 
-    def __init__(self, name: str, session: str, owner: str) -> None:
-        self.name, self.session, self.owner = name, session, owner
+    def __init__(self, name: str, session: str, owner: str, leaks: Leaks) -> None:
+        self.name, self.session, self.owner, self._leaks = name, session, owner, leaks
         self.used = asyncio.get_running_loop().time()
         self.listening: StdioAnswer | None = None  # the stream of the session
         self.waiting: dict[
@@ -168,16 +169,28 @@ class _Process:
                 with contextlib.suppress(ValueError, RecursionError):  # what is no message is a program's own output
                     message = json.loads(line)
                     if isinstance(message, dict):
-                        self._deliver(message)
+                        self._deliver(self._without_secrets(message))
         except ValueError:
             _log.error("upstream %s wrote a line that is longer than max_answer; it is ended", self.name)
         finally:
             self._kill()
             for number in list(self.waiting):
-                error = {"code": -32603, "message": f"upstream {self.name} has ended", "data": {"may_have_run": True}}
+                error = {
+                    "code": INTERNAL_ERROR,
+                    "message": f"upstream {self.name} has ended",
+                    "data": {"may_have_run": True},
+                }
                 self._deliver({"jsonrpc": "2.0", "id": number, "error": error})
             if self.listening is not None:
                 self.listening.put(None)
+
+    def _without_secrets(self, message: dict[str, Any]) -> dict[str, Any]:
+        """Return a message, or an error in the place of one that has a secret of the environment in it."""
+        if not self._leaks or not self._leaks.are_in(written(message)):
+            return message
+        error = {"code": INTERNAL_ERROR, "message": str(self._leaks.error()), "data": {"may_have_run": True}}
+        # One that is no answer is dropped: its id is the server's own.
+        return {"jsonrpc": "2.0", "id": None if "method" in message else message.get("id"), "error": error}
 
     def _deliver(self, message: dict[str, Any]) -> None:
         number, params = message.get("id"), message.get("params")
@@ -235,6 +248,7 @@ class StdioUpstream:
             for variable, value in terms.env.items()
         }
         self._environment = {name: os.environ[name] for name in _INHERITED if name in os.environ} | own
+        self._leaks = Leaks(name, [value for value in own.values() if isinstance(value, Secret)])
         self._sessions: dict[str, _Process] = {}
         self._callers: dict[str, _Process] = {}
         self._starting = asyncio.Lock()
@@ -340,7 +354,7 @@ class StdioUpstream:
             raise UpstreamError(
                 f"upstream {self.name} has {_PROCESSES} processes of this agent: end a session", sent=False
             )
-        process = _Process(self.name, secrets.token_urlsafe(18), owner)
+        process = _Process(self.name, secrets.token_urlsafe(18), owner, self._leaks)
         await process.start(self._terms, self._environment)
         return process
 

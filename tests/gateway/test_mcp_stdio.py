@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from arx_caps.gateway import mcp_stdio
-from arx_caps.gateway.forwarder import UpstreamError
 from arx_caps.gateway.mcp_stdio import StdioUpstream
 from arx_caps.gateway.settings import UpstreamTerms
+from arx_caps.gateway.upstream_answer import UpstreamError
 from tests.servers import until
 
 pytestmark = pytest.mark.servers

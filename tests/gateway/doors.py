@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A gateway's door before an upstream, over real HTTP in a thread, with the verifier of a test realm."""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+
+from arx_caps.gateway.forwarder import Forwarder
+from arx_caps.gateway.http_door import HttpDoor
+from arx_caps.gateway.mcp_door import McpDoor
+from arx_caps.gateway.mcp_stdio import StdioUpstream
+from arx_caps.gateway.settings import UpstreamTerms
+from arx_verifier.testing import UnsafeCaller, UnsafeTestRealm
+from tests.adapters.asgi_server import serving
+
+
+class Door:
+    """The ASGI application of one upstream, which is reached at ``/`` and the audience."""
+
+    def __init__(self, realm: UnsafeTestRealm, terms: UpstreamTerms, folder: Path) -> None:
+        self.name, self._routes = terms.audience, dict(terms.routes)
+        kind: Any = StdioUpstream if terms.command else Forwarder
+        self.upstream = kind(self.name, terms, folder)
+        self.door: HttpDoor | McpDoor = (
+            HttpDoor(realm.verifier, terms, self.upstream, self._routes)
+            if terms.is_http
+            else McpDoor(realm.verifier, terms, self.upstream)
+        )
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Run the upstream with the lifespan, and answer requests."""
+        if scope["type"] != "lifespan":
+            await self.door({**scope, "root_path": f"/{self.name}"}, receive, send)
+            return
+        await receive()
+        self.upstream.open()
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await self.door.close()
+        await self.upstream.close()
+        await send({"type": "lifespan.shutdown.complete"})
+
+
+@contextlib.contextmanager
+def open_door(realm: UnsafeTestRealm, folder: Path, **terms: Any) -> Iterator[str]:
+    """Serve a door; yield the URL of the upstream behind it.
+
+    Args:
+        realm: Its verifier's realm.
+        folder: Where files with secrets are.
+        terms: The upstream's table.
+    """
+    read = msgspec.convert({"audience": "orders", **terms}, UpstreamTerms)
+    with serving(Door(realm, read, folder)) as port:
+        yield f"http://127.0.0.1:{port}/{read.audience}"
+
+
+def call_tool(url: str, caller: UnsafeCaller, name: str, /, more: Mapping[str, str] | None = None, **args: Any) -> Any:
+    """Call a tool over MCP, without a session; return the answer's JSON."""
+    headers = {"accept": "application/json, text/event-stream", "mcp-protocol-version": "2026-07-28", **(more or {})}
+    message = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": name, "arguments": args}}
+    return httpx.post(url, json=message, headers=headers, auth=caller, timeout=30)  # type: ignore[arg-type]
