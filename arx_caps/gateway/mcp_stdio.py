@@ -30,6 +30,7 @@ _STOP_S: Final = 3.0
 _PROCESSES: Final = 32  # of one agent at once: each `initialize` starts one, and no rate applies to it
 _STREAM: Final = "text/event-stream"
 _SOURCES: Final = ("env:", "file:")
+_SUBSCRIPTION: Final = "io.modelcontextprotocol/subscriptionId"  # of MCP 2026-07-28: the id of `subscriptions/listen`
 
 _log = logging.getLogger(__name__)
 
@@ -198,6 +199,8 @@ class _Process:
             if not isinstance(number, int) or number not in self.waiting:
                 return
             old, _, answer = self.waiting.pop(number)
+            if _SUBSCRIPTION in _meta_of(result := message.get("result")):
+                message = {**message, "result": _subscribed(result, old)}
             answer.put({**message, "id": old}, None)
             return
         if message["method"] == "notifications/progress" and isinstance(params, dict):
@@ -206,6 +209,11 @@ class _Process:
                 return
             _, token, answer = self.waiting[progress]
             answer.put({**message, "params": {**params, "progressToken": token}})
+            return
+        if (subscription := _meta_of(params).get(_SUBSCRIPTION)) is not None:
+            if isinstance(subscription, int) and subscription in self.waiting:
+                old, _, answer = self.waiting[subscription]
+                answer.put({**message, "params": _subscribed(params, old)})
             return
         # Over a pipe a server does not say which request a message of its own is about.
         target = self.listening or next((answer for _, _, answer in reversed(self.waiting.values())), None)
@@ -385,6 +393,17 @@ class StdioUpstream:
 
     def __repr__(self) -> str:
         return f"<StdioUpstream {self.name}>"
+
+
+def _meta_of(part: Any) -> dict[str, Any]:
+    """Return `_meta` of the parameters of a message, or of its result."""
+    meta = part.get("_meta") if isinstance(part, dict) else None
+    return meta if isinstance(meta, dict) else {}
+
+
+def _subscribed(part: Any, subscription: Any) -> dict[str, Any]:
+    """Return parameters or a result that names its subscription as the client does."""
+    return {**part, "_meta": {**part["_meta"], _SUBSCRIPTION: subscription}}
 
 
 def _empty(status: int) -> StdioAnswer:

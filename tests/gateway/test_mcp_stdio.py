@@ -24,12 +24,29 @@ for line in sys.stdin:
     message = json.loads(line)
     print(json.dumps({"jsonrpc": "2.0", "id": message["id"], "result": {"child": child.pid}}), flush=True)
 """
+# Confirms both subscriptions, and then has an event and the end for each, the last one first.
+PUBLISHER = """
+import json, sys
+KEY, numbers = "io.modelcontextprotocol/subscriptionId", []
+def write(**message):
+    print(json.dumps({"jsonrpc": "2.0", **message}), flush=True)
+for line in sys.stdin:
+    message = json.loads(line)
+    if "id" in message:
+        numbers.append(message["id"])
+        write(method="notifications/subscriptions/acknowledged", params={"_meta": {KEY: numbers[-1]}})
+    if len(numbers) == 2:
+        for number in reversed(numbers):
+            write(method="notifications/tools/list_changed", params={"_meta": {KEY: number}})
+            write(id=number, result={"_meta": {KEY: number}})
+        numbers.clear()
+"""
 STATELESS = [(b"mcp-protocol-version", b"2026-07-28")]
 OWNER = "session\0acme/a"
 
 
-def run(tmp_path: Path, use: Callable[[StdioUpstream], Awaitable[None]]) -> None:
-    terms = UpstreamTerms(audience="orders", command=(sys.executable, "-c", SERVER))
+def run(tmp_path: Path, use: Callable[[StdioUpstream], Awaitable[None]], server: str = SERVER) -> None:
+    terms = UpstreamTerms(audience="orders", command=(sys.executable, "-c", server))
 
     async def main() -> None:
         upstream = StdioUpstream("orders", terms, tmp_path)
@@ -80,3 +97,25 @@ def test_an_agent_has_a_limit_of_processes(tmp_path: Path, monkeypatch: pytest.M
         await ask(upstream, "initialize", "session\0acme/c")
 
     run(tmp_path, use)
+
+
+def test_each_subscription_gets_its_own_events(tmp_path: Path) -> None:
+    """They name the id with which its client has subscribed, which another client may use as well."""
+    key, streams = "io.modelcontextprotocol/subscriptionId", []
+
+    async def listen(upstream: StdioUpstream, identity: str) -> None:
+        body = json.dumps({"jsonrpc": "2.0", "id": identity, "method": "subscriptions/listen", "params": {}}).encode()
+        async with upstream.send("POST", STATELESS, body, OWNER) as answer:
+            events = b"".join([part async for part in answer.iter_any()]).decode().split("\n\n")
+        messages = [json.loads(event.partition("data: ")[2]) for event in events if event]
+        named = [(message.get("params") or message["result"])["_meta"][key] for message in messages]
+        streams.append((identity, named, [message.get("method", message.get("id")) for message in messages]))
+
+    async def use(upstream: StdioUpstream) -> None:
+        await asyncio.gather(listen(upstream, "listen-1"), listen(upstream, "listen-2"))
+
+    run(tmp_path, use, PUBLISHER)
+    for identity, named, came in streams:
+        assert named == [identity] * 3
+        assert came == ["notifications/subscriptions/acknowledged", "notifications/tools/list_changed", identity]
+    assert len(streams) == 2
