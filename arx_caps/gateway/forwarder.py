@@ -51,9 +51,14 @@ class Forwarder:
         terms: Its table; it has a URL.
         folder: The folder of the gateway's file.
 
+    Attributes:
+        serves_one_holder: Whether what answers a caller knows of no other one.
+
     Raises:
         SettingsError: Its credential or its certificate authority cannot be read.
     """
+
+    serves_one_holder = False
 
     def __init__(self, name: str, terms: UpstreamTerms, folder: Path) -> None:
         assert terms.url is not None

@@ -11,18 +11,23 @@ import json
 from collections.abc import AsyncIterator
 from typing import Any, Final
 
-from arx_caps.event_stream import fields_of, split_events, with_data
+from arx_caps.event_stream import fields_of, split_events
 from arx_caps.gateway.asgi import Receive, Scope, Send, pass_on, read_body
+from arx_caps.gateway.bound_ids import BoundIds, owner_of
 from arx_caps.gateway.forwarder import Forwarder, answer_headers, read_whole
-from arx_caps.gateway.mcp_sessions import McpSessions, owner_of
+from arx_caps.gateway.mcp_answers import McpAnswers
 from arx_caps.gateway.mcp_stdio import StdioUpstream
+from arx_caps.gateway.mcp_tasks import TaskIds
 from arx_caps.gateway.mcp_wire import (
     INTERNAL_ERROR,
+    INVALID_PARAMS,
+    METHOD_NOT_FOUND,
     STATELESS,
     UNKNOWN_SESSION,
     Incoming,
     WireError,
     check_headers,
+    encoded,
     read_incoming,
     result_of,
     without_token,
@@ -40,16 +45,14 @@ from arx_verifier.enforcement import (
     RefusedCall,
     collect_headers,
 )
-from arx_verifier.errors import RequestError
 from arx_verifier.journal import ChainFacts
 from arx_verifier.verification import Screened, Verifier
 
 _JSON: Final = [(b"content-type", b"application/json")]
 _STREAM: Final = "text/event-stream"
-_LISTS: Final = tuple(
-    McpMessage(f"{kind}/list", {}, {}) for kind in ("tools", "prompts", "resources", "resources/templates")
-)
 _ROUTING: Final = frozenset((b"mcp-method", b"mcp-name", b"mcp-session-id", b"authorization"))
+# A client opens a new session at 404.  The others are answers of JSON-RPC, which a client reads at 200.
+_STATUS: Final = {UNKNOWN_SESSION: 404, METHOD_NOT_FOUND: 200, INVALID_PARAMS: 200}
 
 Headers = list[tuple[bytes, bytes]]
 _Whole = tuple[int, Headers, bytes]  # an answer that waits until its grant was looked at again: status, headers, body
@@ -102,9 +105,11 @@ class McpDoor:
         forwarder: Forwarder | StdioUpstream,
         trusted_proxies: tuple[str, ...] = (),
     ) -> None:
-        self._messages = Messages(verifier, trusted_proxies=trusted_proxies)
+        self._messages = Messages(verifier, trusted_proxies=trusted_proxies, tasks=True)
         self._enforcement, self._terms, self._forwarder = Enforcement(verifier), terms, forwarder
-        self._sessions, self._rates = McpSessions(verifier.keys), Rates(terms.rate)
+        self._sessions, self._tasks = BoundIds(verifier.keys, "session"), TaskIds(verifier.keys)
+        self._answers = McpAnswers(self._messages, self._tasks, terms.max_answer)
+        self._rates = Rates(terms.rate)
         self._later: set[asyncio.Task[None]] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -127,13 +132,11 @@ class McpDoor:
                 check_headers(exchange.headers, message)
                 await self._post(exchange, message, receive)
             elif scope["method"] in ("GET", "DELETE"):
-                await self._session(exchange, receive)
+                await self._pass(exchange, None, await self._recognized(exchange), receive)
             else:
                 await exchange.whole(405, [(b"allow", b"GET, POST, DELETE")], b"")
         except WireError as error:
-            # A client that gets 404 opens a new session.
-            status = 404 if error.code == UNKNOWN_SESSION else 400
-            await _close(exchange, status, _error(message and message.id, error.code, str(error)))
+            await _close(exchange, _STATUS.get(error.code, 400), _error(message and message.id, error.code, str(error)))
         except RefusedCall as problem:
             await self._refuse(exchange, message, problem)
         except OverRateError as error:
@@ -154,16 +157,18 @@ class McpDoor:
             screened = await self._recognized(exchange)
             if incoming.method and not self._messages.passes(incoming.method):
                 raise RefusedCall("malformed_request", f"unknown notification {incoming.method!r:.60}")
-            await exchange.whole(*await self._whole(exchange, screened))
         elif message.is_call:
             await self._call(exchange, message, receive)
+            return
         else:
-            screened = await self._messages.recognize(message) or await self._recognized(exchange)
-            await exchange.whole(*await self._whole(exchange, screened, message))
+            screened = await self._recognized(exchange, message)
+        if message.method == "tasks/list" and not self._forwarder.serves_one_holder:
+            raise WireError(METHOD_NOT_FOUND, "tasks/list: this server cannot tell the tasks of its callers apart")
+        await self._pass(exchange, message, screened, receive)
 
-    async def _recognized(self, exchange: _Exchange) -> Screened:
+    async def _recognized(self, exchange: _Exchange, message: McpMessage | None = None) -> Screened:
         """Return the live token of a request whose message calls nothing."""
-        found = await self._messages.recognize(McpMessage("ping", {}, {}, None, exchange))
+        found = await self._messages.recognize(message or McpMessage("ping", {}, {}, None, exchange))
         assert found is not None  # there is a carrier
         return found
 
@@ -175,13 +180,9 @@ class McpDoor:
             await work.require_texts(lambda: self._schema(exchange, message, facts))
 
         async def forward() -> _Whole | None:
-            body = await self._body_of(exchange, message)
-            async with self._sent(exchange, facts, body) as answer:
-                if answer.content_type != _STREAM:
-                    return await self._read(answer, facts)
-                work.streams = True
-                await self._stream(exchange, answer, facts, receive)
-                return None
+            async with self._sent(exchange, message, facts) as answer:
+                work.streams = work.streams or answer.content_type == _STREAM
+                return await self._answer(exchange, answer, facts, receive)
 
         try:
             whole = await work.run(forward)
@@ -191,20 +192,52 @@ class McpDoor:
         if whole is not None:
             await exchange.whole(*whole)
 
-    async def _session(self, exchange: _Exchange, receive: Receive) -> None:
-        """Forward a request for the stream of a session, or for its end."""
-        screened = await self._recognized(exchange)
+    async def _pass(
+        self, exchange: _Exchange, message: McpMessage | None, screened: Screened, receive: Receive
+    ) -> None:
+        """Forward a message that calls nothing, or a request for the stream of a session or for its end."""
         facts = screened.proven.facts
-        async with self._sent(exchange, facts, b"") as answer:
-            if answer.content_type == _STREAM:
-                # An answer that a client had missed may come again here, also one with a list.
-                await self._messages.keep(screened, lambda: self._stream(exchange, answer, facts, receive, screened))
-            else:
-                await exchange.whole(*await self._read(answer, facts))
+
+        async def forward() -> _Whole | None:
+            async with self._sent(exchange, message, facts) as answer:
+                return await self._answer(exchange, answer, facts, receive, screened)
+
+        try:
+            whole = await self._messages.keep(screened, forward, lambda: exchange.has_begun)
+        except RefusedCall:
+            if message is not None and message.method == "tasks/result":
+                self._cancel(exchange, message, facts)
+            raise
+        if whole is not None:
+            await exchange.whole(*whole)
+
+    async def _answer(
+        self,
+        exchange: _Exchange,
+        answer: UpstreamAnswer,
+        facts: ChainFacts,
+        receive: Receive,
+        screened: Screened | None = None,
+    ) -> _Whole | None:
+        """Pass a stream on until it ends or the client goes; return another answer."""
+        headers = self._answered(answer, facts)
+        if answer.content_type != _STREAM:
+            data = await self._body(answer)
+            return answer.status, headers, self._answers.shown(data, facts, screened)
+        await exchange.begin(answer.status, headers)
+        await pass_on(self._answers.stream(answer.content.iter_any(), facts, screened), receive, exchange.send)
+        return None
 
     @contextlib.asynccontextmanager
-    async def _sent(self, exchange: _Exchange, facts: ChainFacts, body: bytes) -> AsyncIterator[UpstreamAnswer]:
-        headers = self._headers(exchange, facts)
+    async def _sent(
+        self, exchange: _Exchange, message: McpMessage | None, facts: ChainFacts
+    ) -> AsyncIterator[UpstreamAnswer]:
+        headers, body = self._headers(exchange, facts), b""
+        if message is not None:
+            body = await self._body_of(exchange, message, facts)
+            if message.is_task and b"mcp-name" in exchange.headers:
+                name = encoded(self._tasks.known(message.params.get("taskId"), facts)).encode()
+                headers = [pair for pair in headers if pair[0] != b"mcp-name"] + [(b"mcp-name", name)]
         async with self._forwarder.send(exchange.scope["method"], headers, body, owner=owner_of(facts)) as answer:
             if answer.status in (401, 403):
                 # It is about the gateway's credential: a client that gets it would ask for one of the upstream.
@@ -236,62 +269,14 @@ class McpDoor:
             for name, value in answer_headers(answer.raw_headers)
         ]
 
-    async def _body_of(self, exchange: _Exchange, message: McpMessage) -> bytes:
+    async def _body_of(self, exchange: _Exchange, message: McpMessage, facts: ChainFacts) -> bytes:
+        """Return the body to forward: without the token, and with the upstream's ids of tasks."""
         body, token = await exchange.body(), message.meta.get(META_KEY)
-        return without_token(body, token) if isinstance(token, str) else body
+        body = without_token(body, token) if isinstance(token, str) else body
+        return self._tasks.read(body, facts) if self._tasks.may_name(message) else body
 
     async def _body(self, answer: UpstreamAnswer) -> bytes:
         return await read_whole(answer, self._terms, self._forwarder.name)
-
-    async def _read(self, answer: UpstreamAnswer, facts: ChainFacts) -> _Whole:
-        return answer.status, self._answered(answer, facts), await self._body(answer)
-
-    async def _whole(self, exchange: _Exchange, screened: Screened, message: McpMessage | None = None) -> _Whole:
-        """Forward a message that calls nothing, and return its answer; a list has what the token could allow."""
-        facts = screened.proven.facts
-        body = await exchange.body() if message is None else await self._body_of(exchange, message)
-        async with self._sent(exchange, facts, body) as answer:
-            status, headers, data = await self._read(answer, facts)
-        return status, headers, await self._filtered(answer.content_type, data, screened)
-
-    async def _filtered(self, kind: str, data: bytes, screened: Screened) -> bytes:
-        if kind != _STREAM:
-            return self._shown(data, screened)
-        return b"".join([self._shown_event(event, screened) async for event in split_events(_once(data), len(data))])
-
-    def _shown_event(self, event: bytes, screened: Screened) -> bytes:
-        data = fields_of(event).data
-        shown = self._shown(data, screened)
-        return event if shown is data else with_data(event, shown)
-
-    def _shown(self, data: bytes, screened: Screened) -> bytes:
-        """Return a message; if it is a list, with what the token could allow.  It is known by its members."""
-        found = result_of(data)
-        if found is None or not (lists := [each for each in _LISTS if each.lists in found["result"]]):
-            return data
-        for message in lists:
-            found["result"] = self._messages.filtered(message, screened, found["result"])
-        return written(found)
-
-    async def _stream(
-        self,
-        exchange: _Exchange,
-        answer: UpstreamAnswer,
-        facts: ChainFacts,
-        receive: Receive,
-        screened: Screened | None = None,
-    ) -> None:
-        """Pass a stream on until it ends or the client goes."""
-        await exchange.begin(answer.status, self._answered(answer, facts))
-        parts = answer.content.iter_any()
-        await pass_on(parts if screened is None else self._filtered_parts(parts, screened), receive, exchange.send)
-
-    async def _filtered_parts(self, parts: AsyncIterator[bytes], screened: Screened) -> AsyncIterator[bytes]:
-        try:
-            async for event in split_events(parts, self._terms.max_answer):
-                yield self._shown_event(event, screened)
-        except RequestError as error:
-            raise WireError(INTERNAL_ERROR, str(error)) from None
 
     async def _schema(self, exchange: _Exchange, message: McpMessage, facts: ChainFacts) -> dict[str, Any]:
         """Return the input schema of a tool as the upstream lists it; an empty one if it does not."""
@@ -319,18 +304,22 @@ class McpDoor:
         return {}
 
     def _cancel(self, exchange: _Exchange, message: McpMessage, facts: ChainFacts) -> None:
-        """Notify the upstream that a call was ended, where closing its stream does not."""
-        if exchange.headers.get(b"mcp-protocol-version", b"").decode("latin-1") >= STATELESS:
-            note = b""
-        else:
+        """Notify the upstream that a call or a task was ended, where closing its stream does not."""
+        note: dict[str, Any] | None = None
+        if message.is_task:
+            task = {"taskId": self._tasks.known(message.params.get("taskId"), facts)}
+            note = {"jsonrpc": "2.0", "id": "arx-cancel", "method": "tasks/cancel", "params": task}
+        elif exchange.headers.get(b"mcp-protocol-version", b"").decode("latin-1") < STATELESS:
             params = {"requestId": message.id, "reason": "the caller may not go on"}
-            note = written({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": params})
-        task = asyncio.ensure_future(self._forwarder.end_work(self._headers(exchange, facts), note, owner_of(facts)))
-        self._later.add(task)
-        task.add_done_callback(self._later.discard)
+            note = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": params}
+        headers = [pair for pair in self._headers(exchange, facts) if not pair[0].startswith((b"mcp-m", b"mcp-n"))]
+        work = self._forwarder.end_work(headers, written(note) if note else b"", owner_of(facts))
+        later = asyncio.ensure_future(work)
+        self._later.add(later)
+        later.add_done_callback(self._later.discard)
 
     async def _refuse(self, exchange: _Exchange, message: Incoming | None, problem: RefusedCall) -> None:
-        """UpstreamAnswer a refusal so that a model reads it, or so that a client signs anew."""
+        """Answer a refusal so that a model reads it, or so that a client signs anew."""
         if message is None or not message.is_request or (problem.code, _place(problem)) == ("proof_invalid", "start"):
             if exchange.has_begun:
                 await exchange.end()  # the stream of a session: a message in it would answer nothing

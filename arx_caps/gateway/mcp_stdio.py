@@ -18,9 +18,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
 
+from arx_caps.gateway.bound_ids import agent_of
 from arx_caps.gateway.credentials import Secret, read_secret
 from arx_caps.gateway.leaks import Leaks
-from arx_caps.gateway.mcp_sessions import agent_of
 from arx_caps.gateway.mcp_wire import INTERNAL_ERROR, STATELESS, UNKNOWN_SESSION, written
 from arx_caps.gateway.settings import UpstreamTerms
 from arx_caps.gateway.upstream_answer import UpstreamError
@@ -245,9 +245,14 @@ class StdioUpstream:
         terms: Its table; it has a command.
         folder: The folder of the gateway's file.
 
+    Attributes:
+        serves_one_holder: As of ``Forwarder``.
+
     Raises:
         SettingsError: A secret cannot be read.
     """
+
+    serves_one_holder = True
 
     def __init__(self, name: str, terms: UpstreamTerms, folder: Path) -> None:
         self.name, self._terms = name, terms

@@ -11,11 +11,16 @@ from arx_verifier.errors import RequestError
 from arx_verifier.request import read_json_object
 
 INVALID_REQUEST: Final = -32600  # JSON-RPC 2.0
+METHOD_NOT_FOUND: Final = -32601
+INVALID_PARAMS: Final = -32602
 INTERNAL_ERROR: Final = -32603
 HEADER_MISMATCH: Final = -32020  # MCP 2026-07-28
 UNKNOWN_SESSION: Final = -32001
 STATELESS: Final = "2026-07-28"  # the first revision without sessions
-_NAMED: Final = {"tools/call": "name", "prompts/get": "name", "resources/read": "uri"}
+_NAMED: Final = {"tools/call": "name", "prompts/get": "name", "resources/read": "uri"} | dict.fromkeys(
+    ("tasks/get", "tasks/update", "tasks/cancel", "tasks/result"), "taskId"
+)
+_PLAIN: Final = re.compile(r"[!-~](?:[ -~]*[!-~])?")
 _SENTINEL: Final = re.compile(r"=\?base64\?(.*)\?=")
 _JSON_TYPE: Final = re.compile(rb'application/json[ \t]*(?:;[ \t]*charset=("?)utf-?8\1[ \t]*)?', re.IGNORECASE)
 _PARAMETER: Final = b"mcp-param-"
@@ -139,6 +144,17 @@ def _decoded(value: bytes) -> str | None:
         return None
 
 
+def encoded(text: str) -> str:
+    """Return a text as a header has it: in base64 where it would not arrive as it is.
+
+    Args:
+        text: The text.
+    """
+    if _PLAIN.fullmatch(text) and not _SENTINEL.fullmatch(text):
+        return text
+    return f"=?base64?{base64.b64encode(text.encode('utf-8', 'surrogatepass')).decode()}?="
+
+
 def _texts(value: Any) -> list[str]:
     """Return the scalars of a JSON value, as headers write them."""
     if isinstance(value, dict):
@@ -164,8 +180,8 @@ def without_token(body: bytes, token: str) -> bytes:
     return body.replace(written, b'""')
 
 
-def result_of(data: bytes) -> dict[str, Any] | None:
-    """Return a response as an object if it has a result; None for another message.
+def object_of(data: bytes) -> dict[str, Any] | None:
+    """Return a message of a server as an object; None if it is none.
 
     Args:
         data: The message's JSON.
@@ -174,7 +190,17 @@ def result_of(data: bytes) -> dict[str, Any] | None:
         found = json.loads(data)
     except (ValueError, RecursionError):
         return None
-    return found if isinstance(found, dict) and isinstance(found.get("result"), dict) else None
+    return found if isinstance(found, dict) else None
+
+
+def result_of(data: bytes) -> dict[str, Any] | None:
+    """Return a response as an object if it has a result; None for another message.
+
+    Args:
+        data: The message's JSON.
+    """
+    found = object_of(data)
+    return found if found is not None and isinstance(found.get("result"), dict) else None
 
 
 def written(value: Any) -> bytes:

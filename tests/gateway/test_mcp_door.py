@@ -1,62 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a gateway does with an upstream over MCP that is slow, or that answers in an encoding."""
 
-import asyncio
-import contextlib
 import gzip
 import json
-from collections.abc import AsyncIterator, Callable
-from typing import Any
 
 import pytest
 
-from arx_caps.gateway.mcp_door import McpDoor
-from arx_caps.gateway.settings import UpstreamTerms
 from arx_verifier import Rule
 from arx_verifier.testing import UnsafeTestRealm
-
-
-class Answer:
-    """An answer of an upstream."""
-
-    status, content_type = 200, "application/json"
-
-    def __init__(self, data: bytes, *headers: tuple[bytes, bytes]) -> None:
-        self._data, self.raw_headers, self.content = data, headers, self
-
-    async def iter_any(self) -> AsyncIterator[bytes]:
-        yield self._data
-
-
-class Upstream:
-    """Answers each message, and keeps the methods that it got."""
-
-    name = "files"
-
-    def __init__(self, answer: Callable[[str], Answer]) -> None:
-        self.got: list[str] = []
-        self._answer = answer
-
-    @contextlib.asynccontextmanager
-    async def send(self, method: str, headers: Any, body: bytes, owner: str) -> AsyncIterator[Answer]:
-        self.got.append(json.loads(body)["method"])
-        yield self._answer(self.got[-1])
-
-
-def exchange(realm: UnsafeTestRealm, upstream: Upstream, method: str, params: dict[str, Any]) -> tuple[int, bytes]:
-    body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}).encode()
-    scope = {"type": "http", "method": "POST", "headers": [], "client": None, "path": "/files", "query_string": b""}
-    sent: list[Any] = []
-
-    async def receive() -> dict[str, Any]:
-        return {"type": "http.request", "body": body}
-
-    async def send(message: Any) -> None:
-        sent.append(message)
-
-    terms = UpstreamTerms(audience="files", url="http://127.0.0.1:1")
-    asyncio.run(McpDoor(realm.verifier, terms, upstream)(scope, receive, send))  # type: ignore[arg-type]
-    return sent[0]["status"], b"".join(each.get("body", b"") for each in sent)
+from tests.gateway.door import Answer, Upstream, exchange
 
 
 def test_a_call_that_is_killed_while_its_schema_is_read_is_not_forwarded() -> None:

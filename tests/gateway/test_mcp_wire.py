@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from arx_caps.event_stream import fields_of, split_events, with_data
-from arx_caps.gateway.mcp_sessions import McpSessions
+from arx_caps.gateway.bound_ids import BoundIds
 from arx_caps.gateway.mcp_wire import (
     Incoming,
     WireError,
@@ -192,8 +192,8 @@ def test_a_session_is_its_openers_alone() -> None:
     """Of the ARx session, the agent and its delegations; another gateway with the same key knows it too."""
     keys = {"k1.0": b"k" * 32}
     owner = ChainFacts(agent="acme/a", session="s-1", kid="k1.0")
-    bound = McpSessions(KeyRing(keys, realm="r")).bind("up~stream", owner)
-    other = McpSessions(KeyRing(keys | {"k2.0": b"l" * 32}, realm="r"))
+    bound = BoundIds(KeyRing(keys, realm="r"), "session").bind("up~stream", owner)
+    other = BoundIds(KeyRing(keys | {"k2.0": b"l" * 32}, realm="r"), "session")
     assert other.read(bound, owner) == "up~stream"
     for thief in (
         ChainFacts(agent="acme/b", session="s-1", kid="k1.0"),
@@ -211,4 +211,5 @@ def test_a_session_is_its_openers_alone() -> None:
         bound + "é",
     ):
         assert other.read(forged, owner) is None
-    assert McpSessions(KeyRing({"k1.0": b"x" * 32}, realm="r")).read(bound, owner) is None
+    assert BoundIds(KeyRing(keys, realm="r"), "task").read(bound, owner) is None
+    assert BoundIds(KeyRing({"k1.0": b"x" * 32}, realm="r"), "session").read(bound, owner) is None

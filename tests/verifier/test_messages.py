@@ -33,6 +33,7 @@ def test_each_method_has_one_meaning() -> None:
         {"name": "a", "arguments": {"b": "c"}},
     )
     assert mcp_meaning("orders", "tools/list", {"cursor": "2"}) == ("", {"method": "tools/list"})
+    assert mcp_meaning("orders", "tasks/get", {"taskId": "7"}) == ("", {"method": "tasks/get", "taskId": "7"})
 
 
 @pytest.mark.spec("8.2")
@@ -47,7 +48,7 @@ def test_each_method_has_one_meaning() -> None:
         ("resources/read", {"uri": "orders://%31"}),
         ("resources/read", {"uri": "files://a%2fb"}),
         ("orders/purge", {}),
-        ("tasks/result", {"taskId": "1"}),
+        ("tasks/purge", {"taskId": "1"}),
     ],
 )
 def test_what_has_no_single_meaning_is_refused(method: str, params: dict[str, Any]) -> None:
@@ -83,6 +84,29 @@ def test_a_list_needs_a_live_token_and_spends_none() -> None:
     assert recognized(realm, "") == "missing_token"
     realm.epochs.kill("agent:test/agent")
     assert recognized(realm, token) == "revoked"
+
+
+@pytest.mark.spec("8.2")
+@pytest.mark.parametrize("method", ["tasks/get", "tasks/result", "tasks/cancel", "tasks/update", "tasks/list"])
+def test_a_message_about_a_task_needs_one_who_holds_tasks_apart(method: str) -> None:
+    """A guarded server gives its ids to all callers, so it refuses these messages, also through a pipe."""
+    realm = UnsafeTestRealm("orders")
+    caller, task = realm.caller(*RULES), {"taskId": "7"}
+
+    def code(task_of_proof: str, **keeper: bool) -> str:
+        token = caller.token("", method=method, taskId=task_of_proof)
+        try:
+            asyncio.run(Messages(realm.verifier, **keeper).recognize(McpMessage(method, task, {META_KEY: token})))
+        except RefusedCall as problem:
+            return problem.code
+        return "ok"
+
+    assert code("7") == "malformed_request"
+    assert code("7", tasks=True) == "ok"
+    assert code("8", tasks=True) == "proof_invalid"
+    for keeper in (Messages(realm.verifier), Messages(realm.verifier, tasks=True)):
+        with pytest.raises(RefusedCall):
+            asyncio.run(keeper.recognize(McpMessage(method, task, {})))
 
 
 @pytest.mark.spec("8.2")

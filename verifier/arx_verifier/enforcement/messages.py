@@ -65,6 +65,8 @@ _LISTS: Final[Mapping[str, _List]] = {
 _CACHED_MS: Final = 1_000  # the longest time that a client may keep a list
 MCP_REFUSED: Final = -32010  # an implementation's own code (MCP 2026-07-28: -32000 to -32019)
 _SESSION: Final = frozenset(("initialize", "logging/setLevel", "ping", "server/discover"))
+# Of a task that a call has become: MCP 2025-11-25, and the extension io.modelcontextprotocol/tasks of 2026-07-28.
+_TASKS: Final = frozenset(f"tasks/{name}" for name in ("cancel", "get", "list", "result", "update"))
 _ENVELOPE: Final = frozenset(("_meta", "inputResponses", "requestState"))  # not the call's arguments
 # Escapes of unreserved characters (RFC 3986 2.3) and of the slash, which a pattern's `*` does not match.
 _ESCAPED: Final = re.compile(r"%(?:2[DEF]|3\d|4[1-9A-F]|5[0-9AF]|6[1-9A-F]|7[0-9AE])", re.IGNORECASE)
@@ -104,7 +106,12 @@ class McpMessage(NamedTuple):
     @property
     def is_call(self) -> bool:
         """Whether a tool is decided on; other messages need a live token."""
-        return self.method not in _SESSION and self.method not in _LISTS
+        return self.method not in _SESSION and self.method not in _LISTS and not self.is_task
+
+    @property
+    def is_task(self) -> bool:
+        """Whether it is about a task that an earlier call has become."""
+        return self.method in _TASKS
 
     @property
     def is_component(self) -> bool:
@@ -117,7 +124,7 @@ class McpMessage(NamedTuple):
 
         A list is empty then: a client of the SDK asks for one by itself, where it can carry no token.
         """
-        return not self.is_call and self.carrier is None and META_KEY not in self.meta
+        return not self.is_call and not self.is_task and self.carrier is None and META_KEY not in self.meta
 
     @property
     def lists(self) -> str | None:
@@ -151,7 +158,7 @@ def mcp_meaning(audience: str, method: str, params: Mapping[str, Any]) -> tuple[
         params: The parameters.
 
     Returns:
-        The tool and its arguments; for a message that calls none, no tool and the method as argument.
+        The tool and its arguments; for a message that calls none, no tool and as arguments the method, and the task.
 
     Raises:
         RequestError: A call of a tool without a name or with other arguments than an object, or of a tool that has the
@@ -172,8 +179,9 @@ def mcp_meaning(audience: str, method: str, params: Mapping[str, Any]) -> tuple[
         return f"{audience}.{method.replace('/', '.')}", {
             name: value for name, value in params.items() if name not in _ENVELOPE
         }
-    if method in _SESSION or method in _LISTS:
-        return "", {"method": method}
+    if method in _SESSION or method in _LISTS or method in _TASKS:
+        task = {"taskId": params["taskId"]} if method in _TASKS and "taskId" in params else {}
+        return "", {"method": method, **task}
     raise RequestError(f"unknown method {method!r:.60}")
 
 
@@ -300,16 +308,22 @@ class Messages:
         verifier: Decides and records.
         trusted_proxies: Networks of the proxies whose ``X-Forwarded-For`` is trusted.
         recheck_ms: Longest time between two rechecks of the grant of a running tool, ms.
+        tasks: Whether messages about tasks are known: the caller then holds each task to the holder that began it.
 
     Raises:
         SettingsError: A network is malformed.
     """
 
     def __init__(
-        self, verifier: Verifier, *, trusted_proxies: Iterable[str] = (), recheck_ms: int = RECHECK_MS
+        self,
+        verifier: Verifier,
+        *,
+        trusted_proxies: Iterable[str] = (),
+        recheck_ms: int = RECHECK_MS,
+        tasks: bool = False,
     ) -> None:
         self.verifier, self._enforcement = verifier, Enforcement(verifier)
-        self._peers, self._recheck_ms = Peers(trusted_proxies), recheck_ms
+        self._peers, self._recheck_ms, self._tasks = Peers(trusted_proxies), recheck_ms, tasks
         self._started = False
 
     @contextlib.asynccontextmanager
@@ -412,28 +426,49 @@ class Messages:
             answer |= {"cacheScope": "private", "ttlMs": min(ttl if type(ttl) is int else 0, _CACHED_MS)}
         return answer
 
-    async def keep(self, screened: Screened, stream: Callable[[], Awaitable[None]]) -> None:
-        """Run a stream that no call has opened, and cancel it when its token is revoked, frozen or expires.
+    async def keep(
+        self, screened: Screened, work: Callable[[], Awaitable[T]], streams: Callable[[], bool] = lambda: True
+    ) -> T:
+        """Run work that no call has begun, and cancel it when its token is revoked, frozen or expires.
 
         Args:
             screened: Its live token.
-            stream: Returns what to await.
+            work: Returns what to await, such as a list, or the stream of a session.
+            streams: Returns whether the caller has got a part of the answer already.
+
+        Returns:
+            The work's result.
 
         Raises:
-            RefusedCall: It was ended.
+            RefusedCall: It was ended; there is no result, also if the work had one.
         """
-        task = asyncio.ensure_future(stream())
+        task = asyncio.ensure_future(work())
+        pause = self._pause()
         try:
-            while not task.done():
-                pause = min(self._recheck_ms / 1000, max(self.verifier.epochs.lease_left_ns() / 1e9, 0.001))
+            while True:
+                due = time.monotonic() + pause
                 await asyncio.wait({task}, timeout=pause)
+                if task.done() and time.monotonic() < due:
+                    return task.result()  # within the lease of the view that the token was checked against
                 refused = recheck(self.verifier.epochs, screened.proven, may_wait=False)
+                if isinstance(refused, UnavailableError) and not task.done() and not streams():
+                    pause = self._recheck_ms / 1000  # as for a call: nothing leaves before the recheck of the result
+                    continue
                 if refused is not None:
                     raise RefusedCall(refused.code, failures=refused.failures)
-            await task
+                if task.done():
+                    return task.result()
+                pause = self._pause()
         finally:
             task.cancel()
             await asyncio.wait({task})
+            if not task.cancelled():
+                task.exception()  # of work that failed when it was ended: nothing else reads it
+
+    def _pause(self) -> float:
+        """Return the time to the next recheck, s."""
+        # Not after the end of the lease: otherwise work would outlive the bound of a kill.
+        return min(self._recheck_ms / 1000, max(self.verifier.epochs.lease_left_ns() / 1e9, 0.001))
 
     def passes(self, notification: str) -> bool:
         """Return whether a notification reaches the server's handlers, as its method is a known one."""
@@ -464,6 +499,9 @@ class Messages:
         client, forwarded = scope and scope.get("client"), headers.get(b"x-forwarded-for")
         peer = self._peers.of(client[0] if client else None, (forwarded.decode("latin-1"),) if forwarded else ())
         try:
+            if message.is_task and not self._tasks:
+                # A server has no code over its ids: any live token could read the tasks of all others.
+                raise RequestError(f"unknown method {message.method!r:.60}")
             tool, args = mcp_meaning(self.verifier.audience, message.method, message.params)
             token, screened, http = message.meta.get(META_KEY), None, None
             if token is None and message.carrier is not None:

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Bind an upstream's ids of MCP sessions and tasks to the ARx session, the agent and the delegations that opened them.
+
+The id that a client gets is the upstream's with a code over it and its owner, so that a gateway keeps no table, and
+another gateway of the same audience knows the id too.
+"""
+
+import hashlib
+import hmac
+from base64 import urlsafe_b64encode
+from typing import Final
+
+from arx_verifier.journal import ChainFacts
+from arx_verifier.token import KeyRing
+
+_LABEL: Final = "arx gateway: an MCP {}\0"  # no token's identifier begins so: the key signs tokens too
+_SEPARATOR: Final = "~"
+
+
+class BoundIds:
+    """Writes and reads ids of one kind; one of another kind is none.
+
+    Args:
+        keys: The audience keys.
+        kind: ``session`` or ``task``.
+    """
+
+    def __init__(self, keys: KeyRing, kind: str) -> None:
+        self._keys, self._label = keys, _LABEL.format(kind)
+
+    def bind(self, identity: str, owner: ChainFacts) -> str:
+        """Return the id that a client gets.
+
+        Args:
+            identity: The upstream's id.
+            owner: Who opened the session, or began the task.
+        """
+        return _SEPARATOR.join((identity, owner.kid, self._code(identity, owner, owner.kid)))
+
+    def read(self, bound: str, owner: ChainFacts) -> str | None:
+        """Return the upstream's id; None if it is none of this owner.
+
+        Args:
+            bound: What the client sent.
+            owner: Who sent it.
+        """
+        identity, _, kid = bound.rpartition(_SEPARATOR)[0].rpartition(_SEPARATOR)
+        code = bound.rpartition(_SEPARATOR)[2]
+        if not identity or self._keys.get(kid) is None:
+            return None
+        expected = self._code(identity, owner, kid).encode()
+        return identity if hmac.compare_digest(code.encode("utf-8", "surrogatepass"), expected) else None
+
+    def _code(self, identity: str, owner: ChainFacts, kid: str) -> str:
+        key = self._keys.get(kid)
+        assert key is not None  # a token that it signed was just authenticated
+        text = f"{self._label}{identity}\0{owner_of(owner)}".encode("utf-8", "surrogatepass")
+        return urlsafe_b64encode(hmac.new(key.derived, text, hashlib.sha256).digest()[:18]).decode()
+
+
+def owner_of(facts: ChainFacts) -> str:
+    """Return what is one for each holder: the ARx session, the agent, and the agents delegated to."""
+    return "\0".join((facts.session, facts.agent, *facts.named))
+
+
+def agent_of(owner: str) -> str:
+    """Return the agent that the mint proved, of what ``owner_of`` returned."""
+    return owner.split("\0")[1]
