@@ -163,7 +163,7 @@ class McpDoor:
         else:
             screened = await self._recognized(exchange, message)
         if message.method == "tasks/list" and not self._forwarder.serves_one_holder:
-            raise WireError(METHOD_NOT_FOUND, "tasks/list: this server cannot tell the tasks of its callers apart")
+            raise WireError(METHOD_NOT_FOUND, "tasks/list: this server has one list of the tasks of all callers")
         await self._pass(exchange, message, screened, receive)
 
     async def _recognized(self, exchange: _Exchange, message: McpMessage | None = None) -> Screened:

@@ -2,7 +2,7 @@
 """The ids of MCP tasks: a client reads, answers and cancels the tasks that its own calls began, and no other.
 
 Revision 2025-11-25 has tasks in the protocol, 2026-07-28 as the extension ``io.modelcontextprotocol/tasks``.  To an
-upstream all clients are the gateway, so that it cannot tell their tasks apart.
+upstream all clients are the gateway, so that it does not separate their tasks.
 """
 
 import json
