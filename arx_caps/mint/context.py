@@ -16,6 +16,7 @@ from arx_caps.mint.keys.jwks import KeySets
 from arx_caps.mint.keys.key_schedule import KeySchedule
 from arx_caps.mint.keys.root_keys import RootKeys
 from arx_caps.mint.keys.rotation import KeyRotation
+from arx_caps.mint.keys.signing_keys import SigningKeys
 from arx_caps.mint.policy.activation import NO_POLICY, ActivePolicy, NoPolicy
 from arx_caps.mint.policy.model import Policy
 from arx_caps.mint.rate_limit import RateLimits
@@ -51,6 +52,7 @@ class MintContext:
         db: The mint's database.
         root_keys: The root keys.
         key_schedule: Decides which key mints.
+        signing_keys: The keys of access tokens.
         policies: The policy in force, and its reload.
         epochs: The mint's own view of the kill epoch.
         store: The revocation store.
@@ -87,6 +89,7 @@ class MintContext:
         self.topology = Topology(realm.replicas, realm.on_failover, realm.failover_window_ms)
         self.decisions = decisions
         self.key_schedule = KeySchedule(realm, roots, db)
+        self.signing_keys = SigningKeys(roots, db)
         self.mint_keys = self.key_schedule.ring
         self.issuer_keys = KeySets(realm.policy_path.parent, ca=realm.ca)
         self.limits = RateLimits(realm.limits)

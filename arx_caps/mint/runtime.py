@@ -129,6 +129,7 @@ class MintRuntime(MintContext):
             try:
                 self._check_store()
                 self.key_schedule.tick()
+                self.signing_keys.tick()
                 # Last: a policy of a newer version, which this one cannot read, must not stop the others.
                 self.policies.follow()
                 failing = False

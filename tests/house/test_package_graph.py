@@ -38,6 +38,7 @@ CAPS_IMPORTS = {
     "keyfile": set(),
     "engines": set(),
     "jose": {"keyfile"},
+    "access_token": set(),
     "realm": {"keyfile", "durations", "limits"},
     "revocation": set(),
     "audit": {"jose", "keyfile", "durations", "engines", "http_client"},
@@ -50,7 +51,8 @@ CAPS_IMPORTS = {
     "gateway": {"buckets", "durations", "event_stream", "server_process", "service"},
     "mint": set(
         """
-        audit buckets embedded engines durations http_client jose keyfile limits realm revocation server_process
+        access_token audit buckets embedded engines durations http_client jose keyfile limits realm revocation
+        server_process
         """.split()
     ),
 }

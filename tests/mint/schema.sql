@@ -118,6 +118,17 @@ CREATE TABLE services (
   enrolled_by VARCHAR(96) NOT NULL,
   PRIMARY KEY (audience)
 );
+CREATE TABLE signing_keys (
+  kid VARCHAR(64) NOT NULL,
+  algorithm VARCHAR(8) NOT NULL,
+  jwk TEXT NOT NULL,
+  created_at BIGINT NOT NULL,
+  signs_from BIGINT NOT NULL,
+  retired_at BIGINT,
+  nonce TEXT,
+  sealed TEXT,
+  PRIMARY KEY (kid)
+);
 CREATE TABLE used_jti (
   digest VARCHAR(64) NOT NULL,
   until BIGINT NOT NULL,

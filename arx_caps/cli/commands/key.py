@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from arx_caps.access_token import ALGORITHMS
 from arx_caps.cli.exit_codes import Stop
 from arx_caps.cli.options import Verbs, common_options, pass_console, yes_option
 from arx_caps.cli.place import Place, database_option, operator_options, realm_dir_option
@@ -122,6 +123,35 @@ def reseal_command(
     if old is not None:
         console.hint(f"keep {old} with older backups, which need it, or destroy it")
     console.hint("copy this keys/ to every mint of the realm and restart it, before you create another root key")
+
+
+@key_command.command("signing")
+@operator_options
+@common_options
+@pass_console
+def list_signing(console: Console, place: Place) -> None:
+    """List the keys that sign access tokens of the OAuth front; the mint replaces each after 30 days."""
+    keys = place.mint().call("GET", "/v1/signing-keys").get("keys", [])
+    heads = ("KEY", "ALGORITHM", "STATE", "MADE", "SIGNS FROM")
+    rows = [
+        (k["kid"], k["algorithm"], k["state"], show_time(k["created_at"]), show_time(k["signs_from"])) for k in keys
+    ]
+    console.data("signing-keys", {"keys": keys}, lambda: table(heads, rows))
+
+
+@key_command.command("rotate-signing")
+@click.option("--algorithm", type=click.Choice(ALGORITHMS), help="algorithm of the next key [that of the key before]")
+@click.option("--stolen", is_flag=True, help="sign with it at once, and retire the others: their tokens are refused")
+@operator_options
+@common_options
+@pass_console
+def rotate_signing(console: Console, place: Place, algorithm: str | None, stolen: bool) -> None:
+    """Make the next key that signs access tokens of the OAuth front; it signs after ten minutes."""
+    body = {"algorithm": algorithm, "stolen": stolen}
+    key = place.mint().call("POST", "/v1/signing-keys/rotate", body)
+    rows = [("key", key["kid"]), ("algorithm", key["algorithm"]), ("state", key["state"])]
+    rows.append(("signs from", show_time(key["signs_from"])))
+    console.data("signing-key", {"key": key}, lambda: pairs(rows))
 
 
 def _tell(console: Console, key: dict[str, Any]) -> None:

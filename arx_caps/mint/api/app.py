@@ -28,11 +28,13 @@ from arx_caps.mint.api.routes import (
     health,
     keys,
     kills,
+    oauth,
     operators,
     policy,
     retention,
     services,
     sessions,
+    signing_keys,
     tasks,
     trail,
 )
@@ -41,6 +43,7 @@ from arx_caps.mint.runtime import MintRuntime
 ENDPOINTS: Final = (
     *operators.ENDPOINTS,
     *keys.ENDPOINTS,
+    *signing_keys.ENDPOINTS,
     *policy.ENDPOINTS,
     *services.ENDPOINTS,
     *agents.ENDPOINTS,
@@ -73,7 +76,7 @@ def create_app(mint: MintRuntime) -> Starlette:
 
     metrics = Metrics(mint)
     app = Starlette(
-        routes=[*_routes(mint), *health.routes(describe_api(mint.realm.issuer))],
+        routes=[*_routes(mint), *oauth.routes(), *health.routes(describe_api(mint.realm.issuer))],
         lifespan=lifespan,
         # Every refusal is a problem of RFC 9457, the framework's own and an unexpected error included.
         exception_handlers={HTTPException: problems.of_http, Exception: problems.of_bug},
@@ -91,7 +94,7 @@ def describe_api(issuer: str) -> dict[str, Any]:
     Args:
         issuer: The mint's public base URL.
     """
-    return openapi.describe(ENDPOINTS, health.OPEN, issuer=issuer)
+    return openapi.describe(ENDPOINTS, (*oauth.OPEN, *health.OPEN), issuer=issuer)
 
 
 def _routes(mint: MintRuntime) -> list[Route]:

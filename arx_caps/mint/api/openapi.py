@@ -7,7 +7,7 @@ Routes are defined in ``endpoint`` and ``routes``, and described here from their
 import http
 import inspect
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any, Final, NamedTuple, TypeAlias
 
@@ -19,6 +19,7 @@ from arx_caps.mint.api.problems import Problem, find_code
 
 PATH: Final = "/openapi.json"
 SCHEME: Final = "dpop"
+FORM: Final = "application/x-www-form-urlencoded"
 _REF: Final = "#/components/schemas/{name}"
 Named: TypeAlias = dict[Any, dict[str, Any]]  # the schema of each type
 _PROBLEM: Final = "application/problem+json"
@@ -74,12 +75,16 @@ class OpenRoute(NamedTuple):
         summary: The operation's summary.
         answers: The type of the answer for each status; None for text.
         problems: The codes of its refusals, beside ``internal``.
+        method: The HTTP method.
+        form: The members of a form that it takes, with what each is; empty for none.
     """
 
     path: str
     summary: str
     answers: dict[int, type | None]
     problems: tuple[str, ...] = ()
+    method: str = "GET"
+    form: Mapping[str, str] = {}
 
 
 def describe(endpoints: Sequence[Endpoint], opened: Sequence[OpenRoute], *, issuer: str) -> dict[str, Any]:
@@ -104,7 +109,7 @@ def describe(endpoints: Sequence[Endpoint], opened: Sequence[OpenRoute], *, issu
         path = _MEMBER.sub(r"{\1}", endpoint.path)
         paths.setdefault(path, {})[endpoint.method.lower()] = _operation(endpoint, named)
     for route in opened:
-        paths[route.path] = {"get": _open_operation(route, named)}
+        paths.setdefault(route.path, {})[route.method.lower()] = _open_operation(route, named)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -164,8 +169,12 @@ def _open_operation(route: OpenRoute, named: Named) -> dict[str, Any]:
             schema = {"application/json": {"schema": named.get(kind, {"type": "object"})}}
         answers[str(status)] = {"description": http.HTTPStatus(status).phrase, "content": schema}
     name = re.sub(r"\W+", "_", route.path).strip("_")
-    operation = {"operationId": name, "summary": route.summary, "tags": ["open"], "security": []}
+    operation: dict[str, Any] = {"operationId": name, "summary": route.summary, "tags": ["open"], "security": []}
     members = _path_members(route.path)
+    if route.form:
+        properties = {name: {"type": "string", "description": text} for name, text in route.form.items()}
+        content = {FORM: {"schema": {"type": "object", "properties": properties}}}
+        operation["requestBody"] = {"required": True, "content": content}
     return (
         operation
         | ({"parameters": members} if members else {})

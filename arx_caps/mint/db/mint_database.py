@@ -20,6 +20,7 @@ from arx_caps.mint.db.repositories.proofs import ProofRepository
 from arx_caps.mint.db.repositories.repeats import RepeatRepository
 from arx_caps.mint.db.repositories.services import ServiceRepository
 from arx_caps.mint.db.repositories.sessions import SessionRepository
+from arx_caps.mint.db.repositories.signing_keys import SigningKeyRepository
 from arx_caps.mint.db.repositories.tasks import TaskRepository
 from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_verifier.errors import StoreError
@@ -46,6 +47,7 @@ class MintDatabase(Database):
         repeats: Calls with an idempotency key.
         services: Tool services and their enrolment tokens.
         sessions: Sessions.
+        signing_keys: Keys that sign access tokens.
         tasks: Tasks.
 
     Args:
@@ -69,6 +71,7 @@ class MintDatabase(Database):
         self.repeats = RepeatRepository(self)
         self.services = ServiceRepository(self)
         self.sessions = SessionRepository(self)
+        self.signing_keys = SigningKeyRepository(self)
         self.tasks = TaskRepository(self)
 
     def unit(self, *, one_change: bool = False) -> UnitOfWork:

@@ -194,6 +194,20 @@ ROOT_KEYS: Final = Table(
     Column("sealed", Text),
 )
 
+# Keys that sign access tokens. The private half is sealed like the root keys, and gone once the key is retired.
+SIGNING_KEYS: Final = Table(
+    "signing_keys",
+    METADATA,
+    Column("kid", String(64), primary_key=True),  # its thumbprint
+    Column("algorithm", String(8), nullable=False),
+    Column("jwk", Text, nullable=False),  # the public half
+    Column("created_at", BigInteger, nullable=False),
+    Column("signs_from", BigInteger, nullable=False),
+    Column("retired_at", BigInteger),
+    Column("nonce", Text),
+    Column("sealed", Text),
+)
+
 # Numbers of audience keys. No two audiences have one number, so that a kill of a key id affects one audience.
 AUDIENCE_KEYS: Final = Table(
     "audience_keys",

@@ -212,6 +212,26 @@ class RootKeys:
         """
         return self._seal(sealed.name, self._unseal(sealed))
 
+    def seal_secret(self, name: str, secret: bytes) -> SealedRoot:
+        """Return another secret of the database, sealed like a root key.
+
+        Args:
+            name: What it is bound to; not the name of a root key.
+            secret: The secret.
+
+        Raises:
+            SettingsError: These keys have no seal.
+        """
+        return self._seal(name, secret)
+
+    def unseal(self, sealed: SealedRoot) -> bytes:
+        """Return a secret that ``seal_secret`` has sealed.
+
+        Raises:
+            SettingsError: It was sealed with another passphrase or key file.
+        """
+        return self._unseal(sealed)
+
     def audience_key(self, root: str, audience: str, n: int) -> tuple[str, bytes]:
         """Return key id and key of an audience's key number under a root key."""
         return f"{root}.{n}", self._derive_once(root, f"{AUDIENCE_LABEL}{audience}/{n}")
@@ -238,8 +258,9 @@ class RootKeys:
                 return _unbox(seal, sealed, _about(self.realm, sealed.name))
             except _CLOSED as error:
                 failed = error
+        what = sealed.name if "/" in sealed.name else f"root key {sealed.name}"
         raise SettingsError(
-            f"root key {sealed.name} of the database does not open: every mint of a realm has the same "
+            f"{what} of the database does not open: every mint of a realm has the same "
             "keys/root.json and the same passphrase or key file"
         ) from failed
 
