@@ -75,7 +75,10 @@ class HttpDoor:
 
         try:
             self._rates.charge(scope["arx"])
-            async with self._forwarder.send(scope["method"], scope["headers"], body, target) as answer:
+            async with (
+                self._rates.opened(scope["arx"].agent),
+                self._forwarder.send(scope["method"], scope["headers"], body, target) as answer,
+            ):
                 if answer.status in (401, 403, 407):
                     # It is about the gateway's credential: a client that gets it would ask for one of the upstream.
                     text = f"upstream {self._forwarder.name} refused the gateway ({answer.status})"

@@ -238,7 +238,10 @@ class McpDoor:
             if message.is_task and b"mcp-name" in exchange.headers:
                 name = encoded(self._tasks.known(message.params.get("taskId"), facts)).encode()
                 headers = [pair for pair in headers if pair[0] != b"mcp-name"] + [(b"mcp-name", name)]
-        async with self._forwarder.send(exchange.scope["method"], headers, body, owner=owner_of(facts)) as answer:
+        async with (
+            self._rates.opened(facts.agent),
+            self._forwarder.send(exchange.scope["method"], headers, body, owner=owner_of(facts)) as answer,
+        ):
             if answer.status in (401, 403):
                 # It is about the gateway's credential: a client that gets it would ask for one of the upstream.
                 raise UpstreamError(f"upstream {self._forwarder.name} refused the gateway ({answer.status})", sent=True)

@@ -28,6 +28,8 @@ from arx_caps.gateway.upstream_answer import UpstreamError
 _INHERITED: Final = ("HOME", "LANG", "LC_ALL", "LOGNAME", "PATH", "TMPDIR", "USER")  # what a program needs, no secret
 _STOP_S: Final = 3.0
 _PROCESSES: Final = 32  # of one agent at once: each `initialize` starts one, and no rate applies to it
+_WAITING_BYTES: Final = 256 * 1024  # of messages that a client has not read; more stay in the server's pipe
+_CHUNK_BYTES: Final = 64 * 1024
 _STREAM: Final = "text/event-stream"
 _SOURCES: Final = ("env:", "file:")
 _SUBSCRIPTION: Final = "io.modelcontextprotocol/subscriptionId"  # of MCP 2026-07-28: the id of `subscriptions/listen`
@@ -48,8 +50,9 @@ class StdioAnswer:
         self.status: int = status
         self.content_type: str = content_type
         self.session = session
-        self._messages: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
-        self._first: list[dict[str, Any] | None] = []
+        self._messages: asyncio.Queue[bytes | None] = asyncio.Queue()
+        self._first: list[bytes | None] = []
+        self._waiting, self._has_begun, self._is_open, self._room = 0, False, True, asyncio.Event()
 
     @property
     def raw_headers(self) -> tuple[tuple[bytes, bytes], ...]:
@@ -63,29 +66,45 @@ class StdioAnswer:
         return self
 
     def put(self, *messages: dict[str, Any] | None) -> None:
-        """Add messages; None is the end."""
+        """Add messages; None is the end.  A first one that answers nothing makes it a stream."""
         for message in messages:
-            self._messages.put_nowait(message)
+            if not self._has_begun and message and "method" in message:
+                self.content_type = _STREAM
+            self._has_begun = True
+            text = None if message is None else written(message)
+            self._waiting += len(text or b"")
+            self._messages.put_nowait(text)
+
+    async def put_slowly(self, message: dict[str, Any]) -> None:
+        """Add a message once the client has read enough of those before, or reads no more."""
+        while self._is_open and self._waiting > _WAITING_BYTES:
+            self._room.clear()
+            await self._room.wait()
+        if self._is_open:
+            self.put(message)
+
+    def close(self) -> None:
+        """Take no more messages of a stream: nothing waits for its client any longer."""
+        self._is_open = False
+        self._room.set()
 
     async def begin(self) -> None:
         """Wait for the first message: if it is the answer, it is the only one."""
-        first = await self._messages.get()
-        self._first.append(first)
-        if first is not None and "method" in first:
-            self.content_type = _STREAM
+        self._first.append(await self._messages.get())
 
     async def iter_any(self) -> AsyncIterator[bytes]:
         """Yield the body in parts."""
-        while (message := self._first.pop() if self._first else await self._messages.get()) is not None:
-            text = written(message)
+        while (text := self._first.pop() if self._first else await self._messages.get()) is not None:
+            self._waiting -= len(text)
+            self._room.set()
             yield b"event: message\ndata: " + text + b"\n\n" if self.content_type == _STREAM else text
 
 
 class _Process:
     """One running server, and the answers that wait for its messages."""
 
-    def __init__(self, name: str, session: str, owner: str, leaks: Leaks) -> None:
-        self.name, self.session, self.owner, self._leaks = name, session, owner, leaks
+    def __init__(self, name: str, session: str, owner: str, leaks: Leaks, longest: int) -> None:
+        self.name, self.session, self.owner, self._leaks, self._longest = name, session, owner, leaks, longest
         self.used = asyncio.get_running_loop().time()
         self.listening: StdioAnswer | None = None  # the stream of the session
         self.waiting: dict[
@@ -105,7 +124,7 @@ class _Process:
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 env=environment,
-                limit=terms.max_answer,
+                limit=_CHUNK_BYTES,
                 start_new_session=True,
             )
         except OSError as error:
@@ -166,12 +185,12 @@ class _Process:
         stdout = self._process.stdout
         assert stdout is not None
         try:
-            while line := await stdout.readline():
+            async for line in _lines(stdout, self._longest):
                 with contextlib.suppress(ValueError, RecursionError):  # what is no message is a program's own output
                     message = json.loads(line)
                     if isinstance(message, dict):
-                        self._deliver(self._without_secrets(message))
-        except ValueError:
+                        await self._deliver(self._without_secrets(message))
+        except asyncio.LimitOverrunError:
             _log.error("upstream %s wrote a line that is longer than max_answer; it is ended", self.name)
         finally:
             self._kill()
@@ -181,7 +200,7 @@ class _Process:
                     "message": f"upstream {self.name} has ended",
                     "data": {"may_have_run": True},
                 }
-                self._deliver({"jsonrpc": "2.0", "id": number, "error": error})
+                await self._deliver({"jsonrpc": "2.0", "id": number, "error": error})
             if self.listening is not None:
                 self.listening.put(None)
 
@@ -193,7 +212,7 @@ class _Process:
         # One that is no answer is dropped: its id is the server's own.
         return {"jsonrpc": "2.0", "id": None if "method" in message else message.get("id"), "error": error}
 
-    def _deliver(self, message: dict[str, Any]) -> None:
+    async def _deliver(self, message: dict[str, Any]) -> None:
         number, params = message.get("id"), message.get("params")
         if "method" not in message:
             if not isinstance(number, int) or number not in self.waiting:
@@ -208,20 +227,23 @@ class _Process:
             if not isinstance(progress, int) or progress not in self.waiting:
                 return
             _, token, answer = self.waiting[progress]
-            answer.put({**message, "params": {**params, "progressToken": token}})
+            await answer.put_slowly({**message, "params": {**params, "progressToken": token}})
             return
         if (subscription := _meta_of(params).get(_SUBSCRIPTION)) is not None:
             if isinstance(subscription, int) and subscription in self.waiting:
                 old, _, answer = self.waiting[subscription]
-                answer.put({**message, "params": _subscribed(params, old)})
+                await answer.put_slowly({**message, "params": _subscribed(params, old)})
             return
         # Over a pipe a server does not say which request a message of its own is about.
         target = self.listening or next((answer for _, _, answer in reversed(self.waiting.values())), None)
         if target is not None:
-            target.put(message)
+            await target.put_slowly(message)
 
     async def stop(self) -> None:
         """End it: first by the end of its input, as the specification says."""
+        answers = [answer for _, _, answer in self.waiting.values()]
+        for answer in answers if self.listening is None else [*answers, self.listening]:
+            answer.close()  # the reader would wait for its client
         stdin = self._process.stdin
         assert stdin is not None
         stdin.close()
@@ -311,6 +333,7 @@ class StdioUpstream:
             try:
                 yield answer
             finally:
+                answer.close()
                 if process.listening is answer:  # a later request may have taken its place
                     process.listening = None
         elif "method" not in message or "id" not in message:
@@ -332,6 +355,7 @@ class StdioUpstream:
                 raise UpstreamError(f"upstream {self.name} did not answer in time", sent=True, timed_out=True) from None
             yield answer
         finally:
+            answer.close()
             if process.waiting.pop(number, None) is not None and process.runs:
                 params = {"requestId": number, "reason": "the caller is gone or may not go on"}
                 note = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": params}
@@ -367,7 +391,7 @@ class StdioUpstream:
             raise UpstreamError(
                 f"upstream {self.name} has {_PROCESSES} processes of this agent: end a session", sent=False
             )
-        process = _Process(self.name, secrets.token_urlsafe(18), owner, self._leaks)
+        process = _Process(self.name, secrets.token_urlsafe(18), owner, self._leaks, self._terms.max_answer)
         await process.start(self._terms, self._environment)
         return process
 
@@ -409,6 +433,26 @@ def _meta_of(part: Any) -> dict[str, Any]:
 def _subscribed(part: Any, subscription: Any) -> dict[str, Any]:
     """Return parameters or a result that names its subscription as the client does."""
     return {**part, "_meta": {**part["_meta"], _SUBSCRIPTION: subscription}}
+
+
+async def _lines(stream: asyncio.StreamReader, longest: int) -> AsyncIterator[bytes]:
+    """Yield the lines of a stream.
+
+    Raises:
+        LimitOverrunError: One is longer than ``longest``.
+    """
+    # With the limit of a StreamReader, as much as twice the longest line would wait in memory.
+    kept = bytearray()
+    while chunk := await stream.read(_CHUNK_BYTES):
+        *lines, rest = chunk.split(b"\n")
+        for line in lines:
+            yield bytes(kept + line)
+            kept.clear()
+        kept += rest
+        if len(kept) > longest:
+            raise asyncio.LimitOverrunError("a line is too long", len(kept))
+    if kept:
+        yield bytes(kept)
 
 
 def _empty(status: int) -> StdioAnswer:

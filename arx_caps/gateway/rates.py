@@ -1,5 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How often an agent may call through the gateway.  A call over the rate is decided on and not forwarded."""
+"""How often an agent may call through the gateway, and how many calls of it may be open.
+
+A call over the rate is decided on and not forwarded.
+"""
+
+import contextlib
+from collections import Counter
+from collections.abc import AsyncIterator
 
 from arx_caps.buckets import Buckets
 from arx_caps.gateway.settings import RateTerms, read_rate
@@ -27,6 +34,7 @@ class Rates:
 
     def __init__(self, terms: RateTerms) -> None:
         self._agents, self._tools = _buckets(terms.agent), _buckets(terms.tool)
+        self._most, self._open = terms.open, Counter[str]()
 
     def charge(self, grant: Grant) -> None:
         """Charge an agent for a call.
@@ -41,6 +49,27 @@ class Rates:
             raise OverRateError(f"{grant.agent} calls", wait_s)
         if self._tools is not None and (wait_s := self._tools.take(f"{grant.agent} {grant.tool}")):
             raise OverRateError(f"{grant.agent} calls {grant.tool}", wait_s)
+
+    @contextlib.asynccontextmanager
+    async def opened(self, agent: str) -> AsyncIterator[None]:
+        """Count a request or a stream of an agent while it is open.
+
+        Args:
+            agent: The agent that the mint proved.
+
+        Raises:
+            OverRateError: It has too many.
+        """
+        # Streams may be open for long: those of one agent must take neither all places nor connections to the upstream.
+        if self._open[agent] >= self._most:
+            raise OverRateError(f"{agent} has {self._most} requests and streams open, and calls", 1)
+        self._open[agent] += 1
+        try:
+            yield
+        finally:
+            self._open[agent] -= 1
+            if not self._open[agent]:
+                del self._open[agent]
 
 
 def _buckets(text: str | None) -> Buckets | None:

@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run the gateway as a process until SIGINT or SIGTERM; SIGHUP reads its file again."""
+"""Run the gateway as a process until SIGINT or SIGTERM; SIGHUP reads its file again, or is a terminal's end."""
 
 import asyncio
 import contextlib
 import functools
 import logging
 import os
-import resource
 import signal
 import socket
 import threading
@@ -18,25 +17,18 @@ import uvicorn
 
 from arx_caps.gateway.gateway import Gateway
 from arx_caps.gateway.settings import read_settings
-from arx_caps.server_process import is_loopback, open_listener, stop_at_eof
+from arx_caps.http_server.connections import AT_ONCE, BACKLOG, BoundedProtocol, bounded, places_for
+from arx_caps.http_server.server import BoundedServer, http_protocol
+from arx_caps.server_process import has_terminal, is_loopback, open_listener, stop_at_eof
 from arx_verifier.errors import ArxError, SettingsError
 
-_BACKLOG: Final = 2048  # connections that wait to be accepted
 _GRACE_S: Final = 10  # for running requests at a stop
-_KEEP_ALIVE_S: Final = 60
+_REQUEST_S: Final = 30.0  # for a whole request of 1 MiB, and for a client that reads nothing of its answer
+_KEEP_ALIVE_S: Final = 25  # how long an idle connection is kept; a proxy must give it up sooner
 _CONNECTIONS: Final = 4_096
 _OTHER_FILES: Final = 512  # pipes of processes, journals, connections to stores and mints, standard streams
 
 _log = logging.getLogger(__name__)
-
-
-class _Server(uvicorn.Server):
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        if self.started:
-            self.on_started()
-
-    on_started: Callable[[], None]
 
 
 def serve(path: Path | str, *, on_ready: Callable[[dict[str, object]], None], until_eof: bool = False) -> None:
@@ -55,7 +47,7 @@ def serve(path: Path | str, *, on_ready: Callable[[dict[str, object]], None], un
     gateway = Gateway(settings)
     with contextlib.ExitStack() as stack:
         listeners = [
-            stack.enter_context(contextlib.closing(open_listener("gateway", *address, _BACKLOG)))
+            stack.enter_context(contextlib.closing(open_listener("gateway", *address, BACKLOG)))
             for address in addresses
         ]
         runner = stack.enter_context(asyncio.Runner(loop_factory=_loop_factory()))
@@ -69,8 +61,11 @@ async def _serve(
     on_ready: Callable[[dict[str, object]], None],
     until_eof: bool,
 ) -> None:
+    protocol = gateway_protocol(http_protocol())
     config = uvicorn.Config(
         gateway,
+        http=protocol,
+        backlog=AT_ONCE,
         log_config=None,
         log_level="error",  # an attacker could fill the log with malformed requests
         access_log=False,
@@ -80,12 +75,10 @@ async def _serve(
         lifespan="off",
         timeout_graceful_shutdown=_GRACE_S,
         timeout_keep_alive=_KEEP_ALIVE_S,
-        limit_concurrency=places_for_connections(),
     )
-    server = _Server(config)
     places = [":".join(map(str, listener.getsockname()[:2])) for listener in listeners]
     facts: dict[str, object] = {"listen": places, "pid": os.getpid(), "upstreams": sorted(gateway.upstreams)}
-    server.on_started = lambda: on_ready(facts)
+    server = BoundedServer(config, protocol, lambda: on_ready(facts))
     loop = asyncio.get_running_loop()
     reloads: set[asyncio.Task[None]] = set()
 
@@ -94,9 +87,9 @@ async def _serve(
         reloads.add(task)
         task.add_done_callback(reloads.discard)
 
-    loop.add_signal_handler(signal.SIGHUP, hangup)
+    stop = functools.partial(setattr, server, "should_exit", True)
+    loop.add_signal_handler(signal.SIGHUP, stop if has_terminal() else hangup)
     if until_eof:
-        stop = functools.partial(setattr, server, "should_exit", True)
         threading.Thread(target=stop_at_eof, args=(stop,), name="arx-gateway-parent", daemon=True).start()
     async with gateway.running():
         await server.serve(sockets=listeners)
@@ -110,15 +103,15 @@ async def _reload(gateway: Gateway, path: Path) -> None:
         _log.error("the gateway goes on as before: %s", error)
 
 
-def places_for_connections() -> int:
-    """Raise the limit of open files as far as needed, and return how many connections of clients it has room for."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = 2 * _CONNECTIONS + _OTHER_FILES  # a call has a connection of its client, and one to the upstream
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    room = _CONNECTIONS if soft == resource.RLIM_INFINITY else (soft - _OTHER_FILES) // 2
-    return max(1, min(_CONNECTIONS, room))
+def gateway_protocol(parser: type[BoundedProtocol]) -> type[BoundedProtocol]:
+    """Return the protocol class of a gateway.
+
+    Args:
+        parser: Parses HTTP.
+    """
+    # A call has a connection of its client, and one to the upstream.
+    places = places_for(_CONNECTIONS, files=2, other_files=_OTHER_FILES)
+    return bounded(parser, places=places, request_s=_REQUEST_S, type_of=lambda _: "about:blank")
 
 
 def _address(text: str, behind_tls: bool) -> tuple[str, int]:

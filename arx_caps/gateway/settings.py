@@ -50,10 +50,12 @@ class RateTerms(_Table, frozen=True, kw_only=True):
     Attributes:
         agent: Of each agent.
         tool: Of each agent to each tool.
+        open: Requests and streams of each agent that are open at once.
     """
 
     agent: str | None = None
     tool: str | None = None
+    open: Annotated[int, Meta(ge=1)] = 256
 
 
 class UpstreamTerms(_Table, frozen=True, kw_only=True):

@@ -15,9 +15,9 @@ from pathlib import Path
 import httpx
 import pytest
 
+from arx_caps.http_server.connections import BoundedProtocol
 from arx_caps.mint.api.app import create_app
-from arx_caps.mint.server import connections
-from arx_caps.mint.server.connections import bounded
+from arx_caps.mint.server import serve
 from tests.agent.live import serving
 from tests.mint.harness import ISSUER, local_mint, make_realm
 from tests.mint.http import PARSERS
@@ -35,13 +35,13 @@ def parser(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def protocol(parser: str, monkeypatch: pytest.MonkeyPatch) -> type[connections.BoundedProtocol]:
-    monkeypatch.setattr(connections, "MAX_CONNECTIONS", PLACES)
-    return bounded(ISSUER, PARSERS[parser][0])
+def protocol(parser: str, monkeypatch: pytest.MonkeyPatch) -> type[BoundedProtocol]:
+    monkeypatch.setattr(serve, "MAX_CONNECTIONS", PLACES)
+    return serve.mint_protocol(PARSERS[parser][0], ISSUER)
 
 
 @pytest.fixture
-def port(tmp_path: Path, parser: str, protocol: type[connections.BoundedProtocol]) -> Iterator[int]:
+def port(tmp_path: Path, parser: str, protocol: type[BoundedProtocol]) -> Iterator[int]:
     mint = local_mint(make_realm(tmp_path / "realm"))
     loop = PARSERS[parser][1]
     with serving(create_app(mint), http=protocol, loop=loop, log_config=None, lifespan="off") as port:
@@ -59,7 +59,7 @@ def strangers(port: int, count: int) -> Iterator[list[socket.socket]]:
         yield sockets
 
 
-def test_who_waits_longest_makes_room(port: int, protocol: type[connections.BoundedProtocol]) -> None:
+def test_who_waits_longest_makes_room(port: int, protocol: type[BoundedProtocol]) -> None:
     """However many connections are held open, the next caller is served, and no more places taken than there are."""
     with strangers(port, 5 * PLACES):
         for _ in range(3):
@@ -68,9 +68,11 @@ def test_who_waits_longest_makes_room(port: int, protocol: type[connections.Boun
 
 
 @pytest.mark.parametrize("part", PARTS)
-def test_a_request_that_does_not_arrive_is_given_up(port: int, part: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_request_that_does_not_arrive_is_given_up(
+    port: int, part: bytes, protocol: type[BoundedProtocol], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Neither a held connection nor one that sends a byte now and then lives longer than a request may take."""
-    monkeypatch.setattr(connections, "REQUEST_S", 0.3)
+    monkeypatch.setattr(protocol, "request_s", 0.3)
     with socket.create_connection(("127.0.0.1", port), timeout=20) as stranger:
         closed = False
         stranger.sendall(part)
@@ -97,9 +99,11 @@ def test_hanging_up_is_no_line_of_the_log(port: int, caplog: pytest.LogCaptureFi
     assert not [record for record in caplog.records if "failed" in record.message or record.exc_info]
 
 
-def test_a_caller_at_work_is_left_alone(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_caller_at_work_is_left_alone(
+    port: int, protocol: type[BoundedProtocol], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The time is for the request: a kept connection that goes on asking is served on, however long it lives."""
-    monkeypatch.setattr(connections, "REQUEST_S", 0.2)
+    monkeypatch.setattr(protocol, "request_s", 0.2)
     with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=20) as client:
         for _ in range(100):
             assert client.get("/readyz").status_code in (200, 503)

@@ -32,6 +32,7 @@ CAPS_IMPORTS = {
     "buckets": set(),
     "server_process": set(),
     "http_client": set(),
+    "http_server": set(),
     "event_stream": set(),
     "_embedded_guard": set(),
     "embedded": {"_embedded_guard"},
@@ -48,11 +49,11 @@ CAPS_IMPORTS = {
     "agent": {"jose", "keyfile", "durations", "http_client"},
     "connect": {"agent", "http_client", "event_stream"},
     "service": {"keyfile", "agent", "audit"},
-    "gateway": {"buckets", "durations", "event_stream", "server_process", "service"},
+    "gateway": {"buckets", "durations", "event_stream", "http_server", "server_process", "service"},
     "mint": set(
         """
-        access_token audit buckets embedded engines durations http_client jose keyfile limits realm revocation
-        server_process
+        access_token audit buckets embedded engines durations http_client http_server jose keyfile limits realm
+        revocation server_process
         """.split()
     ),
 }
@@ -62,6 +63,7 @@ CAPS_IMPORTS["cli"] = {package for package in CAPS_IMPORTS if not package.starts
     "limits",
     "engines",
     "event_stream",
+    "http_server",
 }
 # Nothing imports an adapter, but for `Task`, whose methods load those of HTTP clients at their first use.
 CAPS_IMPORTS["integrations"] = {"agent"}

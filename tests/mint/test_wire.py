@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from arx_caps.http_server.httptools_protocol import MAX_QUEUED, BoundedHttpTools
 from arx_caps.mint.api.app import create_app
-from arx_caps.mint.server.connections import bounded
-from arx_caps.mint.server.httptools_protocol import MAX_QUEUED, BoundedHttpTools
+from arx_caps.mint.server.serve import mint_protocol
 from tests.agent.live import serving
 from tests.mint.harness import ISSUER, local_mint, make_realm
 from tests.mint.http import PARSERS
@@ -25,7 +25,9 @@ CHUNKED = b"Transfer-Encoding: chunked\r\n\r\n"
 def port(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     mint = local_mint(make_realm(tmp_path_factory.mktemp("realm") / "realm"))
     parser, loop = PARSERS[request.param]
-    with serving(create_app(mint), http=bounded(ISSUER, parser), loop=loop, log_config=None, lifespan="off") as port:
+    with serving(
+        create_app(mint), http=mint_protocol(parser, ISSUER), loop=loop, log_config=None, lifespan="off"
+    ) as port:
         yield port
     mint.close()
 
@@ -86,7 +88,7 @@ def test_requests_before_an_answer_are_bounded(tmp_path: Path) -> None:
     """httptools parses all that has arrived: a few requests wait for those ahead of them, many end the connection."""
     mint = local_mint(make_realm(tmp_path / "realm"))
     request = b"GET /healthz HTTP/1.1\r\n" + HOST + b"\r\n"
-    protocol = bounded(ISSUER, BoundedHttpTools)
+    protocol = mint_protocol(BoundedHttpTools, ISSUER)
     with serving(create_app(mint), http=protocol, loop="uvloop", log_config=None, lifespan="off") as port:
         for count, answered in ((MAX_QUEUED, MAX_QUEUED), (20 * MAX_QUEUED, 0)):
             with socket.create_connection(("127.0.0.1", port), timeout=20) as stranger:

@@ -13,7 +13,6 @@ import logging
 import os
 import queue
 import signal
-import socket
 import sys
 import threading
 from collections.abc import Callable, Sequence
@@ -25,17 +24,22 @@ import uvicorn
 from prometheus_client import start_http_server
 from starlette.applications import Starlette
 
+from arx_caps.http_server.connections import AT_ONCE, BACKLOG, BoundedProtocol, bounded, places_for
+from arx_caps.http_server.server import BoundedServer, http_protocol
 from arx_caps.mint.api.access_log import log_lines
 from arx_caps.mint.api.app import create_app
 from arx_caps.mint.api.metrics import Metrics
+from arx_caps.mint.api.problems import type_of
 from arx_caps.mint.runtime import MintRuntime, need_store
-from arx_caps.mint.server.connections import AT_ONCE, BACKLOG, BoundedProtocol, accept_last, bounded
 from arx_caps.realm import PASSPHRASE_VARIABLE, Realm, default_folder
 from arx_caps.server_process import has_terminal, is_loopback, open_listener, stop_at_eof
 from arx_verifier.errors import ArxError, SettingsError
 
 STORE_VARIABLE: Final = "ARX_STORE_URL"
 LOG_VARIABLE: Final = "ARX_LOG"
+REQUEST_S: Final = 10.0  # for a whole request of 64 KiB, and for the client to read of its answer
+MAX_CONNECTIONS: Final = 2048
+OTHER_FILES: Final = 4 * AT_ONCE + 128  # free for new connections, database, log, journal, store and standard streams
 GRACE_S: Final = 10  # for running requests at a stop: as long as one may take to arrive
 KEEP_ALIVE_S: Final = 15  # how long an idle connection is kept
 SETTINGS_EXIT: Final = 2  # an operator must change something first
@@ -43,27 +47,6 @@ LATER_EXIT: Final = 3  # a retry may help: a store or a disk did not answer
 GARBAGE_AT: Final = 50_000  # new objects until a garbage collection; some running batches have as many
 
 _log = logging.getLogger(__name__)
-
-
-class _Server(uvicorn.Server):
-    """uvicorn's server, which announces itself on stderr and answers every request before it stops."""
-
-    announcement: dict[str, object]
-    protocol: type[BoundedProtocol]
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        for listener in sockets or ():
-            listener.listen(BACKLOG)  # asyncio uses one number for the backlog and for accepts in a turn
-        if self.started:
-            print(json.dumps(self.announcement), file=sys.stderr, flush=True)
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        await accept_last(sockets or ())
-        for server in self.servers:
-            server.close()
-        await self.protocol.take_last()
-        await super().shutdown(sockets)
 
 
 def serve(
@@ -119,11 +102,12 @@ def serve(
         listener.close()
         mint.close()
         raise
-    protocol = bounded(realm.issuer, http_protocol())
-    server = _Server(_config(app, protocol))
-    server.protocol = protocol
-    server.announcement = {"ready": True, "realm": realm.name, "issuer": realm.issuer, "pid": os.getpid()}
-    server.announcement |= {"listen": f"{host}:{listener.getsockname()[1]}", "policy": mint.policies.loaded.digest}
+    protocol = mint_protocol(http_protocol(), realm.issuer)
+    announced: dict[str, object] = {"ready": True, "realm": realm.name, "issuer": realm.issuer, "pid": os.getpid()}
+    announced |= {"listen": f"{host}:{listener.getsockname()[1]}", "policy": mint.policies.loaded.digest}
+    server = BoundedServer(
+        _config(app, protocol), protocol, lambda: print(json.dumps(announced), file=sys.stderr, flush=True)
+    )
     if until_eof:
         stop = functools.partial(setattr, server, "should_exit", True)
         threading.Thread(target=stop_at_eof, args=(stop,), name="arx-mint-parent", daemon=True).start()
@@ -149,15 +133,19 @@ def _serve_metrics(realm: Realm, metrics: Metrics) -> WSGIServer | None:
     return server
 
 
-def http_protocol() -> type[BoundedProtocol]:
-    """Return the protocol of httptools if it is installed, else that of h11."""
-    try:
-        from arx_caps.mint.server.httptools_protocol import BoundedHttpTools
-    except ImportError:
-        from arx_caps.mint.server.h11_protocol import BoundedH11
+def mint_protocol(parser: type[BoundedProtocol], issuer: str) -> type[BoundedProtocol]:
+    """Return the protocol class of a mint, with a place for each file that it can open.
 
-        return BoundedH11
-    return BoundedHttpTools
+    Args:
+        parser: Parses HTTP.
+        issuer: The mint's public base URL, for the ``type`` of problems.
+    """
+    return bounded(
+        parser,
+        places=places_for(MAX_CONNECTIONS, files=1, other_files=OTHER_FILES),
+        request_s=REQUEST_S,
+        type_of=lambda code: type_of(code, issuer),
+    )
 
 
 def _config(app: Starlette, protocol: type[BoundedProtocol]) -> uvicorn.Config:

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bounds on connections before authentication: their number, and the time for a request.
+"""Bounds on connections: their number, the time for a request, and for a client that does not read its answer.
 
 The bounds are alike for every parser of HTTP; ``h11_protocol`` and ``httptools_protocol`` add what differs.
 """
 
-# uvicorn waits for a request without limit, and a process without a free file descriptor can neither accept, record nor
-# kill. So a request that does not arrive in time is given up. When all places are taken, the connection that has waited
-# longest is closed: an attacker who holds connections open cannot lock an operator out.
+# uvicorn waits for a request without limit, and a process without a free file descriptor can neither accept, record
+# nor kill. So a request that does not arrive in time is given up, and a client that does not read its answer, which
+# waits in memory. When all places are taken, the connection that has waited longest is closed: an attacker who holds
+# connections open cannot lock an operator out.
 #
 # A server that stops loses bytes that it has not read: uvicorn closes every connection without a request. Here such
 # connections get a short time, and an answer.
@@ -17,35 +18,33 @@ import json
 import resource
 import select
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Final
 
-from arx_caps.mint.api.problems import type_of
 from arx_verifier.errors import REASONS
 
-REQUEST_S: Final = 10.0  # for a whole request of 64 KiB, and for the client to read its answer
 BACKLOG: Final = 512  # of a listener, for connections that wait to be accepted
 AT_ONCE: Final = 64  # accepted in one turn of the event loop; a closed place is free some turns later
-MAX_CONNECTIONS: Final = 2048
 LOOK_S: Final = 0.01  # between two checks for last requests
 QUIET_TURNS: Final = 3  # an accepted connection belongs to its listener one turn of the event loop later
 LAST_LOOKS: Final = 50  # half a second for requests that are arriving when the server stops
-OTHER_FILES: Final = 4 * AT_ONCE + 128  # free for new connections, database, log, journal, store and standard streams
 
 
 class BoundedProtocol(asyncio.Protocol):
     """Bounds connections in number and time. It must precede a protocol of uvicorn in the bases.
 
     Attributes:
-        most: How many connections may be open.
+        places: How many connections may be open.
+        request_s: How long a whole request may take to arrive, and how long a client may read nothing of an answer, s.
+        type_of: Returns the ``type`` of a problem with a code.
         held: The open connections, ordered by when they began to wait.
-        issuer: The mint's public base URL, for the ``type`` of problems.
         leaving: Whether the server stops.
     """
 
-    most: ClassVar[int] = MAX_CONNECTIONS
+    places: ClassVar[int]
+    request_s: ClassVar[float]
+    type_of: ClassVar[Callable[[str], str]]
     held: ClassVar[dict["BoundedProtocol", None]]  # a dict for its order
-    issuer: ClassVar[str]
     leaving: ClassVar[bool] = False
     # uvicorn's.
     cycle: Any
@@ -53,6 +52,7 @@ class BoundedProtocol(asyncio.Protocol):
     loop: asyncio.AbstractEventLoop
     transport: asyncio.Transport
     _since = 0.0
+    _stalled = 0.0  # when the client began to read nothing, while it does
     _timer: asyncio.TimerHandle | None = None
     _begun = False
 
@@ -60,7 +60,7 @@ class BoundedProtocol(asyncio.Protocol):
         """Take a place; if there is none, close the connection that has waited longest."""
         super().connection_made(transport)
         self._watch()
-        if len(self.held) > self.most:
+        if len(self.held) > self.places:
             longest = next((connection for connection in self.held if connection.waits()), self)
             longest.transport.abort()
             self.held.pop(longest, None)
@@ -87,7 +87,7 @@ class BoundedProtocol(asyncio.Protocol):
                 self.transport.abort()
                 return
         code, phrase = "malformed_request", http.HTTPStatus(status).phrase
-        problem = {"type": type_of(code, self.issuer), "title": REASONS[code].meaning, "status": status}
+        problem = {"type": type(self).type_of(code), "title": REASONS[code].meaning, "status": status}
         problem |= {"detail": detail, "code": code}
         body = json.dumps(problem)
         head = (
@@ -140,15 +140,28 @@ class BoundedProtocol(asyncio.Protocol):
         self.held[self] = None
         self._since = self.loop.time()
         if self._timer is None:
-            self._timer = self.loop.call_later(REQUEST_S, self._look)
+            self._timer = self.loop.call_later(self.request_s, self._look)
 
     def _look(self) -> None:
-        left_s = self._since + REQUEST_S - self.loop.time()
-        if left_s <= 0 and (self.waits() or self.flow.write_paused or self.transport.is_closing()):
+        since = now = self.loop.time()  # the application's work and a stream have no limit here
+        if self.flow.write_paused or self.transport.is_closing():
+            since = self._stalled = self._stalled or now
+        elif self.waits():
+            since = self._since
+        if now - since >= self.request_s:
             self.transport.abort()
             return
-        # A newer request has more time, and the application's work has no limit here.
-        self._timer = self.loop.call_later(left_s if left_s > 0 else REQUEST_S, self._look)
+        self._timer = self.loop.call_later(since + self.request_s - now, self._look)
+
+    def pause_writing(self) -> None:
+        """Wait for the client to read."""
+        self._stalled = self.loop.time()
+        super().pause_writing()
+
+    def resume_writing(self) -> None:
+        """Go on."""
+        self._stalled = 0.0
+        super().resume_writing()
 
 
 async def accept_last(listeners: Sequence[socket.socket]) -> None:
@@ -166,19 +179,34 @@ async def accept_last(listeners: Sequence[socket.socket]) -> None:
         await asyncio.sleep(0)  # the event loop accepts
 
 
-def bounded(issuer: str, protocol: type[BoundedProtocol]) -> type[BoundedProtocol]:
-    """Return the protocol class of one server, with a place for each file it can open.
+def bounded(
+    protocol: type[BoundedProtocol], *, places: int, request_s: float, type_of: Callable[[str], str]
+) -> type[BoundedProtocol]:
+    """Return the protocol class of one server.
 
     Args:
-        issuer: The mint's public base URL, for the ``type`` of problems.
         protocol: Parses HTTP.
+        places: As the attribute.
+        request_s: As the attribute.
+        type_of: As the attribute.
     """
-    # Files are left over for everything else: a mint that is full of connections must still record and kill.
+    members = {"places": places, "request_s": request_s, "type_of": staticmethod(type_of), "held": {}}
+    return type("Bounded", (protocol,), members)
+
+
+def places_for(connections: int, *, files: int, other_files: int) -> int:
+    """Raise the limit of open files as far as needed, and return how many connections of clients it has room for.
+
+    Args:
+        connections: How many there may be at most.
+        files: Files that a connection takes.
+        other_files: Files that everything else takes.
+    """
+    # A server that is full of connections must still record and kill.
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = MAX_CONNECTIONS + OTHER_FILES
+    wanted = files * connections + other_files
     if soft != resource.RLIM_INFINITY and soft < wanted:
         soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    most = MAX_CONNECTIONS if soft == resource.RLIM_INFINITY else min(MAX_CONNECTIONS, soft - OTHER_FILES)
-    members: dict[str, Any] = {"most": max(most, 1), "held": {}, "issuer": issuer}
-    return type("Bounded", (protocol,), members)
+    room = connections if soft == resource.RLIM_INFINITY else (soft - other_files) // files
+    return max(1, min(connections, room))

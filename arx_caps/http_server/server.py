@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""uvicorn's server, which announces itself and answers every request before it stops."""
+
+import socket
+from collections.abc import Callable
+
+import uvicorn
+
+from arx_caps.http_server.connections import BACKLOG, BoundedProtocol, accept_last
+
+
+class BoundedServer(uvicorn.Server):
+    """A server whose connections are bounded.
+
+    Args:
+        config: Its ``http`` is ``protocol``.
+        protocol: A class that ``bounded`` returned.
+        on_started: Called once it serves.
+    """
+
+    def __init__(self, config: uvicorn.Config, protocol: type[BoundedProtocol], on_started: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._protocol, self._on_started = protocol, on_started
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Accept connections."""
+        await super().startup(sockets)
+        for listener in sockets or ():
+            listener.listen(BACKLOG)  # asyncio uses one number for the backlog and for accepts in a turn
+        if self.started:
+            self._on_started()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Answer the requests that are arriving, and stop."""
+        await accept_last(sockets or ())
+        for server in self.servers:
+            server.close()
+        await self._protocol.take_last()
+        await super().shutdown(sockets)
+
+
+def http_protocol() -> type[BoundedProtocol]:
+    """Return the protocol of httptools if it is installed, else that of h11."""
+    try:
+        from arx_caps.http_server.httptools_protocol import BoundedHttpTools
+    except ImportError:
+        from arx_caps.http_server.h11_protocol import BoundedH11
+
+        return BoundedH11
+    return BoundedHttpTools
