@@ -123,11 +123,13 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         assert "records are lost" not in world.log()
         assert "Traceback" not in world.log()
     finally:
+        running = world.log()
         up.terminate()
         upstream.terminate()
         up.wait(60)
         upstream.wait(60)
     assert up.returncode == 0, world.log()
+    assert world.log().removeprefix(running) == "stopped\nstopped\n"  # the gateway first, while it has its store
 
 
 def answers(url: str) -> bool:

@@ -54,9 +54,16 @@ def up_command(
                 beside.start()
         announced.append(1)
 
+    # The gateway stops first: its last calls need the store, and its last records the mint.
+    stop_beside = beside.stop if beside is not None else lambda: None
     try:
-        up(realm_dir, passphrase=read_passphrase(passphrase_file), on_ready=on_ready, **options)
+        up(
+            realm_dir,
+            passphrase=read_passphrase(passphrase_file),
+            on_ready=on_ready,
+            on_stop=stop_beside,
+            **options,
+        )
     finally:
-        if beside is not None:
-            beside.stop()
+        stop_beside()
     console.say("stopped")

@@ -39,6 +39,7 @@ class Supervisor:
         behind_tls: Whether TLS ends before the mint.
         passphrase: Opens the root keys, if a passphrase seals them.
         on_ready: Called in a thread with the mint's announcement, after each start.
+        on_stop: Called at the end, before the mint and the store stop.
     """
 
     def __init__(
@@ -50,13 +51,14 @@ class Supervisor:
         behind_tls: bool = False,
         passphrase: str | None = None,
         on_ready: OnReady = lambda _: None,
+        on_stop: Callable[[], None] = lambda: None,
     ) -> None:
         self._realm = realm
         self._options = ["--realm-dir", str(realm.folder), "--until-eof"]
         self._options += ["--host", host] if host is not None else []
         self._options += ["--port", str(port)] if port is not None else []
         self._options += ["--behind-tls"] if behind_tls else []
-        self._passphrase, self._on_ready = passphrase, on_ready
+        self._passphrase, self._on_ready, self._on_stop = passphrase, on_ready, on_stop
         self._stop = threading.Event()
         self._refused: SettingsError | None = None
         self._process: subprocess.Popen[bytes] | None = None  # the mint, after its announcement
@@ -112,6 +114,8 @@ class Supervisor:
             while process.poll() is None and not self._stop.wait(POLL_S):
                 if store is not None and not store.running:
                     store.start()
+            if self._stop.is_set():
+                self._on_stop()
         finally:
             _end(process)
             reader.join(STOP_S)
@@ -156,6 +160,7 @@ def up(
     behind_tls: bool = False,
     passphrase: str | None = None,
     on_ready: OnReady = lambda _: None,
+    on_stop: Callable[[], None] = lambda: None,
 ) -> None:
     """Run a realm until SIGINT or SIGTERM. SIGHUP reloads the policy.
 
@@ -168,6 +173,7 @@ def up(
         behind_tls: Whether TLS ends before the mint.
         passphrase: Opens the root keys, if a passphrase seals them.
         on_ready: Called in a thread with the mint's announcement, after each start.
+        on_stop: Called at the end, before the mint and the store stop.
 
     Raises:
         SettingsError: The realm, the mint or the store cannot be started.
@@ -179,6 +185,7 @@ def up(
         behind_tls=behind_tls,
         passphrase=passphrase,
         on_ready=on_ready,
+        on_stop=on_stop,
     )
     before = {number: signal.signal(number, lambda *_: supervisor.stop()) for number in (signal.SIGINT, signal.SIGTERM)}
     on_hangup = supervisor.stop if has_terminal() else supervisor.reload
