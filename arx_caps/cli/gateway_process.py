@@ -6,11 +6,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+import click
+
 from arx_caps.cli.place import Place
+from arx_caps.cli.terminal import Console
 from arx_verifier.errors import ArxError
 
 _PAUSES_S: Final = (0.5, 10.0)  # the shortest and longest before a restart
@@ -24,11 +26,11 @@ class GatewayProcess:
     Args:
         file: The gateway's file.
         place: The realm on this machine, whose operator enrols the upstreams.
-        report: Gets what a person should know.
+        console: Gets what a person should know.
     """
 
-    def __init__(self, file: Path, place: Place, report: Callable[[str], None]) -> None:
-        self._file, self._place, self._report = file, place, report
+    def __init__(self, file: Path, place: Place, console: Console) -> None:
+        self._file, self._place, self._console = file, place, console
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="arx-gateway", daemon=True)
 
@@ -50,7 +52,7 @@ class GatewayProcess:
                 self._enrol()
                 self._run_once()
             except ArxError as error:
-                self._report(f"the gateway does not run: {error}")
+                click.echo(f"arx: the gateway does not run: {error}", err=True)  # with --quiet, too
             pause = _PAUSES_S[0] if time.monotonic() - began > _SETTLED_S else min(2 * pause, _PAUSES_S[1])
             self._stop.wait(pause)
 
@@ -58,6 +60,7 @@ class GatewayProcess:
         # -P: `-m` alone would import modules from the working folder first.  The end of its stdin stops it, also after
         # a kill of this process; a session of its own, so that Ctrl-C reaches this process alone.
         words = [sys.executable, "-P", "-m", "arx_caps.cli", "gateway", str(self._file), "--until-eof"]
+        words += ["--quiet"] if self._console.quiet else []
         with subprocess.Popen(words, stdin=subprocess.PIPE, start_new_session=True) as process:
             while process.poll() is None and not self._stop.wait(0.2):
                 pass
@@ -84,4 +87,4 @@ class GatewayProcess:
             invited = Invitation(*(str(answer[member]) for member in ("audience", "enrolment", "issuer")))
             with contextlib.closing(MintClient(invited.issuer, now=now_ms, ca=self._place.ca())) as mint:
                 join_service(invited, mint, out=path, key_out=path.with_suffix(".key"), ca=self._place.ca())
-            self._report(f"enrolled the service {terms.audience} for the gateway: {path}")
+            self._console.say(f"enrolled the service {terms.audience} for the gateway: {path}")

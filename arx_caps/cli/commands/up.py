@@ -40,7 +40,7 @@ def up_command(
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     realm = Realm.open(realm_dir)
     store = store_url(realm) if realm.store is None else None  # the operator's own store URL may contain a password
-    beside = GatewayProcess(gateway, Place(realm_dir), console.say) if gateway is not None else None
+    beside = GatewayProcess(gateway, Place(realm_dir), console) if gateway is not None else None
     announced: list[int] = []  # the mint is ready again after each restart; only the first is a result
 
     def on_ready(said: dict[str, Any]) -> None:
