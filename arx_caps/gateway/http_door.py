@@ -74,7 +74,7 @@ class HttpDoor:
             await send(message)
 
         try:
-            self._rates.charge(scope["arx"])
+            self._rates.charge(scope["arx"].agent, scope["arx"].tool)
             async with (
                 self._rates.opened(scope["arx"].agent),
                 self._forwarder.send(scope["method"], scope["headers"], body, target) as answer,

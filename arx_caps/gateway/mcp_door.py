@@ -141,7 +141,9 @@ class McpDoor:
             await self._refuse(exchange, message, problem)
         except OverRateError as error:
             data = {"code": "rate_limited", "wait_s": error.wait_s}
-            await _close(exchange, 200, _error(message and message.id, MCP_REFUSED, str(error), data))
+            status = 200 if message is not None and message.is_request else 429  # to a request JSON-RPC answers
+            answer = _error(message and message.id, MCP_REFUSED, str(error), data)
+            await _close(exchange, status, answer, [(b"retry-after", b"%d" % error.wait_s)])
         except UpstreamError as error:
             data = {"upstream": self._forwarder.name, "may_have_run": error.sent}
             status = 504 if error.timed_out else 502
@@ -175,7 +177,7 @@ class McpDoor:
     async def _call(self, exchange: _Exchange, message: McpMessage, receive: Receive) -> None:
         work = await self._messages.decide(message)
         facts = work.grant.facts
-        self._rates.charge(work.grant)
+        self._rates.charge(facts.agent, work.grant.tool)
         if message.method == "tools/call":
             await work.require_texts(lambda: self._schema(exchange, message, facts))
 
@@ -197,6 +199,7 @@ class McpDoor:
     ) -> None:
         """Forward a message that calls nothing, or a request for the stream of a session or for its end."""
         facts = screened.proven.facts
+        self._rates.charge(facts.agent)
 
         async def forward() -> _Whole | None:
             async with self._sent(exchange, message, facts) as answer:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How often an agent may call through the gateway, and how many calls of it may be open.
+"""How many messages of an agent the gateway forwards, and how many of them may be open.
 
 A call over the rate is decided on and not forwarded.
 """
@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator
 
 from arx_caps.buckets import Buckets
 from arx_caps.gateway.settings import RateTerms, read_rate
-from arx_verifier.verification import Grant
 
 
 class OverRateError(Exception):
@@ -26,7 +25,7 @@ class OverRateError(Exception):
 
 
 class Rates:
-    """The rates of one upstream, in the memory of this process: two gateways forward twice as many calls.
+    """The rates of one upstream, in the memory of this process: two gateways forward twice as many.
 
     Args:
         terms: The upstream's table.
@@ -36,19 +35,24 @@ class Rates:
         self._agents, self._tools = _buckets(terms.agent), _buckets(terms.tool)
         self._most, self._open = terms.open, Counter[str]()
 
-    def charge(self, grant: Grant) -> None:
-        """Charge an agent for a call.
+    def charge(self, agent: str, tool: str = "") -> None:
+        """Charge an agent for a message; one that is not forwarded costs nothing.
 
         Args:
-            grant: The call's grant; its delegations share the rate of the agent that the mint proved.
+            agent: The agent that the mint proved, whose delegations share its rate.
+            tool: The tool that the message calls; empty if it calls none.
 
         Raises:
-            OverRateError: It calls too often.
+            OverRateError: It sends too many.
         """
-        if self._agents is not None and (wait_s := self._agents.take(grant.agent)):
-            raise OverRateError(f"{grant.agent} calls", wait_s)
-        if self._tools is not None and (wait_s := self._tools.take(f"{grant.agent} {grant.tool}")):
-            raise OverRateError(f"{grant.agent} calls {grant.tool}", wait_s)
+        # Checked first: a call over the rate of its tool must not use up what the agent has for other tools.
+        wanted = [(self._agents, agent, f"{agent} calls")] if self._agents is not None else []
+        if self._tools is not None and tool:
+            wanted.append((self._tools, f"{agent} {tool}", f"{agent} calls {tool}"))
+        for cost in (0, 1):
+            for buckets, name, what in wanted:
+                if wait_s := buckets.take(name, cost):
+                    raise OverRateError(what, wait_s)
 
     @contextlib.asynccontextmanager
     async def opened(self, agent: str) -> AsyncIterator[None]:

@@ -45,11 +45,11 @@ class CredentialTerms(_Table, frozen=True, kw_only=True, rename={"source": "from
 
 
 class RateTerms(_Table, frozen=True, kw_only=True):
-    """How many calls are forwarded, such as ``60/1m``; one that is not, is refused as ``rate_limited``.
+    """How much is forwarded, such as ``60/1m``; a message that is not, is refused as ``rate_limited``.
 
     Attributes:
-        agent: Of each agent.
-        tool: Of each agent to each tool.
+        agent: Calls and other messages of each agent.
+        tool: Calls of each agent to each tool.
         open: Requests and streams of each agent that are open at once.
     """
 

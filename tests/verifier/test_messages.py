@@ -2,6 +2,7 @@
 """MCP messages without a framework: what they mean, what a live token is, and what a list may show."""
 
 import asyncio
+import time
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from arx_verifier import Caveat, Constraint, RequestError, Rule
 from arx_verifier.enforcement import META_KEY, McpMessage, Messages, RefusedCall, mcp_meaning
 from arx_verifier.testing import UnsafeTestRealm
+from arx_verifier.verification import MemoryNonces
 
 RULES = (
     Rule(tool="orders.get", args={"order_id": Constraint(glob="o-*")}),
@@ -68,13 +70,14 @@ def recognized(realm: UnsafeTestRealm, token: object) -> str:
 
 
 @pytest.mark.spec("11")
-def test_a_list_needs_a_live_token_and_spends_none() -> None:
-    """Every step but those of the tool is taken: its proof, its time, its conditions and the kills."""
+def test_a_list_needs_a_live_token_and_spends_it() -> None:
+    """Every step but those of the tool is taken: its proof, its time, its conditions, its nonce and the kills."""
     realm = UnsafeTestRealm("orders")
     caller = realm.caller(*RULES)
     token = caller.token("", method="tools/list")
-    assert [recognized(realm, token) for _ in range(2)] == ["ok", "ok"]
+    assert recognized(realm, token) == "ok"
     assert not realm.decisions.decisions
+    assert recognized(realm, token) == "replayed"
     assert recognized(realm, caller.token("", method="ping")) == "proof_invalid"
     assert recognized(realm, caller.token("orders.get", order_id="o-1")) == "proof_invalid"
     assert recognized(realm, caller.macaroon.encode()) == "proof_missing"
@@ -83,7 +86,7 @@ def test_a_list_needs_a_live_token_and_spends_none() -> None:
     assert recognized(realm, 7) == "malformed"
     assert recognized(realm, "") == "missing_token"
     realm.epochs.kill("agent:test/agent")
-    assert recognized(realm, token) == "revoked"
+    assert recognized(realm, caller.token("", method="tools/list")) == "revoked"
 
 
 @pytest.mark.spec("8.2")
@@ -107,6 +110,17 @@ def test_a_message_about_a_task_needs_one_who_holds_tasks_apart(method: str) -> 
     for keeper in (Messages(realm.verifier), Messages(realm.verifier, tasks=True)):
         with pytest.raises(RefusedCall):
             asyncio.run(keeper.recognize(McpMessage(method, task, {})))
+
+
+@pytest.mark.spec("8.3")
+def test_a_list_that_was_signed_before_the_start_says_so() -> None:
+    """The client then signs it anew by itself."""
+    realm = UnsafeTestRealm("orders")
+    token = realm.caller(*RULES).token("", method="tools/list")
+    realm.verifier.nonces = MemoryNonces(now_ms=time.time_ns() // 1_000_000 + 60_000)
+    with pytest.raises(RefusedCall) as refused:
+        asyncio.run(Messages(realm.verifier).recognize(McpMessage("tools/list", {}, {META_KEY: token})))
+    assert (refused.value.code, refused.value.failures[0].rule) == ("proof_invalid", "start")
 
 
 @pytest.mark.spec("8.2")

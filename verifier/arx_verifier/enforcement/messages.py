@@ -21,7 +21,7 @@ from arx_verifier.errors import REASONS, ArxError, RequestError, UnavailableErro
 from arx_verifier.journal import Decision
 from arx_verifier.refusal_text import refusal_for_model
 from arx_verifier.request import AccessRequest
-from arx_verifier.verification import Screened, Verifier, recheck
+from arx_verifier.verification import Refused, Screened, Verifier, recheck
 
 T = TypeVar("T")
 
@@ -381,10 +381,11 @@ class Messages:
         if message.is_free:
             return None
         token, request, _ = await self._read(message)
-        code = "malformed" if token else "missing_token"
-        found = await self.verifier.recognize_async(token, request) if isinstance(token, str) and token else code
-        if isinstance(found, str):
-            raise self._counted(RefusedCall(found), request.peer)
+        if not isinstance(token, str) or not token:
+            raise self._counted(RefusedCall("malformed" if token else "missing_token"), request.peer)
+        found = await self.verifier.recognize_async(token, request)
+        if isinstance(found, Refused):
+            raise self._counted(RefusedCall(found.code, failures=found.failures), request.peer)
         return found
 
     def shows(self, message: McpMessage, screened: Screened | None, item: str) -> bool:

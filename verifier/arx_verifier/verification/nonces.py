@@ -86,21 +86,37 @@ def spend(
     Returns:
         The refusal, or None if all were new.
     """
+    refused = None if call is None else spend_call(nonces, call, request)
+    if refused is not None or not proven.once:
+        return refused
     try:
-        if call is not None:
-            issued_at = call.issued_at
-            # The signature covers nonce, time and call: spending it spends exactly this call of this parent.
-            fresh = nonces.spend(call.signature, issued_at + call_proof.KEEP_MS, request.at)
-            if fresh is None:
-                return NO_STORE
-            if issued_at < nonces.not_before_ms:
-                # Read after spending, which may have changed it: the store cannot know the calls before that time.
-                return BEFORE_START
-            if not fresh:
-                return REPLAYED
-        return _spend_once(nonces, proven, request.at) if proven.once else None
+        return _spend_once(nonces, proven, request.at)
     except StoreError:
         return NO_STORE
+
+
+def spend_call(nonces: NonceStore, call: PresentedCall, request: AccessRequest) -> Refused | None:
+    """Spend a call alone.
+
+    Args:
+        nonces: The nonce store.
+        call: The presented call.
+        request: The request.
+
+    Returns:
+        The refusal, or None if it was new.
+    """
+    try:
+        # The signature covers nonce, time and call: spending it spends exactly this call of this parent.
+        fresh = nonces.spend(call.signature, call.issued_at + call_proof.KEEP_MS, request.at)
+    except StoreError:
+        return NO_STORE
+    if fresh is None:
+        return NO_STORE
+    if call.issued_at < nonces.not_before_ms:
+        # Read after spending, which may have changed it: the store cannot know the calls before that time.
+        return BEFORE_START
+    return None if fresh else REPLAYED
 
 
 def _spend_once(nonces: NonceStore, proven: ProvenChain, now_ms: int) -> Refused | None:

@@ -22,7 +22,7 @@ from arx_verifier.verification.chain_state import ProvenChain
 from arx_verifier.verification.evaluate import judge
 from arx_verifier.verification.freshness import VerifierReadiness, Wait, ask, ask_late, end_of, readiness
 from arx_verifier.verification.grant import Grant
-from arx_verifier.verification.nonces import MemoryNonces, NonceStore, spend
+from arx_verifier.verification.nonces import MemoryNonces, NonceStore, spend, spend_call
 from arx_verifier.verification.reasons import Refused, code_of, hold_request
 
 _ALLOWED: Final = Refused(OK, ())
@@ -209,17 +209,17 @@ class Verifier:
         call, known, proven = self._authenticator.authenticate(token)
         return proven.code if isinstance(proven, Refused) else Screened(token, call, known, proven)
 
-    async def recognize_async(self, token: str, request: AccessRequest) -> Screened | str:
+    async def recognize_async(self, token: str, request: AccessRequest) -> Screened | Refused:
         """Authenticate a live token with a message that calls no tool, such as a request for a list of tools.
 
-        This is no decision: nothing is recorded, and the call proof may come again until it is too old.
+        This is no decision: nothing is recorded.  The call proof is spent, as that of a call; no ``once`` is.
 
         Args:
             token: The presented text, a secret.
             request: The request, whose tool is empty.
 
         Returns:
-            The authenticated token; or the reason code of the refusal.
+            The authenticated token; or the refusal.
 
         Raises:
             ValueError: The request has a tool.
@@ -228,16 +228,27 @@ class Verifier:
             raise ValueError("a request with a tool needs a decision")
         screened = self.screen(token)
         if isinstance(screened, str):
-            return screened
+            return Refused(screened, ())
         refused, _ = judge(self.epochs, self._prefix, screened.proven, screened.call, request)
         # The tool is judged last, and no token allows an empty one: nothing else was refused.
         if refused is None or refused.code != "tool_not_allowed":
-            return "malformed" if refused is None else refused.code
+            return refused or Refused("malformed", ())
+        if screened.call is not None:
+            spent = await self._spend_async(screened.call, request)
+            if spent is not None:
+                return spent
         found = ask(self.epochs, screened.proven)
         if isinstance(found, Wait):
             await self.epochs.catch_up_async(*found)
             found = ask(self.epochs, screened.proven, found)
-        return found.code if isinstance(found, Refused) else screened
+        return found if isinstance(found, Refused) else screened
+
+    async def _spend_async(self, call: PresentedCall, request: AccessRequest) -> Refused | None:
+        if not self.nonces.waits:
+            return spend_call(self.nonces, call, request)
+        from asyncio import to_thread  # as in ``decide_async``
+
+        return await to_thread(spend_call, self.nonces, call, request)
 
     def record_end(self, decision: Decision, reason: ArxError) -> Decision:
         """Record that running work was ended, such as an open stream by a kill.  May wait if ``decisions.waits``.
