@@ -114,8 +114,12 @@ class Forwarder:
             UpstreamError: No answer came, or one that has the credential in it.
         """
         assert self._session is not None
+        several = list(headers)
+        ended = _nominated(several)
         kept = {
-            name.decode("latin-1"): value.decode("latin-1") for name, value in headers if _is_forwarded(name.lower())
+            name.decode("latin-1"): value.decode("latin-1")
+            for name, value in several
+            if _is_forwarded(lower := name.lower()) and lower not in ended
         }
         address = URL(self._base + target, encoded=True)
         sent = self._credential.put(kept)
@@ -183,10 +187,23 @@ def _is_forwarded(name: bytes) -> bool:
     return b"_" not in name and name.decode("latin-1") not in _NOT_FORWARDED and not name.startswith(b"x-forwarded-")
 
 
+def _nominated(headers: Iterable[tuple[bytes, bytes]]) -> set[bytes]:
+    """Return the headers that `Connection` names, which are of one connection too.  RFC 9110 7.6.1."""
+    return {
+        each.strip().lower() for name, value in headers if name.lower() == b"connection" for each in value.split(b",")
+    }
+
+
 def answer_headers(raw: Iterable[tuple[bytes, bytes]]) -> Headers:
     """Return the headers of an answer that a client may have, without those of its connection and of its identity.
 
     Args:
         raw: The answer's headers.
     """
-    return [(lower, value) for name, value in raw if (lower := name.lower()).decode("latin-1") not in _NOT_ANSWERED]
+    several = list(raw)
+    ended = _nominated(several)
+    return [
+        (lower, value)
+        for name, value in several
+        if (lower := name.lower()).decode("latin-1") not in _NOT_ANSWERED and lower not in ended
+    ]

@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from arx_caps.gateway.forwarder import Forwarder
+from arx_caps.gateway.forwarder import Forwarder, answer_headers
 from arx_caps.gateway.settings import CredentialTerms, UpstreamTerms
 
 pytestmark = pytest.mark.servers
 DROPPED = [
     *("x-http-method-override", "x-http-method", "x-method-override", "x-original-url", "x-rewrite-url"),
     *("x_key", "x_http_method_override", "x_forwarded_user", "mcp_session_id", "x-forwarded-user", "cookie"),
+    "x-hop",  # named by `Connection`
 ]
 
 
@@ -40,6 +41,7 @@ def test_no_header_overrides_what_was_decided_on(tmp_path: Path, monkeypatch: py
         forwarder.open()
         try:
             headers = [(name.encode(), b"DELETE") for name in [*DROPPED, "x-other"]]
+            headers += [(b"connection", b"keep-alive, X-Hop")]
             async with forwarder.send("POST", headers, b"", "/a") as answer:
                 assert answer.status == 200
         finally:
@@ -50,3 +52,9 @@ def test_no_header_overrides_what_was_decided_on(tmp_path: Path, monkeypatch: py
     seen = asyncio.run(got())
     assert {"x-key", "x-other"} <= seen
     assert seen.isdisjoint(DROPPED)
+
+
+def test_what_an_answer_names_as_of_its_connection_stays_there() -> None:
+    """RFC 9110 7.6.1."""
+    headers = [(b"Connection", b"close, X-Hop"), (b"X-Hop", b"1"), (b"X-Other", b"2")]
+    assert answer_headers(headers) == [(b"x-other", b"2")]
