@@ -7,6 +7,9 @@ DOCS := $(VENV)/.docs
 # Most tests wait for servers most of the time; a file's tests stay together, as they share what they start.
 TEST := $(BIN)/python -m pytest -p no:benchmark -n 3 --dist loadfile --no-loadscope-reorder
 
+# The tests start hundreds of Python processes, which would each compile every module.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := demo
 .PHONY: demo docs test test-slow test-fast test-pure nightly bench bench-growth bench-service bench-all bench-audit bench-kill bench-mint routes adapters compare contract operations rehearse check clean help
 

@@ -7,6 +7,7 @@ it, and a vector one of the section in its ``spec``.
 """
 
 import ast
+import functools
 import json
 import re
 from collections import Counter, defaultdict
@@ -41,8 +42,9 @@ def matrix() -> dict[str, Counter[str]]:
     return found
 
 
-def marks(path: Path) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Yield each test of a file with the sections that its closest mark names.
+@functools.cache
+def marks(path: Path) -> list[tuple[str, tuple[str, ...]]]:
+    """Return each test of a file with the sections that its closest mark names.
 
     Raises:
         AssertionError: A mark has an argument that is no literal text.
@@ -52,16 +54,18 @@ def marks(path: Path) -> Iterator[tuple[str, tuple[str, ...]]]:
     for node in tree.body:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "pytestmark":
             whole = tuple(_sections_of(node.value))
+    found = []
     for scope in (tree, *(node for node in tree.body if isinstance(node, ast.ClassDef))):
         for node in scope.body:
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_"):
                 own = [section for mark in node.decorator_list for section in _sections_of(mark)]
-                yield node.name, tuple(own) or whole
+                found.append((node.name, tuple(own) or whole))
+    return found
 
 
 def _sections_of(mark: ast.expr) -> Iterator[str]:
     for node in ast.walk(mark):
-        if isinstance(node, ast.Call) and ast.unparse(node.func) == "pytest.mark.spec":
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "spec":
             for argument in node.args:
                 assert isinstance(argument, ast.Constant), ast.unparse(node)
                 yield full(argument.value)

@@ -6,9 +6,10 @@ the order, or past a door, fails here.
 """
 
 import ast
+import functools
 import importlib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -93,15 +94,18 @@ def product(*folders: Path) -> list[Path]:
     return sorted(path for folder in folders for path in folder.rglob("*.py") if path not in fronts)
 
 
-def imports_of(path: Path) -> Iterator[tuple[str, ...]]:
-    """Yield the dotted name of everything imported, in parts; imports in functions and for types included."""
+@functools.cache  # a dozen tests read each file
+def imports_of(path: Path) -> list[tuple[str, ...]]:
+    """The dotted name of everything imported, in parts; imports in functions and for types included."""
+    found: list[tuple[str, ...]] = []
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            yield from (tuple(alias.name.split(".")) for alias in node.names)
+            found += (tuple(alias.name.split(".")) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.module
             assert node.level == 0, f"{path}: imports are absolute"
-            yield from ((*node.module.split("."), alias.name) for alias in node.names)
+            found += ((*node.module.split("."), alias.name) for alias in node.names)
+    return found
 
 
 def package_of(path: Path, root: Path) -> str:

@@ -6,6 +6,7 @@ Both run on both databases in turn; the marker ``sqlite`` is for tests that read
 """
 
 import contextlib
+import shutil
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -68,6 +69,12 @@ def make_realm(folder: Path, name: str = "acme", *, database: str | None = None)
     realm = init_realm(folder, name=name, issuer=ISSUER, database=database)
     realm.policy_path.write_text(sample_policy("acme"))
     return realm
+
+
+@pytest.fixture(scope="session")
+def realm_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a realm that ``open_unit`` copies: a copy takes a tenth of the time of a new one."""
+    return make_realm(tmp_path_factory.mktemp("template") / "realm").folder
 
 
 def local_mint(realm: Realm, decisions: DecisionSink | None = None) -> MintRuntime:
@@ -216,6 +223,7 @@ def open_unit(
     policy: str | None = None,
     files: Mapping[str, bytes] | None = None,
     log: bool = False,
+    template: Path | None = None,
 ) -> Iterator[Harness]:
     """Open a realm without a store: the mint, its keys and its revocation table are in this process.
 
@@ -225,8 +233,12 @@ def open_unit(
         policy: Text of the policy; None for the sample of ``arx init``.
         files: Files of the folder by name, such as the keys of an issuer that the policy names.
         log: Start the audit log; its records are signed when a test calls ``mint.log.step()``.
+        template: ``realm_template``, whose copy the realm is; None for one with keys of its own.
     """
-    realm = make_realm(folder, database=database)
+    if template is None or database is not None:
+        realm = make_realm(folder, database=database)
+    else:
+        realm = Realm.open(shutil.copytree(template, folder))
     for name, content in (files or {}).items():
         (realm.folder / name).write_bytes(content)
     if policy is not None:
@@ -277,9 +289,11 @@ def _variant(request: pytest.FixtureRequest) -> dict[str, Any]:
 
 
 @pytest.fixture
-def unit(request: pytest.FixtureRequest, tmp_path: Path, database: str | None) -> Iterator[Harness]:
+def unit(
+    request: pytest.FixtureRequest, tmp_path: Path, database: str | None, realm_template: Path
+) -> Iterator[Harness]:
     """A realm without a server, except the database's.  ``@pytest.mark.realm(…)`` takes arguments of ``open_unit``."""
-    with open_unit(tmp_path / "realm", database=database, **_variant(request)) as harness:
+    with open_unit(tmp_path / "realm", database=database, template=realm_template, **_variant(request)) as harness:
         yield harness
 
 

@@ -5,6 +5,7 @@ Every route but those of ``health`` is an ``Endpoint``, which authenticates its 
 """
 
 import contextlib
+import functools
 from collections.abc import AsyncIterator
 from typing import Any, Final
 
@@ -76,7 +77,7 @@ def create_app(mint: MintRuntime) -> Starlette:
 
     metrics = Metrics(mint)
     app = Starlette(
-        routes=[*_routes(mint), *oauth.routes(), *health.routes(describe_api(mint.realm.issuer))],
+        routes=[*_routes(mint), *oauth.routes(), *health.routes(functools.partial(describe_api, mint.realm.issuer))],
         lifespan=lifespan,
         # Every refusal is a problem of RFC 9457, the framework's own and an unexpected error included.
         exception_handlers={HTTPException: problems.of_http, Exception: problems.of_bug},

@@ -4,7 +4,8 @@
 They reveal nothing about the realm's users.
 """
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any, Final, Literal
 
 import msgspec
@@ -82,19 +83,21 @@ async def explain(request: Request) -> Response:
     return Response(text, 200, dict(_HEADERS), media_type="text/plain")
 
 
-def routes(description: Mapping[str, Any]) -> list[Route]:
+def routes(describe: Callable[[], Mapping[str, Any]]) -> list[Route]:
     """Return the open routes.
 
     Args:
-        description: The OpenAPI document.
+        describe: Returns the OpenAPI document; called at the first request for it.
     """
-    # Encoded once: strangers may ask for it as often as they like.
-    document = msgspec.json.encode(description)
+
+    @functools.cache  # strangers may ask for it as often as they like
+    def document() -> bytes:
+        return msgspec.json.encode(describe())
 
     async def describe_routes(request: Request) -> Response:
         """Return the OpenAPI document."""
         note(request, route=openapi.PATH)
-        return _json(document)
+        return _json(document())
 
     served = {
         "/healthz": healthz,
