@@ -148,8 +148,9 @@ async def _pass(server: ServerAccess, scope: MutableMapping[str, Any], body: byt
         with contextlib.suppress(RequestError):  # what is no message gets the server's own answer
             message = read_message(body)
             request = message if message.is_request else None
-    # As a list: a header that was sent twice arrives twice, and the server refuses it.
-    texts = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]]
+    # As a list: a header that was sent twice arrives twice, and the server refuses it.  White space around a value is
+    # none of it (RFC 9110 5.5).
+    texts = [(name.decode("latin-1"), value.decode("latin-1").strip(" \t")) for name, value in scope["headers"]]
     headers = [(name, value) for name, value in texts if name in _SENT_ON or name.startswith("mcp-")]
     try:
         if request is not None and (refused := server.refusal(request)) is not None:

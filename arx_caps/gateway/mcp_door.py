@@ -30,6 +30,7 @@ from arx_caps.gateway.mcp_wire import (
     encoded,
     read_incoming,
     result_of,
+    status_of,
     without_token,
     written,
 )
@@ -51,7 +52,7 @@ from arx_verifier.verification import Screened, Verifier
 _JSON: Final = [(b"content-type", b"application/json")]
 _STREAM: Final = "text/event-stream"
 _ROUTING: Final = frozenset((b"mcp-method", b"mcp-name", b"mcp-session-id", b"authorization"))
-# A client opens a new session at 404.  The others are answers of JSON-RPC, which a client reads at 200.
+# A client opens a new session at 404.  The others are answers of JSON-RPC, which a client reads at 200 (`status_of`).
 _STATUS: Final = {UNKNOWN_SESSION: 404, METHOD_NOT_FOUND: 200, INVALID_PARAMS: 200}
 
 Headers = list[tuple[bytes, bytes]]
@@ -62,9 +63,16 @@ class _Exchange:
     """One HTTP request of a client, and what was answered so far; a ``Carrier`` of its message."""
 
     def __init__(self, scope: Scope, send: Send, body: bytes) -> None:
+        # RFC 9110 5.5: white space around a value is none of it; servers leave it there.
+        scope["headers"] = [(name, value.strip(b" \t")) for name, value in scope["headers"]]
         self.scope, self.send, self._body = scope, send, body
         self.headers = collect_headers(scope["headers"])
         self.has_begun = False
+
+    @property
+    def is_stateless(self) -> bool:
+        """Whether it is of MCP 2026-07-28 or later."""
+        return self.headers.get(b"mcp-protocol-version", b"").decode("latin-1") >= STATELESS
 
     async def body(self) -> bytes:
         """Return the whole body."""
@@ -136,7 +144,10 @@ class McpDoor:
             else:
                 await exchange.whole(405, [(b"allow", b"GET, POST, DELETE")], b"")
         except WireError as error:
-            await _close(exchange, _STATUS.get(error.code, 400), _error(message and message.id, error.code, str(error)))
+            status = _STATUS.get(error.code, 400)
+            if status == 200 and exchange.is_stateless:
+                status = status_of(error.code)
+            await _close(exchange, status, _error(message and message.id, error.code, str(error)))
         except RefusedCall as problem:
             await self._refuse(exchange, message, problem)
         except OverRateError as error:
@@ -164,6 +175,8 @@ class McpDoor:
             return
         else:
             screened = await self._recognized(exchange, message)
+        if exchange.is_stateless and message.method in ("tasks/list", "tasks/result"):
+            raise WireError(METHOD_NOT_FOUND, f"{message.method}: MCP 2026-07-28 has no such method")
         if message.method == "tasks/list" and not self._forwarder.serves_one_holder:
             raise WireError(METHOD_NOT_FOUND, "tasks/list: this server has one list of the tasks of all callers")
         await self._pass(exchange, message, screened, receive)
@@ -315,7 +328,7 @@ class McpDoor:
         if message.is_task:
             task = {"taskId": self._tasks.known(message.params.get("taskId"), facts)}
             note = {"jsonrpc": "2.0", "id": "arx-cancel", "method": "tasks/cancel", "params": task}
-        elif exchange.headers.get(b"mcp-protocol-version", b"").decode("latin-1") < STATELESS:
+        elif not exchange.is_stateless:
             params = {"requestId": message.id, "reason": "the caller may not go on"}
             note = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": params}
         headers = [pair for pair in self._headers(exchange, facts) if not pair[0].startswith((b"mcp-m", b"mcp-n"))]
@@ -336,14 +349,16 @@ class McpDoor:
         answer: dict[str, Any] = {"jsonrpc": "2.0", "id": message.id}
         if found.for_model:
             answer["result"] = {"content": [{"type": "text", "text": found.text}], "isError": True}
-            if exchange.headers.get(b"mcp-protocol-version", b"").decode("latin-1") >= STATELESS:
+            if exchange.is_stateless:
                 answer["result"]["resultType"] = "complete"
             await _close(exchange, 200, written(answer))
             return
         answer["error"] = {"code": found.error, "message": found.text, "data": found.data}
         status, headers, _ = self._enforcement.answer(problem)
         # A client without a token learns from the status where to get one; others read the error.
-        await _close(exchange, status if problem.code == "missing_token" else 200, written(answer), headers)
+        if problem.code != "missing_token":
+            status = status_of(found.error) if exchange.is_stateless else 200
+        await _close(exchange, status, written(answer), headers)
 
 
 def _place(problem: RefusedCall) -> str:

@@ -21,7 +21,15 @@ from typing import Any, Final
 from arx_caps.gateway.bound_ids import agent_of
 from arx_caps.gateway.credentials import Secret, read_secret
 from arx_caps.gateway.leaks import Leaks
-from arx_caps.gateway.mcp_wire import INTERNAL_ERROR, STATELESS, UNKNOWN_SESSION, written
+from arx_caps.gateway.mcp_wire import (
+    INTERNAL_ERROR,
+    INVALID_PARAMS,
+    METHOD_NOT_FOUND,
+    STATELESS,
+    UNKNOWN_SESSION,
+    status_of,
+    written,
+)
 from arx_caps.gateway.settings import UpstreamTerms
 from arx_caps.gateway.upstream_answer import UpstreamError
 
@@ -33,6 +41,11 @@ _CHUNK_BYTES: Final = 64 * 1024
 _STREAM: Final = "text/event-stream"
 _SOURCES: Final = ("env:", "file:")
 _SUBSCRIPTION: Final = "io.modelcontextprotocol/subscriptionId"  # of MCP 2026-07-28: the id of `subscriptions/listen`
+# What each request of MCP 2026-07-28 says of its client.
+_ENVELOPE: Final = {
+    "io.modelcontextprotocol/protocolVersion": str,
+    "io.modelcontextprotocol/clientCapabilities": dict,
+}
 
 _log = logging.getLogger(__name__)
 
@@ -40,16 +53,28 @@ _log = logging.getLogger(__name__)
 class StdioAnswer:
     """An answer of a process, with the members of an HTTP answer that the gateway reads.
 
+    Args:
+        status: Its status.
+        session: The id of the session that it begins, or None.
+        content_type: JSON for one message, a stream for several.
+        is_stateless: Whether an error has a status of its own, as from MCP 2026-07-28 on.
+
     Attributes:
         status: Its status.
         session: The id of the session that it begins, or None.
         content_type: JSON for one message, a stream for several.
     """
 
-    def __init__(self, status: int, session: str | None = None, content_type: str = "application/json") -> None:
+    def __init__(
+        self,
+        status: int,
+        session: str | None = None,
+        content_type: str = "application/json",
+        is_stateless: bool = False,
+    ) -> None:
         self.status: int = status
         self.content_type: str = content_type
-        self.session = session
+        self.session, self._is_stateless = session, is_stateless
         self._messages: asyncio.Queue[bytes | None] = asyncio.Queue()
         self._first: list[bytes | None] = []
         self._waiting, self._has_begun, self._is_open, self._room = 0, False, True, asyncio.Event()
@@ -70,6 +95,8 @@ class StdioAnswer:
         for message in messages:
             if not self._has_begun and message and "method" in message:
                 self.content_type = _STREAM
+            elif not self._has_begun and message and self._is_stateless and isinstance(message.get("error"), dict):
+                self.status = status_of(message["error"].get("code"))
             self._has_begun = True
             text = None if message is None else written(message)
             self._waiting += len(text or b"")
@@ -318,12 +345,13 @@ class StdioUpstream:
         found = dict(headers)
         session = found.get(b"mcp-session-id", b"").decode("latin-1")
         message = json.loads(body) if body else {}
-        process = await self._process(session, message, found.get(b"mcp-protocol-version", b""), owner)
+        is_stateless = not session and found.get(b"mcp-protocol-version", b"").decode("latin-1") >= STATELESS
+        if is_stateless and (fault := _fault(message)):
+            yield _error(status_of(fault[0]), message, *fault)
+            return
+        process = await self._process(session, message, is_stateless, owner)
         if process is None:
-            answer = StdioAnswer(404)
-            error = {"code": UNKNOWN_SESSION, "message": "expected a session that runs: initialize again"}
-            answer.put({"jsonrpc": "2.0", "id": message.get("id"), "error": error}, None)
-            yield answer
+            yield _error(404, message, UNKNOWN_SESSION, "expected a session that runs: initialize again")
         elif method == "DELETE":
             self._sessions.pop(session, None)
             await process.stop()
@@ -340,13 +368,15 @@ class StdioUpstream:
             await process.send(message, None)
             yield _empty(202)
         else:
-            async with self._request(process, message, session) as answer:
+            async with self._request(process, message, session, is_stateless) as answer:
                 yield answer
 
     @asynccontextmanager
-    async def _request(self, process: _Process, message: dict[str, Any], session: str) -> AsyncIterator[StdioAnswer]:
+    async def _request(
+        self, process: _Process, message: dict[str, Any], session: str, is_stateless: bool
+    ) -> AsyncIterator[StdioAnswer]:
         begins = message["method"] == "initialize" and not session
-        answer = StdioAnswer(200, process.session if begins else None)
+        answer = StdioAnswer(200, process.session if begins else None, is_stateless=is_stateless)
         number = await process.send(message, answer)
         try:
             try:
@@ -362,7 +392,7 @@ class StdioUpstream:
                 with contextlib.suppress(UpstreamError):
                     await asyncio.shield(process.write(note))
 
-    async def _process(self, session: str, message: dict[str, Any], revision: bytes, owner: str) -> _Process | None:
+    async def _process(self, session: str, message: dict[str, Any], is_stateless: bool, owner: str) -> _Process | None:
         """Return the process for a message; None for a session that does not run."""
         if session:
             process = self._sessions.get(session)
@@ -375,7 +405,7 @@ class StdioUpstream:
                 process = await self._start(owner)
                 self._sessions[process.session] = process
             return process
-        if revision.decode("latin-1") < STATELESS:
+        if not is_stateless:
             return None
         # Under the lock: of two that start at once, one would be in no table, and nothing would end it.
         async with self._starting:
@@ -453,6 +483,27 @@ async def _lines(stream: asyncio.StreamReader, longest: int) -> AsyncIterator[by
             raise asyncio.LimitOverrunError("a line is too long", len(kept))
     if kept:
         yield bytes(kept)
+
+
+def _fault(message: dict[str, Any]) -> tuple[int, str] | None:
+    """Return the code and the text of what MCP 2026-07-28 refuses of a request, whatever the server is.
+
+    A process speaks the revision of its first request: one that names none would close it to all later ones.
+    """
+    if message.get("method") == "initialize":
+        return METHOD_NOT_FOUND, "initialize: MCP 2026-07-28 has no sessions"
+    if "method" in message and "id" in message:
+        meta = _meta_of(message.get("params"))
+        for member, kind in _ENVELOPE.items():
+            if not isinstance(meta.get(member), kind):
+                return INVALID_PARAMS, f"_meta: expected {member}"
+    return None
+
+
+def _error(status: int, message: dict[str, Any], code: int, text: str) -> StdioAnswer:
+    answer = StdioAnswer(status)
+    answer.put({"jsonrpc": "2.0", "id": message.get("id"), "error": {"code": code, "message": text}}, None)
+    return answer
 
 
 def _empty(status: int) -> StdioAnswer:

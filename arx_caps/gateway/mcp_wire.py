@@ -17,6 +17,12 @@ INTERNAL_ERROR: Final = -32603
 HEADER_MISMATCH: Final = -32020  # MCP 2026-07-28
 UNKNOWN_SESSION: Final = -32001
 STATELESS: Final = "2026-07-28"  # the first revision without sessions
+MISSING_CAPABILITY: Final = -32021
+UNSUPPORTED_VERSION: Final = -32022
+# MCP 2026-07-28, streamable HTTP.  Before, an answer of JSON-RPC has status 200, also if it is an error.
+_STATUS: Final = {METHOD_NOT_FOUND: 404} | dict.fromkeys(
+    (INVALID_REQUEST, INVALID_PARAMS, HEADER_MISMATCH, MISSING_CAPABILITY, UNSUPPORTED_VERSION), 400
+)
 _NAMED: Final = {"tools/call": "name", "prompts/get": "name", "resources/read": "uri"} | dict.fromkeys(
     ("tasks/get", "tasks/update", "tasks/cancel", "tasks/result"), "taskId"
 )
@@ -66,6 +72,15 @@ class Incoming(NamedTuple):
         return found if isinstance(found, dict) else {}
 
 
+def status_of(code: object) -> int:
+    """Return the HTTP status of an answer of MCP 2026-07-28 that is an error.
+
+    Args:
+        code: Its JSON-RPC code.
+    """
+    return _STATUS.get(code, 200) if isinstance(code, int) else 200
+
+
 def read_incoming(body: bytes) -> Incoming:
     """Return the one message of a body.
 
@@ -97,7 +112,7 @@ def read_incoming(body: bytes) -> Incoming:
 
 
 def check_headers(headers: Headers, message: Incoming) -> None:
-    """Require that no header says something else than the body.
+    """Require that no header says something else than the body, and those that MCP 2026-07-28 demands.
 
     A server, or a proxy before it, may route by these headers; the decision is on the body.
 
@@ -106,7 +121,7 @@ def check_headers(headers: Headers, message: Incoming) -> None:
         message: The message of the body.
 
     Raises:
-        WireError: One does, or is there twice.
+        WireError: One does, is there twice, or is missing.
     """
     # Some servers decode the body with it: one message in UTF-8 is another one in UTF-7.
     if not _JSON_TYPE.fullmatch(headers.get(b"content-type", b"application/json")):
@@ -116,15 +131,17 @@ def check_headers(headers: Headers, message: Incoming) -> None:
     for name in _ROUTING:
         if b"\n" in headers.get(name, b""):
             raise WireError(HEADER_MISMATCH, f"header {name.decode()}: expected one, got several")
-    method = headers.get(b"mcp-method")
-    if method is not None and method.decode("latin-1") != message.method:
-        raise WireError(HEADER_MISMATCH, "header mcp-method: expected the method of the body")
-    named = headers.get(b"mcp-name")
-    if named is not None and _decoded(named) != message.params.get(_NAMED.get(message.method, ""), ""):
-        raise WireError(HEADER_MISMATCH, "header mcp-name: expected the name or the URI in the body")
+    stated = headers.get(b"mcp-protocol-version", b"").decode("latin-1")
+    demanded = message.is_request and stated >= STATELESS
+    name = message.params.get(_NAMED.get(message.method, ""), "")
+    for header, text in ((b"mcp-method", message.method), (b"mcp-name", name)):
+        found = headers.get(header)
+        if _decoded(found) != text if found is not None else demanded and text:
+            raise WireError(
+                HEADER_MISMATCH, f"header {header.decode()}: expected the method, the name or the URI in the body"
+            )
     revision = message.meta.get("io.modelcontextprotocol/protocolVersion")
-    stated = headers.get(b"mcp-protocol-version")
-    if revision is not None and stated is not None and stated.decode("latin-1") != revision:
+    if revision is not None and stated and stated != revision:
         raise WireError(HEADER_MISMATCH, "header mcp-protocol-version: expected the version in the body")
     texts = None
     for header, value in headers.items():

@@ -2,6 +2,7 @@
 """``arx connect --listen``: HTTP clients of this machine call guarded servers through a secret path."""
 
 import contextlib
+import http.client
 import json
 import signal
 import subprocess
@@ -186,3 +187,13 @@ def test_two_servers_need_two_names(world: World) -> None:
     ran = arx("connect", "--task", str(world.bundle), "--listen", "127.0.0.1:0", world.url, world.url)
     assert ran.exit_code == 2
     assert "two servers are called orders" in ran.err
+
+
+def test_white_space_around_a_header_is_none_of_it(world: World, address: str) -> None:
+    """RFC 9110 5.5; a client may send it."""
+    rpc = message(1, "tools/call", name="plain", arguments={})
+    place = urlsplit(address)
+    with contextlib.closing(http.client.HTTPConnection(place.netloc, timeout=WAIT_S)) as client:
+        client.request("POST", place.path, json.dumps(rpc), headers(rpc) | {"mcp-name": " \tplain "})
+        assert b"result" in client.getresponse().read()
+    assert world.endpoint.seen[-1].headers["mcp-name"] == "plain"

@@ -17,6 +17,12 @@ from arx_caps.gateway.settings import UpstreamTerms
 from arx_verifier.testing import UnsafeCaller, UnsafeTestRealm
 from tests.adapters.asgi_server import serving
 
+# What a request of MCP 2026-07-28 says of its client.
+ENVELOPE = {
+    "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+    "io.modelcontextprotocol/clientCapabilities": {},
+}
+
 
 class Door:
     """The ASGI application of one upstream, which is reached at ``/`` and the audience."""
@@ -61,6 +67,8 @@ def open_door(realm: UnsafeTestRealm, folder: Path, **terms: Any) -> Iterator[st
 
 def call_tool(url: str, caller: UnsafeCaller, name: str, /, more: Mapping[str, str] | None = None, **args: Any) -> Any:
     """Call a tool over MCP, without a session; return the answer's JSON."""
-    headers = {"accept": "application/json, text/event-stream", "mcp-protocol-version": "2026-07-28", **(more or {})}
-    message = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": name, "arguments": args}}
+    headers = {"accept": "application/json, text/event-stream", "mcp-protocol-version": "2026-07-28"}
+    headers |= {"mcp-method": "tools/call", "mcp-name": name, **(more or {})}
+    params = {"name": name, "arguments": args, "_meta": ENVELOPE}
+    message = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}
     return httpx.post(url, json=message, headers=headers, auth=caller, timeout=30)  # type: ignore[arg-type]

@@ -8,7 +8,7 @@ import pytest
 
 from arx_verifier import Rule
 from arx_verifier.testing import UnsafeTestRealm
-from tests.gateway.door import Answer, Upstream, exchange
+from tests.gateway.door import Answer, Door, Upstream, exchange, signed
 
 
 def test_a_call_that_is_killed_while_its_schema_is_read_is_not_forwarded() -> None:
@@ -40,3 +40,29 @@ def test_a_list_in_an_encoding_is_not_passed_on(header: bytes) -> None:
     status, text = exchange(realm, upstream, "tools/list", params)
     assert (status, upstream.got) == (502, ["tools/list"])
     assert tools not in text
+
+
+def test_an_unknown_method_is_refused_as_its_revision_says() -> None:
+    """It is not forwarded; a client that may use a newer one takes the code as such."""
+    realm = UnsafeTestRealm("files")
+    upstream = Upstream(lambda _: Answer(b"{}"))
+    caller, door = realm.caller(Rule(tool="*")), Door(realm, upstream)
+    for method in ("tools/drop", "tasks/list", "tasks/result"):
+        body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": method}).encode()
+        headers = ((b"mcp-protocol-version", b"2026-07-28"), (b"mcp-method", method.encode()))
+        status, data = door.ask(body, signed(caller, body), *headers)
+        assert (status, json.loads(data)["error"]["code"]) == (404, -32601), method
+    body = body.replace(b"tasks/result", b"tools/drop")
+    status, data = door.ask(body, signed(caller, body), (b"mcp-protocol-version", b"2025-11-25"))
+    assert (status, json.loads(data)["error"]["code"]) == (200, -32601)
+    assert upstream.got == []
+
+
+def test_white_space_around_a_header_is_none_of_it() -> None:
+    """RFC 9110 5.5; a server leaves it there."""
+    realm = UnsafeTestRealm("files")
+    upstream = Upstream(lambda _: Answer(b"{}"))
+    caller = realm.caller(Rule(tool="files.get"))
+    body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "get"}}).encode()
+    status, _ = Door(realm, upstream).ask(body, signed(caller, body), (b"mcp-name", b" \tget "))
+    assert (status, upstream.headers[0][b"mcp-name"]) == (200, b"get")

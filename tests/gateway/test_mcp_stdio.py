@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +14,7 @@ from arx_caps.gateway import mcp_stdio
 from arx_caps.gateway.mcp_stdio import StdioUpstream
 from arx_caps.gateway.settings import UpstreamTerms
 from arx_caps.gateway.upstream_answer import UpstreamError
+from tests.gateway.doors import ENVELOPE
 from tests.servers import until
 
 pytestmark = pytest.mark.servers
@@ -41,6 +43,14 @@ for line in sys.stdin:
             write(id=number, result={"_meta": {KEY: number}})
         numbers.clear()
 """
+# Answers each request with the error that its method names.
+REFUSING = """
+import json, sys
+for line in sys.stdin:
+    message = json.loads(line)
+    error = {"code": int(message["method"]), "message": "no"}
+    print(json.dumps({"jsonrpc": "2.0", "id": message["id"], "error": error}), flush=True)
+"""
 STATELESS = [(b"mcp-protocol-version", b"2026-07-28")]
 OWNER = "session\0acme/a"
 
@@ -60,8 +70,8 @@ def run(tmp_path: Path, use: Callable[[StdioUpstream], Awaitable[None]], server:
 
 
 async def ask(upstream: StdioUpstream, method: str, owner: str = OWNER) -> int:
-    body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": method}).encode()
-    async with upstream.send("POST", STATELESS, body, owner) as answer:
+    body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": {"_meta": ENVELOPE}}).encode()
+    async with upstream.send("POST", [] if method == "initialize" else STATELESS, body, owner) as answer:
         parts = [part async for part in answer.iter_any()]
     return int(json.loads(b"".join(parts))["result"]["child"])
 
@@ -104,7 +114,8 @@ def test_each_subscription_gets_its_own_events(tmp_path: Path) -> None:
     key, streams = "io.modelcontextprotocol/subscriptionId", []
 
     async def listen(upstream: StdioUpstream, identity: str) -> None:
-        body = json.dumps({"jsonrpc": "2.0", "id": identity, "method": "subscriptions/listen", "params": {}}).encode()
+        about = {"jsonrpc": "2.0", "id": identity, "method": "subscriptions/listen", "params": {"_meta": ENVELOPE}}
+        body = json.dumps(about).encode()
         async with upstream.send("POST", STATELESS, body, OWNER) as answer:
             events = b"".join([part async for part in answer.iter_any()]).decode().split("\n\n")
         messages = [json.loads(event.partition("data: ")[2]) for event in events if event]
@@ -119,3 +130,45 @@ def test_each_subscription_gets_its_own_events(tmp_path: Path) -> None:
         assert named == [identity] * 3
         assert came == ["notifications/subscriptions/acknowledged", "notifications/tools/list_changed", identity]
     assert len(streams) == 2
+
+
+VERSION, CAPABILITIES = sorted(ENVELOPE, reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("method", "meta", "code", "status"),
+    [
+        ("ping", {}, -32602, 400),
+        ("ping", {VERSION: "2026-07-28"}, -32602, 400),
+        ("ping", {VERSION: 7, CAPABILITIES: {}}, -32602, 400),
+        ("initialize", ENVELOPE, -32601, 404),
+    ],
+)
+def test_a_process_gets_no_request_of_another_revision(
+    tmp_path: Path, method: str, meta: dict[str, Any], code: int, status: int
+) -> None:
+    """It speaks the revision of its first one: the caller could reach it no more."""
+
+    async def use(upstream: StdioUpstream) -> None:
+        body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": {"_meta": meta}}).encode()
+        async with upstream.send("POST", STATELESS, body, OWNER) as answer:
+            parts = [part async for part in answer.iter_any()]
+        assert (answer.status, json.loads(b"".join(parts))["error"]["code"]) == (status, code)
+        assert not upstream._callers
+
+    run(tmp_path, use)
+
+
+@pytest.mark.parametrize(
+    ("code", "status"), [(-32601, 404), (-32602, 400), (-32020, 400), (-32022, 400), (-32603, 200), (-32001, 200)]
+)
+def test_an_error_of_a_process_has_the_status_of_http(tmp_path: Path, code: int, status: int) -> None:
+    """As MCP 2026-07-28 demands of a server over HTTP, which the gateway is for the client."""
+
+    async def use(upstream: StdioUpstream) -> None:
+        about = {"jsonrpc": "2.0", "id": 1, "method": str(code), "params": {"_meta": ENVELOPE}}
+        async with upstream.send("POST", STATELESS, json.dumps(about).encode(), OWNER) as answer:
+            pass
+        assert answer.status == status
+
+    run(tmp_path, use, REFUSING)

@@ -119,11 +119,26 @@ def test_headers_that_agree_pass() -> None:
         )
 
 
+@pytest.mark.parametrize("missing", [b"mcp-method", b"mcp-name"])
+def test_a_request_has_the_headers_that_its_revision_demands(missing: bytes) -> None:
+    """MCP 2026-07-28: method and name; a notification needs none, and no message of a session does."""
+    message = read_incoming(json.dumps(CALL).encode())
+    found = {b"mcp-protocol-version": b"2026-07-28", b"mcp-method": b"tools/call", b"mcp-name": b"get"}
+    check_headers(found, message)
+    del found[missing]
+    with pytest.raises(WireError) as refused:
+        check_headers(found, message)
+    assert refused.value.code == -32020
+    check_headers(found | {b"mcp-protocol-version": b"2025-11-25"}, message)
+    note = b'{"jsonrpc":"2.0","method":"notifications/cancelled"}'
+    check_headers({b"mcp-protocol-version": b"2026-07-28"}, read_incoming(note))
+
+
 def test_a_version_in_the_body_agrees_with_the_header() -> None:
     """The header chooses the revision at the server, and the body may name another."""
     params = {"_meta": {"io.modelcontextprotocol/protocolVersion": "2026-07-28"}}
     message = read_incoming(json.dumps(CALL | {"params": params}).encode())
-    check_headers({b"mcp-protocol-version": b"2026-07-28"}, message)
+    check_headers({b"mcp-protocol-version": b"2026-07-28", b"mcp-method": b"tools/call"}, message)
     with pytest.raises(WireError):
         check_headers({b"mcp-protocol-version": b"2025-11-25"}, message)
 

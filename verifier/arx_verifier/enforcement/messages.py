@@ -63,10 +63,12 @@ _LISTS: Final[Mapping[str, _List]] = {
     "resources/templates/list": _List("resourceTemplates", "resources.read", None),
 }
 _CACHED_MS: Final = 1_000  # the longest time that a client may keep a list
+METHOD_NOT_FOUND: Final = -32601  # JSON-RPC 2.0
 MCP_REFUSED: Final = -32010  # an implementation's own code (MCP 2026-07-28: -32000 to -32019)
 _SESSION: Final = frozenset(("initialize", "logging/setLevel", "ping", "server/discover"))
 # Of a task that a call has become: MCP 2025-11-25, and the extension io.modelcontextprotocol/tasks of 2026-07-28.
 _TASKS: Final = frozenset(f"tasks/{name}" for name in ("cancel", "get", "list", "result", "update"))
+_METHODS: Final = frozenset(("tools/call", *_CALLS, *_LISTS, *_SESSION, *_TASKS))
 _ENVELOPE: Final = frozenset(("_meta", "inputResponses", "requestState"))  # not the call's arguments
 # Escapes of unreserved characters (RFC 3986 2.3) and of the slash, which a pattern's `*` does not match.
 _ESCAPED: Final = re.compile(r"%(?:2[DEF]|3\d|4[1-9A-F]|5[0-9AF]|6[1-9A-F]|7[0-9AE])", re.IGNORECASE)
@@ -475,6 +477,10 @@ class Messages:
         """Return whether a notification reaches the server's handlers, as its method is a known one."""
         return notification in _NOTIFICATIONS
 
+    def _knows(self, message: McpMessage) -> bool:
+        # A server has no code over its ids of tasks: any live token could read the tasks of all others.
+        return message.method in _METHODS and (self._tasks or not message.is_task)
+
     def refusal(self, message: McpMessage, problem: RefusedCall) -> McpRefusal:
         """Return how a refusal is answered.
 
@@ -490,7 +496,8 @@ class Messages:
         data: dict[str, Any] = {"code": problem.code, "retry": reason.retry}
         if problem.decision:
             data["decision"] = problem.decision
-        return McpRefusal(message.method == "tools/call" and not unproven, MCP_REFUSED, text, data)
+        error = MCP_REFUSED if self._knows(message) else METHOD_NOT_FOUND
+        return McpRefusal(message.method == "tools/call" and not unproven, error, text, data)
 
     async def _read(self, message: McpMessage) -> tuple[object, AccessRequest, Screened | None]:
         """Return the token, the request that it is for, and the token once more if it was authenticated already."""
@@ -500,8 +507,7 @@ class Messages:
         client, forwarded = scope and scope.get("client"), headers.get(b"x-forwarded-for")
         peer = self._peers.of(client[0] if client else None, (forwarded.decode("latin-1"),) if forwarded else ())
         try:
-            if message.is_task and not self._tasks:
-                # A server has no code over its ids: any live token could read the tasks of all others.
+            if not self._knows(message):
                 raise RequestError(f"unknown method {message.method!r:.60}")
             tool, args = mcp_meaning(self.verifier.audience, message.method, message.params)
             token, screened, http = message.meta.get(META_KEY), None, None
