@@ -5,6 +5,7 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter
 
+from arx_caps.gateway.spans import note_decision
 from arx_verifier.journal import Decision, DecisionSink
 
 _ALLOW: Final = "allow"
@@ -45,6 +46,7 @@ class CountedDecisions:
         """Record a decision; see ``DecisionSink``."""
         sequence = self._sink.append(decision)
         self._count(_ALLOW if decision.allowed else _DENY, decision.code)
+        note_decision(decision)
         return sequence
 
     def count(self, code: str, peer: str | None) -> None:

@@ -16,6 +16,7 @@ from yarl import URL
 from arx_caps.gateway.credentials import Credential
 from arx_caps.gateway.leaks import Leaks
 from arx_caps.gateway.settings import UpstreamTerms
+from arx_caps.gateway.spans import hand_on
 from arx_caps.gateway.upstream_answer import UpstreamAnswer, UpstreamError
 from arx_verifier.errors import SettingsError
 
@@ -121,6 +122,7 @@ class Forwarder:
             for name, value in several
             if _is_forwarded(lower := name.lower()) and lower not in ended
         }
+        hand_on(kept)
         address = URL(self._base + target, encoded=True)
         sent = self._credential.put(kept)
         try:

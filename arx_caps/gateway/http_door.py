@@ -8,8 +8,9 @@ from arx_caps.gateway.asgi import Message, Receive, Scope, Send, pass_on, read_b
 from arx_caps.gateway.forwarder import Forwarder, answer_headers, read_whole
 from arx_caps.gateway.rates import OverRateError, Rates
 from arx_caps.gateway.settings import UpstreamTerms
+from arx_caps.gateway.spans import Spans
 from arx_caps.gateway.upstream_answer import UpstreamAnswer, UpstreamError
-from arx_verifier.enforcement import ArxMiddleware
+from arx_verifier.enforcement import ArxMiddleware, collect_headers
 from arx_verifier.verification import Verifier
 
 _STREAMS: Final = ("text/event-stream", "application/x-ndjson", "application/octet-stream")
@@ -37,7 +38,8 @@ class HttpDoor:
         routes: dict[str, str],
         trusted_proxies: tuple[str, ...] = (),
     ) -> None:
-        self._terms, self._forwarder, self._rates = terms, forwarder, Rates(terms.rate)
+        self._terms, self._forwarder = terms, forwarder
+        self._rates, self._spans = Rates(terms.rate), Spans(forwarder.name)
         self._guarded = ArxMiddleware(
             self._forward,
             verifier=verifier,
@@ -54,7 +56,17 @@ class HttpDoor:
             receive: As ASGI has it.
             send: As ASGI has it.
         """
-        await self._guarded(scope, receive, send)
+        if not self._spans:
+            await self._guarded(scope, receive, send)
+            return
+        with self._spans.request(scope["method"], collect_headers(scope["headers"])) as note:
+
+            async def noted(message: Message) -> None:
+                if message["type"] == "http.response.start":
+                    note(message["status"])
+                await send(message)
+
+            await self._guarded(scope, receive, noted)
 
     async def close(self) -> None:
         """Do nothing: each request ends by itself."""

@@ -36,6 +36,7 @@ from arx_caps.gateway.mcp_wire import (
 )
 from arx_caps.gateway.rates import OverRateError, Rates
 from arx_caps.gateway.settings import UpstreamTerms
+from arx_caps.gateway.spans import Spans, handed_on
 from arx_caps.gateway.upstream_answer import UpstreamAnswer, UpstreamError
 from arx_verifier.enforcement import (
     MCP_REFUSED,
@@ -117,7 +118,7 @@ class McpDoor:
         self._enforcement, self._terms, self._forwarder = Enforcement(verifier), terms, forwarder
         self._sessions, self._tasks = BoundIds(verifier.keys, "session"), TaskIds(verifier.keys)
         self._answers = McpAnswers(self._messages, self._tasks, terms.max_answer)
-        self._rates = Rates(terms.rate)
+        self._rates, self._spans = Rates(terms.rate), Spans(forwarder.name)
         self._later: set[asyncio.Task[None]] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -138,7 +139,8 @@ class McpDoor:
             if scope["method"] == "POST":
                 message = read_incoming(body)
                 check_headers(exchange.headers, message)
-                await self._post(exchange, message, receive)
+                with self._spans.message(message, exchange.headers):
+                    await self._post(exchange, message, receive)
             elif scope["method"] in ("GET", "DELETE"):
                 await self._pass(exchange, None, await self._recognized(exchange), receive)
             else:
@@ -291,7 +293,7 @@ class McpDoor:
     async def _body_of(self, exchange: _Exchange, message: McpMessage, facts: ChainFacts) -> bytes:
         """Return the body to forward: without the token, and with the upstream's ids of tasks."""
         body, token = await exchange.body(), message.meta.get(META_KEY)
-        body = without_token(body, token) if isinstance(token, str) else body
+        body = handed_on(without_token(body, token) if isinstance(token, str) else body, message.meta)
         return self._tasks.read(body, facts) if self._tasks.may_name(message) else body
 
     async def _body(self, answer: UpstreamAnswer) -> bytes:

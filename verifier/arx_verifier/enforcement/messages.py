@@ -519,9 +519,9 @@ class Messages:
         except RefusedCall as problem:
             raise self._counted(problem, peer) from None
         trace = message.meta.get("traceparent")
-        traceparent = read_traceparent(trace.encode("ascii", "replace")) if isinstance(trace, str) else None
+        sent = trace.encode("ascii", "replace") if isinstance(trace, str) else headers.get(b"traceparent", b"")
         identity = None if message.id is None else str(message.id)
-        return token, AccessRequest(tool, args, now_ms(), peer, http, identity, traceparent), screened
+        return token, AccessRequest(tool, args, now_ms(), peer, http, identity, read_traceparent(sent)), screened
 
     def _counted(self, problem: RefusedCall, peer: str | None) -> RefusedCall:
         self._enforcement.count(problem, peer)
