@@ -6,11 +6,13 @@ from typing import Any, Final
 
 from arx_caps.gateway.asgi import Message, Receive, Scope, Send, pass_on, read_body
 from arx_caps.gateway.forwarder import Forwarder, answer_headers, read_whole
+from arx_caps.gateway.member_names import check_names
 from arx_caps.gateway.rates import OverRateError, Rates
 from arx_caps.gateway.settings import UpstreamTerms
 from arx_caps.gateway.spans import Spans
 from arx_caps.gateway.upstream_answer import UpstreamAnswer, UpstreamError
-from arx_verifier.enforcement import ArxMiddleware, collect_headers
+from arx_verifier.enforcement import ArxMiddleware, Meaning, RouteMap, collect_headers
+from arx_verifier.errors import RequestError
 from arx_verifier.verification import Verifier
 
 _STREAMS: Final = ("text/event-stream", "application/x-ndjson", "application/octet-stream")
@@ -38,12 +40,12 @@ class HttpDoor:
         routes: dict[str, str],
         trusted_proxies: tuple[str, ...] = (),
     ) -> None:
-        self._terms, self._forwarder = terms, forwarder
+        self._terms, self._forwarder, self._routes = terms, forwarder, RouteMap(routes)
         self._rates, self._spans = Rates(terms.rate), Spans(forwarder.name)
         self._guarded = ArxMiddleware(
             self._forward,
             verifier=verifier,
-            tools=routes,
+            tools=self._meaning,
             max_body=terms.max_body,
             trusted_proxies=trusted_proxies,
         )
@@ -70,6 +72,21 @@ class HttpDoor:
 
     async def close(self) -> None:
         """Do nothing: each request ends by itself."""
+
+    def _meaning(self, scope: Scope, body: bytes) -> Meaning | None:
+        """Return the tool and the arguments of a request, as ``RouteMap`` does.
+
+        Raises:
+            RequestError: It has no single meaning, also for a server that ignores the case of names.
+        """
+        # An ASGI server writes each byte that is not UTF-8 as this one character, and may pass a fragment on: a rule
+        # would see another text than the upstream gets.
+        if "\ufffd" in scope["path"] or b"#" in scope["raw_path"] + scope["query_string"]:
+            raise RequestError("the target has a fragment, or bytes that are not UTF-8")
+        found = self._routes(scope, body)
+        if found is not None:
+            check_names(found[1])
+        return found
 
     async def _forward(self, scope: Scope, receive: Receive, send: Send) -> None:
         body = await read_body(receive, self._terms.max_body)

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
+from arx_caps.gateway.member_names import check_names
 from arx_verifier.errors import RequestError
 from arx_verifier.request import read_json_object
 
@@ -30,6 +31,8 @@ _PLAIN: Final = re.compile(r"[!-~](?:[ -~]*[!-~])?")
 _SENTINEL: Final = re.compile(r"=\?base64\?(.*)\?=")
 _JSON_TYPE: Final = re.compile(rb'application/json[ \t]*(?:;[ \t]*charset=("?)utf-?8\1[ \t]*)?', re.IGNORECASE)
 _PARAMETER: Final = b"mcp-param-"
+_JUDGED: Final = ("_meta", "arguments", "inputResponses", "name", "requestState", "uri")  # what a decision depends on
+_SPELT: Final = {name.casefold(): name for name in _JUDGED}
 _ROUTING: Final = (b"mcp-protocol-version", b"mcp-method", b"mcp-name", b"mcp-session-id", b"last-event-id")
 
 Headers = Mapping[bytes, bytes]
@@ -92,6 +95,7 @@ def read_incoming(body: bytes) -> Incoming:
     """
     try:
         found = read_json_object(body)
+        check_names(found)
     except RequestError as error:
         batch = body.lstrip()[:1] == b"["
         text = "expected one message, got a batch, which MCP does not have" if batch else f"expected a message: {error}"
@@ -105,6 +109,11 @@ def read_incoming(body: bytes) -> Incoming:
     if "method" in found:
         if not isinstance(method, str) or not method or answers or not isinstance(params, dict | None):
             raise WireError(INVALID_REQUEST, "expected a request with a method, and an object of params")
+        # A server in Go takes `Arguments` for the arguments, where a decision finds none.
+        if wrong := [name for name in params or () if _SPELT.get(name.casefold(), name) != name]:
+            raise WireError(
+                INVALID_REQUEST, f"expected {_SPELT[wrong[0].casefold()]!r} in the case of the specification"
+            )
         return Incoming(method, params or {}, identity)
     if len(answers) != 1 or "id" not in found or "params" in found:
         raise WireError(INVALID_REQUEST, "expected a request, a notification or a reply")
@@ -143,12 +152,27 @@ def check_headers(headers: Headers, message: Incoming) -> None:
     revision = message.meta.get("io.modelcontextprotocol/protocolVersion")
     if revision is not None and stated and stated != revision:
         raise WireError(HEADER_MISMATCH, "header mcp-protocol-version: expected the version in the body")
-    texts = None
+    if any(header.startswith(_PARAMETER) for header in headers):
+        _check_parameters(headers, message.params.get("arguments"))
+
+
+def _check_parameters(headers: Headers, arguments: Any) -> None:
+    """Require that a header with an argument has that of its name, or, if no argument has its name, one of the body.
+
+    Raises:
+        WireError: One has another value.
+    """
+    named = arguments if isinstance(arguments, dict) else {}
+    by_name = {_header_name(name): value for name, value in named.items()}
     for header, value in headers.items():
         if header.startswith(_PARAMETER):
-            texts = set(_texts(message.params.get("arguments"))) if texts is None else texts
-            if _decoded(value) not in texts:
-                raise WireError(HEADER_MISMATCH, f"header {header.decode('latin-1')}: expected an argument of the body")
+            name = header.removeprefix(_PARAMETER).decode("latin-1")
+            if _decoded(value) not in _texts(by_name.get(_header_name(name), arguments)) or b"\n" in value:
+                raise WireError(HEADER_MISMATCH, f"header mcp-param-{name}: expected the argument in the body")
+
+
+def _header_name(name: str) -> str:
+    return name.casefold().replace("_", "-")
 
 
 def _decoded(value: bytes) -> str | None:

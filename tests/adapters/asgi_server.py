@@ -21,12 +21,19 @@ class _Server(uvicorn.Server):
 
 
 @contextmanager
-def serving(app: Any, port: int = 0) -> Iterator[int]:
-    """Serve an application with its lifespan, and give its port."""
+def serving(app: Any, port: int = 0, **more: Any) -> Iterator[int]:
+    """Serve an application with its lifespan, and give its port; ``more`` are settings of uvicorn."""
     with socket.socket() as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(("127.0.0.1", port))
-        config = uvicorn.Config(app, lifespan="on", log_config=None, proxy_headers=False, timeout_graceful_shutdown=1)
+        settings = {
+            "lifespan": "on",
+            "log_config": None,
+            "proxy_headers": False,
+            "timeout_graceful_shutdown": 1,
+            **more,
+        }
+        config = uvicorn.Config(app, **settings)
         server = _Server(config)
         thread = threading.Thread(target=server.run, args=([listener],))
         thread.start()

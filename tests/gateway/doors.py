@@ -2,6 +2,7 @@
 """A gateway's door before an upstream, over real HTTP in a thread, with the verifier of a test realm."""
 
 import contextlib
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,35 @@ ENVELOPE = {
     "io.modelcontextprotocol/protocolVersion": "2026-07-28",
     "io.modelcontextprotocol/clientCapabilities": {},
 }
+
+
+class Recorder:
+    """An upstream of either kind, as an ASGI application: it keeps what arrives, and opens a session when asked."""
+
+    def __init__(self) -> None:
+        self.arrived: list[tuple[dict[str, Any], bytes]] = []
+        self._sessions = 0
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Keep a request, and answer it as an MCP server would."""
+        if scope["type"] == "lifespan":
+            for phase in ("startup", "shutdown"):
+                await receive()
+                await send({"type": f"lifespan.{phase}.complete"})
+            return
+        body, more = b"", True
+        while more:
+            message = await receive()
+            body, more = body + message.get("body", b""), message.get("more_body", False)
+        self.arrived.append((scope, body))
+        headers = [(b"content-type", b"application/json")]
+        if b'"initialize"' in body:
+            self._sessions += 1
+            headers.append((b"mcp-session-id", b"s-%d" % self._sessions))
+        tools = [{"name": "note", "inputSchema": {"properties": {"note": {"type": "string"}}}}, {"name": "drop"}]
+        answer = json.dumps({"jsonrpc": "2.0", "id": 1, "result": {"tools": tools}}).encode()
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": answer})
 
 
 class Door:
@@ -52,16 +82,17 @@ class Door:
 
 
 @contextlib.contextmanager
-def open_door(realm: UnsafeTestRealm, folder: Path, **terms: Any) -> Iterator[str]:
+def open_door(realm: UnsafeTestRealm, folder: Path, parser: str = "auto", **terms: Any) -> Iterator[str]:
     """Serve a door; yield the URL of the upstream behind it.
 
     Args:
         realm: Its verifier's realm.
         folder: Where files with secrets are.
+        parser: What parses HTTP: ``httptools``, or ``h11`` where that is not installed.
         terms: The upstream's table.
     """
     read = msgspec.convert({"audience": "orders", **terms}, UpstreamTerms)
-    with serving(Door(realm, read, folder)) as port:
+    with serving(Door(realm, read, folder), http=parser, ws="none", log_level="error") as port:
         yield f"http://127.0.0.1:{port}/{read.audience}"
 
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from arx_verifier.enforcement.guard import current_grant, granted, protect
     from arx_verifier.enforcement.messages import MCP_REFUSED, META_KEY, McpMessage, Messages, mcp_meaning
     from arx_verifier.enforcement.protobuf import arguments_of
-    from arx_verifier.enforcement.routes import collect_headers, parameter_text
+    from arx_verifier.enforcement.routes import Meaning, RouteMap, collect_headers, parameter_text
     from arx_verifier.enforcement.rpc_call import RPC_PROBLEM, RpcCall, RpcMethods
     from arx_verifier.enforcement.rpc_streams import RpcContext, RpcStreams, TaskCut
     from arx_verifier.enforcement.views import Matched, Views
@@ -27,7 +27,7 @@ else:
             "enforcement": "Enforcement RefusedCall",
             "guard": "current_grant granted protect",
             "messages": "META_KEY MCP_REFUSED McpMessage Messages mcp_meaning",
-            "routes": "collect_headers parameter_text",
+            "routes": "Meaning RouteMap collect_headers parameter_text",
             "protobuf": "arguments_of",
             "rpc_call": "RPC_PROBLEM RpcCall RpcMethods",
             "rpc_streams": "RpcContext RpcStreams TaskCut",
@@ -48,9 +48,11 @@ __all__ = [
     "GuardedWSGI",
     "Matched",
     "McpMessage",
+    "Meaning",
     "Messages",
     "Peers",
     "RefusedCall",
+    "RouteMap",
     "RpcCall",
     "RpcContext",
     "RpcMethods",
