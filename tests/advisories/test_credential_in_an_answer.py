@@ -18,7 +18,7 @@ import pytest
 
 from arx_verifier import Rule
 from arx_verifier.testing import UnsafeTestRealm
-from tests.gateway.doors import call_tool, open_door
+from tests.gateway.served_door import call_tool, open_door
 
 pytestmark = pytest.mark.servers
 SECRET = "canary-of-the-upstream"

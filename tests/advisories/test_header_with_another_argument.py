@@ -12,7 +12,7 @@ import pytest
 from arx_verifier import Constraint, Rule
 from arx_verifier.testing import UnsafeTestRealm
 from tests.adapters.asgi_server import serving
-from tests.gateway.doors import Recorder, call_tool, open_door
+from tests.gateway.served_door import Recorder, call_tool, open_door
 
 pytestmark = pytest.mark.servers
 RULE = Rule(tool="orders.get", args={"region": "eu", "note": Constraint(glob="*")})

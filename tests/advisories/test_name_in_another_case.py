@@ -15,7 +15,7 @@ import pytest
 from arx_verifier import Rule
 from arx_verifier.testing import UnsafeTestRealm
 from tests.adapters.asgi_server import serving
-from tests.gateway.doors import Recorder, open_door
+from tests.gateway.served_door import Recorder, open_door
 
 pytestmark = pytest.mark.servers
 RULES = (Rule(tool="orders.get", args={"order_id": "o-1"}, open=True), Rule(tool="orders.list"))

@@ -17,7 +17,7 @@ from arx_verifier.request import HttpCall
 from arx_verifier.testing import UnsafeTestRealm
 from arx_verifier.token import CallSigner, http_fields
 from tests.adapters.asgi_server import serving
-from tests.gateway.doors import Recorder, open_door
+from tests.gateway.served_door import Recorder, open_door
 
 pytestmark = pytest.mark.servers
 RULE = Rule(

@@ -14,7 +14,7 @@ from arx_caps.gateway import mcp_stdio
 from arx_caps.gateway.mcp_stdio import StdioUpstream
 from arx_caps.gateway.settings import UpstreamTerms
 from arx_caps.gateway.upstream_answer import UpstreamError
-from tests.gateway.doors import ENVELOPE
+from tests.gateway.served_door import ENVELOPE
 from tests.servers import until
 
 pytestmark = pytest.mark.servers

@@ -48,9 +48,9 @@ def test_a_task_is_of_its_caller_alone() -> None:
         {"taskId": 7},
         {"taskId": None},
         {"taskID": "t 1é"},
-        {"taskId": bound, "TASKID": "t"},
     ):
         assert door.message(caller, "tasks/get", params)["error"]["code"] == -32602
+    assert door.message(caller, "tasks/get", {"taskId": bound, "TASKID": "t"})["status"] == 400
     related = {"_meta": {RELATED: {"taskId": "t 1é"}}}
     assert door.message(caller, "tools/call", {**CALL, **related})["error"]["code"] == -32602
     listen = {"notifications": {"taskIds": ["t 1é"]}}

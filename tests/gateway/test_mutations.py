@@ -30,8 +30,8 @@ from arx_verifier.request import AccessRequest, HttpCall, read_json_object
 from arx_verifier.testing import UnsafeTestRealm
 from arx_verifier.token import CallSigner, http_fields, tool_fields
 from tests.adapters.asgi_server import serving
-from tests.gateway.doors import Recorder, open_door
 from tests.gateway.mutations import EVERYWHERE, LONGEST, OF_PATHS, Sent, changed, json_readings
+from tests.gateway.served_door import Recorder, open_door
 
 pytestmark = pytest.mark.servers
 SEED: Final = 20261128

@@ -54,7 +54,7 @@ class Recorder:
         await send({"type": "http.response.body", "body": answer})
 
 
-class Door:
+class ServedDoor:
     """The ASGI application of one upstream, which is reached at ``/`` and the audience."""
 
     def __init__(self, realm: UnsafeTestRealm, terms: UpstreamTerms, folder: Path) -> None:
@@ -92,7 +92,7 @@ def open_door(realm: UnsafeTestRealm, folder: Path, parser: str = "auto", **term
         terms: The upstream's table.
     """
     read = msgspec.convert({"audience": "orders", **terms}, UpstreamTerms)
-    with serving(Door(realm, read, folder), http=parser, ws="none", log_level="error") as port:
+    with serving(ServedDoor(realm, read, folder), http=parser, ws="none", log_level="error") as port:
         yield f"http://127.0.0.1:{port}/{read.audience}"
 
 
