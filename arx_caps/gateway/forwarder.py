@@ -20,24 +20,23 @@ from arx_caps.gateway.spans import hand_on
 from arx_caps.gateway.upstream_answer import UpstreamAnswer, UpstreamError
 from arx_verifier.errors import SettingsError
 
-_CONNECTIONS: Final = 1_024  # to one upstream; further requests wait
 _CONNECT_S: Final = 5.0
 _IDLE_S: Final = 3.0  # shorter than most servers keep a connection: a call on one that is just closed would be lost
 # RFC 9110 7.6.1: of one connection.  The others are of the client and this gateway: what an upstream could take for an
 # identity, a place or a language of the answer's bytes does not come from a client.
 _NOT_FORWARDED: Final = frozenset(
     (
-        *("connection", "host", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade", "expect"),
-        *("proxy-authenticate", "proxy-authorization", "proxy-connection", "content-length", "accept-encoding"),
-        *("authorization", "cookie", "forwarded", "x-real-ip", "dpop"),
+        *(b"connection", b"host", b"keep-alive", b"te", b"trailer", b"transfer-encoding", b"upgrade", b"expect"),
+        *(b"proxy-authenticate", b"proxy-authorization", b"proxy-connection", b"content-length", b"accept-encoding"),
+        *(b"authorization", b"cookie", b"forwarded", b"x-real-ip", b"dpop"),
         # Frameworks read another method or path from them than the one that was decided on.
-        *("x-http-method-override", "x-http-method", "x-method-override", "x-original-url", "x-rewrite-url"),
+        *(b"x-http-method-override", b"x-http-method", b"x-method-override", b"x-original-url", b"x-rewrite-url"),
     )
 )
 _NOT_ANSWERED: Final = frozenset(
     (
-        *("connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade", "proxy-authenticate"),
-        *("content-length", "set-cookie", "www-authenticate", "server", "date", "alt-svc"),
+        *(b"connection", b"keep-alive", b"te", b"trailer", b"transfer-encoding", b"upgrade", b"proxy-authenticate"),
+        *(b"content-length", b"set-cookie", b"www-authenticate", b"server", b"date", b"alt-svc"),
     )
 )
 
@@ -78,7 +77,9 @@ class Forwarder:
         """Make the connections' pool; call it in the event loop."""
         # A stream may be silent for long; what ends it is its token's end.
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S)
-        connector = aiohttp.TCPConnector(limit=_CONNECTIONS, ssl=self._tls or True, keepalive_timeout=_IDLE_S)
+        # Each belongs to a connection of a client, and these are limited: with a limit here as well, open streams would
+        # keep all other calls waiting.
+        connector = aiohttp.TCPConnector(limit=0, ssl=self._tls or True, keepalive_timeout=_IDLE_S)
         self._session = aiohttp.ClientSession(
             connector=connector,
             timeout=timeout,
@@ -186,7 +187,7 @@ async def read_whole(answer: UpstreamAnswer, terms: UpstreamTerms, name: str) ->
 
 def _is_forwarded(name: bytes) -> bool:
     # WSGI and CGI write `x_key` and `x-key` as one variable, so an underscore would bring back what is left out.
-    return b"_" not in name and name.decode("latin-1") not in _NOT_FORWARDED and not name.startswith(b"x-forwarded-")
+    return b"_" not in name and name not in _NOT_FORWARDED and not name.startswith(b"x-forwarded-")
 
 
 def _nominated(headers: Iterable[tuple[bytes, bytes]]) -> set[bytes]:
@@ -205,7 +206,5 @@ def answer_headers(raw: Iterable[tuple[bytes, bytes]]) -> Headers:
     several = list(raw)
     ended = _nominated(several)
     return [
-        (lower, value)
-        for name, value in several
-        if (lower := name.lower()).decode("latin-1") not in _NOT_ANSWERED and lower not in ended
+        (lower, value) for name, value in several if (lower := name.lower()) not in _NOT_ANSWERED and lower not in ended
     ]

@@ -2,7 +2,10 @@
 """What of a request reaches an upstream: no header that changes its method, its path or who sends it."""
 
 import asyncio
+import contextlib
+import resource
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from aiohttp import web
@@ -11,6 +14,7 @@ from arx_caps.gateway.forwarder import Forwarder, answer_headers
 from arx_caps.gateway.settings import CredentialTerms, UpstreamTerms
 
 pytestmark = pytest.mark.servers
+STREAMS = 1100
 DROPPED = [
     *("x-http-method-override", "x-http-method", "x-method-override", "x-original-url", "x-rewrite-url"),
     *("x_key", "x_http_method_override", "x_forwarded_user", "mcp_session_id", "x-forwarded-user", "cookie"),
@@ -58,3 +62,44 @@ def test_what_an_answer_names_as_of_its_connection_stays_there() -> None:
     """RFC 9110 7.6.1."""
     headers = [(b"Connection", b"close, X-Hop"), (b"X-Hop", b"1"), (b"X-Other", b"2")]
     assert answer_headers(headers) == [(b"x-other", b"2")]
+
+
+class Stream(asyncio.Protocol):
+    """Answers each request with the head of a stream."""
+
+    ends: ClassVar[list[asyncio.Future[None]]] = []
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport, self._end = transport, asyncio.get_running_loop().create_future()
+        self.ends.append(self._end)
+
+    def data_received(self, _: bytes) -> None:
+        head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+        self._transport.write(head)  # type: ignore[attr-defined]
+
+    def connection_lost(self, _: Exception | None) -> None:
+        self._end.set_result(None)
+
+
+def test_open_streams_keep_no_other_request_waiting(tmp_path: Path) -> None:
+    """A gateway has places for 4,096 clients, and each may hold a stream of one upstream."""
+
+    async def forwarded() -> int:
+        server = await asyncio.get_running_loop().create_server(Stream, "127.0.0.1", 0, backlog=2048)
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        forwarder = Forwarder("orders", UpstreamTerms(audience="orders", url=url), tmp_path)
+        forwarder.open()
+        async with contextlib.AsyncExitStack() as stack:
+            stack.push_async_callback(forwarder.close)
+            for _ in range(STREAMS):
+                await asyncio.wait_for(stack.enter_async_context(forwarder.send("GET", [], b"")), 30)
+        server.close()
+        await asyncio.gather(*Stream.ends)
+        return len(Stream.ends)
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 4 * STREAMS)), hard))
+    try:
+        assert asyncio.run(forwarded()) == STREAMS
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
