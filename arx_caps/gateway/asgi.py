@@ -2,13 +2,16 @@
 """What both doors need of ASGI: its types, and a stream that ends with its client."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
-from typing import Any
+from typing import Any, Final
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
+
+_UNWATCHED_S: Final = 0.1  # until a stream is watched for a client that goes
 
 
 async def pass_on(parts: AsyncIterator[bytes], receive: Receive, send: Send) -> None:
@@ -19,22 +22,31 @@ async def pass_on(parts: AsyncIterator[bytes], receive: Receive, send: Send) -> 
         receive: As ASGI has it.
         send: As ASGI has it; the answer has begun.
     """
-    gone = asyncio.ensure_future(_disconnected(receive))
-    pump = asyncio.ensure_future(_pump(parts, send))
+    loop = asyncio.get_running_loop()
+    watches: list[asyncio.Task[None]] = []
+
+    def watch() -> None:
+        watches.append(loop.create_task(_disconnected(receive)))
+        watches[0].add_done_callback(end)
+
+    def end(_: asyncio.Task[None]) -> None:
+        with contextlib.suppress(RuntimeError):  # the stream has just ended
+            limit.reschedule(loop.time())
+
+    # Most answers to a call are over before: a task for each of them costs more than passing it on.
+    timer = loop.call_later(_UNWATCHED_S, watch)
     try:
-        await asyncio.wait({gone, pump}, return_when=asyncio.FIRST_COMPLETED)
-        if pump.done():
-            await pump
+        async with asyncio.timeout(None) as limit:
+            async for part in parts:
+                await send({"type": "http.response.body", "body": part, "more_body": True})
             await send({"type": "http.response.body", "body": b"", "more_body": False})
+    except TimeoutError:
+        if not limit.expired():
+            raise
     finally:
-        for task in (gone, pump):
+        timer.cancel()
+        for task in watches:
             task.cancel()
-        await asyncio.gather(gone, pump, return_exceptions=True)
-
-
-async def _pump(parts: AsyncIterator[bytes], send: Send) -> None:
-    async for part in parts:
-        await send({"type": "http.response.body", "body": part, "more_body": True})
 
 
 async def _disconnected(receive: Receive) -> None:

@@ -5,7 +5,6 @@ The id that a client gets is the upstream's with a code over it and its owner, s
 another gateway of the same audience knows the id too.
 """
 
-import hashlib
 import hmac
 from base64 import urlsafe_b64encode
 from typing import Final
@@ -55,7 +54,7 @@ class BoundIds:
         key = self._keys.get(kid)
         assert key is not None  # a token that it signed was just authenticated
         text = f"{self._label}{identity}\0{owner_of(owner)}".encode("utf-8", "surrogatepass")
-        return urlsafe_b64encode(hmac.new(key.derived, text, hashlib.sha256).digest()[:18]).decode()
+        return urlsafe_b64encode(hmac.digest(key.derived, text, "sha256")[:18]).decode()
 
 
 def owner_of(facts: ChainFacts) -> str:
