@@ -16,8 +16,9 @@ unexport PYTHONDONTWRITEBYTECODE
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-14s %s\n", $$1, $$2 }' Makefile
 
-demo: $(READY)  ## the whole job and the attacks on it, with real processes
+demo: $(READY)  ## the whole job and the attacks on it, then the gateway and a stock MCP client, with real processes
 	@$(BIN)/python examples/demo.py
+	@$(BIN)/python examples/gateway_demo.py
 
 test: $(READY)  ## the tests, without those that take many seconds
 	$(TEST) -m "not slow" $(ARGS)

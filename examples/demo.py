@@ -4,20 +4,15 @@
 Exit with 1 if the outcome of a step is not the one in ``EXPECTED``.
 """
 
-import contextlib
 import json
-import os
-import signal
-import socket
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import httpx
+from demo_run import Realm, free_addresses, run_demo
 
 HERE = Path(__file__).resolve().parent
 EXPECTED = {
@@ -45,40 +40,9 @@ EXPECTED = {
 }
 
 
-class Realm:
-    """A realm in a folder, its processes, and the operator's command line."""
-
-    def __init__(self, folder: Path, stack: contextlib.ExitStack) -> None:
-        self.folder, self._stack = folder, stack
-        self._environment = {**os.environ, "ARX_HOME": str(folder)}
-
-    def arx(self, *words: str | Path) -> str:
-        """Run ``arx`` as the operator and return what it wrote."""
-        command = [sys.executable, "-m", "arx_caps.cli", *words, "--quiet"]
-        return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=self._environment).stdout
-
-    def start(self, *words: str | Path) -> Iterator[str]:
-        """Start a process that ends with the demo, and return the lines that it writes."""
-        command = [sys.executable, *words]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=self._environment)
-        self._stack.enter_context(process)
-        self._stack.callback(stop, process)
-        return iter(process.stdout or ())
-
-
-def stop(process: subprocess.Popen[str]) -> None:
-    """End a process: ask it, and kill it if it does not end."""
-    process.terminate()
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(10)
-    process.kill()
-
-
 def set_up(realm: Realm) -> list[str | Path]:
     """Make a realm, start the mint and two services, enrol the agent; return the orchestrator's arguments."""
-    with contextlib.ExitStack() as held:  # all at once, so that the ports differ
-        sockets = [held.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(3)]
-        mint, orders, payments = (f"http://127.0.0.1:{each.getsockname()[1]}" for each in sockets)
+    mint, orders, payments = free_addresses(3)
     realm.arx("init", realm.folder, "--name", "acme", "--issuer", mint)
     policy = (HERE / "policy.toml").read_text().replace("http://127.0.0.1:9001", orders)
     (realm.folder / "policy.toml").write_text(policy.replace("http://127.0.0.1:9002", payments))
@@ -136,35 +100,9 @@ def audit(realm: Realm, session: str, refused: str) -> Iterator[dict[str, Any]]:
     yield {"step": "an auditor verifies a proof of the last refusal", "came": came}
 
 
-def show(step: dict[str, Any]) -> None:
-    """Print what was tried, what came of it, and why."""
-    expected = EXPECTED.get(step["step"], "no such step")
-    judged = "ok" if step["came"] == expected else f"NOT AS EXPECTED: {expected}"
-    print(f"- {step['step']}: {step['came']}  [{judged}]", *step.get("why", ()), sep="\n    ", flush=True)
-
-
-def leave(number: int, _: object) -> NoReturn:
-    """End by way of every cleanup: no process and no key may outlive the demo."""
-    for each in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(each, signal.SIG_IGN)
-    sys.exit(128 + number)
-
-
 def main() -> int:
     """Play the demo and return the exit code."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, leave)
-    began, came = time.monotonic(), {}
-    with tempfile.TemporaryDirectory(prefix="arx-demo-") as folder, contextlib.ExitStack() as stack:
-        realm = Realm(Path(folder) / "realm", stack)
-        arguments = set_up(realm)
-        print(f"started Valkey, a mint and two tool services in {time.monotonic() - began:.1f} s", flush=True)
-        for step in play(realm, arguments):
-            came[step["step"]] = step["came"]
-            show(step)
-    wrong = [step for step in EXPECTED | came if EXPECTED.get(step) != came.get(step)]
-    print(f"{len(came)} steps, {len(wrong)} not as expected, in {time.monotonic() - began:.1f} s", *wrong, sep="\n- ")
-    return 1 if wrong else 0
+    return run_demo(EXPECTED, "Valkey, a mint and two tool services", set_up, play)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The demo runs the whole job with real processes, and fails if one step does not come out as expected."""
+"""The demos run with real processes, and each fails if one step does not come out as expected.
 
+``gateway_demo.py`` needs an environment with the SDK of MCP, which ``make test`` does not have: ``.ci/run`` runs it.
+"""
+
+import importlib
 import signal
 import subprocess
 import sys
@@ -11,8 +15,11 @@ from typing import Any
 
 import pytest
 
+from arx_caps.gateway.settings import read_settings
+from arx_caps.mint.policy.model import Policy
+
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
-STEPS = 21
+STEPS, GATEWAY_STEPS = 21, 10
 ALTERED = """
 import sys, demo
 demo.EXPECTED = {step: f"not {came}" for step, came in demo.EXPECTED.items()}
@@ -25,15 +32,17 @@ def run(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=EXAMPLES, capture_output=True, text=True, timeout=540, check=False)
 
 
-@pytest.fixture
-def demo(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The demo's module, which starts nothing and leaves the signals of this process alone."""
+@pytest.fixture(params=["demo", "gateway_demo pypi", "gateway_demo npm"])
+def demo(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> tuple[ModuleType, dict[str, str]]:
+    """A demo's module, which installs and starts nothing and leaves the signals of this process alone; its steps."""
     monkeypatch.syspath_prepend(EXAMPLES)
-    import demo  # type: ignore[import-not-found]  # the example's folder is on the path above
-
-    monkeypatch.setattr(demo, "set_up", lambda realm: [])
+    name, _, source = request.param.partition(" ")
+    module = importlib.import_module(name)
+    monkeypatch.setattr(sys, "argv", request.param.split())
+    monkeypatch.setattr(module, "set_up", lambda *_: [])
+    monkeypatch.setattr(module, "install_programs", lambda _: [Path()], raising=False)
     monkeypatch.setattr(signal, "signal", lambda number, handler: None)
-    return demo  # type: ignore[no-any-return]
+    return module, module.SERVERS[source].expected if source else module.EXPECTED
 
 
 @pytest.mark.slow
@@ -66,25 +75,36 @@ def test_every_step_is_compared() -> None:
 
 
 def test_one_other_outcome_or_missing_step_fails(
-    demo: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    demo: tuple[ModuleType, dict[str, str]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """
     For each step: another outcome, or none, is named at the end and makes the exit code 1; so does an unknown step.
     """
+    module, expected = demo
 
     def result_of(came: dict[str, str]) -> tuple[int, str]:
         def play(*_: object) -> Iterator[dict[str, Any]]:
             yield from ({"step": step, "came": outcome} for step, outcome in came.items())
 
-        monkeypatch.setattr(demo, "play", play)
-        code = demo.main()
+        monkeypatch.setattr(module, "play", play)
+        code = module.main()
         return code, capsys.readouterr().out.partition(" not as expected, in ")[2]
 
-    assert len(demo.EXPECTED) == STEPS
-    assert result_of(demo.EXPECTED)[0] == 0
-    for step in demo.EXPECTED:
-        code, last = result_of(demo.EXPECTED | {step: "something else"})
+    assert len(expected) == (STEPS if module.__name__ == "demo" else GATEWAY_STEPS)
+    assert result_of(expected)[0] == 0
+    for step in expected:
+        code, last = result_of(expected | {step: "something else"})
         assert (code, last.count("\n- "), f"\n- {step}\n" in last) == (1, 1, True)
-        code, last = result_of({name: came for name, came in demo.EXPECTED.items() if name != step})
+        code, last = result_of({name: came for name, came in expected.items() if name != step})
         assert (code, last.count("\n- "), f"\n- {step}\n" in last) == (1, 1, True)
-    assert result_of(demo.EXPECTED | {"a step that is not listed": "200 ok"})[0] == 1
+    assert result_of(expected | {"a step that is not listed": "200 ok"})[0] == 1
+
+
+def test_the_files_of_the_gateway_fit_each_other() -> None:
+    """
+    They are read without a mistake, and each upstream is at the address of its audience.
+    """
+    settings = read_settings(EXAMPLES / "gateway.toml")
+    audiences = Policy.load(EXAMPLES / "gateway_policy.toml").audiences
+    for upstream, place in zip(settings.upstreams.values(), settings.gateway.listen, strict=True):
+        assert audiences[upstream.audience] == (f"http://{place}",)

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the demos share: a realm in a temporary folder with its processes, and the check of what came of each step."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+Started = TypeVar("Started")
+
+
+class Realm:
+    """A realm in a folder, its processes, and the operator's command line."""
+
+    def __init__(self, folder: Path, stack: contextlib.ExitStack) -> None:
+        self.folder, self._stack = folder, stack
+        self.environment = {**os.environ, "ARX_HOME": str(folder)}
+
+    def arx(self, *words: str | Path) -> str:
+        """Run ``arx`` as the operator and return what it wrote."""
+        command = [sys.executable, "-m", "arx_caps.cli", *words, "--quiet"]
+        return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=self.environment).stdout
+
+    def start(self, *words: str | Path, python: str | Path = sys.executable) -> Iterator[str]:
+        """Start a process that ends with the demo, and return the lines that it writes."""
+        command = [python, *words]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=self.environment)
+        self._stack.enter_context(process)
+        self._stack.callback(stop, process)
+        return iter(process.stdout or ())
+
+
+def stop(process: subprocess.Popen[str]) -> None:
+    """End a process: ask it, and kill it if it does not end."""
+    process.terminate()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(10)
+    process.kill()
+
+
+def show(step: dict[str, Any], expected: str) -> None:
+    """Print what was tried, what came of it, and why."""
+    judged = "ok" if step["came"] == expected else f"NOT AS EXPECTED: {expected}"
+    print(f"- {step['step']}: {step['came']}  [{judged}]", *step.get("why", ()), sep="\n    ", flush=True)
+
+
+def leave(number: int, _: object) -> NoReturn:
+    """End by way of every cleanup: no process and no key may outlive the demo."""
+    for each in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(each, signal.SIG_IGN)
+    sys.exit(128 + number)
+
+
+def run_demo(
+    expected: Mapping[str, str],
+    what: str,
+    set_up: Callable[[Realm], Started],
+    play: Callable[[Realm, Started], Iterator[dict[str, Any]]],
+) -> int:
+    """Play a demo, and return the exit code: 1 if the outcome of a step is not the expected one, or a step is missing.
+
+    Args:
+        expected: The outcome of each step.
+        what: What ``set_up`` starts.
+        set_up: Starts the processes of a realm.
+        play: Yields what came of each step.
+    """
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, leave)
+    began, came = time.monotonic(), {}
+    with tempfile.TemporaryDirectory(prefix="arx-demo-") as folder, contextlib.ExitStack() as stack:
+        realm = Realm(Path(folder) / "realm", stack)
+        started = set_up(realm)
+        print(f"started {what} in {time.monotonic() - began:.1f} s", flush=True)
+        for step in play(realm, started):
+            came[step["step"]] = step["came"]
+            show(step, expected.get(step["step"], "no such step"))
+    wrong = [step for step in {**expected, **came} if expected.get(step) != came.get(step)]
+    print(f"{len(came)} steps, {len(wrong)} not as expected, in {time.monotonic() - began:.1f} s", *wrong, sep="\n- ")
+    return 1 if wrong else 0
+
+
+def free_addresses(count: int) -> list[str]:
+    """Return the addresses, as URLs, of some free ports."""
+    with contextlib.ExitStack() as held:  # all at once, so that the ports differ
+        sockets = [held.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        return [f"http://127.0.0.1:{each.getsockname()[1]}" for each in sockets]

@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Put the gateway before an MCP server of another vendor, and let a stock MCP client call it by ``arx connect``.
+
+``python gateway_demo.py [pypi|npm]`` names the place that the server comes from.  Client and server are installed in
+``build/demo``, once.  Exit with 1 if the outcome of a step is not the expected one.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from demo_run import Realm, free_addresses, run_demo
+
+HERE = Path(__file__).resolve().parent
+BUILD = HERE.parent / "build" / "demo"
+AGENT = "acme/desk/report"
+PYPI = ("mcp>=2.3,<3", "excel-mcp-server==2.2.2")  # the stock client's SDK, and a server
+NPM = ("@modelcontextprotocol/server-everything@2026.8.31",)
+ENDED = "An operator ended this work, or its session did"
+
+Call = tuple[str, dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server of ``gateway.toml``, what the client does with it, and what must come of that."""
+
+    name: str
+    task: tuple[str, ...]  # of gateway_policy.toml, with its parameters
+    allowed: Call
+    refused: Call
+    hidden: Call
+    long: Call | None  # a call that streams, or None for a subscription
+    expected: dict[str, str]
+
+
+BOOKS = Server(
+    name="books",
+    task=("report", "--param", "file=report.xlsx"),
+    allowed=("create_workbook", {"path": "report.xlsx"}),
+    refused=("create_workbook", {"path": "salaries.xlsx"}),
+    hidden=("delete_sheet", {"path": "report.xlsx", "sheet": "Sheet1"}),
+    long=None,
+    expected={
+        "an unmodified MCP server has its tools": "46 tools",
+        "a client goes to the gateway without a token": "initialize was refused: the request carries no token",
+        "by arx connect, it is shown those of its task": "create_workbook, describe_workbook",
+        "it calls one of them": '{"path":"report.xlsx"}',
+        "it calls this one with another argument": "create_workbook was refused: "
+        'path must be "report.xlsx", got "salaries.xlsx"',
+        "it calls a tool that is hidden from it": "delete_sheet was refused: the tool must be books.create_workbook or "
+        'books.describe_workbook or books.subscriptions.listen, got "books.delete_sheet"',
+        "every verifier confirms the kill of its agent": "3 of 3 verifiers confirmed",
+        "the kill ends its open stream": ENDED,
+        "it calls the first tool again": ENDED,
+        "the signed log has what the gateway decided": "allow, allow, end, deny",
+    },
+)
+EVERYTHING = Server(
+    name="everything",
+    task=("sums",),
+    allowed=("get-sum", {"a": 2, "b": 3}),
+    refused=("get-sum", {"a": 2, "b": 3000}),
+    hidden=("get-env", {}),
+    long=("trigger-long-running-operation", {"duration": 600, "steps": 6000}),
+    expected=BOOKS.expected
+    | {
+        "an unmodified MCP server has its tools": "13 tools",
+        "by arx connect, it is shown those of its task": "get-sum, trigger-long-running-operation",
+        "it calls one of them": "The sum of 2 and 3 is 5.",
+        "it calls this one with another argument": "get-sum was refused: b must be between 0 and 100, got 3000",
+        "it calls a tool that is hidden from it": "get-env was refused: the tool must be everything.get-sum or "
+        'everything.trigger-long-running-operation, got "everything.get-env"',
+    },
+)
+SERVERS = {"pypi": BOOKS, "npm": EVERYTHING}
+
+
+class Started(NamedTuple):
+    """What ``set_up`` has started: the arguments of the stock client, and the agent's session."""
+
+    client: list[str | Path]
+    session: str
+
+
+def install(source: str, packages: tuple[str, ...], *commands: tuple[str | Path, ...]) -> None:
+    """Run the commands that install packages in a folder of ``build/demo``, unless they are there."""
+    folder = BUILD / source
+    stamp, wanted = folder / "installed", f"{sys.version}\n{packages}"
+    if stamp.exists() and stamp.read_text() == wanted:
+        return
+    print(f"installing {', '.join(packages)} in {folder.relative_to(HERE.parent)}, once", flush=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    for command in commands:
+        subprocess.run(command, check=True)
+    stamp.write_text(wanted)
+
+
+def install_programs(source: str) -> list[Path]:
+    """Install client and server, without anything of ARx, and return the folders of their programs."""
+    own, node = BUILD / "pypi", BUILD / "npm"
+    pip = (sys.executable, "-m", "pip", "--python", own / "bin" / "python", "--disable-pip-version-check")
+    venv = (sys.executable, "-m", "venv", "--clear", "--without-pip", own)
+    install("pypi", PYPI, venv, (*pip, "install", "--quiet", *PYPI))
+    if source == "npm":
+        install("npm", NPM, ("npm", "install", "--silent", "--prefix", node, *NPM))
+    return [own / "bin", node / "node_modules" / ".bin"]
+
+
+def write_files(folder: Path) -> dict[str, Any]:
+    """Write policy and gateway's file as an operator does, with addresses and a folder of this machine; return both."""
+    (folder / "data").mkdir()
+    changes = {"/data": str(folder / "data")}
+    for address, own in zip(("http://127.0.0.1:9011", "http://127.0.0.1:9012"), free_addresses(2), strict=True):
+        changes |= {address: own, address.removeprefix("http://"): own.removeprefix("http://")}
+    written: dict[str, Any] = {}
+    for name, place in (("gateway_policy.toml", "policy.toml"), ("gateway.toml", "gateway.toml")):
+        text = (HERE / name).read_text()
+        for old, new in changes.items():
+            text = text.replace(old, new)
+        (folder / place).write_text(text)
+        written |= tomllib.loads(text)
+    return written
+
+
+def set_up(realm: Realm, server: Server, programs: list[Path]) -> Started:
+    """Start the mint and the gateway, and a task of the agent."""
+    realm.environment["PATH"] = os.pathsep.join([*map(str, programs), realm.environment["PATH"]])
+    realm.arx("init", realm.folder, "--name", "acme", "--issuer", *free_addresses(1))
+    files = write_files(realm.folder)
+    up = realm.start("-m", "arx_caps.cli", "up", "--quiet", "--gateway", realm.folder / "gateway.toml")
+    next(line for line in up if line.startswith("ready: the gateway"))
+    key, session, bundle = (realm.folder / name for name in ("report.key.json", "session.json", "task.bundle"))
+    realm.arx("agent", "enrol", AGENT, "--key-out", key)
+    opened = json.loads(realm.arx("session", "open", "--key", key, "--out", session, "--json"))
+    realm.arx("task", "start", *server.task, "--session", session, "--out", bundle)
+    url = f"{files['audience'][server.name]['origins'][0]}/{server.name}"
+    plan = {
+        "server": files["upstream"][server.name]["command"],
+        "url": url,
+        "bridge": [sys.executable, "-m", "arx_caps.cli", "connect", "--task", str(bundle), url],
+        **{name: getattr(server, name) for name in ("allowed", "refused", "hidden", "long")},
+    }
+    return Started([HERE / "stock_client.py", json.dumps(plan)], opened["session"]["id"])
+
+
+def play(realm: Realm, started: Started, server: Server, python: Path) -> Iterator[dict[str, Any]]:
+    """Run the client and act as the operator; yield what came of each step."""
+    for line in realm.start(*started.client, python=python):
+        step = json.loads(line)
+        if step["step"] == "streaming":
+            kill = json.loads(realm.arx("kill", f"agent:{AGENT}", "--reason", "the demo's kill", "--yes", "--json"))
+            came = f"{kill['confirmed']} of {kill['verifiers']} verifiers confirmed"
+            yield {"step": "every verifier confirms the kill of its agent", "came": came, "why": [kill["summary"]]}
+        else:
+            if (at := step.pop("at_ms", None)) is not None:
+                step["why"] = [f"the client read this {at - kill['at_ms']:+.1f} ms from the kill"]
+            yield step
+    outcomes: list[str] = []
+    until = time.monotonic() + 30
+    while outcomes[-1:] != ["deny"] and time.monotonic() < until:  # the last record is of the call after the kill
+        trails = json.loads(realm.arx("audit", "trail", "--session", started.session, "--json"))["trails"]
+        records = [record for trail in trails for task in trail["tasks"] for record in task["decisions"]]
+        outcomes = [record["outcome"] for record in records if record["service"] == server.name]
+    yield {"step": "the signed log has what the gateway decided", "came": ", ".join(outcomes)}
+
+
+def main() -> int:
+    """Play the demo and return the exit code."""
+    parser = argparse.ArgumentParser(prog="python gateway_demo.py", description=__doc__)
+    parser.add_argument("source", nargs="?", choices=SERVERS, default="pypi")
+    source = parser.parse_args().source
+    server, programs = SERVERS[source], install_programs(source)
+    return run_demo(
+        server.expected,
+        f"Valkey, a mint and the gateway before an MCP server from {source}",
+        lambda realm: set_up(realm, server, programs),
+        lambda realm, started: play(realm, started, server, programs[0] / "python"),
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
