@@ -11,10 +11,10 @@ TEST := $(BIN)/python -m pytest -p no:benchmark -n 3 --dist loadfile --no-loadsc
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := demo
-.PHONY: demo docs test test-slow test-fast test-pure nightly bench bench-growth bench-service bench-all bench-audit bench-kill bench-mint routes adapters compare contract operations rehearse check clean help
+.PHONY: demo docs test test-slow test-fast test-pure nightly bench bench-growth bench-service bench-all bench-audit bench-kill bench-kill-gateway bench-mint routes adapters compare contract operations rehearse check clean help
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-14s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-18s %s\n", $$1, $$2 }' Makefile
 
 demo: $(READY)  ## the whole job and the attacks on it, then the gateway and a stock MCP client, with real processes
 	@$(BIN)/python examples/demo.py
@@ -55,6 +55,9 @@ bench-mint: $(READY)  ## the mint under load
 bench-kill: $(READY)  ## how fast a kill is in force
 	$(BIN)/python -m benchmarks.kill $(ARGS)
 
+bench-kill-gateway: $(READY)  ## that a kill ends the streams of a gateway within the lease; fails if one outlives it
+	$(BIN)/python -m benchmarks.kill_gateway $(ARGS)
+
 routes: $(READY)  ## random applications of Starlette and FastAPI, each version in an environment of its own
 	$(BIN)/python -m tests.routes.environments $(ARGS)
 
@@ -67,8 +70,8 @@ compare: $(READY)  ## ARx beside tenuo in each framework that both have, each in
 contract: $(READY)  ## a running mint against its own OpenAPI document
 	$(BIN)/python -m tests.mint.contract $(ARGS)
 
-operations: $(READY)  ## the production set-up of docs/operations.md, typed from the page; takes redis-server and nginx
-	$(BIN)/python -m pytest -p no:benchmark tests/house/production.py $(ARGS)
+operations: $(READY)  ## the set-ups of docs/operations.md and docs/gateway.md, typed from the pages; takes redis-server and nginx
+	$(BIN)/python -m pytest -p no:benchmark tests/house/production.py tests/house/gateways.py $(ARGS)
 
 rehearse: $(READY)  ## a realm's bad days: everything restarted, each disk lost, under load; takes nginx, faketime and Redis
 	$(BIN)/python -m tests.faults.rehearsal $(ARGS)

@@ -49,10 +49,11 @@ class GatewayRealm:
         self.write_service()
 
     def write_service(self, file: str = f"{AUDIENCE}.json", *, journal: str = "journal") -> None:
-        """Write a service file."""
+        """Write a service file, whose records have the arguments of calls."""
         service = self.folder / file
         facts = {"audience": AUDIENCE, "keys": {_KID: wire.text_of(self._key)}, "max_ttl_ms": 86_400_000, "v": 1}
         facts |= {"journal": str(self.folder / journal), "realm": self._name, "store": self._url, "nonces": self._url}
+        facts["record_arguments"] = [f"{AUDIENCE}.*"]
         service.touch(0o600)
         service.write_text(json.dumps(facts), "utf-8")
 
@@ -80,23 +81,33 @@ class GatewayRealm:
         """Kill a session."""
         self.store.kill([f"session:{session}"], "test", BY)
 
-    def write(self, text: str, *, port: int, file: str = "gateway.toml") -> Path:
-        """Write a gateway's file that listens at a port."""
+    def write(self, text: str, *, port: int, file: str = "gateway.toml", members: str = "") -> Path:
+        """Write a gateway's file that listens at a port; ``members`` are further ones of its table ``gateway``."""
         path = self.folder / file
-        path.write_text(f'[gateway]\nlisten = ["127.0.0.1:{port}"]\n{text}', "utf-8")
+        path.write_text(f'[gateway]\nlisten = ["127.0.0.1:{port}"]\n{members}{text}', "utf-8")
         return path
+
+
+class Program(subprocess.Popen[str]):
+    """A running program.
+
+    Attributes:
+        first_line: What it wrote first to standard output.
+    """
+
+    first_line = ""
 
 
 @contextlib.contextmanager
 def running(
-    words: list[str], log: Path, *, ready: str | None = None, files: int | None = None, stdin: int | None = None
-) -> Iterator[subprocess.Popen[str]]:
-    """Run a Python program until the end of the block.
+    words: list[str], log: Path, *, ready: str = "", files: int | None = None, stdin: int | None = None
+) -> Iterator[Program]:
+    """Run a Python program from its first line on standard output until the end of the block.
 
     Args:
         words: What follows the interpreter.
         log: Gets what it writes to standard error.
-        ready: What its first line on standard output has in it; None if it writes none.
+        ready: What its first line has in it.
         files: Its limit of open files.
         stdin: Its standard input; none by default.
     """
@@ -105,7 +116,7 @@ def running(
     if files is not None:
         command = ["sh", "-c", f'ulimit -n {files}; exec "$@"', "sh", *command]
     with log.open("a") as error:
-        process = subprocess.Popen(
+        process = Program(
             command,
             stdin=subprocess.DEVNULL if stdin is None else stdin,
             stdout=subprocess.PIPE,
@@ -116,9 +127,9 @@ def running(
         )
     try:
         assert process.stdout is not None
-        if ready is not None:
-            line = _line(process.stdout)
-            assert ready in line, f"{line}{log.read_text()}"
+        process.first_line = _line(process.stdout).strip()
+        assert process.first_line, log.read_text()
+        assert ready in process.first_line, f"{process.first_line}{log.read_text()}"
         yield process
     finally:
         process.kill()
@@ -127,7 +138,7 @@ def running(
 
 def gateway(
     file: Path, log: Path, *, before: str = "", files: int | None = None, stdin: int | None = None
-) -> contextlib.AbstractContextManager[subprocess.Popen[str]]:
+) -> contextlib.AbstractContextManager[Program]:
     """Run `arx gateway`; ``before`` are statements of Python that its process runs first."""
     words = ["-c", _PROGRAM.format(before=before), "gateway", str(file)]
     return running(words, log, ready="ready: the gateway listens", files=files, stdin=stdin)
