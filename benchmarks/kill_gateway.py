@@ -41,7 +41,11 @@ _PAUSE_S: Final = 0.05  # between two events of a stream
 _WITHIN_S: Final = 60.0
 _NS: Final = 1_000_000  # in a millisecond
 _RULE: Final = Rule(tool=f"{AUDIENCE}.*")
-_HEADERS: Final = {"mcp-protocol-version": "2026-07-28", "accept": "application/json, text/event-stream"}
+_HEADERS: Final = {
+    "accept": "application/json, text/event-stream",
+    "mcp-method": "tools/call",
+    "mcp-protocol-version": "2026-07-28",
+}
 _FILE: Final = """
 [upstream.http]
 audience = "orders"
@@ -71,7 +75,7 @@ class Stream:
         token = self._caller.token(f"{AUDIENCE}.{name}")
         params = {"name": name, "arguments": {}, "_meta": {"dev.arx/cap": token, "progressToken": "p"}}
         message = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}
-        return self._session.post(self._url, json=message, headers=_HEADERS)
+        return self._session.post(self._url, json=message, headers={**_HEADERS, "mcp-name": name})
 
     async def _read(self) -> bool:
         """Return whether there was a stream: used calls are lost with the store's process, and it has to sign anew."""

@@ -45,7 +45,12 @@ for line in sys.stdin:
     if "id" in message:
         print(json.dumps({"jsonrpc": "2.0", "id": message["id"], "result": {}}), flush=True)
 """
-STATELESS = {"mcp-protocol-version": "2026-07-28", "accept": "application/json, text/event-stream"}
+STATELESS = {
+    "accept": "application/json, text/event-stream",
+    "mcp-method": "tools/call",
+    "mcp-name": "get",
+    "mcp-protocol-version": "2026-07-28",
+}
 
 
 @pytest.fixture
@@ -109,7 +114,7 @@ def call(caller: UnsafeCaller, name: str) -> bytes:
 def sent(port: int, body: bytes) -> socket.socket:
     """Send a call, and read nothing."""
     client = socket.create_connection(("127.0.0.1", port), timeout=20)
-    lines = [f"{name}: {value}" for name, value in STATELESS.items()]
+    lines = [f"{name}: {value}" for name, value in {**STATELESS, "mcp-name": "flood"}.items()]
     head = f"POST /orders HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n" + "\r\n".join(lines) + "\r\n\r\n"
     client.sendall(head.encode() + body)
     return client
