@@ -5,6 +5,8 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+import aiohttp
+
 from arx_caps.gateway.settings import CredentialTerms
 from arx_verifier.errors import SettingsError
 
@@ -61,19 +63,26 @@ class Credential:
     """
 
     def __init__(self, terms: CredentialTerms | None, folder: Path) -> None:
-        self._headers: dict[str, str] = {}
+        self._headers: Mapping[str, str] = {}
         self.secrets: tuple[Secret, ...] = ()
         if terms is not None:
             self.secrets = (read_secret(terms.source, folder),)
-            self._headers[terms.header.lower()] = Secret(terms.prefix + self.secrets[0])
+            self._headers = {terms.header.lower(): Secret(terms.prefix + self.secrets[0])}
 
-    def put(self, headers: Mapping[str, str]) -> dict[str, str]:
-        """Return headers with the credential; what the client sent in that header is gone.
+    async def headers(self, session: aiohttp.ClientSession) -> Mapping[str, str]:  # noqa: ARG002 - see ClientCredential
+        """Return the header, in lower case.
 
         Args:
-            headers: Names in lower case.
+            session: Sends requests.
         """
-        return {**headers, **self._headers}
+        return self._headers
+
+    def refused(self, headers: Mapping[str, str]) -> None:
+        """Note that the upstream has refused the credential, which stays as it is.
+
+        Args:
+            headers: As ``headers`` returned them.
+        """
 
     def __repr__(self) -> str:
         return "<Credential>"

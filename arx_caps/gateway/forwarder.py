@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import aiohttp
 from yarl import URL
 
-from arx_caps.gateway.credentials import Credential
+from arx_caps.gateway.client_credentials import credential_of
 from arx_caps.gateway.leaks import Leaks
 from arx_caps.gateway.settings import UpstreamTerms
 from arx_caps.gateway.spans import hand_on
@@ -64,8 +64,9 @@ class Forwarder:
         assert terms.url is not None
         self.name, self._terms = name, terms
         self._base = terms.url.rstrip("/") if terms.is_http else terms.url
-        self._credential = Credential(terms.credential, folder)
-        self._leaks = Leaks(name, self._credential.secrets)
+        self._credential = credential_of(name, terms.credential, folder)
+        self._secrets = self._credential.secrets
+        self._leaks = Leaks(name, self._secrets)
         try:
             authority = str(folder / terms.ca) if terms.ca else None
             self._tls = ssl.create_default_context(cafile=authority) if urlsplit(self._base).scheme == "https" else None
@@ -125,11 +126,14 @@ class Forwarder:
         }
         hand_on(kept)
         address = URL(self._base + target, encoded=True)
-        sent = self._credential.put(kept)
+        own = await self._credential.headers(self._session)
+        if self._secrets is not self._credential.secrets:
+            self._secrets = self._credential.secrets
+            self._leaks = Leaks(self.name, self._secrets)
         try:
             async with asyncio.timeout(self._terms.timeout_s):
                 answer = await self._session.request(
-                    method, address, data=body or None, headers=sent, allow_redirects=False
+                    method, address, data=body or None, headers={**kept, **own}, allow_redirects=False
                 )
         except aiohttp.ClientConnectorError:
             raise UpstreamError(f"upstream {self.name} cannot be reached", sent=False) from None
@@ -137,6 +141,8 @@ class Forwarder:
             raise UpstreamError(f"upstream {self.name} did not answer in time", sent=True, timed_out=True) from None
         except aiohttp.ClientError as error:
             raise UpstreamError(f"upstream {self.name}: {type(error).__name__}", sent=True) from None
+        if answer.status == 401:
+            self._credential.refused(own)
         try:
             yield self._leaks.checked(answer)
         except aiohttp.ClientError as error:

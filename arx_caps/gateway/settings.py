@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from arx_caps.durations import parse_duration
+from arx_caps.server_process import is_loopback
 from arx_verifier.errors import SettingsError
 
 T = TypeVar("T")
@@ -30,6 +31,22 @@ class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A table of the file; a member that it does not have is an error."""
 
 
+class OAuthTerms(_Table, frozen=True, kw_only=True):
+    """How the gateway fetches the access token of an upstream, by OAuth client credentials (RFC 6749 4.4).
+
+    Attributes:
+        token_url: The token endpoint.
+        client_id: The gateway's id there; its secret is ``from``.
+        scope: The scopes to ask for.
+        resource: The resource to ask for (RFC 8707), as MCP servers need it.
+    """
+
+    token_url: str
+    client_id: str
+    scope: str = ""
+    resource: str = ""
+
+
 class CredentialTerms(_Table, frozen=True, kw_only=True, rename={"source": "from"}):
     """A credential of an upstream, which replaces that header of each forwarded request.
 
@@ -37,11 +54,13 @@ class CredentialTerms(_Table, frozen=True, kw_only=True, rename={"source": "from
         header: The header.
         source: Where the secret is: ``env:NAME`` or ``file:PATH``.
         prefix: What the header has before the secret, such as ``Bearer`` and a space.
+        oauth: Where the gateway fetches an access token with the secret; the header has the token, after ``Bearer``.
     """
 
     header: str = "Authorization"
     source: str
     prefix: str = ""
+    oauth: OAuthTerms | None = None
 
 
 class RateTerms(_Table, frozen=True, kw_only=True):
@@ -197,6 +216,11 @@ def _fault(name: str, terms: UpstreamTerms) -> str | None:
         return f"credential: expected the name of a header, got {terms.credential.header!r:.100}"
     if terms.credential is not None and not terms.credential.source.startswith(_SOURCES):
         return "credential: `from` expects env:NAME or file:PATH, so that the secret is not in this file"
+    if terms.credential is not None and (oauth := terms.credential.oauth) is not None:
+        place = urlsplit(oauth.token_url)
+        secure = place.scheme == "https" or (place.scheme == "http" and is_loopback(place.hostname or ""))
+        if not secure or not place.hostname or place.username or place.fragment:
+            return "credential.oauth: token_url: expected https:// and a host, without a user and a fragment"
     for rate in (terms.rate.agent, terms.rate.tool):
         if rate is not None and read_rate(rate) is None:
             return f"rate: expected a number of calls and a time such as '60/1m', got {rate!r:.100}"

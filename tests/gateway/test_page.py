@@ -13,12 +13,25 @@ from typing import Any
 import msgspec
 import pytest
 
-from arx_caps.gateway.settings import CredentialTerms, GatewayTerms, RateTerms, UpstreamTerms, read_settings
+from arx_caps.gateway.settings import (
+    CredentialTerms,
+    GatewayTerms,
+    OAuthTerms,
+    RateTerms,
+    UpstreamTerms,
+    read_settings,
+)
 from arx_verifier.enforcement.routes import RouteMap
 from tests.house.pages import ROOT, blocks
 
 FILE = ROOT / "docs" / "gateway.md"
-TABLES = {"gateway": GatewayTerms, "upstream": UpstreamTerms, "credential": CredentialTerms, "rate": RateTerms}
+TABLES = {
+    "gateway": GatewayTerms,
+    "upstream": UpstreamTerms,
+    "credential": CredentialTerms,
+    "oauth": OAuthTerms,
+    "rate": RateTerms,
+}
 
 
 def described(kind: type[msgspec.Struct]) -> dict[str, str]:
@@ -75,7 +88,8 @@ def test_the_file_is_read_as_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     (tmp_path / "gateway.toml").write_text(text)
     settings = read_settings(tmp_path / "gateway.toml")
     RouteMap(settings.upstreams["billing"].routes)
-    _, policy = shown()
+    _, policy, credential = shown()
+    assert msgspec.convert(credential["upstream"]["github"]["credential"], CredentialTerms).oauth is not None
     audiences = {name: each["origins"] for name, each in policy["audience"].items()}
     assert audiences.keys() == {terms.audience for terms in settings.upstreams.values()}
     assert [f"http://{place}" for place in settings.gateway.listen] == [each for [each] in audiences.values()]

@@ -9,6 +9,7 @@ from arx_caps.gateway.settings import read_settings
 from arx_verifier.errors import SettingsError
 
 ORDERS = '[upstream.orders]\naudience = "orders"\n'
+OAUTH = 'credential = {{ from = "env:KEY", oauth = {{ token_url = "{}", client_id = "arx" }} }}\n'
 URL = 'url = "http://127.0.0.1:9/mcp"\n'
 
 
@@ -26,6 +27,8 @@ URL = 'url = "http://127.0.0.1:9/mcp"\n'
         (ORDERS + URL + 'timeout = "soon"\n', "timeout"),
         (ORDERS + URL + 'rate = { agent = "60" }\n', "rate: expected"),
         (ORDERS + URL + 'credential = { from = "s3cret" }\n', "credential: `from` expects"),
+        (ORDERS + URL + OAUTH.format("http://login.example/token"), "token_url: expected https://"),
+        (ORDERS + URL + OAUTH.format("https://s3cret@login.example/"), "token_url: expected https://"),
         (ORDERS.replace("[upstream.orders]", "[upstream.metrics]") + URL, "expected a name"),
         (ORDERS + URL + ORDERS.replace("[upstream.orders]", "[upstream.more]") + URL, "upstream.more: expected an aud"),
         (ORDERS + URL + '[upstream.more]\naudience = "more"\nservice = "./orders.json"\n' + URL, "that of orders"),

@@ -32,7 +32,7 @@ RUN = {
     "docs/audit.md": {"test_examples.py": 5, "test_commands.py": 2},
     "docs/concepts.md": {"test_examples.py": 7},
     "docs/connect.md": {"../connect/test_page.py": 4},
-    "docs/gateway.md": {"../gateway/test_page.py": 2, "gateways.py": 1},
+    "docs/gateway.md": {"../gateway/test_page.py": 3, "gateways.py": 1},
     "docs/identity.md": {"test_examples.py": 8, "test_commands.py": 1},
     "docs/operations.md": {"test_operations.py": 2, "test_commands.py": 8, "production.py": 10},
     "docs/policy.md": {"test_policy_page.py": 10},
