@@ -27,7 +27,7 @@ from arx_verifier import Rule
 from arx_verifier.testing import UnsafeCaller
 from benchmarks.kill_stage import freeze, say, spread, thaw
 from benchmarks.measure import machine
-from tests.gateway.gateway_realm import AUDIENCE, GatewayRealm, gateway, running
+from tests.gateway.gateway_realm import AUDIENCE, ENVELOPE, GatewayRealm, gateway, running
 from tests.house.pages import ROOT
 from tests.servers import free_ports, until
 
@@ -73,7 +73,7 @@ class Stream:
 
     def _post(self, name: str) -> Any:
         token = self._caller.token(f"{AUDIENCE}.{name}")
-        params = {"name": name, "arguments": {}, "_meta": {"dev.arx/cap": token, "progressToken": "p"}}
+        params = {"name": name, "arguments": {}, "_meta": {**ENVELOPE, "dev.arx/cap": token, "progressToken": "p"}}
         message = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}
         return self._session.post(self._url, json=message, headers={**_HEADERS, "mcp-name": name})
 

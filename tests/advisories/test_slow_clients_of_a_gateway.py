@@ -25,7 +25,7 @@ import pytest
 from arx_caps.embedded import EmbeddedValkey
 from arx_verifier import Rule
 from arx_verifier.testing import UnsafeCaller
-from tests.gateway.gateway_realm import AUDIENCE, GatewayRealm, gateway
+from tests.gateway.gateway_realm import AUDIENCE, ENVELOPE, GatewayRealm, gateway
 from tests.servers import free_ports, until
 
 pytestmark = pytest.mark.servers
@@ -107,7 +107,7 @@ def is_closed(client: socket.socket, more: bytes) -> bool:
 
 def call(caller: UnsafeCaller, name: str) -> bytes:
     token = caller.token(f"{AUDIENCE}.{name}")
-    params = {"name": name, "arguments": {}, "_meta": {"dev.arx/cap": token, "progressToken": "p"}}
+    params = {"name": name, "arguments": {}, "_meta": {**ENVELOPE, "dev.arx/cap": token, "progressToken": "p"}}
     return json.dumps({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}).encode()
 
 

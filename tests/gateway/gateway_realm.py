@@ -20,6 +20,11 @@ from tests.house.pages import ROOT
 
 AUDIENCE: Final = "orders"
 BY: Final = "operator:test"
+# What each request of MCP 2026-07-28 has in `_meta`.
+ENVELOPE: Final = {
+    "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+    "io.modelcontextprotocol/clientCapabilities": {},
+}
 _KID: Final = "k1.0"
 _TTL_MS: Final = 600_000
 _START_S: Final = 60.0
