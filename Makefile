@@ -11,7 +11,7 @@ TEST := $(BIN)/python -m pytest -p no:benchmark -n 3 --dist loadfile --no-loadsc
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := demo
-.PHONY: demo docs test test-slow test-fast test-pure nightly bench bench-growth bench-service bench-all bench-audit bench-kill bench-kill-gateway bench-mint routes adapters compare contract operations rehearse check clean help
+.PHONY: demo docs test test-slow test-fast test-pure nightly bench bench-growth bench-service bench-all bench-audit bench-kill bench-kill-gateway bench-gateway bench-mint routes adapters compare contract operations rehearse check clean help
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-18s %s\n", $$1, $$2 }' Makefile
@@ -51,6 +51,9 @@ bench-audit: $(READY)  ## the audit log
 
 bench-mint: $(READY)  ## the mint under load
 	$(BIN)/python -m benchmarks.mint $(ARGS)
+
+bench-gateway: $(READY)  ## what the gateway adds to a call, beside FastMCP's proxy, ContextForge and Caddy
+	$(BIN)/python -m benchmarks.gateway $(ARGS)
 
 bench-kill: $(READY)  ## how fast a kill is in force
 	$(BIN)/python -m benchmarks.kill $(ARGS)

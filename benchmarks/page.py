@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from benchmarks import draw
 from benchmarks.draw import us
+from benchmarks.gateway import report as gateway_report
 from benchmarks.kill_report import DOCS, put, table
 from benchmarks.measure import RESULTS, load
 
@@ -171,6 +172,7 @@ Renderer = Callable[[dict[str, Any]], dict[str, str]]
 PARTS: Final[dict[str, tuple[Renderer, Renderer]]] = {
     "latest": (_latest, _latest_plots),
     "service": (_service, lambda _: {}),
+    "gateway": (lambda found: {"gateway": f"{machine(found)}\n\n{gateway_report.tables(found)}"}, lambda _: {}),
     "growth": (lambda found: {"growth": growth(found)}, _growth_plots),
 }
 
