@@ -35,7 +35,7 @@ from arx_caps.gateway.upstream_answer import UpstreamError
 
 _INHERITED: Final = ("HOME", "LANG", "LC_ALL", "LOGNAME", "PATH", "TMPDIR", "USER")  # what a program needs, no secret
 _STOP_S: Final = 3.0
-_PROCESSES: Final = 32  # of one agent at once: each `initialize` starts one, and no rate applies to it
+_PROCESSES: Final = 32  # of one agent at once: each `initialize` starts one
 _WAITING_BYTES: Final = 256 * 1024  # of messages that a client has not read; more stay in the server's pipe
 _CHUNK_BYTES: Final = 64 * 1024
 _STREAM: Final = "text/event-stream"

@@ -45,7 +45,7 @@ BESIDE: Final = {
 # Tests of `arx connect` with the stock client of a framework, in the environment of its carrying adapter.
 BRIDGED: Final = {
     "mcp": ("connect", "gateway", "gateway_stdio", "gateway_spans"),
-    "mcp_v1": ("connect_v1",),
+    "mcp_v1": ("connect_v1", "gateway_tasks"),
     "fastmcp": ("connect_fastmcp",),
 }
 
@@ -83,7 +83,7 @@ def _passes(adapter: Path, name: str) -> bool:
             name,
             (*TOOLS, *BESIDE.get(name, ())),
             extra=extra,
-            agent=(own, "mint", "embedded", *(("gateway",) if name == "mcp" else ())),
+            agent=(own, "mint", "embedded", *(("gateway",) if name in ("mcp", "mcp_v1") else ())),
         )
     names = [f"{name}_server"] if guards else [name, *BRIDGED.get(name, ())]
     cache = f"--cache-dir={python.parents[1] / '.mypy_cache'}"  # two that share one spoil it
