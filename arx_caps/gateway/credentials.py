@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The credentials of upstreams: read from the environment or a file, and put into a request last."""
+"""The credentials of upstreams: read from the environment, a file or a keyring, and put into a request last."""
 
 import os
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ def read_secret(source: str, folder: Path) -> Secret:
     """Return a secret.
 
     Args:
-        source: ``env:NAME`` or ``file:PATH``.
+        source: ``env:NAME``, ``file:PATH`` or ``keyring:SERVICE/USER``.
         folder: What a relative path is relative to.
 
     Raises:
@@ -33,6 +33,8 @@ def read_secret(source: str, folder: Path) -> Secret:
     kind, _, place = source.partition(":")
     if kind == "env":
         value = Secret(os.environ.get(place, ""))
+    elif kind == "keyring":
+        value = _of_keyring(place)
     else:
         file = folder / place
         try:
@@ -46,6 +48,18 @@ def read_secret(source: str, folder: Path) -> Secret:
             f"{source}: expected a secret of one line of ASCII, got {'none' if not value else 'another'}"
         )
     return value
+
+
+def _of_keyring(place: str) -> Secret:
+    try:
+        import keyring  # type: ignore[import-not-found,unused-ignore]
+    except ImportError:
+        raise SettingsError("keyring: expected the package keyring; run `pip install keyring`") from None
+    service, _, user = place.rpartition("/")
+    try:
+        return Secret(keyring.get_password(service, user) or "")
+    except Exception as error:  # of any backend: its text may be about the secret
+        raise SettingsError(f"keyring:{place}: expected a secret: {type(error).__name__}") from None
 
 
 class Credential:

@@ -117,13 +117,13 @@ class Gateway:
             task.add_done_callback(self._leaving.discard)
 
     def _unchanged(self, name: str, terms: UpstreamTerms, settings: GatewaySettings) -> bool:
-        """Return whether an upstream can go on; one with a secret in a file is begun anew, as the file may differ."""
+        """Return whether an upstream can go on; one with a secret that may differ is begun anew."""
         secrets = [terms.credential.source] if terms.credential else [*terms.env.values()]
         return (
             settings.upstreams.get(name) == terms
             and settings.gateway == self._settings.gateway
             and terms.openapi is None
-            and not any(each.startswith("file:") for each in secrets)
+            and not any(each.startswith(("file:", "keyring:")) for each in secrets)
         )
 
     async def _leave(self, upstream: RunningUpstream) -> None:

@@ -30,7 +30,7 @@ from arx_caps.gateway.mcp_wire import (
     status_of,
     written,
 )
-from arx_caps.gateway.settings import UpstreamTerms
+from arx_caps.gateway.settings import SOURCES, UpstreamTerms
 from arx_caps.gateway.upstream_answer import UpstreamError
 
 _INHERITED: Final = ("HOME", "LANG", "LC_ALL", "LOGNAME", "PATH", "TMPDIR", "USER")  # what a program needs, no secret
@@ -39,7 +39,6 @@ _PROCESSES: Final = 32  # of one agent at once: each `initialize` starts one
 _WAITING_BYTES: Final = 256 * 1024  # of messages that a client has not read; more stay in the server's pipe
 _CHUNK_BYTES: Final = 64 * 1024
 _STREAM: Final = "text/event-stream"
-_SOURCES: Final = ("env:", "file:")
 _SUBSCRIPTION: Final = "io.modelcontextprotocol/subscriptionId"  # of MCP 2026-07-28: the id of `subscriptions/listen`
 # What each request of MCP 2026-07-28 says of its client.
 _ENVELOPE: Final = {
@@ -306,7 +305,7 @@ class StdioUpstream:
     def __init__(self, name: str, terms: UpstreamTerms, folder: Path) -> None:
         self.name, self._terms = name, terms
         own = {
-            variable: read_secret(value, folder) if value.startswith(_SOURCES) else value
+            variable: read_secret(value, folder) if value.startswith(SOURCES) else value
             for variable, value in terms.env.items()
         }
         self._environment = {name: os.environ[name] for name in _INHERITED if name in os.environ} | own

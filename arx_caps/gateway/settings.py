@@ -21,7 +21,7 @@ _NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")  # a segment of the gatew
 _HEADER: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 5.6.2
 _RATE: Final = re.compile(r"([1-9][0-9]{0,8})/(.+)")
 _RESERVED: Final = frozenset(("healthz", "readyz", "metrics"))  # paths of the gateway itself
-_SOURCES: Final = ("env:", "file:")
+SOURCES: Final = ("env:", "file:", "keyring:")  # of secrets: no file of settings has one
 _MEBIBYTE: Final = 1024 * 1024
 
 Bytes = Annotated[int, Meta(ge=1024, le=1024 * _MEBIBYTE)]
@@ -52,7 +52,7 @@ class CredentialTerms(_Table, frozen=True, kw_only=True, rename={"source": "from
 
     Attributes:
         header: The header.
-        source: Where the secret is: ``env:NAME`` or ``file:PATH``.
+        source: Where the secret is: ``env:NAME``, ``file:PATH`` or ``keyring:SERVICE/USER``.
         prefix: What the header has before the secret, such as ``Bearer`` and a space.
         oauth: Where the gateway fetches an access token with the secret; the header has the token, after ``Bearer``.
     """
@@ -85,7 +85,7 @@ class UpstreamTerms(_Table, frozen=True, kw_only=True):
         service: The service file of the audience; ``AUDIENCE.json`` beside the gateway's file when omitted.
         url: Its URL.
         command: The program and arguments of an MCP server that the gateway starts and speaks to over stdio.
-        env: Environment variables of that program: values, or ``env:NAME`` and ``file:PATH`` for secrets.
+        env: Environment variables of that program: values, or where secrets are, as in ``from`` of ``credential``.
         openapi: The OpenAPI file of a plain HTTP service.  Each operation is the tool of its ``operationId``.
         routes: The routes of a plain HTTP service, with their tools: ``"GET /orders/{order_id}" = "orders.get"``.
         credential: Its credential.
@@ -214,8 +214,8 @@ def _fault(name: str, terms: UpstreamTerms) -> str | None:
         return "expected one of `openapi` and `routes`"
     if terms.credential is not None and not _HEADER.fullmatch(terms.credential.header):
         return f"credential: expected the name of a header, got {terms.credential.header!r:.100}"
-    if terms.credential is not None and not terms.credential.source.startswith(_SOURCES):
-        return "credential: `from` expects env:NAME or file:PATH, so that the secret is not in this file"
+    if terms.credential is not None and not terms.credential.source.startswith(SOURCES):
+        return "credential: `from` expects env:NAME, file:PATH or keyring:SERVICE/USER: no secret is in this file"
     if terms.credential is not None and (oauth := terms.credential.oauth) is not None:
         place = urlsplit(oauth.token_url)
         secure = place.scheme == "https" or (place.scheme == "http" and is_loopback(place.hostname or ""))

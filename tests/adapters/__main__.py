@@ -38,13 +38,13 @@ BESIDE: Final = {
     "a2a_server": AGENTS,
     "google_adk": ("httpx2", "opentelemetry-sdk"),
     "pydantic_ai": ("opentelemetry-sdk",),
-    "mcp": ("opentelemetry-distro",),  # brings the SDK
+    "mcp": ("opentelemetry-distro", "keyring", "keyrings.alt"),  # the SDK, and a keyring that is a file
     "mcp_v1": ("httpx2",),  # the mint of the tests
     "fastmcp": ("opentelemetry-sdk",),
 }
 # Tests of `arx connect` with the stock client of a framework, in the environment of its carrying adapter.
 BRIDGED: Final = {
-    "mcp": ("connect", "gateway", "gateway_stdio", "gateway_spans"),
+    "mcp": ("connect", "gateway", "gateway_stdio", "gateway_spans", "gateway_keyring"),
     "mcp_v1": ("connect_v1", "gateway_tasks"),
     "fastmcp": ("connect_fastmcp",),
 }
