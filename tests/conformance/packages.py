@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the runs need of others, in ``build/conformance``: Node, the suite, the inspector, and the suite's server.
+
+The server is the everything-server of the MCP SDK for Python, unchanged: its source distribution has it.
+"""
+
+import json
+import platform
+import shutil
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+from typing import Final
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+BUILD: Final = ROOT / "build" / "conformance"
+SDK: Final = "2.3.0"
+NODE: Final = "22.23.3"
+NPM: Final = {
+    "@modelcontextprotocol/conformance": "0.2.0-alpha.12",
+    "@modelcontextprotocol/inspector": "2.12.0",
+}
+_ARCHITECTURES: Final = {"x86_64": "x64", "amd64": "x64", "aarch64": "arm64", "arm64": "arm64"}
+
+
+def node_packages() -> Path:
+    """Install Node and the packages where they are missing, and return their folder.
+
+    The package ``node`` has a script that installs the one of this system; npm of today does not run it.
+    """
+    system = platform.system().lower()
+    prefix = "node-bin" if (system, platform.machine()) == ("darwin", "arm64") else "node"
+    node = f"{prefix}-{system}-{_ARCHITECTURES[platform.machine().lower()]}"
+    wanted = json.dumps({"private": True, "dependencies": {node: NODE, **NPM}}, indent=2)
+    folder = BUILD / "npm"
+    if not (folder / "done").exists() or (folder / "done").read_text() != wanted:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        (folder / "package.json").write_text(wanted)
+        _run("npm", "install", "--no-audit", "--no-fund", "--loglevel=error", cwd=folder)
+        (folder / "done").write_text(wanted)
+    return folder / "node_modules"
+
+
+def node_of(packages: Path) -> Path:
+    """Return the Node of the packages.
+
+    Args:
+        packages: Their folder.
+    """
+    return next(packages.glob("node-*/bin/node"))
+
+
+def server_python() -> Path:
+    """Make the environment of the server where it is missing, and return its Python."""
+    folder = BUILD / f"server-{SDK}"
+    python, source = folder / "bin" / "python", BUILD / f"mcp-{SDK}"
+    if not (folder / "done").exists():
+        own = (sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary=mcp")
+        _run(*own, f"--dest={BUILD}", f"mcp=={SDK}", cwd=ROOT)
+        with tarfile.open(BUILD / f"mcp-{SDK}.tar.gz") as archive:
+            archive.extractall(BUILD, filter="data")
+        uv = str(Path(sys.executable).with_name("uv"))
+        _run(uv, "venv", "--quiet", "--clear", f"--python={sys.executable}", str(folder), cwd=ROOT)
+        wanted = (f"mcp=={SDK}", str(source / "examples" / "servers" / "everything-server"))
+        _run(uv, "pip", "install", "--quiet", f"--python={python}", *wanted, cwd=ROOT)
+        (folder / "done").touch()
+    return python
+
+
+def _run(*words: str, cwd: Path) -> None:
+    subprocess.run(words, cwd=cwd, check=True, stdout=sys.stderr)

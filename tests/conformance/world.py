@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A realm with its gateway before the suite's server, reached over HTTP and over stdio, and bridges to the gateway."""
+
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from arx_caps.agent import Agent
+from tests.conformance.packages import ROOT
+from tests.servers import free_ports, until
+
+PATH: Final = "conformance"  # of the bridge: nothing else uses this machine's port
+STDIO: Final = "import sys; from mcp_everything_server.server import mcp; mcp.run('stdio')"
+POLICY: Final = """
+[audience.web]
+origins = ["http://127.0.0.1:{web}"]
+[audience.pipe]
+origins = ["http://127.0.0.1:{pipe}"]
+[session.all]
+agents = ["acme/**"]
+ttl = "1h"
+[task.everything]
+agents = ["acme/**"]
+ttl = "1h"
+audience = ["web", "pipe"]
+allow = [{{ tool = "web.*", any = true }}, {{ tool = "pipe.*", any = true }}]
+[task.little]
+agents = ["acme/**"]
+ttl = "1h"
+audience = ["web"]
+allow = [
+  {{ tool = "web.test_simple_text", args = {{}} }},
+  {{ tool = "web.test_x_mcp_header", args = {{ region = "eu" }} }},
+]
+"""
+GATEWAY: Final = """
+[gateway]
+listen = ["127.0.0.1:{web}", "127.0.0.1:{pipe}"]
+[upstream.web]
+audience = "web"
+url = "http://127.0.0.1:{server}/mcp"
+[upstream.pipe]
+audience = "pipe"
+command = ["{python}", "-c", "{stdio}"]
+"""
+
+
+class World:
+    """What runs.
+
+    Args:
+        folder: For its files.
+        python: The Python of the server's environment.
+
+    Attributes:
+        direct: The server's own URL.
+        web: The gateway's URL of it.
+        pipe: The gateway's URL of the same server over stdio.
+    """
+
+    def __init__(self, folder: Path, python: Path) -> None:
+        self._folder, self._python = folder, python
+        self._processes: list[subprocess.Popen[bytes]] = []
+        self._mint, self._server, self._web, self._pipe = free_ports(4)
+        self._environment = {name: value for name, value in os.environ.items() if not name.startswith("ARX_")}
+        self._environment |= {"ARX_HOME": str(folder / "realm"), "PYTHONPATH": str(ROOT)}
+        self.direct = f"http://127.0.0.1:{self._server}/mcp"
+        self.web, self.pipe = f"http://127.0.0.1:{self._web}/web", f"http://127.0.0.1:{self._pipe}/pipe"
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        """Run the server, the realm and the gateway."""
+        self._arx("init", str(self._folder / "realm"), "--listen", f"127.0.0.1:{self._mint}")
+        ports = {"web": self._web, "pipe": self._pipe, "server": self._server}
+        (self._folder / "realm" / "policy.toml").write_text(POLICY.format(**ports))
+        text = GATEWAY.format(**ports, python=self._python, stdio=STDIO)
+        (self._folder / "gateway.toml").write_text(text)
+        server = (str(self._python), "-m", "mcp_everything_server", "--port", str(self._server))
+        with (
+            self._started("server", *server, "--log-level", "WARNING"),
+            self._started("gateway", *_arx(), "up", "--gateway", "gateway.toml"),
+        ):
+            self._wait_for(self._server, self._web, self._pipe)
+            yield
+
+    def task(self, template: str) -> Path:
+        """Start a task of an agent of its own, and return its file.
+
+        Args:
+            template: The template, which the agent is called after.
+        """
+        key, file = self._folder / f"{template}.key", self._folder / f"{template}.bundle"
+        self._arx("agent", "enrol", f"acme/{template}", "--key-out", str(key))
+        with Agent.from_key_file(key) as agent:
+            session = agent.open_session()
+            session.start_task(template).save(file)
+        return file
+
+    def client_config(self, task: Path, url: str) -> Path:
+        """Write the file with which a stock client starts a bridge over stdio, and return it.
+
+        Args:
+            task: The file of the task.
+            url: The server.
+        """
+        config = self._arx("connect", "--task", str(task), "--print-config", "claude", url)["config"]
+        file = self._folder / "client.json"
+        file.write_text(json.dumps(config))
+        return file
+
+    @contextlib.contextmanager
+    def bridged(self, task: Path, **urls: str) -> Iterator[str]:
+        """Run a bridge over loopback HTTP; yield its address, behind which each name is a server.
+
+        Args:
+            task: The file of the task.
+            urls: The servers.
+        """
+        (port,) = free_ports(1)
+        place = f"127.0.0.1:{port}"
+        words = ("connect", "--task", str(task), "--listen", place, "--path", PATH)
+        named = [f"{name}={url}" for name, url in urls.items()]
+        with self._started(f"bridge-{task.stem}", *_arx(), *words, *named):
+            self._wait_for(port)
+            yield f"http://{place}/{PATH}"
+
+    def _wait_for(self, *ports: int) -> None:
+        def ended() -> bool:
+            return any(process.poll() is not None for process in self._processes)
+
+        until(lambda: all(map(_listens, ports)) or ended())
+        if ended():
+            raise RuntimeError(f"a process has ended\n{self.logs()}")
+
+    def logs(self) -> str:
+        """What all processes wrote."""
+        return "\n".join(f"{file.name}\n{file.read_text()}" for file in sorted(self._folder.glob("*.log")))
+
+    def _arx(self, *words: str) -> dict[str, Any]:
+        command = [*_arx(), *words, "--json"]
+        done = subprocess.run(command, cwd=self._folder, env=self._environment, capture_output=True, text=True)
+        if done.returncode:
+            raise RuntimeError(f"{' '.join(words)}: {done.stderr}")
+        return json.loads(done.stdout) if done.stdout else {}
+
+    @contextlib.contextmanager
+    def _started(self, name: str, *words: str) -> Iterator[None]:
+        with (self._folder / f"{name}.log").open("w") as log:
+            process = subprocess.Popen(words, cwd=self._folder, env=self._environment, stdout=log, stderr=log)
+        self._processes.append(process)
+        try:
+            yield
+            if process.poll() is not None:
+                raise RuntimeError(f"{name} has ended\n{self.logs()}")
+        finally:
+            self._processes.remove(process)
+            process.terminate()
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _arx() -> tuple[str, ...]:
+    return (sys.executable, "-m", "arx_caps.cli")
+
+
+def _listens(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+        return True
+    return False
