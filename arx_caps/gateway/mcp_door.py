@@ -7,12 +7,13 @@ have what the token could allow.  A stream ends with its grant.
 
 import asyncio
 import contextlib
+import functools
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any, Final
 
 from arx_caps.event_stream import fields_of, split_events
-from arx_caps.gateway.asgi import Receive, Scope, Send, pass_on, read_body
+from arx_caps.gateway.asgi import Message, Receive, Scope, Send, pass_on, read_body
 from arx_caps.gateway.bound_ids import BoundIds, owner_of
 from arx_caps.gateway.forwarder import Forwarder, answer_headers, read_whole
 from arx_caps.gateway.mcp_answers import McpAnswers
@@ -66,9 +67,9 @@ class _Exchange:
     def __init__(self, scope: Scope, send: Send, body: bytes) -> None:
         # RFC 9110 5.5: white space around a value is none of it; servers leave it there.
         scope["headers"] = [(name, value.strip(b" \t")) for name, value in scope["headers"]]
-        self.scope, self.send, self._body = scope, send, body
+        self.scope, self._send, self._body = scope, send, body
         self.headers = collect_headers(scope["headers"])
-        self.has_begun = False
+        self.has_begun = self._has_ended = False
 
     @property
     def is_stateless(self) -> bool:
@@ -85,12 +86,19 @@ class _Exchange:
         await self.send({"type": "http.response.start", "status": status, "headers": headers})
 
     async def end(self, data: bytes = b"") -> None:
-        """Send the last part."""
-        await self.send({"type": "http.response.body", "body": data, "more_body": False})
+        """Send the last part; do nothing after the end."""
+        if not self._has_ended:
+            await self.send({"type": "http.response.body", "body": data, "more_body": False})
+
+    async def send(self, message: Message) -> None:
+        """Send a part, as ASGI has it."""
+        self._has_ended = message["type"] == "http.response.body" and not message.get("more_body", False)
+        await self._send(message)
 
     async def whole(self, status: int, headers: Headers, data: bytes) -> None:
         """Send an answer that is no stream."""
-        await self.begin(status, [*headers, (b"content-length", b"%d" % len(data))])
+        kept = [pair for pair in headers if pair[0] != b"content-length"]  # strict clients refuse two
+        await self.begin(status, [*kept, (b"content-length", b"%d" % len(data))])
         await self.end(data)
 
 
@@ -199,7 +207,7 @@ class McpDoor:
         async def forward() -> _Whole | None:
             async with self._sent(exchange, message, facts) as answer:
                 work.streams = work.streams or answer.content_type == _STREAM
-                return await self._answer(exchange, answer, facts, receive)
+                return await self._answer(exchange, answer, facts, receive, work.check)
 
         try:
             whole = await work.run(forward)
@@ -218,7 +226,8 @@ class McpDoor:
 
         async def forward() -> _Whole | None:
             async with self._sent(exchange, message, facts) as answer:
-                return await self._answer(exchange, answer, facts, receive, screened)
+                check = functools.partial(self._messages.check, screened)
+                return await self._answer(exchange, answer, facts, receive, check, screened)
 
         try:
             whole = await self._messages.keep(screened, forward, lambda: exchange.has_begun)
@@ -235,15 +244,17 @@ class McpDoor:
         answer: UpstreamAnswer,
         facts: ChainFacts,
         receive: Receive,
+        check: Callable[[], None],
         screened: Screened | None = None,
     ) -> _Whole | None:
-        """Pass a stream on until it ends or the client goes; return another answer."""
+        """Pass a stream on until it ends or the client goes; return another answer.  ``check`` raises at its end."""
         headers = self._answered(answer, facts)
         if answer.content_type != _STREAM:
             data = await self._body(answer)
             return answer.status, headers, self._answers.shown(data, facts, screened)
         await exchange.begin(answer.status, headers)
-        await pass_on(self._answers.stream(answer.content.iter_any(), facts, screened), receive, exchange.send)
+        parts = _checked(self._answers.stream(answer.content.iter_any(), facts, screened), check)
+        await pass_on(parts, receive, exchange.send)
         return None
 
     @contextlib.asynccontextmanager
@@ -383,3 +394,11 @@ def _error(identity: str | int | None, code: int, text: str, data: dict[str, Any
 
 async def _once(data: bytes) -> AsyncIterator[bytes]:
     yield data
+
+
+async def _checked(parts: AsyncIterator[bytes], check: Callable[[], None]) -> AsyncIterator[bytes]:
+    # A process that was stopped, with its machine perhaps, may read what has come meanwhile before its timers run.
+    async for part in parts:
+        check()
+        yield part
+    check()  # the refusal is the last event of a stream that ended meanwhile

@@ -91,6 +91,9 @@ class Door:
             await self._door.close()
 
         asyncio.run(run())
+        # What a server refuses: two ends of an answer, and two lengths of one body.
+        assert [bool(each.get("more_body")) for each in sent[1:]] == [True] * (len(sent) - 2) + [False]
+        assert [name for name, _ in sent[0]["headers"]].count(b"content-length") <= 1
         return sent[0]["status"], b"".join(each.get("body", b"") for each in sent)
 
     def message(

@@ -3,12 +3,15 @@
 
 import gzip
 import json
+import time
+from collections.abc import AsyncIterator
 
 import pytest
 
 from arx_verifier import Rule
 from arx_verifier.testing import UnsafeTestRealm
 from tests.gateway.door import Answer, Door, Upstream, exchange, signed
+from tests.servers import until
 
 
 def test_a_call_that_is_killed_while_its_schema_is_read_is_not_forwarded() -> None:
@@ -66,3 +69,34 @@ def test_white_space_around_a_header_is_none_of_it() -> None:
     body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "get"}}).encode()
     status, _ = Door(realm, upstream).ask(body, signed(caller, body), (b"mcp-name", b" \tget "))
     assert (status, upstream.headers[0][b"mcp-name"]) == (200, b"get")
+
+
+def test_a_refusal_has_one_length() -> None:
+    """Strict clients refuse an answer with two, also with two that are the same."""
+    realm = UnsafeTestRealm("files")
+    status, _ = Door(realm, Upstream(lambda _: Answer(b""))).ask(b"", method="GET")
+    assert status == 401
+
+
+@pytest.mark.parametrize("late", [[], [b"data: late\n\n"]])
+def test_a_stream_that_ends_with_its_grant_has_one_end(late: list[bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its last event is the refusal, also if the upstream ended it first, or has sent more."""
+    realm = UnsafeTestRealm("files")
+    monkeypatch.setattr(realm.epochs, "lease_left_ns", lambda: 1_000_000)
+
+    class Killed(Answer):
+        async def iter_any(self) -> AsyncIterator[bytes]:
+            yield b"data: {}\n\n"
+            realm.epochs.kill("agent:test/agent")
+            began = time.monotonic()
+            until(lambda: time.monotonic() > began + 0.01)  # the recheck is due, and its timer has not run
+            for part in late:
+                yield part
+
+    upstream = Upstream(lambda _: Killed(b"", kind="text/event-stream"))
+    token = realm.caller(Rule(tool="files.get")).token("files.get")
+    params = {"name": "get", "arguments": {}, "_meta": {"dev.arx/cap": token}}
+    status, text = exchange(realm, upstream, "tools/call", params)
+    first, last, _ = text.split(b"\n\n")
+    assert (status, first) == (200, b"data: {}")
+    assert b"isError" in last

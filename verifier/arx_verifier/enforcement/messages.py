@@ -268,11 +268,19 @@ class Work:
 
     async def _checked(self, tool: Callable[[], Awaitable[T]]) -> T:
         result = await tool()
-        # A result that would leave after the lease of this view could be one of a call that was killed.
+        self.check()
+        return result
+
+    def check(self) -> None:
+        """Look at the grant again before a result or a part of it leaves, if that is due.
+
+        Raises:
+            ArxError: The token was revoked or frozen, or has expired; the end of the call is recorded.
+        """
+        # What would leave after the lease of this view could be of a call that was killed.
         if time.monotonic() >= self._due and (refused := self.grant.look_again()) is not None:
             self._end(refused)
             raise refused
-        return result
 
     def _plan(self) -> None:
         # Not after the end of the lease: otherwise a tool would outlive the bound of a kill.
@@ -428,6 +436,19 @@ class Messages:
             ttl = answer.get("ttlMs", 0)
             answer |= {"cacheScope": "private", "ttlMs": min(ttl if type(ttl) is int else 0, _CACHED_MS)}
         return answer
+
+    def check(self, screened: Screened) -> None:
+        """Look at a token again before a part of an answer leaves.
+
+        Args:
+            screened: The token that was live.
+
+        Raises:
+            RefusedCall: It was revoked or frozen, or has expired.
+        """
+        refused = recheck(self.verifier.epochs, screened.proven, may_wait=False)
+        if refused is not None:
+            raise RefusedCall(refused.code, failures=refused.failures)
 
     async def keep(
         self, screened: Screened, work: Callable[[], Awaitable[T]], streams: Callable[[], bool] = lambda: True
