@@ -7,8 +7,9 @@ from typing import Final, NamedTuple
 
 from arx_verifier.errors import RequestError
 
-# Atomic: the end of one line, \r\n, is not the ends of two.
-_EVENT_END: Final = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
+# Possessive: the end of one line, \r\n, is not the ends of two.  `re` looks for the first byte alone, which an atomic
+# group would prevent: half of the time for an event.
+_EVENT_END: Final = re.compile(rb"(?:\n|\r\n?+)(?:\n|\r\n?+)")
 _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 
 

@@ -15,6 +15,7 @@ from arx_verifier.errors import RequestError
 from arx_verifier.journal import ChainFacts
 from arx_verifier.verification import Screened
 
+_TASK: Final = b'"taskId'  # an id that is spelled with escapes stays the upstream's, which no client can use
 _LISTS: Final = tuple(
     McpMessage(f"{kind}/list", {}, {}) for kind in ("tools", "prompts", "resources", "resources/templates")
 )
@@ -40,7 +41,7 @@ class McpAnswers:
             owner: The client.
             screened: Its live token, if the message may have a list; a list is known by its members.
         """
-        if screened is None and b'"taskId' not in data:
+        if screened is None and _TASK not in data:
             return data
         found = object_of(data)
         if found is None:
@@ -68,6 +69,9 @@ class McpAnswers:
         """
         try:
             async for event in split_events(parts, self._longest):
+                if screened is None and _TASK not in event:  # each call comes this way
+                    yield event
+                    continue
                 data = fields_of(event).data
                 shown = self.shown(data, owner, screened)
                 yield event if shown is data else with_data(event, shown)
