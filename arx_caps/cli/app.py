@@ -37,6 +37,7 @@ GROUPS: Final[Mapping[str, Mapping[str, tuple[str, str]]]] = {
         "whoami": ("operator", "show the operator of a key, and its permissions"),
         "agent": ("agent", "enrol, describe, list and deactivate agents"),
         "service": ("service", "enrol tool services, and refresh their keys"),
+        "client": ("client", "register OAuth clients for agents"),
     },
     "Sessions, tasks and tokens": {
         "session": ("session", "open, list, renew, freeze and end sessions"),

@@ -12,6 +12,7 @@ No tool call passes through it. Its packages, each of which imports only those b
 * ``context``: the parts of all these that handlers need;
 * ``identity``: the caller, and the subject on whose behalf it calls;
 * ``tasks``: sessions, tasks and approvals, from issue to revocation;
+* ``oauth``: the authorization server for stock clients, whose access tokens stand for tasks;
 * ``runtime``: start, background thread and end of the context;
 * ``api``: the HTTP routes;
 * ``server``: the processes.

@@ -72,7 +72,7 @@ CAPS_IMPORTS["integrations"] = {"agent"}
 # The packages of the mint, and its modules beside them: each imports only what is before it.
 MINT_ORDER = """
     db policy audit revocation keys rate_limit
-    context identity tasks runtime
+    context identity tasks oauth runtime
     api server
 """.split()
 

@@ -135,6 +135,20 @@ CREATE TABLE used_jti (
   PRIMARY KEY (digest)
 );
 CREATE INDEX ix_used_jti_until ON used_jti (until);
+CREATE TABLE oauth_clients (
+  id VARCHAR(32) NOT NULL,
+  agent VARCHAR(64) NOT NULL,
+  secret VARCHAR(64),
+  jwks TEXT,
+  scopes TEXT NOT NULL,
+  introspects TEXT NOT NULL,
+  created_at BIGINT NOT NULL,
+  "by" VARCHAR(96) NOT NULL,
+  ended_at BIGINT,
+  PRIMARY KEY (id),
+  FOREIGN KEY(agent) REFERENCES agents (path)
+);
+CREATE INDEX ix_oauth_clients_agent ON oauth_clients (agent);
 CREATE TABLE sessions (
   id VARCHAR(32) NOT NULL,
   agent VARCHAR(64) NOT NULL,
@@ -215,6 +229,22 @@ CREATE INDEX approvals_in_state ON approvals (status, asked_at, id);
 CREATE INDEX approvals_of_sessions ON approvals (session, asked_at, id);
 CREATE INDEX approvals_waiting ON approvals (session, status);
 CREATE INDEX ix_approvals_task ON approvals (task);
+CREATE TABLE oauth_handles (
+  jti VARCHAR(32) NOT NULL,
+  client VARCHAR(32) NOT NULL,
+  session VARCHAR(32) NOT NULL,
+  task VARCHAR(32) NOT NULL,
+  audience VARCHAR(64) NOT NULL,
+  issued_at BIGINT NOT NULL,
+  expires_at BIGINT NOT NULL,
+  recipe TEXT NOT NULL,
+  PRIMARY KEY (jti),
+  FOREIGN KEY(client) REFERENCES oauth_clients (id),
+  FOREIGN KEY(session) REFERENCES sessions (id),
+  FOREIGN KEY(task) REFERENCES tasks (id)
+);
+CREATE INDEX ix_oauth_handles_expires_at ON oauth_handles (expires_at);
+CREATE INDEX oauth_handles_of_clients ON oauth_handles (client, issued_at);
 CREATE TABLE task_grants (
   link VARCHAR(32) NOT NULL,
   task VARCHAR(32) NOT NULL,

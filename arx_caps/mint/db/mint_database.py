@@ -13,6 +13,8 @@ from arx_caps.mint.db.repositories.erasures import ErasureRepository
 from arx_caps.mint.db.repositories.grants import TaskGrantRepository
 from arx_caps.mint.db.repositories.holder_keys import HolderKeyRepository
 from arx_caps.mint.db.repositories.keys import KeyRepository
+from arx_caps.mint.db.repositories.oauth_clients import OAuthClientRepository
+from arx_caps.mint.db.repositories.oauth_handles import OAuthHandleRepository
 from arx_caps.mint.db.repositories.operators import OperatorRepository
 from arx_caps.mint.db.repositories.outbox import OutboxRepository
 from arx_caps.mint.db.repositories.policies import PolicyRepository
@@ -40,6 +42,8 @@ class MintDatabase(Database):
         grants: What each task may do.
         holder_keys: Public keys of agents, operators and services.
         keys: Root keys, audience key numbers, and which service has fetched which.
+        oauth_clients: Registered OAuth clients.
+        oauth_handles: What access tokens stand for.
         operators: Operators and their roles.
         outbox: Recorded events, in order.
         policies: Every policy that was ever in force.
@@ -64,6 +68,8 @@ class MintDatabase(Database):
         self.grants = TaskGrantRepository(self)
         self.holder_keys = HolderKeyRepository(self)
         self.keys = KeyRepository(self)
+        self.oauth_clients = OAuthClientRepository(self)
+        self.oauth_handles = OAuthHandleRepository(self)
         self.operators = OperatorRepository(self)
         self.outbox = OutboxRepository(self)
         self.policies = PolicyRepository(self)

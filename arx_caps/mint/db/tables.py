@@ -194,6 +194,36 @@ ROOT_KEYS: Final = Table(
     Column("sealed", Text),
 )
 
+# OAuth clients that an operator has registered. A secret is random, so that its SHA-256 is enough.
+OAUTH_CLIENTS: Final = Table(
+    "oauth_clients",
+    METADATA,
+    Column("id", String(32), primary_key=True),
+    Column("agent", String(64), ForeignKey("agents.path"), nullable=False, index=True),
+    Column("secret", String(64)),  # its SHA-256, in hex; null for a client with keys
+    Column("jwks", Text),
+    Column("scopes", Text, nullable=False),  # templates
+    Column("introspects", Text, nullable=False),  # audiences whose tokens it may introspect
+    Column("created_at", BigInteger, nullable=False),
+    Column("by", String(96), nullable=False),
+    Column("ended_at", BigInteger),
+)
+
+# What an access token stands for: the content of its task's tokens, unsigned.
+OAUTH_HANDLES: Final = Table(
+    "oauth_handles",
+    METADATA,
+    Column("jti", String(32), primary_key=True),
+    Column("client", String(32), ForeignKey("oauth_clients.id"), nullable=False),
+    Column("session", String(32), ForeignKey("sessions.id"), nullable=False),
+    Column("task", String(32), ForeignKey("tasks.id"), nullable=False),
+    Column("audience", String(64), nullable=False),
+    Column("issued_at", BigInteger, nullable=False),
+    Column("expires_at", BigInteger, nullable=False, index=True),
+    Column("recipe", Text, nullable=False),
+    Index("oauth_handles_of_clients", "client", "issued_at"),
+)
+
 # Keys that sign access tokens. The private half is sealed like the root keys, and gone once the key is retired.
 SIGNING_KEYS: Final = Table(
     "signing_keys",

@@ -47,6 +47,7 @@ WHOAMI: Final = "arx.whoami"  # needs no rule: every authenticated operator may 
 NEEDS_LIVE_VIEW: Final = (
     "arx.agents.write",
     APPROVE,
+    "arx.clients.write",
     "arx.audit.erase",
     "arx.audit.prune",
     "arx.thaw",

@@ -24,6 +24,7 @@ _READS: Final = (
     "arx.agents.read",
     "arx.approvals.read",
     "arx.audit.read",
+    "arx.clients.read",
     "arx.keys.read",
     "arx.operators.read",
     "arx.policy.read",
@@ -47,7 +48,10 @@ ROLES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
         "approver": (APPROVE, "arx.approvals.read", *_WORK_READS),
         "policy": ("arx.policy.write", "arx.policy.read", "arx.status.read"),
         "keys": ("arx.keys.write", "arx.keys.read", "arx.services.write", "arx.services.read", "arx.status.read"),
-        "agents": ("arx.agents.write", "arx.agents.read", "arx.sessions.read", "arx.tasks.read", "arx.status.read"),
+        "agents": (
+            *("arx.agents.write", "arx.agents.read", "arx.clients.write", "arx.clients.read"),
+            *("arx.sessions.read", "arx.tasks.read", "arx.status.read"),
+        ),
     }
 )
 

@@ -158,6 +158,8 @@ class Template(PolicyTable, frozen=True, kw_only=True):
         exchange: For each service, the audiences for which it may exchange a token: ``{ orders = ["payments"] }``.
             Only services reach an audience that is not in ``audience``; it needs rules as well.
         approvals: The calls that an operator must approve first; default: none.
+        bearer: Whether an OAuth client may hold the task by an access token, which a thief can replay until it expires:
+            ``allow`` or ``refuse``; default: refuse with approvals or ``fresh = "0ms"``, else allow.
     """
 
     name: Name
@@ -175,6 +177,14 @@ class Template(PolicyTable, frozen=True, kw_only=True):
     subjects: Subjects = ()
     exchange: Annotated[dict[str, Any], GRANTS] = field(default_factory=dict)  # then ``Audiences`` each
     approvals: Approvals = ()
+    bearer: Literal["allow", "refuse"] | None = None
+
+    @property
+    def allows_bearer(self) -> bool:
+        """Whether an access token may stand for a task of this template."""
+        if self.bearer is not None:
+            return self.bearer == "allow"
+        return not self.approvals and self.fresh != 0
 
     @property
     def everywhere(self) -> tuple[str, ...]:

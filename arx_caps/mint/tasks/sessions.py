@@ -15,7 +15,7 @@ import msgspec
 
 from arx_caps.durations import duration_within, format_duration
 from arx_caps.jose import Proof, check_assertion
-from arx_caps.mint.context import MintContext
+from arx_caps.mint.context import Born, MintContext
 from arx_caps.mint.db.database import now_ms
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.repositories.epoch import HighWater
@@ -25,6 +25,7 @@ from arx_caps.mint.identity.authenticate import AuthenticatedCaller
 from arx_caps.mint.identity.operator_token import mint_operator_token
 from arx_caps.mint.identity.session_login import (
     LoginCredentials,
+    Opener,
     authenticate_opener,
     subject_columns,
     subject_of,
@@ -104,6 +105,29 @@ def open_session(
     """
     born, policy, now = mint.born(), mint.policy, now_ms()
     opener = authenticate_opener(mint, unit, policy, shown, proof, now)
+    return open_for(mint, unit, born, opener, proof.key.kid, ttl=ttl, purpose=purpose)
+
+
+def open_for(
+    mint: MintContext, unit: UnitOfWork, born: Born, opener: Opener, jkt: str, *, ttl: str | None, purpose: str | None
+) -> OpenedSession:
+    """Open a session for an authenticated agent.
+
+    Args:
+        mint: The mint.
+        unit: The call's unit of work.
+        born: The position in the kill epoch that was read before the agent was authenticated.
+        opener: The agent and its subject.
+        jkt: Thumbprint of the session's key, or a text that is none, for a session whose token nobody gets.
+        ttl: The wanted lifetime of the session; None for the policy's.
+        purpose: The purpose, for the audit log, or None.
+
+    Raises:
+        GrantError: The policy refuses.
+        RevokedError: The agent, one above it, the subject, the policy or the mint's key is frozen.
+        UnavailableError: The kill epoch is unknown now.
+    """
+    policy, now = mint.policy, now_ms()
     path, subject = str(opener.agent["path"]), opener.subject
     terms = policy.may_open(path, subject)
     ends_at = within_login(terms, opener.until, now + _session_ttl(terms, ttl))
@@ -114,9 +138,9 @@ def open_session(
     )
     birth = Birth(opener.agent, born, new_name("s-"), None, policy.digest, now, expires_at, 0, new_link(), subject)
     facts = {"agent": path, "expires_at": expires_at, "ends_at": ends_at, "policy": policy.digest, "purpose": purpose}
-    row = birth.row("opened_at") | facts | {"id": birth.session, "jkt": proof.key.kid} | subject_columns(opener)
+    row = birth.row("opened_at") | facts | {"id": birth.session, "jkt": jkt} | subject_columns(opener)
     facts |= {"opened_with": opener.by, "subject": subject and (subject.issuer, subject.name)}
-    what = Event.of("session.opened", f"agent:{path}", session=birth.session, key=proof.key.kid, **facts)
+    what = Event.of("session.opened", f"agent:{path}", session=birth.session, key=jkt, **facts)
     most = policy.most_open(path)
     room = Room(most, lambda other: is_usable(mint, other)) if most is not None else None
     unit.recipe = recipe_of(birth, (kid,))
@@ -208,6 +232,9 @@ def _require_opener(mint: MintContext, policy: Policy, session: Mapping[str, Any
                 code="session_not_allowed",
             )
         return
+    if "client" in opened_with:
+        # Nobody has the key of such a session: what would renew it is the client's own request for a token.
+        raise GrantError("an OAuth client opened this session, which nothing renews", code="session_not_allowed")
     trusted = {issuer.name for issuer in policy.issuers.values() if issuer.url == opened_with["issuer"]}
     sub = {"sub": opened_with["sub"]}  # other claims of its ID token are not stored
     workloads = (rule for rule in policy.workloads if rule.agent == session["agent"] and rule.issuer in trusted)

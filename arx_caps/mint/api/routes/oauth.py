@@ -1,23 +1,49 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Routes of the OAuth front, for stock clients and their libraries.  CONTROL 5."""
+"""Routes of the OAuth front, for stock clients and their libraries.  CONTROL 5, RFC 6749, 7009, 7662, 8414.
 
-from typing import Any, Final
+They take forms and answer the errors of OAuth: a library reads neither the JSON bodies nor the problems of ``/v1``.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final, NamedTuple
+from urllib.parse import parse_qsl
 
 import msgspec
+from msgspec import UNSET, UnsetType
 from starlette.concurrency import run_in_threadpool
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from arx_caps.access_token import MAX_CHARS
 from arx_caps.mint.api.access_log import note
 from arx_caps.mint.api.endpoint import RouteAnswer
-from arx_caps.mint.api.openapi import OpenRoute
+from arx_caps.mint.api.openapi import FORM, OpenRoute
 from arx_caps.mint.api.problems import of_error
+from arx_caps.mint.context import Born, MintContext
+from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_caps.mint.keys.signing_keys import MAX_AGE_S
-from arx_verifier.errors import ArxError
+from arx_caps.mint.oauth.client_credentials import grant_client_credentials
+from arx_caps.mint.oauth.clients import OAuthClient, authenticate_client
+from arx_caps.mint.oauth.errors import OAuthCode, OAuthError
+from arx_caps.mint.oauth.handles import Handle, find_handle
+from arx_caps.mint.oauth.metadata import INTROSPECT, JWKS, REVOKE, TOKEN, Metadata, metadata_of
+from arx_caps.mint.rate_limit import TooOftenError
+from arx_caps.mint.tasks.revoke import finish_task
+from arx_verifier.errors import ArxError, AuditError, StoreError, UnavailableError
 
-JWKS: Final = "/oauth/jwks"
+METADATA: Final = ("/.well-known/oauth-authorization-server", "/.well-known/openid-configuration")
+MAX_FORM_BYTES: Final = 16 * 1024
 _PUBLIC: Final = {"Cache-Control": f"public, max-age={MAX_AGE_S}", "X-Content-Type-Options": "nosniff"}
+_BEARER: Final = "Bearer"
+_SECRET: Final = {"Cache-Control": "no-store", "Pragma": "no-cache", "X-Content-Type-Options": "nosniff"}
+# The errors of OAuth that stand for refusals of the policy; any other one is ``unauthorized_client``.
+_ERRORS: Final[Mapping[str, OAuthCode]] = {
+    "unknown_task": "invalid_scope",
+    "bad_parameters": "invalid_request",
+    "malformed_request": "invalid_request",
+    "replayed": "invalid_client",
+}
 
 
 class Jwks(RouteAnswer, frozen=True):
@@ -26,7 +52,148 @@ class Jwks(RouteAnswer, frozen=True):
     keys: list[dict[str, Any]]
 
 
-OPEN: Final = (OpenRoute(JWKS, "Return the keys that sign access tokens.", {200: Jwks}, ("store_unavailable",)),)
+class TokenIssued(RouteAnswer, frozen=True):
+    """An access token, a secret, its seconds to live and its scope (RFC 6749 5.1)."""
+
+    access_token: str
+    token_type: str
+    expires_in: int
+    scope: str
+
+    def __repr__(self) -> str:
+        return "<TokenIssued>"
+
+
+class Introspected(RouteAnswer, frozen=True):
+    """What an access token says, if it is active (RFC 7662 2.2)."""
+
+    active: bool
+    scope: str | UnsetType = UNSET
+    client_id: str | UnsetType = UNSET
+    token_type: str | UnsetType = UNSET
+    exp: int | UnsetType = UNSET
+    iat: int | UnsetType = UNSET
+    sub: str | UnsetType = UNSET
+    aud: str | UnsetType = UNSET
+    iss: str | UnsetType = UNSET
+    jti: str | UnsetType = UNSET
+    sid: str | UnsetType = UNSET
+    tid: str | UnsetType = UNSET
+
+
+class TokenRevoked(RouteAnswer, frozen=True):
+    """Nothing: the access token is not active any more (RFC 7009 2.2)."""
+
+
+class OAuthProblem(RouteAnswer, frozen=True):
+    """A refusal (RFC 6749 5.2); ``code`` is the mint's own."""
+
+    error: str
+    error_description: str
+    code: str
+
+
+class FormCall(NamedTuple):
+    """One authenticated call of a form route.
+
+    Attributes:
+        mint: The mint.
+        unit: The call's unit of work.
+        born: The position in the kill epoch before the client was authenticated.
+        client: The client.
+        form: The form.
+    """
+
+    mint: MintContext
+    unit: UnitOfWork
+    born: Born
+    client: OAuthClient
+    form: Mapping[str, str]
+
+
+def token_route(call: FormCall) -> TokenIssued:
+    """Issue an access token."""
+    grant = call.form.get("grant_type")
+    if grant != "client_credentials":
+        raise OAuthError("unsupported_grant_type", "grant_type: expected client_credentials")
+    issued = grant_client_credentials(call.mint, call.unit, call.born, call.client, call.form)
+    life_s = issued.claims.exp - issued.claims.iat
+    return TokenIssued(access_token=issued.token, token_type=_BEARER, expires_in=life_s, scope=issued.claims.scope)
+
+
+def introspect_route(call: FormCall) -> Introspected:
+    """Return what an access token says and whether it is active."""
+    handle = _find(call)
+    # Another client's token is as unknown: its state is nobody else's business.
+    if handle is None or (_is_others(handle, call) and handle.row["audience"] not in call.client.introspects):
+        return Introspected(active=False)
+    return Introspected(active=True, token_type=_BEARER, **msgspec.to_builtins(handle.claims))
+
+
+def revoke_route(call: FormCall) -> TokenRevoked:
+    """End the task of an access token."""
+    handle = _find(call)
+    if handle is not None:
+        if _is_others(handle, call):
+            raise OAuthError("unauthorized_client", "the access token is another client's")
+        finish_task(call.mint, handle.task, f"agent:{call.client.agent}")
+    return TokenRevoked()
+
+
+def _find(call: FormCall) -> Handle | None:
+    token = call.form.get("token", "")
+    if not token:
+        raise OAuthError("invalid_request", "token: expected an access token")
+    return find_handle(call.mint, token) if len(token) <= MAX_CHARS else None
+
+
+def _is_others(handle: Handle, call: FormCall) -> bool:
+    return handle.claims.client_id != call.client.id
+
+
+_CLIENT: Final = {
+    "client_id": "The client, unless the header or the assertion names it.",
+    "client_secret": "Its secret, unless the header `Authorization: Basic` has it.",
+    "client_assertion": "Its assertion (RFC 7523), signed with ES256 or Ed25519; used once.",
+    "client_assertion_type": "`urn:ietf:params:oauth:client-assertion-type:jwt-bearer`.",
+}
+_TOKEN: Final = {"token": "The access token.", **_CLIENT}
+_FORMS: Final[Mapping[str, tuple[Callable[[FormCall], RouteAnswer], type[RouteAnswer], Mapping[str, str]]]] = {
+    TOKEN: (
+        token_route,
+        TokenIssued,
+        {
+            "grant_type": "`client_credentials`.",
+            "scope": "A template of the policy that the client is registered for; optional if it is one.",
+            "resource": "The URL of the service to call (RFC 8707).",
+            "authorization_details": "Parameters of the template: one object of type `arx_task` (RFC 9396).",
+            **_CLIENT,
+        },
+    ),
+    INTROSPECT: (introspect_route, Introspected, _TOKEN),
+    REVOKE: (revoke_route, TokenRevoked, _TOKEN),
+}
+_STATUSES: Final = (400, 401, 403, 413, 415, 429, 503)
+
+
+def _describe(path: str) -> OpenRoute:
+    handler, answer, form = _FORMS[path]
+    answers: dict[int, type | None] = {200: answer}
+    answers |= dict.fromkeys(_STATUSES, OAuthProblem)
+    return OpenRoute(path, (handler.__doc__ or "").partition("\n")[0], answers, method="POST", form=form)
+
+
+OPEN: Final = (
+    *(OpenRoute(path, "Return what the authorization server offers.", {200: Metadata}) for path in METADATA),
+    OpenRoute(JWKS, "Return the keys that sign access tokens.", {200: Jwks}, ("store_unavailable",)),
+    *map(_describe, _FORMS),
+)
+
+
+async def metadata(request: Request) -> Response:
+    """Return what the authorization server offers."""
+    note(request, route=request.url.path)
+    return _json(metadata_of(request.app.state.mint.realm.issuer), 200, _PUBLIC)
 
 
 async def jwks(request: Request) -> Response:
@@ -37,9 +204,104 @@ async def jwks(request: Request) -> Response:
         keys = await run_in_threadpool(mint.signing_keys.published)
     except ArxError as error:
         return of_error(error, mint.realm)
-    return Response(msgspec.json.encode(Jwks(keys=keys)), 200, _PUBLIC, media_type="application/json")
+    return _json(Jwks(keys=keys), 200, _PUBLIC)
+
+
+async def answer_form(request: Request) -> Response:
+    """Answer a form."""
+    mint, path = request.app.state.mint, request.url.path
+    note(request, route=path, caller="client")
+    peer = mint.limits.peer_of(
+        request.client.host if request.client is not None else None, request.headers.getlist("x-forwarded-for")
+    )
+    raw = bytearray()
+    try:
+        mint.limits.require_address(peer)
+        mint.require_clock()
+        # Counted while it arrives: a declared length may be wrong.
+        async for chunk in request.stream():
+            raw += chunk
+            if len(raw) > MAX_FORM_BYTES:
+                mint.limits.count_unproven(peer)
+                error = OAuthError("invalid_request", f"form too large: expected at most {MAX_FORM_BYTES} bytes")
+                return _refuse(request, error, {"Connection": "close"})
+    except ClientDisconnect:
+        return _refuse(request, OAuthError("invalid_request", "the client disconnected"))
+    except ArxError as error:
+        return _refuse(request, error, {"Connection": "close"})
+    return await run_in_threadpool(_serve, mint, request, bytes(raw), peer)
+
+
+def _serve(mint: MintContext, request: Request, raw: bytes, peer: str | None) -> Response:
+    handler = _FORMS[request.url.path][0]
+    try:
+        form = _read_form(request, raw)
+        authorization = request.headers.getlist("authorization")
+        if len(authorization) > 1:
+            raise OAuthError("invalid_request", "expected one Authorization header")
+        with mint.db.unit() as unit:
+            # Before the client is authenticated: a kill that comes in between revokes what this call grants.
+            born = mint.born()
+            client = authenticate_client(mint, unit, form, authorization[0] if authorization else None)
+            answer = handler(FormCall(mint, unit, born, client, form))
+    except ArxError as error:
+        if isinstance(error, OAuthError) and error.error in ("invalid_client", "invalid_request"):
+            mint.limits.count_unproven(peer)
+        return _refuse(request, error)
+    return _json(answer, 200, _SECRET)
+
+
+def _read_form(request: Request, raw: bytes) -> dict[str, str]:
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != FORM:
+        raise OAuthError("invalid_request", f"expected Content-Type {FORM}")
+    if request.url.query:
+        raise OAuthError("invalid_request", "expected no query: a log of URLs must not have a secret")
+    try:
+        pairs = parse_qsl(raw.decode("ascii"), keep_blank_values=True, strict_parsing=bool(raw), errors="strict")
+    except ValueError:
+        raise OAuthError("invalid_request", "expected a form") from None
+    form = dict(pairs)
+    # RFC 6749 3.2: no parameter twice, or two readers could judge two values.
+    if len(form) != len(pairs):
+        raise OAuthError("invalid_request", "expected each parameter once")
+    return form
+
+
+def _refuse(request: Request, error: ArxError, more: Mapping[str, str] | None = None) -> Response:
+    headers = {**_SECRET, **(more or {})}
+    note(request, code=error.code)
+    name: str = error.error if isinstance(error, OAuthError) else "temporarily_unavailable"
+    code, status = error.code, 503
+    if isinstance(error, OAuthError):
+        status, code = error.status, error.error
+    elif isinstance(error, TooOftenError):
+        status = 429
+        headers["Retry-After"] = str(error.wait_s)
+    elif isinstance(error, UnavailableError | StoreError | AuditError):
+        headers["Retry-After"] = "1"
+    else:
+        name = _ERRORS.get(error.code, "unauthorized_client")
+        status = 401 if name == "invalid_client" else 400
+    if status == 401:
+        # RFC 6749 5.2, for a client that used the header; others ignore it.
+        headers["WWW-Authenticate"] = f'Basic realm="{request.app.state.mint.realm.name}"'
+    return _json(OAuthProblem(error=name, error_description=_plain(str(error)), code=code), status, headers)
+
+
+def _plain(text: str) -> str:
+    """Return a text in the characters that RFC 6749 5.2 allows."""
+    return "".join(char if " " <= char <= "~" and char not in '"\\' else "'" for char in text)
+
+
+def _json(answer: Any, status: int, headers: Mapping[str, str]) -> Response:
+    return Response(msgspec.json.encode(answer), status, dict(headers), media_type="application/json")
 
 
 def routes() -> list[Route]:
     """Return the routes."""
-    return [Route(JWKS, jwks)]
+    return [
+        *(Route(path, metadata) for path in METADATA),
+        Route(JWKS, jwks),
+        *(Route(path, answer_form, methods=["POST"]) for path in _FORMS),
+    ]

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``arx client``: register OAuth clients for agents, list, show and remove them.  CONTROL 5.2."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from arx_caps.cli.display import facts_of
+from arx_caps.cli.exit_codes import Stop
+from arx_caps.cli.options import Verbs, common_options, pass_console, yes_option
+from arx_caps.cli.place import Place, operator_options
+from arx_caps.cli.secure_files import read_object, write_object
+from arx_caps.cli.terminal import Console, pairs, table
+from arx_caps.durations import show_time
+
+
+@click.group("client", cls=Verbs)
+def client_command() -> None:
+    """Register, list and remove OAuth clients, which get access tokens in the place of agents."""
+
+
+@client_command.command("add")
+@click.argument("agent")
+@click.option("--scope", "scopes", multiple=True, help="template that it may start tasks of; may be repeated")
+@click.option("--introspects", multiple=True, help="service whose access tokens it may introspect; may be repeated")
+@click.option("--jwks", metavar="FILE", help="file with its public keys, a JWK set: Ed25519 or P-256 [a secret]")
+@click.option("--out", type=click.Path(path_type=Path), help="new file for client id and secret (mode 0600)")
+@operator_options
+@common_options
+@pass_console
+def add(
+    console: Console,
+    agent: str,
+    scopes: tuple[str, ...],
+    introspects: tuple[str, ...],
+    jwks: str | None,
+    out: Path | None,
+    place: Place,
+) -> None:
+    """Register an OAuth client for AGENT, with a secret or with its public keys.
+
+    \b
+        arx client add acme/support/triage --scope refund --out triage.client.json
+    """
+    if (jwks is None) == (out is None):
+        raise click.UsageError("expected either --out FILE, for a new secret, or --jwks FILE")
+    if out is not None and out.exists():
+        raise Stop(f"{out} exists; it is not overwritten", code="file")
+    body: dict[str, Any] = {"agent": agent, "scopes": scopes, "introspects": introspects}
+    if jwks is not None:
+        content = read_object(jwks)
+        body["jwks"] = content.get("keys", [content])
+    mint = place.mint()
+    answer = mint.call("POST", "/v1/clients", body)
+    client = answer["client"]
+    if out is not None:
+        # The secret goes to the file alone, never to stdout.
+        write_object(out, {"client_id": client["id"], "client_secret": answer["secret"], "issuer": mint.issuer})
+    value = {"client": client, "file": None if out is None else str(out)}
+    console.data("client", value, lambda: pairs([*facts_of(client), ("file", out)]))
+
+
+@client_command.command("list")
+@operator_options
+@common_options
+@pass_console
+def list_clients(console: Console, place: Place) -> None:
+    """List the OAuth clients."""
+    found, _ = place.mint().rows("/v1/clients", "clients")
+    heads = ("CLIENT", "AGENT", "SCOPES", "PROVES WITH", "REGISTERED")
+    rows = [
+        (c["id"], c["agent"], ", ".join(c["scopes"]), "key" if c["keys"] else "secret", show_time(c["created_at"]))
+        for c in found
+    ]
+    console.data("clients", {"clients": found}, lambda: table(heads, rows))
+
+
+@client_command.command("show")
+@click.argument("client")
+@operator_options
+@common_options
+@pass_console
+def show(console: Console, client: str, place: Place) -> None:
+    """Show the OAuth client CLIENT."""
+    _tell(console, place.mint().call("GET", f"/v1/clients/{_checked(client)}"))
+
+
+@client_command.command("remove")
+@click.argument("client")
+@yes_option
+@operator_options
+@common_options
+@pass_console
+def remove(console: Console, client: str, place: Place, yes: bool) -> None:
+    """Remove the OAuth client CLIENT for good, and end its sessions: its access tokens are refused."""
+    console.confirm(f"remove the client {_checked(client)}?", yes=yes)
+    _tell(console, place.mint().call("DELETE", f"/v1/clients/{client}"))
+
+
+def _tell(console: Console, client: dict[str, Any]) -> None:
+    console.data("client", {"client": client}, lambda: pairs(facts_of(client)))
+
+
+def _checked(client: str) -> str:
+    if not client.startswith("c-") or not client[2:].isalnum() or not client.isascii():
+        raise click.BadParameter(f"expected the id of a client such as c-…, got {client[:60]!r}", param_hint="CLIENT")
+    return client

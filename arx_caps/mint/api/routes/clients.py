@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Routes of registered OAuth clients.  CONTROL 5.2."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Final
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall
+from arx_caps.mint.api.pagination import PageQuery, page_of
+from arx_caps.mint.db.database import now_ms
+from arx_caps.mint.db.events import Event
+from arx_caps.mint.db.repositories.oauth_clients import CLIENTS_ORDER
+from arx_caps.mint.db.tables import OAUTH_CLIENTS
+from arx_caps.mint.oauth.clients import new_secret, read_client_keys
+from arx_caps.mint.tasks.revoke import end_session
+from arx_caps.mint.tasks.token_factory import as_json, new_name
+from arx_verifier.errors import GrantError, RequestError
+
+READ: Final = "arx.clients.read"
+WRITE: Final = "arx.clients.write"
+MAX_NAMES: Final = 32
+
+Names = Annotated[tuple[Annotated[str, Meta(min_length=1, max_length=64)], ...], Meta(max_length=MAX_NAMES)]
+
+
+class ClientBody(Body, frozen=True):
+    """A client: its agent, the templates of its tasks, and its public keys; without keys it gets a secret.
+
+    ``introspects`` are audiences whose access tokens it may introspect.
+    """
+
+    agent: Annotated[str, Meta(max_length=64)]
+    scopes: Names | None = None
+    introspects: Names | None = None
+    jwks: Annotated[tuple[dict[str, Any], ...], Meta(max_length=8)] | None = None
+
+
+class ClientShown(RouteAnswer, frozen=True):
+    """A registered client; ``keys`` are ids of its keys, empty for one with a secret."""
+
+    id: str
+    agent: str
+    scopes: tuple[str, ...]
+    introspects: tuple[str, ...]
+    keys: tuple[str, ...]
+    created_at: int
+    by: str
+    ended_at: int | None
+
+
+class ClientAdded(RouteAnswer, frozen=True):
+    """A new client, and its secret unless it has keys; the mint keeps a digest of the secret alone."""
+
+    client: ClientShown
+    secret: str | UnsetType = UNSET
+
+    def __repr__(self) -> str:
+        return "<ClientAdded>"
+
+
+class Clients(RouteAnswer, frozen=True):
+    """A page of clients by id; ``total`` counts removed ones too."""
+
+    clients: list[ClientShown]
+    total: int
+    next: str | UnsetType = UNSET
+
+
+def add_client(call: RouteCall) -> ClientAdded:
+    """Register an OAuth client for an agent."""
+    mint, body, by = call.mint, call.body, call.authenticated.actor
+    scopes, introspects = body.scopes or (), body.introspects or ()
+    if not scopes and not introspects:
+        raise RequestError("invalid client: expected scopes or introspects, got neither")
+    secret, digest = new_secret() if body.jwks is None else (UNSET, None)
+    jwks = None if body.jwks is None else read_client_keys(body.jwks)
+    row = {"id": new_name("c-"), "agent": body.agent, "secret": digest, "jwks": jwks and as_json(jwks)}
+    row |= {"scopes": as_json(scopes), "introspects": as_json(introspects)}
+    row |= {"created_at": now_ms(), "by": by, "ended_at": None}
+    facts = {"agent": body.agent, "scopes": scopes, "introspects": introspects}
+    facts["keys"] = tuple(jwk["kid"] for jwk in jwks or ())
+    mint.db.oauth_clients.add(row, Event.of("client.added", by, client=row["id"], **facts))
+    return ClientAdded(client=_show(row), secret=secret)
+
+
+def list_clients(call: RouteCall) -> Clients:
+    """List the OAuth clients."""
+    mint, limit = call.mint, call.query.limit
+    rows = mint.db.oauth_clients.list(after=call.query.after, limit=limit + 1)
+    page = page_of(rows, CLIENTS_ORDER, _show, limit=limit, fetched=limit + 1)
+    return Clients(clients=page.shown, total=mint.db.count(OAUTH_CLIENTS), next=page.next)
+
+
+def get_client(call: RouteCall) -> ClientShown:
+    """Return an OAuth client."""
+    return _show(_find(call))
+
+
+def delete_client(call: RouteCall) -> ClientShown:
+    """Remove an OAuth client for good, and end its sessions."""
+    mint, by, row = call.mint, call.authenticated.actor, _find(call)
+    # The row first: a request for a token that comes in between is refused, or its session is ended here.
+    mint.db.oauth_clients.end(row["id"], Event.of("client.removed", by, client=row["id"]))
+    for session in mint.db.oauth_handles.sessions(row["id"]):
+        end_session(mint, session, by)
+    return _show(_find(call))
+
+
+def _find(call: RouteCall) -> dict[str, Any]:
+    row = call.mint.db.oauth_clients.find(call.path["client"])
+    if row is None:
+        raise GrantError("no such client", code="not_found")
+    return row
+
+
+def _show(row: Mapping[str, Any]) -> ClientShown:
+    jwks = msgspec.json.decode(row["jwks"], type=list[dict[str, str]]) if row["jwks"] is not None else []
+    scopes, introspects = (msgspec.json.decode(row[name], type=tuple[str, ...]) for name in ("scopes", "introspects"))
+    return ClientShown(
+        id=row["id"],
+        agent=row["agent"],
+        scopes=scopes,
+        introspects=introspects,
+        keys=tuple(jwk["kid"] for jwk in jwks),
+        created_at=row["created_at"],
+        by=row["by"],
+        ended_at=row["ended_at"],
+    )
+
+
+ENDPOINTS: Final = (
+    Endpoint("POST", "/v1/clients", WRITE, add_client, ClientBody, status=201, problems=("not_found",)),
+    Endpoint("GET", "/v1/clients", READ, list_clients, query=PageQuery),
+    Endpoint("GET", "/v1/clients/{client}", READ, get_client, problems=("not_found",)),
+    Endpoint("DELETE", "/v1/clients/{client}", WRITE, delete_client, problems=("not_found", "conflict")),
+)

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What access tokens stand for. CONTROL 5.3."""
+
+from typing import Any, Final
+
+from sqlalchemy import bindparam, delete, select
+
+from arx_caps.mint.db.database import Database, now_ms
+from arx_caps.mint.db.events import Event
+from arx_caps.mint.db.statement import CompiledStatement
+from arx_caps.mint.db.tables import OAUTH_CLIENTS, OAUTH_HANDLES, SESSIONS
+from arx_caps.mint.db.unit_of_work import UnitOfWork
+from arx_verifier.errors import refusal
+
+KEEP_MS: Final = 24 * 3_600_000  # after its expiry, so that a late question finds what it was
+_FIND: Final = CompiledStatement(select(OAUTH_HANDLES).where(OAUTH_HANDLES.c.jti == bindparam("which")))
+_LOCK_CLIENT: Final = select(OAUTH_CLIENTS.c.ended_at).where(OAUTH_CLIENTS.c.id == bindparam("which")).with_for_update()
+_OLD: Final = select(OAUTH_HANDLES.c.jti).where(OAUTH_HANDLES.c.expires_at < bindparam("before")).limit(100)
+_PRUNE: Final = delete(OAUTH_HANDLES).where(OAUTH_HANDLES.c.jti.in_(_OLD))
+_THEIRS: Final = (
+    select(OAUTH_HANDLES.c.session).where(OAUTH_HANDLES.c.client == bindparam("whose")).distinct().scalar_subquery()
+)
+_SESSIONS: Final = (
+    select(SESSIONS)
+    .where(SESSIONS.c.id.in_(_THEIRS), SESSIONS.c.status == "open", SESSIONS.c.expires_at > bindparam("now"))
+    .order_by(SESSIONS.c.opened_at.desc())
+)
+
+
+class OAuthHandleRepository:
+    """The handles."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def add(self, unit: UnitOfWork, row: dict[str, Any], what: Event) -> None:
+        """Store what an access token stands for, and delete some old rows.
+
+        Args:
+            unit: The call's unit of work.
+            row: The row.
+            what: The event.
+
+        Raises:
+            RevokedError: ``revoked``: the client was removed in the meantime.
+        """
+        with unit.change(what) as c:
+            # Locked until the commit: a removal waits, and then ends this session too.
+            if c.execute(_LOCK_CLIENT, {"which": row["client"]}).scalar_one() is not None:
+                raise refusal("revoked")
+            c.execute(_PRUNE, {"before": now_ms() - KEEP_MS})
+            unit.insert(OAUTH_HANDLES, row)
+
+    def find(self, jti: str) -> dict[str, Any] | None:
+        """Return a handle's row, or None."""
+        return self._database.row(_FIND, which=jti)
+
+    def sessions(self, client: str) -> list[dict[str, Any]]:
+        """Return the open sessions of a client, the newest first."""
+        return self._database.rows(_SESSIONS, whose=client, now=now_ms())

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The authorization server for stock OAuth clients, whose access tokens stand for tasks.  CONTROL 5."""

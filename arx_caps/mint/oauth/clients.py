@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Authenticate OAuth clients: by a secret, or by a key of their own.  CONTROL 5.2, RFC 6749 2.3, RFC 7523 3."""
+
+import base64
+import binascii
+import hashlib
+import hmac
+import secrets
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Final, NamedTuple
+from urllib.parse import unquote_plus
+
+import msgspec
+from joserfc import jws
+from joserfc.errors import JoseError
+from joserfc.jwk import ECKey, OKPKey
+from msgspec import Meta
+
+from arx_caps.mint.context import MintContext
+from arx_caps.mint.db.database import now_ms
+from arx_caps.mint.db.unit_of_work import UnitOfWork
+from arx_caps.mint.oauth.errors import OAuthError
+from arx_verifier.errors import ArxError, RequestError
+from arx_verifier.request import read_json_object
+from arx_verifier.token import wire
+
+SECRET_PREFIX: Final = "arxc1_"  # noqa: S105 - secret scanners find leaked secrets by it
+SECRET_BYTES: Final = 32
+ASSERTION: Final = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
+MAX_KEYS: Final = 4  # of one client: each is tried for an assertion that names none
+ASSERTION_MS: Final = 5 * 60_000  # the longest life of an assertion, so that its id is not remembered for long
+AHEAD_MS: Final = 30_000
+MAX_CHARS: Final = 4096
+_WRONG: Final = "the client is unknown, or did not prove that it is this client"
+_ALGORITHMS: Final[Mapping[str, str]] = {"ES256": "ES256", "EdDSA": "Ed25519", "Ed25519": "Ed25519"}
+
+
+class OAuthClient(NamedTuple):
+    """An authenticated client.
+
+    Attributes:
+        id: Its id.
+        agent: The path of the agent that it is.
+        scopes: The templates that it may start tasks of.
+        introspects: The audiences whose tokens it may introspect.
+    """
+
+    id: str
+    agent: str
+    scopes: tuple[str, ...]
+    introspects: tuple[str, ...]
+
+
+class _Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    # No key and no URL of one: a caller must not choose what it is verified with (RFC 8725 3.5).
+    alg: str
+    kid: Annotated[str, Meta(max_length=256)] | None = None
+    typ: str = "JWT"
+
+
+class _Claims(msgspec.Struct, frozen=True):
+    iss: str
+    sub: str
+    aud: str | tuple[str, ...]
+    exp: int | float
+    jti: Annotated[str, Meta(min_length=8, max_length=256)]
+
+
+_HEADER: Final = msgspec.json.Decoder(_Header)
+
+
+def new_secret() -> tuple[str, str]:
+    """Return a new client secret, and its digest for the database."""
+    secret = SECRET_PREFIX + wire.text_of(secrets.token_bytes(SECRET_BYTES))
+    return secret, _digest(secret)
+
+
+def read_client_keys(written: Sequence[Any]) -> list[dict[str, str]]:
+    """Return the public keys of a client.
+
+    Args:
+        written: The ``keys`` of a JWK set.
+
+    Raises:
+        RequestError: There are too many or none; or one is private, or is neither Ed25519 nor P-256.
+    """
+    if not 0 < len(written) <= MAX_KEYS:
+        raise RequestError(f"invalid keys: expected 1 to {MAX_KEYS}, got {len(written)}")
+    keys = []
+    for jwk in written:
+        if isinstance(jwk, dict) and "d" in jwk:
+            raise RequestError("this is a private key: send the public half, and make a new key, since this one is out")
+        try:
+            key = _key(jwk)
+            public = {name: str(value) for name, value in key.as_dict(private=False).items() if name in _PUBLIC}
+            keys.append({**public, "kid": str(jwk.get("kid") or key.thumbprint())[:256]})
+        except (JoseError, ValueError, TypeError, KeyError, AttributeError) as error:
+            raise RequestError("invalid key: expected a JWK with OKP and Ed25519, or EC and P-256") from error
+    return keys
+
+
+_PUBLIC: Final = frozenset(("kty", "crv", "x", "y"))
+
+
+def authenticate_client(
+    mint: MintContext, unit: UnitOfWork, form: Mapping[str, str], authorization: str | None
+) -> OAuthClient:
+    """Authenticate the client of a form.
+
+    Args:
+        mint: The mint.
+        unit: The call's unit of work, in which an assertion is used.
+        form: The form.
+        authorization: The header ``Authorization``, or None.
+
+    Raises:
+        OAuthError: ``invalid_client``, one text for all causes; ``invalid_request``: it authenticates in two ways.
+    """
+    ways = (authorization is not None, "client_secret" in form, "client_assertion" in form)
+    if sum(ways) > 1:
+        raise OAuthError("invalid_request", "the client authenticates in more than one way")
+    if "client_assertion" in form:
+        row = _by_assertion(mint, unit, form)
+    else:
+        name, secret = _credentials(form, authorization)
+        found = _row(mint, name)
+        expected = found["secret"] if found is not None and found["secret"] is not None else _NO_SECRET
+        # Compared in any case: the time of an answer must not show which clients exist.
+        if not hmac.compare_digest(_digest(secret), expected) or found is None:
+            raise OAuthError("invalid_client", _WRONG)
+        row = found
+    if form.get("client_id", row["id"]) != row["id"]:
+        raise OAuthError("invalid_client", _WRONG)
+    # Counted only now, so that a stranger cannot use up an agent's rate limit.
+    mint.limits.count_agent(row["agent"])
+    scopes, introspects = (msgspec.json.decode(row[name], type=tuple[str, ...]) for name in ("scopes", "introspects"))
+    return OAuthClient(row["id"], row["agent"], scopes, introspects)
+
+
+_TYPES: Final = ("jwt", "client-authentication+jwt")
+_NO_SECRET: Final = "0" * 64
+
+
+def _credentials(form: Mapping[str, str], authorization: str | None) -> tuple[str, str]:
+    if authorization is None:
+        return form.get("client_id", ""), form.get("client_secret", "")
+    scheme, _, text = authorization.partition(" ")
+    try:
+        if scheme.lower() != "basic":
+            raise ValueError(scheme)
+        name, colon, secret = base64.b64decode(text.strip(), validate=True).decode().partition(":")
+        if not colon:
+            raise ValueError(colon)
+    except (ValueError, binascii.Error):
+        raise OAuthError("invalid_client", _WRONG) from None
+    return unquote_plus(name), unquote_plus(secret)  # RFC 6749 2.3.1
+
+
+def _by_assertion(mint: MintContext, unit: UnitOfWork, form: Mapping[str, str]) -> dict[str, Any]:
+    token = form["client_assertion"]
+    if form.get("client_assertion_type") != ASSERTION:
+        raise OAuthError("invalid_request", f"client_assertion_type: expected {ASSERTION}")
+    try:
+        header, claims = _read(token)
+    except (ArxError, msgspec.MsgspecError, ValueError, RecursionError):
+        raise OAuthError("invalid_client", _WRONG) from None
+    # Until the signature holds, the claims choose a client's keys and nothing else.
+    row = _row(mint, claims.sub)
+    algorithm = _ALGORITHMS.get(header.alg)
+    if row is None or row["jwks"] is None or algorithm is None or header.typ.lower() not in _TYPES:
+        raise OAuthError("invalid_client", _WRONG)
+    keys = msgspec.json.decode(row["jwks"], type=list[dict[str, str]])
+    if not any(_signed(token, jwk, algorithm) for jwk in keys if header.kid in (None, jwk["kid"])):
+        raise OAuthError("invalid_client", _WRONG)
+    now, until = now_ms(), int(claims.exp * 1000)
+    audiences = (claims.aud,) if isinstance(claims.aud, str) else claims.aud
+    # The issuer alone: an assertion that names two servers could be used by one of them at the other.
+    if claims.iss != claims.sub or audiences != (mint.realm.issuer,):
+        raise OAuthError("invalid_client", _WRONG)
+    if not now < until <= now + ASSERTION_MS + AHEAD_MS:
+        raise OAuthError("invalid_client", _WRONG)
+    unit.spend("client assertion", row["id"], claims.jti, until)
+    return row
+
+
+def _read(token: str) -> tuple[_Header, _Claims]:
+    if len(token) > MAX_CHARS or token.count(".") != 2:
+        raise ValueError(token.count("."))
+    header, payload, _ = token.split(".")
+    claims = msgspec.convert(read_json_object(wire.bytes_of(payload)), _Claims)
+    return _HEADER.decode(wire.bytes_of(header)), claims
+
+
+def _signed(token: str, jwk: Mapping[str, str], algorithm: str) -> bool:
+    """Return whether a key signed an assertion; the kind of key decides the algorithm."""
+    try:
+        key = _key(jwk)
+        if (algorithm == "Ed25519") != isinstance(key, OKPKey):
+            return False
+        jws.deserialize_compact(token, key, registry=_Registry(algorithm))
+    except (JoseError, ArxError, ValueError):
+        return False
+    return True
+
+
+class _Registry(jws.JWSRegistry):
+    """joserfc's registry, limited to one algorithm, without its warning at the name EdDSA."""
+
+    def __init__(self, algorithm: str) -> None:
+        super().__init__(algorithms=[algorithm])
+        self._algorithm = algorithm
+
+    def get_alg(self, name: str) -> Any:
+        if _ALGORITHMS.get(name) != self._algorithm:
+            raise RequestError("another algorithm")
+        return self.algorithms[self._algorithm]
+
+
+def _key(jwk: Any) -> Any:
+    kind: Any = {("OKP", "Ed25519"): OKPKey, ("EC", "P-256"): ECKey}[jwk["kty"], jwk["crv"]]
+    return kind.import_key({name: str(value) for name, value in jwk.items() if name in _PUBLIC})
+
+
+def _row(mint: MintContext, client: str) -> dict[str, Any] | None:
+    row = mint.db.oauth_clients.find(client) if len(client) <= 32 and client.isascii() else None
+    return row if row is not None and row["ended_at"] is None else None
+
+
+def _digest(secret: str) -> str:
+    return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()

@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The errors of the OAuth routes.  RFC 6749 5.2, RFC 8707 2."""
+
+from http.client import BAD_REQUEST, UNAUTHORIZED
+from typing import Literal, TypeAlias
+
+from arx_verifier.errors import GrantError
+
+OAuthCode: TypeAlias = Literal[
+    "invalid_client",
+    "invalid_grant",
+    "invalid_request",
+    "invalid_scope",
+    "invalid_target",
+    "unauthorized_client",
+    "unsupported_grant_type",
+    "access_denied",
+]
+
+
+class OAuthError(GrantError):
+    """A refusal of an OAuth route.
+
+    Attributes:
+        error: The code of the answer.
+    """
+
+    def __init__(self, error: OAuthCode, description: str) -> None:
+        super().__init__(description, code="bad_parameters")
+        self.error = error
+
+    @property
+    def status(self) -> int:
+        """The HTTP status."""
+        return UNAUTHORIZED if self.error == "invalid_client" else BAD_REQUEST

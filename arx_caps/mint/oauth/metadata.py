@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the authorization server says of itself.  RFC 8414."""
+
+from typing import Final
+
+import msgspec
+
+from arx_caps.mint.oauth.client_credentials import DETAILS_TYPE
+
+JWKS: Final = "/oauth/jwks"
+TOKEN: Final = "/oauth/token"  # noqa: S105 - a path
+INTROSPECT: Final = "/oauth/introspect"
+REVOKE: Final = "/oauth/revoke"
+METHODS: Final = ("client_secret_basic", "client_secret_post", "private_key_jwt")
+ALGORITHMS: Final = ("ES256", "EdDSA", "Ed25519")
+
+
+class Metadata(msgspec.Struct, frozen=True, kw_only=True):
+    """The metadata; what is not in it is not there."""
+
+    issuer: str
+    jwks_uri: str
+    token_endpoint: str
+    introspection_endpoint: str
+    revocation_endpoint: str
+    response_types_supported: tuple[str, ...]
+    grant_types_supported: tuple[str, ...]
+    token_endpoint_auth_methods_supported: tuple[str, ...]
+    token_endpoint_auth_signing_alg_values_supported: tuple[str, ...]
+    introspection_endpoint_auth_methods_supported: tuple[str, ...]
+    introspection_endpoint_auth_signing_alg_values_supported: tuple[str, ...]
+    revocation_endpoint_auth_methods_supported: tuple[str, ...]
+    revocation_endpoint_auth_signing_alg_values_supported: tuple[str, ...]
+    authorization_details_types_supported: tuple[str, ...]
+
+
+def metadata_of(issuer: str) -> Metadata:
+    """Return the metadata.
+
+    Args:
+        issuer: The mint's public base URL.
+    """
+    return Metadata(
+        issuer=issuer,
+        jwks_uri=issuer + JWKS,
+        token_endpoint=issuer + TOKEN,
+        introspection_endpoint=issuer + INTROSPECT,
+        revocation_endpoint=issuer + REVOKE,
+        response_types_supported=(),  # no authorization endpoint
+        grant_types_supported=("client_credentials",),
+        token_endpoint_auth_methods_supported=METHODS,
+        token_endpoint_auth_signing_alg_values_supported=ALGORITHMS,
+        introspection_endpoint_auth_methods_supported=METHODS,
+        introspection_endpoint_auth_signing_alg_values_supported=ALGORITHMS,
+        revocation_endpoint_auth_methods_supported=METHODS,
+        revocation_endpoint_auth_signing_alg_values_supported=ALGORITHMS,
+        authorization_details_types_supported=(DETAILS_TYPE,),
+    )
