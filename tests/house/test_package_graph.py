@@ -49,7 +49,7 @@ CAPS_IMPORTS = {
     "relay": set(),
     "agent": {"jose", "keyfile", "durations", "http_client"},
     "connect": {"agent", "http_client", "event_stream"},
-    "service": {"keyfile", "agent", "audit"},
+    "service": {"access_token", "jose", "keyfile", "agent", "audit"},
     "gateway": {"buckets", "durations", "event_stream", "http_server", "server_process", "service"},
     "mint": set(
         """

@@ -123,7 +123,7 @@ def authenticate_client(
         row = _by_assertion(mint, unit, form)
     else:
         name, secret = _credentials(form, authorization)
-        found = _row(mint, name)
+        found = _registered(mint, name)
         expected = found["secret"] if found is not None and found["secret"] is not None else _NO_SECRET
         # Compared in any case: the time of an answer must not show which clients exist.
         if not hmac.compare_digest(_digest(secret), expected) or found is None:
@@ -165,7 +165,7 @@ def _by_assertion(mint: MintContext, unit: UnitOfWork, form: Mapping[str, str]) 
     except (ArxError, msgspec.MsgspecError, ValueError, RecursionError):
         raise OAuthError("invalid_client", _WRONG) from None
     # Until the signature holds, the claims choose a client's keys and nothing else.
-    row = _row(mint, claims.sub)
+    row = _registered(mint, claims.sub)
     algorithm = _ALGORITHMS.get(header.alg)
     if row is None or row["jwks"] is None or algorithm is None or header.typ.lower() not in _TYPES:
         raise OAuthError("invalid_client", _WRONG)
@@ -221,7 +221,7 @@ def _key(jwk: Any) -> Any:
     return kind.import_key({name: str(value) for name, value in jwk.items() if name in _PUBLIC})
 
 
-def _row(mint: MintContext, client: str) -> dict[str, Any] | None:
+def _registered(mint: MintContext, client: str) -> dict[str, Any] | None:
     row = mint.db.oauth_clients.find(client) if len(client) <= 32 and client.isascii() else None
     return row if row is not None and row["ended_at"] is None else None
 

@@ -118,7 +118,7 @@ def open_for(
         unit: The call's unit of work.
         born: The position in the kill epoch that was read before the agent was authenticated.
         opener: The agent and its subject.
-        jkt: Thumbprint of the session's key, or a text that is none, for a session whose token nobody gets.
+        jkt: Thumbprint of the session's key, or a text that is none, for a session whose token no caller gets.
         ttl: The wanted lifetime of the session; None for the policy's.
         purpose: The purpose, for the audit log, or None.
 
@@ -233,7 +233,7 @@ def _require_opener(mint: MintContext, policy: Policy, session: Mapping[str, Any
             )
         return
     if "client" in opened_with:
-        # Nobody has the key of such a session: what would renew it is the client's own request for a token.
+        # No holder has the key of such a session: only the client's own request for a token goes on with it.
         raise GrantError("an OAuth client opened this session, which nothing renews", code="session_not_allowed")
     trusted = {issuer.name for issuer in policy.issuers.values() if issuer.url == opened_with["issuer"]}
     sub = {"sub": opened_with["sub"]}  # other claims of its ID token are not stored

@@ -124,7 +124,7 @@ def token_route(call: FormCall) -> TokenIssued:
 def introspect_route(call: FormCall) -> Introspected:
     """Return what an access token says and whether it is active."""
     handle = _find(call)
-    # Another client's token is as unknown: its state is nobody else's business.
+    # Another client's token is as unknown: only its own client may learn its state.
     if handle is None or (_is_others(handle, call) and handle.row["audience"] not in call.client.introspects):
         return Introspected(active=False)
     return Introspected(active=True, token_type=_BEARER, **msgspec.to_builtins(handle.claims))
@@ -176,7 +176,7 @@ _FORMS: Final[Mapping[str, tuple[Callable[[FormCall], RouteAnswer], type[RouteAn
 _STATUSES: Final = (400, 401, 403, 413, 415, 429, 503)
 
 
-def _describe(path: str) -> OpenRoute:
+def _describe_form(path: str) -> OpenRoute:
     handler, answer, form = _FORMS[path]
     answers: dict[int, type | None] = {200: answer}
     answers |= dict.fromkeys(_STATUSES, OAuthProblem)
@@ -186,7 +186,7 @@ def _describe(path: str) -> OpenRoute:
 OPEN: Final = (
     *(OpenRoute(path, "Return what the authorization server offers.", {200: Metadata}) for path in METADATA),
     OpenRoute(JWKS, "Return the keys that sign access tokens.", {200: Jwks}, ("store_unavailable",)),
-    *map(_describe, _FORMS),
+    *map(_describe_form, _FORMS),
 )
 
 
