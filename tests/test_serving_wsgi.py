@@ -78,7 +78,7 @@ def test_workers_share_used_calls_and_kills(service: Service, fast_store: Revoca
         until(both_allowed)
     assert service.master.pid not in pids
     assert len(fast_store.verifiers()) == 2
-    assert fast_store.kill([f"session:{SESSION}"], "test", BY).durable
+    fast_store.wait_confirmed(fast_store.kill([f"session:{SESSION}"], "test", BY))
     deciders(service, holder, "/orders/o-1", "revoked")
 
 

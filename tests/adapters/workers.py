@@ -39,9 +39,10 @@ def check_workers(folder: Path, application: str, way: str) -> None:
             until(lambda: service.call(holder, "GET", "/orders/7") and len(store.verifiers()) == 2)
             connection, answer = service.open("GET", "/orders/7/events", holder.sign("GET", "/orders/7/events"))
             assert answer.read(5) == b"event"
-            assert store.kill([f"session:{SESSION}"], "test", "operator:ada").durable
+            bump = store.kill([f"session:{SESSION}"], "test", "operator:ada")
             with contextlib.closing(connection), pytest.raises((http.client.IncompleteRead, ConnectionError)):
                 answer.read()
+            store.wait_confirmed(bump)
             deciders(service, holder, "/orders/7", "revoked")
         assert "Traceback" not in service.log
         assert headers["Authorization"][-40:] not in service.log
