@@ -1,13 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the servers of ARx share as processes: a listener, and whom a terminal or a parent process ends."""
+"""What the servers of ARx share as processes: a listener, garbage, and whom a terminal or a parent process ends."""
 
+import gc
 import ipaddress
 import os
 import socket
 import sys
 from collections.abc import Callable
+from typing import Final
 
 from arx_verifier.errors import SettingsError
+
+GARBAGE_AT: Final = 50_000  # new objects until a garbage collection; some running batches have as many
+
+
+def collect_rarely() -> None:
+    """Collect garbage rarely in this process, and never among what is loaded by now."""
+    # Loaded modules live for good, and reference counting frees nearly all objects of a call or batch.  A collection of
+    # all objects of a gateway took 70 ms, in which no call was answered and no stream was cut.
+    gc.freeze()
+    gc.set_threshold(GARBAGE_AT)
 
 
 def open_listener(name: str, host: str, port: int, backlog: int) -> socket.socket:

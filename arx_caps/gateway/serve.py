@@ -19,7 +19,7 @@ from arx_caps.gateway.gateway import Gateway
 from arx_caps.gateway.settings import read_settings
 from arx_caps.http_server.connections import AT_ONCE, BACKLOG, BoundedProtocol, bounded, places_for
 from arx_caps.http_server.server import BoundedServer, http_protocol
-from arx_caps.server_process import has_terminal, is_loopback, open_listener, stop_at_eof
+from arx_caps.server_process import collect_rarely, has_terminal, is_loopback, open_listener, stop_at_eof
 from arx_verifier.errors import ArxError, SettingsError
 
 _GRACE_S: Final = 10  # for running requests at a stop
@@ -32,7 +32,7 @@ _log = logging.getLogger(__name__)
 
 
 def serve(path: Path | str, *, on_ready: Callable[[dict[str, object]], None], until_eof: bool = False) -> None:
-    """Run the gateway.
+    """Run the gateway in this process, which is its own.
 
     Args:
         path: The gateway's file.
@@ -45,6 +45,7 @@ def serve(path: Path | str, *, on_ready: Callable[[dict[str, object]], None], un
     settings = read_settings(path)
     addresses = [_address(text, settings.gateway.behind_tls) for text in settings.gateway.listen]
     gateway = Gateway(settings)
+    collect_rarely()
     with contextlib.ExitStack() as stack:
         listeners = [
             stack.enter_context(contextlib.closing(open_listener("gateway", *address, BACKLOG)))

@@ -7,7 +7,6 @@
 
 import argparse
 import functools
-import gc
 import json
 import logging
 import os
@@ -32,7 +31,7 @@ from arx_caps.mint.api.metrics import Metrics
 from arx_caps.mint.api.problems import type_of
 from arx_caps.mint.runtime import MintRuntime, need_store
 from arx_caps.realm import PASSPHRASE_VARIABLE, Realm, default_folder
-from arx_caps.server_process import has_terminal, is_loopback, open_listener, stop_at_eof
+from arx_caps.server_process import collect_rarely, has_terminal, is_loopback, open_listener, stop_at_eof
 from arx_verifier.errors import ArxError, SettingsError
 
 STORE_VARIABLE: Final = "ARX_STORE_URL"
@@ -44,7 +43,6 @@ GRACE_S: Final = 10  # for running requests at a stop: as long as one may take t
 KEEP_ALIVE_S: Final = 15  # how long an idle connection is kept
 SETTINGS_EXIT: Final = 2  # an operator must change something first
 LATER_EXIT: Final = 3  # a retry may help: a store or a disk did not answer
-GARBAGE_AT: Final = 50_000  # new objects until a garbage collection; some running batches have as many
 
 _log = logging.getLogger(__name__)
 
@@ -204,9 +202,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--until-eof", action="store_true", help="stop when standard input ends")
     options = parser.parse_args(argv)
     log_lines("info" if os.environ.get(LOG_VARIABLE) == "info" else "warning")
-    # Loaded modules live for good, and reference counting frees nearly all objects of a call or batch: collect rarely.
-    gc.freeze()
-    gc.set_threshold(GARBAGE_AT)
+    collect_rarely()
     try:
         serve(
             options.realm_dir,
