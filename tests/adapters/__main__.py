@@ -42,7 +42,7 @@ BESIDE: Final = {
     "mcp_v1": ("httpx2",),  # the mint of the tests
     "fastmcp": ("opentelemetry-sdk",),
 }
-# Tests of `arx connect` with the stock client of a framework, in the environment of its carrying adapter.
+# Tests of `arx connect` and `arx gateway` with the stock client of a framework, in its carrying adapter's environment.
 BRIDGED: Final = {
     "mcp": ("connect", "gateway", "gateway_stdio", "gateway_spans", "gateway_keyring"),
     "mcp_v1": ("connect_v1", "gateway_tasks"),
@@ -83,7 +83,7 @@ def _passes(adapter: Path, name: str) -> bool:
             name,
             (*TOOLS, *BESIDE.get(name, ())),
             extra=extra,
-            agent=(own, "mint", "embedded", *(("gateway",) if name in ("mcp", "mcp_v1") else ())),
+            agent=(own, "mint", "embedded", *(("gateway",) if name in BRIDGED else ())),
         )
     names = [f"{name}_server"] if guards else [name, *BRIDGED.get(name, ())]
     cache = f"--cache-dir={python.parents[1] / '.mypy_cache'}"  # two that share one spoil it

@@ -2,14 +2,29 @@
 """A guarded server that runs, and the file of a task for it, for the tests of ``arx connect`` with stock clients."""
 
 import contextlib
+import importlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from arx_caps.agent import Bundle, Task
 from arx_verifier import Rule
 from arx_verifier.testing import UnsafeTestRealm
 from tests.adapters.asgi_server import serving
+
+TOOLS: Final = ["get", "refund", "find", "whoami", "wait.long"]  # what `mcp_rules` allow of `mcp_tools`
+# A guarded server, and unguarded ones behind the gateway, which it reaches over HTTP or starts over stdio.
+BEHIND: Final = ("guarded", "gateway_server", "gateway_stdio_server")
+
+
+def app_maker(behind: str, guarded: Any) -> Any:
+    """Return what makes the application of one of ``BEHIND``.
+
+    Args:
+        behind: Which one.
+        guarded: Makes that of the framework's guarded server.
+    """
+    return guarded if behind == "guarded" else importlib.import_module(f"tests.adapters.{behind}").make_app
 
 
 class Shop(NamedTuple):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An MCP server of the SDK 2 without ARx, behind the gateway, for the tests.
+"""An MCP server of the SDK, 2 or 1.30, without ARx, behind the gateway, for the tests.
 
 ``python -m tests.adapters.gateway_server FILE`` runs the server over stdio; FILE gets the name of each tool that runs.
 """
@@ -9,8 +9,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from mcp.server import MCPServer
-from mcp.server.mcpserver import Context
+try:
+    from mcp.server import MCPServer
+    from mcp.server.mcpserver import Context
+except ImportError:  # the SDK 1.30
+    from mcp.server.fastmcp import Context
+    from mcp.server.fastmcp import FastMCP as MCPServer
 
 from arx_caps.gateway.forwarder import Forwarder
 from arx_caps.gateway.mcp_door import McpDoor

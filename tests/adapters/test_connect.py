@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``arx connect`` between the SDK's stock client and a server of the SDK that is guarded: stdio in, signed HTTP out."""
+"""``arx connect`` between the SDK's stock client and a server of it, guarded or behind the gateway.
+
+A client speaks stdio with the bridge, and the bridge signed HTTP with the server.
+"""
 
 import asyncio
 import contextlib
@@ -17,7 +20,7 @@ from pydantic import BaseModel
 
 from arx_verifier import Rule, Verifier
 from arx_verifier.integrations.mcp import ArxMcpMiddleware
-from tests.adapters.connect_shop import Shop, open_shop
+from tests.adapters.connect_shop import BEHIND, TOOLS, Shop, app_maker, open_shop
 from tests.adapters.mcp_rules import RULES
 from tests.adapters.mcp_server import make_app
 from tests.servers import until
@@ -34,9 +37,15 @@ async def connected(shop: Shop, era: str, *options: str, **more: Any) -> AsyncIt
 
 
 @pytest.fixture
-def shop(tmp_path: Path) -> Iterator[Shop]:
+def behind() -> str:
+    """Which server it is: the guarded one, unless a test tries all."""
+    return BEHIND[0]
+
+
+@pytest.fixture
+def shop(tmp_path: Path, behind: str) -> Iterator[Shop]:
     """The tests' server of the SDK."""
-    with open_shop(tmp_path, make_app, *RULES) as shop:
+    with open_shop(tmp_path, app_maker(behind, make_app), *RULES) as shop:
         yield shop
 
 
@@ -65,16 +74,18 @@ def text_of(result: Any) -> str:
     return result.content[0].text
 
 
+@pytest.mark.parametrize("behind", BEHIND)
 @eras
-def test_a_stock_client_lists_and_calls_what_it_may(shop: Shop, era: str) -> None:
+def test_a_stock_client_lists_and_calls_what_it_may(tmp_path: Path, behind: str, era: str) -> None:
     """Tools, a resource and a prompt; what it may not is refused, and the model reads why."""
 
-    async def test() -> None:
+    async def test(shop: Shop) -> None:
         async with connected(shop, era) as client:
             tools = [tool.name for tool in (await client.list_tools()).tools]
-            assert tools == ["get", "refund", "find", "whoami", "wait.long", "wait.blocking"]
+            assert tools == [*TOOLS, "wait.blocking"] if behind == "guarded" else TOOLS
             assert text_of(await client.call_tool("get", {"order_id": "o-1"})) == "o-1 is on its way"
-            assert text_of(await client.call_tool("whoami", {})) == "test/agent"
+            who = "test/agent" if behind == "guarded" else "nobody"
+            assert text_of(await client.call_tool("whoami", {})) == who
             refused = await client.call_tool("refund", {"order_id": "o-1", "amount": 50})
             assert refused.is_error
             assert text_of(refused).startswith("refund was refused: amount must be at most 20, got 50.")
@@ -88,7 +99,8 @@ def test_a_stock_client_lists_and_calls_what_it_may(shop: Shop, era: str) -> Non
             prompt = await client.get_prompt("brief", {"order_id": "o-1"})
             assert prompt.messages[0].content.text == "Describe o-1"  # type: ignore[union-attr]
 
-    run(test())
+    with open_shop(tmp_path, app_maker(behind, make_app), *RULES) as shop:
+        run(test(shop))
     assert shop.ran == ["get"]
 
 
@@ -104,6 +116,7 @@ def test_only_narrows_what_the_client_gets(shop: Shop, era: str) -> None:
     run(test())
 
 
+@pytest.mark.parametrize("behind", BEHIND[:2])  # what runs over stdio is known at the end
 @eras
 def test_a_kill_ends_the_running_call_and_the_next(shop: Shop, era: str) -> None:
     """The progress of the call has arrived before; the model reads that it has to stop."""

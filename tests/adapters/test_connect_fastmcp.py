@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``arx connect`` between a stock client of ``fastmcp`` and a guarded server of it, over stdio and loopback HTTP."""
+"""``arx connect`` between a stock client of ``fastmcp`` and a server, guarded or behind the gateway.
+
+The client reaches the bridge over stdio and over loopback HTTP.
+"""
 
 import asyncio
 import contextlib
@@ -14,7 +17,7 @@ from fastmcp import Client
 from fastmcp.client.transports import StdioTransport
 from fastmcp.exceptions import ToolError
 
-from tests.adapters.connect_shop import Shop, open_shop
+from tests.adapters.connect_shop import BEHIND, TOOLS, Shop, app_maker, open_shop
 from tests.adapters.fastmcp_server import make_app
 from tests.adapters.mcp_rules import RULES
 
@@ -32,15 +35,17 @@ def bridged(shop: Shop, way: str) -> Iterator[Any]:
         process.terminate()
 
 
+@pytest.mark.parametrize("behind", BEHIND)
 @pytest.mark.parametrize("way", ["stdio", "http"])
-def test_a_stock_client_lists_and_calls_what_it_may(way: str, tmp_path: Path) -> None:
+def test_a_stock_client_lists_and_calls_what_it_may(way: str, behind: str, tmp_path: Path) -> None:
     """A call, a refused argument, a hidden tool and a kill."""
 
     async def test(shop: Shop, server: Any) -> None:
         async with Client(server) as client:
             tools = [tool.name for tool in await client.list_tools()]
-            assert tools == ["get", "refund", "find", "whoami", "wait.long", "wait.blocking"]
-            assert (await client.call_tool("get", {"order_id": "o-1"})).data == "o-1 is on its way"
+            assert tools == [*TOOLS, "wait.blocking"] if behind == "guarded" else TOOLS
+            got: Any = await client.call_tool("get", {"order_id": "o-1"})
+            assert got.content[0].text == "o-1 is on its way"
             with pytest.raises(ToolError, match="amount must be at most 20, got 50"):
                 await client.call_tool("refund", {"order_id": "o-1", "amount": 50})
             with pytest.raises(ToolError, match="drop was refused"):
@@ -49,6 +54,6 @@ def test_a_stock_client_lists_and_calls_what_it_may(way: str, tmp_path: Path) ->
             with pytest.raises(ToolError, match="Stop now, call no other tool"):
                 await client.call_tool("whoami", {})
 
-    with open_shop(tmp_path, make_app, *RULES) as shop, bridged(shop, way) as server:
+    with open_shop(tmp_path, app_maker(behind, make_app), *RULES) as shop, bridged(shop, way) as server:
         asyncio.run(test(shop, server))
-        assert shop.ran == ["get"]
+    assert shop.ran == ["get"]
