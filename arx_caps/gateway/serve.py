@@ -90,6 +90,9 @@ async def _serve(
 
     stop = functools.partial(setattr, server, "should_exit", True)
     loop.add_signal_handler(signal.SIGHUP, stop if has_terminal() else hangup)
+    # The server has its own handler while it runs, and raises the signal again at its end: the default one would end
+    # the process before the upstreams are closed and the counted refusals recorded.
+    signal.signal(signal.SIGTERM, lambda *_: stop())
     if until_eof:
         threading.Thread(target=stop_at_eof, args=(stop,), name="arx-gateway-parent", daemon=True).start()
     async with gateway.running():
