@@ -25,7 +25,7 @@ _STATUS: Final = {METHOD_NOT_FOUND: 404} | dict.fromkeys(
     (INVALID_REQUEST, INVALID_PARAMS, HEADER_MISMATCH, MISSING_CAPABILITY, UNSUPPORTED_VERSION), 400
 )
 _NAMED: Final = {"tools/call": "name", "prompts/get": "name", "resources/read": "uri"} | dict.fromkeys(
-    ("tasks/get", "tasks/update", "tasks/cancel", "tasks/result"), "taskId"
+    ("tasks/get", "tasks/update", "tasks/cancel"), "taskId"
 )
 _PLAIN: Final = re.compile(r"[!-~](?:[ -~]*[!-~])?")
 _SENTINEL: Final = re.compile(r"=\?base64\?(.*)\?=")

@@ -117,11 +117,13 @@ def hidden_faults(world: World, bridge: str, task: Task) -> Iterator[str]:
     message = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}
     headers = {"mcp-protocol-version": "2026-07-28", "mcp-method": "tools/call", "mcp-name": _HIDDEN}
     headers["accept"] = "application/json, text/event-stream"
+    line = f"Tool '{_HIDDEN}' failed"  # the server writes it when the tool has run
+    before = world.logs().count(line)
     # The bridge refuses it itself, so the gateway gets one that is signed.
     for url, auth in ((bridge, None), (world.web, task.auth("web"))):
         answer = httpx.post(url, json=message, headers=headers, auth=auth, timeout=_WAIT_S).json()
         result = answer.get("result", {})
         if not result.get("isError") or "was refused" not in result["content"][0]["text"]:
             yield f"a hidden tool at {url}: expected a refusal, got {answer}"
-    if f"Tool '{_HIDDEN}'" in world.logs():  # the server writes it when the tool has run
+    if world.logs().count(line) > before:
         yield f"{_HIDDEN} has run"

@@ -22,14 +22,16 @@ POLICY: Final = """
 origins = ["http://127.0.0.1:{web}"]
 [audience.pipe]
 origins = ["http://127.0.0.1:{pipe}"]
+[audience.jobs]
+origins = ["http://127.0.0.1:{jobs}"]
 [session.all]
 agents = ["acme/**"]
 ttl = "1h"
 [task.everything]
 agents = ["acme/**"]
 ttl = "1h"
-audience = ["web", "pipe"]
-allow = [{{ tool = "web.*", any = true }}, {{ tool = "pipe.*", any = true }}]
+audience = ["web", "pipe", "jobs"]
+allow = [{{ tool = "web.*", any = true }}, {{ tool = "pipe.*", any = true }}, {{ tool = "jobs.*", any = true }}]
 [task.little]
 agents = ["acme/**"]
 ttl = "1h"
@@ -41,13 +43,16 @@ allow = [
 """
 GATEWAY: Final = """
 [gateway]
-listen = ["127.0.0.1:{web}", "127.0.0.1:{pipe}"]
+listen = ["127.0.0.1:{web}", "127.0.0.1:{pipe}", "127.0.0.1:{jobs}"]
 [upstream.web]
 audience = "web"
 url = "http://127.0.0.1:{server}/mcp"
 [upstream.pipe]
 audience = "pipe"
 command = ["{python}", "-c", "{stdio}"]
+[upstream.jobs]
+audience = "jobs"
+url = "http://127.0.0.1:{tasks}/mcp"
 """
 
 
@@ -62,31 +67,36 @@ class World:
         direct: The server's own URL.
         web: The gateway's URL of it.
         pipe: The gateway's URL of the same server over stdio.
+        tasks: The own URL of the server with tasks.
+        jobs: The gateway's URL of it.
     """
 
     def __init__(self, folder: Path, python: Path) -> None:
         self._folder, self._python = folder, python
         self._processes: list[subprocess.Popen[bytes]] = []
-        self._mint, self._server, self._web, self._pipe = free_ports(4)
+        self._mint, self._server, self._tasks, self._web, self._pipe, self._jobs = free_ports(6)
         self._environment = {name: value for name, value in os.environ.items() if not name.startswith("ARX_")}
         self._environment |= {"ARX_HOME": str(folder / "realm"), "PYTHONPATH": str(ROOT)}
         self.direct = f"http://127.0.0.1:{self._server}/mcp"
+        self.tasks, self.jobs = f"http://127.0.0.1:{self._tasks}/mcp", f"http://127.0.0.1:{self._jobs}/jobs"
         self.web, self.pipe = f"http://127.0.0.1:{self._web}/web", f"http://127.0.0.1:{self._pipe}/pipe"
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
-        """Run the server, the realm and the gateway."""
+        """Run the servers, the realm and the gateway."""
         self._arx("init", str(self._folder / "realm"), "--listen", f"127.0.0.1:{self._mint}")
-        ports = {"web": self._web, "pipe": self._pipe, "server": self._server}
+        ports = {"web": self._web, "pipe": self._pipe, "jobs": self._jobs}
+        ports |= {"server": self._server, "tasks": self._tasks}
         (self._folder / "realm" / "policy.toml").write_text(POLICY.format(**ports))
         text = GATEWAY.format(**ports, python=self._python, stdio=STDIO)
         (self._folder / "gateway.toml").write_text(text)
         server = (str(self._python), "-m", "mcp_everything_server", "--port", str(self._server))
         with (
             self._started("server", *server, "--log-level", "WARNING"),
+            self._started("tasks", sys.executable, "-m", "tests.conformance.task_server", str(self._tasks)),
             self._started("gateway", *_arx(), "up", "--gateway", "gateway.toml"),
         ):
-            self._wait_for(self._server, self._web, self._pipe)
+            self._wait_for(self._server, self._tasks, self._web, self._pipe, self._jobs)
             yield
 
     def task(self, template: str) -> Path:

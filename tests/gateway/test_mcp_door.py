@@ -51,7 +51,7 @@ def test_an_unknown_method_is_refused_as_its_revision_says() -> None:
     upstream = Upstream(lambda _: Answer(b"{}"))
     caller, door = realm.caller(Rule(tool="*")), Door(realm, upstream)
     for method in ("tools/drop", "tasks/list", "tasks/result"):
-        body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": method}).encode()
+        body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": {"taskId": "t"}}).encode()
         headers = ((b"mcp-protocol-version", b"2026-07-28"), (b"mcp-method", method.encode()))
         status, data = door.ask(body, signed(caller, body), *headers)
         assert (status, json.loads(data)["error"]["code"]) == (404, -32601), method
