@@ -329,7 +329,7 @@ def _texts(headers: dict[bytes, bytes], body: bytes) -> Iterator[str]:
     for each in bodies:
         for coding in dict.fromkeys(("utf-8", json.detect_encoding(each), charset)):
             with contextlib.suppress(UnicodeError, LookupError):
-                yield each.decode(coding).lstrip("\ufeff\x1e \n\0")
+                yield each.decode(coding).lstrip("\ufeff\x1e \t\r\n\0")
 
 
 def json_readings(headers: dict[bytes, bytes], body: bytes) -> Iterator[dict[str, Any]]:
@@ -349,4 +349,4 @@ def json_readings(headers: dict[bytes, bytes], body: bytes) -> Iterator[dict[str
                     yield from (
                         each for each in (value if isinstance(value, list) else [value]) if isinstance(each, dict)
                     )
-                    left = left[end:].lstrip(", \n\0")
+                    left = left[end:].lstrip(", \t\r\n\0")
