@@ -85,6 +85,28 @@ def test_two_tokens_are_no_request(realm: Realm) -> None:
     assert answered(realm, "/orders/A-1", headers=headers).status == 400
 
 
+@pytest.mark.parametrize("twice", [[], [(b"accept", b"text/html"), (b"Accept", b"*/*")]])
+def test_the_application_gets_every_header_but_the_token(realm: Realm, twice: list[tuple[bytes, bytes]]) -> None:
+    """In their order, and each value of a name that the request has twice."""
+    seen: list[tuple[bytes, bytes]] = []
+
+    async def noting(scope: Any, receive: Any, send: Any) -> None:
+        seen.extend(scope["headers"])
+        await application(scope, receive, send)
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(_: Any) -> None:
+        pass
+
+    token = (b"authorization", b"Bearer " + realm.token().encode().encode())
+    scope = {"type": "http", "method": "GET", "path": "/orders/A-1", "raw_path": b"/orders/A-1", "query_string": b""}
+    scope |= {"headers": [(b"host", b"orders"), *twice, token, (b"x-trace", b"1")], "client": ("10.0.0.7", 1)}
+    asyncio.run(ArxMiddleware(noting, verifier=realm.verifier, tools=TOOLS)(scope, receive, send))
+    assert seen == [(b"host", b"orders"), *twice, (b"x-trace", b"1")]
+
+
 def test_an_unproven_token_is_told_its_code_and_no_more(realm: Realm) -> None:
     """A broken signature and bytes of any kind end in 401 and a count."""
     text = realm.token().encode()

@@ -126,7 +126,7 @@ def read_json_object(raw: bytes) -> dict[str, Any]:
 def _read_plain(raw: bytes) -> dict[str, Any] | None:
     """Parse an object without containers, escapes and long numbers, as most bodies are; None for others."""
     folded = raw.translate(_FOLDED)
-    if folded.count(b"{") != 1 or folded.find(_ZEROS) >= 0:
+    if folded.count(b"{") != 1 or _ZEROS in folded:
         return None
     try:
         value = _PLAIN.decode(raw)

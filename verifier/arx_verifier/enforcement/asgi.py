@@ -182,7 +182,11 @@ class ArxMiddleware:
             raise RefusedCall("tool_not_allowed", "this application is within another one that is guarded")
         screened = self._enforcement.screen(headers.pop(b"authorization", b""))
         # The application has no use for it.  What collects the variables of an exception would find it in the scope.
-        scope["headers"] = [pair for pair in scope["headers"] if pair[0].lower() != b"authorization"]
+        pairs = scope["headers"]
+        if len(pairs) == len(headers) + 1:  # each name once, as in nearly every request
+            scope["headers"] = [*headers.items()]
+        else:
+            scope["headers"] = [pair for pair in pairs if pair[0].lower() != b"authorization"]
         return screened
 
     async def _refuse(

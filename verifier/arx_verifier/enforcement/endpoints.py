@@ -18,7 +18,9 @@ import re
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
-from typing import Any, Final, NamedTuple, Self, SupportsIndex, TypeAlias
+from typing import Any, Final, Self, SupportsIndex, TypeAlias
+
+import msgspec
 
 from arx_verifier.enforcement.calls import CALL, App, Call, Receive, Send, send_answer
 from arx_verifier.enforcement.enforcement import RefusedCall
@@ -144,7 +146,7 @@ class Dispatch:
         return self._inner(scope, receive, send)
 
 
-class Served(NamedTuple):
+class Served(msgspec.Struct, frozen=True):
     """One way to a route.
 
     Attributes:

@@ -9,9 +9,11 @@ import re
 from collections.abc import Callable, Container, Iterable, Mapping, MutableMapping
 from itertools import chain
 from types import MappingProxyType
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Any, Final, TypeAlias
 from urllib.parse import unquote_to_bytes
 from uuid import UUID
+
+import msgspec
 
 from arx_verifier.enforcement.uploads import read_multipart
 from arx_verifier.errors import RequestError, SettingsError
@@ -53,7 +55,7 @@ _JSON_TYPE: Final = re.compile(r"application/(?:json|[a-z0-9.!#$&^_-]+\+json)", 
 _UTF_8: Final = re.compile(r'[ \t]*charset=("?)utf-?8\1[ \t]*', re.IGNORECASE)
 
 
-class Key(NamedTuple):
+class Key(msgspec.Struct, frozen=True):
     """One line of ``tools`` or ``public``.
 
     Attributes:
@@ -83,7 +85,7 @@ class Key(NamedTuple):
         if places is None:
             places = _places(method, frozenset(declared) if declared and method not in _BODILESS else None)
             kinds = {name: kind for name, kind in declared.items() if kind}
-        return self._replace(method=method, query=places, kinds=kinds)
+        return msgspec.structs.replace(self, method=method, query=places, kinds=kinds)
 
     def read_query(self, raw: bytes) -> dict[str, Any]:
         """Parse a query string: texts, and a list of texts for an argument that is declared as one.

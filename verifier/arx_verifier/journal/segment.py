@@ -149,8 +149,9 @@ class Segment:
         """
         # An exception from outside, such as a signal handler's, is raised where something is called.  From the first
         # written byte on nothing is called: a record is written whole, and its room taken, or not at all.
-        mapped, words, start, length = self._map, self._words, self.size - self.room, len(payload)
-        word, counts, checksum = start >> 2, length, crc32(payload, sequence & 0xFFFFFFFF)  # ``checksum_of``
+        mapped, words, start = self._map, self._words, self.size - self.room
+        length = counts = len(payload)
+        word, checksum = start >> 2, crc32(payload, sequence & 0xFFFFFFFF)  # ``checksum_of``
         if _SWAPS:
             counts, checksum = _swapped(counts), _swapped(checksum)
         start += 8

@@ -12,6 +12,8 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NamedTuple, Protocol
 
+import msgspec
+
 from arx_verifier.revocation.history import UNKNOWN, new_incarnation
 
 KILLING: Final = frozenset(("kill", "kill+freeze"))
@@ -50,8 +52,8 @@ _UNLEASED: Final = {  # refusals without a lease, by ``State.refuses``
 }
 
 
-class Lease(NamedTuple):
-    """How long a view may be used; one immutable tuple, so that a thread reads it whole.
+class Lease(msgspec.Struct, frozen=True):
+    """How long a view may be used; one immutable value, so that a thread reads it whole.
 
     Attributes:
         boot: Deadline on the boot clock, ns.
