@@ -15,7 +15,7 @@ from arx_verifier.enforcement import ArxMiddleware, Meaning, RouteMap, collect_h
 from arx_verifier.errors import RequestError
 from arx_verifier.verification import Verifier
 
-_STREAMS: Final = ("text/event-stream", "application/x-ndjson", "application/octet-stream")
+_STREAMS: Final = (b"text/event-stream", b"application/x-ndjson", b"application/octet-stream")
 
 
 class HttpDoor:
@@ -126,7 +126,9 @@ class HttpDoor:
     async def _answer(self, answer: UpstreamAnswer, receive: Receive, send: Send) -> None:
         headers = answer_headers(answer.raw_headers)
         start = {"type": "http.response.start", "status": answer.status, "headers": headers}
-        if answer.content_type not in _STREAMS:
+        # By the header: an answer without one has a content type for aiohttp too, that of a stream.
+        kinds = [value.partition(b";")[0].strip().lower() for name, value in headers if name == b"content-type"]
+        if len(kinds) != 1 or kinds[0] not in _STREAMS:
             data = await read_whole(answer, self._terms, self._forwarder.name)
             await send(start)
             await send({"type": "http.response.body", "body": data})

@@ -1,79 +1,195 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a client gets of an MCP server's messages: lists of what its token could allow, ids of tasks that are its own.
 
-All else passes byte for byte.
+All else passes byte for byte.  A message that a client could read otherwise than the gateway is not passed on.
 """
 
+import json
 from collections.abc import AsyncIterator
-from typing import Final
+from typing import Any, Final, NamedTuple
 
-from arx_caps.event_stream import fields_of, split_events, with_data
+import msgspec
+
+from arx_caps.event_stream import fields_of, is_whole, split_events, with_data
 from arx_caps.gateway.mcp_tasks import TaskIds
-from arx_caps.gateway.mcp_wire import INTERNAL_ERROR, WireError, object_of, written
+from arx_caps.gateway.mcp_wire import object_of, written
+from arx_caps.gateway.upstream_answer import UpstreamError
 from arx_verifier.enforcement import McpMessage, Messages
 from arx_verifier.errors import RequestError
 from arx_verifier.journal import ChainFacts
 from arx_verifier.verification import Screened
 
 _TASK: Final = b'"taskId'  # an id that is spelled with escapes stays the upstream's, which no client can use
-_LISTS: Final = tuple(
-    McpMessage(f"{kind}/list", {}, {}) for kind in ("tools", "prompts", "resources", "resources/templates")
-)
+_LISTS: Final = {
+    f"{kind}/list": McpMessage(f"{kind}/list", {}, {})
+    for kind in ("tools", "prompts", "resources", "resources/templates")
+}
+_MEMBERS: Final = {str(message.lists): message for message in _LISTS.values()}
+_SPELT: Final = {member.casefold(): member for member in _MEMBERS}
+
+
+class Asked(NamedTuple):
+    """What an upstream answers.
+
+    Attributes:
+        owner: The client.
+        method: The method of its message; empty for a reply and for the stream of a session.
+        id: The id of its request; None if it is none.
+        screened: Its live token if the message calls nothing, so that the answer may have a list; else None.
+    """
+
+    owner: ChainFacts
+    method: str
+    id: object
+    screened: Screened | None
+
+
+class _Envelope(msgspec.Struct):
+    """The members of a message that say what it answers; a result is skipped."""
+
+    id: Any = msgspec.UNSET
+    method: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    result: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    error: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+
+
+_ENVELOPE: Final = msgspec.json.Decoder(_Envelope)
 
 
 class McpAnswers:
     """The messages of one upstream.
 
     Args:
+        name: The upstream's name, for errors.
         messages: Filters lists.
         tasks: Binds ids.
         longest: The longest event of a stream, bytes.
+        lists_tasks: Whether clients may list tasks.
     """
 
-    def __init__(self, messages: Messages, tasks: TaskIds, longest: int) -> None:
-        self._messages, self._tasks, self._longest = messages, tasks, longest
+    def __init__(self, name: str, messages: Messages, tasks: TaskIds, longest: int, lists_tasks: bool) -> None:
+        self._name, self._messages, self._tasks = name, messages, tasks
+        self._longest, self._lists_tasks = longest, lists_tasks
 
-    def shown(self, data: bytes, owner: ChainFacts, screened: Screened | None = None) -> bytes:
-        """Return a message as the client gets it.
+    def whole(self, status: int, data: bytes, asked: Asked) -> bytes:
+        """Return the body of an answer that is no stream, as the client gets it.
 
         Args:
-            data: The message.
-            owner: The client.
-            screened: Its live token, if the message may have a list; a list is known by its members.
-        """
-        if screened is None and _TASK not in data:
-            return data
-        found = object_of(data)
-        if found is None:
-            return data
-        changed, result = self._tasks.bind(found, owner), found.get("result")
-        if screened is not None and isinstance(result, dict):
-            for message in _LISTS:
-                if message.lists in result:
-                    result = self._messages.filtered(message, screened, result)
-                    found["result"], changed = result, True
-        return written(found) if changed else data
+            status: The answer's status.
+            data: The body.
+            asked: What it answers.
 
-    async def stream(
-        self, parts: AsyncIterator[bytes], owner: ChainFacts, screened: Screened | None = None
-    ) -> AsyncIterator[bytes]:
+        Raises:
+            UpstreamError: It is no message, or none that answers this.
+        """
+        if not data:
+            return data
+        if status >= 400 and object_of(data) is None:
+            return b""  # the page of a server or a proxy: its status says what a client has to know
+        return self.shown(data, asked)
+
+    async def stream(self, parts: AsyncIterator[bytes], asked: Asked) -> AsyncIterator[bytes]:
         """Yield the events of a stream as the client gets them.
 
         Args:
             parts: The stream.
-            owner: The client.
-            screened: As for ``shown``.
+            asked: What it answers.
 
         Raises:
-            WireError: An event is too long.
+            UpstreamError: An event is too long, has no message, or one that does not answer this.
         """
         try:
             async for event in split_events(parts, self._longest):
-                if screened is None and _TASK not in event:  # each call comes this way
-                    yield event
-                    continue
+                if not is_whole(event):
+                    return  # it broke off, and clients ignore it
                 data = fields_of(event).data
-                shown = self.shown(data, owner, screened)
+                shown = self.shown(data, asked) if data else data
                 yield event if shown is data else with_data(event, shown)
         except RequestError as error:
-            raise WireError(INTERNAL_ERROR, str(error)) from None
+            raise UpstreamError(f"upstream {self._name}: {error}", sent=True) from None
+
+    def shown(self, data: bytes, asked: Asked) -> bytes:
+        """Return a message as the client gets it.
+
+        Args:
+            data: The message.
+            asked: What it answers.
+
+        Raises:
+            UpstreamError: It is no message, or none that answers this.
+        """
+        if asked.screened is None and _TASK not in data and (envelope := _envelope_of(data)) is not None:
+            self._check(msgspec.structs.asdict(envelope), asked)  # each call comes this way
+            return data
+        found = _object_of(data)
+        if found is None:
+            raise self._error("with no message")
+        self._check(found, asked)
+        changed = self._tasks.bind(found, asked.owner)
+        if asked.screened is not None and "result" in found:
+            changed |= self._filter(found["result"], asked, asked.screened)
+        return written(found) if changed else data
+
+    def _check(self, found: dict[str, Any], asked: Asked) -> None:
+        """Require that a result answers what was asked: a client finds the request of a result by its id.
+
+        Raises:
+            UpstreamError: It does not.
+        """
+        if found.get("result", msgspec.UNSET) is msgspec.UNSET:
+            return
+        if any(found.get(name, msgspec.UNSET) is not msgspec.UNSET for name in ("method", "error")):
+            raise self._error("with a result that is something else too")
+        identity = found.get("id", msgspec.UNSET)
+        if asked.id is not None and (type(identity) is not type(asked.id) or identity != asked.id):
+            raise self._error("another request than the one that was sent")
+
+    def _filter(self, result: Any, asked: Asked, screened: Screened) -> bool:
+        """Change the result of a message that called nothing to what the client may see; return whether it differs.
+
+        Raises:
+            UpstreamError: It is no object, or no list where one was asked for.
+        """
+        wanted = _LISTS.get(asked.method)
+        if not isinstance(result, dict) or (wanted is not None and not isinstance(result.get(wanted.lists), list)):
+            raise self._error(f"{asked.method or 'a message'} with another result than MCP has")
+        if any(_SPELT.get(name.casefold(), name) != name for name in result):
+            raise self._error("with a list whose name has another case")  # some clients ignore it
+        changed = False
+        for member, message in _MEMBERS.items():  # also unasked, as in a stream that is resumed
+            if member in result:
+                result.update(self._messages.filtered(message, screened, result))
+                changed = True
+        capabilities = result.get("capabilities")
+        tasks = capabilities.get("tasks") if isinstance(capabilities, dict) else None
+        if not self._lists_tasks and isinstance(tasks, dict) and "list" in tasks:
+            del tasks["list"]  # a client would ask for what is refused
+            changed = True
+        return changed
+
+    def _error(self, what: str) -> UpstreamError:
+        return UpstreamError(f"upstream {self._name} answered {what}", sent=True)
+
+
+def _envelope_of(data: bytes) -> _Envelope | None:
+    """Return the envelope of a message; None if it takes another parser, or is none."""
+    try:
+        return _ENVELOPE.decode(data)
+    except (ValueError, RecursionError):
+        return None  # Python's parser reads `NaN`, which some servers write
+
+
+def _object_of(data: bytes) -> dict[str, Any] | None:
+    """Return a message as an object; None if it is none, or if two parsers could read two in it."""
+    try:
+        found = json.loads(data.decode("utf-8"), object_pairs_hook=_unique)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name is there twice")
+    return found

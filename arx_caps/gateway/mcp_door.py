@@ -16,7 +16,7 @@ from arx_caps.event_stream import fields_of, split_events
 from arx_caps.gateway.asgi import Message, Receive, Scope, Send, pass_on, read_body
 from arx_caps.gateway.bound_ids import BoundIds, owner_of
 from arx_caps.gateway.forwarder import Forwarder, answer_headers, read_whole
-from arx_caps.gateway.mcp_answers import McpAnswers
+from arx_caps.gateway.mcp_answers import Asked, McpAnswers
 from arx_caps.gateway.mcp_stdio import StdioUpstream
 from arx_caps.gateway.mcp_tasks import TaskIds
 from arx_caps.gateway.mcp_wire import (
@@ -125,7 +125,9 @@ class McpDoor:
         self._messages = Messages(verifier, trusted_proxies=trusted_proxies, tasks=True)
         self._enforcement, self._terms, self._forwarder = Enforcement(verifier), terms, forwarder
         self._sessions, self._tasks = BoundIds(verifier.keys, "session"), TaskIds(verifier.keys)
-        self._answers = McpAnswers(self._messages, self._tasks, terms.max_answer)
+        self._answers = McpAnswers(
+            forwarder.name, self._messages, self._tasks, terms.max_answer, forwarder.serves_one_holder
+        )
         self._rates, self._spans = Rates(terms.rate), Spans(forwarder.name)
         self._later: set[asyncio.Task[None]] = set()
 
@@ -207,7 +209,9 @@ class McpDoor:
         async def forward() -> _Whole | None:
             async with self._sent(exchange, message, facts) as answer:
                 work.streams = work.streams or answer.content_type == _STREAM
-                return await self._answer(exchange, answer, facts, receive, work.check)
+                return await self._answer(
+                    exchange, answer, Asked(facts, message.method, message.id, None), receive, work.check
+                )
 
         try:
             whole = await work.run(forward)
@@ -223,11 +227,14 @@ class McpDoor:
         """Forward a message that calls nothing, or a request for the stream of a session or for its end."""
         facts = screened.proven.facts
         self._rates.charge(facts.agent)
+        asked = Asked(facts, "", None, screened)
+        if message is not None and message.method:
+            asked = Asked(facts, message.method, message.id, screened)
 
         async def forward() -> _Whole | None:
             async with self._sent(exchange, message, facts) as answer:
                 check = functools.partial(self._messages.check, screened)
-                return await self._answer(exchange, answer, facts, receive, check, screened)
+                return await self._answer(exchange, answer, asked, receive, check)
 
         try:
             whole = await self._messages.keep(screened, forward, lambda: exchange.has_begun)
@@ -242,18 +249,17 @@ class McpDoor:
         self,
         exchange: _Exchange,
         answer: UpstreamAnswer,
-        facts: ChainFacts,
+        asked: Asked,
         receive: Receive,
         check: Callable[[], None],
-        screened: Screened | None = None,
     ) -> _Whole | None:
         """Pass a stream on until it ends or the client goes; return another answer.  ``check`` raises at its end."""
-        headers = self._answered(answer, facts)
+        headers = self._answered(answer, asked.owner)
         if answer.content_type != _STREAM:
             data = await self._body(answer)
-            return answer.status, headers, self._answers.shown(data, facts, screened)
+            return answer.status, headers, self._answers.whole(answer.status, data, asked)
         await exchange.begin(answer.status, headers)
-        parts = _checked(self._answers.stream(answer.content.iter_any(), facts, screened), check)
+        parts = _checked(self._answers.stream(answer.content.iter_any(), asked), check)
         await pass_on(parts, receive, exchange.send)
         return None
 

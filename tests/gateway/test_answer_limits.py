@@ -36,6 +36,7 @@ max_answer = 1024
 credential = {{ header = "X-Key", from = "file:key" }}
 [upstream.orders.routes]
 "GET /size/{{size}}" = "orders.get"
+"GET /bare/{{size}}" = "orders.get"
 "GET /silent" = "orders.get"
 "GET /halting" = "orders.get"
 "GET /key" = "orders.get"
@@ -56,6 +57,10 @@ async def _ticks() -> AsyncIterator[bytes]:
 
 async def size(request: Request) -> Response:
     return Response(b"x" * int(request.path_params["size"]), media_type="text/plain")
+
+
+async def bare(request: Request) -> Response:
+    return Response(b"x" * int(request.path_params["size"]))  # without a content type
 
 
 async def silent(_: Request) -> Response:
@@ -88,7 +93,14 @@ class World(NamedTuple):
 def world(tmp_path: Path, valkey: EmbeddedValkey, realm_name: str) -> Iterator[World]:
     """A gateway before the application of this file."""
     realm, [port] = GatewayRealm(tmp_path, valkey.url, lease_ms=LEASE_MS, name=realm_name), free_ports(1)
-    names = {"/size/{size}": size, "/silent": silent, "/halting": halting, "/key": key, "/watch": watch}
+    names = {
+        "/size/{size}": size,
+        "/bare/{size}": bare,
+        "/silent": silent,
+        "/halting": halting,
+        "/key": key,
+        "/watch": watch,
+    }
     (tmp_path / "key").write_text("the-old-key")
     (tmp_path / "key").chmod(0o600)
     app = Starlette(routes=[Route(path, endpoint) for path, endpoint in names.items()])
@@ -104,7 +116,7 @@ def world(tmp_path: Path, valkey: EmbeddedValkey, realm_name: str) -> Iterator[W
 def test_an_answer_that_is_too_long_or_too_late_is_a_problem(world: World) -> None:
     """502 and 504, which say that the call may have run; the next call works."""
     assert world.client.get("/size/1024").content == b"x" * 1024
-    for path, status in (("/size/1025", 502), ("/silent", 504), ("/halting", 504)):
+    for path, status in (("/size/1025", 502), ("/bare/1025", 502), ("/silent", 504), ("/halting", 504)):
         answer = world.client.get(path)
         assert (answer.status_code, answer.json()["may_have_run"]) == (status, True), path
     assert world.client.get("/size/7").status_code == 200

@@ -78,7 +78,7 @@ def test_a_refusal_has_one_length() -> None:
     assert status == 401
 
 
-@pytest.mark.parametrize("late", [[], [b"data: late\n\n"]])
+@pytest.mark.parametrize("late", [[], [b"data: {}\n\n"]])
 def test_a_stream_that_ends_with_its_grant_has_one_end(late: list[bytes], monkeypatch: pytest.MonkeyPatch) -> None:
     """Its last event is the refusal, also if the upstream ended it first, or has sent more."""
     realm = UnsafeTestRealm("files")

@@ -93,6 +93,18 @@ def test_all_tasks_are_listed_by_a_server_of_one_holder_alone() -> None:
     assert door.message(caller, "tasks/get", {"taskId": first["taskId"]})["result"]
 
 
+@pytest.mark.parametrize("alone", [False, True])
+def test_a_server_is_said_to_list_tasks_where_it_may(alone: bool) -> None:
+    """A client that reads the capability would else ask for what is refused."""
+    realm = UnsafeTestRealm("files")
+    tasks = {"list": {}, "cancel": {}, "requests": {"tools": {"call": {}}}}
+    upstream = Upstream(lambda _: Answer(result(capabilities={"tasks": tasks, "tools": {}})), serves_one_holder=alone)
+    shown = Door(realm, upstream).message(realm.caller(*RULES), "initialize")["result"]["capabilities"]
+    assert ("list" in shown["tasks"]) == alone
+    assert shown["tasks"].keys() - {"list"} == tasks.keys() - {"list"}
+    assert shown["tools"] == {}
+
+
 @pytest.mark.parametrize("streams", [False, True])
 def test_a_kill_ends_the_wait_for_a_task_and_the_task(streams: bool) -> None:
     """Its result does not leave, and the upstream is asked to cancel it."""
