@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 from arx_caps.gateway.asgi import Message, Receive, Scope, Send
 from arx_caps.gateway.counted_decisions import CountedDecisions, decision_counter
+from arx_caps.gateway.oauth_resource import OAuthResource
 from arx_caps.gateway.settings import GatewaySettings, UpstreamTerms
 from arx_caps.gateway.upstreams import RunningUpstream
 
@@ -182,11 +183,18 @@ class Gateway:
             status, data = 503 if why or not self._started else 200, json.dumps({"why": why}).encode()
         elif known and path == "/metrics":
             kind, data = b"text/plain; version=0.0.4; charset=utf-8", self._metrics()
+        elif known and (resource := self._resource_at(path)) is not None:
+            data = resource.metadata()
         else:
             status, kind, data = 404, b"application/problem+json", b'{"title": "Not Found", "status": 404}'
         headers = [(b"content-type", kind), (b"content-length", b"%d" % len(data))]
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else data})
+
+    def _resource_at(self, path: str) -> OAuthResource | None:
+        """Return the resource whose metadata is at a path."""
+        resources = (upstream.resource for upstream in self.upstreams.values())
+        return next((each for each in resources if each is not None and each.metadata_path == path), None)
 
     def _metrics(self) -> bytes:
         """Return all metrics in the form of Prometheus; those of removed upstreams that have a state are gone."""

@@ -94,6 +94,7 @@ class UpstreamTerms(_Table, frozen=True, kw_only=True):
         max_answer: The longest answer that is no stream, bytes.
         rate: Limits.
         ca: File of a further certificate authority for TLS with the upstream.
+        resource: The URL at which OAuth clients reach it; without one, access tokens are refused.
     """
 
     audience: str
@@ -109,6 +110,7 @@ class UpstreamTerms(_Table, frozen=True, kw_only=True):
     max_answer: Bytes = 16 * _MEBIBYTE
     rate: RateTerms = RateTerms()
     ca: str | None = None
+    resource: str | None = None
 
     @property
     def is_http(self) -> bool:
@@ -200,6 +202,8 @@ def _fault(name: str, terms: UpstreamTerms) -> str | None:
     """Return what is wrong with an upstream."""
     if not _NAME.fullmatch(name) or name in _RESERVED:
         return f"expected a name such as 'github', of [a-z0-9_-] and none of {', '.join(sorted(_RESERVED))}"
+    if terms.resource is not None and not _is_resource(terms.resource, name):
+        return f"resource: expected the URL of clients, which ends in /{name}, got {terms.resource!r:.100}"
     if (terms.url is None) == (not terms.command):
         return "expected one of `url` and `command`"
     if terms.url is not None and (
@@ -228,6 +232,14 @@ def _fault(name: str, terms: UpstreamTerms) -> str | None:
         return None if parse_duration(terms.timeout) else "timeout: expected more than 0s"
     except ValueError as error:
         return f"timeout: {error}"
+
+
+def _is_resource(url: str, name: str) -> bool:
+    """Return whether a URL can name an upstream as a resource: no query and no fragment.  RFC 9728 1.2."""
+    parts = urlsplit(url)
+    plain = not parts.query and not parts.fragment and not parts.username and url.isascii() and url.isprintable()
+    whole = parts.scheme in ("http", "https") and bool(parts.netloc) and parts.path.endswith(f"/{name}")
+    return plain and whole and '"' not in url and url == parts.geturl()
 
 
 def read_rate(text: str) -> tuple[int, int] | None:

@@ -9,6 +9,7 @@ from arx_caps.gateway.forwarder import Forwarder
 from arx_caps.gateway.http_door import HttpDoor
 from arx_caps.gateway.mcp_door import McpDoor
 from arx_caps.gateway.mcp_stdio import StdioUpstream
+from arx_caps.gateway.oauth_resource import OAuthResource
 from arx_caps.gateway.openapi import read_routes
 from arx_caps.gateway.settings import GatewaySettings
 from arx_caps.service import KeyRefresher, open_shipper
@@ -30,6 +31,7 @@ class RunningUpstream:
         door: The ASGI application that serves it.
         verifier: Its verifier.
         routes: The tool of each route of a plain HTTP service.
+        resource: What takes access tokens; None if it takes none.
         idle: Set while no call runs.
 
     Raises:
@@ -45,7 +47,8 @@ class RunningUpstream:
         proxies = settings.gateway.trusted_proxies
         self.routes: dict[str, str] = {}
         self.upstream: Forwarder | StdioUpstream
-        self.door: McpDoor | HttpDoor
+        self.door: McpDoor | HttpDoor | OAuthResource
+        self.resource: OAuthResource | None = None
         if terms.is_http:
             openapi = terms.openapi and read_routes(settings.folder / terms.openapi, terms.audience)
             self.routes = openapi or terms.routes
@@ -55,6 +58,9 @@ class RunningUpstream:
             kind: Any = StdioUpstream if terms.command else Forwarder
             self.upstream = kind(name, terms, settings.folder)
             self.door = McpDoor(self.verifier, terms, self.upstream, proxies)
+        if terms.resource is not None:
+            resource = OAuthResource(self.door, self.verifier, path, terms.resource, terms.max_body)
+            self.door = self.resource = resource
         # A service file with keys alone, as `arx service enrol` writes it, is kept fresh by another process.
         self._beside: list[Any] = []
         self._calls, self.idle = 0, asyncio.Event()

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 import pytest
@@ -103,11 +103,23 @@ class World:
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """One realm with its gateway for the tests of this file."""
-    folder = tmp_path_factory.mktemp("gateway")
-    world = World(folder)
+    yield from started(World(tmp_path_factory.mktemp("gateway")))
+
+
+W = TypeVar("W", bound=World)
+
+
+def started(world: W, more: str = "") -> Iterator[W]:
+    """Run a realm with its gateway, and stop both at the end.
+
+    Args:
+        world: The realm.
+        more: Further tables of its policy.
+    """
+    folder = world.folder
     world.arx("init", str(folder / "realm"), "--listen", f"127.0.0.1:{world.mint}")
     policy = POLICY.format(billing=world.billing, orders=world.orders)
-    (folder / "realm" / "policy.toml").write_text(policy)
+    (folder / "realm" / "policy.toml").write_text(policy + more)
     world.write()
     served = ["-m", "uvicorn", "tests.gateway.upstream_http:app", "--port", str(world.http), "--log-level", "error"]
     with (folder / "up.log").open("w") as log:

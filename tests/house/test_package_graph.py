@@ -50,7 +50,16 @@ CAPS_IMPORTS = {
     "agent": {"jose", "keyfile", "durations", "http_client"},
     "connect": {"agent", "http_client", "event_stream"},
     "service": {"access_token", "jose", "keyfile", "agent", "audit"},
-    "gateway": {"buckets", "durations", "event_stream", "http_server", "server_process", "service"},
+    "gateway": {
+        "access_token",
+        "agent",
+        "buckets",
+        "durations",
+        "event_stream",
+        "http_server",
+        "server_process",
+        "service",
+    },
     "mint": set(
         """
         access_token audit buckets embedded engines durations http_client http_server jose keyfile limits realm

@@ -1,0 +1,346 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An upstream as a resource of OAuth: access tokens are taken in the place of ARx tokens.  CONTROL 5.5, RFC 9728.
+
+An access token carries no authority.  The gateway gets the task's token from the mint, signs each request with it, and
+the door behind decides and records as for an agent that signs by itself.
+"""
+
+import asyncio
+import contextlib
+import json
+import time
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import msgspec
+
+from arx_caps.access_token import AccessToken, VerifyingKey, is_access_token, read_access_token
+from arx_caps.agent.mint_client import MintClient
+from arx_caps.agent.task import Task
+from arx_caps.gateway.asgi import Message, Receive, Scope, Send, read_body
+from arx_caps.gateway.http_door import HttpDoor
+from arx_caps.gateway.mcp_door import McpDoor
+from arx_caps.gateway.mcp_wire import WireError, read_incoming
+from arx_caps.service.access_tokens import OpenedHandle, open_access_token, read_signing_keys
+from arx_caps.service.own_key import read_own_key
+from arx_verifier.enforcement import collect_headers
+from arx_verifier.errors import REASONS, ArxError, TokenError, refusal
+from arx_verifier.journal import ChainFacts, Decision, DecisionSink
+from arx_verifier.names import matches_tool
+from arx_verifier.request import AccessRequest, HttpCall
+from arx_verifier.token import call_proof
+from arx_verifier.verification import Verifier
+
+ASSURANCE: Final = "handle"  # of records of calls with an access token
+METADATA: Final = "/.well-known/oauth-protected-resource"
+MAX_HANDLES: Final = 4_096  # of one upstream; a client has one, or a few
+KEYS_S: Final = 300.0  # how long the mint's published keys are kept
+_LOOK_S: Final = 1.0  # between two requests for keys or for one access token: strangers must not make the gateway ask
+_UNKNOWN_KEY: Final = "unknown_key"
+
+
+class _Held:
+    """What a live access token stands for, or that it stands for nothing."""
+
+    def __init__(self, claims: AccessToken, opened: OpenedHandle | None, audience: str, code: str = "") -> None:
+        self.expires_at, self.code, self.until = claims.exp * 1000, code, time.monotonic() + _LOOK_S
+        self.scopes = opened.scopes if opened is not None else {}
+        self.signer: call_proof.CallSigner | None = None
+        if opened is not None:
+            macaroon = opened.bundle.tokens[audience]
+            self.signer = call_proof.CallSigner(macaroon, audience)
+            self.link, self._task = macaroon.unverified_identifier.id, Task(opened.bundle)
+
+    def missing(self, tool: str | None) -> str | None:
+        """Return the scope to ask for if the token can allow no call of a tool; None if it can, or if none would.
+
+        Args:
+            tool: The tool; None for a request that is no call of one.
+        """
+        if tool is None or self.signer is None or self._task.offers(tool):
+            return None
+        tools = self.scopes.items()
+        return min((scope for scope, each in tools if any(matches_tool(wanted, tool) for wanted in each)), default=None)
+
+
+class HandleDecisions:
+    """Records decisions in another sink; those of access tokens with their assurance.
+
+    Args:
+        sink: Records them.
+
+    Attributes:
+        waits: As of ``sink``.
+    """
+
+    def __init__(self, sink: DecisionSink) -> None:
+        self._sink, self.waits = sink, sink.waits
+        self._facts: dict[str, tuple[ChainFacts | None, ChainFacts | None]] = {}
+
+    def know(self, link: str) -> None:
+        """Record the decisions of a token from now on as those of an access token.
+
+        Args:
+            link: The token's id.  Only this gateway has that token: the mint gives it to no agent.
+        """
+        while len(self._facts) >= 2 * MAX_HANDLES:
+            del self._facts[next(iter(self._facts))]
+        self._facts[link] = None, None
+
+    @property
+    def fill(self) -> float:
+        """How full the sink is, 0 to 1."""
+        return float(getattr(self._sink, "fill", 0.0))
+
+    def append(self, decision: Decision) -> int:
+        """Record a decision; see ``DecisionSink``."""
+        known = self._facts.get(decision.facts.token)
+        if known is not None and decision.facts is not known[1]:
+            if known[0] is not decision.facts:  # packed once for a chain, and not for each call
+                known = decision.facts, msgspec.structs.replace(decision.facts, assurance=ASSURANCE)
+                self._facts[decision.facts.token] = known
+            assert known[1] is not None
+            decision.facts = known[1]
+        return self._sink.append(decision)
+
+    def count(self, code: str, peer: str | None) -> None:
+        """Count an unauthenticated refusal; see ``DecisionSink``."""
+        self._sink.count(code, peer)
+
+    def close(self) -> None:
+        """Close the sink."""
+        self._sink.close()
+
+
+class OAuthResource:
+    """The ASGI application before the door of one upstream.
+
+    Args:
+        door: The door.
+        verifier: The verifier of the upstream's audience; its decisions are recorded with their assurance from now on.
+        service: The service file, with the service's own key.
+        resource: The URL at which clients reach the upstream.
+        max_body: The longest body, bytes.
+
+    Attributes:
+        metadata_path: The path of the resource's metadata.
+
+    Raises:
+        SettingsError: The service file names no key of its own.
+    """
+
+    def __init__(
+        self, door: McpDoor | HttpDoor, verifier: Verifier, service: Path, resource: str, max_body: int
+    ) -> None:
+        self._door, self._verifier, self._resource, self._max_body = door, verifier, resource, max_body
+        own = read_own_key(service)
+        self._key = own.key
+        self._mint = MintClient(own.issuer, now=_now_ms, ca=own.ca)
+        self.decisions = HandleDecisions(verifier.decisions)
+        verifier.decisions = self.decisions
+        parts = urlsplit(resource)
+        self.metadata_path = METADATA + parts.path.rstrip("/")
+        self._metadata_url = f"{parts.scheme}://{parts.netloc}{self.metadata_path}"
+        self._keys: dict[str, VerifyingKey] = {}
+        self._keys_at = -KEYS_S
+        self._looking = asyncio.Lock()
+        self._handles: dict[bytes, asyncio.Future[_Held]] = {}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one HTTP request.
+
+        Args:
+            scope: As ASGI has it.
+            receive: As ASGI has it.
+            send: As ASGI has it.
+        """
+        scheme, _, token = collect_headers(scope["headers"]).get(b"authorization", b"").decode("latin-1").partition(" ")
+        if scheme.lower() != "bearer" or not is_access_token(token.strip(" ")):
+            await self._door(scope, receive, self._challenging(send))
+            return
+        try:
+            held = await self._held(token.strip(" "))
+        except TokenError as error:
+            peer = scope["client"][0] if scope.get("client") else None
+            self._verifier.refuse(error.code if error.code in REASONS else "malformed", _nothing(peer))
+            await self._refuse(send, 401, "invalid_token", error.code)
+            return
+        except ArxError as error:
+            await self._refuse(send, 503, None, error.code)
+            return
+        body = await read_body(receive, self._max_body)
+        if body is None:
+            await self._refuse(send, 413, None, "too_large")
+            return
+        assert held.signer is not None
+        signed = held.signer.sign(call_proof.http_fields(_call_of(scope, body)), _now_ms())
+        headers = [pair for pair in scope["headers"] if pair[0] != b"authorization"]
+        headers.append((b"authorization", b"Bearer " + signed.encode()))
+        answer = self._challenging(send, "invalid_token", held.missing(self._tool_of(body)))
+        await self._door({**scope, "headers": headers}, _again(body, receive), answer)
+
+    async def close(self) -> None:
+        """Close the door and the connection to the mint."""
+        await self._door.close()
+        await asyncio.to_thread(self._mint.close)
+
+    def metadata(self) -> bytes:
+        """Return the resource's metadata.  RFC 9728 2."""
+        about = {"resource": self._resource, "authorization_servers": [self._mint.issuer]}
+        return json.dumps({**about, "bearer_methods_supported": ["header"]}).encode()
+
+    def _tool_of(self, body: bytes) -> str | None:
+        """Return the tool that a message of MCP calls, or None."""
+        if not isinstance(self._door, McpDoor):
+            return None
+        try:
+            message = read_incoming(body)
+        except (WireError, ArxError):
+            return None  # the door refuses it
+        name = message.params.get("name")
+        return f"{self._verifier.audience}.{name}" if message.method == "tools/call" and type(name) is str else None
+
+    async def _held(self, token: str) -> _Held:
+        """Return what a live access token stands for.
+
+        Raises:
+            TokenError: It is not valid now, or not active.
+            ArxError: The mint does not answer.
+        """
+        name = sha256(token.encode("latin-1")).digest()
+        found = self._handles.get(name)
+        if found is None or (found.done() and self._is_over(found)):
+            claims = await self._read(token)
+            found = self._handles.get(name)
+            if found is None or (found.done() and self._is_over(found)):
+                found = self._handles[name] = asyncio.ensure_future(self._open(token, claims))
+                self._make_room()
+        # Shielded: a client that goes must not end the request of another one with the same access token.
+        held = await asyncio.shield(found)
+        if held.code:
+            raise refusal(held.code)
+        if _now_ms() >= held.expires_at:
+            raise refusal("expired")
+        return held
+
+    def _is_over(self, found: "asyncio.Future[_Held]") -> bool:
+        if found.cancelled() or found.exception() is not None:
+            return True
+        return bool(found.result().code) and time.monotonic() >= found.result().until
+
+    def _make_room(self) -> None:
+        now = _now_ms()
+        for name, found in [*self._handles.items()][:2]:
+            ended = found.done() and (self._is_over(found) or found.result().expires_at <= now)
+            if ended or len(self._handles) > MAX_HANDLES:
+                del self._handles[name]
+
+    async def _open(self, token: str, claims: AccessToken) -> _Held:
+        try:
+            opened = await asyncio.to_thread(open_access_token, self._mint, self._key, token)
+        except TokenError as error:
+            return _Held(claims, None, self._verifier.audience, error.code if error.code in REASONS else "revoked")
+        held = _Held(claims, opened, self._verifier.audience)
+        self.decisions.know(held.link)
+        return held
+
+    async def _read(self, token: str) -> AccessToken:
+        """Return the claims of an access token for this resource.
+
+        Raises:
+            TokenError: It is not valid now, or for another resource.
+            ArxError: The mint's keys cannot be fetched.
+        """
+        if time.monotonic() - self._keys_at >= KEYS_S:
+            await self._fetch_keys()
+        try:
+            claims = self._claims(token)
+        except TokenError as error:
+            if error.code != _UNKNOWN_KEY:
+                raise
+            await self._fetch_keys()
+            claims = self._claims(token)
+        if claims.aud != self._resource:
+            raise refusal("wrong_audience")
+        return claims
+
+    def _claims(self, token: str) -> AccessToken:
+        return read_access_token(token, self._keys.get, issuer=self._mint.issuer, now=_now_ms())
+
+    async def _fetch_keys(self) -> None:
+        async with self._looking:
+            if time.monotonic() - self._keys_at >= _LOOK_S:
+                answer = await asyncio.to_thread(self._mint.call, "GET", "/oauth/jwks", key=self._key, repeats=False)
+                self._keys, self._keys_at = read_signing_keys(answer), time.monotonic()
+
+    def _challenging(self, send: Send, error: str | None = None, scope: str | None = None) -> Send:
+        """Return a ``send`` that adds to a refusal where to get an access token, and with which scope.
+
+        Args:
+            send: As ASGI has it.
+            error: The error of a 401.
+            scope: The scope without which the request is refused in any case; None if it may be allowed.
+        """
+
+        async def challenged(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                if scope is not None and message["status"] in (200, 403):
+                    # The model's text stays; the status makes an OAuth client ask for the scope.
+                    headers = self._headers(message["headers"], "insufficient_scope", scope)
+                    message = {**message, "status": 403, "headers": headers}
+                elif message["status"] == 401:
+                    message = {**message, "headers": self._headers(message["headers"], error)}
+            await send(message)
+
+        return challenged
+
+    def _headers(self, headers: Any, error: str | None, scope: str | None = None) -> list[tuple[bytes, bytes]]:
+        kept = [pair for pair in headers if pair[0].lower() != b"www-authenticate"]
+        return [*kept, (b"www-authenticate", self._challenge(error, scope))]
+
+    def _challenge(self, error: str | None, scope: str | None = None) -> bytes:
+        parts = [f'realm="{self._verifier.keys.realm}"', f'resource_metadata="{self._metadata_url}"']
+        parts += [f'error="{error}"'] if error else []
+        parts += [f'scope="{scope}"'] if scope else []
+        return f"Bearer {', '.join(parts)}".encode()
+
+    async def _refuse(self, send: Send, status: int, error: str | None, code: str) -> None:
+        problem = {"title": "The access token is not accepted", "status": status, "code": code}
+        data = json.dumps(problem if status == 401 else problem | {"title": "The call was not made"}).encode()
+        headers = [(b"content-type", b"application/problem+json"), (b"content-length", b"%d" % len(data))]
+        headers.append((b"cache-control", b"no-store"))
+        headers += [(b"www-authenticate", self._challenge(error))] if status == 401 else []
+        headers += [(b"retry-after", b"1")] if status == 503 else []
+        with contextlib.suppress(OSError):
+            await send({"type": "http.response.start", "status": status, "headers": headers})
+            await send({"type": "http.response.body", "body": data})
+
+
+def _again(body: bytes, receive: Receive) -> Receive:
+    """Return a ``receive`` that gives a body that was read, and then goes on."""
+    given = False
+
+    async def replayed() -> Message:
+        nonlocal given
+        if given:
+            return await receive()
+        given = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return replayed
+
+
+def _call_of(scope: Scope, body: bytes) -> HttpCall:
+    """Return a request as a proof covers it."""
+    raw, query = scope["raw_path"].partition(b"?")[0], scope["query_string"]
+    return HttpCall(scope["method"], raw + b"?" + query if query else raw, sha256(body).digest())
+
+
+def _nothing(peer: str | None) -> AccessRequest:
+    return AccessRequest("", {}, _now_ms(), peer)
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A gateway that takes access tokens: a stock OAuth client calls its tools, as far as the policy and a kill let it."""
+
+import json
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.gateway.test_gateway import World, started
+
+pytestmark = [pytest.mark.servers, pytest.mark.spec("CONTROL 5.5")]
+
+
+class OAuthWorld(World):
+    """A realm whose gateway takes access tokens."""
+
+    def write(self, more: str = "") -> None:
+        """Write the gateway's file, with the URL of each upstream as a resource."""
+        super().write(more)
+        file = self.folder / "gateway.toml"
+        text = file.read_text()
+        for name in ("billing", "orders"):
+            line = f'audience = "{name}"\n'
+            text = text.replace(line, f'{line}resource = "{self.url(name)}"\n')
+        file.write_text(text)
+
+    def url(self, name: str) -> str:
+        """The URL of an upstream."""
+        return f"http://127.0.0.1:{self.billing if name == 'billing' else self.orders}/{name}"
+
+    def client_of(self, *scopes: str) -> tuple[str, str]:
+        """Register a client of a new agent; return its id and secret."""
+        self.agents += 1
+        path, out = f"acme/a{self.agents}", self.folder / f"{self.agents}.client.json"
+        self.arx("agent", "enrol", path, "--key-out", str(self.folder / f"{self.agents}.key"))
+        words = [word for scope in scopes for word in ("--scope", scope)]
+        self.arx("client", "add", path, *words, "--out", str(out))
+        content = json.loads(out.read_text())
+        return content["client_id"], content["client_secret"]
+
+    def token(self, client: tuple[str, str], name: str, scope: str = "refund") -> str:
+        """Return an access token of a client, as a stock client gets one: from the URL alone."""
+        challenge = httpx.get(self.url(name)).headers["www-authenticate"]
+        about = httpx.get(challenge.partition('resource_metadata="')[2].partition('"')[0]).json()
+        [issuer] = about["authorization_servers"]
+        found = httpx.get(f"{issuer}/.well-known/oauth-authorization-server").json()
+        form = {"grant_type": "client_credentials", "scope": scope, "resource": about["resource"]}
+        answer = httpx.post(found["token_endpoint"], data=form, auth=client)
+        assert answer.status_code == 200, answer.text
+        return str(answer.json()["access_token"])
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """One realm with its gateway for the tests of this file."""
+    more = '[task.read]\nagents = ["acme/**"]\nttl = "10m"\naudience = ["orders"]\n'
+    more += 'allow = [ { tool = "orders.get", args = { order_id = "o-1" } } ]\n'
+    yield from started(OAuthWorld(tmp_path_factory.mktemp("oauth")), more)
+
+
+def mcp(world: OAuthWorld, token: str, message: dict[str, Any], session: str = "") -> httpx.Response:
+    headers = {"accept": "application/json, text/event-stream", "mcp-protocol-version": "2025-11-25"}
+    headers |= {"authorization": f"Bearer {token}"} | ({"mcp-session-id": session} if session else {})
+    return httpx.post(world.url("orders"), json={"jsonrpc": "2.0", **message}, headers=headers, timeout=30)
+
+
+def opened(world: OAuthWorld, token: str) -> str:
+    about = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "t", "version": "1"}}
+    answer = mcp(world, token, {"id": 1, "method": "initialize", "params": about})
+    assert mcp(world, token, {"method": "notifications/initialized"}, answer.headers["mcp-session-id"]).is_success
+    return str(answer.headers["mcp-session-id"])
+
+
+def call(world: OAuthWorld, token: str, session: str, name: str, **args: Any) -> httpx.Response:
+    params = {"name": name, "arguments": args}
+    return mcp(world, token, {"id": 7, "method": "tools/call", "params": params}, session)
+
+
+def test_a_plain_http_service_is_called_with_an_access_token(world: OAuthWorld) -> None:
+    """As often as it lives; arguments are judged, and records have the assurance of a handle."""
+    token = world.token(world.client_of("refund"), "billing")
+    with httpx.Client(headers={"authorization": f"Bearer {token}"}) as client:
+        url = world.url("billing")
+        for _ in range(2):
+            assert client.get(f"{url}/orders/o-1?limit=5").json()["query"] == "limit=5"
+        assert client.post(f"{url}/orders/o-1/refund", json={"amount": 20}).json() == {"refunded": 20}
+        refused = client.post(f"{url}/orders/o-1/refund", json={"amount": 50})
+        assert (refused.status_code, refused.json()["code"]) == (403, "argument_not_allowed")
+        assert client.get(f"{url}/orders/o-2").json()["code"] == "argument_not_allowed"
+    shown = world.arx("decisions", "--journal", str(world.folder / "billing.json"))["decisions"]
+    mine = [each for each in shown if each["agent"] == f"acme/a{world.agents}"]
+    assert {each["assurance"] for each in mine} == {"handle"}
+    assert [each["outcome"] for each in sorted(mine, key=lambda each: each["sequence"])] == ["allow"] * 3 + ["deny"] * 2
+
+
+def test_an_mcp_server_is_called_with_an_access_token(world: OAuthWorld) -> None:
+    """A session outlives the access token that opened it: the next one is of the same ARx session."""
+    client = world.client_of("refund")
+    token = world.token(client, "orders")
+    session = opened(world, token)
+    tools = mcp(world, token, {"id": 2, "method": "tools/list"}, session).json()["result"]["tools"]
+    assert [tool["name"] for tool in tools] == ["get", "wait", "secret"]
+    for each in (token, world.token(client, "orders")):
+        text = call(world, each, session, "get", order_id="o-1").json()["result"]["content"][0]["text"]
+        assert text == "o-1 is on its way"
+    other = world.token(world.client_of("refund"), "orders")
+    assert call(world, other, session, "get", order_id="o-1").status_code == 404
+
+
+@pytest.mark.parametrize("target", ["task", "agent", "session"])
+def test_a_kill_ends_an_access_token(world: OAuthWorld, target: str) -> None:
+    """The command returns when verifiers have confirmed; the next call is refused, and the lease bounds it all."""
+    token = world.token(world.client_of("refund"), "billing")
+    url, headers = f"{world.url('billing')}/orders/o-1", {"authorization": f"Bearer {token}"}
+    assert httpx.get(url, headers=headers).status_code == 200
+    sessions = world.arx("session", "list", "--agent", f"acme/a{world.agents}")["sessions"]
+    tasks = world.arx("task", "list", "--agent", f"acme/a{world.agents}")["tasks"]
+    name = {"agent": f"acme/a{world.agents}", "session": sessions[0]["id"], "task": tasks[0]["id"]}[target]
+    world.arx("kill", target, name, "--reason", "a test", "--yes")
+    refused = httpx.get(url, headers=headers)
+    assert (refused.status_code, refused.json()["code"]) == (401, "revoked")
+    assert 'error="invalid_token"' in refused.headers["www-authenticate"]
+
+
+def test_a_tool_beyond_the_scope_names_the_scope(world: OAuthWorld) -> None:
+    """A client that may ask for more learns for what; one that may not reads the refusal."""
+    client = world.client_of("read", "refund")
+    token = world.token(client, "orders", "read")
+    session = opened(world, token)
+    assert call(world, token, session, "get", order_id="o-1").status_code == 200
+    refused = call(world, token, session, "secret")
+    assert refused.status_code == 403
+    challenge = refused.headers["www-authenticate"]
+    assert 'error="insufficient_scope"' in challenge
+    assert 'scope="refund"' in challenge
+    assert refused.json()["result"]["isError"]
+    wider = world.token(client, "orders")
+    assert call(world, wider, session, "secret").status_code == 200
+    narrow = world.token(world.client_of("read"), "orders", "read")
+    answer = call(world, narrow, opened(world, narrow), "secret")
+    assert (answer.status_code, answer.json()["result"]["isError"]) == (200, True)
+
+
+def test_an_access_token_for_another_resource_is_refused(world: OAuthWorld) -> None:
+    """So is one that was changed, and none: each answer says where to get one."""
+    token = world.token(world.client_of("refund"), "orders")
+    head, payload, signature = token.split(".")
+    changed = f"{head}.{payload}.{'A' * len(signature)}"
+    url = f"{world.url('billing')}/orders/o-1"
+    for each, code in ((token, "wrong_audience"), (changed, "bad_signature"), (f"{head}.{head}.{head}", "malformed")):
+        answer = httpx.get(url, headers={"authorization": f"Bearer {each}"})
+        assert (answer.status_code, answer.json()["code"]) == (401, code)
+        assert 'error="invalid_token"' in answer.headers["www-authenticate"]
+    none = httpx.get(url)
+    assert (none.status_code, "error=" in none.headers["www-authenticate"]) == (401, False)
+    path = "/.well-known/oauth-protected-resource/billing"
+    about = httpx.get(f"http://127.0.0.1:{world.billing}{path}").json()
+    assert about["resource"] == world.url("billing")
+    assert httpx.get(f"http://127.0.0.1:{world.billing}/.well-known/oauth-protected-resource/none").status_code == 404
