@@ -11,8 +11,9 @@ from joserfc.jwk import OKPKey
 from arx_caps.access_token import read_access_token
 from arx_caps.agent.mint_client import MintClient
 from arx_caps.jose import SigningKey, token_hash
+from arx_caps.mint.oauth.handles import find_handle
 from arx_caps.service.access_tokens import SEAL_TYPE, open_access_token, read_signing_keys
-from arx_verifier.errors import GrantError, TokenError
+from arx_verifier.errors import GrantError, TokenError, UnavailableError
 from tests.mint.harness import ISSUER, Harness, Holder, now_ms
 from tests.mint.oauth import Client
 from tests.mint.test_services import invited, join
@@ -100,6 +101,16 @@ def test_a_bundle_is_sealed_to_the_services_own_key_alone(
     assert "arxb1_" not in good.text
     refused = service.call("POST", "/v1/handles", {"handle": token, "seal": seal(service.key, said)})
     assert (refused.status_code, refused.json()["code"]) == (401, "bad_proof")
+
+
+@pytest.mark.sqlite
+def test_a_stale_view_finds_no_handle(client: Client) -> None:
+    """A token that was killed meanwhile must not count as active."""
+    token = client.token()
+    assert find_handle(client.harness.mint, token) is not None
+    client.harness.epochs.fence("a test")
+    with pytest.raises(UnavailableError):
+        find_handle(client.harness.mint, token)
 
 
 @pytest.mark.sqlite

@@ -4,6 +4,7 @@
 import json
 
 import pytest
+from joserfc import jws
 from joserfc.jwk import KeySet
 
 from arx_caps.access_token import AccessToken, read_access_token, sign_access_token
@@ -12,6 +13,7 @@ from arx_caps.mint.keys import signing_keys
 from arx_caps.mint.keys.reseal import reseal
 from arx_caps.mint.keys.root_keys import RootKeys
 from arx_verifier.errors import TokenError
+from arx_verifier.token import wire
 from tests.mint.harness import ISSUER, Harness, now_ms
 
 pytestmark = pytest.mark.spec("CONTROL 5.1")
@@ -100,6 +102,22 @@ def test_signing_keys_are_resealed_with_the_root_keys(unit: Harness) -> None:
     assert json.loads(after.unseal(sealed))["kty"] == "EC"
     with pytest.raises(Exception, match="does not open"):
         before.unseal(sealed)
+
+
+@pytest.mark.sqlite
+def test_another_type_of_jwt_is_refused(unit: Harness) -> None:
+    """Also by a key that signs access tokens (RFC 8725 3.11)."""
+    kid, key = unit.mint.signing_keys.signer()
+    payload = wire.bytes_of(token(unit).split(".")[1])
+    for kind, code in (("JWT", "malformed"), ("at+jwt", "ok")):
+        header = {"alg": "ES256", "kid": kid, "typ": kind}
+        text = jws.serialize_compact(header, payload, key.key, algorithms=["ES256"])
+        try:
+            read_access_token(text, unit.mint.signing_keys.find, issuer=ISSUER, now=now_ms())
+            found = "ok"
+        except TokenError as error:
+            found = error.code
+        assert found == code
 
 
 @pytest.mark.parametrize(

@@ -56,10 +56,18 @@ def texts() -> Vectors:
         "text-too-long": vector("2.2", "malformed", "arx1_" + "A" * 7164, "7 169 characters"),
         "text-cut-short": vector("2.2", "malformed", good[:-4], "the last three bytes are missing"),
         "text-bundle": vector("2.3", "malformed", "arxb1_" + good[5:], "a verifier never accepts a bundle"),
+        "text-access-token": vector("2.2", "malformed", access_token(), "a token of OAuth carries no authority"),
         "text-two-tokens": vector(
             "2.3", "malformed", good + "~" + good, "what stands behind the joint is a token and no discharge"
         ),
     }
+
+
+def access_token() -> str:
+    """A text in the form of a JWT, as RFC 9068 has it."""
+    head = canonical({"alg": "ES256", "kid": "k", "typ": "at+jwt"})
+    claims = canonical({"aud": "https://tools.example/orders", "exp": AT // 1000 + 60, "iss": "https://mint.example"})
+    return ".".join((text(head), text(claims), text(bytes(64))))
 
 
 def plus_and_slash() -> str:
