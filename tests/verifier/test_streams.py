@@ -13,6 +13,7 @@ import pytest
 from arx_verifier.journal.decision import InMemoryDecisions
 from arx_verifier.revocation.epoch import Lease
 from arx_verifier.token.caveats import Caveat
+from arx_verifier.verification.freshness import CLOSING_NS
 from tests.verifier.serving import Realm, Slow
 from tests.verifier.streaming import SESSION, START, Call, part, realm
 
@@ -144,20 +145,34 @@ def test_work_is_not_stopped_by_a_slow_store_but_its_answer_is(realm: Realm, com
 
 
 def test_a_stream_ends_with_the_lease_whatever_its_interval(realm: Realm) -> None:
-    """The next look is never later than the lease: an interval of an hour does not lengthen the bound."""
+    """The next look is before the end of the lease: an interval of an hour does not lengthen the bound."""
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await send(START)
         await asyncio.Event().wait()
 
     epochs = realm.epochs
-    soon = epochs.boot_ns() + 50_000_000
+    soon = epochs.boot_ns() + 200_000_000
     epochs._state.lease = Lease(soon, 2**62, epochs.boot_ns())
     call = Call(realm, app, recheck_ms=3_600_000)
     call._middleware._started = True  # a start would grant a lease without end
     asyncio.run(call())
     assert call.sent == [START]
-    assert epochs.boot_ns() >= soon
+    assert epochs.boot_ns() >= soon - CLOSING_NS
+
+
+@pytest.mark.parametrize(("left_ns", "goes_on"), [(2**60, True), (CLOSING_NS, False)])
+def test_a_stream_has_the_end_of_a_lease_to_close(realm: Realm, left_ns: int, *, goes_on: bool) -> None:
+    """A check of a running stream takes the lease to end 50 ms early, as closing the stream takes time."""
+    sent: list[str] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send(START)
+        realm.epochs._state.lease = Lease(realm.epochs.boot_ns() + left_ns, 2**62, realm.epochs.boot_ns())
+        scope["arx"].look_again() or sent.append("goes on")
+
+    asyncio.run(Call(realm, app)())
+    assert bool(sent) == goes_on
 
 
 def test_a_stream_ends_with_its_token(realm: Realm) -> None:

@@ -26,7 +26,7 @@ from arx_verifier.journal import Decision
 from arx_verifier.request import AccessRequest, HttpCall
 from arx_verifier.revocation import Epochs
 from arx_verifier.token import sha256_of
-from arx_verifier.verification import Grant, Screened
+from arx_verifier.verification import Grant, Screened, recheck_pause
 
 if TYPE_CHECKING:
     from arx_verifier.enforcement.parameters import Parameters
@@ -93,8 +93,7 @@ class Young:
 
     def pause(self) -> float:
         """Return the time to the next recheck, s."""
-        # Not after the end of the lease: otherwise a stream would outlive the bound of a kill.
-        return min(self.recheck_s, self._epochs.lease_left_ns() / 1e9)
+        return recheck_pause(self._epochs, self.recheck_s)
 
     def _look(self) -> None:
         calls, self.calls, self.planned = self.calls, set(), False

@@ -21,7 +21,7 @@ from arx_verifier.errors import REASONS, ArxError, RequestError, UnavailableErro
 from arx_verifier.journal import Decision
 from arx_verifier.refusal_text import refusal_for_model
 from arx_verifier.request import AccessRequest
-from arx_verifier.verification import Refused, Screened, Verifier, recheck
+from arx_verifier.verification import Refused, Screened, Verifier, recheck, recheck_pause
 
 T = TypeVar("T")
 
@@ -283,8 +283,7 @@ class Work:
             raise refused
 
     def _plan(self) -> None:
-        # Not after the end of the lease: otherwise a tool would outlive the bound of a kill.
-        pause = min(self._recheck_s, max(self._verifier.epochs.lease_left_ns() / 1e9, 0.001))
+        pause = recheck_pause(self._verifier.epochs, self._recheck_s)
         self._due = time.monotonic() + pause
         self._timer = asyncio.get_running_loop().call_later(pause, self._look)
 
@@ -490,9 +489,7 @@ class Messages:
                 task.exception()  # of work that failed when it was ended: nothing else reads it
 
     def _pause(self) -> float:
-        """Return the time to the next recheck, s."""
-        # Not after the end of the lease: otherwise work would outlive the bound of a kill.
-        return min(self._recheck_ms / 1000, max(self.verifier.epochs.lease_left_ns() / 1e9, 0.001))
+        return recheck_pause(self.verifier.epochs, self._recheck_ms / 1000)
 
     def passes(self, notification: str) -> bool:
         """Return whether a notification reaches the server's handlers, as its method is a known one."""

@@ -15,7 +15,7 @@ from typing import Final
 from arx_verifier.enforcement.calls import RECHECK_MS
 from arx_verifier.errors import ArxError, SettingsError, UnavailableError
 from arx_verifier.journal import Decision
-from arx_verifier.verification import Grant, Verifier
+from arx_verifier.verification import Grant, Verifier, recheck_pause
 
 _SHORTEST_S: Final = 0.005  # between two rechecks of calls that wait for a lease
 
@@ -73,8 +73,7 @@ class RunningCalls:
 
     def pause(self) -> float:
         """Return the time to the next recheck, s."""
-        # Not after the end of the lease: otherwise a stream would outlive the bound of a kill.
-        return min(self._recheck_s, self.verifier.epochs.lease_left_ns() / 1e9)
+        return recheck_pause(self.verifier.epochs, self._recheck_s)
 
     def _plan(self) -> None:
         """Set the time of the next recheck of all calls, monotonic clock, s."""

@@ -8,7 +8,7 @@ from arx_verifier._door import open_door
 if TYPE_CHECKING:
     from arx_verifier.verification.authenticate import prove
     from arx_verifier.verification.chain_state import ProvenChain
-    from arx_verifier.verification.freshness import recheck
+    from arx_verifier.verification.freshness import recheck, recheck_pause
     from arx_verifier.verification.grant import Grant
     from arx_verifier.verification.nonces import MemoryNonces, NonceStore, RedisNonces
     from arx_verifier.verification.reasons import Refused, missing_discharge, out_of_time, too_early, too_late, too_new
@@ -19,7 +19,7 @@ else:
         {
             "authenticate": "prove",
             "chain_state": "ProvenChain",
-            "freshness": "recheck",
+            "freshness": "recheck recheck_pause",
             "grant": "Grant",
             "nonces": "MemoryNonces NonceStore RedisNonces",
             "reasons": "Refused missing_discharge out_of_time too_early too_late too_new",
@@ -40,6 +40,7 @@ __all__ = [
     "out_of_time",
     "prove",
     "recheck",
+    "recheck_pause",
     "too_early",
     "too_late",
     "too_new",

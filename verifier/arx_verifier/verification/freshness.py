@@ -18,6 +18,8 @@ from arx_verifier.verification.reasons import Refused, out_of_time
 BEHIND_WAIT_S: Final = 0.05  # a token born after this view: one probe normally brings the view to its birth
 SYNCING_WAIT_S: Final = 0.5  # a new view is normally complete within milliseconds
 FRESH_WAIT_S: Final = 1.0  # the default lease: if the store takes longer, every lease has ended anyway
+CLOSING_NS: Final = 50_000_000  # before the lease ends: closing takes time, and a stream must be closed by then
+_SHORTEST_S: Final = 0.001  # between two rechecks
 
 
 class Wait(NamedTuple):
@@ -180,4 +182,17 @@ def recheck(epochs: Epochs, proven: ProvenChain, may_wait: bool) -> ArxError | N
         return refusal(refused.code, refused.failures) if refused is not None else None
     incarnation, born = proven.identifier.born
     found = epochs.check(incarnation, born, proven.targets)
-    return refusal(found.code) if found is not None else None
+    if found is not None:
+        return refusal(found.code)
+    return refusal("stale") if epochs.lease_left_ns() < CLOSING_NS else None
+
+
+def recheck_pause(epochs: Epochs, longest_s: float) -> float:
+    """Return the time until running work is rechecked, s.
+
+    Args:
+        epochs: The epoch view.
+        longest_s: The longest time between two rechecks, s.
+    """
+    # Before the end of the lease: otherwise work would outlive the bound of a kill.
+    return max(min(longest_s, (epochs.lease_left_ns() - CLOSING_NS) / 1e9), _SHORTEST_S)
