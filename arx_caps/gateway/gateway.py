@@ -5,7 +5,9 @@ import asyncio
 import contextlib
 import json
 import time
+from collections import defaultdict
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -15,6 +17,7 @@ from arx_caps.gateway.counted_decisions import CountedDecisions, decision_counte
 from arx_caps.gateway.oauth_resource import OAuthResource
 from arx_caps.gateway.settings import GatewaySettings, UpstreamTerms
 from arx_caps.gateway.upstreams import RunningUpstream
+from arx_verifier.verification import MemoryNonces
 
 SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0)
 _GRACE_S: Final = 30.0  # for running calls of an upstream that a reload has removed
@@ -35,6 +38,7 @@ class Gateway:
         self._leaving: set[asyncio.Task[None]] = set()
         self._reloading = asyncio.Lock()
         self._started = False
+        self._nonces: defaultdict[Path, MemoryNonces] = defaultdict(MemoryNonces)
         self._registry = CollectorRegistry()
         self._decisions = decision_counter(self._registry)
         self.upstreams = {name: self._upstream(name, settings) for name in settings.upstreams}
@@ -57,7 +61,9 @@ class Gateway:
         )
 
     def _upstream(self, name: str, settings: GatewaySettings) -> RunningUpstream:
-        upstream = RunningUpstream(name, settings)
+        # A reload has two verifiers of one audience while calls of the first one run: each would accept a call once.
+        nonces = self._nonces[settings.service_file(name).resolve()]
+        upstream = RunningUpstream(name, settings, nonces)
         upstream.verifier.decisions = CountedDecisions(upstream.verifier.decisions, self._decisions, name)
         return upstream
 

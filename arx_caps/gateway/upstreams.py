@@ -15,6 +15,7 @@ from arx_caps.gateway.settings import GatewaySettings
 from arx_caps.service import KeyRefresher, open_shipper
 from arx_verifier.errors import SettingsError
 from arx_verifier.service import open_verifier, read_service_file
+from arx_verifier.verification import NonceStore
 
 _log = logging.getLogger(__name__)
 
@@ -25,6 +26,7 @@ class RunningUpstream:
     Args:
         name: Its name.
         settings: The gateway's file.
+        nonces: The memory of used calls that verifiers of its service file share, unless the file names another one.
 
     Attributes:
         name: Its name.
@@ -38,12 +40,13 @@ class RunningUpstream:
         SettingsError: A file of it cannot be read, or says something that is not understood.
     """
 
-    def __init__(self, name: str, settings: GatewaySettings) -> None:
+    def __init__(self, name: str, settings: GatewaySettings, nonces: NonceStore | None = None) -> None:
         terms, path = settings.upstreams[name], settings.service_file(name)
         file = read_service_file(path)
         if file.audience != terms.audience:
             raise SettingsError(f"upstream.{name}: {path} is of {file.audience}, and `audience` is {terms.audience}")
-        self.name, self.verifier = name, open_verifier(path)
+        self.name = name
+        self.verifier = open_verifier(path, nonces=nonces if file.nonces is None else None)
         proxies = settings.gateway.trusted_proxies
         self.routes: dict[str, str] = {}
         self.upstream: Forwarder | StdioUpstream
