@@ -144,11 +144,26 @@ class Forwarder:
         if answer.status == 401:
             self._credential.refused(own)
         try:
+            self._check(answer)
             yield self._leaks.checked(answer)
         except aiohttp.ClientError as error:
             raise UpstreamError(f"upstream {self.name}: {type(error).__name__}", sent=True) from None
         finally:
             answer.close()  # a connection whose answer was read to its end is in the pool again already
+
+    def _check(self, answer: aiohttp.ClientResponse) -> None:
+        """Require an answer that a client may have.
+
+        Raises:
+            UpstreamError: It is about the gateway's credential, or one that a server cannot write.
+        """
+        if answer.status in (401, 403, 407):
+            # A client that gets it would ask for a credential of the upstream.
+            raise UpstreamError(f"upstream {self.name} refused the gateway ({answer.status})", sent=True)
+        if not 200 <= answer.status <= 599:  # after 101, the upstream would write the answers of later requests
+            raise UpstreamError(f"upstream {self.name} answered with status {answer.status}", sent=True)
+        if len(answer.headers.getall("content-type", ())) > 1:  # a client could read a list as a stream
+            raise UpstreamError(f"upstream {self.name} answered with several content types", sent=True)
 
     async def end_work(self, headers: Iterable[tuple[bytes, bytes]], note: bytes, owner: str) -> None:  # noqa: ARG002
         """Notify the upstream that the gateway has ended a call.

@@ -108,10 +108,6 @@ class HttpDoor:
                 self._rates.opened(scope["arx"].agent),
                 self._forwarder.send(scope["method"], scope["headers"], body, target) as answer,
             ):
-                if answer.status in (401, 403, 407):
-                    # It is about the gateway's credential: a client that gets it would ask for one of the upstream.
-                    text = f"upstream {self._forwarder.name} refused the gateway ({answer.status})"
-                    raise UpstreamError(text, sent=True)
                 await self._answer(answer, receive, begin)
         except UpstreamError as error:
             if begun:

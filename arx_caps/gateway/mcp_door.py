@@ -277,9 +277,9 @@ class McpDoor:
             self._rates.opened(facts.agent),
             self._forwarder.send(exchange.scope["method"], headers, body, owner=owner_of(facts)) as answer,
         ):
-            if answer.status in (401, 403):
-                # It is about the gateway's credential: a client that gets it would ask for one of the upstream.
-                raise UpstreamError(f"upstream {self._forwarder.name} refused the gateway ({answer.status})", sent=True)
+            if 300 <= answer.status < 400:
+                # Clients of MCP follow it, with the message and past the gateway.
+                raise UpstreamError(f"upstream {self._forwarder.name} answered with a redirect", sent=True)
             if any(name.lower() == b"content-encoding" and value != b"identity" for name, value in answer.raw_headers):
                 # A list in it would pass unfiltered.
                 raise UpstreamError(f"upstream {self._forwarder.name} answered in an encoding unasked", sent=True)

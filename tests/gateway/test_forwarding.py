@@ -12,6 +12,7 @@ from aiohttp import web
 
 from arx_caps.gateway.forwarder import Forwarder, answer_headers
 from arx_caps.gateway.settings import CredentialTerms, UpstreamTerms
+from arx_caps.gateway.upstream_answer import UpstreamError
 
 pytestmark = pytest.mark.servers
 STREAMS = 1100
@@ -103,3 +104,47 @@ def test_open_streams_keep_no_other_request_waiting(tmp_path: Path) -> None:
         assert asyncio.run(forwarded()) == STREAMS
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+class Odd(asyncio.Protocol):
+    """Answers each request with a head of its own."""
+
+    head: ClassVar[bytes] = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        assert isinstance(self._transport, asyncio.Transport)
+        self._transport.write(b"HTTP/1.1 " + self.head + b"\r\nContent-Length: 0\r\n\r\n")
+
+
+@pytest.mark.parametrize(
+    ("head", "why"),
+    [
+        (b"101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x", "101"),
+        (b"099 Odd", "99"),
+        (b"999 Odd", "999"),
+        (b"407 Odd", "refused the gateway"),
+        (b"200 OK\r\nContent-Type: application/json\r\nContent-Type: text/event-stream", "content types"),
+    ],
+)
+def test_an_answer_that_is_none_of_http_is_an_error(head: bytes, why: str, tmp_path: Path) -> None:
+    """No server could write it, or a client could read it otherwise; after 101 a connection has no requests."""
+
+    async def ask() -> None:
+        Odd.head = head
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(Odd, "127.0.0.1", 0)
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        forwarder = Forwarder("orders", UpstreamTerms(audience="orders", url=url, timeout="20s"), tmp_path)
+        forwarder.open()
+        try:
+            async with forwarder.send("GET", [], b"", ""):
+                pass
+        finally:
+            await forwarder.close()
+            server.close()
+
+    with pytest.raises(UpstreamError, match=why):
+        asyncio.run(ask())

@@ -100,3 +100,17 @@ def test_a_stream_that_ends_with_its_grant_has_one_end(late: list[bytes], monkey
     first, last, _ = text.split(b"\n\n")
     assert (status, first) == (200, b"data: {}")
     assert b"isError" in last
+
+
+@pytest.mark.parametrize("method", ["tools/call", "ping"])
+def test_a_redirect_is_not_passed_on(method: str) -> None:
+    """A client would follow it, with the message and past the gateway."""
+
+    class Moved(Answer):
+        status = 307
+
+    realm = UnsafeTestRealm("files")
+    door = Door(realm, Upstream(lambda _: Moved(b"{}", (b"location", b"http://127.0.0.1:1/steal"))))
+    body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": {"name": "get"}}).encode()
+    status, data = door.ask(body, signed(realm.caller(Rule(tool="files.get")), body))
+    assert (status, b"redirect" in data, b"steal" in data) == (502, True, False)
