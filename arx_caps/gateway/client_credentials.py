@@ -57,8 +57,9 @@ class ClientCredential(Credential):
 
     def __init__(self, name: str, terms: CredentialTerms, folder: Path) -> None:
         assert terms.oauth is not None
-        super().__init__(None, folder)
-        self._name, self._terms, self._client = name, terms.oauth, read_secret(terms.source, folder)
+        super().__init__(name, None, folder)
+        self._name, self._terms = name, terms.oauth
+        self._client = read_secret(terms.source, folder, f"upstream.{name}: credential: ")
         self.secrets = (self._client,)
         self._header, self._prefix = terms.header.lower(), terms.prefix or "Bearer "
         self._fetching = asyncio.Lock()
@@ -144,5 +145,5 @@ def credential_of(name: str, terms: CredentialTerms | None, folder: Path) -> Cre
         SettingsError: The secret cannot be read.
     """
     if terms is None or terms.oauth is None:
-        return Credential(terms, folder)
+        return Credential(name, terms, folder)
     return ClientCredential(name, terms, folder)

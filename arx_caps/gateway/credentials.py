@@ -20,52 +20,62 @@ class Secret(str):
         return "'…'"
 
 
-def read_secret(source: str, folder: Path) -> Secret:
+def read_secret(source: str, folder: Path, place: str = "") -> Secret:
     """Return a secret.
 
     Args:
         source: ``env:NAME``, ``file:PATH`` or ``keyring:SERVICE/USER``.
         folder: What a relative path is relative to.
+        place: Of the secret in the gateway's file, before each error.
 
     Raises:
         SettingsError: There is none, or others may read its file.
     """
-    kind, _, place = source.partition(":")
-    if kind == "env":
-        value = Secret(os.environ.get(place, ""))
-    elif kind == "keyring":
-        value = _of_keyring(place)
-    else:
-        file = folder / place
-        try:
-            if file.stat().st_mode & 0o077:
-                raise SettingsError(f"{file} holds a secret and can be read by others; run `chmod 600 {file}`")
-            value = Secret(file.read_text(encoding="utf-8").strip())
-        except (OSError, UnicodeDecodeError) as error:
-            raise SettingsError(f"{file}: expected a file with a secret: {type(error).__name__}") from None
-    if not value or not value.isprintable() or not value.isascii():
-        raise SettingsError(
-            f"{source}: expected a secret of one line of ASCII, got {'none' if not value else 'another'}"
-        )
-    return value
+    kind, _, name = source.partition(":")
+    try:
+        if kind == "env":
+            value, hint = os.environ.get(name, ""), f"set {name} where the gateway starts"
+        elif kind == "keyring":
+            value, hint = _of_keyring(name), "store it with `keyring set SERVICE USER`, as the gateway's user"
+        else:
+            value, hint = _of_file(folder / name), "write it into the file"
+    except SettingsError as error:
+        raise SettingsError(f"{place}{source}: {error}") from None
+    if not value:
+        raise SettingsError(f"{place}{source}: expected a secret, got none; {hint}")
+    if not value.isprintable() or not value.isascii():
+        raise SettingsError(f"{place}{source}: expected a secret of one line of ASCII, got another")
+    return Secret(value)
 
 
-def _of_keyring(place: str) -> Secret:
+def _of_file(file: Path) -> str:
+    try:
+        if file.stat().st_mode & 0o077:
+            raise SettingsError(f"{file} holds a secret and can be read by others; run `chmod 600 {file}`")
+        return file.read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise SettingsError(f"{file}: {error.strerror}") from None
+    except UnicodeDecodeError:  # its text has bytes of the secret
+        raise SettingsError(f"{file}: expected a secret of one line of ASCII, got another") from None
+
+
+def _of_keyring(place: str) -> str:
     try:
         import keyring  # type: ignore[import-not-found,unused-ignore]
     except ImportError:
-        raise SettingsError("keyring: expected the package keyring; run `pip install keyring`") from None
+        raise SettingsError("expected the package keyring; run `pip install keyring`") from None
     service, _, user = place.rpartition("/")
     try:
-        return Secret(keyring.get_password(service, user) or "")
+        return str(keyring.get_password(service, user) or "")
     except Exception as error:  # of any backend: its text may be about the secret
-        raise SettingsError(f"keyring:{place}: expected a secret: {type(error).__name__}") from None
+        raise SettingsError(f"the keyring failed: {type(error).__name__}") from None
 
 
 class Credential:
     """What a request to an upstream has in one header.
 
     Args:
+        name: The upstream's name, for errors.
         terms: The upstream's table; None for an upstream without a credential.
         folder: What a relative path is relative to.
 
@@ -76,11 +86,11 @@ class Credential:
         SettingsError: The secret cannot be read.
     """
 
-    def __init__(self, terms: CredentialTerms | None, folder: Path) -> None:
+    def __init__(self, name: str, terms: CredentialTerms | None, folder: Path) -> None:
         self._headers: Mapping[str, str] = {}
         self.secrets: tuple[Secret, ...] = ()
         if terms is not None:
-            self.secrets = (read_secret(terms.source, folder),)
+            self.secrets = (read_secret(terms.source, folder, f"upstream.{name}: credential: "),)
             self._headers = {terms.header.lower(): Secret(terms.prefix + self.secrets[0])}
 
     async def headers(self, session: aiohttp.ClientSession) -> Mapping[str, str]:  # noqa: ARG002 - see ClientCredential

@@ -135,8 +135,8 @@ class Forwarder:
                 answer = await self._session.request(
                     method, address, data=body or None, headers={**kept, **own}, allow_redirects=False
                 )
-        except aiohttp.ClientConnectorError:
-            raise UpstreamError(f"upstream {self.name} cannot be reached", sent=False) from None
+        except aiohttp.ClientConnectorError as error:  # its text has host, port and cause, and nothing of the request
+            raise UpstreamError(f"upstream {self.name} cannot be reached", sent=False, why=str(error)) from None
         except TimeoutError:
             raise UpstreamError(f"upstream {self.name} did not answer in time", sent=True, timed_out=True) from None
         except aiohttp.ClientError as error:

@@ -17,6 +17,7 @@ from arx_caps.gateway.counted_decisions import CountedDecisions, decision_counte
 from arx_caps.gateway.oauth_resource import OAuthResource
 from arx_caps.gateway.settings import GatewaySettings, UpstreamTerms
 from arx_caps.gateway.upstreams import RunningUpstream
+from arx_verifier.errors import SettingsError
 from arx_verifier.verification import MemoryNonces
 
 SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0)
@@ -93,8 +94,11 @@ class Gateway:
             settings: The new file.
 
         Raises:
-            ArxError: An upstream cannot be started; nothing has changed.
+            ArxError: An upstream cannot be started, or the addresses differ; nothing has changed.
         """
+        old, new = self._settings.gateway, settings.gateway
+        if (old.listen, old.behind_tls) != (new.listen, new.behind_tls):
+            raise SettingsError("gateway: `listen` and `behind_tls` are read at a start alone; restart the gateway")
         async with self._reloading:
             await self._reload(settings)
 

@@ -10,7 +10,7 @@ from arx_caps.gateway.member_names import check_names
 from arx_caps.gateway.rates import OverRateError, Rates
 from arx_caps.gateway.settings import UpstreamTerms
 from arx_caps.gateway.spans import Spans
-from arx_caps.gateway.upstream_answer import UpstreamAnswer, UpstreamError
+from arx_caps.gateway.upstream_answer import FailureLog, UpstreamAnswer, UpstreamError
 from arx_verifier.enforcement import ArxMiddleware, Meaning, RouteMap, collect_headers
 from arx_verifier.errors import RequestError
 from arx_verifier.verification import Verifier
@@ -41,7 +41,7 @@ class HttpDoor:
         trusted_proxies: tuple[str, ...] = (),
     ) -> None:
         self._terms, self._forwarder, self._routes = terms, forwarder, RouteMap(routes)
-        self._rates, self._spans = Rates(terms.rate), Spans(forwarder.name)
+        self._rates, self._spans, self._failures = Rates(terms.rate), Spans(forwarder.name), FailureLog()
         self._guarded = ArxMiddleware(
             self._forward,
             verifier=verifier,
@@ -110,6 +110,7 @@ class HttpDoor:
             ):
                 await self._answer(answer, receive, begin)
         except UpstreamError as error:
+            self._failures.note(error)
             if begun:
                 return  # the server cuts an answer that does not end, so that it does not pass for a whole one
             # Whether the call may have run is what a caller has to know before it calls again.

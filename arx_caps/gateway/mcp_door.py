@@ -38,7 +38,7 @@ from arx_caps.gateway.mcp_wire import (
 from arx_caps.gateway.rates import OverRateError, Rates
 from arx_caps.gateway.settings import UpstreamTerms
 from arx_caps.gateway.spans import Spans, handed_on
-from arx_caps.gateway.upstream_answer import UpstreamAnswer, UpstreamError
+from arx_caps.gateway.upstream_answer import FailureLog, UpstreamAnswer, UpstreamError
 from arx_verifier.enforcement import (
     MCP_REFUSED,
     META_KEY,
@@ -129,6 +129,7 @@ class McpDoor:
             forwarder.name, self._messages, self._tasks, terms.max_answer, forwarder.serves_one_holder
         )
         self._rates, self._spans = Rates(terms.rate), Spans(forwarder.name)
+        self._failures = FailureLog()
         self._later: set[asyncio.Task[None]] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -168,6 +169,7 @@ class McpDoor:
             answer = _error(message and message.id, MCP_REFUSED, str(error), data)
             await _close(exchange, status, answer, [(b"retry-after", b"%d" % error.wait_s)])
         except UpstreamError as error:
+            self._failures.note(error)
             data = {"upstream": self._forwarder.name, "may_have_run": error.sent}
             status = 504 if error.timed_out else 502
             await _close(exchange, status, _error(message and message.id, INTERNAL_ERROR, str(error), data))

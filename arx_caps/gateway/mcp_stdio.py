@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import secrets
+import shutil
 import signal
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
@@ -32,6 +33,7 @@ from arx_caps.gateway.mcp_wire import (
 )
 from arx_caps.gateway.settings import SOURCES, UpstreamTerms
 from arx_caps.gateway.upstream_answer import UpstreamError
+from arx_verifier.errors import SettingsError
 
 _INHERITED: Final = ("HOME", "LANG", "LC_ALL", "LOGNAME", "PATH", "TMPDIR", "USER")  # what a program needs, no secret
 _STOP_S: Final = 3.0
@@ -154,7 +156,8 @@ class _Process:
                 start_new_session=True,
             )
         except OSError as error:
-            raise UpstreamError(f"upstream {self.name} cannot be started: {error.strerror}", sent=False) from None
+            text = f"upstream {self.name} cannot be started: {error.strerror}"
+            raise UpstreamError(text, sent=False, why=terms.command[0]) from None
         self._reader = asyncio.ensure_future(self._read())
 
     @property
@@ -297,7 +300,7 @@ class StdioUpstream:
         serves_one_holder: As of ``Forwarder``.
 
     Raises:
-        SettingsError: A secret cannot be read.
+        SettingsError: A secret cannot be read, or there is no such program.
     """
 
     serves_one_holder = True
@@ -305,10 +308,14 @@ class StdioUpstream:
     def __init__(self, name: str, terms: UpstreamTerms, folder: Path) -> None:
         self.name, self._terms = name, terms
         own = {
-            variable: read_secret(value, folder) if value.startswith(SOURCES) else value
+            variable: read_secret(value, folder, f"upstream.{name}: env: {variable}: ")
+            if value.startswith(SOURCES)
+            else value
             for variable, value in terms.env.items()
         }
         self._environment = {name: os.environ[name] for name in _INHERITED if name in os.environ} | own
+        if shutil.which(terms.command[0], path=self._environment.get("PATH")) is None:
+            raise SettingsError(f"upstream.{name}: command: {terms.command[0]}: expected a program, found none")
         self._leaks = Leaks(name, [value for value in own.values() if isinstance(value, Secret)])
         self._sessions: dict[str, _Process] = {}
         self._callers: dict[str, _Process] = {}

@@ -80,6 +80,7 @@ async def _serve(
     places = [":".join(map(str, listener.getsockname()[:2])) for listener in listeners]
     facts: dict[str, object] = {"listen": places, "pid": os.getpid(), "upstreams": sorted(gateway.upstreams)}
     server = BoundedServer(config, protocol, lambda: on_ready(facts))
+    logging.getLogger("uvicorn.error").addFilter(_is_no_cut)
     loop = asyncio.get_running_loop()
     reloads: set[asyncio.Task[None]] = set()
 
@@ -97,6 +98,11 @@ async def _serve(
         threading.Thread(target=stop_at_eof, args=(stop,), name="arx-gateway-parent", daemon=True).start()
     async with gateway.running():
         await server.serve(sockets=listeners)
+
+
+def _is_no_cut(record: logging.LogRecord) -> bool:
+    # A stream is cut by an answer without its end, which uvicorn takes for a fault; the decision's record has the cause.
+    return "without completing response" not in record.getMessage()
 
 
 async def _reload(gateway: Gateway, path: Path) -> None:

@@ -1,8 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the gateway reads of an upstream's answer, over HTTP or from a process, and the error of one that fails."""
 
+import logging
+import time
 from collections.abc import AsyncIterator, Iterable
-from typing import Protocol
+from typing import Final, Protocol
+
+_QUIET_S: Final = 60.0
+
+_log = logging.getLogger(__name__)
 
 
 class Parts(Protocol):
@@ -43,8 +49,27 @@ class UpstreamError(Exception):
     Attributes:
         sent: Whether the upstream may have got the request.
         timed_out: Whether it was waited for in vain.
+        why: The cause, for the gateway's log and for no client; it has no secret either.
     """
 
-    def __init__(self, text: str, *, sent: bool, timed_out: bool = False) -> None:
+    def __init__(self, text: str, *, sent: bool, timed_out: bool = False, why: str = "") -> None:
         super().__init__(text)
-        self.sent, self.timed_out = sent, timed_out
+        self.sent, self.timed_out, self.why = sent, timed_out, why
+
+
+class FailureLog:
+    """Writes the failures of one upstream to the log, each once a minute: its clients may call it often."""
+
+    def __init__(self) -> None:
+        self._again_at: dict[str, float] = {}  # monotonic clock, s; by the texts of the errors, which are few
+
+    def note(self, error: UpstreamError) -> None:
+        """Write an error.
+
+        Args:
+            error: The error of a call.
+        """
+        text, now = str(error), time.monotonic()
+        if now >= self._again_at.get(text, 0.0):
+            self._again_at[text] = now + _QUIET_S
+            _log.error("%s%s", text, f": {error.why}" if error.why else "")

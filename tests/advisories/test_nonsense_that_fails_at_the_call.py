@@ -29,7 +29,7 @@ NONSENSE: dict[str, tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any], s
         Constraint,
         (),
         {},
-        "Constraint: a constraint must test something, such as { max = 100 }, got nothing",
+        "Constraint: a constraint must test something, such as { max = 100 } or { any = true }, got nothing",
     ),
     "a constraint that is only optional": (Constraint, (), {"optional": True}, "must test something"),
     "bounds that cross": (Constraint, (), {"min": 5, "max": 1}, "got min=5, max=1"),

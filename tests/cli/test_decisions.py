@@ -76,6 +76,8 @@ def test_journals_elsewhere_are_read_with_it(journal: Path, tmp_path: Path) -> N
     assert [each["tool"] for each in named] == all_of_them
     unknown = arx("decisions", "--realm-dir", tmp_path, "--session", "s-" + "c" * 16)
     assert (unknown.exit_code, "--journal FILE" in unknown.err) == (exit_codes.DENIED, True)
+    file.write_text(json.dumps(content | {"journal": str(tmp_path / "none")}))
+    assert "orders.json: its journal" in arx("decisions", "--journal", file).err
     file.write_text(json.dumps({name: value for name, value in content.items() if name != "journal"}))
     assert arx("decisions", "--journal", file).exit_code == exit_codes.USAGE
 

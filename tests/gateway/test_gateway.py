@@ -63,7 +63,7 @@ class World:
     """The realm and what runs in it."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.agents = folder, 0
+        self.folder, self.agents, self.pid = folder, 0, 0
         self.mint, self.billing, self.orders, self.http = free_ports(4)
         self.environment = {name: value for name, value in os.environ.items() if not name.startswith("ARX_")}
         self.environment |= {"ARX_HOME": str(folder / "realm"), "BILLING_KEY": SECRET, "PYTHONPATH": str(ROOT)}
@@ -127,6 +127,7 @@ def started(world: W, more: str = "") -> Iterator[W]:
         words = [sys.executable, "-m", "arx_caps.cli", "up", "--gateway", "gateway.toml"]
         up = subprocess.Popen(words, cwd=folder, env=world.environment, stdout=log, stderr=log)
     try:
+        world.pid = up.pid
         until(lambda: "the gateway listens" in world.log() or up.poll() is not None)
         until(lambda: answers(f"http://127.0.0.1:{world.http}/"))
         assert up.poll() is None, world.log()
@@ -134,6 +135,7 @@ def started(world: W, more: str = "") -> Iterator[W]:
         assert SECRET not in world.log()
         assert "records are lost" not in world.log()
         assert "Traceback" not in world.log()
+        assert "without completing" not in world.log()  # as uvicorn has it of a stream that a kill has cut
     finally:
         running = world.log()
         up.terminate()
@@ -282,8 +284,20 @@ def test_a_reload_changes_upstreams_and_keeps_what_is_right(world: World) -> Non
         assert client.get("/watch").json()["code"] == "tool_not_allowed"
         assert client.get("/orders/o-1").status_code == 200
         world.write()
+        os.kill(world.pid, signal.SIGHUP)  # `arx up` hands it on
+        until(lambda: world.log()[len(said) :].count(" reloaded ") == 2)
+        file.write_text(file.read_text().replace("[gateway]\nlisten = [", '[gateway]\nlisten = ["127.0.0.1:1", '))
         os.kill(pid, signal.SIGHUP)
-        until(lambda: world.log()[len(said) :].count("reloaded") == 2)
+        until(lambda: "as before: gateway: `listen` and `behind_tls` are read at a start" in world.log())
+        world.write()
+
+
+def test_decisions_of_the_gateway_are_with_those_of_the_realm(world: World) -> None:
+    """``arx decisions`` needs no journal by name."""
+    with world.task() as task, world.client(task) as client:
+        client.get("/orders/o-2")
+        found = world.arx("decisions", "--agent", f"acme/a{world.agents}", "--code", "deny")["decisions"]
+        assert [(each["audience"], each["tool"]) for each in found] == [("billing", "billing.get")]
 
 
 def gateway_of(world: World) -> int:
@@ -313,11 +327,15 @@ def test_an_upstream_that_fails_is_a_problem_of_the_gateway(world: World, tmp_pa
         until(lambda: world.log()[len(said) :].count("reloaded") == 2)
         answer = client.get("/orders/o-1")
         assert (answer.status_code, answer.json()["may_have_run"]) == (502, False)
+        client.get("/orders/o-1")
         world.write()
         os.kill(pid, signal.SIGHUP)
         until(lambda: world.log()[len(said) :].count("reloaded") == 3)
     metrics = httpx.get(f"http://127.0.0.1:{world.billing}/metrics").text
-    assert 'arx_gateway_answers_total{status="502",upstream="billing"} 2.0' in metrics
+    assert 'arx_gateway_answers_total{status="502",upstream="billing"} 3.0' in metrics
+    logged = world.log()[len(said) :]
+    assert logged.count("upstream billing refused the gateway (401)") == 1
+    assert logged.count("upstream billing cannot be reached: Cannot connect to host 127.0.0.1:9 ") == 1
     assert SECRET not in metrics
 
 

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from arx_caps.gateway.forwarder import Forwarder
+from arx_caps.gateway.mcp_stdio import StdioUpstream
 from arx_caps.gateway.settings import read_settings
 from arx_verifier.errors import SettingsError
 
@@ -44,4 +46,43 @@ def test_a_wrong_file_is_refused_with_its_place(tmp_path: Path, text: str, place
     with pytest.raises(SettingsError) as refused:
         read_settings(file)
     assert place in str(refused.value)
+    assert "s3cret" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("terms", "error"),
+    [
+        (
+            URL + 'credential = { from = "env:NO_KEY" }\n',
+            "credential: env:NO_KEY: expected a secret, got none; set NO_KEY",
+        ),
+        (
+            URL + 'credential = { from = "file:no.key" }\n',
+            "credential: file:no.key: {}/no.key: No such file or directory",
+        ),
+        (
+            URL + 'credential = { from = "file:open.key" }\n',
+            "credential: file:open.key: {}/open.key holds a secret and",
+        ),
+        (
+            URL + OAUTH.format("https://login.example/").replace("KEY", "NO_KEY"),
+            "credential: env:NO_KEY: expected a secret",
+        ),
+        (
+            'command = ["sh"]\nenv = { A = "env:NO_KEY" }\n',
+            "env: A: env:NO_KEY: expected a secret, got none; set NO_KEY",
+        ),
+        ('command = ["no-such-server", "s3cret"]\n', "command: no-such-server: expected a program, found none"),
+    ],
+)
+def test_what_an_upstream_lacks_is_an_error_with_its_place(tmp_path: Path, terms: str, error: str) -> None:
+    """At the start, and not at the first call."""
+    (tmp_path / "open.key").write_text("s3cret")
+    (tmp_path / "open.key").chmod(0o644)
+    (tmp_path / "gateway.toml").write_text(ORDERS + terms)
+    settings = read_settings(tmp_path / "gateway.toml")
+    kind = StdioUpstream if "command" in terms else Forwarder
+    with pytest.raises(SettingsError) as refused:
+        kind("orders", settings.upstreams["orders"], tmp_path)
+    assert str(refused.value).startswith(f"upstream.orders: {error.format(tmp_path)}")
     assert "s3cret" not in str(refused.value)

@@ -132,6 +132,9 @@ def _folder_of(path: Path) -> Path:
         raise Stop(
             f"{path}: expected a `journal` in this service file", hint="give the journal's folder", code="no_journal"
         )
+    if not Path(journal).is_dir():
+        hint = "its service has recorded no decision on this machine; start it, or read the journal where it runs"
+        raise Stop(f"{path}: its journal {journal} does not exist", hint=hint, code="no_journal")
     return Path(journal)
 
 

@@ -33,7 +33,8 @@ def up_command(
     """Run the realm's revocation store and mint until Ctrl-C or SIGTERM; a line on stdout reports that both are ready.
 
     A mint that fails is started again.  At the end both stop in order, and no data is lost.  With --gateway, the
-    services of its upstreams are enrolled, and the gateway (see `arx gateway`) runs beside the mint.
+    services of its upstreams are enrolled, and the gateway (see `arx gateway`) runs beside the mint.  SIGHUP reads the
+    policy and the gateway's file again, unless a terminal has started it.
     """
     from arx_caps.mint.server.supervise import up
 
@@ -62,6 +63,7 @@ def up_command(
             passphrase=read_passphrase(passphrase_file),
             on_ready=on_ready,
             on_stop=stop_beside,
+            on_reload=beside.reload if beside is not None else lambda: None,
             **options,
         )
     finally:

@@ -161,6 +161,7 @@ def up(
     passphrase: str | None = None,
     on_ready: OnReady = lambda _: None,
     on_stop: Callable[[], None] = lambda: None,
+    on_reload: Callable[[], None] = lambda: None,
 ) -> None:
     """Run a realm until SIGINT or SIGTERM. SIGHUP reloads the policy.
 
@@ -174,6 +175,7 @@ def up(
         passphrase: Opens the root keys, if a passphrase seals them.
         on_ready: Called in a thread with the mint's announcement, after each start.
         on_stop: Called at the end, before the mint and the store stop.
+        on_reload: Called at a SIGHUP that reloads the policy.
 
     Raises:
         SettingsError: The realm, the mint or the store cannot be started.
@@ -188,8 +190,8 @@ def up(
         on_stop=on_stop,
     )
     before = {number: signal.signal(number, lambda *_: supervisor.stop()) for number in (signal.SIGINT, signal.SIGTERM)}
-    on_hangup = supervisor.stop if has_terminal() else supervisor.reload
-    before[signal.SIGHUP] = signal.signal(signal.SIGHUP, lambda *_: on_hangup())
+    on_hangup = (supervisor.stop,) if has_terminal() else (supervisor.reload, on_reload)
+    before[signal.SIGHUP] = signal.signal(signal.SIGHUP, lambda *_: [call() for call in on_hangup])
     try:
         supervisor.run()
     finally:

@@ -412,7 +412,7 @@ def tests_of(constraint: Any) -> list[Test]:
             made.append(make(operand))
     if not made:
         # A constraint without a test would allow any value, which its writer cannot have meant.
-        raise MalformedTokenError("a constraint must test something, such as { max = 100 }")
+        raise MalformedTokenError("a constraint must test something, such as { max = 100 } or { any = true }")
     if len(made) > 1:
         _refuse_crossed_bounds(constraint)
     return made
