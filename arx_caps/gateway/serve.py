@@ -101,7 +101,7 @@ async def _serve(
 
 
 def _is_no_cut(record: logging.LogRecord) -> bool:
-    # A stream is cut by an answer without its end, which uvicorn takes for a fault; the decision's record has the cause.
+    # A stream is cut by an answer without its end, which uvicorn takes for a fault; the record has the cause.
     return "without completing response" not in record.getMessage()
 
 
