@@ -14,7 +14,9 @@ import click
 
 from arx_caps.cli.place import Place
 from arx_caps.cli.terminal import Console
-from arx_verifier.errors import ArxError
+from arx_caps.jose import BAD_PROOF
+from arx_verifier.errors import ArxError, SettingsError
+from arx_verifier.service import read_service_file
 
 _PAUSES_S: Final = (0.5, 10.0)  # the shortest and longest before a restart
 _SETTLED_S: Final = 30.0
@@ -91,6 +93,7 @@ class GatewayProcess:
         for name, terms in settings.upstreams.items():
             path = settings.service_file(name)
             if path.exists():
+                self._check(path)
                 continue
             answer = self._place.mint().call("POST", "/v1/services/invitations", {"audience": terms.audience})
             invited = Invitation(*(str(answer[member]) for member in ("audience", "enrolment", "issuer")))
@@ -99,3 +102,27 @@ class GatewayProcess:
                 key = path.with_suffix(".key")
                 join_service(invited, mint, out=path, key_out=key, journal=journal, ca=self._place.ca())
             self._console.say(f"enrolled the service {terms.audience} for the gateway: {path}")
+
+    def _check(self, path: Path) -> None:
+        """Refuse a service file whose key the mint does not know: its verifier would refuse all calls.
+
+        Raises:
+            SettingsError: It is of an earlier realm.
+        """
+        from arx_caps.agent.mint_client import MintClient
+        from arx_caps.agent.task import now_ms
+        from arx_caps.keyfile import KeyFile
+        from arx_caps.service.fetch import fetch_keys
+
+        key_file = read_service_file(path).key_file
+        if key_file is None:
+            return
+        key = KeyFile.load(Path(key_file))
+        with contextlib.closing(MintClient(key.issuer, now=now_ms, ca=self._place.ca())) as mint:
+            try:
+                fetch_keys(mint, key.key)
+            except ArxError as error:  # any other one passes, or is the gateway's to report
+                if error.code == BAD_PROOF:
+                    text = f"{path}: the mint does not know its key, as after a new `arx init`"
+                    hint = f"move it and {key_file} away, and the service is enrolled again"
+                    raise SettingsError(f"{text}; {hint}") from None

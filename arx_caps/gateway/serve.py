@@ -16,11 +16,11 @@ from typing import Any, Final
 import uvicorn
 
 from arx_caps.gateway.gateway import Gateway
-from arx_caps.gateway.settings import read_settings
+from arx_caps.gateway.settings import read_address, read_settings
 from arx_caps.http_server.connections import AT_ONCE, BACKLOG, BoundedProtocol, bounded, places_for
 from arx_caps.http_server.server import BoundedServer, http_protocol
-from arx_caps.server_process import collect_rarely, has_terminal, is_loopback, open_listener, stop_at_eof
-from arx_verifier.errors import ArxError, SettingsError
+from arx_caps.server_process import collect_rarely, has_terminal, open_listener, stop_at_eof
+from arx_verifier.errors import ArxError
 
 _GRACE_S: Final = 10  # for running requests at a stop
 _REQUEST_S: Final = 30.0  # for a whole request of 1 MiB, and for a client that reads nothing of its answer
@@ -43,7 +43,7 @@ def serve(path: Path | str, *, on_ready: Callable[[dict[str, object]], None], un
         ArxError: The file or what it names cannot be used, or the address is taken.
     """
     settings = read_settings(path)
-    addresses = [_address(text, settings.gateway.behind_tls) for text in settings.gateway.listen]
+    addresses = [read_address(text, settings.gateway.behind_tls) for text in settings.gateway.listen]
     gateway = Gateway(settings)
     collect_rarely()
     with contextlib.ExitStack() as stack:
@@ -122,24 +122,6 @@ def gateway_protocol(parser: type[BoundedProtocol]) -> type[BoundedProtocol]:
     # A call has a connection of its client, and one to the upstream.
     places = places_for(_CONNECTIONS, files=2, other_files=_OTHER_FILES)
     return bounded(parser, places=places, request_s=_REQUEST_S, type_of=lambda _: "about:blank")
-
-
-def _address(text: str, behind_tls: bool) -> tuple[str, int]:
-    """Return host and port; beyond loopback TLS must end before the gateway.
-
-    Raises:
-        SettingsError: It is no address, or one that others reach without TLS.
-    """
-    host, _, port = text.rpartition(":")
-    host = host.strip("[]")
-    if not host or not port.isdigit() or int(port) > 65535:
-        raise SettingsError(f"gateway: listen: expected HOST:PORT, got {text!r:.100}")
-    if not is_loopback(host) and not behind_tls:
-        raise SettingsError(
-            f"the gateway serves plain HTTP and would listen at {host}: give it a loopback address, or confirm that "
-            "TLS ends before it (behind_tls = true)"
-        )
-    return host, int(port)
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

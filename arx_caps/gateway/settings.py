@@ -179,10 +179,13 @@ def read_settings(path: Path | str) -> GatewaySettings:
     if not isinstance(tables, dict) or not tables:
         raise SettingsError(f"{file} has no upstream: expected a table such as [upstream.github]")
     upstreams = {name: _read(file, f"upstream.{name}", table, UpstreamTerms) for name, table in tables.items()}
+    gateway = _read(file, "gateway", content.get("gateway", {}), GatewayTerms)
+    for text in gateway.listen:
+        read_address(text, gateway.behind_tls)
     for name, terms in upstreams.items():
         if wrong := _fault(name, terms):
             raise SettingsError(f"{file}: upstream.{name}: {wrong}")
-    settings = GatewaySettings(_read(file, "gateway", content.get("gateway", {}), GatewayTerms), upstreams, file.parent)
+    settings = GatewaySettings(gateway, upstreams, file.parent)
     # Each has a verifier with a journal and used calls of its own: each would accept an approval once.
     services: dict[Path, str] = {}
     for name in upstreams:
@@ -253,3 +256,25 @@ def read_rate(text: str) -> tuple[int, int] | None:
         return (int(form[1]), parse_duration(form[2])) if form and parse_duration(form[2]) else None
     except ValueError:
         return None
+
+
+def read_address(text: str, behind_tls: bool) -> tuple[str, int]:
+    """Return host and port; beyond loopback TLS must end before the gateway.
+
+    Args:
+        text: Such as ``127.0.0.1:8090``.
+        behind_tls: Whether a proxy terminates TLS.
+
+    Raises:
+        SettingsError: It is no address, or one that others reach without TLS.
+    """
+    host, _, port = text.rpartition(":")
+    host = host.strip("[]")
+    if not host or not port.isdigit() or int(port) > 65535:
+        raise SettingsError(f"gateway: listen: expected HOST:PORT, got {text!r:.100}")
+    if not is_loopback(host) and not behind_tls:
+        raise SettingsError(
+            f"the gateway serves plain HTTP and would listen at {host}: give it a loopback address, or confirm that "
+            "TLS ends before it (behind_tls = true)"
+        )
+    return host, int(port)

@@ -360,3 +360,17 @@ def test_a_gateway_that_dies_is_started_again(world: World) -> None:
             assert client.get("/orders/o-1").status_code == 200
         assert mcp(world, task, {"id": 3, "method": "tools/list"}, session).status_code == 404
         assert opened(world, task)
+
+
+def test_a_service_file_of_an_earlier_realm_is_named(world: World) -> None:
+    """The mint does not know its key; once the file is away, the service is enrolled anew."""
+    [key] = world.arx("service", "show", "billing")["service"]["keys"]
+    world.arx("service", "remove-key", "billing", key["kid"], "--yes")
+    os.kill(gateway_of(world), signal.SIGKILL)
+    until(lambda: "billing.json: the mint does not know its key" in world.log())
+    said = world.log()
+    (world.folder / "billing.json").unlink()
+    (world.folder / "billing.key").unlink()
+    until(lambda: "the gateway listens" in world.log()[len(said) :])
+    with world.task() as task, world.client(task) as client:
+        assert client.get("/orders/o-1").status_code == 200

@@ -21,6 +21,7 @@ URL = 'url = "http://127.0.0.1:9/mcp"\n'
         ("", "has no upstream"),
         ("[upstream", "is not TOML"),
         ("[upstreams.orders]\n", "upstreams: expected"),
+        (ORDERS + URL + '[gateway]\nlisten = ["0.0.0.0:1"]\n', "would listen at 0.0.0.0"),
         (ORDERS, "upstream.orders: expected one of `url` and `command`"),
         (ORDERS + URL + 'command = ["x"]\n', "expected one of `url` and `command`"),
         (ORDERS + URL + "retries = 3\n", "retries"),
