@@ -25,13 +25,14 @@ AHEAD_S: Final = 30  # how far an issuer's clock may be ahead of the mint's
 MIN_RSA_BITS: Final = 2048
 MAX_RSA_BITS: Final = 8192  # verifying with a larger key costs CPU time and adds no security
 
-Kind = Literal["workload", "id_token", "access_token"]
+Kind = Literal["workload", "id_token", "access_token", "id_jag"]
 
 # RFC 8725 3.11: a token made for another purpose, such as a logout token or a DPoP proof, must not open a session.
 _TYPES: Final[dict[str, frozenset[str]]] = {
     "workload": frozenset(["", "jwt", "jose", "at+jwt", "application/at+jwt"]),
     "id_token": frozenset(["", "jwt"]),
     "access_token": frozenset(["at+jwt", "application/at+jwt"]),
+    "id_jag": frozenset(["oauth-id-jag+jwt", "application/oauth-id-jag+jwt"]),
 }
 _CODES: Final = {"workload": "bad_workload_token"}
 _KTY: Final = {"RS256": ("RSA", None), "PS256": ("RSA", None), "ES256": ("EC", "P-256"), "EdDSA": ("OKP", "Ed25519")}
@@ -117,6 +118,19 @@ def verify_issuer_token(
     except _WrongError as error:
         noun = "workload" if kind == "workload" else "subject"
         raise GrantError(f"invalid {noun} token: {error}", code=code) from error
+
+
+def is_identity_assertion(token: str) -> bool:
+    """Return whether a token says that it is an ID-JAG; nothing of it is verified.
+
+    Args:
+        token: The presented token, a compact JWS.
+    """
+    try:
+        header, _ = _read(token)
+    except _WrongError:
+        return False
+    return header.typ.lower() in _TYPES["id_jag"]
 
 
 class _WrongError(ArxError):

@@ -110,6 +110,39 @@ def authenticate_opener(
     return Opener(agent, by, subject, until)
 
 
+def agent_of_workload(policy: Policy, verified: IssuerToken) -> str:
+    """Return the path of the agent that a workload is.
+
+    Args:
+        policy: The policy in force.
+        verified: The workload's token.
+
+    Raises:
+        GrantError: ``bad_workload_token``: no entry of the policy fits its claims, or entries of several agents do.
+    """
+    agents = agents_of(verified.issuer.name, verified.claims, policy.workloads)
+    # With several, the order of the policy would decide which agent's rights the workload gets.
+    if len(agents) != 1:
+        number = "several agents" if agents else "no agent"
+        raise GrantError(
+            f"invalid workload token: expected claims that fit one [[workload]] of the policy, got {number}",
+            code="bad_workload_token",
+        )
+    return agents[0]
+
+
+def subject_in(policy: Policy, token: IssuerToken) -> Subject:
+    """Return the token's subject with the claims that the policy uses.
+
+    Args:
+        policy: The policy in force.
+        token: The subject's token.
+    """
+    # The other claims are personal data that no decision needs: they never reach the database.
+    claims = {name: token.claims[name] for name in sorted(policy.subject_claims) if name in token.claims}
+    return Subject(token.issuer.url, token.subject, claims)
+
+
 def subject_of(session: Mapping[str, Any]) -> Subject | None:
     """Return the subject in a session's row, or None."""
     if session["subject"] is None:
@@ -153,15 +186,7 @@ def _verify_workload(
     verified = verify_issuer_token(
         token, policy.issuers, mint.issuer_keys, kind="workload", now=now, session_kid=proof.key.kid
     )
-    agents = agents_of(verified.issuer.name, verified.claims, policy.workloads)
-    # With several, the order of the policy would decide which agent's rights the workload gets.
-    if len(agents) != 1:
-        number = "several agents" if agents else "no agent"
-        raise GrantError(
-            f"invalid workload token: expected claims that fit one [[workload]] of the policy, got {number}",
-            code="bad_workload_token",
-        )
-    return agents[0], {"issuer": verified.issuer.url, "sub": verified.subject}
+    return agent_of_workload(policy, verified), {"issuer": verified.issuer.url, "sub": verified.subject}
 
 
 def _verify_subject(
@@ -182,11 +207,4 @@ def _verify_subject(
         now=now,
         session_kid=proof.key.kid,
     )
-    return _subject_in(policy, token), token.expires_at
-
-
-def _subject_in(policy: Policy, token: IssuerToken) -> Subject:
-    """Return the token's subject with the claims that the policy uses."""
-    # The other claims are personal data that no decision needs: they never reach the database.
-    claims = {name: token.claims[name] for name in sorted(policy.subject_claims) if name in token.claims}
-    return Subject(token.issuer.url, token.subject, claims)
+    return subject_in(policy, token), token.expires_at

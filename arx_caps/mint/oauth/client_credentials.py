@@ -2,137 +2,16 @@
 """The grant ``client_credentials``: a task of the client's agent, and its access token.  CONTROL 5.3, RFC 6749 4.4."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Final, Literal
-from urllib.parse import urlsplit
 
-import msgspec
-from msgspec import Meta
-
-from arx_caps.access_token import LIFE_MS
 from arx_caps.mint.context import Born, MintContext
-from arx_caps.mint.db.database import now_ms
 from arx_caps.mint.db.unit_of_work import UnitOfWork
-from arx_caps.mint.identity.authenticate import AuthenticatedCaller
-from arx_caps.mint.identity.session_login import Opener
 from arx_caps.mint.oauth.clients import OAuthClient
-from arx_caps.mint.oauth.errors import OAuthError
-from arx_caps.mint.oauth.handles import Issued, issue_handle
-from arx_caps.mint.tasks.issue import TaskRequest, start_task
-from arx_caps.mint.tasks.liveness import session_targets
-from arx_caps.mint.tasks.sessions import open_for
-from arx_verifier.errors import GrantError, RevokedError, refusal
-
-DETAILS_TYPE: Final = "arx_task"
-MAX_RESOURCE_CHARS: Final = 512
-
-
-class _Details(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The one object of ``authorization_details`` (RFC 9396): the parameters of the template."""
-
-    type: Literal["arx_task"]
-    params: dict[str, Any] = {}
-    tools: tuple[str, ...] | None = None
-
-
-_DETAILS: Final = msgspec.json.Decoder(Annotated[tuple[_Details, ...], Meta(min_length=1, max_length=1)])
+from arx_caps.mint.oauth.granting import issue_in_session, opener_of
+from arx_caps.mint.oauth.handles import Issued
 
 
 def grant_client_credentials(
     mint: MintContext, unit: UnitOfWork, born: Born, client: OAuthClient, form: Mapping[str, str]
 ) -> Issued:
-    """Start a task for a client's agent and issue an access token for it.
-
-    Args:
-        mint: The mint.
-        unit: The call's unit of work.
-        born: The position in the kill epoch that was read before the client was authenticated.
-        client: The client.
-        form: ``scope``, ``resource`` and ``authorization_details``.
-
-    Raises:
-        OAuthError: ``invalid_scope``, ``invalid_target`` or ``invalid_request``.
-        GrantError: The policy refuses.
-        RevokedError: The agent, the policy or a key is frozen.
-        UnavailableError: The kill epoch is unknown now.
-    """
-    scope, details = _scope(client, form), _details(form)
-    resource = form.get("resource", "")
-    audience = audience_at(mint.policy.audiences, resource)
-    template = mint.policy.templates.get(scope)
-    if template is None or not template.allows_bearer:
-        raise OAuthError("invalid_scope", f"the policy lets no access token stand for the task {scope!r:.64}")
-    if audience is None or audience not in template.audiences:
-        raise OAuthError("invalid_target", f"resource: expected the URL of a service of the task {scope!r:.64}")
-    caller = _in_session(mint, unit, born, client)
-    # Depth 0: the gateway holds the task, and delegates nothing.
-    task = TaskRequest(scope, details.params, None, details.tools, 0)
-    return issue_handle(
-        mint, unit, client, start_task(mint, unit, caller, task).row, resource=resource, audience=audience
-    )
-
-
-def audience_at(audiences: Mapping[str, tuple[str, ...]], resource: str) -> str | None:
-    """Return the audience that has a resource: the one with its origin.
-
-    Args:
-        audiences: Origins by audience.
-        resource: A URL (RFC 8707).
-    """
-    try:
-        parts = urlsplit(resource)
-    except ValueError:
-        return None
-    if len(resource) > MAX_RESOURCE_CHARS or not resource.isascii() or not resource.isprintable() or parts.fragment:
-        return None
-    origin = f"{parts.scheme}://{parts.netloc}"
-    return next((audience for audience, origins in audiences.items() if origin in origins), None)
-
-
-def _scope(client: OAuthClient, form: Mapping[str, str]) -> str:
-    # One: an access token stands for one task, and a task has one template.
-    asked = form.get("scope", "").split(" ") if form.get("scope") else list(client.scopes)
-    if len(asked) != 1 or asked[0] not in client.scopes:
-        raise OAuthError("invalid_scope", f"scope: expected one of {', '.join(client.scopes)}")
-    return asked[0]
-
-
-def _details(form: Mapping[str, str]) -> _Details:
-    text = form.get("authorization_details")
-    if text is None:
-        return _Details(DETAILS_TYPE)
-    try:
-        details: tuple[_Details, ...] = _DETAILS.decode(text)
-    except (msgspec.MsgspecError, UnicodeEncodeError, RecursionError):
-        raise OAuthError(
-            "invalid_request", f'authorization_details: expected [{{"type": "{DETAILS_TYPE}", "params": {{…}}}}]'
-        ) from None
-    return details[0]
-
-
-def _in_session(mint: MintContext, unit: UnitOfWork, born: Born, client: OAuthClient) -> AuthenticatedCaller:
-    """Return the client's agent in its newest session, or in a new one."""
-    agent = mint.db.agents.find(client.agent)
-    if agent is None or agent["status"] != "active":
-        raise refusal("frozen")
-    key = f"client:{client.id}"  # no thumbprint: no proof is by this key, so the session's token is of no use to anyone
-    session = next((row for row in mint.db.oauth_handles.sessions(client.id) if _goes_on(mint, born, row)), None)
-    if session is None:
-        opener = Opener(agent, {"client": client.id}, None, None)
-        session = open_for(mint, unit, born, opener, key, ttl=None, purpose=None).row
-    return AuthenticatedCaller("agent", client.agent, session, born, int(session["expires_at"]), key, agent)
-
-
-def _goes_on(mint: MintContext, born: Born, session: Mapping[str, Any]) -> bool:
-    """Return whether a session can have another task: it lives as long as an access token, and is not revoked."""
-    if session["incarnation"] != born.incarnation or session["expires_at"] < now_ms() + LIFE_MS:
-        return False
-    try:
-        mint.policy.may_open(str(session["agent"]))
-        mint.require(Born(session["incarnation"], session["born"]), session_targets(session))
-    except RevokedError as error:
-        if error.code == "frozen":
-            raise  # another session would be an escape from the freeze
-        return False
-    except GrantError:
-        return False
-    return True
+    """Start a task for a client's agent and issue an access token for it; see ``issue_in_session``."""
+    return issue_in_session(mint, unit, born, client, opener_of(mint, client), form)

@@ -36,19 +36,21 @@ _ALGORITHMS: Final[Mapping[str, str]] = {"ES256": "ES256", "EdDSA": "Ed25519", "
 
 
 class OAuthClient(NamedTuple):
-    """An authenticated client.
+    """A client: an authenticated one, unless a grant proves it in another way.
 
     Attributes:
         id: Its id.
         agent: The path of the agent that it is.
         scopes: The templates that it may start tasks of.
         introspects: The audiences whose tokens it may introspect.
+        proven: Whether it proved that it is this client; False if a form only names it.
     """
 
     id: str
     agent: str
     scopes: tuple[str, ...]
     introspects: tuple[str, ...]
+    proven: bool = True
 
 
 class _Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -133,6 +135,26 @@ def authenticate_client(
         raise OAuthError("invalid_client", _WRONG)
     # Counted only now, so that a stranger cannot use up an agent's rate limit.
     mint.limits.count_agent(row["agent"])
+    return _client_of(row)
+
+
+def named_client(mint: MintContext, name: str) -> OAuthClient:
+    """Return a client that is named and proves nothing: the grant must prove that it is this client.
+
+    Args:
+        mint: The mint.
+        name: Its id.
+
+    Raises:
+        OAuthError: ``invalid_client``: there is none, with the text of a wrong secret.
+    """
+    row = _registered(mint, name)
+    if row is None:
+        raise OAuthError("invalid_client", _WRONG)
+    return _client_of(row)._replace(proven=False)
+
+
+def _client_of(row: Mapping[str, Any]) -> OAuthClient:
     scopes, introspects = (msgspec.json.decode(row[name], type=tuple[str, ...]) for name in ("scopes", "introspects"))
     return OAuthClient(row["id"], row["agent"], scopes, introspects)
 

@@ -5,7 +5,8 @@ from typing import Final
 
 import msgspec
 
-from arx_caps.mint.oauth.client_credentials import DETAILS_TYPE
+from arx_caps.mint.oauth.granting import DETAILS_TYPE
+from arx_caps.mint.oauth.jwt_bearer import ID_JAG_PROFILE, JWT_BEARER
 
 JWKS: Final = "/oauth/jwks"
 TOKEN: Final = "/oauth/token"  # noqa: S105 - a path
@@ -25,6 +26,7 @@ class Metadata(msgspec.Struct, frozen=True, kw_only=True):
     revocation_endpoint: str
     response_types_supported: tuple[str, ...]
     grant_types_supported: tuple[str, ...]
+    authorization_grant_profiles_supported: tuple[str, ...]
     token_endpoint_auth_methods_supported: tuple[str, ...]
     token_endpoint_auth_signing_alg_values_supported: tuple[str, ...]
     introspection_endpoint_auth_methods_supported: tuple[str, ...]
@@ -47,7 +49,8 @@ def metadata_of(issuer: str) -> Metadata:
         introspection_endpoint=issuer + INTROSPECT,
         revocation_endpoint=issuer + REVOKE,
         response_types_supported=(),  # no authorization endpoint
-        grant_types_supported=("client_credentials",),
+        grant_types_supported=("client_credentials", JWT_BEARER),
+        authorization_grant_profiles_supported=(ID_JAG_PROFILE,),
         token_endpoint_auth_methods_supported=METHODS,
         token_endpoint_auth_signing_alg_values_supported=ALGORITHMS,
         introspection_endpoint_auth_methods_supported=METHODS,

@@ -26,7 +26,8 @@ from arx_caps.mint.keys.signing_keys import MAX_AGE_S
 from arx_caps.mint.oauth.client_credentials import grant_client_credentials
 from arx_caps.mint.oauth.clients import OAuthClient, authenticate_client
 from arx_caps.mint.oauth.errors import OAuthCode, OAuthError
-from arx_caps.mint.oauth.handles import Handle, find_handle
+from arx_caps.mint.oauth.handles import Handle, Issued, find_handle
+from arx_caps.mint.oauth.jwt_bearer import JWT_BEARER, client_of_assertion, grant_jwt_bearer
 from arx_caps.mint.oauth.metadata import INTROSPECT, JWKS, REVOKE, TOKEN, Metadata, metadata_of
 from arx_caps.mint.rate_limit import TooOftenError
 from arx_caps.mint.tasks.revoke import finish_task
@@ -43,7 +44,17 @@ _ERRORS: Final[Mapping[str, OAuthCode]] = {
     "bad_parameters": "invalid_request",
     "malformed_request": "invalid_request",
     "replayed": "invalid_client",
+    "bad_workload_token": "invalid_grant",
+    "bad_subject_token": "invalid_grant",
 }
+# What a stranger can cause: it counts against the address.
+_UNPROVEN: Final = (
+    "invalid_client",
+    "invalid_request",
+    "invalid_grant",
+    "bad_workload_token",
+    "bad_subject_token",
+)
 
 
 class Jwks(RouteAnswer, frozen=True):
@@ -111,12 +122,18 @@ class FormCall(NamedTuple):
     form: Mapping[str, str]
 
 
+_GRANTS: Final[Mapping[str, Callable[[MintContext, UnitOfWork, Born, OAuthClient, Mapping[str, str]], Issued]]] = {
+    "client_credentials": grant_client_credentials,
+    JWT_BEARER: grant_jwt_bearer,
+}
+
+
 def token_route(call: FormCall) -> TokenIssued:
     """Issue an access token."""
-    grant = call.form.get("grant_type")
-    if grant != "client_credentials":
-        raise OAuthError("unsupported_grant_type", "grant_type: expected client_credentials")
-    issued = grant_client_credentials(call.mint, call.unit, call.born, call.client, call.form)
+    grant = _GRANTS.get(call.form.get("grant_type", ""))
+    if grant is None:
+        raise OAuthError("unsupported_grant_type", f"grant_type: expected one of {', '.join(_GRANTS)}")
+    issued = grant(call.mint, call.unit, call.born, call.client, call.form)
     life_s = issued.claims.exp - issued.claims.iat
     return TokenIssued(access_token=issued.token, token_type=_BEARER, expires_in=life_s, scope=issued.claims.scope)
 
@@ -163,7 +180,8 @@ _FORMS: Final[Mapping[str, tuple[Callable[[FormCall], RouteAnswer], type[RouteAn
         token_route,
         TokenIssued,
         {
-            "grant_type": "`client_credentials`.",
+            "grant_type": f"`client_credentials` or `{JWT_BEARER}`.",
+            "assertion": "For `jwt-bearer`: a workload's token, or an ID-JAG.",
             "scope": "A template of the policy that the client is registered for; optional if it is one.",
             "resource": "The URL of the service to call (RFC 8707).",
             "authorization_details": "Parameters of the template: one object of type `arx_task` (RFC 9396).",
@@ -242,10 +260,12 @@ def _serve(mint: MintContext, request: Request, raw: bytes, peer: str | None) ->
         with mint.db.unit() as unit:
             # Before the client is authenticated: a kill that comes in between revokes what this call grants.
             born = mint.born()
-            client = authenticate_client(mint, unit, form, authorization[0] if authorization else None)
+            is_assertion = request.url.path == TOKEN and form.get("grant_type") == JWT_BEARER
+            authenticate = client_of_assertion if is_assertion else authenticate_client
+            client = authenticate(mint, unit, form, authorization[0] if authorization else None)
             answer = handler(FormCall(mint, unit, born, client, form))
     except ArxError as error:
-        if isinstance(error, OAuthError) and error.error in ("invalid_client", "invalid_request"):
+        if (error.error if isinstance(error, OAuthError) else error.code) in _UNPROVEN:
             mint.limits.count_unproven(peer)
         return _refuse(request, error)
     return _json(answer, 200, _SECRET)
