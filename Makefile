@@ -76,7 +76,7 @@ compare: $(READY)  ## ARx beside tenuo in each framework that both have, each in
 contract: $(READY)  ## a running mint against its own OpenAPI document
 	$(BIN)/python -m tests.mint.contract $(ARGS)
 
-operations: $(READY)  ## the set-ups of docs/operations.md and docs/gateway.md, typed from the pages; takes redis-server and nginx
+operations: $(READY)  ## the set-ups of docs/operations.md and docs/gateway-operations.md, typed from the pages; takes redis-server and nginx
 	$(BIN)/python -m pytest -p no:benchmark tests/house/production.py tests/house/gateways.py $(ARGS)
 
 rehearse: $(READY)  ## a realm's bad days: everything restarted, each disk lost, under load; takes nginx, faketime and Redis

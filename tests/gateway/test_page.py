@@ -21,6 +21,7 @@ from arx_caps.gateway.settings import (
     UpstreamTerms,
     read_settings,
 )
+from arx_caps.mint.policy.model import Policy
 from arx_verifier.enforcement.routes import RouteMap
 from tests.house.pages import ROOT, blocks
 
@@ -84,7 +85,7 @@ def shown() -> list[dict[str, Any]]:
 
 def test_the_file_is_read_as_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its routes make a table, and each audience has the origin at which the gateway listens for it."""
-    text = next(block.text for block in blocks(FILE.read_text("utf-8")) if block.language == "toml")
+    text, policy_text, _ = [block.text for block in blocks(FILE.read_text("utf-8")) if block.language == "toml"]
     (tmp_path / "gateway.toml").write_text(text)
     settings = read_settings(tmp_path / "gateway.toml")
     RouteMap(settings.upstreams["billing"].routes)
@@ -92,6 +93,9 @@ def test_the_file_is_read_as_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert msgspec.convert(credential["upstream"]["github"]["credential"], CredentialTerms).oauth is not None
     audiences = {name: each["origins"] for name, each in policy["audience"].items()}
     assert audiences.keys() == {terms.audience for terms in settings.upstreams.values()}
+    granted = Policy.parse(policy_text, "policy.toml").grant("invoice", "acme/desk/a", {"invoice_id": "i-1"})
+    tools = {rule.tool for rules in granted.rules.values() for rule in rules}
+    assert tools - {"files.read_text_file"} < set(settings.upstreams["billing"].routes.values())
     assert [f"http://{place}" for place in settings.gateway.listen] == [each for [each] in audiences.values()]
 
 

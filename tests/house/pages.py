@@ -25,6 +25,8 @@ PAGES = [
         "docs/concepts.md",
         "docs/connect.md",
         "docs/gateway.md",
+        "docs/gateway-operations.md",
+        "docs/oauth.md",
         "docs/glossary.md",
         "docs/identity.md",
         "docs/limits.md",
