@@ -131,8 +131,8 @@ class StdioAnswer:
 class _Process:
     """One running server, and the answers that wait for its messages."""
 
-    def __init__(self, name: str, session: str, owner: str, leaks: Leaks, longest: int) -> None:
-        self.name, self.session, self.owner, self._leaks, self._longest = name, session, owner, leaks, longest
+    def __init__(self, name: str, session: str, owner: str, leaks: Leaks, terms: UpstreamTerms) -> None:
+        self.name, self.session, self.owner, self._leaks, self._terms = name, session, owner, leaks, terms
         self.used = asyncio.get_running_loop().time()
         self.listening: StdioAnswer | None = None  # the stream of the session
         self.waiting: dict[
@@ -140,7 +140,7 @@ class _Process:
         ] = {}  # by the new id: old id, old progress token, answer
         self._numbers = itertools.count(1)
 
-    async def start(self, terms: UpstreamTerms, environment: dict[str, str]) -> None:
+    async def start(self, environment: dict[str, str]) -> None:
         """Start the program.
 
         Raises:
@@ -148,7 +148,7 @@ class _Process:
         """
         try:
             self._process = await asyncio.create_subprocess_exec(
-                *terms.command,
+                *self._terms.command,
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 env=environment,
@@ -157,7 +157,7 @@ class _Process:
             )
         except OSError as error:
             text = f"upstream {self.name} cannot be started: {error.strerror}"
-            raise UpstreamError(text, sent=False, why=terms.command[0]) from None
+            raise UpstreamError(text, sent=False, why=self._terms.command[0]) from None
         self._reader = asyncio.ensure_future(self._read())
 
     @property
@@ -193,11 +193,15 @@ class _Process:
             if not ids:
                 return None
             message = {**message, "params": {**params, "requestId": ids[-1]}}
-        await self.write(message)
+        try:
+            await self.write(message)
+        except BaseException:
+            self.waiting.pop(number, None)  # nothing is going to answer it
+            raise
         return number
 
     async def write(self, message: dict[str, Any]) -> None:
-        """Write a message.
+        """Write a message; a process that does not read it in time is ended.
 
         Raises:
             UpstreamError: The process has ended.
@@ -206,15 +210,25 @@ class _Process:
         assert stdin is not None
         try:
             stdin.write(written(message) + b"\n")
-            await stdin.drain()
+            async with asyncio.timeout(self._terms.timeout_s):
+                await stdin.drain()
+        except TimeoutError:
+            self._kill()  # later messages would fill the memory behind this one
+            raise UpstreamError(f"upstream {self.name} did not read in time", sent=True, timed_out=True) from None
         except OSError:
             raise UpstreamError(f"upstream {self.name} has ended", sent=False) from None
+
+    def notify(self, message: dict[str, Any]) -> None:
+        """Write a short message without waiting for the process to read it."""
+        stdin = self._process.stdin
+        if self.runs and stdin is not None and not stdin.is_closing():
+            stdin.write(written(message) + b"\n")
 
     async def _read(self) -> None:
         stdout = self._process.stdout
         assert stdout is not None
         try:
-            async for line in _lines(stdout, self._longest):
+            async for line in _lines(stdout, self._terms.max_answer):
                 with contextlib.suppress(ValueError, RecursionError):  # what is no message is a program's own output
                     message = json.loads(line)
                     if isinstance(message, dict):
@@ -244,7 +258,7 @@ class _Process:
     async def _deliver(self, message: dict[str, Any]) -> None:
         number, params = message.get("id"), message.get("params")
         if "method" not in message:
-            if not isinstance(number, int) or number not in self.waiting:
+            if type(number) is not int or number not in self.waiting:  # true is no 1
                 return
             old, _, answer = self.waiting.pop(number)
             if _SUBSCRIPTION in _meta_of(result := message.get("result")):
@@ -253,13 +267,13 @@ class _Process:
             return
         if message["method"] == "notifications/progress" and isinstance(params, dict):
             progress = params.get("progressToken")
-            if not isinstance(progress, int) or progress not in self.waiting:
+            if type(progress) is not int or progress not in self.waiting:
                 return
             _, token, answer = self.waiting[progress]
             await answer.put_slowly({**message, "params": {**params, "progressToken": token}})
             return
         if (subscription := _meta_of(params).get(_SUBSCRIPTION)) is not None:
-            if isinstance(subscription, int) and subscription in self.waiting:
+            if type(subscription) is int and subscription in self.waiting:
                 old, _, answer = self.waiting[subscription]
                 await answer.put_slowly({**message, "params": _subscribed(params, old)})
             return
@@ -279,8 +293,10 @@ class _Process:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._process.wait(), _STOP_S)
         self._kill()
-        await asyncio.wait({self._reader})
-        await self._process.wait()
+        # A child that has left the group may hold the pipe open for as long as it runs.
+        await asyncio.wait({self._reader, asyncio.ensure_future(self._process.wait())}, timeout=_STOP_S)
+        self._reader.cancel()
+        self._process._transport.close()  # type: ignore[attr-defined]  # noqa: SLF001 - there is no public way
 
     def _kill(self) -> None:
         # With its children: a launcher such as npx or a shell leaves the server itself behind.
@@ -392,11 +408,10 @@ class StdioUpstream:
             yield answer
         finally:
             answer.close()
-            if process.waiting.pop(number, None) is not None and process.runs:
+            if process.waiting.pop(number, None) is not None:
                 params = {"requestId": number, "reason": "the caller is gone or may not go on"}
                 note = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": params}
-                with contextlib.suppress(UpstreamError):
-                    await asyncio.shield(process.write(note))
+                process.notify(note)  # the end of a call must not wait for a process
 
     async def _process(self, session: str, message: dict[str, Any], is_stateless: bool, owner: str) -> _Process | None:
         """Return the process for a message; None for a session that does not run."""
@@ -427,8 +442,8 @@ class StdioUpstream:
             raise UpstreamError(
                 f"upstream {self.name} has {_PROCESSES} processes of this agent: end a session", sent=False
             )
-        process = _Process(self.name, secrets.token_urlsafe(18), owner, self._leaks, self._terms.max_answer)
-        await process.start(self._terms, self._environment)
+        process = _Process(self.name, secrets.token_urlsafe(18), owner, self._leaks, self._terms)
+        await process.start(self._environment)
         return process
 
     async def end_work(self, headers: Iterable[tuple[bytes, bytes]], note: bytes, owner: str) -> None:  # noqa: ARG002
