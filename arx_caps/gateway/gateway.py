@@ -15,9 +15,10 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from arx_caps.gateway.asgi import Message, Receive, Scope, Send
 from arx_caps.gateway.counted_decisions import CountedDecisions, decision_counter
 from arx_caps.gateway.oauth_resource import OAuthResource
+from arx_caps.gateway.oauth_server import PATHS, ServerMetadata
 from arx_caps.gateway.settings import GatewaySettings, UpstreamTerms
 from arx_caps.gateway.upstreams import RunningUpstream
-from arx_verifier.errors import SettingsError
+from arx_verifier.errors import ArxError, SettingsError
 from arx_verifier.verification import MemoryNonces
 
 SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0)
@@ -195,6 +196,12 @@ class Gateway:
             kind, data = b"text/plain; version=0.0.4; charset=utf-8", self._metrics()
         elif known and (resource := self._resource_at(path)) is not None:
             data = resource.metadata()
+        elif known and path in PATHS and (server := self._server()) is not None:
+            try:
+                data = await server.document()
+            except ArxError:
+                status, kind = 503, b"application/problem+json"
+                data = b'{"title": "The mint does not answer", "status": 503}'
         else:
             status, kind, data = 404, b"application/problem+json", b'{"title": "Not Found", "status": 404}'
         headers = [(b"content-type", kind), (b"content-length", b"%d" % len(data))]
@@ -205,6 +212,11 @@ class Gateway:
         """Return the resource whose metadata is at a path."""
         resources = (upstream.resource for upstream in self.upstreams.values())
         return next((each for each in resources if each is not None and each.metadata_path == path), None)
+
+    def _server(self) -> ServerMetadata | None:
+        """Return the metadata of the mint; None unless all resources have the same one."""
+        servers = [each.resource.server for each in self.upstreams.values() if each.resource is not None]
+        return servers[0] if len({server.issuer for server in servers}) == 1 else None
 
     def _metrics(self) -> bytes:
         """Return all metrics in the form of Prometheus; those of removed upstreams that have a state are gone."""

@@ -23,6 +23,7 @@ from arx_caps.gateway.asgi import Message, Receive, Scope, Send, read_body
 from arx_caps.gateway.http_door import HttpDoor
 from arx_caps.gateway.mcp_door import McpDoor
 from arx_caps.gateway.mcp_wire import WireError, read_incoming
+from arx_caps.gateway.oauth_server import ServerMetadata
 from arx_caps.service.access_tokens import OpenedHandle, open_access_token, read_signing_keys
 from arx_caps.service.own_key import read_own_key
 from arx_verifier.enforcement import collect_headers
@@ -126,6 +127,7 @@ class OAuthResource:
 
     Attributes:
         metadata_path: The path of the resource's metadata.
+        server: The metadata of the mint.
 
     Raises:
         SettingsError: The service file names no key of its own.
@@ -138,6 +140,7 @@ class OAuthResource:
         own = read_own_key(service)
         self._key = own.key
         self._mint = MintClient(own.issuer, now=_now_ms, ca=own.ca)
+        self.server = ServerMetadata(self._mint, own)
         self.decisions = HandleDecisions(verifier.decisions)
         verifier.decisions = self.decisions
         parts = urlsplit(resource)

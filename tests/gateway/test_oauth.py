@@ -1,13 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """A gateway that takes access tokens: a stock OAuth client calls its tools, as far as the policy and a kill let it."""
 
+import base64
+import contextlib
 import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.gateway.test_gateway import World, started
+from arx_caps.cli import exit_codes
+from tests.gateway.test_gateway import World, answers, started
+from tests.servers import until
 
 pytestmark = [pytest.mark.servers, pytest.mark.spec("CONTROL 5.5")]
 
@@ -158,3 +168,61 @@ def test_an_access_token_for_another_resource_is_refused(world: OAuthWorld) -> N
     about = httpx.get(f"http://127.0.0.1:{world.billing}{path}").json()
     assert about["resource"] == world.url("billing")
     assert httpx.get(f"http://127.0.0.1:{world.billing}/.well-known/oauth-protected-resource/none").status_code == 404
+
+
+@pytest.mark.parametrize("name", ["oauth-authorization-server", "openid-configuration"])
+def test_a_client_that_ignores_the_metadata_of_resources_finds_the_mint(world: OAuthWorld, name: str) -> None:
+    """It asks the gateway's origin (MCP 2025-03-26): the document is the mint's, and has no endpoint of the gateway."""
+    found = httpx.get(f"http://127.0.0.1:{world.orders}/.well-known/{name}").json()
+    issuer = f"http://127.0.0.1:{world.mint}"
+    assert found == httpx.get(f"{issuer}/.well-known/{name}").json()
+    assert found["issuer"] == issuer
+    form = {"grant_type": "client_credentials", "resource": world.url("orders")}
+    assert httpx.post(found["token_endpoint"], data=form, auth=world.client_of("refund")).status_code == 200
+    for path in ("/oauth/token", "/token", "/oauth/introspect", "/oauth/jwks"):
+        assert httpx.post(f"http://127.0.0.1:{world.orders}{path}", data=form).status_code == 404
+
+
+@contextlib.contextmanager
+def without_mint(world: OAuthWorld) -> Iterator[None]:
+    """Stop what would start the mint again, and kill the mint; store and gateway go on."""
+    shown = str(world.folder / "realm").encode()
+    [mint] = [
+        int(file.parent.name)
+        for file in Path("/proc").glob("[0-9]*/cmdline")
+        if b"arx_caps.mint.server.serve" in (words := file.read_bytes().split(b"\0")) and shown in words
+    ]
+    supervisor = int(Path(f"/proc/{mint}/stat").read_text().rpartition(")")[2].split()[1])
+    os.kill(supervisor, signal.SIGSTOP)
+    try:
+        os.kill(mint, signal.SIGKILL)
+        until(lambda: not answers(f"http://127.0.0.1:{world.mint}/healthz"))
+        yield
+    finally:
+        os.kill(supervisor, signal.SIGCONT)
+    until(lambda: answers(f"http://127.0.0.1:{world.mint}/healthz"))
+
+
+def test_without_a_mint_known_access_tokens_go_on_and_a_kill_ends_them(world: OAuthWorld) -> None:
+    """A new one is 503, and is accepted once the mint is back; kills come from the store."""
+    client, url = world.client_of("refund"), f"{world.url('billing')}/orders/o-1"
+    known, new = ({"authorization": f"Bearer {world.token(client, 'billing')}"} for _ in range(2))
+    assert httpx.get(url, headers=known).status_code == 200
+    with without_mint(world):
+        refused = httpx.get(url, headers=new)
+        assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+        assert httpx.get(url, headers=known).status_code == 200
+        task = json.loads(payload_of(known["authorization"]))["tid"]
+        words = ["kill", "task", task, "--reason", "a test", "--yes", "--direct"]
+        command = [sys.executable, "-m", "arx_caps.cli", *words]
+        # The dead mint cannot confirm it.
+        done = subprocess.run(command, cwd=world.folder, env=world.environment, capture_output=True, check=False)
+        assert done.returncode == exit_codes.INCOMPLETE, done.stderr
+        until(lambda: httpx.get(url, headers=known).status_code == 401)
+        assert httpx.get(url, headers=known).json()["code"] == "revoked"
+    until(lambda: httpx.get(url, headers=new).status_code == 200)
+
+
+def payload_of(token: str) -> bytes:
+    payload = token.split(".")[1]
+    return base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4))

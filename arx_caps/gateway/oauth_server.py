@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The mint's OAuth metadata at the gateway's origin, for clients that ignore RFC 9728.  CONTROL 5.5, RFC 8414.
+
+The document is the mint's: its ``issuer`` and its endpoints.  A client that compares the issuer (RFC 8414 3.3) refuses
+it here, and follows RFC 9728 to the mint.  No endpoint is served here: the secrets of clients never pass the gateway.
+"""
+
+import asyncio
+import json
+import time
+from typing import Final
+
+from arx_caps.agent.mint_client import MintClient
+from arx_caps.service.own_key import ServiceIdentity
+from arx_verifier.errors import StoreError
+
+PATHS: Final = ("/.well-known/oauth-authorization-server", "/.well-known/openid-configuration")
+KEPT_S: Final = 300.0
+LONGEST: Final = 64 * 1024  # bytes
+_LOOK_S: Final = 1.0  # between two requests: strangers must not make the gateway ask
+
+
+class ServerMetadata:
+    """The metadata of the mint, kept for five minutes.
+
+    Args:
+        mint: The mint.
+        own: The service's own key, which signs the proof of the request.
+    """
+
+    def __init__(self, mint: MintClient, own: ServiceIdentity) -> None:
+        self._mint, self._key, self._looking = mint, own.key, asyncio.Lock()
+        self._document, self._kept_at = b"", 0.0
+        self._asked_at = -_LOOK_S
+
+    @property
+    def issuer(self) -> str:
+        """The mint's public base URL."""
+        return self._mint.issuer
+
+    async def document(self) -> bytes:
+        """Return the document.
+
+        Raises:
+            ArxError: The mint does not answer, or not with metadata of its own.
+        """
+        async with self._looking:
+            now = time.monotonic()
+            if self._document and now - self._kept_at < KEPT_S:
+                return self._document
+            if now - self._asked_at < _LOOK_S:
+                raise StoreError("the mint did not answer a moment ago")
+            self._asked_at = now
+            found = await asyncio.to_thread(self._mint.call, "GET", PATHS[0], key=self._key, repeats=False)
+            document = json.dumps(found).encode()
+            if found.get("issuer") != self.issuer or len(document) > LONGEST:
+                raise StoreError(f"malformed answer of {self.issuer}: expected its own metadata")
+            self._document, self._kept_at = document, now
+            return document
