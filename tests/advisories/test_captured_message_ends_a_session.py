@@ -19,7 +19,7 @@ from tests.gateway.door import Answer, Door, Upstream, signed
 def test_a_captured_message_is_replayed(method: str) -> None:
     """The same bytes with the same token reach the server once."""
     realm = UnsafeTestRealm("files")
-    upstream = Upstream(lambda _: Answer(b'{"jsonrpc":"2.0","id":1,"result":{}}'))
+    upstream = Upstream(lambda _: Answer(b'{"jsonrpc":"2.0","id":1,"result":{"tools":[]}}'))
     identity = {} if method.startswith("notifications") else {"id": 1}
     body = json.dumps({"jsonrpc": "2.0", **identity, "method": method, "params": {}}).encode()
     door, header = Door(realm, upstream), signed(realm.caller(Rule(tool="files.get")), body)

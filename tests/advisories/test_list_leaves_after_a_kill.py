@@ -29,7 +29,8 @@ def test_what_comes_after_a_kill_does_not_leave(method: str, comes: bool) -> Non
         return Answer(b'{"jsonrpc":"2.0","id":1,"result":{"tools":[{"name":"get"}]}}')
 
     params: dict[str, Any] = {}
-    upstream = Upstream(lambda asked: answer() if asked == method else Answer(b'{"result":{"task":{"taskId":"t"}}}'))
+    task = Answer(b'{"jsonrpc":"2.0","id":1,"result":{"task":{"taskId":"t"}}}')
+    upstream = Upstream(lambda asked: answer() if asked == method else task)
     door = Door(realm, upstream)
     if method == "tasks/result":
         params = door.message(caller, "tools/call", {"name": "get"})["result"]["task"]

@@ -20,7 +20,7 @@ def test_each_message_counts() -> None:
     """The answer of JSON-RPC to a request is an error; to all else it is status 429."""
     realm = UnsafeTestRealm("files")
     caller = realm.caller(Rule(tool="files.get"))
-    upstream = Upstream(lambda _: Answer(b'{"jsonrpc":"2.0","id":1,"result":{}}'))
+    upstream = Upstream(lambda _: Answer(b'{"jsonrpc":"2.0","id":1,"result":{"tools":[]}}'))
     door = Door(realm, upstream, RateTerms(agent="4/1h"))
     assert "result" in door.message(caller, "initialize")
     assert "result" in door.message(caller, "tools/list")

@@ -153,7 +153,8 @@ def test_those_who_change_a_task_at_once(live: Harness, services: dict[str, Veri
         done = list(pool.map(attenuate, (40, 30, 20, 10)))
     worked = [told["bundle"] for status, told in done if status == 200]
     assert worked
-    assert {told["code"] for status, told in done if status != 200} <= {"conflict"}
+    # On a loaded machine the mint's own lease may end.
+    assert {told["code"] for status, told in done if status != 200} <= {"conflict", "stale"}
     states = [ask(services, live, each, "payments.refund", amount=5) for each in worked]
     assert states.count("ok") == 1
     assert ask(services, live, bundle) == "revoked"
