@@ -71,6 +71,7 @@ class GatewayProcess:
         # a kill of this process; a session of its own, so that Ctrl-C reaches this process alone.
         words = [sys.executable, "-P", "-m", "arx_caps.cli", "gateway", str(self._file), "--until-eof"]
         words += ["--quiet"] if self._console.quiet else []
+        words += ["--json"] if self._console.json else []
         with subprocess.Popen(words, stdin=subprocess.PIPE, start_new_session=True) as process:
             self._process = process
             while process.poll() is None and not self._stop.wait(0.2):

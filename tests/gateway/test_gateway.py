@@ -20,6 +20,7 @@ from tests.servers import free_ports, until
 
 pytestmark = pytest.mark.servers
 SECRET = "canary-of-the-upstream"
+READY = '"upstreams": ["billing", "orders"]'
 POLICY = """
 [audience.billing]
 origins = ["http://127.0.0.1:{billing}"]
@@ -124,11 +125,11 @@ def started(world: W, more: str = "") -> Iterator[W]:
     served = ["-m", "uvicorn", "tests.gateway.upstream_http:app", "--port", str(world.http), "--log-level", "error"]
     with (folder / "up.log").open("w") as log:
         upstream = subprocess.Popen([sys.executable, *served], env=world.environment, stdout=log, stderr=log)
-        words = [sys.executable, "-m", "arx_caps.cli", "up", "--gateway", "gateway.toml"]
+        words = [sys.executable, "-m", "arx_caps.cli", "up", "--gateway", "gateway.toml", "--json"]
         up = subprocess.Popen(words, cwd=folder, env=world.environment, stdout=log, stderr=log)
     try:
         world.pid = up.pid
-        until(lambda: "the gateway listens" in world.log() or up.poll() is not None)
+        until(lambda: READY in world.log() or up.poll() is not None)
         until(lambda: answers(f"http://127.0.0.1:{world.http}/"))
         assert up.poll() is None, world.log()
         yield world
@@ -355,7 +356,7 @@ def test_a_gateway_that_dies_is_started_again(world: World) -> None:
     with world.task() as task:
         session = opened(world, task)
         os.kill(pid, signal.SIGKILL)
-        until(lambda: world.log().count("the gateway listens") > 1)
+        until(lambda: world.log().count(READY) > 1)
         with world.client(task) as client:
             assert client.get("/orders/o-1").status_code == 200
         assert mcp(world, task, {"id": 3, "method": "tools/list"}, session).status_code == 404
@@ -371,6 +372,6 @@ def test_a_service_file_of_an_earlier_realm_is_named(world: World) -> None:
     said = world.log()
     (world.folder / "billing.json").unlink()
     (world.folder / "billing.key").unlink()
-    until(lambda: "the gateway listens" in world.log()[len(said) :])
+    until(lambda: READY in world.log()[len(said) :])
     with world.task() as task, world.client(task) as client:
         assert client.get("/orders/o-1").status_code == 200
