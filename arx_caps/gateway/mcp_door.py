@@ -8,22 +8,21 @@ have what the token could allow.  A stream ends with its grant.
 import asyncio
 import contextlib
 import functools
-import json
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Final
 
 from arx_caps.event_stream import fields_of, split_events
-from arx_caps.gateway.asgi import Message, Receive, Scope, Send, pass_on, read_body
+from arx_caps.gateway.asgi import Receive, Scope, Send, pass_on, read_body
 from arx_caps.gateway.bound_ids import BoundIds, owner_of
 from arx_caps.gateway.forwarder import Forwarder, answer_headers, read_whole
 from arx_caps.gateway.mcp_answers import Asked, McpAnswers
+from arx_caps.gateway.mcp_exchange import Headers, McpExchange, error_message
 from arx_caps.gateway.mcp_stdio import StdioUpstream
 from arx_caps.gateway.mcp_tasks import TaskIds
 from arx_caps.gateway.mcp_wire import (
     INTERNAL_ERROR,
     INVALID_PARAMS,
     METHOD_NOT_FOUND,
-    STATELESS,
     UNKNOWN_SESSION,
     Incoming,
     WireError,
@@ -46,60 +45,16 @@ from arx_verifier.enforcement import (
     McpMessage,
     Messages,
     RefusedCall,
-    collect_headers,
 )
 from arx_verifier.journal import ChainFacts
 from arx_verifier.verification import Screened, Verifier
 
-_JSON: Final = [(b"content-type", b"application/json")]
 _STREAM: Final = "text/event-stream"
 _ROUTING: Final = frozenset((b"mcp-method", b"mcp-name", b"mcp-session-id", b"authorization"))
 # A client opens a new session at 404.  The others are answers of JSON-RPC, which a client reads at 200 (`status_of`).
 _STATUS: Final = {UNKNOWN_SESSION: 404, METHOD_NOT_FOUND: 200, INVALID_PARAMS: 200}
 
-Headers = list[tuple[bytes, bytes]]
 _Whole = tuple[int, Headers, bytes]  # an answer that waits until its grant was looked at again: status, headers, body
-
-
-class _Exchange:
-    """One HTTP request of a client, and what was answered so far; a ``Carrier`` of its message."""
-
-    def __init__(self, scope: Scope, send: Send, body: bytes) -> None:
-        # RFC 9110 5.5: white space around a value is none of it; servers leave it there.
-        scope["headers"] = [(name, value.strip(b" \t")) for name, value in scope["headers"]]
-        self.scope, self._send, self._body = scope, send, body
-        self.headers = collect_headers(scope["headers"])
-        self.has_begun = self._has_ended = False
-
-    @property
-    def is_stateless(self) -> bool:
-        """Whether it is of MCP 2026-07-28 or later."""
-        return self.headers.get(b"mcp-protocol-version", b"").decode("latin-1") >= STATELESS
-
-    async def body(self) -> bytes:
-        """Return the whole body."""
-        return self._body
-
-    async def begin(self, status: int, headers: Headers) -> None:
-        """Send the head of an answer."""
-        self.has_begun = True
-        await self.send({"type": "http.response.start", "status": status, "headers": headers})
-
-    async def end(self, data: bytes = b"") -> None:
-        """Send the last part; do nothing after the end."""
-        if not self._has_ended:
-            await self.send({"type": "http.response.body", "body": data, "more_body": False})
-
-    async def send(self, message: Message) -> None:
-        """Send a part, as ASGI has it."""
-        self._has_ended = message["type"] == "http.response.body" and not message.get("more_body", False)
-        await self._send(message)
-
-    async def whole(self, status: int, headers: Headers, data: bytes) -> None:
-        """Send an answer that is no stream."""
-        kept = [pair for pair in headers if pair[0] != b"content-length"]  # strict clients refuse two
-        await self.begin(status, [*kept, (b"content-length", b"%d" % len(data))])
-        await self.end(data)
 
 
 class McpDoor:
@@ -142,9 +97,11 @@ class McpDoor:
         """
         body = await read_body(receive, self._terms.max_body)
         if body is None:
-            await _Exchange(scope, send, b"").whole(413, _JSON, _error(None, INTERNAL_ERROR, "the message is too long"))
+            await McpExchange(scope, send, b"").close(
+                413, error_message(None, INTERNAL_ERROR, "the message is too long")
+            )
             return
-        exchange = _Exchange(scope, send, body)
+        exchange = McpExchange(scope, send, body)
         message = None
         try:
             if scope["method"] == "POST":
@@ -160,25 +117,25 @@ class McpDoor:
             status = _STATUS.get(error.code, 400)
             if status == 200 and exchange.is_stateless:
                 status = status_of(error.code)
-            await _close(exchange, status, _error(message and message.id, error.code, str(error)))
+            await exchange.close(status, error_message(message and message.id, error.code, str(error)))
         except RefusedCall as problem:
             await self._refuse(exchange, message, problem)
         except OverRateError as error:
             data = {"code": "rate_limited", "wait_s": error.wait_s}
             status = 200 if message is not None and message.is_request else 429  # to a request JSON-RPC answers
-            answer = _error(message and message.id, MCP_REFUSED, str(error), data)
-            await _close(exchange, status, answer, [(b"retry-after", b"%d" % error.wait_s)])
+            answer = error_message(message and message.id, MCP_REFUSED, str(error), data)
+            await exchange.close(status, answer, [(b"retry-after", b"%d" % error.wait_s)])
         except UpstreamError as error:
             self._failures.note(error)
             data = {"upstream": self._forwarder.name, "may_have_run": error.sent}
             status = 504 if error.timed_out else 502
-            await _close(exchange, status, _error(message and message.id, INTERNAL_ERROR, str(error), data))
+            await exchange.close(status, error_message(message and message.id, INTERNAL_ERROR, str(error), data))
 
     async def close(self) -> None:
         """Wait for what is still to be sent to the upstream."""
         await asyncio.gather(*self._later, return_exceptions=True)
 
-    async def _post(self, exchange: _Exchange, incoming: Incoming, receive: Receive) -> None:
+    async def _post(self, exchange: McpExchange, incoming: Incoming, receive: Receive) -> None:
         message = McpMessage(incoming.method, incoming.params, incoming.meta, incoming.id, exchange)
         if not incoming.is_request:
             screened = await self._recognized(exchange)
@@ -195,13 +152,13 @@ class McpDoor:
             raise WireError(METHOD_NOT_FOUND, "tasks/list: this server has one list of the tasks of all callers")
         await self._pass(exchange, message, screened, receive)
 
-    async def _recognized(self, exchange: _Exchange, message: McpMessage | None = None) -> Screened:
+    async def _recognized(self, exchange: McpExchange, message: McpMessage | None = None) -> Screened:
         """Return the live token of a request whose message calls nothing."""
         found = await self._messages.recognize(message or McpMessage("ping", {}, {}, None, exchange))
         assert found is not None  # there is a carrier
         return found
 
-    async def _call(self, exchange: _Exchange, message: McpMessage, receive: Receive) -> None:
+    async def _call(self, exchange: McpExchange, message: McpMessage, receive: Receive) -> None:
         work = await self._messages.decide(message)
         facts = work.grant.facts
         self._rates.charge(facts.agent, work.grant.tool)
@@ -224,7 +181,7 @@ class McpDoor:
             await exchange.whole(*whole)
 
     async def _pass(
-        self, exchange: _Exchange, message: McpMessage | None, screened: Screened, receive: Receive
+        self, exchange: McpExchange, message: McpMessage | None, screened: Screened, receive: Receive
     ) -> None:
         """Forward a message that calls nothing, or a request for the stream of a session or for its end."""
         facts = screened.proven.facts
@@ -249,7 +206,7 @@ class McpDoor:
 
     async def _answer(
         self,
-        exchange: _Exchange,
+        exchange: McpExchange,
         answer: UpstreamAnswer,
         asked: Asked,
         receive: Receive,
@@ -267,7 +224,7 @@ class McpDoor:
 
     @contextlib.asynccontextmanager
     async def _sent(
-        self, exchange: _Exchange, message: McpMessage | None, facts: ChainFacts
+        self, exchange: McpExchange, message: McpMessage | None, facts: ChainFacts
     ) -> AsyncIterator[UpstreamAnswer]:
         headers, body = self._headers(exchange, facts), b""
         if message is not None:
@@ -287,7 +244,7 @@ class McpDoor:
                 raise UpstreamError(f"upstream {self._forwarder.name} answered in an encoding unasked", sent=True)
             yield answer
 
-    def _headers(self, exchange: _Exchange, facts: ChainFacts) -> Headers:
+    def _headers(self, exchange: McpExchange, facts: ChainFacts) -> Headers:
         """Return the headers to forward, with the upstream's id of the session.
 
         Raises:
@@ -309,7 +266,7 @@ class McpDoor:
             for name, value in answer_headers(answer.raw_headers)
         ]
 
-    async def _body_of(self, exchange: _Exchange, message: McpMessage, facts: ChainFacts) -> bytes:
+    async def _body_of(self, exchange: McpExchange, message: McpMessage, facts: ChainFacts) -> bytes:
         """Return the body to forward: without the token, and with the upstream's ids of tasks."""
         body, token = await exchange.body(), message.meta.get(META_KEY)
         body = handed_on(without_token(body, token) if isinstance(token, str) else body, message.meta)
@@ -318,7 +275,7 @@ class McpDoor:
     async def _body(self, answer: UpstreamAnswer) -> bytes:
         return await read_whole(answer, self._terms, self._forwarder.name)
 
-    async def _schema(self, exchange: _Exchange, message: McpMessage, facts: ChainFacts) -> dict[str, Any]:
+    async def _schema(self, exchange: McpExchange, message: McpMessage, facts: ChainFacts) -> dict[str, Any]:
         """Return the input schema of a tool as the upstream lists it; an empty one if it does not."""
         meta = {name: value for name, value in message.meta.items() if name not in (META_KEY, "progressToken")}
         headers = [
@@ -343,7 +300,7 @@ class McpDoor:
             cursor = {"cursor": result["nextCursor"]}
         return {}
 
-    def _cancel(self, exchange: _Exchange, message: McpMessage, facts: ChainFacts) -> None:
+    def _cancel(self, exchange: McpExchange, message: McpMessage, facts: ChainFacts) -> None:
         """Notify the upstream that a call or a task was ended, where closing its stream does not."""
         note: dict[str, Any] | None = None
         if message.is_task:
@@ -358,7 +315,7 @@ class McpDoor:
         self._later.add(later)
         later.add_done_callback(self._later.discard)
 
-    async def _refuse(self, exchange: _Exchange, message: Incoming | None, problem: RefusedCall) -> None:
+    async def _refuse(self, exchange: McpExchange, message: Incoming | None, problem: RefusedCall) -> None:
         """Answer a refusal so that a model reads it, or so that a client signs anew."""
         if message is None or not message.is_request or (problem.code, _place(problem)) == ("proof_invalid", "start"):
             if exchange.has_begun:
@@ -372,32 +329,18 @@ class McpDoor:
             answer["result"] = {"content": [{"type": "text", "text": found.text}], "isError": True}
             if exchange.is_stateless:
                 answer["result"]["resultType"] = "complete"
-            await _close(exchange, 200, written(answer))
+            await exchange.close(200, written(answer))
             return
         answer["error"] = {"code": found.error, "message": found.text, "data": found.data}
         status, headers, _ = self._enforcement.answer(problem)
         # A client without a token learns from the status where to get one; others read the error.
         if problem.code != "missing_token":
             status = status_of(found.error) if exchange.is_stateless else 200
-        await _close(exchange, status, written(answer), headers)
+        await exchange.close(status, written(answer), headers)
 
 
 def _place(problem: RefusedCall) -> str:
     return problem.failures[0].rule if problem.failures else ""
-
-
-async def _close(exchange: _Exchange, status: int, answer: bytes, headers: Headers | None = None) -> None:
-    """Send an answer, as the last event if a stream has begun."""
-    if exchange.has_begun:
-        await exchange.end(b"event: message\ndata: " + answer + b"\n\n")
-        return
-    kept = [pair for pair in headers or () if pair[0] in (b"www-authenticate", b"retry-after", b"cache-control")]
-    await exchange.whole(status, [*_JSON, *kept], answer)
-
-
-def _error(identity: str | int | None, code: int, text: str, data: dict[str, Any] | None = None) -> bytes:
-    error: dict[str, Any] = {"code": code, "message": text} | ({"data": data} if data else {})
-    return json.dumps({"jsonrpc": "2.0", "id": identity, "error": error}).encode()
 
 
 async def _once(data: bytes) -> AsyncIterator[bytes]:

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One HTTP request of an MCP client, and its answer: one message, or a stream that has one end."""
+
+import json
+from typing import Any, Final
+
+from arx_caps.gateway.asgi import Message, Scope, Send
+from arx_caps.gateway.mcp_wire import STATELESS
+from arx_verifier.enforcement import collect_headers
+
+_JSON: Final = [(b"content-type", b"application/json")]
+
+Headers = list[tuple[bytes, bytes]]
+
+
+class McpExchange:
+    """One HTTP request of a client, and what was answered so far; a ``Carrier`` of its message.
+
+    Args:
+        scope: As ASGI has it.
+        send: As ASGI has it.
+        body: The whole body.
+
+    Attributes:
+        scope: As given, with headers without white space around their values.
+        headers: By name, as ``collect_headers`` returns them.
+        has_begun: Whether the head of the answer was sent.
+    """
+
+    def __init__(self, scope: Scope, send: Send, body: bytes) -> None:
+        # RFC 9110 5.5: white space around a value is none of it; servers leave it there.
+        scope["headers"] = [(name, value.strip(b" \t")) for name, value in scope["headers"]]
+        self.scope, self._send, self._body = scope, send, body
+        self.headers = collect_headers(scope["headers"])
+        self.has_begun = self._has_ended = False
+
+    @property
+    def is_stateless(self) -> bool:
+        """Whether it is of MCP 2026-07-28 or later."""
+        return self.headers.get(b"mcp-protocol-version", b"").decode("latin-1") >= STATELESS
+
+    async def body(self) -> bytes:
+        """Return the whole body."""
+        return self._body
+
+    async def begin(self, status: int, headers: Headers) -> None:
+        """Send the head of an answer."""
+        self.has_begun = True
+        await self.send({"type": "http.response.start", "status": status, "headers": headers})
+
+    async def end(self, data: bytes = b"") -> None:
+        """Send the last part; do nothing after the end."""
+        if not self._has_ended:
+            await self.send({"type": "http.response.body", "body": data, "more_body": False})
+
+    async def send(self, message: Message) -> None:
+        """Send a part, as ASGI has it."""
+        self._has_ended = message["type"] == "http.response.body" and not message.get("more_body", False)
+        await self._send(message)
+
+    async def whole(self, status: int, headers: Headers, data: bytes) -> None:
+        """Send an answer that is no stream."""
+        kept = [pair for pair in headers if pair[0] != b"content-length"]  # strict clients refuse two
+        await self.begin(status, [*kept, (b"content-length", b"%d" % len(data))])
+        await self.end(data)
+
+    async def close(self, status: int, answer: bytes, headers: Headers | None = None) -> None:
+        """Send a message as the answer, or as the last event if a stream has begun."""
+        if self.has_begun:
+            await self.end(b"event: message\ndata: " + answer + b"\n\n")
+            return
+        kept = [pair for pair in headers or () if pair[0] in (b"www-authenticate", b"retry-after", b"cache-control")]
+        await self.whole(status, [*_JSON, *kept], answer)
+
+
+def error_message(identity: str | int | None, code: int, text: str, data: dict[str, Any] | None = None) -> bytes:
+    """Return a message that is an error of JSON-RPC.
+
+    Args:
+        identity: The id of the request, or None.
+        code: Its code.
+        text: What failed.
+        data: What a program can read of it.
+    """
+    error: dict[str, Any] = {"code": code, "message": text} | ({"data": data} if data else {})
+    return json.dumps({"jsonrpc": "2.0", "id": identity, "error": error}).encode()
