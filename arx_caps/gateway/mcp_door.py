@@ -11,12 +11,12 @@ import functools
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Final
 
-from arx_caps.event_stream import fields_of, split_events
 from arx_caps.gateway.asgi import Receive, Scope, Send, pass_on, read_body
 from arx_caps.gateway.bound_ids import BoundIds, owner_of
 from arx_caps.gateway.forwarder import Forwarder, answer_headers, read_whole
 from arx_caps.gateway.mcp_answers import Asked, McpAnswers
 from arx_caps.gateway.mcp_exchange import Headers, McpExchange, error_message
+from arx_caps.gateway.mcp_schemas import input_schema
 from arx_caps.gateway.mcp_stdio import StdioUpstream
 from arx_caps.gateway.mcp_tasks import TaskIds
 from arx_caps.gateway.mcp_wire import (
@@ -29,7 +29,6 @@ from arx_caps.gateway.mcp_wire import (
     check_headers,
     encoded,
     read_incoming,
-    result_of,
     status_of,
     without_token,
     written,
@@ -282,23 +281,17 @@ class McpDoor:
             pair for pair in self._headers(exchange, facts) if pair[0] not in _ROUTING or pair[0] == b"mcp-session-id"
         ]
         headers = [pair for pair in headers if not pair[0].startswith(b"mcp-param-")] + [(b"mcp-method", b"tools/list")]
-        cursor: dict[str, Any] = {}
-        for _ in range(100):
+
+        async def listed(cursor: dict[str, Any]) -> tuple[bool, bytes]:
             params = {"_meta": meta, **cursor} if meta else cursor
             asked = written({"jsonrpc": "2.0", "id": "arx-schema", "method": "tools/list", "params": params})
-            async with self._forwarder.send("POST", headers, asked, owner=owner_of(facts)) as answer:
-                data = await self._body(answer)
-            found = None
-            async for event in split_events(_once(data), len(data)):
-                found = result_of(fields_of(event).data if answer.content_type == _STREAM else data) or found
-            result = found["result"] if found else {}
-            for item in result.get("tools", ()):
-                if item.get("name") == message.params["name"]:
-                    return dict(item.get("inputSchema") or {})
-            if not isinstance(result.get("nextCursor"), str):
-                break
-            cursor = {"cursor": result["nextCursor"]}
-        return {}
+            async with (
+                self._rates.opened(facts.agent),
+                self._forwarder.send("POST", headers, asked, owner=owner_of(facts)) as answer,
+            ):
+                return answer.content_type == _STREAM, await self._body(answer)
+
+        return await input_schema(message.params["name"], listed)
 
     def _cancel(self, exchange: McpExchange, message: McpMessage, facts: ChainFacts) -> None:
         """Notify the upstream that a call or a task was ended, where closing its stream does not."""
@@ -341,10 +334,6 @@ class McpDoor:
 
 def _place(problem: RefusedCall) -> str:
     return problem.failures[0].rule if problem.failures else ""
-
-
-async def _once(data: bytes) -> AsyncIterator[bytes]:
-    yield data
 
 
 async def _checked(parts: AsyncIterator[bytes], check: Callable[[], None]) -> AsyncIterator[bytes]:

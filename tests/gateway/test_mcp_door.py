@@ -32,6 +32,26 @@ def test_a_call_that_is_killed_while_its_schema_is_read_is_not_forwarded() -> No
     assert b"isError" in text
 
 
+@pytest.mark.parametrize(
+    "listed",
+    [
+        {"tools": 7},
+        {"tools": [7, {"name": "get", "inputSchema": [1]}]},
+        {"tools": [{"name": "get", "inputSchema": {"properties": [1]}}]},
+        {"tools": [{"name": "get", "inputSchema": {"properties": {"text": True}}}]},
+        {"tools": [], "nextCursor": 7},
+    ],
+)
+def test_a_call_is_refused_whatever_the_schema_is(listed: object) -> None:
+    """A text that is JSON needs a tool that takes text there; a server that lists nonsense has none."""
+    realm = UnsafeTestRealm("files")
+    upstream = Upstream(lambda _: Answer(json.dumps({"id": "arx-schema", "result": listed}).encode()))
+    token = realm.caller(Rule(tool="files.get")).token("files.get", text="null")
+    params = {"name": "get", "arguments": {"text": "null"}, "_meta": {"dev.arx/cap": token}}
+    status, text = exchange(realm, upstream, "tools/call", params)
+    assert (status, b"send it as JSON" in text, upstream.got) == (200, True, ["tools/list"])
+
+
 @pytest.mark.parametrize("header", [b"Content-Encoding", b"content-encoding"])
 def test_a_list_in_an_encoding_is_not_passed_on(header: bytes) -> None:
     """It could not be filtered."""
