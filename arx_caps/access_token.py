@@ -36,7 +36,19 @@ class VerifyingKey(NamedTuple):
     key: Key
 
 
-class AccessToken(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Actor(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Who acts for the agent that ``sub`` names.  RFC 8693 4.1.
+
+    Attributes:
+        sub: The agent, as ``agent:<path>``.
+        act: Who delegated to it, if that was not ``sub`` of the token.
+    """
+
+    sub: Text
+    act: "Actor | None" = None
+
+
+class AccessToken(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """The claims of an access token.  Times are in s since the Unix epoch.
 
     Attributes:
@@ -50,6 +62,7 @@ class AccessToken(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         jti: Its id.
         sid: The session.
         tid: The task.
+        act: The agent to which the task was delegated; None if it was not.
     """
 
     iss: Text
@@ -62,6 +75,7 @@ class AccessToken(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     jti: Text
     sid: Text
     tid: Text
+    act: Actor | None = None
 
 
 class _Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

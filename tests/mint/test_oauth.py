@@ -14,6 +14,7 @@ from arx_caps.mint.db.repositories import oauth_handles
 from arx_caps.mint.db.repositories.oauth_handles import KEEP_MS
 from arx_caps.mint.oauth.clients import ASSERTION
 from arx_caps.mint.oauth.jwt_bearer import JWT_BEARER
+from arx_caps.mint.oauth.token_exchange import TOKEN_EXCHANGE
 from arx_verifier.request import AccessRequest
 from arx_verifier.testing import UnsafeTestRealm
 from arx_verifier.token import wire
@@ -37,7 +38,10 @@ def test_metadata_has_two_names_and_names_what_is_there(unit: Harness) -> None:
     )
     assert (one.status_code, one.json()) == (200, other.json())
     said = one.json()
-    assert (said["issuer"], said["grant_types_supported"]) == (ISSUER, ["client_credentials", JWT_BEARER])
+    assert (said["issuer"], said["grant_types_supported"]) == (
+        ISSUER,
+        ["client_credentials", JWT_BEARER, TOKEN_EXCHANGE],
+    )
     for name in ("token", "introspection", "revocation"):
         path = said[f"{name}_endpoint"].removeprefix(ISSUER)
         assert unit.client.post(path).json()["error"] == "invalid_request", path

@@ -27,7 +27,7 @@ DETAILS_TYPE: Final = "arx_task"
 MAX_RESOURCE_CHARS: Final = 512
 
 
-class _Details(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Details(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The one object of ``authorization_details`` (RFC 9396): the parameters of the template."""
 
     type: Literal["arx_task"]
@@ -35,7 +35,7 @@ class _Details(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tools: tuple[str, ...] | None = None
 
 
-_DETAILS: Final = msgspec.json.Decoder(Annotated[tuple[_Details, ...], Meta(min_length=1, max_length=1)])
+_DETAILS: Final = msgspec.json.Decoder(Annotated[tuple[Details, ...], Meta(min_length=1, max_length=1)])
 
 
 def issue_in_session(
@@ -57,7 +57,7 @@ def issue_in_session(
         RevokedError: The agent, the subject, the policy or a key is frozen.
         UnavailableError: The kill epoch is unknown now.
     """
-    scope, details = _scope(client, form), _details(form)
+    scope, details = _scope(client, form), read_details(form)
     resource = form.get("resource", "")
     audience = audience_at(mint.policy.audiences, resource)
     template = mint.policy.templates.get(scope)
@@ -66,8 +66,8 @@ def issue_in_session(
     if audience is None or audience not in template.audiences:
         raise OAuthError("invalid_target", f"resource: expected the URL of a service of the task {scope!r:.64}")
     caller = _in_session(mint, unit, born, client, opener)
-    # Depth 0: the gateway holds the task, and delegates nothing.
-    task = TaskRequest(scope, details.params, None, details.tools, 0)
+    # With the template's depth, for a token exchange; the gateway gets tokens that it cannot delegate.
+    task = TaskRequest(scope, details.params, None, details.tools, None)
     return issue_handle(
         mint, unit, client, start_task(mint, unit, caller, task).row, resource=resource, audience=audience
     )
@@ -123,12 +123,20 @@ def _scope(client: OAuthClient, form: Mapping[str, str]) -> str:
     return asked[0]
 
 
-def _details(form: Mapping[str, str]) -> _Details:
+def read_details(form: Mapping[str, str]) -> Details:
+    """Return what a form says of the task.
+
+    Args:
+        form: The form, with ``authorization_details`` or without.
+
+    Raises:
+        OAuthError: ``invalid_request``.
+    """
     text = form.get("authorization_details")
     if text is None:
-        return _Details(DETAILS_TYPE)
+        return Details(DETAILS_TYPE)
     try:
-        details: tuple[_Details, ...] = _DETAILS.decode(text)
+        details: tuple[Details, ...] = _DETAILS.decode(text)
     except (msgspec.MsgspecError, UnicodeEncodeError, RecursionError):
         raise OAuthError(
             "invalid_request", f'authorization_details: expected [{{"type": "{DETAILS_TYPE}", "params": {{…}}}}]'

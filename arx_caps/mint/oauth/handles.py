@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from arx_caps.access_token import LIFE_MS, AccessToken, read_access_token, sign_access_token
-from arx_caps.mint.context import MintContext
+from arx_caps.access_token import LIFE_MS, AccessToken, Actor, read_access_token, sign_access_token
+from arx_caps.mint.context import Born, MintContext
 from arx_caps.mint.db.database import now_ms
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.unit_of_work import UnitOfWork
@@ -16,6 +16,7 @@ from arx_caps.mint.tasks.liveness import session_state, task_state
 from arx_caps.mint.tasks.reissue import reissue_task
 from arx_caps.mint.tasks.token_factory import new_name
 from arx_verifier.errors import TokenError, refusal
+from arx_verifier.token import Caveat
 
 
 class Issued(NamedTuple):
@@ -40,11 +41,25 @@ class Handle(NamedTuple):
     session: Mapping[str, Any]
     task: Mapping[str, Any]
 
+    def recipe(self) -> dict[str, Any]:
+        """Return the content of the task's tokens.
+
+        ``added`` is the caveats of delegations, ``targets`` what ends them, and ``last`` the newest one's link.
+        """
+        return msgspec.json.decode(self.row["recipe"], type=dict[str, Any])
+
 
 def issue_handle(
-    mint: MintContext, unit: UnitOfWork, client: OAuthClient, task: Mapping[str, Any], *, resource: str, audience: str
+    mint: MintContext,
+    unit: UnitOfWork,
+    client: OAuthClient,
+    task: Mapping[str, Any],
+    *,
+    resource: str,
+    audience: str,
+    of: AccessToken | None = None,
 ) -> Issued:
-    """Issue an access token for a task that was started in this unit of work.
+    """Issue an access token for a task.
 
     Args:
         mint: The mint.
@@ -53,14 +68,17 @@ def issue_handle(
         task: The task's row.
         resource: The resource that the client named.
         audience: The audience that has it.
+        of: The claims of the access token that is exchanged for it; None for a task of the client's own agent.
     """
-    now = now_ms()
+    now, actor = now_ms(), f"agent:{client.agent}"
     kid, key = mint.signing_keys.signer()
     end = min(now + LIFE_MS, int(task["expires_at"])) // 1000
+    if of is not None:
+        end = min(end, of.exp)  # or a stolen one would be exchanged again and again
     claims = AccessToken(
         iss=mint.realm.issuer,
         aud=resource,
-        sub=f"agent:{client.agent}",
+        sub=actor if of is None else of.sub,
         client_id=client.id,
         scope=str(task["template"]),
         iat=now // 1000,
@@ -68,6 +86,7 @@ def issue_handle(
         jti=new_name("h-"),
         sid=str(task["session"]),
         tid=str(task["id"]),
+        act=None if of is None else _act(of, actor),
     )
     row: dict[str, Any] = {
         "jti": claims.jti,
@@ -77,12 +96,20 @@ def issue_handle(
         "audience": audience,
     }
     row |= {"issued_at": now, "expires_at": end * 1000, "recipe": msgspec.json.encode(unit.recipe).decode()}
-    facts = {"client": client.id, "audience": audience, "resource": resource, "expires_at": end * 1000}
-    what = Event.of(
-        "handle.issued", f"agent:{client.agent}", handle=claims.jti, session=claims.sid, task=claims.tid, **facts
-    )
+    facts: dict[str, Any] = {"client": client.id, "audience": audience, "resource": resource, "expires_at": end * 1000}
+    facts |= {"of": of.jti, "link": unit.recipe and unit.recipe.get("last")} if of is not None else {}
+    what = Event.of("handle.issued", actor, handle=claims.jti, session=claims.sid, task=claims.tid, **facts)
     mint.db.oauth_handles.add(unit, row, what)
     return Issued(sign_access_token(claims, kid, key), claims)
+
+
+def holder_of(claims: AccessToken) -> str:
+    """Return the agent that an access token is for: the last one that its task was delegated to."""
+    return claims.sub if claims.act is None else claims.act.sub
+
+
+def _act(of: AccessToken, actor: str) -> Actor | None:
+    return of.act if holder_of(of) == actor else Actor(actor, of.act)
 
 
 def find_handle(mint: MintContext, token: str) -> Handle | None:
@@ -106,7 +133,13 @@ def find_handle(mint: MintContext, token: str) -> Handle | None:
     mint.born()  # a stale view would answer that a killed one is active
     if session_state(mint, session) != "open" or task_state(mint, task) != "open":
         return None
-    return Handle(claims, row, session, task)
+    handle = Handle(claims, row, session, task)
+    # Those of the delegations, since the task began: their agents, and their links.
+    recipe = handle.recipe()
+    incarnation, seq = Born(*recipe["born"])[:2]
+    if mint.epochs.check(incarnation, seq, recipe.get("targets", ())) is not None:
+        return None
+    return handle
 
 
 def open_handle(mint: MintContext, token: str, audience: str) -> tuple[Handle, str]:
@@ -126,11 +159,19 @@ def open_handle(mint: MintContext, token: str, audience: str) -> tuple[Handle, s
         raise refusal("revoked")
     if handle.row["audience"] != audience:
         raise refusal("wrong_audience")
-    recipe = msgspec.json.decode(handle.row["recipe"], type=dict[str, Any])
-    # Of this audience alone: a service gets no token for another one.
-    for part in ("caveats", "origins", "needs"):
-        recipe[part] = {name: value for name, value in (recipe[part] or {}).items() if name == audience}
+    recipe = recipe_for(handle.recipe(), audience)
+    if recipe["depth"]:
+        recipe["added"] = [*recipe.get("added", ()), Caveat(depth=0).encode().decode()]
     return handle, reissue_task(mint, recipe, handle.session, str(handle.task["id"]))
+
+
+def recipe_for(recipe: Mapping[str, Any], audience: str) -> dict[str, Any]:
+    """Return the recipe of one audience's token: a service gets no token for another one."""
+    parts = ("caveats", "origins", "needs")
+    return {
+        **recipe,
+        **{part: {name: value for name, value in (recipe[part] or {}).items() if name == audience} for part in parts},
+    }
 
 
 def scopes_at(mint: MintContext, handle: Handle, audience: str) -> dict[str, list[str]]:

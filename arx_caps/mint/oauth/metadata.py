@@ -7,6 +7,7 @@ import msgspec
 
 from arx_caps.mint.oauth.granting import DETAILS_TYPE
 from arx_caps.mint.oauth.jwt_bearer import ID_JAG_PROFILE, JWT_BEARER
+from arx_caps.mint.oauth.token_exchange import TOKEN_EXCHANGE
 
 JWKS: Final = "/oauth/jwks"
 TOKEN: Final = "/oauth/token"  # noqa: S105 - a path
@@ -49,7 +50,7 @@ def metadata_of(issuer: str) -> Metadata:
         introspection_endpoint=issuer + INTROSPECT,
         revocation_endpoint=issuer + REVOKE,
         response_types_supported=(),  # no authorization endpoint
-        grant_types_supported=("client_credentials", JWT_BEARER),
+        grant_types_supported=("client_credentials", JWT_BEARER, TOKEN_EXCHANGE),
         authorization_grant_profiles_supported=(ID_JAG_PROFILE,),
         token_endpoint_auth_methods_supported=METHODS,
         token_endpoint_auth_signing_alg_values_supported=ALGORITHMS,

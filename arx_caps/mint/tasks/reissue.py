@@ -12,8 +12,8 @@ from arx_caps.mint.context import Born, MintContext
 from arx_caps.mint.identity.session_login import subject_of
 from arx_caps.mint.tasks.liveness import session_targets
 from arx_caps.mint.tasks.token_factory import Birth, keys_for, sign_session, sign_tokens, write_bundle
-from arx_verifier.errors import GrantError, refusal
-from arx_verifier.token import Caveat, read_caveat
+from arx_verifier.errors import AttenuationError, GrantError, refusal
+from arx_verifier.token import Caveat, Macaroon, read_caveat
 
 
 def recipe_of(
@@ -61,12 +61,32 @@ def reissue_task(mint: MintContext, recipe: Mapping[str, Any], session: Mapping[
         RevokedError: The task, or a key that signed its tokens, was revoked or frozen.
         UnavailableError: The kill epoch is unknown now.
     """
-    _require_alive(mint, recipe, session, (f"task:{task}",))
+    tokens = reissue_tokens(mint, recipe, session, task)
+    return write_bundle(mint, _birth(mint, recipe, session, task), recipe["origins"], tokens)
+
+
+def reissue_tokens(
+    mint: MintContext, recipe: Mapping[str, Any], session: Mapping[str, Any], task: str
+) -> dict[str, str]:
+    """Sign a task's tokens again, and return them by audience, as secrets.
+
+    Raises:
+        GrantError: A token would be too large.
+        RevokedError: The task, a delegation of it, or a key that signed its tokens, was revoked or frozen.
+        UnavailableError: The kill epoch is unknown now.
+    """
+    _require_alive(mint, recipe, session, (f"task:{task}", *recipe.get("targets", ())))
     birth = _birth(mint, recipe, session, task)
     caveats = {name: [read_caveat(text.encode()) for text in texts] for name, texts in recipe["caveats"].items()}
-
     tokens = sign_tokens(mint, birth, caveats, keys_for(mint, caveats), recipe.get("needs", {}))
-    return write_bundle(mint, birth, recipe["origins"], tokens)
+    # After the mint's own, as holders add theirs: delegations, and what they leave.
+    added = [read_caveat(text.encode()) for text in recipe.get("added", ())]
+    if not added:
+        return tokens
+    try:
+        return {name: Macaroon.parse(token).attenuate(*added).encode() for name, token in tokens.items()}
+    except AttenuationError as error:
+        raise GrantError(f"the delegated token would not fit: {error}", code="bad_parameters") from error
 
 
 def _require_alive(

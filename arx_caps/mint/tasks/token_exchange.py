@@ -98,7 +98,7 @@ def exchange(mint: MintContext, unit: UnitOfWork, service: str, text: str, audie
         made = _mint_token(mint, identifier, key, caveats, required, kept).delegate(to)
     except (AttenuationError, MalformedTokenError) as error:
         raise GrantError(f"the exchanged token would not fit: {error}", code="bad_parameters") from error
-    child = _prove_own(mint, made, audience, kid, key)
+    child = prove_own(mint, made, audience, kid, key)
     link = child.facts.links[-1]
     facts: dict[str, Any] = {"service": service, "audience": audience, "session": identifier.session}
     facts |= {"task": identifier.task}
@@ -129,7 +129,7 @@ def exchange_again(mint: MintContext, recipe: Mapping[str, Any]) -> ExchangedTok
     own = msgspec.structs.replace(identifier, kid=kid)
     caveats, more = ([_RawCaveat(text.encode()) for text in recipe.get(name, ())] for name in ("caveats", "more"))
     made = _mint_token(mint, own, key, caveats, recipe.get("needs", ()), more)
-    child = _prove_own(mint, made, own.aud, kid, key)
+    child = prove_own(mint, made, own.aud, kid, key)
     if child.exp <= now_ms():
         raise refusal("expired")
     return _exchanged(mint, own, made, child)
@@ -301,8 +301,19 @@ def _with_hops(granted: StoredGrant, audience: str, hops: tuple[str, ...]) -> li
     ]
 
 
-def _prove_own(mint: MintContext, made: Macaroon, audience: str, kid: str, key: bytes) -> ProvenChain:
-    """Verify a new token as the other service will, so that an unusable one is refused now."""
+def prove_own(mint: MintContext, made: Macaroon, audience: str, kid: str, key: bytes) -> ProvenChain:
+    """Verify a new token as the other service will, so that an unusable one is refused now.
+
+    Args:
+        mint: The mint.
+        made: The token.
+        audience: The other service.
+        kid: The id of the key that signed it.
+        key: That key, a secret.
+
+    Raises:
+        ArxError: The verifier would refuse it.
+    """
     keys = KeyRing({kid: key}, realm=mint.realm.name, max_ttl_ms=mint.realm.max_ttl_ms)
     proven = prove(made.encode(), None, audience, keys)
     refused = proven if isinstance(proven, Refused) else proven.refused

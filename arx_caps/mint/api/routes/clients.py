@@ -14,7 +14,7 @@ from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.repositories.oauth_clients import CLIENTS_ORDER
 from arx_caps.mint.db.tables import OAUTH_CLIENTS
 from arx_caps.mint.oauth.clients import new_secret, read_client_keys
-from arx_caps.mint.tasks.revoke import end_session
+from arx_caps.mint.tasks.revoke import end_session, kill_links
 from arx_caps.mint.tasks.token_factory import as_json, new_name
 from arx_verifier.errors import GrantError, RequestError
 
@@ -104,7 +104,13 @@ def delete_client(call: RouteCall) -> ClientShown:
     # The row first: a request for a token that comes in between is refused, or its session is ended here.
     mint.db.oauth_clients.end(row["id"], Event.of("client.removed", by, client=row["id"]))
     for session in mint.db.oauth_handles.sessions(row["id"]):
-        end_session(mint, session, by)
+        # Not those of others, who delegated to it: there the delegation ends alone.
+        if msgspec.json.decode(session["opened_with"], type=dict[str, str]).get("client") == row["id"]:
+            end_session(mint, session, by)
+    recipes = (msgspec.json.decode(recipe, type=dict[str, Any]) for recipe in mint.db.oauth_handles.recipes(row["id"]))
+    links = {str(recipe["last"]) for recipe in recipes if "last" in recipe}
+    if links:
+        kill_links(mint, links, by)
     return _show(_find(call))
 
 

@@ -29,8 +29,9 @@ from arx_caps.mint.oauth.errors import OAuthCode, OAuthError
 from arx_caps.mint.oauth.handles import Handle, Issued, find_handle
 from arx_caps.mint.oauth.jwt_bearer import JWT_BEARER, client_of_assertion, grant_jwt_bearer
 from arx_caps.mint.oauth.metadata import INTROSPECT, JWKS, REVOKE, TOKEN, Metadata, metadata_of
+from arx_caps.mint.oauth.token_exchange import ACCESS_TOKEN_TYPE, TOKEN_EXCHANGE, grant_token_exchange
 from arx_caps.mint.rate_limit import TooOftenError
-from arx_caps.mint.tasks.revoke import finish_task
+from arx_caps.mint.tasks.revoke import finish_task, kill_links
 from arx_verifier.errors import ArxError, AuditError, StoreError, UnavailableError
 
 METADATA: Final = ("/.well-known/oauth-authorization-server", "/.well-known/openid-configuration")
@@ -70,6 +71,7 @@ class TokenIssued(RouteAnswer, frozen=True):
     token_type: str
     expires_in: int
     scope: str
+    issued_token_type: str | UnsetType = UNSET
 
     def __repr__(self) -> str:
         return "<TokenIssued>"
@@ -90,6 +92,7 @@ class Introspected(RouteAnswer, frozen=True):
     jti: str | UnsetType = UNSET
     sid: str | UnsetType = UNSET
     tid: str | UnsetType = UNSET
+    act: dict[str, Any] | UnsetType = UNSET
 
 
 class TokenRevoked(RouteAnswer, frozen=True):
@@ -125,6 +128,7 @@ class FormCall(NamedTuple):
 _GRANTS: Final[Mapping[str, Callable[[MintContext, UnitOfWork, Born, OAuthClient, Mapping[str, str]], Issued]]] = {
     "client_credentials": grant_client_credentials,
     JWT_BEARER: grant_jwt_bearer,
+    TOKEN_EXCHANGE: grant_token_exchange,
 }
 
 
@@ -135,7 +139,14 @@ def token_route(call: FormCall) -> TokenIssued:
         raise OAuthError("unsupported_grant_type", f"grant_type: expected one of {', '.join(_GRANTS)}")
     issued = grant(call.mint, call.unit, call.born, call.client, call.form)
     life_s = issued.claims.exp - issued.claims.iat
-    return TokenIssued(access_token=issued.token, token_type=_BEARER, expires_in=life_s, scope=issued.claims.scope)
+    kind = ACCESS_TOKEN_TYPE if grant is grant_token_exchange else UNSET
+    return TokenIssued(
+        access_token=issued.token,
+        token_type=_BEARER,
+        expires_in=life_s,
+        scope=issued.claims.scope,
+        issued_token_type=kind,
+    )
 
 
 def introspect_route(call: FormCall) -> Introspected:
@@ -148,12 +159,16 @@ def introspect_route(call: FormCall) -> Introspected:
 
 
 def revoke_route(call: FormCall) -> TokenRevoked:
-    """End the task of an access token."""
+    """End the task of an access token, or the delegation to the agent that has it."""
     handle = _find(call)
     if handle is not None:
         if _is_others(handle, call):
             raise OAuthError("unauthorized_client", "the access token is another client's")
-        finish_task(call.mint, handle.task, f"agent:{call.client.agent}")
+        by, link = f"agent:{call.client.agent}", handle.recipe().get("last")
+        if link is not None:
+            kill_links(call.mint, [link], by)  # the task is another agent's
+        else:
+            finish_task(call.mint, handle.task, by)
     return TokenRevoked()
 
 
@@ -180,7 +195,9 @@ _FORMS: Final[Mapping[str, tuple[Callable[[FormCall], RouteAnswer], type[RouteAn
         token_route,
         TokenIssued,
         {
-            "grant_type": f"`client_credentials` or `{JWT_BEARER}`.",
+            "grant_type": f"`client_credentials`, `{JWT_BEARER}` or `{TOKEN_EXCHANGE}`.",
+            "subject_token": "For `token-exchange`: an access token of the task.",
+            "subject_token_type": f"`{ACCESS_TOKEN_TYPE}`.",
             "assertion": "For `jwt-bearer`: a workload's token, or an ID-JAG.",
             "scope": "A template of the policy that the client is registered for; optional if it is one.",
             "resource": "The URL of the service to call (RFC 8707).",

@@ -26,6 +26,10 @@ _SESSIONS: Final = (
     .order_by(SESSIONS.c.opened_at.desc())
 )
 
+_RECIPES: Final = select(OAUTH_HANDLES.c.recipe).where(
+    OAUTH_HANDLES.c.client == bindparam("whose"), OAUTH_HANDLES.c.expires_at > bindparam("now")
+)
+
 
 class OAuthHandleRepository:
     """The handles."""
@@ -58,3 +62,7 @@ class OAuthHandleRepository:
     def sessions(self, client: str) -> list[dict[str, Any]]:
         """Return the open sessions of a client, the newest first."""
         return self._database.rows(_SESSIONS, whose=client, now=now_ms())
+
+    def recipes(self, client: str) -> list[str]:
+        """Return what the access tokens of a client stand for that have not expired."""
+        return [row["recipe"] for row in self._database.rows(_RECIPES, whose=client, now=now_ms())]

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The grant ``token-exchange``: a narrower access token of one that a client holds.  CONTROL 5.7, RFC 8693.
+
+The new one stands for the same task.  What it leaves is in caveats that are added to the task's token, so that no
+verifier allows with it what it would not allow with the first, and each kill of the first meets it.  If another agent's
+client asks, the task is delegated to that agent: a hop of its own, as the policy's ``depth`` and ``delegate_to`` allow.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from arx_caps.mint.context import Born, MintContext
+from arx_caps.mint.db.unit_of_work import UnitOfWork
+from arx_caps.mint.oauth.clients import OAuthClient
+from arx_caps.mint.oauth.errors import OAuthError
+from arx_caps.mint.oauth.granting import audience_at, read_details
+from arx_caps.mint.oauth.handles import Handle, Issued, find_handle, holder_of, issue_handle, recipe_for
+from arx_caps.mint.tasks.reissue import reissue_tokens
+from arx_caps.mint.tasks.token_exchange import prove_own
+from arx_verifier.constraints import Rule
+from arx_verifier.errors import refusal
+from arx_verifier.names import matches_tool
+from arx_verifier.token import Caveat, Macaroon, read_caveat, wire
+
+TOKEN_EXCHANGE: Final = "urn:ietf:params:oauth:grant-type:token-exchange"  # noqa: S105 - a kind of grant
+ACCESS_TOKEN_TYPE: Final = "urn:ietf:params:oauth:token-type:access_token"  # noqa: S105 - a kind of token
+HOP_BYTES: Final = 9  # SPEC 5.2
+
+
+def grant_token_exchange(
+    mint: MintContext,
+    unit: UnitOfWork,
+    born: Born,  # noqa: ARG001 - the task's own birth counts, so that a kill since then ends the new token too
+    client: OAuthClient,
+    form: Mapping[str, str],
+) -> Issued:
+    """Issue an access token that allows a part of what another one does.
+
+    Args:
+        mint: The mint.
+        unit: The call's unit of work.
+        born: Not used.
+        client: The client that asks, whose agent gets the task.
+        form: ``subject_token``, its type, ``resource``, ``scope`` and ``authorization_details``.
+
+    Raises:
+        OAuthError: ``invalid_request``, ``invalid_scope`` or ``invalid_target``.
+        AccessError: The task may not be delegated to the client's agent, or no further.
+        RevokedError: The task, an agent of its chain or a key was revoked or is frozen.
+        UnavailableError: The kill epoch is unknown now.
+    """
+    handle = _subject(mint, form)
+    claims, template = handle.claims, mint.policy.templates.get(handle.claims.scope)
+    if form.get("scope", claims.scope) != claims.scope or template is None or not template.allows_bearer:
+        raise OAuthError(
+            "invalid_scope", f"scope: expected {claims.scope}, as the subject token, which may be left out"
+        )
+    resource, whole = form.get("resource", claims.aud), handle.recipe()
+    audience = audience_at(mint.policy.audiences, resource)
+    if audience is None or audience not in whole["caveats"]:
+        raise OAuthError("invalid_target", "resource: expected the URL of a service of the subject token's task")
+    recipe = recipe_for(whole, audience)
+    details = read_details(form)
+    if details.params:
+        raise OAuthError("invalid_request", "authorization_details: params: those of the task cannot be changed")
+    agent = mint.db.agents.find(client.agent)
+    if agent is None or agent["status"] != "active":
+        raise refusal("frozen")
+    is_hop = holder_of(claims) != f"agent:{client.agent}"
+    allow = _left(recipe["caveats"][audience], details.tools)
+    if is_hop or allow is not None:
+        to, hop = (client.agent, wire.text_of(os.urandom(HOP_BYTES))) if is_hop else (None, None)
+        own = Caveat(allow=allow, to=to, hop=hop)
+        recipe["added"] = [*recipe.get("added", ()), own.encode().decode()]
+    made = Macaroon.parse(reissue_tokens(mint, recipe, handle.session, claims.tid)[audience])
+    child = prove_own(mint, made, audience, *mint.key_schedule.audience_key(audience))
+    mint.require(Born(*recipe["born"]), child.targets)
+    recipe["targets"] = list(child.targets)
+    if is_hop:
+        recipe["last"] = child.facts.links[-1]
+    unit.recipe = recipe
+    return issue_handle(mint, unit, client, handle.task, resource=resource, audience=audience, of=claims)
+
+
+def _subject(mint: MintContext, form: Mapping[str, str]) -> Handle:
+    if form.get("subject_token_type") != ACCESS_TOKEN_TYPE:
+        raise OAuthError("invalid_request", f"subject_token_type: expected {ACCESS_TOKEN_TYPE}")
+    if form.get("requested_token_type", ACCESS_TOKEN_TYPE) != ACCESS_TOKEN_TYPE:
+        raise OAuthError("invalid_request", f"requested_token_type: expected {ACCESS_TOKEN_TYPE}")
+    for name, instead in (("actor_token", "the client that asks is the actor"), ("audience", "send resource")):
+        if name in form:
+            raise OAuthError("invalid_request", f"{name}: not accepted: {instead}")
+    handle = find_handle(mint, form.get("subject_token", ""))
+    if handle is None:
+        raise OAuthError("invalid_request", "subject_token: expected an active access token of this mint")
+    return handle
+
+
+def _left(caveats: Sequence[str], tools: Sequence[str] | None) -> tuple[Rule, ...] | None:
+    """Return the rules of the mint's own first caveat that are for these tools; None to leave all."""
+    if tools is None:
+        return None
+    rules = read_caveat(caveats[0].encode()).allow or ()
+    left = tuple(rule for rule in rules if any(matches_tool(tool, rule.tool) for tool in tools))
+    if not left:
+        raise OAuthError("invalid_request", "authorization_details: tools: expected some of the task's tools there")
+    return left

@@ -1,0 +1,256 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A holder of an access token exchanges it for a narrower one, for another agent or another service."""
+
+import json
+from typing import Any
+
+import pytest
+
+from arx_caps.access_token import AccessToken, read_access_token
+from arx_caps.mint.oauth import handles
+from arx_caps.mint.oauth.handles import open_handle
+from arx_caps.mint.oauth.token_exchange import ACCESS_TOKEN_TYPE, TOKEN_EXCHANGE
+from arx_verifier.errors import ArxError
+from arx_verifier.journal import Decision, InMemoryDecisions
+from arx_verifier.request import AccessRequest
+from arx_verifier.token import KeyRing, Macaroon, wire
+from arx_verifier.verification import Verifier
+from tests.mint.harness import AGENT, ISSUER, Harness, now_ms
+from tests.mint.oauth import RESOURCE, Client
+
+pytestmark = pytest.mark.spec("CONTROL 5.7")
+WORKER, DEEPER, STRANGER = "acme/support/worker", "acme/support/deeper", "acme/desk/other"
+PAY = "http://127.0.0.1:9002/pay"
+POLICY = """\
+[audience.orders]
+origins = ["http://127.0.0.1:9001"]
+
+[audience.payments]
+origins = ["http://127.0.0.1:9002"]
+
+[session]
+agents = ["acme/**"]
+ttl = "8h"
+
+[task.refund]
+agents = ["acme/support/triage"]
+params = { order_id = { max_length = 8 }, amount = { range = [1, 100] } }
+ttl = "10m"
+require = []
+depth = 2
+delegate_to = ["acme/support/*"]
+audience = ["orders", "payments"]
+allow = [
+  { tool = "orders.get", args = { order_id = "$order_id" } },
+  { tool = "orders.list", args = { order_id = "$order_id" } },
+  { tool = "payments.refund", args = { order_id = "$order_id", amount = { range = [1, "$amount"] } } },
+]
+
+[task.own]
+agents = ["acme/support/triage"]
+ttl = "10m"
+depth = 0
+audience = ["orders"]
+allow = [ { tool = "orders.get", args = { order_id = "o-1" } } ]
+"""
+PARAMS = '[{"type":"arx_task","params":{"order_id":"o-1","amount":20}}]'
+CALLS: list[tuple[str, dict[str, Any]]] = [
+    ("orders.get", {"order_id": "o-1"}),
+    ("orders.get", {"order_id": "o-2"}),
+    ("orders.list", {"order_id": "o-1"}),
+    ("orders.list", {}),
+    ("orders.drop", {"order_id": "o-1"}),
+    *(("payments.refund", {"order_id": "o-1", "amount": amount}) for amount in (1, 20, 21)),
+]
+
+
+class World:
+    """An agent with an access token, and clients of agents to which it may be passed on."""
+
+    def __init__(self, harness: Harness) -> None:
+        self.harness, self.mint = harness, harness.mint
+        harness.use(POLICY)
+        for path in (AGENT, WORKER, DEEPER, STRANGER):
+            harness.enrol(path)
+        self.lead = Client(harness, scopes=["refund", "own"])
+        self.worker, self.deeper, self.stranger = (
+            Client(harness, agent=path, scopes=["refund"]) for path in (WORKER, DEEPER, STRANGER)
+        )
+
+    def token(self, scope: str = "refund") -> str:
+        params = PARAMS if scope == "refund" else ""
+        return self.lead.token(scope=scope, authorization_details=params)
+
+    def claims(self, text: str) -> AccessToken:
+        return read_access_token(text, self.mint.signing_keys.find, issuer=ISSUER, now=now_ms())
+
+    def decide(self, text: str, tool: str, args: dict[str, Any]) -> Decision:
+        """Return the decision of the verifier behind the gateway of a token's audience."""
+        audience = "payments" if self.claims(text).aud == PAY else "orders"
+        _, bundle = open_handle(self.mint, text, audience)
+        token = json.loads(_content(bundle))["tokens"][audience]
+        keys = {kid: key for kid, (key, _) in self.mint.key_schedule.audience_keys(audience).items()}
+        decisions = InMemoryDecisions()
+        ring = KeyRing(keys, realm=self.mint.realm.name)
+        verifier = Verifier(audience=audience, keys=ring, epochs=self.mint.epochs, decisions=decisions)
+        verifier.decide(token, AccessRequest(tool, args, now_ms(), None))
+        return decisions.decisions[-1]
+
+
+def _content(bundle: str) -> bytes:
+    return wire.bytes_of(bundle.removeprefix(wire.BUNDLE_PREFIX))
+
+
+def exchange(client: Client, token: str, **form: str) -> Any:
+    whole = {"grant_type": TOKEN_EXCHANGE, "subject_token": token, "subject_token_type": ACCESS_TOKEN_TYPE} | form
+    return client.post("/oauth/token", None, **{name: value for name, value in whole.items() if value})
+
+
+def exchanged(client: Client, token: str, **form: str) -> str:
+    answer = exchange(client, token, **form)
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["issued_token_type"] == ACCESS_TOKEN_TYPE
+    return str(answer.json()["access_token"])
+
+
+def only(*tools: str) -> str:
+    return json.dumps([{"type": "arx_task", "tools": tools}])
+
+
+@pytest.fixture
+def world(unit: Harness) -> World:
+    return World(unit)
+
+
+def test_the_chain_is_in_the_token_and_in_the_record(world: World) -> None:
+    """``act`` of RFC 8693 4.1, and the hops of ARx; session and task are those of the first token."""
+    first = world.token()
+    second = exchanged(world.worker, first)
+    third = exchanged(world.deeper, second)
+    one, two, three = map(world.claims, (first, second, third))
+    assert (one.act, two.client_id, two.sub, two.exp <= one.exp) == (None, world.worker.id, f"agent:{AGENT}", True)
+    assert (two.sid, two.tid, three.tid) == (one.sid, one.tid, one.tid)
+    shown = world.deeper.post("/oauth/introspect", token=third).json()
+    assert shown["act"] == {"sub": f"agent:{DEEPER}", "act": {"sub": f"agent:{WORKER}"}}
+    decision = world.decide(third, "orders.get", {"order_id": "o-1"})
+    assert (decision.code, decision.facts.agent, decision.facts.named) == ("ok", AGENT, (WORKER, DEEPER))
+    issued = [event for event in world.harness.events() if event["kind"] == "handle.issued"]
+    assert [event.get("of") for event in issued] == [None, one.jti, two.jti]
+
+
+@pytest.mark.parametrize("tools", [None, ("orders.get",), ("orders.list", "orders.get"), ("orders.*",)])
+@pytest.mark.parametrize("who", ["lead", "worker"])
+@pytest.mark.sqlite
+def test_no_call_is_allowed_that_was_not(world: World, who: str, tools: tuple[str, ...] | None) -> None:
+    """Each call that the new token allows, the subject token allows; and of tools that were left alone."""
+    first = world.token()
+    details = {"authorization_details": only(*tools)} if tools else {}
+    second = exchanged(getattr(world, who), first, **details)
+    third = exchanged(world.deeper, second)
+    allowed = [[c for c in CALLS if world.decide(text, *c).code == "ok"] for text in (first, second, third)]
+    assert all(call in allowed[0] for call in allowed[1])
+    assert allowed[1] == allowed[2]
+    kept = ("orders.get", "orders.list") if tools is None or "orders.*" in tools else tools
+    assert {tool for tool, _ in allowed[1]} == set(kept)
+    # What was taken away does not come back.
+    back = exchange(world.deeper, second, authorization_details=only("orders.list"))
+    if back.status_code == 200:
+        text = back.json()["access_token"]
+        assert (world.decide(text, "orders.list", {"order_id": "o-1"}).code == "ok") is ("orders.list" in kept)
+
+
+def test_another_service_of_the_task(world: World) -> None:
+    """By its resource; the token for it is none for the first, and cannot be exchanged back."""
+    second = exchanged(world.lead, world.token(), resource=PAY)
+    assert world.claims(second).aud == PAY
+    codes = [world.decide(second, *call).code for call in CALLS if call[0] == "payments.refund"]
+    assert codes[:2] == ["ok", "ok"]
+    assert codes[2] != "ok"
+    with pytest.raises(ArxError):
+        open_handle(world.mint, second, "orders")
+    assert exchange(world.lead, second, resource=RESOURCE).json()["error"] == "invalid_target"
+
+
+@pytest.mark.sqlite
+def test_a_gateway_gets_a_token_that_it_cannot_delegate(world: World) -> None:
+    """The depth is for exchanges alone."""
+    _, bundle = open_handle(world.mint, world.token(), "orders")
+    packets = Macaroon.parse(json.loads(_content(bundle))["tokens"]["orders"]).packets
+    assert packets[-1] == b'{"depth":0}'
+
+
+@pytest.mark.parametrize(
+    ("form", "error"),
+    [
+        ({"subject_token": ""}, "invalid_request"),
+        ({"subject_token": "x.y.z"}, "invalid_request"),
+        ({"subject_token_type": ""}, "invalid_request"),
+        ({"requested_token_type": "urn:ietf:params:oauth:token-type:id_token"}, "invalid_request"),
+        ({"actor_token": "x"}, "invalid_request"),
+        ({"audience": "payments"}, "invalid_request"),
+        ({"scope": "own"}, "invalid_scope"),
+        ({"resource": "http://127.0.0.1:9009/"}, "invalid_target"),
+        ({"authorization_details": PARAMS}, "invalid_request"),
+        ({"authorization_details": only("payments.refund")}, "invalid_request"),
+        ({"authorization_details": only()}, "invalid_request"),
+    ],
+)
+@pytest.mark.sqlite
+def test_what_is_not_narrower_is_refused(world: World, form: dict[str, str], error: str) -> None:
+    """Another scope, other parameters, a service or a tool that the task does not have."""
+    answer = exchange(world.worker, world.token(), **form)
+    assert (answer.status_code, answer.json()["error"]) == (400, error)
+
+
+@pytest.mark.sqlite
+def test_the_policy_says_to_whom_and_how_far(world: World) -> None:
+    """``delegate_to`` and ``depth`` of the template; without a hop, no depth is needed."""
+    first = world.token()
+    assert exchange(world.stranger, first).status_code == 400
+    second = exchanged(world.deeper, exchanged(world.worker, first))
+    assert exchange(world.lead, second).json()["error"] == "unauthorized_client"
+    assert exchange(world.worker, world.token("own")).json()["error"] == "unauthorized_client"
+    exchanged(world.lead, world.token("own"))
+
+
+@pytest.mark.sqlite
+@pytest.mark.parametrize("target", ["agent:" + WORKER, "agent:" + AGENT, "task", "session", "link", "realm"])
+def test_a_kill_of_the_parent_or_of_a_hop_ends_the_child(world: World, target: str) -> None:
+    """At the mint and at a verifier: neither introspection nor a gateway finds the new token active."""
+    first = world.token()
+    second = exchanged(world.worker, first)
+    claims = world.claims(first)
+    task = world.mint.db.tasks.find(claims.tid)
+    assert task is not None
+    whole = {"session": f"session:{claims.sid}", "task": f"task:{claims.tid}", "link": f"link:{task['link']}"}
+    assert world.worker.active(second)
+    world.harness.epochs.kill(whole.get(target, target))
+    assert not world.worker.active(second)
+    assert exchange(world.deeper, second).status_code == 400
+    assert world.lead.active(first) is (target == "agent:" + WORKER)
+
+
+@pytest.mark.sqlite
+def test_the_new_one_lives_no_longer(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or a stolen one would be exchanged until the task ends."""
+    first = world.token()
+    monkeypatch.setattr(handles, "now_ms", lambda: now_ms() + 60_000)
+    second = exchanged(world.lead, first)
+    assert json.loads(wire.bytes_of(second.split(".")[1]))["exp"] == world.claims(first).exp
+
+
+@pytest.mark.servers
+@pytest.mark.sqlite
+@pytest.mark.parametrize("how", ["revoke", "remove"])
+def test_the_end_of_a_delegation_is_not_that_of_the_task(live: Harness, how: str) -> None:
+    """An agent that revokes its token, or whose client is removed, does not end the task of the agent above."""
+    world = World(live)
+    first = world.token()
+    second = exchanged(world.worker, first)
+    third = exchanged(world.deeper, second)
+    assert [world.lead.active(first), world.worker.active(second), world.deeper.active(third)] == [True] * 3
+    if how == "revoke":
+        assert world.worker.post("/oauth/revoke", token=second).json() == {}
+    else:
+        assert live.operator().call("DELETE", f"/v1/clients/{world.worker.id}").status_code == 200
+    assert [world.lead.active(first), world.deeper.active(third)] == [True, False]
