@@ -183,6 +183,32 @@ def test_a_client_that_ignores_the_metadata_of_resources_finds_the_mint(world: O
         assert httpx.post(f"http://127.0.0.1:{world.orders}{path}", data=form).status_code == 404
 
 
+def checked(world: OAuthWorld, url: str) -> tuple[int, dict[str, Any]]:
+    """Run ``arx doctor --oauth`` and return its exit code and, by name, its checks."""
+    command = [sys.executable, "-m", "arx_caps.cli", "doctor", "--oauth", url, "--json"]
+    done = subprocess.run(command, cwd=world.folder, env=world.environment, capture_output=True, check=False)
+    return done.returncode, {check["name"]: check for check in json.loads(done.stdout)["checks"]}
+
+
+def test_the_doctor_follows_a_url_as_a_client_does(world: OAuthWorld) -> None:
+    """Of each upstream; a URL with another byte, an upstream that is not there, and a mint alone are found."""
+    world.token(world.client_of("refund"), "orders")  # the first one makes a key
+    for name in ("orders", "billing"):
+        code, checks = checked(world, world.url(name))
+        wrong = {check["name"] for check in checks.values() if check["ok"] is not True}
+        # A mint without logins has no authorization endpoint.
+        assert (code, wrong) == (exit_codes.INCOMPLETE, {"endpoints"})
+        assert checks["keys"]["found"].endswith("ES256")
+    code, checks = checked(world, world.url("orders").replace("127.0.0.1", "localhost"))
+    assert (code, checks["resource"]["ok"]) == (exit_codes.DENIED, False)
+    assert "byte for byte" in checks["resource"]["found"]
+    for url in (f"http://127.0.0.1:{world.orders}/none", f"http://127.0.0.1:{world.mint}/"):
+        code, checks = checked(world, url)
+        assert (code, checks["challenge"]["ok"], checks["resource"]["ok"]) == (exit_codes.DENIED, False, False)
+    code, checks = checked(world, "http://192.0.2.1.invalid/x")
+    assert (code, checks["address"]["ok"], checks["resource"]["ok"]) == (exit_codes.DENIED, False, False)
+
+
 @contextlib.contextmanager
 def without_mint(world: OAuthWorld) -> Iterator[None]:
     """Stop what would start the mint again, and kill the mint; store and gateway go on."""

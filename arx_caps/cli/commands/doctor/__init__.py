@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``arx doctor``: check a realm's folder, store, kills, mint and witnesses.  SPEC 10, LOG 1."""
+"""``arx doctor``: check a realm's folder, store, kills, mint and witnesses, or an OAuth URL.  SPEC 10, LOG 1."""

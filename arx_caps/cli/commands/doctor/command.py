@@ -16,6 +16,7 @@ import msgspec
 from arx_caps.audit.merkle import read_signer
 from arx_caps.cli import exit_codes
 from arx_caps.cli.commands.doctor.check import Check
+from arx_caps.cli.commands.doctor.oauth import check_oauth
 from arx_caps.cli.commands.doctor.store import check_store
 from arx_caps.cli.commands.doctor.witness import check_witnesses
 from arx_caps.cli.options import common_options, pass_console
@@ -47,16 +48,19 @@ class _Readiness(msgspec.Struct, frozen=True):
 
 
 @click.command("doctor")
+@click.option("--oauth", metavar="URL", help="check what an OAuth client finds at URL of a gateway, and nothing else")
 @all_options
 @common_options
 @pass_console
-def doctor_command(console: Console, place: Place) -> None:
+def doctor_command(console: Console, place: Place, oauth: str | None) -> None:
     """Check the realm's folder, store, clocks, mint and witnesses, and print how to repair what is wrong.
+
+    With --oauth no realm is needed, and no credential is sent: run it where the client runs.
 
     Exit code 0: all in order; 1: a check failed; 3: a check could not be made.
     """
     # All checks are made, also after a failed one: one repair at a time would take an operator one run per mistake.
-    checks = list(_checks(place))
+    checks = list(_checks(place) if oauth is None else check_oauth(oauth))
     results = {check.ok for check in checks}
     well = False if False in results else None if None in results else True
     value = {"ok": well, "checks": [check._asdict() for check in checks]}
