@@ -8,6 +8,7 @@ have what the token could allow.  A stream ends with its grant.
 import asyncio
 import contextlib
 import functools
+import re
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Final
 
@@ -49,6 +50,8 @@ from arx_verifier.journal import ChainFacts
 from arx_verifier.verification import Screened, Verifier
 
 _STREAM: Final = "text/event-stream"
+_PARSED_UNSEEN: Final = 16_384  # bytes of a message that is parsed without a token
+_TOKEN: Final = re.compile(rb'"%s"\s*:\s*"([^"\\]+)"' % re.escape(META_KEY.encode()))
 _ROUTING: Final = frozenset((b"mcp-method", b"mcp-name", b"mcp-session-id", b"authorization"))
 # A client opens a new session at 404.  The others are answers of JSON-RPC, which a client reads at 200 (`status_of`).
 _STATUS: Final = {UNKNOWN_SESSION: 404, METHOD_NOT_FOUND: 200, INVALID_PARAMS: 200}
@@ -104,6 +107,7 @@ class McpDoor:
         message = None
         try:
             if scope["method"] == "POST":
+                self._require_token(exchange, body)
                 message = read_incoming(body)
                 check_headers(exchange.headers, message)
                 with self._spans.message(message, exchange.headers):
@@ -133,6 +137,26 @@ class McpDoor:
     async def close(self) -> None:
         """Wait for what is still to be sent to the upstream."""
         await asyncio.gather(*self._later, return_exceptions=True)
+
+    def _require_token(self, exchange: McpExchange, body: bytes) -> None:
+        """Authenticate the token of a long message before it is parsed.
+
+        Raises:
+            RefusedCall: It has none, or one that no key of this audience signed.
+        """
+        # To parse a message may take a fifth of a second for each MiB, and a stranger could keep the event loop, with
+        # the rechecks of all streams, busy with that.
+        if len(body) <= _PARSED_UNSEEN:
+            return
+        try:
+            if b"authorization" in exchange.headers:
+                self._enforcement.screen(exchange.headers[b"authorization"])
+            else:
+                found = _TOKEN.search(body)
+                self._enforcement.screen(b"Bearer " + found[1] if found else b"")
+        except RefusedCall as problem:
+            self._enforcement.count(problem, None)
+            raise
 
     async def _post(self, exchange: McpExchange, incoming: Incoming, receive: Receive) -> None:
         message = McpMessage(incoming.method, incoming.params, incoming.meta, incoming.id, exchange)
