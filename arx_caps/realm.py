@@ -11,7 +11,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final, NamedTuple, Self
 from urllib.parse import quote, urlsplit
 
 from arx_caps.durations import format_duration, parse_duration
@@ -31,6 +31,7 @@ DEFAULT_WINDOW_MS: Final = 24_000
 # A rotation takes twice this time; a service's request costs the mint a millisecond.
 DEFAULT_REFRESH_MS: Final = 60_000
 REFRESH_MS: Final = (1_000, 24 * 3_600_000)
+LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
 ON_FAILOVER: Final = ("rotate", "trust")
 SETTINGS: Final = frozenset(
     (
@@ -53,6 +54,10 @@ SETTINGS: Final = frozenset(
         "proxies",
         "metrics",
         "ca",
+        "login_issuer",
+        "login_client_id",
+        "login_client_secret",
+        "login_scope",
     )
 )
 
@@ -60,6 +65,22 @@ _STORE: Final = re.compile(r"unix://|rediss?(\+sentinel|\+cluster)?://")
 _DATABASE: Final = re.compile(r"(postgresql(\+psycopg)?|sqlite)://")
 _WITNESS: Final = re.compile(r"https?://[^ ]+ +[^ ]+")
 _LISTEN: Final = re.compile(r"(\[[0-9a-f:.]+\]|[A-Za-z0-9.-]+):([0-9]{1,5})")
+
+
+class Login(NamedTuple):
+    """Where people log in: an OpenID Connect issuer, and this mint as its client.
+
+    Attributes:
+        issuer: The issuer's URL, which the policy trusts as well.
+        client_id: The mint's id there.
+        client_secret: Where its secret is, ``env:NAME`` or ``file:PATH``; None for a public client.
+        scope: The scope to ask for.
+    """
+
+    issuer: str
+    client_id: str
+    client_secret: str | None
+    scope: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +104,7 @@ class Realm:
         limits: How often a caller may call the mint.
         metrics: Host and port of the mint's metrics; None for none.
         ca: File of a further authority for TLS, absolute; None for the system's alone.  ``ARX_CA`` wins.
+        login: Where people log in; None if they do not.
     """
 
     folder: Path
@@ -101,6 +123,7 @@ class Realm:
     limits: Limits = DEFAULT_LIMITS
     metrics: str | None = None
     ca: str | None = None
+    login: Login | None = None
 
     @classmethod
     def plan(
@@ -182,6 +205,7 @@ class Realm:
             limits=limits,
             metrics=metrics,
             ca=_ca(path, settings.get("ca")),
+            login=_login(settings),
         )
 
     def settings(self) -> str:
@@ -307,6 +331,37 @@ def _ca(folder: Path, ca: Any) -> str | None:
     if ca is None or (isinstance(ca, str) and ca):
         return None if ca is None else str(folder / ca)
     raise SettingsError(f"invalid ca: expected the path of a certification authority's PEM file, got {ca!r}")
+
+
+def _login(settings: Mapping[str, Any]) -> Login | None:
+    written = {name: settings[name] for name in settings if name.startswith("login_")}
+    if not written:
+        return None
+    # The error omits the values: an operator could have written the secret itself.
+    if not all(isinstance(value, str) and value.isprintable() and value for value in written.values()):
+        raise SettingsError("invalid login_…: expected text")
+    issuer, client = written.get("login_issuer"), written.get("login_client_id")
+    if issuer is None or client is None:
+        raise SettingsError("invalid login_…: expected login_issuer and login_client_id, got one of them alone")
+    # Over plain HTTP an attacker on the network could answer in the place of the issuer.
+    if not is_safe_url(issuer):
+        raise SettingsError("invalid login_issuer: expected an https: URL, or http: at 127.0.0.1")
+    secret = written.get("login_client_secret")
+    if secret is not None and not secret.startswith(("env:", "file:")):
+        raise SettingsError("invalid login_client_secret: expected env:NAME or file:PATH: no secret is in this file")
+    scope = written.get("login_scope", "openid")
+    if "openid" not in scope.split(" "):
+        raise SettingsError("invalid login_scope: expected openid in it")
+    return Login(issuer, client, secret, scope)
+
+
+def is_safe_url(url: str) -> bool:
+    """Return whether a URL is ``https:``, or ``http:`` at this machine."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return False
+    return bool(parts.hostname) and (parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in LOOPBACK))
 
 
 def _checked(name: Any, issuer: Any, listen: Any, store: Any, max_ttl_ms: int) -> tuple[str, str, str, str | None, int]:

@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, settings
 
 from arx_verifier._native import about_build
 
-pytest_plugins = ["tests.servers", "tests.mint.harness", "tests.mint.approvals"]
+pytest_plugins = ["tests.servers", "tests.mint.harness", "tests.mint.approvals", "tests.mint.login"]
 
 # A shell's background job ignores Ctrl-C, and what it starts would go on ignoring it: tests send it to the command.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from arx_caps.gateway.bound_ids import agent_of
-from arx_caps.gateway.credentials import Secret, read_secret
 from arx_caps.gateway.leaks import Leaks
 from arx_caps.gateway.mcp_wire import (
     INVALID_PARAMS,
@@ -28,6 +27,7 @@ from arx_caps.gateway.settings import SOURCES, UpstreamTerms
 from arx_caps.gateway.stdio_answer import STREAM, StdioAnswer, empty_answer, error_answer
 from arx_caps.gateway.stdio_process import StdioProcess, meta_of
 from arx_caps.gateway.upstream_answer import UpstreamError
+from arx_caps.secret_source import Secret, read_secret
 from arx_verifier.errors import SettingsError
 
 _INHERITED: Final = ("HOME", "LANG", "LC_ALL", "LOGNAME", "PATH", "TMPDIR", "USER")  # what a program needs, no secret

@@ -39,6 +39,7 @@ CAPS_IMPORTS = {
     "embedded": {"_embedded_guard"},
     "keyfile": set(),
     "engines": set(),
+    "secret_source": set(),
     "jose": {"keyfile"},
     "access_token": set(),
     "realm": {"keyfile", "durations", "limits"},
@@ -57,13 +58,14 @@ CAPS_IMPORTS = {
         "durations",
         "event_stream",
         "http_server",
+        "secret_source",
         "server_process",
         "service",
     },
     "mint": set(
         """
         access_token audit buckets embedded engines durations http_client http_server jose keyfile limits realm
-        revocation server_process
+        revocation secret_source server_process
         """.split()
     ),
 }
@@ -81,7 +83,7 @@ CAPS_IMPORTS["integrations"] = {"agent"}
 # The packages of the mint, and its modules beside them: each imports only what is before it.
 MINT_ORDER = """
     db policy audit revocation keys rate_limit
-    context identity tasks oauth runtime
+    context identity login tasks oauth runtime
     api server
 """.split()
 

@@ -9,6 +9,7 @@ import contextlib
 import shutil
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from arx_caps.mint.keys.root_keys import RootKeys
 from arx_caps.mint.policy.model import Policy
 from arx_caps.mint.runtime import MintRuntime
 from arx_caps.mint.server.init_realm import init_realm, sample_policy
-from arx_caps.realm import Realm
+from arx_caps.realm import Login, Realm
 from arx_caps.revocation import RevocationStore
 from arx_verifier.journal.decision import DecisionSink, InMemoryDecisions
 from arx_verifier.revocation.epoch import UnsafeLocalEpochs
@@ -224,6 +225,7 @@ def open_unit(
     files: Mapping[str, bytes] | None = None,
     log: bool = False,
     template: Path | None = None,
+    login: Login | None = None,
 ) -> Iterator[Harness]:
     """Open a realm without a store: the mint, its keys and its revocation table are in this process.
 
@@ -233,6 +235,7 @@ def open_unit(
         policy: Text of the policy; None for the sample of ``arx init``.
         files: Files of the folder by name, such as the keys of an issuer that the policy names.
         log: Start the audit log; its records are signed when a test calls ``mint.log.step()``.
+        login: Where people log in.
         template: ``realm_template``, whose copy the realm is; None for one with keys of its own.
     """
     if template is None or database is not None:
@@ -243,7 +246,7 @@ def open_unit(
         (realm.folder / name).write_bytes(content)
     if policy is not None:
         realm.policy_path.write_text(policy)
-    with contextlib.closing(local_mint(realm)) as mint:
+    with contextlib.closing(local_mint(replace(realm, login=login))) as mint:
         if log:
             mint.log.start()
         yield Harness(mint)
@@ -258,6 +261,7 @@ def open_live(
     database: str | None = None,
     policy: str | None = None,
     lease_ms: int | None = None,
+    settings: str = "",
 ) -> Iterator[Harness]:
     """Open a realm on a real store; its mint is started, and runs in this process.
 
@@ -267,11 +271,14 @@ def open_live(
         name: Name of the realm, unused in that store.
         database: URL of a PostgreSQL database; None for an SQLite file in the folder.
         policy: Text of the policy; None for the sample of ``arx init``.
+        settings: Further lines of ``realm.toml``.
         lease_ms: Lease of a verifier; None for the default of ``arx init``.
     """
     realm = make_realm(folder, name, database=database)
     if policy is not None:
         realm.policy_path.write_text(policy)
+    with (realm.folder / "realm.toml").open("a") as file:
+        file.write(settings)
     if lease_ms is not None:
         # The mint takes over the settings of a history that it finds begun.
         with RevocationStore(store_url, name) as store:

@@ -142,6 +142,7 @@ CREATE TABLE oauth_clients (
   jwks TEXT,
   scopes TEXT NOT NULL,
   introspects TEXT NOT NULL,
+  redirects TEXT DEFAULT '[]' NOT NULL,
   created_at BIGINT NOT NULL,
   "by" VARCHAR(96) NOT NULL,
   ended_at BIGINT,
@@ -173,6 +174,37 @@ CREATE TABLE sessions (
 CREATE INDEX sessions_by_time ON sessions (opened_at, id);
 CREATE INDEX sessions_of_agents ON sessions (agent, opened_at, id);
 CREATE INDEX sessions_of_subjects ON sessions (subject, opened_at, id);
+CREATE TABLE oauth_consents (
+  id VARCHAR(32) NOT NULL,
+  cookie VARCHAR(64) NOT NULL,
+  client VARCHAR(32) NOT NULL,
+  redirect TEXT NOT NULL,
+  state TEXT,
+  challenge VARCHAR(64) NOT NULL,
+  resource TEXT NOT NULL,
+  audience VARCHAR(64) NOT NULL,
+  template VARCHAR(64) NOT NULL,
+  params TEXT NOT NULL,
+  tools TEXT,
+  subject_issuer TEXT,
+  subject TEXT,
+  subject_claims TEXT,
+  subject_until BIGINT,
+  policy VARCHAR(32) NOT NULL,
+  incarnation VARCHAR(32) NOT NULL,
+  born BIGINT NOT NULL,
+  until BIGINT NOT NULL,
+  code VARCHAR(64),
+  used_at BIGINT,
+  replayed_at BIGINT,
+  session VARCHAR(32),
+  PRIMARY KEY (id),
+  UNIQUE (cookie),
+  FOREIGN KEY(client) REFERENCES oauth_clients (id),
+  UNIQUE (code),
+  FOREIGN KEY(session) REFERENCES sessions (id)
+);
+CREATE INDEX ix_oauth_consents_until ON oauth_consents (until);
 CREATE TABLE tasks (
   id VARCHAR(32) NOT NULL,
   session VARCHAR(32) NOT NULL,

@@ -23,6 +23,8 @@ def client_command() -> None:
 @client_command.command("add")
 @click.argument("agent")
 @click.option("--scope", "scopes", multiple=True, help="template that it may start tasks of; may be repeated")
+@click.option("--redirect", "redirects", multiple=True, help="URI to which people come back; may be repeated")
+@click.option("--public", is_flag=True, help="a program without a secret, on a person's own machine")
 @click.option("--introspects", multiple=True, help="service whose access tokens it may introspect; may be repeated")
 @click.option("--jwks", metavar="FILE", help="file with its public keys, a JWK set: Ed25519 or P-256 [a secret]")
 @click.option("--out", type=click.Path(path_type=Path), help="new file for client id and secret (mode 0600)")
@@ -33,21 +35,25 @@ def add(
     console: Console,
     agent: str,
     scopes: tuple[str, ...],
+    redirects: tuple[str, ...],
+    public: bool,
     introspects: tuple[str, ...],
     jwks: str | None,
     out: Path | None,
     place: Place,
 ) -> None:
-    """Register an OAuth client for AGENT, with a secret or with its public keys.
+    """Register an OAuth client for AGENT, with a secret, with its public keys, or public.
 
     \b
         arx client add acme/support/triage --scope refund --out triage.client.json
+        arx client add acme/support/triage --scope refund --public --redirect http://127.0.0.1/callback
     """
-    if (jwks is None) == (out is None):
-        raise click.UsageError("expected either --out FILE, for a new secret, or --jwks FILE")
+    if (jwks is not None) + (out is not None) + public != 1:
+        raise click.UsageError("expected one of --out FILE, for a new secret, --jwks FILE and --public")
     if out is not None and out.exists():
         raise Stop(f"{out} exists; it is not overwritten", code="file")
     body: dict[str, Any] = {"agent": agent, "scopes": scopes, "introspects": introspects}
+    body |= {"redirects": redirects, "public": public}
     if jwks is not None:
         content = read_object(jwks)
         body["jwks"] = content.get("keys", [content])
@@ -69,10 +75,7 @@ def list_clients(console: Console, place: Place) -> None:
     """List the OAuth clients."""
     found, _ = place.mint().rows("/v1/clients", "clients")
     heads = ("CLIENT", "AGENT", "SCOPES", "PROVES WITH", "REGISTERED")
-    rows = [
-        (c["id"], c["agent"], ", ".join(c["scopes"]), "key" if c["keys"] else "secret", show_time(c["created_at"]))
-        for c in found
-    ]
+    rows = [(c["id"], c["agent"], ", ".join(c["scopes"]), _proof(c), show_time(c["created_at"])) for c in found]
     console.data("clients", {"clients": found}, lambda: table(heads, rows))
 
 
@@ -96,6 +99,10 @@ def remove(console: Console, client: str, place: Place, yes: bool) -> None:
     """Remove the OAuth client CLIENT for good, and end its sessions: its access tokens are refused."""
     console.confirm(f"remove the client {_checked(client)}?", yes=yes)
     _tell(console, place.mint().call("DELETE", f"/v1/clients/{client}"))
+
+
+def _proof(client: dict[str, Any]) -> str:
+    return "nothing" if client["public"] else "key" if client["keys"] else "secret"
 
 
 def _tell(console: Console, client: dict[str, Any]) -> None:

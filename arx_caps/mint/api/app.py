@@ -25,6 +25,7 @@ from arx_caps.mint.api.routes import (
     agents,
     approvals,
     audit,
+    authorize,
     clients,
     exchange,
     handles,
@@ -41,6 +42,7 @@ from arx_caps.mint.api.routes import (
     tasks,
     trail,
 )
+from arx_caps.mint.login.oidc import OidcLogin
 from arx_caps.mint.runtime import MintRuntime
 
 ENDPOINTS: Final = (
@@ -81,7 +83,12 @@ def create_app(mint: MintRuntime) -> Starlette:
 
     metrics = Metrics(mint)
     app = Starlette(
-        routes=[*_routes(mint), *oauth.routes(), *health.routes(functools.partial(describe_api, mint.realm.issuer))],
+        routes=[
+            *_routes(mint),
+            *oauth.routes(),
+            *authorize.routes(),
+            *health.routes(functools.partial(describe_api, mint.realm.issuer)),
+        ],
         lifespan=lifespan,
         # Every refusal is a problem of RFC 9457, the framework's own and an unexpected error included.
         exception_handlers={HTTPException: problems.of_http, Exception: problems.of_bug},
@@ -90,6 +97,7 @@ def create_app(mint: MintRuntime) -> Starlette:
     # A redirect would make a client send its proof to a URL that it did not sign.
     app.router.redirect_slashes = False
     app.state.mint, app.state.metrics = mint, metrics
+    app.state.login = OidcLogin(mint, mint.realm.login) if mint.realm.login is not None else None
     return app
 
 
@@ -99,7 +107,7 @@ def describe_api(issuer: str) -> dict[str, Any]:
     Args:
         issuer: The mint's public base URL.
     """
-    return openapi.describe(ENDPOINTS, (*oauth.OPEN, *health.OPEN), issuer=issuer)
+    return openapi.describe(ENDPOINTS, (*oauth.OPEN, *authorize.OPEN, *health.OPEN), issuer=issuer)
 
 
 def _routes(mint: MintRuntime) -> list[Route]:

@@ -77,6 +77,8 @@ class OpenRoute(NamedTuple):
         problems: The codes of its refusals, beside ``internal``.
         method: The HTTP method.
         form: The members of a form that it takes, with what each is; empty for none.
+        query: The members of a query that it takes, with what each is; empty for none.
+        media: The media type of an answer without a type.
     """
 
     path: str
@@ -85,6 +87,8 @@ class OpenRoute(NamedTuple):
     problems: tuple[str, ...] = ()
     method: str = "GET"
     form: Mapping[str, str] = {}
+    query: Mapping[str, str] = {}
+    media: str = "text/plain"
 
 
 def describe(endpoints: Sequence[Endpoint], opened: Sequence[OpenRoute], *, issuer: str) -> dict[str, Any]:
@@ -164,13 +168,18 @@ def _security(endpoint: Endpoint) -> list[dict[str, list[str]]]:
 def _open_operation(route: OpenRoute, named: Named) -> dict[str, Any]:
     answers: dict[str, Any] = {}
     for status, kind in route.answers.items():
-        schema = {"text/plain": {"schema": {"type": "string"}}}
+        schema = {route.media: {"schema": {"type": "string"}}}
         if kind is not None:
             schema = {"application/json": {"schema": named.get(kind, {"type": "object"})}}
         answers[str(status)] = {"description": http.HTTPStatus(status).phrase, "content": schema}
     name = re.sub(r"\W+", "_", route.path).strip("_")
+    name += f"_{route.method.lower()}" if route.query or route.media == "text/html" else ""
     operation: dict[str, Any] = {"operationId": name, "summary": route.summary, "tags": ["open"], "security": []}
-    members = _path_members(route.path)
+    text = {"type": "string"}
+    members = _path_members(route.path) + [
+        {"name": name, "in": "query", "required": False, "description": what, "schema": text}
+        for name, what in route.query.items()
+    ]
     if route.form:
         properties = {name: {"type": "string", "description": text} for name, text in route.form.items()}
         content = {FORM: {"schema": {"type": "object", "properties": properties}}}

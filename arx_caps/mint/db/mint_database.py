@@ -14,6 +14,7 @@ from arx_caps.mint.db.repositories.grants import TaskGrantRepository
 from arx_caps.mint.db.repositories.holder_keys import HolderKeyRepository
 from arx_caps.mint.db.repositories.keys import KeyRepository
 from arx_caps.mint.db.repositories.oauth_clients import OAuthClientRepository
+from arx_caps.mint.db.repositories.oauth_consents import OAuthConsentRepository
 from arx_caps.mint.db.repositories.oauth_handles import OAuthHandleRepository
 from arx_caps.mint.db.repositories.operators import OperatorRepository
 from arx_caps.mint.db.repositories.outbox import OutboxRepository
@@ -43,6 +44,7 @@ class MintDatabase(Database):
         holder_keys: Public keys of agents, operators and services.
         keys: Root keys, audience key numbers, and which service has fetched which.
         oauth_clients: Registered OAuth clients.
+        oauth_consents: What people consented to, and the codes for it.
         oauth_handles: What access tokens stand for.
         operators: Operators and their roles.
         outbox: Recorded events, in order.
@@ -69,6 +71,7 @@ class MintDatabase(Database):
         self.holder_keys = HolderKeyRepository(self)
         self.keys = KeyRepository(self)
         self.oauth_clients = OAuthClientRepository(self)
+        self.oauth_consents = OAuthConsentRepository(self)
         self.oauth_handles = OAuthHandleRepository(self)
         self.operators = OperatorRepository(self)
         self.outbox = OutboxRepository(self)

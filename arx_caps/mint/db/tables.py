@@ -204,9 +204,39 @@ OAUTH_CLIENTS: Final = Table(
     Column("jwks", Text),
     Column("scopes", Text, nullable=False),  # templates
     Column("introspects", Text, nullable=False),  # audiences whose tokens it may introspect
+    Column("redirects", Text, nullable=False, server_default="[]"),
     Column("created_at", BigInteger, nullable=False),
     Column("by", String(96), nullable=False),
     Column("ended_at", BigInteger),
+)
+
+# What a person was asked to consent to, and the code that a consent gave. Cookie and code are random: digests suffice.
+OAUTH_CONSENTS: Final = Table(
+    "oauth_consents",
+    METADATA,
+    Column("id", String(32), primary_key=True),
+    Column("cookie", String(64), nullable=False, unique=True),
+    Column("client", String(32), ForeignKey("oauth_clients.id"), nullable=False),
+    Column("redirect", Text, nullable=False),
+    Column("state", Text),
+    Column("challenge", String(64), nullable=False),
+    Column("resource", Text, nullable=False),
+    Column("audience", String(64), nullable=False),
+    Column("template", String(64), nullable=False),
+    Column("params", Text, nullable=False),
+    Column("tools", Text),
+    Column("subject_issuer", Text),
+    Column("subject", Text),
+    Column("subject_claims", Text),
+    Column("subject_until", BigInteger),
+    Column("policy", String(32), nullable=False),
+    Column("incarnation", String(32), nullable=False),
+    Column("born", BigInteger, nullable=False),
+    Column("until", BigInteger, nullable=False, index=True),  # of the page, and then of the code
+    Column("code", String(64), unique=True),
+    Column("used_at", BigInteger),
+    Column("replayed_at", BigInteger),
+    Column("session", String(32), ForeignKey("sessions.id")),
 )
 
 # What an access token stands for: the content of its task's tokens, unsigned.

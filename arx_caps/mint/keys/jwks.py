@@ -7,7 +7,7 @@
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from stat import S_ISREG
 from typing import Any, Final, NamedTuple
@@ -112,7 +112,7 @@ class KeySets:
                 return
             began_s = self._clock()
             try:
-                known.loaded = _Loaded(read_key_set(_fetch(place, self._ca)), began_s)
+                known.loaded = _Loaded(read_key_set(fetch_document(place, self._ca)), began_s)
             except (httpx.HTTPError, httpx.InvalidURL, RequestError, SettingsError) as error:
                 own = isinstance(error, RequestError | SettingsError)
                 known.why = str(error) if own else no_answer(error, place)
@@ -190,11 +190,21 @@ def _may_verify(key: dict[str, Any]) -> bool:
     return key.get("use") in USES and (operations is None or (isinstance(operations, list) and "verify" in operations))
 
 
-def _fetch(url: str, ca: str | None) -> bytes:
-    """Fetch a key set from an address.
+def fetch_document(
+    url: str, ca: str | None, *, form: Mapping[str, str] | None = None, basic: tuple[str, str] | None = None
+) -> bytes:
+    """Return the answer of an issuer, bounded in time and size.
+
+    Args:
+        url: Its address.
+        ca: File of a further authority for TLS.
+        form: The form to send; None for a GET.
+        basic: User and password to send with it.
 
     Raises:
-        RequestError: The response is no key set in time and size.
+        RequestError: The answer is late, too large or not of status 200.
+        SettingsError: The file of authorities cannot be read.
+        httpx.HTTPError: The issuer did not answer.
     """
     # No redirect is followed: it could lead to an address that the policy does not name.
     until = time.monotonic() + TOTAL_S
@@ -203,16 +213,22 @@ def _fetch(url: str, ca: str | None) -> bytes:
     with (
         open_client(url, timeout=TIMEOUT, ca=ca, proxy=url.startswith("https:")) as client,
         # Uncompressed: a few bytes could expand to gigabytes.
-        client.stream("GET", url, headers={"Accept": "application/json", "Accept-Encoding": "identity"}) as answer,
+        client.stream(
+            "GET" if form is None else "POST",
+            url,
+            data=form,
+            auth=basic,
+            headers={"Accept": "application/json", "Accept-Encoding": "identity"},
+        ) as answer,
     ):
         if answer.status_code != httpx.codes.OK:
             raise RequestError(f"its address answered {answer.status_code}")
         for chunk in answer.iter_raw():
             raw += chunk
             if len(raw) > MAX_BYTES:
-                raise RequestError(f"its key set has more than {MAX_BYTES} bytes")
+                raise RequestError(f"its answer has more than {MAX_BYTES} bytes")
             if time.monotonic() > until:
-                raise RequestError(f"its key set did not come within {TOTAL_S:.0f} s")
+                raise RequestError(f"its answer did not come within {TOTAL_S:.0f} s")
     return bytes(raw)
 
 

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Authenticate OAuth clients: by a secret, or by a key of their own.  CONTROL 5.2, RFC 6749 2.3, RFC 7523 3."""
+"""Authenticate OAuth clients: by a secret, by a key of their own, or not at all if they are public.  CONTROL 5.2.
+
+Sources: RFC 6749 2.3, RFC 7523 3.
+"""
 
 import base64
 import binascii
@@ -43,6 +46,8 @@ class OAuthClient(NamedTuple):
         agent: The path of the agent that it is.
         scopes: The templates that it may start tasks of.
         introspects: The audiences whose tokens it may introspect.
+        redirects: Its redirect URIs.
+        public: Whether it has no credential: its id is all that it shows.
         proven: Whether it proved that it is this client; False if a form only names it.
     """
 
@@ -50,6 +55,8 @@ class OAuthClient(NamedTuple):
     agent: str
     scopes: tuple[str, ...]
     introspects: tuple[str, ...]
+    redirects: tuple[str, ...]
+    public: bool
     proven: bool = True
 
 
@@ -117,10 +124,16 @@ def authenticate_client(
 
     Raises:
         OAuthError: ``invalid_client``, one text for all causes; ``invalid_request``: it authenticates in two ways.
+
+    Returns:
+        The client; a public one has proved nothing.
     """
     ways = (authorization is not None, "client_secret" in form, "client_assertion" in form)
     if sum(ways) > 1:
         raise OAuthError("invalid_request", "the client authenticates in more than one way")
+    named = find_client(mint, form.get("client_id", "")) if not any(ways) else None
+    if named is not None and named.public:
+        return named
     if "client_assertion" in form:
         row = _by_assertion(mint, unit, form)
     else:
@@ -148,15 +161,24 @@ def named_client(mint: MintContext, name: str) -> OAuthClient:
     Raises:
         OAuthError: ``invalid_client``: there is none, with the text of a wrong secret.
     """
-    row = _registered(mint, name)
-    if row is None:
+    client = find_client(mint, name)
+    if client is None:
         raise OAuthError("invalid_client", _WRONG)
-    return _client_of(row)._replace(proven=False)
+    return client
+
+
+def find_client(mint: MintContext, name: str) -> OAuthClient | None:
+    """Return a client that is named and proves nothing, or None."""
+    row = _registered(mint, name)
+    return None if row is None else _client_of(row)._replace(proven=False)
 
 
 def _client_of(row: Mapping[str, Any]) -> OAuthClient:
-    scopes, introspects = (msgspec.json.decode(row[name], type=tuple[str, ...]) for name in ("scopes", "introspects"))
-    return OAuthClient(row["id"], row["agent"], scopes, introspects)
+    scopes, introspects, redirects = (
+        msgspec.json.decode(row[name], type=tuple[str, ...]) for name in ("scopes", "introspects", "redirects")
+    )
+    public = row["secret"] is None and row["jwks"] is None
+    return OAuthClient(row["id"], row["agent"], scopes, introspects, redirects, public)
 
 
 _TYPES: Final = ("jwt", "client-authentication+jwt")

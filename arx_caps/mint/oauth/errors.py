@@ -14,6 +14,7 @@ OAuthCode: TypeAlias = Literal[
     "invalid_target",
     "unauthorized_client",
     "unsupported_grant_type",
+    "unsupported_response_type",
     "access_denied",
 ]
 

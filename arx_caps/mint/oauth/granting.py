@@ -2,7 +2,7 @@
 """What all grants share: the task that a form asks for, its session, and the access token for it.  CONTROL 5.3."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, NamedTuple
 from urllib.parse import urlsplit
 
 import msgspec
@@ -38,6 +38,24 @@ class Details(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 _DETAILS: Final = msgspec.json.Decoder(Annotated[tuple[Details, ...], Meta(min_length=1, max_length=1)])
 
 
+class Wanted(NamedTuple):
+    """A task that a client asks for.
+
+    Attributes:
+        scope: The name of its template.
+        resource: The URL of the service (RFC 8707).
+        audience: The audience that has it.
+        params: Parameters of the template.
+        tools: The tools that the client wants of the template's; None for all.
+    """
+
+    scope: str
+    resource: str
+    audience: str
+    params: dict[str, Any]
+    tools: tuple[str, ...] | None
+
+
 def issue_in_session(
     mint: MintContext, unit: UnitOfWork, born: Born, client: OAuthClient, opener: Opener, form: Mapping[str, str]
 ) -> Issued:
@@ -57,6 +75,25 @@ def issue_in_session(
         RevokedError: The agent, the subject, the policy or a key is frozen.
         UnavailableError: The kill epoch is unknown now.
     """
+    wanted = read_wanted(mint, client, form)
+    caller = _in_session(mint, unit, born, client, opener)
+    # With the template's depth, for a token exchange; the gateway gets tokens that it cannot delegate.
+    task = TaskRequest(wanted.scope, wanted.params, None, wanted.tools, None)
+    row = start_task(mint, unit, caller, task).row
+    return issue_handle(mint, unit, client, row, resource=wanted.resource, audience=wanted.audience)
+
+
+def read_wanted(mint: MintContext, client: OAuthClient, form: Mapping[str, str]) -> Wanted:
+    """Return the task that a client asks for.
+
+    Args:
+        mint: The mint.
+        client: The client.
+        form: ``scope``, ``resource`` and ``authorization_details``.
+
+    Raises:
+        OAuthError: ``invalid_scope``, ``invalid_target`` or ``invalid_request``.
+    """
     scope, details = _scope(client, form), read_details(form)
     resource = form.get("resource", "")
     audience = audience_at(mint.policy.audiences, resource)
@@ -65,12 +102,7 @@ def issue_in_session(
         raise OAuthError("invalid_scope", f"the policy lets no access token stand for the task {scope!r:.64}")
     if audience is None or audience not in template.audiences:
         raise OAuthError("invalid_target", f"resource: expected the URL of a service of the task {scope!r:.64}")
-    caller = _in_session(mint, unit, born, client, opener)
-    # With the template's depth, for a token exchange; the gateway gets tokens that it cannot delegate.
-    task = TaskRequest(scope, details.params, None, details.tools, None)
-    return issue_handle(
-        mint, unit, client, start_task(mint, unit, caller, task).row, resource=resource, audience=audience
-    )
+    return Wanted(scope, resource, audience, details.params, details.tools)
 
 
 def opener_of(

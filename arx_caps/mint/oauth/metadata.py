@@ -4,11 +4,13 @@
 from typing import Final
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from arx_caps.mint.oauth.granting import DETAILS_TYPE
 from arx_caps.mint.oauth.jwt_bearer import ID_JAG_PROFILE, JWT_BEARER
 from arx_caps.mint.oauth.token_exchange import TOKEN_EXCHANGE
 
+AUTHORIZE: Final = "/oauth/authorize"
 JWKS: Final = "/oauth/jwks"
 TOKEN: Final = "/oauth/token"  # noqa: S105 - a path
 INTROSPECT: Final = "/oauth/introspect"
@@ -21,6 +23,9 @@ class Metadata(msgspec.Struct, frozen=True, kw_only=True):
     """The metadata; what is not in it is not there."""
 
     issuer: str
+    authorization_endpoint: str | UnsetType = UNSET
+    code_challenge_methods_supported: tuple[str, ...] | UnsetType = UNSET
+    authorization_response_iss_parameter_supported: bool | UnsetType = UNSET
     jwks_uri: str
     token_endpoint: str
     introspection_endpoint: str
@@ -37,26 +42,35 @@ class Metadata(msgspec.Struct, frozen=True, kw_only=True):
     authorization_details_types_supported: tuple[str, ...]
 
 
-def metadata_of(issuer: str) -> Metadata:
+def metadata_of(issuer: str, *, login: bool) -> Metadata:
     """Return the metadata.
 
     Args:
         issuer: The mint's public base URL.
+        login: Whether people can log in, so that there are authorization codes.
     """
     return Metadata(
         issuer=issuer,
+        authorization_endpoint=issuer + AUTHORIZE if login else UNSET,
+        code_challenge_methods_supported=("S256",) if login else UNSET,
+        authorization_response_iss_parameter_supported=True if login else UNSET,
         jwks_uri=issuer + JWKS,
         token_endpoint=issuer + TOKEN,
         introspection_endpoint=issuer + INTROSPECT,
         revocation_endpoint=issuer + REVOKE,
-        response_types_supported=(),  # no authorization endpoint
-        grant_types_supported=("client_credentials", JWT_BEARER, TOKEN_EXCHANGE),
+        response_types_supported=("code",) if login else (),
+        grant_types_supported=(
+            *(("authorization_code",) if login else ()),
+            "client_credentials",
+            JWT_BEARER,
+            TOKEN_EXCHANGE,
+        ),
         authorization_grant_profiles_supported=(ID_JAG_PROFILE,),
-        token_endpoint_auth_methods_supported=METHODS,
+        token_endpoint_auth_methods_supported=(*METHODS, *(("none",) if login else ())),
         token_endpoint_auth_signing_alg_values_supported=ALGORITHMS,
         introspection_endpoint_auth_methods_supported=METHODS,
         introspection_endpoint_auth_signing_alg_values_supported=ALGORITHMS,
-        revocation_endpoint_auth_methods_supported=METHODS,
+        revocation_endpoint_auth_methods_supported=(*METHODS, *(("none",) if login else ())),
         revocation_endpoint_auth_signing_alg_values_supported=ALGORITHMS,
         authorization_details_types_supported=(DETAILS_TYPE,),
     )

@@ -221,16 +221,7 @@ class Policy:
             GrantError: ``unknown_task``, with the tasks that this agent may start; ``bad_parameters``, with a failure
                 for each mistake; ``subject_required`` and ``subject_not_allowed``.
         """
-        chosen = self.templates.get(template)
-        if chosen is None or not names.matches_any_path(chosen.agents, agent):
-            startable = [name for name, other in self.templates.items() if names.matches_any_path(other.agents, agent)]
-            raise GrantError(
-                f"unknown task: expected one that {agent} may start ({', '.join(startable) or 'none'}), "
-                f"got {shorten(template)}",
-                code="unknown_task",
-            )
-        if chosen.subjects:
-            self._require_subject(chosen, subject)
+        chosen = self.require_startable(template, agent, subject)
         request = _TaskRequest(chosen, params, subject)
         ttl_ms, fewer = request.ttl(ttl), request.depth(depth)
         fewer_tools = request.attenuate(tools)
@@ -251,6 +242,29 @@ class Policy:
             limits=in_tokens(chosen),
             approvals={at: terms for at in chosen.audiences if at in rules and (terms := chosen.approvals_at(at))},
         )
+
+    def require_startable(self, template: str, agent: str, subject: Subject | None) -> Template:
+        """Return a template that an agent may start tasks of, on behalf of a subject.
+
+        Args:
+            template: The template's name.
+            agent: The agent's path.
+            subject: The subject on whose behalf the session runs, or None.
+
+        Raises:
+            GrantError: ``unknown_task``, ``subject_required`` or ``subject_not_allowed``.
+        """
+        chosen = self.templates.get(template)
+        if chosen is None or not names.matches_any_path(chosen.agents, agent):
+            startable = [name for name, other in self.templates.items() if names.matches_any_path(other.agents, agent)]
+            raise GrantError(
+                f"unknown task: expected one that {agent} may start ({', '.join(startable) or 'none'}), "
+                f"got {shorten(template)}",
+                code="unknown_task",
+            )
+        if chosen.subjects:
+            self._require_subject(chosen, subject)
+        return chosen
 
     def _require_subject(self, template: Template, subject: Subject | None) -> None:
         """Require a subject who may have this task."""

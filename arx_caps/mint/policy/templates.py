@@ -74,6 +74,24 @@ class TemplateRule(PolicyTable, frozen=True, kw_only=True):
             return read_rule({"tool": self.tool})
         return read_rule({"tool": self.tool, "args": _put(self.args, values)})
 
+    def shown(self, values: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Return the rule's arguments for a person, with the parameters that are known; None for any arguments.
+
+        Args:
+            values: Values by parameter; a parameter that is not among them stays ``$name``.
+        """
+        if self.args is None:
+            return None
+        shown: dict[str, Any] = _put(self.args, _Known(values))
+        return shown
+
+
+class _Known(dict[str, Any]):
+    """Values by parameter, in which an unknown parameter stands for itself."""
+
+    def __missing__(self, name: str) -> str:
+        return f"${name}"
+
 
 def read_params(entry: PolicyEntry, written: Mapping[str, Any]) -> dict[str, ConstraintLike]:
     """Parse a template's parameters: a constraint for each.

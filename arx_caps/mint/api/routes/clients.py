@@ -14,6 +14,7 @@ from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.repositories.oauth_clients import CLIENTS_ORDER
 from arx_caps.mint.db.tables import OAUTH_CLIENTS
 from arx_caps.mint.oauth.clients import new_secret, read_client_keys
+from arx_caps.mint.oauth.redirects import check_redirect
 from arx_caps.mint.tasks.revoke import end_session, kill_links
 from arx_caps.mint.tasks.token_factory import as_json, new_name
 from arx_verifier.errors import GrantError, RequestError
@@ -23,18 +24,22 @@ WRITE: Final = "arx.clients.write"
 MAX_NAMES: Final = 32
 
 Names = Annotated[tuple[Annotated[str, Meta(min_length=1, max_length=64)], ...], Meta(max_length=MAX_NAMES)]
+Redirects = Annotated[tuple[Annotated[str, Meta(min_length=1, max_length=512)], ...], Meta(max_length=8)]
 
 
 class ClientBody(Body, frozen=True):
     """A client: its agent, the templates of its tasks, and its public keys; without keys it gets a secret.
 
-    ``introspects`` are audiences whose access tokens it may introspect.
+    ``introspects`` are audiences whose access tokens it may introspect. ``redirects`` are the URIs to which people come
+    back from login and consent. A ``public`` client has neither keys nor a secret, as a program on a person's machine.
     """
 
     agent: Annotated[str, Meta(max_length=64)]
     scopes: Names | None = None
     introspects: Names | None = None
     jwks: Annotated[tuple[dict[str, Any], ...], Meta(max_length=8)] | None = None
+    redirects: Redirects | None = None
+    public: bool = False
 
 
 class ClientShown(RouteAnswer, frozen=True):
@@ -44,6 +49,8 @@ class ClientShown(RouteAnswer, frozen=True):
     agent: str
     scopes: tuple[str, ...]
     introspects: tuple[str, ...]
+    redirects: tuple[str, ...]
+    public: bool
     keys: tuple[str, ...]
     created_at: int
     by: str
@@ -74,12 +81,18 @@ def add_client(call: RouteCall) -> ClientAdded:
     scopes, introspects = body.scopes or (), body.introspects or ()
     if not scopes and not introspects:
         raise RequestError("invalid client: expected scopes or introspects, got neither")
-    secret, digest = new_secret() if body.jwks is None else (UNSET, None)
+    redirects = tuple(map(check_redirect, body.redirects or ()))
+    if body.public and (body.jwks is not None or introspects or not redirects):
+        raise RequestError("invalid client: expected a public one with redirects, and without keys and introspects")
+    if redirects and not scopes:
+        raise RequestError("invalid client: expected scopes beside redirects, got none")
+    secret, digest = new_secret() if body.jwks is None and not body.public else (UNSET, None)
     jwks = None if body.jwks is None else read_client_keys(body.jwks)
     row = {"id": new_name("c-"), "agent": body.agent, "secret": digest, "jwks": jwks and as_json(jwks)}
-    row |= {"scopes": as_json(scopes), "introspects": as_json(introspects)}
+    row |= {"scopes": as_json(scopes), "introspects": as_json(introspects), "redirects": as_json(redirects)}
     row |= {"created_at": now_ms(), "by": by, "ended_at": None}
-    facts = {"agent": body.agent, "scopes": scopes, "introspects": introspects}
+    facts: dict[str, Any] = {"agent": body.agent, "scopes": scopes, "introspects": introspects}
+    facts |= {"redirects": redirects, "public": body.public}
     facts["keys"] = tuple(jwk["kid"] for jwk in jwks or ())
     mint.db.oauth_clients.add(row, Event.of("client.added", by, client=row["id"], **facts))
     return ClientAdded(client=_show(row), secret=secret)
@@ -123,12 +136,16 @@ def _find(call: RouteCall) -> dict[str, Any]:
 
 def _show(row: Mapping[str, Any]) -> ClientShown:
     jwks = msgspec.json.decode(row["jwks"], type=list[dict[str, str]]) if row["jwks"] is not None else []
-    scopes, introspects = (msgspec.json.decode(row[name], type=tuple[str, ...]) for name in ("scopes", "introspects"))
+    scopes, introspects, redirects = (
+        msgspec.json.decode(row[name], type=tuple[str, ...]) for name in ("scopes", "introspects", "redirects")
+    )
     return ClientShown(
         id=row["id"],
         agent=row["agent"],
         scopes=scopes,
         introspects=introspects,
+        redirects=redirects,
+        public=row["secret"] is None and row["jwks"] is None,
         keys=tuple(jwk["kid"] for jwk in jwks),
         created_at=row["created_at"],
         by=row["by"],

@@ -23,6 +23,7 @@ from arx_caps.mint.api.problems import of_error
 from arx_caps.mint.context import Born, MintContext
 from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_caps.mint.keys.signing_keys import MAX_AGE_S
+from arx_caps.mint.oauth.authorization_code import grant_authorization_code
 from arx_caps.mint.oauth.client_credentials import grant_client_credentials
 from arx_caps.mint.oauth.clients import OAuthClient, authenticate_client
 from arx_caps.mint.oauth.errors import OAuthCode, OAuthError
@@ -126,6 +127,7 @@ class FormCall(NamedTuple):
 
 
 _GRANTS: Final[Mapping[str, Callable[[MintContext, UnitOfWork, Born, OAuthClient, Mapping[str, str]], Issued]]] = {
+    "authorization_code": grant_authorization_code,
     "client_credentials": grant_client_credentials,
     JWT_BEARER: grant_jwt_bearer,
     TOKEN_EXCHANGE: grant_token_exchange,
@@ -137,6 +139,8 @@ def token_route(call: FormCall) -> TokenIssued:
     grant = _GRANTS.get(call.form.get("grant_type", ""))
     if grant is None:
         raise OAuthError("unsupported_grant_type", f"grant_type: expected one of {', '.join(_GRANTS)}")
+    if call.client.public and grant is not grant_authorization_code:
+        raise OAuthError("unauthorized_client", "a public client gets access tokens by a person's consent alone")
     issued = grant(call.mint, call.unit, call.born, call.client, call.form)
     life_s = issued.claims.exp - issued.claims.iat
     kind = ACCESS_TOKEN_TYPE if grant is grant_token_exchange else UNSET
@@ -151,6 +155,8 @@ def token_route(call: FormCall) -> TokenIssued:
 
 def introspect_route(call: FormCall) -> Introspected:
     """Return what an access token says and whether it is active."""
+    if call.client.public:
+        raise OAuthError("unauthorized_client", "a public client proves nothing, so it learns of no access token")
     handle = _find(call)
     # Another client's token is as unknown: only its own client may learn its state.
     if handle is None or (_is_others(handle, call) and handle.row["audience"] not in call.client.introspects):
@@ -195,10 +201,13 @@ _FORMS: Final[Mapping[str, tuple[Callable[[FormCall], RouteAnswer], type[RouteAn
         token_route,
         TokenIssued,
         {
-            "grant_type": f"`client_credentials`, `{JWT_BEARER}` or `{TOKEN_EXCHANGE}`.",
+            "grant_type": f"`authorization_code`, `client_credentials`, `{JWT_BEARER}` or `{TOKEN_EXCHANGE}`.",
             "subject_token": "For `token-exchange`: an access token of the task.",
             "subject_token_type": f"`{ACCESS_TOKEN_TYPE}`.",
             "assertion": "For `jwt-bearer`: a workload's token, or an ID-JAG.",
+            "code": "The code of a consent.",
+            "code_verifier": "The verifier of the authorization request (RFC 7636).",
+            "redirect_uri": "That of the authorization request.",
             "scope": "A template of the policy that the client is registered for; optional if it is one.",
             "resource": "The URL of the service to call (RFC 8707).",
             "authorization_details": "Parameters of the template: one object of type `arx_task` (RFC 9396).",
@@ -228,7 +237,9 @@ OPEN: Final = (
 async def metadata(request: Request) -> Response:
     """Return what the authorization server offers."""
     note(request, route=request.url.path)
-    return _json(metadata_of(request.app.state.mint.realm.issuer), 200, _PUBLIC)
+    return _json(
+        metadata_of(request.app.state.mint.realm.issuer, login=request.app.state.login is not None), 200, _PUBLIC
+    )
 
 
 async def jwks(request: Request) -> Response:

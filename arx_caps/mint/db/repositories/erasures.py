@@ -11,9 +11,9 @@ import msgspec
 from sqlalchemy import delete, func, select, tuple_, update
 from sqlalchemy.engine import Connection
 
-from arx_caps.mint.db.database import PAGE, Database, Rows, plain
+from arx_caps.mint.db.database import PAGE, Database, Rows, now_ms, plain
 from arx_caps.mint.db.events import Event, Recorded
-from arx_caps.mint.db.tables import APPROVALS, OUTBOX, REPEATS, SESSIONS, TASK_GRANTS, TASKS
+from arx_caps.mint.db.tables import APPROVALS, OAUTH_CONSENTS, OUTBOX, REPEATS, SESSIONS, TASK_GRANTS, TASKS
 from arx_verifier.token import subject_target
 
 ERASED: Final = "mint.erased"
@@ -89,6 +89,10 @@ class ErasureRepository:
         gone = {*sessions, *tasks}
         with self._database.write(what) as c:
             _overwrite(c)
+            # A consent that led to no session is some person's too; those that are over are of no use.
+            c.execute(
+                delete(OAUTH_CONSENTS).where(OAUTH_CONSENTS.c.until < now_ms(), OAUTH_CONSENTS.c.session.is_(None))
+            )
             for part in _parts(sessions):
                 c.execute(update(SESSIONS).where(SESSIONS.c.id.in_(part)).values(dict.fromkeys(_OF_PERSON)))
             for part in _parts(tasks):

@@ -1,0 +1,305 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Routes that a person's browser visits: authorization request, login and consent.  CONTROL 5.8, RFC 6749 4.1."""
+
+import base64
+import binascii
+import hmac
+import secrets
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+from urllib.parse import parse_qsl, urlencode, urlsplit
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.routing import Route
+
+from arx_caps.mint.api.access_log import note
+from arx_caps.mint.api.openapi import OpenRoute
+from arx_caps.mint.context import MintContext
+from arx_caps.mint.login.oidc import CALLBACK, MAX_CODE_CHARS, PAGE_MS, OidcLogin, derived
+from arx_caps.mint.oauth.authorization_code import (
+    SECRET_BYTES,
+    Consent,
+    ask,
+    deny_consent,
+    find_consent,
+    find_redirect,
+    give_consent,
+    read_request,
+)
+from arx_caps.mint.oauth.consent_page import PARAM, consent_page, error_page, headers_of, read_params
+from arx_caps.mint.oauth.errors import OAuthError
+from arx_caps.mint.oauth.metadata import AUTHORIZE
+from arx_caps.mint.oauth.redirects import answer_url
+from arx_caps.mint.rate_limit import TooOftenError
+from arx_verifier.errors import ArxError, AuditError, GrantError, StoreError, UnavailableError
+
+CONSENT: Final = "/oauth/consent"
+MAX_QUERY_CHARS: Final = 3000  # a browser keeps a cookie of 4096 bytes
+MAX_FORM_BYTES: Final = 16 * 1024
+_LOGIN_COOKIE: Final = "arx-login"
+_CONSENT_COOKIE: Final = "arx-consent"
+_PURPOSE: Final = "page"
+
+
+class Visit:
+    """One request of a browser.
+
+    Args:
+        request: The request.
+        form: Its query or form.
+    """
+
+    def __init__(self, request: Request, form: Mapping[str, str]) -> None:
+        self.request, self.form = request, form
+        self.mint: MintContext = request.app.state.mint
+        self.login: OidcLogin = request.app.state.login
+
+    def cookie(self, name: str) -> str:
+        """Return the value of one of the mint's cookies; empty without it."""
+        return self.request.cookies.get(_name(self.mint, name), "")
+
+    def redirect(self, url: str, cookies: Mapping[str, str] | None = None) -> Response:
+        """Return a redirect to a checked URL, with cookies; an empty one is deleted."""
+        response = RedirectResponse(url, 303, headers_of())
+        for name, value in (cookies or {}).items():
+            # Lax, since the browser comes back from the issuer by a link; no script and no other site reads it.
+            response.set_cookie(
+                _name(self.mint, name),
+                value,
+                max_age=PAGE_MS // 1000 if value else 0,
+                path="/",
+                secure=_is_https(self.mint),
+                httponly=True,
+                samesite="lax",
+            )
+        return response
+
+    def answer_client(self, redirect: str, cookies: Mapping[str, str] | None = None, **answer: str | None) -> Response:
+        """Return the redirect that takes an answer to the client, with the issuer (RFC 9207)."""
+        return self.redirect(answer_url(redirect, answer | {"iss": self.mint.realm.issuer}), cookies)
+
+
+def authorize(visit: Visit) -> Response:
+    """Send a person to log in, for the authorization request of a client."""
+    client, redirect = find_redirect(visit.mint, visit.form)
+    try:
+        read_request(visit.mint, client, visit.form)
+        secret = secrets.token_bytes(SECRET_BYTES)
+        url = visit.login.url(secret)
+    except ArxError as error:
+        return _refuse_client(visit, redirect, error)
+    # The request waits in the browser, and is judged again when it comes back: strangers fill no table.
+    return visit.redirect(url, {_LOGIN_COOKIE: f"{_cookie_text(secret)}.{urlencode(visit.form)}"})
+
+
+def callback(visit: Visit) -> Response:
+    """Take a person back from the login, to consent."""
+    mint, login = visit.mint, visit.login
+    text, _, query = visit.cookie(_LOGIN_COOKIE).partition(".")
+    form, secret = dict(parse_qsl(query, keep_blank_values=True)), _bytes(text)
+    login.require_answer(secret, visit.form)
+    _, redirect = find_redirect(mint, form)
+    over = {_LOGIN_COOKIE: ""}
+    code = visit.form.get("code", "")
+    if not 0 < len(code) <= MAX_CODE_CHARS:
+        refused = {"error": "access_denied", "error_description": "the login failed or was cancelled"}
+        return visit.answer_client(redirect, over, state=form.get("state"), **refused)
+    try:
+        with mint.db.unit() as unit:
+            # Before the login is verified: a kill that comes in between ends what it gives.
+            born = mint.born()
+            token = login.finish(unit, secret, code)
+            page = ask(mint, born, token, form)
+    except OAuthError as error:
+        return _refuse_client(visit, redirect, error, form.get("state"), over)
+    return visit.redirect(CONSENT, over | {_CONSENT_COOKIE: _cookie_text(page)})
+
+
+def show_consent(visit: Visit) -> Response:
+    """Show a person the task that a client asks for."""
+    secret = _bytes(visit.cookie(_CONSENT_COOKIE))
+    return _ask(find_consent(visit.mint, secret), secret, {})
+
+
+def answer_consent(visit: Visit) -> Response:
+    """Take a person's answer, and send the browser back to the client."""
+    mint, form = visit.mint, visit.form
+    secret = _bytes(visit.cookie(_CONSENT_COOKIE))
+    consent = find_consent(mint, secret)
+    # The token is on the page alone, which no other site reads; the origin is a second defence.
+    origin = visit.request.headers.get("origin", mint.realm.issuer)
+    if origin != mint.realm.issuer or not hmac.compare_digest(
+        form.get("token", "").encode(), derived(secret, _PURPOSE).encode()
+    ):
+        raise OAuthError("access_denied", "the answer is not from the page that asked")
+    redirect, state, over = consent.row["redirect"], consent.row["state"], {_CONSENT_COOKIE: ""}
+    if form.get("answer") != "allow":
+        deny_consent(mint, consent)
+        return visit.answer_client(
+            redirect, over, error="access_denied", error_description="the person refused", state=state
+        )
+    try:
+        code = give_consent(mint, consent, read_params(consent, form))
+    except OAuthError:
+        raise
+    except GrantError as error:
+        return _ask(consent, secret, form, str(error))
+    return visit.answer_client(redirect, over, code=code, state=state)
+
+
+def _ask(consent: Consent, secret: bytes, form: Mapping[str, str], wrong: str = "") -> Response:
+    typed = {name.removeprefix(PARAM): text for name, text in form.items() if name.startswith(PARAM)}
+    html = consent_page(consent, CONSENT, derived(secret, _PURPOSE), typed=typed, wrong=wrong)
+    # A client on the web may redirect on.
+    schemes = dict.fromkeys([urlsplit(consent.row["redirect"]).scheme, "https"])
+    return HTMLResponse(html, 400 if wrong else 200, headers_of(schemes))
+
+
+def _refuse_client(
+    visit: Visit, redirect: str, error: ArxError, state: str | None = None, cookies: Mapping[str, str] | None = None
+) -> Response:
+    note(visit.request, code=error.code)
+    name = "temporarily_unavailable"
+    if isinstance(error, OAuthError):
+        name = error.error
+    elif not isinstance(error, UnavailableError | StoreError | AuditError):
+        name = "server_error"
+    text = str(error) if isinstance(error, OAuthError) else "the mint cannot do this now"
+    state = visit.form.get("state") if state is None else state
+    return visit.answer_client(redirect, cookies, error=name, error_description=_plain(text), state=state)
+
+
+_VISITS: Final[Mapping[tuple[str, str], Callable[[Visit], Response]]] = {
+    ("GET", AUTHORIZE): authorize,
+    ("GET", CALLBACK): callback,
+    ("GET", CONSENT): show_consent,
+    ("POST", CONSENT): answer_consent,
+}
+
+
+async def answer_visit(request: Request) -> Response:
+    """Answer a browser."""
+    mint, path = request.app.state.mint, request.url.path
+    note(request, route=path, caller="browser")
+    peer = mint.limits.peer_of(
+        request.client.host if request.client is not None else None, request.headers.getlist("x-forwarded-for")
+    )
+    raw = bytearray()
+    try:
+        mint.limits.require_address(peer)
+        # Each visit counts: none has proved who it is.
+        mint.limits.count_unproven(peer)
+        async for chunk in request.stream():
+            raw += chunk
+            if len(raw) > MAX_FORM_BYTES:
+                raise OAuthError("invalid_request", f"form too large: expected at most {MAX_FORM_BYTES} bytes")
+    except ClientDisconnect:
+        return _error(request, OAuthError("invalid_request", "the browser disconnected"))
+    except ArxError as error:
+        return _error(request, error)
+    return await run_in_threadpool(_visit, request, bytes(raw))
+
+
+def _visit(request: Request, raw: bytes) -> Response:
+    try:
+        if request.app.state.login is None:
+            raise OAuthError("invalid_request", "this mint has no login for people")
+        method = "GET" if request.method == "HEAD" else request.method
+        text = raw.decode("ascii") if method == "POST" else request.url.query
+        if len(text) > MAX_QUERY_CHARS and method == "GET":
+            raise OAuthError("invalid_request", f"expected a query of at most {MAX_QUERY_CHARS} characters")
+        return _VISITS[method, request.url.path](Visit(request, _read_query(text)))
+    except (ArxError, ValueError) as error:
+        return _error(request, error)
+
+
+def _read_query(text: str) -> dict[str, str]:
+    pairs = parse_qsl(text, keep_blank_values=True, errors="strict")
+    form = dict(pairs)
+    # RFC 6749 3.1: no parameter twice, or two readers could judge two values.
+    if len(form) != len(pairs):
+        raise OAuthError("invalid_request", "expected each parameter once")
+    return form
+
+
+def _error(request: Request, error: Exception) -> Response:
+    headers, status, text = headers_of(), 400, str(error)
+    if isinstance(error, TooOftenError):
+        status, headers["Retry-After"] = 429, str(error.wait_s)
+    elif isinstance(error, UnavailableError | StoreError | AuditError):
+        status, text, headers["Retry-After"] = 503, "the mint or the login does not answer now; try again later", "1"
+    elif not isinstance(error, ArxError):
+        text = "the request is malformed"
+    note(request, code=error.code if isinstance(error, ArxError) else "malformed_request")
+    return HTMLResponse(error_page(text), status, headers)
+
+
+_REQUEST: Final = {
+    "client_id": "The client.",
+    "redirect_uri": "One of its redirect URIs; the port of a loopback address may differ.",
+    "response_type": "`code`.",
+    "code_challenge": "The challenge of RFC 7636.",
+    "code_challenge_method": "`S256`.",
+    "resource": "The URL of the service to call (RFC 8707).",
+    "scope": "A template of the policy that the client is registered for; optional if it is one.",
+    "state": "Comes back with the answer.",
+    "authorization_details": "Parameters of the template: one object of type `arx_task` (RFC 9396).",
+}
+_QUERIES: Final[Mapping[str, Mapping[str, str]]] = {
+    AUTHORIZE: _REQUEST,
+    CALLBACK: {"state": "That of the login.", "code": "The issuer's code.", "iss": "The issuer (RFC 9207)."},
+}
+_ANSWER: Final = {
+    "token": "From the page.",
+    "answer": "`allow` or `deny`.",
+    f"{PARAM}NAME": "A parameter that the client left to the person.",
+}
+_STATUSES: Final = {("GET", CONSENT): (200,), ("POST", CONSENT): (303,)}
+
+
+def _describe_visit(method: str, path: str) -> OpenRoute:
+    statuses = (*_STATUSES.get((method, path), (303,)), 400, 429, 503)
+    summary = (_VISITS[method, path].__doc__ or "").partition("\n")[0]
+    answers: dict[int, Any] = dict.fromkeys(statuses)
+    form = _ANSWER if method == "POST" else {}
+    return OpenRoute(path, summary, answers, (), method, form, _QUERIES.get(path, {}), "text/html")
+
+
+OPEN: Final = tuple(_describe_visit(*place) for place in _VISITS)
+
+
+def routes() -> list[Route]:
+    """Return the routes."""
+    methods: dict[str, list[str]] = {}
+    for method, path in _VISITS:
+        methods.setdefault(path, []).append(method)
+    return [Route(path, answer_visit, methods=listed) for path, listed in methods.items()]
+
+
+def _name(mint: MintContext, name: str) -> str:
+    # The prefix: no page of another host of the domain can set the cookie, and so begin a login in its own name.
+    return f"__Host-{name}" if _is_https(mint) else name
+
+
+def _is_https(mint: MintContext) -> bool:
+    return mint.realm.issuer.startswith("https:")
+
+
+def _plain(text: str) -> str:
+    return "".join(char if " " <= char <= "~" and char not in '"\\' else "'" for char in text)
+
+
+def _cookie_text(secret: bytes) -> str:
+    return base64.urlsafe_b64encode(secret).rstrip(b"=").decode()
+
+
+def _bytes(text: str) -> bytes:
+    try:
+        secret = base64.urlsafe_b64decode(text + "=")
+    except (ValueError, binascii.Error):
+        secret = b""
+    if len(secret) != SECRET_BYTES:
+        raise OAuthError("invalid_request", "this browser has begun no login, or too long ago; are cookies allowed?")
+    return secret

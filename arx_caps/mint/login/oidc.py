@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Log a person in at the realm's OpenID Connect issuer: code flow with PKCE.  CONTROL 5.8, OIDC Core 3.1.
+
+What the person may do then is for the caller to decide.
+"""
+
+import base64
+import hashlib
+import hmac
+import threading
+import time
+from collections.abc import Mapping
+from typing import Final
+from urllib.parse import quote_plus, urlencode, urlsplit
+
+import httpx
+import msgspec
+
+from arx_caps.http_client import no_answer
+from arx_caps.mint.context import MintContext
+from arx_caps.mint.db.database import now_ms
+from arx_caps.mint.db.unit_of_work import UnitOfWork
+from arx_caps.mint.identity.issuer_token import IssuerToken, verify_issuer_token
+from arx_caps.mint.keys.jwks import fetch_document
+from arx_caps.realm import Login, is_safe_url
+from arx_caps.secret_source import read_secret
+from arx_verifier.errors import ArxError, GrantError, RequestError, SettingsError, UnavailableError
+from arx_verifier.request import read_json_object
+
+CALLBACK: Final = "/oauth/callback"
+PAGE_MS: Final = 10 * 60_000  # for the login of a person
+FRESH_S: Final = 300  # how long the issuer's metadata is used
+MAX_WAITING: Final = 8  # logins that wait for the issuer at once: a slow one must not hold all threads
+MAX_CODE_CHARS: Final = 2048
+
+
+class _Discovered(msgspec.Struct, frozen=True):
+    """The issuer's metadata (OIDC Discovery 3)."""
+
+    issuer: str
+    authorization_endpoint: str
+    token_endpoint: str
+    token_endpoint_auth_methods_supported: tuple[str, ...] = ("client_secret_basic",)
+    authorization_response_iss_parameter_supported: bool = False
+
+
+class OidcLogin:
+    """The logins at one issuer.  It is safe to use from any thread.
+
+    Args:
+        mint: The mint.
+        login: The realm's settings.
+    """
+
+    def __init__(self, mint: MintContext, login: Login) -> None:
+        self._mint, self._login = mint, login
+        self._known: tuple[float, _Discovered] | None = None
+        self._waiting = threading.Semaphore(MAX_WAITING)
+
+    def url(self, secret: bytes) -> str:
+        """Return the URL at which a person logs in.
+
+        Args:
+            secret: Random bytes that the person's browser keeps; state, nonce and verifier are derived from them.
+
+        Raises:
+            UnavailableError: ``issuer_unavailable``: the issuer does not answer.
+        """
+        query = {
+            "response_type": "code",
+            "client_id": self._login.client_id,
+            "redirect_uri": self._mint.realm.issuer + CALLBACK,
+            "scope": self._login.scope,
+            "state": derived(secret, "state"),
+            "nonce": derived(secret, "nonce"),
+            "code_challenge": challenge_of(derived(secret, "verifier")),
+            "code_challenge_method": "S256",
+        }
+        endpoint = self._discovered().authorization_endpoint
+        return f"{endpoint}{'&' if urlsplit(endpoint).query else '?'}{urlencode(query)}"
+
+    def require_answer(self, secret: bytes, answer: Mapping[str, str]) -> None:
+        """Require that the issuer's answer is for this browser and from this issuer.
+
+        Args:
+            secret: What the browser keeps.
+            answer: The query of the callback.
+
+        Raises:
+            GrantError: ``bad_subject_token``: it is for another login, or another issuer's (RFC 9207).
+            UnavailableError: The issuer does not answer.
+        """
+        if not hmac.compare_digest(answer.get("state", "").encode(), derived(secret, "state").encode()):
+            raise _wrong("the answer is for another login")
+        sender = answer.get("iss")
+        if sender is None and self._discovered().authorization_response_iss_parameter_supported:
+            raise _wrong("iss is missing in the answer")
+        if sender is not None and sender != self._login.issuer:
+            raise _wrong("the answer is from another issuer")
+
+    def finish(self, unit: UnitOfWork, secret: bytes, code: str) -> IssuerToken:
+        """Return the verified ID token of a person, once for each login.
+
+        Args:
+            unit: The call's unit of work, in which the login is used.
+            secret: What the browser keeps.
+            code: The issuer's authorization code.
+
+        Raises:
+            GrantError: ``bad_subject_token``: the issuer refuses the code, or its ID token is wrong.
+            UnavailableError: The issuer does not answer.
+        """
+        issuer = next((each for each in self._mint.policy.issuers.values() if each.url == self._login.issuer), None)
+        if issuer is None:
+            raise _wrong("the policy has no [issuer] with the URL of login_issuer")
+        text = self._exchange(code, derived(secret, "verifier"))
+        # The policy says whose keys and which algorithms; the audience is this mint as a client, and no other.
+        trusted = msgspec.structs.replace(issuer, audience=(self._login.client_id,))
+        token = verify_issuer_token(
+            text, {trusted.name: trusted}, self._mint.issuer_keys, kind="id_token", now=now_ms(), session_kid=""
+        )
+        if token.claims.get("nonce") != derived(secret, "nonce"):
+            raise _wrong("nonce: expected that of this login")
+        if token.claims.get("azp", self._login.client_id) != self._login.client_id:
+            raise _wrong("azp: expected this mint")
+        unit.spend("login", self._login.issuer, derived(secret, "state"), now_ms() + PAGE_MS)
+        return token
+
+    def _exchange(self, code: str, verifier: str) -> str:
+        login, discovered = self._login, self._discovered()
+        form = {"grant_type": "authorization_code", "code": code, "code_verifier": verifier}
+        form |= {"redirect_uri": self._mint.realm.issuer + CALLBACK, "client_id": login.client_id}
+        basic = None
+        if login.client_secret is not None:
+            secret = read_secret(login.client_secret, self._mint.realm.folder)
+            if "client_secret_basic" in discovered.token_endpoint_auth_methods_supported:
+                basic = (quote_plus(login.client_id), quote_plus(secret))  # RFC 6749 2.3.1
+            else:
+                form["client_secret"] = secret
+        raw = self._fetch(discovered.token_endpoint, form, basic)
+        try:
+            token = read_json_object(raw)["id_token"]
+        except (ArxError, KeyError, ValueError, RecursionError):
+            raise _wrong("the issuer answered without an ID token") from None
+        if not isinstance(token, str) or not token.isascii():
+            raise _wrong("the issuer answered without an ID token")
+        return token
+
+    def _discovered(self) -> _Discovered:
+        known = self._known
+        if known is not None and time.monotonic() - known[0] < FRESH_S:
+            return known[1]
+        began = time.monotonic()
+        issuer = self._login.issuer
+        try:
+            raw = self._fetch(f"{issuer.rstrip('/')}/.well-known/openid-configuration", None, None)
+            found = msgspec.convert(read_json_object(raw), _Discovered)
+        except (ArxError, msgspec.MsgspecError, ValueError, RecursionError) as error:
+            raise _unavailable(f"the metadata of the login issuer cannot be read: {error}") from error
+        # Another issuer's metadata would lead people, and the client's secret, to that issuer (OIDC Discovery 4.3).
+        if found.issuer != issuer:
+            raise _unavailable("the metadata of the login issuer names another issuer")
+        if not all(is_safe_url(url) for url in (found.authorization_endpoint, found.token_endpoint)):
+            raise _unavailable("the metadata of the login issuer has an endpoint that is not https:")
+        self._known = (began, found)
+        return found
+
+    def _fetch(self, url: str, form: Mapping[str, str] | None, basic: tuple[str, str] | None) -> bytes:
+        if not self._waiting.acquire(blocking=False):
+            raise _unavailable("too many logins wait for the issuer: retry")
+        try:
+            return fetch_document(url, self._mint.realm.ca, form=form, basic=basic)
+        except RequestError as error:
+            raise _wrong(str(error)) from error
+        except SettingsError as error:
+            raise _unavailable(str(error)) from error
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise _unavailable(f"the login issuer does not answer: {no_answer(error, url)}") from None
+        finally:
+            self._waiting.release()
+
+    def __repr__(self) -> str:
+        return f"<OidcLogin at {self._login.issuer}>"
+
+
+def derived(secret: bytes, purpose: str) -> str:
+    """Return a text for one purpose, from which neither the secret nor another purpose's text follows."""
+    return _text(hmac.digest(secret, purpose.encode(), "sha256"))
+
+
+def challenge_of(verifier: str) -> str:
+    """Return the S256 challenge of a verifier (RFC 7636 4.2)."""
+    return _text(hashlib.sha256(verifier.encode()).digest())
+
+
+def _text(raw: bytes) -> str:
+    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
+
+
+def _wrong(message: str) -> GrantError:
+    return GrantError(f"login: {message}", code="bad_subject_token")
+
+
+def _unavailable(message: str) -> UnavailableError:
+    return UnavailableError(message, code="issuer_unavailable")

@@ -1,0 +1,271 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The grant ``authorization_code``: a person's consent to a task, the code for it, and its access token.
+
+Sources: CONTROL 5.8, RFC 6749 4.1, RFC 7636, RFC 8707.  The pages that ask are in ``mint.api.routes.authorize``.
+"""
+
+import hashlib
+import hmac
+import re
+import secrets
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from arx_caps.mint.context import Born, MintContext
+from arx_caps.mint.db.database import now_ms
+from arx_caps.mint.db.events import Event
+from arx_caps.mint.db.unit_of_work import UnitOfWork
+from arx_caps.mint.identity.authenticate import AuthenticatedCaller
+from arx_caps.mint.identity.issuer_token import IssuerToken
+from arx_caps.mint.identity.session_login import Opener, subject_columns, subject_in, subject_of, subject_targets
+from arx_caps.mint.login.oidc import PAGE_MS, challenge_of
+from arx_caps.mint.oauth.clients import OAuthClient, find_client
+from arx_caps.mint.oauth.errors import OAuthError
+from arx_caps.mint.oauth.granting import Wanted, read_wanted
+from arx_caps.mint.oauth.handles import Issued, issue_handle
+from arx_caps.mint.oauth.redirects import fits_redirect
+from arx_caps.mint.policy.issuers import Subject
+from arx_caps.mint.policy.model import SessionTerms
+from arx_caps.mint.policy.tables import Template
+from arx_caps.mint.tasks.issue import TaskRequest, start_task
+from arx_caps.mint.tasks.revoke import end_session
+from arx_caps.mint.tasks.sessions import open_for
+from arx_caps.mint.tasks.token_factory import as_json, new_name
+from arx_verifier.errors import GrantError, refusal
+from arx_verifier.token import agent_targets, wire
+
+CODE_MS: Final = 60_000  # a client redeems it at once
+SECRET_BYTES: Final = 32
+MAX_STATE_CHARS: Final = 1024
+_CHALLENGE: Final = re.compile(r"[A-Za-z0-9_-]{43}")  # RFC 7636 4.2, of SHA-256
+_VERIFIER: Final = re.compile(r"[A-Za-z0-9._~-]{43,128}")
+_WRONG: Final = "the code is unknown, used, expired, or was given for another client, redirect URI or verifier"
+
+
+class Consent(NamedTuple):
+    """What a person is asked.
+
+    Attributes:
+        row: The row.
+        client: The client.
+        template: The template of the task.
+        subject: The person.
+        params: The parameters that the client chose.
+        tools: The tools that the client wants; None for all.
+        terms: The terms of the session.
+    """
+
+    row: Mapping[str, Any]
+    client: OAuthClient
+    template: Template
+    subject: Subject
+    params: dict[str, Any]
+    tools: tuple[str, ...] | None
+    terms: SessionTerms
+
+
+def find_redirect(mint: MintContext, form: Mapping[str, str]) -> tuple[OAuthClient, str]:
+    """Return the client of an authorization request, and the redirect URI that errors may go to.
+
+    Raises:
+        OAuthError: Either is not registered: the person learns of it, and no redirect follows.
+    """
+    client = find_client(mint, form.get("client_id", ""))
+    if client is None:
+        raise OAuthError("invalid_request", "no such client is registered")
+    redirect = form.get("redirect_uri", "")
+    if not fits_redirect(redirect, client.redirects):
+        raise OAuthError("invalid_request", "the client's redirect URI is not a registered one")
+    return client, redirect
+
+
+def read_request(mint: MintContext, client: OAuthClient, form: Mapping[str, str]) -> Wanted:
+    """Return what an authorization request asks for.
+
+    Raises:
+        OAuthError: It asks for what the client may not have, or without PKCE.
+    """
+    if form.get("response_type") != "code":
+        raise OAuthError("unsupported_response_type", "response_type: expected code")
+    if form.get("response_mode", "query") != "query" or "request" in form or "request_uri" in form:
+        raise OAuthError("invalid_request", "expected neither request, request_uri nor another response_mode")
+    if form.get("code_challenge_method") != "S256" or not _CHALLENGE.fullmatch(form.get("code_challenge", "")):
+        raise OAuthError("invalid_request", "expected code_challenge with code_challenge_method S256 (RFC 7636)")
+    if len(form.get("state", "")) > MAX_STATE_CHARS:
+        raise OAuthError("invalid_request", f"state: expected at most {MAX_STATE_CHARS} characters")
+    return read_wanted(mint, client, form)
+
+
+def ask(mint: MintContext, born: Born, token: IssuerToken, form: Mapping[str, str]) -> bytes:
+    """Store what a person is to be asked, and return the secret of the browser that may answer.
+
+    Args:
+        mint: The mint.
+        born: The position in the kill epoch before the person's login was verified.
+        token: The person's verified ID token.
+        form: The client's authorization request.
+
+    Raises:
+        OAuthError: As ``find_redirect`` and ``read_request``; ``access_denied``: the policy refuses this person.
+    """
+    client, redirect = find_redirect(mint, form)
+    wanted, policy = read_request(mint, client, form), mint.policy
+    subject = subject_in(policy, token)
+    require_allowed(mint, client.agent, wanted.scope, subject)
+    secret, agent = secrets.token_bytes(SECRET_BYTES), {"path": client.agent}
+    row: dict[str, Any] = {"id": new_name("o-"), "cookie": digest_of(secret), "client": client.id, "redirect": redirect}
+    row |= {"state": form.get("state"), "challenge": form["code_challenge"], "resource": wanted.resource}
+    row |= {"audience": wanted.audience, "template": wanted.scope, "params": as_json(wanted.params)}
+    row |= {"tools": None if wanted.tools is None else as_json(wanted.tools), "policy": policy.digest}
+    row |= subject_columns(Opener(agent, {}, subject, token.expires_at))
+    row |= {"incarnation": born.incarnation, "born": born.seq, "until": now_ms() + PAGE_MS}
+    del row["opened_with"]
+    mint.db.oauth_consents.add(row)
+    return secret
+
+
+def find_consent(mint: MintContext, secret: bytes) -> Consent:
+    """Return what a browser's person is asked.
+
+    Raises:
+        OAuthError: Nothing, or not any more: it was answered, is too old, or the policy has changed.
+    """
+    row = mint.db.oauth_consents.by_cookie(digest_of(secret))
+    client = None if row is None else find_client(mint, row["client"])
+    if row is None or client is None or row["code"] is not None or row["until"] <= now_ms():
+        raise OAuthError("invalid_request", "there is nothing to consent to: it was answered, or is too old")
+    # What the page shows must be what the task gets.
+    if row["policy"] != mint.policy.digest:
+        raise OAuthError("invalid_request", "the policy has changed in the meantime")
+    subject = _subject(row)
+    terms = require_allowed(mint, client.agent, row["template"], subject)
+    tools = None if row["tools"] is None else msgspec.json.decode(row["tools"], type=tuple[str, ...])
+    params = msgspec.json.decode(row["params"], type=dict[str, Any])
+    return Consent(row, client, mint.policy.templates[row["template"]], subject, params, tools, terms)
+
+
+def give_consent(mint: MintContext, consent: Consent, params: Mapping[str, Any]) -> str:
+    """Return the code for a consent, a secret.
+
+    Args:
+        mint: The mint.
+        consent: What the person was asked.
+        params: All parameters of the task, with those that the person chose.
+
+    Raises:
+        GrantError: The policy refuses them.
+        OAuthError: The person has answered already.
+    """
+    row, agent = consent.row, consent.client.agent
+    mint.policy.grant(row["template"], agent, params, tools=consent.tools, depth=0, subject=consent.subject)
+    code = wire.text_of(secrets.token_bytes(SECRET_BYTES))
+    # Neither parameters nor person: the events of session and task have them, where they can be erased.
+    facts = {"consent": row["id"], "client": row["client"], "template": row["template"], "resource": row["resource"]}
+    what = Event.of("consent.given", f"agent:{agent}", **facts)
+    until = now_ms() + CODE_MS
+    if not mint.db.oauth_consents.give(row["id"], digest_of(code.encode()), as_json(params), until, what):
+        raise OAuthError("invalid_request", "there is nothing to consent to: it was answered, or is too old")
+    return code
+
+
+def deny_consent(mint: MintContext, consent: Consent) -> None:
+    """Forget what a person refused."""
+    what = Event.of("consent.denied", f"agent:{consent.client.agent}", consent=consent.row["id"])
+    mint.db.oauth_consents.deny(consent.row["id"], what)
+
+
+def grant_authorization_code(
+    mint: MintContext, unit: UnitOfWork, born: Born, client: OAuthClient, form: Mapping[str, str]
+) -> Issued:
+    """Open a session on behalf of the person who consented, start the task, and issue its access token.
+
+    Args:
+        mint: The mint.
+        unit: The call's unit of work.
+        born: The position in the kill epoch that was read before the client was authenticated.
+        client: The client.
+        form: ``code``, ``redirect_uri``, ``code_verifier``, and ``resource`` if the client repeats it.
+
+    Raises:
+        OAuthError: ``invalid_grant``: the code is wrong or was used, and then what it gave is ended.
+        GrantError: The policy refuses.
+        RevokedError: What the consent depends on was killed since, or is frozen.
+        UnavailableError: The kill epoch is unknown now.
+    """
+    consents = mint.db.oauth_consents
+    row = consents.by_code(digest_of(form.get("code", "").encode()))
+    if row is None or row["client"] != client.id:
+        raise OAuthError("invalid_grant", _WRONG)
+    if row["used_at"] is not None or not _proves(row, form) or row["until"] <= now_ms():
+        if row["used_at"] is not None:
+            _end_replayed(mint, row)
+        raise OAuthError("invalid_grant", _WRONG)
+    if form.get("resource", row["resource"]) != row["resource"]:
+        raise OAuthError("invalid_target", "resource: expected that of the authorization request")
+    # Born with the consent: a kill of the agent or the person since then ends what it could give.
+    subject, agent = _subject(row), mint.db.agents.find(client.agent)
+    mint.require(
+        Born(row["incarnation"], row["born"]), ("realm", *agent_targets(client.agent), *subject_targets(subject))
+    )
+    if agent is None or agent["status"] != "active":
+        raise refusal("frozen")
+    if row["policy"] != mint.policy.digest:
+        raise OAuthError("invalid_grant", "the policy has changed since the consent")
+    if not consents.use(row["id"]):
+        _end_replayed(mint, row)
+        raise OAuthError("invalid_grant", _WRONG)
+    # No thumbprint: no proof is by this key, so the session's token is of no use to anyone.
+    key = f"client:{client.id}"
+    opener = Opener(agent, {"client": client.id, "consent": row["id"]}, subject, row["subject_until"])
+    session = open_for(mint, unit, born, opener, key, ttl=None, purpose=None).row
+    if not consents.bind(row["id"], session["id"]):
+        end_session(mint, session, f"agent:{client.agent}")
+        raise OAuthError("invalid_grant", _WRONG)
+    caller = AuthenticatedCaller("agent", client.agent, session, born, int(session["expires_at"]), key, agent)
+    tools = None if row["tools"] is None else msgspec.json.decode(row["tools"], type=tuple[str, ...])
+    params = msgspec.json.decode(row["params"], type=dict[str, Any])
+    task = start_task(mint, unit, caller, TaskRequest(row["template"], params, None, tools, 0))
+    return issue_handle(mint, unit, client, task.row, resource=row["resource"], audience=row["audience"])
+
+
+def digest_of(secret: bytes) -> str:
+    """Return what the database keeps of a random secret."""
+    return hashlib.sha256(secret).hexdigest()
+
+
+def require_allowed(mint: MintContext, agent: str, template: str, subject: Subject) -> SessionTerms:
+    """Return the terms of a session in which an agent may have a task on behalf of a person.
+
+    Raises:
+        OAuthError: ``access_denied``: the policy refuses.
+    """
+    try:
+        terms = mint.policy.may_open(agent, subject)
+        mint.policy.require_startable(template, agent, subject)
+    except GrantError:
+        raise OAuthError("access_denied", "the policy lets the agent do this for none or for other people") from None
+    return terms
+
+
+def _proves(row: Mapping[str, Any], form: Mapping[str, str]) -> bool:
+    """Return whether a request has the redirect URI and the verifier of the authorization request."""
+    verifier = form.get("code_verifier", "")
+    if _VERIFIER.fullmatch(verifier) is None or form.get("redirect_uri") != row["redirect"]:
+        return False
+    return hmac.compare_digest(challenge_of(verifier), row["challenge"])
+
+
+def _end_replayed(mint: MintContext, row: Mapping[str, Any]) -> None:
+    # RFC 6749 4.1.2: one of the two who used it is an attacker, and the mint cannot know which.
+    name = mint.db.oauth_consents.replay(row["id"])
+    session = None if name is None else mint.db.sessions.find(name)
+    if session is not None:
+        end_session(mint, session, f"agent:{session['agent']}")
+
+
+def _subject(row: Mapping[str, Any]) -> Subject:
+    subject = subject_of(row)
+    assert subject is not None  # only a used code has none
+    return subject

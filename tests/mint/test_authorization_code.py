@@ -1,0 +1,234 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A person logs in at a real issuer, consents on a page without scripts, and a client gets an access token."""
+
+import json
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from arx_caps.mint.identity.session_login import subject_of, subject_targets
+from arx_caps.mint.oauth import authorization_code
+from tests.mint.harness import AGENT, ISSUER, now_ms, open_unit
+from tests.mint.login import MINT_CLIENT, REDIRECT, Flow, Issuer, claims_of, issuer
+from tests.mint.oauth import RESOURCE
+
+pytestmark = pytest.mark.spec("CONTROL 5.8")
+
+
+def test_consent_gives_a_task_on_behalf_of_the_person(flow: Flow) -> None:
+    """The whole way: login, page, code, access token; session and task have the person and what was consented."""
+    mint = flow.harness.mint
+    page = flow.page()
+    assert page.status_code == 200
+    answer = flow.answer_of(flow.answer(page, order_id="o-7"))
+    assert answer["state"] == "of-client"
+    body = flow.redeem(answer["code"]).json()
+    claims = claims_of(flow.harness, body["access_token"])
+    assert (claims.aud, claims.scope, claims.client_id) == (RESOURCE, "lookup", flow.client.id)
+    session, task = mint.db.sessions.find(claims.sid), mint.db.tasks.find(claims.tid)
+    assert session is not None
+    assert task is not None
+    assert (session["subject"], session["agent"], json.loads(task["params"])) == ("ann", AGENT, {"order_id": "o-7"})
+    assert json.loads(session["opened_with"])["client"] == flow.client.id
+    assert flow.client.active(body["access_token"])
+    kinds = [event["kind"] for event in flow.harness.events() if event["kind"] != "signing_key.created"]
+    assert kinds[-4:] == ["consent.given", "session.opened", "task.started", "handle.issued"]
+
+
+def test_a_public_client_shows_a_verifier_alone(flow: Flow) -> None:
+    """It gets a token by a person's consent, and by nothing else."""
+    public = Flow(flow.harness, public=True)
+    assert public.client.secret == ""
+    token = public.token()["access_token"]
+    post = public.client.post
+    asked = {"client_id": public.client.id, "resource": RESOURCE, "scope": "status"}
+    assert post("/oauth/token", headers={}, grant_type="client_credentials", **asked).json()["error"] == (
+        "unauthorized_client"
+    )
+    assert post("/oauth/introspect", headers={}, client_id=public.client.id, token=token).json()["error"] == (
+        "unauthorized_client"
+    )
+
+
+def test_a_group_of_the_issuer_decides_who_may_have_a_task(flow: Flow, idp: Issuer) -> None:
+    """``refund`` is for leads; what the person writes is judged by the policy, and shown again."""
+    answer = flow.answer_of(flow.log_in(scope="refund"))
+    assert (answer["error"], answer["state"]) == ("access_denied", "of-client")
+    idp.person = {"sub": "bob", "groups": ["leads"]}
+    page = flow.page(scope="refund")
+    refused = flow.answer(page, order_id="o-1", amount="101", fast="true")
+    assert refused.status_code == 400
+    assert 'role="alert"' in refused.text
+    assert 'value="101"' in refused.text
+    assert flow.answer(page, order_id="o-1", amount="many", fast="true").status_code == 400
+    code = flow.answer_of(flow.answer(page, order_id="o-1", amount="99", fast="true"))["code"]
+    assert flow.redeem(code).json()["scope"] == "refund"
+
+
+def test_refused_and_answered_twice(flow: Flow) -> None:
+    """A refusal goes to the client; a page is answered once."""
+    page = flow.page()
+    answer = flow.answer_of(flow.answer(page, "deny"))
+    assert (answer["error"], answer["state"]) == ("access_denied", "of-client")
+    assert "oauth_consents" not in repr(flow.harness.events())
+    page = flow.page()
+    cookie = flow.browser.cookies.get("arx-consent")
+    assert cookie is not None
+    assert "code" in flow.answer_of(flow.answer(page, order_id="o-1"))
+    flow.browser.cookies.set("arx-consent", cookie, domain="127.0.0.1", path="/")
+    assert flow.answer(page, order_id="o-1").status_code == 400
+
+
+WRONG_REQUESTS: list[tuple[dict[str, str | None], str]] = [
+    ({"response_type": "token"}, "unsupported_response_type"),
+    ({"response_type": None}, "unsupported_response_type"),
+    ({"response_mode": "fragment"}, "invalid_request"),
+    ({"request": "x.y.z"}, "invalid_request"),
+    ({"code_challenge": None}, "invalid_request"),
+    ({"code_challenge_method": None}, "invalid_request"),
+    ({"code_challenge_method": "plain"}, "invalid_request"),
+    ({"code_challenge": "short"}, "invalid_request"),
+    ({"scope": "other"}, "invalid_scope"),
+    ({"resource": None}, "invalid_target"),
+    ({"resource": "http://127.0.0.1:9999/"}, "invalid_target"),
+    ({"authorization_details": "[]"}, "invalid_request"),
+]
+
+
+@pytest.mark.sqlite
+def test_a_wrong_request_is_answered_to_the_client(flow: Flow) -> None:
+    """At its registered redirect URI, with state and issuer; no login begins."""
+    for query, error in WRONG_REQUESTS:
+        answer = flow.answer_of(flow.begin(**query))
+        assert (answer["error"], answer["state"]) == (error, "of-client"), query
+
+
+WRONG_FORMS = [
+    {"code_verifier": "w" * 43},
+    {"code_verifier": ""},
+    {"redirect_uri": REDIRECT},
+    {"redirect_uri": ""},
+    {"code": "other"},
+    {"code": ""},
+]
+
+
+@pytest.mark.sqlite
+def test_a_code_is_bound_to_its_request(flow: Flow) -> None:
+    """Verifier, redirect URI and client; a wrong attempt opens no session, and uses nothing up."""
+    code, other = flow.code(), Flow(flow.harness)
+    for form in WRONG_FORMS:
+        answer = flow.redeem(**({"code": code} | form))
+        assert (answer.status_code, answer.json()["error"]) == (400, "invalid_grant"), form
+    assert other.redeem(code).json()["error"] == "invalid_grant"
+    assert flow.redeem(code, resource="http://127.0.0.1:9001/other").json()["error"] == "invalid_target"
+    assert "session.opened" not in [event["kind"] for event in flow.harness.events()]
+    assert flow.redeem(code, resource=RESOURCE).status_code == 200
+
+
+@pytest.mark.sqlite
+def test_a_code_expires(flow: Flow, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a minute."""
+    code = flow.code()
+    monkeypatch.setattr(authorization_code, "now_ms", lambda: now_ms() + authorization_code.CODE_MS)
+    assert flow.redeem(code).json()["error"] == "invalid_grant"
+
+
+@pytest.mark.parametrize("target", [f"agent:{AGENT}", "subject", "realm"])
+@pytest.mark.sqlite
+def test_a_kill_ends_a_consent_that_has_led_to_nothing_yet(flow: Flow, target: str) -> None:
+    """The session would be younger than the kill, but what it comes from is not."""
+    code = flow.code()
+    row = flow.harness.mint.db.oauth_consents.by_code(authorization_code.digest_of(code.encode()))
+    assert row is not None
+    (subject,) = subject_targets(subject_of(row))
+    flow.harness.epochs.kill(subject if target == "subject" else target)
+    assert flow.redeem(code).json()["code"] == "revoked"
+
+
+@pytest.mark.sqlite
+def test_a_changed_policy_ends_a_consent(flow: Flow) -> None:
+    """The page has shown another task than the code would give."""
+    code, page = flow.code(), flow.page()
+    policy = flow.harness.realm.policy_path.read_text()
+    flow.harness.use(policy.replace('customer = "$subject"', 'customer = "any"'))
+    assert flow.redeem(code).json()["error"] == "invalid_grant"
+    assert flow.answer(page, order_id="o-1").status_code == 400
+
+
+@pytest.mark.sqlite
+def test_a_persons_session_is_not_the_clients_own(flow: Flow) -> None:
+    """By ``client_credentials`` it acts for nobody, in another session."""
+    person = claims_of(flow.harness, flow.token()["access_token"])
+    own = claims_of(flow.harness, flow.client.token(scope="status", authorization_details=""))
+    assert own.sid != person.sid
+    session = flow.harness.mint.db.sessions.find(own.sid)
+    assert session is not None
+    assert session["subject"] is None
+
+
+WRONG_TOKENS: list[tuple[dict[str, object], str]] = [
+    ({"nonce": "other"}, "nonce"),
+    ({"nonce": None}, "nonce"),
+    ({"aud": "unused"}, "audience"),
+    ({"aud": [MINT_CLIENT, "other"]}, "azp"),
+    ({"aud": [MINT_CLIENT, "other"], "azp": "other"}, "azp"),
+    ({"azp": "other"}, "azp"),
+    ({"iss": "https://other.example"}, "trusts no issuer"),
+    ({"exp": 1}, "expired"),
+    ({"sub": None}, "sub"),
+]
+
+
+@pytest.mark.sqlite
+def test_a_wrong_id_token_logs_nobody_in(flow: Flow, idp: Issuer) -> None:
+    """Each claim is judged, and the person learns that it failed."""
+    for claims, says in WRONG_TOKENS:
+        idp.claims = claims
+        back = flow.log_in()
+        assert (back.status_code, "location" in back.headers) == (400, False), claims
+        assert says in back.text, claims
+
+
+@pytest.mark.sqlite
+def test_another_key_or_a_mac_logs_nobody_in(flow: Flow, idp: Issuer) -> None:
+    """The policy's keys sign, and no others."""
+    with issuer() as other:
+        idp.signer = other.key
+        assert flow.log_in().status_code == 400
+
+
+@pytest.mark.sqlite
+def test_an_issuer_that_is_away_or_another_is_no_login(flow: Flow, idp: Issuer) -> None:
+    """The client learns that it may try again."""
+    idp.metadata = {"issuer": "https://other.example"}
+    assert flow.answer_of(flow.begin())["error"] == "temporarily_unavailable"
+    idp.metadata = {"token_endpoint": "http://idp.example/token"}
+    assert flow.answer_of(flow.begin())["error"] == "temporarily_unavailable"
+
+
+@pytest.mark.sqlite
+def test_metadata_names_the_grant_where_people_can_log_in(flow: Flow, realm_template: Path, tmp_path: Path) -> None:
+    """And a mint without a login says so, and has none."""
+    said = flow.browser.get("/.well-known/oauth-authorization-server").json()
+    assert said["authorization_endpoint"] == f"{ISSUER}/oauth/authorize"
+    assert said["code_challenge_methods_supported"] == ["S256"]
+    assert said["authorization_response_iss_parameter_supported"] is True
+    assert "none" in said["token_endpoint_auth_methods_supported"]
+    with open_unit(tmp_path / "other", template=realm_template) as other:
+        assert "authorization_endpoint" not in other.client.get("/.well-known/oauth-authorization-server").json()
+        assert other.client.get("/oauth/authorize").status_code == 400
+
+
+@pytest.mark.sqlite
+def test_the_code_is_in_no_row(flow: Flow) -> None:
+    """Nor the cookie; and once a code is used, nor the person."""
+    code = flow.code()
+    held = authorization_code.digest_of(code.encode())
+    assert code not in repr(flow.harness.mint.db.oauth_consents.by_code(held))
+    flow.redeem(code)
+    row = flow.harness.mint.db.oauth_consents.by_code(held)
+    assert row is not None
+    assert (row["subject"], row["params"]) == (None, "{}")
+    assert urlsplit(row["redirect"]).port == 53211
