@@ -11,7 +11,7 @@ TEST := $(BIN)/python -m pytest -p no:benchmark -n 3 --dist loadfile --no-loadsc
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := demo
-.PHONY: demo docs test test-slow test-fast test-pure nightly bench bench-growth bench-service bench-all bench-audit bench-kill bench-kill-gateway bench-gateway bench-mint routes adapters compare contract operations conformance rehearse check clean help
+.PHONY: demo docs test test-slow test-fast test-pure nightly bench bench-growth bench-service bench-all bench-audit bench-kill bench-kill-gateway bench-gateway bench-mint routes adapters compare contract login operations conformance rehearse check clean help
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-18s %s\n", $$1, $$2 }' Makefile
@@ -75,6 +75,9 @@ compare: $(READY)  ## ARx beside tenuo in each framework that both have, each in
 
 contract: $(READY)  ## a running mint against its own OpenAPI document
 	$(BIN)/python -m tests.mint.contract $(ARGS)
+
+login: $(READY)  ## people log in at a real OpenID provider, nanoidp, in an environment of its own
+	$(BIN)/python -m tests.mint.nanoidp
 
 operations: $(READY)  ## the set-ups of docs/operations.md and docs/gateway-operations.md, typed from the pages; takes redis-server and nginx
 	$(BIN)/python -m pytest -p no:benchmark tests/house/production.py tests/house/gateways.py $(ARGS)
