@@ -239,6 +239,13 @@ class Flow:
             return self.client.post("/oauth/token", {}, client_id=self.client.id, **asked)
         return self.client.post("/oauth/token", None, **asked)
 
+    def refresh(self, token: str, **form: str) -> httpx2.Response:
+        """Use a refresh token."""
+        asked = {"grant_type": "refresh_token", "refresh_token": token} | form
+        if not self.client.secret:
+            return self.client.post("/oauth/token", {}, client_id=self.client.id, **asked)
+        return self.client.post("/oauth/token", None, **asked)
+
     def token(self, **query: str | None) -> dict[str, Any]:
         """Return the answer with an access token."""
         answer = self.redeem(self.code(**query))

@@ -205,6 +205,24 @@ CREATE TABLE oauth_consents (
   FOREIGN KEY(session) REFERENCES sessions (id)
 );
 CREATE INDEX ix_oauth_consents_until ON oauth_consents (until);
+CREATE TABLE oauth_refreshes (
+  digest VARCHAR(64) NOT NULL,
+  client VARCHAR(32) NOT NULL,
+  session VARCHAR(32) NOT NULL,
+  resource TEXT NOT NULL,
+  audience VARCHAR(64) NOT NULL,
+  template VARCHAR(64) NOT NULL,
+  terms VARCHAR(64) NOT NULL,
+  params TEXT NOT NULL,
+  tools TEXT,
+  until BIGINT NOT NULL,
+  used_at BIGINT,
+  PRIMARY KEY (digest),
+  FOREIGN KEY(client) REFERENCES oauth_clients (id),
+  FOREIGN KEY(session) REFERENCES sessions (id)
+);
+CREATE INDEX ix_oauth_refreshes_session ON oauth_refreshes (session);
+CREATE INDEX ix_oauth_refreshes_until ON oauth_refreshes (until);
 CREATE TABLE tasks (
   id VARCHAR(32) NOT NULL,
   session VARCHAR(32) NOT NULL,

@@ -232,3 +232,40 @@ def test_the_code_is_in_no_row(flow: Flow) -> None:
     assert row is not None
     assert (row["subject"], row["params"]) == (None, "{}")
     assert urlsplit(row["redirect"]).port == 53211
+
+
+@pytest.mark.spec("CONTROL 5.9")
+def test_a_refresh_token_goes_on_with_the_session(flow: Flow) -> None:
+    """The next task has the same parameters and person; the next refresh token is another one; none is in a row."""
+    first = flow.token()
+    second = flow.refresh(first["refresh_token"], scope="lookup", resource=RESOURCE).json()
+    one, other = (claims_of(flow.harness, body["access_token"]) for body in (first, second))
+    assert (one.sid, one.aud, one.scope) == (other.sid, other.aud, other.scope)
+    assert one.tid != other.tid
+    task = flow.harness.mint.db.tasks.find(other.tid)
+    assert task is not None
+    assert json.loads(task["params"]) == {"order_id": "o-1"}
+    assert first["refresh_token"] != second["refresh_token"]
+    assert flow.client.active(second["access_token"])
+    assert not flow.client.active(second["refresh_token"])
+    public = Flow(flow.harness, public=True)
+    assert public.refresh(public.token()["refresh_token"]).status_code == 200
+
+
+@pytest.mark.spec("CONTROL 5.9")
+@pytest.mark.sqlite
+def test_a_refresh_token_is_bound(flow: Flow) -> None:
+    """To its client, scope, resource, the template that the person saw, and the life of the session."""
+    body = flow.token()
+    token, other = body["refresh_token"], Flow(flow.harness)
+    assert other.refresh(token).json()["error"] == "invalid_grant"
+    assert flow.refresh("").json()["error"] == "invalid_grant"
+    assert flow.refresh(token, scope="refund").json()["error"] == "invalid_scope"
+    assert flow.refresh(token, resource="http://127.0.0.1:9001/other").json()["error"] == "invalid_target"
+    assert other.client.post("/oauth/revoke", token=token).json()["error"] == "unauthorized_client"
+    policy = flow.harness.realm.policy_path.read_text()
+    flow.harness.use(policy.replace('customer = "$subject"', 'customer = "any"'))
+    assert flow.refresh(token).json()["error"] == "invalid_grant"
+    flow.harness.use(policy)
+    flow.harness.epochs.kill(f"session:{claims_of(flow.harness, body['access_token']).sid}")
+    assert flow.refresh(token).json()["code"] == "revoked"

@@ -16,6 +16,7 @@ from arx_caps.mint.db.repositories.keys import KeyRepository
 from arx_caps.mint.db.repositories.oauth_clients import OAuthClientRepository
 from arx_caps.mint.db.repositories.oauth_consents import OAuthConsentRepository
 from arx_caps.mint.db.repositories.oauth_handles import OAuthHandleRepository
+from arx_caps.mint.db.repositories.oauth_refreshes import OAuthRefreshRepository
 from arx_caps.mint.db.repositories.operators import OperatorRepository
 from arx_caps.mint.db.repositories.outbox import OutboxRepository
 from arx_caps.mint.db.repositories.policies import PolicyRepository
@@ -46,6 +47,7 @@ class MintDatabase(Database):
         oauth_clients: Registered OAuth clients.
         oauth_consents: What people consented to, and the codes for it.
         oauth_handles: What access tokens stand for.
+        oauth_refreshes: Refresh tokens.
         operators: Operators and their roles.
         outbox: Recorded events, in order.
         policies: Every policy that was ever in force.
@@ -73,6 +75,7 @@ class MintDatabase(Database):
         self.oauth_clients = OAuthClientRepository(self)
         self.oauth_consents = OAuthConsentRepository(self)
         self.oauth_handles = OAuthHandleRepository(self)
+        self.oauth_refreshes = OAuthRefreshRepository(self)
         self.operators = OperatorRepository(self)
         self.outbox = OutboxRepository(self)
         self.policies = PolicyRepository(self)

@@ -239,6 +239,23 @@ OAUTH_CONSENTS: Final = Table(
     Column("session", String(32), ForeignKey("sessions.id")),
 )
 
+# Refresh tokens: what the next task of a consented session is. A token is random, so its digest suffices.
+OAUTH_REFRESHES: Final = Table(
+    "oauth_refreshes",
+    METADATA,
+    Column("digest", String(64), primary_key=True),
+    Column("client", String(32), ForeignKey("oauth_clients.id"), nullable=False),
+    Column("session", String(32), ForeignKey("sessions.id"), nullable=False, index=True),
+    Column("resource", Text, nullable=False),
+    Column("audience", String(64), nullable=False),
+    Column("template", String(64), nullable=False),
+    Column("terms", String(64), nullable=False),  # digest of the template that the person saw
+    Column("params", Text, nullable=False),
+    Column("tools", Text),
+    Column("until", BigInteger, nullable=False, index=True),
+    Column("used_at", BigInteger),
+)
+
 # What an access token stands for: the content of its task's tokens, unsigned.
 OAUTH_HANDLES: Final = Table(
     "oauth_handles",

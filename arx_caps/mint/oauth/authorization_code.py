@@ -26,6 +26,7 @@ from arx_caps.mint.oauth.errors import OAuthError
 from arx_caps.mint.oauth.granting import Wanted, read_wanted
 from arx_caps.mint.oauth.handles import Issued, issue_handle
 from arx_caps.mint.oauth.redirects import fits_redirect
+from arx_caps.mint.oauth.refresh import new_refresh, terms_of
 from arx_caps.mint.policy.issuers import Subject
 from arx_caps.mint.policy.model import SessionTerms
 from arx_caps.mint.policy.tables import Template
@@ -227,7 +228,9 @@ def grant_authorization_code(
     tools = None if row["tools"] is None else msgspec.json.decode(row["tools"], type=tuple[str, ...])
     params = msgspec.json.decode(row["params"], type=dict[str, Any])
     task = start_task(mint, unit, caller, TaskRequest(row["template"], params, None, tools, 0))
-    return issue_handle(mint, unit, client, task.row, resource=row["resource"], audience=row["audience"])
+    issued = issue_handle(mint, unit, client, task.row, resource=row["resource"], audience=row["audience"])
+    about = {**row, "terms": terms_of(mint, row["template"])}
+    return issued._replace(refresh=new_refresh(mint, session, about))
 
 
 def digest_of(secret: bytes) -> str:

@@ -9,10 +9,11 @@ from html import escape
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from arx_caps.access_token import LIFE_MS
 from arx_caps.durations import format_duration
+from arx_caps.mint.db.database import now_ms
 from arx_caps.mint.oauth.authorization_code import Consent
 from arx_caps.mint.policy.templates import SUBJECT, overlap
+from arx_caps.mint.tasks.sessions import within_login
 from arx_verifier.constraints import TEXTS, kinds_of
 from arx_verifier.errors import GrantError
 
@@ -68,7 +69,7 @@ def consent_page(consent: Consent, action: str, token: str, *, typed: Mapping[st
         "On behalf of": f"{_code(consent.subject.name)} of {_code(consent.subject.issuer)}",
         "Chosen by the program": _code(_as_ascii(consent.params)) if consent.params else "nothing",
         "Tools of the program's choice": None if consent.tools is None else ", ".join(map(_code, consent.tools)),
-        "For at most": format_duration(min(template.ttl_ms, LIFE_MS, consent.terms.ttl_ms)),
+        "For at most": format_duration(_life_ms(consent)),
         "You return to": _code(_place(row["redirect"])),
     }
     listed = "".join(f"<dt>{name}</dt><dd>{text}</dd>" for name, text in facts.items() if text is not None)
@@ -111,6 +112,12 @@ def read_params(consent: Consent, form: Mapping[str, str]) -> dict[str, Any]:
     """
     written = {name: _value(consent, name, form.get(PARAM + name, "")) for name in missing(consent)}
     return consent.params | written
+
+
+def _life_ms(consent: Consent) -> int:
+    """Return how long the session lives at most, ms, in whole minutes: the program can go on with it."""
+    ends_at = within_login(consent.terms, consent.row["subject_until"], now_ms() + consent.terms.ttl_ms)
+    return max(ends_at - now_ms(), 0) // 60_000 * 60_000 + 60_000
 
 
 def _value(consent: Consent, name: str, text: str) -> Any:

@@ -20,10 +20,14 @@ from arx_verifier.token import Caveat
 
 
 class Issued(NamedTuple):
-    """An access token, a secret, and its claims."""
+    """An access token and, after a consent, a refresh token, both secrets; and the claims of the former."""
 
     token: str
     claims: AccessToken
+    refresh: str | None = None
+
+    def __repr__(self) -> str:
+        return "<Issued>"
 
 
 class Handle(NamedTuple):

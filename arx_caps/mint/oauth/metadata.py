@@ -60,7 +60,7 @@ def metadata_of(issuer: str, *, login: bool) -> Metadata:
         revocation_endpoint=issuer + REVOKE,
         response_types_supported=("code",) if login else (),
         grant_types_supported=(
-            *(("authorization_code",) if login else ()),
+            *(("authorization_code", "refresh_token") if login else ()),
             "client_credentials",
             JWT_BEARER,
             TOKEN_EXCHANGE,

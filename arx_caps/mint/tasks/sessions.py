@@ -232,6 +232,11 @@ def _require_opener(mint: MintContext, policy: Policy, session: Mapping[str, Any
                 code="session_not_allowed",
             )
         return
+    if "consent" in opened_with:
+        client = mint.db.oauth_clients.find(opened_with["client"])
+        if client is None or client["ended_at"] is not None:
+            raise GrantError("the OAuth client that opened this session was removed", code="session_not_allowed")
+        return
     if "client" in opened_with:
         # No holder has the key of such a session: only the client's own request for a token goes on with it.
         raise GrantError("an OAuth client opened this session, which nothing renews", code="session_not_allowed")

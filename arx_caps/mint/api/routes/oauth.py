@@ -30,9 +30,10 @@ from arx_caps.mint.oauth.errors import OAuthCode, OAuthError
 from arx_caps.mint.oauth.handles import Handle, Issued, find_handle
 from arx_caps.mint.oauth.jwt_bearer import JWT_BEARER, client_of_assertion, grant_jwt_bearer
 from arx_caps.mint.oauth.metadata import INTROSPECT, JWKS, REVOKE, TOKEN, Metadata, metadata_of
+from arx_caps.mint.oauth.refresh import find_refresh, grant_refresh_token
 from arx_caps.mint.oauth.token_exchange import ACCESS_TOKEN_TYPE, TOKEN_EXCHANGE, grant_token_exchange
 from arx_caps.mint.rate_limit import TooOftenError
-from arx_caps.mint.tasks.revoke import finish_task, kill_links
+from arx_caps.mint.tasks.revoke import end_session, finish_task, kill_links
 from arx_verifier.errors import ArxError, AuditError, StoreError, UnavailableError
 
 METADATA: Final = ("/.well-known/oauth-authorization-server", "/.well-known/openid-configuration")
@@ -73,6 +74,7 @@ class TokenIssued(RouteAnswer, frozen=True):
     expires_in: int
     scope: str
     issued_token_type: str | UnsetType = UNSET
+    refresh_token: str | UnsetType = UNSET
 
     def __repr__(self) -> str:
         return "<TokenIssued>"
@@ -128,6 +130,7 @@ class FormCall(NamedTuple):
 
 _GRANTS: Final[Mapping[str, Callable[[MintContext, UnitOfWork, Born, OAuthClient, Mapping[str, str]], Issued]]] = {
     "authorization_code": grant_authorization_code,
+    "refresh_token": grant_refresh_token,
     "client_credentials": grant_client_credentials,
     JWT_BEARER: grant_jwt_bearer,
     TOKEN_EXCHANGE: grant_token_exchange,
@@ -139,7 +142,7 @@ def token_route(call: FormCall) -> TokenIssued:
     grant = _GRANTS.get(call.form.get("grant_type", ""))
     if grant is None:
         raise OAuthError("unsupported_grant_type", f"grant_type: expected one of {', '.join(_GRANTS)}")
-    if call.client.public and grant is not grant_authorization_code:
+    if call.client.public and grant not in (grant_authorization_code, grant_refresh_token):
         raise OAuthError("unauthorized_client", "a public client gets access tokens by a person's consent alone")
     issued = grant(call.mint, call.unit, call.born, call.client, call.form)
     life_s = issued.claims.exp - issued.claims.iat
@@ -150,6 +153,7 @@ def token_route(call: FormCall) -> TokenIssued:
         expires_in=life_s,
         scope=issued.claims.scope,
         issued_token_type=kind,
+        refresh_token=UNSET if issued.refresh is None else issued.refresh,
     )
 
 
@@ -166,6 +170,14 @@ def introspect_route(call: FormCall) -> Introspected:
 
 def revoke_route(call: FormCall) -> TokenRevoked:
     """End the task of an access token, or the delegation to the agent that has it."""
+    refresh = find_refresh(call.mint, call.form.get("token", ""))
+    if refresh is not None:
+        if refresh["client"] != call.client.id:
+            raise OAuthError("unauthorized_client", "the refresh token is another client's")
+        session = call.mint.db.sessions.find(refresh["session"])
+        if session is not None:
+            end_session(call.mint, session, f"agent:{call.client.agent}")
+        return TokenRevoked()
     handle = _find(call)
     if handle is not None:
         if _is_others(handle, call):
@@ -201,10 +213,11 @@ _FORMS: Final[Mapping[str, tuple[Callable[[FormCall], RouteAnswer], type[RouteAn
         token_route,
         TokenIssued,
         {
-            "grant_type": f"`authorization_code`, `client_credentials`, `{JWT_BEARER}` or `{TOKEN_EXCHANGE}`.",
+            "grant_type": f"One of {', '.join(f'`{name}`' for name in _GRANTS)}.",
             "subject_token": "For `token-exchange`: an access token of the task.",
             "subject_token_type": f"`{ACCESS_TOKEN_TYPE}`.",
             "assertion": "For `jwt-bearer`: a workload's token, or an ID-JAG.",
+            "refresh_token": "The refresh token of a consented session; used once.",
             "code": "The code of a consent.",
             "code_verifier": "The verifier of the authorization request (RFC 7636).",
             "redirect_uri": "That of the authorization request.",

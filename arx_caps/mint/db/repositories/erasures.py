@@ -13,7 +13,16 @@ from sqlalchemy.engine import Connection
 
 from arx_caps.mint.db.database import PAGE, Database, Rows, now_ms, plain
 from arx_caps.mint.db.events import Event, Recorded
-from arx_caps.mint.db.tables import APPROVALS, OAUTH_CONSENTS, OUTBOX, REPEATS, SESSIONS, TASK_GRANTS, TASKS
+from arx_caps.mint.db.tables import (
+    APPROVALS,
+    OAUTH_CONSENTS,
+    OAUTH_REFRESHES,
+    OUTBOX,
+    REPEATS,
+    SESSIONS,
+    TASK_GRANTS,
+    TASKS,
+)
 from arx_verifier.token import subject_target
 
 ERASED: Final = "mint.erased"
@@ -94,6 +103,7 @@ class ErasureRepository:
                 delete(OAUTH_CONSENTS).where(OAUTH_CONSENTS.c.until < now_ms(), OAUTH_CONSENTS.c.session.is_(None))
             )
             for part in _parts(sessions):
+                c.execute(delete(OAUTH_REFRESHES).where(OAUTH_REFRESHES.c.session.in_(part)))
                 c.execute(update(SESSIONS).where(SESSIONS.c.id.in_(part)).values(dict.fromkeys(_OF_PERSON)))
             for part in _parts(tasks):
                 c.execute(delete(TASK_GRANTS).where(TASK_GRANTS.c.task.in_(part)))

@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The grant ``refresh_token``: the next task in a consented session, which it renews.  CONTROL 5.9, RFC 6749 6."""
+
+import hashlib
+import secrets
+from collections.abc import Mapping
+from typing import Any, Final
+
+import msgspec
+
+from arx_caps.mint.context import Born, MintContext
+from arx_caps.mint.db.database import now_ms
+from arx_caps.mint.db.unit_of_work import UnitOfWork
+from arx_caps.mint.identity.authenticate import AuthenticatedCaller
+from arx_caps.mint.oauth.clients import OAuthClient
+from arx_caps.mint.oauth.errors import OAuthError
+from arx_caps.mint.oauth.handles import Issued, issue_handle
+from arx_caps.mint.tasks.issue import TaskRequest, start_task
+from arx_caps.mint.tasks.liveness import session_targets
+from arx_caps.mint.tasks.revoke import end_session
+from arx_caps.mint.tasks.sessions import renew_session
+from arx_verifier.errors import GrantError, refusal
+from arx_verifier.jcs import jcs
+from arx_verifier.token import wire
+
+REFRESH_PREFIX: Final = "arxr1_"  # secret scanners find leaked ones by it
+REFRESH_BYTES: Final = 32
+_KEPT: Final = ("client", "resource", "audience", "template", "terms", "params", "tools")
+_WRONG: Final = "the refresh token is unknown, used, expired, or another client's"
+
+
+def new_refresh(mint: MintContext, session: Mapping[str, Any], about: Mapping[str, Any]) -> str:
+    """Return a new refresh token, a secret.
+
+    Args:
+        mint: The mint.
+        session: The session's row.
+        about: The members of its row that say which task it is for.
+    """
+    token = REFRESH_PREFIX + wire.text_of(secrets.token_bytes(REFRESH_BYTES))
+    row = {name: about[name] for name in _KEPT} | {"session": session["id"], "until": session["ends_at"]}
+    mint.db.oauth_refreshes.add(row | {"digest": _digest(token)})
+    return token
+
+
+def terms_of(mint: MintContext, template: str) -> str:
+    """Return a digest of a template as the policy writes it: a person consents to that text alone."""
+    tables = mint.policy.text.document["task"]
+    return hashlib.sha256(jcs(tables.get(template, tables))).hexdigest()
+
+
+def find_refresh(mint: MintContext, token: str) -> dict[str, Any] | None:
+    """Return the row of a refresh token, or None."""
+    return mint.db.oauth_refreshes.find(_digest(token))
+
+
+def grant_refresh_token(
+    mint: MintContext, unit: UnitOfWork, born: Born, client: OAuthClient, form: Mapping[str, str]
+) -> Issued:
+    """Renew a consented session, start its next task, and issue an access token and the next refresh token.
+
+    Args:
+        mint: The mint.
+        unit: The call's unit of work.
+        born: The position in the kill epoch that was read before the client was authenticated.
+        client: The client.
+        form: ``refresh_token``, and ``scope`` and ``resource`` if the client repeats them.
+
+    Raises:
+        OAuthError: ``invalid_grant``: the refresh token is wrong or was used, and then the session is ended.
+        GrantError: The policy refuses.
+        RevokedError: A target of the session was killed or is frozen.
+        UnavailableError: The kill epoch is unknown now.
+    """
+    row = find_refresh(mint, form.get("refresh_token", ""))
+    session = None if row is None else mint.db.sessions.find(row["session"])
+    if row is None or session is None or row["client"] != client.id:
+        raise OAuthError("invalid_grant", _WRONG)
+    if row["used_at"] is not None:
+        _end_reused(mint, session)
+    if session["status"] != "open" or session["expires_at"] <= now_ms():
+        raise OAuthError("invalid_grant", "the session is over")
+    if form.get("resource", row["resource"]) != row["resource"]:
+        raise OAuthError("invalid_target", "resource: expected that of the authorization request")
+    if form.get("scope", row["template"]) != row["template"]:
+        raise OAuthError("invalid_scope", "scope: expected that of the authorization request")
+    if row["template"] not in mint.policy.templates or terms_of(mint, row["template"]) != row["terms"]:
+        raise OAuthError("invalid_grant", "the policy has changed the task since the consent")
+    agent = mint.db.agents.find(client.agent)
+    if agent is None or agent["status"] != "active":
+        raise refusal("frozen")
+    # From the session's birth: a kill since then has ended it.
+    if session["incarnation"] != born.incarnation:
+        raise refusal("revoked")
+    mint.require(Born(session["incarnation"], session["born"]), session_targets(session))
+    if not mint.db.oauth_refreshes.use(row["digest"]):
+        _end_reused(mint, session)
+    key = f"client:{client.id}"
+    caller = AuthenticatedCaller("agent", client.agent, session, born, int(session["expires_at"]), key, agent)
+    try:
+        session = renew_session(mint, unit, caller).row
+    except GrantError as error:
+        raise OAuthError("invalid_grant", str(error)) from error
+    caller = AuthenticatedCaller("agent", client.agent, session, born, int(session["expires_at"]), key, agent)
+    tools = None if row["tools"] is None else msgspec.json.decode(row["tools"], type=tuple[str, ...])
+    params = msgspec.json.decode(row["params"], type=dict[str, Any])
+    # Depth 0, as the person consented to.
+    task = start_task(mint, unit, caller, TaskRequest(row["template"], params, None, tools, 0))
+    issued = issue_handle(mint, unit, client, task.row, resource=row["resource"], audience=row["audience"])
+    return issued._replace(refresh=new_refresh(mint, session, row))
+
+
+def _end_reused(mint: MintContext, session: Mapping[str, Any]) -> None:
+    """End the session of a refresh token that came twice, and refuse.
+
+    Raises:
+        OAuthError: ``invalid_grant``.
+    """
+    # RFC 9700 4.14: one of the two who used it is a thief, and the mint cannot know which.
+    end_session(mint, session, f"agent:{session['agent']}")
+    raise OAuthError("invalid_grant", _WRONG)
+
+
+def _digest(token: str) -> str:
+    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
