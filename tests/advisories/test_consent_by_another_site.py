@@ -15,7 +15,7 @@ def test_the_page_names_all_and_runs_nothing(flow: Flow, idp: Issuer) -> None:
     """Agent, client, task, tool, arguments, duration, person; strict headers; no script, and nothing unescaped."""
     idp.person = {"sub": '<script>"&\u00e4nn'}
     page = flow.page(authorization_details='[{"type":"arx_task","params":{"order_id":"<b>o</b>"}}]')
-    for text in (AGENT, flow.client.id, "lookup", "orders.get", RESOURCE, "5m", idp.url, "http://127.0.0.1:53211"):
+    for text in (AGENT, flow.client.id, "lookup", "orders.get", RESOURCE, "1h", idp.url, "http://127.0.0.1:53211"):
         assert text in page.text
     assert "&lt;b&gt;o&lt;/b&gt;" in page.text
     assert "<b>" not in page.text
