@@ -116,8 +116,9 @@ def read_params(consent: Consent, form: Mapping[str, str]) -> dict[str, Any]:
 
 def _life_ms(consent: Consent) -> int:
     """Return how long the session lives at most, ms, in whole minutes: the program can go on with it."""
-    ends_at = within_login(consent.terms, consent.row["subject_until"], now_ms() + consent.terms.ttl_ms)
-    return max(ends_at - now_ms(), 0) // 60_000 * 60_000 + 60_000
+    now = now_ms()
+    life_ms = within_login(consent.terms, consent.row["subject_until"], now + consent.terms.ttl_ms) - now
+    return max(-(-life_ms // 60_000), 1) * 60_000
 
 
 def _value(consent: Consent, name: str, text: str) -> Any:
