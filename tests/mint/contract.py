@@ -160,7 +160,8 @@ class Contract:
         headers = {name: text for name, text in asked.pop("headers").items() if name not in PLACEHOLDERS}
         kind = {"Content-Type": case.media_type} if case.media_type else {}
         content = asked.get("data")
-        body = {"json": asked["json"]} if "json" in asked else {"content": content} if content is not None else {}
+        written = "data" if isinstance(content, dict) else "content"  # a form, or bytes
+        body = {"json": asked["json"]} if "json" in asked else {written: content} if content is not None else {}
         # A value that no header can hold is the client's mistake, not the mint's.
         visible = {name: text for name, text in headers.items() if text.isascii() and text.isprintable()}
         request = self._http.build_request(
