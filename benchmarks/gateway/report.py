@@ -9,6 +9,9 @@ from benchmarks.kill_report import table
 
 P50_MS: Final = 0.6
 P99_MS: Final = 1.5
+# What a bare pass-through added on the machine where the goals were set, ms: the goals are 2.3 and 4.4 times as much.
+BARE_P50_MS: Final = 0.26
+BARE_P99_MS: Final = 0.34
 SHARE: Final = 0.8
 STREAM_BYTES: Final = 64 * 1024
 STREAMS: Final = 1_000
@@ -29,6 +32,17 @@ def table_of_goals(found: Mapping[str, Any]) -> str:
             *(f"{calls[who][key]:.2f}" for who in (ARX, SHARED, BARE, CADDY)),
         )
         for name, goal, key in (("p50", P50_MS, "added_p50_ms"), ("p99", P99_MS, "added_p99_ms"))
+    ]
+    rows += [
+        (
+            f"{name}, times what the pass-through adds",
+            f"at most {goal:.1f}",
+            *(f"{calls[who][key] / calls[BARE][key]:.1f}" for who in (ARX, SHARED, BARE, CADDY)),
+        )
+        for name, goal, key in (
+            ("p50", P50_MS / BARE_P50_MS, "added_p50_ms"),
+            ("p99", P99_MS / BARE_P99_MS, "added_p99_ms"),
+        )
     ]
     shares = (f"{crowd[who]['share']:.0%}" for who in (ARX, SHARED, BARE, CADDY))
     rows.append(("calls a second of 16 clients, of those direct", f"at least {SHARE:.0%}", *shares))
