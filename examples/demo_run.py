@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
+LONGEST_S = 300  # a demo takes seconds; one that waits in vain, such as for a process that cannot start, ends
+
 Started = TypeVar("Started")
 
 
@@ -72,8 +74,9 @@ def run_demo(
         set_up: Starts the processes of a realm.
         play: Yields what came of each step.
     """
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGALRM):
         signal.signal(number, leave)
+    signal.alarm(LONGEST_S)
     began, came = time.monotonic(), {}
     with tempfile.TemporaryDirectory(prefix="arx-demo-") as folder, contextlib.ExitStack() as stack:
         realm = Realm(Path(folder) / "realm", stack)

@@ -59,7 +59,7 @@ BOOKS = Server(
         'path must be "report.xlsx", got "salaries.xlsx"',
         "it calls a tool that is hidden from it": "delete_sheet was refused: the tool must be books.create_workbook or "
         'books.describe_workbook or books.subscriptions.listen, got "books.delete_sheet"',
-        "every verifier confirms the kill of its agent": "3 of 3 verifiers confirmed",
+        "every verifier confirms the kill of its agent": "2 of 2 verifiers confirmed",
         "the kill ends its open stream": ENDED,
         "it calls the first tool again": ENDED,
         "the signed log has what the gateway decided": "allow, allow, end, deny",
@@ -116,15 +116,21 @@ def install_programs(source: str) -> list[Path]:
     return [own / "bin", node / "node_modules" / ".bin"]
 
 
-def write_files(folder: Path) -> dict[str, Any]:
-    """Write policy and gateway's file as an operator does, with addresses and a folder of this machine; return both."""
+def write_files(folder: Path, server: Server) -> dict[str, Any]:
+    """Write policy and gateway's file as an operator does, with addresses and a folder of this machine; return both.
+
+    The gateway's file has the upstream of this server alone: the other server is not installed.
+    """
     (folder / "data").mkdir()
     changes = {"/data": str(folder / "data")}
     for address, own in zip(("http://127.0.0.1:9011", "http://127.0.0.1:9012"), free_addresses(2), strict=True):
         changes |= {address: own, address.removeprefix("http://"): own.removeprefix("http://")}
     written: dict[str, Any] = {}
     for name, place in (("gateway_policy.toml", "policy.toml"), ("gateway.toml", "gateway.toml")):
-        text = (HERE / name).read_text()
+        tables = (HERE / name).read_text().split("\n\n")
+        text = "\n\n".join(
+            table for table in tables if table.startswith(f"[upstream.{server.name}]") or "[upstream." not in table
+        )
         for old, new in changes.items():
             text = text.replace(old, new)
         (folder / place).write_text(text)
@@ -136,7 +142,7 @@ def set_up(realm: Realm, server: Server, programs: list[Path]) -> Started:
     """Start the mint and the gateway, and a task of the agent."""
     realm.environment["PATH"] = os.pathsep.join([*map(str, programs), realm.environment["PATH"]])
     realm.arx("init", realm.folder, "--name", "acme", "--issuer", *free_addresses(1))
-    files = write_files(realm.folder)
+    files = write_files(realm.folder, server)
     up = realm.start("-m", "arx_caps.cli", "up", "--quiet", "--gateway", realm.folder / "gateway.toml")
     next(line for line in up if line.startswith("ready: the gateway"))
     key, session, bundle = (realm.folder / name for name in ("report.key.json", "session.json", "task.bundle"))
