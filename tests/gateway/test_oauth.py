@@ -226,7 +226,7 @@ def without_mint(world: OAuthWorld) -> Iterator[None]:
         yield
     finally:
         os.kill(supervisor, signal.SIGCONT)
-    until(lambda: answers(f"http://127.0.0.1:{world.mint}/healthz"))
+    until(lambda: "restarted the mint" in world.log())  # a stop before that would find a mint that is just starting
 
 
 def test_without_a_mint_known_access_tokens_go_on_and_a_kill_ends_them(world: OAuthWorld) -> None:
@@ -241,9 +241,9 @@ def test_without_a_mint_known_access_tokens_go_on_and_a_kill_ends_them(world: OA
         task = json.loads(payload_of(known["authorization"]))["tid"]
         words = ["kill", "task", task, "--reason", "a test", "--yes", "--direct"]
         command = [sys.executable, "-m", "arx_caps.cli", *words]
-        # The dead mint cannot confirm it.
+        # The dead mint cannot confirm it; on a loaded machine its lease has ended, and no one waits for it.
         done = subprocess.run(command, cwd=world.folder, env=world.environment, capture_output=True, check=False)
-        assert done.returncode == exit_codes.INCOMPLETE, done.stderr
+        assert done.returncode in (exit_codes.OK, exit_codes.INCOMPLETE), done.stderr
         until(lambda: httpx.get(url, headers=known).status_code == 401)
         assert httpx.get(url, headers=known).json()["code"] == "revoked"
     until(lambda: httpx.get(url, headers=new).status_code == 200)
