@@ -18,7 +18,7 @@ from tests.mint.harness import AGENT, ISSUER, Harness, Holder
 pytestmark = pytest.mark.sqlite
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "QUERY")
-OPEN = ("/healthz", "/readyz", "/metrics", "/openapi.json", "/problems/{code}")  # and /.well-known/…
+OPEN = ("/healthz", "/readyz", "/metrics", "/openapi.json", "/problems/{code}", "/oauth/jwks")  # and /.well-known/…
 
 
 def sample(path: str) -> str:
@@ -38,7 +38,7 @@ def paths(harness: Harness) -> list[str]:
 
 @pytest.mark.slow
 def test_a_stranger_is_told_nothing_by_any_route(unit: Harness) -> None:
-    """No token, a scheme of another kind, junk, a proof without a token: 401, or 405 before anything is looked at."""
+    """No token, a scheme of another kind, junk, a proof without a token: 401, or 405 before anything is looked at; OAuth has 400 too."""
     agent = unit.enrol()
     junk = Holder(unit, agent.key, "arx1_AAAA")
     before, known = unit.events(), unit.mint.db.agents.list()
@@ -56,7 +56,9 @@ def test_a_stranger_is_told_nothing_by_any_route(unit: Harness) -> None:
                 answer = unit.client.request(
                     method, path, headers={**headers, "Content-Type": "application/json"}, content=content
                 )
-                assert answer.status_code in (401, 405), (method, path, headers, answer.status_code, answer.text)
+                # RFC 6749 5.2: a request of OAuth that is no form, or has not what it needs, is 400.
+                refused = (400, 401, 405) if path.startswith("/oauth/") else (401, 405)
+                assert answer.status_code in refused, (method, path, headers, answer.status_code, answer.text)
     assert (unit.events(), unit.mint.db.agents.list()) == (before, known)
 
 
