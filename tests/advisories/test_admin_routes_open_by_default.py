@@ -38,7 +38,9 @@ def paths(harness: Harness) -> list[str]:
 
 @pytest.mark.slow
 def test_a_stranger_is_told_nothing_by_any_route(unit: Harness) -> None:
-    """No token, a scheme of another kind, junk, a proof without a token: 401, or 405 before anything is looked at; OAuth has 400 too."""
+    """
+    No token, a scheme of another kind, junk, a proof without a token: 401, or 405 before anything is looked at.
+    """
     agent = unit.enrol()
     junk = Holder(unit, agent.key, "arx1_AAAA")
     before, known = unit.events(), unit.mint.db.agents.list()

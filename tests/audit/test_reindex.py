@@ -100,7 +100,7 @@ def test_files_that_are_not_its_own_change_nothing(store: LogStore, older: LogSt
     folder, size = tmp_path / "log", older.size()
     bundle = folder / "tile/entries/000"
     whole = bundle.read_bytes()
-    bundle.write_bytes(whole[:-1] + b"x")
+    bundle.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     with pytest.raises(TamperedError, match="of the files is not what was signed"):
         reindex(older, folder, LOG.key, **WHO)
     bundle.unlink()
