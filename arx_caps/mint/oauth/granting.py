@@ -190,7 +190,7 @@ def _in_session(
 
 def _is_opened_by(session: Mapping[str, Any], opener: Opener) -> bool:
     """Return whether a session has this credential and this subject, with the claims that the subject has now."""
-    # Otherwise a client without a subject would go on with a session, and so with the rights, of somebody.
+    # Otherwise a client without a subject would go on with a session, and so with the rights, of another person.
     columns = subject_columns(opener)
     return all(session[name] == columns[name] for name in columns if name != "subject_until")
 
