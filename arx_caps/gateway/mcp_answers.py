@@ -28,8 +28,8 @@ _MEMBERS: Final = {str(message.lists): message for message in _LISTS.values()}
 _SPELT: Final = {member.casefold(): member for member in _MEMBERS}
 
 
-class Asked(NamedTuple):
-    """What an upstream answers.
+class AnsweredMessage(NamedTuple):
+    """The message of a client that an upstream answers.
 
     Attributes:
         owner: The client.
@@ -71,7 +71,7 @@ class McpAnswers:
         self._name, self._messages, self._tasks = name, messages, tasks
         self._longest, self._lists_tasks = longest, lists_tasks
 
-    def whole(self, status: int, data: bytes, asked: Asked) -> bytes:
+    def whole(self, status: int, data: bytes, asked: AnsweredMessage) -> bytes:
         """Return the body of an answer that is no stream, as the client gets it.
 
         Args:
@@ -88,7 +88,7 @@ class McpAnswers:
             return b""  # the page of a server or a proxy: its status says what a client has to know
         return self.shown(data, asked)
 
-    async def stream(self, parts: AsyncIterator[bytes], asked: Asked) -> AsyncIterator[bytes]:
+    async def stream(self, parts: AsyncIterator[bytes], asked: AnsweredMessage) -> AsyncIterator[bytes]:
         """Yield the events of a stream as the client gets them.
 
         Args:
@@ -108,7 +108,7 @@ class McpAnswers:
         except RequestError as error:
             raise UpstreamError(f"upstream {self._name}: {error}", sent=True) from None
 
-    def shown(self, data: bytes, asked: Asked) -> bytes:
+    def shown(self, data: bytes, asked: AnsweredMessage) -> bytes:
         """Return a message as the client gets it.
 
         Args:
@@ -130,7 +130,7 @@ class McpAnswers:
             changed |= self._filter(found["result"], asked, asked.screened)
         return written(found) if changed else data
 
-    def _check(self, found: dict[str, Any], asked: Asked) -> None:
+    def _check(self, found: dict[str, Any], asked: AnsweredMessage) -> None:
         """Require that a result answers what was asked: a client finds the request of a result by its id.
 
         Raises:
@@ -144,7 +144,7 @@ class McpAnswers:
         if asked.id is not None and (type(identity) is not type(asked.id) or identity != asked.id):
             raise self._error("another request than the one that was sent")
 
-    def _filter(self, result: Any, asked: Asked, screened: Screened) -> bool:
+    def _filter(self, result: Any, asked: AnsweredMessage, screened: Screened) -> bool:
         """Change the result of a message that called nothing to what the client may see; return whether it differs.
 
         Raises:

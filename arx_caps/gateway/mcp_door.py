@@ -15,7 +15,7 @@ from typing import Any, Final
 from arx_caps.gateway.asgi import Receive, Scope, Send, pass_on, read_body
 from arx_caps.gateway.bound_ids import BoundIds, owner_of
 from arx_caps.gateway.forwarder import Forwarder, answer_headers, read_whole
-from arx_caps.gateway.mcp_answers import Asked, McpAnswers
+from arx_caps.gateway.mcp_answers import AnsweredMessage, McpAnswers
 from arx_caps.gateway.mcp_exchange import Headers, McpExchange, error_message
 from arx_caps.gateway.mcp_schemas import input_schema
 from arx_caps.gateway.mcp_stdio import StdioUpstream
@@ -192,7 +192,7 @@ class McpDoor:
             async with self._sent(exchange, message, facts) as answer:
                 work.streams = work.streams or answer.content_type == _STREAM
                 return await self._answer(
-                    exchange, answer, Asked(facts, message.method, message.id, None), receive, work.check
+                    exchange, answer, AnsweredMessage(facts, message.method, message.id, None), receive, work.check
                 )
 
         try:
@@ -209,9 +209,9 @@ class McpDoor:
         """Forward a message that calls nothing, or a request for the stream of a session or for its end."""
         facts = screened.proven.facts
         self._rates.charge(facts.agent)
-        asked = Asked(facts, "", None, screened)
+        asked = AnsweredMessage(facts, "", None, screened)
         if message is not None and message.method:
-            asked = Asked(facts, message.method, message.id, screened)
+            asked = AnsweredMessage(facts, message.method, message.id, screened)
 
         async def forward() -> _Whole | None:
             async with self._sent(exchange, message, facts) as answer:
@@ -231,7 +231,7 @@ class McpDoor:
         self,
         exchange: McpExchange,
         answer: UpstreamAnswer,
-        asked: Asked,
+        asked: AnsweredMessage,
         receive: Receive,
         check: Callable[[], None],
     ) -> _Whole | None:
