@@ -23,10 +23,10 @@ from arx_caps.mint.identity.session_login import Opener, subject_columns, subjec
 from arx_caps.mint.login.oidc import PAGE_MS, challenge_of
 from arx_caps.mint.oauth.clients import OAuthClient, find_client
 from arx_caps.mint.oauth.errors import OAuthError
-from arx_caps.mint.oauth.granting import Wanted, read_wanted
 from arx_caps.mint.oauth.handles import Issued, issue_handle
 from arx_caps.mint.oauth.redirects import fits_redirect
 from arx_caps.mint.oauth.refresh import new_refresh, terms_of
+from arx_caps.mint.oauth.task_grant import Wanted, read_wanted
 from arx_caps.mint.policy.issuers import Subject
 from arx_caps.mint.policy.model import SessionTerms
 from arx_caps.mint.policy.tables import Template

@@ -15,8 +15,8 @@ from arx_caps.mint.identity.issuer_token import IssuerToken, is_identity_asserti
 from arx_caps.mint.identity.session_login import Opener, agent_of_workload, subject_in
 from arx_caps.mint.oauth.clients import OAuthClient, authenticate_client, named_client
 from arx_caps.mint.oauth.errors import OAuthCode, OAuthError
-from arx_caps.mint.oauth.granting import issue_in_session, opener_of
 from arx_caps.mint.oauth.handles import Issued
+from arx_caps.mint.oauth.task_grant import issue_in_session, opener_of
 from arx_verifier.errors import GrantError
 
 JWT_BEARER: Final = "urn:ietf:params:oauth:grant-type:jwt-bearer"

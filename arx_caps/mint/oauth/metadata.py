@@ -6,8 +6,8 @@ from typing import Final
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from arx_caps.mint.oauth.granting import DETAILS_TYPE
 from arx_caps.mint.oauth.jwt_bearer import ID_JAG_PROFILE, JWT_BEARER
+from arx_caps.mint.oauth.task_grant import DETAILS_TYPE
 from arx_caps.mint.oauth.token_exchange import TOKEN_EXCHANGE
 
 AUTHORIZE: Final = "/oauth/authorize"

@@ -14,8 +14,8 @@ from arx_caps.mint.context import Born, MintContext
 from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_caps.mint.oauth.clients import OAuthClient
 from arx_caps.mint.oauth.errors import OAuthError
-from arx_caps.mint.oauth.granting import audience_at, read_details
 from arx_caps.mint.oauth.handles import Handle, Issued, find_handle, holder_of, issue_handle, recipe_for
+from arx_caps.mint.oauth.task_grant import audience_at, read_details
 from arx_caps.mint.tasks.reissue import reissue_tokens
 from arx_caps.mint.tasks.token_exchange import prove_own
 from arx_verifier.constraints import Rule
