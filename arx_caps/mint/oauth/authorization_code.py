@@ -217,8 +217,7 @@ def grant_authorization_code(
     if not consents.use(row["id"]):
         _end_replayed(mint, row)
         raise OAuthError("invalid_grant", _WRONG)
-    # No thumbprint: no proof is by this key, so the session's token is of no use to anyone.
-    key = f"client:{client.id}"
+    key = client.session_key
     opener = Opener(agent, {"client": client.id, "consent": row["id"]}, subject, row["subject_until"])
     session = open_for(mint, unit, born, opener, key, ttl=None, purpose=None).row
     if not consents.bind(row["id"], session["id"]):

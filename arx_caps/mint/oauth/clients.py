@@ -59,6 +59,12 @@ class OAuthClient(NamedTuple):
     public: bool
     proven: bool = True
 
+    @property
+    def session_key(self) -> str:
+        """What its sessions are bound to in the place of a key."""
+        # No thumbprint: no proof is by this key, so the session's token is of no use to anyone.
+        return f"client:{self.id}"
+
 
 class _Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     # No key and no URL of one: a caller must not choose what it is verified with (RFC 8725 3.5).
@@ -81,7 +87,7 @@ _HEADER: Final = msgspec.json.Decoder(_Header)
 def new_secret() -> tuple[str, str]:
     """Return a new client secret, and its digest for the database."""
     secret = SECRET_PREFIX + wire.text_of(secrets.token_bytes(SECRET_BYTES))
-    return secret, _digest(secret)
+    return secret, digest_of_secret(secret)
 
 
 def read_client_keys(written: Sequence[Any]) -> list[dict[str, str]]:
@@ -141,7 +147,7 @@ def authenticate_client(
         found = _registered(mint, name)
         expected = found["secret"] if found is not None and found["secret"] is not None else _NO_SECRET
         # Compared in any case: the time of an answer must not show which clients exist.
-        if not hmac.compare_digest(_digest(secret), expected) or found is None:
+        if not hmac.compare_digest(digest_of_secret(secret), expected) or found is None:
             raise OAuthError("invalid_client", _WRONG)
         row = found
     if form.get("client_id", row["id"]) != row["id"]:
@@ -270,5 +276,6 @@ def _registered(mint: MintContext, client: str) -> dict[str, Any] | None:
     return row if row is not None and row["ended_at"] is None else None
 
 
-def _digest(secret: str) -> str:
+def digest_of_secret(secret: str) -> str:
+    """Return what the database keeps of a random secret that a client presents."""
     return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()

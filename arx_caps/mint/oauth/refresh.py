@@ -12,7 +12,7 @@ from arx_caps.mint.context import Born, MintContext
 from arx_caps.mint.db.database import now_ms
 from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_caps.mint.identity.authenticate import AuthenticatedCaller
-from arx_caps.mint.oauth.clients import OAuthClient
+from arx_caps.mint.oauth.clients import OAuthClient, digest_of_secret
 from arx_caps.mint.oauth.errors import OAuthError
 from arx_caps.mint.oauth.handles import Issued, issue_handle
 from arx_caps.mint.tasks.issue import TaskRequest, start_task
@@ -39,7 +39,7 @@ def new_refresh(mint: MintContext, session: Mapping[str, Any], about: Mapping[st
     """
     token = REFRESH_PREFIX + wire.text_of(secrets.token_bytes(REFRESH_BYTES))
     row = {name: about[name] for name in _KEPT} | {"session": session["id"], "until": session["ends_at"]}
-    mint.db.oauth_refreshes.add(row | {"digest": _digest(token)})
+    mint.db.oauth_refreshes.add(row | {"digest": digest_of_secret(token)})
     return token
 
 
@@ -51,7 +51,7 @@ def terms_of(mint: MintContext, template: str) -> str:
 
 def find_refresh(mint: MintContext, token: str) -> dict[str, Any] | None:
     """Return the row of a refresh token, or None."""
-    return mint.db.oauth_refreshes.find(_digest(token))
+    return mint.db.oauth_refreshes.find(digest_of_secret(token))
 
 
 def grant_refresh_token(
@@ -95,7 +95,7 @@ def grant_refresh_token(
     mint.require(Born(session["incarnation"], session["born"]), session_targets(session))
     if not mint.db.oauth_refreshes.use(row["digest"]):
         _end_reused(mint, session)
-    key = f"client:{client.id}"
+    key = client.session_key
     caller = AuthenticatedCaller("agent", client.agent, session, born, int(session["expires_at"]), key, agent)
     try:
         session = renew_session(mint, unit, caller).row
@@ -119,7 +119,3 @@ def _end_reused(mint: MintContext, session: Mapping[str, Any]) -> None:
     # RFC 9700 4.14: one of the two who used it is a thief, and the mint cannot know which.
     end_session(mint, session, f"agent:{session['agent']}")
     raise OAuthError("invalid_grant", _WRONG)
-
-
-def _digest(token: str) -> str:
-    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()

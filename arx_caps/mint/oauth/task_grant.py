@@ -180,7 +180,7 @@ def _in_session(
     mint: MintContext, unit: UnitOfWork, born: Born, client: OAuthClient, opener: Opener
 ) -> AuthenticatedCaller:
     """Return the client's agent in its newest session that was opened as this one would be, or in a new one."""
-    key = f"client:{client.id}"  # no thumbprint: no proof is by this key, so the session's token is of no use to anyone
+    key = client.session_key
     rows = (row for row in mint.db.oauth_handles.sessions(client.id) if _is_opened_by(row, opener))
     session = next((row for row in rows if _goes_on(mint, born, row)), None)
     if session is None:
