@@ -20,7 +20,7 @@ ALGORITHMS: Final = ("ES256", "EdDSA", "Ed25519")
 
 
 class Metadata(msgspec.Struct, frozen=True, kw_only=True):
-    """The metadata; what is not in it is not there."""
+    """What the authorization server offers (RFC 8414 2): an endpoint is left out if the mint does not have it."""
 
     issuer: str
     authorization_endpoint: str | UnsetType = UNSET
