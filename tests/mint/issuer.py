@@ -98,11 +98,18 @@ class KeyServer:
 @contextmanager
 def key_server() -> Iterator[KeyServer]:
     made = KeyServer()
-    thread = threading.Thread(target=made.server.serve_forever, kwargs={"poll_interval": 0.02})
+    with served(made.server):
+        yield made
+
+
+@contextmanager
+def served(server: ThreadingHTTPServer) -> Iterator[None]:
+    """Serve in a thread, and stop at the end."""
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     try:
-        yield made
+        yield
     finally:
-        made.server.shutdown()
-        made.server.server_close()
+        server.shutdown()
+        server.server_close()
         thread.join()

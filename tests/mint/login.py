@@ -6,7 +6,6 @@ import hashlib
 import json
 import re
 import secrets
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +24,7 @@ from joserfc.jwk import ECKey
 from arx_caps.access_token import AccessToken, read_access_token
 from arx_caps.realm import Login
 from tests.mint.harness import ISSUER, Harness, now_ms, open_unit
+from tests.mint.issuer import served
 from tests.mint.oauth import RESOURCE, Client
 
 MINT_CLIENT, MINT_SECRET = "arx-mint", "s3cret-of-the-mint"
@@ -150,14 +150,8 @@ class Issuer:
 @contextmanager
 def issuer() -> Iterator[Issuer]:
     made = Issuer()
-    thread = threading.Thread(target=made.server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    try:
+    with served(made.server):
         yield made
-    finally:
-        made.server.shutdown()
-        made.server.server_close()
-        thread.join()
 
 
 def settings(url: str) -> str:
