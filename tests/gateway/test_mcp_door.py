@@ -10,6 +10,7 @@ import pytest
 
 from arx_verifier import Rule
 from arx_verifier.testing import UnsafeTestRealm
+from arx_verifier.verification.freshness import CLOSING_NS
 from tests.gateway.door import Answer, Door, Upstream, exchange, signed
 from tests.servers import until
 
@@ -102,7 +103,7 @@ def test_a_refusal_has_one_length() -> None:
 def test_a_stream_that_ends_with_its_grant_has_one_end(late: list[bytes], monkeypatch: pytest.MonkeyPatch) -> None:
     """Its last event is the refusal, also if the upstream ended it first, or has sent more."""
     realm = UnsafeTestRealm("files")
-    monkeypatch.setattr(realm.epochs, "lease_left_ns", lambda: 1_000_000)
+    monkeypatch.setattr(realm.epochs, "lease_left_ns", lambda: CLOSING_NS + 1_000_000)
 
     class Killed(Answer):
         async def iter_any(self) -> AsyncIterator[bytes]:
