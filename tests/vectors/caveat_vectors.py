@@ -132,10 +132,14 @@ def calls() -> Vectors:
     needs = mint(ANYTHING | {"require": ["call"]})
     signed, by_tool = needs.with_caveats(call(http)), needs.with_caveats(call(tool))
 
+    unseen = http | {"http": http["http"] | {"body": None}}  # type: ignore[operator]
+    rule = {"args": {"id": {"min": 1}}, "tool": "orders.put"}
+    in_path, other = mint({"allow": [rule]}), mint({"allow": [rule | {"args": {"id": {"min": 2}}, "open": True}]})
+
     def bare(target: str) -> dict[str, object]:
         return http | {"http": http["http"] | {"target": target}}  # type: ignore[operator]
 
-    def changed(**members: str) -> dict[str, Any]:
+    def changed(**members: str | None) -> dict[str, Any]:
         return http | {"http": http["http"] | members}  # type: ignore[operator]
 
     return {
@@ -193,6 +197,16 @@ def calls() -> Vectors:
             "8.2", "proof_invalid", needs.with_caveats(call(bare("/orders"))), "a query of ?", request=bare("/orders??")
         ),
         "call-http": vector("8.2", "grant", signed, "the request that was signed", request=http),
+        "call-unseen": vector("8.5", "request_unseen", signed, "the proof is of a body", request=changed(body=None)),
+        "call-unseen-open": vector(
+            "8.5", "grant", needs.with_caveats(call(changed(body=None))), "any body", request=changed(body=None)
+        ),
+        "call-unseen-closed": vector(
+            "8.5", "request_unseen", in_path.with_caveats(call(unseen)), "its arguments are ruled", request=unseen
+        ),
+        "call-unseen-wrong": vector(
+            "8.5", "argument_not_allowed", other.with_caveats(call(unseen)), "a seen one is wrong", request=unseen
+        ),
         "call-tool": vector("8.2", "grant", by_tool, "arguments as RFC 8785 writes them", request=tool),
         "call-oldest": vector("8.3", "grant", signed, "10 s old", request=http | {"at": AT + 10_000}),
         "call-earliest": vector("8.3", "grant", signed, "2 s ahead", request=http | {"at": AT - 2_000}),

@@ -134,7 +134,7 @@ def call(request: dict[str, Any], *, at: int = AT, audience: str = "orders", non
     if http is None:
         fields = (b"tool", request["tool"].encode(), canonical(request["args"]))
     else:
-        body = hashlib.sha256(http["body"].encode()).digest()
+        body = bytes(32) if http["body"] is None else hashlib.sha256(http["body"].encode()).digest()
         fields = (b"http", http["method"].encode(), http["target"].encode(), body)
     start = (b"arx/1/call", audience.encode(), str(at).encode(), text(nonce).encode())
     digest = hashlib.sha256(prefixed(*start, *fields)).digest()

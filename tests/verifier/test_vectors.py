@@ -16,7 +16,7 @@ from arx_verifier import jcs
 from arx_verifier.constraints.constraint import Constraint
 from arx_verifier.constraints.rule import Rule
 from arx_verifier.journal.decision import InMemoryDecisions
-from arx_verifier.request import AccessRequest, HttpCall
+from arx_verifier.request import UNSEEN_BODY, AccessRequest, HttpCall
 from arx_verifier.revocation.epoch import FOREVER_NS, EpochTable, Lease
 from arx_verifier.token import call_proof
 from arx_verifier.token.caveats import Caveat
@@ -52,7 +52,8 @@ def request_of(vector: dict[str, Any]) -> AccessRequest:
     asked = dict(vector["request"])
     http = asked.pop("http", None)
     if http is not None:
-        http = HttpCall(http["method"], http["target"].encode(), hashlib.sha256(http["body"].encode()).digest())
+        body = UNSEEN_BODY if http["body"] is None else hashlib.sha256(http["body"].encode()).digest()
+        http = HttpCall(http["method"], http["target"].encode(), body)
     return AccessRequest(**asked, http=http)
 
 

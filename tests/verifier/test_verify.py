@@ -17,6 +17,7 @@ from arx_verifier.errors import (
     refusal,
 )
 from arx_verifier.journal.decision import Decision, InMemoryDecisions
+from arx_verifier.request import UNSEEN_BODY, HttpCall
 from arx_verifier.revocation.epoch import UnsafeLocalEpochs
 from arx_verifier.token import chain, wire
 from arx_verifier.token.caveats import Caveat
@@ -104,6 +105,7 @@ def told(token: str, request: object = None, **parts: object) -> Callable[[], De
 
 
 ATTENUATE = Caveat(allow=(Rule(tool="orders.get", args={"id": "o-1"}),))
+HIDDEN = HttpCall("POST", "/orders", UNSEEN_BODY)
 CASES: dict[str, list[Callable[[], Decision]]] = {
     "malformed_request": [told(sign(mint(), access()), access(args={"x": float("nan")}))],
     "malformed": [
@@ -134,6 +136,11 @@ CASES: dict[str, list[Callable[[], Decision]]] = {
     "missing_discharge": [told(with_third_party())],
     "tool_not_allowed": [told(mint(ATTENUATE).encode(), access("orders.put")), told(mint().encode(), access(""))],
     "argument_not_allowed": [told(mint(ATTENUATE).encode(), access(args={"id": "o-2"}))],
+    "request_unseen": [
+        told(mint(ATTENUATE).encode(), access(args={"id": "o-1"}, http=HIDDEN)),
+        told(mint(Caveat(allow=(Rule(tool="*", args={"n": 1}, open=True),))).encode(), access(args={}, http=HIDDEN)),
+        told(sign(mint(), access(http=HIDDEN._replace(body_digest=bytes(31) + b"1"))), access(http=HIDDEN)),
+    ],
     "too_deep": [told(mint(ANYTHING, Caveat(to="acme/w", hop=HOP), depth=0).encode())],
     "name_not_allowed": [told(mint(ANYTHING, Caveat(delegate_to=("a",)), Caveat(to="b", hop=HOP)).encode())],
     "network_not_allowed": [told(mint(ANYTHING, Caveat(net=("10.0.0.0/8",))).encode())],

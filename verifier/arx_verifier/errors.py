@@ -313,6 +313,13 @@ REASONS: Final[dict[str, Reason]] = {
     ),
     "tool_not_allowed": Reason(*_NO, CaveatProhibitsError, "the token does not allow this tool"),
     "argument_not_allowed": Reason(*_NO, CaveatProhibitsError, "the token does not allow these arguments"),
+    "request_unseen": Reason(
+        403,
+        None,
+        "no",
+        CaveatProhibitsError,
+        "the decision needs the body of the request, which is not seen here: make the call at another address",
+    ),
     "too_deep": Reason(*_NO, CaveatProhibitsError, "the token was delegated more often than it allows"),
     "name_not_allowed": Reason(
         *_NO, CaveatProhibitsError, "the token was delegated to an agent that it does not allow"

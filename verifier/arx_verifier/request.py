@@ -16,6 +16,7 @@ from arx_verifier.errors import RequestError
 
 MAX_JSON_DEPTH: Final = 32  # more than any tool's arguments have
 MAX_INTEGER: Final = 2**53 - 1  # beyond it two parsers of the same bytes can return two numbers (RFC 8785)
+UNSEEN_BODY: Final = bytes(32)  # in the place of the digest of a body that the verifier does not see; of no body
 _MAX_INTEGER_CHARS: Final = 17  # a sign and 16 digits; a longer one is refused first: its conversion is quadratic
 _MAX_FLOAT_CHARS: Final = 128  # the conversion of a decimal is not linear in its length
 _EXACT_FLOAT_CHARS: Final = 16  # a dot and 15 digits, which a double always carries
@@ -27,7 +28,8 @@ class HttpCall(NamedTuple):
     Attributes:
         method: The method as sent, upper case.
         target: Raw path and query as sent, before any decoding; an empty query may have its question mark or not.
-        body_digest: SHA-256 of the body, 32 bytes; without a body, that of the empty string.
+        body_digest: SHA-256 of the body, 32 bytes; without a body, that of the empty string; ``UNSEEN_BODY`` if there
+            may be one that the verifier does not see.
     """
 
     method: str

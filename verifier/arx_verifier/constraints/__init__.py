@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         explain_last,
         merge,
         permits,
+        permits_with_any,
         read_rule,
         wrong_in,
     )
@@ -42,7 +43,7 @@ else:
             ),
             "rule": (
                 "CompiledRule MAX_TOLD Rule WireRule compile_rule compile_wire explain explain_last merge "
-                "permits read_rule explain_first wrong_in could_permit"
+                "permits permits_with_any read_rule explain_first wrong_in could_permit"
             ),
             "scalars": "NUMBERS TEXTS is_decimal is_integer",
         },
@@ -71,6 +72,7 @@ __all__ = [
     "kinds_of",
     "merge",
     "permits",
+    "permits_with_any",
     "read_constraint",
     "read_rule",
     "said",

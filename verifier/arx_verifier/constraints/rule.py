@@ -239,6 +239,16 @@ def could_permit(rule: CompiledRule, known: Mapping[str, Any]) -> bool:
     return all(holds(known[name]) for name, holds in rule.tests if name in known)
 
 
+def permits_with_any(rule: CompiledRule, known: Mapping[str, Any]) -> bool:
+    """Return whether each call with these arguments, and any others, satisfies the rule; the tool was matched.
+
+    Args:
+        rule: The rule.
+        known: The arguments that are known.
+    """
+    return not rule.closed and all(name in known and holds(known[name]) for name, holds in rule.tests)
+
+
 def merge(rules: Sequence[CompiledRule]) -> CompiledRule:
     """Return one rule for several that must all hold, with each test once.
 

@@ -23,7 +23,7 @@ from arx_verifier.enforcement.problems import Answer
 from arx_verifier.enforcement.routes import Headers, Scope
 from arx_verifier.errors import ArxError, RequestError, UnavailableError, refusal
 from arx_verifier.journal import Decision
-from arx_verifier.request import AccessRequest, HttpCall
+from arx_verifier.request import UNSEEN_BODY, AccessRequest, HttpCall
 from arx_verifier.revocation import Epochs
 from arx_verifier.token import sha256_of
 from arx_verifier.verification import Grant, Screened, recheck_pause
@@ -37,6 +37,7 @@ Send: TypeAlias = Callable[[Message], Awaitable[None]]
 App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 CALL: Final = "arx.call"
+UNSEEN: Final = "arx.unseen"  # set in the scope of a request whose body may be there, and is not seen
 _SERVER_ERROR: Final = 500
 RECHECK_MS: Final = 250  # a quarter of the default lease: the longest delay that it adds to a kill
 
@@ -525,7 +526,8 @@ def http_call(scope: Scope, body: bytes) -> HttpCall:
     """
     raw = (scope.get("raw_path") or scope["path"].encode("utf-8", "replace")).partition(b"?")[0]
     query = scope["query_string"]
-    return _http_call((scope["method"], raw + b"?" + query if query else raw, sha256_of(body, b"")))
+    digest = UNSEEN_BODY if UNSEEN in scope else sha256_of(body, b"")
+    return _http_call((scope["method"], raw + b"?" + query if query else raw, digest))
 
 
 async def send_answer(answer: Answer, method: str, send: Send) -> None:

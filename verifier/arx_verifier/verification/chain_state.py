@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 import arx_verifier.limits as limits
 import arx_verifier.names as names
-from arx_verifier.constraints import could_permit, wrong_in
+from arx_verifier.constraints import could_permit, permits_with_any, wrong_in
 from arx_verifier.errors import Failure, shorten
 from arx_verifier.journal import ChainFacts
 from arx_verifier.request import AccessRequest
 from arx_verifier.token import IAT_AHEAD_MS, Identifier, PreparedKey, about, chain, targets, wire
 from arx_verifier.verification.compiled_caveats import ToolRules, gather, read_caveats
 from arx_verifier.verification.effects import Allow, ChainRestrictions, Condition
-from arx_verifier.verification.reasons import Refused
+from arx_verifier.verification.reasons import REQUEST_UNSEEN, Refused
 
 if TYPE_CHECKING:
     from arx_verifier.token import ThirdPartyCaveat
@@ -148,6 +148,25 @@ class ProvenChain:
             any(rule.matches_tool(tool) and could_permit(rule, known) for rule in allow.compiled)
             for allow in self._allows
         )
+
+    def judge_unseen(self, tool: str, known: Mapping[str, Any], refused: Refused | None) -> Refused | None:
+        """Judge a call that may have further arguments, in a body that is not seen.  SPEC 8.5.
+
+        Args:
+            tool: The tool that the caller requests.
+            known: Its arguments in path and query.
+            refused: The result of ``judge_tool`` for them.
+
+        Returns:
+            The refusal; None if the rules allow the call whatever its further arguments are.
+        """
+        if refused is None:
+            sure = all(
+                any(rule.matches_tool(tool) and permits_with_any(rule, known) for rule in allow.compiled)
+                for allow in self._allows
+            )
+            return None if sure else REQUEST_UNSEEN
+        return REQUEST_UNSEEN if refused.code == "argument_not_allowed" and self.could_allow(tool, known) else refused
 
     def judge_request(self, request: AccessRequest, but: frozenset[str] = frozenset()) -> Refused | None:
         """Apply every condition.

@@ -7,7 +7,7 @@ This step changes no state and never waits.
 from arx_verifier.errors import RequestError
 from arx_verifier.jcs import flat_jcs
 from arx_verifier.journal import form_of
-from arx_verifier.request import AccessRequest
+from arx_verifier.request import UNSEEN_BODY, AccessRequest
 from arx_verifier.revocation import Epochs
 from arx_verifier.token import (
     MAX_AGE_MS,
@@ -22,6 +22,7 @@ from arx_verifier.token import (
 from arx_verifier.verification.chain_state import ProvenChain
 from arx_verifier.verification.reasons import (
     PROOF_MISSING,
+    REQUEST_UNSEEN,
     Refused,
     another_call,
     missing_discharge,
@@ -68,12 +69,14 @@ def judge(
             return no_form(error), None
         # Not in constant time: the digest is no secret, and the signature over it was verified in step 3.
         if digest != call.digest:
-            return another_call(request), written
+            return REQUEST_UNSEEN if _is_unseen(request) else another_call(request), written
     elif proven.needs_call:
         return PROOF_MISSING, None
     if proven.conditions and (refused := proven.judge_request(request)) is not None:
         return refused, written
     refused = proven.judge_tool(request.tool, request.args, written)
+    if _is_unseen(request):
+        refused = proven.judge_unseen(request.tool, request.args, refused)
     if refused is None and written is None and (call is None or request.http is not None):
         try:
             written = form_of(request.args)  # no proof covers these arguments, so they were not checked yet
@@ -82,3 +85,7 @@ def judge(
     if refused is None and proven.unmet:  # last: a call that is refused for another reason must not ask for approval
         refused = missing_discharge(proven.unmet, request.tool)
     return refused, written
+
+
+def _is_unseen(request: AccessRequest) -> bool:
+    return request.http is not None and request.http.body_digest == UNSEEN_BODY

@@ -51,6 +51,9 @@ BEFORE_START: Final = Refused(
     # A client recognizes the refusal by the rule `start`, and then signs anew by itself: SPEC 8.3.
     (Failure("call", "start", "after this service started", "an earlier signature: sign the call anew"),),
 )
+REQUEST_UNSEEN: Final = Refused(
+    "request_unseen", (Failure("request", "body", "none, or one that is seen here", "one that may be there, unseen"),)
+)
 ONCE_USED: Final = ("used for one call only", "a further one")
 _UNITS: Final = (("days", 86_400_000), ("hours", 3_600_000), ("minutes", 60_000))  # used from two of them on
 ONCE_AGE: Final = ("given in the last 24 h and after this service's nonce store started", "another: request a new one")
