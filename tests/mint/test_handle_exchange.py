@@ -2,16 +2,21 @@
 """A holder of an access token exchanges it for a narrower one, for another agent or another service."""
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from arx_caps.access_token import AccessToken, read_access_token
 from arx_caps.mint.oauth import handles
 from arx_caps.mint.oauth.handles import open_handle
 from arx_caps.mint.oauth.token_exchange import ACCESS_TOKEN_TYPE, TOKEN_EXCHANGE
+from arx_verifier.constraints import permits, read_rule
 from arx_verifier.errors import ArxError
 from arx_verifier.journal import Decision, InMemoryDecisions
+from arx_verifier.names import matches_tool
 from arx_verifier.request import AccessRequest
 from arx_verifier.token import KeyRing, Macaroon, wire
 from arx_verifier.verification import Verifier
@@ -54,7 +59,8 @@ audience = ["orders"]
 allow = [ { tool = "orders.get", args = { order_id = "o-1" } } ]
 """
 PARAMS = '[{"type":"arx_task","params":{"order_id":"o-1","amount":20}}]'
-CALLS: list[tuple[str, dict[str, Any]]] = [
+Call = tuple[str, dict[str, Any]]
+CALLS: list[Call] = [
     ("orders.get", {"order_id": "o-1"}),
     ("orders.get", {"order_id": "o-2"}),
     ("orders.list", {"order_id": "o-1"}),
@@ -86,6 +92,15 @@ class World:
 
     def decide(self, text: str, tool: str, args: dict[str, Any]) -> Decision:
         """Return the decision of the verifier behind the gateway of a token's audience."""
+        return self.decisions(text, [(tool, args)])[0]
+
+    def allowed(self, text: str, calls: Sequence[Call] = CALLS) -> list[Call]:
+        """Return the calls that a token allows."""
+        decisions = zip(calls, self.decisions(text, calls), strict=True)
+        return [call for call, decision in decisions if decision.code == "ok"]
+
+    def decisions(self, text: str, calls: Sequence[Call]) -> list[Decision]:
+        """Return the decision on each call."""
         audience = "payments" if self.claims(text).aud == PAY else "orders"
         _, bundle = open_handle(self.mint, text, audience)
         token = json.loads(_content(bundle))["tokens"][audience]
@@ -93,8 +108,9 @@ class World:
         decisions = InMemoryDecisions()
         ring = KeyRing(keys, realm=self.mint.realm.name)
         verifier = Verifier(audience=audience, keys=ring, epochs=self.mint.epochs, decisions=decisions)
-        verifier.decide(token, AccessRequest(tool, args, now_ms(), None))
-        return decisions.decisions[-1]
+        for tool, args in calls:
+            verifier.decide(token, AccessRequest(tool, args, now_ms(), None))
+        return decisions.decisions
 
 
 def _content(bundle: str) -> bytes:
@@ -115,6 +131,10 @@ def exchanged(client: Client, token: str, **form: str) -> str:
 
 def only(*tools: str) -> str:
     return json.dumps([{"type": "arx_task", "tools": tools}])
+
+
+def keeping(*rules: dict[str, Any]) -> str:
+    return json.dumps([{"type": "arx_task", "allow": rules}])
 
 
 @pytest.fixture
@@ -147,7 +167,7 @@ def test_no_call_is_allowed_that_was_not(world: World, who: str, tools: tuple[st
     details = {"authorization_details": only(*tools)} if tools else {}
     second = exchanged(getattr(world, who), first, **details)
     third = exchanged(world.deeper, second)
-    allowed = [[c for c in CALLS if world.decide(text, *c).code == "ok"] for text in (first, second, third)]
+    allowed = [world.allowed(text) for text in (first, second, third)]
     assert all(call in allowed[0] for call in allowed[1])
     assert allowed[1] == allowed[2]
     kept = ("orders.get", "orders.list") if tools is None or "orders.*" in tools else tools
@@ -157,6 +177,73 @@ def test_no_call_is_allowed_that_was_not(world: World, who: str, tools: tuple[st
     if back.status_code == 200:
         text = back.json()["access_token"]
         assert (world.decide(text, "orders.list", {"order_id": "o-1"}).code == "ok") is ("orders.list" in kept)
+
+
+@pytest.mark.sqlite
+def test_arguments_are_left_as_rules(world: World) -> None:
+    """In the words of a caveat, at another service and for another agent too; no other grant takes them."""
+    pay = keeping({"tool": "payments.refund", "args": {"amount": {"max": 5}}, "open": True})
+    second = exchanged(world.worker, world.token(), resource=PAY, authorization_details=pay)
+    calls: list[Call] = [("payments.refund", {"order_id": "o-1", "amount": amount}) for amount in (0, 1, 5, 6, 20)]
+    assert world.allowed(second, calls) == calls[1:3]
+    more = keeping({"tool": "payments.refund", "args": {"amount": {"max": 20}}, "open": True})
+    assert world.allowed(exchanged(world.deeper, second, authorization_details=more), calls) == calls[1:3]
+    answer = world.lead.ask(scope="own", authorization_details=keeping({"tool": "orders.get"}))
+    assert answer.json()["error"] == "invalid_request"
+
+
+VALUES = ("o-1", "o-2", "", 0, 1, 20, 21, True, None, ["o-1"])
+CONSTRAINTS = st.one_of(
+    st.sampled_from(VALUES[:-2]),
+    st.builds(lambda values: {"one_of": values}, st.lists(st.sampled_from(VALUES[:-2]), min_size=1, unique_by=repr)),
+    st.builds(lambda bound: {"max": bound}, st.integers(-1, 30)),
+    st.builds(lambda length: {"max_length": length}, st.integers(0, 4)),
+    st.just({"glob": "o-*"}),
+    st.just({"not": "o-2"}),
+)
+RULES = st.fixed_dictionaries(
+    {"tool": st.sampled_from(["orders.get", "orders.list", "orders.*", "*"])},
+    optional={
+        "args": st.dictionaries(st.sampled_from(["order_id", "amount"]), CONSTRAINTS, max_size=2),
+        "open": st.just(True),
+    },
+)
+ASKED = st.tuples(
+    st.sampled_from(["orders.get", "orders.list", "orders.drop"]),
+    st.dictionaries(st.sampled_from(["order_id", "amount"]), st.sampled_from(VALUES), max_size=2),
+)
+
+
+@pytest.mark.sqlite
+def test_an_exchange_allows_what_both_allow(world: World) -> None:
+    """Of any rules and calls: what the subject token allows and the rules match, and nothing else."""
+    first = world.token()
+
+    @settings(max_examples=60, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @given(
+        chain=st.lists(st.lists(RULES, min_size=1, max_size=3), min_size=1, max_size=3),
+        calls=st.lists(ASKED, min_size=1, max_size=12),
+    )
+    def holds(chain: list[list[dict[str, Any]]], calls: list[Call]) -> None:
+        calls, token = [*CALLS[:5], *calls], first
+        expected = world.allowed(token, calls)
+        for rules in chain:
+            answer = exchange(world.lead, token, authorization_details=keeping(*rules))
+            if answer.status_code != 200:
+                assert answer.json()["error"] == "invalid_request", answer.text
+                return  # rules that no caveat has
+            token, compiled = answer.json()["access_token"], [read_rule(rule).check() for rule in rules]
+            expected = [
+                (tool, args)
+                for tool, args in expected
+                if any(
+                    matches_tool(rule["tool"], tool) and permits(each, args)
+                    for rule, each in zip(rules, compiled, strict=True)
+                )
+            ]
+            assert world.allowed(token, calls) == expected
+
+    holds()
 
 
 def test_another_service_of_the_task(world: World) -> None:
@@ -187,12 +274,28 @@ def test_a_gateway_gets_a_token_that_it_cannot_delegate(world: World) -> None:
         ({"subject_token_type": ""}, "invalid_request"),
         ({"requested_token_type": "urn:ietf:params:oauth:token-type:id_token"}, "invalid_request"),
         ({"actor_token": "x"}, "invalid_request"),
-        ({"audience": "payments"}, "invalid_request"),
+        ({"actor_token_type": ACCESS_TOKEN_TYPE}, "invalid_request"),
+        ({"audience": "payments"}, "invalid_target"),
         ({"scope": "own"}, "invalid_scope"),
         ({"resource": "http://127.0.0.1:9009/"}, "invalid_target"),
         ({"authorization_details": PARAMS}, "invalid_request"),
         ({"authorization_details": only("payments.refund")}, "invalid_request"),
         ({"authorization_details": only()}, "invalid_request"),
+        ({"authorization_details": keeping()}, "invalid_request"),
+        ({"authorization_details": keeping({"tool": "payments.refund"})}, "invalid_request"),
+        (
+            {"authorization_details": keeping({"tool": "orders.get", "args": {"order_id": {"most": 1}}})},
+            "invalid_request",
+        ),
+        ({"authorization_details": keeping({"tool": "orders.get", "args": {"\ud800": 1}})}, "invalid_request"),
+        (
+            {"authorization_details": keeping({"tool": "orders.get"}).replace("[{", '[{"tools":[],', 1)},
+            "invalid_request",
+        ),
+        (
+            {"authorization_details": keeping(*[{"tool": "orders.get", "args": {"a" * 60: "b" * 60}}] * 90)},
+            "invalid_request",
+        ),
     ],
 )
 @pytest.mark.sqlite

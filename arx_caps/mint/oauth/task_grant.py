@@ -28,11 +28,19 @@ MAX_RESOURCE_CHARS: Final = 512
 
 
 class Details(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The one object of ``authorization_details`` (RFC 9396): the parameters of the template."""
+    """The one object of ``authorization_details`` (RFC 9396).
+
+    Attributes:
+        type: ``arx_task``.
+        params: The parameters of the template.
+        tools: The tools that the client wants of the template's; None for all.
+        allow: For an exchange, the rules that the new token keeps to besides the task's own (SPEC 7).
+    """
 
     type: Literal["arx_task"]
     params: dict[str, Any] = {}
     tools: tuple[str, ...] | None = None
+    allow: tuple[dict[str, Any], ...] | None = None
 
 
 _DETAILS: Final = msgspec.json.Decoder(Annotated[tuple[Details, ...], Meta(min_length=1, max_length=1)])
@@ -95,6 +103,8 @@ def read_wanted(mint: MintContext, client: OAuthClient, form: Mapping[str, str])
         OAuthError: ``invalid_scope``, ``invalid_target`` or ``invalid_request``.
     """
     scope, details = _scope(client, form), read_details(form)
+    if details.allow is not None:
+        raise OAuthError("invalid_request", "authorization_details: allow: for an exchange alone; send params or tools")
     resource = form.get("resource", "")
     audience = audience_at(mint.policy.audiences, resource)
     template = mint.policy.templates.get(scope)

@@ -8,18 +8,19 @@ client asks, the task is delegated to that agent: a hop of its own, as the polic
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 from arx_caps.mint.context import Born, MintContext
 from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_caps.mint.oauth.clients import OAuthClient
 from arx_caps.mint.oauth.errors import OAuthError
 from arx_caps.mint.oauth.handles import Handle, Issued, find_handle, holder_of, issue_handle, recipe_for
-from arx_caps.mint.oauth.task_grant import audience_at, read_details
+from arx_caps.mint.oauth.task_grant import Details, audience_at, read_details
+from arx_caps.mint.policy.templates import overlap
 from arx_caps.mint.tasks.reissue import reissue_tokens
 from arx_caps.mint.tasks.token_exchange import prove_own
-from arx_verifier.constraints import Rule
-from arx_verifier.errors import refusal
+from arx_verifier.constraints import Rule, read_rule
+from arx_verifier.errors import ArxError, refusal
 from arx_verifier.names import matches_tool
 from arx_verifier.token import Caveat, Macaroon, read_caveat, wire
 
@@ -68,7 +69,7 @@ def grant_token_exchange(
     if agent is None or agent["status"] != "active":
         raise refusal("frozen")
     is_hop = holder_of(claims) != f"agent:{client.agent}"
-    allow = _left(recipe["caveats"][audience], details.tools)
+    allow = _left(recipe["caveats"][audience], details)
     if is_hop or allow is not None:
         to, hop = (client.agent, wire.text_of(os.urandom(HOP_BYTES))) if is_hop else (None, None)
         own = Caveat(allow=allow, to=to, hop=hop)
@@ -87,22 +88,46 @@ def _subject(mint: MintContext, form: Mapping[str, str]) -> Handle:
     if form.get("subject_token_type") != ACCESS_TOKEN_TYPE:
         raise OAuthError("invalid_request", f"subject_token_type: expected {ACCESS_TOKEN_TYPE}")
     if form.get("requested_token_type", ACCESS_TOKEN_TYPE) != ACCESS_TOKEN_TYPE:
-        raise OAuthError("invalid_request", f"requested_token_type: expected {ACCESS_TOKEN_TYPE}")
-    for name, instead in (("actor_token", "the client that asks is the actor"), ("audience", "send resource")):
-        if name in form:
-            raise OAuthError("invalid_request", f"{name}: not accepted: {instead}")
+        raise OAuthError("invalid_request", f"requested_token_type: expected {ACCESS_TOKEN_TYPE}, or leave it out")
+    if {"actor_token", "actor_token_type"} & form.keys():
+        raise OAuthError("invalid_request", "actor_token: leave it and its type out: the client that asks is the actor")
+    if "audience" in form:
+        raise OAuthError("invalid_target", "audience: leave it out, and send the URL of the service as resource")
     handle = find_handle(mint, form.get("subject_token", ""))
     if handle is None:
         raise OAuthError("invalid_request", "subject_token: expected an active access token of this mint")
     return handle
 
 
-def _left(caveats: Sequence[str], tools: Sequence[str] | None) -> tuple[Rule, ...] | None:
-    """Return the rules of the mint's own first caveat that are for these tools; None to leave all."""
-    if tools is None:
+def _left(caveats: Sequence[str], details: Details) -> tuple[Rule, ...] | None:
+    """Return the rules that a client leaves; None to leave all.
+
+    The task's own rules stay in the token, and a call must match one of each caveat's (SPEC 6.1): what a client writes
+    here can only take away.
+    """
+    if details.tools is None and details.allow is None:
         return None
+    if details.tools is not None and details.allow is not None:
+        raise OAuthError("invalid_request", "authorization_details: expected tools or allow, got both")
     rules = read_caveat(caveats[0].encode()).allow or ()
-    left = tuple(rule for rule in rules if any(matches_tool(tool, rule.tool) for tool in tools))
+    if details.allow is not None:
+        return _narrower(details.allow, rules)
+    left = tuple(rule for rule in rules if any(matches_tool(tool, rule.tool) for tool in details.tools or ()))
     if not left:
         raise OAuthError("invalid_request", "authorization_details: tools: expected some of the task's tools there")
+    return left
+
+
+def _narrower(written: Sequence[Mapping[str, Any]], rules: Sequence[Rule]) -> tuple[Rule, ...]:
+    """Return the rules of a client, each for a tool of the task."""
+    try:
+        left = tuple(map(read_rule, written))
+    except ArxError as error:
+        raise OAuthError("invalid_request", f"authorization_details: allow: {error}") from error
+    # A mistake in a name would otherwise be found at the call.
+    odd = next((rule.tool for rule in left if not any(overlap(rule.tool, own.tool) for own in rules)), None)
+    if not left or odd is not None:
+        raise OAuthError(
+            "invalid_request", f"authorization_details: allow: expected rules for the task's tools there, got {odd}"
+        )
     return left
