@@ -3,7 +3,8 @@
 
 The suite runs against the server itself, and through ``arx connect`` and ``arx gateway`` with a task that allows
 everything: each scenario and each check must have the same outcome.  The gateway reaches the server over HTTP (``web``)
-and once more over stdio (``pipe``).  The scenarios of tasks have a server of their own (``jobs``).  What others made is
+and once more over stdio (``pipe``).  The scenarios of tasks have a server of their own (``jobs``).  Those
+for authorization servers run against the mint, and against what the gateway shows of it.  What others made is
 in ``build/conformance``, and so are the results.
 """
 
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from arx_caps.agent import Task
+from tests.conformance.authorization import authorization_faults
 from tests.conformance.inspector import ERAS, Inspector, faults, hidden_faults
 from tests.conformance.packages import BUILD, node_packages, server_python
 from tests.conformance.suite import REVISIONS, Outcome, differences, failures, run_suite
@@ -50,11 +52,18 @@ def main() -> None:
         world = World(Path(folder), python)
         try:
             with world.running():
+                lines += [*_authorization(world, packages)]
                 lines += [*_suites(world, packages), *_inspections(world, packages, Path(folder))]
         finally:
             (BUILD / "logs.txt").write_text(world.logs(), "utf-8")
     if lines:
         sys.exit("\n".join(["failed:", *lines, f"see {BUILD}"]))
+
+
+def _authorization(world: World, packages: Path) -> Iterator[str]:
+    lines = [*authorization_faults(world, packages, world.client("little"))]
+    yield from lines
+    _say(f"authorization: {len(lines)} lines of faults")
 
 
 def _suites(world: World, packages: Path) -> Iterator[str]:

@@ -13,11 +13,17 @@ from typing import Any, Final
 
 from arx_caps.agent import Agent
 from tests.conformance.packages import ROOT
+from tests.mint.login import MINT_SECRET, issuer, settings
 from tests.servers import free_ports, until
 
 PATH: Final = "conformance"  # of the bridge: nothing else uses this machine's port
 STDIO: Final = "import sys; from mcp_everything_server.server import mcp; mcp.run('stdio')"
 POLICY: Final = """
+[issuer.corp]
+url = "{issuer}"
+jwks = "{issuer}/keys"
+audience = ["unused"]
+algorithms = ["ES256"]
 [audience.web]
 origins = ["http://127.0.0.1:{web}"]
 [audience.pipe]
@@ -27,6 +33,9 @@ origins = ["http://127.0.0.1:{jobs}"]
 [session.all]
 agents = ["acme/**"]
 ttl = "1h"
+subject = "allowed"
+subjects = [ {{ issuer = "corp" }} ]
+subject_outlives = "1h"
 [task.everything]
 agents = ["acme/**"]
 ttl = "1h"
@@ -47,6 +56,7 @@ listen = ["127.0.0.1:{web}", "127.0.0.1:{pipe}", "127.0.0.1:{jobs}"]
 [upstream.web]
 audience = "web"
 url = "http://127.0.0.1:{server}/mcp"
+resource = "http://127.0.0.1:{web}/web"
 [upstream.pipe]
 audience = "pipe"
 command = ["{python}", "-c", "{stdio}"]
@@ -69,6 +79,8 @@ class World:
         pipe: The gateway's URL of the same server over stdio.
         tasks: The own URL of the server with tasks.
         jobs: The gateway's URL of it.
+        mint: The mint's URL.
+        gateway: The gateway's origin, where clients that know no metadata of resources look for that of the mint.
     """
 
     def __init__(self, folder: Path, python: Path) -> None:
@@ -77,9 +89,11 @@ class World:
         self._mint, self._server, self._tasks, self._web, self._pipe, self._jobs = free_ports(6)
         self._environment = {name: value for name, value in os.environ.items() if not name.startswith("ARX_")}
         self._environment |= {"ARX_HOME": str(folder / "realm"), "PYTHONPATH": str(ROOT)}
+        self._environment["ARX_TEST_LOGIN_SECRET"] = MINT_SECRET
         self.direct = f"http://127.0.0.1:{self._server}/mcp"
         self.tasks, self.jobs = f"http://127.0.0.1:{self._tasks}/mcp", f"http://127.0.0.1:{self._jobs}/jobs"
         self.web, self.pipe = f"http://127.0.0.1:{self._web}/web", f"http://127.0.0.1:{self._pipe}/pipe"
+        self.mint, self.gateway = f"http://127.0.0.1:{self._mint}", f"http://127.0.0.1:{self._web}"
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
@@ -87,10 +101,18 @@ class World:
         self._arx("init", str(self._folder / "realm"), "--listen", f"127.0.0.1:{self._mint}")
         ports = {"web": self._web, "pipe": self._pipe, "jobs": self._jobs}
         ports |= {"server": self._server, "tasks": self._tasks}
-        (self._folder / "realm" / "policy.toml").write_text(POLICY.format(**ports))
         text = GATEWAY.format(**ports, python=self._python, stdio=STDIO)
         (self._folder / "gateway.toml").write_text(text)
         server = (str(self._python), "-m", "mcp_everything_server", "--port", str(self._server))
+        with issuer(self.mint) as people:
+            (self._folder / "realm" / "policy.toml").write_text(POLICY.format(**ports, issuer=people.url))
+            with (self._folder / "realm" / "realm.toml").open("a") as file:
+                file.write(settings(people.url))
+            with self._serving(server):
+                yield
+
+    @contextlib.contextmanager
+    def _serving(self, server: tuple[str, ...]) -> Iterator[None]:
         with (
             self._started("server", *server, "--log-level", "WARNING"),
             self._started("tasks", sys.executable, "-m", "tests.conformance.task_server", str(self._tasks)),
@@ -111,6 +133,17 @@ class World:
             session = agent.open_session()
             session.start_task(template).save(file)
         return file
+
+    def client(self, template: str) -> str:
+        """Register a public OAuth client of an agent of its own, and return its id.
+
+        Args:
+            template: Its scope.
+        """
+        agent = f"acme/{template}-client"
+        self._arx("agent", "enrol", agent, "--key-out", str(self._folder / f"{template}-client.key"))
+        words = ("--scope", template, "--public", "--redirect", "http://127.0.0.1/callback")
+        return str(self._arx("client", "add", agent, *words)["client"]["id"])
 
     def client_config(self, task: Path, url: str) -> Path:
         """Write the file with which a stock client starts a bridge over stdio, and return it.

@@ -74,6 +74,9 @@ allow = [ {{ tool = "orders.refund", args = {{ order_id = "$order_id", amount = 
 class Issuer:
     """An issuer whose login asks nothing.
 
+    Args:
+        mint: The issuer URL of the mint at which people log in.
+
     Attributes:
         person: The claims of the person who logs in.
         claims: Claims of the ID token that are set or, with None, left out.
@@ -82,7 +85,8 @@ class Issuer:
         key: The key that signs.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, mint: str = ISSUER) -> None:
+        self._callback = f"{mint}/oauth/callback"
         self.key = ECKey.generate_key("P-256", {"kid": "k1"}, private=True)
         self.signer = self.key
         self.person: dict[str, Any] = {"sub": "ann", "groups": ["support"]}
@@ -128,7 +132,7 @@ class Issuer:
         return said | {"token_endpoint": f"{self.url}/token"} | self.metadata
 
     def log_in(self, query: dict[str, str]) -> str:
-        assert (query["client_id"], query["redirect_uri"]) == (MINT_CLIENT, f"{ISSUER}/oauth/callback")
+        assert (query["client_id"], query["redirect_uri"]) == (MINT_CLIENT, self._callback)
         code = secrets.token_urlsafe(16)
         self._codes[code] = query
         answer = {"code": code, "state": query["state"]} | self.answer
@@ -148,8 +152,8 @@ class Issuer:
 
 
 @contextmanager
-def issuer() -> Iterator[Issuer]:
-    made = Issuer()
+def issuer(mint: str = ISSUER) -> Iterator[Issuer]:
+    made = Issuer(mint)
     with served(made.server):
         yield made
 
