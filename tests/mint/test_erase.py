@@ -14,6 +14,7 @@ from arx_caps.mint.audit.feeds import EventFeed
 from arx_caps.mint.db.tables import METADATA, SESSIONS, TASKS
 from arx_verifier.token.targets import subject_target
 from tests.mint.harness import LOOKUP, Harness, Holder, now_ms
+from tests.mint.login import Flow, Issuer
 
 pytestmark = [pytest.mark.spec("LOG 1.9"), pytest.mark.realm(log=True)]
 
@@ -85,6 +86,22 @@ def test_nothing_is_left_of_a_person(unit: Harness) -> None:
     assert other.call("POST", "/v1/tasks", LOOKUP).status_code == 201  # nobody else's
     again = erase(unit, subject=ANN).json()
     assert again == {"erased": 0, "sessions": 0, "events": 0}
+
+
+def test_what_oauth_keeps_of_a_person_is_erased(flow: Flow, idp: Issuer) -> None:
+    """Parameters in what access and refresh tokens stand for, and in a consent; those of other people stay."""
+    flow.harness.mint.log.start()
+    other = flow.token()
+    idp.person = {"sub": "ann-of-accounting"}
+    target = subject_target(idp.url, "ann-of-accounting")
+    code = flow.answer_of(flow.answer(flow.page(), order_id="o-of-ann"))["code"]
+    assert flow.refresh(flow.redeem(code).json()["refresh_token"]).status_code == 200
+    assert said_anywhere(flow.harness) >= {"ann-of-accounting", "o-of-ann"}
+    flow.harness.epochs.kill(target)
+    answer = erase(flow.harness, subject=target)
+    assert answer.status_code == 200, answer.text
+    assert said_anywhere(flow.harness) == set()
+    assert flow.client.active(other["access_token"])
 
 
 @pytest.mark.sqlite

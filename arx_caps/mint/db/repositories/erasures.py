@@ -16,6 +16,7 @@ from arx_caps.mint.db.events import Event, Recorded
 from arx_caps.mint.db.tables import (
     APPROVALS,
     OAUTH_CONSENTS,
+    OAUTH_HANDLES,
     OAUTH_REFRESHES,
     OUTBOX,
     REPEATS,
@@ -88,7 +89,7 @@ class ErasureRepository:
             count += len(erased)
 
     def erase_work(self, sessions: Collection[str], tasks: Collection[str], what: Event) -> None:
-        """Erase the person's data in sessions and tasks; delete their grants and idempotency keys.
+        """Erase the person's data in sessions and tasks; delete their grants, OAuth tokens and idempotency keys.
 
         Args:
             sessions: Ids of sessions.
@@ -103,7 +104,9 @@ class ErasureRepository:
                 delete(OAUTH_CONSENTS).where(OAUTH_CONSENTS.c.until < now_ms(), OAUTH_CONSENTS.c.session.is_(None))
             )
             for part in _parts(sessions):
+                # Parameters of tasks are in both; no access token of a session that is over is active.
                 c.execute(delete(OAUTH_REFRESHES).where(OAUTH_REFRESHES.c.session.in_(part)))
+                c.execute(delete(OAUTH_HANDLES).where(OAUTH_HANDLES.c.session.in_(part)))
                 c.execute(update(SESSIONS).where(SESSIONS.c.id.in_(part)).values(dict.fromkeys(_OF_PERSON)))
             for part in _parts(tasks):
                 c.execute(delete(TASK_GRANTS).where(TASK_GRANTS.c.task.in_(part)))
