@@ -21,6 +21,7 @@ from arx_verifier.request import AccessRequest
 from arx_verifier.token import KeyRing, Macaroon, wire
 from arx_verifier.verification import Verifier
 from tests.mint.harness import AGENT, ISSUER, Harness, now_ms
+from tests.mint.login import Flow
 from tests.mint.oauth import RESOURCE, Client
 
 pytestmark = pytest.mark.spec("CONTROL 5.7")
@@ -156,6 +157,30 @@ def test_the_chain_is_in_the_token_and_in_the_record(world: World) -> None:
     assert (decision.code, decision.facts.agent, decision.facts.named) == ("ok", AGENT, (WORKER, DEEPER))
     issued = [event for event in world.harness.events() if event["kind"] == "handle.issued"]
     assert [event.get("of") for event in issued] == [None, one.jti, two.jti]
+
+
+@pytest.mark.spec("CONTROL 5.8")
+@pytest.mark.sqlite
+def test_a_consented_task_is_delegated_as_the_template_allows(flow: Flow) -> None:
+    """The page names the agents; ``depth`` and ``delegate_to`` decide, before and after a refresh."""
+    policy = flow.harness.realm.policy_path.read_text()
+    once = '[task.lookup]\ndepth = 1\ndelegate_to = ["acme/support/*"]'
+    flow.harness.use(policy.replace("[task.lookup]", once).replace("[task.status]", "[task.status]\ndepth = 0"))
+    flow.harness.enrol(WORKER)
+    flow.harness.enrol(STRANGER)
+    worker, stranger = (Client(flow.harness, agent=path, scopes=["lookup", "status"]) for path in (WORKER, STRANGER))
+    page = flow.page()
+    assert "to the agents <code>acme/support/*</code>, once at most" in page.text
+    first = flow.redeem(flow.answer_of(flow.answer(page, order_id="o-1"))["code"]).json()
+    for answer in (first, flow.refresh(first["refresh_token"]).json()):
+        token = exchanged(worker, answer["access_token"])
+        assert worker.active(token)
+        assert exchange(stranger, answer["access_token"]).status_code == 400
+        assert exchange(flow.client, token).status_code == 400
+    page = flow.page(scope="status")
+    assert "May be delegated" not in page.text
+    own = flow.redeem(flow.answer_of(flow.answer(page))["code"]).json()
+    assert exchange(worker, own["access_token"]).status_code == 400
 
 
 @pytest.mark.parametrize("tools", [None, ("orders.get",), ("orders.list", "orders.get"), ("orders.*",)])

@@ -160,7 +160,7 @@ def give_consent(mint: MintContext, consent: Consent, params: Mapping[str, Any])
         OAuthError: The person has answered already.
     """
     row, agent = consent.row, consent.client.agent
-    mint.policy.grant(row["template"], agent, params, tools=consent.tools, depth=0, subject=consent.subject)
+    mint.policy.grant(row["template"], agent, params, tools=consent.tools, subject=consent.subject)
     code = wire.text_of(secrets.token_bytes(SECRET_BYTES))
     # Neither parameters nor person: the events of session and task have them, where they can be erased.
     facts = {"consent": row["id"], "client": row["client"], "template": row["template"], "resource": row["resource"]}
@@ -226,7 +226,7 @@ def grant_authorization_code(
     caller = AuthenticatedCaller("agent", client.agent, session, born, int(session["expires_at"]), key, agent)
     tools = None if row["tools"] is None else msgspec.json.decode(row["tools"], type=tuple[str, ...])
     params = msgspec.json.decode(row["params"], type=dict[str, Any])
-    task = start_task(mint, unit, caller, TaskRequest(row["template"], params, None, tools, 0))
+    task = start_task(mint, unit, caller, TaskRequest(row["template"], params, None, tools, None))
     issued = issue_handle(mint, unit, client, task.row, resource=row["resource"], audience=row["audience"])
     about = {**row, "terms": terms_of(mint, row["template"])}
     return issued._replace(refresh=new_refresh(mint, session, about))

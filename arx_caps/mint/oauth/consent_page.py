@@ -69,6 +69,7 @@ def consent_page(consent: Consent, action: str, token: str, *, typed: Mapping[st
         "On behalf of": f"{_code(consent.subject.name)} of {_code(consent.subject.issuer)}",
         "Chosen by the program": _code(_as_ascii(consent.params)) if consent.params else "nothing",
         "Tools of the program's choice": None if consent.tools is None else ", ".join(map(_code, consent.tools)),
+        "May be delegated": _delegations(consent),
         "For at most": format_duration(_life_ms(consent)),
         "You return to": _code(_place(row["redirect"])),
     }
@@ -131,6 +132,15 @@ def _value(consent: Consent, name: str, text: str) -> Any:
         return int(text[:20])
     except ValueError:
         raise GrantError(f"{name}: expected {' or '.join(sorted(kinds))}", code="bad_parameters") from None
+
+
+def _delegations(consent: Consent) -> str | None:
+    template = consent.template
+    if not template.depth:
+        return None
+    times = "once" if template.depth == 1 else f"{template.depth} times in a row"
+    agents = ", ".join(map(_code, template.receivers(consent.client.agent)))
+    return f"to the agents {agents}, {times} at most"
 
 
 def _arguments(shown: dict[str, Any] | None) -> str:

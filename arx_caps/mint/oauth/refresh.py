@@ -104,8 +104,7 @@ def grant_refresh_token(
     caller = AuthenticatedCaller("agent", client.agent, session, born, int(session["expires_at"]), key, agent)
     tools = None if row["tools"] is None else msgspec.json.decode(row["tools"], type=tuple[str, ...])
     params = msgspec.json.decode(row["params"], type=dict[str, Any])
-    # Depth 0, as the person consented to.
-    task = start_task(mint, unit, caller, TaskRequest(row["template"], params, None, tools, 0))
+    task = start_task(mint, unit, caller, TaskRequest(row["template"], params, None, tools, None))
     issued = issue_handle(mint, unit, client, task.row, resource=row["resource"], audience=row["audience"])
     return issued._replace(refresh=new_refresh(mint, session, row))
 

@@ -238,7 +238,7 @@ class Policy:
             rules=rules,
             fewer_tools=fewer_tools,
             origins={audience: self.audiences[audience] for audience in rules},
-            delegate_to=chosen.delegate_to if chosen.delegate_to is not None else (f"{agent.partition('/')[0]}/**",),
+            delegate_to=chosen.receivers(agent),
             limits=in_tokens(chosen),
             approvals={at: terms for at in chosen.audiences if at in rules and (terms := chosen.approvals_at(at))},
         )

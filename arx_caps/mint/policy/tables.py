@@ -186,6 +186,10 @@ class Template(PolicyTable, frozen=True, kw_only=True):
             return self.bearer == "allow"
         return not self.approvals and self.fresh != 0
 
+    def receivers(self, agent: str) -> tuple[str, ...]:
+        """Return patterns of the agents to which an agent's task may be delegated."""
+        return self.delegate_to if self.delegate_to is not None else (f"{agent.partition('/')[0]}/**",)
+
     @property
     def everywhere(self) -> tuple[str, ...]:
         """Every audience of the task: the agent's own, then those that only services reach."""
