@@ -22,10 +22,19 @@ def test_a_refresh_token_that_comes_again_ends_the_session(
         flow = Flow(live)
         first = flow.token()["refresh_token"]
         second = flow.refresh(first).json()
-        assert flow.client.active(second["access_token"])
+        third = flow.refresh(second["refresh_token"]).json()
+        assert flow.client.active(third["access_token"])
         assert flow.refresh(first).json()["error"] == "invalid_grant"
-        assert not flow.client.active(second["access_token"])
-        assert flow.refresh(second["refresh_token"]).json()["error"] == "invalid_grant"
+        assert not flow.client.active(third["access_token"])
+        assert flow.refresh(third["refresh_token"]).json()["error"] == "invalid_grant"
+        # A repeat of the last use, as after a lost answer: what the first answer gave is ended at once, and when its
+        # holder goes on, so is the rest.
+        last = flow.token()["refresh_token"]
+        one, other = (flow.refresh(last).json() for _ in range(2))
+        assert not flow.client.active(one["access_token"])
+        assert flow.refresh(one["refresh_token"]).json()["error"] == "invalid_grant"
+        assert not flow.client.active(other["access_token"])
+        assert flow.refresh(other["refresh_token"]).json()["error"] == "invalid_grant"
         # The client ends a session by the refresh token as well.
         third = flow.token()
         assert flow.client.post("/oauth/revoke", token=third["refresh_token"]).json() == {}

@@ -119,6 +119,7 @@ MINT_LIMITS: Final = (
     Limit("body of a call to the mint", "arx_caps.mint.api.endpoint", "MAX_BODY_BYTES", "CONTROL 4.5"),
     Limit("an idempotency key", "arx_caps.mint.api.idempotency", "MAX_KEY_CHARS", "CONTROL 4.4"),
     Limit("targets of one kill", "arx_caps.mint.api.routes.kills", "MAX_TARGETS", ""),
+    Limit("a repeat of a client's last refresh", "arx_caps.mint.oauth.refresh", "REPEAT_MS", "CONTROL 5.9"),
     Limit("an enrolment token", "arx_caps.mint.api.routes.services", "ENROLMENT_MS", "CONTROL 3.1"),
     Limit("requests for approval that wait", "arx_caps.mint.db.repositories.approvals", "MAX_WAITING", "CONTROL 2.8"),
     Limit("arguments of an approval", "arx_caps.mint.tasks.discharge", "MAX_ARGUMENT_BYTES", "CONTROL 2.8"),

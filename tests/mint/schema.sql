@@ -205,24 +205,6 @@ CREATE TABLE oauth_consents (
   FOREIGN KEY(session) REFERENCES sessions (id)
 );
 CREATE INDEX ix_oauth_consents_until ON oauth_consents (until);
-CREATE TABLE oauth_refreshes (
-  digest VARCHAR(64) NOT NULL,
-  client VARCHAR(32) NOT NULL,
-  session VARCHAR(32) NOT NULL,
-  resource TEXT NOT NULL,
-  audience VARCHAR(64) NOT NULL,
-  template VARCHAR(64) NOT NULL,
-  terms VARCHAR(64) NOT NULL,
-  params TEXT NOT NULL,
-  tools TEXT,
-  until BIGINT NOT NULL,
-  used_at BIGINT,
-  PRIMARY KEY (digest),
-  FOREIGN KEY(client) REFERENCES oauth_clients (id),
-  FOREIGN KEY(session) REFERENCES sessions (id)
-);
-CREATE INDEX ix_oauth_refreshes_session ON oauth_refreshes (session);
-CREATE INDEX ix_oauth_refreshes_until ON oauth_refreshes (until);
 CREATE TABLE tasks (
   id VARCHAR(32) NOT NULL,
   session VARCHAR(32) NOT NULL,
@@ -295,6 +277,29 @@ CREATE TABLE oauth_handles (
 );
 CREATE INDEX ix_oauth_handles_expires_at ON oauth_handles (expires_at);
 CREATE INDEX oauth_handles_of_clients ON oauth_handles (client, issued_at);
+CREATE TABLE oauth_refreshes (
+  digest VARCHAR(64) NOT NULL,
+  client VARCHAR(32) NOT NULL,
+  session VARCHAR(32) NOT NULL,
+  resource TEXT NOT NULL,
+  audience VARCHAR(64) NOT NULL,
+  template VARCHAR(64) NOT NULL,
+  terms VARCHAR(64) NOT NULL,
+  params TEXT NOT NULL,
+  tools TEXT,
+  until BIGINT NOT NULL,
+  parent VARCHAR(64),
+  task VARCHAR(32) NOT NULL,
+  used_at BIGINT,
+  replaced_at BIGINT,
+  PRIMARY KEY (digest),
+  FOREIGN KEY(client) REFERENCES oauth_clients (id),
+  FOREIGN KEY(session) REFERENCES sessions (id),
+  FOREIGN KEY(task) REFERENCES tasks (id)
+);
+CREATE INDEX ix_oauth_refreshes_parent ON oauth_refreshes (parent);
+CREATE INDEX ix_oauth_refreshes_session ON oauth_refreshes (session);
+CREATE INDEX ix_oauth_refreshes_until ON oauth_refreshes (until);
 CREATE TABLE task_grants (
   link VARCHAR(32) NOT NULL,
   task VARCHAR(32) NOT NULL,

@@ -239,7 +239,8 @@ OAUTH_CONSENTS: Final = Table(
     Column("session", String(32), ForeignKey("sessions.id")),
 )
 
-# Refresh tokens: what the next task of a consented session is. A token is random, so its digest suffices.
+# Refresh tokens: what the next task of a consented session is. A token is random, so its digest suffices. ``parent`` is
+# the token in exchange for which this one was given, and ``task`` is what came with it.
 OAUTH_REFRESHES: Final = Table(
     "oauth_refreshes",
     METADATA,
@@ -253,7 +254,10 @@ OAUTH_REFRESHES: Final = Table(
     Column("params", Text, nullable=False),
     Column("tools", Text),
     Column("until", BigInteger, nullable=False, index=True),
+    Column("parent", String(64), index=True),
+    Column("task", String(32), ForeignKey("tasks.id"), nullable=False),
     Column("used_at", BigInteger),
+    Column("replaced_at", BigInteger),
 )
 
 # What an access token stands for: the content of its task's tokens, unsigned.

@@ -226,10 +226,10 @@ def grant_authorization_code(
     caller = AuthenticatedCaller("agent", client.agent, session, born, int(session["expires_at"]), key, agent)
     tools = None if row["tools"] is None else msgspec.json.decode(row["tools"], type=tuple[str, ...])
     params = msgspec.json.decode(row["params"], type=dict[str, Any])
-    task = start_task(mint, unit, caller, TaskRequest(row["template"], params, None, tools, None))
-    issued = issue_handle(mint, unit, client, task.row, resource=row["resource"], audience=row["audience"])
+    task = start_task(mint, unit, caller, TaskRequest(row["template"], params, None, tools, None)).row
+    issued = issue_handle(mint, unit, client, task, resource=row["resource"], audience=row["audience"])
     about = {**row, "terms": terms_of(mint, row["template"])}
-    return issued._replace(refresh=new_refresh(mint, session, about))
+    return issued._replace(refresh=new_refresh(mint, session, about, task))
 
 
 def digest_of(secret: bytes) -> str:

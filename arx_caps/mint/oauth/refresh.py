@@ -4,7 +4,7 @@
 import hashlib
 import secrets
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import msgspec
 
@@ -17,7 +17,7 @@ from arx_caps.mint.oauth.errors import OAuthError
 from arx_caps.mint.oauth.handles import Issued, issue_handle
 from arx_caps.mint.tasks.issue import TaskRequest, start_task
 from arx_caps.mint.tasks.liveness import session_targets
-from arx_caps.mint.tasks.revoke import end_session
+from arx_caps.mint.tasks.revoke import end_session, finish_task
 from arx_caps.mint.tasks.sessions import renew_session
 from arx_verifier.errors import GrantError, refusal
 from arx_verifier.jcs import jcs
@@ -25,21 +25,41 @@ from arx_verifier.token import wire
 
 REFRESH_PREFIX: Final = "arxr1_"  # secret scanners find leaked ones by it
 REFRESH_BYTES: Final = 32
+REPEAT_MS: Final = 30_000  # a client that got no answer asks again within its timeout
 _KEPT: Final = ("client", "resource", "audience", "template", "terms", "params", "tools")
 _WRONG: Final = "the refresh token is unknown, used, expired, or another client's"
 
 
-def new_refresh(mint: MintContext, session: Mapping[str, Any], about: Mapping[str, Any]) -> str:
+def new_refresh(
+    mint: MintContext,
+    session: Mapping[str, Any],
+    about: Mapping[str, Any],
+    task: Mapping[str, Any],
+    parent: str | None = None,
+) -> str:
     """Return a new refresh token, a secret.
 
     Args:
         mint: The mint.
         session: The session's row.
-        about: The members of its row that say which task it is for.
+        about: The members of its row that say which task the next one is.
+        task: The row of the task that is started with it.
+        parent: The digest of the token in exchange for which it is given; None for the first of a session.
+
+    Raises:
+        OAuthError: ``invalid_grant``: another token that was given for the same parent was used; the session is ended.
+        StoreError: The outcome is not known: retry.
     """
     token = REFRESH_PREFIX + wire.text_of(secrets.token_bytes(REFRESH_BYTES))
     row = {name: about[name] for name in _KEPT} | {"session": session["id"], "until": session["ends_at"]}
-    mint.db.oauth_refreshes.add(row | {"digest": digest_of_secret(token)})
+    row |= {"digest": digest_of_secret(token), "task": task["id"], "parent": parent}
+    replaced = mint.db.oauth_refreshes.add(row)
+    if replaced is None:
+        _end_reused(mint, session)
+    # The access token of the answer that was lost, or that a thief has, ends with its refresh token.
+    for name in replaced:
+        if (other := mint.db.tasks.find(name)) is not None:
+            finish_task(mint, other, f"agent:{session['agent']}")
     return token
 
 
@@ -67,16 +87,18 @@ def grant_refresh_token(
         form: ``refresh_token``, and ``scope`` and ``resource`` if the client repeats them.
 
     Raises:
-        OAuthError: ``invalid_grant``: the refresh token is wrong or was used, and then the session is ended.
+        OAuthError: ``invalid_grant``: the refresh token is wrong; or it was used and this is no repeat of the last
+            use, and then the session is ended.
         GrantError: The policy refuses.
         RevokedError: A target of the session was killed or is frozen.
         UnavailableError: The kill epoch is unknown now.
     """
-    row = find_refresh(mint, form.get("refresh_token", ""))
+    token = form.get("refresh_token", "")
+    row = find_refresh(mint, token)
     session = None if row is None else mint.db.sessions.find(row["session"])
     if row is None or session is None or row["client"] != client.id:
         raise OAuthError("invalid_grant", _WRONG)
-    if row["used_at"] is not None:
+    if not _may_come(row):
         _end_reused(mint, session)
     if session["status"] != "open" or session["expires_at"] <= now_ms():
         raise OAuthError("invalid_grant", "the session is over")
@@ -93,7 +115,7 @@ def grant_refresh_token(
     if session["incarnation"] != born.incarnation:
         raise refusal("revoked")
     mint.require(Born(session["incarnation"], session["born"]), session_targets(session))
-    if not mint.db.oauth_refreshes.use(row["digest"]):
+    if not mint.db.oauth_refreshes.use(row["digest"]) and not _may_come(find_refresh(mint, token)):
         _end_reused(mint, session)
     key = client.session_key
     caller = AuthenticatedCaller("agent", client.agent, session, born, int(session["expires_at"]), key, agent)
@@ -104,12 +126,20 @@ def grant_refresh_token(
     caller = AuthenticatedCaller("agent", client.agent, session, born, int(session["expires_at"]), key, agent)
     tools = None if row["tools"] is None else msgspec.json.decode(row["tools"], type=tuple[str, ...])
     params = msgspec.json.decode(row["params"], type=dict[str, Any])
-    task = start_task(mint, unit, caller, TaskRequest(row["template"], params, None, tools, None))
-    issued = issue_handle(mint, unit, client, task.row, resource=row["resource"], audience=row["audience"])
-    return issued._replace(refresh=new_refresh(mint, session, row))
+    task = start_task(mint, unit, caller, TaskRequest(row["template"], params, None, tools, None)).row
+    issued = issue_handle(mint, unit, client, task, resource=row["resource"], audience=row["audience"])
+    return issued._replace(refresh=new_refresh(mint, session, row, task, row["digest"]))
 
 
-def _end_reused(mint: MintContext, session: Mapping[str, Any]) -> None:
+def _may_come(row: Mapping[str, Any] | None) -> bool:
+    """Return whether a refresh token is unused, or was used a moment ago by a client that may not have the answer."""
+    if row is None or row["replaced_at"] is not None:
+        return False
+    # Whether a token that was given for it has been used, ``new_refresh`` finds out, under a lock.
+    return row["used_at"] is None or now_ms() - row["used_at"] < REPEAT_MS
+
+
+def _end_reused(mint: MintContext, session: Mapping[str, Any]) -> NoReturn:
     """End the session of a refresh token that came twice, and refuse.
 
     Raises:

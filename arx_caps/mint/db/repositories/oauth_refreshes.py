@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Refresh tokens, each used once.  CONTROL 5.9."""
+"""Refresh tokens: the chain of a session, in which the last use alone may be repeated.  CONTROL 5.9."""
 
 from typing import Any, Final
 
@@ -13,7 +13,10 @@ _T: Final = OAUTH_REFRESHES.c
 _ITS: Final = _T.digest == bindparam("which")
 _FIND: Final = CompiledStatement(select(OAUTH_REFRESHES).where(_ITS))
 _ADD: Final = insert(OAUTH_REFRESHES)
-_USE: Final = update(OAUTH_REFRESHES).where(_ITS, _T.used_at.is_(None))
+_USE: Final = update(OAUTH_REFRESHES).where(_ITS, _T.used_at.is_(None), _T.replaced_at.is_(None))
+_LOCK: Final = select(OAUTH_REFRESHES).where(_ITS).with_for_update()
+_LOCK_CHILDREN: Final = select(OAUTH_REFRESHES).where(_T.parent == bindparam("which")).with_for_update()
+_REPLACE: Final = update(OAUTH_REFRESHES).where(_T.parent == bindparam("which"), _T.replaced_at.is_(None))
 # Used ones stay until the session is over: only then is it of no use to know that one came again.
 _OLD: Final = select(_T.digest).where(_T.until < bindparam("before")).limit(100)
 _PRUNE: Final = delete(OAUTH_REFRESHES).where(_T.digest.in_(_OLD))
@@ -25,18 +28,36 @@ class OAuthRefreshRepository:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def add(self, row: dict[str, Any]) -> None:
-        """Store what a refresh token is for, and delete some old rows."""
+    def add(self, row: dict[str, Any]) -> list[str] | None:
+        """Store what a refresh token is for, in place of others with the same parent; and delete some old rows.
+
+        Args:
+            row: The row.
+
+        Returns:
+            The tasks that came with the replaced tokens; None, and nothing is stored, if one of those was used.
+        """
         with self._database.write() as c:
             c.execute(_PRUNE, {"before": now_ms()})
+            tasks: list[str] = []
+            if row["parent"] is not None:
+                its = {"which": row["parent"]}
+                # Locked in this order: two requests with one token, of which each waits for the other's new one.
+                parent = c.execute(_LOCK, its).mappings().one()
+                children = c.execute(_LOCK_CHILDREN, its).mappings().all()
+                if parent["replaced_at"] is not None or any(child["used_at"] is not None for child in children):
+                    return None
+                tasks = [str(child["task"]) for child in children]
+                c.execute(_REPLACE.values(replaced_at=now_ms()), its)
             c.execute(_ADD, row)
+        return tasks
 
     def find(self, digest: str) -> dict[str, Any] | None:
         """Return a refresh token's row, or None."""
         return self._database.row(_FIND, which=digest)
 
     def use(self, digest: str) -> bool:
-        """Use a refresh token; return False if it was used before."""
+        """Use a refresh token; return False if it was used or replaced before."""
         with self._database.write() as c:
-            # The update decides: of two requests with one token, a query before it would let both go on.
+            # The update decides: of two requests with one token, a query before it would let both be the first.
             return c.execute(_USE.values(used_at=now_ms()), {"which": digest}).rowcount == 1
