@@ -208,12 +208,14 @@ class Flow:
         assert (back.status_code, back.headers.get("location")) == (303, "/oauth/consent"), back.headers
         return self.visit("/oauth/consent")
 
-    def answer(self, page: httpx2.Response, answer: str = "allow", **typed: str) -> httpx2.Response:
-        """Press a button of the page."""
+    def answer(self, page: httpx2.Response, answer: str = "allow", task: str = "", **typed: str) -> httpx2.Response:
+        """Press a button of the page; ``task`` is the names of those that the person chooses of several."""
         token = re.search(r'name="token" value="([^"]*)"', page.text)
         assert token is not None, page.text
         form = {"token": unescape(token[1]), "answer": answer}
-        form |= {f"param.{name}": text for name, text in typed.items()}
+        form |= {f"param.{name}": text for name, text in typed.items()} | {
+            f"task.{name}": "yes" for name in task.split()
+        }
         return self.browser.post("/oauth/consent", data=form, follow_redirects=False)
 
     def code(self, **query: str | None) -> str:

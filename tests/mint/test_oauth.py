@@ -103,7 +103,7 @@ def _payload(token: str) -> bytes:
     ("form", "error"),
     [
         ({"scope": "refund"}, "invalid_scope"),
-        ({"scope": "lookup lookup"}, "invalid_scope"),
+        ({"scope": "refund other"}, "invalid_scope"),
         ({"resource": ""}, "invalid_target"),
         ({"resource": "http://127.0.0.1:9999/orders"}, "invalid_target"),
         ({"resource": RESOURCE + "#part"}, "invalid_target"),

@@ -88,7 +88,7 @@ TASKS: Final = Table(
     Column("agent", String(64), nullable=False),
     Column("subject_target", String(64)),
     Column("above", Text, nullable=False, server_default="[]"),  # ids of its parent tasks, the outermost first
-    Column("template", String(64), nullable=False),
+    Column("template", Text, nullable=False),  # or several, with a space between
     Column("params", Text, nullable=False),
     Column("audiences", Text, nullable=False),
     Column("link", String(32), nullable=False),
@@ -222,7 +222,7 @@ OAUTH_CONSENTS: Final = Table(
     Column("challenge", String(64), nullable=False),
     Column("resource", Text, nullable=False),
     Column("audience", String(64), nullable=False),
-    Column("template", String(64), nullable=False),
+    Column("template", Text, nullable=False),
     Column("params", Text, nullable=False),
     Column("tools", Text),
     Column("subject_issuer", Text),
@@ -249,7 +249,7 @@ OAUTH_REFRESHES: Final = Table(
     Column("session", String(32), ForeignKey("sessions.id"), nullable=False, index=True),
     Column("resource", Text, nullable=False),
     Column("audience", String(64), nullable=False),
-    Column("template", String(64), nullable=False),
+    Column("template", Text, nullable=False),
     Column("terms", String(64), nullable=False),  # digest of the template that the person saw
     Column("params", Text, nullable=False),
     Column("tools", Text),

@@ -8,7 +8,7 @@ import hashlib
 import hmac
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -51,20 +51,25 @@ class Consent(NamedTuple):
     Attributes:
         row: The row.
         client: The client.
-        template: The template of the task.
+        templates: The templates of the task: those that the person may have; of several, the person chooses.
         subject: The person.
-        params: The parameters that the client chose.
+        params: The parameters that the client chose; with several templates, by template.
         tools: The tools that the client wants; None for all.
         terms: The terms of the session.
     """
 
     row: Mapping[str, Any]
     client: OAuthClient
-    template: Template
+    templates: tuple[Template, ...]
     subject: Subject
     params: dict[str, Any]
     tools: tuple[str, ...] | None
     terms: SessionTerms
+
+    def params_of(self, template: str) -> dict[str, Any]:
+        """Return the parameters of one of the templates that the client chose."""
+        found = self.params if len(self.templates) == 1 else self.params.get(template)
+        return found if isinstance(found, dict) else {}
 
 
 def find_redirect(mint: MintContext, form: Mapping[str, str]) -> tuple[OAuthClient, str]:
@@ -96,7 +101,8 @@ def read_request(mint: MintContext, client: OAuthClient, form: Mapping[str, str]
         raise OAuthError("invalid_request", "expected code_challenge with code_challenge_method S256 (RFC 7636)")
     if len(form.get("state", "")) > MAX_STATE_CHARS:
         raise OAuthError("invalid_request", f"state: expected at most {MAX_STATE_CHARS} characters")
-    return read_wanted(mint, client, form)
+    # The person chooses, so a client may leave it open.
+    return read_wanted(mint, client, {"scope": " ".join(client.scopes), **form})
 
 
 def ask(mint: MintContext, born: Born, token: IssuerToken, form: Mapping[str, str]) -> bytes:
@@ -114,11 +120,12 @@ def ask(mint: MintContext, born: Born, token: IssuerToken, form: Mapping[str, st
     client, redirect = find_redirect(mint, form)
     wanted, policy = read_request(mint, client, form), mint.policy
     subject = subject_in(policy, token)
-    require_allowed(mint, client.agent, wanted.scope, subject)
+    names = allowed_of(mint, client.agent, wanted.scope, subject)
+    params = wanted.params if names == wanted.scope else _params_of(wanted.params, names.split(" "))
     secret, agent = secrets.token_bytes(SECRET_BYTES), {"path": client.agent}
     row: dict[str, Any] = {"id": new_name("o-"), "cookie": digest_of(secret), "client": client.id, "redirect": redirect}
     row |= {"state": form.get("state"), "challenge": form["code_challenge"], "resource": wanted.resource}
-    row |= {"audience": wanted.audience, "template": wanted.scope, "params": as_json(wanted.params)}
+    row |= {"audience": wanted.audience, "template": names, "params": as_json(params)}
     row |= {"tools": None if wanted.tools is None else as_json(wanted.tools), "policy": policy.digest}
     row |= subject_columns(Opener(agent, {}, subject, token.expires_at))
     row |= {"incarnation": born.incarnation, "born": born.seq, "until": now_ms() + PAGE_MS}
@@ -141,18 +148,22 @@ def find_consent(mint: MintContext, secret: bytes) -> Consent:
     if row["policy"] != mint.policy.digest:
         raise OAuthError("invalid_request", "the policy has changed in the meantime")
     subject = _subject(row)
-    terms = require_allowed(mint, client.agent, row["template"], subject)
+    names = row["template"].split(" ")
+    # The first for all: under one policy, each was allowed when the person was asked.
+    terms = require_allowed(mint, client.agent, names[0], subject)
     tools = None if row["tools"] is None else msgspec.json.decode(row["tools"], type=tuple[str, ...])
     params = msgspec.json.decode(row["params"], type=dict[str, Any])
-    return Consent(row, client, mint.policy.templates[row["template"]], subject, params, tools, terms)
+    templates = tuple(mint.policy.templates[name] for name in names)
+    return Consent(row, client, templates, subject, params, tools, terms)
 
 
-def give_consent(mint: MintContext, consent: Consent, params: Mapping[str, Any]) -> str:
+def give_consent(mint: MintContext, consent: Consent, scope: str, params: Mapping[str, Any]) -> str:
     """Return the code for a consent, a secret.
 
     Args:
         mint: The mint.
         consent: What the person was asked.
+        scope: The names of the templates that the person chose of them, with a space between.
         params: All parameters of the task, with those that the person chose.
 
     Raises:
@@ -160,13 +171,14 @@ def give_consent(mint: MintContext, consent: Consent, params: Mapping[str, Any])
         OAuthError: The person has answered already.
     """
     row, agent = consent.row, consent.client.agent
-    mint.policy.grant(row["template"], agent, params, tools=consent.tools, subject=consent.subject)
+    mint.policy.grant(scope, agent, params, tools=consent.tools, subject=consent.subject)
     code = wire.text_of(secrets.token_bytes(SECRET_BYTES))
     # Neither parameters nor person: the events of session and task have them, where they can be erased.
-    facts = {"consent": row["id"], "client": row["client"], "template": row["template"], "resource": row["resource"]}
+    facts = {"consent": row["id"], "client": row["client"], "template": scope, "resource": row["resource"]}
     what = Event.of("consent.given", f"agent:{agent}", **facts)
     until = now_ms() + CODE_MS
-    if not mint.db.oauth_consents.give(row["id"], digest_of(code.encode()), as_json(params), until, what):
+    given = {"code": digest_of(code.encode()), "template": scope, "params": as_json(params), "until": until}
+    if not mint.db.oauth_consents.give(row["id"], given, what):
         raise OAuthError("invalid_request", "there is nothing to consent to: it was answered, or is too old")
     return code
 
@@ -235,6 +247,30 @@ def grant_authorization_code(
 def digest_of(secret: bytes) -> str:
     """Return what the database keeps of a random secret."""
     return hashlib.sha256(secret).hexdigest()
+
+
+def _params_of(params: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """Return the parameters of some templates, of those of several; in the form for one if it is one."""
+    kept = {name: params[name] for name in names if isinstance(params.get(name), dict)}
+    return kept if len(names) > 1 else kept.get(names[0], {})
+
+
+def allowed_of(mint: MintContext, agent: str, scope: str, subject: Subject) -> str:
+    """Return the names of those templates that an agent may have on behalf of a person.
+
+    Raises:
+        OAuthError: ``access_denied``: the policy refuses all.
+    """
+    names, refused = [], None
+    for name in scope.split(" "):
+        try:
+            require_allowed(mint, agent, name, subject)
+            names.append(name)
+        except OAuthError as error:
+            refused = error
+    if refused is not None and not names:
+        raise refused
+    return " ".join(names)
 
 
 def require_allowed(mint: MintContext, agent: str, template: str, subject: Subject) -> SessionTerms:

@@ -12,17 +12,20 @@ from urllib.parse import urlsplit
 from arx_caps.durations import format_duration
 from arx_caps.mint.db.database import now_ms
 from arx_caps.mint.oauth.authorization_code import Consent
+from arx_caps.mint.policy.tables import Template
 from arx_caps.mint.policy.templates import SUBJECT, overlap
 from arx_caps.mint.tasks.sessions import within_login
 from arx_verifier.constraints import TEXTS, kinds_of
 from arx_verifier.errors import GrantError
 
-PARAM: Final = "param."  # before a parameter's name in the form
+PARAM: Final = "param."  # before a parameter's name in the form; with several tasks, before the task's, and a dot
+TASK: Final = "task."  # before the name of one of several tasks that the person chooses
 _STYLE: Final = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 42rem; margin: 2rem auto; padding: 0 1rem; color: #111; }
 dt { font-weight: 600; margin-top: .6rem; } dd { margin: 0; overflow-wrap: anywhere; }
 code { font-size: .9em; overflow-wrap: anywhere; } [role=alert] { color: #a00; }
 label { display: block; margin: .6rem 0; } input { font: inherit; width: 100%; box-sizing: border-box; }
+input[type=checkbox] { width: auto; } fieldset { margin: 1rem 0; }
 button { font: inherit; padding: .5rem 1.2rem; margin: 1rem 1rem 0 0; }
 """
 _STYLE_HASH: Final = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
@@ -53,43 +56,71 @@ def consent_page(consent: Consent, action: str, token: str, *, typed: Mapping[st
         consent: What the person is asked.
         action: The path to which the form goes.
         token: Proves that the answer is from this page.
-        typed: The parameters that the person wrote before, by name.
+        typed: The fields of the form as the person sent it before.
         wrong: Why these were refused.
     """
-    row, template = consent.row, consent.template
-    known = {SUBJECT: consent.subject.name, **consent.params}
-    rules = list(template.rules)  # at all services: an access token may be exchanged for one for another service
-    if consent.tools is not None:
-        rules = [rule for rule in rules if any(overlap(tool, rule.tool) for tool in consent.tools)]
+    row, several = consent.row, len(consent.templates) > 1
     facts = {
         "Agent": _code(consent.client.agent),
         "Program": _code(consent.client.id),
-        "Task": _code(template.name),
+        "Task": None if several else _code(consent.templates[0].name),
         "At": _code(row["resource"]),
         "On behalf of": f"{_code(consent.subject.name)} of {_code(consent.subject.issuer)}",
         "Chosen by the program": _code(_as_ascii(consent.params)) if consent.params else "nothing",
         "Tools of the program's choice": None if consent.tools is None else ", ".join(map(_code, consent.tools)),
-        "May be delegated": _delegations(consent),
+        "May be delegated": None if several else _delegations(consent, consent.templates[0]),
         "For at most": format_duration(_life_ms(consent)),
         "You return to": _code(_place(row["redirect"])),
     }
     listed = "".join(f"<dt>{name}</dt><dd>{text}</dd>" for name, text in facts.items() if text is not None)
-    tools = "".join(
-        f"<li>{_code(rule.tool)} at {_code(rule.at)} with {_arguments(rule.shown(known))}</li>" for rule in rules
-    )
-    inputs = "".join(
-        f'<label>{_code(name)} <input name="{PARAM}{escape(name)}" value="{escape(typed.get(name, ""))}" required '
-        f'autocomplete="off" maxlength="1024"></label>'
-        for name in missing(consent)
-    )
     alert = f'<p role="alert">{escape(wrong)}</p>' if wrong else ""
-    chosen = f"<p>Choose:</p>{inputs}" if inputs else ""
+    if several:
+        about = "<p>It asks for several tasks. It may call the tools of those that you choose:</p>"
+        choices = "".join(_choice(consent, template, typed) for template in consent.templates)
+    else:
+        (template,) = consent.templates
+        about = f"<p>It may call these tools:</p>{_tools(consent, template)}"
+        inputs = _inputs(consent, template, typed)
+        choices = f"<p>Choose:</p>{inputs}" if inputs else ""
     return _html_page(
         "Do you allow this?",
-        f"<dl>{listed}</dl><p>It may call these tools:</p><ul>{tools}</ul>{alert}"
+        f"<dl>{listed}</dl>{about}{alert}"
         f'<form method="post" action="{escape(action)}"><input type="hidden" name="token" value="{escape(token)}">'
-        f'{chosen}<button name="answer" value="allow">Allow</button>'
+        f'{choices}<button name="answer" value="allow">Allow</button>'
         '<button name="answer" value="deny" formnovalidate>Deny</button></form>',
+    )
+
+
+def _tools(consent: Consent, template: Template) -> str:
+    known = {SUBJECT: consent.subject.name, **consent.params_of(template.name)}
+    rules = list(template.rules)  # at all services: an access token may be exchanged for one for another service
+    if consent.tools is not None:
+        rules = [rule for rule in rules if any(overlap(tool, rule.tool) for tool in consent.tools)]
+    listed = (f"<li>{_code(rule.tool)} at {_code(rule.at)} with {_arguments(rule.shown(known))}</li>" for rule in rules)
+    return f"<ul>{''.join(listed)}</ul>"
+
+
+def _inputs(consent: Consent, template: Template, typed: Mapping[str, str]) -> str:
+    fields = {_field(consent, template, name): name for name in _missing(consent, template)}
+    # Not required beside a task that may be left out.
+    required = "" if len(consent.templates) > 1 else " required"
+    return "".join(
+        f'<label>{_code(name)} <input name="{escape(field)}" value="{escape(typed.get(field, ""))}"{required} '
+        f'autocomplete="off" maxlength="1024"></label>'
+        for field, name in fields.items()
+    )
+
+
+def _choice(consent: Consent, template: Template, typed: Mapping[str, str]) -> str:
+    # None is chosen before: a click must not grant all that a client can think of.
+    field = TASK + template.name
+    chosen = " checked" if field in typed else ""
+    delegated = _delegations(consent, template)
+    return (
+        f'<fieldset><label><input type="checkbox" name="{escape(field)}" value="yes"{chosen}> {_code(template.name)}'
+        f"</label>{_tools(consent, template)}"
+        f"{f'<p>May be delegated, if it is chosen alone: {delegated}</p>' if delegated else ''}"
+        f"{_inputs(consent, template, typed)}</fieldset>"
     )
 
 
@@ -100,19 +131,31 @@ def error_page(text: str) -> str:
     )
 
 
-def missing(consent: Consent) -> list[str]:
-    """Return the parameters that the program left to the person."""
-    return [name for name in consent.template.params if name not in consent.params]
-
-
-def read_params(consent: Consent, form: Mapping[str, str]) -> dict[str, Any]:
-    """Return all parameters: those of the program, and those that the person wrote.
+def read_choice(consent: Consent, form: Mapping[str, str]) -> tuple[str, dict[str, Any]]:
+    """Return the scope that the person chose, and all parameters: those of the program, and those that it left out.
 
     Raises:
-        GrantError: ``bad_parameters``: one is missing, or of another kind.
+        GrantError: ``bad_parameters``: no task was chosen; or a parameter is missing, or of another kind.
     """
-    written = {name: _value(consent, name, form.get(PARAM + name, "")) for name in missing(consent)}
-    return consent.params | written
+    chosen = [each for each in consent.templates if len(consent.templates) == 1 or TASK + each.name in form]
+    if not chosen:
+        raise GrantError("choose at least one task", code="bad_parameters")
+    params = {each.name: consent.params_of(each.name) | _written(consent, each, form) for each in chosen}
+    return " ".join(params), params if len(params) > 1 else params[chosen[0].name]
+
+
+def _written(consent: Consent, template: Template, form: Mapping[str, str]) -> dict[str, Any]:
+    fields = {name: _field(consent, template, name) for name in _missing(consent, template)}
+    return {name: _value(template, name, form.get(field, "")) for name, field in fields.items()}
+
+
+def _missing(consent: Consent, template: Template) -> list[str]:
+    given = consent.params_of(template.name)
+    return [name for name in template.params if name not in given]
+
+
+def _field(consent: Consent, template: Template, name: str) -> str:
+    return PARAM + (f"{template.name}.{name}" if len(consent.templates) > 1 else name)
 
 
 def _life_ms(consent: Consent) -> int:
@@ -122,8 +165,8 @@ def _life_ms(consent: Consent) -> int:
     return max(-(-life_ms // 60_000), 1) * 60_000
 
 
-def _value(consent: Consent, name: str, text: str) -> Any:
-    kinds = kinds_of(consent.template.params[name])
+def _value(template: Template, name: str, text: str) -> Any:
+    kinds = kinds_of(template.params[name])
     if kinds & TEXTS:
         return text
     if "flag" in kinds and text in ("true", "false"):
@@ -134,8 +177,7 @@ def _value(consent: Consent, name: str, text: str) -> Any:
         raise GrantError(f"{name}: expected {' or '.join(sorted(kinds))}", code="bad_parameters") from None
 
 
-def _delegations(consent: Consent) -> str | None:
-    template = consent.template
+def _delegations(consent: Consent, template: Template) -> str | None:
     if not template.depth:
         return None
     times = "once" if template.depth == 1 else f"{template.depth} times in a row"

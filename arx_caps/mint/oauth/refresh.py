@@ -64,9 +64,10 @@ def new_refresh(
 
 
 def terms_of(mint: MintContext, template: str) -> str:
-    """Return a digest of a template as the policy writes it: a person consents to that text alone."""
+    """Return a digest of a task's templates as the policy writes them: a person consents to that text alone."""
     tables = mint.policy.text.document["task"]
-    return hashlib.sha256(jcs(tables.get(template, tables))).hexdigest()
+    written = [tables.get(name, tables) for name in template.split(" ")]
+    return hashlib.sha256(jcs(written[0] if len(written) == 1 else written)).hexdigest()
 
 
 def find_refresh(mint: MintContext, token: str) -> dict[str, Any] | None:
@@ -104,9 +105,11 @@ def grant_refresh_token(
         raise OAuthError("invalid_grant", "the session is over")
     if form.get("resource", row["resource"]) != row["resource"]:
         raise OAuthError("invalid_target", "resource: expected that of the authorization request")
-    if form.get("scope", row["template"]) != row["template"]:
-        raise OAuthError("invalid_scope", "scope: expected that of the authorization request")
-    if row["template"] not in mint.policy.templates or terms_of(mint, row["template"]) != row["terms"]:
+    names = set(row["template"].split(" "))
+    # Stock clients repeat what they asked for, and not what the person chose of it.
+    if not names <= {*form.get("scope", row["template"]).split()}:
+        raise OAuthError("invalid_scope", f"scope: expected {row['template']}, which may be left out")
+    if not names <= mint.policy.templates.keys() or terms_of(mint, row["template"]) != row["terms"]:
         raise OAuthError("invalid_grant", "the policy has changed the task since the consent")
     agent = mint.db.agents.find(client.agent)
     if agent is None or agent["status"] != "active":

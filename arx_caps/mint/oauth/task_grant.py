@@ -50,10 +50,10 @@ class Wanted(NamedTuple):
     """A task that a client asks for.
 
     Attributes:
-        scope: The name of its template.
+        scope: The name of its template; or the names of several, with a space between.
         resource: The URL of the service (RFC 8707).
         audience: The audience that has it.
-        params: Parameters of the template.
+        params: Parameters of the template; with several templates, by template.
         tools: The tools that the client wants of the template's; None for all.
     """
 
@@ -102,17 +102,22 @@ def read_wanted(mint: MintContext, client: OAuthClient, form: Mapping[str, str])
     Raises:
         OAuthError: ``invalid_scope``, ``invalid_target`` or ``invalid_request``.
     """
-    scope, details = _scope(client, form), read_details(form)
+    scopes, details, policy = _scopes(client, form), read_details(form), mint.policy
     if details.allow is not None:
         raise OAuthError("invalid_request", "authorization_details: allow: for an exchange alone; send params or tools")
     resource = form.get("resource", "")
-    audience = audience_at(mint.policy.audiences, resource)
-    template = mint.policy.templates.get(scope)
-    if template is None or not template.allows_bearer:
-        raise OAuthError("invalid_scope", f"the policy lets no access token stand for the task {scope!r:.64}")
-    if audience is None or audience not in template.audiences:
-        raise OAuthError("invalid_target", f"resource: expected the URL of a service of the task {scope!r:.64}")
-    return Wanted(scope, resource, audience, details.params, details.tools)
+    audience = audience_at(policy.audiences, resource)
+    templates = [policy.templates[name] for name in scopes if name in policy.templates]
+    templates = [template for template in templates if template.allows_bearer]
+    asked = " ".join(scopes)
+    if not templates:
+        raise OAuthError("invalid_scope", f"the policy lets no access token stand for the task {asked!r:.64}")
+    fitting = [template.name for template in templates if audience in template.audiences]
+    if audience is None or not fitting:
+        raise OAuthError("invalid_target", f"resource: expected the URL of a service of the task {asked!r:.64}")
+    if details.tools is not None and len(fitting) > 1:
+        raise OAuthError("invalid_request", "tools in authorization_details: expected one scope beside it")
+    return Wanted(" ".join(fitting), resource, audience, details.params, details.tools)
 
 
 def opener_of(
@@ -157,12 +162,15 @@ def audience_at(audiences: Mapping[str, tuple[str, ...]], resource: str) -> str 
     return next((audience for audience, origins in audiences.items() if origin in origins), None)
 
 
-def _scope(client: OAuthClient, form: Mapping[str, str]) -> str:
-    # One: an access token stands for one task, and a task has one template.
-    asked = form.get("scope", "").split(" ") if form.get("scope") else list(client.scopes)
-    if len(asked) != 1 or asked[0] not in client.scopes:
-        raise OAuthError("invalid_scope", f"scope: expected one of {', '.join(client.scopes)}")
-    return asked[0]
+def _scopes(client: OAuthClient, form: Mapping[str, str]) -> list[str]:
+    asked = form.get("scope", "").split()
+    if not asked and len(client.scopes) == 1:
+        return list(client.scopes)
+    # RFC 6749 3.3: others are left out, as stock clients ask for all that a resource lists, and for `offline_access`.
+    known = [name for name in dict.fromkeys(asked) if name in client.scopes]
+    if not known:
+        raise OAuthError("invalid_scope", f"scope: expected some of {', '.join(client.scopes)}")
+    return known
 
 
 def read_details(form: Mapping[str, str]) -> Details:

@@ -27,6 +27,7 @@ __all__ = ["Policy", "SessionTerms", "TaskGrant", "Template"]
 
 MAX_BYTES: Final = 1 << 20  # far above any policy that a person could review
 MAX_MISTAKES: Final = 20
+MAX_SCOPE_CHARS: Final = 512  # the names of a task's templates, which an access token has as its scope
 MAX_PARAMETER_CHARS: Final = 1024  # a value is in every token of the task, and a token must fit into one header
 
 
@@ -206,9 +207,9 @@ class Policy:
         """Return what a task grants to an agent.
 
         Args:
-            template: The template's name.
+            template: The template's name; or the names of several, with a space between, whose rules one task then has.
             agent: The agent's path.
-            params: A value for each of the template's parameters, unchecked.
+            params: A value for each of the template's parameters, unchecked; of several templates, such an object each.
             ttl: A shorter lifetime, as a duration such as ``5m``.
             tools: Fewer tools: names or patterns.
             depth: Fewer delegations.
@@ -221,6 +222,10 @@ class Policy:
             GrantError: ``unknown_task``, with the tasks that this agent may start; ``bad_parameters``, with a failure
                 for each mistake; ``subject_required`` and ``subject_not_allowed``.
         """
+        if " " in template:
+            if (ttl, tools) != (None, None):
+                raise GrantError("ttl, tools: expected neither, with several templates", code="bad_parameters")
+            return self._grant_several(template.split(" "), agent, params, subject)
         chosen = self.require_startable(template, agent, subject)
         request = _TaskRequest(chosen, params, subject)
         ttl_ms, fewer = request.ttl(ttl), request.depth(depth)
@@ -241,6 +246,43 @@ class Policy:
             delegate_to=chosen.receivers(agent),
             limits=in_tokens(chosen),
             approvals={at: terms for at in chosen.audiences if at in rules and (terms := chosen.approvals_at(at))},
+        )
+
+    def _grant_several(
+        self, names: Sequence[str], agent: str, params: Mapping[str, Any], subject: Subject | None
+    ) -> TaskGrant:
+        """Return what one task with the rules of several templates grants; it cannot be delegated."""
+        unknown = sorted(params.keys() - set(names))
+        wrong = [name for name in names if not isinstance(params.get(name, {}), Mapping)]
+        joined = " ".join(names)
+        if unknown or wrong or len(set(names)) != len(names) or len(joined) > MAX_SCOPE_CHARS:
+            raise GrantError(
+                f"several tasks: expected distinct names of at most {MAX_SCOPE_CHARS} characters, and parameters by "
+                f"task; wrong: {', '.join(unknown + wrong) or 'the names'}",
+                code="bad_parameters",
+            )
+        grants = [self.grant(name, agent, params.get(name, {}), subject=subject) for name in names]
+        first = grants[0]
+        for each in grants:
+            # The conditions of one would else hold for calls of another one, or be lost.
+            if each.approvals or each.exchange or each.limits != first.limits:
+                raise GrantError(
+                    f"task {each.template} can be had alone only: it has approvals, exchange or other conditions than "
+                    f"{first.template}",
+                    code="bad_parameters",
+                )
+        places = dict.fromkeys(at for each in grants for at in each.rules)
+        return TaskGrant(
+            template=joined,
+            ttl_ms=min(each.ttl_ms for each in grants),
+            depth=0,
+            audiences=tuple(dict.fromkeys(at for each in grants for at in each.audiences)),
+            exchange={},
+            rules={at: tuple(rule for each in grants for rule in each.rules.get(at, ())) for at in places},
+            fewer_tools={},
+            origins={at: self.audiences[at] for at in places},
+            delegate_to=first.delegate_to,
+            limits=first.limits,
         )
 
     def require_startable(self, template: str, agent: str, subject: Subject | None) -> Template:

@@ -28,7 +28,7 @@ from arx_caps.mint.oauth.authorization_code import (
     give_consent,
     read_request,
 )
-from arx_caps.mint.oauth.consent_page import PARAM, consent_page, error_page, headers_of, read_params
+from arx_caps.mint.oauth.consent_page import PARAM, TASK, consent_page, error_page, headers_of, read_choice
 from arx_caps.mint.oauth.errors import OAuthError
 from arx_caps.mint.oauth.metadata import AUTHORIZE
 from arx_caps.mint.oauth.redirects import answer_url
@@ -141,7 +141,7 @@ def answer_consent(visit: Visit) -> Response:
             redirect, over, error="access_denied", error_description="the person refused", state=state
         )
     try:
-        code = give_consent(mint, consent, read_params(consent, form))
+        code = give_consent(mint, consent, *read_choice(consent, form))
     except OAuthError:
         raise
     except GrantError as error:
@@ -150,8 +150,7 @@ def answer_consent(visit: Visit) -> Response:
 
 
 def _ask(consent: Consent, secret: bytes, form: Mapping[str, str], wrong: str = "") -> Response:
-    typed = {name.removeprefix(PARAM): text for name, text in form.items() if name.startswith(PARAM)}
-    html = consent_page(consent, CONSENT, derived(secret, _PURPOSE), typed=typed, wrong=wrong)
+    html = consent_page(consent, CONSENT, derived(secret, _PURPOSE), typed=form, wrong=wrong)
     # A client on the web may redirect on.
     schemes = dict.fromkeys([urlsplit(consent.row["redirect"]).scheme, "https"])
     return HTMLResponse(html, 400 if wrong else 200, headers_of(schemes))
@@ -243,7 +242,7 @@ _REQUEST: Final = {
     "code_challenge": "The challenge of RFC 7636.",
     "code_challenge_method": "`S256`.",
     "resource": "The URL of the service to call (RFC 8707).",
-    "scope": "A template of the policy that the client is registered for; optional if it is one.",
+    "scope": "Templates of the policy, with a space between; the person chooses of those that the client may have.",
     "state": "Comes back with the answer.",
     "authorization_details": "Parameters of the template: one object of type `arx_task` (RFC 9396).",
 }
@@ -254,7 +253,8 @@ _QUERIES: Final[Mapping[str, Mapping[str, str]]] = {
 _ANSWER: Final = {
     "token": "From the page.",
     "answer": "`allow` or `deny`.",
-    f"{PARAM}NAME": "A parameter that the client left to the person.",
+    f"{TASK}TEMPLATE": "Any text, for a template that the person chose of several.",
+    f"{PARAM}NAME": "A parameter that the client left to the person; with several templates `TEMPLATE.NAME`.",
 }
 _STATUSES: Final = {("GET", CONSENT): (200,), ("POST", CONSENT): (303,)}
 

@@ -221,7 +221,7 @@ _FORMS: Final[Mapping[str, tuple[Callable[[FormCall], RouteAnswer], type[RouteAn
             "code": "The code of a consent.",
             "code_verifier": "The verifier of the authorization request (RFC 7636).",
             "redirect_uri": "That of the authorization request.",
-            "scope": "A template of the policy that the client is registered for; optional if it is one.",
+            "scope": "Templates of the policy, with a space between; optional for a client that has one.",
             "resource": "The URL of the service to call (RFC 8707).",
             "authorization_details": "Parameters of the template: one object of type `arx_task` (RFC 9396).",
             **_CLIENT,

@@ -46,22 +46,20 @@ class OAuthConsentRepository:
         """Return the consent that a code is for, or None."""
         return self._database.row(_BY_CODE, digest=digest)
 
-    def give(self, consent: str, code: str, params: str, until: int, what: Event) -> bool:
+    def give(self, consent: str, given: dict[str, Any], what: Event) -> bool:
         """Store the digest of a consent's code; return False if the person has answered before, or too late.
 
         Args:
             consent: The consent.
-            code: The digest of its code.
-            params: The parameters of the task, as JSON.
-            until: When the code expires.
+            given: The columns that it sets: ``code``, its digest; ``template``; ``params`` as JSON; and ``until``.
             what: The event.
         """
         values = {"which": consent, "now": now_ms()}
         with self._database.write() as c:
-            given = c.execute(_ANSWER.values(code=code, params=params, until=until), values).rowcount == 1
-            if given:
+            changed = c.execute(_ANSWER.values(**given), values).rowcount == 1
+            if changed:
                 self._database.record_in(c, what)
-        return given
+        return changed
 
     def deny(self, consent: str, what: Event) -> None:
         """Delete a consent that the person refused."""
