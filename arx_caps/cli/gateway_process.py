@@ -91,7 +91,7 @@ class GatewayProcess:
         from arx_caps.service import Invitation, join_service
 
         settings = read_settings(self._file)
-        for name, terms in settings.upstreams.items():
+        for name, terms in settings.tables.items():
             path = settings.service_file(name)
             if path.exists():
                 self._check(path)

@@ -1,15 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What both doors need of ASGI: its types, and a stream that ends with its client."""
+"""What all doors need of ASGI: its types, and a stream that ends with its client."""
 
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
+
+
+class Door(Protocol):
+    """An ASGI application that is closed at its end."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one HTTP request; as ASGI has it."""
+
+    async def close(self) -> None:
+        """Close it."""
+
 
 _UNWATCHED_S: Final = 0.1  # until a stream is watched for a client that goes
 

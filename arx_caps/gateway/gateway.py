@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The gateway's ASGI application: upstreams by the first segment of the path, health, metrics, and reload."""
+"""The gateway's ASGI application: upstreams by the first segment of the path, deciders by port, health, and reload."""
 
 import asyncio
 import contextlib
@@ -14,9 +14,10 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 from arx_caps.gateway.asgi import Message, Receive, Scope, Send
 from arx_caps.gateway.counted_decisions import CountedDecisions, decision_counter
+from arx_caps.gateway.deciders.running import RunningDecider
 from arx_caps.gateway.oauth_resource import OAuthResource
 from arx_caps.gateway.oauth_server import PATHS, ServerMetadata
-from arx_caps.gateway.settings import GatewaySettings, UpstreamTerms
+from arx_caps.gateway.settings import DeciderTerms, GatewaySettings, UpstreamTerms
 from arx_caps.gateway.upstreams import RunningUpstream
 from arx_verifier.errors import ArxError, SettingsError
 from arx_verifier.verification import MemoryNonces
@@ -24,12 +25,18 @@ from arx_verifier.verification import MemoryNonces
 SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0)
 _GRACE_S: Final = 30.0  # for running calls of an upstream that a reload has removed
 
+Running = RunningUpstream | RunningDecider
+
 
 class Gateway:
-    """The ASGI application of all upstreams.
+    """The ASGI application of all upstreams and deciders.
 
     Args:
         settings: The gateway's file.
+
+    Attributes:
+        upstreams: The upstreams by name.
+        deciders: The deciders by name.
 
     Raises:
         SettingsError: As ``RunningUpstream``.
@@ -43,7 +50,7 @@ class Gateway:
         self._nonces: defaultdict[Path, MemoryNonces] = defaultdict(MemoryNonces)
         self._registry = CollectorRegistry()
         self._decisions = decision_counter(self._registry)
-        self.upstreams = {name: self._upstream(name, settings) for name in settings.upstreams}
+        self._adopt({name: self._made(name, settings) for name in settings.tables})
         self._ready = Gauge(
             "arx_gateway_ready", "Whether calls can be allowed.", ("upstream",), registry=self._registry
         )
@@ -62,12 +69,20 @@ class Gateway:
             "arx_gateway_open", "Requests and streams that are open.", ("upstream",), registry=self._registry
         )
 
-    def _upstream(self, name: str, settings: GatewaySettings) -> RunningUpstream:
+    def _made(self, name: str, settings: GatewaySettings) -> Running:
         # A reload has two verifiers of one audience while calls of the first one run: each would accept a call once.
         nonces = self._nonces[settings.service_file(name).resolve()]
-        upstream = RunningUpstream(name, settings, nonces)
-        upstream.verifier.decisions = CountedDecisions(upstream.verifier.decisions, self._decisions, name)
-        return upstream
+        kind = RunningDecider if name in settings.deciders else RunningUpstream
+        made = kind(name, settings, nonces)
+        made.verifier.decisions = CountedDecisions(made.verifier.decisions, self._decisions, name)
+        return made
+
+    def _adopt(self, running: dict[str, Running]) -> None:
+        """Serve these upstreams and deciders, and no other ones."""
+        self._running = running
+        self.upstreams = {name: each for name, each in running.items() if isinstance(each, RunningUpstream)}
+        self.deciders = {name: each for name, each in running.items() if isinstance(each, RunningDecider)}
+        self._ports = {each.port: each for each in self.deciders.values()}
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -77,7 +92,7 @@ class Gateway:
             ArxError: One cannot be started.
         """
         async with contextlib.AsyncExitStack() as stack:
-            for upstream in self.upstreams.values():
+            for upstream in self._running.values():
                 await upstream.start()
                 stack.push_async_callback(upstream.close)
                 upstream.start_beside()
@@ -85,7 +100,7 @@ class Gateway:
             yield
             stack.pop_all()
             await asyncio.gather(*self._leaving)
-            for upstream in self.upstreams.values():
+            for upstream in self._running.values():
                 await upstream.close()
 
     async def reload(self, settings: GatewaySettings) -> None:
@@ -100,23 +115,26 @@ class Gateway:
         old, new = self._settings.gateway, settings.gateway
         if (old.listen, old.behind_tls) != (new.listen, new.behind_tls):
             raise SettingsError("gateway: `listen` and `behind_tls` are read at a start alone; restart the gateway")
+        if _ports_of(self._settings) != _ports_of(settings):
+            raise SettingsError("decider: `listen` is read at a start alone; restart the gateway")
         async with self._reloading:
             await self._reload(settings)
 
     async def _reload(self, settings: GatewaySettings) -> None:
         same = {
             name: upstream
-            for name, upstream in self.upstreams.items()
-            if self._unchanged(name, self._settings.upstreams[name], settings)
+            for name, upstream in self._running.items()
+            if self._unchanged(name, self._settings.tables[name], settings)
         }
-        new = {name: self._upstream(name, settings) for name in settings.upstreams.keys() - same.keys()}
+        new = {name: self._made(name, settings) for name in settings.tables.keys() - same.keys()}
         async with contextlib.AsyncExitStack() as stack:
             for upstream in new.values():
                 await upstream.start()
                 stack.push_async_callback(upstream.close)
             stack.pop_all()
-        old = [upstream for name, upstream in self.upstreams.items() if name not in same]
-        self._settings, self.upstreams = settings, same | new
+        old = [upstream for name, upstream in self._running.items() if name not in same]
+        self._settings = settings
+        self._adopt(same | new)
         # Two shippers of one journal would each delete what the other one still reads.
         for upstream in old:
             if upstream.name in new:
@@ -128,17 +146,19 @@ class Gateway:
             self._leaving.add(task)
             task.add_done_callback(self._leaving.discard)
 
-    def _unchanged(self, name: str, terms: UpstreamTerms, settings: GatewaySettings) -> bool:
+    def _unchanged(self, name: str, terms: UpstreamTerms | DeciderTerms, settings: GatewaySettings) -> bool:
         """Return whether an upstream can go on; one with a secret that may differ is begun anew."""
-        secrets = [terms.credential.source] if terms.credential else [*terms.env.values()]
+        secrets: list[str] = []
+        if isinstance(terms, UpstreamTerms):
+            secrets = [terms.credential.source] if terms.credential else [*terms.env.values()]
         return (
-            settings.upstreams.get(name) == terms
+            settings.tables.get(name) == terms
             and settings.gateway == self._settings.gateway
             and terms.openapi is None
             and not any(each.startswith(("file:", "keyring:")) for each in secrets)
         )
 
-    async def _leave(self, upstream: RunningUpstream) -> None:
+    async def _leave(self, upstream: Running) -> None:
         """Close an upstream once its calls are over, or have had their time."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(upstream.idle.wait(), _GRACE_S)
@@ -154,6 +174,9 @@ class Gateway:
         """
         if scope["type"] == "lifespan":
             return
+        if scope["type"] == "http" and (asked := self._ports.get((scope.get("server") or ("", 0))[1])) is not None:
+            await self._through(asked, scope, receive, send)
+            return
         raw = scope["raw_path"].partition(b"?")[0].decode("latin-1")
         name, slash, _ = raw.removeprefix("/").partition("/")
         upstream = self.upstreams.get(name)
@@ -162,9 +185,9 @@ class Gateway:
         elif upstream is None or (slash and not upstream.routes):
             await self._own(scope, raw, send)
         else:
-            await self._through(upstream, scope, receive, send)
+            await self._through(upstream, {**scope, "root_path": f"/{upstream.name}"}, receive, send)
 
-    async def _through(self, upstream: RunningUpstream, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _through(self, upstream: Running, scope: Scope, receive: Receive, send: Send) -> None:
         began, status = time.monotonic(), 0
 
         async def counted(message: Message) -> None:
@@ -177,7 +200,7 @@ class Gateway:
         opened = self._open.labels(upstream.name)
         opened.inc()
         try:
-            await upstream.door({**scope, "root_path": f"/{upstream.name}"}, receive, counted)
+            await upstream.door(scope, receive, counted)
         finally:
             opened.dec()
             upstream.count(-1)
@@ -189,7 +212,7 @@ class Gateway:
         if known and path == "/healthz":
             data = b"{}"
         elif known and path == "/readyz":
-            states = {name: upstream.verifier.readiness() for name, upstream in self.upstreams.items()}
+            states = {name: upstream.verifier.readiness() for name, upstream in self._running.items()}
             why = {name: state.why for name, state in states.items() if not state.ready}
             status, data = 503 if why or not self._started else 200, json.dumps({"why": why}).encode()
         elif known and path == "/metrics":
@@ -210,19 +233,23 @@ class Gateway:
 
     def _resource_at(self, path: str) -> OAuthResource | None:
         """Return the resource whose metadata is at a path."""
-        resources = (upstream.resource for upstream in self.upstreams.values())
+        resources = (each.resource for each in self._running.values())
         return next((each for each in resources if each is not None and each.metadata_path == path), None)
 
     def _server(self) -> ServerMetadata | None:
         """Return the metadata of the mint; None unless all resources have the same one."""
-        servers = [each.resource.server for each in self.upstreams.values() if each.resource is not None]
+        servers = [each.resource.server for each in self._running.values() if each.resource is not None]
         return servers[0] if len({server.issuer for server in servers}) == 1 else None
 
     def _metrics(self) -> bytes:
         """Return all metrics in the form of Prometheus; those of removed upstreams that have a state are gone."""
         self._ready.clear()
         self._fill.clear()
-        for name, upstream in self.upstreams.items():
+        for name, upstream in self._running.items():
             self._ready.labels(name).set(upstream.verifier.readiness().ready)
             self._fill.labels(name).set(getattr(upstream.verifier.decisions, "fill", 0.0))
         return generate_latest(self._registry)
+
+
+def _ports_of(settings: GatewaySettings) -> dict[str, str]:
+    return {name: terms.listen for name, terms in settings.deciders.items()}

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A plain HTTP service behind the gateway: ``ArxMiddleware`` decides by its routes.  SPEC 8.4, 11."""
 
+import functools
 import json
 from typing import Any, Final
 
@@ -40,12 +41,12 @@ class HttpDoor:
         routes: dict[str, str],
         trusted_proxies: tuple[str, ...] = (),
     ) -> None:
-        self._terms, self._forwarder, self._routes = terms, forwarder, RouteMap(routes)
+        self._terms, self._forwarder = terms, forwarder
         self._rates, self._spans, self._failures = Rates(terms.rate), Spans(forwarder.name), FailureLog()
         self._guarded = ArxMiddleware(
             self._forward,
             verifier=verifier,
-            tools=self._meaning,
+            tools=functools.partial(meaning_of, RouteMap(routes)),
             max_body=terms.max_body,
             trusted_proxies=trusted_proxies,
         )
@@ -72,21 +73,6 @@ class HttpDoor:
 
     async def close(self) -> None:
         """Do nothing: each request ends by itself."""
-
-    def _meaning(self, scope: Scope, body: bytes) -> Meaning | None:
-        """Return the tool and the arguments of a request, as ``RouteMap`` does.
-
-        Raises:
-            RequestError: It has no single meaning, also for a server that ignores the case of names.
-        """
-        # An ASGI server writes each byte that is not UTF-8 as this one character, and may pass a fragment on: a rule
-        # would see another text than the upstream gets.
-        if "\ufffd" in scope["path"] or b"#" in scope["raw_path"] + scope["query_string"]:
-            raise RequestError("the target has a fragment, or bytes that are not UTF-8")
-        found = self._routes(scope, body)
-        if found is not None:
-            check_names(found[1])
-        return found
 
     async def _forward(self, scope: Scope, receive: Receive, send: Send) -> None:
         body = await read_body(receive, self._terms.max_body)
@@ -132,6 +118,27 @@ class HttpDoor:
             return
         await send(start)
         await pass_on(answer.content.iter_any(), receive, send)
+
+
+def meaning_of(routes: RouteMap, scope: Scope, body: bytes) -> Meaning | None:
+    """Return the tool and the arguments of a request, as ``RouteMap`` does.
+
+    Args:
+        routes: The routes.
+        scope: The ASGI ``http`` scope.
+        body: The whole body.
+
+    Raises:
+        RequestError: It has no single meaning, also for a server that ignores the case of names.
+    """
+    # An ASGI server writes each byte that is not UTF-8 as this one character, and may pass a fragment on: a rule would
+    # see another text than the upstream gets.
+    if "\ufffd" in scope["path"] or b"#" in scope["raw_path"] + scope["query_string"]:
+        raise RequestError("the target has a fragment, or bytes that are not UTF-8")
+    found = routes(scope, body)
+    if found is not None:
+        check_names(found[1])
+    return found
 
 
 async def _problem(status: int, problem: dict[str, Any], more: list[tuple[bytes, bytes]], send: Send) -> None:

@@ -19,18 +19,17 @@ import msgspec
 from arx_caps.access_token import AccessToken, VerifyingKey, is_access_token, read_access_token
 from arx_caps.agent.mint_client import MintClient
 from arx_caps.agent.task import Task
-from arx_caps.gateway.asgi import Message, Receive, Scope, Send, read_body
-from arx_caps.gateway.http_door import HttpDoor
+from arx_caps.gateway.asgi import Door, Message, Receive, Scope, Send, read_body
 from arx_caps.gateway.mcp_door import McpDoor
 from arx_caps.gateway.mcp_wire import WireError, read_incoming
 from arx_caps.gateway.oauth_server import ServerMetadata
 from arx_caps.service.access_tokens import OpenedHandle, open_access_token, read_signing_keys
 from arx_caps.service.own_key import read_own_key
-from arx_verifier.enforcement import collect_headers
+from arx_verifier.enforcement import collect_headers, http_call
 from arx_verifier.errors import REASONS, ArxError, TokenError, refusal
 from arx_verifier.journal import ChainFacts, Decision, DecisionSink
 from arx_verifier.names import matches_tool
-from arx_verifier.request import AccessRequest, HttpCall
+from arx_verifier.request import AccessRequest
 from arx_verifier.token import call_proof
 from arx_verifier.verification import Verifier
 
@@ -133,9 +132,7 @@ class OAuthResource:
         SettingsError: The service file names no key of its own.
     """
 
-    def __init__(
-        self, door: McpDoor | HttpDoor, verifier: Verifier, service: Path, resource: str, max_body: int
-    ) -> None:
+    def __init__(self, door: Door, verifier: Verifier, service: Path, resource: str, max_body: int) -> None:
         self._door, self._verifier, self._resource, self._max_body = door, verifier, resource, max_body
         own = read_own_key(service)
         self._key = own.key
@@ -178,7 +175,7 @@ class OAuthResource:
             await self._refuse(send, 413, None, "too_large")
             return
         assert held.signer is not None
-        signed = held.signer.sign(call_proof.http_fields(_call_of(scope, body)), _now_ms())
+        signed = held.signer.sign(call_proof.http_fields(http_call(scope, body)), _now_ms())
         headers = [pair for pair in scope["headers"] if pair[0] != b"authorization"]
         headers.append((b"authorization", b"Bearer " + signed.encode()))
         answer = self._challenging(send, "invalid_token", held.missing(self._tool_of(body)))
@@ -333,12 +330,6 @@ def _again(body: bytes, receive: Receive) -> Receive:
         return {"type": "http.request", "body": body, "more_body": False}
 
     return replayed
-
-
-def _call_of(scope: Scope, body: bytes) -> HttpCall:
-    """Return a request as a proof covers it."""
-    raw, query = scope["raw_path"].partition(b"?")[0], scope["query_string"]
-    return HttpCall(scope["method"], raw + b"?" + query if query else raw, sha256(body).digest())
 
 
 def _nothing(peer: str | None) -> AccessRequest:

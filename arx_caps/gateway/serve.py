@@ -43,7 +43,8 @@ def serve(path: Path | str, *, on_ready: Callable[[dict[str, object]], None], un
         ArxError: The file or what it names cannot be used, or the address is taken.
     """
     settings = read_settings(path)
-    addresses = [read_address(text, settings.gateway.behind_tls) for text in settings.gateway.listen]
+    texts = [*settings.gateway.listen, *(terms.listen for terms in settings.deciders.values())]
+    addresses = [read_address(text, settings.gateway.behind_tls) for text in texts]
     gateway = Gateway(settings)
     collect_rarely()
     with contextlib.ExitStack() as stack:
@@ -78,7 +79,9 @@ async def _serve(
         timeout_keep_alive=_KEEP_ALIVE_S,
     )
     places = [":".join(map(str, listener.getsockname()[:2])) for listener in listeners]
-    facts: dict[str, object] = {"listen": places, "pid": os.getpid(), "upstreams": sorted(gateway.upstreams)}
+    own = len(places) - len(gateway.deciders)
+    facts: dict[str, object] = {"listen": places[:own], "pid": os.getpid(), "upstreams": sorted(gateway.upstreams)}
+    facts["deciders"] = dict(zip(gateway.deciders, places[own:], strict=True))
     server = BoundedServer(config, protocol, lambda: on_ready(facts))
     logging.getLogger("uvicorn.error").addFilter(_is_no_cut)
     loop = asyncio.get_running_loop()
@@ -108,7 +111,7 @@ def _is_no_cut(record: logging.LogRecord) -> bool:
 async def _reload(gateway: Gateway, path: Path) -> None:
     try:
         await gateway.reload(await asyncio.to_thread(read_settings, path))
-        _log.warning("reloaded %s: %s", path, ", ".join(sorted(gateway.upstreams)))
+        _log.warning("reloaded %s: %s", path, ", ".join(sorted([*gateway.upstreams, *gateway.deciders])))
     except ArxError as error:
         _log.error("the gateway goes on as before: %s", error)
 

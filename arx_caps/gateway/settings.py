@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The gateway's file: where it listens, and its upstreams, a table each.  ``docs/gateway.md`` describes it."""
 
+import ipaddress
 import re
 import tomllib
 from collections.abc import Mapping
@@ -22,6 +23,7 @@ _HEADER: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 5.6.2
 _RATE: Final = re.compile(r"([1-9][0-9]{0,8})/(.+)")
 _RESERVED: Final = frozenset(("healthz", "readyz", "metrics"))  # paths of the gateway itself
 SOURCES: Final = ("env:", "file:", "keyring:")  # of secrets: no file of settings has one
+KINDS: Final = ("forward-auth",)  # of deciders
 _MEBIBYTE: Final = 1024 * 1024
 
 Bytes = Annotated[int, Meta(ge=1024, le=1024 * _MEBIBYTE)]
@@ -123,6 +125,46 @@ class UpstreamTerms(_Table, frozen=True, kw_only=True):
         return parse_duration(self.timeout) / 1000
 
 
+class DeciderTerms(_Table, frozen=True, kw_only=True):
+    """What a proxy of the site asks about each request, before it passes the request on.
+
+    Attributes:
+        kind: How the proxy asks: `forward-auth`.
+        listen: Host and port at which the proxy asks. No client may reach it.
+        hosts: Networks of the proxies that may ask, whose headers about the client's request are trusted.
+        audience: The audience of the tools in the policy.
+        service: The service file of the audience; ``AUDIENCE.json`` beside the gateway's file when omitted.
+        openapi: The OpenAPI file of what is behind the proxy.  Each operation is the tool of its ``operationId``.
+        routes: The routes behind the proxy, with their tools: ``"GET /orders/{order_id}" = "orders.get"``.
+        body_header: The header in which the proxy says ``none`` if a request has no body, whatever its client wrote in
+            it.  Without one, each request but ``GET`` and ``HEAD`` may have a body that is not seen.
+        spends: Whether an allowed call is used up.  ``false`` is for a verifier behind the proxy, which spends it.
+        resource: The URL at which OAuth clients reach the proxy; without one, access tokens are refused.
+    """
+
+    kind: str
+    listen: str
+    hosts: tuple[str, ...] = ("127.0.0.1/32", "::1/128")
+    audience: str
+    service: str | None = None
+    openapi: str | None = None
+    routes: dict[str, str] = {}
+    body_header: str = ""
+    spends: bool = True
+    resource: str | None = None
+
+    def address(self, gateway: "GatewayTerms") -> tuple[str, int]:
+        """Return host and port.
+
+        Args:
+            gateway: The table ``gateway``.
+
+        Raises:
+            SettingsError: It is no address, or one that others reach without TLS.
+        """
+        return read_address(self.listen, gateway.behind_tls)
+
+
 class GatewayTerms(_Table, frozen=True, kw_only=True):
     """The table ``gateway``.
 
@@ -144,17 +186,27 @@ class GatewaySettings(NamedTuple):
     Attributes:
         gateway: Where it listens.
         upstreams: The upstreams by name, which is the first segment of the path at which a client reaches it.
+        deciders: The deciders by name.
         folder: The folder of the file, which paths in it are relative to.
     """
 
     gateway: GatewayTerms
     upstreams: Mapping[str, UpstreamTerms]
+    deciders: Mapping[str, DeciderTerms]
     folder: Path
 
+    @property
+    def tables(self) -> dict[str, UpstreamTerms | DeciderTerms]:
+        """The upstreams and the deciders; no two have one name."""
+        return {**self.upstreams, **self.deciders}
+
     def service_file(self, name: str) -> Path:
-        """Return the service file of an upstream."""
-        terms = self.upstreams[name]
+        """Return the service file of an upstream or a decider."""
+        terms = self.tables[name]
         return self.folder / (terms.service or f"{terms.audience}.json")
+
+
+_KINDS_OF_TABLES: Final[Any] = (("upstream", UpstreamTerms), ("decider", DeciderTerms))
 
 
 def read_settings(path: Path | str) -> GatewaySettings:
@@ -173,25 +225,38 @@ def read_settings(path: Path | str) -> GatewaySettings:
         raise SettingsError(f"{file}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"{file} is not TOML: {error}") from error
-    if unknown := sorted(content.keys() - {"gateway", "upstream"}):
-        raise SettingsError(f"{file}: {unknown[0]}: expected the tables gateway and upstream.NAME")
-    tables = content.get("upstream")
-    if not isinstance(tables, dict) or not tables:
-        raise SettingsError(f"{file} has no upstream: expected a table such as [upstream.github]")
-    upstreams = {name: _read(file, f"upstream.{name}", table, UpstreamTerms) for name, table in tables.items()}
+    if unknown := sorted(content.keys() - {"gateway", "upstream", "decider"}):
+        raise SettingsError(f"{file}: {unknown[0]}: expected the tables gateway, upstream.NAME and decider.NAME")
+    upstreams, deciders = (_tables(file, content, *each) for each in _KINDS_OF_TABLES)
+    if not upstreams and not deciders:
+        raise SettingsError(
+            f"{file} has no upstream and no decider: expected a table such as [upstream.github] or [decider.shop]"
+        )
     gateway = _read(file, "gateway", content.get("gateway", {}), GatewayTerms)
     for text in gateway.listen:
         read_address(text, gateway.behind_tls)
     for name, terms in upstreams.items():
         if wrong := _fault(name, terms):
             raise SettingsError(f"{file}: upstream.{name}: {wrong}")
-    settings = GatewaySettings(gateway, upstreams, file.parent)
+    taken = {read_address(text, gateway.behind_tls)[1]: "gateway" for text in gateway.listen}
+    for name, decider in deciders.items():
+        if wrong := _decider_fault(name, decider, upstreams, gateway, taken):
+            raise SettingsError(f"{file}: decider.{name}: {wrong}")
+    settings = GatewaySettings(gateway, upstreams, deciders, file.parent)
     # Each has a verifier with a journal and used calls of its own: each would accept an approval once.
     services: dict[Path, str] = {}
-    for name in upstreams:
+    for name in settings.tables:
         if (other := services.setdefault(settings.service_file(name).resolve(), name)) != name:
-            raise SettingsError(f"{file}: upstream.{name}: expected an audience of its own, got that of {other}")
+            kind = "decider" if name in deciders else "upstream"
+            raise SettingsError(f"{file}: {kind}.{name}: expected an audience of its own, got that of {other}")
     return settings
+
+
+def _tables(file: Path, content: Mapping[str, Any], kind: str, terms: type[T]) -> dict[str, T]:
+    tables = content.get(kind, {})
+    if not isinstance(tables, dict):
+        raise SettingsError(f"{file}: {kind}: expected a table such as [{kind}.shop]")
+    return {name: _read(file, f"{kind}.{name}", table, terms) for name, table in tables.items()}
 
 
 def _read(file: Path, place: str, table: Any, kind: type[T]) -> T:
@@ -237,12 +302,49 @@ def _fault(name: str, terms: UpstreamTerms) -> str | None:
         return f"timeout: {error}"
 
 
-def _is_resource(url: str, name: str) -> bool:
-    """Return whether a URL can name an upstream as a resource: no query and no fragment.  RFC 9728 1.2."""
+def _decider_fault(
+    name: str, terms: DeciderTerms, upstreams: Mapping[str, UpstreamTerms], gateway: GatewayTerms, taken: dict[int, str]
+) -> str | None:
+    """Return what is wrong with a decider; ``taken`` has the ports so far, and gets its own."""
+    if not _NAME.fullmatch(name) or name in upstreams:
+        return "expected a name such as 'shop', of [a-z0-9_-], which no upstream has"
+    if terms.kind not in KINDS:
+        return f"kind: expected {' or '.join(KINDS)}, got {terms.kind!r:.100}"
+    if bool(terms.openapi) == bool(terms.routes):
+        return "expected one of `openapi` and `routes`"
+    if not terms.hosts:
+        return "hosts: expected the network of the proxy that asks"
+    for text in terms.hosts:
+        try:
+            ipaddress.ip_network(text)
+        except ValueError:
+            return f"hosts: expected a network such as 10.0.0.0/8, got {text!r:.60}"
+    if terms.body_header and (not _HEADER.fullmatch(terms.body_header) or "_" in terms.body_header):
+        return f"body_header: expected the name of a header such as X-Arx-Body, got {terms.body_header!r:.100}"
+    if terms.resource is not None and not _is_plain_url(terms.resource):
+        return f"resource: expected the URL of clients, got {terms.resource!r:.100}"
+    try:
+        _, port = terms.address(gateway)
+    except SettingsError as error:
+        return f"listen: {error}"
+    # A request is known by its port: clients could otherwise ask as the proxy does.
+    if not port or (other := taken.setdefault(port, name)) != name:
+        return f"listen: expected a port of its own, got that of {other}" if port else "listen: expected a port, got 0"
+    return None
+
+
+def _is_plain_url(url: str) -> bool:
+    """Return whether a URL has no query and no fragment.  RFC 9728 1.2."""
     parts = urlsplit(url)
     plain = not parts.query and not parts.fragment and not parts.username and url.isascii() and url.isprintable()
-    whole = parts.scheme in ("http", "https") and bool(parts.netloc) and parts.path.endswith(f"/{name}")
-    return plain and whole and '"' not in url and url == parts.geturl()
+    return (
+        plain and parts.scheme in ("http", "https") and bool(parts.netloc) and '"' not in url and url == parts.geturl()
+    )
+
+
+def _is_resource(url: str, name: str) -> bool:
+    """Return whether a URL can name an upstream as a resource."""
+    return _is_plain_url(url) and urlsplit(url).path.endswith(f"/{name}")
 
 
 def read_rate(text: str) -> tuple[int, int] | None:
@@ -271,7 +373,7 @@ def read_address(text: str, behind_tls: bool) -> tuple[str, int]:
     host, _, port = text.rpartition(":")
     host = host.strip("[]")
     if not host or not port.isdigit() or int(port) > 65535:
-        raise SettingsError(f"gateway: listen: expected HOST:PORT, got {text!r:.100}")
+        raise SettingsError(f"listen: expected HOST:PORT, got {text!r:.100}")
     if not is_loopback(host) and not behind_tls:
         raise SettingsError(
             f"the gateway serves plain HTTP and would listen at {host}: give it a loopback address, or confirm that "

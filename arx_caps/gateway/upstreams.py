@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One running upstream: its door, its verifier, and what keeps the verifier's keys fresh and ships its records."""
+"""One running upstream: its door, and the verifier of its audience."""
 
-import asyncio
-import logging
 from typing import Any
 
 from arx_caps.gateway.forwarder import Forwarder
@@ -11,16 +9,12 @@ from arx_caps.gateway.mcp_door import McpDoor
 from arx_caps.gateway.mcp_stdio import StdioUpstream
 from arx_caps.gateway.oauth_resource import OAuthResource
 from arx_caps.gateway.openapi import read_routes
+from arx_caps.gateway.running import RunningVerifier
 from arx_caps.gateway.settings import GatewaySettings
-from arx_caps.service import KeyRefresher, open_shipper
-from arx_verifier.errors import SettingsError
-from arx_verifier.service import open_verifier, read_service_file
 from arx_verifier.verification import NonceStore
 
-_log = logging.getLogger(__name__)
 
-
-class RunningUpstream:
+class RunningUpstream(RunningVerifier):
     """An upstream between ``start`` and ``close``.
 
     Args:
@@ -29,12 +23,9 @@ class RunningUpstream:
         nonces: The memory of used calls that verifiers of its service file share, unless the file names another one.
 
     Attributes:
-        name: Its name.
         door: The ASGI application that serves it.
-        verifier: Its verifier.
         routes: The tool of each route of a plain HTTP service.
         resource: What takes access tokens; None if it takes none.
-        idle: Set while no call runs.
 
     Raises:
         SettingsError: A file of it cannot be read, or says something that is not understood.
@@ -42,11 +33,7 @@ class RunningUpstream:
 
     def __init__(self, name: str, settings: GatewaySettings, nonces: NonceStore | None = None) -> None:
         terms, path = settings.upstreams[name], settings.service_file(name)
-        file = read_service_file(path)
-        if file.audience != terms.audience:
-            raise SettingsError(f"upstream.{name}: {path} is of {file.audience}, and `audience` is {terms.audience}")
-        self.name = name
-        self.verifier = open_verifier(path, nonces=nonces if file.nonces is None else None)
+        super().__init__(f"upstream.{name}", name, terms, path, nonces)
         proxies = settings.gateway.trusted_proxies
         self.routes: dict[str, str] = {}
         self.upstream: Forwarder | StdioUpstream
@@ -64,12 +51,6 @@ class RunningUpstream:
         if terms.resource is not None:
             resource = OAuthResource(self.door, self.verifier, path, terms.resource, terms.max_body)
             self.door = self.resource = resource
-        # A service file with keys alone, as `arx service enrol` writes it, is kept fresh by another process.
-        self._beside: list[Any] = []
-        self._calls, self.idle = 0, asyncio.Event()
-        self.idle.set()
-        if file.key_file is not None:
-            self._beside = [KeyRefresher(path, self.verifier.keys), open_shipper(path)]
 
     async def start(self) -> None:
         """Follow the revocation epoch and open the upstream's connections.
@@ -77,32 +58,11 @@ class RunningUpstream:
         Raises:
             ArxError: The journal or the store cannot be opened.
         """
-        await asyncio.to_thread(self.verifier.start)
+        await super().start()
         self.upstream.open()
-
-    def start_beside(self) -> None:
-        """Start to refresh keys and to ship records.  One journal has one shipper: the one before must be closed."""
-        for each in self._beside:
-            each.start()
-
-    async def close_beside(self) -> None:
-        """End both; what is recorded from now on waits for the next shipper of the journal."""
-        while self._beside:
-            await asyncio.to_thread(self._beside.pop().close)
-
-    def count(self, more: int) -> None:
-        """Count a call that begins, or one that is over.
-
-        Args:
-            more: 1 or -1.
-        """
-        self._calls += more
-        (self.idle.clear if self._calls else self.idle.set)()
 
     async def close(self) -> None:
         """End it; running calls must be over."""
         await self.door.close()
         await self.upstream.close()
-        await asyncio.to_thread(self.verifier.close)
-        await self.close_beside()
-        _log.info("upstream %s is closed", self.name)
+        await super().close()

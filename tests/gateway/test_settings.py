@@ -12,13 +12,30 @@ from arx_verifier.errors import SettingsError
 
 ORDERS = '[upstream.orders]\naudience = "orders"\n'
 OAUTH = 'credential = {{ from = "env:KEY", oauth = {{ token_url = "{}", client_id = "arx" }} }}\n'
+DECIDER = (
+    '[decider.shop]\nkind = "forward-auth"\nlisten = "127.0.0.1:8092"\naudience = "orders"\n'
+    'routes = { "GET /orders" = "orders.list" }\n'
+)
 URL = 'url = "http://127.0.0.1:9/mcp"\n'
 
 
 @pytest.mark.parametrize(
     ("text", "place"),
     [
-        ("", "has no upstream"),
+        ("", "has no upstream and no decider"),
+        ("decider = 3\n", "decider: expected a table"),
+        (DECIDER.replace("forward-auth", "ask"), "decider.shop: kind: expected forward-auth, got 'ask'"),
+        (DECIDER.replace("routes", "route"), "decider.shop: Object contains unknown field `route`"),
+        (DECIDER.partition("routes")[0], "decider.shop: expected one of `openapi` and `routes`"),
+        (DECIDER.replace("127.0.0.1:8092", "0.0.0.0:8092"), "decider.shop: listen: the gateway serves plain HTTP"),
+        (DECIDER.replace("8092", "8090"), "decider.shop: listen: expected a port of its own, got that of gateway"),
+        (DECIDER.replace("8092", "0"), "decider.shop: listen: expected a port"),
+        (DECIDER + 'hosts = ["10.0.0.1/8"]\n', "decider.shop: hosts: expected a network"),
+        (DECIDER + "hosts = []\n", "decider.shop: hosts: expected the network"),
+        (DECIDER + 'body_header = "X Body"\n', "decider.shop: body_header: expected"),
+        (DECIDER + 'resource = "https://a/?x"\n', "decider.shop: resource: expected"),
+        (DECIDER + ORDERS.replace("orders", "shop", 1) + URL, "decider.shop: expected a name"),
+        (DECIDER + ORDERS + URL, "decider.shop: expected an audience of its own, got that of orders"),
         ("[upstream", "is not TOML"),
         ("[upstreams.orders]\n", "upstreams: expected"),
         (ORDERS + URL + '[gateway]\nlisten = ["0.0.0.0:1"]\n', "would listen at 0.0.0.0"),

@@ -21,8 +21,9 @@ from arx_caps.cli.terminal import Console
 def gateway_command(console: Console, /, file: Path, check: bool, until_eof: bool) -> None:
     """Run the gateway that the TOML file FILE describes, until SIGINT or SIGTERM.
 
-    Each upstream has a table [upstream.NAME] and is reached at the path /NAME.  SIGHUP reads the file again; if it is
-    wrong, the gateway goes on as before.  /healthz, /readyz and /metrics are its own.
+    Each upstream has a table [upstream.NAME] and is reached at the path /NAME; each decider has a table [decider.NAME]
+    and an address of its own, for a proxy.  SIGHUP reads the file again; if it is wrong, the gateway goes on as before.
+    /healthz, /readyz and /metrics are its own.
     """
     from arx_caps.gateway.gateway import Gateway
     from arx_caps.gateway.serve import serve
@@ -30,18 +31,21 @@ def gateway_command(console: Console, /, file: Path, check: bool, until_eof: boo
 
     if check:
         settings = read_settings(file)
-        found = Gateway(settings).upstreams
-        rows = [_described(name, settings.upstreams[name], upstream.routes) for name, upstream in found.items()]
-        console.data("gateway", {"upstreams": rows}, lambda: "\n".join(line for row in rows for line in _lines(row)))
+        found = Gateway(settings)
+        rows = [_described(name, settings.upstreams[name], each.routes) for name, each in found.upstreams.items()]
+        asked = [_decider(name, settings.deciders[name], each.routes) for name, each in found.deciders.items()]
+        lines = [line for row in [*rows, *asked] for line in _lines(row)]
+        console.data("gateway", {"upstreams": rows, "deciders": asked}, lambda: "\n".join(lines))
         return
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
 
     def on_ready(said: dict[str, Any]) -> None:
         upstreams = ", ".join(f"/{name}" for name in said["upstreams"])
+        asked = "".join(f"; decider {name} at {place}" for name, place in said["deciders"].items())
         console.data(
             "gateway",
             {"ready": True, **said},
-            f"ready: the gateway listens at {', '.join(said['listen'])}: {upstreams}",
+            f"ready: the gateway listens at {', '.join(said['listen'])}: {upstreams}{asked}",
         )
         sys.stdout.flush()
 
@@ -55,6 +59,13 @@ def _described(name: str, terms: Any, routes: dict[str, str]) -> dict[str, Any]:
     return {"name": name, "audience": terms.audience, "kind": kind, "target": target, "routes": routes}
 
 
+def _decider(name: str, terms: Any, routes: dict[str, str]) -> dict[str, Any]:
+    return {"name": name, "audience": terms.audience, "kind": terms.kind, "target": terms.listen, "routes": routes}
+
+
 def _lines(row: dict[str, Any]) -> list[str]:
-    first = f"/{row['name']}  {row['kind']}  audience {row['audience']}  {row['target']}"
+    from arx_caps.gateway.settings import KINDS
+
+    shown = row["name"] if row["kind"] in KINDS else f"/{row['name']}"
+    first = f"{shown}  {row['kind']}  audience {row['audience']}  {row['target']}"
     return [first, *(f"  {route} -> {tool}" for route, tool in row["routes"].items())]

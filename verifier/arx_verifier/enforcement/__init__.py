@@ -7,6 +7,7 @@ from arx_verifier._door import open_door
 
 if TYPE_CHECKING:
     from arx_verifier.enforcement.asgi import ArxMiddleware
+    from arx_verifier.enforcement.calls import UNSEEN, http_call
     from arx_verifier.enforcement.client_address import Peers
     from arx_verifier.enforcement.enforcement import Enforcement, RefusedCall
     from arx_verifier.enforcement.guard import current_grant, granted, protect
@@ -23,6 +24,7 @@ else:
         __name__,
         {
             "asgi": "ArxMiddleware",
+            "calls": "UNSEEN http_call",
             "client_address": "Peers",
             "enforcement": "Enforcement RefusedCall",
             "guard": "current_grant granted protect",
@@ -42,6 +44,7 @@ __all__ = [
     "MCP_REFUSED",
     "META_KEY",
     "RPC_PROBLEM",
+    "UNSEEN",
     "ArxMiddleware",
     "ArxWSGI",
     "Enforcement",
@@ -64,6 +67,7 @@ __all__ = [
     "collect_headers",
     "current_grant",
     "granted",
+    "http_call",
     "mcp_meaning",
     "parameter_text",
     "protect",

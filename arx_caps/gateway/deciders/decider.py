@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Decide on an HTTP request that a proxy received and passes on.  SPEC 8.4, 8.5, 11.
+
+The described request is decided on as if it had come here, by the same middleware and record.  So access tokens,
+challenges and refusals are those of the gateway's other doors.
+"""
+
+import json
+from collections.abc import Iterable
+from typing import Any, Final, NamedTuple
+from urllib.parse import quote, unquote
+
+from arx_caps.gateway.asgi import Door, Message, Receive, Scope, Send
+from arx_caps.gateway.http_door import meaning_of
+from arx_verifier.enforcement import UNSEEN, ArxMiddleware, Enforcement, Meaning, RefusedCall, RouteMap, collect_headers
+from arx_verifier.errors import RequestError
+from arx_verifier.verification import Grant, Verifier
+
+Headers = list[tuple[bytes, bytes]]
+
+PREFIX: Final = b"x-arx-"  # of the headers that the proxy sets, and that no client may
+# Frameworks read another method or path from them than the one that is decided on, and the proxy may pass them on.
+_OVERRIDES: Final = frozenset(
+    (b"x-http-method-override", b"x-http-method", b"x-method-override", b"x-original-url", b"x-rewrite-url")
+)
+_NO_STORE: Final = (b"cache-control", b"no-store")  # the next call needs a decision of its own
+
+
+class Described(NamedTuple):
+    """A request as the proxy received it.
+
+    Attributes:
+        method: The method as sent.
+        target: Raw path and query as sent, before any decoding.
+        headers: The headers, with ``X-Forwarded-For`` as the proxy sets it.
+        proxy: The proxy's address.
+        body: The whole body; None if there may be one that the proxy does not show.
+    """
+
+    method: str
+    target: bytes
+    headers: Headers
+    proxy: str | None
+    body: bytes | None
+
+
+class Verdict(NamedTuple):
+    """The answer about a request.
+
+    Attributes:
+        status: 200 if the request is allowed; else that of the answer to the client.
+        headers: For an allowed request, who calls, for the upstream; else headers of the answer to the client.
+        body: Of the answer to the client.
+    """
+
+    status: int
+    headers: Headers
+    body: bytes
+
+
+class Decider:
+    """Decides on described requests.
+
+    Args:
+        verifier: The verifier of the audience.
+        routes: The tool of each route.
+        proxies: Networks of the proxies whose ``X-Forwarded-For`` is trusted.
+
+    Attributes:
+        door: The ASGI application that decides on them; one that takes access tokens may stand before it.
+
+    Raises:
+        SettingsError: A route or a network is malformed, or two routes meet.
+    """
+
+    def __init__(self, verifier: Verifier, routes: dict[str, str], proxies: Iterable[str]) -> None:
+        self._enforcement, self._routes = Enforcement(verifier), RouteMap(routes)
+        self.door: Door = _Guarded(verifier, self._meaning, proxies)
+
+    async def decide(self, request: Described) -> Verdict:
+        """Decide on a request; the decision is recorded before this returns.
+
+        Args:
+            request: The request.
+        """
+        path, _, query = request.target.partition(b"?")
+        scope: dict[str, Any] = {
+            "type": "http",
+            "method": request.method,
+            "path": unquote(path.decode("latin-1")),
+            "raw_path": path,
+            "query_string": query,
+            "root_path": "",
+            # A copy: the middleware takes the token out of it.
+            "headers": [(name.lower(), value) for name, value in request.headers if not _is_own(name)],
+            "client": (request.proxy, 0) if request.proxy else None,
+        }
+        if request.body is None:
+            scope[UNSEEN] = True
+        answer = _Answer()
+        await self.door(scope, _body_of(request.body or b""), answer.send)
+        return answer.verdict()
+
+    def refuse(self, why: str, peer: str | None) -> Verdict:
+        """Refuse a description that is no request.
+
+        Args:
+            why: What was expected, and what came; no secret.
+            peer: The address that it came from, or None.
+        """
+        problem = RefusedCall("malformed_request", why)
+        self._enforcement.count(problem, peer)
+        return _refused(*self._enforcement.answer(problem))
+
+    def _meaning(self, scope: Scope, body: bytes) -> Meaning | None:
+        """Return the tool and the arguments of a request.
+
+        Raises:
+            RequestError: It has no single meaning, also for the upstream.
+        """
+        headers = collect_headers(scope["headers"])
+        if not scope["raw_path"].isascii() or not scope["query_string"].isascii():
+            raise RequestError("the target has characters beyond ASCII, which a URI writes with escapes")
+        if override := next((name for name in headers if name.replace(b"_", b"-") in _OVERRIDES), None):
+            raise RequestError(f"{override.decode('latin-1')}: expected none, because another request would be run")
+        if b"upgrade" in headers:
+            # What is sent on the open connection is not decided on, and it would not end with its grant.
+            raise RequestError("upgrade: expected none, because a kill would not end the open connection")
+        return meaning_of(self._routes, scope, body)
+
+
+class _Guarded(ArxMiddleware):
+    """The middleware as a door: it allows, and runs nothing."""
+
+    def __init__(self, verifier: Verifier, meaning: Any, proxies: Iterable[str]) -> None:
+        super().__init__(_allow, verifier=verifier, tools=meaning, trusted_proxies=proxies)
+
+    async def close(self) -> None:
+        """Do nothing: each decision ends by itself."""
+
+
+async def _allow(scope: Scope, _: Receive, send: Send) -> None:
+    headers = [*_identity(scope["arx"]), _NO_STORE, (b"content-length", b"0")]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": b""})
+
+
+def _identity(grant: Grant) -> Headers:
+    """Return who calls, for the upstream; each header is always there, so that it replaces that of a client."""
+    issuer, subject = grant.subject or ("", "")
+    identity = {
+        "decision": grant.decision,
+        "agent": grant.agent,
+        "session": grant.session,
+        "task": grant.task or "",
+        "tool": grant.tool,
+        "issuer": issuer,
+        "subject": subject,
+    }
+    # A subject is any text: a line break in it would be another header.
+    return [(PREFIX + name.encode(), quote(value, safe="/:@ -._~+=,").encode()) for name, value in identity.items()]
+
+
+class _Answer:
+    """Takes the answer of an ASGI application."""
+
+    def __init__(self) -> None:
+        self._status, self._headers, self._parts = 0, [], []  # type: int, Headers, list[bytes]
+
+    async def send(self, message: Message) -> None:
+        """Take a message; as ASGI has it."""
+        if message["type"] == "http.response.start":
+            self._status, self._headers = message["status"], [*message["headers"]]
+        else:
+            self._parts.append(message.get("body", b""))
+
+    def verdict(self) -> Verdict:
+        """Return the whole answer."""
+        body = b"".join(self._parts)
+        if self._status == 200:
+            return Verdict(200, self._headers, body)
+        return _refused(self._status or 503, self._headers, body)
+
+
+def _refused(status: int, headers: Headers, body: bytes) -> Verdict:
+    """Return a refusal with its reason in headers too: many proxies drop the body of a decider."""
+    try:
+        problem = json.loads(body or b"{}")
+    except ValueError:
+        problem = {}
+    kept = [pair for pair in headers if pair[0].lower() != _NO_STORE[0]]
+    for name, member in ((b"reason", "code"), (b"decision", "decision")):
+        kept.append((PREFIX + name, str(problem.get(member, "")).encode("ascii", "replace")))
+    return Verdict(status, [*kept, _NO_STORE], body)
+
+
+def _is_own(name: bytes) -> bool:
+    return name.lower().replace(b"_", b"-").startswith(PREFIX)
+
+
+def _body_of(body: bytes) -> Receive:
+    messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def receive() -> Message:
+        return messages.pop() if messages else {"type": "http.disconnect"}
+
+    return receive

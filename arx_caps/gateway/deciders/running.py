@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One running decider: the verifier of its audience, and what speaks to the proxy."""
+
+from typing import Final
+
+from arx_caps.gateway.deciders.decider import Decider
+from arx_caps.gateway.deciders.forward_auth import ForwardAuth
+from arx_caps.gateway.oauth_resource import OAuthResource
+from arx_caps.gateway.openapi import read_routes
+from arx_caps.gateway.running import RunningVerifier
+from arx_caps.gateway.settings import GatewaySettings
+from arx_verifier.verification import NonceStore
+
+_MAX_BODY: Final = 1024 * 1024  # of a described request
+
+
+class UnspentCalls:
+    """A memory of used calls that remembers none: the verifier behind the proxy has one, and spends them."""
+
+    waits = False
+    not_before_ms = 0
+
+    def spend(self, key: bytes | str, expires_ms: int, now_ms: int) -> bool:  # noqa: ARG002 - see NonceStore
+        """Accept a key, and do not remember it."""
+        return True
+
+
+class RunningDecider(RunningVerifier):
+    """A decider between ``start`` and ``close``.
+
+    Args:
+        name: Its name.
+        settings: The gateway's file.
+        nonces: The memory of used calls that verifiers of its service file share, unless the file names another one.
+
+    Attributes:
+        port: The port at which the proxy asks.
+        routes: The tool of each route.
+        door: The ASGI application that answers the proxy.
+        resource: What takes access tokens; None if it takes none.
+
+    Raises:
+        SettingsError: A file of it cannot be read, or says something that is not understood.
+    """
+
+    def __init__(self, name: str, settings: GatewaySettings, nonces: NonceStore) -> None:
+        terms, path = settings.deciders[name], settings.service_file(name)
+        super().__init__(f"decider.{name}", name, terms, path, nonces if terms.spends else UnspentCalls())
+        self.port = terms.address(settings.gateway)[1]
+        openapi = terms.openapi and read_routes(settings.folder / terms.openapi, terms.audience)
+        self.routes = openapi or terms.routes
+        decider = Decider(self.verifier, self.routes, (*terms.hosts, *settings.gateway.trusted_proxies))
+        self.resource: OAuthResource | None = None
+        if terms.resource is not None:
+            self.resource = OAuthResource(decider.door, self.verifier, path, terms.resource, _MAX_BODY)
+            decider.door = self.resource
+        self.door = ForwardAuth(decider, terms)
+
+    async def close(self) -> None:
+        """End it; running questions must be over."""
+        await self.door.close()
+        await super().close()

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The running verifier of one table of the gateway's file, and what keeps its keys fresh and ships its records."""
+
+import asyncio
+import logging
+from pathlib import Path
+from typing import Any
+
+from arx_caps.gateway.settings import DeciderTerms, UpstreamTerms
+from arx_caps.service import KeyRefresher, open_shipper
+from arx_verifier.errors import SettingsError
+from arx_verifier.service import open_verifier, read_service_file
+from arx_verifier.verification import MemoryNonces, NonceStore
+
+_log = logging.getLogger(__name__)
+
+
+class RunningVerifier:
+    """A verifier between ``start`` and ``close``.
+
+    Args:
+        place: The table's name in the file.
+        name: Its own name.
+        terms: The table.
+        path: The service file.
+        nonces: The memory of used calls; one of a process gives way to the store that the service file names.
+
+    Attributes:
+        name: As given.
+        verifier: The verifier.
+        idle: Set while no call runs.
+
+    Raises:
+        SettingsError: The service file cannot be read, or is of another audience.
+    """
+
+    def __init__(
+        self, place: str, name: str, terms: UpstreamTerms | DeciderTerms, path: Path, nonces: NonceStore | None
+    ) -> None:
+        file = read_service_file(path)
+        if file.audience != terms.audience:
+            raise SettingsError(f"{place}: {path} is of {file.audience}, and `audience` is {terms.audience}")
+        self.name, self._place = name, place
+        gives_way = file.nonces is not None and isinstance(nonces, MemoryNonces)
+        self.verifier = open_verifier(path, nonces=None if gives_way else nonces)
+        # A service file with keys alone, as `arx service enrol` writes it, is kept fresh by another process.
+        self._beside: list[Any] = []
+        self._calls, self.idle = 0, asyncio.Event()
+        self.idle.set()
+        if file.key_file is not None:
+            self._beside = [KeyRefresher(path, self.verifier.keys), open_shipper(path)]
+
+    async def start(self) -> None:
+        """Follow the revocation epoch.
+
+        Raises:
+            ArxError: The journal or the store cannot be opened.
+        """
+        await asyncio.to_thread(self.verifier.start)
+
+    def start_beside(self) -> None:
+        """Start to refresh keys and to ship records.  One journal has one shipper: the one before must be closed."""
+        for each in self._beside:
+            each.start()
+
+    async def close_beside(self) -> None:
+        """End both; what is recorded from now on waits for the next shipper of the journal."""
+        while self._beside:
+            await asyncio.to_thread(self._beside.pop().close)
+
+    def count(self, more: int) -> None:
+        """Count a call that begins, or one that is over.
+
+        Args:
+            more: 1 or -1.
+        """
+        self._calls += more
+        (self.idle.clear if self._calls else self.idle.set)()
+
+    async def close(self) -> None:
+        """Close the verifier; running calls must be over."""
+        await asyncio.to_thread(self.verifier.close)
+        await self.close_beside()
+        _log.info("%s is closed", self._place)
