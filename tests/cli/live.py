@@ -17,7 +17,7 @@ from arx_verifier import AccessRequest, Decision, Verifier
 from arx_verifier.service import open_verifier
 
 AGENT = "acme/support/triage"
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 
 
 class Live:

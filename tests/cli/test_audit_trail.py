@@ -20,7 +20,7 @@ from arx_verifier.token.targets import subject_target
 from tests.audit.batches import START_MS, decision, facts
 from tests.cli.live import Live, live_realm
 from tests.cli.test_service_keys import joined
-from tests.servers import free_ports, until
+from tests.servers import child, free_ports, until
 
 pytestmark = pytest.mark.servers
 ADA = ("https://idp.example", "ada")
@@ -145,7 +145,7 @@ def test_a_call_is_found_again_by_who_made_it(up: Live) -> None:
 def test_a_tail_goes_on(up: Live, tmp_path: Path) -> None:
     """What comes is shown as it comes, and nobody's reading."""
     command = [sys.executable, "-m", "arx_caps.cli", "audit", "tail", "-f", "--jsonl", "--realm-dir", str(up.folder)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with child(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         for _ in range(10):
             process.stdout.readline()
@@ -155,7 +155,32 @@ def test_a_tail_goes_on(up: Live, tmp_path: Path) -> None:
             seen = json.loads(process.stdout.readline())
             assert seen.get("tool") != "arx.audit.read"
         process.send_signal(signal.SIGINT)
-        assert process.wait(20) == 0
+        assert process.wait(60) == 0
+
+
+INTERRUPTED = """
+import os, signal
+from httpcore._synchronization import ThreadLock
+from arx_caps.cli.app import main
+
+enter = ThreadLock.__enter__
+
+def interrupted(lock):
+    enter(lock)
+    os.kill(os.getpid(), signal.SIGINT)
+    return lock
+
+ThreadLock.__enter__ = interrupted
+main()
+"""
+
+
+def test_a_command_ends_whenever_it_is_interrupted(up: Live) -> None:
+    """Also at the moment when the HTTP client has just locked its connections, which closing it would wait for."""
+    command = [sys.executable, "-c", INTERRUPTED, "audit", "tail", "-f", "--realm-dir", str(up.folder)]
+    with child(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.wait(60) == exit_codes.INTERRUPTED
+        assert process.stderr.read().strip() == "arx: interrupted"
 
 
 @pytest.mark.slow
