@@ -15,7 +15,7 @@ from redis.retry import Retry
 
 from arx_caps.embedded import MAX_SOCKET_PATH, EmbeddedValkey, socket_path
 from arx_verifier.errors import SettingsError
-from tests.servers import until
+from tests.servers import child, until
 
 pytestmark = pytest.mark.servers
 
@@ -82,18 +82,18 @@ def test_the_server_does_not_outlive_a_killed_parent(tmp_path: Path, victim: str
     SIGKILL the parent, or the guard between them: the server ends, and the next start works.  A forked child can
     neither stop the server nor keep it alive.
     """
-    with subprocess.Popen(
+    with child(
         [sys.executable, "-c", HOLDER, str(tmp_path), forked], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as parent:
         assert parent.stdout is not None
-        server, child = map(int, parent.stdout.readline().split())
+        server, forked_pid = map(int, parent.stdout.readline().split())
         assert not gone(server)
         guard = int(Path(f"/proc/{server}/stat").read_text().rsplit(")", 1)[1].split()[1])
         os.kill(parent.pid if victim == "parent" else guard, signal.SIGKILL)
         until(lambda: gone(server))
         parent.kill()
-        if child:
-            os.kill(child, signal.SIGKILL)
+        if forked_pid:
+            os.kill(forked_pid, signal.SIGKILL)
     with EmbeddedValkey(tmp_path) as again:
         assert again.running
 

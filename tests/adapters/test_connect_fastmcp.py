@@ -20,6 +20,7 @@ from fastmcp.exceptions import ToolError
 from tests.adapters.connect_shop import BEHIND, TOOLS, Shop, app_maker, open_shop
 from tests.adapters.fastmcp_server import make_app
 from tests.adapters.mcp_rules import RULES
+from tests.servers import child
 
 
 @contextlib.contextmanager
@@ -29,7 +30,7 @@ def bridged(shop: Shop, way: str) -> Iterator[Any]:
         yield StdioTransport(command=sys.executable, args=shop.words())
         return
     command = [sys.executable, *shop.words("--listen", "127.0.0.1:0")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with child(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         yield process.stdout.readline().strip()
         process.terminate()

@@ -28,7 +28,7 @@ from arx_verifier.integrations.django import NAME, guard
 from arx_verifier.testing import UnsafeTestRealm
 from tests.adapters.workers import GET, REFUND, check_workers
 from tests.house.pages import ROOT, blocks
-from tests.servers import free_ports, until
+from tests.servers import child, free_ports, until
 
 RAN: list[Any] = []
 
@@ -284,7 +284,7 @@ def test_the_development_server_serves_the_guarded_application(tmp_path: Path) -
             return httpx.get(url + path).status_code
         return 0
 
-    with subprocess.Popen(words, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL) as server:
+    with child(words, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL) as server:
         try:
             until(lambda: answer("/healthz") == 200)
             assert answer("/orders/7") == 401

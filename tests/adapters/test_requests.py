@@ -23,14 +23,14 @@ class TestRequests(HttpClientContract):
         with requests.Session() as session:
             session.auth = task.requests_auth(approvals=more.get("approvals", ()))
             stream = more.get("stream", False)
-            answer = session.request(method, url, data=more.get("body"), headers=headers, stream=stream, timeout=20)
+            answer = session.request(method, url, data=more.get("body"), headers=headers, stream=stream, timeout=60)
             body = b"".join(answer.iter_content(10)) if stream else answer.content
         return Answer(answer.status_code, body)
 
     def repeat(self, task: Task, url: str) -> Answer:
         with requests.Session() as session:
             session.auth = task.requests_auth()
-            while (answer := session.get(url, timeout=20)).status_code == 503:
+            while (answer := session.get(url, timeout=60)).status_code == 503:
                 pass
         return Answer(answer.status_code, answer.content)
 
@@ -38,7 +38,7 @@ class TestRequests(HttpClientContract):
         with requests.Session() as session:
             session.auth = task.requests_auth()
             with pytest.raises(requests.RequestException) as caught:
-                session.get(url, timeout=20).raise_for_status()
+                session.get(url, timeout=60).raise_for_status()
         error = caught.value
         seen = [error, error.request, error.response, session.auth, traced(error)]
         return " ".join(f"{each!r} {getattr(each, '__dict__', '')}" for each in seen)
@@ -55,9 +55,9 @@ class TestRequests(HttpClientContract):
             prepared = session.prepare_request(request)
             token = prepared.headers["Authorization"]
             served.orders.busy = 0
-            first = session.send(prepared, timeout=20)
+            first = session.send(prepared, timeout=60)
             prepared.headers["Authorization"] = token
-            second = session.send(prepared, timeout=20)
+            second = session.send(prepared, timeout=60)
         assert (first.status_code, second.status_code, second.json()["code"]) == (200, 401, "replayed")
 
     def test_the_retries_of_an_adapter_run_nothing_twice(self, served: World) -> None:
@@ -67,7 +67,7 @@ class TestRequests(HttpClientContract):
             from urllib3 import Retry
 
             session.mount("http://", HTTPAdapter(max_retries=Retry(2, status_forcelist=[503], backoff_factor=0)))
-            answer = session.get(f"{served.address}/busy", auth=served.task().requests_auth(), timeout=20)
+            answer = session.get(f"{served.address}/busy", auth=served.task().requests_auth(), timeout=60)
         assert (answer.status_code, answer.json()["code"]) == (401, "replayed")
 
     def test_what_cannot_sign_is_refused_at_once(self, served: World) -> None:

@@ -94,12 +94,12 @@ def call(library: Any, way: str, address: str, signing: Signing) -> tuple[int, b
     if way == "async":
 
         async def run() -> Any:
-            async with library.AsyncClient(auth=signing.auth, timeout=20) as client:
+            async with library.AsyncClient(auth=signing.auth, timeout=60) as client:
                 return await client.post(url, content=BODY, headers=headers)
 
         answer = asyncio.run(run())
         return answer.status_code, answer.content
-    with library.Client(auth=signing.auth, timeout=20) as client:
+    with library.Client(auth=signing.auth, timeout=60) as client:
         if way == "streamed":
             with client.stream("POST", url, content=parts(), headers=headers) as answer:
                 return answer.status_code, b"".join(answer.iter_bytes())
@@ -115,7 +115,7 @@ def test_a_call_that_waited_is_made(listening: socket.socket, library: Any, way:
     service, answers = Service(), list[tuple[int, bytes]]()
     caller = threading.Thread(target=lambda: answers.append(call(library, way, address, signing)))
     caller.start()
-    assert signing.first.wait(20)
+    assert signing.first.wait(60)
     with serving(service.loaded(signing.began), fd=listening.fileno()):
         caller.join(20)
     assert (answers, service.ran, len(signing.signed)) == ([(200, b"done")], [BODY], 2)

@@ -34,7 +34,7 @@ class Disk:
 
     def _fdatasync(self, fd: int) -> None:
         self.held.set()
-        assert self.go.wait(20)
+        assert self.go.wait(60)
         if self.fails:
             self.fails = False  # the kernel tells of a lost write once, and calls the next sync a success
             raise OSError(errno.EIO, "Input/output error")
@@ -55,7 +55,7 @@ def together(journal: Journal, disk: Disk, others: int) -> list[str]:
 
     threads = [threading.Thread(target=decide) for _ in range(1 + others)]
     threads[0].start()
-    assert disk.held.wait(20)
+    assert disk.held.wait(60)
     before = journal._sequence
     for thread in threads[1:]:
         thread.start()

@@ -26,7 +26,7 @@ def test_what_the_store_did_not_take_has_not_ended(
     own_valkey.stop()
     assert operator.call("DELETE", f"/v1/agents/{AGENT}").status_code == 503
     own_valkey.start()
-    until(lambda: not live.mint.ready(), 20)
+    until(lambda: not live.mint.ready())
 
     shown = operator.call("GET", f"/v1/sessions/{session['id']}").json()
     assert (shown["session"]["state"], shown["tasks"][0]["state"]) == ("open", "open")
@@ -46,7 +46,7 @@ def test_a_deactivation_is_mended_by_repeating_it(
     own_valkey.stop()
     assert operator.call("DELETE", f"/v1/agents/{AGENT}").status_code == 503
     own_valkey.start()
-    until(lambda: not live.mint.ready(), 20)
+    until(lambda: not live.mint.ready())
 
     assert agent.call("POST", "/v1/tasks", LOOKUP).json()["code"] == "frozen"
     assert operator.call("DELETE", f"/v1/agents/{AGENT}").json()["kill"]["durable"]

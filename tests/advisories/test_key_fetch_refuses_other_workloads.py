@@ -52,7 +52,7 @@ def test_all_who_come_meanwhile_get_the_answer(tmp_path: Path, server: KeyServer
     for asked, kid in enumerate(("ec", "ed"), 1):
         server.open.clear()
         first = pool.submit(sets.find, server.url, kid)
-        until(lambda asked=asked: server.asked == asked, 20)
+        until(lambda asked=asked: server.asked == asked)
         others = [pool.submit(sets.find, server.url, kid) for _ in range(MAX_WAITING)]
         assert not wait(others, REFUSED_S).done
         if asked == 2:
@@ -75,9 +75,9 @@ def test_so_many_wait_and_no_more(tmp_path: Path, server: KeyServer, pool: Threa
     clock.now += RETRY_S
     server.open.clear()
     first = pool.submit(sets.find, server.url, "ed")
-    until(lambda: server.asked == 2, 20)
+    until(lambda: server.asked == 2)
     others = [pool.submit(sets.find, server.url, "ed") for _ in range(MAX_WAITING + 2)]
-    until(lambda: sum(found.done() for found in others) == 2, 20)
+    until(lambda: sum(found.done() for found in others) == 2)
     told = [found.exception() for found in others if found.done()]
     assert [str(error) for error in told] == ["the issuer's keys are being fetched: retry"] * 2
     assert all(isinstance(error, UnavailableError) and error.code == "issuer_unavailable" for error in told)

@@ -74,7 +74,7 @@ def started(realm: GatewayRealm, **how: Any) -> contextlib.AbstractContextManage
 def half_requests(port: int, count: int) -> Iterator[None]:
     with contextlib.ExitStack() as held:
         for number in range(count):
-            client = held.enter_context(socket.create_connection(("127.0.0.1", port), timeout=20))
+            client = held.enter_context(socket.create_connection(("127.0.0.1", port), timeout=60))
             client.sendall(PARTS[number % len(PARTS)])
         yield
 
@@ -83,7 +83,7 @@ def test_half_requests_make_room_for_whole_ones(realm: GatewayRealm, port: int) 
     """A gateway with 24 places answers, while 120 clients hold connections open."""
     with started(realm, files=560), half_requests(port, 120):
         for _ in range(3):
-            assert httpx.get(f"http://127.0.0.1:{port}/healthz", timeout=20).status_code == 200
+            assert httpx.get(f"http://127.0.0.1:{port}/healthz", timeout=60).status_code == 200
 
 
 @pytest.mark.parametrize("part", PARTS)
@@ -113,7 +113,7 @@ def call(caller: UnsafeCaller, name: str) -> bytes:
 
 def sent(port: int, body: bytes) -> socket.socket:
     """Send a call, and read nothing."""
-    client = socket.create_connection(("127.0.0.1", port), timeout=20)
+    client = socket.create_connection(("127.0.0.1", port), timeout=60)
     lines = [f"{name}: {value}" for name, value in {**STATELESS, "mcp-name": "flood"}.items()]
     head = f"POST /orders HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n" + "\r\n".join(lines) + "\r\n\r\n"
     client.sendall(head.encode() + body)
@@ -141,7 +141,7 @@ def test_a_client_that_does_not_read_its_stream(realm: GatewayRealm, port: int) 
     flood, get = Rule(tool=f"{AUDIENCE}.flood"), Rule(tool=f"{AUDIENCE}.get")
     slow, other = realm.caller(flood, session="s-slow"), realm.caller(get, session="s-other")
     url = f"http://127.0.0.1:{port}/orders"
-    with started(realm, before=BEFORE.format(1.5)) as process, httpx.Client(timeout=20) as client:
+    with started(realm, before=BEFORE.format(1.5)) as process, httpx.Client(timeout=60) as client:
         assert client.post(url, content=call(other, "get"), headers=STATELESS).json()["result"] == {}
         before, programs = memory(process), len(children(process).split())
         with sent(port, call(slow, "flood")):
@@ -162,7 +162,7 @@ def test_one_agent_does_not_take_all_places(realm: GatewayRealm, port: int) -> N
     rule, url = Rule(tool=f"{AUDIENCE}.*"), f"http://127.0.0.1:{port}"
     agents = [realm.caller(rule, session=f"s-{number}", agent="acme/many") for number in range(3)]
     other = realm.caller(rule, session="s-other", agent="acme/other")
-    with started(realm), httpx.Client(timeout=20, headers=STATELESS, base_url=url) as client:
+    with started(realm), httpx.Client(timeout=60, headers=STATELESS, base_url=url) as client:
         with sent(port, call(agents[0], "flood")) as first, sent(port, call(agents[1], "flood")) as second:
             assert first.recv(1) == second.recv(1) == b"H"
             refused = client.post("/orders", content=call(agents[2], "get")).json()["error"]

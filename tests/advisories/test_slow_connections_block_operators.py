@@ -54,7 +54,7 @@ def strangers(port: int, count: int) -> Iterator[list[socket.socket]]:
     with contextlib.ExitStack() as held:
         sockets = []
         for number in range(count):
-            sockets.append(held.enter_context(socket.create_connection(("127.0.0.1", port), timeout=20)))
+            sockets.append(held.enter_context(socket.create_connection(("127.0.0.1", port), timeout=60)))
             sockets[-1].sendall(PARTS[number % len(PARTS)])
         yield sockets
 
@@ -63,7 +63,7 @@ def test_who_waits_longest_makes_room(port: int, protocol: type[BoundedProtocol]
     """However many connections are held open, the next caller is served, and no more places taken than there are."""
     with strangers(port, 5 * PLACES):
         for _ in range(3):
-            assert httpx.get(f"http://127.0.0.1:{port}/healthz", trust_env=False, timeout=20).status_code == 200
+            assert httpx.get(f"http://127.0.0.1:{port}/healthz", trust_env=False, timeout=60).status_code == 200
         until(lambda: len(protocol.held) <= PLACES)
 
 
@@ -73,7 +73,7 @@ def test_a_request_that_does_not_arrive_is_given_up(
 ) -> None:
     """Neither a held connection nor one that sends a byte now and then lives longer than a request may take."""
     monkeypatch.setattr(protocol, "request_s", 0.3)
-    with socket.create_connection(("127.0.0.1", port), timeout=20) as stranger:
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as stranger:
         closed = False
         stranger.sendall(part)
         stranger.settimeout(0.02)
@@ -95,7 +95,7 @@ def test_hanging_up_is_no_line_of_the_log(port: int, caplog: pytest.LogCaptureFi
     with caplog.at_level(logging.WARNING):
         with strangers(port, 3):
             pass
-        assert httpx.get(f"http://127.0.0.1:{port}/healthz", trust_env=False, timeout=20).status_code == 200
+        assert httpx.get(f"http://127.0.0.1:{port}/healthz", trust_env=False, timeout=60).status_code == 200
     assert not [record for record in caplog.records if "failed" in record.message or record.exc_info]
 
 
@@ -104,6 +104,6 @@ def test_a_caller_at_work_is_left_alone(
 ) -> None:
     """The time is for the request: a kept connection that goes on asking is served on, however long it lives."""
     monkeypatch.setattr(protocol, "request_s", 0.2)
-    with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=20) as client:
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=60) as client:
         for _ in range(100):
             assert client.get("/readyz").status_code in (200, 503)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.servers import until
+from tests.servers import child, until
 
 DEMO = Path(__file__).resolve().parents[2] / "examples" / "demo.py"
 pytestmark = pytest.mark.servers
@@ -41,7 +41,7 @@ def test_a_demo_that_is_told_to_stop_leaves_nothing(number: signal.Signals) -> N
     with tempfile.TemporaryDirectory(prefix="arx") as folder:
         command = [sys.executable, str(DEMO)]
         environment = {**os.environ, "TMPDIR": folder}
-        with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as demo:
+        with child(command, env=environment, stdout=subprocess.PIPE, text=True) as demo:
             assert demo.stdout is not None
             until(lambda: list(Path(folder).glob("arx-demo-*/realm/mint.db")), 60)
             if number == signal.SIGHUP:
@@ -50,4 +50,4 @@ def test_a_demo_that_is_told_to_stop_leaves_nothing(number: signal.Signals) -> N
             demo.send_signal(number)
             assert demo.wait(60) == 128 + number
         assert list(Path(folder).glob("arx-demo-*")) == []
-        until(lambda: not running_below(folder), 20)
+        until(lambda: not running_below(folder))

@@ -47,7 +47,7 @@ def test_a_target_has_one_reading(path: str, status: bytes, tmp_path: Path) -> N
         host, _, first = url.removeprefix("http://").partition("/")
         call = HttpCall("GET", f"/{first}{path}", hashlib.sha256(b"").digest())
         token = CallSigner(realm.caller(RULE).macaroon, "orders").sign(http_fields(call), time.time_ns() // 1_000_000)
-        with socket.create_connection(("127.0.0.1", int(host.rpartition(":")[2])), timeout=20) as connection:
+        with socket.create_connection(("127.0.0.1", int(host.rpartition(":")[2])), timeout=60) as connection:
             head = f"GET {call.target!s} HTTP/1.1\r\nhost: {host}\r\nauthorization: Bearer {token}\r\n\r\n"
             connection.sendall(head.encode())
             assert connection.recv(4096).split()[1] == status

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.helpers import arx
+from tests.servers import child
 
 SHADOW = "from pathlib import Path\nPath(__file__).with_name('imported').touch()\nraise ImportError('not the module')\n"
 
@@ -30,7 +31,7 @@ def test_the_mint_imports_nothing_from_the_working_folder(tmp_path: Path, free_p
     # As the installed script, whose path has its own folder and not the working one.
     command = [sys.executable, "-P", "-m", "arx_caps.cli", "up", "--json", "--realm-dir", folder]
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("ARX_", "PYTHONSAFE"))}
-    with subprocess.Popen(command, cwd=elsewhere, stdout=subprocess.PIPE, text=True, env=environment) as process:
+    with child(command, cwd=elsewhere, stdout=subprocess.PIPE, text=True, env=environment) as process:
         try:
             assert process.stdout is not None
             while not select.select([process.stdout], [], [], 0.1)[0]:

@@ -97,7 +97,7 @@ def serving(app: Any, port: int = 0, **settings: Any) -> Iterator[int]:
     thread = threading.Thread(target=server.run)
     thread.start()
     try:
-        assert server.listening.wait(20), "the server did not start"
+        assert server.listening.wait(60), "the server did not start"
         yield server.servers[0].sockets[0].getsockname()[1]
     finally:
         server.should_exit = True

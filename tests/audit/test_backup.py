@@ -78,7 +78,7 @@ def test_a_backup_at_any_moment_is_whole_and_goes_on(kept: tuple[LogStore, Backu
 
     taking = threading.Thread(target=take)
     taking.start()
-    assert begun.wait(20)
+    assert begun.wait(60)
     copy = backup()
     taking.join()
     whole = leaves(store)

@@ -51,7 +51,7 @@ def test_a_batch_that_overtakes_is_sent_again(tmp_path: Path, receiver: Receiver
 
     def late(batch: Batch) -> int:
         if batch.first == 1 and batch.records and not waited:
-            waited.append(answered.wait(20))  # the one behind it is answered first
+            waited.append(answered.wait(60))  # the one behind it is answered first
         mark = take(batch)
         if batch.first > 1:
             answered.set()

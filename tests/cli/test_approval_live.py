@@ -22,7 +22,7 @@ from arx_caps.cli.mint_session import open_session_file
 from arx_verifier import AccessRequest, Verifier
 from tests.cli.helpers import arx
 from tests.cli.live import AGENT, Live, live_realm, live_verifier
-from tests.servers import free_ports
+from tests.servers import child, free_ports
 
 pytestmark = pytest.mark.servers
 
@@ -132,7 +132,7 @@ def test_from_the_question_to_the_call(up: Live, here: Path, task: Path, payment
     assert (exit_code, told["code"], out.exists()) == (exit_codes.INCOMPLETE, "waiting", False)
     assert "waiting for operators" in said
     command = [sys.executable, "-m", "arx_caps.cli", *map(str, late[:-2]), "--json"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as waiter:
+    with child(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as waiter:
         second = ok(up, "approval", "approve", asked["id"], "--yes", "--operator-key", here / "bob.key")["approval"]
         assert (second["state"], second["by"]) == ("approved", ["ada", "bob"])
         written, said = waiter.communicate(timeout=60)
@@ -181,7 +181,7 @@ def test_a_person_answers_on_a_terminal(
     terminal, theirs = pty.openpty()
     command = [sys.executable, "-m", "arx_caps.cli", "approval", "approve", asked["id"], "--quiet"]
     command += ["--realm-dir", str(up.folder)]
-    with subprocess.Popen(command, stdin=theirs, stdout=subprocess.DEVNULL, stderr=theirs) as process:
+    with child(command, stdin=theirs, stdout=subprocess.DEVNULL, stderr=theirs) as process:
         os.close(theirs)
         shown = b""
         while b"approve this call?" not in shown:

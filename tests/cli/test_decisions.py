@@ -15,6 +15,7 @@ from arx_verifier.journal.decision import Decision
 from arx_verifier.journal.record import ChainFacts
 from arx_verifier.journal.writer import Journal
 from tests.cli.helpers import SESSION, TASK, arx
+from tests.servers import child
 
 AT = 1_760_000_000_000
 
@@ -143,7 +144,7 @@ def test_following_begins_with_the_last_and_goes_on(journal: Path) -> None:
     ``--follow`` writes the last decisions once, then whatever a verifier decides from now on.
     """
     command = [sys.executable, "-m", "arx_caps.cli", "decisions", "--journal", str(journal), "--follow", "--limit", "2"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, stdin=subprocess.DEVNULL) as following:
+    with child(command, stdout=subprocess.PIPE, text=True, stdin=subprocess.DEVNULL) as following:
         assert following.stdout is not None
         try:
             told = [following.stdout.readline() for _ in range(2)]
@@ -154,7 +155,7 @@ def test_following_begins_with_the_last_and_goes_on(journal: Path) -> None:
             told.append(following.stdout.readline())
             sink.close()
             following.send_signal(signal.SIGINT)
-            assert following.wait(20) == exit_codes.OK
+            assert following.wait(60) == exit_codes.OK
             assert following.stdout.read() == ""
         finally:
             following.kill()

@@ -63,7 +63,7 @@ def running(*words: str | Path) -> Iterator[None]:
         assert process.poll() is None
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(60)
 
 
 def answers(url: str) -> bool:

@@ -19,6 +19,7 @@ from arx_caps.embedded import EmbeddedValkey
 from arx_verifier import Verifier
 from tests.cli.helpers import arx
 from tests.cli.live import AGENT, Live, call, live_realm, live_verifier
+from tests.servers import child
 
 pytestmark = pytest.mark.servers
 WORKER = "acme/support/worker"
@@ -315,7 +316,7 @@ def test_the_mint_alone_serves_with_a_store_of_ones_own(
     assert alone.returncode == exit_codes.USAGE
     assert "--store" in alone.stderr
     serve = [*arx, "mint", "serve", "--store", valkey.url]
-    with subprocess.Popen(serve, env=environment, stderr=subprocess.PIPE, text=True) as mint:
+    with child(serve, env=environment, stderr=subprocess.PIPE, text=True) as mint:
         assert mint.stderr is not None
         assert any('"ready": true' in line for line in iter(mint.stderr.readline, ""))
         listed = subprocess.run([*arx, "agent", "list", "--json"], env=environment, capture_output=True, text=True)

@@ -21,7 +21,7 @@ from arx_verifier.service import open_verifier
 from tests.audit.receiver import REALM, Receiver
 from tests.audit.shipping import receiver
 from tests.cli.helpers import arx, service_file
-from tests.servers import until
+from tests.servers import child, until
 from tests.verifier.journals import FACTS, allow, files
 
 __all__ = ["receiver"]  # fixtures
@@ -71,7 +71,7 @@ def test_a_mint_that_hangs_is_waited_for_aloud(service: Path) -> None:
         issuer = f"http://127.0.0.1:{silent.getsockname()[1]}"
         service.write_text(json.dumps(json.loads(service.read_text()) | {"issuer": issuer}))
         command = [sys.executable, "-m", "arx_caps.cli", "ship", str(service), "--once"]
-        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        with child(command, stderr=subprocess.PIPE, text=True) as process:
             assert process.stderr is not None
             assert process.stderr.readline() == "waiting for an answer of the mint\n"
             process.kill()
@@ -99,7 +99,7 @@ def test_it_runs_until_told_to_stop(service: Path, receiver: Receiver) -> None:
     decided(service, 10)
     command = [sys.executable, "-m", "arx_caps.cli", "ship", str(service), "--json"]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("ARX_")}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+    with child(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
         until(lambda: len(receiver.tools) == 10)
         decided(service, 15)
         until(lambda: len(receiver.tools) == 25)

@@ -6,7 +6,6 @@ import os
 import pty
 import re
 import socket
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,7 +20,7 @@ from arx_caps.mint.tasks.liveness import State
 from tests.cli.helpers import SESSION, Ran, arx
 from tests.cli.live import AGENT, Live, live_realm
 from tests.cli.test_terminal import read_all
-from tests.servers import free_ports
+from tests.servers import child, free_ports
 
 pytestmark = pytest.mark.servers
 Typed = Callable[..., Ran]
@@ -66,7 +65,7 @@ def test_a_wrong_name_is_shown_before_the_question(up: Live, verb: str) -> None:
     terminal, theirs = pty.openpty()
     command = [sys.executable, "-m", "arx_caps.cli", verb, "agent", "acme/support/triaeg", "--reason", "a test"]
     environment = {**os.environ, "ARX_HOME": str(up.folder), "NO_COLOR": "1"}
-    with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment) as process:
+    with child(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment) as process:
         os.close(theirs)
         shown = b""
         while b"[y/N]" not in shown:

@@ -16,6 +16,7 @@ from arx_verifier.journal.decision import Decision
 from arx_verifier.journal.record import ChainFacts
 from arx_verifier.journal.writer import Journal
 from tests.cli.helpers import SESSION
+from tests.servers import child
 
 EVIL = "[red]x[/red] :smile: [link=http://a.example]y\x1b[2J\u202e\x07"
 COLOUR = re.compile(rb"\x1b\[[0-9;]*m")
@@ -55,7 +56,7 @@ def decisions(journal: Path, *words: str, on_terminal: bool, **more: str) -> tup
     """Run ``arx decisions`` and return what it wrote, and whether it imported rich."""
     command = [sys.executable, "-m", "arx_caps.cli", "decisions", "--journal", str(journal), *words]
     terminal, theirs = pty.openpty() if on_terminal else os.pipe()
-    with subprocess.Popen(command, stdout=theirs, stderr=subprocess.PIPE, env=environment(**more)) as process:
+    with child(command, stdout=theirs, stderr=subprocess.PIPE, env=environment(**more)) as process:
         os.close(theirs)
         shown = read_all(terminal)
         assert process.stderr is not None

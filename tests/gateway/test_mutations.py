@@ -135,7 +135,7 @@ def ask(url: str, raw: bytes, *, ends: bool = False) -> int:
     """Send bytes, and return the status; 0 without one."""
     host, _, port = url.removeprefix("http://").partition("/")[0].partition(":")
     answer = b""
-    with contextlib.suppress(OSError), socket.create_connection((host, int(port)), timeout=20) as connection:
+    with contextlib.suppress(OSError), socket.create_connection((host, int(port)), timeout=60) as connection:
         connection.sendall(raw)
         if ends:
             connection.shutdown(socket.SHUT_WR)

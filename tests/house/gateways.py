@@ -30,7 +30,7 @@ from arx_verifier.testing import UnsafeCaller
 from tests.gateway.gateway_realm import AUDIENCE, GatewayRealm, Program, gateway, running
 from tests.house.pages import ROOT, blocks
 from tests.house.reader import environment
-from tests.servers import free_ports, until
+from tests.servers import child, free_ports, until
 from tests.topologies.authority import Ca
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(240)]
@@ -131,7 +131,7 @@ class Site:
         program = shutil.which("nginx", path=environment()["PATH"])
         assert program, "nginx is not installed"
         words = [program, "-p", str(self.folder), "-c", "gateways.conf", "-e", "nginx.log", "-g", "daemon off;"]
-        with subprocess.Popen(words, stdin=subprocess.DEVNULL) as process:
+        with child(words, stdin=subprocess.DEVNULL) as process:
             try:
                 until(lambda: process.poll() is None and self._answers())
                 yield

@@ -13,7 +13,7 @@ import pytest
 from tests.cli.live import Live, live_realm
 from tests.house.pages import ROOT, blocks
 from tests.house.reader import run_line, run_python
-from tests.servers import free_ports
+from tests.servers import child, free_ports
 
 
 class Typist:
@@ -127,7 +127,7 @@ def test_keys_and_kills_are_typed_as_the_pages_show(typist: Typist) -> None:
     shown = typist.block("docs/audit.md", "arx witness init").splitlines()
     assert shown[0].split("  ")[0] == "arx witness init witness --name witness.example/w1"
     assert shown[1].startswith("arx witness serve witness --log log.key")
-    with subprocess.Popen(
+    with child(
         [sys.executable, "-m", "arx_caps.cli", "witness", "serve", "w", "--log", "log.key", "--listen", "127.0.0.1:0"],
         cwd=typist.folder,
         stdout=subprocess.PIPE,

@@ -64,7 +64,7 @@ def provider(folder: Path) -> Iterator[str]:
             yield url
         finally:
             process.terminate()
-            process.wait(10)
+            process.wait(60)
 
 
 def sign_in(flow: Flow, name: str, **query: str) -> str:

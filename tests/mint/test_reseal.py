@@ -23,6 +23,7 @@ from arx_caps.realm import Realm
 from arx_verifier.errors import SettingsError
 from tests.cli.helpers import arx
 from tests.mint.harness import ISSUER, local_mint
+from tests.servers import child
 
 OLD, NEW = "the old one", "the new one"
 Keys = dict[str, bytes]
@@ -154,7 +155,7 @@ def test_who_cannot_open_them_cannot_seal_them(tmp_path: Path, wrong: str | None
 @pytest.fixture(scope="module")
 def killer() -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, "-m", "tests.mint.killed_reseals"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    with child(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         yield process
         process.kill()
 

@@ -74,7 +74,7 @@ def sign_in(realm: Realm) -> httpx.Response:
     key, url = KeyFile.load(realm.operator_key_path), realm.issuer + "/v1/operators/token"
     proof = make_dpop(key.key, method="POST", url=url, now=now_ms())
     body = {"assertion": make_assertion(key, audience=realm.issuer, now=now_ms())}
-    return httpx.post(url, json=body, headers={"DPoP": proof}, timeout=10)
+    return httpx.post(url, json=body, headers={"DPoP": proof}, timeout=60)
 
 
 def gone(pid: int) -> bool:
@@ -128,7 +128,7 @@ def test_it_says_when_it_is_ready_and_stops_when_told(realm: Realm, valkey: Embe
         assert httpx.get(realm.issuer + "/readyz").json()["ready"] is True
         assert "server" not in httpx.get(realm.issuer + "/healthz").headers
         process.send_signal(signal.SIGTERM)
-        out, err = process.communicate(timeout=10)
+        out, err = process.communicate(timeout=60)
         assert out + err == ""
 
 
@@ -155,7 +155,7 @@ def test_it_ends_with_whoever_started_it(realm: Realm, valkey: EmbeddedValkey) -
         assert line_of(process.stderr)["ready"] is True
         assert process.stdin is not None
         process.stdin.close()
-        assert process.wait(10) == 0
+        assert process.wait(60) == 0
 
 
 def break_root(realm: Realm) -> None:
@@ -176,7 +176,7 @@ def test_a_damaged_realm_does_not_start(realm: Realm, valkey: EmbeddedValkey, da
     """No key, an open key or a broken policy: it ends with one line that says why."""
     damage(realm)
     with mint_process(realm, valkey.url) as process:
-        assert process.wait(20) == 2
+        assert process.wait(60) == 2
         told = line_of(process.stderr)
         assert told["ready"] is False
         assert told["error"]
@@ -188,7 +188,7 @@ def test_a_port_is_not_shared(realm: Realm, valkey: EmbeddedValkey) -> None:
     with mint_process(realm, valkey.url) as first:
         assert line_of(first.stderr)["ready"] is True
         with mint_process(realm, valkey.url) as second:
-            assert second.wait(20) == 2
+            assert second.wait(60) == 2
             assert "cannot listen" in line_of(second.stderr)["error"]
 
 
@@ -196,7 +196,7 @@ def test_a_port_is_not_shared(realm: Realm, valkey: EmbeddedValkey) -> None:
 def test_a_store_that_is_down_may_come_back(realm: Realm, tmp_path: Path) -> None:
     """The exit code tells what trying again can help from what it cannot."""
     with mint_process(realm, f"unix://{tmp_path}/none.sock") as process:
-        assert process.wait(20) == 3
+        assert process.wait(60) == 3
         assert line_of(process.stderr)["code"] == "store_unavailable"
 
 
@@ -216,7 +216,7 @@ def test_up_runs_everything_and_stops_everything(realm: Realm) -> None:
         assert sign_in(realm).status_code == 201
         server = valkey_pid(realm)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(20) == 0
+        assert process.wait(60) == 0
         assert gone(second)
         assert gone(server)
     with MintDatabase(realm.database_url) as db:
@@ -233,7 +233,7 @@ def test_nothing_outlives_a_killed_up(realm: Realm) -> None:
     with started(["-c", UP, str(realm.folder)]) as process:
         assert line_of(process.stdout)["ready"] is True
         process.send_signal(signal.SIGINT)
-        assert process.wait(20) == 0
+        assert process.wait(60) == 0
 
 
 @pytest.mark.servers

@@ -66,7 +66,7 @@ def test_what_was_done_was_answered(
             worker.start()
         assert at_work.wait(30)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(20) in (0, -signal.SIGTERM)
+        assert process.wait(60) in (0, -signal.SIGTERM)
         for worker in workers:
             worker.join()
     with MintDatabase(realm.database_url) as db:
@@ -113,7 +113,7 @@ def test_who_was_connected_is_answered(
         answers = [answer_on(each) for each in (*known[1:], *fresh[1:])]
         assert {answer.partition(b"\r\n")[0] for answer in answers} == {b"HTTP/1.1 200 OK"}
         assert (answer_on(known[0]), answer_on(fresh[0])) == (b"", b"")
-        assert process.wait(20) in (0, -signal.SIGTERM)
+        assert process.wait(60) in (0, -signal.SIGTERM)
 
 
 def answer_on(connection: socket.socket) -> bytes:

@@ -244,7 +244,7 @@ def test_a_policy_that_one_takes_the_other_goes_by(pair: Pair) -> None:
     before, text = caller.ask(1, "POST", "/v1/tasks", PAY)["task"], realm.policy_path.read_text()
     loaded = operator.ask(0, "POST", "/v1/policies", {"policy": text.replace('"8h"', '"7h"', 1)})
     assert loaded["before"] == before["policy"]
-    until(lambda: operator.ask(1, "GET", "/v1/policies/in-force")["digest"] == loaded["digest"], 10)
+    until(lambda: operator.ask(1, "GET", "/v1/policies/in-force")["digest"] == loaded["digest"])
     after = caller.ask(1, "POST", "/v1/tasks", PAY)["task"]
     assert after["policy"] == loaded["digest"]
     assert caller.ask(0, "GET", f"/v1/tasks/{before['id']}")["task"]["policy"] == before["policy"]
@@ -277,7 +277,7 @@ def test_a_new_root_key_is_met_by_no_refusal(pair: Pair, *, at_once: bool) -> No
         signed_by[there].add(kid.partition(".")[0])
         return all(root in names for names in signed_by)
 
-    until(step, 30)
+    until(step)
     assert at_once or all(len(names) == 2 for names in signed_by)  # it was met before the change and after it
 
 

@@ -34,7 +34,7 @@ def port(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 def ask(port: int, raw: bytes) -> tuple[int, dict[str, str], bytes]:
     """Send bytes, and read one answer until the mint closes."""
-    with socket.create_connection(("127.0.0.1", port), timeout=20) as stranger:
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as stranger:
         stranger.sendall(raw)
         read = b"".join(iter(lambda: stranger.recv(65536), b""))
     head, _, body = read.partition(b"\r\n\r\n")
@@ -91,7 +91,7 @@ def test_requests_before_an_answer_are_bounded(tmp_path: Path) -> None:
     protocol = mint_protocol(BoundedHttpTools, ISSUER)
     with serving(create_app(mint), http=protocol, loop="uvloop", log_config=None, lifespan="off") as port:
         for count, answered in ((MAX_QUEUED, MAX_QUEUED), (20 * MAX_QUEUED, 0)):
-            with socket.create_connection(("127.0.0.1", port), timeout=20) as stranger:
+            with socket.create_connection(("127.0.0.1", port), timeout=60) as stranger:
                 stranger.sendall(request * count)
                 read = b""
                 with contextlib.suppress(ConnectionResetError):
@@ -128,7 +128,7 @@ def test_a_body_is_not_the_next_request(port: int) -> None:
     """A request that would switch protocols is one request, whatever its body looks like."""
     inner = b"GET /healthz HTTP/1.1\r\n" + HOST + b"\r\n"
     head = b"POST /v1/kills HTTP/1.1\r\nConnection: upgrade, close\r\nUpgrade: h2c\r\n" + HOST
-    with socket.create_connection(("127.0.0.1", port), timeout=20) as stranger:
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as stranger:
         stranger.sendall(head + b"Content-Length: %d\r\n\r\n" % len(inner))
         with contextlib.suppress(ConnectionError):
             stranger.sendall(inner)

@@ -143,7 +143,7 @@ def test_a_lost_outcome_is_asked_for_until_it_is_known(
 
         monkeypatch.setattr(store, "_written", counted)
         os.kill(pid, signal.SIGSTOP)
-        thaw = threading.Thread(target=lambda: (retried.wait(10), os.kill(pid, signal.SIGCONT)))
+        thaw = threading.Thread(target=lambda: (retried.wait(60), os.kill(pid, signal.SIGCONT)))
         thaw.start()
         bump = store.kill([SESSION], "test", BY)
         thaw.join()

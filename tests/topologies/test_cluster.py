@@ -62,10 +62,10 @@ def cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
             servers[n].ask("CLUSTER", "SET-CONFIG-EPOCH", n + 1)
         for server in servers[1:]:
             server.ask("CLUSTER", "MEET", "127.0.0.1", first.port)
-        until(lambda: all(str(known(server)) == "4" for server in servers), 20)
+        until(lambda: all(str(known(server)) == "4" for server in servers))
         servers[3].ask("CLUSTER", "REPLICATE", first.ask("CLUSTER", "MYID"))
-        until(lambda: all(state(server) == "ok" for server in servers), 20)
-        until(lambda: servers[3].client().info("replication")["master_link_status"] == "up", 20)
+        until(lambda: all(state(server) == "ok" for server in servers))
+        until(lambda: servers[3].client().info("replication")["master_link_status"] == "up")
         yield Cluster(guard, servers[:3], servers[3])
 
 
@@ -121,7 +121,7 @@ def look_again(store: RevocationStore) -> str | None:
             return False
         return True
 
-    until(done, 20)
+    until(done)
     return found[0]
 
 
@@ -203,7 +203,7 @@ def test_an_owner_that_is_cut_off_grants_nothing_and_its_replica_takes_over(clus
             server.signal(signal.SIGSTOP)
         cut_off = follower.boot_ns()
         incarnation, seq, _ = follower.view()
-        until(lambda: follower.check(incarnation, seq, ()) is not None, 20)
+        until(lambda: follower.check(incarnation, seq, ()) is not None)
         assert follower.boot_ns() - cut_off < 10e9
         with pytest.raises(StoreError, match="takes no writes"):
             store.exchange.once(lambda: store.exchange.client.hset(store.keys.header, "x", "y"))

@@ -75,12 +75,12 @@ def test_a_kill_is_on_both_disks_and_a_replica_grants_nothing(pair: Pair) -> Non
         assert pair.replica.client().hget(pair.store.keys.kills, SESSION) == str(bump.header.seq)
         pair.replica.signal(signal.SIGSTOP)
         began = live.boot_ns()
-        until(lambda: live.check(bump.header.incarnation, bump.header.seq, ()) is not None, 20)
+        until(lambda: live.check(bump.header.incarnation, bump.header.seq, ()) is not None)
         assert live.boot_ns() - began < 15e9
         with pytest.raises(StoreError, match="takes no writes"):
             pair.store.verifiers()
         pair.replica.signal(signal.SIGCONT)
-        until(lambda: live.check(bump.header.incarnation, bump.header.seq, ()) is None, 20)
+        until(lambda: live.check(bump.header.incarnation, bump.header.seq, ()) is None)
         with pair.at_replica() as other, pytest.raises(StoreError, match="is a replica"):
             attest(other, ROTATE)
     finally:

@@ -54,7 +54,7 @@ def watched(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         replicated(first, 2)
         with running(*sentinels):  # later, because they look for replicas at once and then every ten seconds
             for sentinel in sentinels:
-                until(functools.partial(sentinel_knows, sentinel), 20)
+                until(functools.partial(sentinel_knows, sentinel))
             yield Watched(guard, [first, *others], sentinels)
 
 
@@ -106,8 +106,8 @@ def test_a_primary_that_restarts_keeps_its_history(watched: Watched, realm_name:
         primary.start()
         wait_for(primary)
         enrol(realm_name, primary)
-        until(lambda: primary.client().hget(mint.store.keys.header, "replid") not in (None, before), 20)
-        until(lambda: mint.epochs.check(header.incarnation, header.seq, ()) is None, 20)
+        until(lambda: primary.client().hget(mint.store.keys.header, "replid") not in (None, before))
+        until(lambda: mint.epochs.check(header.incarnation, header.seq, ()) is None)
         refused = mint.epochs.check(header.incarnation, 0, (SESSION,))
         assert refused is not None
         assert refused.code == "revoked"

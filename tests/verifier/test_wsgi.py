@@ -302,7 +302,7 @@ class Working:
         over = threading.Event()
         environ["arx"].on_end(lambda error: (self.ended.append(error), over.set()))
         self.realm.epochs.kill(SESSION)
-        assert over.wait(10)
+        assert over.wait(60)
         return self.answer(lambda: start_response("200 OK", [("Content-Type", "text/plain")]))
 
 
