@@ -16,6 +16,8 @@ from urllib.parse import quote, urlsplit
 
 from arx_caps.durations import format_duration, parse_duration
 from arx_caps.limits import DEFAULT_LIMITS, Limits, read_limits
+from arx_caps.self_registration import MEMBERS as CLIENT_MEMBERS
+from arx_caps.self_registration import SelfRegistration, read_self_registration
 from arx_verifier import names
 from arx_verifier.errors import SettingsError
 from arx_verifier.tls import ca_file
@@ -58,6 +60,7 @@ SETTINGS: Final = frozenset(
         "login_client_id",
         "login_client_secret",
         "login_scope",
+        *CLIENT_MEMBERS,
     )
 )
 
@@ -105,6 +108,7 @@ class Realm:
         metrics: Host and port of the mint's metrics; None for none.
         ca: File of a further authority for TLS, absolute; None for the system's alone.  ``ARX_CA`` wins.
         login: Where people log in; None if they do not.
+        clients: What OAuth clients may be that no operator has registered; None if there are none.
     """
 
     folder: Path
@@ -124,6 +128,7 @@ class Realm:
     metrics: str | None = None
     ca: str | None = None
     login: Login | None = None
+    clients: SelfRegistration | None = None
 
     @classmethod
     def plan(
@@ -206,6 +211,7 @@ class Realm:
             metrics=metrics,
             ca=_ca(path, settings.get("ca")),
             login=_login(settings),
+            clients=read_self_registration(settings),
         )
 
     def settings(self) -> str:

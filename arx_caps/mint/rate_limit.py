@@ -17,6 +17,7 @@ from arx_verifier.enforcement import Peers
 from arx_verifier.errors import GrantError
 
 RATE_LIMITED: Final = "rate_limited"
+REGISTRATIONS: Final = 20  # of OAuth clients, from one address at once, and then each hour: each is kept for a day
 MAX_NAMES: Final = 4096  # addresses whose bucket's name is cached
 IPV6_PREFIX: Final = 64  # the smallest network that a provider gives to one customer
 
@@ -42,6 +43,7 @@ class RateLimits:
     def __init__(self, limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
         self._agents = Buckets(limits.agent_rate, limits.agent_burst, clock)
         self._addresses = Buckets(limits.address_rate, limits.address_burst, clock)
+        self._registrations = Buckets(REGISTRATIONS / 3600, REGISTRATIONS, clock)
         self._peers = Peers(limits.proxies)
         self._proxies = [ipaddress.ip_network(proxy) for proxy in limits.proxies]
         self._name = functools.lru_cache(MAX_NAMES)(self._name_of)  # the same clients call again
@@ -75,6 +77,17 @@ class RateLimits:
         name = self._name(peer)
         if name is not None:
             self._addresses.take(name)
+
+    def count_registration(self, peer: str | None) -> None:
+        """Charge an address for an OAuth client that registers itself.
+
+        Raises:
+            TooOftenError: Too many have.
+        """
+        name = self._name(peer)
+        wait_s = self._registrations.take(name) if name is not None else 0
+        if wait_s:
+            raise TooOftenError("this address", wait_s)
 
     def peer_of(self, peer: str | None, forwarded: list[str]) -> str | None:
         """Return the caller's address: the peer, or the last address that a trusted proxy names.

@@ -21,6 +21,7 @@ from arx_caps.realm import Realm
 from arx_caps.revocation import RevocationStore, StoreHistoryError
 from arx_caps.revocation.failover import must_attest
 from arx_caps.revocation.wire import Ahead
+from arx_caps.self_registration import DEFAULT_UNUSED_MS
 from arx_verifier.errors import ArxError, SettingsError
 from arx_verifier.journal import Journal
 from arx_verifier.revocation import Follower
@@ -130,6 +131,9 @@ class MintRuntime(MintContext):
                 self._check_store()
                 self.key_schedule.tick()
                 self.signing_keys.tick()
+                self.db.oauth_clients.prune(
+                    DEFAULT_UNUSED_MS if self.realm.clients is None else self.realm.clients.unused_ms
+                )
                 # Last: a policy of a newer version, which this one cannot read, must not stop the others.
                 self.policies.follow()
                 failing = False

@@ -8,6 +8,7 @@ import pytest
 
 from tests.mint.harness import AGENT
 from tests.mint.login import REDIRECT, Flow
+from tests.mint.test_registration import SelfRegistered
 
 ELSEWHERE = [
     None,
@@ -56,6 +57,16 @@ def test_no_browser_is_sent_to_an_unregistered_place(flow: Flow) -> None:
         answer = flow.begin(redirect_uri=redirect)
         assert (answer.status_code, "location" in answer.headers) == (400, False), redirect
     assert flow.begin(client_id="c-none").status_code == 400
+
+
+@pytest.mark.sqlite
+def test_nor_for_a_client_that_registered_itself(flow: Flow) -> None:
+    """It could name any place, but it can name none after the person has begun."""
+    stranger = Flow(flow.harness, SelfRegistered(flow.harness, redirect_uris=[REDIRECT]))
+    assert stranger.begin().status_code == 303
+    for redirect in ELSEWHERE:
+        answer = stranger.begin(redirect_uri=redirect)
+        assert (answer.status_code, "location" in answer.headers) == (400, False), redirect
 
 
 @pytest.mark.sqlite

@@ -29,6 +29,7 @@ from arx_caps.mint.runtime import MintRuntime
 from arx_caps.mint.server.init_realm import init_realm, sample_policy
 from arx_caps.realm import Login, Realm
 from arx_caps.revocation import RevocationStore
+from arx_caps.self_registration import SelfRegistration
 from arx_verifier.journal.decision import DecisionSink, InMemoryDecisions
 from arx_verifier.revocation.epoch import UnsafeLocalEpochs
 from arx_verifier.revocation.history import HistoryPlace
@@ -226,6 +227,7 @@ def open_unit(
     log: bool = False,
     template: Path | None = None,
     login: Login | None = None,
+    clients: SelfRegistration | None = None,
 ) -> Iterator[Harness]:
     """Open a realm without a store: the mint, its keys and its revocation table are in this process.
 
@@ -236,6 +238,7 @@ def open_unit(
         files: Files of the folder by name, such as the keys of an issuer that the policy names.
         log: Start the audit log; its records are signed when a test calls ``mint.log.step()``.
         login: Where people log in.
+        clients: What clients may be that no operator has registered.
         template: ``realm_template``, whose copy the realm is; None for one with keys of its own.
     """
     if template is None or database is not None:
@@ -246,7 +249,7 @@ def open_unit(
         (realm.folder / name).write_bytes(content)
     if policy is not None:
         realm.policy_path.write_text(policy)
-    with contextlib.closing(local_mint(replace(realm, login=login))) as mint:
+    with contextlib.closing(local_mint(replace(realm, login=login, clients=clients))) as mint:
         if log:
             mint.log.start()
         yield Harness(mint)

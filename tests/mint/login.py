@@ -23,7 +23,8 @@ from joserfc.jwk import ECKey
 
 from arx_caps.access_token import AccessToken, read_access_token
 from arx_caps.realm import Login
-from tests.mint.harness import ISSUER, Harness, now_ms, open_unit
+from arx_caps.self_registration import SelfRegistration
+from tests.mint.harness import AGENT, ISSUER, Harness, now_ms, open_unit
 from tests.mint.issuer import served
 from tests.mint.oauth import RESOURCE, Client
 
@@ -174,12 +175,14 @@ class Flow:
 
     Args:
         harness: The realm.
-        about: Members of the client's registration.
+        client: The client; None for a new one.
+        about: Members of the new client's registration.
     """
 
-    def __init__(self, harness: Harness, **about: Any) -> None:
+    def __init__(self, harness: Harness, client: Client | None = None, **about: Any) -> None:
         self.harness = harness
-        self.client = Client(harness, **({"scopes": ["lookup", "refund", "status"], "redirects": [REDIRECT]} | about))
+        body = {"scopes": ["lookup", "refund", "status"], "redirects": [REDIRECT]} | about
+        self.client = Client(harness, **body) if client is None else client
         self.browser = harness.client
         self.redirect = "http://127.0.0.1:53211/callback"
 
@@ -262,13 +265,16 @@ def idp(monkeypatch: pytest.MonkeyPatch) -> Iterator[Issuer]:
         yield made
 
 
+CLIENTS = SelfRegistration(AGENT, ("lookup", "status"), register=True)
+
+
 @pytest.fixture
 def flow(idp: Issuer, tmp_path: Path, database: str | None, realm_template: Path) -> Iterator[Flow]:
     """A client of a mint with a login, and a person's browser."""
     login = Login(idp.url, MINT_CLIENT, "env:ARX_TEST_LOGIN_SECRET", "openid groups")
     policy = POLICY.format(issuer=idp.url)
     with open_unit(
-        tmp_path / "realm", database=database, template=realm_template, policy=policy, login=login
+        tmp_path / "realm", database=database, template=realm_template, policy=policy, login=login, clients=CLIENTS
     ) as harness:
         harness.enrol()
         yield Flow(harness)

@@ -27,6 +27,9 @@ class Client:
         about: Members of the registration.
     """
 
+    id: str
+    secret: str
+
     def __init__(self, harness: Harness, **about: Any) -> None:
         self.harness = harness
         body = {"agent": AGENT, "scopes": ["lookup"]} | about

@@ -143,13 +143,16 @@ CREATE TABLE oauth_clients (
   scopes TEXT NOT NULL,
   introspects TEXT NOT NULL,
   redirects TEXT DEFAULT '[]' NOT NULL,
+  name TEXT,
   created_at BIGINT NOT NULL,
   "by" VARCHAR(96) NOT NULL,
+  used_at BIGINT,
   ended_at BIGINT,
   PRIMARY KEY (id),
   FOREIGN KEY(agent) REFERENCES agents (path)
 );
 CREATE INDEX ix_oauth_clients_agent ON oauth_clients (agent);
+CREATE INDEX ix_oauth_clients_by ON oauth_clients ("by");
 CREATE TABLE sessions (
   id VARCHAR(32) NOT NULL,
   agent VARCHAR(64) NOT NULL,

@@ -74,8 +74,8 @@ def add(
 def list_clients(console: Console, place: Place) -> None:
     """List the OAuth clients."""
     found, _ = place.mint().rows("/v1/clients", "clients")
-    heads = ("CLIENT", "AGENT", "SCOPES", "PROVES WITH", "REGISTERED")
-    rows = [(c["id"], c["agent"], ", ".join(c["scopes"]), _proof(c), show_time(c["created_at"])) for c in found]
+    heads = ("CLIENT", "AGENT", "SCOPES", "PROVES WITH", "REGISTERED", "BY", "USED", "EXPIRES", "CALLS ITSELF")
+    rows = [(*_named(c), show_time(c["created_at"]), c["by"], *_times(c), c["name"] or "") for c in found]
     console.data("clients", {"clients": found}, lambda: table(heads, rows))
 
 
@@ -99,6 +99,14 @@ def remove(console: Console, client: str, place: Place, yes: bool) -> None:
     """Remove the OAuth client CLIENT for good, and end its sessions: its access tokens are refused."""
     console.confirm(f"remove the client {_checked(client)}?", yes=yes)
     _tell(console, place.mint().call("DELETE", f"/v1/clients/{client}"))
+
+
+def _named(client: dict[str, Any]) -> tuple[str, ...]:
+    return client["id"], client["agent"], ", ".join(client["scopes"]), _proof(client)
+
+
+def _times(client: dict[str, Any]) -> tuple[str, ...]:
+    return tuple("" if client[name] is None else show_time(client[name]) for name in ("used_at", "expires_at"))
 
 
 def _proof(client: dict[str, Any]) -> str:

@@ -79,6 +79,7 @@ class OpenRoute(NamedTuple):
         form: The members of a form that it takes, with what each is; empty for none.
         query: The members of a query that it takes, with what each is; empty for none.
         media: The media type of an answer without a type.
+        body: The type of a JSON body that it takes, or None.
     """
 
     path: str
@@ -89,6 +90,7 @@ class OpenRoute(NamedTuple):
     form: Mapping[str, str] = {}
     query: Mapping[str, str] = {}
     media: str = "text/plain"
+    body: type | None = None
 
 
 def describe(endpoints: Sequence[Endpoint], opened: Sequence[OpenRoute], *, issuer: str) -> dict[str, Any]:
@@ -105,7 +107,7 @@ def describe(endpoints: Sequence[Endpoint], opened: Sequence[OpenRoute], *, issu
     # From the table that is served: nothing is written down twice, so description and routes cannot differ.
     bodies = {endpoint.body for endpoint in endpoints} - {NoBody, Bytes}
     types: list[Any] = [Problem, *{endpoint.answer for endpoint in endpoints} - {File}, *bodies]
-    types += {kind for route in opened for kind in route.answers.values() if kind is not None}
+    types += {kind for route in opened for kind in (*route.answers.values(), route.body) if kind is not None}
     schemas, components = msgspec.json.schema_components(types, ref_template=_REF)
     named = dict(zip(types, schemas, strict=True))
     paths: dict[str, dict[str, Any]] = {}
@@ -183,6 +185,9 @@ def _open_operation(route: OpenRoute, named: Named) -> dict[str, Any]:
     if route.form:
         properties = {name: {"type": "string", "description": text} for name, text in route.form.items()}
         content = {FORM: {"schema": {"type": "object", "properties": properties}}}
+        operation["requestBody"] = {"required": True, "content": content}
+    if route.body is not None:
+        content = {"application/json": {"schema": named[route.body]}}
         operation["requestBody"] = {"required": True, "content": content}
     return (
         operation

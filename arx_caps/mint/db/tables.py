@@ -205,8 +205,10 @@ OAUTH_CLIENTS: Final = Table(
     Column("scopes", Text, nullable=False),  # templates
     Column("introspects", Text, nullable=False),  # audiences whose tokens it may introspect
     Column("redirects", Text, nullable=False, server_default="[]"),
+    Column("name", Text),  # what a client that no operator has registered calls itself
     Column("created_at", BigInteger, nullable=False),
-    Column("by", String(96), nullable=False),
+    Column("by", String(96), nullable=False, index=True),
+    Column("used_at", BigInteger),  # the last access token
     Column("ended_at", BigInteger),
 )
 

@@ -21,6 +21,7 @@ from msgspec import Meta
 
 from arx_caps.mint.context import MintContext
 from arx_caps.mint.db.database import now_ms
+from arx_caps.mint.db.repositories.oauth_clients import SELF, end_of_unused
 from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_caps.mint.oauth.errors import OAuthError
 from arx_verifier.errors import ArxError, RequestError
@@ -49,6 +50,8 @@ class OAuthClient(NamedTuple):
         redirects: Its redirect URIs.
         public: Whether it has no credential: its id is all that it shows.
         proven: Whether it proved that it is this client; False if a form only names it.
+        self_registered: Whether no operator has registered it.
+        name: What it calls itself, if no operator has registered it.
     """
 
     id: str
@@ -58,6 +61,8 @@ class OAuthClient(NamedTuple):
     redirects: tuple[str, ...]
     public: bool
     proven: bool = True
+    self_registered: bool = False
+    name: str | None = None
 
     @property
     def session_key(self) -> str:
@@ -154,7 +159,7 @@ def authenticate_client(
         raise OAuthError("invalid_client", _WRONG)
     # Counted only now, so that a stranger cannot use up an agent's rate limit.
     mint.limits.count_agent(row["agent"])
-    return _client_of(row)
+    return _client_of(mint, row)
 
 
 def named_client(mint: MintContext, name: str) -> OAuthClient:
@@ -176,15 +181,31 @@ def named_client(mint: MintContext, name: str) -> OAuthClient:
 def find_client(mint: MintContext, name: str) -> OAuthClient | None:
     """Return a client that is named and proves nothing, or None."""
     row = _registered(mint, name)
-    return None if row is None else _client_of(row)._replace(proven=False)
+    return None if row is None else _client_of(mint, row)._replace(proven=False)
 
 
-def _client_of(row: Mapping[str, Any]) -> OAuthClient:
-    scopes, introspects, redirects = (
-        msgspec.json.decode(row[name], type=tuple[str, ...]) for name in ("scopes", "introspects", "redirects")
+def scopes_of(mint: MintContext, row: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the templates that a client may start tasks of: its own, or those of all that registered themselves."""
+    if row["by"] == SELF:
+        # As the settings are now: one that they no longer name ends for all of these clients.
+        return () if mint.realm.clients is None else mint.realm.clients.scopes
+    return msgspec.json.decode(row["scopes"], type=tuple[str, ...])
+
+
+def _client_of(mint: MintContext, row: Mapping[str, Any]) -> OAuthClient:
+    introspects, redirects = (
+        msgspec.json.decode(row[name], type=tuple[str, ...]) for name in ("introspects", "redirects")
     )
-    public = row["secret"] is None and row["jwks"] is None
-    return OAuthClient(row["id"], row["agent"], scopes, introspects, redirects, public)
+    return OAuthClient(
+        row["id"],
+        row["agent"],
+        scopes_of(mint, row),
+        introspects,
+        redirects,
+        public=row["secret"] is None and row["jwks"] is None,
+        self_registered=row["by"] == SELF,
+        name=row["name"],
+    )
 
 
 _TYPES: Final = ("jwt", "client-authentication+jwt")
@@ -273,7 +294,17 @@ def _key(jwk: Any) -> Any:
 
 def _registered(mint: MintContext, client: str) -> dict[str, Any] | None:
     row = mint.db.oauth_clients.find(client) if len(client) <= 32 and client.isascii() else None
-    return row if row is not None and row["ended_at"] is None else None
+    if row is None or row["ended_at"] is not None or (row["by"] == SELF and not _may_go_on(mint, row)):
+        return None
+    return row
+
+
+def _may_go_on(mint: MintContext, row: Mapping[str, Any]) -> bool:
+    """Return whether a client that registered itself is one of those that the settings let in now."""
+    terms = mint.realm.clients
+    if terms is None or not terms.register or row["agent"] != terms.agent:
+        return False
+    return now_ms() < end_of_unused(row, terms.unused_ms)
 
 
 def digest_of_secret(secret: str) -> str:

@@ -15,6 +15,7 @@ from arx_caps.mint.oauth.authorization_code import Consent
 from arx_caps.mint.policy.tables import Template
 from arx_caps.mint.policy.templates import SUBJECT, overlap
 from arx_caps.mint.tasks.sessions import within_login
+from arx_caps.realm import LOOPBACK
 from arx_verifier.constraints import TEXTS, kinds_of
 from arx_verifier.errors import GrantError
 
@@ -62,7 +63,7 @@ def consent_page(consent: Consent, action: str, token: str, *, typed: Mapping[st
     row, several = consent.row, len(consent.templates) > 1
     facts = {
         "Agent": _code(consent.client.agent),
-        "Program": _code(consent.client.id),
+        "Program": _program(consent),
         "Task": None if several else _code(consent.templates[0].name),
         "At": _code(row["resource"]),
         "On behalf of": f"{_code(consent.subject.name)} of {_code(consent.subject.issuer)}",
@@ -84,7 +85,7 @@ def consent_page(consent: Consent, action: str, token: str, *, typed: Mapping[st
         choices = f"<p>Choose:</p>{inputs}" if inputs else ""
     return _html_page(
         "Do you allow this?",
-        f"<dl>{listed}</dl>{about}{alert}"
+        f"{_stranger(consent)}<dl>{listed}</dl>{about}{alert}"
         f'<form method="post" action="{escape(action)}"><input type="hidden" name="token" value="{escape(token)}">'
         f'{choices}<button name="answer" value="allow">Allow</button>'
         '<button name="answer" value="deny" formnovalidate>Deny</button></form>',
@@ -156,6 +157,29 @@ def _missing(consent: Consent, template: Template) -> list[str]:
 
 def _field(consent: Consent, template: Template, name: str) -> str:
     return PARAM + (f"{template.name}.{name}" if len(consent.templates) > 1 else name)
+
+
+def _program(consent: Consent) -> str:
+    client = consent.client
+    if not client.self_registered:
+        return _code(client.id)
+    return f"{_code(client.id)}, which calls itself {_code(client.name)}" if client.name else _code(client.id)
+
+
+def _stranger(consent: Consent) -> str:
+    """Return the warning at a program that no operator has registered."""
+    if not consent.client.self_registered:
+        return ""
+    return (
+        "<p><strong>This program has registered itself, and this server does not know whose it is.</strong> Its name "
+        f"proves nothing. Your consent goes to {_code(_place(consent.row['redirect']))}{_at_home(consent)}. "
+        "Allow it only if you started this just now, in a program that you trust.</p>"
+    )
+
+
+def _at_home(consent: Consent) -> str:
+    host = urlsplit(consent.row["redirect"]).hostname
+    return ", a program on the machine of this browser" if host in LOOPBACK else ""
 
 
 def _life_ms(consent: Consent) -> int:

@@ -1,14 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The errors of the OAuth routes.  RFC 6749 5.2, RFC 8707 2."""
+"""The errors of the OAuth routes.  RFC 6749 5.2, RFC 7591 3.2.2, RFC 8707 2."""
 
-from http.client import BAD_REQUEST, UNAUTHORIZED
-from typing import Literal, TypeAlias
+from collections.abc import Mapping
+from http.client import BAD_REQUEST, SERVICE_UNAVAILABLE, UNAUTHORIZED
+from typing import Final, Literal, TypeAlias
 
 from arx_verifier.errors import GrantError
 
 OAuthCode: TypeAlias = Literal[
     "invalid_client",
+    "invalid_client_metadata",
     "invalid_grant",
+    "invalid_redirect_uri",
     "invalid_request",
     "invalid_scope",
     "invalid_target",
@@ -16,7 +19,13 @@ OAuthCode: TypeAlias = Literal[
     "unsupported_grant_type",
     "unsupported_response_type",
     "access_denied",
+    "temporarily_unavailable",
 ]
+
+_STATUSES: Final[Mapping[OAuthCode, int]] = {
+    "invalid_client": UNAUTHORIZED,
+    "temporarily_unavailable": SERVICE_UNAVAILABLE,
+}
 
 
 class OAuthError(GrantError):
@@ -33,4 +42,4 @@ class OAuthError(GrantError):
     @property
     def status(self) -> int:
         """The HTTP status."""
-        return UNAUTHORIZED if self.error == "invalid_client" else BAD_REQUEST
+        return _STATUSES.get(self.error, BAD_REQUEST)

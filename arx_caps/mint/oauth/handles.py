@@ -11,7 +11,7 @@ from arx_caps.mint.context import Born, MintContext
 from arx_caps.mint.db.database import now_ms
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.unit_of_work import UnitOfWork
-from arx_caps.mint.oauth.clients import OAuthClient
+from arx_caps.mint.oauth.clients import OAuthClient, scopes_of
 from arx_caps.mint.tasks.liveness import session_state, task_state
 from arx_caps.mint.tasks.reissue import reissue_task
 from arx_caps.mint.tasks.token_factory import new_name
@@ -181,7 +181,7 @@ def recipe_for(recipe: Mapping[str, Any], audience: str) -> dict[str, Any]:
 def scopes_at(mint: MintContext, handle: Handle, audience: str) -> dict[str, list[str]]:
     """Return by template that the handle's client may ask for, the tools of an audience that it allows."""
     client = mint.db.oauth_clients.find(handle.claims.client_id)
-    names = msgspec.json.decode(client["scopes"], type=tuple[str, ...]) if client is not None else ()
+    names = scopes_of(mint, client) if client is not None else ()
     templates = mint.policy.templates
     return {
         name: sorted({rule.tool for rule in templates[name].rules if rule.at == audience})

@@ -9,12 +9,14 @@ from msgspec import UNSET, UnsetType
 from arx_caps.mint.oauth.jwt_bearer import ID_JAG_PROFILE, JWT_BEARER
 from arx_caps.mint.oauth.task_grant import DETAILS_TYPE
 from arx_caps.mint.oauth.token_exchange import TOKEN_EXCHANGE
+from arx_caps.realm import Realm
 
 AUTHORIZE: Final = "/oauth/authorize"
 JWKS: Final = "/oauth/jwks"
 TOKEN: Final = "/oauth/token"  # noqa: S105 - a path
 INTROSPECT: Final = "/oauth/introspect"
 REVOKE: Final = "/oauth/revoke"
+REGISTER: Final = "/oauth/register"
 METHODS: Final = ("client_secret_basic", "client_secret_post", "private_key_jwt")
 ALGORITHMS: Final = ("ES256", "EdDSA", "Ed25519")
 
@@ -30,6 +32,7 @@ class Metadata(msgspec.Struct, frozen=True, kw_only=True):
     token_endpoint: str
     introspection_endpoint: str
     revocation_endpoint: str
+    registration_endpoint: str | UnsetType = UNSET
     response_types_supported: tuple[str, ...]
     grant_types_supported: tuple[str, ...]
     authorization_grant_profiles_supported: tuple[str, ...]
@@ -42,13 +45,14 @@ class Metadata(msgspec.Struct, frozen=True, kw_only=True):
     authorization_details_types_supported: tuple[str, ...]
 
 
-def metadata_of(issuer: str, *, login: bool) -> Metadata:
+def metadata_of(realm: Realm) -> Metadata:
     """Return the metadata.
 
     Args:
-        issuer: The mint's public base URL.
-        login: Whether people can log in, so that there are authorization codes.
+        realm: The realm: if people can log in, there are authorization codes.
     """
+    issuer, login = realm.issuer, realm.login is not None
+    registers = realm.clients is not None and realm.clients.register
     return Metadata(
         issuer=issuer,
         authorization_endpoint=issuer + AUTHORIZE if login else UNSET,
@@ -58,6 +62,7 @@ def metadata_of(issuer: str, *, login: bool) -> Metadata:
         token_endpoint=issuer + TOKEN,
         introspection_endpoint=issuer + INTROSPECT,
         revocation_endpoint=issuer + REVOKE,
+        registration_endpoint=issuer + REGISTER if registers else UNSET,
         response_types_supported=("code",) if login else (),
         grant_types_supported=(
             *(("authorization_code", "refresh_token") if login else ()),

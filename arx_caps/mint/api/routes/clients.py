@@ -9,14 +9,16 @@ from msgspec import UNSET, Meta, UnsetType
 
 from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall
 from arx_caps.mint.api.pagination import PageQuery, page_of
+from arx_caps.mint.context import MintContext
 from arx_caps.mint.db.database import now_ms
 from arx_caps.mint.db.events import Event
-from arx_caps.mint.db.repositories.oauth_clients import CLIENTS_ORDER
+from arx_caps.mint.db.repositories.oauth_clients import CLIENTS_ORDER, SELF, end_of_unused
 from arx_caps.mint.db.tables import OAUTH_CLIENTS
-from arx_caps.mint.oauth.clients import new_secret, read_client_keys
+from arx_caps.mint.oauth.clients import new_secret, read_client_keys, scopes_of
 from arx_caps.mint.oauth.redirects import check_redirect
 from arx_caps.mint.tasks.revoke import end_session, kill_links
 from arx_caps.mint.tasks.token_factory import as_json, new_name
+from arx_caps.self_registration import DEFAULT_UNUSED_MS
 from arx_verifier.errors import GrantError, RequestError
 
 READ: Final = "arx.clients.read"
@@ -43,7 +45,10 @@ class ClientBody(Body, frozen=True):
 
 
 class ClientShown(RouteAnswer, frozen=True):
-    """A registered client; ``keys`` are ids of its keys, empty for one with a secret."""
+    """A client; ``keys`` are ids of its keys, empty for one with a secret.
+
+    ``name`` is what a client calls itself that registered itself, and ``expires_at`` is when it ends unless it is used.
+    """
 
     id: str
     agent: str
@@ -52,8 +57,11 @@ class ClientShown(RouteAnswer, frozen=True):
     redirects: tuple[str, ...]
     public: bool
     keys: tuple[str, ...]
+    name: str | None
     created_at: int
     by: str
+    used_at: int | None
+    expires_at: int | None
     ended_at: int | None
 
 
@@ -90,25 +98,25 @@ def add_client(call: RouteCall) -> ClientAdded:
     jwks = None if body.jwks is None else read_client_keys(body.jwks)
     row = {"id": new_name("c-"), "agent": body.agent, "secret": digest, "jwks": jwks and as_json(jwks)}
     row |= {"scopes": as_json(scopes), "introspects": as_json(introspects), "redirects": as_json(redirects)}
-    row |= {"created_at": now_ms(), "by": by, "ended_at": None}
+    row |= {"name": None, "created_at": now_ms(), "by": by, "used_at": None, "ended_at": None}
     facts: dict[str, Any] = {"agent": body.agent, "scopes": scopes, "introspects": introspects}
     facts |= {"redirects": redirects, "public": body.public}
     facts["keys"] = tuple(jwk["kid"] for jwk in jwks or ())
     mint.db.oauth_clients.add(row, Event.of("client.added", by, client=row["id"], **facts))
-    return ClientAdded(client=_show(row), secret=secret)
+    return ClientAdded(client=_show(mint, row), secret=secret)
 
 
 def list_clients(call: RouteCall) -> Clients:
     """List the OAuth clients."""
     mint, limit = call.mint, call.query.limit
     rows = mint.db.oauth_clients.list(after=call.query.after, limit=limit + 1)
-    page = page_of(rows, CLIENTS_ORDER, _show, limit=limit, fetched=limit + 1)
+    page = page_of(rows, CLIENTS_ORDER, lambda row: _show(mint, row), limit=limit, fetched=limit + 1)
     return Clients(clients=page.shown, total=mint.db.count(OAUTH_CLIENTS), next=page.next)
 
 
 def get_client(call: RouteCall) -> ClientShown:
     """Return an OAuth client."""
-    return _show(_find(call))
+    return _show(call.mint, _find(call))
 
 
 def delete_client(call: RouteCall) -> ClientShown:
@@ -124,7 +132,7 @@ def delete_client(call: RouteCall) -> ClientShown:
     links = {str(recipe["last"]) for recipe in recipes if "last" in recipe}
     if links:
         kill_links(mint, links, by)
-    return _show(_find(call))
+    return _show(call.mint, _find(call))
 
 
 def _find(call: RouteCall) -> dict[str, Any]:
@@ -134,21 +142,25 @@ def _find(call: RouteCall) -> dict[str, Any]:
     return row
 
 
-def _show(row: Mapping[str, Any]) -> ClientShown:
+def _show(mint: MintContext, row: Mapping[str, Any]) -> ClientShown:
     jwks = msgspec.json.decode(row["jwks"], type=list[dict[str, str]]) if row["jwks"] is not None else []
-    scopes, introspects, redirects = (
-        msgspec.json.decode(row[name], type=tuple[str, ...]) for name in ("scopes", "introspects", "redirects")
+    introspects, redirects = (
+        msgspec.json.decode(row[name], type=tuple[str, ...]) for name in ("introspects", "redirects")
     )
+    unused_ms = DEFAULT_UNUSED_MS if mint.realm.clients is None else mint.realm.clients.unused_ms
     return ClientShown(
         id=row["id"],
         agent=row["agent"],
-        scopes=scopes,
+        scopes=scopes_of(mint, row),
         introspects=introspects,
         redirects=redirects,
         public=row["secret"] is None and row["jwks"] is None,
         keys=tuple(jwk["kid"] for jwk in jwks),
+        name=row["name"],
         created_at=row["created_at"],
         by=row["by"],
+        used_at=row["used_at"],
+        expires_at=end_of_unused(row, unused_ms) if row["by"] == SELF else None,
         ended_at=row["ended_at"],
     )
 

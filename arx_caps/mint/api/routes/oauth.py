@@ -25,12 +25,13 @@ from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_caps.mint.keys.signing_keys import MAX_AGE_S
 from arx_caps.mint.oauth.authorization_code import grant_authorization_code
 from arx_caps.mint.oauth.client_credentials import grant_client_credentials
-from arx_caps.mint.oauth.clients import OAuthClient, authenticate_client
+from arx_caps.mint.oauth.clients import OAuthClient, authenticate_client, find_client
 from arx_caps.mint.oauth.errors import OAuthCode, OAuthError
 from arx_caps.mint.oauth.handles import Handle, Issued, find_handle
 from arx_caps.mint.oauth.jwt_bearer import JWT_BEARER, client_of_assertion, grant_jwt_bearer
-from arx_caps.mint.oauth.metadata import INTROSPECT, JWKS, REVOKE, TOKEN, Metadata, metadata_of
+from arx_caps.mint.oauth.metadata import INTROSPECT, JWKS, REGISTER, REVOKE, TOKEN, Metadata, metadata_of
 from arx_caps.mint.oauth.refresh import find_refresh, grant_refresh_token
+from arx_caps.mint.oauth.registration import GRANTS, METHOD, RESPONSES, ClientMetadata, register_client
 from arx_caps.mint.oauth.token_exchange import ACCESS_TOKEN_TYPE, TOKEN_EXCHANGE, grant_token_exchange
 from arx_caps.mint.rate_limit import TooOftenError
 from arx_caps.mint.tasks.revoke import end_session, finish_task, kill_links
@@ -102,6 +103,19 @@ class TokenRevoked(RouteAnswer, frozen=True):
     """Nothing: the access token is not active any more (RFC 7009 2.2)."""
 
 
+class ClientRegistered(RouteAnswer, frozen=True):
+    """A client that registered itself (RFC 7591 3.2.1), as what the mint has registered it."""
+
+    client_id: str
+    client_id_issued_at: int
+    redirect_uris: tuple[str, ...]
+    grant_types: tuple[str, ...]
+    response_types: tuple[str, ...]
+    token_endpoint_auth_method: str
+    scope: str
+    client_name: str | UnsetType = UNSET
+
+
 class OAuthProblem(RouteAnswer, frozen=True):
     """A refusal (RFC 6749 5.2); ``code`` is the mint's own."""
 
@@ -142,8 +156,9 @@ def token_route(call: FormCall) -> TokenIssued:
     grant = _GRANTS.get(call.form.get("grant_type", ""))
     if grant is None:
         raise OAuthError("unsupported_grant_type", f"grant_type: expected one of {', '.join(_GRANTS)}")
-    if call.client.public and grant not in (grant_authorization_code, grant_refresh_token):
-        raise OAuthError("unauthorized_client", "a public client gets access tokens by a person's consent alone")
+    is_strange = call.client.public or call.client.self_registered
+    if is_strange and grant not in (grant_authorization_code, grant_refresh_token):
+        raise OAuthError("unauthorized_client", "this client gets access tokens by a person's consent alone")
     issued = grant(call.mint, call.unit, call.born, call.client, call.form)
     life_s = issued.claims.exp - issued.claims.iat
     kind = ACCESS_TOKEN_TYPE if grant is grant_token_exchange else UNSET
@@ -244,15 +259,20 @@ OPEN: Final = (
     *(OpenRoute(path, "Return what the authorization server offers.", {200: Metadata}) for path in METADATA),
     OpenRoute(JWKS, "Return the keys that sign access tokens.", {200: Jwks}, ("store_unavailable",)),
     *map(_describe_form, _FORMS),
+    OpenRoute(
+        REGISTER,
+        "Register a client for the consent of people.",
+        {201: ClientRegistered, **dict.fromkeys((400, 413, 415, 429, 503), OAuthProblem)},
+        method="POST",
+        body=ClientMetadata,
+    ),
 )
 
 
 async def metadata(request: Request) -> Response:
     """Return what the authorization server offers."""
     note(request, route=request.url.path)
-    return _json(
-        metadata_of(request.app.state.mint.realm.issuer, login=request.app.state.login is not None), 200, _PUBLIC
-    )
+    return _json(metadata_of(request.app.state.mint.realm), 200, _PUBLIC)
 
 
 async def jwks(request: Request) -> Response:
@@ -267,7 +287,7 @@ async def jwks(request: Request) -> Response:
 
 
 async def answer_form(request: Request) -> Response:
-    """Answer a form."""
+    """Answer a form, or the JSON of a client that registers itself."""
     mint, path = request.app.state.mint, request.url.path
     note(request, route=path, caller="client")
     peer = mint.limits.peer_of(
@@ -288,7 +308,7 @@ async def answer_form(request: Request) -> Response:
         return _refuse(request, OAuthError("invalid_request", "the client disconnected"))
     except ArxError as error:
         return _refuse(request, error, {"Connection": "close"})
-    return await run_in_threadpool(_serve, mint, request, bytes(raw), peer)
+    return await run_in_threadpool(_serve if path in _FORMS else _register, mint, request, bytes(raw), peer)
 
 
 def _serve(mint: MintContext, request: Request, raw: bytes, peer: str | None) -> Response:
@@ -312,9 +332,35 @@ def _serve(mint: MintContext, request: Request, raw: bytes, peer: str | None) ->
     return _json(answer, 200, _SECRET)
 
 
+def _register(mint: MintContext, request: Request, raw: bytes, peer: str | None) -> Response:
+    mint.limits.count_unproven(peer)
+    try:
+        if _media_type(request) != "application/json":
+            raise OAuthError("invalid_client_metadata", "expected Content-Type application/json")
+        row = register_client(mint, peer, raw)
+    except ArxError as error:
+        return _refuse(request, error)
+    client = find_client(mint, row["id"])
+    assert client is not None  # it was registered just now
+    answer = ClientRegistered(
+        client_id=client.id,
+        client_id_issued_at=row["created_at"] // 1000,
+        redirect_uris=client.redirects,
+        grant_types=GRANTS,
+        response_types=RESPONSES,
+        token_endpoint_auth_method=METHOD,
+        scope=" ".join(client.scopes),
+        client_name=UNSET if client.name is None else client.name,
+    )
+    return _json(answer, 201, _SECRET)
+
+
+def _media_type(request: Request) -> str:
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
 def _read_form(request: Request, raw: bytes) -> dict[str, str]:
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != FORM:
+    if _media_type(request) != FORM:
         raise OAuthError("invalid_request", f"expected Content-Type {FORM}")
     if request.url.query:
         raise OAuthError("invalid_request", "expected no query: a log of URLs must not have a secret")
@@ -336,6 +382,8 @@ def _refuse(request: Request, error: ArxError, more: Mapping[str, str] | None = 
     code, status = error.code, 503
     if isinstance(error, OAuthError):
         status, code = error.status, error.error
+        if status == 503:
+            headers["Retry-After"] = "60"
     elif isinstance(error, TooOftenError):
         status = 429
         headers["Retry-After"] = str(error.wait_s)
@@ -364,5 +412,5 @@ def routes() -> list[Route]:
     return [
         *(Route(path, metadata) for path in METADATA),
         Route(JWKS, jwks),
-        *(Route(path, answer_form, methods=["POST"]) for path in _FORMS),
+        *(Route(path, answer_form, methods=["POST"]) for path in (*_FORMS, REGISTER)),
     ]

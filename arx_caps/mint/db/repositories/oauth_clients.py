@@ -1,27 +1,46 @@
 # SPDX-License-Identifier: Apache-2.0
-"""OAuth clients that an operator has registered. CONTROL 5.2."""
+"""OAuth clients, which an operator has registered, or which have registered themselves. CONTROL 5.2, 5.10."""
 
+from collections.abc import Mapping
 from typing import Any, Final
 
-from sqlalchemy import bindparam, insert, select, update
+from sqlalchemy import bindparam, delete, func, insert, or_, select, update
 
 from arx_caps.mint.db.cursor import Order, Text, behind
 from arx_caps.mint.db.database import PAGE, Database, Rows, now_ms
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.statement import CompiledStatement
-from arx_caps.mint.db.tables import AGENTS, OAUTH_CLIENTS
+from arx_caps.mint.db.tables import AGENTS, OAUTH_CLIENTS, OAUTH_CONSENTS, OAUTH_HANDLES, OAUTH_REFRESHES
 from arx_verifier.errors import GrantError
 
 CLIENTS_ORDER: Final = Order((OAUTH_CLIENTS.c.id,), tuple[Text])
+SELF: Final = "self"  # the ``by`` of a client that has registered itself
+FRESH_MS: Final = 24 * 3_600_000  # for the first consent: one that registers and does no more must not fill the table
+PRUNE_MS: Final = 3_600_000  # how often expired ones are deleted
+_T: Final = OAUTH_CLIENTS.c
 _ITS: Final = OAUTH_CLIENTS.c.id == bindparam("which")
 _FIND: Final = CompiledStatement(select(OAUTH_CLIENTS).where(_ITS))
 _ADD: Final = insert(OAUTH_CLIENTS)
 _END: Final = update(OAUTH_CLIENTS).where(_ITS, OAUTH_CLIENTS.c.ended_at.is_(None))
 _AGENT: Final = select(AGENTS.c.status).where(AGENTS.c.path == bindparam("whose")).with_for_update()
+# With ``is_not``: a comparison with NULL alone is neither true nor, negated, false.
+_IS_OLD: Final = or_(
+    _T.used_at.is_not(None) & (_T.used_at < bindparam("used_before")),
+    _T.used_at.is_(None) & (_T.created_at < bindparam("made_before")),
+)
+_LIVE: Final = select(func.count()).where(_T.by == SELF, _T.ended_at.is_(None), ~_IS_OLD)
+_REFER: Final = [
+    select(table.c.client).where(table.c.client == _T.id).exists()
+    for table in (OAUTH_CONSENTS, OAUTH_REFRESHES, OAUTH_HANDLES)
+]
+_OLD: Final = select(_T.id).where(_T.by == SELF, _IS_OLD, ~or_(*_REFER)).limit(1000)
+_PRUNE: Final = delete(OAUTH_CLIENTS).where(_T.id.in_(_OLD))
 
 
 class OAuthClientRepository:
     """The registered clients."""
+
+    _pruned_ms = 0
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -41,6 +60,43 @@ class OAuthClientRepository:
                 raise GrantError("no such agent is active: enrol it first", code="not_found")
             c.execute(_ADD, row)
 
+    def register(self, row: dict[str, Any], what: Event, *, most: int, unused_ms: int) -> bool:
+        """Store a client that registers itself; return False if there are as many as there may be.
+
+        Args:
+            row: The row.
+            what: The event.
+            most: How many of these there may be.
+            unused_ms: How long one lives that gets no access token, ms.
+
+        Raises:
+            GrantError: ``not_found``: its agent is not active.
+        """
+        now = now_ms()
+        with self._database.write() as c:
+            # The lock of the agent's row makes two that register at once count each other.
+            if c.execute(_AGENT, {"whose": row["agent"]}).scalar() != "active":
+                raise GrantError("no such agent is active: enrol it first", code="not_found")
+            c.execute(_PRUNE, _bounds(now, unused_ms))
+            added = c.execute(_LIVE, _bounds(now, unused_ms)).scalar_one() < most
+            if added:
+                c.execute(_ADD, row)
+                self._database.record_in(c, what)
+        return added
+
+    def prune(self, unused_ms: int) -> None:
+        """Delete expired clients that registered themselves, at most every ``PRUNE_MS``.
+
+        Args:
+            unused_ms: How long one lives that gets no access token, ms.
+        """
+        now = now_ms()
+        # A clock set back must not stop this until it has caught up.
+        if abs(now - self._pruned_ms) > PRUNE_MS:
+            with self._database.write() as c:
+                c.execute(_PRUNE, _bounds(now, unused_ms))
+            self._pruned_ms = now
+
     def find(self, client: str) -> dict[str, Any] | None:
         """Return a client's row, or None; one that was removed too."""
         return self._database.row(_FIND, which=client)
@@ -59,3 +115,17 @@ class OAuthClientRepository:
         """Remove a client for good; its row stays for what refers to it. It is idempotent."""
         with self._database.write(what) as c:
             c.execute(_END, {"which": client, "ended_at": now_ms()})
+
+
+def end_of_unused(row: Mapping[str, Any], unused_ms: int) -> int:
+    """Return when a client expires that registered itself, ms since the Unix epoch, unless it is used before.
+
+    Args:
+        row: Its row.
+        unused_ms: How long one lives that gets no access token, ms.
+    """
+    return int(row["created_at"]) + FRESH_MS if row["used_at"] is None else int(row["used_at"]) + unused_ms
+
+
+def _bounds(now: int, unused_ms: int) -> dict[str, int]:
+    return {"used_before": now - unused_ms, "made_before": now - FRESH_MS}

@@ -3,7 +3,7 @@
 
 from typing import Any, Final
 
-from sqlalchemy import bindparam, delete, select
+from sqlalchemy import bindparam, delete, select, update
 
 from arx_caps.mint.db.database import Database, now_ms
 from arx_caps.mint.db.events import Event
@@ -14,7 +14,9 @@ from arx_verifier.errors import refusal
 
 KEEP_MS: Final = 24 * 3_600_000  # after its expiry, so that a late question finds what it was
 _FIND: Final = CompiledStatement(select(OAUTH_HANDLES).where(OAUTH_HANDLES.c.jti == bindparam("which")))
-_LOCK_CLIENT: Final = select(OAUTH_CLIENTS.c.ended_at).where(OAUTH_CLIENTS.c.id == bindparam("which")).with_for_update()
+_USE_CLIENT: Final = update(OAUTH_CLIENTS).where(
+    OAUTH_CLIENTS.c.id == bindparam("which"), OAUTH_CLIENTS.c.ended_at.is_(None)
+)
 _OLD: Final = select(OAUTH_HANDLES.c.jti).where(OAUTH_HANDLES.c.expires_at < bindparam("before")).limit(100)
 _PRUNE: Final = delete(OAUTH_HANDLES).where(OAUTH_HANDLES.c.jti.in_(_OLD))
 _THEIRS: Final = (
@@ -50,7 +52,7 @@ class OAuthHandleRepository:
         """
         with unit.change(what) as c:
             # Locked until the commit: a removal waits, and then ends this session too.
-            if c.execute(_LOCK_CLIENT, {"which": row["client"]}).scalar_one() is not None:
+            if c.execute(_USE_CLIENT.values(used_at=now_ms()), {"which": row["client"]}).rowcount != 1:
                 raise refusal("revoked")
             c.execute(_PRUNE, {"before": now_ms() - KEEP_MS})
             unit.insert(OAUTH_HANDLES, row)
