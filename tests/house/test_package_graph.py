@@ -42,7 +42,8 @@ CAPS_IMPORTS = {
     "secret_source": set(),
     "jose": {"keyfile"},
     "access_token": set(),
-    "realm": {"keyfile", "durations", "limits"},
+    "self_registration": {"durations"},
+    "realm": {"keyfile", "durations", "limits", "self_registration"},
     "revocation": set(),
     "audit": {"jose", "keyfile", "durations", "engines", "http_client"},
     "trail": set(),
@@ -65,7 +66,7 @@ CAPS_IMPORTS = {
     "mint": set(
         """
         access_token audit buckets embedded engines durations http_client http_server jose keyfile limits realm
-        revocation secret_source server_process
+        revocation secret_source self_registration server_process
         """.split()
     ),
 }
@@ -73,6 +74,7 @@ CAPS_IMPORTS = {
 CAPS_IMPORTS["cli"] = {package for package in CAPS_IMPORTS if not package.startswith("_")} - {
     "buckets",
     "limits",
+    "self_registration",
     "engines",
     "event_stream",
     "http_server",
