@@ -58,8 +58,9 @@ bench-gateway: $(READY)  ## what the gateway adds to a call, beside FastMCP's pr
 bench-kill: $(READY)  ## how fast a kill is in force
 	$(BIN)/python -m benchmarks.kill $(ARGS)
 
-bench-kill-gateway: $(READY)  ## that a kill ends the streams of a gateway within the lease; fails if one outlives it
+bench-kill-gateway: $(READY)  ## that a kill ends a gateway's streams, and access by each OAuth grant, within the lease; fails if one outlives it
 	$(BIN)/python -m benchmarks.kill_gateway $(ARGS)
+	$(BIN)/python -m benchmarks.kill_oauth $(ARGS)
 
 routes: $(READY)  ## random applications of Starlette and FastAPI, each version in an environment of its own
 	$(BIN)/python -m tests.routes.environments $(ARGS)
