@@ -22,6 +22,7 @@ class Door(Protocol):
         """Close it."""
 
 
+HANDLE: Final = "arx.handle"  # in the scope of a request that came with an access token, signed by the gateway
 _UNWATCHED_S: Final = 0.1  # until a stream is watched for a client that goes
 
 

@@ -19,6 +19,7 @@ from arx_caps.gateway.oauth_resource import OAuthResource
 from arx_caps.gateway.oauth_server import PATHS, ServerMetadata
 from arx_caps.gateway.settings import DeciderTerms, GatewaySettings, UpstreamTerms
 from arx_caps.gateway.upstreams import RunningUpstream
+from arx_caps.http_server.cross_origin import CrossOrigin
 from arx_verifier.errors import ArxError, SettingsError
 from arx_verifier.verification import MemoryNonces
 
@@ -47,6 +48,7 @@ class Gateway:
         self._leaving: set[asyncio.Task[None]] = set()
         self._reloading = asyncio.Lock()
         self._started = False
+        self._cross_origin = CrossOrigin(self._answer, self._is_open)
         self._nonces: defaultdict[Path, MemoryNonces] = defaultdict(MemoryNonces)
         self._registry = CollectorRegistry()
         self._decisions = decision_counter(self._registry)
@@ -172,9 +174,25 @@ class Gateway:
             receive: As ASGI has it.
             send: As ASGI has it.
         """
-        if scope["type"] == "lifespan":
-            return
-        if scope["type"] == "http" and (asked := self._ports.get((scope.get("server") or ("", 0))[1])) is not None:
+        if scope["type"] != "lifespan":
+            await self._cross_origin(scope, receive, send)
+
+    def _decider_at(self, scope: Scope) -> RunningDecider | None:
+        """Return the decider whose own port a request came to."""
+        return self._ports.get((scope.get("server") or ("", 0))[1]) if scope["type"] == "http" else None
+
+    def _is_open(self, scope: Scope) -> bool:
+        """Return whether pages of every origin may ask: for metadata, and with an access token for MCP."""
+        if self._decider_at(scope) is not None:
+            return False
+        raw = scope["raw_path"].partition(b"?")[0].decode("latin-1")
+        upstream = self.upstreams.get(raw.removeprefix("/"))
+        if upstream is not None:
+            return upstream.resource is not None and not upstream.routes
+        return raw in PATHS or self._resource_at(raw) is not None
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if (asked := self._decider_at(scope)) is not None:
             await self._through(asked, scope, receive, send)
             return
         raw = scope["raw_path"].partition(b"?")[0].decode("latin-1")
@@ -218,7 +236,7 @@ class Gateway:
         elif known and path == "/metrics":
             kind, data = b"text/plain; version=0.0.4; charset=utf-8", self._metrics()
         elif known and (resource := self._resource_at(path)) is not None:
-            data = resource.metadata()
+            data = await resource.metadata()
         elif known and path in PATHS and (server := self._server()) is not None:
             try:
                 data = await server.document()

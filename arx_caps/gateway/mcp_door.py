@@ -12,7 +12,7 @@ import re
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Final
 
-from arx_caps.gateway.asgi import Receive, Scope, Send, pass_on, read_body
+from arx_caps.gateway.asgi import HANDLE, Receive, Scope, Send, pass_on, read_body
 from arx_caps.gateway.bound_ids import BoundIds, owner_of
 from arx_caps.gateway.forwarder import Forwarder, answer_headers, read_whole
 from arx_caps.gateway.mcp_answers import AnsweredMessage, McpAnswers
@@ -46,6 +46,7 @@ from arx_verifier.enforcement import (
     Messages,
     RefusedCall,
 )
+from arx_verifier.errors import REASONS
 from arx_verifier.journal import ChainFacts
 from arx_verifier.verification import Screened, Verifier
 
@@ -333,8 +334,11 @@ class McpDoor:
         later.add_done_callback(self._later.discard)
 
     async def _refuse(self, exchange: McpExchange, message: Incoming | None, problem: RefusedCall) -> None:
-        """Answer a refusal so that a model reads it, or so that a client signs anew."""
-        if message is None or not message.is_request or (problem.code, _place(problem)) == ("proof_invalid", "start"):
+        """Answer a refusal so that a model reads it, or so that a client signs or logs in anew."""
+        signs = (problem.code, _place(problem)) == ("proof_invalid", "start")
+        # RFC 6750 3.1: at 200 an OAuth client goes on with an access token whose task was ended.
+        logs_in = HANDLE in exchange.scope and REASONS[problem.code].status == 401
+        if message is None or not message.is_request or signs or (logs_in and not exchange.has_begun):
             if exchange.has_begun:
                 await exchange.end()  # the stream of a session: a message in it would answer nothing
             else:  # the agent library reads from it that it has to sign anew

@@ -19,7 +19,8 @@ import msgspec
 from arx_caps.access_token import AccessToken, VerifyingKey, is_access_token, read_access_token
 from arx_caps.agent.mint_client import MintClient
 from arx_caps.agent.task import Task
-from arx_caps.gateway.asgi import Door, Message, Receive, Scope, Send, read_body
+from arx_caps.gateway.asgi import HANDLE, Door, Message, Receive, Scope, Send, read_body
+from arx_caps.gateway.kept_answer import KeptAnswer
 from arx_caps.gateway.mcp_door import McpDoor
 from arx_caps.gateway.mcp_wire import WireError, read_incoming
 from arx_caps.gateway.oauth_server import ServerMetadata
@@ -37,6 +38,7 @@ ASSURANCE: Final = "handle"  # of records of calls with an access token
 METADATA: Final = "/.well-known/oauth-protected-resource"
 MAX_HANDLES: Final = 4_096  # of one upstream; a client has one, or a few
 KEYS_S: Final = 300.0  # how long the mint's published keys are kept
+SCOPES_S: Final = 60.0  # how long the scopes of the policy are kept
 _LOOK_S: Final = 1.0  # between two requests for keys or for one access token: strangers must not make the gateway ask
 _UNKNOWN_KEY: Final = "unknown_key"
 
@@ -46,6 +48,7 @@ class _Held:
 
     def __init__(self, claims: AccessToken, opened: OpenedHandle | None, audience: str, code: str = "") -> None:
         self.expires_at, self.code, self.until = claims.exp * 1000, code, time.monotonic() + _LOOK_S
+        self.scope = claims.scope
         self.scopes = opened.scopes if opened is not None else {}
         self.signer: call_proof.CallSigner | None = None
         if opened is not None:
@@ -54,7 +57,7 @@ class _Held:
             self.link, self._task = macaroon.unverified_identifier.id, Task(opened.bundle)
 
     def missing(self, tool: str | None) -> str | None:
-        """Return the scope to ask for if the token can allow no call of a tool; None if it can, or if none would.
+        """Return the scopes to ask for if the token can allow no call of a tool; None if it can, or if none would.
 
         Args:
             tool: The tool; None for a request that is no call of one.
@@ -62,7 +65,9 @@ class _Held:
         if tool is None or self.signer is None or self._task.offers(tool):
             return None
         tools = self.scopes.items()
-        return min((scope for scope, each in tools if any(matches_tool(wanted, tool) for wanted in each)), default=None)
+        more = [scope for scope, each in tools if any(matches_tool(wanted, tool) for wanted in each)]
+        # With what it has: a client that asks for the scopes of a challenge alone would lose those.
+        return " ".join(dict.fromkeys([*self.scope.split(" "), min(more)])) if more else None
 
 
 class HandleDecisions:
@@ -138,6 +143,7 @@ class OAuthResource:
         self._key = own.key
         self._mint = MintClient(own.issuer, now=_now_ms, ca=own.ca)
         self.server = ServerMetadata(self._mint, own)
+        self._scopes = KeptAnswer(self._mint, own, "/v1/scopes", SCOPES_S)
         self.decisions = HandleDecisions(verifier.decisions)
         verifier.decisions = self.decisions
         parts = urlsplit(resource)
@@ -165,7 +171,7 @@ class OAuthResource:
         except TokenError as error:
             peer = scope["client"][0] if scope.get("client") else None
             self._verifier.refuse(error.code if error.code in REASONS else "malformed", _nothing(peer))
-            await self._refuse(send, 401, "invalid_token", error.code)
+            await self._refuse(send, 401, "invalid_token", error.code, self._scope_of(token))
             return
         except ArxError as error:
             await self._refuse(send, 503, None, error.code)
@@ -178,18 +184,25 @@ class OAuthResource:
         signed = held.signer.sign(call_proof.http_fields(http_call(scope, body)), _now_ms())
         headers = [pair for pair in scope["headers"] if pair[0] != b"authorization"]
         headers.append((b"authorization", b"Bearer " + signed.encode()))
-        answer = self._challenging(send, "invalid_token", held.missing(self._tool_of(body)))
-        await self._door({**scope, "headers": headers}, _again(body, receive), answer)
+        answer = self._challenging(send, "invalid_token", held.missing(self._tool_of(body)), held.scope)
+        await self._door({**scope, "headers": headers, HANDLE: True}, _again(body, receive), answer)
 
     async def close(self) -> None:
         """Close the door and the connection to the mint."""
         await self._door.close()
         await asyncio.to_thread(self._mint.close)
 
-    def metadata(self) -> bytes:
+    async def metadata(self) -> bytes:
         """Return the resource's metadata.  RFC 9728 2."""
-        about = {"resource": self._resource, "authorization_servers": [self._mint.issuer]}
+        about: dict[str, Any] = {"resource": self._resource, "authorization_servers": [self._mint.issuer]}
+        with contextlib.suppress(ArxError):  # a client that finds no scopes leaves the choice to the person
+            about["scopes_supported"] = sorted((await self._scopes.get())["scopes"])
         return json.dumps({**about, "bearer_methods_supported": ["header"]}).encode()
+
+    def _scope_of(self, token: str) -> str | None:
+        """Return the scope of an access token that stood for a task, so that a client asks for the same again."""
+        found = self._handles.get(sha256(token.strip(" ").encode("latin-1")).digest())
+        return found.result().scope if found is not None and found.done() and not found.exception() else None
 
     def _tool_of(self, body: bytes) -> str | None:
         """Return the tool that a message of MCP calls, or None."""
@@ -275,23 +288,26 @@ class OAuthResource:
                 answer = await asyncio.to_thread(self._mint.call, "GET", "/oauth/jwks", key=self._key, repeats=False)
                 self._keys, self._keys_at = read_signing_keys(answer), time.monotonic()
 
-    def _challenging(self, send: Send, error: str | None = None, scope: str | None = None) -> Send:
+    def _challenging(
+        self, send: Send, error: str | None = None, more: str | None = None, held: str | None = None
+    ) -> Send:
         """Return a ``send`` that adds to a refusal where to get an access token, and with which scope.
 
         Args:
             send: As ASGI has it.
             error: The error of a 401.
-            scope: The scope without which the request is refused in any case; None if it may be allowed.
+            more: The scopes without which the request is refused in any case; None if it may be allowed.
+            held: The scope of the access token.
         """
 
         async def challenged(message: Message) -> None:
             if message["type"] == "http.response.start":
-                if scope is not None and message["status"] in (200, 403):
+                if more is not None and message["status"] in (200, 403):
                     # The model's text stays; the status makes an OAuth client ask for the scope.
-                    headers = self._headers(message["headers"], "insufficient_scope", scope)
+                    headers = self._headers(message["headers"], "insufficient_scope", more)
                     message = {**message, "status": 403, "headers": headers}
                 elif message["status"] == 401:
-                    message = {**message, "headers": self._headers(message["headers"], error)}
+                    message = {**message, "headers": self._headers(message["headers"], error, held)}
             await send(message)
 
         return challenged
@@ -306,12 +322,12 @@ class OAuthResource:
         parts += [f'scope="{scope}"'] if scope else []
         return f"Bearer {', '.join(parts)}".encode()
 
-    async def _refuse(self, send: Send, status: int, error: str | None, code: str) -> None:
+    async def _refuse(self, send: Send, status: int, error: str | None, code: str, scope: str | None = None) -> None:
         problem = {"title": "The access token is not accepted", "status": status, "code": code}
         data = json.dumps(problem if status == 401 else problem | {"title": "The call was not made"}).encode()
         headers = [(b"content-type", b"application/problem+json"), (b"content-length", b"%d" % len(data))]
         headers.append((b"cache-control", b"no-store"))
-        headers += [(b"www-authenticate", self._challenge(error))] if status == 401 else []
+        headers += [(b"www-authenticate", self._challenge(error, scope))] if status == 401 else []
         headers += [(b"retry-after", b"1")] if status == 503 else []
         with contextlib.suppress(OSError):
             await send({"type": "http.response.start", "status": status, "headers": headers})

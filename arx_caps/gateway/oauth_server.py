@@ -5,19 +5,17 @@ The document is the mint's: its ``issuer`` and its endpoints.  A client that com
 it here, and follows RFC 9728 to the mint.  No endpoint is served here: the secrets of clients never pass the gateway.
 """
 
-import asyncio
 import json
-import time
 from typing import Final
 
 from arx_caps.agent.mint_client import MintClient
+from arx_caps.gateway.kept_answer import KeptAnswer
 from arx_caps.service.own_key import ServiceIdentity
 from arx_verifier.errors import StoreError
 
 PATHS: Final = ("/.well-known/oauth-authorization-server", "/.well-known/openid-configuration")
 KEPT_S: Final = 300.0
 LONGEST: Final = 64 * 1024  # bytes
-_LOOK_S: Final = 1.0  # between two requests: strangers must not make the gateway ask
 
 
 class ServerMetadata:
@@ -29,14 +27,12 @@ class ServerMetadata:
     """
 
     def __init__(self, mint: MintClient, own: ServiceIdentity) -> None:
-        self._mint, self._key, self._looking = mint, own.key, asyncio.Lock()
-        self._document, self._kept_at = b"", 0.0
-        self._asked_at = -_LOOK_S
+        self._issuer, self._kept = mint.issuer, KeptAnswer(mint, own, PATHS[0], KEPT_S)
 
     @property
     def issuer(self) -> str:
         """The mint's public base URL."""
-        return self._mint.issuer
+        return self._issuer
 
     async def document(self) -> bytes:
         """Return the document.
@@ -44,16 +40,8 @@ class ServerMetadata:
         Raises:
             ArxError: The mint does not answer, or not with metadata of its own.
         """
-        async with self._looking:
-            now = time.monotonic()
-            if self._document and now - self._kept_at < KEPT_S:
-                return self._document
-            if now - self._asked_at < _LOOK_S:
-                raise StoreError("the mint did not answer a moment ago")
-            self._asked_at = now
-            found = await asyncio.to_thread(self._mint.call, "GET", PATHS[0], key=self._key, repeats=False)
-            document = json.dumps(found).encode()
-            if found.get("issuer") != self.issuer or len(document) > LONGEST:
-                raise StoreError(f"malformed answer of {self.issuer}: expected its own metadata")
-            self._document, self._kept_at = document, now
-            return document
+        found = await self._kept.get()
+        document = json.dumps(found).encode()
+        if found.get("issuer") != self.issuer or len(document) > LONGEST:
+            raise StoreError(f"malformed answer of {self.issuer}: expected its own metadata")
+        return document

@@ -136,6 +136,57 @@ def test_a_kill_ends_an_access_token(world: OAuthWorld, target: str) -> None:
     assert 'error="invalid_token"' in refused.headers["www-authenticate"]
 
 
+@pytest.mark.parametrize("target", ["task", "session", "agent"])
+def test_a_kill_is_401_to_every_message_of_mcp(world: OAuthWorld, target: str) -> None:
+    """At 200 with an error of a tool, a stock client would go on with its access token and never log in again."""
+    token = world.token(world.client_of("refund"), "orders")
+    session = opened(world, token)
+    assert call(world, token, session, "get", order_id="o-1").status_code == 200
+    claims = json.loads(payload_of(token))
+    name = {"task": claims["tid"], "session": claims["sid"], "agent": f"acme/a{world.agents}"}[target]
+    world.arx("kill", target, name, "--reason", "a test", "--yes")
+    about = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "t", "version": "1"}}
+    for answer in (
+        call(world, token, session, "get", order_id="o-1"),
+        mcp(world, token, {"id": 2, "method": "tools/list"}, session),
+        mcp(world, token, {"id": 3, "method": "initialize", "params": about}),
+        mcp(world, token, {"method": "notifications/initialized"}, session),
+        httpx.get(world.url("orders"), headers={"authorization": f"Bearer {token}", "mcp-session-id": session}),
+    ):
+        assert (answer.status_code, answer.json()["code"]) == (401, "revoked")
+        challenge = answer.headers["www-authenticate"]
+        assert all(part in challenge for part in ('error="invalid_token"', "resource_metadata=", 'scope="refund"'))
+
+
+def test_the_resource_lists_its_scopes(world: OAuthWorld) -> None:
+    """Those of this service alone, which a stock client then asks for."""
+    for port, name, scopes in ((world.orders, "orders", ["read", "refund"]), (world.billing, "billing", ["refund"])):
+        about = httpx.get(f"http://127.0.0.1:{port}/.well-known/oauth-protected-resource/{name}").json()
+        assert about["scopes_supported"] == scopes
+
+
+def test_a_page_in_a_browser_can_connect(world: OAuthWorld) -> None:
+    """Metadata, token endpoint and the MCP route are open to every origin, without cookies; nothing else is."""
+    page = {"origin": "https://page.example"}
+    ahead = page | {"access-control-request-method": "POST", "access-control-request-headers": "authorization"}
+    mint, orders = f"http://127.0.0.1:{world.mint}", world.url("orders")
+    paths = ("/.well-known/oauth-authorization-server", "/.well-known/openid-configuration", "/oauth/jwks")
+    metadata = orders.replace("/orders", "/.well-known/oauth-protected-resource/orders")
+    for url in (metadata, *(mint + path for path in paths)):
+        assert httpx.get(url, headers=page).headers["access-control-allow-origin"] == "*"
+        assert "access-control-allow-origin" not in httpx.get(url).headers
+    for url in (orders, f"{mint}/oauth/token"):
+        answer = httpx.options(url, headers=ahead)
+        assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (204, "*")
+        assert answer.headers["access-control-allow-headers"].startswith("Authorization")
+    refused = httpx.post(orders, headers=page, json={"jsonrpc": "2.0", "id": 1, "method": "ping"})
+    assert refused.status_code == 401
+    assert "WWW-Authenticate, Mcp-Session-Id" in refused.headers["access-control-expose-headers"]
+    for url in (f"{mint}/oauth/authorize", f"{mint}/oauth/consent", f"{mint}/v1/tasks", world.url("billing")):
+        for answer in (httpx.options(url, headers=ahead), httpx.get(url, headers=page)):
+            assert "access-control-allow-origin" not in answer.headers
+
+
 def test_a_tool_beyond_the_scope_names_the_scope(world: OAuthWorld) -> None:
     """A client that may ask for more learns for what; one that may not reads the refusal."""
     client = world.client_of("read", "refund")
@@ -146,7 +197,7 @@ def test_a_tool_beyond_the_scope_names_the_scope(world: OAuthWorld) -> None:
     assert refused.status_code == 403
     challenge = refused.headers["www-authenticate"]
     assert 'error="insufficient_scope"' in challenge
-    assert 'scope="refund"' in challenge
+    assert 'scope="read refund"' in challenge  # with what it has, which a client would lose else
     assert refused.json()["result"]["isError"]
     wider = world.token(client, "orders")
     assert call(world, wider, session, "secret").status_code == 200
@@ -199,8 +250,10 @@ def test_the_doctor_follows_a_url_as_a_client_does(world: OAuthWorld) -> None:
     for name in ("orders", "billing"):
         code, checks = checked(world, world.url(name))
         wrong = {check["name"] for check in checks.values() if check["ok"] is not True}
-        # A mint without logins has no authorization endpoint.
-        assert (code, wrong) == (exit_codes.INCOMPLETE, {"endpoints"})
+        # No login and no registration here; a plain HTTP service says itself which pages may call it.
+        expected = {"login", "registration"} | ({"pages"} if name == "billing" else set())
+        assert (code, wrong) == (exit_codes.INCOMPLETE, expected)
+        assert checks["scopes"]["found"] == ("read, refund" if name == "orders" else "refund")
         assert checks["keys"]["found"].endswith("ES256")
     code, checks = checked(world, world.url("orders").replace("127.0.0.1", "localhost"))
     assert (code, checks["resource"]["ok"]) == (exit_codes.DENIED, False)

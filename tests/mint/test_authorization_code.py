@@ -210,15 +210,18 @@ def test_an_issuer_that_is_away_or_another_is_no_login(flow: Flow, idp: Issuer) 
 
 @pytest.mark.sqlite
 def test_metadata_names_the_grant_where_people_can_log_in(flow: Flow, realm_template: Path, tmp_path: Path) -> None:
-    """And a mint without a login says so, and has none."""
+    """A mint without a login has the endpoint too, since stock clients refuse metadata without; a page says so."""
     said = flow.browser.get("/.well-known/oauth-authorization-server").json()
     assert said["authorization_endpoint"] == f"{ISSUER}/oauth/authorize"
     assert said["code_challenge_methods_supported"] == ["S256"]
     assert said["authorization_response_iss_parameter_supported"] is True
     assert "none" in said["token_endpoint_auth_methods_supported"]
     with open_unit(tmp_path / "other", template=realm_template) as other:
-        assert "authorization_endpoint" not in other.client.get("/.well-known/oauth-authorization-server").json()
-        assert other.client.get("/oauth/authorize").status_code == 400
+        less = other.client.get("/.well-known/oauth-authorization-server").json()
+        assert less["authorization_endpoint"] == f"{ISSUER}/oauth/authorize"
+        assert (less["response_types_supported"], "authorization_code" in less["grant_types_supported"]) == ([], False)
+        page = other.client.get("/oauth/authorize")
+        assert (page.status_code, "this mint has no login for people" in page.text) == (400, True)
 
 
 @pytest.mark.sqlite

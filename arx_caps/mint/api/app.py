@@ -17,6 +17,7 @@ from starlette.requests import Request
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from arx_caps.http_server.cross_origin import CrossOrigin
 from arx_caps.mint.api import openapi, problems
 from arx_caps.mint.api.access_log import AccessLog
 from arx_caps.mint.api.endpoint import Endpoint, answer_request
@@ -43,6 +44,7 @@ from arx_caps.mint.api.routes import (
     trail,
 )
 from arx_caps.mint.login.oidc import OidcLogin
+from arx_caps.mint.oauth.metadata import CROSS_ORIGIN
 from arx_caps.mint.runtime import MintRuntime
 
 ENDPOINTS: Final = (
@@ -92,7 +94,11 @@ def create_app(mint: MintRuntime) -> Starlette:
         lifespan=lifespan,
         # Every refusal is a problem of RFC 9457, the framework's own and an unexpected error included.
         exception_handlers={HTTPException: problems.of_http, Exception: problems.of_bug},
-        middleware=[Middleware(AccessLog, metrics=metrics), Middleware(_FixedPaths, mint=mint)],
+        middleware=[
+            Middleware(AccessLog, metrics=metrics),
+            Middleware(CrossOrigin, is_open=lambda scope: scope["path"] in (*oauth.METADATA, *CROSS_ORIGIN)),
+            Middleware(_FixedPaths, mint=mint),
+        ],
     )
     # A redirect would make a client send its proof to a URL that it did not sign.
     app.router.redirect_slashes = False

@@ -182,9 +182,13 @@ def scopes_at(mint: MintContext, handle: Handle, audience: str) -> dict[str, lis
     """Return by template that the handle's client may ask for, the tools of an audience that it allows."""
     client = mint.db.oauth_clients.find(handle.claims.client_id)
     names = scopes_of(mint, client) if client is not None else ()
-    templates = mint.policy.templates
+    return {name: tools for name, tools in scopes_for(mint, audience).items() if name in names}
+
+
+def scopes_for(mint: MintContext, audience: str) -> dict[str, list[str]]:
+    """Return by template that access tokens for an audience may stand for, the tools there that it allows."""
     return {
-        name: sorted({rule.tool for rule in templates[name].rules if rule.at == audience})
-        for name in names
-        if name in templates and templates[name].allows_bearer and audience in templates[name].audiences
+        name: sorted({rule.tool for rule in template.rules if rule.at == audience})
+        for name, template in mint.policy.templates.items()
+        if template.allows_bearer and audience in template.audiences
     }

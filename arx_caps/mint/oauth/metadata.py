@@ -17,15 +17,16 @@ TOKEN: Final = "/oauth/token"  # noqa: S105 - a path
 INTROSPECT: Final = "/oauth/introspect"
 REVOKE: Final = "/oauth/revoke"
 REGISTER: Final = "/oauth/register"
+CROSS_ORIGIN: Final = (TOKEN, REVOKE, JWKS, REGISTER)  # which programs in browsers call; no cookie counts there
 METHODS: Final = ("client_secret_basic", "client_secret_post", "private_key_jwt")
 ALGORITHMS: Final = ("ES256", "EdDSA", "Ed25519")
 
 
 class Metadata(msgspec.Struct, frozen=True, kw_only=True):
-    """What the authorization server offers (RFC 8414 2): an endpoint is left out if the mint does not have it."""
+    """What the authorization server offers (RFC 8414 2)."""
 
     issuer: str
-    authorization_endpoint: str | UnsetType = UNSET
+    authorization_endpoint: str
     code_challenge_methods_supported: tuple[str, ...] | UnsetType = UNSET
     authorization_response_iss_parameter_supported: bool | UnsetType = UNSET
     jwks_uri: str
@@ -55,7 +56,8 @@ def metadata_of(realm: Realm) -> Metadata:
     registers = realm.clients is not None and realm.clients.register
     return Metadata(
         issuer=issuer,
-        authorization_endpoint=issuer + AUTHORIZE if login else UNSET,
+        # Always, since stock clients refuse metadata without it; without a login it answers with a page that says so.
+        authorization_endpoint=issuer + AUTHORIZE,
         code_challenge_methods_supported=("S256",) if login else UNSET,
         authorization_response_iss_parameter_supported=True if login else UNSET,
         jwks_uri=issuer + JWKS,

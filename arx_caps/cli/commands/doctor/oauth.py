@@ -24,6 +24,9 @@ TIMEOUT_S: Final = 5.0
 LONGEST: Final = 256 * 1024  # of an answer, bytes
 RESOURCE: Final = "/.well-known/oauth-protected-resource"
 SERVER: Final = ("/.well-known/oauth-authorization-server", "/.well-known/openid-configuration")
+ORIGIN: Final = "https://page.example"  # of a client that is a page in a browser
+_ALLOWED: Final = "access-control-allow-origin"
+_KEPT: Final = ("date", "www-authenticate", _ALLOWED)
 _METADATA: Final = re.compile(r'(?i)^bearer .*\bresource_metadata="([^"]+)"')
 
 
@@ -49,32 +52,47 @@ def check_oauth(url: str) -> Iterator[Check]:
         yield Check("resource", False, str(error), mend)
         return
     yield _resource(url, resource)
+    yield _scopes(resource)
     servers = resource.get("authorization_servers")
     if not isinstance(servers, list) or not servers or not isinstance(servers[0], str):
         yield Check("issuer", False, "the metadata names no authorization server", "put an ARx gateway at this address")
         return
     yield _private("issuer's address", servers[0])
-    yield from _server(servers[0])
+    yield from _server(servers[0], {"a 401": answer})
 
 
-def _server(issuer: str) -> Iterator[Check]:
-    found = {}
-    for path in SERVER:
+def _server(issuer: str, answers: dict[str, httpx.Response]) -> Iterator[Check]:
+    found, missing = {}, []
+    for url in _server_urls(issuer):
         try:
-            found[path] = _object(_well_known(issuer, path))
+            answers["the metadata"] = answer = _get(url)
+            found[url] = _decoded(url, _require_ok(url, answer))
         except _NoAnswerError as error:
-            yield Check("issuer", False, str(error), f"make {path} of the mint reachable for clients")
-    for path, metadata in found.items():
-        if metadata.get("issuer") != issuer:
-            said = f"{path} has the issuer {metadata.get('issuer')!r:.200}, and the resource names {issuer!r:.200}"
-            yield Check("issuer", False, said, "set `issuer` in realm.toml to the URL that clients use, byte for byte")
+            missing.append(str(error))
+    wrong = {url: said for url, metadata in found.items() if (said := metadata.get("issuer")) != issuer}
+    for url, said in wrong.items():
+        text = f"{url} has the issuer {said!r:.200}, and the resource names {issuer!r:.200}"
+        yield Check("issuer", False, text, "set `issuer` in realm.toml to the URL that clients use, byte for byte")
     if not found:
+        yield Check("issuer", False, "; ".join(missing), "make the mint's metadata reachable for clients")
         return
-    if len(found) == len(SERVER) and all(metadata.get("issuer") == issuer for metadata in found.values()):
-        yield Check("issuer", True, f"{issuer}, under both names")
+    if missing and not wrong:
+        # Clients try one name after another; a few know one alone.
+        yield Check("issuer", None, "; ".join(missing), "serve the metadata under each name of RFC 8414 5")
+    elif not wrong:
+        yield Check("issuer", True, f"{issuer}, under {'both names' if len(found) == len(SERVER) else 'all names'}")
     metadata = next(iter(found.values()))
     yield _endpoints(metadata)
+    yield _login(metadata)
+    yield _registration(metadata)
+    yield _cross_origin(answers, metadata)
     yield from _keys(metadata)
+
+
+def _server_urls(issuer: str) -> list[str]:
+    # RFC 8414 3.1 and 5: with a path, OpenID Connect appends its name to the issuer.
+    urls = [_well_known(issuer, path) for path in SERVER]
+    return [*urls, issuer.rstrip("/") + SERVER[1]] if urlsplit(issuer).path.rstrip("/") else urls
 
 
 def _endpoints(metadata: dict[str, Any]) -> Check:
@@ -85,12 +103,61 @@ def _endpoints(metadata: dict[str, Any]) -> Check:
             return Check("endpoints", False, f"{name}: {checked.found}", checked.mend)
     if "token_endpoint" not in metadata:
         return Check("endpoints", False, "no token_endpoint", "put a mint of this version at the issuer's address")
-    if "authorization_endpoint" not in metadata:
-        found = "no authorization_endpoint: a client with a browser cannot log in, and the MCP SDKs refuse the metadata"
-        return Check("endpoints", None, found, "use a client that reads metadata without it, as RFC 8414 allows")
-    if "S256" not in (metadata.get("code_challenge_methods_supported") or ()):
-        return Check("endpoints", False, "PKCE with S256 is not announced", "put a mint of this version there")
+    if "authorization_endpoint" not in metadata or "response_types_supported" not in metadata:
+        found = "no authorization_endpoint or response_types_supported: the MCP SDKs refuse the metadata"
+        return Check("endpoints", False, found, "put a mint of this version at the issuer's address")
     return Check("endpoints", True, ", ".join(sorted(names)))
+
+
+def _login(metadata: dict[str, Any]) -> Check:
+    if "code" not in _listed(metadata, "response_types_supported"):
+        found = "no response type `code`: a client with a browser cannot log in"
+        return Check("login", None, found, "set `login_issuer` and its companions in realm.toml")
+    if "S256" not in _listed(metadata, "code_challenge_methods_supported"):
+        return Check("login", False, "PKCE with S256 is not announced", "put a mint of this version there")
+    if metadata.get("authorization_response_iss_parameter_supported") is not True:
+        found = "answers do not name their issuer (RFC 9207): a client of two servers can mix them up"
+        return Check("login", None, found, "put a mint of this version there")
+    return Check("login", True, "code, S256, iss")
+
+
+def _registration(metadata: dict[str, Any]) -> Check:
+    ways = {
+        "client_id_metadata_document_supported": "client id metadata documents",
+        "registration_endpoint": "dynamic registration",
+    }
+    found = [text for name, text in ways.items() if metadata.get(name)]
+    if found:
+        return Check("registration", True, ", ".join(found))
+    text = "none: a client needs the id of one that an operator has registered"
+    return Check("registration", None, text, "run `arx client add`, and give the client its id")
+
+
+def _cross_origin(answers: dict[str, httpx.Response], metadata: dict[str, Any]) -> Check:
+    closed = [name for name, answer in answers.items() if answer.headers.get(_ALLOWED) not in ("*", ORIGIN)]
+    url = str(metadata.get("token_endpoint"))
+    try:
+        if _get(url, "OPTIONS").headers.get(_ALLOWED) not in ("*", ORIGIN):
+            closed.append("the token endpoint")
+    except _NoAnswerError:
+        closed.append("the token endpoint")
+    if closed:
+        found = f"no {_ALLOWED} in {', '.join(closed)}: a client that is a page in a browser cannot connect"
+        return Check("pages", None, found, "let the proxy pass OPTIONS and the headers Access-Control-… on")
+    return Check("pages", True, "pages of every origin can connect")
+
+
+def _scopes(metadata: dict[str, Any]) -> Check:
+    scopes = _listed(metadata, "scopes_supported")
+    if scopes:
+        return Check("scopes", True, ", ".join(map(str, scopes)))
+    found = "no scopes_supported: stock clients ask for no scope"
+    return Check("scopes", None, found, "see that the policy has a task of this service that access tokens may have")
+
+
+def _listed(metadata: dict[str, Any], name: str) -> list[Any]:
+    value = metadata.get(name)
+    return value if isinstance(value, list) else []
 
 
 def _keys(metadata: dict[str, Any]) -> Iterator[Check]:
@@ -157,10 +224,13 @@ def _well_known(url: str, path: str) -> str:
 
 
 def _object(url: str) -> dict[str, Any]:
-    answer = _get(url)
+    return _decoded(url, _require_ok(url, _get(url)))
+
+
+def _require_ok(url: str, answer: httpx.Response) -> httpx.Response:
     if answer.status_code != 200:
         raise _NoAnswerError(f"{url} answers {answer.status_code}")
-    return _decoded(url, answer)
+    return answer
 
 
 def _decoded(url: str, answer: httpx.Response) -> dict[str, Any]:
@@ -170,14 +240,15 @@ def _decoded(url: str, answer: httpx.Response) -> dict[str, Any]:
         raise _NoAnswerError(f"{url} is no JSON object") from None
 
 
-def _get(url: str) -> httpx.Response:
-    """Return an answer, whole.
+def _get(url: str, method: str = "GET") -> httpx.Response:
+    """Return an answer, whole; the request is as of a page in a browser.
 
     Raises:
         _NoAnswerError: There is none, or it is too long.
     """
     try:
-        with open_client(url, timeout=TIMEOUT_S) as client, client.stream("GET", url) as answer:
+        headers = {"Origin": ORIGIN} | ({"Access-Control-Request-Method": "POST"} if method == "OPTIONS" else {})
+        with open_client(url, timeout=TIMEOUT_S) as client, client.stream(method, url, headers=headers) as answer:
             content = b""
             for part in answer.iter_bytes():
                 content += part
@@ -190,4 +261,4 @@ def _get(url: str) -> httpx.Response:
 
 def _plain_headers(answer: httpx.Response) -> dict[str, str]:
     # Not the encoding: the content is decoded.
-    return {name: answer.headers[name] for name in ("date", "www-authenticate") if name in answer.headers}
+    return {name: answer.headers[name] for name in _KEPT if name in answer.headers}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The route by which a gateway gets what an access token stands for.  CONTROL 5.4."""
+"""The routes by which a gateway gets what an access token stands for, and which scopes there are.  CONTROL 5.4."""
 
 from typing import Annotated, Any, Final
 
@@ -12,12 +12,13 @@ from msgspec import Meta
 from arx_caps.access_token import MAX_CHARS
 from arx_caps.jose import token_hash
 from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall
-from arx_caps.mint.oauth.handles import open_handle, scopes_at
+from arx_caps.mint.oauth.handles import open_handle, scopes_at, scopes_for
 from arx_verifier.errors import REASONS, ArxError, GrantError
 from arx_verifier.request import read_json_object
 from arx_verifier.token import wire
 
 OPEN: Final = "arx.handles.open"
+SCOPES: Final = "arx.handles.scopes"
 SEAL_TYPE: Final = "arx-seal+jwt"
 Text = Annotated[str, Meta(min_length=1, max_length=MAX_CHARS)]
 
@@ -53,6 +54,17 @@ def open_handle_route(call: RouteCall) -> HandleOpened:
     return HandleOpened(sealed=str(sealed), expires_at=handle.row["expires_at"])
 
 
+class ScopesShown(RouteAnswer, frozen=True):
+    """By scope that access tokens for the service may have, the tools of the service that it allows."""
+
+    scopes: dict[str, list[str]]
+
+
+def list_scopes(call: RouteCall) -> ScopesShown:
+    """Return the scopes of the service that asks."""
+    return ScopesShown(scopes=scopes_for(call.mint, call.authenticated.name))
+
+
 def _sealing_key(call: RouteCall) -> OKPKey:
     caller = call.authenticated
     own = call.mint.db.holder_keys.find(f"service:{caller.name}", caller.key)
@@ -81,4 +93,5 @@ ENDPOINTS: Final = (
         callers=("service",),
         problems=(*REASONS, "conflict"),
     ),
+    Endpoint("GET", "/v1/scopes", SCOPES, list_scopes, callers=("service",), problems=("replayed",)),
 )
