@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""docs/gateway.md: its files are read as they are shown, and its tables have what the settings say.
+"""docs/gateway.md and docs/deciders.md: their files are read as shown, and their tables have what the settings say.
 
 ``python -m tests.gateway.test_page`` writes the tables.
 """
@@ -13,8 +13,10 @@ from typing import Any
 import msgspec
 import pytest
 
+from arx_caps.gateway.deciders.decider import identity_of
 from arx_caps.gateway.settings import (
     CredentialTerms,
+    DeciderTerms,
     GatewayTerms,
     OAuthTerms,
     RateTerms,
@@ -22,10 +24,15 @@ from arx_caps.gateway.settings import (
     read_settings,
 )
 from arx_caps.mint.policy.model import Policy
+from arx_verifier import Rule
 from arx_verifier.enforcement.routes import RouteMap
+from arx_verifier.request import AccessRequest
+from arx_verifier.testing import UnsafeTestRealm
+from tests.agent.live import now_ms
 from tests.house.pages import ROOT, blocks
 
 FILE = ROOT / "docs" / "gateway.md"
+DECIDERS = ROOT / "docs" / "deciders.md"
 TABLES = {
     "gateway": GatewayTerms,
     "upstream": UpstreamTerms,
@@ -33,6 +40,7 @@ TABLES = {
     "oauth": OAuthTerms,
     "rate": RateTerms,
 }
+PAGES: dict[Path, dict[str, type[msgspec.Struct]]] = {FILE: TABLES, DECIDERS: {"decider": DeciderTerms}}
 
 
 def described(kind: type[msgspec.Struct]) -> dict[str, str]:
@@ -63,9 +71,9 @@ def table(kind: type[msgspec.Struct]) -> str:
     return "\n".join(["| member | default | meaning |", "| --- | --- | --- |", *rows])
 
 
-def with_tables(page: str) -> str:
+def with_tables(page: str, tables: dict[str, type[msgspec.Struct]]) -> str:
     """The page with its tables written anew."""
-    for name, kind in TABLES.items():
+    for name, kind in tables.items():
         pattern = re.compile(rf"(<!-- {name}: begin -->\n).*?(<!-- {name}: end -->)", re.DOTALL)
         new = f"\\1\n{table(kind)}\n\n\\2".replace("\\", "\\\\").replace("\\\\1", "\\1").replace("\\\\2", "\\2")
         page, count = pattern.subn(new, page)
@@ -73,10 +81,11 @@ def with_tables(page: str) -> str:
     return page
 
 
-def test_the_tables_are_those_of_the_settings() -> None:
+@pytest.mark.parametrize("file", PAGES, ids=lambda file: file.name)
+def test_the_tables_are_those_of_the_settings(file: Path) -> None:
     """Each member with its default and the text of its docstring."""
-    page = FILE.read_text("utf-8")
-    assert page == with_tables(page)
+    page = file.read_text("utf-8")
+    assert page == with_tables(page, PAGES[file])
 
 
 def shown() -> list[dict[str, Any]]:
@@ -99,5 +108,29 @@ def test_the_file_is_read_as_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert [f"http://{place}" for place in settings.gateway.listen] == [each for [each] in audiences.values()]
 
 
+def test_a_decider_is_read_as_shown(tmp_path: Path) -> None:
+    """And each example for a proxy has the address at which it listens."""
+    [text] = [block.text for block in blocks(DECIDERS.read_text("utf-8")) if block.language == "toml"]
+    (tmp_path / "gateway.toml").write_text(text)
+    decider = read_settings(tmp_path / "gateway.toml").deciders["shop"]
+    RouteMap(decider.routes)
+    for example in sorted((ROOT / "deploy").iterdir()):
+        assert decider.listen in example.read_text("utf-8"), example.name
+
+
+def test_each_example_replaces_the_headers_of_the_decider() -> None:
+    """All that name them name all; haproxy removes them by their beginning."""
+    realm = UnsafeTestRealm("orders")
+    grant = realm.verifier.verify(
+        realm.caller(Rule(tool="*")).token("orders.get"), AccessRequest("orders.get", {}, now_ms())
+    )
+    names = [name.decode() for name, _ in identity_of(grant)]
+    assert len(names) == 7
+    for example in sorted((ROOT / "deploy").iterdir()):
+        text = example.read_text("utf-8").lower()
+        assert [name for name in names if name not in text] in ([], names), example.name
+
+
 if __name__ == "__main__":
-    FILE.write_text(with_tables(FILE.read_text("utf-8")), "utf-8")
+    for written, tables in PAGES.items():
+        written.write_text(with_tables(written.read_text("utf-8"), tables), "utf-8")

@@ -26,6 +26,7 @@ PAGES = [
         "docs/connect.md",
         "docs/gateway.md",
         "docs/gateway-operations.md",
+        "docs/deciders.md",
         "docs/oauth.md",
         "docs/glossary.md",
         "docs/identity.md",

@@ -140,13 +140,20 @@ class _Guarded(ArxMiddleware):
 
 
 async def _allow(scope: Scope, _: Receive, send: Send) -> None:
-    headers = [*_identity(scope["arx"]), _NO_STORE, (b"content-length", b"0")]
+    headers = [*identity_of(scope["arx"]), _NO_STORE, (b"content-length", b"0")]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": b""})
 
 
-def _identity(grant: Grant) -> Headers:
-    """Return who calls, for the upstream; each header is always there, so that it replaces that of a client."""
+def identity_of(grant: Grant) -> Headers:
+    """Return who calls, as headers for the upstream.
+
+    Args:
+        grant: The grant of the call.
+
+    Returns:
+        Each header, also without a value: it replaces that of a client.
+    """
     issuer, subject = grant.subject or ("", "")
     identity = {
         "decision": grant.decision,
