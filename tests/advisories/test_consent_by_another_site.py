@@ -33,8 +33,9 @@ def test_the_page_names_all_and_runs_nothing(flow: Flow, idp: Issuer) -> None:
 
 @pytest.mark.sqlite
 def test_no_other_site_gives_consent(flow: Flow) -> None:
-    """Without the page's token, with another page's, or from another origin."""
+    """Without the page's token, with that of a page of another browser, or from another origin."""
     first = flow.page()
+    flow.browser.cookies.clear()
     page = flow.page()
     assert flow.answer(first, order_id="o-1").status_code == 400
     token = re.search(r'name="token" value="([^"]*)"', page.text)

@@ -89,17 +89,19 @@ class Issuer:
     def __init__(self, mint: str = ISSUER) -> None:
         self._callback = f"{mint}/oauth/callback"
         self.key = ECKey.generate_key("P-256", {"kid": "k1"}, private=True)
-        self.signer = self.key
+        self.signer, self.kid = self.key, "k1"
         self.person: dict[str, Any] = {"sub": "ann", "groups": ["support"]}
         self.claims: dict[str, Any] = {}
         self.metadata: dict[str, Any] = {}
         self.answer: dict[str, str] = {}
+        self.asked: list[str] = []
         self._codes: dict[str, dict[str, str]] = {}
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 parts = urlsplit(self.path)
+                outer.asked.append(parts.path)
                 if parts.path == "/authorize":
                     self._send(303, b"", Location=outer.log_in(dict(parse_qsl(parts.query))))
                 elif parts.path == "/keys":
@@ -148,7 +150,7 @@ class Issuer:
         now = int(time.time())
         claims = {"iss": self.url, "aud": MINT_CLIENT, "iat": now, "exp": now + 300, "nonce": query["nonce"]}
         claims = {name: value for name, value in (claims | self.person | self.claims).items() if value is not None}
-        header = {"alg": "ES256", "kid": "k1"}
+        header = {"alg": "ES256", "kid": self.kid}
         return {"access_token": "x", "token_type": "Bearer", "id_token": jwt.encode(header, claims, self.signer)}
 
 
@@ -208,8 +210,14 @@ class Flow:
     def page(self, **query: str | None) -> httpx2.Response:
         """Return the page that asks for consent."""
         back = self.log_in(**query)
-        assert (back.status_code, back.headers.get("location")) == (303, "/oauth/consent"), back.headers
-        return self.visit("/oauth/consent")
+        assert back.status_code == 303, back.text
+        assert back.headers["location"].startswith("/oauth/consent?"), back.headers
+        return self.visit(back.headers["location"])
+
+    def cookie(self, kind: str) -> tuple[str, str]:
+        """Return name and value of the browser's newest cookie of a kind."""
+        *_, newest = [(name, value) for name, value in self.browser.cookies.items() if name.startswith(f"arx-{kind}-")]
+        return newest
 
     def answer(self, page: httpx2.Response, answer: str = "allow", task: str = "", **typed: str) -> httpx2.Response:
         """Press a button of the page; ``task`` is the names of those that the person chooses of several."""

@@ -2,12 +2,17 @@
 """A person logs in at a real issuer, consents on a page without scripts, and a client gets an access token."""
 
 import json
+import threading
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import httpx
 import pytest
+from joserfc.jwk import ECKey
 
+from arx_caps.mint.api.routes import authorize
 from arx_caps.mint.identity.session_login import subject_of, subject_targets
+from arx_caps.mint.login import oidc
 from arx_caps.mint.oauth import authorization_code
 from tests.mint.harness import AGENT, ISSUER, now_ms, open_unit
 from tests.mint.login import MINT_CLIENT, REDIRECT, Flow, Issuer, claims_of, issuer
@@ -73,10 +78,9 @@ def test_refused_and_answered_twice(flow: Flow) -> None:
     assert (answer["error"], answer["state"]) == ("access_denied", "of-client")
     assert "oauth_consents" not in repr(flow.harness.events())
     page = flow.page()
-    cookie = flow.browser.cookies.get("arx-consent")
-    assert cookie is not None
+    name, cookie = flow.cookie("consent")
     assert "code" in flow.answer_of(flow.answer(page, order_id="o-1"))
-    flow.browser.cookies.set("arx-consent", cookie, domain="127.0.0.1", path="/")
+    flow.browser.cookies.set(name, cookie, domain="127.0.0.1", path="/")
     assert flow.answer(page, order_id="o-1").status_code == 400
 
 
@@ -200,12 +204,74 @@ def test_another_key_or_a_mac_logs_nobody_in(flow: Flow, idp: Issuer) -> None:
 
 
 @pytest.mark.sqlite
-def test_an_issuer_that_is_away_or_another_is_no_login(flow: Flow, idp: Issuer) -> None:
+def test_an_issuer_that_is_another_is_no_login(flow: Flow, idp: Issuer, monkeypatch: pytest.MonkeyPatch) -> None:
     """The client learns that it may try again."""
+    monkeypatch.setattr(oidc, "RETRY_S", 0)
     idp.metadata = {"issuer": "https://other.example"}
     assert flow.answer_of(flow.begin())["error"] == "temporarily_unavailable"
     idp.metadata = {"token_endpoint": "http://idp.example/token"}
     assert flow.answer_of(flow.begin())["error"] == "temporarily_unavailable"
+
+
+@pytest.mark.sqlite
+def test_an_issuer_that_is_away_is_asked_once(flow: Flow, idp: Issuer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those who come meanwhile wait for the one who asks; those who come later are answered at once, for a while."""
+    idp.metadata = {"issuer": "https://other.example"}
+    barrier, errors = threading.Barrier(4), list[str]()
+
+    def begin() -> None:
+        barrier.wait()
+        errors.append(flow.answer_of(flow.begin())["error"])
+
+    threads = [threading.Thread(target=begin) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    begun = flow.answer_of(flow.begin())
+    assert ([*errors, begun["error"]], len(idp.asked)) == (["temporarily_unavailable"] * 5, 1)
+    idp.metadata = {}
+    assert "error" in flow.answer_of(flow.begin())
+    monkeypatch.setattr(oidc, "RETRY_S", 0)
+    assert "code" in flow.answer_of(flow.answer(flow.page(), order_id="o-1"))
+
+
+@pytest.mark.sqlite
+def test_tokens_of_unknown_keys_fetch_no_keys_each(flow: Flow, idp: Issuer) -> None:
+    """Whom the issuer logs in with a key that it does not publish costs one fetch, however often."""
+    idp.signer = ECKey.generate_key("P-256", {"kid": "k2"}, private=True)
+    idp.kid = "k2"
+    assert [flow.log_in().status_code for _ in range(3)] == [400] * 3
+    assert idp.asked.count("/keys") == 1
+
+
+@pytest.mark.sqlite
+def test_every_tab_goes_on(flow: Flow) -> None:
+    """Logins of one browser at once, and pages open side by side; a fifth ends the first."""
+    begun = [flow.begin(scope=scope, state=scope) for scope in ("lookup", "status")]
+    backs = [flow.visit(httpx.get(answer.headers["location"]).headers["location"]) for answer in begun]
+    pages = [flow.visit(back.headers["location"]) for back in backs]
+    for page, scope, typed in zip(pages, ("lookup", "status"), ({"order_id": "o-1"}, {}), strict=True):
+        assert f"<code>{scope}</code>" in page.text
+        answer = flow.answer_of(flow.answer(page, **typed))
+        assert answer["state"] == scope
+        assert flow.redeem(answer["code"]).json()["scope"] == scope
+    assert dict(flow.browser.cookies) == {}
+    begun = [flow.begin() for _ in range(authorize.MAX_ATTEMPTS + 1)]
+    assert len(dict(flow.browser.cookies)) == authorize.MAX_ATTEMPTS
+    first, *later = (flow.visit(httpx.get(answer.headers["location"]).headers["location"]) for answer in begun)
+    assert (first.status_code, {back.status_code for back in later}) == (400, {303})
+
+
+@pytest.mark.sqlite
+def test_the_cookies_of_a_browser_fit_a_header(flow: Flow) -> None:
+    """However long the requests are: the older end, and the two newest go on."""
+    details = json.dumps([{"type": "arx_task", "params": {"order_id": "o" * 2300}}])
+    begun = [flow.begin(authorization_details=details) for _ in range(4)]
+    assert begun[0].status_code == 303, begun[0].text
+    assert sum(len(name) + len(value) + 3 for name, value in flow.browser.cookies.items()) < 8000
+    urls = [httpx.get(answer.headers["location"]).headers["location"] for answer in begun]
+    assert [flow.visit(url).status_code for url in urls] == [400, 400, 303, 303]
 
 
 @pytest.mark.sqlite

@@ -5,11 +5,12 @@ What the person may do then is for the caller to decide.
 """
 
 import base64
+import contextlib
 import hashlib
 import hmac
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Final
 from urllib.parse import quote_plus, urlencode, urlsplit
 
@@ -30,6 +31,7 @@ from arx_verifier.request import read_json_object
 CALLBACK: Final = "/oauth/callback"
 PAGE_MS: Final = 10 * 60_000  # for the login of a person
 FRESH_S: Final = 300  # how long the issuer's metadata is used
+RETRY_S: Final = 10  # after it could not be read: a login may not cost a thread the issuer's timeout each time
 MAX_WAITING: Final = 8  # logins that wait for the issuer at once: a slow one must not hold all threads
 MAX_CODE_CHARS: Final = 2048
 
@@ -54,7 +56,9 @@ class OidcLogin:
 
     def __init__(self, mint: MintContext, login: Login) -> None:
         self._mint, self._login = mint, login
-        self._known: tuple[float, _Discovered] | None = None
+        # The issuer's metadata, or why it cannot be read, and since when (s of the monotonic clock).
+        self._known: tuple[float, _Discovered | ArxError] | None = None
+        self._discovering = threading.Lock()
         self._waiting = threading.Semaphore(MAX_WAITING)
 
     def url(self, secret: bytes) -> str:
@@ -137,7 +141,8 @@ class OidcLogin:
                 basic = (quote_plus(login.client_id), quote_plus(secret))  # RFC 6749 2.3.1
             else:
                 form["client_secret"] = secret
-        raw = self._fetch(discovered.token_endpoint, form, basic)
+        with self._turn():
+            raw = self._fetch(discovered.token_endpoint, form, basic)
         try:
             token = read_json_object(raw)["id_token"]
         except (ArxError, KeyError, ValueError, RecursionError):
@@ -147,10 +152,30 @@ class OidcLogin:
         return token
 
     def _discovered(self) -> _Discovered:
-        known = self._known
-        if known is not None and time.monotonic() - known[0] < FRESH_S:
-            return known[1]
-        began = time.monotonic()
+        known = self._last()
+        if known is None:
+            # One thread asks the issuer, and the others wait for its result.
+            with self._turn(), self._discovering:
+                known = self._last()
+                if known is None:
+                    began = time.monotonic()
+                    try:
+                        known = self._discover()
+                    except UnavailableError as error:
+                        known, began = error, time.monotonic()
+                    self._known = (began, known)
+        if isinstance(known, ArxError):
+            raise _unavailable(str(known))
+        return known
+
+    def _last(self) -> _Discovered | ArxError | None:
+        """Return what the issuer last answered, or that it did not; None if it is to be asked again."""
+        if self._known is None:
+            return None
+        at_s, known = self._known
+        return known if time.monotonic() - at_s < (RETRY_S if isinstance(known, ArxError) else FRESH_S) else None
+
+    def _discover(self) -> _Discovered:
         issuer = self._login.issuer
         try:
             raw = self._fetch(f"{issuer.rstrip('/')}/.well-known/openid-configuration", None, None)
@@ -162,12 +187,9 @@ class OidcLogin:
             raise _unavailable("the metadata of the login issuer names another issuer")
         if not all(is_safe_url(url) for url in (found.authorization_endpoint, found.token_endpoint)):
             raise _unavailable("the metadata of the login issuer has an endpoint that is not https:")
-        self._known = (began, found)
         return found
 
     def _fetch(self, url: str, form: Mapping[str, str] | None, basic: tuple[str, str] | None) -> bytes:
-        if not self._waiting.acquire(blocking=False):
-            raise _unavailable("too many logins wait for the issuer: retry")
         try:
             return fetch_document(url, self._mint.realm.ca, form=form, basic=basic)
         except RequestError as error:
@@ -176,6 +198,13 @@ class OidcLogin:
             raise _unavailable(str(error)) from error
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise _unavailable(f"the login issuer does not answer: {no_answer(error, url)}") from None
+
+    @contextlib.contextmanager
+    def _turn(self) -> Iterator[None]:
+        if not self._waiting.acquire(blocking=False):
+            raise _unavailable("too many logins wait for the issuer: retry")
+        try:
+            yield
         finally:
             self._waiting.release()
 

@@ -37,6 +37,8 @@ from arx_verifier.errors import ArxError, AuditError, GrantError, StoreError, Un
 
 CONSENT: Final = "/oauth/consent"
 MAX_QUERY_CHARS: Final = 3000  # a browser keeps a cookie of 4096 bytes
+MAX_ATTEMPTS: Final = 4  # logins of one browser at once, each in a cookie of its own; a new one ends the oldest
+MAX_COOKIE_CHARS: Final = 6200  # of all of them: proxies take a header of 8 KiB; two requests of full length fit
 MAX_FORM_BYTES: Final = 16 * 1024
 _LOGIN_COOKIE: Final = "arx-login"
 _CONSENT_COOKIE: Final = "arx-consent"
@@ -56,17 +58,34 @@ class Visit:
         self.mint: MintContext = request.app.state.mint
         self.login: OidcLogin = request.app.state.login
 
-    def cookie(self, name: str) -> str:
-        """Return the value of one of the mint's cookies; empty without it."""
-        return self.request.cookies.get(_name(self.mint, name), "")
+    def cookie(self, kind: str, tag: str) -> tuple[str, str]:
+        """Return name and value of one of the mint's cookies; the value is empty without it.
+
+        Args:
+            kind: What it is for.
+            tag: Which login or page of the browser it belongs to.
+        """
+        name = _name(self.mint, kind) + tag
+        return name, self.request.cookies.get(name, "")
+
+    def new_cookie(self, kind: str, tag: str, value: str) -> dict[str, str]:
+        """Return a new cookie, and those to delete because a browser has too many of its kind."""
+        prefix, room, changes = _name(self.mint, kind), MAX_COOKIE_CHARS - len(value), dict[str, str]()
+        # Browsers send the oldest first (RFC 6265 5.4).
+        others = [(name, text) for name, text in self.request.cookies.items() if name.startswith(prefix)]
+        for number, (name, text) in enumerate(reversed(others), 2):
+            room -= len(text)
+            if number > MAX_ATTEMPTS or room < 0:
+                changes[name] = ""
+        return changes | {prefix + tag: value}
 
     def redirect(self, url: str, cookies: Mapping[str, str] | None = None) -> Response:
-        """Return a redirect to a checked URL, with cookies; an empty one is deleted."""
+        """Return a redirect to a checked URL, with cookies by name; an empty one is deleted."""
         response = RedirectResponse(url, 303, headers_of())
         for name, value in (cookies or {}).items():
             # Lax, since the browser comes back from the issuer by a link; no script and no other site reads it.
             response.set_cookie(
-                _name(self.mint, name),
+                name,
                 value,
                 max_age=PAGE_MS // 1000 if value else 0,
                 path="/",
@@ -91,17 +110,19 @@ def authorize(visit: Visit) -> Response:
     except ArxError as error:
         return _refuse_client(visit, redirect, error)
     # The request waits in the browser, and is judged again when it comes back: strangers fill no table.
-    return visit.redirect(url, {_LOGIN_COOKIE: f"{_cookie_text(secret)}.{urlencode(visit.form)}"})
+    text = f"{_cookie_text(secret)}.{urlencode(visit.form)}"
+    return visit.redirect(url, visit.new_cookie(_LOGIN_COOKIE, _tag(derived(secret, "state")), text))
 
 
 def callback(visit: Visit) -> Response:
     """Take a person back from the login, to consent."""
     mint, login = visit.mint, visit.login
-    text, _, query = visit.cookie(_LOGIN_COOKIE).partition(".")
+    name, cookie = visit.cookie(_LOGIN_COOKIE, _tag(visit.form.get("state", "")))
+    text, _, query = cookie.partition(".")
     form, secret = dict(parse_qsl(query, keep_blank_values=True)), _bytes(text)
     login.require_answer(secret, visit.form)
     _, redirect = find_redirect(mint, form)
-    over = {_LOGIN_COOKIE: ""}
+    over = {name: ""}
     code = visit.form.get("code", "")
     if not 0 < len(code) <= MAX_CODE_CHARS:
         refused = {"error": "access_denied", "error_description": "the login failed or was cancelled"}
@@ -114,19 +135,21 @@ def callback(visit: Visit) -> Response:
             page = ask(mint, born, token, form)
     except OAuthError as error:
         return _refuse_client(visit, redirect, error, form.get("state"), over)
-    return visit.redirect(CONSENT, over | {_CONSENT_COOKIE: _cookie_text(page)})
+    tag = _tag(derived(page, _PURPOSE))
+    return visit.redirect(f"{CONSENT}?consent={tag}", over | visit.new_cookie(_CONSENT_COOKIE, tag, _cookie_text(page)))
 
 
 def show_consent(visit: Visit) -> Response:
     """Show a person the task that a client asks for."""
-    secret = _bytes(visit.cookie(_CONSENT_COOKIE))
+    secret = _bytes(visit.cookie(_CONSENT_COOKIE, _tag(visit.form.get("consent", "")))[1])
     return _ask(find_consent(visit.mint, secret), secret, {})
 
 
 def answer_consent(visit: Visit) -> Response:
     """Take a person's answer, and send the browser back to the client."""
     mint, form = visit.mint, visit.form
-    secret = _bytes(visit.cookie(_CONSENT_COOKIE))
+    name, cookie = visit.cookie(_CONSENT_COOKIE, _tag(form.get("token", "")))
+    secret = _bytes(cookie)
     consent = find_consent(mint, secret)
     # The token is on the page alone, which no other site reads; the origin is a second defence.
     origin = visit.request.headers.get("origin", mint.realm.issuer)
@@ -134,7 +157,7 @@ def answer_consent(visit: Visit) -> Response:
         form.get("token", "").encode(), derived(secret, _PURPOSE).encode()
     ):
         raise OAuthError("access_denied", "the answer is not from the page that asked")
-    redirect, state, over = consent.row["redirect"], consent.row["state"], {_CONSENT_COOKIE: ""}
+    redirect, state, over = consent.row["redirect"], consent.row["state"], {name: ""}
     if form.get("answer") != "allow":
         deny_consent(mint, consent)
         return visit.answer_client(
@@ -249,6 +272,7 @@ _REQUEST: Final = {
 _QUERIES: Final[Mapping[str, Mapping[str, str]]] = {
     AUTHORIZE: _REQUEST,
     CALLBACK: {"state": "That of the login.", "code": "The issuer's code.", "iss": "The issuer (RFC 9207)."},
+    CONSENT: {"consent": "Which of the browser's pages."},
 }
 _ANSWER: Final = {
     "token": "From the page.",
@@ -264,7 +288,7 @@ def _describe_visit(method: str, path: str) -> OpenRoute:
     summary = (_VISITS[method, path].__doc__ or "").partition("\n")[0]
     answers: dict[int, Any] = dict.fromkeys(statuses)
     form = _ANSWER if method == "POST" else {}
-    return OpenRoute(path, summary, answers, (), method, form, _QUERIES.get(path, {}), "text/html")
+    return OpenRoute(path, summary, answers, (), method, form, {} if form else _QUERIES.get(path, {}), "text/html")
 
 
 OPEN: Final = tuple(_describe_visit(*place) for place in _VISITS)
@@ -278,9 +302,15 @@ def routes() -> list[Route]:
     return [Route(path, answer_visit, methods=listed) for path, listed in methods.items()]
 
 
-def _name(mint: MintContext, name: str) -> str:
+def _name(mint: MintContext, kind: str) -> str:
+    """Return what the names of all cookies of one kind begin with."""
     # The prefix: no page of another host of the domain can set the cookie, and so begin a login in its own name.
-    return f"__Host-{name}" if _is_https(mint) else name
+    return f"__Host-{kind}-" if _is_https(mint) else f"{kind}-"
+
+
+def _tag(derived_text: str) -> str:
+    """Return what tells apart the cookies of one browser's logins, or of its pages."""
+    return derived_text[:8]
 
 
 def _is_https(mint: MintContext) -> bool:
