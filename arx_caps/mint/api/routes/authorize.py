@@ -309,7 +309,7 @@ def _name(mint: MintContext, kind: str) -> str:
 
 
 def _tag(derived_text: str) -> str:
-    """Return what tells apart the cookies of one browser's logins, or of its pages."""
+    """Return the end of a cookie's name, another one for each login and page."""
     return derived_text[:8]
 
 
