@@ -53,6 +53,10 @@ class OAuthWorld(World):
         """Return an access token of a client, as a stock client gets one: from the URL alone."""
         challenge = httpx.get(self.url(name)).headers["www-authenticate"]
         about = httpx.get(challenge.partition('resource_metadata="')[2].partition('"')[0]).json()
+        return self.token_for(client, about, scope)
+
+    def token_for(self, client: tuple[str, str], about: dict[str, Any], scope: str = "refund") -> str:
+        """Return an access token of a client for a resource, by the resource's metadata."""
         [issuer] = about["authorization_servers"]
         found = httpx.get(f"{issuer}/.well-known/oauth-authorization-server").json()
         form = {"grant_type": "client_credentials", "scope": scope, "resource": about["resource"]}
