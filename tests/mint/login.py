@@ -7,7 +7,7 @@ import json
 import re
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from html import unescape
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -84,12 +84,14 @@ class Issuer:
         metadata: Members of the metadata that are set.
         answer: Parameters of the answer that are set.
         key: The key that signs.
+        alter: Changes each ID token.
     """
 
     def __init__(self, mint: str = ISSUER) -> None:
         self._callback = f"{mint}/oauth/callback"
         self.key = ECKey.generate_key("P-256", {"kid": "k1"}, private=True)
         self.signer, self.kid = self.key, "k1"
+        self.alter: Callable[[str], str] = str
         self.person: dict[str, Any] = {"sub": "ann", "groups": ["support"]}
         self.claims: dict[str, Any] = {}
         self.metadata: dict[str, Any] = {}
@@ -151,7 +153,11 @@ class Issuer:
         claims = {"iss": self.url, "aud": MINT_CLIENT, "iat": now, "exp": now + 300, "nonce": query["nonce"]}
         claims = {name: value for name, value in (claims | self.person | self.claims).items() if value is not None}
         header = {"alg": "ES256", "kid": self.kid}
-        return {"access_token": "x", "token_type": "Bearer", "id_token": jwt.encode(header, claims, self.signer)}
+        return {
+            "access_token": "x",
+            "token_type": "Bearer",
+            "id_token": self.alter(jwt.encode(header, claims, self.signer)),
+        }
 
 
 @contextmanager
