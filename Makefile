@@ -74,7 +74,7 @@ conformance: $(READY)  ## the MCP conformance suite and the inspector, with and 
 compare: $(READY)  ## ARx beside tenuo in each framework that both have, each in an environment of its own
 	$(BIN)/python -m benchmarks.compare $(ARGS)
 
-contract: $(READY)  ## a running mint against its own OpenAPI document
+contract: $(READY)  ## a running mint against its own OpenAPI document; ARGS=--oauth calls the OAuth routes as clients and browsers
 	$(BIN)/python -m tests.mint.contract $(ARGS)
 
 login: $(READY)  ## people log in at a real OpenID provider, nanoidp, in an environment of its own

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -71,7 +71,14 @@ class Contract:
 
     Args:
         realm: Its realm.
+
+    Attributes:
+        prefixes: What the paths of the operations begin with that are called.
+        weights: How many times as often as others a path is called.
     """
+
+    prefixes: tuple[str, ...] = ("/",)
+    weights: Mapping[str, int] = {}
 
     def __init__(self, realm: Realm) -> None:
         self._realm = realm
@@ -106,12 +113,20 @@ class Contract:
         schema = schemathesis.openapi.from_dict(document)
         for found in schema.get_all_operations():
             operation = found.ok()
-            operator = self._sign_in()
-            # The last operation's calls may have loaded another one, and the agent may then do nothing.
-            assert self._send(operator, "POST", "/v1/policies", {"policy": self._policy}).is_success
-            callers = {"operator": operator, "agent": self._open(), "service": Who(self._service, None)}
-            self._ask(callers["agent"])
-            self._try(operation, callers, examples, until_s)
+            if operation.path.startswith(self.prefixes) and time.monotonic() < until_s:
+                self._try(operation, self.callers(), examples * self.weights.get(operation.path, 1), until_s)
+
+    def callers(self) -> dict[str, Who]:
+        """Return who calls, each able to: the last operation's calls may have ended or changed what they need."""
+        operator = self._sign_in()
+        assert self._send(operator, "POST", "/v1/policies", {"policy": self._policy}).is_success
+        callers = {"operator": operator, "agent": self._open(), "service": Who(self._service, None)}
+        self._ask(callers["agent"])
+        return callers
+
+    def unsuccessful(self) -> list[str]:
+        """Return the operations of which no call did what it is for, if each one should have."""
+        return []
 
     def _try(self, operation: Any, callers: dict[str, Who], examples: int, until_s: float) -> None:
         @settings(
@@ -215,13 +230,23 @@ class Contract:
 
 
 @contextlib.contextmanager
-def running_mint(folder: Path, port: int, database: str | None) -> Iterator[Realm]:
-    """Run a realm's mint as a process, with a store of its own."""
+def running_mint(folder: Path, port: int, database: str | None, policy: str = "", more: str = "") -> Iterator[Realm]:
+    """Run a realm's mint as a process, with a store of its own.
+
+    Args:
+        folder: For its files.
+        port: Where it listens.
+        database: URL of a PostgreSQL, or None.
+        policy: Replaces the sample policy.
+        more: Further lines of ``realm.toml``.
+    """
     listen = f"127.0.0.1:{port}"
     issuer = f"http://{listen}"
     realm = init_realm(folder / "realm", name="contract", issuer=issuer, listen=listen, database=database)
-    policy = sample_policy("acme")
-    realm.policy_path.write_text(policy.replace("# approvals = ", "approvals = "), encoding="utf-8")
+    policy = policy or sample_policy("acme").replace("# approvals = ", "approvals = ")
+    realm.policy_path.write_text(policy, encoding="utf-8")
+    with (realm.folder / "realm.toml").open("a", encoding="utf-8") as file:
+        file.write(more)
     with EmbeddedValkey(folder / "valkey") as store:
         command = [sys.executable, "-m", "arx_caps.mint.server.serve", "--realm-dir", str(realm.folder), "--until-eof"]
         environment = {**os.environ, "ARX_STORE_URL": store.url}
@@ -237,24 +262,46 @@ def running_mint(folder: Path, port: int, database: str | None) -> Iterator[Real
             process.stderr.close()
 
 
+@contextlib.contextmanager
+def _contract(folder: Path, port: int, database: str | None, *, oauth: bool) -> Iterator[Contract]:
+    if not oauth:
+        with running_mint(folder, port, database) as realm:
+            yield Contract(realm)
+        return
+    from tests.mint.contract_oauth import POLICY, SETTINGS, OAuthContract
+    from tests.mint.login import MINT_SECRET, issuer, settings
+
+    os.environ["ARX_TEST_LOGIN_SECRET"] = MINT_SECRET
+    mint = f"http://127.0.0.1:{port}"
+    with issuer(mint) as login:
+        policy = POLICY.format(login=login.url, mint=mint)
+        with running_mint(folder, port, database, policy, settings(login.url) + SETTINGS) as realm:
+            yield OAuthContract(realm, login)
+
+
 def main() -> None:
     """Run as a program."""
     parser = argparse.ArgumentParser(description="Hold a running mint to its own description.")
     parser.add_argument("--seconds", type=float, default=60, help="about how long")
     parser.add_argument("--port", type=int, default=8790)
     parser.add_argument("--postgres", action="store_true", help="with a PostgreSQL, else with SQLite")
+    parser.add_argument(
+        "--oauth", action="store_true", help="the OAuth routes alone, as clients and browsers call them"
+    )
     options = parser.parse_args()
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="arx-contract-"))
         database = stack.enter_context(running()).database() if options.postgres else None
-        realm = stack.enter_context(running_mint(Path(folder), options.port, database))
-        contract, ends = Contract(realm), time.monotonic() + options.seconds
+        contract = stack.enter_context(_contract(Path(folder), options.port, database, oauth=options.oauth))
+        ends = time.monotonic() + options.seconds
         rounds = 0
         while time.monotonic() < ends:
             contract.run(examples=10, until_s=ends)
             rounds += 1
         for label, statuses in sorted(contract.calls.items()):
             print(f"{label:50} {' '.join(map(str, sorted(statuses)))}")
+        if failed := contract.unsuccessful():
+            sys.exit(f"no call did what it is for: {', '.join(failed)}")
         print(f"{len(contract.calls)} operations, {rounds} rounds: every answer is as it is described")
 
 

@@ -174,6 +174,9 @@ def _open_operation(route: OpenRoute, named: Named) -> dict[str, Any]:
         if kind is not None:
             schema = {"application/json": {"schema": named.get(kind, {"type": "object"})}}
         answers[str(status)] = {"description": http.HTTPStatus(status).phrase, "content": schema}
+        if status == http.HTTPStatus.SEE_OTHER:  # has no body
+            location = {"Location": {"required": True, "schema": {"type": "string"}}}
+            answers[str(status)] = {"description": http.HTTPStatus(status).phrase, "headers": location}
     name = re.sub(r"\W+", "_", route.path).strip("_")
     name += f"_{route.method.lower()}" if route.query or route.media == "text/html" else ""
     operation: dict[str, Any] = {"operationId": name, "summary": route.summary, "tags": ["open"], "security": []}
