@@ -48,6 +48,16 @@ class Actor(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
     act: "Actor | None" = None
 
 
+class Confirmation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The key that an access token is bound to.  RFC 9449 6.1.
+
+    Attributes:
+        jkt: Its RFC 7638 thumbprint.
+    """
+
+    jkt: Text
+
+
 class AccessToken(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """The claims of an access token.  Times are in s since the Unix epoch.
 
@@ -63,6 +73,7 @@ class AccessToken(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         sid: The session.
         tid: The task.
         act: The agent to which the task was delegated; None if it was not.
+        cnf: The client's key, which each call must prove; None if the token is a bearer token.
     """
 
     iss: Text
@@ -76,6 +87,7 @@ class AccessToken(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     sid: Text
     tid: Text
     act: Actor | None = None
+    cnf: Confirmation | None = None
 
 
 class _Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

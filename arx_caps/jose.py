@@ -2,31 +2,35 @@
 """Make and verify assertions (RFC 7523) and proofs of possession (RFC 9449).  CONTROL 1.
 
 An assertion authenticates a caller of the mint once.  A proof binds one HTTP call to a key.  Both are Ed25519
-signatures by ``joserfc``.  A check here covers signature, times, address and form, but not replay: the caller looks up
-the ``jti`` among the used ones.
+signatures by ``joserfc``; an OAuth client's proof may be ES256.  A check here covers signature, times, address and
+form, but not replay: the caller looks up the ``jti`` among the used ones.
 """
 
 import hashlib
 import secrets
 from collections.abc import Callable
 from typing import Annotated, Any, Final, Literal, NamedTuple
+from urllib.parse import urlsplit
 
 import msgspec
 from joserfc.errors import JoseError
 from msgspec import Meta
 
-from arx_caps.keyfile import KeyFile, PublicKey, SigningKey, public_key
+from arx_caps.keyfile import ClientKey, KeyFile, PublicKey, SigningKey, client_key, public_key
 from arx_verifier.errors import ArxError, GrantError, RequestError
 from arx_verifier.request import read_json_object
 from arx_verifier.token import wire
 
 __all__ = [
+    "CLIENT_ALGORITHMS",
     "Assertion",
+    "ClientProof",
     "KeyFile",
     "Proof",
     "PublicKey",
     "SigningKey",
     "check_assertion",
+    "check_client_dpop",
     "check_dpop",
     "make_assertion",
     "make_dpop",
@@ -36,6 +40,7 @@ __all__ = [
 ASSERTION_S: Final = 60  # the longest life of an assertion; also how long its jti is remembered, about
 AHEAD_S: Final = 30  # how far a caller's clock may be ahead of the mint's
 PROOF_S: Final = 30  # how old a proof may be
+CLIENT_ALGORITHMS: Final = ("ES256", "EdDSA", "Ed25519")  # of an OAuth client's proof
 MAX_JWT_CHARS: Final = 4096  # an honest one has about 500; nothing longer is decoded
 BAD_ASSERTION: Final = "bad_assertion"
 BAD_PROOF: Final = "bad_proof"
@@ -47,7 +52,8 @@ class _Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     # `jku` and `x5u` would let a caller choose the key, and `crit` would demand features that are not here: all three
     # are unknown fields, and refused.
 
-    alg: Literal["EdDSA", "Ed25519"]
+    # The kind of the key decides which one it may be.
+    alg: Literal["EdDSA", "Ed25519", "ES256"]
     typ: str
     kid: Annotated[str, Meta(max_length=64)] | None = None
     jwk: dict[str, Any] | None = None
@@ -85,6 +91,22 @@ class Proof(NamedTuple):
 
     key: PublicKey
     jti: str
+    until: int
+
+
+class ClientProof(NamedTuple):
+    """A verified proof of an OAuth client.
+
+    Attributes:
+        jkt: RFC 7638 thumbprint of the key that signed it, which the proof itself names.
+        jti: Its id, to be used once for this key.
+        issued_at: When the client made it, ms since the Unix epoch.
+        until: How long the jti must be remembered, ms since the Unix epoch.
+    """
+
+    jkt: str
+    jti: str
+    issued_at: int
     until: int
 
 
@@ -192,17 +214,68 @@ def check_dpop(proof: str, *, method: str, url: str, now: int, token: str | None
     except RequestError as error:
         raise GrantError(f"the proof's jwk: {error}", code=BAD_PROOF) from error
     _prove(proof, key, BAD_PROOF)
-    if claims.get("htm") != method:
-        raise GrantError(f"the proof is for another method than {method}", code=BAD_PROOF)
     if claims.get("htu") != url:
         raise GrantError(f"the proof is for another address than {url}", code=BAD_PROOF)
+    issued = _call(claims, method, token, now, AHEAD_S)
+    return Proof(key, _jti(claims, BAD_PROOF), (issued + PROOF_S) * 1000)
+
+
+def check_client_dpop(
+    proof: str, *, method: str, url: str, now: int, token: str | None = None, ahead_s: int = AHEAD_S
+) -> ClientProof:
+    """Verify an OAuth client's proof, except that its jti is unused and its key the right one.  RFC 9449 4.3.
+
+    Args:
+        proof: The ``DPoP`` header.
+        method: The request's method.
+        url: The request's URL as clients know it, without query.
+        now: ms since the Unix epoch.
+        token: The access token that came along; None at the token endpoint.
+        ahead_s: How far the client's clock may be ahead, s.
+
+    Returns:
+        The facts of the proof.
+
+    Raises:
+        GrantError: ``bad_proof``, with the reason.
+    """
+    header, claims = _read(proof, "dpop+jwt", BAD_PROOF)
+    try:
+        key = client_key(header.jwk)
+    except RequestError as error:
+        raise GrantError(f"the proof's jwk: {error}", code=BAD_PROOF) from error
+    _prove(proof, key, BAD_PROOF)
+    place = _place(claims.get("htu"))
+    if place is None or place != _place(url):
+        raise GrantError(f"the proof is for another address than {url}", code=BAD_PROOF)
+    issued = _call(claims, method, token, now, ahead_s)
+    return ClientProof(key.kid, _jti(claims, BAD_PROOF), issued * 1000, (issued + PROOF_S) * 1000)
+
+
+def _call(claims: dict[str, Any], method: str, token: str | None, now: int, ahead_s: int) -> int:
+    """Require that a proof is for this method and token, and of this time; return when it was made, s."""
+    if claims.get("htm") != method:
+        raise GrantError(f"the proof is for another method than {method}", code=BAD_PROOF)
     if claims.get("ath") != (None if token is None else token_hash(token)):
         raise GrantError("the proof is for another token: its ath is not the hash of the token", code=BAD_PROOF)
     issued = _seconds(claims, "iat", BAD_PROOF)
-    if not (issued - AHEAD_S) * 1000 <= now < (issued + PROOF_S) * 1000:
-        expected = f"less than {PROOF_S} s old and at most {AHEAD_S} s ahead"
+    if not (issued - ahead_s) * 1000 <= now < (issued + PROOF_S) * 1000:
+        expected = f"less than {PROOF_S} s old and at most {ahead_s} s ahead"
         raise GrantError(f"the proof's time: expected {expected}, got one {_made(issued, now)}", code=BAD_PROOF)
-    return Proof(key, _jti(claims, BAD_PROOF), (issued + PROOF_S) * 1000)
+    return issued
+
+
+def _place(url: object) -> tuple[object, ...] | None:
+    """Return what two spellings of one URL have in common: case of scheme and host, and the default port."""
+    # RFC 9449 4.3: a client's library writes the URL in its own way.  Neither query nor fragment may be in ``htu``.
+    try:
+        parts = urlsplit(url) if isinstance(url, str) else None
+        if parts is None or parts.query or parts.fragment or parts.username:
+            return None
+        port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+        return parts.scheme, parts.hostname, port, parts.path or "/"
+    except ValueError:
+        return None
 
 
 def token_hash(token: str) -> str:
@@ -219,13 +292,15 @@ def _read(token: str, typ: str, code: str) -> tuple[_Header, dict[str, Any]]:
         header = _HEADER.decode(wire.bytes_of(first))
         claims = read_json_object(wire.bytes_of(second))
     except (ArxError, msgspec.DecodeError, ValueError, RecursionError) as error:
-        raise GrantError("invalid JWS: unexpected header or claims; the algorithm is EdDSA", code=code) from error
+        raise GrantError(
+            "invalid JWS: unexpected header or claims; the algorithm is EdDSA or ES256", code=code
+        ) from error
     if header.typ != typ:
         raise GrantError(f"invalid header: typ must be {typ}", code=code)
     return header, claims
 
 
-def _prove(token: str, key: PublicKey, code: str) -> None:
+def _prove(token: str, key: PublicKey | ClientKey, code: str) -> None:
     try:
         key.open(token)
     except (JoseError, ArxError, ValueError) as error:

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Ed25519 keys of agents, operators, services, sessions, logs and witnesses, in memory and in files.  CONTROL 1.
 
-A key file is a private JWK with its owner's role and name.  The claims to sign are in ``jose``.
+A key file is a private JWK with its owner's role and name.  The claims to sign are in ``jose``.  A public key of an
+OAuth client may be of P-256.
 """
 
 import functools
@@ -14,7 +15,7 @@ from typing import Any, Final, Literal, Self
 import msgspec
 from joserfc import jws
 from joserfc.errors import JoseError
-from joserfc.jwk import OKPKey
+from joserfc.jwk import ECKey, OKPKey
 
 from arx_verifier.errors import ArxError, MalformedTokenError, RequestError, SettingsError
 from arx_verifier.request import read_json_object
@@ -109,6 +110,50 @@ def public_key(jwk: Any) -> PublicKey:
         if isinstance(x, str):
             return _key_of(x)
     return PublicKey(jwk)
+
+
+class ClientKey:
+    """A P-256 public key of an OAuth client, for ES256, and its RFC 7638 thumbprint.
+
+    Attributes:
+        kid: The thumbprint.
+    """
+
+    __slots__ = ("_key", "kid")
+
+    def __init__(self, x: str, y: str) -> None:
+        self._key = ECKey.import_key({"kty": "EC", "crv": "P-256", "x": x, "y": y})
+        self.kid: str = self._key.thumbprint()
+
+    def open(self, token: str) -> bytes:
+        """Verify a compact JWS with this key and return its payload.
+
+        Args:
+            token: The JWS.
+
+        Raises:
+            JoseError: This key did not sign it.
+        """
+        return bytes(jws.deserialize_compact(token, self._key, algorithms=["ES256"]).payload or b"")
+
+
+_client_key: Final = functools.lru_cache(MAX_KEYS)(ClientKey)
+
+
+def client_key(jwk: Any) -> PublicKey | ClientKey:
+    """Parse the public JWK of an OAuth client's proof: Ed25519, or P-256 for ES256.
+
+    Raises:
+        RequestError: It is another kind of key, malformed, or a private key.
+    """
+    if not isinstance(jwk, dict) or jwk.get("kty") != "EC":
+        return public_key(jwk)
+    try:
+        if jwk["crv"] != "P-256" or "d" in jwk or any(len(wire.bytes_of(jwk[name])) != 32 for name in ("x", "y")):
+            raise ValueError(jwk["crv"])
+        return _client_key(jwk["x"], jwk["y"])
+    except (MalformedTokenError, JoseError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise RequestError("a key is the public half of an Ed25519 or P-256 key, as a JWK") from error
 
 
 class SigningKey:

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An upstream as a resource of OAuth: access tokens are taken in the place of ARx tokens.  CONTROL 5.5, RFC 9728.
+"""An upstream as a resource of OAuth: access tokens are taken in the place of ARx tokens.  CONTROL 5.5, RFC 9728, 9449.
 
 An access token carries no authority.  The gateway gets the task's token from the mint, signs each request with it, and
-the door behind decides and records as for an agent that signs by itself.
+the door behind decides and records as for an agent that signs by itself.  A token that is bound to a key of the client
+needs a proof of each request (DPoP).
 """
 
 import asyncio
@@ -24,10 +25,11 @@ from arx_caps.gateway.kept_answer import KeptAnswer
 from arx_caps.gateway.mcp_door import McpDoor
 from arx_caps.gateway.mcp_wire import WireError, read_incoming
 from arx_caps.gateway.oauth_server import ServerMetadata
+from arx_caps.jose import CLIENT_ALGORITHMS, check_client_dpop
 from arx_caps.service.access_tokens import OpenedHandle, open_access_token, read_signing_keys
 from arx_caps.service.own_key import read_own_key
 from arx_verifier.enforcement import collect_headers, http_call
-from arx_verifier.errors import REASONS, ArxError, TokenError, refusal
+from arx_verifier.errors import REASONS, ArxError, GrantError, ProofError, StoreError, TokenError, refusal
 from arx_verifier.journal import ChainFacts, Decision, DecisionSink
 from arx_verifier.names import matches_tool
 from arx_verifier.request import AccessRequest
@@ -35,6 +37,7 @@ from arx_verifier.token import call_proof
 from arx_verifier.verification import Verifier
 
 ASSURANCE: Final = "handle"  # of records of calls with an access token
+PROVEN: Final = "handle-dpop"  # of those whose client proved the key that the access token is bound to
 METADATA: Final = "/.well-known/oauth-protected-resource"
 MAX_HANDLES: Final = 4_096  # of one upstream; a client has one, or a few
 KEYS_S: Final = 300.0  # how long the mint's published keys are kept
@@ -50,6 +53,7 @@ class _Held:
         self.expires_at, self.code, self.until = claims.exp * 1000, code, time.monotonic() + _LOOK_S
         self.scope = claims.scope
         self.scopes = opened.scopes if opened is not None else {}
+        self.jkt = None if claims.cnf is None else claims.cnf.jkt
         self.signer: call_proof.CallSigner | None = None
         if opened is not None:
             macaroon = opened.bundle.tokens[audience]
@@ -82,17 +86,21 @@ class HandleDecisions:
 
     def __init__(self, sink: DecisionSink) -> None:
         self._sink, self.waits = sink, sink.waits
-        self._facts: dict[str, tuple[ChainFacts | None, ChainFacts | None]] = {}
+        self._facts: dict[str, tuple[ChainFacts | None, ChainFacts | None, str]] = {}
 
-    def know(self, link: str) -> None:
+    def know(self, link: str, *, bound: bool) -> None:
         """Record the decisions of a token from now on as those of an access token.
 
         Args:
             link: The token's id.  Only this gateway has that token: the mint gives it to no agent.
+            bound: Whether the access token is bound to a key.
         """
+        before = self._facts.pop(link, None)
+        # After an exchange a bearer token may stand for the same link: its calls must not be recorded as proven.
+        assurance = PROVEN if bound and (before is None or before[2] == PROVEN) else ASSURANCE
         while len(self._facts) >= 2 * MAX_HANDLES:
             del self._facts[next(iter(self._facts))]
-        self._facts[link] = None, None
+        self._facts[link] = None, None, assurance
 
     @property
     def fill(self) -> float:
@@ -104,7 +112,8 @@ class HandleDecisions:
         known = self._facts.get(decision.facts.token)
         if known is not None and decision.facts is not known[1]:
             if known[0] is not decision.facts:  # packed once for a chain, and not for each call
-                known = decision.facts, msgspec.structs.replace(decision.facts, assurance=ASSURANCE)
+                assurance = known[2]
+                known = decision.facts, msgspec.structs.replace(decision.facts, assurance=assurance), assurance
                 self._facts[decision.facts.token] = known
             assert known[1] is not None
             decision.facts = known[1]
@@ -128,6 +137,7 @@ class OAuthResource:
         service: The service file, with the service's own key.
         resource: The URL at which clients reach the upstream.
         max_body: The longest body, bytes.
+        dpop: Whether each access token must be bound to a key of the client.
 
     Attributes:
         metadata_path: The path of the resource's metadata.
@@ -137,8 +147,11 @@ class OAuthResource:
         SettingsError: The service file names no key of its own.
     """
 
-    def __init__(self, door: Door, verifier: Verifier, service: Path, resource: str, max_body: int) -> None:
+    def __init__(
+        self, door: Door, verifier: Verifier, service: Path, resource: str, max_body: int, *, dpop: bool = False
+    ) -> None:
         self._door, self._verifier, self._resource, self._max_body = door, verifier, resource, max_body
+        self._dpop = dpop
         own = read_own_key(service)
         self._key = own.key
         self._mint = MintClient(own.issuer, now=_now_ms, ca=own.ca)
@@ -163,15 +176,20 @@ class OAuthResource:
             send: As ASGI has it.
         """
         scheme, _, token = collect_headers(scope["headers"]).get(b"authorization", b"").decode("latin-1").partition(" ")
-        if scheme.lower() != "bearer" or not is_access_token(token.strip(" ")):
+        is_proven = scheme.lower() == "dpop"
+        if not (is_proven or scheme.lower() == "bearer") or not is_access_token(token.strip(" ")):
             await self._door(scope, receive, self._challenging(send))
             return
         try:
             held = await self._held(token.strip(" "))
+            # A client with the wrong scheme learns which one its token needs.
+            is_proven = is_proven or held.jkt is not None
+            await self._prove(scope, scheme.lower(), token.strip(" "), held)
         except TokenError as error:
             peer = scope["client"][0] if scope.get("client") else None
             self._verifier.refuse(error.code if error.code in REASONS else "malformed", _nothing(peer))
-            await self._refuse(send, 401, "invalid_token", error.code, self._scope_of(token))
+            name = "invalid_dpop_proof" if error.code in ("proof_invalid", "replayed") else "invalid_token"
+            await self._refuse(send, 401, name, error.code, self._scope_of(token), is_proven, str(error))
             return
         except ArxError as error:
             await self._refuse(send, 503, None, error.code)
@@ -184,7 +202,8 @@ class OAuthResource:
         signed = held.signer.sign(call_proof.http_fields(http_call(scope, body)), _now_ms())
         headers = [pair for pair in scope["headers"] if pair[0] != b"authorization"]
         headers.append((b"authorization", b"Bearer " + signed.encode()))
-        answer = self._challenging(send, "invalid_token", held.missing(self._tool_of(body)), held.scope)
+        more = held.missing(self._tool_of(body))
+        answer = self._challenging(send, "invalid_token", more, held.scope, is_proven)
         await self._door({**scope, "headers": headers, HANDLE: True}, _again(body, receive), answer)
 
     async def close(self) -> None:
@@ -197,7 +216,48 @@ class OAuthResource:
         about: dict[str, Any] = {"resource": self._resource, "authorization_servers": [self._mint.issuer]}
         with contextlib.suppress(ArxError):  # a client that finds no scopes leaves the choice to the person
             about["scopes_supported"] = sorted((await self._scopes.get())["scopes"])
-        return json.dumps({**about, "bearer_methods_supported": ["header"]}).encode()
+        about |= {"bearer_methods_supported": ["header"], "dpop_signing_alg_values_supported": CLIENT_ALGORITHMS}
+        return json.dumps({**about, "dpop_bound_access_tokens_required": self._dpop}).encode()
+
+    async def _prove(self, scope: Scope, scheme: str, token: str, held: _Held) -> None:
+        """Require a new proof of the request by the key of a bound access token.  RFC 9449 7.
+
+        Raises:
+            TokenError: ``proof_missing``, ``proof_invalid`` or ``replayed``; ``malformed``: the token is not bound.
+            StoreError: The nonce store does not answer, or has no room.
+        """
+        proofs = [value for name, value in scope["headers"] if name.lower() == b"dpop"]
+        if held.jkt is None:
+            # A client that sends a proof believes its token to be bound: it has another one, or is attacked.
+            if proofs or scheme == "dpop" or self._dpop:
+                raise refusal("malformed" if proofs or scheme == "dpop" else "proof_missing")
+            return
+        if scheme != "dpop":
+            raise refusal("proof_missing")
+        if len(proofs) != 1:
+            raise ProofError(f"expected one DPoP header, got {len(proofs)}")
+        url = self._base(scope["root_path"]) + scope["raw_path"].partition(b"?")[0].decode("latin-1")
+        # As for a call: after a restart, one from the future would be taken for one that was not used.
+        about: Any = {"now": _now_ms(), "ahead_s": call_proof.MAX_AHEAD_MS // 1000}
+        try:
+            proof = check_client_dpop(proofs[0].decode(), method=scope["method"], url=url, token=token, **about)
+        except (GrantError, ValueError) as error:
+            raise ProofError(str(error)) from error
+        if proof.jkt != held.jkt:
+            raise ProofError("the proof is by another key than the access token is bound to")
+        nonces = self._verifier.nonces
+        key = sha256(f"dpop\0{proof.jkt}\0{proof.jti}".encode("utf-8", "surrogatepass")).digest()
+        spent = key, proof.until, _now_ms()
+        fresh = await asyncio.to_thread(nonces.spend, *spent) if nonces.waits else nonces.spend(*spent)
+        if fresh is None:
+            raise StoreError("the nonce store has no room")
+        if not fresh or proof.issued_at < nonces.not_before_ms:
+            raise refusal("replayed")
+
+    def _base(self, root: str) -> str:
+        """Return what stands before the path of a request in the URL as clients know it."""
+        # A proxy before the gateway may have taken a prefix of the path; one that asks a decider shows the whole path.
+        return self._resource.removesuffix(root) if root else "{0.scheme}://{0.netloc}".format(urlsplit(self._resource))
 
     def _scope_of(self, token: str) -> str | None:
         """Return the scope of an access token that stood for a task, so that a client asks for the same again."""
@@ -256,7 +316,7 @@ class OAuthResource:
         except TokenError as error:
             return _Held(claims, None, self._verifier.audience, error.code if error.code in REASONS else "revoked")
         held = _Held(claims, opened, self._verifier.audience)
-        self.decisions.know(held.link)
+        self.decisions.know(held.link, bound=held.jkt is not None)
         return held
 
     async def _read(self, token: str) -> AccessToken:
@@ -289,7 +349,12 @@ class OAuthResource:
                 self._keys, self._keys_at = read_signing_keys(answer), time.monotonic()
 
     def _challenging(
-        self, send: Send, error: str | None = None, more: str | None = None, held: str | None = None
+        self,
+        send: Send,
+        error: str | None = None,
+        more: str | None = None,
+        held: str | None = None,
+        is_proven: bool = False,
     ) -> Send:
         """Return a ``send`` that adds to a refusal where to get an access token, and with which scope.
 
@@ -298,36 +363,55 @@ class OAuthResource:
             error: The error of a 401.
             more: The scopes without which the request is refused in any case; None if it may be allowed.
             held: The scope of the access token.
+            is_proven: Whether the request has a proof (DPoP).
         """
 
         async def challenged(message: Message) -> None:
             if message["type"] == "http.response.start":
                 if more is not None and message["status"] in (200, 403):
                     # The model's text stays; the status makes an OAuth client ask for the scope.
-                    headers = self._headers(message["headers"], "insufficient_scope", more)
+                    headers = self._headers(message["headers"], "insufficient_scope", more, is_proven)
                     message = {**message, "status": 403, "headers": headers}
                 elif message["status"] == 401:
-                    message = {**message, "headers": self._headers(message["headers"], error, held)}
+                    message = {**message, "headers": self._headers(message["headers"], error, held, is_proven)}
             await send(message)
 
         return challenged
 
-    def _headers(self, headers: Any, error: str | None, scope: str | None = None) -> list[tuple[bytes, bytes]]:
+    def _headers(
+        self, headers: Any, error: str | None, scope: str | None, is_proven: bool
+    ) -> list[tuple[bytes, bytes]]:
         kept = [pair for pair in headers if pair[0].lower() != b"www-authenticate"]
-        return [*kept, (b"www-authenticate", self._challenge(error, scope))]
+        return [*kept, *self._challenges(error, scope, is_proven)]
 
-    def _challenge(self, error: str | None, scope: str | None = None) -> bytes:
+    def _challenges(self, error: str | None, scope: str | None, is_proven: bool) -> list[tuple[bytes, bytes]]:
+        """Return the challenge of the scheme that a request used; both for one without a token.  RFC 9449 7.1."""
         parts = [f'realm="{self._verifier.keys.realm}"', f'resource_metadata="{self._metadata_url}"']
         parts += [f'error="{error}"'] if error else []
         parts += [f'scope="{scope}"'] if scope else []
-        return f"Bearer {', '.join(parts)}".encode()
+        # Bearer first: clients that know nothing of DPoP read the first one alone.
+        schemes = ("DPoP",) if is_proven or self._dpop else ("Bearer",) if error else ("Bearer", "DPoP")
+        algorithms = {"Bearer": [], "DPoP": [f'algs="{" ".join(CLIENT_ALGORITHMS)}"']}
+        return [
+            (b"www-authenticate", f"{scheme} {', '.join(parts + algorithms[scheme])}".encode()) for scheme in schemes
+        ]
 
-    async def _refuse(self, send: Send, status: int, error: str | None, code: str, scope: str | None = None) -> None:
+    async def _refuse(
+        self,
+        send: Send,
+        status: int,
+        error: str | None,
+        code: str,
+        scope: str | None = None,
+        is_proven: bool = False,
+        detail: str = "",
+    ) -> None:
         problem = {"title": "The access token is not accepted", "status": status, "code": code}
+        problem |= {"detail": detail} if detail else {}
         data = json.dumps(problem if status == 401 else problem | {"title": "The call was not made"}).encode()
         headers = [(b"content-type", b"application/problem+json"), (b"content-length", b"%d" % len(data))]
         headers.append((b"cache-control", b"no-store"))
-        headers += [(b"www-authenticate", self._challenge(error, scope))] if status == 401 else []
+        headers += self._challenges(error, scope, is_proven) if status == 401 else []
         headers += [(b"retry-after", b"1")] if status == 503 else []
         with contextlib.suppress(OSError):
             await send({"type": "http.response.start", "status": status, "headers": headers})

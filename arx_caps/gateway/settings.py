@@ -97,6 +97,7 @@ class UpstreamTerms(_Table, frozen=True, kw_only=True):
         rate: Limits.
         ca: File of a further certificate authority for TLS with the upstream.
         resource: The URL at which OAuth clients reach it; without one, access tokens are refused.
+        dpop: Whether access tokens must be bound to a key of the client (DPoP, RFC 9449).
     """
 
     audience: str
@@ -113,6 +114,7 @@ class UpstreamTerms(_Table, frozen=True, kw_only=True):
     rate: RateTerms = RateTerms()
     ca: str | None = None
     resource: str | None = None
+    dpop: bool = False
 
     @property
     def is_http(self) -> bool:
@@ -272,6 +274,8 @@ def _fault(name: str, terms: UpstreamTerms) -> str | None:
         return f"expected a name such as 'github', of [a-z0-9_-] and none of {', '.join(sorted(_RESERVED))}"
     if terms.resource is not None and not _is_resource(terms.resource, name):
         return f"resource: expected the URL of clients, which ends in /{name}, got {terms.resource!r:.100}"
+    if terms.dpop and terms.resource is None:
+        return "dpop: needs a `resource`, without which access tokens are refused"
     if (terms.url is None) == (not terms.command):
         return "expected one of `url` and `command`"
     if terms.url is not None and (
@@ -321,6 +325,9 @@ def _decider_fault(
             return f"hosts: expected a network such as 10.0.0.0/8, got {text!r:.60}"
     if terms.body_header and (not _HEADER.fullmatch(terms.body_header) or "_" in terms.body_header):
         return f"body_header: expected the name of a header such as X-Arx-Body, got {terms.body_header!r:.100}"
+    if terms.resource is not None and not terms.spends:
+        # Else a proof of a client (DPoP) could be used twice.
+        return "resource: needs `spends = true`, because no verifier behind the proxy takes access tokens"
     if terms.resource is not None and not _is_plain_url(terms.resource):
         return f"resource: expected the URL of clients, got {terms.resource!r:.100}"
     try:

@@ -49,7 +49,7 @@ class RunningUpstream(RunningVerifier):
             self.upstream = kind(name, terms, settings.folder)
             self.door = McpDoor(self.verifier, terms, self.upstream, proxies)
         if terms.resource is not None:
-            resource = OAuthResource(self.door, self.verifier, path, terms.resource, terms.max_body)
+            resource = OAuthResource(self.door, self.verifier, path, terms.resource, terms.max_body, dpop=terms.dpop)
             self.door = self.resource = resource
 
     async def start(self) -> None:

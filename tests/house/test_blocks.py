@@ -36,6 +36,7 @@ RUN = {
     "docs/gateway-operations.md": {"gateways.py": 1},
     "docs/deciders.md": {"../gateway/test_page.py": 1},
     "docs/identity.md": {"test_examples.py": 8, "test_commands.py": 1},
+    "docs/oauth.md": {"../gateway/test_dpop.py": 1},
     "docs/operations.md": {"test_operations.py": 2, "test_commands.py": 8, "production.py": 10},
     "docs/policy.md": {"test_policy_page.py": 10},
     "docs/service.md": {"test_service_page.py": 4, "test_mcp.py": 2, "test_commands.py": 2},

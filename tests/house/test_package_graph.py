@@ -59,6 +59,7 @@ CAPS_IMPORTS = {
         "durations",
         "event_stream",
         "http_server",
+        "jose",
         "secret_source",
         "server_process",
         "service",

@@ -9,6 +9,7 @@ import pytest
 
 from arx_caps.access_token import AccessToken, read_access_token
 from arx_caps.mint.oauth.jwt_bearer import JWT_BEARER
+from tests.dpop import Prover
 from tests.mint.harness import AGENT, ISSUER, Harness, now_ms
 from tests.mint.issuer import IDP, MINT, jwks, token
 from tests.mint.oauth import PARAMS, RESOURCE, Client
@@ -74,6 +75,18 @@ def test_a_workload_needs_no_secret(workload: Client) -> None:
     assert first.sid == second.sid
     opened_with = json.loads(session_of(workload, first)["opened_with"])
     assert opened_with == {"client": workload.id, "issuer": "https://ci.example", "sub": MAIN}
+
+
+def test_a_workload_token_that_is_bound_needs_a_proof_by_that_key(workload: Client) -> None:
+    """``cnf`` of the issuer's token is the key of the header ``DPoP``, or the token is refused."""
+    prover = Prover()
+    text = ci(cnf={"jkt": prover.jkt})
+    assert bearing(workload, text).json()["error"] == "invalid_grant"
+    for key, expected in ((Prover(), 400), (prover, 200)):
+        headers = {"DPoP": key.proof("POST", f"{ISSUER}/oauth/token")}
+        form = {"grant_type": JWT_BEARER, "assertion": text, "scope": "lookup", "resource": RESOURCE}
+        answer = workload.post("/oauth/token", headers, **form, authorization_details=PARAMS, client_id=workload.id)
+        assert answer.status_code == expected, answer.text
 
 
 def test_a_session_is_of_one_credential(workload: Client) -> None:

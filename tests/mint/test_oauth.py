@@ -2,7 +2,6 @@
 """Stock OAuth clients at the mint: they prove themselves, get an access token for a task, and lose it."""
 
 import json
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -246,20 +245,6 @@ def test_a_client_registers_public_keys_of_two_kinds(unit: Harness, jwk: Callabl
     unit.enrol()
     answer = unit.operator().call("POST", "/v1/clients", {"agent": AGENT, "scopes": ["lookup"], "jwks": [jwk()]})
     assert (answer.status_code, answer.json()["code"]) == (400, "malformed_request")
-
-
-@pytest.mark.parametrize("bearer", ["refuse", "allow", None])
-@pytest.mark.parametrize("more", ["", 'approvals = [ { tools = ["orders.get"] } ]', 'fresh = "0ms"'])
-@pytest.mark.sqlite
-def test_the_policy_says_which_tasks_a_bearer_may_hold(client: Client, bearer: str | None, more: str) -> None:
-    """By default none that needs an approval or a probe for each call."""
-    policy = client.harness.realm.policy_path.read_text()
-    lines = more + (f'\nbearer = "{bearer}"' if bearer else "")
-    client.harness.use(re.sub(r"(\[task\.lookup\]\n)", rf"\1{lines}\n", policy))
-    allowed = bearer == "allow" or (bearer is None and not more)
-    assert (client.ask().status_code == 200) is allowed
-    if not allowed:
-        assert client.ask().json()["error"] == "invalid_scope"
 
 
 @pytest.mark.parametrize(

@@ -222,6 +222,7 @@ OAUTH_CONSENTS: Final = Table(
     Column("redirect", Text, nullable=False),
     Column("state", Text),
     Column("challenge", String(64), nullable=False),
+    Column("jkt", String(64)),  # of the key that must prove the code's use
     Column("resource", Text, nullable=False),
     Column("audience", String(64), nullable=False),
     Column("template", Text, nullable=False),
@@ -255,6 +256,7 @@ OAUTH_REFRESHES: Final = Table(
     Column("terms", String(64), nullable=False),  # digest of the template that the person saw
     Column("params", Text, nullable=False),
     Column("tools", Text),
+    Column("jkt", String(64)),  # of the key that must prove its use
     Column("until", BigInteger, nullable=False, index=True),
     Column("parent", String(64), index=True),
     Column("task", String(32), ForeignKey("tasks.id"), nullable=False),

@@ -26,7 +26,7 @@ from arx_caps.mint.oauth.errors import OAuthError
 from arx_caps.mint.oauth.handles import Issued, issue_handle
 from arx_caps.mint.oauth.redirects import fits_redirect
 from arx_caps.mint.oauth.refresh import new_refresh, terms_of
-from arx_caps.mint.oauth.task_grant import Wanted, read_wanted
+from arx_caps.mint.oauth.task_grant import Wanted, read_wanted, require_bound
 from arx_caps.mint.policy.issuers import Subject
 from arx_caps.mint.policy.model import SessionTerms
 from arx_caps.mint.policy.tables import Template
@@ -40,9 +40,9 @@ from arx_verifier.token import agent_targets, wire
 CODE_MS: Final = 60_000  # a client redeems it at once
 SECRET_BYTES: Final = 32
 MAX_STATE_CHARS: Final = 1024
-_CHALLENGE: Final = re.compile(r"[A-Za-z0-9_-]{43}")  # RFC 7636 4.2, of SHA-256
+_CHALLENGE: Final = re.compile(r"[A-Za-z0-9_-]{43}")  # RFC 7636 4.2, of SHA-256; RFC 7638 thumbprints too
 _VERIFIER: Final = re.compile(r"[A-Za-z0-9._~-]{43,128}")
-_WRONG: Final = "the code is unknown, used, expired, or was given for another client, redirect URI or verifier"
+_WRONG: Final = "the code is unknown, used, expired, or was given for another client, redirect URI, verifier or key"
 
 
 class Consent(NamedTuple):
@@ -99,6 +99,8 @@ def read_request(mint: MintContext, client: OAuthClient, form: Mapping[str, str]
         raise OAuthError("invalid_request", "expected neither request, request_uri nor another response_mode")
     if form.get("code_challenge_method") != "S256" or not _CHALLENGE.fullmatch(form.get("code_challenge", "")):
         raise OAuthError("invalid_request", "expected code_challenge with code_challenge_method S256 (RFC 7636)")
+    if "dpop_jkt" in form and not _CHALLENGE.fullmatch(form["dpop_jkt"]):
+        raise OAuthError("invalid_request", "dpop_jkt: expected the SHA-256 thumbprint of a key (RFC 9449 10)")
     if len(form.get("state", "")) > MAX_STATE_CHARS:
         raise OAuthError("invalid_request", f"state: expected at most {MAX_STATE_CHARS} characters")
     # The person chooses, so a client may leave it open.
@@ -125,6 +127,7 @@ def ask(mint: MintContext, born: Born, token: IssuerToken, form: Mapping[str, st
     secret, agent = secrets.token_bytes(SECRET_BYTES), {"path": client.agent}
     row: dict[str, Any] = {"id": new_name("o-"), "cookie": digest_of(secret), "client": client.id, "redirect": redirect}
     row |= {"state": form.get("state"), "challenge": form["code_challenge"], "resource": wanted.resource}
+    row |= {"jkt": form.get("dpop_jkt")}
     row |= {"audience": wanted.audience, "template": names, "params": as_json(params)}
     row |= {"tools": None if wanted.tools is None else as_json(wanted.tools), "policy": policy.digest}
     row |= subject_columns(Opener(agent, {}, subject, token.expires_at))
@@ -211,7 +214,7 @@ def grant_authorization_code(
     row = consents.by_code(digest_of(form.get("code", "").encode()))
     if row is None or row["client"] != client.id:
         raise OAuthError("invalid_grant", _WRONG)
-    if row["used_at"] is not None or not _proves(row, form) or row["until"] <= now_ms():
+    if row["used_at"] is not None or not _proves(row, form, client) or row["until"] <= now_ms():
         if row["used_at"] is not None:
             _end_replayed(mint, row)
         raise OAuthError("invalid_grant", _WRONG)
@@ -226,6 +229,7 @@ def grant_authorization_code(
         raise refusal("frozen")
     if row["policy"] != mint.policy.digest:
         raise OAuthError("invalid_grant", "the policy has changed since the consent")
+    require_bound(mint, client, row["template"])
     if not consents.use(row["id"]):
         _end_replayed(mint, row)
         raise OAuthError("invalid_grant", _WRONG)
@@ -241,7 +245,7 @@ def grant_authorization_code(
     task = start_task(mint, unit, caller, TaskRequest(row["template"], params, None, tools, None)).row
     issued = issue_handle(mint, unit, client, task, resource=row["resource"], audience=row["audience"])
     about = {**row, "terms": terms_of(mint, row["template"])}
-    return issued._replace(refresh=new_refresh(mint, session, about, task))
+    return issued._replace(refresh=new_refresh(mint, client, session, about, task))
 
 
 def digest_of(secret: bytes) -> str:
@@ -287,9 +291,11 @@ def require_allowed(mint: MintContext, agent: str, template: str, subject: Subje
     return terms
 
 
-def _proves(row: Mapping[str, Any], form: Mapping[str, str]) -> bool:
-    """Return whether a request has the redirect URI and the verifier of the authorization request."""
+def _proves(row: Mapping[str, Any], form: Mapping[str, str], client: OAuthClient) -> bool:
+    """Return whether a request has redirect URI, verifier and, if it named one, key of the authorization request."""
     verifier = form.get("code_verifier", "")
+    if row["jkt"] is not None and row["jkt"] != client.jkt:
+        return False
     if _VERIFIER.fullmatch(verifier) is None or form.get("redirect_uri") != row["redirect"]:
         return False
     return hmac.compare_digest(challenge_of(verifier), row["challenge"])

@@ -52,6 +52,7 @@ class OAuthClient(NamedTuple):
         proven: Whether it proved that it is this client; False if a form only names it.
         self_registered: Whether no operator has registered it.
         name: What it calls itself, if no operator has registered it.
+        jkt: Thumbprint of the key that its proof of this request is by (RFC 9449); None without a proof.
     """
 
     id: str
@@ -63,6 +64,7 @@ class OAuthClient(NamedTuple):
     proven: bool = True
     self_registered: bool = False
     name: str | None = None
+    jkt: str | None = None
 
     @property
     def session_key(self) -> str:

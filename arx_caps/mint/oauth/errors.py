@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The errors of the OAuth routes.  RFC 6749 5.2, RFC 7591 3.2.2, RFC 8707 2."""
+"""The errors of the OAuth routes.  RFC 6749 5.2, RFC 7591 3.2.2, RFC 8707 2, RFC 9449 5."""
 
 from collections.abc import Mapping
 from http.client import BAD_REQUEST, SERVICE_UNAVAILABLE, UNAUTHORIZED
@@ -10,6 +10,7 @@ from arx_verifier.errors import GrantError
 OAuthCode: TypeAlias = Literal[
     "invalid_client",
     "invalid_client_metadata",
+    "invalid_dpop_proof",
     "invalid_grant",
     "invalid_redirect_uri",
     "invalid_request",

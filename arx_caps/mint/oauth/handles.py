@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from arx_caps.access_token import LIFE_MS, AccessToken, Actor, read_access_token, sign_access_token
+from arx_caps.access_token import LIFE_MS, AccessToken, Actor, Confirmation, read_access_token, sign_access_token
 from arx_caps.mint.context import Born, MintContext
 from arx_caps.mint.db.database import now_ms
 from arx_caps.mint.db.events import Event
@@ -91,6 +91,7 @@ def issue_handle(
         sid=str(task["session"]),
         tid=str(task["id"]),
         act=None if of is None else _act(of, actor),
+        cnf=None if client.jkt is None else Confirmation(client.jkt),
     )
     row: dict[str, Any] = {
         "jti": claims.jti,
@@ -190,5 +191,5 @@ def scopes_for(mint: MintContext, audience: str) -> dict[str, list[str]]:
     return {
         name: sorted({rule.tool for rule in template.rules if rule.at == audience})
         for name, template in mint.policy.templates.items()
-        if template.allows_bearer and audience in template.audiences
+        if template.bearer_terms != "refuse" and audience in template.audiences
     }

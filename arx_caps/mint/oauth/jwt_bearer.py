@@ -74,7 +74,7 @@ def client_of_assertion(
 
 
 def _by_workload(mint: MintContext, client: OAuthClient, token: str) -> Opener:
-    verified = _verify(mint, token, "workload")
+    verified = _verify(mint, client, token, "workload")
     # One text, so that a workload does not learn which agent another client is.
     if agent_of_workload(mint.policy, verified) != client.agent:
         raise OAuthError("invalid_grant", "assertion: expected the token of a workload that is the client's agent")
@@ -89,7 +89,7 @@ def _by_subject(
     """Return the opener, and the form within the bounds of the assertion."""
     if not client.proven:
         raise OAuthError("invalid_client", "an identity assertion is accepted from an authenticated client alone")
-    verified = _verify(mint, token, "id_jag")
+    verified = _verify(mint, client, token, "id_jag")
     claims = verified.claims
     # Both are of the one client and the one mint: another service that got the assertion cannot use it here.
     if claims.get("client_id") != client.id or claims.get("aud") not in (mint.realm.issuer, [mint.realm.issuer]):
@@ -120,6 +120,7 @@ def _within(claims: Mapping[str, Any], form: Mapping[str, str]) -> Mapping[str, 
     return whole
 
 
-def _verify(mint: MintContext, token: str, kind: Literal["workload", "id_jag"]) -> IssuerToken:
-    # No key proves this request, so a token that is bound to a key (``cnf``) is refused.
-    return verify_issuer_token(token, mint.policy.issuers, mint.issuer_keys, kind=kind, now=now_ms(), session_kid="")
+def _verify(mint: MintContext, client: OAuthClient, token: str, kind: Literal["workload", "id_jag"]) -> IssuerToken:
+    # A token that is bound to a key (``cnf``) is refused without a proof by that key.
+    jkt = client.jkt or ""
+    return verify_issuer_token(token, mint.policy.issuers, mint.issuer_keys, kind=kind, now=now_ms(), session_kid=jkt)

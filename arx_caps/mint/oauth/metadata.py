@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the authorization server says of itself.  RFC 8414."""
+"""What the authorization server says of itself.  RFC 8414, RFC 9449 5.1."""
 
 from typing import Final
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from arx_caps.jose import CLIENT_ALGORITHMS
 from arx_caps.mint.oauth.jwt_bearer import ID_JAG_PROFILE, JWT_BEARER
 from arx_caps.mint.oauth.task_grant import DETAILS_TYPE
 from arx_caps.mint.oauth.token_exchange import TOKEN_EXCHANGE
@@ -44,6 +45,7 @@ class Metadata(msgspec.Struct, frozen=True, kw_only=True):
     revocation_endpoint_auth_methods_supported: tuple[str, ...]
     revocation_endpoint_auth_signing_alg_values_supported: tuple[str, ...]
     authorization_details_types_supported: tuple[str, ...]
+    dpop_signing_alg_values_supported: tuple[str, ...]
 
 
 def metadata_of(realm: Realm) -> Metadata:
@@ -80,4 +82,5 @@ def metadata_of(realm: Realm) -> Metadata:
         revocation_endpoint_auth_methods_supported=(*METHODS, *(("none",) if login else ())),
         revocation_endpoint_auth_signing_alg_values_supported=ALGORITHMS,
         authorization_details_types_supported=(DETAILS_TYPE,),
+        dpop_signing_alg_values_supported=CLIENT_ALGORITHMS,
     )

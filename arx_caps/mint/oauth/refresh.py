@@ -15,6 +15,7 @@ from arx_caps.mint.identity.authenticate import AuthenticatedCaller
 from arx_caps.mint.oauth.clients import OAuthClient, digest_of_secret
 from arx_caps.mint.oauth.errors import OAuthError
 from arx_caps.mint.oauth.handles import Issued, issue_handle
+from arx_caps.mint.oauth.task_grant import require_bound
 from arx_caps.mint.tasks.issue import TaskRequest, start_task
 from arx_caps.mint.tasks.liveness import session_targets
 from arx_caps.mint.tasks.revoke import end_session, finish_task
@@ -32,15 +33,17 @@ _WRONG: Final = "the refresh token is unknown, used, expired, or another client'
 
 def new_refresh(
     mint: MintContext,
+    client: OAuthClient,
     session: Mapping[str, Any],
     about: Mapping[str, Any],
     task: Mapping[str, Any],
     parent: str | None = None,
 ) -> str:
-    """Return a new refresh token, a secret.
+    """Return a new refresh token, a secret; that of a public client is bound to the key of its proof.  RFC 9449 5.
 
     Args:
         mint: The mint.
+        client: The client.
         session: The session's row.
         about: The members of its row that say which task the next one is.
         task: The row of the task that is started with it.
@@ -53,6 +56,8 @@ def new_refresh(
     token = REFRESH_PREFIX + wire.text_of(secrets.token_bytes(REFRESH_BYTES))
     row = {name: about[name] for name in _KEPT} | {"session": session["id"], "until": session["ends_at"]}
     row |= {"digest": digest_of_secret(token), "task": task["id"], "parent": parent}
+    # A client with a credential proves itself at each use, and may change the key.
+    row["jkt"] = client.jkt if client.public else None
     replaced = mint.db.oauth_refreshes.add(row)
     if replaced is None:
         _end_reused(mint, session)
@@ -98,6 +103,9 @@ def grant_refresh_token(
     session = None if row is None else mint.db.sessions.find(row["session"])
     if row is None or session is None or row["client"] != client.id:
         raise OAuthError("invalid_grant", _WRONG)
+    # Before it counts as used again: a thief without the key must not end the person's session.
+    if row["jkt"] is not None and row["jkt"] != client.jkt:
+        raise OAuthError("invalid_grant", "the refresh token is bound to a key: send a proof by it (DPoP)")
     # Whether it was replaced, or a token that was given for it was used, ``new_refresh`` finds out, under a lock.
     if row["used_at"] is not None and now_ms() - row["used_at"] >= REPEAT_MS:
         _end_reused(mint, session)
@@ -111,6 +119,7 @@ def grant_refresh_token(
         raise OAuthError("invalid_scope", f"scope: expected {row['template']}, which may be left out")
     if not names <= mint.policy.templates.keys() or terms_of(mint, row["template"]) != row["terms"]:
         raise OAuthError("invalid_grant", "the policy has changed the task since the consent")
+    require_bound(mint, client, row["template"])
     agent = mint.db.agents.find(client.agent)
     if agent is None or agent["status"] != "active":
         raise refusal("frozen")
@@ -130,7 +139,7 @@ def grant_refresh_token(
     params = msgspec.json.decode(row["params"], type=dict[str, Any])
     task = start_task(mint, unit, caller, TaskRequest(row["template"], params, None, tools, None)).row
     issued = issue_handle(mint, unit, client, task, resource=row["resource"], audience=row["audience"])
-    return issued._replace(refresh=new_refresh(mint, session, row, task, row["digest"]))
+    return issued._replace(refresh=new_refresh(mint, client, session, row, task, row["digest"]))
 
 
 def _end_reused(mint: MintContext, session: Mapping[str, Any]) -> NoReturn:

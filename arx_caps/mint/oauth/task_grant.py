@@ -84,6 +84,7 @@ def issue_in_session(
         UnavailableError: The kill epoch is unknown now.
     """
     wanted = read_wanted(mint, client, form)
+    require_bound(mint, client, wanted.scope)
     caller = _in_session(mint, unit, born, client, opener)
     # With the template's depth, for a token exchange; the gateway gets tokens that it cannot delegate.
     task = TaskRequest(wanted.scope, wanted.params, None, wanted.tools, None)
@@ -108,7 +109,10 @@ def read_wanted(mint: MintContext, client: OAuthClient, form: Mapping[str, str])
     resource = form.get("resource", "")
     audience = audience_at(policy.audiences, resource)
     templates = [policy.templates[name] for name in scopes if name in policy.templates]
-    templates = [template for template in templates if template.allows_bearer]
+    templates = [template for template in templates if template.bearer_terms != "refuse"]
+    if client.jkt is None and "dpop_jkt" not in form:
+        # Stock clients ask for all scopes that a resource lists: one without DPoP goes without those that need it.
+        templates = [template for template in templates if template.bearer_terms == "allow"] or templates
     asked = " ".join(scopes)
     if not templates:
         raise OAuthError("invalid_scope", f"the policy lets no access token stand for the task {asked!r:.64}")
@@ -118,6 +122,24 @@ def read_wanted(mint: MintContext, client: OAuthClient, form: Mapping[str, str])
     if details.tools is not None and len(fitting) > 1:
         raise OAuthError("invalid_request", "tools in authorization_details: expected one scope beside it")
     return Wanted(" ".join(fitting), resource, audience, details.params, details.tools)
+
+
+def require_bound(mint: MintContext, client: OAuthClient, scope: str) -> None:
+    """Require a client's proof of a key if the policy wants the access tokens of a task bound to one.
+
+    Args:
+        mint: The mint.
+        client: The client.
+        scope: The names of the task's templates.
+
+    Raises:
+        OAuthError: ``invalid_dpop_proof``: the request has no proof.
+    """
+    templates = mint.policy.templates
+    if client.jkt is None and any(templates[name].bearer_terms == "dpop" for name in scope.split(" ")):
+        raise OAuthError(
+            "invalid_dpop_proof", f"the policy lets only a token that is bound to a key stand for {scope}: send DPoP"
+        )
 
 
 def opener_of(

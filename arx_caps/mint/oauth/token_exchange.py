@@ -10,12 +10,13 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from arx_caps.access_token import AccessToken
 from arx_caps.mint.context import Born, MintContext
 from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_caps.mint.oauth.clients import OAuthClient
 from arx_caps.mint.oauth.errors import OAuthError
 from arx_caps.mint.oauth.handles import Handle, Issued, find_handle, holder_of, issue_handle, recipe_for
-from arx_caps.mint.oauth.task_grant import Details, audience_at, read_details
+from arx_caps.mint.oauth.task_grant import Details, audience_at, read_details, require_bound
 from arx_caps.mint.policy.templates import overlap
 from arx_caps.mint.tasks.reissue import reissue_tokens
 from arx_caps.mint.tasks.token_exchange import prove_own
@@ -46,17 +47,19 @@ def grant_token_exchange(
         form: ``subject_token``, its type, ``resource``, ``scope`` and ``authorization_details``.
 
     Raises:
-        OAuthError: ``invalid_request``, ``invalid_scope`` or ``invalid_target``.
+        OAuthError: ``invalid_request``, ``invalid_scope``, ``invalid_target`` or ``invalid_dpop_proof``.
         AccessError: The task may not be delegated to the client's agent, or no further.
         RevokedError: The task, an agent of its chain or a key was revoked or is frozen.
         UnavailableError: The kill epoch is unknown now.
     """
     handle = _subject(mint, form)
     claims, template = handle.claims, mint.policy.templates.get(handle.claims.scope)
-    if form.get("scope", claims.scope) != claims.scope or template is None or not template.allows_bearer:
+    if form.get("scope", claims.scope) != claims.scope or template is None or template.bearer_terms == "refuse":
         raise OAuthError(
             "invalid_scope", f"scope: expected {claims.scope}, as the subject token, which may be left out"
         )
+    require_bound(mint, client, claims.scope)
+    _require_proof(claims, client)
     resource, whole = form.get("resource", claims.aud), handle.recipe()
     audience = audience_at(mint.policy.audiences, resource)
     if audience is None or audience not in whole["caveats"]:
@@ -97,6 +100,15 @@ def _subject(mint: MintContext, form: Mapping[str, str]) -> Handle:
     if handle is None:
         raise OAuthError("invalid_request", "subject_token: expected an active access token of this mint")
     return handle
+
+
+def _require_proof(claims: AccessToken, client: OAuthClient) -> None:
+    """Require that what is exchanged for a bound token is bound as well, and that its own client proves its key."""
+    if claims.cnf is None:
+        return
+    # Another agent's client has a key of its own: that the task may be delegated to it is the policy's decision.
+    if client.jkt is None or (client.id == claims.client_id and client.jkt != claims.cnf.jkt):
+        raise OAuthError("invalid_dpop_proof", "subject_token: it is bound to a key: send a proof (DPoP)")
 
 
 def _left(caveats: Sequence[str], details: Details) -> tuple[Rule, ...] | None:

@@ -159,7 +159,8 @@ class Template(PolicyTable, frozen=True, kw_only=True):
             Only services reach an audience that is not in ``audience``; it needs rules as well.
         approvals: The calls that an operator must approve first; default: none.
         bearer: Whether an OAuth client may hold the task by an access token, which a thief can replay until it expires:
-            ``allow`` or ``refuse``; default: refuse with approvals or ``fresh = "0ms"``, else allow.
+            ``allow``, ``refuse``, or ``dpop``: only by one that is bound to a key of the client (RFC 9449), which a
+            thief cannot use; default: dpop with approvals or ``fresh = "0ms"``, else allow.
     """
 
     name: Name
@@ -177,14 +178,12 @@ class Template(PolicyTable, frozen=True, kw_only=True):
     subjects: Subjects = ()
     exchange: Annotated[dict[str, Any], GRANTS] = field(default_factory=dict)  # then ``Audiences`` each
     approvals: Approvals = ()
-    bearer: Literal["allow", "refuse"] | None = None
+    bearer: Literal["allow", "dpop", "refuse"] | None = None
 
     @property
-    def allows_bearer(self) -> bool:
-        """Whether an access token may stand for a task of this template."""
-        if self.bearer is not None:
-            return self.bearer == "allow"
-        return not self.approvals and self.fresh != 0
+    def bearer_terms(self) -> Literal["allow", "dpop", "refuse"]:
+        """Whether an access token may stand for a task of this template, or one that is bound to a key."""
+        return self.bearer or ("dpop" if self.approvals or self.fresh == 0 else "allow")
 
     def receivers(self, agent: str) -> tuple[str, ...]:
         """Return patterns of the agents to which an agent's task may be delegated."""

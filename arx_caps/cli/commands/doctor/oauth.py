@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Check what a stock OAuth client finds from a URL alone.  CONTROL 5.5, RFC 8414, RFC 9728.
+"""Check what a stock OAuth client finds from a URL alone.  CONTROL 5.5, 5.11, RFC 8414, 9449, 9728.
 
 The checks send no credential, follow no redirect, and stop at the first part without which the next cannot be found.
 """
@@ -17,6 +17,7 @@ import msgspec
 from arx_caps.access_token import AHEAD_S, ALGORITHMS
 from arx_caps.cli.commands.doctor.check import Check
 from arx_caps.http_client import no_answer, open_client
+from arx_caps.jose import CLIENT_ALGORITHMS
 from arx_caps.server_process import is_loopback
 from arx_verifier.errors import SettingsError
 
@@ -27,7 +28,7 @@ SERVER: Final = ("/.well-known/oauth-authorization-server", "/.well-known/openid
 ORIGIN: Final = "https://page.example"  # of a client that is a page in a browser
 _ALLOWED: Final = "access-control-allow-origin"
 _KEPT: Final = ("date", "www-authenticate", _ALLOWED)
-_METADATA: Final = re.compile(r'(?i)^bearer .*\bresource_metadata="([^"]+)"')
+_METADATA: Final = re.compile(r'(?i)^(?:bearer|dpop) .*\bresource_metadata="([^"]+)"')
 
 
 class _NoAnswerError(Exception):
@@ -58,10 +59,10 @@ def check_oauth(url: str) -> Iterator[Check]:
         yield Check("issuer", False, "the metadata names no authorization server", "put an ARx gateway at this address")
         return
     yield _private("issuer's address", servers[0])
-    yield from _server(servers[0], {"a 401": answer})
+    yield from _server(servers[0], {"a 401": answer}, resource)
 
 
-def _server(issuer: str, answers: dict[str, httpx.Response]) -> Iterator[Check]:
+def _server(issuer: str, answers: dict[str, httpx.Response], resource: dict[str, Any]) -> Iterator[Check]:
     found, missing = {}, []
     for url in _server_urls(issuer):
         try:
@@ -86,6 +87,7 @@ def _server(issuer: str, answers: dict[str, httpx.Response]) -> Iterator[Check]:
     yield _login(metadata)
     yield _registration(metadata)
     yield _cross_origin(answers, metadata)
+    yield _proofs(metadata, resource)
     yield from _keys(metadata)
 
 
@@ -158,6 +160,18 @@ def _scopes(metadata: dict[str, Any]) -> Check:
 def _listed(metadata: dict[str, Any], name: str) -> list[Any]:
     value = metadata.get(name)
     return value if isinstance(value, list) else []
+
+
+def _proofs(metadata: dict[str, Any], resource: dict[str, Any]) -> Check:
+    offered = [name for name in CLIENT_ALGORITHMS if name in (metadata.get("dpop_signing_alg_values_supported") or ())]
+    if not offered:
+        return Check(
+            "proofs", False, "the mint announces no DPoP", "put a mint of this version at the issuer's address"
+        )
+    # Without this line an operator of a client that knows no DPoP reads `invalid_token` alone.
+    if resource.get("dpop_bound_access_tokens_required") is True:
+        return Check("proofs", True, f"DPoP with {', '.join(offered)}; each access token must be bound to a key")
+    return Check("proofs", True, f"DPoP with {', '.join(offered)}; a client may do without")
 
 
 def _keys(metadata: dict[str, Any]) -> Iterator[Check]:

@@ -264,6 +264,7 @@ _REQUEST: Final = {
     "response_type": "`code`.",
     "code_challenge": "The challenge of RFC 7636.",
     "code_challenge_method": "`S256`.",
+    "dpop_jkt": "Thumbprint of the key that must prove the use of the code (RFC 9449 10).",
     "resource": "The URL of the service to call (RFC 8707).",
     "scope": "Templates of the policy, with a space between; the person chooses of those that the client may have.",
     "state": "Comes back with the answer.",

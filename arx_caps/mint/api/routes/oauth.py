@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Routes of the OAuth front, for stock clients and their libraries.  CONTROL 5, RFC 6749, 7009, 7662, 8414.
+"""Routes of the OAuth front, for stock clients and their libraries.  CONTROL 5, RFC 6749, 7009, 7662, 8414, 9449.
 
 They take forms and answer the errors of OAuth: a library reads neither the JSON bodies nor the problems of ``/v1``.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 from urllib.parse import parse_qsl
 
@@ -15,12 +15,14 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from arx_caps.access_token import MAX_CHARS
+from arx_caps.access_token import MAX_CHARS, AccessToken
+from arx_caps.jose import check_client_dpop
 from arx_caps.mint.api.access_log import note
 from arx_caps.mint.api.endpoint import RouteAnswer
 from arx_caps.mint.api.openapi import FORM, OpenRoute
 from arx_caps.mint.api.problems import of_error
 from arx_caps.mint.context import Born, MintContext
+from arx_caps.mint.db.database import now_ms
 from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_caps.mint.keys.signing_keys import MAX_AGE_S
 from arx_caps.mint.oauth.authorization_code import grant_authorization_code
@@ -35,12 +37,11 @@ from arx_caps.mint.oauth.registration import GRANTS, METHOD, RESPONSES, ClientMe
 from arx_caps.mint.oauth.token_exchange import ACCESS_TOKEN_TYPE, TOKEN_EXCHANGE, grant_token_exchange
 from arx_caps.mint.rate_limit import TooOftenError
 from arx_caps.mint.tasks.revoke import end_session, finish_task, kill_links
-from arx_verifier.errors import ArxError, AuditError, StoreError, UnavailableError
+from arx_verifier.errors import ArxError, AuditError, GrantError, StoreError, UnavailableError
 
 METADATA: Final = ("/.well-known/oauth-authorization-server", "/.well-known/openid-configuration")
 MAX_FORM_BYTES: Final = 16 * 1024
 _PUBLIC: Final = {"Cache-Control": f"public, max-age={MAX_AGE_S}", "X-Content-Type-Options": "nosniff"}
-_BEARER: Final = "Bearer"
 _SECRET: Final = {"Cache-Control": "no-store", "Pragma": "no-cache", "X-Content-Type-Options": "nosniff"}
 # The errors of OAuth that stand for refusals of the policy; any other one is ``unauthorized_client``.
 _ERRORS: Final[Mapping[str, OAuthCode]] = {
@@ -56,6 +57,7 @@ _UNPROVEN: Final = (
     "invalid_client",
     "invalid_request",
     "invalid_grant",
+    "invalid_dpop_proof",
     "bad_workload_token",
     "bad_subject_token",
 )
@@ -97,6 +99,7 @@ class Introspected(RouteAnswer, frozen=True):
     sid: str | UnsetType = UNSET
     tid: str | UnsetType = UNSET
     act: dict[str, Any] | UnsetType = UNSET
+    cnf: dict[str, Any] | UnsetType = UNSET
 
 
 class TokenRevoked(RouteAnswer, frozen=True):
@@ -164,7 +167,7 @@ def token_route(call: FormCall) -> TokenIssued:
     kind = ACCESS_TOKEN_TYPE if grant is grant_token_exchange else UNSET
     return TokenIssued(
         access_token=issued.token,
-        token_type=_BEARER,
+        token_type=_type_of(issued.claims),
         expires_in=life_s,
         scope=issued.claims.scope,
         issued_token_type=kind,
@@ -180,7 +183,7 @@ def introspect_route(call: FormCall) -> Introspected:
     # Another client's token is as unknown: only its own client may learn its state.
     if handle is None or (_is_others(handle, call) and handle.row["audience"] not in call.client.introspects):
         return Introspected(active=False)
-    return Introspected(active=True, token_type=_BEARER, **msgspec.to_builtins(handle.claims))
+    return Introspected(active=True, token_type=_type_of(handle.claims), **msgspec.to_builtins(handle.claims))
 
 
 def revoke_route(call: FormCall) -> TokenRevoked:
@@ -210,6 +213,10 @@ def _find(call: FormCall) -> Handle | None:
     if not token:
         raise OAuthError("invalid_request", "token: expected an access token")
     return find_handle(call.mint, token) if len(token) <= MAX_CHARS else None
+
+
+def _type_of(claims: AccessToken) -> str:
+    return "Bearer" if claims.cnf is None else "DPoP"
 
 
 def _is_others(handle: Handle, call: FormCall) -> bool:
@@ -324,12 +331,28 @@ def _serve(mint: MintContext, request: Request, raw: bytes, peer: str | None) ->
             is_assertion = request.url.path == TOKEN and form.get("grant_type") == JWT_BEARER
             authenticate = client_of_assertion if is_assertion else authenticate_client
             client = authenticate(mint, unit, form, authorization[0] if authorization else None)
+            if request.url.path == TOKEN:
+                client = client._replace(jkt=_proven_key(mint, unit, request.headers.getlist("dpop")))
             answer = handler(FormCall(mint, unit, born, client, form))
     except ArxError as error:
         if (error.error if isinstance(error, OAuthError) else error.code) in _UNPROVEN:
             mint.limits.count_unproven(peer)
         return _refuse(request, error)
     return _json(answer, 200, _SECRET)
+
+
+def _proven_key(mint: MintContext, unit: UnitOfWork, proofs: Sequence[str]) -> str | None:
+    """Return the thumbprint of the key that the header ``DPoP`` proves; None without one.  RFC 9449 5."""
+    if not proofs:
+        return None
+    if len(proofs) > 1:
+        raise OAuthError("invalid_dpop_proof", "expected one DPoP header")
+    try:
+        proof = check_client_dpop(proofs[0], method="POST", url=mint.realm.issuer + TOKEN, now=now_ms())
+        unit.spend("client proof", proof.jkt, proof.jti, proof.until)
+    except GrantError as error:
+        raise OAuthError("invalid_dpop_proof", str(error)) from error
+    return proof.jkt
 
 
 def _register(mint: MintContext, request: Request, raw: bytes, peer: str | None) -> Response:
