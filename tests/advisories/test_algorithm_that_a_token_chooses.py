@@ -102,4 +102,4 @@ def test_of_a_persons_id_token_the_policy_decides(flow: Flow, idp: Issuer) -> No
         back = flow.log_in()
         assert (back.status_code, "location" in back.headers) == (400, False), number
     idp.alter = str
-    assert flow.log_in().headers["location"] == "/oauth/consent"
+    assert flow.log_in().headers["location"].startswith("/oauth/consent")

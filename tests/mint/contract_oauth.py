@@ -194,15 +194,13 @@ class OAuthContract(Contract):
         back = httpx.get(begun.headers["location"], trust_env=False).headers["location"]
         return dict(parse_qsl(urlsplit(back).query))
 
-    def _consent_page(self, name: str) -> dict[str, str]:
-        self._browser.get("/oauth/callback", params=self._callback(name))
-        return {}
-
     def _consent(self, name: str) -> dict[str, str]:
-        self._consent_page(name)
-        token = re.search(r'name="token" value="([^"]*)"', self._browser.get("/oauth/consent").text)
+        """Return the members of an answer, and of the query of the page."""
+        back = self._browser.get("/oauth/callback", params=self._callback(name))
+        query = dict(parse_qsl(urlsplit(back.headers["location"]).query))
+        token = re.search(r'name="token" value="([^"]*)"', self._browser.get("/oauth/consent", params=query).text)
         assert token is not None
-        return {"token": unescape(token[1]), "answer": self._random.choice(("allow", "allow", "deny"))}
+        return query | {"token": unescape(token[1]), "answer": self._random.choice(("allow", "allow", "deny"))}
 
     def _code(self, name: str) -> str:
         answer = self._browser.post("/oauth/consent", data=self._consent(name) | {"answer": "allow"})
@@ -227,5 +225,5 @@ def _person(name: str) -> str:
 _BROWSED: Final[dict[str, Callable[..., dict[str, Any]]]] = {
     "/oauth/authorize": OAuthContract._authorization,
     "/oauth/callback": OAuthContract._callback,
-    "/oauth/consent": lambda self, name: self._consent(name),
+    "/oauth/consent": OAuthContract._consent,
 }
