@@ -16,7 +16,7 @@ from arx_caps.mint.login import oidc
 from arx_caps.mint.oauth import authorization_code
 from tests.mint.harness import AGENT, ISSUER, now_ms, open_unit
 from tests.mint.login import MINT_CLIENT, REDIRECT, Flow, Issuer, claims_of, issuer
-from tests.mint.oauth import RESOURCE
+from tests.mint.oauth import PARAMS, RESOURCE
 
 pytestmark = pytest.mark.spec("CONTROL 5.8")
 
@@ -127,6 +127,7 @@ def test_a_code_is_bound_to_its_request(flow: Flow) -> None:
         assert (answer.status_code, answer.json()["error"]) == (400, "invalid_grant"), form
     assert other.redeem(code).json()["error"] == "invalid_grant"
     assert flow.redeem(code, resource="http://127.0.0.1:9001/other").json()["error"] == "invalid_target"
+    assert flow.redeem(code, authorization_details=PARAMS).json()["error"] == "invalid_request"
     assert "session.opened" not in [event["kind"] for event in flow.harness.events()]
     assert flow.redeem(code, resource=RESOURCE).status_code == 200
 
@@ -330,6 +331,7 @@ def test_a_refresh_token_is_bound(flow: Flow) -> None:
     assert other.refresh(token).json()["error"] == "invalid_grant"
     assert flow.refresh("").json()["error"] == "invalid_grant"
     assert flow.refresh(token, scope="refund").json()["error"] == "invalid_scope"
+    assert flow.refresh(token, authorization_details=PARAMS).json()["error"] == "invalid_request"
     assert flow.refresh(token, resource="http://127.0.0.1:9001/other").json()["error"] == "invalid_target"
     assert other.client.post("/oauth/revoke", token=token).json()["error"] == "unauthorized_client"
     policy = flow.harness.realm.policy_path.read_text()

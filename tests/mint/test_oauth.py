@@ -200,6 +200,8 @@ def test_a_key_gets_an_access_token_once_for_each_assertion(
         ({"sub": "c-other"}, {}),
         ({"exp": 1}, {}),
         ({"exp": now_ms() // 1000 + 3600}, {}),
+        ({"exp": 1e308}, {}),
+        ({"exp": -1e308}, {}),
         ({"jti": None}, {}),
         ({"jti": "short"}, {}),
         ({}, {"typ": "at+jwt"}),

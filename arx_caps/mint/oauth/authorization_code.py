@@ -26,7 +26,7 @@ from arx_caps.mint.oauth.errors import OAuthError
 from arx_caps.mint.oauth.handles import Issued, issue_handle
 from arx_caps.mint.oauth.redirects import fits_redirect
 from arx_caps.mint.oauth.refresh import new_refresh, terms_of
-from arx_caps.mint.oauth.task_grant import Wanted, read_wanted, require_bound
+from arx_caps.mint.oauth.task_grant import Wanted, forbid_details, read_wanted, require_bound
 from arx_caps.mint.policy.issuers import Subject
 from arx_caps.mint.policy.model import SessionTerms
 from arx_caps.mint.policy.tables import Template
@@ -210,6 +210,7 @@ def grant_authorization_code(
         RevokedError: What the consent depends on was killed since, or is frozen.
         UnavailableError: The kill epoch is unknown now.
     """
+    forbid_details(form)
     consents = mint.db.oauth_consents
     row = consents.by_code(digest_of(form.get("code", "").encode()))
     if row is None or row["client"] != client.id:

@@ -15,7 +15,7 @@ from arx_caps.mint.identity.authenticate import AuthenticatedCaller
 from arx_caps.mint.oauth.clients import OAuthClient, digest_of_secret
 from arx_caps.mint.oauth.errors import OAuthError
 from arx_caps.mint.oauth.handles import Issued, issue_handle
-from arx_caps.mint.oauth.task_grant import require_bound
+from arx_caps.mint.oauth.task_grant import forbid_details, require_bound
 from arx_caps.mint.tasks.issue import TaskRequest, start_task
 from arx_caps.mint.tasks.liveness import session_targets
 from arx_caps.mint.tasks.revoke import end_session, finish_task
@@ -99,6 +99,7 @@ def grant_refresh_token(
         RevokedError: A target of the session was killed or is frozen.
         UnavailableError: The kill epoch is unknown now.
     """
+    forbid_details(form)
     row = find_refresh(mint, form.get("refresh_token", ""))
     session = None if row is None else mint.db.sessions.find(row["session"])
     if row is None or session is None or row["client"] != client.id:

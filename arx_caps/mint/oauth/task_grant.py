@@ -195,6 +195,19 @@ def _scopes(client: OAuthClient, form: Mapping[str, str]) -> list[str]:
     return known
 
 
+def forbid_details(form: Mapping[str, str]) -> None:
+    """Refuse what a person could not have read.
+
+    Args:
+        form: A form of a client for a task that a person consented to.
+
+    Raises:
+        OAuthError: ``invalid_request``: it asks for other parameters or tools.
+    """
+    if "authorization_details" in form:
+        raise OAuthError("invalid_request", "authorization_details: leave it out: the person consented to the task")
+
+
 def read_details(form: Mapping[str, str]) -> Details:
     """Return what a form says of the task.
 
@@ -211,7 +224,7 @@ def read_details(form: Mapping[str, str]) -> Details:
         details: tuple[Details, ...] = _DETAILS.decode(text)
     except (msgspec.MsgspecError, UnicodeEncodeError, RecursionError):
         raise OAuthError(
-            "invalid_request", f'authorization_details: expected [{{"type": "{DETAILS_TYPE}", "params": {{…}}}}]'
+            "invalid_request", f"authorization_details: expected a JSON list of one object of type {DETAILS_TYPE}"
         ) from None
     return details[0]
 
