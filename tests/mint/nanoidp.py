@@ -32,13 +32,13 @@ USERS = {
 
 
 @contextlib.contextmanager
-def provider(folder: Path) -> Iterator[str]:
-    """Run nanoidp, and give its URL."""
+def provider(folder: Path, mint: str = ISSUER) -> Iterator[str]:
+    """Run nanoidp for a mint, and give its URL."""
     command = prepare("nanoidp", (f"nanoidp=={VERSION}",), under="login").with_name("nanoidp")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     url = f"http://127.0.0.1:{port}"
-    client = {"client_id": MINT_CLIENT, "client_secret": MINT_SECRET, "redirect_uris": [f"{ISSUER}/oauth/callback"]}
+    client = {"client_id": MINT_CLIENT, "client_secret": MINT_SECRET, "redirect_uris": [f"{mint}/oauth/callback"]}
     settings = {
         "config_version": 1,
         "server": {"host": "127.0.0.1", "port": port},

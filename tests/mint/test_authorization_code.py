@@ -62,6 +62,7 @@ def test_a_group_of_the_issuer_decides_who_may_have_a_task(flow: Flow, idp: Issu
     assert (answer["error"], answer["state"]) == ("access_denied", "of-client")
     idp.person = {"sub": "bob", "groups": ["leads"]}
     page = flow.page(scope="refund")
+    assert "<dd><code>0</code> to what you write as <code>amount</code></dd>" in page.text
     refused = flow.answer(page, order_id="o-1", amount="101", fast="true")
     assert refused.status_code == 400
     assert 'role="alert"' in refused.text

@@ -5,6 +5,7 @@ import base64
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from html import escape
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -19,15 +20,48 @@ from arx_caps.realm import LOOPBACK
 from arx_verifier.constraints import TEXTS, kinds_of
 from arx_verifier.errors import GrantError
 
+MAX_INLINE_CHARS: Final = 40  # of a parameter's value at each tool; a longer one is shown once
+# How a limit reads; others are shown as the policy writes them.
+_WORDS: Final = {
+    "max_length": "at most {} characters",
+    "min_length": "at least {} characters",
+    "one_of": "one of {}",
+    "max": "at most {}",
+    "min": "at least {}",
+    "prefix": "begins with {}",
+    "suffix": "ends with {}",
+    "glob": "like {}",
+    "subpath": "a path below {}",
+}
 PARAM: Final = "param."  # before a parameter's name in the form; with several tasks, before the task's, and a dot
 TASK: Final = "task."  # before the name of one of several tasks that the person chooses
+# Both buttons look alike: which one is right, the person knows.
 _STYLE: Final = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 42rem; margin: 2rem auto; padding: 0 1rem; color: #111; }
-dt { font-weight: 600; margin-top: .6rem; } dd { margin: 0; overflow-wrap: anywhere; }
-code { font-size: .9em; overflow-wrap: anywhere; } [role=alert] { color: #a00; }
-label { display: block; margin: .6rem 0; } input { font: inherit; width: 100%; box-sizing: border-box; }
-input[type=checkbox] { width: auto; } fieldset { margin: 1rem 0; }
-button { font: inherit; padding: .5rem 1.2rem; margin: 1rem 1rem 0 0; }
+:root { color-scheme: light dark; --soft: #f2f3f5; --line: #767a80; --alert: #a40000; --focus: #0b57d0; }
+@media (prefers-color-scheme: dark) {
+:root { --soft: #2a2c30; --line: #92969d; --alert: #ffb4ab; --focus: #a8c7fa; } }
+html { background: Canvas; color: CanvasText; }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 44rem; margin: 0 auto; padding: 1.5rem 1rem 3rem; }
+h1 { font-size: 1.6rem; line-height: 1.25; } h2 { font-size: 1.15rem; margin: 1.8rem 0 .6rem; }
+main { overflow-wrap: anywhere; } code { font-size: .9em; }
+dl { display: grid; grid-template-columns: 9rem minmax(0, 1fr); gap: .4rem 1rem; margin: 0; }
+dt { font-weight: 600; } dd { margin: 0; }
+ul { list-style: none; margin: 0; padding: 0; }
+li { background: var(--soft); border-radius: .5rem; padding: .6rem .9rem; margin: .6rem 0; }
+li > p { margin: 0 0 .2rem; } li dl { gap: .1rem 1rem; } li dt { font-weight: 400; }
+.warning, [role=alert] { border-left: .3rem solid var(--alert); padding: .4rem .9rem; }
+[role=alert] { color: var(--alert); }
+fieldset { margin: 1.2rem 0; padding: .4rem .9rem .9rem; border: 1px solid var(--line); border-radius: .5rem; }
+label { display: block; margin: .8rem 0; } fieldset > label:first-child { padding: .3rem 0; margin: 0; }
+input { font: inherit; width: 100%; box-sizing: border-box; padding: .5rem; }
+input, button { border: 1px solid var(--line); border-radius: .4rem; background: Canvas; color: CanvasText; }
+input[type=checkbox] { width: 1.2rem; height: 1.2rem; vertical-align: -.2rem; margin-right: .4rem; }
+button { font: inherit; font-weight: 600; min-width: 8rem; padding: .7rem 1.4rem; margin: 1rem 1rem 0 0; }
+button:hover { background: var(--soft); cursor: pointer; }
+:focus-visible { outline: 3px solid var(--focus); outline-offset: 2px; }
+@media (max-width: 34rem) { dl { display: block; } dt { margin-top: .6rem; }
+li dl { display: grid; grid-template-columns: 6rem minmax(0, 1fr); } li dt { margin: 0; }
+button { width: 100%; margin-right: 0; } }
 """
 _STYLE_HASH: Final = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
 
@@ -67,25 +101,27 @@ def consent_page(consent: Consent, action: str, token: str, *, typed: Mapping[st
         "Task": None if several else _code(consent.templates[0].name),
         "At": _code(row["resource"]),
         "On behalf of": f"{_code(consent.subject.name)} of {_code(consent.subject.issuer)}",
-        "Chosen by the program": _code(_as_ascii(consent.params)) if consent.params else "nothing",
+        "Chosen by the program": _code(_as_ascii(consent.params)) if consent.params else None,
         "Tools of the program's choice": None if consent.tools is None else ", ".join(map(_code, consent.tools)),
         "May be delegated": None if several else _delegations(consent, consent.templates[0]),
         "For at most": format_duration(_life_ms(consent)),
-        "You return to": _code(_place(row["redirect"])),
+        "You return to": _code(_place(row["redirect"])) + _at_home(consent),
     }
     listed = "".join(f"<dt>{name}</dt><dd>{text}</dd>" for name, text in facts.items() if text is not None)
-    alert = f'<p role="alert">{escape(wrong)}</p>' if wrong else ""
+    alert = f'<p role="alert">Not allowed: {escape(wrong)}</p>' if wrong else ""
     if several:
-        about = "<p>It asks for several tasks. It may call the tools of those that you choose:</p>"
+        about = "<h2>Choose what it may do</h2><p>It may call the tools of the tasks that you choose.</p>"
         choices = "".join(_choice(consent, template, typed) for template in consent.templates)
     else:
         (template,) = consent.templates
-        about = f"<p>It may call these tools:</p>{_tools(consent, template)}"
+        about = f"<h2>It may call these tools</h2>{_tools(consent, template)}"
         inputs = _inputs(consent, template, typed)
-        choices = f"<p>Choose:</p>{inputs}" if inputs else ""
+        choices = f"<h2>You write</h2>{inputs}" if inputs else ""
     return _html_page(
         "Do you allow this?",
-        f"{_stranger(consent)}<dl>{listed}</dl>{about}{alert}"
+        f"{_stranger(consent)}<p>The program at {_code(_place(row['redirect']))} asks to act on your behalf.</p>"
+        f"<dl>{listed}</dl>"
+        f"{about}{alert}"
         f'<form method="post" action="{escape(action)}"><input type="hidden" name="token" value="{escape(token)}">'
         f'{choices}<button name="answer" value="allow">Allow</button>'
         '<button name="answer" value="deny" formnovalidate>Deny</button></form>',
@@ -93,12 +129,19 @@ def consent_page(consent: Consent, action: str, token: str, *, typed: Mapping[st
 
 
 def _tools(consent: Consent, template: Template) -> str:
-    known = {SUBJECT: consent.subject.name, **consent.params_of(template.name)}
+    known: dict[str, Any] = {name: _Parameter(name, "what you write as {}") for name in _missing(consent, template)}
+    known |= {SUBJECT: consent.subject.name}
+    for name, value in consent.params_of(template.name).items():
+        known[name] = value if len(str(value)) <= MAX_INLINE_CHARS else _Parameter(name, "{} as shown above")
     rules = list(template.rules)  # at all services: an access token may be exchanged for one for another service
     if consent.tools is not None:
         rules = [rule for rule in rules if any(overlap(tool, rule.tool) for tool in consent.tools)]
-    listed = (f"<li>{_code(rule.tool)} at {_code(rule.at)} with {_arguments(rule.shown(known))}</li>" for rule in rules)
-    return f"<ul>{''.join(listed)}</ul>"
+    alike: dict[str, list[str]] = {}
+    for rule in rules:
+        limits = f" at {_code(rule.at)}</p>{_arguments(rule.shown(known))}"
+        alike.setdefault(limits, []).append(f"<strong>{_code(rule.tool)}</strong>")
+    items = (f"<li><p>{', '.join(tools)}{limits}</li>" for limits, tools in alike.items())
+    return f"<ul>{''.join(items)}</ul>"
 
 
 def _inputs(consent: Consent, template: Template, typed: Mapping[str, str]) -> str:
@@ -128,7 +171,7 @@ def _choice(consent: Consent, template: Template, typed: Mapping[str, str]) -> s
 def error_page(text: str) -> str:
     """Return a page that says why there is no login or consent."""
     return _html_page(
-        "This does not go on", f"<p>{escape(text)}</p><p>Start again in the program that sent you here.</p>"
+        "Nothing was allowed", f"<p>{escape(text)}</p><p>Start again in the program that sent you here.</p>"
     )
 
 
@@ -171,8 +214,9 @@ def _stranger(consent: Consent) -> str:
     if not consent.client.self_registered:
         return ""
     return (
-        "<p><strong>This program has registered itself, and this server does not know whose it is.</strong> Its name "
-        f"proves nothing. Your consent goes to {_code(_place(consent.row['redirect']))}{_at_home(consent)}. "
+        '<p class="warning"><strong>This program has registered itself, and this server does not know whose it is.'
+        "</strong> Its name proves nothing. "
+        f"Your consent goes to {_code(_place(consent.row['redirect']))}{_at_home(consent)}. "
         "Allow it only if you started this just now, in a program that you trust.</p>"
     )
 
@@ -209,10 +253,47 @@ def _delegations(consent: Consent, template: Template) -> str | None:
     return f"to the agents {agents}, {times} at most"
 
 
+@dataclass(frozen=True, slots=True)
+class _Parameter:
+    """A parameter in place of its value."""
+
+    name: str
+    words: str
+
+
 def _arguments(shown: dict[str, Any] | None) -> str:
     if shown is None:
-        return "<strong>any arguments</strong>"
-    return _code(_as_ascii(shown)) if shown else "no arguments"
+        return "<strong>with any arguments</strong>"
+    if not shown:
+        return "without arguments"
+    return f"<dl>{''.join(f'<dt>{_code(name)}</dt><dd>{_limit(limit)}</dd>' for name, limit in shown.items())}</dl>"
+
+
+def _limit(limit: Any) -> str:
+    """Return the limit of an argument in words."""
+    if not isinstance(limit, dict):
+        return _operand(limit)
+    return ", ".join(_limit_in_words(name, operand) for name, operand in limit.items())
+
+
+def _limit_in_words(name: str, operand: Any) -> str:
+    if name == "range" and isinstance(operand, list) and len(operand) == 2:
+        return f"{_operand(operand[0])} to {_operand(operand[1])}"
+    if operand is True and name in ("any", "optional"):
+        return "any value" if name == "any" else "may be left out"
+    return _WORDS.get(name, f"{escape(name)} {{}}").format(_operand(operand))
+
+
+def _operand(operand: Any) -> str:
+    if isinstance(operand, _Parameter):
+        return operand.words.format(_code(operand.name))
+    if isinstance(operand, list) and operand and not any(isinstance(each, list | dict) for each in operand):
+        return ", ".join(map(_operand, operand))
+    return f"<code>{escape(json.dumps(operand, ensure_ascii=True, default=_named))}</code>"
+
+
+def _named(value: Any) -> str:
+    return f"${value.name}" if isinstance(value, _Parameter) else str(value)
 
 
 def _place(redirect: str) -> str:
