@@ -173,7 +173,13 @@ def test_a_client_cannot_say_that_it_has_no_body() -> None:
     [
         *("//orders/o-1", "/orders//o-1", "/orders/%2e%2e/orders/o-1", "/orders/./o-1", "/x/../orders/o-1"),
         *("/orders%2fo-1", "/orders/o-1%2f", "/orders/o-1;a=b", "/orders\\o-1", "/orders/o-1%00", "/orders/o-1#x"),
-        *("/orders/o-1?limit=5&limit=9", "/orders/o-1?limit=05", "/orders/%ff", "/orders/o-1?order_id=o-2"),
+        *(
+            "/orders/o-1?limit=5&limit=9",
+            "/orders/o-1?limit=05",
+            "/orders/%ff",
+            "/orders/\xe9",
+            "/orders/o-1?order_id=o-2",
+        ),
     ],
 )
 def test_a_target_with_two_readings_is_refused(asked: Asked, target: str) -> None:
