@@ -10,11 +10,12 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.dpop import Prover
 from tests.gateway.test_gateway import started
 from tests.gateway.test_oauth import OAuthWorld
 from tests.servers import free_ports, until
 
-pytestmark = [pytest.mark.slow, pytest.mark.servers, pytest.mark.spec("8.5", "CONTROL 5.5")]
+pytestmark = [pytest.mark.slow, pytest.mark.servers, pytest.mark.spec("8.5", "CONTROL 5.5", "CONTROL 5.11")]
 TABLE = """
 [decider.shop]
 kind = "forward-auth"
@@ -97,6 +98,25 @@ def test_a_stock_client_passes_a_proxy_with_an_access_token(world: DeciderWorld)
     mine = [each for each in shown if each["agent"] == f"acme/a{world.agents}"]
     assert {each["assurance"] for each in mine} == {"handle"}
     assert len([each for each in mine if each["outcome"] == "allow"]) == 2
+
+
+def test_a_bound_token_is_proven_for_the_url_that_the_client_asked(world: DeciderWorld) -> None:
+    """And not for that at which the proxy asks; a proof passes once."""
+    prover, mint = Prover(), f"http://127.0.0.1:{world.mint}/oauth/token"
+    form = {"grant_type": "client_credentials", "resource": f"http://127.0.0.1:{world.billing}/shop"}
+    headers = {"dpop": prover.proof("POST", mint)}
+    issued = httpx.post(mint, data=form, auth=world.client_of("refund"), headers=headers).json()
+    asked = {"x-forwarded-method": "GET", "x-forwarded-uri": "/orders/o-1?limit=5"}
+
+    def ask(url: str) -> dict[str, str]:
+        return asked | prover.headers("GET", url, issued["access_token"])
+
+    proven = ask(f"http://127.0.0.1:{world.billing}/orders/o-1")
+    assert httpx.get(world.url("shop"), headers=proven).status_code == 200
+    for headers, reason in ((proven, "replayed"), (ask(world.url("shop")), "proof_invalid")):
+        answer = httpx.get(world.url("shop"), headers=headers)
+        assert (answer.status_code, answer.headers["x-arx-reason"]) == (401, reason)
+        assert answer.headers["www-authenticate"].startswith("DPoP ")
 
 
 def test_the_address_of_a_decider_is_for_questions_alone(world: DeciderWorld) -> None:
