@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a gateway asks the mint about access tokens: the keys that sign them, and what one stands for.  CONTROL 5."""
+"""What a gateway asks the mint about access tokens: keys, what one stands for, and approvals for it.  CONTROL 5."""
 
+from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
+from urllib.parse import quote
 
 import msgspec
 from joserfc import jwe
@@ -15,6 +17,7 @@ from arx_caps.jose import token_hash
 from arx_caps.keyfile import SigningKey
 from arx_caps.service.fetch import require_private
 from arx_verifier.errors import ArxError, StoreError
+from arx_verifier.token import Macaroon
 
 SEAL_TYPE: Final = "arx-seal+jwt"
 
@@ -34,6 +37,60 @@ class OpenedHandle(NamedTuple):
 
     def __repr__(self) -> str:
         return "<OpenedHandle>"
+
+
+class HandleApproval(msgspec.Struct, frozen=True):
+    """An approval of a call with an access token; times are ms since the Unix epoch.
+
+    Attributes:
+        id: Its id.
+        state: As the mint has it, such as ``waiting``.
+        tool: The tool.
+        args: Its arguments.
+        asked_at: When it was asked for.
+        expires_at: When the task ends while it waits, then when the approval does.
+    """
+
+    id: str
+    state: str
+    tool: str
+    args: dict[str, Any]
+    asked_at: int
+    expires_at: int
+
+
+class TakenApproval(NamedTuple):
+    """How an approval stands, and what its call is made with.
+
+    Attributes:
+        about: The approval.
+        taken: Whether it was taken before.
+        bundle: The task's token for the service, a secret; None unless it was taken now.
+        discharge: What answers the third-party caveat, a secret; None unless it was taken now.
+    """
+
+    about: HandleApproval
+    taken: bool
+    bundle: Bundle | None
+    discharge: Macaroon | None
+
+    def __repr__(self) -> str:
+        return "<TakenApproval>"
+
+
+class _Asked(msgspec.Struct, frozen=True):
+    approval: HandleApproval
+
+
+class _Taken(msgspec.Struct, frozen=True):
+    approval: HandleApproval
+    taken: bool
+    sealed: str | None = None
+
+
+class _Discharge(msgspec.Struct, frozen=True):
+    bundle: str
+    discharge: str
 
 
 class _Opened(msgspec.Struct, frozen=True):
@@ -85,17 +142,79 @@ def open_access_token(mint: MintClient, key: SigningKey, token: str) -> OpenedHa
         TokenError: The access token is not active, or is for another service.
     """
     require_private(mint)
-    own = OKPKey.generate_key("X25519", private=True)
-    claims = {"ath": token_hash(token), "jwk": {"kty": "OKP", "crv": "X25519", "x": own.as_dict(private=False)["x"]}}
-    body = {"handle": token, "seal": key.sign({"typ": SEAL_TYPE}, claims)}
+    own, body = _sealed_request(key, token)
     answer = mint.call("POST", "/v1/handles", key=key, body=body, repeats=False)  # a client waits, and asks again
     try:
         opened = msgspec.convert(answer, _Opened)
-        plain = jwe.decrypt_compact(opened.sealed, own, algorithms=["ECDH-ES", "A256GCM"]).plaintext
-        content = msgspec.json.decode(plain or b"", type=_Content)
+        content = msgspec.json.decode(_plain(opened.sealed, own), type=_Content)
         return OpenedHandle(Bundle.parse(content.bundle), content.scopes, opened.expires_at)
     except (msgspec.MsgspecError, JoseError, ArxError, ValueError) as error:
-        # Not chained: the text of a parser could quote the bundle.
-        raise StoreError(
-            f"malformed answer of {mint.issuer}: expected a sealed bundle ({type(error).__name__})"
-        ) from None
+        raise _malformed(mint, error) from None
+
+
+def ask_approval(
+    mint: MintClient, key: SigningKey, token: str, caveat: str, tool: str, args: Mapping[str, Any]
+) -> HandleApproval:
+    """Ask operators for an approval of a call with an access token, or find the one that was asked for.
+
+    Args:
+        mint: The mint.
+        key: The service's own key.
+        token: The access token, a secret.
+        caveat: The third-party caveat of the task's token.
+        tool: The tool.
+        args: Its arguments.
+
+    Raises:
+        ArxError: As ``open_access_token``; ``GrantError``: no such approval can be asked for.
+    """
+    require_private(mint)
+    body = {"handle": token, "caveat": caveat, "tool": tool, "args": dict(args)}
+    answer = mint.call("POST", "/v1/handles/approvals", key=key, body=body, repeats=False)
+    try:
+        return msgspec.convert(answer, _Asked).approval
+    except msgspec.MsgspecError as error:
+        raise _malformed(mint, error) from None
+
+
+def take_approval(mint: MintClient, key: SigningKey, token: str, name: str, *, withdraw: bool = False) -> TakenApproval:
+    """Return how an approval stands and, the first time after it is given, what the call is made with.
+
+    Args:
+        mint: The mint.
+        key: The service's own key.
+        token: An access token of the client, a secret.
+        name: The approval's id, as the mint gave it.
+        withdraw: Whether to take back a request that waits.
+
+    Raises:
+        ArxError: As ``open_access_token``; ``GrantError``: it was denied, withdrawn or is over.
+    """
+    require_private(mint)
+    own, body = _sealed_request(key, token)
+    path = f"/v1/handles/approvals/{quote(name, safe='')}"
+    answer = mint.call("POST", path, key=key, body=body | {"withdraw": withdraw}, repeats=False)
+    try:
+        found = msgspec.convert(answer, _Taken)
+        if found.sealed is None:
+            return TakenApproval(found.approval, found.taken, None, None)
+        content = msgspec.json.decode(_plain(found.sealed, own), type=_Discharge)
+        return TakenApproval(found.approval, False, Bundle.parse(content.bundle), Macaroon.parse(content.discharge))
+    except (msgspec.MsgspecError, JoseError, ArxError, ValueError) as error:
+        raise _malformed(mint, error) from None
+
+
+def _sealed_request(key: SigningKey, token: str) -> tuple[OKPKey, dict[str, Any]]:
+    """Return a fresh key, and the body of a request whose answer is sealed to it."""
+    own = OKPKey.generate_key("X25519", private=True)
+    claims = {"ath": token_hash(token), "jwk": {"kty": "OKP", "crv": "X25519", "x": own.as_dict(private=False)["x"]}}
+    return own, {"handle": token, "seal": key.sign({"typ": SEAL_TYPE}, claims)}
+
+
+def _plain(sealed: str, own: OKPKey) -> bytes:
+    return jwe.decrypt_compact(sealed, own, algorithms=["ECDH-ES", "A256GCM"]).plaintext or b""
+
+
+def _malformed(mint: MintClient, error: Exception) -> StoreError:
+    # Not chained: the text of a parser could quote a bundle.
+    return StoreError(f"malformed answer of {mint.issuer}: expected what was asked for ({type(error).__name__})")

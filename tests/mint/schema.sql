@@ -257,6 +257,7 @@ CREATE TABLE approvals (
   answer_why TEXT,
   approved_at BIGINT,
   expires_at BIGINT,
+  handle VARCHAR(64),
   PRIMARY KEY (id),
   FOREIGN KEY(task) REFERENCES tasks (id)
 );

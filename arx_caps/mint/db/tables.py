@@ -146,6 +146,7 @@ APPROVALS: Final = Table(
     Column("answer_why", Text),
     Column("approved_at", BigInteger),
     Column("expires_at", BigInteger),  # of its discharge
+    Column("handle", String(64)),  # the access token for which a gateway asked; NULL: an agent asked itself
     Index("approvals_by_time", "asked_at", "id"),
     Index("approvals_of_sessions", "session", "asked_at", "id"),
     Index("approvals_waiting", "session", "status"),  # a session has few; a status has all old ones

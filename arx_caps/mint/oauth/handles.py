@@ -164,10 +164,25 @@ def open_handle(mint: MintContext, token: str, audience: str) -> tuple[Handle, s
         raise refusal("revoked")
     if handle.row["audience"] != audience:
         raise refusal("wrong_audience")
-    recipe = recipe_for(handle.recipe(), audience)
+    return handle, bundle_of(mint, handle.row, handle.session)
+
+
+def bundle_of(mint: MintContext, row: Mapping[str, Any], session: Mapping[str, Any]) -> str:
+    """Return the bundle that a handle's row stands for, a secret; its token cannot be delegated.
+
+    Args:
+        mint: The mint.
+        row: The handle's row.
+        session: Its session's row.
+
+    Raises:
+        RevokedError: The task, or a key that signed its tokens, was revoked or frozen.
+        UnavailableError: The kill epoch is unknown now.
+    """
+    recipe = recipe_for(msgspec.json.decode(row["recipe"], type=dict[str, Any]), row["audience"])
     if recipe["depth"]:
         recipe["added"] = [*recipe.get("added", ()), Caveat(depth=0).encode().decode()]
-    return handle, reissue_task(mint, recipe, handle.session, str(handle.task["id"]))
+    return reissue_task(mint, recipe, session, str(row["task"]))
 
 
 def recipe_for(recipe: Mapping[str, Any], audience: str) -> dict[str, Any]:

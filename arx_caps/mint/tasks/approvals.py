@@ -46,7 +46,12 @@ class ApprovalRequest(NamedTuple):
 
 
 def ask_approval(
-    mint: MintContext, unit: UnitOfWork, caller: AuthenticatedCaller, request: ApprovalRequest
+    mint: MintContext,
+    unit: UnitOfWork,
+    caller: AuthenticatedCaller,
+    request: ApprovalRequest,
+    *,
+    handle: str | None = None,
 ) -> dict[str, Any]:
     """Store an agent's request for an approval.
 
@@ -55,6 +60,7 @@ def ask_approval(
         unit: The call's unit of work.
         caller: The authenticated agent.
         request: The request.
+        handle: The id of the access token for which a gateway asks; None if the agent asks itself.
 
     Returns:
         Its row.
@@ -79,10 +85,13 @@ def ask_approval(
     facts: dict[str, Any] = {"session": session["id"], "task": task["id"], "agent": caller.name, "template": template}
     facts |= {"audience": audience, "tool": request.tool, "why": why, "need": terms.need}
     row = facts | {"id": new_name(APPROVAL), "caveat": request.caveat, "args": as_json(request.args), "asked_at": now}
-    row |= {"ttl_ms": terms.ttl_ms, "once": int(terms.once), "status": WAITING, "by": "[]"}
+    # An access token can be replayed: an approval that it has is for one call, also where the policy allows several.
+    once = int(terms.once or handle is not None)
+    row |= {"ttl_ms": terms.ttl_ms, "once": once, "status": WAITING, "by": "[]", "handle": handle}
     row |= {"subject_issuer": session["subject_issuer"], "subject": session["subject"]}
     row |= dict.fromkeys(("denied_by", "answer_why", "approved_at", "expires_at"))
-    what = Event.of("approval.asked", caller.actor, approval=row["id"], args=request.args, **facts)
+    about = {"handle": handle} if handle is not None else {}
+    what = Event.of("approval.asked", caller.actor, approval=row["id"], args=request.args, **facts, **about)
     mint.db.approvals.add(unit, row, what)
     return row | {"its": task}
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The routes by which a gateway gets what an access token stands for, and which scopes there are.  CONTROL 5.4."""
+"""The routes by which a gateway learns of access tokens: what one stands for, scopes, approvals.  CONTROL 5.4, 5.12."""
 
 from typing import Annotated, Any, Final
 
@@ -7,18 +7,22 @@ import msgspec
 from joserfc import jwe
 from joserfc.errors import JoseError
 from joserfc.jwk import OKPKey
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from arx_caps.access_token import MAX_CHARS
 from arx_caps.jose import token_hash
 from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall
+from arx_caps.mint.api.routes.approvals import ApprovalAsked, ApprovalBody, ApprovalShown, show_approval
+from arx_caps.mint.oauth.handle_approvals import ask_for_handle, take_for_handle, withdraw_for_handle
 from arx_caps.mint.oauth.handles import open_handle, scopes_at, scopes_for
+from arx_caps.mint.tasks.approvals import ApprovalRequest
 from arx_verifier.errors import REASONS, ArxError, GrantError
 from arx_verifier.request import read_json_object
 from arx_verifier.token import wire
 
 OPEN: Final = "arx.handles.open"
 SCOPES: Final = "arx.handles.scopes"
+APPROVE: Final = "arx.handles.approvals"
 SEAL_TYPE: Final = "arx-seal+jwt"
 Text = Annotated[str, Meta(min_length=1, max_length=MAX_CHARS)]
 
@@ -43,15 +47,66 @@ class HandleOpened(RouteAnswer, frozen=True):
         return "<HandleOpened>"
 
 
+class HandleApprovalBody(ApprovalBody, frozen=True, kw_only=True):
+    """A call with an access token that needs an approval."""
+
+    handle: Text
+
+    def __repr__(self) -> str:
+        return "<HandleApprovalBody>"
+
+
+class HandleDischargeBody(HandleBody, frozen=True, kw_only=True):
+    """As ``HandleBody``, for an approval; ``withdraw`` takes back a request that waits."""
+
+    withdraw: bool = False
+
+
+class HandleDischarge(RouteAnswer, frozen=True):
+    """An approval, whether its discharge was taken before, and as a JWE what the call is made with, the first time."""
+
+    approval: ApprovalShown
+    taken: bool
+    sealed: str | UnsetType = UNSET
+
+    def __repr__(self) -> str:
+        return "<HandleDischarge>"
+
+
 def open_handle_route(call: RouteCall) -> HandleOpened:
     """Return the bundle that an access token stands for, sealed to the service that asks."""
     mint, audience = call.mint, call.authenticated.name
     key = _sealing_key(call)
     handle, bundle = open_handle(mint, call.body.handle, audience)
     content = {"bundle": bundle, "scopes": scopes_at(mint, handle, audience)}
+    return HandleOpened(sealed=_sealed(content, key), expires_at=handle.row["expires_at"])
+
+
+def ask_handle_approval_route(call: RouteCall) -> ApprovalAsked:
+    """Request an approval of a call with an access token, or find the one that there is."""
+    body = call.body
+    request = ApprovalRequest(body.caveat, body.tool, body.args, body.why)
+    row = ask_for_handle(call.mint, call.unit, body.handle, call.authenticated.name, request)
+    return ApprovalAsked(approval=show_approval(call.mint, row))
+
+
+def take_handle_discharge_route(call: RouteCall) -> HandleDischarge:
+    """Return how an approval stands and, once it is given, its discharge, sealed to the service that asks."""
+    mint, name, handle, audience = call.mint, call.path["approval"], call.body.handle, call.authenticated.name
+    key = _sealing_key(call)
+    if call.body.withdraw:
+        row = withdraw_for_handle(mint, handle, audience, name)
+        return HandleDischarge(approval=show_approval(mint, row), taken=False)
+    found = take_for_handle(mint, call.unit, handle, audience, name)
+    sealed: str | UnsetType = UNSET
+    if found.discharge is not None:
+        sealed = _sealed({"bundle": found.bundle, "discharge": found.discharge}, key)
+    return HandleDischarge(approval=show_approval(mint, found.row), taken=found.taken, sealed=sealed)
+
+
+def _sealed(content: dict[str, Any], key: OKPKey) -> str:
     # Sealed although the way is private: what terminates TLS before the mint, or logs its answers, gets no token.
-    sealed = jwe.encrypt_compact({"alg": "ECDH-ES", "enc": "A256GCM"}, msgspec.json.encode(content), key)
-    return HandleOpened(sealed=str(sealed), expires_at=handle.row["expires_at"])
+    return str(jwe.encrypt_compact({"alg": "ECDH-ES", "enc": "A256GCM"}, msgspec.json.encode(content), key))
 
 
 class ScopesShown(RouteAnswer, frozen=True):
@@ -94,4 +149,30 @@ ENDPOINTS: Final = (
         problems=(*REASONS, "conflict"),
     ),
     Endpoint("GET", "/v1/scopes", SCOPES, list_scopes, callers=("service",), problems=("replayed",)),
+    Endpoint(
+        "POST",
+        "/v1/handles/approvals",
+        APPROVE,
+        ask_handle_approval_route,
+        HandleApprovalBody,
+        callers=("service",),
+        problems=(*REASONS, "bad_parameters", "not_found", "session_ended", "too_many_approvals"),
+    ),
+    Endpoint(
+        "POST",
+        "/v1/handles/approvals/{approval}",
+        APPROVE,
+        take_handle_discharge_route,
+        HandleDischargeBody,
+        callers=("service",),
+        problems=(
+            *REASONS,
+            "approval_denied",
+            "approval_expired",
+            "approval_withdrawn",
+            "conflict",
+            "not_found",
+            "session_ended",
+        ),
+    ),
 )

@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Approvals for access tokens: a gateway asks for one, and takes the discharge once it is given.  CONTROL 5.12.
+
+The client of the access token never gets the discharge, nor the task's token that it is bound to.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from arx_caps.mint.context import Born, MintContext
+from arx_caps.mint.db.database import now_ms
+from arx_caps.mint.db.events import Event
+from arx_caps.mint.db.repositories.approvals import WAITING, WITHDRAWN
+from arx_caps.mint.db.repositories.proofs import used_id
+from arx_caps.mint.db.unit_of_work import UnitOfWork
+from arx_caps.mint.identity.authenticate import AuthenticatedCaller
+from arx_caps.mint.oauth.handles import Handle, bundle_of, find_handle
+from arx_caps.mint.tasks.approvals import ApprovalRequest, approval_state, ask_approval, fetch_discharge
+from arx_caps.mint.tasks.token_factory import as_json
+from arx_verifier.errors import GrantError, refusal
+
+_TAKEN: Final = "approval"  # the kind of used id
+_FOUND: Final = ("waiting", "approved", "denied")
+
+
+class Taken(NamedTuple):
+    """An approval as a gateway gets it.
+
+    Attributes:
+        row: Its row.
+        taken: Whether its discharge was taken before.
+        bundle: The bundle of the task that it was asked for, a secret; None unless it is taken now.
+        discharge: Its discharge, a secret; None unless it is taken now.
+    """
+
+    row: Mapping[str, Any]
+    taken: bool = False
+    bundle: str | None = None
+    discharge: str | None = None
+
+    def __repr__(self) -> str:
+        return "<Taken>"
+
+
+def ask_for_handle(
+    mint: MintContext, unit: UnitOfWork, token: str, audience: str, request: ApprovalRequest
+) -> dict[str, Any]:
+    """Return the approval of a call with an access token: the one that the client has, or a new request.
+
+    Args:
+        mint: The mint.
+        unit: The call's unit of work.
+        token: The access token, a secret.
+        audience: The service that asks.
+        request: The call.
+
+    Returns:
+        The row.  One that was denied stays denied for this task: a client that calls again asks no operator again.
+
+    Raises:
+        TokenError: As ``open_handle``.
+        GrantError: As ``ask_approval``.
+        UnavailableError: The kill epoch is unknown now.
+    """
+    born = mint.born()
+    handle = _handle_of(mint, token, audience)
+    args = as_json(request.args)
+    rows = mint.db.approvals.list(audience=audience, agent=_agent_of(handle), tool=request.tool)
+    for row in rows:
+        if row["args"] != args or not _may_use(mint, handle, row) or _is_taken(mint, row):
+            continue
+        state = approval_state(mint, row)
+        if state in _FOUND and (state != "denied" or row["task"] == handle.claims.tid):
+            return row
+    return ask_approval(mint, unit, _caller_of(handle.session, born), request, handle=handle.claims.jti)
+
+
+def take_for_handle(mint: MintContext, unit: UnitOfWork, token: str, audience: str, name: str) -> Taken:
+    """Return how an approval of a client stands and, once it is given, what the call is made with, one time.
+
+    Args:
+        mint: The mint.
+        unit: The call's unit of work.
+        token: An access token of the client, a secret; it may be a later one than that of the call.
+        audience: The service that asks.
+        name: The approval's id.
+
+    Raises:
+        TokenError: As ``open_handle``; ``revoked``: the task of the call was killed.
+        GrantError: ``not_found``; ``approval_denied``, ``approval_withdrawn``, ``approval_expired``, ``session_ended``.
+        UnavailableError: The kill epoch is unknown now.
+    """
+    born = mint.born()
+    row, asked, session = _find_usable(mint, token, audience, name)
+    if _is_taken(mint, row):
+        return Taken(row, taken=True)
+    discharge = fetch_discharge(mint, _caller_of(session, born), row)
+    if discharge is None:
+        return Taken(row)
+    bundle = bundle_of(mint, asked, session)
+    # The id decides: of two gateways that take it at the same moment, one makes the call.
+    unit.spend(*_taken_id(row))
+    return Taken(row, bundle=bundle, discharge=discharge)
+
+
+def withdraw_for_handle(mint: MintContext, token: str, audience: str, name: str) -> dict[str, Any]:
+    """Withdraw a request that still waits, as its client has cancelled the call; return its row.
+
+    Args:
+        mint: The mint.
+        token: An access token of the client, a secret.
+        audience: The service that asks.
+        name: The approval's id.
+
+    Raises:
+        TokenError: As ``open_handle``.
+        GrantError: ``not_found``.
+    """
+    row, _, _ = _find_usable(mint, token, audience, name)
+    facts = {each: row[each] for each in ("session", "task", "agent", "audience")} | {"approval": row["id"]}
+    what = Event.of("approval.withdrawn", f"agent:{row['agent']}", **facts)
+    if row["status"] not in (WAITING, WITHDRAWN):
+        return dict(row)
+    return mint.db.approvals.withdraw(row["id"], WAITING, what) | {"its": row["its"]}
+
+
+def _handle_of(mint: MintContext, token: str, audience: str) -> Handle:
+    handle = find_handle(mint, token)
+    if handle is None:
+        raise refusal("revoked")
+    if handle.row["audience"] != audience:
+        raise refusal("wrong_audience")
+    return handle
+
+
+def _find_usable(
+    mint: MintContext, token: str, audience: str, name: str
+) -> tuple[dict[str, Any], Mapping[str, Any], Mapping[str, Any]]:
+    """Return an approval's row that an access token may use, with the row of the handle that asked, and its session."""
+    handle = _handle_of(mint, token, audience)
+    rows = mint.db.approvals.list(id=name, audience=audience, limit=1)
+    # To another client, the approval does not exist.
+    if not rows or not _may_use(mint, handle, rows[0]):
+        raise GrantError("no such approval", code="not_found")
+    asked, session = mint.db.oauth_handles.find(rows[0]["handle"]), mint.db.sessions.find(rows[0]["session"])
+    assert asked is not None  # ``_may_use`` has found it
+    assert session is not None  # the foreign key of the handle
+    return rows[0], asked, session
+
+
+def _may_use(mint: MintContext, handle: Handle, row: Mapping[str, Any]) -> bool:
+    """Return whether an approval was asked for the client of a handle: for its task, or for an earlier one."""
+    if row["handle"] is None or row["audience"] != handle.row["audience"] or row["agent"] != _agent_of(handle):
+        return False
+    asked = mint.db.oauth_handles.find(row["handle"])
+    if asked is None or asked["client"] != handle.row["client"]:
+        return False
+    if (row["subject_issuer"], row["subject"]) != (handle.session["subject_issuer"], handle.session["subject"]):
+        return False
+    # Of a delegated task, the chain is what was approved: another chain of the same client is another principal.
+    before = msgspec.json.decode(asked["recipe"], type=dict[str, Any])
+    return bool(before.get("added", []) == handle.recipe().get("added", []))
+
+
+def _agent_of(handle: Handle) -> str:
+    return str(handle.session["agent"])
+
+
+def _caller_of(session: Mapping[str, Any], born: Born) -> AuthenticatedCaller:
+    """Return the agent of a session, for which its gateway asks."""
+    return AuthenticatedCaller("agent", str(session["agent"]), session, born, int(session["expires_at"]), "")
+
+
+def _taken_id(row: Mapping[str, Any]) -> tuple[str, str, str, int]:
+    until = row["expires_at"] if row["expires_at"] is not None else now_ms()
+    return _TAKEN, str(row["handle"]), str(row["id"]), int(until)
+
+
+def _is_taken(mint: MintContext, row: Mapping[str, Any]) -> bool:
+    return mint.db.proofs.is_used(used_id(*_taken_id(row)))
