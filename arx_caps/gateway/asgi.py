@@ -38,7 +38,7 @@ async def pass_on(parts: AsyncIterator[bytes], receive: Receive, send: Send) -> 
     watches: list[asyncio.Task[None]] = []
 
     def watch() -> None:
-        watches.append(loop.create_task(_disconnected(receive)))
+        watches.append(loop.create_task(until_gone(receive)))
         watches[0].add_done_callback(end)
 
     def end(_: asyncio.Task[None]) -> None:
@@ -61,7 +61,12 @@ async def pass_on(parts: AsyncIterator[bytes], receive: Receive, send: Send) -> 
             task.cancel()
 
 
-async def _disconnected(receive: Receive) -> None:
+async def until_gone(receive: Receive) -> None:
+    """Return once the client of a request has gone.
+
+    Args:
+        receive: As ASGI has it, after the body.
+    """
     while (await receive())["type"] != "http.disconnect":
         pass
 
@@ -84,3 +89,22 @@ async def read_body(receive: Receive, longest: int) -> bytes | None:
             return None
         if not message.get("more_body", False):
             return b"".join(parts)
+
+
+def replay_body(body: bytes, receive: Receive) -> Receive:
+    """Return a ``receive`` that gives a body that was read, and then goes on.
+
+    Args:
+        body: The body.
+        receive: As ASGI has it, after the body.
+    """
+    given = False
+
+    async def replayed() -> Message:
+        nonlocal given
+        if given:
+            return await receive()
+        given = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return replayed

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import functools
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Final
 
 from arx_caps.gateway.asgi import HANDLE, Receive, Scope, Send, pass_on, read_body
@@ -56,6 +56,9 @@ _TOKEN: Final = re.compile(rb'"%s"\s*:\s*"([^"\\]+)"' % re.escape(META_KEY.encod
 _ROUTING: Final = frozenset((b"mcp-method", b"mcp-name", b"mcp-session-id", b"authorization"))
 # A client opens a new session at 404.  The others are answers of JSON-RPC, which a client reads at 200 (`status_of`).
 _STATUS: Final = {UNKNOWN_SESSION: 404, METHOD_NOT_FOUND: 200, INVALID_PARAMS: 200}
+
+# The member of the scope with what is called for a call that lacks an approval alone: it answers, or returns False.
+ASK: Final = "arx.ask_approval"
 
 _Whole = tuple[int, Headers, bytes]  # an answer that waits until its grant was looked at again: status, headers, body
 
@@ -343,6 +346,10 @@ class McpDoor:
                 await exchange.end()  # the stream of a session: a message in it would answer nothing
             else:  # the agent library reads from it that it has to sign anew
                 await exchange.whole(*self._enforcement.answer(problem))
+            return
+        ask: Callable[[Incoming], Awaitable[bool]] | None = exchange.scope.get(ASK)
+        lacks_approval = problem.code == "missing_discharge" and message.method == "tools/call"
+        if lacks_approval and ask is not None and await ask(message):
             return
         found = self._messages.refusal(McpMessage(message.method, message.params, message.meta), problem)
         answer: dict[str, Any] = {"jsonrpc": "2.0", "id": message.id}

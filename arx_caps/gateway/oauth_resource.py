@@ -20,9 +20,10 @@ import msgspec
 from arx_caps.access_token import AccessToken, VerifyingKey, is_access_token, read_access_token
 from arx_caps.agent.mint_client import MintClient
 from arx_caps.agent.task import Task
-from arx_caps.gateway.asgi import HANDLE, Door, Message, Receive, Scope, Send, read_body
+from arx_caps.gateway.approved_calls import ApprovedCalls, Caller
+from arx_caps.gateway.asgi import HANDLE, Door, Message, Receive, Scope, Send, read_body, replay_body
 from arx_caps.gateway.kept_answer import KeptAnswer
-from arx_caps.gateway.mcp_door import McpDoor
+from arx_caps.gateway.mcp_door import ASK, McpDoor
 from arx_caps.gateway.mcp_wire import WireError, read_incoming
 from arx_caps.gateway.oauth_server import ServerMetadata
 from arx_caps.jose import CLIENT_ALGORITHMS, check_client_dpop
@@ -59,6 +60,13 @@ class _Held:
             macaroon = opened.bundle.tokens[audience]
             self.signer = call_proof.CallSigner(macaroon, audience)
             self.link, self._task = macaroon.unverified_identifier.id, Task(opened.bundle)
+            self.macaroon = macaroon
+            # The next access token of the client is of the same session: a call may wait longer than one lives.
+            chain = [claims.sid, claims.client_id, claims.sub]
+            act = claims.act
+            while act is not None:
+                chain, act = [*chain, act.sub], act.act
+            self.principal = "\0".join(chain)
 
     def missing(self, tool: str | None) -> str | None:
         """Return the scopes to ask for if the token can allow no call of a tool; None if it can, or if none would.
@@ -137,6 +145,7 @@ class OAuthResource:
         service: The service file, with the service's own key.
         resource: The URL at which clients reach the upstream.
         max_body: The longest body, bytes.
+        max_answer: The longest answer that is kept for a client, bytes.
         dpop: Whether each access token must be bound to a key of the client.
 
     Attributes:
@@ -148,7 +157,15 @@ class OAuthResource:
     """
 
     def __init__(
-        self, door: Door, verifier: Verifier, service: Path, resource: str, max_body: int, *, dpop: bool = False
+        self,
+        door: Door,
+        verifier: Verifier,
+        service: Path,
+        resource: str,
+        max_body: int,
+        *,
+        max_answer: int = 0,
+        dpop: bool = False,
     ) -> None:
         self._door, self._verifier, self._resource, self._max_body = door, verifier, resource, max_body
         self._dpop = dpop
@@ -166,6 +183,17 @@ class OAuthResource:
         self._keys_at = -KEYS_S
         self._looking = asyncio.Lock()
         self._handles: dict[bytes, asyncio.Future[_Held]] = {}
+        self._approved: ApprovedCalls | None = None
+        if isinstance(door, McpDoor):
+            self._approved = ApprovedCalls(
+                door,
+                verifier,
+                self._mint,
+                own,
+                know=lambda link, is_bound: self.decisions.know(link, bound=is_bound),
+                challenge=lambda scope, is_proven: self._challenges("insufficient_scope", scope, is_proven),
+                longest=max_answer,
+            )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one HTTP request.
@@ -199,15 +227,24 @@ class OAuthResource:
             await self._refuse(send, 413, None, "too_large")
             return
         assert held.signer is not None
+        scope = {**scope, HANDLE: True}
+        if self._approved is not None:
+            challenging = self._challenging(send, "invalid_token", None, held.scope, is_proven)
+            caller = Caller(token.strip(" "), held.macaroon, held.principal, held.scope, is_proven)
+            if await self._approved.answer(caller, scope, body, receive, challenging):
+                return
+            scope = {**scope, ASK: self._approved.asking(caller, scope, body, receive, challenging)}
         signed = held.signer.sign(call_proof.http_fields(http_call(scope, body)), _now_ms())
         headers = [pair for pair in scope["headers"] if pair[0] != b"authorization"]
         headers.append((b"authorization", b"Bearer " + signed.encode()))
         more = held.missing(self._tool_of(body))
         answer = self._challenging(send, "invalid_token", more, held.scope, is_proven)
-        await self._door({**scope, "headers": headers, HANDLE: True}, _again(body, receive), answer)
+        await self._door({**scope, "headers": headers}, replay_body(body, receive), answer)
 
     async def close(self) -> None:
         """Close the door and the connection to the mint."""
+        if self._approved is not None:
+            await self._approved.close()
         await self._door.close()
         await asyncio.to_thread(self._mint.close)
 
@@ -416,20 +453,6 @@ class OAuthResource:
         with contextlib.suppress(OSError):
             await send({"type": "http.response.start", "status": status, "headers": headers})
             await send({"type": "http.response.body", "body": data})
-
-
-def _again(body: bytes, receive: Receive) -> Receive:
-    """Return a ``receive`` that gives a body that was read, and then goes on."""
-    given = False
-
-    async def replayed() -> Message:
-        nonlocal given
-        if given:
-            return await receive()
-        given = True
-        return {"type": "http.request", "body": body, "more_body": False}
-
-    return replayed
 
 
 def _nothing(peer: str | None) -> AccessRequest:

@@ -49,7 +49,15 @@ class RunningUpstream(RunningVerifier):
             self.upstream = kind(name, terms, settings.folder)
             self.door = McpDoor(self.verifier, terms, self.upstream, proxies)
         if terms.resource is not None:
-            resource = OAuthResource(self.door, self.verifier, path, terms.resource, terms.max_body, dpop=terms.dpop)
+            resource = OAuthResource(
+                self.door,
+                self.verifier,
+                path,
+                terms.resource,
+                terms.max_body,
+                max_answer=terms.max_answer,
+                dpop=terms.dpop,
+            )
             self.door = self.resource = resource
 
     async def start(self) -> None:

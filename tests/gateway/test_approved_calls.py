@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Calls that wait for an approval, at a door and a mint in this process; ``test_approvals`` has them as processes."""
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+
+from arx_caps.gateway.approved_calls import ApprovedCalls, Caller
+from arx_caps.gateway.asgi import replay_body
+from arx_caps.gateway.mcp_door import ASK, McpDoor
+from arx_caps.gateway.settings import UpstreamTerms
+from arx_caps.service.access_tokens import open_access_token
+from arx_caps.service.own_key import ServiceIdentity
+from arx_verifier.enforcement import http_call
+from arx_verifier.journal import InMemoryDecisions
+from arx_verifier.token import KeyRing, call_proof
+from arx_verifier.verification import Verifier
+from tests.gateway.door import Answer, Upstream
+from tests.gateway.gateway_realm import ENVELOPE
+from tests.mint.harness import ISSUER, Harness, now_ms
+from tests.mint.test_handle_approvals import Service
+
+pytestmark = [pytest.mark.spec("CONTROL 5.12"), pytest.mark.sqlite]
+TASKS = {"extensions": {"io.modelcontextprotocol/tasks": {}}}
+DONE = Answer(b'{"jsonrpc":"2.0","id":"arx-approved","result":{"content":[{"type":"text","text":"done"}]}}')
+Json = dict[str, Any]
+
+
+class Front:
+    """A gateway's front before one upstream, and a client."""
+
+    def __init__(self, harness: Harness) -> None:
+        self.service = Service(harness)
+        keys = harness.mint.key_schedule.audience_keys("orders")
+        ring = KeyRing({kid: key for kid, (key, _) in keys.items()}, realm=harness.realm.name)
+        self.decisions = InMemoryDecisions()
+        self.verifier = Verifier(audience="orders", keys=ring, epochs=harness.mint.epochs, decisions=self.decisions)
+        self.upstream = Upstream(lambda _: DONE)
+        self.token = self.service.token()
+        self.open()
+
+    def open(self) -> None:
+        """Begin another gateway of the audience."""
+        terms = UpstreamTerms(audience="orders", url="http://127.0.0.1:1")
+        self._door = McpDoor(self.verifier, terms, self.upstream)  # type: ignore[arg-type]
+        own = ServiceIdentity(None, ISSUER, self.service.key, None)  # type: ignore[arg-type]
+        self.calls = ApprovedCalls(
+            self._door,
+            self.verifier,
+            self.service.mint,
+            own,
+            know=lambda link, bound: None,
+            challenge=lambda scope, _: [(b"www-authenticate", scope.encode())],
+            longest=10_000,
+        )
+
+    async def send(self, method: str, params: Json, *, old: bool = False, tasks: bool = False) -> tuple[int, Json]:
+        """Send one message as ``OAuthResource`` does, and return status and answer."""
+        meta = {} if old else ENVELOPE | {"io.modelcontextprotocol/clientCapabilities": TASKS if tasks else {}}
+        params = params | ({"_meta": meta} if meta else {})
+        body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}).encode()
+        name = str(params.get("name", params.get("taskId", ""))).encode()
+        headers = [(b"mcp-protocol-version", b"2025-11-25" if old else b"2026-07-28")]
+        headers += [] if old else [(b"mcp-method", method.encode()), (b"mcp-name", name)]
+        scope = {"type": "http", "method": "POST", "headers": headers, "client": None, "path": "/orders"}
+        scope |= {"raw_path": b"/orders", "query_string": b""}
+        sent: list[Any] = []
+
+        async def gone() -> Any:
+            await asyncio.Event().wait()
+
+        async def keep(message: Any) -> None:
+            sent.append(message)
+
+        macaroon = open_access_token(self.service.mint, self.service.key, self.token).bundle.tokens["orders"]
+        caller = Caller(self.token, macaroon, "p", "refund")
+        if not await self.calls.answer(caller, scope, body, gone, keep):
+            ask = self.calls.asking(caller, scope, body, gone, keep)
+            signer = call_proof.CallSigner(macaroon, "orders")
+            signed = signer.sign(call_proof.http_fields(http_call(scope, body)), now_ms())
+            authorized = [*headers, (b"authorization", b"Bearer " + signed.encode())]
+            await self._door({**scope, "headers": authorized, ASK: ask}, replay_body(body, gone), keep)
+        assert [message["type"] for message in sent] == ["http.response.start", "http.response.body"]
+        return sent[0]["status"], json.loads(sent[1]["body"])
+
+    async def result(self, method: str, params: Json, **how: bool) -> Json:
+        """Send one message that is answered by a result."""
+        status, answer = await self.send(method, params, **how)
+        assert status == 200, answer
+        found: Json = answer["result"]
+        return found
+
+    def waiting(self) -> str:
+        """The id of the one request that waits."""
+        [row] = self.service.harness.mint.db.approvals.list(statuses=("waiting",))
+        return str(row["id"])
+
+    async def ended(self, about: Json, **how: bool) -> Json:
+        """Poll a task until it has ended."""
+        while True:
+            found = await self.result("tasks/get", about, **how)
+            if found["status"] != "working":
+                return found
+
+
+CALL = {"name": "refund", "arguments": {"amount": 5}}
+
+
+@pytest.fixture
+def front(unit: Harness) -> Front:
+    """A gateway's front."""
+    return Front(unit)
+
+
+def test_a_task_is_made_once_with_what_was_approved(front: Front) -> None:
+    """Polls say how it stands; another gateway does not make it again."""
+
+    async def run() -> None:
+        created = await front.result("tools/call", CALL, tasks=True)
+        about = {"taskId": created["taskId"]}
+        assert (created["resultType"], created["status"]) == ("task", "working")
+        assert (await front.result("tasks/get", about))["status"] == "working"
+        front.service.answer(front.waiting())
+        done = await front.ended(about)
+        assert (done["status"], done["result"]["content"][0]["text"]) == ("completed", "done")
+        assert await front.result("tasks/get", about) == done
+        [body] = front.upstream.bodies
+        assert (body["params"]["name"], body["params"]["arguments"]) == ("refund", {"amount": 5})
+        assert await front.result("tasks/update", about) == {"resultType": "complete"}
+        front.open()
+        lost = await front.result("tasks/get", about)
+        assert (lost["status"], lost["error"]["data"]["code"]) == ("failed", "already_used")
+        assert len(front.upstream.bodies) == 1
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("outcome", ["approve", "deny", "cancel"])
+def test_a_task_of_the_older_revision_has_a_result(front: Front, outcome: str) -> None:
+    """``tasks/result`` answers what the call would have."""
+
+    async def run() -> None:
+        created = (await front.result("tools/call", CALL | {"task": {}}, old=True))["task"]
+        about = {"taskId": created["taskId"]}
+        if outcome == "cancel":
+            assert (await front.result("tasks/cancel", about, old=True))["status"] == "cancelled"
+            assert (await front.result("tasks/get", about, old=True))["status"] == "cancelled"
+            return
+        front.service.answer(front.waiting(), outcome)
+        _, answer = await front.send("tasks/result", about, old=True)
+        status = (await front.result("tasks/get", about, old=True))["status"]
+        if outcome == "approve":
+            assert answer["result"]["_meta"] == {"io.modelcontextprotocol/related-task": about}
+            assert (answer["result"]["content"][0]["text"], status) == ("done", "completed")
+        else:
+            assert (answer["error"]["data"]["code"], status) == ("approval_denied", "failed")
+            assert "a test" in answer["error"]["message"]
+
+    asyncio.run(run())
+
+
+def test_a_kill_fails_a_task_that_waits(front: Front) -> None:
+    """Also one that was approved: nothing reaches the upstream, and a model can read why."""
+
+    async def run() -> None:
+        about = {"taskId": (await front.result("tools/call", CALL, tasks=True))["taskId"]}
+        approval = front.waiting()
+        front.service.answer(approval)
+        row = front.service.harness.mint.db.approvals.find(approval)
+        assert row is not None
+        front.token = front.service.token()
+        front.service.harness.epochs.kill(f"task:{row['task']}")
+        failed = await front.ended(about)
+        assert failed["status"] == "failed"
+        assert "over" in failed["error"]["message"]
+        assert front.upstream.bodies == []
+
+    asyncio.run(run())
+
+
+def test_a_client_without_either_learns_the_approval(front: Front, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the status and by the text; the same call goes through after the approval, and the next one asks again."""
+    monkeypatch.setattr("arx_caps.gateway.approved_calls.HOLD_FIRST_S", 0.0)
+
+    async def run() -> None:
+        status, answer = await front.send("tools/call", CALL, old=True)
+        approval = front.waiting()
+        assert (status, answer["result"]["isError"]) == (403, True)
+        assert approval in answer["result"]["content"][0]["text"]
+        front.service.answer(approval)
+        front.upstream._answer = lambda _: Answer(b'{"jsonrpc":"2.0","id":1,"result":{"content":[]}}')
+        assert await front.result("tools/call", CALL, old=True) == {"content": []}
+        status, _ = await front.send("tools/call", CALL, old=True)
+        assert (status, front.waiting() != approval) == (403, True)
+        assert len(front.upstream.bodies) == 1
+
+    asyncio.run(run())
