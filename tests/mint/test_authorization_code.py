@@ -4,7 +4,7 @@
 import json
 import threading
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 import httpx
 import pytest
@@ -245,6 +245,18 @@ def test_tokens_of_unknown_keys_fetch_no_keys_each(flow: Flow, idp: Issuer) -> N
     idp.kid = "k2"
     assert [flow.log_in().status_code for _ in range(3)] == [400] * 3
     assert idp.asked.count("/keys") == 1
+
+
+@pytest.mark.sqlite
+def test_the_claims_that_the_policy_judges_are_asked_for(
+    flow: Flow, idp: Issuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And no others; nor at an issuer that does not promise to read the request."""
+    monkeypatch.setattr(oidc, "FRESH_S", 0)
+    assert "claims=" not in flow.begin().headers["location"]
+    idp.metadata = {"claims_parameter_supported": True}
+    query = dict(parse_qsl(urlsplit(flow.begin().headers["location"]).query))
+    assert json.loads(query["claims"]) == {"id_token": {"groups": None}}
 
 
 @pytest.mark.sqlite
