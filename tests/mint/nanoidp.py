@@ -14,11 +14,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from html import unescape
 from pathlib import Path
 
 import httpx
 
+from arx_caps.cli.commands.doctor.login import check_login
 from arx_caps.realm import Login
 from tests.mint.harness import AGENT, ISSUER, open_unit
 from tests.mint.login import MINT_CLIENT, MINT_SECRET, POLICY, Flow, claims_of
@@ -110,6 +112,10 @@ def main() -> None:
             assert refused["error"] == "access_denied", refused
             back = flow.visit(sign_in(flow, "ann", scope="lookup"))
             assert back.headers.get("location", "").startswith("/oauth/consent?"), (back.headers, back.text)
+            # `arx doctor` learns from the provider whether it knows the mint.
+            assert {check.ok for check in check_login(harness.realm)} == {True}
+            *_, last = check_login(replace(harness.realm, issuer="https://other.example"))
+            assert (last.ok, "400" in last.found) == (False, True), last
     sys.stdout.write(f"nanoidp {VERSION}: logged in, consented, and refused\n")
 
 

@@ -16,6 +16,7 @@ import msgspec
 from arx_caps.audit.merkle import read_signer
 from arx_caps.cli import exit_codes
 from arx_caps.cli.commands.doctor.check import Check
+from arx_caps.cli.commands.doctor.login import check_login
 from arx_caps.cli.commands.doctor.oauth import check_oauth
 from arx_caps.cli.commands.doctor.store import check_store
 from arx_caps.cli.commands.doctor.witness import check_witnesses
@@ -93,6 +94,7 @@ def _checks(place: Place) -> Iterator[Check]:
     yield _policy(realm)
     yield from check_store(place.given_store, realm)
     yield from _mint(place.issuer or realm.issuer, realm)
+    yield from check_login(realm)
     yield from check_witnesses(realm)
 
 

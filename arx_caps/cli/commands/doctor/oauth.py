@@ -44,7 +44,7 @@ def check_oauth(url: str) -> Iterator[Check]:
     yield _private("address", url)
     try:
         answer = _get(url)
-        yield _clock("clock", url, answer)
+        yield check_clock("clock", url, answer)
         metadata_url, challenge = _challenge(answer)
         yield challenge
         resource = _object(metadata_url or _well_known(url, RESOURCE))
@@ -190,7 +190,7 @@ def _keys(metadata: dict[str, Any]) -> Iterator[Check]:
         yield Check("keys", True, f"{len(signing)} for access tokens: {', '.join(str(key['alg']) for key in signing)}")
     else:
         yield Check("keys", None, "none yet", "the mint makes one for the first access token: get one, and check again")
-    yield _clock("issuer's clock", url, answer)
+    yield check_clock("issuer's clock", url, answer)
 
 
 def _challenge(answer: httpx.Response) -> tuple[str | None, Check]:
@@ -219,7 +219,14 @@ def _private(name: str, url: str) -> Check:
     return Check(name, False, f"{url} is neither https nor of this machine", "end TLS before it, and use that URL")
 
 
-def _clock(name: str, url: str, answer: httpx.Response) -> Check:
+def check_clock(name: str, url: str, answer: httpx.Response) -> Check:
+    """Check a server's clock.
+
+    Args:
+        name: The name of the check.
+        url: The server's URL.
+        answer: An answer of it, of now.
+    """
     try:
         ahead_s = parsedate_to_datetime(answer.headers["date"]).timestamp() - time.time()
     except (KeyError, ValueError):

@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Check where people log in: the issuer, and the mint as its client.  CONTROL 5.8, OpenID Connect Discovery 4."""
+
+from collections.abc import Iterator
+from typing import Final
+from urllib.parse import urlencode
+
+import httpx
+import msgspec
+
+from arx_caps.cli.commands.doctor.check import Check
+from arx_caps.cli.commands.doctor.oauth import TIMEOUT_S, check_clock
+from arx_caps.http_client import no_answer, open_client
+from arx_caps.realm import Login, Realm
+from arx_caps.secret_source import read_secret
+from arx_verifier.errors import ArxError, SettingsError
+
+NAME: Final = "login"
+
+
+class _Metadata(msgspec.Struct):
+    issuer: str
+    authorization_endpoint: str
+
+
+def check_login(realm: Realm) -> Iterator[Check]:
+    """Check the login's settings, as the mint and a browser use them; yield nothing without a login.
+
+    Args:
+        realm: The realm.
+    """
+    login = realm.login
+    if login is None:
+        return
+    yield _secret(login, realm)
+    yield _trust(login, realm)
+    url = f"{login.issuer.rstrip('/')}/.well-known/openid-configuration"
+    try:
+        with open_client(url, timeout=TIMEOUT_S, ca=realm.ca, proxy=url.startswith("https:")) as client:
+            answer = client.get(url)
+            yield check_clock("login's clock", url, answer)
+            metadata = msgspec.json.decode(answer.content, type=_Metadata)
+            if metadata.issuer != login.issuer:
+                found = f"the issuer at {login.issuer} calls itself {metadata.issuer}"
+                yield Check(NAME, False, found, "write `login_issuer` in realm.toml as the issuer does, byte for byte")
+                return
+            yield _registration(login, realm, client, metadata.authorization_endpoint)
+    except msgspec.MsgspecError:
+        found = f"{url} answers {answer.status_code}: expected the metadata of an issuer"
+        yield Check(NAME, False, found, "correct `login_issuer` in realm.toml")
+    except (httpx.HTTPError, httpx.InvalidURL, SettingsError) as error:
+        found = f"{login.issuer} did not answer ({no_answer(error, url)})"
+        yield Check(NAME, False, found, "start the issuer, let this machine reach it, or correct `login_issuer`")
+
+
+def _secret(login: Login, realm: Realm) -> Check:
+    name, source = "login's secret", login.client_secret
+    if source is None:
+        return Check(name, True, "none: the mint is a public client")
+    try:
+        read_secret(source, realm.folder)
+    except SettingsError as error:
+        if source.startswith("env:"):
+            return Check(name, None, f"{error}: here", "run it with the mint's environment")
+        return Check(name, False, str(error), "correct the file, or `login_client_secret` in realm.toml")
+    return Check(name, True, f"in {source}")
+
+
+def _trust(login: Login, realm: Realm) -> Check:
+    from arx_caps.mint.policy.model import Policy
+
+    name = "login's issuer"
+    try:
+        urls = [issuer.url for issuer in Policy.load(realm.policy_path).issuers.values()]
+    except ArxError:
+        return Check(name, None, "the policy cannot be read", "correct the policy first")
+    if login.issuer not in urls:
+        found = f"the policy has no [issuer] with the URL {login.issuer}"
+        return Check(name, False, found, "write one, byte for byte, with `jwks` and `algorithms` (docs/oauth.md)")
+    return Check(name, True, f"the policy trusts {login.issuer}")
+
+
+def _registration(login: Login, realm: Realm, client: httpx.Client, endpoint: str) -> Check:
+    from arx_caps.mint.login.oidc import CALLBACK, challenge_of
+
+    redirect = realm.issuer + CALLBACK
+    query = {"response_type": "code", "client_id": login.client_id, "redirect_uri": redirect, "scope": login.scope}
+    query |= {"state": NAME, "nonce": NAME, "code_challenge": challenge_of(NAME), "code_challenge_method": "S256"}
+    # Without a login: an issuer that knows the mint sends the browser back, or shows a form.
+    url = f"{endpoint}{'&' if '?' in endpoint else '?'}{urlencode(query | {'prompt': 'none'})}"
+    answer = client.get(url)
+    if answer.status_code >= 400:
+        found = f"{endpoint} answers {answer.status_code} to the client {login.client_id}"
+        return Check(NAME, False, found, f"register the client there, with the redirect URI {redirect}")
+    return Check(NAME, True, f"{login.issuer} takes the client {login.client_id} with {redirect}")
