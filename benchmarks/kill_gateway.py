@@ -33,7 +33,7 @@ from tests.servers import free_ports, until
 
 CLIENTS: Final = 20
 LEASE_MS: Final = 500
-LATE_MS: Final = 100  # until the process of the clients, on a busy machine, runs and sees the end of a stream
+LATE_MS: Final = 1_000  # until the process of the clients, on a busy machine, runs and sees the end of a stream
 TRIALS: Final = 50
 STOPPED: Final = "store stopped"
 KILLED: Final = "store killed"
