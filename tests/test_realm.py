@@ -11,6 +11,7 @@ from arx_caps.mint.keys.root_keys import RootKeys
 from arx_caps.mint.policy.model import Policy
 from arx_caps.mint.server.init_realm import init_realm
 from arx_caps.realm import DEFAULT_FOLDER, Realm, default_folder
+from arx_caps.self_registration import read_self_registration
 from arx_verifier.errors import SettingsError
 
 ISSUER = "http://127.0.0.1:8700"
@@ -149,3 +150,43 @@ def test_the_default_folder_is_said_by_the_environment() -> None:
     """``ARX_HOME`` names the folder, else it is ``./.arx``."""
     assert default_folder({"ARX_HOME": "/srv/arx"}) == Path("/srv/arx")
     assert default_folder({}) == default_folder({"ARX_HOME": ""}) == Path(DEFAULT_FOLDER)
+
+
+CLIENTS = {"clients_agent": "acme/apps", "clients_scopes": ["lookup"], "login_issuer": "https://login.example"}
+BAD_CLIENTS: dict[str, dict[str, object]] = {
+    "no login": {"login_issuer": None},
+    "no agent": {"clients_agent": None},
+    "agent of another form": {"clients_agent": "acme/*"},
+    "no scopes": {"clients_scopes": None},
+    "empty scopes": {"clients_scopes": []},
+    "a scope of two": {"clients_scopes": ["a b"]},
+    "no switch": {"clients_register": "yes"},
+    "none at most": {"clients_most": 0},
+    "true at most": {"clients_most": True},
+    "unused too short": {"clients_unused": "1h"},
+    "unused of another form": {"clients_unused": 30},
+    "hosts as text": {"clients_hosts": "app.example"},
+    **{
+        f"host {host!r}": {"clients_hosts": [host]}
+        for host in ("127.0.0.1", "[::1]", "localhost", "10.1", "app", "*.example", "App.example", "app.example:0", "")
+    },
+}
+
+
+@pytest.mark.parametrize("changed", BAD_CLIENTS.values(), ids=BAD_CLIENTS.keys())
+def test_bad_settings_of_clients_are_refused(changed: dict[str, object]) -> None:
+    """A mistake must not let in clients that the operator has not meant."""
+    written = {name: value for name, value in (CLIENTS | changed).items() if value is not None}
+    with pytest.raises(SettingsError):
+        read_self_registration(written)
+
+
+def test_settings_of_clients() -> None:
+    """Off without any; what is left out has its default."""
+    assert read_self_registration({"login_issuer": "https://login.example"}) is None
+    terms = read_self_registration(
+        CLIENTS | {"clients_hosts": ["app.example", "app.example:8443"], "clients_unused": "7d"}
+    )
+    assert terms is not None
+    assert (terms.register, terms.most, terms.hosts) == (False, 1000, ("app.example", "app.example:8443"))
+    assert terms.unused_ms == 7 * 24 * 3_600_000

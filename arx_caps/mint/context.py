@@ -12,6 +12,7 @@ from arx_caps.mint.audit.log import AuditLog
 from arx_caps.mint.db.health import WriteHealth
 from arx_caps.mint.db.mint_database import MintDatabase
 from arx_caps.mint.db.repositories.epoch import HighWater
+from arx_caps.mint.documents import ClientDocuments
 from arx_caps.mint.keys.jwks import KeySets
 from arx_caps.mint.keys.key_schedule import KeySchedule
 from arx_caps.mint.keys.root_keys import RootKeys
@@ -67,6 +68,7 @@ class MintContext:
         limits: Rate limits of agents and addresses.
         mint_keys: The keys of the mint's own tokens.
         issuer_keys: Public keys of the issuers that the policy trusts.
+        client_documents: Documents by which OAuth clients describe themselves.
         verifier: Verifies tokens for the mint itself.
     """
 
@@ -92,6 +94,7 @@ class MintContext:
         self.signing_keys = SigningKeys(roots, db)
         self.mint_keys = self.key_schedule.ring
         self.issuer_keys = KeySets(realm.policy_path.parent, ca=realm.ca)
+        self.client_documents = ClientDocuments(() if realm.clients is None else realm.clients.hosts, realm.ca)
         self.limits = RateLimits(realm.limits)
         self._recording = WriteHealth(db.outbox)
         self.verifier = Verifier(audience=MINT_AUDIENCE, keys=self.mint_keys, epochs=epochs, decisions=decisions)

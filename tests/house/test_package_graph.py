@@ -43,6 +43,7 @@ CAPS_IMPORTS = {
     "jose": {"keyfile"},
     "access_token": set(),
     "self_registration": {"durations"},
+    "public_fetch": set(),
     "realm": {"keyfile", "durations", "limits", "self_registration"},
     "revocation": set(),
     "audit": {"jose", "keyfile", "durations", "engines", "http_client"},
@@ -66,8 +67,8 @@ CAPS_IMPORTS = {
     },
     "mint": set(
         """
-        access_token audit buckets embedded engines durations http_client http_server jose keyfile limits realm
-        revocation secret_source self_registration server_process
+        access_token audit buckets embedded engines durations http_client http_server jose keyfile limits public_fetch
+        realm revocation secret_source self_registration server_process
         """.split()
     ),
 }
@@ -76,6 +77,7 @@ CAPS_IMPORTS["cli"] = {package for package in CAPS_IMPORTS if not package.starts
     "buckets",
     "limits",
     "self_registration",
+    "public_fetch",
     "engines",
     "event_stream",
     "http_server",
@@ -85,7 +87,7 @@ CAPS_IMPORTS["integrations"] = {"agent"}
 
 # The packages of the mint, and its modules beside them: each imports only what is before it.
 MINT_ORDER = """
-    db policy audit revocation keys rate_limit
+    db policy audit revocation keys rate_limit documents
     context identity login tasks oauth runtime
     api server
 """.split()

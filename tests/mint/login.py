@@ -279,7 +279,7 @@ def idp(monkeypatch: pytest.MonkeyPatch) -> Iterator[Issuer]:
         yield made
 
 
-CLIENTS = SelfRegistration(AGENT, ("lookup", "status"), register=True)
+CLIENTS = SelfRegistration(AGENT, ("lookup", "status"), register=True, hosts=("app.example",))
 
 
 @pytest.fixture

@@ -143,12 +143,14 @@ CREATE TABLE oauth_clients (
   scopes TEXT NOT NULL,
   introspects TEXT NOT NULL,
   redirects TEXT DEFAULT '[]' NOT NULL,
+  url TEXT,
   name TEXT,
   created_at BIGINT NOT NULL,
   "by" VARCHAR(96) NOT NULL,
   used_at BIGINT,
   ended_at BIGINT,
   PRIMARY KEY (id),
+  CONSTRAINT oauth_clients_by_url UNIQUE (url, agent),
   FOREIGN KEY(agent) REFERENCES agents (path)
 );
 CREATE INDEX ix_oauth_clients_agent ON oauth_clients (agent);

@@ -75,7 +75,7 @@ def list_clients(console: Console, place: Place) -> None:
     """List the OAuth clients."""
     found, _ = place.mint().rows("/v1/clients", "clients")
     heads = ("CLIENT", "AGENT", "SCOPES", "PROVES WITH", "REGISTERED", "BY", "USED", "EXPIRES", "CALLS ITSELF")
-    rows = [(*_named(c), show_time(c["created_at"]), c["by"], *_times(c), c["name"] or "") for c in found]
+    rows = [(*_named(c), show_time(c["created_at"]), c["by"], *_times(c), c["url"] or c["name"] or "") for c in found]
     console.data("clients", {"clients": found}, lambda: table(heads, rows))
 
 

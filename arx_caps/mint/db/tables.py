@@ -14,6 +14,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    UniqueConstraint,
 )
 
 # No table holds a token or a private key: a copy of the database alone must open nothing.
@@ -206,11 +207,13 @@ OAUTH_CLIENTS: Final = Table(
     Column("scopes", Text, nullable=False),  # templates
     Column("introspects", Text, nullable=False),  # audiences whose tokens it may introspect
     Column("redirects", Text, nullable=False, server_default="[]"),
+    Column("url", Text),  # of the document that describes it, and is its client id
     Column("name", Text),  # what a client that no operator has registered calls itself
     Column("created_at", BigInteger, nullable=False),
     Column("by", String(96), nullable=False, index=True),
     Column("used_at", BigInteger),  # the last access token
     Column("ended_at", BigInteger),
+    UniqueConstraint("url", "agent", name="oauth_clients_by_url"),
 )
 
 # What a person was asked to consent to, and the code that a consent gave. Cookie and code are random: digests suffice.

@@ -21,7 +21,7 @@ from arx_caps.mint.identity.authenticate import AuthenticatedCaller
 from arx_caps.mint.identity.issuer_token import IssuerToken
 from arx_caps.mint.identity.session_login import Opener, subject_columns, subject_in, subject_of, subject_targets
 from arx_caps.mint.login.oidc import PAGE_MS, challenge_of
-from arx_caps.mint.oauth.clients import OAuthClient, find_client
+from arx_caps.mint.oauth.clients import OAuthClient, client_of_row, find_client, require_row
 from arx_caps.mint.oauth.errors import OAuthError
 from arx_caps.mint.oauth.handles import Issued, issue_handle
 from arx_caps.mint.oauth.redirects import fits_redirect
@@ -78,7 +78,7 @@ def find_redirect(mint: MintContext, form: Mapping[str, str]) -> tuple[OAuthClie
     Raises:
         OAuthError: Either is not registered: the person learns of it, and no redirect follows.
     """
-    client = find_client(mint, form.get("client_id", ""))
+    client = find_client(mint, form.get("client_id", ""), is_new=True)
     if client is None:
         raise OAuthError("invalid_request", "no such client is registered")
     redirect = form.get("redirect_uri", "")
@@ -124,6 +124,7 @@ def ask(mint: MintContext, born: Born, token: IssuerToken, form: Mapping[str, st
     subject = subject_in(policy, token)
     names = allowed_of(mint, client.agent, wanted.scope, subject)
     params = wanted.params if names == wanted.scope else _params_of(wanted.params, names.split(" "))
+    client = require_row(mint, client)
     secret, agent = secrets.token_bytes(SECRET_BYTES), {"path": client.agent}
     row: dict[str, Any] = {"id": new_name("o-"), "cookie": digest_of(secret), "client": client.id, "redirect": redirect}
     row |= {"state": form.get("state"), "challenge": form["code_challenge"], "resource": wanted.resource}
@@ -144,7 +145,7 @@ def find_consent(mint: MintContext, secret: bytes) -> Consent:
         OAuthError: Nothing, or not any more: it was answered, is too old, or the policy has changed.
     """
     row = mint.db.oauth_consents.by_cookie(digest_of(secret))
-    client = None if row is None else find_client(mint, row["client"])
+    client = None if row is None else client_of_row(mint, row["client"])
     if row is None or client is None or row["code"] is not None or row["until"] <= now_ms():
         raise OAuthError("invalid_request", "there is nothing to consent to: it was answered, or is too old")
     # What the page shows must be what the task gets.

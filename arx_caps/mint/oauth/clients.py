@@ -19,11 +19,15 @@ from joserfc.errors import JoseError
 from joserfc.jwk import ECKey, OKPKey
 from msgspec import Meta
 
-from arx_caps.mint.context import MintContext
+from arx_caps.mint.context import MINT, MintContext
 from arx_caps.mint.db.database import now_ms
+from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.repositories.oauth_clients import SELF, end_of_unused
 from arx_caps.mint.db.unit_of_work import UnitOfWork
-from arx_caps.mint.oauth.errors import OAuthError
+from arx_caps.mint.oauth.client_metadata import read_client_document
+from arx_caps.mint.oauth.errors import OAuthCode, OAuthError
+from arx_caps.mint.tasks.token_factory import as_json, new_name
+from arx_caps.public_fetch import FetchError
 from arx_verifier.errors import ArxError, RequestError
 from arx_verifier.request import read_json_object
 from arx_verifier.token import wire
@@ -43,7 +47,7 @@ class OAuthClient(NamedTuple):
     """A client: an authenticated one, unless a grant proves it in another way.
 
     Attributes:
-        id: Its id.
+        id: The id of its row; empty for one that a document describes and no person has used.
         agent: The path of the agent that it is.
         scopes: The templates that it may start tasks of.
         introspects: The audiences whose tokens it may introspect.
@@ -53,6 +57,7 @@ class OAuthClient(NamedTuple):
         self_registered: Whether no operator has registered it.
         name: What it calls itself, if no operator has registered it.
         jkt: Thumbprint of the key that its proof of this request is by (RFC 9449); None without a proof.
+        url: The URL of the document that describes it, or None.
     """
 
     id: str
@@ -65,6 +70,12 @@ class OAuthClient(NamedTuple):
     self_registered: bool = False
     name: str | None = None
     jkt: str | None = None
+    url: str | None = None
+
+    @property
+    def client_id(self) -> str:
+        """The id under which it is known."""
+        return self.id if self.url is None else self.url
 
     @property
     def session_key(self) -> str:
@@ -157,11 +168,12 @@ def authenticate_client(
         if not hmac.compare_digest(digest_of_secret(secret), expected) or found is None:
             raise OAuthError("invalid_client", _WRONG)
         row = found
-    if form.get("client_id", row["id"]) != row["id"]:
+    client = _client_of(mint, row)
+    if form.get("client_id", client.client_id) != client.client_id:
         raise OAuthError("invalid_client", _WRONG)
     # Counted only now, so that a stranger cannot use up an agent's rate limit.
     mint.limits.count_agent(row["agent"])
-    return _client_of(mint, row)
+    return client
 
 
 def named_client(mint: MintContext, name: str) -> OAuthClient:
@@ -180,10 +192,47 @@ def named_client(mint: MintContext, name: str) -> OAuthClient:
     return client
 
 
-def find_client(mint: MintContext, name: str) -> OAuthClient | None:
-    """Return a client that is named and proves nothing, or None."""
-    row = _registered(mint, name)
+def find_client(mint: MintContext, name: str, *, is_new: bool = False) -> OAuthClient | None:
+    """Return a client that is named and proves nothing, or None.
+
+    Args:
+        mint: The mint.
+        name: Its id.
+        is_new: Whether it may be one that a document describes and that has no row yet.
+
+    Raises:
+        OAuthError: The document cannot be had, or is wrong.
+    """
+    row = _registered(mint, name, is_new=is_new)
     return None if row is None else _client_of(mint, row)._replace(proven=False)
+
+
+def client_of_row(mint: MintContext, name: str) -> OAuthClient | None:
+    """Return the client that has a row, or None.
+
+    Args:
+        mint: The mint.
+        name: The row's id.
+    """
+    row = mint.db.oauth_clients.find(name)
+    return None if row is None else find_client(mint, row["id"] if row["url"] is None else row["url"])
+
+
+def require_row(mint: MintContext, client: OAuthClient) -> OAuthClient:
+    """Return a client with a row: a new one, if it is one that a document describes and has none.
+
+    Raises:
+        GrantError: ``not_found``: its agent is not active; ``conflict``: another call has stored it: retry.
+    """
+    # Only here, after a login: strangers fill no table.
+    if client.id:
+        return client
+    client = client._replace(id=new_name("c-"))
+    row: dict[str, Any] = {"id": client.id, "agent": client.agent, "url": client.url, "name": client.name, "by": SELF}
+    row |= {"scopes": "[]", "introspects": "[]", "created_at": now_ms()}
+    facts = {"agent": client.agent, "redirects": client.redirects, "name": client.name, "url": client.url}
+    mint.db.oauth_clients.add(row, Event.of("client.registered", MINT, client=client.id, **facts))
+    return client
 
 
 def scopes_of(mint: MintContext, row: Mapping[str, Any]) -> tuple[str, ...]:
@@ -207,6 +256,7 @@ def _client_of(mint: MintContext, row: Mapping[str, Any]) -> OAuthClient:
         public=row["secret"] is None and row["jwks"] is None,
         self_registered=row["by"] == SELF,
         name=row["name"],
+        url=row["url"],
     )
 
 
@@ -294,11 +344,42 @@ def _key(jwk: Any) -> Any:
     return kind.import_key({name: str(value) for name, value in jwk.items() if name in _PUBLIC})
 
 
-def _registered(mint: MintContext, client: str) -> dict[str, Any] | None:
+def _registered(mint: MintContext, client: str, *, is_new: bool = False) -> dict[str, Any] | None:
+    if client.startswith("https://"):
+        return _described(mint, client, is_new=is_new)
     row = mint.db.oauth_clients.find(client) if len(client) <= 32 and client.isascii() else None
-    if row is None or row["ended_at"] is not None or (row["by"] == SELF and not _may_go_on(mint, row)):
+    # One that a document describes is known by its URL alone.
+    if row is None or row["ended_at"] is not None or row["url"] is not None:
         return None
-    return row
+    return row if row["by"] != SELF or _may_go_on(mint, row) else None
+
+
+def _described(mint: MintContext, url: str, *, is_new: bool) -> dict[str, Any] | None:
+    """Return the row of a client that a document describes, with what the document says now."""
+    terms = mint.realm.clients
+    row = None if terms is None else mint.db.oauth_clients.by_url(url, terms.agent)
+    # At the token endpoint a stranger makes the mint fetch nothing but what a person has used.
+    if terms is None or (row is None and not is_new) or (row is not None and row["ended_at"] is not None):
+        return None
+    try:
+        metadata, keys = read_client_document(url, mint.client_documents.find(url))
+        jwks = None if keys is None else as_json(read_client_keys(keys))
+    except FetchError as error:
+        code: OAuthCode = "temporarily_unavailable" if error.may_retry else "invalid_client"
+        raise OAuthError(code, f"the document of the client: {error}") from None
+    except (OAuthError, RequestError) as error:
+        raise OAuthError("invalid_client", f"the document of the client: {error}") from None
+    whole = {
+        "id": "",
+        "agent": terms.agent,
+        "by": SELF,
+        "scopes": "[]",
+        "introspects": "[]",
+        "secret": None,
+        "url": url,
+    }
+    whole |= row or {}
+    return whole | {"redirects": as_json(metadata.redirect_uris), "name": metadata.client_name, "jwks": jwks}
 
 
 def _may_go_on(mint: MintContext, row: Mapping[str, Any]) -> bool:

@@ -204,18 +204,22 @@ def _field(consent: Consent, template: Template, name: str) -> str:
 
 def _program(consent: Consent) -> str:
     client = consent.client
-    if not client.self_registered:
-        return _code(client.id)
-    return f"{_code(client.id)}, which calls itself {_code(client.name)}" if client.name else _code(client.id)
+    called = f", which calls itself {_code(client.name)}" if client.self_registered and client.name else ""
+    return _code(client.client_id) + called
 
 
 def _stranger(consent: Consent) -> str:
     """Return the warning at a program that no operator has registered."""
-    if not consent.client.self_registered:
+    client = consent.client
+    if not client.self_registered:
         return ""
+    known = (
+        "This program has registered itself, and this server does not know whose it is."
+        if client.url is None
+        else f"No operator has registered this program. It is described at {_code(_place(client.url))}."
+    )
     return (
-        '<p class="warning"><strong>This program has registered itself, and this server does not know whose it is.'
-        "</strong> Its name proves nothing. "
+        f'<p class="warning"><strong>{known}</strong> Its name proves nothing. '
         f"Your consent goes to {_code(_place(consent.row['redirect']))}{_at_home(consent)}. "
         "Allow it only if you started this just now, in a program that you trust.</p>"
     )

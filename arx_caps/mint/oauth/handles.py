@@ -83,7 +83,7 @@ def issue_handle(
         iss=mint.realm.issuer,
         aud=resource,
         sub=actor if of is None else of.sub,
-        client_id=client.id,
+        client_id=client.client_id,
         scope=str(task["template"]),
         iat=now // 1000,
         exp=end,
@@ -196,7 +196,7 @@ def recipe_for(recipe: Mapping[str, Any], audience: str) -> dict[str, Any]:
 
 def scopes_at(mint: MintContext, handle: Handle, audience: str) -> dict[str, list[str]]:
     """Return by template that the handle's client may ask for, the tools of an audience that it allows."""
-    client = mint.db.oauth_clients.find(handle.claims.client_id)
+    client = mint.db.oauth_clients.find(handle.row["client"])
     names = scopes_of(mint, client) if client is not None else ()
     return {name: tools for name, tools in scopes_for(mint, audience).items() if name in names}
 

@@ -35,6 +35,7 @@ class Metadata(msgspec.Struct, frozen=True, kw_only=True):
     introspection_endpoint: str
     revocation_endpoint: str
     registration_endpoint: str | UnsetType = UNSET
+    client_id_metadata_document_supported: bool | UnsetType = UNSET
     response_types_supported: tuple[str, ...]
     grant_types_supported: tuple[str, ...]
     authorization_grant_profiles_supported: tuple[str, ...]
@@ -67,6 +68,7 @@ def metadata_of(realm: Realm) -> Metadata:
         introspection_endpoint=issuer + INTROSPECT,
         revocation_endpoint=issuer + REVOKE,
         registration_endpoint=issuer + REGISTER if registers else UNSET,
+        client_id_metadata_document_supported=True if realm.clients is not None and realm.clients.hosts else UNSET,
         response_types_supported=("code",) if login else (),
         grant_types_supported=(
             *(("authorization_code", "refresh_token") if login else ()),

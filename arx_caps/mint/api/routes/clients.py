@@ -47,7 +47,8 @@ class ClientBody(Body, frozen=True):
 class ClientShown(RouteAnswer, frozen=True):
     """A client; ``keys`` are ids of its keys, empty for one with a secret.
 
-    ``name`` is what a client calls itself that registered itself, and ``expires_at`` is when it ends unless it is used.
+    ``name`` is what a client calls itself that no operator has registered, ``url`` is where its document is, and
+    ``expires_at`` is when it ends unless it is used.
     """
 
     id: str
@@ -57,6 +58,7 @@ class ClientShown(RouteAnswer, frozen=True):
     redirects: tuple[str, ...]
     public: bool
     keys: tuple[str, ...]
+    url: str | None
     name: str | None
     created_at: int
     by: str
@@ -98,7 +100,7 @@ def add_client(call: RouteCall) -> ClientAdded:
     jwks = None if body.jwks is None else read_client_keys(body.jwks)
     row = {"id": new_name("c-"), "agent": body.agent, "secret": digest, "jwks": jwks and as_json(jwks)}
     row |= {"scopes": as_json(scopes), "introspects": as_json(introspects), "redirects": as_json(redirects)}
-    row |= {"name": None, "created_at": now_ms(), "by": by, "used_at": None, "ended_at": None}
+    row |= {"url": None, "name": None, "created_at": now_ms(), "by": by, "used_at": None, "ended_at": None}
     facts: dict[str, Any] = {"agent": body.agent, "scopes": scopes, "introspects": introspects}
     facts |= {"redirects": redirects, "public": body.public}
     facts["keys"] = tuple(jwk["kid"] for jwk in jwks or ())
@@ -156,6 +158,7 @@ def _show(mint: MintContext, row: Mapping[str, Any]) -> ClientShown:
         redirects=redirects,
         public=row["secret"] is None and row["jwks"] is None,
         keys=tuple(jwk["kid"] for jwk in jwks),
+        url=row["url"],
         name=row["name"],
         created_at=row["created_at"],
         by=row["by"],

@@ -27,13 +27,14 @@ from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_caps.mint.keys.signing_keys import MAX_AGE_S
 from arx_caps.mint.oauth.authorization_code import grant_authorization_code
 from arx_caps.mint.oauth.client_credentials import grant_client_credentials
+from arx_caps.mint.oauth.client_metadata import GRANTS, METHOD, RESPONSES, ClientMetadata
 from arx_caps.mint.oauth.clients import OAuthClient, authenticate_client, find_client
 from arx_caps.mint.oauth.errors import OAuthCode, OAuthError
 from arx_caps.mint.oauth.handles import Handle, Issued, find_handle
 from arx_caps.mint.oauth.jwt_bearer import JWT_BEARER, client_of_assertion, grant_jwt_bearer
 from arx_caps.mint.oauth.metadata import INTROSPECT, JWKS, REGISTER, REVOKE, TOKEN, Metadata, metadata_of
 from arx_caps.mint.oauth.refresh import find_refresh, grant_refresh_token
-from arx_caps.mint.oauth.registration import GRANTS, METHOD, RESPONSES, ClientMetadata, register_client
+from arx_caps.mint.oauth.registration import register_client
 from arx_caps.mint.oauth.token_exchange import ACCESS_TOKEN_TYPE, TOKEN_EXCHANGE, grant_token_exchange
 from arx_caps.mint.rate_limit import TooOftenError
 from arx_caps.mint.tasks.revoke import end_session, finish_task, kill_links
@@ -220,7 +221,7 @@ def _type_of(claims: AccessToken) -> str:
 
 
 def _is_others(handle: Handle, call: FormCall) -> bool:
-    return handle.claims.client_id != call.client.id
+    return str(handle.row["client"]) != call.client.id
 
 
 _CLIENT: Final = {

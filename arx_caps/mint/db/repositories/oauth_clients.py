@@ -28,12 +28,17 @@ _IS_OLD: Final = or_(
     _T.used_at.is_not(None) & (_T.used_at < bindparam("used_before")),
     _T.used_at.is_(None) & (_T.created_at < bindparam("made_before")),
 )
-_LIVE: Final = select(func.count()).where(_T.by == SELF, _T.ended_at.is_(None), ~_IS_OLD)
+_LIVE: Final = select(func.count()).where(_T.by == SELF, _T.url.is_(None), _T.ended_at.is_(None), ~_IS_OLD)
 _REFER: Final = [
     select(table.c.client).where(table.c.client == _T.id).exists()
     for table in (OAUTH_CONSENTS, OAUTH_REFRESHES, OAUTH_HANDLES)
 ]
-_OLD: Final = select(_T.id).where(_T.by == SELF, _IS_OLD, ~or_(*_REFER)).limit(1000)
+# A document that an operator has removed stays removed.
+_MAY_GO: Final = (_T.by == SELF) & or_(_T.url.is_(None), _T.ended_at.is_(None))
+_BY_URL: Final = CompiledStatement(
+    select(OAUTH_CLIENTS).where(_T.url == bindparam("where"), _T.agent == bindparam("whose"))
+)
+_OLD: Final = select(_T.id).where(_MAY_GO, _IS_OLD, ~or_(*_REFER)).limit(1000)
 _PRUNE: Final = delete(OAUTH_CLIENTS).where(_T.id.in_(_OLD))
 
 
@@ -100,6 +105,10 @@ class OAuthClientRepository:
     def find(self, client: str) -> dict[str, Any] | None:
         """Return a client's row, or None; one that was removed too."""
         return self._database.row(_FIND, which=client)
+
+    def by_url(self, url: str, agent: str) -> dict[str, Any] | None:
+        """Return the row of a client that a document describes, or None; one that was removed too."""
+        return self._database.row(_BY_URL, where=url, whose=agent)
 
     def list(self, *, after: str | None = None, limit: int = PAGE) -> Rows:
         """Return the clients that were not removed, by id.
