@@ -151,7 +151,7 @@ def _ask(connection: http.client.HTTPSConnection, sock: ssl.SSLSocket, path: str
 
 
 def _read(answer: http.client.HTTPResponse, until: float) -> Fetched:
-    # No redirect is followed: it could lead to an address that nobody has checked.
+    # No redirect is followed: its address was not checked.
     if answer.status != http.client.OK:
         raise FetchError(f"expected status 200, got {answer.status}", may_retry=answer.status >= 500)
     if answer.getheader("Content-Type", "").partition(";")[0].strip().lower() != "application/json":

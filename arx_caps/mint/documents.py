@@ -20,7 +20,7 @@ MAX_FETCHES: Final = 8  # at once: slow hosts must not hold all threads
 
 
 class _Kept(NamedTuple):
-    """A document or a failure, and until when it is used, s of the clock."""
+    """A document or a failure, and the end of its use, s of the clock."""
 
     body: bytes
     error: FetchError | None
