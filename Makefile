@@ -11,7 +11,7 @@ TEST := $(BIN)/python -m pytest -p no:benchmark -n 3 --dist loadfile --no-loadsc
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := demo
-.PHONY: demo docs test test-slow test-fast test-pure nightly bench bench-growth bench-service bench-all bench-audit bench-kill bench-kill-gateway bench-gateway bench-mint routes adapters compare contract login pages operations deciders conformance rehearse check clean help
+.PHONY: demo docs test test-slow test-fast test-pure nightly bench bench-growth bench-service bench-all bench-audit bench-kill bench-kill-gateway bench-gateway bench-mint routes adapters compare contract login pages clients operations deciders conformance rehearse check clean help
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-18s %s\n", $$1, $$2 }' Makefile
@@ -82,6 +82,9 @@ login: $(READY)  ## people log in at a real OpenID provider, nanoidp, in an envi
 
 pages: $(READY)  ## login and consent in Chromium, with pictures; takes chromium
 	$(BIN)/python -m tests.pages
+
+clients: $(READY)  ## stock MCP clients of PyPI and npm connect to a gateway by its URL, each in an environment of its own; takes npm
+	$(BIN)/python -m tests.stock $(ARGS)
 
 operations: $(READY)  ## the set-ups of docs/operations.md and docs/gateway-operations.md, typed from the pages; takes redis-server and nginx
 	$(BIN)/python -m pytest -p no:benchmark tests/house/production.py tests/house/gateways.py $(ARGS)

@@ -20,6 +20,7 @@ NODE: Final = "22.23.3"
 NPM: Final = {
     "@modelcontextprotocol/conformance": "0.2.0-alpha.12",
     "@modelcontextprotocol/inspector": "2.12.0",
+    "mcp-remote": "0.15.1",
 }
 _ARCHITECTURES: Final = {"x86_64": "x64", "amd64": "x64", "aarch64": "arm64", "arm64": "arm64"}
 

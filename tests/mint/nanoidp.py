@@ -13,10 +13,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from html import unescape
 from pathlib import Path
+from typing import Any
 
 import httpx
 
@@ -34,8 +35,14 @@ USERS = {
 
 
 @contextlib.contextmanager
-def provider(folder: Path, mint: str = ISSUER) -> Iterator[str]:
-    """Run nanoidp for a mint, and give its URL."""
+def provider(folder: Path, mint: str = ISSUER, users: Mapping[str, Any] = USERS) -> Iterator[str]:
+    """Run nanoidp for a mint, and give its URL.
+
+    Args:
+        folder: For its files.
+        mint: The mint's public base URL.
+        users: Who can log in, by name.
+    """
     command = prepare("nanoidp", (f"nanoidp=={VERSION}",), under="login").with_name("nanoidp")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
@@ -48,7 +55,7 @@ def provider(folder: Path, mint: str = ISSUER) -> Iterator[str]:
     }
     # JSON is YAML.
     (folder / "settings.yaml").write_text(json.dumps(settings))
-    (folder / "users.yaml").write_text(json.dumps({"config_version": 1, "users": USERS}))
+    (folder / "users.yaml").write_text(json.dumps({"config_version": 1, "users": users}))
     (folder / "keys").mkdir()
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(

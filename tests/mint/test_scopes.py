@@ -7,7 +7,7 @@ import pytest
 
 from arx_caps.mint.policy.model import Policy
 from arx_verifier.errors import GrantError
-from tests.mint.login import Flow, claims_of, flow, idp
+from tests.mint.login import Flow, Issuer, claims_of, flow, idp
 
 __all__ = ["flow", "idp"]
 
@@ -122,3 +122,18 @@ def test_only_tasks_with_the_same_conditions_are_joined() -> None:
         policy.grant("a b", "acme/x", {})
     with pytest.raises(GrantError, match="unknown task"):
         policy.grant("b c", "acme/x", {})
+
+
+def test_a_further_consent_goes_on_in_the_session_of_the_person(flow: Flow, idp: Issuer) -> None:
+    """A client keeps its session of MCP at a step-up; another person has another."""
+
+    def consented() -> str:
+        return claims_of(flow.harness, flow.token(scope="lookup")["access_token"]).sid
+
+    first = consented()
+    assert consented() == first
+    idp.person["sub"] = "bob"
+    other = consented()
+    assert other != first
+    idp.person["sub"] = "ann"
+    assert consented() == first

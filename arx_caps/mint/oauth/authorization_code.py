@@ -17,7 +17,6 @@ from arx_caps.mint.context import Born, MintContext
 from arx_caps.mint.db.database import now_ms
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.unit_of_work import UnitOfWork
-from arx_caps.mint.identity.authenticate import AuthenticatedCaller
 from arx_caps.mint.identity.issuer_token import IssuerToken
 from arx_caps.mint.identity.session_login import Opener, subject_columns, subject_in, subject_of, subject_targets
 from arx_caps.mint.login.oidc import PAGE_MS, challenge_of
@@ -26,13 +25,12 @@ from arx_caps.mint.oauth.errors import OAuthError
 from arx_caps.mint.oauth.handles import Issued, issue_handle
 from arx_caps.mint.oauth.redirects import fits_redirect
 from arx_caps.mint.oauth.refresh import new_refresh, terms_of
-from arx_caps.mint.oauth.task_grant import Wanted, forbid_details, read_wanted, require_bound
+from arx_caps.mint.oauth.task_grant import Wanted, forbid_details, read_wanted, require_bound, session_for
 from arx_caps.mint.policy.issuers import Subject
 from arx_caps.mint.policy.model import SessionTerms
 from arx_caps.mint.policy.tables import Template
 from arx_caps.mint.tasks.issue import TaskRequest, start_task
 from arx_caps.mint.tasks.revoke import end_session
-from arx_caps.mint.tasks.sessions import open_for
 from arx_caps.mint.tasks.token_factory import as_json, new_name
 from arx_verifier.errors import GrantError, refusal
 from arx_verifier.token import agent_targets, wire
@@ -235,13 +233,15 @@ def grant_authorization_code(
     if not consents.use(row["id"]):
         _end_replayed(mint, row)
         raise OAuthError("invalid_grant", _WRONG)
-    key = client.session_key
     opener = Opener(agent, {"client": client.id, "consent": row["id"]}, subject, row["subject_until"])
-    session = open_for(mint, unit, born, opener, key, ttl=None, purpose=None).row
+    # In the session that the person has opened for this client, if it goes on: stock clients give up when a step-up or
+    # a new login ends their session of MCP, which a gateway binds to it.
+    caller = session_for(mint, unit, born, client, opener)
+    session = caller.session
+    assert session is not None
     if not consents.bind(row["id"], session["id"]):
         end_session(mint, session, f"agent:{client.agent}")
         raise OAuthError("invalid_grant", _WRONG)
-    caller = AuthenticatedCaller("agent", client.agent, session, born, int(session["expires_at"]), key, agent)
     tools = None if row["tools"] is None else msgspec.json.decode(row["tools"], type=tuple[str, ...])
     params = msgspec.json.decode(row["params"], type=dict[str, Any])
     task = start_task(mint, unit, caller, TaskRequest(row["template"], params, None, tools, None)).row

@@ -85,7 +85,7 @@ def issue_in_session(
     """
     wanted = read_wanted(mint, client, form)
     require_bound(mint, client, wanted.scope)
-    caller = _in_session(mint, unit, born, client, opener)
+    caller = session_for(mint, unit, born, client, opener)
     # With the template's depth, for a token exchange; the gateway gets tokens that it cannot delegate.
     task = TaskRequest(wanted.scope, wanted.params, None, wanted.tools, None)
     row = start_task(mint, unit, caller, task).row
@@ -229,10 +229,22 @@ def read_details(form: Mapping[str, str]) -> Details:
     return details[0]
 
 
-def _in_session(
+def session_for(
     mint: MintContext, unit: UnitOfWork, born: Born, client: OAuthClient, opener: Opener
 ) -> AuthenticatedCaller:
-    """Return the client's agent in its newest session that was opened as this one would be, or in a new one."""
+    """Return the client's agent in its newest session that was opened as this one would be, or in a new one.
+
+    Args:
+        mint: The mint.
+        unit: The call's unit of work.
+        born: The position in the kill epoch that was read before client and opener were authenticated.
+        client: The client.
+        opener: The client's agent and the subject.
+
+    Raises:
+        GrantError: The policy refuses.
+        RevokedError: The agent, the subject, the policy or a key is frozen.
+    """
     key = client.session_key
     rows = (row for row in mint.db.oauth_handles.sessions(client.id) if _is_opened_by(row, opener))
     session = next((row for row in rows if _goes_on(mint, born, row)), None)
@@ -244,8 +256,10 @@ def _in_session(
 def _is_opened_by(session: Mapping[str, Any], opener: Opener) -> bool:
     """Return whether a session has this credential and this subject, with the claims that the subject has now."""
     # Otherwise a client without a subject would go on with a session, and so with the rights, of another person.
-    columns = subject_columns(opener)
-    return all(session[name] == columns[name] for name in columns if name != "subject_until")
+    columns, kept = subject_columns(opener), msgspec.json.decode(session["opened_with"], type=dict[str, str])
+    if {**kept, "consent": ""} != {**opener.by, "consent": ""}:  # each consent has a login of the same person
+        return False
+    return all(session[name] == columns[name] for name in columns if name not in ("subject_until", "opened_with"))
 
 
 def _goes_on(mint: MintContext, born: Born, session: Mapping[str, Any]) -> bool:
