@@ -34,7 +34,7 @@ def visit(url: str, person: dict[str, Any]) -> str:
                 url = urljoin(str(answer.url), answer.headers["location"])
                 parts = urlsplit(url)
                 if f"{parts.scheme}://{parts.netloc}" not in person["pages"]:
-                    _hand_over(url)
+                    _come_back(url)
                     return url
                 answer = browser.get(url)
             elif 'name="answer"' in answer.text:
@@ -57,7 +57,7 @@ def _hidden(page: str) -> dict[str, str]:
     return {name: unescape(text) for name, text in re.findall(r'type="hidden" name="([^"]+)" value="([^"]*)"', page)}
 
 
-def _hand_over(url: str) -> None:
+def _come_back(url: str) -> None:
     until = time.monotonic() + _WAIT_S
     while True:
         try:
