@@ -18,8 +18,6 @@ from tests.servers import free_ports, until
 METADATA: Final = "authorization-server-metadata-endpoint"
 KIND: Final = "authorization-server-"
 GRANT: Final = "authorization-code-grant"
-# Until the mint reads client id metadata documents.
-EXPECTED: Final = "authorization-server-metadata-cimd"
 _WAIT_S: Final = 120
 
 
@@ -40,13 +38,13 @@ def authorization_faults(world: World, packages: Path, client: str) -> Iterator[
     outcome = outcome_of(folder / "mint", KIND)
     if set(outcome) != {METADATA, GRANT}:
         yield f"authorization: expected two scenarios, got {sorted(outcome)}"
-    yield from (f"authorization: {line}" for line in failures(outcome) if EXPECTED not in line)
+    yield from (f"authorization: {line}" for line in failures(outcome))
     # Whose issuer is the mint, also where the gateway shows it: RFC 8414 3.3 lets no client take it from another URL.
     words = ("--url", world.gateway, "--scenario", METADATA)
     with started_suite(packages, folder / "mirror", "authorization", *words) as suite:
         suite.wait(_WAIT_S)
     checks = checks_of(folder / "mirror", KIND)[METADATA]
-    found = [each.get("errorMessage") for each in checks if each["status"] in BAD and each["id"] != EXPECTED]
+    found = [each.get("errorMessage") for each in checks if each["status"] in BAD]
     if found != [f"Invalid issuer: {world.mint}"]:
         yield f"authorization at the gateway: expected another issuer and nothing else, got {found}"
 

@@ -64,6 +64,12 @@ command = ["{python}", "-c", "{stdio}"]
 audience = "jobs"
 url = "http://127.0.0.1:{tasks}/mcp"
 """
+# The suite warns of a server that takes no client described by a document.
+DESCRIBED: Final = """\
+clients_agent = "acme/little-client"
+clients_scopes = ["little"]
+clients_hosts = ["app.example"]
+"""
 
 
 class World:
@@ -107,7 +113,7 @@ class World:
         with issuer(self.mint) as people:
             (self._folder / "realm" / "policy.toml").write_text(POLICY.format(**ports, issuer=people.url))
             with (self._folder / "realm" / "realm.toml").open("a") as file:
-                file.write(settings(people.url))
+                file.write(settings(people.url) + DESCRIBED)
             with self._serving(server):
                 yield
 
