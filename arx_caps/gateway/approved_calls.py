@@ -24,6 +24,7 @@ from arx_caps.gateway.mcp_wire import (
     INTERNAL_ERROR,
     INVALID_PARAMS,
     METHOD_NOT_FOUND,
+    STATELESS,
     Incoming,
     WireError,
     check_headers,
@@ -36,7 +37,7 @@ from arx_caps.gateway.mcp_wire import (
 from arx_caps.gateway.sealed_calls import PREFIX, Kind, SealedCalls, WaitingCall, digest_of, is_sealed
 from arx_caps.service.access_tokens import HandleApproval, TakenApproval, ask_approval, take_approval
 from arx_caps.service.own_key import ServiceIdentity
-from arx_verifier.enforcement import collect_headers, http_call
+from arx_verifier.enforcement import MCP_REFUSED, collect_headers, http_call
 from arx_verifier.errors import ArxError, GrantError, TokenError
 from arx_verifier.names import matches_tool
 from arx_verifier.refusal_text import error_for_model, refusal_for_model
@@ -44,6 +45,7 @@ from arx_verifier.token import Macaroon, ThirdPartyCaveat, call_proof, discharge
 from arx_verifier.verification import Verifier
 
 TASKS: Final = "io.modelcontextprotocol/tasks"  # the extension of MCP 2026-07-28
+_HAS_TASKS: Final = "2025-11-25"  # the revision that has them in the protocol; the next one has the extension
 _CAPABILITIES: Final = "io.modelcontextprotocol/clientCapabilities"
 _RELATED: Final = "io.modelcontextprotocol/related-task"
 # Stock clients repeat a request with a state ten times at most, without a long pause: each is held for this long.
@@ -67,6 +69,7 @@ class Caller(NamedTuple):
         macaroon: The task's token.
         principal: The same for all access tokens of the client in one session.
         scope: The scope of the access token.
+        issued_at: When the access token was issued, ms since the Unix epoch, in whole seconds.
         is_proven: Whether its requests have a proof.
     """
 
@@ -74,6 +77,7 @@ class Caller(NamedTuple):
     macaroon: Macaroon
     principal: str
     scope: str
+    issued_at: int
     is_proven: bool = False
 
     def __repr__(self) -> str:
@@ -154,6 +158,41 @@ class ApprovedCalls:
         await self._answered(asked, work)
         return True
 
+    def announcing(self, caller: Caller, scope: Scope) -> Callable[[str, Object], bool] | None:
+        """Return what says in a result that calls may become tasks, and whether it did; None if none may.
+
+        Args:
+            caller: The client.
+            scope: As ASGI has it.
+        """
+        wanted = [each.tools for each in discharge.third_party_caveats(caller.macaroon) if each.tools is not None]
+        stated = collect_headers(scope["headers"]).get(b"mcp-protocol-version", b"").decode("latin-1").strip(" \t")
+        if not wanted:
+            return None
+        patterns = [each for tools in wanted for each in tools]
+
+        def announce(method: str, result: Object) -> bool:
+            capabilities = result.get("capabilities")
+            if method == "server/discover" and isinstance(capabilities, dict):
+                _member(_member(capabilities, "extensions"), TASKS)
+                return True
+            revision = str(result.get("protocolVersion"))
+            if method == "initialize" and isinstance(capabilities, dict) and _HAS_TASKS <= revision < STATELESS:
+                tasks = _member(capabilities, "tasks")
+                _member(tasks, "cancel")
+                _member(_member(_member(tasks, "requests"), "tools"), "call")
+                return True
+            if method != "tools/list" or not _HAS_TASKS <= stated < STATELESS:
+                return False
+            for tool in result["tools"]:
+                needs = any(matches_tool(each, f"{self._audience}.{tool.get('name')}") for each in patterns)
+                # Also where the server forbids them: the gateway answers the task.
+                if needs and _member(tool, "execution").get("taskSupport") != "required":
+                    tool["execution"]["taskSupport"] = "optional"
+            return True
+
+        return announce
+
     def asking(
         self, caller: Caller, scope: Scope, body: bytes, receive: Receive, send: Send
     ) -> Callable[[Incoming], Any]:
@@ -194,23 +233,27 @@ class ApprovedCalls:
         )
         if found.state == "denied":
             raise GrantError(f"{found.id} was denied by an operator", code="approval_denied")
-        if found.state == "waiting":
-            call = WaitingCall(found.id, name, digest_of(name, args), found.asked_at, found.expires_at)
-            if _takes_tasks(asked):
-                await asked.result(_created(self._seal(asked, call, "task"), call, asked.is_stateless))
-                return
-            if asked.is_stateless:
-                await self._input_required(asked, self._seal(asked, call, "state"))
-                return
+        call = WaitingCall(found.id, name, digest_of(name, args), found.asked_at, found.expires_at)
+        if _takes_tasks(asked):
+            await asked.result(_created(self._seal(asked, call, "task"), call, asked.is_stateless))
+            return
+        if asked.is_stateless and found.state == "waiting":
+            await self._input_required(asked, self._seal(asked, call, "state"))
+            return
+        has_room = self._held[asked.caller.principal] < MAX_HELD
         taken = await self._wait(asked, found.id, HOLD_FIRST_S)
         if taken is not None and taken.discharge is None:
-            # All that is needed: clients ask for these alone, and the mint leaves out what is no template.
-            scope = f"{asked.caller.scope} approval:{found.id}"
             text = (
                 f"{name} waits: an operator has to approve this call with exactly these arguments, and was asked "
                 f"({found.id}). Make the same call again once it is approved."
             )
-            await asked.refuse(text, 403, self._challenge(scope, asked.caller.is_proven))
+            # One 403 for an approval: at a second one, after the login that it asks for, stock clients end a session.
+            if asked.caller.issued_at > found.asked_at or not has_room:
+                await asked.refuse(text)
+                return
+            # All that is needed: clients ask for these alone, and the mint leaves out what is no template.
+            scope = f"{asked.caller.scope} approval:{found.id}"
+            await asked.step_up(text, found.id, self._challenge(scope, asked.caller.is_proven))
         elif taken is not None:
             await self._make(asked, taken, asked.body)
 
@@ -363,7 +406,9 @@ class ApprovedCalls:
     async def _run(self, run: _Run, asked: "_Asked", taken: TakenApproval, call: WaitingCall) -> None:
         """Make the call of a task and keep its answer."""
         body = written(_request_of(taken.about, self._audience, asked))
-        headers = [pair for pair in asked.scope["headers"] if not pair[0].startswith((b"mcp-m", b"mcp-n", b"mcp-p-"))]
+        headers = [
+            pair for pair in asked.scope["headers"] if not pair[0].startswith((b"mcp-m", b"mcp-n", b"mcp-param-"))
+        ]
         if asked.is_stateless:
             headers += [(b"mcp-method", b"tools/call"), (b"mcp-name", encoded(call.tool).encode())]
         answer = _Answer(self._longest)
@@ -444,13 +489,18 @@ class _Asked(NamedTuple):
         status = status_of(code) if self.is_stateless else 200
         await self.exchange.close(status, error_message(self.message.id, code, text))
 
-    async def refuse(self, text: str, status: int = 200, headers: list[tuple[bytes, bytes]] | None = None) -> None:
+    async def step_up(self, text: str, approval: str, challenge: Headers) -> None:
+        """Answer so that a client asks for a scope, or tells why it does not: at 403, stock ones read errors alone."""
+        answer = error_message(self.message.id, MCP_REFUSED, text, {"code": "missing_discharge", "approval": approval})
+        await self.exchange.close(403, answer, challenge)
+
+    async def refuse(self, text: str) -> None:
         """Answer so that a model reads it."""
         result: Object = {"content": [{"type": "text", "text": text}], "isError": True}
         if self.is_stateless:
             result["resultType"] = "complete"
         answer = written({"jsonrpc": "2.0", "id": self.message.id, "result": result})
-        await self.exchange.close(status, answer, headers)
+        await self.exchange.close(200, answer)
 
     async def payload(self, status: "_Status", task: str) -> None:
         """Answer what ``tasks/result`` of MCP 2025-11-25 asks for."""
@@ -528,6 +578,9 @@ def _request_of(about: HandleApproval, audience: str, asked: _Asked) -> Object:
 
 def _takes_tasks(asked: _Asked) -> bool:
     """Return whether a client declares that this call may become a task."""
+    # A server demands them of some tools, and a poll does not repeat them: such a client repeats its call.
+    if any(name.startswith(b"mcp-param-") for name in asked.exchange.headers):
+        return False
     if not asked.is_stateless:
         return isinstance(asked.message.params.get("task"), dict)
     found = asked.message.meta.get(_CAPABILITIES)
@@ -567,6 +620,14 @@ def _failed(name: str, text: str, code: str) -> _Status:
 
 def _error(text: str, code: str) -> Object:
     return {"error": {"code": INTERNAL_ERROR, "message": text, "data": {"code": code}}}
+
+
+def _member(value: Object, name: str) -> Object:
+    """Return a member that is an object; make it if there is none."""
+    found = value.get(name)
+    if not isinstance(found, dict):
+        found = value[name] = {}
+    return found
 
 
 def _is_same(call: WaitingCall, name: str, args: Mapping[str, Any]) -> bool:

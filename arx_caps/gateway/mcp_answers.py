@@ -5,7 +5,7 @@ All else passes byte for byte.  A message that a client could read otherwise tha
 """
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -36,12 +36,14 @@ class AnsweredMessage(NamedTuple):
         method: The method of its message; empty for a reply and for the stream of a session.
         id: The id of its request; None if it is none.
         screened: Its live token if the message calls nothing, so that the answer may have a list; else None.
+        announce: Changes the result of such a method, and returns whether it did; None to change nothing.
     """
 
     owner: ChainFacts
     method: str
     id: object
     screened: Screened | None
+    announce: Callable[[str, dict[str, Any]], bool] | None = None
 
 
 class _Envelope(msgspec.Struct):
@@ -128,6 +130,8 @@ class McpAnswers:
         changed = self._tasks.bind(found, asked.owner)
         if asked.screened is not None and "result" in found:
             changed |= self._filter(found["result"], asked, asked.screened)
+            if asked.announce is not None:
+                changed |= asked.announce(asked.method, found["result"])
         return written(found) if changed else data
 
     def _check(self, found: dict[str, Any], asked: AnsweredMessage) -> None:

@@ -59,6 +59,8 @@ _STATUS: Final = {UNKNOWN_SESSION: 404, METHOD_NOT_FOUND: 200, INVALID_PARAMS: 2
 
 # The member of the scope with what is called for a call that lacks an approval alone: it answers, or returns False.
 ASK: Final = "arx.ask_approval"
+# The member with what is called for a method and its result, and changes that: it says what this door's front adds.
+ANNOUNCE: Final = "arx.announce"
 
 _Whole = tuple[int, Headers, bytes]  # an answer that waits until its grant was looked at again: status, headers, body
 
@@ -215,7 +217,8 @@ class McpDoor:
         self._rates.charge(facts.agent)
         asked = AnsweredMessage(facts, "", None, screened)
         if message is not None and message.method:
-            asked = AnsweredMessage(facts, message.method, message.id, screened)
+            announce = exchange.scope.get(ANNOUNCE)
+            asked = AnsweredMessage(facts, message.method, message.id, screened, announce)
 
         async def forward() -> _Whole | None:
             async with self._sent(exchange, message, facts) as answer:

@@ -23,7 +23,7 @@ from arx_caps.agent.task import Task
 from arx_caps.gateway.approved_calls import ApprovedCalls, Caller
 from arx_caps.gateway.asgi import HANDLE, Door, Message, Receive, Scope, Send, read_body, replay_body
 from arx_caps.gateway.kept_answer import KeptAnswer
-from arx_caps.gateway.mcp_door import ASK, McpDoor
+from arx_caps.gateway.mcp_door import ANNOUNCE, ASK, McpDoor
 from arx_caps.gateway.mcp_wire import WireError, read_incoming
 from arx_caps.gateway.oauth_server import ServerMetadata
 from arx_caps.jose import CLIENT_ALGORITHMS, check_client_dpop
@@ -52,7 +52,7 @@ class _Held:
 
     def __init__(self, claims: AccessToken, opened: OpenedHandle | None, audience: str, code: str = "") -> None:
         self.expires_at, self.code, self.until = claims.exp * 1000, code, time.monotonic() + _LOOK_S
-        self.scope = claims.scope
+        self.scope, self.issued_at = claims.scope, claims.iat * 1000
         self.scopes = opened.scopes if opened is not None else {}
         self.jkt = None if claims.cnf is None else claims.cnf.jkt
         self.signer: call_proof.CallSigner | None = None
@@ -230,10 +230,11 @@ class OAuthResource:
         scope = {**scope, HANDLE: True}
         if self._approved is not None:
             challenging = self._challenging(send, "invalid_token", None, held.scope, is_proven)
-            caller = Caller(token.strip(" "), held.macaroon, held.principal, held.scope, is_proven)
+            caller = Caller(token.strip(" "), held.macaroon, held.principal, held.scope, held.issued_at, is_proven)
             if await self._approved.answer(caller, scope, body, receive, challenging):
                 return
-            scope = {**scope, ASK: self._approved.asking(caller, scope, body, receive, challenging)}
+            ask = self._approved.asking(caller, scope, body, receive, challenging)
+            scope = {**scope, ASK: ask, ANNOUNCE: self._approved.announcing(caller, scope)}
         signed = held.signer.sign(call_proof.http_fields(http_call(scope, body)), _now_ms())
         headers = [pair for pair in scope["headers"] if pair[0] != b"authorization"]
         headers.append((b"authorization", b"Bearer " + signed.encode()))

@@ -244,11 +244,13 @@ def test_a_client_without_either_calls_again(world: ApprovalWorld) -> None:
     challenge = refused.headers["www-authenticate"]
     assert 'error="insufficient_scope"' in challenge
     assert f'scope="pay approval:{waiting["id"]}"' in challenge
-    assert waiting["id"] in text_of(refused.json()["result"])
-    world.approve(waiting["id"])
+    assert waiting["id"] in refused.json()["error"]["message"]
     caller.renew()
+    waits = caller.old("tools/call", params, session)
+    assert (waits.status_code, "Make the same call again" in text_of(waits.json()["result"])) == (200, True)
+    world.approve(waiting["id"])
     assert text_of(caller.old("tools/call", params, session).json()["result"]) == "dropped"
-    assert [each["outcome"] for each in records(world)] == ["deny", "deny", "allow"]
+    assert [each["outcome"] for each in records(world)] == ["deny", "deny", "deny", "allow"]
 
 
 def test_a_call_that_nobody_approves_ends_with_its_task(world: ApprovalWorld) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from arx_caps.gateway.approved_calls import ApprovedCalls, Caller
 from arx_caps.gateway.asgi import replay_body
-from arx_caps.gateway.mcp_door import ASK, McpDoor
+from arx_caps.gateway.mcp_door import ANNOUNCE, ASK, McpDoor
 from arx_caps.gateway.settings import UpstreamTerms
 from arx_caps.service.access_tokens import open_access_token
 from arx_caps.service.own_key import ServiceIdentity
@@ -20,6 +20,7 @@ from arx_verifier.verification import Verifier
 from tests.gateway.door import Answer, Upstream
 from tests.gateway.gateway_realm import ENVELOPE
 from tests.mint.harness import ISSUER, Harness, now_ms
+from tests.mint.oauth import Client
 from tests.mint.test_handle_approvals import Service
 
 pytestmark = [pytest.mark.spec("CONTROL 5.12"), pytest.mark.sqlite]
@@ -39,6 +40,8 @@ class Front:
         self.verifier = Verifier(audience="orders", keys=ring, epochs=harness.mint.epochs, decisions=self.decisions)
         self.upstream = Upstream(lambda _: DONE)
         self.token = self.service.token()
+        self.issued_at = 0
+        self.principal = "p"
         self.open()
 
     def open(self) -> None:
@@ -56,7 +59,15 @@ class Front:
             longest=10_000,
         )
 
-    async def send(self, method: str, params: Json, *, old: bool = False, tasks: bool = False) -> tuple[int, Json]:
+    async def send(
+        self,
+        method: str,
+        params: Json,
+        *,
+        old: bool = False,
+        tasks: bool = False,
+        header: tuple[bytes, bytes] = (b"", b""),
+    ) -> tuple[int, Json]:
         """Send one message as ``OAuthResource`` does, and return status and answer."""
         meta = {} if old else ENVELOPE | {"io.modelcontextprotocol/clientCapabilities": TASKS if tasks else {}}
         params = params | ({"_meta": meta} if meta else {})
@@ -64,6 +75,7 @@ class Front:
         name = str(params.get("name", params.get("taskId", ""))).encode()
         headers = [(b"mcp-protocol-version", b"2025-11-25" if old else b"2026-07-28")]
         headers += [] if old else [(b"mcp-method", method.encode()), (b"mcp-name", name)]
+        headers += [header] if header[0] else []
         scope = {"type": "http", "method": "POST", "headers": headers, "client": None, "path": "/orders"}
         scope |= {"raw_path": b"/orders", "query_string": b""}
         sent: list[Any] = []
@@ -75,17 +87,18 @@ class Front:
             sent.append(message)
 
         macaroon = open_access_token(self.service.mint, self.service.key, self.token).bundle.tokens["orders"]
-        caller = Caller(self.token, macaroon, "p", "refund")
+        caller = Caller(self.token, macaroon, self.principal, "refund", self.issued_at)
         if not await self.calls.answer(caller, scope, body, gone, keep):
             ask = self.calls.asking(caller, scope, body, gone, keep)
             signer = call_proof.CallSigner(macaroon, "orders")
             signed = signer.sign(call_proof.http_fields(http_call(scope, body)), now_ms())
             authorized = [*headers, (b"authorization", b"Bearer " + signed.encode())]
-            await self._door({**scope, "headers": authorized, ASK: ask}, replay_body(body, gone), keep)
+            more = {ASK: ask, ANNOUNCE: self.calls.announcing(caller, scope)}
+            await self._door({**scope, "headers": authorized, **more}, replay_body(body, gone), keep)
         assert [message["type"] for message in sent] == ["http.response.start", "http.response.body"]
         return sent[0]["status"], json.loads(sent[1]["body"])
 
-    async def result(self, method: str, params: Json, **how: bool) -> Json:
+    async def result(self, method: str, params: Json, **how: Any) -> Json:
         """Send one message that is answered by a result."""
         status, answer = await self.send(method, params, **how)
         assert status == 200, answer
@@ -187,13 +200,65 @@ def test_a_client_without_either_learns_the_approval(front: Front, monkeypatch: 
     async def run() -> None:
         status, answer = await front.send("tools/call", CALL, old=True)
         approval = front.waiting()
-        assert (status, answer["result"]["isError"]) == (403, True)
-        assert approval in answer["result"]["content"][0]["text"]
+        assert (status, answer["error"]["data"]) == (403, {"code": "missing_discharge", "approval": approval})
+        assert approval in answer["error"]["message"]
+        front.issued_at = now_ms()  # of the access token that the client has got for the scope
+        waits = await front.result("tools/call", CALL, old=True)
+        assert (waits["isError"], approval in waits["content"][0]["text"]) == (True, True)
+        front.issued_at = 0
         front.service.answer(approval)
         front.upstream._answer = lambda _: Answer(b'{"jsonrpc":"2.0","id":1,"result":{"content":[]}}')
         assert await front.result("tools/call", CALL, old=True) == {"content": []}
         status, _ = await front.send("tools/call", CALL, old=True)
         assert (status, front.waiting() != approval) == (403, True)
         assert len(front.upstream.bodies) == 1
+
+    asyncio.run(run())
+
+
+def test_a_client_that_looks_first_finds_tasks(front: Front) -> None:
+    """In the form of its revision, at the tools that demand an approval; a task without approvals changes nothing."""
+    tools = [{"name": "refund", "inputSchema": {}, "execution": {"taskSupport": "forbidden"}}]
+    answers: Json = {
+        "initialize": {"protocolVersion": "2025-11-25", "capabilities": {"tools": {}}},
+        "server/discover": {"supportedVersions": ["2026-07-28"], "capabilities": {"extensions": {"x": {}}}},
+        "tools/list": {"tools": tools},
+    }
+    front.upstream._answer = lambda method: Answer(
+        json.dumps({"jsonrpc": "2.0", "id": 1, "result": answers[method]}).encode()
+    )
+
+    async def run() -> None:
+        capabilities = (await front.result("initialize", {}, old=True))["capabilities"]
+        assert capabilities == {"tools": {}, "tasks": {"cancel": {}, "requests": {"tools": {"call": {}}}}}
+        capabilities = (await front.result("server/discover", {}))["capabilities"]
+        assert capabilities == {"extensions": {"x": {}, "io.modelcontextprotocol/tasks": {}}}
+        [tool] = (await front.result("tools/list", {}, old=True))["tools"]
+        assert tool["execution"] == {"taskSupport": "optional"}
+        assert (await front.result("tools/list", {}))["tools"] == tools
+        answers["initialize"]["protocolVersion"] = "2025-06-18"
+        assert (await front.result("initialize", {}, old=True))["capabilities"] == {"tools": {}}
+        front.token = front.service.token(Client(front.service.harness, scopes=["free"]))
+        answers["initialize"]["protocolVersion"] = "2025-11-25"
+        assert (await front.result("initialize", {}, old=True))["capabilities"] == {"tools": {}}
+
+    asyncio.run(run())
+
+
+def test_a_call_whose_arguments_are_in_headers_too_is_no_task(front: Front) -> None:
+    """A poll does not repeat them; and what a poll has in such headers is not what operators saw."""
+
+    async def run() -> None:
+        header = (b"mcp-param-amount", b"5")
+        assert (await front.result("tools/call", CALL, tasks=True, header=header))["resultType"] == "input_required"
+        about = {"taskId": (await front.result("tools/call", CALL, tasks=True))["taskId"]}
+        front.service.answer(front.waiting())
+        polled = await front.result("tasks/get", about, header=(b"mcp-param-amount", b"null"))
+        done = polled if polled["status"] != "working" else await front.ended(about)
+        assert done["status"] == "completed"
+        [headers] = front.upstream.headers
+        assert b"mcp-param-amount" not in headers
+        [body] = front.upstream.bodies
+        assert "progressToken" not in body["params"]["_meta"]
 
     asyncio.run(run())

@@ -31,6 +31,11 @@ audience = ["orders", "payments"]
 {bearer}
 allow = [ {{ tool = "orders.refund", args = {{ amount = {{ max = 20 }} }} }}, {{ tool = "payments.get", args = {{}} }} ]
 approvals = [{{ tools = ["orders.refund"], once = false }}]
+[task.free]
+agents = ["acme/**"]
+ttl = "10m"
+audience = ["orders"]
+allow = [ {{ tool = "orders.refund", args = {{ amount = {{ max = 20 }} }} }} ]
 """
 TOOL = "orders.refund"
 
