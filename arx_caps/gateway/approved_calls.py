@@ -490,7 +490,8 @@ class _Asked(NamedTuple):
         await self.exchange.close(status, error_message(self.message.id, code, text))
 
     async def step_up(self, text: str, approval: str, challenge: Headers) -> None:
-        """Answer so that a client asks for a scope, or tells why it does not: at 403, stock ones read errors alone."""
+        """Answer so that a client asks for a scope."""
+        # An error: of an answer with 403, a stock client that asks for none shows no result.
         answer = error_message(self.message.id, MCP_REFUSED, text, {"code": "missing_discharge", "approval": approval})
         await self.exchange.close(403, answer, challenge)
 
