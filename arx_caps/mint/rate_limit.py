@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rate limits: a token bucket for each agent and for each address. CONTROL 4.5."""
+"""Rate limits: a token bucket for each agent, session of a public client, and address. CONTROL 4.5."""
 
 # An agent's bucket is charged after its call is authenticated, so that no other caller can empty it. An address is
 # charged for unauthenticated calls alone. The buckets are in this process's memory: two mints allow twice as many
@@ -60,6 +60,20 @@ class RateLimits:
         wait_s = self._agents.take(path)
         if wait_s:
             raise TooOftenError(f"the agent {path}", wait_s)
+
+    def count_session(self, session: str) -> None:
+        """Charge a session of a public client for a refresh, at the rate of an agent.
+
+        Args:
+            session: The session's id.
+
+        Raises:
+            TooOftenError: It refreshes too often.
+        """
+        # Not its agent, which clients that registered themselves share: one of them must not lock the others out.
+        wait_s = self._agents.take(session)
+        if wait_s:
+            raise TooOftenError("this session", wait_s)
 
     def require_address(self, peer: str | None) -> None:
         """Require that an address has not made too many unauthenticated calls.

@@ -285,6 +285,16 @@ def test_who_calls_is_told_and_cannot_be_forged(site: Site, host: str) -> None:
     assert (found.allowed, found.tool, found.peer) == (True, "orders.get", "127.0.0.1")
 
 
+@pytest.mark.parametrize(
+    "name", ["X-Arx-Agent", "close,x-arx-agent, X-ARX-Decision", "Authorization", "X-Forwarded-Uri"]
+)
+def test_no_client_takes_a_header_away(site: Site, host: str, name: str) -> None:
+    """Nor with ``Connection``, by which it names headers that a proxy must not pass on (RFC 9110 7.6.1)."""
+    raw(site, host, lines(site, "GET", "/orders/o-1", "Connection: close", f"Connection: x, {name}"))
+    for _, _, headers, _ in site.recorder.arrived:
+        assert {"x-arx-agent", "x-arx-decision"} <= headers.keys()
+
+
 def test_a_refusal_says_why(site: Site, host: str) -> None:
     """With a challenge, the reason and the decision; no cache may keep it."""
     _, caller = site.caller()

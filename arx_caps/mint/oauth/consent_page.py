@@ -4,6 +4,7 @@
 import base64
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from html import escape
@@ -20,6 +21,7 @@ from arx_caps.realm import LOOPBACK
 from arx_verifier.constraints import TEXTS, kinds_of
 from arx_verifier.errors import GrantError
 
+_INTEGER: Final = re.compile(r"-?[0-9]{1,16}")  # no rule allows one of more digits (RFC 8785)
 MAX_INLINE_CHARS: Final = 40  # of a parameter's value at each tool; a longer one is shown once
 # How a limit reads; others are shown as the policy writes them.
 _WORDS: Final = {
@@ -243,10 +245,9 @@ def _value(template: Template, name: str, text: str) -> Any:
         return text
     if "flag" in kinds and text in ("true", "false"):
         return text == "true"
-    try:
-        return int(text[:20])
-    except ValueError:
-        raise GrantError(f"{name}: expected {' or '.join(sorted(kinds))}", code="bad_parameters") from None
+    if not _INTEGER.fullmatch(text.strip(" ")):
+        raise GrantError(f"{name}: expected {' or '.join(sorted(kinds))}", code="bad_parameters")
+    return int(text)
 
 
 def _delegations(consent: Consent, template: Template) -> str | None:

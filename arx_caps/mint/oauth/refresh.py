@@ -95,7 +95,7 @@ def grant_refresh_token(
     Raises:
         OAuthError: ``invalid_grant``: the refresh token is wrong; or it was used and this is no repeat of the last
             use, and then the session is ended.
-        GrantError: The policy refuses.
+        GrantError: The policy refuses; ``rate_limited``: the session of a public client refreshes too often.
         RevokedError: A target of the session was killed or is frozen.
         UnavailableError: The kill epoch is unknown now.
     """
@@ -107,6 +107,8 @@ def grant_refresh_token(
     # Before it counts as used again: a thief without the key must not end the person's session.
     if row["jkt"] is not None and row["jkt"] != client.jkt:
         raise OAuthError("invalid_grant", "the refresh token is bound to a key: send a proof by it (DPoP)")
+    if client.public:
+        mint.limits.count_session(session["id"])
     # Whether it was replaced, or a token that was given for it was used, ``new_refresh`` finds out, under a lock.
     if row["used_at"] is not None and now_ms() - row["used_at"] >= REPEAT_MS:
         _end_reused(mint, session)

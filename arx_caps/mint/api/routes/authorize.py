@@ -4,6 +4,7 @@
 import base64
 import binascii
 import hmac
+import re
 import secrets
 from collections.abc import Callable, Mapping
 from typing import Any, Final
@@ -40,6 +41,7 @@ MAX_QUERY_CHARS: Final = 3000  # a browser keeps a cookie of 4096 bytes
 MAX_ATTEMPTS: Final = 4  # logins of one browser at once, each in a cookie of its own; a new one ends the oldest
 MAX_COOKIE_CHARS: Final = 6200  # of all of them: proxies take a header of 8 KiB; two requests of full length fit
 MAX_FORM_BYTES: Final = 16 * 1024
+TAG_CHARS: Final = 8
 _LOGIN_COOKIE: Final = "arx-login"
 _CONSENT_COOKIE: Final = "arx-consent"
 _PURPOSE: Final = "page"
@@ -72,7 +74,9 @@ class Visit:
         """Return a new cookie, and those to delete because a browser has too many of its kind."""
         prefix, room, changes = _name(self.mint, kind), MAX_COOKIE_CHARS - len(value), dict[str, str]()
         # Browsers send the oldest first (RFC 6265 5.4).
-        others = [(name, text) for name, text in self.request.cookies.items() if name.startswith(prefix)]
+        # Others than the mint's own are no names for a cookie, perhaps: a stranger wrote them.
+        own = re.compile(rf"{prefix}[A-Za-z0-9_-]{{{TAG_CHARS}}}")
+        others = [(name, text) for name, text in self.request.cookies.items() if own.fullmatch(name)]
         for number, (name, text) in enumerate(reversed(others), 2):
             room -= len(text)
             if number > MAX_ATTEMPTS or room < 0:
@@ -311,7 +315,7 @@ def _name(mint: MintContext, kind: str) -> str:
 
 def _tag(derived_text: str) -> str:
     """Return the end of a cookie's name, another one for each login and page."""
-    return derived_text[:8]
+    return derived_text[:TAG_CHARS]
 
 
 def _is_https(mint: MintContext) -> bool:
