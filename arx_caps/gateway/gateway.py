@@ -6,9 +6,9 @@ import contextlib
 import json
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -84,7 +84,7 @@ class Gateway:
         self._running = running
         self.upstreams = {name: each for name, each in running.items() if isinstance(each, RunningUpstream)}
         self.deciders = {name: each for name, each in running.items() if isinstance(each, RunningDecider)}
-        self._ports = {each.port: each for each in self.deciders.values()}
+        self._ports = {each.port: each for each in self.deciders.values() if not each.is_grpc}
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -118,7 +118,7 @@ class Gateway:
         if (old.listen, old.behind_tls) != (new.listen, new.behind_tls):
             raise SettingsError("gateway: `listen` and `behind_tls` are read at a start alone; restart the gateway")
         if _ports_of(self._settings) != _ports_of(settings):
-            raise SettingsError("decider: `listen` is read at a start alone; restart the gateway")
+            raise SettingsError("decider: `listen` and `kind` are read at a start alone; restart the gateway")
         async with self._reloading:
             await self._reload(settings)
 
@@ -205,24 +205,44 @@ class Gateway:
         else:
             await self._through(upstream, {**scope, "root_path": f"/{upstream.name}"}, receive, send)
 
+    async def rpc(self, name: str, call: str, request: Any, peer: str | None) -> Any:
+        """Answer a call of gRPC to a decider.
+
+        Args:
+            name: The decider.
+            call: The name of the call.
+            request: Its message.
+            peer: The address of who asks, or None.
+        """
+        decider = self.deciders[name]
+        with self._counted(decider) as status:
+            answer = await decider.door.answer(call, request, peer)
+            status.append(200)
+        return answer
+
     async def _through(self, upstream: Running, scope: Scope, receive: Receive, send: Send) -> None:
-        began, status = time.monotonic(), 0
+        with self._counted(upstream) as status:
 
-        async def counted(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
+            async def counted(message: Message) -> None:
+                if message["type"] == "http.response.start":
+                    status.append(message["status"])
+                await send(message)
 
+            await upstream.door(scope, receive, counted)
+
+    @contextlib.contextmanager
+    def _counted(self, upstream: Running) -> Iterator[list[int]]:
+        """Count what is answered meanwhile; the statuses that the block adds are its own."""
+        began, statuses = time.monotonic(), list[int]()
         upstream.count(1)
         opened = self._open.labels(upstream.name)
         opened.inc()
         try:
-            await upstream.door(scope, receive, counted)
+            yield statuses
         finally:
             opened.dec()
             upstream.count(-1)
-            self._answers.labels(upstream.name, str(status)).inc()
+            self._answers.labels(upstream.name, str(statuses[-1] if statuses else 0)).inc()
             self._seconds.labels(upstream.name).observe(time.monotonic() - began)
 
     async def _own(self, scope: Scope, path: str, send: Send) -> None:
@@ -269,5 +289,5 @@ class Gateway:
         return generate_latest(self._registry)
 
 
-def _ports_of(settings: GatewaySettings) -> dict[str, str]:
-    return {name: terms.listen for name, terms in settings.deciders.items()}
+def _ports_of(settings: GatewaySettings) -> dict[str, tuple[str, bool]]:
+    return {name: (terms.listen, terms.is_grpc) for name, terms in settings.deciders.items()}

@@ -15,8 +15,9 @@ from typing import Any, Final
 
 import uvicorn
 
+from arx_caps.gateway.deciders.running import grpc_server
 from arx_caps.gateway.gateway import Gateway
-from arx_caps.gateway.settings import read_address, read_settings
+from arx_caps.gateway.settings import GatewaySettings, read_address, read_settings
 from arx_caps.http_server.connections import AT_ONCE, BACKLOG, BoundedProtocol, bounded, places_for
 from arx_caps.http_server.server import BoundedServer, http_protocol
 from arx_caps.server_process import collect_rarely, has_terminal, open_listener, stop_at_eof
@@ -43,8 +44,10 @@ def serve(path: Path | str, *, on_ready: Callable[[dict[str, object]], None], un
         ArxError: The file or what it names cannot be used, or the address is taken.
     """
     settings = read_settings(path)
-    texts = [*settings.gateway.listen, *(terms.listen for terms in settings.deciders.values())]
-    addresses = [read_address(text, settings.gateway.behind_tls) for text in texts]
+    asked = {name: terms.listen for name, terms in settings.deciders.items() if not terms.is_grpc}
+    addresses = [
+        read_address(text, settings.gateway.behind_tls) for text in (*settings.gateway.listen, *asked.values())
+    ]
     gateway = Gateway(settings)
     collect_rarely()
     with contextlib.ExitStack() as stack:
@@ -53,13 +56,15 @@ def serve(path: Path | str, *, on_ready: Callable[[dict[str, object]], None], un
             for address in addresses
         ]
         runner = stack.enter_context(asyncio.Runner(loop_factory=_loop_factory()))
-        runner.run(_serve(gateway, Path(path), listeners, on_ready, until_eof))
+        runner.run(_serve(gateway, settings, Path(path), listeners, [*asked], on_ready, until_eof))
 
 
 async def _serve(
     gateway: Gateway,
+    settings: GatewaySettings,
     path: Path,
     listeners: list[socket.socket],
+    asked: list[str],
     on_ready: Callable[[dict[str, object]], None],
     until_eof: bool,
 ) -> None:
@@ -79,9 +84,11 @@ async def _serve(
         timeout_keep_alive=_KEEP_ALIVE_S,
     )
     places = [":".join(map(str, listener.getsockname()[:2])) for listener in listeners]
-    own = len(places) - len(gateway.deciders)
+    own = len(places) - len(asked)
     facts: dict[str, object] = {"listen": places[:own], "pid": os.getpid(), "upstreams": sorted(gateway.upstreams)}
-    facts["deciders"] = dict(zip(gateway.deciders, places[own:], strict=True))
+    facts["deciders"] = dict(zip(asked, places[own:], strict=True)) | {
+        name: terms.listen for name, terms in settings.deciders.items() if terms.is_grpc
+    }
     server = BoundedServer(config, protocol, lambda: on_ready(facts))
     logging.getLogger("uvicorn.error").addFilter(_is_no_cut)
     loop = asyncio.get_running_loop()
@@ -99,7 +106,13 @@ async def _serve(
     signal.signal(signal.SIGTERM, lambda *_: stop())
     if until_eof:
         threading.Thread(target=stop_at_eof, args=(stop,), name="arx-gateway-parent", daemon=True).start()
-    async with gateway.running():
+    async with gateway.running(), contextlib.AsyncExitStack() as stack:
+        for name, terms in settings.deciders.items():
+            if terms.is_grpc:
+                asker = grpc_server(functools.partial(gateway.rpc, name))
+                asker.listen(*terms.address(settings.gateway))
+                await asker.start()
+                stack.push_async_callback(asker.stop, _GRACE_S)
         await server.serve(sockets=listeners)
 
 

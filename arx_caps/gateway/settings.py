@@ -20,10 +20,12 @@ T = TypeVar("T")
 
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")  # a segment of the gateway's paths
 _HEADER: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 5.6.2
+_PREFIX: Final = re.compile(r"(?:/[A-Za-z0-9_-]+)+")  # of a decider's paths
 _RATE: Final = re.compile(r"([1-9][0-9]{0,8})/(.+)")
 _RESERVED: Final = frozenset(("healthz", "readyz", "metrics"))  # paths of the gateway itself
 SOURCES: Final = ("env:", "file:", "keyring:")  # of secrets: no file of settings has one
-KINDS: Final = ("forward-auth",)  # of deciders
+KINDS: Final = ("forward-auth", "ext-authz", "ext-authz-http")  # of deciders
+_GRPC: Final = ("ext-authz",)
 _MEBIBYTE: Final = 1024 * 1024
 
 Bytes = Annotated[int, Meta(ge=1024, le=1024 * _MEBIBYTE)]
@@ -131,7 +133,7 @@ class DeciderTerms(_Table, frozen=True, kw_only=True):
     """What a proxy of the site asks about each request, before it passes the request on.
 
     Attributes:
-        kind: How the proxy asks: `forward-auth`.
+        kind: How the proxy asks: `forward-auth`, or Envoy's `ext-authz` (gRPC) or `ext-authz-http`.
         listen: Host and port at which the proxy asks. No client may reach it.
         hosts: Networks of the proxies that may ask, whose headers about the client's request are trusted.
         audience: The audience of the tools in the policy.
@@ -140,6 +142,8 @@ class DeciderTerms(_Table, frozen=True, kw_only=True):
         routes: The routes behind the proxy, with their tools: ``"GET /orders/{order_id}" = "orders.get"``.
         body_header: The header in which the proxy says ``none`` if a request has no body, whatever its client wrote in
             it.  Without one, each request but ``GET`` and ``HEAD`` may have a body that is not seen.
+        bodies: Whether the proxy sends each body, and all of it; of `ext-authz` and `ext-authz-http`.
+        path_prefix: What the proxy puts before the path; of `ext-authz-http`.
         spends: Whether an allowed call is used up.  ``false`` is for a verifier behind the proxy, which spends it.
         resource: The URL at which OAuth clients reach the proxy; without one, access tokens are refused.
     """
@@ -152,8 +156,15 @@ class DeciderTerms(_Table, frozen=True, kw_only=True):
     openapi: str | None = None
     routes: dict[str, str] = {}
     body_header: str = ""
+    bodies: bool = False
+    path_prefix: str = ""
     spends: bool = True
     resource: str | None = None
+
+    @property
+    def is_grpc(self) -> bool:
+        """Whether the proxy asks over gRPC."""
+        return self.kind in _GRPC
 
     def address(self, gateway: "GatewayTerms") -> tuple[str, int]:
         """Return host and port.
@@ -313,7 +324,7 @@ def _decider_fault(
     if not _NAME.fullmatch(name) or name in upstreams:
         return "expected a name such as 'shop', of [a-z0-9_-], which no upstream has"
     if terms.kind not in KINDS:
-        return f"kind: expected {' or '.join(KINDS)}, got {terms.kind!r:.100}"
+        return f"kind: expected one of {', '.join(KINDS)}, got {terms.kind!r:.100}"
     if bool(terms.openapi) == bool(terms.routes):
         return "expected one of `openapi` and `routes`"
     if not terms.hosts:
@@ -325,6 +336,10 @@ def _decider_fault(
             return f"hosts: expected a network such as 10.0.0.0/8, got {text!r:.60}"
     if terms.body_header and (not _HEADER.fullmatch(terms.body_header) or "_" in terms.body_header):
         return f"body_header: expected the name of a header such as X-Arx-Body, got {terms.body_header!r:.100}"
+    if terms.bodies and (terms.kind not in ("ext-authz", "ext-authz-http") or terms.body_header):
+        return "bodies: expected a kind of ext-authz, and no `body_header`"
+    if terms.path_prefix and (terms.kind != "ext-authz-http" or not _PREFIX.fullmatch(terms.path_prefix)):
+        return f"path_prefix: expected a path such as /arx, of ext-authz-http, got {terms.path_prefix!r:.100}"
     if terms.resource is not None and not terms.spends:
         # Else a proof of a client (DPoP) could be used twice.
         return "resource: needs `spends = true`, because no verifier behind the proxy takes access tokens"

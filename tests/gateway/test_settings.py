@@ -24,7 +24,9 @@ URL = 'url = "http://127.0.0.1:9/mcp"\n'
     [
         ("", "has no upstream and no decider"),
         ("decider = 3\n", "decider: expected a table"),
-        (DECIDER.replace("forward-auth", "ask"), "decider.shop: kind: expected forward-auth, got 'ask'"),
+        (DECIDER.replace("forward-auth", "ask"), "decider.shop: kind: expected one of forward-auth"),
+        (DECIDER + "bodies = true\n", "decider.shop: bodies: expected a kind of ext-authz"),
+        (DECIDER + 'path_prefix = "/arx"\n', "decider.shop: path_prefix: expected"),
         (DECIDER.replace("routes", "route"), "decider.shop: Object contains unknown field `route`"),
         (DECIDER.partition("routes")[0], "decider.shop: expected one of `openapi` and `routes`"),
         (DECIDER.replace("127.0.0.1:8092", "0.0.0.0:8092"), "decider.shop: listen: the gateway serves plain HTTP"),

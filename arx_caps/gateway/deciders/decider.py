@@ -5,7 +5,9 @@ The described request is decided on as if it had come here, by the same middlewa
 challenges and refusals are those of the gateway's other doors.
 """
 
+import ipaddress
 import json
+import re
 from collections.abc import Iterable
 from typing import Any, Final, NamedTuple
 from urllib.parse import quote, unquote
@@ -18,7 +20,10 @@ from arx_verifier.verification import Grant, Verifier
 
 Headers = list[tuple[bytes, bytes]]
 
+NO_BODY: Final = ("GET", "HEAD")  # the methods whose requests have none, unless the proxy says more.  SPEC 8.4
 PREFIX: Final = b"x-arx-"  # of the headers that the proxy sets, and that no client may
+_METHOD: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}")  # RFC 9110 9.1
+_TARGET: Final = re.compile(rb"/[!-~\x80-\xff]*")  # in origin form: the form of others hides the path from a rule
 # Frameworks read another method or path from them than the one that is decided on, and the proxy may pass them on.
 _OVERRIDES: Final = frozenset(
     (b"x-http-method-override", b"x-http-method", b"x-method-override", b"x-original-url", b"x-rewrite-url")
@@ -33,7 +38,7 @@ class Described(NamedTuple):
         method: The method as sent.
         target: Raw path and query as sent, before any decoding.
         headers: The headers, with ``X-Forwarded-For`` as the proxy sets it.
-        proxy: The proxy's address.
+        proxy: The address that ``X-Forwarded-For`` was added to: of the proxy, or of its client.
         body: The whole body; None if there may be one that the proxy does not show.
     """
 
@@ -42,6 +47,30 @@ class Described(NamedTuple):
     headers: Headers
     proxy: str | None
     body: bytes | None
+
+
+class Hosts:
+    """The proxies that may ask.
+
+    Args:
+        networks: Their networks.
+    """
+
+    def __init__(self, networks: Iterable[str]) -> None:
+        self._networks = [ipaddress.ip_network(text) for text in networks]
+
+    def has(self, peer: str | None) -> bool:
+        """Return whether an address is of one.
+
+        Args:
+            peer: The address, or None.
+        """
+        try:
+            address = ipaddress.ip_address(peer or "")
+        except ValueError:
+            return False
+        mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+        return any((mapped or address) in network for network in self._networks)
 
 
 class Verdict(NamedTuple):
@@ -83,6 +112,8 @@ class Decider:
         Args:
             request: The request.
         """
+        if not _METHOD.fullmatch(request.method) or not _TARGET.fullmatch(request.target):
+            return self.refuse("expected method, path and query, once each, as the client sent them", request.proxy)
         path, _, query = request.target.partition(b"?")
         scope: dict[str, Any] = {
             "type": "http",
@@ -92,7 +123,7 @@ class Decider:
             "query_string": query,
             "root_path": "",
             # A copy: the middleware takes the token out of it.
-            "headers": [(name.lower(), value) for name, value in request.headers if not _is_own(name)],
+            "headers": [(name.lower(), value) for name, value in request.headers if not is_own(name)],
             "client": (request.proxy, 0) if request.proxy else None,
         }
         if request.body is None:
@@ -111,6 +142,15 @@ class Decider:
         problem = RefusedCall("malformed_request", why)
         self._enforcement.count(problem, peer)
         return _refused(*self._enforcement.answer(problem))
+
+    def refuse_stranger(self, peer: str | None) -> Verdict:
+        """Refuse a question of a program that is no proxy of the site.
+
+        Args:
+            peer: Its address, or None.
+        """
+        # It could describe any request: it learns nothing, and what it asks is not recorded as a call.
+        return self.refuse(f"expected a question of a proxy in `hosts`, got one of {peer}", peer)
 
     def _meaning(self, scope: Scope, body: bytes) -> Meaning | None:
         """Return the tool and the arguments of a request.
@@ -201,7 +241,12 @@ def _refused(status: int, headers: Headers, body: bytes) -> Verdict:
     return Verdict(status, [*kept, _NO_STORE], body)
 
 
-def _is_own(name: bytes) -> bool:
+def is_own(name: bytes) -> bool:
+    """Return whether a header may be none of a client, however a server spells it.
+
+    Args:
+        name: Its name.
+    """
     return name.lower().replace(b"_", b"-").startswith(PREFIX)
 
 

@@ -1,17 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """One running decider: the verifier of its audience, and what speaks to the proxy."""
 
-from typing import Final
+from typing import Any, Final
 
 from arx_caps.gateway.deciders.decider import Decider
+from arx_caps.gateway.deciders.ext_authz import CALLS, MAX_BODY, SERVICE, ExtAuthz, ExtAuthzHttp
 from arx_caps.gateway.deciders.forward_auth import ForwardAuth
+from arx_caps.gateway.deciders.grpc_server import Answer, GrpcServer
 from arx_caps.gateway.oauth_resource import OAuthResource
 from arx_caps.gateway.openapi import read_routes
 from arx_caps.gateway.running import RunningVerifier
 from arx_caps.gateway.settings import GatewaySettings
 from arx_verifier.verification import NonceStore
 
-_MAX_BODY: Final = 1024 * 1024  # of a described request
+_DOORS: Final = {"ext-authz": ExtAuthz, "ext-authz-http": ExtAuthzHttp, "forward-auth": ForwardAuth}
 
 
 class UnspentCalls:
@@ -35,8 +37,9 @@ class RunningDecider(RunningVerifier):
 
     Attributes:
         port: The port at which the proxy asks.
+        is_grpc: Whether it asks over gRPC.
         routes: The tool of each route.
-        door: The ASGI application that answers the proxy.
+        door: What answers the proxy: an ASGI application, or an ``ExtAuthz``.
         resource: What takes access tokens; None if it takes none.
 
     Raises:
@@ -46,17 +49,28 @@ class RunningDecider(RunningVerifier):
     def __init__(self, name: str, settings: GatewaySettings, nonces: NonceStore) -> None:
         terms, path = settings.deciders[name], settings.service_file(name)
         super().__init__(f"decider.{name}", name, terms, path, nonces if terms.spends else UnspentCalls())
-        self.port = terms.address(settings.gateway)[1]
+        self.port, self.is_grpc = terms.address(settings.gateway)[1], terms.is_grpc
         openapi = terms.openapi and read_routes(settings.folder / terms.openapi, terms.audience)
         self.routes = openapi or terms.routes
-        decider = Decider(self.verifier, self.routes, (*terms.hosts, *settings.gateway.trusted_proxies))
+        # Over gRPC the proxy says who its client is; over HTTP it adds the address to a header.
+        proxies = () if terms.is_grpc else terms.hosts
+        decider = Decider(self.verifier, self.routes, (*proxies, *settings.gateway.trusted_proxies))
         self.resource: OAuthResource | None = None
         if terms.resource is not None:
-            self.resource = OAuthResource(decider.door, self.verifier, path, terms.resource, _MAX_BODY)
+            self.resource = OAuthResource(decider.door, self.verifier, path, terms.resource, MAX_BODY)
             decider.door = self.resource
-        self.door = ForwardAuth(decider, terms)
+        self.door: Any = _DOORS[terms.kind](decider, terms)
 
     async def close(self) -> None:
         """End it; running questions must be over."""
         await self.door.close()
         await super().close()
+
+
+def grpc_server(answer: Answer) -> GrpcServer:
+    """Return a server of a decider that is asked over gRPC.
+
+    Args:
+        answer: Answers.
+    """
+    return GrpcServer(SERVICE, CALLS, answer)

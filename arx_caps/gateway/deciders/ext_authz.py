@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Envoy's external authorization, version 3: over gRPC, and over HTTP.  ``docs/deciders.md``.
+
+A request's body is judged only if the proxy sends it, and sends all of it.
+"""
+
+from typing import Any, Final
+
+from arx_caps.gateway.asgi import Receive, Scope, Send, read_body
+from arx_caps.gateway.deciders.decider import NO_BODY, PREFIX, Decider, Described, Headers, Hosts, Verdict, is_own
+from arx_caps.gateway.deciders.protos import message
+from arx_caps.gateway.settings import DeciderTerms
+from arx_verifier.enforcement import collect_headers
+
+SERVICE: Final = "envoy.service.auth.v3.Authorization"
+CALLS: Final = {"Check": "envoy.service.auth.v3.CheckRequest"}
+MAX_BODY: Final = 1024 * 1024  # bytes
+_PARTIAL: Final = b"x-envoy-auth-partial-body"  # replaces that of a client where Envoy sends a body
+_REMOVE: Final = b"x-envoy-auth-headers-to-remove"
+# Of the connection, not of the request; pseudo-headers repeat what the description has.
+_NOT_DESCRIBED: Final = frozenset((b"content-length", b"transfer-encoding", b"connection", b"host", _PARTIAL))
+_CREDENTIALS: Final = (b"authorization", b"dpop")
+_PERMISSION_DENIED, _UNAUTHENTICATED, _UNAVAILABLE = 7, 16, 14  # google.rpc.Code
+_CODES: Final = {401: _UNAUTHENTICATED, 503: _UNAVAILABLE}
+
+
+class _Seen:
+    """What both forms make of a description.
+
+    Args:
+        decider: Decides.
+        terms: Its table.
+    """
+
+    def __init__(self, decider: Decider, terms: DeciderTerms) -> None:
+        self._decider, self._terms = decider, terms
+        self._hosts, self._body_header = Hosts(terms.hosts), terms.body_header.lower().encode()
+
+    async def close(self) -> None:
+        """Close the door."""
+        await self._decider.door.close()
+
+    async def _decide(
+        self, method: str, target: bytes, headers: Headers, client: str | None, body: bytes, is_partial: bool
+    ) -> Verdict:
+        found = collect_headers(headers)
+        has_more = is_partial or found.get(b"content-length", b"0") != b"0" or b"transfer-encoding" in found
+        if self._terms.bodies:
+            if is_partial:
+                return self._decider.refuse("expected the whole body, got a part of it", client)
+            # A proxy that sends no bodies, although this file says so, must not make an empty one of each.
+            seen = body if body or not has_more else None
+        else:
+            has_none = found.get(self._body_header) == b"none" if self._body_header else method in NO_BODY
+            seen = None if body or has_more or not has_none else b""
+        kept = [pair for pair in headers if pair[0] not in _NOT_DESCRIBED and not pair[0].startswith(b":")]
+        return await self._decider.decide(Described(method, target, kept, client, seen))
+
+    def _removed(self, headers: Headers, verdict: Verdict) -> list[bytes]:
+        """Return the names of a client's headers that the upstream may not get."""
+        # Envoy removes after it has set: a name in both would be gone.
+        kept = {name for name, _ in verdict.headers}
+        names = {name for name, _ in headers if is_own(name) and name not in kept}
+        if self._terms.spends:
+            names |= {name for name, _ in headers if name in _CREDENTIALS}
+        return sorted(names)
+
+
+class ExtAuthz(_Seen):
+    """The gRPC form."""
+
+    async def answer(self, _: str, request: Any, peer: str | None) -> Any:
+        """Answer ``Check``.
+
+        Args:
+            request: A ``CheckRequest``.
+            peer: The address of who asks, or None.
+        """
+        attributes = request.attributes
+        asked = attributes.request.http
+        headers = [(name.lower().encode(), value.encode()) for name, value in asked.headers.items()]
+        if not self._hosts.has(peer):
+            verdict = self._decider.refuse_stranger(peer)
+        elif asked.body:
+            # A text in which Envoy has replaced what is not UTF-8: the upstream gets other bytes.
+            verdict = self._decider.refuse("expected the body as bytes (pack_as_bytes), got a text", peer)
+        else:
+            body = asked.raw_body
+            # The size is of what has come so far, and -1 if it is not known.
+            is_partial = asked.size > len(body) or (bool(body) and asked.size < 0) or _is_partial(headers, body)
+            client = attributes.source.address.socket_address.address or None
+            verdict = await self._decide(asked.method, asked.path.encode(), headers, client, body, is_partial)
+        return self._response(headers, verdict)
+
+    def _response(self, headers: Headers, verdict: Verdict) -> Any:
+        found = message("envoy.service.auth.v3.CheckResponse")()
+        own = dict(verdict.headers)
+        if decision := own.get(PREFIX + b"decision"):
+            found.dynamic_metadata.update({"decision": decision.decode()})
+        if verdict.status == 200:
+            kept = [(name, value) for name, value in verdict.headers if is_own(name)]
+            found.status.code = 0
+            _set(found.ok_response.headers, kept)
+            found.ok_response.headers_to_remove.extend(name.decode() for name in self._removed(headers, verdict))
+            return found
+        found.status.code = _CODES.get(verdict.status, _PERMISSION_DENIED)
+        found.denied_response.status.code = verdict.status
+        found.denied_response.body = verdict.body.decode("utf-8", "replace")
+        _set(found.denied_response.headers, [pair for pair in verdict.headers if pair[0] != b"content-length"])
+        return found
+
+
+class ExtAuthzHttp(_Seen):
+    """The HTTP form: the proxy repeats method, target and some headers of its client's request."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one question.
+
+        Args:
+            scope: As ASGI has it.
+            receive: As ASGI has it.
+            send: As ASGI has it.
+        """
+        verdict = await self._ask(scope, receive)
+        headers = verdict.headers
+        if verdict.status == 200:
+            headers = [*headers, (_REMOVE, b", ".join(self._removed(scope["headers"], verdict)))]
+        body = b"" if scope["method"] == "HEAD" else verdict.body
+        await send({"type": "http.response.start", "status": verdict.status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    async def _ask(self, scope: Scope, receive: Receive) -> Verdict:
+        peer = scope["client"][0] if scope.get("client") else None
+        if not self._hosts.has(peer):
+            return self._decider.refuse_stranger(peer)
+        prefix, path = self._terms.path_prefix.encode(), scope["raw_path"].partition(b"?")[0]
+        if not path.startswith(prefix + b"/"):
+            return self._decider.refuse(f"expected a path that begins with {self._terms.path_prefix}/", peer)
+        target = path.removeprefix(prefix) + (b"?" + scope["query_string"] if scope["query_string"] else b"")
+        body = await read_body(receive, MAX_BODY)
+        headers = [(name.lower(), value) for name, value in scope["headers"]]
+        is_partial = body is None or _is_partial(headers, body)
+        return await self._decide(scope["method"], target, headers, peer, body or b"", is_partial)
+
+
+def _is_partial(headers: Headers, body: bytes) -> bool:
+    # Without a body the header is one of the client.
+    return bool(body) and any(name == _PARTIAL and value.strip().lower() != b"false" for name, value in headers)
+
+
+def _set(options: Any, headers: Headers) -> None:
+    for name, value in headers:
+        option = options.add()
+        option.header.key, option.header.value = name.decode(), value.decode("latin-1")
+        option.append.value = False  # it replaces that of the client
