@@ -151,7 +151,7 @@ def test_a_decider_is_read_again(world: DeciderWorld) -> None:
     until(lambda: world.ask(token, "GET", "/v2/orders/o-1").status_code == 200)
     file.write_text(text.replace(f":{world.shop}", ":1"))
     os.kill(world.pid, signal.SIGHUP)
-    until(lambda: "decider: `listen` is read at a start alone" in world.log())
+    until(lambda: "decider: `listen` and `kind` are read at a start alone" in world.log())
     assert world.ask(token, "GET", "/v2/orders/o-1").status_code == 200
     file.write_text(text)
     os.kill(world.pid, signal.SIGHUP)

@@ -48,7 +48,7 @@ class _Seen:
         if self._terms.bodies:
             if is_partial:
                 return self._decider.refuse("expected the whole body, got a part of it", client)
-            # A proxy that sends no bodies, although this file says so, must not make an empty one of each.
+            # If the proxy sends no bodies, against what this file states, none of them may pass for an empty one.
             seen = body if body or not has_more else None
         else:
             has_none = found.get(self._body_header) == b"none" if self._body_header else method in NO_BODY
