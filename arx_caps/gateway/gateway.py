@@ -24,6 +24,7 @@ from arx_verifier.errors import ArxError, SettingsError
 from arx_verifier.verification import MemoryNonces
 
 SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0)
+_NOT_FOUND: Final = b'{"title": "Not Found", "status": 404, "detail": "no upstream of the gateway has this path"}'
 _GRACE_S: Final = 30.0  # for running calls of an upstream that a reload has removed
 
 Running = RunningUpstream | RunningDecider
@@ -264,7 +265,7 @@ class Gateway:
                 status, kind = 503, b"application/problem+json"
                 data = b'{"title": "The mint does not answer", "status": 503}'
         else:
-            status, kind, data = 404, b"application/problem+json", b'{"title": "Not Found", "status": 404}'
+            status, kind, data = 404, b"application/problem+json", _NOT_FOUND
         headers = [(b"content-type", kind), (b"content-length", b"%d" % len(data))]
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else data})

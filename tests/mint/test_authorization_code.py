@@ -4,7 +4,7 @@
 import json
 import threading
 from pathlib import Path
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import httpx
 import pytest
@@ -301,7 +301,7 @@ def test_metadata_names_the_grant_where_people_can_log_in(flow: Flow, realm_temp
         assert less["authorization_endpoint"] == f"{ISSUER}/oauth/authorize"
         assert (less["response_types_supported"], "authorization_code" in less["grant_types_supported"]) == ([], False)
         page = other.client.get("/oauth/authorize")
-        assert (page.status_code, "this mint has no login for people" in page.text) == (400, True)
+        assert (page.status_code, "This mint has no login for people." in page.text) == (400, True)
 
 
 @pytest.mark.sqlite
@@ -353,3 +353,18 @@ def test_a_refresh_token_is_bound(flow: Flow) -> None:
     flow.harness.use(policy)
     flow.harness.epochs.kill(f"session:{claims_of(flow.harness, body['access_token']).sid}")
     assert flow.refresh(token).json()["code"] == "revoked"
+
+
+def test_an_error_of_the_login_is_passed_on_by_its_code(flow: Flow) -> None:
+    """So an operator reads that, for instance, the issuer does not know a scope; other text of the URL is not shown."""
+    for said, shown in (("invalid_scope", ": the issuer answered invalid_scope"), ("<b>", "")):
+        query = dict(parse_qsl(urlsplit(flow.begin().headers["location"]).query))
+        back = flow.visit(f"/oauth/callback?{urlencode({'state': query['state'], 'error': said})}")
+        assert flow.answer_of(back)["error_description"] == f"the login failed or was cancelled{shown}"
+
+
+def test_wrong_settings_of_the_login_are_for_its_operator_alone(flow: Flow, monkeypatch: pytest.MonkeyPatch) -> None:
+    """People read no path of the mint's machine."""
+    monkeypatch.delenv("ARX_TEST_LOGIN_SECRET")
+    page = flow.log_in()
+    assert (page.status_code, "arx doctor" in page.text, "ARX_TEST" in page.text) == (503, True, False)

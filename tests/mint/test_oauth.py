@@ -352,3 +352,10 @@ def test_an_agent_without_a_client_or_a_frozen_one_gets_none(client: Client) -> 
         "unauthorized_client",
         "frozen",
     )
+
+
+def test_a_scope_that_is_no_template_is_refused_at_registration(unit: Harness) -> None:
+    """A typing error would else be found by the client's users."""
+    answer = unit.operator().call("POST", "/v1/clients", {"agent": AGENT, "scopes": ["lookup", "lokup"]})
+    assert answer.status_code == 400, answer.text
+    assert "got lokup" in answer.json()["detail"]

@@ -135,7 +135,7 @@ MISTAKES: list[tuple[str, str, int, str]] = [
     ),
     ("[task.refund]", "[task.Refund]", 11, "task.Refund: expected a name"),
     ("[task.refund]", "[tasks.refund]", 11, "tasks: unknown key; did you mean `task`?"),
-    ("[session]", "[session.a]\nagents = [\"x\"]\nttl = \"1h\"\n[session]", 7, "unknown key"),
+    ("[session]", "[session.a]\nagents = [\"x\"]\nttl = \"1h\"\n[session]", 7, "expected no [session] beside it"),
     ("[session]", "realm = \"x\"\n[session]", 7, "realm: unknown key"),
     ("[session]", "[session", 7, "not TOML"),
     ("[session]", "[audience.orders]", 7, "not TOML"),

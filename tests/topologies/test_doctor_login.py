@@ -31,6 +31,11 @@ def test_the_login_is_checked(idp: Issuer, tmp_path: Path, realm_template: Path)
         "login's secret": None
     }
     assert findings(replace(realm, issuer="https://other.example")) == well | {"login": False}
+    idp.answer = {"error": "invalid_scope"}
+    assert findings(realm) == well | {"login": False}
+    idp.answer = {"error": "login_required"}
+    assert findings(realm) == well
+    idp.answer = {}
     idp.metadata = {"issuer": "https://other.example"}
     assert findings(realm) == well | {"login": False}
     away = replace(realm, login=login._replace(issuer="http://127.0.0.1:1"))

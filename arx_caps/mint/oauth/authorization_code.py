@@ -78,10 +78,11 @@ def find_redirect(mint: MintContext, form: Mapping[str, str]) -> tuple[OAuthClie
     """
     client = find_client(mint, form.get("client_id", ""), is_new=True)
     if client is None:
-        raise OAuthError("invalid_request", "no such client is registered")
+        raise OAuthError("invalid_request", f"the client {form.get('client_id', '')!r:.100} is not registered")
     redirect = form.get("redirect_uri", "")
     if not fits_redirect(redirect, client.redirects):
-        raise OAuthError("invalid_request", "the client's redirect URI is not a registered one")
+        text = f"the redirect URI {redirect!r:.200} is not registered for the client {client.id:.200}"
+        raise OAuthError("invalid_request", text)
     return client, redirect
 
 

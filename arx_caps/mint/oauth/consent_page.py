@@ -173,7 +173,8 @@ def _choice(consent: Consent, template: Template, typed: Mapping[str, str]) -> s
 def error_page(text: str) -> str:
     """Return a page that says why there is no login or consent."""
     return _html_page(
-        "Nothing was allowed", f"<p>{escape(text)}</p><p>Start again in the program that sent you here.</p>"
+        "Nothing was allowed",
+        f"<p>{escape(text[:1].upper() + text[1:])}.</p><p>Start again in the program that sent you here.</p>",
     )
 
 

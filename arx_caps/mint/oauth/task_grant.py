@@ -115,10 +115,12 @@ def read_wanted(mint: MintContext, client: OAuthClient, form: Mapping[str, str])
         templates = [template for template in templates if template.bearer_terms == "allow"] or templates
     asked = " ".join(scopes)
     if not templates:
-        raise OAuthError("invalid_scope", f"the policy lets no access token stand for the task {asked!r:.64}")
+        raise OAuthError("invalid_scope", f'the policy lets no access token stand for {asked!r:.64}: bearer = "refuse"')
     fitting = [template.name for template in templates if audience in template.audiences]
     if audience is None or not fitting:
-        raise OAuthError("invalid_target", f"resource: expected the URL of a service of the task {asked!r:.64}")
+        places = (place for each in templates for name in each.audiences for place in policy.audiences[name])
+        expected = f"a URL at {' or '.join(dict.fromkeys(places))} (task {asked})"
+        raise OAuthError("invalid_target", f"resource: expected {expected:.400}, got {resource or 'nothing'!r:.200}")
     if details.tools is not None and len(fitting) > 1:
         raise OAuthError("invalid_request", "tools in authorization_details: expected one scope beside it")
     return Wanted(" ".join(fitting), resource, audience, details.params, details.tools)
@@ -191,7 +193,9 @@ def _scopes(client: OAuthClient, form: Mapping[str, str]) -> list[str]:
     # RFC 6749 3.3: others are left out, as stock clients ask for all that a resource lists, and for `offline_access`.
     known = [name for name in dict.fromkeys(asked) if name in client.scopes]
     if not known:
-        raise OAuthError("invalid_scope", f"scope: expected some of {', '.join(client.scopes)}")
+        raise OAuthError(
+            "invalid_scope", f"scope: expected some of {', '.join(client.scopes)}, got {' '.join(asked)!r:.100}"
+        )
     return known
 
 

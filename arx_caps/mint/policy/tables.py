@@ -294,6 +294,8 @@ def read_sessions(
     """
     # A member that is no table makes it the single [session]; the name is for errors and records.
     if not all(isinstance(table, dict) for table in written.values()):
+        if named := [name for name, table in written.items() if isinstance(table, dict)]:
+            raise entry.at(named[0]).error("expected no [session] beside it: give that table a name as well")
         return {"default": _read_session(entry, "default", written, issuers)}
     return {name: _read_session(entry.at(name), name, table, issuers) for name, table in written.items()}
 

@@ -92,4 +92,9 @@ def _registration(login: Login, realm: Realm, client: httpx.Client, endpoint: st
     if answer.status_code >= 400:
         found = f"{endpoint} answers {answer.status_code} to the client {login.client_id}"
         return Check(NAME, False, found, f"register the client there, with the redirect URI {redirect}")
+    location = httpx.URL(answer.headers.get("location", ""))
+    error = location.params.get("error") if str(location).startswith(redirect) else None
+    if error is not None and not error.endswith(("_required", "access_denied")):
+        found = f"{endpoint} answers {error:.60} to the client {login.client_id} with the scope {login.scope}"
+        return Check(NAME, False, found, "correct `login_scope` in realm.toml, or what the client may do there")
     return Check(NAME, True, f"{login.issuer} takes the client {login.client_id} with {redirect}")

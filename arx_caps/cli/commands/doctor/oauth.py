@@ -27,6 +27,7 @@ RESOURCE: Final = "/.well-known/oauth-protected-resource"
 SERVER: Final = ("/.well-known/oauth-authorization-server", "/.well-known/openid-configuration")
 ORIGIN: Final = "https://page.example"  # of a client that is a page in a browser
 _ALLOWED: Final = "access-control-allow-origin"
+_MEND: Final = 'give the upstream a `resource` in the gateway\'s file, and route "/.well-known" to the gateway'
 _KEPT: Final = ("date", "www-authenticate", _ALLOWED)
 _METADATA: Final = re.compile(r'(?i)^(?:bearer|dpop) .*\bresource_metadata="([^"]+)"')
 
@@ -42,6 +43,7 @@ def check_oauth(url: str) -> Iterator[Check]:
         url: The URL that a client is given.
     """
     yield _private("address", url)
+    answer = None
     try:
         answer = _get(url)
         yield check_clock("clock", url, answer)
@@ -49,7 +51,7 @@ def check_oauth(url: str) -> Iterator[Check]:
         yield challenge
         resource = _object(metadata_url or _well_known(url, RESOURCE))
     except _NoAnswerError as error:
-        mend = 'give the upstream a `resource` in the gateway\'s file, and route "/.well-known" to the gateway'
+        mend = _MEND if answer is not None else "start what is at this address, or correct the URL"
         yield Check("resource", False, str(error), mend)
         return
     yield _resource(url, resource)
@@ -201,6 +203,8 @@ def _challenge(answer: httpx.Response) -> tuple[str | None, Check]:
         return matched[1], Check("challenge", True, "401 names the metadata of the resource")
     found = f"{answer.status_code}, expected 401 with `resource_metadata` in WWW-Authenticate"
     mend = "give the upstream a `resource` in the gateway's file, and let the proxy pass 401 and WWW-Authenticate on"
+    if answer.status_code == 404:
+        mend = "correct the path: it begins with the name of an upstream of the gateway"
     return None, Check("challenge", False, found, mend)
 
 
@@ -216,6 +220,8 @@ def _private(name: str, url: str) -> Check:
     parts = urlsplit(url)
     if parts.scheme == "https" or (parts.scheme == "http" and is_loopback(parts.hostname or "")):
         return Check(name, True, url)
+    if not parts.netloc:
+        return Check(name, False, f"{url} is no URL", "write it with https:// or, on this machine, http://")
     return Check(name, False, f"{url} is neither https nor of this machine", "end TLS before it, and use that URL")
 
 

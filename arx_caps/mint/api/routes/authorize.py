@@ -34,7 +34,7 @@ from arx_caps.mint.oauth.errors import OAuthError
 from arx_caps.mint.oauth.metadata import AUTHORIZE
 from arx_caps.mint.oauth.redirects import answer_url
 from arx_caps.mint.rate_limit import TooOftenError
-from arx_verifier.errors import ArxError, AuditError, GrantError, StoreError, UnavailableError
+from arx_verifier.errors import ArxError, AuditError, GrantError, SettingsError, StoreError, UnavailableError
 
 CONSENT: Final = "/oauth/consent"
 MAX_QUERY_CHARS: Final = 3000  # a browser keeps a cookie of 4096 bytes
@@ -42,6 +42,7 @@ MAX_ATTEMPTS: Final = 4  # logins of one browser at once, each in a cookie of it
 MAX_COOKIE_CHARS: Final = 6200  # of all of them: proxies take a header of 8 KiB; two requests of full length fit
 MAX_FORM_BYTES: Final = 16 * 1024
 TAG_CHARS: Final = 8
+_ERROR: Final = re.compile("[a-z_]{1,40}")
 _LOGIN_COOKIE: Final = "arx-login"
 _CONSENT_COOKIE: Final = "arx-consent"
 _PURPOSE: Final = "page"
@@ -129,7 +130,9 @@ def callback(visit: Visit) -> Response:
     over = {name: ""}
     code = visit.form.get("code", "")
     if not 0 < len(code) <= MAX_CODE_CHARS:
-        refused = {"error": "access_denied", "error_description": "the login failed or was cancelled"}
+        said = visit.form.get("error", "")
+        why = f": the issuer answered {said}" if _ERROR.fullmatch(said) else ""
+        refused = {"error": "access_denied", "error_description": f"the login failed or was cancelled{why}"}
         return visit.answer_client(redirect, over, state=form.get("state"), **refused)
     try:
         with mint.db.unit() as unit:
@@ -256,6 +259,9 @@ def _error(request: Request, error: Exception) -> Response:
         status, headers["Retry-After"] = 429, str(error.wait_s)
     elif isinstance(error, UnavailableError | StoreError | AuditError):
         status, text, headers["Retry-After"] = 503, "the mint or the login does not answer now; try again later", "1"
+    elif isinstance(error, SettingsError):
+        # Its text has paths of the mint's machine.
+        status, text = 503, "the mint's login has wrong settings: its operator finds them with `arx doctor`"
     elif not isinstance(error, ArxError):
         text = "the request is malformed"
     note(request, code=error.code if isinstance(error, ArxError) else "malformed_request")

@@ -91,9 +91,12 @@ def add_client(call: RouteCall) -> ClientAdded:
     scopes, introspects = body.scopes or (), body.introspects or ()
     if not scopes and not introspects:
         raise RequestError("invalid client: expected scopes or introspects, got neither")
+    if unknown := [name for name in scopes if name not in mint.policy.templates]:
+        known = ", ".join(sorted(mint.policy.templates))
+        raise RequestError(f"invalid scope: expected some of {known}, as the policy has, got {', '.join(unknown)}")
     redirects = tuple(map(check_redirect, body.redirects or ()))
     if body.public and (body.jwks is not None or introspects or not redirects):
-        raise RequestError("invalid client: expected a public one with redirects, and without keys and introspects")
+        raise RequestError("invalid client: a public one needs a redirect, and has neither keys nor introspects")
     if redirects and not scopes:
         raise RequestError("invalid client: expected scopes beside redirects, got none")
     secret, digest = new_secret() if body.jwks is None and not body.public else (UNSET, None)

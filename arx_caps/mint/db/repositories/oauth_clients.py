@@ -62,7 +62,9 @@ class OAuthClientRepository:
         """
         with self._database.write(what) as c:
             if c.execute(_AGENT, {"whose": row["agent"]}).scalar() != "active":
-                raise GrantError("no such agent is active: enrol it first", code="not_found")
+                raise GrantError(
+                    f"{row['agent']} is no active agent: enrol it with `arx agent enrol`", code="not_found"
+                )
             c.execute(_ADD, row)
 
     def register(self, row: dict[str, Any], what: Event, *, most: int, unused_ms: int) -> bool:
