@@ -308,11 +308,11 @@ def _prove(token: str, key: PublicKey | ClientKey, code: str) -> None:
 
 
 def _made(issued_s: int, now: int) -> str:
-    """Return when a token was made by the mint's clock, with a hint to set the caller's clock."""
-    # The time at the mint is no secret, and a caller needs the distance to see that its clock is wrong.
+    """Return when a token was made by this server's clock, with a hint to set the caller's clock."""
+    # The time at a server is no secret, and a caller needs the distance to see that its clock is wrong.
     off_s = now // 1000 - issued_s
     distance = f"{off_s} s ago" if off_s >= 0 else f"{-off_s} s ahead"
-    return f"made {distance} by the mint's clock; set the caller's clock by NTP"
+    return f"made {distance} by the server's clock; set the caller's clock by NTP"
 
 
 def _seconds(claims: dict[str, Any], name: str, code: str) -> int:

@@ -267,8 +267,12 @@ class OAuthResource:
         proofs = [value for name, value in scope["headers"] if name.lower() == b"dpop"]
         if held.jkt is None:
             # A client that sends a proof believes its token to be bound: it has another one, or is attacked.
-            if proofs or scheme == "dpop" or self._dpop:
-                raise refusal("malformed" if proofs or scheme == "dpop" else "proof_missing")
+            if proofs or scheme == "dpop":
+                raise TokenError(
+                    "the access token is bound to no key: send it as Bearer, without DPoP", code="malformed"
+                )
+            if self._dpop:
+                raise refusal("proof_missing")
             return
         if scheme != "dpop":
             raise refusal("proof_missing")
@@ -374,7 +378,8 @@ class OAuthResource:
             await self._fetch_keys()
             claims = self._claims(token)
         if claims.aud != self._resource:
-            raise refusal("wrong_audience")
+            text = f"the access token is for another resource: expected {self._resource}, got {claims.aud!r:.200}"
+            raise TokenError(text, code="wrong_audience")
         return claims
 
     def _claims(self, token: str) -> AccessToken:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from arx_caps.cli.commands.doctor.login import check_login
 from arx_caps.realm import Login, Realm
+from arx_caps.self_registration import SelfRegistration
 from tests.mint.login import MINT_CLIENT, POLICY, Issuer
 
 
@@ -31,6 +32,9 @@ def test_the_login_is_checked(idp: Issuer, tmp_path: Path, realm_template: Path)
         "login's secret": None
     }
     assert findings(replace(realm, issuer="https://other.example")) == well | {"login": False}
+    asked = SelfRegistration("acme/support/apps", ("lookup",))
+    assert findings(replace(realm, clients=asked)) == well | {"clients": True}
+    assert findings(replace(realm, clients=asked._replace(scopes=("lookup", "lokup")))) == well | {"clients": False}
     idp.answer = {"error": "invalid_scope"}
     assert findings(realm) == well | {"login": False}
     idp.answer = {"error": "login_required"}

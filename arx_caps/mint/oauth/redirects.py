@@ -27,7 +27,8 @@ def check_redirect(uri: str) -> str:
         if _is_loopback(parts) or (_OWN_SCHEME.fullmatch(parts.scheme) and not parts.netloc):
             return uri
     raise RequestError(
-        "invalid redirect: expected https://HOST/PATH, http://127.0.0.1/PATH or an app's own com.example.app:/PATH"
+        "invalid redirect: expected https://HOST/PATH, http://127.0.0.1/PATH or an app's own com.example.app:/PATH, "
+        f"got {uri!r:.200}"
     )
 
 

@@ -34,6 +34,7 @@ def check_login(realm: Realm) -> Iterator[Check]:
         return
     yield _secret(login, realm)
     yield _trust(login, realm)
+    yield from _clients(realm)
     url = f"{login.issuer.rstrip('/')}/.well-known/openid-configuration"
     try:
         with open_client(url, timeout=TIMEOUT_S, ca=realm.ca, proxy=url.startswith("https:")) as client:
@@ -78,6 +79,24 @@ def _trust(login: Login, realm: Realm) -> Check:
         found = f"the policy has no [issuer] with the URL {login.issuer}"
         return Check(name, False, found, "write one, byte for byte, with `jwks` and `algorithms` (docs/oauth.md)")
     return Check(name, True, f"the policy trusts {login.issuer}")
+
+
+def _clients(realm: Realm) -> Iterator[Check]:
+    from arx_caps.mint.policy.model import Policy
+
+    if realm.clients is None:
+        return
+    try:
+        templates = Policy.load(realm.policy_path).templates
+    except ArxError:  # the check of the login's issuer says so
+        return
+    scopes = realm.clients.scopes
+    useless = [name for name in scopes if name not in templates or templates[name].bearer_terms == "refuse"]
+    if useless:
+        found = f"the policy has no task {' and no task '.join(useless)} for access tokens"
+        yield Check("clients", False, found, "correct `clients_scopes` in realm.toml, or the policy")
+    else:
+        yield Check("clients", True, f"{realm.clients.agent}, for {', '.join(scopes)}")
 
 
 def _registration(login: Login, realm: Realm, client: httpx.Client, endpoint: str) -> Check:
