@@ -88,7 +88,7 @@ def _clients(realm: Realm) -> Iterator[Check]:
         return
     try:
         templates = Policy.load(realm.policy_path).templates
-    except ArxError:  # the check of the login's issuer says so
+    except ArxError:  # the check of the login's issuer has failed
         return
     scopes = realm.clients.scopes
     useless = [name for name in scopes if name not in templates or templates[name].bearer_terms == "refuse"]
