@@ -112,7 +112,7 @@ def test_a_bad_document_is_refused(stranger: Flow, site: DocumentServer, about: 
     site.show(**about)
     answer = stranger.begin()
     assert (answer.status_code, "location" in answer.headers) == (400, False)
-    assert "the document of the client" in answer.text
+    assert "The document of the client" in answer.text
 
 
 @pytest.mark.sqlite
