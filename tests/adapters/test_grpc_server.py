@@ -24,6 +24,7 @@ from tests.servers import until
 REFUND = Rule(tool="orders.refund", args={"order_id": "o-1", "amount": Constraint(max=20)})
 GET = Rule(tool="orders.get", args={"order_id": "o-1"})
 ANY = Rule(tool="*")
+LARGE = Call(chunk=bytes(3_000_000))
 OPTIONS: dict[str, Any] = {"tools": TOOLS, "public": [f"{PREFIX}Health"], "data": DATA, "recheck_ms": 5}
 
 
@@ -98,6 +99,20 @@ class AioService(Service):
     async def chat(self, requests: Any, context: Any) -> Any:
         async for request in requests:
             yield request
+
+
+class LargeService(AioService):
+    """Its messages are larger than what is sent before a client reads."""
+
+    async def watch(self, request: Any, context: Any) -> Any:
+        while True:
+            self.in_work.set()
+            await context.write(LARGE)
+
+    async def idle(self, request: Any, context: Any) -> Any:
+        while True:
+            self.in_work.set()
+            yield LARGE
 
 
 @contextlib.contextmanager
@@ -218,6 +233,19 @@ def test_a_kill_ends_a_stream(realm: UnsafeTestRealm, channel: Any, service: Ser
     else:
         assert status == grpc.StatusCode.CANCELLED
     until(lambda: [decision.code for decision in realm.decisions.decisions] == ["ok", "revoked"])
+
+
+@pytest.mark.parametrize("service", [LargeService], indirect=True)
+@pytest.mark.parametrize("method", ["Watch", "Idle"])
+def test_a_kill_during_a_write_is_told(realm: UnsafeTestRealm, channel: Any, service: Service, method: str) -> None:
+    """The reason follows the message that a client reads late, also the first one."""
+    metadata = bearer(realm.caller(ANY).token(TOOLS[PREFIX + method]))
+    stream = stub(channel, method)(Call(), metadata=metadata, timeout=60)
+    assert service.in_work.wait(60)
+    realm.epochs.kill("agent:test/agent")
+    until(lambda: [decision.code for decision in realm.decisions.decisions] == ["ok", "revoked"])
+    status, problem = refused(stream)
+    assert (status, problem.get("code")) == (grpc.StatusCode.UNAUTHENTICATED, "revoked")
 
 
 def test_a_kill_during_a_unary_call_is_answered(realm: UnsafeTestRealm, channel: Any, service: Service) -> None:

@@ -5,8 +5,17 @@ Requests are held to what was decided on, and no answer leaves after the grant h
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Generator, Iterable, Iterator
-from contextlib import aclosing
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Generator,
+    Iterable,
+    Iterator,
+)
+from contextlib import aclosing, contextmanager
 from typing import Any, Final, NoReturn
 
 from arx_verifier.enforcement.rpc_call import RpcCall
@@ -70,16 +79,24 @@ class RpcStreams:
             if hasattr(source, "close"):
                 source.close()
 
-    async def answers_async(self, made: AsyncGenerator[Any, None]) -> AsyncGenerator[Any, None]:
-        """Yield the answers of an async generator while the grant holds; see ``answers``."""
+    async def send(self, made: AsyncGenerator[Any, None], context: "RpcContext") -> None:
+        """Send the answers of an async generator while the grant holds; see ``answers``.
+
+        Args:
+            made: What the method returned.
+            context: Sends each answer, after a check.
+
+        Raises:
+            RefusedCall: The call was ended.
+        """
         async with aclosing(made):
             while True:
                 with self._call.context():
                     answer = await anext(made, _END)
-                self._call.require_running()
                 if answer is _END:
+                    self._call.require_running()  # a cut answer must not look whole
                     return
-                yield answer
+                await context.write(answer)
 
 
 class RpcContext:
@@ -88,15 +105,29 @@ class RpcContext:
     Args:
         context: The framework's.
         call: The call.
+        cut: Cancels the task of the call.
     """
 
-    def __init__(self, context: Any, call: RpcCall) -> None:
-        self._context, self._call = context, call
+    def __init__(self, context: Any, call: RpcCall, cut: "TaskCut") -> None:
+        self._context, self._call, self._cut = context, call, cut
+        self._has_begun = False
 
     async def write(self, message: Any) -> None:
         """Send an answer while the grant holds."""
         self._call.require_running()
-        await self._context.write(message)
+        sent = self._context.write(message)
+        await (sent if self._has_begun else self._begin(sent))
+
+    async def send_initial_metadata(self, metadata: Any) -> None:
+        """Send what comes before the answers."""
+        await self._begin(self._context.send_initial_metadata(metadata))
+
+    async def _begin(self, sent: Awaitable[None]) -> None:
+        # After a cancelled first write gRPC would send the metadata again with the status, and fails at that: the
+        # client would wait until its deadline.
+        with self._cut.held():
+            await sent
+        self._has_begun = True
 
     async def read(self) -> NoReturn:
         """Refuse."""
@@ -111,25 +142,39 @@ class TaskCut:
 
     def __init__(self) -> None:
         self._task, self._loop = asyncio.current_task(), asyncio.get_running_loop()
-        self._is_over = self._is_cut = False
+        self._is_over = self._is_cut = self._is_held = self._is_due = False
 
     def __call__(self) -> None:
         self._loop.call_soon_threadsafe(self._cancel)
 
     def _cancel(self) -> None:
-        if not self._is_over and self._task is not None:
+        if self._is_held:
+            self._is_due = True
+        elif not self._is_over and self._task is not None:
             self._is_cut = self._task.cancel()
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Return a context in which the task is not cancelled, but after it."""
+        self._is_held = True
+        try:
+            yield
+        finally:
+            self._is_held = False
+            if self._is_due:
+                self._loop.call_soon(self._cancel)
 
     def close(self) -> None:
         """Cancel nothing any more."""
         self._is_over = True
 
     def take(self, error: BaseException) -> None:
-        """Let the task go on after an error, to answer it.
+        """Let the task go on after an error, to answer it; it is not cancelled any more.
 
         Raises:
             CancelledError: Another part of the program has cancelled the task.
         """
+        self.close()
         if isinstance(error, asyncio.CancelledError) and not self._is_cut:
             raise error
         if self._task is not None and self._is_cut:

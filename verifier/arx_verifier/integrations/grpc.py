@@ -10,7 +10,7 @@ import contextlib
 import inspect
 import json
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Generator
+from collections.abc import Generator
 from typing import Any, Final, NoReturn
 
 import grpc
@@ -52,15 +52,10 @@ class ArxAioInterceptor(RpcMethods, grpc.aio.ServerInterceptor):
             return handler
         call = self.call(details.method, details.invocation_metadata or ())
 
-        async def one(raw: Any, context: Any) -> Any:
-            async with contextlib.aclosing(_respond_async(handler, call, raw, context)) as answers:
-                return await anext(answers)
+        async def respond(raw: Any, context: Any) -> Any:
+            return await _respond_async(handler, call, raw, context)
 
-        async def many(raw: Any, context: Any) -> AsyncIterator[Any]:
-            async for answer in _respond_async(handler, call, raw, context):
-                yield answer
-
-        return _like(handler, many if handler.response_streaming else one)
+        return _like(handler, respond)
 
 
 def _like(handler: Any, behavior: Any) -> Any:
@@ -115,8 +110,8 @@ def _abort(call: RpcCall, context: Any, error: Exception) -> NoReturn:
     raise AssertionError("abort() raises")
 
 
-async def _respond_async(handler: Any, call: RpcCall, raw: Any, context: Any) -> AsyncGenerator[Any, None]:
-    """Yield the answers of a call while its grant holds; see ``_respond``."""
+async def _respond_async(handler: Any, call: RpcCall, raw: Any, context: Any) -> Any:
+    """Send the answers of a streaming method while its grant holds, or return that of another one; see ``_respond``."""
     behavior, parse, cut = _behavior(handler), handler.request_deserializer, TaskCut()
     try:
         if not (inspect.iscoroutinefunction(behavior) or inspect.isasyncgenfunction(behavior)):
@@ -124,19 +119,16 @@ async def _respond_async(handler: Any, call: RpcCall, raw: Any, context: Any) ->
         call.admit(context.peer())
         first = call.read(await anext(raw, None) if handler.request_streaming else raw, parse)
         await call.decide_async(call.request(first), cut)
-        streams = RpcStreams(call, parse)
+        streams, checked = RpcStreams(call, parse), RpcContext(context, call, cut)
         request = streams.requests_async(first, raw) if handler.request_streaming else first
-        made: Any = behavior(request, RpcContext(context, call))
-        if hasattr(made, "__anext__"):
-            async with contextlib.aclosing(streams.answers_async(made)) as answers:
-                async for answer in answers:
-                    yield answer
-            return
+        made: Any = behavior(request, checked)
+        if handler.response_streaming and hasattr(made, "__anext__"):
+            # gRPC would be cancelled in its own write, and end the call without a status.
+            return await streams.send(made, checked)
         with call.context():
             answer = await made
         call.require_running()
-        if not handler.response_streaming:  # else it has written its answers itself
-            yield answer
+        return answer
     except (Exception, asyncio.CancelledError) as error:
         cut.take(error)
         await context.abort(*_status(call, error))
