@@ -71,9 +71,7 @@ def play(realm: Realm, arguments: list[str | Path]) -> Iterator[dict[str, Any]]:
         if step["step"] == "asked":
             realm.arx("approval", "approve", step["came"], "--yes")
         elif step["step"] == "calling":
-            kill = json.loads(
-                realm.arx("kill", "agent:acme/support/worker", "--reason", "the demo's kill", "--yes", "--json")
-            )
+            kill = realm.kill("agent:acme/support/worker")
             came = f"{kill['confirmed']} of {kill['verifiers']} verifiers confirmed"
             yield {"step": "every verifier confirms the kill of the worker", "came": came, "why": [kill["summary"]]}
         else:

@@ -2,6 +2,7 @@
 """What the demos share: a realm in a temporary folder with its processes, and the check of what came of each step."""
 
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -29,6 +30,24 @@ class Realm:
         """Run ``arx`` as the operator and return what it wrote."""
         command = [sys.executable, "-m", "arx_caps.cli", *words, "--quiet"]
         return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=self.environment).stdout
+
+    def kill(self, target: str) -> dict[str, Any]:
+        """Kill until every verifier has confirmed it, and return the report with the time of the first kill.
+
+        On a loaded machine, a verifier may confirm later than its lease ends: exit code 3.
+        """
+        command = [sys.executable, "-m", "arx_caps.cli", "kill", target, "--reason", "the demo's kill", "--yes"]
+        first, until = 0, time.monotonic() + 30
+        while True:
+            done = subprocess.run(
+                [*command, "--json", "--quiet"], check=False, stdout=subprocess.PIPE, text=True, env=self.environment
+            )
+            if done.returncode != 3:
+                done.check_returncode()
+            kill: dict[str, Any] = json.loads(done.stdout)
+            first = first or kill["at_ms"]
+            if done.returncode == 0 or time.monotonic() > until:
+                return kill | {"at_ms": first}
 
     def start(self, *words: str | Path, python: str | Path = sys.executable) -> Iterator[str]:
         """Start a process that ends with the demo, and return the lines that it writes."""

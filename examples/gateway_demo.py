@@ -164,7 +164,7 @@ def play(realm: Realm, started: Started, server: Server, python: Path) -> Iterat
     for line in realm.start(*started.client, python=python):
         step = json.loads(line)
         if step["step"] == "streaming":
-            kill = json.loads(realm.arx("kill", f"agent:{AGENT}", "--reason", "the demo's kill", "--yes", "--json"))
+            kill = realm.kill(f"agent:{AGENT}")
             came = f"{kill['confirmed']} of {kill['verifiers']} verifiers confirmed"
             yield {"step": "every verifier confirms the kill of its agent", "came": came, "why": [kill["summary"]]}
         else:

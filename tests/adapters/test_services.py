@@ -152,7 +152,7 @@ class Service:
     def kill(self, target: str) -> None:
         """Kill a target as an operator; return when each process of the service has confirmed it."""
         body = {"targets": [target], "reason": "a test"}
-        assert self.mint.operator("POST", "/v1/kills", body)["status"] == "confirmed"
+        until(lambda: self.mint.operator("POST", "/v1/kills", body)["status"] == "confirmed")
 
     @contextlib.contextmanager
     def task(self, template: str, agent: str) -> Iterator[Any]:

@@ -38,7 +38,7 @@ def test_the_mint_answers_while_its_policy_is_read_again(realm: Realm, valkey: E
         told = line_of(process.stderr)
         assert (told["reloaded"], told["policy"] != first) == (True, True)
         process.send_signal(signal.SIGTERM)
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=60)
         assert (process.returncode, out + err) == (-signal.SIGTERM, ""), "it ends in order"
 
 

@@ -39,5 +39,5 @@ def test_the_mint_imports_nothing_from_the_working_folder(tmp_path: Path, free_p
             assert json.loads(process.stdout.readline())["schema"] == "arx/up/1"
         finally:
             process.terminate()
-        assert process.wait(30) == 0
+        assert process.wait(60) == 0
     assert not (elsewhere / "imported").exists()

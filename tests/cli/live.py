@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from arx_caps.agent import Task
+from arx_caps.cli import exit_codes
 from arx_verifier import AccessRequest, Decision, Verifier
 from arx_verifier.service import open_verifier
 
@@ -63,6 +64,22 @@ class Live:
         assert exit_code == 0, (words, told, err)
         return told
 
+    def confirmed(self, *words: str | Path) -> dict[str, Any]:
+        """Kill, freeze or thaw until every verifier has confirmed it; repeating is harmless.
+
+        Within its first lease a registry proves nothing, and on a loaded machine a verifier confirms late.
+        """
+        told: list[dict[str, Any]] = []
+
+        def holds() -> bool:
+            exit_code, report, err = self.run(*words)
+            assert exit_code in (exit_codes.OK, exit_codes.INCOMPLETE), (words, report, err)
+            told.append(report)
+            return exit_code == exit_codes.OK
+
+        self.until(holds)
+        return told[-1]
+
     def kill_mint(self) -> None:
         """End the mint without mercy; the store goes on, and nobody starts the mint again."""
         self._up.send_signal(signal.SIGSTOP)
@@ -86,7 +103,7 @@ class Live:
         self._up.terminate()
         assert self._up.stdout is not None
         self._up.stdout.close()
-        return self._up.wait(30)
+        return self._up.wait(60)
 
 
 @contextlib.contextmanager

@@ -189,7 +189,7 @@ def test_a_person_answers_on_a_terminal(
             assert ready, f"no question within a minute: {shown!r}"
             shown += os.read(terminal, 4096)
         os.write(terminal, typed)
-        assert process.wait(30) == exit_code
+        assert process.wait(60) == exit_code
     os.close(terminal)
     lines = [line.split() for line in shown.decode().splitlines()]
     assert ["amount", "=", "500"] in lines

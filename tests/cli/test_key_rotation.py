@@ -109,7 +109,7 @@ class Load:
 
     def stop(self) -> None:
         self._stop.set()
-        self._thread.join(20)
+        self._thread.join(60)
         self._agent.close()
 
 
@@ -120,15 +120,15 @@ def test_roots_rotate_under_load(up: Live, folder: Path) -> None:
     url, file = orders_url(up), folder / "orders.json"
     service = (SERVICE, "orders", "--service-file", file, "--data", folder / "o.db", "--port")
     with running(*service, url.rpartition(":")[2]), running("-m", "arx_caps.cli", "service", "refresh", file):
-        until(lambda: answers(url), within_s=20)
+        until(lambda: answers(url))
         load = Load(folder / "agent.key", url)
         try:
-            until(lambda: len(load.codes) >= 20 or load.failed, within_s=20)
+            until(lambda: len(load.codes) >= 20 or load.failed)
             told = up.ok("key", "rotate")["key"]
             assert (told["name"], told["state"]) == ("k2", "waiting")
-            until(lambda: load.failed or (load.kids and load.kids[-1].startswith("k2.")), within_s=20)
+            until(lambda: load.failed or (load.kids and load.kids[-1].startswith("k2.")))
             more = len(load.codes) + 20
-            until(lambda: len(load.codes) >= more or load.failed, within_s=20)
+            until(lambda: len(load.codes) >= more or load.failed)
         finally:
             load.stop()
         assert load.failed == []

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -53,17 +54,9 @@ def session(up: Live, tmp_path: Path) -> str:
     return str(opened["session"]["id"])
 
 
-def kill(up: Live, *words: str) -> dict[str, object]:
-    """Kill, again and again while the registry is younger than a lease and proves nothing; repeating is harmless."""
-    reports: list[tuple[int, dict[str, object], str]] = []
-
-    def confirmed() -> bool:
-        reports.append(up.run("kill", *words, "--reason", "a test", "--yes"))
-        assert reports[-1][0] in (exit_codes.OK, exit_codes.INCOMPLETE), reports[-1]
-        return reports[-1][0] == exit_codes.OK
-
-    up.until(confirmed)
-    return reports[-1][1]
+def kill(up: Live, *words: str) -> dict[str, Any]:
+    """Kill, until it is confirmed."""
+    return up.confirmed("kill", *words, "--reason", "a test", "--yes")
 
 
 @pytest.mark.slow
@@ -171,16 +164,15 @@ def test_freeze_and_thaw(up: Live, payments: Verifier, session: str, tmp_path: P
     full takes both, and a kill, as well.
     """
     words = ("session", session, "--reason", "a test", "--yes")
-    up.until(lambda: up.run("freeze", *words)[0] == exit_codes.OK)
     with redis.Redis.from_url(up.ready["store"]) as raw:
         for memory, verb, code in (("0", "freeze", "frozen"), ("1", "thaw", "ok"), ("1", "freeze", "frozen")):
             raw.config_set("maxmemory", memory)
-            done = up.ok(verb, *words)
+            done = up.confirmed(verb, *words)
             assert (done["status"], done["by"]) == ("confirmed", "mint")
             raw.config_set("maxmemory", "0")  # a call finds no room in a full store to be remembered in
             assert call(payments, tmp_path / "given", "payments.refund", order_id="o-1", amount=5).code == code
         raw.config_set("maxmemory", "1")
-        assert up.ok("kill", *words)["by"] == "mint"
+        assert up.confirmed("kill", *words)["by"] == "mint"
         raw.config_set("maxmemory", "0")
         assert call(payments, tmp_path / "given", "payments.refund", order_id="o-1", amount=5).code == "revoked"
 
@@ -335,10 +327,7 @@ def test_an_operator_of_the_night_can_only_kill(up: Live, tmp_path: Path, sessio
     for words in (("session", "list"), ("operator", "list"), ("thaw", f"session:{session}", "--reason", "x", "--yes")):
         code, said, _ = up.run(*words, *key)
         assert (code, said["code"]) == (exit_codes.DENIED, "tool_not_allowed")
-    assert up.ok("kill", f"session:{session}", "--reason", "3 a.m.", "--yes", *key)["status"] in (
-        "confirmed",
-        "unconfirmed",
-    )
+    up.confirmed("kill", f"session:{session}", "--reason", "3 a.m.", "--yes", *key)
     up.ok("operator", "role", "night", "--role", "responder")
     assert up.ok("session", "list", *key)["sessions"]
     up.ok("operator", "remove", "night", "--yes")

@@ -72,7 +72,7 @@ def test_a_wrong_name_is_shown_before_the_question(up: Live, verb: str) -> None:
             shown += os.read(terminal, 65536)
         os.write(terminal, b"n\n")
         shown += read_all(terminal)
-        assert process.wait(30) == exit_codes.DENIED
+        assert process.wait(60) == exit_codes.DENIED
     text = shown.decode()
     assert 0 <= text.find(f"did you mean agent:{AGENT}?") < text.find("[y/N]")
     assert "nothing was done" in text

@@ -61,7 +61,7 @@ def decisions(journal: Path, *words: str, on_terminal: bool, **more: str) -> tup
         shown = read_all(terminal)
         assert process.stderr is not None
         imported = process.stderr.read()
-        assert process.wait(30) == 0, imported[-2000:]
+        assert process.wait(60) == 0, imported[-2000:]
     return shown, b"| rich\n" in imported or b" rich." in imported
 
 

@@ -87,5 +87,5 @@ def test_a_served_witness_cosigns_and_stops_in_order(tmp_path: Path) -> None:
     ask(at, 20, 0)
     assert httpx.post(f"{at}/add-checkpoint", content=b"old 0\n\n" + checkpoint_of(kept)).status_code == 409
     process.terminate()
-    process.communicate(timeout=30)
+    process.communicate(timeout=60)
     assert process.returncode == 0

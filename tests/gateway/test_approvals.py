@@ -181,7 +181,7 @@ def test_a_kill_ends_a_call_that_waits(world: ApprovalWorld) -> None:
     for waiting in world.waiting():
         world.approve(waiting["id"])
     [shown] = world.arx("task", "list", "--agent", f"acme/a{world.agents}")["tasks"]
-    world.arx("kill", "task", shown["id"], "--reason", "a test", "--yes")
+    world.kill("task", shown["id"])
     assert "ended this work" in text_of(caller.drop(requestState=state))
     got = caller.send("tasks/get", {"taskId": task["taskId"]}).json()["result"]
     assert (got["status"], got["error"]["data"]["code"]) == ("failed", "revoked")

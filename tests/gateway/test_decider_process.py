@@ -92,7 +92,7 @@ def test_a_stock_client_passes_a_proxy_with_an_access_token(world: DeciderWorld)
     assert (unseen.status_code, unseen.headers["x-arx-reason"]) == (403, "request_unseen")
     other = world.ask(world.token(client, "billing"), "GET", "/orders/o-1")
     assert (other.status_code, other.headers["x-arx-reason"]) == (401, "wrong_audience")
-    world.arx("kill", "agent", f"acme/a{world.agents}", "--reason", "a test", "--yes")
+    world.kill("agent", f"acme/a{world.agents}")
     assert world.ask(token, "GET", "/orders/o-1").headers["x-arx-reason"] == "revoked"
     shown = world.arx("decisions", "--journal", str(world.folder / "shop.json"))["decisions"]
     mine = [each for each in shown if each["agent"] == f"acme/a{world.agents}"]

@@ -165,7 +165,7 @@ def test_a_kill_ends_a_bound_token(world: DpopWorld) -> None:
     prover, url = Prover(), f"{world.url('billing')}/orders/o-1"
     token = world.bound(prover)
     assert httpx.get(url, headers=prover.headers("GET", url, token)).status_code == 200
-    world.arx("kill", "agent", f"acme/a{world.agents}", "--reason", "a test", "--yes")
+    world.kill("agent", f"acme/a{world.agents}")
     refused = httpx.get(url, headers=prover.headers("GET", url, token))
     assert (refused.status_code, refused.json()["code"]) == (401, "revoked")
     assert refused.headers["www-authenticate"].startswith("DPoP ")

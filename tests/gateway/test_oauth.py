@@ -148,7 +148,7 @@ def test_a_kill_is_401_to_every_message_of_mcp(world: OAuthWorld, target: str) -
     assert call(world, token, session, "get", order_id="o-1").status_code == 200
     claims = json.loads(payload_of(token))
     name = {"task": claims["tid"], "session": claims["sid"], "agent": f"acme/a{world.agents}"}[target]
-    world.arx("kill", target, name, "--reason", "a test", "--yes")
+    world.kill(target, name)
     about = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "t", "version": "1"}}
     for answer in (
         call(world, token, session, "get", order_id="o-1"),

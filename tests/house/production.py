@@ -86,7 +86,10 @@ class Host:
                 assert block.language == "sh", block
                 # The services of the policy are at the page's ports.
                 typed.append(self.here(block.text).replace("\nmkdir mint-2\n", f"\n{self._policy()}\nmkdir mint-2\n"))
-        return SOUND + "\n".join(typed)
+        # On a loaded machine a verifier may confirm a kill later than its lease ends: exit code 3.
+        return SOUND + re.sub(
+            r"^arx kill .*", r"until \g<0>; do test $? = 3; done", "\n".join(typed), flags=re.MULTILINE
+        )
 
     def _policy(self) -> str:
         return f"sed -i s/9001/{self._instead['9001']}/ .arx/policy.toml"

@@ -20,6 +20,7 @@ from tests.servers import free_ports
 
 DEADLINE_S = 60.0
 LEASE_S = 1.2  # a little more than the default lease
+LATE = 3  # the exit code of a kill that a verifier confirms late, as on a loaded machine
 
 
 def environment() -> dict[str, str]:
@@ -85,7 +86,9 @@ class Reader:
             if command.endswith("&"):
                 self._start(command.removesuffix("&").strip(), shown)
             else:
-                done = run_line(command, self.folder)
+                done, until = run_line(command, self.folder), time.monotonic() + DEADLINE_S
+                while command.startswith("arx kill") and done.returncode == LATE and time.monotonic() < until:
+                    done = run_line(command, self.folder)
                 assert done.returncode == 0, f"{command}\n{done.stdout}"
                 assert not shown or matches(shown, done.stdout), f"{command}\n{done.stdout}"
             if command.startswith("arx init"):

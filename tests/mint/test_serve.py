@@ -257,6 +257,6 @@ def test_up_tells_what_must_be_mended(realm: Realm) -> None:
     """A realm that cannot start is not tried for ever."""
     break_policy(realm)
     with started(["-c", UP, str(realm.folder)]) as process:
-        assert process.wait(30) == 1
+        assert process.wait(60) == 1
         assert process.stderr is not None
         assert "policy.toml" in process.stderr.read().splitlines()[-1]

@@ -65,7 +65,7 @@ class RelayProcess:
         return self._process.returncode
 
     def _end(self) -> None:
-        self._process.wait(timeout=30)
+        self._process.wait(timeout=60)
         assert self._process.stdout is not None
         self._process.stdout.close()
 
