@@ -109,7 +109,7 @@ async def _serve(
     async with gateway.running(), contextlib.AsyncExitStack() as stack:
         for name, terms in settings.deciders.items():
             if terms.is_grpc:
-                asker = grpc_server(functools.partial(gateway.rpc, name))
+                asker = grpc_server(terms.kind, functools.partial(gateway.rpc, name))
                 asker.listen(*terms.address(settings.gateway))
                 await asker.start()
                 stack.push_async_callback(asker.stop, _GRACE_S)

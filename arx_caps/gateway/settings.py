@@ -24,8 +24,8 @@ _PREFIX: Final = re.compile(r"(?:/[A-Za-z0-9_-]+)+")  # of a decider's paths
 _RATE: Final = re.compile(r"([1-9][0-9]{0,8})/(.+)")
 _RESERVED: Final = frozenset(("healthz", "readyz", "metrics"))  # paths of the gateway itself
 SOURCES: Final = ("env:", "file:", "keyring:")  # of secrets: no file of settings has one
-KINDS: Final = ("forward-auth", "ext-authz", "ext-authz-http")  # of deciders
-_GRPC: Final = ("ext-authz",)
+KINDS: Final = ("forward-auth", "ext-authz", "ext-authz-http", "ext-mcp")  # of deciders
+_GRPC: Final = ("ext-authz", "ext-mcp")
 _MEBIBYTE: Final = 1024 * 1024
 
 Bytes = Annotated[int, Meta(ge=1024, le=1024 * _MEBIBYTE)]
@@ -133,7 +133,8 @@ class DeciderTerms(_Table, frozen=True, kw_only=True):
     """What a proxy of the site asks about each request, before it passes the request on.
 
     Attributes:
-        kind: How the proxy asks: `forward-auth`, or Envoy's `ext-authz` (gRPC) or `ext-authz-http`.
+        kind: How the proxy asks: `forward-auth`, or Envoy's `ext-authz` (gRPC) or `ext-authz-http`, or
+            agentgateway's `ext-mcp`.
         listen: Host and port at which the proxy asks. No client may reach it.
         hosts: Networks of the proxies that may ask, whose headers about the client's request are trusted.
         audience: The audience of the tools in the policy.
@@ -144,6 +145,7 @@ class DeciderTerms(_Table, frozen=True, kw_only=True):
             it.  Without one, each request but ``GET`` and ``HEAD`` may have a body that is not seen.
         bodies: Whether the proxy sends each body, and all of it; of `ext-authz` and `ext-authz-http`.
         path_prefix: What the proxy puts before the path; of `ext-authz-http`.
+        backend: The name of the one MCP server that is asked about; of `ext-mcp`, which has no routes.
         spends: Whether an allowed call is used up.  ``false`` is for a verifier behind the proxy, which spends it.
         resource: The URL at which OAuth clients reach the proxy; without one, access tokens are refused.
     """
@@ -158,6 +160,7 @@ class DeciderTerms(_Table, frozen=True, kw_only=True):
     body_header: str = ""
     bodies: bool = False
     path_prefix: str = ""
+    backend: str = ""
     spends: bool = True
     resource: str | None = None
 
@@ -325,7 +328,11 @@ def _decider_fault(
         return "expected a name such as 'shop', of [a-z0-9_-], which no upstream has"
     if terms.kind not in KINDS:
         return f"kind: expected one of {', '.join(KINDS)}, got {terms.kind!r:.100}"
-    if bool(terms.openapi) == bool(terms.routes):
+    if (terms.kind == "ext-mcp") != bool(terms.backend):
+        return "backend: expected the name of the MCP server, of ext-mcp alone"
+    if terms.backend and (terms.openapi or terms.routes or terms.body_header):
+        return "ext-mcp has neither `openapi`, `routes` nor `body_header`"
+    if not terms.backend and bool(terms.openapi) == bool(terms.routes):
         return "expected one of `openapi` and `routes`"
     if not terms.hosts:
         return "hosts: expected the network of the proxy that asks"

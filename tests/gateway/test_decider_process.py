@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A decider of ``arx up --gateway``: it is enrolled by itself, takes access tokens, and is read again."""
 
+import json
 import os
 import re
 import signal
@@ -11,6 +12,7 @@ import httpx
 import pytest
 
 from tests.dpop import Prover
+from tests.gateway.test_ext_mcp import Site
 from tests.gateway.test_gateway import started
 from tests.gateway.test_oauth import OAuthWorld
 from tests.servers import free_ports, until
@@ -28,6 +30,15 @@ resource = "http://127.0.0.1:{billing}/shop"
 "POST /orders/{{order_id}}/refund" = "billing.refund"
 "POST /files/{{name}}" = "billing.upload"
 """
+MCP = """
+[decider.tools]
+kind = "ext-mcp"
+listen = "127.0.0.1:{port}"
+audience = "orders"
+service = "tools.json"
+backend = "shop"
+resource = "http://127.0.0.1:{orders}/tools"
+"""
 # A task whose calls may have any body, as far as the rules go.
 UPLOAD = """
 [task.upload]
@@ -43,13 +54,14 @@ class DeciderWorld(OAuthWorld):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        [self.shop] = free_ports(1)
+        self.shop, self.tools = free_ports(2)
 
     def write(self, more: str = "") -> None:
         """Write the gateway's file, with the decider."""
         super().write(more)
         file = self.folder / "gateway.toml"
-        file.write_text(file.read_text() + TABLE.format(port=self.shop, billing=self.billing))
+        mcp = MCP.format(port=self.tools, orders=self.orders)
+        file.write_text(file.read_text() + mcp + TABLE.format(port=self.shop, billing=self.billing))
 
     def url(self, name: str) -> str:
         """The URL of an upstream, or of the decider."""
@@ -100,6 +112,26 @@ def test_a_stock_client_passes_a_proxy_with_an_access_token(world: DeciderWorld)
     assert len([each for each in mine if each["outcome"] == "allow"]) == 2
 
 
+def test_a_stock_client_of_mcp_passes_agentgateway_with_an_access_token(world: DeciderWorld) -> None:
+    """A call by its arguments, a list by its reference; a kill ends both."""
+    asker = Site.__new__(Site)
+    asker.port = world.tools
+    about = httpx.get(f"http://127.0.0.1:{world.orders}/.well-known/oauth-protected-resource/tools").json()
+    token = world.token_for(world.client_of("refund"), about)
+    headers = [{"key": "authorization", "value": f"Bearer {token}".encode()}]
+    for order, result in (("o-1", "pass"), ("o-2", "error")):
+        call = {"name": "get", "arguments": {"order_id": order}}
+        answer = asker.request("tools/call", call, headers=headers)
+        assert answer.WhichOneof("result") == result, answer
+    listed = asker.request("tools/list", headers=headers)
+    assert [*listed.header_mutation.remove] == ["authorization"]
+    tools = {"tools": [{"name": "get"}, {"name": "drop"}]}
+    shown = asker.response("tools/list", tools, listed.metadata["arx"])
+    assert json.loads(shown.mutated) == {"tools": [{"name": "get"}]}
+    world.arx("kill", "agent", f"acme/a{world.agents}", "--reason", "a test", "--yes")
+    until(lambda: asker.request("tools/list", headers=headers).WhichOneof("result") == "error")
+
+
 def test_a_bound_token_is_proven_for_the_url_that_the_client_asked(world: DeciderWorld) -> None:
     """And not for that at which the proxy asks; a proof passes once."""
     prover, mint = Prover(), f"http://127.0.0.1:{world.mint}/oauth/token"
@@ -131,7 +163,8 @@ def test_the_address_of_a_decider_is_for_questions_alone(world: DeciderWorld) ->
 
 def test_a_check_prints_the_routes(world: DeciderWorld) -> None:
     """With the address at which the proxy asks."""
-    [row] = world.arx("gateway", "--check", "gateway.toml")["deciders"]
+    row, tools = sorted(world.arx("gateway", "--check", "gateway.toml")["deciders"], key=lambda each: each["name"])
+    assert (tools["kind"], tools["routes"]) == ("ext-mcp", {})
     assert (row["name"], row["kind"], row["target"]) == ("shop", "forward-auth", f"127.0.0.1:{world.shop}")
     assert row["routes"]["POST /orders/{order_id}/refund"] == "billing.refund"
 

@@ -12,8 +12,7 @@ from arx_caps.gateway.deciders.protos import message
 from arx_caps.gateway.settings import DeciderTerms
 from arx_verifier.enforcement import collect_headers
 
-SERVICE: Final = "envoy.service.auth.v3.Authorization"
-CALLS: Final = {"Check": "envoy.service.auth.v3.CheckRequest"}
+_PACKAGE: Final = "envoy.service.auth.v3"
 MAX_BODY: Final = 1024 * 1024  # bytes
 _PARTIAL: Final = b"x-envoy-auth-partial-body"  # replaces that of a client where Envoy sends a body
 _REMOVE: Final = b"x-envoy-auth-headers-to-remove"
@@ -69,6 +68,9 @@ class _Seen:
 class ExtAuthz(_Seen):
     """The gRPC form."""
 
+    service: Final = f"{_PACKAGE}.Authorization"
+    calls: Final = {"Check": f"{_PACKAGE}.CheckRequest"}
+
     async def answer(self, _: str, request: Any, peer: str | None) -> Any:
         """Answer ``Check``.
 
@@ -93,7 +95,7 @@ class ExtAuthz(_Seen):
         return self._response(headers, verdict)
 
     def _response(self, headers: Headers, verdict: Verdict) -> Any:
-        found = message("envoy.service.auth.v3.CheckResponse")()
+        found = message(f"{_PACKAGE}.CheckResponse")()
         own = dict(verdict.headers)
         if decision := own.get(PREFIX + b"decision"):
             found.dynamic_metadata.update({"decision": decision.decode()})

@@ -4,7 +4,8 @@
 from typing import Any, Final
 
 from arx_caps.gateway.deciders.decider import Decider
-from arx_caps.gateway.deciders.ext_authz import CALLS, MAX_BODY, SERVICE, ExtAuthz, ExtAuthzHttp
+from arx_caps.gateway.deciders.ext_authz import MAX_BODY, ExtAuthz, ExtAuthzHttp
+from arx_caps.gateway.deciders.ext_mcp import ExtMcp, McpQuestions
 from arx_caps.gateway.deciders.forward_auth import ForwardAuth
 from arx_caps.gateway.deciders.grpc_server import Answer, GrpcServer
 from arx_caps.gateway.oauth_resource import OAuthResource
@@ -52,14 +53,19 @@ class RunningDecider(RunningVerifier):
         self.port, self.is_grpc = terms.address(settings.gateway)[1], terms.is_grpc
         openapi = terms.openapi and read_routes(settings.folder / terms.openapi, terms.audience)
         self.routes = openapi or terms.routes
-        # Over gRPC the proxy says who its client is; over HTTP it adds the address to a header.
-        proxies = () if terms.is_grpc else terms.hosts
-        decider = Decider(self.verifier, self.routes, (*proxies, *settings.gateway.trusted_proxies))
+        behind: Any
+        if terms.kind == "ext-mcp":
+            behind = McpQuestions(self.verifier)
+            self.door: Any = ExtMcp(behind, terms)
+            asked: Any = self.door
+        else:
+            # Over gRPC the proxy says who its client is; over HTTP it adds the address to a header.
+            proxies = () if terms.is_grpc else terms.hosts
+            asked = Decider(self.verifier, self.routes, (*proxies, *settings.gateway.trusted_proxies))
+            self.door, behind = _DOORS[terms.kind](asked, terms), asked.door
         self.resource: OAuthResource | None = None
         if terms.resource is not None:
-            self.resource = OAuthResource(decider.door, self.verifier, path, terms.resource, MAX_BODY)
-            decider.door = self.resource
-        self.door: Any = _DOORS[terms.kind](decider, terms)
+            asked.door = self.resource = OAuthResource(behind, self.verifier, path, terms.resource, 2 * MAX_BODY)
 
     async def close(self) -> None:
         """End it; running questions must be over."""
@@ -67,10 +73,12 @@ class RunningDecider(RunningVerifier):
         await super().close()
 
 
-def grpc_server(answer: Answer) -> GrpcServer:
+def grpc_server(kind: str, answer: Answer) -> GrpcServer:
     """Return a server of a decider that is asked over gRPC.
 
     Args:
+        kind: Its kind.
         answer: Answers.
     """
-    return GrpcServer(SERVICE, CALLS, answer)
+    door: Any = ExtMcp if kind == "ext-mcp" else ExtAuthz
+    return GrpcServer(door.service, door.calls, answer)

@@ -1,0 +1,268 @@
+# SPDX-License-Identifier: Apache-2.0
+"""agentgateway's ``ExtMcp``: each request of MCP is decided on before it is sent on, and each list is filtered.
+
+The proxy asks twice.  The answer to the first question has a reference, which the second one must bring: it alone has
+no credential.  ``docs/deciders.md``.
+"""
+
+import json
+import secrets
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple
+
+from arx_caps.access_token import is_access_token
+from arx_caps.gateway.asgi import Receive, Scope, Send, read_body
+from arx_caps.gateway.deciders.decider import Hosts, identity_of, is_own
+from arx_caps.gateway.deciders.protos import message
+from arx_caps.gateway.mcp_answers import AnsweredMessage, McpAnswers
+from arx_caps.gateway.mcp_exchange import McpExchange
+from arx_caps.gateway.mcp_tasks import TaskIds
+from arx_caps.gateway.mcp_wire import WireError, read_incoming, without_token, written
+from arx_caps.gateway.settings import DeciderTerms
+from arx_caps.gateway.upstream_answer import UpstreamError
+from arx_verifier.enforcement import META_KEY, UNSEEN, Enforcement, McpMessage, Messages, RefusedCall, collect_headers
+from arx_verifier.verification import Grant, Screened, Verifier
+
+_PACKAGE: Final = "agentgateway.dev.ext_mcp"
+MAX_PARAMS: Final = 1024 * 1024  # bytes
+_LISTS: Final = ("tools/list", "prompts/list", "resources/list", "resources/templates/list")
+_FOUND: Final = "arx.decider"  # in the scope of a question: gets what was found
+_KEPT_S: Final = 60.0  # how long an answer may take
+_KEPT: Final = 16_384  # references at once
+_CREDENTIALS: Final = (b"authorization", b"dpop")
+_DENIED, _INVALID = 1, 3  # AuthorizationError.Code
+
+
+class _Found(NamedTuple):
+    """An allowed request.
+
+    Attributes:
+        method: Its method.
+        grant: Of a call; else None.
+        screened: The live token of another request; else None.
+        check: Raises if the token is revoked, frozen or expired meanwhile.
+    """
+
+    method: str
+    grant: Grant | None
+    screened: Screened | None
+    check: Callable[[], None]
+
+
+class McpQuestions:
+    """The ASGI application that decides on a described request; one that takes access tokens may stand before it.
+
+    Args:
+        verifier: Decides and records.
+    """
+
+    def __init__(self, verifier: Verifier) -> None:
+        self._enforcement, self.messages = Enforcement(verifier), Messages(verifier)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Decide on one request; what is found is added to the list in the scope.
+
+        Args:
+            scope: As ASGI has it.
+            receive: As ASGI has it.
+            send: As ASGI has it.
+        """
+        body = await read_body(receive, MAX_PARAMS + 1024) or b""
+        exchange = McpExchange(scope, send, body)
+        asked = McpMessage("", {}, {})
+        try:
+            incoming = read_incoming(body)
+            asked = McpMessage(incoming.method, incoming.params, incoming.meta, incoming.id, exchange)
+            scope[_FOUND].append(await self._decide(asked))
+        except (RefusedCall, WireError) as error:
+            problem = error if isinstance(error, RefusedCall) else RefusedCall("malformed_request", str(error))
+            if isinstance(error, WireError):
+                self._enforcement.count(problem, None)
+            found = self.messages.refusal(asked, problem)
+            await exchange.whole(403, [], written({"detail": found.text, **found.data}))
+            return
+        await exchange.whole(200, [], b"{}")
+
+    async def close(self) -> None:
+        """Do nothing: each decision ends by itself."""
+
+    async def _decide(self, asked: McpMessage) -> _Found:
+        if asked.id is None:
+            if not self.messages.passes(asked.method):
+                raise RefusedCall("malformed_request", f"unknown notification {asked.method!r:.60}")
+            asked = McpMessage("ping", {}, {}, None, asked.carrier)
+        if not asked.is_call:
+            screened = await self.messages.recognize(asked)
+            assert screened is not None  # there is a carrier
+            return _Found(asked.method, None, screened, lambda: self.messages.check(screened))
+        work = await self.messages.decide(asked)
+        if asked.method == "tools/call":
+            await work.require_texts(_no_schema)
+
+        def check() -> None:
+            if (refused := work.grant.look_again()) is not None:
+                raise RefusedCall(refused.code, failures=refused.failures, decision=work.decision.id)
+
+        return _Found(asked.method, work.grant, None, check)
+
+
+class ExtMcp:
+    """What answers ``CheckRequest`` and ``CheckResponse``.
+
+    Args:
+        questions: Decides.
+        terms: The decider's table.
+
+    Attributes:
+        door: What takes described requests.
+    """
+
+    service: Final = f"{_PACKAGE}.ExtMcp"
+    calls: Final = {"CheckRequest": f"{_PACKAGE}.McpRequest", "CheckResponse": f"{_PACKAGE}.McpResponse"}
+
+    def __init__(self, questions: McpQuestions, terms: DeciderTerms) -> None:
+        self._messages, self._terms, self._hosts = questions.messages, terms, Hosts(terms.hosts)
+        self.door: Any = questions
+        tasks = TaskIds(self._messages.verifier.keys)
+        self._answers = McpAnswers(terms.backend, self._messages, tasks, MAX_PARAMS, lists_tasks=False)
+        self._kept: OrderedDict[str, tuple[float, _Found]] = OrderedDict()
+
+    async def close(self) -> None:
+        """Close the door."""
+        await self.door.close()
+
+    async def answer(self, call: str, request: Any, peer: str | None) -> Any:
+        """Answer a question.
+
+        Args:
+            call: ``CheckRequest`` or ``CheckResponse``.
+            request: Its message.
+            peer: The address of who asks, or None.
+        """
+        result = message(f"{_PACKAGE}.Mcp{'Request' if call == 'CheckRequest' else 'Response'}Result")()
+        if not self._hosts.has(peer):
+            return _refused(result, f"expected a question of a proxy in `hosts`, got one of {peer}")
+        if [*request.service_names] != [self._terms.backend]:
+            # The names of tools of two backends would be those of one audience.
+            return _refused(result, f"expected a question about the backend {self._terms.backend} alone")
+        if call == "CheckRequest":
+            return await self._request(request, result)
+        return self._response(request, result)
+
+    async def _request(self, request: Any, result: Any) -> Any:
+        headers = [(each.key.lower().encode(), each.value) for each in request.headers]
+        head = b'{"jsonrpc":"2.0",' + (b"" if request.method.startswith("notifications/") else b'"id":1,')
+        # As it came: another form of JSON could be another number, or hide a name that is there twice.
+        params = b',"params":' + request.mcp_request if request.HasField("mcp_request") else b""
+        body = head + b'"method":' + json.dumps(request.method).encode() + params + b"}"
+        if len(request.mcp_request) > MAX_PARAMS:
+            return _refused(result, f"expected at most {MAX_PARAMS} bytes of params")
+        found: list[_Found] = []
+        status, answer = await self._ask(headers, body, found)
+        if not found or status != 200:
+            return _refused(result, **_problem(answer))
+        [allowed] = found
+        self._pass(result, request, params)
+        result.metadata.update({"arx": self._keep(allowed)})
+        gone = {name for name, _ in headers if is_own(name)}
+        if self._terms.spends:
+            gone |= {name for name, _ in headers if name in _CREDENTIALS}
+        if allowed.grant is not None:
+            result.metadata.update({"decision": allowed.grant.decision})
+            for name, value in identity_of(allowed.grant):
+                result.header_mutation.set.add(key=name.decode(), value=value)
+                gone.discard(name)
+        result.header_mutation.remove.extend(sorted(name.decode("latin-1") for name in gone))
+        return result
+
+    async def _ask(self, headers: list[tuple[bytes, bytes]], body: bytes, found: list[_Found]) -> tuple[int, bytes]:
+        told = collect_headers([pair for pair in headers if pair[0].startswith(b":")])
+        path, _, query = told.get(b":path", b"/").partition(b"?")
+        kept = [pair for pair in headers if not pair[0].startswith(b":") and not is_own(pair[0])]
+        scope: dict[str, Any] = {
+            "type": "http",
+            "method": "POST",
+            "path": path.decode("latin-1"),
+            "raw_path": path,
+            "query_string": query,
+            "root_path": "",
+            # The proxy does not state who its client is, and a header of the client may not.
+            "client": None,
+            "headers": [pair for pair in kept if pair[0] != b"x-forwarded-for"],
+            _FOUND: found,
+        }
+        credential = collect_headers(kept).get(b"authorization", b"").decode("latin-1").partition(" ")[2]
+        if not is_access_token(credential.strip(" ")):
+            scope[UNSEEN] = True  # a signature of the HTTP request covers a body that the proxy does not show
+        sent: list[Any] = []
+
+        async def receive() -> dict[str, Any]:
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        async def send(part: Any) -> None:
+            sent.append(part)
+
+        await self.door(scope, receive, send)
+        return sent[0]["status"], b"".join(part.get("body", b"") for part in sent[1:])
+
+    def _pass(self, result: Any, request: Any, params: bytes) -> None:
+        """Let a request pass, without the token that it may have in its parameters."""
+        meta = json.loads(request.mcp_request or b"{}").get("_meta") if params else None
+        token = meta.get(META_KEY) if isinstance(meta, dict) and self._terms.spends else None
+        if isinstance(token, str):
+            result.mutated = without_token(request.mcp_request, token)
+        else:
+            getattr(result, "pass").SetInParent()
+
+    def _response(self, request: Any, result: Any) -> Any:
+        reference = request.metadata_context.fields["arx"].string_value if request.HasField("metadata_context") else ""
+        expires, found = self._kept.get(reference, (0.0, None))
+        if found is None or expires < time.monotonic() or found.method != request.method:
+            return _refused(result, "expected the reference of an allowed request (metadata: arx: mcpGuardrails.arx)")
+        try:
+            found.check()
+            if request.method not in _LISTS:
+                getattr(result, "pass").SetInParent()
+                return result
+            assert found.screened is not None
+            asked = AnsweredMessage(found.screened.proven.facts, request.method, 1, found.screened)
+            whole = b'{"jsonrpc":"2.0","id":1,"result":' + request.mcp_response + b"}"
+            result.mutated = written(json.loads(self._answers.shown(whole, asked))["result"])
+        except UpstreamError as error:
+            return _refused(result, str(error))
+        except RefusedCall as problem:
+            refusal = self._messages.refusal(McpMessage(request.method, {}, {}), problem)
+            return _refused(result, refusal.text, **refusal.data)
+        return result
+
+    def _keep(self, found: _Found) -> str:
+        now = time.monotonic()
+        while self._kept and (len(self._kept) >= _KEPT or next(iter(self._kept.values()))[0] < now):
+            self._kept.popitem(last=False)
+        reference = secrets.token_urlsafe(24)
+        self._kept[reference] = now + _KEPT_S, found
+        return reference
+
+
+def _problem(answer: bytes) -> dict[str, Any]:
+    """Return the members of a refusal, of this door or of the one that takes access tokens."""
+    try:
+        found = json.loads(answer or b"{}")
+    except ValueError:
+        found = {}
+    kept = {name: found[name] for name in ("code", "retry", "decision") if found.get(name)}
+    return {"text": str(found.get("detail") or found.get("code") or "refused"), **kept}
+
+
+def _refused(result: Any, text: str, **data: str) -> Any:
+    data = data or {"code": "malformed_request"}
+    result.error.code = _INVALID if data.get("code") == "malformed_request" else _DENIED
+    result.error.reason = text
+    result.error.mcp_error = written(data)
+    return result
+
+
+async def _no_schema() -> dict[str, Any]:
+    return {}
