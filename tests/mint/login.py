@@ -69,6 +69,15 @@ params = {{ order_id = {{ max_length = 10 }}, amount = {{ range = [0, 100] }}, f
 ttl = "10m"
 audience = ["orders"]
 allow = [ {{ tool = "orders.refund", args = {{ order_id = "$order_id", amount = {{ range = [0, "$amount"] }} }} }} ]
+
+[task.pay]
+agents = ["acme/**"]
+subjects = [ {{ issuer = "corp" }} ]
+ttl = "10m"
+audience = ["orders"]
+bearer = "allow"
+allow = [ {{ tool = "orders.pay", args = {{ to = {{ max_length = 100 }} }} }} ]
+approvals = [ {{ tools = ["orders.pay"] }} ]
 """
 
 

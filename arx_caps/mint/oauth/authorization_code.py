@@ -22,6 +22,7 @@ from arx_caps.mint.identity.session_login import Opener, subject_columns, subjec
 from arx_caps.mint.login.oidc import PAGE_MS, challenge_of
 from arx_caps.mint.oauth.clients import OAuthClient, client_of_row, find_client, require_row
 from arx_caps.mint.oauth.errors import OAuthError
+from arx_caps.mint.oauth.handle_approvals import find_unmade_calls
 from arx_caps.mint.oauth.handles import Issued, issue_handle
 from arx_caps.mint.oauth.redirects import fits_redirect
 from arx_caps.mint.oauth.refresh import new_refresh, terms_of
@@ -54,6 +55,7 @@ class Consent(NamedTuple):
         params: The parameters that the client chose; with several templates, by template.
         tools: The tools that the client wants; None for all.
         terms: The terms of the session.
+        calls: What the client has called for the person and an operator has to approve, with the approvals' states.
     """
 
     row: Mapping[str, Any]
@@ -63,6 +65,7 @@ class Consent(NamedTuple):
     params: dict[str, Any]
     tools: tuple[str, ...] | None
     terms: SessionTerms
+    calls: Sequence[tuple[Mapping[str, Any], str]]
 
     def params_of(self, template: str) -> dict[str, Any]:
         """Return the parameters of one of the templates that the client chose."""
@@ -157,7 +160,7 @@ def find_consent(mint: MintContext, secret: bytes) -> Consent:
     tools = None if row["tools"] is None else msgspec.json.decode(row["tools"], type=tuple[str, ...])
     params = msgspec.json.decode(row["params"], type=dict[str, Any])
     templates = tuple(mint.policy.templates[name] for name in names)
-    return Consent(row, client, templates, subject, params, tools, terms)
+    return Consent(row, client, templates, subject, params, tools, terms, find_unmade_calls(mint, client, subject))
 
 
 def give_consent(mint: MintContext, consent: Consent, scope: str, params: Mapping[str, Any]) -> str:

@@ -11,6 +11,8 @@ from html import escape
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+import msgspec
+
 from arx_caps.durations import format_duration
 from arx_caps.mint.db.database import now_ms
 from arx_caps.mint.oauth.authorization_code import Consent
@@ -35,6 +37,7 @@ _WORDS: Final = {
     "glob": "like {}",
     "subpath": "a path below {}",
 }
+_STATES: Final = {"waiting": "not approved yet", "approved": "approved"}
 PARAM: Final = "param."  # before a parameter's name in the form; with several tasks, before the task's, and a dot
 TASK: Final = "task."  # before the name of one of several tasks that the person chooses
 # Both buttons look alike: which one is right, the person knows.
@@ -122,7 +125,7 @@ def consent_page(consent: Consent, action: str, token: str, *, typed: Mapping[st
     return _html_page(
         "Do you allow this?",
         f"{_stranger(consent)}<p>The program at {_code(_place(row['redirect']))} asks to act on your behalf.</p>"
-        f"<dl>{listed}</dl>"
+        f"<dl>{listed}</dl>{_calls(consent)}"
         f"{about}{alert}"
         f'<form method="post" action="{escape(action)}"><input type="hidden" name="token" value="{escape(token)}">'
         f'{choices}<button name="answer" value="allow">Allow</button>'
@@ -144,6 +147,29 @@ def _tools(consent: Consent, template: Template) -> str:
         alike.setdefault(limits, []).append(f"<strong>{_code(rule.tool)}</strong>")
     items = (f"<li><p>{', '.join(tools)}{limits}</li>" for limits, tools in alike.items())
     return f"<ul>{''.join(items)}</ul>"
+
+
+def _calls(consent: Consent) -> str:
+    """Return what waits for an operator: a program may ask for consent only because one of its calls waits."""
+    items = "".join(
+        f"<li><p><strong>{_code(row['tool'])}</strong>: {_STATES[state]} ({_code(row['id'])})</p>"
+        f"<dl>{''.join(f'<dt>{_code(name)}</dt><dd>{_value_of(value)}</dd>' for name, value in _args(row))}</dl></li>"
+        for row, state in consent.calls
+    )
+    if not items:
+        return ""
+    return (
+        f"<h2>It waits for these calls</h2><ul>{items}</ul><p>An operator has to approve each of them; your consent "
+        "does not. Load this page again to see whether one did. The program can then make its call again.</p>"
+    )
+
+
+def _args(row: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
+    return msgspec.json.decode(row["args"], type=dict[str, Any]).items()
+
+
+def _value_of(value: Any) -> str:
+    return f"<code>{escape(_as_ascii(value))}</code>"
 
 
 def _inputs(consent: Consent, template: Template, typed: Mapping[str, str]) -> str:

@@ -12,15 +12,18 @@ import msgspec
 from arx_caps.mint.context import Born, MintContext
 from arx_caps.mint.db.database import now_ms
 from arx_caps.mint.db.events import Event
-from arx_caps.mint.db.repositories.approvals import WAITING, WITHDRAWN
+from arx_caps.mint.db.repositories.approvals import APPROVED, WAITING, WITHDRAWN
 from arx_caps.mint.db.repositories.proofs import used_id
 from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_caps.mint.identity.authenticate import AuthenticatedCaller
+from arx_caps.mint.oauth.clients import OAuthClient
 from arx_caps.mint.oauth.handles import Handle, bundle_of, find_handle
+from arx_caps.mint.policy.issuers import Subject
 from arx_caps.mint.tasks.approvals import ApprovalRequest, approval_state, ask_approval, fetch_discharge
 from arx_caps.mint.tasks.token_factory import as_json
 from arx_verifier.errors import GrantError, refusal
 
+MAX_SHOWN: Final = 16  # of one person and agent: of a page that is read
 _TAKEN: Final = "approval"  # the kind of used id
 _FOUND: Final = ("waiting", "approved", "denied")
 
@@ -124,6 +127,25 @@ def withdraw_for_handle(mint: MintContext, token: str, audience: str, name: str)
     if row["status"] not in (WAITING, WITHDRAWN):
         return dict(row)
     return mint.db.approvals.withdraw(row["id"], WAITING, what) | {"its": row["its"]}
+
+
+def find_unmade_calls(mint: MintContext, client: OAuthClient, subject: Subject) -> list[tuple[Mapping[str, Any], str]]:
+    """Return the calls of a client on behalf of a person that wait for an approval, or have one; with their states.
+
+    Args:
+        mint: The mint.
+        client: The client.
+        subject: The person.
+    """
+    person: dict[str, Any] = {"subject_issuer": subject.issuer, "subject": subject.name}
+    rows = mint.db.approvals.list(statuses=(WAITING, APPROVED), agent=client.agent, limit=MAX_SHOWN, **person)
+    found: list[tuple[Mapping[str, Any], str]] = []
+    for row in rows:
+        asked = None if row["handle"] is None else mint.db.oauth_handles.find(row["handle"])
+        state = approval_state(mint, row)
+        if asked is not None and asked["client"] == client.id and state in _FOUND and not _is_taken(mint, row):
+            found.append((row, state))
+    return found
 
 
 def _handle_of(mint: MintContext, token: str, audience: str) -> Handle:
