@@ -48,13 +48,12 @@ TASKS: Final = "io.modelcontextprotocol/tasks"  # the extension of MCP 2026-07-2
 _HAS_TASKS: Final = "2025-11-25"  # the revision that has them in the protocol; the next one has the extension
 _CAPABILITIES: Final = "io.modelcontextprotocol/clientCapabilities"
 _RELATED: Final = "io.modelcontextprotocol/related-task"
-# Stock clients repeat a request with a state ten times at most, without a long pause: each is held for this long.
-HOLD_S: Final = 20.0
-HOLD_FIRST_S: Final = 5.0  # a call whose client gets neither: many programs wait no longer without a sign of life
-MAX_HELD: Final = 8  # of one principal: each costs a request to the mint every few seconds
-MAX_RUNS: Final = 32  # calls of tasks, running or with a result that is kept, of one principal
-MAX_ALL_RUNS: Final = 1_024
-KEPT_MS: Final = 600_000  # how long a task is known after its call could have been made
+HOLD_MS: Final = 20_000  # stock clients repeat a request ten times at most, without a long pause
+HOLD_FIRST_MS: Final = 5_000  # many programs wait no longer without a sign of life
+MAX_HELD: Final = 8  # of one client: each costs a request to the mint every few seconds
+MAX_RUNS: Final = 32  # of one client, running or with a result that is kept: one must not fill the gateway
+MAX_ALL_RUNS: Final = 1_024  # of one upstream: each holds a connection, or a result in memory
+KEPT_MS: Final = 600_000  # after the last moment at which the call could have been begun: a client may poll late
 _POLL_MS: Final = 2_000
 _ID: Final = "arx-approved"
 
@@ -241,7 +240,7 @@ class ApprovedCalls:
             await self._input_required(asked, self._seal(asked, call, "state"))
             return
         has_room = self._held[asked.caller.principal] < MAX_HELD
-        taken = await self._wait(asked, found.id, HOLD_FIRST_S)
+        taken = await self._wait(asked, found.id, HOLD_FIRST_MS / 1000)
         if taken is not None and taken.discharge is None:
             text = (
                 f"{name} waits: an operator has to approve this call with exactly these arguments, and was asked "
@@ -271,7 +270,7 @@ class ApprovedCalls:
             raise WireError(INVALID_PARAMS, "requestState: expected one that this caller got, and that is not over")
         if not isinstance(args, dict | None) or not _is_same(call, name, args or {}):
             raise WireError(INVALID_PARAMS, "requestState: expected the tool and the arguments that it was given for")
-        taken = await self._wait(asked, call.approval, HOLD_S)
+        taken = await self._wait(asked, call.approval, HOLD_MS / 1000)
         if taken is None:
             return
         if taken.taken:

@@ -21,7 +21,7 @@ from arx_verifier.token import KeyRing, wire
 
 PREFIX: Final = "arxw1."  # an upstream's own texts pass: no server is expected to begin one so
 NONCE_BYTES: Final = 12  # SP 800-38D 5.2.1.1
-MAX_CHARS: Final = 2048
+MAX_CHARS: Final = 2048  # an honest one has about 300
 _LABEL: Final = b"arx gateway: a waiting call\0"  # no token's identifier begins so: the key signs tokens too
 
 Kind = Literal["state", "task"]

@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.dpop import Prover
 from tests.gateway.gateway_realm import ENVELOPE, gateway
 from tests.gateway.test_gateway import started
 from tests.gateway.test_oauth import OAuthWorld
@@ -28,6 +29,12 @@ allow = [
   { tool = "orders.drop", args = { n = { max = 20 } } },
 ]
 approvals = [{ tools = ["orders.drop"], once = false }]
+[task.proven]
+agents = ["acme/**"]
+ttl = "10m"
+audience = ["orders"]
+allow = [ { tool = "orders.drop", args = { n = { max = 20 } } } ]
+approvals = [{ tools = ["orders.drop"] }]
 [task.brief]
 agents = ["acme/**"]
 ttl = "4s"
@@ -64,12 +71,19 @@ class Caller:
 
     Attributes:
         token: The access token; may be replaced.
+        prover: The key of the client, if its access token is bound to one.
     """
 
-    def __init__(self, world: ApprovalWorld, *scopes: str) -> None:
+    def __init__(self, world: ApprovalWorld, *scopes: str, prover: Prover | None = None) -> None:
         self._world, self.client = world, world.client_of("pay", *scopes)
-        self.token = world.token(self.client, "orders", scopes[0] if scopes else "pay")
-        self.url = world.url("orders")
+        self.url, self.prover = world.url("orders"), prover
+        if prover is None:
+            self.token = world.token(self.client, "orders", scopes[0] if scopes else "pay")
+            return
+        url = f"http://127.0.0.1:{world.mint}/oauth/token"
+        form = {"grant_type": "client_credentials", "scope": scopes[0], "resource": self.url}
+        answer = httpx.post(url, data=form, auth=self.client, headers={"dpop": prover.proof("POST", url)})
+        self.token = str(answer.json()["access_token"])
 
     def renew(self) -> None:
         """Get another access token, for another task in the same session."""
@@ -89,6 +103,8 @@ class Caller:
 
     def _post(self, message: Json, headers: Json, to: str) -> httpx.Response:
         headers = headers | {"accept": "application/json, text/event-stream", "authorization": f"Bearer {self.token}"}
+        if self.prover is not None:
+            headers |= self.prover.headers("POST", self.url, self.token)
         return httpx.post(to or self.url, json={"jsonrpc": "2.0", "id": 7, **message}, headers=headers, timeout=60)
 
     def session(self) -> str:
@@ -251,6 +267,27 @@ def test_a_client_without_either_calls_again(world: ApprovalWorld) -> None:
     world.approve(waiting["id"])
     assert text_of(caller.old("tools/call", params, session).json()["result"]) == "dropped"
     assert [each["outcome"] for each in records(world)] == ["deny", "deny", "deny", "allow"]
+
+
+def test_a_bound_access_token_proves_each_message(world: ApprovalWorld) -> None:
+    """The default of a template with approvals; a thief can neither ask, nor poll, nor use the state."""
+    caller = Caller(world, "proven", prover=Prover())
+    task = caller.send("tools/call", {"name": "drop", "arguments": {"n": 6}}, capabilities=TASKS).json()["result"]
+    state, about = caller.drop()["requestState"], {"taskId": task["taskId"]}
+    for waiting in world.waiting():
+        world.approve(waiting["id"])
+    params = {"name": "drop", "arguments": {"n": 5}, "requestState": state}
+    for thief in (None, Prover()):
+        caller.prover, kept = thief, caller.prover
+        for method, content in (("tasks/get", about), ("tools/call", params)):
+            refused = caller.send(method, content)
+            assert (refused.status_code, "DPoP " in refused.headers["www-authenticate"]) == (401, True)
+        caller.prover = kept
+    assert text_of(caller.drop(requestState=state)) == "dropped"
+    until(lambda: caller.send("tasks/get", about).json()["result"]["status"] == "completed")
+    found = records(world)
+    assert [each["outcome"] for each in found if each["code"] != "proof_invalid"] == ["deny", "deny", "allow", "allow"]
+    assert {each["assurance"] for each in found} == {"handle-dpop"}
 
 
 def test_a_call_that_nobody_approves_ends_with_its_task(world: ApprovalWorld) -> None:

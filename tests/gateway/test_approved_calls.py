@@ -3,6 +3,7 @@
 
 import asyncio
 import json
+import secrets
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from arx_caps.gateway.approved_calls import ApprovedCalls, Caller
 from arx_caps.gateway.asgi import replay_body
 from arx_caps.gateway.mcp_door import ANNOUNCE, ASK, McpDoor
+from arx_caps.gateway.sealed_calls import SealedCalls, WaitingCall
 from arx_caps.gateway.settings import UpstreamTerms
 from arx_caps.service.access_tokens import open_access_token
 from arx_caps.service.own_key import ServiceIdentity
@@ -195,7 +197,7 @@ def test_a_kill_fails_a_task_that_waits(front: Front) -> None:
 
 def test_a_client_without_either_learns_the_approval(front: Front, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the status and by the text; the same call goes through after the approval, and the next one asks again."""
-    monkeypatch.setattr("arx_caps.gateway.approved_calls.HOLD_FIRST_S", 0.0)
+    monkeypatch.setattr("arx_caps.gateway.approved_calls.HOLD_FIRST_MS", 0)
 
     async def run() -> None:
         status, answer = await front.send("tools/call", CALL, old=True)
@@ -260,5 +262,146 @@ def test_a_call_whose_arguments_are_in_headers_too_is_no_task(front: Front) -> N
         assert b"mcp-param-amount" not in headers
         [body] = front.upstream.bodies
         assert "progressToken" not in body["params"]["_meta"]
+
+    asyncio.run(run())
+
+
+def test_a_sealed_text_is_of_its_gateways_kind_and_principal(front: Front) -> None:
+    """Of another realm or key, of another audience, of the other kind, of another client, guessed: each is refused."""
+
+    async def run() -> None:
+        state = (await front.result("tools/call", CALL))["requestState"]
+        task = (await front.result("tools/call", CALL, tasks=True))["taskId"]
+        front.service.answer(front.waiting())
+        call, kid = WaitingCall("a-x", "refund", "", 0, now_ms() + 60_000), state.split(".", 1)[1].rpartition(".")[0]
+        stranger = KeyRing({kid: b"k" * 32}, realm=front.service.harness.realm.name)
+        texts = [SealedCalls(stranger).seal(call, kind, "p", kid) for kind in ("state", "task")]
+        texts += [f"arxw1.{kid}.{secrets.token_urlsafe(60)}" for _ in range(100)]
+        for text in [*texts, f"{state[:-4]}AAAA", task]:
+            status, answer = await front.send("tools/call", CALL | {"requestState": text})
+            assert (status, answer["error"]["code"]) == (400, -32602)
+        for text in [*texts, state]:
+            for method in ("tasks/get", "tasks/cancel"):
+                status, answer = await front.send(method, {"taskId": text})
+                assert (status, answer["error"]["code"]) == (400, -32602)
+        front.principal = "q"
+        assert (await front.send("tools/call", CALL | {"requestState": state}))[0] == 400
+        assert (await front.send("tasks/get", {"taskId": task}))[0] == 400
+        assert front.upstream.bodies == []
+
+    asyncio.run(run())
+
+
+def test_a_state_is_of_its_call_for_its_time(front: Front, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With other arguments, of another tool or after its end it makes no call, and the approval is not used up."""
+
+    async def run() -> None:
+        state = (await front.result("tools/call", CALL))["requestState"]
+        front.service.answer(front.waiting())
+        wrong: list[Json] = [{"arguments": {"amount": 6}}, {"arguments": {}}, {"name": "other"}, {"inputResponses": {}}]
+        for each in wrong:
+            status, answer = await front.send("tools/call", CALL | {"requestState": state} | each)
+            assert (status, answer["error"]["code"]) == (400, -32602)
+        with monkeypatch.context() as later:
+            later.setattr("arx_caps.gateway.approved_calls._now_ms", lambda: now_ms() + 700_000)
+            assert (await front.send("tools/call", CALL | {"requestState": state}))[0] == 400
+        front.upstream._answer = lambda _: Answer(b'{"jsonrpc":"2.0","id":1,"result":{"content":[]}}')
+        assert (await front.result("tools/call", CALL | {"requestState": state}))["content"] == []
+        [body] = front.upstream.bodies
+        assert "requestState" not in body["params"]
+        status, answer = await front.send("tools/call", CALL | {"requestState": state})
+        assert "was made" in answer["error"]["message"]
+        assert len(front.upstream.bodies) == 1
+
+    asyncio.run(run())
+
+
+def test_of_polls_at_once_one_begins_the_call(front: Front) -> None:
+    """At one gateway, and at two of them."""
+
+    async def run() -> None:
+        about = {"taskId": (await front.result("tools/call", CALL, tasks=True))["taskId"]}
+        state = (await front.result("tools/call", CALL))["requestState"]
+        front.service.answer(front.waiting())
+        first = front.calls
+        polls = [front.send("tasks/get", about) for _ in range(4)]
+        polls += [front.send("tools/call", CALL | {"requestState": state}) for _ in range(2)]
+        begun = [asyncio.ensure_future(each) for each in polls]
+        await asyncio.sleep(0)
+        front.open()
+        assert front.calls is not first
+        begun += [asyncio.ensure_future(front.send("tasks/get", about)) for _ in range(4)]
+        await asyncio.gather(*begun)
+        await front.ended(about)
+        assert len(front.upstream.bodies) == 1
+
+    asyncio.run(run())
+
+
+def test_a_kill_between_approval_and_answer_ends_the_task(front: Front) -> None:
+    """The call runs, and its upstream does not answer: the next poll ends it; a cancellation does too."""
+
+    async def run() -> None:
+        for end in ("kill", "cancel"):
+            asked = asyncio.Event()
+
+            async def never() -> Answer:
+                asked.set()  # noqa: B023 - awaited in this turn
+                await asyncio.Event().wait()
+                raise AssertionError
+
+            front.upstream._answer = lambda _: never()
+            about = {"taskId": (await front.result("tools/call", CALL, tasks=True))["taskId"]}
+            approval = front.waiting()
+            front.service.answer(approval)
+            await front.result("tasks/get", about)
+            await asked.wait()
+            assert (await front.result("tasks/get", about))["status"] == "working"
+            if end == "cancel":
+                assert await front.result("tasks/cancel", about) == {"resultType": "complete"}
+                ended = await front.ended(about)
+                assert ended["status"] == "cancelled"
+                continue
+            row = front.service.harness.mint.db.approvals.find(approval)
+            assert row is not None
+            front.token = front.service.token()
+            front.service.harness.epochs.kill(f"task:{row['task']}")
+            ended = await front.ended(about)
+            assert ended["result"]["isError"]
+            assert "ended this work" in ended["result"]["content"][0]["text"]
+        await front.calls.close()
+
+    asyncio.run(run())
+
+
+def test_running_calls_of_one_client_are_limited(front: Front, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A further task goes on once one has ended, whose result is then forgotten; another client has its own number."""
+    monkeypatch.setattr("arx_caps.gateway.approved_calls.MAX_RUNS", 2)
+
+    async def run() -> None:
+        until, begun = asyncio.Event(), asyncio.Semaphore(0)
+
+        async def late() -> Answer:
+            begun.release()
+            await until.wait()
+            return DONE
+
+        front.upstream._answer = lambda _: late()
+        abouts = []
+        for amount in range(3):
+            call = {"name": "refund", "arguments": {"amount": amount}}
+            abouts.append({"taskId": (await front.result("tools/call", call, tasks=True))["taskId"]})
+            front.service.answer(front.waiting())
+        for about in abouts[:2]:
+            await front.result("tasks/get", about)
+            await begun.acquire()
+        waits = await front.result("tasks/get", abouts[2])
+        assert (waits["status"], len(front.upstream.bodies)) == ("working", 2)
+        until.set()
+        for about in abouts:
+            assert (await front.ended(about))["status"] == "completed"
+        assert len(front.upstream.bodies) == 3
+        lost = await front.result("tasks/get", abouts[0])
+        assert (lost["status"], lost["error"]["data"]["code"]) == ("failed", "already_used")
 
     asyncio.run(run())

@@ -128,6 +128,15 @@ MINT_LIMITS: Final = (
     Limit("a batch", "arx_caps.audit.shipping.batch", "MAX_BYTES", "LOG 2.1"),
     Limit("the kept part of a record", "arx_caps.audit.shipping.batch", "MAX_KEPT", "LOG 1.3"),
 )
+APPROVAL_LIMITS: Final = (
+    Limit("a request with a state is held", "arx_caps.gateway.approved_calls", "HOLD_MS", "CONTROL 5.12"),
+    Limit("a call without state and task is held", "arx_caps.gateway.approved_calls", "HOLD_FIRST_MS", "CONTROL 5.12"),
+    Limit("requests that are held", "arx_caps.gateway.approved_calls", "MAX_HELD", "CONTROL 5.12"),
+    Limit("calls of tasks of a client", "arx_caps.gateway.approved_calls", "MAX_RUNS", "CONTROL 5.12"),
+    Limit("calls of tasks of all clients", "arx_caps.gateway.approved_calls", "MAX_ALL_RUNS", "CONTROL 5.12"),
+    Limit("a task is known", "arx_caps.gateway.approved_calls", "KEPT_MS", "CONTROL 5.12"),
+    Limit("a state or a task id", "arx_caps.gateway.sealed_calls", "MAX_CHARS", "CONTROL 5.12"),
+)
 
 
 def _value(limit: Limit) -> str:
@@ -164,6 +173,7 @@ TABLES: Final[dict[str, Callable[[], Iterator[str]]]] = {
     "token_limits": partial(limits, TOKEN_LIMITS),
     "call_limits": partial(limits, CALL_LIMITS),
     "mint_limits": partial(limits, MINT_LIMITS),
+    "approval_limits": partial(limits, APPROVAL_LIMITS),
     "verifier_names": partial(names, arx_verifier),
     "testing_names": partial(names, arx_verifier.testing),
     "agent_names": partial(names, arx_caps),

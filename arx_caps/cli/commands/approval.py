@@ -128,7 +128,10 @@ def approve(console: Console, place: Place, approval: str, why: str | None, yes:
 @common_options
 @pass_console
 def deny(console: Console, place: Place, approval: str, why: str | None) -> None:
-    """Deny a call: the agent gets the reason, and may request another approval."""
+    """Deny a call: the agent gets the reason, and may request another approval.
+
+    A client with an access token may not, for the same call, while its task lives.
+    """
     _checked(approval)
     _tell(console, _answer(place.mint(), approval, "deny", why))
 
