@@ -20,6 +20,7 @@ from arx_caps.mint.oauth.clients import OAuthClient
 from arx_caps.mint.oauth.handles import Handle, bundle_of, find_handle
 from arx_caps.mint.policy.issuers import Subject
 from arx_caps.mint.tasks.approvals import ApprovalRequest, approval_state, ask_approval, fetch_discharge
+from arx_caps.mint.tasks.liveness import task_state
 from arx_caps.mint.tasks.token_factory import as_json
 from arx_verifier.errors import GrantError, refusal
 
@@ -60,7 +61,8 @@ def ask_for_handle(
         request: The call.
 
     Returns:
-        The row.  One that was denied stays denied for this task: a client that calls again asks no operator again.
+        The row.  One that was denied stays denied while its task lives: a client that calls again, with a new
+        access token perhaps, asks no operator again.
 
     Raises:
         TokenError: As ``open_handle``.
@@ -75,7 +77,7 @@ def ask_for_handle(
         if row["args"] != args or not _may_use(mint, handle, row) or _is_taken(mint, row):
             continue
         state = approval_state(mint, row)
-        if state in _FOUND and (state != "denied" or row["task"] == handle.claims.tid):
+        if state in _FOUND and (state != "denied" or task_state(mint, row["its"]) in ("open", "frozen")):
             return row
     return ask_approval(mint, unit, _caller_of(handle.session, born), request, handle=handle.claims.jti)
 
