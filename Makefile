@@ -85,6 +85,7 @@ pages: $(READY)  ## login and consent in Chromium, with pictures; takes chromium
 
 clients: $(READY)  ## stock MCP clients of PyPI and npm connect to a gateway by its URL, each in an environment of its own; takes npm
 	$(BIN)/python -m tests.stock $(ARGS)
+	$(BIN)/python -m tests.stock.approvals
 
 operations: $(READY)  ## the set-ups of docs/operations.md and docs/gateway-operations.md, typed from the pages; takes redis-server and nginx
 	$(BIN)/python -m pytest -p no:benchmark tests/house/production.py tests/house/gateways.py $(ARGS)

@@ -231,6 +231,7 @@ class ApprovedCalls:
             ask_approval, self._mint, self._key, asked.caller.token, text, tool, args
         )
         if found.state == "denied":
+            await self._take(asked, found.id)  # fails, with the operator's reason
             raise GrantError(f"{found.id} was denied by an operator", code="approval_denied")
         call = WaitingCall(found.id, name, digest_of(name, args), found.asked_at, found.expires_at)
         if _takes_tasks(asked):

@@ -13,6 +13,7 @@ from arx_caps.gateway.asgi import replay_body
 from arx_caps.gateway.mcp_door import ANNOUNCE, ASK, McpDoor
 from arx_caps.gateway.sealed_calls import SealedCalls, WaitingCall
 from arx_caps.gateway.settings import UpstreamTerms
+from arx_caps.mint.db.repositories.approvals import MAX_WAITING
 from arx_caps.service.access_tokens import open_access_token
 from arx_caps.service.own_key import ServiceIdentity
 from arx_verifier.enforcement import http_call
@@ -403,5 +404,36 @@ def test_running_calls_of_one_client_are_limited(front: Front, monkeypatch: pyte
         assert len(front.upstream.bodies) == 3
         lost = await front.result("tasks/get", abouts[0])
         assert (lost["status"], lost["error"]["data"]["code"]) == ("failed", "already_used")
+
+    asyncio.run(run())
+
+
+def test_waiting_calls_are_limited_and_cost_the_gateway_nothing(front: Front) -> None:
+    """The mint limits them for a session; a model reads it, and another client goes on."""
+
+    async def run() -> None:
+        for amount in range(-MAX_WAITING, 0):
+            call = {"name": "refund", "arguments": {"amount": amount}}
+            assert (await front.result("tools/call", call, tasks=amount % 2 == 0))["resultType"] != "complete"
+        refused = await front.result("tools/call", CALL, tasks=True)
+        assert refused["isError"]
+        assert f"{MAX_WAITING} requests" in refused["content"][0]["text"]
+        front.token, front.principal = front.service.token(front.service.other()), "q"
+        assert (await front.result("tools/call", CALL))["resultType"] == "input_required"
+        assert front.upstream.bodies == []
+
+    asyncio.run(run())
+
+
+def test_a_model_reads_why_a_call_was_denied_also_when_it_calls_again(front: Front) -> None:
+    """In each revision; no operator is asked again."""
+
+    async def run() -> None:
+        await front.result("tools/call", CALL)
+        front.service.answer(front.waiting(), "deny")
+        for old in (False, True):
+            refused = await front.result("tools/call", CALL, old=old)
+            assert refused["isError"]
+            assert "a test" in refused["content"][0]["text"]
 
     asyncio.run(run())

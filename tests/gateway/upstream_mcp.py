@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An MCP server over stdio in the standard library, for the tests of a machine without an SDK: revision 2025-11-25.
+"""An MCP server over stdio in the standard library, for the tests of a machine without an SDK.
 
 ``tests/adapters`` has the tests with the servers of the SDK.
 """
@@ -49,4 +49,7 @@ def answer(message: dict[str, Any]) -> dict[str, Any]:
 for line in sys.stdin:
     read = json.loads(line)
     if "id" in read:
-        write({"id": read["id"], "result": answer(read)})
+        result = answer(read)
+        if "io.modelcontextprotocol/protocolVersion" in read.get("params", {}).get("_meta", {}):  # MCP 2026-07-28
+            result |= {"resultType": "complete"} | ({"ttlMs": 0, "cacheScope": "private"} if "tools" in result else {})
+        write({"id": read["id"], "result": result})

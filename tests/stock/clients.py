@@ -50,11 +50,12 @@ class Client(abc.ABC):
 
 def client_python(kind: str) -> Path:
     """Make the environment of a Python SDK where it is missing, and return its Python."""
-    folder, uv = BUILD / PACKAGES[kind].replace("==", "-"), str(Path(sys.executable).with_name("uv"))
+    package = PACKAGES[kind.partition("-")[0]]
+    folder, uv = BUILD / package.replace("==", "-"), str(Path(sys.executable).with_name("uv"))
     python = folder / "bin" / "python"
     if not (folder / "done").exists():
         subprocess.run([uv, "venv", "--quiet", "--clear", f"--python={sys.executable}", str(folder)], check=True)
-        subprocess.run([uv, "pip", "install", "--quiet", f"--python={python}", PACKAGES[kind]], check=True)
+        subprocess.run([uv, "pip", "install", "--quiet", f"--python={python}", package], check=True)
         (folder / "done").touch()
     return python
 

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A stock client of a Python SDK, in the SDK's own environment: ``python python_client.py mcp2|mcp1|fastmcp URL PORT``.
+"""A stock client of a Python SDK, in the SDK's own environment: ``python python_client.py mcp2|mcp1|fastmcp URL PORT``;
+``mcp2-stateless`` is MCP 2026-07-28 in the place of 2025-11-25.
 
 It reads a line of JSON for each call, ``[tool, arguments]`` or ``null`` for the list of tools, and writes one with the
 answer.  The browser is the program that the environment names as ``BROWSER``.
@@ -90,6 +91,15 @@ async def connected() -> AsyncIterator[Any]:
         import httpx as http
     else:
         import httpx2 as http
+    if KIND == "mcp2-stateless":
+        from mcp import Client as Stateless
+
+        async with (
+            http.AsyncClient(auth=provider, timeout=60) as client,
+            Stateless(streamable_http_client(URL, http_client=client), mode="2026-07-28") as session,
+        ):
+            yield session
+        return
     async with (
         http.AsyncClient(auth=provider, timeout=60) as client,
         streamable_http_client(URL, http_client=client) as streams,

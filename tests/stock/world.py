@@ -51,6 +51,16 @@ subjects = [ {{ issuer = "corp", claims = {{ sub = "nobody" }} }} ]
 ttl = "{life}s"
 audience = ["orders"]
 allow = [ {{ tool = "orders.drop", args = {{}} }} ]
+[task.pay]
+agents = ["acme/**"]
+ttl = "10m"
+audience = ["orders"]
+bearer = "allow"
+allow = [
+  {{ tool = "orders.drop", args = {{ n = {{ max = 20 }} }} }},
+  {{ tool = "orders.get", args = {{ order_id = "o-1" }} }},
+]
+approvals = [ {{ tools = ["orders.drop"] }} ]
 """
 GATEWAY: Final = """
 [gateway]
@@ -95,7 +105,7 @@ class World:
             settings |= {"login_client_secret": "env:ARX_TEST_LOGIN_SECRET", "login_scope": "openid profile email"}
             settings |= {"clients_agent": AGENT}
             lines = [f"{name} = {json.dumps(value)}" for name, value in settings.items()]
-            lines += ['clients_scopes = ["look", "more", "others"]', "clients_register = true"]
+            lines += ['clients_scopes = ["look", "more", "others", "pay"]', "clients_register = true"]
             with (self.folder / "realm" / "realm.toml").open("a") as file:
                 file.write("\n".join(["", *lines, ""]))
             with self._started():
