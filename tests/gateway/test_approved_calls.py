@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from arx_caps.gateway.approved_calls import ApprovedCalls, Caller
+from arx_caps.gateway.approved_calls import KEPT_MS, ApprovedCalls, Caller
 from arx_caps.gateway.asgi import replay_body
 from arx_caps.gateway.mcp_door import ANNOUNCE, ASK, McpDoor
 from arx_caps.gateway.sealed_calls import SealedCalls, WaitingCall
@@ -73,6 +73,7 @@ class Front:
     ) -> tuple[int, Json]:
         """Send one message as ``OAuthResource`` does, and return status and answer."""
         meta = {} if old else ENVELOPE | {"io.modelcontextprotocol/clientCapabilities": TASKS if tasks else {}}
+        meta |= params.get("_meta", {})
         params = params | ({"_meta": meta} if meta else {})
         body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}).encode()
         name = str(params.get("name", params.get("taskId", ""))).encode()
@@ -256,7 +257,8 @@ def test_a_call_whose_arguments_are_in_headers_too_is_no_task(front: Front) -> N
         assert (await front.result("tools/call", CALL, tasks=True, header=header))["resultType"] == "input_required"
         about = {"taskId": (await front.result("tools/call", CALL, tasks=True))["taskId"]}
         front.service.answer(front.waiting())
-        polled = await front.result("tasks/get", about, header=(b"mcp-param-amount", b"null"))
+        poll = about | {"_meta": {"progressToken": "of the poll"}}
+        polled = await front.result("tasks/get", poll, header=(b"mcp-param-amount", b"null"))
         done = polled if polled["status"] != "working" else await front.ended(about)
         assert done["status"] == "completed"
         [headers] = front.upstream.headers
@@ -435,5 +437,32 @@ def test_a_model_reads_why_a_call_was_denied_also_when_it_calls_again(front: Fro
             refused = await front.result("tools/call", CALL, old=old)
             assert refused["isError"]
             assert "a test" in refused["content"][0]["text"]
+
+    asyncio.run(run())
+
+
+def test_a_task_is_forgotten_after_its_time(front: Front, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither asked for nor begun: its client could have polled before."""
+
+    async def run() -> None:
+        about = {"taskId": (await front.result("tools/call", CALL, tasks=True))["taskId"]}
+        front.service.answer(front.waiting())
+        with monkeypatch.context() as later:
+            later.setattr("arx_caps.gateway.approved_calls._now_ms", lambda: now_ms() + 2 * 600_000 + KEPT_MS)
+            for method in ("tasks/get", "tasks/cancel"):
+                assert (await front.send(method, about))[0] == 400
+        assert front.upstream.bodies == []
+
+    asyncio.run(run())
+
+
+def test_a_client_with_many_calls_that_wait_is_not_asked_for_scopes(
+    front: Front, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The gateway holds no further one: an access token that comes at once could be as old as the request."""
+    monkeypatch.setattr("arx_caps.gateway.approved_calls.MAX_HELD", 0)
+
+    async def run() -> None:
+        assert (await front.result("tools/call", CALL, old=True))["isError"]
 
     asyncio.run(run())
