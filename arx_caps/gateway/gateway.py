@@ -151,9 +151,10 @@ class Gateway:
 
     def _unchanged(self, name: str, terms: UpstreamTerms | DeciderTerms, settings: GatewaySettings) -> bool:
         """Return whether an upstream can go on; one with a secret that may differ is begun anew."""
-        secrets: list[str] = []
         if isinstance(terms, UpstreamTerms):
             secrets = [terms.credential.source] if terms.credential else [*terms.env.values()]
+        else:
+            secrets = [*terms.peps.values()]
         return (
             settings.tables.get(name) == terms
             and settings.gateway == self._settings.gateway

@@ -249,6 +249,22 @@ class OAuthResource:
         await self._door.close()
         await asyncio.to_thread(self._mint.close)
 
+    async def signer(self, token: str) -> call_proof.CallSigner:
+        """Return what signs calls with a live access token, for a decider that does not see its client's request.
+
+        Args:
+            token: The access token, a secret.
+
+        Raises:
+            TokenError: It is not valid now, or not active; ``proof_missing``: its client has to prove a key, or should.
+            ArxError: The mint does not answer.
+        """
+        held = await self._held(token)
+        if held.jkt is not None or self._dpop:
+            raise refusal("proof_missing")
+        assert held.signer is not None
+        return held.signer
+
     async def metadata(self) -> bytes:
         """Return the resource's metadata.  RFC 9728 2."""
         about: dict[str, Any] = {"resource": self._resource, "authorization_servers": [self._mint.issuer]}

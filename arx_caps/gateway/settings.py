@@ -24,9 +24,13 @@ _PREFIX: Final = re.compile(r"(?:/[A-Za-z0-9_-]+)+")  # of a decider's paths
 _RATE: Final = re.compile(r"([1-9][0-9]{0,8})/(.+)")
 _RESERVED: Final = frozenset(("healthz", "readyz", "metrics"))  # paths of the gateway itself
 SOURCES: Final = ("env:", "file:", "keyring:")  # of secrets: no file of settings has one
-KINDS: Final = ("forward-auth", "ext-authz", "ext-authz-http", "ext-mcp")  # of deciders
+KINDS: Final = ("forward-auth", "ext-authz", "ext-authz-http", "ext-mcp", "authzen")  # of deciders
 _GRPC: Final = ("ext-authz", "ext-mcp")
 _MEBIBYTE: Final = 1024 * 1024
+_ACTION: Final = re.compile(r"[!-~]+ [!-~]+")  # an action and the type of a resource
+_MEMBER: Final = re.compile(
+    r"(resource\.id|context\.[\w-]+|(subject|action|resource)\.properties(\.[\w-]+)+)", re.ASCII
+)
 
 Bytes = Annotated[int, Meta(ge=1024, le=1024 * _MEBIBYTE)]
 
@@ -129,12 +133,25 @@ class UpstreamTerms(_Table, frozen=True, kw_only=True):
         return parse_duration(self.timeout) / 1000
 
 
+class ActionTerms(_Table, frozen=True, kw_only=True):
+    """The tool of an action on a type of resource.
+
+    Attributes:
+        tool: The tool.
+        args: Its arguments, each with the member of a question that it is: ``{ order_id = "resource.id" }``.  What a
+            question does not have is no argument.
+    """
+
+    tool: str
+    args: dict[str, str] = {}
+
+
 class DeciderTerms(_Table, frozen=True, kw_only=True):
     """What a proxy of the site asks about each request, before it passes the request on.
 
     Attributes:
-        kind: How the proxy asks: `forward-auth`, or Envoy's `ext-authz` (gRPC) or `ext-authz-http`, or
-            agentgateway's `ext-mcp`.
+        kind: How the proxy asks: `forward-auth`, Envoy's `ext-authz` (gRPC) or `ext-authz-http`, agentgateway's
+            `ext-mcp`, or `authzen`.
         listen: Host and port at which the proxy asks. No client may reach it.
         hosts: Networks of the proxies that may ask, whose headers about the client's request are trusted.
         audience: The audience of the tools in the policy.
@@ -148,6 +165,11 @@ class DeciderTerms(_Table, frozen=True, kw_only=True):
         backend: The name of the one MCP server that is asked about; of `ext-mcp`, which has no routes.
         spends: Whether an allowed call is used up.  ``false`` is for a verifier behind the proxy, which spends it.
         resource: The URL at which OAuth clients reach the proxy; without one, access tokens are refused.
+        url: Only with `authzen`: the URL of the decider as the PEPs have it.
+        peps: Only with `authzen`: the PEPs that may ask, and where the secret of each is: ``env:NAME``, ``file:PATH``
+            or ``keyring:SERVICE/USER``.
+        actions: Only with `authzen`: the tool of each action on a type of resource.
+        subjects: Only with `authzen`: what stands before the id of an agent, by types of subjects; `agent` has nothing.
     """
 
     kind: str
@@ -163,6 +185,10 @@ class DeciderTerms(_Table, frozen=True, kw_only=True):
     backend: str = ""
     spends: bool = True
     resource: str | None = None
+    url: str | None = None
+    peps: dict[str, str] = {}
+    actions: dict[str, ActionTerms] = {}
+    subjects: dict[str, str] = {}
 
     @property
     def is_grpc(self) -> bool:
@@ -332,7 +358,12 @@ def _decider_fault(
         return "backend: expected the name of the MCP server, of ext-mcp alone"
     if terms.backend and (terms.openapi or terms.routes or terms.body_header):
         return "ext-mcp has neither `openapi`, `routes` nor `body_header`"
-    if not terms.backend and bool(terms.openapi) == bool(terms.routes):
+    if terms.kind == "authzen":
+        if wrong := _authzen_fault(terms):
+            return wrong
+    elif terms.url or terms.peps or terms.actions or terms.subjects:
+        return 'expected `url`, `peps`, `actions` and `subjects` only with kind = "authzen"'
+    elif not terms.backend and bool(terms.openapi) == bool(terms.routes):
         return "expected one of `openapi` and `routes`"
     if not terms.hosts:
         return "hosts: expected the network of the proxy that asks"
@@ -359,6 +390,31 @@ def _decider_fault(
     # A request is known by its port: clients could otherwise ask as the proxy does.
     if not port or (other := taken.setdefault(port, name)) != name:
         return f"listen: expected a port of its own, got that of {other}" if port else "listen: expected a port, got 0"
+    return None
+
+
+def _authzen_fault(terms: DeciderTerms) -> str | None:
+    """Return what is wrong with the members that a decider has for AuthZEN."""
+    if terms.body_header or (terms.openapi and terms.routes):
+        return "expected no `body_header`, and at most one of `openapi` and `routes`"
+    if not terms.peps or not all(source.startswith(SOURCES) for source in terms.peps.values()):
+        return "peps: expected one, as env:NAME, file:PATH or keyring:SERVICE/USER: no secret is in this file"
+    # AuthZEN 9.1.1; the prefix of a PEP's requests is that of this URL, and it must be the only reading of it.
+    place = urlsplit(terms.url or "")
+    secure = place.scheme == "https" or (place.scheme == "http" and is_loopback(place.hostname or ""))
+    if terms.url is None or not _is_plain_url(terms.url) or not secure or place.path.endswith("/"):
+        return f"url: expected https://, a host and perhaps a path without a slash at its end, got {terms.url!r:.100}"
+    for name, action in terms.actions.items():
+        if not _ACTION.fullmatch(name):
+            return f"actions: expected an action and a type of resource, as in 'read record', got {name!r:.100}"
+        if not action.tool.startswith(f"{terms.audience}."):
+            return f"actions: {name}: expected a tool that begins with {terms.audience}., got {action.tool!r:.100}"
+        for path in action.args.values():
+            if not _MEMBER.fullmatch(path) or path == "context.credential":
+                return (
+                    f"actions: {name}: expected resource.id, context.NAME, or properties.NAME of subject, action or "
+                    f"resource, got {path!r:.100}"
+                )
     return None
 
 

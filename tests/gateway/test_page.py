@@ -110,7 +110,7 @@ def test_the_file_is_read_as_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_a_decider_is_read_as_shown(tmp_path: Path) -> None:
     """And each example for a proxy has the address at which it listens."""
-    [text] = [block.text for block in blocks(DECIDERS.read_text("utf-8")) if block.language == "toml"]
+    text, _ = [block.text for block in blocks(DECIDERS.read_text("utf-8")) if block.language == "toml"]
     (tmp_path / "gateway.toml").write_text(text)
     decider = read_settings(tmp_path / "gateway.toml").deciders["shop"]
     RouteMap(decider.routes)

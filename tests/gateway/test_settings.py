@@ -12,6 +12,11 @@ from arx_verifier.errors import SettingsError
 
 ORDERS = '[upstream.orders]\naudience = "orders"\n'
 OAUTH = 'credential = {{ from = "env:KEY", oauth = {{ token_url = "{}", client_id = "arx" }} }}\n'
+AUTHZEN = (
+    '[decider.pdp]\nkind = "authzen"\nlisten = "127.0.0.1:8093"\naudience = "orders"\nurl = "https://a"\n'
+    'peps = { pep = "env:A" }\n'
+    'actions = { "read order" = { tool = "orders.get", args = { order = "resource.id" } } }\n'
+)
 DECIDER = (
     '[decider.shop]\nkind = "forward-auth"\nlisten = "127.0.0.1:8092"\naudience = "orders"\n'
     'routes = { "GET /orders" = "orders.list" }\n'
@@ -35,6 +40,18 @@ URL = 'url = "http://127.0.0.1:9/mcp"\n'
         (DECIDER.replace("127.0.0.1:8092", "0.0.0.0:8092"), "decider.shop: listen: the gateway serves plain HTTP"),
         (DECIDER.replace("8092", "8090"), "decider.shop: listen: expected a port of its own, got that of gateway"),
         (DECIDER.replace("8092", "0"), "decider.shop: listen: expected a port"),
+        (DECIDER + 'url = "https://a"\n', "decider.shop: expected `url`, `peps`"),
+        (AUTHZEN + 'body_header = "x"\n', "decider.pdp: expected no `body_header`"),
+        (AUTHZEN.replace("env:", "s3cret"), "decider.pdp: peps: expected one, as env:NAME"),
+        (AUTHZEN.replace('pep = "env:A"', ""), "decider.pdp: peps: expected one"),
+        (AUTHZEN.replace("https://a", "http://a"), "decider.pdp: url: expected https://"),
+        (AUTHZEN.replace("https://a", "https://a/"), "decider.pdp: url: expected https://"),
+        (AUTHZEN.replace("https://a", "https://a?x"), "decider.pdp: url: expected https://"),
+        (AUTHZEN.replace("read order", "read"), "decider.pdp: actions: expected an action and a type"),
+        (AUTHZEN.replace("orders.get", "shop.get"), "decider.pdp: actions: read order: expected a tool that begins"),
+        (AUTHZEN.replace("resource.id", "resource"), "decider.pdp: actions: read order: expected resource.id, context"),
+        (AUTHZEN.replace("resource.id", "subject.id"), "decider.pdp: actions: read order: expected resource.id"),
+        (AUTHZEN.replace("resource.id", "context.credential"), "decider.pdp: actions: read order: expected"),
         (DECIDER + 'hosts = ["10.0.0.1/8"]\n', "decider.shop: hosts: expected a network"),
         (DECIDER + "hosts = []\n", "decider.shop: hosts: expected the network"),
         (DECIDER + 'body_header = "X Body"\n', "decider.shop: body_header: expected"),

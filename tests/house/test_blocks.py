@@ -34,7 +34,7 @@ RUN = {
     "docs/connect.md": {"../connect/test_page.py": 4},
     "docs/gateway.md": {"../gateway/test_page.py": 3},
     "docs/gateway-operations.md": {"gateways.py": 1},
-    "docs/deciders.md": {"../gateway/test_page.py": 1},
+    "docs/deciders.md": {"../gateway/test_page.py": 1, "../gateway/test_authzen.py": 3},
     "docs/identity.md": {"test_examples.py": 8, "test_commands.py": 1},
     "docs/oauth.md": {"../gateway/test_dpop.py": 1},
     "docs/operations.md": {"test_operations.py": 2, "test_commands.py": 8, "production.py": 10},

@@ -33,11 +33,12 @@ class ForwardAuth:
         self._decider, self._body_header = decider, terms.body_header.lower().encode()
         self._hosts = Hosts(terms.hosts)
 
-    async def __call__(self, scope: Scope, _: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - see Door
         """Answer one question.
 
         Args:
             scope: As ASGI has it.
+            receive: As ASGI has it; a question has no body.
             send: As ASGI has it.
         """
         verdict = await self._ask(scope)

@@ -3,6 +3,7 @@
 
 from typing import Any, Final
 
+from arx_caps.gateway.deciders.authzen import AuthZen
 from arx_caps.gateway.deciders.decider import Decider
 from arx_caps.gateway.deciders.ext_authz import MAX_BODY, ExtAuthz, ExtAuthzHttp
 from arx_caps.gateway.deciders.ext_mcp import ExtMcp, McpQuestions
@@ -54,10 +55,14 @@ class RunningDecider(RunningVerifier):
         openapi = terms.openapi and read_routes(settings.folder / terms.openapi, terms.audience)
         self.routes = openapi or terms.routes
         behind: Any
+        asked: Any
         if terms.kind == "ext-mcp":
             behind = McpQuestions(self.verifier)
             self.door: Any = ExtMcp(behind, terms)
-            asked: Any = self.door
+            asked = self.door
+        elif terms.kind == "authzen":
+            self.door = asked = behind = AuthZen(self.verifier, terms, self.routes, settings.folder, f"decider.{name}")
+            self.routes = {**self.routes, **{each: action.tool for each, action in terms.actions.items()}}
         else:
             # Over gRPC the proxy says who its client is; over HTTP it adds the address to a header.
             proxies = () if terms.is_grpc else terms.hosts
@@ -69,7 +74,7 @@ class RunningDecider(RunningVerifier):
 
     async def close(self) -> None:
         """End it; running questions must be over."""
-        await self.door.close()
+        await (self.resource or self.door).close()  # the resource closes what is behind it
         await super().close()
 
 

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from arx_verifier.enforcement.asgi import ArxMiddleware
     from arx_verifier.enforcement.calls import UNSEEN, http_call
     from arx_verifier.enforcement.client_address import Peers
-    from arx_verifier.enforcement.enforcement import Enforcement, RefusedCall
+    from arx_verifier.enforcement.enforcement import Enforcement, RefusedCall, read_traceparent
     from arx_verifier.enforcement.guard import current_grant, granted, protect
     from arx_verifier.enforcement.messages import MCP_REFUSED, META_KEY, McpMessage, Messages, mcp_meaning
     from arx_verifier.enforcement.protobuf import arguments_of
@@ -26,7 +26,7 @@ else:
             "asgi": "ArxMiddleware",
             "calls": "UNSEEN http_call",
             "client_address": "Peers",
-            "enforcement": "Enforcement RefusedCall",
+            "enforcement": "Enforcement RefusedCall read_traceparent",
             "guard": "current_grant granted protect",
             "messages": "META_KEY MCP_REFUSED McpMessage Messages mcp_meaning",
             "routes": "Meaning RouteMap collect_headers parameter_text",
@@ -71,4 +71,5 @@ __all__ = [
     "mcp_meaning",
     "parameter_text",
     "protect",
+    "read_traceparent",
 ]
