@@ -1,13 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """The mint must not send a browser, or a code, to a place that no operator has registered.
 
-Sources: RFC 9700 4.1, RFC 8252 7.3.
+Nor did a person decide on those that strangers registered themselves: each error sent browsers there.
+Sources: RFC 9700 4.1 and 4.11.2, RFC 8252 7.3.
 """
+
+import re
+from html import unescape
 
 import pytest
 
 from tests.mint.harness import AGENT
-from tests.mint.login import REDIRECT, Flow
+from tests.mint.login import REDIRECT, Flow, Issuer
 from tests.mint.test_registration import SelfRegistered
 
 ELSEWHERE = [
@@ -83,3 +87,27 @@ def test_what_may_not_be_registered(flow: Flow) -> None:
     for about in NO_CLIENTS:
         body = {"agent": AGENT, "scopes": ["lookup"]} | about
         assert flow.harness.operator().call("POST", "/v1/clients", body).status_code == 400, about
+
+
+@pytest.mark.sqlite
+def test_no_link_leads_on_to_a_place_that_a_stranger_registered(flow: Flow, idp: Issuer) -> None:
+    """An error is a page, from which the person may go on; the page of consent is a decision (RFC 9700 4.11.2)."""
+    place = "https://evil.example/login?a=1&b='"
+    flow.client, flow.redirect = SelfRegistered(flow.harness, redirect_uris=[place]), place
+    for refused in (flow.begin(scope="other"), flow.begin(response_type="token"), flow.begin(code_challenge="x")):
+        assert (refused.status_code, "location" in refused.headers) == (400, False)
+        found = re.search('<a href="([^"]*)">', refused.text)
+        assert found is not None
+        assert unescape(found[1]).startswith(f"{place}&error=")
+    idp.answer = {"code": "", "error": "access_denied"}
+    refused = flow.log_in()
+    assert (refused.status_code, "location" in refused.headers) == (400, False)
+    assert "Max-Age=0" in refused.headers["set-cookie"]
+    idp.answer = {}
+    page = flow.page()
+    assert flow.answer(page, "deny").headers["location"].startswith(f"{place}&state=")
+    assert "location" not in flow.begin(redirect_uri="https://other.example/").headers
+    # A program on the machine of the browser waits there for an answer.
+    flow.redirect = "http://127.0.0.1:53211/callback"
+    flow.client = SelfRegistered(flow.harness)
+    assert flow.begin(scope="other").headers["location"].startswith(flow.redirect)

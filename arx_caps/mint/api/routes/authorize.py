@@ -29,11 +29,13 @@ from arx_caps.mint.oauth.authorization_code import (
     give_consent,
     read_request,
 )
+from arx_caps.mint.oauth.clients import OAuthClient
 from arx_caps.mint.oauth.consent_page import PARAM, TASK, consent_page, error_page, headers_of, read_choice
 from arx_caps.mint.oauth.errors import OAuthError
 from arx_caps.mint.oauth.metadata import AUTHORIZE
 from arx_caps.mint.oauth.redirects import answer_url
 from arx_caps.mint.rate_limit import TooOftenError
+from arx_caps.realm import LOOPBACK
 from arx_verifier.errors import ArxError, AuditError, GrantError, SettingsError, StoreError, UnavailableError
 
 CONSENT: Final = "/oauth/consent"
@@ -86,7 +88,10 @@ class Visit:
 
     def redirect(self, url: str, cookies: Mapping[str, str] | None = None) -> Response:
         """Return a redirect to a checked URL, with cookies by name; an empty one is deleted."""
-        response = RedirectResponse(url, 303, headers_of())
+        return self.with_cookies(RedirectResponse(url, 303, headers_of()), cookies)
+
+    def with_cookies(self, response: Response, cookies: Mapping[str, str] | None = None) -> Response:
+        """Return a response with cookies by name; an empty one is deleted."""
         for name, value in (cookies or {}).items():
             # Lax, since the browser comes back from the issuer by a link; no script and no other site reads it.
             response.set_cookie(
@@ -100,9 +105,9 @@ class Visit:
             )
         return response
 
-    def answer_client(self, redirect: str, cookies: Mapping[str, str] | None = None, **answer: str | None) -> Response:
-        """Return the redirect that takes an answer to the client, with the issuer (RFC 9207)."""
-        return self.redirect(answer_url(redirect, answer | {"iss": self.mint.realm.issuer}), cookies)
+    def answer_url(self, redirect: str, **answer: str | None) -> str:
+        """Return the URL that takes an answer to the client, with the issuer (RFC 9207)."""
+        return answer_url(redirect, answer | {"iss": self.mint.realm.issuer})
 
 
 def authorize(visit: Visit) -> Response:
@@ -113,7 +118,7 @@ def authorize(visit: Visit) -> Response:
         secret = secrets.token_bytes(SECRET_BYTES)
         url = visit.login.url(secret)
     except ArxError as error:
-        return _refuse_client(visit, redirect, error)
+        return _refuse_client(visit, client, redirect, error)
     # The request waits in the browser, and is judged again when it comes back: strangers fill no table.
     text = f"{_cookie_text(secret)}.{urlencode(visit.form)}"
     return visit.redirect(url, visit.new_cookie(_LOGIN_COOKIE, _tag(derived(secret, "state")), text))
@@ -126,22 +131,21 @@ def callback(visit: Visit) -> Response:
     text, _, query = cookie.partition(".")
     form, secret = dict(parse_qsl(query, keep_blank_values=True)), _bytes(text)
     login.require_answer(secret, visit.form)
-    _, redirect = find_redirect(mint, form)
+    client, redirect = find_redirect(mint, form)
     over = {name: ""}
     code = visit.form.get("code", "")
-    if not 0 < len(code) <= MAX_CODE_CHARS:
-        said = visit.form.get("error", "")
-        why = f": the issuer answered {said}" if _ERROR.fullmatch(said) else ""
-        refused = {"error": "access_denied", "error_description": f"the login failed or was cancelled{why}"}
-        return visit.answer_client(redirect, over, state=form.get("state"), **refused)
     try:
+        if not 0 < len(code) <= MAX_CODE_CHARS:
+            said = visit.form.get("error", "")
+            why = f": the issuer answered {said}" if _ERROR.fullmatch(said) else ""
+            raise OAuthError("access_denied", f"the login failed or was cancelled{why}")
         with mint.db.unit() as unit:
             # Before the login is verified: a kill that comes in between ends what it gives.
             born = mint.born()
             token = login.finish(unit, secret, code)
             page = ask(mint, born, token, form)
     except OAuthError as error:
-        return _refuse_client(visit, redirect, error, form.get("state"), over)
+        return _refuse_client(visit, client, redirect, error, form.get("state"), over)
     tag = _tag(derived(page, _PURPOSE))
     return visit.redirect(f"{CONSENT}?consent={tag}", over | visit.new_cookie(_CONSENT_COOKIE, tag, _cookie_text(page)))
 
@@ -167,16 +171,15 @@ def answer_consent(visit: Visit) -> Response:
     redirect, state, over = consent.row["redirect"], consent.row["state"], {name: ""}
     if form.get("answer") != "allow":
         deny_consent(mint, consent)
-        return visit.answer_client(
-            redirect, over, error="access_denied", error_description="the person refused", state=state
-        )
+        refused = {"error": "access_denied", "error_description": "the person refused"}
+        return visit.redirect(visit.answer_url(redirect, state=state, **refused), over)
     try:
         code = give_consent(mint, consent, *read_choice(consent, form))
     except OAuthError:
         raise
     except GrantError as error:
         return _ask(consent, secret, form, str(error))
-    return visit.answer_client(redirect, over, code=code, state=state)
+    return visit.redirect(visit.answer_url(redirect, code=code, state=state), over)
 
 
 def _ask(consent: Consent, secret: bytes, form: Mapping[str, str], wrong: str = "") -> Response:
@@ -187,7 +190,12 @@ def _ask(consent: Consent, secret: bytes, form: Mapping[str, str], wrong: str = 
 
 
 def _refuse_client(
-    visit: Visit, redirect: str, error: ArxError, state: str | None = None, cookies: Mapping[str, str] | None = None
+    visit: Visit,
+    client: OAuthClient,
+    redirect: str,
+    error: ArxError,
+    state: str | None = None,
+    cookies: Mapping[str, str] | None = None,
 ) -> Response:
     note(visit.request, code=error.code)
     name = "temporarily_unavailable"
@@ -197,7 +205,11 @@ def _refuse_client(
         name = "server_error"
     text = str(error) if isinstance(error, OAuthError) else "the mint cannot do this now"
     state = visit.form.get("state") if state is None else state
-    return visit.answer_client(redirect, cookies, error=name, error_description=_plain(text), state=state)
+    url = visit.answer_url(redirect, error=name, error_description=_plain(text), state=state)
+    if client.self_registered and urlsplit(redirect).hostname not in LOOPBACK:
+        # RFC 9700 4.11.2: else a link to this server would lead people to any place that a stranger has registered.
+        return visit.with_cookies(HTMLResponse(error_page(text, url), 400, headers_of()), cookies)
+    return visit.redirect(url, cookies)
 
 
 _VISITS: Final[Mapping[tuple[str, str], Callable[[Visit], Response]]] = {
