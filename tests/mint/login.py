@@ -35,7 +35,7 @@ POLICY = """\
 [issuer.corp]
 url = "{issuer}"
 jwks = "{issuer}/keys"
-audience = ["unused"]
+audience = ["unused", "http://127.0.0.1:8700"]
 algorithms = ["ES256"]
 
 [audience.orders]

@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from joserfc import jwt
 
 from arx_caps.mint.oauth import refresh
-from tests.mint.harness import now_ms, open_live
+from arx_caps.mint.oauth.jwt_bearer import JWT_BEARER
+from tests.mint.harness import ISSUER, now_ms, open_live
 from tests.mint.login import POLICY, Flow, Issuer, claims_of, settings
+from tests.mint.oauth import RESOURCE
 
 pytestmark = [pytest.mark.spec("CONTROL 5.9"), pytest.mark.servers]
 
@@ -138,3 +141,21 @@ def test_a_successor_that_is_used_meanwhile_ends_the_session(live_flow: Flow, mo
     monkeypatch.setattr(refresh, "start_task", late)
     assert is_refused(flow, first)
     assert done == [False]
+
+
+@pytest.mark.sqlite
+def test_a_consent_goes_on_in_no_session_of_an_identity_assertion(flow: Flow, idp: Issuer) -> None:
+    """Nothing renews such a session, so the consent's refresh token would be of no use."""
+    now, header = now_ms() // 1000, {"typ": "oauth-id-jag+jwt", "alg": "ES256", "kid": "k1"}
+    claims: dict[str, Any] = {
+        "iss": idp.url,
+        "sub": "ann",
+        "groups": ["support"],
+        "aud": ISSUER,
+        "client_id": flow.client.id,
+    }
+    claims |= {"jti": "of-an-assertion-1", "iat": now, "exp": now + 300}
+    form = {"assertion": jwt.encode(header, claims, idp.key), "scope": "status", "resource": RESOURCE}
+    answer = flow.client.post("/oauth/token", None, grant_type=JWT_BEARER, **form)
+    assert answer.status_code == 200, answer.text
+    assert flow.refresh(flow.token()["refresh_token"]).status_code == 200

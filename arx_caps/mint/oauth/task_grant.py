@@ -260,8 +260,12 @@ def session_for(
 def _is_opened_by(session: Mapping[str, Any], opener: Opener) -> bool:
     """Return whether a session has this credential and this subject, with the claims that the subject has now."""
     # Otherwise a client without a subject would go on with a session, and so with the rights, of another person.
-    columns, kept = subject_columns(opener), msgspec.json.decode(session["opened_with"], type=dict[str, str])
-    if {**kept, "consent": ""} != {**opener.by, "consent": ""}:  # each consent has a login of the same person
+    columns, wanted = subject_columns(opener), dict(opener.by)
+    kept = msgspec.json.decode(session["opened_with"], type=dict[str, str])
+    for by in (kept, wanted):
+        if "consent" in by:
+            by["consent"] = ""  # each consent has a login of the same person
+    if kept != wanted:
         return False
     return all(session[name] == columns[name] for name in columns if name not in ("subject_until", "opened_with"))
 
