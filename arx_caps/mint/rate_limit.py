@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rate limits: a token bucket for each agent, session of a public client, and address. CONTROL 4.5."""
+"""Rate limits: a token bucket for each agent, person with public clients, and address. CONTROL 4.5."""
 
 # An agent's bucket is charged after its call is authenticated, so that no other caller can empty it. An address is
 # charged for unauthenticated calls alone. The buckets are in this process's memory: two mints allow twice as many
@@ -61,19 +61,19 @@ class RateLimits:
         if wait_s:
             raise TooOftenError(f"the agent {path}", wait_s)
 
-    def count_session(self, session: str) -> None:
-        """Charge a session of a public client for a refresh, at the rate of an agent.
+    def count_person(self, person: str) -> None:
+        """Charge a person for a refresh by a public client, at the rate of an agent.
 
         Args:
-            session: The session's id.
+            person: The target that names the person.
 
         Raises:
-            TooOftenError: It refreshes too often.
+            TooOftenError: The clients of the person refresh too often.
         """
-        # Not its agent, which clients that registered themselves share: one of them must not lock the others out.
-        wait_s = self._agents.take(session)
+        # Not the agent, which clients that registered themselves share: those of one person must not lock out others.
+        wait_s = self._agents.take(person)
         if wait_s:
-            raise TooOftenError("this session", wait_s)
+            raise TooOftenError("this person", wait_s)
 
     def require_address(self, peer: str | None) -> None:
         """Require that an address has not made too many unauthenticated calls.

@@ -1,29 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
 """A public OAuth client with one consent could refresh as often as it liked, and fill the mint's tables and its log.
 
-CONTROL 4.5: an agent that proves itself is charged for each call.  A public client proves nothing, so its refresh
-tokens are charged, by session: another person's session of the same client or agent is not slower.
+CONTROL 4.5: an agent that proves itself is charged for each call.  A public client proves nothing, so the person whose
+refresh token it has is charged: an attacker has one more client at will, but not one more person.
 """
 
 import pytest
 
 from arx_caps.limits import Limits
 from arx_caps.mint.rate_limit import RateLimits
-from tests.mint.login import Flow
+from tests.mint.login import Flow, Issuer
 from tests.mint.test_registration import SelfRegistered
 
 
 @pytest.mark.sqlite
-def test_a_session_refreshes_as_often_as_an_agent_calls(flow: Flow) -> None:
-    """Then it waits, with its refresh token unused; another session does not."""
-    mint, now = flow.harness.mint, [0.0]
-    flow.client = SelfRegistered(flow.harness)
-    token, other = (flow.token()["refresh_token"] for _ in range(2))
-    mint.limits = RateLimits(Limits(agent_rate=1, agent_burst=3), lambda: now[0])
+def test_a_person_refreshes_as_often_as_an_agent_calls(flow: Flow, idp: Issuer) -> None:
+    """Then all clients of the person wait, with their refresh tokens unused; those of another person do not."""
+    flows = [Flow(flow.harness, SelfRegistered(flow.harness)) for _ in range(3)]
+    tokens = []
+    for each, person in zip(flows, ("ann", "ann", "bob"), strict=True):
+        idp.person["sub"] = person
+        tokens.append(each.token()["refresh_token"])
+    now = [0.0]
+    flow.harness.mint.limits = RateLimits(Limits(agent_rate=1, agent_burst=3), lambda: now[0])
     for _ in range(3):
-        token = flow.refresh(token).json()["refresh_token"]
-    refused = flow.refresh(token)
-    assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
-    assert flow.refresh(other).status_code == 200
+        tokens[0] = flows[0].refresh(tokens[0]).json()["refresh_token"]
+    answers = [each.refresh(token) for each, token in zip(flows, tokens, strict=True)]
+    assert [answer.status_code for answer in answers] == [429, 429, 200]
+    assert answers[0].headers["retry-after"] == "1"
     now[0] += 1
-    assert flow.refresh(token).status_code == 200
+    assert flows[1].refresh(tokens[1]).status_code == 200

@@ -12,6 +12,7 @@ from arx_caps.mint.context import Born, MintContext
 from arx_caps.mint.db.database import now_ms
 from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_caps.mint.identity.authenticate import AuthenticatedCaller
+from arx_caps.mint.identity.session_login import subject_of, subject_targets
 from arx_caps.mint.oauth.clients import OAuthClient, digest_of_secret
 from arx_caps.mint.oauth.errors import OAuthError
 from arx_caps.mint.oauth.handles import Issued, issue_handle
@@ -95,7 +96,7 @@ def grant_refresh_token(
     Raises:
         OAuthError: ``invalid_grant``: the refresh token is wrong; or it was used and this is no repeat of the last
             use, and then the session is ended.
-        GrantError: The policy refuses; ``rate_limited``: the session of a public client refreshes too often.
+        GrantError: The policy refuses; ``rate_limited``: a person's public clients refresh too often.
         RevokedError: A target of the session was killed or is frozen.
         UnavailableError: The kill epoch is unknown now.
     """
@@ -107,8 +108,8 @@ def grant_refresh_token(
     # Before it counts as used again: a thief without the key must not end the person's session.
     if row["jkt"] is not None and row["jkt"] != client.jkt:
         raise OAuthError("invalid_grant", "the refresh token is bound to a key: send a proof by it (DPoP)")
-    if client.public:
-        mint.limits.count_session(session["id"])
+    for person in subject_targets(subject_of(session)) if client.public else ():
+        mint.limits.count_person(person)
     # Whether it was replaced, or a token that was given for it was used, ``new_refresh`` finds out, under a lock.
     if row["used_at"] is not None and now_ms() - row["used_at"] >= REPEAT_MS:
         _end_reused(mint, session)
