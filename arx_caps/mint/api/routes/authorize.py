@@ -105,7 +105,7 @@ class Visit:
             )
         return response
 
-    def answer_url(self, redirect: str, **answer: str | None) -> str:
+    def client_url(self, redirect: str, **answer: str | None) -> str:
         """Return the URL that takes an answer to the client, with the issuer (RFC 9207)."""
         return answer_url(redirect, answer | {"iss": self.mint.realm.issuer})
 
@@ -172,14 +172,14 @@ def answer_consent(visit: Visit) -> Response:
     if form.get("answer") != "allow":
         deny_consent(mint, consent)
         refused = {"error": "access_denied", "error_description": "the person refused"}
-        return visit.redirect(visit.answer_url(redirect, state=state, **refused), over)
+        return visit.redirect(visit.client_url(redirect, state=state, **refused), over)
     try:
         code = give_consent(mint, consent, *read_choice(consent, form))
     except OAuthError:
         raise
     except GrantError as error:
         return _ask(consent, secret, form, str(error))
-    return visit.redirect(visit.answer_url(redirect, code=code, state=state), over)
+    return visit.redirect(visit.client_url(redirect, code=code, state=state), over)
 
 
 def _ask(consent: Consent, secret: bytes, form: Mapping[str, str], wrong: str = "") -> Response:
@@ -205,7 +205,7 @@ def _refuse_client(
         name = "server_error"
     text = str(error) if isinstance(error, OAuthError) else "the mint cannot do this now"
     state = visit.form.get("state") if state is None else state
-    url = visit.answer_url(redirect, error=name, error_description=_plain(text), state=state)
+    url = visit.client_url(redirect, error=name, error_description=_plain(text), state=state)
     if client.self_registered and urlsplit(redirect).hostname not in LOOPBACK:
         # RFC 9700 4.11.2: else a link to this server would lead people to any place that a stranger has registered.
         return visit.with_cookies(HTMLResponse(error_page(text, url), 400, headers_of()), cookies)
