@@ -7,10 +7,11 @@ running calls of tasks and their results.
 """
 
 import asyncio
+import functools
 import json
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 
@@ -34,6 +35,7 @@ from arx_caps.gateway.mcp_wire import (
     status_of,
     written,
 )
+from arx_caps.gateway.rates import OverRateError
 from arx_caps.gateway.sealed_calls import PREFIX, Kind, SealedCalls, WaitingCall, digest_of, is_sealed
 from arx_caps.service.access_tokens import HandleApproval, TakenApproval, ask_approval, take_approval
 from arx_caps.service.own_key import ServiceIdentity
@@ -67,6 +69,7 @@ class Caller(NamedTuple):
         token: The access token, a secret.
         macaroon: The task's token.
         principal: The same for all access tokens of the client in one session.
+        agent: The agent's path, whose rate its messages count against.
         scope: The scope of the access token.
         issued_at: When the access token was issued, ms since the Unix epoch, in whole seconds.
         is_proven: Whether its requests have a proof.
@@ -75,6 +78,7 @@ class Caller(NamedTuple):
     token: str
     macaroon: Macaroon
     principal: str
+    agent: str
     scope: str
     issued_at: int
     is_proven: bool = False
@@ -149,9 +153,9 @@ class ApprovedCalls:
             return False  # the door refuses it
         asked = _Asked(caller, scope, body, receive, McpExchange(scope, send, body), message)
         if message.method.startswith("tasks/") and is_sealed(message.params.get("taskId")):
-            work = self._about_task(asked)
+            work = self._about_task
         elif message.method == "tools/call" and is_sealed(message.params.get("requestState")):
-            work = self._again(asked)
+            work = self._again
         else:
             return False
         await self._answered(asked, work)
@@ -204,15 +208,19 @@ class ApprovedCalls:
                 return False
             exchange = McpExchange({**scope, "headers": [*scope["headers"]]}, send, body)
             asked = _Asked(caller, scope, body, receive, exchange, message)
-            await self._answered(asked, self._ask(asked, caveat))
+            await self._answered(asked, functools.partial(self._ask, caveat=caveat))
             return True
 
         return ask
 
-    async def _answered(self, asked: "_Asked", work: Any) -> None:
+    async def _answered(self, asked: "_Asked", work: Callable[["_Asked"], Awaitable[None]]) -> None:
         tool = _tool_of(asked.message)
         try:
-            await work
+            # Each makes the gateway ask the mint, and the door counts what it forwards alone.
+            self._door.rates.charge(asked.caller.agent)
+            await work(asked)
+        except OverRateError as error:
+            await asked.exchange.refuse_rate(asked.message, error)
         except WireError as error:
             await asked.error(error.code, str(error))
         except TokenError as error:

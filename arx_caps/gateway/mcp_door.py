@@ -39,7 +39,6 @@ from arx_caps.gateway.settings import UpstreamTerms
 from arx_caps.gateway.spans import Spans, handed_on
 from arx_caps.gateway.upstream_answer import FailureLog, UpstreamAnswer, UpstreamError
 from arx_verifier.enforcement import (
-    MCP_REFUSED,
     META_KEY,
     Enforcement,
     McpMessage,
@@ -74,6 +73,9 @@ class McpDoor:
         forwarder: Sends to it.
         trusted_proxies: Networks of the proxies whose ``X-Forwarded-For`` is trusted.
 
+    Attributes:
+        rates: How many messages of an agent are answered.
+
     Raises:
         SettingsError: A network is malformed.
     """
@@ -91,7 +93,7 @@ class McpDoor:
         self._answers = McpAnswers(
             forwarder.name, self._messages, self._tasks, terms.max_answer, forwarder.serves_one_holder
         )
-        self._rates, self._spans = Rates(terms.rate), Spans(forwarder.name)
+        self.rates, self._spans = Rates(terms.rate), Spans(forwarder.name)
         self._failures = FailureLog()
         self._later: set[asyncio.Task[None]] = set()
 
@@ -130,10 +132,7 @@ class McpDoor:
         except RefusedCall as problem:
             await self._refuse(exchange, message, problem)
         except OverRateError as error:
-            data = {"code": "rate_limited", "wait_s": error.wait_s}
-            status = 200 if message is not None and message.is_request else 429  # to a request JSON-RPC answers
-            answer = error_message(message and message.id, MCP_REFUSED, str(error), data)
-            await exchange.close(status, answer, [(b"retry-after", b"%d" % error.wait_s)])
+            await exchange.refuse_rate(message, error)
         except UpstreamError as error:
             self._failures.note(error)
             data = {"upstream": self._forwarder.name, "may_have_run": error.sent}
@@ -190,7 +189,7 @@ class McpDoor:
     async def _call(self, exchange: McpExchange, message: McpMessage, receive: Receive) -> None:
         work = await self._messages.decide(message)
         facts = work.grant.facts
-        self._rates.charge(facts.agent, work.grant.tool)
+        self.rates.charge(facts.agent, work.grant.tool)
         if message.method == "tools/call":
             await work.require_texts(lambda: self._schema(exchange, message, facts))
 
@@ -214,7 +213,7 @@ class McpDoor:
     ) -> None:
         """Forward a message that calls nothing, or a request for the stream of a session or for its end."""
         facts = screened.proven.facts
-        self._rates.charge(facts.agent)
+        self.rates.charge(facts.agent)
         asked = AnsweredMessage(facts, "", None, screened)
         if message is not None and message.method:
             announce = exchange.scope.get(ANNOUNCE)
@@ -263,7 +262,7 @@ class McpDoor:
                 name = encoded(self._tasks.known(message.params.get("taskId"), facts)).encode()
                 headers = [pair for pair in headers if pair[0] != b"mcp-name"] + [(b"mcp-name", name)]
         async with (
-            self._rates.opened(facts.agent),
+            self.rates.opened(facts.agent),
             self._forwarder.send(exchange.scope["method"], headers, body, owner=owner_of(facts)) as answer,
         ):
             if 300 <= answer.status < 400:
@@ -317,7 +316,7 @@ class McpDoor:
             params = {"_meta": meta, **cursor} if meta else cursor
             asked = written({"jsonrpc": "2.0", "id": "arx-schema", "method": "tools/list", "params": params})
             async with (
-                self._rates.opened(facts.agent),
+                self.rates.opened(facts.agent),
                 self._forwarder.send("POST", headers, asked, owner=owner_of(facts)) as answer,
             ):
                 return answer.content_type == _STREAM, await self._body(answer)

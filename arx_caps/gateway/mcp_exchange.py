@@ -5,8 +5,9 @@ import json
 from typing import Any, Final
 
 from arx_caps.gateway.asgi import Message, Scope, Send
-from arx_caps.gateway.mcp_wire import STATELESS
-from arx_verifier.enforcement import collect_headers
+from arx_caps.gateway.mcp_wire import STATELESS, Incoming
+from arx_caps.gateway.rates import OverRateError
+from arx_verifier.enforcement import MCP_REFUSED, collect_headers
 
 _JSON: Final = [(b"content-type", b"application/json")]
 
@@ -71,6 +72,18 @@ class McpExchange:
             return
         kept = [pair for pair in headers or () if pair[0] in (b"www-authenticate", b"retry-after", b"cache-control")]
         await self.whole(status, [*_JSON, *kept], answer)
+
+    async def refuse_rate(self, message: Incoming | None, error: OverRateError) -> None:
+        """Refuse a message of an agent that sends too many.
+
+        Args:
+            message: The message; None if the request has none.
+            error: Says how long to wait.
+        """
+        data = {"code": "rate_limited", "wait_s": error.wait_s}
+        status = 200 if message is not None and message.is_request else 429  # to a request JSON-RPC answers
+        answer = error_message(message and message.id, MCP_REFUSED, str(error), data)
+        await self.close(status, answer, [(b"retry-after", b"%d" % error.wait_s)])
 
 
 def error_message(identity: str | int | None, code: int, text: str, data: dict[str, Any] | None = None) -> bytes:

@@ -66,7 +66,7 @@ class _Held:
             act = claims.act
             while act is not None:
                 chain, act = [*chain, act.sub], act.act
-            self.principal = "\0".join(chain)
+            self.principal, self.agent = "\0".join(chain), claims.sub.removeprefix("agent:")
 
     def missing(self, tool: str | None) -> str | None:
         """Return the scopes to ask for if the token can allow no call of a tool; None if it can, or if none would.
@@ -230,7 +230,8 @@ class OAuthResource:
         scope = {**scope, HANDLE: True}
         if self._approved is not None:
             challenging = self._challenging(send, "invalid_token", None, held.scope, is_proven)
-            caller = Caller(token.strip(" "), held.macaroon, held.principal, held.scope, held.issued_at, is_proven)
+            who = held.principal, held.agent
+            caller = Caller(token.strip(" "), held.macaroon, *who, held.scope, held.issued_at, is_proven)
             if await self._approved.answer(caller, scope, body, receive, challenging):
                 return
             ask = self._approved.asking(caller, scope, body, receive, challenging)

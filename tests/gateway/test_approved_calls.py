@@ -12,7 +12,7 @@ from arx_caps.gateway.approved_calls import KEPT_MS, ApprovedCalls, Caller
 from arx_caps.gateway.asgi import replay_body
 from arx_caps.gateway.mcp_door import ANNOUNCE, ASK, McpDoor
 from arx_caps.gateway.sealed_calls import SealedCalls, WaitingCall
-from arx_caps.gateway.settings import UpstreamTerms
+from arx_caps.gateway.settings import RateTerms, UpstreamTerms
 from arx_caps.mint.db.repositories.approvals import MAX_WAITING
 from arx_caps.service.access_tokens import open_access_token
 from arx_caps.service.own_key import ServiceIdentity
@@ -22,7 +22,7 @@ from arx_verifier.token import KeyRing, call_proof
 from arx_verifier.verification import Verifier
 from tests.gateway.door import Answer, Upstream
 from tests.gateway.gateway_realm import ENVELOPE
-from tests.mint.harness import ISSUER, Harness, now_ms
+from tests.mint.harness import AGENT, ISSUER, Harness, now_ms
 from tests.mint.oauth import Client
 from tests.mint.test_handle_approvals import Service
 
@@ -47,9 +47,9 @@ class Front:
         self.principal = "p"
         self.open()
 
-    def open(self) -> None:
+    def open(self, **rate: str) -> None:
         """Begin another gateway of the audience."""
-        terms = UpstreamTerms(audience="orders", url="http://127.0.0.1:1")
+        terms = UpstreamTerms(audience="orders", url="http://127.0.0.1:1", rate=RateTerms(**rate))
         self._door = McpDoor(self.verifier, terms, self.upstream)  # type: ignore[arg-type]
         own = ServiceIdentity(None, ISSUER, self.service.key, None)  # type: ignore[arg-type]
         self.calls = ApprovedCalls(
@@ -91,7 +91,7 @@ class Front:
             sent.append(message)
 
         macaroon = open_access_token(self.service.mint, self.service.key, self.token).bundle.tokens["orders"]
-        caller = Caller(self.token, macaroon, self.principal, "refund", self.issued_at)
+        caller = Caller(self.token, macaroon, self.principal, AGENT, "refund", self.issued_at)
         if not await self.calls.answer(caller, scope, body, gone, keep):
             ask = self.calls.asking(caller, scope, body, gone, keep)
             signer = call_proof.CallSigner(macaroon, "orders")
