@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import json
 import time
+from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
@@ -179,9 +180,7 @@ class OAuthResource:
         parts = urlsplit(resource)
         self.metadata_path = METADATA + parts.path.rstrip("/")
         self._metadata_url = f"{parts.scheme}://{parts.netloc}{self.metadata_path}"
-        self._keys: dict[str, VerifyingKey] = {}
-        self._keys_at = -KEYS_S
-        self._looking = asyncio.Lock()
+        self._keys = KeptAnswer(self._mint, own, "/oauth/jwks", KEYS_S, read_signing_keys)
         self._handles: dict[bytes, asyncio.Future[_Held]] = {}
         self._approved: ApprovedCalls | None = None
         if isinstance(door, McpDoor):
@@ -385,28 +384,19 @@ class OAuthResource:
             TokenError: It is not valid now, or for another resource.
             ArxError: The mint's keys cannot be fetched.
         """
-        if time.monotonic() - self._keys_at >= KEYS_S:
-            await self._fetch_keys()
         try:
-            claims = self._claims(token)
+            claims = self._claims(token, await self._keys.get())
         except TokenError as error:
             if error.code != _UNKNOWN_KEY:
                 raise
-            await self._fetch_keys()
-            claims = self._claims(token)
+            claims = self._claims(token, await self._keys.get(_LOOK_S))
         if claims.aud != self._resource:
             text = f"the access token is for another resource: expected {self._resource}, got {claims.aud!r:.200}"
             raise TokenError(text, code="wrong_audience")
         return claims
 
-    def _claims(self, token: str) -> AccessToken:
-        return read_access_token(token, self._keys.get, issuer=self._mint.issuer, now=_now_ms())
-
-    async def _fetch_keys(self) -> None:
-        async with self._looking:
-            if time.monotonic() - self._keys_at >= _LOOK_S:
-                answer = await asyncio.to_thread(self._mint.call, "GET", "/oauth/jwks", key=self._key, repeats=False)
-                self._keys, self._keys_at = read_signing_keys(answer), time.monotonic()
+    def _claims(self, token: str, keys: Mapping[str, VerifyingKey]) -> AccessToken:
+        return read_access_token(token, keys.get, issuer=self._mint.issuer, now=_now_ms())
 
     def _challenging(
         self,
