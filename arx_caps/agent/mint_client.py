@@ -7,8 +7,11 @@ A call whose answer is lost is repeated; what was refused is not.
 import ipaddress
 import random
 import secrets
+import threading
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from contextvars import copy_context
 from functools import lru_cache
 from typing import Any, Final
 
@@ -174,7 +177,9 @@ class MintClient:
         said = None if body is None else {name: value for name, value in body.items() if value is not None}
         try:
             # A redirect would carry assertion and token to where they are not for.
-            return self._http.request(method, url, headers=headers, json=said, auth=None, follow_redirects=False)
+            return _interruptible(
+                lambda: self._http.request(method, url, headers=headers, json=said, auth=None, follow_redirects=False)
+            )
         except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
             raise StoreError(
                 f"{shorten(self.issuer)} is not the address of a mint, such as http://127.0.0.1:8700"
@@ -253,6 +258,28 @@ def _passes(outcome: httpx.Response | StoreError) -> bool:
     status = outcome.status_code
     failed = status >= httpx.codes.INTERNAL_SERVER_ERROR or status == httpx.codes.TOO_MANY_REQUESTS
     return failed or _was_sent_twice(outcome)
+
+
+def _interruptible(send: Callable[[], httpx.Response]) -> httpx.Response:
+    """Return the answer; Ctrl-C ends the wait for it, not the call.
+
+    Raises:
+        BaseException: What the call raises.
+    """
+    # Python raises KeyboardInterrupt between any two steps of the main thread.  Right after httpcore has locked its
+    # connection pool it leaves the lock held, and the next call, as the end of a session, would wait for ever.
+    if threading.current_thread() is not threading.main_thread():
+        return send()
+    done: Future[httpx.Response] = Future()
+
+    def run() -> None:
+        try:
+            done.set_result(send())
+        except BaseException as error:  # raised again in the main thread
+            done.set_exception(error)
+
+    threading.Thread(target=copy_context().run, args=(run,), daemon=True).start()  # with the caller's span
+    return done.result()
 
 
 def _was_not_judged(outcome: httpx.Response | StoreError) -> bool:

@@ -4,12 +4,10 @@
 A session file has the session's token and the key that the token is bound to.  It is a secret of the agent (mode 0600).
 """
 
-import threading
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 from urllib.parse import urlencode
 
 import click
@@ -29,7 +27,6 @@ TIMEOUT_S: Final = 30.0  # a kill waits for leases to end before it answers
 CONNECT_S: Final = 3.0
 PAGE: Final = 1000  # rows of one answer: the mint's limit
 MALFORMED: Final = (400, 413, 415, 422)  # the mint refuses such a request from any caller
-T = TypeVar("T")
 
 
 class Unreachable(Stop):
@@ -144,15 +141,13 @@ class Caller:
         """
         asked = urlencode({name: value for name, value in (query or {}).items() if value is not None})
         try:
-            return _interruptible(
-                lambda: self._mint.call(
-                    method,
-                    f"{path}?{asked}" if asked else path,
-                    key=self.key,
-                    token=self._token,
-                    body=body,
-                    repeats=repeats,
-                )
+            return self._mint.call(
+                method,
+                f"{path}?{asked}" if asked else path,
+                key=self.key,
+                token=self._token,
+                body=body,
+                repeats=repeats,
             )
         except ArxError as error:
             stop = _stop(error)
@@ -191,32 +186,11 @@ class Caller:
 
     def fetch(self, path: str) -> bytes:
         """Return the bytes of a file of the mint; raises as ``call`` does."""
-        token = self._token
-        assert token is not None
+        assert self._token is not None
         try:
-            return _interruptible(lambda: self._mint.fetch(path, key=self.key, token=token))
+            return self._mint.fetch(path, key=self.key, token=self._token)
         except ArxError as error:
             raise _stop(error) from error
-
-
-def _interruptible(call: Callable[[], T]) -> T:
-    """Return what a call returns; Ctrl-C ends the wait for it, not the call.
-
-    Raises:
-        BaseException: What the call raises.
-    """
-    # Python raises KeyboardInterrupt between any two steps of the main thread.  Right after httpcore has locked its
-    # connection pool it leaves the lock held, and closing the client would wait for the lock for ever.
-    done: Future[T] = Future()
-
-    def run() -> None:
-        try:
-            done.set_result(call())
-        except BaseException as error:  # raised again in the main thread
-            done.set_exception(error)
-
-    threading.Thread(target=run, daemon=True).start()
-    return done.result()
 
 
 def load_key(path: Path, role: str) -> KeyFile:

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """An agent against a real mint: sessions, tasks and their ends, over HTTP."""
 
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -16,7 +19,7 @@ from arx_caps.keyfile import KeyFile
 from arx_caps.service import Invitation, exchange_token, join_service
 from arx_verifier.errors import ArxError, GrantError, RevokedError, SettingsError, TokenError
 from tests.agent.live import LiveMint, judged, live_mint
-from tests.servers import free_ports, until
+from tests.servers import child, free_ports, until
 
 pytestmark = pytest.mark.servers
 
@@ -202,6 +205,34 @@ def test_a_session_is_renewed_when_it_is_said(mint: LiveMint) -> None:
             assert first < session.expires_at <= session.ends_at
         with pytest.raises(RevokedError):
             session.renew()
+
+
+INTERRUPTED = """
+import os, signal, sys
+from httpcore._synchronization import ThreadLock
+from arx_caps.agent import Agent
+
+enter = ThreadLock.__enter__
+
+def interrupted(lock):
+    enter(lock)
+    ThreadLock.__enter__ = enter
+    os.kill(os.getpid(), signal.SIGINT)
+    return lock
+
+with Agent.from_key_file(sys.argv[1]) as agent, agent.open_session() as session:
+    ThreadLock.__enter__ = interrupted
+    session.start_task("look", order_id="o-1")
+"""
+
+
+def test_a_program_ends_whenever_it_is_interrupted(mint: LiveMint) -> None:
+    """Also at the moment when the HTTP client has just locked its connections; its session ends with it."""
+    command = [sys.executable, "-c", INTERRUPTED, mint.enrol("acme/support/interrupted")]
+    with child(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.wait(60) == -signal.SIGINT, process.stderr.read()
+    [session] = mint.operator("GET", "/v1/sessions?agent=acme/support/interrupted")["sessions"]
+    assert session["state"] == "ended"
 
 
 def test_a_task_is_attenuated_for_all_and_extended(mint: LiveMint, agent: Agent) -> None:
