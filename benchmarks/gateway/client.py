@@ -1,12 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """One client: an agent in a process of its own that signs each call of an MCP server and waits for its answer.
 
-It starts its own session and task at the mint, and then reads orders from standard input, a JSON text a line.  The
-socket is read without a library: a slow client would hide what stands before the server.
+It starts its own session and task at the mint, and then reads orders from standard input, a JSON text a line.
 """
 
 import json
-import socket
 import sys
 import time
 from collections.abc import Iterator
@@ -15,6 +13,7 @@ from urllib.parse import urlsplit
 
 from arx_caps.agent import Agent, StartedTask
 from arx_caps.agent.origins import read_origin
+from benchmarks.gateway.connection import Connection
 
 REVISION = "2025-11-25"
 
@@ -32,18 +31,12 @@ class McpConnection:
         parts = urlsplit(url)
         self._origin = read_origin(f"http://{parts.netloc}")
         self._signer, self._target, self._bearer = task.request_signer("files"), parts.path.encode(), bearer
-        self._address = parts.hostname, parts.port
-        self.connect()
+        self.connection = Connection(self._origin.host, self._origin.port)
         self._fixed = (
             f"Host: {parts.netloc}\r\nContent-Type: application/json\r\nMcp-Protocol-Version: {REVISION}\r\n"
             "Accept: application/json, text/event-stream\r\n"
         )
         self._open()
-
-    def connect(self) -> None:
-        """Connect anew: servers close a connection that was idle during the turns of others."""
-        self._socket = socket.create_connection(self._address, 30)
-        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def _open(self) -> None:
         about = {"protocolVersion": REVISION, "capabilities": {}, "clientInfo": {"name": "client", "version": "1"}}
@@ -67,33 +60,11 @@ class McpConnection:
         Raises:
             RuntimeError: The answer is an error.
         """
-        self._socket.sendall(self.request("POST", json.dumps({"jsonrpc": "2.0", **message}).encode()))
-        head, _, data = self._received(b"", lambda text: b"\r\n\r\n" in text).partition(b"\r\n\r\n")
-        if not head.startswith((b"HTTP/1.1 200", b"HTTP/1.1 202")):
-            raise RuntimeError(f"expected an answer, got {head!r:.300}")
-        lower = head.lower()
-        _, found, length = lower.partition(b"\r\ncontent-length:")
-        if found:
-            size = int(length.partition(b"\r\n")[0])
-            return head, self._received(data, lambda text: len(text) >= size)
-        if b"\r\ntransfer-encoding: chunked" not in lower:
-            return head, b""
-        return head, self._received(data, lambda text: text.endswith(b"0\r\n\r\n"))
-
-    def _received(self, data: bytes, is_whole: Any) -> bytes:
-        while not is_whole(data):
-            part = self._socket.recv(65_536)
-            if not part:
-                raise RuntimeError("expected an answer, got the end of the connection")
-            data += part
-        return data
+        return self.connection.ask(self.request("POST", json.dumps({"jsonrpc": "2.0", **message}).encode()))
 
     def listen(self) -> None:
         """Open the session's stream, which stays silent, and wait for its head."""
-        self._socket.sendall(self.request("GET", b""))
-        head = self._received(b"", lambda text: b"\r\n\r\n" in text)
-        if not head.startswith(b"HTTP/1.1 200"):
-            raise RuntimeError(f"expected a stream, got {head!r:.300}")
+        self.connection.open_stream(self.request("GET", b""))
 
 
 def calls(connection: McpConnection, tool: str, seconds: float, numbers: Iterator[int]) -> list[float]:
@@ -126,7 +97,7 @@ def main(key_file: str) -> None:
             else:
                 if url not in connections:
                     connections[url] = McpConnection(task, url, order["bearer"])
-                connections[url].connect()
+                connections[url].connection.connect()
                 answer = {"times": calls(connections[url], order["tool"], order["seconds"], numbers)}
             sys.stdout.write(json.dumps(answer) + "\n")
             sys.stdout.flush()

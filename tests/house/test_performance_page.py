@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks import audit, page
+from benchmarks.gateway import report
+from benchmarks.gateway.places import CHECK, NGINX, NGINX_ASKS
 from benchmarks.kill_report import DOCS
 from benchmarks.measure import RESULTS
 
@@ -61,3 +63,18 @@ def test_figures_say_on_what_and_not_where(path: Path) -> None:
     assert found["machine"]
     assert found["python"]
     assert not re.search(r'"[^"]*(/home/|/root|/tmp|/work|hostname|localhost)', path.read_text("utf-8"))
+
+
+def test_the_deciders_have_a_table_where_they_were_measured() -> None:
+    """
+    Older figures have none, and figures of a machine without nginx say so.
+    """
+    older = {name: value for name, value in page.load("gateway").items() if name != "deciders"}
+    times = {"p50_ms": 1.0, "p99_ms": 2.0}
+    rows = {NGINX: times, NGINX_ASKS: times | {"added_p50_ms": 0.5, "added_p99_ms": 0.75}, CHECK: times}
+    plain = report.tables(older)
+    assert "auth_request" not in plain
+    assert report.tables(older | {"deciders": {}}) == f"{plain}\n\n{report.NOT_MEASURED}"
+    shown = report.tables(older | {"deciders": rows}).removeprefix(plain)
+    assert "| nginx, `auth_request` | 1.00 | 2.00 | 0.50 | 0.75 |" in shown
+    assert f"| {CHECK} | 1.00 | 2.00 |  |  |" in shown
