@@ -170,6 +170,8 @@ class DeciderTerms(_Table, frozen=True, kw_only=True):
             or ``keyring:SERVICE/USER``.
         actions: Only with `authzen`: the tool of each action on a type of resource.
         subjects: Only with `authzen`: what stands before the id of an agent, by types of subjects; `agent` has nothing.
+        asserted: Only with `authzen`: whether a question without a credential gets the policy's answer about the agent
+            that it names.  The PEP must then have authenticated it.
     """
 
     kind: str
@@ -189,6 +191,7 @@ class DeciderTerms(_Table, frozen=True, kw_only=True):
     peps: dict[str, str] = {}
     actions: dict[str, ActionTerms] = {}
     subjects: dict[str, str] = {}
+    asserted: bool = False
 
     @property
     def is_grpc(self) -> bool:
@@ -361,8 +364,8 @@ def _decider_fault(
     if terms.kind == "authzen":
         if wrong := _authzen_fault(terms):
             return wrong
-    elif terms.url or terms.peps or terms.actions or terms.subjects:
-        return 'expected `url`, `peps`, `actions` and `subjects` only with kind = "authzen"'
+    elif terms.url or terms.peps or terms.actions or terms.subjects or terms.asserted:
+        return 'expected `url`, `peps`, `actions`, `subjects` and `asserted` only with kind = "authzen"'
     elif not terms.backend and bool(terms.openapi) == bool(terms.routes):
         return "expected one of `openapi` and `routes`"
     if not terms.hosts:

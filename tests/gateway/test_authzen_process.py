@@ -124,6 +124,18 @@ BATCH: list[tuple[Object, list[bool | None]]] = [
     ({"action": WRITE, "resource": ARCHIVED, "evaluations": [{"subject": ALICE}, {"subject": ADMIN}]}, [False, True]),
     ({"evaluations": [READ_IT, question(BOB, WRITE, record(1))]}, [True, False]),
     (
+        {
+            "subject": ALICE,
+            "action": READ,
+            "context": {"time": "2025-06-27T18:03-07:00"},
+            "evaluations": [
+                {"resource": record(1)},
+                {"resource": record(2), "context": {"time": "2025-06-27T19:00-07:00", "source": "batch-override"}},
+            ],
+        },
+        [True, None],
+    ),
+    (
         question(ALICE, WRITE, record(1, status="active"), evaluations=[{}, {"resource": ARCHIVED}]),
         [True, False],
     ),

@@ -41,6 +41,7 @@ URL = 'url = "http://127.0.0.1:9/mcp"\n'
         (DECIDER.replace("8092", "8090"), "decider.shop: listen: expected a port of its own, got that of gateway"),
         (DECIDER.replace("8092", "0"), "decider.shop: listen: expected a port"),
         (DECIDER + 'url = "https://a"\n', "decider.shop: expected `url`, `peps`"),
+        (DECIDER + "asserted = true\n", "decider.shop: expected `url`, `peps`, `actions`, `subjects` and `asserted`"),
         (AUTHZEN + 'body_header = "x"\n', "decider.pdp: expected no `body_header`"),
         (AUTHZEN.replace("env:", "s3cret"), "decider.pdp: peps: expected one, as env:NAME"),
         (AUTHZEN.replace('pep = "env:A"', ""), "decider.pdp: peps: expected one"),

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """AuthZEN: a policy enforcement point (PEP) asks by the OpenID Authorization API 1.0.  ``docs/deciders.md``.
 
-A question with the caller's credential is decided on and recorded as a call is.
+A question with the caller's credential is decided on and recorded as a call is.  One without may get
+an answer of the policy.
 """
 
 import hmac
@@ -18,13 +19,15 @@ import msgspec
 
 from arx_caps.access_token import is_access_token
 from arx_caps.gateway.asgi import Receive, Scope, Send, read_body
-from arx_caps.gateway.deciders.authzen_meaning import Meant, Question, meaning_of, names_holder
+from arx_caps.gateway.deciders.asserted import ASSURANCE, AssertedCalls
+from arx_caps.gateway.deciders.authzen_meaning import Meant, Question, agent_of, meaning_of, names_holder
 from arx_caps.gateway.deciders.decider import Hosts
 from arx_caps.gateway.oauth_resource import OAuthResource
 from arx_caps.gateway.settings import DeciderTerms
 from arx_caps.secret_source import read_secret
 from arx_verifier.enforcement import Enforcement, RefusedCall, RouteMap, collect_headers, read_traceparent
 from arx_verifier.errors import REASONS, ArxError, Failure, RequestError, SettingsError, sentence_of, shorten
+from arx_verifier.names import is_agent_path
 from arx_verifier.request import AccessRequest, read_json_object
 from arx_verifier.token import call_proof
 from arx_verifier.verification import Grant, Refused, Verifier
@@ -71,6 +74,7 @@ class AuthZen:
 
     Attributes:
         door: What opens access tokens; None if it takes none.
+        asserted: What answers without a credential; None if nothing does.
 
     Raises:
         SettingsError: The secret of a PEP cannot be read, or is short; or two routes meet.
@@ -96,6 +100,7 @@ class AuthZen:
         about = {"policy_decision_point": terms.url, "access_evaluation_endpoint": url + _EVALUATION}
         self._metadata = about | {"access_evaluations_endpoint": url + _EVALUATIONS}
         self.door: OAuthResource | None = None
+        self.asserted: AssertedCalls | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one question.
@@ -123,7 +128,9 @@ class AuthZen:
         await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else data})
 
     async def close(self) -> None:
-        """Close the door; ``door`` is closed by its owner."""
+        """Close the connection to the mint; ``door`` is closed by its owner."""
+        if self.asserted is not None:
+            await self.asserted.close()
 
     async def _answer(self, scope: Scope, headers: Headers, receive: Receive) -> bytes:
         path = scope["raw_path"].partition(b"?")[0].decode("latin-1")
@@ -217,11 +224,32 @@ class AuthZen:
             about.traceparent,
         )
         try:
+            if self.asserted is not None and "credential" not in question.context:
+                return await self._answer_asserted(self.asserted, question, request)
             return await self._decide(question, meant, request)
         except RefusedCall as problem:
             return denied(problem.code, problem.failures, problem.decision, problem.detail)
         except ArxError as error:
             return self._counted(error.code if error.code in REASONS else "malformed", detail=str(error))
+
+    async def _answer_asserted(self, asserted: AssertedCalls, question: Question, request: AccessRequest) -> Object:
+        """Return the policy's answer for the agent that the PEP says it authenticated.
+
+        Raises:
+            ArxError: There is none.
+        """
+        agent = agent_of(question.subject, self._subjects)
+        # No person's name says which agent works for it, and a message that calls no tool is about a live credential.
+        if agent is None or not is_agent_path(agent) or not request.tool:
+            return self._counted("missing_token")
+        found = await asserted.judge(agent, request)
+        decision = found.decision
+        if decision.allowed:
+            about: Object = {"evaluation_id": decision.id, "agent": agent, "tool": request.tool}
+            return {"decision": True, "context": {**about, "assurance": ASSURANCE}}
+        answer = denied(decision.code, decision.failures, decision.id, found.detail)
+        answer["context"]["assurance"] = ASSURANCE
+        return answer
 
     async def _decide(self, question: Question, meant: Meant, request: AccessRequest) -> Object:
         """Return the decision on a call with its credential.

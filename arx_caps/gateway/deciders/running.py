@@ -3,6 +3,7 @@
 
 from typing import Any, Final
 
+from arx_caps.gateway.deciders.asserted import AssertedCalls
 from arx_caps.gateway.deciders.authzen import AuthZen
 from arx_caps.gateway.deciders.decider import Decider
 from arx_caps.gateway.deciders.ext_authz import MAX_BODY, ExtAuthz, ExtAuthzHttp
@@ -62,6 +63,8 @@ class RunningDecider(RunningVerifier):
             asked = self.door
         elif terms.kind == "authzen":
             self.door = asked = behind = AuthZen(self.verifier, terms, self.routes, settings.folder, f"decider.{name}")
+            if terms.asserted:
+                self.door.asserted = AssertedCalls(self.verifier, path)
             self.routes = {**self.routes, **{each: action.tool for each, action in terms.actions.items()}}
         else:
             # Over gRPC the proxy says who its client is; over HTTP it adds the address to a header.

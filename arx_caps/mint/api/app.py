@@ -25,6 +25,7 @@ from arx_caps.mint.api.metrics import Metrics
 from arx_caps.mint.api.routes import (
     agents,
     approvals,
+    asserted,
     audit,
     authorize,
     clients,
@@ -52,6 +53,7 @@ ENDPOINTS: Final = (
     *keys.ENDPOINTS,
     *signing_keys.ENDPOINTS,
     *policy.ENDPOINTS,
+    *asserted.ENDPOINTS,
     *services.ENDPOINTS,
     *agents.ENDPOINTS,
     *clients.ENDPOINTS,
