@@ -99,8 +99,8 @@ def test_discovery(world: AssertedWorld) -> None:
     about = answer.json()
     assert about["policy_decision_point"] == "https://pdp.example"
     endpoints = [each for name, each in about.items() if name.endswith("_endpoint")]
-    assert len(endpoints) == 2
-    assert all(each.startswith("https://pdp.example/access/v1/evaluation") for each in endpoints)
+    assert len(endpoints) == 3
+    assert all(each.startswith("https://pdp.example/access/v1/") for each in endpoints)
 
 
 def test_a_credential_that_is_sent_is_never_left_out(world: AssertedWorld) -> None:

@@ -9,7 +9,7 @@ import hmac
 import ipaddress
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -19,6 +19,14 @@ import msgspec
 
 from arx_caps.access_token import is_access_token
 from arx_caps.gateway.asgi import Receive, Scope, Send, read_body
+from arx_caps.gateway.deciders.access_requests import (
+    CAPABILITY,
+    OFFERED_MS,
+    AccessRequests,
+    Call,
+    ProblemError,
+    form_of,
+)
 from arx_caps.gateway.deciders.asserted import ASSURANCE, AssertedCalls
 from arx_caps.gateway.deciders.authzen_meaning import Meant, Question, agent_of, meaning_of, names_holder
 from arx_caps.gateway.deciders.decider import Hosts
@@ -26,10 +34,20 @@ from arx_caps.gateway.oauth_resource import OAuthResource
 from arx_caps.gateway.settings import DeciderTerms
 from arx_caps.secret_source import read_secret
 from arx_verifier.enforcement import Enforcement, RefusedCall, RouteMap, collect_headers, read_traceparent
-from arx_verifier.errors import REASONS, ArxError, Failure, RequestError, SettingsError, sentence_of, shorten
+from arx_verifier.errors import (
+    REASONS,
+    ArxError,
+    Failure,
+    GrantError,
+    RequestError,
+    SettingsError,
+    TokenError,
+    sentence_of,
+    shorten,
+)
 from arx_verifier.names import is_agent_path
 from arx_verifier.request import AccessRequest, read_json_object
-from arx_verifier.token import call_proof
+from arx_verifier.token import Macaroon, call_proof, discharge
 from arx_verifier.verification import Grant, Refused, Verifier
 
 MAX_EVALUATIONS: Final = 64  # of one question: each has a record, and may wait for a store
@@ -38,6 +56,7 @@ LEAST_SECRET: Final = 32  # characters of a PEP's secret, which is guessed at ov
 _METADATA: Final = "/.well-known/authzen-configuration"
 _EVALUATION: Final = "/access/v1/evaluation"
 _EVALUATIONS: Final = "/access/v1/evaluations"
+_REQUESTS: Final = "/access/v1/requests"
 _LONGEST_ID: Final = 128  # of a request's id in a record
 _ENTITIES: Final = ("subject", "action", "resource", "context")
 # The decision that ends the rest of a batch.
@@ -60,6 +79,7 @@ class _Asked(NamedTuple):
 
     request_id: str | None
     traceparent: str | None
+    pep: bytes  # digest of its secret
 
 
 class AuthZen:
@@ -75,6 +95,8 @@ class AuthZen:
     Attributes:
         door: What opens access tokens; None if it takes none.
         asserted: What answers without a credential; None if nothing does.
+        requests: What takes access requests; None if nothing does.
+        requests_url: The URL of these.
 
     Raises:
         SettingsError: The secret of a PEP cannot be read, or is short; or two routes meet.
@@ -101,6 +123,8 @@ class AuthZen:
         self._metadata = about | {"access_evaluations_endpoint": url + _EVALUATIONS}
         self.door: OAuthResource | None = None
         self.asserted: AssertedCalls | None = None
+        self.requests: AccessRequests | None = None
+        self._requests_path, self.requests_url = base + _REQUESTS, url + _REQUESTS
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one question.
@@ -115,10 +139,13 @@ class AuthZen:
         if b"x-request-id" in headers and b"\n" not in headers[b"x-request-id"]:
             answered.append((b"x-request-id", headers[b"x-request-id"]))
         try:
-            status, kind = 200, b"application/json"
-            data, kept = await self._answer(scope, headers, receive), b"no-store"
-            if scope["method"] == "GET":
-                kept = b"max-age=300"
+            kind, kept = b"application/json", b"no-store"
+            status, data = await self._answer(scope, headers, receive)
+            if data is None:
+                data, kept = json.dumps(self._about()).encode(), b"max-age=300"
+        except ProblemError as error:
+            status, kind, kept = error.status, b"application/problem+json", b"no-store"
+            data = json.dumps(error.content).encode()
         except _TransportError as error:
             status, kind, kept, data = error.status, b"text/plain; charset=utf-8", b"no-store", str(error).encode()
             if status == 401:
@@ -129,16 +156,27 @@ class AuthZen:
 
     async def close(self) -> None:
         """Close the connection to the mint; ``door`` is closed by its owner."""
-        if self.asserted is not None:
-            await self.asserted.close()
+        for each in (self.asserted, self.requests):
+            if each is not None:
+                await each.close()
 
-    async def _answer(self, scope: Scope, headers: Headers, receive: Receive) -> bytes:
+    def _about(self) -> Object:
+        if self.requests is None:
+            return self._metadata
+        return self._metadata | {"access_request_endpoint": self.requests_url, "capabilities": [CAPABILITY]}
+
+    async def _answer(self, scope: Scope, headers: Headers, receive: Receive) -> tuple[int, bytes | None]:
+        """Return status and content; None for the metadata."""
         path = scope["raw_path"].partition(b"?")[0].decode("latin-1")
         self._require_host(scope["client"][0] if scope.get("client") else None)
         if path == self._metadata_path and scope["method"] == "GET":
-            return json.dumps(self._metadata).encode()
-        self._require_pep(headers)  # before it learns which paths there are
-        if path not in self._paths:
+            return 200, None
+        pep = self._require_pep(headers)  # before it learns which paths there are
+        task = path.removeprefix(f"{self._requests_path}/")
+        if self.requests is not None and task != path and scope["method"] == "GET":
+            return 200, json.dumps(await self._about_request(self.requests.status(task, pep))).encode()
+        is_request = self.requests is not None and path == self._requests_path
+        if path not in self._paths and not is_request:
             raise _TransportError(404, f"expected {' or '.join(self._paths)}")
         if scope["method"] != "POST":
             raise _TransportError(405, "expected POST")
@@ -153,19 +191,32 @@ class AuthZen:
             raise _TransportError(400, str(error)) from None
         request_id = headers.get(b"x-request-id", b"").decode("latin-1")
         trace = read_traceparent(headers.get(b"traceparent", b""))
-        about = _Asked(request_id if 0 < len(request_id) <= _LONGEST_ID else None, trace)
-        return json.dumps(await self._paths[path](asked, about)).encode()
+        if self.requests is not None and is_request:
+            return 202, json.dumps(await self._about_request(self.requests.submit(asked, pep))).encode()
+        about = _Asked(request_id if 0 < len(request_id) <= _LONGEST_ID else None, trace, pep)
+        return 200, json.dumps(await self._paths[path](asked, about)).encode()
+
+    async def _about_request(self, answer: Awaitable[Object]) -> Object:
+        try:
+            return await answer
+        except GrantError as error:
+            raise ProblemError(400, "not_requestable", str(error)) from error
+        except TokenError as error:
+            raise ProblemError(400, "not_requestable", sentence_of(error.code)) from error
+        except ArxError as error:
+            raise _TransportError(503, "the mint does not answer now: repeat the request") from error
 
     def _require_host(self, peer: str | None) -> None:
         if not self._hosts.has(peer):
             raise _TransportError(403, "expected a question of an address in `hosts`")
 
-    def _require_pep(self, headers: Headers) -> None:
+    def _require_pep(self, headers: Headers) -> bytes:
         scheme, _, secret = headers.get(b"authorization", b"").partition(b" ")
         given = _digest(secret.strip(b" "))
         # All are compared, each in constant time.
         if scheme.lower() != b"bearer" or not sum(hmac.compare_digest(given, each) for each in self._peps):
             raise _TransportError(401, "expected the secret of a PEP of this decider: Authorization: Bearer SECRET")
+        return given
 
     async def _one(self, asked: Object, about: _Asked) -> Object:
         try:
@@ -226,7 +277,7 @@ class AuthZen:
         try:
             if self.asserted is not None and "credential" not in question.context:
                 return await self._answer_asserted(self.asserted, question, request)
-            return await self._decide(question, meant, request)
+            return await self._decide(asked, question, meant, request, about.pep)
         except RefusedCall as problem:
             return denied(problem.code, problem.failures, problem.decision, problem.detail)
         except ArxError as error:
@@ -251,14 +302,16 @@ class AuthZen:
         answer["context"]["assurance"] = ASSURANCE
         return answer
 
-    async def _decide(self, question: Question, meant: Meant, request: AccessRequest) -> Object:
+    async def _decide(
+        self, asked: Object, question: Question, meant: Meant, request: AccessRequest, pep: bytes
+    ) -> Object:
         """Return the decision on a call with its credential.
 
         Raises:
             RefusedCall: It is refused, and that is recorded.
             ArxError: It is refused.
         """
-        token = question.context.get("credential")
+        token = shown = question.context.get("credential")
         if isinstance(token, str) and is_access_token(token) and self.door is not None:
             signer = await self.door.signer(token)
             token = signer.sign(call_proof.fields_of(request), request.at)
@@ -278,9 +331,52 @@ class AuthZen:
             if isinstance(live, Refused):
                 return self._counted(live.code, live.failures)
             return {"decision": True}
+        # A question that does not show the whole call can get no approval of exactly this call.
+        handle = shown if self.requests is not None and token is not shown and meant.http is None else None
+        if handle is not None and (approved := await self._approved(asked, question, handle, request, pep)) is not None:
+            token = approved
+            screened = self._verifier.screen(token)
+            if isinstance(screened, str):
+                return self._counted(screened)
         decision = await self._enforcement.decide_async(token, request, screened)
+        if handle is not None and decision.code == "missing_discharge" and decision.id:
+            answer = denied(decision.code, decision.all_failures(), decision.id)
+            if (offered := self._offered(asked, token, handle, request, pep, decision.id)) is not None:
+                answer["context"]["access_request"] = offered
+            return answer
         grant = self._enforcement.require(decision, request)
         return {"decision": True, "context": {**_shown(grant), "assurance": decision.facts.assurance}}
+
+    async def _approved(
+        self, asked: Object, question: Question, shown: str, request: AccessRequest, pep: bytes
+    ) -> str | None:
+        """Return the credential of a call that was approved, a secret; None if it was not.
+
+        Raises:
+            ArxError: The mint does not answer, or refuses.
+        """
+        assert self.door is not None
+        assert self.requests is not None
+        taken = await self.requests.take(question.context.get("approval"), pep, form_of(asked), shown, request)
+        if taken is None:
+            return None
+        macaroon = taken.bundle.tokens[self._verifier.audience]
+        self.door.decisions.know(macaroon.unverified_identifier.id, bound=False)
+        signer = call_proof.CallSigner(macaroon, self._verifier.audience)
+        signed = signer.sign(call_proof.fields_of(request), request.at)
+        return discharge.join(signed, [discharge.bind(taken.discharge, macaroon)])
+
+    def _offered(
+        self, asked: Object, token: str, shown: str, request: AccessRequest, pep: bytes, evaluation: str
+    ) -> Object | None:
+        """Return what a denial says of a request for the approval that a call lacks; None if there can be none."""
+        assert self.requests is not None
+        for caveat in discharge.third_party_caveats(Macaroon.parse(token)):
+            if caveat.tools is not None and caveat.binds(request.tool):
+                text, until = caveat.encode().decode(), _now_ms() + OFFERED_MS
+                call = Call(pep, form_of(asked), shown, text, request.tool, request.args, until)
+                return self.requests.offer(evaluation, call)
+        return None
 
     def _counted(self, code: str, failures: tuple[Failure, ...] = (), detail: str | None = None) -> Object:
         self._enforcement.count(RefusedCall(code), None)

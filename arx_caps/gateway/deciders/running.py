@@ -3,6 +3,7 @@
 
 from typing import Any, Final
 
+from arx_caps.gateway.deciders.access_requests import AccessRequests
 from arx_caps.gateway.deciders.asserted import AssertedCalls
 from arx_caps.gateway.deciders.authzen import AuthZen
 from arx_caps.gateway.deciders.decider import Decider
@@ -74,6 +75,8 @@ class RunningDecider(RunningVerifier):
         self.resource: OAuthResource | None = None
         if terms.resource is not None:
             asked.door = self.resource = OAuthResource(behind, self.verifier, path, terms.resource, 2 * MAX_BODY)
+            if isinstance(asked, AuthZen):
+                asked.requests = AccessRequests(path, asked.requests_url)
 
     async def close(self) -> None:
         """End it; running questions must be over."""
