@@ -30,6 +30,14 @@ from tests.gateway.test_gateway import started
 
 pytestmark = [pytest.mark.slow, pytest.mark.servers, pytest.mark.spec("CONTROL 5.14")]
 WITHOUT_PROOF = POLICY.replace('ttl = "10m"', 'ttl = "10m"\nrequire = []')
+ANY = """
+[task.any]
+agents = ["acme/bob"]
+ttl = "10m"
+require = []
+audience = ["billing"]
+allow = [ { tool = "billing.any", any = true } ]
+"""
 
 
 class AssertedWorld(AuthZenWorld):
@@ -53,7 +61,7 @@ class AssertedWorld(AuthZenWorld):
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """One realm with its gateway for the tests of this file."""
-    for made in started(AssertedWorld(tmp_path_factory.mktemp("asserted")), WITHOUT_PROOF):
+    for made in started(AssertedWorld(tmp_path_factory.mktemp("asserted")), WITHOUT_PROOF + ANY):
         for name in ("alice", "bob", "eve"):
             made.enrol(name)
         yield made
@@ -110,6 +118,21 @@ def test_a_credential_that_is_sent_is_never_left_out(world: AssertedWorld) -> No
         assert (answer["decision"], "assurance" in answer["context"]) == (False, False), credential
     for subject, reason in (({"type": "group", "id": "alice"}, "missing_token"), (user("dan"), "frozen")):
         assert world.ask(question(subject, READ, record(1)))["context"]["reason"] == reason
+
+
+def test_a_message_of_mcp_is_judged_without_what_it_does_not_show(world: AssertedWorld) -> None:
+    """By the default mapping of COAZ, a call has no arguments; a list is about a live credential."""
+    bob = {"type": "identity", "id": "agent:acme/bob"}
+
+    def reason(name: str, properties: Object, method: str = "tools/call", kind: str = "tool") -> str:
+        asked = question(bob, {"name": method, "properties": properties}, {"type": kind, "id": name})
+        answer = world.ask(asked)
+        return "" if answer["decision"] else str(answer["context"]["reason"])
+
+    assert reason("any", {}) == reason("any", {"arguments": {"a": 1}}) == ""
+    assert reason("read", {}) == "request_unseen"
+    assert reason("read", {"arguments": {"id": "record-1"}}) == ""
+    assert reason("server", {}, "tools/list", "mcp_server") == "missing_token"
 
 
 def test_a_kill_denies_the_next_question_and_each_has_a_record(world: AssertedWorld) -> None:
