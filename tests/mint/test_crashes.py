@@ -65,7 +65,7 @@ def test_ending(live: Harness, crasher: Crasher, agent: KeyFile, orders: Verifie
         assert running.holder.call("POST", "/v1/tasks", LOOKUP).json()["code"] == "revoked"
         return answered
 
-    assert at_every_step(live, act) > 10
+    assert at_every_step(live, act) > 7
     assert count(live, "session.ended") == len(live.mint.db.sessions.list())
 
 
@@ -121,7 +121,7 @@ def test_deactivating(live: Harness, crasher: Crasher, orders: Verifier) -> None
         assert f"agent:{path}" in live.mint.store.freezes()
         return answered
 
-    assert at_every_step(live, act) > 12
+    assert at_every_step(live, act) > 9
 
 
 @pytest.mark.slow
@@ -138,4 +138,4 @@ def test_killing(live: Harness, crasher: Crasher, agent: KeyFile, orders: Verifi
         assert outcome(live, orders, running.bundle) == "revoked"
         return answered
 
-    assert at_every_step(live, act) > 8
+    assert at_every_step(live, act) > 6

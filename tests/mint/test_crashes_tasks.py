@@ -68,7 +68,7 @@ def test_finishing(live: Harness, crasher: Crasher, agent: KeyFile, orders: Veri
         assert outcome(live, orders, told["bundle"]) == "revoked"
         return answered
 
-    assert at_every_step(live, act) > 10
+    assert at_every_step(live, act) > 7
     assert count(live, "task.ended") == len(live.mint.db.tasks.list(session=session["id"]))
 
 
@@ -90,7 +90,7 @@ def test_attenuation(live: Harness, crasher: Crasher, agent: KeyFile, orders: Ve
         assert len(live.mint.db.grants.live(running.task)) == 1
         return answered
 
-    assert at_every_step(live, act) > 10
+    assert at_every_step(live, act) > 7
 
 
 @pytest.mark.slow
