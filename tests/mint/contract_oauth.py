@@ -108,6 +108,7 @@ class OAuthContract(Contract):
         elif self._basic:
             request.headers["Authorization"] = self._basic
         answer = self._http.send(request)
+        self._http.cookies.clear()  # those of all logins would not fit into a request; a browser has its own
         if request.url.path == "/oauth/token":
             grant = dict(parse_qsl(request.content.decode("latin-1"))).get("grant_type")
             if grant in GRANTS:
