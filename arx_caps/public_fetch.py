@@ -53,7 +53,7 @@ class FetchError(RequestError):
         self.may_retry = may_retry
 
 
-class Fetched(NamedTuple):
+class FetchedDocument(NamedTuple):
     """A document.
 
     Attributes:
@@ -95,7 +95,7 @@ def fetch_public(
     *,
     lookup: Lookup = find_addresses,
     may_connect: Callable[[str], bool] = is_public,
-) -> Fetched:
+) -> FetchedDocument:
     """Return a JSON document of a public host.
 
     Args:
@@ -136,7 +136,7 @@ def _connect(found: Sequence[Any], host: str, context: ssl.SSLContext, until: fl
     raise why
 
 
-def _ask(connection: http.client.HTTPSConnection, sock: ssl.SSLSocket, path: str, until: float) -> Fetched:
+def _ask(connection: http.client.HTTPSConnection, sock: ssl.SSLSocket, path: str, until: float) -> FetchedDocument:
     # The timeout of a socket is for each read, so that a slow server could go on for hours, one byte at a time.
     watch = threading.Timer(_left(until), socket.socket.shutdown, (sock, socket.SHUT_RDWR))
     watch.start()
@@ -150,7 +150,7 @@ def _ask(connection: http.client.HTTPSConnection, sock: ssl.SSLSocket, path: str
         watch.cancel()
 
 
-def _read(answer: http.client.HTTPResponse, until: float) -> Fetched:
+def _read(answer: http.client.HTTPResponse, until: float) -> FetchedDocument:
     # No redirect is followed: its address was not checked.
     if answer.status != http.client.OK:
         raise FetchError(f"expected status 200, got {answer.status}", may_retry=answer.status >= 500)
@@ -165,8 +165,8 @@ def _read(answer: http.client.HTTPResponse, until: float) -> Fetched:
     policy = answer.getheader("Cache-Control", "").lower()
     age = _MAX_AGE.search(policy)
     if "no-store" in policy or "no-cache" in policy:
-        return Fetched(body, 0)
-    return Fetched(body, None if age is None else int(age[1]))
+        return FetchedDocument(body, 0)
+    return FetchedDocument(body, None if age is None else int(age[1]))
 
 
 def _left(until: float) -> float:

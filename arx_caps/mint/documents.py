@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
 from arx_caps.http_client import make_context
-from arx_caps.public_fetch import Fetched, FetchError, fetch_public, is_document_url
+from arx_caps.public_fetch import FetchedDocument, FetchError, fetch_public, is_document_url
 
 MIN_FRESH_S: Final = 60  # however short its server lets it be kept: a login asks for it several times
 FRESH_S: Final = 300  # if its server does not say
@@ -42,7 +42,7 @@ class ClientDocuments:
         hosts: Sequence[str],
         ca: str | None = None,
         *,
-        fetch: Callable[[str], Fetched] | None = None,
+        fetch: Callable[[str], FetchedDocument] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._hosts, self._ca, self._clock = frozenset(hosts), ca, clock
@@ -93,5 +93,5 @@ class ClientDocuments:
                 held.popitem(last=False)
         return kept
 
-    def _fetch_public(self, url: str) -> Fetched:
+    def _fetch_public(self, url: str) -> FetchedDocument:
         return fetch_public(url, make_context(self._ca))

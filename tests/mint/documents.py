@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from arx_caps.mint.documents import ClientDocuments
-from arx_caps.public_fetch import Fetched, fetch_public
+from arx_caps.public_fetch import FetchedDocument, fetch_public
 from tests.mint.issuer import served
 from tests.topologies.authority import Ca
 
@@ -65,7 +65,7 @@ class DocumentServer:
         """Return this machine for every name."""
         return socket.getaddrinfo("127.0.0.1", port, type=socket.SOCK_STREAM)
 
-    def fetch(self, url: str) -> Fetched:
+    def fetch(self, url: str) -> FetchedDocument:
         """Fetch a document as the mint does, but from this machine."""
         return fetch_public(url, self.context, lookup=self.lookup, may_connect=lambda _: True)
 

@@ -9,7 +9,7 @@ import pytest
 from joserfc.jwk import ECKey
 
 from arx_caps.mint.documents import FAILED_S, MAX_DOCUMENTS, MAX_FRESH_S, MIN_FRESH_S
-from arx_caps.public_fetch import Fetched, FetchError
+from arx_caps.public_fetch import FetchedDocument, FetchError
 from tests.mint.documents import PATH, DocumentServer, document_server, send
 from tests.mint.harness import AGENT, Harness
 from tests.mint.login import Flow, claims_of
@@ -197,11 +197,11 @@ def test_a_failure_is_kept_too(tmp_path: Path) -> None:
         site.show()
         fetched: list[str] = []
 
-        def fetch(url: str) -> Fetched:
+        def fetch(url: str) -> FetchedDocument:
             fetched.append(url)
             return site.fetch(url) if url == site.url else fail()
 
-        def fail() -> Fetched:
+        def fail() -> FetchedDocument:
             raise FetchError("no")
 
         documents = site.documents(clock=lambda: now[0])
