@@ -84,7 +84,7 @@ def find_redirect(mint: MintContext, form: Mapping[str, str]) -> tuple[OAuthClie
         raise OAuthError("invalid_request", f"the client {form.get('client_id', '')!r:.100} is not registered")
     redirect = form.get("redirect_uri", "")
     if not fits_redirect(redirect, client.redirects):
-        text = f"the redirect URI {redirect!r:.200} is not registered for the client {client.id:.200}"
+        text = f"the redirect URI {redirect!r:.200} is not registered for the client {client.client_id:.200}"
         raise OAuthError("invalid_request", text)
     return client, redirect
 
