@@ -411,9 +411,9 @@ def _shown(grant: Grant) -> Object:
 
 def _client_of(question: Question) -> str | None:
     """Return the address of the caller as the PEP says it; a rule about networks refuses a call without one."""
-    told = question.context.get("ip")
+    address = question.context.get("ip")
     try:
-        return str(ipaddress.ip_address(told)) if isinstance(told, str) else None
+        return str(ipaddress.ip_address(address)) if isinstance(address, str) else None
     except ValueError:
         return None
 

@@ -178,8 +178,8 @@ class ExtMcp:
         return result
 
     async def _ask(self, headers: list[tuple[bytes, bytes]], body: bytes, found: list[_Found]) -> tuple[int, bytes]:
-        told = collect_headers([pair for pair in headers if pair[0].startswith(b":")])
-        path, _, query = told.get(b":path", b"/").partition(b"?")
+        pseudo = collect_headers([pair for pair in headers if pair[0].startswith(b":")])
+        path, _, query = pseudo.get(b":path", b"/").partition(b"?")
         kept = [pair for pair in headers if not pair[0].startswith(b":") and not is_own(pair[0])]
         scope: dict[str, Any] = {
             "type": "http",
