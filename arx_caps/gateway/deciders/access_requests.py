@@ -42,7 +42,7 @@ class ProblemError(Exception):
         self.status, self.content = status, {"type": _URN + name, "title": title, "status": status}
 
 
-class Call(NamedTuple):
+class DeniedCall(NamedTuple):
     """A call that lacks nothing but an approval.
 
     Attributes:
@@ -64,12 +64,12 @@ class Call(NamedTuple):
     until: int
 
     def __repr__(self) -> str:
-        return "<Call>"
+        return "<DeniedCall>"
 
 
 @dataclass(slots=True)
 class _Task:
-    call: Call
+    call: DeniedCall
     approval: HandleApproval
     state: str
 
@@ -89,11 +89,11 @@ class AccessRequests:
         own = read_own_key(service)
         self._key, self._endpoint = own.key, endpoint
         self._mint = MintClient(own.issuer, now=_now_ms, ca=own.ca)
-        self._denied: OrderedDict[str, Call] = OrderedDict()
+        self._denied: OrderedDict[str, DeniedCall] = OrderedDict()
         self._tasks: OrderedDict[str, _Task] = OrderedDict()
-        self._approvals: OrderedDict[str, Call] = OrderedDict()
+        self._approvals: OrderedDict[str, DeniedCall] = OrderedDict()
 
-    def offer(self, evaluation: str, call: Call) -> Object | None:
+    def offer(self, evaluation: str, call: DeniedCall) -> Object | None:
         """Return what a denial says of a request, and keep what it is about; None if that is too long.
 
         Args:
@@ -184,7 +184,7 @@ class AccessRequests:
         """Close the connection to the mint."""
         await asyncio.to_thread(self._mint.close)
 
-    async def _ask(self, call: Call) -> HandleApproval:
+    async def _ask(self, call: DeniedCall) -> HandleApproval:
         return await asyncio.to_thread(
             ask_approval, self._mint, self._key, call.token, call.caveat, call.tool, call.args
         )

@@ -23,12 +23,18 @@ from arx_caps.gateway.deciders.access_requests import (
     CAPABILITY,
     OFFERED_MS,
     AccessRequests,
-    Call,
+    DeniedCall,
     ProblemError,
     form_of,
 )
 from arx_caps.gateway.deciders.asserted import ASSURANCE, AssertedCalls
-from arx_caps.gateway.deciders.authzen_meaning import Meant, Question, agent_of, meaning_of, names_holder
+from arx_caps.gateway.deciders.authzen_meaning import (
+    AuthZenQuestion,
+    QuestionMeaning,
+    agent_of,
+    meaning_of,
+    names_holder,
+)
 from arx_caps.gateway.deciders.decider import Hosts
 from arx_caps.gateway.oauth_resource import OAuthResource
 from arx_caps.gateway.settings import DeciderTerms
@@ -257,7 +263,7 @@ class AuthZen:
         Raises:
             msgspec.ValidationError: A member is missing, or of another type.
         """
-        question = msgspec.convert(asked, Question)
+        question = msgspec.convert(asked, AuthZenQuestion)
         try:
             meant = meaning_of(self._verifier.audience, self._actions, self._routes, asked, question)
         except RequestError as error:
@@ -283,7 +289,9 @@ class AuthZen:
         except ArxError as error:
             return self._counted(error.code if error.code in REASONS else "malformed", detail=str(error))
 
-    async def _answer_asserted(self, asserted: AssertedCalls, question: Question, request: AccessRequest) -> Object:
+    async def _answer_asserted(
+        self, asserted: AssertedCalls, question: AuthZenQuestion, request: AccessRequest
+    ) -> Object:
         """Return the policy's answer for the agent that the PEP says it authenticated.
 
         Raises:
@@ -303,7 +311,7 @@ class AuthZen:
         return answer
 
     async def _decide(
-        self, asked: Object, question: Question, meant: Meant, request: AccessRequest, pep: bytes
+        self, asked: Object, question: AuthZenQuestion, meant: QuestionMeaning, request: AccessRequest, pep: bytes
     ) -> Object:
         """Return the decision on a call with its credential.
 
@@ -348,7 +356,7 @@ class AuthZen:
         return {"decision": True, "context": {**_shown(grant), "assurance": decision.facts.assurance}}
 
     async def _approved(
-        self, asked: Object, question: Question, shown: str, request: AccessRequest, pep: bytes
+        self, asked: Object, question: AuthZenQuestion, shown: str, request: AccessRequest, pep: bytes
     ) -> str | None:
         """Return the credential of a call that was approved, a secret; None if it was not.
 
@@ -374,7 +382,7 @@ class AuthZen:
         for caveat in discharge.third_party_caveats(Macaroon.parse(token)):
             if caveat.tools is not None and caveat.binds(request.tool):
                 text, until = caveat.encode().decode(), _now_ms() + OFFERED_MS
-                call = Call(pep, form_of(asked), shown, text, request.tool, request.args, until)
+                call = DeniedCall(pep, form_of(asked), shown, text, request.tool, request.args, until)
                 return self.requests.offer(evaluation, call)
         return None
 
@@ -409,7 +417,7 @@ def _shown(grant: Grant) -> Object:
     return shown
 
 
-def _client_of(question: Question) -> str | None:
+def _client_of(question: AuthZenQuestion) -> str | None:
     """Return the address of the caller as the PEP says it; a rule about networks refuses a call without one."""
     address = question.context.get("ip")
     try:

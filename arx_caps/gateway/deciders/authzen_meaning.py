@@ -46,26 +46,26 @@ class Entity(msgspec.Struct, frozen=True):
     properties: Object = {}
 
 
-class Action(msgspec.Struct, frozen=True):
+class AuthZenAction(msgspec.Struct, frozen=True):
     """An action.  AuthZEN 5.3."""
 
     name: str
     properties: Object = {}
 
 
-class Question(msgspec.Struct, frozen=True):
+class AuthZenQuestion(msgspec.Struct, frozen=True):
     """An access evaluation request.  AuthZEN 6.1."""
 
     subject: Entity
-    action: Action
+    action: AuthZenAction
     resource: Entity
     context: Object = {}
 
     def __repr__(self) -> str:
-        return "<Question>"  # its context has a credential
+        return "<AuthZenQuestion>"  # its context has a credential
 
 
-class Meant(NamedTuple):
+class QuestionMeaning(NamedTuple):
     """The call that a question is about.
 
     Attributes:
@@ -80,8 +80,8 @@ class Meant(NamedTuple):
 
 
 def meaning_of(
-    audience: str, actions: Mapping[str, ActionTerms], routes: RouteMap, asked: Object, question: Question
-) -> Meant | None:
+    audience: str, actions: Mapping[str, ActionTerms], routes: RouteMap, asked: Object, question: AuthZenQuestion
+) -> QuestionMeaning | None:
     """Return the call that a question is about; None if its action has no tool.
 
     Args:
@@ -97,7 +97,7 @@ def meaning_of(
     terms = actions.get(f"{question.action.name} {question.resource.type}")
     if terms is not None:
         found = {name: _at(asked, path) for name, path in terms.args.items()}
-        return Meant(terms.tool, {name: value for name, value in found.items() if value is not msgspec.UNSET})
+        return QuestionMeaning(terms.tool, {name: value for name, value in found.items() if value is not msgspec.UNSET})
     if question.resource.type == "http":
         return _of_request(routes, question.action.name, question.resource.id)
     method = question.action.name
@@ -110,10 +110,10 @@ def meaning_of(
         params["arguments"] = question.action.properties["arguments"]
     tool, args = mcp_meaning(audience, method, params)
     # No request has this method: what is signed for an unseen call of this tool is no other call's signature.
-    return Meant(tool, args, HttpCall("AUTHZEN", tool, UNSEEN_BODY) if is_unseen else None)
+    return QuestionMeaning(tool, args, HttpCall("AUTHZEN", tool, UNSEEN_BODY) if is_unseen else None)
 
 
-def _of_request(routes: RouteMap, method: str, target: str) -> Meant | None:
+def _of_request(routes: RouteMap, method: str, target: str) -> QuestionMeaning | None:
     """Return the call that a request of HTTP is, whose body a question does not show; SPEC 8.5."""
     if not _TARGET.fullmatch(target) or not method.isascii():
         raise RequestError("resource.id: expected path and query as the client sent them")
@@ -122,7 +122,7 @@ def _of_request(routes: RouteMap, method: str, target: str) -> Meant | None:
     scope = {"type": "http", "method": method, "path": text, "raw_path": path, "query_string": query, "root_path": ""}
     found = http_door.meaning_of(routes, scope | {"headers": []}, b"")
     digest = _NO_BODY if method in ("GET", "HEAD") else UNSEEN_BODY  # SPEC 8.4
-    return found and Meant(found[0], dict(found[1]), HttpCall(method, target.encode(), digest))
+    return found and QuestionMeaning(found[0], dict(found[1]), HttpCall(method, target.encode(), digest))
 
 
 def names_holder(subject: Entity, facts: ChainFacts, subjects: Mapping[str, str]) -> bool:

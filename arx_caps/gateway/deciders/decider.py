@@ -31,7 +31,7 @@ _OVERRIDES: Final = frozenset(
 _NO_STORE: Final = (b"cache-control", b"no-store")  # the next call needs a decision of its own
 
 
-class Described(NamedTuple):
+class DescribedRequest(NamedTuple):
     """A request as the proxy received it.
 
     Attributes:
@@ -73,7 +73,7 @@ class Hosts:
         return any((mapped or address) in network for network in self._networks)
 
 
-class Verdict(NamedTuple):
+class DeciderAnswer(NamedTuple):
     """The answer about a request.
 
     Attributes:
@@ -106,7 +106,7 @@ class Decider:
         self._enforcement, self._routes = Enforcement(verifier), RouteMap(routes)
         self.door: Door = _Guarded(verifier, self._meaning, proxies)
 
-    async def decide(self, request: Described) -> Verdict:
+    async def decide(self, request: DescribedRequest) -> DeciderAnswer:
         """Decide on a request; the decision is recorded before this returns.
 
         Args:
@@ -132,7 +132,7 @@ class Decider:
         await self.door(scope, _body_of(request.body or b""), answer.send)
         return answer.verdict()
 
-    def refuse(self, why: str, peer: str | None) -> Verdict:
+    def refuse(self, why: str, peer: str | None) -> DeciderAnswer:
         """Refuse a description that is no request.
 
         Args:
@@ -143,7 +143,7 @@ class Decider:
         self._enforcement.count(problem, peer)
         return _refused(*self._enforcement.answer(problem))
 
-    def refuse_stranger(self, peer: str | None) -> Verdict:
+    def refuse_stranger(self, peer: str | None) -> DeciderAnswer:
         """Refuse a question of a program that is no proxy of the site.
 
         Args:
@@ -221,15 +221,15 @@ class _Answer:
         else:
             self._parts.append(message.get("body", b""))
 
-    def verdict(self) -> Verdict:
+    def verdict(self) -> DeciderAnswer:
         """Return the whole answer."""
         body = b"".join(self._parts)
         if self._status == 200:
-            return Verdict(200, self._headers, body)
+            return DeciderAnswer(200, self._headers, body)
         return _refused(self._status or 503, self._headers, body)
 
 
-def _refused(status: int, headers: Headers, body: bytes) -> Verdict:
+def _refused(status: int, headers: Headers, body: bytes) -> DeciderAnswer:
     """Return a refusal with its reason in headers too: many proxies drop the body of a decider."""
     try:
         problem = json.loads(body or b"{}")
@@ -238,7 +238,7 @@ def _refused(status: int, headers: Headers, body: bytes) -> Verdict:
     kept = [pair for pair in headers if pair[0].lower() != _NO_STORE[0]]
     for name, member in ((b"reason", "code"), (b"decision", "decision")):
         kept.append((PREFIX + name, str(problem.get(member, "")).encode("ascii", "replace")))
-    return Verdict(status, [*kept, _NO_STORE], body)
+    return DeciderAnswer(status, [*kept, _NO_STORE], body)
 
 
 def is_own(name: bytes) -> bool:

@@ -7,7 +7,16 @@ A request's body is judged only if the proxy sends it, and sends all of it.
 from typing import Any, Final
 
 from arx_caps.gateway.asgi import Receive, Scope, Send, read_body
-from arx_caps.gateway.deciders.decider import NO_BODY, PREFIX, Decider, Described, Headers, Hosts, Verdict, is_own
+from arx_caps.gateway.deciders.decider import (
+    NO_BODY,
+    PREFIX,
+    Decider,
+    DeciderAnswer,
+    DescribedRequest,
+    Headers,
+    Hosts,
+    is_own,
+)
 from arx_caps.gateway.deciders.protos import message
 from arx_caps.gateway.settings import DeciderTerms
 from arx_verifier.enforcement import collect_headers
@@ -41,7 +50,7 @@ class _Seen:
 
     async def _decide(
         self, method: str, target: bytes, headers: Headers, client: str | None, body: bytes, is_partial: bool
-    ) -> Verdict:
+    ) -> DeciderAnswer:
         found = collect_headers(headers)
         has_more = is_partial or found.get(b"content-length", b"0") != b"0" or b"transfer-encoding" in found
         if self._terms.bodies:
@@ -53,9 +62,9 @@ class _Seen:
             has_none = found.get(self._body_header) == b"none" if self._body_header else method in NO_BODY
             seen = None if body or has_more or not has_none else b""
         kept = [pair for pair in headers if pair[0] not in _NOT_DESCRIBED and not pair[0].startswith(b":")]
-        return await self._decider.decide(Described(method, target, kept, client, seen))
+        return await self._decider.decide(DescribedRequest(method, target, kept, client, seen))
 
-    def _removed(self, headers: Headers, verdict: Verdict) -> list[bytes]:
+    def _removed(self, headers: Headers, verdict: DeciderAnswer) -> list[bytes]:
         """Return the names of a client's headers that the upstream may not get."""
         # Envoy removes after it has set: a name in both would be gone.
         kept = {name for name, _ in verdict.headers}
@@ -94,7 +103,7 @@ class ExtAuthz(_Seen):
             verdict = await self._decide(asked.method, asked.path.encode(), headers, client, body, is_partial)
         return self._response(headers, verdict)
 
-    def _response(self, headers: Headers, verdict: Verdict) -> Any:
+    def _response(self, headers: Headers, verdict: DeciderAnswer) -> Any:
         found = message(f"{_PACKAGE}.CheckResponse")()
         own = dict(verdict.headers)
         if decision := own.get(PREFIX + b"decision"):
@@ -131,7 +140,7 @@ class ExtAuthzHttp(_Seen):
         await send({"type": "http.response.start", "status": verdict.status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 
-    async def _ask(self, scope: Scope, receive: Receive) -> Verdict:
+    async def _ask(self, scope: Scope, receive: Receive) -> DeciderAnswer:
         peer = scope["client"][0] if scope.get("client") else None
         if not self._hosts.has(peer):
             return self._decider.refuse_stranger(peer)

@@ -8,7 +8,7 @@ The proxy sends a request without a body, which has the headers of the client's 
 from typing import Final
 
 from arx_caps.gateway.asgi import Receive, Scope, Send
-from arx_caps.gateway.deciders.decider import NO_BODY, Decider, Described, Hosts, Verdict
+from arx_caps.gateway.deciders.decider import NO_BODY, Decider, DeciderAnswer, DescribedRequest, Hosts
 from arx_caps.gateway.settings import DeciderTerms
 from arx_verifier.enforcement import collect_headers
 
@@ -50,7 +50,7 @@ class ForwardAuth:
         """Close the door."""
         await self._decider.door.close()
 
-    async def _ask(self, scope: Scope) -> Verdict:
+    async def _ask(self, scope: Scope) -> DeciderAnswer:
         peer = scope["client"][0] if scope.get("client") else None
         if not self._hosts.has(peer):
             return self._decider.refuse_stranger(peer)
@@ -60,7 +60,7 @@ class ForwardAuth:
         # Of two headers, one may be the client's: both together are no method and no target.
         kept = [pair for pair in scope["headers"] if pair[0].lower() not in _NOT_DESCRIBED]
         return await self._decider.decide(
-            Described(method, target, kept, peer, b"" if self._has_no_body(method, headers) else None)
+            DescribedRequest(method, target, kept, peer, b"" if self._has_no_body(method, headers) else None)
         )
 
     def _has_no_body(self, method: str, headers: dict[bytes, bytes]) -> bool:

@@ -22,7 +22,7 @@ from arx_verifier.verification import Verifier
 _CODES: Final = {"bad_parameters": "argument_not_allowed", "subject_required": "proof_missing"}
 
 
-class Asserted(NamedTuple):
+class PolicyAnswer(NamedTuple):
     """The answer about one call.
 
     Attributes:
@@ -36,7 +36,7 @@ class Asserted(NamedTuple):
     detail: str | None = None
 
 
-def judge_asserted(mint: MintContext, agent: str, audience: str, request: AccessRequest) -> Asserted:
+def judge_asserted(mint: MintContext, agent: str, audience: str, request: AccessRequest) -> PolicyAnswer:
     """Return whether an agent may have a task that allows a call, and needs no proof for it.
 
     Args:
@@ -51,12 +51,12 @@ def judge_asserted(mint: MintContext, agent: str, audience: str, request: Access
     born, policy = mint.born(), mint.policy
     row = mint.db.agents.find(agent)
     if row is None or row["status"] != "active":
-        return Asserted("frozen", detail=f"expected an agent that is enrolled and active, got {shorten(agent)}")
+        return PolicyAnswer("frozen", detail=f"expected an agent that is enrolled and active, got {shorten(agent)}")
     try:
         policy.may_open(agent)
     except GrantError as error:
         return _refused(error)
-    refused: Asserted | None = None
+    refused: PolicyAnswer | None = None
     for template in policy.templates.values():
         if audience not in template.audiences or not names.matches_any_path(template.agents, agent):
             continue
@@ -65,7 +65,7 @@ def judge_asserted(mint: MintContext, agent: str, audience: str, request: Access
             if judged.code == OK:
                 return judged
             refused = refused or judged
-    return refused or Asserted("tool_not_allowed", detail=f"no task of {agent} has {shorten(request.tool)}")
+    return refused or PolicyAnswer("tool_not_allowed", detail=f"no task of {agent} has {shorten(request.tool)}")
 
 
 def _params(template: Template, audience: str, request: AccessRequest) -> list[dict[str, Any]]:
@@ -92,10 +92,10 @@ def _judge(
     params: Mapping[str, Any],
     audience: str,
     request: AccessRequest,
-) -> Asserted:
+) -> PolicyAnswer:
     # The terms by which a task may be held without a key, or is judged with the newest kills alone.
     if template.bearer_terms != "allow" or template.fresh == 0:
-        return Asserted("proof_missing", detail=f"task {template.name} is for calls with a credential alone")
+        return PolicyAnswer("proof_missing", detail=f"task {template.name} is for calls with a credential alone")
     try:
         grant = policy.grant(template.name, str(agent["path"]), params)
         # From the beginning of the history: no new task ends a kill that is in force.
@@ -119,8 +119,8 @@ def _judge(
     ring = KeyRing(dict(keys.values()), realm=mint.realm.name, max_ttl_ms=mint.realm.max_ttl_ms)
     verifier = Verifier(audience=audience, keys=ring, epochs=mint.epochs, decisions=InMemoryDecisions())
     decision = verifier.decide(token, request)
-    return Asserted(decision.code, tuple(decision.all_failures()))
+    return PolicyAnswer(decision.code, tuple(decision.all_failures()))
 
 
-def _refused(error: GrantError) -> Asserted:
-    return Asserted(_CODES.get(error.code, "tool_not_allowed"), tuple(error.failures), str(error))
+def _refused(error: GrantError) -> PolicyAnswer:
+    return PolicyAnswer(_CODES.get(error.code, "tool_not_allowed"), tuple(error.failures), str(error))
