@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 from arx_caps.gateway.asgi import Message, Receive, Scope, Send
 from arx_caps.gateway.counted_decisions import CountedDecisions, decision_counter
-from arx_caps.gateway.deciders.running import RunningDecider
+from arx_caps.gateway.deciders.decider_runtime import RunningDecider
 from arx_caps.gateway.oauth_resource import OAuthResource
 from arx_caps.gateway.oauth_server import PATHS, ServerMetadata
 from arx_caps.gateway.settings import DeciderTerms, GatewaySettings, UpstreamTerms

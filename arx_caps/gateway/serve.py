@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import uvicorn
 
-from arx_caps.gateway.deciders.running import grpc_server
+from arx_caps.gateway.deciders.decider_runtime import grpc_server
 from arx_caps.gateway.gateway import Gateway
 from arx_caps.gateway.settings import GatewaySettings, read_address, read_settings
 from arx_caps.http_server.connections import AT_ONCE, BACKLOG, BoundedProtocol, bounded, places_for

@@ -9,8 +9,8 @@ from arx_caps.gateway.mcp_door import McpDoor
 from arx_caps.gateway.mcp_stdio import StdioUpstream
 from arx_caps.gateway.oauth_resource import OAuthResource
 from arx_caps.gateway.openapi import read_routes
-from arx_caps.gateway.running import RunningVerifier
 from arx_caps.gateway.settings import GatewaySettings
+from arx_caps.gateway.verifier_runtime import RunningVerifier
 from arx_verifier.verification import NonceStore
 
 

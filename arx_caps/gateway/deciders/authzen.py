@@ -27,8 +27,8 @@ from arx_caps.gateway.deciders.access_requests import (
     ProblemError,
     form_of,
 )
-from arx_caps.gateway.deciders.asserted import ASSURANCE, AssertedCalls
-from arx_caps.gateway.deciders.authzen_meaning import (
+from arx_caps.gateway.deciders.asserted_calls import ASSURANCE, AssertedCalls
+from arx_caps.gateway.deciders.authzen_mapping import (
     AuthZenQuestion,
     QuestionMeaning,
     agent_of,

@@ -25,7 +25,7 @@ from arx_caps.mint.api.metrics import Metrics
 from arx_caps.mint.api.routes import (
     agents,
     approvals,
-    asserted,
+    asserted_calls,
     audit,
     authorize,
     clients,
@@ -53,7 +53,7 @@ ENDPOINTS: Final = (
     *keys.ENDPOINTS,
     *signing_keys.ENDPOINTS,
     *policy.ENDPOINTS,
-    *asserted.ENDPOINTS,
+    *asserted_calls.ENDPOINTS,
     *services.ENDPOINTS,
     *agents.ENDPOINTS,
     *clients.ENDPOINTS,
