@@ -6,6 +6,8 @@ again after a kill, asks for more, and goes on after its access token's end; at 
 """
 
 import argparse
+import signal
+import subprocess
 import sys
 import tempfile
 import traceback
@@ -41,17 +43,20 @@ def main() -> None:
             return Mcpdo(node, url, person.folder, person.environment, person.browser)
         return PythonClient(name, url, person.folder, person.environment)
 
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # of `timeout`: ends what runs, the clients too
     with tempfile.TemporaryDirectory() as folder:
         world = World(Path(folder), tuple(f"p-{name}" for name in names))
         with world.running(), ThreadPoolExecutor(len(names)) as pool:
             runs = [Run(world, name, open_client) for name in names]
-            failed = [each.name for each, passed in zip(runs, pool.map(Run.lives, runs), strict=True) if not passed]
-            world.arx("freeze", "agent", AGENT, "--reason", "a test", "--yes")
-            alive = [each for each in runs if each.name not in failed]
-            ended = pool.map(Run.ends, alive)
-            failed += [each.name for each, passed in zip(alive, ended, strict=True) if not passed]
-            for each in runs:
-                each.close()
+            try:
+                failed = [each.name for each, passed in zip(runs, pool.map(Run.lives, runs), strict=True) if not passed]
+                world.arx("freeze", "agent", AGENT, "--reason", "a test", "--yes")
+                alive = [each for each in runs if each.name not in failed]
+                ended = pool.map(Run.ends, alive)
+                failed += [each.name for each, passed in zip(alive, ended, strict=True) if not passed]
+            finally:
+                for each in runs:
+                    each.close()
     if failed:
         sys.exit(f"failed: {', '.join(failed)}")
 
@@ -139,7 +144,7 @@ class Run:
         try:
             work()
             passed = True
-        except (AssertionError, Refused, RuntimeError, OSError, ValueError, KeyError):
+        except (AssertionError, Refused, RuntimeError, OSError, ValueError, KeyError, subprocess.SubprocessError):
             self._said += [traceback.format_exc(), f"visits: {self._person.visits()}"]
             self._said += [f"{file.name}:\n{file.read_text()[-4000:]}" for file in self._person.logs()]
             passed = False

@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Stock clients of npm: ``mcp-remote``, which is an MCP server over stdio, and ``mcpdo``, which is a command a call."""
 
+import contextlib
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -9,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.conformance.packages import node_of
+from tests.servers import free_ports
 from tests.stock.clients import Client, Refused
 
 _WAIT_S = 90.0
@@ -71,8 +75,17 @@ class Mcpdo(Client):
     ) -> None:
         program = packages / "@modelcontextprotocol" / "inspector" / "clients" / "mcpdo" / "build" / "mcp-bin.js"
         self._words, self._browser = (str(node_of(packages)), str(program)), browser
+        # A daemon and a port of its own: a daemon that another run left takes the answers of this one's logins.
+        (port,) = free_ports(1)
+        self._daemon = folder / f"daemon-{port}"
         self._environment = {**environment, "HOME": str(folder), "MCP_INSPECTOR_SECRET_STORE": "file"}
-        self._sign_in(self._run("connect", "--transport", "http", "--server-url", url, "--connection", "shop"))
+        self._environment |= {"MCP_INSPECTOR_DAEMON_DIR": str(self._daemon)}
+        self._environment |= {"MCP_OAUTH_CALLBACK_URL": f"http://127.0.0.1:{port}/oauth/callback"}
+        try:
+            self._sign_in(self._run("connect", "--transport", "http", "--server-url", url, "--connection", "shop"))
+        except BaseException:
+            self.close()
+            raise
 
     def tools(self) -> list[str]:
         return [tool["name"] for tool in self._again("@shop", "tools/list")["tools"]]
@@ -83,7 +96,9 @@ class Mcpdo(Client):
         return bool(found.get("isError")), " ".join(part["text"] for part in found["content"])
 
     def close(self) -> None:
-        self._run("daemon", "stop")
+        """Kill the daemon: after its own ``daemon stop`` it waits for what is open."""
+        with contextlib.suppress(FileNotFoundError, ValueError, ProcessLookupError):
+            os.kill(int((self._daemon / "mcpdod.lock").read_text()), signal.SIGKILL)
 
     def _again(self, *words: str) -> dict[str, Any]:
         found = self._run(*words)
