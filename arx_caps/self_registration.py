@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Parse what a realm's settings say of OAuth clients that no operator has registered.  CONTROL 5.10.
+"""Parse a realm's settings for OAuth clients that no operator has registered.  CONTROL 5.10.
 
 The mint registers them.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a client that no operator has registered writes of itself.  CONTROL 5.10, 5.13.
+"""Metadata of clients that no operator has registered.  CONTROL 5.10, 5.13.
 
 Sources: RFC 7591 2, draft-ietf-oauth-client-id-metadata-document-03 4.
 """
@@ -60,7 +60,7 @@ def read_client_metadata(raw: bytes) -> tuple[ClientMetadata, dict[str, Any]]:
 
 
 def read_client_document(url: str, raw: bytes) -> tuple[ClientMetadata, list[Any] | None]:
-    """Return what a client's document says, and the client's keys if it has any.
+    """Return the metadata in a client's document, and the client's keys if it has any.
 
     Args:
         url: Its URL, the client's id.

@@ -197,13 +197,13 @@ def _choice(consent: Consent, template: Template, typed: Mapping[str, str]) -> s
 
 
 def error_page(text: str, back: str | None = None) -> str:
-    """Return a page that says why there is no login or consent.
+    """Return the page of an error: why there is no login or consent.
 
     Args:
         text: Why.
         back: The URL that takes this answer to the program; None for a program that is not known.
     """
-    link = f'<p><a href="{escape(back)}">Tell the program at {_code(_place(back))}</a></p>' if back else ""
+    link = f'<p><a href="{escape(back)}">Return to the program at {_code(_place(back))}</a></p>' if back else ""
     return _html_page(
         "Nothing was allowed",
         f"<p>{escape(text[:1].upper() + text[1:])}.</p><p>Start again in the program that sent you here.</p>{link}",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the authorization server says of itself.  RFC 8414, RFC 9449 5.1."""
+"""The metadata of the authorization server.  RFC 8414, RFC 9449 5.1."""
 
 from typing import Final
 
@@ -59,7 +59,7 @@ def metadata_of(realm: Realm) -> Metadata:
     registers = realm.clients is not None and realm.clients.register
     return Metadata(
         issuer=issuer,
-        # Always, since stock clients refuse metadata without it; without a login it answers with a page that says so.
+        # Always, since stock clients refuse metadata without it; without a login it answers with an error page.
         authorization_endpoint=issuer + AUTHORIZE,
         code_challenge_methods_supported=("S256",) if login else UNSET,
         authorization_response_iss_parameter_supported=True if login else UNSET,

@@ -115,7 +115,7 @@ def read_wanted(mint: MintContext, client: OAuthClient, form: Mapping[str, str])
         templates = [template for template in templates if template.bearer_terms == "allow"] or templates
     asked = " ".join(scopes)
     if not templates:
-        raise OAuthError("invalid_scope", f'the policy lets no access token stand for {asked!r:.64}: bearer = "refuse"')
+        raise OAuthError("invalid_scope", f'the policy allows no access token for {asked!r:.64}: bearer = "refuse"')
     fitting = [template.name for template in templates if audience in template.audiences]
     if audience is None or not fitting:
         places = (place for each in templates for name in each.audiences for place in policy.audiences[name])
@@ -140,7 +140,7 @@ def require_bound(mint: MintContext, client: OAuthClient, scope: str) -> None:
     templates = mint.policy.templates
     if client.jkt is None and any(templates[name].bearer_terms == "dpop" for name in scope.split(" ")):
         raise OAuthError(
-            "invalid_dpop_proof", f"the policy lets only a token that is bound to a key stand for {scope}: send DPoP"
+            "invalid_dpop_proof", f"the policy allows only access tokens bound to a key for {scope}: send DPoP"
         )
 
 
@@ -213,7 +213,7 @@ def forbid_details(form: Mapping[str, str]) -> None:
 
 
 def read_details(form: Mapping[str, str]) -> Details:
-    """Return what a form says of the task.
+    """Return the one object of ``authorization_details``; without it, one that asks for nothing.
 
     Args:
         form: The form, with ``authorization_details`` or without.
