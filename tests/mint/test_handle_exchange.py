@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from arx_caps.access_token import AccessToken, read_access_token
 from arx_caps.mint.oauth import handles
-from arx_caps.mint.oauth.handles import open_handle
+from arx_caps.mint.oauth.handles import bundle_of, require_handle
 from arx_caps.mint.oauth.token_exchange import ACCESS_TOKEN_TYPE, TOKEN_EXCHANGE
 from arx_verifier.constraints import permits, read_rule
 from arx_verifier.errors import ArxError
@@ -103,7 +103,8 @@ class World:
     def decisions(self, text: str, calls: Sequence[Call]) -> list[Decision]:
         """Return the decision on each call."""
         audience = "payments" if self.claims(text).aud == PAY else "orders"
-        _, bundle = open_handle(self.mint, text, audience)
+        handle = require_handle(self.mint, text, audience)
+        bundle = bundle_of(self.mint, handle.row, handle.session)
         token = json.loads(_content(bundle))["tokens"][audience]
         keys = {kid: key for kid, (key, _) in self.mint.key_schedule.audience_keys(audience).items()}
         decisions = InMemoryDecisions()
@@ -279,14 +280,15 @@ def test_another_service_of_the_task(world: World) -> None:
     assert codes[:2] == ["ok", "ok"]
     assert codes[2] != "ok"
     with pytest.raises(ArxError):
-        open_handle(world.mint, second, "orders")
+        require_handle(world.mint, second, "orders")
     assert exchange(world.lead, second, resource=RESOURCE).json()["error"] == "invalid_target"
 
 
 @pytest.mark.sqlite
 def test_a_gateway_gets_a_token_that_it_cannot_delegate(world: World) -> None:
     """The depth is for exchanges alone."""
-    _, bundle = open_handle(world.mint, world.token(), "orders")
+    handle = require_handle(world.mint, world.token(), "orders")
+    bundle = bundle_of(world.mint, handle.row, handle.session)
     packets = Macaroon.parse(json.loads(_content(bundle))["tokens"]["orders"]).packets
     assert packets[-1] == b'{"depth":0}'
 

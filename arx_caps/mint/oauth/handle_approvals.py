@@ -17,12 +17,12 @@ from arx_caps.mint.db.repositories.proofs import used_id
 from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_caps.mint.identity.authenticate import AuthenticatedCaller
 from arx_caps.mint.oauth.clients import OAuthClient
-from arx_caps.mint.oauth.handles import Handle, bundle_of, find_handle
+from arx_caps.mint.oauth.handles import Handle, bundle_of, require_handle
 from arx_caps.mint.policy.issuers import Subject
 from arx_caps.mint.tasks.approvals import ApprovalRequest, approval_state, ask_approval, fetch_discharge
 from arx_caps.mint.tasks.liveness import task_state
 from arx_caps.mint.tasks.token_factory import as_json
-from arx_verifier.errors import GrantError, refusal
+from arx_verifier.errors import GrantError
 
 MAX_SHOWN: Final = 16  # of one person and agent: of a page that is read
 _TAKEN: Final = "approval"  # the kind of used id
@@ -65,12 +65,12 @@ def ask_for_handle(
         access token perhaps, asks no operator again.
 
     Raises:
-        TokenError: As ``open_handle``.
+        TokenError: As ``require_handle``.
         GrantError: As ``ask_approval``.
         UnavailableError: The kill epoch is unknown now.
     """
     born = mint.born()
-    handle = _handle_of(mint, token, audience)
+    handle = require_handle(mint, token, audience)
     args = as_json(request.args)
     rows = mint.db.approvals.list(audience=audience, agent=_agent_of(handle), tool=request.tool)
     for row in rows:
@@ -93,7 +93,7 @@ def take_for_handle(mint: MintContext, unit: UnitOfWork, token: str, audience: s
         name: The approval's id.
 
     Raises:
-        TokenError: As ``open_handle``; ``revoked``: the task of the call was killed.
+        TokenError: As ``require_handle``; ``revoked``: the task of the call was killed.
         GrantError: ``not_found``; ``approval_denied``, ``approval_withdrawn``, ``approval_expired``, ``session_ended``.
         UnavailableError: The kill epoch is unknown now.
     """
@@ -120,7 +120,7 @@ def withdraw_for_handle(mint: MintContext, token: str, audience: str, name: str)
         name: The approval's id.
 
     Raises:
-        TokenError: As ``open_handle``.
+        TokenError: As ``require_handle``.
         GrantError: ``not_found``.
     """
     row, _, _ = _find_usable(mint, token, audience, name)
@@ -150,20 +150,11 @@ def find_unmade_calls(mint: MintContext, client: OAuthClient, subject: Subject) 
     return found
 
 
-def _handle_of(mint: MintContext, token: str, audience: str) -> Handle:
-    handle = find_handle(mint, token)
-    if handle is None:
-        raise refusal("revoked")
-    if handle.row["audience"] != audience:
-        raise refusal("wrong_audience")
-    return handle
-
-
 def _find_usable(
     mint: MintContext, token: str, audience: str, name: str
 ) -> tuple[dict[str, Any], Mapping[str, Any], Mapping[str, Any]]:
     """Return an approval's row that an access token may use, with the row of the handle that asked, and its session."""
-    handle = _handle_of(mint, token, audience)
+    handle = require_handle(mint, token, audience)
     rows = mint.db.approvals.list(id=name, audience=audience, limit=1)
     # To another client, the approval does not exist.
     if not rows or not _may_use(mint, handle, rows[0]):

@@ -147,13 +147,13 @@ def find_handle(mint: MintContext, token: str) -> Handle | None:
     return handle
 
 
-def open_handle(mint: MintContext, token: str, audience: str) -> tuple[Handle, str]:
-    """Return an access token's handle, and the bundle that it stands for, a secret.
+def require_handle(mint: MintContext, token: str, audience: str) -> Handle:
+    """Return an access token for a service.
 
     Args:
         mint: The mint.
         token: The presented text, a secret.
-        audience: The service that asks: the bundle has its token alone.
+        audience: The service that asks.
 
     Raises:
         TokenError: ``revoked``: the access token is not active; ``wrong_audience``: it is for another service.
@@ -164,7 +164,7 @@ def open_handle(mint: MintContext, token: str, audience: str) -> tuple[Handle, s
         raise refusal("revoked")
     if handle.row["audience"] != audience:
         raise refusal("wrong_audience")
-    return handle, bundle_of(mint, handle.row, handle.session)
+    return handle
 
 
 def bundle_of(mint: MintContext, row: Mapping[str, Any], session: Mapping[str, Any]) -> str:

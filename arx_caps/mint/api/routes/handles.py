@@ -14,7 +14,7 @@ from arx_caps.jose import token_hash
 from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall
 from arx_caps.mint.api.routes.approvals import ApprovalAsked, ApprovalBody, ApprovalShown, show_approval
 from arx_caps.mint.oauth.handle_approvals import ask_for_handle, take_for_handle, withdraw_for_handle
-from arx_caps.mint.oauth.handles import open_handle, scopes_at, scopes_for
+from arx_caps.mint.oauth.handles import bundle_of, require_handle, scopes_at, scopes_for
 from arx_caps.mint.tasks.approvals import ApprovalRequest
 from arx_verifier.errors import REASONS, ArxError, GrantError
 from arx_verifier.request import read_json_object
@@ -77,8 +77,8 @@ def open_handle_route(call: RouteCall) -> HandleOpened:
     """Return the bundle that an access token stands for, sealed to the service that asks."""
     mint, audience = call.mint, call.authenticated.name
     key = _sealing_key(call)
-    handle, bundle = open_handle(mint, call.body.handle, audience)
-    content = {"bundle": bundle, "scopes": scopes_at(mint, handle, audience)}
+    handle = require_handle(mint, call.body.handle, audience)
+    content = {"bundle": bundle_of(mint, handle.row, handle.session), "scopes": scopes_at(mint, handle, audience)}
     return HandleOpened(sealed=_sealed(content, key), expires_at=handle.row["expires_at"])
 
 
