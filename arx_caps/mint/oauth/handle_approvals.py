@@ -72,7 +72,8 @@ def ask_for_handle(
     born = mint.born()
     handle = require_handle(mint, token, audience)
     args = as_json(request.args)
-    rows = mint.db.approvals.list(audience=audience, agent=_agent_of(handle), tool=request.tool)
+    person = {name: handle.session[name] for name in ("subject_issuer", "subject")}
+    rows = mint.db.approvals.list(audience=audience, agent=_agent_of(handle), tool=request.tool, **person)
     for row in rows:
         if row["args"] != args or not _may_use(mint, handle, row) or _is_taken(mint, row):
             continue
@@ -144,8 +145,10 @@ def find_unmade_calls(mint: MintContext, client: OAuthClient, subject: Subject) 
     found: list[tuple[Mapping[str, Any], str]] = []
     for row in rows:
         asked = None if row["handle"] is None else mint.db.oauth_handles.find(row["handle"])
+        if asked is None or asked["client"] != client.id:
+            continue
         state = approval_state(mint, row)
-        if asked is not None and asked["client"] == client.id and state in _FOUND and not _is_taken(mint, row):
+        if state in _FOUND and not _is_taken(mint, row):
             found.append((row, state))
     return found
 
@@ -169,10 +172,10 @@ def _may_use(mint: MintContext, handle: Handle, row: Mapping[str, Any]) -> bool:
     """Return whether an approval was asked for the client of a handle: for its task, or for an earlier one."""
     if row["handle"] is None or row["audience"] != handle.row["audience"] or row["agent"] != _agent_of(handle):
         return False
+    if (row["subject_issuer"], row["subject"]) != (handle.session["subject_issuer"], handle.session["subject"]):
+        return False
     asked = mint.db.oauth_handles.find(row["handle"])
     if asked is None or asked["client"] != handle.row["client"]:
-        return False
-    if (row["subject_issuer"], row["subject"]) != (handle.session["subject_issuer"], handle.session["subject"]):
         return False
     # Of a delegated task, the chain is what was approved: another chain of the same client is another principal.
     before = msgspec.json.decode(asked["recipe"], type=dict[str, Any])
