@@ -20,7 +20,6 @@ REVOKE: Final = "/oauth/revoke"
 REGISTER: Final = "/oauth/register"
 CROSS_ORIGIN: Final = (TOKEN, REVOKE, JWKS, REGISTER)  # which programs in browsers call; no cookie counts there
 METHODS: Final = ("client_secret_basic", "client_secret_post", "private_key_jwt")
-ALGORITHMS: Final = ("ES256", "EdDSA", "Ed25519")
 
 
 class Metadata(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,11 +77,11 @@ def metadata_of(realm: Realm) -> Metadata:
         ),
         authorization_grant_profiles_supported=(ID_JAG_PROFILE,),
         token_endpoint_auth_methods_supported=(*METHODS, *(("none",) if login else ())),
-        token_endpoint_auth_signing_alg_values_supported=ALGORITHMS,
+        token_endpoint_auth_signing_alg_values_supported=CLIENT_ALGORITHMS,
         introspection_endpoint_auth_methods_supported=METHODS,
-        introspection_endpoint_auth_signing_alg_values_supported=ALGORITHMS,
+        introspection_endpoint_auth_signing_alg_values_supported=CLIENT_ALGORITHMS,
         revocation_endpoint_auth_methods_supported=(*METHODS, *(("none",) if login else ())),
-        revocation_endpoint_auth_signing_alg_values_supported=ALGORITHMS,
+        revocation_endpoint_auth_signing_alg_values_supported=CLIENT_ALGORITHMS,
         authorization_details_types_supported=(DETAILS_TYPE,),
         dpop_signing_alg_values_supported=CLIENT_ALGORITHMS,
     )
