@@ -44,3 +44,8 @@ class OAuthError(GrantError):
     def status(self) -> int:
         """The HTTP status."""
         return _STATUSES.get(self.error, BAD_REQUEST)
+
+
+def plain_description(text: str) -> str:
+    """Return a text in the characters that ``error_description`` may have (RFC 6749 4.1.2.1, 5.2)."""
+    return "".join(char if " " <= char <= "~" and char not in '"\\' else "'" for char in text)

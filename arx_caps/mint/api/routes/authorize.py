@@ -31,7 +31,7 @@ from arx_caps.mint.oauth.authorization_code import (
 )
 from arx_caps.mint.oauth.clients import OAuthClient
 from arx_caps.mint.oauth.consent_page import PARAM, TASK, consent_page, error_page, headers_of, read_choice
-from arx_caps.mint.oauth.errors import OAuthError
+from arx_caps.mint.oauth.errors import OAuthError, plain_description
 from arx_caps.mint.oauth.metadata import AUTHORIZE
 from arx_caps.mint.oauth.redirects import answer_url
 from arx_caps.mint.rate_limit import TooOftenError
@@ -205,7 +205,7 @@ def _refuse_client(
         name = "server_error"
     text = str(error) if isinstance(error, OAuthError) else "the mint cannot do this now"
     state = visit.form.get("state") if state is None else state
-    url = visit.client_url(redirect, error=name, error_description=_plain(text), state=state)
+    url = visit.client_url(redirect, error=name, error_description=plain_description(text), state=state)
     if client.self_registered and urlsplit(redirect).hostname not in LOOPBACK:
         # RFC 9700 4.11.2: else a link to this server would lead people to any place that a stranger has registered.
         return visit.with_cookies(HTMLResponse(error_page(text, url), 400, headers_of()), cookies)
@@ -338,10 +338,6 @@ def _tag(derived_text: str) -> str:
 
 def _is_https(mint: MintContext) -> bool:
     return mint.realm.issuer.startswith("https:")
-
-
-def _plain(text: str) -> str:
-    return "".join(char if " " <= char <= "~" and char not in '"\\' else "'" for char in text)
 
 
 def _cookie_text(secret: bytes) -> str:

@@ -29,7 +29,7 @@ from arx_caps.mint.oauth.authorization_code import grant_authorization_code
 from arx_caps.mint.oauth.client_credentials import grant_client_credentials
 from arx_caps.mint.oauth.client_metadata import GRANTS, METHOD, RESPONSES, ClientMetadata
 from arx_caps.mint.oauth.clients import OAuthClient, authenticate_client, find_client
-from arx_caps.mint.oauth.errors import OAuthCode, OAuthError
+from arx_caps.mint.oauth.errors import OAuthCode, OAuthError, plain_description
 from arx_caps.mint.oauth.handles import Handle, Issued, find_handle
 from arx_caps.mint.oauth.jwt_bearer import JWT_BEARER, client_of_assertion, grant_jwt_bearer
 from arx_caps.mint.oauth.metadata import INTROSPECT, JWKS, REGISTER, REVOKE, TOKEN, Metadata, metadata_of
@@ -419,12 +419,7 @@ def _refuse(request: Request, error: ArxError, more: Mapping[str, str] | None = 
     if status == 401:
         # RFC 6749 5.2, for a client that used the header; others ignore it.
         headers["WWW-Authenticate"] = f'Basic realm="{request.app.state.mint.realm.name}"'
-    return _json(OAuthProblem(error=name, error_description=_plain(str(error)), code=code), status, headers)
-
-
-def _plain(text: str) -> str:
-    """Return a text in the characters that RFC 6749 5.2 allows."""
-    return "".join(char if " " <= char <= "~" and char not in '"\\' else "'" for char in text)
+    return _json(OAuthProblem(error=name, error_description=plain_description(str(error)), code=code), status, headers)
 
 
 def _json(answer: Any, status: int, headers: Mapping[str, str]) -> Response:
