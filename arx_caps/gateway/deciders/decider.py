@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from typing import Any, Final, NamedTuple
 from urllib.parse import quote, unquote
 
-from arx_caps.gateway.asgi import Door, Message, Receive, Scope, Send
+from arx_caps.gateway.asgi import Door, Message, Receive, Scope, Send, replay_body
 from arx_caps.gateway.http_door import meaning_of
 from arx_verifier.enforcement import UNSEEN, ArxMiddleware, Enforcement, Meaning, RefusedCall, RouteMap, collect_headers
 from arx_verifier.errors import RequestError
@@ -129,7 +129,7 @@ class Decider:
         if request.body is None:
             scope[UNSEEN] = True
         answer = _Answer()
-        await self.door(scope, _body_of(request.body or b""), answer.send)
+        await self.door(scope, replay_body(request.body or b"", _gone), answer.send)
         return answer.verdict()
 
     def refuse(self, why: str, peer: str | None) -> DeciderAnswer:
@@ -250,10 +250,5 @@ def is_own(name: bytes) -> bool:
     return name.lower().replace(b"_", b"-").startswith(PREFIX)
 
 
-def _body_of(body: bytes) -> Receive:
-    messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
-
-    async def receive() -> Message:
-        return messages.pop() if messages else {"type": "http.disconnect"}
-
-    return receive
+async def _gone() -> Message:
+    return {"type": "http.disconnect"}
