@@ -22,6 +22,7 @@ ALGORITHMS: Final = ("ES256", "RS256")
 LIFE_MS: Final = 5 * 60_000  # the longest; a stolen one can be replayed that long
 MAX_CHARS: Final = 4096  # an honest one has about 700
 AHEAD_S: Final = 30  # how far the mint's clock may be ahead of a gateway's
+SEAL_TYPE: Final = "arx-seal+jwt"  # of the JWS by which a gateway names the key that an answer is sealed to
 _TYPE: Final = "at+jwt"
 
 Algorithm: TypeAlias = Literal["ES256", "RS256"]

@@ -2,7 +2,7 @@
 """What a gateway asks the mint about access tokens: keys, what one stands for, and approvals for it.  CONTROL 5."""
 
 from collections.abc import Mapping
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import msgspec
@@ -10,7 +10,7 @@ from joserfc import jwe
 from joserfc.errors import JoseError
 from joserfc.jwk import OKPKey
 
-from arx_caps.access_token import ALGORITHMS, VerifyingKey, read_verifying_key
+from arx_caps.access_token import ALGORITHMS, SEAL_TYPE, VerifyingKey, read_verifying_key
 from arx_caps.agent.bundle import Bundle
 from arx_caps.agent.mint_client import MintClient
 from arx_caps.jose import token_hash
@@ -18,8 +18,6 @@ from arx_caps.keyfile import SigningKey
 from arx_caps.service.fetch import require_private
 from arx_verifier.errors import ArxError, StoreError
 from arx_verifier.token import Macaroon
-
-SEAL_TYPE: Final = "arx-seal+jwt"
 
 
 class OpenedHandle(NamedTuple):

@@ -9,7 +9,7 @@ from joserfc.errors import JoseError
 from joserfc.jwk import OKPKey
 from msgspec import UNSET, Meta, UnsetType
 
-from arx_caps.access_token import MAX_CHARS
+from arx_caps.access_token import MAX_CHARS, SEAL_TYPE
 from arx_caps.jose import token_hash
 from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall
 from arx_caps.mint.api.routes.approvals import ApprovalAsked, ApprovalBody, ApprovalShown, show_approval
@@ -23,7 +23,6 @@ from arx_verifier.token import wire
 OPEN: Final = "arx.handles.open"
 SCOPES: Final = "arx.handles.scopes"
 APPROVE: Final = "arx.handles.approvals"
-SEAL_TYPE: Final = "arx-seal+jwt"
 Text = Annotated[str, Meta(min_length=1, max_length=MAX_CHARS)]
 
 
