@@ -26,14 +26,14 @@ from arx_caps.mint.oauth.handle_approvals import find_unmade_calls
 from arx_caps.mint.oauth.handles import Issued, issue_handle
 from arx_caps.mint.oauth.redirects import fits_redirect
 from arx_caps.mint.oauth.refresh import new_refresh, terms_of
-from arx_caps.mint.oauth.task_grant import Wanted, forbid_details, read_wanted, require_bound, session_for
+from arx_caps.mint.oauth.task_grant import Wanted, active_agent, forbid_details, read_wanted, require_bound, session_for
 from arx_caps.mint.policy.issuers import Subject
 from arx_caps.mint.policy.model import SessionTerms
 from arx_caps.mint.policy.tables import Template
 from arx_caps.mint.tasks.issue import TaskRequest, start_task
 from arx_caps.mint.tasks.revoke import end_session
 from arx_caps.mint.tasks.token_factory import as_json, new_name
-from arx_verifier.errors import GrantError, refusal
+from arx_verifier.errors import GrantError
 from arx_verifier.token import agent_targets, wire
 
 CODE_MS: Final = 60_000  # a client redeems it at once
@@ -225,12 +225,11 @@ def grant_authorization_code(
     if form.get("resource", row["resource"]) != row["resource"]:
         raise OAuthError("invalid_target", "resource: expected that of the authorization request")
     # Born with the consent: a kill of the agent or the person since then ends what it could give.
-    subject, agent = _subject(row), mint.db.agents.find(client.agent)
+    subject = _subject(row)
     mint.require(
         Born(row["incarnation"], row["born"]), ("realm", *agent_targets(client.agent), *subject_targets(subject))
     )
-    if agent is None or agent["status"] != "active":
-        raise refusal("frozen")
+    agent = active_agent(mint, client)
     if row["policy"] != mint.policy.digest:
         raise OAuthError("invalid_grant", "the policy has changed since the consent")
     require_bound(mint, client, row["template"])

@@ -16,7 +16,7 @@ from arx_caps.mint.identity.session_login import subject_of, subject_targets
 from arx_caps.mint.oauth.clients import OAuthClient, digest_of_secret
 from arx_caps.mint.oauth.errors import OAuthError
 from arx_caps.mint.oauth.handles import Issued, issue_handle
-from arx_caps.mint.oauth.task_grant import forbid_details, require_bound
+from arx_caps.mint.oauth.task_grant import active_agent, forbid_details, require_bound
 from arx_caps.mint.tasks.issue import TaskRequest, start_task
 from arx_caps.mint.tasks.liveness import session_targets
 from arx_caps.mint.tasks.revoke import end_session, finish_task
@@ -124,9 +124,7 @@ def grant_refresh_token(
     if not names <= mint.policy.templates.keys() or terms_of(mint, row["template"]) != row["terms"]:
         raise OAuthError("invalid_grant", "the policy has changed the task since the consent")
     require_bound(mint, client, row["template"])
-    agent = mint.db.agents.find(client.agent)
-    if agent is None or agent["status"] != "active":
-        raise refusal("frozen")
+    agent = active_agent(mint, client)
     # From the session's birth: a kill since then has ended it.
     if session["incarnation"] != born.incarnation:
         raise refusal("revoked")

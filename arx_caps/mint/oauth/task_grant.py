@@ -163,10 +163,19 @@ def opener_of(
     Raises:
         RevokedError: ``frozen``: the agent is deactivated.
     """
+    return Opener(active_agent(mint, client), {"client": client.id, **(by or {})}, subject, until)
+
+
+def active_agent(mint: MintContext, client: OAuthClient) -> dict[str, Any]:
+    """Return the row of a client's agent.
+
+    Raises:
+        RevokedError: ``frozen``: the agent is deactivated.
+    """
     agent = mint.db.agents.find(client.agent)
     if agent is None or agent["status"] != "active":
         raise refusal("frozen")
-    return Opener(agent, {"client": client.id, **(by or {})}, subject, until)
+    return agent
 
 
 def audience_at(audiences: Mapping[str, tuple[str, ...]], resource: str) -> str | None:

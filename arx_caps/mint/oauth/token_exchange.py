@@ -16,12 +16,12 @@ from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_caps.mint.oauth.clients import OAuthClient
 from arx_caps.mint.oauth.errors import OAuthError
 from arx_caps.mint.oauth.handles import Handle, Issued, find_handle, holder_of, issue_handle, recipe_for
-from arx_caps.mint.oauth.task_grant import Details, audience_at, read_details, require_bound
+from arx_caps.mint.oauth.task_grant import Details, active_agent, audience_at, read_details, require_bound
 from arx_caps.mint.policy.templates import overlap
 from arx_caps.mint.tasks.reissue import reissue_tokens
 from arx_caps.mint.tasks.token_exchange import prove_own
 from arx_verifier.constraints import Rule, read_rule
-from arx_verifier.errors import ArxError, refusal
+from arx_verifier.errors import ArxError
 from arx_verifier.names import matches_tool
 from arx_verifier.token import Caveat, Macaroon, read_caveat, wire
 
@@ -68,9 +68,7 @@ def grant_token_exchange(
     details = read_details(form)
     if details.params:
         raise OAuthError("invalid_request", "authorization_details: params: those of the task cannot be changed")
-    agent = mint.db.agents.find(client.agent)
-    if agent is None or agent["status"] != "active":
-        raise refusal("frozen")
+    active_agent(mint, client)
     is_hop = holder_of(claims) != f"agent:{client.agent}"
     allow = _left(recipe["caveats"][audience], details)
     if is_hop or allow is not None:
