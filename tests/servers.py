@@ -118,9 +118,14 @@ class VerifierProcess:
 @pytest.fixture(scope="session")
 def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedValkey]:
     """A running server with ``.url``; its data end with the run."""
+    import redis
+
     from arx_caps.embedded import EmbeddedValkey
 
     with EmbeddedValkey(tmp_path_factory.mktemp("valkey")) as server:
+        # A store of nonces refuses calls from before its start, and knows that in whole seconds.
+        with redis.Redis.from_url(server.url) as raw:
+            until(lambda: raw.info("server")["uptime_in_seconds"] > 0)
         yield server
 
 
