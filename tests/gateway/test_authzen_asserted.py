@@ -4,7 +4,6 @@
 A running gateway with ``asserted = true`` asks the mint about each question.
 """
 
-import json
 from typing import Any
 
 import httpx
@@ -13,15 +12,13 @@ import pytest
 from tests.gateway.test_authzen_process import (
     BASIC,
     BATCH,
-    ONE,
     POLICY,
     READ,
     READ_IT,
-    SECRET,
     SEVERAL,
-    WRONG,
     AuthZenWorld,
     Object,
+    check_errors_and_headers,
     question,
     record,
     user,
@@ -77,16 +74,8 @@ def test_basic(world: AssertedWorld) -> None:
 
 
 def test_basic_errors_and_headers(world: AssertedWorld) -> None:
-    """What lacks a member or has one of another type, is no JSON, or none at all (2.4); the id of a request (2.5)."""
-    for asked in WRONG:
-        assert world.post(ONE, asked).status_code == 400, asked
-    headers = {"Authorization": f"Bearer {SECRET}"}
-    url = f"http://127.0.0.1:{world.pdp}{ONE}"
-    for kind, content in (("text/plain", json.dumps(READ_IT)), ("application/json", "{"), ("application/json", "")):
-        assert httpx.post(url, content=content, headers=headers | {"Content-Type": kind}).status_code == 400
-    answer = world.post(ONE, READ_IT, **{"X-Request-ID": "bfe9eb29"})
-    assert (answer.status_code, answer.headers["x-request-id"]) == (200, "bfe9eb29")
-    assert httpx.post(url, json=READ_IT).status_code == 401
+    """What is wrong (2.4), and the id of a request (2.5)."""
+    check_errors_and_headers(world)
 
 
 def test_batch(world: AssertedWorld) -> None:

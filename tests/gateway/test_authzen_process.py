@@ -227,8 +227,8 @@ def test_basic_decisions(world: AuthZenWorld) -> None:
     assert world.ask(READ_IT)["context"]["assurance"] == "handle"
 
 
-def test_basic_errors_and_headers(world: AuthZenWorld) -> None:
-    """A question that lacks a member or has one of another type, another content type, and no JSON."""
+def check_errors_and_headers(world: AuthZenWorld) -> None:
+    """What lacks a member or has one of another type, is no JSON, or none at all; the id of a request; no PEP."""
     for asked in WRONG:
         assert world.post(ONE, asked).status_code == 400, asked
     headers = {"Authorization": f"Bearer {SECRET}"}
@@ -238,6 +238,11 @@ def test_basic_errors_and_headers(world: AuthZenWorld) -> None:
     answer = world.post(ONE, world.with_credential(READ_IT), **{"X-Request-ID": "bfe9eb29"})
     assert (answer.status_code, answer.headers["x-request-id"]) == (200, "bfe9eb29")
     assert httpx.post(url, json=READ_IT).status_code == 401
+
+
+def test_basic_errors_and_headers(world: AuthZenWorld) -> None:
+    """Also a question without a credential, which is a denial."""
+    check_errors_and_headers(world)
     assert world.post(ONE, READ_IT).json()["context"]["reason"] == "missing_token"
 
 
