@@ -8,7 +8,6 @@ lease L after a kill is allowed, or if the mint then calls an access token activ
 import argparse
 import contextlib
 import json
-import os
 import re
 import secrets
 import subprocess
@@ -32,8 +31,8 @@ from arx_caps.revocation import RevocationStore
 from arx_verifier.token import wire
 from benchmarks.kill_stage import say, spread
 from benchmarks.measure import machine
-from tests.house.pages import ROOT
-from tests.mint.login import MINT_SECRET, VERIFIER, Issuer, challenge, issuer, settings
+from tests.mint.login import VERIFIER, Issuer, challenge, issuer
+from tests.realm_folder import RealmFolder
 from tests.servers import free_ports, until
 
 LEASE_MS: Final = 500
@@ -104,7 +103,7 @@ class Access(NamedTuple):
         return dict(json.loads(wire.bytes_of(self.token.split(".")[1])))
 
 
-class Place:
+class Place(RealmFolder):
     """The realm, its gateway and two clients.
 
     Args:
@@ -120,26 +119,17 @@ class Place:
     def __init__(self, folder: Path, store_url: str, login: Issuer, ports: list[int]) -> None:
         mint, gateway, service = ports
         self.mint, self._gateway = f"http://127.0.0.1:{mint}", f"http://127.0.0.1:{gateway}"
-        self._folder, self._login = folder, login
+        super().__init__(folder)
+        self._login = login
         self._http = httpx.Client(trust_env=False, timeout=_WITHIN_S)
-        self._environment = {name: value for name, value in os.environ.items() if not name.startswith("ARX_")}
-        self._environment |= {
-            "ARX_HOME": str(folder / "realm"),
-            "PYTHONPATH": str(ROOT),
-            "BILLING_KEY": "of-the-service",
-        }
-        self._environment["ARX_TEST_LOGIN_SECRET"] = MINT_SECRET
+        self.environment["BILLING_KEY"] = "of-the-service"
         self._store_url = store_url
         with RevocationStore(store_url, _REALM) as store:  # the mint takes over the lease of a store that it finds
             store.load_functions()
             store.init(lease_ms=LEASE_MS)
-        self._arx(
-            "init", str(folder / "realm"), "--name", _REALM, "--listen", f"127.0.0.1:{mint}", "--store", store_url
-        )
         urls = {"mint": self.mint, "gateway": self._gateway, "login": login.url}
-        (folder / "realm" / "policy.toml").write_text(_POLICY.format(**urls))
-        with (folder / "realm" / "realm.toml").open("a") as file:
-            file.write(settings(login.url) + "agent_rate = 0\n")
+        init = ("--name", _REALM, "--store", store_url)
+        self.make(mint, _POLICY.format(**urls), login.url, *init, more="agent_rate = 0\n")
         text = _GATEWAY.format(listen=f"127.0.0.1:{gateway}", service=service, **urls)
         (folder / "gateway.toml").write_text(text)
         self._service = [
@@ -157,17 +147,12 @@ class Place:
     def running(self) -> Iterator[None]:
         """Run mint, gateway and service, and register the clients."""
         with contextlib.ExitStack() as stack:
-            log = stack.enter_context((self._folder / "up.log").open("w"))
-            for words in (self._service, ["-m", "arx_caps.cli", "up", "--gateway", "gateway.toml", "--json"]):
-                command, where = [sys.executable, *words], {"cwd": self._folder, "env": self._environment}
-                process = subprocess.Popen(command, stdout=log, stderr=log, **where)  # type: ignore[call-overload]
-                stack.callback(process.wait, _WITHIN_S)
-                stack.callback(process.terminate)
-            until(
-                lambda: '"upstreams": ["orders"]' in (self._folder / "up.log").read_text() or process.poll() is not None
-            )
-            if process.poll() is not None:
-                raise RuntimeError((self._folder / "up.log").read_text())
+            log = stack.enter_context((self.folder / "service.log").open("w"))
+            command = [sys.executable, *self._service]
+            service = subprocess.Popen(command, cwd=self.folder, env=self.environment, stdout=log, stderr=log)
+            stack.callback(service.wait, _WITHIN_S)
+            stack.callback(service.terminate)
+            stack.enter_context(self.up("--gateway", "gateway.toml", said='"upstreams": ["orders"]'))
             self.store = stack.enter_context(RevocationStore(self._store_url, _REALM))
             assert self.store.header().lease_ms == LEASE_MS
             for agent in ("lead", "worker"):
@@ -175,15 +160,11 @@ class Place:
             yield
 
     def _registered(self, agent: str) -> tuple[str, str]:
-        out = self._folder / f"{agent.replace('/', '-')}.json"
-        self._arx("agent", "enrol", agent, "--key-out", f"{out}.key")
-        self._arx("client", "add", agent, "--scope", "read", "--redirect", REDIRECT, "--out", str(out))
+        out = self.folder / f"{agent.replace('/', '-')}.json"
+        self.arx("agent", "enrol", agent, "--key-out", f"{out}.key")
+        self.arx("client", "add", agent, "--scope", "read", "--redirect", REDIRECT, "--out", str(out))
         content = json.loads(out.read_text())
         return content["client_id"], content["client_secret"]
-
-    def _arx(self, *words: str) -> None:
-        command = [sys.executable, "-m", "arx_caps.cli", *words]
-        subprocess.run(command, cwd=self._folder, env=self._environment, capture_output=True, check=True)
 
     def _token(self, agent: str, form: Mapping[str, str], *, has_person: bool = True) -> Access:
         client = self._clients[agent]

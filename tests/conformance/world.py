@@ -3,17 +3,16 @@
 
 import contextlib
 import json
-import os
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from arx_caps.agent import Agent
-from tests.conformance.packages import ROOT
-from tests.mint.login import MINT_SECRET, issuer, settings
+from tests.mint.login import issuer
+from tests.realm_folder import ARX, RealmFolder
 from tests.servers import free_ports, until
 
 PATH: Final = "conformance"  # of the bridge: nothing else uses this machine's port
@@ -72,7 +71,7 @@ clients_hosts = ["app.example"]
 """
 
 
-class World:
+class World(RealmFolder):
     """What runs.
 
     Args:
@@ -90,12 +89,10 @@ class World:
     """
 
     def __init__(self, folder: Path, python: Path) -> None:
-        self._folder, self._python = folder, python
+        super().__init__(folder)
+        self._python = python
         self._processes: list[subprocess.Popen[bytes]] = []
         self._mint, self._server, self._tasks, self._web, self._pipe, self._jobs = free_ports(6)
-        self._environment = {name: value for name, value in os.environ.items() if not name.startswith("ARX_")}
-        self._environment |= {"ARX_HOME": str(folder / "realm"), "PYTHONPATH": str(ROOT)}
-        self._environment["ARX_TEST_LOGIN_SECRET"] = MINT_SECRET
         self.direct = f"http://127.0.0.1:{self._server}/mcp"
         self.tasks, self.jobs = f"http://127.0.0.1:{self._tasks}/mcp", f"http://127.0.0.1:{self._jobs}/jobs"
         self.web, self.pipe = f"http://127.0.0.1:{self._web}/web", f"http://127.0.0.1:{self._pipe}/pipe"
@@ -104,16 +101,13 @@ class World:
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
         """Run the servers, the realm and the gateway."""
-        self._arx("init", str(self._folder / "realm"), "--listen", f"127.0.0.1:{self._mint}")
         ports = {"web": self._web, "pipe": self._pipe, "jobs": self._jobs}
         ports |= {"server": self._server, "tasks": self._tasks}
         text = GATEWAY.format(**ports, python=self._python, stdio=STDIO)
-        (self._folder / "gateway.toml").write_text(text)
+        (self.folder / "gateway.toml").write_text(text)
         server = (str(self._python), "-m", "mcp_everything_server", "--port", str(self._server))
         with issuer(self.mint) as people:
-            (self._folder / "realm" / "policy.toml").write_text(POLICY.format(**ports, issuer=people.url))
-            with (self._folder / "realm" / "realm.toml").open("a") as file:
-                file.write(settings(people.url) + DESCRIBED)
+            self.make(self._mint, POLICY.format(**ports, issuer=people.url), people.url, more=DESCRIBED)
             with self._serving(server):
                 yield
 
@@ -122,7 +116,7 @@ class World:
         with (
             self._started("server", *server, "--log-level", "WARNING"),
             self._started("tasks", sys.executable, "-m", "tests.conformance.task_server", str(self._tasks)),
-            self._started("gateway", *_arx(), "up", "--gateway", "gateway.toml"),
+            self._started("gateway", *ARX, "up", "--gateway", "gateway.toml"),
         ):
             self._wait_for(self._server, self._tasks, self._web, self._pipe, self._jobs)
             yield
@@ -133,8 +127,8 @@ class World:
         Args:
             template: The template, which the agent is called after.
         """
-        key, file = self._folder / f"{template}.key", self._folder / f"{template}.bundle"
-        self._arx("agent", "enrol", f"acme/{template}", "--key-out", str(key))
+        key, file = self.folder / f"{template}.key", self.folder / f"{template}.bundle"
+        self.arx("agent", "enrol", f"acme/{template}", "--key-out", str(key))
         with Agent.from_key_file(key) as agent:
             session = agent.open_session()
             session.start_task(template).save(file)
@@ -147,9 +141,9 @@ class World:
             template: Its scope.
         """
         agent = f"acme/{template}-client"
-        self._arx("agent", "enrol", agent, "--key-out", str(self._folder / f"{template}-client.key"))
+        self.arx("agent", "enrol", agent, "--key-out", str(self.folder / f"{template}-client.key"))
         words = ("--scope", template, "--public", "--redirect", "http://127.0.0.1/callback")
-        return str(self._arx("client", "add", agent, *words)["client"]["id"])
+        return str(self.arx("client", "add", agent, *words)["client"]["id"])
 
     def client_config(self, task: Path, url: str) -> Path:
         """Write the file with which a stock client starts a bridge over stdio, and return it.
@@ -158,8 +152,8 @@ class World:
             task: The file of the task.
             url: The server.
         """
-        config = self._arx("connect", "--task", str(task), "--print-config", "claude", url)["config"]
-        file = self._folder / "client.json"
+        config = self.arx("connect", "--task", str(task), "--print-config", "claude", url)["config"]
+        file = self.folder / "client.json"
         file.write_text(json.dumps(config))
         return file
 
@@ -175,7 +169,7 @@ class World:
         place = f"127.0.0.1:{port}"
         words = ("connect", "--task", str(task), "--listen", place, "--path", PATH)
         named = [f"{name}={url}" for name, url in urls.items()]
-        with self._started(f"bridge-{task.stem}", *_arx(), *words, *named):
+        with self._started(f"bridge-{task.stem}", *ARX, *words, *named):
             self._wait_for(port)
             yield f"http://{place}/{PATH}"
 
@@ -189,19 +183,12 @@ class World:
 
     def logs(self) -> str:
         """What all processes wrote."""
-        return "\n".join(f"{file.name}\n{file.read_text()}" for file in sorted(self._folder.glob("*.log")))
-
-    def _arx(self, *words: str) -> dict[str, Any]:
-        command = [*_arx(), *words, "--json"]
-        done = subprocess.run(command, cwd=self._folder, env=self._environment, capture_output=True, text=True)
-        if done.returncode:
-            raise RuntimeError(f"{' '.join(words)}: {done.stderr}")
-        return json.loads(done.stdout) if done.stdout else {}
+        return "\n".join(f"{file.name}\n{file.read_text()}" for file in sorted(self.folder.glob("*.log")))
 
     @contextlib.contextmanager
     def _started(self, name: str, *words: str) -> Iterator[None]:
-        with (self._folder / f"{name}.log").open("w") as log:
-            process = subprocess.Popen(words, cwd=self._folder, env=self._environment, stdout=log, stderr=log)
+        with (self.folder / f"{name}.log").open("w") as log:
+            process = subprocess.Popen(words, cwd=self.folder, env=self.environment, stdout=log, stderr=log)
         self._processes.append(process)
         try:
             yield
@@ -215,10 +202,6 @@ class World:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-
-
-def _arx() -> tuple[str, ...]:
-    return (sys.executable, "-m", "arx_caps.cli")
 
 
 def _listens(port: int) -> bool:

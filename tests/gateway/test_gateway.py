@@ -17,6 +17,7 @@ import pytest
 from arx_caps.agent import Agent, StartedTask
 from arx_caps.cli import exit_codes
 from tests.house.pages import ROOT
+from tests.realm_folder import RealmFolder
 from tests.servers import free_ports, until
 
 pytestmark = pytest.mark.servers
@@ -61,28 +62,20 @@ command = ["{python}", "{script}"]
 """
 
 
-class World:
+class World(RealmFolder):
     """The realm and what runs in it."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.agents, self.pid = folder, 0, 0
+        super().__init__(folder)
+        self.agents, self.pid = 0, 0
         self.mint, self.billing, self.orders, self.http = free_ports(4)
-        self.environment = {name: value for name, value in os.environ.items() if not name.startswith("ARX_")}
-        self.environment |= {"ARX_HOME": str(folder / "realm"), "BILLING_KEY": SECRET, "PYTHONPATH": str(ROOT)}
+        self.environment["BILLING_KEY"] = SECRET
 
     def write(self, more: str = "") -> None:
         """Write the gateway's file."""
         script = ROOT / "tests" / "gateway" / "upstream_mcp.py"
         ports = {"billing": self.billing, "orders": self.orders, "http": self.http}
         (self.folder / "gateway.toml").write_text(GATEWAY.format(python=sys.executable, script=script, **ports) + more)
-
-    def arx(self, *words: str) -> dict[str, Any]:
-        """Run a command that must succeed."""
-        command = [sys.executable, "-m", "arx_caps.cli", *words, "--json"]
-        done = subprocess.run(
-            command, cwd=self.folder, env=self.environment, capture_output=True, text=True, check=True
-        )
-        return json.loads(done.stdout) if done.stdout else {}
 
     def kill(self, *words: str) -> None:
         """Kill until it is confirmed: on a loaded machine a verifier may confirm later than its lease ends."""

@@ -176,9 +176,10 @@ def issuer(mint: str = ISSUER) -> Iterator[Issuer]:
         yield made
 
 
-def settings(url: str) -> str:
-    """Return the lines of ``realm.toml`` for an issuer."""
+def settings(url: str, scope: str = "") -> str:
+    """Return the lines of ``realm.toml`` for an issuer, and what the mint asks it for if it is not the default."""
     lines = {"login_issuer": url, "login_client_id": MINT_CLIENT, "login_client_secret": "env:ARX_TEST_LOGIN_SECRET"}
+    lines |= {"login_scope": scope} if scope else {}
     return "".join(f"{name} = {json.dumps(value)}\n" for name, value in lines.items())
 
 

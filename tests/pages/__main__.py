@@ -7,7 +7,6 @@ what axe finds fail.  The pictures are in ``build/pages/shots``.
 
 import contextlib
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -19,14 +18,14 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlencode
 
-from tests.mint.login import MINT_CLIENT, MINT_SECRET, challenge
+from tests.mint.login import challenge
 from tests.mint.nanoidp import USERS, provider
+from tests.realm_folder import RealmFolder
 from tests.routes.environments import ROOT
-from tests.servers import free_ports, until
+from tests.servers import free_ports
 
 BUILD: Final = ROOT / "build" / "pages"
 PACKAGES: Final = ("playwright==1.65.2", "axe-playwright-python==0.1.8")
-SECRET: Final = "ARX_TEST_LOGIN_SECRET"
 AGENT: Final = "acme/support/triage"
 LONG: Final = "acme/" + "customer-relations/" * 2 + "refunds-and-returns"
 TOOLS: Final = [
@@ -100,7 +99,7 @@ def environment() -> Path:
     return folder / "bin" / "python"
 
 
-class World:
+class World(RealmFolder):
     """A realm of its own with a login.
 
     Args:
@@ -108,51 +107,21 @@ class World:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        (port,) = free_ports(1)
-        self._listen, self.mint = f"127.0.0.1:{port}", f"http://127.0.0.1:{port}"
-        self._environment = {name: value for name, value in os.environ.items() if not name.startswith("ARX_")}
-        self._environment |= {"ARX_HOME": str(folder / "realm"), SECRET: MINT_SECRET}
-
-    def arx(self, *words: str) -> dict[str, Any]:
-        """Run a command."""
-        command = [sys.executable, "-m", "arx_caps.cli", *words, "--json"]
-        done = subprocess.run(command, cwd=self._folder, env=self._environment, capture_output=True, text=True)
-        if done.returncode:
-            raise RuntimeError(f"{' '.join(words)}: {done.stderr}")
-        return json.loads(done.stdout) if done.stdout else {}
+        super().__init__(folder)
+        (self._port,) = free_ports(1)
+        self.mint = f"http://127.0.0.1:{self._port}"
 
     @contextlib.contextmanager
     def running(self, issuer: str) -> Iterator[None]:
         """Run the mint."""
-        self.arx("init", str(self._folder / "realm"), "--listen", self._listen)
-        (self._folder / "realm" / "policy.toml").write_text(POLICY.replace("ISSUER", issuer))
-        login = {"login_issuer": issuer, "login_client_id": MINT_CLIENT, "login_client_secret": f"env:{SECRET}"}
-        login |= {"login_scope": "openid profile email"}
-        with (self._folder / "realm" / "realm.toml").open("a") as file:
-            file.write("".join(f"{name} = {json.dumps(value)}\n" for name, value in login.items()))
-        with (self._folder / "mint.log").open("w+") as log:
-            command = [sys.executable, "-m", "arx_caps.cli", "up"]
-            mint = subprocess.Popen(command, cwd=self._folder, env=self._environment, stdout=log, stderr=log)
-            try:
-                until(lambda: mint.poll() is not None or self._is_up())
-                if mint.poll() is not None:
-                    raise RuntimeError((self._folder / "mint.log").read_text())
-                yield
-            finally:
-                mint.terminate()
-                mint.wait(60)
-
-    def _is_up(self) -> bool:
-        with contextlib.suppress(RuntimeError):
-            self.arx("client", "list")
-            return True
-        return False
+        self.make(self._port, POLICY.replace("ISSUER", issuer), issuer, scope="openid profile email")
+        with self.up(said='"schema": "arx/up'):
+            yield
 
     def begin(self, agent: str, redirect: str, scopes: tuple[str, ...], **query: str) -> str:
         """Register a client of an agent, and return the URL at which a person's journey begins."""
         with contextlib.suppress(RuntimeError):  # enrolled before
-            self.arx("agent", "enrol", agent, "--key-out", str(self._folder / f"{len(agent)}.key"))
+            self.arx("agent", "enrol", agent, "--key-out", str(self.folder / f"{len(agent)}.key"))
         words = [word for scope in scopes for word in ("--scope", scope)]
         client = self.arx("client", "add", agent, *words, "--public", "--redirect", redirect)["client"]["id"]
         asked = {"response_type": "code", "client_id": client, "redirect_uri": redirect, "state": "s"}

@@ -5,16 +5,15 @@ import contextlib
 import json
 import os
 import shlex
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from tests.mint.login import MINT_CLIENT, MINT_SECRET
 from tests.mint.nanoidp import provider
+from tests.realm_folder import RealmFolder
 from tests.routes.environments import ROOT
-from tests.servers import free_ports, until
+from tests.servers import free_ports
 
 AGENT: Final = "acme/apps"
 LIFE_S: Final = (
@@ -70,9 +69,14 @@ audience = "orders"
 resource = "http://127.0.0.1:{gateway}/orders"
 command = ["{python}", "{script}"]
 """
+CLIENTS: Final = f"""\
+clients_agent = "{AGENT}"
+clients_scopes = ["look", "more", "others", "pay"]
+clients_register = true
+"""
 
 
-class World:
+class World(RealmFolder):
     """What runs.
 
     Args:
@@ -81,12 +85,10 @@ class World:
     """
 
     def __init__(self, folder: Path, people: tuple[str, ...]) -> None:
-        self.folder, self._people = folder, people
+        super().__init__(folder)
+        self._people = people
         self._mint, self._gateway = free_ports(2)
         self.url, self._issuer = f"http://127.0.0.1:{self._gateway}/orders", f"http://127.0.0.1:{self._mint}"
-        self._environment = {name: value for name, value in os.environ.items() if not name.startswith("ARX_")}
-        self._environment |= {"ARX_HOME": str(folder / "realm"), "PYTHONPATH": str(ROOT)}
-        self._environment |= {"ARX_TEST_LOGIN_SECRET": MINT_SECRET}
         self._provider = ""
 
     @contextlib.contextmanager
@@ -96,29 +98,13 @@ class World:
         idp.mkdir()
         users = {name: {"password": name, "email": f"{name}@acme.example", "groups": []} for name in self._people}
         with provider(idp, mint=self._issuer, users=users) as self._provider:
-            self.arx("init", str(self.folder / "realm"), "--listen", f"127.0.0.1:{self._mint}")
             ports = {"gateway": self._gateway, "python": sys.executable, "life": LIFE_S, "issuer": self._provider}
+            self.make(self._mint, POLICY.format(**ports), self._provider, scope="openid profile email", more=CLIENTS)
             script = ROOT / "tests" / "gateway" / "upstream_mcp.py"
-            (self.folder / "realm" / "policy.toml").write_text(POLICY.format(**ports))
             (self.folder / "gateway.toml").write_text(GATEWAY.format(**ports, script=script))
-            settings = {"login_issuer": self._provider, "login_client_id": MINT_CLIENT}
-            settings |= {"login_client_secret": "env:ARX_TEST_LOGIN_SECRET", "login_scope": "openid profile email"}
-            settings |= {"clients_agent": AGENT}
-            lines = [f"{name} = {json.dumps(value)}" for name, value in settings.items()]
-            lines += ['clients_scopes = ["look", "more", "others", "pay"]', "clients_register = true"]
-            with (self.folder / "realm" / "realm.toml").open("a") as file:
-                file.write("\n".join(["", *lines, ""]))
-            with self._started():
+            with self.up("--gateway", "gateway.toml", said='"upstreams": ["orders"]'):
                 self.arx("agent", "enrol", AGENT, "--key-out", str(self.folder / "apps.key"))
                 yield
-
-    def arx(self, *words: str) -> dict[str, Any]:
-        """Run a command that must succeed, and return its answer."""
-        command = [sys.executable, "-m", "arx_caps.cli", *words, "--json"]
-        done = subprocess.run(command, cwd=self.folder, env=self._environment, capture_output=True, text=True)
-        if done.returncode:
-            raise RuntimeError(f"{' '.join(words)}: {done.stdout}{done.stderr}")
-        return dict(json.loads(done.stdout)) if done.stdout else {}
 
     def person(self, name: str, *tasks: str) -> "Person":
         """Return a person who logs in and chooses tasks, with a browser of their own."""
@@ -139,21 +125,6 @@ class World:
         """Return the open sessions of a person."""
         listed = self.arx("session", "list", "--agent", AGENT, "--state", "open")["sessions"]
         return [each["id"] for each in listed if each["subject"] and each["subject"]["subject"] == person]
-
-    @contextlib.contextmanager
-    def _started(self) -> Iterator[None]:
-        words = [sys.executable, "-m", "arx_caps.cli", "up", "--gateway", "gateway.toml", "--json"]
-        file = self.folder / "up.log"
-        with file.open("w") as log:
-            up = subprocess.Popen(words, cwd=self.folder, env=self._environment, stdout=log, stderr=log)
-        try:
-            until(lambda: '"upstreams": ["orders"]' in file.read_text() or up.poll() is not None)
-            if up.poll() is not None:
-                raise RuntimeError(file.read_text())
-            yield
-        finally:
-            up.terminate()
-            up.wait(60)
 
 
 class Person:
