@@ -21,6 +21,7 @@ from arx_verifier.verification import Grant, Verifier
 Headers = list[tuple[bytes, bytes]]
 
 NO_BODY: Final = ("GET", "HEAD")  # the methods whose requests have none, unless the proxy says more.  SPEC 8.4
+CREDENTIALS: Final = (b"authorization", b"dpop")  # the headers that have one
 PREFIX: Final = b"x-arx-"  # of the headers that the proxy sets, and that no client may
 _METHOD: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}")  # RFC 9110 9.1
 _TARGET: Final = re.compile(rb"/[!-~\x80-\xff]*")  # in origin form: the form of others hides the path from a rule

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from arx_caps.gateway.asgi import Receive, Scope, Send, read_body
 from arx_caps.gateway.deciders.decider import (
+    CREDENTIALS,
     NO_BODY,
     PREFIX,
     Decider,
@@ -27,7 +28,6 @@ _PARTIAL: Final = b"x-envoy-auth-partial-body"  # replaces that of a client wher
 _REMOVE: Final = b"x-envoy-auth-headers-to-remove"
 # Of the connection, not of the request; pseudo-headers repeat what the description has.
 _NOT_DESCRIBED: Final = frozenset((b"content-length", b"transfer-encoding", b"connection", b"host", _PARTIAL))
-_CREDENTIALS: Final = (b"authorization", b"dpop")
 _PERMISSION_DENIED, _UNAUTHENTICATED, _UNAVAILABLE = 7, 16, 14  # google.rpc.Code
 _CODES: Final = {401: _UNAUTHENTICATED, 503: _UNAVAILABLE}
 
@@ -70,7 +70,7 @@ class _Seen:
         kept = {name for name, _ in verdict.headers}
         names = {name for name, _ in headers if is_own(name) and name not in kept}
         if self._terms.spends:
-            names |= {name for name, _ in headers if name in _CREDENTIALS}
+            names |= {name for name, _ in headers if name in CREDENTIALS}
         return sorted(names)
 
 

@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 
 from arx_caps.access_token import is_access_token
 from arx_caps.gateway.asgi import Receive, Scope, Send, read_body
-from arx_caps.gateway.deciders.decider import Hosts, identity_of, is_own
+from arx_caps.gateway.deciders.decider import CREDENTIALS, Hosts, identity_of, is_own
 from arx_caps.gateway.deciders.protos import message
 from arx_caps.gateway.mcp_answers import AnsweredMessage, McpAnswers
 from arx_caps.gateway.mcp_exchange import McpExchange
@@ -31,7 +31,6 @@ _LISTS: Final = ("tools/list", "prompts/list", "resources/list", "resources/temp
 _FOUND: Final = "arx.decider"  # in the scope of a question: gets what was found
 _KEPT_S: Final = 60.0  # how long an answer may take
 _KEPT: Final = 16_384  # references at once
-_CREDENTIALS: Final = (b"authorization", b"dpop")
 _DENIED, _INVALID = 1, 3  # AuthorizationError.Code
 
 
@@ -168,7 +167,7 @@ class ExtMcp:
         result.metadata.update({"arx": self._keep(allowed)})
         gone = {name for name, _ in headers if is_own(name)}
         if self._terms.spends:
-            gone |= {name for name, _ in headers if name in _CREDENTIALS}
+            gone |= {name for name, _ in headers if name in CREDENTIALS}
         if allowed.grant is not None:
             result.metadata.update({"decision": allowed.grant.decision})
             for name, value in identity_of(allowed.grant):
