@@ -37,6 +37,7 @@ from arx_caps.mint.oauth.redirects import answer_url
 from arx_caps.mint.rate_limit import TooOftenError
 from arx_caps.realm import LOOPBACK
 from arx_verifier.errors import ArxError, AuditError, GrantError, SettingsError, StoreError, UnavailableError
+from arx_verifier.token import wire
 
 CONSENT: Final = "/oauth/consent"
 MAX_QUERY_CHARS: Final = 3000  # a browser keeps a cookie of 4096 bytes
@@ -120,7 +121,7 @@ def authorize(visit: Visit) -> Response:
     except ArxError as error:
         return _refuse_client(visit, client, redirect, error)
     # The request waits in the browser, and is judged again when it comes back: strangers fill no table.
-    text = f"{_cookie_text(secret)}.{urlencode(visit.form)}"
+    text = f"{wire.text_of(secret)}.{urlencode(visit.form)}"
     return visit.redirect(url, visit.new_cookie(_LOGIN_COOKIE, _tag(derived(secret, "state")), text))
 
 
@@ -147,7 +148,7 @@ def callback(visit: Visit) -> Response:
     except OAuthError as error:
         return _refuse_client(visit, client, redirect, error, form.get("state"), over)
     tag = _tag(derived(page, _PURPOSE))
-    return visit.redirect(f"{CONSENT}?consent={tag}", over | visit.new_cookie(_CONSENT_COOKIE, tag, _cookie_text(page)))
+    return visit.redirect(f"{CONSENT}?consent={tag}", over | visit.new_cookie(_CONSENT_COOKIE, tag, wire.text_of(page)))
 
 
 def show_consent(visit: Visit) -> Response:
@@ -338,10 +339,6 @@ def _tag(derived_text: str) -> str:
 
 def _is_https(mint: MintContext) -> bool:
     return mint.realm.issuer.startswith("https:")
-
-
-def _cookie_text(secret: bytes) -> str:
-    return base64.urlsafe_b64encode(secret).rstrip(b"=").decode()
 
 
 def _bytes(text: str) -> bytes:
