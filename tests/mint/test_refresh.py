@@ -131,14 +131,14 @@ def test_a_successor_that_is_used_meanwhile_ends_the_session(live_flow: Flow, mo
     flow = live_flow
     first = flow.token()["refresh_token"]
     second = flow.refresh(first).json()["refresh_token"]
-    start, done = refresh.start_task, list[bool]()
+    start, done = refresh.start_and_issue, list[bool]()
 
     def late(*args: Any) -> Any:
-        monkeypatch.setattr(refresh, "start_task", start)
+        monkeypatch.setattr(refresh, "start_and_issue", start)
         done.append(is_refused(flow, second))  # after the repeat was found in order, and before it is answered
         return start(*args)
 
-    monkeypatch.setattr(refresh, "start_task", late)
+    monkeypatch.setattr(refresh, "start_and_issue", late)
     assert is_refused(flow, first)
     assert done == [False]
 

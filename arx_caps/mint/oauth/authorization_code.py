@@ -11,8 +11,6 @@ import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-import msgspec
-
 from arx_caps.mint.context import Born, MintContext
 from arx_caps.mint.db.database import now_ms
 from arx_caps.mint.db.events import Event
@@ -23,14 +21,21 @@ from arx_caps.mint.login.oidc import PAGE_MS, challenge_of
 from arx_caps.mint.oauth.clients import OAuthClient, client_of_row, find_client, require_row
 from arx_caps.mint.oauth.errors import OAuthError
 from arx_caps.mint.oauth.handle_approvals import find_unmade_calls
-from arx_caps.mint.oauth.handles import Issued, issue_handle
+from arx_caps.mint.oauth.handles import Issued
 from arx_caps.mint.oauth.redirects import fits_redirect
 from arx_caps.mint.oauth.refresh import new_refresh, terms_of
-from arx_caps.mint.oauth.task_grant import Wanted, active_agent, forbid_details, read_wanted, require_bound, session_for
+from arx_caps.mint.oauth.task_grant import (
+    Wanted,
+    active_agent,
+    forbid_details,
+    read_wanted,
+    require_bound,
+    session_for,
+    start_and_issue,
+)
 from arx_caps.mint.policy.issuers import Subject
 from arx_caps.mint.policy.model import SessionTerms
 from arx_caps.mint.policy.tables import Template
-from arx_caps.mint.tasks.issue import TaskRequest, start_task
 from arx_caps.mint.tasks.revoke import end_session
 from arx_caps.mint.tasks.token_factory import as_json, new_name
 from arx_verifier.errors import GrantError
@@ -157,10 +162,10 @@ def find_consent(mint: MintContext, secret: bytes) -> Consent:
     names = row["template"].split(" ")
     # The first for all: under one policy, each was allowed when the person was asked.
     terms = require_allowed(mint, client.agent, names[0], subject)
-    tools = None if row["tools"] is None else msgspec.json.decode(row["tools"], type=tuple[str, ...])
-    params = msgspec.json.decode(row["params"], type=dict[str, Any])
+    wanted = Wanted.of_row(row)
     templates = tuple(mint.policy.templates[name] for name in names)
-    return Consent(row, client, templates, subject, params, tools, terms, find_unmade_calls(mint, client, subject))
+    calls = find_unmade_calls(mint, client, subject)
+    return Consent(row, client, templates, subject, wanted.params, wanted.tools, terms, calls)
 
 
 def give_consent(mint: MintContext, consent: Consent, scope: str, params: Mapping[str, Any]) -> str:
@@ -245,10 +250,7 @@ def grant_authorization_code(
     if not consents.bind(row["id"], session["id"]):
         end_session(mint, session, f"agent:{client.agent}")
         raise OAuthError("invalid_grant", _WRONG)
-    tools = None if row["tools"] is None else msgspec.json.decode(row["tools"], type=tuple[str, ...])
-    params = msgspec.json.decode(row["params"], type=dict[str, Any])
-    task = start_task(mint, unit, caller, TaskRequest(row["template"], params, None, tools, None)).row
-    issued = issue_handle(mint, unit, client, task, resource=row["resource"], audience=row["audience"])
+    issued, task = start_and_issue(mint, unit, client, caller, Wanted.of_row(row))
     about = {**row, "terms": terms_of(mint, row["template"])}
     return issued._replace(refresh=new_refresh(mint, client, session, about, task))
 

@@ -6,8 +6,6 @@ import secrets
 from collections.abc import Mapping
 from typing import Any, Final, NoReturn
 
-import msgspec
-
 from arx_caps.mint.context import Born, MintContext
 from arx_caps.mint.db.database import now_ms
 from arx_caps.mint.db.unit_of_work import UnitOfWork
@@ -15,9 +13,8 @@ from arx_caps.mint.identity.authenticate import AuthenticatedCaller
 from arx_caps.mint.identity.session_login import subject_of, subject_targets
 from arx_caps.mint.oauth.clients import OAuthClient, digest_of_secret
 from arx_caps.mint.oauth.errors import OAuthError
-from arx_caps.mint.oauth.handles import Issued, issue_handle
-from arx_caps.mint.oauth.task_grant import active_agent, forbid_details, require_bound
-from arx_caps.mint.tasks.issue import TaskRequest, start_task
+from arx_caps.mint.oauth.handles import Issued
+from arx_caps.mint.oauth.task_grant import Wanted, active_agent, forbid_details, require_bound, start_and_issue
 from arx_caps.mint.tasks.liveness import session_targets
 from arx_caps.mint.tasks.revoke import end_session, finish_task
 from arx_caps.mint.tasks.sessions import renew_session
@@ -137,10 +134,7 @@ def grant_refresh_token(
     except GrantError as error:
         raise OAuthError("invalid_grant", str(error)) from error
     caller = AuthenticatedCaller("agent", client.agent, session, born, int(session["expires_at"]), key, agent)
-    tools = None if row["tools"] is None else msgspec.json.decode(row["tools"], type=tuple[str, ...])
-    params = msgspec.json.decode(row["params"], type=dict[str, Any])
-    task = start_task(mint, unit, caller, TaskRequest(row["template"], params, None, tools, None)).row
-    issued = issue_handle(mint, unit, client, task, resource=row["resource"], audience=row["audience"])
+    issued, task = start_and_issue(mint, unit, client, caller, Wanted.of_row(row))
     return issued._replace(refresh=new_refresh(mint, client, session, row, task, row["digest"]))
 
 

@@ -2,7 +2,7 @@
 """What all grants share: the task that a form asks for, its session, and the access token for it.  CONTROL 5.3."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Final, Literal, NamedTuple
+from typing import Annotated, Any, Final, Literal, NamedTuple, Self
 from urllib.parse import urlsplit
 
 import msgspec
@@ -63,6 +63,13 @@ class Wanted(NamedTuple):
     params: dict[str, Any]
     tools: tuple[str, ...] | None
 
+    @classmethod
+    def of_row(cls, row: Mapping[str, Any]) -> Self:
+        """Return the task that the row of a consent or of a refresh token describes."""
+        params = msgspec.json.decode(row["params"], type=dict[str, Any])
+        tools = None if row["tools"] is None else msgspec.json.decode(row["tools"], type=tuple[str, ...])
+        return cls(row["template"], row["resource"], row["audience"], params, tools)
+
 
 def issue_in_session(
     mint: MintContext, unit: UnitOfWork, born: Born, client: OAuthClient, opener: Opener, form: Mapping[str, str]
@@ -85,11 +92,29 @@ def issue_in_session(
     """
     wanted = read_wanted(mint, client, form)
     require_bound(mint, client, wanted.scope)
-    caller = session_for(mint, unit, born, client, opener)
+    return start_and_issue(mint, unit, client, session_for(mint, unit, born, client, opener), wanted)[0]
+
+
+def start_and_issue(
+    mint: MintContext, unit: UnitOfWork, client: OAuthClient, caller: AuthenticatedCaller, wanted: Wanted
+) -> tuple[Issued, Mapping[str, Any]]:
+    """Start a task in a session, issue an access token for it, and return both.
+
+    Args:
+        mint: The mint.
+        unit: The call's unit of work.
+        client: The client.
+        caller: The client's agent in the session.
+        wanted: The task.
+
+    Raises:
+        GrantError: The policy refuses.
+        RevokedError: The agent, the subject, the policy or a key is frozen.
+    """
     # With the template's depth, for a token exchange; the gateway gets tokens that it cannot delegate.
-    task = TaskRequest(wanted.scope, wanted.params, None, wanted.tools, None)
-    row = start_task(mint, unit, caller, task).row
-    return issue_handle(mint, unit, client, row, resource=wanted.resource, audience=wanted.audience)
+    request = TaskRequest(wanted.scope, wanted.params, None, wanted.tools, None)
+    task = start_task(mint, unit, caller, request).row
+    return issue_handle(mint, unit, client, task, resource=wanted.resource, audience=wanted.audience), task
 
 
 def read_wanted(mint: MintContext, client: OAuthClient, form: Mapping[str, str]) -> Wanted:
