@@ -2,7 +2,7 @@
 """Check where people log in: the issuer, and the mint as its client.  CONTROL 5.8, OpenID Connect Discovery 4."""
 
 from collections.abc import Iterator
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import urlencode
 
 import httpx
@@ -14,6 +14,9 @@ from arx_caps.http_client import no_answer, open_client
 from arx_caps.realm import Login, Realm
 from arx_caps.secret_source import read_secret
 from arx_verifier.errors import ArxError, SettingsError
+
+if TYPE_CHECKING:
+    from arx_caps.mint.policy.model import Policy
 
 NAME: Final = "login"
 
@@ -33,8 +36,10 @@ def check_login(realm: Realm) -> Iterator[Check]:
     if login is None:
         return
     yield _secret(login, realm)
-    yield _trust(login, realm)
-    yield from _clients(realm)
+    policy = _policy(realm)
+    yield _trust(login, policy)
+    if policy is not None:
+        yield from _clients(realm, policy)
     url = f"{login.issuer.rstrip('/')}/.well-known/openid-configuration"
     try:
         with open_client(url, timeout=TIMEOUT_S, ca=realm.ca, proxy=url.startswith("https:")) as client:
@@ -67,30 +72,29 @@ def _secret(login: Login, realm: Realm) -> Check:
     return Check(name, True, f"in {source}")
 
 
-def _trust(login: Login, realm: Realm) -> Check:
+def _policy(realm: Realm) -> "Policy | None":
     from arx_caps.mint.policy.model import Policy
 
-    name = "login's issuer"
     try:
-        urls = [issuer.url for issuer in Policy.load(realm.policy_path).issuers.values()]
+        return Policy.load(realm.policy_path)
     except ArxError:
+        return None
+
+
+def _trust(login: Login, policy: "Policy | None") -> Check:
+    name = "login's issuer"
+    if policy is None:
         return Check(name, None, "the policy cannot be read", "correct the policy first")
-    if login.issuer not in urls:
+    if login.issuer not in [issuer.url for issuer in policy.issuers.values()]:
         found = f"the policy has no [issuer] with the URL {login.issuer}"
         return Check(name, False, found, "write one, byte for byte, with `jwks` and `algorithms` (docs/oauth.md)")
     return Check(name, True, f"the policy trusts {login.issuer}")
 
 
-def _clients(realm: Realm) -> Iterator[Check]:
-    from arx_caps.mint.policy.model import Policy
-
+def _clients(realm: Realm, policy: "Policy") -> Iterator[Check]:
     if realm.clients is None:
         return
-    try:
-        templates = Policy.load(realm.policy_path).templates
-    except ArxError:  # the check of the login's issuer has failed
-        return
-    scopes = realm.clients.scopes
+    scopes, templates = realm.clients.scopes, policy.templates
     useless = [name for name in scopes if name not in templates or templates[name].bearer_terms == "refuse"]
     if useless:
         found = f"the policy has no task {' and no task '.join(useless)} for access tokens"
