@@ -112,6 +112,12 @@ CALL_LIMITS: Final = (
     Limit("fields of a query", "arx_verifier.enforcement.routes", "MAX_QUERY_FIELDS", ""),
     Limit("a verifier's clock from the store's", "arx_verifier.revocation.epoch", "SKEW_MS", "SPEC 10.5"),
     Limit("a decision record", "arx_verifier.journal.record", "MAX_RECORD_BYTES", "SPEC 12.3"),
+    Limit(
+        "delegations' caveats in a record",
+        "arx_verifier.verification.compiled_caveats",
+        "MAX_CAVEAT_CHARS",
+        "SPEC 12.3",
+    ),
     Limit("arguments in a record", "arx_verifier.journal.record", "MAX_ARGUMENTS_BYTES", "SPEC 12.5"),
     Limit("a journal, unless the service sets another", "arx_verifier.journal.writer", "MAX_BYTES", "SPEC 15.3"),
 )

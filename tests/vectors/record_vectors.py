@@ -30,7 +30,8 @@ ARGUMENTS = b'{"amount":20,"order":"A-1"}'
 def vectors() -> dict[str, dict[str, Any]]:
     """All of this file."""
     digest = hashlib.sha256(SALT + ARGUMENTS).digest()
-    person = [["https://idp.example", "ann"], [["owner", "bob"]]]
+    caveats = ['{"allow":[{"args":{"amount":{"range":[0,10]}},"tool":"orders.refund"}],"to":"acme/worker"}']
+    person = [["https://idp.example", "ann"], [["owner", "bob"]], [caveats]]
     allow = [AT, "ok", "orders.refund", digest, INCARNATION, 7, 12, [], 0, [], None]
     rest = [SALT, [], "192.0.2.7", "rq-1", "00-" + "a" * 32 + "-" + "b" * 16 + "-01", [], ARGUMENTS]
     rule = ["caveat 2 (acme/worker)", "amount range"]
@@ -43,10 +44,10 @@ def vectors() -> dict[str, dict[str, Any]]:
     bare = [SALT, [], None, None, None, [], None]
     return {
         "record-allow": record("12.3", "an allow, with its arguments", 1, FACTS, person, allow, rest),
-        "record-deny": record("12.3", "a denial and what did not hold", 2, FACTS, [None, []], deny, told),
+        "record-deny": record("12.3", "a denial and what did not hold", 2, FACTS, [None, [], []], deny, told),
         "record-end": record("12.4", "the work that decision 41 allowed was ended", 42, FACTS, person, end, bare),
-        "record-counted": record("12.2", "what nobody proved", 70_000, NOBODY, [None, []], counted, peers),
-        "record-gap": record("12.4", "a file was deleted", 41, NOBODY, [None, []], gap, bare),
+        "record-counted": record("12.2", "what nobody proved", 70_000, NOBODY, [None, [], []], counted, peers),
+        "record-gap": record("12.4", "a file was deleted", 41, NOBODY, [None, [], []], gap, bare),
     }
 
 

@@ -8,12 +8,16 @@ from typing import Any
 
 import pytest
 
+from arx_verifier.constraints import Rule
 from arx_verifier.errors import SettingsError
+from arx_verifier.journal import unpack_record
 from arx_verifier.journal.decision import InMemoryDecisions
+from arx_verifier.journal.record import seal
 from arx_verifier.journal.writer import Journal
 from arx_verifier.request import AccessRequest
 from arx_verifier.revocation.epoch import UnsafeLocalEpochs
 from arx_verifier.service import open_verifier
+from arx_verifier.token import Caveat
 from tests.support import ANYTHING, AT, FullDecisions, access, mint, verifier
 from tests.verifier.serving import Realm, answered
 
@@ -54,6 +58,35 @@ def test_arguments_are_recorded_only_where_the_operator_says_so() -> None:
     assert (long.arguments, len(long.args_digest)) == (b"", 32)
     with pytest.raises(SettingsError):
         verifier(record_arguments=("orders get",))
+
+
+@pytest.mark.spec("12.3")
+def test_what_each_delegation_removed_is_recorded() -> None:
+    """Each delegation has its caveats since the one before, without its hop; the mint's first caveat is left out."""
+    sink = InMemoryDecisions(clock=lambda: AT)
+    checked = verifier(decisions=sink)
+    fewer = Caveat(allow=(Rule(tool="orders.get"),), exp=AT + 1000)
+    for _ in range(2):  # twice: the second chain differs in its hops alone, and shares the first one's caveats
+        first = mint(ANYTHING).delegate("acme/worker", fewer).attenuate(Caveat(depth=1))
+        assert checked.decide(first.delegate("acme/helper").encode(), access()).allowed
+    assert checked.decide(mint(ANYTHING).encode(), access()).allowed
+    own = f'{{"allow":[{{"tool":"orders.get"}}],"exp":{AT + 1000},"to":"acme/worker"}}'
+    steps = ((own,), ('{"depth":1}', '{"to":"acme/helper"}'))
+    assert [decision.facts.caveats for decision in sink.decisions] == [steps, steps, ()]
+    read = unpack_record(*seal(sink.decisions[0].pack(), "orders-1", "0123456789ab", 1))
+    assert (read.facts.caveats, read.to_dict()["caveats"]) == (steps, steps)
+
+
+@pytest.mark.spec("12.3")
+def test_long_caveats_are_not_in_each_record() -> None:
+    """A token of many long caveats does not fill a journal with them; a chain that is refused has those before."""
+    checked = verifier()
+    tools = tuple(Rule(tool=f"orders.{number:080}") for number in range(24))
+    decision = checked.decide(mint(ANYTHING).delegate("acme/worker", Caveat(allow=tools)).encode(), access())
+    assert (decision.named, decision.facts.caveats) == (("acme/worker",), ())
+    deep = mint(ANYTHING, depth=1).delegate("acme/worker").delegate("acme/helper")
+    decision = checked.decide(deep.encode(), access())
+    assert (decision.code, decision.facts.caveats) == ("too_deep", (('{"to":"acme/worker"}',),))
 
 
 @pytest.mark.spec("12.3")

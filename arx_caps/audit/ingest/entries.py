@@ -267,7 +267,9 @@ _BAD: Final = (msgspec.MsgspecError, UnicodeDecodeError, AuditError)
 _KEPT: Final = msgspec.msgpack.Decoder(tuple[int, str, str, int, msgspec.Raw, CallRecord, bytes])
 _BODY: Final = msgspec.msgpack.Decoder(tuple[msgspec.Raw, Rest])
 _FACTS: Final = msgspec.msgpack.Decoder(Facts)
-_PERSON: Final = msgspec.msgpack.Decoder(tuple[tuple[str, str] | None, tuple[tuple[str, str], ...]])
+_PERSON: Final = msgspec.msgpack.Decoder(
+    tuple[tuple[str, str] | None, tuple[tuple[str, str], ...], tuple[tuple[str, ...], ...]]
+)
 _EVENT: Final = msgspec.msgpack.Decoder(tuple[str, str, int, int, str, str, list[tuple[str, Any]], bytes])
 _EVENT_BODY: Final = msgspec.msgpack.Decoder(tuple[bytes, bytes])
 _EVENT_START: Final = b"\x98\xa5event"

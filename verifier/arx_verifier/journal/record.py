@@ -87,11 +87,15 @@ class ChainFacts(Facts, frozen=True, array_like=True, forbid_unknown_fields=True
     Attributes:
         subject: Issuer and subject of the person or account on whose behalf it acts, or None.
         meta: Further facts about its agent in the token, as names and values.
+        caveats: For each of ``named``, the caveats from the delegation before it to its own, as canonical JSON without
+            ``hop``.  Those before the first have the mint's own, without the first caveat.  None at all if they are too
+            long together.
         packed: The journal's bytes up to the call.
     """
 
     subject: tuple[str, str] | None = None
     meta: tuple[tuple[str, str], ...] = ()
+    caveats: tuple[tuple[str, ...], ...] = ()
 
     packed = _Packed()
 
@@ -209,7 +213,7 @@ class OpenedRecord(NamedTuple):
     rest: Rest | None
 
 
-_Person = tuple[tuple[str, str] | None, tuple[tuple[str, str], ...]]
+_Person = tuple[tuple[str, str] | None, tuple[tuple[str, str], ...], tuple[tuple[str, ...], ...]]
 _WRITE: Final = msgspec.msgpack.Encoder()
 _SPLIT: Final = msgspec.msgpack.Decoder(tuple[int, msgspec.Raw, msgspec.Raw, tuple[msgspec.Raw, msgspec.Raw]])
 _READ_JOURNAL: Final = msgspec.msgpack.Decoder(tuple[int, Facts, _Person, tuple[CallRecord, Rest]])
@@ -277,7 +281,7 @@ def read_sealed(kept: bytes, body: bytes | None) -> OpenedRecord:
         if len(digest) != sha256().digest_size or sequence < 0:
             raise AuditError("a decision record has no digest of a body")
         if body is None:
-            return OpenedRecord(verifier, boot, sequence, _whole(facts, (None, ())), call, None)
+            return OpenedRecord(verifier, boot, sequence, _whole(facts, (None, (), ())), call, None)
         if sha256(body).digest() != digest:
             raise AuditError("the body's digest is not the one in the record")
         person, rest = _READ_BODY.decode(body)
@@ -307,8 +311,8 @@ def _hold_version(raw: bytes, start: bytes) -> None:
 
 
 def _whole(facts: Facts, person: _Person) -> ChainFacts:
-    subject, meta = person
-    return ChainFacts(**msgspec.structs.asdict(facts), subject=subject, meta=meta)
+    subject, meta, caveats = person
+    return ChainFacts(**msgspec.structs.asdict(facts), subject=subject, meta=meta, caveats=caveats)
 
 
 def digest_arguments(args: Mapping[str, Any], form: bytes | None = None) -> tuple[bytes, bytes]:

@@ -257,6 +257,7 @@ class ProvenChain:
             identifier.model,
             subject,
             about(identifier) if identifier.meta else (),
+            said.steps,
         )
 
     def __repr__(self) -> str:

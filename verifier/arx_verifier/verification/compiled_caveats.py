@@ -39,6 +39,7 @@ _MAX_RULES: Final = 131_072  # parts of rules by tool, with tests and places; on
 _MAX_KEPT_BYTES: Final = 512  # of a caveat; five constraints and a delegation take about 230
 _MAX_KEPT_PARTS: Final = 32  # about 13 KB of rules and operands
 
+MAX_CAVEAT_CHARS: Final = 2048  # every record of a chain has them; a hop's are about 100
 HOP_CHARS: Final = 12
 HOP_MARK: Final = b'"hop":"'
 GAP: Final = HOP_MARK + b"\0"  # replaces mark and hop in a cache key; JSON text has no zero byte
@@ -211,6 +212,8 @@ def _read_each(
     known, said, met = KEPT, ChainRestrictions(identifier.depth), True
     allows, places, named, links = [], [], [], []
     agents: list[str] = []
+    added: list[str] = []
+    steps: list[tuple[str, ...]] = []
     link = identifier.id
     chain.links_of(link, ())  # raises outside of ``try``: a wrong id is not the fault of a caveat
     index, parts = -1, len(packets)
@@ -226,6 +229,9 @@ def _read_each(
             if terms is None:
                 terms, met = read_terms(packet), False
             parts += terms.parts
+            if index:
+                # Without the hop: chains that differ in their hops alone share the result.
+                added.append((start + end[HOP_CHARS + 2 :] if terms.to else packet).decode())
             if to := terms.to:
                 link = _link_of(link, packet, end)
                 _hold_delegate(said, index, to)
@@ -233,6 +239,8 @@ def _read_each(
                 named.append(to)
                 links.append(link)
                 agents += terms.agents
+                steps.append(tuple(added))
+                added.clear()
             if terms.allow is not None:
                 allows.append(terms.allow)
                 places.append(PLACES[index + 1])
@@ -245,6 +253,8 @@ def _read_each(
         said.refused, parts = (error.code, reasons.failures_of(error, index)), limits.parts_of(packets)
     said.parts, said.allows, said.places, said.read = parts, tuple(allows), tuple(places), index + 1
     said.named = tuple(named)
+    if sum([len(text) for step in steps for text in step]) <= MAX_CAVEAT_CHARS:
+        said.steps = tuple(steps)
     said.targets = (*[f"task:{task}" for task in said.tasks], *agents)
     return said, links, met
 

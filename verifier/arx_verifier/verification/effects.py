@@ -79,6 +79,7 @@ class ChainRestrictions:
         allows: Every ``allow``, in order.
         places: The place of each of them.
         named: The agents that they delegate to.
+        steps: For each of them the caveats since the one before, as canonical JSON without hops; empty if too long.
         tasks: The sub-tasks that they attenuate to.
         targets: The targets of the sub-tasks and of the agents.
         nbf: The latest start of validity, ms since the Unix epoch; below any time if there is none.
@@ -107,6 +108,7 @@ class ChainRestrictions:
         "places",
         "read",
         "refused",
+        "steps",
         "targets",
         "tasks",
         "unmet",
@@ -128,6 +130,7 @@ class ChainRestrictions:
         self.once: tuple[tuple[str, str, int], ...] = ()
         self.tasks: tuple[str, ...] = ()
         self.unmet: tuple[tuple[int, ThirdPartyCaveat], ...] = ()
+        self.steps: tuple[tuple[str, ...], ...] = ()
         self.needs_call = False
 
 
