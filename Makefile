@@ -11,7 +11,7 @@ TEST := $(BIN)/python -m pytest -p no:benchmark -n 3 --dist loadfile --no-loadsc
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := demo
-.PHONY: demo docs test test-slow test-fast test-pure nightly bench bench-growth bench-service bench-all bench-audit bench-kill bench-kill-gateway bench-gateway bench-mint routes adapters compare contract login pages clients operations deciders conformance rehearse check clean help
+.PHONY: demo busy docs test test-slow test-fast test-pure nightly bench bench-growth bench-service bench-all bench-audit bench-kill bench-kill-gateway bench-gateway bench-mint routes adapters compare contract login pages clients operations deciders conformance rehearse check clean help
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-18s %s\n", $$1, $$2 }' Makefile
@@ -19,6 +19,9 @@ help:  ## this list
 demo: $(READY)  ## the whole job and the attacks on it, then the gateway and a stock MCP client, with real processes
 	@$(BIN)/python examples/demo.py
 	@$(BIN)/python examples/gateway_demo.py
+
+busy: $(READY)  ## a realm with a busy history, until Ctrl-C: something to look at; ARGS="--rate 100" for more decisions a second
+	@$(BIN)/python examples/busy_realm.py $(ARGS)
 
 test: $(READY)  ## the tests, without those that take many seconds
 	$(TEST) -m "not slow" $(ARGS)

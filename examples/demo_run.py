@@ -24,6 +24,7 @@ class Realm:
 
     def __init__(self, folder: Path, stack: contextlib.ExitStack) -> None:
         self.folder, self._stack = folder, stack
+        self.processes: dict[str, subprocess.Popen[str]] = {}
         self.environment = {**os.environ, "ARX_HOME": str(folder)}
 
     def arx(self, *words: str | Path) -> str:
@@ -31,12 +32,12 @@ class Realm:
         command = [sys.executable, "-m", "arx_caps.cli", *words, "--quiet"]
         return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=self.environment).stdout
 
-    def kill(self, target: str) -> dict[str, Any]:
+    def kill(self, target: str, reason: str = "the demo's kill") -> dict[str, Any]:
         """Kill until every verifier has confirmed it, and return the report with the time of the first kill.
 
         On a loaded machine, a verifier may confirm later than its lease ends: exit code 3.
         """
-        command = [sys.executable, "-m", "arx_caps.cli", "kill", target, "--reason", "the demo's kill", "--yes"]
+        command = [sys.executable, "-m", "arx_caps.cli", "kill", target, "--reason", reason, "--yes"]
         first, until = 0, time.monotonic() + 30
         while True:
             done = subprocess.run(
@@ -49,10 +50,11 @@ class Realm:
             if done.returncode == 0 or time.monotonic() > until:
                 return kill | {"at_ms": first}
 
-    def start(self, *words: str | Path, python: str | Path = sys.executable) -> Iterator[str]:
-        """Start a process that ends with the demo, and return the lines that it writes."""
+    def start(self, *words: str | Path, python: str | Path = sys.executable, name: str = "") -> Iterator[str]:
+        """Start a process that ends with the demo, and return the lines that it writes; it is in ``processes``."""
         command = [python, *words]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=self.environment)
+        self.processes[name] = process
         self._stack.enter_context(process)
         self._stack.callback(stop, process)
         return iter(process.stdout or ())

@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A tool service of the busy realm: ``POST /VERB`` is the tool ``NAME.VERB``, guarded, and does nothing but answer.
+
+Run one with ``python busy_service.py orders --service-file orders.json --port 9001``.
+"""
+
+import argparse
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+
+from arx_caps.service import KeyRefresher, open_shipper
+from arx_verifier import ArxMiddleware, open_verifier
+
+VERBS = {
+    "orders": ("get", "list", "note", "cancel"),
+    "payments": ("list", "refund", "payout", "settle", "remind"),
+    "search": ("web", "read", "note"),
+    "deploy": ("plan", "run", "rollback"),
+    "mail": ("send",),
+}
+
+
+async def answer(request: Request) -> JSONResponse:
+    """Return the id of the decision that allowed the call."""
+    return JSONResponse({"decision": request.scope["arx"].decision})
+
+
+def main() -> None:
+    """Serve until a signal ends it."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("name", choices=sorted(VERBS))
+    parser.add_argument("--service-file", required=True)
+    parser.add_argument("--port", type=int, required=True)
+    given = parser.parse_args()
+    verifier = open_verifier(given.service_file)
+    app = Starlette(routes=[Route(f"/{verb}", answer, methods=["POST"]) for verb in VERBS[given.name]])
+    guarded = ArxMiddleware(
+        app, verifier=verifier, tools={f"POST /{verb}": f"{given.name}.{verb}" for verb in VERBS[given.name]}
+    )
+    refresher = KeyRefresher(given.service_file, verifier.keys)
+    refresher.start()
+    with open_shipper(given.service_file):
+        uvicorn.run(guarded, host="127.0.0.1", port=given.port, proxy_headers=False, log_level="warning")
+    refresher.close()
+
+
+if __name__ == "__main__":
+    main()
