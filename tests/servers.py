@@ -85,6 +85,19 @@ def free_ports(count: int) -> list[int]:
         return ports
 
 
+@contextlib.contextmanager
+def nonce_store(folder: Path) -> Iterator[EmbeddedValkey]:
+    """Run a server until a store of nonces in it takes each call: it refuses those of the server's first second."""
+    import redis
+
+    from arx_caps.embedded import EmbeddedValkey
+
+    with EmbeddedValkey(folder) as server:
+        with redis.Redis.from_url(server.url) as raw:
+            until(lambda: raw.info("server")["uptime_in_seconds"] > 0)
+        yield server
+
+
 class VerifierProcess:
     """A verifier in a process of its own, which decides when told to."""
 
@@ -118,14 +131,7 @@ class VerifierProcess:
 @pytest.fixture(scope="session")
 def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedValkey]:
     """A running server with ``.url``; its data end with the run."""
-    import redis
-
-    from arx_caps.embedded import EmbeddedValkey
-
-    with EmbeddedValkey(tmp_path_factory.mktemp("valkey")) as server:
-        # A store of nonces refuses calls from before its start, and knows that in whole seconds.
-        with redis.Redis.from_url(server.url) as raw:
-            until(lambda: raw.info("server")["uptime_in_seconds"] > 0)
+    with nonce_store(tmp_path_factory.mktemp("valkey")) as server:
         yield server
 
 

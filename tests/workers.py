@@ -158,5 +158,5 @@ def deciders(service: Service, holder: Holder, target: str, code: str, count: in
     while len(seen) < count:
         assert time.monotonic() < deadline, seen
         answer = service.call(holder, "GET", target).json
-        assert answer["code"] == code
+        assert answer["code"] == code, answer
         seen.add(answer["decision"].partition("-")[0])
