@@ -29,6 +29,10 @@ GROUPS: Final[Mapping[str, Mapping[str, tuple[str, str]]]] = {
         "key": ("key", "create, rotate, retire and reseal root keys"),
         "doctor": ("doctor.command", "check the realm, and print how to repair what is wrong"),
     },
+    "Watch": {
+        "console": ("console", "open the operators' pages in a browser"),
+        "status": ("console", "show whether the mint grants, its verifiers and its audit log"),
+    },
     "Policy": {
         "policy": ("policy", "check, query, compare and activate policies"),
     },

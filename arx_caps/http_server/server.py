@@ -16,11 +16,18 @@ class BoundedServer(uvicorn.Server):
         config: Its ``http`` is ``protocol``.
         protocol: A class that ``bounded`` returned.
         on_started: Called once it serves.
+        on_stopping: Called when it begins to stop, to end answers that would never end by themselves.
     """
 
-    def __init__(self, config: uvicorn.Config, protocol: type[BoundedProtocol], on_started: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        protocol: type[BoundedProtocol],
+        on_started: Callable[[], None],
+        on_stopping: Callable[[], None] = lambda: None,
+    ) -> None:
         super().__init__(config)
-        self._protocol, self._on_started = protocol, on_started
+        self._protocol, self._on_started, self._on_stopping = protocol, on_started, on_stopping
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Accept connections."""
@@ -32,6 +39,7 @@ class BoundedServer(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Answer the requests that are arriving, and stop."""
+        self._on_stopping()
         await accept_last(sockets or ())
         for server in self.servers:
             server.close()

@@ -135,6 +135,21 @@ CREATE TABLE used_jti (
   PRIMARY KEY (digest)
 );
 CREATE INDEX ix_used_jti_until ON used_jti (until);
+CREATE TABLE console_sessions (
+  id VARCHAR(32) NOT NULL,
+  secret VARCHAR(64) NOT NULL,
+  operator VARCHAR(64) NOT NULL,
+  "key" VARCHAR(64) NOT NULL,
+  created_at BIGINT NOT NULL,
+  signed_in_at BIGINT,
+  used_at BIGINT NOT NULL,
+  until BIGINT NOT NULL,
+  PRIMARY KEY (id),
+  UNIQUE (secret),
+  FOREIGN KEY(operator) REFERENCES operators (id)
+);
+CREATE INDEX ix_console_sessions_operator ON console_sessions (operator);
+CREATE INDEX ix_console_sessions_until ON console_sessions (until);
 CREATE TABLE oauth_clients (
   id VARCHAR(32) NOT NULL,
   agent VARCHAR(64) NOT NULL,

@@ -53,8 +53,8 @@ def serve_command(
     passphrase_file: str | None,
 ) -> None:
     """Run the mint until SIGINT or SIGTERM; a JSON line on stderr reports that it listens."""
+    from arx_caps.console.serve import serve
     from arx_caps.mint.api.access_log import log_lines
-    from arx_caps.mint.server.serve import serve
 
     log_lines(log)  # first, so that errors at start are JSON lines as well
     try:

@@ -36,6 +36,7 @@ def up_command(
     services of its upstreams are enrolled, and the gateway (see `arx gateway`) runs beside the mint.  SIGHUP reads the
     policy and the gateway's file again, unless a terminal has started it.
     """
+    from arx_caps.console.serve import PROGRAM
     from arx_caps.mint.server.supervise import up
 
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
@@ -63,6 +64,7 @@ def up_command(
             passphrase=read_passphrase(passphrase_file),
             on_ready=on_ready,
             on_stop=stop_beside,
+            program=PROGRAM,
             on_reload=beside.reload if beside is not None else lambda: None,
             **options,
         )

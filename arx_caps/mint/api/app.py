@@ -29,6 +29,7 @@ from arx_caps.mint.api.routes import (
     audit,
     authorize,
     clients,
+    console,
     exchange,
     handles,
     health,
@@ -41,6 +42,7 @@ from arx_caps.mint.api.routes import (
     services,
     sessions,
     signing_keys,
+    status,
     tasks,
     trail,
 )
@@ -66,6 +68,8 @@ ENDPOINTS: Final = (
     *audit.ENDPOINTS,
     *trail.ENDPOINTS,
     *retention.ENDPOINTS,
+    *status.ENDPOINTS,
+    *console.ENDPOINTS,
 )
 
 

@@ -348,6 +348,43 @@ def _read_call(endpoint: Endpoint, mint: MintContext, unit: UnitOfWork, request:
     return RouteCall(mint, unit, caller, proof, body, request.path_params, query, peer=call.peer)
 
 
+def call_endpoint(
+    endpoint: Endpoint,
+    mint: MintContext,
+    authorize: Callable[[str, Mapping[str, Any]], AuthenticatedCaller],
+    *,
+    path: Mapping[str, str],
+    query: Mapping[str, Any],
+    body: Mapping[str, Any] | bytes,
+    peer: str | None,
+) -> RouteAnswer:
+    """Call an endpoint in this process, for a caller whom something else than a token authenticates.
+
+    Args:
+        endpoint: The route; it has an action.
+        mint: The mint.
+        authorize: Authorizes the action with its arguments, and records the decision.
+        path: The parameters of the path.
+        query: The members of the query.
+        body: The members of the body, or a body that is not JSON.
+        peer: The address of the caller, or None.
+
+    Returns:
+        The handler's answer.
+
+    Raises:
+        ArxError: As the endpoint's refusals.
+    """
+    assert endpoint.action is not None
+    members = {} if isinstance(body, bytes) else dict(body)
+    with mint.db.unit(one_change=endpoint.one_change) as unit:
+        caller = authorize(endpoint.action, {**members, **query, **path})
+        typed = Bytes(content=body) if isinstance(body, bytes) else _typed("body", members, endpoint.body)
+        return endpoint.handler(
+            RouteCall(mint, unit, caller, None, typed, path, _typed("query", dict(query), endpoint.query), peer=peer)
+        )
+
+
 def _typed(part: str, members: dict[str, Any], kind: type[Body] | type[Query]) -> Body | Query:
     try:
         # Not strict for a query, which has only text: numbers are parsed from it.

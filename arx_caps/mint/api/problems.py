@@ -51,6 +51,7 @@ CODES: Final = {
     "bad_enrolment": Code(
         401, "the enrolment token is unknown, used or expired", "ask an operator for another: `arx service invite`"
     ),
+    "bad_link": Code(401, "the link was used, is too old or was never made", "run `arx console open` again"),
     "bad_proof": Code(
         401,
         "the proof is missing, for another call, too old, or by a wrong key",
@@ -73,6 +74,7 @@ CODES: Final = {
     "wrong_caller": Code(
         403, "the call is for another kind of caller", "call as an agent, operator or service, as the API describes"
     ),
+    "wrong_form": Code(403, "the form is not from a page of this console and this sign-in", "open the page again"),
     "session_ended": Code(403, "the session or the task has ended", "open another session, or start another task"),
     "session_not_allowed": Code(403, "the policy lets this agent open no session", _POLICY),
     "subject_not_allowed": Code(403, "the policy allows other subjects, or none", _POLICY),

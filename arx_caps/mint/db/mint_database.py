@@ -8,6 +8,7 @@ from arx_caps.mint.db.database import Database
 from arx_caps.mint.db.migrations import migrate, revision
 from arx_caps.mint.db.repositories.agents import AgentRepository
 from arx_caps.mint.db.repositories.approvals import ApprovalRepository
+from arx_caps.mint.db.repositories.console_sessions import ConsoleSessionRepository
 from arx_caps.mint.db.repositories.epoch import EpochRepository
 from arx_caps.mint.db.repositories.erasures import ErasureRepository
 from arx_caps.mint.db.repositories.grants import TaskGrantRepository
@@ -39,6 +40,7 @@ class MintDatabase(Database):
     Attributes:
         agents: Enrolled agents.
         approvals: Requests for approval, and operators' answers.
+        console_sessions: Operators who are signed in to the console.
         epoch: The high-water mark of the kill epoch, and the freezes that are in force.
         erasures: The erasure of a person's data.
         grants: What each task may do.
@@ -67,6 +69,7 @@ class MintDatabase(Database):
         super().__init__(url, writer=writer)
         self.agents = AgentRepository(self)
         self.approvals = ApprovalRepository(self)
+        self.console_sessions = ConsoleSessionRepository(self)
         self.epoch = EpochRepository(self)
         self.erasures = ErasureRepository(self)
         self.grants = TaskGrantRepository(self)

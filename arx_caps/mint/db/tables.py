@@ -35,6 +35,20 @@ OPERATORS: Final = Table(
     Column("ended_at", BigInteger),
 )
 
+# One row for each sign-in to the console: first for its one-use link, then for the browser that used it.
+CONSOLE_SESSIONS: Final = Table(
+    "console_sessions",
+    METADATA,
+    Column("id", String(32), primary_key=True),
+    Column("secret", String(64), nullable=False, unique=True),  # digest of what the link, and then the cookie, has
+    Column("operator", String(64), ForeignKey("operators.id"), nullable=False, index=True),
+    Column("key", String(64), nullable=False),  # thumbprint of the operator's key that asked for it
+    Column("created_at", BigInteger, nullable=False),
+    Column("signed_in_at", BigInteger),  # when the link was used; None before
+    Column("used_at", BigInteger, nullable=False),
+    Column("until", BigInteger, nullable=False, index=True),
+)
+
 AGENTS: Final = Table(
     "agents",
     METADATA,

@@ -255,6 +255,24 @@ def _authorize_operator(
     require_token_allows(macaroon, action=rule_action, args=request.args, now=request.at)
     # Spent only now that the key is known to be enrolled: strangers cannot fill the memory of used proofs.
     unit.spend("proof", proof.key.kid, proof.jti, proof.until)
+    require_active_operator(mint, name, action, request.args)
+    return AuthenticatedCaller("operator", name, None, None, identifier.exp, proof.key.kid)
+
+
+def require_active_operator(mint: MintContext, name: str, action: str, args: Mapping[str, Any]) -> None:
+    """Require that an operator may do something now: active, not frozen, and allowed by its role.
+
+    Args:
+        mint: The mint.
+        name: The operator's id.
+        action: The action.
+        args: Its arguments.
+
+    Raises:
+        RevokedError: The operator was frozen or removed.
+        AccessError: The role does not allow this action.
+        UnavailableError: The action needs a live view of kills, and the view is stale.
+    """
     row = mint.db.operators.find(name)
     if row is None or row["status"] != "active":
         raise refusal("frozen")
@@ -265,9 +283,8 @@ def _authorize_operator(
     if refused is not None and (refused.code in ("frozen", "revoked") or action in NEEDS_LIVE_VIEW):
         raise refusal(refused.code)
     # The role is read anew at each call, so that a right that was taken away ends at once.
-    if rule_action is not None:
-        require_rules_allow(f"role {row['role']}", rules_of(row["role"], row["rules"]), rule_action, request.args)
-    return AuthenticatedCaller("operator", name, None, None, identifier.exp, proof.key.kid)
+    if action != WHOAMI:
+        require_rules_allow(f"role {row['role']}", rules_of(row["role"], row["rules"]), action, args)
 
 
 def _explain_expiry(row: Mapping[str, Any], token: str, error: ValidityError) -> ValidityError:

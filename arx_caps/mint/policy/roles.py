@@ -20,11 +20,14 @@ MAX_RULES: Final = 32  # of a custom role: every call of its operator checks eac
 APPROVE: Final = "arx.approve"
 WRITE_OPERATORS: Final = "arx.operators.write"
 
+OPEN_CONSOLE: Final = "arx.console.open"  # every role has it: in the console too, an operator may do what the role has
+
 _READS: Final = (
     "arx.agents.read",
     "arx.approvals.read",
     "arx.audit.read",
     "arx.clients.read",
+    OPEN_CONSOLE,
     "arx.keys.read",
     "arx.operators.read",
     "arx.policy.read",
@@ -34,7 +37,7 @@ _READS: Final = (
     "arx.tasks.read",
 )
 # An approver must see the work that an approval is for.
-_WORK_READS: Final = ("arx.policy.read", "arx.sessions.read", "arx.status.read", "arx.tasks.read")
+_WORK_READS: Final = (OPEN_CONSOLE, "arx.policy.read", "arx.sessions.read", "arx.status.read", "arx.tasks.read")
 _ENDS: Final = ("arx.freeze", "arx.kill", "arx.sessions.end", "arx.tasks.finish")
 
 # Roles are looked up by name at each call and never copied into a token, so that a right that is taken away ends at
@@ -43,14 +46,17 @@ ROLES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     {
         ADMIN: ("arx.*",),
         "read-only": _READS,
-        "kill-only": ("arx.kill",),
+        "kill-only": ("arx.kill", OPEN_CONSOLE),
         "responder": (*_ENDS, "arx.thaw", *_READS),
         "approver": (APPROVE, "arx.approvals.read", *_WORK_READS),
-        "policy": ("arx.policy.write", "arx.policy.read", "arx.status.read"),
-        "keys": ("arx.keys.write", "arx.keys.read", "arx.services.write", "arx.services.read", "arx.status.read"),
+        "policy": ("arx.policy.write", "arx.policy.read", "arx.status.read", OPEN_CONSOLE),
+        "keys": (
+            *("arx.keys.write", "arx.keys.read", "arx.services.write", "arx.services.read", "arx.status.read"),
+            OPEN_CONSOLE,
+        ),
         "agents": (
             *("arx.agents.write", "arx.agents.read", "arx.clients.write", "arx.clients.read"),
-            *("arx.sessions.read", "arx.tasks.read", "arx.status.read"),
+            *("arx.sessions.read", "arx.tasks.read", "arx.status.read", OPEN_CONSOLE),
         ),
     }
 )

@@ -44,6 +44,9 @@ KEEP_ALIVE_S: Final = 15  # how long an idle connection is kept
 SETTINGS_EXIT: Final = 2  # an operator must change something first
 LATER_EXIT: Final = 3  # a retry may help: a store or a disk did not answer
 
+# Adds parts to a mint's application, and returns what ends their open answers when the server stops.
+Compose = Callable[[Starlette, MintRuntime], Callable[[], None]]
+
 _log = logging.getLogger(__name__)
 
 
@@ -57,6 +60,7 @@ def serve(
     passphrase: str | None = None,
     database: str | None = None,
     until_eof: bool = False,
+    compose: Compose = lambda *_: lambda: None,
 ) -> None:
     """Serve a realm's mint until SIGINT or SIGTERM. SIGHUP reloads the policy.
 
@@ -71,6 +75,7 @@ def serve(
         passphrase: Opens the root keys, if a passphrase seals them.
         database: The database's URL, in SQLAlchemy's form; the realm's when omitted.
         until_eof: Whether to stop at the end of standard input too, which is the end of the parent process.
+        compose: Adds more to the application, such as the console.
 
     Raises:
         SettingsError: A key, the policy or a setting is missing or invalid, or it would listen beyond loopback without
@@ -94,6 +99,7 @@ def serve(
         listener.close()
         raise
     app = create_app(mint)
+    on_stopping = compose(app, mint)
     try:
         metrics_server = _serve_metrics(realm, app.state.metrics)
     except SettingsError:
@@ -104,7 +110,10 @@ def serve(
     announced: dict[str, object] = {"ready": True, "realm": realm.name, "issuer": realm.issuer, "pid": os.getpid()}
     announced |= {"listen": f"{host}:{listener.getsockname()[1]}", "policy": mint.policies.loaded.digest}
     server = BoundedServer(
-        _config(app, protocol), protocol, lambda: print(json.dumps(announced), file=sys.stderr, flush=True)
+        _config(app, protocol),
+        protocol,
+        lambda: print(json.dumps(announced), file=sys.stderr, flush=True),
+        on_stopping,
     )
     if until_eof:
         stop = functools.partial(setattr, server, "should_exit", True)
@@ -192,9 +201,14 @@ def _reload(mint: MintRuntime) -> None:
     print(json.dumps(result), file=sys.stderr, flush=True)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(
+    argv: Sequence[str] | None = None,
+    *,
+    program: str = "arx_caps.mint.server.serve",
+    compose: Compose = lambda *_: lambda: None,
+) -> int:
     """Run the mint as a program, and return its exit code."""
-    parser = argparse.ArgumentParser(prog="python -m arx_caps.mint.server.serve", description="Serve a realm's mint.")
+    parser = argparse.ArgumentParser(prog=f"python -m {program}", description="Serve a realm's mint.")
     parser.add_argument("--realm-dir", type=Path, default=default_folder(os.environ))
     parser.add_argument("--host")
     parser.add_argument("--port", type=int)
@@ -212,6 +226,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             behind_tls=options.behind_tls,
             passphrase=os.environ.get(PASSPHRASE_VARIABLE),
             until_eof=options.until_eof,
+            compose=compose,
         )
     except ArxError as error:
         refused = {"ready": False, "code": error.code, "error": str(error), "hint": error.hint}

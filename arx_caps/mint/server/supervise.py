@@ -26,6 +26,7 @@ BACKOFF_S: Final = (0.2, 5.0)  # the shortest and longest pause before a restart
 SETTLED_S: Final = 30.0  # a mint that ran this long is not in a crash loop
 STOP_S: Final = GRACE_S + 5.0
 
+SERVE: Final = "arx_caps.mint.server.serve"
 OnReady = Callable[[dict[str, Any]], None]
 
 
@@ -40,6 +41,7 @@ class Supervisor:
         passphrase: Opens the root keys, if a passphrase seals them.
         on_ready: Called in a thread with the mint's announcement, after each start.
         on_stop: Called at the end, before the mint and the store stop.
+        program: The module that serves the mint.
     """
 
     def __init__(
@@ -52,8 +54,9 @@ class Supervisor:
         passphrase: str | None = None,
         on_ready: OnReady = lambda _: None,
         on_stop: Callable[[], None] = lambda: None,
+        program: str = SERVE,
     ) -> None:
-        self._realm = realm
+        self._realm, self._program = realm, program
         self._options = ["--realm-dir", str(realm.folder), "--until-eof"]
         self._options += ["--host", host] if host is not None else []
         self._options += ["--port", str(port)] if port is not None else []
@@ -102,7 +105,7 @@ class Supervisor:
         # -P: `-m` alone would import modules from the working folder first, and run them beside the root keys.
         # A session of its own: Ctrl-C must reach this process alone, which then stops the mint in order.
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "arx_caps.mint.server.serve", *self._options],
+            [sys.executable, "-P", "-m", self._program, *self._options],
             stdin=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env=environment,
@@ -162,6 +165,7 @@ def up(
     on_ready: OnReady = lambda _: None,
     on_stop: Callable[[], None] = lambda: None,
     on_reload: Callable[[], None] = lambda: None,
+    program: str = SERVE,
 ) -> None:
     """Run a realm until SIGINT or SIGTERM. SIGHUP reloads the policy.
 
@@ -176,6 +180,7 @@ def up(
         on_ready: Called in a thread with the mint's announcement, after each start.
         on_stop: Called at the end, before the mint and the store stop.
         on_reload: Called at a SIGHUP that reloads the policy.
+        program: The module that serves the mint.
 
     Raises:
         SettingsError: The realm, the mint or the store cannot be started.
@@ -188,6 +193,7 @@ def up(
         passphrase=passphrase,
         on_ready=on_ready,
         on_stop=on_stop,
+        program=program,
     )
     before = {number: signal.signal(number, lambda *_: supervisor.stop()) for number in (signal.SIGINT, signal.SIGTERM)}
     on_hangup = (supervisor.stop,) if has_terminal() else (supervisor.reload, on_reload)

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``arx console``: sign in to the operators' pages.  ``arx status``: what its first page shows.  CONTROL 6."""
+
+from typing import Any
+
+import click
+
+from arx_caps.cli.display import show_span
+from arx_caps.cli.options import Verbs, common_options, pass_console
+from arx_caps.cli.place import Place, operator_options
+from arx_caps.cli.terminal import Console, pairs
+from arx_caps.durations import show_time
+
+
+@click.group("console", cls=Verbs)
+def console_command() -> None:
+    """Open the operators' pages in a browser."""
+
+
+@console_command.command("open")
+@operator_options
+@common_options
+@pass_console
+def open_console(console: Console, place: Place) -> None:
+    """Print a link that signs you in to the console, once, within two minutes.
+
+    It needs the operator's key alone, so it works while the login of your organization does not.
+    """
+    answer = place.mint().call("POST", "/v1/console/links")
+    # No browser is started: its command line, which every user of the machine can read, would have the link.
+    rows = [("link", answer["url"]), ("works until", show_time(answer["expires_at"]))]
+    console.data("console", answer, lambda: pairs(rows))
+    console.say("open it in a browser of yours; who opens it first is signed in as you")
+
+
+@click.command("status")
+@operator_options
+@common_options
+@pass_console
+def status_command(console: Console, place: Place) -> None:
+    """Show whether the mint grants, its verifiers, and the state of the audit log."""
+    status = place.mint().call("GET", "/v1/status")
+    console.data("status", status, lambda: pairs(_rows(status)))
+
+
+def _rows(status: dict[str, Any]) -> list[tuple[str, Any]]:
+    store, log, fleet = status["store"], status["log"], status["verifiers"]
+    states = {
+        state: sum(v["relay_of"] or 1 for v in fleet if v["state"] == state) for state in ("live", "late", "gone")
+    }
+    verifiers = ", ".join(f"{count} {state}" for state, count in states.items())
+    never = status["services_never_seen"]
+    return [
+        ("realm", status["realm"]),
+        ("grants", "yes" if status["ready"] else f"no: {'; '.join(status['because'])}"),
+        ("policy", status["policy"]),
+        ("store", store["error"] or f"at {store['seq']}, lease {show_span(store['lease_ms'])}"),
+        ("verifiers", verifiers + (f"; never seen: {', '.join(never)}" if never else "")),
+        ("slowest", f"{max((v['behind'] for v in fleet), default=0)} behind"),
+        ("sessions", status["sessions"]),
+        ("tasks", status["tasks"]),
+        ("approvals", f"{status['approvals_waiting']} waiting"),
+        ("audit log", log["halted"] or log["failing"] or f"{log['size']} records, {log['signed']} signed"),
+        ("signed", show_time(log["signed_at"]) if log["signed_at"] is not None else "never"),
+    ]

@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Streams of server-sent events: one producer for all viewers of a page, and bounded queues.
+
+A viewer that reads too slowly loses its oldest events and is told how many.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, Final, NamedTuple
+
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import StreamingResponse
+
+HEARTBEAT_S: Final = 15.0  # a comment, so that proxies keep the connection and a dead one is noticed
+QUEUE: Final = 64  # events that wait for one viewer
+CHECK_S: Final = 5.0  # how often a stream checks that its viewer may still see it
+_HEADERS: Final = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+
+
+class Sent(NamedTuple):
+    """One event of a stream.
+
+    Attributes:
+        html: What the page swaps in.
+        id: Its id, by which a browser that reconnects says what it has; empty for none.
+        event: Its name; a named event is not swapped in.
+    """
+
+    html: str
+    id: str = ""
+    event: str = ""
+
+    def encode(self) -> str:
+        """Return the event as its stream has it (HTML Standard 9.2.6)."""
+        lines = [f"event: {self.event}"] if self.event else []
+        lines += [f"id: {self.id}"] if self.id else []
+        # A carriage return alone would end a line, too.
+        lines += [f"data: {line}" for line in self.html.replace("\r", "").split("\n")]
+        return "\n".join(lines) + "\n\n"
+
+
+class Subscription:
+    """What one viewer has not read yet.
+
+    Attributes:
+        missed: The number of events that were dropped, since the viewer last read.
+    """
+
+    def __init__(self) -> None:
+        self._queue: asyncio.Queue[Any] = asyncio.Queue(QUEUE)
+        self.missed = 0
+
+    def put(self, item: Any) -> None:
+        """Add an item, and drop the oldest if there are too many."""
+        if self._queue.full():
+            self._queue.get_nowait()
+            self.missed += 1
+        self._queue.put_nowait(item)
+
+    async def get(self, timeout_s: float) -> Any:
+        """Return the next item, or None if there is none in time."""
+        with contextlib.suppress(TimeoutError):
+            return await asyncio.wait_for(self._queue.get(), timeout_s)
+        return None
+
+
+class Broadcast:
+    """Produces values in one task while anybody watches, and gives each to every viewer.
+
+    Args:
+        produce: Returns the next values; it runs in a thread.
+        every_s: How often it is called.
+        stopping: Set when the server stops.
+    """
+
+    def __init__(self, produce: Callable[[], list[Any]], every_s: float, stopping: asyncio.Event) -> None:
+        self._produce, self._every_s, self._stopping = produce, every_s, stopping
+        self._viewers: set[Subscription] = set()
+        self._task: asyncio.Task[None] | None = None
+
+    @contextlib.contextmanager
+    def subscribe(self) -> Any:
+        """Watch: yields a ``Subscription`` that gets every value from now on."""
+        viewer = Subscription()
+        self._viewers.add(viewer)
+        if self._task is None or self._task.done():
+            self._task = asyncio.get_running_loop().create_task(self._run())
+        try:
+            yield viewer
+        finally:
+            self._viewers.discard(viewer)
+
+    async def _run(self) -> None:
+        while self._viewers and not self._stopping.is_set():
+            for value in await run_in_threadpool(self._produce):
+                for viewer in tuple(self._viewers):
+                    viewer.put(value)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), self._every_s)
+
+
+class Live:
+    """The streams of one console."""
+
+    def __init__(self) -> None:
+        self._stopping: asyncio.Event | None = None
+        self._broadcasts: dict[str, Broadcast] = {}
+
+    def stop(self) -> None:
+        """End every stream; called in the server's loop when it begins to stop."""
+        self.stopping.set()
+
+    @property
+    def stopping(self) -> asyncio.Event:
+        """Set when the server stops."""
+        if self._stopping is None:
+            self._stopping = asyncio.Event()
+        return self._stopping
+
+    def broadcast(self, name: str, produce: Callable[[], list[Any]], every_s: float) -> Broadcast:
+        """Return the broadcast of this name; the first call makes it."""
+        if name not in self._broadcasts:
+            self._broadcasts[name] = Broadcast(produce, every_s, self.stopping)
+        return self._broadcasts[name]
+
+    def answer(
+        self,
+        broadcast: Broadcast,
+        show: Callable[[Any, int], Sent | None],
+        allowed: Callable[[], bool],
+        first: tuple[Sent, ...] = (),
+    ) -> StreamingResponse:
+        """Return the answer that streams a broadcast to one viewer.
+
+        Args:
+            broadcast: The values.
+            show: Returns the event for a value, or None to leave it out; it also gets the number of missed values.
+            allowed: Whether the viewer may still see it; it runs in a thread every few seconds.
+            first: Events to send at once.
+        """
+        return StreamingResponse(
+            self._events(broadcast, show, allowed, first), media_type="text/event-stream", headers=dict(_HEADERS)
+        )
+
+    async def _events(
+        self,
+        broadcast: Broadcast,
+        show: Callable[[Any, int], Sent | None],
+        allowed: Callable[[], bool],
+        first: tuple[Sent, ...],
+    ) -> AsyncIterator[str]:
+        loop, stopping = asyncio.get_running_loop(), self.stopping
+        said = checked = loop.time()
+        yield ": open\n\n"
+        for event in first:
+            yield event.encode()
+        with broadcast.subscribe() as viewer:
+            while not stopping.is_set():
+                value = await _either(viewer.get(CHECK_S), stopping)
+                now = loop.time()
+                if now - checked >= CHECK_S:
+                    if not await run_in_threadpool(allowed):
+                        yield Sent("", event="ended").encode()
+                        return
+                    checked = now
+                if value is not None:
+                    missed, viewer.missed = viewer.missed, 0
+                    shown = show(value, missed)
+                    if shown is not None:
+                        said = now
+                        yield shown.encode()
+                if now - said >= HEARTBEAT_S:
+                    said = now
+                    yield ": still here\n\n"
+
+
+async def _either(wait: Awaitable[Any], stopping: asyncio.Event) -> Any:
+    """Return what is awaited, or None as soon as the server stops."""
+    task, end = asyncio.ensure_future(wait), asyncio.ensure_future(stopping.wait())
+    try:
+        await asyncio.wait((task, end), return_when=asyncio.FIRST_COMPLETED)
+        return task.result() if task.done() else None
+    finally:
+        task.cancel()
+        end.cancel()

@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The menu: the pages in their groups, each with the action that it needs."""
+
+from typing import Final, NamedTuple
+
+from arx_caps.mint.identity.console_session import may
+
+
+class Entry(NamedTuple):
+    """A page of the menu.
+
+    Attributes:
+        path: Its address.
+        label: What the menu calls it.
+        action: The action that an operator needs to open it.
+    """
+
+    path: str
+    label: str
+    action: str
+
+
+MENU: Final[tuple[tuple[str, tuple[Entry, ...]], ...]] = (
+    ("Watch", (Entry("/console/now", "Now", "arx.status.read"),)),
+)
+
+
+def menu_for(actions: tuple[str, ...]) -> list[tuple[str, list[Entry]]]:
+    """Return the groups with the pages that these actions open; a group without any is left out."""
+    offered = [(name, [each for each in entries if may(actions, each.action)]) for name, entries in MENU]
+    return [(name, entries) for name, entries in offered if entries]

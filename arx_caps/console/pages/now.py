@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""*Now*: whether anything is refused and why, the fleet of verifiers, the audit log, and rates.
+
+The page is whole without JavaScript; with it, a stream replaces its parts each second.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, Final
+
+from starlette.responses import Response
+
+from arx_caps.console.live import Sent
+from arx_caps.console.visit import Page, Visit
+from arx_caps.mint.api.routes.status import StatusShown, VerifierShown, show_status, status_of
+
+EVERY_S: Final = 1.0
+READ: Final = "arx.status.read"
+
+
+def show_now(visit: Visit) -> Response:
+    """Show the state of the realm."""
+    status = visit.call(show_status)
+    return visit.render("now.html", title="Now", command="arx status", **_values(status))
+
+
+def stream_now(visit: Visit) -> Response:
+    """Stream the state of the realm."""
+    visit.call(show_status)
+    mint = visit.mint
+    broadcast = visit.live.broadcast("now", lambda: [status_of(mint)], EVERY_S)
+    return visit.live.answer(
+        broadcast,
+        lambda status, _: Sent(visit.fragment("now_parts.html", **_values(status))),
+        lambda: visit.still(READ),
+    )
+
+
+def _values(status: StatusShown) -> dict[str, Any]:
+    return {
+        "status": status,
+        "fleet": _fleet(status.verifiers),
+        "behind": max((v.behind for v in status.verifiers), default=0),
+    }
+
+
+def _fleet(verifiers: Sequence[VerifierShown]) -> dict[str, int]:
+    counts = Counter[str]()
+    for one in verifiers:
+        # A relay counts as the verifiers behind it.
+        counts[one.state] += 1 if one.relay_of is None else one.relay_of
+    return {state: counts[state] for state in ("live", "late", "gone")}
+
+
+PAGES: Final = (Page("GET", "/console/now", show_now), Page("GET", "/console/now/live", stream_now))

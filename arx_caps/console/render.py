@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Render templates: Jinja2 with escaping always on, and the filters that all pages share.
+
+Times are shown relative to now, with the exact time in UTC as the title; long ids are shortened in the middle.
+"""
+
+import time
+from typing import Any, Final
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from arx_caps.durations import format_duration, show_time
+
+MAX_ID_CHARS: Final = 24
+DASH: Final = "\u2013"  # in place of a value that is not known
+_SECOND, _MINUTE, _HOUR, _DAY = 1000, 60_000, 3_600_000, 86_400_000
+# How a state looks; the word itself is always shown as well.
+_TONES: Final = {
+    **dict.fromkeys(("active", "open", "live", "allow", "ok", "approved", "confirmed", "in force", "granted"), "ok"),
+    **dict.fromkeys(("late", "waiting", "partial", "expiring", "unconfirmed", "never seen"), "warn"),
+    **dict.fromkeys(
+        ("frozen", "revoked", "killed", "deny", "gone", "denied", "halted", "unknown", "refused", "failed", "dead"),
+        "bad",
+    ),
+}
+
+
+def render(template: str, **values: Any) -> str:
+    """Return the HTML of a template.
+
+    Args:
+        template: Its file name in ``templates``.
+        **values: What it shows.
+    """
+    return _ENVIRONMENT.get_template(template).render(**values)
+
+
+def time_of(at_ms: int | None, absent: str = DASH) -> Markup:
+    """Return a time relative to now, as ``3 min ago``, with the exact one as the title.
+
+    Args:
+        at_ms: Milliseconds since the Unix epoch, or None.
+        absent: What None shows.
+    """
+    if at_ms is None:
+        return Markup('<span class="absent">{}</span>').format(absent)
+    exact = show_time(at_ms)
+    away = at_ms - time.time_ns() // 1_000_000
+    text = f"in {_rough(away)}" if away > 0 else f"{_rough(-away)} ago" if away < -_SECOND else "now"
+    return Markup('<time datetime="{}" title="{}">{}</time>').format(_iso(at_ms), exact, text)
+
+
+def short_id(text: str, longest: int = MAX_ID_CHARS) -> Markup:
+    """Return an id, shortened in its middle if it is long, with the whole id as the title."""
+    if len(text) <= longest:
+        return Markup('<code class="id">{}</code>').format(text)
+    half = (longest - 1) // 2
+    return Markup('<code class="id" title="{}">{}…{}</code>').format(text, text[: longest - 1 - half], text[-half:])
+
+
+def badge(word: str, tone: str | None = None) -> Markup:
+    """Return a state as a badge: its word, and the colour of its tone (``ok``, ``warn``, ``bad`` or ``quiet``)."""
+    return Markup('<span class="badge {}">{}</span>').format(tone or _TONES.get(word, "quiet"), word)
+
+
+def number(value: float | None, digits: int = 0) -> str:
+    """Return a number with a thin space between thousands; None as a dash."""
+    return DASH if value is None else f"{value:,.{digits}f}".replace(",", "\u202f")
+
+
+def span(ms: float | None) -> str:
+    """Return a duration as text, such as ``340 ms`` or ``2 h``; None as a dash."""
+    if ms is None:
+        return DASH
+    return f"{ms:.0f} ms" if ms < _SECOND else _rough(ms)
+
+
+def _rough(ms: float) -> str:
+    for unit, name in ((_DAY, "d"), (_HOUR, "h"), (_MINUTE, "min"), (_SECOND, "s")):
+        if ms >= unit:
+            return f"{ms // unit:.0f} {name}"
+    return "1 s"
+
+
+def _iso(at_ms: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(at_ms / 1000))
+
+
+_ENVIRONMENT: Final = Environment(
+    loader=PackageLoader("arx_caps.console"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+_ENVIRONMENT.filters |= {
+    "time": time_of,
+    "id": short_id,
+    "badge": badge,
+    "number": number,
+    "span": span,
+    "duration": format_duration,
+    "exact": show_time,
+}
+_ENVIRONMENT.globals["escape"] = escape

@@ -1,0 +1,353 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One request of an operator's browser: who asks, calls of the API in this process, and the answer.
+
+A page is a function that gets a ``Visit`` and returns a response; it runs in a thread.
+"""
+
+import hmac
+import http
+from collections.abc import Callable, Mapping
+from typing import Any, Final, NamedTuple, TypeVar
+from urllib.parse import parse_qsl, urlencode, urlsplit
+
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+
+from arx_caps.console.live import Live
+from arx_caps.console.menu import Entry, menu_for
+from arx_caps.console.render import render
+from arx_caps.mint.api.access_log import id_of, note
+from arx_caps.mint.api.app import ENDPOINTS
+from arx_caps.mint.api.endpoint import Endpoint, RouteAnswer, RouteCall, call_endpoint
+from arx_caps.mint.api.problems import find_code
+from arx_caps.mint.context import MintContext
+from arx_caps.mint.identity.console_session import (
+    SECRET_BYTES,
+    ConsoleSession,
+    actions_of_operator,
+    authorize_console_call,
+    find_console_session,
+    may,
+)
+from arx_caps.mint.login.oidc import derived
+from arx_caps.mint.rate_limit import TooOftenError
+from arx_verifier.errors import ArxError, GrantError, RequestError, StoreError, UnavailableError
+from arx_verifier.token import wire
+
+MAX_FORM_BYTES: Final = 256 * 1024  # a policy is the largest text that is typed or pasted
+MAX_QUERY_CHARS: Final = 4000
+SIGN_IN: Final = "/console/sign-in"
+COOKIE: Final = "arx-console"
+THEME_COOKIE: Final = "arx-theme"
+THEMES: Final = ("light", "dark")
+TOKEN: Final = "token"  # noqa: S105 - the field's name
+_PURPOSE: Final = "console-form"
+_ENDPOINTS: Final[Mapping[Callable[..., Any], Endpoint]] = {each.handler: each for each in ENDPOINTS}
+_Answer = TypeVar("_Answer", bound=RouteAnswer)
+
+
+class Visit:
+    """One request of a browser.
+
+    Attributes:
+        request: The request.
+        mint: The mint.
+        live: The streams of the console.
+        session: The operator's session; None for who is not signed in.
+        query: The query.
+        form: The form of a POST.
+
+    Args:
+        request: The request.
+        query: The query.
+        form: The form.
+        session: The session of its cookie.
+        secret: The cookie's secret.
+    """
+
+    def __init__(
+        self,
+        request: Request,
+        query: Mapping[str, str],
+        form: Mapping[str, str],
+        session: ConsoleSession | None,
+        secret: bytes,
+    ) -> None:
+        self.request, self.query, self.form, self.session, self._secret = request, query, form, session, secret
+        self.mint: MintContext = request.app.state.mint
+        self.live: Live = request.app.state.live
+        self._actions: tuple[str, ...] | None = None
+
+    @property
+    def operator(self) -> ConsoleSession:
+        """The operator who is signed in.
+
+        Raises:
+            GrantError: ``missing_token``: nobody is.
+        """
+        if self.session is None:
+            raise GrantError("sign in first", code="missing_token")
+        return self.session
+
+    @property
+    def peer(self) -> str | None:
+        """The browser's address."""
+        return peer_of(self.mint, self.request)
+
+    @property
+    def token(self) -> str:
+        """What a form must send as ``token``, to prove that it is on a page of this session."""
+        return derived(self._secret, _PURPOSE)
+
+    def call(
+        self,
+        handler: Callable[[RouteCall], _Answer],
+        *,
+        path: Mapping[str, str] | None = None,
+        query: Mapping[str, Any] | None = None,
+        body: Mapping[str, Any] | bytes | None = None,
+    ) -> _Answer:
+        """Call an endpoint of the API as the operator: same role, same checks, same record of the decision.
+
+        Args:
+            handler: The endpoint's handler, of ``arx_caps.mint.api.routes``.
+            path: The parameters of its path.
+            query: The members of its query; those that are None or empty are left out.
+            body: The members of its body, or a body that is not JSON.
+
+        Returns:
+            The endpoint's answer.
+
+        Raises:
+            ArxError: A refusal of the endpoint.
+        """
+        endpoint, session = _ENDPOINTS[handler], self.operator
+
+        def authorize(action: str, args: Mapping[str, Any]) -> Any:
+            return authorize_console_call(self.mint, session, action, args, peer=self.peer, about=endpoint.about)
+
+        asked = {name: value for name, value in (query or {}).items() if value not in (None, "")}
+        answer: Any = call_endpoint(
+            endpoint, self.mint, authorize, path=path or {}, query=asked, body=body or {}, peer=self.peer
+        )
+        return answer  # type: ignore[no-any-return]
+
+    def may(self, action: str) -> bool:
+        """Return whether the operator's role has an action, for what a page offers; each call is checked anyway."""
+        return may(self.actions, action)
+
+    @property
+    def actions(self) -> tuple[str, ...]:
+        """The patterns of actions that the operator's role has now."""
+        if self._actions is None:
+            self._actions = actions_of_operator(self.mint, self.operator)
+        return self._actions
+
+    @property
+    def menu(self) -> list[tuple[str, list[Entry]]]:
+        """The pages that the menu offers to this operator, in groups."""
+        return menu_for(self.actions)
+
+    def still(self, action: str) -> bool:
+        """Return whether the operator is still signed in and may still do this, for a stream that goes on."""
+        try:
+            session = find_console_session(self.mint, self._secret)
+            return session is not None and may(actions_of_operator(self.mint, session), action)
+        except ArxError:
+            return False
+
+    def render(self, template: str, status_code: int = 200, **values: Any) -> HTMLResponse:
+        """Return a page.
+
+        Args:
+            template: A template's file name.
+            status_code: The HTTP status.
+            **values: What the template shows; ``command`` is the ``arx`` command that shows or does the same.
+        """
+        return HTMLResponse(render(template, visit=self, **values), status_code, {"Cache-Control": "no-store"})
+
+    def fragment(self, template: str, **values: Any) -> str:
+        """Return the HTML of a part of a page, for a stream or a swap."""
+        return render(template, visit=self, **values)
+
+    def redirect(self, path: str, **query: str) -> Response:
+        """Return a redirect to a page of the console."""
+        return RedirectResponse(f"{path}?{urlencode(query)}" if query else path, 303, {"Cache-Control": "no-store"})
+
+    def link(self, **changes: str | int | None) -> str:
+        """Return the address of this page with other members of the query; None removes one."""
+        query = {name: str(value) for name, value in {**self.query, **changes}.items() if value not in (None, "")}
+        path = self.request.url.path
+        return f"{path}?{urlencode(query)}" if query else path
+
+    @property
+    def theme(self) -> str:
+        """The theme that the browser's user chose; empty for that of the system."""
+        chosen = self.request.cookies.get(THEME_COOKIE, "")
+        return chosen if chosen in THEMES else ""
+
+    def set_cookie(self, response: Response, name: str, value: str, max_age_s: int | None = None) -> None:
+        """Set a cookie that no script and no other site reads; an empty one is deleted."""
+        response.set_cookie(
+            cookie_name(self.mint, name),
+            value,
+            max_age=max_age_s if value else 0,
+            path="/",
+            secure=is_https(self.mint),
+            httponly=True,
+            # Lax and not strict: a link in a chat to a page of the console must find the operator signed in.
+            samesite="lax",
+        )
+
+
+class Page(NamedTuple):
+    """A page, or the target of a form.
+
+    Attributes:
+        method: The HTTP method.
+        path: The path, in Starlette's form.
+        answer: Answers a visit; in a thread, unless it is a coroutine.
+        open: Whether it needs no signed-in operator.
+    """
+
+    method: str
+    path: str
+    answer: Callable[[Visit], Response]
+    open: bool = False
+
+
+async def answer_page(pages: Mapping[str, Page], request: Request) -> Response:
+    """Answer a browser.
+
+    Args:
+        pages: The pages of this path, by method.
+        request: The request.
+    """
+    page = pages["GET" if request.method == "HEAD" else request.method]
+    note(request, route=page.path, caller="console")
+    raw = bytearray()
+    try:
+        request.app.state.mint.limits.require_address(peer_of(request.app.state.mint, request))
+        async for chunk in request.stream():
+            raw += chunk
+            if len(raw) > MAX_FORM_BYTES:
+                raise RequestError(f"form too large: expected at most {MAX_FORM_BYTES} bytes", code="too_large")
+    except ClientDisconnect:
+        return Response(status_code=400)
+    except ArxError as error:
+        return show_error(Visit(request, {}, {}, None, b""), error)
+    return await run_in_threadpool(_answer, page, request, bytes(raw))
+
+
+def _answer(page: Page, request: Request, raw: bytes) -> Response:
+    mint, secret = request.app.state.mint, _secret_of(request)
+    visit = Visit(request, {}, {}, None, secret)
+    try:
+        query = _read(request.url.query, MAX_QUERY_CHARS)
+        form = _read(raw.decode("ascii", "strict"), MAX_FORM_BYTES) if raw else {}
+        session = find_console_session(mint, secret) if secret else None
+        visit = Visit(request, query, form, session, secret)
+        if page.method == "POST":
+            _require_own_page(visit)
+        if not page.open and session is None:
+            if secret or page.method == "POST":
+                note(request, code="missing_token")
+            else:
+                mint.limits.count_unproven(visit.peer)
+            # A form is typed again after the sign-in: a POST cannot be repeated by a redirect.
+            next_page = visit.link() if page.method == "GET" else ""
+            return visit.redirect(SIGN_IN, **({"next": next_page} if next_page else {}))
+        return page.answer(visit)
+    except ArxError as error:
+        return show_error(visit, error)
+    except UnicodeDecodeError:
+        return show_error(visit, RequestError("the form is malformed"))
+
+
+def _require_own_page(visit: Visit) -> None:
+    """Require that a form was on a page of this console, and of this session if there is one."""
+    origin, site = visit.request.headers.get("origin"), visit.request.headers.get("sec-fetch-site")
+    if (origin is not None and origin != origin_of(visit.mint)) or site not in (None, "same-origin"):
+        raise GrantError("this form is not from a page of this console: open the page again", code="wrong_form")
+    if visit.session is not None and not hmac.compare_digest(visit.form.get(TOKEN, "").encode(), visit.token.encode()):
+        raise GrantError("this form is of another sign-in: open the page again", code="wrong_form")
+
+
+def show_error(visit: Visit, error: ArxError) -> Response:
+    """Return the page of a refusal: what is wrong, its code, and what to do."""
+    note(visit.request, code=error.code)
+    known = find_code(error.code)
+    status = known.status if known is not None else 500
+    hint = error.hint or (known.do if known is not None else "")
+    title = "Not now" if status == http.HTTPStatus.SERVICE_UNAVAILABLE else "That did not work"
+    if status == http.HTTPStatus.NOT_FOUND:
+        title = "Not found"
+    elif status == http.HTTPStatus.FORBIDDEN:
+        title = "Not allowed"
+    values = {"title": title, "text": str(error), "code": error.code, "hint": hint, "request_id": id_of(visit.request)}
+    response = visit.render("error.html", status, **values)
+    if isinstance(error, TooOftenError):
+        response.headers["Retry-After"] = str(error.wait_s)
+    elif isinstance(error, StoreError | UnavailableError):
+        response.headers["Retry-After"] = "1"
+    return response
+
+
+async def answer_unknown(request: Request, error: Exception) -> Response:
+    """Answer a request for a page that does not exist, or with a wrong method."""
+    assert isinstance(error, HTTPException)
+    code = "not_found" if error.status_code == http.HTTPStatus.NOT_FOUND else "method_not_allowed"
+    text = "there is no such page" if code == "not_found" else "this page is not asked that way"
+    return await run_in_threadpool(show_error, Visit(request, {}, {}, None, b""), GrantError(text, code=code))
+
+
+async def answer_bug(request: Request, error: Exception) -> Response:
+    """Answer after an unexpected error, which the mint's log has."""
+    del error  # its text could quote a secret
+    bug = ArxError("the mint failed")
+    bug.code = "internal"
+    return await run_in_threadpool(show_error, Visit(request, {}, {}, None, b""), bug)
+
+
+def peer_of(mint: MintContext, request: Request) -> str | None:
+    """Return the browser's address; ``X-Forwarded-For`` counts only from trusted proxies."""
+    peer = request.client.host if request.client is not None else None
+    return mint.limits.peer_of(peer, request.headers.getlist("x-forwarded-for"))
+
+
+def origin_of(mint: MintContext) -> str:
+    """Return the origin of the mint's pages (RFC 6454)."""
+    parts = urlsplit(mint.realm.issuer)
+    return f"{parts.scheme}://{parts.netloc}"
+
+
+def is_https(mint: MintContext) -> bool:
+    """Return whether browsers reach the mint over https."""
+    return mint.realm.issuer.startswith("https:")
+
+
+def cookie_name(mint: MintContext, name: str) -> str:
+    """Return a cookie's name."""
+    # The prefix: no page of another host of the domain can set the cookie, and so begin a session in its own name.
+    return f"__Host-{name}" if is_https(mint) else name
+
+
+def _secret_of(request: Request) -> bytes:
+    text = request.cookies.get(cookie_name(request.app.state.mint, COOKIE), "")
+    try:
+        secret = wire.bytes_of(text)
+    except (ArxError, ValueError):
+        return b""
+    return secret if len(secret) == SECRET_BYTES else b""
+
+
+def _read(text: str, longest: int) -> dict[str, str]:
+    if len(text) > longest:
+        raise RequestError(f"expected at most {longest} characters")
+    try:
+        pairs = parse_qsl(text, keep_blank_values=True, errors="strict")
+    except ValueError:
+        raise RequestError("the form is malformed") from None
+    return dict(pairs)

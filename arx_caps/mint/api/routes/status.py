@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Route of the realm's state: whether anything is refused and why, the verifiers, and the audit log.  CONTROL 4.5."""
+
+from collections.abc import Callable, Sequence
+from typing import Final, Literal, TypeVar
+
+import msgspec
+
+from arx_caps.mint.api.endpoint import Endpoint, RouteAnswer, RouteCall
+from arx_caps.mint.context import MintContext
+from arx_caps.mint.db.database import now_ms
+from arx_caps.revocation import Header, VerifierSeen
+from arx_verifier.errors import ArxError
+from arx_verifier.journal import audience_of
+
+LATE_LEASES: Final = 10  # a paused process or a broken network is back within these
+MAX_SERVICES: Final = 1000  # that are looked for among the verifiers
+GONE_MS: Final = 60_000  # a restart is over by then: a verifier that was silent for longer is not listed
+_Result = TypeVar("_Result")
+
+
+class VerifierShown(msgspec.Struct, frozen=True, kw_only=True):
+    """A verifier process: its service, what it has applied, and how long ago it asked, ms.
+
+    ``relay_of`` is the number of verifiers behind a relay, or None.
+    """
+
+    id: str
+    service: str | None
+    applied: int
+    behind: int
+    age_ms: int
+    state: Literal["live", "late", "gone"]
+    relay_of: int | None
+
+
+class StoreShown(msgspec.Struct, frozen=True, kw_only=True):
+    """The revocation store: its history and last number, and its lease, ms; ``error`` if it does not answer."""
+
+    seq: int | None
+    incarnation: str | None
+    lease_ms: int | None
+    error: str | None
+
+
+class LogShown(msgspec.Struct, frozen=True, kw_only=True):
+    """The audit log: its records, how many of them are signed, and since when; times are ms since the Unix epoch.
+
+    ``halted`` says how the database contradicts what was signed; ``failing``, why the last step did not append or sign.
+    """
+
+    size: int | None
+    signed: int
+    signed_at: int | None
+    halted: str | None
+    failing: str | None
+
+
+class StatusShown(RouteAnswer, frozen=True, kw_only=True):
+    """The state of the realm, as this mint sees it.
+
+    ``because`` says why this mint grants nothing now.  ``services_never_seen`` are enrolled, but the store knows no
+    verifier of theirs.  A number is None while the database or the store does not answer.
+    """
+
+    realm: str
+    ready: bool
+    because: list[str]
+    policy: str
+    applied: int
+    view_age_ms: int
+    store: StoreShown
+    verifiers: list[VerifierShown]
+    services_never_seen: list[str]
+    sessions: int | None
+    tasks: int | None
+    approvals_waiting: int | None
+    log: LogShown
+    at_ms: int
+
+
+def show_status(call: RouteCall) -> StatusShown:
+    """Return the state of the realm: what is refused and why, the verifiers, the audit log."""
+    return status_of(call.mint)
+
+
+def status_of(mint: MintContext) -> StatusShown:
+    """Return the state of the realm, also while the database or the store does not answer."""
+    header, seen, error = _store(mint)
+    services = [row["audience"] for row in _or_none(lambda: mint.db.services.list(limit=MAX_SERVICES)) or ()]
+    verifiers = [_verifier(one, header) for one in seen if header is not None and one.age_ms < GONE_MS]
+    met = {audience_of(one.id) for one in seen}
+    _, applied, age_ms = mint.epochs.view()
+    because, publisher = mint.ready(), mint.log.publisher
+    return StatusShown(
+        realm=mint.realm.name,
+        ready=not because,
+        because=because,
+        policy=mint.policies.loaded.digest,
+        applied=max(applied, 0),
+        view_age_ms=int(age_ms),
+        store=StoreShown(
+            seq=header.seq if header is not None else None,
+            incarnation=header.incarnation if header is not None else None,
+            lease_ms=header.lease_ms if header is not None else None,
+            error=error,
+        ),
+        # Those that need a look come first.
+        verifiers=sorted(verifiers, key=lambda one: (one.state == "live", one.behind == 0, one.id)),
+        services_never_seen=sorted(name for name in services if name not in met) if error is None else [],
+        sessions=_or_none(mint.db.sessions.count_alive),
+        tasks=_or_none(mint.db.tasks.count_alive),
+        approvals_waiting=_or_none(mint.db.approvals.count_waiting),
+        log=LogShown(
+            size=_or_none(mint.log.store.size),
+            signed=publisher.size,
+            signed_at=_or_none(mint.log.store.signed_ms),
+            halted=publisher.halted,
+            failing=mint.log.failing,
+        ),
+        at_ms=now_ms(),
+    )
+
+
+def _store(mint: MintContext) -> tuple[Header | None, Sequence[VerifierSeen], str | None]:
+    try:
+        return mint.store.header(), mint.store.verifiers(), None
+    except ArxError as error:
+        return None, (), str(error)
+
+
+def _verifier(seen: VerifierSeen, header: Header) -> VerifierShown:
+    live, late = seen.age_ms < header.lease_ms, seen.age_ms < LATE_LEASES * header.lease_ms
+    return VerifierShown(
+        id=seen.id,
+        service=audience_of(seen.id),
+        applied=seen.applied,
+        behind=max(0, header.seq - seen.applied),
+        age_ms=seen.age_ms,
+        state="live" if live else "late" if late else "gone",
+        relay_of=seen.behind,
+    )
+
+
+def _or_none(read: Callable[[], _Result]) -> _Result | None:
+    try:
+        return read()
+    except ArxError:
+        return None
+
+
+ENDPOINTS: Final = (Endpoint("GET", "/v1/status", "arx.status.read", show_status),)

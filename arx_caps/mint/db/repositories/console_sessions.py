@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Operators who are signed in to the console: one row from the link of a sign-in to its end.  CONTROL 6."""
+
+from typing import Any, Final
+
+from sqlalchemy import bindparam, delete, insert, select, update
+
+from arx_caps.mint.db.database import Database, now_ms
+from arx_caps.mint.db.events import Event
+from arx_caps.mint.db.statement import CompiledStatement
+from arx_caps.mint.db.tables import CONSOLE_SESSIONS
+from arx_caps.mint.db.unit_of_work import UnitOfWork
+
+_T: Final = CONSOLE_SESSIONS.c
+_FIND: Final = CompiledStatement(select(CONSOLE_SESSIONS).where(_T.secret == bindparam("digest")))
+_ADD: Final = insert(CONSOLE_SESSIONS)
+_SIGN_IN: Final = update(CONSOLE_SESSIONS).where(
+    _T.secret == bindparam("link"), _T.signed_in_at.is_(None), _T.until > bindparam("now")
+)
+_USE: Final = update(CONSOLE_SESSIONS).where(_T.id == bindparam("which"))
+_END: Final = delete(CONSOLE_SESSIONS).where(_T.id == bindparam("which"))
+_PRUNE: Final = delete(CONSOLE_SESSIONS).where(
+    _T.id.in_(select(_T.id).where(_T.until < bindparam("before")).limit(100))
+)
+
+
+class ConsoleSessionRepository:
+    """The sign-ins to the console."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def add(self, unit: UnitOfWork, row: dict[str, Any], what: Event) -> None:
+        """Store a sign-in whose link was not used yet, and delete some old rows."""
+        with unit.change(what) as c:
+            c.execute(_PRUNE, {"before": now_ms()})
+            c.execute(_ADD, row)
+
+    def find(self, digest: str) -> dict[str, Any] | None:
+        """Return the row of a link or a cookie, or None."""
+        return self._database.row(_FIND, digest=digest)
+
+    def sign_in(self, link: str, row: dict[str, Any], what: Event) -> bool:
+        """Use a link; return False if it was used before, or is too old.
+
+        Args:
+            link: Digest of the link's secret.
+            row: The columns that it sets: ``secret``, the cookie's digest; ``signed_in_at``, ``used_at`` and ``until``.
+            what: The event.
+        """
+        with self._database.write() as c:
+            # The update decides, not a query before it: of two requests with one link, both would find it unused.
+            changed = c.execute(_SIGN_IN.values(**row), {"link": link, "now": now_ms()}).rowcount == 1
+            if changed:
+                self._database.record_in(c, what)
+        return changed
+
+    def use(self, which: str, *, until: int) -> None:
+        """Store that a session was used, and until when it now lives."""
+        with self._database.write() as c:
+            c.execute(_USE.values(used_at=now_ms(), until=until), {"which": which})
+
+    def end(self, which: str, what: Event) -> None:
+        """Delete a session."""
+        with self._database.write(what) as c:
+            c.execute(_END, {"which": which})

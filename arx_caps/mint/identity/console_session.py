@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sign operators in to the console, and authorize what they do there.  CONTROL 6.
+
+A link of one use comes from a call that the operator's key signed; the browser that uses it gets a cookie.  A call of
+the console is authorized like one that the operator's key signs: the operator must be active and the role allow the
+action, and the decision is recorded.
+"""
+
+import hashlib
+import secrets
+from collections.abc import Callable, Mapping
+from typing import Any, Final, NamedTuple
+
+from arx_caps.mint.context import MintContext
+from arx_caps.mint.db.database import now_ms
+from arx_caps.mint.db.events import Event
+from arx_caps.mint.db.unit_of_work import UnitOfWork
+from arx_caps.mint.identity.authenticate import AuthenticatedCaller, record_decision, require_active_operator
+from arx_caps.mint.policy.roles import rules_of
+from arx_verifier.errors import ArxError, GrantError, refusal
+from arx_verifier.journal import ChainFacts
+from arx_verifier.names import matches_tool
+from arx_verifier.request import AccessRequest
+from arx_verifier.token import MINT_AUDIENCE, wire
+
+SECRET_BYTES: Final = 32
+LINK_MS: Final = 2 * 60_000  # from the command to the browser
+IDLE_MS: Final = 15 * 60_000  # a session that is not used ends
+LIFE_MS: Final = 8 * 3_600_000  # and each ends at last
+FRESH_MS: Final = 10 * 60_000  # how long after a sign-in acts that grant are possible
+TOUCH_MS: Final = 30_000  # how often the use of a session is stored
+ASSURANCE: Final = "console"  # of records: a cookie, which an operator's key or login gave
+BAD_LINK: Final = "bad_link"
+
+
+class ConsoleSession(NamedTuple):
+    """An operator who is signed in to the console.
+
+    Attributes:
+        id: Its id, for lists and records; no secret.
+        operator: The operator's id.
+        key: Thumbprint of the key that asked for the link.
+        signed_in_at: When, ms since the Unix epoch.
+        expires_at: When it ends at last, ms since the Unix epoch; unused, it ends sooner.
+    """
+
+    id: str
+    operator: str
+    key: str
+    signed_in_at: int
+    expires_at: int
+
+    @property
+    def actor(self) -> str:
+        """The operator's name in records."""
+        return f"operator:{self.operator}"
+
+    @property
+    def fresh(self) -> bool:
+        """Whether the operator signed in so lately that acts that grant are possible."""
+        return now_ms() - self.signed_in_at < FRESH_MS
+
+
+def make_link(mint: MintContext, unit: UnitOfWork, caller: AuthenticatedCaller) -> tuple[bytes, int]:
+    """Return the secret of a one-use link for an operator, and when it expires, ms since the Unix epoch."""
+    secret, now = secrets.token_bytes(SECRET_BYTES), now_ms()
+    row: dict[str, Any] = {"id": f"c-{secrets.token_hex(8)}", "secret": digest_of(secret)}
+    row |= {"operator": caller.name, "key": caller.key, "created_at": now, "used_at": now, "until": now + LINK_MS}
+    what = Event.of("console.link_made", caller.actor, console=row["id"], key=caller.key, expires_at=now + LINK_MS)
+    mint.db.console_sessions.add(unit, row, what)
+    return secret, now + LINK_MS
+
+
+def find_link(mint: MintContext, secret: bytes) -> str:
+    """Return the operator whom a link signs in, without using it.
+
+    Raises:
+        GrantError: ``bad_link``: it is unknown, used or too old.
+    """
+    row = mint.db.console_sessions.find(digest_of(secret))
+    if row is None or row["signed_in_at"] is not None or row["until"] <= now_ms():
+        raise _bad_link()
+    return str(row["operator"])
+
+
+def use_link(mint: MintContext, secret: bytes) -> bytes:
+    """Use a link, and return the secret for the browser's cookie.
+
+    Raises:
+        GrantError: ``bad_link``: it is unknown, used or too old.
+    """
+    row = mint.db.console_sessions.find(digest_of(secret))
+    if row is None:
+        raise _bad_link()
+    # Another secret than the link's: what the browser's history has opens nothing.
+    cookie, now = secrets.token_bytes(SECRET_BYTES), now_ms()
+    changes = {"secret": digest_of(cookie), "signed_in_at": now, "used_at": now, "until": now + IDLE_MS}
+    what = Event.of("console.signed_in", f"operator:{row['operator']}", console=row["id"], key=row["key"])
+    if not mint.db.console_sessions.sign_in(digest_of(secret), changes, what):
+        raise _bad_link()
+    return cookie
+
+
+def find_console_session(mint: MintContext, secret: bytes) -> ConsoleSession | None:
+    """Return the session of a cookie, and note its use; None if there is none or it has ended."""
+    row, now = mint.db.console_sessions.find(digest_of(secret)), now_ms()
+    if row is None or row["signed_in_at"] is None or row["until"] <= now:
+        return None
+    # The key may have been removed since: what it began ends with it.
+    if mint.db.holder_keys.find(f"operator:{row['operator']}", row["key"]) is None:
+        return None
+    end = row["signed_in_at"] + LIFE_MS
+    if now - row["used_at"] > TOUCH_MS:
+        mint.db.console_sessions.use(row["id"], until=min(now + IDLE_MS, end))
+    return ConsoleSession(row["id"], row["operator"], row["key"], row["signed_in_at"], end)
+
+
+def end_console_session(mint: MintContext, session: ConsoleSession) -> None:
+    """Sign an operator out."""
+    what = Event.of("console.signed_out", session.actor, console=session.id)
+    mint.db.console_sessions.end(session.id, what)
+
+
+def authorize_console_call(
+    mint: MintContext,
+    session: ConsoleSession,
+    action: str,
+    args: Mapping[str, Any],
+    *,
+    peer: str | None,
+    about: Callable[[MintContext, Mapping[str, Any]], Mapping[str, Any]] | None = None,
+) -> AuthenticatedCaller:
+    """Authorize what an operator does in the console, and record the decision.
+
+    Args:
+        mint: The mint.
+        session: The operator's session.
+        action: The action, such as ``arx.kill``.
+        args: The action's arguments.
+        peer: The browser's address, or None.
+        about: Returns further arguments.
+
+    Returns:
+        The caller.
+
+    Raises:
+        AccessError: The operator's role does not allow this action.
+        RevokedError: The operator was frozen or removed.
+        AuditError: The call cannot be recorded.
+    """
+    request = AccessRequest(action, {**args, **(about(mint, args) if about is not None else {})}, now_ms(), peer)
+    facts = ChainFacts(
+        agent=session.actor,
+        token=session.id,
+        audience=MINT_AUDIENCE,
+        policy=mint.policies.loaded.digest,
+        kid=session.key,
+        assurance=ASSURANCE,
+    )
+    try:
+        require_active_operator(mint, session.operator, action, request.args)
+    except ArxError as error:
+        record_decision(mint, facts, request, error)
+        raise
+    record_decision(mint, facts, request, None)
+    return AuthenticatedCaller("operator", session.operator, None, None, session.expires_at, session.key)
+
+
+def actions_of_operator(mint: MintContext, session: ConsoleSession) -> tuple[str, ...]:
+    """Return the patterns of actions that an operator's role has now, for what the console offers.
+
+    Raises:
+        RevokedError: ``frozen``: the operator was removed.
+    """
+    row = mint.db.operators.find(session.operator)
+    if row is None or row["status"] != "active":
+        raise refusal("frozen")
+    return tuple(rule.tool for rule in rules_of(row["role"], row["rules"]))
+
+
+def may(actions: tuple[str, ...], action: str) -> bool:
+    """Return whether one of these patterns matches an action; rules may still refuse its arguments."""
+    return any(matches_tool(pattern, action) for pattern in actions)
+
+
+def digest_of(secret: bytes) -> str:
+    """Return the digest by which the database knows a link's or a cookie's secret."""
+    return wire.text_of(hashlib.sha256(secret).digest())
+
+
+def _bad_link() -> GrantError:
+    return GrantError("this link was used, is too old or was never made: run `arx console open` again", code=BAD_LINK)
