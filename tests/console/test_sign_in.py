@@ -12,9 +12,10 @@ from tests.console.harness import Browser, link_of, operator_with, sign_in
 from tests.mint.harness import Harness
 
 VENDORED = Path(__file__).resolve().parents[2] / "vendor" / "htmx"
-pytestmark = [pytest.mark.sqlite, pytest.mark.spec("CONTROL 6")]
+pytestmark = pytest.mark.sqlite
 
 
+@pytest.mark.spec("CONTROL 6.2")
 def test_a_link_signs_in_once(unit: Harness) -> None:
     """A link shows whom it signs in without being used up, works once, and its secret opens nothing afterwards."""
     browser, link = Browser(unit), link_of(unit.operator())
@@ -44,6 +45,7 @@ def test_nobody_sees_a_page_without_a_sign_in(unit: Harness) -> None:
         assert browser.page.headers["location"] == "/console/home"
 
 
+@pytest.mark.spec("CONTROL 6.1")
 def test_each_page_is_a_decision_and_a_role_limits(unit: Harness) -> None:
     """The record names operator, action and assurance; a role without the action is refused, also by address."""
     sign_in(unit).get("/console/now")
@@ -62,6 +64,7 @@ def sign_in_as(harness: Harness, name: str, role: str) -> Browser:
     return browser
 
 
+@pytest.mark.spec("CONTROL 6.3")
 def test_a_form_must_be_from_a_page_of_this_sign_in(unit: Harness) -> None:
     """No token, another sign-in's token and another site's origin are refused."""
     browser, other = sign_in(unit), sign_in(unit)
@@ -84,6 +87,7 @@ def test_a_form_must_be_from_a_page_of_this_sign_in(unit: Harness) -> None:
     assert "/console/sign-in" in str(browser.page.url)
 
 
+@pytest.mark.spec("CONTROL 6.2")
 @pytest.mark.servers
 def test_removing_key_or_operator_ends_the_sign_in(live: Harness) -> None:
     """The next page is refused."""
@@ -112,3 +116,13 @@ def test_pages_take_nothing_from_elsewhere(unit: Harness) -> None:
         assert name not in sums or hashlib.sha256(answer.content).hexdigest() == sums[name]
     assert browser.get("/console/absent")
     assert browser.status == 404
+
+
+@pytest.mark.spec("CONTROL 6.4")
+def test_the_state_says_why_nothing_is_granted(unit: Harness) -> None:
+    """Without a store the API and the page answer, and say that the store does not."""
+    answer = unit.operator().call("GET", "/v1/status").json()
+    assert answer["store"]["error"]
+    assert answer["verifiers"] == []
+    assert answer["sessions"] == 0
+    assert "The revocation store" in sign_in(unit).get("/console/now")
