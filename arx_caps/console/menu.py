@@ -22,6 +22,7 @@ class Entry(NamedTuple):
 
 MENU: Final[tuple[tuple[str, tuple[Entry, ...]], ...]] = (
     ("Watch", (Entry("/console/now", "Now", "arx.status.read"),)),
+    ("Act", (Entry("/console/approvals", "Approvals", "arx.approvals.read"),)),
 )
 
 

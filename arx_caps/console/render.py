@@ -4,6 +4,7 @@
 Times are shown relative to now, with the exact time in UTC as the title; long ids are shortened in the middle.
 """
 
+import json
 import time
 from typing import Any, Final
 
@@ -59,6 +60,18 @@ def short_id(text: str, longest: int = MAX_ID_CHARS) -> Markup:
     return Markup('<code class="id" title="{}">{}…{}</code>').format(text, text[: longest - 1 - half], text[-half:])
 
 
+def short(text: str, longest: int = MAX_ID_CHARS) -> Markup:
+    """Return a text, shortened at its end if it is long, with the whole text as the title."""
+    if len(text) <= longest:
+        return escape(text)
+    return Markup('<span title="{}">{}…</span>').format(text, text[: longest - 1])
+
+
+def exact(value: Any) -> str:
+    """Return a JSON value on one line, in ASCII: no letter can look like another, and no mark turn the direction."""
+    return json.dumps(value, ensure_ascii=True)
+
+
 def badge(word: str, tone: str | None = None) -> Markup:
     """Return a state as a badge: its word, and the colour of its tone (``ok``, ``warn``, ``bad`` or ``quiet``)."""
     return Markup('<span class="badge {}">{}</span>').format(tone or _TONES.get(word, "quiet"), word)
@@ -97,10 +110,11 @@ _ENVIRONMENT: Final = Environment(
 _ENVIRONMENT.filters |= {
     "time": time_of,
     "id": short_id,
+    "short": short,
+    "exact": exact,
     "badge": badge,
     "number": number,
     "span": span,
     "duration": format_duration,
-    "exact": show_time,
+    "moment": show_time,
 }
-_ENVIRONMENT.globals["escape"] = escape
