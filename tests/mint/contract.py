@@ -8,7 +8,6 @@ an agent or a service would sign it, because a stranger's calls all end at the d
 
 import argparse
 import contextlib
-import json
 import os
 import secrets
 import subprocess
@@ -40,6 +39,7 @@ from arx_verifier.token.discharge import third_party_caveats
 from arx_verifier.token.macaroon import Macaroon
 from tests.mint.harness import AGENT, LOOKUP, now_ms
 from tests.postgres import running
+from tests.servers import free_ports, until
 
 BINARY = "application/vnd.arx.decisions"
 CHECKS = [
@@ -250,16 +250,18 @@ def running_mint(folder: Path, port: int, database: str | None, policy: str = ""
     with EmbeddedValkey(folder / "valkey") as store:
         command = [sys.executable, "-m", "arx_caps.mint.server.serve", "--realm-dir", str(realm.folder), "--until-eof"]
         environment = {**os.environ, "ARX_STORE_URL": store.url}
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, text=True)
+        file = folder / "mint.log"
+        with file.open("w") as log:
+            process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=log, env=environment)
         assert process.stdin is not None
-        assert process.stderr is not None
         try:
-            assert json.loads(process.stderr.readline())["ready"] is True
+            until(lambda: '"ready": true' in file.read_text() or process.poll() is not None)
+            if process.poll() is not None:
+                raise RuntimeError(file.read_text())
             yield realm
         finally:
             process.stdin.close()
-            process.wait(30)
-            process.stderr.close()
+            process.wait(60)
 
 
 @contextlib.contextmanager
@@ -283,7 +285,7 @@ def main() -> None:
     """Run as a program."""
     parser = argparse.ArgumentParser(description="Hold a running mint to its own description.")
     parser.add_argument("--seconds", type=float, default=60, help="about how long")
-    parser.add_argument("--port", type=int, default=8790)
+    parser.add_argument("--port", type=int, default=0, help="where the mint listens; any free one by default")
     parser.add_argument("--postgres", action="store_true", help="with a PostgreSQL, else with SQLite")
     parser.add_argument(
         "--oauth", action="store_true", help="the OAuth routes alone, as clients and browsers call them"
@@ -292,7 +294,8 @@ def main() -> None:
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="arx-contract-"))
         database = stack.enter_context(running()).database() if options.postgres else None
-        contract = stack.enter_context(_contract(Path(folder), options.port, database, oauth=options.oauth))
+        port = options.port or free_ports(1)[0]
+        contract = stack.enter_context(_contract(Path(folder), port, database, oauth=options.oauth))
         ends = time.monotonic() + options.seconds
         rounds = 0
         while time.monotonic() < ends:

@@ -25,9 +25,10 @@ from arx_caps.cli.commands.doctor.login import check_login
 from arx_caps.realm import Login
 from tests.mint.harness import AGENT, ISSUER, open_unit
 from tests.mint.login import MINT_CLIENT, MINT_SECRET, POLICY, Flow, claims_of
-from tests.routes.environments import prepare
+from tests.routes.environments import ROOT, environment_of
 
 VERSION = "3.4.0"
+START_S = 120.0
 USERS = {
     "ann": {"password": "ann-1", "email": "ann@acme.example", "groups": ["support"]},
     "bob": {"password": "bob-1", "email": "bob@acme.example", "groups": ["leads"]},
@@ -43,7 +44,7 @@ def provider(folder: Path, mint: str = ISSUER, users: Mapping[str, Any] = USERS)
         mint: The mint's public base URL.
         users: Who can log in, by name.
     """
-    command = prepare("nanoidp", (f"nanoidp=={VERSION}",), under="login").with_name("nanoidp")
+    command = environment_of(ROOT / "build" / "login" / "nanoidp", f"nanoidp=={VERSION}").with_name("nanoidp")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     url = f"http://127.0.0.1:{port}"
@@ -62,7 +63,7 @@ def provider(folder: Path, mint: str = ISSUER, users: Mapping[str, Any] = USERS)
             [command, "--config", folder, "--profile", "oauth21"], stdout=log, stderr=log, cwd=folder
         )
         try:
-            until = time.monotonic() + 30
+            until = time.monotonic() + START_S
             while True:
                 with contextlib.suppress(httpx.TransportError):
                     httpx.get(f"{url}/.well-known/openid-configuration").raise_for_status()
@@ -81,7 +82,7 @@ def sign_in(flow: Flow, name: str, **query: str) -> str:
     begun = flow.begin(**query)
     assert begun.status_code == 303, begun.text
     url = begun.headers["location"]
-    with httpx.Client() as browser:
+    with httpx.Client(timeout=60) as browser:
         page = browser.get(url)
         fields = dict(re.findall(r'<input type="hidden" name="([^"]+)" value="([^"]*)"', page.text))
         form = {field: unescape(value) for field, value in fields.items()}

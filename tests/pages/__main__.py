@@ -21,7 +21,7 @@ from urllib.parse import urlencode
 from tests.mint.login import challenge
 from tests.mint.nanoidp import USERS, provider
 from tests.realm_folder import RealmFolder
-from tests.routes.environments import ROOT
+from tests.routes.environments import ROOT, environment_of
 from tests.servers import free_ports
 
 BUILD: Final = ROOT / "build" / "pages"
@@ -87,18 +87,6 @@ class _Program(BaseHTTPRequestHandler):
         """Write nothing."""
 
 
-def environment() -> Path:
-    """Make the environment with Playwright where it is missing, and return its Python."""
-    folder = BUILD / "python"
-    uv, done = str(Path(sys.executable).with_name("uv")), folder / "done"
-    if not done.exists() or done.read_text() != "\n".join(PACKAGES):
-        subprocess.run([uv, "venv", "--quiet", "--clear", f"--python={sys.executable}", str(folder)], check=True)
-        python = f"--python={folder / 'bin' / 'python'}"
-        subprocess.run([uv, "pip", "install", "--quiet", python, *PACKAGES], check=True)
-        done.write_text("\n".join(PACKAGES))
-    return folder / "bin" / "python"
-
-
 class World(RealmFolder):
     """A realm of its own with a login.
 
@@ -137,7 +125,7 @@ def main() -> None:
         SystemExit: A page has a fault, or there is no Chromium.
     """
     chromium = shutil.which("chromium") or sys.exit("no chromium is installed: apt-get install chromium")
-    python = environment()
+    python = environment_of(BUILD / "python", *PACKAGES)
     (axe,) = (BUILD / "python").glob("lib/*/site-packages/axe_playwright_python/axe.min.js")
     shutil.rmtree(BUILD / "shots", ignore_errors=True)
     (BUILD / "shots").mkdir(parents=True)

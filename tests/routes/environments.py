@@ -6,11 +6,13 @@ Each has an environment of its own in ``build/routes`` that holds ``arx-verifier
 """
 
 import argparse
+import contextlib
+import fcntl
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -23,6 +25,36 @@ VERSIONS: Final = {
     "fastapi-0.145": ("fastapi==0.145.0",),
     "fastapi": ("fastapi",),
 }
+
+
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Hold the lock of a folder in ``build``: of two runs that make it at once, the second one waits and finds it made.
+
+    Args:
+        folder: The folder, which need not exist.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with folder.with_name(f"{folder.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def environment_of(folder: Path, *packages: str) -> Path:
+    """Make an environment with these packages where it is missing, and return its Python.
+
+    Args:
+        folder: The folder of the environment.
+        packages: Requirements, as pip takes them, or projects' folders.
+    """
+    python, uv = folder / "bin" / "python", str(Path(sys.executable).with_name("uv"))
+    done, wanted = folder / "done", "\n".join((sys.version, *packages))
+    with alone(folder):
+        if not done.exists() or done.read_text() != wanted:
+            subprocess.run([uv, "venv", "--quiet", "--clear", f"--python={sys.executable}", str(folder)], check=True)
+            subprocess.run([uv, "pip", "install", "--quiet", f"--python={python}", *packages], check=True)
+            done.write_text(wanted)
+    return python
 
 
 def prepare(
@@ -44,14 +76,15 @@ def prepare(
     """
     folder = ROOT / "build" / (under or ("routes" if extra is None and agent is None else "adapters")) / name
     python, uv = folder / "bin" / "python", str(Path(sys.executable).with_name("uv"))
-    if not python.exists():
-        subprocess.run([uv, "venv", "--quiet", "--clear", f"--python={sys.executable}", str(folder)], check=True)
     sources = [f"{ROOT / 'verifier'}[{extra}]" if extra else str(ROOT / "verifier")]
     if agent is not None:
         sources.append(f"{ROOT}[{','.join(agent)}]")
     # As a user installs them, and anew each time: the files of the last run must not be tested.
     anew = ["--reinstall-package=arx-verifier", "--reinstall-package=arx-caps"]
-    subprocess.run([uv, "pip", "install", "--quiet", f"--python={python}", *anew, *sources, *packages], check=True)
+    with alone(folder):
+        if not python.exists():
+            subprocess.run([uv, "venv", "--quiet", "--clear", f"--python={sys.executable}", str(folder)], check=True)
+        subprocess.run([uv, "pip", "install", "--quiet", f"--python={python}", *anew, *sources, *packages], check=True)
     return python
 
 

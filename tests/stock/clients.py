@@ -4,13 +4,12 @@
 import abc
 import json
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from tests.routes.environments import ROOT
+from tests.routes.environments import ROOT, environment_of
 from tests.servers import free_ports
 
 BUILD: Final = ROOT / "build" / "stock"
@@ -51,13 +50,7 @@ class Client(abc.ABC):
 def client_python(kind: str) -> Path:
     """Make the environment of a Python SDK where it is missing, and return its Python."""
     package = PACKAGES[kind.partition("-")[0]]
-    folder, uv = BUILD / package.replace("==", "-"), str(Path(sys.executable).with_name("uv"))
-    python = folder / "bin" / "python"
-    if not (folder / "done").exists():
-        subprocess.run([uv, "venv", "--quiet", "--clear", f"--python={sys.executable}", str(folder)], check=True)
-        subprocess.run([uv, "pip", "install", "--quiet", f"--python={python}", package], check=True)
-        (folder / "done").touch()
-    return python
+    return environment_of(BUILD / package.replace("==", "-"), package)
 
 
 class PythonClient(Client):
