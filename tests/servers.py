@@ -57,6 +57,13 @@ def until(holds: Callable[[], object], within_s: float = 60.0) -> None:
         time.sleep(0.002)
 
 
+def listens(port: int) -> bool:
+    """Whether a server listens at a port of loopback."""
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+        return True
+    return False
+
+
 @contextlib.contextmanager
 def child(command: Sequence[str | Path], **options: Any) -> Iterator[subprocess.Popen[Any]]:
     """A process that a failing test kills: ``Popen`` alone would wait until it ends, which may be never.

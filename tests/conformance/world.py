@@ -3,7 +3,6 @@
 
 import contextlib
 import json
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ from typing import Final
 from arx_caps.agent import Agent
 from tests.mint.login import issuer
 from tests.realm_folder import ARX, RealmFolder
-from tests.servers import free_ports, until
+from tests.servers import free_ports, listens, until
 
 PATH: Final = "conformance"  # of the bridge: nothing else uses this machine's port
 STDIO: Final = "import sys; from mcp_everything_server.server import mcp; mcp.run('stdio')"
@@ -177,7 +176,7 @@ class World(RealmFolder):
         def ended() -> bool:
             return any(process.poll() is not None for process in self._processes)
 
-        until(lambda: all(map(_listens, ports)) or ended())
+        until(lambda: all(map(listens, ports)) or ended())
         if ended():
             raise RuntimeError(f"a process has ended\n{self.logs()}")
 
@@ -202,9 +201,3 @@ class World(RealmFolder):
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-
-
-def _listens(port: int) -> bool:
-    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
-        return True
-    return False

@@ -4,7 +4,6 @@
 import contextlib
 import re
 import shutil
-import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Final
 from tests.house.pages import ROOT
 from tests.house.reader import environment
 from tests.routes.environments import environment_of
-from tests.servers import until
+from tests.servers import listens, until
 
 Edit = tuple[str, str]
 _CADDY_OPTIONS: Final = "{\n\tadmin off\n\tservers {\n\t\tprotocols h1 h2c\n\t}\n}\n"
@@ -99,15 +98,9 @@ def _serving(words: list[str], port: int, file: Path) -> Iterator[None]:
     with output.open("w") as log:
         process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=own)
         try:
-            until(lambda: process.poll() is not None or _answers(port))
+            until(lambda: process.poll() is not None or listens(port))
             assert process.poll() is None, output.read_text()
             yield
         finally:
             process.terminate()
             process.wait(60)
-
-
-def _answers(port: int) -> bool:
-    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
-        return True
-    return False

@@ -9,7 +9,6 @@ import contextlib
 import itertools
 import json
 import shutil
-import socket
 import ssl
 import subprocess
 import sys
@@ -30,7 +29,7 @@ from arx_verifier.testing import UnsafeCaller
 from tests.gateway.gateway_realm import AUDIENCE, GatewayRealm, Program, gateway, running
 from tests.house.pages import ROOT, blocks
 from tests.house.reader import environment
-from tests.servers import child, free_ports, until
+from tests.servers import child, free_ports, listens, until
 from tests.topologies.authority import Ca
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(240)]
@@ -133,15 +132,11 @@ class Site:
         words = [program, "-p", str(self.folder), "-c", "gateways.conf", "-e", "nginx.log", "-g", "daemon off;"]
         with child(words, stdin=subprocess.DEVNULL) as process:
             try:
-                until(lambda: process.poll() is None and self._answers())
+                until(lambda: process.poll() is not None or listens(self.proxy))
+                assert process.poll() is None, (self.folder / "nginx.log").read_text()
                 yield
             finally:
                 process.terminate()
-
-    def _answers(self) -> bool:
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.proxy)):
-            return True
-        return False
 
     def client(self, number: int, url: str | None = None) -> httpx.Client:
         """A client with an address of its own, by which nginx chooses its gateway."""
