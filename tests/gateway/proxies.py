@@ -41,6 +41,7 @@ pytestmark = [pytest.mark.servers, pytest.mark.timeout(300)]
 LEASE_MS: Final = 1_000
 TRIALS: Final = 50
 AT_ONCE: Final = 5
+UNSURE: Final = (500, 502, 503)  # of a proxy whose decider does not answer, or cannot decide
 IDLE_S: Final = 1.0  # after which no further answer comes; a late one would only leave a test without its finding
 ROUTES: Final = {
     "GET /orders/{order_id}?{limit:int}": "orders.get",
@@ -396,20 +397,26 @@ def test_a_call_is_spent_where_it_runs(site: Site, host: str) -> None:
 
 
 def kill_once(site: Site, host: str) -> float:
-    """Kill a session, and return how long after it the last call was allowed, s; 0 if none was."""
+    """Kill a session, and return how long after it the last call that was allowed began, s; 0 if none did.
+
+    A decider to which the store answers late, as on a busy machine, refuses for another reason until it is fresh again.
+    """
     session, caller = site.caller()
     with site.client(host) as client:
-        assert client.get("/orders/o-1", auth=caller).status_code == 200
+        until(lambda: client.get("/orders/o-1", auth=caller).status_code == 200)
         site.realm.kill(session)
         killed, last = time.monotonic(), 0.0
-        while (now := time.monotonic() - killed) < 2 * LEASE_MS / 1000:
+        while True:
+            now = time.monotonic() - killed
             answer = client.get("/orders/o-1", auth=caller)
             if answer.status_code == 401:
                 assert answer.json()["code"] == "revoked"
                 return last
-            assert answer.status_code == 200
-            last = now
-    raise AssertionError("a call was allowed after twice the lease")
+            if answer.status_code == 200:
+                last = now
+                assert last <= LEASE_MS / 1000, f"a call was allowed {last:.3f} s after the kill"
+            else:
+                assert answer.status_code in UNSURE, answer.text
 
 
 def test_a_kill_is_in_force_within_the_lease(site: Site, host: str) -> None:
@@ -420,7 +427,6 @@ def test_a_kill_is_in_force_within_the_lease(site: Site, host: str) -> None:
         f"{host}: {TRIALS} kills; last allowed call began after {statistics.median(found) * 1000:.1f} ms p50, ", end=""
     )
     print(f"{max(found) * 1000:.1f} ms at most; the lease is {LEASE_MS} ms")
-    assert max(found) <= LEASE_MS / 1000
 
 
 def test_a_proxy_without_its_decider_refuses(site: Site, host: str) -> None:
@@ -431,6 +437,6 @@ def test_a_proxy_without_its_decider_refuses(site: Site, host: str) -> None:
         site.gateway.kill()
         site.gateway.wait()
         for path in ("/orders/o-1", "/", "/orders/x"):
-            assert client.get(path, auth=caller).status_code in (500, 502, 503)
+            assert client.get(path, auth=caller).status_code in UNSURE
         site.start()
         until(lambda: client.get("/orders/o-1", auth=site.caller()[1]).status_code == 200)
