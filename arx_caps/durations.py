@@ -101,3 +101,20 @@ def show_time(ms: int) -> str:
     except (ValueError, OverflowError, OSError):
         return f"{ms} ms after 1970"
     return at.strftime("%Y-%m-%d %H:%M:%SZ")
+
+
+def show_span(ms: int) -> str:
+    """Return a duration in its two largest units, such as ``2h 5m``.
+
+    Args:
+        ms: The duration, ms.
+    """
+    if ms < 1000:
+        return f"{ms} ms"
+    parts = []
+    left = ms // 1000
+    for unit, size in (("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1)):
+        if left >= size:
+            parts.append(f"{left // size}{unit}")
+            left %= size
+    return " ".join(parts[:2])

@@ -12,7 +12,8 @@ import click
 
 from arx_caps.agent.approval import WAITING, Approval
 from arx_caps.agent.bundle import Bundle
-from arx_caps.cli.display import show_json, show_until
+from arx_caps.caveat_text import show_json
+from arx_caps.cli.display import show_until
 from arx_caps.cli.exit_codes import INCOMPLETE, Stop
 from arx_caps.cli.mint_session import Caller, Unreachable
 from arx_caps.cli.parse import Duration

@@ -1,30 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Values as text for people: durations, times, JSON, rows of the mint and of records."""
 
-import json
 from collections.abc import Mapping
 from typing import Any, Final
 
+from arx_caps.caveat_text import show_json
 from arx_caps.cli.terminal import plain
-from arx_caps.durations import show_time
+from arx_caps.durations import show_span, show_time
 from arx_verifier.errors import Failure
-
-
-def show_span(ms: int) -> str:
-    """Return a duration in its two largest units, such as ``2h 5m``.
-
-    Args:
-        ms: The duration, ms.
-    """
-    if ms < 1000:
-        return f"{ms} ms"
-    parts = []
-    left = ms // 1000
-    for unit, size in (("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1)):
-        if left >= size:
-            parts.append(f"{left // size}{unit}")
-            left %= size
-    return " ".join(parts[:2])
 
 
 def show_until(ms: int, now_ms: int) -> str:
@@ -36,11 +19,6 @@ def show_until(ms: int, now_ms: int) -> str:
     """
     away = f"in {show_span(ms - now_ms)}" if ms > now_ms else f"{show_span(now_ms - ms)} ago"
     return f"{show_time(ms)} ({away})"
-
-
-def show_json(value: Any) -> str:
-    """Return a value as JSON on one line."""
-    return json.dumps(value, ensure_ascii=True, separators=(", ", ": "))
 
 
 HEADS: Final = ("TIME", "OUTCOME", "SERVICE", "TOOL", "AGENT", "SESSION", "WHY")

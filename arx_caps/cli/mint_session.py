@@ -5,7 +5,7 @@ A session file has the session's token and the key that the token is bound to.  
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlencode
@@ -172,17 +172,28 @@ class Caller:
             Unreachable: The mint does not answer, or is not available.
             Stop: The mint refused.
         """
-        # Pages begin after the last row of the page before, so rows that are added meanwhile repeat none.
         found: list[dict[str, Any]] = []
-        after: str | None = None
-        while limit is None or len(found) < limit:
-            size = PAGE if limit is None else min(PAGE, limit - len(found))
-            answer = self.call("GET", path, query={**(query or {}), "limit": size, "after": after})
+        more = False
+        for answer in self.pages(path, member, query, limit=limit):
             found += answer.get(member, [])
+            more = "next" in answer
+        return found, more
+
+    def pages(
+        self, path: str, member: str, query: Mapping[str, Any] | None = None, *, limit: int | None = None
+    ) -> Iterator[dict[str, Any]]:
+        """Yield the answers of a list, page by page; takes and raises what ``rows`` does."""
+        # Pages begin after the last row of the page before, so rows that are added meanwhile repeat none.
+        count = 0
+        after: str | None = None
+        while limit is None or count < limit:
+            size = PAGE if limit is None else min(PAGE, limit - count)
+            answer = self.call("GET", path, query={**(query or {}), "limit": size, "after": after})
+            yield answer
+            count += len(answer.get(member, []))
             after = answer.get("next")
             if after is None:
                 break
-        return found, after is not None
 
     def fetch(self, path: str) -> bytes:
         """Return the bytes of a file of the mint; raises as ``call`` does."""

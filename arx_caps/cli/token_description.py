@@ -5,19 +5,15 @@ All of it is *unverified* and must be printed as such: only a verifier with the 
 """
 
 import hashlib
-from collections.abc import Callable
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 
 from arx_caps.agent.outline import unverified_chain
-from arx_caps.cli.display import show_json, show_span
-from arx_caps.durations import show_time
-from arx_verifier.constraints import Rule
+from arx_caps.caveat_text import removals
 from arx_verifier.errors import ArxError
 from arx_verifier.token import (
     IAT_AHEAD_MS,
-    Caveat,
     Macaroon,
     OperatorIdentifier,
     ThirdPartyCaveat,
@@ -127,7 +123,7 @@ def steps(macaroon: Macaroon) -> list[Step]:
         handed = handed or caveat.to is not None
         kind = "delegation" if caveat.to is not None else "call" if caveat.call is not None else "attenuation"
         kind = "mint" if kind == "attenuation" and not handed and index == 0 else kind
-        found.append(Step(place, kind, caveat.to, tuple(_phrases(caveat)), msgspec.to_builtins(caveat)))
+        found.append(Step(place, kind, caveat.to, tuple(removals(caveat)), msgspec.to_builtins(caveat)))
     return found
 
 
@@ -142,49 +138,3 @@ def _third_party(place: str, packet: wire.ThirdPartyPacket) -> Step:
     return Step(
         place, "third_party_caveat", None, (f"{which} without an approval, a discharge for {required.id}",), content
     )
-
-
-def describe_rule(rule: Rule) -> str:
-    """Return one rule as text: the tool, then its arguments in parentheses."""
-    if rule.args is None:
-        return f"{rule.tool} with any arguments"
-    arguments = [f"{name} {_constraint(constraint)}" for name, constraint in rule.args.items()]
-    if rule.open:
-        arguments.append("others as before")
-    if not arguments:
-        return f"{rule.tool} without arguments"
-    return f"{rule.tool}({', '.join(arguments)})"
-
-
-def _constraint(constraint: Any) -> str:
-    said = msgspec.to_builtins(constraint)
-    if not isinstance(said, dict):
-        return f"= {show_json(said)}"
-    optional = "optional, " if said.pop("optional", False) else ""
-    return optional + " and ".join(f"{word} {show_json(operand)}" for word, operand in said.items())
-
-
-# In the order of the output.  ``to`` and ``hop`` are shown as the kind of the caveat.
-_PHRASES: Final[dict[str, Callable[[Any], str]]] = {
-    "allow": lambda rules: "every tool but " + "; ".join(map(describe_rule, rules)),
-    "exp": lambda exp: f"all time from {show_time(exp)} on",
-    "nbf": lambda nbf: f"all time before {show_time(nbf)}",
-    "depth": lambda depth: f"delegations after the next {depth}" if depth else "every further delegation",
-    "delegate_to": lambda patterns: "delegations to agents other than " + " or ".join(patterns),
-    "aud": lambda audiences: "services other than " + " or ".join(audiences),
-    "net": lambda networks: "callers in none of " + ", ".join(networks),
-    "require": lambda proofs: "calls without a proof made for that call" if "call" in proofs else "calls unsigned",
-    "fresh": lambda fresh: f"verifiers whose view of revocations is older than {show_span(fresh)}",
-    "task": lambda task: f"everything once sub-task {task} has ended",
-    "once": lambda once: f"every call but one with this approval, {once[0]}",
-    "call": lambda call: f"every call but the one signed at {show_time(call[1])}",
-}
-
-
-def _phrases(caveat: Caveat) -> list[str]:
-    """Return a phrase for each restriction of a caveat."""
-    # A member without a phrase of its own is shown as JSON: a new kind of restriction must not be hidden.
-    members = msgspec.structs.asdict(caveat)
-    phrases = [write(members[name]) for name, write in _PHRASES.items() if members[name] is not None]
-    others = [name for name in members if name not in (*_PHRASES, "to", "hop") and members[name] is not None]
-    return phrases + [f"calls outside of {name} = {show_json(msgspec.to_builtins(members[name]))}" for name in others]

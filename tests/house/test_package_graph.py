@@ -47,6 +47,7 @@ CAPS_IMPORTS = {
     "realm": {"keyfile", "durations", "limits", "self_registration"},
     "revocation": set(),
     "audit": {"jose", "keyfile", "durations", "engines", "http_client"},
+    "caveat_text": {"durations"},
     "trail": set(),
     "trail_tree": {"trail"},
     "relay": set(),
@@ -67,8 +68,8 @@ CAPS_IMPORTS = {
     },
     "mint": set(
         """
-        access_token audit buckets embedded engines durations http_client http_server jose keyfile limits public_fetch
-        realm revocation secret_source self_registration server_process
+        access_token audit buckets caveat_text embedded engines durations http_client http_server jose keyfile limits
+        public_fetch realm revocation secret_source self_registration server_process
         """.split()
     ),
 }

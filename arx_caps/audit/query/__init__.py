@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from arx_caps.audit.query.export import form_of
     from arx_caps.audit.query.node_search import Question, reach
     from arx_caps.audit.query.questions import MAX_PAGE, OUTCOMES, Found, total
+    from arx_caps.audit.query.session_calls import NO_CALLS, LastCall, SessionCalls, calls_of, last_calls
     from arx_caps.audit.query.views import show_nodes, show_record
 else:
     __getattr__, __dir__ = open_door(
@@ -17,16 +18,22 @@ else:
             "export": "form_of",
             "node_search": "Question reach",
             "questions": "Found MAX_PAGE OUTCOMES total",
+            "session_calls": "NO_CALLS LastCall SessionCalls calls_of last_calls",
             "views": "show_nodes show_record",
         },
     )
 
 __all__ = [
     "MAX_PAGE",
+    "NO_CALLS",
     "OUTCOMES",
     "Found",
+    "LastCall",
     "Question",
+    "SessionCalls",
+    "calls_of",
     "form_of",
+    "last_calls",
     "reach",
     "show_nodes",
     "show_record",

@@ -6,8 +6,8 @@ from typing import Any
 
 import click
 
+from arx_caps.caveat_text import show_json
 from arx_caps.cli import exit_codes
-from arx_caps.cli.display import show_json
 from arx_caps.cli.exit_codes import Stop
 from arx_caps.cli.options import Verbs, common_options, pass_console
 from arx_caps.cli.parse import Duration

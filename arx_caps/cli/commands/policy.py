@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from arx_caps.cli.display import show_json
+from arx_caps.caveat_text import show_json
 from arx_caps.cli.exit_codes import DENIED, Stop
 from arx_caps.cli.options import Verbs, common_options, out_option, pass_console, yes_option
 from arx_caps.cli.parse import Duration, pairs_option, read_pairs

@@ -15,12 +15,11 @@ from typing import Any, Final
 import click
 
 from arx_caps.cli import exit_codes
-from arx_caps.cli.display import show_span
 from arx_caps.cli.exit_codes import Stop
 from arx_caps.cli.options import common_options, pass_console
 from arx_caps.cli.parse import Duration
 from arx_caps.cli.terminal import Console, colours, json_line, plain
-from arx_caps.durations import parse_duration
+from arx_caps.durations import parse_duration, show_span
 
 EVERY_S: Final = 10.0  # between two equal status lines
 WAIT_S: Final = 1.5  # until a person reads why it takes long

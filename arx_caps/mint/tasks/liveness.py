@@ -57,12 +57,12 @@ def require_unrevoked(
 
 def session_state(mint: MintContext, row: Mapping[str, Any]) -> State:
     """Return the state of a session."""
-    return _state(mint, row, session_targets(row))
+    return state_by(mint, row, session_targets(row))
 
 
 def task_state(mint: MintContext, row: Mapping[str, Any]) -> State:
     """Return the state of a task; ``killed`` also if its newest grant was killed."""
-    return _state(mint, row, (*task_targets(row), f"link:{row['link']}"))
+    return state_by(mint, row, (*task_targets(row), f"link:{row['link']}"))
 
 
 def is_usable(mint: MintContext, session: Mapping[str, Any]) -> bool:
@@ -70,7 +70,14 @@ def is_usable(mint: MintContext, session: Mapping[str, Any]) -> bool:
     return session_state(mint, session) in ("open", "frozen")
 
 
-def _state(mint: MintContext, row: Mapping[str, Any], targets: tuple[str, ...]) -> State:
+def state_by(mint: MintContext, row: Mapping[str, Any], targets: Sequence[str]) -> State:
+    """Return the state of what the kill or freeze of some targets revokes.
+
+    Args:
+        mint: The mint.
+        row: The row of its task or session.
+        targets: The targets.
+    """
     if row["status"] != "open":
         return "ended"
     if row["expires_at"] <= now_ms():

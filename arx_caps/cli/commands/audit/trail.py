@@ -13,13 +13,13 @@ import click
 
 from arx_caps.cli import exit_codes
 from arx_caps.cli.commands.audit.question import NODES, Asking, question_options
-from arx_caps.cli.display import HEADS, row_of, show_span
+from arx_caps.cli.display import HEADS, row_of
 from arx_caps.cli.exit_codes import Stop
 from arx_caps.cli.mint_session import Caller, now_ms
 from arx_caps.cli.options import common_options, pass_console
 from arx_caps.cli.place import Place, operator_options
 from arx_caps.cli.terminal import Console, align, json_line, table, tree, widths_of
-from arx_caps.durations import show_time
+from arx_caps.durations import show_span, show_time
 
 RUNS = "/v1/audit/runs"
 WAIT_MS = 20_000

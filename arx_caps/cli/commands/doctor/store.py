@@ -13,8 +13,8 @@ import redis
 
 from arx_caps.cli.commands.doctor.check import Check
 from arx_caps.cli.commands.doctor.history import check_history
-from arx_caps.cli.display import show_span
 from arx_caps.cli.place import store_url
+from arx_caps.durations import show_span
 from arx_caps.realm import Realm
 from arx_caps.revocation import RevocationStore, Topology, acl
 from arx_caps.revocation.failover import look, must_attest

@@ -9,9 +9,10 @@ import click
 
 from arx_caps.agent.attenuation import caveats_for
 from arx_caps.agent.outline import outline, unverified_chain
+from arx_caps.caveat_text import show_json
 from arx_caps.cli.commands.token.explanation import explain_command
 from arx_caps.cli.credentials import Holding
-from arx_caps.cli.display import show_json, show_until
+from arx_caps.cli.display import show_until
 from arx_caps.cli.exit_codes import DENIED, Stop
 from arx_caps.cli.options import Verbs, common_options, out_option, pass_console
 from arx_caps.cli.parse import attenuation_options, read_pairs

@@ -4,7 +4,6 @@
 An agent sees and ends its own session and that session's tasks; any other is ``not_found``.
 """
 
-import contextlib
 from collections.abc import Mapping
 from http.client import SERVICE_UNAVAILABLE
 from typing import Annotated, Any, Final, Literal
@@ -12,10 +11,9 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from arx_caps.audit.query import Question
+from arx_caps.audit.query import NO_CALLS, calls_of
 from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall
 from arx_caps.mint.api.pagination import PageQuery, RowPage, page_in_state
-from arx_caps.mint.api.routes.trail import LogNodes, nodes_of
 from arx_caps.mint.api.views import KillShown, SessionShown, TaskShown, show_kill, show_session, show_task
 from arx_caps.mint.context import MintContext
 from arx_caps.mint.db.repositories.repeats import Made
@@ -26,8 +24,8 @@ from arx_caps.mint.identity.session_login import LoginCredentials
 from arx_caps.mint.tasks import issue, reissue, sessions
 from arx_caps.mint.tasks.liveness import State
 from arx_caps.mint.tasks.revoke import end_session, finish_task
-from arx_verifier.errors import REASONS, GrantError, StoreError, refusal
-from arx_verifier.names import MAX_PATH_BYTES
+from arx_verifier.errors import REASONS, GrantError, RequestError, StoreError, refusal
+from arx_verifier.names import MAX_PATH_BYTES, is_agent_path
 
 # The rows that may be in each state, as far as the database knows; the kill epoch decides the rest, row by row.
 WHICH: Final[dict[State | None, Which | None]] = {
@@ -38,6 +36,7 @@ WHICH: Final[dict[State | None, Which | None]] = {
     "expired": "expired",
     "ended": "ended",
 }
+COUNTED_TO: Final = 10_000  # sessions beyond this number are not counted one by one
 BOTH: Final = ("operator", "agent")
 GONE: Final = ("not_found", "conflict")
 Token = Annotated[str, Meta(max_length=16 * 1024)]  # the bound of ``issuer_token``
@@ -67,12 +66,18 @@ class TaskBody(Body, frozen=True):
 
 
 class SessionsQuery(PageQuery, frozen=True):
-    """The sessions to list: of an agent, of a subject, with a task of a template, in a state."""
+    """The sessions to list.
 
-    agent: Annotated[str, Meta(max_length=MAX_PATH_BYTES)] | None = None
+    They are of an agent (or, as ``acme/**``, of it and those below it), of a subject, with a task of a template, in a
+    state, or with a text in id, agent, purpose or subject.  ``counts`` asks for ``total`` and ``activity``.
+    """
+
+    agent: Annotated[str, Meta(max_length=MAX_PATH_BYTES + 3)] | None = None
     subject: Annotated[str, Meta(min_length=1, max_length=MAX_NAME_CHARS)] | None = None
     template: Annotated[str, Meta(max_length=64)] | None = None
     state: State | None = None
+    text: Annotated[str, Meta(min_length=1, max_length=100)] | None = None
+    counts: bool = False
 
 
 class TasksQuery(PageQuery, frozen=True):
@@ -93,24 +98,48 @@ class SessionOpened(RouteAnswer, frozen=True, kw_only=True):
     token_type: Literal["DPoP"] = "DPoP"  # noqa: S105 - a scheme of RFC 9449, no secret
 
 
+class ActivityShown(msgspec.Struct, frozen=True, kw_only=True):
+    """What a session did: its tasks by template, and its calls as the audit log has them.
+
+    ``delegations`` is the number of holders that its agents named, ``depth`` how many of them follow each other.
+    ``last_at`` is the time of its last record, ms since the Unix epoch.
+    """
+
+    templates: dict[str, int]
+    allowed: int
+    denied: int
+    delegations: int
+    depth: int
+    last_at: int | None
+    last_tool: str | None
+
+
+class SessionsTotal(msgspec.Struct, frozen=True):
+    """How many sessions match; ``exact`` is false for a lower bound."""
+
+    sessions: int
+    exact: bool
+
+
 class Sessions(RouteAnswer, frozen=True):
-    """A page of sessions, the newest first."""
+    """A page of sessions, the newest first.
+
+    ``activity``, by session, is absent if the log does not answer.  ``total`` is on the first page, and absent for a
+    state that the kill epoch decides.
+    """
 
     sessions: list[SessionShown]
     next: str | UnsetType = UNSET
+    total: SessionsTotal | UnsetType = UNSET
+    activity: dict[str, ActivityShown] | UnsetType = UNSET
 
 
 class SessionWithTasks(RouteAnswer, frozen=True):
-    """A session and its newest tasks; ``next`` continues the list of its tasks.
-
-    ``delegation``, for operators, is the session's delegation tree from the audit log, parents first, with the counts
-    of allowed and denied calls at each place.  It is absent if the log does not answer.
-    """
+    """A session and its newest tasks; ``next`` continues the list of its tasks."""
 
     session: SessionShown
     tasks: list[TaskShown]
     next: str | UnsetType = UNSET
-    delegation: LogNodes | UnsetType = UNSET
 
 
 class SessionEnded(RouteAnswer, frozen=True):
@@ -175,38 +204,40 @@ def renew_session_route(call: RouteCall) -> SessionOpened:
 def list_sessions(call: RouteCall) -> Sessions:
     """List sessions, the newest first."""
     mint, query = call.mint, call.query
-    filters = {"agent": query.agent, "subject": query.subject, "template": query.template}
+    if query.agent is not None and not is_agent_path(query.agent.removesuffix("/**")):
+        raise RequestError("invalid agent: expected a path, or a path and /**")
+    filters = {"agent": query.agent, "subject": query.subject, "template": query.template, "text": query.text}
+    which = WHICH[query.state]
     page = page_in_state(
-        lambda most: mint.db.sessions.list(**filters, which=WHICH[query.state], after=query.after, limit=most),
+        lambda most: mint.db.sessions.list(**filters, which=which, after=query.after, limit=most),
         SESSIONS_ORDER,
         lambda row: show_session(mint, row),
         limit=query.limit,
         state=query.state,
     )
-    return Sessions(sessions=page.shown, next=page.next)
+    if not query.counts:
+        return Sessions(sessions=page.shown, next=page.next)
+    total: SessionsTotal | UnsetType = UNSET
+    if query.after is None and which != "alive":
+        count = mint.db.sessions.count(COUNTED_TO, which=which, **filters)
+        total = SessionsTotal(min(count, COUNTED_TO), count <= COUNTED_TO)
+    return Sessions(sessions=page.shown, next=page.next, total=total, activity=_activity(mint, page.shown))
 
 
 def get_session(call: RouteCall) -> SessionWithTasks:
     """Return a session with its tasks."""
-    row = _find_session(call, call.path["session"])
+    row = find_session(call, call.path["session"])
     page = _tasks(call.mint, TasksQuery(session=row["id"]))
-    delegation: LogNodes | UnsetType = UNSET
-    if call.authenticated.kind == "operator":
-        # In an emergency an operator must see the session even if the log's database is down.
-        with contextlib.suppress(StoreError):
-            delegation = nodes_of(call.mint.log, Question(session=row["id"]))
-    return SessionWithTasks(
-        session=show_session(call.mint, row), tasks=page.shown, next=page.next, delegation=delegation
-    )
+    return SessionWithTasks(session=show_session(call.mint, row), tasks=page.shown, next=page.next)
 
 
 def delete_session(call: RouteCall) -> SessionEnded:
     """End a session, its tasks and all of their tokens."""
-    session = _find_session(call, call.path["session"])["id"]
+    session = find_session(call, call.path["session"])["id"]
     # Read again below: the answer shows the state after the kill.
-    report = end_session(call.mint, _find_session(call, session), call.authenticated.actor)
+    report = end_session(call.mint, find_session(call, session), call.authenticated.actor)
     return SessionEnded(
-        session=show_session(call.mint, _find_session(call, session)), kill=show_kill(report) if report else None
+        session=show_session(call.mint, find_session(call, session)), kill=show_kill(report) if report else None
     )
 
 
@@ -221,7 +252,7 @@ def start_task_route(call: RouteCall) -> TaskStarted:
 def task_again(call: RouteCall, made: Made) -> TaskStarted:
     """Answer a repeat of starting a task."""
     mint, task = call.mint, own_task(call, made.facts["task"])
-    session = _find_session(call, task["session"])
+    session = find_session(call, task["session"])
     bundle = reissue.reissue_task(mint, made.recipe or {}, session, task["id"])
     return TaskStarted(task=show_task(mint, task), bundle=bundle)
 
@@ -245,6 +276,29 @@ def delete_task(call: RouteCall) -> TaskEnded:
     return TaskEnded(task=show_task(call.mint, own_task(call, task["id"])), kill=show_kill(report) if report else None)
 
 
+def _activity(mint: MintContext, shown: list[SessionShown]) -> dict[str, ActivityShown] | UnsetType:
+    agents = {session.id: session.agent for session in shown}
+    templates = mint.db.sessions.templates([*agents])
+    try:
+        with mint.log.store.reading() as c:
+            calls = calls_of(c, agents)
+    except StoreError:  # the list itself is needed most when something is broken
+        return UNSET
+    return {
+        session: ActivityShown(
+            templates=templates.get(session, {}),
+            allowed=found.allowed,
+            denied=found.denied,
+            delegations=found.delegations,
+            depth=found.depth,
+            last_at=found.last_ms or None,
+            last_tool=found.last_tool,
+        )
+        for session in agents
+        for found in (calls.get(session, NO_CALLS),)
+    }
+
+
 def _tasks(mint: MintContext, query: TasksQuery) -> RowPage[TaskShown]:
     filters = {"session": query.session, "agent": query.agent, "template": query.template}
     return page_in_state(
@@ -256,7 +310,12 @@ def _tasks(mint: MintContext, query: TasksQuery) -> RowPage[TaskShown]:
     )
 
 
-def _find_session(call: RouteCall, session: str) -> Mapping[str, Any]:
+def find_session(call: RouteCall, session: str) -> Mapping[str, Any]:
+    """Return the row of a session that the caller may see.
+
+    Raises:
+        GrantError: ``not_found``: there is none, or it is another agent's.
+    """
     row = call.mint.db.sessions.find(session)
     own = call.authenticated.session
     # The same answer for another agent's session as for none, so that ids cannot be probed.

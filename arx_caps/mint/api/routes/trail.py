@@ -172,20 +172,7 @@ def list_nodes(call: RouteCall) -> LogNodes:
     question = _question(call.mint, call.query)
     if not question.of_nodes:
         raise RequestError("missing filter: send session, task, link, agent or subject")
-    return nodes_of(call.mint.log, question)
-
-
-def nodes_of(log: AuditLog, question: Question) -> LogNodes:
-    """Return the nodes that a question reaches.
-
-    Args:
-        log: The audit log.
-        question: A question with at least one filter of nodes.
-
-    Raises:
-        StoreError: The log's database does not answer.
-    """
-    with log.store.reading() as c:
+    with call.mint.log.store.reading() as c:
         reached = reach(c, question)
     assert reached is not None
     return LogNodes(nodes=show_nodes(reached.nodes), complete=reached.complete)

@@ -4,10 +4,10 @@
 Whether a session is revoked or frozen is in the store's epoch, and not in its row.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, Literal, NamedTuple
 
-from sqlalchemy import Select, bindparam, func, insert, select, update
+from sqlalchemy import ColumnElement, Select, bindparam, func, insert, or_, select, update
 from sqlalchemy.engine import Connection
 
 from arx_caps.mint.db.cursor import Order, Text, Time, behind
@@ -127,30 +127,45 @@ class SessionRepository:
     def list(
         self,
         *,
-        agent: str | None = None,
-        subject: str | None = None,
-        template: str | None = None,
         which: Which | None = None,
         after: str | None = None,
         limit: int = PAGE,
+        **wanted: str | None,
     ) -> Rows:
         """Return sessions, the newest first.
 
         Args:
-            agent: Only sessions of this agent.
-            subject: Only sessions on behalf of this subject, of any issuer.
-            template: Only sessions in which a task of this template was started.
             which: Only sessions in this state.
             after: A page's ``next``: only sessions after it.
             limit: At most this number.
+            wanted: As for ``count``.
         """
-        statement = of_state(select(SESSIONS), SESSIONS, which)
-        wanted = ((SESSIONS.c.agent, agent), (SESSIONS.c.subject, subject))
-        statement = statement.where(*(column == value for column, value in wanted if value is not None))
-        if template is not None:
-            theirs = (TASKS.c.session == SESSIONS.c.id, TASKS.c.template == template)
-            statement = statement.where(select(TASKS.c.id).where(*theirs).exists())
+        statement = of_state(select(SESSIONS).where(*_filters(**wanted)), SESSIONS, which)
         return self._database.page(behind(statement, SESSIONS_ORDER, after), limit)
+
+    def count(self, most: int, *, which: Which | None = None, **wanted: str | None) -> int:
+        """Return the number of sessions, or ``most + 1`` if there are more than ``most``.
+
+        Args:
+            most: Where the count stops.
+            which: Only sessions in this state.
+            wanted: ``agent``: only sessions of this agent, or of those below it (``acme/**``); ``subject``: on behalf
+                of this subject, of any issuer; ``template``: in which a task of this template was started; ``text``:
+                with this text in id, agent, purpose or subject.
+        """
+        found = of_state(select(SESSIONS.c.id).where(*_filters(**wanted)), SESSIONS, which).limit(most + 1).subquery()
+        with self._database.read() as c:
+            return int(c.execute(select(func.count()).select_from(found)).scalar_one())
+
+    def templates(self, sessions: Sequence[str]) -> "dict[str, dict[str, int]]":
+        """Return the number of tasks of each template in each of these sessions."""
+        theirs = (TASKS.c.session, TASKS.c.template)
+        statement = select(*theirs, func.count()).where(TASKS.c.session.in_(sessions)).group_by(*theirs)
+        found: dict[str, dict[str, int]] = {}
+        with self._database.read() as c:
+            for session, template, count in c.execute(statement.order_by(*theirs)):
+                found.setdefault(session, {})[template] = count
+        return found
 
     def renew(
         self, unit: UnitOfWork, session: str, values: Mapping[str, Any], high_water: HighWater, realm: str, what: Event
@@ -217,6 +232,23 @@ def _require_room(c: Connection, agent: str, room: Room) -> None:
             f"{open_ones[0]}, or wait until one is over",
             code="too_many_sessions",
         )
+
+
+def _filters(
+    *, agent: str | None = None, subject: str | None = None, template: str | None = None, text: str | None = None
+) -> Iterator[ColumnElement[bool]]:
+    if agent is not None and agent.endswith("/**"):
+        above = agent.removesuffix("/**")
+        yield or_(SESSIONS.c.agent == above, SESSIONS.c.agent.startswith(above + "/", autoescape=True))
+    elif agent is not None:
+        yield SESSIONS.c.agent == agent
+    if subject is not None:
+        yield SESSIONS.c.subject == subject
+    if template is not None:
+        yield select(TASKS.c.id).where(TASKS.c.session == SESSIONS.c.id, TASKS.c.template == template).exists()
+    if text is not None:
+        searched = (SESSIONS.c.id, SESSIONS.c.agent, SESSIONS.c.purpose, SESSIONS.c.subject)
+        yield or_(*(column.icontains(text, autoescape=True) for column in searched))
 
 
 def of_state(statement: Select[Any], table: Any, which: Which | None) -> Select[Any]:
