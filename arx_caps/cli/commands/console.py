@@ -5,11 +5,10 @@ from typing import Any
 
 import click
 
-from arx_caps.cli.display import show_span
 from arx_caps.cli.options import Verbs, common_options, pass_console
 from arx_caps.cli.place import Place, operator_options
 from arx_caps.cli.terminal import Console, pairs
-from arx_caps.durations import show_time
+from arx_caps.durations import show_span, show_time
 
 
 @click.group("console", cls=Verbs)
