@@ -132,7 +132,7 @@ def _take_caveats(places: Sequence[_Place], place: _Place) -> None:
     above: _Place | None = place
     while above is not None and left:
         if above.kind == "link":
-            above.caveats = _read(left.pop())
+            above.caveats = _parse_caveats(left.pop())
         above = places[above.parent] if above.parent is not None else None
 
 
@@ -171,7 +171,7 @@ def _show(mint: MintContext, place: _Place, holder: _Holder) -> TreeNode:
     )
 
 
-def _read(texts: Sequence[str]) -> list[dict[str, Any]] | None:
+def _parse_caveats(texts: Sequence[str]) -> list[dict[str, Any]] | None:
     """Return the caveats of a delegation; None if a service recorded something else."""
     try:
         return [msgspec.json.decode(text, type=dict[str, Any]) for text in texts]
