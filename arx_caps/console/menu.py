@@ -23,6 +23,13 @@ class Entry(NamedTuple):
 MENU: Final[tuple[tuple[str, tuple[Entry, ...]], ...]] = (
     ("Watch", (Entry("/console/now", "Now", "arx.status.read"),)),
     ("Act", (Entry("/console/approvals", "Approvals", "arx.approvals.read"),)),
+    (
+        "Realm",
+        (
+            Entry("/console/verifiers", "Verifiers", "arx.services.read"),
+            Entry("/console/keys", "Keys", "arx.keys.read"),
+        ),
+    ),
 )
 
 

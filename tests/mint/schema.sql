@@ -50,6 +50,7 @@ CREATE TABLE holder_keys (
   holder VARCHAR(96) NOT NULL,
   x VARCHAR(64) NOT NULL,
   added_at BIGINT NOT NULL,
+  used_at BIGINT,
   PRIMARY KEY (kid)
 );
 CREATE INDEX ix_holder_keys_holder ON holder_keys (holder);

@@ -10,6 +10,8 @@ from arx_caps.cli.place import Place, operator_options
 from arx_caps.cli.terminal import Console, pairs
 from arx_caps.durations import show_span, show_time
 
+GONE_MS = 60_000  # a restart is over by then
+
 
 @click.group("console", cls=Verbs)
 def console_command() -> None:
@@ -43,7 +45,8 @@ def status_command(console: Console, place: Place) -> None:
 
 
 def _rows(status: dict[str, Any]) -> list[tuple[str, Any]]:
-    store, log, fleet = status["store"], status["log"], status["verifiers"]
+    store, log = status["store"], status["log"]
+    fleet = [one for one in status["verifiers"] if one["state"] != "gone" or one["age_ms"] < GONE_MS]
     states = {
         state: sum(v["relay_of"] or 1 for v in fleet if v["state"] == state) for state in ("live", "late", "gone")
     }

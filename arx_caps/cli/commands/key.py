@@ -39,6 +39,20 @@ def list_keys(console: Console, place: Place) -> None:
     console.data("keys", {"keys": keys}, lambda: table(heads, rows))
 
 
+@key_command.command("holders")
+@operator_options
+@common_options
+@pass_console
+def list_holder_keys(console: Console, place: Place) -> None:
+    """List the keys of agents, operators and services, and when each last signed, to about a minute."""
+    keys, _ = place.mint().rows("/v1/holder-keys", "keys")
+    rows = [
+        (k["holder"], k["kid"], show_time(k["added_at"]), show_time(k["used_at"]) if k["used_at"] else "never")
+        for k in keys
+    ]
+    console.data("holder-keys", {"keys": keys}, lambda: table(("HOLDER", "KEY", "ENROLLED", "LAST USED"), rows))
+
+
 @key_command.command("create")
 @operator_options
 @common_options

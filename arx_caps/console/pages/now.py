@@ -15,6 +15,7 @@ from arx_caps.console.visit import Page, Visit
 from arx_caps.mint.api.routes.status import StatusShown, VerifierShown, show_status, status_of
 
 EVERY_S: Final = 1.0
+GONE_MS: Final = 60_000  # a restart is over by then: who was silent for longer is on the page of verifiers alone
 READ: Final = "arx.status.read"
 
 
@@ -37,11 +38,9 @@ def stream_now(visit: Visit) -> Response:
 
 
 def _values(status: StatusShown) -> dict[str, Any]:
-    return {
-        "status": status,
-        "fleet": _fleet(status.verifiers),
-        "behind": max((v.behind for v in status.verifiers), default=0),
-    }
+    fleet = [one for one in status.verifiers if one.state != "gone" or one.age_ms < GONE_MS]
+    behind = max((one.behind for one in fleet), default=0)
+    return {"status": status, "verifiers": fleet, "fleet": _fleet(fleet), "behind": behind}
 
 
 def _fleet(verifiers: Sequence[VerifierShown]) -> dict[str, int]:

@@ -68,6 +68,7 @@ HOLDER_KEYS: Final = Table(
     Column("holder", String(96), nullable=False, index=True),
     Column("x", String(64), nullable=False),
     Column("added_at", BigInteger, nullable=False),
+    Column("used_at", BigInteger),  # to about a minute; None for a key that never signed a call
 )
 
 SESSIONS: Final = Table(

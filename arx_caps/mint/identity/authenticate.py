@@ -226,6 +226,7 @@ def authenticate_service(
     # Recorded here and not after the handler, so that a call the journal cannot take is refused before it runs.
     with record_outcome(mint, audience, proof.key.kid, request):
         unit.spend("proof", proof.key.kid, proof.jti, proof.until)
+    mint.db.holder_keys.note_use(proof.key.kid)
     return AuthenticatedCaller("service", audience, None, None, proof.until, proof.key.kid)
 
 

@@ -107,6 +107,8 @@ def authenticate_opener(
         )
     if agent["status"] != "active":
         raise refusal("frozen")
+    if assertion is not None:
+        mint.db.holder_keys.note_use(assertion.kid)
     return Opener(agent, by, subject, until)
 
 

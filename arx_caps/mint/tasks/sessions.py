@@ -77,6 +77,7 @@ def grant_operator(mint: MintContext, unit: UnitOfWork, assertion: str, proof: P
     row = mint.db.operators.find(name)
     if row is None or row["status"] != "active":
         raise refusal("frozen")
+    mint.db.holder_keys.note_use(checked.kid)
     kid, key = mint.key_schedule.mint_key()
     rules = rules_of(row["role"], row["rules"])
     token, expires_at = mint_operator_token(name, rules, kid=kid, key=key, realm=mint.realm.name, now=now_ms())

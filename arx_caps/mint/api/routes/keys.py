@@ -4,9 +4,12 @@
 from typing import Final, Literal
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall
+from arx_caps.mint.api.pagination import PageQuery, page_of
 from arx_caps.mint.api.views import KillShown, show_kill
+from arx_caps.mint.db.repositories.holder_keys import KEYS_ORDER
 from arx_caps.mint.db.repositories.repeats import Made
 from arx_caps.mint.keys.rotation import RootView
 from arx_verifier.errors import GrantError
@@ -47,6 +50,7 @@ class RootShown(RouteAnswer, frozen=True):
     name: str
     state: Literal["published", "waiting", "minting", "accepted", "retired"]
     created_at: int
+    used_at: int | None
     mints_from: int | None
     mints_for: tuple[str, ...]
     waits_for: tuple[WaitingShown, ...]
@@ -58,6 +62,22 @@ class Roots(RouteAnswer, frozen=True):
     """Root keys, the oldest first."""
 
     keys: tuple[RootShown, ...]
+
+
+class HolderKeyShown(msgspec.Struct, frozen=True, kw_only=True):
+    """The key of an agent, ``operator:NAME`` or ``service:AUDIENCE``; ``used_at`` is exact to about a minute."""
+
+    kid: str
+    holder: str
+    added_at: int
+    used_at: int | None
+
+
+class HolderKeys(RouteAnswer, frozen=True):
+    """A page of the keys of agents, operators and services, by holder."""
+
+    keys: list[HolderKeyShown]
+    next: str | UnsetType = UNSET
 
 
 class RootRetired(RouteAnswer, frozen=True):
@@ -77,6 +97,21 @@ class KeyReplaced(RouteAnswer, frozen=True):
 def list_root_keys(call: RouteCall) -> Roots:
     """List the root keys, with the services for which each mints and for which it waits."""
     return Roots(keys=tuple(map(_show, call.mint.rotation.view_roots())))
+
+
+def list_holder_keys(call: RouteCall) -> HolderKeys:
+    """List the keys of agents, operators and services, and when each last signed."""
+    limit = call.query.limit
+    rows = call.mint.db.holder_keys.page(after=call.query.after, limit=limit + 1)
+    names = ("kid", "holder", "added_at", "used_at")
+    page = page_of(
+        rows,
+        KEYS_ORDER,
+        lambda row: HolderKeyShown(**{name: row[name] for name in names}),
+        limit=limit,
+        fetched=limit + 1,
+    )
+    return HolderKeys(keys=page.shown, next=page.next)
 
 
 def create_root_key(call: RouteCall) -> RootShown:
@@ -144,6 +179,7 @@ def _show(view: RootView) -> RootShown:
         name=view.row.name,
         state=view.state,
         created_at=view.row.created_at,
+        used_at=view.row.used_at or None,
         mints_from=view.row.mints_from,
         mints_for=view.mints_for,
         waits_for=tuple(waits),
@@ -154,6 +190,7 @@ def _show(view: RootView) -> RootShown:
 
 ENDPOINTS: Final = (
     Endpoint("GET", "/v1/root-keys", READ, list_root_keys),
+    Endpoint("GET", "/v1/holder-keys", READ, list_holder_keys, query=PageQuery),
     Endpoint(
         "POST",
         "/v1/root-keys",

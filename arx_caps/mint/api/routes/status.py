@@ -15,7 +15,6 @@ from arx_verifier.journal import audience_of
 
 LATE_LEASES: Final = 10  # a paused process or a broken network is back within these
 MAX_SERVICES: Final = 1000  # that are looked for among the verifiers
-GONE_MS: Final = 60_000  # a restart is over by then: a verifier that was silent for longer is not listed
 _Result = TypeVar("_Result")
 
 
@@ -57,7 +56,7 @@ class LogShown(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StatusShown(RouteAnswer, frozen=True, kw_only=True):
-    """The state of the realm, as this mint sees it.
+    """The state of the realm, as this mint sees it, with the verifiers that asked within the last 10 minutes.
 
     ``because`` says why this mint grants nothing now.  ``services_never_seen`` are enrolled, but the store knows no
     verifier of theirs.  A number is None while the database or the store does not answer.
@@ -88,7 +87,7 @@ def status_of(mint: MintContext) -> StatusShown:
     """Return the state of the realm, also while the database or the store does not answer."""
     header, seen, error = _store(mint)
     services = [row["audience"] for row in _or_none(lambda: mint.db.services.list(limit=MAX_SERVICES)) or ()]
-    verifiers = [_verifier(one, header) for one in seen if header is not None and one.age_ms < GONE_MS]
+    verifiers = [_verifier(one, header) for one in seen if header is not None]
     met = {audience_of(one.id) for one in seen}
     _, applied, age_ms = mint.epochs.view()
     because, publisher = mint.ready(), mint.log.publisher

@@ -4,12 +4,13 @@
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
-from sqlalchemy import Column, bindparam, delete, insert, select
+from sqlalchemy import Column, bindparam, delete, insert, select, update
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError
 
 from arx_caps.keyfile import PublicKey, public_key
-from arx_caps.mint.db.database import Database, Rows, now_ms, plain
+from arx_caps.mint.db.cursor import Order, Text, behind
+from arx_caps.mint.db.database import PAGE, Database, Rows, now_ms, plain
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.statement import CompiledStatement
 from arx_caps.mint.db.tables import AGENTS, HOLDER_KEYS, OPERATORS, SERVICES
@@ -20,11 +21,15 @@ _OWNERS: Final[dict[str, Column[Any]]] = {
     "operator": OPERATORS.c.id,
     "service": SERVICES.c.audience,
 }
+KEYS_ORDER: Final = Order((HOLDER_KEYS.c.holder, HOLDER_KEYS.c.kid), tuple[Text, Text])
+NOTE_MS: Final = 60_000  # how often the use of a key is stored
+_NOTED: Final = 4096  # keys whose last note is remembered
 _ITS: Final = HOLDER_KEYS.c.kid == bindparam("which")
 _THEIRS: Final = HOLDER_KEYS.c.holder == bindparam("whose")
 _FIND: Final = CompiledStatement(select(HOLDER_KEYS).where(_ITS, _THEIRS))
 _HOLDER: Final = CompiledStatement(select(HOLDER_KEYS.c.holder).where(_ITS))
 _LIST: Final = select(HOLDER_KEYS).where(_THEIRS).order_by(HOLDER_KEYS.c.added_at)
+_USE: Final = update(HOLDER_KEYS).where(_ITS)
 _ADD, _REMOVE = CompiledStatement(insert(HOLDER_KEYS)), CompiledStatement(delete(HOLDER_KEYS).where(_ITS, _THEIRS))
 
 
@@ -33,6 +38,27 @@ class HolderKeyRepository:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._noted: dict[str, int] = {}
+
+    def note_use(self, kid: str) -> None:
+        """Store that a key signed a call, at most once a minute."""
+        now = now_ms()
+        if now - self._noted.get(kid, 0) < NOTE_MS:
+            return
+        if len(self._noted) >= _NOTED:
+            self._noted.clear()
+        self._noted[kid] = now
+        with self._database.write() as c:
+            c.execute(_USE.values(used_at=now), {"which": kid})
+
+    def page(self, *, after: str | None = None, limit: int = PAGE) -> Rows:
+        """Return the keys of all holders, ordered by holder.
+
+        Args:
+            after: A page's ``next``: only keys after it.
+            limit: At most this number.
+        """
+        return self._database.page(behind(select(HOLDER_KEYS), KEYS_ORDER, after), limit)
 
     def change(
         self, holder: str, add: PublicKey | None, remove: str | None, what: Event, *, keep_one: bool = True

@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The pages of verifiers and keys: what is enrolled, what is present, what was used."""
+
+import pytest
+
+from tests.console.harness import sign_in
+from tests.mint.harness import AGENT, Harness
+
+
+@pytest.mark.sqlite
+def test_keys_show_who_used_them(unit: Harness) -> None:
+    """A key that never signed says so; that of an operator who is signed in was used now."""
+    unit.enrol(AGENT)
+    page = sign_in(unit).get("/console/keys")
+    assert AGENT in page
+    assert "never" in page
+    found = {key["holder"]: key for key in unit.operator().call("GET", "/v1/holder-keys").json()["keys"]}
+    assert found[AGENT]["used_at"] is None
+    assert found["operator:root"]["used_at"] > found["operator:root"]["added_at"]
+    unit.open_session(unit.enrol("acme/other"))
+    found = {key["holder"]: key for key in unit.operator().call("GET", "/v1/holder-keys").json()["keys"]}
+    assert found["acme/other"]["used_at"] is not None
+
+
+@pytest.mark.sqlite
+def test_keys_have_pages(unit: Harness) -> None:
+    """A page has at most as many keys as asked for, and leads to the next."""
+    names = [f"acme/a{number}" for number in range(5)]
+    for name in names:
+        unit.enrol(name)
+    holders, after = list[str](), {}
+    while True:
+        answer = unit.operator().call("GET", "/v1/holder-keys", limit="2", **after).json()
+        holders += [key["holder"] for key in answer["keys"]]
+        if "next" not in answer:
+            break
+        after = {"after": answer["next"]}
+    assert holders == sorted([*names, "operator:root"])
+
+
+@pytest.mark.servers
+@pytest.mark.sqlite
+def test_verifiers_stand_beside_their_services(live: Harness) -> None:
+    """An enrolled service without a process is never seen and stands first; the mint's own verifier is live."""
+    live.operator().call("POST", "/v1/services", {"audience": "orders"})
+    page = sign_in(live).get("/console/verifiers")
+    assert page.index("never seen") < page.index("arx.mint")
+    assert page.index("orders") < page.index("arx.mint")
+    assert "1 enrolled service" in page
