@@ -6,6 +6,9 @@ import signal
 from hypothesis import HealthCheck, settings
 
 from arx_verifier._native import about_build
+from tests import each_run
+
+each_run.prepare()
 
 pytest_plugins = ["tests.servers", "tests.mint.harness", "tests.mint.approvals", "tests.mint.login"]
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from tests.postgres import Postgres
 
 FAST_LEASE_MS = 300
+LONG_LEASE_MS = 5_000  # a loaded machine renews a short one late, and a call is then refused as `stale`
 
 VERIFIER = """
 import sys

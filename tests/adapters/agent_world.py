@@ -23,7 +23,7 @@ from arx_caps.embedded import EmbeddedValkey
 from arx_verifier import ArxMiddleware
 from arx_verifier.journal import InMemoryDecisions
 from tests.agent.live import LiveMint, live_mint, serving
-from tests.servers import free_ports, until
+from tests.servers import LONG_LEASE_MS, begun_store, free_ports, until
 
 PREFIXES: Final = ("arx1_", "arxb1_")  # how each token and each task begins
 TAIL: Final = 24  # characters: enough of a secret to know it by
@@ -213,6 +213,7 @@ def world(folder: Path) -> Iterator[World]:
     policy = POLICY.format(origin=url)
     with (
         EmbeddedValkey(folder / "store") as store,
+        begun_store(store.url, "desk", lease_ms=LONG_LEASE_MS),
         live_mint(folder, store_url=store.url, name="desk", port=mint_port, policy=policy) as mint,
         mint.service("orders", decisions=records) as verifier,
     ):

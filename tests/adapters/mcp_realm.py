@@ -18,7 +18,7 @@ from arx_verifier import open_verifier
 from tests.adapters.asgi_server import serving
 from tests.agent.live import LiveMint, live_mint
 from tests.house.pages import ROOT, blocks
-from tests.servers import free_ports
+from tests.servers import LONG_LEASE_MS, begun_store, free_ports
 
 SCRIPT = "orders_mcp.py"
 TOKEN = re.compile(r"arx(?:1|b1)_[A-Za-z0-9_-]{16}")
@@ -162,6 +162,7 @@ def open_shop(folder: Path, page: str, server: str) -> Iterator[Shop]:
     (folder / "store").mkdir()
     with (
         EmbeddedValkey(folder / "store") as store,
+        begun_store(store.url, "shop", lease_ms=LONG_LEASE_MS),
         live_mint(folder, store_url=store.url, name="shop", port=mint_port, policy=policy) as mint,
     ):
         shop = Shop(mint, folder, port, page_block(page, server), {})

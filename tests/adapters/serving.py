@@ -49,4 +49,6 @@ def connect(address: str, target: str, agent: Any) -> ClientConnection:
         if agent is None
         else {"authorization": agent(httpx.Request("GET", address + target)).headers["authorization"]}
     )
-    return open_socket(address.replace("http", "ws", 1) + target, additional_headers=headers, proxy=None)
+    return open_socket(
+        address.replace("http", "ws", 1) + target, additional_headers=headers, proxy=None, open_timeout=60
+    )

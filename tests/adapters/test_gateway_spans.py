@@ -24,7 +24,6 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from arx_caps.embedded import EmbeddedValkey
 from arx_caps.gateway.counted_decisions import CountedDecisions, decision_counter
 from arx_caps.gateway.forwarder import Forwarder
 from arx_caps.gateway.http_door import HttpDoor
@@ -35,7 +34,7 @@ from tests.adapters.asgi_server import serving
 from tests.adapters.gateway_server import ROOT, make_app
 from tests.adapters.mcp_rules import RULES
 from tests.gateway.gateway_realm import GatewayRealm
-from tests.servers import free_ports, until
+from tests.servers import free_ports, nonce_store, until
 
 EXPORTER = InMemorySpanExporter()
 PROVIDER = TracerProvider()
@@ -149,7 +148,8 @@ def test_a_request_of_plain_http_has_a_span(tmp_path: Any, monkeypatch: pytest.M
         with serving(app) as port, httpx.Client(auth=realm.caller(rule), timeout=60) as client:
             url = f"http://127.0.0.1:{port}/orders/orders/"
             headers = {"traceparent": f"00-{TRACE}-b7ad6b7169203331-01", "tracestate": "a=b"}
-            assert client.get(url + "o-1", headers=headers).status_code == 200
+            first = client.get(url + "o-1", headers=headers)
+            assert first.status_code == 200, first.text
             assert client.get(url + "canary-argument", headers=headers).status_code == 403
             assert client.get(url + "o-1?note=canary-argument", headers=headers).status_code == 502
     allowed, refused, failed = of_gateway()
@@ -172,7 +172,7 @@ def test_a_gateway_under_the_launcher_of_opentelemetry_exports_spans(tmp_path: P
     (port,) = free_ports(1)
     upstream = Starlette(routes=[Route("/orders/{order_id}", lambda _: JSONResponse({}))])
     (tmp_path / "store").mkdir()
-    with EmbeddedValkey(tmp_path / "store") as store, serving(upstream) as inner:
+    with nonce_store(tmp_path / "store") as store, serving(upstream) as inner:
         realm = GatewayRealm(tmp_path, store.url)
         table = f'[upstream.orders]\naudience = "orders"\nurl = "http://127.0.0.1:{inner}"\n'
         file = realm.write(table + '[upstream.orders.routes]\n"GET /orders/{order_id}" = "orders.get"\n', port=port)
@@ -190,7 +190,8 @@ def test_a_gateway_under_the_launcher_of_opentelemetry_exports_spans(tmp_path: P
             until(lambda: "the gateway listens" in output.read_text() or process.poll() is not None)
             caller = realm.caller(Rule(tool="orders.get", args={"order_id": "o-1"}), session="s-1")
             url = f"http://127.0.0.1:{port}/orders/orders/o-1"
-            assert httpx.get(url, auth=caller, timeout=60).status_code == 200
+            answer = httpx.get(url, auth=caller, timeout=60)
+            assert answer.status_code == 200, answer.text
             until(lambda: '"arx.decision.id"' in output.read_text())
         finally:
             process.terminate()

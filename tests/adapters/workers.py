@@ -8,12 +8,11 @@ from pathlib import Path
 import pytest
 
 from arx_verifier import Constraint, Rule
-from tests.servers import begun_store, free_ports, nonce_store, until
+from tests.servers import LONG_LEASE_MS, begun_store, free_ports, nonce_store, until
 from tests.workers import SESSION, WAYS, Holder, deciders, gunicorn, write_service_file
 
 REFUND = Rule(tool="orders.refund", args={"order_id": "7", "amount": Constraint(max=20)})
 GET = Rule(tool="orders.get", args={"order_id": "7"})
-LEASE_MS = 5_000  # a loaded machine renews a short one late, and a call is then refused as `stale`
 
 
 def check_workers(folder: Path, application: str, way: str) -> None:
@@ -26,7 +25,7 @@ def check_workers(folder: Path, application: str, way: str) -> None:
     """
     with (
         nonce_store(folder / "valkey") as server,
-        begun_store(server.url, "acme", lease_ms=LEASE_MS) as store,
+        begun_store(server.url, "acme", lease_ms=LONG_LEASE_MS) as store,
     ):
         write_service_file(folder, store, server.url)
         holder = Holder(store, GET, REFUND, Rule(tool="orders.events"))

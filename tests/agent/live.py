@@ -107,7 +107,7 @@ def serving(app: Any, port: int = 0, **settings: Any) -> Iterator[int]:
         yield server.servers[0].sockets[0].getsockname()[1]
     finally:
         server.should_exit = True
-        thread.join(20)
+        thread.join(60)
 
 
 class LiveMint:
@@ -175,7 +175,7 @@ def judged(verifier: Verifier, held: Task, tool: str, args: Mapping[str, Any], *
     while True:
         text = held.call_token(verifier.audience, tool, args, approvals=approvals)
         code = verifier.decide(text, AccessRequest(tool, args, now_ms(), "127.0.0.1")).code
-        if code != "stale_epoch" or time.monotonic() > until:
+        if code != "stale" or time.monotonic() > until:
             return code
 
 
