@@ -56,7 +56,7 @@ def set_up(realm: Realm) -> list[str | Path]:
         realm.arx("service", "join", invitation, *joined)
         options = ("--service-file", file, "--data", f"{file}.db", "--port", url.rpartition(":")[2], "--ship")
         realm.start(HERE / "service.py", name, *options)
-    with httpx.Client(transport=httpx.HTTPTransport(retries=6)) as client:
+    with httpx.Client(transport=httpx.HTTPTransport(retries=8)) as client:
         for url in (orders, payments):
             client.get(url)  # it tries again until the service listens
     return [key, orders, payments]

@@ -192,7 +192,7 @@ class OAuthContract(Contract):
 
     def _callback(self, name: str) -> dict[str, str]:
         begun = self._browser.get("/oauth/authorize", params=self._authorization(_person(name)))
-        back = httpx.get(begun.headers["location"], trust_env=False).headers["location"]
+        back = httpx.get(begun.headers["location"], trust_env=False, timeout=30).headers["location"]
         return dict(parse_qsl(urlsplit(back).query))
 
     def _consent(self, name: str) -> dict[str, str]:

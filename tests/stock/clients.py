@@ -2,10 +2,12 @@
 """What each stock client can do here, and those of Python, each in an environment of its own."""
 
 import abc
+import contextlib
 import json
 import subprocess
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -19,6 +21,7 @@ PACKAGES: Final = {"mcp2": "mcp==2.3.0", "mcp1": "mcp==1.30.0", "fastmcp": "fast
 T = TypeVar("T")
 _LATER: Final = "Try this call again"
 _TRIES: Final = 30
+ANSWER_S: Final = 180.0  # a client may wait for a login without end
 
 
 class Refused(Exception):  # noqa: N818 - an answer, and no failure of the test
@@ -45,6 +48,17 @@ class Client(abc.ABC):
     @abc.abstractmethod
     def close(self) -> None:
         """End it."""
+
+
+@contextlib.contextmanager
+def ends_late(process: subprocess.Popen[str]) -> Iterator[None]:
+    """Kill a client that gives no answer: what reads from it finds the end of its output."""
+    timer = threading.Timer(ANSWER_S, process.kill)
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def client_python(kind: str) -> Path:
@@ -91,8 +105,9 @@ class PythonClient(Client):
 
     def _read(self) -> dict[str, Any]:
         assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        found = json.loads(line) if line else {"refused": "the client has ended"}
+        with ends_late(self._process):
+            line = self._process.stdout.readline()
+        found = json.loads(line) if line else {"refused": f"the client has ended, or gave no answer in {ANSWER_S} s"}
         if "refused" in found:
             raise Refused(found["refused"])
         return dict(found)

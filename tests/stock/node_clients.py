@@ -13,7 +13,7 @@ from typing import Any
 
 from tests.conformance.packages import node_of
 from tests.servers import free_ports
-from tests.stock.clients import Client, Refused
+from tests.stock.clients import ANSWER_S, Client, Refused, ends_late
 
 _WAIT_S = 90.0
 
@@ -56,13 +56,14 @@ class McpRemote(Client):
         assert self._process.stdout is not None
         self._last += 1
         self._write({"id": self._last, "method": method, "params": params})
-        for line in self._process.stdout:
-            message = json.loads(line)
-            if message.get("id") == self._last:
-                if "result" not in message:
-                    raise Refused(json.dumps(message.get("error")))
-                return dict(message["result"])
-        raise Refused("mcp-remote has ended")
+        with ends_late(self._process):
+            for line in self._process.stdout:
+                message = json.loads(line)
+                if message.get("id") == self._last:
+                    if "result" not in message:
+                        raise Refused(json.dumps(message.get("error")))
+                    return dict(message["result"])
+        raise Refused(f"mcp-remote has ended, or gave no answer in {ANSWER_S} s")
 
 
 class Mcpdo(Client):
