@@ -18,14 +18,21 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from arx_caps.console import sign_in
 from arx_caps.console.live import Live
-from arx_caps.console.pages import approvals, keys, now, verifiers
+from arx_caps.console.pages import approvals, keys, now, policy, verifiers
 from arx_caps.console.visit import Page, answer_bug, answer_page, answer_unknown
 from arx_caps.mint.api.access_log import note
 from arx_caps.mint.runtime import MintRuntime
 
 HOME: Final = "/console"
 # The pages of each module, in the order of the menu.
-PAGES: Final[tuple[Page, ...]] = (*sign_in.PAGES, *now.PAGES, *approvals.PAGES, *verifiers.PAGES, *keys.PAGES)
+PAGES: Final[tuple[Page, ...]] = (
+    *sign_in.PAGES,
+    *now.PAGES,
+    *approvals.PAGES,
+    *verifiers.PAGES,
+    *keys.PAGES,
+    *policy.PAGES,
+)
 # What a browser may do with a page: nothing from elsewhere, no script or style in the page itself, no frame.
 _HEADERS: Final = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "

@@ -21,12 +21,19 @@ class Entry(NamedTuple):
 
 
 MENU: Final[tuple[tuple[str, tuple[Entry, ...]], ...]] = (
-    ("Watch", (Entry("/console/now", "Now", "arx.status.read"),)),
-    ("Act", (Entry("/console/approvals", "Approvals", "arx.approvals.read"),)),
+    (
+        "Watch",
+        (Entry("/console/now", "Now", "arx.status.read"),),
+    ),
+    (
+        "Act",
+        (Entry("/console/approvals", "Approvals", "arx.approvals.read"),),
+    ),
     (
         "Realm",
         (
             Entry("/console/verifiers", "Verifiers", "arx.services.read"),
+            Entry("/console/policy", "Policy", "arx.policy.read"),
             Entry("/console/keys", "Keys", "arx.keys.read"),
         ),
     ),

@@ -4,6 +4,7 @@
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import click
 
@@ -104,6 +105,75 @@ def explain(
     value = {"policy": policy.digest, "agent": agent, **show_explained(explained)}
     console.data("explanation", value, lambda: "\n".join(_explained(value)))
     click.get_current_context().exit(0 if explained.granted else DENIED)
+
+
+@policy_command.group("test")
+def test_command() -> None:
+    """Keep questions to the policy whose answers must stay, and ask them."""
+
+
+@test_command.command("run")
+@click.argument("file", required=False, type=click.Path(exists=True, dir_okay=False))
+@operator_options
+@common_options
+@pass_console
+def run_tests(console: Console, place: Place, file: str | None) -> None:
+    """Ask the policy FILE, or the one in force, every kept question; exit with 1 if an answer is another one."""
+    text = _of_file(file).text.source if file is not None else None
+    answer = place.mint().call("POST", "/v1/policy/tests/run", {"policy": text})
+    results = answer["results"]
+    rows = [
+        ("passed" if one["passed"] else "FAILED", one["test"]["name"], one["test"]["expect"], one["code"], one["why"])
+        for one in results
+    ]
+    console.data("policy-tests", answer, lambda: table(("", "TEST", "EXPECTED", "GOT", "WHY"), rows))
+    console.say(f"{len(results) - answer['failed']} of {len(results)} answers are as expected")
+    click.get_current_context().exit(DENIED if answer["failed"] else 0)
+
+
+@test_command.command("add")
+@click.argument("name")
+@click.option("--agent", required=True, help="path of the agent")
+@click.option("--task", required=True, help="name of the task in the policy")
+@pairs_option("--param", "params", "parameter of the task")
+@click.option("--call", "tool", help="tool of a call in the task [only the task is asked for]")
+@pairs_option("--arg", "args", "argument of the call")
+@click.option("--expect", default="ok", show_default=True, help="code of the answer: ok, or a refusal's")
+@operator_options
+@common_options
+@pass_console
+def add_test(
+    console: Console,
+    /,
+    place: Place,
+    name: str,
+    agent: str,
+    task: str,
+    params: tuple[str, ...],
+    tool: str | None,
+    args: tuple[str, ...],
+    expect: str,
+) -> None:
+    """Keep a question as the test NAME; one of the same name is replaced.
+
+    \b
+        arx policy test add "refunds end at 100" --agent acme/support/triage --task refund --param order_id=o-1
+            --call payments.refund --arg amount=101 --expect argument_not_allowed
+    """
+    question = {"agent": agent, "task": task, "params": read_pairs(params), "tool": tool, "args": read_pairs(args)}
+    answer = place.mint().call("POST", "/v1/policy/tests", {"name": name, "question": question, "expect": expect})
+    console.data("policy-test", answer, lambda: pairs([("test", answer["name"]), ("expects", answer["expect"])]))
+
+
+@test_command.command("remove")
+@click.argument("name")
+@operator_options
+@common_options
+@pass_console
+def remove_test(console: Console, place: Place, name: str) -> None:
+    """Remove the test NAME."""
+    answer = place.mint().call("DELETE", f"/v1/policy/tests/{quote(name, safe='')}")
+    console.data("policy-test", answer, lambda: pairs([("removed", answer["name"])]))
 
 
 @policy_command.command("diff")
