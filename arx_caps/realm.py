@@ -35,6 +35,8 @@ DEFAULT_REFRESH_MS: Final = 60_000
 REFRESH_MS: Final = (1_000, 24 * 3_600_000)
 LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
 ON_FAILOVER: Final = ("rotate", "trust")
+CONSOLE_MEMBERS: Final = ("console_idle", "console_life", "console_fresh")
+CONSOLE_MS: Final = (60_000, 24 * 3_600_000)
 SETTINGS: Final = frozenset(
     (
         "name",
@@ -60,6 +62,8 @@ SETTINGS: Final = frozenset(
         "login_client_id",
         "login_client_secret",
         "login_scope",
+        "login_device_client_id",
+        *CONSOLE_MEMBERS,
         *CLIENT_MEMBERS,
     )
 )
@@ -78,12 +82,31 @@ class Login(NamedTuple):
         client_id: The mint's id there.
         client_secret: Where its secret is, ``env:NAME`` or ``file:PATH``; None for a public client.
         scope: The scope to ask for.
+        device_client_id: The id there of ``arx login``, a public client; None for none.
     """
 
     issuer: str
     client_id: str
     client_secret: str | None
     scope: str
+    device_client_id: str | None = None
+
+
+class ConsoleTerms(NamedTuple):
+    """How long an operator is signed in, ms.
+
+    Attributes:
+        idle_ms: A session of the console that is not used ends after this time.
+        life_ms: Each session of the console, and each login of a command line, ends after this time.
+        fresh_ms: How long after a sign-in the console lets acts through that grant rights or end a whole realm.
+    """
+
+    idle_ms: int = 15 * 60_000
+    life_ms: int = 8 * 3_600_000
+    fresh_ms: int = 10 * 60_000
+
+
+DEFAULT_CONSOLE: Final = ConsoleTerms()
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +131,7 @@ class Realm:
         metrics: Host and port of the mint's metrics; None for none.
         ca: File of a further authority for TLS, absolute; None for the system's alone.  ``ARX_CA`` wins.
         login: Where people log in; None if they do not.
+        console: How long an operator is signed in.
         clients: What OAuth clients may be that no operator has registered; None if there are none.
     """
 
@@ -128,6 +152,7 @@ class Realm:
     metrics: str | None = None
     ca: str | None = None
     login: Login | None = None
+    console: ConsoleTerms = DEFAULT_CONSOLE
     clients: SelfRegistration | None = None
 
     @classmethod
@@ -211,6 +236,7 @@ class Realm:
             metrics=metrics,
             ca=_ca(path, settings.get("ca")),
             login=_login(settings),
+            console=_console(settings),
             clients=read_self_registration(settings),
         )
 
@@ -358,7 +384,19 @@ def _login(settings: Mapping[str, Any]) -> Login | None:
     scope = written.get("login_scope", "openid")
     if "openid" not in scope.split(" "):
         raise SettingsError("invalid login_scope: expected openid in it")
-    return Login(issuer, client, secret, scope)
+    return Login(issuer, client, secret, scope, written.get("login_device_client_id"))
+
+
+def _console(settings: Mapping[str, Any]) -> ConsoleTerms:
+    written = {name.removeprefix("console_") + "_ms": settings[name] for name in CONSOLE_MEMBERS if name in settings}
+    try:
+        terms = ConsoleTerms(**{name: parse_duration(text) for name, text in written.items()})
+    except ValueError as error:
+        raise SettingsError(f"invalid console_…: {error}") from error
+    # A longer idle time would never end a session.
+    if not all(CONSOLE_MS[0] <= ms <= CONSOLE_MS[1] for ms in terms) or max(terms) != terms.life_ms:
+        raise SettingsError("invalid console_…: expected 1m to 24h, and no time longer than console_life")
+    return terms
 
 
 def is_safe_url(url: str) -> bool:

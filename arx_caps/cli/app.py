@@ -38,6 +38,8 @@ GROUPS: Final[Mapping[str, Mapping[str, tuple[str, str]]]] = {
     },
     "Operators, agents and services": {
         "operator": ("operator", "enrol operators, set their roles, recover access"),
+        "login": ("login", "log in as an operator at the login of your organization"),
+        "logout": ("login", "end a login"),
         "whoami": ("operator", "show the operator of a key, and its permissions"),
         "agent": ("agent", "enrol, describe, list and deactivate agents"),
         "service": ("service", "enrol tool services, and refresh their keys"),

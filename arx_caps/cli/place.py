@@ -5,8 +5,10 @@ Each is an option, else an ``ARX_…`` variable, else a default.  The default fo
 names the issuer, and its ``realm.toml`` names the store.
 """
 
+import contextlib
 import functools
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -138,7 +140,7 @@ class Place:
         realm: str | None = None,
     ) -> None:
         self.realm_dir, self.issuer = realm_dir, issuer
-        self.operator_key = operator_key or realm_dir / "operator.key"
+        self.operator_key, self._named = operator_key or realm_dir / "operator.key", operator_key is not None
         self.given_store, self._realm = store, realm
 
     def mint(self, timeout_s: float = 30.0) -> "Caller":
@@ -153,12 +155,46 @@ class Place:
         """
         from arx_caps.cli.mint_session import Caller
 
+        if not self.operator_key.exists() and not self._named:
+            login = self._login_key()
+            if login is not None:
+                return _by_login(login, timeout_s, self.ca())
         if not self.operator_key.exists():
-            hint = "give --operator-key FILE, or the realm's folder with --realm-dir or ARX_HOME"
+            hint = "give --operator-key FILE, or the realm's folder with --realm-dir or ARX_HOME; or run `arx login`"
             if (self.realm_dir / "realm.toml").exists():
                 hint += f"; if every key is lost, run `arx operator recover --key-out {self.operator_key}`"
             raise Stop(f"{self.operator_key}: no such key file of an operator", hint=hint, code="no_key")
         return Caller.operator(self.operator_key, self.issuer, timeout_s, self.ca())
+
+    def mint_url(self) -> str:
+        """Return the URL of the mint: the one given, else that of the realm's folder, else that of the only login.
+
+        Raises:
+            Stop: None is known.
+        """
+        if self.issuer is not None:
+            return self.issuer.rstrip("/")
+        with contextlib.suppress(SettingsError):
+            return Realm.open(self.realm_dir).issuer
+        login = self._login_key()
+        if login is None:
+            raise Stop("expected the mint's URL", hint="give --issuer URL, or set ARX_ISSUER", code="issuer")
+        from arx_caps.keyfile import KeyFile
+
+        return KeyFile.load(login).issuer
+
+    def _login_key(self) -> Path | None:
+        """Return the key of a login at the mint, or None."""
+        issuer = self.issuer
+        with contextlib.suppress(SettingsError):
+            issuer = issuer or Realm.open(self.realm_dir).issuer
+        if issuer is not None:
+            path = login_key_path(issuer)
+            return path if path.exists() else None
+        keys = sorted(login_key_path("").parent.glob("*.key"))
+        if len(keys) > 1:
+            raise Stop("there are logins at several mints", hint="name one with --issuer URL", code="issuer")
+        return keys[0] if keys else None
 
     def ca(self) -> str | None:
         """Return the file of the additional authority in the realm's settings, or None."""
@@ -210,6 +246,23 @@ class Place:
                 raise SettingsError(str(error), code=error.code, hint=hint) from error
             url, name = url or store_url(realm), name or realm.name
         return url, name
+
+
+def login_key_path(issuer: str) -> Path:
+    """Return the file of the key that `arx login` enrols at a mint."""
+    name = re.sub(r"[^A-Za-z0-9.-]", "_", issuer.rstrip("/"))
+    return Path(click.get_app_dir("arx")) / "login" / f"{name}.key"
+
+
+def _by_login(key: Path, timeout_s: float, ca: str | None) -> "Caller":
+    from arx_caps.cli.mint_session import Caller
+
+    try:
+        return Caller.operator(key, None, timeout_s, ca)
+    except Stop as error:
+        if error.code == "bad_assertion":
+            error.hint = "the login has ended: run `arx login`"
+        raise
 
 
 def store_url(realm: Realm) -> str:

@@ -94,6 +94,7 @@ class Issuer:
         answer: Parameters of the answer that are set.
         key: The key that signs.
         alter: Changes each ID token.
+        devices: The next answers to a program that asks for a device code, and then whether it was confirmed.
     """
 
     def __init__(self, mint: str = ISSUER) -> None:
@@ -106,6 +107,7 @@ class Issuer:
         self.metadata: dict[str, Any] = {}
         self.answer: dict[str, str] = {}
         self.asked: list[str] = []
+        self.devices: list[tuple[dict[str, Any], int]] = []
         self._codes: dict[str, dict[str, str]] = {}
         outer = self
 
@@ -122,6 +124,9 @@ class Issuer:
 
             def do_POST(self) -> None:
                 form = dict(parse_qsl(self.rfile.read(int(self.headers["Content-Length"])).decode()))
+                if self.path == "/device" or "device_code" in form:
+                    self._json(*outer.devices.pop(0))
+                    return
                 answer = outer.redeem(form, self.headers.get("Authorization", ""))
                 self._json(answer or {"error": "invalid_grant"}, 200 if answer else 400)
 
@@ -158,15 +163,15 @@ class Issuer:
         digest = base64.urlsafe_b64encode(hashlib.sha256(form["code_verifier"].encode()).digest()).rstrip(b"=").decode()
         if query is None or authorization != f"Basic {basic}" or digest != query["code_challenge"]:
             return None
+        return {"access_token": "x", "token_type": "Bearer", "id_token": self.id_token(nonce=query["nonce"])}
+
+    def id_token(self, **more: Any) -> str:
+        """Return an ID token of the person."""
         now = int(time.time())
-        claims = {"iss": self.url, "aud": MINT_CLIENT, "iat": now, "exp": now + 300, "nonce": query["nonce"]}
-        claims = {name: value for name, value in (claims | self.person | self.claims).items() if value is not None}
-        header = {"alg": "ES256", "kid": self.kid}
-        return {
-            "access_token": "x",
-            "token_type": "Bearer",
-            "id_token": self.alter(jwt.encode(header, claims, self.signer)),
-        }
+        claims = {"iss": self.url, "aud": MINT_CLIENT, "iat": now, "exp": now + 300, "jti": secrets.token_hex(8)}
+        claims |= self.person | more | self.claims
+        claims = {name: value for name, value in claims.items() if value is not None}
+        return self.alter(jwt.encode({"alg": "ES256", "kid": self.kid}, claims, self.signer))
 
 
 @contextmanager

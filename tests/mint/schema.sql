@@ -51,6 +51,7 @@ CREATE TABLE holder_keys (
   x VARCHAR(64) NOT NULL,
   added_at BIGINT NOT NULL,
   used_at BIGINT,
+  until BIGINT,
   PRIMARY KEY (kid)
 );
 CREATE INDEX ix_holder_keys_holder ON holder_keys (holder);
@@ -73,6 +74,9 @@ CREATE TABLE operators (
   role VARCHAR(32) DEFAULT 'admin' NOT NULL,
   rules TEXT,
   ended_at BIGINT,
+  issuer VARCHAR(256),
+  subject VARCHAR(512),
+  claims TEXT,
   PRIMARY KEY (id)
 );
 CREATE TABLE outbox (

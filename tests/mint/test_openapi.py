@@ -71,7 +71,7 @@ def _codes(answer: dict[str, Any]) -> list[str]:
 def test_a_generated_client_has_names_to_go_by() -> None:
     """A call is a verb and what it is done to; a type is called by what it is, and not by where it comes from."""
     for path, _, operation in operations():
-        if path not in ("/healthz", "/readyz", "/openapi.json", "/problems/{code}", "/v1/whoami"):
+        if path not in ("/healthz", "/readyz", "/openapi.json", "/problems/{code}", "/v1/whoami", "/v1/login"):
             assert re.fullmatch(r"[a-z]+(_[a-z]+)+", operation["operationId"]), operation["operationId"]
     assert not [name for name in DOCUMENT["components"]["schemas"] if re.search(r"Answer|Response|Struct", name)]
 

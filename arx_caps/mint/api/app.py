@@ -36,6 +36,7 @@ from arx_caps.mint.api.routes import (
     keys,
     kills,
     oauth,
+    operator_login,
     operators,
     policy,
     policy_questions,
@@ -54,6 +55,7 @@ from arx_caps.mint.runtime import MintRuntime
 
 ENDPOINTS: Final = (
     *operators.ENDPOINTS,
+    *operator_login.ENDPOINTS,
     *keys.ENDPOINTS,
     *signing_keys.ENDPOINTS,
     *policy.ENDPOINTS,
@@ -99,6 +101,7 @@ def create_app(mint: MintRuntime) -> Starlette:
             *_routes(mint),
             *oauth.routes(),
             *authorize.routes(),
+            *operator_login.routes(),
             *health.routes(functools.partial(describe_api, mint.realm.issuer)),
         ],
         lifespan=lifespan,
@@ -123,7 +126,9 @@ def describe_api(issuer: str) -> dict[str, Any]:
     Args:
         issuer: The mint's public base URL.
     """
-    return openapi.describe(ENDPOINTS, (*oauth.OPEN, *authorize.OPEN, *health.OPEN), issuer=issuer)
+    return openapi.describe(
+        ENDPOINTS, (*oauth.OPEN, *authorize.OPEN, *operator_login.OPEN, *health.OPEN), issuer=issuer
+    )
 
 
 def _routes(mint: MintRuntime) -> list[Route]:

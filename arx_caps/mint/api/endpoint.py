@@ -54,7 +54,7 @@ UNPROVEN: Final = (400, 401, 413, 415)
 _PROVEN: Final = "arx.proven"
 _BY_ASSERTION: Final = ("missing_token", "bad_proof", "bad_assertion", "replayed", "frozen", "wrong_caller")
 _BY_KEY: Final = ("bad_proof", "replayed")
-_BY_TOKEN: Final = (*REASONS, "bad_proof", "wrong_caller")
+_BY_TOKEN: Final = (*REASONS, "bad_proof", "wrong_caller", "no_role", "no_policy")
 # Handlers block on database and store.  Shared by all mints of a process, so that it bounds the calls at work at once.
 _THREADS: Final = ThreadPoolExecutor(40, "arx-mint-call")
 # SQLite has one writer, and no round trips in which other calls could compute: with more threads than one that computes

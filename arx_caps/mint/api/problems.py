@@ -76,6 +76,11 @@ CODES: Final = {
     ),
     "wrong_form": Code(403, "the form is not from a page of this console and this sign-in", "open the page again"),
     "session_ended": Code(403, "the session or the task has ended", "open another session, or start another task"),
+    "no_role": Code(
+        403,
+        "the policy makes this person no operator",
+        "add the person's claims to [[operator]] of the policy; docs/console.md",
+    ),
     "session_not_allowed": Code(403, "the policy lets this agent open no session", _POLICY),
     "subject_not_allowed": Code(403, "the policy allows other subjects, or none", _POLICY),
     "subject_required": Code(

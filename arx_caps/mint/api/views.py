@@ -12,10 +12,13 @@ from msgspec import UNSET, UnsetType
 
 from arx_caps.mint.api.endpoint import RouteAnswer
 from arx_caps.mint.context import MintContext
+from arx_caps.mint.db.repositories.operators import BY_LOGIN
+from arx_caps.mint.identity.operator_role import role_of
 from arx_caps.mint.identity.session_login import subject_of, subject_targets
 from arx_caps.mint.tasks.liveness import State, session_state, task_state
 from arx_caps.mint.tasks.stored_grant import StoredGrant
 from arx_caps.revocation import KillReport
+from arx_verifier.errors import ArxError
 from arx_verifier.token import agent_targets
 
 
@@ -38,8 +41,15 @@ class AgentShown(RouteAnswer, frozen=True):
     ended_at: int | None
 
 
+class PersonShown(msgspec.Struct, frozen=True, kw_only=True):
+    """A person who is an operator by login: the issuer's URL, and its name of the person."""
+
+    issuer: str
+    subject: str
+
+
 class OperatorShown(RouteAnswer, frozen=True, kw_only=True):
-    """An operator; ``rules`` are present if the role is a custom one."""
+    """An operator; ``rules`` are present if the role is a custom one, ``login`` if the role comes with a login."""
 
     name: str
     state: Literal["active", "frozen", "removed"]
@@ -48,6 +58,7 @@ class OperatorShown(RouteAnswer, frozen=True, kw_only=True):
     keys: list[str]
     created_at: int
     ended_at: int | None
+    login: PersonShown | UnsetType = UNSET
 
 
 class SubjectShown(msgspec.Struct, frozen=True, kw_only=True):
@@ -162,15 +173,25 @@ def show_operator(mint: MintContext, row: Mapping[str, Any]) -> OperatorShown:
     state = row["status"]
     if state == "active" and _frozen(mint, (f"operator:{row['id']}",)):
         state = "frozen"
+    is_person = row["role"] == BY_LOGIN
+    person = PersonShown(issuer=row["issuer"], subject=row["subject"]) if is_person else UNSET
     return OperatorShown(
         name=row["id"],
         state=state,
-        role=row["role"],
+        role=row["role"] if person is UNSET else _role_by_login(mint, row),
         rules=msgspec.json.decode(row["rules"]) if row["rules"] is not None else UNSET,
         keys=[*mint.db.holder_keys.kids(f"operator:{row['id']}")],
         created_at=row["created_at"],
         ended_at=row["ended_at"],
+        login=person,
     )
+
+
+def _role_by_login(mint: MintContext, row: Mapping[str, Any]) -> str:
+    try:
+        return role_of(mint, row).name
+    except ArxError:
+        return "none"  # the policy gives the person none, or cannot be read: each call is refused
 
 
 def show_session(mint: MintContext, row: Mapping[str, Any]) -> SessionShown:

@@ -33,6 +33,10 @@ OPERATORS: Final = Table(
     Column("role", String(32), nullable=False, server_default="admin"),  # the role that may do everything
     Column("rules", Text),
     Column("ended_at", BigInteger),
+    # Of a person who is an operator by login: the claims of the last one that the policy judges, as JSON.
+    Column("issuer", String(256)),
+    Column("subject", String(512)),
+    Column("claims", Text),
 )
 
 # Questions to a policy whose answers must stay as they are.
@@ -80,6 +84,7 @@ HOLDER_KEYS: Final = Table(
     Column("x", String(64), nullable=False),
     Column("added_at", BigInteger, nullable=False),
     Column("used_at", BigInteger),  # to about a minute; None for a key that never signed a call
+    Column("until", BigInteger),  # of a key that a login enrolled; None for no end
 )
 
 SESSIONS: Final = Table(

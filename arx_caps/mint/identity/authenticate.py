@@ -19,8 +19,9 @@ from arx_caps.mint.context import Born, MintContext
 from arx_caps.mint.db.database import now_ms
 from arx_caps.mint.db.repositories.proofs import used_id
 from arx_caps.mint.db.unit_of_work import UnitOfWork
+from arx_caps.mint.identity.operator_role import role_of
 from arx_caps.mint.identity.operator_token import require_rules_allow, require_token_allows, verify_operator_token
-from arx_caps.mint.policy.roles import APPROVE, WRITE_OPERATORS, rules_of
+from arx_caps.mint.policy.roles import APPROVE, WRITE_OPERATORS
 from arx_verifier.errors import (
     AccessError,
     ArxError,
@@ -40,8 +41,11 @@ Kind = Literal["agent", "operator", "service"]
 JOIN: Final = "arx.services.join"
 SHIP: Final = "arx.decisions.write"
 PROVEN: Final = "key"  # assurance of a record: an enrolled key signed the call
+LOGIN: Final = "login"  # the key was enrolled by a person's login, and ends soon
 REFUSALS: Final = (AccessError, GrantError, RequestError, TokenError)  # an outage is not a refusal
-WHOAMI: Final = "arx.whoami"  # needs no rule: every authenticated operator may read its own name
+WHOAMI: Final = "arx.whoami"
+LOGOUT: Final = "arx.logout"
+NEEDS_NO_RULE: Final = (WHOAMI, LOGOUT)  # every authenticated operator may read its own name, and end its own login
 # These actions grant authority or erase records, so they need a live view of kills: the operator may be frozen by now.
 # All others work with a stale view, because an operator must be able to kill while the store is down.
 NEEDS_LIVE_VIEW: Final = (
@@ -163,16 +167,16 @@ def authenticate_call(
     unverified = macaroon.unverified_identifier
     if not isinstance(unverified, OperatorIdentifier):
         return _authenticate_agent(mint, unit, token, unverified.session, proof, call, action, args)
-    identifier = _verify_operator(mint, macaroon, proof, call.peer)
+    identifier, assurance = _verify_operator(mint, macaroon, proof, call.peer)
     # ``about`` reads the database, so strangers must not reach it.
     more = about(mint, args) if about is not None else {}
     request = AccessRequest(action, {**args, **more}, now_ms(), call.peer)
     try:
         caller = _authorize_operator(mint, unit, macaroon, identifier, proof, request)
     except ArxError as error:
-        record_call(mint, identifier, request, error)
+        record_call(mint, identifier, request, error, assurance)
         raise
-    record_call(mint, identifier, request, None)
+    record_call(mint, identifier, request, None, assurance)
     return caller
 
 
@@ -189,7 +193,7 @@ def admit_operator(mint: MintContext, call: CallCredentials, _: Mapping[str, str
     if not isinstance(macaroon.unverified_identifier, OperatorIdentifier):
         raise GrantError("wrong caller: expected an operator's token, got a session's", code="wrong_caller")
     # A policy is large: without this check, a stranger could make the mint read and hold a body of that size.
-    return _verify_operator(mint, macaroon, proof, call.peer)
+    return _verify_operator(mint, macaroon, proof, call.peer)[0]
 
 
 def authenticate_service(
@@ -230,17 +234,24 @@ def authenticate_service(
     return AuthenticatedCaller("service", audience, None, None, proof.until, proof.key.kid)
 
 
-def _verify_operator(mint: MintContext, macaroon: Macaroon, proof: Proof, peer: str | None) -> OperatorIdentifier:
-    """Verify an operator's token, and that an enrolled key of that operator signed the call."""
+def _verify_operator(
+    mint: MintContext, macaroon: Macaroon, proof: Proof, peer: str | None
+) -> tuple[OperatorIdentifier, str]:
+    """Verify an operator's token, and that an enrolled key of that operator signed the call.
+
+    Returns:
+        The identifier, and the assurance of the record.
+    """
     try:
         identifier = verify_operator_token(macaroon, mint.mint_keys)
-        if mint.db.holder_keys.find(f"operator:{identifier.operator}", proof.key.kid) is None:
+        row = mint.db.holder_keys.find_row(f"operator:{identifier.operator}", proof.key.kid)
+        if row is None:
             raise GrantError("invalid proof: expected an enrolled key of this operator, got another", code=BAD_PROOF)
     except ArxError as error:
         # Only counted: a stranger who could add records would fill the journal.
         mint.decisions.count(error.code, peer)
         raise
-    return identifier
+    return identifier, PROVEN if row["until"] is None else LOGIN
 
 
 def _authorize_operator(
@@ -252,7 +263,7 @@ def _authorize_operator(
     request: AccessRequest,
 ) -> AuthenticatedCaller:
     name, action = identifier.operator, request.tool
-    rule_action = None if action == WHOAMI else action
+    rule_action = None if action in NEEDS_NO_RULE else action
     require_token_allows(macaroon, action=rule_action, args=request.args, now=request.at)
     # Spent only now that the key is known to be enrolled: strangers cannot fill the memory of used proofs.
     unit.spend("proof", proof.key.kid, proof.jti, proof.until)
@@ -284,8 +295,9 @@ def require_active_operator(mint: MintContext, name: str, action: str, args: Map
     if refused is not None and (refused.code in ("frozen", "revoked") or action in NEEDS_LIVE_VIEW):
         raise refusal(refused.code)
     # The role is read anew at each call, so that a right that was taken away ends at once.
-    if action != WHOAMI:
-        require_rules_allow(f"role {row['role']}", rules_of(row["role"], row["rules"]), action, args)
+    if action not in NEEDS_NO_RULE:
+        role = role_of(mint, row)
+        require_rules_allow(f"role {role.name}", role.rules, action, args)
 
 
 def _explain_expiry(row: Mapping[str, Any], token: str, error: ValidityError) -> ValidityError:
@@ -338,7 +350,7 @@ def _authenticate_agent(
 
 
 def record_call(
-    mint: MintContext, identifier: OperatorIdentifier, request: AccessRequest, error: ArxError | None
+    mint: MintContext, identifier: OperatorIdentifier, request: AccessRequest, error: ArxError | None, assurance: str
 ) -> None:
     """Record the decision on an authenticated operator's call.
 
@@ -347,6 +359,7 @@ def record_call(
         identifier: The verified token's identifier.
         request: The action as the tool, and its arguments.
         error: The refusal; None if the call is allowed.
+        assurance: How the operator was authenticated.
 
     Raises:
         AuditError: An allow cannot be recorded; the call must not go ahead.
@@ -357,7 +370,7 @@ def record_call(
         audience=MINT_AUDIENCE,
         policy=mint.policies.loaded.digest,
         kid=identifier.kid,
-        assurance=PROVEN,
+        assurance=assurance,
     )
     try:
         record_decision(mint, facts, request, error)

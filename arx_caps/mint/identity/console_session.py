@@ -16,7 +16,7 @@ from arx_caps.mint.db.database import now_ms
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_caps.mint.identity.authenticate import AuthenticatedCaller, record_decision, require_active_operator
-from arx_caps.mint.policy.roles import rules_of
+from arx_caps.mint.identity.operator_role import role_of
 from arx_verifier.errors import ArxError, GrantError, refusal
 from arx_verifier.journal import ChainFacts
 from arx_verifier.names import matches_tool
@@ -175,7 +175,7 @@ def actions_of_operator(mint: MintContext, session: ConsoleSession) -> tuple[str
     row = mint.db.operators.find(session.operator)
     if row is None or row["status"] != "active":
         raise refusal("frozen")
-    return tuple(rule.tool for rule in rules_of(row["role"], row["rules"]))
+    return tuple(rule.tool for rule in role_of(mint, row).rules)
 
 
 def may(actions: tuple[str, ...], action: str) -> bool:

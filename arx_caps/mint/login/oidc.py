@@ -11,7 +11,7 @@ import hmac
 import json
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Final
 from urllib.parse import quote_plus, urlencode, urlsplit
 
@@ -22,7 +22,7 @@ from arx_caps.http_client import no_answer
 from arx_caps.mint.context import MintContext
 from arx_caps.mint.db.database import now_ms
 from arx_caps.mint.db.unit_of_work import UnitOfWork
-from arx_caps.mint.identity.issuer_token import IssuerToken, verify_issuer_token
+from arx_caps.mint.identity.issuer_token import AHEAD_S, IssuerToken, verify_issuer_token
 from arx_caps.mint.keys.jwks import fetch_document
 from arx_caps.realm import Login, is_safe_url
 from arx_caps.secret_source import read_secret
@@ -35,6 +35,7 @@ FRESH_S: Final = 300  # how long the issuer's metadata is used
 RETRY_S: Final = 10  # after it could not be read: a login may not cost a thread the issuer's timeout each time
 MAX_WAITING: Final = 8  # logins that wait for the issuer at once: a slow one must not hold all threads
 MAX_CODE_CHARS: Final = 2048
+DEVICE_MS: Final = 5 * 60_000  # from the issue of an ID token to its use here
 
 
 class _Discovered(msgspec.Struct, frozen=True):
@@ -63,11 +64,14 @@ class OidcLogin:
         self._discovering = threading.Lock()
         self._waiting = threading.Semaphore(MAX_WAITING)
 
-    def url(self, secret: bytes) -> str:
+    def url(self, secret: bytes, claims: Collection[str], *, max_age_s: int | None = None, again: bool = False) -> str:
         """Return the URL at which a person logs in.
 
         Args:
             secret: Random bytes that the person's browser keeps; state, nonce and verifier are derived from them.
+            claims: The claims of the ID token that the policy judges.
+            max_age_s: How long ago the person may have logged in at the issuer, s; None for any time.
+            again: Whether the person must log in now, whatever session the issuer has.
 
         Raises:
             UnavailableError: ``issuer_unavailable``: the issuer does not answer.
@@ -82,10 +86,12 @@ class OidcLogin:
             "code_challenge": challenge_of(derived(secret, "verifier")),
             "code_challenge_method": "S256",
         }
-        discovered, judged = self._discovered(), sorted(self._mint.policy.subject_claims)
-        if judged and discovered.claims_parameter_supported:
+        query |= {"max_age": str(max_age_s)} if max_age_s is not None else {}
+        query |= {"prompt": "login"} if again else {}
+        discovered = self._discovered()
+        if claims and discovered.claims_parameter_supported:
             # Many issuers put groups into an ID token on request alone (OIDC Core 5.5).
-            query["claims"] = json.dumps({"id_token": dict.fromkeys(judged)})
+            query["claims"] = json.dumps({"id_token": dict.fromkeys(sorted(claims))})
         endpoint = discovered.authorization_endpoint
         return f"{endpoint}{'&' if urlsplit(endpoint).query else '?'}{urlencode(query)}"
 
@@ -108,32 +114,63 @@ class OidcLogin:
         if sender is not None and sender != self._login.issuer:
             raise _wrong("the answer is from another issuer")
 
-    def finish(self, unit: UnitOfWork, secret: bytes, code: str) -> IssuerToken:
+    def finish(self, unit: UnitOfWork, secret: bytes, code: str, *, max_age_s: int | None = None) -> IssuerToken:
         """Return the verified ID token of a person, once for each login.
 
         Args:
             unit: The call's unit of work, in which the login is used.
             secret: What the browser keeps.
             code: The issuer's authorization code.
+            max_age_s: As given to ``url``.
 
         Raises:
             GrantError: ``bad_subject_token``: the issuer refuses the code, or its ID token is wrong.
             UnavailableError: The issuer does not answer.
         """
+        token = self._verify(lambda: self._exchange(code, derived(secret, "verifier")), self._login.client_id)
+        if token.claims.get("nonce") != derived(secret, "nonce"):
+            raise _wrong("nonce: expected that of this login")
+        # An issuer may know neither max_age nor prompt (OIDC Core 3.1.2.1): what it did shows in the token alone.
+        if max_age_s is not None and login_time(token) < now_ms() - (max_age_s + AHEAD_S) * 1000:
+            raise _wrong("auth_time: expected a login that is more recent; the issuer must take max_age, and state it")
+        unit.spend("login", self._login.issuer, derived(secret, "state"), now_ms() + PAGE_MS)
+        return token
+
+    def take(self, unit: UnitOfWork, text: str) -> IssuerToken:
+        """Return the verified ID token that a program got for a person by a device code (RFC 8628), once.
+
+        Args:
+            unit: The call's unit of work, in which the token is used.
+            text: The ID token.
+
+        Raises:
+            GrantError: ``bad_subject_token``: it is wrong, or too old; ``replayed``: it was used before.
+            UnavailableError: The issuer's keys cannot be fetched now.
+        """
+        client = self._login.device_client_id
+        if client is None:
+            raise _wrong("this mint takes no login of programs")
+        token = self._verify(lambda: text, client)
+        # It is bound to no key: the less time a thief has, the better.
+        issued = token.claims.get("iat")
+        if not isinstance(issued, int) or issued * 1000 < now_ms() - DEVICE_MS:
+            raise _wrong("iat: expected an ID token that was issued just now")
+        # Without the signature: of an ECDSA signature, anyone can make a second one that verifies.
+        signed = hashlib.sha256(text.rpartition(".")[0].encode()).hexdigest()
+        unit.spend("login", self._login.issuer, signed, token.expires_at)
+        return token
+
+    def _verify(self, get_text: Callable[[], str], client_id: str) -> IssuerToken:
         issuer = next((each for each in self._mint.policy.issuers.values() if each.url == self._login.issuer), None)
         if issuer is None:
             raise _wrong("the policy has no [issuer] with the URL of login_issuer")
-        text = self._exchange(code, derived(secret, "verifier"))
         # The policy says whose keys and which algorithms; the audience is this mint as a client, and no other.
-        trusted = msgspec.structs.replace(issuer, audience=(self._login.client_id,))
+        trusted = msgspec.structs.replace(issuer, audience=(client_id,))
         token = verify_issuer_token(
-            text, {trusted.name: trusted}, self._mint.issuer_keys, kind="id_token", now=now_ms(), session_kid=""
+            get_text(), {trusted.name: trusted}, self._mint.issuer_keys, kind="id_token", now=now_ms(), session_kid=""
         )
-        if token.claims.get("nonce") != derived(secret, "nonce"):
-            raise _wrong("nonce: expected that of this login")
-        if token.claims.get("azp", self._login.client_id) != self._login.client_id:
+        if token.claims.get("azp", client_id) != client_id:
             raise _wrong("azp: expected this mint")
-        unit.spend("login", self._login.issuer, derived(secret, "state"), now_ms() + PAGE_MS)
         return token
 
     def _exchange(self, code: str, verifier: str) -> str:
@@ -216,6 +253,13 @@ class OidcLogin:
 
     def __repr__(self) -> str:
         return f"<OidcLogin at {self._login.issuer}>"
+
+
+def login_time(token: IssuerToken) -> int:
+    """Return when the person logged in at the issuer, ms since the Unix epoch; 0 if the ID token does not say."""
+    at = token.claims.get("auth_time")
+    # A time ahead of the mint's clock would make the login last longer.
+    return min(at * 1000, now_ms()) if type(at) is int and at > 0 else 0
 
 
 def derived(secret: bytes, purpose: str) -> str:

@@ -13,7 +13,7 @@ from arx_caps.keyfile import replace_secret
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.mint_database import MintDatabase
 from arx_caps.mint.policy.model import MAX_BYTES, Policy
-from arx_verifier.errors import RequestError, SettingsError, UnavailableError
+from arx_verifier.errors import Failure, RequestError, SettingsError, UnavailableError, refusal
 
 SETTLING: Final = 3  # the database's lock for ``settle``, which one mint at a time may hold
 NO_POLICY: Final = "this version of the mint refuses the policy in force; load another: `arx policy load`"
@@ -114,18 +114,20 @@ class ActivePolicy:
             self._put(policy, by)
         return policy
 
-    def load(self, text: str, by: str) -> Policy:
+    def load(self, text: str, by: str, *, makes_operators: bool) -> Policy:
         """Put the policy that an operator sent in force, and write it to the realm's folder.
 
         Args:
             text: The policy, TOML.
             by: The operator, for the record.
+            makes_operators: Whether this operator may make operators.
 
         Returns:
             The policy in force.
 
         Raises:
             RequestError: ``policy``: it has a mistake, with line and key; the old policy stays in force.
+            AccessError: It changes who is an operator, which this operator may not.
             AuditError: The change cannot be recorded; the old policy stays in force.
         """
         try:
@@ -135,6 +137,10 @@ class ActivePolicy:
             policy = Policy.parse(text, GIVEN)
         except (SettingsError, UnicodeEncodeError) as error:
             raise RequestError(str(error), code="policy") from error
+        # An operator that may only write policies could else make itself an administrator.
+        if not makes_operators and _operators_of(policy) != _operators_of(self.loaded):
+            wrong = Failure("[[operator]]", "as in force", "no change of its entries and their issuers", "a change")
+            raise refusal("tool_not_allowed", (wrong,))
         self._put(policy, by)
         try:
             replace_secret(self._path, raw)
@@ -196,6 +202,13 @@ class ActivePolicy:
                 " or write the policy file and start again",
                 policy.why,
             )
+
+
+def _operators_of(policy: Policy | NoPolicy) -> list[Any]:
+    """Return who is an operator by login, and who proves it: another key set would be another issuer."""
+    if isinstance(policy, NoPolicy):
+        return []
+    return [(rule, policy.issuers[rule.issuer]) for rule in policy.operators]
 
 
 def _of_row(row: Mapping[str, Any]) -> Policy | NoPolicy:

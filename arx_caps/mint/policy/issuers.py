@@ -13,6 +13,7 @@ from msgspec import field
 
 from arx_caps.mint.policy.claims import Claims, check_claims, keeps
 from arx_caps.mint.policy.parse import PolicyEntry, PolicyTable, checked_text, duration, several, text_that
+from arx_caps.mint.policy.roles import ROLES
 from arx_caps.server_process import is_loopback
 from arx_verifier import names
 from arx_verifier.errors import shorten
@@ -109,6 +110,20 @@ class SubjectRule(PolicyTable, frozen=True, kw_only=True):
     claims: Claims = field(default_factory=dict)
 
 
+class OperatorRule(PolicyTable, frozen=True, kw_only=True):
+    """Which people of an issuer are operators, by login.
+
+    Attributes:
+        issuer: The issuer's name.
+        claims: Rules for the claims of the person's ID token; needed, for else each person of the issuer fits.
+        role: The name of a role.  A person whom several entries fit has the roles of all.
+    """
+
+    issuer: str
+    claims: Claims
+    role: Annotated[str, text_that(ROLES.__contains__, f"a role: one of {', '.join(ROLES)}")]
+
+
 class Subject(NamedTuple):
     """A subject on whose behalf a session runs, authenticated when the session was opened.
 
@@ -158,9 +173,9 @@ def check_workloads(entry: PolicyEntry, workloads: Sequence[WorkloadRule], issue
 
 
 def check_subjects(
-    entry: PolicyEntry, rules: Sequence[SubjectRule | WorkloadRule], issuers: Mapping[str, Issuer]
+    entry: PolicyEntry, rules: Sequence[SubjectRule | WorkloadRule | OperatorRule], issuers: Mapping[str, Issuer]
 ) -> None:
-    """Check the issuers and the claims of ``subjects``, or of workloads.
+    """Check the issuers and the claims of ``subjects``, of workloads, or of operators.
 
     Args:
         entry: The list, for errors.
@@ -183,6 +198,16 @@ def fits_subject(subject: Subject, rules: Sequence[SubjectRule], issuers: Mappin
     claims = {**subject.claims, "sub": subject.name}
     # Compared by URL: another policy may have given the issuer's name to another issuer.
     return any(issuers[rule.issuer].url == subject.issuer and keeps(rule.claims, claims) for rule in rules)
+
+
+def roles_for(subject: Subject, rules: Sequence[OperatorRule], issuers: Mapping[str, Issuer]) -> list[str]:
+    """Return the names of the roles that a person has by login, each once."""
+    found = (
+        rule.role
+        for rule in rules
+        if fits_subject(subject, (SubjectRule(issuer=rule.issuer, claims=rule.claims),), issuers)
+    )
+    return list(dict.fromkeys(found))
 
 
 def agents_of(issuer: str, claims: Mapping[str, Any], workloads: Sequence[WorkloadRule]) -> list[str]:

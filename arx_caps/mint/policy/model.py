@@ -70,9 +70,11 @@ class Policy:
         audiences: Origins by audience.
         issuers: The trusted issuers, by name.
         workloads: Which of their tokens identify which agent.
+        operators: Which of their people are operators, and with which role.
         sessions: Terms of sessions, by name.
         templates: Templates of tasks, by name.
         subject_claims: The names of all claims of subjects that a rule uses.
+        operator_claims: The names of all claims that make a person an operator.
         text: The policy as written.
     """
 
@@ -85,6 +87,7 @@ class Policy:
         self.text = text
         self.document = read_document(PolicyEntry(text), text.document)
         self.issuers, self.workloads = self.document.issuer, self.document.workload
+        self.operators = self.document.operator
         self.audiences = {name: audience.origins for name, audience in self.document.audience.items()}
         self.sessions: dict[str, SessionTerms] = self.document.session
         self.templates: dict[str, Template] = self.document.task
@@ -92,6 +95,7 @@ class Policy:
         tables: list[SessionTerms | Template] = [*self.sessions.values(), *self.templates.values()]
         rules = [rule for table in tables for rule in table.subjects]
         self.subject_claims = frozenset(name for rule in rules for name in rule.claims)
+        self.operator_claims = frozenset(name for rule in self.operators for name in rule.claims)
 
     @classmethod
     def parse(cls, text: str, name: str) -> Self:

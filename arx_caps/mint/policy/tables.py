@@ -18,6 +18,7 @@ from arx_caps.mint.policy.approvals import MAX_ENTRIES, ApprovalEntry, ApprovalT
 from arx_caps.mint.policy.issuers import (
     Issuer,
     Name,
+    OperatorRule,
     SubjectMode,
     SubjectRule,
     WorkloadRule,
@@ -208,6 +209,7 @@ class PolicyDocument(PolicyTable, frozen=True, kw_only=True):
     session: dict[str, Any] = field(default_factory=dict)
     task: dict[str, Any] = field(default_factory=dict)
     workload: Annotated[tuple[WorkloadRule, ...], several("workload", "for example [[workload]]"), GRANTS] = ()
+    operator: Annotated[tuple[OperatorRule, ...], several("operator", "for example [[operator]]"), GRANTS] = ()
 
 
 def read_document(entry: PolicyEntry, data: Any) -> PolicyDocument:
@@ -224,6 +226,7 @@ def read_document(entry: PolicyEntry, data: Any) -> PolicyDocument:
     # Issuers and audiences first: sessions and tasks refer to them.
     issuers = read_issuers(entry.at("issuer"), document.issuer)
     check_workloads(entry.at("workload"), document.workload, issuers)
+    check_subjects(entry.at("operator"), document.operator, issuers)
     audiences = read_audiences(entry.at("audience"), document.audience)
     sessions = read_sessions(entry.at("session"), document.session, issuers)
     tasks = entry.at("task").read_named(Template, document.task)
@@ -255,7 +258,7 @@ def without_mistake(document: dict[str, Any], error: PolicyError) -> bool:
         tables[inner[0]] = instead
         return replaced
     # An audience whose own name is the mistake is removed: tasks that refer to it need the other name as well.
-    if kind not in ("session", "task", "workload") and not (kind == "audience" and named):
+    if kind not in ("session", "task", "workload", "operator") and not (kind == "audience" and named):
         return False
     if named:
         del tables[inner[0]]

@@ -18,9 +18,10 @@ from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.repositories.approvals import APPROVED, DENIED, ENDED, WAITING, WITHDRAWN, ApprovalAnswer
 from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_caps.mint.identity.authenticate import AuthenticatedCaller
+from arx_caps.mint.identity.operator_role import role_of
 from arx_caps.mint.identity.operator_token import require_rules_allow
 from arx_caps.mint.policy.approvals import ApprovalTerms
-from arx_caps.mint.policy.roles import APPROVE, rules_of
+from arx_caps.mint.policy.roles import APPROVE
 from arx_caps.mint.tasks.discharge import ApprovalCaveat, constraints_of, make_discharge, read_third_party
 from arx_caps.mint.tasks.liveness import require_unrevoked, task_state
 from arx_caps.mint.tasks.revoke import withdraw_target
@@ -289,7 +290,7 @@ def _may_approve(mint: MintContext, operator_row: Row, row: Row) -> bool:
     asked = {"approval": row["id"], "outcome": "approve", "agent": row["agent"]}
     asked |= {"template": row["template"], "tool": row["tool"]}
     try:
-        require_rules_allow(operator, rules_of(operator_row["role"], operator_row["rules"]), APPROVE, asked)
+        require_rules_allow(operator, role_of(mint, operator_row).rules, APPROVE, asked)
     except ArxError:
         return False
     return True

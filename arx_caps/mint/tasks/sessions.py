@@ -22,6 +22,7 @@ from arx_caps.mint.db.repositories.epoch import HighWater
 from arx_caps.mint.db.repositories.sessions import Room
 from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_caps.mint.identity.authenticate import AuthenticatedCaller
+from arx_caps.mint.identity.operator_role import role_of
 from arx_caps.mint.identity.operator_token import mint_operator_token
 from arx_caps.mint.identity.session_login import (
     LoginCredentials,
@@ -33,7 +34,6 @@ from arx_caps.mint.identity.session_login import (
 )
 from arx_caps.mint.policy.claims import keeps
 from arx_caps.mint.policy.model import Policy, SessionTerms
-from arx_caps.mint.policy.roles import rules_of
 from arx_caps.mint.tasks.liveness import is_usable
 from arx_caps.mint.tasks.reissue import recipe_of
 from arx_caps.mint.tasks.token_factory import Birth, new_link, new_name, sign_session
@@ -74,14 +74,24 @@ def grant_operator(mint: MintContext, unit: UnitOfWork, assertion: str, proof: P
         raise GrantError("the proof is not by the key that signed the assertion", code="bad_proof")
     unit.spend("proof", proof.key.kid, proof.jti, proof.until)
     unit.spend("assertion", checked.kid, checked.jti, checked.until)
+    token, expires_at = token_for(mint, name)
+    unit.record(Event.of("operator.signed_in", f"operator:{name}", key=checked.kid, expires_at=expires_at))
+    return token, expires_at
+
+
+def token_for(mint: MintContext, name: str) -> tuple[str, int]:
+    """Return a token of an authenticated operator, a secret, and when it expires, in ms since the Unix epoch.
+
+    Raises:
+        RevokedError: ``frozen``: the operator was removed.
+    """
     row = mint.db.operators.find(name)
     if row is None or row["status"] != "active":
         raise refusal("frozen")
     mint.db.holder_keys.note_use(checked.kid)
     kid, key = mint.key_schedule.mint_key()
-    rules = rules_of(row["role"], row["rules"])
+    rules = role_of(mint, row).rules
     token, expires_at = mint_operator_token(name, rules, kid=kid, key=key, realm=mint.realm.name, now=now_ms())
-    unit.record(Event.of("operator.signed_in", f"operator:{name}", key=checked.kid, expires_at=expires_at))
     return token.encode(), expires_at
 
 

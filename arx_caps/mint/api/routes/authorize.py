@@ -117,7 +117,7 @@ def authorize(visit: Visit) -> Response:
     try:
         read_request(visit.mint, client, visit.form)
         secret = secrets.token_bytes(SECRET_BYTES)
-        url = visit.login.url(secret)
+        url = visit.login.url(secret, visit.mint.policy.subject_claims)
     except ArxError as error:
         return _refuse_client(visit, client, redirect, error)
     # The request waits in the browser, and is judged again when it comes back: strangers fill no table.

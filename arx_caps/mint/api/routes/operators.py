@@ -11,9 +11,10 @@ from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall
 from arx_caps.mint.api.pagination import PageQuery, page_of
 from arx_caps.mint.api.views import KillShown, OperatorShown, show_kill, show_operator
 from arx_caps.mint.db.events import Event
-from arx_caps.mint.db.repositories.operators import OPERATORS_ORDER
+from arx_caps.mint.db.repositories.operators import BY_LOGIN, OPERATORS_ORDER
 from arx_caps.mint.db.repositories.repeats import Made
 from arx_caps.mint.db.tables import OPERATORS
+from arx_caps.mint.identity.operator_role import role_of
 from arx_caps.mint.policy import roles
 from arx_caps.mint.tasks.revoke import remove_operator
 from arx_caps.mint.tasks.sessions import grant_operator
@@ -134,6 +135,9 @@ def patch_operator(call: RouteCall) -> OperatorShown:
     name = row["id"]
     if row["status"] != "active":
         raise GrantError(f"operator {name} was removed; enrol another name", code="conflict")
+    if row["role"] == BY_LOGIN and (body.remove_kid is None or body.add_jwk is not None):
+        # A key would outlive the login, and a role of its own the group that the person leaves.
+        raise GrantError(f"operator {name} is a login's: change [[operator]] of the policy", code="conflict")
     about_role = body.role is not None or body.rules is not None
     about_keys = body.add_jwk is not None or body.remove_kid is not None
     # Each is a transaction of its own: a call with both could do one and fail at the other.
@@ -147,7 +151,8 @@ def patch_operator(call: RouteCall) -> OperatorShown:
         key = PublicKey(body.add_jwk) if body.add_jwk is not None else None
         added = key.kid if key is not None else None
         what = Event.of("operator.keys_changed", by, operator=name, added=added, removed=body.remove_kid)
-        mint.db.holder_keys.change(f"operator:{name}", key, body.remove_kid, what)
+        keep_one = row["role"] != BY_LOGIN
+        mint.db.holder_keys.change(f"operator:{name}", key, body.remove_kid, what, keep_one=keep_one)
     return show_operator(mint, _find_operator(call, name))
 
 
@@ -162,7 +167,7 @@ def delete_operator(call: RouteCall) -> OperatorEnded:
 def whoami(call: RouteCall) -> Whoami:
     """Return the authenticated caller and the actions that it may call."""
     caller = call.authenticated
-    row = _find_operator(call, caller.name) if caller.kind == "operator" else None
+    role = role_of(call.mint, _find_operator(call, caller.name)) if caller.kind == "operator" else None
     return Whoami(
         kind=caller.kind,
         name=caller.name,
@@ -171,8 +176,8 @@ def whoami(call: RouteCall) -> Whoami:
         policy=call.mint.policies.loaded.digest,
         session=caller.session["id"] if caller.session is not None else UNSET,
         # The role as it is now, which the next call is judged by; the token may have older rules.
-        role=row["role"] if row is not None else UNSET,
-        may=roles.actions_of(roles.rules_of(row["role"], row["rules"])) if row is not None else UNSET,
+        role=role.name if role is not None else UNSET,
+        may=roles.actions_of(role.rules) if role is not None else UNSET,
     )
 
 
@@ -184,7 +189,15 @@ def _find_operator(call: RouteCall, name: str) -> Mapping[str, Any]:
 
 
 ENDPOINTS: Final = (
-    Endpoint("POST", "/v1/operators/token", None, sign_in_operator, OperatorTokenBody, status=201),
+    Endpoint(
+        "POST",
+        "/v1/operators/token",
+        None,
+        sign_in_operator,
+        OperatorTokenBody,
+        status=201,
+        problems=("no_role", "no_policy"),
+    ),
     Endpoint(
         "POST",
         "/v1/operators",

@@ -23,8 +23,8 @@ from arx_caps.mint.db.repositories.repeats import Made
 from arx_caps.mint.db.repositories.services import SERVICES_ORDER, bad_enrolment
 from arx_caps.mint.db.tables import SERVICES
 from arx_caps.mint.identity.authenticate import JOIN, record_outcome
+from arx_caps.mint.identity.operator_role import role_of
 from arx_caps.mint.identity.operator_token import require_rules_allow
-from arx_caps.mint.policy.roles import rules_of
 from arx_verifier import names
 from arx_verifier.errors import REASONS, ArxError, GrantError, RequestError, refusal
 from arx_verifier.request import AccessRequest
@@ -273,7 +273,8 @@ def _require_inviter(mint: MintContext, audience: str, by: str) -> None:
         raise bad_enrolment()
     mint.require(mint.born(), (by,))
     try:
-        require_rules_allow(f"role {row['role']}", rules_of(row["role"], row["rules"]), WRITE, {"audience": audience})
+        role = role_of(mint, row)
+        require_rules_allow(f"role {role.name}", role.rules, WRITE, {"audience": audience})
     except ArxError as error:
         raise bad_enrolment() from error
 

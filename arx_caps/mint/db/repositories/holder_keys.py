@@ -26,7 +26,9 @@ NOTE_MS: Final = 60_000  # how often the use of a key is stored
 _NOTED: Final = 4096  # keys whose last note is remembered
 _ITS: Final = HOLDER_KEYS.c.kid == bindparam("which")
 _THEIRS: Final = HOLDER_KEYS.c.holder == bindparam("whose")
+_ENDED: Final = HOLDER_KEYS.c.until <= bindparam("now")
 _FIND: Final = CompiledStatement(select(HOLDER_KEYS).where(_ITS, _THEIRS))
+_PRUNE: Final = delete(HOLDER_KEYS).where(_THEIRS, _ENDED)
 _HOLDER: Final = CompiledStatement(select(HOLDER_KEYS.c.holder).where(_ITS))
 _LIST: Final = select(HOLDER_KEYS).where(_THEIRS).order_by(HOLDER_KEYS.c.added_at)
 _USE: Final = update(HOLDER_KEYS).where(_ITS)
@@ -87,9 +89,14 @@ class HolderKeyRepository:
 
     def find(self, holder: str, kid: str) -> PublicKey | None:
         """Return a holder's public key by its thumbprint, or None."""
+        row = self.find_row(holder, kid)
+        return public_key({"kty": "OKP", "crv": "Ed25519", "x": row["x"]}) if row is not None else None
+
+    def find_row(self, holder: str, kid: str) -> dict[str, Any] | None:
+        """Return the row of a holder's key by its thumbprint, or None."""
         # By both: a key authenticates its own holder alone.
         row = self._database.row(_FIND, which=kid, whose=holder)
-        return public_key({"kty": "OKP", "crv": "Ed25519", "x": row["x"]}) if row is not None else None
+        return row if row is not None and (row["until"] is None or row["until"] > now_ms()) else None
 
     def holder_of(self, kid: str) -> str | None:
         """Return the holder of a key by its thumbprint, or None."""
@@ -115,18 +122,27 @@ class HolderKeyRepository:
         return keys
 
 
-def add_key(c: Connection, holder: str, key: PublicKey) -> None:
-    """Enrol a key in an open transaction.
+def add_key(c: Connection, holder: str, key: PublicKey, until: int | None = None) -> None:
+    """Enrol a key in an open transaction, and delete the holder's keys that have ended.
+
+    Args:
+        c: The connection.
+        holder: The holder.
+        key: The key.
+        until: When it ends, ms since the Unix epoch; None for no end.
 
     Raises:
         GrantError: ``key_enrolled``: a holder has this key already.
     """
     try:
         with c.begin_nested():
-            _ADD.run(c, {"kid": key.kid, "holder": holder, "x": key.x, "added_at": now_ms()})
+            row = {"kid": key.kid, "holder": holder, "x": key.x, "added_at": now_ms(), "until": until}
+            _ADD.run(c, row)
     except IntegrityError:
         # It names no holder: a caller could find out whose key it has seen.
         raise GrantError("this key is enrolled already; make a fresh one", code="key_enrolled") from None
+    if until is not None:
+        c.execute(_PRUNE, {"whose": holder, "now": now_ms()})
 
 
 def _lock(c: Connection, holder: str) -> None:

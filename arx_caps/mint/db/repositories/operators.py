@@ -20,6 +20,7 @@ from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_verifier.errors import GrantError
 
 ADMIN: Final = "admin"  # may do everything; at least one operator must have it
+BY_LOGIN: Final = "login"  # of a person whose roles the policy finds by the claims of the last login
 OPERATORS_ORDER: Final = Order((OPERATORS.c.id,), tuple[Text])
 _ITS: Final = OPERATORS.c.id == bindparam("which")
 _FIND: Final = CompiledStatement(select(OPERATORS).where(_ITS))
@@ -30,6 +31,7 @@ _COUNT_ADMINS: Final = (
     select(func.count()).select_from(OPERATORS).where(OPERATORS.c.role == ADMIN, OPERATORS.c.status == "active")
 )
 _ADD, _CHANGE = insert(OPERATORS), update(OPERATORS).where(_ITS)
+_CHANGE_PERSON: Final = _CHANGE.where(OPERATORS.c.issuer == bindparam("at"), OPERATORS.c.subject == bindparam("person"))
 _CHANGE_ACTIVE: Final = _CHANGE.where(OPERATORS.c.status == "active")
 _REMOVE_KEYS: Final = delete(HOLDER_KEYS).where(HOLDER_KEYS.c.holder == bindparam("whose"))
 
@@ -67,6 +69,51 @@ class OperatorRepository:
                 raise GrantError(f"the operator {name} {known}", code="operator_exists")
             c.execute(_ADD, row)
             add_key(c, f"operator:{name}", key)
+
+    def log_in(
+        self,
+        unit: UnitOfWork,
+        name: str,
+        person: dict[str, Any],
+        what: Event,
+        *,
+        key: PublicKey | None = None,
+        until: int | None = None,
+    ) -> None:
+        """Record a login of a person, who becomes an operator with the first one.
+
+        Args:
+            unit: The call's unit of work.
+            name: The operator's name.
+            person: The columns ``issuer``, ``subject`` and ``claims``.
+            what: The event.
+            key: A key to enrol for this login, or None.
+            until: When that key ends, ms since the Unix epoch.
+
+        Raises:
+            GrantError: ``operator_exists``: the name is another operator's, or that of one who was removed;
+                ``key_enrolled``: a holder has this key.
+        """
+        with unit.change(what) as c:
+            _lock_all(c)
+            row = _FIND.row(c, {"which": name})
+            if row is None:
+                about = {"id": name, "status": "active", "created_at": now_ms(), "role": BY_LOGIN}
+                c.execute(_ADD, about | person)
+            elif any(row[column] != person[column] for column in ("issuer", "subject")):
+                raise GrantError(f"the operator {name} is another one", code="operator_exists")
+            elif row["status"] != "active":
+                raise GrantError(f"the operator {name} was removed", code="operator_exists")
+            else:
+                c.execute(_CHANGE, {"which": name, "claims": person["claims"]})
+            if key is not None:
+                add_key(c, f"operator:{name}", key, until)
+
+    def set_claims(self, name: str, person: dict[str, Any]) -> None:
+        """Store the claims of a person who logged in and has no role; nothing if the person is no operator."""
+        with self._database.write() as c:
+            values = {"which": name, "at": person["issuer"], "person": person["subject"]}
+            c.execute(_CHANGE_PERSON.values(claims=person["claims"]), values)
 
     def recover(self, name: str, key: PublicKey, what: Event) -> None:
         """Give an operator the role ``admin`` and a new key, from the mint's own host.

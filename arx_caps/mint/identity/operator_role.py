@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The role that an operator has at this moment.  CONTROL 1.6, 1.7."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import msgspec
+
+from arx_caps.mint.context import MintContext
+from arx_caps.mint.db.repositories.operators import BY_LOGIN
+from arx_caps.mint.policy.issuers import Subject, roles_for
+from arx_caps.mint.policy.model import Policy
+from arx_caps.mint.policy.roles import rules_of
+from arx_verifier.constraints import Rule
+from arx_verifier.errors import GrantError
+
+
+class OperatorRole(NamedTuple):
+    """The role of an operator at this moment.
+
+    Attributes:
+        name: Its name; of an operator by login, the names of all roles, with a comma between.
+        rules: Its rules over the mint's actions.
+    """
+
+    name: str
+    rules: tuple[Rule, ...]
+
+
+def role_of(mint: MintContext, row: Mapping[str, Any]) -> OperatorRole:
+    """Return the role that an operator has now.
+
+    Args:
+        mint: The mint.
+        row: The operator's row.
+
+    Raises:
+        RequestError: This version does not know the role, so it allows nothing.
+        GrantError: ``no_role``: the policy in force gives this person no role.
+        UnavailableError: ``no_policy``: the policy would say, and this version refuses it.
+    """
+    if row["role"] != BY_LOGIN:
+        return OperatorRole(row["role"], rules_of(row["role"], row["rules"]))
+    # The policy is read at each call: a role that it takes away ends at once.  The claims are those of the last login.
+    claims = msgspec.json.decode(row["claims"], type=dict[str, Any])
+    return role_of_person(mint.policy, Subject(row["issuer"], row["subject"], claims))
+
+
+def role_of_person(policy: Policy, person: Subject) -> OperatorRole:
+    """Return the role that a policy gives a person; raises as ``role_of`` does."""
+    roles = roles_for(person, policy.operators, policy.issuers)
+    if not roles:
+        raise GrantError(
+            "no role: the policy has no [[operator]] for this person; its claims are those of the last login",
+            code="no_role",
+        )
+    return OperatorRole(", ".join(roles), tuple(rule for role in roles for rule in rules_of(role, None)))
