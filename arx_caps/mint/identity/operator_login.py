@@ -95,7 +95,7 @@ def _log_in(
     about: dict[str, Any] = {"operator": name, "issuer": person.issuer, "subject": person.name, "role": role}
     about |= {} if key is None else {"key": key.kid, "expires_at": until}
     what = Event.of("operator.logged_in", f"operator:{name}", **about)
-    mint.db.operators.log_in(unit, name, columns, what, key=key, until=until)
+    mint.db.operators.record_login(unit, name, columns, what, key=key, until=until)
 
 
 def name_of(token: IssuerToken) -> str:

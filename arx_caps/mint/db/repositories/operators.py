@@ -70,7 +70,7 @@ class OperatorRepository:
             c.execute(_ADD, row)
             add_key(c, f"operator:{name}", key)
 
-    def log_in(
+    def record_login(
         self,
         unit: UnitOfWork,
         name: str,
