@@ -75,6 +75,7 @@ def grant_operator(mint: MintContext, unit: UnitOfWork, assertion: str, proof: P
     unit.spend("proof", proof.key.kid, proof.jti, proof.until)
     unit.spend("assertion", checked.kid, checked.jti, checked.until)
     token, expires_at = token_for(mint, name)
+    mint.db.holder_keys.note_use(checked.kid)
     unit.record(Event.of("operator.signed_in", f"operator:{name}", key=checked.kid, expires_at=expires_at))
     return token, expires_at
 
@@ -88,7 +89,6 @@ def token_for(mint: MintContext, name: str) -> tuple[str, int]:
     row = mint.db.operators.find(name)
     if row is None or row["status"] != "active":
         raise refusal("frozen")
-    mint.db.holder_keys.note_use(checked.kid)
     kid, key = mint.key_schedule.mint_key()
     rules = role_of(mint, row).rules
     token, expires_at = mint_operator_token(name, rules, kid=kid, key=key, realm=mint.realm.name, now=now_ms())
