@@ -79,6 +79,11 @@ class Broadcast:
         self._viewers: set[Subscription] = set()
         self._task: asyncio.Task[None] | None = None
 
+    @property
+    def watched(self) -> bool:
+        """Whether it has a viewer."""
+        return bool(self._viewers)
+
     @contextlib.contextmanager
     def subscribe(self) -> Any:
         """Watch: yields a ``Subscription`` that gets every value from now on."""
@@ -120,6 +125,8 @@ class Live:
 
     def broadcast(self, name: str, produce: Callable[[], list[Any]], every_s: float) -> Broadcast:
         """Return the broadcast of this name; the first call makes it."""
+        # A page of one session has a broadcast of its own: those that nobody watches any more are dropped.
+        self._broadcasts = {name: each for name, each in self._broadcasts.items() if each.watched}
         if name not in self._broadcasts:
             self._broadcasts[name] = Broadcast(produce, every_s, self.stopping)
         return self._broadcasts[name]

@@ -23,7 +23,11 @@ class Entry(NamedTuple):
 MENU: Final[tuple[tuple[str, tuple[Entry, ...]], ...]] = (
     (
         "Watch",
-        (Entry("/console/now", "Now", "arx.status.read"),),
+        (
+            Entry("/console/now", "Now", "arx.status.read"),
+            Entry("/console/sessions", "Sessions", "arx.sessions.read"),
+            Entry("/console/agents", "Agents", "arx.agents.read"),
+        ),
     ),
     (
         "Act",

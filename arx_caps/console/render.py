@@ -52,6 +52,13 @@ def time_of(at_ms: int | None, absent: str = DASH) -> Markup:
     return Markup('<time datetime="{}" title="{}">{}</time>').format(_iso(at_ms), exact, text)
 
 
+def clock(at_ms: int) -> Markup:
+    """Return a time of day in UTC with its milliseconds, and the date if it is another day's, for lists of records."""
+    form = "%H:%M:%S" if time.gmtime(at_ms / 1000)[:3] == time.gmtime()[:3] else "%m-%d %H:%M:%S"
+    text = f"{time.strftime(form, time.gmtime(at_ms / 1000))}.{at_ms % 1000:03}"
+    return Markup('<time datetime="{}" title="{}">{}</time>').format(_iso(at_ms), show_time(at_ms), text)
+
+
 def short_id(text: str, longest: int = MAX_ID_CHARS) -> Markup:
     """Return an id, shortened in its middle if it is long, with the whole id as the title."""
     if len(text) <= longest:
@@ -109,6 +116,7 @@ _ENVIRONMENT: Final = Environment(
 )
 _ENVIRONMENT.filters |= {
     "time": time_of,
+    "clock": clock,
     "id": short_id,
     "short": short,
     "exact": exact,

@@ -25,7 +25,7 @@ class SessionCalls(NamedTuple):
         delegations: The number of its delegations that the log knows.
         depth: How many delegations follow each other at most.
         last_ms: Time of the last record, ms since the Unix epoch.
-        last_tool: The tool of the last call; None without a call.
+        last_tool: The tool of the last call of a service; None without one.
     """
 
     allowed: int
@@ -40,7 +40,7 @@ NO_CALLS: Final = SessionCalls(0, 0, 0, 0, 0, None)
 
 
 class LastCall(NamedTuple):
-    """The last call of a node.
+    """The last call of a service by a node.
 
     Attributes:
         tool: Its tool.
@@ -85,7 +85,7 @@ def calls_of(connection: Connection, sessions: Mapping[str, str]) -> dict[str, S
 
 
 def last_calls(connection: Connection, nodes: Iterable[int]) -> dict[int, LastCall]:
-    """Return the last call of each node; one without a call is left out.
+    """Return the last call of a service by each node; a node without one is left out.
 
     Args:
         connection: A transaction that reads the log.
@@ -109,7 +109,9 @@ def _caveats_of(row: Any) -> tuple[tuple[str, ...], ...] | None:
 
 def _last_of(node: ColumnElement[int]) -> ScalarSelect[Any]:
     """Return the subquery of the index of a node's last call."""
-    return select(func.max(RECORD.c.idx)).where(RECORD.c.node == node, RECORD.c.outcome.in_(_CALLS)).scalar_subquery()
+    # Calls of the mint itself, such as the end of a session, say little about what an agent works on.
+    tools = RECORD.c.outcome.in_(_CALLS), RECORD.c.tool.not_like("arx.%")
+    return select(func.max(RECORD.c.idx)).where(RECORD.c.node == node, *tools).scalar_subquery()
 
 
 _CALLS: Final = (ALLOW, DENY)

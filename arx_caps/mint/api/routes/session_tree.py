@@ -82,7 +82,19 @@ class _Place(msgspec.Struct):
 
 def get_session_tree(call: RouteCall) -> SessionTree:
     """Return a session's delegation tree, with what each delegation removed."""
-    mint, session = call.mint, find_session(call, call.path["session"])
+    return tree_of(call.mint, find_session(call, call.path["session"]))
+
+
+def tree_of(mint: MintContext, session: Mapping[str, Any]) -> SessionTree:
+    """Return the delegation tree of a session.
+
+    Args:
+        mint: The mint.
+        session: The session's row.
+
+    Raises:
+        StoreError: The log's database does not answer.
+    """
     places, complete = _read_places(mint, session)
     tasks = {task["id"]: task for task in mint.db.tasks.list(session=session["id"], limit=PAGE)}
     root = _Holder(session, session_targets(session), session["expires_at"])

@@ -203,7 +203,15 @@ def renew_session_route(call: RouteCall) -> SessionOpened:
 
 def list_sessions(call: RouteCall) -> Sessions:
     """List sessions, the newest first."""
-    mint, query = call.mint, call.query
+    return sessions_of(call.mint, call.query)
+
+
+def sessions_of(mint: MintContext, query: SessionsQuery) -> Sessions:
+    """Return a page of sessions.
+
+    Raises:
+        RequestError: The agent is neither a path nor one with ``/**``.
+    """
     if query.agent is not None and not is_agent_path(query.agent.removesuffix("/**")):
         raise RequestError("invalid agent: expected a path, or a path and /**")
     filters = {"agent": query.agent, "subject": query.subject, "template": query.template, "text": query.text}

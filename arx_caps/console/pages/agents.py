@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""*Agents* and *Agent*: who may open sessions, with which keys, and the sessions of each."""
+
+from typing import Final
+
+from starlette.responses import Response
+
+from arx_caps.console.pages.sessions import READ as READ_SESSIONS
+from arx_caps.console.pages.sessions import rows_of
+from arx_caps.console.visit import Page, Visit
+from arx_caps.mint.api.routes.agents import get_agent, list_agents
+from arx_caps.mint.api.routes.sessions import list_sessions
+
+HOME: Final = "/console/agents"
+FILTERS: Final = ("under", "state")
+SHOWN: Final = 50
+SESSIONS: Final = 25
+
+
+def show_list(visit: Visit) -> Response:
+    """List the agents by path."""
+    filters = {name: visit.query.get(name, "") for name in FILTERS}
+    found = visit.call(list_agents, query=filters | {"after": visit.query.get("after"), "limit": SHOWN})
+    asked = "".join(f" --{name} {value}" for name, value in filters.items() if value)
+    return visit.render(
+        "agents.html",
+        title="Agents",
+        command=f"arx agent list{asked}",
+        agents=found.agents,
+        total=found.total,
+        next=found.next or None,
+        filters=filters,
+    )
+
+
+def show_one(visit: Visit) -> Response:
+    """Show an agent: its owner, keys and sessions."""
+    agent = visit.call(get_agent, path={"path": visit.request.path_params["path"]})
+    values = {}
+    if visit.may(READ_SESSIONS):
+        values = rows_of(visit.call(list_sessions, query={"agent": agent.path, "counts": "true", "limit": SESSIONS}))
+    return visit.render(
+        "agent.html",
+        title=f"Agent {agent.path}",
+        command=f"arx agent show {agent.path}",
+        agent=agent,
+        filters={"agent": agent.path},
+        after=None,
+        may_read=bool(values),
+        **values,
+    )
+
+
+PAGES: Final = (Page("GET", HOME, show_list), Page("GET", f"{HOME}/{{path:path}}", show_one))

@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: Apache-2.0
+"""*Sessions* and *Session*: who works now, the delegation tree with what each delegation removed, and the decisions."""
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+from urllib.parse import urlencode
+
+import msgspec
+from starlette.responses import Response
+
+from arx_caps.console import timeline
+from arx_caps.console.live import Sent
+from arx_caps.console.timeline import Moment
+from arx_caps.console.tree import draw, name_of
+from arx_caps.console.visit import Page, Visit
+from arx_caps.mint.api.routes.approvals import list_approvals
+from arx_caps.mint.api.routes.session_tree import SessionTree, TreeNode, get_session_tree, tree_of
+from arx_caps.mint.api.routes.sessions import Sessions, SessionsQuery, get_session, list_sessions, sessions_of
+from arx_caps.mint.api.routes.trail import list_records
+from arx_caps.mint.api.views import SessionShown, show_session
+from arx_caps.mint.context import MintContext
+from arx_caps.trail import TrailLine
+from arx_verifier.errors import StoreError
+
+HOME: Final = "/console/sessions"
+READ: Final = "arx.sessions.read"
+FILTERS: Final = ("text", "agent", "subject", "template", "state")
+STATES: Final = ("open", "frozen", "killed", "ended", "expired")
+ZOOMS: Final = ("compact", "decisions", "all")
+OUTCOMES: Final = ("deny", "allow", "event")
+SHOWN: Final = 50
+RECORDS: Final = 200
+EVERY_S: Final = 2.0
+
+
+def show_list(visit: Visit) -> Response:
+    """List the sessions that match the filters, the newest first."""
+    found = visit.call(list_sessions, query=_asked(visit) | {"after": visit.query.get("after")})
+    filters = {name: visit.query.get(name, "") for name in FILTERS}
+    asked = "".join(f" --{name} {value}" for name, value in filters.items() if value)
+    return visit.render(
+        "sessions.html",
+        title="Sessions",
+        command=f"arx session list{asked}",
+        filters=filters,
+        states=STATES,
+        after=visit.query.get("after"),
+        live=f"{HOME}/live?{urlencode(filters)}" if "after" not in visit.query else None,
+        **rows_of(found),
+    )
+
+
+def stream_list(visit: Visit) -> Response:
+    """Stream the first page of the sessions that match the filters."""
+    query = _asked(visit)
+    visit.call(list_sessions, query=query)
+    mint, typed = visit.mint, msgspec.convert(query, SessionsQuery, strict=False)
+    broadcast = visit.live.broadcast(
+        f"{HOME}?{urlencode(sorted(query.items()))}", lambda: [sessions_of(mint, typed)], EVERY_S
+    )
+    return visit.live.answer(
+        broadcast,
+        lambda found, _: Sent(visit.fragment("sessions_rows.html", filters=query, after=None, **rows_of(found))),
+        lambda: visit.still(READ),
+    )
+
+
+def show_one(visit: Visit) -> Response:
+    """Show a session: its facts, tree, timeline, tasks and approvals."""
+    path = {"session": visit.request.path_params["session"]}
+    found = visit.call(get_session, path=path)
+    tree: SessionTree | None = None
+    with contextlib.suppress(StoreError):  # in an emergency, an operator must see a session without the log
+        tree = visit.call(get_session_tree, path=path)
+    approvals = visit.call(list_approvals, query=path | {"limit": 20}).approvals if visit.may(_APPROVALS) else None
+    return visit.render(
+        "session.html",
+        title=f"Session {found.session.id}",
+        command=f"arx session show {found.session.id}",
+        tasks=found.tasks,
+        more_tasks=bool(found.next),
+        approvals=approvals,
+        **_tree_values(visit, found.session, tree),
+        **_timeline_values(visit, tree),
+    )
+
+
+def stream_one(visit: Visit) -> Response:
+    """Stream a session's state and tree."""
+    path = {"session": visit.request.path_params["session"]}
+    session = visit.call(get_session, path=path).session
+    mint, last = visit.mint, [b""]
+    broadcast = visit.live.broadcast(f"{HOME}/{session.id}", lambda: _look(mint, session.id), EVERY_S)
+
+    def show(seen: tuple[SessionShown, SessionTree], _: int) -> Sent | None:
+        # Only when it changed: a large drawing is not sent again for the age of its session.
+        state = msgspec.json.encode(seen)
+        if state == last[0]:
+            return None
+        last[0] = state
+        return Sent(visit.fragment("session_live.html", **_tree_values(visit, *seen)))
+
+    return visit.live.answer(broadcast, show, lambda: visit.still(READ))
+
+
+def _look(mint: MintContext, session: str) -> list[tuple[SessionShown, SessionTree]]:
+    row = mint.db.sessions.find(session)
+    return [] if row is None else [(show_session(mint, row), tree_of(mint, row))]
+
+
+def _asked(visit: Visit) -> dict[str, Any]:
+    asked = {name: visit.query[name] for name in FILTERS if visit.query.get(name)}
+    return {**asked, "limit": SHOWN, "counts": "true"}
+
+
+def rows_of(found: Sessions) -> dict[str, Any]:
+    """Return what the table of sessions shows."""
+    return {
+        "sessions": found.sessions,
+        "activity": found.activity or {},
+        "known": bool(found.activity) or not found.sessions,
+        "total": found.total or None,
+        "next": found.next or None,
+    }
+
+
+def _tree_values(visit: Visit, session: SessionShown, tree: SessionTree | None) -> dict[str, Any]:
+    nodes = tree.nodes if tree is not None else []
+    selected = _selected(visit, nodes)
+    home = f"{HOME}/{session.id}"
+    return {
+        "session": session,
+        "tree": tree,
+        "drawing": draw(nodes, lambda place: f"{home}?{urlencode({'node': nodes[place].ref})}#holder", selected),
+        "branches": _branches(nodes),
+        "names": [name_of(node) for node in nodes],
+        "home": home,
+        "selected": selected,
+        "allowed": sum(node.allowed for node in nodes),
+        "denied": sum(node.denied for node in nodes),
+        "delegations": sum(node.kind == "link" for node in nodes),
+    }
+
+
+def _selected(visit: Visit, nodes: Sequence[TreeNode]) -> int | None:
+    wanted = visit.query.get("node")
+    return next((place for place, node in enumerate(nodes) if node.ref == wanted), None)
+
+
+def _branches(nodes: Sequence[TreeNode]) -> dict[int | None, list[int]]:
+    below: dict[int | None, list[int]] = {}
+    for place, node in enumerate(nodes):
+        below.setdefault(node.parent, []).append(place)
+    return below
+
+
+def _timeline_values(visit: Visit, tree: SessionTree | None) -> dict[str, Any]:
+    zoom = visit.query.get("zoom", ZOOMS[0])
+    zoom = zoom if zoom in ZOOMS else ZOOMS[0]
+    outcome = visit.query.get("outcome", "")
+    values = {"zoom": zoom, "zooms": ZOOMS, "outcome": outcome, "outcomes": OUTCOMES, "may_read": visit.may(_AUDIT)}
+    if not values["may_read"] or tree is None:
+        return {**values, "lines": [], "strip": "", "older": None}
+    node = next((node for node in tree.nodes if node.ref == visit.query.get("node")), None)
+    which = {"session": visit.request.path_params["session"]}
+    if node is not None and node.kind != "session":
+        which = {"link" if node.kind == "link" else "task": node.ref}
+    # Without events, the calls: what the holders did.  The filter is the log's, so that a page is full.
+    asked = {"reason": outcome, "before": visit.query.get("before"), "limit": RECORDS}
+    found = visit.call(list_records, query=which | asked)
+    lanes = {row: place for place, node in enumerate(tree.nodes) for row in node.log_nodes}
+    moments = [_moment(record, lanes, tree.nodes) for record in found.records]
+    if zoom != "all":
+        moments = [moment for moment in moments if moment.outcome != "event" or outcome == "event"]
+    lines = list(timeline.compact(moments)) if zoom == "compact" else [timeline.Line([m], m.tool) for m in moments]
+    older = found.next if len(found.records) == RECORDS else None
+    strip = timeline.draw_strip(moments)
+    return {**values, "lines": lines, "strip": strip, "older": older, "total_records": found.total}
+
+
+def _moment(record: Mapping[str, Any], lanes: Mapping[int, int], nodes: Sequence[TreeNode]) -> Moment:
+    line = TrailLine.of(record)
+    lane = lanes.get(record["node"])
+    # A node that is not in the tree is one that a service put under another agent.
+    holder = name_of(nodes[lane]) if lane is not None else str(record.get("agent") or record.get("by") or "unknown")
+    code, why = line.why
+    return Moment(
+        number=record["index"],
+        at=line.at,
+        outcome=line.outcome,
+        tool=str(record.get("tool") or record.get("kind") or "(no tool)"),
+        service=str(record.get("audience") or record.get("service") or record.get("by") or ""),
+        lane=lane,
+        holder=holder,
+        code=code,
+        why=why,
+    )
+
+
+_AUDIT: Final = "arx.audit.read"
+_APPROVALS: Final = "arx.approvals.read"
+PAGES: Final = (
+    Page("GET", HOME, show_list),
+    Page("GET", f"{HOME}/live", stream_list),
+    Page("GET", f"{HOME}/{{session}}", show_one),
+    Page("GET", f"{HOME}/{{session}}/live", stream_one),
+)

@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Draw decisions along a time axis as SVG, and group them for a list.  No state, no I/O.
+
+A lane is a holder.  Marks that would cover each other are one mark, in the colour of the worst of its outcomes.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from html import escape
+from itertools import groupby
+from typing import Final, NamedTuple
+
+from markupsafe import Markup
+
+from arx_caps.console.tree import shorten
+from arx_caps.durations import show_time
+
+MAX_LANES: Final = 12  # the lanes with the most refusals, then calls; the others share one
+_LABEL, _AXIS, _LANE, _MARK = 190, 900, 22, 5  # px
+_LANE_CHARS: Final = 25
+_RUN: Final = 3  # more calls with one outcome of one holder than this are one line
+_TOOLS: Final = 4
+# From harmless to worst: a mark has the colour of the worst.
+OUTCOMES: Final = ("event", "allow", "counted", "gap", "end", "deny")
+
+
+class Moment(NamedTuple):
+    """One record of a timeline.
+
+    Attributes:
+        number: Its index in the log.
+        at: Its time, ms since the Unix epoch.
+        outcome: One of ``OUTCOMES``.
+        tool: The tool, or the kind of an event.
+        service: The service that decided; the actor of an event.
+        lane: The position of its holder in the tree; None if it is not in it.
+        holder: Its holder's name.
+        code: The reason of a refusal; empty for others.
+        why: The condition that did not hold; empty if there is none.
+    """
+
+    number: int
+    at: int
+    outcome: str
+    tool: str
+    service: str
+    lane: int | None
+    holder: str
+    code: str
+    why: str
+
+
+class Line(NamedTuple):
+    """One line of a list: a record, or a run of them.
+
+    Attributes:
+        moments: Its records, the newest first.
+        tools: What a run called, the most frequent first: ``orders.get x7``.
+    """
+
+    moments: Sequence[Moment]
+    tools: str
+
+    @property
+    def first(self) -> Moment:
+        """The newest of its records."""
+        return self.moments[0]
+
+    @property
+    def last(self) -> Moment:
+        """The oldest of its records."""
+        return self.moments[-1]
+
+
+def compact(moments: Sequence[Moment]) -> Iterator[Line]:
+    """Yield a line for each record, and one line for a run of calls of one holder that were allowed.
+
+    Args:
+        moments: The records, the newest first.
+    """
+    # A refusal must not drown among hundreds of allowed calls: only those make runs.
+    for key, run in groupby(moments, key=lambda each: (each.lane, each.holder) if each.outcome == "allow" else None):
+        calls = list(run)
+        if key is None or len(calls) <= _RUN:
+            yield from (Line([call], call.tool) for call in calls)
+            continue
+        counts = Counter(call.tool for call in calls).most_common(_TOOLS + 1)
+        tools = ", ".join(f"{tool} x{count}" for tool, count in counts[:_TOOLS])
+        yield Line(calls, tools + (", …" if counts[_TOOLS:] else ""))
+
+
+def draw_strip(moments: Sequence[Moment]) -> Markup:
+    """Return the time axis of some records as an SVG element; empty without records.
+
+    Args:
+        moments: The records.
+    """
+    if not moments:
+        return Markup("")
+    start, end = min(each.at for each in moments), max(each.at for each in moments)
+    names = {each.lane: each.holder for each in moments}
+    # Those with refusals first: they are what a reader looks for.
+    refused = Counter(each.lane for each in moments if each.outcome in ("deny", "end"))
+    busiest = sorted(Counter(each.lane for each in moments).items(), key=lambda item: (-refused[item[0]], -item[1]))
+    lanes = sorted([lane for lane, _ in busiest[:MAX_LANES]], key=lambda lane: (lane is None, lane or 0))
+    rows = {lane: row for row, lane in enumerate(lanes)}
+    others = len(lanes)
+    marks: dict[tuple[int, int], list[Moment]] = {}
+    for each in moments:
+        place = (each.at - start) * (_AXIS - _MARK) // max(1, end - start) // _MARK
+        marks.setdefault((rows.get(each.lane, others), place), []).append(each)
+    labels = [names[lane] for lane in lanes] + ([f"{len(names) - others} more"] if len(names) > others else [])
+    height = len(labels) * _LANE + 24
+    parts = [_lane(row, label) for row, label in enumerate(labels)]
+    parts += [_mark(row, place, held) for (row, place), held in sorted(marks.items(), key=lambda item: item[0])]
+    y = height - 7
+    parts.append(f'<text class="axis" x="{_LABEL}" y="{y}">{escape(show_time(start))}</text>')
+    parts.append(f'<text class="axis last" x="{_LABEL + _AXIS}" y="{y}">{escape(show_time(end))}</text>')
+    box = f'width="{_LABEL + _AXIS + 8}" height="{height}" viewBox="0 0 {_LABEL + _AXIS + 8} {height}"'
+    label = f"{len(moments)} records between {show_time(start)} and {show_time(end)}; the list below has each of them"
+    return Markup(f'<svg class="strip" role="img" aria-label="{escape(label)}" {box}>{"".join(parts)}</svg>')  # noqa: S704
+
+
+def _lane(row: int, name: str) -> str:
+    y = row * _LANE
+    text = f"<title>{escape(name)}</title>{escape(shorten(name, _LANE_CHARS))}"
+    return (
+        f'<rect class="lane" x="{_LABEL}" y="{y + 2}" width="{_AXIS}" height="{_LANE - 4}" rx="3"/>'
+        f'<text class="name" x="0" y="{y + 15}">{text}</text>'
+    )
+
+
+def _mark(row: int, place: int, held: Sequence[Moment]) -> str:
+    counts: Mapping[str, int] = Counter(each.outcome for each in held)
+    worst = max(counts, key=lambda outcome: OUTCOMES.index(outcome) if outcome in OUTCOMES else len(OUTCOMES))
+    said = ", ".join(f"{count} {outcome}" for outcome, count in counts.items())
+    title = escape(f"{show_time(held[-1].at)}: {said}")
+    at = f'x="{_LABEL + place * _MARK}" y="{row * _LANE + 4}"'
+    return f'<rect class="{escape(worst)}" {at} width="4" height="{_LANE - 8}"><title>{title}</title></rect>'

@@ -1,0 +1,234 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Draw a delegation tree as SVG: lay out boxes, and write them with their edges.  No state, no I/O.
+
+The root is at the left and holders grow to the right.  Colours come from the stylesheet by class, so that one drawing
+serves both themes.  A tree of more than ``MAX_BOXES`` holders shows those with refusals, or in another state than the
+holder above, and counts the others in one box for each holder above them.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from html import escape
+from typing import Any, Final, NamedTuple, Protocol
+
+from markupsafe import Markup
+
+MAX_BOXES: Final = 150
+WIDTH, HEIGHT = 190, 44  # of a box, px
+COLUMN, ROW = 298, 56  # from box to box, px: the room between two columns has what an edge removed
+_PAD: Final = 8
+_LABEL_CHARS: Final = 16  # of a line on an edge
+_MINUS: Final = "\u2212"
+_NAME_CHARS: Final = 24  # of a monospaced name in a box
+_FEWER: Final[Mapping[str, str]] = {
+    "allow": "tools",
+    "aud": "services",
+    "depth": "depth",
+    "delegate_to": "holders",
+    "exp": "time",
+    "nbf": "time",
+    "net": "networks",
+}
+
+
+class Holder(Protocol):
+    """What is drawn of one holder; a node of ``GET /v1/sessions/{session}/tree``."""
+
+    @property
+    def parent(self) -> int | None: ...
+    @property
+    def kind(self) -> str: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def template(self) -> str | None: ...
+    @property
+    def state(self) -> str: ...
+    @property
+    def allowed(self) -> int: ...
+    @property
+    def denied(self) -> int: ...
+    @property
+    def caveats(self) -> Sequence[Mapping[str, Any]] | None: ...
+    @property
+    def removes(self) -> Sequence[str] | None: ...
+
+
+class Box(NamedTuple):
+    """One box of a drawing.
+
+    Attributes:
+        node: The position of its holder; None for a box that counts others.
+        above: The position of the box above it in the list of boxes, or None.
+        x: Its left edge, px.
+        y: Its top edge, px.
+        hidden: The positions of the holders that it counts, beside its own.
+    """
+
+    node: int | None
+    above: int | None
+    x: int
+    y: int
+    hidden: tuple[int, ...] = ()
+
+
+def lay_out(parents: Sequence[int | None], kept: Sequence[bool] | None = None) -> list[Box]:
+    """Return the boxes of a tree, each after the one above it.
+
+    Args:
+        parents: The position of the holder above each holder, before it; None for a root.
+        kept: Whether each holder has a box of its own; a holder above one that has must have one.  All if omitted.
+    """
+    below: list[list[int]] = [[] for _ in parents]
+    for place, parent in enumerate(parents):
+        if parent is not None:
+            below[parent].append(place)
+    boxes: list[Box] = []
+    rows = 0
+    # Without recursion: a tree may be as deep as it has holders.
+    stack: list[tuple[int | None, int | None, int, tuple[int, ...]]] = [
+        (place, None, 0, ()) for place, parent in reversed(list(enumerate(parents))) if parent is None
+    ]
+    while stack:
+        node, above, depth, hidden = stack.pop()
+        at = len(boxes)
+        boxes.append(Box(node, above, _PAD + depth * COLUMN, 0, hidden))
+        children = below[node] if node is not None else []
+        shown = [child for child in children if kept is None or kept[child]]
+        others = [child for child in children if kept is not None and not kept[child]]
+        if others:
+            stack.append((None, at, depth + 1, tuple(_all_below(others, below))))
+        stack += [(child, at, depth + 1, ()) for child in reversed(shown)]
+    # A box is in the row of the first box below it, so that the root of a high tree is in sight.
+    for at, box in enumerate(boxes):
+        boxes[at] = box._replace(y=_PAD + rows * ROW)
+        if at + 1 == len(boxes) or boxes[at + 1].above != at:
+            rows += 1
+    return boxes
+
+
+def _all_below(places: Sequence[int], below: Sequence[Sequence[int]]) -> list[int]:
+    found, stack = [], list(reversed(places))
+    while stack:
+        place = stack.pop()
+        found.append(place)
+        stack += reversed(below[place])
+    return found
+
+
+def choose(nodes: Sequence[Holder], most: int = MAX_BOXES) -> list[bool] | None:
+    """Return which holders of a large tree are drawn; None if all are.
+
+    Args:
+        nodes: The holders, each after the one above it.
+        most: The largest number of boxes.
+    """
+    if len(nodes) <= most:
+        return None
+    kept = [node.parent is None for node in nodes]
+    # Half of the boxes: each of them may have one beside it that counts the holders below which are not drawn.
+    left = most // 2 - sum(kept)
+    for place in sorted(range(len(nodes)), key=lambda place: (-nodes[place].denied, place)):
+        node, line = nodes[place], list[int]()
+        if not node.denied and (node.parent is None or nodes[node.parent].state == node.state):
+            continue
+        at: int | None = place
+        while at is not None and not kept[at]:
+            line.append(at)
+            at = nodes[at].parent
+        if len(line) <= left:
+            left -= len(line)
+            for at in line:
+                kept[at] = True
+    return kept
+
+
+def draw(nodes: Sequence[Holder], href: Callable[[int], str], selected: int | None = None) -> Markup:
+    """Return a tree as an SVG element.
+
+    Args:
+        nodes: The holders, each after the one above it.
+        href: Returns the address that a holder's box links to.
+        selected: The holder whose box is marked.
+    """
+    boxes = lay_out([node.parent for node in nodes], choose(nodes))
+    width = max((box.x for box in boxes), default=0) + WIDTH + _PAD
+    height = max((box.y for box in boxes), default=0) + HEIGHT + _PAD
+    # Not with ``Markup.format``, which takes ten times longer: each text goes through ``escape`` where it is written.
+    parts = [_edge(boxes[box.above], box, nodes) for box in boxes if box.above is not None]
+    parts += [_box(box, nodes, href, marked=box.node is not None and box.node == selected) for box in boxes]
+    label = f"Delegation tree of {len(nodes)} holders; the list has the same as text"
+    size = f'width="{width}" height="{height}" viewBox="0 0 {width} {height}"'
+    return Markup(f'<svg class="tree" role="group" aria-label="{label}" {size}>{"".join(parts)}</svg>')  # noqa: S704
+
+
+def fewer(caveats: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return in a few words what a delegation removed: tools, limits of arguments, time and the like."""
+    words = [_FEWER.get(name, name) for caveat in caveats for name in caveat if name != "to"]
+    if any(rule.get("args") for caveat in caveats for rule in _rules(caveat)):
+        words.insert(words.index("tools") + 1, "limits")
+    return list(dict.fromkeys(words))
+
+
+def _rules(caveat: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    rules = caveat.get("allow")
+    return [rule for rule in rules if isinstance(rule, dict)] if isinstance(rules, list) else []
+
+
+def shorten(text: str, longest: int) -> str:
+    """Return a text that is too long without its middle."""
+    if len(text) <= longest:
+        return text
+    half = (longest - 1) // 2
+    return f"{text[: longest - 1 - half]}…{text[-half:]}"
+
+
+def _edge(above: Box, box: Box, nodes: Sequence[Holder]) -> str:
+    start, y, to = above.x + WIDTH, above.y + HEIGHT // 2, box.y + HEIGHT // 2
+    turn = start + 20
+    path = f'<path class="edge" d="M{start} {y}H{turn}V{to}H{box.x}"/>'
+    node = nodes[box.node] if box.node is not None else None
+    if node is None or node.kind != "link":
+        return path
+    words = ["not recorded"] if node.caveats is None else fewer(node.caveats)
+    removed = "Removed: " + "; ".join(node.removes or words or ["nothing"])
+    first = f"{_MINUS if node.caveats else ''} {', '.join(words[:2])}" if words else "nothing removed"
+    lines = [first + ("," if words[2:] else ""), ", ".join(words[2:])]
+    texts = [
+        f'<text class="removed" x="{turn + 6}" y="{to + shift}">{escape(shorten(line, _LABEL_CHARS))}</text>'
+        for line, shift in zip(lines, (-5, 13), strict=True)
+        if line
+    ]
+    return f"{path}<g><title>{escape(removed)}</title>{''.join(texts)}</g>"
+
+
+def _box(box: Box, nodes: Sequence[Holder], href: Callable[[int], str], *, marked: bool) -> str:
+    if box.node is None:
+        count = len(box.hidden)
+        name, calls = f"{count:,} more holder{'s' if count > 1 else ''}", _calls([nodes[place] for place in box.hidden])
+        return f'<g class="holder more">{_content(box, name, calls)}</g>'
+    node = nodes[box.node]
+    name, calls = name_of(node), _calls([node])
+    classes = f"holder {node.state}{' refused' if node.denied else ''}{' marked' if marked else ''}"
+    title = f"{name}: {node.state}, {calls}"
+    content = _content(box, name, calls if node.state == "open" else f"{node.state} · {calls}")
+    link = f'href="{escape(href(box.node))}" class="{escape(classes)}"'
+    return f"<a {link}><title>{escape(title)}</title>{content}</a>"
+
+
+def name_of(node: Holder) -> str:
+    """Return what a holder is called: its name, or the template of a task."""
+    return f"task {node.template or node.name}" if node.kind in ("task", "subtask") else node.name
+
+
+def _content(box: Box, name: str, calls: str) -> str:
+    at, size = f'x="{box.x}" y="{box.y}"', f'height="{HEIGHT}"'
+    return (
+        f'<rect class="body" {at} width="{WIDTH}" {size} rx="6"/><rect class="mark" {at} width="5" {size} rx="2"/>'
+        f'<text class="name" x="{box.x + 14}" y="{box.y + 19}">{escape(shorten(name, _NAME_CHARS))}</text>'
+        f'<text class="calls" x="{box.x + 14}" y="{box.y + 36}">{escape(calls)}</text>'
+    )
+
+
+def _calls(nodes: Sequence[Holder]) -> str:
+    allowed, denied = sum(node.allowed for node in nodes), sum(node.denied for node in nodes)
+    return f"{allowed:,} allowed, {denied:,} denied" if denied else f"{allowed:,} allowed"

@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Laws of the drawn tree and timeline: every holder once, nothing covers anything, the same drawing each time."""
+
+import itertools
+import re
+import time
+from typing import Any, NamedTuple
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from arx_caps.console.timeline import Line, Moment, compact, draw_strip
+from arx_caps.console.tree import HEIGHT, MAX_BOXES, WIDTH, choose, draw, fewer, lay_out, shorten
+from tests.console.html import require_well_formed
+from tests.support import QUICK
+
+
+class Drawn(NamedTuple):
+    """A holder, as far as it is drawn."""
+
+    parent: int | None
+    kind: str = "link"
+    name: str = "acme/worker"
+    template: str | None = None
+    state: str = "open"
+    allowed: int = 0
+    denied: int = 0
+    caveats: Any = ()
+    removes: Any = ()
+
+
+@st.composite
+def forests(draw: Any, most: int = 60) -> list[int | None]:
+    """Parents of the nodes of some trees, each before its children."""
+    count = draw(st.integers(0, most))
+    return [draw(st.none() | st.integers(0, place - 1)) if place else None for place in range(count)]
+
+
+def holders(parents: list[int | None], denied: set[int]) -> list[Drawn]:
+    """Holders of which some were refused."""
+    return [Drawn(parent, denied=int(place in denied)) for place, parent in enumerate(parents)]
+
+
+@QUICK
+@given(forests())
+def test_a_layout_shows_every_holder_and_covers_none(parents: list[int | None]) -> None:
+    """Each holder has one box, right of the box above it and within its rows; no two boxes touch."""
+    boxes = lay_out(parents)
+    assert sorted(box.node for box in boxes if box.node is not None) == list(range(len(parents)))
+    for at, box in enumerate(boxes):
+        assert box.node is not None
+        above = parents[box.node]
+        assert (box.above is None) == (above is None)
+        if box.above is not None:
+            assert box.above < at
+            assert boxes[box.above].node == above
+            assert boxes[box.above].x + WIDTH < box.x
+    places = sorted((box.x, box.y) for box in boxes)
+    for first, second in itertools.pairwise(places):
+        assert first[0] != second[0] or first[1] + HEIGHT < second[1]
+    assert lay_out(parents) == boxes
+
+
+@QUICK
+@given(forests(), st.sets(st.integers(0, 59)), st.integers(4, 20))
+def test_a_large_tree_shows_refusals_and_counts_the_rest(
+    parents: list[int | None], denied: set[int], most: int
+) -> None:
+    """No holder is lost: it is drawn or counted, in at most so many boxes, and refused ones are drawn first."""
+    nodes = holders(parents, denied)
+    kept = choose(nodes, most)
+    assert (kept is None) == (len(nodes) <= most)
+    if kept is None:
+        return
+    boxes = lay_out(parents, kept)
+    shown = [box.node for box in boxes if box.node is not None]
+    hidden = [place for box in boxes for place in box.hidden]
+    assert sorted(shown + hidden) == list(range(len(nodes)))
+    roots = parents.count(None)
+    assert len(boxes) <= max(most, 2 * roots)
+    if not set(shown) >= denied & set(range(len(nodes))):
+        assert len(shown) + max(1, max(depths(parents))) >= most // 2  # there was no room for another
+
+
+def depths(parents: list[int | None]) -> list[int]:
+    """How deep each node is."""
+    found: list[int] = []
+    for parent in parents:
+        found.append(0 if parent is None else found[parent] + 1)
+    return found
+
+
+@QUICK
+@given(forests(30), st.text(max_size=80), st.sampled_from(["open", "killed", '"><x']))
+def test_a_drawing_is_well_formed(parents: list[int | None], text: str, state: str) -> None:
+    """Whatever names holders, tools and states have, each box is there once as a link."""
+    nodes = [Drawn(parent, name=text, state=state, removes=[text], denied=1) for parent in parents]
+    drawing = draw(nodes, lambda place: f"?node={place}&name={text}")
+    require_well_formed(drawing)
+    assert len(re.findall("<a href", drawing)) == len(nodes)
+    assert drawing == draw(nodes, lambda place: f"?node={place}&name={text}")
+
+
+def test_a_tree_of_400_names_the_refused() -> None:
+    """Of a wide tree those with refusals or in another state are drawn, with those above them; the rest are counted."""
+    nodes = [Drawn(None), *(Drawn(0, name=f"acme/w{place}") for place in range(399))]
+    nodes[200] = nodes[200]._replace(denied=3, name="acme/refused")
+    nodes[300] = nodes[300]._replace(state="killed", name="acme/killed")
+    drawing = draw(nodes, str)
+    assert drawing.count("<a ") == 3
+    assert "acme/refused" in drawing
+    assert "acme/killed" in drawing
+    assert "397 more holders" in drawing
+
+
+def test_what_a_delegation_removed_in_few_words() -> None:
+    """Each kind once: tools, limits of arguments, time and others."""
+    assert fewer([{"to": "acme/x"}]) == []
+    rules = [{"tool": "x", "args": {"a": 1}}]
+    assert fewer([{"exp": 1}, {"allow": rules, "exp": 2, "to": "x"}, {"new": 1}]) == ["time", "tools", "limits", "new"]
+    assert (shorten("a" * 30, 9), shorten("short", 9)) == ("aaaa…aaaa", "short")
+
+
+def test_150_holders_are_drawn_at_once() -> None:
+    """Drawing takes a small part of the time of an answer; the figure is in benchmarks/console.py."""
+    nodes = [Drawn(None), *(Drawn(place // 3, caveats=[{"exp": 1}]) for place in range(MAX_BOXES - 1))]
+    started = time.process_time()
+    assert draw(nodes, str).count("<a ") == MAX_BOXES
+    assert time.process_time() - started < 0.5
+
+
+def moment(number: int, at: int, outcome: str = "allow", lane: int | None = 0, tool: str = "orders.get") -> Moment:
+    """A record of a timeline."""
+    return Moment(number, at, outcome, tool, "orders", lane, f"acme/w{lane}", "", "")
+
+
+@QUICK
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(0, 50), st.sampled_from(["allow", "deny", "event", "odd"]), st.none() | st.integers(0, 20)
+        )
+    )
+)
+def test_a_timeline_loses_no_record(made: list[tuple[int, str, int | None]]) -> None:
+    """Runs have each record once, in order, and only allowed calls of one holder are one line."""
+    moments = [moment(number, at, outcome, lane) for number, (at, outcome, lane) in enumerate(made)]
+    lines = list(compact(moments))
+    assert [each for line in lines for each in line.moments] == moments
+    for line in lines:
+        assert len({(each.outcome, each.lane) for each in line.moments}) == 1
+        assert len(line.moments) == 1 or line.first.outcome == "allow"
+    require_well_formed(draw_strip(moments))
+
+
+def test_a_mark_has_the_worst_of_its_outcomes() -> None:
+    """A refusal does not drown among allowed calls of the same moment; a run names what it called."""
+    strip = draw_strip([*(moment(number, 0) for number in range(9)), moment(9, 1, "deny"), moment(10, 10_000)])
+    assert strip.count('class="deny"') == 1
+    assert strip.count('class="allow"') == 1
+    assert draw_strip([]) == ""
+    (line,) = compact([moment(number, number, tool=f"t{number % 2}") for number in range(5)])
+    assert line == Line(line.moments, "t0 x3, t1 x2")
