@@ -6,8 +6,8 @@
 
 import contextlib
 import importlib
-import pkgutil
 import sys
+from pathlib import Path
 from typing import Final
 
 import pytest
@@ -22,10 +22,11 @@ def prepare() -> None:
             # Else 5 s.  No public name, but the examples of the pages, which name no timeout, are run as they are.
             default = importlib.import_module(f"{library}._config").DEFAULT_TIMEOUT_CONFIG
             default.connect = default.read = default.write = default.pool = PATIENCE_S
-    packages = [(name, module) for name, module in sys.modules.items() if name.partition(".")[0] == "tests"]
-    shared = [
-        found.name
-        for name, module in packages
-        for found in pkgutil.iter_modules(getattr(module, "__path__", None) or (), f"{name}.")
-    ]
-    pytest.register_assert_rewrite(*(name for name in shared if name not in sys.modules))
+    shared = {
+        f"{name}.{path.stem}"
+        for name, module in sys.modules.items()
+        if name in ("tests", "tests.adapters")
+        for folder in module.__path__
+        for path in Path(folder).iterdir()
+    }
+    pytest.register_assert_rewrite(*sorted(shared - set(sys.modules)))
