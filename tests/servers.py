@@ -95,14 +95,14 @@ def free_ports(count: int) -> list[int]:
 
 @contextlib.contextmanager
 def nonce_store(folder: Path) -> Iterator[EmbeddedValkey]:
-    """Run a server until a store of nonces in it takes each call: it refuses those of the server's first second."""
+    """Run a server until a store of nonces in it takes each call: it refuses those of the server's first seconds."""
     import redis
 
     from arx_caps.embedded import EmbeddedValkey
 
     with EmbeddedValkey(folder) as server:
         with redis.Redis.from_url(server.url) as raw:
-            until(lambda: raw.info("server")["uptime_in_seconds"] > 0)
+            until(lambda: raw.info("server")["uptime_in_seconds"] > 1)
         yield server
 
 

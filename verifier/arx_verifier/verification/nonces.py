@@ -232,10 +232,10 @@ class RedisNonces:
     evicted nonce is a call that can be repeated.  The policy is checked if the user may run ``INFO``.  The name of a
     ``once`` is kept for a day, and refused if such names would take more than half of the memory.
 
-    Calls issued before the server started are refused, so a restart without its data is safe.  A failover to a replica
-    that lacks the last writes is not: those calls can be repeated for as long as they are valid, seconds for a call and
-    a day for an approval.  Without ``INFO``, the start of each connection counts as the server's start: earlier
-    approvals are refused.
+    Calls issued before the end of the second in which the server started are refused, so a restart without its data is
+    safe.  A failover to a replica that lacks the last writes is not: those calls can be repeated for as long as they
+    are valid, seconds for a call and a day for an approval.  Without ``INFO``, the start of each connection counts as
+    the server's start: earlier approvals are refused.
 
     Args:
         url: ``unix://``, ``redis://``, ``rediss://`` or ``redis+sentinel://`` URL, as ``store_url`` parses it.
@@ -359,8 +359,8 @@ class RedisNonces:
                 info += _bytes(connection.read_response()) + b"\n"
         except ResponseError:  # not permitted: the start counts as now, and the operator is responsible for the policy
             pass
-        up_s, policy = _field(info, b"uptime_in_seconds"), _field(info, b"maxmemory_policy")
-        self.not_before_ms = max(self.not_before_ms, time.time_ns() // 1_000_000 - 1000 * int(up_s or 0))
+        self.not_before_ms = max(self.not_before_ms, time.time_ns() // 1_000_000 - _least_uptime_ms(info))
+        policy = _field(info, b"maxmemory_policy")
         if policy not in (None, b"noeviction"):
             self._unfit = "the nonce store may evict live nonces: set its maxmemory-policy to noeviction"
             raise RedisError(self._unfit)  # a class of redis-py, so that the pool drops the connection
@@ -368,6 +368,13 @@ class RedisNonces:
 
 def _bytes(answer: Any) -> bytes:
     return answer if isinstance(answer, bytes) else str(answer).encode()
+
+
+def _least_uptime_ms(info: bytes) -> int:
+    """Return how long the server has run at least: it subtracts its start from its clock, both in whole seconds."""
+    up_s, clock_us = _field(info, b"uptime_in_seconds"), _field(info, b"server_time_usec")
+    # Since the end of the second in which it started.  A server of an old version does not tell the part of a second.
+    return max(0, 1000 * (int(up_s or 0) - 1) + int(clock_us or 0) // 1000 % 1000)
 
 
 def _field(info: bytes, name: bytes) -> bytes | None:
