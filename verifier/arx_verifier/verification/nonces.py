@@ -373,7 +373,7 @@ def _bytes(answer: Any) -> bytes:
 def _least_uptime_ms(info: bytes) -> int:
     """Return how long the server has run at least: it subtracts its start from its clock, both in whole seconds."""
     up_s, clock_us = _field(info, b"uptime_in_seconds"), _field(info, b"server_time_usec")
-    # Since the end of the second in which it started.  A server of an old version does not tell the part of a second.
+    # Since the end of the second in which it started.  An old server gives no part of a second.
     return max(0, 1000 * (int(up_s or 0) - 1) + int(clock_us or 0) // 1000 % 1000)
 
 
