@@ -57,6 +57,8 @@ GROUPS: Final[Mapping[str, Mapping[str, tuple[str, str]]]] = {
         "kill": ("kill", "revoke the tokens of a target, and print which verifiers confirmed"),
         "freeze": ("kill", "refuse the tokens of a target until it is thawed"),
         "thaw": ("kill", "end a freeze, including the freeze that a kill leaves"),
+        "frozen": ("frozen", "list what is refused now, by whom, since when and why"),
+        "kills": ("kills", "list past kills, freezes and thaws, and their confirmations"),
         "verifier": ("verifier", "list the verifiers and the revocations that they have applied"),
     },
     "Decisions and audit": {

@@ -21,6 +21,7 @@ from arx_caps.mint.keys.signing_keys import SigningKeys
 from arx_caps.mint.policy.activation import NO_POLICY, ActivePolicy, NoPolicy
 from arx_caps.mint.policy.model import Policy
 from arx_caps.mint.rate_limit import RateLimits
+from arx_caps.mint.revocation.confirmations import Confirmations
 from arx_caps.mint.revocation.freezes import FreezeKeeper
 from arx_caps.mint.revocation.revoker import Revoker
 from arx_caps.mint.revocation.store_history import StoreHistory
@@ -63,6 +64,7 @@ class MintContext:
         log: The realm's audit log.
         freezes: Keeps the freezes of database and store alike.
         history: Attests the store's history.
+        confirmations: Watches and records the confirmations of kills.
         revoker: Kills, freezes and thaws.
         rotation: Makes, rotates and retires keys.
         limits: Rate limits of agents and addresses.
@@ -104,7 +106,8 @@ class MintContext:
         signed = SignedFeed(store, self.log.publisher)
         self.log.feeds = (signed, EventFeed(db), KillFeed(store), JournalFeed(realm.journals_dir / MINT))
         self.history = StoreHistory(realm, db, store, self.topology, epochs, self.log)
-        self.revoker = Revoker(db, store, self.history, self.freezes, self.advance)
+        self.confirmations = Confirmations(db, store)
+        self.revoker = Revoker(db, store, self.history, self.freezes, self.confirmations, self.advance)
         self.rotation = KeyRotation(realm, db, roots, self.key_schedule, store, self.revoker)
 
     @property

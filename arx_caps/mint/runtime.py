@@ -110,6 +110,7 @@ class MintRuntime(MintContext):
             self._stop.set()
             self._keeper.join(CATCH_UP_S + KEEPER_S)
             self._keeper = None
+        self.confirmations.close()
         self.verifier.close()
         self.log.close()
         self.store.close()
@@ -161,6 +162,7 @@ class MintRuntime(MintContext):
             self.history.attest()
             self.freezes.follow_store()
         self.freezes.restore_if_due(self.freezes.followed.incarnation)
+        self.confirmations.settle_rest()
 
 
 def need_store(realm: Realm, given: str | None) -> str:

@@ -6,10 +6,10 @@
 
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from arx_caps.revocation.report import KillReport, fenced_after_ms, write_summary
-from arx_caps.revocation.wire import Bump, Registry
+from arx_caps.revocation.wire import Bump, Header, Registry
 from arx_verifier.errors import StoreError
 
 POLL_S: Final = (0.000_2, 0.001_5)  # most verifiers confirm within a millisecond; for the rest, polling slows down
@@ -45,11 +45,56 @@ def wait_confirmed(unacked: Callable[[int, int], Registry], bump: Bump, timeout_
         pause = min(2 * pause, POLL_S[1])
 
 
+def report_row(unacked: Callable[[int, int], Registry], header: Header, seq: int, at_ms: int) -> dict[str, Any]:
+    """Report a kill of this or another process as it is now.
+
+    Args:
+        unacked: Asks the store for the verifiers that probed since a time (ms) and have not applied a sequence.
+        header: The state of the history, which is the kill's.
+        seq: The kill's place in it.
+        at_ms: When the store took the kill, by its clock, ms since the Unix epoch.
+
+    Returns:
+        Members of ``KillReport``, in which ``took_ms`` is the kill's age.
+
+    Raises:
+        StoreError: The store did not answer.
+    """
+    seen = unacked(seq, at_ms - header.lease_ms - MARGIN_MS)
+    unreachable = _names_of(seen)
+    took_ms = float(max(0, seen.at_ms - at_ms))
+    status, summary = write_summary(
+        confirmed=seen.confirmed,
+        verifiers=seen.verifiers,
+        unreachable=unreachable,
+        registry_age_ms=at_ms - seen.since_ms,
+        lease_ms=header.lease_ms,
+        durable=True,
+        took_ms=took_ms,
+        lag_ms=header.lag_ms,
+    )
+    fence_ms = fenced_after_ms(header.lease_ms + header.lag_ms) - took_ms
+    return {
+        "status": status,
+        "verifiers": seen.verifiers,
+        "confirmed": seen.confirmed,
+        "unreachable": unreachable,
+        "fenced_in_ms": None if status == "confirmed" else max(0, round(fence_ms)),
+        "took_ms": took_ms,
+        "summary": summary,
+    }
+
+
+def _names_of(registry: Registry) -> tuple[str, ...]:
+    """Return the verifiers that have not confirmed, and the relays with the number of their verifiers."""
+    return tuple(name if n == 1 else f"{name}, {n} verifiers" for name, _, _, n in registry.missing)
+
+
 def _report(bump: Bump, registry: Registry | None, fence_s: float) -> KillReport:
     now = time.monotonic()
     header, took_ms = bump.header, (now - bump.sent) * 1000
     seen = registry or Registry(header.at_ms, header.at_ms, 0, 0, ())
-    unreachable = tuple(name if n == 1 else f"{name}, {n} verifiers" for name, _, _, n in seen.missing)
+    unreachable = _names_of(seen)
     confirmed = seen.confirmed
     status, summary = write_summary(
         confirmed=confirmed,

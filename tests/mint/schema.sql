@@ -35,8 +35,11 @@ CREATE TABLE epoch_freezes (
   at_ms BIGINT NOT NULL,
   "by" VARCHAR(96) NOT NULL,
   why TEXT NOT NULL,
+  op VARCHAR(16) DEFAULT 'freeze' NOT NULL,
+  seq BIGINT DEFAULT '0' NOT NULL,
   PRIMARY KEY (target)
 );
+CREATE INDEX epoch_freezes_by_time ON epoch_freezes (at_ms, target);
 CREATE TABLE epoch_high_water (
   realm VARCHAR(32) NOT NULL,
   incarnation VARCHAR(32) NOT NULL,
@@ -45,6 +48,20 @@ CREATE TABLE epoch_high_water (
   max_ttl_ms BIGINT NOT NULL,
   PRIMARY KEY (realm)
 );
+CREATE TABLE epoch_kills (
+  seq BIGINT NOT NULL,
+  incarnation VARCHAR(32) NOT NULL,
+  first BIGINT NOT NULL,
+  op VARCHAR(16) NOT NULL,
+  targets TEXT NOT NULL,
+  at_ms BIGINT NOT NULL,
+  "by" VARCHAR(96) NOT NULL,
+  why TEXT NOT NULL,
+  settled_at BIGINT,
+  report TEXT,
+  PRIMARY KEY (seq, incarnation)
+);
+CREATE INDEX epoch_kills_unsettled ON epoch_kills (settled_at, at_ms);
 CREATE TABLE holder_keys (
   kid VARCHAR(64) NOT NULL,
   holder VARCHAR(96) NOT NULL,

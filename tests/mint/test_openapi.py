@@ -100,7 +100,7 @@ def test_a_refusal_names_an_address_that_explains_it(unit: Harness) -> None:
         explained = unit.client.get(told["type"])
         assert explained.headers["content-type"].startswith("text/plain")
         assert explained.text == f"{code} ({told['status']})\n\n{known.means}\n\nwhat to do: {known.do}\n"
-    assert unit.client.put("/v1/kills").json()["detail"] == "method not allowed: expected POST"
+    assert unit.client.put("/v1/freezes/thaw").json()["detail"] == "method not allowed: expected POST"
     for code in {*CODES, *REASONS}:
         assert unit.client.get(f"/problems/{code}").status_code == 200
 

@@ -55,14 +55,14 @@ def decided(harness: Harness, name: str) -> list[Decision]:
 
 
 def test_a_kill_only_key_kills_and_nothing_else(unit: Harness) -> None:
-    """Walk every route with it: only ``arx.kill`` and ``whoami`` get past the role, on no other way either."""
+    """Walk every route with it: only kills, their previews and records, and ``whoami`` get past the role."""
     holder = sign_in(unit, enrol(unit, "night", role="kill-only"))
     for endpoint in ENDPOINTS:
-        if endpoint.action in (None, "arx.kill", *NEEDS_NO_RULE):
+        if endpoint.action in (None, *NEEDS_NO_RULE, *ROLES["kill-only"]):
             continue
         answer = holder.call(endpoint.method, sample(endpoint.path), {})
         assert answer.status_code == 403, (endpoint.path, answer.text)
-    assert holder.call("GET", "/v1/whoami").json()["may"] == ["arx.kill"]
+    assert holder.call("GET", "/v1/whoami").json()["may"] == [*ROLES["kill-only"]]
     # The store of `unit` does not answer: the call got as far as that.
     assert holder.call("POST", "/v1/kills", KILL).status_code == 503
 
@@ -98,7 +98,8 @@ def test_a_role_that_shrinks_shrinks_tokens_that_are_out(unit: Harness) -> None:
     answer = holder.call("GET", "/v1/agents")
     assert (answer.status_code, answer.json()["code"]) == (403, "tool_not_allowed")
     assert answer.json()["failures"][0]["place"] == "role kill-only"
-    assert Macaroon.parse(sign_in(unit, key).token or "").packets == (Caveat(allow=(Rule(tool="arx.kill"),)).encode(),)
+    rules = tuple(Rule(tool=action) for action in ROLES["kill-only"])
+    assert Macaroon.parse(sign_in(unit, key).token or "").packets == (Caveat(allow=rules).encode(),)
 
 
 def test_rules_of_ones_own_hold_arguments(unit: Harness) -> None:

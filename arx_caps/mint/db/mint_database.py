@@ -14,6 +14,7 @@ from arx_caps.mint.db.repositories.erasures import ErasureRepository
 from arx_caps.mint.db.repositories.grants import TaskGrantRepository
 from arx_caps.mint.db.repositories.holder_keys import HolderKeyRepository
 from arx_caps.mint.db.repositories.keys import KeyRepository
+from arx_caps.mint.db.repositories.kills import KillRepository
 from arx_caps.mint.db.repositories.oauth_clients import OAuthClientRepository
 from arx_caps.mint.db.repositories.oauth_consents import OAuthConsentRepository
 from arx_caps.mint.db.repositories.oauth_handles import OAuthHandleRepository
@@ -46,6 +47,7 @@ class MintDatabase(Database):
         grants: What each task may do.
         holder_keys: Public keys of agents, operators and services.
         keys: Root keys, audience key numbers, and which service has fetched which.
+        kills: Kills, freezes and thaws, and their confirmations.
         oauth_clients: Registered OAuth clients.
         oauth_consents: What people consented to, and the codes for it.
         oauth_handles: What access tokens stand for.
@@ -75,6 +77,7 @@ class MintDatabase(Database):
         self.grants = TaskGrantRepository(self)
         self.holder_keys = HolderKeyRepository(self)
         self.keys = KeyRepository(self)
+        self.kills = KillRepository(self)
         self.oauth_clients = OAuthClientRepository(self)
         self.oauth_consents = OAuthConsentRepository(self)
         self.oauth_handles = OAuthHandleRepository(self)

@@ -399,6 +399,27 @@ FREEZES: Final = Table(
     Column("at_ms", BigInteger, nullable=False),
     Column("by", String(96), nullable=False),
     Column("why", Text, nullable=False),
+    Column("op", String(16), nullable=False, server_default="freeze"),  # or kill+freeze, if a kill left it
+    Column("seq", BigInteger, nullable=False, server_default="0"),  # of its entry; 0 if the log had no entry any more
+    Index("epoch_freezes_by_time", "at_ms", "target"),
+)
+
+# Every kill, freeze and thaw by an operator or the mint, also those made at the store directly: one row for all targets
+# of one step. What agents end by themselves is not here. ``report`` is set once, when its confirmations are known.
+KILLS: Final = Table(
+    "epoch_kills",
+    METADATA,
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),  # of its last entry
+    Column("incarnation", String(32), primary_key=True),
+    Column("first", BigInteger, nullable=False),  # of its first entry
+    Column("op", String(16), nullable=False),
+    Column("targets", Text, nullable=False),  # [operation, target] each
+    Column("at_ms", BigInteger, nullable=False),
+    Column("by", String(96), nullable=False),
+    Column("why", Text, nullable=False),
+    Column("settled_at", BigInteger),
+    Column("report", Text),
+    Index("epoch_kills_unsettled", "settled_at", "at_ms"),
 )
 
 # Events, each written in the transaction of its change. A number is never used again.

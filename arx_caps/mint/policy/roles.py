@@ -28,7 +28,10 @@ _READS: Final = (
     "arx.audit.read",
     "arx.clients.read",
     OPEN_CONSOLE,
+    "arx.freezes.read",
     "arx.keys.read",
+    "arx.kills.preview",
+    "arx.kills.read",
     "arx.operators.read",
     "arx.policy.read",
     "arx.services.read",
@@ -41,12 +44,12 @@ _WORK_READS: Final = (OPEN_CONSOLE, "arx.policy.read", "arx.sessions.read", "arx
 _ENDS: Final = ("arx.freeze", "arx.kill", "arx.sessions.end", "arx.tasks.finish")
 
 # Roles are looked up by name at each call and never copied into a token, so that a right that is taken away ends at
-# once.  ``kill-only`` can be left with a pager: its key can stop agents and buys nothing else.
+# once.  ``kill-only`` can be left with a pager: its key can stop agents, and see what a kill would end and has ended.
 ROLES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     {
         ADMIN: ("arx.*",),
         "read-only": _READS,
-        "kill-only": ("arx.kill", OPEN_CONSOLE),
+        "kill-only": ("arx.kill", "arx.kills.preview", "arx.kills.read", OPEN_CONSOLE),
         "responder": (*_ENDS, "arx.thaw", *_READS),
         "approver": (APPROVE, "arx.approvals.read", *_WORK_READS),
         "policy": ("arx.policy.write", "arx.policy.read", "arx.status.read", OPEN_CONSOLE),

@@ -7,12 +7,14 @@ Freezes are made and thawed in ``revoker``. A store that lost its history is in 
 import logging
 import time
 from collections.abc import Callable, Iterator
+from itertools import groupby
 from typing import Final, NamedTuple
 
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.mint_database import MintDatabase
 from arx_caps.mint.db.repositories.epoch import Freeze
 from arx_caps.mint.db.repositories.keys import retired_targets
+from arx_caps.mint.db.repositories.kills import KillStep
 from arx_caps.revocation import RevocationStore, StoreEntry, StoreHistoryError
 from arx_verifier.errors import UnavailableError
 from arx_verifier.revocation import FREEZING, NOWHERE, HistoryPlace
@@ -23,6 +25,8 @@ TRIES: Final = 3  # another mint may apply the same entries at the same time
 NOT_BACK: Final = "the freezes of this realm are not back in the revocation store yet"
 WHY: Final = "the store had lost it"
 FOUND: Final = "found in the store"
+AGENTS: Final = "agent:"  # what the names of agents in the store's log begin with
+EACH: Final = "each"  # a step whose targets have different operations
 
 _log = logging.getLogger(__name__)
 
@@ -34,11 +38,13 @@ class Changes(NamedTuple):
         to: The last entry that was read.
         frozen: The freezes that are in force at that entry.
         thawed: The targets whose last entry is a thaw.
+        steps: What operators and the mint did; agents end sessions and tasks all the time.
     """
 
     to: HistoryPlace
     frozen: tuple[Freeze, ...]
     thawed: frozenset[str]
+    steps: tuple[KillStep, ...] = ()
 
 
 # Database and store must have the same freezes. The database follows the store's log, so that it has freezes that were
@@ -107,7 +113,7 @@ class FreezeKeeper:
             # ``follow`` compares ``since`` with the row again: of two mints that apply the same entries, one reads them
             # anew.
             if changes.to == since or self._db.epoch.follow(
-                self._realm, since, changes.to, changes.frozen, changes.thawed
+                self._realm, since, changes.to, changes.frozen, changes.thawed, changes.steps
             ):
                 self.followed = changes.to
                 return
@@ -207,12 +213,24 @@ def changes_since(store: RevocationStore, since: HistoryPlace | None) -> Changes
     thawed: set[str] = set()
     for entry in entries:
         if entry.op in FREEZING:
-            frozen[entry.target] = Freeze(entry.target, entry.at_ms, _clean(entry.by), _clean(entry.why))
+            made = (entry.at_ms, _clean(entry.by), _clean(entry.why), entry.op, entry.seq)
+            frozen[entry.target] = Freeze(entry.target, *made)
             thawed.discard(entry.target)
         elif entry.op == "thaw":
             frozen.pop(entry.target, None)
             thawed.add(entry.target)
-    return Changes(header.place, tuple(frozen.values()), frozenset(thawed))
+    return Changes(header.place, tuple(frozen.values()), frozenset(thawed), tuple(_steps(header.incarnation, entries)))
+
+
+def _steps(incarnation: str, entries: list[StoreEntry]) -> Iterator[KillStep]:
+    # All entries of one step have its time, actor and reason.
+    for (at_ms, by, why), group in groupby(entries, key=lambda entry: (entry.at_ms, entry.by, entry.why)):
+        step = list(group)
+        if not by.startswith(AGENTS):
+            ops = {entry.op for entry in step}
+            op = ops.pop() if len(ops) == 1 else EACH
+            targets = [(entry.op, entry.target) for entry in step]
+            yield KillStep(step[-1].seq, incarnation, step[0].seq, op, targets, at_ms, _clean(by), _clean(why))
 
 
 def _read_entries(store: RevocationStore, after: int, last: int) -> Iterator[StoreEntry]:

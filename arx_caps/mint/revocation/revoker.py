@@ -10,6 +10,7 @@ from typing import Final, Literal
 
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.mint_database import MintDatabase
+from arx_caps.mint.revocation.confirmations import Confirmations
 from arx_caps.mint.revocation.freezes import FreezeKeeper
 from arx_caps.mint.revocation.store_history import StoreHistory
 from arx_caps.revocation import Bump, KillReport, RevocationStore, StoreHistoryError, parse_targets
@@ -37,6 +38,7 @@ class Revoker:
         store: The store.
         history: Attests the store's history, if another mint has begun a new one.
         freezes: Keeps the freezes of database and store alike.
+        confirmations: Records the confirmations of each change.
         advance: Raises the high-water mark to a position and waits until the mint's own view has it.
     """
 
@@ -46,10 +48,11 @@ class Revoker:
         store: RevocationStore,
         history: StoreHistory,
         freezes: FreezeKeeper,
+        confirmations: Confirmations,
         advance: Callable[[HistoryPlace], None],
     ) -> None:
         self._db, self._store, self._advance = db, store, advance
-        self._history, self._freezes = history, freezes
+        self._history, self._freezes, self._confirmations = history, freezes, confirmations
 
     def end(self, op: Op, targets: Sequence[str], *, reason: str, by: str, wait: bool) -> KillReport:
         """Kill, freeze or thaw targets for an operator.
@@ -82,6 +85,11 @@ class Revoker:
         bump = self.change(operations[op])
         report = self.settle(bump, None if wait else NO_WAIT_MS)
         self._record(bump, _KINDS[op], by, reason)
+        if wait or report.status == "confirmed":
+            with contextlib.suppress(ArxError):  # the kill is in force and recorded; the keeper records this later
+                self._confirmations.settle(report, by)
+        else:
+            self._confirmations.watch(bump, by)
         return report
 
     def change(self, change: Callable[[], Bump]) -> Bump:

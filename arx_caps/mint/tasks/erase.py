@@ -89,6 +89,7 @@ def _erase_work(
     if sessions or events:
         what = Event.of(ERASED, by, sessions=len(sessions), events=events, reason=reason)
         db.erasures.erase_work(sessions, tasks, what)
+    db.kills.erase(target=target, before=before)  # their targets and reasons may name a person
     # The write-ahead log of SQLite still has the erased rows.
     db.settle()
     # Recorded events go into the log before the log is erased: one that followed later would bring the person back.

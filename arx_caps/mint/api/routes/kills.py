@@ -1,28 +1,136 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Routes of kills, freezes and thaws.  SPEC 10."""
+"""Routes of kills, freezes and thaws: make, preview, list and follow them.  SPEC 10, CONTROL 4.7."""
 
-from typing import Annotated, Final
+import contextlib
+from collections.abc import Mapping
+from typing import Annotated, Any, Final, Literal
 
-from msgspec import Meta
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
 
-from arx_caps.mint.api.endpoint import Body, Endpoint, RouteCall
+from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall
+from arx_caps.mint.api.pagination import PageQuery, page_of
 from arx_caps.mint.api.views import KillShown, show_kill
+from arx_caps.mint.context import MintContext
+from arx_caps.mint.db.repositories.epoch import FREEZES_ORDER
+from arx_caps.mint.db.repositories.kills import KILLS_ORDER, targets_of
+from arx_caps.mint.db.tables import FREEZES, KILLS
+from arx_caps.mint.revocation.freezes import ended_of
 from arx_caps.mint.revocation.revoker import Op
+from arx_caps.revocation import KINDS, parse_target
+from arx_verifier.errors import ArxError, GrantError, RequestError
+from arx_verifier.token import MAX_TARGET_BYTES
 
-MAX_TARGETS: Final = 1000  # the bound of one step of the store, so that a call is in force as a whole or not at all
+MAX_TARGETS: Final = 1000  # the bound of one step of the store, so that a kill is in force as a whole or not at all
+FIRST_TARGETS: Final = 20  # targets of a kill in a list
+_DIGITS: Final = 16  # of a number that JSON carries exactly
+
+TargetText = Annotated[str, Meta(max_length=MAX_TARGET_BYTES)]
+Targets = Annotated[tuple[TargetText, ...], Meta(min_length=1, max_length=MAX_TARGETS)]
 
 
 class TargetsBody(Body, frozen=True):
-    """Targets to kill, freeze or thaw, and the reason."""
+    """Targets to freeze or thaw, and the reason."""
 
-    targets: Annotated[tuple[Annotated[str, Meta(max_length=96)], ...], Meta(min_length=1, max_length=MAX_TARGETS)]
+    targets: Targets
     reason: Annotated[str, Meta(min_length=1, max_length=500)]
     wait: bool = True  # for the verifiers' confirmations; the kill is in force either way
 
 
+class KillBody(TargetsBody, frozen=True):
+    """Targets to kill, and the reason; with ``freeze`` each of them is frozen as well."""
+
+    freeze: bool = False
+
+
+class FreezesQuery(PageQuery, frozen=True):
+    """The freezes to list: all, or those of one kind of target."""
+
+    kind: Annotated[str, Meta(max_length=16)] | None = None
+
+
+class KillsQuery(PageQuery, frozen=True):
+    """The kills to list: all, or those with one target."""
+
+    target: TargetText | None = None
+
+
+class FreezeShown(msgspec.Struct, frozen=True, kw_only=True):
+    """A target that is refused now, and the number, time, actor and reason of its freeze.
+
+    ``op`` is ``kill+freeze`` if a kill left the freeze.  With ``lasting``, a thaw does not hold: what the target names
+    has ended for good.  ``seq`` is 0 if the store's log had the entry no more.
+    """
+
+    target: str
+    op: Literal["freeze", "kill+freeze"]
+    frozen_at: int
+    by: str
+    reason: str
+    seq: int
+    lasting: bool
+
+
+class Freezes(RouteAnswer, frozen=True):
+    """A page of the freezes in force, the newest first; ``total`` counts all."""
+
+    freezes: list[FreezeShown]
+    total: int
+    next: str | UnsetType = UNSET
+
+
+class KillTarget(msgspec.Struct, frozen=True):
+    """A target, and what was done to it."""
+
+    target: str
+    op: str
+
+
+class ConfirmationsShown(msgspec.Struct, frozen=True, kw_only=True):
+    """The verifiers' confirmations of a kill, as of ``took_ms`` after it; its report has the same members.
+
+    ``settled_at`` is the time of the final record, ms since the Unix epoch, and null before.
+    """
+
+    status: Literal["confirmed", "partial", "unconfirmed", "unknown"]
+    verifiers: int
+    confirmed: int
+    unreachable: list[str]
+    fenced_in_ms: int | None
+    took_ms: float
+    durable: bool | None
+    summary: str
+    settled_at: int | None
+
+
+class KillRecord(RouteAnswer, frozen=True, kw_only=True):
+    """A kill, freeze or thaw by an operator or the mint; ``op`` is ``each`` if its targets have different ones.
+
+    A list has the first 20 targets.  ``confirmations`` are null in a list until they are final.
+    """
+
+    seq: int
+    incarnation: str
+    op: Literal["kill", "freeze", "kill+freeze", "thaw", "each"]
+    targets: list[KillTarget]
+    target_count: int
+    at_ms: int
+    by: str
+    reason: str
+    confirmations: ConfirmationsShown | None
+
+
+class Kills(RouteAnswer, frozen=True):
+    """A page of kills, freezes and thaws, the newest first; ``total`` counts all."""
+
+    kills: list[KillRecord]
+    total: int
+    next: str | UnsetType = UNSET
+
+
 def kill_targets(call: RouteCall) -> KillShown:
     """Revoke everything born so far in these targets; targets that live on are frozen, too."""
-    return _change_targets(call, "kill")
+    return _change_targets(call, "kill+freeze" if call.body.freeze else "kill")
 
 
 def freeze_targets(call: RouteCall) -> KillShown:
@@ -42,8 +150,83 @@ def _change_targets(call: RouteCall, op: Op) -> KillShown:
     )
 
 
+def list_freezes(call: RouteCall) -> Freezes:
+    """List what is refused now: by whom, since when, and why."""
+    mint, query = call.mint, call.query
+    if query.kind is not None and query.kind not in KINDS:
+        raise RequestError(f"invalid kind: expected one of {', '.join(KINDS)}")
+    fetched = query.limit + 1
+    rows = mint.db.epoch.list_freezes(kind=query.kind, after=query.after, limit=fetched)
+    # A thaw gives a deactivated agent its status back; the rest is frozen again.
+    ended = {target for target in ended_of(mint.db) if not target.startswith("agent:")} if rows else set()
+    page = page_of(rows, FREEZES_ORDER, lambda row: _show_freeze(row, ended), limit=query.limit, fetched=fetched)
+    return Freezes(freezes=page.shown, total=mint.db.count(FREEZES), next=page.next)
+
+
+def _show_freeze(row: Mapping[str, Any], ended: set[str]) -> FreezeShown:
+    return FreezeShown(
+        target=row["target"],
+        op=row["op"],
+        frozen_at=row["at_ms"],
+        by=row["by"],
+        reason=row["why"],
+        seq=row["seq"],
+        lasting=row["target"] in ended,
+    )
+
+
+def list_kills(call: RouteCall) -> Kills:
+    """List the kills, freezes and thaws by operators and the mint."""
+    mint, query = call.mint, call.query
+    target = None if query.target is None else str(parse_target(query.target))
+    fetched = query.limit + 1
+    rows = mint.db.kills.list(target=target, after=query.after, limit=fetched)
+    page = page_of(rows, KILLS_ORDER, lambda row: _show_row(mint, row, FIRST_TARGETS), limit=query.limit, fetched=fetched)
+    return Kills(kills=page.shown, total=mint.db.count(KILLS), next=page.next)
+
+
+def get_kill(call: RouteCall) -> KillRecord:
+    """Return one kill, freeze or thaw, with its confirmations as they are now."""
+    mint, seq = call.mint, call.path["seq"]
+    # A number that no kill can have is not looked up.
+    number = int(seq) if seq.isascii() and seq.isdigit() and len(seq) < _DIGITS else 0
+    row = mint.db.kills.find(number)
+    if row is None:
+        # Another mint or an operator wrote it a moment ago: this mint reads the store's log ten times a second.
+        with contextlib.suppress(ArxError):
+            mint.freezes.follow_store()
+        row = mint.db.kills.find(number)
+    if row is None:
+        raise GrantError("no such kill", code="not_found")
+    return _show_row(mint, row, None)
+
+
+def _show_row(mint: MintContext, row: Mapping[str, Any], most: int | None) -> KillRecord:
+    targets = targets_of(row)
+    # In a list only what is final: each look is a question to the store.
+    report = mint.confirmations.look_or_guess(row) if most is None or row["report"] is not None else None
+    members = {name: row[name] for name in ("seq", "incarnation", "op", "at_ms", "by")}
+    return KillRecord(
+        **members,
+        reason=row["why"],
+        targets=[KillTarget(target, op) for op, target in targets[:most]],
+        target_count=len(targets),
+        confirmations=None if report is None else _show_report(report, row["settled_at"]),
+    )
+
+
+def _show_report(report: Mapping[str, Any], settled_at: int | None) -> ConfirmationsShown:
+    names = [name for name in ConfirmationsShown.__struct_fields__ if name != "settled_at"]
+    return ConfirmationsShown(**{name: report[name] for name in names}, settled_at=settled_at)
+
+
+READ_KILLS: Final = "arx.kills.read"
+READ_FREEZES: Final = "arx.freezes.read"
 ENDPOINTS: Final = (
-    Endpoint("POST", "/v1/kills", "arx.kill", kill_targets, TargetsBody),
+    Endpoint("POST", "/v1/kills", "arx.kill", kill_targets, KillBody),
+    Endpoint("GET", "/v1/kills", READ_KILLS, list_kills, query=KillsQuery),
+    Endpoint("GET", "/v1/kills/{seq}", READ_KILLS, get_kill, problems=("not_found",)),
     Endpoint("POST", "/v1/freezes", "arx.freeze", freeze_targets, TargetsBody),
+    Endpoint("GET", "/v1/freezes", READ_FREEZES, list_freezes, query=FreezesQuery),
     Endpoint("POST", "/v1/freezes/thaw", "arx.thaw", thaw_freezes, TargetsBody),
 )

@@ -7,12 +7,14 @@ What a store that lost either of them must be given is decided in ``arx_caps.min
 from collections.abc import Collection, Mapping
 from typing import Any, Final, NamedTuple
 
-from sqlalchemy import bindparam, delete, insert, select, update
+from sqlalchemy import bindparam, delete, insert, or_, select, update
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError
 
-from arx_caps.mint.db.database import Database
+from arx_caps.mint.db.cursor import Order, Text, Time, behind
+from arx_caps.mint.db.database import PAGE, Database, Rows
 from arx_caps.mint.db.events import Event
+from arx_caps.mint.db.repositories.kills import KillStep, add_kills
 from arx_caps.mint.db.statement import CompiledStatement
 from arx_caps.mint.db.tables import FOLLOWED, FREEZES, HIGH_WATER
 from arx_verifier.revocation import HistoryPlace
@@ -25,9 +27,11 @@ _SELECT_FOLLOWED: Final = select(FOLLOWED).where(FOLLOWED.c.realm == bindparam("
 _FOLLOWED, _LOCK_FOLLOWED = CompiledStatement(_SELECT_FOLLOWED), CompiledStatement(_SELECT_FOLLOWED.with_for_update())
 _ADD_FOLLOWED: Final = insert(FOLLOWED)
 _CHANGE_FOLLOWED: Final = update(FOLLOWED).where(FOLLOWED.c.realm == bindparam("which"))
+FREEZES_ORDER: Final = Order((FREEZES.c.at_ms, FREEZES.c.target), tuple[Time, Text], newest_first=True)
 _FREEZES: Final = select(FREEZES.c.target)
 _FREEZE: Final = _FREEZES.where(FREEZES.c.target == bindparam("which"))
 _ADD_FREEZE, _THAW = insert(FREEZES), delete(FREEZES).where(FREEZES.c.target == bindparam("which"))
+_KILLED_TOO: Final = update(FREEZES).where(FREEZES.c.target == bindparam("which")).values(op="kill+freeze")
 
 
 class HighWater(NamedTuple):
@@ -47,12 +51,23 @@ class HighWater(NamedTuple):
 
 
 class Freeze(NamedTuple):
-    """A freeze in force: target, time in ms since the Unix epoch, actor and reason."""
+    """A freeze in force.
+
+    Attributes:
+        target: Its target.
+        at_ms: When it was made, in ms since the Unix epoch.
+        by: The actor.
+        why: The reason.
+        op: ``freeze``, or ``kill+freeze`` if a kill left it.
+        seq: The number of its entry; 0 if the store's log did not have it any more.
+    """
 
     target: str
     at_ms: int
     by: str
     why: str
+    op: str = "freeze"
+    seq: int = 0
 
 
 class EpochRepository:
@@ -87,6 +102,19 @@ class EpochRepository:
         """Return the target of every freeze in force."""
         return {row["target"] for row in self._database.rows(_FREEZES)}
 
+    def list_freezes(self, *, kind: str | None = None, after: str | None = None, limit: int = PAGE) -> Rows:
+        """Return the freezes in force, the newest first.
+
+        Args:
+            kind: Only those of targets of this kind.
+            after: A page's ``next``: only freezes after it.
+            limit: At most this number.
+        """
+        statement = select(FREEZES)
+        if kind is not None:
+            statement = statement.where(or_(FREEZES.c.target == kind, FREEZES.c.target.startswith(f"{kind}:")))
+        return self._database.page(behind(statement, FREEZES_ORDER, after), limit)
+
     def follow(
         self,
         realm: str,
@@ -94,8 +122,9 @@ class EpochRepository:
         to: HistoryPlace,
         frozen: Collection[Freeze],
         thawed: Collection[str],
+        steps: Collection[KillStep] = (),
     ) -> bool:
-        """Apply entries of the store's log to the freezes, and raise the high-water mark.
+        """Apply entries of the store's log to freezes and kills, and raise the high-water mark.
 
         Args:
             realm: The realm.
@@ -103,6 +132,7 @@ class EpochRepository:
             to: The last entry that is applied.
             frozen: Freezes that were made.
             thawed: Targets that were thawed.
+            steps: Kills, freezes and thaws to remember.
 
         Returns:
             Whether the entries were applied; False if another mint has applied entries since ``since``.
@@ -126,6 +156,9 @@ class EpochRepository:
                 # A second freeze of a target keeps the time and reason of the first.
                 if c.execute(_FREEZE, {"which": freeze.target}).first() is None:
                     c.execute(_ADD_FREEZE, freeze._asdict())
+                elif freeze.op == "kill+freeze":
+                    c.execute(_KILLED_TOO, {"which": freeze.target})
+            add_kills(c, steps)
             raise_high_water(c, realm, HighWater(*to))
         return True
 

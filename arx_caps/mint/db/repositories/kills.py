@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Kills, freezes and thaws by operators and the mint, and the confirmations of each. SPEC 10.
+
+The rows are added with the freezes, in ``epoch``, from the store's log.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+import msgspec
+from sqlalchemy import bindparam, delete, insert, or_, select, update
+from sqlalchemy.engine import Connection
+
+from arx_caps.mint.db.cursor import Order, Text, Time, behind
+from arx_caps.mint.db.database import PAGE, Database, Rows, now_ms
+from arx_caps.mint.db.events import Event
+from arx_caps.mint.db.tables import KILLS
+
+KILLS_ORDER: Final = Order((KILLS.c.seq, KILLS.c.incarnation), tuple[Time, Text], newest_first=True)
+_AT: Final = (KILLS.c.seq == bindparam("at"), KILLS.c.incarnation == bindparam("of"))
+_KNOWN: Final = select(KILLS.c.seq).where(*_AT)
+_SETTLE: Final = update(KILLS).where(*_AT, KILLS.c.settled_at.is_(None))
+# The newest history first: only a store that lost entries gives a number twice.
+_FIND: Final = (
+    select(KILLS).where(KILLS.c.first <= bindparam("at"), KILLS.c.seq >= bindparam("at")).order_by(KILLS.c.at_ms.desc())
+)
+_UNSETTLED: Final = select(KILLS).where(KILLS.c.settled_at.is_(None)).order_by(KILLS.c.at_ms).limit(PAGE)
+
+
+class KillStep(NamedTuple):
+    """One step of the store's log.
+
+    Attributes:
+        seq: The number of its last entry.
+        incarnation: The history that it belongs to.
+        first: The number of its first entry.
+        op: The operation of all its entries, or ``each`` if they differ.
+        targets: The operation and the target of each entry.
+        at_ms: When the store took it, in ms since the Unix epoch.
+        by: The actor.
+        why: The reason.
+    """
+
+    seq: int
+    incarnation: str
+    first: int
+    op: str
+    targets: Sequence[tuple[str, str]]
+    at_ms: int
+    by: str
+    why: str
+
+
+class KillRepository:
+    """The kills, freezes and thaws of a realm."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def find(self, seq: int) -> dict[str, Any] | None:
+        """Return the row of the step that has this number, or None."""
+        rows = self._database.rows(_FIND, at=seq)
+        return rows[0] if rows else None
+
+    def list(self, *, target: str | None = None, after: str | None = None, limit: int = PAGE) -> Rows:
+        """Return rows, the newest first.
+
+        Args:
+            target: Only those with this target.
+            after: A page's ``next``: only rows after it.
+            limit: At most this number.
+        """
+        statement = select(KILLS) if target is None else select(KILLS).where(_names(target))
+        return self._database.page(behind(statement, KILLS_ORDER, after), limit)
+
+    def unsettled(self) -> Rows:
+        """Return the rows whose confirmations are not recorded yet, the oldest first."""
+        return self._database.rows(_UNSETTLED)
+
+    def settle(self, seq: int, incarnation: str, report: Mapping[str, Any], what: Event) -> bool:
+        """Record the confirmations of a step, once.
+
+        Args:
+            seq: The step's number.
+            incarnation: Its history.
+            report: The confirmations.
+            what: The event.
+
+        Returns:
+            Whether they were recorded: False if they were before, or if there is no such row.
+        """
+        with self._database.write() as c:
+            text = msgspec.json.encode(report).decode()
+            values = {"at": seq, "of": incarnation, "settled_at": now_ms(), "report": text}
+            settled = c.execute(_SETTLE, values).rowcount == 1
+            if settled:
+                self._database.record_in(c, what)
+        return settled
+
+    def erase(self, *, target: str | None = None, before: int = 0) -> None:
+        """Delete the rows with a target, and those from before a time.
+
+        Args:
+            target: A person's target, or None.
+            before: The time, in ms since the Unix epoch.
+        """
+        which = KILLS.c.at_ms < before if target is None else or_(KILLS.c.at_ms < before, _names(target))
+        with self._database.write() as c:
+            c.execute(delete(KILLS).where(which))
+
+
+def add_kills(c: Connection, steps: Collection[KillStep]) -> None:
+    """Add rows in an open transaction; those that the database has stay as they are."""
+    for step in steps:
+        if c.execute(_KNOWN, {"at": step.seq, "of": step.incarnation}).first() is None:
+            c.execute(insert(KILLS), step._asdict() | {"targets": msgspec.json.encode(step.targets).decode()})
+
+
+def targets_of(row: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return the operation and the target of each entry of a row."""
+    return msgspec.json.decode(row["targets"], type=list[tuple[str, str]])
+
+
+def _names(target: str) -> Any:
+    # Quoted, as in the JSON: a target is never a part of another one then.
+    return KILLS.c.targets.contains(msgspec.json.encode(target).decode(), autoescape=True)
