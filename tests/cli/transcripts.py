@@ -39,8 +39,7 @@ CHANGING: Final = (
     (r"arx\.mint-\d+-[0-9a-f]{6}", "arx.mint-RUN"),
     (r"\b\d+(\.\d+)? ms\b", "N ms"),
     (r"\((in|about) [0-9dhms ]+\)", r"(\1 …)"),
-    (r"\b[0-9dhms ]+ ago\b", "… ago"),
-    (r"\bN ms ago|… ago", "… ago"),
+    (r"\b(N ms|[0-9dhms ]+) ago\b", "… ago"),
     (r"\b(confirmed|partial|unconfirmed|unknown): .*", "REPORT"),  # how soon the verifiers answer
     (r"\b\d+ (days|hours|minutes|s) (later|earlier)\b", r"N \1 \2"),
     (r"\+[0-9a-f]{8}\+[A-Za-z0-9+/=]{44}", "+HASH+KEY"),
