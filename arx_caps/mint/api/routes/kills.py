@@ -181,7 +181,9 @@ def list_kills(call: RouteCall) -> Kills:
     target = None if query.target is None else str(parse_target(query.target))
     fetched = query.limit + 1
     rows = mint.db.kills.list(target=target, after=query.after, limit=fetched)
-    page = page_of(rows, KILLS_ORDER, lambda row: _show_row(mint, row, FIRST_TARGETS), limit=query.limit, fetched=fetched)
+    page = page_of(
+        rows, KILLS_ORDER, lambda row: _show_row(mint, row, FIRST_TARGETS), limit=query.limit, fetched=fetched
+    )
     return Kills(kills=page.shown, total=mint.db.count(KILLS), next=page.next)
 
 
