@@ -77,7 +77,7 @@ def show_kill(console: Console, place: Place, number: int, wait: bool) -> None:
     facts = [
         ("number", kill["seq"]),
         ("what", kill["op"]),
-        ("targets", _targets(kill, SHOWN if len(kill["targets"]) > 20 else None)),  # noqa: PLR2004 - as in a list
+        ("targets", _targets(kill, SHOWN if len(kill["targets"]) > 20 else None)),
         ("reason", kill["reason"]),
         ("by", kill["by"]),
         ("time", show_time(kill["at_ms"])),

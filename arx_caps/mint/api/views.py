@@ -15,7 +15,7 @@ from arx_caps.mint.context import MintContext
 from arx_caps.mint.db.repositories.operators import BY_LOGIN
 from arx_caps.mint.identity.operator_role import role_of
 from arx_caps.mint.identity.session_login import subject_of, subject_targets
-from arx_caps.mint.tasks.liveness import State, session_state, task_state
+from arx_caps.mint.tasks.liveness import State, is_frozen, session_state, task_state
 from arx_caps.mint.tasks.stored_grant import StoredGrant
 from arx_caps.revocation import KillReport
 from arx_verifier.errors import ArxError
@@ -155,7 +155,7 @@ def show_agent(
     keys = mint.db.holder_keys.list(row["path"]) if keys is None else keys
     state = row["status"]
     # An operator may have frozen it in the store alone, by `arx kill --direct`.
-    if state == "active" and _frozen(mint, agent_targets(row["path"])):
+    if state == "active" and is_frozen(mint, agent_targets(row["path"])):
         state = "frozen"
     return AgentShown(
         path=row["path"],
@@ -171,7 +171,7 @@ def show_agent(
 def show_operator(mint: MintContext, row: Mapping[str, Any]) -> OperatorShown:
     """Return an operator as the API shows it."""
     state = row["status"]
-    if state == "active" and _frozen(mint, (f"operator:{row['id']}",)):
+    if state == "active" and is_frozen(mint, (f"operator:{row['id']}",)):
         state = "frozen"
     is_person = row["role"] == BY_LOGIN
     person = PersonShown(issuer=row["issuer"], subject=row["subject"]) if is_person else UNSET
@@ -242,11 +242,3 @@ def show_grant(row: Mapping[str, Any]) -> GrantShown:
 def show_kill(report: KillReport) -> KillShown:
     """Return a report about a kill as the API shows it."""
     return KillShown(**report.to_dict())
-
-
-def _frozen(mint: MintContext, targets: Sequence[str]) -> bool:
-    """Return whether the mint's view has a freeze of one of these targets."""
-    _, applied, _ = mint.epochs.view()
-    # Checked as if born at the newest applied entry, so that freezes count and earlier kills do not.
-    refused = mint.epochs.check(None, max(applied, 0), targets)
-    return refused is not None and refused.code == "frozen"

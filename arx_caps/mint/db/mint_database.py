@@ -22,6 +22,7 @@ from arx_caps.mint.db.repositories.oauth_refreshes import OAuthRefreshRepository
 from arx_caps.mint.db.repositories.operators import OperatorRepository
 from arx_caps.mint.db.repositories.outbox import OutboxRepository
 from arx_caps.mint.db.repositories.policies import PolicyRepository
+from arx_caps.mint.db.repositories.previews import PreviewRepository
 from arx_caps.mint.db.repositories.proofs import ProofRepository
 from arx_caps.mint.db.repositories.repeats import RepeatRepository
 from arx_caps.mint.db.repositories.services import ServiceRepository
@@ -55,6 +56,7 @@ class MintDatabase(Database):
         operators: Operators and their roles.
         outbox: Recorded events, in order.
         policies: Every policy that was ever in force.
+        previews: What a kill would end.
         proofs: Ids of used proofs.
         repeats: Calls with an idempotency key.
         services: Tool services and their enrolment tokens.
@@ -85,6 +87,7 @@ class MintDatabase(Database):
         self.operators = OperatorRepository(self)
         self.outbox = OutboxRepository(self)
         self.policies = PolicyRepository(self)
+        self.previews = PreviewRepository(self)
         self.proofs = ProofRepository(self)
         self.repeats = RepeatRepository(self)
         self.services = ServiceRepository(self)

@@ -70,6 +70,14 @@ def is_usable(mint: MintContext, session: Mapping[str, Any]) -> bool:
     return session_state(mint, session) in ("open", "frozen")
 
 
+def is_frozen(mint: MintContext, targets: Sequence[str]) -> bool:
+    """Return whether the mint's view has a freeze of one of these targets."""
+    _, applied, _ = mint.epochs.view()
+    # Checked as if born at the newest applied entry, so that freezes count and earlier kills do not.
+    refused = mint.epochs.check(None, max(applied, 0), targets)
+    return refused is not None and refused.code == "frozen"
+
+
 def state_by(mint: MintContext, row: Mapping[str, Any], targets: Sequence[str]) -> State:
     """Return the state of what the kill or freeze of some targets revokes.
 

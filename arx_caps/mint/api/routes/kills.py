@@ -17,6 +17,7 @@ from arx_caps.mint.db.repositories.kills import KILLS_ORDER, targets_of
 from arx_caps.mint.db.tables import FREEZES, KILLS
 from arx_caps.mint.revocation.freezes import ended_of
 from arx_caps.mint.revocation.revoker import Op
+from arx_caps.mint.tasks import preview
 from arx_caps.revocation import KINDS, parse_target
 from arx_verifier.errors import ArxError, GrantError, RequestError
 from arx_verifier.token import MAX_TARGET_BYTES
@@ -128,6 +129,54 @@ class Kills(RouteAnswer, frozen=True):
     next: str | UnsetType = UNSET
 
 
+class PreviewBody(Body, frozen=True):
+    """Targets, and what would be done to them."""
+
+    targets: Targets
+    op: Literal["kill", "kill+freeze", "freeze", "thaw"] = "kill"
+
+
+class PreviewTarget(msgspec.Struct, frozen=True, kw_only=True):
+    """A target: what would be done to it, and what the mint knows of it.
+
+    ``unknown`` is one that looks mistyped; ``meant`` is a similar one, ``note`` says what is odd.
+    """
+
+    target: str
+    op: str
+    state: Literal["live", "frozen", "over", "unknown"]
+    note: str | None
+    meant: str | None
+
+
+class ServiceWaited(msgspec.Struct, frozen=True):
+    """A service, and how many of its verifiers must confirm; 0 if the store knows none of them."""
+
+    service: str
+    verifiers: int
+
+
+class KillPreview(RouteAnswer, frozen=True, kw_only=True):
+    """What a kill of these targets would end, and who must confirm it.
+
+    ``tokens`` are those that the mint issued, and an estimate; ``delegations`` those that the audit log has.  Without
+    ``exact``, sessions and tasks that were killed before are counted as well.  ``error`` is why the verifiers are
+    unknown.
+    """
+
+    targets: list[PreviewTarget]
+    sessions: int
+    tasks: int
+    agents: int
+    delegations: int
+    tokens: int
+    exact: bool
+    verifiers: int | None
+    services: list[ServiceWaited]
+    lease_ms: int | None
+    error: str | None
+
+
 def kill_targets(call: RouteCall) -> KillShown:
     """Revoke everything born so far in these targets; targets that live on are frozen, too."""
     return _change_targets(call, "kill+freeze" if call.body.freeze else "kill")
@@ -147,6 +196,34 @@ def _change_targets(call: RouteCall, op: Op) -> KillShown:
     body: TargetsBody = call.body
     return show_kill(
         call.mint.revoker.end(op, body.targets, reason=body.reason, by=call.authenticated.actor, wait=body.wait)
+    )
+
+
+def preview_kill(call: RouteCall) -> KillPreview:
+    """Return what a kill or freeze would end, without doing it."""
+    mint, body = call.mint, call.body
+    looked, extent = preview.look_up(mint, body.targets), preview.measure(mint, body.targets)
+    waited, error = preview.waits_or_why(mint)
+    targets = [
+        PreviewTarget(
+            target=str(each.target),
+            op=each.target.kill_op if body.op == "kill" else body.op,
+            state=each.state,
+            note=each.note,
+            meant=each.meant,
+        )
+        for each in looked
+    ]
+    services = (
+        [] if waited is None else [ServiceWaited(name, waited.services[name]) for name in sorted(waited.services)]
+    )
+    return KillPreview(
+        targets=targets,
+        **extent._asdict(),
+        verifiers=None if waited is None else waited.verifiers,
+        services=services,
+        lease_ms=None if waited is None else waited.lease_ms,
+        error=error,
     )
 
 
@@ -222,10 +299,19 @@ def _show_report(report: Mapping[str, Any], settled_at: int | None) -> Confirmat
     return ConfirmationsShown(**{name: report[name] for name in names}, settled_at=settled_at)
 
 
+def progress_of(mint: MintContext) -> dict[int, ConfirmationsShown]:
+    """Return the confirmations of the newest kills and of all whose confirmations are not final, by number."""
+    return {
+        row["seq"]: _show_report(mint.confirmations.look_or_guess(row), row["settled_at"])
+        for row in mint.db.kills.progress()
+    }
+
+
 READ_KILLS: Final = "arx.kills.read"
 READ_FREEZES: Final = "arx.freezes.read"
 ENDPOINTS: Final = (
     Endpoint("POST", "/v1/kills", "arx.kill", kill_targets, KillBody),
+    Endpoint("POST", "/v1/kills/preview", "arx.kills.preview", preview_kill, PreviewBody),
     Endpoint("GET", "/v1/kills", READ_KILLS, list_kills, query=KillsQuery),
     Endpoint("GET", "/v1/kills/{seq}", READ_KILLS, get_kill, problems=("not_found",)),
     Endpoint("POST", "/v1/freezes", "arx.freeze", freeze_targets, TargetsBody),

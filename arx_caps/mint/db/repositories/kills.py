@@ -26,6 +26,10 @@ _FIND: Final = (
 )
 _UNSETTLED: Final = select(KILLS).where(KILLS.c.settled_at.is_(None)).order_by(KILLS.c.at_ms).limit(PAGE)
 
+_WATCHED: Final = select(*(KILLS.c[name] for name in ("seq", "incarnation", "at_ms", "settled_at", "report")))
+_OPEN: Final = _WATCHED.where(KILLS.c.settled_at.is_(None)).order_by(KILLS.c.at_ms).limit(PAGE)
+_NEWEST: Final = _WATCHED.where(KILLS.c.settled_at.is_not(None)).order_by(KILLS.c.seq.desc())
+
 
 class KillStep(NamedTuple):
     """One step of the store's log.
@@ -76,6 +80,10 @@ class KillRepository:
     def unsettled(self) -> Rows:
         """Return the rows whose confirmations are not recorded yet, the oldest first."""
         return self._database.rows(_UNSETTLED)
+
+    def progress(self, newest: int = 50) -> Rows:
+        """Return the newest rows, and those whose confirmations are not recorded yet, without their targets."""
+        return [*self._database.rows(_OPEN), *self._database.page(_NEWEST, newest)]
 
     def settle(self, seq: int, incarnation: str, report: Mapping[str, Any], what: Event) -> bool:
         """Record the confirmations of a step, once.

@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a kill or freeze would end: the open sessions and tasks that targets name. SPEC 10.1."""
+
+from collections.abc import Collection, Iterator
+from typing import Any, Final, NamedTuple
+
+from sqlalchemy import false, func, or_, select, true, tuple_
+
+from arx_caps.mint.db.database import Database, Rows, plain
+from arx_caps.mint.db.repositories.sessions import of_state
+from arx_caps.mint.db.tables import AGENTS, SESSIONS, TASKS
+
+MOST_PATHS: Final = 20_000  # agents that are looked at
+_AT_ONCE: Final = 500  # values in one statement: databases limit its parameters
+
+
+class Named(NamedTuple):
+    """What targets name, by column.
+
+    Attributes:
+        everything: Whether a target is the realm.
+        agents: Paths of agents, those below a target included.
+        sessions: Ids of sessions.
+        tasks: Ids of tasks.
+        subjects: Issuer and subject of persons.
+        policies: Digests of policies.
+    """
+
+    everything: bool
+    agents: Collection[str]
+    sessions: Collection[str]
+    tasks: Collection[str]
+    subjects: Collection[tuple[str, str]]
+    policies: Collection[str]
+
+
+class PreviewRepository:
+    """Queries for the preview of a kill."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def paths(self) -> list[str]:
+        """Return the paths of enrolled agents."""
+        with self._database.read() as c:
+            return list(c.execute(select(AGENTS.c.path).order_by(AGENTS.c.path).limit(MOST_PATHS)).scalars())
+
+    def subjects(self, limit: int) -> list[tuple[str, str]]:
+        """Return issuer and subject of the persons on whose behalf sessions are open, at most ``limit``."""
+        persons = select(SESSIONS.c.subject_issuer, SESSIONS.c.subject).where(SESSIONS.c.subject.is_not(None))
+        with self._database.read() as c:
+            return [(row[0], row[1]) for row in c.execute(of_state(persons, SESSIONS, "alive").distinct().limit(limit))]
+
+    def find(self, table: Any, ids: Collection[str]) -> Rows:
+        """Return the rows of a table with these ids."""
+        return [row for part in _parts(ids) for row in self._database.rows(select(table).where(table.c.id.in_(part)))]
+
+    def sessions(self, named: Named, limit: int) -> tuple[Rows, int]:
+        """Return open sessions that are named, at most ``limit``, and the number of all of them."""
+        which = or_(
+            true() if named.everything else false(),
+            *(SESSIONS.c.agent.in_(part) for part in _parts(named.agents)),
+            *(SESSIONS.c.id.in_(part) for part in _parts(named.sessions)),
+            *(SESSIONS.c.policy.in_(part) for part in _parts(named.policies)),
+            *(tuple_(SESSIONS.c.subject_issuer, SESSIONS.c.subject).in_(part) for part in _parts(named.subjects)),
+        )
+        return self._some(SESSIONS, which, limit)
+
+    def tasks(self, named: Named, sessions: Collection[str], limit: int) -> tuple[Rows, int]:
+        """Return open tasks that are named or in sessions, at most ``limit``, and the number of all of them.
+
+        Args:
+            named: What the targets name.
+            sessions: Ids of sessions that end.
+            limit: At most this number.
+        """
+        # Subtasks are in the session of their task: the caller leaves out what is not below one of them.
+        theirs = [select(TASKS.c.session).where(TASKS.c.id.in_(part)) for part in _parts(named.tasks)]
+        which = or_(
+            true() if named.everything else false(),
+            *(TASKS.c.session.in_(part) for part in _parts(sessions)),
+            *(TASKS.c.policy.in_(part) for part in _parts(named.policies)),
+            *(TASKS.c.session.in_(part) for part in theirs),
+        )
+        return self._some(TASKS, which, limit)
+
+    def _some(self, table: Any, which: Any, limit: int) -> tuple[Rows, int]:
+        with self._database.read() as c:
+            found = of_state(select(table).where(which), table, "alive").limit(limit + 1)
+            rows = [plain(row) for row in c.execute(found)]
+            if len(rows) <= limit:
+                return rows, len(rows)
+            counted = of_state(select(func.count()).select_from(table).where(which), table, "alive")
+            return rows[:limit], int(c.execute(counted).scalar_one())
+
+
+def _parts(values: Collection[Any]) -> Iterator[list[Any]]:
+    listed = list(values)
+    for start in range(0, len(listed), _AT_ONCE):
+        yield listed[start : start + _AT_ONCE]
