@@ -67,7 +67,7 @@ class Caller:
         self.ca = None if ca is None else str(Path(ca).absolute())
         try:
             httpx.URL(issuer)  # an invalid address is refused before any request
-            timeout = httpx.Timeout(timeout_s, connect=CONNECT_S)
+            timeout = httpx.Timeout(timeout_s, connect=min(CONNECT_S, timeout_s))
             # A proxy of the environment is used only for a mint that is not on loopback.
             self._http = open_client(self.issuer, timeout=timeout, ca=ca, proxy=takes_proxy(self.issuer))
         except (httpx.InvalidURL, ValueError) as error:
@@ -107,7 +107,7 @@ class Caller:
 
     def set_timeout(self, timeout_s: float) -> None:
         """Set the longest time for each further answer, seconds."""
-        self._http.timeout = httpx.Timeout(timeout_s, connect=CONNECT_S)
+        self._http.timeout = httpx.Timeout(timeout_s, connect=min(CONNECT_S, timeout_s))
 
     def assertion(self, key: KeyFile) -> str:
         """Return an assertion of the caller, which authenticates the first call."""

@@ -6,6 +6,7 @@ The mint is called first.  If it does not answer, the command writes the entry i
 
 import contextlib
 import difflib
+import functools
 import getpass
 import time
 from collections.abc import Iterator, Sequence
@@ -15,11 +16,12 @@ import click
 
 from arx_caps.cli import exit_codes
 from arx_caps.cli.exit_codes import Stop
-from arx_caps.cli.mint_session import PAGE, Caller, Unreachable
+from arx_caps.cli.mint_session import Caller, Unreachable
 from arx_caps.cli.options import common_options, pass_console, yes_option
 from arx_caps.cli.parse import Duration
 from arx_caps.cli.place import Place, all_options
-from arx_caps.cli.terminal import Console, plain
+from arx_caps.cli.target_completion import complete_targets
+from arx_caps.cli.terminal import Console, pairs, plain
 from arx_caps.durations import parse_duration
 from arx_caps.keyfile import KeyFile
 from arx_caps.revocation import (
@@ -27,7 +29,6 @@ from arx_caps.revocation import (
     KillReport,
     OutcomeUnknownError,
     RevocationStore,
-    Target,
     parse_target,
     parse_targets,
 )
@@ -39,7 +40,6 @@ SIGN_IN_S: Final = 3.0  # a mint that takes longer to sign an operator in counts
 OUTCOME_S: Final = 60.0  # without --timeout: how long to ask a silent store for the outcome
 LOOK_S: Final = 2.0  # for one answer, and for beginning further looks at the targets, before or after a kill
 MOST_LOOKED_AT: Final = 10
-NEAR: Final = 0.8  # similarity of an enrolled name that is suggested instead
 WAIT_S: Final = 15.0  # a mint that takes longer over a kill is passed by as well; a second entry does no harm
 
 
@@ -61,8 +61,14 @@ class Action(NamedTuple):
 
 
 KILL: Final = Action("kill", "/v1/kills", "kill_by_kind")
+KILL_AND_FREEZE: Final = Action("kill", "/v1/kills", "kill_and_freeze")
 FREEZE: Final = Action("freeze", "/v1/freezes", "freeze")
 THAW: Final = Action("thaw", "/v1/freezes/thaw", "thaw")
+
+
+_FREEZE_TOO: Final = click.Option(
+    ["--freeze"], is_flag=True, help="freeze each target as well, so that new work is refused until a thaw"
+)
 
 
 def target_command(action: Action, text: str, kind: str | None = None) -> click.Command:
@@ -75,7 +81,14 @@ def target_command(action: Action, text: str, kind: str | None = None) -> click.
     """
 
     @click.command(action.verb, help=text)
-    @click.argument("targets", nargs=-1, required=True, metavar="TARGET..." if kind is None else f"{kind.upper()}...")
+    @click.argument(
+        "targets",
+        nargs=-1,
+        required=True,
+        metavar="TARGET..." if kind is None else f"{kind.upper()}...",
+        shell_complete=functools.partial(complete_targets, action.verb, kind),
+    )
+    @click.option("--preview", is_flag=True, help="print what it would end, and do nothing")
     @click.option("--reason", help="reason, recorded in the audit log [prompted for]")
     @click.option("--wait/--no-wait", default=True, show_default=True, help="wait until every verifier has confirmed")
     @click.option("--timeout", type=Duration(), help="longest time to wait [until every lease has ended]")
@@ -87,6 +100,8 @@ def target_command(action: Action, text: str, kind: str | None = None) -> click.
     def command(console: Console, /, targets: Sequence[str], place: Place, yes: bool, **options: Any) -> None:
         _act(console, action, targets if kind is None else (kind, *targets), place, yes=yes, **options)
 
+    if action is KILL:
+        command.params.append(_FREEZE_TOO)
     return command
 
 
@@ -97,21 +112,27 @@ def _act(
     place: Place,
     *,
     yes: bool,
+    preview: bool,
     reason: str | None,
     wait: bool,
     timeout: str | None,
     direct: bool,
+    freeze: bool = False,
 ) -> None:
     try:
         targets = read_targets(texts)
     except RequestError as error:
         raise Stop(str(error), hint=_meant(texts), code=error.code) from error
+    if preview:
+        _preview_alone(console, action, targets, place)
+        return
+    action = KILL_AND_FREEZE if freeze else action
     # Asked for before the confirmation, and never a default: the record must say why.
     reason = reason or _ask_reason(console)
     # A person who is asked can still correct a name.  With --yes the kill comes first, and the look after it.
     warned = not yes and console.asks and not direct and action is not THAW
     if warned:
-        _warn(console, place, targets)
+        _warn(console, place, action, targets)
     console.confirm(f"{action.verb} {', '.join(targets)}?", yes=yes)
     timeout_ms = parse_duration(timeout) if timeout else None
     # Measured from here: the report counts the time that the mint took before the store was used.
@@ -140,12 +161,16 @@ def _after(
     """Yield what an operator may not expect after the action; ``caller`` if the mint did it."""
     # The kill of an agent, a subject or the realm also refuses what begins later, which may surprise.
     # An approval ends with its kill and cannot begin again, so it leaves no freeze.
-    killed = parse_targets(targets) if action is KILL else ()
-    frozen = [str(target) for target in killed if "freeze" in target.kill_op and target.kind != "task"]
+    killed = parse_targets(targets) if action in (KILL, KILL_AND_FREEZE) else ()
+    frozen = [
+        str(target)
+        for target in killed
+        if action is KILL_AND_FREEZE or ("freeze" in target.kill_op and target.kind != "task")
+    ]
     if frozen and known:
         yield f"new work is refused as well, until `arx thaw {' '.join(frozen)}`"
     if caller is not None and action is not THAW and not warned:
-        yield from doubts_of(caller, targets)
+        yield from doubts_of(look_at(caller, action, targets), after=True)
     if caller is not None and action is THAW:
         for target, state in over_of(caller, targets):
             yield f"{target} is {state} and stays so: start a new {target.partition(':')[0]}"
@@ -183,53 +208,65 @@ def _meant(texts: Sequence[str]) -> str | None:
     return None
 
 
-def doubts_of(caller: Caller, targets: Sequence[str]) -> list[str]:
-    """Return hints on targets of a kill that look mistyped: the intended ones are still alive.
+def look_at(caller: Caller, action: Action, targets: Sequence[str]) -> dict[str, Any] | None:
+    """Return the mint's preview of an action, or None if it has none in time or the operator may not see it."""
+    caller.set_timeout(LOOK_S)
+    body = {"targets": list(targets), "op": action.verb}
+    try:
+        return caller.call("POST", "/v1/kills/preview", body, repeats=False)
+    except (Stop, ArxError):
+        return None
+
+
+def doubts_of(preview: dict[str, Any] | None, *, after: bool) -> Iterator[str]:
+    """Yield hints on targets that look mistyped: the intended ones are still alive.
 
     Args:
-        caller: The operator; without the permission to look, the hint names nothing that the mint has.
-        targets: The targets.
+        preview: The mint's preview; None if there is none.
+        after: Whether the action was done, so that what is over may be its work.
     """
-    caller.set_timeout(LOOK_S)
-    doubts, until = [], time.monotonic() + LOOK_S
-    for target in parse_targets(targets[:MOST_LOOKED_AT]):
-        # A person may be waiting for the question of a kill: a slow or silent mint must not hold it back.
-        if time.monotonic() > until:
-            break
-        try:
-            if target.kind == "agent":
-                doubts += _doubt_of_agent(caller, target)
-            elif target.kind in ("session", "task"):
-                kind = "approval" if str(target.name).startswith("a-") else target.kind
-                caller.call("GET", f"/v1/{kind}s/{target.name}", repeats=False)
-        except Unreachable:
-            break
-        except Stop as error:
-            if error.code == "not_found":
-                doubts.append(f"the mint has no {target}: check the id")
-            elif error.code == "tool_not_allowed":
-                doubts.append(f"this key may not look up whether the mint has {target}: check the name")
-    return doubts
+    for looked in (preview or {}).get("targets", ()):
+        target, note, meant = looked["target"], looked["note"], looked["meant"]
+        if looked["state"] == "unknown" and meant is not None:
+            yield f"{target}: {note}; did you mean {meant}?"
+        elif looked["state"] == "unknown":
+            # A holder delegates to a sub-agent offline, so the mint cannot know its name.
+            check = "name, unless it is a sub-agent, whose name is only in tokens" if target[:6] == "agent:" else "id"
+            yield f"{target}: {note}: check the {check}"
+        elif looked["state"] == "over" and not after:
+            yield f"{target}: {note}"
 
 
-def _doubt_of_agent(caller: Caller, target: Target) -> list[str]:
-    """Return a hint on an agent if neither it nor an agent below it is enrolled."""
-    if caller.call("GET", "/v1/agents", query={"under": target.name, "limit": 1}, repeats=False).get("agents", []):
-        return []
-    agents = caller.call("GET", "/v1/agents", query={"limit": PAGE}, repeats=False).get("agents", [])
-    paths = [str(agent.get("path")) for agent in agents]
-    near = difflib.get_close_matches(target.name, paths, 1, cutoff=NEAR)
-    if near:
-        return [f"{target} is not enrolled, nor is an agent below it; did you mean agent:{near[0]}?"]
-    # A holder delegates to a sub-agent offline, so the mint cannot know its name.
-    unknown = f"{target} is not enrolled, nor is an agent below it: check the name"
-    return [f"{unknown}, unless it is a sub-agent, whose name is only in tokens"]
+def extent_of(preview: dict[str, Any]) -> list[tuple[str, Any]]:
+    """Return the numbers of a preview with their names."""
+    about = "" if preview["exact"] else "about "
+    waits, services = preview["verifiers"], preview["services"]
+    unseen = ", ".join(service["service"] for service in services if not service["verifiers"])
+    return [
+        *((name, f"{about}{preview[name]}") for name in ("sessions", "tasks")),
+        *((name, preview[name]) for name in ("agents", "delegations")),
+        ("tokens", f"about {preview['tokens']}, and all that holders made from them"),
+        ("must confirm", f"unknown: {preview['error']}" if waits is None else f"{waits} verifiers"),
+        ("never seen", unseen or None),
+    ]
 
 
-def _warn(console: Console, place: Place, targets: Sequence[str]) -> None:
-    """Hint at targets that look mistyped, before the question; without an answer of the mint, at none."""
+def _preview_alone(console: Console, action: Action, targets: Sequence[str], place: Place) -> None:
+    """Print what an action would end, and do nothing."""
+    caller = place.mint(SIGN_IN_S)
+    preview = caller.call("POST", "/v1/kills/preview", {"targets": list(targets), "op": action.verb})
+    console.data("preview", preview, lambda: pairs(extent_of(preview)))
+    for doubt in doubts_of(preview, after=False):
+        console.hint(doubt)
+
+
+def _warn(console: Console, place: Place, action: Action, targets: Sequence[str]) -> None:
+    """Write what an action would end, and which targets look mistyped, before the question."""
     with contextlib.suppress(Stop, ArxError):
-        for doubt in doubts_of(_sign_in(place), targets):
+        preview = look_at(_sign_in(place), action, targets)
+        if preview is not None:
+            console.say(pairs(extent_of(preview), indent="  "))
+        for doubt in doubts_of(preview, after=False):
             console.hint(doubt)
 
 
@@ -266,6 +303,7 @@ def _by_mint(
     # With --timeout the mint gets that time and a margin for its answer; without, a hanging mint must not delay a kill.
     caller.set_timeout(WAIT_S if timeout_ms is None else timeout_ms / 1000 + SIGN_IN_S)
     body = {"targets": targets, "reason": reason, "wait": wait}
+    body |= {"freeze": True} if action is KILL_AND_FREEZE else {}
     return caller.call("POST", action.path, body, repeats=False)  # the store is the faster second way
 
 

@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from arx_caps.console import sign_in
 from arx_caps.console.live import Live
-from arx_caps.console.pages import agents, approvals, keys, now, policy, sessions, verifiers
+from arx_caps.console.pages import agents, approvals, keys, kills, now, policy, sessions, verifiers
 from arx_caps.console.visit import Page, answer_bug, answer_page, answer_unknown
 from arx_caps.mint.api.access_log import note
 from arx_caps.mint.runtime import MintRuntime
@@ -31,6 +31,7 @@ PAGES: Final[tuple[Page, ...]] = (
     *sessions.PAGES,
     *agents.PAGES,
     *approvals.PAGES,
+    *kills.PAGES,
     *verifiers.PAGES,
     *keys.PAGES,
     *policy.PAGES,

@@ -31,7 +31,11 @@ MENU: Final[tuple[tuple[str, tuple[Entry, ...]], ...]] = (
     ),
     (
         "Act",
-        (Entry("/console/approvals", "Approvals", "arx.approvals.read"),),
+        (
+            Entry("/console/approvals", "Approvals", "arx.approvals.read"),
+            Entry("/console/kills", "Kills", "arx.kills.read"),
+            Entry("/console/frozen", "Frozen", "arx.freezes.read"),
+        ),
     ),
     (
         "Realm",

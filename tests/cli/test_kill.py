@@ -9,7 +9,7 @@ import pytest
 
 from arx_caps.cli import exit_codes
 from arx_caps.cli.mint_session import Caller
-from arx_caps.cli.target_commands import doubts_of, read_targets
+from arx_caps.cli.target_commands import KILL, look_at, read_targets
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.keyfile import KeyFile, SigningKey
 from arx_caps.revocation import KINDS, OutcomeUnknownError, RevocationStore, parse_target
@@ -68,7 +68,7 @@ def test_a_mint_that_stops_answering_is_looked_at_once() -> None:
         thread = threading.Thread(target=hang_up, args=(server,))
         thread.start()
         caller = Caller(f"http://127.0.0.1:{server.getsockname()[1]}", SigningKey.generate(), "token")
-        assert doubts_of(caller, ["agent:acme/a", f"session:{SESSION}", f"task:{TASK}"]) == []
+        assert look_at(caller, KILL, ["agent:acme/a", f"session:{SESSION}", f"task:{TASK}"]) is None
         server.shutdown(socket.SHUT_RDWR)
         thread.join()
     assert calls == 1
@@ -217,3 +217,18 @@ def test_verifier_list_leaves_out_who_is_long_gone(valkey: EmbeddedValkey, store
     every = arx("verifier", "list", "--all", *place).json
     assert {one["id"]: one["state"] for one in every["verifiers"]}["long-gone"] == "gone"
     assert every["left_out"] == 0
+
+
+def test_targets_are_completed(tmp_path: Path) -> None:
+    """
+    Without a mint the kinds are completed at once, and nothing is printed into the line.
+    """
+    base = {"_ARX_COMPLETE": "bash_complete", "ARX_HOME": str(tmp_path), "NO_COLOR": "1"}
+    for words, at, wanted in (
+        ("arx kill ", 2, set(KINDS)),
+        ("arx thaw ag", 2, {"agent"}),
+        ("arx kill agent acme", 3, set()),
+        ("arx freeze agent : acme", 4, set()),
+    ):
+        ran = arx(env=base | {"COMP_WORDS": words, "COMP_CWORD": str(at)})
+        assert ({line.rpartition(",")[2] for line in ran.out.split()}, ran.err) == (wanted, ""), words

@@ -30,6 +30,7 @@ LAST: Final = {
     "{link}": re.compile(r"\blink:[A-Za-z0-9_-]{22}\b"),
 }
 CHANGING: Final = (
+    (r"\+[0-9a-f]{8}\+[A-Za-z0-9+/=]{44}", "+HASH+KEY"),
     (r"\b([sta])-[a-z2-7]{16}\b", r"\1-…"),
     (r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(\.\d{3})?Z", "TIME"),
     (r"sha256:[0-9a-f]{16}", "sha256:…"),
@@ -42,7 +43,6 @@ CHANGING: Final = (
     (r"\b(N ms|[0-9dhms ]+) ago\b", "… ago"),
     (r"\b(confirmed|partial|unconfirmed|unknown): .*", "REPORT"),  # how soon the verifiers answer
     (r"\b\d+ (days|hours|minutes|s) (later|earlier)\b", r"N \1 \2"),
-    (r"\+[0-9a-f]{8}\+[A-Za-z0-9+/=]{44}", "+HASH+KEY"),
     (r"\b[0-9a-f]{64}\b", "HASH"),
     (r"(ok +verifier: ).*", r"\1BUILD"),
     (r"(?<=\S) {2,}(?=\S)", "  "),  # columns are as wide as what changes

@@ -135,6 +135,7 @@ def test_from_the_first_key_to_the_last_kill(live: Harness, orders: Verifier) ->
         "task.started",
         "agent.deactivated",
         "targets.killed",
+        "targets.confirmed",
     ]
 
 
@@ -175,8 +176,9 @@ def test_an_operator_kills_and_is_told_who_confirmed(live: Harness, orders: Veri
     assert (report["targets"], report["confirmed"], report["durable"]) == ([target], 2, True)
     assert ask(orders, bundle) == "revoked"
     assert operator.call("GET", f"/v1/sessions/{session['id']}").json()["session"]["state"] == "killed"
-    last = live.events()[-1]
-    assert (last["kind"], last["seq"], last["reason"]) == ("targets.killed", report["seq"], "stop")
+    killed, confirmed = live.events()[-2:]
+    assert (killed["kind"], killed["seq"], killed["reason"]) == ("targets.killed", report["seq"], "stop")
+    assert (confirmed["kind"], confirmed["seq"], confirmed["confirmed"]) == ("targets.confirmed", report["seq"], 2)
 
 
 def test_a_restart_keeps_everything(start_mint: Open) -> None:

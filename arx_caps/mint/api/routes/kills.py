@@ -15,11 +15,13 @@ from arx_caps.mint.context import MintContext
 from arx_caps.mint.db.repositories.epoch import FREEZES_ORDER
 from arx_caps.mint.db.repositories.kills import KILLS_ORDER, targets_of
 from arx_caps.mint.db.tables import FREEZES, KILLS
+from arx_caps.mint.policy.roles import rules_of
 from arx_caps.mint.revocation.freezes import ended_of
 from arx_caps.mint.revocation.revoker import Op
 from arx_caps.mint.tasks import preview
 from arx_caps.revocation import KINDS, parse_target
 from arx_verifier.errors import ArxError, GrantError, RequestError
+from arx_verifier.names import matches_tool
 from arx_verifier.token import MAX_TARGET_BYTES
 
 MAX_TARGETS: Final = 1000  # the bound of one step of the store, so that a kill is in force as a whole or not at all
@@ -204,13 +206,15 @@ def preview_kill(call: RouteCall) -> KillPreview:
     mint, body = call.mint, call.body
     looked, extent = preview.look_up(mint, body.targets), preview.measure(mint, body.targets)
     waited, error = preview.waits_or_why(mint)
+    # A kill must be no way to ask for the names of agents.
+    names = _may_read_agents(call)
     targets = [
         PreviewTarget(
             target=str(each.target),
             op=each.target.kill_op if body.op == "kill" else body.op,
             state=each.state,
             note=each.note,
-            meant=each.meant,
+            meant=each.meant if names else None,
         )
         for each in looked
     ]
@@ -227,13 +231,20 @@ def preview_kill(call: RouteCall) -> KillPreview:
     )
 
 
+def _may_read_agents(call: RouteCall) -> bool:
+    row = call.mint.db.operators.find(call.authenticated.name)
+    return row is not None and any(
+        matches_tool(rule.tool, "arx.agents.read") for rule in rules_of(row["role"], row["rules"])
+    )
+
+
 def list_freezes(call: RouteCall) -> Freezes:
     """List what is refused now: by whom, since when, and why."""
     mint, query = call.mint, call.query
     if query.kind is not None and query.kind not in KINDS:
         raise RequestError(f"invalid kind: expected one of {', '.join(KINDS)}")
     fetched = query.limit + 1
-    rows = mint.db.epoch.list_freezes(kind=query.kind, after=query.after, limit=fetched)
+    rows = mint.db.epoch.frozen(kind=query.kind, after=query.after, limit=fetched)
     # A thaw gives a deactivated agent its status back; the rest is frozen again.
     ended = {target for target in ended_of(mint.db) if not target.startswith("agent:")} if rows else set()
     page = page_of(rows, FREEZES_ORDER, lambda row: _show_freeze(row, ended), limit=query.limit, fetched=fetched)

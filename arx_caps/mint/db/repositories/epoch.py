@@ -102,7 +102,7 @@ class EpochRepository:
         """Return the target of every freeze in force."""
         return {row["target"] for row in self._database.rows(_FREEZES)}
 
-    def list_freezes(self, *, kind: str | None = None, after: str | None = None, limit: int = PAGE) -> Rows:
+    def frozen(self, *, kind: str | None = None, after: str | None = None, limit: int = PAGE) -> Rows:
         """Return the freezes in force, the newest first.
 
         Args:

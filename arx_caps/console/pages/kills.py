@@ -1,0 +1,242 @@
+# SPDX-License-Identifier: Apache-2.0
+"""*Kill*, *Kills*, *Frozen*: end or freeze targets, follow the confirmations, and see what is refused and why.
+
+All of it works without JavaScript; with it, a stream shows the confirmations while they come in.
+"""
+
+import secrets
+import shlex
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any, Final
+
+from starlette.responses import Response
+
+from arx_caps.console.live import Sent
+from arx_caps.console.visit import Page, Visit
+from arx_caps.mint.api.routes.kills import (
+    READ_KILLS,
+    ConfirmationsShown,
+    KillPreview,
+    freeze_targets,
+    get_kill,
+    kill_targets,
+    list_freezes,
+    list_kills,
+    preview_kill,
+    progress_of,
+    thaw_freezes,
+)
+from arx_caps.revocation import KINDS
+from arx_verifier.errors import ArxError, AuditError, RequestError, StoreError
+
+HOME: Final = "/console/kills"
+DIALOG: Final = "/console/kill"
+FROZEN: Final = "/console/frozen"
+# What an operator can choose, the action that it needs, and what the page calls it.
+CHOICES: Final = {
+    "kill": ("arx.kill", "Kill", "ends what was issued before now, for ever"),
+    "kill+freeze": ("arx.kill", "Kill and freeze", "ends it, and refuses new work until a thaw"),
+    "freeze": ("arx.freeze", "Freeze", "refuses it until a thaw; the same tokens then work again"),
+    "thaw": ("arx.thaw", "Thaw", "ends a freeze; what was killed stays revoked"),
+}
+STALE: Final = (
+    "A thaw needs a sign-in of the last 10 minutes: run `arx console open`, use its link, and send this again."
+)
+SHOWN: Final = 50
+EVERY_S: Final = 0.25
+MAX_TEXT: Final = 120_000  # of the targets' field: 1000 of the longest
+FORMS: Final = 1000  # whose outcome is remembered
+
+
+class Submissions:
+    """The numbers of kills by the forms that made them: a form that is sent twice makes one kill."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._made: OrderedDict[str, tuple[threading.Lock, list[int]]] = OrderedDict()
+
+    def once(self, form: str, make: Callable[[], int]) -> int:
+        """Return the number that ``make`` returned for this form, and call it if none did; an error is not kept."""
+        with self._lock:
+            turn, made = self._made.setdefault(form, (threading.Lock(), []))
+            while len(self._made) > FORMS:
+                self._made.popitem(last=False)
+        with turn:
+            if not made:
+                made.append(make())
+            return made[0]
+
+
+_SUBMISSIONS: Final = Submissions()
+
+
+def show_dialog(visit: Visit) -> Response:
+    """Show the form of a kill, freeze or thaw; with targets, what it would end."""
+    texts = _targets(visit.query.get("targets", ""))
+    return _dialog(visit, visit.query.get("what", ""), texts, visit.query.get("reason", ""))
+
+
+def submit(visit: Visit) -> Response:
+    """Preview a kill again, or make it, and lead to its page."""
+    what, texts, reason = (visit.form.get(name, "") for name in ("what", "targets", "reason"))
+    targets, reason = _targets(texts), reason.strip()
+    if visit.form.get("do") != "go":
+        return _dialog(visit, what, targets, reason)
+    if what not in CHOICES:
+        raise RequestError(f"invalid choice: expected one of {', '.join(CHOICES)}")
+    if what == "thaw" and not visit.operator.fresh:
+        # A kill only takes away; a thaw gives back, so a browser that was left open must not be enough.
+        return _dialog(visit, what, targets, reason, problem=STALE, status=403)
+    if not targets or not reason:
+        problem = "Name at least one target." if not targets else "Give a reason: the audit log keeps it."
+        return _dialog(visit, what, targets, reason, problem=problem, status=400)
+    try:
+        form = f"{visit.operator.id} {visit.form.get('form', '')}"
+        seq = _SUBMISSIONS.once(form, lambda: _make(visit, what, targets, reason))
+    except (AuditError, StoreError) as error:
+        return _dialog(visit, what, targets, reason, error=error, status=503)
+    except RequestError as error:
+        return _dialog(visit, what, targets, reason, problem=f"{error}.", status=400)
+    return visit.redirect(f"{HOME}/{seq}")
+
+
+def _make(visit: Visit, what: str, targets: list[str], reason: str) -> int:
+    # Not waited for here: the kill's page shows the confirmations, and the mint records them.
+    body: dict[str, Any] = {"targets": targets, "reason": reason, "wait": False}
+    if what == "freeze":
+        return visit.call(freeze_targets, body=body).seq
+    if what == "thaw":
+        return visit.call(thaw_freezes, body=body).seq
+    return visit.call(kill_targets, body=body | {"freeze": what == "kill+freeze"}).seq
+
+
+def _dialog(
+    visit: Visit,
+    what: str,
+    targets: list[str],
+    reason: str,
+    *,
+    problem: str = "",
+    error: ArxError | None = None,
+    status: int = 200,
+) -> Response:
+    offered = {name: choice for name, choice in CHOICES.items() if visit.may(choice[0])}
+    what = what if what in offered else next(iter(offered), "")
+    preview = None
+    if targets and offered and error is None:
+        try:
+            preview = _preview(visit, what, targets)
+        except RequestError as refused:
+            problem, status = problem or f"{refused}.", 400
+    return visit.render(
+        "kill_dialog.html",
+        status,
+        title=CHOICES[what][1] if what else "Kill",
+        command=_command(what or "kill", targets),
+        direct=_command(what or "kill", targets, direct=True),
+        what=what,
+        offered=offered,
+        targets=targets,
+        reason=reason,
+        preview=preview,
+        problem=problem,
+        error=error,
+        form=secrets.token_hex(8) if error is None else visit.form.get("form", ""),
+        kinds=[kind.example for kind in KINDS.values()],
+    )
+
+
+def _preview(visit: Visit, what: str, targets: list[str]) -> KillPreview | None:
+    try:
+        return visit.call(preview_kill, body={"targets": targets, "op": what})
+    except RequestError:
+        raise
+    except ArxError:  # a role of its own without previews, or a database that is down: the kill itself may work
+        return None
+
+
+def show_kills(visit: Visit) -> Response:
+    """List past kills, freezes and thaws."""
+    target = visit.query.get("target", "").strip()
+    found = visit.call(list_kills, query={"target": target, "after": visit.query.get("after"), "limit": SHOWN})
+    return visit.render(
+        "kills.html",
+        title="Kills",
+        command="arx kills list" + (f" --target {shlex.quote(target)}" if target else ""),
+        kills=found.kills,
+        total=found.total,
+        next=found.next or None,
+        target=target,
+    )
+
+
+def show_kill(visit: Visit) -> Response:
+    """Show a kill: what it ended, why, and which verifiers have confirmed it."""
+    kill = visit.call(get_kill, path={"seq": str(visit.request.path_params["seq"])})
+    return visit.render(
+        "kill.html",
+        title=f"{NAMES[kill.op]} {kill.seq}",
+        command=f"arx kills show {kill.seq}",
+        kill=kill,
+        seen=kill.confirmations,
+    )
+
+
+NAMES: Final = {name: choice[1] for name, choice in CHOICES.items()} | {"each": "Kill"}
+
+
+def stream_kill(visit: Visit) -> Response:
+    """Stream the confirmations of a kill."""
+    kill = visit.call(get_kill, path={"seq": str(visit.request.path_params["seq"])})
+    mint, last = visit.mint, [kill.confirmations]
+    broadcast = visit.live.broadcast("kills", lambda: [progress_of(mint)], EVERY_S)
+
+    def show(progress: dict[int, ConfirmationsShown], _: int) -> Sent | None:
+        seen = progress.get(kill.seq)
+        if seen is None or seen == last[0]:
+            return None
+        last[0] = seen
+        return Sent(visit.fragment("kill_parts.html", kill=kill, seen=seen))
+
+    first = Sent(visit.fragment("kill_parts.html", kill=kill, seen=kill.confirmations))
+    return visit.live.answer(broadcast, show, lambda: visit.still(READ_KILLS), (first,))
+
+
+def show_frozen(visit: Visit) -> Response:
+    """List what is refused now."""
+    kind = visit.query.get("kind", "")
+    found = visit.call(list_freezes, query={"kind": kind, "after": visit.query.get("after"), "limit": SHOWN})
+    return visit.render(
+        "frozen.html",
+        title="Frozen",
+        command="arx frozen list" + (f" --kind {kind}" if kind in KINDS else ""),
+        freezes=found.freezes,
+        total=found.total,
+        next=found.next or None,
+        kind=kind,
+        kinds=tuple(KINDS),
+    )
+
+
+def _targets(text: str) -> list[str]:
+    if len(text) > MAX_TEXT:
+        raise RequestError(f"too many targets: expected at most {MAX_TEXT} characters")
+    return list(dict.fromkeys(text.replace(",", " ").split()))
+
+
+def _command(what: str, targets: list[str], *, direct: bool = False) -> str:
+    verb, options = ("kill", " --freeze") if what == "kill+freeze" else (what, "")
+    named = " ".join(map(shlex.quote, targets[:5])) + (" …" if len(targets) > 5 else "")
+    return f"arx {verb} {named or 'TARGET'}{options} --reason …{' --direct' if direct else ''}"
+
+
+PAGES: Final = (
+    Page("GET", DIALOG, show_dialog),
+    Page("POST", DIALOG, submit),
+    Page("GET", HOME, show_kills),
+    Page("GET", f"{HOME}/{{seq:int}}", show_kill),
+    Page("GET", f"{HOME}/{{seq:int}}/live", stream_kill),
+    Page("GET", FROZEN, show_frozen),
+)
