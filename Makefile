@@ -11,7 +11,7 @@ TEST := $(BIN)/python -m pytest -p no:benchmark -n 3 --dist loadfile --no-loadsc
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := demo
-.PHONY: demo busy docs test test-slow test-fast test-pure nightly bench bench-growth bench-service bench-all bench-audit bench-kill bench-kill-gateway bench-gateway bench-mint routes adapters compare contract login pages clients operations deciders conformance rehearse check clean help
+.PHONY: demo busy console screenshots docs test test-slow test-fast test-pure nightly bench bench-growth bench-service bench-all bench-audit bench-kill bench-kill-gateway bench-gateway bench-mint routes adapters compare contract login pages clients operations deciders conformance rehearse check clean help
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-18s %s\n", $$1, $$2 }' Makefile
@@ -85,6 +85,12 @@ login: $(READY)  ## people log in at a real OpenID provider, nanoidp, in an envi
 
 pages: $(READY)  ## login and consent in Chromium, with pictures; takes chromium
 	$(BIN)/python -m tests.pages
+
+console: $(READY)  ## the operators' console in Chromium, before a realm at work; ARGS=--all for both themes; takes chromium
+	$(BIN)/python -m tests.console.browser $(ARGS)
+
+screenshots: $(READY)  ## pictures of the console's pages, in docs/console and build/console/pictures; takes chromium
+	$(BIN)/python -m tests.console.browser pictures $(ARGS)
 
 clients: $(READY)  ## stock MCP clients of PyPI and npm connect to a gateway by its URL, each in an environment of its own; takes npm
 	$(BIN)/python -m tests.stock $(ARGS)

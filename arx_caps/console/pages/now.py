@@ -39,7 +39,8 @@ def stream_now(visit: Visit) -> Response:
 
 def _values(status: StatusShown) -> dict[str, Any]:
     fleet = [one for one in status.verifiers if one.state != "gone" or one.age_ms < GONE_MS]
-    behind = max((one.behind for one in fleet), default=0)
+    # One that is late or gone refuses every call: what it has not applied harms nobody.
+    behind = max((one.behind for one in fleet if one.state == "live"), default=0)
     return {"status": status, "verifiers": fleet, "fleet": _fleet(fleet), "behind": behind}
 
 

@@ -1,0 +1,11 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The pages of the console, by name, with addresses in the busy realm."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+PAGES: Final[Mapping[str, Callable[[Mapping[str, Any]], str]]] = {
+    "now": lambda facts: "/console/now",
+    "approvals": lambda facts: "/console/approvals",
+    "approval": lambda facts: f"/console/approvals/{facts['half']}",
+}
