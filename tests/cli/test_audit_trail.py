@@ -261,3 +261,26 @@ def test_a_copy_is_fetched_from_the_mint(up: Live, tmp_path: Path) -> None:
     sizes = [up.ok("audit", "copy", tmp_path / "copy", "--remote")["size"] for _ in range(2)]
     assert sizes == sorted(sizes)
     assert up.ok("audit", "verify", tmp_path / "copy", "--key", key)["records"] == sizes[-1] > 0
+
+
+def test_top_lists_the_most(up: Live) -> None:
+    """Of each kind, over a time, from the totals that the log keeps; as a table, and as data."""
+    span = ("--since", str(START_MS), "--until", str(START_MS + 1000))
+    until(lambda: up.ok("audit", "top", *span)["tops"][0]["rows"])
+    agents, sessions, tools, reasons = up.ok("audit", "top", *span)["tops"]
+    assert [(row["name"], row["allow"], row["deny"]) for row in agents["rows"]] == [
+        ("acme/bot", 11, 1),
+        ("acme/other", 1, 0),
+    ]
+    assert [(row["name"], row["agent"]) for row in sessions["rows"]] == [("s-1", "acme/bot"), ("s-2", "acme/other")]
+    assert [(row["name"], row["allow"]) for row in tools["rows"]] == [("lookup", 11), ("mail.send", 1)]
+    assert [(row["name"], row["deny"]) for row in reasons["rows"]] == [("revoked", 1)]
+    shown = text(up, "audit", "top", "--by", "reason,agent", "--order", "refused", "--limit", "1", *span).splitlines()
+    assert [line.split() for line in shown[:2]] == [["REASON", "REFUSED"], ["revoked", "1"]]
+    assert [line.split() for line in shown[3:6]] == [
+        ["AGENT", "DECISIONS", "ALLOW", "REFUSED", "REFUSED", "%"],
+        ["acme/bot", "12", "11", "1", "8.3"],
+        ["others", "1", "1", "0", "0.0"],
+    ]
+    code, problem, _ = up.run("audit", "top", "--by", "agent,colour")
+    assert code == exit_codes.USAGE, problem

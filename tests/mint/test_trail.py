@@ -276,3 +276,42 @@ def test_the_link_of_a_minted_token_means_its_task(unit: Harness) -> None:
     assert by[2]["records"] == []
     near = operator.call("GET", "/v1/audit/nodes", link=started["link"]).json()["nodes"]
     assert [node["kind"] for node in near] == ["session", "task", "link"]
+
+
+@pytest.mark.spec("LOG 3.6")
+def test_totals_over_time_are_those_of_the_log(unit: Harness) -> None:
+    """By agent, session, tool and reason, at the checkpoint that signs them; a reader needs the permission."""
+    operator = unit.operator()
+    unit.mint.log.step()
+    span = {"since": str(START_MS), "until": str(START_MS + 1000)}
+
+    def top(by: str, **query: str) -> dict[str, Any]:
+        answer = operator.call("GET", "/v1/audit/top", by=by, **span, **query)
+        assert answer.status_code == 200, answer.text
+        found: dict[str, Any] = answer.json()
+        return found
+
+    assert [(row["name"], row["allow"], row["deny"]) for row in top("agent")["rows"]] == [
+        ("acme/bot", 3, 1),
+        ("acme/other", 1, 0),
+    ]
+    sessions = top("session", order="refused")
+    assert [(row["name"], row["agent"]) for row in sessions["rows"]] == [("s-1", "acme/bot")]
+    assert (sessions["rest"]["allow"], sessions["since"]) == (1, START_MS // 60_000 * 60_000)
+    assert top("tool")["rows"][0] | {"allow": 0} == {"name": "lookup", "allow": 0, "deny": 1, "end": 0} | {
+        "counted": 0,
+        "other": 0,
+    }
+    assert [row["name"] for row in top("reason")["rows"]] == ["revoked"]
+    found = operator.call("GET", "/v1/audit/totals", **span, session="s-1").json()
+    assert (found["total"]["allow"], found["total"]["deny"], found["step"]) == (3, 1, 60_000)
+    assert [point["allow"] for point in found["points"]] == [3]
+    assert found["size"] == unit.mint.log.store.size()
+    assert operator.call("GET", "/v1/audit/totals").json()["total"]["allow"] == 0  # in the last hour
+    for query in ({"by": "colour"}, {"since": "5", "until": "4"}, {"limit": "101"}, {"order": "most"}):
+        assert operator.call("GET", "/v1/audit/top", **query).status_code == 400, query
+    assert operator.call("GET", "/v1/audit/totals", agent="acme/bot", tool="lookup").status_code == 400
+    agent, _ = unit.session()
+    for path in ("/v1/audit/top", "/v1/audit/totals"):
+        assert agent.call("GET", path).status_code == 403
+        assert unit.client.get(path).status_code == 401

@@ -28,7 +28,17 @@ from arx_caps.audit.merkle import (
     fetch_from,
     open_checkpoint,
 )
-from arx_caps.audit.store import BATCH, CHECKPOINT, RECORD, RECORD_COLUMNS, SOURCE, LogStore, Writing, insert_rows
+from arx_caps.audit.store import (
+    BATCH,
+    CHECKPOINT,
+    RECORD,
+    RECORD_COLUMNS,
+    SOURCE,
+    LogStore,
+    Writing,
+    insert_rows,
+    rebuild,
+)
 
 
 class Reindexed(NamedTuple):
@@ -151,7 +161,7 @@ class _Work:
                 log.mark(source, max(source.high_water, *(entry.sequence for entry in entries)))
 
     def finish(self, by: str, named: Mapping[str, int], reason: str) -> None:
-        """Store the files' checkpoint, unless the database has a newer one, and append the record of the rebuild."""
+        """Store the files' checkpoint, unless the database has a newer one; record the rebuild; count totals again."""
         known = -1 if self._last is None else self._last.size
         with self._store.writing() as log:
             log.connection.execute(delete(CHECKPOINT).where(CHECKPOINT.c.size > known))
@@ -161,6 +171,7 @@ class _Work:
                 log.connection.execute(insert(CHECKPOINT).values(signed | {"edge": edge}))
             if named:
                 log.note(make_note(RECOVERED, by, log.now_ms, named, {**named, "reason": reason}))
+            rebuild(log.connection)
 
 
 def _last_signed(store: LogStore, key: VerifierKey) -> Checkpoint | None:

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from arx_caps.audit.query.node_search import Question, reach
     from arx_caps.audit.query.questions import MAX_PAGE, OUTCOMES, Found, total
     from arx_caps.audit.query.session_calls import NO_CALLS, LastCall, SessionCalls, calls_of, last_calls
+    from arx_caps.audit.query.top_names import MAX_TOP, ORDERS, Counts, Series, Top, TopRow, series, top
     from arx_caps.audit.query.views import show_nodes, show_record
 else:
     __getattr__, __dir__ = open_door(
@@ -19,23 +20,32 @@ else:
             "node_search": "Question reach",
             "questions": "Found MAX_PAGE OUTCOMES total",
             "session_calls": "NO_CALLS LastCall SessionCalls calls_of last_calls",
+            "top_names": "Counts MAX_TOP ORDERS Series Top TopRow series top",
             "views": "show_nodes show_record",
         },
     )
 
 __all__ = [
     "MAX_PAGE",
+    "MAX_TOP",
     "NO_CALLS",
+    "ORDERS",
     "OUTCOMES",
+    "Counts",
     "Found",
     "LastCall",
     "Question",
+    "Series",
     "SessionCalls",
+    "Top",
+    "TopRow",
     "calls_of",
     "form_of",
     "last_calls",
     "reach",
+    "series",
     "show_nodes",
     "show_record",
+    "top",
     "total",
 ]

@@ -10,7 +10,8 @@ if TYPE_CHECKING:
     from arx_caps.audit.store.bulk import among, insert_rows
     from arx_caps.audit.store.log_store import LogStore
     from arx_caps.audit.store.publisher import Publisher
-    from arx_caps.audit.store.tables import BATCH, CHECKPOINT, NODE, PRUNED, RECORD, SOURCE, STATE
+    from arx_caps.audit.store.tables import BATCH, CHECKPOINT, NODE, PRUNED, RECORD, SOURCE, STATE, TOTAL
+    from arx_caps.audit.store.time_totals import DAY, HOUR, KINDS, MINUTE, SPANS_MS, rebuild, span_at
     from arx_caps.audit.store.totals import Counted, newer, up_to_date
     from arx_caps.audit.store.transaction import RECORD_COLUMNS, Writing
 else:
@@ -21,7 +22,8 @@ else:
             "bulk": "among insert_rows",
             "log_store": "LogStore",
             "publisher": "Publisher",
-            "tables": "BATCH CHECKPOINT NODE PRUNED RECORD SOURCE STATE",
+            "tables": "BATCH CHECKPOINT NODE PRUNED RECORD SOURCE STATE TOTAL",
+            "time_totals": "DAY HOUR KINDS MINUTE SPANS_MS rebuild span_at",
             "totals": "Counted newer up_to_date",
             "transaction": "RECORD_COLUMNS Writing",
         },
@@ -30,12 +32,18 @@ else:
 __all__ = [
     "BATCH",
     "CHECKPOINT",
+    "DAY",
+    "HOUR",
+    "KINDS",
+    "MINUTE",
     "NODE",
     "PRUNED",
     "RECORD",
     "RECORD_COLUMNS",
     "SOURCE",
+    "SPANS_MS",
     "STATE",
+    "TOTAL",
     "Counted",
     "LogStore",
     "Publisher",
@@ -44,5 +52,7 @@ __all__ = [
     "insert_rows",
     "logged",
     "newer",
+    "rebuild",
+    "span_at",
     "up_to_date",
 ]

@@ -22,7 +22,8 @@ from arx_caps.audit.shipping import Batch
 from arx_caps.audit.store.batch_queue import BatchQueue, Taking, logged
 from arx_caps.audit.store.bulk import read_leaves
 from arx_caps.audit.store.nodes import Nodes
-from arx_caps.audit.store.tables import BATCH, CHECKPOINT, META, METADATA, NODE, PRUNED, RECORD, SOURCE, STATE
+from arx_caps.audit.store.tables import BATCH, CHECKPOINT, META, METADATA, NODE, PRUNED, RECORD, SOURCE, STATE, TOTAL
+from arx_caps.audit.store.time_totals import rebuild
 from arx_caps.audit.store.totals import add_up
 from arx_caps.audit.store.transaction import Writing, tree_of
 from arx_caps.engines import READING, open_engine, place_of, told
@@ -137,7 +138,8 @@ class LogStore:
         with told(NAME), self._engine.begin() as c:
             if self._engine.dialect.name == "postgresql":
                 c.exec_driver_sql(f"SELECT pg_advisory_xact_lock({LOCK})")
-            if META.name not in inspect(c).get_table_names():
+            had = inspect(c).get_table_names()
+            if META.name not in had:
                 METADATA.create_all(c)
                 c.execute(insert(META).values(name="schema", value=tables.SCHEMA))
                 c.execute(insert(STATE).values(id=1, size=0, edge=b"", nodes=0, first=0, counted=0, erasures=0))
@@ -147,6 +149,9 @@ class LogStore:
                     f"{NAME} has schema {schema}, this version knows {tables.SCHEMA}: update ARx, or restore the "
                     "backup that was made before it was updated"
                 )
+            if META.name in had and TOTAL.name not in had:  # a log from before there were totals over time
+                TOTAL.create(c)
+                rebuild(c)
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[Writing]:

@@ -15,6 +15,9 @@ whose paths begin with its path.  A query finds nodes first, then their records 
 that of a session or a delegate.  Each checkpoint adds them up, not each batch, so that a node in many batches is
 written once.  Records from ``counted`` on are not in them yet (``totals``).
 
+*Totals over time.*  ``log_total`` has the same records by minute, hour and day, and by agent, session, tool and reason
+(``time_totals``).  No record is read to say how many there were in an hour.
+
 *Outcomes.*  ``outcome`` is one of the numbers of ``ingest.entries``.  Refusals, ended work, counts and gaps are above
 ``ALLOW``: ``outcome > 1`` is the condition of the two partial indexes.
 """
@@ -90,6 +93,22 @@ RECORD: Final = Table(
 _REFUSED = RECORD.c.outcome > ALLOW
 Index("log_record_refused", RECORD.c.idx, sqlite_where=_REFUSED, postgresql_where=_REFUSED)
 Index("log_record_by_code", RECORD.c.code, RECORD.c.idx, sqlite_where=_REFUSED, postgresql_where=_REFUSED)
+
+# Records by time: each is in its minute, its hour and its day, so that any time is the sum of a few rows.
+TOTAL: Final = Table(
+    "log_total",
+    METADATA,
+    Column("what", SmallInteger, primary_key=True, autoincrement=False),  # a number of ``time_totals.KINDS``
+    Column("span", SmallInteger, primary_key=True, autoincrement=False),  # a place in ``time_totals.SPANS_MS``
+    Column("at", BigInteger, primary_key=True, autoincrement=False),  # number of the span since the Unix epoch
+    Column("name", Text, primary_key=True),  # empty for all names, or for those that are not kept one by one
+    Column("allow", BigInteger, nullable=False),
+    Column("deny", BigInteger, nullable=False),
+    Column("ended", BigInteger, nullable=False),
+    Column("counted", BigInteger, nullable=False),  # unauthenticated refusals, which have no record each
+    Column("other", BigInteger, nullable=False),  # events, gaps, and records of counts
+    sqlite_with_rowid=False,
+)
 
 # Pruned blocks: the 256 leaf hashes of 256 records, whose rows in ``log_record`` were deleted.
 PRUNED: Final = Table(

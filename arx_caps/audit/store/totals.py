@@ -10,6 +10,7 @@ from sqlalchemy.sql.expression import bindparam
 
 from arx_caps.audit.ingest import ALLOW, DENY
 from arx_caps.audit.store.tables import NODE, RECORD, STATE
+from arx_caps.audit.store.time_totals import add_times
 
 STRIDE: Final = 50_000  # records in one statement
 
@@ -36,7 +37,7 @@ class Counted(NamedTuple):
 
 
 def add_up(connection: Connection, start: int, end: int) -> None:
-    """Add records to the totals of their nodes; the caller has locked the log.
+    """Add records to the totals of their nodes and of their time; the caller has locked the log.
 
     Args:
         connection: The transaction.
@@ -44,7 +45,9 @@ def add_up(connection: Connection, start: int, end: int) -> None:
         end: Index after the last record to add.
     """
     for at in range(start, end, STRIDE):
-        connection.execute(_ADD, {"start": at, "end": min(at + STRIDE, end)})
+        some = {"start": at, "end": min(at + STRIDE, end)}
+        connection.execute(_ADD, some)
+        add_times(connection, **some)
     if end > start:
         connection.execute(update(STATE).values(counted=end))
 

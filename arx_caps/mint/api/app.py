@@ -47,6 +47,7 @@ from arx_caps.mint.api.routes import (
     signing_keys,
     status,
     tasks,
+    totals,
     trail,
 )
 from arx_caps.mint.login.oidc import OidcLogin
@@ -73,6 +74,7 @@ ENDPOINTS: Final = (
     *kills.ENDPOINTS,
     *audit.ENDPOINTS,
     *trail.ENDPOINTS,
+    *totals.ENDPOINTS,
     *retention.ENDPOINTS,
     *status.ENDPOINTS,
     *console.ENDPOINTS,

@@ -15,6 +15,7 @@ from arx_caps.cli import exit_codes
 from arx_caps.cli.commands.audit.export import copy_command, export_command
 from arx_caps.cli.commands.audit.integrity import check_command, reindex_command, show_failure
 from arx_caps.cli.commands.audit.retention import erase_command, prune_command
+from arx_caps.cli.commands.audit.top import top_command
 from arx_caps.cli.commands.audit.trail import runs_command, tail_command, trail_command
 from arx_caps.cli.exit_codes import Stop
 from arx_caps.cli.options import Verbs, common_options, pass_console
@@ -144,6 +145,7 @@ def _shown(checked: Any) -> str:
 for _command in (
     trail_command,
     tail_command,
+    top_command,
     runs_command,
     export_command,
     copy_command,

@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Query the totals over time: the names with the most records, and the records of each minute, hour or day.  LOG 3.6.
+
+An answer is the sum of a few kept rows, however many records the log has.
+"""
+
+import time
+from collections.abc import Iterator
+from typing import Any, Final, NamedTuple
+
+from sqlalchemy import ColumnElement, func, select, union_all
+from sqlalchemy.engine import Connection
+
+from arx_caps.audit.ingest import SESSION
+from arx_caps.audit.store import DAY, HOUR, KINDS, MINUTE, NODE, SPANS_MS, STATE, TOTAL, span_at
+
+ORDERS: Final = ("all", "refused")
+MAX_TOP: Final = 100
+_ALL: Final = 0
+# A long time is asked for in hours or days: no answer adds up thousands of minutes.
+_IN_MINUTES_MS: Final = 6 * SPANS_MS[HOUR]
+_IN_HOURS_MS: Final = 14 * SPANS_MS[DAY]
+_COUNTS: Final = ("allow", "deny", "ended", "counted", "other")
+
+
+class Counts(NamedTuple):
+    """Numbers of records, and of refusals without a record each.
+
+    Attributes:
+        allow: Allowed calls.
+        deny: Refused calls.
+        end: Running work that was ended.
+        counted: Unauthenticated refusals, which are counted and not recorded one by one.
+        other: Records of other kinds: events, gaps and counts.
+    """
+
+    allow: int = 0
+    deny: int = 0
+    end: int = 0
+    counted: int = 0
+    other: int = 0
+
+    @property
+    def refused(self) -> int:
+        """Refusals of any kind."""
+        return self.deny + self.end + self.counted
+
+    @property
+    def decisions(self) -> int:
+        """Decisions of any outcome."""
+        return self.allow + self.refused
+
+
+class TopRow(NamedTuple):
+    """A name with its counts; of a session also the agent that opened it."""
+
+    name: str
+    counts: Counts
+    agent: str = ""
+
+
+class Top(NamedTuple):
+    """The names with the most records over a time.
+
+    Attributes:
+        rows: The names, the first with the most.
+        rest: The counts of all other names.
+        since_ms: The first time that is counted, ms since the Unix epoch.
+        until_ms: The time after the last; None without one.
+    """
+
+    rows: list[TopRow]
+    rest: Counts
+    since_ms: int
+    until_ms: int | None
+
+
+class Series(NamedTuple):
+    """Counts over a time, in steps of one length.
+
+    Attributes:
+        points: The start of each step that has records, ms since the Unix epoch, and its counts, in order.
+        step_ms: The length of a step.
+        total: The sum.
+        since_ms: The start of the first step.
+        until_ms: The end of the last.
+        size: Number of the log's records that are counted; later ones are counted at the next checkpoint.
+    """
+
+    points: list[tuple[int, Counts]]
+    step_ms: int
+    total: Counts
+    since_ms: int
+    until_ms: int
+    size: int
+
+
+class _Stretch(NamedTuple):
+    """Spans of one length, from ``first`` to before ``end``; None is without an end."""
+
+    span: int
+    first: int
+    end: int | None
+
+
+def top(
+    connection: Connection, by: str, *, since_ms: int, until_ms: int | None = None, order: str = "all", limit: int = 20
+) -> Top:
+    """Return the names with the most records over a time.
+
+    Args:
+        connection: A transaction that reads the log.
+        by: What is named: one of ``KINDS``.
+        since_ms: The first time; the start of its minute, hour or day counts, the longer the time is.
+        until_ms: The time after the last, or None for no end.
+        order: ``all`` for the most decisions, ``refused`` for the most refusals.
+        limit: The largest number of names.
+    """
+    unit = _unit(since_ms, until_ms)
+    stretches = list(_stretches(since_ms, until_ms, unit))
+    named = _rows(KINDS[by], stretches).subquery().c
+    sums = [func.sum(named[name]) for name in _COUNTS]
+    refused = func.sum(named.deny + named.ended + named.counted)
+    most = refused if order == "refused" else refused + func.sum(named.allow)
+    grouped = select(named.name, *sums).group_by(named.name)
+    wanted = grouped.where(named.name != "").order_by(most.desc(), named.name).having(most > 0).limit(limit)
+    rows = [TopRow(name, _counts(counts)) for name, *counts in connection.execute(wanted)]
+    whole = connection.execute(select(*sums)).one()
+    rest = Counts(
+        *(all_ - sum(part) for all_, *part in zip(_counts(whole), *(row.counts for row in rows), strict=True))
+    )
+    if by == "session":
+        rows = _with_agents(connection, rows)
+    until = None if until_ms is None else _end(until_ms, SPANS_MS[unit])
+    return Top(rows, rest, span_at(since_ms, SPANS_MS[unit]) * SPANS_MS[unit], until)
+
+
+def series(
+    connection: Connection, *, since_ms: int, until_ms: int | None = None, by: str | None = None, name: str = ""
+) -> Series:
+    """Return counts over a time, in steps of a minute, an hour or a day.
+
+    Args:
+        connection: A transaction that reads the log.
+        since_ms: The first time; its whole step counts.
+        until_ms: The time after the last; now if None.
+        by: What ``name`` names, one of ``KINDS``; None for all records.
+        name: The name whose records are counted.
+    """
+    unit = _unit(since_ms, until_ms)
+    step, what = SPANS_MS[unit], _ALL if by is None else KINDS[by]
+    first, end = span_at(since_ms, step), _end(until_ms or _now_ms(), step) // step
+    row = (TOTAL.c.what == what, TOTAL.c.span == unit, TOTAL.c.name == name, TOTAL.c.at >= first, TOTAL.c.at < end)
+    found = connection.execute(
+        select(TOTAL.c.at, *(TOTAL.c[each] for each in _COUNTS)).where(*row).order_by(TOTAL.c.at)
+    )
+    points = [(at * step, _counts(counts)) for at, *counts in found]
+    total = Counts(*map(sum, zip(*(counts for _, counts in points), strict=True))) if points else Counts()
+    size = int(connection.execute(select(STATE.c.counted)).scalar_one())
+    return Series(points, step, total, first * step, end * step, size)
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def _unit(since_ms: int, until_ms: int | None) -> int:
+    length = (until_ms or _now_ms()) - since_ms
+    return MINUTE if length <= _IN_MINUTES_MS else HOUR if length <= _IN_HOURS_MS else DAY
+
+
+def _end(until_ms: int, length: int) -> int:
+    return -(-until_ms // length) * length
+
+
+def _stretches(since_ms: int, until_ms: int | None, unit: int) -> Iterator[_Stretch]:
+    """Yield the fewest spans that make up a time: days, and at its ends hours and minutes."""
+    start = span_at(since_ms, SPANS_MS[unit]) * SPANS_MS[unit]
+    end = None if until_ms is None else max(start, _end(until_ms, SPANS_MS[unit]))
+    for span in range(unit, DAY):
+        length, longer = SPANS_MS[span], SPANS_MS[span + 1]
+        up = _end(start, longer)
+        if end is not None and up >= end // longer * longer:  # no whole longer span is within
+            yield _Stretch(span, start // length, end // length)
+            return
+        yield _Stretch(span, start // length, up // length)
+        if end is not None:
+            yield _Stretch(span, end // longer * longer // length, end // length)
+            end = end // longer * longer
+        start = up
+    yield _Stretch(DAY, start // SPANS_MS[DAY], None if end is None else end // SPANS_MS[DAY])
+
+
+def _rows(what: int, stretches: list[_Stretch]) -> Any:
+    columns = [TOTAL.c[name] for name in ("name", *_COUNTS)]
+    selects = []
+    for stretch in stretches:
+        within: list[ColumnElement[bool]] = [TOTAL.c.what == what, TOTAL.c.span == stretch.span]
+        within += [TOTAL.c.at >= stretch.first]
+        within += [] if stretch.end is None else [TOTAL.c.at < stretch.end]
+        selects.append(select(*columns).where(*within))
+    return union_all(*selects)
+
+
+def _counts(sums: Any) -> Counts:
+    return Counts(*(int(value or 0) for value in sums))
+
+
+def _with_agents(connection: Connection, rows: list[TopRow]) -> list[TopRow]:
+    named = select(NODE.c.ref, NODE.c.agent).where(NODE.c.kind == SESSION, NODE.c.ref.in_([row.name for row in rows]))
+    agents = {row.ref: row.agent for row in connection.execute(named)}
+    return [row._replace(agent=agents.get(row.name, "")) for row in rows]
