@@ -18,7 +18,19 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from arx_caps.console import sign_in
 from arx_caps.console.live import Live
-from arx_caps.console.pages import agents, approvals, keys, kills, now, policy, sessions, verifiers
+from arx_caps.console.pages import (
+    agents,
+    approvals,
+    decisions,
+    keys,
+    kills,
+    now,
+    policy,
+    search,
+    sessions,
+    top,
+    verifiers,
+)
 from arx_caps.console.visit import Page, answer_bug, answer_page, answer_unknown
 from arx_caps.mint.api.access_log import note
 from arx_caps.mint.runtime import MintRuntime
@@ -28,6 +40,9 @@ HOME: Final = "/console"
 PAGES: Final[tuple[Page, ...]] = (
     *sign_in.PAGES,
     *now.PAGES,
+    *decisions.PAGES,
+    *top.PAGES,
+    *search.PAGES,
     *sessions.PAGES,
     *agents.PAGES,
     *approvals.PAGES,
@@ -48,7 +63,7 @@ _HEADERS: Final = {
 _OWN: Final = Path(__file__).parent / "static"
 # In a wheel, what is vendored stands beside the console's own files.
 _VENDORED: Final = Path(__file__).parents[2] / "vendor" / "htmx"
-STATIC: Final = ("console.css", "favicon.svg", "htmx.min.js", "hx-sse.min.js")
+STATIC: Final = ("console.css", "favicon.svg", "feed.js", "htmx.min.js", "hx-sse.min.js")
 
 
 def compose(app: Starlette, mint: MintRuntime) -> Callable[[], None]:

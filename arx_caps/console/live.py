@@ -6,7 +6,7 @@ A viewer that reads too slowly loses its oldest events and is told how many.
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import Any, Final, NamedTuple
 
 from starlette.concurrency import run_in_threadpool
@@ -136,7 +136,7 @@ class Live:
         broadcast: Broadcast,
         show: Callable[[Any, int], Sent | None],
         allowed: Callable[[], bool],
-        first: tuple[Sent, ...] = (),
+        first: tuple[Sent, ...] | Callable[[], Iterable[Sent]] = (),
     ) -> StreamingResponse:
         """Return the answer that streams a broadcast to one viewer.
 
@@ -144,7 +144,7 @@ class Live:
             broadcast: The values.
             show: Returns the event for a value, or None to leave it out; it also gets the number of missed values.
             allowed: Whether the viewer may still see it; it runs in a thread every few seconds.
-            first: Events to send at once.
+            first: Events to send at once, or a function that returns them once no later value can be missed.
         """
         return StreamingResponse(
             self._events(broadcast, show, allowed, first), media_type="text/event-stream", headers=dict(_HEADERS)
@@ -155,14 +155,14 @@ class Live:
         broadcast: Broadcast,
         show: Callable[[Any, int], Sent | None],
         allowed: Callable[[], bool],
-        first: tuple[Sent, ...],
+        first: tuple[Sent, ...] | Callable[[], Iterable[Sent]],
     ) -> AsyncIterator[str]:
         loop, stopping = asyncio.get_running_loop(), self.stopping
         said = checked = loop.time()
         yield ": open\n\n"
-        for event in first:
-            yield event.encode()
         with broadcast.subscribe() as viewer:
+            for event in first() if callable(first) else first:
+                yield event.encode()
             while not stopping.is_set():
                 value = await _either(viewer.get(CHECK_S), stopping)
                 now = loop.time()

@@ -25,6 +25,9 @@ MENU: Final[tuple[tuple[str, tuple[Entry, ...]], ...]] = (
         "Watch",
         (
             Entry("/console/now", "Now", "arx.status.read"),
+            Entry("/console/decisions", "Decisions", "arx.audit.read"),
+            Entry("/console/top", "Top", "arx.audit.read"),
+            Entry("/console/search", "Audit search", "arx.audit.read"),
             Entry("/console/sessions", "Sessions", "arx.sessions.read"),
             Entry("/console/agents", "Agents", "arx.agents.read"),
         ),

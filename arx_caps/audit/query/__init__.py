@@ -7,6 +7,7 @@ from arx_verifier._door import open_door
 
 if TYPE_CHECKING:
     from arx_caps.audit.query.export import form_of
+    from arx_caps.audit.query.live import matches
     from arx_caps.audit.query.node_search import Question, reach
     from arx_caps.audit.query.questions import MAX_PAGE, OUTCOMES, Found, total
     from arx_caps.audit.query.session_calls import NO_CALLS, LastCall, SessionCalls, calls_of, last_calls
@@ -17,6 +18,7 @@ else:
         __name__,
         {
             "export": "form_of",
+            "live": "matches",
             "node_search": "Question reach",
             "questions": "Found MAX_PAGE OUTCOMES total",
             "session_calls": "NO_CALLS LastCall SessionCalls calls_of last_calls",
@@ -42,6 +44,7 @@ __all__ = [
     "calls_of",
     "form_of",
     "last_calls",
+    "matches",
     "reach",
     "series",
     "show_nodes",

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Final
 
-from sqlalchemy import delete, select, text
+from sqlalchemy import bindparam, delete, select, text
 from sqlalchemy.engine import Connection
 
 from arx_caps.audit.ingest import ALLOW, COUNTED, DENY, END
@@ -27,6 +27,7 @@ RATIOS: Final = tuple(length // SPANS_MS[MINUTE] for length in SPANS_MS)  # minu
 # names with the most records and those with the most refusals, and adds the others up under the empty name.
 FULL: Final = 2_000  # names in one span, after which the least are added up
 KEPT: Final = 500  # names that stay for their records, and again for their refusals
+_AT_ONCE: Final = 500  # spans in one query
 _STRIDE: Final = 50_000  # records in one statement of a rebuild
 
 
@@ -80,12 +81,16 @@ def _add_counted(connection: Connection, start: int, end: int) -> None:
 def _fold_full(connection: Connection, minutes: Sequence[int]) -> None:
     """Add up the least names of each span that has too many."""
     for span, ratio in enumerate(RATIOS):
-        for at in {span_at(minute, ratio) for minute in minutes}:
-            for what in KINDS.values():
-                which = {"what": what, "span": span, "at": at}
-                if connection.execute(_IS_FULL, which).first() is not None:
-                    connection.execute(_FOLD, which)
-                    connection.execute(_DROP, which)
+        touched = sorted({span_at(minute, ratio) for minute in minutes})
+        for start in range(0, len(touched), _AT_ONCE):
+            # A span cannot have more names than records.
+            many = connection.execute(_MANY, {"span": span, "touched": touched[start : start + _AT_ONCE]})
+            for at in many.scalars().all():
+                for what in KINDS.values():
+                    which = {"what": what, "span": span, "at": at}
+                    if connection.execute(_IS_FULL, which).first() is not None:
+                        connection.execute(_FOLD, which)
+                        connection.execute(_DROP, which)
 
 
 _SUMS: Final = ("allow", "deny", "ended", "counted", "other")
@@ -135,6 +140,12 @@ _ADD: Final = text(
 )
 _MINUTES_OF: Final = text(
     f"SELECT DISTINCT at_ms / {SPANS_MS[MINUTE]} FROM log_record WHERE idx >= :start AND idx < :end"  # noqa: S608 - constants
+)
+_MANY: Final = select(TOTAL.c.at).where(
+    TOTAL.c.what == ALL,
+    TOTAL.c.span == bindparam("span"),
+    TOTAL.c.at.in_(bindparam("touched", expanding=True)),
+    TOTAL.c.allow + TOTAL.c.deny + TOTAL.c.ended + TOTAL.c.counted + TOTAL.c.other > FULL,
 )
 _COUNT: Final = text(f"{_INTO} VALUES (:what, :span, :at, :name, 0, 0, 0, :counted, 0) {_ON_CONFLICT}")
 _SPAN: Final = "what = :what AND span = :span AND at = :at AND name <> ''"

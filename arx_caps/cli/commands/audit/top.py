@@ -6,12 +6,11 @@ from typing import Any, Final
 import click
 
 from arx_caps.cli.commands.audit.question import Since
-from arx_caps.cli.display import show_span
 from arx_caps.cli.mint_session import now_ms
 from arx_caps.cli.options import common_options, pass_console
 from arx_caps.cli.place import Place, operator_options
 from arx_caps.cli.terminal import Console, plain, table
-from arx_caps.durations import show_time
+from arx_caps.durations import show_span, show_time
 
 TOP: Final = "/v1/audit/top"
 _KINDS: Final = ("agent", "session", "tool", "reason")

@@ -105,10 +105,10 @@ def get_top(call: RouteCall) -> TopNames:
     with call.mint.log.store.reading() as c:
         found = top(c, query.by, since_ms=since, until_ms=until, order=query.order, limit=query.limit)
     rows = [
-        TopShown(name=row.name, agent=row.agent if query.by == "session" else UNSET, **_members(row.counts))
+        TopShown(name=row.name, agent=row.agent if query.by == "session" else UNSET, **_numbers(row.counts))
         for row in found.rows
     ]
-    rest = CountsShown(**_members(found.rest))
+    rest = CountsShown(**_numbers(found.rest))
     return TopNames(by=query.by, order=query.order, since=found.since_ms, until=found.until_ms, rows=rows, rest=rest)
 
 
@@ -122,13 +122,13 @@ def get_totals(call: RouteCall) -> Totals:
     by, name = next(iter(named.items()), (None, ""))
     with call.mint.log.store.reading() as c:
         found = series(c, since_ms=since, until_ms=until, by=by, name=name)
-    points = [PointShown(at=at, **_members(counts)) for at, counts in found.points]
-    total = CountsShown(**_members(found.total))
+    points = [PointShown(at=at, **_numbers(counts)) for at, counts in found.points]
+    total = CountsShown(**_numbers(found.total))
     span = {"since": found.since_ms, "until": found.until_ms, "step": found.step_ms}
     return Totals(**span, points=points, total=total, size=found.size)
 
 
-def _members(counts: Counts) -> dict[str, Any]:
+def _numbers(counts: Counts) -> dict[str, Any]:
     return counts._asdict()
 
 

@@ -140,7 +140,7 @@ def _show_run(row: Mapping[str, Any]) -> RunShown:
 def list_records(call: RouteCall) -> Records:
     """Return records of the audit log: the newest, those before or after an index, or new ones."""
     query, store = call.query, call.mint.log.store
-    question = _question(call.mint, query)
+    question = question_of(call.mint, query)
     if query.before is not None and query.after is not None:
         raise RequestError("invalid page: expected either before or after; send at most one")
     if query.wait and query.after is None:
@@ -167,9 +167,26 @@ def list_records(call: RouteCall) -> Records:
     )
 
 
+def records_after(mint: MintContext, after: int | None, limit: int) -> tuple[list[dict[str, Any]], int]:
+    """Return new records, and the log's size; for a stream, whose viewers are authorized elsewhere.
+
+    Args:
+        mint: The mint.
+        after: The index of the last known record; None reads the size alone.
+        limit: The largest number of records; they are the oldest new ones.
+
+    Raises:
+        StoreError: The log's database does not answer.
+    """
+    with mint.log.store.reading() as c:
+        size = questions.size(c)
+        found = [] if after is None or size <= after + 1 else questions.records(c, Question(), after=after, limit=limit)
+    return [show_record(each) for each in found if each.tool != READ], size
+
+
 def list_nodes(call: RouteCall) -> LogNodes:
     """Return delegation trees, with the counts of allowed and denied calls at each place."""
-    question = _question(call.mint, call.query)
+    question = question_of(call.mint, call.query)
     if not question.of_nodes:
         raise RequestError("missing filter: send session, task, link, agent or subject")
     with call.mint.log.store.reading() as c:
@@ -228,7 +245,16 @@ def _without_reads(found: list[Found], query: RecordsQuery) -> list[Found]:
     return [record for record in found if record.tool != READ] if query.wait and query.tool is None else found
 
 
-def _question(mint: MintContext, query: NodesQuery) -> Question:
+def question_of(mint: MintContext, query: NodesQuery) -> Question:
+    """Return the question of a query.
+
+    Args:
+        mint: The mint.
+        query: The filters.
+
+    Raises:
+        RequestError: A filter is none that any record could match.
+    """
     call = msgspec.structs.asdict(query)
     grant = None if query.link is None else mint.db.grants.find(query.link)
     question = Question(

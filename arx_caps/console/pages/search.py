@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""*Audit search*: records by session, agent, person, delegation, tool, outcome, reason and time; pages and exports.
+
+A session, task, delegation or agent finds what came from it and what it came from, as the API does.
+"""
+
+from collections.abc import Iterator
+from importlib.metadata import version
+from typing import Any, Final
+
+from starlette.responses import Response, StreamingResponse
+
+from arx_caps.audit.query import form_of
+from arx_caps.console.records import AGES, FILTERS, OUTCOMES, command_of, filters_of, row_of
+from arx_caps.console.visit import Page, Visit
+from arx_caps.mint.api.routes.trail import list_records
+from arx_verifier.errors import RequestError
+
+PATH: Final = "/console/search"
+ROWS: Final = 50
+EXPORTED: Final = 100_000  # records of one download; the command line has no such bound
+_PAGE: Final = 1_000
+_MEDIA: Final = {
+    "csv": "text/csv; charset=utf-8",
+    "jsonl": "application/jsonl",
+    "ocsf": "application/jsonl",
+}
+
+
+def show_search(visit: Visit) -> Response:
+    """Show a page of the records that match all filters, the newest first."""
+    asked = filters_of(visit.query)
+    before = visit.query.get("before", "")
+    answer = visit.call(list_records, query={**asked, "limit": ROWS, "before": before})
+    return visit.render(
+        "search.html",
+        title="Audit search",
+        command=command_of("audit trail", visit.query),
+        export=command_of("audit export --format csv --out records.csv", visit.query),
+        rows=[row_of(each) for each in answer.records],
+        total=answer.total,
+        older=None if answer.next is None else visit.link(before=answer.next),
+        newest=visit.link(before=None) if before else None,
+        filters=FILTERS,
+        outcomes=OUTCOMES,
+        ages=AGES,
+        asked=asked,
+        at_most=EXPORTED,
+        log=_log_of(visit),
+    )
+
+
+def send_export(visit: Visit) -> Response:
+    """Send the records that match all filters as CSV, JSON lines or OCSF, in the log's order."""
+    name = visit.query.get("format", "csv")
+    if name not in _MEDIA:
+        raise RequestError("invalid format: expected csv, jsonl or ocsf")
+    asked = filters_of({key: value for key, value in visit.query.items() if key != "format"})
+    # The first page is read before the answer begins, so that a refusal is a page and not half a file.
+    first = visit.call(list_records, query={**asked, "after": -1, "limit": _PAGE})
+    form = form_of(name, origin=first.origin, version=version("arx-caps"))
+
+    def lines() -> Iterator[str]:
+        answer, written = first, 0
+        yield form.head
+        while records := [each for each in answer.records if each["index"] < first.size][: EXPORTED - written]:
+            yield "".join(map(form.line, records))
+            written += len(records)
+            if len(answer.records) < _PAGE:
+                return
+            # Each page is a call of its own: an operator who loses the right gets no more.
+            answer = visit.call(list_records, query={**asked, "after": records[-1]["index"], "limit": _PAGE})
+
+    suffix = "csv" if name == "csv" else "jsonl"
+    headers = {"Cache-Control": "no-store", "Content-Disposition": f'attachment; filename="records.{suffix}"'}
+    return StreamingResponse(lines(), 200, headers, media_type=_MEDIA[name])
+
+
+def _log_of(visit: Visit) -> dict[str, Any]:
+    publisher = visit.mint.log.publisher
+    head = publisher.head()
+    return {"signed": 0 if head is None else head.size, "halted": publisher.halted}
+
+
+PAGES: Final = (Page("GET", PATH, show_search), Page("GET", f"{PATH}/export", send_export))

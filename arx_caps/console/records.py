@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Records of the audit log as rows of a page, and the filters that pages of records share."""
+
+import shlex
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from arx_caps.console.render import badge
+from arx_caps.durations import parse_duration
+from arx_verifier.errors import REASONS, Failure, RequestError
+from arx_verifier.token import subject_target
+
+TONES: Final = {"allow": "ok", "deny": "bad", "end": "bad", "counted": "warn", "gap": "warn", "event": "quiet"}
+# The filters by name, in the order of the form, with their labels and an example each.
+FILTERS: Final = (
+    ("session", "Session", "s-…"),
+    ("agent", "Agent", "acme/support/**"),
+    ("person", "Person", "subject:… or ISSUER SUBJECT"),
+    ("task", "Task", "t-…"),
+    ("link", "Delegation", "link"),
+    ("tool", "Tool", "orders.*"),
+)
+OUTCOMES: Final = ("allow", "deny", "end", "counted", "gap", "event")
+AGES: Final = (("15m", "15 minutes"), ("1h", "hour"), ("24h", "24 hours"), ("7d", "7 days"), ("30d", "30 days"))
+_MAX_AGE_MS: Final = 36_525 * 86_400_000
+
+
+@dataclass(frozen=True, slots=True)
+class RecordRow:
+    """A record as a page shows it.
+
+    Attributes:
+        index: Its index in the log.
+        at: Its time, ms since the Unix epoch; None if it cannot be read.
+        outcome: The word of its outcome.
+        tool: The tool, or the event's kind.
+        service: The service that decided.
+        chain: The agent and, after it, the holders that delegations name.
+        session: Its session, or empty.
+        why: A sentence: the reason of a refusal, or what an event names.
+    """
+
+    index: int
+    at: int | None
+    outcome: str
+    tool: str
+    service: str
+    chain: tuple[str, ...]
+    session: str
+    why: str
+
+    @property
+    def badge(self) -> Any:
+        """The outcome as a badge."""
+        return badge(self.outcome, TONES.get(self.outcome, "warn"))
+
+    @property
+    def clock(self) -> str:
+        """The time of day, UTC."""
+        if self.at is None:
+            return "-"
+        return time.strftime("%H:%M:%S", time.gmtime(self.at / 1000)) + f".{self.at % 1000:03d}"
+
+    @property
+    def day(self) -> str:
+        """The date, UTC."""
+        return "-" if self.at is None else time.strftime("%Y-%m-%d", time.gmtime(self.at / 1000))
+
+
+def row_of(shown: Mapping[str, Any]) -> RecordRow:
+    """Return a record as a row.
+
+    Args:
+        shown: The record, as the API shows it.
+    """
+    index, service = shown["index"], shown["service"]
+    if shown["type"] == "unreadable":
+        return RecordRow(index, None, "unreadable", "-", service, (), "", shown["problem"])
+    if shown["type"] == "event":
+        named = shown["named"]
+        who = named.get("agent") or shown["by"]
+        about = ", ".join(
+            f"{name} {value}" for name, value in named.items() if name not in ("agent", "session", "mint")
+        )
+        return RecordRow(index, shown["at"], "event", shown["kind"], "mint", (who,), named.get("session") or "", about)
+    chain = tuple(filter(None, (shown["agent"], *shown["named"])))
+    service = shown["audience"] or service
+    tool = shown["tool"] or shown["code"]
+    return RecordRow(index, shown["at"], shown["outcome"], tool, service, chain, shown["session"], why_of(shown))
+
+
+def why_of(shown: Mapping[str, Any]) -> str:
+    """Return why a decision is what it is, as a sentence; empty for an allow."""
+    if shown["gap"] is not None:
+        return f"{shown['gap']['times']} {shown['gap']['why']}"
+    if shown["counts"]:
+        return ", ".join(f"{counted['times']} times {counted['code']}" for counted in shown["counts"])
+    if shown["outcome"] not in ("deny", "end"):
+        return ""
+    failures = [str(Failure(**failure)) for failure in shown["failures"][:1]]
+    return ": ".join([shown["code"], *failures])
+
+
+def meaning_of(code: str) -> str:
+    """Return what a reason code means, or an empty text."""
+    reason = REASONS.get(code)
+    return "" if reason is None else reason.meaning
+
+
+def filters_of(query: Mapping[str, str]) -> dict[str, Any]:
+    """Return the API's filters of a page's query.
+
+    Args:
+        query: The page's query: the names of ``FILTERS``, ``reason``, ``since`` and ``until``.
+
+    Raises:
+        RequestError: A time or a person is not readable.
+    """
+    asked: dict[str, Any] = {
+        name: query[name].strip()
+        for name in ("session", "agent", "task", "link", "tool", "reason")
+        if query.get(name, "").strip()
+    }
+    if person := query.get("person", "").strip():
+        asked["subject"] = person if person.startswith("subject:") else _subject(person)
+    for name in ("since", "until"):
+        if text := query.get(name, "").strip():
+            asked[name] = time_of(text)
+    return asked
+
+
+def command_of(words: str, query: Mapping[str, str]) -> str:
+    """Return a command line of ``arx`` with the filters of a page's query."""
+    parts = [f"arx {words}"]
+    for name in ("session", "agent", "task", "link", "tool", "reason", "since", "until"):
+        if text := query.get(name, "").strip():
+            parts.append(f"--{name} {_quoted(text)}")
+    if person := query.get("person", "").strip():
+        parts.append(f"--subject {_quoted(person if person.startswith('subject:') else _subject(person))}")
+    return " ".join(parts)
+
+
+def time_of(text: str) -> int:
+    """Return a time, ms since the Unix epoch, of an age such as ``24h``, a UTC time, or a number of ms.
+
+    Raises:
+        RequestError: It is none of these.
+    """
+    if text.isascii() and text.isdigit():
+        return int(text)
+    try:
+        return time.time_ns() // 1_000_000 - int(parse_duration(text, _MAX_AGE_MS))
+    except ValueError:
+        pass
+    for form in ("%Y-%m-%dT%H:%M:%SZ", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M", "%Y-%m-%d"):
+        try:
+            return int(datetime.strptime(text, form).replace(tzinfo=UTC).timestamp() * 1000)
+        except ValueError:
+            continue
+    raise RequestError("invalid time: expected an age such as 24h, or a UTC time such as 2026-01-31T12:00:00Z")
+
+
+def _subject(person: str) -> str:
+    issuer, _, subject = person.partition(" ")
+    if not subject.strip():
+        raise RequestError("invalid person: expected subject:…, or the issuer and the subject, with a space between")
+    return subject_target(issuer, subject.strip())
+
+
+def _quoted(text: str) -> str:
+    return shlex.quote(text)

@@ -1,0 +1,247 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The pages of the audit log: the feed, why a decision is so, the search with its exports, and the top."""
+
+import csv
+import io
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from arx_caps.audit.merkle import RecordProof
+from arx_caps.audit.query import Question, matches
+from arx_caps.console.pages import decisions
+from arx_caps.console.pages.decisions import Batch, Feed
+from arx_caps.mint.api.routes.trail import records_after
+from arx_verifier.journal.decision import Decision
+from arx_verifier.token.targets import subject_target
+from tests.audit.batches import START_MS, batch_of, decision, facts
+from tests.console.harness import operator_with, sign_in
+from tests.mint.harness import Harness
+
+ADA = ("https://idp.example", "ada")
+TOLD = [
+    decision(1, facts("s-1", "t-1")),
+    decision(2, facts("s-1", "t-1", "acme/a")),
+    decision(3, facts("s-1", "t-1", "acme/a", "acme/c"), "revoked"),
+    decision(4, facts("s-1", "t-2"), tool="=HYPERLINK(1)"),
+    decision(5, facts("s-2", "t-3", agent="acme/other", subject=ADA), "argument_not_allowed", tool="<b>bold"),
+]
+pytestmark = pytest.mark.sqlite
+
+
+@pytest.fixture
+def unit(monkeypatch: pytest.MonkeyPatch, unit: Harness) -> Harness:
+    """A realm whose log has five decisions; nothing else is appended until a test signs it."""
+    monkeypatch.setattr("arx_caps.mint.audit.log.SIGN_S", 600.0)
+    unit.mint.log.start()
+    take(unit, TOLD)
+    return unit
+
+
+def take(harness: Harness, told: list[Decision], first: int = 1) -> None:
+    harness.mint.log.store.take(batch_of(told, first), None)
+
+
+def rows(page: str) -> list[int]:
+    """Return the indices of the rows of a page."""
+    return [int(index) for index in re.findall(r'aria-label="Record (\d+): why"', page)]
+
+
+@pytest.mark.parametrize(
+    ("query", "found"),
+    [
+        ("", [4, 3, 2, 1, 0]),
+        ("session=s-2", [4]),
+        ("agent=acme/c", [2, 1, 0]),
+        ("reason=deny", [4, 2]),
+        ("person=https://idp.example%20ada", [4]),
+        (f"until={START_MS + 3}", [1, 0]),
+        ("tool=none", []),
+    ],
+)
+def test_the_search_is_the_api_s(unit: Harness, query: str, found: list[int]) -> None:
+    """Each filter of the page is one of the API; a delegate finds what it came from and what came from it."""
+    browser = sign_in(unit)
+    page = browser.get(f"/console/search?{query}")
+    assert browser.status == 200
+    assert rows(page) == found
+    assert ("No record matches" in page) == (not found)
+    if query == "session=s-2":
+        assert "arx audit trail --session s-2" in page
+
+
+def test_the_search_pages(unit: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Older records are a link away, and the last page has none."""
+    monkeypatch.setattr("arx_caps.console.pages.search.ROWS", 2)
+    browser, seen = sign_in(unit), []
+    page = browser.get("/console/search?agent=acme/bot")
+    assert "<strong>4</strong> records" in page
+    for _ in range(5):
+        seen.append(rows(page))
+        older = re.search(r'href="([^"]+)" rel="next"', page)
+        if older is None:
+            break
+        page = browser.get(older[1].replace("&amp;", "&"))
+    assert seen in ([[3, 2], [1, 0]], [[3, 2], [1, 0], []])
+    assert browser.get("/console/search?since=yesterday")
+    assert browser.status == 400
+
+
+def test_an_export_has_what_the_search_finds(unit: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As CSV without formulas, JSON lines and OCSF, over more than one page of the API."""
+    monkeypatch.setattr("arx_caps.console.pages.search._PAGE", 2)
+    browser = sign_in(unit)
+    table = list(csv.DictReader(io.StringIO(browser.get("/console/search/export?format=csv&session=s-1"))))
+    assert browser.page is not None
+    assert browser.page.headers["content-disposition"] == 'attachment; filename="records.csv"'
+    assert [row["index"] for row in table] == ["0", "1", "2", "3"]
+    assert table[3]["tool"] == "'=HYPERLINK(1)"
+    lines = [json.loads(line) for line in browser.get("/console/search/export?format=jsonl&reason=deny").splitlines()]
+    assert [line["index"] for line in lines] == [2, 4]
+    events = [json.loads(line) for line in browser.get("/console/search/export?format=ocsf&session=s-2").splitlines()]
+    assert [event["class_uid"] for event in events] == [6003]
+    browser.get("/console/search/export?format=xlsx")
+    assert browser.status == 400
+    monkeypatch.setattr("arx_caps.console.pages.search.EXPORTED", 3)
+    assert len(browser.get("/console/search/export?format=jsonl").splitlines()) == 3
+
+
+def test_a_decision_says_why(unit: Harness) -> None:
+    """The condition that failed, the chain, policy and epoch; what a caller wrote is text; the proof verifies."""
+    browser = sign_in(unit)
+    unit.mint.log.step()
+    page = browser.get("/console/decisions/4")
+    for text in (
+        "argument_not_allowed",
+        "rule must be expected (tool), got came",
+        "acme/other",
+        "ada of https://idp.example",
+    ):
+        assert text in page, text
+    assert "<b>bold" not in page
+    assert "&lt;b&gt;bold" in page
+    chain = browser.get("/console/decisions/2")
+    assert [name in chain for name in ("acme/bot", "acme/a", "acme/c", "link=s-1-t-1-acme/a")] == [True] * 4
+    assert "Every condition of the token held" in browser.get("/console/decisions/0")
+    proof = RecordProof.parse(browser.get("/console/decisions/4/proof").encode())
+    proof.check(unit.mint.log.publisher.signer.key)
+    assert proof.index == 4
+    for bad in ("99", "x", "-1", "9" * 20):
+        browser.get(f"/console/decisions/{bad}")
+        assert browser.status == 404, bad
+
+
+def test_the_top_shows_the_most(unit: Harness) -> None:
+    """With rates, a picture without a style of its own, and links to the search."""
+    browser = sign_in(unit)
+    unit.mint.log.step()
+    page = browser.get(f"/console/top?since={START_MS}&until={START_MS + 1000}")
+    assert browser.status == 200
+    assert re.search(r'Decisions</h2><p class="figure">5<', page)
+    assert f'href="/console/search?session=s-1&amp;since={START_MS}"' in page
+    assert "<rect" in page
+    assert "style=" not in page
+    assert f"arx audit top --since {START_MS} --order all --until {START_MS + 1000}" in page
+    assert "No decision in this time" in browser.get("/console/top?since=1m")
+
+
+def test_only_readers_see_the_log(unit: Harness) -> None:
+    """A role without the permission sees no page of it, no export, no proof and no stream."""
+    operator = operator_with(unit, "pager", "kill-only")
+    browser = sign_in(unit, operator)
+    for path in ("decisions", "decisions/live", "decisions/1", "decisions/1/proof", "search", "search/export", "top"):
+        browser.get(f"/console/{path}")
+        assert browser.status == 403, path
+    assert "/console/decisions" not in browser.get("/console/home")
+
+
+def test_the_feed_s_page_is_whole_without_a_script(unit: Harness) -> None:
+    """The newest rows, filtered by the server, and where a script goes on."""
+    browser = sign_in(unit)
+    page = browser.get("/console/decisions?reason=deny")
+    assert rows(page) == [4, 2]
+    assert 'data-feed="/console/decisions/live?reason=deny&amp;after=4"' in page
+    browser.get("/console/decisions?since=1h")
+    assert browser.status == 400
+
+
+def shown(harness: Harness) -> list[dict[str, Any]]:
+    return records_after(harness.mint, -1, 100)[0]
+
+
+def test_the_feed_s_filter_is_the_search_s(unit: Harness) -> None:
+    """Without the database; except that a delegate finds only what is its own or came from it."""
+    unit.mint.log.step()
+    every = shown(unit)
+
+    def found(**asked: Any) -> list[int]:
+        return [each["index"] for each in every if each["index"] < 5 and matches(Question(**asked), each)]
+
+    assert found() == [0, 1, 2, 3, 4]
+    assert found(session="s-1") == [0, 1, 2, 3]
+    assert found(task="t-1") == found(granted="t-1") == [0, 1, 2]
+    assert found(agent="acme/a") == [1, 2]
+    assert found(agent="acme/**") == [0, 1, 2, 3, 4]
+    assert found(link=TOLD[1].links[0]) == [1, 2]
+    assert found(reason="revoked") == [2]
+    assert found(reason="allow", tool="lookup") == [0, 1]
+    assert found(subject=subject_target(*ADA)) == [4]
+    events = [each for each in every if each["type"] == "event"]
+    assert events
+    assert all(
+        matches(Question(reason="event"), each) and not matches(Question(reason="deny"), each) for each in events
+    )
+
+
+def test_one_reader_serves_all_and_counts_what_it_skips(unit: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each record once and in order; a reader that is too far behind skips, and its viewers are told how many."""
+    feed = Feed(unit.mint)
+    begun = feed.read()
+    assert [(batch.start, batch.end) for batch in begun] == [(0, 5)]
+    assert feed.read() == []
+    take(unit, [decision(n, facts()) for n in range(6, 16)], 6)
+    monkeypatch.setattr(decisions, "_READ_AT_ONCE", 4)
+    ends = [batch.end for _ in range(3) for batch in feed.read()]
+    assert ends == [9, 13, 15]
+    viewer = decisions._Viewer(lambda record: record["index"] != 7, 5)
+    for batch in list(feed.recent)[1:]:
+        assert viewer.show(batch) is not None
+    late = decisions._Viewer(lambda _: True, 2)
+    sent = late.show(Batch(9, 13, feed.recent[2].rows))
+    assert sent is not None
+    assert "You missed 7 records" in sent.html
+    assert rows(sent.html) == [12, 11, 10, 9]
+    assert sent.id == "12"
+    monkeypatch.setattr(decisions, "_BEHIND", 5)
+    monkeypatch.setattr(decisions, "ROWS", 3)
+    take(unit, [decision(n, facts()) for n in range(16, 36)], 16)
+    [batch] = feed.read()
+    assert (batch.start, batch.end) == (32, 35)
+
+
+def test_a_stream_goes_on_where_a_browser_was(unit: Harness) -> None:
+    """With `Last-Event-ID`, a browser that was away gets what it missed, and then what comes, each once."""
+    browser = sign_in(unit)
+    got: list[str] = []
+
+    def events() -> Iterator[str]:
+        headers = {"Last-Event-ID": "2"}
+        with browser.client.stream("GET", "/console/decisions/live?after=0", headers=headers) as answer:
+            assert answer.headers["content-type"].startswith("text/event-stream")
+            assert answer.headers["x-accel-buffering"] == "no"
+            yield from answer.iter_lines()
+
+    seen: list[int] = []
+    for line in events():
+        got.append(line)
+        if line.startswith("data: "):
+            seen += rows(line)
+            if seen == [4, 3]:
+                take(unit, [decision(6, facts())], 6)
+            elif 5 in seen:
+                browser.client.app.router.routes[-1].app.state.live.stop()  # type: ignore[attr-defined]
+    assert seen == [4, 3, 5]
+    assert "id: 5" in got
