@@ -12,6 +12,8 @@ from typing import Any, Final, NamedTuple
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
 
+from arx_verifier.errors import ArxError
+
 HEARTBEAT_S: Final = 15.0  # a comment, so that proxies keep the connection and a dead one is noticed
 QUEUE: Final = 64  # events that wait for one viewer
 CHECK_S: Final = 5.0  # how often a stream checks that its viewer may still see it
@@ -98,9 +100,11 @@ class Broadcast:
 
     async def _run(self) -> None:
         while self._viewers and not self._stopping.is_set():
-            for value in await run_in_threadpool(self._produce):
-                for viewer in tuple(self._viewers):
-                    viewer.put(value)
+            # While the database does not answer there is nothing new; the stream goes on when it does again.
+            with contextlib.suppress(ArxError):
+                for value in await run_in_threadpool(self._produce):
+                    for viewer in tuple(self._viewers):
+                        viewer.put(value)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), self._every_s)
 

@@ -153,7 +153,8 @@ class Visit:
     def still(self, action: str) -> bool:
         """Return whether the operator is still signed in and may still do this, for a stream that goes on."""
         try:
-            session = find_console_session(self.mint, self._secret)
+            # A page that is left open does not keep its operator signed in.
+            session = find_console_session(self.mint, self._secret, used=False)
             return session is not None and may(actions_of_operator(self.mint, session), action)
         except ArxError:
             return False

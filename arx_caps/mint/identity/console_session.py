@@ -101,8 +101,14 @@ def use_link(mint: MintContext, secret: bytes) -> bytes:
     return cookie
 
 
-def find_console_session(mint: MintContext, secret: bytes) -> ConsoleSession | None:
-    """Return the session of a cookie, and note its use; None if there is none or it has ended."""
+def find_console_session(mint: MintContext, secret: bytes, *, used: bool = True) -> ConsoleSession | None:
+    """Return the session of a cookie; None if there is none or it has ended.
+
+    Args:
+        mint: The mint.
+        secret: The cookie's secret.
+        used: Whether the operator does something now, so that the session lives on; not for a stream that goes on.
+    """
     row, now = mint.db.console_sessions.find(digest_of(secret)), now_ms()
     if row is None or row["signed_in_at"] is None or row["until"] <= now:
         return None
@@ -110,7 +116,7 @@ def find_console_session(mint: MintContext, secret: bytes) -> ConsoleSession | N
     if mint.db.holder_keys.find(f"operator:{row['operator']}", row["key"]) is None:
         return None
     end = row["signed_in_at"] + LIFE_MS
-    if now - row["used_at"] > TOUCH_MS:
+    if used and now - row["used_at"] > TOUCH_MS:
         mint.db.console_sessions.use(row["id"], until=min(now + IDLE_MS, end))
     return ConsoleSession(row["id"], row["operator"], row["key"], row["signed_in_at"], end)
 
