@@ -18,7 +18,7 @@ from arx_caps.durations import show_time
 MAX_LANES: Final = 12  # the lanes with the most refusals, then calls; the others share one
 _LABEL, _AXIS, _LANE, _MARK = 190, 900, 22, 5  # px
 _LANE_CHARS: Final = 25
-_RUN: Final = 3  # more calls with one outcome of one holder than this are one line
+_RUN: Final = 3  # more allowed calls than this, without another record between them, are one line
 _TOOLS: Final = 4
 # From harmless to worst: a mark has the colour of the worst.
 OUTCOMES: Final = ("event", "allow", "counted", "gap", "end", "deny")
@@ -67,21 +67,26 @@ class Line(NamedTuple):
         return self.moments[0]
 
     @property
+    def holders(self) -> int:
+        """The number of holders that called."""
+        return len({(each.lane, each.holder) for each in self.moments})
+
+    @property
     def last(self) -> Moment:
         """The oldest of its records."""
         return self.moments[-1]
 
 
 def compact(moments: Sequence[Moment]) -> Iterator[Line]:
-    """Yield a line for each record, and one line for a run of calls of one holder that were allowed.
+    """Yield a line for each record, and one line for a run of calls that were allowed.
 
     Args:
         moments: The records, the newest first.
     """
     # A refusal must not drown among hundreds of allowed calls: only those make runs.
-    for key, run in groupby(moments, key=lambda each: (each.lane, each.holder) if each.outcome == "allow" else None):
+    for allowed, run in groupby(moments, key=lambda each: each.outcome == "allow"):
         calls = list(run)
-        if key is None or len(calls) <= _RUN:
+        if not allowed or len(calls) <= _RUN:
             yield from (Line([call], call.tool) for call in calls)
             continue
         counts = Counter(call.tool for call in calls).most_common(_TOOLS + 1)

@@ -208,9 +208,12 @@ def _box(box: Box, nodes: Sequence[Holder], href: Callable[[int], str], *, marke
         return f'<g class="holder more">{_content(box, name, calls)}</g>'
     node = nodes[box.node]
     name, calls = name_of(node), _calls([node])
+    above = nodes[node.parent].name if node.parent is not None else ""
     classes = f"holder {node.state}{' refused' if node.denied else ''}{' marked' if marked else ''}"
     title = f"{name}: {node.state}, {calls}"
-    content = _content(box, name, calls if node.state == "open" else f"{node.state} · {calls}")
+    # Below a holder of the same path, the end of a long name tells it from its siblings.
+    shown = f"…{name.removeprefix(above)}" if len(name) > _NAME_CHARS and name.startswith(f"{above}/") else name
+    content = _content(box, shown, calls if node.state == "open" else f"{node.state} · {calls}")
     link = f'href="{escape(href(box.node))}" class="{escape(classes)}"'
     return f"<a {link}><title>{escape(title)}</title>{content}</a>"
 

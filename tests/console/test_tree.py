@@ -113,6 +113,15 @@ def test_a_tree_of_400_names_the_refused() -> None:
     assert "397 more holders" in drawing
 
 
+def test_a_long_name_is_told_from_its_siblings() -> None:
+    """Below a holder of the same path only the rest of a long name is shown; the title has it whole."""
+    above = Drawn(None, name="acme/research/pricing/germany")
+    drawing = draw([above, Drawn(0, name=above.name + "/sources"), Drawn(0, name="acme/other/path/that/is/long")], str)
+    assert ">…/sources</text>" in drawing
+    assert "<title>acme/research/pricing/germany/sources: open" in drawing
+    assert ">acme/other/p…hat/is/long</text>" in drawing
+
+
 def test_what_a_delegation_removed_in_few_words() -> None:
     """Each kind once: tools, limits of arguments, time and others."""
     assert fewer([{"to": "acme/x"}]) == []
@@ -143,12 +152,12 @@ def moment(number: int, at: int, outcome: str = "allow", lane: int | None = 0, t
     )
 )
 def test_a_timeline_loses_no_record(made: list[tuple[int, str, int | None]]) -> None:
-    """Runs have each record once, in order, and only allowed calls of one holder are one line."""
+    """Lines have each record once, in order, and only allowed calls are one line."""
     moments = [moment(number, at, outcome, lane) for number, (at, outcome, lane) in enumerate(made)]
     lines = list(compact(moments))
     assert [each for line in lines for each in line.moments] == moments
     for line in lines:
-        assert len({(each.outcome, each.lane) for each in line.moments}) == 1
+        assert len({each.outcome for each in line.moments}) == 1
         assert len(line.moments) == 1 or line.first.outcome == "allow"
     require_well_formed(draw_strip(moments))
 
@@ -160,4 +169,4 @@ def test_a_mark_has_the_worst_of_its_outcomes() -> None:
     assert strip.count('class="allow"') == 1
     assert draw_strip([]) == ""
     (line,) = compact([moment(number, number, tool=f"t{number % 2}") for number in range(5)])
-    assert line == Line(line.moments, "t0 x3, t1 x2")
+    assert (line, line.holders) == (Line(line.moments, "t0 x3, t1 x2"), 1)

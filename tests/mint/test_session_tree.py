@@ -177,7 +177,8 @@ def test_a_list_has_counts(unit: Harness) -> None:
     }
     quiet = {"templates": {}, "allowed": 0, "denied": 0, "delegations": 0, "depth": 0}
     assert found["activity"]["s-0000000000000001"] == quiet | {"last_at": None, "last_tool": None}
-    assert "total" not in listed(unit, counts="true", state="open")
+    assert "total" not in listed(unit, counts="true", state="open", limit="2")
+    assert listed(unit, counts="true", state="open")["total"] == {"sessions": 4, "exact": True}
     assert "activity" not in listed(unit)
 
 
@@ -191,7 +192,7 @@ def test_records_that_no_checkpoint_has_count(unit: Harness) -> None:
 
 
 def test_sessions_are_found_by_text_and_branch(unit: Harness) -> None:
-    """By a text in id, agent, purpose or subject, whatever its case; by an agent and those below it."""
+    """By a text in agent, purpose or subject, whatever its case; by an id; by an agent and those below it."""
     unit.enrol()
     other = unit.enrol("acme/supporters")
     ids = add_sessions(unit, 3, purpose="Refund for 100% of _Order_")
@@ -204,7 +205,7 @@ def test_sessions_are_found_by_text_and_branch(unit: Harness) -> None:
     for text in ("refund for 100%", "_order_", "SUPPORT/TRIAGE"):
         assert found(text=text, limit="2") == ids[::-1], text
     assert found(text="100_") == found(text="nothing") == []
-    assert found(text=ids[1]) == [ids[1]]
+    assert (found(text=ids[1]), len(found(text="s-000"))) == ([ids[1]], 3)
     assert found(agent="acme/support/**") == ids[::-1]
     assert (len(found(agent="acme/**")), len(found(agent="acme/supporters/**")), found(agent="acme/sup/**")) == (
         4,

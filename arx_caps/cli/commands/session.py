@@ -96,7 +96,7 @@ def open_(
 @click.option("--subject", help="show only this subject, as its issuer names it")
 @click.option("--template", help="show only sessions with a task of this template")
 @click.option("--state", type=click.Choice(STATES), help="show only this state")
-@click.option("--text", help="show only those with this text in id, agent, purpose or subject")
+@click.option("--text", help="show only those with this text in agent, purpose or subject, or this id")
 @click.option(
     "--limit", type=click.IntRange(1, 1_000_000), default=1000, show_default=True, help="show the newest N sessions"
 )

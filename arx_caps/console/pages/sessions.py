@@ -171,6 +171,8 @@ def _timeline_values(visit: Visit, tree: SessionTree | None) -> dict[str, Any]:
     found = visit.call(list_records, query=which | asked)
     lanes = {row: place for place, node in enumerate(tree.nodes) for row in node.log_nodes}
     moments = [_moment(record, lanes, tree.nodes) for record in found.records]
+    # The log has the records of several services, each in its own order.
+    moments.sort(key=lambda moment: -moment.at)
     if zoom != "all":
         moments = [moment for moment in moments if moment.outcome != "event" or outcome == "event"]
     lines = list(timeline.compact(moments)) if zoom == "compact" else [timeline.Line([m], m.tool) for m in moments]

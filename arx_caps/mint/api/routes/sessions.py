@@ -69,7 +69,7 @@ class SessionsQuery(PageQuery, frozen=True):
     """The sessions to list.
 
     They are of an agent (or, as ``acme/**``, of it and those below it), of a subject, with a task of a template, in a
-    state, or with a text in id, agent, purpose or subject.  ``counts`` asks for ``total`` and ``activity``.
+    state, or with a text in agent, purpose or subject, or an id.  ``counts`` asks for ``total`` and ``activity``.
     """
 
     agent: Annotated[str, Meta(max_length=MAX_PATH_BYTES + 3)] | None = None
@@ -125,7 +125,7 @@ class Sessions(RouteAnswer, frozen=True):
     """A page of sessions, the newest first.
 
     ``activity``, by session, is absent if the log does not answer.  ``total`` is on the first page, and absent for a
-    state that the kill epoch decides.
+    state that the kill epoch decides, unless the page has all.
     """
 
     sessions: list[SessionShown]
@@ -226,7 +226,9 @@ def sessions_of(mint: MintContext, query: SessionsQuery) -> Sessions:
     if not query.counts:
         return Sessions(sessions=page.shown, next=page.next)
     total: SessionsTotal | UnsetType = UNSET
-    if query.after is None and which != "alive":
+    if query.after is None and page.next is UNSET:
+        total = SessionsTotal(len(page.shown), True)
+    elif query.after is None and which != "alive":
         count = mint.db.sessions.count(COUNTED_TO, which=which, **filters)
         total = SessionsTotal(min(count, COUNTED_TO), count <= COUNTED_TO)
     return Sessions(sessions=page.shown, next=page.next, total=total, activity=_activity(mint, page.shown))
