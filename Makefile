@@ -11,7 +11,7 @@ TEST := $(BIN)/python -m pytest -p no:benchmark -n 3 --dist loadfile --no-loadsc
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := demo
-.PHONY: demo busy console screenshots docs test test-slow test-fast test-pure nightly bench bench-growth bench-service bench-all bench-audit bench-kill bench-kill-gateway bench-gateway bench-mint routes adapters compare contract login pages clients operations deciders conformance rehearse check clean help
+.PHONY: demo busy console screenshots docs test test-slow test-fast test-pure nightly bench bench-growth bench-service bench-all bench-audit bench-console bench-kill bench-kill-gateway bench-gateway bench-mint routes adapters compare contract login pages clients operations deciders conformance rehearse check clean help
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-18s %s\n", $$1, $$2 }' Makefile
@@ -51,6 +51,9 @@ bench-all: bench bench-growth bench-service  ## the three above
 
 bench-audit: $(READY)  ## the audit log
 	$(BIN)/python -m benchmarks.audit $(ARGS)
+
+bench-console: $(READY)  ## the console's pages over a large log, and its live viewers; ARGS="--records 10000000"
+	$(BIN)/python -m benchmarks.console $(ARGS)
 
 bench-mint: $(READY)  ## the mint under load
 	$(BIN)/python -m benchmarks.mint $(ARGS)

@@ -56,9 +56,9 @@ def session_of(number: int) -> str:
     return f"s-{number:016d}"
 
 
-def decisions() -> Iterator[Decision]:
-    """Yield decisions for ever, of many sessions at a time."""
-    dice, started, count = random.Random(11), 0, 0
+def decisions(start_ms: int = START_MS, step_ms: float = 1.0, first: int = 0) -> Iterator[Decision]:
+    """Yield decisions for ever, of many sessions at a time, so many milliseconds apart, as if ``first`` had been."""
+    dice, started, count = random.Random(11 + first), first // A_SESSION, first
     open_: list[list[ChainFacts]] = []
     left: list[int] = []
     for place in range(OPEN):
@@ -78,20 +78,23 @@ def decisions() -> Iterator[Decision]:
                 started += 1
         refused = dice.random() < 0.05
         code = "argument_not_allowed" if refused else "ok"
-        at, tool = START_MS + count, dice.choice(TOOLS)
+        at, tool = start_ms + int(count * step_ms), dice.choice(TOOLS)
         told = {"peer": "192.0.2.7", "request_id": "rq-1", "failures": _REFUSED if refused else ()}
         yield Decision(code, at, chain, tool, b"d" * 32, new_salt(), "incarnation", 7, 12, **told)  # type: ignore[arg-type]
 
 
-def batches(records: int, size: int) -> Iterator[Batch]:
-    """Yield so many records in batches of one run."""
-    stream, first = decisions(), 1
+def batches(
+    records: int, size: int, start_ms: int = START_MS, step_ms: float = 1.0, after: int = 0, boot: str = BOOT
+) -> Iterator[Batch]:
+    """Yield records in batches of one run, so many with those that another run has sent before."""
+    stream, first = decisions(start_ms, step_ms, after), 1
+    records -= after
     while first <= records:
         some: list[Sealed] = [
-            seal(each.pack(), VERIFIER, BOOT, sequence)
+            seal(each.pack(), VERIFIER, boot, sequence)
             for sequence, each in enumerate(islice(stream, min(size, records + 1 - first)), first)
         ]
-        yield Batch(VERIFIER, AUDIENCE, BOOT, first, None, tuple(some), closed=False)
+        yield Batch(VERIFIER, AUDIENCE, boot, first, None, tuple(some), closed=False)
         first += len(some)
 
 

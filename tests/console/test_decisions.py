@@ -9,9 +9,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 
 from arx_caps.audit.merkle import RecordProof
 from arx_caps.audit.query import Question, matches
+from arx_caps.audit.store import RECORD
 from arx_caps.console.pages import decisions
 from arx_caps.console.pages.decisions import Batch, Feed
 from arx_caps.mint.api.routes.trail import records_after
@@ -20,6 +22,7 @@ from arx_verifier.token.targets import subject_target
 from tests.audit.batches import START_MS, batch_of, decision, facts
 from tests.console.harness import operator_with, sign_in
 from tests.mint.harness import Harness
+from tests.servers import until
 
 ADA = ("https://idp.example", "ada")
 TOLD = [
@@ -245,3 +248,29 @@ def test_a_stream_goes_on_where_a_browser_was(unit: Harness) -> None:
                 browser.client.app.router.routes[-1].app.state.live.stop()  # type: ignore[attr-defined]
     assert seen == [4, 3, 5]
     assert "id: 5" in got
+
+
+@pytest.mark.spec("LOG 1.11")
+def test_verify_now_finds_an_edited_row(unit: Harness) -> None:
+    """The check says how many records it compared, and when; a row that was edited afterwards halts the log."""
+    browser = sign_in(unit)
+    unit.mint.log.step()
+
+    def verified() -> str:
+        browser.get("/console/search")
+        assert "Verify now" in browser.post("/console/search/check") or browser.status == 200
+        until(lambda: unit.mint.log.check.state.outcome != "running")
+        return browser.get("/console/search/check")
+
+    page = verified()
+    assert 'class="badge ok">holds<' in page
+    size = unit.mint.log.publisher.published()
+    assert size is not None
+    assert f"{size.size} of {size.size}" in page
+    assert "operator:root" in page
+    with unit.mint.log.store.writing() as log:
+        log.connection.execute(update(RECORD).where(RECORD.c.idx == 2).values(code="ok"))
+    page = verified()
+    assert 'class="badge bad">tampered<' in page
+    assert "record 2" in page
+    assert unit.mint.log.publisher.halted

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from arx_caps.audit.store.log_store import LogStore
     from arx_caps.audit.store.publisher import Publisher
     from arx_caps.audit.store.tables import BATCH, CHECKPOINT, NODE, PRUNED, RECORD, SOURCE, STATE, TOTAL
-    from arx_caps.audit.store.time_totals import DAY, HOUR, KINDS, MINUTE, SPANS_MS, rebuild, span_at
+    from arx_caps.audit.store.time_totals import DAY, HOUR, KINDS, MINUTE, SPANS_MS, add_times, rebuild, span_at
     from arx_caps.audit.store.totals import Counted, newer, up_to_date
     from arx_caps.audit.store.transaction import RECORD_COLUMNS, Writing
 else:
@@ -23,7 +23,7 @@ else:
             "log_store": "LogStore",
             "publisher": "Publisher",
             "tables": "BATCH CHECKPOINT NODE PRUNED RECORD SOURCE STATE TOTAL",
-            "time_totals": "DAY HOUR KINDS MINUTE SPANS_MS rebuild span_at",
+            "time_totals": "DAY HOUR KINDS MINUTE SPANS_MS add_times rebuild span_at",
             "totals": "Counted newer up_to_date",
             "transaction": "RECORD_COLUMNS Writing",
         },
@@ -48,6 +48,7 @@ __all__ = [
     "LogStore",
     "Publisher",
     "Writing",
+    "add_times",
     "among",
     "insert_rows",
     "logged",

@@ -2,21 +2,24 @@
 """*Audit search*: records by session, agent, person, delegation, tool, outcome, reason and time; pages and exports.
 
 A session, task, delegation or agent finds what came from it and what it came from, as the API does.
+*Verify now* checks all rows of the log against the signed files.
 """
 
 from collections.abc import Iterator
 from importlib.metadata import version
-from typing import Any, Final
+from typing import Final
 
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import HTMLResponse, Response, StreamingResponse
 
 from arx_caps.audit.query import form_of
 from arx_caps.console.records import AGES, FILTERS, OUTCOMES, command_of, filters_of, row_of
 from arx_caps.console.visit import Page, Visit
+from arx_caps.mint.api.routes.audit import check_of, get_log_check, start_log_check
 from arx_caps.mint.api.routes.trail import list_records
 from arx_verifier.errors import RequestError
 
 PATH: Final = "/console/search"
+READ: Final = "arx.audit.read"
 ROWS: Final = 50
 EXPORTED: Final = 100_000  # records of one download; the command line has no such bound
 _PAGE: Final = 1_000
@@ -46,7 +49,7 @@ def show_search(visit: Visit) -> Response:
         ages=AGES,
         asked=asked,
         at_most=EXPORTED,
-        log=_log_of(visit),
+        check=visit.call(get_log_check),
     )
 
 
@@ -76,10 +79,24 @@ def send_export(visit: Visit) -> Response:
     return StreamingResponse(lines(), 200, headers, media_type=_MEDIA[name])
 
 
-def _log_of(visit: Visit) -> dict[str, Any]:
-    publisher = visit.mint.log.publisher
-    head = publisher.head()
-    return {"signed": 0 if head is None else head.size, "halted": publisher.halted}
+def start_check(visit: Visit) -> Response:
+    """Begin a check of all rows against the signed files."""
+    visit.call(start_log_check)
+    return visit.redirect(f"{PATH}/check")
 
 
-PAGES: Final = (Page("GET", PATH, show_search), Page("GET", f"{PATH}/export", send_export))
+def show_check(visit: Visit) -> Response:
+    """Show how far the check is; a script asks for the part that changes."""
+    if visit.request.headers.get("hx-request") and visit.still(READ):  # recorded once, with the page
+        return HTMLResponse(visit.fragment("log_check.html", check=check_of(visit.mint)))
+    return visit.render(
+        "search_check.html", title="Check of the audit log", command="arx audit check", check=visit.call(get_log_check)
+    )
+
+
+PAGES: Final = (
+    Page("GET", PATH, show_search),
+    Page("GET", f"{PATH}/export", send_export),
+    Page("GET", f"{PATH}/check", show_check),
+    Page("POST", f"{PATH}/check", start_check),
+)

@@ -20,6 +20,7 @@ from arx_caps.audit.merkle import DisputedError, IncompleteError, RecordProof, T
 from arx_caps.audit.shipping import Batch
 from arx_caps.audit.store import LogStore, Publisher
 from arx_caps.audit.witness import Witnesses
+from arx_caps.mint.audit.row_check import RowCheck
 from arx_caps.realm import Realm
 from arx_verifier.errors import ArxError, AuditError, GrantError, shorten
 
@@ -73,6 +74,7 @@ class AuditLog:
     Attributes:
         store: The log's records.
         publisher: Signs the log, and writes its files.
+        check: Checks all rows when an operator asks for it.
         feeds: The sources of the mint's own records, called in turn.
         turns: The order of a run's concurrent batches.
         failing: Why the last step could not append or sign, or None.
@@ -86,6 +88,7 @@ class AuditLog:
         if not kept:
             _logger.warning("%s cannot be written: the last checkpoint is known from database and files alone", memory)
         self.publisher = Publisher(self.store, signer, realm.log_dir, witnesses, memory if kept else None)
+        self.check = RowCheck(self.store, self.publisher)
         self.failing: str | None = None
         self.turns = Turns()
         self.feeds: Sequence[Feed] = ()
@@ -127,6 +130,7 @@ class AuditLog:
             self._thread.join(STOP_S)
             self._thread = None
             self.step()
+        self.check.stop()
         self.store.close()
 
     def take(self, batch: Batch, statement: str, leaves: Sequence[bytes] | None = None) -> int:

@@ -11,6 +11,7 @@ from arx_caps.audit.shipping import Batch, LogWord, Statement, hold_statement, o
 from arx_caps.audit.shipping import batch as wire
 from arx_caps.jose import BAD_PROOF
 from arx_caps.mint.api.endpoint import Bytes, Endpoint, File, RouteAnswer, RouteCall
+from arx_caps.mint.audit.row_check import CheckOutcome, CheckState
 from arx_caps.mint.context import MintContext
 from arx_caps.mint.db.database import now_ms
 from arx_caps.mint.identity.authenticate import SHIP, CallCredentials, read_proof, record_refusal
@@ -30,6 +31,22 @@ class Marked(RouteAnswer, frozen=True, omit_defaults=True):
     high_water: int
     leaf: str = ""
     log: LogWord | None = None
+
+
+class LogCheck(RouteAnswer, frozen=True):
+    """The last check of all rows against the signed files, or the one that runs: ``done`` of ``size`` records.
+
+    Times are ms since the Unix epoch.  ``outcome`` is ``never``, ``running``, ``holds``, ``tampered``, ``failed`` or
+    ``stopped``; ``problem`` says what differs.
+    """
+
+    outcome: CheckOutcome
+    size: int
+    done: int
+    by: str
+    started_at: int
+    ended_at: int | None
+    problem: str
 
 
 class Sender(NamedTuple):
@@ -121,6 +138,27 @@ def get_proof(call: RouteCall) -> File:
     return File(content=log.prove(log.find(call.path["path"])).encode(), media_type=TEXT)
 
 
+def start_log_check(call: RouteCall) -> LogCheck:
+    """Check all rows of the log against the signed files, unless a check runs, and return its state."""
+    return _show_check(call.mint.log.check.start(call.authenticated.actor))
+
+
+def get_log_check(call: RouteCall) -> LogCheck:
+    """Return the state of the last check of all rows."""
+    return check_of(call.mint)
+
+
+def check_of(mint: MintContext) -> LogCheck:
+    """Return the state of the last check of all rows; for a page that shows how far it is."""
+    return _show_check(mint.log.check.state)
+
+
+def _show_check(state: CheckState) -> LogCheck:
+    names = ("outcome", "size", "done", "by", "problem")
+    members = {name: getattr(state, name) for name in names}
+    return LogCheck(**members, started_at=state.started_ms, ended_at=state.ended_ms)
+
+
 def _log_file(call: RouteCall, path: str) -> bytes:
     content = fetch_from(call.mint.realm.log_dir)(path)
     if content is None:
@@ -132,6 +170,8 @@ _ABSENT: Final = ("not_found",)
 ENDPOINTS: Final = (
     Endpoint("GET", "/v1/audit/log/checkpoint", READ, get_checkpoint, problems=_ABSENT),
     Endpoint("GET", "/v1/audit/log/tile/{path:path}", READ, get_tile, problems=_ABSENT),
+    Endpoint("GET", "/v1/audit/check", READ, get_log_check),
+    Endpoint("POST", "/v1/audit/check", READ, start_log_check),
     Endpoint("GET", "/v1/audit/proofs/{path:path}", READ, get_proof, problems=(*_ABSENT, "incomplete", "tampered")),
     Endpoint(
         "POST",

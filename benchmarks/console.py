@@ -1,0 +1,277 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Measure the console: ``make bench-console``, or ``python -m benchmarks.console [--records N] [--realm DIR]``.
+
+A mint with its console runs over a log of many records of the last thirty days.  Each page is asked for again and again
+by one browser; given are the milliseconds from the request to the whole answer, with the connection and the parsing of
+both.  Then fifty viewers watch the live decisions while a service ships a hundred a second; given is what that costs
+the mint beside the same load without viewers.  It fails if a page takes longer than 100 ms (p95), or the viewers more
+than a fifth of a core.  Figures go to ``benchmarks/results/console.json``.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import os
+import random
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+
+from arx_caps.audit.merkle import read_signer
+from arx_caps.audit.shipping import Shipper
+from arx_caps.audit.store import LogStore, Publisher
+from arx_caps.realm import Realm
+from arx_caps.service.own_key import read_own_key
+from arx_verifier.journal import Journal
+from arx_verifier.token import subject_target
+from benchmarks.audit_copies import multiply
+from benchmarks.audit_fill import A_SESSION, AUDIENCE, OPEN, WHALE, batches, decisions, facts, session_of
+from benchmarks.measure import about, save, say
+from tests.cli.live import Live, live_realm
+from tests.servers import free_ports
+
+REALM: Final = "acme"
+SPAN_MS: Final = 30 * 86_400_000
+TAKEN: Final = 1_000_000  # records that are taken in batches; more are copies of them
+MOST_MS: Final = 100.0
+MOST_OF_A_CORE: Final = 0.2
+VIEWERS: Final = 50
+A_SECOND: Final = 100  # decisions, while viewers watch
+# Every page of the console, with what it is asked for.  {session}, {link} and {record} are others at each request.
+URLS: Final = (
+    "/console/now",
+    "/console/decisions",
+    "/console/decisions?reason=deny",
+    "/console/decisions?session={session}",
+    "/console/decisions/{record}",
+    "/console/decisions/{record}/proof",
+    "/console/search",
+    "/console/search?session={session}",
+    "/console/search?session={whale}",
+    "/console/search?link={link}",
+    "/console/search?agent=acme/support/bot-3",
+    "/console/search?agent=acme/worker/*",
+    "/console/search?person={person}",
+    "/console/search?tool=orders.get",
+    "/console/search?reason=deny",
+    "/console/search?since=1h",
+    "/console/search?reason=deny&since=24h",
+    "/console/search?agent=acme/support/bot-3&reason=deny&since=7d",
+    "/console/search?before={record}",
+    "/console/top",
+    "/console/top?since=24h",
+    "/console/top?since=7d&order=refused",
+    "/console/top?since=30d",
+)
+
+
+def fill(folder: Path, records: int, seconds: float = 86_400.0) -> None:
+    """Make a realm whose log has so many records, or go on with one that has too few.
+
+    Args:
+        folder: The realm's folder.
+        records: Number of records.
+        seconds: After so many, stop; a later call goes on.
+    """
+    if not folder.exists():
+        words = ["init", str(folder), "--name", REALM, "--issuer", f"http://127.0.0.1:{free_ports(1)[0]}"]
+        subprocess.run([sys.executable, "-m", "arx_caps.cli", *words], check=True, capture_output=True)
+    realm, began = Realm.open(folder), time.monotonic()
+    with LogStore(f"sqlite:///{realm.audit_path}") as store:
+        store.create()
+        signer, memory = read_signer(realm.log_key_path, "log"), realm.log_key_path.with_suffix(".signed")
+        publisher = Publisher(store, signer, realm.log_dir, memory=memory)
+        had, row = store.size(), store.record(0)
+        wanted = max(had, min(records, TAKEN))
+        start_ms = time.time_ns() // 1_000_000 - SPAN_MS if row is None else int(row.at_ms)
+        stream = batches(wanted, 2000, start_ms, SPAN_MS / records, had, f"run{had:09d}")
+        for number, batch in enumerate(stream if had < wanted else ()):
+            store.take(batch, None)
+            if number % 16 == 15:
+                publisher.step()
+            if number % 100 == 99:
+                say(f"{had + batch.last:,} of {wanted:,}")
+            if time.monotonic() - began > seconds:
+                return
+        publisher.step()
+        if wanted < records and had <= wanted < 2 * TAKEN:
+            multiply(store, -(-records // wanted) - 1, SPAN_MS / records)
+            store.settle()
+        while (head := publisher.published()) is None or head.size < store.size():
+            say(f"signed {0 if head is None else head.size:,}")
+            publisher.step()
+            if time.monotonic() - began > seconds:
+                return
+        store.settle()
+
+
+class Browser:
+    """A browser that is signed in."""
+
+    def __init__(self, live: Live) -> None:
+        url = live.ok("console", "open")["url"]
+        self.client = httpx.Client(base_url=url.partition("/console")[0], follow_redirects=True, timeout=30)
+        link = url.partition("link=")[2]
+        answer = self.client.post("/console/open", data={"link": link}, headers={"Origin": str(self.client.base_url)})
+        assert answer.status_code == 200, answer.text
+
+    def took(self, path: str) -> float:
+        """Return the milliseconds that a page takes."""
+        began = time.perf_counter()
+        answer = self.client.get(path)
+        taken = (time.perf_counter() - began) * 1000
+        assert answer.status_code == 200, (path, answer.status_code, answer.text[:300])
+        return taken
+
+
+def pages(browser: Browser, records: int, times: int) -> dict[str, dict[str, float]]:
+    """Return what each page takes, ms, warm."""
+    dice = random.Random(3)
+    sessions = (records - records // 100) // A_SESSION
+    whole = range(min(OPEN, sessions // 3), max(sessions - OPEN, sessions // 2))
+
+    def path_of(url: str) -> str:
+        number = dice.choice(whole)
+        link = facts(session_of(number), number, 1, ("w1", "h1")).links[0]
+        person = subject_target("https://idp.example", f"person-{dice.randrange(100) * 10}")
+        names = {"session": session_of(number), "link": link, "record": str(dice.randrange(records)), "whale": WHALE}
+        return url.format(**names, person=person)
+
+    found = {}
+    for url in URLS:
+        for _ in range(3):
+            browser.took(path_of(url))
+        taken = sorted(browser.took(path_of(url)) for _ in range(times))
+        found[url] = {"p50": taken[len(taken) // 2], "p95": taken[int(len(taken) * 0.95)]}
+        say(f"{url}: {found[url]['p50']:.1f} ms, p95 {found[url]['p95']:.1f} ms")
+    return found
+
+
+class _Load:
+    """A service that records and ships so many decisions a second."""
+
+    def __init__(self, live: Live, folder: Path) -> None:
+        invitation, file = folder / "orders.invite", folder / "orders.json"
+        live.ok("service", "invite", AUDIENCE, "--out", invitation)
+        live.ok("service", "join", invitation, "--out", file, "--key-out", folder / "orders.key")
+        own = read_own_key(file)
+        self._journal = Journal(folder / "journal", "orders-9", AUDIENCE)
+        self._stream = decisions(time.time_ns() // 1_000_000, 1000 / A_SECOND)
+        self._shipper = Shipper(folder / "journal", audience=AUDIENCE, realm=REALM, issuer=own.issuer, key=own.key)
+
+    def send(self, count: int) -> None:
+        """Record and ship so many decisions."""
+        for _ in range(count):
+            self._journal.append(next(self._stream))
+        assert self._shipper.once(), self._shipper.status.error
+
+    async def run(self, seconds: float) -> None:
+        """Ship a hundred a second, ten times in each."""
+        end = time.monotonic() + seconds
+        due = time.monotonic()
+        while due < end:
+            await asyncio.to_thread(self.send, A_SECOND // 10)
+            due += 0.1
+            await asyncio.sleep(max(0.0, due - time.monotonic()))
+
+
+def viewers(live: Live, browser: Browser, folder: Path, seconds: float) -> dict[str, float]:
+    """Return which part of a core the mint uses with the load alone, and with fifty viewers of it as well."""
+    load = _Load(live, folder)
+    load.send(A_SECOND)
+    alone = asyncio.run(_used(live, load, browser, seconds, 0))
+    watched = asyncio.run(_used(live, load, browser, seconds, VIEWERS))
+    return {"viewers": VIEWERS, "a_second": A_SECOND, "alone": alone[0], "watched": watched[0], "rows": watched[1]}
+
+
+async def _used(live: Live, load: _Load, browser: Browser, seconds: float, count: int) -> tuple[float, float]:
+    """Return the mint's processor time per second, and the rows that each viewer got."""
+    rows = [0] * count
+    opened = asyncio.Event()
+    async with contextlib.AsyncExitStack() as left:
+        client = httpx.AsyncClient(
+            base_url=browser.client.base_url,
+            cookies=browser.client.cookies,
+            timeout=60,
+            limits=httpx.Limits(max_connections=None),
+        )
+        await left.enter_async_context(client)
+        tasks = [asyncio.create_task(_watch(client, rows, place, opened)) for place in range(count)]
+        deadline = time.monotonic() + 60
+        while count and not all(rows):  # each has got the rows of a first batch
+            assert time.monotonic() < deadline, "a viewer got nothing"
+            await load.run(0.1)
+        before, began, had = _processor_s(live.ready["pid"]), time.monotonic(), sum(rows)
+        await load.run(seconds)
+        used = (_processor_s(live.ready["pid"]) - before) / (time.monotonic() - began)
+        got = (sum(rows) - had) / max(1, count)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    return used, got
+
+
+async def _watch(client: httpx.AsyncClient, rows: list[int], place: int, _: asyncio.Event) -> None:
+    async with client.stream("GET", "/console/decisions/live") as answer:
+        assert answer.status_code == 200
+        async for chunk in answer.aiter_raw():
+            rows[place] += chunk.count(b"<tr")
+
+
+def _processor_s(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def port_of(folder: Path) -> int:
+    """Return the port of an existing realm."""
+    found = re.search(r":(\d+)$", Realm.open(folder).listen)
+    assert found is not None
+    return int(found[1])
+
+
+def realm_of(given: Path | None, records: int, seconds: float) -> Iterator[Path]:
+    """Yield a realm's folder with a filled log: one of an earlier run if there is one."""
+    with tempfile.TemporaryDirectory(prefix="arx-bench-") as folder:
+        place = given or Path(folder) / "realm"
+        fill(place, records, seconds)
+        yield place
+
+
+def main() -> None:
+    """Measure, print, and fail where a page or the viewers take too much."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--records", type=int, default=100_000, help="records in the log [100 000]")
+    parser.add_argument("--realm", type=Path, help="folder of the realm: filled if it is new, and kept")
+    parser.add_argument("--times", type=int, default=40, help="requests of each page [40]")
+    parser.add_argument("--seconds", type=float, default=20, help="how long the viewers watch [20]")
+    parser.add_argument("--only-fill", type=float, metavar="SECONDS", help="fill the log for so long and stop")
+    given = parser.parse_args()
+    for folder in realm_of(given.realm, given.records, given.only_fill or 86_400.0):
+        if given.only_fill:
+            return
+        with live_realm(folder, port_of(folder)) as live, tempfile.TemporaryDirectory() as own:
+            browser = Browser(live)
+            found: dict[str, Any] = about("starlette", "jinja2") | {"records": given.records}
+            found["pages"] = pages(browser, given.records, given.times)
+            found["viewers"] = viewers(live, browser, Path(own), given.seconds)
+    save("console", found)
+    for url, taken in found["pages"].items():
+        print(f"{taken['p50']:7.1f} {taken['p95']:7.1f}  {url}")
+    seen = found["viewers"]
+    cost = seen["watched"] - seen["alone"]
+    print(f"{VIEWERS} viewers at {A_SECOND} decisions a second: {cost:.3f} of a core, {seen['rows']:.0f} rows each")
+    slow = [url for url, taken in found["pages"].items() if taken["p95"] > MOST_MS]
+    assert not slow, f"slower than {MOST_MS} ms: {slow}"
+    assert cost <= MOST_OF_A_CORE, f"the viewers cost {cost:.2f} of a core"
+
+
+if __name__ == "__main__":
+    main()
