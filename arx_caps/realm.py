@@ -58,6 +58,7 @@ SETTINGS: Final = frozenset(
         "proxies",
         "metrics",
         "ca",
+        "webhook_hosts",
         "login_issuer",
         "login_client_id",
         "login_client_secret",
@@ -71,6 +72,7 @@ SETTINGS: Final = frozenset(
 _STORE: Final = re.compile(r"unix://|rediss?(\+sentinel|\+cluster)?://")
 _DATABASE: Final = re.compile(r"(postgresql(\+psycopg)?|sqlite)://")
 _WITNESS: Final = re.compile(r"https?://[^ ]+ +[^ ]+")
+_NETLOC: Final = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9.-]+)(:[1-9][0-9]{0,4})?")
 _LISTEN: Final = re.compile(r"(\[[0-9a-f:.]+\]|[A-Za-z0-9.-]+):([0-9]{1,5})")
 
 
@@ -133,6 +135,7 @@ class Realm:
         login: Where people log in; None if they do not.
         console: How long an operator is signed in.
         clients: What OAuth clients may be that no operator has registered; None if there are none.
+        webhook_hosts: Hosts of the own network that may get notifications, with their port unless it is the scheme's.
     """
 
     folder: Path
@@ -154,6 +157,7 @@ class Realm:
     login: Login | None = None
     console: ConsoleTerms = DEFAULT_CONSOLE
     clients: SelfRegistration | None = None
+    webhook_hosts: tuple[str, ...] = ()
 
     @classmethod
     def plan(
@@ -238,6 +242,7 @@ class Realm:
             login=_login(settings),
             console=_console(settings),
             clients=read_self_registration(settings),
+            webhook_hosts=_webhook_hosts(settings.get("webhook_hosts", [])),
         )
 
     def settings(self) -> str:
@@ -442,6 +447,14 @@ def _witnesses(witnesses: Any) -> tuple[str, ...]:
             'invalid witnesses: expected a list of "URL KEY", each KEY as `arx witness init` printed it'
         )
     return tuple(witnesses)
+
+
+def _webhook_hosts(hosts: Any) -> tuple[str, ...]:
+    if not isinstance(hosts, list) or not all(isinstance(host, str) and _NETLOC.fullmatch(host) for host in hosts):
+        raise SettingsError(
+            f'invalid webhook_hosts: expected a list such as ["alerts.acme.internal:8443"], got {hosts!r:.200}'
+        )
+    return tuple(hosts)
 
 
 def _witnesses_required(required: Any) -> bool:

@@ -10,7 +10,13 @@ from tests import each_run
 
 each_run.prepare()
 
-pytest_plugins = ["tests.servers", "tests.mint.harness", "tests.mint.approvals", "tests.mint.login"]
+pytest_plugins = [
+    "tests.servers",
+    "tests.mint.harness",
+    "tests.mint.approvals",
+    "tests.mint.login",
+    "tests.mint.receiver",
+]
 
 # A shell's background job ignores Ctrl-C, and what it starts would go on ignoring it: tests send it to the command.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -130,6 +130,14 @@ class VerifierProcess:
         self._process.stdin.write(f"{command} {incarnation} {born} {target}\n")
         self._process.stdin.flush()
 
+    def pause(self) -> None:
+        """Stop it for a while, as a busy machine does."""
+        freeze(self.pid)
+
+    def resume(self) -> None:
+        """Let it go on."""
+        os.kill(self.pid, signal.SIGCONT)
+
     def close(self) -> None:
         """End it."""
         self._process.kill()

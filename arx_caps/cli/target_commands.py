@@ -25,6 +25,7 @@ from arx_caps.cli.terminal import Console, pairs, plain
 from arx_caps.durations import parse_duration
 from arx_caps.keyfile import KeyFile
 from arx_caps.revocation import (
+    DIRECT,
     KINDS,
     KillReport,
     OutcomeUnknownError,
@@ -359,4 +360,4 @@ def _who(place: Place) -> str:
         user = getpass.getuser()
     except (OSError, KeyError):
         user = "?"
-    return f"{name} (direct, user {user})"
+    return f"{name}{DIRECT}{user})"

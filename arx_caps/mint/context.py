@@ -18,6 +18,8 @@ from arx_caps.mint.keys.key_schedule import KeySchedule
 from arx_caps.mint.keys.root_keys import RootKeys
 from arx_caps.mint.keys.rotation import KeyRotation
 from arx_caps.mint.keys.signing_keys import SigningKeys
+from arx_caps.mint.notifications.alarms import Alarms
+from arx_caps.mint.notifications.sender import NotificationSender
 from arx_caps.mint.policy.activation import NO_POLICY, ActivePolicy, NoPolicy
 from arx_caps.mint.policy.model import Policy
 from arx_caps.mint.rate_limit import RateLimits
@@ -67,6 +69,7 @@ class MintContext:
         confirmations: Watches and records the confirmations of kills.
         revoker: Kills, freezes and thaws.
         rotation: Makes, rotates and retires keys.
+        notifications: Sends notifications to the realm's webhooks.
         limits: Rate limits of agents and addresses.
         mint_keys: The keys of the mint's own tokens.
         issuer_keys: Public keys of the issuers that the policy trusts.
@@ -109,6 +112,7 @@ class MintContext:
         self.confirmations = Confirmations(db, store)
         self.revoker = Revoker(db, store, self.history, self.freezes, self.confirmations, self.advance)
         self.rotation = KeyRotation(realm, db, roots, self.key_schedule, store, self.revoker)
+        self.notifications = NotificationSender(realm, db, roots, Alarms(db, store, self.log))
 
     @property
     def policy(self) -> Policy:

@@ -102,6 +102,7 @@ class MintRuntime(MintContext):
         self._stop = threading.Event()
         self._keeper = threading.Thread(target=self._keep, name="arx-mint-keeper", daemon=True)
         self._keeper.start()
+        self.notifications.start()
         self.log.wake()
 
     def close(self) -> None:
@@ -111,6 +112,7 @@ class MintRuntime(MintContext):
             self._keeper.join(CATCH_UP_S + KEEPER_S)
             self._keeper = None
         self.confirmations.close()
+        self.notifications.close()
         self.verifier.close()
         self.log.close()
         self.store.close()

@@ -6,6 +6,7 @@ from arx_caps.revocation.report import KillReport
 from arx_caps.revocation.store import DEFAULT_LEASE_MS, DEFAULT_MAX_TTL_MS, RevocationStore
 from arx_caps.revocation.targets import KINDS, Target, parse_target, parse_targets
 from arx_caps.revocation.wire import (
+    DIRECT,
     Bump,
     Header,
     OutcomeUnknownError,
@@ -18,6 +19,7 @@ from arx_caps.revocation.wire import (
 __all__ = [
     "DEFAULT_LEASE_MS",
     "DEFAULT_MAX_TTL_MS",
+    "DIRECT",
     "KINDS",
     "Bump",
     "Header",

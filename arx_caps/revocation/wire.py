@@ -19,6 +19,9 @@ AHEAD: Final = "!ahead:"  # prefix of a member for a verifier that names a place
 MOST: Final = float(2**53)  # larger than any sequence
 
 
+DIRECT: Final = " (direct, user "  # in the author of a change that the command line made at the store
+
+
 class StoreHistoryError(StoreError):
     """The store is not in the history that the caller knows.
 

@@ -18,6 +18,9 @@ from tests.cli.reference import commands
 ROOT = Path(__file__).parents[2]
 
 
+NAMED = {"runs": "arx audit runs", "policies": "arx policy list", "notifications": "arx webhook failed"}
+
+
 def test_what_a_list_can_be_asked_for_is_an_option() -> None:
     """
     Each filter of a list at the mint is one of the command that shows it.
@@ -30,7 +33,7 @@ def test_what_a_list_can_be_asked_for_is_an_option() -> None:
     assert len(lists) >= 7
     for each in lists:
         noun = each.path.rsplit("/", 1)[1]
-        words = {"runs": "arx audit runs", "policies": "arx policy list"}.get(noun, f"arx {noun[:-1]} list")
+        words = NAMED.get(noun, f"arx {noun[:-1]} list")
         asked = set(each.query.__struct_fields__) - {"limit", "after", "counts"}
         wanted = {"--of" if (noun, name) == ("tasks", "session") else f"--{name}" for name in asked}
         assert wanted <= options[words], words

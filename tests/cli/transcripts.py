@@ -27,11 +27,12 @@ LAST: Final = {
     "{session}": re.compile(r"\bs-[a-z2-7]{16}\b"),
     "{task}": re.compile(r"\bt-[a-z2-7]{16}\b"),
     "{approval}": re.compile(r"\ba-[a-z2-7]{16}\b"),
+    "{webhook}": re.compile(r"\bw-[a-z2-7]{16}\b"),
     "{link}": re.compile(r"\blink:[A-Za-z0-9_-]{22}\b"),
 }
 CHANGING: Final = (
     (r"\+[0-9a-f]{8}\+[A-Za-z0-9+/=]{44}", "+HASH+KEY"),
-    (r"\b([sta])-[a-z2-7]{16}\b", r"\1-…"),
+    (r"\b([staw])-[a-z2-7]{16}\b", r"\1-…"),
     (r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(\.\d{3})?Z", "TIME"),
     (r"sha256:[0-9a-f]{16}", "sha256:…"),
     (r"(?<![A-Za-z0-9_/-])[A-Za-z0-9_-]{43}(?![A-Za-z0-9_-])", "KEY"),

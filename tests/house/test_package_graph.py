@@ -43,7 +43,8 @@ CAPS_IMPORTS = {
     "jose": {"keyfile"},
     "access_token": set(),
     "self_registration": {"durations"},
-    "public_fetch": set(),
+    "public_host": set(),
+    "public_fetch": {"public_host"},
     "realm": {"keyfile", "durations", "limits", "self_registration"},
     "revocation": set(),
     "audit": {"jose", "keyfile", "durations", "engines", "http_client"},
@@ -69,7 +70,7 @@ CAPS_IMPORTS = {
     "mint": set(
         """
         access_token audit buckets caveat_text embedded engines durations http_client http_server jose keyfile limits
-        public_fetch realm revocation secret_source self_registration server_process
+        public_fetch public_host realm revocation secret_source self_registration server_process
         """.split()
     ),
 }
@@ -80,6 +81,7 @@ CAPS_IMPORTS["cli"] = {package for package in CAPS_IMPORTS if not package.starts
     "limits",
     "self_registration",
     "public_fetch",
+    "public_host",
     "engines",
     "event_stream",
     "http_server",
@@ -89,7 +91,7 @@ CAPS_IMPORTS["integrations"] = {"agent"}
 
 # The packages of the mint, and its modules beside them: each imports only what is before it.
 MINT_ORDER = """
-    db policy audit revocation keys rate_limit documents
+    db policy audit revocation keys notifications rate_limit documents
     context identity login tasks oauth runtime
     api server
 """.split()

@@ -228,6 +228,7 @@ def open_unit(
     template: Path | None = None,
     login: Login | None = None,
     clients: SelfRegistration | None = None,
+    webhook_hosts: tuple[str, ...] = (),
 ) -> Iterator[Harness]:
     """Open a realm without a store: the mint, its keys and its revocation table are in this process.
 
@@ -239,6 +240,7 @@ def open_unit(
         log: Start the audit log; its records are signed when a test calls ``mint.log.step()``.
         login: Where people log in.
         clients: What clients may be that no operator has registered.
+        webhook_hosts: Hosts of the own network that may get notifications.
         template: ``realm_template``, whose copy the realm is; None for one with keys of its own.
     """
     if template is None or database is not None:
@@ -249,7 +251,8 @@ def open_unit(
         (realm.folder / name).write_bytes(content)
     if policy is not None:
         realm.policy_path.write_text(policy)
-    with contextlib.closing(local_mint(replace(realm, login=login, clients=clients))) as mint:
+    realm = replace(realm, login=login, clients=clients, webhook_hosts=webhook_hosts)
+    with contextlib.closing(local_mint(realm)) as mint:
         if log:
             mint.log.start()
         yield Harness(mint)

@@ -8,6 +8,11 @@ CREATE TABLE agents (
   ended_at BIGINT,
   PRIMARY KEY (path)
 );
+CREATE TABLE alarms (
+  name VARCHAR(160) NOT NULL,
+  at_ms BIGINT NOT NULL,
+  PRIMARY KEY (name)
+);
 CREATE TABLE audience_keys (
   audience VARCHAR(64) NOT NULL,
   n INTEGER NOT NULL,
@@ -165,6 +170,22 @@ CREATE TABLE used_jti (
   PRIMARY KEY (digest)
 );
 CREATE INDEX ix_used_jti_until ON used_jti (until);
+CREATE TABLE webhooks (
+  id VARCHAR(32) NOT NULL,
+  origin TEXT NOT NULL,
+  format VARCHAR(16) NOT NULL,
+  kinds TEXT NOT NULL,
+  nonce TEXT,
+  sealed TEXT,
+  created_at BIGINT NOT NULL,
+  "by" VARCHAR(96) NOT NULL,
+  delivered_at BIGINT,
+  failed_at BIGINT,
+  error TEXT,
+  ended_at BIGINT,
+  ended_why VARCHAR(16),
+  PRIMARY KEY (id)
+);
 CREATE TABLE console_sessions (
   id VARCHAR(32) NOT NULL,
   secret VARCHAR(64) NOT NULL,
@@ -180,6 +201,22 @@ CREATE TABLE console_sessions (
 );
 CREATE INDEX ix_console_sessions_operator ON console_sessions (operator);
 CREATE INDEX ix_console_sessions_until ON console_sessions (until);
+CREATE TABLE notifications (
+  id VARCHAR(32) NOT NULL,
+  webhook VARCHAR(32) NOT NULL,
+  kind VARCHAR(64) NOT NULL,
+  at_ms BIGINT NOT NULL,
+  facts TEXT NOT NULL,
+  status VARCHAR(16) NOT NULL,
+  tries INTEGER NOT NULL,
+  next_at BIGINT NOT NULL,
+  error TEXT,
+  failed_at BIGINT,
+  PRIMARY KEY (id),
+  FOREIGN KEY(webhook) REFERENCES webhooks (id)
+);
+CREATE INDEX notifications_due ON notifications (webhook, status, next_at);
+CREATE INDEX notifications_failed ON notifications (status, failed_at);
 CREATE TABLE oauth_clients (
   id VARCHAR(32) NOT NULL,
   agent VARCHAR(64) NOT NULL,

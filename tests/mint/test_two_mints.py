@@ -45,9 +45,9 @@ class Pair(NamedTuple):
 
 
 @contextmanager
-def running(folder: Path, name: str, postgres: Postgres, store: str) -> Iterator[Pair]:
+def running(folder: Path, name: str, postgres: Postgres, store: str, settings: str = "") -> Iterator[Pair]:
     with ExitStack() as stack, ThreadPoolExecutor(2) as pool:
-        realm = stack.enter_context(realm_of(folder, name, postgres))
+        realm = stack.enter_context(realm_of(folder, name, postgres, settings))
         # Both at once: one begins the history, the other finds it.
         starts = [pool.submit(MintProcess, realm, store) for _ in range(2)]
         for started in starts:  # each is ended, also where the other one did not start
@@ -61,12 +61,12 @@ def running(folder: Path, name: str, postgres: Postgres, store: str) -> Iterator
 
 
 @contextmanager
-def realm_of(folder: Path, name: str, postgres: Postgres) -> Iterator[Realm]:
+def realm_of(folder: Path, name: str, postgres: Postgres, more: str = "") -> Iterator[Realm]:
     url = postgres.database(template="made")
     made = make_realm(folder, name, database=url)
     made.policy_path.write_text(POLICY.replace("[session]", "[session.all]") + FEW)
     with (made.folder / "realm.toml").open("a") as settings:
-        settings.write('key_refresh = "1s"\n')
+        settings.write('key_refresh = "1s"\n' + more)
     yield Realm.open(made.folder)
     postgres.drop(url)
 

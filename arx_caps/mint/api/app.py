@@ -49,6 +49,7 @@ from arx_caps.mint.api.routes import (
     tasks,
     totals,
     trail,
+    webhooks,
 )
 from arx_caps.mint.login.oidc import OidcLogin
 from arx_caps.mint.oauth.metadata import CROSS_ORIGIN
@@ -78,6 +79,7 @@ ENDPOINTS: Final = (
     *retention.ENDPOINTS,
     *status.ENDPOINTS,
     *console.ENDPOINTS,
+    *webhooks.ENDPOINTS,
 )
 
 

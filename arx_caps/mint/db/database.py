@@ -16,6 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from arx_caps.engines import BUSY_S, READING, Connections, open_engine, place_of, told
 from arx_caps.mint.db.events import Event
+from arx_caps.mint.db.notices import queue_notices
 from arx_caps.mint.db.statement import CompiledStatement
 from arx_caps.mint.db.tables import OUTBOX
 from arx_verifier.errors import AuditError, StoreError
@@ -175,14 +176,16 @@ class Database:
                 c.connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def record_in(self, connection: Connection, what: Event) -> None:
-        """Write an event in an open transaction.
+        """Write an event in an open transaction, with the notifications of it.
 
         Raises:
             AuditError: The event cannot be recorded. The caller must not commit the transaction.
         """
-        row = {"at_ms": now_ms(), "mint": self.writer, "kind": what.kind, "by": what.by, "body": what.body()}
+        at_ms = now_ms()
+        row = {"at_ms": at_ms, "mint": self.writer, "kind": what.kind, "by": what.by, "body": what.body()}
         try:
             _RECORD.run(connection, row)
+            queue_notices(connection, what.kind, what.by, at_ms, what.facts)
         except SQLAlchemyError as error:
             # The cause stays out: its text has the event's parameters, and an error reaches callers.
             raise AuditError(f"the mint's record cannot be written ({type(error).__name__})") from None

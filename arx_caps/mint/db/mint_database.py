@@ -15,6 +15,7 @@ from arx_caps.mint.db.repositories.grants import TaskGrantRepository
 from arx_caps.mint.db.repositories.holder_keys import HolderKeyRepository
 from arx_caps.mint.db.repositories.keys import KeyRepository
 from arx_caps.mint.db.repositories.kills import KillRepository
+from arx_caps.mint.db.repositories.notifications import NotificationRepository
 from arx_caps.mint.db.repositories.oauth_clients import OAuthClientRepository
 from arx_caps.mint.db.repositories.oauth_consents import OAuthConsentRepository
 from arx_caps.mint.db.repositories.oauth_handles import OAuthHandleRepository
@@ -29,6 +30,7 @@ from arx_caps.mint.db.repositories.services import ServiceRepository
 from arx_caps.mint.db.repositories.sessions import SessionRepository
 from arx_caps.mint.db.repositories.signing_keys import SigningKeyRepository
 from arx_caps.mint.db.repositories.tasks import TaskRepository
+from arx_caps.mint.db.repositories.webhooks import WebhookRepository
 from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_verifier.errors import StoreError
 
@@ -49,6 +51,7 @@ class MintDatabase(Database):
         holder_keys: Public keys of agents, operators and services.
         keys: Root keys, audience key numbers, and which service has fetched which.
         kills: Kills, freezes and thaws, and their confirmations.
+        notifications: Notifications that wait or have failed, and alarms.
         oauth_clients: Registered OAuth clients.
         oauth_consents: What people consented to, and the codes for it.
         oauth_handles: What access tokens stand for.
@@ -63,6 +66,7 @@ class MintDatabase(Database):
         sessions: Sessions.
         signing_keys: Keys that sign access tokens.
         tasks: Tasks.
+        webhooks: Receivers of notifications.
 
     Args:
         url: The database, in SQLAlchemy's form.
@@ -80,6 +84,7 @@ class MintDatabase(Database):
         self.holder_keys = HolderKeyRepository(self)
         self.keys = KeyRepository(self)
         self.kills = KillRepository(self)
+        self.notifications = NotificationRepository(self)
         self.oauth_clients = OAuthClientRepository(self)
         self.oauth_consents = OAuthConsentRepository(self)
         self.oauth_handles = OAuthHandleRepository(self)
@@ -94,6 +99,7 @@ class MintDatabase(Database):
         self.sessions = SessionRepository(self)
         self.signing_keys = SigningKeyRepository(self)
         self.tasks = TaskRepository(self)
+        self.webhooks = WebhookRepository(self)
 
     def unit(self, *, one_change: bool = False) -> UnitOfWork:
         """Return the unit of work of one call.

@@ -422,6 +422,51 @@ KILLS: Final = Table(
     Index("epoch_kills_unsettled", "settled_at", "at_ms"),
 )
 
+# Receivers of notifications. The URL is sealed with the secret, because some receivers are secret URLs.
+WEBHOOKS: Final = Table(
+    "webhooks",
+    METADATA,
+    Column("id", String(32), primary_key=True),
+    Column("origin", Text, nullable=False),  # scheme, host and port of the URL, for people
+    Column("format", String(16), nullable=False),
+    Column("kinds", Text, nullable=False),  # of the events that it gets, as JSON
+    Column("nonce", Text),
+    Column("sealed", Text),
+    Column("created_at", BigInteger, nullable=False),
+    Column("by", String(96), nullable=False),
+    Column("delivered_at", BigInteger),  # the last notification that it took
+    Column("failed_at", BigInteger),  # the last attempt that failed
+    Column("error", Text),  # of that attempt
+    Column("ended_at", BigInteger),
+    Column("ended_why", String(16)),
+)
+
+# Notifications that a receiver has not taken, each written in the transaction of its event.
+NOTIFICATIONS: Final = Table(
+    "notifications",
+    METADATA,
+    Column("id", String(32), primary_key=True),
+    Column("webhook", String(32), ForeignKey("webhooks.id"), nullable=False),
+    Column("kind", String(64), nullable=False),
+    Column("at_ms", BigInteger, nullable=False),
+    Column("facts", Text, nullable=False),
+    Column("status", String(16), nullable=False),
+    Column("tries", Integer, nullable=False),
+    Column("next_at", BigInteger, nullable=False),  # of the next attempt; a sending mint sets it past its own end
+    Column("error", Text),
+    Column("failed_at", BigInteger),  # when the last attempt failed, of one that waits for no other
+    Index("notifications_due", "webhook", "status", "next_at"),
+    Index("notifications_failed", "status", "failed_at"),
+)
+
+# What is wrong now and has been notified, so that of many looks by many mints one notifies.
+ALARMS: Final = Table(
+    "alarms",
+    METADATA,
+    Column("name", String(160), primary_key=True),
+    Column("at_ms", BigInteger, nullable=False),
+)
+
 # Events, each written in the transaction of its change. A number is never used again.
 OUTBOX: Final = Table(
     "outbox",

@@ -51,7 +51,7 @@ def reseal(realm: Realm, *, passphrase: str | None, new_passphrase: str | None) 
     with _lock_folder(realm.root_path.parent), MintDatabase(realm.database_url, writer="reseal") as db:
         db.create()
         before = _load(realm, passphrase, new_passphrase)
-        for sealed in (*db.keys.sealed_roots(), *db.keys.sealed_signing_keys()):
+        for sealed in (*db.keys.sealed_roots(), *db.keys.sealed_secrets()):
             before.reseal(sealed)  # every row must open before anything is changed
         if new_passphrase is None:
             fresh, key_path = secrets.token_bytes(KEY_BYTES), realm.root_key_path

@@ -38,6 +38,7 @@ _READS: Final = (
     "arx.sessions.read",
     "arx.status.read",
     "arx.tasks.read",
+    "arx.webhooks.read",
 )
 # An approver must see the work that an approval is for.
 _WORK_READS: Final = (OPEN_CONSOLE, "arx.policy.read", "arx.sessions.read", "arx.status.read", "arx.tasks.read")

@@ -14,9 +14,11 @@ from sqlalchemy.exc import IntegrityError
 from arx_caps.mint.db.cursor import Order, Text, Time, behind
 from arx_caps.mint.db.database import PAGE, Database, Rows
 from arx_caps.mint.db.events import Event
+from arx_caps.mint.db.notices import FROZEN, KILLED, THAWED, queue_notices
 from arx_caps.mint.db.repositories.kills import KillStep, add_kills
 from arx_caps.mint.db.statement import CompiledStatement
 from arx_caps.mint.db.tables import FOLLOWED, FREEZES, HIGH_WATER
+from arx_caps.revocation import DIRECT
 from arx_verifier.revocation import HistoryPlace
 
 _ITS_MARK: Final = HIGH_WATER.c.realm == bindparam("which")
@@ -159,8 +161,21 @@ class EpochRepository:
                 elif freeze.op == "kill+freeze":
                     c.execute(_KILLED_TOO, {"which": freeze.target})
             add_kills(c, steps)
+            # Of another history, the entries are no news.
+            if since is not None and since.incarnation == to.incarnation:
+                _notify_of_direct(c, steps)
             raise_high_water(c, realm, HighWater(*to))
         return True
+
+
+def _notify_of_direct(c: Connection, steps: Collection[KillStep]) -> None:
+    """Queue notifications of the changes that the command line made at the store: no mint has recorded an event."""
+    for step in steps:
+        if DIRECT in step.by:
+            kind = {"freeze": FROZEN, "thaw": THAWED}.get(step.op, KILLED)
+            targets = [target for _, target in step.targets]
+            facts = {"seq": step.seq, "targets": targets, "reason": step.why}
+            queue_notices(c, kind, step.by, step.at_ms, facts)
 
 
 def raise_high_water(c: Connection, realm: str, mark: HighWater, *, begins: bool = False) -> None:

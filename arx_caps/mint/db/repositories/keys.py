@@ -9,17 +9,18 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any, Final, NamedTuple
 
 import msgspec
-from sqlalchemy import bindparam, exists, func, insert, or_, select, update
+from sqlalchemy import Column, Select, Table, bindparam, exists, func, insert, or_, select, update
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError
 
 from arx_caps.mint.db.database import Database, now_ms
 from arx_caps.mint.db.events import Event
-from arx_caps.mint.db.tables import AUDIENCE_KEYS, HOLDER_KEYS, KEY_FETCHES, ROOT_KEYS, SIGNING_KEYS
+from arx_caps.mint.db.tables import AUDIENCE_KEYS, HOLDER_KEYS, KEY_FETCHES, ROOT_KEYS, SIGNING_KEYS, WEBHOOKS
 from arx_caps.mint.db.unit_of_work import UnitOfWork
 
 BY_FILE: Final = "file:"  # instead of a thumbprint: an operator copied the service file
 SIGNING_NAME: Final = "sign/"  # of what the seal of a signing key is bound to; no root key has such a name
+WEBHOOK_NAME: Final = "webhook/"  # the same, of a receiver of notifications
 _NUMBERING: Final = 2  # of the lock with which one mint at a time gives numbers
 
 
@@ -99,10 +100,8 @@ def retired_targets(rows: KeyRows) -> set[str]:
 
 
 _SEALED: Final = select(*(ROOT_KEYS.c[name] for name in SealedRoot._fields)).where(ROOT_KEYS.c.sealed.is_not(None))
-_SEALED_SIGNING: Final = select(SIGNING_KEYS.c.kid, SIGNING_KEYS.c.nonce, SIGNING_KEYS.c.sealed).where(
-    SIGNING_KEYS.c.sealed.is_not(None)
-)
-_CHANGE_SIGNING: Final = update(SIGNING_KEYS).where(SIGNING_KEYS.c.kid == bindparam("which"))
+# Other sealed secrets: what their seals are bound to, their table, and the column of their ids.
+_SECRETS: Final = ((SIGNING_NAME, SIGNING_KEYS, SIGNING_KEYS.c.kid), (WEBHOOK_NAME, WEBHOOKS, WEBHOOKS.c.id))
 _ROOTS: Final = select(ROOT_KEYS).order_by(ROOT_KEYS.c.created_at, ROOT_KEYS.c.name)
 _NUMBERS: Final = select(AUDIENCE_KEYS).order_by(AUDIENCE_KEYS.c.n)
 # Without own keys that were removed: a rotation must not wait for a service that cannot fetch.
@@ -170,13 +169,17 @@ class KeyRepository:
         with self._database.read() as c:
             return [SealedRoot(*row) for row in c.execute(_SEALED)]
 
-    def sealed_signing_keys(self) -> list[SealedRoot]:
-        """Return the sealed signing keys, by the names that their seals are bound to."""
+    def sealed_secrets(self) -> list[SealedRoot]:
+        """Return the sealed signing keys and webhooks, by the names that their seals are bound to."""
         with self._database.read() as c:
-            return [_signing(*row) for row in c.execute(_SEALED_SIGNING)]
+            return [
+                SealedRoot(about + str(row[0]), *row[1:])
+                for about, table, its in _SECRETS
+                for row in c.execute(_rows_of(table, its))
+            ]
 
     def reseal_roots(self, again: Callable[[SealedRoot], SealedRoot], what: Event) -> None:
-        """Seal every root key and signing key of the database again, in one transaction.
+        """Seal every root key, signing key and webhook of the database again, in one transaction.
 
         Args:
             again: Returns a key with a new seal.
@@ -187,9 +190,11 @@ class KeyRepository:
             for row in c.execute(_SEALED.with_for_update()).all():
                 sealed = again(SealedRoot(*row))
                 c.execute(_CHANGE_ROOT, {"which": sealed.name, "nonce": sealed.nonce, "sealed": sealed.sealed})
-            for row in c.execute(_SEALED_SIGNING.with_for_update()).all():
-                sealed = again(_signing(*row))
-                c.execute(_CHANGE_SIGNING, {"which": row.kid, "nonce": sealed.nonce, "sealed": sealed.sealed})
+            for about, table, its in _SECRETS:
+                for which, *box in c.execute(_rows_of(table, its).with_for_update()).all():
+                    sealed = again(SealedRoot(about + which, *box))
+                    changed = update(table).where(its == which)
+                    c.execute(changed.values(nonce=sealed.nonce, sealed=sealed.sealed))
 
     def let_root_mint(self, unit: UnitOfWork, name: str, mints_from: int, what: Event, *, waits: bool) -> None:
         """Schedule when a root key begins to mint.
@@ -264,8 +269,8 @@ class KeyRepository:
                 c.execute(_CHANGE_NUMBER, {"whose": audience, "which": n, "used_at": now})
 
 
-def _signing(kid: str, nonce: str, sealed: str) -> SealedRoot:
-    return SealedRoot(SIGNING_NAME + kid, nonce, sealed)
+def _rows_of(table: Table, its: Column[Any]) -> Select[Any]:
+    return select(its, table.c.nonce, table.c.sealed).where(table.c.sealed.is_not(None))
 
 
 def _add_number(c: Connection, audience: str) -> None:

@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``arx webhook``: receivers of notifications, and what they have not taken.  CONTROL 7."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from arx_caps.cli import exit_codes
+from arx_caps.cli.exit_codes import Stop
+from arx_caps.cli.mint_session import now_ms
+from arx_caps.cli.options import Verbs, common_options, pass_console, yes_option
+from arx_caps.cli.place import Place, operator_options
+from arx_caps.cli.secure_files import write_object
+from arx_caps.cli.terminal import Console, pairs, table
+from arx_caps.durations import show_span, show_time
+
+
+@click.group("webhook", cls=Verbs)
+def webhook_command() -> None:
+    """Send notifications to receivers: approvals that wait, kills, a halted log, late verifiers."""
+
+
+@webhook_command.command("add")
+@click.argument("url")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(("json", "slack")),
+    default="json",
+    show_default=True,
+    help="form of the bodies; slack for an incoming webhook of Slack",
+)
+@click.option("--event", "events", multiple=True, help="kind of event to send, may be repeated [all]")
+@click.option("--out", type=click.Path(path_type=Path), help="new file for the signing secret (mode 0600)")
+@operator_options
+@common_options
+@pass_console
+def add(console: Console, url: str, form: str, events: tuple[str, ...], out: Path | None, place: Place) -> None:
+    """Add the receiver at URL; `-` reads it from stdin, for a URL that is a secret, as Slack's are.
+
+    \b
+        arx webhook add https://alerts.acme.example/arx --out alerts.json
+        arx webhook add - --format slack < slack.url
+    """
+    # Slack does not look at signatures: there, the URL is the secret.
+    if out is None and form != "slack":
+        raise click.UsageError("expected --out FILE, for the secret with which the receiver checks signatures")
+    if out is not None and out.exists():
+        raise Stop(f"{out} exists; it is not overwritten", code="file")
+    body = {"url": sys.stdin.readline().strip() if url == "-" else url, "format": form, "events": events or None}
+    answer = place.mint().call("POST", "/v1/webhooks", body, repeats=False)
+    webhook = answer["webhook"]
+    if out is not None:
+        # The secret goes to the file alone, never to stdout.
+        write_object(out, {"webhook": webhook["id"], "secret": answer["secret"]})
+    value = {"webhook": webhook, "file": None if out is None else str(out)}
+    console.data("webhook", value, lambda: pairs([*_facts_of(webhook), ("file", out)]))
+    console.hint(f"run `arx webhook test {webhook['id']}`")
+
+
+@webhook_command.command("list")
+@operator_options
+@common_options
+@pass_console
+def list_webhooks(console: Console, place: Place) -> None:
+    """List the receivers, with what waits for each and what has failed."""
+    answer = place.mint().call("GET", "/v1/webhooks")
+    heads = ("WEBHOOK", "ORIGIN", "FORMAT", "EVENTS", "STATE", "WAITING", "FAILED", "LAST TAKEN", "LAST ERROR")
+    every = len(answer["kinds"])
+    rows = [
+        (
+            *(w["id"], w["origin"], w["format"]),
+            "all" if len(w["events"]) == every else ", ".join(w["events"]),
+            *(w["state"], w["waiting"], w["failed"], _ago(w["delivered_at"]), w["error"] or ""),
+        )
+        for w in answer["webhooks"]
+    ]
+    console.data("webhooks", answer, lambda: table(heads, rows))
+    if not rows:
+        console.say("the realm has no webhook: `arx webhook add` adds one")
+
+
+@webhook_command.command("test")
+@click.argument("webhook")
+@operator_options
+@common_options
+@pass_console
+def test(console: Console, webhook: str, place: Place) -> None:
+    """Send a test to the receiver WEBHOOK, and print what it answered; exit with 1 if it did not take it."""
+    answer = place.mint().call("POST", f"/v1/webhooks/{_checked(webhook, 'w-')}/test", repeats=False)
+    text = f"taken: answered {answer['status']}" if answer["taken"] else f"not taken: {answer['error']}"
+    console.data("webhook-test", {"webhook": webhook, **answer}, text)
+    click.get_current_context().exit(exit_codes.OK if answer["taken"] else exit_codes.DENIED)
+
+
+@webhook_command.command("remove")
+@click.argument("webhook")
+@yes_option
+@operator_options
+@common_options
+@pass_console
+def remove(console: Console, webhook: str, place: Place, yes: bool) -> None:
+    """Remove the receiver WEBHOOK, and what waits for it."""
+    console.confirm(f"remove the webhook {_checked(webhook, 'w-')}?", yes=yes)
+    found = place.mint().call("DELETE", f"/v1/webhooks/{webhook}")
+    console.data("webhook", {"webhook": found}, lambda: pairs(_facts_of(found)))
+
+
+@webhook_command.command("failed")
+@click.option(
+    "--state",
+    type=click.Choice(("failed", "waiting")),
+    default="failed",
+    show_default=True,
+    help="waiting: list those that wait for another attempt",
+)
+@click.option("--webhook", help="list those of one receiver")
+@operator_options
+@common_options
+@pass_console
+def failed(console: Console, state: str, webhook: str | None, place: Place) -> None:
+    """List the notifications that were given up after about 24 hours; `arx webhook resend` sends them again."""
+    found, _ = place.mint().rows("/v1/notifications", "notifications", {"state": state, "webhook": webhook})
+    heads = ("NOTIFICATION", "WEBHOOK", "EVENT", "TIME", "ATTEMPTS", "NEXT", "LAST ERROR")
+    rows = [
+        (n["id"], n["webhook"], n["kind"], show_time(n["at"]), n["tries"], _until(n["next_at"]), n["error"] or "")
+        for n in found
+    ]
+    console.data("notifications", {"notifications": found}, lambda: table(heads, rows))
+    if not found:
+        console.say(f"no notification {'waits' if state == 'waiting' else 'has failed'}")
+
+
+@webhook_command.command("resend")
+@click.argument("notifications", nargs=-1)
+@click.option("--all", "every", is_flag=True, help="send again all that have failed")
+@operator_options
+@common_options
+@pass_console
+def resend(console: Console, notifications: tuple[str, ...], every: bool, place: Place) -> None:
+    """Send NOTIFICATIONS again, with the same ids and all attempts anew."""
+    if bool(notifications) == every:
+        raise click.UsageError("expected ids of notifications, or --all")
+    names = [_checked(name, "n-") for name in notifications]
+    mint = place.mint()
+    if every:
+        names = [row["id"] for row in mint.rows("/v1/notifications", "notifications", {"state": "failed"})[0]]
+    sent = [mint.call("POST", f"/v1/notifications/{name}/resend") for name in names]
+    console.data("notifications", {"notifications": sent}, f"{len(sent)} will be sent again")
+
+
+def _facts_of(webhook: dict[str, Any]) -> list[tuple[str, Any]]:
+    return [
+        ("id", webhook["id"]),
+        ("origin", webhook["origin"]),
+        ("format", webhook["format"]),
+        ("events", ", ".join(webhook["events"])),
+        ("state", webhook["state"]),
+        ("added", f"{show_time(webhook['created_at'])} by {webhook['by']}"),
+    ]
+
+
+def _ago(at_ms: int | None) -> str:
+    return "never" if at_ms is None else f"{show_span(max(0, now_ms() - at_ms))} ago"
+
+
+def _until(at_ms: int | None) -> str:
+    return "" if at_ms is None else f"in {show_span(max(0, at_ms - now_ms()))}"
+
+
+def _checked(name: str, prefix: str) -> str:
+    if not name.startswith(prefix) or not name[2:].isalnum() or not name.isascii():
+        raise click.BadParameter(f"expected an id such as {prefix}…, got {name[:60]!r}")
+    return name

@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Routes of webhooks and their notifications.  CONTROL 7."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall
+from arx_caps.mint.api.pagination import PageQuery, page_of
+from arx_caps.mint.db.database import now_ms
+from arx_caps.mint.db.events import Event
+from arx_caps.mint.db.notices import NOTIFIED
+from arx_caps.mint.db.repositories.notifications import NOTIFICATIONS_ORDER
+from arx_caps.mint.notifications.message import Format
+from arx_caps.mint.notifications.receivers import Receiver, check_url, new_secret, origin_of, seal_receiver
+from arx_caps.mint.tasks.token_factory import as_json, new_name
+from arx_verifier.errors import GrantError, RequestError
+
+READ: Final = "arx.webhooks.read"
+WRITE: Final = "arx.webhooks.write"
+
+Kinds = Annotated[tuple[Annotated[str, Meta(max_length=64)], ...], Meta(min_length=1, max_length=16)]
+
+
+class WebhookBody(Body, frozen=True):
+    """A receiver: its URL, the form of the bodies, and the kinds of events; without ``events``, all of them."""
+
+    url: Annotated[str, Meta(min_length=1, max_length=1024)]
+    format: Format = "json"
+    events: Kinds | None = None
+
+
+class WebhookShown(RouteAnswer, frozen=True):
+    """A receiver; its path and secret are never shown.
+
+    ``error`` is why the last attempt failed, and null after one that was taken.  ``state`` is ``gone`` after the
+    receiver answered 410.
+    """
+
+    id: str
+    origin: str
+    format: Format
+    events: tuple[str, ...]
+    state: Literal["active", "gone", "removed"]
+    waiting: int
+    failed: int
+    delivered_at: int | None
+    failed_at: int | None
+    error: str | None
+    created_at: int
+    by: str
+
+
+class WebhookAdded(RouteAnswer, frozen=True):
+    """A new receiver, and the secret that signs what it gets; the secret is shown here alone."""
+
+    webhook: WebhookShown
+    secret: str
+
+    def __repr__(self) -> str:
+        return "<WebhookAdded>"
+
+
+class Webhooks(RouteAnswer, frozen=True):
+    """All receivers, the oldest first, and the kinds of events that there are."""
+
+    webhooks: list[WebhookShown]
+    kinds: tuple[str, ...]
+
+
+class WebhookTested(RouteAnswer, frozen=True):
+    """Whether the receiver took a test, its status, and why it did not."""
+
+    taken: bool
+    status: int | None
+    error: str | None
+
+
+class NotificationShown(RouteAnswer, frozen=True):
+    """A notification that its receiver has not taken; ``next_at`` is null once it has failed."""
+
+    id: str
+    webhook: str
+    kind: str
+    at: int
+    facts: dict[str, Any]
+    state: str
+    tries: int
+    next_at: int | None
+    error: str | None
+
+
+class Notifications(RouteAnswer, frozen=True):
+    """A page of notifications, the newest first."""
+
+    notifications: list[NotificationShown]
+    next: str | UnsetType = UNSET
+
+
+class NotificationQuery(PageQuery, frozen=True):
+    """Which notifications: those that wait, or those that have failed; of one receiver."""
+
+    state: Literal["waiting", "failed"] | None = None
+    webhook: Annotated[str, Meta(max_length=32)] | None = None
+
+
+def add_webhook(call: RouteCall) -> WebhookAdded:
+    """Add a receiver of notifications, with a new secret."""
+    mint, body, by = call.mint, call.body, call.authenticated.actor
+    kinds = tuple(NOTIFIED) if body.events is None else tuple(dict.fromkeys(body.events))
+    if unknown := [kind for kind in kinds if kind not in NOTIFIED]:
+        raise RequestError(f"invalid events: expected some of {', '.join(NOTIFIED)}, got {', '.join(unknown)}")
+    receiver = Receiver(check_url(body.url, mint.realm.webhook_hosts), new_secret())
+    row: dict[str, Any] = {"id": new_name("w-"), "origin": origin_of(receiver.url), "format": body.format}
+    sealed = seal_receiver(mint.root_keys, row["id"], receiver)
+    row |= {"kinds": as_json(kinds), "nonce": sealed.nonce, "sealed": sealed.sealed, "created_at": now_ms(), "by": by}
+    facts = {"origin": row["origin"], "format": body.format, "events": kinds}
+    mint.db.webhooks.add(row, Event.of("webhook.added", by, webhook=row["id"], **facts))
+    return WebhookAdded(webhook=_show(_find(call, row["id"])), secret=receiver.secret)
+
+
+def list_webhooks(call: RouteCall) -> Webhooks:
+    """List the receivers of notifications."""
+    return Webhooks(webhooks=list(map(_show, call.mint.db.webhooks.list())), kinds=tuple(NOTIFIED))
+
+
+def delete_webhook(call: RouteCall) -> WebhookShown:
+    """Remove a receiver, and what waits for it."""
+    mint, webhook = call.mint, _find(call, call.path["webhook"])["id"]
+    mint.db.webhooks.remove(webhook, Event.of("webhook.removed", call.authenticated.actor, webhook=webhook))
+    return _show(_find(call, webhook))
+
+
+def test_webhook(call: RouteCall) -> WebhookTested:
+    """Send a test to a receiver, once, and return what it answered."""
+    row = _find(call, call.path["webhook"])
+    if row["ended_at"] is not None:
+        raise GrantError(f"{row['id']} is {row['ended_why']}: add it again", code="conflict")
+    outcome = call.mint.notifications.test(row, call.authenticated.actor)
+    return WebhookTested(taken=outcome.error is None, status=outcome.status, error=outcome.error)
+
+
+def list_notifications(call: RouteCall) -> Notifications:
+    """List the notifications that wait or have failed."""
+    query: NotificationQuery = call.query
+    rows = call.mint.db.notifications.page(
+        status=query.state, webhook=query.webhook, after=query.after, limit=query.limit + 1
+    )
+    page = page_of(rows, NOTIFICATIONS_ORDER, _show_notification, limit=query.limit, fetched=query.limit + 1)
+    return Notifications(notifications=page.shown, next=page.next)
+
+
+def resend_notification(call: RouteCall) -> NotificationShown:
+    """Send a notification again, with the same id and all attempts anew."""
+    name, by = call.path["notification"], call.authenticated.actor
+    return _show_notification(
+        call.mint.db.notifications.resend(name, Event.of("webhook.resent", by, notification=name))
+    )
+
+
+def _find(call: RouteCall, webhook: str) -> dict[str, Any]:
+    row = call.mint.db.webhooks.find(webhook)
+    if row is None:
+        raise GrantError("no such webhook", code="not_found")
+    return row
+
+
+def _show(row: Mapping[str, Any]) -> WebhookShown:
+    return WebhookShown(
+        id=row["id"],
+        origin=row["origin"],
+        format=row["format"],
+        events=msgspec.json.decode(row["kinds"], type=tuple[str, ...]),
+        state="active" if row["ended_at"] is None else row["ended_why"],
+        waiting=row.get("waiting", 0),
+        failed=row.get("failed", 0),
+        delivered_at=row["delivered_at"],
+        failed_at=row["failed_at"],
+        error=row["error"],
+        created_at=row["created_at"],
+        by=row["by"],
+    )
+
+
+def _show_notification(row: Mapping[str, Any]) -> NotificationShown:
+    return NotificationShown(
+        id=row["id"],
+        webhook=row["webhook"],
+        kind=row["kind"],
+        at=row["at_ms"],
+        facts=msgspec.json.decode(row["facts"], type=dict[str, Any]),
+        state=row["status"],
+        tries=row["tries"],
+        next_at=row["next_at"] if row["status"] == "waiting" else None,
+        error=row["error"],
+    )
+
+
+ENDPOINTS: Final = (
+    Endpoint("POST", "/v1/webhooks", WRITE, add_webhook, WebhookBody, status=201, problems=("conflict",)),
+    Endpoint("GET", "/v1/webhooks", READ, list_webhooks),
+    Endpoint("DELETE", "/v1/webhooks/{webhook}", WRITE, delete_webhook, problems=("not_found",)),
+    Endpoint("POST", "/v1/webhooks/{webhook}/test", WRITE, test_webhook, problems=("not_found", "conflict")),
+    Endpoint("GET", "/v1/notifications", READ, list_notifications, query=NotificationQuery),
+    Endpoint(
+        "POST",
+        "/v1/notifications/{notification}/resend",
+        WRITE,
+        resend_notification,
+        problems=("not_found", "conflict"),
+    ),
+)

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Queue notifications of an event in the transaction that records it.
+
+Which receivers there are is in ``repositories.webhooks``; ``arx_caps.mint.notifications`` sends.
+"""
+
+import secrets
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, Final
+
+import msgspec
+from sqlalchemy import insert, select
+from sqlalchemy.engine import Connection
+
+from arx_caps.mint.db.statement import CompiledStatement
+from arx_caps.mint.db.tables import NOTIFICATIONS, WEBHOOKS
+
+WAITING: Final = "waiting"
+FAILED: Final = "failed"
+APPROVAL_ASKED: Final = "approval.asked"
+KILLED: Final = "targets.killed"
+FROZEN: Final = "targets.frozen"
+THAWED: Final = "targets.thawed"
+LOG_HALTED: Final = "log.halted"
+LOG_RESUMED: Final = "log.resumed"
+VERIFIERS_LATE: Final = "verifiers.late"
+VERIFIERS_BACK: Final = "verifiers.back"
+TEST: Final = "webhook.test"
+
+# The kinds of events that are notified, each with its facts that leave the realm. An approval's arguments and reason
+# stay: they may be personal data, which an erasure could not remove from a chat, and an approver must see them exactly.
+NOTIFIED: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
+    {
+        APPROVAL_ASKED: ("approval", "agent", "session", "task", "template", "audience", "tool", "need"),
+        KILLED: ("seq", "targets", "reason"),
+        FROZEN: ("seq", "targets", "reason"),
+        THAWED: ("seq", "targets", "reason"),
+        LOG_HALTED: ("why",),
+        LOG_RESUMED: (),
+        VERIFIERS_LATE: ("verifiers",),
+        VERIFIERS_BACK: ("verifiers",),
+    }
+)
+MAX_NAMES: Final = 32  # of the targets of a kill, or of verifiers, in one notification
+_LIVE: Final = CompiledStatement(select(WEBHOOKS.c.id, WEBHOOKS.c.kinds).where(WEBHOOKS.c.ended_at.is_(None)))
+_ADD: Final = CompiledStatement(insert(NOTIFICATIONS))
+
+
+def queue_notices(c: Connection, kind: str, by: str, at_ms: int, facts: Mapping[str, Any]) -> None:
+    """Queue an event for each receiver that gets events of its kind, in an open transaction.
+
+    Args:
+        c: The transaction.
+        kind: The kind of event; of one that is not in ``NOTIFIED``, nothing is queued.
+        by: The actor.
+        at_ms: When it was recorded, in ms since the Unix epoch.
+        facts: Its facts.
+    """
+    sent = NOTIFIED.get(kind)
+    if sent is None:
+        return
+    chosen = {name: facts[name] for name in sent if facts.get(name) is not None} | {"by": by}
+    for several in ("targets", "verifiers"):
+        if several in chosen:
+            names = list(map(_without_person, chosen[several]))
+            chosen |= {several: names[:MAX_NAMES], "count": len(names)}
+    for webhook, kinds in _LIVE.all(c):
+        if kind in msgspec.json.decode(kinds, type=list[str]):
+            _ADD.run(c, notice_row(webhook, kind, at_ms, chosen))
+
+
+def notice_row(webhook: str, kind: str, at_ms: int, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the row of a new notification.
+
+    Args:
+        webhook: The receiver's id.
+        kind: The kind of event.
+        at_ms: When it was recorded, in ms since the Unix epoch.
+        facts: What is sent of its facts.
+    """
+    row = {"id": f"n-{secrets.token_hex(12)}", "webhook": webhook, "kind": kind, "at_ms": at_ms}
+    row["facts"] = msgspec.json.encode(facts, order="sorted").decode()
+    return row | {"status": WAITING, "tries": 0, "next_at": at_ms, "error": None, "failed_at": None}
+
+
+def _without_person(target: str) -> str:
+    """Return a target; of a subject its kind alone, because its name may identify a person."""
+    return "subject" if target.startswith("subject:") else target

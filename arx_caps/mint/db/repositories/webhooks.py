@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Receivers of notifications. CONTROL 7."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from sqlalchemy import bindparam, delete, func, insert, select, update
+
+from arx_caps.mint.db.database import Database, Rows, now_ms
+from arx_caps.mint.db.events import Event
+from arx_caps.mint.db.notices import FAILED, WAITING
+from arx_caps.mint.db.statement import CompiledStatement
+from arx_caps.mint.db.tables import NOTIFICATIONS, WEBHOOKS
+from arx_verifier.errors import GrantError
+
+MAX_WEBHOOKS: Final = 16  # each has a thread of its own at every mint, so that none waits for another
+REMOVED: Final = "removed"  # by an operator
+GONE: Final = "gone"  # it answered 410
+_ADDING: Final = 0x61727A  # of an advisory lock; no other part of ARx uses this number
+_T: Final = WEBHOOKS.c
+_ITS: Final = _T.id == bindparam("which")
+_FIND: Final = CompiledStatement(select(WEBHOOKS).where(_ITS))
+_LIVE: Final = select(func.count()).select_from(WEBHOOKS).where(_T.ended_at.is_(None))
+_ADD: Final = insert(WEBHOOKS)
+_END: Final = update(WEBHOOKS).where(_ITS, _T.ended_at.is_(None))
+# An ended one is shown while notifications of it have failed.
+_LISTED: Final = (
+    select(WEBHOOKS)
+    .where(_T.ended_at.is_(None) | (_T.ended_why == GONE))
+    .order_by(_T.created_at, _T.id)
+    .limit(2 * MAX_WEBHOOKS)
+)
+_COUNTS: Final = select(NOTIFICATIONS.c.webhook, NOTIFICATIONS.c.status, func.count()).group_by(
+    NOTIFICATIONS.c.webhook, NOTIFICATIONS.c.status
+)
+_FORGET: Final = delete(NOTIFICATIONS).where(NOTIFICATIONS.c.webhook == bindparam("whose"))
+
+
+class WebhookRepository:
+    """The receivers. A removed one keeps its row, to which a notification of this moment may refer."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def add(self, row: Mapping[str, Any], what: Event) -> None:
+        """Store a receiver.
+
+        Args:
+            row: The row.
+            what: The event.
+
+        Raises:
+            GrantError: ``conflict``: there are as many as there may be.
+        """
+        with self._database.alone(_ADDING), self._database.write(what) as c:
+            if c.execute(_LIVE).scalar_one() >= MAX_WEBHOOKS:
+                raise GrantError(f"the realm has {MAX_WEBHOOKS} webhooks: remove one first", code="conflict")
+            c.execute(_ADD, {name: row.get(name) for name in _T.keys()})  # noqa: SIM118 - a collection of columns
+
+    def find(self, webhook: str) -> dict[str, Any] | None:
+        """Return a receiver's row, or None; one that has ended too."""
+        return self._database.row(_FIND, which=webhook)
+
+    def list(self) -> Rows:
+        """Return the receivers that no operator has removed, the oldest first, with ``waiting`` and ``failed``."""
+        with self._database.read() as c:
+            rows = [dict(row._mapping) for row in c.execute(_LISTED)]  # noqa: SLF001 - its public name
+            counts = {(webhook, status): count for webhook, status, count in c.execute(_COUNTS)}
+        return [row | {status: counts.get((row["id"], status), 0) for status in (WAITING, FAILED)} for row in rows]
+
+    def remove(self, webhook: str, what: Event) -> None:
+        """Remove a receiver and its notifications. It is idempotent."""
+        with self._database.write(what) as c:
+            gone = {"ended_at": now_ms(), "ended_why": REMOVED, "nonce": None, "sealed": None}
+            c.execute(update(WEBHOOKS).where(_ITS), {"which": webhook, **gone})
+            c.execute(_FORGET, {"whose": webhook})
+
+    def end(self, webhook: str, what: Event) -> None:
+        """End a receiver that answered that it is gone: its notifications have failed. It is idempotent."""
+        now = now_ms()
+        with self._database.write() as c:
+            if c.execute(_END, {"which": webhook, "ended_at": now, "ended_why": GONE}).rowcount:
+                self._database.record_in(c, what)
+            waits = NOTIFICATIONS.c.webhook == webhook, NOTIFICATIONS.c.status == WAITING
+            c.execute(update(NOTIFICATIONS).where(*waits).values(status=FAILED, failed_at=now, error="410 Gone"))

@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The body of a notification, in JSON or in Slack's form, and its signature (Standard Webhooks). CONTROL 7.2."""
+
+import base64
+import hashlib
+import hmac
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from types import MappingProxyType
+from typing import Any, Final, Literal, NamedTuple
+
+import msgspec
+
+from arx_caps.mint.db.notices import (
+    APPROVAL_ASKED,
+    FROZEN,
+    KILLED,
+    LOG_HALTED,
+    LOG_RESUMED,
+    TEST,
+    THAWED,
+    VERIFIERS_BACK,
+    VERIFIERS_LATE,
+)
+from arx_caps.realm import Realm
+
+Format = Literal["json", "slack"]
+VERSION: Final = 1
+SECRET_PREFIX: Final = "whsec_"  # noqa: S105 - of each secret, by Standard Webhooks
+SHOWN_CHARS: Final = 300  # of a fact in Slack's form, whose own limit is 2000
+TITLE_CHARS: Final = 150  # Slack's limit for a header
+
+
+class Notice(NamedTuple):
+    """A notification to be sent.
+
+    Attributes:
+        id: The same in every attempt.
+        kind: The kind of event.
+        at_ms: When it was recorded, in ms since the Unix epoch.
+        facts: What is sent of its facts.
+    """
+
+    id: str
+    kind: str
+    at_ms: int
+    facts: Mapping[str, Any]
+
+
+class _Form(NamedTuple):
+    """How a kind of event is told: its title, and where console and command line show more."""
+
+    title: Callable[[Mapping[str, Any]], str]
+    page: Callable[[Mapping[str, Any]], str]
+    command: Callable[[Mapping[str, Any]], str]
+
+
+def _targets(verb: str, command: str) -> _Form:
+    return _Form(
+        lambda facts: f"{verb}: {_several(facts, 'targets')}",
+        lambda facts: f"/console/kills/{facts['seq']}",
+        lambda _: command,
+    )
+
+
+def _verifiers(text: str) -> _Form:
+    return _Form(
+        lambda facts: f"{text}: {_several(facts, 'verifiers')}",
+        lambda _: "/console/verifiers",
+        lambda _: "arx verifier list --all",
+    )
+
+
+def _fixed(text: str) -> _Form:
+    return _Form(lambda _: text, lambda _: "/console", lambda _: "arx doctor")
+
+
+_FORMS: Final[Mapping[str, _Form]] = MappingProxyType(
+    {
+        APPROVAL_ASKED: _Form(
+            lambda facts: f"An approval waits: {facts['tool']}",
+            lambda facts: f"/console/approvals/{facts['approval']}",
+            lambda facts: f"arx approval show {facts['approval']}",
+        ),
+        KILLED: _targets("Killed", "arx verifier list"),
+        FROZEN: _targets("Frozen", "arx verifier list"),
+        THAWED: _targets("Thawed", "arx verifier list"),
+        LOG_HALTED: _fixed("The audit log is halted"),
+        LOG_RESUMED: _fixed("The audit log is signed again"),
+        VERIFIERS_LATE: _verifiers("Verifiers are late"),
+        VERIFIERS_BACK: _verifiers("Verifiers are back"),
+        TEST: _fixed("A test of this webhook"),
+    }
+)
+
+
+def body_of(notice: Notice, realm: Realm, form: Format) -> bytes:
+    """Return the body of a notification.
+
+    Args:
+        notice: The notification.
+        realm: The realm, whose issuer is the beginning of the link.
+        form: ``json``, or ``slack`` for an incoming webhook of Slack.
+    """
+    told = _FORMS[notice.kind]
+    time = datetime.fromtimestamp(notice.at_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    message = {
+        "version": VERSION,
+        "id": notice.id,
+        "type": notice.kind,
+        "timestamp": time,
+        "realm": realm.name,
+        "text": told.title(notice.facts),
+        "data": dict(notice.facts),
+        "link": realm.issuer + told.page(notice.facts),
+        "command": told.command(notice.facts),
+    }
+    return msgspec.json.encode(message if form == "json" else _for_slack(message))
+
+
+def sign(secret: str, notice_id: str, at_s: int, body: bytes) -> dict[str, str]:
+    """Return the headers that sign a body (https://www.standardwebhooks.com).
+
+    Args:
+        secret: The receiver's secret, ``whsec_`` and base64.
+        notice_id: The notification's id.
+        at_s: The time of this attempt, in s since the Unix epoch.
+        body: The body.
+    """
+    key = base64.b64decode(secret.removeprefix(SECRET_PREFIX))
+    signed = hmac.new(key, f"{notice_id}.{at_s}.".encode() + body, hashlib.sha256).digest()
+    signature = f"v1,{base64.b64encode(signed).decode()}"
+    return {"webhook-id": notice_id, "webhook-timestamp": str(at_s), "webhook-signature": signature}
+
+
+def _for_slack(message: Mapping[str, Any]) -> dict[str, Any]:
+    # Facts are plain text and never Slack's markup: an agent or an operator's reason could otherwise write a link that
+    # looks like this one, or call a whole channel.
+    facts = {name: value for name, value in message["data"].items() if name != "count"}
+    fields = [_plain(f"{name}: {_shown(value)}", SHOWN_CHARS) for name, value in facts.items()][:10]
+    title = f"{message['realm']}: {message['text']}"
+    blocks: list[dict[str, Any]] = [{"type": "header", "text": _plain(title, TITLE_CHARS)}]
+    blocks += [{"type": "section", "fields": fields}] if fields else []
+    link = f"<{_escaped(message['link'])}|Open in the console>"
+    blocks += [{"type": "section", "text": {"type": "mrkdwn", "text": link, "verbatim": True}}]
+    blocks += [{"type": "context", "elements": [_plain(f"{message['command']} · {message['timestamp']}", SHOWN_CHARS)]}]
+    return {"text": _escaped(_cut(title, SHOWN_CHARS)), "blocks": blocks}
+
+
+def _plain(text: str, most: int) -> dict[str, Any]:
+    return {"type": "plain_text", "text": _cut(text, most), "emoji": False}
+
+
+def _cut(text: str, most: int) -> str:
+    shown = "".join(c if c.isprintable() else " " for c in text)
+    return shown if len(shown) <= most else shown[: most - 1] + "…"
+
+
+def _escaped(text: str) -> str:
+    """Return text without Slack's control characters (https://docs.slack.dev/messaging/formatting-message-text)."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _shown(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _several(facts: Mapping[str, Any], name: str) -> str:
+    """Return the first of several names, and how many more there are."""
+    more = facts["count"] - 1
+    return str(facts[name][0]) + (f" and {more} more" if more else "")

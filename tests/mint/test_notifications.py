@@ -1,0 +1,286 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Notifications: a real receiver process gets them, signed, at least once, whatever it answered before."""
+
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import update
+from standardwebhooks import Webhook, WebhookVerificationError
+
+from arx_caps.mint.db.events import Event
+from arx_caps.mint.db.notices import KILLED, NOTIFIED
+from arx_caps.mint.db.tables import NOTIFICATIONS, WEBHOOKS
+from arx_caps.mint.keys.root_keys import RootKeys
+from arx_caps.mint.notifications import receivers, sender
+from arx_caps.mint.notifications.receivers import open_receiver
+from tests.mint.approvals import Desk
+from tests.mint.harness import ISSUER, Harness, open_unit
+from tests.mint.receiver import Received, ReceiverProcess
+from tests.mint.test_operators import enrol, sign_in
+from tests.servers import until
+
+pytestmark = [pytest.mark.servers, pytest.mark.spec("CONTROL 7")]
+
+
+class Hooked:
+    """A realm whose notifications a receiver gets.
+
+    Attributes:
+        harness: The realm.
+        receiver: The receiver.
+        operator: An operator who may do everything.
+        secrets: The secrets of the webhooks, by their ids.
+    """
+
+    def __init__(self, harness: Harness, receiver: ReceiverProcess) -> None:
+        self.harness, self.receiver, self.operator = harness, receiver, harness.operator()
+        self.secrets: dict[str, str] = {}
+
+    def add(self, path: str = "/200", **about: Any) -> str:
+        """Add a webhook, and return its id."""
+        answer = self.operator.call("POST", "/v1/webhooks", {"url": self.receiver.url(path), **about})
+        assert answer.status_code == 201, answer.text
+        told = answer.json()
+        self.secrets[told["webhook"]["id"]] = told["secret"]
+        return str(told["webhook"]["id"])
+
+    def kill(self, name: str) -> None:
+        """Record what a kill records."""
+        facts = {"targets": [f"agent:{name}"], "seq": 7, "reason": "told to", "durable": True}
+        self.harness.mint.db.record(Event.of(KILLED, "operator:ada", **facts))
+
+    def got(self, name: str, path: str = "/200") -> list[Received]:
+        """Return what the receiver got about a kill."""
+        return [one for one in self.receiver.at(path) if name in one.raw]
+
+    def wait(self, name: str, path: str = "/200", count: int = 1) -> list[Received]:
+        until(lambda: len(self.got(name, path)) >= count)
+        return self.got(name, path)
+
+    def shown(self, webhook: str) -> dict[str, Any]:
+        """Return a webhook as it is listed."""
+        rows = self.operator.call("GET", "/v1/webhooks").json()["webhooks"]
+        return next(row for row in rows if row["id"] == webhook)
+
+    def left(self, **query: str) -> list[dict[str, Any]]:
+        """Return the notifications that were not delivered."""
+        rows: list[dict[str, Any]] = self.operator.call("GET", "/v1/notifications", **query).json()["notifications"]
+        return rows
+
+
+@pytest.fixture
+def hooked(
+    tmp_path: Path,
+    database: str | None,
+    realm_template: Path,
+    receiver: ReceiverProcess,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Hooked]:
+    """A realm with a receiver, on each database; it looks often, and tries again soon."""
+    receiver.got.clear()
+    monkeypatch.setattr(sender, "LOOK_S", 0.02)
+    monkeypatch.setattr(sender, "RETRIES_S", (0.05, 0.05))
+    how = {"database": database, "template": realm_template, "webhook_hosts": (receiver.netloc,)}
+    with open_unit(tmp_path / "realm", **how) as harness:  # type: ignore[arg-type]
+        harness.mint.notifications.start()
+        yield Hooked(harness, receiver)
+
+
+@pytest.mark.sqlite
+def test_an_approval_that_waits(hooked: Hooked) -> None:
+    """An independent library takes the signature; arguments and reason stay in the realm."""
+    webhook = hooked.add()
+    asked = Desk(hooked.harness).ask(why="a secret reason")
+    (got,) = hooked.receiver.wait()
+    body = Webhook(hooked.secrets[webhook]).verify(got.raw, got.headers)
+    assert body == got.body
+    assert (body["version"], body["type"], body["realm"], body["id"]) == (1, "approval.asked", "acme", got.id)
+    assert body["link"] == f"{ISSUER}/console/approvals/{asked['id']}"
+    assert body["command"] == f"arx approval show {asked['id']}"
+    assert body["data"]["tool"] == "payments.refund"
+    assert set(body["data"]) <= {*NOTIFIED["approval.asked"], "by"}
+    assert "secret reason" not in got.raw
+    assert "o-1" not in got.raw
+    until(lambda: hooked.left() == [])
+    assert hooked.shown(webhook)["error"] is None
+    with pytest.raises(WebhookVerificationError):
+        Webhook(hooked.secrets[webhook]).verify(got.raw + " ", got.headers)
+
+
+def test_each_receiver_gets_its_events_once(hooked: Hooked) -> None:
+    """With an id of its own; one that takes other kinds gets nothing, and neither does one that is removed."""
+    first, second = hooked.add(), hooked.add("/201")
+    hooked.add("/202", events=["approval.asked"])
+    removed = hooked.add("/204")
+    assert hooked.operator.call("DELETE", f"/v1/webhooks/{removed}").json()["state"] == "removed"
+    hooked.kill("acme/one")
+    ids = {hooked.wait("acme/one")[0].id, hooked.wait("acme/one", "/201")[0].id}
+    assert len(ids) == 2
+    until(lambda: hooked.left() == [])
+    assert [len(hooked.receiver.at(path)) for path in ("/200", "/201", "/202", "/204")] == [1, 1, 0, 0]
+    assert hooked.got("acme/one")[0].body["link"] == f"{ISSUER}/console/kills/7"
+    assert hooked.shown(first)["delivered_at"]
+    assert hooked.shown(second)["failed"] == 0
+
+
+def test_a_receiver_that_fails_gets_the_same_again(hooked: Hooked) -> None:
+    """The same id and body, and a time of each attempt; the last error is shown until one is taken."""
+    webhook = hooked.add("/fails/2")
+    hooked.kill("acme/again")
+    got = hooked.wait("acme/again", "/fails/2", 3)
+    assert len({one.id for one in got}) == len({one.raw for one in got}) == 1
+    for one in got:
+        Webhook(hooked.secrets[webhook]).verify(one.raw, one.headers)
+    until(lambda: hooked.left() == [])
+    assert hooked.shown(webhook)["error"] is None
+    assert len(hooked.got("acme/again", "/fails/2")) == 3
+
+
+def test_a_notification_that_is_given_up_and_sent_again(hooked: Hooked, caplog: pytest.LogCaptureFixture) -> None:
+    """It is listed with the reason, and an operator sends it again with its id."""
+    webhook = hooked.add("/fails/4")
+    with caplog.at_level(logging.ERROR):
+        hooked.kill("acme/dead")
+        until(lambda: hooked.left(state="failed"))
+    (dead,) = hooked.left()
+    assert (dead["tries"], dead["error"], dead["next_at"]) == (3, "answered 500", None)
+    assert hooked.shown(webhook)["failed"] == 1
+    assert "was given up" in caplog.text
+    assert hooked.secrets[webhook] not in caplog.text
+    assert "/fails/4" not in caplog.text
+    assert hooked.operator.call("POST", f"/v1/notifications/{dead['id']}/resend").json()["state"] == "waiting"
+    until(lambda: hooked.left() == [])
+    assert len({one.id for one in hooked.got("acme/dead", "/fails/4")}) == 1
+    assert hooked.operator.call("POST", f"/v1/notifications/{dead['id']}/resend").status_code == 404
+
+
+@pytest.mark.sqlite
+def test_a_receiver_that_is_gone(hooked: Hooked) -> None:
+    """410 ends it: what waits has failed, and later events are not queued for it."""
+    webhook = hooked.add("/410")
+    hooked.kill("acme/gone")
+    until(lambda: hooked.shown(webhook)["state"] == "gone")
+    until(lambda: hooked.left(state="failed"))
+    hooked.kill("acme/later")
+    (dead,) = hooked.left()
+    assert "acme/gone" in json.dumps(dead)
+    answer = hooked.operator.call("POST", f"/v1/notifications/{dead['id']}/resend")
+    assert (answer.status_code, answer.json()["code"]) == (409, "conflict")
+    assert [event["webhook"] for event in hooked.harness.events() if event["kind"] == "webhook.gone"] == [webhook]
+    assert hooked.operator.call("POST", f"/v1/webhooks/{webhook}/test").status_code == 409
+
+
+@pytest.mark.sqlite
+def test_a_receiver_that_asks_to_wait(hooked: Hooked) -> None:
+    """Retry-After is kept, up to six hours."""
+    hooked.add("/429/after")
+    hooked.kill("acme/busy")
+    (got,) = hooked.wait("acme/busy", "/429/after")
+    until(lambda: hooked.left() and hooked.left()[0]["error"] == "answered 429")
+    (waiting,) = hooked.left()
+    assert 7200 * 0.8 * 1000 - 1000 <= waiting["next_at"] - got.at * 1000 <= 7200 * 1.2 * 1000 + 30_000
+
+
+@pytest.mark.sqlite
+def test_a_receiver_that_hangs_delays_no_other(hooked: Hooked, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor the mint; its attempt ends by itself."""
+    monkeypatch.setattr(receivers, "TOTAL_S", 1.0)
+    for path in ("/hang", "/drip"):
+        hooked.add(path)
+    hooked.add()
+    for number in range(3):
+        hooked.kill(f"acme/n{number}")
+    for number in range(3):
+        hooked.wait(f"acme/n{number}")
+    until(lambda: {"127.0.0.1 did not answer"} <= {str(row["error"]).partition(":")[0] for row in hooked.left()})
+    assert hooked.operator.call("GET", "/v1/webhooks").status_code == 200
+
+
+@pytest.mark.sqlite
+def test_slacks_form(hooked: Hooked) -> None:
+    """Texts of others are no markup, call nobody, and keep to Slack's limits."""
+    hooked.add(format="slack")
+    nasty = "<!channel> <https://evil.example|Open in the console> & *b*\u202e\n" + "x" * 4000
+    facts = {"targets": ["agent:acme/slack", "subject:" + "0" * 32], "seq": 9, "reason": nasty}
+    hooked.harness.mint.db.record(Event.of(KILLED, "operator:ada", **facts))
+    body = hooked.wait("acme/slack")[0].body
+    assert set(body) == {"text", "blocks"}
+    assert "<" not in body["text"]
+    texts = [block["text"] for block in body["blocks"] if "text" in block]
+    texts += [part for block in body["blocks"] for part in (*block.get("fields", ()), *block.get("elements", ()))]
+    marked = [text for text in texts if text["type"] == "mrkdwn"]
+    assert [text["text"] for text in marked] == [f"<{ISSUER}/console/kills/9|Open in the console>"]
+    assert all(len(text["text"]) <= 300 and text["text"].isprintable() for text in texts)
+    assert any("<!channel>" in text["text"] for text in texts if text["type"] == "plain_text")
+    assert "0" * 32 not in json.dumps(body)
+
+
+@pytest.mark.sqlite
+def test_a_test_says_what_the_receiver_answered(hooked: Hooked) -> None:
+    """At once and once; it is no event, and never queued."""
+    for path, told in {"/200": (True, 200, None), "/500": (False, 500, "answered 500")}.items():
+        answer = hooked.operator.call("POST", f"/v1/webhooks/{hooked.add(path)}/test").json()
+        assert (answer["taken"], answer["status"], answer["error"]) == told
+        assert hooked.receiver.wait(1, path)[0].body["type"] == "webhook.test"
+    assert hooked.left() == []
+
+
+def test_of_two_mints_one_sends(hooked: Hooked) -> None:
+    """A claim keeps it from the other one; when the claim is over, the other one sends it, and counts on."""
+    webhook = hooked.add("/201")
+    hooked.harness.mint.notifications.close()
+    hooked.kill("acme/two")
+    db = hooked.harness.mint.db.notifications
+    claimed = db.claim(webhook, 60_000)
+    assert claimed is not None
+    assert (claimed["tries"], db.claim(webhook, 60_000), db.due()) == (1, None, set())
+    with hooked.harness.mint.db.write() as c:
+        c.execute(update(NOTIFICATIONS).values(next_at=0))  # the first one was killed, and its claim is over
+    again = db.claim(webhook, 60_000)
+    assert again is not None
+    assert (again["id"], again["tries"]) == (claimed["id"], 2)
+    db.failed(claimed, "late", None)  # of the first one, which lived on: no business of its any more
+    assert hooked.left()[0]["state"] == "waiting"
+    db.delivered(again)
+    assert hooked.left() == []
+
+
+@pytest.mark.spec("CONTROL 7.1")
+@pytest.mark.sqlite
+def test_the_database_alone_opens_no_receiver(hooked: Hooked) -> None:
+    """URL and secret are sealed, are shown nowhere, and open after a reseal."""
+    webhook = hooked.add("/200?token=in-the-url")
+    secret, mint, realm = hooked.secrets[webhook], hooked.harness.mint, hooked.harness.realm
+    hooked.kill("acme/sealed")
+    until(lambda: hooked.shown(webhook)["delivered_at"])
+    with mint.db.read() as c:
+        rows = str(c.execute(WEBHOOKS.select()).all())
+    for text in (rows, json.dumps(hooked.harness.events()), json.dumps(hooked.shown(webhook))):
+        assert "in-the-url" not in text
+        assert secret not in text
+    before = RootKeys.load(realm.root_path, realm=realm.name, passphrase=None, key_path=realm.root_key_path)
+    _, after = before.seal(passphrase="correct horse", key_path=realm.root_key_path)
+    mint.db.keys.reseal_roots(after.reseal, Event.of("key.resealed", "host:uid-0"))
+    row = mint.db.webhooks.find(webhook)
+    assert row is not None
+    assert open_receiver(after, row).secret == secret
+    assert secret not in repr(open_receiver(after, row))
+
+
+@pytest.mark.sqlite
+def test_who_may(hooked: Hooked) -> None:
+    """A reader lists and changes nothing; an agent does neither."""
+    webhook = hooked.add()
+    agent, _ = hooked.harness.session()
+    bea = sign_in(hooked.harness, enrol(hooked.harness, "bea", role="read-only"))
+    assert bea.call("GET", "/v1/webhooks").status_code == bea.call("GET", "/v1/notifications").status_code == 200
+    for caller in (agent, bea):
+        assert caller.call("DELETE", f"/v1/webhooks/{webhook}").status_code == 403
+        assert caller.call("POST", "/v1/webhooks", {"url": "https://a.example/"}).status_code == 403
+        assert caller.call("POST", f"/v1/webhooks/{webhook}/test").status_code == 403
+        assert caller.call("POST", "/v1/notifications/n-1/resend").status_code == 403
+    assert agent.call("GET", "/v1/webhooks").status_code == 403

@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Notifications of a running realm: kills at the mint and at the store, late verifiers, a halted log, dead mints."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from arx_caps.embedded import EmbeddedValkey
+from arx_caps.mint.db.mint_database import MintDatabase
+from arx_caps.mint.notifications import alarms, sender
+from arx_caps.revocation import DIRECT
+from tests.mint.harness import Harness, open_live
+from tests.mint.receiver import Received, ReceiverProcess
+from tests.mint.test_two_mints import running as two_mints
+from tests.postgres import Postgres
+from tests.servers import VerifierProcess, until
+
+pytestmark = [pytest.mark.servers, pytest.mark.spec("CONTROL 7")]
+
+
+@pytest.fixture
+def running(
+    tmp_path: Path, realm_name: str, valkey: EmbeddedValkey, receiver: ReceiverProcess, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Harness]:
+    """A realm with a store, whose notifications the receiver gets; it looks often."""
+    receiver.got.clear()
+    monkeypatch.setattr(sender, "LOOK_S", 0.02)
+    monkeypatch.setattr(alarms, "EVERY_S", 0.05)
+    settings = f'webhook_hosts = ["{receiver.netloc}"]\n'
+    with open_live(tmp_path / "realm", valkey.url, name=realm_name, settings=settings, lease_ms=300) as harness:
+        add(harness.operator().call, receiver)
+        yield harness
+
+
+class Answered(NamedTuple):
+    """An answer's status."""
+
+    status_code: int
+
+
+def add(call: Callable[..., Any], receiver: ReceiverProcess, path: str = "/200") -> None:
+    assert call("POST", "/v1/webhooks", {"url": receiver.url(path)}).status_code == 201
+
+
+def of_kind(receiver: ReceiverProcess, kind: str) -> list[Received]:
+    return [one for one in receiver.got if one.body["type"] == kind]
+
+
+def test_kills_freezes_and_thaws_at_the_mint_and_at_the_store(running: Harness, receiver: ReceiverProcess) -> None:
+    """Each is notified once, also one that the command line made while no mint answered."""
+    operator = running.operator()
+    body = {"targets": ["agent:acme/a"], "reason": "told to", "wait": False}
+    seq = operator.call("POST", "/v1/kills", body).json()["seq"]
+    operator.call("POST", "/v1/freezes", body)
+    operator.call("POST", "/v1/freezes/thaw", body)
+    bump = running.mint.store.kill_by_kind(["agent:acme/x", "agent:acme/y"], "at night", f"operator:ada{DIRECT}root)")
+    receiver.wait(4)
+    until(lambda: running.mint.db.notifications.page() == [])
+    told = [(one.body["type"], one.body["data"]["targets"], one.body["data"]["seq"]) for one in receiver.got]
+    assert sorted(told) == [
+        ("targets.frozen", ["agent:acme/a"], seq + 1),
+        ("targets.killed", ["agent:acme/a"], seq),
+        ("targets.killed", ["agent:acme/x", "agent:acme/y"], bump.header.seq),
+        ("targets.thawed", ["agent:acme/a"], seq + 2),
+    ]
+
+
+@pytest.mark.spec("CONTROL 7.4")
+def test_a_verifier_that_is_late_and_back(
+    running: Harness, receiver: ReceiverProcess, monkeypatch: pytest.MonkeyPatch, valkey: EmbeddedValkey
+) -> None:
+    """One notification each, however often and by however many mints it is looked at."""
+    monkeypatch.setattr(alarms, "LATE_MS", 1500)
+    name = "orders-1"
+    other = alarms.Alarms(running.mint.db, running.mint.store, running.mint.log)
+    verifier = VerifierProcess(valkey.url, running.realm.name, name)
+    verifier.pause()
+
+    def looked_at(kind: str) -> bool:
+        other.look()
+        return bool(of_kind(receiver, kind))
+
+    until(lambda: looked_at("verifiers.late"))
+    verifier.resume()
+    until(lambda: looked_at("verifiers.back"))
+    verifier.close()
+    until(lambda: len(of_kind(receiver, "verifiers.late")) == 2)  # it was killed
+    for _ in range(20):
+        other.look()
+    until(lambda: running.mint.db.notifications.page() == [])
+    late, back = of_kind(receiver, "verifiers.late"), of_kind(receiver, "verifiers.back")
+    assert [one.body["data"]["verifiers"] for one in (*late, *back)] == [[name]] * 3
+    assert late[0].body["link"].endswith("/console/verifiers")
+
+
+@pytest.mark.spec("CONTROL 7.4")
+def test_a_halted_log(running: Harness, receiver: ReceiverProcess) -> None:
+    """Once when it is halted, also if another mint looks at it, and once when its mint signs again."""
+    mint = running.mint
+    mint.log.publisher.halt(ValueError("another root"))
+    (got,) = wait_for(receiver, "log.halted")
+    assert "another root" in got.body["data"]["why"]
+    other = alarms.Alarms(mint.db, mint.store, mint.log)
+    for _ in range(20):
+        other.look()
+    mint.log.publisher.halted = None  # as after a repair and a new start
+    alarms.Alarms(mint.db, mint.store, mint.log).look()
+    wait_for(receiver, "log.resumed")
+    until(lambda: mint.db.notifications.page() == [])
+    assert [len(of_kind(receiver, kind)) for kind in ("log.halted", "log.resumed")] == [1, 1]
+
+
+def wait_for(receiver: ReceiverProcess, kind: str) -> list[Received]:
+    until(lambda: of_kind(receiver, kind))
+    return of_kind(receiver, kind)
+
+
+@pytest.mark.slow
+def test_mints_that_are_killed_lose_nothing(
+    tmp_path: Path, realm_name: str, postgres: Postgres, valkey: EmbeddedValkey, receiver: ReceiverProcess
+) -> None:
+    """Two mints, one of which is killed as soon as it has answered a kill, each in turn: each kill arrives."""
+    receiver.got.clear()
+    settings = f'webhook_hosts = ["{receiver.netloc}"]\n'
+    with two_mints(tmp_path / "realm", realm_name, postgres, valkey.url, settings) as pair:
+        add(lambda *call: Answered(pair.operator.ask(0, *call)["status_code"]), receiver)
+        seqs = set()
+        for turn in range(4):
+            body = {"targets": [f"agent:acme/a{turn}"], "reason": "told to", "wait": False}
+            seqs.add(pair.operator.ask(turn, "POST", "/v1/kills", body)["seq"])
+            pair.mints[turn % 2].kill()
+            if turn < 3:  # the other one is alone at the end
+                pair.mints[turn % 2].start()
+        until(lambda: {one.body["data"]["seq"] for one in receiver.got} == seqs)
+        with MintDatabase(pair.realm.database_url) as db:
+            until(lambda: db.notifications.page() == [])
+    by_seq = {one.body["data"]["seq"]: one.id for one in receiver.got}
+    assert len({one.id for one in receiver.got}) == len(by_seq) == 4  # one that came twice has its id
