@@ -137,7 +137,7 @@ def _for_slack(message: Mapping[str, Any]) -> dict[str, Any]:
     # Facts are plain text and never Slack's markup: an agent or an operator's reason could otherwise write a link that
     # looks like this one, or call a whole channel.
     facts = {name: value for name, value in message["data"].items() if name != "count"}
-    fields = [_plain(f"{name}: {_shown(value)}", SHOWN_CHARS) for name, value in facts.items()][:10]
+    fields = [_plain(f"{name}: {_fact_text(value)}", SHOWN_CHARS) for name, value in facts.items()][:10]
     title = f"{message['realm']}: {message['text']}"
     blocks: list[dict[str, Any]] = [{"type": "header", "text": _plain(title, TITLE_CHARS)}]
     blocks += [{"type": "section", "fields": fields}] if fields else []
@@ -161,7 +161,7 @@ def _escaped(text: str) -> str:
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
-def _shown(value: Any) -> str:
+def _fact_text(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
