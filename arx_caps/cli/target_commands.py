@@ -247,7 +247,10 @@ def extent_of(preview: dict[str, Any]) -> list[tuple[str, Any]]:
         *((name, f"{about}{preview[name]}") for name in ("sessions", "tasks")),
         *((name, preview[name]) for name in ("agents", "delegations")),
         ("tokens", f"about {preview['tokens']}, and all that holders made from them"),
-        ("must confirm", f"unknown: {preview['error']}" if waits is None else f"{waits} verifiers"),
+        (
+            "must confirm",
+            f"unknown: {preview['error']}" if waits is None else f"{waits} verifier{'' if waits == 1 else 's'}",
+        ),
         ("never seen", unseen or None),
     ]
 

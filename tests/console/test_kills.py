@@ -20,7 +20,7 @@ DIALOG = "/console/kill"
 
 def send(browser: Browser, targets: str, *, what: str = "kill", reason: str = "because", **fields: str) -> str:
     """Open the dialog, and send its form."""
-    page = browser.get(f"{DIALOG}?targets={targets.split()[0] if targets else ''}")
+    page = browser.get(f"{DIALOG}?target={targets.split()[0] if targets else ''}")
     form = re.search(r'name="form" value="([^"]+)"', page)
     fields = {"form": form[1] if form else "", "do": "go"} | fields
     return browser.post(DIALOG, targets=targets, what=what, reason=reason, **fields)
@@ -39,7 +39,7 @@ def test_a_kill_is_previewed_made_and_recorded(live: Harness) -> None:
     """The dialog shows what ends, the form leads to the kill's own page, and both are what the audit log has."""
     live.session()
     browser = sign_in(live)
-    page = browser.get(f"{DIALOG}?targets=agent:{AGENT}")
+    page = browser.get(f"{DIALOG}?target=agent:{AGENT}")
     assert re.search(r"<dt>Sessions</dt><dd>1</dd>", page)
     assert "1 verifier;" in page
     assert events(live, "targets.killed") == []
@@ -60,7 +60,7 @@ def test_a_kill_is_previewed_made_and_recorded(live: Harness) -> None:
     frozen = browser.get("/console/frozen")
     assert f"agent:{AGENT}" in frozen
     assert f'href="/console/kills/{event["seq"]}"' in frozen
-    assert "what=thaw" in frozen
+    assert f'href="/console/thaw?target=agent%3A{AGENT}"' in frozen
 
 
 def test_each_choice_does_what_it_says(live: Harness) -> None:
@@ -78,7 +78,7 @@ def test_each_choice_does_what_it_says(live: Harness) -> None:
 def test_a_form_sent_twice_kills_once(live: Harness) -> None:
     """Two clicks on one form, also at the same moment, are one kill; a new form is another."""
     browser = sign_in(live)
-    page = browser.get(f"{DIALOG}?targets={SESSION}")
+    page = browser.get(f"{DIALOG}?target={SESSION}")
     form = dict(re.findall(r'name="(token|form)" value="([^"]+)"', page))
     form |= {"do": "go", "what": "kill", "targets": SESSION, "reason": "twice"}
     seen: list[str] = []
@@ -143,7 +143,7 @@ def test_another_site_kills_nothing(live: Harness) -> None:
     browser.get(DIALOG)
     browser.post(DIALOG, {"Origin": "https://evil.example"}, targets=SESSION, what="kill", reason="x", do="go")
     assert browser.status == 403
-    browser.get(f"{DIALOG}?targets={SESSION}&what=kill&reason=x&do=go")
+    browser.get(f"{DIALOG}?target={SESSION}&what=kill&reason=x&do=go")
     assert live.mint.store.log() == ()
 
 
@@ -159,14 +159,14 @@ def test_roles_decide_what_is_offered_and_done(live: Harness) -> None:
     """A reader sees no button; a pager kills, and freezes nothing; both are checked again when a form is sent."""
     live.session()
     reader = sign_in(live, operator_with(live, "nina", "read-only"))
-    page = reader.get(f"{DIALOG}?targets=agent:{AGENT}")
+    page = reader.get(f"{DIALOG}?target=agent:{AGENT}")
     assert "Your role may not kill" in page
     for path in ("/console/kills", "/console/frozen"):
         assert DIALOG + '"' not in reader.get(path)
     send(reader, SESSION)
     assert reader.status == 403
     pager = sign_in(live, operator_with(live, "night", "kill-only"))
-    page = pager.get(f"{DIALOG}?targets=agent:{AGENT}")
+    page = pager.get(f"{DIALOG}?target=agent:{AGENT}")
     assert 'value="freeze"' not in page
     assert re.search(r"<dt>Sessions</dt><dd>1</dd>", page)
     send(pager, SESSION, what="freeze")

@@ -74,8 +74,8 @@ _SUBMISSIONS: Final = Submissions()
 
 def show_dialog(visit: Visit) -> Response:
     """Show the form of a kill, freeze or thaw; with targets, what it would end."""
-    texts = _targets(visit.query.get("targets", ""))
-    return _dialog(visit, visit.query.get("what", ""), texts, visit.query.get("reason", ""))
+    what = visit.query.get("what") or visit.request.url.path.rpartition("/")[2]
+    return _dialog(visit, what, _targets(visit.query.get("target", "")), visit.query.get("reason", ""))
 
 
 def submit(visit: Visit) -> Response:
@@ -234,6 +234,8 @@ def _command(what: str, targets: list[str], *, direct: bool = False) -> str:
 
 PAGES: Final = (
     Page("GET", DIALOG, show_dialog),
+    Page("GET", "/console/freeze", show_dialog),
+    Page("GET", "/console/thaw", show_dialog),
     Page("POST", DIALOG, submit),
     Page("GET", HOME, show_kills),
     Page("GET", f"{HOME}/{{seq:int}}", show_kill),

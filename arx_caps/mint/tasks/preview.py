@@ -115,12 +115,12 @@ def _look_up(mint: MintContext, target: Target, known: Mapping[str, str], above:
         state = known.get(text)
         if state in _ENDED:
             return LookedUp(target, "over", _ENDED[state])
-        unknown = f"the mint has no {text}" if state is None else None
+        unknown = f"the mint has no such {target.kind}" if state is None else None
     elif target.kind == "agent":
         if text not in above and not _delegated(mint, [name], []).number:
             unknown = "it is not enrolled, nor is an agent below it, and no delegation in the log names it"
     elif target.kind == "task":
-        unknown = None if mint.db.approvals.find(name) is not None else f"the mint has no approval {name}"
+        unknown = None if mint.db.approvals.find(name) is not None else "the mint has no such approval"
     elif target.kind == "operator":
         unknown = None if mint.db.operators.find(name) is not None else "there is no such operator"
     elif target.kind == "policy":
