@@ -46,6 +46,7 @@ MENU: Final[tuple[tuple[str, tuple[Entry, ...]], ...]] = (
             Entry("/console/verifiers", "Verifiers", "arx.services.read"),
             Entry("/console/policy", "Policy", "arx.policy.read"),
             Entry("/console/keys", "Keys", "arx.keys.read"),
+            Entry("/console/sign-ins", "Sign-ins", "arx.operators.read"),
         ),
     ),
 )

@@ -4,10 +4,11 @@
 A page is a function that gets a ``Visit`` and returns a response; it runs in a thread.
 """
 
+import contextlib
 import hmac
 import http
 from collections.abc import Callable, Mapping
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, Literal, NamedTuple, TypeVar
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from starlette.concurrency import run_in_threadpool
@@ -25,10 +26,12 @@ from arx_caps.mint.api.problems import find_code
 from arx_caps.mint.context import MintContext
 from arx_caps.mint.identity.console_session import (
     SECRET_BYTES,
+    SIGN_IN_AGAIN,
     ConsoleSession,
     actions_of_operator,
     authorize_console_call,
     find_console_session,
+    keep_draft,
     may,
 )
 from arx_caps.mint.login.oidc import derived
@@ -45,7 +48,12 @@ THEMES: Final = ("light", "dark")
 TOKEN: Final = "token"  # noqa: S105 - the field's name
 _PURPOSE: Final = "console-form"
 _ENDPOINTS: Final[Mapping[Callable[..., Any], Endpoint]] = {each.handler: each for each in ENDPOINTS}
+CONTINUE: Final = "/console/continue"
 _Answer = TypeVar("_Answer", bound=RouteAnswer)
+
+
+class SignInAgainError(Exception):
+    """The operator signed in too long ago for an act; no page handles it as a refusal of its own."""
 
 
 class Visit:
@@ -122,17 +130,32 @@ class Visit:
 
         Raises:
             ArxError: A refusal of the endpoint.
+            SignInAgainError: The act needs a recent sign-in: the operator signs in, and goes on with this form.
         """
         endpoint, session = _ENDPOINTS[handler], self.operator
 
         def authorize(action: str, args: Mapping[str, Any]) -> Any:
-            return authorize_console_call(self.mint, session, action, args, peer=self.peer, about=endpoint.about)
+            try:
+                return authorize_console_call(self.mint, session, action, args, peer=self.peer, about=endpoint.about)
+            except GrantError as error:
+                if error.code == SIGN_IN_AGAIN:
+                    raise SignInAgainError from error
+                raise
 
         asked = {name: value for name, value in (query or {}).items() if value not in (None, "")}
         answer: Any = call_endpoint(
             endpoint, self.mint, authorize, path=path or {}, query=asked, body=body or {}, peer=self.peer
         )
         return answer  # type: ignore[no-any-return]
+
+    def require_fresh(self) -> None:
+        """Require a recent sign-in, for a page that offers nothing but an act that needs one.
+
+        Raises:
+            SignInAgainError: The operator signs in, and comes back to this page.
+        """
+        if not self.operator.fresh:
+            raise SignInAgainError
 
     def may(self, action: str) -> bool:
         """Return whether the operator's role has an action, for what a page offers; each call is checked anyway."""
@@ -142,7 +165,10 @@ class Visit:
     def actions(self) -> tuple[str, ...]:
         """The patterns of actions that the operator's role has now."""
         if self._actions is None:
-            self._actions = actions_of_operator(self.mint, self.operator)
+            # Without a role, as without one for a page, the menu is empty; each call is refused with its reason.
+            self._actions = ()
+            with contextlib.suppress(ArxError):
+                self._actions = actions_of_operator(self.mint, self.operator)
         return self._actions
 
     @property
@@ -177,6 +203,13 @@ class Visit:
         """Return a redirect to a page of the console."""
         return RedirectResponse(f"{path}?{urlencode(query)}" if query else path, 303, {"Cache-Control": "no-store"})
 
+    def go_on(self, path: str) -> HTMLResponse:
+        """Return a page that leads to another one of the console at once.
+
+        A redirect would still be the other site's request, with which no browser sends a strict cookie.
+        """
+        return self.render("go_on.html", title="One moment", path=path)
+
     def link(self, **changes: str | int | None) -> str:
         """Return the address of this page with other members of the query; None removes one."""
         query = {name: str(value) for name, value in {**self.query, **changes}.items() if value not in (None, "")}
@@ -189,7 +222,14 @@ class Visit:
         chosen = self.request.cookies.get(THEME_COOKIE, "")
         return chosen if chosen in THEMES else ""
 
-    def set_cookie(self, response: Response, name: str, value: str, max_age_s: int | None = None) -> None:
+    def set_cookie(
+        self,
+        response: Response,
+        name: str,
+        value: str,
+        max_age_s: int | None = None,
+        same_site: Literal["lax", "strict"] = "strict",
+    ) -> None:
         """Set a cookie that no script and no other site reads; an empty one is deleted."""
         response.set_cookie(
             cookie_name(self.mint, name),
@@ -198,8 +238,7 @@ class Visit:
             path="/",
             secure=is_https(self.mint),
             httponly=True,
-            # Lax and not strict: a link in a chat to a page of the console must find the operator signed in.
-            samesite="lax",
+            samesite=same_site,
         )
 
 
@@ -253,6 +292,8 @@ def _answer(page: Page, request: Request, raw: bytes) -> Response:
         if page.method == "POST":
             _require_own_page(visit)
         if not page.open and session is None:
+            if _is_led_here(visit):
+                return visit.go_on(visit.link())
             if secret or page.method == "POST":
                 note(request, code="missing_token")
             else:
@@ -261,10 +302,28 @@ def _answer(page: Page, request: Request, raw: bytes) -> Response:
             next_page = visit.link() if page.method == "GET" else ""
             return visit.redirect(SIGN_IN, **({"next": next_page} if next_page else {}))
         return page.answer(visit)
+    except SignInAgainError:
+        return _ask_again(visit)
     except ArxError as error:
         return show_error(visit, error)
     except UnicodeDecodeError:
         return show_error(visit, RequestError("the form is malformed"))
+
+
+def _is_led_here(visit: Visit) -> bool:
+    """Return whether a link of another site, such as a chat, led a browser here: it then sends no strict cookie."""
+    headers = visit.request.headers
+    site, mode = headers.get("sec-fetch-site"), headers.get("sec-fetch-mode")
+    return visit.request.method == "GET" and site in ("cross-site", "same-site") and mode == "navigate"
+
+
+def _ask_again(visit: Visit) -> Response:
+    """Lead to the sign-in, and from there back to this page, or on with this form."""
+    if visit.request.method != "POST":
+        return visit.redirect(SIGN_IN, again="1", next=visit.link())
+    fields = {name: value for name, value in visit.form.items() if name != TOKEN}
+    keep_draft(visit.mint, visit.operator, visit.link(), fields)
+    return visit.redirect(SIGN_IN, again="1", next=CONTINUE)
 
 
 def _require_own_page(visit: Visit) -> None:

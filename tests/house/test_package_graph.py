@@ -74,7 +74,7 @@ CAPS_IMPORTS = {
         """.split()
     ),
 }
-CAPS_IMPORTS["console"] = {"audit", "mint", "durations", "revocation", "trail"}
+CAPS_IMPORTS["console"] = {"audit", "mint", "realm", "durations", "revocation", "trail"}
 # The command line is above all of them.
 CAPS_IMPORTS["cli"] = {package for package in CAPS_IMPORTS if not package.startswith("_")} - {
     "buckets",

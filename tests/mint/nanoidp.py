@@ -1,14 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Log people in at a real OpenID provider, nanoidp, in an environment of its own: ``make login``.
 
-A browser without scripts fills in the provider's login form and the mint's consent page.
+A browser without scripts fills in the provider's login form, with a code of RFC 6238 where a person has a second
+factor, and the mint's consent page; an operator signs in to the console, and a command line by a device code.
 """
 
+import base64
 import contextlib
+import hmac
 import json
 import os
 import re
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -22,17 +26,35 @@ from typing import Any
 import httpx
 
 from arx_caps.cli.commands.doctor.login import check_login
+from arx_caps.cli.device_login import DeviceCode, DeviceLogin
+from arx_caps.jose import SigningKey
 from arx_caps.realm import Login
-from tests.mint.harness import AGENT, ISSUER, open_unit
+from tests.console.harness import Browser
+from tests.mint.harness import AGENT, ISSUER, Harness, Holder, open_unit
 from tests.mint.login import MINT_CLIENT, MINT_SECRET, POLICY, Flow, claims_of
 from tests.routes.environments import ROOT, environment_of
 
 VERSION = "3.4.0"
 START_S = 120.0
-USERS = {
+USERS: Mapping[str, Any] = {
     "ann": {"password": "ann-1", "email": "ann@acme.example", "groups": ["support"]},
     "bob": {"password": "bob-1", "email": "bob@acme.example", "groups": ["leads"]},
+    "eve": {"password": "eve-1", "groups": ["sre"], "totp_secret": "JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP"},
 }
+CLI = "arx-cli"
+CLI_CLIENT = {"client_id": CLI, "token_endpoint_auth_method": "none", "redirect_uris": ["http://127.0.0.1/unused"]}
+OPERATORS = """
+[[operator]]
+issuer = "corp"
+claims = { groups = "sre", amr = "otp" }
+role = "responder"
+
+# This provider puts groups into an ID token where the parameter `claims` asks for them: not for a device code.
+[[operator]]
+issuer = "corp"
+claims = { sub = "eve", amr = "otp" }
+role = "approver"
+"""
 
 
 @contextlib.contextmanager
@@ -52,7 +74,9 @@ def provider(folder: Path, mint: str = ISSUER, users: Mapping[str, Any] = USERS)
     settings = {
         "config_version": 1,
         "server": {"host": "127.0.0.1", "port": port},
-        "oauth": {"issuer": url, "audience": "none", "token_expiry_minutes": 60, "clients": [client]},
+        "oauth": {"issuer": url, "audience": "none", "token_expiry_minutes": 60, "clients": [client, CLI_CLIENT]},
+        "login": {"totp": True},
+        "device_flow": {"polling_interval": 1},
     }
     # JSON is YAML.
     (folder / "settings.yaml").write_text(json.dumps(settings))
@@ -81,14 +105,66 @@ def sign_in(flow: Flow, name: str, **query: str) -> str:
     """Log a person in at the provider, and return the URL to which the browser comes back."""
     begun = flow.begin(**query)
     assert begun.status_code == 303, begun.text
-    url = begun.headers["location"]
+    return log_in(begun.headers["location"], name)
+
+
+def log_in(url: str, name: str) -> str:
+    """Fill in the provider's login, and return the URL to which the browser comes back."""
     with httpx.Client(timeout=60) as browser:
-        page = browser.get(url)
-        fields = dict(re.findall(r'<input type="hidden" name="([^"]+)" value="([^"]*)"', page.text))
-        form = {field: unescape(value) for field, value in fields.items()}
-        answer = browser.post(url, data=form | {"username": name, "password": USERS[name]["password"]})
+        answer = fill_in(browser, url, browser.get(url), username=name, password=str(USERS[name]["password"]))
+        if "totp_secret" in USERS[name]:
+            assert not answer.is_redirect, "the provider asked for no second factor"
+            wrong = fill_in(browser, url, answer, totp_code="000000")
+            assert not wrong.is_redirect, "the provider took a wrong code"
+            answer = fill_in(browser, url, wrong, totp_code=totp(str(USERS[name]["totp_secret"])))
         assert answer.is_redirect, answer.text
         return str(answer.headers["location"])
+
+
+def fill_in(browser: httpx.Client, url: str, page: httpx.Response, **typed: str) -> httpx.Response:
+    """Send the form of a page of the provider."""
+    fields = dict(re.findall(r'<input type="hidden" name="([^"]+)" value="([^"]*)"', page.text))
+    return browser.post(url, data={field: unescape(value) for field, value in fields.items()} | typed)
+
+
+def totp(secret: str) -> str:
+    """Return the code of this half minute (RFC 6238), as the person's authenticator shows it."""
+    counter = struct.pack(">Q", int(time.time()) // 30)
+    digest = hmac.digest(base64.b32decode(secret), counter, "sha1")
+    number = int.from_bytes(digest[(at := digest[-1] & 15) : at + 4]) & 0x7FFFFFFF
+    return f"{number % 10**6:06}"
+
+
+def sign_in_operators(harness: Harness, url: str) -> None:
+    """Sign a person in to the console with a second factor, and the command line by a device code."""
+    browser = Browser(harness)
+
+    def login(name: str, **query: str) -> str:
+        begun = browser.client.get("/console/login", params=query, follow_redirects=False)
+        return browser.get(log_in(begun.headers["location"], name).removeprefix(ISSUER))
+
+    assert "[[operator]]" in login("ann"), "a person of another group, without a second factor, got in"
+    assert browser.status == 403
+    page = login("eve", next="/console/now")
+    assert "url=/console/now" in page, page
+    assert "corp.eve" in browser.get("/console/now")
+    # The provider says when the person logged in, so the sign-in is fresh.
+    assert harness.mint.db.console_sessions.list()[0]["fresh_until"] > time.time() * 1000
+
+    def confirm(code: DeviceCode) -> None:
+        with httpx.Client(timeout=60) as phone:
+            page, do = f"{url}/device", {"action": "authorize"}
+            typed = {"user_code": code.user_code, "username": "eve", "password": "eve-1"}
+            asked = fill_in(phone, page, phone.get(page), **typed, **do)
+            done = fill_in(phone, page, asked, totp_code=totp(str(USERS["eve"]["totp_secret"])), **do)
+            assert done.status_code == 200, done.text
+
+    token = DeviceLogin(url, CLI, "openid profile email", None, confirm).run()
+    holder = Holder(harness, SigningKey.generate(), None)
+    answer = holder.call("POST", "/v1/login", {"id_token": token})
+    assert answer.status_code == 201, answer.text
+    whoami = Holder(harness, holder.key, answer.json()["token"]).call("GET", "/v1/whoami").json()
+    assert (whoami["name"], whoami["role"]) == ("corp.eve", "approver")
 
 
 def main() -> None:
@@ -101,7 +177,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name, provider(Path(name)) as url:
         policy = POLICY.format(issuer=url).replace(f"{url}/keys", f"{url}/.well-known/jwks.json")
         policy = policy.replace('["ES256"]', '["RS256"]')
-        login = Login(url, MINT_CLIENT, "env:ARX_TEST_LOGIN_SECRET", "openid profile email")
+        login = Login(url, MINT_CLIENT, "env:ARX_TEST_LOGIN_SECRET", "openid profile email", CLI)
+        policy += OPERATORS
         with open_unit(Path(name) / "realm", policy=policy, login=login) as harness:
             harness.enrol()
             flow = Flow(harness)
@@ -120,11 +197,12 @@ def main() -> None:
             assert refused["error"] == "access_denied", refused
             back = flow.visit(sign_in(flow, "ann", scope="lookup"))
             assert back.headers.get("location", "").startswith("/oauth/consent?"), (back.headers, back.text)
+            sign_in_operators(harness, url)
             # `arx doctor` learns from the provider whether it knows the mint.
             assert {check.ok for check in check_login(harness.realm)} == {True}
             *_, last = check_login(replace(harness.realm, issuer="https://other.example"))
             assert (last.ok, "400" in last.found) == (False, True), last
-    sys.stdout.write(f"nanoidp {VERSION}: logged in, consented, and refused\n")
+    sys.stdout.write(f"nanoidp {VERSION}: logged in, consented, refused; signed in operators with a second factor\n")
 
 
 if __name__ == "__main__":

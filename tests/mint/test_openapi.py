@@ -81,7 +81,7 @@ def test_every_code_of_the_mint_is_somebodys() -> None:
     used = {code for endpoint in ENDPOINTS for code in endpoint.codes}
     assert used <= set(CODES) | set(REASONS)
     # What no route of the API answers: a wrong method, and what is of the console's pages.
-    assert set(CODES) - used == {"method_not_allowed", "bad_link", "wrong_form"}
+    assert set(CODES) - used == {"method_not_allowed", "bad_link", "sign_in_again", "wrong_form"}
 
 
 @pytest.mark.spec("CONTROL 4.2")

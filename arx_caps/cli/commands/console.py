@@ -2,12 +2,13 @@
 """``arx console``: sign in to the operators' pages.  ``arx status``: what its first page shows.  CONTROL 6."""
 
 from typing import Any
+from urllib.parse import quote
 
 import click
 
 from arx_caps.cli.options import Verbs, common_options, pass_console
 from arx_caps.cli.place import Place, operator_options
-from arx_caps.cli.terminal import Console, pairs
+from arx_caps.cli.terminal import Console, pairs, table
 from arx_caps.durations import show_span, show_time
 
 GONE_MS = 60_000  # a restart is over by then
@@ -32,6 +33,40 @@ def open_console(console: Console, place: Place) -> None:
     rows = [("link", answer["url"]), ("works until", show_time(answer["expires_at"]))]
     console.data("console", answer, lambda: pairs(rows))
     console.say("open it in a browser of yours; who opens it first is signed in as you")
+
+
+@console_command.command("list")
+@operator_options
+@common_options
+@pass_console
+def list_sign_ins(console: Console, place: Place) -> None:
+    """List the sign-ins to the console that go on."""
+    found, _ = place.mint().rows("/v1/console/sessions", "sign_ins")
+    heads = ("ID", "OPERATOR", "BY", "SIGNED IN", "USED", "UNTIL")
+    rows = [
+        (
+            each["id"],
+            each["operator"],
+            each["by"],
+            *(show_time(each[at]) for at in ("signed_in_at", "used_at", "until")),
+        )
+        for each in found
+    ]
+    console.data("sign_ins", {"sign_ins": found}, lambda: table(heads, rows))
+
+
+@console_command.command("end")
+@click.argument("sign_in", metavar="ID")
+@operator_options
+@common_options
+@pass_console
+def end_sign_in(console: Console, sign_in: str, place: Place) -> None:
+    """End the sign-in ID: its browser has to sign in again.
+
+    To keep an operator out, freeze it: `arx freeze operator:NAME`.
+    """
+    answer = place.mint().call("DELETE", f"/v1/console/sessions/{quote(sign_in, safe='')}")
+    console.data("sign_in", answer, lambda: pairs([("ended", answer["id"]), ("operator", answer["operator"])]))
 
 
 @click.command("status")

@@ -74,6 +74,7 @@ CODES: Final = {
     "wrong_caller": Code(
         403, "the call is for another kind of caller", "call as an agent, operator or service, as the API describes"
     ),
+    "sign_in_again": Code(403, "the act needs a recent sign-in to the console", "sign in again; docs/console.md"),
     "wrong_form": Code(403, "the form is not from a page of this console and this sign-in", "open the page again"),
     "session_ended": Code(403, "the session or the task has ended", "open another session, or start another task"),
     "no_role": Code(

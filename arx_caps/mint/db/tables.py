@@ -57,7 +57,9 @@ CONSOLE_SESSIONS: Final = Table(
     Column("id", String(32), primary_key=True),
     Column("secret", String(64), nullable=False, unique=True),  # digest of what the link, and then the cookie, has
     Column("operator", String(64), ForeignKey("operators.id"), nullable=False, index=True),
-    Column("key", String(64), nullable=False),  # thumbprint of the operator's key that asked for it
+    Column("key", String(64)),  # thumbprint of the operator's key that asked for the link; None for a login
+    Column("fresh_until", BigInteger, nullable=False),  # until when acts that grant rights are let through
+    Column("draft", Text),  # the form that waits for another sign-in, as JSON
     Column("created_at", BigInteger, nullable=False),
     Column("signed_in_at", BigInteger),  # when the link was used; None before
     Column("used_at", BigInteger, nullable=False),

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sign operators in to the console, and authorize what they do there.  CONTROL 6.
 
-A link of one use comes from a call that the operator's key signed; the browser that uses it gets a cookie.  A call of
-the console is authorized like one that the operator's key signs: the operator must be active and the role allow the
-action, and the decision is recorded.
+A link of one use comes from a call that the operator's key signed, a login from the realm's issuer; the browser gets a
+cookie.  A call of the console is authorized like one that the operator's key signs: the operator must be active and the
+role allow the action, and the decision is recorded.  What grants rights needs a recent sign-in.
 """
 
 import hashlib
@@ -11,12 +11,20 @@ import secrets
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
+import msgspec
+
 from arx_caps.mint.context import MintContext
 from arx_caps.mint.db.database import now_ms
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.unit_of_work import UnitOfWork
-from arx_caps.mint.identity.authenticate import AuthenticatedCaller, record_decision, require_active_operator
+from arx_caps.mint.identity.authenticate import (
+    NEEDS_LIVE_VIEW,
+    AuthenticatedCaller,
+    record_decision,
+    require_active_operator,
+)
 from arx_caps.mint.identity.operator_role import role_of
+from arx_caps.mint.policy.roles import APPROVE
 from arx_verifier.errors import ArxError, GrantError, refusal
 from arx_verifier.journal import ChainFacts
 from arx_verifier.names import matches_tool
@@ -25,11 +33,10 @@ from arx_verifier.token import MINT_AUDIENCE, wire
 
 SECRET_BYTES: Final = 32
 LINK_MS: Final = 2 * 60_000  # from the command to the browser
-IDLE_MS: Final = 15 * 60_000  # a session that is not used ends
-LIFE_MS: Final = 8 * 3_600_000  # and each ends at last
-FRESH_MS: Final = 10 * 60_000  # how long after a sign-in acts that grant are possible
 TOUCH_MS: Final = 30_000  # how often the use of a session is stored
-ASSURANCE: Final = "console"  # of records: a cookie, which an operator's key or login gave
+BY_KEY: Final = "console"  # assurance of records: a cookie, which a link gave that the operator's key has asked for
+BY_LOGIN: Final = "console-login"  # a cookie, which a login at the realm's issuer gave
+SIGN_IN_AGAIN: Final = "sign_in_again"
 BAD_LINK: Final = "bad_link"
 
 
@@ -39,16 +46,18 @@ class ConsoleSession(NamedTuple):
     Attributes:
         id: Its id, for lists and records; no secret.
         operator: The operator's id.
-        key: Thumbprint of the key that asked for the link.
+        key: Thumbprint of the key that asked for the link; None for a login.
         signed_in_at: When, ms since the Unix epoch.
         expires_at: When it ends at last, ms since the Unix epoch; unused, it ends sooner.
+        fresh_until: Until when acts that grant rights are let through, ms since the Unix epoch.
     """
 
     id: str
     operator: str
-    key: str
+    key: str | None
     signed_in_at: int
     expires_at: int
+    fresh_until: int
 
     @property
     def actor(self) -> str:
@@ -58,7 +67,12 @@ class ConsoleSession(NamedTuple):
     @property
     def fresh(self) -> bool:
         """Whether the operator signed in so lately that acts that grant are possible."""
-        return now_ms() - self.signed_in_at < FRESH_MS
+        return now_ms() < self.fresh_until
+
+    @property
+    def assurance(self) -> str:
+        """How the operator signed in, for records."""
+        return BY_LOGIN if self.key is None else BY_KEY
 
 
 def make_link(mint: MintContext, unit: UnitOfWork, caller: AuthenticatedCaller) -> tuple[bytes, int]:
@@ -66,6 +80,7 @@ def make_link(mint: MintContext, unit: UnitOfWork, caller: AuthenticatedCaller) 
     secret, now = secrets.token_bytes(SECRET_BYTES), now_ms()
     row: dict[str, Any] = {"id": f"c-{secrets.token_hex(8)}", "secret": digest_of(secret)}
     row |= {"operator": caller.name, "key": caller.key, "created_at": now, "used_at": now, "until": now + LINK_MS}
+    row["fresh_until"] = 0
     what = Event.of("console.link_made", caller.actor, console=row["id"], key=caller.key, expires_at=now + LINK_MS)
     mint.db.console_sessions.add(unit, row, what)
     return secret, now + LINK_MS
@@ -83,8 +98,13 @@ def find_link(mint: MintContext, secret: bytes) -> str:
     return str(row["operator"])
 
 
-def use_link(mint: MintContext, secret: bytes) -> bytes:
+def use_link(mint: MintContext, secret: bytes, before: ConsoleSession | None) -> bytes:
     """Use a link, and return the secret for the browser's cookie.
+
+    Args:
+        mint: The mint.
+        secret: The link's secret.
+        before: The session that the browser has; it ends.
 
     Raises:
         GrantError: ``bad_link``: it is unknown, used or too old.
@@ -94,11 +114,43 @@ def use_link(mint: MintContext, secret: bytes) -> bytes:
         raise _bad_link()
     # Another secret than the link's: what the browser's history has opens nothing.
     cookie, now = secrets.token_bytes(SECRET_BYTES), now_ms()
-    changes = {"secret": digest_of(cookie), "signed_in_at": now, "used_at": now, "until": now + IDLE_MS}
+    changes = {"secret": digest_of(cookie), "signed_in_at": now, "used_at": now}
+    changes |= {"until": now + mint.realm.console.idle_ms, "fresh_until": now + mint.realm.console.fresh_ms}
     what = Event.of("console.signed_in", f"operator:{row['operator']}", console=row["id"], key=row["key"])
     if not mint.db.console_sessions.sign_in(digest_of(secret), changes, what):
         raise _bad_link()
+    _replace(mint, before.id if before is not None else "", row["id"], row["operator"])
     return cookie
+
+
+def begin_by_login(mint: MintContext, unit: UnitOfWork, operator: str, logged_in_at: int, before: str) -> bytes:
+    """Begin the session of an operator who logged in at the issuer, and return the secret for the browser's cookie.
+
+    Args:
+        mint: The mint.
+        unit: The call's unit of work.
+        operator: The operator's id.
+        logged_in_at: When the issuer saw the person log in, ms since the Unix epoch; 0 if it does not say.
+        before: The id of the session that the browser had; it ends.  Empty for none.
+    """
+    cookie, now, terms = secrets.token_bytes(SECRET_BYTES), now_ms(), mint.realm.console
+    row: dict[str, Any] = {"id": f"c-{secrets.token_hex(8)}", "secret": digest_of(cookie), "operator": operator}
+    row |= {"created_at": now, "signed_in_at": now, "used_at": now, "until": now + terms.idle_ms}
+    row["fresh_until"] = logged_in_at + terms.fresh_ms if logged_in_at else 0
+    what = Event.of("console.signed_in", f"operator:{operator}", console=row["id"], logged_in_at=logged_in_at)
+    mint.db.console_sessions.add(unit, row, what)
+    _replace(mint, before, row["id"], operator)
+    return cookie
+
+
+def _replace(mint: MintContext, before: str, after: str, operator: str) -> None:
+    """End a browser's earlier session, and keep the form that waits for the same operator."""
+    row = mint.db.console_sessions.get(before) if before else None
+    if row is None or row["operator"] != operator:
+        return
+    if row["draft"] is not None:
+        mint.db.console_sessions.keep_draft(after, row["draft"])
+    mint.db.console_sessions.end(before, Event.of("console.replaced", f"operator:{operator}", console=before, by=after))
 
 
 def find_console_session(mint: MintContext, secret: bytes, *, used: bool = True) -> ConsoleSession | None:
@@ -113,12 +165,29 @@ def find_console_session(mint: MintContext, secret: bytes, *, used: bool = True)
     if row is None or row["signed_in_at"] is None or row["until"] <= now:
         return None
     # The key may have been removed since: what it began ends with it.
-    if mint.db.holder_keys.find(f"operator:{row['operator']}", row["key"]) is None:
+    if row["key"] is not None and mint.db.holder_keys.find(f"operator:{row['operator']}", row["key"]) is None:
         return None
-    end = row["signed_in_at"] + LIFE_MS
+    end = row["signed_in_at"] + mint.realm.console.life_ms
+    if now >= end:
+        return None
     if used and now - row["used_at"] > TOUCH_MS:
-        mint.db.console_sessions.use(row["id"], until=min(now + IDLE_MS, end))
-    return ConsoleSession(row["id"], row["operator"], row["key"], row["signed_in_at"], end)
+        mint.db.console_sessions.use(row["id"], until=min(now + mint.realm.console.idle_ms, end))
+    return ConsoleSession(row["id"], row["operator"], row["key"], row["signed_in_at"], end, row["fresh_until"])
+
+
+def keep_draft(mint: MintContext, session: ConsoleSession, path: str, fields: Mapping[str, str]) -> None:
+    """Store the form that waits until its operator has signed in again."""
+    draft = msgspec.json.encode({"path": path, "fields": fields}).decode()
+    mint.db.console_sessions.keep_draft(session.id, draft)
+
+
+def find_draft(mint: MintContext, session: ConsoleSession) -> tuple[str, dict[str, str]] | None:
+    """Return the path and the fields of the form that waits, or None."""
+    row = mint.db.console_sessions.get(session.id)
+    if row is None or row["draft"] is None:
+        return None
+    draft = msgspec.json.decode(row["draft"], type=dict[str, Any])
+    return str(draft["path"]), dict(draft["fields"])
 
 
 def end_console_session(mint: MintContext, session: ConsoleSession) -> None:
@@ -152,6 +221,7 @@ def authorize_console_call(
     Raises:
         AccessError: The operator's role does not allow this action.
         RevokedError: The operator was frozen or removed.
+        GrantError: ``sign_in_again``: the sign-in is too long ago for this act.
         AuditError: The call cannot be recorded.
     """
     request = AccessRequest(action, {**args, **(about(mint, args) if about is not None else {})}, now_ms(), peer)
@@ -160,16 +230,32 @@ def authorize_console_call(
         token=session.id,
         audience=MINT_AUDIENCE,
         policy=mint.policies.loaded.digest,
-        kid=session.key,
-        assurance=ASSURANCE,
+        kid=session.key or "",
+        assurance=session.assurance,
     )
     try:
         require_active_operator(mint, session.operator, action, request.args)
+        if not session.fresh and needs_fresh(action, request.args):
+            raise GrantError("this act needs a recent sign-in: sign in again", code=SIGN_IN_AGAIN)
     except ArxError as error:
         record_decision(mint, facts, request, error)
         raise
     record_decision(mint, facts, request, None)
-    return AuthenticatedCaller("operator", session.operator, None, None, session.expires_at, session.key)
+    return AuthenticatedCaller("operator", session.operator, None, None, session.expires_at, session.key or "")
+
+
+def needs_fresh(action: str, args: Mapping[str, Any]) -> bool:
+    """Return whether an act needs a recent sign-in: it grants rights, lifts a freeze, or ends a whole realm.
+
+    Args:
+        action: The action.
+        args: Its arguments.
+    """
+    if action == APPROVE:
+        return args.get("outcome") == "approve"  # a denial, or a withdrawal, grants nothing
+    # A browser that was left alone must not grant rights.  To end something has to wait for nothing, but a whole realm.
+    ends_realm = action == "arx.kill" and any(str(each).startswith("realm") for each in args.get("targets", ()))
+    return ends_realm or action in NEEDS_LIVE_VIEW or action.endswith(".write")
 
 
 def actions_of_operator(mint: MintContext, session: ConsoleSession) -> tuple[str, ...]:

@@ -30,6 +30,8 @@ from arx_verifier.errors import ArxError, GrantError, RequestError, SettingsErro
 from arx_verifier.request import read_json_object
 
 CALLBACK: Final = "/oauth/callback"
+CONSOLE_CALLBACK: Final = "/console/callback"  # where an answer goes on to, if the console has begun the login
+CONSOLE_COOKIE: Final = "arx-console-login"  # in the browser of an operator who has begun a login
 PAGE_MS: Final = 10 * 60_000  # for the login of a person
 FRESH_S: Final = 300  # how long the issuer's metadata is used
 RETRY_S: Final = 10  # after it could not be read: a login may not cost a thread the issuer's timeout each time
@@ -52,6 +54,9 @@ class _Discovered(msgspec.Struct, frozen=True):
 class OidcLogin:
     """The logins at one issuer.  It is safe to use from any thread.
 
+    Attributes:
+        issuer: The issuer's URL.
+
     Args:
         mint: The mint.
         login: The realm's settings.
@@ -59,6 +64,7 @@ class OidcLogin:
 
     def __init__(self, mint: MintContext, login: Login) -> None:
         self._mint, self._login = mint, login
+        self.issuer = login.issuer
         # The issuer's metadata, or why it cannot be read, and since when (s of the monotonic clock).
         self._known: tuple[float, _Discovered | ArxError] | None = None
         self._discovering = threading.Lock()

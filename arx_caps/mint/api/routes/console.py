@@ -1,14 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Route that makes the link by which an operator signs in to the console.  CONTROL 6."""
+"""Routes of the sign-ins to the console: the link that begins one, those that go on, and their end.  CONTROL 6."""
 
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final, Literal
+
+import msgspec
+from msgspec import UNSET, UnsetType
 
 from arx_caps.mint.api.endpoint import Endpoint, RouteAnswer, RouteCall
+from arx_caps.mint.api.pagination import PageQuery, page_of
+from arx_caps.mint.db.events import Event
+from arx_caps.mint.db.repositories.console_sessions import CONSOLE_ORDER
 from arx_caps.mint.identity.console_session import make_link
 from arx_caps.mint.policy.roles import OPEN_CONSOLE
+from arx_verifier.errors import GrantError
 from arx_verifier.token import wire
 
 OPEN_PATH: Final = "/console/open"
+READ: Final = "arx.operators.read"
 
 
 class ConsoleLink(RouteAnswer, frozen=True):
@@ -21,10 +30,70 @@ class ConsoleLink(RouteAnswer, frozen=True):
         return "<ConsoleLink>"
 
 
+class SignInShown(msgspec.Struct, frozen=True, kw_only=True):
+    """A sign-in that goes on; times are ms since the Unix epoch.
+
+    ``until`` is its end without further use, ``ends_at`` the end that no use extends.
+    """
+
+    id: str
+    operator: str
+    by: Literal["key", "login"]
+    key: str | None
+    signed_in_at: int
+    used_at: int
+    until: int
+    ends_at: int
+
+
+class SignIns(RouteAnswer, frozen=True):
+    """A page of the sign-ins to the console that go on, the newest first."""
+
+    sign_ins: list[SignInShown]
+    next: str | UnsetType = UNSET
+
+
+class SignInEnded(RouteAnswer, frozen=True):
+    """A sign-in that was ended."""
+
+    id: str
+    operator: str
+
+
 def open_console(call: RouteCall) -> ConsoleLink:
     """Return a link that signs the operator in to the console, once."""
     secret, expires_at = make_link(call.mint, call.unit, call.authenticated)
     return ConsoleLink(url=f"{call.mint.realm.issuer}{OPEN_PATH}?link={wire.text_of(secret)}", expires_at=expires_at)
 
 
-ENDPOINTS: Final = (Endpoint("POST", "/v1/console/links", OPEN_CONSOLE, open_console, one_change=True),)
+def list_sign_ins(call: RouteCall) -> SignIns:
+    """List the sign-ins to the console that go on."""
+    life_ms, limit = call.mint.realm.console.life_ms, call.query.limit
+    rows = call.mint.db.console_sessions.list(after=call.query.after, limit=limit + 1)
+    page = page_of(rows, CONSOLE_ORDER, lambda row: _shown(row, life_ms), limit=limit, fetched=limit + 1)
+    return SignIns(sign_ins=page.shown, next=page.next)
+
+
+def end_sign_in(call: RouteCall) -> SignInEnded:
+    """End a sign-in to the console: its browser is asked to sign in again."""
+    row = call.mint.db.console_sessions.get(call.path["console"])
+    if row is None:
+        raise GrantError("no such sign-in goes on", code="not_found")
+    what = Event.of("console.ended", call.authenticated.actor, console=row["id"], operator=row["operator"])
+    call.mint.db.console_sessions.end(row["id"], what)
+    return SignInEnded(id=row["id"], operator=row["operator"])
+
+
+def _shown(row: Mapping[str, Any], life_ms: int) -> SignInShown:
+    return SignInShown(
+        **{name: row[name] for name in ("id", "operator", "key", "signed_in_at", "used_at", "until")},
+        by="login" if row["key"] is None else "key",
+        ends_at=row["signed_in_at"] + life_ms,
+    )
+
+
+ENDPOINTS: Final = (
+    Endpoint("POST", "/v1/console/links", OPEN_CONSOLE, open_console, one_change=True),
+    Endpoint("GET", "/v1/console/sessions", READ, list_sign_ins, query=PageQuery),
+    Endpoint("DELETE", "/v1/console/sessions/{console}", "arx.console.end", end_sign_in, problems=("not_found",)),
+)

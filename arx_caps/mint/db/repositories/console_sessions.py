@@ -5,7 +5,8 @@ from typing import Any, Final
 
 from sqlalchemy import bindparam, delete, insert, select, update
 
-from arx_caps.mint.db.database import Database, now_ms
+from arx_caps.mint.db.cursor import Order, Text, Time, behind
+from arx_caps.mint.db.database import PAGE, Database, Rows, now_ms, plain
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.statement import CompiledStatement
 from arx_caps.mint.db.tables import CONSOLE_SESSIONS
@@ -18,7 +19,9 @@ _SIGN_IN: Final = update(CONSOLE_SESSIONS).where(
     _T.secret == bindparam("link"), _T.signed_in_at.is_(None), _T.until > bindparam("now")
 )
 _USE: Final = update(CONSOLE_SESSIONS).where(_T.id == bindparam("which"))
+_GET: Final = select(CONSOLE_SESSIONS).where(_T.id == bindparam("which"), _T.signed_in_at.is_not(None))
 _END: Final = delete(CONSOLE_SESSIONS).where(_T.id == bindparam("which"))
+CONSOLE_ORDER: Final = Order((_T.created_at, _T.id), tuple[Time, Text], newest_first=True)
 _PRUNE: Final = delete(CONSOLE_SESSIONS).where(
     _T.id.in_(select(_T.id).where(_T.until < bindparam("before")).limit(100))
 )
@@ -31,10 +34,26 @@ class ConsoleSessionRepository:
         self._database = database
 
     def add(self, unit: UnitOfWork, row: dict[str, Any], what: Event) -> None:
-        """Store a sign-in whose link was not used yet, and delete some old rows."""
+        """Store a sign-in whose link was not used yet, or one by a login; and delete some old rows."""
         with unit.change(what) as c:
             c.execute(_PRUNE, {"before": now_ms()})
             c.execute(_ADD, row)
+
+    def list(self, *, after: str | None = None, limit: int = PAGE) -> Rows:
+        """Return the sessions that go on, the newest first."""
+        statement = select(CONSOLE_SESSIONS).where(_T.signed_in_at.is_not(None), _T.until > now_ms())
+        return self._database.page(behind(statement, CONSOLE_ORDER, after), limit)
+
+    def get(self, which: str) -> dict[str, Any] | None:
+        """Return a session by its id, or None."""
+        with self._database.read() as c:
+            row = c.execute(_GET, {"which": which}).first()
+            return None if row is None else plain(row)
+
+    def keep_draft(self, which: str, draft: str | None) -> None:
+        """Store the form that waits for another sign-in."""
+        with self._database.write() as c:
+            c.execute(_USE.values(draft=draft), {"which": which})
 
     def find(self, digest: str) -> dict[str, Any] | None:
         """Return the row of a link or a cookie, or None."""
