@@ -28,19 +28,24 @@ _BATCHES = text(
 )
 
 
-def multiply(store: LogStore, copies: int, step_ms: float) -> None:
-    """Append copies of a whole log, each after the one before.
+def multiply(store: LogStore, size: int, records: int, step_ms: float) -> None:
+    """Append copies of a log's first records, each after the one before, until there are enough; goes on with some.
 
     Args:
-        store: The log, on SQLite; every record is in a checkpoint.
-        copies: Number of copies.
+        store: The log, on SQLite; every record that is copied is in a checkpoint.
+        size: Number of records that are copied.
+        records: Number of records that there must be.
         step_ms: Time between two records, ms.
     """
     with store.reading() as c:
-        size, nodes = c.execute(select(STATE.c.size, STATE.c.nodes)).one()
-        kept = c.execute(select(RECORD.c.kept).order_by(RECORD.c.idx)).scalars()
+        had, nodes = c.execute(select(STATE.c.size, STATE.c.nodes)).one()
+        kept = c.execute(select(RECORD.c.kept).where(RECORD.c.idx < size).order_by(RECORD.c.idx)).scalars()
         hashes = [leaf_hash(bytes(leaf)) for leaf in kept]
-    for copy in range(1, copies + 1):
+    if had >= records:
+        return
+    nodes //= had // size
+    copies = -(-records // size) - 1
+    for copy in range(had // size, copies + 1):
         say(f"copy {copy} of {copies}, {size:,} records")
         with store.writing() as log:
             c = log.connection

@@ -152,7 +152,8 @@ def time_of(text: str) -> int:
     if text.isascii() and text.isdigit():
         return int(text)
     try:
-        return time.time_ns() // 1_000_000 - int(parse_duration(text, _MAX_AGE_MS))
+        # From a whole minute on: the log keeps the totals of minutes.
+        return (time.time_ns() // 1_000_000 - int(parse_duration(text, _MAX_AGE_MS))) // 60_000 * 60_000
     except ValueError:
         pass
     for form in ("%Y-%m-%dT%H:%M:%SZ", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M", "%Y-%m-%d"):

@@ -8,7 +8,8 @@ import pytest
 from sqlalchemy import bindparam, delete, func, select, text
 
 from arx_caps.audit.ingest import ALLOW, DENY
-from arx_caps.audit.query import Counts, series, top
+from arx_caps.audit.query import Counts, Question, questions, series, top, total
+from arx_caps.audit.query.questions import records
 from arx_caps.audit.store import KINDS, NODE, RECORD, SPANS_MS, TOTAL, LogStore, rebuild, time_totals
 from tests.audit.batches import batch_of, decision, facts
 
@@ -139,3 +140,21 @@ def test_a_rebuild_counts_the_records_again(store: LogStore) -> None:
         TOTAL.drop(log.connection)
     store.create()
     assert rows() == before
+
+
+def test_a_question_s_total_is_the_kept_one(store: LogStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A search by outcome, reason or tool over whole minutes has its exact total, with the records of a moment ago."""
+    fill(store, 8, checkpoint=False)
+    monkeypatch.setattr(questions, "COUNTED_TO", 3)
+    minute = START_MS // MINUTE_MS * MINUTE_MS
+    spans = ({}, {"since_ms": minute + DAY_MS}, {"until_ms": minute + 2 * DAY_MS})
+    for asked in ({"reason": "deny"}, {"reason": "allow"}, {"reason": "expired"}, {"tool": "lookup"}, {"reason": None}):
+        for span in spans:
+            question = Question(**asked, **span)  # type: ignore[arg-type]
+            with store.reading() as c:
+                found = total(c, question)
+                every = records(c, question, limit=1000)
+            assert (found.records, found.exact) == (len(every), True), question
+    with store.reading() as c:
+        assert not total(c, Question(reason="deny", since_ms=minute + 1)).exact
+        assert not total(c, Question(reason="deny", tool="*")).exact

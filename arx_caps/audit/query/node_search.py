@@ -196,9 +196,12 @@ def _matching(connection: Connection, column: Any, pattern: str) -> "Names":
     if "*" not in pattern:
         return [pattern]
     # Holders choose names, and may invent many.  Beyond `_LOOKS` names, one scan of the index replaces single look-ups.
-    known = list(islice(different(connection, column), _LOOKS))
+    # SQLite orders names by their bytes, so that those with the pattern's beginning are one range of the index.
+    begins = pattern.partition("*")[0].rstrip("/") if connection.dialect.name == "sqlite" else ""
+    known = list(islice(different(connection, column, begins), _LOOKS))
     if len(known) == _LOOKS:
-        known = list(connection.execute(select(column).distinct()).scalars())
+        within = (column >= begins, column < begins + "\U0010ffff") if begins else ()
+        known = list(connection.execute(select(column).where(*within).distinct()).scalars())
     names = [name for name in known if name and matches_path(pattern, name)]
     return names if len(names) < _LOOKS else _listed(connection, names)
 
@@ -211,15 +214,17 @@ def _listed(connection: Connection, names: list[str]) -> Select[Any]:
     return select(func.jsonb_array_elements_text(cast(literal(text, Text), JSONB)))
 
 
-def different(connection: Connection, column: Any) -> Iterator[str]:
+def different(connection: Connection, column: Any, begins: str = "") -> Iterator[str]:
     """Yield the different values of an indexed column, with one index look-up each.
 
     Args:
         connection: A transaction that reads the log.
         column: A column of text with an index.
+        begins: The beginning of all values to yield; empty but on SQLite.
     """
-    last: str | None = connection.execute(select(func.min(column))).scalar()
-    while last is not None:
+    first = select(func.min(column)).where(column >= begins) if begins else select(func.min(column))
+    last: str | None = connection.execute(first).scalar()
+    while last is not None and last.startswith(begins):
         yield last
         last = connection.execute(select(func.min(column)).where(column > last)).scalar()
 

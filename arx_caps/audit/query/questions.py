@@ -13,6 +13,7 @@ from sqlalchemy.engine import Connection
 
 from arx_caps.audit.ingest import ALLOW, COUNTED, DENY, END, EVENT, GAP
 from arx_caps.audit.query.node_search import Held, Question, different, held
+from arx_caps.audit.query.top_names import sum_of
 from arx_caps.audit.store import BATCH, NODE, RECORD, SOURCE, STATE, among
 from arx_verifier.names import matches_tool
 
@@ -101,7 +102,7 @@ def records(
 def total(connection: Connection, question: Question) -> Total:
     """Return the number of records that a question reaches.
 
-    It is exact where nodes have counts; else counting stops at ``COUNTED_TO``.
+    It is exact where nodes have counts, or a whole time has (``top_names``); else counting stops at ``COUNTED_TO``.
 
     Args:
         connection: A transaction that reads the log.
@@ -111,6 +112,8 @@ def total(connection: Connection, question: Question) -> Total:
     pruned = bool(connection.execute(select(STATE.c.first)).scalar_one())
     if not question.of_records and not (pruned and reached):  # the counts of nodes include pruned records
         return _total_of_nodes(connection, reached)
+    if not (pruned or question.of_nodes) and (kept := _kept_total(connection, question)) is not None:
+        return kept
     count, since, until = 0, list[int](), list[int]()
     for where, _ in _streams(connection, question, reached, COUNTED_TO):
         times = select(RECORD.c.at_ms).where(*where).limit(COUNTED_TO + 1).subquery().c
@@ -205,6 +208,41 @@ def _in_time(connection: Connection, question: Question) -> Iterator[ColumnEleme
         end = connection.execute(last).scalar()
         yield RECORD.c.idx <= (-1 if end is None else end)
         yield RECORD.c.at_ms < question.until_ms
+
+
+def _kept_total(connection: Connection, question: Question) -> Total | None:
+    """Return the total of a question about an outcome, reason, tool or time; None if the log does not keep it."""
+    reason, tool = question.reason, question.tool
+    outcomes = {
+        "allow": ("allow",),
+        "ok": ("allow",),
+        "deny": ("deny",),
+        "end": ("end",),
+        None: ("allow", "deny", "end"),
+    }
+    if reason in outcomes and (tool is None or not tool.endswith("*")):
+        by, name, members = (None, "", outcomes[reason]) if tool is None else ("tool", tool, outcomes[reason])
+        members = (*members, "other") if reason is None and tool is None else members
+    elif reason not in OUTCOMES and tool is None and reason is not None:
+        by, name, members = "reason", reason, ("deny", "end")
+    else:
+        return None
+    counts = sum_of(connection, by, name, since_ms=question.since_ms, until_ms=question.until_ms)
+    if counts is None or (by == "reason" and counts.counted):
+        return None
+    count = sum(getattr(counts, member) for member in members)
+    if count <= COUNTED_TO:  # counting so few takes no longer, and has their times
+        return None
+    start = connection.execute(select(STATE.c.counted)).scalar_one()
+    for where, _ in _streams(connection, question, None, COUNTED_TO):
+        count += connection.execute(select(func.count()).where(RECORD.c.idx >= start, *where)).scalar_one()
+    ends = [records(connection, question, limit=1), records(connection, question, after=-1, limit=1)]
+    times = connection.execute(
+        select(func.min(RECORD.c.at_ms), func.max(RECORD.c.at_ms)).where(
+            RECORD.c.idx.in_([found.idx for page in ends for found in page])
+        )
+    ).one()
+    return Total(count, True, *times)
 
 
 def _total_of_nodes(connection: Connection, reached: Held | None) -> Total:

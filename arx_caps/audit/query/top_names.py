@@ -160,6 +160,30 @@ def series(
     return Series(points, step, total, first * step, end * step, size)
 
 
+def sum_of(
+    connection: Connection, by: str | None, name: str, *, since_ms: int | None, until_ms: int | None
+) -> Counts | None:
+    """Return the counts of a name over a time; None if the totals do not have that time or that name alone.
+
+    Args:
+        connection: A transaction that reads the log.
+        by: What ``name`` names, one of ``KINDS``; None for all records.
+        name: The name.
+        since_ms: The first time; None for all from the first record on.
+        until_ms: The time after the last; None for no end.
+    """
+    minute = SPANS_MS[MINUTE]
+    if (since_ms or 0) % minute or (until_ms or 0) % minute:
+        return None
+    what = _ALL if by is None else KINDS[by]
+    rows = _rows(what, list(_stretches(since_ms or 0, until_ms, MINUTE))).subquery().c
+    sums = select(*(func.sum(rows[each]) for each in _COUNTS))
+    # A span that has too many names has some of them under the empty one.
+    if by is not None and any(_counts(connection.execute(sums.where(rows.name == "")).one())):
+        return None
+    return _counts(connection.execute(sums.where(rows.name == name)).one())
+
+
 def _now_ms() -> int:
     return time.time_ns() // 1_000_000
 
