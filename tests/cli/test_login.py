@@ -2,18 +2,22 @@
 """``arx login``: a device code at a real issuer, and what the command line may do until the login ends."""
 
 import json
+import shutil
 import stat
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from arx_caps.cli import exit_codes
+from arx_caps.cli.commands.doctor.login import check_login
 from arx_caps.cli.device_login import DeviceCode, DeviceLogin
 from arx_caps.cli.exit_codes import Stop
+from arx_caps.realm import Login, Realm
 from tests.cli.helpers import arx
 from tests.cli.live import Live
-from tests.mint.login import Issuer, idp, settings  # noqa: F401 - a fixture
+from tests.mint.login import MINT_CLIENT, Issuer, idp, settings  # noqa: F401 - a fixture
 from tests.mint.test_operator_login import CLI, POLICY
 
 pytestmark = pytest.mark.spec("CONTROL 1.7")
@@ -100,6 +104,24 @@ def test_a_page_that_is_not_https_is_not_shown(issuer: Issuer, page: str) -> Non
     issuer.devices = [code(issuer, verification_uri=page)]
     with pytest.raises(Stop, match="not https"):
         DeviceLogin(issuer.url, CLI, "openid", None, lambda _: pytest.fail("it was shown"), lambda _: None).run()
+
+
+def test_doctor_checks_what_operators_need(issuer: Issuer, tmp_path: Path, realm_template: Path) -> None:
+    """The issuer of each entry, device codes, and the time of a login, without which none is recent."""
+    login = Login(issuer.url, MINT_CLIENT, None, "openid", CLI)
+    realm = replace(Realm.open(shutil.copytree(realm_template, tmp_path / "realm")), login=login)
+    policy = POLICY.format(issuer=issuer.url)
+    realm.policy_path.write_text(policy)
+
+    def found() -> list[tuple[bool | None, str]]:
+        return [(check.ok, check.found) for check in check_login(realm) if check.name == "operators"]
+
+    issuer.metadata["claims_supported"] = ["sub", "auth_time"]
+    assert found() == [(True, "the policy makes people operators: responder, read-only")]
+    issuer.metadata |= {"claims_supported": ["sub"], "device_authorization_endpoint": ""}
+    assert [ok for ok, _ in found()] == [True, None, False]
+    realm.policy_path.write_text(policy.replace(f'url = "{issuer.url}"', 'url = "https://other.example"'))
+    assert found()[0][0] is False
 
 
 def test_an_operator_without_a_login_gets_a_hint(tmp_path: Path) -> None:

@@ -200,6 +200,7 @@ def main() -> None:
             sign_in_operators(harness, url)
             # `arx doctor` learns from the provider whether it knows the mint.
             assert {check.ok for check in check_login(harness.realm)} == {True}
+            assert "operators" in {check.name for check in check_login(harness.realm)}
             *_, last = check_login(replace(harness.realm, issuer="https://other.example"))
             assert (last.ok, "400" in last.found) == (False, True), last
     sys.stdout.write(f"nanoidp {VERSION}: logged in, consented, refused; signed in operators with a second factor\n")

@@ -24,6 +24,8 @@ NAME: Final = "login"
 class _Metadata(msgspec.Struct):
     issuer: str
     authorization_endpoint: str
+    device_authorization_endpoint: str = ""
+    claims_supported: tuple[str, ...] | None = None
 
 
 def check_login(realm: Realm) -> Iterator[Check]:
@@ -50,6 +52,8 @@ def check_login(realm: Realm) -> Iterator[Check]:
                 found = f"the issuer at {login.issuer} calls itself {metadata.issuer}"
                 yield Check(NAME, False, found, "write `login_issuer` in realm.toml as the issuer does, byte for byte")
                 return
+            if policy is not None and policy.operators:
+                yield from _operators(login, policy, metadata)
             yield _registration(login, realm, client, metadata.authorization_endpoint)
     except msgspec.MsgspecError:
         found = f"{url} answers {answer.status_code}: expected the metadata of an issuer"
@@ -101,6 +105,24 @@ def _clients(realm: Realm, policy: "Policy") -> Iterator[Check]:
         yield Check("clients", False, found, "correct `clients_scopes` in realm.toml, or the policy")
     else:
         yield Check("clients", True, f"{realm.clients.agent}, for {', '.join(scopes)}")
+
+
+def _operators(login: Login, policy: "Policy", metadata: _Metadata) -> Iterator[Check]:
+    """Check what operators by login need, if the policy makes any."""
+    name = "operators"
+    theirs = [rule for rule in policy.operators if policy.issuers[rule.issuer].url == login.issuer]
+    if len(theirs) < len(policy.operators):
+        found = "an [[operator]] of the policy names another issuer than `login_issuer`"
+        yield Check(name, False, found, "name the issuer of `login_issuer`, or remove the entry: no login fits it")
+    else:
+        roles = ", ".join(dict.fromkeys(rule.role for rule in theirs))
+        yield Check(name, True, f"the policy makes people operators: {roles}")
+    if metadata.claims_supported is not None and "auth_time" not in metadata.claims_supported:
+        found = f"{login.issuer} lists no claim auth_time, so no login there is recent enough to grant rights"
+        yield Check(name, None, found, "approve, thaw and load policies after `arx console open`")
+    if login.device_client_id is not None and not metadata.device_authorization_endpoint:
+        found = f"{login.issuer} knows no device codes"
+        yield Check(name, False, found, "remove `login_device_client_id`, or switch them on there")
 
 
 def _registration(login: Login, realm: Realm, client: httpx.Client, endpoint: str) -> Check:
