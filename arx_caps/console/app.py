@@ -10,7 +10,6 @@ from typing import Final
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Mount, Route
@@ -84,8 +83,9 @@ def compose(app: Starlette, mint: MintRuntime) -> Callable[[], None]:
     console = Starlette(
         routes=routes,
         exception_handlers={HTTPException: answer_unknown, Exception: answer_bug},
-        middleware=[Middleware(_Headers)],
     )
+    # Around all of it: Starlette's own middleware would not reach the page of an error that nobody expected.
+    console.middleware_stack = _Headers(console.build_middleware_stack())
     console.router.redirect_slashes = False
     live = Live()
     console.state.mint, console.state.live, console.state.login = mint, live, app.state.login
@@ -94,7 +94,7 @@ def compose(app: Starlette, mint: MintRuntime) -> Callable[[], None]:
 
 
 async def _lead_on(_: Request) -> Response:
-    return RedirectResponse(sign_in.HOME, 303)
+    return RedirectResponse(sign_in.HOME, 303, _HEADERS)
 
 
 async def _static(name: str, request: Request) -> Response:
@@ -114,7 +114,7 @@ def _file(name: str) -> tuple[bytes, str]:
 
 
 class _Headers:
-    """Middleware that sets the headers of every answer.
+    """Sets the headers of every answer.
 
     Args:
         app: The console.

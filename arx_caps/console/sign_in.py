@@ -218,15 +218,8 @@ def choose_theme(visit: Visit) -> Response:
 
 def _own_path(path: str) -> str:
     """Return a path of the console, and that of its first page instead of any other."""
-    parts = urlsplit(path)
-    # A browser takes a backslash for a slash, and what follows two of them for a host.
-    own = (
-        not parts.scheme
-        and not parts.netloc
-        and path.startswith("/console/")
-        and "\\" not in path
-        and path.isprintable()
-    )
+    # Such a path has neither a scheme nor a host.  A browser takes a backslash for a slash.
+    own = path.startswith("/console/") and "\\" not in path and path.isprintable()
     return path if own and not path.startswith((SIGN_IN, LOGIN)) else HOME
 
 

@@ -24,6 +24,7 @@ from arx_caps.mint.api.app import ENDPOINTS
 from arx_caps.mint.api.endpoint import Endpoint, RouteAnswer, RouteCall, call_endpoint
 from arx_caps.mint.api.problems import find_code
 from arx_caps.mint.context import MintContext
+from arx_caps.mint.identity.authenticate import require_active_operator
 from arx_caps.mint.identity.console_session import (
     SECRET_BYTES,
     SIGN_IN_AGAIN,
@@ -87,6 +88,7 @@ class Visit:
         self.mint: MintContext = request.app.state.mint
         self.live: Live = request.app.state.live
         self._actions: tuple[str, ...] | None = None
+        self._calls: list[tuple[str, Mapping[str, Any]]] = []
 
     @property
     def operator(self) -> ConsoleSession:
@@ -135,6 +137,7 @@ class Visit:
         endpoint, session = _ENDPOINTS[handler], self.operator
 
         def authorize(action: str, args: Mapping[str, Any]) -> Any:
+            self._calls.append((action, args))
             try:
                 return authorize_console_call(self.mint, session, action, args, peer=self.peer, about=endpoint.about)
             except GrantError as error:
@@ -176,14 +179,23 @@ class Visit:
         """The pages that the menu offers to this operator, in groups."""
         return menu_for(self.actions)
 
-    def still(self, action: str) -> bool:
-        """Return whether the operator is still signed in and may still do this, for a stream that goes on."""
+    def still(self, *actions: str) -> bool:
+        """Return whether the operator is still signed in and may still do what this visit began with, for a stream.
+
+        Args:
+            *actions: Further actions, without arguments.
+        """
         try:
             # A page that is left open does not keep its operator signed in.
             session = find_console_session(self.mint, self._secret, used=False)
-            return session is not None and may(actions_of_operator(self.mint, session), action)
+            if session is None:
+                return False
+            # As each call was judged at its beginning, with freezes and the arguments of rules.
+            for action, args in [*self._calls, *((action, {}) for action in actions)]:
+                require_active_operator(self.mint, session.operator, action, args)
         except ArxError:
             return False
+        return True
 
     def render(self, template: str, status_code: int = 200, **values: Any) -> HTMLResponse:
         """Return a page.

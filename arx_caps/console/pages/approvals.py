@@ -19,7 +19,6 @@ from arx_caps.mint.api.routes.approvals import (
 from arx_caps.mint.db.repositories.approvals import WAITING
 
 HOME: Final = "/console/approvals"
-READ: Final = "arx.approvals.read"
 STATES: Final = ("waiting", "approved", "denied", "withdrawn", "expired", "ended")
 SHOWN: Final = 50
 EVERY_S: Final = 1.0
@@ -60,7 +59,7 @@ def stream_inbox(visit: Visit) -> Response:
         changed, last[0] = key != last[0], key
         return Sent(html) if changed else None
 
-    return visit.live.answer(visit.live.broadcast("approvals", waiting, EVERY_S), show, lambda: visit.still(READ))
+    return visit.live.answer(visit.live.broadcast("approvals", waiting, EVERY_S), show, visit.still)
 
 
 def show_one(visit: Visit) -> Response:

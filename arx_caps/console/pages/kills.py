@@ -4,6 +4,7 @@
 All of it works without JavaScript; with it, a stream shows the confirmations while they come in.
 """
 
+import hashlib
 import secrets
 import shlex
 import threading
@@ -16,7 +17,6 @@ from starlette.responses import Response
 from arx_caps.console.live import Sent
 from arx_caps.console.visit import Page, Visit
 from arx_caps.mint.api.routes.kills import (
-    READ_KILLS,
     ConfirmationsShown,
     KillPreview,
     freeze_targets,
@@ -93,13 +93,18 @@ def submit(visit: Visit) -> Response:
         problem = "Name at least one target." if not targets else "Give a reason: the audit log keeps it."
         return _dialog(visit, what, targets, reason, problem=problem, status=400)
     try:
-        form = f"{visit.operator.id} {visit.form.get('form', '')}"
-        seq = _SUBMISSIONS.once(form, lambda: _make(visit, what, targets, reason))
+        seq = _SUBMISSIONS.once(_sent(visit, what, targets, reason), lambda: _make(visit, what, targets, reason))
     except (AuditError, StoreError) as error:
         return _dialog(visit, what, targets, reason, error=error, status=503)
     except RequestError as error:
         return _dialog(visit, what, targets, reason, problem=f"{error}.", status=400)
     return visit.redirect(f"{HOME}/{seq}")
+
+
+def _sent(visit: Visit, what: str, targets: list[str], reason: str) -> str:
+    # With all that it says: the browser's Back shows a form with its old number, and its targets may be changed there.
+    parts = (visit.operator.id, visit.form.get("form", ""), what, reason, *targets)
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
 def _make(visit: Visit, what: str, targets: list[str], reason: str) -> int:
@@ -174,7 +179,7 @@ def show_kills(visit: Visit) -> Response:
 
 def show_kill(visit: Visit) -> Response:
     """Show a kill: what it ended, why, and which verifiers have confirmed it."""
-    kill = visit.call(get_kill, path={"seq": str(visit.request.path_params["seq"])})
+    kill = visit.call(get_kill, path={"seq": visit.request.path_params["seq"]})
     return visit.render(
         "kill.html",
         title=f"{NAMES[kill.op]} {kill.seq}",
@@ -189,7 +194,7 @@ NAMES: Final = {name: choice[1] for name, choice in CHOICES.items()} | {"each": 
 
 def stream_kill(visit: Visit) -> Response:
     """Stream the confirmations of a kill."""
-    kill = visit.call(get_kill, path={"seq": str(visit.request.path_params["seq"])})
+    kill = visit.call(get_kill, path={"seq": visit.request.path_params["seq"]})
     mint, last = visit.mint, [kill.confirmations]
     broadcast = visit.live.broadcast("kills", lambda: [progress_of(mint)], EVERY_S)
 
@@ -201,7 +206,7 @@ def stream_kill(visit: Visit) -> Response:
         return Sent(visit.fragment("kill_parts.html", kill=kill, seen=seen))
 
     first = Sent(visit.fragment("kill_parts.html", kill=kill, seen=kill.confirmations))
-    return visit.live.answer(broadcast, show, lambda: visit.still(READ_KILLS), (first,))
+    return visit.live.answer(broadcast, show, visit.still, (first,))
 
 
 def show_frozen(visit: Visit) -> Response:
@@ -238,7 +243,7 @@ PAGES: Final = (
     Page("GET", "/console/thaw", show_dialog),
     Page("POST", DIALOG, submit),
     Page("GET", HOME, show_kills),
-    Page("GET", f"{HOME}/{{seq:int}}", show_kill),
-    Page("GET", f"{HOME}/{{seq:int}}/live", stream_kill),
+    Page("GET", f"{HOME}/{{seq}}", show_kill),
+    Page("GET", f"{HOME}/{{seq}}/live", stream_kill),
     Page("GET", FROZEN, show_frozen),
 )

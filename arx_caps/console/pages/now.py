@@ -16,7 +16,6 @@ from arx_caps.mint.api.routes.status import StatusShown, VerifierShown, show_sta
 
 EVERY_S: Final = 1.0
 GONE_MS: Final = 60_000  # a restart is over by then: who was silent for longer is on the page of verifiers alone
-READ: Final = "arx.status.read"
 
 
 def show_now(visit: Visit) -> Response:
@@ -33,7 +32,7 @@ def stream_now(visit: Visit) -> Response:
     return visit.live.answer(
         broadcast,
         lambda status, _: Sent(visit.fragment("now_parts.html", **_values(status))),
-        lambda: visit.still(READ),
+        visit.still,
     )
 
 

@@ -62,7 +62,7 @@ def stream_list(visit: Visit) -> Response:
     return visit.live.answer(
         broadcast,
         lambda found, _: Sent(visit.fragment("sessions_rows.html", filters=query, after=None, **rows_of(found))),
-        lambda: visit.still(READ),
+        visit.still,
     )
 
 
@@ -101,7 +101,7 @@ def stream_one(visit: Visit) -> Response:
         last[0] = state
         return Sent(visit.fragment("session_live.html", **_tree_values(visit, *seen)))
 
-    return visit.live.answer(broadcast, show, lambda: visit.still(READ))
+    return visit.live.answer(broadcast, show, visit.still)
 
 
 def _look(mint: MintContext, session: str) -> list[tuple[SessionShown, SessionTree]]:

@@ -14,7 +14,6 @@ from arx_caps.mint.api.routes.status import StatusShown, VerifierShown, show_sta
 
 HOME: Final = "/console/verifiers"
 SHOWN: Final = 100
-READ: Final = "arx.services.read"
 
 
 class ServiceRow(NamedTuple):
@@ -63,9 +62,7 @@ def stream_verifiers(visit: Visit) -> Response:
         rows = _rows(services.services, status, all_shown=not services.next)
         return Sent(visit.fragment("verifiers_list.html", rows=rows, status=status))
 
-    return visit.live.answer(
-        visit.live.broadcast("now", lambda: [status_of(mint)], EVERY_S), show, lambda: visit.still(READ)
-    )
+    return visit.live.answer(visit.live.broadcast("now", lambda: [status_of(mint)], EVERY_S), show, visit.still)
 
 
 def _rows(services: list[ServiceShown], status: StatusShown, *, all_shown: bool) -> list[ServiceRow]:
