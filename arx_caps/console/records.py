@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Records of the audit log as rows of a page, and the filters that pages of records share."""
 
-import shlex
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from arx_caps.console.command import command
 from arx_caps.console.render import badge
 from arx_caps.durations import parse_duration
 from arx_verifier.errors import REASONS, Failure, RequestError
@@ -25,6 +25,7 @@ FILTERS: Final = (
 )
 OUTCOMES: Final = ("allow", "deny", "end", "counted", "gap", "event")
 AGES: Final = (("15m", "15 minutes"), ("1h", "hour"), ("24h", "24 hours"), ("7d", "7 days"), ("30d", "30 days"))
+_OPTIONS: Final = ("session", "agent", "task", "link", "tool", "reason", "since", "until")
 _MAX_AGE_MS: Final = 36_525 * 86_400_000
 
 
@@ -134,13 +135,10 @@ def filters_of(query: Mapping[str, str]) -> dict[str, Any]:
 
 def command_of(words: str, query: Mapping[str, str]) -> str:
     """Return a command line of ``arx`` with the filters of a page's query."""
-    parts = [f"arx {words}"]
-    for name in ("session", "agent", "task", "link", "tool", "reason", "since", "until"):
-        if text := query.get(name, "").strip():
-            parts.append(f"--{name} {_quoted(text)}")
+    options = {name: query.get(name, "").strip() for name in _OPTIONS}
     if person := query.get("person", "").strip():
-        parts.append(f"--subject {_quoted(person if person.startswith('subject:') else _subject(person))}")
-    return " ".join(parts)
+        options["subject"] = person if person.startswith("subject:") else _subject(person)
+    return command(words, options)
 
 
 def time_of(text: str) -> int:
@@ -169,7 +167,3 @@ def _subject(person: str) -> str:
     if not subject.strip():
         raise RequestError("invalid person: expected subject:…, or the issuer and the subject, with a space between")
     return subject_target(issuer, subject.strip())
-
-
-def _quoted(text: str) -> str:
-    return shlex.quote(text)

@@ -5,6 +5,7 @@ from typing import Final
 
 from starlette.responses import Response
 
+from arx_caps.console.command import command
 from arx_caps.console.pages.sessions import READ as READ_SESSIONS
 from arx_caps.console.pages.sessions import rows_of
 from arx_caps.console.visit import Page, Visit
@@ -21,11 +22,10 @@ def show_list(visit: Visit) -> Response:
     """List the agents by path."""
     filters = {name: visit.query.get(name, "") for name in FILTERS}
     found = visit.call(list_agents, query=filters | {"after": visit.query.get("after"), "limit": SHOWN})
-    asked = "".join(f" --{name} {value}" for name, value in filters.items() if value)
     return visit.render(
         "agents.html",
         title="Agents",
-        command=f"arx agent list{asked}",
+        command=command("agent list", filters),
         agents=found.agents,
         total=found.total,
         next=found.next or None,

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from starlette.responses import Response
 
+from arx_caps.console.command import command
 from arx_caps.console.live import Sent
 from arx_caps.console.visit import Page, Visit
 from arx_caps.mint.api.routes.approvals import (
@@ -29,11 +30,11 @@ def show_inbox(visit: Visit) -> Response:
     state = visit.query.get("state", WAITING)
     asked = {name: visit.query.get(name) for name in ("agent", "template", "session", "task", "after")}
     found = visit.call(list_approvals, query={"state": state if state != "all" else None, "limit": SHOWN, **asked})
-    filters = "".join(f" --{name} {value}" for name, value in asked.items() if value and name != "after")
+    filters = {"state": state if state != "all" else None, **{name: asked[name] for name in asked if name != "after"}}
     return visit.render(
         "approvals.html",
         title="Approvals",
-        command=f"arx approval list{'' if state == 'all' else f' --state {state}'}{filters}",
+        command=command("approval list", filters),
         approvals=found.approvals,
         next=found.next or None,
         state=state,

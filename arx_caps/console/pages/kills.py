@@ -6,7 +6,6 @@ All of it works without JavaScript; with it, a stream shows the confirmations wh
 
 import hashlib
 import secrets
-import shlex
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from typing import Any, Final
 
 from starlette.responses import Response
 
+from arx_caps.console.command import command, quoted
 from arx_caps.console.live import Sent
 from arx_caps.console.visit import Page, Visit
 from arx_caps.mint.api.routes.kills import (
@@ -169,7 +169,7 @@ def show_kills(visit: Visit) -> Response:
     return visit.render(
         "kills.html",
         title="Kills",
-        command="arx kills list" + (f" --target {shlex.quote(target)}" if target else ""),
+        command=command("kills list", {"target": target}),
         kills=found.kills,
         total=found.total,
         next=found.next or None,
@@ -233,7 +233,7 @@ def _targets(text: str) -> list[str]:
 
 def _command(what: str, targets: list[str], *, direct: bool = False) -> str:
     verb, options = ("kill", " --freeze") if what == "kill+freeze" else (what, "")
-    named = " ".join(map(shlex.quote, targets[:5])) + (" …" if len(targets) > 5 else "")
+    named = " ".join(map(quoted, targets[:5])) + (" …" if len(targets) > 5 else "")
     return f"arx {verb} {named or 'TARGET'}{options} --reason …{' --direct' if direct else ''}"
 
 

@@ -9,6 +9,7 @@ from typing import Any, Final
 import msgspec
 from starlette.responses import Response
 
+from arx_caps.console.command import quoted
 from arx_caps.console.visit import Page, Visit
 from arx_caps.mint.api.routes.policy import IN_FORCE, get_policy, list_policies
 from arx_caps.mint.api.routes.policy_questions import (
@@ -47,7 +48,7 @@ def show_version(visit: Visit) -> Response:
     return visit.render(
         "policy_version.html",
         title=f"Policy {policy.digest}",
-        command=f"arx policy diff {old} {new}",
+        command=f"arx policy diff {quoted(old)} {quoted(new)}",
         policy=policy,
         diff=visit.call(compare_policies, path={"old": old, "new": new}),
         show=lambda value: value if isinstance(value, str) else json.dumps(value, ensure_ascii=True),

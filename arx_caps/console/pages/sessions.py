@@ -10,6 +10,7 @@ import msgspec
 from starlette.responses import Response
 
 from arx_caps.console import timeline
+from arx_caps.console.command import command
 from arx_caps.console.live import Sent
 from arx_caps.console.timeline import Moment
 from arx_caps.console.tree import draw, name_of
@@ -38,11 +39,10 @@ def show_list(visit: Visit) -> Response:
     """List the sessions that match the filters, the newest first."""
     found = visit.call(list_sessions, query=_asked(visit) | {"after": visit.query.get("after")})
     filters = {name: visit.query.get(name, "") for name in FILTERS}
-    asked = "".join(f" --{name} {value}" for name, value in filters.items() if value)
     return visit.render(
         "sessions.html",
         title="Sessions",
-        command=f"arx session list{asked}",
+        command=command("session list", filters),
         filters=filters,
         states=STATES,
         after=visit.query.get("after"),
