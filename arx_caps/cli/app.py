@@ -32,6 +32,7 @@ GROUPS: Final[Mapping[str, Mapping[str, tuple[str, str]]]] = {
     "Watch": {
         "console": ("console", "open the operators' pages in a browser"),
         "status": ("console", "show whether the mint grants, its verifiers and its audit log"),
+        "top": ("top", "show sessions, decisions, refusals and kills, live"),
         "webhook": ("webhook", "send notifications to receivers: approvals, kills, a halted log"),
     },
     "Policy": {

@@ -17,13 +17,14 @@ _COMMON: Final = {
     "quiet": ("--quiet", "write only data and errors"),
     "no_input": ("--no-input", "never prompt; exit with 2 if a confirmation is needed and --yes is missing"),
     "debug": ("--debug", "print the traceback of an error"),
+    "wide": ("--wide", "do not fit tables to the terminal: no id is shortened"),
 }
 
 pass_console = click.make_pass_decorator(Console, ensure=True)
 
 
 def common_options(function: F) -> F:
-    """Add ``--json``, ``--quiet``, ``--no-input`` and ``--debug``; they set the console and pass no argument."""
+    """Add the options of every command, such as ``--json``; they set the console and pass no argument."""
     for name, (flag, text) in reversed(_COMMON.items()):
         flags = (flag, "-q") if name == "quiet" else (flag,)
         function = click.option(
@@ -44,6 +45,19 @@ def _set(ctx: click.Context, param: click.Parameter, value: bool) -> None:
 
 class Verbs(click.Group):
     """A noun with its verbs; the help lists the whole first paragraph of each."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Return the command of a verb, or raise with the verb that is nearest."""
+        from difflib import get_close_matches  # imported on use: only a mistake needs it
+
+        # While a shell completes a line, an error would be printed into the line.
+        known = ctx.resilient_parsing or args[0] in self.commands
+        near = [] if known else get_close_matches(args[0], self.commands, 1)
+        if near:
+            ctx.fail(f"no such command {args[0][:60]!r}: did you mean `{ctx.command_path} {near[0]}`?")
+        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the verbs with their first paragraphs."""

@@ -5,17 +5,12 @@ The mint lists them; without its answer within a second, only the kinds are comp
 """
 
 from collections.abc import Sequence
-from typing import Final
 
 import click
 from click.shell_completion import CompletionItem
 
-from arx_caps.cli.place import Place
+from arx_caps.cli.name_completion import find_names
 from arx_caps.revocation import KINDS
-
-ANSWER_S: Final = 1.0  # a person waits for each press of the key
-MOST: Final = 200  # names of one kind
-_PLACE: Final = ("realm_dir", "issuer", "operator_key", "store", "realm")
 
 
 def complete_targets(
@@ -42,28 +37,5 @@ def complete_targets(
         else:
             return [CompletionItem(name) for name in KINDS if name.startswith(incomplete)]
     prefix = f"{kind}:" if whole else ""
-    found = _names(ctx, verb, kind, incomplete)
+    found = find_names(ctx, kind, incomplete, frozen=verb == "thaw")
     return [CompletionItem(prefix + name, help=about) for name, about in found if name.startswith(incomplete)]
-
-
-def _names(ctx: click.Context, verb: str, kind: str, incomplete: str) -> list[tuple[str, str]]:
-    """Return names of a kind, each with a word about it; empty without an answer of the mint."""
-    try:
-        mint = Place(*(ctx.params.get(name) for name in _PLACE)).mint(ANSWER_S)  # type: ignore[arg-type]
-        if verb == "thaw":
-            rows = mint.call("GET", "/v1/freezes", query={"kind": kind, "limit": MOST}, repeats=False)["freezes"]
-            return [(row["target"].partition(":")[2], row["reason"]) for row in rows]
-        if kind == "agent":
-            under = incomplete.rpartition("/")[0] or None
-            rows = mint.call("GET", "/v1/agents", query={"under": under, "limit": MOST}, repeats=False)["agents"]
-            return [(row["path"], row["state"]) for row in rows]
-        if kind in ("session", "task"):
-            query = {"state": "open", "limit": MOST}
-            rows = mint.call("GET", f"/v1/{kind}s", query=query, repeats=False)[f"{kind}s"]
-            return [(row["id"], row["agent"]) for row in rows]
-        if kind == "operator":
-            rows = mint.call("GET", "/v1/operators", query={"limit": MOST}, repeats=False)["operators"]
-            return [(row["name"], row["role"]) for row in rows]
-    except Exception:  # noqa: S110 - a message would be printed into the line that a person types
-        pass
-    return []

@@ -7,7 +7,9 @@ On a terminal, ``rich`` lays out tables and trees to its width, in colours.  A p
 import json
 import os
 import re
+import shutil
 import sys
+import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final, Self, TextIO
 
@@ -21,6 +23,10 @@ if TYPE_CHECKING:
     from arx_caps.trail import Trail
 
 SCHEMA_VERSION: Final = 1
+RATE_S: Final = 1.0  # from when on a rate is shown
+SHORT: Final = 11  # characters of an id that is never shortened
+WORDS: Final = 8  # characters of words in a line, at least
+_TIME: Final = re.compile(r"(?P<date>\d{4}-\d\d-\d\d) (?P<clock>\d\d:\d\d:\d\dZ)")
 _BRANCH: Final = re.compile("[ │]*[├└]─ ")
 
 
@@ -32,10 +38,11 @@ class Console:
         quiet: Write only data and errors.
         no_input: Never prompt.
         debug: Print the traceback of an error.
+        wide: Do not fit tables to the terminal.
     """
 
     def __init__(self) -> None:
-        self.json = self.quiet = self.no_input = self.debug = False
+        self.json = self.quiet = self.no_input = self.debug = self.wide = False
 
     def data(self, noun: str, value: dict[str, Any], text: str | Callable[[], str]) -> None:
         """Write the command's result.
@@ -142,18 +149,99 @@ def align(cells: Sequence[str], widths: Sequence[int]) -> str:
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """Return rows as a table."""
+    """Return rows as a table; on a terminal that is too narrow, long ids are shortened and texts continue below."""
     shown = [[plain("-" if cell is None else cell) for cell in row] for row in rows]
-    if on_terminal():
+    if on_terminal() and not _is_wide():
         from rich.table import Table
         from rich.text import Text
 
-        laid_out = Table(*heads, box=None, pad_edge=False, header_style="bold")
-        for row in shown:
+        fitted = shorten_cells(heads, shown, columns())
+        kept = heads[: len(fitted[0])] if fitted else heads
+        laid_out = Table(box=None, pad_edge=False, header_style="bold")
+        for place, head in enumerate(kept):
+            # Only words go on below: an id that does so cannot be read, nor copied.
+            is_words = any(" " in row[place] for row in fitted)
+            laid_out.add_column(head, no_wrap=not is_words, min_width=WORDS if is_words else None)
+        for row in fitted:
             laid_out.add_row(*[Text(cell, overflow="fold") for cell in row])
-        return fit(laid_out)
+        left_out = ", ".join(heads[len(kept) :])
+        note = f"\nleft out at this width: {left_out}; --wide shows all" if left_out else ""
+        return fit(laid_out) + note
     widths = widths_of([heads, *shown])
     return "\n".join(align(row, widths) for row in [heads, *shown])
+
+
+def columns() -> int:
+    """Return the width of the terminal."""
+    return shutil.get_terminal_size().columns
+
+
+def shorten_cells(heads: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> list[list[str]]:
+    """Return the cells of a table as a terminal has room for them.
+
+    In a table that is too wide, times are shorter, ids are shortened in the middle, and words may go on below.  The
+    last columns of one that is still too wide are left out.
+
+    Args:
+        heads: The heads of the columns.
+        rows: The cells.
+        width: The width of the terminal.
+    """
+    cells = [list(row) for row in rows]
+    if not cells or _width_of(widths_of([heads, *cells])) <= width:
+        return cells
+    today = time.strftime("%Y-%m-%d", time.gmtime())
+    cells = [[_short_time(cell, today) for cell in row] for row in cells]
+    least = _widths(heads, cells, [SHORT] * len(heads), WORDS)
+    while _width_of(least) > width and len(least) > 1:
+        least.pop()
+    cells = [row[: len(least)] for row in cells]
+    most = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    while _width_of(_widths(heads, cells, most, 2 * WORDS)) > width and max(most) > SHORT:
+        most[most.index(max(most))] -= 1
+    return [
+        [shorten_middle(cell, most[place]) if _is_id(cell) else cell for place, cell in enumerate(row)] for row in cells
+    ]
+
+
+def _widths(heads: Sequence[str], cells: Sequence[Sequence[str]], most: Sequence[int], words: int) -> list[int]:
+    """Return the widths of columns whose ids have at most ``most`` characters, and words ``words`` in a line."""
+    return [
+        max(
+            len(head), *(min(len(row[place]), words if " " in row[place] else max(most[place], SHORT)) for row in cells)
+        )
+        for place, head in enumerate(heads[: len(cells[0])])
+    ]
+
+
+def _width_of(widths: Sequence[int]) -> int:
+    return sum(widths) + 2 * len(widths) - 2
+
+
+def shorten_middle(text: str, most: int) -> str:
+    """Return a text of at most so many characters, without its middle if it is longer."""
+    if len(text) <= most:
+        return text
+    end = (most - 1) // 2
+    return f"{text[: most - 1 - end]}…{text[len(text) - end :]}"
+
+
+def _short_time(cell: str, today: str) -> str:
+    """Return a time without its date if that is today, else without year and seconds; any other cell as it is."""
+    found = _TIME.fullmatch(cell)
+    if found is None:
+        return cell
+    return found["clock"] if found["date"] == today else f"{found['date'][5:]} {found['clock'][:5]}Z"
+
+
+def _is_id(cell: str) -> bool:
+    return " " not in cell and len(cell) > SHORT
+
+
+def _is_wide() -> bool:
+    context = click.get_current_context(silent=True)
+    console = None if context is None else context.find_object(Console)
+    return console is not None and console.wide
 
 
 def tree(content: "Trail") -> str:
@@ -193,16 +281,17 @@ class Progress:
 
     def __init__(self, console: Console, about: str = "") -> None:
         self._bar: Bar | None = None
+        self._began = time.monotonic()
         if sys.stderr.isatty() and not (console.quiet or console.json):
             from rich import console as terminal
             from rich import progress
 
             # Imported on use: rich takes longer to import than most commands to run.
-            columns = (progress.BarColumn(), progress.TextColumn("{task.description}"), progress.TimeElapsedColumn())
+            bar = (progress.BarColumn(), progress.TextColumn("{task.description}"), progress.TimeElapsedColumn())
             stderr = terminal.Console(stderr=True)
             # rich would redirect what is written to stdout meanwhile to stderr.
             self._bar = progress.Progress(
-                *columns, console=stderr, transient=True, redirect_stdout=False, redirect_stderr=False
+                *bar, console=stderr, transient=True, redirect_stdout=False, redirect_stderr=False
             )
             self._task = self._bar.add_task(about, total=None)
 
@@ -214,8 +303,8 @@ class Progress:
             whole: All records; 0 if unknown.
         """
         if self._bar is not None:
-            count = f"{done:,} of {whole:,} records" if whole else f"{done:,} records"
-            self._bar.update(self._task, completed=done, total=whole or None, description=count)
+            text = describe_progress(done, whole, time.monotonic() - self._began)
+            self._bar.update(self._task, completed=done, total=whole or None, description=text)
 
     def __enter__(self) -> Self:
         if self._bar is not None:
@@ -225,3 +314,21 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         if self._bar is not None:
             self._bar.stop()
+
+
+def describe_progress(done: int, whole: int, took_s: float) -> str:
+    """Return a count with its rate, and the time that is left.
+
+    Args:
+        done: The records that are done.
+        whole: All records; 0 if unknown.
+        took_s: The time since the beginning, s.
+    """
+    text = f"{done:,} of {whole:,} records" if whole else f"{done:,} records"
+    if not done or took_s < RATE_S:  # the first blocks say little about the others
+        return text
+    from arx_caps.durations import show_span  # on use: `arx --help` loads nothing of it
+
+    rate = done / took_s
+    text += f", {rate:,.0f} a second"
+    return text + (f", {show_span(round((whole - done) / rate) * 1000)} left" if whole > done else "")

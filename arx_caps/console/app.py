@@ -23,6 +23,7 @@ from arx_caps.console.pages import (
     decisions,
     keys,
     kills,
+    notifications,
     now,
     policy,
     search,
@@ -48,6 +49,7 @@ PAGES: Final[tuple[Page, ...]] = (
     *kills.PAGES,
     *verifiers.PAGES,
     *keys.PAGES,
+    *notifications.PAGES,
     *policy.PAGES,
 )
 # What a browser may do with a page: nothing from elsewhere, no script or style in the page itself, no frame.

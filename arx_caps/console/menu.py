@@ -47,6 +47,7 @@ MENU: Final[tuple[tuple[str, tuple[Entry, ...]], ...]] = (
             Entry("/console/policy", "Policy", "arx.policy.read"),
             Entry("/console/keys", "Keys", "arx.keys.read"),
             Entry("/console/sign-ins", "Sign-ins", "arx.operators.read"),
+            Entry("/console/notifications", "Notifications", "arx.webhooks.read"),
         ),
     ),
 )

@@ -22,6 +22,8 @@ Data goes to stdout, everything else to stderr.
 `--json` writes one object with a `schema`, `arx/<noun>/1`; commands that go on (`--follow`,
 `arx ship`) write one per line.
 On a terminal, tables and trees have colours and fit its width; a pipe and `--quiet` get plain text.
+In a table that is too wide for the terminal, ids are shortened in the middle, and the last columns
+may be left out, which it says; `--wide` and a pipe show all.
 With `--json` an error is an object as well, `arx/error/1`.
 A message is one line; the line `hint: …` after it has the next step.
 
@@ -47,7 +49,7 @@ table names another one. `NO_COLOR` and `TERM=dumb` are respected.
 `arx completion bash|zsh|fish` prints a completion script.
 
 Every command takes `--json`, `--quiet`, `--no-input` (never prompt; a confirmation then needs
-`--yes`), `--debug` and `--help`.
+`--yes`), `--debug`, `--wide` and `--help`.
 """
 
 

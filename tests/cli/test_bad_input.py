@@ -216,7 +216,21 @@ def test_every_command_takes_the_common_options() -> None:
     for words, command in commands():
         if not isinstance(command, click.Group):
             names = {name for param in command.params for name in param.opts}
-            assert {"--json", "--quiet", "--no-input", "--debug"} <= names, words
+            assert {"--json", "--quiet", "--no-input", "--debug", "--wide"} <= names, words
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [("agnet", "arx agent"), ("agent lsit", "arx agent list"), ("webhook tst w-1", "arx webhook test")],
+)
+def test_a_mistyped_noun_or_verb_is_named(words: str, meant: str) -> None:
+    """
+    The message has the nearest command; a word that is near none gets no guess.
+    """
+    ran = arx(*words.split())
+    assert ran.exit_code == exit_codes.USAGE
+    assert f"did you mean `{meant}`?" in ran.err
+    assert "did you mean" not in arx("agent", "xyzzy").err
 
 
 def test_a_token_in_the_place_of_a_file_is_not_repeated() -> None:

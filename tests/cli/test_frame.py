@@ -18,7 +18,14 @@ from tests.cli.reference import commands
 ROOT = Path(__file__).parents[2]
 
 
-NAMED = {"runs": "arx audit runs", "policies": "arx policy list", "notifications": "arx webhook failed"}
+NAMED = {
+    "runs": "arx audit runs",
+    "policies": "arx policy list",
+    "notifications": "arx webhook failed",
+    "holder-keys": "arx key holders",
+    "kills": "arx kills list",
+    "freezes": "arx frozen list",
+}
 
 
 def test_what_a_list_can_be_asked_for_is_an_option() -> None:

@@ -294,3 +294,42 @@ def test_a_target_without_its_kind(typed: Typed, text: str, meant: str | None) -
     assert ran.exit_code == exit_codes.USAGE
     assert ("hint:" in ran.err) == (meant is not None)
     assert meant is None or f" {meant}?" in ran.err
+
+
+@pytest.mark.slow
+def test_names_of_the_realm_are_completed(up: Live, tmp_path: Path) -> None:
+    """
+    Agents, templates, open sessions and tasks, for arguments and for values of options.
+    """
+    held = tmp_path / "session.json"
+    session = up.ok("session", "open", "--key", up.folder.parent / "agent.key", "--out", held)["session"]["id"]
+    started = up.ok("task", "start", "lookup", "--session", held, "--param", "order_id=o-1", "--out", tmp_path / "t")
+    base = {"_ARX_COMPLETE": "bash_complete", "ARX_HOME": str(up.folder), "NO_COLOR": "1"}
+    for words, wanted in (
+        ("arx agent show acme/su", AGENT),
+        ("arx session list --agent acme/su", AGENT),
+        ("arx session show s-", session),
+        ("arx task show t-", started["task"]["id"]),
+        ("arx task start loo", "lookup"),
+        ("arx task list --template loo", "lookup"),
+    ):
+        at = len(words.split()) - 1
+        ran = arx(env=base | {"COMP_WORDS": words, "COMP_CWORD": str(at)})
+        assert f"plain,{wanted}" in ran.out.split(), (words, ran)
+    ran = arx(env=base | {"ARX_HOME": str(tmp_path), "COMP_WORDS": "arx agent show ac", "COMP_CWORD": "3"})
+    assert (ran.out.strip(), ran.err) == ("", "")
+
+
+@pytest.mark.slow
+def test_top_shows_the_realm(up: Live, typed: Typed) -> None:
+    """
+    A pipe gets one look: the state, rates, and the last kill with its target.
+    """
+    typed("kill", "session", SESSION, "--reason", "a test", "--yes")
+    told = up.ok("top", "--since", "5m")
+    assert (told["status"]["ready"], told["span_ms"]) == (True, 300_000)
+    assert told["kills"][0]["targets"][0]["target"] == f"session:{SESSION}"
+    shown = typed("top").out
+    assert "grants" in shown
+    assert "REFUSED BECAUSE" in shown
+    assert SESSION in shown

@@ -6,11 +6,13 @@ import pty
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from arx_caps.cli.terminal import Console, Progress
+from arx_caps.cli.terminal import Console, Progress, shorten_cells
+from arx_caps.durations import show_time
 from arx_verifier.errors import Failure
 from arx_verifier.journal.decision import Decision
 from arx_verifier.journal.record import ChainFacts
@@ -68,7 +70,8 @@ def decisions(journal: Path, *words: str, on_terminal: bool, **more: str) -> tup
 @pytest.mark.parametrize("words", [(), ("--session", SESSION)], ids=["table", "tree"])
 def test_a_terminal_gets_colours_and_lines_that_fit_it(journal: Path, words: tuple[str, ...]) -> None:
     """
-    No line is wider than the terminal, and nothing is cut; a wide terminal's lines are those that a pipe gets.
+    No line is wider than the terminal; a table shortens ids in the middle for that, and a tree goes on below. A wide
+    terminal's lines are those that a pipe gets, and so are those with ``--wide``.
     """
     shown, rich = decisions(journal, *words, on_terminal=True)
     assert rich
@@ -80,7 +83,9 @@ def test_a_terminal_gets_colours_and_lines_that_fit_it(journal: Path, words: tup
         assert re.sub(rb"\s", b"", COLOUR.sub(b"", shown)) == re.sub(rb"\s", b"", piped)
     else:
         assert re.sub(rb"\s", b"", COLOUR.sub(b"", shown)).count(b"amount") == 1
-    assert "…".encode() not in shown
+    assert ("…".encode() in shown) is (not words)
+    if not words:
+        assert decisions(journal, "--wide", on_terminal=True)[0] == piped
     lines = [line.rstrip() for line in COLOUR.sub(b"", wide).splitlines()]
     assert lines == piped.splitlines()
 
@@ -136,6 +141,10 @@ def test_progress_shows_count_and_time_on_a_terminal_alone(monkeypatch: pytest.M
             progress.tell(1000, 4000)
             while not re.search(rb"1,000 of 4,000 records.*0:00:0\d", COLOUR.sub(b"", shown)):
                 shown += os.read(terminal, 65536)
+            progress._began -= 10  # it began ten seconds ago
+            progress.tell(2000, 4000)
+            while not re.search(rb"2,000 of 4,000 records, \d+ a second, \d+s left", COLOUR.sub(b"", shown)):
+                shown += os.read(terminal, 65536)
         for quiet in ("quiet", "json"):
             console = Console()
             setattr(console, quiet, True)
@@ -146,3 +155,25 @@ def test_progress_shows_count_and_time_on_a_terminal_alone(monkeypatch: pytest.M
     last = read_all(terminal)
     assert b"records" not in last.rpartition(b"\x1b[2K")[2]
     assert b"1 of 2" not in last
+
+
+def test_a_table_gives_way_only_as_far_as_it_must() -> None:
+    """
+    The longest ids go first and in their middle; a time loses its date of today; what is left too wide loses its last
+    columns. A table that fits is as it was.
+    """
+    heads = ("SESSION", "AGENT", "STATE", "WHY")
+    row = ["s-abcdefghijklmnop", "acme/support/triage/with/a/long/path/to/it", "open", "told to do so"]
+    assert shorten_cells(heads, [row], 200) == [row]
+    (narrow,) = shorten_cells(heads, [row], 70)
+    assert (narrow[0], narrow[2:]) == (row[0], row[2:])
+    assert narrow[1].startswith("acme/support/")
+    assert narrow[1].endswith("path/to/it")
+    assert len(narrow[0]) + len(narrow[1]) + len("STATE") + len(row[3]) + 2 * 3 == 70
+    times = [["2020-01-02 03:04:05Z"], [show_time(time.time_ns() // 1_000_000)]]
+    (past,), (today,) = shorten_cells(("TIME",), times, 12)
+    assert (past, today) == ("01-02 03:04Z", times[1][0][11:])
+    assert shorten_cells(("TIME",), times, 80) == times
+    (least,) = shorten_cells(heads, [row], 30)
+    assert [len(cell) for cell in least] == [14, 14]
+    assert shorten_cells(heads, [], 10) == []

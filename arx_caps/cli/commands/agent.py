@@ -11,6 +11,7 @@ import click
 from arx_caps.cli.display import facts_of
 from arx_caps.cli.exit_codes import Stop
 from arx_caps.cli.mint_session import Unreachable
+from arx_caps.cli.name_completion import complete_names
 from arx_caps.cli.options import KidCommand, Verbs, common_options, pass_console, yes_option
 from arx_caps.cli.place import Place, operator_options
 from arx_caps.cli.secure_files import read_object
@@ -103,7 +104,7 @@ def enrol(
 
 
 @agent_command.command("describe")
-@click.argument("path")
+@click.argument("path", shell_complete=complete_names("agent"))
 @_about_options
 @operator_options
 @common_options
@@ -136,7 +137,7 @@ def list_agents(console: Console, place: Place, under: str | None, state: str | 
 
 
 @agent_command.command("show")
-@click.argument("path")
+@click.argument("path", shell_complete=complete_names("agent"))
 @operator_options
 @common_options
 @pass_console
@@ -149,7 +150,7 @@ def show(console: Console, path: str, place: Place) -> None:
 
 
 @agent_command.command("deactivate")
-@click.argument("path")
+@click.argument("path", shell_complete=complete_names("agent"))
 @yes_option
 @operator_options
 @common_options
@@ -167,7 +168,7 @@ def key_command() -> None:
 
 
 @key_command.command("add")
-@click.argument("path")
+@click.argument("path", shell_complete=complete_names("agent"))
 @click.option("--key-out", type=click.Path(path_type=Path), help="new file for a new key (mode 0600)")
 @click.option("--public-jwk", metavar="FILE", help="file with the public key to enrol, as JWK")
 @operator_options
@@ -197,7 +198,7 @@ def add_key(console: Console, path: str, place: Place, key_out: Path | None, pub
 
 
 @key_command.command("remove", cls=KidCommand)
-@click.argument("path")
+@click.argument("path", shell_complete=complete_names("agent"))
 @click.argument("kid")
 @operator_options
 @common_options

@@ -12,6 +12,7 @@ from arx_caps.cli import exit_codes
 from arx_caps.cli.approvals import AtMint, discharge_option, receive, show_approval, timeout_option
 from arx_caps.cli.exit_codes import DENIED, Stop
 from arx_caps.cli.mint_session import Caller, now_ms, open_session_file
+from arx_caps.cli.name_completion import complete_names
 from arx_caps.cli.options import Verbs, common_options, pass_console, yes_option
 from arx_caps.cli.place import Place, issuer_option, operator_options
 from arx_caps.cli.terminal import Console, plain
@@ -44,9 +45,9 @@ def approval_command() -> None:
     show_default=True,
     help="show approvals in this state",
 )
-@click.option("--agent", help="show only requests of this agent")
-@click.option("--template", help="show only tasks of this template")
-@click.option("--task", help="show only this task")
+@click.option("--agent", shell_complete=complete_names("agent"), help="show only requests of this agent")
+@click.option("--template", shell_complete=complete_names("template"), help="show only tasks of this template")
+@click.option("--task", shell_complete=complete_names("task"), help="show only this task")
 @click.option("--of", "of", metavar="SESSION", help="show only this session")
 @click.option("--session", "file", metavar="FILE", help="session file: act as its agent [as an operator]")
 @click.option(

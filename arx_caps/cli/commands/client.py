@@ -8,6 +8,7 @@ import click
 
 from arx_caps.cli.display import facts_of
 from arx_caps.cli.exit_codes import Stop
+from arx_caps.cli.name_completion import complete_names
 from arx_caps.cli.options import Verbs, common_options, pass_console, yes_option
 from arx_caps.cli.place import Place, operator_options
 from arx_caps.cli.secure_files import read_object, write_object
@@ -21,7 +22,7 @@ def client_command() -> None:
 
 
 @client_command.command("add")
-@click.argument("agent")
+@click.argument("agent", shell_complete=complete_names("agent"))
 @click.option("--scope", "scopes", multiple=True, help="template that it may start tasks of; may be repeated")
 @click.option("--redirect", "redirects", multiple=True, help="URI to which people come back; may be repeated")
 @click.option("--public", is_flag=True, help="a program without a secret, on a person's own machine")

@@ -10,6 +10,7 @@ import click
 
 from arx_caps.caveat_text import show_json
 from arx_caps.cli.exit_codes import DENIED, Stop
+from arx_caps.cli.name_completion import complete_names
 from arx_caps.cli.options import Verbs, common_options, out_option, pass_console, yes_option
 from arx_caps.cli.parse import Duration, pairs_option, read_pairs
 from arx_caps.cli.place import Place, operator_options
@@ -62,8 +63,8 @@ def check(console: Console, file: str) -> None:
 
 
 @policy_command.command("explain")
-@click.option("--agent", required=True, help="path of the agent")
-@click.option("--task", required=True, help="name of the task in the policy")
+@click.option("--agent", required=True, shell_complete=complete_names("agent"), help="path of the agent")
+@click.option("--task", required=True, shell_complete=complete_names("template"), help="name of the task in the policy")
 @pairs_option("--param", "params", "parameter of the task")
 @click.option("--tool", "tools", multiple=True, help="attenuate to this tool or pattern; repeatable")
 @click.option("--ttl", type=Duration(), help="requested lifetime, such as 5m [the policy's]")
@@ -133,8 +134,8 @@ def run_tests(console: Console, place: Place, file: str | None) -> None:
 
 @test_command.command("add")
 @click.argument("name")
-@click.option("--agent", required=True, help="path of the agent")
-@click.option("--task", required=True, help="name of the task in the policy")
+@click.option("--agent", required=True, shell_complete=complete_names("agent"), help="path of the agent")
+@click.option("--task", required=True, shell_complete=complete_names("template"), help="name of the task in the policy")
 @pairs_option("--param", "params", "parameter of the task")
 @click.option("--call", "tool", help="tool of a call in the task [only the task is asked for]")
 @pairs_option("--arg", "args", "argument of the call")

@@ -11,6 +11,7 @@ from arx_caps.agent.agent import on_behalf, read_token_file
 from arx_caps.cli.display import facts_of
 from arx_caps.cli.exit_codes import Stop
 from arx_caps.cli.mint_session import Caller, Unreachable, load_key, open_session_file, session_object
+from arx_caps.cli.name_completion import complete_names
 from arx_caps.cli.options import Verbs, common_options, out_option, pass_console, yes_option
 from arx_caps.cli.parse import STATES, Duration
 from arx_caps.cli.place import Place, issuer_option, operator_options
@@ -92,9 +93,13 @@ def open_(
 
 
 @session_command.command("list")
-@click.option("--agent", help="show only this agent, or as acme/** it and those below it")
+@click.option(
+    "--agent", shell_complete=complete_names("agent"), help="show only this agent, or as acme/** it and those below it"
+)
 @click.option("--subject", help="show only this subject, as its issuer names it")
-@click.option("--template", help="show only sessions with a task of this template")
+@click.option(
+    "--template", shell_complete=complete_names("template"), help="show only sessions with a task of this template"
+)
 @click.option("--state", type=click.Choice(STATES), help="show only this state")
 @click.option("--text", help="show only those with this text in agent, purpose or subject, or this id")
 @click.option(
@@ -139,7 +144,7 @@ def list_sessions(
 
 
 @session_command.command("show")
-@click.argument("session")
+@click.argument("session", shell_complete=complete_names("session"))
 @operator_options
 @common_options
 @pass_console
@@ -224,7 +229,7 @@ for _action, _text in (
 
 
 @session_command.command("end")
-@click.argument("session", required=False)
+@click.argument("session", required=False, shell_complete=complete_names("session"))
 @click.option("--session", "file", metavar="FILE", help="session file: end its session, as its agent")
 @yes_option
 @operator_options

@@ -13,6 +13,7 @@ from arx_caps.cli.approvals import AtMint, discharge_option, receive, show_appro
 from arx_caps.cli.credentials import read_bundle
 from arx_caps.cli.display import facts_of
 from arx_caps.cli.mint_session import Caller, now_ms, open_session_file
+from arx_caps.cli.name_completion import complete_names
 from arx_caps.cli.options import Verbs, common_options, out_option, pass_console
 from arx_caps.cli.parse import STATES, Duration, attenuation_options, pairs_option, read_pairs
 from arx_caps.cli.place import Place, issuer_option, operator_options
@@ -94,7 +95,7 @@ def ask_command(
 
 
 @task_command.command("start")
-@click.argument("template")
+@click.argument("template", shell_complete=complete_names("template"))
 @click.option("--session", "file", metavar="FILE", required=True, help="session file, `-` for stdin")
 @pairs_option("--param", "params", "parameter of the template")
 @_request_options
@@ -167,8 +168,8 @@ def attenuate(
 
 
 @task_command.command("extend")
-@click.argument("task")
-@click.argument("template", required=False)
+@click.argument("task", shell_complete=complete_names("task"))
+@click.argument("template", required=False, shell_complete=complete_names("template"))
 @click.option("--session", "file", metavar="FILE", required=True, help="session file, `-` for stdin")
 @pairs_option("--param", "params", "changed parameter")
 @_request_options
@@ -205,8 +206,8 @@ def extend(
 @task_command.command("list")
 @click.option("--of", "session", metavar="SESSION", help="show only this session")
 @click.option("--session", "file", metavar="FILE", help="session file: list its tasks, as its agent [as an operator]")
-@click.option("--agent", help="show only this agent")
-@click.option("--template", help="show only this template")
+@click.option("--agent", shell_complete=complete_names("agent"), help="show only this agent")
+@click.option("--template", shell_complete=complete_names("template"), help="show only this template")
 @click.option("--state", type=click.Choice(STATES), help="show only this state")
 @click.option(
     "--limit", type=click.IntRange(1, 1_000_000), default=1000, show_default=True, help="show the newest N tasks"
@@ -238,7 +239,7 @@ def list_tasks(
 
 
 @task_command.command("show")
-@click.argument("task")
+@click.argument("task", shell_complete=complete_names("task"))
 @click.option("--session", "file", metavar="FILE", help="session file: act as its agent [as an operator]")
 @operator_options
 @common_options
@@ -263,7 +264,7 @@ def show(console: Console, place: Place, task: str, file: str | None) -> None:
 
 
 @task_command.command("finish")
-@click.argument("task")
+@click.argument("task", shell_complete=complete_names("task"))
 @click.option("--session", "file", metavar="FILE", help="session file: act as its agent [as an operator]")
 @operator_options
 @common_options

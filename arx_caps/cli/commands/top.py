@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``arx top``: sessions, rates, refusals and kills, live on a terminal."""
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import click
+
+from arx_caps.cli.exit_codes import Stop
+from arx_caps.cli.mint_session import Caller, now_ms
+from arx_caps.cli.options import common_options, pass_console
+from arx_caps.cli.parse import Duration
+from arx_caps.cli.place import Place, operator_options
+from arx_caps.cli.terminal import Console, pairs, shorten_middle, table
+from arx_caps.durations import parse_duration, show_span, show_time
+
+MINUTE_MS: Final = 60_000
+ROWS: Final = 5  # of each table: all of it fits a terminal of 24 lines
+MIN_EVERY_S: Final = 0.5
+NAME: Final = 40
+_REFUSED: Final = ("deny", "end", "counted")
+_CLEAR: Final = "\x1b[H\x1b[J"
+_SCREEN, _BACK = "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l"  # a screen of its own, and back to what was there
+
+
+@click.command("top")
+@click.option("--since", type=Duration(), default="1h", show_default=True, help="count decisions of this time")
+@click.option("--every", type=Duration(), default="2s", show_default=True, help="look so often, on a terminal")
+@click.option("--once", is_flag=True, help="look once, also on a terminal")
+@operator_options
+@common_options
+@pass_console
+def top_command(console: Console, place: Place, since: str, every: str, once: bool) -> None:
+    """Show sessions, verifiers, decisions, refusals and kills, live; Ctrl-C ends it.
+
+    A pipe, `--json`, `--quiet` and `--once` get one look.
+    """
+    mint, span_ms = place.mint(), parse_duration(since)
+    if once or console.json or console.quiet or not sys.stdout.isatty():
+        found = _look(mint, span_ms)
+        console.data("top", found, lambda: _shown(found))
+        return
+    pause_s = max(MIN_EVERY_S, parse_duration(every) / 1000)
+    sys.stdout.write(_SCREEN)
+    try:
+        while True:
+            _draw(_screen(mint, span_ms))
+            time.sleep(pause_s)
+    except KeyboardInterrupt:
+        pass
+    finally:
+        sys.stdout.write(_BACK)
+        sys.stdout.flush()
+
+
+def _draw(text: str) -> None:
+    sys.stdout.write(f"{_CLEAR}{text}\n")
+    sys.stdout.flush()
+
+
+def _screen(mint: Caller, span_ms: int) -> str:
+    try:
+        return _shown(_look(mint, span_ms))
+    except Stop as error:  # it may be back at the next look
+        return f"{time.strftime('%H:%M:%S')}  {error}"
+
+
+def _look(mint: Caller, span_ms: int) -> dict[str, Any]:
+    """Return what the mint says now."""
+    now = now_ms()
+    since = {"since": now - span_ms}
+    return {
+        "at": now,
+        "span_ms": span_ms,
+        "status": mint.call("GET", "/v1/status"),
+        # The minute that is over: the one that runs has only a part of its decisions.
+        "minute": mint.call("GET", "/v1/audit/totals", query={"since": now - 2 * MINUTE_MS})["points"],
+        "total": mint.call("GET", "/v1/audit/totals", query=since)["total"],
+        "agents": mint.call("GET", "/v1/audit/top", query={"by": "agent", "limit": ROWS, **since})["rows"],
+        "reasons": _refusals(mint, since),
+        "kills": mint.call("GET", "/v1/kills", query={"limit": ROWS})["kills"],
+    }
+
+
+def _refusals(mint: Caller, since: Mapping[str, Any]) -> list[dict[str, Any]]:
+    query = {"by": "reason", "order": "refused", "limit": ROWS, **since}
+    rows: list[dict[str, Any]] = mint.call("GET", "/v1/audit/top", query=query)["rows"]
+    return [row for row in rows if _refused(row)]
+
+
+def _shown(found: Mapping[str, Any]) -> str:
+    status, total = found["status"], found["total"]
+    complete = found["at"] // MINUTE_MS * MINUTE_MS - MINUTE_MS
+    minute = next((point for point in found["minute"] if point["at"] == complete), None)
+    span = show_span(found["span_ms"])
+    head = [
+        (status["realm"], "grants" if status["ready"] else f"refuses: {'; '.join(status['because'])}"),
+        (
+            "sessions",
+            f"{status['sessions']} open, {status['tasks']} tasks, {status['approvals_waiting']} approvals wait",
+        ),
+        ("verifiers", _fleet(status["verifiers"])),
+        ("last minute", _rates(minute)),
+        (f"last {span}", f"{total['allow']:,} allowed, {_refused(total):,} refused"),
+        ("audit log", status["log"]["halted"] or status["log"]["failing"] or f"{status['log']['size']:,} records"),
+    ]
+    parts = [pairs(head), _agents(found["agents"]), _reasons(found["reasons"])]
+    return "\n\n".join([*parts, _kills(found["kills"])])
+
+
+def _fleet(verifiers: Sequence[Mapping[str, Any]]) -> str:
+    counts = {state: sum(one["state"] == state for one in verifiers) for state in ("live", "late", "gone")}
+    return ", ".join(f"{count} {state}" for state, count in counts.items() if count or state == "live")
+
+
+def _rates(minute: Mapping[str, Any] | None) -> str:
+    if minute is None:
+        return "no decisions"
+    return f"{minute['allow'] / 60:.1f} allowed and {_refused(minute) / 60:.1f} refused a second"
+
+
+def _agents(rows: Sequence[Mapping[str, Any]]) -> str:
+    shown = [(shorten_middle(row["name"], NAME), f"{row['allow']:,}", f"{_refused(row):,}") for row in rows]
+    return table(("AGENT", "ALLOWED", "REFUSED"), shown)
+
+
+def _reasons(rows: Sequence[Mapping[str, Any]]) -> str:
+    return table(("REFUSED BECAUSE", "TIMES"), [(row["name"], f"{_refused(row):,}") for row in rows])
+
+
+def _kills(kills: Sequence[Mapping[str, Any]]) -> str:
+    rows = [
+        (show_time(kill["at_ms"]), kill["op"], shorten_middle(_targets(kill), NAME), kill["by"], _confirmed(kill))
+        for kill in kills
+    ]
+    return table(("LAST KILLS", "DID", "TARGETS", "BY", "CONFIRMED"), rows)
+
+
+def _targets(kill: Mapping[str, Any]) -> str:
+    more = kill["target_count"] - 1
+    return str(kill["targets"][0]["target"]) + (f" and {more} more" if more > 0 else "")
+
+
+def _confirmed(kill: Mapping[str, Any]) -> str:
+    told = kill["confirmations"]
+    return "-" if told is None else f"{told['confirmed']} of {told['verifiers']}"
+
+
+def _refused(counts: Mapping[str, Any]) -> int:
+    return sum(int(counts[name]) for name in _REFUSED)

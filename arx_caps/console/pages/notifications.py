@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""*Notifications*: the receivers, what each has not taken, and the forms that add, test, remove and send again."""
+
+from typing import Any, Final
+
+from starlette.responses import Response
+
+from arx_caps.console.visit import Page, Visit
+from arx_caps.mint.api.routes.webhooks import (
+    add_webhook,
+    delete_webhook,
+    list_notifications,
+    list_webhooks,
+    resend_notification,
+    test_webhook,
+)
+
+HOME: Final = "/console/notifications"
+STATES: Final = ("failed", "waiting")
+SHOWN: Final = 50
+_EVENT: Final = "event:"  # of the names of the boxes: a form's field may be sent once
+
+
+def show_notifications(visit: Visit) -> Response:
+    """Show the receivers, and the notifications that failed, or wait."""
+    return _show(visit)
+
+
+def add(visit: Visit) -> Response:
+    """Add a receiver, and show its secret this once."""
+    events = [name.removeprefix(_EVENT) for name in visit.form if name.startswith(_EVENT)]
+    body = {"url": visit.form.get("url", "").strip(), "format": visit.form.get("format", "json"), "events": events}
+    return _show(visit, added=visit.call(add_webhook, body=body))
+
+
+def test(visit: Visit) -> Response:
+    """Send a test to a receiver, and show what it answered."""
+    webhook = visit.request.path_params["webhook"]
+    return _show(visit, tested=(webhook, visit.call(test_webhook, path={"webhook": webhook})))
+
+
+def remove(visit: Visit) -> Response:
+    """Remove a receiver, and what waits for it."""
+    visit.call(delete_webhook, path={"webhook": visit.request.path_params["webhook"]})
+    return visit.redirect(HOME)
+
+
+def resend(visit: Visit) -> Response:
+    """Send a notification again."""
+    visit.call(resend_notification, path={"notification": visit.form.get("notification", "")})
+    return visit.redirect(HOME, state="waiting")
+
+
+def _show(visit: Visit, **values: Any) -> Response:
+    state = visit.query.get("state", "failed")
+    found = visit.call(
+        list_notifications, query={"state": state, "limit": SHOWN, **{n: visit.query.get(n) for n in ("after",)}}
+    )
+    receivers = visit.call(list_webhooks)
+    return visit.render(
+        "notifications.html",
+        title="Notifications",
+        command=f"arx webhook list; arx webhook failed --state {state}",
+        receivers=receivers.webhooks,
+        kinds=receivers.kinds,
+        notifications=found.notifications,
+        next=found.next or None,
+        state=state,
+        states=STATES,
+        **{"added": None, "tested": None, **values},
+    )
+
+
+PAGES: Final = (
+    Page("GET", HOME, show_notifications),
+    Page("POST", HOME, add),
+    Page("POST", f"{HOME}/resend", resend),
+    Page("POST", f"{HOME}/{{webhook}}/test", test),
+    Page("POST", f"{HOME}/{{webhook}}/remove", remove),
+)
