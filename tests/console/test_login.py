@@ -11,6 +11,7 @@ from urllib.parse import parse_qs, urlsplit
 import httpx
 import pytest
 
+from arx_caps.mint.identity.console_session import needs_fresh
 from arx_caps.realm import ConsoleTerms, Login
 from tests.console.harness import Browser, link_of, sign_in
 from tests.mint.harness import ISSUER, Harness, open_unit
@@ -248,6 +249,28 @@ def test_a_denial_and_an_end_never_wait(realm: Realm, grants: str) -> None:
     browser.get("/console/now")
     assert which not in browser.post(f"/console/sign-ins/{which}/end")
     assert browser.status == 200
+
+
+@pytest.mark.parametrize(
+    ("action", "args", "needed"),
+    [
+        ("arx.kill", {"targets": ["agent:acme/x"]}, False),
+        ("arx.kill", {"targets": ["agent:acme/x", "realm"]}, True),
+        ("arx.freeze", {"targets": ["realm"]}, False),
+        ("arx.thaw", {"targets": ["agent:acme/x"]}, True),
+        ("arx.approve", {"outcome": "approve"}, True),
+        ("arx.approve", {"outcome": "deny"}, False),
+        ("arx.approve", {"approval": "a-1"}, False),  # a withdrawal
+        ("arx.policy.write", {}, True),
+        ("arx.keys.write", {}, True),
+        ("arx.audit.erase", {}, True),
+        ("arx.sessions.end", {}, False),
+        ("arx.status.read", {}, False),
+    ],
+)
+def test_what_needs_a_recent_sign_in(action: str, args: dict[str, Any], needed: bool) -> None:
+    """What grants rights, lifts a freeze, erases, or ends the realm: and nothing that ends or refuses less."""
+    assert needs_fresh(action, args) == needed
 
 
 def test_a_link_of_the_key_signs_in_again_as_well(realm: Realm, grants: str, monkeypatch: pytest.MonkeyPatch) -> None:
