@@ -54,6 +54,11 @@ class RecordRow:
     why: str
 
     @property
+    def detail(self) -> str:
+        """The reason without its code, which a page shows beside it."""
+        return self.why.partition(": ")[2] if self.outcome in ("deny", "end") else self.why
+
+    @property
     def badge(self) -> Any:
         """The outcome as a badge."""
         return badge(self.outcome, TONES.get(self.outcome, "warn"))
