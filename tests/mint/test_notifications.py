@@ -122,7 +122,8 @@ def test_each_receiver_gets_its_events_once(hooked: Hooked) -> None:
     assert len(ids) == 2
     until(lambda: hooked.left() == [])
     assert [len(hooked.receiver.at(path)) for path in ("/200", "/201", "/202", "/204")] == [1, 1, 0, 0]
-    assert hooked.got("acme/one")[0].body["link"] == f"{ISSUER}/console/kills/7"
+    told = hooked.got("acme/one")[0].body
+    assert (told["link"], told["command"]) == (f"{ISSUER}/console/kills/7", "arx kills show 7")
     assert hooked.shown(first)["delivered_at"]
     assert hooked.shown(second)["failed"] == 0
 

@@ -55,11 +55,11 @@ class _Form(NamedTuple):
     command: Callable[[Mapping[str, Any]], str]
 
 
-def _targets(verb: str, command: str) -> _Form:
+def _targets(verb: str) -> _Form:
     return _Form(
         lambda facts: f"{verb}: {_several(facts, 'targets')}",
         lambda facts: f"/console/kills/{facts['seq']}",
-        lambda _: command,
+        lambda facts: f"arx kills show {facts['seq']}",
     )
 
 
@@ -82,9 +82,9 @@ _FORMS: Final[Mapping[str, _Form]] = MappingProxyType(
             lambda facts: f"/console/approvals/{facts['approval']}",
             lambda facts: f"arx approval show {facts['approval']}",
         ),
-        KILLED: _targets("Killed", "arx verifier list"),
-        FROZEN: _targets("Frozen", "arx verifier list"),
-        THAWED: _targets("Thawed", "arx verifier list"),
+        KILLED: _targets("Killed"),
+        FROZEN: _targets("Frozen"),
+        THAWED: _targets("Thawed"),
         LOG_HALTED: _fixed("The audit log is halted"),
         LOG_RESUMED: _fixed("The audit log is signed again"),
         VERIFIERS_LATE: _verifiers("Verifiers are late"),
