@@ -94,9 +94,20 @@ def _rows(status: dict[str, Any]) -> list[tuple[str, Any]]:
         ("store", store["error"] or f"at {store['seq']}, lease {show_span(store['lease_ms'])}"),
         ("verifiers", verifiers + (f"; never seen: {', '.join(never)}" if never else "")),
         ("slowest", f"{max((v['behind'] for v in fleet), default=0)} behind"),
+        ("decisions", _rate(status["rates"])),
         ("sessions", status["sessions"]),
         ("tasks", status["tasks"]),
         ("approvals", f"{status['approvals_waiting']} waiting"),
         ("audit log", log["halted"] or log["failing"] or f"{log['size']} records, {log['signed']} signed"),
         ("signed", show_time(log["signed_at"]) if log["signed_at"] is not None else "never"),
     ]
+
+
+def _rate(rates: dict[str, int] | None) -> str:
+    if rates is None:
+        return "unknown"
+    decisions = rates["allowed"] + rates["refused"]
+    a_second = 1000 * decisions / rates["over_ms"]
+    return (
+        f"{a_second:.1f} a second, {rates['refused']} of {decisions} refused in the last {show_span(rates['over_ms'])}"
+    )

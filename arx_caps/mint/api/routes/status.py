@@ -6,6 +6,7 @@ from typing import Final, Literal, TypeVar
 
 import msgspec
 
+from arx_caps.audit.query import series
 from arx_caps.mint.api.endpoint import Endpoint, RouteAnswer, RouteCall
 from arx_caps.mint.context import MintContext
 from arx_caps.mint.db.database import now_ms
@@ -14,6 +15,7 @@ from arx_verifier.errors import ArxError
 from arx_verifier.journal import audience_of
 
 LATE_LEASES: Final = 10  # a paused process or a broken network is back within these
+RATES_MS: Final = 4 * 60_000  # whole minutes are kept: 4 to 5 minutes are added up
 MAX_SERVICES: Final = 1000  # that are looked for among the verifiers
 _Result = TypeVar("_Result")
 
@@ -40,6 +42,14 @@ class StoreShown(msgspec.Struct, frozen=True, kw_only=True):
     incarnation: str | None
     lease_ms: int | None
     error: str | None
+
+
+class RatesShown(msgspec.Struct, frozen=True, kw_only=True):
+    """Decisions of the last minutes: how many were allowed and refused over how long, ms."""
+
+    allowed: int
+    refused: int
+    over_ms: int
 
 
 class LogShown(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,6 +84,7 @@ class StatusShown(RouteAnswer, frozen=True, kw_only=True):
     sessions: int | None
     tasks: int | None
     approvals_waiting: int | None
+    rates: RatesShown | None
     log: LogShown
     at_ms: int
 
@@ -110,6 +121,7 @@ def status_of(mint: MintContext) -> StatusShown:
         sessions=_or_none(mint.db.sessions.count_alive),
         tasks=_or_none(mint.db.tasks.count_alive),
         approvals_waiting=_or_none(mint.db.approvals.count_waiting),
+        rates=_or_none(lambda: _rates(mint)),
         log=LogShown(
             size=_or_none(mint.log.store.size),
             signed=publisher.size,
@@ -126,6 +138,13 @@ def _store(mint: MintContext) -> tuple[Header | None, Sequence[VerifierSeen], st
         return mint.store.header(), mint.store.verifiers(), None
     except ArxError as error:
         return None, (), str(error)
+
+
+def _rates(mint: MintContext) -> RatesShown:
+    now = now_ms()
+    with mint.log.store.reading() as c:
+        found = series(c, since_ms=now - RATES_MS)
+    return RatesShown(allowed=found.total.allow, refused=found.total.refused, over_ms=max(now - found.since_ms, 1))
 
 
 def _verifier(seen: VerifierSeen, header: Header) -> VerifierShown:
