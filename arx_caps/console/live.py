@@ -6,16 +6,18 @@ A viewer that reads too slowly loses its oldest events and is told how many.
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from typing import Any, Final, NamedTuple
 
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
 
-from arx_verifier.errors import ArxError
+from arx_verifier.errors import ArxError, GrantError
 
 HEARTBEAT_S: Final = 15.0  # a comment, so that proxies keep the connection and a dead one is noticed
 QUEUE: Final = 64  # events that wait for one viewer
+MOST: Final = 64  # streams of one operator
 CHECK_S: Final = 5.0  # how often a stream checks that its viewer may still see it
 _HEADERS: Final = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
@@ -115,6 +117,7 @@ class Live:
     def __init__(self) -> None:
         self._stopping: asyncio.Event | None = None
         self._broadcasts: dict[str, Broadcast] = {}
+        self._open = Counter[str]()
 
     def stop(self) -> None:
         """End every stream; called in the server's loop when it begins to stop."""
@@ -137,6 +140,7 @@ class Live:
 
     def answer(
         self,
+        viewer: str,
         broadcast: Broadcast,
         show: Callable[[Any, int], Sent | None],
         allowed: Callable[[], bool],
@@ -145,17 +149,27 @@ class Live:
         """Return the answer that streams a broadcast to one viewer.
 
         Args:
+            viewer: Who watches, for the bound of their streams.
             broadcast: The values.
             show: Returns the event for a value, or None to leave it out; it also gets the number of missed values.
             allowed: Whether the viewer may still see it; it runs in a thread every few seconds.
             first: Events to send at once, or a function that returns them once no later value can be missed.
+
+        Raises:
+            GrantError: ``rate_limited``: this viewer has too many streams.
         """
+        # Each stream holds a queue and asks the database every few seconds, for as long as a browser likes.
+        if self._open[viewer] >= MOST:
+            raise GrantError(f"at most {MOST} pages can be live at once: close some", code="rate_limited")
         return StreamingResponse(
-            self._events(broadcast, show, allowed, first), media_type="text/event-stream", headers=dict(_HEADERS)
+            self._events(viewer, broadcast, show, allowed, first),
+            media_type="text/event-stream",
+            headers=dict(_HEADERS),
         )
 
     async def _events(
         self,
+        viewer: str,
         broadcast: Broadcast,
         show: Callable[[Any, int], Sent | None],
         allowed: Callable[[], bool],
@@ -164,11 +178,11 @@ class Live:
         loop, stopping = asyncio.get_running_loop(), self.stopping
         said = checked = loop.time()
         yield ": open\n\n"
-        with broadcast.subscribe() as viewer:
+        with self._counted(viewer), broadcast.subscribe() as queue:
             for event in first() if callable(first) else first:
                 yield event.encode()
             while not stopping.is_set():
-                value = await _either(viewer.get(CHECK_S), stopping)
+                value = await _either(queue.get(CHECK_S), stopping)
                 now = loop.time()
                 if now - checked >= CHECK_S:
                     if not await run_in_threadpool(allowed):
@@ -176,7 +190,7 @@ class Live:
                         return
                     checked = now
                 if value is not None:
-                    missed, viewer.missed = viewer.missed, 0
+                    missed, queue.missed = queue.missed, 0
                     shown = show(value, missed)
                     if shown is not None:
                         said = now
@@ -184,6 +198,15 @@ class Live:
                 if now - said >= HEARTBEAT_S:
                     said = now
                     yield ": still here\n\n"
+
+    @contextlib.contextmanager
+    def _counted(self, viewer: str) -> Iterator[None]:
+        self._open[viewer] += 1
+        try:
+            yield
+        finally:
+            self._open[viewer] -= 1
+            self._open += Counter()  # without who has none
 
 
 async def _either(wait: Awaitable[Any], stopping: asyncio.Event) -> Any:

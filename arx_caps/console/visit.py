@@ -7,7 +7,7 @@ A page is a function that gets a ``Visit`` and returns a response; it runs in a 
 import contextlib
 import hmac
 import http
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, Literal, NamedTuple, TypeVar
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
-from arx_caps.console.live import Live
+from arx_caps.console.live import Broadcast, Live, Sent
 from arx_caps.console.menu import Entry, menu_for
 from arx_caps.console.render import render
 from arx_caps.mint.api.access_log import id_of, note
@@ -41,6 +41,7 @@ from arx_verifier.errors import ArxError, GrantError, RequestError, StoreError, 
 from arx_verifier.token import wire
 
 MAX_FORM_BYTES: Final = 256 * 1024  # a policy is the largest text that is typed or pasted
+MAX_OPEN_FORM_BYTES: Final = 8 * 1024  # of who is not signed in
 MAX_QUERY_CHARS: Final = 4000
 SIGN_IN: Final = "/console/sign-in"
 COOKIE: Final = "arx-console"
@@ -228,6 +229,20 @@ class Visit:
         path = self.request.url.path
         return f"{path}?{urlencode(query)}" if query else path
 
+    def stream(
+        self,
+        broadcast: Broadcast,
+        show: Callable[[Any, int], Sent | None],
+        first: tuple[Sent, ...] | Callable[[], Iterable[Sent]] = (),
+    ) -> Response:
+        """Return the answer that streams a broadcast to this operator, as ``Live.answer`` does.
+
+        Raises:
+            GrantError: ``rate_limited``: the operator has too many open pages.
+        """
+        _ = self.actions  # read here, in a thread: what a stream shows must not ask the database in the server's loop
+        return self.live.answer(self.operator.operator, broadcast, show, self.still, first)
+
     @property
     def theme(self) -> str:
         """The theme that the browser's user chose; empty for that of the system."""
@@ -279,13 +294,13 @@ async def answer_page(pages: Mapping[str, Page], request: Request) -> Response:
     """
     page = pages["GET" if request.method == "HEAD" else request.method]
     note(request, route=page.path, caller="console")
-    raw = bytearray()
+    raw, longest = bytearray(), MAX_FORM_BYTES if _secret_of(request) else MAX_OPEN_FORM_BYTES
     try:
         request.app.state.mint.limits.require_address(peer_of(request.app.state.mint, request))
         async for chunk in request.stream():
             raw += chunk
-            if len(raw) > MAX_FORM_BYTES:
-                raise RequestError(f"form too large: expected at most {MAX_FORM_BYTES} bytes", code="too_large")
+            if len(raw) > longest:
+                raise RequestError(f"form too large: expected at most {longest} bytes", code="too_large")
     except ClientDisconnect:
         return Response(status_code=400)
     except ArxError as error:
@@ -298,25 +313,28 @@ def _answer(page: Page, request: Request, raw: bytes) -> Response:
     visit = Visit(request, {}, {}, None, secret)
     try:
         query = _read(request.url.query, MAX_QUERY_CHARS)
-        form = _read(raw.decode("ascii", "strict"), MAX_FORM_BYTES) if raw else {}
         session = find_console_session(mint, secret) if secret else None
-        visit = Visit(request, query, form, session, secret)
-        if page.method == "POST":
-            _require_own_page(visit)
+        visit = Visit(request, query, {}, session, secret)
         if not page.open and session is None:
             if _is_led_here(visit):
                 return visit.go_on(visit.link())
+            mint.limits.count_unproven(visit.peer)
             if secret or page.method == "POST":
                 note(request, code="missing_token")
-            else:
-                mint.limits.count_unproven(visit.peer)
             # A form is typed again after the sign-in: a POST cannot be repeated by a redirect.
             next_page = visit.link() if page.method == "GET" else ""
             return visit.redirect(SIGN_IN, **({"next": next_page} if next_page else {}))
+        # Parsed only now: a stranger must not make the mint work on a long form.
+        longest = MAX_FORM_BYTES if session is not None else MAX_OPEN_FORM_BYTES
+        visit.form = _read(raw.decode("ascii", "strict"), longest) if raw else {}
+        if page.method == "POST":
+            _require_own_page(visit)
         return page.answer(visit)
     except SignInAgainError:
         return _ask_again(visit)
     except ArxError as error:
+        if visit.session is None and isinstance(error, GrantError | RequestError):
+            mint.limits.count_unproven(visit.peer)  # an outage is not the caller's fault
         return show_error(visit, error)
     except UnicodeDecodeError:
         return show_error(visit, RequestError("the form is malformed"))

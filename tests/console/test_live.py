@@ -9,7 +9,7 @@ from sqlalchemy import update
 
 from arx_caps.console.live import QUEUE, Broadcast, Live, Sent, Subscription
 from arx_caps.mint.db.tables import CONSOLE_SESSIONS
-from arx_caps.mint.identity.console_session import IDLE_MS, digest_of, find_console_session
+from arx_caps.mint.identity.console_session import digest_of, find_console_session
 from arx_verifier.errors import StoreError
 from arx_verifier.token import wire
 from tests.console.harness import sign_in
@@ -18,7 +18,7 @@ from tests.mint.harness import Harness, now_ms
 
 async def read(live: Live, broadcast: Broadcast, wanted: int, allowed: bool = True) -> list[str]:
     """Return so many events of a stream, or all until it ends."""
-    answer = live.answer(broadcast, lambda value, _: Sent(str(value)), lambda: allowed)
+    answer = live.answer("ada", broadcast, lambda value, _: Sent(str(value)), lambda: allowed)
     found: list[str] = []
     async for chunk in answer.body_iterator:
         found += [str(chunk)] if not str(chunk).startswith(":") else []
@@ -86,8 +86,9 @@ def test_a_page_that_is_left_open_keeps_nobody_signed_in(unit: Harness) -> None:
     """A stream looks at the session without using it; a page uses it."""
     browser = sign_in(unit)
     secret = wire.bytes_of(browser.client.cookies["arx-console"])
+    idle_ms = unit.realm.console.idle_ms
     with unit.mint.db.write() as c:
-        past = {"used_at": now_ms() - IDLE_MS // 2, "until": now_ms() + IDLE_MS // 2}
+        past = {"used_at": now_ms() - idle_ms // 2, "until": now_ms() + idle_ms // 2}
         c.execute(update(CONSOLE_SESSIONS).values(**past))
 
     def until() -> int:

@@ -60,7 +60,7 @@ def stream_inbox(visit: Visit) -> Response:
         changed, last[0] = key != last[0], key
         return Sent(html) if changed else None
 
-    return visit.live.answer(visit.live.broadcast("approvals", waiting, EVERY_S), show, visit.still)
+    return visit.stream(visit.live.broadcast("approvals", waiting, EVERY_S), show)
 
 
 def show_one(visit: Visit) -> Response:

@@ -174,7 +174,7 @@ def stream_decisions(visit: Visit) -> Response:
         return [sent for batch in (*batches, *feed.recent) if (sent := viewer.show(batch)) is not None]
 
     broadcast = visit.live.broadcast("decisions", feed.read, EVERY_S)
-    return visit.live.answer(broadcast, lambda batch, _: viewer.show(batch), visit.still, first)
+    return visit.stream(broadcast, lambda batch, _: viewer.show(batch), first)
 
 
 def _feed_of(visit: Visit) -> Feed:

@@ -206,7 +206,7 @@ def stream_kill(visit: Visit) -> Response:
         return Sent(visit.fragment("kill_parts.html", kill=kill, seen=seen))
 
     first = Sent(visit.fragment("kill_parts.html", kill=kill, seen=kill.confirmations))
-    return visit.live.answer(broadcast, show, visit.still, (first,))
+    return visit.stream(broadcast, show, (first,))
 
 
 def show_frozen(visit: Visit) -> Response:

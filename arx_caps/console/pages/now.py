@@ -29,10 +29,9 @@ def stream_now(visit: Visit) -> Response:
     visit.call(show_status)
     mint = visit.mint
     broadcast = visit.live.broadcast("now", lambda: [status_of(mint)], EVERY_S)
-    return visit.live.answer(
+    return visit.stream(
         broadcast,
         lambda status, _: Sent(visit.fragment("now_parts.html", **_values(status))),
-        visit.still,
     )
 
 

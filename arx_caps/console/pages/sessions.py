@@ -59,10 +59,9 @@ def stream_list(visit: Visit) -> Response:
     broadcast = visit.live.broadcast(
         f"{HOME}?{urlencode(sorted(query.items()))}", lambda: [sessions_of(mint, typed)], EVERY_S
     )
-    return visit.live.answer(
+    return visit.stream(
         broadcast,
         lambda found, _: Sent(visit.fragment("sessions_rows.html", filters=query, after=None, **rows_of(found))),
-        visit.still,
     )
 
 
@@ -101,7 +100,7 @@ def stream_one(visit: Visit) -> Response:
         last[0] = state
         return Sent(visit.fragment("session_live.html", **_tree_values(visit, *seen)))
 
-    return visit.live.answer(broadcast, show, visit.still)
+    return visit.stream(broadcast, show)
 
 
 def _look(mint: MintContext, session: str) -> list[tuple[SessionShown, SessionTree]]:

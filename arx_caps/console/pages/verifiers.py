@@ -62,7 +62,7 @@ def stream_verifiers(visit: Visit) -> Response:
         rows = _rows(services.services, status, all_shown=not services.next)
         return Sent(visit.fragment("verifiers_list.html", rows=rows, status=status))
 
-    return visit.live.answer(visit.live.broadcast("now", lambda: [status_of(mint)], EVERY_S), show, visit.still)
+    return visit.stream(visit.live.broadcast("now", lambda: [status_of(mint)], EVERY_S), show)
 
 
 def _rows(services: list[ServiceShown], status: StatusShown, *, all_shown: bool) -> list[ServiceRow]:
