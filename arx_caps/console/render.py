@@ -79,6 +79,11 @@ def exact(value: Any) -> str:
     return json.dumps(value, ensure_ascii=True)
 
 
+def in_ascii(text: str) -> str:
+    """Return a name in ASCII: as ``exact``, without the quotes."""
+    return json.dumps(text, ensure_ascii=True)[1:-1]
+
+
 def badge(word: str, tone: str | None = None) -> Markup:
     """Return a state as a badge: its word, and the colour of its tone (``ok``, ``warn``, ``bad`` or ``quiet``)."""
     return Markup('<span class="badge {}">{}</span>').format(tone or _TONES.get(word, "quiet"), word)
@@ -120,6 +125,7 @@ _ENVIRONMENT.filters |= {
     "id": short_id,
     "short": short,
     "exact": exact,
+    "in_ascii": in_ascii,
     "badge": badge,
     "number": number,
     "span": span,

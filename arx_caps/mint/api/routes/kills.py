@@ -15,7 +15,7 @@ from arx_caps.mint.context import MintContext
 from arx_caps.mint.db.repositories.epoch import FREEZES_ORDER
 from arx_caps.mint.db.repositories.kills import KILLS_ORDER, targets_of
 from arx_caps.mint.db.tables import FREEZES, KILLS
-from arx_caps.mint.policy.roles import rules_of
+from arx_caps.mint.identity.operator_role import role_of
 from arx_caps.mint.revocation.freezes import ended_of
 from arx_caps.mint.revocation.revoker import Op
 from arx_caps.mint.tasks import preview
@@ -233,9 +233,7 @@ def preview_kill(call: RouteCall) -> KillPreview:
 
 def _may_read_agents(call: RouteCall) -> bool:
     row = call.mint.db.operators.find(call.authenticated.name)
-    return row is not None and any(
-        matches_tool(rule.tool, "arx.agents.read") for rule in rules_of(row["role"], row["rules"])
-    )
+    return row is not None and any(matches_tool(rule.tool, "arx.agents.read") for rule in role_of(call.mint, row).rules)
 
 
 def list_freezes(call: RouteCall) -> Freezes:
