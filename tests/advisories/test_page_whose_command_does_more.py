@@ -18,7 +18,7 @@ PAGES = (
     "approvals?state=all&template={}",
     "decisions?session={}",
     "search?session={}",
-    "kill?targets={}",
+    "kill?target={}",
 )
 
 

@@ -54,8 +54,8 @@ def test_a_session_shows_tree_and_timeline(unit: Harness) -> None:
     link = next(node["ref"] for node in work.tree() if node["kind"] == "link")
     for shown in ("<svg", "every tool but orders.get", "allow ×5", "tool_not_allowed", f"node={link}", "task lookup"):
         assert shown in text, shown
-    assert f"/console/kill?what=kill&amp;targets=session%3A{work.session['id']}" in text
-    assert f"targets=link%3A{link}" in page(browser, f"{home}?node={link}&zoom=decisions&outcome=deny")
+    assert f"/console/kill?what=kill&amp;target=session%3A{work.session['id']}" in text
+    assert f"target=link%3A{link}" in page(browser, f"{home}?node={link}&zoom=decisions&outcome=deny")
     assert "session.opened" in page(browser, f"{home}?zoom=all")
     assert "allow ×5" not in page(browser, f"{home}?zoom=decisions")
     assert page(browser, f"{home}?node=unknown&zoom=unknown&before=nonsense", 400)
@@ -129,7 +129,7 @@ def test_an_agent_shows_its_keys_and_sessions(unit: Harness) -> None:
     _, session = unit.open_session(key)
     browser = sign_in(unit)
     text = page(browser, "/console/agents/acme/support/one")
-    for shown in ("ada", "answers", key.key.public.kid[:8], session["id"], "targets=agent%3Aacme%2Fsupport%2Fone"):
+    for shown in ("ada", "answers", key.key.public.kid[:8], session["id"], "target=agent%3Aacme%2Fsupport%2Fone"):
         assert shown in text, shown
     unit.epochs.freeze("agent:acme/support/one")
     assert '<span class="badge bad">frozen</span>' in page(browser, "/console/agents/acme/support/one")
