@@ -9,6 +9,7 @@ import pytest
 
 from arx_caps.audit.query import Question
 from arx_caps.audit.query.questions import records
+from arx_caps.mint.db.events import Event
 from arx_caps.mint.runtime import MintRuntime
 from arx_caps.realm import Realm
 from arx_caps.revocation import RevocationStore
@@ -155,7 +156,8 @@ def test_a_laggard_is_named(live: Harness) -> None:
     assert "orders-1" in report["unreachable"]
     seen = settled(operator, report["seq"])["confirmations"]
     assert (seen["status"], seen["verifiers"], seen["confirmed"]) == ("partial", 2, 1)
-    assert (seen["unreachable"], seen["fenced_in_ms"]) == (["orders-1"], 0)
+    # Known to the mint that made the kill alone: no other process has recorded it.
+    assert (seen["unreachable"], seen["fenced_in_ms"], seen["durable"]) == (["orders-1"], 0, True)
     (event,) = confirmed_events(live, report["seq"])
     assert (event["confirmed"], event["verifiers"], event["unreachable"]) == (1, 2, ["orders-1"])
     # The wait is for the lease, and no longer than the keeper would take.
@@ -193,6 +195,8 @@ def test_two_mints_record_a_kill_once(live: Harness) -> None:
         for seq in seqs:
             settled(operator, seq)
             second.confirmations.settle_rest()
+            again = Event.of("targets.confirmed", "mint", seq=seq)
+            assert not second.db.kills.settle(seq, second.store.header().incarnation, {}, again)
             assert len(confirmed_events(live, seq)) == 1
     finally:
         second.close()
