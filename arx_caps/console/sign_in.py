@@ -148,6 +148,8 @@ def show_draft(visit: Visit) -> Response:
     draft = find_draft(visit.mint, visit.operator)
     if draft is None:
         return visit.redirect(HOME)
+    # The page has it now. Kept, it would be offered at the next sign-in as well, long after it was sent.
+    visit.mint.db.console_sessions.keep_draft(visit.operator.id, None)
     return visit.render("continue.html", title="Go on", path=draft[0], fields=[*draft[1].items()])
 
 
