@@ -236,7 +236,10 @@ def _kept_total(connection: Connection, question: Question) -> Total | None:
     start = connection.execute(select(STATE.c.counted)).scalar_one()
     for where, _ in _streams(connection, question, None, COUNTED_TO):
         count += connection.execute(select(func.count()).where(RECORD.c.idx >= start, *where)).scalar_one()
-    ends = [records(connection, question, limit=1), records(connection, question, after=-1, limit=1)]
+    # SQLite uses one lower bound of several, so this walk begins where the time does.
+    first = select(func.min(BATCH.c.idx)).where(BATCH.c.until_ms >= (question.since_ms or 0))
+    after = (connection.execute(first).scalar() or 0) - 1
+    ends = [records(connection, question, limit=1), records(connection, question, after=after, limit=1)]
     times = connection.execute(
         select(func.min(RECORD.c.at_ms), func.max(RECORD.c.at_ms)).where(
             RECORD.c.idx.in_([found.idx for page in ends for found in page])

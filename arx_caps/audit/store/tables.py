@@ -69,7 +69,7 @@ NODE: Final = Table(
     Column("last_ms", BigInteger, nullable=False),
     Index("log_node_by_ref", "kind", "ref"),
     Index("log_node_by_agent", "agent"),
-    Index("log_node_by_name", "name"),
+    Index("log_node_by_name", "name", "kind", "session"),  # answers in which sessions a name was delegated to
     Index("log_node_by_session", "session"),
     Index("log_node_by_subject", "subject"),
 )
