@@ -52,8 +52,16 @@ def test_a_session_shows_tree_and_timeline(unit: Harness) -> None:
     home = f"/console/sessions/{work.session['id']}"
     text = page(browser, home)
     link = next(node["ref"] for node in work.tree() if node["kind"] == "link")
-    for shown in ("<svg", "every tool but orders.get", "allow ×5", "tool_not_allowed", f"node={link}", "task lookup"):
+    for shown in (
+        "<svg",
+        "Removed: every tool but orders.get",
+        "allow ×5",
+        "tool_not_allowed",
+        f"node={link}",
+        "task lookup",
+    ):
         assert shown in text, shown
+    assert "removes every tool but orders.get" in page(browser, f"{home}?list=1")
     assert f"/console/kill?what=kill&amp;target=session%3A{work.session['id']}" in text
     assert f"target=link%3A{link}" in page(browser, f"{home}?node={link}&zoom=decisions&outcome=deny")
     assert "session.opened" in page(browser, f"{home}?zoom=all")
@@ -69,11 +77,17 @@ def test_what_holders_write_is_text(unit: Harness) -> None:
     send(unit, [decision(1, chain, tool=HOSTILE), decision(2, chain, "tool_not_allowed", HOSTILE)])
     browser = sign_in(unit)
     home = f"/console/sessions/{work.session['id']}"
-    for path in ("/console/sessions", home, f"{home}?zoom=all", f"/console/agents/{AGENT}", f"{home}?node={HOSTILE}"):
+    for path in (
+        "/console/sessions",
+        home,
+        f"{home}?zoom=all",
+        f"/console/agents/{AGENT}",
+        f"{home}?node={HOSTILE}&list=1",
+    ):
         text = page(browser, path)
         assert "<script>alert" not in text, path
         assert "<img src=x" not in text, path
-    assert page(browser, f"{home}?node={quote(HOSTILE)}").count("This delegation removed") == 1
+    assert page(browser, f"{home}?list=1&node={quote(HOSTILE)}").count("This delegation removed") == 1
 
 
 def test_unknown_sessions_and_agents_are_not_found(unit: Harness) -> None:
@@ -131,7 +145,35 @@ def test_an_agent_shows_its_keys_and_sessions(unit: Harness) -> None:
     text = page(browser, "/console/agents/acme/support/one")
     for shown in ("ada", "answers", key.key.public.kid[:8], session["id"], "target=agent%3Aacme%2Fsupport%2Fone"):
         assert shown in text, shown
+    unit.enrol("acme/support/idle")
+    assert "No session matches" in page(browser, "/console/agents/acme/support/idle")
     unit.epochs.freeze("agent:acme/support/one")
     assert '<span class="badge bad">frozen</span>' in page(browser, "/console/agents/acme/support/one")
     assert "acme/support/one" in page(browser, "/console/agents?under=acme/support")
     assert "No agent matches" in page(browser, "/console/agents?under=acme/none")
+
+
+@pytest.mark.parametrize("where", ["/console/sessions/live?state=open", "/console/sessions/{session}/live"])
+def test_lists_and_sessions_are_live(unit: Harness, where: str) -> None:
+    """A freeze shows on the open page, which is sent again."""
+    work = Work(unit)
+    work.call(work.task)
+    work.ship()
+    browser = sign_in(unit)
+    seen: list[bool] = []
+    event: list[str] = []
+    with browser.client.stream("GET", where.format(session=work.session["id"])) as answer:
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        for line in answer.iter_lines():
+            event.append(line)
+            if line:
+                continue
+            text, event = "".join(event), []
+            if not text.startswith("data: "):
+                continue
+            seen.append(">frozen<" in text if "{" in where else work.session["id"] not in text)
+            if len(seen) == 1:
+                unit.epochs.freeze(f"session:{work.session['id']}")
+            elif seen[-1]:
+                browser.client.app.router.routes[-1].app.state.live.stop()  # type: ignore[attr-defined]
+    assert (seen[0], seen[-1]) == (False, True)

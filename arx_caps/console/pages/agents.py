@@ -44,7 +44,7 @@ def show_one(visit: Visit) -> Response:
         title=f"Agent {agent.path}",
         command=f"arx agent show {agent.path}",
         agent=agent,
-        filters={"agent": agent.path},
+        filtered=True,
         after=None,
         may_read=bool(values),
         **values,

@@ -46,6 +46,7 @@ def show_list(visit: Visit) -> Response:
         filters=filters,
         states=STATES,
         after=visit.query.get("after"),
+        filtered=any(filters.values()),
         live=f"{HOME}/live?{urlencode(filters)}" if "after" not in visit.query else None,
         **rows_of(found),
     )
@@ -55,13 +56,14 @@ def stream_list(visit: Visit) -> Response:
     """Stream the first page of the sessions that match the filters."""
     query = _asked(visit)
     visit.call(list_sessions, query=query)
+    filtered = any(name in query for name in FILTERS)
     mint, typed = visit.mint, msgspec.convert(query, SessionsQuery, strict=False)
     broadcast = visit.live.broadcast(
         f"{HOME}?{urlencode(sorted(query.items()))}", lambda: [sessions_of(mint, typed)], EVERY_S
     )
     return visit.stream(
         broadcast,
-        lambda found, _: Sent(visit.fragment("sessions_rows.html", filters=query, after=None, **rows_of(found))),
+        lambda found, _: Sent(visit.fragment("sessions_rows.html", filtered=filtered, after=None, **rows_of(found))),
     )
 
 
@@ -128,13 +130,17 @@ def _tree_values(visit: Visit, session: SessionShown, tree: SessionTree | None) 
     nodes = tree.nodes if tree is not None else []
     selected = _selected(visit, nodes)
     home = f"{HOME}/{session.id}"
+    kept = {"list": "1"} if "list" in visit.query else {}
     return {
         "session": session,
         "tree": tree,
-        "drawing": draw(nodes, lambda place: f"{home}?{urlencode({'node': nodes[place].ref})}#holder", selected),
+        "drawing": draw(nodes, lambda place: f"{home}?{urlencode(kept | {'node': nodes[place].ref})}#holder", selected),
         "branches": _branches(nodes),
         "names": [name_of(node) for node in nodes],
         "home": home,
+        # Whether the list is open, and the holder: links and the stream keep both.
+        "kept": kept,
+        "opened": {"node": nodes[selected].ref} if selected is not None else {},
         "selected": selected,
         "allowed": sum(node.allowed for node in nodes),
         "denied": sum(node.denied for node in nodes),

@@ -11,6 +11,11 @@ PAGES: Final[Mapping[str, Callable[[Mapping[str, Any]], str]]] = {
     "top": lambda facts: "/console/top?since=24h",
     "search": lambda facts: "/console/search?reason=deny&since=30d",
     "check": lambda facts: "/console/search/check",
+    "sessions": lambda facts: "/console/sessions",
+    "session": lambda facts: f"/console/sessions/{facts['tree_small']}",
+    "session-denied": lambda facts: f"/console/sessions/{facts['tree_large']}?outcome=deny&zoom=decisions",
+    "agents": lambda facts: "/console/agents",
+    "agent": lambda facts: "/console/agents/acme/support/triage",
     "approvals": lambda facts: "/console/approvals",
     "approval": lambda facts: f"/console/approvals/{facts['half']}",
 }
