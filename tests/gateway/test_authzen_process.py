@@ -301,11 +301,11 @@ def test_it_is_checked_measured_and_read_again(world: AuthZenWorld) -> None:
     [row] = world.arx("gateway", "--check", "gateway.toml")["deciders"]
     assert (row["name"], row["kind"], row["target"]) == ("pdp", "authzen", f"127.0.0.1:{world.pdp}")
     assert row["routes"]["read record"] == "billing.read"
+    asked, other = world.with_credential(READ_IT), SECRET[::-1]
+    assert world.post(ONE, asked, other).status_code == 401
     metrics = httpx.get(f"http://127.0.0.1:{world.billing}/metrics").text
     assert 'arx_gateway_ready{upstream="pdp"} 1.0' in metrics
     assert 'arx_gateway_answers_total{status="401",upstream="pdp"}' in metrics
-    asked, other = world.with_credential(READ_IT), SECRET[::-1]
-    assert world.post(ONE, asked, other).status_code == 401
     world.keep(other)
     os.kill(world.pid, signal.SIGHUP)
     until(lambda: world.post(ONE, asked, other).status_code == 200)
