@@ -204,7 +204,7 @@ def test_a_no_and_what_is_taken_back(up: Live, here: Path, task: Path, payments:
     denied, given = ask(up, here, task), ask(up, here, task)
     no = ok(up, "approval", "deny", denied["id"], "--why", "no receipt", "--operator-key", here / "ada.key")["approval"]
     assert (no["state"], no["denied_by"], no["answer_why"]) == ("denied", "ada", "no receipt")
-    wait = ("--session", here / "session", "--timeout", "20s")
+    wait = ("--session", here / "session", "--timeout", "60s")
     exit_code, told, said = run(up, "approval", "wait", denied["id"], *wait)
     assert (exit_code, told["code"], "no receipt" in said) == (exit_codes.DENIED, "approval_denied", True)
     assert "waiting for operators" not in said

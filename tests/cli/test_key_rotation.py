@@ -95,7 +95,7 @@ class Load:
 
     def _run(self) -> None:
         first = self._session.start_task("lookup", order_id="o-1001")
-        with httpx.Client() as client:
+        with httpx.Client(timeout=60) as client:
             while not self._stop.is_set() and not self.failed:
                 fresh = self._session.start_task("lookup", order_id="o-1001")
                 identifier = Macaroon.parse(fresh.tokens["orders"]).unverified_identifier

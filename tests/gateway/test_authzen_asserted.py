@@ -91,7 +91,7 @@ def test_batch(world: AssertedWorld) -> None:
 
 def test_discovery(world: AssertedWorld) -> None:
     """The identifier is the base, and each endpoint has https (6.5)."""
-    answer = httpx.get(f"http://127.0.0.1:{world.pdp}/.well-known/authzen-configuration")
+    answer = httpx.get(f"http://127.0.0.1:{world.pdp}/.well-known/authzen-configuration", timeout=30)
     assert (answer.status_code, answer.headers["content-type"]) == (200, "application/json")
     about = answer.json()
     assert about["policy_decision_point"] == "https://pdp.example"

@@ -234,10 +234,10 @@ def check_errors_and_headers(world: AuthZenWorld) -> None:
     headers = {"Authorization": f"Bearer {SECRET}"}
     url = f"http://127.0.0.1:{world.pdp}{ONE}"
     for kind, content in (("text/plain", json.dumps(READ_IT)), ("application/json", "{"), ("application/json", "")):
-        assert httpx.post(url, content=content, headers=headers | {"Content-Type": kind}).status_code == 400
+        assert httpx.post(url, content=content, headers=headers | {"Content-Type": kind}, timeout=30).status_code == 400
     answer = world.post(ONE, world.with_credential(READ_IT), **{"X-Request-ID": "bfe9eb29"})
     assert (answer.status_code, answer.headers["x-request-id"]) == (200, "bfe9eb29")
-    assert httpx.post(url, json=READ_IT).status_code == 401
+    assert httpx.post(url, json=READ_IT, timeout=30).status_code == 401
 
 
 def test_basic_errors_and_headers(world: AuthZenWorld) -> None:
@@ -258,7 +258,7 @@ def test_batch_decisions(world: AuthZenWorld) -> None:
 
 def test_discovery(world: AuthZenWorld) -> None:
     """The URL of the table is the identifier, and all of it is below it."""
-    answer = httpx.get(f"http://127.0.0.1:{world.pdp}/.well-known/authzen-configuration")
+    answer = httpx.get(f"http://127.0.0.1:{world.pdp}/.well-known/authzen-configuration", timeout=30)
     assert (answer.status_code, answer.headers["content-type"]) == (200, "application/json")
     assert answer.json() == {
         "policy_decision_point": "https://pdp.example",
@@ -303,7 +303,7 @@ def test_it_is_checked_measured_and_read_again(world: AuthZenWorld) -> None:
     assert row["routes"]["read record"] == "billing.read"
     asked, other = world.with_credential(READ_IT), SECRET[::-1]
     assert world.post(ONE, asked, other).status_code == 401
-    metrics = httpx.get(f"http://127.0.0.1:{world.billing}/metrics").text
+    metrics = httpx.get(f"http://127.0.0.1:{world.billing}/metrics", timeout=30).text
     assert 'arx_gateway_ready{upstream="pdp"} 1.0' in metrics
     assert 'arx_gateway_answers_total{status="401",upstream="pdp"}' in metrics
     world.keep(other)

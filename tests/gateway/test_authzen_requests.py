@@ -166,6 +166,6 @@ def test_a_request_ends_with_the_credential_that_it_was_made_with(world: Request
 
 def test_discovery(world: RequestWorld) -> None:
     """The metadata name the endpoint and the capability."""
-    about = httpx.get(f"http://127.0.0.1:{world.pdp}/.well-known/authzen-configuration").json()
+    about = httpx.get(f"http://127.0.0.1:{world.pdp}/.well-known/authzen-configuration", timeout=30).json()
     assert about["access_request_endpoint"] == f"https://pdp.example{REQUESTS}"
     assert about["capabilities"] == ["urn:openid:authzen:capability:access-request"]

@@ -268,7 +268,7 @@ def test_no_text_has_a_secret(world: World) -> None:
         until(lambda: "reloaded" in world.log())
         world.call(task, "tools", "good")
         for path in ("metrics", "readyz", "healthz", "other"):
-            world.seen.append(httpx.get(f"http://127.0.0.1:{world.ports['plain']}/{path}").text)
+            world.seen.append(httpx.get(f"http://127.0.0.1:{world.ports['plain']}/{path}", timeout=30).text)
     assert process.returncode == 0
     assert world.log().count("is closed") >= len(AUDIENCES)
     texts = {"log": world.log(), **{f"answer {at}": text for at, text in enumerate(world.seen)}}

@@ -81,14 +81,14 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 def challenge_of(world: DeciderWorld) -> str:
     headers = {"x-forwarded-method": "GET", "x-forwarded-uri": "/orders/o-1"}
-    return httpx.get(world.url("shop"), headers=headers).headers["www-authenticate"]
+    return httpx.get(world.url("shop"), headers=headers, timeout=30).headers["www-authenticate"]
 
 
 def test_a_stock_client_passes_a_proxy_with_an_access_token(world: DeciderWorld) -> None:
     """It learns from the challenge where to get one; a kill ends it, and records have the assurance of a handle."""
     found = re.search('resource_metadata="([^"]*)"', challenge_of(world))
     assert found is not None
-    about = httpx.get(found[1]).json()
+    about = httpx.get(found[1], timeout=30).json()
     assert about["resource"] == f"http://127.0.0.1:{world.billing}/shop"
     upload = world.token_for(world.client_of("upload"), about, "upload")
     assert world.ask(upload, "POST", "/files/a").status_code == 200
@@ -116,7 +116,7 @@ def test_a_stock_client_of_mcp_passes_agentgateway_with_an_access_token(world: D
     """A call by its arguments, a list by its reference; a kill ends both."""
     asker = Site.__new__(Site)
     asker.port = world.tools
-    about = httpx.get(f"http://127.0.0.1:{world.orders}/.well-known/oauth-protected-resource/tools").json()
+    about = httpx.get(f"http://127.0.0.1:{world.orders}/.well-known/oauth-protected-resource/tools", timeout=30).json()
     token = world.token_for(world.client_of("refund"), about)
     headers = [{"key": "authorization", "value": f"Bearer {token}".encode()}]
     for order, result in (("o-1", "pass"), ("o-2", "error")):
@@ -137,16 +137,16 @@ def test_a_bound_token_is_proven_for_the_url_that_the_client_asked(world: Decide
     prover, mint = Prover(), f"http://127.0.0.1:{world.mint}/oauth/token"
     form = {"grant_type": "client_credentials", "resource": f"http://127.0.0.1:{world.billing}/shop"}
     headers = {"dpop": prover.proof("POST", mint)}
-    issued = httpx.post(mint, data=form, auth=world.client_of("refund"), headers=headers).json()
+    issued = httpx.post(mint, data=form, auth=world.client_of("refund"), headers=headers, timeout=30).json()
     asked = {"x-forwarded-method": "GET", "x-forwarded-uri": "/orders/o-1?limit=5"}
 
     def ask(url: str) -> dict[str, str]:
         return asked | prover.headers("GET", url, issued["access_token"])
 
     proven = ask(f"http://127.0.0.1:{world.billing}/orders/o-1")
-    assert httpx.get(world.url("shop"), headers=proven).status_code == 200
+    assert httpx.get(world.url("shop"), headers=proven, timeout=30).status_code == 200
     for headers, reason in ((proven, "replayed"), (ask(world.url("shop")), "proof_invalid")):
-        answer = httpx.get(world.url("shop"), headers=headers)
+        answer = httpx.get(world.url("shop"), headers=headers, timeout=30)
         assert (answer.status_code, answer.headers["x-arx-reason"]) == (401, reason)
         assert answer.headers["www-authenticate"].startswith("DPoP ")
 
@@ -154,11 +154,11 @@ def test_a_bound_token_is_proven_for_the_url_that_the_client_asked(world: Decide
 def test_the_address_of_a_decider_is_for_questions_alone(world: DeciderWorld) -> None:
     """A 200 there lets a request pass: nothing else is served."""
     for path in ("/healthz", "/metrics", "/.well-known/oauth-protected-resource/shop", "/billing/orders/o-1"):
-        assert httpx.get(f"http://127.0.0.1:{world.shop}{path}").status_code == 400
+        assert httpx.get(f"http://127.0.0.1:{world.shop}{path}", timeout=30).status_code == 400
     own = f"http://127.0.0.1:{world.billing}"
-    assert httpx.get(f"{own}/shop").status_code == 404
-    assert httpx.get(f"{own}/readyz").status_code == 200
-    assert 'arx_gateway_ready{upstream="shop"} 1.0' in httpx.get(f"{own}/metrics").text
+    assert httpx.get(f"{own}/shop", timeout=30).status_code == 404
+    assert httpx.get(f"{own}/readyz", timeout=30).status_code == 200
+    assert 'arx_gateway_ready{upstream="shop"} 1.0' in httpx.get(f"{own}/metrics", timeout=30).text
 
 
 def test_a_check_prints_the_routes(world: DeciderWorld) -> None:

@@ -335,7 +335,7 @@ def mutate(folder: Path, kind: str, number: int, seed: int, parser: str) -> None
         bases = mcp_bases() if kind == "mcp" else http_bases()
         if kind == "mcp":
             for name, caller in ((b"s-mine", world.caller), (b"s-other", world.other)):
-                opened = httpx.post(url, json=OPENING, auth=caller)  # type: ignore[arg-type]
+                opened = httpx.post(url, json=OPENING, auth=caller, timeout=30)  # type: ignore[arg-type]
                 world.sessions[name] = opened.headers["mcp-session-id"].encode()
         assert sum(run(world, url, base, kind, embedded) for base in bases) >= 5  # unchanged ones arrive
         changes = EVERYWHERE if kind == "mcp" else (*EVERYWHERE, *OF_PATHS)

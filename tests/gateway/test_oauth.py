@@ -51,16 +51,16 @@ class OAuthWorld(World):
 
     def token(self, client: tuple[str, str], name: str, scope: str = "refund") -> str:
         """Return an access token of a client, as a stock client gets one: from the URL alone."""
-        challenge = httpx.get(self.url(name)).headers["www-authenticate"]
-        about = httpx.get(challenge.partition('resource_metadata="')[2].partition('"')[0]).json()
+        challenge = httpx.get(self.url(name), timeout=30).headers["www-authenticate"]
+        about = httpx.get(challenge.partition('resource_metadata="')[2].partition('"')[0], timeout=30).json()
         return self.token_for(client, about, scope)
 
     def token_for(self, client: tuple[str, str], about: dict[str, Any], scope: str = "refund") -> str:
         """Return an access token of a client for a resource, by the resource's metadata."""
         [issuer] = about["authorization_servers"]
-        found = httpx.get(f"{issuer}/.well-known/oauth-authorization-server").json()
+        found = httpx.get(f"{issuer}/.well-known/oauth-authorization-server", timeout=30).json()
         form = {"grant_type": "client_credentials", "scope": scope, "resource": about["resource"]}
-        answer = httpx.post(found["token_endpoint"], data=form, auth=client)
+        answer = httpx.post(found["token_endpoint"], data=form, auth=client, timeout=30)
         assert answer.status_code == 200, answer.text
         return str(answer.json()["access_token"])
 
