@@ -45,7 +45,9 @@ def main() -> None:
     files = [f"{HERE}/pictures.py"] if words[:1] == ["pictures"] else [f"{HERE}/appearance.py", f"{HERE}/journeys.py"]
     words = [word for word in words if word != "pictures"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(ROOT), str(BUILD / "packages")))}
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:benchmark", "-p", "no:xdist", *files, *words]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:benchmark", "-p", "no:xdist"]
+    # Not a conftest.py, which ``make test`` would load.
+    command += ["-p", "tests.console.browser.fixtures", *files, *words]
     sys.exit(subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode)
 
 

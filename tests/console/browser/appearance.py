@@ -6,7 +6,7 @@
 
 import pytest
 
-from tests.console.browser.conftest import Visitor
+from tests.console.browser.fixtures import Visitor
 from tests.console.browser.pages import PAGES
 from tests.console.browser.realm import DemoRealm
 from tests.console.browser.visit import OVERLAPS, SCROLLS, find_violations

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from playwright.sync_api import Browser, Route, expect
 
-from tests.console.browser.conftest import Visitor
+from tests.console.browser.fixtures import Visitor
 from tests.console.browser.realm import DemoRealm
 from tests.console.browser.visit import Visit
 

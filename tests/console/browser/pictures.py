@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from tests.console.browser.__main__ import BUILD
-from tests.console.browser.conftest import Visitor
+from tests.console.browser.fixtures import Visitor
 from tests.console.browser.pages import PAGES
 from tests.console.browser.realm import DemoRealm
 from tests.routes.environments import ROOT
