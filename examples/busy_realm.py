@@ -147,7 +147,8 @@ class BusyRealm:
             made[name] = session.id
         made |= self.approvals()
         self.change_policy()
-        made["frozen"], made["killed"] = self.freezes(), self.kills()
+        made["frozen"] = self.freezes()
+        made["killed"], made["kill"] = self.kills()
         self.realm.arx("key", "rotate")
         self.realm.arx("key", "create")  # the next one, which mints nothing yet
         self.realm.arx("agent", "deactivate", "acme/hr/onboarding", "--yes")
@@ -206,20 +207,20 @@ class BusyRealm:
         desk.call(task, "payments.list", order_id="o-1102")
         return night.id
 
-    def kills(self) -> str:
-        """Kill an agent that is at work, and a session."""
+    def kills(self) -> tuple[str, int]:
+        """Kill an agent that is at work, and a session; return the session and the number of the first kill."""
         desk = self.desk
         session = desk.open("acme/sales/outreach", "second autumn campaign")
         task = session.start_task("campaign", list="autumn-2")
         desk.call(task, "mail.send", to="ann.keller@customers.example", template="news")
-        self.realm.kill("agent:acme/sales/outreach", "mails to people who have not agreed")
+        kill = self.realm.kill("agent:acme/sales/outreach", "mails to people who have not agreed")
         desk.call(task, "mail.send", to="ben.okafor@customers.example", template="news")
         other = desk.open("acme/support/escalations", "refund for a customer who cannot be identified")
         task = other.start_task("refund", order_id="o-1200", amount=90)
         desk.call(task, "orders.get", order_id="o-1200")
         self.realm.kill(f"session:{other.id}", "the customer denies this order")
         desk.call(task, "orders.get", order_id="o-1200")
-        return other.id
+        return other.id, kill["seq"]
 
     def work(self) -> Iterator[threading.Thread]:
         """Start threads that work until ``desk.stop`` is set."""

@@ -13,12 +13,13 @@ from typing import Any, Final, NamedTuple, Protocol
 from markupsafe import Markup
 
 MAX_BOXES: Final = 150
-WIDTH, HEIGHT = 190, 44  # of a box, px
-COLUMN, ROW = 298, 56  # from box to box, px: the room between two columns has what an edge removed
+WIDTH, HEIGHT = 164, 44  # of a box, px
+COLUMN, ROW = 264, 56  # from box to box, px: the room between two columns has what an edge removed
+FIRST_COLUMN: Final = 196  # from an agent to its tasks: nothing is removed there
 _PAD: Final = 8
 _LABEL_CHARS: Final = 16  # of a line on an edge
 _MINUS: Final = "\u2212"
-_NAME_CHARS: Final = 24  # of a monospaced name in a box
+_NAME_CHARS: Final = 21  # of a monospaced name in a box
 _FEWER: Final[Mapping[str, str]] = {
     "allow": "tools",
     "aud": "services",
@@ -91,7 +92,7 @@ def lay_out(parents: Sequence[int | None], kept: Sequence[bool] | None = None) -
     while stack:
         node, above, depth, hidden = stack.pop()
         at = len(boxes)
-        boxes.append(Box(node, above, _PAD + depth * COLUMN, 0, hidden))
+        boxes.append(Box(node, above, _PAD + (FIRST_COLUMN + (depth - 1) * COLUMN if depth else 0), 0, hidden))
         children = below[node] if node is not None else []
         shown = [child for child in children if kept is None or kept[child]]
         others = [child for child in children if kept is not None and not kept[child]]
