@@ -21,7 +21,7 @@ PAGES: Final[Mapping[str, Callable[[Mapping[str, Any]], str]]] = {
     "approval": lambda facts: f"/console/approvals/{facts['half']}",
     "kills": lambda facts: "/console/kills",
     "kill": lambda facts: f"/console/kills/{facts['kill']}",
-    "kill-dialog": lambda facts: f"/console/kill?what=kill&targets=session:{facts['tree_large']}",
+    "kill-dialog": lambda facts: f"/console/kill?target=session:{facts['tree_large']}",
     "frozen": lambda facts: "/console/frozen",
     "verifiers": lambda facts: "/console/verifiers",
     "policy": lambda facts: "/console/policy",
