@@ -19,6 +19,7 @@ from arx_verifier.names import matches_tool
 
 MAX_PAGE: Final = 1_000
 COUNTED_TO: Final = 10_000  # records beyond this number are not counted one by one
+_TESTED: Final = 10_000  # records whose nodes are tested for a total; with more, it is a lower bound
 OUTCOMES: Final = {
     "event": EVENT,
     "allow": ALLOW,
@@ -29,6 +30,7 @@ OUTCOMES: Final = {
     "gap": GAP,
 }
 _WORTH: Final = 20_000  # up to this number, gathering and sorting the records of known nodes is the fastest way
+_WORTH_FILTERED: Final = 100_000  # the same, if they are filtered by more than nodes
 _TOOLS: Final = 1_000  # different tools that are matched with a pattern; with more, each record's tool is matched
 
 
@@ -88,10 +90,12 @@ def records(
     edge = RECORD.c.idx > after if rising else true() if before is None else RECORD.c.idx < before
     reached = held(connection, question)
     pages = []
-    for where, gathered in _streams(connection, question, reached, limit):
+    for where, tested, gathered in _streams(connection, question, reached, limit):
         # With + 0 the planner cannot use the index of the order, and walk the whole log in search of a few records.
         order = RECORD.c.idx + 0 if gathered else RECORD.c.idx
-        wanted = select(RECORD.c.idx).where(edge, *where).order_by(order if rising else order.desc()).limit(limit)
+        wanted = (
+            select(RECORD.c.idx).where(edge, *where, *tested).order_by(order if rising else order.desc()).limit(limit)
+        )
         query = _FOUND.where(RECORD.c.idx.in_(wanted.scalar_subquery()))
         query = query.order_by(RECORD.c.idx if rising else RECORD.c.idx.desc())
         pages.append([Found._make(row) for row in connection.execute(query)])
@@ -114,13 +118,19 @@ def total(connection: Connection, question: Question) -> Total:
         return _total_of_nodes(connection, reached)
     if not (pruned or question.of_nodes) and (kept := _kept_total(connection, question)) is not None:
         return kept
-    count, since, until = 0, list[int](), list[int]()
-    for where, _ in _streams(connection, question, reached, COUNTED_TO):
-        times = select(RECORD.c.at_ms).where(*where).limit(COUNTED_TO + 1).subquery().c
+    count, since, until, whole = 0, list[int](), list[int](), True
+    for found, tested, _ in _streams(connection, question, reached, COUNTED_TO):
+        where = found
+        if tested:
+            # A few records of many would be searched for in all of the log.
+            looked = select(RECORD.c.idx).where(*found).limit(_TESTED + 1)
+            whole &= connection.execute(select(func.count()).select_from(looked.subquery())).scalar_one() <= _TESTED
+            where = [RECORD.c.idx.in_(looked.scalar_subquery())]
+        times = select(RECORD.c.at_ms).where(*where, *tested).limit(COUNTED_TO + 1).subquery().c
         row = connection.execute(select(func.count(), func.min(times.at_ms), func.max(times.at_ms))).one()
         if row[0]:
             count, since, until = count + row[0], [*since, row[1]], [*until, row[2]]
-    exact = count <= COUNTED_TO
+    exact = whole and count <= COUNTED_TO
     return Total(min(count, COUNTED_TO), exact, min(since, default=None), max(until, default=None))
 
 
@@ -131,17 +141,22 @@ def size(connection: Connection) -> int:
 
 def _streams(
     connection: Connection, question: Question, reached: Held | None, limit: int
-) -> Iterator[tuple[list[ColumnElement[bool]], bool]]:
-    """Yield disjoint conditions that together select all records, and whether each is gathered by node."""
+) -> Iterator[tuple[list[ColumnElement[bool]], list[ColumnElement[bool]], bool]]:
+    """Yield disjoint conditions that together select all records.
+
+    With each come conditions on the record's node that no index helps with, and whether it is gathered by node.
+    """
     # Each condition can follow one index in its order.  So a question with several tools, or with a reason that counted
     # records may contain as well, has several.
-    within = list(_in_time(connection, question))
+    within, tested = list(_in_time(connection, question)), list[ColumnElement[bool]]()
     tools = None if question.tool is None else _tools(connection, question.tool)
     if question.tool is not None and tools is None:
         within.append(_of_tool(question.tool))
     reasons = _reasons(connection, question.reason)
     if reached is not None and reached.complete:
-        if _worth_gathering(connection, reached.records, limit):
+        # A walk for records of one outcome or time, too, may find none before it has seen the whole log.
+        filtered = question.of_records and reached.records <= _WORTH_FILTERED
+        if filtered or _worth_gathering(connection, reached.records, limit):
             more = [] if tools is None else [RECORD.c.tool.in_(tools)]
             yield (
                 [
@@ -150,15 +165,16 @@ def _streams(
                     *more,
                     *within,
                 ],
+                [],
                 True,
             )
             return
-        within.append(among(connection, RECORD.c.node + 0, reached.ids))
+        tested.append(among(connection, RECORD.c.node + 0, reached.ids))
     elif reached is not None:
-        within.append(exists().where(NODE.c.id == RECORD.c.node, reached.where))
+        tested.append(exists().where(NODE.c.id == RECORD.c.node, reached.where))
     for reason in reasons:
         for tool in [None] if tools is None else tools:
-            yield [*([] if tool is None else [RECORD.c.tool == tool]), *reason, *within], False
+            yield [*([] if tool is None else [RECORD.c.tool == tool]), *reason, *within], tested, False
 
 
 def _worth_gathering(connection: Connection, records: int, limit: int) -> bool:
@@ -201,7 +217,10 @@ def _in_time(connection: Connection, question: Question) -> Iterator[ColumnEleme
     # Indices rise with time only roughly, from batch to batch: the condition on them narrows the search, no more.
     if question.since_ms is not None:
         first = select(func.min(BATCH.c.idx)).where(BATCH.c.until_ms >= question.since_ms)
-        yield RECORD.c.idx >= (connection.execute(first).scalar() or 0)
+        begin = connection.execute(first).scalar()
+        if begin is None:  # all of the log is older: only what came with the last batch, or after it, can be newer
+            begin = connection.execute(select(func.max(BATCH.c.idx))).scalar()
+        yield RECORD.c.idx >= (begin or 0)
         yield RECORD.c.at_ms >= question.since_ms
     if question.until_ms is not None:
         last = select(func.max(BATCH.c.idx + BATCH.c.last - BATCH.c.first)).where(BATCH.c.since_ms < question.until_ms)
@@ -234,7 +253,7 @@ def _kept_total(connection: Connection, question: Question) -> Total | None:
     if count <= COUNTED_TO:  # counting so few takes no longer, and has their times
         return None
     start = connection.execute(select(STATE.c.counted)).scalar_one()
-    for where, _ in _streams(connection, question, None, COUNTED_TO):
+    for where, _, _ in _streams(connection, question, None, COUNTED_TO):
         count += connection.execute(select(func.count()).where(RECORD.c.idx >= start, *where)).scalar_one()
     # SQLite uses one lower bound of several, so this walk begins where the time does.
     first = select(func.min(BATCH.c.idx)).where(BATCH.c.until_ms >= (question.since_ms or 0))
