@@ -46,8 +46,9 @@ def main() -> None:
     words = [word for word in words if word != "pictures"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(ROOT), str(BUILD / "packages")))}
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:benchmark", "-p", "no:xdist"]
-    # Not a conftest.py, which ``make test`` would load.
-    command += ["-p", "tests.console.browser.fixtures", *files, *words]
+    # Not a conftest.py, which ``make test`` would load.  As a plugin it imports ``tests.servers`` before pytest does.
+    command += ["-p", "tests.console.browser.fixtures", "-W", "ignore::pytest.PytestAssertRewriteWarning"]
+    command += [*files, *words]
     sys.exit(subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode)
 
 

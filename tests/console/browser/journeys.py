@@ -1,14 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
 """What operators do in the console, in a browser, while agents are at work."""
 
+import json
+import re
+import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Event
+from typing import Any, Final
 
-from playwright.sync_api import Browser, Route, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
+from arx_caps.agent import Task
 from tests.console.browser.fixtures import Visitor
 from tests.console.browser.realm import DemoRealm
 from tests.console.browser.visit import Visit
+from tests.realm_folder import ARX
+
+# How the focused control shows that, and its words or the name of its field.
+FOCUSED: Final = """() => {
+  const one = document.activeElement;
+  return [getComputedStyle(one).outlineStyle, one.matches('textarea, input') ? one.name : one.textContent];
+}"""
 
 
 def answer_late(route: Route) -> None:
@@ -68,3 +82,179 @@ def test_without_javascript(visitor: Visitor, realm: DemoRealm) -> None:
     expect(page.locator("html")).to_have_attribute("data-theme", "dark")
     page.get_by_role("link", name="Approvals").click()
     expect(page.get_by_role("row").filter(has_text="payments.settle")).to_contain_text("1 of 2")
+
+
+def call_until_refused(realm: DemoRealm, task: Task, tool: str, args: dict[str, Any], begun: Event) -> str:
+    """Call a tool again and again, and return the code of the first refusal."""
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        code = realm.call(task, tool, **args)
+        begun.set()
+        if code != "ok":
+            return code
+    return "never refused"
+
+
+def test_a_kill_ends_an_agent_at_work(visitor: Visitor, realm: DemoRealm) -> None:
+    """From the session's page: reason, confirmations of every live verifier, and the agent's next call is refused."""
+    with realm.working("acme/research/market", "survey", "to be killed", topic="x") as (session, task):
+        begun = Event()
+        with ThreadPoolExecutor() as threads:
+            agent = threads.submit(call_until_refused, realm, task, "search.web", {"query": "kill"}, begun)
+            assert begun.wait(60)
+            page = visitor("grace").open(f"/console/sessions/{session.id}")
+            page.get_by_role("main").get_by_role("link", name="Kill session").click()
+            expect(page.get_by_label("Targets")).to_have_value(f"session:{session.id}")
+            page.get_by_label("Reason").fill("a journey ends it")
+            page.get_by_role("button", name="Kill now").click()
+            expect(page.get_by_role("status").first).to_contain_text("5 of 5 verifiers confirmed")
+            assert agent.result(60) == "revoked"
+        expect(page.get_by_role("main")).to_contain_text("a journey ends it")
+        kill = realm.arx("kills", "show", page.url.rpartition("/")[2])
+        assert "a journey ends it" in json.dumps(kill)
+
+
+def test_a_freeze_refuses_until_the_thaw(visitor: Visitor, realm: DemoRealm) -> None:
+    """The same token works again after the thaw; between, it stands in the list of what is frozen."""
+    with realm.working("acme/research/market", "survey", "to be frozen", topic="x") as (session, task):
+        assert realm.call(task, "search.web", query="before") == "ok"
+        page = visitor("grace").open(f"/console/freeze?target=session:{session.id}")
+        page.get_by_label("Reason").fill("is this ours?")
+        page.get_by_role("button", name="Freeze now").click()
+        expect(page.get_by_role("status").first).to_contain_text("5 of 5 verifiers confirmed")
+        assert realm.call(task, "search.web", query="frozen") == "frozen"
+        page.goto("/console/frozen")
+        row = page.get_by_role("row").filter(has_text=session.id)
+        expect(row).to_contain_text("is this ours?")
+        row.get_by_role("link", name="Thaw").click()
+        page.get_by_label("Reason").fill("it is")
+        page.get_by_role("button", name="Thaw now").click()
+        expect(page.get_by_role("status").first).to_contain_text("5 of 5 verifiers confirmed")
+        assert realm.call(task, "search.web", query="after") == "ok"
+
+
+def test_a_kill_without_javascript(visitor: Visitor, realm: DemoRealm) -> None:
+    """Plain forms: preview, kill, and the page of the kill, which is loaded again."""
+    with realm.working("acme/research/market", "survey", "no script", topic="x") as (session, task):
+        page = visitor("grace", java_script_enabled=False).open(f"/console/kill?target=session:{session.id}")
+        expect(page.get_by_role("main")).to_contain_text("Who must confirm")
+        page.get_by_label("Reason").fill("without scripts")
+        page.get_by_role("button", name="Kill now").click()
+        expect(page.get_by_role("heading", level=1)).to_contain_text("Kill")
+        deadline = time.monotonic() + 60
+        while "5 of 5" not in page.get_by_role("status").first.inner_text() and time.monotonic() < deadline:
+            page.reload()
+        expect(page.get_by_role("status").first).to_contain_text("5 of 5 verifiers confirmed")
+        assert realm.call(task, "search.web", query="after") == "revoked"
+
+
+def test_a_kill_by_keyboard(visitor: Visitor, realm: DemoRealm) -> None:
+    """Tab and Enter alone; each control shows that it has the focus."""
+    with realm.working("acme/research/market", "survey", "by keyboard", topic="x") as (session, task):
+        page = visitor("grace").open(f"/console/sessions/{session.id}")
+        tab_to(page, f"Kill session session:{session.id}")
+        page.keyboard.press("Enter")
+        expect(page.get_by_label("Targets")).to_have_value(f"session:{session.id}")
+        tab_to(page, "reason")
+        page.keyboard.type("by keyboard")
+        tab_to(page, "Kill now")
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("status").first).to_contain_text("5 of 5 verifiers confirmed")
+        assert realm.call(task, "search.web", query="after") == "revoked"
+
+
+def tab_to(page: Page, name: str) -> None:
+    """Go to a control by its words or its field's name, and require that each control on the way shows its focus."""
+    for _ in range(60):
+        page.keyboard.press("Tab")
+        shown, called = page.evaluate(FOCUSED)
+        assert shown != "none", f"{called} does not show its focus"
+        if " ".join(called.split()) == name:
+            return
+    raise AssertionError(f"{name} cannot be reached")
+
+
+def test_a_reader_sees_no_button(visitor: Visitor, realm: DemoRealm) -> None:
+    """A read-only operator may look, and a form that is sent all the same is refused."""
+    visit = visitor("nina")
+    visit.expected = "403"
+    for path in (
+        f"/console/sessions/{realm.facts['tree_small']}",
+        "/console/frozen",
+        "/console/kills",
+        "/console/policy",
+    ):
+        page = visit.open(path)
+        expect(page.get_by_role("heading", level=1)).to_be_visible()
+        for word in ("Kill", "Freeze", "Thaw", "Keep", "Remove"):
+            expect(page.get_by_role("main").get_by_role("button", name=re.compile(f"^{word}"))).to_have_count(0)
+            expect(page.get_by_role("main").get_by_role("link", name=re.compile(f"^{word}"))).to_have_count(0)
+    page = visit.open(f"/console/approvals/{realm.facts['half']}")
+    expect(page.get_by_role("button", name="Approve")).to_have_count(0)
+    token = page.locator("[name=token]").first.get_attribute("value") or ""
+    fields = {
+        "token": token,
+        "what": "kill",
+        "do": "go",
+        "form": "1",
+        "reason": "x",
+        "targets": "agent:acme/research/lead",
+    }
+    answer = page.request.post("/console/kill", form=fields, headers={"Origin": realm.mint})
+    assert (answer.status, "tool_not_allowed" in answer.text()) == (403, True)
+
+
+def test_decisions_come_by_themselves(visitor: Visitor, realm: DemoRealm) -> None:
+    """A refusal appears in the open list, and its page says which condition failed."""
+    page = visitor("nina").open("/console/decisions")
+    with realm.working("acme/research/market", "survey", "too long a query", topic="x") as (session, task):
+        assert realm.call(task, "search.web", query="q" * 130) == "argument_not_allowed"
+        row = page.get_by_role("row").filter(has_text=session.id[:8]).filter(has_text="search.web")
+        row.get_by_role("link").first.click()
+    expect(page.get_by_role("main")).to_contain_text("argument_not_allowed")
+    expect(page.get_by_role("row").filter(has_text="failed")).to_contain_text("query")
+
+
+def test_a_proof_is_verified_offline(visitor: Visitor, realm: DemoRealm, tmp_path: Path) -> None:
+    """The downloaded file holds with the log's key alone, and not when a byte of it is changed."""
+    page = visitor("nina").open("/console/decisions/20")
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Inclusion proof").click()
+    file = tmp_path / "proof"
+    download.value.save_as(file)
+    key = subprocess.run([*ARX, "audit", "key"], env=realm.environment, capture_output=True, text=True, check=True)
+    offline = {name: value for name, value in realm.environment.items() if name != "ARX_HOME"}
+    command = [*ARX, "audit", "verify", str(file), "--key", key.stdout.strip()]
+    done = subprocess.run(command, env=offline, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stdout.partition("\n")[0]) == (0, "HOLDS")
+    file.write_bytes(file.read_bytes().replace(b"acme", b"acmf").replace(b"index 20", b"index 21"))
+    done = subprocess.run(command, env=offline, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1, done.stdout
+
+
+def test_a_question_becomes_a_test(visitor: Visitor, realm: DemoRealm) -> None:
+    """The policy's answer with its reason, kept under a name; the command line runs it."""
+    page = visitor("ada").open("/console/policy/questions")
+    page.get_by_label("Agent").fill("acme/support/triage")
+    page.get_by_label("Task").fill("refund")
+    page.get_by_label("Parameters").fill("order_id=o-1\namount=500")
+    page.get_by_role("button", name="Ask").click()
+    expect(page.get_by_role("main")).to_contain_text("refused")
+    page.get_by_role("textbox", name="Name", exact=True).fill("no refund of 500")
+    page.get_by_role("button", name="Keep").click()
+    expect(page.get_by_role("row").filter(has_text="no refund of 500")).to_contain_text("passed")
+    assert "no refund of 500" in json.dumps(realm.arx("policy", "test", "run"))
+
+
+def test_many_rows_have_pages(visitor: Visitor, realm: DemoRealm) -> None:
+    """A thousand records: each page has its part, and the next one goes on where it ended."""
+    page = visitor("nina").open("/console/search?since=30d")
+    seen: list[str] = []
+    while True:
+        seen += page.locator("table tbody tr td:first-child").all_inner_texts()
+        older = page.get_by_role("link", name="Older")
+        if len(seen) >= 500 or not older.count():
+            break
+        older.click()
+        page.wait_for_load_state()
+    assert len(seen) == len(set(seen)) >= 500
