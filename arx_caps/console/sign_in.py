@@ -180,7 +180,6 @@ def show_link(visit: Visit) -> Response:
 
 def use(visit: Visit) -> Response:
     """Use a link, and sign the browser in."""
-    visit.mint.limits.count_unproven(visit.peer)
     _require_safe(visit)
     before = visit.session
     waits = before is not None and find_draft(visit.mint, before) is not None

@@ -13,7 +13,7 @@ def test_a_rule_judges_the_same_argument(desk: Desk) -> None:
     rule = {"tool": "arx.approvals.read", "args": {"limit": {"max": 100}}, "open": True}
     eve = desk.operator("eve", rules=[rule, {"tool": "arx.console.open"}])
     refused = eve.call("GET", "/v1/approvals", limit="50")
-    browser = sign_in(desk.harness, eve)
+    browser = sign_in(desk.harness, eve, lands=403)
     browser.get("/console/approvals")
     assert (refused.status_code, browser.status) == (403, 403)
 

@@ -55,12 +55,18 @@ def link_of(holder: Holder) -> str:
     return f"{parts.path}?{parts.query}"
 
 
-def sign_in(harness: Harness, operator: Holder | None = None) -> Browser:
-    """Return a browser in which an operator is signed in; the realm's first one by default."""
+def sign_in(harness: Harness, operator: Holder | None = None, *, lands: int = 200) -> Browser:
+    """Return a browser in which an operator is signed in; the realm's first one by default.
+
+    Args:
+        harness: The realm.
+        operator: The operator.
+        lands: The status of the first page that is then shown.
+    """
     browser, link = Browser(harness), link_of(operator or harness.operator())
     browser.get(link)
     browser.post("/console/open", link=parse_qs(urlsplit(link).query)["link"][0])
-    assert browser.status == 200, browser.page
+    assert browser.status == lands, browser.page
     return browser
 
 
