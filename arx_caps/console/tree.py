@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 MAX_BOXES: Final = 150
 WIDTH, HEIGHT = 164, 44  # of a box, px
-COLUMN, ROW = 264, 56  # from box to box, px: the room between two columns has what an edge removed
+COLUMN, ROW = 272, 56  # from box to box, px: the room between two columns has what an edge removed
 FIRST_COLUMN: Final = 196  # from an agent to its tasks: nothing is removed there
 _PAD: Final = 8
 _LABEL_CHARS: Final = 16  # of a line on an edge

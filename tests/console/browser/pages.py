@@ -27,4 +27,6 @@ PAGES: Final[Mapping[str, Callable[[Mapping[str, Any]], str]]] = {
     "policy": lambda facts: "/console/policy",
     "policy-questions": lambda facts: "/console/policy/questions",
     "keys": lambda facts: "/console/keys",
+    "notifications": lambda facts: "/console/notifications",
+    "sign-ins": lambda facts: "/console/sign-ins",
 }
