@@ -68,7 +68,7 @@ def test_no_address_of_the_own_network(unit: Harness, receiver: ReceiverProcess)
     receiver.got.clear()
     assert send(replace(unit.realm, webhook_hosts=(receiver.netloc,)), receiver.url()).error is None
     assert send(unit.realm, receiver.url()).error
-    assert len(receiver.got) == 1
+    assert len(receiver.wait(1)) == 1
 
 
 @pytest.mark.sqlite
