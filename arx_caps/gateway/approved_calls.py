@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
+from weakref import WeakValueDictionary
 
 from arx_caps.agent.approval import FIRST_PAUSE_S, LONGEST_PAUSE_S, SLOWER
 from arx_caps.agent.mint_client import MintClient
@@ -126,6 +127,7 @@ class ApprovedCalls:
         self._sealed, self._know, self._challenge, self._longest = SealedCalls(verifier.keys), know, challenge, longest
         self._held: Counter[str] = Counter()
         self._runs: dict[str, _Run] = {}
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def close(self) -> None:
         """End the running calls of tasks."""
@@ -383,23 +385,29 @@ class ApprovedCalls:
         Raises:
             ArxError: The mint does not answer.
         """
-        run = self._runs.get(call.approval)
-        try:
-            # Also for a call that was made: the mint says whether the access token is alive.
-            taken = None if run is None and not self._has_room(asked.caller) else await self._take(asked, call.approval)
-        except TokenError as error:
-            self._end(call.approval)
-            return _failed("failed", refusal_for_model(call.tool, error.code), error.code)
-        except GrantError as error:
-            if error.code == "not_found":
-                raise WireError(INVALID_PARAMS, "expected a task that this caller has begun") from None
-            if run is None:
-                status = "cancelled" if error.code == "approval_withdrawn" else "failed"
-                return _failed(status, error_for_model(call.tool, error), error.code)
-            taken = None
-        if taken is not None and taken.discharge is not None:
-            run = self._runs[call.approval] = _Run(asked.caller.principal, call)
-            run.task = asyncio.ensure_future(self._run(run, asked, taken, call))
+        # One question at a time for each call: of two at once, one takes what the call is made with, and the other
+        # would find it taken, as if another gateway had it.
+        turn = self._turns.setdefault(call.approval, asyncio.Lock())
+        async with turn:
+            run = self._runs.get(call.approval)
+            try:
+                # Also for a call that was made: the mint says whether the access token is alive.
+                taken = (
+                    None if run is None and not self._has_room(asked.caller) else await self._take(asked, call.approval)
+                )
+            except TokenError as error:
+                self._end(call.approval)
+                return _failed("failed", refusal_for_model(call.tool, error.code), error.code)
+            except GrantError as error:
+                if error.code == "not_found":
+                    raise WireError(INVALID_PARAMS, "expected a task that this caller has begun") from None
+                if run is None:
+                    status = "cancelled" if error.code == "approval_withdrawn" else "failed"
+                    return _failed(status, error_for_model(call.tool, error), error.code)
+                taken = None
+            if taken is not None and taken.discharge is not None:
+                run = self._runs[call.approval] = _Run(asked.caller.principal, call)
+                run.task = asyncio.ensure_future(self._run(run, asked, taken, call))
         if run is not None and run.is_cancelled:
             return _failed("cancelled", "The client has cancelled the call: it may have run.", "cancelled")
         if run is not None and run.answer is not None:

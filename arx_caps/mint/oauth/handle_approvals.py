@@ -107,7 +107,12 @@ def take_for_handle(mint: MintContext, unit: UnitOfWork, token: str, audience: s
         return Taken(row)
     bundle = bundle_of(mint, asked, session)
     # The id decides: of two gateways that take it at the same moment, one makes the call.
-    unit.spend(*_taken_id(row))
+    try:
+        unit.spend(*_taken_id(row))
+    except GrantError as error:
+        if error.code != "replayed":
+            raise
+        return Taken(row, taken=True)
     return Taken(row, bundle=bundle, discharge=discharge)
 
 
