@@ -64,7 +64,7 @@ _HEADERS: Final = {
 _OWN: Final = Path(__file__).parent / "static"
 # In a wheel, what is vendored stands beside the console's own files.
 _VENDORED: Final = Path(__file__).parents[2] / "vendor" / "htmx"
-STATIC: Final = ("console.css", "favicon.svg", "feed.js", "htmx.min.js", "hx-sse.min.js")
+STATIC: Final = ("console.css", "favicon.svg", "feed.js", "htmx.min.js", "hx-sse.min.js", "stale.js")
 
 
 def compose(app: Starlette, mint: MintRuntime) -> Callable[[], None]:

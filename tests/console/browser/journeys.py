@@ -2,7 +2,9 @@
 """What operators do in the console, in a browser, while agents are at work."""
 
 import json
+import os
 import re
+import signal
 import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -258,3 +260,33 @@ def test_many_rows_have_pages(visitor: Visitor, realm: DemoRealm) -> None:
         older.click()
         page.wait_for_load_state()
     assert len(seen) == len(set(seen)) >= 500
+
+
+def test_a_mint_that_restarts(visitor: Visitor, realm: DemoRealm) -> None:
+    """The page says that it is not live while the mint is away, and goes on by itself when it is back."""
+    visit = visitor()
+    visit.expected = r"ERR_|Failed to (load|fetch)|htmx"
+    page = visit.open("/console/now")
+    notice = page.locator("[data-stale]")
+    expect(page.locator(".figure").first).to_be_visible()
+    expect(notice).to_be_hidden()
+    os.kill(realm.process("arx_caps.console.serve"), signal.SIGKILL)
+    expect(notice).to_be_visible()
+    expect(notice).to_be_hidden()
+    card = page.locator(".card", has=page.get_by_role("heading", name="Audit log")).locator(".figure")
+    before = card.inner_text()
+    expect(card).not_to_have_text(before)
+
+
+def test_a_store_that_stands_still(visitor: Visitor, realm: DemoRealm) -> None:
+    """The page says that nothing is granted and why, and a kill says what holds; then the realm goes on."""
+    visit = visitor()
+    visit.expected = r"50[03]|ERR_|htmx"
+    page, store = visit.open("/console/now"), realm.process("valkey-server unixsocket")
+    os.kill(store, signal.SIGSTOP)
+    try:
+        expect(page.get_by_role("alert")).to_contain_text("grants nothing now")
+        expect(page.get_by_role("alert")).to_contain_text("store")
+    finally:
+        os.kill(store, signal.SIGCONT)
+    expect(page.get_by_text("This mint grants.")).to_be_visible()

@@ -44,6 +44,16 @@ class DemoRealm:
         """Return a link that signs an operator in, once."""
         return str(self.arx("console", "open", operator=operator)["url"])
 
+    def process(self, words: str) -> int:
+        """Return the pid of the realm's process whose command line has these words."""
+        found = [
+            int(entry.parent.name)
+            for entry in Path("/proc").glob("[0-9]*/cmdline")
+            if words in (line := _words_of(entry)) and str(self.facts["home"]) in line
+        ]
+        assert len(found) == 1, found
+        return found[0]
+
     def agent(self, path: str) -> Agent:
         """Return one of the enrolled agents."""
         return Agent.from_key_file(self.keys / f"{path.replace('/', '.')}.json")
@@ -61,6 +71,13 @@ class DemoRealm:
         with self.agent(path) as agent:
             session = agent.open_session(purpose=purpose)
             yield session, session.start_task(template, **params)
+
+
+def _words_of(entry: Path) -> str:
+    try:
+        return entry.read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
+    except OSError:  # it has ended
+        return ""
 
 
 @contextlib.contextmanager
