@@ -276,7 +276,7 @@ def without_mint(world: OAuthWorld) -> Iterator[None]:
     [mint] = [
         int(file.parent.name)
         for file in Path("/proc").glob("[0-9]*/cmdline")
-        if b"arx_caps.mint.server.serve" in (words := file.read_bytes().split(b"\0")) and shown in words
+        if b"arx_caps.console.serve" in (words := file.read_bytes().split(b"\0")) and shown in words
     ]
     supervisor = int(Path(f"/proc/{mint}/stat").read_text().rpartition(")")[2].split()[1])
     os.kill(supervisor, signal.SIGSTOP)

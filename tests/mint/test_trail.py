@@ -236,24 +236,6 @@ def test_a_person_is_erased_and_old_records_go_by_right_of_their_own(unit: Harne
         assert reads.call("POST", f"/v1/audit/{path}", body).status_code == 403
 
 
-def test_a_session_is_shown_with_who_was_handed_what(unit: Harness) -> None:
-    """An operator sees the tree of its decisions with their counts, the agent its own tasks alone."""
-    holder, session = unit.session()
-    operator, path = unit.operator(), f"/v1/sessions/{session['id']}"
-    assert operator.call("GET", path).json()["delegation"] == {"nodes": [], "complete": True}
-    told = [decision(1, facts(session["id"], "t-1", "acme/a")), decision(2, facts(session["id"], "t-1"), "revoked")]
-    take(unit, told, len(TOLD) + 1)
-    found = operator.call("GET", path).json()["delegation"]
-    assert found["complete"]
-    assert [(n["kind"], n["name"], n["parent"], n["allow"], n["deny"]) for n in found["nodes"]] == [
-        ("session", "acme/bot", None, 0, 0),
-        ("task", "acme/bot", 0, 0, 1),
-        ("link", "acme/a", 1, 1, 0),
-    ]
-    answer = holder.call("GET", path)
-    assert (answer.status_code, "delegation" in answer.json()) == (200, False)
-
-
 @pytest.mark.spec("LOG 3.1")
 def test_the_link_of_a_minted_token_means_its_task(unit: Harness) -> None:
     """Link 0 of a token made no delegation; asked by it, one gets what was done with the task that it was given for."""
