@@ -29,4 +29,5 @@ PAGES: Final[Mapping[str, Callable[[Mapping[str, Any]], str]]] = {
     "keys": lambda facts: "/console/keys",
     "notifications": lambda facts: "/console/notifications",
     "sign-ins": lambda facts: "/console/sign-ins",
+    "sign-in": lambda facts: "/console/sign-in?again=1",
 }
