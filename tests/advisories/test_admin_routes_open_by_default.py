@@ -46,6 +46,8 @@ def test_a_stranger_is_told_nothing_by_any_route(unit: Harness) -> None:
     before, known = unit.events(), unit.mint.db.agents.list()
     for path in paths(unit):
         for method in METHODS:
+            if path == "/v1/login" and method in ("GET", "HEAD"):  # says where people log in
+                continue
             for headers, content in (
                 ({}, None),
                 ({}, b"{}"),

@@ -49,7 +49,7 @@ def test_a_kill_of_a_name_that_is_nearly_right(up: Live, typed: Typed) -> None:
     assert f"did you mean agent:{AGENT}?" in ran.err
     assert "check the id" in typed("kill", "session", SESSION, *words).err
     ran = typed("kill", "agent", "acme/support/worker", *words)
-    assert "agent:acme/support/worker is not enrolled" in ran.err
+    assert "agent:acme/support/worker: it is not enrolled" in ran.err
     assert "sub-agent" in ran.err
     ran = typed("kill", "agent", AGENT, *words)
     assert "enrolled" not in ran.err

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A kill in the console of a real realm: a mint that is killed meanwhile, verifiers as processes, one that hangs."""
 
+import contextlib
 import os
 import re
 import signal
@@ -71,7 +72,7 @@ def up(tmp_path: Path, free_port: int) -> Iterator[Live]:
 @pytest.fixture
 def visitor(up: Live) -> Iterator[Visitor]:
     made = Visitor(up)
-    with made.client:
+    with contextlib.closing(made.client):
         yield made
 
 
