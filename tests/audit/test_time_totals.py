@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import bindparam, delete, func, select, text
 
 from arx_caps.audit.ingest import ALLOW, DENY
-from arx_caps.audit.query import Counts, Question, questions, series, top, total
+from arx_caps.audit.query import OutcomeCounts, Question, questions, series, top, total
 from arx_caps.audit.query.questions import records
 from arx_caps.audit.store import KINDS, NODE, RECORD, SPANS_MS, TOTAL, LogStore, rebuild, time_totals
 from tests.audit.batches import batch_of, decision, facts
@@ -65,7 +65,7 @@ def test_top_is_that_of_the_records(store: LogStore, by: str) -> None:
             names[row.name, ALLOW] += row.counts.allow
             names[row.name, DENY] += row.counts.deny
         assert +names == counted(store, by, found.since_ms, found.until_ms)
-        assert found.rest == Counts()
+        assert found.rest == OutcomeCounts()
         assert [row.counts.decisions for row in found.rows] == sorted(r.counts.decisions for r in found.rows)[::-1]
 
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from arx_caps.audit.query.node_search import Question, reach
     from arx_caps.audit.query.questions import MAX_PAGE, OUTCOMES, Found, total
     from arx_caps.audit.query.session_calls import NO_CALLS, LastCall, SessionCalls, calls_of, last_calls
-    from arx_caps.audit.query.top_names import MAX_TOP, ORDERS, Counts, Series, Top, TopRow, series, top
+    from arx_caps.audit.query.top_names import MAX_TOP, OutcomeCounts, Series, Top, TopRow, series, top
     from arx_caps.audit.query.views import show_nodes, show_record
 else:
     __getattr__, __dir__ = open_door(
@@ -22,7 +22,7 @@ else:
             "node_search": "Question reach",
             "questions": "Found MAX_PAGE OUTCOMES total",
             "session_calls": "NO_CALLS LastCall SessionCalls calls_of last_calls",
-            "top_names": "Counts MAX_TOP ORDERS Series Top TopRow series top",
+            "top_names": "MAX_TOP OutcomeCounts Series Top TopRow series top",
             "views": "show_nodes show_record",
         },
     )
@@ -31,11 +31,10 @@ __all__ = [
     "MAX_PAGE",
     "MAX_TOP",
     "NO_CALLS",
-    "ORDERS",
     "OUTCOMES",
-    "Counts",
     "Found",
     "LastCall",
+    "OutcomeCounts",
     "Question",
     "Series",
     "SessionCalls",

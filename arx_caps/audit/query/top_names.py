@@ -14,7 +14,6 @@ from sqlalchemy.engine import Connection
 from arx_caps.audit.ingest import SESSION
 from arx_caps.audit.store import DAY, HOUR, KINDS, MINUTE, NODE, SPANS_MS, STATE, TOTAL, span_at
 
-ORDERS: Final = ("all", "refused")
 MAX_TOP: Final = 100
 _ALL: Final = 0
 # A long time is asked for in hours or days: no answer adds up thousands of minutes.
@@ -23,7 +22,7 @@ _IN_HOURS_MS: Final = 14 * SPANS_MS[DAY]
 _COUNTS: Final = ("allow", "deny", "ended", "counted", "other")
 
 
-class Counts(NamedTuple):
+class OutcomeCounts(NamedTuple):
     """Numbers of records, and of refusals without a record each.
 
     Attributes:
@@ -55,7 +54,7 @@ class TopRow(NamedTuple):
     """A name with its counts; of a session also the agent that opened it."""
 
     name: str
-    counts: Counts
+    counts: OutcomeCounts
     agent: str = ""
 
 
@@ -70,7 +69,7 @@ class Top(NamedTuple):
     """
 
     rows: list[TopRow]
-    rest: Counts
+    rest: OutcomeCounts
     since_ms: int
     until_ms: int | None
 
@@ -87,9 +86,9 @@ class Series(NamedTuple):
         size: Number of the log's records that are counted; later ones are counted at the next checkpoint.
     """
 
-    points: list[tuple[int, Counts]]
+    points: list[tuple[int, OutcomeCounts]]
     step_ms: int
-    total: Counts
+    total: OutcomeCounts
     since_ms: int
     until_ms: int
     size: int
@@ -126,7 +125,7 @@ def top(
     wanted = grouped.where(named.name != "").order_by(most.desc(), named.name).having(most > 0).limit(limit)
     rows = [TopRow(name, _counts(counts)) for name, *counts in connection.execute(wanted)]
     whole = connection.execute(select(*sums)).one()
-    rest = Counts(
+    rest = OutcomeCounts(
         *(all_ - sum(part) for all_, *part in zip(_counts(whole), *(row.counts for row in rows), strict=True))
     )
     if by == "session":
@@ -155,14 +154,14 @@ def series(
         select(TOTAL.c.at, *(TOTAL.c[each] for each in _COUNTS)).where(*row).order_by(TOTAL.c.at)
     )
     points = [(at * step, _counts(counts)) for at, *counts in found]
-    total = Counts(*map(sum, zip(*(counts for _, counts in points), strict=True))) if points else Counts()
+    total = OutcomeCounts(*map(sum, zip(*(counts for _, counts in points), strict=True))) if points else OutcomeCounts()
     size = int(connection.execute(select(STATE.c.counted)).scalar_one())
     return Series(points, step, total, first * step, end * step, size)
 
 
 def sum_of(
     connection: Connection, by: str | None, name: str, *, since_ms: int | None, until_ms: int | None
-) -> Counts | None:
+) -> OutcomeCounts | None:
     """Return the counts of a name over a time; None if the totals do not have that time or that name alone.
 
     Args:
@@ -226,8 +225,8 @@ def _rows(what: int, stretches: list[_Stretch]) -> Any:
     return union_all(*selects)
 
 
-def _counts(sums: Any) -> Counts:
-    return Counts(*(int(value or 0) for value in sums))
+def _counts(sums: Any) -> OutcomeCounts:
+    return OutcomeCounts(*(int(value or 0) for value in sums))
 
 
 def _with_agents(connection: Connection, rows: list[TopRow]) -> list[TopRow]:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from arx_caps.audit.query import MAX_TOP, Counts, series, top
+from arx_caps.audit.query import MAX_TOP, OutcomeCounts, series, top
 from arx_caps.mint.api.endpoint import Endpoint, Query, RouteAnswer, RouteCall
 from arx_verifier.errors import RequestError
 
@@ -128,7 +128,7 @@ def get_totals(call: RouteCall) -> Totals:
     return Totals(**span, points=points, total=total, size=found.size)
 
 
-def _numbers(counts: Counts) -> dict[str, Any]:
+def _numbers(counts: OutcomeCounts) -> dict[str, Any]:
     return counts._asdict()
 
 
