@@ -20,7 +20,6 @@ from tests.mint.test_operator_login import POLICY
 from tests.mint.test_operators import decided
 
 pytestmark = [pytest.mark.sqlite, pytest.mark.spec("CONTROL 6.6")]
-THAW = "/console/sign-ins"
 
 
 class Realm:
@@ -230,6 +229,20 @@ def test_an_act_that_grants_asks_to_sign_in_again(realm: Realm, grants: str) -> 
     assert f'action="{grants}"' in page
     browser.post(grants, outcome="approve", why="typed & kept")
     assert decided(realm.harness, "corp.ann")[-1].code == "ok"
+
+
+def test_a_thaw_waits_for_the_sign_in(realm: Realm) -> None:
+    """Like any act that grants: the form waits, and goes on with what was typed."""
+    browser = old_sign_in(realm)
+    browser.get("/console/now")
+    page = browser.post("/console/kill", do="go", what="thaw", targets="agent:acme/x", reason="typed & kept")
+    assert "needs a recent sign-in" in page
+    assert decided(realm.harness, "corp.ann")[-1].code == "sign_in_again"
+    realm.log_in_now()
+    realm.log_in(browser, next="/console/continue", again="1")
+    page = browser.get("/console/continue")
+    assert "typed &amp; kept" in page
+    assert 'action="/console/kill"' in page
 
 
 @pytest.fixture
