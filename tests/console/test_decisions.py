@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
+from arx_caps.audit.ingest import EventRecord, make_event, place_of_event
 from arx_caps.audit.merkle import RecordProof
-from arx_caps.audit.query import Question, matches
+from arx_caps.audit.query import Question, matches, show_record
+from arx_caps.audit.query.questions import records
 from arx_caps.audit.store import RECORD
 from arx_caps.console.pages import decisions
 from arx_caps.console.pages.decisions import Batch, Feed
@@ -32,6 +34,7 @@ TOLD = [
     decision(4, facts("s-1", "t-2"), tool="=HYPERLINK(1)"),
     decision(5, facts("s-2", "t-3", agent="acme/other", subject=ADA), "argument_not_allowed", tool="<b>bold"),
 ]
+KINDS = ("operator.logged_in", "session.opened")
 pytestmark = pytest.mark.sqlite
 
 
@@ -197,6 +200,29 @@ def test_the_feed_s_filter_is_the_search_s(unit: Harness) -> None:
     assert all(
         matches(Question(reason="event"), each) and not matches(Question(reason="deny"), each) for each in events
     )
+
+
+def test_the_feed_s_filter_reads_events_as_the_search_does(unit: Harness) -> None:
+    """A person is issuer and subject; an event whose subject is a name alone, such as a login, is of no person."""
+    login = {"operator": "corp.ada", "issuer": ADA[0], "subject": ADA[1], "role": "viewer"}
+    opened = {"session": "s-7", "agent": "acme/bot", "subject": list(ADA)}
+    for kind, by, event in (
+        ("operator.logged_in", "operator:corp.ada", login),
+        ("session.opened", "agent:acme/bot", opened),
+    ):
+        named = {name: event[name] for name in ("operator", "session", "agent") if name in event}
+        entry = make_event(EventRecord("mint", 1, START_MS, kind, by, named, event), place_of_event(by, event))
+        with unit.mint.log.store.writing() as log:
+            log.note(entry)
+    for question, kinds in (
+        (Question(subject=subject_target(*ADA)), ["session.opened"]),
+        (Question(agent="acme/bot", reason="event"), ["session.opened"]),
+        (Question(agent="operator:corp.ada"), ["operator.logged_in"]),
+    ):
+        with unit.mint.log.store.reading() as c:
+            searched = [show_record(each)["kind"] for each in records(c, question) if each.tool in KINDS]
+        assert searched == kinds
+        assert [each["kind"] for each in shown(unit) if each.get("kind") in KINDS and matches(question, each)] == kinds
 
 
 def test_one_reader_serves_all_and_counts_what_it_skips(unit: Harness, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ or agent matches if it is theirs or of what came from them; ``questions`` also f
 from collections.abc import Mapping
 from typing import Any
 
+from arx_caps.audit.ingest import place_of_event
 from arx_caps.audit.query.node_search import Question
 from arx_verifier.names import matches_path, matches_tool
 from arx_verifier.token import subject_target
@@ -24,22 +25,23 @@ def matches(question: Question, shown: Mapping[str, Any]) -> bool:
         return question == Question()
     if shown["type"] == "event":
         facts = shown["named"]
-        agents, links = [facts.get("agent") or shown["by"].removeprefix("agent:")], [facts.get("link")]
-        tool, words, subject = shown["kind"], ["event"], (shown["facts"] or {}).get("subject")
+        place = place_of_event(shown["by"], facts | (shown["facts"] or {}))
+        agents, links, subject = [place.agent], [facts.get("link")], place.subject
+        tool, words = shown["kind"], ["event"]
         tasks, session = [facts.get("task")], facts.get("session")
     else:
-        agents, links = [shown["agent"], *shown["named"]], shown["links"]
-        tool, words, subject = shown["tool"], [shown["outcome"], shown["code"]], shown["subject"]
+        agents, links, person = [shown["agent"], *shown["named"]], shown["links"], shown["subject"]
+        tool, words = shown["tool"], [shown["outcome"], shown["code"]]
         words += [counted["code"] for counted in shown["counts"]]
         tasks, session = [shown["task"], *shown["tasks"]], shown["session"]
-        subject = subject and (subject["issuer"], subject["subject"])
+        subject = subject_target(person["issuer"], person["subject"]) if question.subject and person else None
     wants_task = question.task or question.granted
     return (
         (question.session is None or question.session == session)
         and (wants_task is None or wants_task in tasks)
         and (question.link is None or question.link in links)
         and (question.agent is None or any(agent and _is(question.agent, agent) for agent in agents))
-        and (question.subject is None or (subject is not None and question.subject == subject_target(*subject)))
+        and (question.subject is None or question.subject == subject)
         and (question.tool is None or question.tool == tool or matches_tool(question.tool, tool))
         and (question.reason is None or question.reason in words)
     )
