@@ -161,6 +161,38 @@ def test_what_is_found_is_what_a_reader_of_it_all_finds(
 
 
 @pytest.mark.spec("LOG 3.3")
+@pytest.mark.parametrize("tested", [0, 20, 1000])
+def test_a_total_that_stopped_testing_is_a_lower_bound(
+    log: LogStore, tested: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of too many nodes to gather by, each record is tested, up to a bound; a total is exact only below the bound."""
+    monkeypatch.setattr(node_search, "GATHERED", 1)
+    monkeypatch.setattr(questions, "_TESTED", tested)
+    asked = {"agent": "acme/support/**", "reason": "deny"}
+    for question in (Question(**asked), Question(**asked, tool="orders.*"), Question(**asked, since_ms=START_MS + 90)):
+        wanted = wanted_of(question)
+        assert len(wanted) > 20
+        with log.reading() as c:
+            found = total(c, question)
+        assert found.exact == (tested == 1000)
+        assert found.records == len(wanted) if found.exact else found.records < len(wanted)
+        assert found.records <= 2 * (tested + 1)  # the pattern is of two tools, each with a search of its own
+
+
+@pytest.mark.spec("LOG 3.3")
+@pytest.mark.parametrize("asked", [{}, {"reason": "deny"}, {"agent": "acme/bot"}, {"agent": "acme/bot", "tool": "*"}])
+def test_a_time_after_the_whole_log_has_no_record(log: LogStore, asked: dict[str, str]) -> None:
+    """Nor does it read the log: the search begins at its last batch.  One millisecond earlier has the last record."""
+    end = START_MS + len(TOLD)
+    after = Question(**asked, since_ms=end + 1)  # type: ignore[arg-type]
+    with log.reading() as c:
+        assert questions._first_since(c, end + 1) == 350
+        assert total(c, after) == (0, True, None, None)
+        assert records(c, after) == records(c, after, after=-1) == []
+        assert [found.idx for found in records(c, Question(since_ms=end))] == [len(TOLD) - 1]
+
+
+@pytest.mark.spec("LOG 3.3")
 @pytest.mark.parametrize("question", [Question(), Question(link=LINK), Question(tool="orders.*", reason="deny")])
 def test_pages_join_without_a_gap_or_a_repeat(log: LogStore, question: Question) -> None:
     """

@@ -39,7 +39,7 @@ class Total(NamedTuple):
 
     Attributes:
         records: The number.
-        exact: Whether it is exact; else there are more.
+        exact: Whether it is exact; else there may be more.
         since_ms: Time of the first counted record, ms since the Unix epoch, or None.
         until_ms: Time of the last counted record.
     """
@@ -106,7 +106,8 @@ def records(
 def total(connection: Connection, question: Question) -> Total:
     """Return the number of records that a question reaches.
 
-    It is exact where nodes have counts, or a whole time has (``top_names``); else counting stops at ``COUNTED_TO``.
+    It is exact where nodes have counts, or a whole time has (``top_names``).  Else counting stops at ``COUNTED_TO``.
+    Where each record's node has to be tested, that stops after ``_TESTED`` records.
 
     Args:
         connection: A transaction that reads the log.
@@ -122,7 +123,7 @@ def total(connection: Connection, question: Question) -> Total:
     for found, tested, _ in _streams(connection, question, reached, COUNTED_TO):
         where = found
         if tested:
-            # A few records of many would be searched for in all of the log.
+            # Without a bound, the search for a few records of these nodes would read the whole log.
             looked = select(RECORD.c.idx).where(*found).limit(_TESTED + 1)
             whole &= connection.execute(select(func.count()).select_from(looked.subquery())).scalar_one() <= _TESTED
             where = [RECORD.c.idx.in_(looked.scalar_subquery())]
@@ -144,7 +145,7 @@ def _streams(
 ) -> Iterator[tuple[list[ColumnElement[bool]], list[ColumnElement[bool]], bool]]:
     """Yield disjoint conditions that together select all records.
 
-    With each come conditions on the record's node that no index helps with, and whether it is gathered by node.
+    With each come the conditions on the record's node that no index serves, and whether it is gathered by node.
     """
     # Each condition can follow one index in its order.  So a question with several tools, or with a reason that counted
     # records may contain as well, has several.
@@ -216,17 +217,21 @@ def _in_time(connection: Connection, question: Question) -> Iterator[ColumnEleme
     """Yield the conditions of the question's times, on records and on indices."""
     # Indices rise with time only roughly, from batch to batch: the condition on them narrows the search, no more.
     if question.since_ms is not None:
-        first = select(func.min(BATCH.c.idx)).where(BATCH.c.until_ms >= question.since_ms)
-        begin = connection.execute(first).scalar()
-        if begin is None:  # all of the log is older: only what came with the last batch, or after it, can be newer
-            begin = connection.execute(select(func.max(BATCH.c.idx))).scalar()
-        yield RECORD.c.idx >= (begin or 0)
+        yield RECORD.c.idx >= _first_since(connection, question.since_ms)
         yield RECORD.c.at_ms >= question.since_ms
     if question.until_ms is not None:
         last = select(func.max(BATCH.c.idx + BATCH.c.last - BATCH.c.first)).where(BATCH.c.since_ms < question.until_ms)
         end = connection.execute(last).scalar()
         yield RECORD.c.idx <= (-1 if end is None else end)
         yield RECORD.c.at_ms < question.until_ms
+
+
+def _first_since(connection: Connection, since_ms: int) -> int:
+    """Return the index of the first batch that has a record of this time or later; of the last batch if none has."""
+    # Every record is in a batch.  Without the last batch, a time after the whole log would walk all of it.
+    first = select(func.min(BATCH.c.idx)).where(BATCH.c.until_ms >= since_ms).scalar_subquery()
+    last = select(func.max(BATCH.c.idx)).scalar_subquery()
+    return int(connection.execute(select(func.coalesce(first, last, 0))).scalar_one())
 
 
 def _kept_total(connection: Connection, question: Question) -> Total | None:
@@ -256,8 +261,7 @@ def _kept_total(connection: Connection, question: Question) -> Total | None:
     for where, _, _ in _streams(connection, question, None, COUNTED_TO):
         count += connection.execute(select(func.count()).where(RECORD.c.idx >= start, *where)).scalar_one()
     # SQLite uses one lower bound of several, so this walk begins where the time does.
-    first = select(func.min(BATCH.c.idx)).where(BATCH.c.until_ms >= (question.since_ms or 0))
-    after = (connection.execute(first).scalar() or 0) - 1
+    after = _first_since(connection, question.since_ms or 0) - 1
     ends = [records(connection, question, limit=1), records(connection, question, after=after, limit=1)]
     times = connection.execute(
         select(func.min(RECORD.c.at_ms), func.max(RECORD.c.at_ms)).where(
