@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 
 from arx_caps.embedded import EmbeddedValkey
+from arx_caps.mint.db.database import now_ms
+from arx_caps.mint.identity.console_session import begin_by_login
 from arx_caps.revocation import RevocationStore
-from tests.console.harness import Browser, operator_with, sign_in
+from tests.console.harness import Browser, link_of, operator_with, sign_in
 from tests.mint.harness import AGENT, Harness
 from tests.mint.test_kill_records import until
 
@@ -145,6 +147,25 @@ def test_another_site_kills_nothing(live: Harness) -> None:
     assert browser.status == 403
     browser.get(f"{DIALOG}?target={SESSION}&what=kill&reason=x&do=go")
     assert live.mint.store.log() == ()
+
+
+@pytest.mark.spec("CONTROL 6.2")
+def test_a_freeze_of_an_operator_ends_the_sign_ins(live: Harness) -> None:
+    """Its browser stays signed out after the thaw, and its links open nothing; those of other operators stay."""
+    nina, root = operator_with(live, "nina", "admin"), live.operator()
+    browser, other, link = sign_in(live, nina), sign_in(live, root), link_of(nina)
+    ends = {"targets": ["operator:nina"], "reason": "lost laptop", "wait": False}
+    assert root.call("POST", "/v1/freezes", ends).status_code == 200
+    assert [row["operator"] for row in live.mint.db.console_sessions.list()] == ["root"]
+    with live.mint.db.unit() as unit:  # a login at another mint, which has not applied the freeze yet
+        begin_by_login(live.mint, unit, "nina", now_ms(), "")
+    assert root.call("POST", "/v1/freezes/thaw", ends).status_code == 200
+    assert [row["operator"] for row in live.mint.db.console_sessions.list()] == ["root"]
+    browser.get("/console/now")
+    assert path_of(browser) == "/console/sign-in"
+    browser.get(link)
+    assert browser.status == 401
+    assert "<h1>Now</h1>" in other.get("/console/now")
 
 
 def test_a_thousand_targets(live: Harness) -> None:

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Operators who are signed in to the console: one row from the link of a sign-in to its end.  CONTROL 6."""
 
+from collections.abc import Iterable
 from typing import Any, Final
 
 from sqlalchemy import bindparam, delete, insert, select, update
+from sqlalchemy.engine import Connection
 
 from arx_caps.mint.db.cursor import Order, Text, Time, behind
 from arx_caps.mint.db.database import PAGE, Database, Rows, now_ms, plain
@@ -22,6 +24,7 @@ _USE: Final = update(CONSOLE_SESSIONS).where(_T.id == bindparam("which"))
 _GET: Final = select(CONSOLE_SESSIONS).where(_T.id == bindparam("which"), _T.signed_in_at.is_not(None))
 _END: Final = delete(CONSOLE_SESSIONS).where(_T.id == bindparam("which"))
 CONSOLE_ORDER: Final = Order((_T.created_at, _T.id), tuple[Time, Text], newest_first=True)
+_END_ALL: Final = delete(CONSOLE_SESSIONS).where(_T.operator == bindparam("whose"))
 _PRUNE: Final = delete(CONSOLE_SESSIONS).where(
     _T.id.in_(select(_T.id).where(_T.until < bindparam("before")).limit(100))
 )
@@ -83,3 +86,11 @@ class ConsoleSessionRepository:
         """Delete a session."""
         with self._database.write(what) as c:
             c.execute(_END, {"which": which})
+
+
+def end_sign_ins(c: Connection, targets: Iterable[str]) -> None:
+    """Delete, in an open transaction, the sign-ins and links of the operators that are among targets."""
+    for target in targets:
+        kind, _, operator = target.partition(":")
+        if kind == "operator":
+            c.execute(_END_ALL, {"whose": operator})

@@ -15,6 +15,7 @@ from arx_caps.mint.db.cursor import Order, Text, Time, behind
 from arx_caps.mint.db.database import PAGE, Database, Rows
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.notices import FROZEN, KILLED, THAWED, queue_notices
+from arx_caps.mint.db.repositories.console_sessions import end_sign_ins
 from arx_caps.mint.db.repositories.kills import KillStep, add_kills
 from arx_caps.mint.db.statement import CompiledStatement
 from arx_caps.mint.db.tables import FOLLOWED, FREEZES, HIGH_WATER
@@ -160,6 +161,8 @@ class EpochRepository:
                     c.execute(_ADD_FREEZE, freeze._asdict())
                 elif freeze.op == "kill+freeze":
                     c.execute(_KILLED_TOO, {"which": freeze.target})
+            # At the thaw as well: a sign-in can have begun while the freeze was made, and must not outlive it.
+            end_sign_ins(c, [*thawed, *(freeze.target for freeze in frozen)])
             add_kills(c, steps)
             # Of another history, the entries are no news.
             if since is not None and since.incarnation == to.incarnation:
