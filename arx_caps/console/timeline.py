@@ -24,7 +24,7 @@ _TOOLS: Final = 4
 OUTCOMES: Final = ("event", "allow", "counted", "gap", "end", "deny")
 
 
-class Moment(NamedTuple):
+class TimelineRecord(NamedTuple):
     """One record of a timeline.
 
     Attributes:
@@ -54,37 +54,37 @@ class Line(NamedTuple):
     """One line of a list: a record, or a run of them.
 
     Attributes:
-        moments: Its records, the newest first.
+        records: Its records, the newest first.
         tools: What a run called, the most frequent first: ``orders.get x7``.
     """
 
-    moments: Sequence[Moment]
+    records: Sequence[TimelineRecord]
     tools: str
 
     @property
-    def first(self) -> Moment:
+    def first(self) -> TimelineRecord:
         """The newest of its records."""
-        return self.moments[0]
+        return self.records[0]
 
     @property
     def holders(self) -> int:
         """The number of holders that called."""
-        return len({(each.lane, each.holder) for each in self.moments})
+        return len({(each.lane, each.holder) for each in self.records})
 
     @property
-    def last(self) -> Moment:
+    def last(self) -> TimelineRecord:
         """The oldest of its records."""
-        return self.moments[-1]
+        return self.records[-1]
 
 
-def compact(moments: Sequence[Moment]) -> Iterator[Line]:
+def compact(records: Sequence[TimelineRecord]) -> Iterator[Line]:
     """Yield a line for each record, and one line for a run of calls that were allowed.
 
     Args:
-        moments: The records, the newest first.
+        records: The records, the newest first.
     """
     # A refusal must not drown among hundreds of allowed calls: only those make runs.
-    for allowed, run in groupby(moments, key=lambda each: each.outcome == "allow"):
+    for allowed, run in groupby(records, key=lambda each: each.outcome == "allow"):
         calls = list(run)
         if not allowed or len(calls) <= _RUN:
             yield from (Line([call], call.tool) for call in calls)
@@ -94,24 +94,24 @@ def compact(moments: Sequence[Moment]) -> Iterator[Line]:
         yield Line(calls, tools + (", …" if counts[_TOOLS:] else ""))
 
 
-def draw_strip(moments: Sequence[Moment]) -> Markup:
+def draw_strip(records: Sequence[TimelineRecord]) -> Markup:
     """Return the time axis of some records as an SVG element; empty without records.
 
     Args:
-        moments: The records.
+        records: The records.
     """
-    if not moments:
+    if not records:
         return Markup("")
-    start, end = min(each.at for each in moments), max(each.at for each in moments)
-    names = {each.lane: each.holder for each in moments}
+    start, end = min(each.at for each in records), max(each.at for each in records)
+    names = {each.lane: each.holder for each in records}
     # Those with refusals first: they are what a reader looks for.
-    refused = Counter(each.lane for each in moments if each.outcome in ("deny", "end"))
-    busiest = sorted(Counter(each.lane for each in moments).items(), key=lambda item: (-refused[item[0]], -item[1]))
+    refused = Counter(each.lane for each in records if each.outcome in ("deny", "end"))
+    busiest = sorted(Counter(each.lane for each in records).items(), key=lambda item: (-refused[item[0]], -item[1]))
     lanes = sorted([lane for lane, _ in busiest[:MAX_LANES]], key=lambda lane: (lane is None, lane or 0))
     rows = {lane: row for row, lane in enumerate(lanes)}
     others = len(lanes)
-    marks: dict[tuple[int, int], list[Moment]] = {}
-    for each in moments:
+    marks: dict[tuple[int, int], list[TimelineRecord]] = {}
+    for each in records:
         place = (each.at - start) * (_AXIS - _MARK) // max(1, end - start) // _MARK
         marks.setdefault((rows.get(each.lane, others), place), []).append(each)
     labels = [names[lane] for lane in lanes] + ([f"{len(names) - others} more"] if len(names) > others else [])
@@ -122,7 +122,7 @@ def draw_strip(moments: Sequence[Moment]) -> Markup:
     parts.append(f'<text class="axis" x="{_LABEL}" y="{y}">{escape(show_time(start))}</text>')
     parts.append(f'<text class="axis last" x="{_LABEL + _AXIS}" y="{y}">{escape(show_time(end))}</text>')
     box = f'width="{_LABEL + _AXIS + 8}" height="{height}" viewBox="0 0 {_LABEL + _AXIS + 8} {height}"'
-    label = f"{len(moments)} records between {show_time(start)} and {show_time(end)}; the list below has each of them"
+    label = f"{len(records)} records between {show_time(start)} and {show_time(end)}; the list below has each of them"
     return Markup(f'<svg class="strip" role="img" aria-label="{escape(label)}" {box}>{"".join(parts)}</svg>')  # noqa: S704
 
 
@@ -135,7 +135,7 @@ def _lane(row: int, name: str) -> str:
     )
 
 
-def _mark(row: int, place: int, held: Sequence[Moment]) -> str:
+def _mark(row: int, place: int, held: Sequence[TimelineRecord]) -> str:
     counts: Mapping[str, int] = Counter(each.outcome for each in held)
     worst = max(counts, key=lambda outcome: OUTCOMES.index(outcome) if outcome in OUTCOMES else len(OUTCOMES))
     said = ", ".join(f"{count} {outcome}" for outcome, count in counts.items())

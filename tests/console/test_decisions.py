@@ -17,7 +17,7 @@ from arx_caps.audit.query import Question, matches, show_record
 from arx_caps.audit.query.questions import records
 from arx_caps.audit.store import RECORD
 from arx_caps.console.pages import decisions
-from arx_caps.console.pages.decisions import Batch, Feed
+from arx_caps.console.pages.decisions import NewRecords, RecordReader
 from arx_caps.mint.api.routes.trail import records_after
 from arx_verifier.journal.decision import Decision
 from arx_verifier.token.targets import subject_target
@@ -27,7 +27,7 @@ from tests.mint.harness import Harness
 from tests.servers import until
 
 ADA = ("https://idp.example", "ada")
-TOLD = [
+DECISIONS = [
     decision(1, facts("s-1", "t-1")),
     decision(2, facts("s-1", "t-1", "acme/a")),
     decision(3, facts("s-1", "t-1", "acme/a", "acme/c"), "revoked"),
@@ -43,12 +43,12 @@ def unit(monkeypatch: pytest.MonkeyPatch, unit: Harness) -> Harness:
     """A realm whose log has five decisions; nothing else is appended until a test signs it."""
     monkeypatch.setattr("arx_caps.mint.audit.log.SIGN_S", 600.0)
     unit.mint.log.start()
-    take(unit, TOLD)
+    take(unit, DECISIONS)
     return unit
 
 
-def take(harness: Harness, told: list[Decision], first: int = 1) -> None:
-    harness.mint.log.store.take(batch_of(told, first), None)
+def take(harness: Harness, made: list[Decision], first: int = 1) -> None:
+    harness.mint.log.store.take(batch_of(made, first), None)
 
 
 def rows(page: str) -> list[int]:
@@ -191,7 +191,7 @@ def test_the_feed_s_filter_is_the_search_s(unit: Harness) -> None:
     assert found(task="t-1") == found(granted="t-1") == [0, 1, 2]
     assert found(agent="acme/a") == [1, 2]
     assert found(agent="acme/**") == [0, 1, 2, 3, 4]
-    assert found(link=TOLD[1].links[0]) == [1, 2]
+    assert found(link=DECISIONS[1].links[0]) == [1, 2]
     assert found(reason="revoked") == [2]
     assert found(reason="allow", tool="lookup") == [0, 1]
     assert found(subject=subject_target(*ADA)) == [4]
@@ -226,20 +226,20 @@ def test_the_feed_s_filter_reads_events_as_the_search_does(unit: Harness) -> Non
 
 
 def test_one_reader_serves_all_and_counts_what_it_skips(unit: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each record once and in order; a reader that is too far behind skips, and its viewers are told how many."""
-    feed = Feed(unit.mint)
-    begun = feed.read()
+    """Each record once and in order; a reader that is too far behind skips, and its viewers read how many."""
+    reader = RecordReader(unit.mint)
+    begun = reader.read()
     assert [(batch.start, batch.end) for batch in begun] == [(0, 5)]
-    assert feed.read() == []
+    assert reader.read() == []
     take(unit, [decision(n, facts()) for n in range(6, 16)], 6)
     monkeypatch.setattr(decisions, "_READ_AT_ONCE", 4)
-    ends = [batch.end for _ in range(3) for batch in feed.read()]
+    ends = [batch.end for _ in range(3) for batch in reader.read()]
     assert ends == [9, 13, 15]
     viewer = decisions._Viewer(lambda record: record["index"] != 7, 5)
-    for batch in list(feed.recent)[1:]:
+    for batch in list(reader.recent)[1:]:
         assert viewer.show(batch) is not None
     late = decisions._Viewer(lambda _: True, 2)
-    sent = late.show(Batch(9, 13, feed.recent[2].rows))
+    sent = late.show(NewRecords(9, 13, reader.recent[2].rows))
     assert sent is not None
     assert "You missed 7 records" in sent.html
     assert rows(sent.html) == [12, 11, 10, 9]
@@ -247,7 +247,7 @@ def test_one_reader_serves_all_and_counts_what_it_skips(unit: Harness, monkeypat
     monkeypatch.setattr(decisions, "_BEHIND", 5)
     monkeypatch.setattr(decisions, "ROWS", 3)
     take(unit, [decision(n, facts()) for n in range(16, 36)], 16)
-    [batch] = feed.read()
+    [batch] = reader.read()
     assert (batch.start, batch.end) == (32, 35)
 
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arx_caps.console.timeline import Line, Moment, compact, draw_strip
+from arx_caps.console.timeline import Line, TimelineRecord, compact, draw_strip
 from arx_caps.console.tree import HEIGHT, MAX_BOXES, WIDTH, choose, draw, fewer, lay_out, shorten
 from tests.console.html import require_well_formed
 from tests.support import QUICK
@@ -138,9 +138,11 @@ def test_150_holders_are_drawn_at_once() -> None:
     assert time.process_time() - started < 0.5
 
 
-def moment(number: int, at: int, outcome: str = "allow", lane: int | None = 0, tool: str = "orders.get") -> Moment:
+def moment(
+    number: int, at: int, outcome: str = "allow", lane: int | None = 0, tool: str = "orders.get"
+) -> TimelineRecord:
     """A record of a timeline."""
-    return Moment(number, at, outcome, tool, "orders", lane, f"acme/w{lane}", "", "")
+    return TimelineRecord(number, at, outcome, tool, "orders", lane, f"acme/w{lane}", "", "")
 
 
 @QUICK
@@ -153,13 +155,13 @@ def moment(number: int, at: int, outcome: str = "allow", lane: int | None = 0, t
 )
 def test_a_timeline_loses_no_record(made: list[tuple[int, str, int | None]]) -> None:
     """Lines have each record once, in order, and only allowed calls are one line."""
-    moments = [moment(number, at, outcome, lane) for number, (at, outcome, lane) in enumerate(made)]
-    lines = list(compact(moments))
-    assert [each for line in lines for each in line.moments] == moments
+    records = [moment(number, at, outcome, lane) for number, (at, outcome, lane) in enumerate(made)]
+    lines = list(compact(records))
+    assert [each for line in lines for each in line.records] == records
     for line in lines:
-        assert len({each.outcome for each in line.moments}) == 1
-        assert len(line.moments) == 1 or line.first.outcome == "allow"
-    require_well_formed(draw_strip(moments))
+        assert len({each.outcome for each in line.records}) == 1
+        assert len(line.records) == 1 or line.first.outcome == "allow"
+    require_well_formed(draw_strip(records))
 
 
 def test_a_mark_has_the_worst_of_its_outcomes() -> None:
@@ -169,4 +171,4 @@ def test_a_mark_has_the_worst_of_its_outcomes() -> None:
     assert strip.count('class="allow"') == 1
     assert draw_strip([]) == ""
     (line,) = compact([moment(number, number, tool=f"t{number % 2}") for number in range(5)])
-    assert (line, line.holders) == (Line(line.moments, "t0 x3, t1 x2"), 1)
+    assert (line, line.holders) == (Line(line.records, "t0 x3, t1 x2"), 1)

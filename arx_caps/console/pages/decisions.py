@@ -49,8 +49,8 @@ class Row:
         return self._html
 
 
-class Batch(NamedTuple):
-    """New records, oldest first.
+class NewRecords(NamedTuple):
+    """Records that were read from the log at once, oldest first.
 
     Attributes:
         start: Index of the first record that was read, shown or not.
@@ -65,7 +65,7 @@ class Batch(NamedTuple):
     problem: str = ""
 
 
-class Feed:
+class RecordReader:
     """Reads the log's new records, for all viewers of a mint.
 
     Args:
@@ -76,20 +76,20 @@ class Feed:
         self._mint = mint
         self._next: int | None = None  # index of the next record to read
         self._at = 0.0
-        self.recent: deque[Batch] = deque(maxlen=_KEPT)
+        self.recent: deque[NewRecords] = deque(maxlen=_KEPT)
 
-    def read(self) -> list[Batch]:
+    def read(self) -> list[NewRecords]:
         """Return the new records as one batch, or none; called by one thread at a time."""
         try:
             batch = self._read()
         except ArxError as error:
-            return [Batch(self._next or 0, self._next or 0, (), str(error))]
+            return [NewRecords(self._next or 0, self._next or 0, (), str(error))]
         if batch is None:
             return []
         self.recent.append(batch)
         return [batch]
 
-    def _read(self) -> Batch | None:
+    def _read(self) -> NewRecords | None:
         begins = self._next is None or time.monotonic() - self._at > _STALE_S
         self._at = time.monotonic()
         if begins:
@@ -106,7 +106,7 @@ class Feed:
         # A page of the log that is not full is its end; reads of the log itself are left out of the rows.
         end = size if size - start < _READ_AT_ONCE else start + _READ_AT_ONCE  # type: ignore[operator]
         self._next = end
-        return Batch(start, end, tuple(Row(each) for each in shown if each["index"] < end))  # type: ignore[arg-type]
+        return NewRecords(start, end, tuple(Row(each) for each in shown if each["index"] < end))  # type: ignore[arg-type]
 
 
 class _Viewer:
@@ -120,7 +120,7 @@ class _Viewer:
     def __init__(self, wanted: Callable[[dict[str, Any]], bool], next_index: int) -> None:
         self._wanted, self._next = wanted, next_index
 
-    def show(self, batch: Batch) -> Sent | None:
+    def show(self, batch: NewRecords) -> Sent | None:
         """Return the event of a batch, or None if it has nothing for this viewer."""
         if batch.problem:
             return Sent(batch.problem, event="problem")
@@ -160,29 +160,31 @@ def stream_decisions(visit: Visit) -> Response:
     newest = visit.call(list_records, query={**asked, "limit": ROWS})
     question = question_of(visit.mint, msgspec.convert(asked, RecordsQuery))
     size = newest.size
-    feed = _feed_of(visit)
+    reader = _reader_of(visit)
     next_index = size if seen is None else min(seen + 1, size)
     viewer = _Viewer(lambda shown: matches(question, shown), next_index)
     # The page lacks what came since it was made, at most as many rows as a page has.
     records = [each for each in reversed(newest.records) if each["index"] >= next_index]
     full = len(newest.records) == ROWS and len(records) == ROWS
     start = records[0]["index"] if full else next_index
-    gone = Batch(start, size, tuple(Row(each) for each in records if asked.get("tool") or each.get("tool") != READ))
+    gone = NewRecords(
+        start, size, tuple(Row(each) for each in records if asked.get("tool") or each.get("tool") != READ)
+    )
 
     def first() -> list[Sent]:
         batches = [gone] if size > next_index else []
-        return [sent for batch in (*batches, *feed.recent) if (sent := viewer.show(batch)) is not None]
+        return [sent for batch in (*batches, *reader.recent) if (sent := viewer.show(batch)) is not None]
 
-    broadcast = visit.live.broadcast("decisions", feed.read, EVERY_S)
+    broadcast = visit.live.broadcast("decisions", reader.read, EVERY_S)
     return visit.stream(broadcast, lambda batch, _: viewer.show(batch), first)
 
 
-def _feed_of(visit: Visit) -> Feed:
+def _reader_of(visit: Visit) -> RecordReader:
     state = visit.request.app.state
     if getattr(state, "decisions", None) is None:
-        state.decisions = Feed(visit.mint)
-    feed: Feed = state.decisions
-    return feed
+        state.decisions = RecordReader(visit.mint)
+    reader: RecordReader = state.decisions
+    return reader
 
 
 def show_decision(visit: Visit) -> Response:

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from arx_caps.console import timeline
 from arx_caps.console.command import command
 from arx_caps.console.live import Sent
-from arx_caps.console.timeline import Moment
+from arx_caps.console.timeline import TimelineRecord
 from arx_caps.console.tree import draw, name_of
 from arx_caps.console.visit import Page, Visit
 from arx_caps.mint.api.routes.approvals import list_approvals
@@ -175,24 +175,26 @@ def _timeline_values(visit: Visit, tree: SessionTree | None) -> dict[str, Any]:
     asked = {"reason": outcome, "before": visit.query.get("before"), "limit": RECORDS}
     found = visit.call(list_records, query=which | asked)
     lanes = {row: place for place, node in enumerate(tree.nodes) for row in node.log_nodes}
-    moments = [_moment(record, lanes, tree.nodes) for record in found.records]
+    records = [_timeline_record(record, lanes, tree.nodes) for record in found.records]
     # The log has the records of several services, each in its own order.
-    moments.sort(key=lambda moment: -moment.at)
+    records.sort(key=lambda record: -record.at)
     if zoom != "all":
-        moments = [moment for moment in moments if moment.outcome != "event" or outcome == "event"]
-    lines = list(timeline.compact(moments)) if zoom == "compact" else [timeline.Line([m], m.tool) for m in moments]
+        records = [each for each in records if each.outcome != "event" or outcome == "event"]
+    lines = (
+        list(timeline.compact(records)) if zoom == "compact" else [timeline.Line([each], each.tool) for each in records]
+    )
     older = found.next if len(found.records) == RECORDS else None
-    strip = timeline.draw_strip(moments)
+    strip = timeline.draw_strip(records)
     return {**values, "lines": lines, "strip": strip, "older": older, "total_records": found.total}
 
 
-def _moment(record: Mapping[str, Any], lanes: Mapping[int, int], nodes: Sequence[TreeNode]) -> Moment:
+def _timeline_record(record: Mapping[str, Any], lanes: Mapping[int, int], nodes: Sequence[TreeNode]) -> TimelineRecord:
     line = TrailLine.of(record)
     lane = lanes.get(record["node"])
     # A node that is not in the tree is one that a service put under another agent.
     holder = name_of(nodes[lane]) if lane is not None else str(record.get("agent") or record.get("by") or "unknown")
     code, why = line.why
-    return Moment(
+    return TimelineRecord(
         number=record["index"],
         at=line.at,
         outcome=line.outcome,
