@@ -7,6 +7,7 @@ One reader of the log serves all viewers of the mint.  A viewer's filter is appl
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -35,18 +36,13 @@ _KEPT: Final = 40  # batches for viewers who come between two reads
 class Row:
     """A record of the feed; its HTML is made once, for all viewers."""
 
-    __slots__ = ("_html", "index", "shown")
-
     def __init__(self, shown: dict[str, Any]) -> None:
         self.shown, self.index = shown, int(shown["index"])
-        self._html: str | None = None
 
-    @property
+    @cached_property
     def html(self) -> str:
         """The row of the table, on one line."""
-        if self._html is None:
-            self._html = render("decision_row.html", row=row_of(self.shown), live=True).replace("\n", "")
-        return self._html
+        return render("decision_row.html", row=row_of(self.shown), live=True).replace("\n", "")
 
 
 class NewRecords(NamedTuple):
@@ -90,23 +86,22 @@ class RecordReader:
         return [batch]
 
     def _read(self) -> NewRecords | None:
-        begins = self._next is None or time.monotonic() - self._at > _STALE_S
-        self._at = time.monotonic()
-        if begins:
+        if time.monotonic() - self._at > _STALE_S:
+            self._next = None
             self.recent.clear()
-        shown, size = records_after(self._mint, None if begins else self._next - 1, _READ_AT_ONCE)  # type: ignore[operator]
+        self._at = time.monotonic()
+        start = self._next
+        shown, size = records_after(self._mint, None if start is None else start - 1, _READ_AT_ONCE)
         # The first batch repeats some records: a page that was opened just before may lack them.
-        start = max(0, size - ROWS) if begins else self._next
-        if begins or size - start > _BEHIND:  # type: ignore[operator]
+        if start is None or size - start > _BEHIND:
             start = max(0, size - ROWS)
             shown, size = records_after(self._mint, start - 1, _READ_AT_ONCE)
-        if size == start:
-            self._next = size
-            return None
-        # A page of the log that is not full is its end; reads of the log itself are left out of the rows.
-        end = size if size - start < _READ_AT_ONCE else start + _READ_AT_ONCE  # type: ignore[operator]
-        self._next = end
-        return NewRecords(start, end, tuple(Row(each) for each in shown if each["index"] < end))  # type: ignore[arg-type]
+        # A read has a bound; the next one goes on from here.
+        end = self._next = min(size, start + _READ_AT_ONCE)
+        # Reads of the log itself are left out of the rows.
+        return (
+            None if size == start else NewRecords(start, end, tuple(Row(each) for each in shown if each["index"] < end))
+        )
 
 
 class _Viewer:
