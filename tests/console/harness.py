@@ -10,6 +10,7 @@ import httpx2
 from starlette.testclient import TestClient
 
 from arx_caps.console.app import compose
+from arx_caps.jose import KeyFile
 from tests.mint.harness import ISSUER, Harness, Holder
 
 
@@ -39,6 +40,11 @@ class Browser:
         form = ({"token": unescape(found[1])} if found else {}) | fields
         self.page = self.client.post(path, data=form, headers={"Origin": ISSUER, **(headers or {})})
         return self.page.text
+
+    def stop_streams(self) -> None:
+        """End every stream of the console, as the server does when it begins to stop."""
+        app: Any = self.client.app
+        app.router.routes[-1].app.state.live.stop()
 
     @property
     def status(self) -> int:
@@ -72,8 +78,6 @@ def sign_in(harness: Harness, operator: Holder | None = None, *, lands: int = 20
 
 def operator_with(harness: Harness, name: str, role: str) -> Holder:
     """Enrol an operator with a role, and return it signed in to the API."""
-    from arx_caps.jose import KeyFile
-
     key = KeyFile.generate("operator", name, ISSUER)
     answer = harness.operator().call("POST", "/v1/operators", {"name": name, "jwk": key.key.public.jwk, "role": role})
     assert answer.status_code == 201, answer.text

@@ -271,7 +271,7 @@ def test_a_stream_goes_on_where_a_browser_was(unit: Harness) -> None:
             if seen == [4, 3]:
                 take(unit, [decision(6, facts())], 6)
             elif 5 in seen:
-                browser.client.app.router.routes[-1].app.state.live.stop()  # type: ignore[attr-defined]
+                browser.stop_streams()
     assert seen == [4, 3, 5]
     assert "id: 5" in got
 

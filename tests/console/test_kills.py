@@ -13,7 +13,7 @@ from arx_caps.mint.identity.console_session import begin_by_login
 from arx_caps.revocation import RevocationStore
 from tests.console.harness import Browser, link_of, operator_with, sign_in
 from tests.mint.harness import AGENT, Harness
-from tests.mint.test_kill_records import until
+from tests.servers import until
 
 pytestmark = [pytest.mark.servers, pytest.mark.sqlite, pytest.mark.spec("CONTROL 4.7")]
 SESSION = "session:s-abcdefghijklmnop"

@@ -64,12 +64,16 @@ def test_the_end_of_the_server_ends_a_stream() -> None:
     """At once, however long its producer would wait."""
 
     async def run() -> list[str]:
-        live = Live()
-        broadcast = live.broadcast("x", list, 3600)
-        task = asyncio.create_task(read(live, broadcast, 1))
-        await asyncio.sleep(0.01)
-        live.stop()
+        live, loop, waits = Live(), asyncio.get_running_loop(), asyncio.Event()
+
+        def produce() -> list[Any]:
+            loop.call_soon_threadsafe(waits.set)
+            return []
+
+        task = asyncio.create_task(read(live, live.broadcast("x", produce, 3600), 1))
         async with asyncio.timeout(60):
+            await waits.wait()
+            live.stop()
             return await task
 
     assert asyncio.run(run()) == []

@@ -175,5 +175,5 @@ def test_lists_and_sessions_are_live(unit: Harness, where: str) -> None:
             if len(seen) == 1:
                 unit.epochs.freeze(f"session:{work.session['id']}")
             elif seen[-1]:
-                browser.client.app.router.routes[-1].app.state.live.stop()  # type: ignore[attr-defined]
+                browser.stop_streams()
     assert (seen[0], seen[-1]) == (False, True)

@@ -51,17 +51,10 @@ def test_each_page_is_a_decision_and_a_role_limits(unit: Harness) -> None:
     sign_in(unit).get("/console/now")
     rows = [one for one in unit.mint.decisions.decisions if one.tool == "arx.status.read"]  # type: ignore[attr-defined]
     assert {(one.facts.agent, one.facts.assurance, one.code) for one in rows} == {("operator:root", "console", "ok")}
-    pager = sign_in_as(unit, "pager", "kill-only")
+    pager = sign_in(unit, operator_with(unit, "pager", "kill-only"))
     assert 'href="/console/now"' not in pager.get("/console/home")
     assert "tool_not_allowed" in pager.get("/console/now")
     assert pager.status == 403
-
-
-def sign_in_as(harness: Harness, name: str, role: str) -> Browser:
-    browser, link = Browser(harness), link_of(operator_with(harness, name, role))
-    browser.get(link)
-    browser.post("/console/open", link=parse_qs(urlsplit(link).query)["link"][0])
-    return browser
 
 
 @pytest.mark.spec("CONTROL 6.3")
