@@ -6,7 +6,7 @@ import re
 import pytest
 
 from tests.console.harness import Browser, sign_in
-from tests.mint.approvals import Desk
+from tests.mint.approvals import TWO, Desk
 from tests.mint.harness import Harness
 
 pytestmark = pytest.mark.sqlite
@@ -70,6 +70,24 @@ def test_an_unknown_approval_is_a_page_too(desk: Desk) -> None:
     browser = sign_in(desk.harness)
     assert "no such approval" in browser.get(f"{HOME}/a-absent").lower()
     assert browser.status == 404
+
+
+def test_the_inbox_is_sent_again_when_an_answer_counts(unit: Harness) -> None:
+    """An open page shows the first of two answers, too."""
+    unit.mint.log.start()
+    desk = Desk(unit, TWO)
+    asked = desk.ask()
+    browser = sign_in(desk.harness)
+    seen: list[str] = []
+    with browser.client.stream("GET", f"{HOME}/live") as answer:
+        for line in answer.iter_lines():
+            seen += re.findall(r"(\d) of \d", line)
+            if seen == ["0"]:
+                assert desk.answer(unit.operator(), asked).status_code == 200
+                seen.append("answered")
+            elif "1" in seen:
+                browser.stop_streams()
+    assert seen == ["0", "answered", "1"]
 
 
 @pytest.mark.servers

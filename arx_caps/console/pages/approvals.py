@@ -47,18 +47,19 @@ def show_inbox(visit: Visit) -> Response:
 def stream_inbox(visit: Visit) -> Response:
     """Stream the calls that wait."""
     visit.call(list_approvals, query={"state": WAITING, "limit": SHOWN})
-    mint, last = visit.mint, [""]
+    mint = visit.mint
+    last: list[list[ApprovalShown] | None] = [None]
 
     def waiting() -> list[list[ApprovalShown]]:
         rows = mint.db.approvals.list(statuses=(WAITING,), alive=True, limit=SHOWN)
         return [[one for one in (show_approval(mint, row) for row in rows[:SHOWN]) if one.state == WAITING]]
 
     def show(approvals: list[ApprovalShown], _: int) -> Sent | None:
-        html = visit.fragment("approvals_list.html", approvals=approvals, state=WAITING)
         # Only when it changed: a reader's place on the page and the focus stay where they are.
-        key = " ".join(one.id for one in approvals)
-        changed, last[0] = key != last[0], key
-        return Sent(html) if changed else None
+        if approvals == last[0]:
+            return None
+        last[0] = approvals
+        return Sent(visit.fragment("approvals_list.html", approvals=approvals, state=WAITING))
 
     return visit.stream(visit.live.broadcast("approvals", waiting, EVERY_S), show)
 
