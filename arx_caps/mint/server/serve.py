@@ -34,6 +34,7 @@ from arx_caps.realm import PASSPHRASE_VARIABLE, Realm, default_folder
 from arx_caps.server_process import collect_rarely, has_terminal, is_loopback, open_listener, stop_at_eof
 from arx_verifier.errors import ArxError, SettingsError
 
+PROGRAM: Final = "arx_caps.mint.server.serve"  # this module, as a program
 STORE_VARIABLE: Final = "ARX_STORE_URL"
 LOG_VARIABLE: Final = "ARX_LOG"
 REQUEST_S: Final = 10.0  # for a whole request of 64 KiB, and for the client to read of its answer
@@ -204,7 +205,7 @@ def _reload(mint: MintRuntime) -> None:
 def main(
     argv: Sequence[str] | None = None,
     *,
-    program: str = "arx_caps.mint.server.serve",
+    program: str = PROGRAM,
     compose: Compose = lambda *_: lambda: None,
 ) -> int:
     """Run the mint as a program, and return its exit code."""

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from arx_caps.embedded import EmbeddedValkey
-from arx_caps.mint.server.serve import GRACE_S, SETTINGS_EXIT, STORE_VARIABLE
+from arx_caps.mint.server.serve import GRACE_S, PROGRAM, SETTINGS_EXIT, STORE_VARIABLE
 from arx_caps.realm import PASSPHRASE_VARIABLE, Realm
 from arx_caps.server_process import has_terminal
 from arx_verifier.errors import SettingsError
@@ -26,7 +26,6 @@ BACKOFF_S: Final = (0.2, 5.0)  # the shortest and longest pause before a restart
 SETTLED_S: Final = 30.0  # a mint that ran this long is not in a crash loop
 STOP_S: Final = GRACE_S + 5.0
 
-SERVE: Final = "arx_caps.mint.server.serve"
 OnReady = Callable[[dict[str, Any]], None]
 
 
@@ -54,7 +53,7 @@ class Supervisor:
         passphrase: str | None = None,
         on_ready: OnReady = lambda _: None,
         on_stop: Callable[[], None] = lambda: None,
-        program: str = SERVE,
+        program: str = PROGRAM,
     ) -> None:
         self._realm, self._program = realm, program
         self._options = ["--realm-dir", str(realm.folder), "--until-eof"]
@@ -165,7 +164,7 @@ def up(
     on_ready: OnReady = lambda _: None,
     on_stop: Callable[[], None] = lambda: None,
     on_reload: Callable[[], None] = lambda: None,
-    program: str = SERVE,
+    program: str = PROGRAM,
 ) -> None:
     """Run a realm until SIGINT or SIGTERM. SIGHUP reloads the policy.
 
