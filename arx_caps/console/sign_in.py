@@ -12,7 +12,8 @@ from urllib.parse import quote, unquote, urlencode, urlsplit
 from starlette.responses import Response
 
 from arx_caps.console.pages import sign_ins
-from arx_caps.console.visit import CONTINUE, COOKIE, SIGN_IN, THEME_COOKIE, THEMES, Page, Visit, cookie_name
+from arx_caps.console.visit import CONTINUE, COOKIE, SIGN_IN, THEME_COOKIE, THEMES, Page, Visit
+from arx_caps.mint.api.browser import cookie_name
 from arx_caps.mint.identity.console_session import (
     BAD_LINK,
     SECRET_BYTES,

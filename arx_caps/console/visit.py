@@ -21,6 +21,7 @@ from arx_caps.console.menu import Entry, menu_for
 from arx_caps.console.render import render
 from arx_caps.mint.api.access_log import id_of, note
 from arx_caps.mint.api.app import ENDPOINTS
+from arx_caps.mint.api.browser import cookie_name, peer_of, set_cookie
 from arx_caps.mint.api.endpoint import Endpoint, RouteAnswer, RouteCall, call_endpoint
 from arx_caps.mint.api.problems import find_code
 from arx_caps.mint.context import MintContext
@@ -259,15 +260,7 @@ class Visit:
         same_site: Literal["lax", "strict"] = "strict",
     ) -> None:
         """Set a cookie that no script and no other site reads; an empty one is deleted."""
-        response.set_cookie(
-            cookie_name(self.mint, name),
-            value,
-            max_age=max_age_s if value else 0,
-            path="/",
-            secure=is_https(self.mint),
-            httponly=True,
-            samesite=same_site,
-        )
+        set_cookie(self.mint, response, cookie_name(self.mint, name), value, max_age_s, same_site)
 
 
 class Page(NamedTuple):
@@ -397,32 +390,14 @@ async def answer_unknown(request: Request, error: Exception) -> Response:
 async def answer_bug(request: Request, error: Exception) -> Response:
     """Answer after an unexpected error, which the mint's log has."""
     del error  # its text could quote a secret
-    bug = ArxError("the mint failed")
-    bug.code = "internal"
+    bug = GrantError("the mint failed", code="internal")
     return await run_in_threadpool(show_error, Visit(request, {}, {}, None, b""), bug)
-
-
-def peer_of(mint: MintContext, request: Request) -> str | None:
-    """Return the browser's address; ``X-Forwarded-For`` counts only from trusted proxies."""
-    peer = request.client.host if request.client is not None else None
-    return mint.limits.peer_of(peer, request.headers.getlist("x-forwarded-for"))
 
 
 def origin_of(mint: MintContext) -> str:
     """Return the origin of the mint's pages (RFC 6454)."""
     parts = urlsplit(mint.realm.issuer)
     return f"{parts.scheme}://{parts.netloc}"
-
-
-def is_https(mint: MintContext) -> bool:
-    """Return whether browsers reach the mint over https."""
-    return mint.realm.issuer.startswith("https:")
-
-
-def cookie_name(mint: MintContext, name: str) -> str:
-    """Return a cookie's name."""
-    # The prefix: no page of another host of the domain can set the cookie, and so begin a session in its own name.
-    return f"__Host-{name}" if is_https(mint) else name
 
 
 def _secret_of(request: Request) -> bytes:

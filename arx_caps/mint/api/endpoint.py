@@ -20,6 +20,7 @@ from arx_caps.engines import BUSY_S
 from arx_caps.jose import Proof
 from arx_caps.mint.api import problems
 from arx_caps.mint.api.access_log import note
+from arx_caps.mint.api.browser import peer_of
 from arx_caps.mint.api.idempotency import HEADER, digest_of, read_key
 from arx_caps.mint.context import MintContext
 from arx_caps.mint.db.database import now_ms
@@ -201,7 +202,7 @@ async def answer_request(endpoint: Endpoint, mint: MintContext, request: Request
     note(request, route=endpoint.path)
     # Cheap checks first: neither needs a thread, the database or the body.
     try:
-        mint.limits.require_address(_peer(mint, request))
+        mint.limits.require_address(peer_of(mint, request))
         mint.require_clock()
     except (TooOftenError, UnavailableError) as error:
         return _refuse(mint, request, error, {"Connection": "close"})
@@ -215,7 +216,7 @@ async def answer_request(endpoint: Endpoint, mint: MintContext, request: Request
             raw += chunk
             if len(raw) > endpoint.limit:
                 if admitted is None:
-                    mint.limits.count_unproven(_peer(mint, request))
+                    mint.limits.count_unproven(peer_of(mint, request))
                 detail = f"body too large: expected at most {endpoint.limit} bytes"
                 # The rest of the body is unread and would be taken for the next request.
                 return problems.problem("too_large", detail, realm=mint.realm, headers={"Connection": "close"})
@@ -239,7 +240,7 @@ def _admit(endpoint: Endpoint, mint: MintContext, request: Request) -> Any:
     try:
         return endpoint.admit(mint, _call(mint, request), request.headers)
     except ArxError as error:
-        mint.limits.count_unproven(_peer(mint, request))
+        mint.limits.count_unproven(peer_of(mint, request))
         return _refuse(mint, request, error, {"Connection": "close"})  # the body is unread
 
 
@@ -259,7 +260,7 @@ def _serve(
         # Only unauthenticated calls count against an address: many agents may share one behind a proxy.
         response = _refuse(mint, request, error, {})
         if admitted is None and _PROVEN not in request.scope and response.status_code in UNPROVEN:
-            mint.limits.count_unproven(_peer(mint, request))
+            mint.limits.count_unproven(peer_of(mint, request))
         return response
     # Answers contain tokens, which no cache between mint and client may store.
     headers = {"Cache-Control": "no-store"}
@@ -273,12 +274,6 @@ def _refuse(mint: MintContext, request: Request, error: ArxError, headers: dict[
     response = problems.of_error(error, mint.realm)
     response.headers.update(headers)
     return response
-
-
-def _peer(mint: MintContext, request: Request) -> str | None:
-    """Return the client's address; ``X-Forwarded-For`` counts only from trusted proxies."""
-    peer = request.client.host if request.client is not None else None
-    return mint.limits.peer_of(peer, request.headers.getlist("x-forwarded-for"))
 
 
 def _answer_once(endpoint: Endpoint, call: RouteCall, request: Request) -> RouteAnswer | None:
@@ -402,7 +397,7 @@ def _call(mint: MintContext, request: Request) -> CallCredentials:
         raise RequestError(f"invalid request: expected one Authorization header, got {len(authorization)}")
     proofs = tuple(request.headers.getlist("dpop"))
     return CallCredentials(
-        request.method, url, authorization[0] if authorization else None, proofs, _peer(mint, request)
+        request.method, url, authorization[0] if authorization else None, proofs, peer_of(mint, request)
     )
 
 

@@ -16,6 +16,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from arx_caps.mint.api.access_log import note
+from arx_caps.mint.api.browser import cookie_name, peer_of, set_cookie
 from arx_caps.mint.api.openapi import OpenRoute
 from arx_caps.mint.context import MintContext
 from arx_caps.mint.login.oidc import (
@@ -59,7 +60,7 @@ _CONSENT_COOKIE: Final = "arx-consent"
 _PURPOSE: Final = "page"
 
 
-class Visit:
+class ConsentVisit:
     """One request of a browser.
 
     Args:
@@ -102,16 +103,8 @@ class Visit:
     def with_cookies(self, response: Response, cookies: Mapping[str, str] | None = None) -> Response:
         """Return a response with cookies by name; an empty one is deleted."""
         for name, value in (cookies or {}).items():
-            # Lax, since the browser comes back from the issuer by a link; no script and no other site reads it.
-            response.set_cookie(
-                name,
-                value,
-                max_age=PAGE_MS // 1000 if value else 0,
-                path="/",
-                secure=_is_https(self.mint),
-                httponly=True,
-                samesite="lax",
-            )
+            # Lax, since the browser comes back from the issuer by a link.
+            set_cookie(self.mint, response, name, value, PAGE_MS // 1000, "lax")
         return response
 
     def client_url(self, redirect: str, **answer: str | None) -> str:
@@ -119,7 +112,7 @@ class Visit:
         return answer_url(redirect, answer | {"iss": self.mint.realm.issuer})
 
 
-def authorize(visit: Visit) -> Response:
+def authorize(visit: ConsentVisit) -> Response:
     """Send a person to log in, for the authorization request of a client."""
     client, redirect = find_redirect(visit.mint, visit.form)
     try:
@@ -133,7 +126,7 @@ def authorize(visit: Visit) -> Response:
     return visit.redirect(url, visit.new_cookie(_LOGIN_COOKIE, _tag(derived(secret, "state")), text))
 
 
-def callback(visit: Visit) -> Response:
+def callback(visit: ConsentVisit) -> Response:
     """Take a person back from the login, to consent."""
     mint, login = visit.mint, visit.login
     name, cookie = visit.cookie(_LOGIN_COOKIE, _tag(visit.form.get("state", "")))
@@ -162,13 +155,13 @@ def callback(visit: Visit) -> Response:
     return visit.redirect(f"{CONSENT}?consent={tag}", over | visit.new_cookie(_CONSENT_COOKIE, tag, wire.text_of(page)))
 
 
-def show_consent(visit: Visit) -> Response:
+def show_consent(visit: ConsentVisit) -> Response:
     """Show a person the task that a client asks for."""
     secret = _bytes(visit.cookie(_CONSENT_COOKIE, _tag(visit.form.get("consent", "")))[1])
     return _ask(find_consent(visit.mint, secret), secret, {})
 
 
-def answer_consent(visit: Visit) -> Response:
+def answer_consent(visit: ConsentVisit) -> Response:
     """Take a person's answer, and send the browser back to the client."""
     mint, form = visit.mint, visit.form
     name, cookie = visit.cookie(_CONSENT_COOKIE, _tag(form.get("token", "")))
@@ -202,7 +195,7 @@ def _ask(consent: Consent, secret: bytes, form: Mapping[str, str], wrong: str = 
 
 
 def _refuse_client(
-    visit: Visit,
+    visit: ConsentVisit,
     client: OAuthClient,
     redirect: str,
     error: ArxError,
@@ -224,7 +217,7 @@ def _refuse_client(
     return visit.redirect(url, cookies)
 
 
-_VISITS: Final[Mapping[tuple[str, str], Callable[[Visit], Response]]] = {
+_VISITS: Final[Mapping[tuple[str, str], Callable[[ConsentVisit], Response]]] = {
     ("GET", AUTHORIZE): authorize,
     ("GET", CALLBACK): callback,
     ("GET", CONSENT): show_consent,
@@ -236,9 +229,7 @@ async def answer_visit(request: Request) -> Response:
     """Answer a browser."""
     mint, path = request.app.state.mint, request.url.path
     note(request, route=path, caller="browser")
-    peer = mint.limits.peer_of(
-        request.client.host if request.client is not None else None, request.headers.getlist("x-forwarded-for")
-    )
+    peer = peer_of(mint, request)
     raw = bytearray()
     try:
         mint.limits.require_address(peer)
@@ -263,7 +254,7 @@ def _visit(request: Request, raw: bytes) -> Response:
         text = raw.decode("ascii") if method == "POST" else request.url.query
         if len(text) > MAX_QUERY_CHARS and method == "GET":
             raise OAuthError("invalid_request", f"expected a query of at most {MAX_QUERY_CHARS} characters")
-        return _VISITS[method, request.url.path](Visit(request, _read_query(text)))
+        return _VISITS[method, request.url.path](ConsentVisit(request, _read_query(text)))
     except (ArxError, ValueError) as error:
         return _error(request, error)
 
@@ -339,17 +330,12 @@ def routes() -> list[Route]:
 
 def _name(mint: MintContext, kind: str) -> str:
     """Return what the names of all cookies of one kind begin with."""
-    # The prefix: no page of another host of the domain can set the cookie, and so begin a login in its own name.
-    return f"__Host-{kind}-" if _is_https(mint) else f"{kind}-"
+    return cookie_name(mint, f"{kind}-")
 
 
 def _tag(derived_text: str) -> str:
     """Return the end of a cookie's name, another one for each login and page."""
     return derived_text[:TAG_CHARS]
-
-
-def _is_https(mint: MintContext) -> bool:
-    return mint.realm.issuer.startswith("https:")
 
 
 def _bytes(text: str) -> bytes:
