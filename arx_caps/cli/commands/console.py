@@ -10,8 +10,7 @@ from arx_caps.cli.options import Verbs, common_options, pass_console
 from arx_caps.cli.place import Place, operator_options
 from arx_caps.cli.terminal import Console, pairs, table
 from arx_caps.durations import show_span, show_time
-
-GONE_MS = 60_000  # a restart is over by then
+from arx_caps.revocation import GONE_MS, count_states
 
 
 @click.group("console", cls=Verbs)
@@ -82,10 +81,8 @@ def status_command(console: Console, place: Place) -> None:
 def _rows(status: dict[str, Any]) -> list[tuple[str, Any]]:
     store, log = status["store"], status["log"]
     fleet = [one for one in status["verifiers"] if one["state"] != "gone" or one["age_ms"] < GONE_MS]
-    states = {
-        state: sum(v["relay_of"] or 1 for v in fleet if v["state"] == state) for state in ("live", "late", "gone")
-    }
-    verifiers = ", ".join(f"{count} {state}" for state, count in states.items())
+    counts = count_states((v["state"], v["relay_of"]) for v in fleet)
+    verifiers = ", ".join(f"{count} {state}" for state, count in counts.items())
     never = status["services_never_seen"]
     return [
         ("realm", status["realm"]),

@@ -15,6 +15,7 @@ from arx_caps.cli.parse import Duration
 from arx_caps.cli.place import Place, operator_options
 from arx_caps.cli.terminal import Console, pairs, shorten_middle, table
 from arx_caps.durations import parse_duration, show_span, show_time
+from arx_caps.revocation import count_states
 
 MINUTE_MS: Final = 60_000
 ROWS: Final = 5  # of each table: all of it fits a terminal of 24 lines
@@ -111,7 +112,7 @@ def _shown(found: Mapping[str, Any]) -> str:
 
 
 def _fleet(verifiers: Sequence[Mapping[str, Any]]) -> str:
-    counts = {state: sum(one["state"] == state for one in verifiers) for state in ("live", "late", "gone")}
+    counts = count_states((one["state"], one["relay_of"]) for one in verifiers)
     return ", ".join(f"{count} {state}" for state, count in counts.items() if count or state == "live")
 
 
@@ -144,8 +145,8 @@ def _targets(kill: Mapping[str, Any]) -> str:
 
 
 def _confirmed(kill: Mapping[str, Any]) -> str:
-    told = kill["confirmations"]
-    return "-" if told is None else f"{told['confirmed']} of {told['verifiers']}"
+    report = kill["confirmations"]
+    return "-" if report is None else f"{report['confirmed']} of {report['verifiers']}"
 
 
 def _refused(counts: Mapping[str, Any]) -> int:

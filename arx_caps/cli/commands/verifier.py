@@ -10,12 +10,10 @@ from arx_caps.cli.options import Verbs, common_options, pass_console
 from arx_caps.cli.place import Place, all_options
 from arx_caps.cli.terminal import Console, table
 from arx_caps.durations import show_span
-from arx_caps.revocation import Header, VerifierSeen
+from arx_caps.revocation import GONE_MS, Header, VerifierSeen, count_states, state_of
 from arx_verifier.errors import ArxError
 from arx_verifier.journal import audience_of
 
-LATE_LEASES: Final = 10  # a paused process or a broken network is back within these
-GONE_MS: Final = 60_000  # a restart is over by then
 MINT_S: Final = 3.0  # the mint only adds the names of services
 
 
@@ -62,23 +60,20 @@ def list_verifiers(console: Console, place: Place, every: bool) -> None:
     rows = [(_name(v), v["applied"], v["behind"], f"{show_span(v['age_ms'])} ago", v["state"]) for v in verifiers]
     rows += [(name, "", "", "", "never seen") for name in unseen or ()]
     console.data("verifiers", value, lambda: table(("VERIFIER", "APPLIED", "BEHIND", "LAST PROBE", "STATE"), rows))
-    # A relay counts as the verifiers behind it.
-    counts = [1 if v["relay_of"] is None else v["relay_of"] for v in verifiers]
-    live = sum(count for v, count in zip(verifiers, counts, strict=True) if v["live"])
-    console.say(f"{live} of {sum(counts)} live; the kill sequence is at {header.seq}")
+    counts = count_states((v["state"], v["relay_of"]) for v in verifiers)
+    console.say(f"{counts['live']} of {sum(counts.values())} live; the kill sequence is at {header.seq}")
     if why is not None:
         console.say(f"services without a verifier are unknown: {why}")
 
 
 def _row(seen: VerifierSeen, header: Header) -> dict[str, Any]:
-    live = seen.age_ms < header.lease_ms
-    late = seen.age_ms < LATE_LEASES * header.lease_ms
+    state = state_of(seen.age_ms, header.lease_ms)
     return {
         "id": seen.id,
         "applied": seen.applied,
         "age_ms": seen.age_ms,
-        "live": live,
-        "state": "live" if live else "late" if late else "gone",
+        "live": state == "live",
+        "state": state,
         "behind": max(0, header.seq - seen.applied),
         "relay_of": seen.behind,
     }

@@ -16,7 +16,7 @@ from arx_caps.cli.commands.doctor.history import check_history
 from arx_caps.cli.place import store_url
 from arx_caps.durations import show_span
 from arx_caps.realm import Realm
-from arx_caps.revocation import RevocationStore, Topology, acl
+from arx_caps.revocation import RevocationStore, Topology, acl, state_of
 from arx_caps.revocation.failover import look, must_attest
 from arx_caps.revocation.store import functions
 from arx_verifier.errors import ArxError, SettingsError, StoreError
@@ -72,7 +72,6 @@ BEGIN: Final = (
 )
 SLOW_LINK_S: Final = 10  # the largest answer passes a slow link within the time of the soft limit
 NO_LIMIT: Final = 1 << 62
-GONE_LEASES: Final = 10  # a verifier that is silent for longer has most likely ended
 SETTLE_S: Final = 0.3  # a verifier that is behind may catch up in this time
 
 
@@ -289,9 +288,11 @@ def _verifiers(patient: Patient) -> Check:
     behind = {seen.id for seen in patient.store.verifiers() if seen.applied < header.seq}
     if behind:
         time.sleep(SETTLE_S)
-    seen, gone_ms = patient.store.verifiers(), GONE_LEASES * header.lease_ms
-    late = [one for one in seen if one.applied < header.seq and one.id in behind and one.age_ms <= gone_ms]
-    silent = [one for one in seen if one.age_ms > header.lease_ms]
+    seen = patient.store.verifiers()
+    states = {one.id: state_of(one.age_ms, header.lease_ms) for one in seen}
+    # A gone one has most likely ended.
+    late = [one for one in seen if one.applied < header.seq and one.id in behind and states[one.id] != "gone"]
+    silent = [one for one in seen if states[one.id] != "live"]
     if late:
         worst = max(late, key=lambda verifier: verifier.age_ms)
         found = f"{len(late)} of {len(seen)} are behind: {worst.id} is at entry {worst.applied} of {header.seq}"

@@ -2,7 +2,7 @@
 """Route of the realm's state: whether anything is refused and why, the verifiers, and the audit log.  CONTROL 4.5."""
 
 from collections.abc import Callable, Sequence
-from typing import Final, Literal, TypeVar
+from typing import Final, TypeVar
 
 import msgspec
 
@@ -10,11 +10,10 @@ from arx_caps.audit.query import series
 from arx_caps.mint.api.endpoint import Endpoint, RouteAnswer, RouteCall
 from arx_caps.mint.context import MintContext
 from arx_caps.mint.db.database import now_ms
-from arx_caps.revocation import Header, VerifierSeen
+from arx_caps.revocation import Header, VerifierSeen, VerifierState, state_of
 from arx_verifier.errors import ArxError
 from arx_verifier.journal import audience_of
 
-LATE_LEASES: Final = 10  # a paused process or a broken network is back within these
 RATES_MS: Final = 4 * 60_000  # whole minutes are kept: 4 to 5 minutes are added up
 MAX_SERVICES: Final = 1000  # that are looked for among the verifiers
 _Result = TypeVar("_Result")
@@ -31,7 +30,7 @@ class VerifierShown(msgspec.Struct, frozen=True, kw_only=True):
     applied: int
     behind: int
     age_ms: int
-    state: Literal["live", "late", "gone"]
+    state: VerifierState
     relay_of: int | None
 
 
@@ -148,14 +147,13 @@ def _rates(mint: MintContext) -> RatesShown:
 
 
 def _verifier(seen: VerifierSeen, header: Header) -> VerifierShown:
-    live, late = seen.age_ms < header.lease_ms, seen.age_ms < LATE_LEASES * header.lease_ms
     return VerifierShown(
         id=seen.id,
         service=audience_of(seen.id),
         applied=seen.applied,
         behind=max(0, header.seq - seen.applied),
         age_ms=seen.age_ms,
-        state="live" if live else "late" if late else "gone",
+        state=state_of(seen.age_ms, header.lease_ms),
         relay_of=seen.behind,
     )
 
