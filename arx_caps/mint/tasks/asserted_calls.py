@@ -10,13 +10,12 @@ from typing import Any, Final, NamedTuple
 
 from arx_caps.mint.context import Born, MintContext
 from arx_caps.mint.policy.model import Policy, Template
-from arx_caps.mint.tasks.token_factory import Birth, caveats_of, keys_for, new_link, new_name, sign_tokens
+from arx_caps.mint.tasks.token_factory import caveats_of, keys_for, sign_tokens
+from arx_caps.mint.tasks.trial_token import judge_token, trial_birth
 from arx_verifier import names
 from arx_verifier.errors import Failure, GrantError, shorten
-from arx_verifier.journal import OK, InMemoryDecisions
+from arx_verifier.journal import OK
 from arx_verifier.request import AccessRequest
-from arx_verifier.token import KeyRing
-from arx_verifier.verification import Verifier
 
 # Others are of what the policy does not have for this agent.
 _CODES: Final = {"bad_parameters": "argument_not_allowed", "subject_required": "proof_missing"}
@@ -99,26 +98,13 @@ def _judge(
     try:
         grant = policy.grant(template.name, str(agent["path"]), params)
         # From the beginning of the history: no new task ends a kill that is in force.
-        birth = Birth(
-            agent,
-            born._replace(seq=0),
-            new_name("s-"),
-            new_name("t-"),
-            policy.digest,
-            request.at,
-            request.at + min(grant.ttl_ms, mint.realm.max_ttl_ms),
-            0,
-            new_link(),
-            None,
-        )
+        birth = trial_birth(mint, policy, grant, agent, born._replace(seq=0), request.at)
         keys = keys_for(mint, [audience])
         needs = {audience: [terms.tools for terms in grant.approvals.get(audience, ())]}
         token = sign_tokens(mint, birth, {audience: caveats_of(grant)[audience]}, keys, needs)[audience]
     except GrantError as error:
         return _refused(error)
-    ring = KeyRing(dict(keys.values()), realm=mint.realm.name, max_ttl_ms=mint.realm.max_ttl_ms)
-    verifier = Verifier(audience=audience, keys=ring, epochs=mint.epochs, decisions=InMemoryDecisions())
-    decision = verifier.decide(token, request)
+    decision = judge_token(mint, audience, keys[audience], token, request)
     return PolicyAnswer(decision.code, tuple(decision.all_failures()))
 
 

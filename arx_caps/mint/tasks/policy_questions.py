@@ -18,13 +18,13 @@ from arx_caps.mint.policy.approvals import show_terms
 from arx_caps.mint.policy.explain import PolicyRefusal, explain_grant, show_explained
 from arx_caps.mint.policy.issuers import Subject
 from arx_caps.mint.policy.model import Policy, TaskGrant
-from arx_caps.mint.tasks.token_factory import Birth, caveats_of, new_link, new_name
+from arx_caps.mint.tasks.token_factory import caveats_of
+from arx_caps.mint.tasks.trial_token import judge_token, trial_birth
 from arx_verifier import names
 from arx_verifier.errors import refusal
-from arx_verifier.journal import OK, InMemoryDecisions
+from arx_verifier.journal import OK
 from arx_verifier.request import AccessRequest
-from arx_verifier.token import KeyRing, Macaroon
-from arx_verifier.verification import Verifier
+from arx_verifier.token import Macaroon
 
 Text = Annotated[str, Meta(min_length=1, max_length=256)]
 _KID: Final = "question.0"
@@ -128,24 +128,12 @@ def _decide(
 ) -> tuple[str, str | None]:
     now, key = now_ms(), secrets.token_bytes(32)
     agent: Mapping[str, Any] = {"path": question.agent, "metadata": "{}", "owner": None}
-    birth = Birth(
-        agent,
-        mint.born(),
-        new_name("s-"),
-        new_name("t-"),
-        policy.digest,
-        now,
-        now + min(grant.ttl_ms, mint.realm.max_ttl_ms),
-        0,
-        new_link(),
-        subject,
-    )
+    birth = trial_birth(mint, policy, grant, agent, mint.born(), now, subject)
     # Without the proof of a call: the question is what the policy allows, and not who sends it.
     caveats = tuple(msgspec.structs.replace(each, require=None, fresh=None) for each in caveats_of(grant)[audience])
     token = Macaroon.mint(birth.identifier(audience, _KID), key=key, realm=mint.realm.name, caveats=caveats)
-    ring = KeyRing({_KID: key}, realm=mint.realm.name, max_ttl_ms=mint.realm.max_ttl_ms)
-    verifier = Verifier(audience=audience, keys=ring, epochs=mint.epochs, decisions=InMemoryDecisions())
-    decision = verifier.decide(token.encode(), AccessRequest(str(question.tool), question.args, now))
+    request = AccessRequest(str(question.tool), question.args, now)
+    decision = judge_token(mint, audience, (_KID, key), token.encode(), request)
     if decision.code == OK:
         return OK, None
     return decision.code, str(refusal(decision.code, tuple(decision.all_failures())))
