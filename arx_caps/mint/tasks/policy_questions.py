@@ -38,7 +38,7 @@ class SubjectSaid(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     claims: dict[str, Any] = {}
 
 
-class Question(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class PolicyQuestion(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Whether an agent would get a task, and with ``tool`` whether a call in it would be allowed."""
 
     agent: Text
@@ -67,7 +67,7 @@ class PolicyReply(NamedTuple):
     approval: dict[str, Any] | None = None
 
 
-def ask_policy(mint: MintContext, policy: Policy, question: Question) -> PolicyReply:
+def ask_policy(mint: MintContext, policy: Policy, question: PolicyQuestion) -> PolicyReply:
     """Return what a policy answers.
 
     Args:
@@ -95,7 +95,7 @@ def _judge(
     mint: MintContext,
     policy: Policy,
     grant: TaskGrant,
-    question: Question,
+    question: PolicyQuestion,
     subject: Subject | None,
     shown: dict[str, Any],
 ) -> PolicyReply:
@@ -123,7 +123,7 @@ def _decide(
     policy: Policy,
     grant: TaskGrant,
     audience: str,
-    question: Question,
+    question: PolicyQuestion,
     subject: Subject | None,
 ) -> tuple[str, str | None]:
     now, key = now_ms(), secrets.token_bytes(32)

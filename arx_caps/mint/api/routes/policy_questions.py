@@ -15,7 +15,7 @@ from arx_caps.mint.db.events import Event
 from arx_caps.mint.identity.authenticate import admit_operator
 from arx_caps.mint.policy.diff import compare
 from arx_caps.mint.policy.model import MAX_BYTES, Policy
-from arx_caps.mint.tasks.policy_questions import Question, ask_policy
+from arx_caps.mint.tasks.policy_questions import PolicyQuestion, ask_policy
 from arx_verifier.errors import GrantError, SettingsError
 
 TestName = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[ -~]+\Z")]
@@ -25,7 +25,7 @@ Code = Annotated[str, Meta(min_length=1, max_length=32, pattern=r"^[a-z_]+\Z")]
 class QuestionBody(Body, frozen=True):
     """A question, and which policy is asked: a digest, or the one in force."""
 
-    question: Question
+    question: PolicyQuestion
     policy: Annotated[str, Meta(max_length=64)] = IN_FORCE
 
 
@@ -33,7 +33,7 @@ class TestBody(Body, frozen=True):
     """A question to keep, and the code of the answer that must stay: ``ok``, or that of a refusal."""
 
     name: TestName
-    question: Question
+    question: PolicyQuestion
     expect: Code
 
 
@@ -58,7 +58,7 @@ class TestShown(RouteAnswer, frozen=True):
     """A kept question."""
 
     name: str
-    question: Question
+    question: PolicyQuestion
     expect: str
     by: str
     added_at: int
@@ -150,7 +150,7 @@ def _result(mint: MintContext, policy: Policy, row: Mapping[str, Any]) -> Result
 
 
 def _shown(row: Mapping[str, Any]) -> TestShown:
-    question = msgspec.json.decode(row["question"], type=Question)
+    question = msgspec.json.decode(row["question"], type=PolicyQuestion)
     return TestShown(**{**row, "question": question})
 
 
