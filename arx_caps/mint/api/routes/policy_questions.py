@@ -137,10 +137,8 @@ def run_policy_tests(call: RouteCall) -> ResultsShown:
 def remove_policy_test(call: RouteCall) -> TestShown:
     """Remove a kept question."""
     name = call.path["name"]
-    shown = next((_shown(row) for row in call.mint.db.policies.tests() if row["name"] == name), None)
-    call.mint.db.policies.remove_test(name, Event.of("policy.test_removed", call.authenticated.actor, name=name))
-    assert shown is not None
-    return shown
+    removed = Event.of("policy.test_removed", call.authenticated.actor, name=name)
+    return _shown(call.mint.db.policies.remove_test(name, removed))
 
 
 def _result(mint: MintContext, policy: Policy, row: Mapping[str, Any]) -> ResultShown:

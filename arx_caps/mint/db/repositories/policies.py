@@ -22,6 +22,7 @@ _MARK: Final = CompiledStatement(select(POLICIES.c.digest, POLICIES.c.in_force_a
 _ADD, _CHANGE = insert(POLICIES), update(POLICIES).where(POLICIES.c.digest == bindparam("which"))
 MAX_TESTS: Final = 500  # all of them are asked at once
 _ITS: Final = POLICY_TESTS.c.name == bindparam("which")
+_REMOVE_TEST: Final = delete(POLICY_TESTS).where(_ITS).returning(POLICY_TESTS)
 
 
 # Tokens and decisions name the digest of their policy. Policies are kept for good, so that a reader years later can see
@@ -94,12 +95,14 @@ class PolicyRepository:
         """Return the stored questions, by name."""
         return self._database.rows(select(POLICY_TESTS).order_by(POLICY_TESTS.c.name))
 
-    def remove_test(self, name: str, what: Event) -> None:
-        """Remove a stored question.
+    def remove_test(self, name: str, what: Event) -> dict[str, Any]:
+        """Remove a stored question, and return its row.
 
         Raises:
             GrantError: ``not_found``.
         """
         with self._database.write(what) as c:
-            if c.execute(delete(POLICY_TESTS).where(_ITS), {"which": name}).rowcount == 0:
+            row = c.execute(_REMOVE_TEST, {"which": name}).mappings().first()
+            if row is None:
                 raise GrantError(f"there is no test {name!r:.70}", code="not_found")
+            return dict(row)
