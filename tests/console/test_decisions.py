@@ -300,3 +300,22 @@ def test_verify_now_finds_an_edited_row(unit: Harness) -> None:
     assert 'class="badge bad">tampered<' in page
     assert "record 2" in page
     assert unit.mint.log.publisher.halted
+
+
+@pytest.mark.spec("LOG 1.11")
+def test_a_check_that_cannot_read_a_file_has_failed(unit: Harness) -> None:
+    """It ends, says why, and the next one runs."""
+    log = unit.mint.log
+    log.step()
+    [tile] = (unit.mint.realm.log_dir / "tile" / "0").glob("000*")
+    kept = tile.rename(tile.with_name("kept"))
+    tile.symlink_to(tile)
+    log.check.start("root")
+    until(lambda: log.check.state.outcome != "running")
+    assert log.check.state.outcome == "failed"
+    assert "cannot be read" in log.check.state.problem
+    tile.unlink()
+    kept.rename(tile)
+    log.check.start("root")
+    until(lambda: log.check.state.outcome != "running")
+    assert log.check.state.outcome == "holds"

@@ -96,6 +96,8 @@ class RowCheck:
             self._end("tampered", str(error))
         except ArxError as error:
             self._end("failed", str(error))
+        except OSError as error:
+            self._end("failed", f"a file of the log cannot be read: {error.strerror or error}")
         else:
             self.state = self.state._replace(done=rows.size)
             self._end("holds")
