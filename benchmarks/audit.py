@@ -28,7 +28,7 @@ from benchmarks import draw, record
 from benchmarks.audit_fill import A_SESSION, OPEN, WHALE, batches, facts, session_of
 from benchmarks.audit_stage import Service, stage
 from benchmarks.kill_report import DOCS, put, table
-from benchmarks.measure import about, load, save, say
+from benchmarks.measure import about, load, percentiles, save, say
 from tests import postgres
 
 SIZES: Final = (100, 500, 2000)
@@ -125,7 +125,7 @@ def proofs(store: LogStore, publisher: Publisher, count: int) -> dict[str, Any]:
         _took(lambda: TileReader(fetch_from(publisher.folder), head.size).consistency(head.size // 3))
         for _ in range(20)
     ]
-    return {"hashes": size, "build": _spread(build), "check": _spread(check), "consistency": _spread(old)}
+    return {"hashes": size, "build": percentiles(build), "check": percentiles(check), "consistency": percentiles(old)}
 
 
 def asked(store: LogStore, records: int, times: int) -> dict[str, Any]:
@@ -177,7 +177,7 @@ def asked(store: LogStore, records: int, times: int) -> dict[str, Any]:
     found = {}
     for name, ask in cases.items():
         ask()
-        found[name] = _spread([_took(ask) for _ in range(times)])
+        found[name] = percentiles([_took(ask) for _ in range(times)])
     return found
 
 
@@ -185,11 +185,6 @@ def _took(work: Callable[[], Any]) -> float:
     began = time.perf_counter()
     assert work()
     return (time.perf_counter() - began) * 1000
-
-
-def _spread(values: list[float]) -> dict[str, float]:
-    ordered = sorted(values)
-    return {"p50": ordered[len(ordered) // 2], "p95": ordered[int(len(ordered) * 0.95)]}
 
 
 def run(*, quick: bool, large: bool) -> dict[str, Any]:

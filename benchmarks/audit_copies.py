@@ -7,6 +7,7 @@ Searches, totals and proofs work as on a log of batches; ``arx audit check`` doe
 """
 
 from hashlib import sha256
+from typing import Any
 
 from sqlalchemy import select, text, update
 
@@ -29,12 +30,14 @@ _BATCHES = text(
 
 
 def multiply(store: LogStore, size: int, records: int, step_ms: float) -> None:
-    """Append copies of a log's first records, each after the one before, until there are enough; goes on with some.
+    """Append copies of a log's first records, one after the other, until it has enough records.
+
+    It continues an earlier call that was ended.
 
     Args:
         store: The log, on SQLite; every record that is copied is in a checkpoint.
         size: Number of records that are copied.
-        records: Number of records that there must be.
+        records: Number of records that the log must have at the end.
         step_ms: Time between two records, ms.
     """
     with store.reading() as c:
@@ -68,18 +71,18 @@ def renamed(name: str, copy: int) -> str:
     return name[:at] + str(copy) + name[at + 1 :] if name[at : at + 1] == "0" else f"{name}{copy}" if name else name
 
 
-def _node(row: dict[str, object], copy: int, shift: dict[str, int]) -> dict[str, object]:
-    path = bytes(row["path"])  # type: ignore[call-overload]
+def _node(row: dict[str, Any], copy: int, shift: dict[str, int]) -> dict[str, Any]:
+    path = bytes(row["path"])
     ids = [int.from_bytes(path[at : at + 8], "big") + shift["nodes"] for at in range(0, len(path), 8)]
-    key = sha256(bytes(row["key"]) + bytes([copy])).digest()  # type: ignore[call-overload]
-    moved = {name: row[name] + shift["later"] for name in ("first_ms", "last_ms")}  # type: ignore[operator]
-    parent = None if row["parent"] is None else row["parent"] + shift["nodes"]  # type: ignore[operator]
+    key = sha256(bytes(row["key"]) + bytes([copy])).digest()
+    moved = {name: row[name] + shift["later"] for name in ("first_ms", "last_ms")}
+    parent = None if row["parent"] is None else row["parent"] + shift["nodes"]
     return (
         row
         | moved
         | {name: renamed(str(row[name]), copy) for name in _NAMED}
         | {
-            "id": row["id"] + shift["nodes"],  # type: ignore[operator]
+            "id": row["id"] + shift["nodes"],
             "path": b"".join(each.to_bytes(8, "big") for each in ids),
             "parent": parent,
             "key": key,

@@ -57,7 +57,13 @@ def session_of(number: int) -> str:
 
 
 def decisions(start_ms: int = START_MS, step_ms: float = 1.0, first: int = 0) -> Iterator[Decision]:
-    """Yield decisions for ever, of many sessions at a time, so many milliseconds apart, as if ``first`` had been."""
+    """Yield decisions without end, of many sessions at a time.
+
+    Args:
+        start_ms: Time of decision 0, ms since the Unix epoch.
+        step_ms: Time between two decisions, ms.
+        first: Number of the first decision.
+    """
     dice, started, count = random.Random(11 + first), first // A_SESSION, first
     open_: list[list[ChainFacts]] = []
     left: list[int] = []

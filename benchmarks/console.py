@@ -33,7 +33,7 @@ from arx_verifier.journal import Journal
 from arx_verifier.token import subject_target
 from benchmarks.audit_copies import multiply
 from benchmarks.audit_fill import A_SESSION, AUDIENCE, OPEN, WHALE, batches, decisions, facts, session_of
-from benchmarks.measure import about, save, say
+from benchmarks.measure import about, percentiles, save, say
 from tests.cli.live import Live, live_realm
 from tests.servers import free_ports
 
@@ -73,12 +73,12 @@ URLS: Final = (
 
 
 def fill(folder: Path, records: int, seconds: float = 86_400.0) -> None:
-    """Make a realm whose log has so many records, or go on with one that has too few.
+    """Make a realm whose log has a number of records, or append to one that has too few.
 
     Args:
         folder: The realm's folder.
         records: Number of records.
-        seconds: After so many, stop; a later call goes on.
+        seconds: Time after which it stops; a later call continues.
     """
     if not folder.exists():
         words = ["init", str(folder), "--name", REALM, "--issuer", f"http://127.0.0.1:{free_ports(1)[0]}"]
@@ -148,8 +148,7 @@ def pages(browser: Browser, records: int, times: int) -> dict[str, dict[str, flo
     for url in URLS:
         for _ in range(3):
             browser.took(path_of(url))
-        taken = sorted(browser.took(path_of(url)) for _ in range(times))
-        found[url] = {"p50": taken[len(taken) // 2], "p95": taken[int(len(taken) * 0.95)]}
+        found[url] = percentiles([browser.took(path_of(url)) for _ in range(times)])
         say(f"{url}: {found[url]['p50']:.1f} ms, p95 {found[url]['p95']:.1f} ms")
     return found
 
@@ -238,8 +237,9 @@ def port_of(folder: Path) -> int:
     return int(found[1])
 
 
-def realm_of(given: Path | None, records: int, seconds: float) -> Iterator[Path]:
-    """Yield a realm's folder with a filled log: one of an earlier run if there is one."""
+@contextlib.contextmanager
+def filled_realm(given: Path | None, records: int, seconds: float) -> Iterator[Path]:
+    """Yield the folder of a realm with a filled log: that of an earlier run if there is one."""
     with tempfile.TemporaryDirectory(prefix="arx-bench-") as folder:
         place = given or Path(folder) / "realm"
         fill(place, records, seconds)
@@ -255,7 +255,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20, help="how long the viewers watch [20]")
     parser.add_argument("--only-fill", type=float, metavar="SECONDS", help="fill the log for so long and stop")
     given = parser.parse_args()
-    for folder in realm_of(given.realm, given.records, given.only_fill or 86_400.0):
+    with filled_realm(given.realm, given.records, given.only_fill or 86_400.0) as folder:
         if given.only_fill:
             return
         with live_realm(folder, port_of(folder)) as live, tempfile.TemporaryDirectory() as own:

@@ -15,7 +15,7 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
@@ -88,6 +88,12 @@ def _count_for_a_turn(batch: Batch) -> int:
         if took >= TURN_NS / 2:
             return max(1, round(count * TURN_NS / took)) if took > TURN_NS else count
         count = max(count + 1, min(count * 4, round(count * TURN_NS / max(took, 1))))
+
+
+def percentiles(values: Sequence[float]) -> dict[str, float]:
+    """Return the median and the 95th percentile."""
+    ordered = sorted(values)
+    return {"p50": ordered[len(ordered) // 2], "p95": ordered[int(len(ordered) * 0.95)]}
 
 
 def machine() -> str:
