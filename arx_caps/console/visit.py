@@ -66,7 +66,7 @@ class Visit:
         request: The request.
         mint: The mint.
         live: The streams of the console.
-        session: The operator's session; None for who is not signed in.
+        session: The operator's session; None without a sign-in.
         query: The query.
         form: The form of a POST.
 
@@ -97,7 +97,7 @@ class Visit:
         """The operator who is signed in.
 
         Raises:
-            GrantError: ``missing_token``: nobody is.
+            GrantError: ``missing_token``: there is no sign-in.
         """
         if self.session is None:
             raise GrantError("sign in first", code="missing_token")
@@ -269,7 +269,7 @@ class Page(NamedTuple):
     Attributes:
         method: The HTTP method.
         path: The path, in Starlette's form.
-        answer: Answers a visit; in a thread, unless it is a coroutine.
+        answer: Answers a visit, in a thread.
         open: Whether it needs no signed-in operator.
     """
 

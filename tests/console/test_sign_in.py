@@ -2,12 +2,20 @@
 """Sign in to the console by a link, what a browser may then do, and what ends it.  CONTROL 6."""
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
 from arx_caps.console.app import STATIC
+from arx_caps.mint.api.app import ENDPOINTS
+from arx_caps.mint.api.endpoint import call_endpoint
+from arx_caps.mint.identity.authenticate import AuthenticatedCaller
+from arx_caps.mint.identity.console_session import authorize_console_call, find_console_session
+from arx_verifier.errors import GrantError
+from arx_verifier.token import wire
 from tests.console.harness import Browser, link_of, operator_with, sign_in
 from tests.mint.harness import Harness
 
@@ -119,3 +127,19 @@ def test_the_state_says_why_nothing_is_granted(unit: Harness) -> None:
     assert answer["verifiers"] == []
     assert answer["sessions"] == 0
     assert "The revocation store" in sign_in(unit).get("/console/now")
+
+
+@pytest.mark.spec("CONTROL 6.1")
+def test_a_page_calls_nothing_that_is_for_services_alone(unit: Harness) -> None:
+    """As over HTTP, an endpoint without operators among its callers refuses one."""
+    browser = sign_in(unit)
+    session = find_console_session(unit.mint, wire.bytes_of(browser.client.cookies["arx-console"]))
+    assert session is not None
+    keys = next(each for each in ENDPOINTS if each.action == "arx.keys.fetch")
+
+    def authorize(action: str, args: Mapping[str, Any]) -> AuthenticatedCaller:
+        return authorize_console_call(unit.mint, session, action, args, peer=None)
+
+    with pytest.raises(GrantError) as refused:
+        call_endpoint(keys, unit.mint, authorize, path={}, query={}, body={}, peer=None)
+    assert refused.value.code == "wrong_caller"

@@ -329,10 +329,7 @@ def _read_call(endpoint: Endpoint, mint: MintContext, unit: UnitOfWork, request:
                 mint, unit, call, endpoint.action, members | params | request.path_params, endpoint.about
             )
         request.scope[_PROVEN] = True  # a later refusal does not count against the address
-        if caller.kind not in endpoint.callers:
-            raise GrantError(
-                f"wrong caller: expected {' or '.join(endpoint.callers)}, got {caller.kind}", code="wrong_caller"
-            )
+        _require_kind(endpoint, caller)
     if broken is not None:
         raise broken
     # Rules and handler must judge the same value.
@@ -341,6 +338,12 @@ def _read_call(endpoint: Endpoint, mint: MintContext, unit: UnitOfWork, request:
     body = Bytes(content=raw) if endpoint.body is Bytes else _typed("body", members, endpoint.body)
     query = _typed("query", params, endpoint.query)
     return RouteCall(mint, unit, caller, proof, body, request.path_params, query, peer=call.peer)
+
+
+def _require_kind(endpoint: Endpoint, caller: AuthenticatedCaller) -> None:
+    if caller.kind not in endpoint.callers:
+        kinds = " or ".join(endpoint.callers)
+        raise GrantError(f"wrong caller: expected {kinds}, got {caller.kind}", code="wrong_caller")
 
 
 def call_endpoint(
@@ -353,7 +356,7 @@ def call_endpoint(
     body: Mapping[str, Any] | bytes,
     peer: str | None,
 ) -> RouteAnswer:
-    """Call an endpoint in this process, for a caller whom something else than a token authenticates.
+    """Call an endpoint in this process, for a caller that is authenticated without a token.
 
     Args:
         endpoint: The route; it has an action.
@@ -374,6 +377,7 @@ def call_endpoint(
     members = {} if isinstance(body, bytes) else dict(body)
     with mint.db.unit(one_change=endpoint.one_change) as unit:
         caller = authorize(endpoint.action, {**members, **query, **path})
+        _require_kind(endpoint, caller)
         typed = Bytes(content=body) if isinstance(body, bytes) else _typed("body", members, endpoint.body)
         return endpoint.handler(
             RouteCall(mint, unit, caller, None, typed, path, _typed("query", dict(query), endpoint.query), peer=peer)
