@@ -219,7 +219,7 @@ def _width_of(widths: Sequence[int]) -> int:
 
 
 def shorten_middle(text: str, most: int) -> str:
-    """Return a text of at most so many characters, without its middle if it is longer."""
+    """Return a text, without its middle if it is longer than ``most`` characters."""
     if len(text) <= most:
         return text
     end = (most - 1) // 2

@@ -28,7 +28,7 @@ _SCREEN, _BACK = "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l"  # a screen of i
 
 @click.command("top")
 @click.option("--since", type=Duration(), default="1h", show_default=True, help="count decisions of this time")
-@click.option("--every", type=Duration(), default="2s", show_default=True, help="look so often, on a terminal")
+@click.option("--every", type=Duration(), default="2s", show_default=True, help="time between two looks, on a terminal")
 @click.option("--once", is_flag=True, help="look once, also on a terminal")
 @operator_options
 @common_options

@@ -12,7 +12,7 @@ from arx_caps.mint.db.notices import LOG_HALTED, LOG_RESUMED, VERIFIERS_BACK, VE
 from arx_caps.revocation import RevocationStore
 from arx_verifier.errors import StoreError
 
-LATE_MS: Final = 10_000  # without a probe: ten default leases, so that a short pause wakes nobody
+LATE_MS: Final = 10_000  # without a probe: ten default leases, so that a short pause raises no alarm
 LATE_LEASES: Final = 2  # and this many of the realm's own leases
 EVERY_S: Final = 2.0  # between two looks at the verifiers
 LOG: Final = "log"
@@ -69,13 +69,13 @@ class Alarms:
         # After an outage of the store every verifier seems late, until each has probed again.
         if now - self._answers_since < late_ms / 1000:
             return
-        standing = {name for name in self._db.notifications.alarms() if name.startswith(_VERIFIER)}
+        raised = {name for name in self._db.notifications.alarms() if name.startswith(_VERIFIER)}
         late = {name for name, age_ms in ages.items() if age_ms >= late_ms}
-        if late - standing:
-            self._db.notifications.raise_alarms(late - standing, _event(VERIFIERS_LATE))
-        if back := standing & ages.keys() - late:
+        if late - raised:
+            self._db.notifications.raise_alarms(late - raised, _event(VERIFIERS_LATE))
+        if back := raised & ages.keys() - late:
             self._db.notifications.end_alarms(back, _event(VERIFIERS_BACK))
-        if forgotten := standing - ages.keys():  # by the store, after ten minutes: its process has ended
+        if forgotten := raised - ages.keys():  # by the store after ten minutes: they have ended
             self._db.notifications.end_alarms(forgotten)
 
 

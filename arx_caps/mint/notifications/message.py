@@ -48,7 +48,7 @@ class Notice(NamedTuple):
 
 
 class _Form(NamedTuple):
-    """How a kind of event is told: its title, and where console and command line show more."""
+    """How a kind of event is shown: its title, and where console and command line show more."""
 
     title: Callable[[Mapping[str, Any]], str]
     page: Callable[[Mapping[str, Any]], str]
@@ -102,7 +102,7 @@ def body_of(notice: Notice, realm: Realm, form: Format) -> bytes:
         realm: The realm, whose issuer is the beginning of the link.
         form: ``json``, or ``slack`` for an incoming webhook of Slack.
     """
-    told = _FORMS[notice.kind]
+    shown = _FORMS[notice.kind]
     time = datetime.fromtimestamp(notice.at_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     message = {
         "version": VERSION,
@@ -110,10 +110,10 @@ def body_of(notice: Notice, realm: Realm, form: Format) -> bytes:
         "type": notice.kind,
         "timestamp": time,
         "realm": realm.name,
-        "text": told.title(notice.facts),
+        "text": shown.title(notice.facts),
         "data": dict(notice.facts),
-        "link": realm.issuer + told.page(notice.facts),
-        "command": told.command(notice.facts),
+        "link": realm.issuer + shown.page(notice.facts),
+        "command": shown.command(notice.facts),
     }
     return msgspec.json.encode(message if form == "json" else _for_slack(message))
 

@@ -83,7 +83,7 @@ class NotificationSender:
             GrantError: ``conflict``: another test is under way.
             SettingsError: The receiver's secret does not open.
         """
-        # A test holds a thread of the API while it waits for the receiver.
+        # A test takes a thread of the API while it waits for the receiver.
         if not self._testing.acquire(blocking=False):
             raise GrantError("another test is under way: wait for its end", code="conflict")
         try:

@@ -66,7 +66,7 @@ def test_an_approval_lets_a_waiting_agent_go_on(visitor: Visitor, realm: DemoRea
 
 
 def test_a_link_signs_in_once(visitor: Visitor, realm: DemoRealm, browser: Browser) -> None:
-    """The second browser with the same link is told what to do, and sees no page."""
+    """The second browser with the same link gets a hint what to do, and sees no page."""
     link = realm.link("ada")
     first = Visit(browser, realm.mint, link)
     second = Visit(browser, realm.mint)
@@ -118,7 +118,7 @@ def test_a_kill_ends_an_agent_at_work(visitor: Visitor, realm: DemoRealm) -> Non
 
 
 def test_a_freeze_refuses_until_the_thaw(visitor: Visitor, realm: DemoRealm) -> None:
-    """The same token works again after the thaw; between, it stands in the list of what is frozen."""
+    """The same token works again after the thaw; between, it is in the list of what is frozen."""
     with realm.working("acme/research/market", "survey", "to be frozen", topic="x") as (session, task):
         assert realm.call(task, "search.web", query="before") == "ok"
         page = visitor("grace").open(f"/console/freeze?target=session:{session.id}")
@@ -219,7 +219,7 @@ def test_decisions_come_by_themselves(visitor: Visitor, realm: DemoRealm) -> Non
 
 
 def test_a_proof_is_verified_offline(visitor: Visitor, realm: DemoRealm, tmp_path: Path) -> None:
-    """The downloaded file holds with the log's key alone, and not when a byte of it is changed."""
+    """The downloaded file is verified with the log's key alone, and refused once a byte of it is changed."""
     page = visitor("nina").open("/console/decisions/20")
     with page.expect_download() as download:
         page.get_by_role("link", name="Inclusion proof").click()
@@ -281,7 +281,7 @@ def test_a_mint_that_restarts(visitor: Visitor, realm: DemoRealm) -> None:
 
 
 def test_a_store_that_stands_still(visitor: Visitor, realm: DemoRealm) -> None:
-    """The page says that nothing is granted and why, and a kill says what holds; then the realm goes on."""
+    """The page says that nothing is granted and why; then the realm goes on."""
     visit = visitor()
     visit.expected = r"50[03]|ERR_|htmx"
     page, store = visit.open("/console/now"), realm.process("valkey-server unixsocket")

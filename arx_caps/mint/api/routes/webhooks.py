@@ -11,10 +11,17 @@ from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall
 from arx_caps.mint.api.pagination import PageQuery, page_of
 from arx_caps.mint.db.database import now_ms
 from arx_caps.mint.db.events import Event
-from arx_caps.mint.db.notices import NOTIFIED
+from arx_caps.mint.db.notices import NOTIFIED, WAITING
 from arx_caps.mint.db.repositories.notifications import NOTIFICATIONS_ORDER
 from arx_caps.mint.notifications.message import Format
-from arx_caps.mint.notifications.receivers import Receiver, check_url, new_secret, origin_of, seal_receiver
+from arx_caps.mint.notifications.receivers import (
+    MAX_URL_CHARS,
+    Receiver,
+    check_url,
+    new_secret,
+    origin_of,
+    seal_receiver,
+)
 from arx_caps.mint.tasks.token_factory import as_json, new_name
 from arx_verifier.errors import GrantError, RequestError
 
@@ -27,7 +34,7 @@ Kinds = Annotated[tuple[Annotated[str, Meta(max_length=64)], ...], Meta(min_leng
 class WebhookBody(Body, frozen=True):
     """A receiver: its URL, the form of the bodies, and the kinds of events; without ``events``, all of them."""
 
-    url: Annotated[str, Meta(min_length=1, max_length=1024)]
+    url: Annotated[str, Meta(min_length=1, max_length=MAX_URL_CHARS)]
     format: Format = "json"
     events: Kinds | None = None
 
@@ -193,7 +200,7 @@ def _show_notification(row: Mapping[str, Any]) -> NotificationShown:
         facts=msgspec.json.decode(row["facts"], type=dict[str, Any]),
         state=row["status"],
         tries=row["tries"],
-        next_at=row["next_at"] if row["status"] == "waiting" else None,
+        next_at=row["next_at"] if row["status"] == WAITING else None,
         error=row["error"],
     )
 

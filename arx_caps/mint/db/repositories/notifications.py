@@ -156,11 +156,11 @@ class NotificationRepository:
             c.execute(_TIDY, {"before": now_ms() - KEPT_MS})
 
     def alarms(self) -> set[str]:
-        """Return the names of the alarms that stand."""
+        """Return the names of the alarms that are raised."""
         return {row["name"] for row in self._database.rows(_ALARMS)}
 
     def raise_alarms(self, names: Collection[str], make: Callable[[list[str]], Event]) -> None:
-        """Raise alarms, and record one event of those that did not stand: of many looks, one notifies.
+        """Raise alarms, and record one event of those that are new: of many looks, one notifies.
 
         Args:
             names: What is wrong.
@@ -172,7 +172,7 @@ class NotificationRepository:
                 self._database.record_in(c, make(new))
 
     def end_alarms(self, names: Collection[str], make: Callable[[list[str]], Event] | None = None) -> None:
-        """End alarms, and record one event of those that stood.
+        """End alarms, and record one event of those that were raised.
 
         Args:
             names: Their names.
