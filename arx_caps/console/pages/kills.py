@@ -9,7 +9,7 @@ import secrets
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from starlette.responses import Response
 
@@ -34,13 +34,29 @@ from arx_verifier.errors import ArxError, AuditError, RequestError, StoreError
 HOME: Final = "/console/kills"
 DIALOG: Final = "/console/kill"
 FROZEN: Final = "/console/frozen"
-# What an operator can choose, the action that it needs, and what the page calls it.
+
+
+class Choice(NamedTuple):
+    """What an operator can do to targets.
+
+    Attributes:
+        action: The action that it needs.
+        label: What the page calls it.
+        text: What it does.
+    """
+
+    action: str
+    label: str
+    text: str
+
+
 CHOICES: Final = {
-    "kill": ("arx.kill", "Kill", "ends what was issued before now, for ever"),
-    "kill+freeze": ("arx.kill", "Kill and freeze", "ends it, and refuses new work until a thaw"),
-    "freeze": ("arx.freeze", "Freeze", "refuses it until a thaw; the same tokens then work again"),
-    "thaw": ("arx.thaw", "Thaw", "ends a freeze; what was killed stays revoked"),
+    "kill": Choice("arx.kill", "Kill", "ends what was issued before now, for ever"),
+    "kill+freeze": Choice("arx.kill", "Kill and freeze", "ends it, and refuses new work until a thaw"),
+    "freeze": Choice("arx.freeze", "Freeze", "refuses it until a thaw; the same tokens then work again"),
+    "thaw": Choice("arx.thaw", "Thaw", "ends a freeze; what was killed stays revoked"),
 }
+NAMES: Final = {name: choice.label for name, choice in CHOICES.items()} | {"each": "Kill"}
 SHOWN: Final = 50
 EVERY_S: Final = 0.25
 MAX_TEXT: Final = 120_000  # of the targets' field: 1000 of the longest
@@ -83,15 +99,12 @@ def submit(visit: Visit) -> Response:
         return _dialog(visit, what, targets, reason)
     if what not in CHOICES:
         raise RequestError(f"invalid choice: expected one of {', '.join(CHOICES)}")
-    if not targets or not reason:
-        problem = "Name at least one target." if not targets else "Give a reason: the audit log keeps it."
-        return _dialog(visit, what, targets, reason, problem=problem, status=400)
     try:
         seq = _SUBMISSIONS.once(_sent(visit, what, targets, reason), lambda: _make(visit, what, targets, reason))
     except (AuditError, StoreError) as error:
-        return _dialog(visit, what, targets, reason, error=error, status=503)
+        return _dialog(visit, what, targets, reason, error=error)
     except RequestError as error:
-        return _dialog(visit, what, targets, reason, problem=f"{error}.", status=400)
+        return _dialog(visit, what, targets, reason, problem=f"{error}.")
     return visit.redirect(f"{HOME}/{seq}")
 
 
@@ -102,6 +115,10 @@ def _sent(visit: Visit, what: str, targets: list[str], reason: str) -> str:
 
 
 def _make(visit: Visit, what: str, targets: list[str], reason: str) -> int:
+    if not targets:
+        raise RequestError("name at least one target")
+    if not reason:
+        raise RequestError("give a reason: the audit log keeps it")
     # Not waited for here: the kill's page shows the confirmations, and the mint records them.
     body: dict[str, Any] = {"targets": targets, "reason": reason, "wait": False}
     if what == "freeze":
@@ -119,20 +136,19 @@ def _dialog(
     *,
     problem: str = "",
     error: ArxError | None = None,
-    status: int = 200,
 ) -> Response:
-    offered = {name: choice for name, choice in CHOICES.items() if visit.may(choice[0])}
+    offered = {name: choice for name, choice in CHOICES.items() if visit.may(choice.action)}
     what = what if what in offered else next(iter(offered), "")
     preview = None
     if targets and offered and error is None:
         try:
             preview = _preview(visit, what, targets)
         except RequestError as refused:
-            problem, status = problem or f"{refused}.", 400
+            problem = problem or f"{refused}."
     return visit.render(
         "kill_dialog.html",
-        status,
-        title=CHOICES[what][1] if what else "Kill",
+        503 if error is not None else 400 if problem else 200,
+        title=CHOICES[what].label if what else "Kill",
         command=_command(what or "kill", targets),
         direct=_command(what or "kill", targets, direct=True),
         what=what,
@@ -181,9 +197,6 @@ def show_kill(visit: Visit) -> Response:
         kill=kill,
         seen=kill.confirmations,
     )
-
-
-NAMES: Final = {name: choice[1] for name, choice in CHOICES.items()} | {"each": "Kill"}
 
 
 def stream_kill(visit: Visit) -> Response:
