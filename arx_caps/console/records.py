@@ -25,7 +25,7 @@ FILTERS: Final = (
 )
 OUTCOMES: Final = ("allow", "deny", "end", "counted", "gap", "event")
 AGES: Final = (("15m", "15 minutes"), ("1h", "hour"), ("24h", "24 hours"), ("7d", "7 days"), ("30d", "30 days"))
-_OPTIONS: Final = ("session", "agent", "task", "link", "tool", "reason", "since", "until")
+_NAMES: Final = ("session", "agent", "task", "link", "tool", "reason")  # alike on a page, in the API and for ``arx``
 _MAX_AGE_MS: Final = 36_525 * 86_400_000
 
 
@@ -125,13 +125,9 @@ def filters_of(query: Mapping[str, str]) -> dict[str, Any]:
     Raises:
         RequestError: A time or a person is not readable.
     """
-    asked: dict[str, Any] = {
-        name: query[name].strip()
-        for name in ("session", "agent", "task", "link", "tool", "reason")
-        if query.get(name, "").strip()
-    }
-    if person := query.get("person", "").strip():
-        asked["subject"] = person if person.startswith("subject:") else _subject(person)
+    asked: dict[str, Any] = {name: text for name in _NAMES if (text := query.get(name, "").strip())}
+    if subject := _subject(query):
+        asked["subject"] = subject
     for name in ("since", "until"):
         if text := query.get(name, "").strip():
             asked[name] = time_of(text)
@@ -140,10 +136,8 @@ def filters_of(query: Mapping[str, str]) -> dict[str, Any]:
 
 def command_of(words: str, query: Mapping[str, str]) -> str:
     """Return a command line of ``arx`` with the filters of a page's query."""
-    options = {name: query.get(name, "").strip() for name in _OPTIONS}
-    if person := query.get("person", "").strip():
-        options["subject"] = person if person.startswith("subject:") else _subject(person)
-    return command(words, options)
+    options = {name: query.get(name, "").strip() for name in (*_NAMES, "since", "until")}
+    return command(words, options | {"subject": _subject(query)})
 
 
 def time_of(text: str) -> int:
@@ -167,7 +161,11 @@ def time_of(text: str) -> int:
     raise RequestError("invalid time: expected an age such as 24h, or a UTC time such as 2026-01-31T12:00:00Z")
 
 
-def _subject(person: str) -> str:
+def _subject(query: Mapping[str, str]) -> str:
+    """Return the target of the person that a query names; empty if it names none."""
+    person = query.get("person", "").strip()
+    if not person or person.startswith("subject:"):
+        return person
     issuer, _, subject = person.partition(" ")
     if not subject.strip():
         raise RequestError("invalid person: expected subject:…, or the issuer and the subject, with a space between")

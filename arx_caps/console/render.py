@@ -24,6 +24,10 @@ _TONES: Final = {
         ("frozen", "revoked", "killed", "deny", "gone", "denied", "halted", "unknown", "refused", "failed", "dead"),
         "bad",
     ),
+    # Of a check of the log.
+    "holds": "ok",
+    "running": "warn",
+    "tampered": "bad",
 }
 
 

@@ -19,12 +19,11 @@ from arx_caps.console.records import FILTERS, OUTCOMES, command_of, filters_of, 
 from arx_caps.console.render import render
 from arx_caps.console.visit import Page, Visit
 from arx_caps.mint.api.routes.audit import get_proof
-from arx_caps.mint.api.routes.trail import RecordsQuery, list_records, question_of, records_after
+from arx_caps.mint.api.routes.trail import READ, RecordsQuery, list_records, question_of, records_after
 from arx_caps.mint.context import MintContext
 from arx_verifier.errors import ArxError, GrantError, RequestError
 
 PATH: Final = "/console/decisions"
-READ: Final = "arx.audit.read"
 ROWS: Final = 100  # on the page before anything is live; the script keeps at most twice as many
 EVERY_S: Final = 0.3
 _READ_AT_ONCE: Final = 1_000

@@ -53,9 +53,7 @@ def resend(visit: Visit) -> Response:
 
 def _show(visit: Visit, **values: Any) -> Response:
     state = visit.query.get("state", "failed")
-    found = visit.call(
-        list_notifications, query={"state": state, "limit": SHOWN, **{n: visit.query.get(n) for n in ("after",)}}
-    )
+    found = visit.call(list_notifications, query={"state": state, "limit": SHOWN, "after": visit.query.get("after")})
     receivers = visit.call(list_webhooks)
     return visit.render(
         "notifications.html",

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from starlette.responses import Response
 
-from arx_caps.console.live import Sent
+from arx_caps.console.live import Broadcast, Sent
 from arx_caps.console.visit import Page, Visit
 from arx_caps.mint.api.routes.status import StatusShown, show_status, status_of
 from arx_caps.revocation import GONE_MS, count_states
@@ -25,12 +25,15 @@ def show_now(visit: Visit) -> Response:
 def stream_now(visit: Visit) -> Response:
     """Stream the state of the realm."""
     visit.call(show_status)
-    mint = visit.mint
-    broadcast = visit.live.broadcast("now", lambda: [status_of(mint)], EVERY_S)
     return visit.stream(
-        broadcast,
-        lambda status, _: Sent(visit.fragment("now_parts.html", **_values(status))),
+        broadcast_status(visit), lambda status, _: Sent(visit.fragment("now_parts.html", **_values(status)))
     )
+
+
+def broadcast_status(visit: Visit) -> Broadcast:
+    """Return the broadcast of the realm's state, which all pages of it share."""
+    mint = visit.mint
+    return visit.live.broadcast("now", lambda: [status_of(mint)], EVERY_S)
 
 
 def _values(status: StatusShown) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import msgspec
 from starlette.responses import Response
 
 from arx_caps.console.command import quoted
+from arx_caps.console.render import exact
 from arx_caps.console.visit import Page, Visit
 from arx_caps.mint.api.routes.policy import IN_FORCE, get_policy, list_policies
 from arx_caps.mint.api.routes.policy_questions import (
@@ -51,7 +52,7 @@ def show_version(visit: Visit) -> Response:
         command=f"arx policy diff {quoted(old)} {quoted(new)}",
         policy=policy,
         diff=visit.call(compare_policies, path={"old": old, "new": new}),
-        show=lambda value: value if isinstance(value, str) else json.dumps(value, ensure_ascii=True),
+        show=lambda value: value if isinstance(value, str) else exact(value),
     )
 
 
@@ -60,7 +61,7 @@ def show_questions(visit: Visit) -> Response:
     values = {name: visit.query.get(name, "") for name in _FIELDS}
     reply, error = None, None
     if values["agent"] or values["task"]:
-        # A mistake in the form is told beside it, with what was typed.
+        # A mistake in the form is shown beside it, with what was typed.
         try:
             reply = visit.call(ask_policy_route, body={"question": _question(values)})
         except RequestError as wrong:
@@ -130,7 +131,7 @@ def _link(test: Any) -> dict[str, str]:
 
 
 def _lines(members: Mapping[str, Any]) -> str:
-    return "\n".join(f"{name}={json.dumps(value, ensure_ascii=True)}" for name, value in members.items())
+    return "\n".join(f"{name}={exact(value)}" for name, value in members.items())
 
 
 PAGES: Final = (

@@ -15,11 +15,10 @@ from arx_caps.audit.query import form_of
 from arx_caps.console.records import AGES, FILTERS, OUTCOMES, command_of, filters_of, row_of
 from arx_caps.console.visit import Page, Visit
 from arx_caps.mint.api.routes.audit import check_of, get_log_check, start_log_check
-from arx_caps.mint.api.routes.trail import list_records
+from arx_caps.mint.api.routes.trail import READ, list_records
 from arx_verifier.errors import RequestError
 
 PATH: Final = "/console/search"
-READ: Final = "arx.audit.read"
 ROWS: Final = 50
 EXPORTED: Final = 100_000  # records of one download; the command line has no such bound
 _PAGE: Final = 1_000

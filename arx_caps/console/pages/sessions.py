@@ -12,12 +12,14 @@ from starlette.responses import Response
 from arx_caps.console import timeline
 from arx_caps.console.command import command
 from arx_caps.console.live import Sent
+from arx_caps.console.records import TONES
 from arx_caps.console.timeline import TimelineRecord
 from arx_caps.console.tree import draw, name_of
 from arx_caps.console.visit import Page, Visit
 from arx_caps.mint.api.routes.approvals import list_approvals
 from arx_caps.mint.api.routes.session_tree import SessionTree, TreeNode, get_session_tree, tree_of
 from arx_caps.mint.api.routes.sessions import Sessions, SessionsQuery, get_session, list_sessions, sessions_of
+from arx_caps.mint.api.routes.trail import READ as READ_AUDIT
 from arx_caps.mint.api.routes.trail import list_records
 from arx_caps.mint.api.views import SessionShown, show_session
 from arx_caps.mint.context import MintContext
@@ -164,7 +166,14 @@ def _timeline_values(visit: Visit, tree: SessionTree | None) -> dict[str, Any]:
     zoom = visit.query.get("zoom", ZOOMS[0])
     zoom = zoom if zoom in ZOOMS else ZOOMS[0]
     outcome = visit.query.get("outcome", "")
-    values = {"zoom": zoom, "zooms": ZOOMS, "outcome": outcome, "outcomes": OUTCOMES, "may_read": visit.may(_AUDIT)}
+    values = {
+        "zoom": zoom,
+        "zooms": ZOOMS,
+        "outcome": outcome,
+        "outcomes": OUTCOMES,
+        "tones": TONES,
+        "may_read": visit.may(READ_AUDIT),
+    }
     if not values["may_read"] or tree is None:
         return {**values, "lines": [], "strip": "", "older": None}
     node = next((node for node in tree.nodes if node.ref == visit.query.get("node")), None)
@@ -207,7 +216,6 @@ def _timeline_record(record: Mapping[str, Any], lanes: Mapping[int, int], nodes:
     )
 
 
-_AUDIT: Final = "arx.audit.read"
 _APPROVALS: Final = "arx.approvals.read"
 PAGES: Final = (
     Page("GET", HOME, show_list),

@@ -7,10 +7,10 @@ from typing import Final, NamedTuple
 from starlette.responses import Response
 
 from arx_caps.console.live import Sent
-from arx_caps.console.pages.now import EVERY_S
+from arx_caps.console.pages.now import broadcast_status
 from arx_caps.console.visit import Page, Visit
 from arx_caps.mint.api.routes.services import ServiceShown, list_services
-from arx_caps.mint.api.routes.status import StatusShown, VerifierShown, show_status, status_of
+from arx_caps.mint.api.routes.status import StatusShown, VerifierShown, show_status
 
 HOME: Final = "/console/verifiers"
 SHOWN: Final = 100
@@ -56,13 +56,12 @@ def stream_verifiers(visit: Visit) -> Response:
     """Stream the same."""
     services = visit.call(list_services, query={"limit": SHOWN})
     visit.call(show_status)
-    mint = visit.mint
 
     def show(status: StatusShown, _: int) -> Sent:
         rows = _rows(services.services, status, all_shown=not services.next)
         return Sent(visit.fragment("verifiers_list.html", rows=rows, status=status))
 
-    return visit.stream(visit.live.broadcast("now", lambda: [status_of(mint)], EVERY_S), show)
+    return visit.stream(broadcast_status(visit), show)
 
 
 def _rows(services: list[ServiceShown], status: StatusShown, *, all_shown: bool) -> list[ServiceRow]:
