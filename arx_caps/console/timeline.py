@@ -131,7 +131,7 @@ def _lane(row: int, name: str) -> str:
     text = f"<title>{escape(name)}</title>{escape(shorten(name, _LANE_CHARS))}"
     return (
         f'<rect class="lane" x="{_LABEL}" y="{y + 2}" width="{_AXIS}" height="{_LANE - 4}" rx="3"/>'
-        f'<text class="name" x="0" y="{y + 15}">{text}</text>'
+        f'<text x="0" y="{y + 15}">{text}</text>'
     )
 
 

@@ -206,13 +206,13 @@ def _box(box: Box, nodes: Sequence[Holder], href: Callable[[int], str], *, marke
     if box.node is None:
         count = len(box.hidden)
         name, calls = f"{count:,} more holder{'s' if count > 1 else ''}", _calls([nodes[place] for place in box.hidden])
-        return f'<g class="holder more">{_content(box, name, calls)}</g>'
+        return f'<g class="more">{_content(box, name, calls)}</g>'
     node = nodes[box.node]
     name, calls = name_of(node), _calls([node])
     above = nodes[node.parent].name if node.parent is not None else ""
-    classes = f"holder {node.state}{' refused' if node.denied else ''}{' marked' if marked else ''}"
+    classes = f"{node.state}{' refused' if node.denied else ''}{' marked' if marked else ''}"
     title = f"{name}: {node.state}, {calls}"
-    # Below a holder of the same path, the end of a long name tells it from its siblings.
+    # Below a holder of the same path, the end of a long name distinguishes it from its siblings.
     shown = f"…{name.removeprefix(above)}" if len(name) > _NAME_CHARS and name.startswith(f"{above}/") else name
     content = _content(box, shown, calls if node.state == "open" else f"{node.state} · {calls}")
     link = f'href="{escape(href(box.node))}" class="{escape(classes)}"'
@@ -228,7 +228,7 @@ def _content(box: Box, name: str, calls: str) -> str:
     at, size = f'x="{box.x}" y="{box.y}"', f'height="{HEIGHT}"'
     return (
         f'<rect class="body" {at} width="{WIDTH}" {size} rx="6"/><rect class="mark" {at} width="5" {size} rx="2"/>'
-        f'<text class="name" x="{box.x + 14}" y="{box.y + 19}">{escape(shorten(name, _NAME_CHARS))}</text>'
+        f'<text x="{box.x + 14}" y="{box.y + 19}">{escape(shorten(name, _NAME_CHARS))}</text>'
         f'<text class="calls" x="{box.x + 14}" y="{box.y + 36}">{escape(calls)}</text>'
     )
 
