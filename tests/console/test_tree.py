@@ -113,7 +113,7 @@ def test_a_tree_of_400_names_the_refused() -> None:
     assert "397 more holders" in drawing
 
 
-def test_a_long_name_is_told_from_its_siblings() -> None:
+def test_a_long_name_differs_from_its_siblings() -> None:
     """Below a holder of the same path only the rest of a long name is shown; the title has it whole."""
     above = Drawn(None, name="acme/research/pricing/germany")
     drawing = draw([above, Drawn(0, name=above.name + "/sources"), Drawn(0, name="acme/other/path/that/is/long")], str)

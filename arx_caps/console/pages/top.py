@@ -23,7 +23,7 @@ _MOST_BARS: Final = 120
 
 
 class Bar(NamedTuple):
-    """A bar of the sparkline: its place and heights, px, and the counts that its title tells."""
+    """A bar of the sparkline: its place and heights, px, and the counts in its title."""
 
     x: float
     width: float
