@@ -94,6 +94,8 @@ def test_a_series_has_each_step(store: LogStore) -> None:
             assert (found.total.allow, found.total.deny) == tuple(
                 sum(n for (_, outcome), n in expected.items() if outcome == each) for each in (ALLOW, DENY)
             )
+        empty = series(c, since_ms=0, until_ms=0)
+        assert (empty.points, empty.step_ms, empty.until_ms) == ([], MINUTE_MS, 0)
         one = series(c, since_ms=START_MS, until_ms=START_MS + 5 * DAY_MS, by="session", name="s-3")
         assert one.size == store.size()
     assert one.total.allow == counted(store, "session", one.since_ms, one.until_ms)["s-3", ALLOW]

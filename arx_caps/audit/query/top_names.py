@@ -148,7 +148,7 @@ def series(
     """
     unit = _unit(since_ms, until_ms)
     step, what = SPANS_MS[unit], _ALL if by is None else KINDS[by]
-    first, end = span_at(since_ms, step), _end(until_ms or _now_ms(), step) // step
+    first, end = span_at(since_ms, step), _end(_now_ms() if until_ms is None else until_ms, step) // step
     row = (TOTAL.c.what == what, TOTAL.c.span == unit, TOTAL.c.name == name, TOTAL.c.at >= first, TOTAL.c.at < end)
     found = connection.execute(
         select(TOTAL.c.at, *(TOTAL.c[each] for each in _COUNTS)).where(*row).order_by(TOTAL.c.at)
@@ -188,7 +188,7 @@ def _now_ms() -> int:
 
 
 def _unit(since_ms: int, until_ms: int | None) -> int:
-    length = (until_ms or _now_ms()) - since_ms
+    length = (_now_ms() if until_ms is None else until_ms) - since_ms
     return MINUTE if length <= _IN_MINUTES_MS else HOUR if length <= _IN_HOURS_MS else DAY
 
 
