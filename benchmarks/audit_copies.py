@@ -3,7 +3,7 @@
 
 Rows are copied by the database, which is ten times as fast as taking batches.  A copy's bytes are those of its
 original, so that its leaf and its proof are right; its index columns name a session, tasks and delegations of its own.
-Searches, totals and proofs work as on a log of batches; ``arx audit check`` does not hold.
+Searches, totals and proofs work as on a log of batches; ``arx audit check`` fails.
 """
 
 from hashlib import sha256

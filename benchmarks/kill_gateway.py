@@ -41,7 +41,7 @@ _PAUSE_S: Final = 0.05  # between two events of a stream
 _WITHIN_S: Final = 60.0
 _NS: Final = 1_000_000  # in a millisecond
 _PULSE_S: Final = 0.005
-_LATER: Final = b"Try this call again"  # what a refusal says that no kill brought about
+_LATER: Final = b"Try this call again"  # in a refusal with another cause than a kill
 _RULE: Final = Rule(tool=f"{AUDIENCE}.*")
 _HEADERS: Final = {
     "accept": "application/json, text/event-stream",
@@ -190,7 +190,7 @@ class Place:
 
 
 async def _pulse(pauses: list[float]) -> None:
-    """Note for how long this process did not run, ms, each time: it sees the end of a stream so much later."""
+    """Append how long this process did not run, ms: it sees the end of a stream that much later."""
     while True:
         began = time.monotonic()
         await asyncio.sleep(_PULSE_S)

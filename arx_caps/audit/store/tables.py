@@ -16,7 +16,7 @@ that of a session or a delegate.  Each checkpoint adds them up, not each batch, 
 written once.  Records from ``counted`` on are not in them yet (``totals``).
 
 *Totals over time.*  ``log_total`` has the same records by minute, hour and day, and by agent, session, tool and reason
-(``time_totals``).  No record is read to say how many there were in an hour.
+(``time_totals``).  A count over an hour reads no record.
 
 *Outcomes.*  ``outcome`` is one of the numbers of ``ingest.entries``.  Refusals, ended work, counts and gaps are above
 ``ALLOW``: ``outcome > 1`` is the condition of the two partial indexes.

@@ -21,7 +21,7 @@ from arx_verifier.token import sha256_of
 
 RECORD_VERSION: Final = 1
 MAX_RECORD_BYTES: Final = 32 * 1024  # the token bounds a chain's facts; the texts of a call are cut
-MAX_FACTS_BYTES: Final = 16 * 1024  # a chain's facts in it; a token has room for a third of that
+MAX_FACTS_BYTES: Final = 16 * 1024  # a chain's facts in it: at most a third, and at most half for its caveats
 _JOURNAL: Final = bytes((0x94, RECORD_VERSION))  # an array of four: version, facts, person, [call, rest]
 _KEPT: Final = bytes((0x97, RECORD_VERSION))  # an array of seven, see ``seal``
 _BODY: Final = b"\x92"  # an array of two: person, rest

@@ -5,18 +5,18 @@ They read sums that the log keeps, and so cost the same for any number of record
 """
 
 import time
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from arx_caps.audit.query import MAX_TOP, OutcomeCounts, series, top
+from arx_caps.audit.query import MAX_TOP, series, top
 from arx_caps.mint.api.endpoint import Endpoint, Query, RouteAnswer, RouteCall
 from arx_verifier.errors import RequestError
 
 READ: Final = "arx.audit.read"
 DEFAULT_MS: Final = 3_600_000
-MAX_MS: Final = 3_660 * 86_400_000  # ten years: a series has at most so many steps
+MAX_MS: Final = 3_660 * 86_400_000  # ten years; a series of them has a step for each day
 
 _Time = Annotated[int, Meta(ge=0, le=2**53 - 1)]  # JSON numbers above are not exact in every client
 _Name = Annotated[str, Meta(min_length=1, max_length=256)]
@@ -105,10 +105,10 @@ def get_top(call: RouteCall) -> TopNames:
     with call.mint.log.store.reading() as c:
         found = top(c, query.by, since_ms=since, until_ms=until, order=query.order, limit=query.limit)
     rows = [
-        TopShown(name=row.name, agent=row.agent if query.by == "session" else UNSET, **_numbers(row.counts))
+        TopShown(name=row.name, agent=row.agent if query.by == "session" else UNSET, **row.counts._asdict())
         for row in found.rows
     ]
-    rest = CountsShown(**_numbers(found.rest))
+    rest = CountsShown(**found.rest._asdict())
     return TopNames(by=query.by, order=query.order, since=found.since_ms, until=found.until_ms, rows=rows, rest=rest)
 
 
@@ -122,14 +122,10 @@ def get_totals(call: RouteCall) -> Totals:
     by, name = next(iter(named.items()), (None, ""))
     with call.mint.log.store.reading() as c:
         found = series(c, since_ms=since, until_ms=until, by=by, name=name)
-    points = [PointShown(at=at, **_numbers(counts)) for at, counts in found.points]
-    total = CountsShown(**_numbers(found.total))
+    points = [PointShown(at=at, **counts._asdict()) for at, counts in found.points]
+    total = CountsShown(**found.total._asdict())
     span = {"since": found.since_ms, "until": found.until_ms, "step": found.step_ms}
     return Totals(**span, points=points, total=total, size=found.size)
-
-
-def _numbers(counts: OutcomeCounts) -> dict[str, Any]:
-    return counts._asdict()
 
 
 def _time(query: SpanQuery) -> tuple[int, int | None]:

@@ -189,7 +189,7 @@ class SessionRepository:
             yield SESSIONS.c.id.startswith(text, autoescape=True)
         elif text is not None:
             searched = (SESSIONS.c.agent, SESSIONS.c.purpose, SESSIONS.c.subject)
-            # SQLite's LIKE does not see the case of ASCII letters, and takes half of the time without ``lower``.
+            # SQLite's LIKE ignores the case of ASCII letters, and takes half of the time without ``lower``.
             sqlite = self._database.system == "sqlite"
             yield or_(*((each.contains if sqlite else each.icontains)(text, autoescape=True) for each in searched))
 
