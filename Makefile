@@ -55,6 +55,7 @@ bench-audit: $(READY)  ## the audit log
 bench-console: $(READY)  ## the console's pages over a large log, and its live viewers; ARGS="--records 10000000"
 	$(BIN)/python -m benchmarks.console $(ARGS)
 	$(BIN)/python -m benchmarks.console_sessions
+	$(BIN)/python -m benchmarks.console_kills
 
 bench-mint: $(READY)  ## the mint under load
 	$(BIN)/python -m benchmarks.mint $(ARGS)
