@@ -3,7 +3,7 @@
 
 from typing import Final, NamedTuple
 
-from arx_caps.mint.identity.console_session import may
+from arx_caps.mint.identity.operator_role import may
 
 
 class Entry(NamedTuple):

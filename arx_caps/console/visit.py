@@ -30,12 +30,11 @@ from arx_caps.mint.identity.console_session import (
     SECRET_BYTES,
     SIGN_IN_AGAIN,
     ConsoleSession,
-    actions_of_operator,
     authorize_console_call,
     find_console_session,
     keep_draft,
-    may,
 )
+from arx_caps.mint.identity.operator_role import actions_of_operator, may
 from arx_caps.mint.login.oidc import derived
 from arx_caps.mint.rate_limit import TooOftenError
 from arx_verifier.errors import ArxError, GrantError, RequestError, StoreError, UnavailableError
@@ -174,7 +173,7 @@ class Visit:
             # Without a role, as without one for a page, the menu is empty; each call is refused with its reason.
             self._actions = ()
             with contextlib.suppress(ArxError):
-                self._actions = actions_of_operator(self.mint, self.operator)
+                self._actions = actions_of_operator(self.mint, self.operator.operator)
         return self._actions
 
     @property

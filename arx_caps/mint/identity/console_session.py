@@ -23,11 +23,9 @@ from arx_caps.mint.identity.authenticate import (
     record_decision,
     require_active_operator,
 )
-from arx_caps.mint.identity.operator_role import role_of
 from arx_caps.mint.policy.roles import APPROVE
-from arx_verifier.errors import ArxError, GrantError, refusal
+from arx_verifier.errors import ArxError, GrantError
 from arx_verifier.journal import ChainFacts
-from arx_verifier.names import matches_tool
 from arx_verifier.request import AccessRequest
 from arx_verifier.token import MINT_AUDIENCE, wire
 
@@ -256,23 +254,6 @@ def needs_fresh(action: str, args: Mapping[str, Any]) -> bool:
     # A browser that was left alone must not grant rights.  To end something has to wait for nothing, but a whole realm.
     ends_realm = action == "arx.kill" and any(str(each).startswith("realm") for each in args.get("targets", ()))
     return ends_realm or action in NEEDS_LIVE_VIEW or action.endswith(".write")
-
-
-def actions_of_operator(mint: MintContext, session: ConsoleSession) -> tuple[str, ...]:
-    """Return the patterns of actions that an operator's role has now, for what the console offers.
-
-    Raises:
-        RevokedError: ``frozen``: the operator was removed.
-    """
-    row = mint.db.operators.find(session.operator)
-    if row is None or row["status"] != "active":
-        raise refusal("frozen")
-    return tuple(rule.tool for rule in role_of(mint, row).rules)
-
-
-def may(actions: tuple[str, ...], action: str) -> bool:
-    """Return whether one of these patterns matches an action; rules may still refuse its arguments."""
-    return any(matches_tool(pattern, action) for pattern in actions)
 
 
 def digest_of(secret: bytes) -> str:

@@ -12,7 +12,8 @@ from arx_caps.mint.policy.issuers import Subject, roles_for
 from arx_caps.mint.policy.model import Policy
 from arx_caps.mint.policy.roles import rules_of
 from arx_verifier.constraints import Rule
-from arx_verifier.errors import GrantError
+from arx_verifier.errors import GrantError, refusal
+from arx_verifier.names import matches_tool
 
 
 class OperatorRole(NamedTuple):
@@ -44,6 +45,23 @@ def role_of(mint: MintContext, row: Mapping[str, Any]) -> OperatorRole:
     # The policy is read at each call: a role that it takes away ends at once.  The claims are those of the last login.
     claims = msgspec.json.decode(row["claims"], type=dict[str, Any])
     return role_of_person(mint.policy, Subject(row["issuer"], row["subject"], claims))
+
+
+def actions_of_operator(mint: MintContext, name: str) -> tuple[str, ...]:
+    """Return the patterns of the actions that an operator's role has now; raises as ``role_of`` does.
+
+    Raises:
+        RevokedError: ``frozen``: the operator was removed.
+    """
+    row = mint.db.operators.find(name)
+    if row is None or row["status"] != "active":
+        raise refusal("frozen")
+    return tuple(rule.tool for rule in role_of(mint, row).rules)
+
+
+def may(actions: tuple[str, ...], action: str) -> bool:
+    """Return whether one of these patterns matches an action; rules may still refuse its arguments."""
+    return any(matches_tool(pattern, action) for pattern in actions)
 
 
 def role_of_person(policy: Policy, person: Subject) -> OperatorRole:

@@ -15,13 +15,12 @@ from arx_caps.mint.context import MintContext
 from arx_caps.mint.db.repositories.epoch import FREEZES_ORDER
 from arx_caps.mint.db.repositories.kills import KILLS_ORDER, targets_of
 from arx_caps.mint.db.tables import FREEZES, KILLS
-from arx_caps.mint.identity.operator_role import role_of
+from arx_caps.mint.identity.operator_role import actions_of_operator, may
 from arx_caps.mint.revocation.freezes import ended_of
 from arx_caps.mint.revocation.revoker import Op
 from arx_caps.mint.tasks import preview
 from arx_caps.revocation import KINDS, parse_target
 from arx_verifier.errors import ArxError, GrantError, RequestError
-from arx_verifier.names import matches_tool
 from arx_verifier.token import MAX_TARGET_BYTES
 
 MAX_TARGETS: Final = 1000  # the bound of one step of the store, so that a kill is in force as a whole or not at all
@@ -207,7 +206,7 @@ def preview_kill(call: RouteCall) -> KillPreview:
     looked, extent = preview.look_up(mint, body.targets), preview.measure(mint, body.targets)
     waited, error = preview.waits_or_why(mint)
     # A kill must be no way to ask for the names of agents.
-    names = _may_read_agents(call)
+    names = may(actions_of_operator(mint, call.authenticated.name), "arx.agents.read")
     targets = [
         PreviewTarget(
             target=str(each.target),
@@ -229,11 +228,6 @@ def preview_kill(call: RouteCall) -> KillPreview:
         lease_ms=None if waited is None else waited.lease_ms,
         error=error,
     )
-
-
-def _may_read_agents(call: RouteCall) -> bool:
-    row = call.mint.db.operators.find(call.authenticated.name)
-    return row is not None and any(matches_tool(rule.tool, "arx.agents.read") for rule in role_of(call.mint, row).rules)
 
 
 def list_freezes(call: RouteCall) -> Freezes:

@@ -10,11 +10,10 @@ from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall
 from arx_caps.mint.api.pagination import PageQuery, page_of
 from arx_caps.mint.db.repositories.policies import POLICIES_ORDER
 from arx_caps.mint.identity.authenticate import admit_operator
-from arx_caps.mint.identity.operator_role import role_of
+from arx_caps.mint.identity.operator_role import actions_of_operator, may
 from arx_caps.mint.policy.model import MAX_BYTES
 from arx_caps.mint.policy.roles import WRITE_OPERATORS
 from arx_verifier.errors import GrantError
-from arx_verifier.names import matches_tool
 
 READ: Final = "arx.policy.read"
 WRITE: Final = "arx.policy.write"
@@ -67,10 +66,7 @@ def load_policy_route(call: RouteCall) -> PolicyLoaded:
     """Put a policy in force at every mint of the realm."""
     mint, caller = call.mint, call.authenticated
     before = mint.policies.loaded.digest
-    row = mint.db.operators.find(caller.name)
-    makes_operators = row is not None and any(
-        matches_tool(rule.tool, WRITE_OPERATORS) for rule in role_of(mint, row).rules
-    )
+    makes_operators = may(actions_of_operator(mint, caller.name), WRITE_OPERATORS)
     policy = mint.policies.load(call.body.policy, caller.actor, makes_operators=makes_operators)
     return PolicyLoaded(digest=policy.digest, before=before)
 
