@@ -6,6 +6,7 @@ The cookie of a login that has begun is sent when the issuer leads back; that of
 
 import re
 import secrets
+from collections.abc import Mapping
 from typing import Final, NamedTuple
 from urllib.parse import quote, unquote, urlencode, urlsplit
 
@@ -21,6 +22,7 @@ from arx_caps.mint.identity.console_session import (
     end_console_session,
     find_draft,
     find_link,
+    read_secret,
     use_link,
 )
 from arx_caps.mint.identity.operator_login import log_operator_in
@@ -33,7 +35,7 @@ from arx_caps.mint.login.oidc import (
     login_time,
 )
 from arx_caps.realm import is_safe_url
-from arx_verifier.errors import ArxError, GrantError
+from arx_verifier.errors import GrantError
 from arx_verifier.token import wire
 
 HOME: Final = "/console/home"  # leads on
@@ -61,8 +63,8 @@ class Begun(NamedTuple):
 
     def encode(self) -> str:
         """Return the cookie's value."""
-        parts = (wire.text_of(self.secret), AGAIN if self.again else "", self.before, quote(self.next_page, safe="/"))
-        return ".".join(parts[:3]) + "." + parts[3]
+        again, page = AGAIN if self.again else "", quote(self.next_page, safe="/")
+        return ".".join((wire.text_of(self.secret), again, self.before, page))
 
     @classmethod
     def read(cls, text: str) -> "Begun":
@@ -71,14 +73,10 @@ class Begun(NamedTuple):
         Raises:
             GrantError: ``bad_link``: there is none, or another.
         """
-        secret, _, rest = text.partition(".")
-        again, _, rest = rest.partition(".")
-        before, _, page = rest.partition(".")
-        try:
-            raw = wire.bytes_of(secret)
-        except (ArxError, ValueError):
-            raw = b""
-        if len(raw) != SECRET_BYTES:
+        # The page is the last, since it may have dots; a cookie of another kind has fewer parts.
+        secret, again, before, page, *_ = (*text.split(".", 3), "", "", "")
+        raw = read_secret(secret)
+        if not raw:
             text = "this browser has begun no sign-in, or too long ago: sign in again; are cookies allowed?"
             raise GrantError(text, code=BAD_LINK)
         return cls(raw, again == AGAIN, before, _own_path(unquote(page)))
@@ -225,13 +223,9 @@ def _own_path(path: str) -> str:
     return path if own and not path.startswith((SIGN_IN, LOGIN)) else HOME
 
 
-def _secret(members: dict[str, str] | object) -> bytes:
-    text = members.get("link", "") if isinstance(members, dict) else ""
-    try:
-        secret = wire.bytes_of(text)
-    except (ArxError, ValueError):
-        secret = b""
-    if len(secret) != SECRET_BYTES:
+def _secret(members: Mapping[str, str]) -> bytes:
+    secret = read_secret(members.get("link", ""))
+    if not secret:
         raise GrantError("this is no link of the console: run `arx console open`", code=BAD_LINK)
     return secret
 

@@ -27,18 +27,17 @@ from arx_caps.mint.api.problems import find_code
 from arx_caps.mint.context import MintContext
 from arx_caps.mint.identity.authenticate import require_active_operator
 from arx_caps.mint.identity.console_session import (
-    SECRET_BYTES,
     SIGN_IN_AGAIN,
     ConsoleSession,
     authorize_console_call,
     find_console_session,
     keep_draft,
+    read_secret,
 )
 from arx_caps.mint.identity.operator_role import actions_of_operator, may
 from arx_caps.mint.login.oidc import derived
 from arx_caps.mint.rate_limit import TooOftenError
 from arx_verifier.errors import ArxError, GrantError, RequestError, StoreError, UnavailableError
-from arx_verifier.token import wire
 
 MAX_FORM_BYTES: Final = 256 * 1024  # a policy is the largest text that is typed or pasted
 MAX_OPEN_FORM_BYTES: Final = 8 * 1024  # of who is not signed in
@@ -400,12 +399,7 @@ def origin_of(mint: MintContext) -> str:
 
 
 def _secret_of(request: Request) -> bytes:
-    text = request.cookies.get(cookie_name(request.app.state.mint, COOKIE), "")
-    try:
-        secret = wire.bytes_of(text)
-    except (ArxError, ValueError):
-        return b""
-    return secret if len(secret) == SECRET_BYTES else b""
+    return read_secret(request.cookies.get(cookie_name(request.app.state.mint, COOKIE), ""))
 
 
 def _read(text: str, longest: int) -> dict[str, str]:

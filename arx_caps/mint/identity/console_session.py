@@ -256,6 +256,15 @@ def needs_fresh(action: str, args: Mapping[str, Any]) -> bool:
     return ends_realm or action in NEEDS_LIVE_VIEW or action.endswith(".write")
 
 
+def read_secret(text: str) -> bytes:
+    """Return the secret that a link or a cookie has as text; empty if it has none."""
+    try:
+        secret = wire.bytes_of(text)
+    except (ArxError, ValueError):
+        return b""
+    return secret if len(secret) == SECRET_BYTES else b""
+
+
 def digest_of(secret: bytes) -> str:
     """Return the digest by which the database knows a link's or a cookie's secret."""
     return wire.text_of(hashlib.sha256(secret).digest())
