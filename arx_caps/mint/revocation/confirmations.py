@@ -14,7 +14,7 @@ import msgspec
 from arx_caps.mint.db.database import now_ms
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.mint_database import MintDatabase
-from arx_caps.revocation import Bump, KillReport, RevocationStore
+from arx_caps.revocation import DIRECT, Bump, KillReport, RevocationStore
 from arx_caps.revocation.confirm import report_row
 from arx_caps.revocation.report import fenced_after_ms
 from arx_caps.revocation.store import DEFAULT_LEASE_MS
@@ -22,7 +22,6 @@ from arx_verifier.errors import ArxError, StoreError
 
 CONFIRMED: Final = "targets.confirmed"  # the kind of event
 GRACE_MS: Final = 3000  # beyond the last lease, for the mint that made a kill to record what it saw
-DIRECT: Final = "(direct"  # in the actor of an entry that ``arx kill`` wrote into the store itself
 NEWER: Final = "in force: a new history of the store began since, so that every older token is revoked"
 SILENT: Final = "in force; the store does not answer, so the confirmations are unknown"
 _FACTS: Final = ("status", "verifiers", "confirmed", "unreachable", "took_ms", "durable")
