@@ -172,10 +172,9 @@ class Place:
         Raises:
             Stop: None is known.
         """
-        if self.issuer is not None:
-            return self.issuer.rstrip("/")
-        with contextlib.suppress(SettingsError):
-            return Realm.open(self.realm_dir).issuer
+        issuer = self._known_issuer()
+        if issuer is not None:
+            return issuer.rstrip("/")
         login = self._login_key()
         if login is None:
             raise Stop("expected the mint's URL", hint="give --issuer URL, or set ARX_ISSUER", code="issuer")
@@ -183,11 +182,17 @@ class Place:
 
         return KeyFile.load(login).issuer
 
+    def _known_issuer(self) -> str | None:
+        """Return the issuer that was given, else that of the realm's folder, or None."""
+        if self.issuer is not None:
+            return self.issuer
+        with contextlib.suppress(SettingsError):
+            return Realm.open(self.realm_dir).issuer
+        return None
+
     def _login_key(self) -> Path | None:
         """Return the key of a login at the mint, or None."""
-        issuer = self.issuer
-        with contextlib.suppress(SettingsError):
-            issuer = issuer or Realm.open(self.realm_dir).issuer
+        issuer = self._known_issuer()
         if issuer is not None:
             path = login_key_path(issuer)
             return path if path.exists() else None
