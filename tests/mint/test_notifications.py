@@ -250,12 +250,21 @@ def test_of_two_mints_one_sends(hooked: Hooked) -> None:
     assert hooked.left() == []
 
 
+def reseal(hooked: Hooked) -> RootKeys:
+    """Seal the realm's secrets with a passphrase, of which the running mint learns nothing."""
+    realm = hooked.harness.realm
+    before = RootKeys.load(realm.root_path, realm=realm.name, passphrase=None, key_path=realm.root_key_path)
+    _, after = before.seal(passphrase="correct horse", key_path=realm.root_key_path)
+    hooked.harness.mint.db.keys.reseal_roots(after.reseal, Event.of("key.resealed", "host:uid-0"))
+    return after
+
+
 @pytest.mark.spec("CONTROL 7.1")
 @pytest.mark.sqlite
 def test_the_database_alone_opens_no_receiver(hooked: Hooked) -> None:
     """URL and secret are sealed, are shown nowhere, and open after a reseal."""
     webhook = hooked.add("/200?token=in-the-url")
-    secret, mint, realm = hooked.secrets[webhook], hooked.harness.mint, hooked.harness.realm
+    secret, mint = hooked.secrets[webhook], hooked.harness.mint
     hooked.kill("acme/sealed")
     until(lambda: hooked.shown(webhook)["delivered_at"])
     with mint.db.read() as c:
@@ -263,13 +272,22 @@ def test_the_database_alone_opens_no_receiver(hooked: Hooked) -> None:
     for text in (rows, json.dumps(hooked.harness.events()), json.dumps(hooked.shown(webhook))):
         assert "in-the-url" not in text
         assert secret not in text
-    before = RootKeys.load(realm.root_path, realm=realm.name, passphrase=None, key_path=realm.root_key_path)
-    _, after = before.seal(passphrase="correct horse", key_path=realm.root_key_path)
-    mint.db.keys.reseal_roots(after.reseal, Event.of("key.resealed", "host:uid-0"))
+    after = reseal(hooked)
     row = mint.db.webhooks.find(webhook)
     assert row is not None
     assert open_receiver(after, row).secret == secret
     assert secret not in repr(open_receiver(after, row))
+
+
+@pytest.mark.sqlite
+def test_a_mint_that_cannot_open_a_receiver_says_why(hooked: Hooked) -> None:
+    """A mint that was not restarted after a reseal cannot send: the attempts fail and end as others do."""
+    webhook = hooked.add()
+    reseal(hooked)
+    hooked.kill("acme/resealed")
+    until(lambda: hooked.left(state="failed"))
+    assert "passphrase" in hooked.shown(webhook)["error"]
+    assert hooked.receiver.at("/200") == []
 
 
 @pytest.mark.sqlite

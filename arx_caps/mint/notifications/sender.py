@@ -24,7 +24,7 @@ from arx_caps.mint.notifications.alarms import Alarms
 from arx_caps.mint.notifications.message import Notice
 from arx_caps.mint.notifications.receivers import Outcome, open_receiver, send_notice
 from arx_caps.realm import Realm
-from arx_verifier.errors import ArxError, GrantError
+from arx_verifier.errors import ArxError, GrantError, SettingsError
 
 LOOK_S: Final = 0.5  # how often it looks for what is due
 CLAIM_MS: Final = 30_000  # longer than an attempt; another mint sends what a dead one has claimed after this
@@ -122,7 +122,11 @@ class NotificationSender:
                 if receiver is None or row is None:
                     return
                 facts = msgspec.json.decode(row["facts"], type=dict[str, Any])
-                self._settle(row, self._send(receiver, Notice(row["id"], row["kind"], row["at_ms"], facts)))
+                try:
+                    outcome = self._send(receiver, Notice(row["id"], row["kind"], row["at_ms"], facts))
+                except SettingsError as error:  # this mint was not restarted after a reseal
+                    outcome = Outcome(None, str(error))
+                self._settle(row, outcome)
 
     def _send(self, receiver: dict[str, Any], notice: Notice) -> Outcome:
         return send_notice(open_receiver(self._roots, receiver), receiver["format"], notice, self._realm)
