@@ -44,14 +44,12 @@ def show_version(visit: Visit) -> Response:
     """Show one policy, and how it differs from the one that is in force."""
     digest = visit.request.path_params["digest"]
     policy = visit.call(get_policy, path={"digest": digest})
-    old = visit.query.get("from", digest)
-    new = visit.query.get("to", IN_FORCE)
     return visit.render(
         "policy_version.html",
         title=f"Policy {policy.digest}",
-        command=f"arx policy diff {quoted(old)} {quoted(new)}",
+        command=f"arx policy diff {quoted(digest)} {IN_FORCE}",
         policy=policy,
-        diff=visit.call(compare_policies, path={"old": old, "new": new}),
+        diff=visit.call(compare_policies, path={"old": digest, "new": IN_FORCE}),
         show=lambda value: value if isinstance(value, str) else exact(value),
     )
 
