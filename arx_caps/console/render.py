@@ -67,8 +67,15 @@ def short_id(text: str, longest: int = MAX_ID_CHARS) -> Markup:
     """Return an id, shortened in its middle if it is long, with the whole id as the title."""
     if len(text) <= longest:
         return Markup('<code class="id">{}</code>').format(text)
+    return Markup('<code class="id" title="{}">{}</code>').format(text, shorten(text, longest))
+
+
+def shorten(text: str, longest: int) -> str:
+    """Return a text, without its middle if it is long."""
+    if len(text) <= longest:
+        return text
     half = (longest - 1) // 2
-    return Markup('<code class="id" title="{}">{}…{}</code>').format(text, text[: longest - 1 - half], text[-half:])
+    return f"{text[: longest - 1 - half]}…{text[-half:]}"
 
 
 def short(text: str, longest: int = MAX_ID_CHARS) -> Markup:

@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 
 from markupsafe import Markup
 
-from arx_caps.console.tree import shorten
+from arx_caps.console.render import shorten
 from arx_caps.durations import show_time
 
 MAX_LANES: Final = 12  # the lanes with the most refusals, then calls; the others share one

@@ -12,6 +12,8 @@ from typing import Any, Final, NamedTuple, Protocol
 
 from markupsafe import Markup
 
+from arx_caps.console.render import shorten
+
 MAX_BOXES: Final = 150
 WIDTH, HEIGHT = 164, 44  # of a box, px
 COLUMN, ROW = 272, 56  # from box to box, px: the room between two columns has what an edge removed
@@ -173,14 +175,6 @@ def fewer(caveats: Sequence[Mapping[str, Any]]) -> list[str]:
 def _rules(caveat: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     rules = caveat.get("allow")
     return [rule for rule in rules if isinstance(rule, dict)] if isinstance(rules, list) else []
-
-
-def shorten(text: str, longest: int) -> str:
-    """Return a text that is too long without its middle."""
-    if len(text) <= longest:
-        return text
-    half = (longest - 1) // 2
-    return f"{text[: longest - 1 - half]}…{text[-half:]}"
 
 
 def _edge(above: Box, box: Box, nodes: Sequence[Holder]) -> str:

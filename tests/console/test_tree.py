@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 from hypothesis import given
 from hypothesis import strategies as st
 
+from arx_caps.console.render import shorten
 from arx_caps.console.timeline import Line, TimelineRecord, compact, draw_strip
-from arx_caps.console.tree import HEIGHT, MAX_BOXES, WIDTH, choose, draw, fewer, lay_out, shorten
+from arx_caps.console.tree import HEIGHT, MAX_BOXES, WIDTH, choose, draw, fewer, lay_out
 from tests.console.html import require_well_formed
 from tests.support import QUICK
 

@@ -176,9 +176,9 @@ def _timeline_values(visit: Visit, tree: SessionTree | None) -> dict[str, Any]:
     }
     if not values["may_read"] or tree is None:
         return {**values, "lines": [], "strip": "", "older": None}
-    node = next((node for node in tree.nodes if node.ref == visit.query.get("node")), None)
+    selected = _selected(visit, tree.nodes)
     which = {"session": visit.request.path_params["session"]}
-    if node is not None and node.kind != "session":
+    if selected is not None and (node := tree.nodes[selected]).kind != "session":
         which = {"link" if node.kind == "link" else "task": node.ref}
     # Without events, the calls: what the holders did.  The filter is the log's, so that a page is full.
     asked = {"reason": outcome, "before": visit.query.get("before"), "limit": RECORDS}
