@@ -8,7 +8,7 @@ import heapq
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-from sqlalchemy import ColumnElement, and_, exists, func, literal, literal_column, or_, select, true
+from sqlalchemy import ColumnElement, and_, case, exists, func, literal, literal_column, or_, select, true
 from sqlalchemy.engine import Connection
 
 from arx_caps.audit.ingest import ALLOW, COUNTED, DENY, END, EVENT, GAP
@@ -19,7 +19,6 @@ from arx_verifier.names import matches_tool
 
 MAX_PAGE: Final = 1_000
 COUNTED_TO: Final = 10_000  # records beyond this number are not counted one by one
-_TESTED: Final = 10_000  # records whose nodes are tested for a total; with more, it is a lower bound
 OUTCOMES: Final = {
     "event": EVENT,
     "allow": ALLOW,
@@ -106,8 +105,9 @@ def records(
 def total(connection: Connection, question: Question) -> Total:
     """Return the number of records that a question reaches.
 
-    It is exact where nodes have counts, or a whole time has (``top_names``).  Else counting stops at ``COUNTED_TO``.
-    Where each record's node has to be tested, that stops after ``_TESTED`` records.
+    It is exact where nodes have counts, or a whole time has (``top_names``).  Else the search
+    reads at most ``COUNTED_TO`` records, of other nodes too if each record's node has to be tested; if there are more,
+    the number is a lower bound.
 
     Args:
         connection: A transaction that reads the log.
@@ -121,14 +121,12 @@ def total(connection: Connection, question: Question) -> Total:
         return kept
     count, since, until, whole = 0, list[int](), list[int](), True
     for found, tested, _ in _streams(connection, question, reached, COUNTED_TO):
-        where = found
-        if tested:
-            # Without a bound, the search for a few records of these nodes would read the whole log.
-            looked = select(RECORD.c.idx).where(*found).limit(_TESTED + 1)
-            whole &= connection.execute(select(func.count()).select_from(looked.subquery())).scalar_one() <= _TESTED
-            where = [RECORD.c.idx.in_(looked.scalar_subquery())]
-        times = select(RECORD.c.at_ms).where(*where, *tested).limit(COUNTED_TO + 1).subquery().c
-        row = connection.execute(select(func.count(), func.min(times.at_ms), func.max(times.at_ms))).one()
+        # Tested behind the bound: else the search for a few records of these nodes would read the whole log.
+        at_ms = case((and_(*tested), RECORD.c.at_ms)).label("at_ms") if tested else RECORD.c.at_ms
+        seen = select(at_ms).where(*found).limit(COUNTED_TO + 1).subquery().c.at_ms
+        sums = select(func.count(), func.count(seen), func.min(seen), func.max(seen)).select_from(seen.table)
+        read, *row = connection.execute(sums).one()
+        whole &= read <= COUNTED_TO
         if row[0]:
             count, since, until = count + row[0], [*since, row[1]], [*until, row[2]]
     exact = whole and count <= COUNTED_TO
