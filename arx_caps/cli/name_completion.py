@@ -21,10 +21,10 @@ _PLACE: Final = ("realm_dir", "issuer", "operator_key", "store", "realm")
 
 
 def complete_names(kind: str) -> Callable[[click.Context, click.Parameter, str], list[CompletionItem]]:
-    """Return what completes a name: of an ``agent``, a ``session`` or ``task`` that is open, or a ``template``.
+    """Return what completes a name.
 
     Args:
-        kind: The kind of names.
+        kind: ``agent``, ``operator``, ``template``, or ``session`` or ``task`` for those that are open.
     """
 
     def complete(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
