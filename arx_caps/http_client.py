@@ -1,15 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Open HTTP clients, with the authorities that each trusts, and explain why a server did not answer.
 
-Every client that calls a mint, a witness or an issuer is opened here.
+Every client that calls a mint, a witness or an issuer is opened here.  The answers of issuers are bounded.
 """
 
 import ssl
+import time
+from collections.abc import Mapping
 
 import httpx
 
 from arx_verifier import tls
-from arx_verifier.errors import SettingsError
+from arx_verifier.errors import RequestError, SettingsError
 
 
 def open_client(
@@ -30,6 +32,57 @@ def open_client(
     secure = url[:6].lower() == "https:"
     context = make_context(ca) if secure else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     return httpx.Client(timeout=timeout, trust_env=proxy, verify=context)
+
+
+def fetch(
+    url: str,
+    *,
+    timeout: httpx.Timeout | float,
+    total_s: float,
+    longest: int,
+    ca: str | None = None,
+    form: Mapping[str, str] | None = None,
+    basic: tuple[str, str] | None = None,
+) -> tuple[int, bytes]:
+    """Return the status and the body of an issuer's answer, bounded in time and size.
+
+    Args:
+        url: Its address.
+        timeout: How long to wait for each part of the answer, s.
+        total_s: How long to wait for all of it, s.
+        longest: The largest body, bytes.
+        ca: File of a further authority for TLS.
+        form: The form to send; None for a GET.
+        basic: User and password to send with it.
+
+    Raises:
+        RequestError: The answer is late or too large.
+        SettingsError: The file of authorities cannot be read.
+        httpx.HTTPError: The issuer did not answer.
+        httpx.InvalidURL: The address is malformed.
+    """
+    # No redirect is followed: it could lead to an address that its caller has not named.
+    until = time.monotonic() + total_s
+    raw = bytearray()
+    # Only TLS proves the issuer through a proxy of the environment, so plain addresses go without one.
+    with (
+        open_client(url, timeout=timeout, ca=ca, proxy=url.startswith("https:")) as client,
+        # Uncompressed: a few bytes could expand to gigabytes.
+        client.stream(
+            "GET" if form is None else "POST",
+            url,
+            data=form,
+            auth=basic,
+            headers={"Accept": "application/json", "Accept-Encoding": "identity"},
+        ) as answer,
+    ):
+        for chunk in answer.iter_raw():
+            raw += chunk
+            if len(raw) > longest:
+                raise RequestError(f"its answer has more than {longest} bytes")
+            if time.monotonic() > until:
+                raise RequestError(f"its answer did not come within {total_s:.0f} s")
+    return answer.status_code, bytes(raw)
 
 
 def make_context(ca: str | None = None) -> ssl.SSLContext:

@@ -13,13 +13,14 @@ import msgspec
 
 from arx_caps.cli import exit_codes
 from arx_caps.cli.exit_codes import Stop
-from arx_caps.http_client import no_answer, open_client
+from arx_caps.http_client import fetch, no_answer
 from arx_caps.realm import is_safe_url
-from arx_verifier.errors import ArxError
+from arx_verifier.errors import ArxError, RequestError
 from arx_verifier.request import read_json_object
 
 GRANT: Final = "urn:ietf:params:oauth:grant-type:device_code"
 TIMEOUT_S: Final = 10.0
+TOTAL_S: Final = 30.0  # for a whole answer, however slowly it arrives
 MAX_BYTES: Final = 64 * 1024
 SLOWER_S: Final = 5  # RFC 8628 3.5: for each slow_down, and for good
 MAX_INTERVAL_S: Final = 60
@@ -136,21 +137,10 @@ class DeviceLogin(NamedTuple):
 
     def _ask(self, url: str, form: Mapping[str, str] | None) -> tuple[int, dict[str, Any]]:
         """Return status and JSON object of an answer; an empty object if it has none."""
-        raw = bytearray()
         try:
-            with (
-                open_client(url, timeout=TIMEOUT_S, ca=self.ca, proxy=url.startswith("https:")) as client,
-                client.stream(
-                    "GET" if form is None else "POST",
-                    url,
-                    data=form,
-                    headers={"Accept": "application/json", "Accept-Encoding": "identity"},
-                ) as answer,
-            ):
-                for chunk in answer.iter_raw():
-                    raw += chunk
-                    if len(raw) > MAX_BYTES:
-                        raise self._stop("answered too much")
+            status, raw = fetch(url, timeout=TIMEOUT_S, total_s=TOTAL_S, longest=MAX_BYTES, ca=self.ca, form=form)
+        except RequestError as error:
+            raise self._stop(f"cannot be used: {error}") from None
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise _NoAnswer(
                 f"the login issuer {self.issuer} did not answer ({no_answer(error, url)})",
@@ -158,9 +148,9 @@ class DeviceLogin(NamedTuple):
                 code="issuer_unavailable",
             ) from None
         try:
-            return answer.status_code, read_json_object(bytes(raw))
+            return status, read_json_object(raw)
         except (ArxError, ValueError, RecursionError):
-            return answer.status_code, {}
+            return status, {}
 
     def _stop(self, why: str, exit_code: int = exit_codes.DENIED) -> Stop:
         return Stop(f"the login issuer {self.issuer} {why}", exit_code, code="bad_subject_token")

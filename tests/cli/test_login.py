@@ -65,6 +65,7 @@ def test_the_issuer_is_asked_as_often_as_it_wants(issuer: Issuer) -> None:
         (({"error": "invalid_grant"}, 400), "invalid_grant"),
         (({"access_token": "x"}, 200), "without an ID token"),
         (({}, 500), "without an error"),
+        (({"error": "x" * 70_000}, 400), "more than 65536 bytes"),
     ],
 )
 def test_a_login_that_fails_says_why(issuer: Issuer, answer: tuple[dict[str, Any], int], expected: str) -> None:

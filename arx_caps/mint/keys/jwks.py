@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 
 import httpx
 
-from arx_caps.http_client import no_answer, open_client
+from arx_caps.http_client import fetch, no_answer
 from arx_verifier.errors import RequestError, SettingsError, UnavailableError
 from arx_verifier.request import read_json_object
 
@@ -206,30 +206,10 @@ def fetch_document(
         SettingsError: The file of authorities cannot be read.
         httpx.HTTPError: The issuer did not answer.
     """
-    # No redirect is followed: it could lead to an address that the policy does not name.
-    until = time.monotonic() + TOTAL_S
-    raw = bytearray()
-    # Only TLS proves the issuer through a proxy of the environment, so plain addresses go without one.
-    with (
-        open_client(url, timeout=TIMEOUT, ca=ca, proxy=url.startswith("https:")) as client,
-        # Uncompressed: a few bytes could expand to gigabytes.
-        client.stream(
-            "GET" if form is None else "POST",
-            url,
-            data=form,
-            auth=basic,
-            headers={"Accept": "application/json", "Accept-Encoding": "identity"},
-        ) as answer,
-    ):
-        if answer.status_code != httpx.codes.OK:
-            raise RequestError(f"its address answered {answer.status_code}")
-        for chunk in answer.iter_raw():
-            raw += chunk
-            if len(raw) > MAX_BYTES:
-                raise RequestError(f"its answer has more than {MAX_BYTES} bytes")
-            if time.monotonic() > until:
-                raise RequestError(f"its answer did not come within {TOTAL_S:.0f} s")
-    return bytes(raw)
+    status, raw = fetch(url, timeout=TIMEOUT, total_s=TOTAL_S, longest=MAX_BYTES, ca=ca, form=form, basic=basic)
+    if status != httpx.codes.OK:
+        raise RequestError(f"its address answered {status}")
+    return raw
 
 
 def _unavailable(message: str) -> UnavailableError:
