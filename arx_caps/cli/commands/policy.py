@@ -119,7 +119,7 @@ def test_command() -> None:
 @common_options
 @pass_console
 def run_tests(console: Console, place: Place, file: str | None) -> None:
-    """Ask the policy FILE, or the one in force, every kept question; exit with 1 if an answer is another one."""
+    """Ask the policy FILE, or the one in force, every kept question; exit with 1 if an answer is unexpected."""
     text = _of_file(file).text.source if file is not None else None
     answer = place.mint().call("POST", "/v1/policy/tests/run", {"policy": text})
     results = answer["results"]

@@ -147,8 +147,7 @@ def send_notice(receiver: Receiver, form: Format, notice: Notice, realm: Realm) 
 
 
 def _is_listed(url: str, hosts: Collection[str]) -> bool:
-    parts = urlsplit(url)
-    return parts.netloc in hosts
+    return urlsplit(url).netloc in hosts
 
 
 def _anywhere(_: str) -> bool:

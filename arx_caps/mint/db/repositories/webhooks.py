@@ -37,7 +37,7 @@ _FORGET: Final = delete(NOTIFICATIONS).where(NOTIFICATIONS.c.webhook == bindpara
 
 
 class WebhookRepository:
-    """The receivers. A removed one keeps its row, to which a notification of this moment may refer."""
+    """The receivers. A removed one keeps its row: a notification that is queued at the same time refers to it."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
