@@ -18,7 +18,7 @@ from arx_caps.mint.db.database import now_ms
 from arx_caps.mint.db.repositories.previews import Named
 from arx_caps.mint.db.tables import SESSIONS, TASKS
 from arx_caps.mint.tasks.liveness import is_frozen, session_state, task_state
-from arx_caps.revocation import Target, parse_targets
+from arx_caps.revocation import Target
 from arx_verifier.errors import ArxError, StoreError
 from arx_verifier.journal import audience_of
 from arx_verifier.token import agent_targets, subject_target
@@ -82,20 +82,27 @@ class Waited(NamedTuple):
     lease_ms: int
 
 
-def look_up(mint: MintContext, texts: Sequence[str]) -> list[LookedUp]:
+def agents_for(mint: MintContext, targets: Sequence[Target]) -> list[str]:
+    """Return the paths of enrolled agents, for ``look_up`` and ``measure``; empty if no target is an agent."""
+    return mint.db.previews.paths() if any(target.kind == "agent" for target in targets) else []
+
+
+def look_up(mint: MintContext, targets: Sequence[Target], paths: Sequence[str]) -> list[LookedUp]:
     """Return what the mint knows of targets.
 
+    Args:
+        mint: The mint.
+        targets: The targets.
+        paths: The agents.
+
     Raises:
-        RequestError: A target is malformed.
         StoreError: The database did not answer.
     """
-    targets = parse_targets(texts)
     ids = {kind: [target.name for target in targets if target.kind == kind] for kind in ("session", "task")}
     known = {
         **{f"session:{row['id']}": session_state(mint, row) for row in mint.db.previews.find(SESSIONS, ids["session"])},
         **{f"task:{row['id']}": task_state(mint, row) for row in mint.db.previews.find(TASKS, ids["task"])},
     }
-    paths = mint.db.previews.paths() if any(target.kind == "agent" for target in targets) else []
     above = {ancestor for path in paths for ancestor in agent_targets(path)}
     found, left = [], MOST_MEANT
     for target in targets:
@@ -133,15 +140,18 @@ def _look_up(mint: MintContext, target: Target, known: Mapping[str, str], above:
     return LookedUp(target, "frozen" if is_frozen(mint, (text,)) else "live")
 
 
-def measure(mint: MintContext, texts: Sequence[str]) -> Extent:
+def measure(mint: MintContext, targets: Sequence[Target], paths: Sequence[str]) -> Extent:
     """Return what a kill of these targets ends; a freeze stops the same.
 
+    Args:
+        mint: The mint.
+        targets: The targets.
+        paths: The agents.
+
     Raises:
-        RequestError: A target is malformed.
         StoreError: The database did not answer.
     """
-    targets = parse_targets(texts)
-    named = _named(mint, targets)
+    named = _named(mint, targets, paths)
     rows, sessions = mint.db.previews.sessions(named, LOOKED_AT)
     open_ones = [row for row in rows if session_state(mint, row) in LIVE]
     ids = [row["id"] for row in open_ones]
@@ -161,7 +171,7 @@ def measure(mint: MintContext, texts: Sequence[str]) -> Extent:
     return Extent(count, work, len(agents), delegated.number, count + audiences, exact)
 
 
-def _named(mint: MintContext, targets: Sequence[Target]) -> Named:
+def _named(mint: MintContext, targets: Sequence[Target], paths: Sequence[str]) -> Named:
     by_kind: dict[str, list[str]] = {}
     for target in targets:
         by_kind.setdefault(target.kind, []).append(target.name)
@@ -172,9 +182,7 @@ def _named(mint: MintContext, targets: Sequence[Target]) -> Named:
         tasks += [] if grant is None else [str(grant["task"])]
     return Named(
         everything="realm" in wanted,
-        agents=[path for path in mint.db.previews.paths() if wanted.intersection(agent_targets(path))]
-        if "agent" in by_kind
-        else (),
+        agents=[path for path in paths if wanted.intersection(agent_targets(path))],
         sessions=by_kind.get("session", ()),
         tasks=tasks,
         subjects=[pair for pair in mint.db.previews.subjects(MOST_SUBJECTS) if subject_target(*pair) in wanted]

@@ -19,7 +19,7 @@ from arx_caps.mint.identity.operator_role import actions_of_operator, may
 from arx_caps.mint.revocation.freezes import ended_of
 from arx_caps.mint.revocation.revoker import Op
 from arx_caps.mint.tasks import preview
-from arx_caps.revocation import KINDS, parse_target
+from arx_caps.revocation import KINDS, parse_target, parse_targets
 from arx_verifier.errors import ArxError, GrantError, RequestError
 from arx_verifier.token import MAX_TARGET_BYTES
 
@@ -203,7 +203,9 @@ def _change_targets(call: RouteCall, op: Op) -> KillShown:
 def preview_kill(call: RouteCall) -> KillPreview:
     """Return what a kill or freeze would end, without doing it."""
     mint, body = call.mint, call.body
-    looked, extent = preview.look_up(mint, body.targets), preview.measure(mint, body.targets)
+    parsed = parse_targets(body.targets)
+    paths = preview.agents_for(mint, parsed)
+    looked, extent = preview.look_up(mint, parsed, paths), preview.measure(mint, parsed, paths)
     waited, error = preview.waits_or_why(mint)
     # A kill must be no way to ask for the names of agents.
     names = may(actions_of_operator(mint, call.authenticated.name), "arx.agents.read")
