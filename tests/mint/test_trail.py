@@ -50,6 +50,16 @@ def indices(answer: dict[str, Any]) -> list[int]:
 
 
 @pytest.mark.spec("LOG 3.3")
+def test_a_lower_bound_has_at_least_the_page(unit: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the search for a total stops before the records that match, those of the page count."""
+    monkeypatch.setattr("arx_caps.audit.query.node_search.GATHERED", 1)
+    monkeypatch.setattr("arx_caps.audit.query.questions.COUNTED_TO", 0)
+    answer = ask(unit.operator(), agent="acme/bot", reason="allow")
+    assert indices(answer) == [3, 1, 0]
+    assert (answer["total"]["records"], answer["total"]["exact"]) == (3, False)
+
+
+@pytest.mark.spec("LOG 3.3")
 def test_each_filter_is_the_log_s(unit: Harness) -> None:
     """Whatever is asked is answered with a full page or the last, the total, and from when until when."""
     operator = unit.operator()

@@ -38,7 +38,7 @@ class Total(NamedTuple):
 
     Attributes:
         records: The number.
-        exact: Whether it is exact; else there may be more.
+        exact: Whether it is exact; else it is a lower bound.
         since_ms: Time of the first counted record, ms since the Unix epoch, or None.
         until_ms: Time of the last counted record.
     """

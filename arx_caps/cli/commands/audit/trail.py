@@ -182,7 +182,7 @@ def _said(shown: int, total: dict[str, Any]) -> str:
     """Return the total, and how much of it is shown."""
     if not total["records"]:
         return "no record matches"
-    count = f"{total['records']:,}" if total["exact"] else f"more than {total['records']:,}"
+    count = f"{total['records']:,}" if total["exact"] else f"at least {total['records']:,}"
     times = "" if total["since"] is None else f", from {show_time(total['since'])} to {show_time(total['until'])}"
     all_of_it = total["exact"] and shown >= total["records"]
     return f"{count} records{times}" + ("" if all_of_it else f"; the newest {shown:,} are shown")

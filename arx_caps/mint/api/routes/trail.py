@@ -150,7 +150,9 @@ def list_records(call: RouteCall) -> Records:
     # Counted once, for the first page: a count reads every matching row.
     if query.before is None and query.after is None:
         with store.reading() as c:
-            total = TotalShown(*questions.total(c, question))
+            counted = questions.total(c, question)
+        # A lower bound may lack records that are on the page.
+        total = TotalShown(*counted._replace(records=max(counted.records, len(found))))
     # A reader that follows the log goes on after its last record, however few there were.
     more = len(found) == query.limit or query.after is not None
     kept = _without_reads(found, query)
