@@ -232,7 +232,9 @@ def doubts_of(preview: dict[str, Any] | None, *, after: bool) -> Iterator[str]:
             yield f"{target}: {note}; did you mean {meant}?"
         elif looked["state"] == "unknown":
             # A holder delegates to a sub-agent offline, so the mint cannot know its name.
-            check = "name, unless it is a sub-agent, whose name is only in tokens" if target[:6] == "agent:" else "id"
+            check = (
+                "name, unless it is a sub-agent, whose name is only in tokens" if target.startswith("agent:") else "id"
+            )
             yield f"{target}: {note}: check the {check}"
         elif looked["state"] == "over" and not after:
             yield f"{target}: {note}"

@@ -60,7 +60,7 @@ class KillsQuery(PageQuery, frozen=True):
 class FreezeShown(msgspec.Struct, frozen=True, kw_only=True):
     """A target that is refused now, and the number, time, actor and reason of its freeze.
 
-    ``op`` is ``kill+freeze`` if a kill left the freeze.  With ``lasting``, a thaw does not hold: what the target names
+    ``op`` is ``kill+freeze`` if a kill left the freeze.  With ``lasting``, a thaw does not last: what the target names
     has ended for good.  ``seq`` is 0 if the store's log had the entry no more.
     """
 
