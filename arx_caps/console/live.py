@@ -22,7 +22,7 @@ CHECK_S: Final = 5.0  # how often a stream checks that its viewer may still see 
 _HEADERS: Final = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 
-class Sent(NamedTuple):
+class StreamEvent(NamedTuple):
     """One event of a stream.
 
     Attributes:
@@ -70,7 +70,7 @@ class Subscription:
 
 
 class Broadcast:
-    """Produces values in one task while anybody watches, and gives each to every viewer.
+    """Produces values in one task while it has viewers, and gives each to all of them.
 
     Args:
         produce: Returns the next values; it runs in a thread.
@@ -89,7 +89,7 @@ class Broadcast:
         return bool(self._viewers)
 
     @contextlib.contextmanager
-    def subscribe(self) -> Any:
+    def subscribe(self) -> Iterator[Subscription]:
         """Watch: yields a ``Subscription`` that gets every value from now on."""
         viewer = Subscription()
         self._viewers.add(viewer)
@@ -142,9 +142,9 @@ class Live:
         self,
         viewer: str,
         broadcast: Broadcast,
-        show: Callable[[Any, int], Sent | None],
+        show: Callable[[Any, int], StreamEvent | None],
         allowed: Callable[[], bool],
-        first: tuple[Sent, ...] | Callable[[], Iterable[Sent]] = (),
+        first: Callable[[], Iterable[StreamEvent]] = tuple,
     ) -> StreamingResponse:
         """Return the answer that streams a broadcast to one viewer.
 
@@ -153,7 +153,7 @@ class Live:
             broadcast: The values.
             show: Returns the event for a value, or None to leave it out; it also gets the number of missed values.
             allowed: Whether the viewer may still see it; it runs in a thread every few seconds.
-            first: Events to send at once, or a function that returns them once no later value can be missed.
+            first: Returns the events to send at once; called when no later value can be missed.
 
         Raises:
             GrantError: ``rate_limited``: this viewer has too many streams.
@@ -171,22 +171,22 @@ class Live:
         self,
         viewer: str,
         broadcast: Broadcast,
-        show: Callable[[Any, int], Sent | None],
+        show: Callable[[Any, int], StreamEvent | None],
         allowed: Callable[[], bool],
-        first: tuple[Sent, ...] | Callable[[], Iterable[Sent]],
+        first: Callable[[], Iterable[StreamEvent]],
     ) -> AsyncIterator[str]:
         loop, stopping = asyncio.get_running_loop(), self.stopping
         said = checked = loop.time()
         yield ": open\n\n"
         with self._counted(viewer), broadcast.subscribe() as queue:
-            for event in first() if callable(first) else first:
+            for event in first():
                 yield event.encode()
             while not stopping.is_set():
                 value = await _either(queue.get(CHECK_S), stopping)
                 now = loop.time()
                 if now - checked >= CHECK_S:
                     if not await run_in_threadpool(allowed):
-                        yield Sent("", event="ended").encode()
+                        yield StreamEvent("", event="ended").encode()
                         return
                     checked = now
                 if value is not None:

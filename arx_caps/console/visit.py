@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
-from arx_caps.console.live import Broadcast, Live, Sent
+from arx_caps.console.live import Broadcast, Live, StreamEvent
 from arx_caps.console.menu import Entry, menu_for
 from arx_caps.console.render import render
 from arx_caps.mint.api.access_log import id_of, note
@@ -232,8 +232,8 @@ class Visit:
     def stream(
         self,
         broadcast: Broadcast,
-        show: Callable[[Any, int], Sent | None],
-        first: tuple[Sent, ...] | Callable[[], Iterable[Sent]] = (),
+        show: Callable[[Any, int], StreamEvent | None],
+        first: Callable[[], Iterable[StreamEvent]] = tuple,
     ) -> Response:
         """Return the answer that streams a broadcast to this operator, as ``Live.answer`` does.
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
-from arx_caps.console.live import QUEUE, Broadcast, Live, Sent, Subscription
+from arx_caps.console.live import QUEUE, Broadcast, Live, StreamEvent, Subscription
 from arx_caps.mint.db.tables import CONSOLE_SESSIONS
 from arx_caps.mint.identity.console_session import digest_of, find_console_session
 from arx_verifier.errors import StoreError
@@ -18,7 +18,7 @@ from tests.mint.harness import Harness, now_ms
 
 async def read(live: Live, broadcast: Broadcast, wanted: int, allowed: bool = True) -> list[str]:
     """Return so many events of a stream, or all until it ends."""
-    answer = live.answer("ada", broadcast, lambda value, _: Sent(str(value)), lambda: allowed)
+    answer = live.answer("ada", broadcast, lambda value, _: StreamEvent(str(value)), lambda: allowed)
     found: list[str] = []
     async for chunk in answer.body_iterator:
         found += [str(chunk)] if not str(chunk).startswith(":") else []
@@ -81,7 +81,7 @@ def test_the_end_of_the_server_ends_a_stream() -> None:
 
 def test_an_event_cannot_hold_another() -> None:
     """A line end in a value begins no other field of the stream."""
-    text = Sent("a\r\nevent: x\rdata: y", id="1").encode()
+    text = StreamEvent("a\r\nevent: x\rdata: y", id="1").encode()
     assert text == "id: 1\ndata: a\ndata: event: xdata: y\n\n"
 
 

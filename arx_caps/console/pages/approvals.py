@@ -7,7 +7,7 @@ from typing import Any, Final
 from starlette.responses import Response
 
 from arx_caps.console.command import command
-from arx_caps.console.live import Sent
+from arx_caps.console.live import StreamEvent
 from arx_caps.console.visit import Page, Visit
 from arx_caps.mint.api.routes.approvals import (
     ApprovalShown,
@@ -54,12 +54,12 @@ def stream_inbox(visit: Visit) -> Response:
         rows = mint.db.approvals.list(statuses=(WAITING,), alive=True, limit=SHOWN)
         return [[one for one in (show_approval(mint, row) for row in rows[:SHOWN]) if one.state == WAITING]]
 
-    def show(approvals: list[ApprovalShown], _: int) -> Sent | None:
+    def show(approvals: list[ApprovalShown], _: int) -> StreamEvent | None:
         # Only when it changed: a reader's place on the page and the focus stay where they are.
         if approvals == last[0]:
             return None
         last[0] = approvals
-        return Sent(visit.fragment("approvals_list.html", approvals=approvals, state=WAITING))
+        return StreamEvent(visit.fragment("approvals_list.html", approvals=approvals, state=WAITING))
 
     return visit.stream(visit.live.broadcast("approvals", waiting, EVERY_S), show)
 

@@ -14,7 +14,7 @@ import msgspec
 from starlette.responses import Response
 
 from arx_caps.audit.query import matches
-from arx_caps.console.live import Sent
+from arx_caps.console.live import StreamEvent
 from arx_caps.console.records import FILTERS, OUTCOMES, command_of, filters_of, meaning_of, row_of
 from arx_caps.console.render import render
 from arx_caps.console.visit import Page, Visit
@@ -114,17 +114,17 @@ class _Viewer:
     def __init__(self, wanted: Callable[[dict[str, Any]], bool], next_index: int) -> None:
         self._wanted, self._next = wanted, next_index
 
-    def show(self, batch: NewRecords) -> Sent | None:
+    def show(self, batch: NewRecords) -> StreamEvent | None:
         """Return the event of a batch, or None if it has nothing for this viewer."""
         if batch.problem:
-            return Sent(batch.problem, event="problem")
+            return StreamEvent(batch.problem, event="problem")
         missed = max(0, batch.start - self._next)
         # Newest first, as in the table.
         rows = [row.html for row in reversed(batch.rows) if row.index >= self._next and self._wanted(row.shown)]
         self._next = max(self._next, batch.end)
         if missed:
             rows.append(render("decision_missed.html", missed=missed).replace("\n", ""))
-        return Sent("".join(rows), id=str(batch.end - 1)) if rows else None
+        return StreamEvent("".join(rows), id=str(batch.end - 1)) if rows else None
 
 
 def show_decisions(visit: Visit) -> Response:
@@ -165,7 +165,7 @@ def stream_decisions(visit: Visit) -> Response:
         start, size, tuple(Row(each) for each in records if asked.get("tool") or each.get("tool") != READ)
     )
 
-    def first() -> list[Sent]:
+    def first() -> list[StreamEvent]:
         batches = [gone] if size > next_index else []
         return [sent for batch in (*batches, *reader.recent) if (sent := viewer.show(batch)) is not None]
 

@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 from starlette.responses import Response
 
 from arx_caps.console.command import command, quoted
-from arx_caps.console.live import Sent
+from arx_caps.console.live import StreamEvent
 from arx_caps.console.visit import Page, Visit
 from arx_caps.mint.api.routes.kills import (
     ConfirmationsShown,
@@ -205,15 +205,15 @@ def stream_kill(visit: Visit) -> Response:
     mint, last = visit.mint, [kill.confirmations]
     broadcast = visit.live.broadcast("kills", lambda: [progress_of(mint)], EVERY_S)
 
-    def show(progress: dict[int, ConfirmationsShown], _: int) -> Sent | None:
+    def show(progress: dict[int, ConfirmationsShown], _: int) -> StreamEvent | None:
         seen = progress.get(kill.seq)
         if seen is None or seen == last[0]:
             return None
         last[0] = seen
-        return Sent(visit.fragment("kill_parts.html", kill=kill, seen=seen))
+        return StreamEvent(visit.fragment("kill_parts.html", kill=kill, seen=seen))
 
-    first = Sent(visit.fragment("kill_parts.html", kill=kill, seen=kill.confirmations))
-    return visit.stream(broadcast, show, (first,))
+    first = StreamEvent(visit.fragment("kill_parts.html", kill=kill, seen=kill.confirmations))
+    return visit.stream(broadcast, show, lambda: (first,))
 
 
 def show_frozen(visit: Visit) -> Response:

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from starlette.responses import Response
 
-from arx_caps.console.live import Broadcast, Sent
+from arx_caps.console.live import Broadcast, StreamEvent
 from arx_caps.console.visit import Page, Visit
 from arx_caps.mint.api.routes.status import StatusShown, show_status, status_of
 from arx_caps.revocation import GONE_MS, count_states
@@ -26,7 +26,7 @@ def stream_now(visit: Visit) -> Response:
     """Stream the state of the realm."""
     visit.call(show_status)
     return visit.stream(
-        broadcast_status(visit), lambda status, _: Sent(visit.fragment("now_parts.html", **_values(status)))
+        broadcast_status(visit), lambda status, _: StreamEvent(visit.fragment("now_parts.html", **_values(status)))
     )
 
 

@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from arx_caps.console import timeline
 from arx_caps.console.command import command
-from arx_caps.console.live import Sent
+from arx_caps.console.live import StreamEvent
 from arx_caps.console.records import TONES
 from arx_caps.console.timeline import TimelineRecord
 from arx_caps.console.tree import draw, name_of
@@ -65,7 +65,9 @@ def stream_list(visit: Visit) -> Response:
     )
     return visit.stream(
         broadcast,
-        lambda found, _: Sent(visit.fragment("sessions_rows.html", filtered=filtered, after=None, **rows_of(found))),
+        lambda found, _: StreamEvent(
+            visit.fragment("sessions_rows.html", filtered=filtered, after=None, **rows_of(found))
+        ),
     )
 
 
@@ -96,13 +98,13 @@ def stream_one(visit: Visit) -> Response:
     mint, last = visit.mint, [b""]
     broadcast = visit.live.broadcast(f"{HOME}/{session.id}", lambda: _look(mint, session.id), EVERY_S)
 
-    def show(seen: tuple[SessionShown, SessionTree], _: int) -> Sent | None:
+    def show(seen: tuple[SessionShown, SessionTree], _: int) -> StreamEvent | None:
         # Only when it changed: a large drawing is not sent again for the age of its session.
         state = msgspec.json.encode(seen)
         if state == last[0]:
             return None
         last[0] = state
-        return Sent(visit.fragment("session_live.html", **_tree_values(visit, *seen)))
+        return StreamEvent(visit.fragment("session_live.html", **_tree_values(visit, *seen)))
 
     return visit.stream(broadcast, show)
 

@@ -6,7 +6,7 @@ from typing import Final, NamedTuple
 
 from starlette.responses import Response
 
-from arx_caps.console.live import Sent
+from arx_caps.console.live import StreamEvent
 from arx_caps.console.pages.now import broadcast_status
 from arx_caps.console.visit import Page, Visit
 from arx_caps.mint.api.routes.services import ServiceShown, list_services
@@ -57,9 +57,9 @@ def stream_verifiers(visit: Visit) -> Response:
     services = visit.call(list_services, query={"limit": SHOWN})
     visit.call(show_status)
 
-    def show(status: StatusShown, _: int) -> Sent:
+    def show(status: StatusShown, _: int) -> StreamEvent:
         rows = _rows(services.services, status, all_shown=not services.next)
-        return Sent(visit.fragment("verifiers_list.html", rows=rows, status=status))
+        return StreamEvent(visit.fragment("verifiers_list.html", rows=rows, status=status))
 
     return visit.stream(broadcast_status(visit), show)
 
