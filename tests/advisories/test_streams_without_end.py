@@ -5,7 +5,7 @@ import asyncio
 
 import pytest
 
-from arx_caps.console.live import MOST, Live, Sent
+from arx_caps.console.live import MOST, Live, StreamEvent
 from arx_verifier.errors import GrantError
 
 
@@ -17,7 +17,10 @@ def test_one_operator_has_so_many_and_another_one_some() -> None:
         broadcast = live.broadcast("x", list, 3600)
 
         async def begin(viewer: str) -> asyncio.Task[None]:
-            answer, begun = live.answer(viewer, broadcast, lambda value, _: Sent(value), lambda: True), asyncio.Event()
+            answer, begun = (
+                live.answer(viewer, broadcast, lambda value, _: StreamEvent(value), lambda: True),
+                asyncio.Event(),
+            )
 
             async def read() -> None:
                 async for _ in answer.body_iterator:
