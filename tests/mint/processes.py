@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Mints as real processes, and callers who ask whichever of them answers."""
 
+import collections
 import json
 import os
 import secrets
@@ -45,6 +46,7 @@ class MintProcess:
         command = [sys.executable, *self._runs, "--realm-dir", str(self._realm.folder), "--port", "0"]
         environment = os.environ | {"ARX_STORE_URL": self._store}
         self._process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+        self._reader: threading.Thread | None = None
         assert self._process.stderr is not None
         # Lines of its log may stand before the one that says that it listens.
         lines = map(json.loads, iter(self._process.stderr.readline, ""))
@@ -52,6 +54,9 @@ class MintProcess:
         if told["ready"] is not True:
             self.kill()
             raise AssertionError(told)
+        # Somebody has to read its log, as a supervisor does: a mint that has filled the pipe waits, and answers nobody.
+        self._reader = threading.Thread(target=collections.deque, args=(self._process.stderr, 0), daemon=True)
+        self._reader.start()
         self.url = f"http://{told['listen']}"
         self.pid = self._process.pid
 
@@ -59,8 +64,7 @@ class MintProcess:
         """End it as a crash does."""
         self._process.kill()
         self._process.wait()
-        if self._process.stderr is not None:
-            self._process.stderr.close()
+        self._close()
 
     def stop(self) -> None:
         """End it as a supervisor does, and wait until it has put in and signed what it had."""
@@ -69,6 +73,8 @@ class MintProcess:
         self._close()
 
     def _close(self) -> None:
+        if self._reader is not None:
+            self._reader.join(30)  # until the end of the log
         if self._process.stderr is not None:
             self._process.stderr.close()
 
