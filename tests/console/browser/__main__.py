@@ -17,6 +17,7 @@ from tests.routes.environments import ROOT, alone
 BUILD: Final = ROOT / "build" / "console"
 PACKAGES: Final = ("playwright==1.65.2", "axe-playwright-python==0.1.8", "pillow==13.0.0")
 HERE: Final = "tests/console/browser"
+PARTS: Final = ("appearance", "journeys", "login")
 
 
 def prepare() -> None:
@@ -42,7 +43,7 @@ def main() -> None:
         sys.exit("no chromium is installed: apt-get install chromium")
     prepare()
     words = sys.argv[1:]
-    files = [f"{HERE}/pictures.py"] if words[:1] == ["pictures"] else [f"{HERE}/appearance.py", f"{HERE}/journeys.py"]
+    files = [f"{HERE}/pictures.py"] if words[:1] == ["pictures"] else [f"{HERE}/{name}.py" for name in PARTS]
     words = [word for word in words if word != "pictures"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(ROOT), str(BUILD / "packages")))}
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:benchmark", "-p", "no:xdist"]
