@@ -48,7 +48,6 @@ def shapes() -> Vectors:
         "unknown-case": (b'{"Exp":1}', "names have one case"),
         "unknown-beside": (b'{"exp":1900000000000,"zone":"eu"}', "an unknown member beside a known one"),
         "reserved-spend": (b'{"spend":["b-1",5]}', "reserved"),
-        "reserved-sig": (b'{"key":"k","sig":"s"}', "reserved for bound tokens"),
         "unknown-proof": (b'{"require":["eyes"]}', "a proof that does not exist"),
     }
     found = {f"caveat-{name}": vector("6.1", "malformed", after(r), why) for name, (r, why) in raw.items()}
@@ -82,7 +81,6 @@ def members() -> Vectors:
             "6.1", "grant", after({"net": ["192.0.2.0/24"]}), "IPv4 inside IPv6", request={"peer": "::ffff:192.0.2.7"}
         ),
         "require-call-missing": vector("6.1", "proof_missing", after({"require": ["call"]}), "the task's token itself"),
-        "require-holder": vector("6.1", "proof_missing", after({"require": ["holder"]}), "reserved: never there"),
         "fresh-any": vector("6.1", "grant", after({"fresh": 60_000}), "the view is younger"),
         "task-named": vector("6.1", "grant", after({"task": "t-sub"}), "a sub-task that lives"),
     }

@@ -145,7 +145,6 @@ def identifiers() -> Vectors:
             "3.2", "malformed", mint(raw=good.replace(b"acme/support", b"acme\\/support")), "an escape without need"
         ),
         "identifier-spaced": vector("3.1", "malformed", mint(raw=good + b" "), "white space behind"),
-        "identifier-holder": vector("4.1", "malformed", mint(holder="A" * 43), "bound tokens are reserved"),
         "identifier-meta-empty": vector("4.1", "malformed", mint(meta=[]), "a list that says nothing"),
         "identifier-meta-long": vector("4.1", "malformed", mint(meta=["m" * 65]), "one character too many"),
         "identifier-no-task": vector("4.1", "malformed", mint(task=None), "a tool service's token has a task"),

@@ -14,6 +14,7 @@ from tests.vectors import (
     discharge_vectors,
     epoch_vectors,
     form_vectors,
+    holder_vectors,
     log_vectors,
     record_vectors,
     rule_vectors,
@@ -52,7 +53,7 @@ def build() -> dict[str, str]:
         File name to content.
     """
     files: dict[str, str] = {}
-    for module in (form_vectors, caveat_vectors, discharge_vectors, rule_vectors, epoch_vectors):
+    for module in (form_vectors, caveat_vectors, discharge_vectors, rule_vectors, epoch_vectors, holder_vectors):
         for name, given in module.vectors().items():
             assert f"{name}.json" not in files, name
             files[f"{name}.json"] = json.dumps(whole(given), indent=1, ensure_ascii=True) + "\n"

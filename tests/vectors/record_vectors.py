@@ -42,7 +42,10 @@ def vectors() -> dict[str, dict[str, Any]]:
     peers = [SALT, [], None, None, None, ["192.0.2.9", "*"], None]
     gap = [AT, "gap", "", b"", "", 0, -1, [], 0, [], ["lost", 3, 40, 38, AT - 5000, AT]]
     bare = [SALT, [], None, None, None, [], None]
+    first, said, sig = "A" * 43, hashlib.sha256(b"said").digest(), bytes(range(64))
+    bound = [*FACTS[:-2], "bound", "model-1", [[first, b"", b""], ["B" * 43, said, sig]]]
     return {
+        "record-bound": record("12.3", "an allow by a bound token", 3, bound, person, allow, rest),
         "record-allow": record("12.3", "an allow, with its arguments", 1, FACTS, person, allow, rest),
         "record-deny": record("12.3", "a denial and what did not hold", 2, FACTS, [None, [], []], deny, told),
         "record-end": record("12.4", "the work that decision 41 allowed was ended", 42, FACTS, person, end, bare),

@@ -11,6 +11,10 @@ import hmac
 import json
 from typing import Any, NamedTuple
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from nacl.secret import SecretBox
 
 AT = 1_800_000_000_000
@@ -181,3 +185,98 @@ def bound(made: Token, parent: Token) -> Token:
 def joined(token: Token, *discharges: Token) -> str:
     """SPEC 2.3: what is presented."""
     return "~".join(each.text() for each in (token, *discharges))
+
+
+def hkdf(key: bytes, info: bytes) -> bytes:
+    """SPEC 16.3: HKDF-SHA256 without salt."""
+    return HKDF(SHA256(), 32, None, info).derive(key)
+
+
+def audience_key_of(key: bytes) -> X25519PrivateKey:
+    """SPEC 16.4: the X25519 key of an audience."""
+    return X25519PrivateKey.from_private_bytes(hkdf(key, b"arx/1/holder"))
+
+
+def aud_key_of(key: bytes = KEY) -> str:
+    """SPEC 16.4: ``aud_key``."""
+    return text(audience_key_of(key).public_key().public_bytes_raw())
+
+
+class Holder(NamedTuple):
+    """A holder's key.  SPEC 16.1."""
+
+    seed: bytes
+
+    @property
+    def public(self) -> str:
+        """The public half."""
+        return text(Ed25519PrivateKey.from_private_bytes(self.seed).public_key().public_bytes_raw())
+
+    def sign(self, message: bytes) -> bytes:
+        """RFC 8032."""
+        return Ed25519PrivateKey.from_private_bytes(self.seed).sign(message)
+
+    def common(self, aud_key: str) -> bytes:
+        """SPEC 16.3: the private half as one of X25519, and its result with the audience's key."""
+        own = X25519PrivateKey.from_private_bytes(hashlib.sha512(self.seed).digest()[:32])
+        return own.exchange(X25519PublicKey.from_public_bytes(base64.urlsafe_b64decode(aud_key + "=")))
+
+
+def holder(name: str) -> Holder:
+    """A key for a name."""
+    return Holder(hashlib.sha256(b"arx vectors: the holder " + name.encode()).digest())
+
+
+FIRST, SECOND, THIRD = holder("first"), holder("second"), holder("third")
+
+
+def mint_bound(*caveats: Caveat | Third, key: bytes = KEY, by: str = FIRST.public, **changes: Any) -> Token:
+    """SPEC 16.1: a root token that is bound to a key."""
+    return mint(*caveats, key=key, **{"holder": by, "aud_key": aud_key_of(key)} | changes)
+
+
+def hop(
+    token: Token,
+    by: Holder,
+    to: str,
+    key: str,
+    *,
+    name: str = HOP,
+    hops: tuple[str, ...] = (),
+    realm: str = "acme",
+    audience: str = "orders",
+    before: bytes | None = None,
+    **members: Any,
+) -> dict[str, Any]:
+    """SPEC 16.2: the caveat of a delegation; ``hops`` are those before it."""
+    unsigned = {"hop": name, "key": key, "to": to} | members
+    link = links(base64.urlsafe_b64decode(json.loads(token.identifier)["id"] + "=="), *hops, name)[-1]
+    said = hashlib.sha256((token.signature if before is None else before) + canonical(unsigned)).digest()
+    fields = [field.encode() for field in ("arx/1/hop", realm, audience, link, to, key)]
+    return unsigned | {"sig": text(by.sign(b"\0".join([*fields, said])))}
+
+
+def bound_call(
+    token: Token,
+    by: Holder,
+    request: dict[str, Any],
+    *,
+    hops: tuple[str, ...] = (),
+    sign: bool = False,
+    aud_key: str = "",
+    audience: str = "orders",
+    realm: str = "acme",
+    before: bytes | None = None,
+    **changes: Any,
+) -> dict[str, Any]:
+    """SPEC 16.3: the caveat of a bound token's call; ``hops`` are the token's."""
+    plain = call(request, audience=audience, **changes)
+    signature = token.signature if before is None else before
+    if sign:
+        link = links(base64.urlsafe_b64decode(json.loads(token.identifier)["id"] + "=="), *hops)[-1]
+        fields = [field.encode() for field in ("arx/1/signed", realm, audience, link)]
+        proof = by.sign(b"\0".join([*fields, hashlib.sha256(signature).digest()]) + canonical(plain))
+    else:
+        secret = hkdf(by.common(aud_key or aud_key_of()) + signature, b"arx/1/bound/" + audience.encode())
+        proof = step(secret, canonical(plain))[:16]
+    return {"call": [*plain["call"], text(proof)]}

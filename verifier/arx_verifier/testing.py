@@ -13,7 +13,18 @@ from arx_verifier.constraints import Rule
 from arx_verifier.journal import InMemoryDecisions
 from arx_verifier.request import HttpCall
 from arx_verifier.revocation import UnsafeLocalEpochs
-from arx_verifier.token import CallSigner, Caveat, Identifier, KeyRing, Macaroon, http_fields, tool_fields, wire
+from arx_verifier.token import (
+    CallSigner,
+    Caveat,
+    HolderKey,
+    Identifier,
+    KeyRing,
+    Macaroon,
+    audience_public,
+    http_fields,
+    tool_fields,
+    wire,
+)
 from arx_verifier.verification import Verifier
 
 _KID: Final = "k1.0"
@@ -29,9 +40,9 @@ class UnsafeCaller:
         macaroon: The token.
     """
 
-    def __init__(self, macaroon: Macaroon, audience: str) -> None:
-        self.macaroon, self._audience = macaroon, audience
-        self._signer = CallSigner(macaroon, audience)
+    def __init__(self, macaroon: Macaroon, audience: str, key: HolderKey | None = None) -> None:
+        self.macaroon, self._audience, self._key = macaroon, audience, key
+        self._signer = CallSigner(macaroon, audience, key)
 
     def __call__(self, request: Any) -> Any:
         """Sign one request of an HTTP client.
@@ -58,18 +69,21 @@ class UnsafeCaller:
         """
         return self._signer.sign(tool_fields(tool, args), _now_ms())
 
-    def delegate(self, to: str, *rules: Rule) -> "UnsafeCaller":
+    def delegate(self, to: str, *rules: Rule, key: HolderKey | None = None) -> "UnsafeCaller":
         """Return a sub-agent with the token attenuated by rules; without rules, only delegated.  SPEC 5.2.
 
         Args:
             to: The sub-agent's path.
             rules: What it may do, within what this caller may do.
+            key: The sub-agent's key; for a bound token, and only for one.
 
         Raises:
             AttenuationError: The result would be too large.
         """
         attenuated = Caveat(allow=rules) if rules else None
-        return UnsafeCaller(self.macaroon.delegate(to, attenuated), self._audience)
+        public = key.public if key is not None else None
+        delegated = self.macaroon.delegate(to, attenuated, key=public, by=self._key)
+        return UnsafeCaller(delegated, self._audience, key)
 
 
 class UnsafeTestRealm:
@@ -99,6 +113,7 @@ class UnsafeTestRealm:
         task: str = "t-test",
         depth: int = 4,
         ttl_ms: int = _TTL_MS,
+        key: HolderKey | None = None,
     ) -> UnsafeCaller:
         """Return an agent with a token for the calls that the rules allow.
 
@@ -110,14 +125,17 @@ class UnsafeTestRealm:
             task: Its task's id.
             depth: How many delegations may follow.
             ttl_ms: The token's life, ms; a negative one makes an expired token.
+            key: The key that the token is bound to; None for a bearer token.
         """
         now = _now_ms()
         identifier = Identifier(
             agent=agent,
             aud=self._audience,
+            aud_key=audience_public(self._key) if key is not None else None,
             born=self.epochs.view()[:2],
             depth=depth,
             exp=now + ttl_ms,
+            holder=key.public if key is not None else None,
             iat=min(now, now + ttl_ms - 1),
             id=wire.text_of(os.urandom(16)),
             kid=_KID,
@@ -129,7 +147,7 @@ class UnsafeTestRealm:
         # As the mint does, so that tests cover the call proof: without it a token would be accepted without one.
         caveats = (Caveat(allow=rules, require=("call",)),)
         macaroon = Macaroon.mint(identifier, key=self._key, realm="test", caveats=caveats)
-        return UnsafeCaller(macaroon, self._audience)
+        return UnsafeCaller(macaroon, self._audience, key)
 
 
 def _now_ms() -> int:

@@ -55,7 +55,7 @@ class _RawCaveat(NamedTuple):
     def encode(self) -> bytes:
         return self.raw
 
-    def delegated_to(self, to: str, hop: str) -> "_RawCaveat":  # noqa: ARG002 - as ``Caveat`` has it
+    def delegated_to(self, to: str, hop: str, key: str | None = None, sig: str | None = None) -> "_RawCaveat":  # noqa: ARG002 - as ``Caveat`` has it
         raise AttenuationError("a presented caveat is copied, not delegated")
 
 

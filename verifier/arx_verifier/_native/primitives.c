@@ -26,7 +26,8 @@
 #define MAX_CAVEATS 64     // wire.MAX_CAVEATS
 #define MAX_CHARS 7168     // wire.MAX_CREDENTIAL_CHARS
 #define CAVEAT 95          // call_proof._CAVEAT_BYTES
-#define TAIL (2 + CAVEAT + 4 + DIGEST)
+#define LONGEST 184        // of a call with its holder's signature
+#define TAIL (3 + LONGEST + 4 + DIGEST)
 #define INVALID 0xff000000u
 #define STATES "arx_verifier.token.chain.States"
 
@@ -486,30 +487,33 @@ static int all_in(const unsigned char *text, Py_ssize_t size, uint32_t unused)
     return !(seen & INVALID) && !(place[3][text[size - 1]] & unused);
 }
 
-// {"call":["<43 digest>",<13 issued_at>,"<22 nonce>"]}, as in ``call_proof._TAIL``.
-static int is_call(const unsigned char *caveat, int64_t *issued_at)
+// {"call":["<43 digest>",<13 issued_at>,"<22 nonce>"]}, with a proof of so many characters behind the nonce, or none, as
+// in ``call_proof._Form``.
+static int is_call(const unsigned char *caveat, int proof, int64_t *issued_at)
 {
     if (memcmp(caveat, "{\"call\":[\"", 10) || memcmp(caveat + 53, "\",", 2) || memcmp(caveat + 68, ",\"", 2) ||
-        memcmp(caveat + 92, "\"]}", 3) || caveat[55] == '0')
+        caveat[92] != '"' || caveat[55] == '0')
+        return 0;
+    if (proof ? memcmp(caveat + 93, ",\"", 2) || memcmp(caveat + 95 + proof, "\"]}", 3) : memcmp(caveat + 93, "]}", 2))
         return 0;
     *issued_at = 0;
     for (int i = 55; i < 68; i++) {
         if (caveat[i] < '0' || caveat[i] > '9') return 0;
         *issued_at = *issued_at * 10 + (caveat[i] - '0');
     }
-    return all_in(caveat + 10, 43, 3) && all_in(caveat + 70, 22, 15);
+    return all_in(caveat + 10, 43, 3) && all_in(caveat + 70, 22, 15) && (!proof || all_in(caveat + 95, proof, 15));
 }
 
-static PyObject *new_call(PyObject *text, Py_ssize_t head, const unsigned char *raw, int extra, int64_t issued_at)
+static PyObject *new_call(PyObject *text, Py_ssize_t head, const unsigned char *raw, int extra, const unsigned char *caveat,
+                          int width, int64_t issued_at)
 {
-    const char *caveat = (const char *)raw + extra + 2;
     PyObject *made = NULL, *parts[6] = {
         PyUnicode_Substring(text, 0, head),
         PyBytes_FromStringAndSize((const char *)raw, extra),
-        PyBytes_FromStringAndSize(caveat, CAVEAT),
-        PyBytes_FromStringAndSize(caveat + CAVEAT + 4, DIGEST),
+        PyBytes_FromStringAndSize((const char *)caveat, width),
+        PyBytes_FromStringAndSize((const char *)caveat + width + 4, DIGEST),
         PyLong_FromLongLong(issued_at),
-        PyBytes_FromStringAndSize(caveat + 10, 43),
+        PyBytes_FromStringAndSize((const char *)caveat + 10, 43),
     };
     if (parts[0] && parts[1] && parts[2] && parts[3] && parts[4] && parts[5])
         made = PyObject_Vectorcall(call_type, parts, 6, NULL);
@@ -519,18 +523,28 @@ static PyObject *new_call(PyObject *text, Py_ssize_t head, const unsigned char *
 
 static PyObject *split_call(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 {
-    static const int tails[4][2] = {{179, 1}, {180, 2}, {0, 0}, {178, 0}};
+    static const int proofs[3] = {0, 22, 86};  // call_proof.MAC_CHARS, SIGNATURE_CHARS
     if (nargs != 1 || !is_ascii(args[0]) || call_type == NULL) return pure(SPLIT_CALL, args, nargs);
     Py_ssize_t size = PyUnicode_GET_LENGTH(args[0]);
-    int chars = tails[size & 3][0], extra = tails[size & 3][1];
-    if (chars == 0 || size < chars || size > MAX_CHARS) Py_RETURN_NONE;
-    unsigned char raw[TAIL + 2];
-    int64_t issued_at;
-    if (decode_into(raw, PyUnicode_1BYTE_DATA(args[0]) + size - chars, chars) != extra + TAIL) Py_RETURN_NONE;
-    const unsigned char *tail = raw + extra;
-    if (tail[0] != 2 || tail[1] != CAVEAT || memcmp(tail + 2 + CAVEAT, "\0\0\6\x20", 4) || !is_call(tail + 2, &issued_at))
-        Py_RETURN_NONE;
-    return new_call(args[0], size - chars, raw, extra, issued_at);
+    if (size > MAX_CHARS) Py_RETURN_NONE;
+    for (int form = 0; form < 3; form++) {
+        int proof = proofs[form], width = CAVEAT + (proof ? proof + 3 : 0), head = width < 128 ? 2 : 3;
+        int tail = head + width + 4 + DIGEST;
+        // The bytes of the parent in the tail: with them it begins where a group of four characters does.
+        for (int extra = 0; extra < 3; extra++) {
+            Py_ssize_t chars = encoded_size(extra + tail);
+            if ((size - chars - 5) & 3 || size < chars) continue;
+            unsigned char raw[TAIL + 2];
+            int64_t issued_at;
+            if (decode_into(raw, PyUnicode_1BYTE_DATA(args[0]) + size - chars, chars) != extra + tail) break;
+            const unsigned char *caveat = raw + extra + head;
+            int marked = raw[extra] == 2 && (head == 2 ? raw[extra + 1] == width
+                                                       : raw[extra + 1] == (width & 127 | 128) && raw[extra + 2] == width >> 7);
+            if (!marked || memcmp(caveat + width, "\0\0\6\x20", 4) || !is_call(caveat, proof, &issued_at)) break;
+            return new_call(args[0], size - chars, raw, extra, caveat, width, issued_at);
+        }
+    }
+    Py_RETURN_NONE;
 }
 
 static int add_sized(const void *data, size_t size)
@@ -549,7 +563,7 @@ static PyObject *base64_text(const unsigned char *digest)
 static PyObject *tool_digest(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 {
     if (nargs != 4 || !PyBytes_CheckExact(args[0]) || !PyBytes_CheckExact(args[1]) ||
-        PyBytes_GET_SIZE(args[1]) != CAVEAT || !PyUnicode_CheckExact(args[2]) || !PyBytes_CheckExact(args[3]))
+        PyBytes_GET_SIZE(args[1]) < CAVEAT || !PyUnicode_CheckExact(args[2]) || !PyBytes_CheckExact(args[3]))
         return pure(TOOL_DIGEST, args, nargs);
     const char *caveat = PyBytes_AS_STRING(args[1]);
     Py_ssize_t tool_size, size = PyBytes_GET_SIZE(args[3]);
@@ -567,7 +581,7 @@ static PyObject *tool_digest(PyObject *self, PyObject *const *args, Py_ssize_t n
 static PyObject *http_digest(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 {
     if (nargs != 5 || !PyBytes_CheckExact(args[0]) || !PyBytes_CheckExact(args[1]) ||
-        PyBytes_GET_SIZE(args[1]) != CAVEAT || !is_ascii(args[2]) || !PyBytes_CheckExact(args[3]) || !is_key(args[4]))
+        PyBytes_GET_SIZE(args[1]) < CAVEAT || !is_ascii(args[2]) || !PyBytes_CheckExact(args[3]) || !is_key(args[4]))
         return pure(HTTP_DIGEST, args, nargs);
     const char *caveat = PyBytes_AS_STRING(args[1]), *target = PyBytes_AS_STRING(args[3]);
     Py_ssize_t size = PyBytes_GET_SIZE(args[3]), method_size = PyUnicode_GET_LENGTH(args[2]);

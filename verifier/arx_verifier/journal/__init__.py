@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         CallRecord,
         ChainFacts,
         Facts,
+        Holder,
         Rest,
         Sealed,
         digest_arguments,
@@ -57,7 +58,7 @@ else:
             "quota": "ALARMS used_in",
             "reader": "Damage SegmentReader is_written read_journal",
             "record": (
-                "CallRecord ChainFacts Facts RECORD_VERSION Rest Sealed digest_arguments form_of keep_arguments "
+                "CallRecord ChainFacts Facts Holder RECORD_VERSION Rest Sealed digest_arguments form_of keep_arguments "
                 "new_salt read_sealed seal"
             ),
             "segment": "HEADER_BYTES SegmentHeader files_in is_last read_header",
@@ -87,6 +88,7 @@ __all__ = [
     "Decision",
     "DecisionSink",
     "Facts",
+    "Holder",
     "InMemoryDecisions",
     "Journal",
     "Rest",

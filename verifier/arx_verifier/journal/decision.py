@@ -180,6 +180,10 @@ class Decision(msgspec.Struct):
         values["counts"] = [counted._asdict() for counted in self.counts]
         values["gap"] = self.gap._asdict() if self.gap else None
         values["meta"] = dict(self.facts.meta)
+        values["holders"] = [
+            {"key": holder.key, "said": holder.said.hex(), "signature": holder.signature.hex()}
+            for holder in self.facts.holders
+        ]
         subject = self.facts.subject
         values["subject"] = {"issuer": subject[0], "subject": subject[1]} if subject else None
         if self.arguments is not None:

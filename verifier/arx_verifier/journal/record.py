@@ -34,6 +34,20 @@ _BRACKET: Final = ord("[")
 _NO_JSON: Final = (msgspec.MsgspecError, TypeError, ValueError, RecursionError, OverflowError)
 
 
+class Holder(NamedTuple):
+    """One proven holder of a bound chain.
+
+    Attributes:
+        key: Its Ed25519 public key, 43 characters.
+        said: What the holder before signed of the delegation's restrictions; empty for the first holder.
+        signature: That holder's signature; empty for the first holder.
+    """
+
+    key: str
+    said: bytes = b""
+    signature: bytes = b""
+
+
 class Facts(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """The kept facts of one token's chain, the same for each of its calls.
 
@@ -50,8 +64,10 @@ class Facts(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
         audience: The service that decided.
         policy: Digest of the policy it was minted under, or None.
         kid: The audience key's id.
-        assurance: How the last holder was authenticated; ``bearer`` means possession alone.
+        assurance: How the last holder was authenticated; ``bearer`` means possession alone, ``bound`` a proof by the
+            last key of ``holders``.
         model: The agent's model, as the token carries it, or None.
+        holders: The first holder and each delegated one, in the order of ``named``; only a bound chain's are written.
     """
 
     agent: str = ""
@@ -66,6 +82,7 @@ class Facts(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
     kid: str = ""
     assurance: str = "bearer"
     model: str | None = None
+    holders: tuple[Holder, ...] = ()
 
 
 class _Packed:
@@ -106,7 +123,8 @@ _KEPT_FACTS: Final = len(Facts.__struct_fields__)
 def pack_facts(facts: ChainFacts) -> bytes:
     """Return the beginning of a journal's record: version, kept facts, erasable facts."""
     values = msgspec.structs.astuple(facts)
-    return _JOURNAL + encode((values[:_KEPT_FACTS], values[_KEPT_FACTS:]))[1:]  # without the head of that array
+    kept = values[: _KEPT_FACTS - (not facts.holders)]  # only a bound chain has them
+    return _JOURNAL + encode((kept, values[_KEPT_FACTS:]))[1:]  # without the head of that array
 
 
 class Gap(NamedTuple):

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         require_discharge,
         unseal,
     )
+    from arx_verifier.token.holder import HolderKey, audience_public
     from arx_verifier.token.keyring import DEFAULT_MAX_TTL_MS, KEY_BYTES, KeyRing, PreparedKey
     from arx_verifier.token.macaroon import (
         ABOUT,
@@ -69,6 +70,7 @@ else:
             "discharge": (
                 "MAX_DISCHARGES ThirdPartyCaveat bind binding caveat_key issue_discharge join require_discharge unseal"
             ),
+            "holder": "HolderKey audience_public",
             "keyring": "PreparedKey DEFAULT_MAX_TTL_MS KEY_BYTES KeyRing",
             "macaroon": (
                 "ABOUT CaveatLike HOP_BYTES IAT_AHEAD_MS ID_BYTES Identifier MAX_ABOUT_CHARS MINT_AUDIENCE "
@@ -106,6 +108,7 @@ __all__ = [
     "CallSigner",
     "Caveat",
     "CaveatLike",
+    "HolderKey",
     "Identifier",
     "KeyRing",
     "Macaroon",
@@ -116,6 +119,7 @@ __all__ = [
     "ThirdPartyPacket",
     "about",
     "agent_targets",
+    "audience_public",
     "bind",
     "binding",
     "bytes_of",

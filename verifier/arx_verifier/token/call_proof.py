@@ -11,16 +11,18 @@ import re
 from binascii import a2b_base64, b2a_base64
 from collections.abc import Mapping
 from hashlib import sha256
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
 import arx_verifier.jcs as jcs
 import arx_verifier.token.chain as chain
+import arx_verifier.token.holder as keys
 import arx_verifier.token.wire as wire
 from arx_verifier._native import twin
 from arx_verifier.errors import AttenuationError, RequestError
 from arx_verifier.request import AccessRequest, HttpCall
+from arx_verifier.token.holder import HolderKey
 from arx_verifier.token.macaroon import Macaroon
 from arx_verifier.token.wire import FROM_URL, MAX_CREDENTIAL_CHARS, TO_URL
 
@@ -30,35 +32,78 @@ MAX_AGE_MS: Final = 10_000  # how long a call may take to arrive
 MAX_AHEAD_MS: Final = 2_000  # how far the holder's clock may be ahead
 KEEP_MS: Final = 15_000  # longer than the longest age and the longest time ahead together
 
-# {"call":["<43 digest>",<13 issued_at>,"<22 nonce>"]}: every call caveat has this width, so that a token's text can be
-# split without decoding the part before it.
+# {"call":["<43 digest>",<13 issued_at>,"<22 nonce>"]}, and of a bound token a proof of its holder behind the nonce: 22
+# or 86 characters.  Each of the three forms has its width, so that a token's text can be split without decoding the
+# part before it.
 STAMP: Final = slice(55, 92)
 """Where a call caveat has time and nonce."""
+MAC_CHARS: Final = 22
+SIGNATURE_CHARS: Final = 86
+_PLAIN: Final = 93  # the bytes of a caveat before the proof of its holder
+_PROOF: Final = slice(95, -3)
 _OPEN: Final = b'{"call":["'
+_CLOSE: Final = b"]}"
 _CAVEAT_BYTES: Final = 10 + 43 + 2 + 13 + 2 + 22 + 3
-_PACKET_HEAD: Final = bytes((wire.IDENTIFIER, _CAVEAT_BYTES))
-MARK: Final = _PACKET_HEAD + _OPEN
 _END: Final = b"\0" + wire.TAIL
 _NONCE: Final = b"\0\0\0\x16"
 _TOOL: Final = b"\0\0\0\4tool"
-# base64 writes three bytes as four characters, so the tail is cut where whole groups end: its first 0, 1 or 2 bytes are
-# the parent's.  The length of the text modulo 4 (with the five characters of ``arx1_``) gives their number.  By it:
-# - how many characters the tail has, and how many bytes of the parent are in it;
-# - the offset and the text of the caveat's mark: it distinguishes a call from a task's token without decoding;
-# - the last characters that are allowed, since none may carry bits beyond the last byte; and the padding.
-_TAILS: Final = (
-    (179, 1, 4, wire.text_of(MARK[2:11]), "AEIMQUYcgkosw048", b"="),
-    (180, 2, 4, wire.text_of(MARK[1:10]), wire.URL_CHARS, b""),
-    None,
-    (178, 0, 0, wire.text_of(MARK), "AQgw", b"=="),
+# By the bytes behind the last whole group of three: the last characters that are allowed, since none may carry bits
+# beyond the last byte, and the padding.
+_ENDS: Final = ((wire.URL_CHARS, b""), (wire.URL_CHARS[::16], b"=="), (wire.URL_CHARS[::4], b"="))
+# One spelling only: the last of 43 characters carries four bits of the digest, the last of 22 or 86 two bits.
+_STAMPED: Final = (
+    rb"(\{\"call\":\[\"([A-Za-z0-9_-]{42}[AEIMQUYcgkosw048])\",([1-9][0-9]{12}),\"[A-Za-z0-9_-]{21}[AQgw]\""
 )
-# One spelling only: the last of 43 characters carries four bits of the digest, the last of 22 two bits of the nonce.
-# The groups are caveat, digest and time of a ``PresentedCall``, and the signature.
-_TAIL: Final = re.compile(
-    rb"\x02\x5f(\{\"call\":\[\"([A-Za-z0-9_-]{42}[AEIMQUYcgkosw048])\",([1-9][0-9]{12}),\"[A-Za-z0-9_-]{21}[AQgw]\"\]\})"
-    rb"\0\0\x06\x20(.{32})",
-    re.DOTALL,
-)
+
+
+class _Split(NamedTuple):
+    """How a text of one length modulo 4 is split, if it ends in a call.
+
+    Attributes:
+        chars: How many characters the tail has.
+        extra: How many bytes of the parent are in it: base64 writes three bytes as four characters, so the tail is cut
+            where whole groups end.
+        at: The offset of ``mark`` in it.
+        mark: Text of the bytes before a call's content: it distinguishes a call from a task's token without decoding.
+        last: The last characters that are allowed.
+        padding: The padding that the text lacks.
+    """
+
+    chars: int
+    extra: int
+    at: int
+    mark: str
+    last: str
+    padding: bytes
+
+
+class _Form:
+    """A width of a call's caveat.
+
+    Attributes:
+        mark: The bytes before its content, with the beginning of that.
+        splits: By the length of a text modulo 4.
+        tail: Matches the tail's bytes behind those of the parent.  Groups: caveat, digest, time; and the signature.
+    """
+
+    def __init__(self, proof_chars: int) -> None:
+        width = _CAVEAT_BYTES + (proof_chars + 3 if proof_chars else 0)
+        head = wire.packet(wire.IDENTIFIER, bytes(width))[:-width]
+        self.mark = head + _OPEN
+        self.splits: dict[int, _Split] = {}
+        for extra in (0, 1, 2):
+            raw = extra + len(head) + width + len(_END) + wire.SIGNATURE_BYTES
+            chars, before = (4 * raw + 2) // 3, -extra % 3  # bytes of the mark in a group with bytes of the parent
+            text = wire.text_of(self.mark[before : before + (len(self.mark) - before) // 3 * 3])
+            self.splits[(len(wire.TOKEN_PREFIX) + chars) & 3] = _Split(
+                chars, extra, 4 if extra else 0, text, *_ENDS[raw % 3]
+            )
+        proof = rb",\"[A-Za-z0-9_-]{%d}[AQgw]\"" % (proof_chars - 1) if proof_chars else b""
+        self.tail = re.compile(re.escape(head) + _STAMPED + proof + rb"\]\})\0\0\x06\x20(.{32})", re.DOTALL)
+
+
+_FORMS: Final = tuple([_Form(chars) for chars in (0, MAC_CHARS, SIGNATURE_CHARS)])
+MARK: Final = _FORMS[0].mark
 
 
 class PresentedCall(msgspec.Struct, frozen=True, gc=False):
@@ -79,6 +124,16 @@ class PresentedCall(msgspec.Struct, frozen=True, gc=False):
     signature: bytes
     issued_at: int
     digest: bytes
+
+    @property
+    def plain(self) -> bytes:
+        """The caveat without the proof of its holder, which that proof covers."""
+        return self.caveat[:_PLAIN] + _CLOSE
+
+    @property
+    def proof(self) -> bytes:
+        """The proof of its holder: 22 characters, 86 if it is a signature, none in a bearer token."""
+        return self.caveat[_PROOF]
 
     def __repr__(self) -> str:
         return "<PresentedCall>"  # with its text, a reader of a log could make the call
@@ -222,50 +277,77 @@ def split_call(text: str) -> PresentedCall | None:
         then finds the mistake, or reads a token without a call.
     """
     size = len(text)
-    split = _TAILS[size & 3]
-    if split is None or size > MAX_CREDENTIAL_CHARS:
+    if size > MAX_CREDENTIAL_CHARS:
         return None
-    chars, extra, at, mark, last, padding = split
-    cut = size - chars
-    if not text.startswith(mark, cut + at) or text[-1] not in last:
-        return None
-    try:
-        raw = a2b_base64(text[cut:].encode().translate(FROM_URL) + padding, strict_mode=True)
-    except ValueError:  # another alphabet, or a lone surrogate
-        return None
-    found = _TAIL.match(raw, extra)
-    if found is None:
-        return None
-    caveat, digest, issued_at, signature = found.groups()
-    return PresentedCall(text[:cut], raw[:extra], caveat, signature, int(issued_at), digest)
+    for form in _FORMS:
+        split = form.splits.get(size & 3)
+        if split is None:
+            continue
+        chars, extra, at, mark, last, padding = split
+        cut = size - chars
+        if cut < 0 or not text.startswith(mark, cut + at) or text[-1] not in last:
+            continue
+        try:
+            raw = a2b_base64(text[cut:].encode().translate(FROM_URL) + padding, strict_mode=True)
+        except ValueError:  # another alphabet, or a lone surrogate
+            continue
+        found = form.tail.match(raw, extra)
+        if found is not None:
+            caveat, digest, issued_at, signature = found.groups()
+            return PresentedCall(text[:cut], raw[:extra], caveat, signature, int(issued_at), digest)
+    return None
 
 
 class CallSigner:
     """Signer of the calls of one task token; keep it for as long as the token is used.
 
-    The parent's text is encoded once.  A call costs one digest, one HMAC and the text of the tail.
+    The parent's text is encoded once.  A call costs one digest, one HMAC and the text of the tail; that of a bound
+    token one HMAC more, or a signature if the token requires one.
     """
 
-    __slots__ = ("_head", "_prefix", "_rest", "_signature")
+    __slots__ = ("_evidence", "_head", "_key", "_prefix", "_rest", "_signature", "_signs")
 
-    def __init__(self, macaroon: Macaroon, audience: str) -> None:
+    def __init__(
+        self, macaroon: Macaroon, audience: str, holder: HolderKey | None = None, *, signs: bool = False
+    ) -> None:
         """Encode the part of the token's text that every call shares.
 
         Args:
             macaroon: The task's token for this audience.
             audience: The service that will be called.
+            holder: The key that a bound token is bound to; a bearer token needs none.
+            signs: Sign each call so that others can check it, as ``require`` of ``signature`` demands.
 
         Raises:
-            AttenuationError: The token is a one-shot token itself, or too large to carry a call.
+            AttenuationError: The token is a one-shot token itself, or too large to carry a call; or it is bound to
+                another key.
         """
         if macaroon.is_one_shot:
             raise AttenuationError("this token is for one call already; sign with the task's token")
         body, self._signature = macaroon.parts()
+        bound, form = macaroon.bound_to, _FORMS[0]
+        self._key: bytes | None = None
+        self._signs: HolderKey | None = None
+        self._evidence: tuple[str, str, str] | None = None
+        if bound is not None:
+            if holder is None or holder.public != bound.holder:
+                raise AttenuationError(
+                    f"this token is bound to the key {bound.holder}: use it with that key, or ask its giver to "
+                    "delegate it to yours"
+                )
+            form = _FORMS[2 if signs else 1]
+            if signs:
+                self._signs, self._evidence = holder, (macaroon.location, audience, bound.link)
+            else:
+                self._key = keys.call_key(holder.agree(bound.aud_key), self._signature, audience)
+        elif signs:
+            raise AttenuationError('a call of a bearer token has no signature: its policy says binding = "bearer"')
         whole = len(body) // 3 * 3
         self._head = wire.TOKEN_PREFIX + wire.text_of(body[:whole])
-        self._rest = body[whole:] + MARK
+        self._rest = body[whole:] + form.mark
         self._prefix = digest_prefix(audience)
-        if len(self._head) + 180 > MAX_CREDENTIAL_CHARS or len(macaroon.packets) >= wire.MAX_CAVEATS:
+        tail = max(split.chars for split in form.splits.values())
+        if len(self._head) + tail > MAX_CREDENTIAL_CHARS or len(macaroon.packets) >= wire.MAX_CAVEATS:
             raise AttenuationError("the task's token is too large to carry a call")
 
     def sign(self, fields: bytes, at_ms: int, nonce: bytes | None = None) -> str:
@@ -286,9 +368,19 @@ class CallSigner:
             raise ValueError("at_ms is the time in ms since the Unix epoch, 13 digits")
         name = wire.text_of(os.urandom(NONCE_BYTES) if nonce is None else nonce)
         stamp = b'%013d,"%b' % (at_ms, name.encode("ascii"))
-        inner = b'%b",%b"]}' % (call_digest(self._prefix, stamp, fields), stamp)
+        inner = b'%b",%b"' % (call_digest(self._prefix, stamp, fields), stamp)
+        proof = self._prove(_OPEN + inner + _CLOSE)
+        inner += (b',"%b"' % proof if proof else b"") + _CLOSE
         signature = chain.extend(self._signature, _OPEN + inner)
         return self._head + wire.text_of(self._rest + inner + _END + signature)
+
+    def _prove(self, plain: bytes) -> bytes:
+        """Return the holder's proof of a call: nothing for a bearer token."""
+        if self._key is not None:
+            return keys.mac_of(self._key, plain)
+        if self._signs is None or self._evidence is None:
+            return b""
+        return wire.base64_of(self._signs.sign(keys.call_message(*self._evidence, self._signature, plain)))
 
     def __repr__(self) -> str:
         return "<CallSigner>"

@@ -20,8 +20,8 @@ from arx_verifier.errors import MalformedTokenError, UnknownCaveatError
 MAX_INTEGER: Final = 2**53 - 1
 MAX_HOPS: Final = 16
 MAX_FRESH_MS: Final = 60_000  # above any lease: a larger number would promise what the lease already keeps
-PROOFS: Final = ("call", "holder")
-RESERVED: Final = ("key", "sig", "spend")  # bound tokens and budgets; refused as unknown in this version
+PROOFS: Final = ("call", "holder", "signature")
+RESERVED: Final = ("spend",)  # budgets; refused as unknown in this version
 
 _T = TypeVar("_T")
 
@@ -44,10 +44,12 @@ class _Members(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     fresh: Annotated[int, Meta(ge=0, le=MAX_FRESH_MS)] | None = None
     delegate_to: Annotated[Annotated[tuple[Pattern, ...], Meta(min_length=1)] | None, OF_HOLDERS] = None
     hop: Annotated[Annotated[str, Meta(min_length=12, max_length=12)] | None, OF_HOLDERS] = None
+    key: Annotated[Annotated[str, Meta(min_length=43, max_length=43)] | None, OF_HOLDERS] = None
     nbf: Natural | None = None
     net: Annotated[tuple[str, ...], Meta(min_length=1)] | None = None
     once: tuple[Name, Natural] | None = None
     require: Annotated[Annotated[tuple[str, ...], Meta(min_length=1)] | None, OF_HOLDERS] = None
+    sig: Annotated[Annotated[str, Meta(min_length=86, max_length=86)] | None, OF_HOLDERS] = None
     task: Name | None = None
     to: Annotated[Path | None, OF_HOLDERS] = None
 
@@ -63,6 +65,8 @@ class _Members(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         """
         if (self.to is None) != (self.hop is None):
             raise MalformedTokenError("`to` and `hop` come together")
+        if (self.key is None) != (self.sig is None) or (self.key is not None and self.hop is None):
+            raise MalformedTokenError("`key` and `sig` come together, and with `to`")
         if self.to is not None and not names.is_agent_path(self.to):
             raise MalformedTokenError("`to` is an agent path such as acme/worker")
         for pattern in self.delegate_to or ():
@@ -89,10 +93,13 @@ class Caveat(_Members, metaclass=Written, frozen=True, kw_only=True, forbid_unkn
         fresh: The verifier's view of the kill epoch must be younger than this, ms; 0: read after the request arrived.
         delegate_to: Each agent that a later delegation names must match one of these path patterns.
         hop: 9 random bytes, base64url; with ``to``.
+        key: The next holder's Ed25519 public key, 43 characters; in a delegation of a bound token.
         nbf: Start of validity, ms since the Unix epoch, inclusive.
         net: The peer's address must be in one of these networks (CIDR).
         once: A name, and the time of its approval, ms since the Unix epoch: one call of the task may use this name.
-        require: A caveat with this proof (``call``) must follow.
+        require: These proofs are needed: ``call``, a ``call`` follows; ``holder``, the token is bound to its holder's
+            key; ``signature``, its holder signed the call for others to check.
+        sig: The current holder's signature of the delegation, 86 characters; with ``key``.
         task: A sub-task whose end also ends this token.
         to: The agent that this token was delegated to; with ``hop``.
 
@@ -113,14 +120,16 @@ class Caveat(_Members, metaclass=Written, frozen=True, kw_only=True, forbid_unkn
             raise MalformedTokenError("an empty caveat restricts nothing and is refused")
         return raw
 
-    def delegated_to(self, to: str, hop: str) -> Self:
+    def delegated_to(self, to: str, hop: str, key: str | None = None, sig: str | None = None) -> Self:
         """Return the same restrictions as a delegation.  SPEC 5.2.
 
         Args:
             to: The next holder's agent path.
             hop: 9 random bytes in 12 characters of base64url.
+            key: The next holder's key, for a bound token.
+            sig: The current holder's signature, for a bound token.
         """
-        return msgspec.structs.replace(self, to=to, hop=hop)
+        return msgspec.structs.replace(self, to=to, hop=hop, key=key, sig=sig)
 
     def check_written(self) -> None:
         """Raise for what ``check`` refuses and for a caveat without a member; cache nothing.

@@ -95,6 +95,16 @@ def derive(root_key: bytes) -> bytes:
     return digest(GENERATOR_KEY, root_key, "sha256")
 
 
+def hkdf(key: bytes, info: bytes) -> bytes:
+    """Return 32 bytes of HKDF-SHA256 without salt.  RFC 5869.
+
+    Args:
+        key: The input keying material.
+        info: What the result is for.
+    """
+    return extend(extend(bytes(32), key), info + b"\x01")  # 32 bytes are one block of the expansion
+
+
 @twin()
 def fold(derived_key: bytes, identifier: bytes, caveats: Iterable[bytes | ThirdPartyPacket]) -> bytes:
     """Return the signature of a token.  SPEC 5.1.

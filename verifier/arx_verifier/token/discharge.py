@@ -6,7 +6,6 @@ library can verify them.  ``verification.authenticate`` verifies presented disch
 """
 
 from collections.abc import Sequence
-from hmac import digest
 from typing import Annotated, Final
 
 import msgspec
@@ -189,8 +188,7 @@ def caveat_key(audience_key: bytes, name: str) -> bytes:
         HKDF-SHA256 (no salt) of 32 bytes.
     """
     # Derived and not drawn: the mint then stores no key for each caveat.
-    extracted = digest(bytes(KEY_BYTES), audience_key, "sha256")  # RFC 5869; 32 bytes are one block of the expansion
-    return digest(extracted, _KEY_LABEL + name.encode("utf-8") + b"\x01", "sha256")
+    return chain.hkdf(audience_key, _KEY_LABEL + name.encode("utf-8"))
 
 
 def binding(parent: bytes, made: bytes) -> bytes:

@@ -10,9 +10,11 @@ from typing import Final
 
 import arx_verifier.names as names
 import arx_verifier.token.chain as chain
+import arx_verifier.token.holder as holder
 from arx_verifier.errors import SettingsError
 
 KEY_BYTES: Final = 32
+MAX_AGREED: Final = 4096  # holders by key, about 250 bytes each: any agent can make keys and delegate to them
 DEFAULT_MAX_TTL_MS: Final = 24 * 60 * 60 * 1000  # kills are remembered this long; a token may not outlive its kill
 
 
@@ -26,12 +28,37 @@ class PreparedKey:
         gone: Whether its ring dropped or replaced it; a chain that it authenticated must then be verified again.
     """
 
-    __slots__ = ("derived", "gone", "kid", "target")
+    __slots__ = ("_agreed", "_key", "_public", "derived", "gone", "kid", "target")
 
     def __init__(self, kid: str, key: bytes) -> None:
         self.kid, self.gone = kid, False
         self.target = f"key:{kid}"
         self.derived = chain.derive(key)
+        self._key, self._public = key, ""
+        self._agreed: dict[str, bytes] = {}
+
+    @property
+    def public(self) -> str:
+        """The X25519 public key that is derived from it: ``aud_key`` of the bound tokens that it signs.  SPEC 16.4."""
+        if not self._public:
+            self._public = holder.audience_public(self._key)
+        return self._public
+
+    def agree(self, public: str) -> bytes | None:
+        """Return what this audience and a holder have in common; see ``holder.agree``.
+
+        Args:
+            public: The holder's Ed25519 public key, 43 characters.
+        """
+        common = self._agreed.get(public)
+        if common is None:
+            common = holder.agree(holder.audience_secret(self._key), public)
+            if common is not None:
+                # A Diffie-Hellman takes as long as fifty calls, and a holder's key signs many chains.
+                if len(self._agreed) >= MAX_AGREED:
+                    self._agreed.pop(next(iter(self._agreed)), None)
+                self._agreed[public] = common
+        return common
 
     def __repr__(self) -> str:
         return f"<PreparedKey {self.kid}>"

@@ -6,15 +6,17 @@ module interprets no caveat, so a holder can delegate a token with caveats that 
 """
 
 import os
-from typing import Annotated, Final, Protocol, Self
+from typing import Annotated, Final, NamedTuple, Protocol, Self
 
 import msgspec
 from msgspec import Meta
 
 import arx_verifier.jcs as jcs
 import arx_verifier.token.chain as chain
+import arx_verifier.token.holder as holder
 import arx_verifier.token.wire as wire
 from arx_verifier.errors import AttenuationError, MalformedTokenError
+from arx_verifier.token.holder import HolderKey
 
 MAX_INTEGER: Final = 2**53 - 1  # the largest integer that every JSON parser returns exactly
 MAX_HOPS: Final = 16  # each delegation adds targets to every check
@@ -29,6 +31,7 @@ CALL_MARK: Final = b'{"call":['  # the beginning of a call caveat, which no othe
 
 Natural = Annotated[int, Meta(ge=0, le=MAX_INTEGER)]
 Name = Annotated[str, Meta(min_length=1, max_length=96)]
+PublicKey = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{43}\Z")]
 ABOUT: Final = ("version", "owner", "purpose")  # the texts of ``meta``, in its order
 MAX_ABOUT_CHARS: Final = 64  # of each text: a token travels with every call
 About = Annotated[str, Meta(max_length=MAX_ABOUT_CHARS)]
@@ -47,7 +50,8 @@ class Identifier(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         id: 16 random bytes, base64url: the first link.
         kid: The id of the audience key that signed this token.
         session: The session's id.
-        holder: Reserved for bound tokens; refused in this version.
+        aud_key: The audience's X25519 public key, 43 characters; with ``holder``.
+        holder: The key of a bound token's first holder, an Ed25519 public key of 43 characters; None: a bearer token.
         meta: Further texts of the agent's enrolment, in the order of ``ABOUT``; empty or omitted if not enrolled.
         model: The agent's model, as enrolled.
         policy: Digest of the policy that granted it.
@@ -58,10 +62,11 @@ class Identifier(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     agent: Name
     aud: Name
+    aud_key: PublicKey | None = None
     born: tuple[Name, Natural]
     depth: Annotated[int, Meta(ge=0, le=MAX_HOPS)]
     exp: Natural
-    holder: str | None = None
+    holder: PublicKey | None = None
     iat: Natural
     id: Annotated[str, Meta(min_length=22, max_length=22)]
     kid: Name
@@ -103,9 +108,25 @@ class CaveatLike(Protocol):
         """Return the caveat's canonical JSON."""
         ...
 
-    def delegated_to(self, to: str, hop: str) -> "CaveatLike":
-        """Return the same restrictions as a delegation to ``to``, with the link name ``hop``."""
+    def delegated_to(self, to: str, hop: str, key: str | None = None, sig: str | None = None) -> "CaveatLike":
+        """Return the same restrictions as a delegation to ``to``, with the link name ``hop``; see ``Caveat``."""
         ...
+
+
+class BoundTo(NamedTuple):
+    """Whom a bound token belongs to, unverified.  SPEC 16.2.
+
+    Attributes:
+        audience: The service that accepts it.
+        aud_key: The service's X25519 public key, 43 characters.
+        holder: The current holder's Ed25519 public key, 43 characters.
+        link: The last link.
+    """
+
+    audience: str
+    aud_key: str
+    holder: str
+    link: str
 
 
 class Macaroon:
@@ -215,20 +236,76 @@ class Macaroon:
         """
         return self._extended(tuple([caveat.encode() for caveat in caveats]))
 
-    def delegate(self, to: str, caveat: CaveatLike | None = None, *, hop: bytes | None = None) -> Self:
+    def delegate(
+        self,
+        to: str,
+        caveat: CaveatLike | None = None,
+        *,
+        hop: bytes | None = None,
+        key: str | None = None,
+        by: HolderKey | None = None,
+    ) -> Self:
         """Return a token for another agent: named, attenuated and killable by its own link.  Offline.  SPEC 5.2.
 
         Args:
             to: The next holder's agent path.
             caveat: The restrictions of this delegation; None adds none.
             hop: 9 random bytes, shared by the macaroons of one bundle; None draws them.
+            key: The next holder's public key, 43 characters; for a bound token, and only for one.
+            by: The key of this token's holder, which signs the delegation of a bound token.  SPEC 16.2.
 
         Raises:
-            AttenuationError: This is a one-shot token, or the result would be too large.
+            AttenuationError: This is a one-shot token, the result would be too large, or a key is missing, is not one,
+                is not the holder's, or is given for a bearer token.
         """
         hop_name = wire.text_of(os.urandom(HOP_BYTES) if hop is None else hop)
-        raw = jcs.encode({"hop": hop_name, "to": to}) if caveat is None else caveat.delegated_to(to, hop_name).encode()
+        bound = self.bound_to
+        if bound is not None:
+            raw = self._signed(bound, to, caveat, hop_name, key, by)
+        elif key is not None:
+            raise AttenuationError("a bearer token names no key of its holder; leave `key` out")
+        elif caveat is None:
+            raw = jcs.encode({"hop": hop_name, "to": to})
+        else:
+            raw = caveat.delegated_to(to, hop_name).encode()
         return self._extended((raw,))
+
+    def _signed(
+        self, bound: BoundTo, to: str, caveat: CaveatLike | None, hop: str, key: str | None, by: HolderKey | None
+    ) -> bytes:
+        """Return the caveat of a delegation, signed by this token's holder."""
+        if key is None:
+            raise AttenuationError(
+                f"this token is bound to its holder's key: say `key`, the public key of {to:.80}, so that it can use it"
+            )
+        if by is None or by.public != bound.holder:
+            raise AttenuationError("this token is bound to another key than yours: only its holder can delegate it")
+        unsigned = _written(caveat, to, hop, holder.check_public(key), None)
+        link = chain.links_of(bound.link, (hop.encode("ascii"),))[0]
+        said = holder.hop_digest(self._signature, unsigned)
+        message = holder.hop_message(self.location, bound.audience, link, to, key, said)
+        return _written(caveat, to, hop, key, wire.text_of(by.sign(message)))
+
+    @property
+    def bound_to(self) -> BoundTo | None:
+        """The key that this token is bound to, unverified; None for a bearer token.
+
+        Raises:
+            MalformedTokenError: It is not an ARx token.
+        """
+        if b',"holder":"' not in self.identifier:  # in a text its quotes would be escaped
+            return None
+        identifier = read_identifier(self.identifier)
+        if not isinstance(identifier, Identifier) or identifier.holder is None:
+            return None
+        key, hops = identifier.holder, []
+        for packet in self.packets:
+            signed = holder.unbound(packet)[1] if isinstance(packet, bytes) else None
+            if signed is not None:
+                key = signed.key
+                hops.append(signed.hop)
+        links = chain.links_of(identifier.id, hops)
+        return BoundTo(identifier.aud, identifier.aud_key or "", key, links[-1] if links else identifier.id)
 
     def _extended(self, caveats: tuple[bytes, ...]) -> Self:
         packets = self.packets
@@ -283,6 +360,13 @@ class Macaroon:
     def __reduce__(self) -> tuple[object, ...]:
         # Pickled objects end up in caches and crash reports: a program that sends a token must call encode() itself.
         raise TypeError("a Macaroon is a secret and is not pickled; pass on its encode() where that is meant")
+
+
+def _written(caveat: CaveatLike | None, to: str, hop: str, key: str, sig: str | None) -> bytes:
+    if caveat is not None:
+        return caveat.delegated_to(to, hop, key, sig).encode()
+    said = {"hop": hop, "key": key, "to": to}
+    return jcs.encode(said if sig is None else said | {"sig": sig})
 
 
 def read_identifier(raw: bytes) -> Identifier | OperatorIdentifier:

@@ -218,10 +218,11 @@ def prove(
         # -- From here on the content is authentic. --
         identifier = check_identifier(unverified, audience, keys)
         proven = ProvenChain(key, identifier, parent, call.rest if call is not None else b"")
+        start = chain.extend(key.derived, raw_identifier) if identifier.holder is not None else None
         if opened is None:
-            proven.read_caveats(packets, audience)
+            _read_caveats(proven, packets, audience, keys.realm, start)
         else:
-            _read(proven, opened, len(packets), audience)
+            _read(proven, opened, len(packets), audience, keys.realm, start)
     except ArxError as error:
         return Refused(error.code, ())
     return proven
@@ -247,10 +248,25 @@ def _prove_joined(text: str, audience: str, keys: KeyRing) -> tuple[PresentedCal
     return call, prove(token, call, audience, keys, discharges)
 
 
-def _read(proven: ProvenChain, opened: OpenedDischarges, own: int, audience: str) -> None:
+def _read_caveats(
+    proven: ProvenChain,
+    packets: Sequence[bytes | wire.ThirdPartyPacket],
+    audience: str,
+    realm: str,
+    start: bytes | None,
+) -> None:
+    if start is None:
+        proven.read_caveats(tuple(packets), audience)
+    else:
+        proven.read_bound(tuple(packets), audience, realm, start)
+
+
+def _read(
+    proven: ProvenChain, opened: OpenedDischarges, own: int, audience: str, realm: str, start: bytes | None
+) -> None:
     """Read the caveats of an authenticated token, the first *own* ones, and then those of its discharges."""
     wrong = speaks_of_holders(opened.packets, own)
-    proven.read_caveats(opened.packets if wrong is None else opened.packets[:own], audience)
+    _read_caveats(proven, opened.packets if wrong is None else opened.packets[:own], audience, realm, start)
     proven.once = tuple([(place, opened.own_name(place, name), at) for place, name, at in proven.once])
     proven.unmet = tuple(unmet for unmet in proven.unmet if unmet[0] not in opened.answered)
     if wrong is not None and proven.refused is None:
@@ -270,17 +286,21 @@ def check_identifier(identifier: Identifier | OperatorIdentifier, audience: str,
         The identifier of an agent's token.
 
     Raises:
-        MalformedTokenError: An operator's token, a life longer than the realm's, a bound token, a task in a token for
-            the mint or none in another one, or a name that SPEC 4.4 does not allow.
+        MalformedTokenError: An operator's token, a life longer than the realm's, another key of this audience, a task
+            in a token for the mint or none in another one, or a name that SPEC 4.4 does not allow.
     """
     if not isinstance(identifier, Identifier):
         raise MalformedTokenError("an operator's token is good for the mint alone")
     if not 0 < identifier.exp - identifier.iat <= keys.max_ttl_ms:
         # A token that lives longer would outlive the record of its kill.
         raise MalformedTokenError(f"a token of this realm lives at most {keys.max_ttl_ms} ms")
+    if (identifier.holder is None) != (identifier.aud_key is None):
+        raise MalformedTokenError("`holder` and `aud_key` come together")
     if identifier.holder is not None:
-        # As a bearer token it would be accepted from every holder, against what the mint signed.
-        raise MalformedTokenError("bound tokens are reserved and not accepted by this version")
+        key = keys.get(identifier.kid)
+        if key is None or identifier.aud_key != key.public:
+            # Its holder could prove no call to this service.
+            raise MalformedTokenError("`aud_key` is another key than this service's")
     if (identifier.task is None) != (audience == MINT_AUDIENCE):
         raise MalformedTokenError("a token for a tool service has a task; one for the mint has none")
     session = identifier.session

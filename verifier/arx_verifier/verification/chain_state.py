@@ -13,11 +13,12 @@ import arx_verifier.limits as limits
 import arx_verifier.names as names
 from arx_verifier.constraints import could_permit, permits_with_any, wrong_in
 from arx_verifier.errors import Failure, shorten
-from arx_verifier.journal import ChainFacts
+from arx_verifier.journal import ChainFacts, Holder
 from arx_verifier.request import AccessRequest
 from arx_verifier.token import IAT_AHEAD_MS, Identifier, PreparedKey, about, chain, targets, wire
 from arx_verifier.verification.compiled_caveats import ToolRules, gather, read_caveats
 from arx_verifier.verification.effects import Allow, ChainRestrictions, Condition
+from arx_verifier.verification.holder_proof import BoundPackets, HolderProof, prove_holders
 from arx_verifier.verification.reasons import REQUEST_UNSEEN, Refused
 
 if TYPE_CHECKING:
@@ -44,7 +45,9 @@ class ProvenChain:
         nbf: The latest start of validity, ms since the Unix epoch: of the caveats, and ``iat`` less the clock error.
         exp: The earliest end of validity, ms since the Unix epoch.
         targets: All targets whose kill or freeze ends this token.
+        holder: Checks that the last holder made a call; None for a bearer token.
         needs_call: Whether a call proof is required.
+        needs_signature: Whether that has to be a signature for others to check.
         once: Each ``once`` as place, name (see ``OpenedDischarges.own_name``) and time of its approval.
         fresh_ms: The smallest ``fresh``, ms, or None.
         conditions: Restrictions of the request other than its tool and arguments.
@@ -64,10 +67,12 @@ class ProvenChain:
         "exp",
         "facts",
         "fresh_ms",
+        "holder",
         "identifier",
         "key",
         "nbf",
         "needs_call",
+        "needs_signature",
         "once",
         "parts",
         "refused",
@@ -81,6 +86,7 @@ class ProvenChain:
     facts: ChainFacts
     fresh_ms: int | None
     needs_call: bool
+    needs_signature: bool
     once: tuple[tuple[str, str, int], ...]
     parts: int
     refused: Refused | None
@@ -92,6 +98,7 @@ class ProvenChain:
     def __init__(self, key: PreparedKey, identifier: Identifier, signature: bytes, rest: bytes) -> None:
         self.key, self.identifier, self.signature, self.rest = key, identifier, signature, rest
         self.nbf, self.exp = identifier.iat - IAT_AHEAD_MS, identifier.exp
+        self.holder: HolderProof | None = None
         self._states: chain.States | None = None
         self._by_tool: dict[str, ToolRules] = {}
         self._last_refused: tuple[str | None, Refused] = _NONE_REFUSED
@@ -215,21 +222,46 @@ class ProvenChain:
         """Apply the authenticated caveats, in order, up to the first that can never hold: it sets ``refused``.
 
         Args:
-            packets: The caveats.
+            packets: The caveats; those of a bound token without what its holders signed.
             audience: The verifier's audience.
         """
-        said, links = read_caveats(packets, self.identifier, audience)
+        self._take(*read_caveats(packets, self.identifier, audience), ())
+
+    def read_bound(
+        self, packets: tuple[bytes | wire.ThirdPartyPacket, ...], audience: str, realm: str, start: bytes
+    ) -> None:
+        """Apply the caveats of a bound token as ``read_caveats`` does, and check what its holders signed.  SPEC 16.2.
+
+        Args:
+            packets: The caveats as received.
+            audience: The verifier's audience.
+            realm: The realm's name.
+            start: The chain's signature of the identifier alone, before the caveats.
+        """
+        bound = BoundPackets.read(packets)
+        said, links = read_caveats(bound.plain, self.identifier, audience)
+        hops = tuple(zip(said.hops, said.named, links, strict=True))
+        proven = prove_holders(self.identifier, realm, start, packets, bound, hops)
+        self._take(said, links, proven.holders)
+        self.needs_call = True  # without the holder's proof, the text alone would be enough
+        if proven.refused is not None:
+            self.refused = proven.refused  # of a caveat before the one that ``said`` refuses
+        link = links[-1] if links else self.identifier.id
+        self.holder = HolderProof(self.key, realm, audience, proven.key, link, self.signature)
+
+    def _take(self, said: ChainRestrictions, links: Sequence[str], holders: tuple[Holder, ...]) -> None:
         self.refused = None if said.refused is None else Refused(*said.refused)
         self.parts, self._allows, self._places = said.parts, said.allows, said.places
-        self.needs_call, self.fresh_ms, self.conditions = said.needs_call, said.fresh_ms, said.conditions
+        self.needs_call, self.needs_signature = said.needs_call, said.needs_signature
+        self.fresh_ms, self.conditions = said.fresh_ms, said.conditions
         self.once, self.unmet = said.once, said.unmet
         if said.exp < self.exp:
             self.exp = said.exp
         if said.nbf > self.nbf:
             self.nbf = said.nbf
-        self._name(said, links)
+        self._name(said, links, holders)
 
-    def _name(self, said: ChainRestrictions, links: Sequence[str]) -> None:
+    def _name(self, said: ChainRestrictions, links: Sequence[str], holders: tuple[Holder, ...]) -> None:
         """Compute the record's facts and the revocation targets from the caveats that were read."""
         identifier = self.identifier
         agent, session, task = identifier.agent, identifier.session, identifier.task
@@ -242,10 +274,14 @@ class ProvenChain:
         if task is not None:
             found.append(f"task:{task}")
         self.targets = (*found, *said.targets, *map(_LINK, links))
+        named, steps = said.named, said.steps
+        if holders:  # the record of a bound chain has no delegation that its holder has not signed
+            proven = len(holders) - 1
+            named, links, steps = named[:proven], links[:proven], steps[:proven]
         self.facts = ChainFacts(  # by position, in the order of its fields: keywords cost three times as much
             agent,
             session,
-            said.named,
+            named,
             tuple(links),
             task,
             said.tasks,
@@ -253,11 +289,12 @@ class ProvenChain:
             identifier.aud,
             policy,
             identifier.kid,
-            "bearer",
+            "bound" if holders else "bearer",
             identifier.model,
+            holders,
             subject,
             about(identifier) if identifier.meta else (),
-            said.steps,
+            steps,
         )
 
     def __repr__(self) -> str:

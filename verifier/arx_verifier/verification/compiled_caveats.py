@@ -138,9 +138,9 @@ class ToolRules:
         return tuple(failures)
 
 
-# Keys: the audience, the identifier's depth, and the keys of the caveats in ``KEPT``.
-TOGETHER: Final[limits.Kept[tuple[str, int, tuple[bytes | ThirdPartyPacket, ...]], ChainRestrictions]] = limits.Kept(
-    _MAX_TOGETHER, 6
+# Keys: the audience, the identifier's depth, whether it is bound, and the keys of the caveats in ``KEPT``.
+TOGETHER: Final[limits.Kept[tuple[str, int, bool, tuple[bytes | ThirdPartyPacket, ...]], ChainRestrictions]] = (
+    limits.Kept(_MAX_TOGETHER, 6)
 )
 # Keys: the caveat's bytes, with ``GAP`` for its hop.
 KEPT: Final[limits.Kept[bytes | ThirdPartyPacket, CompiledCaveat]] = limits.Kept(_MAX_PARTS, 3, TOGETHER)
@@ -155,7 +155,7 @@ def read_caveats(
     """Return the restrictions of authenticated caveats.  SPEC 6.
 
     Args:
-        packets: The caveats, in order.
+        packets: The caveats, in order; those of a bound token without what its holders signed.
         identifier: The token's identifier.
         audience: The verifier's audience.
 
@@ -169,7 +169,7 @@ def read_caveats(
         # A third-party caveat is sealed for one token: no other token has this sequence, so it is not kept.
         return _read_each(packets, identifier, audience)[:2]
     keys, hops = cut_out(packets, HOP_MARK, HOP_CHARS)
-    together = (audience, identifier.depth, keys)
+    together = (audience, identifier.depth, identifier.holder is not None, keys)
     said = TOGETHER.get(together)
     if said is not None:
         try:
@@ -209,8 +209,8 @@ def _read_each(
         As ``read_caveats``; and whether every first-party caveat had been met before.  A sequence is cached when it
         comes again: most that are met once, such as those about one order, never do.
     """
-    known, said, met = KEPT, ChainRestrictions(identifier.depth), True
-    allows, places, named, links = [], [], [], []
+    known, said, met = KEPT, ChainRestrictions(identifier.depth, identifier.holder is not None), True
+    allows, places, named, links, hops = [], [], [], [], []
     agents: list[str] = []
     added: list[str] = []
     steps: list[tuple[str, ...]] = []
@@ -238,6 +238,7 @@ def _read_each(
                 said.depth -= 1
                 named.append(to)
                 links.append(link)
+                hops.append(index)
                 agents += terms.agents
                 steps.append(tuple(added))
                 added.clear()
@@ -252,7 +253,7 @@ def _read_each(
     except ArxError as error:
         said.refused, parts = (error.code, reasons.failures_of(error, index)), limits.parts_of(packets)
     said.parts, said.allows, said.places, said.read = parts, tuple(allows), tuple(places), index + 1
-    said.named = tuple(named)
+    said.named, said.hops = tuple(named), tuple(hops)
     if sum([len(text) for step in steps for text in step]) <= MAX_CAVEAT_CHARS:
         said.steps = tuple(steps)
     said.targets = (*[f"task:{task}" for task in said.tasks], *agents)
@@ -309,6 +310,9 @@ def read_terms(packet: bytes) -> CompiledCaveat:
 
 def _read_new(packet: bytes) -> CompiledCaveat:
     caveat = caveats.read_proven(packet)
+    if caveat.key is not None:
+        # Those of a bound token were cut out before: ``holder.unbound``.
+        raise MalformedTokenError("only a delegation of a bound token has `key` and `sig`")
     if caveat.call is not None:
         raise MalformedTokenError("a `call` stands alone in its caveat and is the last")
     if caveat.hop is not None:

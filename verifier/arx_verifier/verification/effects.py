@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The effect of each member of a caveat on a chain's restrictions, and the refusal of a request.  SPEC 6.
 
-``EFFECTS`` has a row for each member beside ``allow``, ``call``, ``hop`` and ``to``.  A new member is a field in
-``token.caveats`` and a row here.  ``compiled_caveats`` reads ``allow``, ``to`` and ``hop``, and applies the rows.
+``EFFECTS`` has a row for each member beside ``allow``, ``call`` and those of a delegation itself.  A new member is a
+field in ``token.caveats`` and a row here.  ``compiled_caveats`` reads ``allow``, ``to`` and ``hop``, and applies the
+rows; ``holder_proof`` reads ``key`` and ``sig``.
 """
 
 import ipaddress
@@ -79,6 +80,8 @@ class ChainRestrictions:
         allows: Every ``allow``, in order.
         places: The place of each of them.
         named: The agents that they delegate to.
+        hops: The index of the caveat of each of these delegations.
+        bound: Whether the chain names its holder's key.
         steps: For each of them the caveats since the one before, as canonical JSON without hops; empty if too long.
         tasks: The sub-tasks that they attenuate to.
         targets: The targets of the sub-tasks and of the agents.
@@ -91,18 +94,22 @@ class ChainRestrictions:
         once: Each ``once`` as place, name and time of approval, ms since the Unix epoch.
         unmet: Each third-party caveat after its index.
         needs_call: Whether a call proof is required.
+        needs_signature: Whether the holder must sign the call for others to check.
     """
 
     __slots__ = (
         "allows",
+        "bound",
         "conditions",
         "delegate_to",
         "depth",
         "exp",
         "fresh_ms",
+        "hops",
         "named",
         "nbf",
         "needs_call",
+        "needs_signature",
         "once",
         "parts",
         "places",
@@ -115,13 +122,14 @@ class ChainRestrictions:
     )
 
     allows: tuple[Allow, ...]
+    hops: tuple[int, ...]
     named: tuple[str, ...]
     parts: int
     places: tuple[str, ...]
     read: int
     targets: tuple[str, ...]
 
-    def __init__(self, depth: int) -> None:
+    def __init__(self, depth: int, bound: bool) -> None:
         self.refused: tuple[str, tuple[Failure, ...]] | None = None
         self.nbf, self.exp, self.depth = -MAX_INTEGER, MAX_INTEGER, depth
         self.delegate_to: tuple[tuple[int, Sequence[str]], ...] = ()
@@ -131,7 +139,7 @@ class ChainRestrictions:
         self.tasks: tuple[str, ...] = ()
         self.unmet: tuple[tuple[int, ThirdPartyCaveat], ...] = ()
         self.steps: tuple[tuple[str, ...], ...] = ()
-        self.needs_call = False
+        self.bound, self.needs_call, self.needs_signature = bound, False, False
 
 
 def _aud(_said: ChainRestrictions, index: int, audiences: Sequence[str], audience: str) -> None:
@@ -185,9 +193,10 @@ def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
 
 
 def _require(said: ChainRestrictions, index: int, proofs: Sequence[str], _audience: str) -> None:
-    if "holder" in proofs:
+    if not said.bound and ("holder" in proofs or "signature" in proofs):
         raise reasons.no_holder(index)
     said.needs_call = True
+    said.needs_signature = said.needs_signature or "signature" in proofs
 
 
 def _once(said: ChainRestrictions, index: int, once: tuple[str, int], _audience: str) -> None:
@@ -237,7 +246,7 @@ EFFECTS: Final[dict[str, Effect]] = {
     "delegate_to": Effect(_delegate_to),
     "task": Effect(_task),
 }
-_OF_THE_CAVEAT: Final = {"allow", "call", "hop", "to"}  # read with the caveat itself
+_OF_THE_CAVEAT: Final = {"allow", "call", "hop", "key", "sig", "to"}  # read with the caveat itself
 _operands: Final = attrgetter(*EFFECTS)
 
 # A member without an effect would restrict nothing, so the import fails.

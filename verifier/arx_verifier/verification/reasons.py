@@ -87,8 +87,8 @@ def wrong_audience(index: int, allowed: Sequence[str], audience: str) -> ArxErro
 
 
 def no_holder(index: int) -> ArxError:
-    """A required holder's signature, which this version cannot verify."""
-    return _prohibits("proof_missing", index, "require", "signed by its holder", "no signature: this version has none")
+    """A required proof by a holder's key, in a token that names none."""
+    return _prohibits("proof_missing", index, "require", "a token that is bound to its holder's key", "a bearer token")
 
 
 def failures_of(error: ArxError, index: int) -> tuple[Failure, ...]:

@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Judge the holders of a bound token: each delegation's signature, and the proof of each call.  SPEC 16.
+
+The signatures are checked once for each chain that is cached; a call costs one HMAC more than that of a bearer token.
+"""
+
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+from arx_verifier.errors import Failure
+from arx_verifier.journal import Holder
+from arx_verifier.token import (
+    Identifier,
+    PreparedKey,
+    PresentedCall,
+    ThirdPartyPacket,
+    bytes_of,
+    call_proof,
+    chain,
+    holder,
+)
+from arx_verifier.verification.reasons import PLACES, Refused
+
+_INVALID: Final = Refused(
+    "proof_invalid", (Failure("call", "holder", "a proof by the key that the token is bound to", "another one"),)
+)
+NOT_BOUND: Final = Refused(
+    "malformed", (Failure("call", "holder", "no holder's proof: this is a bearer token", "one"),)
+)
+
+
+class BoundPackets(NamedTuple):
+    """A bound token's caveats, as those of a bearer token, and what its holders signed.
+
+    Attributes:
+        plain: The caveats; delegations without ``key`` and ``sig``.
+        signed: The holders' part of each of them, or None.
+    """
+
+    plain: tuple[bytes | ThirdPartyPacket, ...]
+    signed: tuple[holder.SignedHop | None, ...]
+
+    @classmethod
+    def read(cls, packets: Sequence[bytes | ThirdPartyPacket]) -> "BoundPackets":
+        """Cut the holders' parts out of a token's caveats."""
+        parts = [holder.unbound(packet) if isinstance(packet, bytes) else (packet, None) for packet in packets]
+        return cls(tuple([plain for plain, _ in parts]), tuple([signed for _, signed in parts]))
+
+
+class Holders(NamedTuple):
+    """The proven holders of a bound chain, and why the chain ends there.
+
+    Attributes:
+        holders: For the record: the first holder's key, and each next holder's with the delegation that is its proof.
+        refused: The refusal of every call, or None.
+    """
+
+    holders: tuple[Holder, ...]
+    refused: Refused | None
+
+    @property
+    def key(self) -> str:
+        """The last holder's key, 43 characters."""
+        return self.holders[-1].key
+
+
+def prove_holders(
+    identifier: Identifier,
+    realm: str,
+    start: bytes,
+    packets: Sequence[bytes | ThirdPartyPacket],
+    bound: BoundPackets,
+    hops: Sequence[tuple[int, str, str]],
+) -> Holders:
+    """Check the signature of each delegation, in order.
+
+    Args:
+        identifier: The authenticated identifier of a bound token.
+        realm: The realm's name.
+        start: The chain's signature of the identifier alone, before the caveats.
+        packets: The authenticated caveats as received.
+        bound: The same, read.
+        hops: Each delegation that no caveat refused: its index, its ``to`` and its link.
+
+    Returns:
+        The holders up to the first delegation that its holder has not signed.
+    """
+    first = identifier.holder
+    assert first is not None
+    found = [Holder(first)]
+    signature, done = start, 0
+    for index, to, link in hops:
+        for packet in packets[done:index]:
+            signature = _extended(signature, packet)
+        signed = bound.signed[index]
+        if signed is None:
+            return Holders(tuple(found), _unsigned(index))
+        said = holder.hop_digest(signature, signed.unsigned)
+        message = holder.hop_message(realm, identifier.aud, link, to, signed.key, said)
+        if not holder.has_signed(found[-1].key, message, signed.signature):
+            return Holders(tuple(found), _forged(index))
+        found.append(Holder(signed.key, said, signed.signature))
+        done = index
+    return Holders(tuple(found), None)
+
+
+def _extended(signature: bytes, packet: bytes | ThirdPartyPacket) -> bytes:
+    if isinstance(packet, bytes):
+        return chain.extend(signature, packet)
+    return chain.extend_third_party(signature, packet.verification_id, packet.identifier)
+
+
+def _unsigned(index: int) -> Refused:
+    failure = Failure(PLACES[index + 1], "sig", "the next holder's key and its delegator's signature", "neither")
+    return Refused("malformed", (failure,))
+
+
+def _forged(index: int) -> Refused:
+    failure = Failure(PLACES[index + 1], "sig", "the signature of the holder before", "another one")
+    return Refused("bad_signature", (failure,))
+
+
+class HolderProof:
+    """Checks the calls of one bound chain.
+
+    Args:
+        key: The audience key.
+        realm: The realm's name.
+        audience: The audience.
+        holder: The last holder's key, 43 characters.
+        link: The last link.
+        signature: The chain's last signature, a secret.
+    """
+
+    __slots__ = ("_audience", "_call_key", "_holder", "_key", "_link", "_realm", "_signature")
+
+    def __init__(self, key: PreparedKey, realm: str, audience: str, holder: str, link: str, signature: bytes) -> None:
+        self._key, self._realm, self._audience = key, realm, audience
+        self._holder, self._link, self._signature = holder, link, signature
+        self._call_key: bytes | None = None
+
+    def judge(self, call: PresentedCall, needs_signature: bool) -> Refused | None:
+        """Refuse a call that the last holder has not made.
+
+        Args:
+            call: The authenticated call.
+            needs_signature: Whether the chain requires a signature of the call.
+        """
+        proof = call.proof
+        if needs_signature and len(proof) != call_proof.SIGNATURE_CHARS:
+            return _missing("signature", "the holder's signature of the call")
+        if len(proof) == call_proof.MAC_CHARS:
+            return self._judge_mac(call, proof)
+        if len(proof) == call_proof.SIGNATURE_CHARS:
+            message = holder.call_message(self._realm, self._audience, self._link, self._signature, call.plain)
+            return None if holder.has_signed(self._holder, message, bytes_of(proof)) else _INVALID
+        return _missing("holder", "a proof by the holder's key")
+
+    def _judge_mac(self, call: PresentedCall, proof: bytes) -> Refused | None:
+        key = self._call_key
+        if key is None:
+            common = self._key.agree(self._holder)
+            if common is None:
+                return _INVALID
+            self._call_key = key = holder.call_key(common, self._signature, self._audience)
+        # In constant time: who knows the text could else find the proof by its timing.
+        return None if chain.equal(holder.mac_of(key, call.plain), proof) else _INVALID
+
+
+def _missing(rule: str, expected: str) -> Refused:
+    return Refused("proof_missing", (Failure("call", rule, expected, "none"),))
