@@ -102,6 +102,17 @@ def test_a_form_sent_twice_kills_once(live: Harness) -> None:
     assert len(events(live, "targets.killed")) == 2
 
 
+def test_a_record_leads_to_the_dialog_with_all_its_targets(live: Harness) -> None:
+    """More of them than an address holds: each is thawed again."""
+    browser, targets = sign_in(live), [f"agent:acme/{'x' * 50}/a{number}" for number in range(200)]
+    page = send(browser, "\n".join(targets), what="freeze")
+    form = dict(re.findall(r'name="(what|targets)" value="([^"]+)"', page))
+    assert form["what"] == "thaw"
+    page = browser.post(DIALOG, **form)
+    assert browser.status == 200
+    assert [target in page for target in targets] == [True] * 200
+
+
 def test_two_operators_at_once(live: Harness) -> None:
     """Each has a kill of its own with its own name, and the form of one is no repeat of the other's."""
     browsers = [sign_in(live), sign_in(live, operator_with(live, "ada", "responder"))]

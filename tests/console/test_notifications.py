@@ -54,6 +54,19 @@ def test_a_receiver_from_its_first_to_its_last_day(harness: Harness, receiver: R
     assert webhook not in browser.get(HOME)
 
 
+def test_a_form_sent_twice_adds_one(harness: Harness, receiver: ReceiverProcess) -> None:
+    """A second click gets the same answer, as it is the one that the browser shows; another URL is another receiver."""
+    browser = sign_in(harness)
+    page = browser.get(HOME)
+    form = dict(re.findall(r'name="(form)" value="([^"]+)"', page)) | {f"event:{KILLED}": "on", "format": "json"}
+    form["url"] = receiver.url("/200")
+    secrets = [re.findall("whsec_[^<]+", browser.post(HOME, **form)) for _ in range(2)]
+    assert secrets[0] == secrets[1] != []
+    assert len(harness.mint.db.webhooks.list()) == 1
+    browser.post(HOME, **form | {"url": receiver.url("/500")})
+    assert len(harness.mint.db.webhooks.list()) == 2
+
+
 def test_who_reads_sees_no_button(harness: Harness, receiver: ReceiverProcess) -> None:
     """And a form that is sent all the same changes nothing."""
     webhook = add(sign_in(harness), receiver, "/200")

@@ -4,17 +4,14 @@
 All of it works without JavaScript; with it, a stream shows the confirmations while they come in.
 """
 
-import hashlib
 import secrets
-import threading
-from collections import OrderedDict
-from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 from starlette.responses import Response
 
 from arx_caps.console.command import command, quoted
 from arx_caps.console.live import StreamEvent
+from arx_caps.console.submissions import Submissions
 from arx_caps.console.visit import Page, Visit
 from arx_caps.mint.api.routes.kills import (
     ConfirmationsShown,
@@ -60,29 +57,9 @@ NAMES: Final = {name: choice.label for name, choice in CHOICES.items()} | {"each
 SHOWN: Final = 50
 EVERY_S: Final = 0.25
 MAX_TEXT: Final = 120_000  # of the targets' field: 1000 of the longest
-FORMS: Final = 1000  # whose outcome is remembered
 
 
-class Submissions:
-    """The numbers of kills by the forms that made them: a form that is sent twice makes one kill."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._made: OrderedDict[str, tuple[threading.Lock, list[int]]] = OrderedDict()
-
-    def once(self, form: str, make: Callable[[], int]) -> int:
-        """Return the number that ``make`` returned for this form, and call it if none did; an error is not kept."""
-        with self._lock:
-            turn, made = self._made.setdefault(form, (threading.Lock(), []))
-            while len(self._made) > FORMS:
-                self._made.popitem(last=False)
-        with turn:
-            if not made:
-                made.append(make())
-            return made[0]
-
-
-_SUBMISSIONS: Final = Submissions()
+_SUBMISSIONS: Final = Submissions[int]()
 
 
 def show_dialog(visit: Visit) -> Response:
@@ -100,18 +77,13 @@ def submit(visit: Visit) -> Response:
     if what not in CHOICES:
         raise RequestError(f"invalid choice: expected one of {', '.join(CHOICES)}")
     try:
-        seq = _SUBMISSIONS.once(_sent(visit, what, targets, reason), lambda: _make(visit, what, targets, reason))
+        sent = (visit.operator.id, visit.form.get("form", ""), what, reason, *targets)
+        seq = _SUBMISSIONS.once(sent, lambda: _make(visit, what, targets, reason))
     except (AuditError, StoreError) as error:
         return _dialog(visit, what, targets, reason, error=error)
     except RequestError as error:
         return _dialog(visit, what, targets, reason, problem=f"{error}.")
     return visit.redirect(f"{HOME}/{seq}")
-
-
-def _sent(visit: Visit, what: str, targets: list[str], reason: str) -> str:
-    # With all that it says: the browser's Back shows a form with its old number, and its targets may be changed there.
-    parts = (visit.operator.id, visit.form.get("form", ""), what, reason, *targets)
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
 def _make(visit: Visit, what: str, targets: list[str], reason: str) -> int:

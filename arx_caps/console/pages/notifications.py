@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """*Notifications*: the receivers, what each has not taken, and the forms that add, test, remove and send again."""
 
+import secrets
 from typing import Any, Final
 
 from starlette.responses import Response
 
+from arx_caps.console.submissions import Submissions
 from arx_caps.console.visit import Page, Visit
 from arx_caps.mint.api.routes.webhooks import (
+    WebhookAdded,
     add_webhook,
     delete_webhook,
     list_notifications,
@@ -19,6 +22,8 @@ HOME: Final = "/console/notifications"
 STATES: Final = ("failed", "waiting")
 SHOWN: Final = 50
 _EVENT: Final = "event:"  # of the names of the boxes: a form's field may be sent once
+# With the secret, which is shown once: of a form that is sent twice, the browser shows the second answer alone.
+_ADDED: Final = Submissions[WebhookAdded]()
 
 
 def show_notifications(visit: Visit) -> Response:
@@ -30,7 +35,8 @@ def add(visit: Visit) -> Response:
     """Add a receiver, and show its secret this once."""
     events = [name.removeprefix(_EVENT) for name in visit.form if name.startswith(_EVENT)]
     body = {"url": visit.form.get("url", "").strip(), "format": visit.form.get("format", "json"), "events": events}
-    return _show(visit, added=visit.call(add_webhook, body=body))
+    sent = (visit.operator.id, visit.form.get("form", ""), *map(str, body.values()))
+    return _show(visit, added=_ADDED.once(sent, lambda: visit.call(add_webhook, body=body)))
 
 
 def test(visit: Visit) -> Response:
@@ -65,6 +71,7 @@ def _show(visit: Visit, **values: Any) -> Response:
         next=found.next or None,
         state=state,
         states=STATES,
+        form=secrets.token_hex(8),
         **{"added": None, "tested": None, **values},
     )
 
