@@ -5,10 +5,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from sqlalchemy import insert
 
 from arx_caps.agent.bundle import Bundle
 from arx_caps.agent.task import Task
+from arx_caps.mint.db.database import PAGE
 from arx_caps.mint.db.events import Event
+from arx_caps.mint.db.tables import TASKS
 from arx_verifier.journal.decision import Decision, InMemoryDecisions
 from arx_verifier.request import AccessRequest
 from arx_verifier.token import KeyRing
@@ -137,6 +140,19 @@ def test_another_services_record_is_not_in_the_tree(unit: Harness) -> None:
     )
     assert work.tree() == before
     assert listed(unit, counts="true")["activity"] == row["activity"]
+
+
+def test_a_task_is_known_however_many_came_after_it(unit: Harness) -> None:
+    """A session that runs for long: the tree has the template of its first task."""
+    work = Work(unit)
+    work.call(work.task)
+    work.ship()
+    row = unit.mint.db.tasks.find(work.row["id"])
+    assert row is not None
+    with unit.mint.db.write() as c:
+        later = {"started_at": row["started_at"] + 1}
+        c.execute(insert(TASKS), [row | later | {"id": f"t-{n}", "link": f"l{n}"} for n in range(PAGE)])
+    assert [node["template"] for node in work.tree()] == [None, "lookup"]
 
 
 def test_erased_and_unreadable_caveats_are_null(unit: Harness) -> None:

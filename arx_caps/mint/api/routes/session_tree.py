@@ -15,7 +15,7 @@ from arx_caps.caveat_text import removals, show_json
 from arx_caps.mint.api.endpoint import Endpoint, RouteAnswer, RouteCall
 from arx_caps.mint.api.routes.sessions import GONE, find_session
 from arx_caps.mint.context import MintContext
-from arx_caps.mint.db.database import PAGE, now_ms
+from arx_caps.mint.db.database import now_ms
 from arx_caps.mint.tasks.liveness import State, session_targets, state_by, task_targets
 from arx_verifier.token import Caveat, agent_targets
 
@@ -96,7 +96,7 @@ def tree_of(mint: MintContext, session: Mapping[str, Any]) -> SessionTree:
         StoreError: The log's database does not answer.
     """
     places, complete = _read_places(mint, session)
-    tasks = {task["id"]: task for task in mint.db.tasks.list(session=session["id"], limit=PAGE)}
+    tasks = mint.db.tasks.of_session(session["id"], [place.ref for place in places if place.kind != "link"])
     root = _Holder(session, session_targets(session), session["expires_at"])
     nodes: list[TreeNode] = []
     holders: list[_Holder] = []

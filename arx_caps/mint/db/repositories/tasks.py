@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tasks: their rows, from start to end. What a task may do is in ``grants``."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from sqlalchemy import and_, bindparam, func, or_, select, update
@@ -85,6 +85,14 @@ class TaskRepository:
     def find(self, task: str) -> dict[str, Any] | None:
         """Return a task's row, or None."""
         return self._database.row(_FIND, which=task)
+
+    def of_session(self, session: str, tasks: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """Return those of some tasks that are of a session, each row by its id."""
+        found: dict[str, dict[str, Any]] = {}
+        for start in range(0, len(tasks), PAGE):
+            named = select(TASKS).where(TASKS.c.id.in_(tasks[start : start + PAGE]), TASKS.c.session == session)
+            found |= {row["id"]: row for row in self._database.rows(named)}
+        return found
 
     def list(
         self,
