@@ -94,11 +94,16 @@ class _State(Collector):
             sessions, tasks = mint.db.sessions.count_alive(), mint.db.tasks.count_alive()
             approvals = mint.db.approvals.count_waiting()
             waiting, size = mint.db.outbox.waiting(), mint.log.store.size()
+            notices = mint.db.notifications.counts()
         except ArxError:
             return
         yield GaugeMetricFamily("arx_mint_sessions_open", "Sessions that are neither ended nor expired.", sessions)
         yield GaugeMetricFamily("arx_mint_tasks_open", "Tasks that are neither ended nor expired.", tasks)
         yield GaugeMetricFamily("arx_approvals_waiting", "Requests that wait for an operator's answer.", approvals)
+        kept = GaugeMetricFamily("arx_notifications", "Notifications that no receiver has taken.", labels=("state",))
+        for state, count in notices.items():
+            kept.add_metric((state,), count)
+        yield kept
         yield GaugeMetricFamily("arx_mint_outbox_events", "Events that wait for the audit log.", waiting)
         yield GaugeMetricFamily("arx_log_size", "Records of the audit log.", size)
         yield GaugeMetricFamily("arx_log_signed", "Records of it that are signed.", mint.log.publisher.size)

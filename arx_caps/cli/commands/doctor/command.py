@@ -17,6 +17,7 @@ from arx_caps.audit.merkle import read_signer
 from arx_caps.cli import exit_codes
 from arx_caps.cli.commands.doctor.check import Check
 from arx_caps.cli.commands.doctor.login import check_login
+from arx_caps.cli.commands.doctor.notifications import check_notifications
 from arx_caps.cli.commands.doctor.oauth import check_oauth
 from arx_caps.cli.commands.doctor.store import check_store
 from arx_caps.cli.commands.doctor.witness import check_witnesses
@@ -95,6 +96,7 @@ def _checks(place: Place) -> Iterator[Check]:
     yield from check_store(place.given_store, realm)
     yield from _mint(place.issuer or realm.issuer, realm)
     yield from check_login(realm)
+    yield from check_notifications(realm)
     yield from check_witnesses(realm)
 
 

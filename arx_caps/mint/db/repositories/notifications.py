@@ -7,7 +7,7 @@
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final
 
-from sqlalchemy import bindparam, delete, insert, select, update
+from sqlalchemy import bindparam, delete, func, insert, select, update
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError
 
@@ -38,6 +38,7 @@ _CHANGE: Final = update(NOTIFICATIONS)
 _DELIVERED: Final = delete(NOTIFICATIONS).where(_ITS)
 _RECEIVER: Final = update(WEBHOOKS).where(WEBHOOKS.c.id == bindparam("whose"))
 _TIDY: Final = delete(NOTIFICATIONS).where(_N.status == FAILED, _N.failed_at < bindparam("before"))
+_COUNTS: Final = select(_N.status, func.count()).group_by(_N.status)
 _ALARMS: Final = select(ALARMS.c.name)
 _ADD_ALARM: Final = insert(ALARMS)
 _END_ALARM: Final = delete(ALARMS).where(ALARMS.c.name == bindparam("which"))
@@ -124,6 +125,11 @@ class NotificationRepository:
             statement = statement if value is None else statement.where(column == value)
         ordered = behind(statement, NOTIFICATIONS_ORDER, page.get("after"))
         return self._database.page(ordered, page.get("limit", PAGE))
+
+    def counts(self) -> dict[str, int]:
+        """Return how many notifications wait, and how many have failed and are kept."""
+        with self._database.read() as c:
+            return {WAITING: 0, FAILED: 0} | {str(status): int(count) for status, count in c.execute(_COUNTS)}
 
     def resend(self, notification: str, what: Event) -> dict[str, Any]:
         """Make a notification due now, with all attempts anew.
