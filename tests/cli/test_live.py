@@ -16,6 +16,8 @@ import redis
 
 from arx_caps.cli import exit_codes
 from arx_caps.cli import target_commands as kill_command
+from arx_caps.cli.mint_session import Caller
+from arx_caps.cli.place import Place
 from arx_caps.embedded import EmbeddedValkey
 from arx_verifier import Verifier
 from tests.cli.helpers import arx
@@ -136,12 +138,18 @@ def test_a_kill_is_not_called_undone_when_the_mint_may_have_done_it(
     The store falls silent under the mint, then under the command: unknown, and to be repeated.  When it wakes, what the
     mint had sent is done.
     """
-    # A loaded machine may be late to sign in; a mint that was never called has nothing that is unknown.
-    monkeypatch.setattr(kill_command, "_sign_in", lambda place: place.mint(60.0))
-    assert call(payments, tmp_path / "given", "payments.refund", order_id="o-1", amount=5).code == "ok"
+    # A verifier on a loaded machine may be stale for a moment.
+    up.until(lambda: call(payments, tmp_path / "given", "payments.refund", order_id="o-1", amount=5).code == "ok")
     with redis.Redis.from_url(up.ready["store"]) as raw:
         store = raw.info("server")["process_id"]
-    os.kill(store, signal.SIGSTOP)
+
+    def sign_in(place: Place) -> Caller:
+        """Sign in, and stop the store: the mint must be called for the outcome to be unknown, on a slow machine too."""
+        caller = place.mint(60.0)
+        os.kill(store, signal.SIGSTOP)
+        return caller
+
+    monkeypatch.setattr(kill_command, "_sign_in", sign_in)
     try:
         words = ("--reason", "x", "--yes", "--json", "--timeout", "1s", "--realm-dir", up.folder)
         ran = arx("kill", "session", session, *words)
