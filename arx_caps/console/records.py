@@ -63,18 +63,6 @@ class RecordRow:
         """The outcome as a badge."""
         return badge(self.outcome, TONES.get(self.outcome, "warn"))
 
-    @property
-    def clock(self) -> str:
-        """The time of day, UTC."""
-        if self.at is None:
-            return "-"
-        return time.strftime("%H:%M:%S", time.gmtime(self.at / 1000)) + f".{self.at % 1000:03d}"
-
-    @property
-    def day(self) -> str:
-        """The date, UTC."""
-        return "-" if self.at is None else time.strftime("%Y-%m-%d", time.gmtime(self.at / 1000))
-
 
 def row_of(shown: Mapping[str, Any]) -> RecordRow:
     """Return a record as a row.
@@ -136,8 +124,16 @@ def filters_of(query: Mapping[str, str]) -> dict[str, Any]:
 
 def command_of(words: str, query: Mapping[str, str]) -> str:
     """Return a command line of ``arx`` with the filters of a page's query."""
-    options = {name: query.get(name, "").strip() for name in (*_NAMES, "since", "until")}
+    options = {name: query.get(name, "").strip() for name in _NAMES}
+    options |= {name: spell_time(query.get(name, "").strip()) for name in ("since", "until")}
     return command(words, options | {"subject": _subject(query)})
+
+
+def spell_time(text: str) -> str:
+    """Return a time of a page's query as ``arx`` takes it: a date alone is a whole time there, with its zone."""
+    if "-" not in text:
+        return text
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time_of(text) / 1000))
 
 
 def time_of(text: str) -> int:

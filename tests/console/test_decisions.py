@@ -18,6 +18,7 @@ from arx_caps.audit.query.questions import records
 from arx_caps.audit.store import RECORD
 from arx_caps.console.pages import decisions
 from arx_caps.console.pages.decisions import NewRecords, RecordReader
+from arx_caps.console.records import command_of
 from arx_caps.mint.api.routes.trail import records_after
 from arx_verifier.journal.decision import Decision
 from arx_verifier.token.targets import subject_target
@@ -319,3 +320,10 @@ def test_a_check_that_cannot_read_a_file_has_failed(unit: Harness) -> None:
     log.check.start("root")
     until(lambda: log.check.state.outcome != "running")
     assert log.check.state.outcome == "holds"
+
+
+def test_a_date_of_a_page_is_a_time_of_the_command_line() -> None:
+    """What the command line does not take is spelled as it does; an age stays one."""
+    spelled = command_of("audit trail", {"since": "2026-11-29", "until": "2026-11-29T12:30"})
+    assert spelled == "arx audit trail --since 2026-11-29T00:00:00Z --until 2026-11-29T12:30:00Z"
+    assert command_of("audit trail", {"since": "24h"}) == "arx audit trail --since 24h"

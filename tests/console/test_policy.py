@@ -31,6 +31,8 @@ def ask(harness: Harness, **fields: str) -> str:
         ({"task": "absent"}, "a task that the policy has: refund"),
         ({"agent": "other/x"}, "session_not_allowed"),
         ({"args": "amount"}, "expected a line name=value"),
+        ({"tool": ""}, "arx policy explain --agent acme/support/triage --task refund --param order_id=o-1<"),
+        ({"args": "order_id=o-1\namount=50"}, "--call payments.refund --arg order_id=o-1 --arg amount:=50 --expect ok"),
     ],
 )
 def test_the_policy_answers_like_the_mint_and_a_verifier(unit: Harness, fields: dict[str, str], said: str) -> None:

@@ -18,6 +18,7 @@ from arx_caps.mint.api.routes.approvals import (
     withdraw_approval_route,
 )
 from arx_caps.mint.db.repositories.approvals import WAITING
+from arx_caps.mint.policy.roles import APPROVE
 
 HOME: Final = "/console/approvals"
 STATES: Final = ("waiting", "approved", "denied", "withdrawn", "expired", "ended")
@@ -84,10 +85,12 @@ def withdraw(visit: Visit) -> Response:
 
 
 def _show(visit: Visit, approval: ApprovalShown) -> Response:
+    # ``approve`` shows the call with its arguments as well, and asks.
+    verb = "approve" if approval.state == WAITING and visit.may(APPROVE) else "show"
     return visit.render(
         "approval.html",
         title=f"Approval {approval.id}",
-        command=f"arx approval show {approval.id}",
+        command=f"arx approval {verb} {approval.id}",
         approval=approval,
         args=[(name, _exact(value)) for name, value in approval.args.items()],
     )

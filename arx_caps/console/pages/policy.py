@@ -68,7 +68,7 @@ def show_questions(visit: Visit) -> Response:
     return visit.render(
         "policy_questions.html",
         title="Would it be allowed?",
-        command="arx policy test run",
+        command=_command(_question(values), reply.code) if reply is not None else "arx policy test run",
         values=values,
         reply=reply,
         error=error,
@@ -101,6 +101,28 @@ def _question(values: Mapping[str, str]) -> dict[str, Any]:
     if values["tool"]:
         question |= {"tool": values["tool"].strip(), "args": _members("arguments", values["args"])}
     return question
+
+
+def _command(question: Mapping[str, Any], code: str) -> str:
+    """Return the command that asks whether the task is granted; of a call, the one that keeps the question."""
+    words = [("agent", question["agent"]), ("task", question["task"]), *_assigned("param", question["params"])]
+    if said := question.get("subject"):
+        words += [("subject", said["issuer"]), ("", said["name"]), *_assigned("claim", said["claims"])]
+    elif "tool" in question:
+        words += [("call", question["tool"]), *_assigned("arg", question["args"]), ("expect", code)]
+        return _spell("arx policy test add NAME", words)
+    return _spell("arx policy explain", words)
+
+
+def _assigned(option: str, members: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return [
+        (option, f"{name}={value}" if isinstance(value, str) else f"{name}:={json.dumps(value)}")
+        for name, value in members.items()
+    ]
+
+
+def _spell(words: str, options: list[tuple[str, str]]) -> str:
+    return " ".join([words, *(f"--{name} {quoted(value)}" if name else quoted(value) for name, value in options)])
 
 
 def _members(what: str, text: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 from starlette.responses import Response
 
 from arx_caps.console.command import command
-from arx_caps.console.records import AGES, time_of
+from arx_caps.console.records import AGES, spell_time, time_of
 from arx_caps.console.visit import Page, Visit
 from arx_caps.mint.api.routes.totals import CountsShown, TopNames, Totals, get_top, get_totals
 
@@ -46,7 +46,7 @@ def show_top(visit: Visit) -> Response:
     return visit.render(
         "top.html",
         title="Top",
-        command=command("audit top", {"since": text, "order": order, "until": until}),
+        command=command("audit top", {"since": text, "order": order, "until": spell_time(until)}),
         tops=[(by, label, top, _most(top)) for by, label, top in tops],
         totals=totals,
         decisions=_decisions(totals.total),
