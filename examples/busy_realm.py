@@ -95,6 +95,8 @@ class BusyRealm:
         self.realm.arx("init", self.realm.folder, "--name", "acme", "--issuer", self.mint)
         with (self.realm.folder / "realm.toml").open("a") as file:  # everything comes from one address
             file.write('key_refresh = "5s"\nagent_rate = 0\naddress_rate = 0\n')
+            hosts = [url.partition("//")[2] for url in self.urls.values()]
+            file.write(f"webhook_hosts = {json.dumps(hosts)}\n")
         (self.realm.folder / "id.jwks.json").write_text(json.dumps({"keys": [self._person_key.as_dict(private=False)]}))
         (self.realm.folder / "policy.toml").write_text(self.policy())
         next(self.realm.start("-m", "arx_caps.cli", "up"))  # it writes a line when it is ready
@@ -103,6 +105,9 @@ class BusyRealm:
             list(threads.map(self.enrol_operator, OPERATORS))
             list(threads.map(self.start_service, VERBS))
         self.realm.arx("service", "enrol", "archive", "--out", self.folder / "archive.json")  # it never runs
+        for name, form in (("orders", "json"), ("mail", "slack")):
+            secret = self.folder / f"{name}.alerts"
+            self.realm.arx("webhook", "add", f"{self.urls[name]}/alerts", "--format", form, "--out", secret)
         with httpx.Client(transport=httpx.HTTPTransport(retries=8)) as client:
             for url in self.urls.values():
                 client.get(url)  # it tries again until the service listens
@@ -154,7 +159,11 @@ class BusyRealm:
         self.realm.arx("agent", "deactivate", "acme/hr/onboarding", "--yes")
         for job in (refund, release, refund, invoices):
             job(desk)
-        self.realm.processes["mail"].kill()  # its verifier falls silent
+        self.realm.processes["mail"].kill()  # its verifier falls silent, and takes no notifications
+        refused = self.realm.arx(
+            "audit", "trail", "--reason", "argument_not_allowed", "--flat", "--limit", "1", "--json"
+        )
+        made["refused"] = json.loads(refused)["records"][0]["index"]
         return made
 
     def approvals(self) -> dict[str, Any]:

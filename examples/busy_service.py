@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A tool service of the busy realm: ``POST /VERB`` is the tool ``NAME.VERB``, guarded, and does nothing but answer.
 
+``POST /alerts`` takes notifications of the mint.
+
 Run one with ``python busy_service.py orders --service-file orders.json --port 9001``.
 """
 
@@ -9,7 +11,7 @@ import argparse
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from arx_caps.service import KeyRefresher, open_shipper
@@ -29,6 +31,11 @@ async def answer(request: Request) -> JSONResponse:
     return JSONResponse({"decision": request.scope["arx"].decision})
 
 
+async def take(_: Request) -> Response:
+    """Take a notification."""
+    return Response(status_code=204)
+
+
 def main() -> None:
     """Serve until a signal ends it."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -37,10 +44,10 @@ def main() -> None:
     parser.add_argument("--port", type=int, required=True)
     given = parser.parse_args()
     verifier = open_verifier(given.service_file)
-    app = Starlette(routes=[Route(f"/{verb}", answer, methods=["POST"]) for verb in VERBS[given.name]])
-    guarded = ArxMiddleware(
-        app, verifier=verifier, tools={f"POST /{verb}": f"{given.name}.{verb}" for verb in VERBS[given.name]}
-    )
+    routes = [Route(f"/{verb}", answer, methods=["POST"]) for verb in VERBS[given.name]]
+    app = Starlette(routes=[*routes, Route("/alerts", take, methods=["POST"])])
+    tools = {f"POST /{verb}": f"{given.name}.{verb}" for verb in VERBS[given.name]}
+    guarded = ArxMiddleware(app, verifier=verifier, tools=tools, public=["POST /alerts"])
     refresher = KeyRefresher(given.service_file, verifier.keys)
     refresher.start()
     with open_shipper(given.service_file):

@@ -7,7 +7,7 @@ from typing import Any, Final
 PAGES: Final[Mapping[str, Callable[[Mapping[str, Any]], str]]] = {
     "now": lambda facts: "/console/now",
     "decisions": lambda facts: "/console/decisions",
-    "decision": lambda facts: "/console/decisions/3",
+    "decision": lambda facts: f"/console/decisions/{facts['refused']}",
     "top": lambda facts: "/console/top?since=24h",
     "search": lambda facts: "/console/search?reason=deny&since=30d",
     "check": lambda facts: "/console/search/check",
