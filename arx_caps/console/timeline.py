@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 
 from markupsafe import Markup
 
-from arx_caps.console.render import shorten
+from arx_caps.console.render import shorten, span
 from arx_caps.durations import show_time
 
 MAX_LANES: Final = 12  # the lanes with the most refusals, then calls; the others share one
@@ -119,8 +119,10 @@ def draw_strip(records: Sequence[TimelineRecord]) -> Markup:
     parts = [_lane(row, label) for row, label in enumerate(labels)]
     parts += [_mark(row, place, held) for (row, place), held in sorted(marks.items(), key=lambda item: item[0])]
     y = height - 7
+    # To the second, both ends of a short time would look alike.
+    ends = f"{show_time(end)}, {span(end - start)} later"
     parts.append(f'<text class="axis" x="{_LABEL}" y="{y}">{escape(show_time(start))}</text>')
-    parts.append(f'<text class="axis last" x="{_LABEL + _AXIS}" y="{y}">{escape(show_time(end))}</text>')
+    parts.append(f'<text class="axis last" x="{_LABEL + _AXIS}" y="{y}">{escape(ends)}</text>')
     box = f'width="{_LABEL + _AXIS + 8}" height="{height}" viewBox="0 0 {_LABEL + _AXIS + 8} {height}"'
     label = f"{len(records)} records between {show_time(start)} and {show_time(end)}; the list below has each of them"
     return Markup(f'<svg class="strip" role="img" aria-label="{escape(label)}" {box}>{"".join(parts)}</svg>')  # noqa: S704
