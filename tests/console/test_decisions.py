@@ -148,7 +148,10 @@ def test_the_top_shows_the_most(unit: Harness) -> None:
     page = browser.get(f"/console/top?since={START_MS}&until={START_MS + 1000}")
     assert browser.status == 200
     assert re.search(r'Decisions</h2><p class="figure">5<', page)
-    assert f'href="/console/search?session=s-1&amp;since={START_MS}"' in page
+    span = f"since={START_MS}&amp;until={START_MS + 1000}"
+    assert f'href="/console/search?{span}&amp;session=s-1"' in page
+    refused = browser.get(f"/console/top?since={START_MS}&until={START_MS + 1000}&order=refused")
+    assert f'href="/console/search?{span}&amp;reason=deny&amp;session=s-1"' in refused
     assert "<rect" in page
     assert "style=" not in page
     assert f"arx audit top --since {START_MS} --order all --until {START_MS + 1000}" in page

@@ -47,3 +47,18 @@ def test_verifiers_stand_beside_their_services(live: Harness) -> None:
     assert page.index("never seen") < page.index("arx.mint")
     assert page.index("orders") < page.index("arx.mint")
     assert "1 enrolled service" in page
+
+
+@pytest.mark.servers
+@pytest.mark.sqlite
+def test_a_service_that_no_process_runs_stays_on_now(live: Harness) -> None:
+    """A process that was replaced leaves the page after a minute; the last one of a service does not."""
+    store = live.mint.store
+    client, now = store.exchange.client, store.header().at_ms
+    for name, age_ms in (("orders-7-0a0a0a", 120_000), ("mail-7-0a0a0a", 120_000), ("mail-8-0b0b0b", 0)):
+        client.zadd(store.keys.registry[0], {name: now - age_ms})
+        client.zadd(store.keys.registry[1], {name: 0})
+    page = sign_in(live).get("/console/now")
+    shown = [name for name in ("orders-7-0a0a0a", "mail-7-0a0a0a", "mail-8-0b0b0b") if name in page]
+    assert shown == ["orders-7-0a0a0a", "mail-8-0b0b0b"]
+    assert "1 gone" in page

@@ -80,7 +80,11 @@ def status_command(console: Console, place: Place) -> None:
 
 def _rows(status: dict[str, Any]) -> list[tuple[str, Any]]:
     store, log = status["store"], status["log"]
-    fleet = [one for one in status["verifiers"] if one["state"] != "gone" or one["age_ms"] < GONE_MS]
+    present = {v["service"] for v in status["verifiers"] if v["state"] != "gone"}
+    # Of a service that runs, what was silent for longer has been replaced.
+    fleet = [
+        v for v in status["verifiers"] if v["state"] != "gone" or v["age_ms"] < GONE_MS or v["service"] not in present
+    ]
     counts = count_states((v["state"], v["relay_of"]) for v in fleet)
     verifiers = ", ".join(f"{count} {state}" for state, count in counts.items())
     never = status["services_never_seen"]
@@ -90,7 +94,7 @@ def _rows(status: dict[str, Any]) -> list[tuple[str, Any]]:
         ("policy", status["policy"]),
         ("store", store["error"] or f"at {store['seq']}, lease {show_span(store['lease_ms'])}"),
         ("verifiers", verifiers + (f"; never seen: {', '.join(never)}" if never else "")),
-        ("slowest", f"{max((v['behind'] for v in fleet), default=0)} behind"),
+        ("slowest", f"{max((v['behind'] for v in fleet if v['state'] == 'live'), default=0)} behind"),
         ("decisions", _rate(status["rates"])),
         ("sessions", status["sessions"]),
         ("tasks", status["tasks"]),

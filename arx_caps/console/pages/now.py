@@ -37,8 +37,11 @@ def broadcast_status(visit: Visit) -> Broadcast:
 
 
 def _values(status: StatusShown) -> dict[str, Any]:
-    # Those that were silent for longer are on the page of verifiers alone.
-    fleet = [one for one in status.verifiers if one.state != "gone" or one.age_ms < GONE_MS]
+    # Of a service that runs, what was silent for longer has been replaced, and is on the page of verifiers alone.
+    present = {one.service for one in status.verifiers if one.state != "gone"}
+    fleet = [
+        one for one in status.verifiers if one.state != "gone" or one.age_ms < GONE_MS or one.service not in present
+    ]
     # One that is late or gone refuses every call: what it has not applied harms nobody.
     behind = max((one.behind for one in fleet if one.state == "live"), default=0)
     counts = count_states((one.state, one.relay_of) for one in fleet)

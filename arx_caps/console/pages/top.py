@@ -59,6 +59,8 @@ def show_top(visit: Visit) -> Response:
         ages=AGES,
         since=text,
         order=order,
+        # What a row leads to: the same time, and the refusals alone where they are counted.
+        span={"since": text} | ({"until": until} if until else {}) | ({"reason": "deny"} if order == "refused" else {}),
     )
 
 
