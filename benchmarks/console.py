@@ -23,10 +23,12 @@ from pathlib import Path
 from typing import Any, Final
 
 import httpx
+from sqlalchemy import create_engine, insert, select
 
 from arx_caps.audit.merkle import read_signer
 from arx_caps.audit.shipping import Shipper
 from arx_caps.audit.store import LogStore, Publisher
+from arx_caps.mint.db.tables import AGENTS, SESSIONS
 from arx_caps.realm import Realm
 from arx_caps.service.own_key import read_own_key
 from arx_verifier.journal import Journal
@@ -43,6 +45,7 @@ TAKEN: Final = 1_000_000  # records that are taken in batches; more are copies o
 MOST_MS: Final = 100.0
 MOST_OF_A_CORE: Final = 0.2
 VIEWERS: Final = 50
+OPENED: Final = 40  # sessions that the mint has opened
 A_SECOND: Final = 100  # decisions, while viewers watch
 # Every page of the console, with what it is asked for.  {session}, {link} and {record} are others at each request.
 URLS: Final = (
@@ -60,15 +63,30 @@ URLS: Final = (
     "/console/search?agent=acme/worker/*",
     "/console/search?person={person}",
     "/console/search?tool=orders.get",
+    "/console/search?tool=orders.*",
     "/console/search?reason=deny",
+    "/console/search?reason=revoked",
+    "/console/search?reason=event",
     "/console/search?since=1h",
+    "/console/search?session={whale}&tool=orders.get",
+    "/console/search?tool=orders.get&reason=deny",
     "/console/search?reason=deny&since=24h",
+    "/console/search?agent=acme/**&reason=deny",
+    "/console/search?agent=acme/worker/*&tool=orders.*&since=7d",
     "/console/search?agent=acme/support/bot-3&reason=deny&since=7d",
+    "/console/search?agent=acme/support/bot-0&tool=orders.get&reason=deny",
     "/console/search?before={record}",
     "/console/top",
     "/console/top?since=24h",
     "/console/top?since=7d&order=refused",
     "/console/top?since=30d",
+    "/console/sessions",
+    "/console/sessions/{opened}",
+    "/console/sessions/{opened}?zoom=all&outcome=deny",
+    "/console/sessions/{whale}",
+    "/console/agents",
+    "/console/agents/acme/support/bot-3",
+    "/console/agents/acme/support/bot-0",
 )
 
 
@@ -133,15 +151,14 @@ class Browser:
 
 def pages(browser: Browser, records: int, times: int) -> dict[str, dict[str, float]]:
     """Return what each page takes, ms, warm."""
-    dice = random.Random(3)
-    sessions = (records - records // 100) // A_SESSION
-    whole = range(min(OPEN, sessions // 3), max(sessions - OPEN, sessions // 2))
+    dice, whole = random.Random(3), whole_sessions(records)
 
     def path_of(url: str) -> str:
         number = dice.choice(whole)
         link = facts(session_of(number), number, 1, ("w1", "h1")).links[0]
         person = subject_target("https://idp.example", f"person-{dice.randrange(100) * 10}")
         names = {"session": session_of(number), "link": link, "record": str(dice.randrange(records)), "whale": WHALE}
+        names["opened"] = session_of(dice.choice(whole[:OPENED]))
         return url.format(**names, person=person)
 
     found = {}
@@ -151,6 +168,30 @@ def pages(browser: Browser, records: int, times: int) -> dict[str, dict[str, flo
         found[url] = percentiles([browser.took(path_of(url)) for _ in range(times)])
         say(f"{url}: {found[url]['p50']:.1f} ms, p95 {found[url]['p95']:.1f} ms")
     return found
+
+
+def whole_sessions(records: int) -> range:
+    """Return the numbers of sessions all of whose records are in the log."""
+    sessions = (records - records // 100) // A_SESSION
+    return range(min(OPEN, sessions // 3), max(sessions - OPEN, sessions // 2))
+
+
+def open_sessions(folder: Path, records: int) -> None:
+    """Put some of the log's sessions and their agents into the mint's database, if they are not there."""
+    engine, now = create_engine(Realm.open(folder).database_url), time.time_ns() // 1_000_000
+    common = {"jkt": "x", "policy": "x", "born": 0, "incarnation": "x", "status": "open", "opened_at": now}
+    numbers = whole_sessions(records)[:OPENED]
+    named = [(session_of(number), f"acme/support/bot-{number % 40}") for number in numbers]
+    with engine.begin() as c:
+        if c.execute(select(SESSIONS.c.id).where(SESSIONS.c.id == WHALE)).first() is None:
+            agents = [
+                {"path": f"acme/support/bot-{number}", "status": "active", "metadata": "{}"} for number in range(40)
+            ]
+            c.execute(insert(AGENTS), [agent | {"created_at": now} for agent in agents])
+            times = {"expires_at": now + SPAN_MS, "ends_at": now + SPAN_MS}
+            rows = [{"id": name, "agent": agent} for name, agent in [(WHALE, "acme/support/bot-0"), *named]]
+            c.execute(insert(SESSIONS), [common | times | row for row in rows])
+    engine.dispose()
 
 
 class _Load:
@@ -258,6 +299,7 @@ def main() -> None:
     with filled_realm(given.realm, given.records, given.only_fill or 86_400.0) as folder:
         if given.only_fill:
             return
+        open_sessions(folder, given.records)
         with live_realm(folder, port_of(folder)) as live, tempfile.TemporaryDirectory() as own:
             browser = Browser(live)
             found: dict[str, Any] = about("starlette", "jinja2") | {"records": given.records}

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from arx_caps.audit.query import Question, node_search, questions, show_nodes, show_record, total
-from arx_caps.audit.query.questions import records
+from arx_caps.audit.query.questions import records, search
 from arx_caps.audit.store import LogStore
 from arx_verifier.journal.decision import COUNTED, UNPROVEN, Decision
 from arx_verifier.journal.tally import RefusalCount
@@ -167,7 +167,7 @@ def test_a_total_that_stopped_testing_is_a_lower_bound(
 ) -> None:
     """Of too many nodes to gather by, each record is tested, up to a bound; a total is exact only below the bound."""
     monkeypatch.setattr(node_search, "GATHERED", 1)
-    monkeypatch.setattr(questions, "COUNTED_TO", tested)
+    monkeypatch.setattr(questions, "_TESTED", tested)
     asked = {"agent": "acme/support/**", "reason": "deny"}
     for question in (Question(**asked), Question(**asked, tool="orders.*"), Question(**asked, since_ms=START_MS + 90)):
         wanted = wanted_of(question)
@@ -177,6 +177,54 @@ def test_a_total_that_stopped_testing_is_a_lower_bound(
         assert found.exact == (tested == 1000)
         assert found.records == len(wanted) if found.exact else found.records < len(wanted)
         assert found.records <= tested
+
+
+@pytest.mark.spec("LOG 3.3")
+@pytest.mark.parametrize("rising", [False, True], ids=["falling", "rising"])
+@pytest.mark.parametrize(
+    "question",
+    [
+        Question(agent="acme/support/**", reason="deny"),
+        Question(agent="acme/c", tool="orders.*"),
+        Question(agent="acme/c", tool="orders.*", reason="revoked"),
+        Question(subject=subject_target(*ADA), reason="allow"),
+        Question(tool="orders.get", reason="deny"),
+        Question(session="s-1", reason="revoked", tool="payments.refund"),
+        Question(reason="bad_signature"),
+        Question(since_ms=START_MS + 100, until_ms=START_MS + 300),
+        Question(agent="acme/nobody", reason="deny"),
+    ],
+    ids=range(9),
+)
+def test_a_search_stops_and_goes_on_where_it_stopped(
+    log: LogStore, question: Question, rising: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    A page says how far it looked; the pages after it have the rest.
+
+    Each looks at few records, however many there are, and none before where it stopped is left out.
+    """
+    monkeypatch.setattr(node_search, "GATHERED", 1)
+    monkeypatch.setattr(questions, "_WINDOW", 10)
+    monkeypatch.setattr(questions, "_EACH_S", 0.0)
+    wanted = wanted_of(question) if rising else wanted_of(question)[::-1]
+    found, edge, ends = [], -1 if rising else None, []
+    with log.reading() as c:
+        reached = node_search.held(c, question)
+        for _ in range(len(TOLD)):
+            place = {"after" if rising else "before": edge}
+            page = search(c, question, reached, limit=5, **place)  # type: ignore[arg-type]
+            found += [each.idx for each in page.records]
+            if page.end is None and len(page.records) < 5:
+                break
+            ends.append(page.end)
+            assert page.end is None or page.at_ms == TOLD[page.end].at
+            assert found == (wanted[: len(found)])
+            edge = found[-1] if page.end is None else page.end
+    assert found == wanted
+    assert any(end is not None for end in ends) == (
+        question.reason != "bad_signature" and question.agent != "acme/nobody"
+    )
 
 
 @pytest.mark.spec("LOG 3.3")

@@ -97,6 +97,28 @@ def test_the_search_pages(unit: Harness, monkeypatch: pytest.MonkeyPatch) -> Non
     assert browser.status == 400
 
 
+def test_a_search_that_takes_long_goes_on(unit: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page says how far it came, and its link goes on; a download goes on by itself."""
+    monkeypatch.setattr("arx_caps.audit.query.node_search.GATHERED", 1)
+    monkeypatch.setattr("arx_caps.audit.query.questions._WINDOW", 0)
+    monkeypatch.setattr("arx_caps.audit.query.questions._EACH_S", 0.0)
+    browser, path, seen, said = sign_in(unit), "/console/search?agent=acme/bot&reason=allow", [], []
+    for _ in range(9):
+        page = browser.get(path)
+        seen.append(rows(page))
+        said.append([word for word in ("Searched back to", "No record since", "No record matches") if word in page])
+        older = re.search(r'href="([^"]+)" rel="next">Search older records', page)
+        if older is None:
+            break
+        path = older[1].replace("&amp;", "&")
+    assert [index for page in seen for index in page] == [3, 1, 0]
+    assert ["Searched back to"] in said
+    assert ["No record since"] in said
+    assert "searched back to" in browser.get("/console/decisions?agent=acme/bot&reason=allow")
+    lines = browser.get("/console/search/export?format=jsonl&agent=acme/bot&reason=allow").splitlines()
+    assert [json.loads(line)["index"] for line in lines] == [0, 1, 3]
+
+
 def test_an_export_has_what_the_search_finds(unit: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     """As CSV without formulas, JSON lines and OCSF, over more than one page of the API."""
     monkeypatch.setattr("arx_caps.console.pages.search._PAGE", 2)

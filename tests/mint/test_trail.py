@@ -53,10 +53,27 @@ def indices(answer: dict[str, Any]) -> list[int]:
 def test_a_lower_bound_has_at_least_the_page(unit: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the search for a total stops before the records that match, those of the page count."""
     monkeypatch.setattr("arx_caps.audit.query.node_search.GATHERED", 1)
-    monkeypatch.setattr("arx_caps.audit.query.questions.COUNTED_TO", 0)
+    monkeypatch.setattr("arx_caps.audit.query.questions._TESTED", 0)
     answer = ask(unit.operator(), agent="acme/bot", reason="allow")
     assert indices(answer) == [3, 1, 0]
     assert (answer["total"]["records"], answer["total"]["exact"]) == (3, False)
+
+
+@pytest.mark.spec("LOG 3.3")
+def test_a_search_says_where_it_stopped(unit: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page that is not full has the time that it came to, and the next one goes on; a waiting reader too."""
+    monkeypatch.setattr("arx_caps.audit.query.node_search.GATHERED", 1)
+    monkeypatch.setattr("arx_caps.audit.query.questions._WINDOW", 1)
+    monkeypatch.setattr("arx_caps.audit.query.questions._EACH_S", 0.0)
+    operator, asked = unit.operator(), {"agent": "acme/bot", "reason": "allow"}
+    first = ask(operator, **asked)
+    assert (indices(first), first["searched"], first["next"]) == ([3], START_MS + 4, 3)
+    second = ask(operator, **asked, before=first["next"])
+    assert (indices(second), second["searched"], second["next"]) == ([1], START_MS + 2, 1)
+    last = ask(operator, **asked, before=second["next"])
+    assert (indices(last), last["searched"], last["next"]) == ([0], None, None)
+    ahead = ask(operator, **asked, after=1, wait=20_000, limit=1)
+    assert (indices(ahead), ahead["searched"], ahead["next"]) == ([3], None, 3)
 
 
 @pytest.mark.spec("LOG 3.3")

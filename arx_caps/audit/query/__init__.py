@@ -8,7 +8,7 @@ from arx_verifier._door import open_door
 if TYPE_CHECKING:
     from arx_caps.audit.query.export import form_of
     from arx_caps.audit.query.live import matches
-    from arx_caps.audit.query.node_search import Question, reach
+    from arx_caps.audit.query.node_search import Question, held, reach
     from arx_caps.audit.query.questions import MAX_PAGE, OUTCOMES, Found, total
     from arx_caps.audit.query.session_calls import NO_CALLS, LastCall, SessionCalls, calls_of, last_calls
     from arx_caps.audit.query.top_names import MAX_TOP, OutcomeCounts, Series, Top, TopRow, series, top
@@ -19,7 +19,7 @@ else:
         {
             "export": "form_of",
             "live": "matches",
-            "node_search": "Question reach",
+            "node_search": "Question held reach",
             "questions": "Found MAX_PAGE OUTCOMES total",
             "session_calls": "NO_CALLS LastCall SessionCalls calls_of last_calls",
             "top_names": "MAX_TOP OutcomeCounts Series Top TopRow series top",
@@ -42,6 +42,7 @@ __all__ = [
     "TopRow",
     "calls_of",
     "form_of",
+    "held",
     "last_calls",
     "matches",
     "reach",

@@ -5,7 +5,6 @@
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
 from typing import Any, Final, NamedTuple, TypeAlias
 
 import msgspec
@@ -22,7 +21,9 @@ from arx_verifier.names import matches_path
 GATHERED: Final = 5_000  # nodes that are listed; a question that reaches more is answered by a condition
 _ID: Final = 8  # bytes of a node's id in a path
 _RECORDS: Final = NODE.c.allow + NODE.c.deny + NODE.c.other
-_LOOKS: Final = 200  # different names that are looked up one by one, and passed as separate parameters
+_LOOKS: Final = 5_000  # different names that are looked up one by one
+_PARAMETERS: Final = 200  # names that are passed as separate parameters
+_LAST: Final = "\U0010ffff"  # behind every other character
 Names: TypeAlias = "list[str] | Select[Any]"  # an argument of ``in_``
 
 
@@ -198,12 +199,12 @@ def _matching(connection: Connection, column: Any, pattern: str) -> "Names":
     # Holders choose names, and may invent many.  Beyond `_LOOKS` names, one scan of the index replaces single look-ups.
     # SQLite orders names by their bytes, so that those with the pattern's beginning are one range of the index.
     begins = pattern.partition("*")[0].rstrip("/") if connection.dialect.name == "sqlite" else ""
-    known = list(islice(different(connection, column, begins), _LOOKS))
+    known = different(connection, column, _LOOKS, begins)
     if len(known) == _LOOKS:
-        within = (column >= begins, column < begins + "\U0010ffff") if begins else ()
+        within = (column >= begins, column < begins + _LAST) if begins else ()
         known = list(connection.execute(select(column).where(*within).distinct()).scalars())
     names = [name for name in known if name and matches_path(pattern, name)]
-    return names if len(names) < _LOOKS else _listed(connection, names)
+    return names if len(names) < _PARAMETERS else _listed(connection, names)
 
 
 def _listed(connection: Connection, names: list[str]) -> Select[Any]:
@@ -214,19 +215,22 @@ def _listed(connection: Connection, names: list[str]) -> Select[Any]:
     return select(func.jsonb_array_elements_text(cast(literal(text, Text), JSONB)))
 
 
-def different(connection: Connection, column: Any, begins: str = "") -> Iterator[str]:
-    """Yield the different values of an indexed column, with one index look-up each.
+def different(connection: Connection, column: Any, most: int, begins: str = "") -> list[str]:
+    """Return the different values of an indexed column, with one index look-up each.
 
     Args:
         connection: A transaction that reads the log.
         column: A column of text with an index.
-        begins: The beginning of all values to yield; empty but on SQLite.
+        most: The largest number of values.
+        begins: The beginning of all values; empty but on SQLite.
     """
-    first = select(func.min(column)).where(column >= begins) if begins else select(func.min(column))
-    last: str | None = connection.execute(first).scalar()
-    while last is not None and last.startswith(begins):
-        yield last
-        last = connection.execute(select(func.min(column)).where(column > last)).scalar()
+    least = func.min(column).label("value")
+    within = (column >= begins, column < begins + _LAST) if begins else ()
+    value = select(least).where(*within).cte("found", recursive=True)
+    after = select(func.min(column)).where(column > value.c.value, *within).scalar_subquery()
+    value = value.union_all(select(after).where(value.c.value.is_not(None)))
+    listed = select(value.c.value).where(value.c.value.is_not(None)).limit(most)
+    return list(connection.execute(listed).scalars())
 
 
 def _behind(path: bytes) -> bytes:

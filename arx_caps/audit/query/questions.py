@@ -5,10 +5,11 @@
 """
 
 import heapq
-from collections.abc import Iterator
+import time
+from itertools import islice
 from typing import Final, NamedTuple
 
-from sqlalchemy import ColumnElement, and_, case, exists, func, literal, literal_column, or_, select, true
+from sqlalchemy import ColumnElement, and_, case, exists, func, literal, literal_column, or_, select
 from sqlalchemy.engine import Connection
 
 from arx_caps.audit.ingest import ALLOW, COUNTED, DENY, END, EVENT, GAP
@@ -28,6 +29,10 @@ OUTCOMES: Final = {
     "counted": COUNTED,
     "gap": GAP,
 }
+_WINDOW: Final = 2_500  # records that a search tests at once
+_TESTED: Final = 4_000  # records that a total tests, if it is of nodes and filtered by more
+_EACH_S: Final = 0.0005  # how long a search takes for each record of a page that it does not find
+_MANY: Final = 25  # conditions that a question may have for windows of a size of their own
 _WORTH: Final = 20_000  # up to this number, gathering and sorting the records of known nodes is the fastest way
 _WORTH_FILTERED: Final = 100_000  # the same, if they are filtered by more than nodes
 _TOOLS: Final = 1_000  # different tools that are matched with a pattern; with more, each record's tool is matched
@@ -71,66 +76,178 @@ class Found(NamedTuple):
     audience: str
 
 
-def records(
-    connection: Connection, question: Question, *, before: int | None = None, after: int | None = None, limit: int = 100
-) -> list[Found]:
-    """Return a page of records; it is full, or it is the last.
+class Searched(NamedTuple):
+    """A page of records.
+
+    Attributes:
+        records: The records.
+        end: The index of the last record that was looked at, if the search stopped before the page was full; else None.
+        at_ms: That record's time, ms since the Unix epoch.
+    """
+
+    records: list[Found]
+    end: int | None = None
+    at_ms: int | None = None
+
+
+class _Span(NamedTuple):
+    """A part of the log, from one index to another, and the conditions on the time of its records."""
+
+    low: int
+    high: int
+    tested: list[ColumnElement[bool]]
+
+
+class _Reason(NamedTuple):
+    """The conditions of a reason.
+
+    Attributes:
+        found: What an index finds, in the order of the log; empty for each record.
+        tested: What each of them is tested for.
+        outcome: The same as tests alone: of the outcome, alike for all reasons of a question.
+        rest: And of other columns.
+    """
+
+    found: list[ColumnElement[bool]]
+    tested: list[ColumnElement[bool]]
+    outcome: list[ColumnElement[bool]]
+    rest: list[ColumnElement[bool]]
+
+
+class _Stream(NamedTuple):
+    """The conditions of some of the records that match.
+
+    Attributes:
+        found: What an index finds, in the order of the log; empty for each record.
+        tested: What each of them is tested for.
+        gathered: Whether an index finds them in another order: they are few, and are sorted.
+    """
+
+    found: list[ColumnElement[bool]]
+    tested: list[ColumnElement[bool]]
+    gathered: bool = False
+
+
+def search(
+    connection: Connection,
+    question: Question,
+    reached: Held | None,
+    *,
+    before: int | None = None,
+    after: int | None = None,
+    limit: int = 100,
+) -> Searched:
+    """Return a page of records: it is full, or the last, or as much as was found in some milliseconds.
 
     Args:
         connection: A transaction that reads the log.
         question: The filter.
+        reached: The nodes that it reaches, as ``held`` returns them.
         before: Return the newest records below this index, newest first; the newest of all if neither is given.
         after: Return the oldest records above this index, oldest first.
         limit: The largest number of records.
     """
-    # A question by nodes gathers their records by (node, idx).  If these are too many, the log is walked from one end,
-    # and each record's node is tested.  All filters run here: a page that the caller filtered again could be short.
-    rising = after is not None
-    edge = RECORD.c.idx > after if rising else true() if before is None else RECORD.c.idx < before
-    reached = held(connection, question)
+    rising, until = after is not None, time.monotonic() + limit * _EACH_S
+    low, high, tested = _span(connection, question)
+    low, high = max(low, -1 if after is None else after + 1), min(high, high if before is None else before - 1)
+    streams = _streams(connection, question, reached, limit, _Span(low, high, tested))
+    found: list[Found] = []
+    # One window of the log after the other: a test of each record may find none in the whole log.
+    while True:
+        end = _end_of_window(connection, streams, low, high, rising=rising)
+        window = (low, high) if end is None else (low, end) if rising else (end, high)
+        found += _page(connection, streams, window, rising=rising, limit=limit - len(found))
+        if end is None or len(found) == limit:
+            return Searched(found)
+        if time.monotonic() >= until:
+            return Searched(found, end, connection.execute(select(RECORD.c.at_ms).where(RECORD.c.idx == end)).scalar())
+        low, high = (end + 1, high) if rising else (low, end - 1)
+
+
+def records(
+    connection: Connection, question: Question, *, before: int | None = None, after: int | None = None, limit: int = 100
+) -> list[Found]:
+    """Return a page of records as ``search`` does, however long it takes: it is full, or the last."""
+    found, reached = list[Found](), held(connection, question)
+    while True:
+        page, end, _ = search(connection, question, reached, before=before, after=after, limit=limit - len(found))
+        found += page
+        if end is None:
+            return found
+        before, after = (end, None) if after is None else (None, end)
+
+
+def _end_of_window(connection: Connection, streams: list[_Stream], low: int, high: int, *, rising: bool) -> int | None:
+    """Return the last index of a window in which few records are tested; None if all that are left are few."""
+    ends, most = [], 1 + _WINDOW // min(max(1, len(streams)), _MANY)
+    for stream in streams:
+        if stream.found and stream.tested:
+            last = select(RECORD.c.idx).where(*stream.found, *_between(low, high))
+            last = last.order_by(_order(stream, rising=rising))
+            ends.append(connection.execute(last.offset(most - 1).limit(1)).scalar())
+        elif stream.tested:
+            ends.append(low + most - 1 if rising else high - most + 1)
+    # An end at the last index of all is none.
+    inner = [end for end in ends if end is not None and (low <= end < high if rising else low < end <= high)]
+    return min(inner, default=None) if rising else max(inner, default=None)
+
+
+def _page(
+    connection: Connection, streams: list[_Stream], window: tuple[int, int], *, rising: bool, limit: int
+) -> list[Found]:
+    """Return the first records of a window that match."""
     pages = []
-    for where, tested, gathered in _streams(connection, question, reached, limit):
-        # With + 0 the planner cannot use the index of the order, and walk the whole log in search of a few records.
-        order = RECORD.c.idx + 0 if gathered else RECORD.c.idx
-        wanted = (
-            select(RECORD.c.idx).where(edge, *where, *tested).order_by(order if rising else order.desc()).limit(limit)
-        )
+    for stream in streams:
+        wanted = select(RECORD.c.idx).where(*stream.found, *stream.tested, *_between(*window))
+        wanted = wanted.order_by(_order(stream, rising=rising)).limit(limit)
         query = _FOUND.where(RECORD.c.idx.in_(wanted.scalar_subquery()))
         query = query.order_by(RECORD.c.idx if rising else RECORD.c.idx.desc())
         pages.append([Found._make(row) for row in connection.execute(query)])
     merged = heapq.merge(*pages, key=lambda record: record.idx, reverse=not rising)
-    return [record for record, _ in zip(merged, range(limit), strict=False)]
+    return list(islice(merged, limit))
 
 
-def total(connection: Connection, question: Question) -> Total:
+def _order(stream: _Stream, *, rising: bool) -> ColumnElement[int]:
+    # With + 0 the planner cannot use the index of the order, and walk the whole log in search of a few records.
+    order = RECORD.c.idx + 0 if stream.gathered else RECORD.c.idx
+    return order if rising else order.desc()
+
+
+def total(connection: Connection, question: Question, reached: Held | None = None) -> Total:
     """Return the number of records that a question reaches.
 
-    It is exact where nodes have counts, or a whole time has (``top_names``).  Else the search
-    reads at most ``COUNTED_TO`` records, of other nodes too if each record's node has to be tested; if there are more,
-    the number is a lower bound.
+    It is exact where nodes have counts, or a whole time has (``top_names``).  Else the search reads at most
+    ``COUNTED_TO`` records, or tests ``_TESTED``, of other nodes too if each record's node has to be tested; if there
+    are more, the number is a lower bound.
 
     Args:
         connection: A transaction that reads the log.
         question: The filter.
+        reached: The nodes that it reaches, as ``held`` returns them with ``some``; sought if it is None.
     """
-    reached = held(connection, question, some=True)
+    reached = reached or held(connection, question, some=True)
     pruned = bool(connection.execute(select(STATE.c.first)).scalar_one())
     if not question.of_records and not (pruned and reached):  # the counts of nodes include pruned records
         return _total_of_nodes(connection, reached)
     if not (pruned or question.of_nodes) and (kept := _kept_total(connection, question)) is not None:
         return kept
-    count, since, until, whole = 0, list[int](), list[int](), True
-    for found, tested, _ in _streams(connection, question, reached, COUNTED_TO):
+    span = _span(connection, question)
+    count, read, most, since, until = 0, 0, COUNTED_TO, list[int](), list[int]()
+    for stream in _streams(connection, question, reached, COUNTED_TO, span):
+        if stream.tested and reached is not None:
+            most = _TESTED
         # Tested behind the bound: else the search for a few records of these nodes would read the whole log.
-        at_ms = case((and_(*tested), RECORD.c.at_ms)).label("at_ms") if tested else RECORD.c.at_ms
-        seen = select(at_ms).where(*found).limit(COUNTED_TO + 1).subquery().c.at_ms
-        sums = select(func.count(), func.count(seen), func.min(seen), func.max(seen)).select_from(seen.table)
-        read, *row = connection.execute(sums).one()
-        whole &= read <= COUNTED_TO
+        at_ms = case((and_(*stream.tested), RECORD.c.at_ms)) if stream.tested else RECORD.c.at_ms
+        seen = select(at_ms.label("at_ms")).where(*stream.found, *_between(span.low, span.high))
+        at = seen.limit(most + 1 - read).subquery().c.at_ms
+        sums = select(func.count(), func.count(at), func.min(at), func.max(at)).select_from(at.table)
+        looked, *row = connection.execute(sums).one()
+        read += looked
         if row[0]:
             count, since, until = count + row[0], [*since, row[1]], [*until, row[2]]
-    exact = whole and count <= COUNTED_TO
-    return Total(min(count, COUNTED_TO), exact, min(since, default=None), max(until, default=None))
+        if read > most:
+            break
+    return Total(min(count, most), read <= most, min(since, default=None), max(until, default=None))
 
 
 def size(connection: Connection) -> int:
@@ -139,41 +256,36 @@ def size(connection: Connection) -> int:
 
 
 def _streams(
-    connection: Connection, question: Question, reached: Held | None, limit: int
-) -> Iterator[tuple[list[ColumnElement[bool]], list[ColumnElement[bool]], bool]]:
-    """Yield disjoint conditions that together select all records.
-
-    With each come the conditions on the record's node that no index serves, and whether it is gathered by node.
-    """
+    connection: Connection, question: Question, reached: Held | None, limit: int, span: _Span
+) -> list[_Stream]:
+    """Return disjoint conditions that together select all records of a span of the log."""
     # Each condition can follow one index in its order.  So a question with several tools, or with a reason that counted
     # records may contain as well, has several.
-    within, tested = list(_in_time(connection, question)), list[ColumnElement[bool]]()
+    low, high, tested = span
     tools = None if question.tool is None else _tools(connection, question.tool)
-    if question.tool is not None and tools is None:
-        within.append(_of_tool(question.tool))
     reasons = _reasons(connection, question.reason)
     if reached is not None and reached.complete:
         # A walk for records of one outcome or time, too, may find none before it has seen the whole log.
         filtered = question.of_records and reached.records <= _WORTH_FILTERED
         if filtered or _worth_gathering(connection, reached.records, limit):
-            more = [] if tools is None else [RECORD.c.tool.in_(tools)]
-            yield (
-                [
-                    among(connection, RECORD.c.node, reached.ids),
-                    or_(*(and_(*reason) for reason in reasons)),
-                    *more,
-                    *within,
-                ],
-                [],
-                True,
-            )
-            return
-        tested.append(among(connection, RECORD.c.node + 0, reached.ids))
+            found = [among(connection, RECORD.c.node, reached.ids), *reasons[0].outcome]
+            return [_Stream(found, [*_rest(reasons), *_of_tool(question.tool, tools), *tested], gathered=True)]
+        tested = [*tested, among(connection, RECORD.c.node + 0, reached.ids)]
     elif reached is not None:
-        tested.append(exists().where(NODE.c.id == RECORD.c.node, reached.where))
-    for reason in reasons:
-        for tool in [None] if tools is None else tools:
-            yield [*([] if tool is None else [RECORD.c.tool == tool]), *reason, *within], tested, False
+        tested = [*tested, exists().where(NODE.c.id == RECORD.c.node + 0, reached.where)]
+    if tools is not None and (
+        not all(reason.found for reason in reasons) or _few(connection, RECORD.c.tool.in_(tools), low, high)
+    ):
+        tested = [*reasons[0].outcome, *_rest(reasons), *tested]
+        return [_Stream([RECORD.c.tool == tool], tested) for tool in tools]
+    tested = [*_of_tool(question.tool, tools), *tested]
+    return [_Stream(reason.found, [*reason.tested, *tested]) for reason in reasons]
+
+
+def _few(connection: Connection, where: ColumnElement[bool], low: int, high: int) -> bool:
+    """Return whether a window has room for all records of some tools."""
+    matching = select(RECORD.c.idx).where(where, *_between(low, high)).limit(_WINDOW + 1).subquery()
+    return bool(connection.execute(select(func.count()).select_from(matching)).scalar_one() <= _WINDOW)
 
 
 def _worth_gathering(connection: Connection, records: int, limit: int) -> bool:
@@ -181,18 +293,27 @@ def _worth_gathering(connection: Connection, records: int, limit: int) -> bool:
     return records <= _WORTH or records * records < limit * size(connection)
 
 
-def _reasons(connection: Connection, reason: str | None) -> list[list[ColumnElement[bool]]]:
+def _reasons(connection: Connection, reason: str | None) -> list[_Reason]:
     if reason is None:
-        return [[true()]]
-    if reason in ("allow", "ok", "event"):
-        return [[RECORD.c.outcome == OUTCOMES[reason]]]
-    if reason in OUTCOMES:
-        return [[_REFUSED, RECORD.c.outcome == OUTCOMES[reason]]]
+        return [_Reason([], [], [], [])]
+    # No index is used for a test of an expression.
+    number, outcome, code = OUTCOMES.get(reason), RECORD.c.outcome + 0, RECORD.c.code + ""
+    if number == ALLOW:
+        return [_Reason([], [outcome == number], [outcome == number], [])]
+    if number is not None:
+        return [_Reason([_NOT_ALLOWED, RECORD.c.outcome == number], [], [outcome == number], [])]
     # Unauthenticated refusals have no records of their own; `counted` records hold their numbers by reason.
     text = reason.encode()
     sqlite = connection.dialect.name == "sqlite"
     at = func.instr(RECORD.c.kept, text) if sqlite else func.position(literal(text).op("IN")(RECORD.c.kept))
-    return [[_REFUSED, RECORD.c.code == reason], [_REFUSED, RECORD.c.code == "counted", at > 0]]
+    return [
+        _Reason([_REFUSED, RECORD.c.code == reason], [], [outcome > ALLOW], [code == reason]),
+        _Reason([_REFUSED, RECORD.c.code == "counted"], [at > 0], [outcome > ALLOW], [code == "counted", at > 0]),
+    ]
+
+
+def _rest(reasons: list[_Reason]) -> list[ColumnElement[bool]]:
+    return [or_(*(and_(*reason.rest) for reason in reasons))] if reasons[0].rest else []
 
 
 def _tools(connection: Connection, pattern: str) -> list[str] | None:
@@ -201,27 +322,37 @@ def _tools(connection: Connection, pattern: str) -> list[str] | None:
     # how many names a caller has invented.
     if not pattern.endswith("*"):
         return [pattern]
-    known = [tool for tool, _ in zip(different(connection, RECORD.c.tool), range(_TOOLS + 1), strict=False)]
+    known = different(connection, RECORD.c.tool, _TOOLS + 1)
     return [tool for tool in known if matches_tool(pattern, tool)] if len(known) <= _TOOLS else None
 
 
-def _of_tool(pattern: str) -> ColumnElement[bool]:
-    """Return the condition that a tool matches a pattern that ends with ``*``."""
+def _of_tool(pattern: str | None, tools: list[str] | None) -> list[ColumnElement[bool]]:
+    """Return the condition that a tool is one of some, or else matches a pattern that ends with ``*``."""
+    if pattern is None:
+        return []
+    if tools is not None:
+        return [(RECORD.c.tool + "").in_(tools)]
     start = pattern[:-1]
-    return and_(func.substr(RECORD.c.tool, 1, len(start)) == start, func.length(RECORD.c.tool) > len(start))
+    return [func.substr(RECORD.c.tool, 1, len(start)) == start, func.length(RECORD.c.tool) > len(start)]
 
 
-def _in_time(connection: Connection, question: Question) -> Iterator[ColumnElement[bool]]:
-    """Yield the conditions of the question's times, on records and on indices."""
-    # Indices rise with time only roughly, from batch to batch: the condition on them narrows the search, no more.
+def _span(connection: Connection, question: Question) -> _Span:
+    """Return where the records of the question's times are."""
+    # Indices rise with time only roughly, from batch to batch: the span narrows the search, no more.
+    low, end = connection.execute(select(STATE.c.first, STATE.c.size)).one()
+    high, tested = end - 1, list[ColumnElement[bool]]()
     if question.since_ms is not None:
-        yield RECORD.c.idx >= _first_since(connection, question.since_ms)
-        yield RECORD.c.at_ms >= question.since_ms
+        low = max(low, _first_since(connection, question.since_ms))
+        tested.append(RECORD.c.at_ms >= question.since_ms)
     if question.until_ms is not None:
         last = select(func.max(BATCH.c.idx + BATCH.c.last - BATCH.c.first)).where(BATCH.c.since_ms < question.until_ms)
-        end = connection.execute(last).scalar()
-        yield RECORD.c.idx <= (-1 if end is None else end)
-        yield RECORD.c.at_ms < question.until_ms
+        high = connection.execute(select(func.coalesce(last.scalar_subquery(), -1))).scalar_one()
+        tested.append(RECORD.c.at_ms < question.until_ms)
+    return _Span(low, high, tested)
+
+
+def _between(low: int, high: int) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+    return RECORD.c.idx >= low, RECORD.c.idx <= high
 
 
 def _first_since(connection: Connection, since_ms: int) -> int:
@@ -256,11 +387,11 @@ def _kept_total(connection: Connection, question: Question) -> Total | None:
     if count <= COUNTED_TO:  # counting so few takes no longer, and has their times
         return None
     start = connection.execute(select(STATE.c.counted)).scalar_one()
-    for where, _, _ in _streams(connection, question, None, COUNTED_TO):
-        count += connection.execute(select(func.count()).where(RECORD.c.idx >= start, *where)).scalar_one()
-    # SQLite uses one lower bound of several, so this walk begins where the time does.
-    after = _first_since(connection, question.since_ms or 0) - 1
-    ends = [records(connection, question, limit=1), records(connection, question, after=after, limit=1)]
+    span = _span(connection, question)
+    for stream in _streams(connection, question, None, COUNTED_TO, span):
+        new = stream.found + stream.tested + [*_between(max(span.low, start), span.high)]
+        count += connection.execute(select(func.count()).where(*new)).scalar_one()
+    ends = [records(connection, question, limit=1), records(connection, question, after=-1, limit=1)]
     times = connection.execute(
         select(func.min(RECORD.c.at_ms), func.max(RECORD.c.at_ms)).where(
             RECORD.c.idx.in_([found.idx for page in ends for found in page])
@@ -277,6 +408,8 @@ def _total_of_nodes(connection: Connection, reached: Held | None) -> Total:
     return Total(reached.records, reached.complete, reached.since_ms, reached.until_ms)
 
 
-_REFUSED: Final = RECORD.c.outcome > literal_column(str(ALLOW))  # literally the condition of the partial indexes
+# Literally the conditions of the partial indexes.
+_REFUSED: Final = RECORD.c.outcome > literal_column(str(ALLOW))
+_NOT_ALLOWED: Final = RECORD.c.outcome != literal_column(str(ALLOW))
 _COLUMNS: Final = [RECORD.c[name] for name in ("idx", "node", "outcome", "tool", "kept", "body")]
 _FOUND: Final = select(*_COLUMNS, SOURCE.c.audience).join(SOURCE, SOURCE.c.id == RECORD.c.source)

@@ -87,12 +87,13 @@ RECORD: Final = Table(
     Column("tool", Text, nullable=False),  # or the event's kind
     Column("kept", LargeBinary, nullable=False),  # the leaf: its hash is that of these bytes
     Column("body", LargeBinary),  # NULL once it was erased
-    Index("log_record_by_node", "node", "idx"),
+    Index("log_record_by_node", "node", "idx", "outcome"),  # answers which of some nodes' calls were refused
     Index("log_record_by_tool", "tool", "idx"),
 )
-_REFUSED = RECORD.c.outcome > ALLOW
-Index("log_record_refused", RECORD.c.idx, sqlite_where=_REFUSED, postgresql_where=_REFUSED)
+# Most records are allowed calls: no index has them by outcome or code.
+_REFUSED, _NOT_ALLOWED = RECORD.c.outcome > ALLOW, RECORD.c.outcome != ALLOW
 Index("log_record_by_code", RECORD.c.code, RECORD.c.idx, sqlite_where=_REFUSED, postgresql_where=_REFUSED)
+Index("log_record_by_outcome", RECORD.c.outcome, RECORD.c.idx, sqlite_where=_NOT_ALLOWED, postgresql_where=_NOT_ALLOWED)
 
 # Records by time: each is in its minute, its hour and its day, so that any time is the sum of a few rows.
 TOTAL: Final = Table(

@@ -139,6 +139,7 @@ def show_decisions(visit: Visit) -> Response:
         command=command_of("audit tail --follow", visit.query),
         rows=[row_of(each) for each in answer.records if asked.get("tool") or each.get("tool") != READ],
         total=answer.total,
+        searched=answer.searched,
         feed=f"{PATH}/live?" + visit.link(after=answer.size - 1).partition("?")[2],
         filters=FILTERS,
         outcomes=OUTCOMES,
@@ -161,6 +162,8 @@ def stream_decisions(visit: Visit) -> Response:
     records = [each for each in reversed(newest.records) if each["index"] >= next_index]
     full = len(newest.records) == ROWS and len(records) == ROWS
     start = records[0]["index"] if full else next_index
+    if newest.searched is not None and newest.next is not None:  # older records were not looked at
+        start = max(start, newest.next)
     gone = NewRecords(
         start, size, tuple(Row(each) for each in records if asked.get("tool") or each.get("tool") != READ)
     )

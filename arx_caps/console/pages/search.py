@@ -42,6 +42,7 @@ def show_search(visit: Visit) -> Response:
         rows=[row_of(each) for each in answer.records],
         total=answer.total,
         older=None if answer.next is None else visit.link(before=answer.next),
+        searched=answer.searched,
         newest=visit.link(before=None) if before else None,
         filters=FILTERS,
         outcomes=OUTCOMES,
@@ -65,13 +66,15 @@ def send_export(visit: Visit) -> Response:
     def lines() -> Iterator[str]:
         answer, written = first, 0
         yield form.head
-        while records := [each for each in answer.records if each["index"] < first.size][: EXPORTED - written]:
+        while True:
+            records = [each for each in answer.records if each["index"] < first.size][: EXPORTED - written]
             yield "".join(map(form.line, records))
             written += len(records)
-            if len(answer.records) < _PAGE:
+            last = answer.searched is None and len(answer.records) < _PAGE
+            if last or written == EXPORTED or answer.next is None or answer.next >= first.size - 1:
                 return
             # Each page is a call of its own: an operator who loses the right gets no more.
-            answer = visit.call(list_records, query={**asked, "after": records[-1]["index"], "limit": _PAGE})
+            answer = visit.call(list_records, query={**asked, "after": answer.next, "limit": _PAGE})
 
     suffix = "csv" if name == "csv" else "jsonl"
     headers = {"Cache-Control": "no-store", "Content-Disposition": f'attachment; filename="records.{suffix}"'}

@@ -194,9 +194,8 @@ def _timeline_values(visit: Visit, tree: SessionTree | None) -> dict[str, Any]:
     lines = (
         list(timeline.compact(records)) if zoom == "compact" else [timeline.Line([each], each.tool) for each in records]
     )
-    older = found.next if len(found.records) == RECORDS else None
     strip = timeline.draw_strip(records)
-    return {**values, "lines": lines, "strip": strip, "older": older, "total_records": found.total}
+    return {**values, "lines": lines, "strip": strip, "older": found.next, "total_records": found.total}
 
 
 def _timeline_record(record: Mapping[str, Any], lanes: Mapping[int, int], nodes: Sequence[TreeNode]) -> TimelineRecord:

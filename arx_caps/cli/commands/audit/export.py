@@ -189,9 +189,12 @@ def _proven(
         checkpoint = str(asking.page(mint, limit=1, prove=0)["checkpoint"])
         file.write(head_line(checkpoint))
     size = Checkpoint.parse(Note.parse(checkpoint.encode()).text).size
-    while records := asking.page(mint, limit=PAGE, after=after, prove=size)["records"] if size else ():
-        yield [record_line(*(each[name] for name in ("index", "kept", "body", "path"))) for each in records]
-        count, after = count + len(records), records[-1]["index"]
+    while after < size - 1:
+        page = asking.page(mint, limit=PAGE, after=after, prove=size)
+        if not page["records"] and page["searched"] is None:
+            break
+        yield [record_line(*(each[name] for name in ("index", "kept", "body", "path"))) for each in page["records"]]
+        count, after = count + len(page["records"]), page["next"]
     file.write(end_line(count))
 
 

@@ -60,13 +60,13 @@ class Asking:
         return mint.call("GET", RECORDS, query={**self.query, **page})
 
     def newest(self, mint: Caller, limit: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-        """Return the newest records, the oldest first, and the total of all matching records."""
-        answer = self.page(mint, limit=min(limit, PAGE))
-        found, total = answer["records"], answer["total"]
+        """Return the newest records, the oldest first, and the first answer, which has the total and the log's size."""
+        first = answer = self.page(mint, limit=min(limit, PAGE))
+        found = list(answer["records"])
         while answer["next"] is not None and len(found) < limit:
             answer = self.page(mint, limit=min(limit - len(found), PAGE), before=answer["next"])
             found += answer["records"]
-        return found[::-1], total
+        return found[::-1], first
 
     def denied(self, mint: Caller, limit: int) -> list[dict[str, Any]]:
         """Return the newest refusals that match."""
@@ -80,10 +80,11 @@ class Asking:
             answer = self.page(mint, limit=PAGE, after=after)
             size = answer["size"] if size is None else size
             answer["records"] = [each for each in answer["records"] if each["index"] < size]
-            if not answer["records"]:
+            # A page without records may be one that took long to search.
+            if not answer["records"] and answer["searched"] is None:
                 return
             yield answer
-            after = answer["records"][-1]["index"]
+            after = answer["next"]
 
 
 def question_options(function: F) -> F:

@@ -47,7 +47,8 @@ def trail_command(console: Console, place: Place, asking: Asking, limit: int, fl
     mint = place.mint()
     if asking.one_id is not None and not (flat or jsonl) and _tree(console, mint, asking):
         return
-    found, total = asking.newest(mint, limit)
+    found, first = asking.newest(mint, limit)
+    total = first["total"]
     if jsonl:
         for record in found:
             console.raw(json_line("record", record))
@@ -73,8 +74,8 @@ def tail_command(console: Console, place: Place, asking: Asking, limit: int, fol
     """
     # --json with --follow writes one object per line: a stream has no end to close an object at.
     mint, lines = place.mint(), jsonl or console.json
-    answer = asking.page(mint, limit=max(1, limit))
-    found = answer["records"][:limit][::-1]
+    found, answer = asking.newest(mint, max(1, limit))
+    found = found[-limit:] if limit else []
     if console.json and not (follow or jsonl):
         console.data("records", {"records": found, "total": answer["total"]}, "")
         return
@@ -157,7 +158,8 @@ def _tree(console: Console, mint: Caller, asking: Asking) -> bool:
     if not answer["nodes"]:
         hint = "records appear a moment after they were shipped; `arx audit runs` lists whose records the log has"
         raise Stop(f"no record names {name} {ref[:60]}", exit_codes.DENIED, hint=hint, code=f"unknown_{name}")
-    found, total = asking.newest(mint, DRAWN)
+    found, first = asking.newest(mint, DRAWN)
+    total = first["total"]
     drawn = {record["index"]: record for record in found}
     if total["records"] > len(found):  # the newest refusals are added: later allows could hide them
         drawn |= {record["index"]: record for record in asking.denied(mint, DRAWN)}

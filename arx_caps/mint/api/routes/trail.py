@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Routes that query the audit log.  LOG 3.
 
-The mint filters, counts and pages, so that a caller sees a full page or the last one.
+The mint filters, counts and pages.  A search that finds few records stops before its page is full, and says where.
 """
 
 import threading
@@ -14,7 +14,7 @@ from msgspec import UNSET, Meta, UnsetType
 from sqlalchemy import select
 
 from arx_caps.audit.merkle import Checkpoint, text64
-from arx_caps.audit.query import MAX_PAGE, OUTCOMES, Found, Question, questions, reach, show_nodes, show_record
+from arx_caps.audit.query import MAX_PAGE, OUTCOMES, Found, Question, held, questions, reach, show_nodes, show_record
 from arx_caps.audit.store import SOURCE, LogStore
 from arx_caps.mint.api.endpoint import Endpoint, Query, RouteAnswer, RouteCall
 from arx_caps.mint.api.pagination import PageQuery, page_of
@@ -72,12 +72,15 @@ class TotalShown(msgspec.Struct, frozen=True):
 class Records(RouteAnswer, frozen=True):
     """A page of records; ``next`` is the next page's ``before`` or ``after``, null at the end.
 
+    ``searched`` is the time of the last record that was looked at, ms since the Unix epoch, if the search stopped
+    before the page was full; else null.
     ``checkpoint`` has the root that the records' inclusion paths lead to.
     """
 
     origin: str
     records: list[dict[str, Any]]
     next: int | None
+    searched: int | None
     total: TotalShown | None
     size: int
     checkpoint: str | None
@@ -145,12 +148,9 @@ def list_records(call: RouteCall) -> Records:
         raise RequestError("invalid page: expected either before or after; send at most one")
     if query.wait and query.after is None:
         raise RequestError("invalid wait: expected an index to wait after; send `after` as well")
-    found, size = _page(store, question, query)
+    (found, end, searched), size, counted = _page(store, question, query)
     total = None
-    # Counted once, for the first page: a count reads every matching row.
-    if query.before is None and query.after is None:
-        with store.reading() as c:
-            counted = questions.total(c, question)
+    if counted is not None:
         # A lower bound may lack records that are on the page.
         total = TotalShown(*counted._replace(records=max(counted.records, len(found))))
     # A reader that follows the log goes on after its last record, however few there were.
@@ -162,7 +162,8 @@ def list_records(call: RouteCall) -> Records:
     return Records(
         origin=call.mint.log.publisher.origin,
         records=shown,
-        next=found[-1].idx if found and more else query.after,
+        next=end if end is not None else found[-1].idx if found and more else query.after,
+        searched=searched,
         total=total,
         size=size,
         checkpoint=checkpoint,
@@ -222,17 +223,24 @@ def _proven(log: AuditLog, found: list[Found], query: RecordsQuery) -> tuple[str
     return signed.encode().decode(), shown
 
 
-def _page(store: LogStore, question: Question, query: RecordsQuery) -> tuple[list[Found], int]:
-    """Return a page and the size of its log; an empty page waits if the query asks for it."""
+def _page(
+    store: LogStore, question: Question, query: RecordsQuery
+) -> tuple[questions.Searched, int, questions.Total | None]:
+    """Return a page, the size of its log, and a first page's total; an empty page waits if the query asks for it."""
+    # Counted once, for the first page: a count reads every matching row.
+    first = query.before is None and query.after is None
     until = time.monotonic() + query.wait / 1000
     waits = query.wait > 0 and _WAITING.acquire(blocking=False)
     try:
         while True:
             with store.reading() as c:
                 size = questions.size(c)
-                found = questions.records(c, question, before=query.before, after=query.after, limit=query.limit)
-            if _without_reads(found, query) or not waits or time.monotonic() >= until:
-                return found, size
+                reached = held(c, question, some=first)
+                page = questions.search(c, question, reached, before=query.before, after=query.after, limit=query.limit)
+                total = questions.total(c, question, reached) if first else None
+            shown = page.end is not None or _without_reads(page.records, query)
+            if shown or not waits or time.monotonic() >= until:
+                return page, size, total
             # Polled, because another mint may append; the size alone, because the query's filters cost more.
             while waits and store.size() == size and time.monotonic() < until:
                 time.sleep(_LOOK_S)
