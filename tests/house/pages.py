@@ -31,6 +31,7 @@ PAGES = [
         "docs/glossary.md",
         "docs/identity.md",
         "docs/limits.md",
+        "docs/models.md",
         "docs/operations.md",
         "docs/policy.md",
         "docs/reasons.md",

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checks of the models in ``docs/models`` with SPIN: ``make models``."""

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which models are checked, with which parts and constants, and which property each mistake breaks."""
+
+from typing import Final, NamedTuple
+
+LATE: Final = "accepted_after_the_lease"
+CONFIRMED: Final = "accepted_after_confirmed"
+
+
+class Run(NamedTuple):
+    """One search.
+
+    Attributes:
+        model: The file in ``docs/models``, without its ending.
+        name: What is looked at.
+        macros: Parts (with an empty value) and constants of the model; a mistake too.
+        breaks: The assertion that must fail; None if all hold.
+        large: Whether it is left out of the short slice.
+    """
+
+    model: str
+    name: str
+    macros: dict[str, str]
+    breaks: str | None = None
+    large: bool = False
+
+    @property
+    def mutation(self) -> str | None:
+        """The macro of its mistake, or None."""
+        return next((name for name in self.macros if name.startswith("MUTATION_")), None)
+
+    @property
+    def text(self) -> str:
+        """Its parts and constants, for the page."""
+        shown = [f"`{n}={v}`" if v else f"`{n}`" for n, v in self.macros.items() if not n.startswith(("MUT", "REACH"))]
+        return ", ".join(shown)
+
+
+def switch(mistake: str) -> str:
+    """Return the macro that breaks a model as the simulator's mistake of this name breaks the code."""
+    return "MUTATION_" + mistake.upper().replace(" ", "_")
+
+
+KILL: Final = {"LEASE": "2", "BUMPS": "2"}
+HISTORY: Final = {"HISTORY": "", "LEASE": "1", "BUMPS": "2"}
+MINT: Final = {"MINT": "", **KILL}
+REPLICA: Final = {"REPLICA": "", **KILL}
+RELAY: Final = {"LEASE": "2", "RELAYS": "2"}
+HURRY: Final = {"HURRY": "", "LEASE": "2", "RELAYS": "1"}
+CONFIRM: Final = {"CONFIRM": "", "LEASE": "1", "RELAYS": "1"}
+
+# A mistake, by its name in the simulator: model, parts and constants, and the property that it breaks.
+MISTAKES: Final = {
+    "lease from receipt": ("kill", KILL, LATE),
+    "beat lease": ("kill", KILL, LATE),
+    "clock before kills": ("kill", KILL, LATE),
+    "deadline after kills": ("kill", KILL, LATE),
+    "deadline published before entries": ("kill", KILL, LATE),
+    "applied moved over a gap": ("kill", KILL, LATE),
+    "lease though behind": ("kill", KILL, LATE),
+    "no incarnation": ("kill", HISTORY, LATE),
+    "born read after the check": ("kill", MINT, LATE),
+    "chain not compared": ("kill", HISTORY, LATE),
+    "probe answered by a replica": ("kill", REPLICA, LATE),
+    "age not told": ("relay", RELAY, LATE),
+    "relay confirms for itself": ("relay", CONFIRM, CONFIRMED),
+    "silent ones not named": ("relay", CONFIRM, CONFIRMED),
+}
+
+RUNS: Final = (
+    Run("kill", "the view and the lease", {"LEASE": "3", "BUMPS": "3"}),
+    Run("kill", "confirmed kills", {"CONFIRM": "", **KILL}),
+    Run("kill", "histories, short leases", HISTORY),
+    Run("kill", "histories", {**HISTORY, "LEASE": "2"}, large=True),
+    Run("kill", "the mint", MINT),
+    Run("kill", "a replica", REPLICA),
+    Run("relay", "a relay that is restarted", RELAY),
+    Run("relay", "questions that wait", HURRY),
+    Run("relay", "confirmed kills, short leases", CONFIRM),
+    Run("relay", "confirmed kills and a restart", {**CONFIRM, "RELAYS": "2"}, large=True),
+    Run("relay", "confirmed kills", {**CONFIRM, "LEASE": "2"}, large=True),
+    # That these states are reached shows that the runs above are not empty.
+    Run("kill", "an acceptance in the last tick is reached", {**KILL, "REACH_LATE": ""}, "k_since"),
+    Run("kill", "a confirmation is reached", {"CONFIRM": "", **KILL, "REACH_CONFIRMED": ""}, "!(confirmed)"),
+    Run("kill", "the next history is reached", {**HISTORY, "REACH_NEXT_HISTORY": ""}, "t_inc==1"),
+    Run("kill", "a derived token is reached", {**MINT, "REACH_MINTED": ""}, "t_root==t_born"),
+    Run("relay", "an acceptance in the last tick is reached", {**RELAY, "REACH_LATE": ""}, "since!="),
+    Run("relay", "a confirmation is reached", {**CONFIRM, "REACH_CONFIRMED": ""}, "!(confirmed)"),
+    *(Run(model, name, {**macros, switch(name): ""}, breaks) for name, (model, macros, breaks) in MISTAKES.items()),
+)
