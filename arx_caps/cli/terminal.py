@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION: Final = 1
 RATE_S: Final = 1.0  # from when on a rate is shown
+EVERY_S: Final = 5.0  # between two lines of progress with ``--json``
 SHORT: Final = 11  # characters of an id that is never shortened
 WORDS: Final = 8  # characters of words in a line, at least
 _TIME: Final = re.compile(r"(?P<date>\d{4}-\d\d-\d\d) (?P<clock>\d\d:\d\d:\d\dZ)")
@@ -274,14 +275,17 @@ def pairs(facts: Sequence[tuple[str, Any]], indent: str = "") -> str:
 class Progress:
     """A progress bar on stderr; a context manager that clears it at the end.
 
+    With ``--json`` it is an object on stderr every few seconds, on a line of its own.
+
     Args:
-        console: Shows nothing with ``--quiet`` or ``--json``.
+        console: Shows nothing with ``--quiet``.
         about: The text until the first count.
     """
 
     def __init__(self, console: Console, about: str = "") -> None:
         self._bar: Bar | None = None
-        self._began = time.monotonic()
+        self._began = self._told = time.monotonic()
+        self._lines = console.json and not console.quiet
         if sys.stderr.isatty() and not (console.quiet or console.json):
             from rich import console as terminal
             from rich import progress
@@ -302,6 +306,13 @@ class Progress:
             done: The records that are done.
             whole: All records; 0 if unknown.
         """
+        now = time.monotonic()
+        if self._lines and now - self._told >= EVERY_S:
+            self._told = now
+            rate = done / (now - self._began)
+            value = {"done": done, "of": whole or None, "per_second": round(rate)}
+            value["left_ms"] = round((whole - done) / rate * 1000) if whole and done else None
+            click.echo(json_line("progress", value), err=True)
         if self._bar is not None:
             text = describe_progress(done, whole, time.monotonic() - self._began)
             self._bar.update(self._task, completed=done, total=whole or None, description=text)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a terminal gets that a pipe does not: tables and trees in colours that fit it, and progress."""
 
+import json
 import os
 import pty
 import re
@@ -155,6 +156,33 @@ def test_progress_shows_count_and_time_on_a_terminal_alone(monkeypatch: pytest.M
     last = read_all(terminal)
     assert b"records" not in last.rpartition(b"\x1b[2K")[2]
     assert b"1 of 2" not in last
+
+
+def test_progress_for_a_script_is_on_stderr_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    """With --json each line of it is an object, now and then; stdout has the one object of the result."""
+    console = Console()
+    console.json = True
+    with Progress(console) as progress:
+        progress.tell(1, 4000)  # too early to say anything
+        progress._began -= 10
+        progress._told -= 10
+        progress.tell(1000, 4000)
+        progress.tell(1001, 4000)  # too soon after the last
+        progress._told -= 10
+        progress.tell(2000, 0)
+    console.data("audit-check", {"records": 4000}, "")
+    out, err = capsys.readouterr()
+    assert json.loads(out) == {"schema": "arx/audit-check/1", "records": 4000}
+    known, unknown = map(json.loads, err.splitlines())
+    assert (known["schema"], known["done"], known["of"]) == ("arx/progress/1", 1000, 4000)
+    assert 90 <= known["per_second"] <= 100
+    assert 30_000 <= known["left_ms"] <= 33_000
+    assert (unknown["done"], unknown["of"], unknown["left_ms"]) == (2000, None, None)
+    console.quiet = True
+    with Progress(console) as progress:
+        progress._told -= 10
+        progress.tell(1, 2)
+    assert capsys.readouterr().err == ""
 
 
 def test_a_table_gives_way_only_as_far_as_it_must() -> None:
