@@ -19,7 +19,7 @@ from joserfc.jwk import ECKey, OKPKey
 
 from arx_verifier.errors import ArxError, MalformedTokenError, RequestError, SettingsError
 from arx_verifier.request import read_json_object
-from arx_verifier.token import wire
+from arx_verifier.token import HolderKey, wire
 
 # RFC 9864 renamed EdDSA over this curve to Ed25519; the signature is the same, so both names are accepted.  ARx writes
 # the older one, because more libraries read it.
@@ -163,7 +163,7 @@ class SigningKey:
         public: The public half.
     """
 
-    __slots__ = ("_key", "public")
+    __slots__ = ("__dict__", "_key", "public")
 
     def __init__(self, key: OKPKey) -> None:
         self._key = key
@@ -183,6 +183,11 @@ class SigningKey:
         """Return the private JWK, a secret."""
         whole = self._key.as_dict(private=True)
         return {name: str(whole[name]) for name in ("crv", "d", "kty", "x")}
+
+    @functools.cached_property
+    def holder(self) -> HolderKey:
+        """The same key, for bound tokens.  SPEC 16."""
+        return HolderKey(wire.bytes_of(self.private_jwk()["d"]))
 
     def sign(self, header: dict[str, Any], claims: dict[str, Any]) -> str:
         """Return a compact JWS of ``claims``.

@@ -81,7 +81,7 @@ class Bundle(Shared):
             {audience: self._check_token(audience, macaroon) for audience, macaroon in self.tokens.items()}
         )
         # One kill of a link must end all tokens of a bundle, so all have the same links.
-        if len({(held.identifier.session, held.links) for held in self.outlines.values()}) != 1:
+        if len({(held.identifier.session, held.links, held.holder) for held in self.outlines.values()}) != 1:
             raise MalformedTokenError("the tokens of this bundle come from different grants or delegations")
 
     @classmethod
@@ -161,6 +161,7 @@ class Bundle(Shared):
             "token": identifier.id,
             "link": held.link,
             "issued_at": identifier.iat,
+            "bound_to": held.holder,
             "expires_at": min(each.exp for each in self.outlines.values()),
             "depth": min(each.depth for each in self.outlines.values()),
             "audiences": {audience: self._describe(audience) for audience in self.tokens},

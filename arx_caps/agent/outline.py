@@ -40,6 +40,8 @@ class Outline(msgspec.Struct, frozen=True, kw_only=True):
         delegate_to: Each list of patterns that a next holder must match.
         groups: Each ``allow``; one rule of every group must match a call.
         needs_call: Whether each call must be signed.
+        needs_signature: Whether each call must be signed so that others can check it.
+        holder: The key that the token is bound to now, 43 characters; None for a bearer token.
         requires: What has to be answered by an approval, or by another discharge.
     """
 
@@ -51,6 +53,8 @@ class Outline(msgspec.Struct, frozen=True, kw_only=True):
     delegate_to: tuple[tuple[str, ...], ...]
     groups: tuple[tuple[Rule, ...], ...]
     needs_call: bool
+    needs_signature: bool
+    holder: str | None
     requires: tuple[ThirdPartyCaveat, ...]
 
     @property
@@ -131,7 +135,7 @@ def outline(macaroon: Macaroon) -> Outline:
         raise MalformedTokenError("this is an operator's token, not an agent's")
     # Lenient where a verifier is strict: a caveat of a newer version stays in the token and is skipped here.
     glimpses = [_glimpse(packet) for packet in macaroon.packets if isinstance(packet, bytes)]
-    depth, exp = identifier.depth, identifier.exp
+    depth, exp, bound = identifier.depth, identifier.exp, macaroon.bound_to
     named, hops = [], []
     for glimpse in glimpses:
         if glimpse.to is not None and glimpse.hop is not None:
@@ -150,6 +154,8 @@ def outline(macaroon: Macaroon) -> Outline:
         delegate_to=tuple([glimpse.delegate_to for glimpse in glimpses if glimpse.delegate_to]),
         groups=tuple([rules for glimpse in glimpses if (rules := _rules(glimpse))]),
         needs_call=any("call" in glimpse.require for glimpse in glimpses),
+        needs_signature=any("signature" in glimpse.require for glimpse in glimpses),
+        holder=None if bound is None else bound.holder,
         requires=tuple([found for packet in macaroon.packets if (found := _third_party(packet)) is not None]),
     )
 
@@ -172,7 +178,7 @@ def unverified_chain(macaroon: Macaroon, discharges: Sequence[Macaroon] = ()) ->
     # The last packet of a one-shot token is the call's proof, which no caveat reader knows.
     packets = macaroon.packets[:-1] if macaroon.is_one_shot else macaroon.packets
     packets = (*packets, *(packet for each in discharges for packet in each.packets))
-    reading.read_caveats(packets, identifier.aud)
+    reading.read_unproven(packets, identifier.aud)
     # Matched by identifier alone: whether the discharge is bound to this token, only the verifier can prove.
     answered = {each.identifier for each in discharges}
     reading.unmet = tuple([unmet for unmet in reading.unmet if unmet[1].encode() not in answered])

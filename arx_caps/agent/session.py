@@ -25,6 +25,7 @@ from arx_caps.agent.task import Task
 from arx_caps.durations import asked_duration
 from arx_caps.keyfile import SigningKey, replace_secret
 from arx_verifier.errors import ArxError, AttenuationError, StoreError, shorten
+from arx_verifier.token import HolderKey
 
 
 class Session(Shared):
@@ -140,11 +141,12 @@ class Session(Shared):
             content = SessionFile(self._mint.issuer, dict(self._shown), self._token, self._key).content()
             replace_secret(self._path, json.dumps(content, indent=1, sort_keys=True).encode() + b"\n")
 
-    def resume_task(self, path: str | os.PathLike[str]) -> StartedTask:
+    def resume_task(self, path: str | os.PathLike[str], *, holder_key: HolderKey | None = None) -> StartedTask:
         """Take up a task of this session that ``Task.save`` wrote, after a restart.
 
         Args:
             path: The file.
+            holder_key: As for ``start_task``.
 
         Returns:
             The task, with all that its session can do with it.
@@ -157,7 +159,7 @@ class Session(Shared):
         bundle = Task.load(path).bundle
         if bundle.agent != self.agent or bundle.outline.identifier.session != self.id:
             raise AttenuationError(f"{path}: this task is of another session than {self.id}")
-        return StartedTask(bundle, session=self, now=self._now)
+        return StartedTask(bundle, session=self, now=self._now, key=holder_key or self._key)
 
     def approval(self, approval: str) -> Approval:
         """Return an approval that this session asked for, also before a restart, as it stands now.
@@ -184,6 +186,7 @@ class Session(Shared):
         depth: int | None = None,
         parent: Task | None = None,
         keep: bool = False,
+        holder_key: HolderKey | None = None,
         **more: Any,
     ) -> StartedTask:
         """Ask for the power that one piece of work needs.
@@ -197,6 +200,7 @@ class Session(Shared):
             parent: A task of this session that this one is a part of: when that is over, this one is.
             keep: Extend it by itself while it is used, until it or the session ends.  Clients that have its ``auth()``
                 follow; tasks delegated before keep their ends.
+            holder_key: The key that a bound task is bound to; the session's own when left out.
             more: The template's parameters, as in ``order_id="o-1"``.
 
         Returns:
@@ -215,8 +219,11 @@ class Session(Shared):
         self.used()
         body["tools"] = None if tools is None else list(tools)
         body["parent"] = None if parent is None else parent.id
+        if holder_key is not None:
+            body["holder"] = holder_key.public
         bundle = self._bundle(self._call("POST", "/v1/tasks", body))
-        return StartedTask(bundle, session=self, now=self._now, keep=Keep(self, body["ttl"]) if keep else None)
+        kept = Keep(self, body["ttl"]) if keep else None
+        return StartedTask(bundle, session=self, now=self._now, keep=kept, key=holder_key or self._key)
 
     def kept(self, task: StartedTask) -> None:
         """Let a task go when this session ends; a task that is extended by itself calls it."""

@@ -16,7 +16,7 @@ from arx_caps.agent.approval import Approval, find_approval
 from arx_caps.agent.bundle import Bundle
 from arx_caps.agent.outline import Outline, caveats_of, meet, unverified_chain
 from arx_caps.agent.renewal import passes, start_renewal
-from arx_caps.agent.task import Task, now_ms
+from arx_caps.agent.task import HolderSource, Task, now_ms
 from arx_caps.durations import asked_duration
 from arx_verifier.errors import ArxError, AttenuationError, RequestError, shorten
 from arx_verifier.token import CallSigner, Caveat, Macaroon
@@ -84,6 +84,7 @@ class StartedTask(Task):
         session: The session.
         now: The holder's clock, ms since the Unix epoch.
         keep: Extend it by itself; None leaves that to ``extend``.
+        key: The key that a bound task is bound to.
 
     Attributes:
         extension_error: Why the mint extends a kept task no more; None while it does.
@@ -92,9 +93,15 @@ class StartedTask(Task):
     __slots__ = ("__weakref__", "_begun", "_in_use", "_keep", "_lock", "_over", "_session", "extension_error")
 
     def __init__(
-        self, bundle: Bundle, *, session: Starter, now: Callable[[], int] = now_ms, keep: Keep | None = None
+        self,
+        bundle: Bundle,
+        *,
+        session: Starter,
+        now: Callable[[], int] = now_ms,
+        keep: Keep | None = None,
+        key: HolderSource | None = None,
     ) -> None:
-        super().__init__(bundle, now=now)
+        super().__init__(bundle, now=now, key=key)
         self._session, self._keep = session, keep
         self._lock, self._over, self._in_use, self._begun = threading.Lock(), threading.Event(), False, now()
         self.extension_error: ArxError | None = None
@@ -192,7 +199,7 @@ class StartedTask(Task):
             # A task that was extended has several tokens; the link names the one whose caveats these are.
             bundle = self._session.attenuate_task(self.id, self.bundle.outline.identifier.id, said)
             self.let_go()
-        return type(self)(bundle, session=self._session, now=self._now, keep=self._keep)
+        return type(self)(bundle, session=self._session, now=self._now, keep=self._keep, key=self._key)
 
     def extend(
         self,
@@ -319,7 +326,7 @@ class StartedTask(Task):
         return said if caveat is None else [*said, msgspec.json.decode(caveat.encode())]
 
     def _again(self, bundle: Bundle) -> Self:
-        return type(self)(bundle, session=self._session, now=self._now)
+        return type(self)(bundle, session=self._session, now=self._now, key=self._key)
 
     def _signer(self, audience: str) -> tuple[CallSigner, Macaroon]:
         self.used()

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from arx_caps.agent.approval import Approval, add_approvals, spread
 from arx_caps.agent.attenuation import caveats_for
@@ -21,7 +21,7 @@ from arx_caps.agent.request_signer import RequestSigner, Sign
 from arx_verifier import names
 from arx_verifier.errors import AttenuationError, SettingsError, shorten
 from arx_verifier.request import AccessRequest, HttpCall
-from arx_verifier.token import HOP_BYTES, CallSigner, Caveat, Macaroon, call_proof
+from arx_verifier.token import HOP_BYTES, CallSigner, Caveat, HolderKey, Macaroon, call_proof
 
 if TYPE_CHECKING:
     from arx_caps.agent.auth import ArxAuth
@@ -37,6 +37,15 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
+class HolderSource(Protocol):
+    """What has a holder's key: a ``HolderKey`` itself, or the ``SigningKey`` of a session or a service."""
+
+    @property
+    def holder(self) -> HolderKey:
+        """The key."""
+        ...
+
+
 class Task(Shared):
     """One piece of work and the power it needs, held by an agent.
 
@@ -44,40 +53,56 @@ class Task(Shared):
         bundle: Its tokens.
         now: The holder's clock, ms since the Unix epoch.
         asker: The started task, of this process, that this one was delegated from.
+        key: The key that a bound task is bound to; without it, the task can be passed on as it is and nothing else.
 
     Attributes:
         ended: The code of a service's answer that an operator ended this task; None as far as this holder knows.
     """
 
-    __slots__ = ("_asker", "_chains", "_now", "_signers", "bundle", "ended")
+    __slots__ = ("_asker", "_chains", "_key", "_now", "_signers", "bundle", "ended")
 
-    def __init__(self, bundle: Bundle, *, now: Callable[[], int] = now_ms, asker: "Task | None" = None) -> None:
-        self.bundle, self._now, self._asker = bundle, now, asker
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        now: Callable[[], int] = now_ms,
+        asker: "Task | None" = None,
+        key: HolderSource | None = None,
+    ) -> None:
+        self.bundle, self._now, self._asker, self._key = bundle, now, asker, key
         self.ended: str | None = None
         self._signers: dict[str, tuple[CallSigner, Macaroon]] = {}
         self._chains: dict[str, ProvenChain] = {}
 
     @classmethod
-    def from_text(cls, text: str, *, now: Callable[[], int] = now_ms) -> Self:
+    def from_text(cls, text: str, *, now: Callable[[], int] = now_ms, key: HolderSource | None = None) -> Self:
         """Take over a task.
 
         Args:
             text: What ``encode`` gave the previous holder, a secret; white space around it is ignored.
             now: The holder's clock, ms since the Unix epoch.
+            key: The key that a bound task is bound to.
 
         Raises:
             MalformedTokenError: The text is not a bundle, or its tokens do not belong together.
         """
-        return cls(Bundle.parse(text.strip()), now=now)
+        return cls(Bundle.parse(text.strip()), now=now, key=key)
 
     @classmethod
-    def from_env(cls, variable: str = "ARX_TASK", *, now: Callable[[], int] = now_ms) -> Self:
+    def from_env(
+        cls,
+        variable: str = "ARX_TASK",
+        *,
+        now: Callable[[], int] = now_ms,
+        key: HolderSource | None = None,
+    ) -> Self:
         """Take over the task in this process's environment.
 
         Args:
             variable: Holds the text, a secret; or, with ``_FILE`` behind its name, as ``ARX_TASK_FILE``, the path of a
                 file with the text.
             now: The holder's clock, ms since the Unix epoch.
+            key: As for ``from_text``.
 
         Raises:
             SettingsError: Neither variable is set, or the file cannot be read.
@@ -93,15 +118,18 @@ class Task(Shared):
                 ) from None
         if not text:
             raise SettingsError(f"no task: set {variable} to what `encode` gave, or {variable}_FILE to a file with it")
-        return cls.from_text(text, now=now)
+        return cls.from_text(text, now=now, key=key)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], *, now: Callable[[], int] = now_ms) -> Self:
+    def load(
+        cls, path: str | os.PathLike[str], *, now: Callable[[], int] = now_ms, key: HolderSource | None = None
+    ) -> Self:
         """Take over the task in a file that ``save`` wrote.
 
         Args:
             path: The file; only its owner may read it.
             now: The holder's clock, ms since the Unix epoch.
+            key: As for ``from_text``.
 
         Raises:
             SettingsError: The file cannot be read, or other users can read it.
@@ -109,7 +137,7 @@ class Task(Shared):
         """
         from arx_caps.keyfile import read_secret  # with a library of keys, which not every holder has a use for
 
-        return cls.from_text(read_secret(Path(path)).decode("ascii", "replace"), now=now)
+        return cls.from_text(read_secret(Path(path)).decode("ascii", "replace"), now=now, key=key)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Keep the task in a file, so that it outlives this process.
@@ -152,6 +180,11 @@ class Task(Shared):
     def link(self) -> str:
         """The public name of this delegation; a kill of it ends this task here and all that was handed on."""
         return self.bundle.outline.link
+
+    @property
+    def bound_to(self) -> str | None:
+        """The public key of the holder that a bound task is bound to, 43 characters; None for a bearer task."""
+        return self.bundle.outline.holder
 
     @property
     def audiences(self) -> tuple[str, ...]:
@@ -369,6 +402,7 @@ class Task(Shared):
         self,
         to: str,
         *,
+        key: str | None = None,
         tools: Sequence[str] | None = None,
         args: Mapping[str, Any] | None = None,
         ttl: str | None = None,
@@ -382,6 +416,7 @@ class Task(Shared):
 
         Args:
             to: The next holder's agent path.
+            key: The next holder's public key, 43 characters, as its ``HolderKey.public`` has it; a bound task needs it.
             tools: Tools or patterns to leave; None leaves them all.
             args: Argument to constraint, for every tool left that can take it; or tool to such a mapping.  Constraints
                 are plain data as in a policy: ``"o-1"``, ``{"range": [0, 20]}``, ``{"one_of": ["a", "b"]}``.  A
@@ -397,8 +432,8 @@ class Task(Shared):
 
         Raises:
             AttenuationError: The sub-agent could do nothing with it: a tool or name that the task does not allow, an
-                argument no tool takes, a constraint that no call could keep, no delegation left; or a value that
-                cannot be read.
+                argument no tool takes, a constraint that no call could keep, no delegation left, a bound task without a
+                key; or a value that cannot be read.
         """
         self.used()
         if not names.is_agent_path(to):
@@ -414,9 +449,13 @@ class Task(Shared):
         hop = os.urandom(HOP_BYTES)
         bundle, caveats = self._caveats(tools, args, ttl, depth, audiences)
         tokens = bundle.tokens
+        by = None if self._key is None or bundle.outline.holder is None else self._key.holder
         return Task(
             bundle.with_tokens(
-                {audience: tokens[audience].delegate(to, caveat, hop=hop) for audience, caveat in caveats.items()}
+                {
+                    audience: tokens[audience].delegate(to, caveat, hop=hop, key=key, by=by)
+                    for audience, caveat in caveats.items()
+                }
             ),
             now=self._now,
             asker=self.asker,
@@ -483,7 +522,7 @@ class Task(Shared):
 
     def _again(self, bundle: Bundle) -> Self:
         """Return what this holder holds instead or besides."""
-        return type(self)(bundle, now=self._now, asker=self._asker)
+        return type(self)(bundle, now=self._now, asker=self._asker, key=self._key)
 
     def _replace(self, bundle: Bundle) -> None:
         """Hold another bundle of the same task from now on, while other threads use this one."""
@@ -506,8 +545,10 @@ class Task(Shared):
         signers = self._signers
         held = signers.get(audience)
         if held is None:
-            token = self.bundle.tokens[self._checked(audience)]
-            held = signers[audience] = CallSigner(token, audience), token
+            bundle = self.bundle
+            token, said = bundle.tokens[self._checked(audience)], bundle.outlines[audience]
+            key = None if self._key is None or said.holder is None else self._key.holder
+            held = signers[audience] = CallSigner(token, audience, key, signs=said.needs_signature), token
         return held
 
     def _checked(self, audience: str) -> str:

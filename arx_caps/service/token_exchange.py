@@ -43,7 +43,7 @@ def exchange_token(path: Path | str, token: str, audience: str, *, client: httpx
     body = {"grant_type": GRANT_TYPE, "subject_token": token, "subject_token_type": TASK_TOKEN, "audience": audience}
     try:
         answer = mint.call("POST", "/v1/exchange", key=own.key, body=body)
-        return Task(Bundle.parse(str(answer["bundle"])))
+        return Task(Bundle.parse(str(answer["bundle"])), key=own.key)
     except (KeyError, ArxError) as error:
         if isinstance(error, ArxError) and error.code != "malformed":
             raise

@@ -28,7 +28,12 @@ MISTAKES: list[tuple[str, str, int, str]] = [
     ("ttl = \"10m\"\n", "", 11, "needs `ttl`"),
     ("ttl = \"10m\"", "ttl = \"10m\"\ndepth = 17", 15, "0 to 16"),
     ("ttl = \"10m\"", "ttl = \"10m\"\ndepth = true", 15, "an integer"),
-    ("ttl = \"10m\"", "ttl = \"10m\"\nrequire = [\"holder\"]", 15, "require[1]: expected \"call\", got \"holder\""),
+    (
+        "ttl = \"10m\"",
+        "ttl = \"10m\"\nrequire = [\"holder\"]",
+        15,
+        "require[1]: expected one of \"call\", \"signature\", got \"holder\"",
+    ),
     ("ttl = \"10m\"", "ttl = \"10m\"\nfresh = \"2m\"", 15, "a duration, 0ms to 1m, got \"2m\""),
     ("ttl = \"10m\"", "ttl = \"10m\"\nnet = [\"10.0.0.1/8\"]", 15, "host bits"),
     ("ttl = \"10m\"", "ttl = \"10m\"\ndelegate_to = []", 15, "depth = 0"),

@@ -40,7 +40,7 @@ BEYOND: Final = b"\xf0" + b"\xff" * 30 + b"\x7f"  # p + 3: another spelling of a
 
 def vectors() -> Vectors:
     """All of this file."""
-    return identifiers() | delegations() | grafts() | calls() | keys() | signatures()
+    return identifiers() | delegations() | grafts() | vouched() | calls() | keys() | signatures()
 
 
 def called(token: Token, by: Holder, *hops: str, **changes: Any) -> Token:
@@ -271,6 +271,27 @@ def grafts() -> Vectors:
             ),
             "a third-party caveat is covered as well",
         ),
+    }
+
+
+def vouched() -> Vectors:
+    """SPEC 16.2: delegations that the mint has proven."""
+    bare = {"hop": HOP, "to": "acme/worker"}
+    token = mint_bound(vouched=1).with_caveats(bare)
+    further = token.with_caveats(hop(token, FIRST, "acme/worker/helper", SECOND.public, name=HOP2, hops=(HOP,)))
+    root = mint_bound(vouched=1)
+    signed = root.with_caveats(hop(root, FIRST, "acme/worker", SECOND.public))
+    more = token.with_caveats({"hop": HOP2, "to": "acme/thief"})
+    return {
+        "vouched": vector("16.2", "grant", called(token, FIRST, HOP), "the mint vouches for the delegation"),
+        "vouched-further": vector("16.2", "grant", called(further, SECOND, HOP, HOP2), "delegated once more"),
+        "vouched-none-left": vector(
+            "16.2", "malformed", called(more, FIRST, HOP, HOP2), "one delegation more than the mint vouches for"
+        ),
+        "vouched-signed": vector("16.2", "malformed", called(signed, SECOND, HOP), "vouched for and signed"),
+        "vouched-fewer": vector("16.2", "malformed", called(root, FIRST), "a thief could add the one that lacks"),
+        "vouched-zero": vector("4.1", "malformed", mint_bound(vouched=0), "none is left out"),
+        "vouched-bearer": vector("4.1", "malformed", mint(vouched=1), "a bearer token has nothing to vouch for"),
     }
 
 

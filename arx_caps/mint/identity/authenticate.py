@@ -90,6 +90,7 @@ class AuthenticatedCaller(NamedTuple):
         expires_at: When the token expires, ms since the Unix epoch; for a service, when its proof expires.
         key: Thumbprint (RFC 7638) of the key that signed the call.
         agent: The agent's row, for an agent.
+        public: That key itself, 43 characters, where it is known.
     """
 
     kind: Kind
@@ -99,6 +100,7 @@ class AuthenticatedCaller(NamedTuple):
     expires_at: int
     key: str
     agent: Mapping[str, Any] | None = None
+    public: str = ""
 
     @property
     def actor(self) -> str:
@@ -231,7 +233,7 @@ def authenticate_service(
     with record_outcome(mint, audience, proof.key.kid, request):
         unit.spend("proof", proof.key.kid, proof.jti, proof.until)
     mint.db.holder_keys.note_use(proof.key.kid)
-    return AuthenticatedCaller("service", audience, None, None, proof.until, proof.key.kid)
+    return AuthenticatedCaller("service", audience, None, None, proof.until, proof.key.kid, public=proof.key.x)
 
 
 def _verify_operator(
@@ -346,7 +348,7 @@ def _authenticate_agent(
         raise refusal("frozen")
     # Counted after the proof, so that a stranger cannot use up an agent's rate limit.
     mint.limits.count_agent(grant.agent)
-    return AuthenticatedCaller("agent", grant.agent, row, born, grant.exp, proof.key.kid, agent)
+    return AuthenticatedCaller("agent", grant.agent, row, born, grant.exp, proof.key.kid, agent, proof.key.x)
 
 
 def record_call(

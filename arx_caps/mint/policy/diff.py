@@ -130,7 +130,13 @@ def _of_table(place: str, kind: Kind, members: Mapping[str, Any]) -> Iterator[Di
     for member, value in members.items():
         # A limit grants nothing by itself, whether its table is added or removed.
         grants = member in _GRANTING
-        parts = value if isinstance(value, tuple) else (value,) if value not in (None, {}, 0, "0ms", "none") else ()
+        parts = (
+            value
+            if isinstance(value, tuple)
+            else (value,)
+            if value not in (None, {}, 0, "0ms", "none", "bearer")
+            else ()
+        )
         for element in parts:
             sides = (None, element) if kind == GRANTED else (element, None)
             yield Difference(kind if grants else CHANGED, place, member, *sides)
@@ -200,4 +206,4 @@ _RESTRICTING: Final = {name for name, marks in _MARKS.items() if marks.get("entr
 _ANY_IF_EMPTY: Final = {name for name, marks in _MARKS.items() if marks.get("empty") == "any"}
 _WIDER: Final[dict[str, Callable[[Any, Any], bool | None]]] = dict.fromkeys(
     [name for name, marks in _MARKS.items() if marks["limit"]], _longer
-)
+) | {"binding": lambda _old, new: bool(new == "bearer")}

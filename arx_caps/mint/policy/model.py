@@ -46,6 +46,7 @@ class TaskGrant(Struct, frozen=True, kw_only=True):
         delegate_to: Patterns of the agents to which the task may be delegated.
         limits: Further members of the mint's caveat in each token; see ``IN_TOKENS``.
         approvals: By audience, the calls that need an approval, and its terms.
+        is_bound: Whether the tokens are bound to their holders' keys.
     """
 
     template: str
@@ -59,6 +60,7 @@ class TaskGrant(Struct, frozen=True, kw_only=True):
     delegate_to: tuple[str, ...]
     limits: dict[str, Any]
     approvals: dict[str, tuple[ApprovalTerms, ...]] = {}
+    is_bound: bool = False
 
 
 class Policy:
@@ -250,6 +252,7 @@ class Policy:
             delegate_to=chosen.receivers(agent),
             limits=in_tokens(chosen),
             approvals={at: terms for at in chosen.audiences if at in rules and (terms := chosen.approvals_at(at))},
+            is_bound=chosen.binding == "bound",
         )
 
     def _grant_several(
@@ -269,10 +272,10 @@ class Policy:
         first = grants[0]
         for each in grants:
             # The conditions of one would else hold for calls of another one, or be lost.
-            if each.approvals or each.exchange or each.limits != first.limits:
+            if each.approvals or each.exchange or each.is_bound or each.limits != first.limits:
                 raise GrantError(
-                    f"task {each.template} can be had alone only: it has approvals, exchange or other conditions than "
-                    f"{first.template}",
+                    f"task {each.template} can be had alone only: it is bound, or has approvals, exchange or other "
+                    f"conditions than {first.template}",
                     code="bad_parameters",
                 )
         places = dict.fromkeys(at for each in grants for at in each.rules)

@@ -152,7 +152,10 @@ class Template(PolicyTable, frozen=True, kw_only=True):
         audiences: The services for which the agent gets a token; each has at least one rule.
         rules: The rules.
         delegate_to: Patterns of the agents to which it may be delegated; default: all with the same first segment.
-        require: The proofs that each call needs; default ``["call"]``.
+        binding: ``bound``: the task's tokens are bound to a key of each holder, so that a stolen one is of no use;
+            ``bearer``: they are not, and the default.
+        require: The proofs that each call needs; default ``["call"]``.  ``["signature"]``, of a bound task: the holder
+            signs each call, as evidence for others than the service.
         fresh: How old a service's view of kills may be; ``"0ms"`` probes before each call; default: the lease.
         net: Networks from which calls may come; default: any.
         subjects: The subjects on whose behalf alone it may be started; default: any, or none.
@@ -172,8 +175,9 @@ class Template(PolicyTable, frozen=True, kw_only=True):
     audiences: Audiences = field(name="audience")
     rules: Rules = field(name="allow")
     delegate_to: Receivers | None = None
+    binding: Literal["bearer", "bound"] = "bearer"
     # Without a proof of each call the tokens are bearer tokens: a policy must write that down.
-    require: Annotated[tuple[Literal["call"], ...], RESTRICTS, IN_TOKENS] = ("call",)
+    require: Annotated[tuple[Literal["call", "signature"], ...], RESTRICTS, IN_TOKENS] = ("call",)
     fresh: Annotated[int, duration(least=0, most=MAX_FRESH_MS), IN_TOKENS] | None = None
     net: Annotated[Networks, IN_TOKENS] = ()
     subjects: Subjects = ()
@@ -184,6 +188,8 @@ class Template(PolicyTable, frozen=True, kw_only=True):
     @property
     def bearer_terms(self) -> Literal["allow", "dpop", "refuse"]:
         """Whether an access token may stand for a task of this template, or one that is bound to a key."""
+        if self.binding == "bound":
+            return "refuse"  # its tokens need their holder's key, which no access token has
         return self.bearer or ("dpop" if self.approvals or self.fresh == 0 else "allow")
 
     def receivers(self, agent: str) -> tuple[str, ...]:
@@ -338,6 +344,7 @@ def read_template(
     if unknown:
         known = ", ".join(audiences) or "none: add [audience.NAME]"
         raise entry.at("audience").error(f"expected audiences of the policy ({known}), got {', '.join(unknown)}")
+    _check_binding(entry, template)
     params = read_params(entry.at("params"), template.params)
     exchange = _read_exchange(entry.at("exchange"), template, audiences)
     template = replace(template, params=params, exchange=exchange)
@@ -355,6 +362,14 @@ def read_template(
         # Two issuers may use one name for two subjects, whom a service could not distinguish.
         raise entry.at("allow").error('"$subject" needs `subjects` of one issuer, such as [ { issuer = "corp" } ]')
     return replace(template, rules=rules)
+
+
+def _check_binding(entry: PolicyEntry, template: Template) -> None:
+    """Refuse what does not go with how a task's tokens are bound."""
+    if template.binding == "bearer" and "signature" in template.require:
+        raise entry.at("require").error('"signature" needs binding = "bound": a bearer token has no key to sign with')
+    if template.binding == "bound" and template.bearer in ("allow", "dpop"):
+        raise entry.at("bearer").error('no access token holds a task with binding = "bound": leave it out')
 
 
 def _read_exchange(entry: PolicyEntry, template: Template, audiences: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:

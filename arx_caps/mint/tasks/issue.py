@@ -16,6 +16,7 @@ from arx_caps.mint.db.repositories.epoch import HighWater
 from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_caps.mint.identity.authenticate import AuthenticatedCaller
 from arx_caps.mint.identity.session_login import subject_of, subject_targets
+from arx_caps.mint.policy.model import TaskGrant
 from arx_caps.mint.tasks.liveness import task_state
 from arx_caps.mint.tasks.reissue import recipe_of
 from arx_caps.mint.tasks.stored_grant import StoredGrant
@@ -28,7 +29,8 @@ from arx_caps.mint.tasks.token_factory import (
     sign_tokens,
     write_bundle,
 )
-from arx_verifier.errors import GrantError
+from arx_verifier.errors import AttenuationError, GrantError
+from arx_verifier.token import check_public
 
 MAX_ABOVE: Final = 8  # parent tasks: each is a caveat in every token
 
@@ -43,6 +45,7 @@ class TaskRequest(NamedTuple):
         tools: The tools that the agent wants of the template's; None for all.
         depth: How many delegations may follow; None for the template's.
         parent: The task that this one is a part of, or None.
+        holder: The public key of a bound task's first holder, 43 characters; None for the key of the session.
     """
 
     template: str
@@ -51,6 +54,7 @@ class TaskRequest(NamedTuple):
     tools: Sequence[str] | None
     depth: int | None
     parent: str | None = None
+    holder: str | None = None
 
 
 class Started(NamedTuple):
@@ -92,6 +96,7 @@ def start_task(mint: MintContext, unit: UnitOfWork, caller: AuthenticatedCaller,
     )
     parent = _parent(mint, session, request.parent) if request.parent is not None else None
     above = above_of(parent)
+    holder = holder_for(grant, request.holder, caller)
     # The policy alone: the session, its agent and the agents above it were checked when the session's token was
     # verified, from a birth that is no later than this one.
     mint.require(born, (f"policy:{policy.digest}",))
@@ -106,8 +111,9 @@ def start_task(mint: MintContext, unit: UnitOfWork, caller: AuthenticatedCaller,
         depth=grant.depth,
         link=new_link(),
         subject=subject,
+        holder=holder,
     )
-    granted = StoredGrant.of(grant, params, request.tools, above)
+    granted = StoredGrant.of(grant, params, request.tools, above, holder)
     bundle = sign_grant(mint, birth, granted)
     facts: dict[str, Any] = {"session": birth.session, "template": grant.template, "link": birth.link}
     facts |= {"policy": policy.digest, "expires_at": birth.expires_at}
@@ -116,12 +122,32 @@ def start_task(mint: MintContext, unit: UnitOfWork, caller: AuthenticatedCaller,
     row["subject_target"] = next(iter(subject_targets(subject)), None)
     facts |= {"task": birth.task, "params": params, "audiences": granted.audiences}
     facts |= {"above": above} if above else {}
+    facts |= {"holder": holder} if holder is not None else {}
     origins = origins_of(mint, granted)
     kids = (kid for kid, _ in keys_for(mint, granted.audiences).values())
     unit.recipe = recipe_of(birth, kids, granted.all_caveats(), origins, granted.needs())
     what = Event.of("task.started", caller.actor, **facts)
     mint.db.tasks.add(unit, row, HighWater(*born), mint.realm.name, what, grant_row(birth, granted), request.parent)
     return Started(row, bundle)
+
+
+def holder_for(grant: TaskGrant, wanted: str | None, caller: AuthenticatedCaller) -> str | None:
+    """Return the key of a grant's first holder; None for a bearer grant.
+
+    Args:
+        grant: The policy's grant.
+        wanted: The key that the agent asks for, or None for the one that its session is bound to.
+        caller: The authenticated agent.
+
+    Raises:
+        GrantError: ``bad_parameters``: it is no key, or the session is bound to none.
+    """
+    if not grant.is_bound:
+        return None
+    try:
+        return check_public(wanted or caller.public)
+    except AttenuationError as error:
+        raise GrantError(f"holder: {error}", code="bad_parameters") from error
 
 
 def sign_grant(mint: MintContext, birth: Birth, granted: StoredGrant) -> str:

@@ -19,7 +19,7 @@ from arx_caps.mint.identity.authenticate import AuthenticatedCaller
 from arx_caps.mint.identity.session_login import subject_of
 from arx_caps.mint.policy.explain import explain_refusal
 from arx_caps.mint.policy.model import Policy, TaskGrant
-from arx_caps.mint.tasks.issue import Started, grant_row, origins_of, sign_grant, task_end
+from arx_caps.mint.tasks.issue import Started, grant_row, holder_for, origins_of, sign_grant, task_end
 from arx_caps.mint.tasks.liveness import require_unrevoked
 from arx_caps.mint.tasks.reissue import recipe_of
 from arx_caps.mint.tasks.revoke import kill_links
@@ -145,11 +145,13 @@ def extend_task(
         depth=granted.depth,
         link=new_link(),
         subject=subject_of(session),
+        holder=granted.holder,
     )
     bundle = sign_grant(mint, birth, granted)
     unit.recipe = _recipe(mint, birth, granted)
     facts = {"task": task["id"], "link": birth.link, "template": granted.template, "params": granted.params}
     facts |= {"policy": policy.digest, "expires_at": birth.expires_at, "audiences": granted.audiences}
+    facts |= {"holder": granted.holder} if granted.holder is not None else {}
     what = Event.of("task.extended", caller.actor, **facts)
     row = mint.db.grants.add(unit, task["id"], grant_row(birth, granted), HighWater(*born), mint.realm.name, what)
     return Started(row, bundle)
@@ -217,6 +219,7 @@ def _birth(
         depth=granted.depth,
         link=new_link(),
         subject=subject_of(session),
+        holder=granted.holder,
     )
 
 
@@ -249,7 +252,7 @@ def _more(
     except GrantError as error:
         raise explain_refusal(policy, caller.name, template, error, lambda other: ask(other, params)) from error
     above = msgspec.json.decode(task["above"], type=list[str])
-    granted = StoredGrant.of(grant, params, tools, above)
+    granted = StoredGrant.of(grant, params, tools, above, holder_for(grant, last.holder, caller))
     if again:
         granted = granted.attenuated_like(last)
     return granted, grant

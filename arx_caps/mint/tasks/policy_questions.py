@@ -131,7 +131,7 @@ def _decide(
     birth = trial_birth(mint, policy, grant, agent, mint.born(), now, subject)
     # Without the proof of a call: the question is what the policy allows, and not who sends it.
     caveats = tuple(msgspec.structs.replace(each, require=None, fresh=None) for each in caveats_of(grant)[audience])
-    token = Macaroon.mint(birth.identifier(audience, _KID), key=key, realm=mint.realm.name, caveats=caveats)
+    token = Macaroon.mint(birth.identifier(audience, _KID, key), key=key, realm=mint.realm.name, caveats=caveats)
     request = AccessRequest(str(question.tool), question.args, now)
     decision = judge_token(mint, audience, (_KID, key), token.encode(), request)
     if decision.code == OK:

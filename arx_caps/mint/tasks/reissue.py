@@ -34,6 +34,7 @@ def recipe_of(
     """
     recipe = {"born": birth.born, "at": birth.at, "expires_at": birth.expires_at, "depth": birth.depth}
     recipe |= {"link": birth.link, "policy": birth.policy, "origins": origins, "kids": [*kids]}
+    recipe |= {"holder": birth.holder} if birth.holder is not None else {}
     if caveats is not None:
         recipe["needs"] = needs or {}
         recipe["caveats"] = {
@@ -113,4 +114,5 @@ def _birth(mint: MintContext, recipe: Mapping[str, Any], session: Mapping[str, A
         recipe["depth"],
         recipe["link"],
         subject_of(session),
+        recipe.get("holder"),
     )

@@ -30,6 +30,7 @@ class StoredGrant(msgspec.Struct, frozen=True, kw_only=True):
         attenuated: By audience, the caveats that the agent added at the mint.
         exchange: By service, the audiences that it may exchange a token of this grant for.
         approvals: By audience, the calls that need an approval, and its terms.
+        holder: The first holder's key of a bound grant, 43 characters; None for bearer tokens.
     """
 
     template: str
@@ -41,9 +42,17 @@ class StoredGrant(msgspec.Struct, frozen=True, kw_only=True):
     attenuated: Written = {}
     exchange: Written = {}
     approvals: dict[str, tuple[ApprovalTerms, ...]] = {}
+    holder: str | None = None
 
     @classmethod
-    def of(cls, grant: TaskGrant, params: Mapping[str, Any], tools: Sequence[str] | None, above: Sequence[str]) -> Self:
+    def of(
+        cls,
+        grant: TaskGrant,
+        params: Mapping[str, Any],
+        tools: Sequence[str] | None,
+        above: Sequence[str],
+        holder: str | None,
+    ) -> Self:
         """Return the policy's grant in its stored form.
 
         Args:
@@ -51,6 +60,7 @@ class StoredGrant(msgspec.Struct, frozen=True, kw_only=True):
             params: The parameters of the request.
             tools: The tools of the request.
             above: Ids of the tasks above this one, whose end is its own.
+            holder: The first holder's key, if the grant is bound.
         """
         parts = [Caveat(task=task) for task in above]
         return cls(
@@ -61,6 +71,7 @@ class StoredGrant(msgspec.Struct, frozen=True, kw_only=True):
             audiences=tuple(sorted(grant.audiences)),
             exchange=grant.exchange,
             approvals=grant.approvals,
+            holder=holder,
             own={audience: _write((*caveats, *parts)) for audience, caveats in caveats_of(grant).items()},
         )
 

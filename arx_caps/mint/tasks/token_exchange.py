@@ -6,6 +6,7 @@
 # service is a hop of its own in the chain. So a kill of the presented token revokes the new one, and conjunction of
 # caveats makes it no wider.
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple, TypeAlias
 
@@ -22,14 +23,18 @@ from arx_caps.mint.tasks.stored_grant import StoredGrant
 from arx_caps.mint.tasks.token_factory import meta_of, model_of, write_bundle_of
 from arx_verifier.errors import AttenuationError, GrantError, MalformedTokenError, refusal
 from arx_verifier.token import (
+    HOP_BYTES,
+    Caveat,
     CaveatLike,
     Identifier,
     KeyRing,
     Macaroon,
     ThirdPartyCaveat,
     ThirdPartyPacket,
+    audience_public,
     call_proof,
     read_identifier,
+    unbound,
     wire,
 )
 from arx_verifier.verification import ProvenChain, Refused, prove
@@ -59,7 +64,9 @@ class _RawCaveat(NamedTuple):
         raise AttenuationError("a presented caveat is copied, not delegated")
 
 
-def exchange(mint: MintContext, unit: UnitOfWork, service: str, text: str, audience: str) -> ExchangedToken:
+def exchange(
+    mint: MintContext, unit: UnitOfWork, service: str, text: str, audience: str, public: str
+) -> ExchangedToken:
     """Exchange a token that a service was called with.
 
     Args:
@@ -68,6 +75,7 @@ def exchange(mint: MintContext, unit: UnitOfWork, service: str, text: str, audie
         service: The authenticated service.
         text: The token that it was called with, a secret.
         audience: The service that it must call.
+        public: The service's own key, to which the new token is bound if the presented one is bound.
 
     Raises:
         TokenError: The presented token is invalid, or was exchanged for this audience before.
@@ -85,6 +93,10 @@ def exchange(mint: MintContext, unit: UnitOfWork, service: str, text: str, audie
     mint.require(born, (f"key:{kid}",))
     about = {"model": model_of(agent), "meta": meta_of(agent)}
     identifier = msgspec.structs.replace(parent.identifier, aud=audience, kid=kid, born=born[:2], iat=now_ms(), **about)
+    if identifier.holder is not None:
+        # The holders signed for the presented token alone. The mint has checked that, and vouches for it.
+        vouched = len(parent.facts.named) + 1
+        identifier = msgspec.structs.replace(identifier, holder=public, aud_key=audience_public(key), vouched=vouched)
     to = SERVICES + service
     hops = [name for name in parent.facts.named if name.startswith(SERVICES)]
     own = _with_hops(granted, audience, (*hops, to))
@@ -95,7 +107,8 @@ def exchange(mint: MintContext, unit: UnitOfWork, service: str, text: str, audie
     caveats = (*own, *granted.taken(service, audience))
     required = needs.get(audience, [])
     try:
-        made = _mint_token(mint, identifier, key, caveats, required, kept).delegate(to)
+        made = _mint_token(mint, identifier, key, caveats, required, kept)
+        made = made.attenuate(Caveat(to=to, hop=wire.text_of(os.urandom(HOP_BYTES))))
     except (AttenuationError, MalformedTokenError) as error:
         raise GrantError(f"the exchanged token would not fit: {error}", code="bad_parameters") from error
     child = prove_own(mint, made, audience, kid, key)
@@ -127,6 +140,8 @@ def exchange_again(mint: MintContext, recipe: Mapping[str, Any]) -> ExchangedTok
     mint.require(Born(*identifier.born), (*recipe["targets"], f"key:{kid}"))
     _open_rows(mint, identifier)
     own = msgspec.structs.replace(identifier, kid=kid)
+    if own.holder is not None:
+        own = msgspec.structs.replace(own, aud_key=audience_public(key))
     caveats, more = ([_RawCaveat(text.encode()) for text in recipe.get(name, ())] for name in ("caveats", "more"))
     made = _mint_token(mint, own, key, caveats, recipe.get("needs", ()), more)
     child = prove_own(mint, made, own.aud, kid, key)
@@ -170,7 +185,8 @@ def _holders_caveats(text: str, own: int, mints: Sequence[ThirdPartyCaveat]) -> 
         index = next(indexes, None)
         if index is not None:
             del held[index]
-    kept: list[CaveatLike] = [_RawCaveat(raw) for raw in held if isinstance(raw, bytes)]
+    # Signed delegations as those of a bearer token: the signatures are for the presented token.
+    kept: list[CaveatLike] = [_RawCaveat(unbound(raw)[0]) for raw in held if isinstance(raw, bytes)]
     # Its discharge is bound to the presented token, so no holder could give one for another token.
     if len(kept) != len(held):
         raise GrantError(
@@ -207,6 +223,9 @@ def _prove(mint: MintContext, service: str, text: str) -> ProvenChain:
         raise refusal("not_yet_valid")
     if call is None and proven.needs_call:
         raise refusal("proof_missing")
+    refused = proven.judge_holder(call) if call is not None else None
+    if refused is not None:
+        raise refusal(refused.code, refused.failures)
     if call is not None and not -call_proof.MAX_AHEAD_MS <= now - call.issued_at <= call_proof.MAX_AGE_MS:
         raise refusal("proof_invalid")
     return proven
@@ -255,13 +274,19 @@ def _matches_grant(
 ) -> bool:
     """Return whether an identifier is the one that the mint wrote into the tokens of a grant."""
     subject = subject_of(session)
+    # The holder of an exchanged token is the service that exchanged it.
+    holder = identifier.holder if identifier.vouched is None else granted.holder
     stored = (
         *(grant["task"], grant["policy"], grant["expires_at"], granted.depth),
         *(task["session"], task["agent"], (subject.issuer, subject.name) if subject is not None else None),
+        granted.holder,
+        granted.holder is not None,
     )
     presented = (
         *(identifier.task, identifier.policy, identifier.exp, identifier.depth),
         *(identifier.session, identifier.agent, identifier.subject),
+        holder,
+        identifier.holder is not None,
     )
     return presented == stored
 

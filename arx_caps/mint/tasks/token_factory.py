@@ -18,7 +18,17 @@ from arx_caps.mint.tasks.discharge import require_approvals
 from arx_verifier import jcs
 from arx_verifier.constraints import Rule
 from arx_verifier.errors import AttenuationError, GrantError, MalformedTokenError
-from arx_verifier.token import ABOUT, ID_BYTES, MAX_ABOUT_CHARS, MINT_AUDIENCE, Caveat, Identifier, Macaroon, wire
+from arx_verifier.token import (
+    ABOUT,
+    ID_BYTES,
+    MAX_ABOUT_CHARS,
+    MINT_AUDIENCE,
+    Caveat,
+    Identifier,
+    Macaroon,
+    audience_public,
+    wire,
+)
 
 SESSION_ACTIONS: Final = tuple(
     Rule(tool=action)
@@ -53,6 +63,7 @@ class Birth(NamedTuple):
         depth: How many delegations may follow.
         link: The tokens' id, which is their first link.
         subject: The subject on whose behalf the session runs, or None.
+        holder: The first holder's key of a bound task, 43 characters; None for bearer tokens.
     """
 
     agent: Mapping[str, Any]
@@ -65,20 +76,23 @@ class Birth(NamedTuple):
     depth: int
     link: str
     subject: Subject | None
+    holder: str | None = None
 
     @property
     def path(self) -> str:
         """The agent's path."""
         return str(self.agent["path"])
 
-    def identifier(self, audience: str, kid: str) -> Identifier:
-        """Return the identifier of its token for an audience."""
+    def identifier(self, audience: str, kid: str, key: bytes) -> Identifier:
+        """Return the identifier of its token for an audience, which the key of this id signs."""
         return Identifier(
             agent=self.path,
             aud=audience,
+            aud_key=audience_public(key) if self.holder is not None else None,
             born=self.born[:2],
             depth=self.depth,
             exp=self.expires_at,
+            holder=self.holder,
             iat=self.at,
             id=self.link,
             kid=kid,
@@ -147,7 +161,7 @@ def sign_tokens(
     """
     tokens = {}
     for audience, (kid, key) in keys.items():
-        own = birth.identifier(audience, kid)
+        own = birth.identifier(audience, kid, key)
         try:
             made = Macaroon.mint(own, key=key, realm=mint.realm.name, caveats=tuple(caveats[audience]))
             made = require_approvals(made, kid, key, str(birth.task), needs.get(audience, ()))
@@ -162,7 +176,7 @@ def sign_tokens(
 def sign_session(mint: MintContext, birth: Birth) -> str:
     """Mint a session's token, which only the mint accepts."""
     kid, key = mint.key_schedule.mint_key()
-    identifier, caveats = birth.identifier(MINT_AUDIENCE, kid), (Caveat(allow=SESSION_ACTIONS),)
+    identifier, caveats = birth.identifier(MINT_AUDIENCE, kid, key), (Caveat(allow=SESSION_ACTIONS),)
     return Macaroon.mint(identifier, key=key, realm=mint.realm.name, caveats=caveats).encode()
 
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
         require_discharge,
         unseal,
     )
-    from arx_verifier.token.holder import HolderKey, audience_public
+    from arx_verifier.token.holder import HolderKey, audience_public, check_public, unbound
     from arx_verifier.token.keyring import DEFAULT_MAX_TTL_MS, KEY_BYTES, KeyRing, PreparedKey
     from arx_verifier.token.macaroon import (
         ABOUT,
@@ -70,7 +70,7 @@ else:
             "discharge": (
                 "MAX_DISCHARGES ThirdPartyCaveat bind binding caveat_key issue_discharge join require_discharge unseal"
             ),
-            "holder": "HolderKey audience_public",
+            "holder": "HolderKey audience_public check_public unbound",
             "keyring": "PreparedKey DEFAULT_MAX_TTL_MS KEY_BYTES KeyRing",
             "macaroon": (
                 "ABOUT CaveatLike HOP_BYTES IAT_AHEAD_MS ID_BYTES Identifier MAX_ABOUT_CHARS MINT_AUDIENCE "
@@ -125,6 +125,7 @@ __all__ = [
     "bytes_of",
     "call_digest",
     "caveat_key",
+    "check_public",
     "count_members",
     "cut_out",
     "http_digest",
@@ -139,5 +140,6 @@ __all__ = [
     "text_of",
     "tool_digest",
     "tool_fields",
+    "unbound",
     "unseal",
 ]

@@ -194,6 +194,11 @@ class HolderKey:
         """Return a new key."""
         return cls(os.urandom(SEED_BYTES))
 
+    @property
+    def holder(self) -> "HolderKey":
+        """This key, as whatever has a holder's key gives it."""
+        return self
+
     def sign(self, message: bytes) -> bytes:
         """Return the signature of a message, 64 bytes."""
         signed: bytes = _nacl().bindings.crypto_sign(message, self._secret)
@@ -255,6 +260,14 @@ class SignedHop(NamedTuple):
     key: str
     signature: bytes
     unsigned: bytes
+
+
+def plain_hop(packet: bytes) -> bytes | None:
+    """Return the name of a delegation that has no ``key``, 12 characters; None if a caveat is no delegation."""
+    _, mark, end = packet.rpartition(_HOP_MARK)
+    if not mark or b"{" in end or end.find(b"}") != len(end) - 1 or _TO not in end:
+        return None
+    return end[:12]
 
 
 def unbound(packet: bytes) -> tuple[bytes, SignedHop | None]:

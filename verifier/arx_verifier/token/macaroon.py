@@ -58,6 +58,7 @@ class Identifier(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         subject: Issuer and subject on whose behalf the session runs.
         task: The task's id; only a token for the mint has none.
         v: 1.
+        vouched: How many of a bound token's first delegations the mint has proven and written itself; None for none.
     """
 
     agent: Name
@@ -77,6 +78,7 @@ class Identifier(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     subject: tuple[Annotated[str, Meta(max_length=512)], Annotated[str, Meta(max_length=512)]] | None = None
     task: Name | None = None
     v: Annotated[int, Meta(ge=1, le=1)]
+    vouched: Annotated[int, Meta(ge=1, le=MAX_HOPS)] | None = None
 
 
 def about(identifier: Identifier) -> tuple[tuple[str, str], ...]:
@@ -298,12 +300,14 @@ class Macaroon:
         identifier = read_identifier(self.identifier)
         if not isinstance(identifier, Identifier) or identifier.holder is None:
             return None
-        key, hops = identifier.holder, []
+        key, hops, vouched = identifier.holder, [], identifier.vouched or 0
         for packet in self.packets:
             signed = holder.unbound(packet)[1] if isinstance(packet, bytes) else None
             if signed is not None:
                 key = signed.key
                 hops.append(signed.hop)
+            elif len(hops) < vouched and isinstance(packet, bytes) and (hop := holder.plain_hop(packet)):
+                hops.append(hop)
         links = chain.links_of(identifier.id, hops)
         return BoundTo(identifier.aud, identifier.aud_key or "", key, links[-1] if links else identifier.id)
 

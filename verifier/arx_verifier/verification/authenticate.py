@@ -296,6 +296,8 @@ def check_identifier(identifier: Identifier | OperatorIdentifier, audience: str,
         raise MalformedTokenError(f"a token of this realm lives at most {keys.max_ttl_ms} ms")
     if (identifier.holder is None) != (identifier.aud_key is None):
         raise MalformedTokenError("`holder` and `aud_key` come together")
+    if identifier.vouched is not None and identifier.holder is None:
+        raise MalformedTokenError("`vouched` is for bound tokens")
     if identifier.holder is not None:
         key = keys.get(identifier.kid)
         if key is None or identifier.aud_key != key.public:

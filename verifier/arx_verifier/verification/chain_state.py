@@ -15,10 +15,10 @@ from arx_verifier.constraints import could_permit, permits_with_any, wrong_in
 from arx_verifier.errors import Failure, shorten
 from arx_verifier.journal import ChainFacts, Holder
 from arx_verifier.request import AccessRequest
-from arx_verifier.token import IAT_AHEAD_MS, Identifier, PreparedKey, about, chain, targets, wire
+from arx_verifier.token import IAT_AHEAD_MS, Identifier, PreparedKey, PresentedCall, about, chain, targets, wire
 from arx_verifier.verification.compiled_caveats import ToolRules, gather, read_caveats
 from arx_verifier.verification.effects import Allow, ChainRestrictions, Condition
-from arx_verifier.verification.holder_proof import BoundPackets, HolderProof, prove_holders
+from arx_verifier.verification.holder_proof import NOT_BOUND, UNVOUCHED, BoundPackets, HolderProof, prove_holders
 from arx_verifier.verification.reasons import REQUEST_UNSEEN, Refused
 
 if TYPE_CHECKING:
@@ -109,6 +109,16 @@ class ProvenChain:
         if states is None:  # computed at the second call: most chains see only one
             self._states = states = chain.states_of(self.signature)
         return chain.ends_in(states, caveat, signature)
+
+    def judge_holder(self, call: PresentedCall) -> Refused | None:
+        """Refuse a call that the last holder has not made; of a bearer token, one with a holder's proof.  SPEC 16.3.
+
+        Args:
+            call: The authenticated call.
+        """
+        if self.holder is not None:
+            return self.holder.judge(call, self.needs_signature)
+        return NOT_BOUND if call.proof else None
 
     def judge_tool(self, tool: str, args: Mapping[str, Any], written: bytes | None = None) -> Refused | None:
         """Apply every ``allow``: in each, one rule must match the tool and all its arguments.  SPEC 7.
@@ -246,8 +256,20 @@ class ProvenChain:
         self.needs_call = True  # without the holder's proof, the text alone would be enough
         if proven.refused is not None:
             self.refused = proven.refused  # of a caveat before the one that ``said`` refuses
+        elif self.refused is None and len(said.hops) < (self.identifier.vouched or 0):
+            self.refused = UNVOUCHED  # else a thief of the text could add one
         link = links[-1] if links else self.identifier.id
         self.holder = HolderProof(self.key, realm, audience, proven.key, link, self.signature)
+
+    def read_unproven(self, packets: tuple[bytes | wire.ThirdPartyPacket, ...], audience: str) -> None:
+        """Apply the caveats as ``read_caveats`` does, for a holder: no signature of a delegation is checked.
+
+        Args:
+            packets: The caveats as received.
+            audience: The audience.
+        """
+        bound = self.identifier.holder is not None
+        self.read_caveats(BoundPackets.read(packets).plain if bound else packets, audience)
 
     def _take(self, said: ChainRestrictions, links: Sequence[str], holders: tuple[Holder, ...]) -> None:
         self.refused = None if said.refused is None else Refused(*said.refused)
@@ -276,7 +298,7 @@ class ProvenChain:
         self.targets = (*found, *said.targets, *map(_LINK, links))
         named, steps = said.named, said.steps
         if holders:  # the record of a bound chain has no delegation that its holder has not signed
-            proven = len(holders) - 1
+            proven = len(holders) - 1 + (identifier.vouched or 0)
             named, links, steps = named[:proven], links[:proven], steps[:proven]
         self.facts = ChainFacts(  # by position, in the order of its fields: keywords cost three times as much
             agent,

@@ -20,7 +20,6 @@ from arx_verifier.token import (
     tool_fields,
 )
 from arx_verifier.verification.chain_state import ProvenChain
-from arx_verifier.verification.holder_proof import NOT_BOUND
 from arx_verifier.verification.reasons import (
     PROOF_MISSING,
     REQUEST_UNSEEN,
@@ -59,12 +58,8 @@ def judge(
         age = request.at - call.issued_at
         if not -MAX_AHEAD_MS <= age <= MAX_AGE_MS:
             return out_of_age(age), None
-        holder = proven.holder
-        if holder is not None:
-            if (refused := holder.judge(call, proven.needs_signature)) is not None:
-                return refused, None
-        elif call.proof:
-            return NOT_BOUND, None
+        if (refused := proven.judge_holder(call)) is not None:
+            return refused, None
         try:
             if (http := request.http) is not None:
                 digest = http_digest(prefix, call.caveat, *http)

@@ -24,6 +24,9 @@ from arx_verifier.verification.reasons import PLACES, Refused
 _INVALID: Final = Refused(
     "proof_invalid", (Failure("call", "holder", "a proof by the key that the token is bound to", "another one"),)
 )
+UNVOUCHED: Final = Refused(
+    "malformed", (Failure("identifier", "vouched", "the delegations that the mint vouches for", "fewer"),)
+)
 NOT_BOUND: Final = Refused(
     "malformed", (Failure("call", "holder", "no holder's proof: this is a bearer token", "one"),)
 )
@@ -83,13 +86,17 @@ def prove_holders(
         hops: Each delegation that no caveat refused: its index, its ``to`` and its link.
 
     Returns:
-        The holders up to the first delegation that its holder has not signed.
+        The holders up to the first delegation that its holder has not signed.  Those that the mint vouches for have no
+        key: the holder after them is the one that the identifier names.
     """
     first = identifier.holder
     assert first is not None
     found = [Holder(first)]
-    signature, done = start, 0
-    for index, to, link in hops:
+    signature, done, vouched = start, 0, identifier.vouched or 0
+    for index, _, _ in hops[:vouched]:
+        if bound.signed[index] is not None:
+            return Holders(tuple(found), _signed(index))
+    for index, to, link in hops[vouched:]:
         for packet in packets[done:index]:
             signature = _extended(signature, packet)
         signed = bound.signed[index]
@@ -112,6 +119,11 @@ def _extended(signature: bytes, packet: bytes | ThirdPartyPacket) -> bytes:
 
 def _unsigned(index: int) -> Refused:
     failure = Failure(PLACES[index + 1], "sig", "the next holder's key and its delegator's signature", "neither")
+    return Refused("malformed", (failure,))
+
+
+def _signed(index: int) -> Refused:
+    failure = Failure(PLACES[index + 1], "sig", "neither `key` nor `sig`: the mint vouches for it", "both")
     return Refused("malformed", (failure,))
 
 

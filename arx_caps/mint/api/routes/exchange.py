@@ -54,9 +54,9 @@ def exchange_token(call: RouteCall) -> Exchanged:
         audience = token_exchange.audience_of(mint.policy.audiences, body.resource)
     if audience is None or audience not in mint.policy.audiences:
         raise GrantError("the policy has no such audience", code="exchange_not_allowed")
-    return _answer(
-        audience, token_exchange.exchange(mint, call.unit, call.authenticated.name, body.subject_token, audience)
-    )
+    service = call.authenticated
+    made = token_exchange.exchange(mint, call.unit, service.name, body.subject_token, audience, service.public)
+    return _answer(audience, made)
 
 
 def exchanged_again(call: RouteCall, made: Made) -> Exchanged:

@@ -63,6 +63,7 @@ class TaskBody(Body, frozen=True):
     tools: Annotated[tuple[Annotated[str, Meta(max_length=96)], ...], Meta(max_length=64)] | None = None
     depth: int | None = None
     parent: Annotated[str, Meta(max_length=32)] | None = None
+    holder: Annotated[str, Meta(max_length=64)] | None = None
 
 
 class SessionsQuery(PageQuery, frozen=True):
@@ -254,7 +255,9 @@ def delete_session(call: RouteCall) -> SessionEnded:
 def start_task_route(call: RouteCall) -> TaskStarted:
     """Start a task from a template of the policy."""
     body = call.body
-    request = issue.TaskRequest(body.template, body.params or {}, body.ttl, body.tools, body.depth, body.parent)
+    request = issue.TaskRequest(
+        body.template, body.params or {}, body.ttl, body.tools, body.depth, body.parent, body.holder
+    )
     started = issue.start_task(call.mint, call.unit, call.authenticated, request)
     return TaskStarted(task=show_task(call.mint, started.row), bundle=started.bundle)
 
