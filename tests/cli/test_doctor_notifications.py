@@ -24,7 +24,7 @@ def test_doctor_says_what_no_receiver_has_taken(unit: Harness) -> None:
     assert row is not None
     db.notifications.failed(row, "answered 500", 1)
     (check,) = check_notifications(unit.mint.realm)
-    assert (check.ok, "1 wait: answered 500" in check.found) == (True, True)
+    assert (check.ok, "1 waiting: answered 500" in check.found) == (True, True)
     db.notifications.failed(row, "answered 500", None)
     (check,) = check_notifications(unit.mint.realm)
     assert (check.ok, "answered 500" in check.found, "resend" in check.mend) == (False, True, True)

@@ -35,5 +35,5 @@ def check_notifications(realm: Realm) -> Iterator[Check]:
             found = f"{name} has not taken {one['failed']} within a day: {one['error'] or 'it takes them again'}"
             yield Check(NAME, False, found, "repair the receiver, then run `arx webhook resend --all`")
         else:
-            late = f", {one['waiting']} wait: {one['error']}" if one["error"] else ""
+            late = f", {one['waiting']} waiting: {one['error']}" if one["error"] else ""
             yield Check(NAME, True, name + late)
