@@ -30,6 +30,7 @@ RUN = {
     "docs/adapters/http-clients.md": {"../adapters/http_clients.py": 6},
     "docs/api.md": {"test_api_page.py": 1},
     "docs/audit.md": {"test_examples.py": 5, "test_commands.py": 2},
+    "docs/budgets.md": {"test_examples.py": 1},
     "docs/concepts.md": {"test_examples.py": 7},
     "docs/connect.md": {"../connect/test_page.py": 4},
     "docs/gateway.md": {"../gateway/test_page.py": 3},

@@ -129,3 +129,13 @@ def test_an_auditor_checks_as_the_page_says(tmp_path: Path) -> None:
             if block.language == "console":
                 someone.console(block.text)
     assert (tmp_path / "backup.db").stat().st_size > 0
+
+
+def test_a_budget_is_kept_as_its_page_shows(tmp_path: Path) -> None:
+    """
+    docs/budgets.md: the example runs as it stands, and its refusal has what the page says.
+    """
+    page = (ROOT / "docs" / "budgets.md").read_text("utf-8")
+    (example,) = [block.text for block in blocks(page) if block.language == "python"]
+    (tmp_path / "example.py").write_text(example, encoding="utf-8")
+    assert run_python(tmp_path / "example.py", "-W", "error") == ""

@@ -53,7 +53,6 @@ def test_every_caveat_member_is_specified() -> None:
     """
     listed = set(re.findall(r"`(\w+)`", "".join(re.findall(r"^\| (`.+?) \|", section(6), re.MULTILINE))))
     assert listed == set(caveats.KNOWN)
-    assert all(f"`{name}`" in section(6) for name in caveats.RESERVED)
 
 
 @pytest.mark.spec("7.2")

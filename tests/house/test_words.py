@@ -15,7 +15,6 @@ FORMER = {
     "revoked": r"\bkill floors?\b|\.floors\b",
     "journal": r"\bspool(s|ed|ing)?\b",
     "recheck": r"grant\.checkpoint|checkpoint_async",
-    "already_used": r"budget_exhausted",
     "third-party caveat": r"\bRequirement\b|\bread_demand\b",
     "incarnation": r"\"inc\"|\.inc\b(?!\()",
 }

@@ -47,7 +47,6 @@ def shapes() -> Vectors:
         "unknown": (b'{"before":1900000000000}', "a member that does not exist"),
         "unknown-case": (b'{"Exp":1}', "names have one case"),
         "unknown-beside": (b'{"exp":1900000000000,"zone":"eu"}', "an unknown member beside a known one"),
-        "reserved-spend": (b'{"spend":["b-1",5]}', "reserved"),
         "unknown-proof": (b'{"require":["eyes"]}', "a proof that does not exist"),
     }
     found = {f"caveat-{name}": vector("6.1", "malformed", after(r), why) for name, (r, why) in raw.items()}

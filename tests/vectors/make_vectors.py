@@ -18,6 +18,7 @@ from tests.vectors import (
     log_vectors,
     record_vectors,
     rule_vectors,
+    spend_vectors,
 )
 from tests.vectors.second import AT, INCARNATION, KEY, Token
 
@@ -31,7 +32,7 @@ def whole(given: dict[str, Any]) -> dict[str, Any]:
     token = given["token"]
     request = {"args": {}, "at": AT, "peer": "192.0.2.7", "tool": "orders.get"} | given.get("request", {})
     epoch = {"applied": 7, "freezes": {}, "kills": {}, "incarnation": INCARNATION} | given.get("epoch", {})
-    return {
+    made = {
         "comment": given["comment"],
         "spec": given["spec"],
         "realm": "acme",
@@ -44,6 +45,8 @@ def whole(given: dict[str, Any]) -> dict[str, Any]:
         "times": given.get("times", 1),
         "expect": given["expect"],
     }
+    # Without costs the service of a vector keeps no budgets.
+    return made | {"costs": given["costs"]} if "costs" in given else made
 
 
 def build() -> dict[str, str]:
@@ -53,7 +56,16 @@ def build() -> dict[str, str]:
         File name to content.
     """
     files: dict[str, str] = {}
-    for module in (form_vectors, caveat_vectors, discharge_vectors, rule_vectors, epoch_vectors, holder_vectors):
+    modules = (
+        form_vectors,
+        caveat_vectors,
+        discharge_vectors,
+        rule_vectors,
+        epoch_vectors,
+        holder_vectors,
+        spend_vectors,
+    )
+    for module in modules:
         for name, given in module.vectors().items():
             assert f"{name}.json" not in files, name
             files[f"{name}.json"] = json.dumps(whole(given), indent=1, ensure_ascii=True) + "\n"

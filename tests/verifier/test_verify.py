@@ -17,6 +17,7 @@ from arx_verifier.errors import (
     refusal,
 )
 from arx_verifier.journal.decision import Decision, InMemoryDecisions
+from arx_verifier.ledger import LedgerState, MemoryLedger
 from arx_verifier.request import UNSEEN_BODY, HttpCall
 from arx_verifier.revocation.epoch import UnsafeLocalEpochs
 from arx_verifier.token import chain, wire
@@ -92,6 +93,16 @@ class NoNonces(MemoryNonces):
         raise StoreError("no answer")
 
 
+BUDGET = mint(ANYTHING, Caveat(spend=("b", "usd", "1", "task", AT))).encode()
+
+
+def ledger(opens: int = AT - 1) -> MemoryLedger:
+    """A ledger that began then."""
+    made = MemoryLedger(clock=lambda: AT)
+    made.state = LedgerState(run="memory", since=opens)
+    return made
+
+
 def replayed() -> Decision:
     """The second of two equal calls."""
     checked, token = verifier(), sign(mint(), access())
@@ -120,7 +131,7 @@ CASES: dict[str, list[Callable[[], Decision]]] = {
     ],
     "unknown_key": [told(mint(kid="k2.0").encode()), told(mint(kid="k1.1").encode())],
     "bad_signature": [told(mint(key=OTHER_KEY).encode()), told(sign(mint(key=OTHER_KEY), access()))],
-    "unknown_caveat": [told(forge_caveats(b'{"spend":1}')), told(with_third_party(b"who"))],
+    "unknown_caveat": [told(forge_caveats(b'{"zone":1}')), told(with_third_party(b"who"))],
     "wrong_audience": [
         told(mint(aud="billing").encode()),
         told(mint(ANYTHING, Caveat(aud=("billing",))).encode()),
@@ -148,6 +159,9 @@ CASES: dict[str, list[Callable[[], Decision]]] = {
         told(mint(ANYTHING, Caveat(once=("a", AT)), Caveat(once=("a", AT))).encode()),
         told(mint(ANYTHING, Caveat(once=("a", AT - 60_001))).encode()),
     ],
+    "insufficient_budget": [told(BUDGET, ledger=ledger(), costs={"orders.get": {"usd": 2}})],
+    "budget_exhausted": [told(BUDGET, ledger=ledger(opens=AT), costs={"orders.get": {"usd": 1}})],
+    "budget_unsupported": [told(BUDGET), told(BUDGET, ledger=ledger())],
     "proof_missing": [told(mint(ANYTHING, Caveat(require=("call",))).encode())],
     "proof_invalid": [
         told(sign(mint(), access("orders.put"))),
@@ -244,7 +258,7 @@ def spoilt(token: Macaroon) -> str:
         mint(born=("another-history", 0)),
         mint(ANYTHING, Caveat(require=("call",))),
         mint(holder="h" * 43),
-        Macaroon.parse(forge_caveats(b'{"spend":1}')),
+        Macaroon.parse(forge_caveats(b'{"zone":1}')),
         Macaroon.parse(forge_caveats(b"{}")),
         Macaroon.parse(with_third_party()),
     ],

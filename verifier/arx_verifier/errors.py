@@ -25,6 +25,7 @@ _OF_RULE: Final = {
     "once": "the approval must be",
     "require": "the token must be",
     "size of the arguments": "the request must have",
+    "spend": "the budget must have",
     "start": "the call must be signed",
     "third-party caveat": "the call must come with",
     "tool": "the tool must be",
@@ -93,6 +94,47 @@ class Failure(NamedTuple):
         else:
             begins = f"{rule} must be"
         return f"{begins} {expected}{at}, got {came}"
+
+
+class Shortfall(Failure):
+    """A pool that has less than a call costs.
+
+    Attributes:
+        pool: The pool's name.
+        hop: The agent that held the token when the pool was opened.
+        unit: Its unit.
+        remaining: What it has left, decimal text.
+        required: What the call costs, decimal text.
+    """
+
+    pool: str
+    hop: str
+    unit: str
+    remaining: str
+    required: str
+
+    @classmethod
+    def of(
+        cls, place: str, pool: str, hop: str, unit: str, remaining: str, required: str, *, lost: bool = False
+    ) -> "Shortfall":
+        """Return the failure of a call; ``lost`` says that the ledger may have lost what was drawn from the pool."""
+        came = f"{remaining} {unit} left in {pool}, opened by {hop}"
+        if lost:
+            came += "; the ledger began anew since then: start another task, or let an operator top it up"
+        failure = cls(place, "spend", f"{required} {unit}", came)
+        failure.pool, failure.hop, failure.unit = pool, hop, unit
+        failure.remaining, failure.required = remaining, required
+        return failure
+
+    def budget(self) -> dict[str, str]:
+        """Return the members for a program."""
+        return {
+            "pool": self.pool,
+            "hop": self.hop,
+            "unit": self.unit,
+            "remaining": self.remaining,
+            "required": self.required,
+        }
 
 
 class ArxError(Exception):
@@ -185,6 +227,12 @@ class AccessError(ArxError):
 
 class CaveatProhibitsError(AccessError):
     """An authentic caveat prohibits the call."""
+
+
+class BudgetError(CaveatProhibitsError):
+    """A budget of the token cannot take the call."""
+
+    code = "insufficient_budget"
 
 
 class MissingDischargeError(AccessError):
@@ -325,7 +373,12 @@ REASONS: Final[dict[str, Reason]] = {
         *_NO, CaveatProhibitsError, "the token was delegated to an agent that it does not allow"
     ),
     "network_not_allowed": Reason(*_NO, CaveatProhibitsError, "the token does not allow calls from this address"),
-    "already_used": Reason(*_NO, CaveatProhibitsError, "the token's budget, or a one-time approval, is used up"),
+    "already_used": Reason(*_NO, CaveatProhibitsError, "a one-time approval is used up"),
+    "insufficient_budget": Reason(*_NO, BudgetError, "a budget of the token has less left than the call costs"),
+    "budget_exhausted": Reason(*_NO, BudgetError, "a budget of the token has nothing left"),
+    "budget_unsupported": Reason(
+        *_NO, BudgetError, "the token has a budget, and this service keeps none or declares no cost of the tool in it"
+    ),
     "proof_missing": Reason(
         *_SIGN_ANEW, ProofError, "the token requires a signature of each call, and this call has none: sign it"
     ),

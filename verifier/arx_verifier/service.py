@@ -9,15 +9,17 @@ import logging
 import os
 import stat
 import time
+from collections.abc import Mapping
 from mmap import PAGESIZE
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from msgspec import Meta
 
 from arx_verifier.errors import MalformedTokenError, SettingsError
 from arx_verifier.journal import DecisionSink
+from arx_verifier.ledger import Ledger
 from arx_verifier.revocation import Epochs
 from arx_verifier.token import KeyRing, PreparedKey, bytes_of
 from arx_verifier.verification import MemoryNonces, NonceStore, Verifier
@@ -37,6 +39,10 @@ class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         store: URL of the realm's revocation store; a password may come from ``ARX_STORE_PASSWORD`` instead.
         nonces: URL of a Redis for used nonces, when several processes share the audience; its password may come from
             ``ARX_NONCES_PASSWORD``.  If it is the server of ``store``, the login of ``store`` is used.
+        ledger: URL of the Redis that keeps the realm's budgets, the same one for every service and never that of
+            ``store``; its password may come from ``ARX_LEDGER_PASSWORD``.  Without it, tokens with budgets are refused.
+        ledger_mode: ``strict``: each call asks the ledger; ``leased``: this process escrows a slice of each pool.
+        costs: By tool or pattern what a call costs, by unit; see ``ledger.Costs``.
         journal_mode: ``strict``, ``durable`` or ``best_effort``.
         journal_bytes: Quota of all the journal's files together, bytes.
         record_arguments: Tools, or patterns of them, whose arguments are recorded in clear.
@@ -53,6 +59,9 @@ class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     realm: str
     store: str | None = None
     nonces: str | None = None
+    ledger: str | None = None
+    ledger_mode: Literal["strict", "leased"] = "strict"
+    costs: dict[str, dict[str, Any]] = {}
     journal_mode: Literal["strict", "durable", "best_effort"] = "strict"
     journal_bytes: int | None = None
     record_arguments: tuple[str, ...] = ()
@@ -157,6 +166,8 @@ def open_verifier(
     epochs: Epochs | None = None,
     decisions: DecisionSink | None = None,
     nonces: NonceStore | None = None,
+    ledger: Ledger | None = None,
+    costs: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Verifier:
     """Return the verifier of a service file.
 
@@ -165,6 +176,8 @@ def open_verifier(
         epochs: Replaces the follower of the file's store.
         decisions: Replaces the file's journal.
         nonces: Replaces the file's nonce store, or this process's memory.
+        ledger: Replaces the file's ledger.
+        costs: Replaces the file's costs.
 
     Returns:
         A verifier that starts to follow the epoch with its first call or with ``start``.
@@ -184,6 +197,8 @@ def open_verifier(
         epochs=epochs if epochs is not None else _follow(file, verifier_id),
         decisions=decisions if decisions is not None else _journal(file, verifier_id),
         nonces=nonce_store,
+        ledger=ledger if ledger is not None else _ledger(file),
+        costs=file.costs if costs is None else costs,
         record_arguments=file.record_arguments,
     )
 
@@ -222,6 +237,23 @@ def _journal(file: ServiceConfig, verifier_id: str) -> DecisionSink:
     return Journal(
         file.journal, verifier_id, file.audience, segment_bytes=size, mode=file.journal_mode, max_bytes=budget
     )
+
+
+def _ledger(file: ServiceConfig) -> Ledger | None:
+    if file.ledger is None:
+        return None
+    from arx_verifier.ledger import LeasedLedger, RedisLedger
+    from arx_verifier.revocation import without_login
+
+    url, password = file.ledger, os.environ.get("ARX_LEDGER_PASSWORD")
+    if file.store is not None and without_login(url) == without_login(file.store):
+        raise SettingsError(
+            "`ledger` is the revocation store, whose disk every write waits for: budgets need another instance"
+        )
+    if file.nonces is not None and without_login(url) == without_login(file.nonces):
+        password = password or os.environ.get("ARX_NONCES_PASSWORD")
+    ledger = RedisLedger(url, file.realm, password=password, ca=file.ca)
+    return LeasedLedger(ledger) if file.ledger_mode == "leased" else ledger
 
 
 def _nonces(file: ServiceConfig) -> NonceStore | None:

@@ -7,10 +7,13 @@ Tokens, call proofs and decisions are real.  Keys, epochs and records are in mem
 import hashlib
 import os
 import time
+from collections.abc import Mapping
 from typing import Any, Final
 
+from arx_verifier.amounts import Amount
 from arx_verifier.constraints import Rule
 from arx_verifier.journal import InMemoryDecisions
+from arx_verifier.ledger import MemoryLedger
 from arx_verifier.request import HttpCall
 from arx_verifier.revocation import UnsafeLocalEpochs
 from arx_verifier.token import (
@@ -22,6 +25,7 @@ from arx_verifier.token import (
     Macaroon,
     audience_public,
     http_fields,
+    spend_caveats,
     tool_fields,
     wire,
 )
@@ -69,21 +73,26 @@ class UnsafeCaller:
         """
         return self._signer.sign(tool_fields(tool, args), _now_ms())
 
-    def delegate(self, to: str, *rules: Rule, key: HolderKey | None = None) -> "UnsafeCaller":
+    def delegate(
+        self, to: str, *rules: Rule, key: HolderKey | None = None, budget: Mapping[str, Amount] | None = None
+    ) -> "UnsafeCaller":
         """Return a sub-agent with the token attenuated by rules; without rules, only delegated.  SPEC 5.2.
 
         Args:
             to: The sub-agent's path.
             rules: What it may do, within what this caller may do.
             key: The sub-agent's key; for a bound token, and only for one.
+            budget: What its calls may cost together, by unit, within what this caller has left.
 
         Raises:
             AttenuationError: The result would be too large.
         """
         attenuated = Caveat(allow=rules) if rules else None
         public = key.public if key is not None else None
-        delegated = self.macaroon.delegate(to, attenuated, key=public, by=self._key)
-        return UnsafeCaller(delegated, self._audience, key)
+        made = self.macaroon.delegate(to, attenuated, key=public, by=self._key)
+        for caveat in spend_caveats(to.rpartition("/")[2], budget or {}, "task", _now_ms()):
+            made = made.attenuate(caveat)
+        return UnsafeCaller(made, self._audience, key)
 
 
 class UnsafeTestRealm:
@@ -92,17 +101,27 @@ class UnsafeTestRealm:
     Attributes:
         verifier: Pass it to the application instead of the result of ``open_verifier``.
         epochs: ``epochs.kill("agent:test/agent")`` is in force at once; so are ``freeze`` and ``thaw``.
+        ledger: The budgets of its callers.
         decisions: The decisions so far, in ``decisions.decisions``, the last one last.
 
     Args:
         audience: The service's name.
+        costs: What its tools cost, as for ``Verifier``.
     """
 
-    def __init__(self, audience: str) -> None:
+    def __init__(self, audience: str, *, costs: Mapping[str, Mapping[str, Any]] | None = None) -> None:
         self._audience, self._key = audience, os.urandom(32)
         self.epochs, self.decisions = UnsafeLocalEpochs(), InMemoryDecisions()
         keys = KeyRing({_KID: self._key}, realm="test")
-        self.verifier = Verifier(audience=audience, keys=keys, epochs=self.epochs, decisions=self.decisions)
+        self.ledger = MemoryLedger()
+        self.verifier = Verifier(
+            audience=audience,
+            keys=keys,
+            epochs=self.epochs,
+            decisions=self.decisions,
+            ledger=self.ledger,
+            costs=costs,
+        )
 
     def caller(
         self,
@@ -114,6 +133,8 @@ class UnsafeTestRealm:
         depth: int = 4,
         ttl_ms: int = _TTL_MS,
         key: HolderKey | None = None,
+        budget: Mapping[str, Amount] | None = None,
+        per: str = "task",
     ) -> UnsafeCaller:
         """Return an agent with a token for the calls that the rules allow.
 
@@ -126,6 +147,8 @@ class UnsafeTestRealm:
             depth: How many delegations may follow.
             ttl_ms: The token's life, ms; a negative one makes an expired token.
             key: The key that the token is bound to; None for a bearer token.
+            budget: What its calls may cost together, by unit: ``{"usd": "5.00", "calls": 200}``.
+            per: The period of the budget: ``task``, ``hour`` or ``day``.
         """
         now = _now_ms()
         identifier = Identifier(
@@ -145,7 +168,7 @@ class UnsafeTestRealm:
             v=1,
         )
         # As the mint does, so that tests cover the call proof: without it a token would be accepted without one.
-        caveats = (Caveat(allow=rules, require=("call",)),)
+        caveats = (Caveat(allow=rules, require=("call",)), *spend_caveats("test", budget or {}, per, now))
         macaroon = Macaroon.mint(identifier, key=self._key, realm="test", caveats=caveats)
         return UnsafeCaller(macaroon, self._audience, key)
 

@@ -18,7 +18,15 @@ if TYPE_CHECKING:
         tool_digest,
         tool_fields,
     )
-    from arx_verifier.token.caveats import MAX_FRESH_MS, MAX_HOPS, MAX_INTEGER, Caveat, count_members, read_caveat
+    from arx_verifier.token.caveats import (
+        MAX_FRESH_MS,
+        MAX_HOPS,
+        MAX_INTEGER,
+        Caveat,
+        count_members,
+        read_caveat,
+        spend_caveats,
+    )
     from arx_verifier.token.discharge import (
         MAX_DISCHARGES,
         ThirdPartyCaveat,
@@ -66,7 +74,7 @@ else:
                 "CallSigner MAX_AGE_MS MAX_AHEAD_MS PresentedCall STAMP call_digest http_digest http_fields "
                 "tool_digest tool_fields"
             ),
-            "caveats": "Caveat MAX_FRESH_MS MAX_HOPS MAX_INTEGER count_members read_caveat",
+            "caveats": "Caveat MAX_FRESH_MS MAX_HOPS MAX_INTEGER count_members read_caveat spend_caveats",
             "discharge": (
                 "MAX_DISCHARGES ThirdPartyCaveat bind binding caveat_key issue_discharge join require_discharge unseal"
             ),
@@ -136,6 +144,7 @@ __all__ = [
     "read_identifier",
     "require_discharge",
     "sha256_of",
+    "spend_caveats",
     "subject_target",
     "text_of",
     "tool_digest",

@@ -6,11 +6,13 @@ members once a chain is authenticated.
 """
 
 import ipaddress
-from typing import Annotated, Any, Final, Self, TypeVar
+from collections.abc import Mapping
+from typing import Annotated, Any, Final, Literal, Self, TypeVar
 
 import msgspec
 from msgspec import Meta
 
+import arx_verifier.amounts as amounts
 import arx_verifier.jcs as jcs
 import arx_verifier.names as names
 import arx_verifier.token.wire as wire
@@ -21,7 +23,6 @@ MAX_INTEGER: Final = 2**53 - 1
 MAX_HOPS: Final = 16
 MAX_FRESH_MS: Final = 60_000  # above any lease: a larger number would promise what the lease already keeps
 PROOFS: Final = ("call", "holder", "signature")
-RESERVED: Final = ("spend",)  # budgets; refused as unknown in this version
 
 _T = TypeVar("_T")
 
@@ -31,6 +32,8 @@ Pattern = Annotated[str, Meta(min_length=1, max_length=96)]
 Audience = Annotated[str, Meta(min_length=1, max_length=64)]
 OF_HOLDERS: Final = Meta(extra={"of": "holders"})  # marks a member about a token's holders; a discharge cannot have it
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,64}\Z")]
+Unit = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,15}\Z")]
+Most = Annotated[str, Meta(pattern=r"^(?:0|[1-9][0-9]{0,9})(?:\.[0-9]{0,5}[1-9])?\Z")]
 
 
 # Unknown members are forbidden: an old verifier must not ignore a restriction that a newer holder added.
@@ -50,6 +53,7 @@ class _Members(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     once: tuple[Name, Natural] | None = None
     require: Annotated[Annotated[tuple[str, ...], Meta(min_length=1)] | None, OF_HOLDERS] = None
     sig: Annotated[Annotated[str, Meta(min_length=86, max_length=86)] | None, OF_HOLDERS] = None
+    spend: Annotated[tuple[Name, Unit, Most, Literal["task", "hour", "day"], Natural] | None, OF_HOLDERS] = None
     task: Name | None = None
     to: Annotated[Path | None, OF_HOLDERS] = None
 
@@ -72,6 +76,8 @@ class _Members(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         for pattern in self.delegate_to or ():
             if not names.is_path_pattern(pattern):
                 raise MalformedTokenError("`delegate_to` holds patterns such as acme/* or acme/**")
+        if self.spend is not None and not amounts.is_amount(self.spend[2]):
+            raise MalformedTokenError("`spend` has a pool of at most 1000000000")
         for network in self.net or ():
             read_network(network)
         for proof in self.require or ():
@@ -100,6 +106,8 @@ class Caveat(_Members, metaclass=Written, frozen=True, kw_only=True, forbid_unkn
         require: These proofs are needed: ``call``, a ``call`` follows; ``holder``, the token is bound to its holder's
             key; ``signature``, its holder signed the call for others to check.
         sig: The current holder's signature of the delegation, 86 characters; with ``key``.
+        spend: Pool, unit, max, period (``task``, ``hour`` or ``day``) and time of opening, ms since the Unix epoch: a
+            call draws its cost in this unit from the pool.
         task: A sub-task whose end also ends this token.
         to: The agent that this token was delegated to; with ``hop``.
 
@@ -161,6 +169,30 @@ class Caveat(_Members, metaclass=Written, frozen=True, kw_only=True, forbid_unkn
         if self.hop is not None:
             canonical_hop(self.hop)
         return self.check_operands()
+
+
+def spend_caveats(pool: str, budget: Mapping[str, amounts.Amount], per: str, opened: int) -> tuple[Caveat, ...]:
+    """Return a caveat for each unit of a budget.  SPEC 17.1.
+
+    Args:
+        pool: The pools' name.
+        budget: What each pool has, by unit: a number or decimal text.
+        per: ``task``, ``hour`` or ``day``.
+        opened: When the pools are opened, ms since the Unix epoch.
+
+    Raises:
+        MalformedTokenError: A unit or an amount is wrong.
+    """
+    caveats = []
+    for unit, amount in budget.items():
+        try:
+            most = amounts.amount_text(amounts.read_amount(amount))
+        except ValueError as error:
+            raise MalformedTokenError(f"budget: {unit}: {error}, got {str(amount)[:40]}") from None
+        if not amounts.is_unit(unit):
+            raise MalformedTokenError(f"budget: a unit is named by [a-z][a-z0-9_]*, not by {str(unit)[:40]!r}")
+        caveats.append(Caveat(spend=(pool, unit, most, per, opened)))  # type: ignore[arg-type]  # checked as written
+    return tuple(caveats)
 
 
 class WireCaveat(_Members, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True, gc=False):

@@ -5,21 +5,24 @@ A ``ProvenChain`` is built only after the signatures were verified.  Restriction
 (names, depth, unknown caveats) are applied while it is built.  All others are compiled for ``evaluate``.
 """
 
+from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import arx_verifier.limits as limits
 import arx_verifier.names as names
+from arx_verifier.amounts import millionths_of
 from arx_verifier.constraints import could_permit, permits_with_any, wrong_in
 from arx_verifier.errors import Failure, shorten
 from arx_verifier.journal import ChainFacts, Holder
+from arx_verifier.ledger import PERIOD_MS, pool_id
 from arx_verifier.request import AccessRequest
 from arx_verifier.token import IAT_AHEAD_MS, Identifier, PreparedKey, PresentedCall, about, chain, targets, wire
 from arx_verifier.verification.compiled_caveats import ToolRules, gather, read_caveats
 from arx_verifier.verification.effects import Allow, ChainRestrictions, Condition
 from arx_verifier.verification.holder_proof import NOT_BOUND, UNVOUCHED, BoundPackets, HolderProof, prove_holders
-from arx_verifier.verification.reasons import REQUEST_UNSEEN, Refused
+from arx_verifier.verification.reasons import PLACES, REQUEST_UNSEEN, Refused
 
 if TYPE_CHECKING:
     from arx_verifier.token import ThirdPartyCaveat
@@ -32,6 +35,30 @@ _TOO_MUCH: Final = Refused(
 )
 _NONE_REFUSED: Final = (None, _TOO_MUCH)
 _LINK: Final = "link:".__add__
+
+
+class BudgetPool(NamedTuple):
+    """A pool that a call of a chain draws from.  SPEC 17.3.
+
+    Attributes:
+        id: Its identity; see ``ledger.pool_id``.
+        name: Its name.
+        unit: Its unit.
+        max: What it has in a period, millionths.
+        period_ms: The length of a period, ms; 0 for the whole task.
+        opened: When it was opened, ms since the Unix epoch.
+        place: The place of its caveat.
+        hop: The agent that held the token then.
+    """
+
+    id: str
+    name: str
+    unit: str
+    max: int
+    period_ms: int
+    opened: int
+    place: str
+    hop: str
 
 
 class ProvenChain:
@@ -55,6 +82,7 @@ class ProvenChain:
         parts: The number of its parts, which ``limits.cost_of`` charges.
         refused: The refusal of every request with this chain, or None.
         unmet: The third-party caveats without a discharge, each with its index.
+        pools: The pools that a call draws from.
     """
 
     __slots__ = (
@@ -75,6 +103,7 @@ class ProvenChain:
         "needs_signature",
         "once",
         "parts",
+        "pools",
         "refused",
         "rest",
         "signature",
@@ -89,6 +118,7 @@ class ProvenChain:
     needs_signature: bool
     once: tuple[tuple[str, str, int], ...]
     parts: int
+    pools: tuple[BudgetPool, ...]
     refused: Refused | None
     targets: tuple[str, ...]
     unmet: tuple[tuple[int, "ThirdPartyCaveat"], ...]
@@ -277,11 +307,26 @@ class ProvenChain:
         self.needs_call, self.needs_signature = said.needs_call, said.needs_signature
         self.fresh_ms, self.conditions = said.fresh_ms, said.conditions
         self.once, self.unmet = said.once, said.unmet
+        self.pools = self._pools_of(said, links) if said.spend else ()
         if said.exp < self.exp:
             self.exp = said.exp
         if said.nbf > self.nbf:
             self.nbf = said.nbf
         self._name(said, links, holders)
+
+    def _pools_of(self, said: ChainRestrictions, links: Sequence[str]) -> tuple[BudgetPool, ...]:
+        """Return the pools of a chain, each once, with the least of its limits.  SPEC 17.3."""
+        identifier, pools = self.identifier, dict[str, BudgetPool]()
+        for index, (name, unit, text, per, at) in said.spend:
+            hops = bisect_right(said.hops, index)
+            link, holder = (links[hops - 1], said.named[hops - 1]) if hops else ("", identifier.agent)
+            pool = pool_id(identifier.task or identifier.session, link, name, unit, per)
+            most, opened, known = millionths_of(text), at, pools.get(pool)
+            # The first opening counts: with a later one, a holder could fill a pool that the ledger lost.
+            if known is not None:
+                most, opened = min(most, known.max), min(opened, known.opened)
+            pools[pool] = BudgetPool(pool, name, unit, most, PERIOD_MS[per], opened, PLACES[index + 1], holder)
+        return tuple(pools.values())
 
     def _name(self, said: ChainRestrictions, links: Sequence[str], holders: tuple[Holder, ...]) -> None:
         """Compute the record's facts and the revocation targets from the caveats that were read."""

@@ -23,6 +23,7 @@ from arx_verifier.verification.reasons import PLACES, Refused
 if TYPE_CHECKING:
     from arx_verifier.token import ThirdPartyCaveat
 
+Spend: TypeAlias = tuple[str, str, str, str, int]  # pool, unit, max, period, opened
 Networks: TypeAlias = tuple[tuple[str, ipaddress.IPv4Network | ipaddress.IPv6Network], ...]  # as written, and read
 
 
@@ -95,6 +96,7 @@ class ChainRestrictions:
         unmet: Each third-party caveat after its index.
         needs_call: Whether a call proof is required.
         needs_signature: Whether the holder must sign the call for others to check.
+        spend: Each ``spend`` after the index of its caveat.
     """
 
     __slots__ = (
@@ -115,6 +117,7 @@ class ChainRestrictions:
         "places",
         "read",
         "refused",
+        "spend",
         "steps",
         "targets",
         "tasks",
@@ -140,6 +143,7 @@ class ChainRestrictions:
         self.unmet: tuple[tuple[int, ThirdPartyCaveat], ...] = ()
         self.steps: tuple[tuple[str, ...], ...] = ()
         self.bound, self.needs_call, self.needs_signature = bound, False, False
+        self.spend: tuple[tuple[int, Spend], ...] = ()
 
 
 def _aud(_said: ChainRestrictions, index: int, audiences: Sequence[str], audience: str) -> None:
@@ -206,6 +210,12 @@ def _once(said: ChainRestrictions, index: int, once: tuple[str, int], _audience:
     said.once = (*said.once, (PLACES[index + 1], *once))
 
 
+def _spend(said: ChainRestrictions, index: int, spend: Spend, _audience: str) -> None:
+    if len(said.spend) == limits.MAX_POOLS:
+        raise MalformedTokenError(f"a token has at most {limits.MAX_POOLS} `spend`")
+    said.spend = (*said.spend, (index, spend))
+
+
 def _depth(said: ChainRestrictions, _index: int, depth: int, _audience: str) -> None:
     # The least counts: a later caveat can only restrict, whatever number it writes.
     said.depth = min(said.depth, depth)
@@ -242,6 +252,7 @@ EFFECTS: Final[dict[str, Effect]] = {
     "net": Effect(_net, _read_networks),
     "require": Effect(_require),
     "once": Effect(_once),
+    "spend": Effect(_spend),
     "depth": Effect(_depth),
     "delegate_to": Effect(_delegate_to),
     "task": Effect(_task),

@@ -11,9 +11,11 @@ from collections.abc import Callable
 
 import msgspec
 
+from arx_verifier.amounts import Amount
 from arx_verifier.errors import ArxError
 from arx_verifier.journal import ChainFacts, decision_id
 from arx_verifier.revocation import Epochs
+from arx_verifier.verification.budgets import Drawn, remaining_texts
 from arx_verifier.verification.chain_state import ProvenChain
 from arx_verifier.verification.freshness import recheck
 
@@ -42,6 +44,7 @@ class Grant(msgspec.Struct, eq=False):
     _boot: str
     _sequence: int
     _token: str
+    _drawn: Drawn | None = None
     ended: ArxError | None = None
     _callbacks: list[Callable[[ArxError], object]] | None = None
 
@@ -83,6 +86,38 @@ class Grant(msgspec.Struct, eq=False):
     def task(self) -> str | None:
         """The task's id; None only in a token for the mint."""
         return self.facts.task
+
+    @property
+    def remaining(self) -> dict[str, str]:
+        """By unit what the token's budgets have left after this call, as decimal text; empty without a budget.
+
+        Of several pools of a unit, the least.  A verifier that leases knows it as of its last question to the ledger.
+        """
+        return remaining_texts(self._drawn)
+
+    def commit(self, actual: Amount | None = None, /, **by_unit: Amount) -> None:
+        """Commit what a call with a reserved cost has cost: ``grant.commit(usd="0.0123")``; the rest goes back.
+
+        Without a commit the whole reservation stays taken until the pool's period ends.  For a token without a budget
+        it does nothing, so that a tool commits alike for every caller.  It waits for the ledger.
+
+        Args:
+            actual: The cost, where the tool reserves one unit alone.
+            by_unit: The cost by unit; a unit that is not named costs what was reserved.
+
+        Raises:
+            ValueError: Nothing is reserved, it was committed before, or an amount is wrong.
+            BudgetError: ``insufficient_budget``: it cost more than was reserved, and a pool has not so much left.
+            StoreError: The ledger did not answer; call it again.
+        """
+        if self._drawn is not None:
+            self._drawn.commit(by_unit if actual is None else self._drawn.of_reserved(actual))
+
+    async def commit_async(self, actual: Amount | None = None, /, **by_unit: Amount) -> None:
+        """Commit as ``commit`` does, without blocking the event loop."""
+        from asyncio import to_thread
+
+        await to_thread(self.commit, actual, **by_unit)
 
     def recheck(self) -> None:
         """Raise if the token was revoked, frozen or expired meanwhile; call it before each irreversible step.

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Replay detection: each call and each ``once`` is accepted one time.  SPEC 8.3, 6.8.
 
-``spend`` is step 6 of a verification and its last check, so that a refused call spends no nonce.  A nonce store returns
-whether a key is new.  It remembers the key for as long as the call could be repeated.
+Step 6 of a verification is its last check, so that a refused call spends no nonce.  A nonce store returns whether a key
+is new.  It remembers the key for as long as the call could be repeated.
 """
 
 import os
@@ -72,29 +72,6 @@ class NonceStore(Protocol):
         """
 
 
-def spend(
-    nonces: NonceStore, proven: ProvenChain, call: PresentedCall | None, request: AccessRequest
-) -> Refused | None:
-    """Spend a call and each ``once`` of its credential.  SPEC 11, step 6.
-
-    Args:
-        nonces: The nonce store.
-        proven: The chain.
-        call: The presented call, or None for a token without a call proof.
-        request: The request.
-
-    Returns:
-        The refusal, or None if all were new.
-    """
-    refused = None if call is None else spend_call(nonces, call, request)
-    if refused is not None or not proven.once:
-        return refused
-    try:
-        return _spend_once(nonces, proven, request.at)
-    except StoreError:
-        return NO_STORE
-
-
 def spend_call(nonces: NonceStore, call: PresentedCall, request: AccessRequest) -> Refused | None:
     """Spend a call alone.
 
@@ -117,6 +94,23 @@ def spend_call(nonces: NonceStore, call: PresentedCall, request: AccessRequest) 
         # Read after spending, which may have changed it: the store cannot know the calls before that time.
         return BEFORE_START
     return None if fresh else REPLAYED
+
+
+def spend_once(nonces: NonceStore, proven: ProvenChain, now_ms: int) -> Refused | None:
+    """Spend each ``once`` of a credential.  SPEC 6.8.
+
+    Args:
+        nonces: The nonce store.
+        proven: The chain.
+        now_ms: The time of the request, ms since the Unix epoch.
+
+    Returns:
+        The refusal, or None if all were new.
+    """
+    try:
+        return _spend_once(nonces, proven, now_ms)
+    except StoreError:
+        return NO_STORE
 
 
 def _spend_once(nonces: NonceStore, proven: ProvenChain, now_ms: int) -> Refused | None:

@@ -121,6 +121,17 @@ def ahead(at: str, by_ms: int) -> Refused:
     return Refused("store_unavailable", (Failure(at, "once", "given before now", came),))
 
 
+def pool_ahead(at: str, by_ms: int) -> Refused:
+    """A pool that is opened in the future: a ledger that loses it before that time would take it for a full one.
+
+    Args:
+        at: The caveat's place.
+        by_ms: How far in the future, by the ledger's clock, ms.
+    """
+    came = f"one opened {_span(by_ms)} from now: call again then, and set the clocks"
+    return Refused("store_unavailable", (Failure(at, "spend", "a pool opened before now", came),))
+
+
 def missing_discharge(unmet: Sequence[tuple[int, "ThirdPartyCaveat"]], tool: str) -> Refused | None:
     """A call of this tool without the discharges that it needs; None if it needs none.
 

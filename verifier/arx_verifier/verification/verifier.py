@@ -6,23 +6,25 @@ authenticated, and every failure ends in a refusal.  The caller passes the time 
 """
 
 import time
-from collections.abc import Collection
-from typing import Final, NamedTuple
+from collections.abc import Collection, Mapping
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
 from arx_verifier.errors import ArxError, AuditError, SettingsError, refusal
 from arx_verifier.journal import OK, UNPROVEN, Decision, DecisionSink, digest_arguments, keep_arguments
+from arx_verifier.ledger import Costs, Ledger
 from arx_verifier.names import is_audience, is_tool_pattern, matches_tool
 from arx_verifier.request import AccessRequest
 from arx_verifier.revocation import Epochs
 from arx_verifier.token import MINT_AUDIENCE, KeyRing, PresentedCall, call_proof
 from arx_verifier.verification.authenticate import Authenticator
+from arx_verifier.verification.budgets import Budgets, Drawn
 from arx_verifier.verification.chain_state import ProvenChain
 from arx_verifier.verification.evaluate import judge
 from arx_verifier.verification.freshness import VerifierReadiness, Wait, ask, ask_late, end_of, readiness
 from arx_verifier.verification.grant import Grant
-from arx_verifier.verification.nonces import MemoryNonces, NonceStore, spend, spend_call
+from arx_verifier.verification.nonces import MemoryNonces, NonceStore, spend_call, spend_once
 from arx_verifier.verification.reasons import Refused, code_of, hold_request
 
 _ALLOWED: Final = Refused(OK, ())
@@ -71,6 +73,8 @@ class Verifier:
         epochs: The view of the realm's revocation epoch.
         decisions: The sink that records every decision before it is answered.
         nonces: The nonce store; the default is for exactly one process.
+        ledger: Keeps the budgets of the realm; None refuses every token with a budget.
+        costs: By tool or pattern what a call costs, by unit; see ``ledger.Costs``.
         record_arguments: Tools, or patterns of them, whose arguments are recorded in clear.
         cache_bytes: Approximate memory for cached chains, bytes.  Caches that all verifiers of a process share take up
             to 20 MB more.
@@ -90,6 +94,8 @@ class Verifier:
         epochs: Epochs,
         decisions: DecisionSink,
         nonces: NonceStore | None = None,
+        ledger: Ledger | None = None,
+        costs: Mapping[str, Mapping[str, Any]] | None = None,
         record_arguments: Collection[str] = (),
         cache_bytes: int = CACHE_BYTES,
     ) -> None:
@@ -105,7 +111,8 @@ class Verifier:
         self.epochs = epochs
         self.decisions = decisions
         self.nonces = nonces if nonces is not None else MemoryNonces()
-        self.waits = self.nonces.waits or self.decisions.waits
+        self._budgets = Budgets(ledger, Costs(costs))
+        self.waits = self.nonces.waits or self.decisions.waits or (ledger is not None and ledger.waits)
         self._prefix = call_proof.digest_prefix(audience)
         self._authenticator = Authenticator(audience, keys, cache_bytes)
 
@@ -271,11 +278,15 @@ class Verifier:
     def start(self) -> None:
         """Start following the revocation epoch; idempotent."""
         self.epochs.start()
+        if self._budgets.ledger is not None:
+            self._budgets.ledger.start()
 
     def close(self) -> None:
         """Stop following, close the journal, empty the cache; every later call is refused as ``closed``."""
         self.epochs.close()
         self.decisions.close()
+        if self._budgets.ledger is not None:
+            self._budgets.ledger.close()
         self._authenticator.forget()
 
     def _decide(
@@ -321,10 +332,13 @@ class Verifier:
                 return Waiting(asked, Screened(token, call, known, proven), written)
             refused = asked
 
-        # 6. nonces          last, so that a refused call spends none SPEC 8.3, 6.8
-        begun = time.monotonic_ns() if self.waits else 0
-        if refused is None and (call is not None or proven.once):
-            refused = spend(self.nonces, proven, call, request)
+        # 6. nonces, budgets last, so that a refused call costs none SPEC 8.3, 17, 6.8
+        begun, drawn = time.monotonic_ns() if self.waits else 0, None
+        if refused is None:
+            if proven.pools or proven.once:
+                refused, drawn = self._spend_all(proven, call, request)
+            elif call is not None:
+                refused = spend_call(self.nonces, call, request)
 
         # 7. journal         no record, no allow                      SPEC 12
         decision = self._record(proven, request, refused, written)
@@ -333,13 +347,31 @@ class Verifier:
         if self.waits and decision.code == OK and (late := ask_late(epochs, proven, request, begun)) is not None:
             decision = self._record(proven, request, late, written)
 
+        if drawn is not None and decision.code != OK:
+            drawn.undo()
         if decision.code == OK:
             decision.grant = Grant(
-                proven.facts, request.tool, proven.exp, epochs, proven, decision.boot, decision.sequence, token
+                proven.facts, request.tool, proven.exp, epochs, proven, decision.boot, decision.sequence, token, drawn
             )
             if proven is not known:
                 self._authenticator.remember(token, call, proven, request.at)
         return decision
+
+    def _spend_all(
+        self, proven: ProvenChain, call: PresentedCall | None, request: AccessRequest
+    ) -> tuple[Refused | None, Drawn | None]:
+        """Spend the call, draw its cost, spend each ``once``; what is refused later gives back what was drawn."""
+        # Before the call is spent: a call whose cost is not known costs nothing.
+        priced = self._budgets.price(proven, request) if proven.pools else None
+        if isinstance(priced, Refused):
+            return priced, None
+        refused = None if call is None else spend_call(self.nonces, call, request)
+        drawn = self._budgets.draw(proven, priced) if refused is None and priced is not None else None
+        if isinstance(drawn, Refused):
+            return drawn, None
+        if refused is None and proven.once:
+            refused = spend_once(self.nonces, proven, request.at)
+        return refused, drawn
 
     def _decide_again(self, token: str, request: AccessRequest, waiting: Waiting) -> Decision:
         """Decide after the wait; if the view still refuses the token, record that refusal."""

@@ -1,0 +1,525 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The ledger: no unit over, whatever is drawn, reserved, leased, lost or repeated; in memory and in Redis alike."""
+
+import threading
+import time
+from collections.abc import Iterator
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+
+from arx_verifier.amounts import MAX_AMOUNT, amount_text, is_amount, millionths_of, read_amount
+from arx_verifier.errors import SettingsError, StoreError
+from arx_verifier.ledger import (
+    BUSY,
+    EARLY,
+    LOST,
+    Costs,
+    LeasedLedger,
+    LedgerState,
+    MemoryLedger,
+    PoolDraw,
+    RedisLedger,
+    Short,
+    Taken,
+)
+from arx_verifier.ledger.pools import KEEP_MS, MARGIN_MS, MAX_HELD
+from tests.support import QUICK
+
+pytestmark = pytest.mark.spec("17.5")
+
+T0 = 1_800_000_000_000
+HOUR = 3_600_000
+
+
+def draw(cost: int, most: int = 100, pool: str = "p", opened: int = T0 + 1, period_ms: int = 0) -> PoolDraw:
+    """What a call asks of a pool."""
+    return PoolDraw(f"t/-/{pool}/usd/{'hour' if period_ms else 'task'}", most, period_ms, opened, cost, cost)
+
+
+class Clock:
+    """A clock that a test moves."""
+
+    def __init__(self, now: int = T0) -> None:
+        self.now = now
+
+    def __call__(self) -> int:
+        return self.now
+
+
+def started() -> tuple[MemoryLedger, Clock]:
+    """A ledger that began a while ago."""
+    clock = Clock()
+    ledger = MemoryLedger(clock=clock)
+    clock.now += 10
+    return ledger, clock
+
+
+@pytest.mark.spec("17.2")
+@given(st.integers(0, MAX_AMOUNT))
+@QUICK
+def test_an_amount_has_one_text(millionths: int) -> None:
+    """Millionths and text are each other's, without a float between."""
+    text = amount_text(millionths)
+    assert is_amount(text)
+    assert millionths_of(text) == read_amount(text) == millionths
+    assert Decimal(text) * 1_000_000 == millionths
+    assert 4 * MAX_AMOUNT < 2**53
+
+
+@pytest.mark.spec("17.2")
+@pytest.mark.parametrize(
+    "value",
+    [
+        -1,
+        "-1",
+        "+1",
+        "1e3",
+        " 1",
+        "1 ",
+        "",
+        "١",
+        "nan",
+        float("nan"),
+        float("inf"),
+        True,
+        None,
+        [1],
+        1e10,
+        -0.5,
+        ".",
+        "1.",
+        "10000000000",
+        "1" * 65,
+        Decimal(-1),
+        10**30,
+    ],
+)
+def test_what_is_no_amount_costs_nothing_to_refuse(value: Any) -> None:
+    """Signs, exponents, other scripts, truth values and what is beyond the bound are no costs."""
+    with pytest.raises(ValueError, match="expected a number"):
+        read_amount(value)
+
+
+@pytest.mark.spec("17.2")
+def test_a_cost_is_rounded_up() -> None:
+    """A cost below a millionth is not free, and a float counts as it is written."""
+    assert read_amount("0.0000001") == 1
+    assert read_amount(Decimal("1.0000001")) == 1_000_001
+    assert read_amount(0.1) == 100_000
+    assert read_amount(1e-7) == 1
+    assert read_amount(0) == 0
+
+
+@pytest.mark.spec("17.4")
+@pytest.mark.parametrize(
+    "declared",
+    [
+        {"a b": {}},
+        {"a": 1},
+        {"a": {"USD": 1}},
+        {"a": {"usd": -1}},
+        {"a": {"usd": "$"}},
+        {"a": {"usd": {"reserve": 1, "more": 2}}},
+        {"a": {"usd": {}}},
+        {"a": {"usd": None}},
+    ],
+)
+def test_costs_are_read_at_the_start(declared: Any) -> None:
+    """A mistake in the costs is one of the start, and not of the first call."""
+    with pytest.raises(SettingsError, match="costs"):
+        Costs(declared)
+
+
+def test_all_pools_give_or_none() -> None:
+    """A call that one pool cannot take leaves the other as it was."""
+    ledger, _ = started()
+    assert ledger.take("draw", "", [draw(60), draw(5, most=4, pool="q")]) == Short(1, 4)
+    assert ledger.take("draw", "", [draw(100), draw(4, most=4, pool="q")]) == Taken((0, 0), (100, 4), (-1, -1))
+    assert ledger.take("draw", "", [draw(1)]) == Short(0, 0)
+    assert isinstance(ledger.take("draw", "", [draw(0)]), Taken)
+
+
+@pytest.mark.spec("17.4")
+def test_a_reservation_is_committed_once() -> None:
+    """The rest goes back once; a repeat, a stranger's id and a larger use change nothing beyond the pool."""
+    ledger, _ = started()
+    ledger.take("reserve", "a", [draw(60)])
+    assert ledger.take("draw", "", [draw(41)]) == Short(0, 40)
+    assert ledger.settle("b", [(draw(60), 0)]) is None
+    assert ledger.settle("a", [(draw(60), 20)]) is None
+    assert ledger.settle("a", [(draw(60), 0)]) is None
+    assert ledger.take("draw", "", [draw(81)]) == Short(0, 80)
+    ledger.take("reserve", "c", [draw(60)])
+    assert ledger.settle("c", [(draw(60), 90)]) == Short(0, 20)
+    assert ledger.take("draw", "", [draw(21)]) == Short(0, 20)
+    ledger.take("reserve", "d", [draw(10)])
+    assert ledger.settle("d", [(draw(10), 20)]) is None
+    assert ledger.take("draw", "", [draw(1)]) == Short(0, 0)
+
+
+def test_a_pool_has_bounded_reservations() -> None:
+    """A holder that reserves as little as it can does not fill the ledger."""
+    ledger, _ = started()
+    for number in range(MAX_HELD):
+        assert isinstance(ledger.take("reserve", str(number), [draw(1, most=10**6)]), Taken)
+    assert ledger.take("reserve", "more", [draw(1, most=10**6)]) == Short(0, BUSY)
+    assert isinstance(ledger.take("draw", "", [draw(1, most=10**6)]), Taken)
+
+
+def test_no_period_begins_twice() -> None:
+    """A new hour fills the pool; a clock that goes back fills nothing, and one that jumped ahead stands still."""
+    ledger, clock = started()
+    assert isinstance(ledger.take("draw", "", [draw(100, period_ms=HOUR)]), Taken)
+    clock.now += HOUR
+    ledger.take("reserve", "r", [draw(70, period_ms=HOUR)])
+    clock.now -= HOUR
+    assert ledger.take("draw", "", [draw(31, period_ms=HOUR)]) == Short(0, 30)
+    clock.now += 5 * HOUR
+    assert isinstance(ledger.take("draw", "", [draw(100, period_ms=HOUR)]), Taken)
+    assert ledger.settle("r", [(draw(70, period_ms=HOUR), 0)]) is None, "a reservation of an hour that is over"
+    assert ledger.take("draw", "", [draw(1, period_ms=HOUR)]) == Short(0, 0)
+    clock.now -= 2 * HOUR
+    assert ledger.take("draw", "", [draw(1, period_ms=HOUR)]) == Short(0, 0)
+
+
+def test_what_may_be_lost_is_exhausted() -> None:
+    """After another server process took over, no open pool gives anything; later ones, and later periods, do."""
+    ledger, clock = started()
+    state = ledger.state
+    assert isinstance(ledger.take("draw", "", [draw(10)]), Taken)
+    now = state.begin("another", clock.now)
+    assert state.take("draw", "", [draw(1)], now) == Short(0, LOST)
+    assert state.take("draw", "", [draw(1, pool="new", opened=now)], now) == Short(0, LOST)
+    assert state.take("draw", "", [draw(1, period_ms=HOUR)], now) == Short(0, LOST)
+    later = state.begin("another", now + MARGIN_MS + 2)
+    assert isinstance(state.take("draw", "", [draw(1, pool="new", opened=later)], later), Taken)
+    hour = state.begin("another", now + HOUR)
+    assert isinstance(state.take("draw", "", [draw(1, period_ms=HOUR)], hour), Taken)
+    assert state.take("draw", "", [draw(1)], hour) == Short(0, LOST)
+
+
+def test_an_operator_fills_what_was_lost_with_no_more_than_is_said() -> None:
+    """A lost pool has what it was topped up by; one that was not lost has that in addition."""
+    ledger, clock = started()
+    state = ledger.state
+    state.take("draw", "", [draw(100)], clock.now)
+    pool = draw(0).pool
+    assert state.top_up(pool, 0, None, 5, clock.now) == 5
+    assert state.take("draw", "", [draw(6)], clock.now) == Short(0, 5)
+    now = state.begin("another", clock.now)
+    assert state.top_up(pool, 0, None, 7, now) == 7
+    assert state.take("draw", "", [draw(8)], now) == Short(0, 7)
+    assert isinstance(state.take("draw", "", [draw(7)], now), Taken)
+    assert state.top_up("t/-/x/usd/task", 0, None, 7, now) is None
+    assert state.top_up(pool, 0, None, MAX_AMOUNT, now) == -1
+
+
+def test_a_pool_of_the_future_waits() -> None:
+    """A ledger that began anew before its opening would take it for a full one."""
+    ledger, clock = started()
+    assert ledger.take("draw", "", [draw(1, opened=clock.now + 5)]) == Short(0, EARLY, 5)
+
+
+def test_what_was_forgotten_is_exhausted() -> None:
+    """A pool that no call drew on for two days is not full again."""
+    ledger, clock = started()
+    assert isinstance(ledger.take("draw", "", [draw(100)]), Taken)
+    clock.now += KEEP_MS + 120_000
+    assert ledger.take("draw", "", [draw(1)]) == Short(0, LOST)
+    assert draw(1).pool not in ledger.state.pools
+
+
+class Accounts(RuleBasedStateMachine):
+    """Anything that callers, crashes and clocks can do to one ledger, against what was really given out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.clock, self.state, self.run, self.count = T0, LedgerState(), "run-0", 0
+        self.state.begin(self.run, self.clock)
+        self.clock += 1
+        self.given: dict[tuple[str, int], int] = {}  # by pool and period: what calls have used or may still use
+        self.open: dict[str, tuple[tuple[PoolDraw, int, int], ...]] = {}
+        self.extra: dict[str, int] = {}
+
+    def _draws(self, costs: list[int], hourly: bool) -> list[PoolDraw]:
+        made = [draw(cost, most=50 * (number + 1), pool=f"p{number}") for number, cost in enumerate(costs)]
+        return [*made, draw(costs[0], pool="hourly", period_ms=HOUR)] if hourly else made
+
+    def _period(self, each: PoolDraw) -> int:
+        return self.state.seen // HOUR if each.period_ms else 0
+
+    @rule(
+        kind=st.sampled_from(["draw", "reserve", "lease"]),
+        costs=st.lists(st.integers(0, 40), min_size=1, max_size=3),
+        hourly=st.booleans(),
+        wanted=st.integers(0, 60),
+    )
+    def take(self, kind: Any, costs: list[int], hourly: bool, wanted: int) -> None:
+        self.count += 1
+        op, draws = f"op-{self.count}", self._draws(costs, hourly)
+        if kind == "lease":
+            draws = [each._replace(wanted=max(each.cost, wanted)) for each in draws]
+        taken = self.state.take(kind, op, draws, self.state.begin(self.run, self.clock))
+        if isinstance(taken, Short):
+            return
+        for each, amount in zip(draws, taken.amounts, strict=True):
+            key = (each.pool, self._period(each))
+            self.given[key] = self.given.get(key, 0) + amount
+        if kind != "draw":
+            self.open[op] = tuple(
+                (each, amount, self._period(each)) for each, amount in zip(draws, taken.amounts, strict=True)
+            )
+
+    @rule(data=st.data(), again=st.booleans())
+    def settle(self, data: st.DataObject, again: bool) -> None:
+        if not self.open:
+            return
+        op = data.draw(st.sampled_from(sorted(self.open)))
+        held = self.open.pop(op)
+        used = [(each, data.draw(st.integers(0, amount + 20))) for each, amount, _ in held]
+        short = self.state.settle(op, used, self.state.begin(self.run, self.clock))
+        for (each, amount, period), (_, spent) in zip(held, used, strict=True):
+            if self._period(each) == period:
+                self.given[(each.pool, period)] += (min(spent, amount) if short else spent) - amount
+        if again:
+            self.state.settle(op, [(each, 0) for each, _, _ in held], self.state.begin(self.run, self.clock))
+
+    @rule(ms=st.sampled_from([1, 1000, HOUR, -5000, -HOUR, 9 * HOUR]))
+    def move(self, ms: int) -> None:
+        self.clock += ms
+
+    @rule()
+    def restart(self) -> None:
+        """Another process, with all that was written."""
+        self.count += 1
+        self.run = f"run-{self.count}"
+
+    @rule()
+    def lose(self) -> None:
+        """Another process, with some of the pools; or another instance without any data."""
+        self.count += 1
+        self.run = f"run-{self.count}"
+        if self.count % 2:
+            self.state = LedgerState(seen=self.state.seen)  # the time of a store without data has not gone back
+        else:
+            kept = dict([*self.state.pools.items()][::2])
+            self.state.pools, self.state.kept = kept, {name: self.state.kept[name] for name in kept}
+
+    @rule(amount=st.integers(1, 20))
+    def top_up(self, amount: int) -> None:
+        each = draw(0, most=50, pool="p0")
+        added = self.state.top_up(each.pool, 0, each.opened, amount, self.state.begin(self.run, self.clock))
+        if added is not None and added >= 0:
+            self.extra[each.pool] = self.extra.get(each.pool, 0) + amount
+
+    @invariant()
+    def no_unit_over(self) -> None:
+        limits = {draw(0, pool=f"p{number}").pool: 50 * (number + 1) for number in range(3)}
+        for (pool, _), given_out in self.given.items():
+            assert given_out <= limits.get(pool, 100) + self.extra.get(pool, 0)
+        for pool, state in self.state.pools.items():
+            assert min(state.committed, state.reserved, state.leased) >= 0
+            assert state.reserved + state.leased == sum(amount for amount, _ in state.held.values())
+            assert state.used <= limits.get(pool, 100) + self.extra.get(pool, 0)
+
+
+def test_no_sequence_of_events_overspends() -> None:
+    """Draws, reservations, leases, repeats, clocks, restarts and losses in any order: never a unit over."""
+    run_state_machine_as_test(Accounts, settings=QUICK)
+
+
+@pytest.mark.spec("17.6")
+def test_a_lease_is_used_here_and_goes_back() -> None:
+    """Calls are decided on a slice; what is left goes back at the close, and nothing else."""
+    ledger, _ = started()
+    leased = LeasedLedger(ledger, idle_s=60)
+    for _ in range(5):
+        assert isinstance(leased.take("draw", "", [draw(1, most=6400)]), Taken)
+    state = ledger.state.pools[draw(1).pool]
+    assert (state.committed, state.leased) == (0, 100)
+    leased.undo([draw(1, most=6400)])
+    leased.close()
+    assert (state.committed, state.leased, state.held) == (4, 0, {})
+
+
+@pytest.mark.spec("17.6")
+def test_an_idle_slice_goes_back() -> None:
+    """Another verifier finds again what one does not use."""
+    ledger, _ = started()
+    settled = threading.Event()
+    real = ledger.settle
+
+    def settle(*args: Any) -> Any:
+        found = real(*args)
+        settled.set()
+        return found
+
+    ledger.settle = settle  # type: ignore[method-assign]
+    leased = LeasedLedger(ledger, idle_s=0.01)
+    assert isinstance(leased.take("draw", "", [draw(1, most=6400)]), Taken)
+    assert settled.wait(60)
+    assert ledger.state.pools[draw(1).pool].used == 1
+    leased.close()
+
+
+@pytest.mark.spec("17.6")
+def test_a_lost_answer_loses_no_slice_for_good() -> None:
+    """A lease whose answer was lost goes back with the next question."""
+    ledger, _ = started()
+    real, lost = ledger.take, [True]
+
+    def take(*args: Any) -> Any:
+        found = real(*args)
+        if lost.pop() if lost else False:
+            raise StoreError("no answer")
+        return found
+
+    ledger.take = take  # type: ignore[method-assign]
+    leased = LeasedLedger(ledger, idle_s=60)
+    with pytest.raises(StoreError):
+        leased.take("draw", "", [draw(1, most=6400)])
+    assert isinstance(leased.take("draw", "", [draw(1, most=6400)]), Taken)
+    state = ledger.state.pools[draw(1).pool]
+    assert len(state.held) == 1
+    leased.close()
+    assert state.used == 1
+
+
+@pytest.mark.spec("17.6")
+def test_threads_share_slices_and_overspend_nothing() -> None:
+    """Eight threads on a pool of 1 000 get 1 000 calls through, not one more."""
+    ledger, _ = started()
+    leased, got = LeasedLedger(ledger, idle_s=60), []
+
+    def work() -> None:
+        got.append(sum(isinstance(leased.take("draw", "", [draw(1, most=1000)]), Taken) for _ in range(400)))
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sum(got) == 1000
+    leased.close()
+    assert ledger.state.pools[draw(1).pool].committed == 1000
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    embedded = pytest.importorskip("arx_caps.embedded")
+    with embedded.EmbeddedValkey(Path(tmp_path_factory.mktemp("ledger"))) as valkey:
+        yield valkey.url
+
+
+@pytest.mark.servers
+def test_the_functions_do_what_the_model_does(server: str) -> None:
+    """The functions of the store and the ledger in memory give the same answers, step by step."""
+    real = RedisLedger(server, "model", timeout_s=30)
+    real.start()
+    begun = real._call("arx1_ledger", (), ())[1]
+    model = LedgerState(run="r", since=begun, seen=begun)
+    opened = begun + 1
+    while real._call("arx1_ledger", (), ())[0] <= opened:  # a millisecond
+        pass
+    machine = {"count": 0}
+
+    @given(
+        st.lists(
+            st.tuples(
+                st.sampled_from(["draw", "reserve", "lease", "settle", "undo", "top_up"]),
+                st.lists(st.integers(0, 40), min_size=1, max_size=3),
+                st.integers(0, 80),
+                st.booleans(),
+            ),
+            max_size=12,
+        )
+    )
+    @QUICK
+    def compare(steps: Any) -> None:
+        machine["count"] += 1
+        held: list[tuple[str, list[PoolDraw]]] = []
+        for number, (kind, costs, other, lost) in enumerate(steps):
+            at = begun if lost else opened
+            draws = [
+                draw(cost, most=120, pool=f"m{machine['count']}-{index}", opened=at) for index, cost in enumerate(costs)
+            ]
+            op, now = f"{machine['count']}-{number}", model.begin("r", model.seen + 1)
+            now = max(now, opened + 1)
+            if kind == "settle":
+                if held:
+                    op, draws = held.pop()
+                used = [(each, other) for each in draws]
+                assert real.settle(op, used) == model.settle(op, used, now)
+            elif kind == "undo":
+                real.undo(draws)
+                model.undo(draws, now)
+            elif kind == "top_up":
+                known = None if other % 2 else at
+                topped = real.top_up(draws[0].pool, other, known)
+                assert topped == model.top_up(draws[0].pool, 0, known, other, now)
+            else:
+                if kind == "lease":
+                    draws = [each._replace(wanted=max(each.cost, other)) for each in draws]
+                assert real.take(kind, op, draws) == model.take(kind, op, draws, now)
+                held.append((op, draws))
+        real_pools = {each["id"]: each for each in real.shown()}
+        for name, state in model.pools.items():
+            shown = real_pools.get(name)
+            if shown is not None:
+                have = (shown["committed"], shown["reserved"], shown["leased"], shown["topped_up"], shown["max"])
+                assert have == (state.committed, state.reserved, state.leased, state.extra, state.max)
+        model.pools.clear()
+        model.kept.clear()
+
+    compare()
+    assert real.shown(), "nothing was compared"
+    real.close()
+
+
+@pytest.mark.servers
+def test_a_restart_of_the_store_exhausts_what_was_open(tmp_path: Path) -> None:
+    """With all of its data or without, the store gives nothing of a pool that was open; an operator may."""
+    embedded = pytest.importorskip("arx_caps.embedded")
+    for keeps in (True, False):
+        valkey = embedded.EmbeddedValkey(tmp_path / f"v{keeps}")
+        ledger = RedisLedger(valkey.start(), "acme", timeout_s=30)
+        ledger.start()
+        opened = _next_ms()
+        assert isinstance(ledger.take("draw", "", [draw(10, opened=opened)]), Taken)
+        if not keeps:
+            ledger._redis.flushall()
+        valkey.stop()
+        with pytest.raises(StoreError):
+            ledger.take("draw", "", [draw(10, opened=opened)])
+        valkey.start()
+        assert ledger.take("draw", "", [draw(10, opened=opened)]) == Short(0, LOST)
+        assert ledger.top_up(draw(0).pool, 7, opened) == 7
+        assert ledger.take("draw", "", [draw(8, opened=opened)]) == Short(0, 7)
+        ledger.close()
+        valkey.stop()
+
+
+def _next_ms() -> int:
+    """A time at which the ledger has begun, and that is over."""
+    opened = time.time_ns() // 1_000_000 + 1
+    while time.time_ns() // 1_000_000 <= opened:
+        pass
+    return opened
+
+
+@pytest.mark.servers
+def test_a_server_that_may_evict_keeps_no_budget(server: str) -> None:
+    """An evicted pool would be lost without a trace."""
+    ledger = RedisLedger(server, "evict", timeout_s=30)
+    ledger._redis.config_set("maxmemory-policy", "allkeys-lru")
+    with pytest.raises(StoreError, match="noeviction"):
+        ledger.take("draw", "", [draw(1)])
+    ledger._redis.config_set("maxmemory-policy", "noeviction")
+    assert isinstance(ledger.take("draw", "", [draw(1)]), Short)
+    ledger.close()

@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Budgets: exact amounts, pools, and the ledger that keeps them.  SPEC 17."""
+
+from typing import TYPE_CHECKING
+
+from arx_verifier._door import open_door
+
+if TYPE_CHECKING:
+    from arx_verifier.ledger.costs import CALLS, Cost, Costs
+    from arx_verifier.ledger.leases import LeasedLedger
+    from arx_verifier.ledger.memory import LedgerState, MemoryLedger
+    from arx_verifier.ledger.pools import (
+        BUSY,
+        EARLY,
+        LOST,
+        PERIOD_MS,
+        Ledger,
+        PoolDraw,
+        Short,
+        Taken,
+        pool_id,
+    )
+    from arx_verifier.ledger.redis_ledger import RedisLedger
+else:
+    __getattr__, __dir__ = open_door(
+        __name__,
+        {
+            "costs": "CALLS Cost Costs",
+            "leases": "LeasedLedger",
+            "memory": "LedgerState MemoryLedger",
+            "pools": "BUSY EARLY LOST PERIOD_MS Ledger PoolDraw Short Taken pool_id",
+            "redis_ledger": "RedisLedger",
+        },
+    )
+
+__all__ = [
+    "BUSY",
+    "CALLS",
+    "EARLY",
+    "LOST",
+    "PERIOD_MS",
+    "Cost",
+    "Costs",
+    "LeasedLedger",
+    "Ledger",
+    "LedgerState",
+    "MemoryLedger",
+    "PoolDraw",
+    "RedisLedger",
+    "Short",
+    "Taken",
+    "pool_id",
+]

@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Leases: a verifier escrows a slice of each pool, and decides on it without the ledger.  SPEC 17.6.
+
+What a crashed verifier had escrowed stays leased until the pool's period ends: it is lost to the pool, and never spent
+twice.
+"""
+
+import os
+import threading
+import time
+import weakref
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Final
+
+from arx_verifier.errors import StoreError
+from arx_verifier.ledger.pools import Kind, Ledger, PoolDraw, Short, Taken
+
+SLICE: Final = (
+    64  # a slice is a 64th of a pool, or 64 calls of this cost: the ledger gives at most a quarter of the rest
+)
+IDLE_S: Final = 2.0  # a slice that no call has used for this long goes back
+
+
+class _Slice:
+    """What this process holds of a pool."""
+
+    __slots__ = ("draw", "left", "op", "remaining", "taken", "touched", "until_ns")
+
+    def __init__(self, draw: PoolDraw, op: str, taken: int, remaining: int, until_ns: int) -> None:
+        self.draw, self.op, self.taken, self.left = draw, op, taken, taken
+        self.remaining, self.until_ns, self.touched = remaining, until_ns, True
+
+
+_NEVER: Final = 1 << 62
+
+
+class LeasedLedger:
+    """A ledger that decides most draws in this process.
+
+    Args:
+        ledger: The ledger that keeps the pools.
+        idle_s: After how long without a use a slice goes back, s.
+    """
+
+    waits = True
+
+    def __init__(self, ledger: Ledger, *, idle_s: float = IDLE_S) -> None:
+        self._ledger, self._idle_s = ledger, idle_s
+        self._slices: dict[str, _Slice] = {}
+        self._returns: list[tuple[str, Sequence[tuple[PoolDraw, int]]]] = []
+        self._lock, self._renewing = threading.Lock(), threading.Lock()
+        self._wake = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._closed = False
+        _LEDGERS.add(self)
+
+    def take(self, kind: Kind, op: str, draws: Sequence[PoolDraw]) -> Taken | Short:
+        """Take from all pools, from slices where they have enough; see ``Ledger``.
+
+        Raises:
+            StoreError: A slice was needed, and the ledger did not answer.
+        """
+        if kind != "draw":
+            return self._ledger.take(kind, op, draws)
+        taken = self._take_here(draws)
+        if taken is not None:
+            return taken
+        with self._renewing:  # one thread leases: several would each escrow a slice
+            for _ in draws:
+                short = self._renew(draws)
+                if short is not None:
+                    return short
+                taken = self._take_here(draws)
+                if taken is not None:
+                    return taken
+        # Other threads used what was leased, or a period ended: this call is decided by the ledger itself.
+        return self._ledger.take(kind, op, draws)
+
+    def _take_here(self, draws: Sequence[PoolDraw]) -> Taken | None:
+        """Take from the slices, or from none; None if one of them has not enough."""
+        slices = self._slices
+        with self._lock:
+            found = []
+            for draw in draws:
+                held = slices.get(draw.pool)
+                # The caveat's own max: another holder's pool of the same name may have a larger one.
+                if held is None or held.left < draw.cost or held.draw.max != draw.max:
+                    return None
+                if held.until_ns is not _NEVER and time.monotonic_ns() >= held.until_ns:
+                    return None
+                found.append(held)
+            for held, draw in zip(found, draws, strict=True):
+                held.left -= draw.cost
+                held.touched = True
+        return Taken(tuple([held.remaining + held.left for held in found]), tuple([draw.cost for draw in draws]), ())
+
+    def _renew(self, draws: Sequence[PoolDraw]) -> Short | None:
+        """Lease a slice of each pool whose slice has not enough; what is left of the old one goes back first."""
+        needed = []
+        with self._lock:
+            for index, draw in enumerate(draws):
+                held = self._slices.get(draw.pool)
+                if held is not None and held.left >= draw.cost and self._is_live(held, draw):
+                    continue
+                if held is not None:
+                    self._give_up(held)
+                needed.append((index, draw._replace(wanted=max(draw.cost * SLICE, draw.max // SLICE))))
+        if not needed:
+            return None
+        self._return()
+        op, sent_ns = os.urandom(9).hex(), time.monotonic_ns()
+        wanted = [draw for _, draw in needed]
+        try:
+            answer = self._ledger.take("lease", op, wanted)
+        except StoreError:
+            # It may have been leased: it goes back when the ledger answers again.
+            with self._lock:
+                self._returns.append((op, [(draw, 0) for draw in wanted]))
+            raise
+        if isinstance(answer, Short):
+            return answer._replace(at=needed[answer.at][0])
+        with self._lock:
+            for draw, remaining, amount, left_ms in zip(wanted, *answer, strict=True):
+                # By this clock since before the question: the slice ends before its period does at the ledger.
+                until = _NEVER if left_ms < 0 else sent_ns + left_ms * 1_000_000
+                self._slices[draw.pool] = _Slice(draw, op, amount, remaining, until)
+        self._watch()
+        return None
+
+    @staticmethod
+    def _is_live(held: _Slice, draw: PoolDraw) -> bool:
+        return held.draw.max == draw.max and time.monotonic_ns() < held.until_ns
+
+    def _give_up(self, held: _Slice) -> None:
+        """Stop using a slice; the caller has the lock."""
+        # Before the ledger hears of it: what goes back is never used again.
+        del self._slices[held.draw.pool]
+        self._returns.append((held.op, [(held.draw, held.taken - held.left)]))
+
+    def _return(self) -> None:
+        """Settle the slices that were given up; those that the ledger does not answer for stay for later."""
+        while True:
+            with self._lock:
+                if not self._returns:
+                    return
+                op, used = self._returns[0]
+            self._ledger.settle(op, used)
+            with self._lock:
+                self._returns = [entry for entry in self._returns if entry[1] is not used]
+
+    def settle(self, op: str, used: Sequence[tuple[PoolDraw, int]]) -> Short | None:
+        """Settle a reservation; see ``Ledger``."""
+        return self._ledger.settle(op, used)
+
+    def undo(self, draws: Sequence[PoolDraw]) -> None:
+        """Give back a draw of a refused call; see ``Ledger``."""
+        beyond = []
+        with self._lock:
+            for draw in draws:
+                held = self._slices.get(draw.pool)
+                if held is None or held.left + draw.cost > held.taken:
+                    beyond.append(draw)
+                else:
+                    held.left += draw.cost
+        # A slice that was settled since then was settled with this cost: it is given back at the ledger.
+        if beyond:
+            self._ledger.undo(beyond)
+
+    def start(self) -> None:
+        """As the ledger's own."""
+        self._ledger.start()
+
+    def close(self) -> None:
+        """Give back every slice, and close the ledger."""
+        self._closed = True
+        self._wake.set()
+        with self._renewing, self._lock:
+            for held in [*self._slices.values()]:
+                self._give_up(held)
+        # The slices stay leased until their periods end.
+        with suppress(StoreError):
+            self._return()
+        self._ledger.close()
+
+    def _watch(self) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._give_back_idle, name="arx-budget-leases", daemon=True)
+            self._thread.start()
+
+    def _give_back_idle(self) -> None:
+        while not self._closed:
+            self._wake.wait(self._idle_s)
+            with self._lock:
+                for held in [*self._slices.values()]:
+                    if not held.touched:
+                        self._give_up(held)
+                    held.touched = False
+            # The next round tries again.
+            with suppress(StoreError):
+                self._return()
+
+    def _forget(self) -> None:
+        """In a forked child: the slices are the parent's."""
+        self._slices, self._returns = {}, []
+        self._lock, self._renewing = threading.Lock(), threading.Lock()
+        self._wake, self._thread = threading.Event(), None
+
+
+_LEDGERS: Final["weakref.WeakSet[LeasedLedger]"] = weakref.WeakSet()
+
+
+def _forget_all() -> None:
+    for ledger in tuple(_LEDGERS):
+        ledger._forget()  # noqa: SLF001 - of this module
+
+
+os.register_at_fork(after_in_child=_forget_all)

@@ -1,0 +1,231 @@
+#!lua name=arx1_ledger
+-- SPDX-License-Identifier: Apache-2.0
+--
+-- The budgets of a realm, as functions of the instance that keeps nonces.  SPEC 17.  `memory.py` does the same.
+--
+-- Keys of a realm R, one hash slot:  arx:budget:{R}:h         hash  run since seen
+--                                    arx:budget:{R}:pools     zset  pool -> last drawn on, ms
+--                                    arx:budget:{R}:p:POOL    hash  a pool, in one period:
+--      p period   c committed   r reserved   l leased   x topped up   o reopened   m max   b opened
+--      u in the index since
+--      r:OP, l:OP  what a reservation or a lease has
+--
+-- All amounts are millionths, below 2^53: a double has each of them, and each sum of four, exactly.
+
+local KEEP_MS = 172860000      -- 48 h, and a minute by which the index may be late
+local LOST_MS = 172800000
+local MARGIN_MS = 60000        -- after another server took over: three clocks, each within 30 s of the time
+local MAX_HELD = 1000          -- open reservations and leases of a pool: each is a field until it is settled
+local FIELDS = 9
+
+local function int(number)
+  return string.format('%.0f', number)
+end
+
+-- A library lives as long as the server process.
+local run
+local function run_id()
+  if not run then
+    run = string.match(redis.call('INFO', 'server'), 'run_id:(%x+)')
+  end
+  return run
+end
+
+-- Compares the history with this server process, and returns the time, which never goes back, and `since`.
+local function begin(header, index)
+  local time = redis.call('TIME')
+  local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+  local known = redis.call('HMGET', header, 'run', 'since', 'seen')
+  local since, seen = tonumber(known[2]), tonumber(known[3] or 0)
+  now = math.max(now, seen)
+  if not since then
+    since = now
+    redis.call('HSET', header, 'run', run_id(), 'since', int(since), 'seen', int(now))
+  elseif known[1] ~= run_id() then
+    since = math.max(since, now + MARGIN_MS)
+    redis.call('HSET', header, 'run', run_id(), 'since', int(since), 'seen', int(now))
+  end
+  local forgotten = redis.call('ZRANGEBYSCORE', index, '-inf', int(now - KEEP_MS), 'LIMIT', 0, 10)
+  if #forgotten > 0 then
+    local prefix = string.sub(header, 1, -2) .. 'p:'
+    for _, name in ipairs(forgotten) do
+      redis.call('DEL', prefix .. name)
+    end
+    redis.call('ZREM', index, unpack(forgotten))
+  end
+  if #forgotten > 0 or now - seen >= 1000 then
+    redis.call('HSET', header, 'seen', int(now))
+  end
+  return now, since
+end
+
+-- A pool in its period: a later one begins anew, an earlier one never comes again.
+local function read(key, max, period_ms, opened, now, since)
+  local period = period_ms > 0 and math.floor(now / period_ms) or 0
+  local values = redis.call('HMGET', key, 'p', 'c', 'r', 'l', 'x', 'o', 'u', 'm', 'b')
+  local p = tonumber(values[1])
+  local pool = {key = key, max = math.max(max, tonumber(values[8] or 0)), period = period, known = p ~= nil}
+  pool.b = values[9] and tonumber(values[9]) or opened
+  if p and p >= period then
+    pool.period, pool.c, pool.r, pool.l = p, tonumber(values[2]), tonumber(values[3]), tonumber(values[4])
+    pool.x, pool.o, pool.u = tonumber(values[5]), tonumber(values[6]), tonumber(values[7])
+    pool.used = pool.c + pool.r + pool.l
+  else
+    pool.anew, pool.c, pool.r, pool.l, pool.x, pool.o, pool.u, pool.used = p ~= nil, 0, 0, 0, 0, -1, 0, 0
+  end
+  local from = math.max(opened, pool.period * period_ms)
+  if from <= since then
+    pool.lost = pool.o ~= since
+  else
+    pool.lost = not pool.known and from <= now - LOST_MS
+  end
+  if pool.lost then
+    pool.left = 0
+  else
+    pool.left = (pool.o >= 0 and pool.x or max + pool.x) - pool.used
+  end
+  return pool
+end
+
+local function write(index, pool, now)
+  if pool.anew then
+    redis.call('DEL', pool.key)
+    pool.anew = false
+  end
+  if now - pool.u >= 60000 then
+    pool.u = now
+    redis.call('ZADD', index, int(now), string.match(pool.key, '}:p:(.*)$'))
+  end
+  redis.call('HSET', pool.key, 'p', int(pool.period), 'c', int(pool.c), 'r', int(pool.r), 'l', int(pool.l),
+             'x', int(pool.x), 'o', int(pool.o), 'm', int(pool.max), 'b', int(pool.b), 'u', int(pool.u))
+end
+
+-- arx1_take  KEYS h pools pool…   ARGV draw|reserve|lease op (max period_ms opened cost wanted)…
+-- Reply: OK, then of each pool what is left, what was taken, ms to the end of its period or -1;
+-- or SHORT, index, remaining (-1 lost, -2 opened in the future, -3 too many open reservations), wait ms.
+local function take(keys, argv)
+  local now, since = begin(keys[1], keys[2])
+  local kind, op, pools = argv[1], argv[2], {}
+  for index = 1, #keys - 2 do
+    local at = index * 5 - 2
+    local opened, cost = tonumber(argv[at + 2]), tonumber(argv[at + 3])
+    if opened > now then
+      return {'SHORT', index - 1, -2, opened - now}
+    end
+    local pool = read(keys[index + 2], tonumber(argv[at]), tonumber(argv[at + 1]), opened, now, since)
+    if pool.left < cost then
+      return {'SHORT', index - 1, pool.lost and -1 or math.max(0, pool.left), 0}
+    end
+    if kind ~= 'draw' and pool.known and not pool.anew and redis.call('HLEN', pool.key) >= MAX_HELD + FIELDS then
+      return {'SHORT', index - 1, -3, 0}
+    end
+    pool.cost, pool.wanted, pool.period_ms = cost, tonumber(argv[at + 4]), tonumber(argv[at + 1])
+    pools[index] = pool
+  end
+  local reply = {'OK'}
+  for _, pool in ipairs(pools) do
+    local amount = pool.cost
+    if kind == 'lease' then
+      amount = math.min(pool.wanted, math.max(pool.cost, math.floor(pool.left / 4)))
+      pool.l = pool.l + amount
+    elseif kind == 'reserve' then
+      pool.r = pool.r + amount
+    else
+      pool.c = pool.c + amount
+    end
+    if amount > 0 then
+      write(keys[2], pool, now)
+      if kind ~= 'draw' then
+        redis.call('HSET', pool.key, string.sub(kind, 1, 1) .. ':' .. op, int(amount))
+      end
+    end
+    reply[#reply + 1] = pool.left - amount
+    reply[#reply + 1] = amount
+    reply[#reply + 1] = pool.period_ms > 0 and (pool.period + 1) * pool.period_ms - now or -1
+  end
+  return reply
+end
+
+-- arx1_settle  KEYS h pools pool…   ARGV op (max period_ms opened used)…
+-- Commits what was used of a reservation or a lease, and gives the rest back.  A repeat finds nothing.
+-- Reply: OK; or SHORT, index, remaining: then what was taken is committed whole.
+local function settle(keys, argv)
+  local now, since = begin(keys[1], keys[2])
+  local pools, short = {}, nil
+  for index = 1, #keys - 2 do
+    local at = index * 4 - 2
+    local pool = read(keys[index + 2], tonumber(argv[at]), tonumber(argv[at + 1]), tonumber(argv[at + 2]), now, since)
+    local held = {}
+    if pool.known and not pool.anew then
+      held = redis.call('HMGET', pool.key, 'r:' .. argv[1], 'l:' .. argv[1])
+    end
+    if held[1] or held[2] then
+      pool.field = held[1] and 'r' or 'l'
+      pool.taken, pool.spent = tonumber(held[1] or held[2]), tonumber(argv[at + 3])
+      pools[#pools + 1] = pool
+      if pool.spent - pool.taken > math.max(0, pool.left) and not short then
+        short = {'SHORT', index - 1, math.max(0, pool.left)}
+      end
+    end
+  end
+  for _, pool in ipairs(pools) do
+    pool[pool.field] = pool[pool.field] - pool.taken
+    pool.c = pool.c + (short and math.min(pool.spent, pool.taken) or pool.spent)
+    redis.call('HDEL', pool.key, pool.field .. ':' .. argv[1])
+    write(keys[2], pool, now)
+  end
+  return short or {'OK'}
+end
+
+-- arx1_undo  KEYS h pools pool…   ARGV (max period_ms opened cost)…
+-- Gives back a draw of a call that was then refused.
+local function undo(keys, argv)
+  local now, since = begin(keys[1], keys[2])
+  for index = 1, #keys - 2 do
+    local at = index * 4 - 3
+    local pool = read(keys[index + 2], tonumber(argv[at]), tonumber(argv[at + 1]), tonumber(argv[at + 2]), now, since)
+    if pool.known and not pool.anew and pool.o < 0 then
+      pool.c = math.max(0, pool.c - tonumber(argv[at + 3]))
+      write(keys[2], pool, now)
+    end
+  end
+  return {'OK'}
+end
+
+-- arx1_top_up  KEYS h pools pool   ARGV period_ms opened amount most
+-- `opened` is -1 if the caller does not know it.
+-- Reply: what the pool has left; -1 if it would be topped up by more than `most` in all; -2 if it is not known.
+local function top_up(keys, argv)
+  local now, since = begin(keys[1], keys[2])
+  local opened, amount = tonumber(argv[2]), tonumber(argv[3])
+  if opened < 0 then
+    opened = tonumber(redis.call('HGET', keys[3], 'b') or -1)
+  end
+  local pool = read(keys[3], 0, tonumber(argv[1]), opened, now, since)
+  if opened < 0 or not (pool.known or pool.lost) then
+    return -2
+  end
+  if pool.lost then
+    -- What it had is not known: it begins with what the operator adds, and nothing else.
+    pool.anew, pool.c, pool.r, pool.l, pool.x, pool.o, pool.u, pool.used = pool.known, 0, 0, 0, 0, since, 0, 0
+  end
+  if pool.x + amount > tonumber(argv[4]) then
+    return -1
+  end
+  pool.x = pool.x + amount
+  write(keys[2], pool, now)
+  return (pool.o >= 0 and pool.x or pool.max + pool.x) - pool.used
+end
+
+-- arx1_ledger  KEYS h pools
+-- Reply: the time, ms since the Unix epoch; the time before which pools may be lost.
+local function ledger(keys)
+  return {begin(keys[1], keys[2])}
+end
+
+redis.register_function('arx1_take', take)
+redis.register_function('arx1_ledger', ledger)
+redis.register_function('arx1_top_up', top_up)
+-- These give back: also when memory is full.
+redis.register_function{function_name = 'arx1_settle', callback = settle, flags = {'allow-oom'}}
+redis.register_function{function_name = 'arx1_undo', callback = undo, flags = {'allow-oom'}}

@@ -1,0 +1,274 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A ledger in the memory of one process, and the arithmetic of pools as plain data.  SPEC 17.5.
+
+``ledger.lua`` does the same to the keys of a Redis instance; a test compares them step by step.
+"""
+
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from arx_verifier.amounts import MAX_AMOUNT
+from arx_verifier.errors import StoreError
+from arx_verifier.ledger.pools import (
+    BUSY,
+    EARLY,
+    KEEP_MS,
+    LOST,
+    MARGIN_MS,
+    MAX_HELD,
+    Kind,
+    PoolDraw,
+    Short,
+    Taken,
+)
+
+
+@dataclass
+class PoolState:
+    """One pool, in one period.  All amounts are millionths.
+
+    Attributes:
+        period: The index of its period.
+        committed: What calls used.
+        reserved: What calls may still use.
+        leased: What verifiers hold.
+        extra: What an operator topped up.
+        reopened: The ledger's ``since`` when an operator topped up a lost pool; else -1.
+        max: The largest ``max`` that a call had for it.
+        opened: When it was opened, as the first call said.
+        held: By id, what a reservation or a lease has, and whether it is a lease.
+    """
+
+    period: int = 0
+    committed: int = 0
+    reserved: int = 0
+    leased: int = 0
+    extra: int = 0
+    reopened: int = -1
+    max: int = 0
+    opened: int = 0
+    held: dict[str, tuple[int, bool]] = field(default_factory=dict)
+
+    @property
+    def used(self) -> int:
+        """What is not left."""
+        return self.committed + self.reserved + self.leased
+
+
+@dataclass
+class LedgerState:
+    """The pools of a ledger, and what it knows of its own history.
+
+    Attributes:
+        run: The server process that wrote last.
+        since: Pools that were opened before this time may have been lost, ms since the Unix epoch; -1 at first.
+        seen: The latest time that it has seen, ms since the Unix epoch.
+        pools: The pools by identity.
+        kept: By pool, when it was drawn on last.
+    """
+
+    run: str = ""
+    since: int = -1
+    seen: int = 0
+    pools: dict[str, PoolState] = field(default_factory=dict)
+    kept: dict[str, int] = field(default_factory=dict)
+
+    def begin(self, run: str, clock_ms: int) -> int:
+        """Compare the history with this server process, and return the time, which never goes back.
+
+        Args:
+            run: The server process.
+            clock_ms: Its clock, ms since the Unix epoch.
+        """
+        now = max(clock_ms, self.seen)
+        if self.since < 0:
+            self.since, self.run = now, run
+        elif self.run != run:
+            # Its last writes may be missing: what was open may have been drawn on more than it shows.
+            self.since, self.run = max(self.since, now + MARGIN_MS), run
+        self.seen = now
+        return now
+
+    def take(self, kind: Kind, op: str, draws: Sequence[PoolDraw], now: int) -> Taken | Short:
+        """As ``Ledger.take``, at a time that ``begin`` returned."""
+        for name in [name for name, at in self.kept.items() if at + KEEP_MS <= now]:
+            del self.kept[name], self.pools[name]
+        states, remaining = [], []
+        for index, draw in enumerate(draws):
+            if draw.opened > now:
+                return Short(index, EARLY, draw.opened - now)
+            state, period = self._state(draw, now)
+            left = self._limit(draw, state, period, now) - state.used
+            if left < draw.cost:
+                return Short(index, LOST if self._is_lost(draw, state, period, now) else max(0, left))
+            if kind != "draw" and len(state.held) >= MAX_HELD:
+                return Short(index, BUSY)
+            states.append((state, period))
+            remaining.append(left)
+        amounts = []
+        for number, (draw, (state, _)) in enumerate(zip(draws, states, strict=True)):
+            amount = draw.cost
+            if kind == "lease":
+                amount = min(draw.wanted, max(draw.cost, remaining[number] // 4))
+            if kind == "draw":
+                state.committed += amount
+            elif amount:
+                state.held[op] = (amount, kind == "lease")
+                if kind == "lease":
+                    state.leased += amount
+                else:
+                    state.reserved += amount
+            if amount:
+                self._keep(draw, state, now)
+            amounts.append(amount)
+            remaining[number] -= amount
+        ends = tuple(
+            (period + 1) * draw.period_ms - now if draw.period_ms else -1
+            for draw, (_, period) in zip(draws, states, strict=True)
+        )
+        return Taken(tuple(remaining), tuple(amounts), ends)
+
+    def settle(self, op: str, used: Sequence[tuple[PoolDraw, int]], now: int) -> Short | None:
+        """As ``Ledger.settle``."""
+        held, short = [], None
+        for index, (draw, amount) in enumerate(used):
+            state, period = self._state(draw, now)
+            if op not in state.held:  # settled before, or of a period that is over
+                continue
+            held.append((draw, state, amount))
+            left = max(0, self._limit(draw, state, period, now) - state.used)
+            if short is None and amount - state.held[op][0] > left:
+                short = Short(index, left)
+        for draw, state, amount in held:
+            taken, is_lease = state.held.pop(op)
+            if is_lease:
+                state.leased -= taken
+            else:
+                state.reserved -= taken
+            state.committed += min(amount, taken) if short is not None else amount
+            self._keep(draw, state, now)
+        return short
+
+    def undo(self, draws: Sequence[PoolDraw], now: int) -> None:
+        """As ``Ledger.undo``."""
+        for draw in draws:
+            state, _ = self._state(draw, now)
+            # A pool that was topped up after a loss does not know of the draw.
+            if self.pools.get(draw.pool) is state and state.reopened < 0:
+                state.committed = max(0, state.committed - draw.cost)
+                self._keep(draw, state, now)
+
+    def top_up(self, pool: str, period_ms: int, opened: int | None, amount: int, now: int) -> int | None:
+        """Add to a pool, and return what it has left, millionths; -1 if that is more than it may have, None if unknown.
+
+        Args:
+            pool: The pool's identity.
+            period_ms: The length of its period, ms; 0 for the whole task.
+            opened: When it was opened; None if the caller does not know it.
+            amount: What to add, millionths.
+            now: A time that ``begin`` returned.
+        """
+        known = self.pools.get(pool)
+        if opened is None:
+            if known is None:
+                return None
+            opened = known.opened
+        draw = PoolDraw(pool, 0, period_ms, opened, 0, 0)
+        state, period = self._state(draw, now)
+        if self._is_lost(draw, state, period, now):
+            # What it had is not known: it begins with what the operator adds, and nothing else.
+            state = PoolState(period, reopened=self.since, max=state.max, opened=state.opened)
+        elif known is None:
+            return None
+        if state.extra + amount > MAX_AMOUNT:
+            return -1
+        state.extra += amount
+        self._keep(draw, state, now)
+        return (state.extra if state.reopened >= 0 else state.max + state.extra) - state.used
+
+    def _keep(self, draw: PoolDraw, state: PoolState, now: int) -> None:
+        state.max, state.opened = max(state.max, draw.max), state.opened or draw.opened
+        self.pools[draw.pool], self.kept[draw.pool] = state, now
+
+    def _state(self, draw: PoolDraw, now: int) -> tuple[PoolState, int]:
+        """Return the pool in its period: a later one begins anew, an earlier one never comes again."""
+        period = now // draw.period_ms if draw.period_ms else 0
+        state = self.pools.get(draw.pool)
+        if state is None or state.period < period:
+            return PoolState(period, max=state.max if state else 0, opened=state.opened if state else 0), period
+        return state, state.period
+
+    def _is_lost(self, draw: PoolDraw, state: PoolState, period: int, now: int) -> bool:
+        opened = max(draw.opened, period * draw.period_ms)
+        if opened <= self.since:
+            return state.reopened != self.since
+        return draw.pool not in self.pools and opened <= now - KEEP_MS
+
+    def _limit(self, draw: PoolDraw, state: PoolState, period: int, now: int) -> int:
+        if self._is_lost(draw, state, period, now):
+            return state.used
+        return state.extra if state.reopened >= 0 else draw.max + state.extra
+
+
+_LEDGERS: Final["weakref.WeakSet[MemoryLedger]"] = weakref.WeakSet()
+
+
+class MemoryLedger:
+    """Pools in this process's memory: for exactly one process, and for tests.
+
+    Another process or a forked child would give out the same pools again.  A forked child refuses.
+
+    Args:
+        clock: The time, ms since the Unix epoch.
+    """
+
+    waits = False
+
+    def __init__(self, *, clock: Callable[[], int] = lambda: time.time_ns() // 1_000_000) -> None:
+        self.state = LedgerState()
+        self._clock, self._lock, self._forked = clock, threading.Lock(), False
+        self.start()
+        _LEDGERS.add(self)
+
+    def take(self, kind: Kind, op: str, draws: Sequence[PoolDraw]) -> Taken | Short:
+        """Take from all pools; see ``Ledger``."""
+        with self._lock:
+            return self.state.take(kind, op, draws, self._now())
+
+    def settle(self, op: str, used: Sequence[tuple[PoolDraw, int]]) -> Short | None:
+        """Settle a reservation; see ``Ledger``."""
+        with self._lock:
+            return self.state.settle(op, used, self._now())
+
+    def undo(self, draws: Sequence[PoolDraw]) -> None:
+        """Give back a draw; see ``Ledger``."""
+        with self._lock:
+            self.state.undo(draws, self._now())
+
+    def start(self) -> None:
+        """Note the time; see ``Ledger``."""
+        # A millisecond earlier: what is opened from now on is kept.
+        if self.state.since < 0:
+            self.state.begin("memory", self._clock() - 1)
+
+    def close(self) -> None:
+        """Do nothing; see ``Ledger``."""
+
+    def _now(self) -> int:
+        if self._forked:
+            raise StoreError("a forked process shares no budgets with its parent: use RedisLedger")
+        return self.state.begin("memory", self._clock())
+
+
+def _refuse_all() -> None:
+    for ledger in tuple(_LEDGERS):
+        ledger._forked = True  # noqa: SLF001 - of this module
+        ledger._lock = threading.Lock()  # noqa: SLF001 - another thread of the parent may have held it
+
+
+os.register_at_fork(after_in_child=_refuse_all)

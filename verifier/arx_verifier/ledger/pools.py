@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pools, what a call asks of them, and what keeps them.  SPEC 17.
+
+For each pool, at every moment: committed + reserved + leased <= max + what an operator topped up.
+"""
+
+from collections.abc import Sequence
+from typing import Final, Literal, NamedTuple, Protocol, TypeAlias
+
+PERIOD_MS: Final = {"task": 0, "hour": 3_600_000, "day": 86_400_000}
+# A pool that is not drawn on for this long is forgotten.  From then on it is exhausted, and never full again.
+KEEP_MS: Final = 48 * 60 * 60 * 1000
+# After another server took over: the mint's clock and both servers' are each within 30 s of the time.
+MARGIN_MS: Final = 60_000
+
+Kind: TypeAlias = Literal["draw", "reserve", "lease"]
+
+
+class PoolDraw(NamedTuple):
+    """What one call asks of one pool.
+
+    Attributes:
+        pool: The pool's identity; see ``pool_id``.
+        max: The caveat's ``max``, millionths.
+        period_ms: The length of its period, ms; 0 for the whole task.
+        opened: When it was opened, ms since the Unix epoch.
+        cost: What the call takes, millionths.
+        wanted: For a lease, how much to escrow, millionths; else the cost.
+    """
+
+    pool: str
+    max: int
+    period_ms: int
+    opened: int
+    cost: int
+    wanted: int
+
+
+class Taken(NamedTuple):
+    """What every pool of a call gave.
+
+    Attributes:
+        remaining: By pool, what is left for others, millionths.
+        amounts: By pool, what was taken: the cost; for a lease, the slice.
+        period_left_ms: By pool, the time to the end of its period by the ledger's clock, ms; -1 for none.
+    """
+
+    remaining: tuple[int, ...]
+    amounts: tuple[int, ...]
+    period_left_ms: tuple[int, ...]
+
+
+class Short(NamedTuple):
+    """A pool that cannot give what a call costs; no pool gave anything.
+
+    Attributes:
+        at: The pool's index.
+        remaining: What it has left, millionths; ``LOST``, ``EARLY`` or ``BUSY`` otherwise.
+        wait_ms: For ``EARLY``, the time until it opens by the ledger's clock, ms.
+    """
+
+    at: int
+    remaining: int
+    wait_ms: int = 0
+
+
+LOST: Final = -1  # the ledger may have lost what was drawn from it
+EARLY: Final = -2  # it is opened in the future, by the ledger's clock
+BUSY: Final = -3  # it has as many open reservations and leases as it may have
+MAX_HELD: Final = 1000  # each is kept until it is settled, and a holder can ask for small ones
+
+
+def pool_id(task: str, link: str, pool: str, unit: str, per: str) -> str:
+    """Return the identity of a pool.  SPEC 17.3.
+
+    Args:
+        task: The task's id; the session's, in a token without a task.
+        link: The link of the delegation that opened it; empty before the first one.
+        pool: Its name.
+        unit: Its unit.
+        per: Its period.
+    """
+    return f"{task}/{link or '-'}/{pool}/{unit}/{per}"
+
+
+class Ledger(Protocol):
+    """The pools of a realm.
+
+    Attributes:
+        waits: Whether its calls may wait for a network.
+    """
+
+    waits: bool
+
+    def take(self, kind: Kind, op: str, draws: Sequence[PoolDraw]) -> Taken | Short:
+        """Take from all pools, or from none.  Atomic.
+
+        Args:
+            kind: ``draw`` commits the cost; ``reserve`` and ``lease`` keep it until ``settle``.
+            op: A random id, under which a reservation or a lease is settled.
+            draws: The pools, each once.
+
+        Raises:
+            StoreError: The ledger did not answer; what it did is unknown.
+        """
+
+    def settle(self, op: str, used: Sequence[tuple[PoolDraw, int]]) -> Short | None:
+        """Commit what was used of a reservation or a lease, and give the rest back.  A repeat changes nothing.
+
+        Args:
+            op: The id that it was taken under.
+            used: By pool the millionths that were used.  More than was taken is drawn in addition, from all pools or
+                from none.
+
+        Returns:
+            The pool that could not give what was used in addition; then what was taken is committed whole.
+
+        Raises:
+            StoreError: The ledger did not answer.
+        """
+
+    def undo(self, draws: Sequence[PoolDraw]) -> None:
+        """Give back a ``draw`` of a call that was then refused; never called twice for one.
+
+        Args:
+            draws: What was drawn.
+
+        Raises:
+            StoreError: The ledger did not answer.
+        """
+
+    def start(self) -> None:
+        """Note that the ledger exists from now on: pools that are opened later can be kept by it."""
+
+    def close(self) -> None:
+        """Give back what is escrowed, and close the connections; idempotent."""

@@ -1,0 +1,265 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The ledger of a realm in Redis or Valkey: one atomic function call for all pools of a call.  SPEC 17.5."""
+
+import re
+from collections.abc import Sequence
+from contextlib import suppress
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any, Final
+
+from arx_verifier.amounts import MAX_AMOUNT
+from arx_verifier.errors import SettingsError, StoreError
+from arx_verifier.ledger.pools import PERIOD_MS, Kind, PoolDraw, Short, Taken
+from arx_verifier.revocation import Address, keeps_nonces, refused_login
+
+if TYPE_CHECKING:
+    from logging import Logger
+
+_TIMEOUT_S: Final = 0.25  # every call with a budget waits for the ledger: a slower one counts as down
+_ABSENT: Final = re.compile("unction not found", re.IGNORECASE)
+_INSTANCE: Final = "budgets belong on the instance of the nonces, with an append-only file each second"
+
+
+class RedisLedger:
+    """Pools in Redis or Valkey, shared by all verifiers of a realm.
+
+    Use the instance of the nonces, with ``appendfsync everysec`` and ``maxmemory-policy noeviction``, never the
+    revocation store.  Every service of the realm uses the same one, or a task could use its budget once at each.
+
+    After a restart or a failover its last writes may be missing: the pools that were open then are exhausted, and a
+    period pool is full again in its next period.  An operator may top up an exhausted pool.
+
+    Args:
+        url: ``unix://``, ``redis://``, ``rediss://`` or ``redis+sentinel://`` URL, as ``store_url`` parses it.
+        realm: The realm.
+        password: Replaces a password in the URL.
+        timeout_s: Longest wait for an answer, s.
+        ca: File of a further authority for TLS, unless the URL has ``ssl_ca_certs``.
+
+    Raises:
+        SettingsError: The URL or the authority is unusable.
+    """
+
+    waits = True
+
+    def __init__(
+        self,
+        url: str,
+        realm: str,
+        *,
+        password: str | None = None,
+        timeout_s: float = _TIMEOUT_S,
+        ca: str | None = None,
+    ) -> None:
+        from redis import Redis
+        from redis.backoff import NoBackoff
+        from redis.retry import Retry
+
+        if not keeps_nonces(url):
+            raise SettingsError("the ledger's address is not a unix://, redis://, rediss:// or redis+sentinel:// URL")
+        options: dict[str, Any] = {"socket_timeout": timeout_s, "socket_connect_timeout": timeout_s}
+        # No retry: a draw that was executed and not answered would be drawn twice.
+        options["retry"] = Retry(NoBackoff(), 0)
+        self._redis = Redis(connection_pool=Address(url, password, ca=ca).pool(**options))
+        begin = f"arx:budget:{{{realm}}}:"
+        self._keys, self._pool = (f"{begin}h", f"{begin}pools"), f"{begin}p:"
+        self._down, self._checked = False, False
+
+    def take(self, kind: Kind, op: str, draws: Sequence[PoolDraw]) -> Taken | Short:
+        """Take from all pools; see ``Ledger``.
+
+        Raises:
+            StoreError: The server did not answer or refused; what it did is unknown.
+        """
+        args: list[Any] = [kind, op]
+        for draw in draws:
+            args += draw[1:]
+        answer = self._call("arx1_take", draws, args)
+        if answer[0] in (b"OK", "OK"):
+            return Taken(tuple(answer[1::3]), tuple(answer[2::3]), tuple(answer[3::3]))
+        return Short(answer[1], answer[2], answer[3])
+
+    def settle(self, op: str, used: Sequence[tuple[PoolDraw, int]]) -> Short | None:
+        """Settle a reservation or a lease; see ``Ledger``.
+
+        Raises:
+            StoreError: The server did not answer or refused; a repeat is safe.
+        """
+        args: list[Any] = [op]
+        for draw, amount in used:
+            args += (*draw[1:4], amount)
+        answer = self._call("arx1_settle", [draw for draw, _ in used], args)
+        return None if answer[0] in (b"OK", "OK") else Short(answer[1], answer[2])
+
+    def undo(self, draws: Sequence[PoolDraw]) -> None:
+        """Give back a draw; see ``Ledger``.
+
+        Raises:
+            StoreError: The server did not answer or refused; then it is not repeated, and the amount stays drawn.
+        """
+        args: list[Any] = []
+        for draw in draws:
+            args += draw[1:5]
+        self._call("arx1_undo", draws, args)
+
+    def top_up(self, pool: str, amount: int, opened: int | None = None) -> int | None:
+        """Add to a pool; an operator's act.
+
+        Args:
+            pool: The pool's identity.
+            amount: Millionths.
+            opened: When it was opened, ms since the Unix epoch; None if the caller does not know it.
+
+        Returns:
+            What the pool has left, millionths; -1 if it would be topped up by more than a pool may have in all; None if
+            the ledger does not know the pool.
+
+        Raises:
+            StoreError: The server did not answer or refused; what it did is unknown.
+        """
+        period_ms = PERIOD_MS[pool.rpartition("/")[2]]
+        draw = PoolDraw(pool, 0, period_ms, -1 if opened is None else opened, amount, MAX_AMOUNT)
+        answer = self._call("arx1_top_up", [draw], draw[2:])
+        return None if answer == -2 else int(answer)
+
+    def shown(self, task: str | None = None, most: int = 1000) -> list[dict[str, Any]]:
+        """Return the pools that were drawn on last, for people.
+
+        Args:
+            task: Only those of this task.
+            most: At most this number.
+
+        Returns:
+            For each pool its identity, its amounts in millionths, and when it was drawn on last.
+
+        Raises:
+            StoreError: The server did not answer or refused.
+        """
+        now, since = self._call("arx1_ledger", (), ())
+        known = self._ask(self._redis.zrange, self._keys[1], 0, -1 if task is not None else most - 1, desc=True)
+        names = [name.decode() for name in known]
+        if task is not None:
+            names = [name for name in names if name.startswith(f"{task}/")][:most]
+        pipeline = self._redis.pipeline(transaction=False)
+        for name in names:
+            pipeline.hmget(self._pool + name, "p", "c", "r", "l", "x", "o", "m", "u", "b")
+        rows = self._ask(pipeline.execute) if names else []
+        return [_shown(name, row, now, since) for name, row in zip(names, rows, strict=True) if row[0] is not None]
+
+    def start(self) -> None:
+        """Note that the ledger exists, if it answers; see ``Ledger``."""
+        # The first call tries again.
+        with suppress(StoreError):
+            self._call("arx1_ledger", (), ())
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._redis.close()
+        self._redis.connection_pool.disconnect()
+
+    def _call(self, name: str, draws: Sequence[PoolDraw], args: Sequence[Any]) -> Any:
+        from redis.exceptions import ResponseError
+
+        keys = [*self._keys, *[self._pool + draw.pool for draw in draws]]
+        if not self._checked:
+            self._check()
+        try:
+            return self._ask(self._redis.execute_command, "FCALL", name, len(keys), *keys, *args)
+        except StoreError as error:
+            # Not found is said before anything ran, so this is no repeat.
+            if not isinstance(error.__cause__, ResponseError) or not _ABSENT.search(str(error.__cause__)):
+                raise
+        self.load()
+        return self._ask(self._redis.execute_command, "FCALL", name, len(keys), *keys, *args)
+
+    def load(self) -> None:
+        """Load the functions into the server.
+
+        Raises:
+            StoreError: The server did not answer, or does not let this user load functions.
+        """
+        self._ask(self._redis.function_load, _source(), replace=True)
+
+    def _check(self) -> None:
+        """Raise if the server may evict pools.
+
+        Raises:
+            StoreError: It may, or it did not answer.
+        """
+        from redis.exceptions import ResponseError
+
+        try:
+            info = self._redis.info("memory")
+        except ResponseError:  # not permitted: the operator is responsible for the policy
+            info = {}
+        except Exception as error:
+            raise self._failed(error) from error
+        if info.get("maxmemory_policy", "noeviction") != "noeviction":
+            raise StoreError(f"the ledger may evict pools: set its maxmemory-policy to noeviction; {_INSTANCE}")
+        self._checked = True
+
+    def _ask(self, function: Any, *args: Any, **named: Any) -> Any:
+        from redis.exceptions import RedisError
+
+        try:
+            answer = function(*args, **named)
+        except (RedisError, OSError) as error:
+            raise self._failed(error) from error
+        if self._down:
+            self._down = False
+            _logger().warning("the ledger answers again")
+        return answer
+
+    def _failed(self, error: Exception) -> StoreError:
+        why = refused_login(error, "ARX_LEDGER_PASSWORD, or the login in `ledger` of the service file")
+        text = f"the ledger {why}" if why else f"the ledger did not answer: {type(error).__name__}"
+        if _ABSENT.search(str(error)):
+            return StoreError("the ledger has no functions: run `arx redis load --ledger`")
+        if not self._down:
+            self._down = True  # one log line for each outage
+            _logger().error("every call with a budget is refused (store_unavailable): %s", text)
+        # After an error the server may be another one, with another policy.
+        self._checked = False
+        return StoreError(text)
+
+
+def _shown(name: str, row: Sequence[Any], now: int, since: int) -> dict[str, Any]:
+    task, link, pool, unit, per = name.split("/")
+    period, committed, reserved, leased, extra, reopened, most, at, opened = (int(value) for value in row)
+    length = PERIOD_MS[per]
+    over = length > 0 and now // length > period
+    if over:
+        committed = reserved = leased = extra = 0
+        reopened = -1
+        period = now // length
+    lost = max(opened, period * length) <= since and reopened != since
+    limit = extra if reopened >= 0 else most + extra
+    used = committed + reserved + leased
+    return {
+        "id": name,
+        "task": task,
+        "link": None if link == "-" else link,
+        "pool": pool,
+        "unit": unit,
+        "per": per,
+        "max": most,
+        "topped_up": extra,
+        "committed": committed,
+        "reserved": reserved,
+        "leased": leased,
+        "remaining": 0 if lost else max(0, limit - used),
+        "lost": lost,
+        "opened_at": opened,
+        "drawn_at": at,
+        "ends_at": (period + 1) * length if length else None,
+    }
+
+
+def _source() -> str:
+    return files("arx_verifier.ledger").joinpath("ledger.lua").read_text("utf-8")
+
+
+def _logger() -> "Logger":
+    import logging  # imported on use: only an outage needs it
+
+    return logging.getLogger(__name__)

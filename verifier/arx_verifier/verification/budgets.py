@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Budgets: a call draws its cost from every pool of its chain.  SPEC 17.
+
+``price`` computes the cost before anything is spent.  ``draw`` takes it, in step 6 of a verification.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+from arx_verifier.amounts import Amount, amount_text, read_amount
+from arx_verifier.errors import Failure, Shortfall, StoreError, refusal, shorten
+from arx_verifier.ledger import BUSY, EARLY, LOST, Cost, Costs, Ledger, PoolDraw, Short, Taken
+from arx_verifier.request import AccessRequest
+from arx_verifier.verification.chain_state import BudgetPool, ProvenChain
+from arx_verifier.verification.reasons import NO_STORE, Refused, pool_ahead
+
+NO_LEDGER: Final = "a service that keeps budgets"
+
+
+class Priced(NamedTuple):
+    """What a call costs.
+
+    Attributes:
+        draws: What it asks of each pool, in the order of the chain's pools.
+        reserved: The units that the service commits the actual cost of later.
+    """
+
+    draws: tuple[PoolDraw, ...]
+    reserved: frozenset[str]
+
+
+class Drawn:
+    """What a call took from its pools.
+
+    Attributes:
+        pools: The pools.
+        draws: What it took from each.
+        remaining: By unit the least that a pool has left for others, millionths.
+        reserved: Whether it was reserved, and is not committed yet.
+    """
+
+    __slots__ = ("_ledger", "_op", "_taken", "_units", "draws", "pools", "reserved")
+
+    def __init__(self, ledger: Ledger, op: str, pools: Sequence[BudgetPool], priced: Priced, taken: Taken) -> None:
+        self._ledger, self._op, self._taken = ledger, op, taken
+        self.pools, self.draws, self._units = pools, priced.draws, priced.reserved
+        self.reserved = bool(priced.reserved)
+
+    @property
+    def remaining(self) -> dict[str, int]:
+        """By unit the least that a pool has left, millionths."""
+        least: dict[str, int] = {}
+        for pool, left in zip(self.pools, self._taken.remaining, strict=True):
+            least[pool.unit] = min(left, least.get(pool.unit, left))
+        return least
+
+    def of_reserved(self, actual: Amount) -> dict[str, Amount]:
+        """Return a cost by the one unit that is reserved.
+
+        Raises:
+            ValueError: Several units are.
+        """
+        if len(self._units) > 1:
+            raise ValueError(f"this call reserved several units: name each of {', '.join(sorted(self._units))}")
+        return dict.fromkeys(self._units, actual)
+
+    def commit(self, actual: Mapping[str, Amount]) -> None:
+        """Commit what a reserved call cost, and give the rest back.
+
+        Args:
+            actual: The cost by unit; a unit that is not named costs what was reserved.
+
+        Raises:
+            ValueError: Nothing was reserved, it was committed before, or a cost or unit is wrong.
+            BudgetError: ``insufficient_budget``: it cost more than was reserved, and a pool has not so much
+                left.  What was reserved is then committed whole.
+            StoreError: The ledger did not answer; call it again.
+        """
+        if not self.reserved:
+            raise ValueError("this call has no reservation that is open: see `reserve` in the costs of the service")
+        units = {pool.unit for pool in self.pools}
+        # A unit that this token has no pool of costs it nothing: the service prices alike for all callers.
+        costs = {unit: read_amount(amount) for unit, amount in actual.items() if unit in units}
+        used = [(draw, costs.get(pool.unit, draw.cost)) for pool, draw in zip(self.pools, self.draws, strict=True)]
+        short = self._ledger.settle(self._op, used)
+        self.reserved = False
+        left = [had + draw.cost - amount for had, (draw, amount) in zip(self._taken.remaining, used, strict=True)]
+        self._taken = self._taken._replace(remaining=tuple([max(0, each) for each in left]))
+        if short is not None:
+            pool, (draw, amount) = self.pools[short.at], used[short.at]
+            raise refusal(*_too_little(pool, short.remaining, amount - draw.cost)[:2])
+
+    def undo(self) -> None:
+        """Give back what a call took that was then refused."""
+        # A pool of an hour may be in its next one already: there it would give back what others drew.
+        try:
+            if self.reserved:
+                self._ledger.settle(self._op, [(draw, 0) for draw in self.draws])
+            elif draws := [draw for draw in self.draws if draw.cost and not draw.period_ms]:
+                self._ledger.undo(draws)
+        except StoreError:
+            pass  # it stays drawn
+
+
+class Budgets:
+    """The pools of all callers of a service.
+
+    Args:
+        ledger: Keeps the pools; None refuses every token with a pool.
+        costs: What its tools cost.
+    """
+
+    def __init__(self, ledger: Ledger | None, costs: Costs) -> None:
+        self.ledger, self._costs = ledger, costs
+
+    def price(self, proven: ProvenChain, request: AccessRequest) -> Priced | Refused:
+        """Return what a call asks of each pool of its chain, or the refusal of a call whose cost is not known."""
+        if self.ledger is None:
+            return _unsupported(proven.pools[0], NO_LEDGER, "one without a ledger")
+        costs, draws, reserved = self._costs.of(request.tool), [], set()
+        for pool in proven.pools:
+            declared = costs.get(pool.unit)
+            if declared is None:
+                expected = f"a tool whose cost in {pool.unit} this service declares"
+                return _unsupported(pool, expected, shorten(request.tool))
+            cost = declared.fixed
+            if declared.argument is not None or declared.reserves:
+                read = _read_cost(declared, request)
+                if isinstance(read, Refused):
+                    return read
+                cost = read
+                if declared.reserves:
+                    reserved.add(pool.unit)
+            draws.append(PoolDraw(pool.id, pool.max, pool.period_ms, pool.opened, cost, cost))
+        return Priced(tuple(draws), frozenset(reserved))
+
+    def draw(self, proven: ProvenChain, priced: Priced) -> Drawn | Refused:
+        """Take what a call costs from all of its pools, or from none."""
+        assert self.ledger is not None
+        op = os.urandom(9).hex() if priced.reserved else ""
+        try:
+            taken = self.ledger.take("reserve" if priced.reserved else "draw", op, priced.draws)
+        except StoreError:
+            return NO_STORE
+        if isinstance(taken, Short):
+            return _refused(proven.pools[taken.at], taken, priced.draws[taken.at].cost)
+        return Drawn(self.ledger, op, proven.pools, priced, taken)
+
+
+def _read_cost(cost: Cost, request: AccessRequest) -> int | Refused:
+    """Return a cost that an argument has, or that is reserved."""
+    amount = cost.fixed
+    if cost.argument is not None:
+        try:
+            amount = read_amount(request.args[cost.argument])
+        except (KeyError, ValueError):
+            given = shorten(request.args[cost.argument]) if cost.argument in request.args else "nothing"
+            return _bad_cost(cost.argument, "a cost from 0 to 1000000000", given)
+    if cost.reserves and amount == 0:
+        return _bad_cost(cost.argument or "cost", "a cost above 0, to be reserved", "0")
+    return amount
+
+
+def _bad_cost(argument: str, expected: str, came: str) -> Refused:
+    return Refused("argument_not_allowed", (Failure("request", argument, expected, came),))
+
+
+def _unsupported(pool: BudgetPool, expected: str, came: str) -> Refused:
+    return Refused("budget_unsupported", (Failure(pool.place, "spend", expected, came),))
+
+
+def _refused(pool: BudgetPool, short: Short, cost: int) -> Refused:
+    if short.remaining == EARLY:
+        return pool_ahead(pool.place, short.wait_ms)
+    if short.remaining == BUSY:
+        came = f"too many open reservations of {pool.name}: commit some"
+        return Refused("insufficient_budget", (Failure(pool.place, "spend", "a further reservation", came),))
+    return _too_little(pool, short.remaining, cost)
+
+
+def _too_little(pool: BudgetPool, remaining: int, cost: int) -> Refused:
+    code = "insufficient_budget" if remaining > 0 else "budget_exhausted"
+    lost = remaining == LOST
+    shortfall = Shortfall.of(
+        pool.place, pool.name, pool.hop, pool.unit, amount_text(max(0, remaining)), amount_text(cost), lost=lost
+    )
+    return Refused(code, (shortfall,))
+
+
+def remaining_texts(drawn: Any) -> dict[str, str]:
+    """Return by unit what is left as decimal text; empty without a budget."""
+    return {} if drawn is None else {unit: amount_text(left) for unit, left in drawn.remaining.items()}
