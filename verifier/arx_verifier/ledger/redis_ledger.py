@@ -166,7 +166,7 @@ class RedisLedger:
         try:
             return self._ask(self._redis.execute_command, "FCALL", name, len(keys), *keys, *args)
         except StoreError as error:
-            # Not found is said before anything ran, so this is no repeat.
+            # The server looks for the function before it runs anything, so the call below is no repeat.
             if not isinstance(error.__cause__, ResponseError) or not _ABSENT.search(str(error.__cause__)):
                 raise
         self.load()
