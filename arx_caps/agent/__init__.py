@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from arx_caps.agent.auth import ArxAuth
     from arx_caps.agent.bundle import Bundle
     from arx_caps.agent.current_task_auth import CurrentTaskAuth
+    from arx_caps.agent.holder_key import find_holder_key, load_holder_key, make_holder_key
     from arx_caps.agent.local_tools import local_tool
     from arx_caps.agent.mcp_messages import NO_FORM, McpSigner, SignedTransport, refused_call
     from arx_caps.agent.outline import holder_of, links_of
@@ -33,6 +34,7 @@ else:
             "auth": "ArxAuth",
             "bundle": "Bundle",
             "current_task_auth": "CurrentTaskAuth",
+            "holder_key": "find_holder_key load_holder_key make_holder_key",
             "mcp_messages": "NO_FORM McpSigner SignedTransport refused_call",
             "running_task": "current_task",
             "local_tools": "local_tool",
@@ -66,8 +68,11 @@ __all__ = [
     "ToolRefusal",
     "Workload",
     "current_task",
+    "find_holder_key",
     "holder_of",
     "links_of",
+    "load_holder_key",
     "local_tool",
+    "make_holder_key",
     "refused_call",
 ]

@@ -26,7 +26,7 @@ GROUPS: Final[Mapping[str, Mapping[str, tuple[str, str]]]] = {
         "mint": ("mint", "run the mint alone, with your own revocation store"),
         "relay": ("relay", "follow the revocation store on behalf of many verifiers"),
         "redis": ("redis", "prepare your own revocation store: its users and functions"),
-        "key": ("key", "create, rotate, retire and reseal root keys"),
+        "key": ("key", "create, rotate, retire and reseal root keys, and create holder keys"),
         "doctor": ("doctor.command", "check the realm, and print how to repair what is wrong"),
     },
     "Watch": {

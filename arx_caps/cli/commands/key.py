@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``arx key``: the realm's root keys, from which the services' keys are derived.  SPEC 9, CONTROL 3."""
+"""``arx key``: the realm's root keys, from which the services' keys are derived, and holders' keys.  SPEC 9, 16."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +21,7 @@ TIMEOUT_S = 60.0  # a retirement is confirmed when the leases have ended
 
 @click.group("key", cls=Verbs)
 def key_command() -> None:
-    """Create, rotate, retire and reseal root keys; a rotation refuses no call."""
+    """Create, rotate, retire and reseal root keys, and create holder keys; a rotation refuses no call."""
 
 
 @key_command.command("list")
@@ -51,6 +51,39 @@ def list_holder_keys(console: Console, place: Place) -> None:
         for k in keys
     ]
     console.data("holder-keys", {"keys": keys}, lambda: table(("HOLDER", "KEY", "ENROLLED", "LAST USED"), rows))
+
+
+@key_command.command("create-holder")
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@common_options
+@pass_console
+def create_holder(console: Console, file: Path) -> None:
+    """Create the key of an agent that is delegated bound tasks, in the new file FILE (mode 0600), and print its
+    public half.
+
+    The agent keeps the file; who delegates to it needs the public half.
+
+    \b
+        arx key create-holder worker.key
+        arx token delegate acme/worker --in task.bundle --holder-key session.json --key "$(arx key show worker.key)"
+    """
+    from arx_caps.agent.holder_key import make_holder_key
+
+    key = make_holder_key(file)
+    console.data("holder-key", {"public": key.public, "file": str(file)}, key.public)
+    console.hint(f"the agent finds it with ARX_HOLDER_KEY_FILE={file}, or with `key=load_holder_key({str(file)!r})`")
+
+
+@key_command.command("show")
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@common_options
+@pass_console
+def show(console: Console, file: Path) -> None:
+    """Print the public half of the key in FILE: of a holder, a session, an agent or a service."""
+    from arx_caps.agent.holder_key import load_holder_key
+
+    key = load_holder_key(file)
+    console.data("holder-key", {"public": key.public, "file": str(file)}, key.public)
 
 
 @key_command.command("create")

@@ -332,8 +332,8 @@ class CallSigner:
         if bound is not None:
             if holder is None or holder.public != bound.holder:
                 raise AttenuationError(
-                    f"this token is bound to the key {bound.holder}: use it with that key, or ask its giver to "
-                    "delegate it to yours"
+                    f"this token is bound to the key {bound.holder}, and can be used with no other",
+                    hint="give that key, as in ARX_HOLDER_KEY_FILE; if it is lost, ask the delegator for a new part",
                 )
             form = _FORMS[2 if signs else 1]
             if signs:

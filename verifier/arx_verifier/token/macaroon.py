@@ -278,10 +278,16 @@ class Macaroon:
         """Return the caveat of a delegation, signed by this token's holder."""
         if key is None:
             raise AttenuationError(
-                f"this token is bound to its holder's key: say `key`, the public key of {to:.80}, so that it can use it"
+                f"this token is bound to its holder's key, and {to:.80} has none: give `key`, its public key",
+                hint=f"`arx key create-holder FILE` makes a key where {to:.80} runs, and prints its public half; a "
+                'template with binding = "bearer" needs none',
             )
         if by is None or by.public != bound.holder:
-            raise AttenuationError("this token is bound to another key than yours: only its holder can delegate it")
+            raise AttenuationError(
+                f"only the holder of the key {bound.holder} can delegate this token, not the holder of "
+                f"{'no key' if by is None else by.public}",
+                hint="give the key that the token is bound to, or ask its giver to delegate it to yours",
+            )
         unsigned = _written(caveat, to, hop, holder.check_public(key), None)
         link = chain.links_of(bound.link, (hop.encode("ascii"),))[0]
         said = holder.hop_digest(self._signature, unsigned)
