@@ -38,7 +38,14 @@ if TYPE_CHECKING:
         require_discharge,
         unseal,
     )
-    from arx_verifier.token.holder import HolderKey, audience_public, check_public, unbound
+    from arx_verifier.token.holder import (
+        HolderKey,
+        audience_public,
+        check_public,
+        has_signed,
+        hop_message,
+        unbound,
+    )
     from arx_verifier.token.keyring import DEFAULT_MAX_TTL_MS, KEY_BYTES, KeyRing, PreparedKey
     from arx_verifier.token.macaroon import (
         ABOUT,
@@ -78,7 +85,7 @@ else:
             "discharge": (
                 "MAX_DISCHARGES ThirdPartyCaveat bind binding caveat_key issue_discharge join require_discharge unseal"
             ),
-            "holder": "HolderKey audience_public check_public unbound",
+            "holder": "HolderKey audience_public check_public has_signed hop_message unbound",
             "keyring": "PreparedKey DEFAULT_MAX_TTL_MS KEY_BYTES KeyRing",
             "macaroon": (
                 "ABOUT CaveatLike HOP_BYTES IAT_AHEAD_MS ID_BYTES Identifier MAX_ABOUT_CHARS MINT_AUDIENCE "
@@ -136,6 +143,8 @@ __all__ = [
     "check_public",
     "count_members",
     "cut_out",
+    "has_signed",
+    "hop_message",
     "http_digest",
     "http_fields",
     "issue_discharge",

@@ -5,8 +5,9 @@
 """
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import click
@@ -22,9 +23,12 @@ from arx_caps.cli.options import Verbs, common_options, pass_console
 from arx_caps.cli.parse import read_key
 from arx_caps.cli.place import Place, operator_options, realm_dir_option
 from arx_caps.cli.secure_files import write_private
-from arx_caps.cli.terminal import Console, Progress, pairs
+from arx_caps.cli.terminal import Console, Progress, pairs, plain
 from arx_caps.durations import show_time
 from arx_caps.realm import Realm
+
+if TYPE_CHECKING:
+    from arx_caps.audit.delegations import SignedDelegation
 
 _file = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -58,7 +62,8 @@ def key_command(console: Console, realm_dir: Path) -> None:
 def prove_command(console: Console, place: Place, record: str, out: Path | None) -> None:
     """Write a record of the mint's log with its inclusion proof.  ID is the id of a decision, or an index.
 
-    The file has the record, its index and the log's signature; `arx audit verify` checks it offline with the log's key.
+    The file has the record, its index and the log's signature; `arx audit verify` checks it offline with the log's key,
+    and the signatures of the holders of a bound task.
     It may contain personal data.
     """
     from arx_caps.audit.merkle import SUFFIX, NoteError, RecordProof
@@ -93,26 +98,46 @@ def prove_command(console: Console, place: Place, record: str, out: Path | None)
 @click.option(
     "--checkpoint", "held", type=_file, help="file with an earlier checkpoint, with which the log must be consistent"
 )
+@click.option("--realm", metavar="NAME", help="realm of the log, for a proof of a bound task's call [from its origin]")
 @click.option("--from", "since", type=click.IntRange(0), default=0, help="index before which records may be pruned [0]")
 @common_options
 @pass_console
 def verify_command(
-    console: Console, path: Path, key: str, witnesses: tuple[str, ...], held: Path | None, since: int
+    console: Console,
+    /,
+    path: Path,
+    key: str,
+    witnesses: tuple[str, ...],
+    held: Path | None,
+    realm: str | None,
+    since: int,
 ) -> None:
     """Verify a proof, an exported selection, or a folder of a log's files, offline.
+
+    Of a proof of a bound task's call, the signature of each delegation is checked as well, by the holders' public keys.
 
     Exit code 0: verified; 1: the content differs from what was signed, and the first such record is named; 3: a part is
     missing, and the rest is verified.
     """
+    from arx_caps.audit.delegations import check_delegations, realm_of
     from arx_caps.audit.merkle import IncompleteError, NoteError, TamperedError, verify
 
     trust = _trust(key, witnesses, held, since)
     try:
         with Progress(console) as progress:
             checked = verify(path, trust, progress.tell)
+        realm = realm or realm_of(checked.checkpoint.origin)
+        signed = check_delegations(checked.proof.kept, checked.proof.index, realm) if checked.proof and realm else ()
     except (TamperedError, IncompleteError, NoteError) as error:
         show_failure(console, "audit-verified", error)
-    console.data("audit-verified", {"outcome": "holds", **checked.to_dict()}, lambda: _shown(checked))
+    value = {"outcome": "holds", **checked.to_dict()}
+    if checked.proof is not None:
+        value["delegations"] = None if realm is None else [each._asdict() for each in signed]
+    console.data("audit-verified", value, lambda: _shown(checked, signed))
+    if checked.proof is not None and realm is None:
+        console.hint(
+            "give --realm NAME to check the delegations of a bound task: the log is not called after its realm"
+        )
 
 
 def _trust(key: str, witnesses: tuple[str, ...], held: Path | None, since: int) -> Any:
@@ -127,7 +152,7 @@ def _trust(key: str, witnesses: tuple[str, ...], held: Path | None, since: int) 
         raise Stop(f"{held}: {error}", code="checkpoint") from None
 
 
-def _shown(checked: Any) -> str:
+def _shown(checked: Any, signed: "Sequence[SignedDelegation]") -> str:
     """Return the result as text."""
     last = checked.checkpoint.size - 1
     facts = [
@@ -137,6 +162,9 @@ def _shown(checked: Any) -> str:
         *(("pruned", f"records {first} to {last}, as allowed") for first, last in checked.gone),
         *((f"seen by {key.name}", show_time(at * 1000)) for key, at in checked.seen.items()),
     ]
+    for each in signed:
+        facts.append(("signed by", f"{plain(each.by)}, key {each.by_key}"))
+        facts.append(("delegation", f"to {plain(each.to)}, key {each.key}, link:{each.link}"))
     if checked.kind == "selection":
         facts.append(("note", f"a selection does not prove that it has every matching record of 0 to {last}"))
     return f"{click.style('HOLDS', fg='green', bold=True)}\n{pairs(facts)}"

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Check who signed the delegations of a bound token in a record, with public keys alone.  SPEC 16.2, 16.5.
+
+That the record is the log's is checked before, by ``merkle``.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from arx_caps.audit.merkle.errors import TamperedError
+from arx_verifier.errors import AuditError
+from arx_verifier.journal import unpack_record
+from arx_verifier.token import has_signed, hop_message
+
+
+class SignedDelegation(NamedTuple):
+    """A delegation whose signature was checked.
+
+    Attributes:
+        by: The name of the delegator: the agent, or what the delegation before calls it.
+        by_key: The delegator's public key, 43 characters, whose holder signed.
+        to: What the delegator calls the next holder.
+        key: The next holder's public key.
+        link: The delegation's link.
+    """
+
+    by: str
+    by_key: str
+    to: str
+    key: str
+    link: str
+
+
+def realm_of(origin: str) -> str | None:
+    """Return the realm in a log's default name, or None where an operator chose another name.  LOG 1.2.
+
+    Args:
+        origin: The log's origin.
+    """
+    _, _, rest = origin.partition("/")
+    realm, _, last = rest.partition("/")
+    return realm if realm and last == "log" else None
+
+
+def check_delegations(kept: bytes, index: int, realm: str) -> Sequence[SignedDelegation]:
+    """Check the signature of each delegation that a record has one of.
+
+    Args:
+        kept: The record's kept part, which was found in the log.
+        index: The record's index, for the error.
+        realm: The realm's name, which the signatures cover.
+
+    Returns:
+        The delegations in their order; none of a bearer token, of an event, or of a record of a later version.
+
+    Raises:
+        TamperedError: The holder of the key before has not signed one of them.
+    """
+    try:
+        facts = unpack_record(kept, None).facts
+    except AuditError:
+        return ()
+    holders, found = facts.holders, list[SignedDelegation]()
+    if not holders:
+        return ()
+    # Delegations before the first holder's key are those that the mint has written anew and vouches for.
+    first = len(facts.named) - len(holders) + 1
+    if first < 0 or len(facts.links) != len(facts.named):
+        raise TamperedError(f"record {index} has other keys of holders than delegations", index)
+    names, links = (facts.agent, *facts.named)[first:], facts.links[first:]
+    for before, holder, by, to, link in zip(holders[:-1], holders[1:], names[:-1], names[1:], links, strict=True):
+        message = hop_message(realm, facts.audience, link, to, holder.key, holder.said)
+        if not has_signed(before.key, message, holder.signature):
+            raise TamperedError(f"record {index}: {by} has not signed the delegation to {to} in realm {realm}", index)
+        found.append(SignedDelegation(by, before.key, to, holder.key, link))
+    return tuple(found)
