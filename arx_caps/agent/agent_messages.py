@@ -17,6 +17,7 @@ from arx_caps.agent.task import Task
 from arx_verifier.errors import RequestError, SettingsError, refusal, shorten
 from arx_verifier.names import is_agent_path
 from arx_verifier.request import read_json_object
+from arx_verifier.token import HolderKey
 
 # Not a header of our own: HTTP clients drop this one where a redirect leads elsewhere, and logs leave it out.
 MESSAGE_HEADER: Final = "Authorization"
@@ -25,27 +26,29 @@ _FORMAT: Final = "arx-task "  # of the bearer in a card, before the agent's path
 _KEPT: Final = 128  # tasks that were read; an agent is called again and again with few
 
 
-def bearer_format(agent: str) -> str:
+def bearer_format(agent: str, key: str | None = None) -> str:
     """Return what a card says of the bearer that its agent takes.
 
     Args:
         agent: The agent's path.
+        key: The agent's public key, for parts of bound tasks; None if it has none.
 
     Raises:
         SettingsError: It is no agent path.
     """
     if not is_agent_path(agent):
         raise SettingsError(f"agent: expected a path such as acme/worker, got {shorten(agent)}")
-    return _FORMAT + agent
+    return _FORMAT + (agent if key is None else f"{agent} {key}")
 
 
-def agent_of(bearer: str) -> str:
-    """Return the path that a card names; empty or no path where it names none.
+def agent_of(bearer: str) -> tuple[str, str | None]:
+    """Return the path that a card names, empty or no path where it names none, and its agent's public key.
 
     Args:
         bearer: Its bearer format.
     """
-    return bearer.removeprefix(_FORMAT)
+    agent, _, key = bearer.removeprefix(_FORMAT).partition(" ")
+    return agent, key or None
 
 
 def message_header(part: str, approvals: Iterable[Approval] = ()) -> SignedHeader:
@@ -67,11 +70,12 @@ def is_message_header(value: bytes) -> bool:
     return value.partition(b" ")[2].lstrip().startswith(b"arx")
 
 
-def read_message_header(values: Sequence[bytes]) -> tuple[Task, tuple[Approval, ...]]:
+def read_message_header(values: Sequence[bytes], key: HolderKey | None = None) -> tuple[Task, tuple[Approval, ...]]:
     """Return the task and the approvals that a message brought; nothing of them is proven.
 
     Args:
         values: The values of its headers that are ours.
+        key: The key of the agent that was called.
 
     Raises:
         ArxError: There is none, more than one, or one that cannot be read.
@@ -79,7 +83,7 @@ def read_message_header(values: Sequence[bytes]) -> tuple[Task, tuple[Approval, 
     if len(values) != 1:
         raise refusal("malformed_request" if values else "missing_token")
     part, *approvals = values[0].decode("latin-1").partition(" ")[2].split(",")
-    return _task_of(part), tuple(map(Approval.from_text, approvals))
+    return _task_of(part, key=key), tuple(map(Approval.from_text, approvals))
 
 
 # A caller sends one part with many messages; to read it takes ten times as long as to look it up.

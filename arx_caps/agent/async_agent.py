@@ -21,6 +21,7 @@ from arx_caps.agent.session import Session
 from arx_caps.agent.started_task import OVER, StartedTask
 from arx_caps.agent.task import Task
 from arx_verifier.errors import ArxError
+from arx_verifier.token import HolderKey
 
 Result = TypeVar("Result")
 
@@ -188,9 +189,12 @@ class AsyncSession(Shared):
         start = partial(self.session.start_task, template, params, **asked)
         return AsyncStartedTask(await self._threads.call(start, revert=StartedTask.finish), self._threads)
 
-    async def resume_task(self, path: str | os.PathLike[str]) -> "AsyncStartedTask":
+    async def resume_task(
+        self, path: str | os.PathLike[str], *, holder_key: HolderKey | None = None
+    ) -> "AsyncStartedTask":
         """Take up a task of this session after a restart; see ``Session.resume_task``."""
-        return AsyncStartedTask(await self._threads.call(partial(self.session.resume_task, path)), self._threads)
+        resume = partial(self.session.resume_task, path, holder_key=holder_key)
+        return AsyncStartedTask(await self._threads.call(resume), self._threads)
 
     async def approval(self, approval: str) -> "AsyncApproval":
         """Return an approval that this session asked for; see ``Session.approval``."""

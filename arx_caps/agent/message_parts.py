@@ -34,6 +34,7 @@ class MessageParts:
         task: The task; None for ``current_task()`` of each message.
         to: The agent path that a card has to name; None for any.
         limits: What is left of the task: ``tools``, ``args``, ``ttl``, ``depth``, ``audiences`` of ``Task.delegate``.
+            A bound task is delegated to the key that the card names, or to ``key``.
 
     Raises:
         AttenuationError: ``ttl`` is no duration.
@@ -41,13 +42,20 @@ class MessageParts:
 
     def __init__(self, task: Task | None, to: str | None, limits: dict[str, Any]) -> None:
         self._task, self._to, self._limits = task, to, limits
-        self._kept: OrderedDict[tuple[Bundle, str], _Part] = OrderedDict()
+        self._kept: OrderedDict[tuple[Bundle, str, str | None], _Part] = OrderedDict()
         try:
             self._ttl_ms = None if limits.get("ttl") is None else parse_duration(limits["ttl"])
         except ValueError as error:
             raise AttenuationError(f"ttl: {error}") from error
 
-    def header(self, name: str, to: str, addresses: Collection[str], approvals: Collection[Approval]) -> SignedHeader:
+    def header(
+        self,
+        name: str,
+        to: str,
+        addresses: Collection[str],
+        approvals: Collection[Approval],
+        key: str | None = None,
+    ) -> SignedHeader:
         """Return the header of a message, which brings a part of the task.
 
         Args:
@@ -55,6 +63,7 @@ class MessageParts:
             to: The agent path that its card names.
             addresses: Its URLs.
             approvals: What operators have approved.
+            key: The public key that its card names, or None.
 
         Raises:
             AttenuationError: The card names no agent path or another one, or has an address without TLS; no task runs
@@ -66,15 +75,16 @@ class MessageParts:
             raise AttenuationError(f"cannot delegate to {shorten(self._to or name)}: {why}")
         if not all(map(is_private, addresses)):
             raise AttenuationError(f"cannot delegate to {to}: its card has an address without TLS")
-        return message_header(self._part(task, to), approvals)
+        return message_header(self._part(task, to, key), approvals)
 
-    def _part(self, task: Task, to: str) -> str:
+    def _part(self, task: Task, to: str, public: str | None) -> str:
+        limits = self._limits if task.bound_to is None else {"key": public, **self._limits}
         # By the bundle: a task that was extended has another one, and its parts live longer.
-        key = (task.bundle, to)
+        key = (task.bundle, to, limits.get("key"))
         task.used()  # by the agent that is called, which the mint does not see
         kept = self._kept.get(key)
         if kept is None or self._is_short(kept, task):
-            made = task.delegate(to, **self._limits)
+            made = task.delegate(to, **limits)
             kept = self._kept[key] = _Part(made.encode(), made.expires_at)
             while len(self._kept) > _KEPT:
                 self._kept.popitem(last=False)

@@ -12,6 +12,7 @@ from arx_caps.agent.agent_messages import asked_text, read_message_header
 from arx_caps.agent.task import Task, now_ms
 from arx_caps.agent.tool_calls import ToolCalls
 from arx_verifier.errors import ArxError, refusal
+from arx_verifier.token import HolderKey
 
 _ASK: Final = "This agent cannot ask: ask where the task was started, and send the message again with the approval."
 
@@ -38,15 +39,17 @@ class ReceivedPart:
 
     Args:
         values: The values of the message's headers that are ours.
+        key: The key of the agent that was called, for the part of a bound task.
     """
 
     task: Task
 
-    def __init__(self, values: Sequence[bytes]) -> None:
+    def __init__(self, values: Sequence[bytes], key: HolderKey | None = None) -> None:
         self._failed: tuple[BaseException, str, dict[str, Any]] | None = None
         self._error: ArxError | None = None
         try:
-            self.task, self._approvals = read_message_header(values)
+            self.task, self._approvals = read_message_header(values, key)
+            self.task.check_key()  # else the agent would begin work that it cannot do
         except ArxError as error:
             self._error = error
 

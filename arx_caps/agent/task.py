@@ -102,10 +102,10 @@ class Task(Shared):
             variable: Holds the text, a secret; or, with ``_FILE`` behind its name, as ``ARX_TASK_FILE``, the path of a
                 file with the text.
             now: The holder's clock, ms since the Unix epoch.
-            key: As for ``from_text``.
+            key: The key that a bound task is bound to; else that of ``find_holder_key``, from the environment as well.
 
         Raises:
-            SettingsError: Neither variable is set, or the file cannot be read.
+            SettingsError: Neither variable is set, or the file cannot be read; or so of the key's.
             MalformedTokenError: As ``from_text``.
         """
         text, path = os.environ.get(variable), os.environ.get(f"{variable}_FILE")
@@ -118,7 +118,12 @@ class Task(Shared):
                 ) from None
         if not text:
             raise SettingsError(f"no task: set {variable} to what `encode` gave, or {variable}_FILE to a file with it")
-        return cls.from_text(text, now=now, key=key)
+        bundle = Bundle.parse(text.strip())
+        if key is None and bundle.outline.holder is not None:
+            from arx_caps.agent.holder_key import find_holder_key  # as in ``load``
+
+            key = find_holder_key()
+        return cls(bundle, now=now, key=key)
 
     @classmethod
     def load(
@@ -185,6 +190,16 @@ class Task(Shared):
     def bound_to(self) -> str | None:
         """The public key of the holder that a bound task is bound to, 43 characters; None for a bearer task."""
         return self.bundle.outline.holder
+
+    def check_key(self) -> None:
+        """Check that this holder can use the task; what is bound to another key could only be passed on as it is.
+
+        Raises:
+            AttenuationError: It is bound to a key that was not given, or to another one.
+        """
+        bound = self.bound_to
+        if bound is not None and (self._key is None or self._key.holder.public != bound):
+            raise call_proof.not_the_holder(bound)
 
     @property
     def audiences(self) -> tuple[str, ...]:
@@ -402,7 +417,7 @@ class Task(Shared):
         self,
         to: str,
         *,
-        key: str | None = None,
+        key: str | HolderKey | None = None,
         tools: Sequence[str] | None = None,
         args: Mapping[str, Any] | None = None,
         ttl: str | None = None,
@@ -416,7 +431,8 @@ class Task(Shared):
 
         Args:
             to: The next holder's agent path.
-            key: The next holder's public key, 43 characters, as its ``HolderKey.public`` has it; a bound task needs it.
+            key: The next holder's public key, 43 characters, as ``arx key show`` prints it; a bound task needs it.  The
+                key itself for a sub-agent of this process, which then uses the returned task.
             tools: Tools or patterns to leave; None leaves them all.
             args: Argument to constraint, for every tool left that can take it; or tool to such a mapping.  Constraints
                 are plain data as in a policy: ``"o-1"``, ``{"range": [0, 20]}``, ``{"one_of": ["a", "b"]}``.  A
@@ -450,6 +466,7 @@ class Task(Shared):
         bundle, caveats = self._caveats(tools, args, ttl, depth, audiences)
         tokens = bundle.tokens
         by = None if self._key is None or bundle.outline.holder is None else self._key.holder
+        own, key = (key, key.public) if isinstance(key, HolderKey) else (None, key)
         return Task(
             bundle.with_tokens(
                 {
@@ -459,6 +476,7 @@ class Task(Shared):
             ),
             now=self._now,
             asker=self.asker,
+            key=own,
         )
 
     def attenuate(

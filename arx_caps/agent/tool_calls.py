@@ -19,6 +19,7 @@ from arx_verifier.errors import ArxError, AttenuationError, RequestError, Settin
 from arx_verifier.names import is_tool
 from arx_verifier.refusal_text import error_for_model, problem_for_model
 from arx_verifier.request import read_json_object
+from arx_verifier.token import HolderKey
 
 # No later call of this task is allowed; and the last words of a run that ends there.
 ENDED: Final = {
@@ -109,12 +110,12 @@ class ToolCalls:
         Args:
             to: The sub-agent's path, which the record names.
             limits: What is left of the task: ``tools``, ``args``, ``ttl``, ``depth``, ``audiences``, as for
-                ``Task.delegate``.
+                ``Task.delegate``; and ``key``, if the sub-agent of a bound task has one already.
 
         Raises:
             AttenuationError: As ``Task.delegate``.
         """
-        return self.of(self.task.delegate(to, **limits))
+        return self.of(self.task.delegate(to, **{**self._key(), **limits}))
 
     def tool_of(self, name: str) -> str:
         """Return the name in tokens of a framework's tool.
@@ -266,7 +267,11 @@ class ToolCalls:
         if not given:
             asked = ", ".join(sub_agent.tools)
             raise AttenuationError(f"this task has none of the tools of {sub_agent.to}: {shorten(asked)}")
-        return self.task.delegate(**sub_agent._replace(tools=given)._asdict())
+        return self.task.delegate(**self._key(), **sub_agent._replace(tools=given)._asdict())
+
+    def _key(self) -> dict[str, Any]:
+        # The sub-agent runs in this process: its key never leaves it, and ends with the task.
+        return {} if self.task.bound_to is None else {"key": HolderKey.generate()}
 
     def _noted(self, refused: ToolRefusal) -> ToolRefusal:
         # A freeze may be lifted; what was killed is over, and a model that is offered no tool ends its run.

@@ -3,6 +3,7 @@
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Final
 
 import click
@@ -11,7 +12,7 @@ from arx_caps.agent.bundle import Bundle
 from arx_caps.cli.exit_codes import DENIED, Stop
 from arx_caps.cli.secure_files import read_text
 from arx_verifier.errors import ArxError
-from arx_verifier.token import HOP_BYTES, Caveat, Macaroon, ThirdPartyCaveat, wire
+from arx_verifier.token import HOP_BYTES, Caveat, HolderKey, Macaroon, ThirdPartyCaveat, wire
 
 APPROVAL: Final = "`arx token inspect FILE` shows it; `arx token explain TOKEN --approval FILE` explains a call with it"
 SCHEMES: Final = ("dpop ", "bearer ", "arx ")  # before a token that was copied from a header
@@ -85,19 +86,31 @@ class Holding:
             raise Stop(f"no token for {audience}: expected one of {', '.join(sorted(self.tokens))}", code="audience")
         return self.tokens[audience]
 
-    def delegate(self, to: str, caveats: Mapping[str, Caveat | None]) -> "Holding":
+    @property
+    def is_bound(self) -> bool:
+        """Whether its tokens are bound to the key of their holder."""
+        return any(macaroon.bound_to is not None for macaroon in self.tokens.values())
+
+    def delegate(
+        self, to: str, caveats: Mapping[str, Caveat | None], key: str | None = None, by: HolderKey | None = None
+    ) -> "Holding":
         """Return the attenuated tokens for the next holder; all have the same link.
 
         Args:
             to: The next holder's agent path.
             caveats: The added caveat by audience, None for no restriction; other audiences are left out.
+            key: The next holder's public key, for bound tokens.
+            by: The holder's key, for bound tokens.
 
         Raises:
-            AttenuationError: A token is one-shot, or would become too large.
+            AttenuationError: A token is one-shot, would become too large, or is bound and a key is missing.
         """
         # One hop for all tokens of a bundle: a kill of its link then ends all of them.
         hop = os.urandom(HOP_BYTES)
-        given = {audience: self.tokens[audience].delegate(to, caveat, hop=hop) for audience, caveat in caveats.items()}
+        given = {
+            audience: self.tokens[audience].delegate(to, caveat, hop=hop, key=key, by=by)
+            for audience, caveat in caveats.items()
+        }
         return Holding(given, None if self.bundle is None else self.bundle.with_tokens(given))
 
     def encode(self) -> str:
@@ -108,6 +121,28 @@ class Holding:
         """Return the bundle's other members, for JSON."""
         held = self.bundle
         return {} if held is None else {"agent": held.agent, "issuer": held.issuer, "task": held.task}
+
+
+holder_key_option = click.option(
+    "--holder-key",
+    type=click.Path(dir_okay=False, path_type=Path),
+    envvar="ARX_HOLDER_KEY_FILE",
+    help="file with the key that a bound task is bound to, or a session file [content: ARX_HOLDER_KEY]",
+)
+
+
+def read_holder_key(file: Path | None) -> HolderKey | None:
+    """Return the holder's key of the option or the environment; None without one.
+
+    Args:
+        file: The value of ``holder_key_option``.
+
+    Raises:
+        SettingsError: The file cannot be read, other users can read it, or it has no such key.
+    """
+    from arx_caps.agent.holder_key import find_holder_key, load_holder_key
+
+    return find_holder_key() if file is None else load_holder_key(file)
 
 
 def read_bundle(path: str) -> Bundle:

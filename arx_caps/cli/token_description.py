@@ -67,7 +67,7 @@ def describe_token(macaroon: Macaroon) -> dict[str, Any]:
         return {"operator": identifier.operator} | facts
     # The verifier's own code computes expiry, holder and targets, so the description cannot differ from the decision.
     chain = unverified_chain(macaroon)
-    refused = chain.refused
+    refused, bound = chain.refused, macaroon.bound_to
     return facts | {
         "agent": identifier.agent,
         "session": identifier.session,
@@ -83,6 +83,7 @@ def describe_token(macaroon: Macaroon) -> dict[str, Any]:
         "named": list(chain.facts.named),
         "link": chain.facts.links[-1] if chain.facts.links else identifier.id,
         "links": [identifier.id, *chain.facts.links],
+        "bound_to": None if bound is None else bound.holder,
         "needs_call": chain.needs_call,
         "targets": list(chain.targets),
         "never_accepted": None

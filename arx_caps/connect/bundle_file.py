@@ -7,6 +7,7 @@ from pathlib import Path
 
 from arx_caps.agent import Task
 from arx_verifier.errors import ArxError
+from arx_verifier.token import HolderKey
 
 _log = logging.getLogger(__name__)
 
@@ -17,6 +18,7 @@ class BundleFile:
     Args:
         path: The file.
         only: Tools or patterns to leave; none leaves them all.
+        key: The key that a bound task is bound to.
 
     Raises:
         SettingsError: The file cannot be read, or other users can read it.
@@ -24,8 +26,8 @@ class BundleFile:
         AttenuationError: The task has none of the tools.
     """
 
-    def __init__(self, path: Path, only: Sequence[str] = ()) -> None:
-        self._path, self._only = path, only
+    def __init__(self, path: Path, only: Sequence[str] = (), key: HolderKey | None = None) -> None:
+        self._path, self._only, self._key = path, only, key
         self._seen = self._stamp()
         self._task = self._read()
 
@@ -41,7 +43,7 @@ class BundleFile:
         return self._task
 
     def _read(self) -> Task:
-        task = Task.load(self._path)
+        task = Task.load(self._path, key=self._key)
         return task.attenuate(tools=list(self._only)) if self._only else task
 
     def _stamp(self) -> tuple[int, ...]:

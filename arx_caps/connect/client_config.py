@@ -39,7 +39,9 @@ CLIENT_CONFIGS: Final = {
 }
 
 
-def bridge_command(bundle: Path, url: str, only: Sequence[str] = (), audience: str | None = None) -> list[str]:
+def bridge_command(
+    bundle: Path, url: str, only: Sequence[str] = (), audience: str | None = None, key: Path | None = None
+) -> list[str]:
     """Return the command that starts the bridge from any folder.
 
     Args:
@@ -47,10 +49,12 @@ def bridge_command(bundle: Path, url: str, only: Sequence[str] = (), audience: s
         url: The server.
         only: Tools to keep.
         audience: The server's audience, or None.
+        key: The file of the holder's key, or None.
     """
     # The client has another PATH and another working directory than the shell that prints this.
     script = shutil.which(sys.argv[0]) if Path(sys.argv[0]).name == "arx" else None
     start = [sys.executable, "-m", "arx_caps.cli"] if script is None else [str(Path(script).absolute())]
     options = [word for tool in only for word in ("--only", tool)]
     options += [] if audience is None else ["--audience", audience]
+    options += [] if key is None else ["--holder-key", str(key.absolute())]
     return [*start, "connect", "--task", str(bundle.absolute()), *options, url]

@@ -22,6 +22,7 @@ class ArxA2AInterceptor(ClientCallInterceptor):
         task: The caller's task; None for the current one of each call.
         to: The agent path that the card has to name; None for any.
         limits: What is left of the task: ``tools``, ``args``, ``ttl``, ``depth``, ``audiences`` of ``Task.delegate``.
+            A bound task is delegated to the key that the card names, or to ``key``, a public key.
 
     Raises:
         AttenuationError: ``ttl`` is no duration.
@@ -41,9 +42,9 @@ class ArxA2AInterceptor(ClientCallInterceptor):
             return
         card, context = args.agent_card, args.context or ClientCallContext()
         scheme = card.security_schemes.get(CARD_SCHEME) or SecurityScheme()
-        named = agent_of(scheme.http_auth_security_scheme.bearer_format)
+        named, key = agent_of(scheme.http_auth_security_scheme.bearer_format)
         urls = [each.url for each in card.supported_interfaces]
-        header = self._parts.header(card.name, named, urls, context.state.get(CARD_SCHEME, ()))
+        header = self._parts.header(card.name, named, urls, context.state.get(CARD_SCHEME, ()), key)
         parameters = {**(context.service_parameters or {}), MESSAGE_HEADER: header}
         # A copy: messages that are sent at the same time may share what the application gave.
         args.context = context.model_copy(update={"service_parameters": parameters})

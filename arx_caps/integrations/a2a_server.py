@@ -20,23 +20,28 @@ from a2a.utils.errors import InvalidRequestError
 from starlette.requests import Request
 
 from arx_caps.agent.agent_messages import CARD_SCHEME, bearer_format, is_message_header
+from arx_caps.agent.holder_key import find_holder_key
 from arx_caps.agent.received_part import PartRefusal, ReceivedPart
 from arx_caps.agent.running_task import running
+from arx_verifier.token import HolderKey
 
 
-def arx_card(card: types.AgentCard, agent: str) -> types.AgentCard:
+def arx_card(card: types.AgentCard, agent: str, key: HolderKey | None = None) -> types.AgentCard:
     """Return a card that asks for a part of the caller's task with each message; sign it afterwards.
 
     Args:
         card: The agent's card.
         agent: The agent's path, to which callers delegate.
+        key: The agent's key, to which callers delegate bound tasks; else that of ``find_holder_key``, if there is one.
 
     Raises:
-        SettingsError: It is no agent path.
+        SettingsError: It is no agent path; or as ``find_holder_key``.
     """
     made = types.AgentCard()
     made.CopyFrom(card)
-    scheme = types.HTTPAuthSecurityScheme(scheme="Bearer", bearer_format=bearer_format(agent))
+    own = key or find_holder_key()
+    bearer = bearer_format(agent, None if own is None else own.public)
+    scheme = types.HTTPAuthSecurityScheme(scheme="Bearer", bearer_format=bearer)
     made.security_schemes[CARD_SCHEME].CopyFrom(types.SecurityScheme(http_auth_security_scheme=scheme))
     # Requirements are alternatives: one without ours would let a message come without a task.
     for requirement in made.security_requirements or [made.security_requirements.add()]:
@@ -49,10 +54,14 @@ class ArxContextBuilder(ServerCallContextBuilder):
 
     Args:
         builder: Builds the rest of the context, such as the user.
+        key: The agent's key, as in its card; else that of ``find_holder_key``, if there is one.
+
+    Raises:
+        SettingsError: As ``find_holder_key``.
     """
 
-    def __init__(self, builder: ServerCallContextBuilder | None = None) -> None:
-        self._builder = builder or DefaultServerCallContextBuilder()
+    def __init__(self, builder: ServerCallContextBuilder | None = None, *, key: HolderKey | None = None) -> None:
+        self._builder, self._key = builder or DefaultServerCallContextBuilder(), key or find_holder_key()
 
     def build(self, request: Request) -> ServerCallContext:
         """Build the context of a request."""
@@ -60,7 +69,7 @@ class ArxContextBuilder(ServerCallContextBuilder):
         ours = [value for name, value in headers if name == b"authorization" and is_message_header(value)]
         rest = [each for each in headers if each[1] not in ours]
         context = self._builder.build(Request({**request.scope, "headers": rest}, request.receive))
-        context.state[CARD_SCHEME] = ReceivedPart(ours)
+        context.state[CARD_SCHEME] = ReceivedPart(ours, self._key)
         return context
 
 

@@ -5,12 +5,13 @@ import json
 import logging
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import click
 
+from arx_caps.cli.credentials import holder_key_option, read_holder_key
 from arx_caps.cli.exit_codes import DENIED, Stop
 from arx_caps.cli.options import common_options, pass_console
 from arx_caps.cli.terminal import Console
@@ -32,6 +33,7 @@ _PATH: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
     required=True,
     help="file of the task's bundle, mode 0600; a bundle that replaces it is used from the next message on",
 )
+@holder_key_option
 @click.option("--only", multiple=True, metavar="TOOL", help="tool to keep, such as orders.get; repeatable [all tools]")
 @click.option("--audience", help="service that the URL is of, if several have its origin")
 @click.option(
@@ -46,6 +48,7 @@ def connect_command(
     /,
     urls: tuple[str, ...],
     file: Path,
+    holder_key: Path | None,
     only: tuple[str, ...],
     audience: str | None,
     client: str | None,
@@ -66,6 +69,7 @@ def connect_command(
     """
     from arx_caps.agent.task import now_ms
     from arx_caps.connect.bundle_file import BundleFile
+    from arx_caps.connect.client_config import bridge_command
     from arx_caps.connect.server_access import ServerAccess
     from arx_caps.connect.stdio import serve_stdio
 
@@ -76,7 +80,8 @@ def connect_command(
         raise click.UsageError("several URLs, and --path, need --listen")
     if path is not None and not _PATH.fullmatch(path):
         raise click.BadParameter("expected at most 64 characters of A-Z, a-z, 0-9, - and _", param_hint="--path")
-    bundle = BundleFile(file, only)
+    bundle = BundleFile(file, only, read_holder_key(holder_key))
+    bundle.task.check_key()  # here, and not at the client's first call
     servers: dict[str, ServerAccess] = {}
     for each in urls:
         named = _NAMED.fullmatch(each) if listen is not None else None
@@ -86,7 +91,8 @@ def connect_command(
             raise click.UsageError(f"two servers are called {name}: name one of them, NAME=URL")
         servers[name] = server
     if client is not None:
-        _print_config(console, client, server.audience, file, urls[0], only, audience)
+        command = bridge_command(file, urls[0], only, audience, holder_key)
+        _print_config(console, client, server.audience, command)
         return
     if bundle.task.expires_at <= now_ms():
         hint = f"start a task, or extend it, with `--out {file}`"
@@ -114,12 +120,10 @@ def _serve_http(console: Console, listen: str, path: str | None, servers: "Mappi
     console.say("stopped")
 
 
-def _print_config(
-    console: Console, client: str, name: str, file: Path, url: str, only: tuple[str, ...], audience: str | None
-) -> None:
-    from arx_caps.connect.client_config import CLIENT_CONFIGS, bridge_command
+def _print_config(console: Console, client: str, name: str, command: Sequence[str]) -> None:
+    from arx_caps.connect.client_config import CLIENT_CONFIGS
 
     config = CLIENT_CONFIGS[client]
-    entry = config.entry(name, bridge_command(file, url, only, audience))
+    entry = config.entry(name, command)
     console.data("connect_config", {"client": client, "config": entry}, json.dumps(entry, indent=2))
     console.hint(f"add it to {config.file}, and restart the client")

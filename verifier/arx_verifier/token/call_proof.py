@@ -298,6 +298,18 @@ def split_call(text: str) -> PresentedCall | None:
     return None
 
 
+def not_the_holder(key: str) -> AttenuationError:
+    """Return the error of a bound token without the private half of its holder's key.
+
+    Args:
+        key: The public half.
+    """
+    return AttenuationError(
+        f"this token is bound to the key {key}, and can be used with no other",
+        hint="give that key, or set ARX_HOLDER_KEY_FILE to its file; if it is lost, ask for a delegation to a new one",
+    )
+
+
 class CallSigner:
     """Signer of the calls of one task token; keep it for as long as the token is used.
 
@@ -331,10 +343,7 @@ class CallSigner:
         self._evidence: tuple[str, str, str] | None = None
         if bound is not None:
             if holder is None or holder.public != bound.holder:
-                raise AttenuationError(
-                    f"this token is bound to the key {bound.holder}, and can be used with no other",
-                    hint="give that key, as in ARX_HOLDER_KEY_FILE; if it is lost, ask the delegator for a new part",
-                )
+                raise not_the_holder(bound.holder)
             form = _FORMS[2 if signs else 1]
             if signs:
                 self._signs, self._evidence = holder, (macaroon.location, audience, bound.link)

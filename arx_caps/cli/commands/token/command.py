@@ -11,7 +11,7 @@ from arx_caps.agent.attenuation import caveats_for
 from arx_caps.agent.outline import outline, unverified_chain
 from arx_caps.caveat_text import show_json
 from arx_caps.cli.commands.token.explanation import explain_command
-from arx_caps.cli.credentials import Holding
+from arx_caps.cli.credentials import Holding, holder_key_option, read_holder_key
 from arx_caps.cli.display import show_until
 from arx_caps.cli.exit_codes import DENIED, Stop
 from arx_caps.cli.options import Verbs, common_options, out_option, pass_console
@@ -52,6 +52,8 @@ def inspect(console: Console, file: str) -> None:
 @token_command.command("delegate")
 @click.argument("to")
 @click.option("--in", "file", required=True, help="token or bundle, `-` for stdin")
+@click.option("--key", metavar="PUBLIC", help="public key of TO, for a bound task; `arx key create-holder` prints it")
+@holder_key_option
 @attenuation_options
 @out_option
 @common_options
@@ -60,6 +62,8 @@ def delegate(
     console: Console,
     to: str,
     file: str,
+    key: str | None,
+    holder_key: Path | None,
     tools: tuple[str, ...],
     arguments: tuple[str, ...],
     audiences: tuple[str, ...],
@@ -88,7 +92,7 @@ def delegate(
         audiences=audiences or None,
         now=time.time_ns() // 1_000_000,
     )
-    given = holding.delegate(to, caveats)
+    given = holding.delegate(to, caveats, key, read_holder_key(holder_key) if holding.is_bound else None)
     _refuse_the_useless(given)  # the next holder could not repair it
     _give(console, given, to, out)
 
@@ -109,14 +113,20 @@ def _give(console: Console, given: Holding, to: str, out: Path | None) -> None:
     first = next(iter(chains.values()))
     link, exp, text = first.facts.links[-1], min(chain.exp for chain in chains.values()), given.encode()
     value: dict[str, Any] = {"kind": given.kind, "to": to, "link": link, "expires_at": exp}
-    value |= {"fingerprint": fingerprint(text), "audiences": sorted(given.tokens)}
+    value |= {"fingerprint": fingerprint(text), "audiences": sorted(given.tokens), "bound_to": _key_of(given)}
     if out is not None:
         write_private(out, text + "\n")
         console.data("delegation", value | {"out": str(out)}, "")
     else:
         console.data("delegation", value | {given.kind: text}, text)
-    console.say(f"delegated to {to}: {', '.join(sorted(given.tokens))}, until {show_time(exp)}")
+    bound = "" if value["bound_to"] is None else f", bound to the key {value['bound_to']}"
+    console.say(f"delegated to {to}: {', '.join(sorted(given.tokens))}, until {show_time(exp)}{bound}")
     console.hint(f"`arx kill link:{link}` revokes it and everything delegated from it")
+
+
+def _key_of(given: Holding) -> str | None:
+    bound = next(iter(given.tokens.values())).bound_to
+    return None if bound is None else bound.holder
 
 
 def _head(holding: Holding) -> str:
@@ -148,6 +158,7 @@ def _show(token: dict[str, Any], now_ms: int) -> str:
         ("model", token.get("model")),
         *token.get("meta", {}).items(),
         ("policy", token.get("policy")),
+        ("bound to key", token.get("bound_to")),
         ("link", token.get("link")),
         ("issued", show_time(token["issued_at"])),
         ("expires", show_until(token["expires_at"], now_ms)),
