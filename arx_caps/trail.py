@@ -11,6 +11,7 @@ from typing import Any, Final, NamedTuple, Self
 from arx_verifier.errors import Failure
 from arx_verifier.journal import Decision
 
+BOUND: Final = "bound"  # assurance: each delegation of the record is signed.  SPEC 12.1
 _MAX_DEPTH: Final = 32  # a token holds at most 16 delegations; a record that claims more than this is cut here
 
 
@@ -50,8 +51,20 @@ class TrailLine(NamedTuple):
         return self.outcome == "allow"
 
 
+def keys_in(shown: Mapping[str, Any]) -> dict[str, str]:
+    """Return the keys of the holders in a record of a bound token's call: each link, and the task of its agent, to one.
+
+    Args:
+        shown: The record, in the form of ``Decision.to_dict`` or of a mint's log.
+    """
+    keys = [holder["key"] for holder in shown.get("holders") or ()]
+    # Of delegations that the mint vouches for (SPEC 16.2) there is no key but that of the last.
+    places = [shown.get("task") or "", *(shown.get("links") or ())]
+    return dict(zip(places[len(places) - len(keys) :], keys, strict=False)) if len(keys) <= len(places) else {}
+
+
 # Children are keyed by link, not by name: two sub-agents that were given the same name are two nodes.  A name is what
-# the previous holder wrote; only the agent at the root was authenticated.
+# the previous holder wrote; the agent at the root was authenticated, and that holder signed if the task is bound.
 @dataclass(slots=True)
 class Node:
     """One holder in a session: the agent itself, or one delegation.
@@ -60,11 +73,13 @@ class Node:
         name: The agent's path, or the name that the previous holder gave to the next one.
         link: Public name of the delegation, empty at the root of a task.
         task: The task, or sub-task, it belongs to.
-        proven: Whether the name was authenticated (the agent that opened the session) or only written by a holder.
+        proven: Whether the agent was authenticated (it opened the session), or the holder before has signed the
+            delegation (of a bound task); else a holder has only written the name.
         assurance: How the holder was authenticated; ``bearer`` means possession alone, empty means not recorded.
         allowed: Its own allowed calls.
         denied: Its own denied calls.
         other: Its other records: events, running work that was ended, gaps.
+        key: Its public key, 43 characters, if a record of a bound task's call has it; else empty.
         decisions: Its own records, in order; if there were many, not all of them.
         children: Its delegations by link, in the order of their first records.
     """
@@ -77,6 +92,7 @@ class Node:
     allowed: int = 0
     denied: int = 0
     other: int = 0
+    key: str = ""
     decisions: list[TrailLine] = field(default_factory=list)
     children: dict[str, "Node"] = field(default_factory=dict)
 
@@ -101,6 +117,7 @@ class Node:
             "task": self.task,
             "proven": self.proven,
             "assurance": self.assurance,
+            "key": self.key,
             "allowed": self.allowed,
             "denied": self.denied,
             "other": self.other,
@@ -147,11 +164,15 @@ class Trail:
             self.policies.append(facts.policy)
         task = facts.task or ""
         node = self.tasks.setdefault(task, Node(facts.agent, task=facts.task, proven=True, assurance=facts.assurance))
+        shown = decision.to_dict()
+        keys = keys_in(shown)
+        node.key = keys.get(task) or node.key
         for name, link in list(zip(facts.named, facts.links, strict=False))[:_MAX_DEPTH]:
             node = node.children.setdefault(link, Node(name, link, facts.task, assurance=facts.assurance))
+            node.key, node.proven = keys.get(link) or node.key, node.proven or facts.assurance == BOUND
         for task in facts.tasks[:_MAX_DEPTH]:
             node = node.children.setdefault(f"task:{task}", Node(node.name, task=task, assurance=facts.assurance))
-        node.add(TrailLine.of(decision.to_dict()))
+        node.add(TrailLine.of(shown))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the trail as JSON values."""
@@ -195,11 +216,18 @@ def trails_of_log(nodes: Sequence[Mapping[str, Any]], records: Iterable[Mapping[
             name = row["name"] if kind == "link" else parent.name
             node = places[row["node"]] = Node(name, link, task, assurance="", **counts)
             parent.children[link or f"task:{ref}"] = node
+    keys: dict[str, str] = {}
+    proven: set[str] = set()
     for record in sorted(records, key=lambda record: record["at"] or 0):
         if record["node"] in places:
             node = places[record["node"]]
             node.decisions.append(TrailLine.of(record))
             node.assurance = record.get("assurance") or node.assurance
+            keys |= keys_in(record)
+            proven |= set(record["links"]) if record.get("assurance") == BOUND else set()
+    for node in places.values():
+        node.key = keys.get(node.link or node.task or "", "")
+        node.proven = node.proven or node.link in proven
     for trail in built:
         lines = [line for root in trail.tasks.values() for node in root.walk() for line in node.decisions]
         policies = [line.shown.get("policy") for line in sorted(lines, key=lambda line: line.at)]

@@ -60,11 +60,11 @@ def _lines(trail: Trail) -> Iterator[list[_Part]]:
     for policy in trail.policies:
         yield [(f"policy {policy}", "dim")]
     for position, root in enumerate(trail.tasks.values()):
-        yield from _tree(root, "", last=position == len(trail.tasks) - 1)
+        yield from _tree(root, "", root=True, last=position == len(trail.tasks) - 1)
 
 
-def _tree(node: Node, indent: str, *, last: bool) -> Iterator[list[_Part]]:
-    yield [(indent + ("└─ " if last else "├─ "), "dim"), *_title(node)]
+def _tree(node: Node, indent: str, *, last: bool, root: bool = False) -> Iterator[list[_Part]]:
+    yield [(indent + ("└─ " if last else "├─ "), "dim"), *_title(node, root=root)]
     indent += "   " if last else "│  "
     rows = list(_rows(node.decisions))
     older = node.allowed + node.denied + node.other - len(node.decisions)
@@ -77,15 +77,15 @@ def _tree(node: Node, indent: str, *, last: bool) -> Iterator[list[_Part]]:
         yield from _tree(child, indent, last=position == len(node.children) - 1)
 
 
-def _title(node: Node) -> list[_Part]:
+def _title(node: Node, *, root: bool) -> list[_Part]:
     known = f"proven, {node.assurance}" if node.proven else f"named, {node.assurance}"
     known = known.removesuffix(", ")
-    if node.proven:
+    if root:
         place = f"task {node.task}" if node.task else "the session itself"
-        return [(node.name, "bold"), (f" ({known})  {place}", "dim"), *_counts_of(node)]
-    # Whole, as `arx kill` takes it.
-    place = f"  link:{node.link}" if node.link else f"  sub-task {node.task}"
-    return [(node.name, "bold"), (f" ({known}){place}", "dim"), *_counts_of(node)]
+    else:  # whole, as `arx kill` takes it
+        place = f"link:{node.link}" if node.link else f"sub-task {node.task}"
+    place += f"  key {node.key}" if node.key else ""
+    return [(node.name, "bold"), (f" ({known})  {place}", "dim"), *_counts_of(node)]
 
 
 def _counts_of(node: Node) -> list[_Part]:

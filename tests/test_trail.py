@@ -4,11 +4,13 @@
 import json
 from typing import Any
 
-from arx_caps.trail import trail, trails
+import pytest
+
+from arx_caps.trail import trail, trails, trails_of_log
 from arx_caps.trail_tree import render, styled
 from arx_verifier.errors import Failure
 from arx_verifier.journal.decision import COUNTED, UNPROVEN, Decision
-from arx_verifier.journal.record import ChainFacts
+from arx_verifier.journal.record import ChainFacts, Holder
 from arx_verifier.journal.tally import RefusalCount
 
 T0 = 1_700_000_000_000
@@ -24,6 +26,8 @@ def decide(at: int, *hops: tuple[str, str], code: str = "ok", task: str = "t-1",
         audience="orders",
         policy="P" * 22,
         subject=more.pop("subject", None),
+        assurance=more.pop("assurance", "bearer"),
+        holders=more.pop("holders", ()),
     )
     return Decision(code, T0 + at, facts, more.pop("tool", "orders.get"), **more)
 
@@ -54,6 +58,44 @@ def test_the_tree_follows_links_and_not_names() -> None:
     assert (second.allowed, second.denied) == (0, 1)
     assert [child.name for child in first.children.values()] == ["acme/tool"]
     assert (told.allowed, told.denied) == (4, 2)
+
+
+BOUND = [
+    decide(0, assurance="bound", holders=(Holder("K0"),)),
+    decide(1, ("acme/worker", "AAAAAAAAAA"), assurance="bound", holders=(Holder("K0"), Holder("K1", b"s", b"s"))),
+    # Exchanged by a service: of what the mint vouches for, the record has the key of the last holder alone.
+    decide(
+        2, ("acme/worker", "AAAAAAAAAA"), ("service/orders", "SSSSSSSSSS"), assurance="bound", holders=(Holder("K2"),)
+    ),
+    decide(3, ("acme/other", "BBBBBBBBBB"), assurance="bound", holders=(Holder("K0"), Holder("K3", b"s", b"s"))),
+    decide(4, ("acme/worker", "DDDDDDDDDD")),
+]
+
+
+@pytest.mark.spec("12.1", "16.5")
+def test_a_bound_tasks_delegations_are_marked_and_named_by_their_keys() -> None:
+    """Proven with the keys that their records have; a bearer task's is only named.  By the log's rows as well."""
+    told = trail(BOUND, "s-1")
+    titles = [line.lstrip("│├└─ ") for line in render(told).splitlines()[2:] if "✓" not in line]
+    assert titles == [
+        "acme/support (proven, bound)  task t-1  key K0  1 allowed",
+        "acme/worker (proven, bound)  link:AAAAAAAAAA  key K1  1 allowed",
+        "service/orders (proven, bound)  link:SSSSSSSSSS  key K2  1 allowed",
+        "acme/other (proven, bound)  link:BBBBBBBBBB  key K3  1 allowed",
+        "acme/worker (named, bearer)  link:DDDDDDDDDD  1 allowed",
+    ]
+    names = ("", "s-1", "t-1", "AAAAAAAAAA", "SSSSSSSSSS", "BBBBBBBBBB", "DDDDDDDDDD")
+    kinds, above = ("session", "task", "link", "link", "link", "link"), (None, 0, 1, 2, 1, 1)
+    nodes = [
+        {"node": n + 1, "parent": above[n], "kind": kinds[n], "ref": names[n + 1], "name": "acme/x", "session": "s-1"}
+        | {"task": "t-1", "agent": "acme/support", "subject": None, "allow": 1, "deny": 0, "other": 0}
+        for n in range(6)
+    ]
+    places = {0: 2, 1: 3, 2: 4, 3: 5, 4: 6}
+    records = [each.to_dict() | {"node": places[n], "index": n} for n, each in enumerate(BOUND)]
+    (of_log,) = trails_of_log(nodes, records)
+    found = [(node.link, node.proven, node.key) for node in of_log.tasks["t-1"].walk()]
+    assert found == [(node.link, node.proven, node.key) for node in told.tasks["t-1"].walk()]
 
 
 def test_sessions_are_told_apart_and_counts_belong_to_none() -> None:

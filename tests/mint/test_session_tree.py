@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What operators see of sessions: lists with counts, and the delegation tree with what each delegation removed."""
 
+import itertools
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,14 +11,16 @@ from sqlalchemy import insert
 
 from arx_caps.agent.bundle import Bundle
 from arx_caps.agent.task import Task
+from arx_caps.audit.merkle import read_signer
 from arx_caps.mint.db.database import PAGE
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.tables import TASKS
 from arx_verifier.journal.decision import Decision, InMemoryDecisions
 from arx_verifier.request import AccessRequest
-from arx_verifier.token import KeyRing
+from arx_verifier.token import HolderKey, KeyRing
 from arx_verifier.verification import Verifier
 from tests.audit.batches import batch_of, decision, facts
+from tests.cli.helpers import arx
 from tests.mint.harness import AGENT, LOOKUP, Harness, now_ms
 from tests.mint.test_pagination import add_sessions, walk
 
@@ -239,3 +243,26 @@ def test_an_agent_sees_no_tree(unit: Harness) -> None:
     answer = work.agent.call("GET", f"/v1/sessions/{work.session['id']}/tree")
     assert (answer.status_code, answer.json()["code"]) == (403, "wrong_caller")
     assert unit.operator().call("GET", "/v1/sessions/s-unknown/tree").json()["code"] == "not_found"
+
+
+@pytest.mark.spec("16.5", "LOG 1.4")
+def test_a_bound_tasks_tree_names_the_keys_and_an_outsider_checks_them(unit: Harness, tmp_path: Path) -> None:
+    """Of the agent and each delegation, by the record of a call below; its proof checks with public keys alone."""
+    policy = unit.realm.policy_path.read_text()
+    unit.use(policy.replace("[task.lookup]\n", '[task.lookup]\nbinding = "bound"\n'))
+    work = Work(unit)
+    own, worker, helper = work.agent.key, HolderKey.generate(), HolderKey.generate()
+    task = Task(work.task.bundle, key=own)
+    work.call(task.delegate("acme/worker", key=worker).delegate("acme/helper", key=helper))
+    work.ship()
+    keys = [own.public.x, worker.public, helper.public]
+    assert [(node["kind"], node["key"]) for node in work.tree()] == [
+        ("session", None),
+        *zip(("task", "link", "link"), keys, strict=True),
+    ]
+    proof = tmp_path / "proof"
+    index = unit.mint.log.store.find("b0b0b0b0b0b0", 1)[0]
+    proof.write_bytes(unit.operator().call("GET", f"/v1/audit/proofs/{index}").content)
+    vkey = str(read_signer(unit.realm.log_key_path, "log").key)
+    checked = arx("audit", "verify", proof, "--key", vkey, "--json").json
+    assert [(each["by_key"], each["key"]) for each in checked["delegations"]] == [*itertools.pairwise(keys)]

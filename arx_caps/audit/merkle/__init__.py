@@ -7,6 +7,7 @@ from arx_verifier._door import open_door
 
 if TYPE_CHECKING:
     from arx_caps.audit.merkle.checkpoint import Checkpoint, SignedCheckpoint, cosign, open_checkpoint
+    from arx_caps.audit.merkle.delegations import SignedDelegation, check_delegations, realm_of
     from arx_caps.audit.merkle.errors import DisputedError, IncompleteError, NoteError, TamperedError, WitnessError
     from arx_caps.audit.merkle.keys import make_key, read_signer
     from arx_caps.audit.merkle.mirror import copy_log
@@ -52,6 +53,7 @@ else:
         __name__,
         {
             "checkpoint": "Checkpoint SignedCheckpoint cosign open_checkpoint",
+            "delegations": "SignedDelegation check_delegations realm_of",
             "errors": "DisputedError IncompleteError NoteError TamperedError WitnessError",
             "keys": "make_key read_signer",
             "mirror": "copy_log",
@@ -87,6 +89,7 @@ __all__ = [
     "RecordProof",
     "Signature",
     "SignedCheckpoint",
+    "SignedDelegation",
     "Signer",
     "TamperedError",
     "Tile",
@@ -96,6 +99,7 @@ __all__ = [
     "VerifierKey",
     "WitnessError",
     "check_consistency",
+    "check_delegations",
     "check_inclusion",
     "copy_log",
     "cosign",
@@ -115,6 +119,7 @@ __all__ = [
     "prune",
     "read_selection",
     "read_signer",
+    "realm_of",
     "record_line",
     "signature_lines",
     "text64",

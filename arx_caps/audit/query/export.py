@@ -13,7 +13,7 @@ from arx_verifier.errors import Failure
 COLUMNS: Final = (
     "index", "at", "type", "outcome", "code", "service", "tool", "agent", "named", "links", "session", "task",
     "subject", "policy", "verifier", "id", "peer", "detail", "leaf",
-    "request_id", "traceparent",
+    "request_id", "traceparent", "assurance", "keys",
 )  # fmt: skip
 _STARTERS: Final = ("=", "+", "-", "@", "\t", "\r")
 
@@ -76,6 +76,7 @@ def _csv_line(shown: Mapping[str, Any]) -> str:
         subject = shown["subject"]
         values["subject"] = subject and f"{subject['issuer']} {subject['subject']}"
         values["named"], values["links"] = " > ".join(shown["named"]), " > ".join(shown["links"])
+        values["keys"] = " > ".join(holder["key"] for holder in shown["holders"])
         values["service"] = shown["audience"] or shown["service"]
         failures, counts = shown["failures"], shown["counts"]
         details = [str(Failure(**failure)) for failure in failures]

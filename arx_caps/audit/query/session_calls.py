@@ -45,10 +45,12 @@ class LastCall(NamedTuple):
     Attributes:
         tool: Its tool.
         caveats: ``ChainFacts.caveats`` of its chain; None if the body was erased or cannot be read.
+        keys: The keys of ``ChainFacts.holders``, of a bound token; the last is the node's own.
     """
 
     tool: str
     caveats: tuple[tuple[str, ...], ...] | None
+    keys: tuple[str, ...] = ()
 
 
 def calls_of(connection: Connection, sessions: Mapping[str, str]) -> dict[str, SessionCalls]:
@@ -95,7 +97,7 @@ def last_calls(connection: Connection, nodes: Iterable[int]) -> dict[int, LastCa
     last = select(_last_of(NODE.c.id)).where(among(connection, NODE.c.id, ids)).scalar_subquery()
     columns = (RECORD.c.node, RECORD.c.tool, RECORD.c.kept, RECORD.c.body)
     rows = connection.execute(select(*columns).where(RECORD.c.idx.in_(last)))
-    return {row.node: LastCall(row.tool, _caveats_of(row)) for row in rows}
+    return {row.node: LastCall(row.tool, _caveats_of(row), _keys_of(row)) for row in rows}
 
 
 def _caveats_of(row: Any) -> tuple[tuple[str, ...], ...] | None:
@@ -105,6 +107,13 @@ def _caveats_of(row: Any) -> tuple[tuple[str, ...], ...] | None:
         return unpack_record(bytes(row.kept), bytes(row.body)).facts.caveats
     except AuditError:  # a record of a later version, for example
         return None
+
+
+def _keys_of(row: Any) -> tuple[str, ...]:
+    try:
+        return tuple([holder.key for holder in unpack_record(bytes(row.kept), None).facts.holders])
+    except AuditError:  # as above
+        return ()
 
 
 def _last_of(node: ColumnElement[int]) -> ScalarSelect[Any]:

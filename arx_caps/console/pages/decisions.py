@@ -21,6 +21,7 @@ from arx_caps.console.visit import Page, Visit
 from arx_caps.mint.api.routes.audit import get_proof
 from arx_caps.mint.api.routes.trail import READ, RecordsQuery, list_records, question_of, records_after
 from arx_caps.mint.context import MintContext
+from arx_caps.trail import keys_in
 from arx_verifier.errors import ArxError, GrantError, RequestError
 
 PATH: Final = "/console/decisions"
@@ -198,6 +199,7 @@ def show_decision(visit: Visit) -> Response:
         command=f"arx audit prove {index}",
         shown=shown,
         row=row_of(shown),
+        keys=keys_in(shown),
         meaning=meaning_of(shown.get("code", "")),
         signed=signed is not None and signed.size > index,
         origin=answer.origin,

@@ -28,7 +28,7 @@ from arx_caps.durations import show_time
 from arx_caps.realm import Realm
 
 if TYPE_CHECKING:
-    from arx_caps.audit.delegations import SignedDelegation
+    from arx_caps.audit.merkle import SignedDelegation
 
 _file = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -119,8 +119,14 @@ def verify_command(
     Exit code 0: verified; 1: the content differs from what was signed, and the first such record is named; 3: a part is
     missing, and the rest is verified.
     """
-    from arx_caps.audit.delegations import check_delegations, realm_of
-    from arx_caps.audit.merkle import IncompleteError, NoteError, TamperedError, verify
+    from arx_caps.audit.merkle import (
+        IncompleteError,
+        NoteError,
+        TamperedError,
+        check_delegations,
+        realm_of,
+        verify,
+    )
 
     trust = _trust(key, witnesses, held, since)
     try:

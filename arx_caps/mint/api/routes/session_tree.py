@@ -28,7 +28,9 @@ class TreeNode(msgspec.Struct, frozen=True, kw_only=True):
     ``parent`` is the position of the node above in the list, ``log_nodes`` the ``node`` of its records, and ``kind``
     session, task, link (a delegation) or subtask.  ``target`` kills it and all below it.  The counts are of its own
     calls.  ``caveats`` are those that a delegation added, and ``removes`` the same in words; both are null if no
-    record has them: they were erased, or too long.  ``expires_at`` is the earliest end that task and delegations set.
+    record has them: they were erased, or too long.  ``key`` is the holder's public key, if a record of a bound task's
+    call has it: the holder above has signed the delegation to that key.  ``expires_at`` is the earliest end that task
+    and delegations set.
     """
 
     parent: int | None
@@ -48,6 +50,7 @@ class TreeNode(msgspec.Struct, frozen=True, kw_only=True):
     last_tool: str | None
     caveats: list[dict[str, Any]] | None
     removes: list[str] | None
+    key: str | None
 
 
 class SessionTree(RouteAnswer, frozen=True):
@@ -78,6 +81,7 @@ class _Place(msgspec.Struct):
     rows: list[Any]
     calls: list[LastCall]
     caveats: list[dict[str, Any]] | None = None
+    key: str | None = None
 
 
 def get_session_tree(call: RouteCall) -> SessionTree:
@@ -132,6 +136,7 @@ def _read_places(mint: MintContext, session: Mapping[str, Any]) -> tuple[list[_P
             places[at].calls.append(calls[row.id])
     for place in reversed(places):
         _take_caveats(places, place)
+        _take_keys(places, place)
     return places, reached.complete and len(rows) == len(known)
 
 
@@ -145,6 +150,16 @@ def _take_caveats(places: Sequence[_Place], place: _Place) -> None:
     while above is not None and left:
         if above.kind == "link":
             above.caveats = _parse_caveats(left.pop())
+        above = places[above.parent] if above.parent is not None else None
+
+
+def _take_keys(places: Sequence[_Place], place: _Place) -> None:
+    """Set the keys of a delegation, and of all above it, from the record of a call."""
+    left = list(next((call.keys for call in place.calls if call.keys), ()))
+    above: _Place | None = place
+    while above is not None and left:
+        if above.kind in ("link", "task"):
+            above.key = left.pop()
         above = places[above.parent] if above.parent is not None else None
 
 
@@ -179,6 +194,7 @@ def _show(mint: MintContext, place: _Place, holder: _Holder) -> TreeNode:
         last_at=max(row.last_ms for row in rows),
         last_tool=place.calls[0].tool if place.calls else None,
         caveats=place.caveats,
+        key=place.key,
         removes=None if place.caveats is None else [text for caveat in place.caveats for text in _removals_of(caveat)],
     )
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Check who signed the delegations of a bound token in a record, with public keys alone.  SPEC 16.2, 16.5.
 
-That the record is the log's is checked before, by ``merkle``.
+That the record is the log's is checked before, by ``verification``.
 """
 
 from collections.abc import Sequence
