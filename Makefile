@@ -11,7 +11,7 @@ TEST := $(BIN)/python -m pytest -p no:benchmark -n 3 --dist loadfile --no-loadsc
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := demo
-.PHONY: demo busy console screenshots docs test test-slow test-fast test-pure nightly bench bench-growth bench-service bench-all bench-audit bench-console bench-kill bench-kill-gateway bench-gateway bench-mint routes adapters compare contract login pages clients operations deciders models conformance rehearse check clean help
+.PHONY: demo busy console screenshots docs test test-slow test-fast test-pure nightly bench bench-growth bench-service bench-all bench-audit bench-console bench-kill bench-kill-gateway bench-gateway bench-memory bench-mint routes adapters compare contract login pages clients operations deciders models conformance rehearse check clean help
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-18s %s\n", $$1, $$2 }' Makefile
@@ -46,6 +46,9 @@ bench-growth: $(READY)  ## a decision as tokens, rules and kills grow
 
 bench-service: $(READY)  ## a guarded service against one without
 	$(BIN)/python -m benchmarks.service $(ARGS)
+
+bench-memory: $(READY)  ## stamps of memory entries, and their checks
+	$(BIN)/python -m benchmarks.stamps $(ARGS)
 
 bench-all: bench bench-growth bench-service  ## the three above
 

@@ -135,6 +135,16 @@ def memory(found: Mapping[str, Any]) -> str:
     return table(("what a process keeps", "how many", "MB", "bytes each"), cells)
 
 
+def stamps(found: Mapping[str, Any]) -> str:
+    """Write what stamps and checks of memory entries take."""
+    goals = {"stamp": 10.0, "check": 6.0, "check 10,000 entries of one retrieval": 40_000.0}
+    cells = [
+        (row["work"], us(row["median_us"]), f"{goals[row['work']]:,.0f}" if row["work"] in goals else "-")
+        for row in found["rows"]
+    ]
+    return f"{machine(found)}\n\n" + table((f"memory, {found['build']}", "us", "goal"), cells)
+
+
 def starts(found: Mapping[str, Any]) -> str:
     """Write how long it takes to start."""
     cells = [
@@ -173,6 +183,7 @@ PARTS: Final[dict[str, tuple[Renderer, Renderer]]] = {
     "latest": (_latest, _latest_plots),
     "service": (_service, lambda _: {}),
     "gateway": (lambda found: {"gateway": f"{machine(found)}\n\n{gateway_report.tables(found)}"}, lambda _: {}),
+    "stamps": (lambda found: {"stamps": stamps(found)}, lambda _: {}),
     "growth": (lambda found: {"growth": growth(found)}, _growth_plots),
 }
 

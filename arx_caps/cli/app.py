@@ -60,6 +60,7 @@ GROUPS: Final[Mapping[str, Mapping[str, tuple[str, str]]]] = {
         "freeze": ("kill", "refuse the tokens of a target until it is thawed"),
         "thaw": ("kill", "end a freeze, including the freeze that a kill leaves"),
         "frozen": ("frozen", "list what is refused now, by whom, since when and why"),
+        "memory": ("memory", "taint what a target wrote into memories, or trust it again"),
         "kills": ("kills", "list past kills, freezes and thaws, and their confirmations"),
         "verifier": ("verifier", "list the verifiers and the revocations that they have applied"),
     },

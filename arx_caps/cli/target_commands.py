@@ -18,7 +18,7 @@ from arx_caps.cli import exit_codes
 from arx_caps.cli.exit_codes import Stop
 from arx_caps.cli.mint_session import Caller, Unreachable
 from arx_caps.cli.options import common_options, pass_console, yes_option
-from arx_caps.cli.parse import Duration
+from arx_caps.cli.parse import Duration, Moment
 from arx_caps.cli.place import Place, all_options
 from arx_caps.cli.target_completion import complete_targets
 from arx_caps.cli.terminal import Console, pairs, plain
@@ -72,6 +72,13 @@ _FREEZE_TOO: Final = click.Option(
 )
 
 
+_MEMORY_BEFORE: Final = click.Option(
+    ["--memory-before"],
+    type=Moment(),
+    help="trust again what the targets wrote into memories before this time, when they were not compromised yet",
+)
+
+
 def target_command(action: Action, text: str, kind: str | None = None) -> click.Command:
     """Return a command that kills, freezes or thaws.
 
@@ -103,6 +110,8 @@ def target_command(action: Action, text: str, kind: str | None = None) -> click.
 
     if action is KILL:
         command.params.append(_FREEZE_TOO)
+    if action is THAW:
+        command.params.append(_MEMORY_BEFORE)
     return command
 
 
@@ -119,6 +128,7 @@ def _act(
     timeout: str | None,
     direct: bool,
     freeze: bool = False,
+    memory_before: int | None = None,
 ) -> None:
     try:
         targets = read_targets(texts)
@@ -136,19 +146,20 @@ def _act(
         _warn(console, place, action, targets)
     console.confirm(f"{action.verb} {', '.join(targets)}?", yes=yes)
     timeout_ms = parse_duration(timeout) if timeout else None
+    more = {} if memory_before is None else {"memory_before": memory_before}
     # Measured from here: the report counts the time that the mint took before the store was used.
     began = time.monotonic()
     report, by, caller = None, "store", None
     if not direct:
         try:
             caller = _sign_in(place)
-            report, by = _by_mint(caller, action, targets, reason, wait, timeout_ms), "mint"
+            report, by = _by_mint(caller, action, targets, reason, wait, timeout_ms, more), "mint"
         except Unreachable as error:
             console.say(f"{plain(error)}; writing into the store without the mint")
     if report is None:
         # A mint that was called and did not answer may have written the entry; then the outcome can be unknown.
         asked = caller is not None
-        report = _by_store(console, action, targets, place, reason, timeout_ms if wait else 0, began, asked)
+        report = _by_store(console, action, targets, place, reason, timeout_ms if wait else 0, began, asked, more)
     console.data(action.verb, report | {"by": by}, f"{', '.join(targets)}: {plain(report.get('summary', ''))}")
     asked_mint = caller if by == "mint" else None
     for hint in _after(action, targets, asked_mint, known=report.get("status") != "unknown", warned=warned):
@@ -304,12 +315,19 @@ def _sign_in(place: Place) -> Caller:
 
 
 def _by_mint(
-    caller: Caller, action: Action, targets: list[str], reason: str, wait: bool, timeout_ms: int | None
+    caller: Caller,
+    action: Action,
+    targets: list[str],
+    reason: str,
+    wait: bool,
+    timeout_ms: int | None,
+    more: dict[str, Any],
 ) -> dict[str, Any]:
     # With --timeout the mint gets that time and a margin for its answer; without, a hanging mint must not delay a kill.
     caller.set_timeout(WAIT_S if timeout_ms is None else timeout_ms / 1000 + SIGN_IN_S)
     body = {"targets": targets, "reason": reason, "wait": wait}
     body |= {"freeze": True} if action is KILL_AND_FREEZE else {}
+    body |= more
     return caller.call("POST", action.path, body, repeats=False)  # the store is the faster second way
 
 
@@ -322,13 +340,14 @@ def _by_store(
     timeout_ms: int | None,
     began: float,
     asked: bool,
+    more: dict[str, Any],
 ) -> dict[str, Any]:
     """Write into the store; if the mint was called before, the entry may exist even after an error."""
     outcome_s = OUTCOME_S if timeout_ms is None else max(timeout_ms / 1000, 1.0)
     try:
         store = place.store(outcome_s=outcome_s, tell=lambda said: console.say(plain(said)))
         store.header()  # while this fails, nothing was written
-        return _bump(store, action, targets, reason, _who(place), timeout_ms, began).to_dict()
+        return _bump(store, action, targets, reason, _who(place), timeout_ms, began, more).to_dict()
     except (StoreError, SettingsError) as error:
         if asked:
             why = f"the mint did not confirm, and then {error}"
@@ -347,9 +366,10 @@ def _bump(
     by: str,
     timeout_ms: int | None,
     began: float,
+    more: dict[str, Any],
 ) -> KillReport:
     try:
-        bump = getattr(store, action.store)(targets, reason, by)
+        bump = getattr(store, action.store)(targets, reason, by, **more)
     except OutcomeUnknownError as error:  # the store took the command and did not answer
         return KillReport.unknown(tuple(targets), round((time.monotonic() - began) * 1000, 3), str(error))
     return store.wait_confirmed(bump, timeout_ms)

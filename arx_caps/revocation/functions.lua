@@ -29,7 +29,7 @@ local KEEP_LOG = 10000          -- entries a follower may be behind before it mu
 local KEEP_VERIFIERS_MS = 600000 -- verifiers that are silent for longer are forgotten; far above 10 leases
 local MOVED_MS = 60000          -- after a failover, how long the deposed primary may still answer; at least lag_ms
 local MAX_TARGET = 96
-local MAX_TARGETS = 1000
+local MAX_ENTRIES = 4000         -- 1000 targets, and the taints of what they wrote
 
 local KILLS = {kill = true, ['kill+freeze'] = true}
 local FREEZES = {freeze = true, ['kill+freeze'] = true}
@@ -222,8 +222,8 @@ local function check_bump(header, log_key, argv)
   if argv[3] ~= '' and argv[3] ~= (chain_at(header, log_key, seen) or argv[3]) then
     return {err = 'REGRESSED number ' .. argv[2] .. ' is not what the caller has seen: the store gave it twice'}
   end
-  if #argv < 8 or #argv > 7 + MAX_TARGETS then
-    return {err = 'ERR bump: not 1 to ' .. MAX_TARGETS .. ' targets'}
+  if #argv < 8 or #argv > 7 + MAX_ENTRIES then
+    return {err = 'ERR bump: not 1 to ' .. MAX_ENTRIES .. ' entries'}
   end
   for index = 8, #argv do
     local op, target = read_target(argv[4], argv[index])

@@ -6,7 +6,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from importlib.resources import files
 from typing import Any, Final, Self
 
@@ -15,7 +15,7 @@ import redis
 from arx_caps.revocation.confirm import wait_confirmed
 from arx_caps.revocation.exchange import Exchange
 from arx_caps.revocation.report import KillReport
-from arx_caps.revocation.targets import parse_targets
+from arx_caps.revocation.targets import Target, is_tainted_kind, parse_targets
 from arx_caps.revocation.wire import (
     Ahead,
     Bump,
@@ -32,7 +32,8 @@ from arx_caps.revocation.wire import (
     read_registry,
     text,
 )
-from arx_verifier.errors import SettingsError, StoreError
+from arx_verifier.errors import RequestError, SettingsError, StoreError
+from arx_verifier.memory import change_taints
 from arx_verifier.names import is_realm
 from arx_verifier.revocation import Address, HistoryPlace, new_incarnation
 
@@ -258,17 +259,73 @@ class RevocationStore:
         """Perform on each target the operation of its kind (``targets.KINDS``), in one step.  Otherwise as ``kill``."""
         parsed = parse_targets(targets)
         ops = {target.kill_op for target in parsed}
-        if len(ops) == 1:
+        taints = [f"freeze {target.taint}" for target in parsed if target.taint is not None]
+        if len(ops) == 1 and not taints:
             return self._bump(ops.pop(), targets, reason, by)
-        return self._bump("each", targets, reason, by, each=[f"{target.kill_op} {target}" for target in parsed])
+        kills = [f"{target.kill_op} {target}" for target in parsed]
+        return self._bump("each", targets, reason, by, each=[*taints, *kills])
 
     def kill_and_freeze(self, targets: Sequence[str], reason: str, by: str) -> Bump:
         """Kill and freeze these targets, in one entry each.  Otherwise as ``kill``."""
         return self._bump("kill+freeze", targets, reason, by)
 
-    def thaw(self, targets: Sequence[str], reason: str, by: str) -> Bump:
-        """End the freezes of these targets; killed tokens stay revoked.  Otherwise as ``kill``."""
-        return self._bump("thaw", targets, reason, by)
+    def thaw(
+        self,
+        targets: Sequence[str],
+        reason: str,
+        by: str,
+        *,
+        memory_before: int | None = None,
+        unkilled: Collection[str] = (),
+    ) -> Bump:
+        """End the freezes of these targets; killed tokens stay revoked.  Otherwise as ``kill``.
+
+        What a killed target has written into memories stays tainted (SPEC 18.4).
+
+        Args:
+            targets: At least one.
+            reason: The reason.
+            by: The actor.
+            memory_before: What the targets wrote before is trusted again, ms since the Unix epoch.
+            unkilled: The targets that were frozen and not killed: their entries are trusted again.
+        """
+        changes = [
+            change for target in parse_targets(targets) for change in self._retaint(target, memory_before, unkilled)
+        ]
+        if not changes:
+            return self._bump("thaw", targets, reason, by)
+        return self._bump("thaw", targets, reason, by, each=[*changes, *(f"thaw {target}" for target in targets)])
+
+    def clear_taints(self, targets: Sequence[str], reason: str, by: str, *, before: int) -> Bump:
+        """Trust what these targets wrote into memories before a time, and thaw nothing.  Otherwise as ``kill``.
+
+        Args:
+            targets: At least one.
+            reason: The reason.
+            by: The actor.
+            before: The time, ms since the Unix epoch.
+
+        Raises:
+            RequestError: Nothing that one of them wrote before is tainted, or a target is invalid.
+        """
+        frozen = self.freezes()
+        changes: list[str] = []
+        for target in map(str, parse_targets(targets)):
+            freeze, thaw = change_taints(target, frozen, since=before) if is_tainted_kind(target) else ([], [])
+            if not freeze and not thaw:
+                raise RequestError(f"nothing that {target} wrote before is tainted")
+            changes += [*(f"freeze {taint}" for taint in freeze), *(f"thaw {taint}" for taint in thaw)]
+        return self._bump("thaw", targets, reason, by, each=changes)
+
+    def _retaint(self, target: Target, memory_before: int | None, unkilled: Collection[str]) -> list[str]:
+        """Return the changes of a target's taints that come with its thaw."""
+        if not is_tainted_kind(str(target)):
+            return []
+        frozen = self.freezes()
+        until = self.header().at_ms if str(target) in frozen else None
+        forget = str(target) in unkilled and memory_before is None
+        freeze, thaw = change_taints(str(target), frozen, since=memory_before, until=until, forget=forget)
+        return [*(f"freeze {taint}" for taint in freeze), *(f"thaw {taint}" for taint in thaw)]
 
     def _bump(
         self,
@@ -288,7 +345,7 @@ class RevocationStore:
             # Read at each try: other kills may have been acknowledged while this one was retried.
             seen = self._seen
             assert seen is not None
-            return self._written("arx1_bump", self.keys.written, *seen, op, *rest)
+            return self._written("arx1_bump", self.keys.written, *seen, "each" if each else op, *rest)
 
         if self._seen is None:
             self.header()

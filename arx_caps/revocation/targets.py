@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 
 from arx_verifier import names
 from arx_verifier.errors import RequestError, shorten
+from arx_verifier.memory import TaintWindow, read_window
 from arx_verifier.token import MAX_TARGET_BYTES
 
 
@@ -48,6 +49,25 @@ KINDS: Final = {
     "link": Kind(_matches(r"[A-Za-z0-9_-]{22}"), "link:" + "A" * 22, "kill"),
     "operator": Kind(_matches(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}"), "operator:ada", "kill+freeze"),
 }
+# Their kills are also the ordinary end of work, which taints nothing: the kill by an operator adds a taint.
+_ENDING: Final = ("session", "task", "link")
+_WRITING: Final = ("realm", "agent", "subject", *_ENDING)  # what the entries of a memory can be traced to
+
+
+def _is_taint(name: str) -> bool:
+    window = read_window(f"memory:{name}")
+    if window is None or not is_tainted_kind(window.target):
+        return False
+    kind, _, rest = window.target.partition(":")
+    return (rest == "") == (kind == "realm") and KINDS[kind].fits(rest)
+
+
+KINDS["memory"] = Kind(_is_taint, "memory:agent:acme/support@AAAAAAAA", "freeze")
+
+
+def is_tainted_kind(target: str) -> bool:
+    """Return whether entries of a memory can be traced to a target of this kind."""
+    return target.partition(":")[0] in _WRITING and not target.startswith(f"task:{APPROVAL}")
 
 
 class Target(NamedTuple):
@@ -70,6 +90,11 @@ class Target(NamedTuple):
         # It is `freeze` where only a standing refusal helps.
         # A discharge has no birth of its own: a token that is younger than the kill could use it again.
         return "kill+freeze" if self.kind == "task" and self.name.startswith(APPROVAL) else KINDS[self.kind].kill
+
+    @property
+    def taint(self) -> TaintWindow | None:
+        """The taint that a kill by an operator adds; None if the kill freezes the target, which taints it."""
+        return TaintWindow(str(self)) if self.kind in _ENDING and self.kill_op == "kill" else None
 
 
 def parse_target(text: str) -> Target:

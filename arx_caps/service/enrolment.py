@@ -84,6 +84,7 @@ def join_service(
         raise
     content: dict[str, Any] = {"v": 1, "realm": fetched.realm, "audience": fetched.audience, "keys": fetched.texts}
     where = store or fetched.store
+    content |= {"memory": {fact.kid: fact.key for fact in fetched.memory}} if fetched.memory else {}
     content |= {"max_ttl_ms": fetched.max_ttl_ms, "store": where, "issuer": mint.issuer}
     if where is not None and keeps_nonces(where):
         content["nonces"] = without_login(where)

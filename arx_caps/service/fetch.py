@@ -41,6 +41,7 @@ class Fetched(msgspec.Struct, frozen=True):
         max_ttl_ms: The realm's longest token life, ms.
         refresh_ms: How long the service uses these keys before it asks again, ms.
         store: URL of the revocation store, without a login, or None.
+        memory: The memory keys, for the audience ``memory`` alone.
     """
 
     realm: str
@@ -49,6 +50,7 @@ class Fetched(msgspec.Struct, frozen=True):
     max_ttl_ms: Annotated[int, Meta(ge=1000)]
     refresh_ms: Annotated[int, Meta(ge=100)]
     store: str | None = None
+    memory: tuple[AudienceKeyFact, ...] = ()
 
     @property
     def texts(self) -> dict[str, str]:
@@ -73,11 +75,11 @@ def fetch_keys(mint: MintClient, key: SigningKey) -> Fetched:
     answer = mint.call("GET", KEYS_PATH, key=key)
     try:
         fetched = msgspec.convert(answer, Fetched)
-        sizes = {len(bytes_of(text)) for text in fetched.texts.values()}
+        sizes = {len(bytes_of(fact.key)) for fact in (*fetched.keys, *fetched.memory)}
     except (msgspec.ValidationError, MalformedTokenError):
         sizes = set()  # not chained: the text of a parser could quote a key
     # Checked before any key is used: one of another length would fail at each call, as a wrong signature.
-    if sizes != {KEY_BYTES} or not all(map(is_kid, fetched.texts)):
+    if sizes != {KEY_BYTES} or not all(is_kid(fact.kid) for fact in (*fetched.keys, *fetched.memory)):
         raise StoreError(f"malformed answer of {mint.issuer}: expected audience keys; is it a mint of this version?")
     return fetched
 
@@ -120,6 +122,8 @@ def write_keys(path: Path, fetched: Fetched) -> bool:
             f"{path} is the file of {audience} in realm {realm}; the key is of {fetched.audience} in {fetched.realm}"
         )
     fresh = {**content, "keys": fetched.texts, "max_ttl_ms": fetched.max_ttl_ms}
+    if fetched.memory:
+        fresh["memory"] = {fact.kid: fact.key for fact in fetched.memory}
     if fresh == content:
         return False  # verifiers read a replaced file again, which costs each a file read
     replace_secret(path, json.dumps(fresh, indent=2, sort_keys=True).encode() + b"\n")

@@ -32,6 +32,7 @@ PAGES = [
         "docs/identity.md",
         "docs/limits.md",
         "docs/models.md",
+        "docs/memory.md",
         "docs/operations.md",
         "docs/policy.md",
         "docs/reasons.md",

@@ -37,6 +37,7 @@ RUN = {
     "docs/gateway-operations.md": {"gateways.py": 1},
     "docs/deciders.md": {"../gateway/test_page.py": 1, "../gateway/test_authzen.py": 3},
     "docs/identity.md": {"test_examples.py": 8, "test_commands.py": 1},
+    "docs/memory.md": {"../cli/test_memory_live.py": 2},
     "docs/oauth.md": {"../gateway/test_dpop.py": 1},
     "docs/operations.md": {"test_operations.py": 2, "test_commands.py": 8, "production.py": 10},
     "docs/policy.md": {"test_policy_page.py": 11},

@@ -22,7 +22,7 @@ VERIFIER, CAPS = ROOT / "verifier" / "arx_verifier", ROOT / "arx_caps"
 VERIFIER_ORDER = """
     _door errors refusal_text _native tls names limits jcs request
     amounts constraints token revocation journal ledger verification enforcement
-    service testing integrations
+    service memory testing integrations
 """.split()
 DOORS = {path.parent.name for path in VERIFIER.glob("[a-z]*/__init__.py")}
 
@@ -54,6 +54,7 @@ CAPS_IMPORTS = {
     "relay": set(),
     "agent": {"jose", "keyfile", "durations", "http_client"},
     "connect": {"agent", "http_client", "event_stream"},
+    "memory": {"agent"},
     "service": {"access_token", "jose", "keyfile", "agent", "audit"},
     "gateway": {
         "access_token",
@@ -85,9 +86,10 @@ CAPS_IMPORTS["cli"] = {package for package in CAPS_IMPORTS if not package.starts
     "engines",
     "event_stream",
     "http_server",
+    "memory",
 }
 # Nothing imports an adapter, but for `Task`, whose methods load those of HTTP clients at their first use.
-CAPS_IMPORTS["integrations"] = {"agent"}
+CAPS_IMPORTS["integrations"] = {"agent", "memory"}
 
 # The packages of the mint, and its modules beside them: each imports only what is before it.
 MINT_ORDER = """

@@ -84,6 +84,13 @@ CREATE TABLE key_fetches (
   at BIGINT NOT NULL,
   PRIMARY KEY (holder_key)
 );
+CREATE TABLE memory_keys (
+  kid VARCHAR(32) NOT NULL,
+  created_at BIGINT NOT NULL,
+  nonce TEXT NOT NULL,
+  sealed TEXT NOT NULL,
+  PRIMARY KEY (kid)
+);
 CREATE TABLE meta (
   name VARCHAR(32) NOT NULL,
   value TEXT NOT NULL,

@@ -89,7 +89,7 @@ def test_a_bump_counts_each_target(bump: Callable[..., Any], realm_store: Revoca
         ({"seen": 1}, "REGRESSED"),
         ({"chain": "0" * 40}, "REGRESSED"),
         ({"op": "pardon"}, "unknown operation"),
-        ({"targets": ()}, "not 1 to 1000 targets"),
+        ({"targets": ()}, "not 1 to 4000 entries"),
         ({"targets": ("x" * 97,)}, "1 to 96 printable"),
         ({"targets": ("a b",)}, "1 to 96 printable"),
         ({"targets": ("",)}, "1 to 96 printable"),

@@ -13,6 +13,7 @@ from arx_caps.embedded import EmbeddedValkey
 from arx_caps.revocation import RevocationStore, StoreHistoryError
 from arx_caps.revocation import store as store_module
 from arx_verifier.errors import RequestError, SettingsError, StoreError
+from arx_verifier.memory import TaintWindow, read_window
 from arx_verifier.revocation.follower import Follower
 from arx_verifier.revocation.history import UNKNOWN, HistoryPlace
 from tests.servers import until
@@ -56,9 +57,13 @@ def test_kills_by_kind(realm_store: RevocationStore) -> None:
     """A session is killed, an agent killed and frozen, a key frozen; one report names them all."""
     bump = realm_store.kill_by_kind([SESSION, "agent:acme", TASK, "key:k1.0"], "test", BY)
     assert set(bump.targets) == {SESSION, TASK, "agent:acme", "key:k1.0"}
-    assert bump.header.seq == 4
+    assert bump.header.seq == 6
     assert set(realm_store.kills()) == {SESSION, TASK, "agent:acme"}
-    assert set(realm_store.freezes()) == {"agent:acme", "key:k1.0"}
+    # What a killed session or task wrote is tainted (SPEC 18.4); its ordinary end is a kill alone.
+    taints = {str(TaintWindow(target)) for target in (SESSION, TASK)}
+    assert set(realm_store.freezes()) == {"agent:acme", "key:k1.0"} | taints
+    realm_store.kill(["session:s-bbbbbbbbbbbbbbbb"], "session ended", BY)
+    assert set(realm_store.freezes()) == {"agent:acme", "key:k1.0"} | taints
 
 
 @pytest.mark.spec("10.2")
@@ -67,8 +72,12 @@ def test_freezes_stand_until_thawed(realm_store: RevocationStore) -> None:
     realm_store.freeze([SESSION], "freeze", BY)
     realm_store.kill_and_freeze(["agent:acme"], "off", BY)
     assert realm_store.freezes() == {SESSION: 1, "agent:acme": 2}
-    realm_store.thaw([SESSION, "agent:acme"], "on", BY)
-    assert realm_store.freezes() == {}
+    thawed = realm_store.thaw([SESSION, "agent:acme"], "on", BY, unkilled=[SESSION])
+    (taint,) = map(read_window, realm_store.freezes())
+    assert taint is not None
+    assert taint[:2] == ("agent:acme", 0)
+    assert taint.until is not None
+    assert 0 <= thawed.header.at_ms - taint.until < 30_000
     assert realm_store.kills() == {"agent:acme": 2}
 
 

@@ -16,6 +16,7 @@ from tests.vectors import (
     form_vectors,
     holder_vectors,
     log_vectors,
+    memory_vectors,
     record_vectors,
     rule_vectors,
     spend_vectors,
@@ -23,6 +24,7 @@ from tests.vectors import (
 from tests.vectors.second import AT, INCARNATION, KEY, Token
 
 FOLDER = Path(__file__).parent / "tokens"
+MEMORY = Path(__file__).parent / "memory"
 RECORDS = Path(__file__).parent / "records"
 LOG = Path(__file__).parent / "log"
 
@@ -81,9 +83,18 @@ def build_records() -> dict[str, str]:
     return {f"{name}.json": json.dumps(given, indent=1) + "\n" for name, given in record_vectors.vectors().items()}
 
 
+def build_memory() -> dict[str, str]:
+    """Make the vectors of stamps.
+
+    Returns:
+        File name to content.
+    """
+    return {f"{name}.json": json.dumps(given, indent=1) + "\n" for name, given in memory_vectors.vectors().items()}
+
+
 def main() -> None:
     """Write the files, and take away what is no vector any more."""
-    for folder, files in ((FOLDER, build()), (RECORDS, build_records())):
+    for folder, files in ((FOLDER, build()), (RECORDS, build_records()), (MEMORY, build_memory())):
         folder.mkdir(exist_ok=True)
         for path in folder.glob("*.json"):
             if path.name not in files:

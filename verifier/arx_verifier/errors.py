@@ -15,6 +15,7 @@ _OF_RULE: Final = {
     "aud": "the service must be",
     "delegate_to": "the next holder must match",
     "digest": "the call must have",
+    "entry": "each entry must be",
     "exp": "the token must be used",
     "iat": "the token must be issued",
     "issued_at": "the call must be signed",
@@ -235,6 +236,12 @@ class BudgetError(CaveatProhibitsError):
     code = "insufficient_budget"
 
 
+class WithheldError(AccessError):
+    """An entry of a memory is not trusted."""
+
+    code = "withheld"
+
+
 class MissingDischargeError(AccessError):
     """A third-party caveat has no discharge."""
 
@@ -379,6 +386,7 @@ REASONS: Final[dict[str, Reason]] = {
     "budget_unsupported": Reason(
         *_NO, BudgetError, "the token has a budget, and this service keeps none or declares no cost of the tool in it"
     ),
+    "withheld": Reason(*_NO, WithheldError, "entries of a memory were withheld, as they are not trusted"),
     "proof_missing": Reason(
         *_SIGN_ANEW, ProofError, "the token requires a signature of each call, and this call has none: sign it"
     ),

@@ -46,6 +46,7 @@ class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         journal_mode: ``strict``, ``durable`` or ``best_effort``.
         journal_bytes: Quota of all the journal's files together, bytes.
         record_arguments: Tools, or patterns of them, whose arguments are recorded in clear.
+        memory: The memory keys by id, of the audience ``memory`` alone.
         ca: File of a further authority for TLS, relative to the service file; ``ARX_CA`` wins.
         v: 1.
     """
@@ -65,6 +66,7 @@ class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     journal_mode: Literal["strict", "durable", "best_effort"] = "strict"
     journal_bytes: int | None = None
     record_arguments: tuple[str, ...] = ()
+    memory: dict[str, str] = {}
     ca: str | None = None
     v: Annotated[int, Meta(ge=1, le=1)]
 

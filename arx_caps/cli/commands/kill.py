@@ -19,6 +19,7 @@ _TARGETS: Final = """
         key:k1.2                                  the tokens of a key
         policy:AAAAAAAAAAAAAAAAAAAAAA             the tokens that a policy granted
         realm                                     every token of the realm
+        memory:agent:acme/support@AAAAAAAA        what a target wrote into memories: see `arx memory`
 
     Exit code 0: every verifier has confirmed; 3: the report says partial (verifiers that have not confirmed are
     fenced by their leases), unconfirmed or unknown; 1: the mint or the operator refused; 2: usage; 4: the mint did not

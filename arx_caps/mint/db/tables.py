@@ -330,6 +330,16 @@ SIGNING_KEYS: Final = Table(
     Column("sealed", Text),
 )
 
+# The keys of stamps in memories. None is ever deleted: entries outlive keys, and must be checked for as long.
+MEMORY_KEYS: Final = Table(
+    "memory_keys",
+    METADATA,
+    Column("kid", String(32), primary_key=True),  # memory.1, and so on
+    Column("created_at", BigInteger, nullable=False),
+    Column("nonce", Text, nullable=False),
+    Column("sealed", Text, nullable=False),
+)
+
 # Numbers of audience keys. No two audiences have one number, so that a kill of a key id affects one audience.
 AUDIENCE_KEYS: Final = Table(
     "audience_keys",

@@ -161,6 +161,26 @@ class KeySchedule:
                 keys[kid] = key, max(root.created_at, number.created_at)
         return keys
 
+    def memory_keys(self) -> dict[str, tuple[bytes, int]]:
+        """Return every memory key, the oldest first; make the first one.  SPEC 18.3.
+
+        Returns:
+            By key id, the key and when it was published, in ms since the Unix epoch.
+        """
+        rows = self._db.keys.memory_keys()
+        if not rows:
+            self.make_memory_key(first=True)
+            rows = self._db.keys.memory_keys()
+        return {kid: (self._roots.unseal(sealed), at) for kid, at, sealed in rows}
+
+    def make_memory_key(self, *, first: bool = False) -> None:
+        """Make the next memory key, with which memory services stamp from then on.
+
+        Args:
+            first: Whether to make it only if there is none.
+        """
+        self._db.keys.add_memory_key(self._roots.make, first=first)
+
     def minting(self, audience: str | None = None) -> str:
         """Return the name of the root key that mints for an audience.
 

@@ -6,6 +6,7 @@ Which key mints is decided in ``key_schedule``.
 
 import re
 import time
+from collections.abc import Collection
 from typing import Any, Final, Literal, NamedTuple
 
 from arx_caps.mint.db.database import now_ms
@@ -19,6 +20,7 @@ from arx_caps.mint.revocation.revoker import Revoker
 from arx_caps.realm import Realm
 from arx_caps.revocation import KillReport, RevocationStore
 from arx_verifier.errors import GrantError
+from arx_verifier.memory import MEMORY_AUDIENCE
 
 MAX_TARGETS: Final = 1000  # in one operation of the store
 MAX_ROOTS: Final = 8  # that are not retired: each is one more key in every service
@@ -170,15 +172,20 @@ class KeyRotation:
         what = Event.of("service.key_replaced", by, audience=audience, stolen=stolen)
         self._db.keys.replace_audience_key(unit, audience, what, stolen=stolen)
         self._schedule.read_plan(fresh=True)
+        if audience == MEMORY_AUDIENCE:
+            self._schedule.make_memory_key()
         return self.end_stolen(audience, by) if stolen else None
 
     def end_stolen(self, audience: str, by: str) -> KillReport | None:
-        """Freeze the retired keys of an audience; it is idempotent.
+        """Freeze the retired keys of an audience, and for that of memories all memory keys but the newest.
+
+        It is idempotent.
 
         Raises:
             StoreError: The outcome is not known: retry.
         """
-        return self._freeze(f"the key of {audience} was stolen", by)
+        older = list(self._schedule.memory_keys())[:-1] if audience == MEMORY_AUDIENCE else ()
+        return self._freeze(f"the key of {audience} was stolen", by, {f"key:{kid}" for kid in older})
 
     def remove_service(self, audience: str, by: str) -> KillReport | None:
         """Remove a service: its own keys authenticate nothing, and its tokens are refused.
@@ -192,9 +199,9 @@ class KeyRotation:
         self._schedule.read_plan(fresh=True)
         return self._freeze(f"the service {audience} was removed", by)
 
-    def _freeze(self, reason: str, by: str) -> KillReport | None:
-        """Freeze every retired key that is not frozen."""
-        targets = sorted(self._schedule.retired_targets())
+    def _freeze(self, reason: str, by: str, more: Collection[str] = ()) -> KillReport | None:
+        """Freeze every retired key, and more targets, that are not frozen."""
+        targets = sorted({*self._schedule.retired_targets(), *more})
         # If all are frozen, one is frozen again, which changes nothing: a retry needs a report of which verifiers have
         # confirmed.
         missing = sorted(set(targets) - set(self._store.freezes())) or targets[:1]

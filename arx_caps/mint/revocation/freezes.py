@@ -26,6 +26,7 @@ NOT_BACK: Final = "the freezes of this realm are not back in the revocation stor
 WHY: Final = "the store had lost it"
 FOUND: Final = "found in the store"
 AGENTS: Final = "agent:"  # what the names of agents in the store's log begin with
+TAINTS: Final = "memory:"  # the same, of taints
 EACH: Final = "each"  # a step whose targets have different operations
 
 _log = logging.getLogger(__name__)
@@ -227,9 +228,11 @@ def _steps(incarnation: str, entries: list[StoreEntry]) -> Iterator[KillStep]:
     for (at_ms, by, why), group in groupby(entries, key=lambda entry: (entry.at_ms, entry.by, entry.why)):
         step = list(group)
         if not by.startswith(AGENTS):
-            ops = {entry.op for entry in step}
+            # The taints that a kill or a thaw of other targets brings with it are not what an operator asked for.
+            asked = [entry for entry in step if not entry.target.startswith(TAINTS)] or step
+            ops = {entry.op for entry in asked}
             op = ops.pop() if len(ops) == 1 else EACH
-            targets = [(entry.op, entry.target) for entry in step]
+            targets = [(entry.op, entry.target) for entry in asked]
             yield KillStep(step[-1].seq, incarnation, step[0].seq, op, targets, at_ms, _clean(by), _clean(why))
 
 

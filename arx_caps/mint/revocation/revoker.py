@@ -17,7 +17,7 @@ from arx_caps.revocation import Bump, KillReport, RevocationStore, StoreHistoryE
 from arx_verifier.errors import ArxError, AuditError, UnavailableError
 from arx_verifier.revocation import HistoryPlace
 
-Op = Literal["kill", "kill+freeze", "freeze", "thaw"]
+Op = Literal["kill", "kill+freeze", "freeze", "thaw", "clear"]
 NO_WAIT_MS: Final = 0
 # The kinds of events.
 _KINDS: Final[dict[Op, str]] = {
@@ -25,6 +25,7 @@ _KINDS: Final[dict[Op, str]] = {
     "kill+freeze": "targets.killed",
     "freeze": "targets.frozen",
     "thaw": "targets.thawed",
+    "clear": "memory.cleared",
 }
 
 
@@ -54,15 +55,27 @@ class Revoker:
         self._db, self._store, self._advance = db, store, advance
         self._history, self._freezes, self._confirmations = history, freezes, confirmations
 
-    def end(self, op: Op, targets: Sequence[str], *, reason: str, by: str, wait: bool) -> KillReport:
+    def end(
+        self,
+        op: Op,
+        targets: Sequence[str],
+        *,
+        reason: str,
+        by: str,
+        wait: bool,
+        memory_before: int | None = None,
+    ) -> KillReport:
         """Kill, freeze or thaw targets for an operator.
 
         Args:
-            op: The operation; ``kill`` also freezes targets of kinds that a kill freezes, such as agents.
+            op: The operation; ``kill`` also freezes targets of kinds that a kill freezes, such as agents.  ``clear``
+                thaws nothing.
             targets: At least one target.
             reason: The reason, kept in the audit log.
             by: The actor.
             wait: Whether to wait until every verifier has confirmed.
+            memory_before: For ``thaw`` and ``clear``: what the targets wrote into memories before this time is trusted
+                again, ms since the Unix epoch.
 
         Returns:
             The kill report.
@@ -73,6 +86,7 @@ class Revoker:
             AuditError: The change is in force, and its event could not be recorded.
         """
         parse_targets(targets)
+        unkilled = self._unkilled(targets) if op == "thaw" else set()
         if op == "thaw":
             # The row before the store: what the database has as ended is frozen again in the store.
             self._thaw(targets, by)
@@ -80,7 +94,8 @@ class Revoker:
             "kill": lambda: self._store.kill_by_kind(targets, reason, by),
             "kill+freeze": lambda: self._store.kill_and_freeze(targets, reason, by),
             "freeze": lambda: self._store.freeze(targets, reason, by),
-            "thaw": lambda: self._store.thaw(targets, reason, by),
+            "thaw": lambda: self._store.thaw(targets, reason, by, memory_before=memory_before, unkilled=unkilled),
+            "clear": lambda: self._store.clear_taints(targets, reason, by, before=memory_before or 0),
         }
         bump = self.change(operations[op])
         report = self.settle(bump, None if wait else NO_WAIT_MS)
@@ -131,6 +146,14 @@ class Revoker:
             agent = self._db.agents.find(path) if path != target else None
             if agent is not None and agent["status"] != "active":
                 self._db.agents.set_status(path, "active", Event.of("agent.thawed", by, agent=path))
+
+    def _unkilled(self, targets: Sequence[str]) -> set[str]:
+        """Return the targets whose freeze came without a kill; if that is unknown, none."""
+        try:
+            self._freezes.follow_store()
+            return {target for target in targets if self._db.epoch.freeze_op(target) == "freeze"}
+        except ArxError:
+            return set()
 
     def _record(self, bump: Bump, kind: str, by: str, reason: str) -> None:
         # The event comes after the change: without its event the change is in force all the same, and the store's log,

@@ -182,6 +182,13 @@ class Epochs(Protocol):
     def lease_left_ns(self) -> int:
         """Return how long the view may be used without another answer, ns; 0 if it may not."""
 
+    @property
+    def freeze_changes(self) -> int:
+        """A number that is another one after each change of ``freezes``."""
+
+    def freezes(self) -> dict[str, int]:
+        """Return a copy of the frozen targets, whether or not the view may be used."""
+
     def catch_up(self, sent_after: int, born: int, timeout: float) -> bool:
         """Wait until a probe sent at or after ``sent_after`` was answered and ``born`` is applied.
 
@@ -220,6 +227,7 @@ class EpochTable:
         self._retired: set[str] = set()
         self._store_clock: tuple[int, int] | None = None  # (store time, sent), ns
         self._fenced = _UNLEASED["fenced"]
+        self._freeze_changes = 0
 
     def check(
         self, incarnation: str | None, born: int, targets: Sequence[str], sent_after: int = 0
@@ -300,6 +308,15 @@ class EpochTable:
         lease = self._state.lease
         return 0 if lease is None else max(0, min(lease.boot - self._boot(), lease.wall - self._wall()))
 
+    @property
+    def freeze_changes(self) -> int:
+        """A number that is another one after each change of ``freezes``."""
+        return self._freeze_changes
+
+    def freezes(self) -> dict[str, int]:
+        """Return a copy of the frozen targets, whether or not the view may be used."""
+        return self._state.freezes.copy()
+
     def catch_up(self, sent_after: int, born: int, timeout: float) -> bool:  # noqa: ARG002 - likewise
         """Return whether the view has caught up; a table alone has nothing to wait for."""
         state = self._state
@@ -339,9 +356,11 @@ class EpochTable:
             state.kills[target] = seq
         if op in FREEZING and state.freezes.get(target, 0) < seq:
             state.freezes[target] = seq
+            self._freeze_changes += 1  # after the change: a reader that sees the number sees the change
         # A thaw that overtook its freeze must wait for the log: applied now, the later freeze would never end.
         if op == "thaw" and in_order and state.freezes.get(target, seq) < seq:
             del state.freezes[target]
+            self._freeze_changes += 1
         if in_order:
             state.applied = seq
         return in_order
@@ -369,6 +388,7 @@ class EpochTable:
         self._state = EpochState(
             incarnation, merged, dict(freezes), applied, "fenced" if incarnation in self._retired else "syncing"
         )
+        self._freeze_changes += 1
 
     def renew(self, incarnation: str, seq: int, lease: Lease, store_ns: int | None = None) -> bool:
         """Grant a lease if the view contains everything that the answer knew; return whether it does.

@@ -83,6 +83,11 @@ class Grant(msgspec.Struct, eq=False):
         return self.facts.session
 
     @property
+    def born(self) -> tuple[str, int]:
+        """The incarnation of the kill epoch and the sequence that the token was born at."""
+        return self._proven.identifier.born
+
+    @property
     def task(self) -> str | None:
         """The task's id; None only in a token for the mint."""
         return self.facts.task

@@ -14,7 +14,7 @@ from arx_caps.mint.api.views import KillShown, show_kill
 from arx_caps.mint.context import MintContext
 from arx_caps.mint.db.repositories.epoch import FREEZES_ORDER
 from arx_caps.mint.db.repositories.kills import KILLS_ORDER, targets_of
-from arx_caps.mint.db.tables import FREEZES, KILLS
+from arx_caps.mint.db.tables import KILLS
 from arx_caps.mint.identity.operator_role import actions_of_operator, may
 from arx_caps.mint.revocation.freezes import ended_of
 from arx_caps.mint.revocation.revoker import Op
@@ -39,6 +39,18 @@ class TargetsBody(Body, frozen=True):
     wait: bool = True  # for the verifiers' confirmations; the kill is in force either way
 
 
+class ThawBody(TargetsBody, frozen=True):
+    """Targets to thaw, and the reason; what they wrote into memories before ``memory_before`` is trusted again."""
+
+    memory_before: Annotated[int, Meta(ge=0, lt=2**48)] | None = None  # ms since the Unix epoch
+
+
+class ClearBody(TargetsBody, frozen=True, kw_only=True):
+    """Targets whose entries from before a time are trusted again, and the reason."""
+
+    before: Annotated[int, Meta(ge=1, lt=2**48)]  # ms since the Unix epoch
+
+
 class KillBody(TargetsBody, frozen=True):
     """Targets to kill, and the reason; with ``freeze`` each of them is frozen as well."""
 
@@ -46,7 +58,7 @@ class KillBody(TargetsBody, frozen=True):
 
 
 class FreezesQuery(PageQuery, frozen=True):
-    """The freezes to list: all, or those of one kind of target."""
+    """The freezes to list: all but the taints of memories, or those of one kind of target, ``memory`` for taints."""
 
     kind: Annotated[str, Meta(max_length=16)] | None = None
 
@@ -190,14 +202,18 @@ def freeze_targets(call: RouteCall) -> KillShown:
 
 def thaw_freezes(call: RouteCall) -> KillShown:
     """End the freezes of these targets."""
-    return _change_targets(call, "thaw")
+    return _change_targets(call, "thaw", memory_before=call.body.memory_before)
 
 
-def _change_targets(call: RouteCall, op: Op) -> KillShown:
+def clear_memory(call: RouteCall) -> KillShown:
+    """Trust what these targets wrote into memories before a time; what is frozen stays frozen."""
+    return _change_targets(call, "clear", memory_before=call.body.before)
+
+
+def _change_targets(call: RouteCall, op: Op, *, memory_before: int | None = None) -> KillShown:
     body: TargetsBody = call.body
-    return show_kill(
-        call.mint.revoker.end(op, body.targets, reason=body.reason, by=call.authenticated.actor, wait=body.wait)
-    )
+    about: dict[str, Any] = {"reason": body.reason, "by": call.authenticated.actor, "wait": body.wait}
+    return show_kill(call.mint.revoker.end(op, body.targets, memory_before=memory_before, **about))
 
 
 def preview_kill(call: RouteCall) -> KillPreview:
@@ -242,7 +258,7 @@ def list_freezes(call: RouteCall) -> Freezes:
     # A thaw gives a deactivated agent its status back; the rest is frozen again.
     ended = {target for target in ended_of(mint.db) if not target.startswith("agent:")} if rows else set()
     page = page_of(rows, FREEZES_ORDER, lambda row: _show_freeze(row, ended), limit=query.limit, fetched=fetched)
-    return Freezes(freezes=page.shown, total=mint.db.count(FREEZES), next=page.next)
+    return Freezes(freezes=page.shown, total=mint.db.epoch.count_frozen(query.kind), next=page.next)
 
 
 def _show_freeze(row: Mapping[str, Any], ended: set[str]) -> FreezeShown:
@@ -321,5 +337,6 @@ ENDPOINTS: Final = (
     Endpoint("GET", "/v1/kills/{seq}", READ_KILLS, get_kill, problems=("not_found",)),
     Endpoint("POST", "/v1/freezes", "arx.freeze", freeze_targets, TargetsBody),
     Endpoint("GET", "/v1/freezes", READ_FREEZES, list_freezes, query=FreezesQuery),
-    Endpoint("POST", "/v1/freezes/thaw", "arx.thaw", thaw_freezes, TargetsBody),
+    Endpoint("POST", "/v1/freezes/thaw", "arx.thaw", thaw_freezes, ThawBody),
+    Endpoint("POST", "/v1/memory/clear", "arx.thaw", clear_memory, ClearBody),
 )

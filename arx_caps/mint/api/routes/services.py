@@ -27,6 +27,7 @@ from arx_caps.mint.identity.operator_role import role_of
 from arx_caps.mint.identity.operator_token import require_rules_allow
 from arx_verifier import names
 from arx_verifier.errors import REASONS, ArxError, GrantError, RequestError, refusal
+from arx_verifier.memory import MEMORY_AUDIENCE
 from arx_verifier.request import AccessRequest
 from arx_verifier.revocation import keeps_nonces, without_login
 from arx_verifier.token import wire
@@ -74,6 +75,7 @@ class ServiceFile(RouteAnswer, frozen=True):
     store: str
     journal: str
     nonces: str | UnsetType = UNSET
+    memory: dict[str, str] | UnsetType = UNSET
 
     def __repr__(self) -> str:
         return f"<ServiceFile of {self.audience}>"
@@ -111,7 +113,7 @@ class AudienceKey(RouteAnswer, frozen=True):
 
 
 class AudienceKeys(RouteAnswer, frozen=True):
-    """The keys of one audience, and the settings that a service needs."""
+    """The keys of one audience, and the settings that a service needs; the memory keys for the audience ``memory``."""
 
     realm: str
     audience: str
@@ -119,6 +121,7 @@ class AudienceKeys(RouteAnswer, frozen=True):
     max_ttl_ms: int
     refresh_ms: int
     store: str
+    memory: tuple[AudienceKey, ...] | UnsetType = UNSET
 
 
 class OwnKey(RouteAnswer, frozen=True):
@@ -164,6 +167,7 @@ def enrol_service(call: RouteCall) -> ServiceFile:
         journal=str(mint.realm.journals_dir / audience),
         # Workers of a service share used nonces there, so that a call is not accepted once by each of them.
         nonces=store if keeps_nonces(store) else UNSET,
+        memory={kid: wire.text_of(key) for kid, (key, _) in _memory_keys(mint, audience).items()} or UNSET,
     )
 
 
@@ -232,7 +236,8 @@ def list_keys(call: RouteCall) -> AudienceKeys:
     answer = AudienceKeys(
         realm=mint.realm.name,
         audience=audience,
-        keys=tuple(AudienceKey(kid=kid, key=wire.text_of(key), published_at=at) for kid, (key, at) in keys.items()),
+        keys=_show_keys(keys),
+        memory=_show_keys(_memory_keys(mint, audience)) or UNSET,
         max_ttl_ms=mint.realm.max_ttl_ms,
         refresh_ms=mint.realm.key_refresh_ms,
         store=_store(mint),
@@ -296,6 +301,14 @@ def _row(mint: MintContext, audience: str) -> dict[str, Any]:
 def _store(mint: MintContext) -> str:
     # The mint's own login may kill and thaw.  A service reads the store with a login of its own, or none.
     return without_login(mint.store_url)
+
+
+def _memory_keys(mint: MintContext, audience: str) -> dict[str, tuple[bytes, int]]:
+    return mint.key_schedule.memory_keys() if audience == MEMORY_AUDIENCE else {}
+
+
+def _show_keys(keys: Mapping[str, tuple[bytes, int]]) -> tuple[AudienceKey, ...]:
+    return tuple(AudienceKey(kid=kid, key=wire.text_of(key), published_at=at) for kid, (key, at) in keys.items())
 
 
 def _show(mint: MintContext, row: Mapping[str, Any]) -> ServiceShown:

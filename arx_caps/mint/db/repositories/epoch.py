@@ -7,7 +7,7 @@ What a store that lost either of them must be given is decided in ``arx_caps.min
 from collections.abc import Collection, Mapping
 from typing import Any, Final, NamedTuple
 
-from sqlalchemy import bindparam, delete, insert, or_, select, update
+from sqlalchemy import bindparam, delete, func, insert, or_, select, update
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError
 
@@ -33,6 +33,7 @@ _CHANGE_FOLLOWED: Final = update(FOLLOWED).where(FOLLOWED.c.realm == bindparam("
 FREEZES_ORDER: Final = Order((FREEZES.c.at_ms, FREEZES.c.target), tuple[Time, Text], newest_first=True)
 _FREEZES: Final = select(FREEZES.c.target)
 _FREEZE: Final = _FREEZES.where(FREEZES.c.target == bindparam("which"))
+_FREEZE_OP: Final = CompiledStatement(select(FREEZES.c.op).where(FREEZES.c.target == bindparam("which")))
 _ADD_FREEZE, _THAW = insert(FREEZES), delete(FREEZES).where(FREEZES.c.target == bindparam("which"))
 _KILLED_TOO: Final = update(FREEZES).where(FREEZES.c.target == bindparam("which")).values(op="kill+freeze")
 
@@ -105,18 +106,29 @@ class EpochRepository:
         """Return the target of every freeze in force."""
         return {row["target"] for row in self._database.rows(_FREEZES)}
 
+    def freeze_op(self, target: str) -> str | None:
+        """Return the operation that froze a target, ``freeze`` or ``kill+freeze``; None if it is not frozen."""
+        row = self._database.row(_FREEZE_OP, which=target)
+        return None if row is None else str(row["op"])
+
     def frozen(self, *, kind: str | None = None, after: str | None = None, limit: int = PAGE) -> Rows:
         """Return the freezes in force, the newest first.
 
         Args:
-            kind: Only those of targets of this kind.
+            kind: Only those of targets of this kind; None for all but taints, of which a kill leaves many.
             after: A page's ``next``: only freezes after it.
             limit: At most this number.
         """
-        statement = select(FREEZES)
-        if kind is not None:
-            statement = statement.where(or_(FREEZES.c.target == kind, FREEZES.c.target.startswith(f"{kind}:")))
-        return self._database.page(behind(statement, FREEZES_ORDER, after), limit)
+        return self._database.page(behind(select(FREEZES).where(_of_kind(kind)), FREEZES_ORDER, after), limit)
+
+    def count_frozen(self, kind: str | None) -> int:
+        """Return how many freezes ``frozen`` lists in all.
+
+        Args:
+            kind: As for ``frozen``.
+        """
+        with self._database.read() as c:
+            return int(c.execute(select(func.count()).select_from(FREEZES).where(_of_kind(kind))).scalar_one())
 
     def follow(
         self,
@@ -169,6 +181,12 @@ class EpochRepository:
                 _notify_of_direct(c, steps)
             raise_high_water(c, realm, HighWater(*to))
         return True
+
+
+def _of_kind(kind: str | None) -> Any:
+    if kind is None:
+        return FREEZES.c.target.not_like("memory:%")
+    return or_(FREEZES.c.target == kind, FREEZES.c.target.startswith(f"{kind}:"))
 
 
 def _notify_of_direct(c: Connection, steps: Collection[KillStep]) -> None:

@@ -15,12 +15,21 @@ from sqlalchemy.exc import IntegrityError
 
 from arx_caps.mint.db.database import Database, now_ms
 from arx_caps.mint.db.events import Event
-from arx_caps.mint.db.tables import AUDIENCE_KEYS, HOLDER_KEYS, KEY_FETCHES, ROOT_KEYS, SIGNING_KEYS, WEBHOOKS
+from arx_caps.mint.db.tables import (
+    AUDIENCE_KEYS,
+    HOLDER_KEYS,
+    KEY_FETCHES,
+    MEMORY_KEYS,
+    ROOT_KEYS,
+    SIGNING_KEYS,
+    WEBHOOKS,
+)
 from arx_caps.mint.db.unit_of_work import UnitOfWork
 
 BY_FILE: Final = "file:"  # instead of a thumbprint: an operator copied the service file
 SIGNING_NAME: Final = "sign/"  # of what the seal of a signing key is bound to; no root key has such a name
 WEBHOOK_NAME: Final = "webhook/"  # the same, of a receiver of notifications
+MEMORY_NAME: Final = "memory/"  # the same, of a memory key
 _NUMBERING: Final = 2  # of the lock with which one mint at a time gives numbers
 
 
@@ -101,7 +110,12 @@ def retired_targets(rows: KeyRows) -> set[str]:
 
 _SEALED: Final = select(*(ROOT_KEYS.c[name] for name in SealedRoot._fields)).where(ROOT_KEYS.c.sealed.is_not(None))
 # Other sealed secrets: what their seals are bound to, their table, and the column of their ids.
-_SECRETS: Final = ((SIGNING_NAME, SIGNING_KEYS, SIGNING_KEYS.c.kid), (WEBHOOK_NAME, WEBHOOKS, WEBHOOKS.c.id))
+_SECRETS: Final = (
+    (SIGNING_NAME, SIGNING_KEYS, SIGNING_KEYS.c.kid),
+    (WEBHOOK_NAME, WEBHOOKS, WEBHOOKS.c.id),
+    (MEMORY_NAME, MEMORY_KEYS, MEMORY_KEYS.c.kid),
+)
+_MEMORY_KEYS: Final = select(MEMORY_KEYS).order_by(MEMORY_KEYS.c.created_at, MEMORY_KEYS.c.kid)
 _ROOTS: Final = select(ROOT_KEYS).order_by(ROOT_KEYS.c.created_at, ROOT_KEYS.c.name)
 _NUMBERS: Final = select(AUDIENCE_KEYS).order_by(AUDIENCE_KEYS.c.n)
 # Without own keys that were removed: a rotation must not wait for a service that cannot fetch.
@@ -170,7 +184,7 @@ class KeyRepository:
             return [SealedRoot(*row) for row in c.execute(_SEALED)]
 
     def sealed_secrets(self) -> list[SealedRoot]:
-        """Return the sealed signing keys and webhooks, by the names that their seals are bound to."""
+        """Return the sealed signing keys, webhooks and memory keys, by the names that their seals are bound to."""
         with self._database.read() as c:
             return [
                 SealedRoot(about + str(row[0]), *row[1:])
@@ -179,7 +193,7 @@ class KeyRepository:
             ]
 
     def reseal_roots(self, again: Callable[[SealedRoot], SealedRoot], what: Event) -> None:
-        """Seal every root key, signing key and webhook of the database again, in one transaction.
+        """Seal every root key, signing key, webhook and memory key of the database again, in one transaction.
 
         Args:
             again: Returns a key with a new seal.
@@ -195,6 +209,31 @@ class KeyRepository:
                     sealed = again(SealedRoot(about + which, *box))
                     changed = update(table).where(its == which)
                     c.execute(changed.values(nonce=sealed.nonce, sealed=sealed.sealed))
+
+    def memory_keys(self) -> list[tuple[str, int, SealedRoot]]:
+        """Return key id, time of creation in ms since the Unix epoch, and sealed form, the oldest first."""
+        rows = self._database.rows(_MEMORY_KEYS)
+        return [
+            (row["kid"], row["created_at"], SealedRoot(MEMORY_NAME + row["kid"], row["nonce"], row["sealed"]))
+            for row in rows
+        ]
+
+    def add_memory_key(self, seal: Callable[[str], SealedRoot], *, first: bool = False) -> None:
+        """Make the next memory key.
+
+        Args:
+            seal: Returns a new key that is bound to a name.
+            first: Whether to make it only if there is none.
+        """
+        with self._database.alone(_NUMBERING), self._database.write() as c:
+            number = len(c.execute(_MEMORY_KEYS).all()) + 1
+            if first and number > 1:
+                return
+            kid = f"memory.{number}"
+            box = seal(MEMORY_NAME + kid)
+            c.execute(
+                insert(MEMORY_KEYS), {"kid": kid, "created_at": now_ms(), "nonce": box.nonce, "sealed": box.sealed}
+            )
 
     def let_root_mint(self, unit: UnitOfWork, name: str, mints_from: int, what: Event, *, waits: bool) -> None:
         """Schedule when a root key begins to mint.

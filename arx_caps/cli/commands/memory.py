@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``arx memory``: taint what a target wrote into memories, trust it again, list taints, read a stamp.  SPEC 18."""
+
+import time
+from collections.abc import Sequence
+from typing import Any, Final
+
+import click
+
+from arx_caps.cli import exit_codes
+from arx_caps.cli.exit_codes import Stop
+from arx_caps.cli.options import Verbs, common_options, pass_console, yes_option
+from arx_caps.cli.parse import Moment
+from arx_caps.cli.place import Place, operator_options
+from arx_caps.cli.target_commands import read_targets
+from arx_caps.cli.terminal import Console, pairs, plain, table
+from arx_caps.durations import show_time
+from arx_verifier.errors import MalformedTokenError, RequestError
+from arx_verifier.memory import TaintWindow, parse_stamp, read_window
+
+TIMEOUT_S: Final = 60.0  # a taint is confirmed when the leases have ended
+
+
+@click.group("memory", cls=Verbs)
+def memory_command() -> None:
+    """Taint what targets wrote into memories, and trust it again."""
+
+
+@memory_command.command("taint")
+@click.argument("targets", nargs=-1, required=True, metavar="TARGET...")
+@click.option("--since", type=Moment(), default=0, help="taint what was written from this time on [all of it]")
+@click.option("--until", type=Moment(), help="and before this time [now]")
+@click.option("--reason", required=True, help="reason, recorded in the audit log")
+@yes_option
+@operator_options
+@common_options
+@pass_console
+def taint(
+    console: Console, targets: Sequence[str], since: int, until: int | None, reason: str, place: Place, yes: bool
+) -> None:
+    """Taint what TARGET wrote into memories: memory services withhold it within a lease.
+
+    A kill or a freeze taints by itself.  This is for what is found out later, of a target that works again.
+
+    \b
+        arx memory taint agent:acme/research --since 2026-01-31T12:00:00Z --reason "read a poisoned page"
+    """
+    until = time.time_ns() // 1_000_000 if until is None else until
+    if until <= since:
+        raise click.UsageError("--until must be after --since")
+    windows = [str(TaintWindow(target, since, until)) for target in _read(targets)]
+    console.confirm(f"taint what {', '.join(targets)} wrote?", yes=yes)
+    report = place.mint(TIMEOUT_S).call("POST", "/v1/freezes", {"targets": windows, "reason": reason})
+    _finish(console, "taint", report)
+
+
+@memory_command.command("clear")
+@click.argument("targets", nargs=-1, required=True, metavar="TARGET...")
+@click.option("--before", type=Moment(), help="trust what was written before this time [now]")
+@click.option("--reason", required=True, help="reason, recorded in the audit log")
+@yes_option
+@operator_options
+@common_options
+@pass_console
+def clear(console: Console, targets: Sequence[str], before: int | None, reason: str, place: Place, yes: bool) -> None:
+    """Trust again what TARGET wrote into memories before a time; what is frozen stays frozen.
+
+    `arx thaw --memory-before TIME` does it together with a thaw.
+
+    \b
+        arx memory clear agent:acme/retired --reason "retired, and never compromised"
+    """
+    before = time.time_ns() // 1_000_000 if before is None else before
+    named = _read(targets)
+    console.confirm(f"trust what {', '.join(targets)} wrote before {show_time(before)}?", yes=yes)
+    body = {"targets": named, "before": before, "reason": reason}
+    _finish(console, "clear", place.mint(TIMEOUT_S).call("POST", "/v1/memory/clear", body))
+
+
+@memory_command.command("list")
+@operator_options
+@common_options
+@pass_console
+def list_taints(console: Console, place: Place) -> None:
+    """List the taints of memories, the newest first.
+
+    What a frozen target wrote is tainted as well: `arx frozen list`.
+    """
+    freezes, _ = place.mint().rows("/v1/freezes", "freezes", {"kind": "memory"})
+    found = [(freeze, window) for freeze in freezes if (window := read_window(freeze["target"])) is not None]
+    value = [
+        {**window._asdict(), "by": freeze["by"], "reason": freeze["reason"], "at": freeze["frozen_at"]}
+        for freeze, window in found
+    ]
+    rows = [
+        (row["target"], _show(row["since"], "always"), _show(row["until"], "no end"), row["by"], row["reason"])
+        for row in value
+    ]
+    heads = ("TARGET", "WRITTEN SINCE", "UNTIL", "BY", "REASON")
+    console.data("taints", {"taints": value}, lambda: table(heads, rows) if rows else "")
+    console.say(f"{len(rows)} taints" if rows else "nothing is tainted but what frozen targets wrote")
+
+
+@memory_command.command("show")
+@click.argument("stamp")
+@common_options
+@pass_console
+def show(console: Console, stamp: str) -> None:
+    """Print the content of STAMP, without a check: only a memory service has the key."""
+    try:
+        read = parse_stamp(stamp)
+    except MalformedTokenError as error:
+        raise Stop(str(error), code=error.code) from error
+    by = read.by
+    value = {
+        "id": read.id,
+        "kind": read.kind,
+        "written_at": read.first,
+        "agent": by.agent,
+        "holders": list(by.named),
+        "session": by.session,
+        "task": by.task,
+        "decision": read.decision,
+        "key": read.kid,
+        "targets": list(read.targets),
+        "sources": read.source_ids,
+    }
+    lines: list[tuple[str, Any]] = [
+        *((name, value[name]) for name in ("id", "kind", "agent")),
+        ("delegated to", ", ".join(by.named) or None),
+        *((name, value[name]) for name in ("session", "task", "decision")),
+        ("written", show_time(read.first)),
+        ("sources", ", ".join(read.source_ids) or None),
+    ]
+    console.data("stamp", value, lambda: pairs(lines))
+    console.hint("this is what the stamp says, without a check: a memory service has the key")
+
+
+def _read(targets: Sequence[str]) -> list[str]:
+    try:
+        return read_targets(targets)
+    except RequestError as error:
+        raise Stop(str(error), code=error.code) from error
+
+
+def _finish(console: Console, what: str, report: dict[str, Any]) -> None:
+    console.data(what, report, plain(report.get("summary", "")))
+    done = report.get("status") == "confirmed"
+    click.get_current_context().exit(exit_codes.OK if done else exit_codes.INCOMPLETE)
+
+
+def _show(ms: int | None, nothing: str) -> str:
+    return show_time(ms) if ms else nothing

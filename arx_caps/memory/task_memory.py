@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stamp and check the entries of a memory for a task, in the program that runs the agent.  SPEC 18.
+
+The program is the memory service: it has the memory keys.  A model, and a tool that it calls, has none.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final, Generic, Literal, NamedTuple, TypeVar
+
+import msgspec
+
+from arx_caps.agent import Task
+from arx_caps.agent.task import now_ms
+from arx_verifier.errors import SettingsError
+from arx_verifier.memory import TRUSTED, Memory, open_memory
+from arx_verifier.request import AccessRequest
+from arx_verifier.service import open_verifier
+from arx_verifier.verification import Grant, Verifier
+
+STAMP_FIELD: Final = "arx_stamp"  # in an entry's metadata
+WRITE: Final = "memory.write"
+READ: Final = "memory.read"
+Kind = Literal["user", "tool", "agent", "derived"]
+_E = TypeVar("_E")
+_JSON: Final = msgspec.json.Encoder(order="deterministic")
+
+
+class MemoryEntry(NamedTuple, Generic[_E]):
+    """An entry as its memory has it.
+
+    Attributes:
+        entry: The memory's own object.
+        content: Its content, as it was stamped: a text, bytes, or a JSON value.
+        stamp: Its stamp, or None.
+    """
+
+    entry: _E
+    content: Any
+    stamp: str | None
+
+
+class TaskMemory:
+    """Stamps and checks entries for a task.
+
+    Each write and each retrieval is a call of the tool ``memory.write`` or ``memory.read`` that the task must allow for
+    the verifier's audience, with the memory's name as the argument ``memory``; it is decided and recorded here.
+
+    Args:
+        memory: Stamps and checks.
+        verifier: Decides; its view of the epoch is that of ``memory``.
+        task: The task; or a function that returns the current one.
+        name: The memory's name in the task's rules and in the records.
+    """
+
+    def __init__(self, memory: Memory, verifier: Verifier, task: Task | Callable[[], Task], name: str) -> None:
+        self._memory, self._verifier, self._task, self.name = memory, verifier, task, name
+
+    def for_task(self, task: Task | Callable[[], Task]) -> "TaskMemory":
+        """Return the same memory for another task."""
+        return TaskMemory(self._memory, self._verifier, task, self.name)
+
+    def stamp(self, content: Any, *, sources: Sequence[str] = (), kind: Kind | None = None) -> str:
+        """Return the stamp of an entry that the task writes.
+
+        Args:
+            content: The content, as it will be read: a text, bytes, or a JSON value.
+            sources: Stamps of the entries that it was derived from, or that it replaces, as ``trusted`` returned them.
+            kind: ``user``, ``tool``, ``agent`` or ``derived``; it is lowered to that of the weakest source.
+
+        Raises:
+            TokenError: The task's token is revoked or expired.
+            AccessError: The task does not allow the write; or ``withheld``: a source has no authentic stamp.
+            UnavailableError: No decision is possible now.
+        """
+        return self.stamp_all([content], sources=sources, kind=kind)[0]
+
+    def stamp_all(self, contents: Iterable[Any], *, sources: Sequence[str] = (), kind: Kind | None = None) -> list[str]:
+        """Return the stamps of entries that the task writes at once, by one decision; see ``stamp``."""
+        grant = self._grant(WRITE)
+        return [self._memory.stamp(grant, content_of(each), sources=sources, kind=kind) for each in contents]
+
+    def trusted(self, entries: Iterable[MemoryEntry[_E]]) -> list[MemoryEntry[_E]]:
+        """Return the entries that the task's agent may read; what was withheld is recorded.
+
+        Args:
+            entries: The entries of one retrieval, in the order of the memory.
+
+        Raises:
+            TokenError: The task's token is revoked or expired.
+            AccessError: The task does not allow the retrieval.
+            UnavailableError: No decision is possible now.
+        """
+        found = list(entries)
+        grant = self._grant(READ)
+        return self._memory.trusted([(entry, entry.stamp, content_of(entry.content)) for entry in found], grant)
+
+    def is_trusted(self, entry: MemoryEntry[Any]) -> bool:
+        """Return whether an entry is trusted, without a decision and without a record; for programs, not for a model.
+
+        Args:
+            entry: The entry.
+        """
+        return self._memory.check(entry.stamp, content_of(entry.content)).status == TRUSTED
+
+    def close(self) -> None:
+        """Stop following kills, and close the journal; every later call is refused."""
+        self._verifier.close()
+
+    def _grant(self, tool: str) -> Grant:
+        task = self._task if isinstance(self._task, Task) else self._task()
+        args = {"memory": self.name}
+        audience = self._verifier.audience
+        return self._verifier.verify(task.call_token(audience, tool, args), AccessRequest(tool, args, now_ms()))
+
+    def __repr__(self) -> str:
+        return f"<TaskMemory {self.name}>"
+
+
+def open_task_memory(path: str | os.PathLike[str], task: Task | Callable[[], Task], name: str) -> TaskMemory:
+    """Return the memory of a service file, for a task.
+
+    Args:
+        path: The service file of the audience ``memory``.
+        task: The task; or a function that returns the current one.
+        name: The memory's name in the task's rules and in the records.
+
+    Raises:
+        SettingsError: The file is unusable, or has no memory key.
+    """
+    verifier = open_verifier(path)
+    return TaskMemory(open_memory(path, verifier), verifier, task, name)
+
+
+def content_of(content: Any) -> str | bytes:
+    """Return the content that a stamp is over: texts and bytes as they are, a JSON value as JSON with sorted members.
+
+    Args:
+        content: The content.
+
+    Raises:
+        SettingsError: It is no JSON value.
+    """
+    if isinstance(content, str | bytes):
+        return content
+    try:
+        return _JSON.encode(content)
+    except (TypeError, msgspec.MsgspecError) as error:
+        raise SettingsError(
+            f"the content of a memory's entry: expected a JSON value, got {type(content).__name__}"
+        ) from error
