@@ -127,6 +127,8 @@ _ENVIRONMENT: Final = Environment(
     loader=PackageLoader("arx_caps.console"),
     autoescape=True,
     undefined=StrictUndefined,
+    # An upgrade changes the files under a mint that runs: what it has shown must not change before its code does.
+    auto_reload=False,
     trim_blocks=True,
     lstrip_blocks=True,
 )
