@@ -7,6 +7,7 @@ work is done a few times only, to see that it works, and nothing is written.
 """
 
 import argparse
+import itertools
 import json
 import os
 import subprocess
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from arx_verifier._native import COMPILED, about_build
-from benchmarks import page, refusals
+from benchmarks import holders, page, refusals
 from benchmarks.measure import about, race, save, say
 from benchmarks.rows import PACKAGES, Row, Verifiers, rows
 
@@ -79,11 +80,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="arx") as folder:
         made = Verifiers(Path(folder))
         if options.pure:
-            results = measure(ours(rows(made)), seconds)
+            results = measure(ours(itertools.chain(rows(made), holders.rows(made))), seconds)
             refused = (row._replace(work=f"{row.work}, pure Python") for row in refusals.rows(made))
             print(json.dumps(results + measure(refused, seconds / 3)))
             return
-        results = measure(rows(made), seconds)
+        results = measure(itertools.chain(rows(made), holders.rows(made)), seconds)
         results = [*results, *measure(refusals.rows(made), seconds / 3), *pure(results, seconds)]
         made.close()
     found["rows"] = results

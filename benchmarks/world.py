@@ -46,7 +46,7 @@ def five(limit: int, order: str = "o-4711") -> Caveat:
 
 
 def identifier(
-    number: int = 0, *, depth: int = 6, at: int = AT, born: tuple[str, int] = (INCARNATION, 0)
+    number: int = 0, *, depth: int = 6, at: int = AT, born: tuple[str, int] = (INCARNATION, 0), **more: Any
 ) -> Identifier:
     """Who, and the outer limits, of one token."""
     return Identifier(
@@ -62,6 +62,7 @@ def identifier(
         session="s-aaaabbbbccccdddd",
         task="t-aaaabbbbccccdddd",
         v=1,
+        **more,
     )
 
 

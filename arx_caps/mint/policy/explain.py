@@ -162,6 +162,8 @@ _WHOM: Final = ("name", "agents", "subject", "subjects")  # not shown: the quest
 def _task(grant: TaskGrant) -> dict[str, Any]:
     shown: dict[str, Any] = {"granted": True, "template": grant.template, "ttl": format_duration(grant.ttl_ms)}
     shown |= {"depth": grant.depth, "delegate_to": list(grant.delegate_to)}
+    if grant.is_bound:
+        shown["binding"] = "bound"
     if grant.exchange:
         shown["exchange"] = exchanges(grant.exchange)
     shown |= {name: write_member(Template, name, limit) for name, limit in grant.limits.items()}
