@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A thief of a token's text can use it, as of any bearer token.
+"""A thief of the text of a bound token must not use, delegate or exchange it, nor a thief of the key alone.
 
-ARx: the text of a bound token is of no use without its holder's key, neither at an embedded verifier nor at a gateway,
-and the key of no use without the text.  ``tests/mint/test_bound_tasks.py`` has the same of an exchange.
+Here at an embedded verifier and at a gateway; ``tests/mint/test_bound_tasks.py`` has the same of an exchange.
 """
 
 import hashlib
