@@ -19,9 +19,10 @@ from arx_caps.agent.bundle import Bundle
 from arx_caps.agent.copies import Shared
 from arx_caps.agent.request_signer import RequestSigner, Sign
 from arx_verifier import names
-from arx_verifier.errors import AttenuationError, SettingsError, shorten
+from arx_verifier.amounts import Amount
+from arx_verifier.errors import AttenuationError, MalformedTokenError, SettingsError, shorten
 from arx_verifier.request import AccessRequest, HttpCall
-from arx_verifier.token import HOP_BYTES, CallSigner, Caveat, HolderKey, Macaroon, call_proof
+from arx_verifier.token import HOP_BYTES, CallSigner, Caveat, HolderKey, Macaroon, call_proof, spend_caveats
 
 if TYPE_CHECKING:
     from arx_caps.agent.auth import ArxAuth
@@ -423,6 +424,8 @@ class Task(Shared):
         ttl: str | None = None,
         depth: int | None = None,
         audiences: Sequence[str] | None = None,
+        budget: Mapping[str, Amount] | None = None,
+        per: str = "task",
     ) -> "Task":
         """Make a task for another agent, narrower or equal, with a link of its own.  Offline.
 
@@ -442,6 +445,9 @@ class Task(Shared):
             ttl: Life from now on, such as ``"60s"``; never longer than what this task has left.
             depth: How many delegations may follow this one.
             audiences: Leave these services; None leaves those that still have a tool.
+            budget: What its calls may cost together, by unit: ``{"usd": "1.00", "calls": 20}``.  They draw from the
+                budgets of this task as well.
+            per: The period of the budget: ``task`` for all of it, ``hour`` or ``day``.
 
         Returns:
             The task to pass on with ``encode``.
@@ -465,12 +471,13 @@ class Task(Shared):
         hop = os.urandom(HOP_BYTES)
         bundle, caveats = self._caveats(tools, args, ttl, depth, audiences)
         tokens = bundle.tokens
+        pools = self._pools(to, budget, per)
         by = None if self._key is None or bundle.outline.holder is None else self._key.holder
         own, key = (key, key.public) if isinstance(key, HolderKey) else (None, key)
         return Task(
             bundle.with_tokens(
                 {
-                    audience: tokens[audience].delegate(to, caveat, hop=hop, key=key, by=by)
+                    audience: _with_pools(tokens[audience].delegate(to, caveat, hop=hop, key=key, by=by), pools)
                     for audience, caveat in caveats.items()
                 }
             ),
@@ -487,6 +494,8 @@ class Task(Shared):
         ttl: str | None = None,
         depth: int | None = None,
         audiences: Sequence[str] | None = None,
+        budget: Mapping[str, Amount] | None = None,
+        per: str = "task",
     ) -> Self:
         """Return a narrower copy for the same holder; this one keeps its power.  Offline.
 
@@ -496,14 +505,17 @@ class Task(Shared):
             ttl: Life from now on.
             depth: How many delegations may follow.
             audiences: Leave these services.
+            budget: What its calls may cost together; all narrower copies of this holder draw from the same pools.
+            per: The period of the budget.
 
         Raises:
             AttenuationError: Nothing would be left to do, or a value cannot be read.
         """
+        pools = self._pools(self.holder, budget, per)
         bundle, caveats = self._caveats(tools, args, ttl, depth, audiences)
         tokens = bundle.tokens
         attenuated = {
-            audience: tokens[audience] if caveat is None else tokens[audience].attenuate(caveat)
+            audience: _with_pools(tokens[audience] if caveat is None else tokens[audience].attenuate(caveat), pools)
             for audience, caveat in caveats.items()
         }
         return self._again(bundle.with_tokens(attenuated))
@@ -537,6 +549,17 @@ class Task(Shared):
         return bundle, caveats_for(
             bundle.outlines, tools=tools, args=args, ttl=ttl, depth=depth, audiences=audiences, now=self._now()
         )
+
+    def _pools(self, holder: str, budget: Mapping[str, Amount] | None, per: str) -> tuple[Caveat, ...]:
+        """Return the caveats that open a holder's pools.  SPEC 17.1."""
+        if not budget:
+            return ()
+        # Not this holder's clock, which may be ahead of the ledger's: that would refuse a pool of the future.
+        opened = min(held.identifier.iat for held in self.bundle.outlines.values())
+        try:
+            return tuple([caveat.check() for caveat in spend_caveats(holder.rpartition("/")[2], budget, per, opened)])
+        except MalformedTokenError as error:
+            raise AttenuationError(str(error)) from error
 
     def _again(self, bundle: Bundle) -> Self:
         """Return what this holder holds instead or besides."""
@@ -587,6 +610,10 @@ class Task(Shared):
 
     def __reduce__(self) -> tuple[object, ...]:
         raise TypeError("a Task is a secret and is not pickled; pass on its encode() where that is meant")
+
+
+def _with_pools(token: Macaroon, pools: Sequence[Caveat]) -> Macaroon:
+    return token.attenuate(*pools) if pools else token
 
 
 def _approved(audience: str, text: str, token: Macaroon, approvals: Sequence[Approval], at: int) -> str:

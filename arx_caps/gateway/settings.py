@@ -103,6 +103,8 @@ class UpstreamTerms(_Table, frozen=True, kw_only=True):
         rate: Limits.
         ca: File of a further certificate authority for TLS with the upstream.
         resource: The URL at which OAuth clients reach it; without one, access tokens are refused.
+        costs: By tool or pattern what a call costs, by unit, as in the service file, whose ``costs`` it replaces;
+            without a ``reserve``, which no server behind the gateway could commit.
         dpop: Whether access tokens must be bound to a key of the client (DPoP, RFC 9449).
     """
 
@@ -121,6 +123,7 @@ class UpstreamTerms(_Table, frozen=True, kw_only=True):
     ca: str | None = None
     resource: str | None = None
     dpop: bool = False
+    costs: dict[str, dict[str, Any]] = {}
 
     @property
     def is_http(self) -> bool:
@@ -172,6 +175,7 @@ class DeciderTerms(_Table, frozen=True, kw_only=True):
         subjects: Only with `authzen`: what stands before the id of an agent, by types of subjects; `agent` has nothing.
         asserted: Only with `authzen`: whether a question without a credential gets the policy's answer about the agent
             that it names.  The PEP must then have authenticated it.
+        costs: As of an upstream.
     """
 
     kind: str
@@ -192,6 +196,7 @@ class DeciderTerms(_Table, frozen=True, kw_only=True):
     actions: dict[str, ActionTerms] = {}
     subjects: dict[str, str] = {}
     asserted: bool = False
+    costs: dict[str, dict[str, Any]] = {}
 
     @property
     def is_grpc(self) -> bool:

@@ -42,7 +42,10 @@ class RunningVerifier:
             raise SettingsError(f"{place}: {path} is of {file.audience}, and `audience` is {terms.audience}")
         self.name, self._place = name, place
         gives_way = file.nonces is not None and isinstance(nonces, MemoryNonces)
-        self.verifier = open_verifier(path, nonces=None if gives_way else nonces)
+        costs = terms.costs or file.costs
+        if any(isinstance(cost, dict) for units in costs.values() for cost in units.values()):
+            raise SettingsError(f"{place}: `costs` has a `reserve`, which no server behind the gateway could commit")
+        self.verifier = open_verifier(path, nonces=None if gives_way else nonces, costs=costs)
         # A service file with keys alone, as `arx service enrol` writes it, is kept fresh by another process.
         self._beside: list[Any] = []
         self._calls, self.idle = 0, asyncio.Event()

@@ -29,11 +29,11 @@ from tests.support import unchecked
 REFUND = {"template": "refund", "params": {"order_id": "o-1", "amount": 50}}
 
 
-def verifier(harness: Harness, audience: str) -> Verifier:
+def verifier(harness: Harness, audience: str, **more: Any) -> Verifier:
     """A tool service's, on the mint's own view of the kill epoch."""
     kid, key = harness.mint.key_schedule.audience_key(audience)
     keys = KeyRing({kid: key}, realm=harness.realm.name)
-    return Verifier(audience=audience, keys=keys, epochs=harness.mint.epochs, decisions=InMemoryDecisions())
+    return Verifier(audience=audience, keys=keys, epochs=harness.mint.epochs, decisions=InMemoryDecisions(), **more)
 
 
 def ask(harness: Harness, bundle: str, tool: str = "orders.get", **args: Any) -> str:

@@ -10,6 +10,7 @@ from typing import Any, Final, Literal, NamedTuple
 import msgspec
 
 from arx_caps.durations import parse_duration
+from arx_caps.mint.policy.budgets import split_budget
 from arx_caps.mint.policy.explain import exchanges
 from arx_caps.mint.policy.model import Policy
 from arx_caps.mint.policy.parse import PolicyTable, as_written, marks_of, members_of
@@ -88,6 +89,7 @@ def _unsplit(value: Any) -> Any:
 
 # How a member is split into statements, if not by its elements.
 _SPLIT: Final[dict[str, Callable[[Any], Any]]] = {
+    "budget": split_budget,
     "exchange": lambda services: tuple(exchanges(services)),
     "delegate_to": lambda patterns: ("(agents with the same first segment)",) if patterns is None else patterns,
     # By tool: how tools are grouped into entries has no meaning.

@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from arx_caps.durations import duration_within, format_duration
 from arx_caps.mint.policy.approvals import ApprovalTerms
+from arx_caps.mint.policy.budgets import Budget
 from arx_caps.mint.policy.issuers import Subject, fits_subject
 from arx_caps.mint.policy.parse import PolicyEntry, PolicyError, PolicyText, in_tokens
 from arx_caps.mint.policy.tables import SessionTerms, Template, read_document, without_mistake
@@ -46,6 +47,7 @@ class TaskGrant(Struct, frozen=True, kw_only=True):
         delegate_to: Patterns of the agents to which the task may be delegated.
         limits: Further members of the mint's caveat in each token; see ``IN_TOKENS``.
         approvals: By audience, the calls that need an approval, and its terms.
+        budgets: By template, what its calls may cost.
         is_bound: Whether the tokens are bound to their holders' keys.
     """
 
@@ -60,6 +62,7 @@ class TaskGrant(Struct, frozen=True, kw_only=True):
     delegate_to: tuple[str, ...]
     limits: dict[str, Any]
     approvals: dict[str, tuple[ApprovalTerms, ...]] = {}
+    budgets: dict[str, Budget] = {}
     is_bound: bool = False
 
 
@@ -253,6 +256,7 @@ class Policy:
             limits=in_tokens(chosen),
             approvals={at: terms for at in chosen.audiences if at in rules and (terms := chosen.approvals_at(at))},
             is_bound=chosen.binding == "bound",
+            budgets={template: chosen.budget} if chosen.budget else {},
         )
 
     def _grant_several(
@@ -272,10 +276,10 @@ class Policy:
         first = grants[0]
         for each in grants:
             # The conditions of one would else hold for calls of another one, or be lost.
-            if each.approvals or each.exchange or each.is_bound or each.limits != first.limits:
+            if each.approvals or each.exchange or each.is_bound or each.budgets or each.limits != first.limits:
                 raise GrantError(
-                    f"task {each.template} can be had alone only: it is bound, or has approvals, exchange or other "
-                    f"conditions than {first.template}",
+                    f"task {each.template} can be had alone only: it is bound, or has approvals, a budget, "
+                    f"exchange or other conditions than {first.template}",
                     code="bad_parameters",
                 )
         places = dict.fromkeys(at for each in grants for at in each.rules)

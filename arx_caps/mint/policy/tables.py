@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from arx_caps.durations import format_duration
 from arx_caps.mint.policy.approvals import MAX_ENTRIES, ApprovalEntry, ApprovalTerms, check_approvals
+from arx_caps.mint.policy.budgets import read_budget
 from arx_caps.mint.policy.issuers import (
     Issuer,
     Name,
@@ -99,6 +100,7 @@ Approvals: TypeAlias = Annotated[
     several("approval", 'for example [ { tools = ["payments.refund"] } ]', MAX_ENTRIES),
     RESTRICTS,
 ]
+BudgetTable: TypeAlias = Annotated[dict[str, str], Meta(extra={"parse": read_budget}), RESTRICTS]
 AudienceName: TypeAlias = Annotated[
     str, text_that(names.is_audience, "an audience's name: [a-z0-9][a-z0-9._-]*, at most 64, not beginning with arx")
 ]
@@ -162,6 +164,8 @@ class Template(PolicyTable, frozen=True, kw_only=True):
         exchange: For each service, the audiences for which it may exchange a token: ``{ orders = ["payments"] }``.
             Only services reach an audience that is not in ``audience``; it needs rules as well.
         approvals: The calls that an operator must approve first; default: none.
+        budget: What the calls of one task may cost together: ``{ usd = "5.00", calls = 200 }``, for the whole task, or
+            with ``per = "hour"`` or ``"day"`` in each hour or day; default: any cost.
         bearer: Whether an OAuth client may hold the task by an access token, which a thief can replay until it expires:
             ``allow``, ``refuse``, or ``dpop``: only by one that is bound to a key of the client (RFC 9449), which a
             thief cannot use; default: dpop with approvals or ``fresh = "0ms"``, else allow.
@@ -183,6 +187,7 @@ class Template(PolicyTable, frozen=True, kw_only=True):
     subjects: Subjects = ()
     exchange: Annotated[dict[str, Any], GRANTS] = field(default_factory=dict)  # then ``Audiences`` each
     approvals: Approvals = ()
+    budget: BudgetTable = field(default_factory=dict)
     bearer: Literal["allow", "dpop", "refuse"] | None = None
 
     @property

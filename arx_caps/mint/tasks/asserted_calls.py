@@ -101,7 +101,7 @@ def _judge(
         birth = trial_birth(mint, policy, grant, agent, born._replace(seq=0), request.at)
         keys = keys_for(mint, [audience])
         needs = {audience: [terms.tools for terms in grant.approvals.get(audience, ())]}
-        token = sign_tokens(mint, birth, {audience: caveats_of(grant)[audience]}, keys, needs)[audience]
+        token = sign_tokens(mint, birth, {audience: caveats_of(grant, request.at)[audience]}, keys, needs)[audience]
     except GrantError as error:
         return _refused(error)
     decision = judge_token(mint, audience, keys[audience], token, request)

@@ -113,7 +113,7 @@ def start_task(mint: MintContext, unit: UnitOfWork, caller: AuthenticatedCaller,
         subject=subject,
         holder=holder,
     )
-    granted = StoredGrant.of(grant, params, request.tools, above, holder)
+    granted = StoredGrant.of(grant, params, request.tools, above, holder, now)
     bundle = sign_grant(mint, birth, granted)
     facts: dict[str, Any] = {"session": birth.session, "template": grant.template, "link": birth.link}
     facts |= {"policy": policy.digest, "expires_at": birth.expires_at}

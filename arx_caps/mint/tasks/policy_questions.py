@@ -129,8 +129,13 @@ def _decide(
     now, key = now_ms(), secrets.token_bytes(32)
     agent: Mapping[str, Any] = {"path": question.agent, "metadata": "{}", "owner": None}
     birth = trial_birth(mint, policy, grant, agent, mint.born(), now, subject)
-    # Without the proof of a call: the question is what the policy allows, and not who sends it.
-    caveats = tuple(msgspec.structs.replace(each, require=None, fresh=None) for each in caveats_of(grant)[audience])
+    # Without the proof of a call and a budget: the question is what the policy allows, and not who sends it, nor what
+    # a task has spent.
+    caveats = tuple(
+        msgspec.structs.replace(each, require=None, fresh=None)
+        for each in caveats_of(grant, now)[audience]
+        if each.spend is None
+    )
     token = Macaroon.mint(birth.identifier(audience, _KID, key), key=key, realm=mint.realm.name, caveats=caveats)
     request = AccessRequest(str(question.tool), question.args, now)
     decision = judge_token(mint, audience, (_KID, key), token.encode(), request)

@@ -52,6 +52,7 @@ class StoredGrant(msgspec.Struct, frozen=True, kw_only=True):
         tools: Sequence[str] | None,
         above: Sequence[str],
         holder: str | None,
+        opened: int,
     ) -> Self:
         """Return the policy's grant in its stored form.
 
@@ -61,6 +62,7 @@ class StoredGrant(msgspec.Struct, frozen=True, kw_only=True):
             tools: The tools of the request.
             above: Ids of the tasks above this one, whose end is its own.
             holder: The first holder's key, if the grant is bound.
+            opened: When the task was started, ms since the Unix epoch; an extension opens no budget anew.
         """
         parts = [Caveat(task=task) for task in above]
         return cls(
@@ -72,7 +74,7 @@ class StoredGrant(msgspec.Struct, frozen=True, kw_only=True):
             exchange=grant.exchange,
             approvals=grant.approvals,
             holder=holder,
-            own={audience: _write((*caveats, *parts)) for audience, caveats in caveats_of(grant).items()},
+            own={audience: _write((*caveats, *parts)) for audience, caveats in caveats_of(grant, opened).items()},
         )
 
     @classmethod

@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from arx_caps.mint.context import Born, MintContext
+from arx_caps.mint.policy.budgets import caveats_of_budgets
 from arx_caps.mint.policy.issuers import Subject
 from arx_caps.mint.policy.model import TaskGrant
 from arx_caps.mint.tasks.discharge import require_approvals
@@ -120,8 +121,15 @@ class Birth(NamedTuple):
         }
 
 
-def caveats_of(grant: TaskGrant) -> dict[str, tuple[Caveat, ...]]:
-    """Return by audience the mint's own caveats of its token."""
+def caveats_of(grant: TaskGrant, opened: int) -> dict[str, tuple[Caveat, ...]]:
+    """Return by audience the mint's own caveats of its token.
+
+    Args:
+        grant: The policy's grant.
+        opened: When its budgets were opened: the start of the task, ms since the Unix epoch.
+    """
+    # The same pools at every service: a task spends its budget once, and not once at each.
+    pools = caveats_of_budgets(grant.budgets, opened)
     caveats: dict[str, tuple[Caveat, ...]] = {}
     for audience, rules in grant.rules.items():
         first = Caveat(
@@ -131,7 +139,7 @@ def caveats_of(grant: TaskGrant) -> dict[str, tuple[Caveat, ...]]:
         )
         # A second caveat for the tools that the agent asked for: all caveats must hold, so it can only attenuate.
         fewer = grant.fewer_tools.get(audience)
-        caveats[audience] = (first, Caveat(allow=fewer)) if fewer else (first,)
+        caveats[audience] = (first, Caveat(allow=fewer), *pools) if fewer else (first, *pools)
     return caveats
 
 

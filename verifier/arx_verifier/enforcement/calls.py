@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 import msgspec
 
 from arx_verifier.enforcement.enforcement import Enforcement, RefusedCall, now_ms, read_traceparent
-from arx_verifier.enforcement.problems import Answer
+from arx_verifier.enforcement.problems import BUDGET_HEADER, Answer
 from arx_verifier.enforcement.routes import Headers, Scope
 from arx_verifier.errors import ArxError, RequestError, UnavailableError, refusal
 from arx_verifier.journal import Decision
@@ -415,6 +415,9 @@ class Call(msgspec.Struct, eq=False):
         if grant.ended is not None:
             # An ASGI server raises this kind of error for a client that disconnected: applications handle it and stop.
             raise ConnectionAbortedError("the call was ended: its token was revoked, frozen or expired")
+        if grant.has_budget and message["type"] == "http.response.start":
+            left = grant.remaining_text().encode("ascii")
+            message = {**message, "headers": [*message.get("headers", ()), (BUDGET_HEADER, left)]}
         await self._send(message)
         self.started = True
         if message["type"] == "http.response.body" and not message.get("more_body"):

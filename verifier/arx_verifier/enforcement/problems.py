@@ -6,9 +6,10 @@ import json
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
-from arx_verifier.errors import REASONS, Failure, sentence_of
+from arx_verifier.errors import REASONS, Failure, Shortfall, sentence_of
 
 CONTENT_TYPE: Final = b"application/problem+json"
+BUDGET_HEADER: Final = b"arx-budget"  # of an allowed call: what is left, a dictionary of RFC 9651
 RETRY_AFTER_S: Final = b"1"  # a lease is renewed several times in this time
 
 
@@ -58,6 +59,8 @@ def answer(
         problem["decision"] = decision
     if failures:
         problem["failures"] = [failure._asdict() for failure in failures]
+        if isinstance(failures[0], Shortfall):
+            problem["budget"] = failures[0].budget()
     body = json.dumps(problem).encode("ascii")
     headers = [
         (b"content-type", CONTENT_TYPE),

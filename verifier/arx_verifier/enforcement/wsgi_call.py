@@ -15,6 +15,7 @@ from typing import Any, Final, Self, TypeAlias
 from urllib.parse import quote, unquote_to_bytes
 
 from arx_verifier.enforcement.enforcement import Enforcement, RefusedCall, now_ms, read_traceparent
+from arx_verifier.enforcement.problems import BUDGET_HEADER
 from arx_verifier.enforcement.routes import PUBLIC, Meaning, Scope, require_clean_path
 from arx_verifier.enforcement.running_calls import RunningCall, RunningCalls
 from arx_verifier.errors import ArxError, RequestError
@@ -239,7 +240,11 @@ class WSGICall:
         """Give the head to the server, unless it has it."""
         if self._write is None:
             assert self._head is not None, "the application answered without start_response"
-            self._write = self._start_response(*self._head)
+            status, headers = self._head
+            grant = self.running.decision.grant if self.running is not None else None
+            if grant is not None and grant.has_budget:
+                headers = [*headers, (BUDGET_HEADER.decode("ascii"), grant.remaining_text())]
+            self._write = self._start_response(status, headers)
 
     def _refusal(self) -> RefusedCall | None:
         """Return why nothing of the application's answer may leave, or None."""

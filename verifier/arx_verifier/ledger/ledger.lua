@@ -12,8 +12,8 @@
 --
 -- All amounts are millionths, below 2^53: a double has each of them, and each sum of four, exactly.
 
-local KEEP_MS = 172860000      -- 48 h, and a minute by which the index may be late
-local LOST_MS = 172800000
+local KEEP_MS = 604860000      -- 7 days, and a minute by which the index may be late
+local LOST_MS = 604800000
 local MARGIN_MS = 60000        -- after another server took over: three clocks, each within 30 s of the time
 local MAX_HELD = 1000          -- open reservations and leases of a pool: each is a field until it is settled
 local FIELDS = 9

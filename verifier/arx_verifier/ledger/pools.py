@@ -9,7 +9,7 @@ from typing import Final, Literal, NamedTuple, Protocol, TypeAlias
 
 PERIOD_MS: Final = {"task": 0, "hour": 3_600_000, "day": 86_400_000}
 # A pool that is not drawn on for this long is forgotten.  From then on it is exhausted, and never full again.
-KEEP_MS: Final = 48 * 60 * 60 * 1000
+KEEP_MS: Final = 7 * 24 * 60 * 60 * 1000
 # After another server took over: the mint's clock and both servers' are each within 30 s of the time.
 MARGIN_MS: Final = 60_000
 

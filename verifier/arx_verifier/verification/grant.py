@@ -100,6 +100,15 @@ class Grant(msgspec.Struct, eq=False):
         """
         return remaining_texts(self._drawn)
 
+    @property
+    def has_budget(self) -> bool:
+        """Whether the token has a budget."""
+        return self._drawn is not None
+
+    def remaining_text(self) -> str:
+        """Return ``remaining`` as a response header has it: ``calls="199", usd="2.5"`` (RFC 9651)."""
+        return ", ".join([f'{unit}="{left}"' for unit, left in sorted(self.remaining.items())])
+
     def commit(self, actual: Amount | None = None, /, **by_unit: Amount) -> None:
         """Commit what a call with a reserved cost has cost: ``grant.commit(usd="0.0123")``; the rest goes back.
 
