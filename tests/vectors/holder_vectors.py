@@ -6,6 +6,7 @@ from typing import Any, Final
 from tests.vectors.form_vectors import Vectors, vector
 from tests.vectors.second import (
     ANYTHING,
+    AT,
     FIRST,
     HOP,
     HOP2,
@@ -114,6 +115,16 @@ def delegations() -> Vectors:
         "bound-hop": vector("16.2", "grant", called(one_hop(), SECOND, HOP), "signed by the holder before"),
         "bound-hops": vector("16.2", "grant", called(two_hops(), THIRD, HOP, HOP2), "each signed by the holder before"),
         "bound-hop-narrowed": vector("16.2", "grant", called(narrowed, SECOND, HOP), "with restrictions on both sides"),
+        "bound-hop-all-members": vector(
+            "16.2",
+            "grant",
+            called(
+                one_hop(nbf=1, net=["192.0.2.0/24"], once=["a-1", AT], require=["call"], task="t-1", depth=0),
+                SECOND,
+                HOP,
+            ),
+            "`sig` stands among the other members",
+        ),
         "bound-hop-too-narrow": vector(
             "16.2",
             "tool_not_allowed",

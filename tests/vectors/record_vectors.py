@@ -44,7 +44,10 @@ def vectors() -> dict[str, dict[str, Any]]:
     bare = [SALT, [], None, None, None, [], None]
     first, said, sig = "A" * 43, hashlib.sha256(b"said").digest(), bytes(range(64))
     bound = [*FACTS[:-2], "bound", "model-1", [[first, b"", b""], ["B" * 43, said, sig]]]
+    plain = b'{"call":["' + b"D" * 43 + b'",1800000000000,"' + b"N" * 22 + b'"]}'
+    evident = [*allow, [said, plain, sig]]
     return {
+        "record-signed": record("12.3", "an allow of a call that its holder signed", 4, bound, person, evident, rest),
         "record-bound": record("12.3", "an allow by a bound token", 3, bound, person, allow, rest),
         "record-allow": record("12.3", "an allow, with its arguments", 1, FACTS, person, allow, rest),
         "record-deny": record("12.3", "a denial and what did not hold", 2, FACTS, [None, [], []], deny, told),

@@ -125,6 +125,23 @@ def test_an_outsider_checks_a_delegation_by_its_record() -> None:
         assert not holder.has_signed(THIEF.public, message, each.signature)
 
 
+@pytest.mark.spec("16.5")
+def test_an_outsider_checks_a_signed_call_by_its_record() -> None:
+    """Who knows tool and arguments finds their digest in it; a call that is proved for the service has no evidence."""
+    checked = verifier()
+    decision = checked.decide(signed(handed(1), SECOND, signs=True), access())
+    evidence, facts = decision.signed, decision.facts
+    assert evidence is not None
+    head = f"arx/1/signed\0{REALM}\0{facts.audience}\0{facts.links[-1]}\0".encode()
+    message = head + evidence.said + evidence.plain
+    assert holder.has_signed(facts.holders[-1].key, message, evidence.signature)
+    assert not holder.has_signed(FIRST.public, message, evidence.signature)
+    prefix, fields = call_proof.digest_prefix(AUDIENCE), call_proof.fields_of(access())
+    assert call_proof.call_digest(prefix, evidence.plain[call_proof.STAMP], fields) in evidence.plain
+    assert decision.to_dict()["signed"]["signature"] == evidence.signature.hex()
+    assert checked.decide(signed(handed(1), SECOND), access()).signed is None
+
+
 def test_a_holder_of_a_bound_token_needs_the_next_key() -> None:
     """What cannot be used by the receiver is refused when it is delegated."""
     token = bound()

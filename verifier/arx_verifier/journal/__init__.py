@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         Holder,
         Rest,
         Sealed,
+        SignedCall,
         digest_arguments,
         form_of,
         keep_arguments,
@@ -58,8 +59,8 @@ else:
             "quota": "ALARMS used_in",
             "reader": "Damage SegmentReader is_written read_journal",
             "record": (
-                "CallRecord ChainFacts Facts Holder RECORD_VERSION Rest Sealed digest_arguments form_of keep_arguments "
-                "new_salt read_sealed seal"
+                "CallRecord ChainFacts Facts Holder RECORD_VERSION Rest Sealed SignedCall digest_arguments form_of "
+                "keep_arguments new_salt read_sealed seal"
             ),
             "segment": "HEADER_BYTES SegmentHeader files_in is_last read_header",
             "writer": (
@@ -95,6 +96,7 @@ __all__ = [
     "Sealed",
     "SegmentHeader",
     "SegmentReader",
+    "SignedCall",
     "apart",
     "audience_of",
     "decision_id",

@@ -20,6 +20,7 @@ from arx_verifier.journal.record import (
     Gap,
     OpenedRecord,
     Rest,
+    SignedCall,
     encode,
     new_salt,
     read_payload,
@@ -58,6 +59,7 @@ class Decision(msgspec.Struct):
         ends: Sequence of the decision whose running work this one ended, ``NO_RECORD`` if it has none; else 0.
         counts: For ``counted``: the refusals without records of their own.
         gap: For ``gap``: the missing records.
+        signed: The evidence of an allowed call that its holder signed, or None.
         erased: Whether the body was erased: salt, subject, peer, given values and the like.
         sequence: Sequence in its journal, from 1; 0 while not recorded.
         verifier: The verifier whose journal holds it.
@@ -83,6 +85,7 @@ class Decision(msgspec.Struct):
     ends: int = 0
     counts: tuple[RefusalCount, ...] = ()
     gap: Gap | None = None
+    signed: SignedCall | None = None
     erased: bool = False
     sequence: int = 0
     verifier: str = ""
@@ -179,6 +182,7 @@ class Decision(msgspec.Struct):
         values["failures"] = [failure._asdict() for failure in self.failures]
         values["counts"] = [counted._asdict() for counted in self.counts]
         values["gap"] = self.gap._asdict() if self.gap else None
+        values["signed"] = {name: part.hex() for name, part in self.signed._asdict().items()} if self.signed else None
         values["meta"] = dict(self.facts.meta)
         values["holders"] = [
             {"key": holder.key, "said": holder.said.hex(), "signature": holder.signature.hex()}
@@ -212,6 +216,7 @@ def _call(decision: Decision) -> tuple[Any, ...]:
             decision.ends,
             tuple([(counted.code, counted.times) for counted in counts]) if counts else (),
             decision.gap,
+            *(() if decision.signed is None else (decision.signed,)),
         ),
         (
             decision.salt,

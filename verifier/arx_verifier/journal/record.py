@@ -48,6 +48,20 @@ class Holder(NamedTuple):
     signature: bytes = b""
 
 
+class SignedCall(NamedTuple):
+    """A call that its holder signed, as evidence for others than the service.  SPEC 16.3.
+
+    Attributes:
+        said: What the signature says of the token: SHA-256 of the chain's last signature.
+        plain: The caveat of the call without the signature.
+        signature: The holder's Ed25519 signature.
+    """
+
+    said: bytes
+    plain: bytes
+    signature: bytes
+
+
 class Facts(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """The kept facts of one token's chain, the same for each of its calls.
 
@@ -162,6 +176,7 @@ class CallRecord(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
         ends: Sequence of the decision whose running work this one ended; 0 for a decision of its own.
         counts: For ``counted``: codes with their numbers.
         gap: For ``gap``: the missing records.
+        signed: Of an allowed call that its holder signed: the evidence; only then it is written.
     """
 
     at: int
@@ -175,6 +190,7 @@ class CallRecord(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
     ends: int
     counts: tuple[tuple[str, int], ...]
     gap: Gap | None
+    signed: SignedCall | None = None
 
 
 class Rest(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):

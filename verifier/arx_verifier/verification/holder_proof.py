@@ -5,10 +5,11 @@ The signatures are checked once for each chain that is cached; a call costs one 
 """
 
 from collections.abc import Sequence
+from hashlib import sha256
 from typing import Final, NamedTuple
 
 from arx_verifier.errors import Failure
-from arx_verifier.journal import Holder
+from arx_verifier.journal import Holder, SignedCall
 from arx_verifier.token import (
     Identifier,
     PreparedKey,
@@ -167,6 +168,13 @@ class HolderProof:
             message = holder.call_message(self._realm, self._audience, self._link, self._signature, call.plain)
             return None if holder.has_signed(self._holder, message, bytes_of(proof)) else _INVALID
         return _missing("holder", "a proof by the holder's key")
+
+    def evidence_of(self, call: PresentedCall) -> SignedCall | None:
+        """Return the evidence of a call that was not refused; None if its holder has not signed it."""
+        proof = call.proof
+        if len(proof) != call_proof.SIGNATURE_CHARS:
+            return None
+        return SignedCall(sha256(self._signature).digest(), call.plain, bytes_of(proof))
 
     def _judge_mac(self, call: PresentedCall, proof: bytes) -> Refused | None:
         key = self._call_key

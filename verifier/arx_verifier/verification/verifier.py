@@ -341,7 +341,7 @@ class Verifier:
                 refused = spend_call(self.nonces, call, request)
 
         # 7. journal         no record, no allow                      SPEC 12
-        decision = self._record(proven, request, refused, written)
+        decision = self._record(proven, request, refused, written, call)
 
         # 8. freshness       again and whole: 6 and 7 may have waited SPEC 10.4
         if self.waits and decision.code == OK and (late := ask_late(epochs, proven, request, begun)) is not None:
@@ -384,7 +384,12 @@ class Verifier:
         return decision
 
     def _record(
-        self, proven: ProvenChain, request: AccessRequest, refused: Refused | None, written: bytes | None
+        self,
+        proven: ProvenChain,
+        request: AccessRequest,
+        refused: Refused | None,
+        written: bytes | None,
+        call: PresentedCall | None = None,
     ) -> Decision:
         incarnation, applied, age_ms = self.epochs.view()
         digest, salt = digest_arguments(request.args, written)
@@ -406,6 +411,8 @@ class Verifier:
         )
         if untold is not None:
             decision.untold = untold
+        if call is not None and refused is None and proven.holder is not None:
+            decision.signed = proven.holder.evidence_of(call)
         if self._record_arguments and any(matches_tool(wanted, request.tool) for wanted in self._record_arguments):
             decision.arguments = keep_arguments(request.args)
         try:
