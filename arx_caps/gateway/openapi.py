@@ -38,10 +38,18 @@ def read_routes(file: Path, audience: str) -> dict[str, str]:
     """
     try:
         document = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise SettingsError(f"{file}: expected an OpenAPI document in JSON: {error}") from None
     if not isinstance(document, dict) or not str(document.get("openapi", "")).startswith("3."):
         raise SettingsError(f"{file}: expected an OpenAPI document of version 3")
+    try:
+        return _read(document, file, audience)
+    except (AttributeError, TypeError, RecursionError) as error:
+        # Each member is used as OpenAPI describes it: one of another type is a mistake of the document.
+        raise SettingsError(f"{file}: expected an OpenAPI document, got a member of another type: {error}") from None
+
+
+def _read(document: dict[str, Any], file: Path, audience: str) -> dict[str, str]:
     routes: dict[str, str] = {}
     for method, path, operation, shared in _operations(document, file):
         place = f"{file}: {method.upper()} {path}"

@@ -132,7 +132,7 @@ def _read_plain(raw: bytes) -> dict[str, Any] | None:
         return None
     try:
         value = _PLAIN.decode(raw)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         return None  # the careful parser raises with a precise error
     # This parser takes the last of duplicate names.  Each member has a colon: with as many colons as names, no name was
     # used twice.  A float is left to the careful parser, which has its digits.

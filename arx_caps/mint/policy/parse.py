@@ -74,7 +74,7 @@ class PolicyText:
             raise _too_deep(name, text.count("\n", 0, long.start()) + 1)
         try:
             self.document = tomllib.loads(text)
-        except (tomllib.TOMLDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:  # Python's own for a number of too many digits
             match = _AT_LINE.match(str(error))
             line = f":{match[2] or text.count(chr(10)) + 1}" if match else ""
             raise SettingsError(f"{name}{line}: not TOML: {match[1] if match else error}", code="policy") from error
