@@ -5,6 +5,8 @@ from typing import Final, NamedTuple
 
 LATE: Final = "accepted_after_the_lease"
 CONFIRMED: Final = "accepted_after_confirmed"
+OVER: Final = "spent<="
+UNCOUNTED: Final = "((c+r)+l)<="
 
 
 class Run(NamedTuple):
@@ -47,6 +49,13 @@ MINT: Final = {"MINT": "", **KILL}
 REPLICA: Final = {"REPLICA": "", **KILL}
 RELAY: Final = {"LEASE": "2", "RELAYS": "2"}
 HURRY: Final = {"HURRY": "", "LEASE": "2", "RELAYS": "1"}
+DRAWS: Final = {"MAX": "2", "VERIFIERS": "2", "OPS": "2"}
+RESERVE: Final = {"RESERVE": "", **DRAWS}
+LEASED: Final = {"LEASED": "", **DRAWS}
+ALONE: Final = {**DRAWS, "VERIFIERS": "1"}
+PERIOD: Final = {"LEASED": "", "PERIOD": "", **ALONE}
+CRASH: Final = {"CRASH": "", **DRAWS}
+FAILOVER: Final = {"FAILOVER": "", **DRAWS}
 CONFIRM: Final = {"CONFIRM": "", "LEASE": "1", "RELAYS": "1"}
 
 # A mistake, by its name in the simulator: model, parts and constants, and the property that it breaks.
@@ -67,6 +76,20 @@ MISTAKES: Final = {
     "silent ones not named": ("relay", CONFIRM, CONFIRMED),
 }
 
+# Mistakes of the budget protocol.
+BUDGET_MISTAKES: Final = {
+    "let through without an answer": ("budget", DRAWS, OVER),
+    "undone without an answer": ("budget", DRAWS, OVER),
+    "reservations not counted": ("budget", RESERVE, UNCOUNTED),
+    "settled twice": ("budget", RESERVE, OVER),
+    "slice used after its return": ("budget", LEASED, OVER),
+    "leases of the silent returned": ("budget", LEASED, OVER),
+    "forked with its slice": ("budget", LEASED, OVER),
+    "slice counted from the answer": ("budget", PERIOD, OVER),
+    "full after a restart": ("budget", CRASH, OVER),
+    "no margin after a failover": ("budget", FAILOVER, OVER),
+}
+
 RUNS: Final = (
     Run("kill", "the view and the lease", {"LEASE": "3", "BUMPS": "3"}),
     Run("kill", "confirmed kills", {"CONFIRM": "", **KILL}),
@@ -79,6 +102,15 @@ RUNS: Final = (
     Run("relay", "confirmed kills, short leases", CONFIRM),
     Run("relay", "confirmed kills and a restart", {**CONFIRM, "RELAYS": "2"}, large=True),
     Run("relay", "confirmed kills", {**CONFIRM, "LEASE": "2"}, large=True),
+    Run("budget", "draws", {**DRAWS, "MAX": "3"}),
+    Run("budget", "reservations", RESERVE),
+    Run("budget", "slices", LEASED),
+    Run("budget", "draws and a crash", {"CRASH": "", "TOP_UP": "", **DRAWS}),
+    Run("budget", "reservations and a crash", {"RESERVE": "", "CRASH": "", "TOP_UP": "", **ALONE}),
+    Run("budget", "slices and a crash", {"LEASED": "", "CRASH": "", "TOP_UP": "", **ALONE}),
+    Run("budget", "reservations and a period", {"RESERVE": "", "PERIOD": "", **ALONE}),
+    Run("budget", "slices and a period", PERIOD),
+    Run("budget", "a failover", {**FAILOVER, "MAX": "3"}),
     # That these states are reached shows that the runs above are not empty.
     Run("kill", "an acceptance in the last tick is reached", {**KILL, "REACH_LATE": ""}, "k_since"),
     Run("kill", "a confirmation is reached", {"CONFIRM": "", **KILL, "REACH_CONFIRMED": ""}, "!(confirmed)"),
@@ -86,5 +118,10 @@ RUNS: Final = (
     Run("kill", "a derived token is reached", {**MINT, "REACH_MINTED": ""}, "t_root==t_born"),
     Run("relay", "an acceptance in the last tick is reached", {**RELAY, "REACH_LATE": ""}, "since!="),
     Run("relay", "a confirmation is reached", {**CONFIRM, "REACH_CONFIRMED": ""}, "!(confirmed)"),
-    *(Run(model, name, {**macros, switch(name): ""}, breaks) for name, (model, macros, breaks) in MISTAKES.items()),
+    Run("budget", "a pool that is spent whole is reached", {**DRAWS, "REACH_ALL_SPENT": ""}, "spent<("),
+    Run("budget", "a pool that is spent whole by slices is reached", {**LEASED, "REACH_ALL_SPENT": ""}, "spent<("),
+    *(
+        Run(model, name, {**macros, switch(name): ""}, breaks)
+        for name, (model, macros, breaks) in (MISTAKES | BUDGET_MISTAKES).items()
+    ),
 )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.models.runs import MISTAKES, RUNS, switch
+from tests.models.runs import BUDGET_MISTAKES, MISTAKES, RUNS, switch
 from tests.simulation.mutations import MUTATIONS
 
 ROOT = Path(__file__).parents[2]
@@ -19,8 +19,9 @@ def test_each_mistake_of_the_simulator_is_one_of_a_model() -> None:
     A mistake that the simulation must notice has a row, and the row's model a switch for it.
     """
     assert set(MISTAKES) == set(MUTATIONS)
-    assert {run.name for run in RUNS if run.mutation} == set(MISTAKES)
-    for name, (model, _, _) in MISTAKES.items():
+    mistakes = MISTAKES | BUDGET_MISTAKES
+    assert {run.name for run in RUNS if run.mutation} == set(mistakes)
+    for name, (model, _, _) in mistakes.items():
         assert switch(name) in TEXTS[model]
 
 

@@ -1,0 +1,402 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The budget protocol of SPEC 17: a ledger, and verifiers that draw, reserve, and lease slices of one pool.
+
+   The ledger executes one function at a time.  A request can be executed late, after its caller gave up, and an answer
+   can be lost.  Verifiers end at any moment.  The ledger's process can end and begin again with what was on its disk.
+   `spent` is what a spectator counts: the cost of every call that was let through.
+
+   Parts, each added by a macro:
+     CRASH     the ledger's process ends, and another one has what was on the disk
+     RESERVE   calls whose cost is known afterwards
+     LEASED    verifiers that decide on slices
+     PERIOD    the pool is full again when a period begins
+     TOP_UP    an operator adds a unit to a lost pool
+     FAILOVER  another server has taken over, and the old one takes draws for a while; the pool was opened since     */
+
+#ifndef MAX
+#define MAX 3                   /* units of the pool */
+#endif
+#ifndef VERIFIERS
+#define VERIFIERS 2
+#endif
+#ifndef OPS
+#define OPS 3                   /* reservations and leases that are ever made */
+#endif
+#define PERIODS 2
+#define LENGTH 2                /* ticks of a period */
+#define NONE 255
+
+mtype = { DRAW, RESERVATION, LEASE, SETTLE, UNDO, GRANTED, SHORT };
+
+/* The ledger: committed, reserved, leased, and what each operation holds. */
+byte c, r, l;
+byte held[OPS];
+bit is_lease[OPS];
+bit lost;                       /* the pool was opened before the beginning of the ledger: SPEC 17.5 */
+byte period;                    /* of the counters */
+
+/* What is on the ledger's disk. */
+byte d_c, d_r, d_l, d_period;
+byte d_held[OPS];
+
+byte ops;                       /* the next operation */
+byte current, phase;            /* the period, and the ticks of it that are over */
+
+/* A request: kind, operation, amount, verifier, tag.  An answer: GRANTED or SHORT, amount, ticks to
+   the period's end, period. */
+chan requests = [2] of { mtype, byte, byte, byte, byte };
+chan answers[VERIFIERS] = [1] of { mtype, byte, byte, byte };
+byte waits[VERIFIERS];          /* the tag of the request that is waited for, or NONE */
+
+/* A verifier's slice: its operation, what it had, what is left, ticks until it ends. */
+byte s_op[VERIFIERS], s_taken[VERIFIERS], s_left[VERIFIERS], s_until[VERIFIERS];
+byte asked_ago[VERIFIERS];      /* ticks since the question for a slice */
+
+byte spent;                     /* in this period */
+byte whole = MAX;               /* what the ledger's pool has in a period */
+byte topped_up;                 /* what an operator added */
+#ifdef FAILOVER
+bit old_answers = 1;            /* the old server has not stopped yet */
+byte old_c;                     /* what is committed there */
+#endif
+
+#define USED (c + r + l)
+#define LEFT (lost -> 0 : (USED < whole -> whole - USED : 0))
+
+inline look()
+{
+  assert(lost || c + r + l <= whole);
+#ifdef REACH_ALL_SPENT
+  assert(spent < MAX + topped_up);
+#endif
+  assert(spent <= MAX + topped_up)
+}
+
+inline begin_period()
+{
+  if
+  :: period < current ->
+     period = current; c = 0; r = 0; l = 0; lost = 0;
+     number = 0;
+     do
+     :: number < OPS -> held[number] = 0; number++
+     :: else -> break
+     od;
+     number = 0
+  :: else
+  fi
+}
+
+inline reply(outcome, granted)
+{
+  if
+  :: waits[who] == tag -> answers[who]!outcome, granted, LENGTH - phase, period
+  :: else                       /* the caller has given up, or is gone */
+  fi
+}
+
+active proctype Ledger()
+{
+  mtype kind;
+  byte op, amount, who, tag, number, given;
+  do
+  :: atomic {
+       requests??kind, op, amount, who, tag ->
+#ifdef PERIOD
+       begin_period();
+#endif
+       if
+#ifdef FAILOVER
+       :: kind == DRAW && old_answers ->
+          if
+          :: old_c + amount <= MAX -> old_c = old_c + amount; reply(GRANTED, amount)
+          :: else -> reply(SHORT, 0)
+          fi
+#endif
+       :: kind == DRAW ->
+#ifdef MUTATION_RESERVATIONS_NOT_COUNTED
+          if
+          :: c + l + amount <= whole && !lost -> c = c + amount; reply(GRANTED, amount)
+          :: else -> reply(SHORT, 0)
+          fi
+#else
+          if
+          :: LEFT >= amount -> c = c + amount; reply(GRANTED, amount)
+          :: else -> reply(SHORT, 0)
+          fi
+#endif
+       :: kind == RESERVATION || kind == LEASE ->
+          given = amount;
+          if
+          :: kind == LEASE && LEFT < amount -> given = LEFT
+          :: else
+          fi;
+          if
+          :: LEFT >= given && given > 0 ->
+             held[op] = given;
+             if
+             :: kind == LEASE -> l = l + given; is_lease[op] = 1
+             :: else -> r = r + given; is_lease[op] = 0
+             fi;
+             reply(GRANTED, given)
+          :: else -> reply(SHORT, 0)
+          fi
+       :: kind == SETTLE ->
+          if
+          :: held[op] && is_lease[op] -> l = l - held[op]
+          :: held[op] && !is_lease[op] -> r = r - held[op]
+          :: else
+          fi;
+          if
+          :: held[op] && amount > held[op] && LEFT < amount -> c = c + held[op] /* it cost more than there is */
+          :: held[op] && (amount <= held[op] || LEFT >= amount) -> c = c + amount
+          :: else               /* a repeat */
+#ifdef MUTATION_SETTLED_TWICE
+             -> c = (c > 0 -> c - 1 : 0)
+#endif
+          fi;
+          held[op] = 0;
+          reply(GRANTED, 0)
+       :: kind == UNDO ->
+          if
+          :: lost
+          :: !lost && c >= amount -> c = c - amount
+          :: else -> c = 0
+          fi
+       fi;
+       given = 0;
+       look();
+       kind = 0; op = 0; amount = 0; who = 0; tag = 0
+     }
+#ifdef FAILOVER
+  :: old_answers -> old_answers = 0
+#endif
+#ifdef TOP_UP
+  :: atomic {                   /* it begins with what the operator adds, and nothing else */
+       lost && !topped_up -> lost = 0; whole = 1; topped_up = 1; c = 0; r = 0; l = 0;
+       do
+       :: number < OPS -> held[number] = 0; number++
+       :: else -> break
+       od;
+       number = 0
+     }
+#endif
+#ifdef CRASH
+  :: d_step {                   /* the disk has what the ledger has */
+       d_c = c; d_r = r; d_l = l; d_period = period;
+       do
+       :: number < OPS -> d_held[number] = held[number]; number++
+       :: else -> break
+       od;
+       number = 0
+     }
+  :: d_step {                   /* another server process: its last writes may be missing */
+       !lost ->
+       c = d_c; r = d_r; l = d_l; period = d_period;
+       do
+       :: number < OPS -> held[number] = d_held[number]; number++
+       :: else -> break
+       od;
+       number = 0;
+#ifndef MUTATION_FULL_AFTER_A_RESTART
+       lost = 1
+#endif
+     }
+#endif
+  od
+}
+
+inline ask(kind, op, amount)
+{
+  tag = (tag + 1) % 3;
+  waits[me] = tag;
+  requests!kind, op, amount, me, tag
+}
+
+inline spend(cost)              /* a cost counts in the period in which the ledger took it */
+{
+  if
+  :: when == current -> spent = spent + cost
+  :: else
+  fi;
+  look()
+}
+
+inline give_up()
+{
+  waits[me] = NONE;
+  if
+  :: answers[me]?_, _, _, _
+  :: empty(answers[me])
+  fi
+}
+
+proctype Verifier(byte me)
+{
+  byte tag, op, used, amount, left, when;
+  mtype outcome;
+  do
+  :: atomic { nfull(requests) -> ask(DRAW, 0, 1) };
+     if
+     :: atomic {
+          answers[me]?outcome, amount, left, when -> waits[me] = NONE;
+          if
+          :: outcome == GRANTED -> spend(1)
+          #ifndef PERIOD
+          :: outcome == GRANTED && nfull(requests) -> requests!UNDO, 0, 1, me, NONE /* refused by a later step */
+#endif
+          :: outcome == GRANTED
+          :: outcome == SHORT
+          fi;
+          amount = 0; left = 0; when = 0
+        }
+     :: atomic {                /* no answer: refused, and it counts as drawn */
+          give_up();
+#ifdef MUTATION_LET_THROUGH_WITHOUT_AN_ANSWER
+          spent++; look()
+#endif
+#ifdef MUTATION_UNDONE_WITHOUT_AN_ANSWER
+          if
+          :: nfull(requests) -> requests!UNDO, 0, 1, me, NONE
+          :: full(requests)
+          fi
+#endif
+        }
+     fi
+#ifdef RESERVE
+  :: atomic { ops < OPS && nfull(requests) -> op = ops; ops++; ask(RESERVATION, op, 2) };
+     if
+     :: atomic {
+          answers[me]?outcome, amount, left, when -> waits[me] = NONE;
+          if
+          :: outcome == SHORT -> used = NONE
+          :: outcome == GRANTED -> used = 0
+          :: outcome == GRANTED -> used = 1; spend(1)
+          :: outcome == GRANTED -> used = 2; spend(2)
+          fi;
+          amount = 0; left = 0; when = 0
+        };
+        do                      /* the actual cost is committed until it is answered */
+        :: used == NONE -> break
+        :: atomic { used != NONE && waits[me] == NONE && nfull(requests) -> ask(SETTLE, op, used) }
+        :: atomic { answers[me]?_, _, _, _ -> waits[me] = NONE; used = NONE }
+        :: atomic { waits[me] != NONE -> give_up() }
+        :: atomic { used != NONE -> used = NONE; give_up() } /* the process ends */
+        od
+     :: atomic { give_up() }
+     fi;
+     atomic { op = 0; used = 0 }
+#endif
+#ifdef LEASED
+  :: atomic {                   /* a call from the slice */
+       s_left[me] > 0 && s_until[me] > 0 -> s_left[me]--; spent++; look()
+     }
+  :: atomic {                   /* the slice is given up: from here on no call uses it */
+       s_taken[me] > 0 -> op = s_op[me]; used = s_taken[me] - s_left[me];
+#ifndef MUTATION_SLICE_USED_AFTER_ITS_RETURN
+       s_taken[me] = 0; s_left[me] = 0; s_until[me] = 0; s_op[me] = 0
+#endif
+     };
+     do
+     :: used == NONE -> break
+     :: atomic { used != NONE && waits[me] == NONE && nfull(requests) -> ask(SETTLE, op, used) }
+     :: atomic { answers[me]?_, _, _, _ -> waits[me] = NONE; used = NONE }
+     :: atomic { waits[me] != NONE -> give_up() }
+     od;
+     atomic {
+       op = 0; used = 0;
+#ifdef MUTATION_SLICE_USED_AFTER_ITS_RETURN
+       s_taken[me] = 0
+#endif
+     }
+  :: atomic {
+       ops < OPS && s_taken[me] == 0 && nfull(requests) -> op = ops; ops++; asked_ago[me] = 0; ask(LEASE, op, 2)
+     };
+     if
+     :: atomic {
+          answers[me]?outcome, amount, left, when -> waits[me] = NONE;
+          if
+#ifdef MUTATION_SLICE_COUNTED_FROM_THE_ANSWER
+          :: outcome == GRANTED -> s_op[me] = op; s_taken[me] = amount; s_left[me] = amount; s_until[me] = left
+#else
+          :: outcome == GRANTED && asked_ago[me] < left ->
+             s_op[me] = op; s_taken[me] = amount; s_left[me] = amount; s_until[me] = left - asked_ago[me]
+          :: outcome == GRANTED && asked_ago[me] >= left
+#endif
+          :: outcome == SHORT
+          fi;
+          amount = 0; left = 0; when = 0
+        }
+     :: atomic { give_up() }    /* it goes back when the ledger answers again, or it stays leased */
+     fi;
+     atomic { op = 0; asked_ago[me] = 0 }
+#ifdef MUTATION_FORKED_WITH_ITS_SLICE
+  :: atomic {                   /* a forked child goes on with a copy of the slice */
+       me == 0 && s_left[0] > 0 && s_taken[1] == 0 ->
+       s_op[1] = s_op[0]; s_taken[1] = s_taken[0]; s_left[1] = s_left[0]; s_until[1] = s_until[0]
+     }
+#endif
+#ifdef MUTATION_LEASES_OF_THE_SILENT_RETURNED
+  :: atomic {                   /* the ledger takes a slice back by itself, as if its verifier had ended */
+       s_taken[me] > 0 && held[s_op[me]] && is_lease[s_op[me]] ->
+       l = l - held[s_op[me]]; held[s_op[me]] = 0
+     }
+#endif
+#endif
+  :: atomic {                   /* the process ends, and another one begins */
+       (s_taken[me] > 0) -> s_taken[me] = 0; s_left[me] = 0; s_until[me] = 0; s_op[me] = 0
+     }
+  od
+}
+
+#ifdef PERIOD
+active proctype Clock()
+{
+  byte who;
+  do
+  :: d_step {
+       current + 1 < PERIODS || phase + 1 < LENGTH ->
+       phase++;
+       who = 0;
+       do
+       :: who < VERIFIERS ->
+          if
+          :: s_until[who] > 0 -> s_until[who]--
+          :: else
+          fi;
+          if
+          :: waits[who] != NONE && asked_ago[who] < LENGTH -> asked_ago[who]++
+          :: else
+          fi;
+          who++
+       :: else -> break
+       od;
+       who = 0;
+       if
+       :: phase == LENGTH -> phase = 0; current++; spent = 0
+       :: else
+       fi
+     }
+  od
+}
+#endif
+
+init {
+  atomic {
+    byte who;
+#ifdef FAILOVER
+    if                          /* opened before the beginning, which is when the old server has stopped: SPEC 17.5 */
+#ifdef MUTATION_NO_MARGIN_AFTER_A_FAILOVER
+    :: lost = 0
+#else
+    :: lost = 1
+#endif
+    :: old_answers = 0          /* opened after it */
+    fi;
+#endif
+    do
+    :: who < VERIFIERS -> waits[who] = NONE; run Verifier(who); who++
+    :: else -> break
+    od
+  }
+}
