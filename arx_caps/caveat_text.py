@@ -37,7 +37,12 @@ def _constraint(constraint: Any) -> str:
     return optional + " and ".join(f"{word} {show_json(operand)}" for word, operand in said.items())
 
 
-# In the order of the output.  ``to`` and ``hop`` are shown as the kind of the caveat.
+_REQUIRED: Final = {
+    "call": "calls without a proof made for that call",
+    "holder": "calls of a bearer token",
+    "signature": "calls that their holder has not signed",
+}
+# In the order of the output.  ``to``, ``hop``, ``key`` and ``sig`` are shown as the kind of the caveat.
 _PHRASES: Final[dict[str, Callable[[Any], str]]] = {
     "allow": lambda rules: "every tool but " + "; ".join(map(describe_rule, rules)),
     "exp": lambda exp: f"all time from {show_time(exp)} on",
@@ -46,7 +51,9 @@ _PHRASES: Final[dict[str, Callable[[Any], str]]] = {
     "delegate_to": lambda patterns: "delegations to agents other than " + " or ".join(patterns),
     "aud": lambda audiences: "services other than " + " or ".join(audiences),
     "net": lambda networks: "callers in none of " + ", ".join(networks),
-    "require": lambda proofs: "calls without a proof made for that call" if "call" in proofs else "calls unsigned",
+    "require": lambda proofs: " and ".join(
+        _REQUIRED.get(proof, f"calls without {show_json(proof)}") for proof in proofs
+    ),
     "fresh": lambda fresh: f"verifiers whose view of revocations is older than {show_span(fresh)}",
     "task": lambda task: f"everything once sub-task {task} has ended",
     "once": lambda once: f"every call but one with this approval, {once[0]}",
@@ -59,5 +66,7 @@ def removals(caveat: Caveat) -> list[str]:
     # A member without a phrase of its own is shown as JSON: a new kind of restriction must not be hidden.
     members = msgspec.structs.asdict(caveat)
     phrases = [write(members[name]) for name, write in _PHRASES.items() if members[name] is not None]
-    others = [name for name in members if name not in (*_PHRASES, "to", "hop") and members[name] is not None]
+    others = [
+        name for name in members if name not in (*_PHRASES, "to", "hop", "key", "sig") and members[name] is not None
+    ]
     return phrases + [f"calls outside of {name} = {show_json(msgspec.to_builtins(members[name]))}" for name in others]

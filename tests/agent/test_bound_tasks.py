@@ -166,6 +166,8 @@ def test_the_command_delegates_a_bound_task(shop: Shop, task: Task, tmp_path: Pa
     shown = arx("token", "inspect", given)
     assert key.public in shown.out
     assert "never accepted" not in shown.out
+    assert f"delegated to {WORKER}, signed for the key {key.public}\n    removes every tool but" in shown.out
+    assert "sig" not in shown.out.replace("signed", "").replace("signature", "")
     private = [shop.agent.key.private_jwk()["d"], json.loads((tmp_path / "worker.key").read_text())["d"]]
     for text in (ran.out, ran.err, without.out, without.err, shown.out):
         assert not any(secret[:20] in text for secret in private)

@@ -67,7 +67,9 @@ def test_a_task_is_bound_to_a_key_made_for_it(shop: Shop) -> None:
     assert get(shop, task) == "ok"
     event = [each for each in shop.harness.events() if each["kind"] == "task.started"][-1]
     assert (event["task"], event["holder"]) == (task.id, WORKER.public)
-    assert shop.agent.call("POST", "/v1/tasks", {**PAY, "holder": "A" * 42}).json()["code"] == "bad_parameters"
+    # No key, nor a point of small order or outside of the group of prime order, to which no private half belongs.
+    for wrong in ("", "A" * 42, *map(wire.text_of, (bytes(32), b"\1" + bytes(31), b"\xff" * 32, b"\2" + bytes(31)))):
+        assert shop.agent.call("POST", "/v1/tasks", {**PAY, "holder": wrong}).json()["code"] == "bad_parameters"
 
 
 def test_what_the_mint_signs_later_is_bound_to_the_same_key(shop: Shop) -> None:

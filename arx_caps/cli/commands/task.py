@@ -100,6 +100,7 @@ def ask_command(
 @pairs_option("--param", "params", "parameter of the template")
 @_request_options
 @click.option("--parent", metavar="TASK", help="task of this session that the new task ends with")
+@click.option("--key", metavar="PUBLIC", help="public key that a bound task is bound to [that of the session]")
 @issuer_option
 @out_option
 @common_options
@@ -113,6 +114,7 @@ def start(
     ttl: str | None,
     depth: int | None,
     parent: str | None,
+    key: str | None,
     issuer: str | None,
     out: Path | None,
 ) -> None:
@@ -125,7 +127,7 @@ def start(
     """
     caller, _ = open_session_file(file, issuer)
     body: dict[str, Any] = {"template": template, "params": read_pairs(params), "ttl": ttl, "depth": depth}
-    body |= {"tools": list(tools) or None, "parent": None if parent is None else _checked(parent)}
+    body |= {"tools": list(tools) or None, "holder": key, "parent": None if parent is None else _checked(parent)}
     answer = caller.call("POST", "/v1/tasks", body)
     task = answer["task"]
     _give(console, {"task": task}, str(answer["bundle"]), out)

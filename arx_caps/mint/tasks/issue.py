@@ -30,7 +30,7 @@ from arx_caps.mint.tasks.token_factory import (
     write_bundle,
 )
 from arx_verifier.errors import AttenuationError, GrantError
-from arx_verifier.token import check_public
+from arx_verifier.token import check_public, is_point
 
 MAX_ABOVE: Final = 8  # parent tasks: each is a caveat in every token
 
@@ -145,9 +145,12 @@ def holder_for(grant: TaskGrant, wanted: str | None, caller: AuthenticatedCaller
     if not grant.is_bound:
         return None
     try:
-        return check_public(wanted or caller.public)
+        public = check_public(caller.public if wanted is None else wanted)
     except AttenuationError as error:
         raise GrantError(f"holder: {error}", code="bad_parameters") from error
+    if not is_point(public):  # every verifier would refuse each call
+        raise GrantError("holder: no private key can belong to this public key", code="bad_parameters")
+    return public
 
 
 def sign_grant(mint: MintContext, birth: Birth, granted: StoredGrant) -> str:

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
         check_public,
         has_signed,
         hop_message,
+        is_point,
         unbound,
     )
     from arx_verifier.token.keyring import DEFAULT_MAX_TTL_MS, KEY_BYTES, KeyRing, PreparedKey
@@ -85,7 +86,7 @@ else:
             "discharge": (
                 "MAX_DISCHARGES ThirdPartyCaveat bind binding caveat_key issue_discharge join require_discharge unseal"
             ),
-            "holder": "HolderKey audience_public check_public has_signed hop_message unbound",
+            "holder": "HolderKey audience_public check_public has_signed hop_message is_point unbound",
             "keyring": "PreparedKey DEFAULT_MAX_TTL_MS KEY_BYTES KeyRing",
             "macaroon": (
                 "ABOUT CaveatLike HOP_BYTES IAT_AHEAD_MS ID_BYTES Identifier MAX_ABOUT_CHARS MINT_AUDIENCE "
@@ -147,6 +148,7 @@ __all__ = [
     "hop_message",
     "http_digest",
     "http_fields",
+    "is_point",
     "issue_discharge",
     "join",
     "read_caveat",

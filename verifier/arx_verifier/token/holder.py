@@ -246,6 +246,16 @@ def check_public(public: str) -> str:
     raise AttenuationError("a holder's key is an Ed25519 public key, 43 characters of base64url")
 
 
+def is_point(public: str) -> bool:
+    """Return whether a holder's public key can have a private half: a point of the group of prime order.  SPEC 16.1.
+
+    Args:
+        public: ``check_public`` returned it.
+    """
+    valid: bool = _nacl().bindings.crypto_core_ed25519_is_valid_point(wire.bytes_of(public))
+    return valid
+
+
 class SignedHop(NamedTuple):
     """The holder's part of a delegation's caveat, cut out of it.
 

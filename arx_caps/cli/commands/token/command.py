@@ -183,9 +183,10 @@ def _show_discharge(discharge: dict[str, Any]) -> str:
 
 
 def _show_step(step: dict[str, Any]) -> str:
+    key = (step["caveat"] or {}).get("key")
     title = {
         "mint": "the mint granted",
-        "delegation": f"delegated to {step['to']}",
+        "delegation": f"delegated to {step['to']}" + (f", signed for the key {key}" if key else ""),
         "third_party_caveat": "operators must approve",
         "approval": "approved",
         "call": "signed for a call",
