@@ -1,15 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """The ledger: no unit over, whatever is drawn, reserved, leased, lost or repeated; in memory and in Redis alike."""
 
+import sys
 import threading
 import time
+import types
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
@@ -27,6 +29,7 @@ from arx_verifier.ledger import (
     RedisLedger,
     Short,
     Taken,
+    memory,
 )
 from arx_verifier.ledger.pools import KEEP_MS, MARGIN_MS, MAX_HELD
 from tests.support import QUICK
@@ -34,6 +37,9 @@ from tests.support import QUICK
 pytestmark = pytest.mark.spec("17.5")
 
 T0 = 1_800_000_000_000
+THOROUGH = settings(
+    max_examples=1000, stateful_step_count=30, deadline=None, database=None, derandomize=True, phases=[Phase.generate]
+)
 HOUR = 3_600_000
 
 
@@ -238,9 +244,11 @@ def test_what_was_forgotten_is_exhausted() -> None:
 class Accounts(RuleBasedStateMachine):
     """Anything that callers, crashes and clocks can do to one ledger, against what was really given out."""
 
+    made: Any = LedgerState
+
     def __init__(self) -> None:
         super().__init__()
-        self.clock, self.state, self.run, self.count = T0, LedgerState(), "run-0", 0
+        self.clock, self.state, self.run, self.count = T0, self.made(), "run-0", 0
         self.state.begin(self.run, self.clock)
         self.clock += 1
         self.given: dict[tuple[str, int], int] = {}  # by pool and period: what calls have used or may still use
@@ -266,15 +274,15 @@ class Accounts(RuleBasedStateMachine):
         if kind == "lease":
             draws = [each._replace(wanted=max(each.cost, wanted)) for each in draws]
         taken = self.state.take(kind, op, draws, self.state.begin(self.run, self.clock))
-        if isinstance(taken, Short):
+        if not isinstance(taken, Taken):
             return
         for each, amount in zip(draws, taken.amounts, strict=True):
             key = (each.pool, self._period(each))
             self.given[key] = self.given.get(key, 0) + amount
         if kind != "draw":
-            self.open[op] = tuple(
-                (each, amount, self._period(each)) for each, amount in zip(draws, taken.amounts, strict=True)
-            )
+            held = zip(draws, taken.amounts, strict=True)
+            # What is nothing is not kept; no service reserves it.
+            self.open[op] = tuple((each, amount, self._period(each)) for each, amount in held if amount)
 
     @rule(data=st.data(), again=st.booleans())
     def settle(self, data: st.DataObject, again: bool) -> None:
@@ -306,7 +314,7 @@ class Accounts(RuleBasedStateMachine):
         self.count += 1
         self.run = f"run-{self.count}"
         if self.count % 2:
-            self.state = LedgerState(seen=self.state.seen)  # the time of a store without data has not gone back
+            self.state = self.made(seen=self.state.seen)  # the time of a store without data has not gone back
         else:
             kept = dict([*self.state.pools.items()][::2])
             self.state.pools, self.state.kept = kept, {name: self.state.kept[name] for name in kept}
@@ -332,6 +340,51 @@ class Accounts(RuleBasedStateMachine):
 def test_no_sequence_of_events_overspends() -> None:
     """Draws, reservations, leases, repeats, clocks, restarts and losses in any order: never a unit over."""
     run_state_machine_as_test(Accounts, settings=QUICK)
+
+
+# Simplifications of the ledger that each give away more than there is.
+MUTATIONS = {
+    "a reservation takes nothing": (
+        "                    state.reserved += amount\n",
+        "                    state.reserved += 0\n",
+    ),
+    "a slice takes nothing": (
+        "                    state.leased += amount\n",
+        "                    state.leased += 0\n",
+    ),
+    "a commit is repeated": ("state.held.pop(op)", "state.held[op]"),
+    "more than was reserved is committed": ("if short is None and amount", "if False and amount"),
+    "what goes back is not held against the period": (
+        "            if op not in state.held:  # settled before, or of a period that is over\n"
+        "                continue\n",
+        "            state = self.pools.get(draw.pool, state)\n"
+        "            if op not in state.held:\n                state.committed = max(0, state.committed - 1)\n"
+        "                continue\n",
+    ),
+    "the clock goes back": ("now = max(clock_ms, self.seen)", "now = clock_ms"),
+    "a period begins again": ("state.period < period", "state.period != period"),
+    "a lost pool is full": ("            return state.reopened != self.since\n", "            return False\n"),
+    "a failover loses nothing": ("        elif self.run != run:\n", "        elif False:\n"),
+    "a lost pool that was topped up has its max": (
+        "return state.extra if state.reopened >= 0 else draw.max + state.extra",
+        "return draw.max + state.extra",
+    ),
+    "a slice is a quarter of the pool": ("remaining[number] // 4", "draw.max // 4"),
+}
+
+
+@pytest.mark.parametrize("name", MUTATIONS)
+def test_a_mistake_in_the_ledger_is_noticed(name: str) -> None:
+    """Each of these simplifications of the ledger overspends, and the events above find it."""
+    old, new = MUTATIONS[name]
+    text = Path(memory.__file__).read_text("utf-8")
+    assert text.count(old) == 1, "the ledger has changed: change the mutation"
+    module = types.ModuleType("arx_verifier.ledger.mutated")
+    sys.modules[module.__name__] = module  # where a dataclass looks its annotations up
+    exec(compile(text.replace(old, new), module.__name__, "exec"), vars(module))
+    machine = type("Mutated", (Accounts,), {"made": module.LedgerState})
+    with pytest.raises((AssertionError, KeyError)):
+        run_state_machine_as_test(machine, settings=THOROUGH)
 
 
 @pytest.mark.spec("17.6")
