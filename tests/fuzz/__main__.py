@@ -43,13 +43,14 @@ def prepare() -> Path:
     return python
 
 
-def fuzz(python: Path, name: str, seconds: int) -> bool:
+def fuzz(python: Path, name: str, seconds: int, seed: int) -> bool:
     """Fuzz a target, and print what came of it.
 
     Args:
         python: The environment's Python.
         name: The target.
         seconds: For how long.
+        seed: Of the inputs; 0 for the time.
 
     Returns:
         Whether the law held.
@@ -57,7 +58,16 @@ def fuzz(python: Path, name: str, seconds: int) -> bool:
     found, kept = FOLDER / "found" / name, FOLDER / "kept" / name
     for folder in (found, kept):
         folder.mkdir(parents=True, exist_ok=True)
-    command = [str(python), "-m", "tests.fuzz.one", name, f"--seconds={seconds}", f"--found={found}", f"--kept={kept}"]
+    command = [
+        str(python),
+        "-m",
+        "tests.fuzz.one",
+        name,
+        f"--seconds={seconds}",
+        f"--found={found}",
+        f"--kept={kept}",
+        f"--seed={seed}",
+    ]
     # Without compiled code: what is compiled cannot be instrumented, and the tests hold the two together.
     environment = os.environ | {"ARX_PURE": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
@@ -78,13 +88,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="TARGET", help="targets; all of them by default")
     parser.add_argument("--seconds", type=int, default=60, metavar="N", help="how long each is fuzzed [60]")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="the inputs are those of this seed [the time]")
     asked = parser.parse_args()
     unknown = set(asked.names) - set(NAMES)
     if unknown:
         parser.error(f"no target {', '.join(sorted(unknown))}; the targets are {', '.join(NAMES)}")
     python, names = prepare(), asked.names or list(NAMES)
     with ThreadPoolExecutor(min(2, os.cpu_count() or 1)) as pool:
-        held = list(pool.map(lambda name: fuzz(python, name, asked.seconds), names))
+        held = list(pool.map(lambda name: fuzz(python, name, asked.seconds, asked.seed), names))
     print(f"{sum(held)} passed, {len(held) - sum(held)} failed")
     sys.exit(not all(held))
 

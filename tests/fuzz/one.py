@@ -15,6 +15,7 @@ with atheris.instrument_imports(include=["arx_verifier", "arx_caps", "tomllib"])
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz.one")
     parser.add_argument("name", choices=targets.NAMES)
     parser.add_argument("--seconds", type=int, required=True)
+    parser.add_argument("--seed", type=int, required=True, help="of the inputs; 0 for the time")
     parser.add_argument("--found", type=Path, required=True, help="folder for inputs that break the law")
     parser.add_argument("--kept", type=Path, required=True, help="folder for inputs that reach new code")
     asked = parser.parse_args()
@@ -34,6 +35,7 @@ def main() -> None:
             "-timeout=10",
             "-rss_limit_mb=2048",
         ]
+        limits.append(f"-seed={asked.seed}")
         ends = [f"-artifact_prefix={asked.found}/", "-print_final_stats=1"]
         atheris.Setup([sys.argv[0], *limits, *ends, str(asked.kept), seeds], target.check)
         atheris.Fuzz()
