@@ -82,7 +82,9 @@ def own_signature(token: Macaroon, fields: bytes, _: Loot) -> str:
     assert bound is not None
 
     def proof(plain: bytes, s: bytes) -> bytes:
-        return wire.text_of(THIEF.sign(holder.call_message("acme", "orders", bound.link, s, plain))).encode()
+        return wire.text_of(
+            THIEF.sign(holder.call_message("acme", "orders", bound.link, sha256(s).digest(), plain))
+        ).encode()
 
     return with_call(token, fields, proof)
 

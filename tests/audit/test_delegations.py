@@ -4,6 +4,7 @@
 import json
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from arx_caps.audit.merkle import Note, RecordProof
@@ -67,7 +68,6 @@ def test_each_signature_is_checked(tmp_path: Path) -> None:
 )
 def test_what_a_holder_has_not_signed_does_not_hold(tmp_path: Path, change: object) -> None:
     """A service that made its record up is found out, although the log has that record."""
-    import msgspec
 
     facts = msgspec.structs.replace(BOUND.facts, **change(BOUND.facts))  # type: ignore[operator]
     made_up = Decision("ok", BOUND.at, facts, BOUND.tool)
@@ -96,3 +96,20 @@ def test_other_records_have_nothing_to_check(tmp_path: Path) -> None:
     proof = RecordProof(log.records[1], None, 1, tuple(log.reader.inclusion(1)), Note.parse(log.checkpoint))
     (tmp_path / "proof").write_bytes(proof.encode())
     assert json.loads(checked(tmp_path / "proof", "--json").out)["delegations"] == []
+
+
+def test_a_signed_call_is_checked(tmp_path: Path) -> None:
+    """By the last holder's key; one that says another time, holder or audience does not hold."""
+    evident = verifier().decide(signed(handed(1), SECOND, signs=True), access())
+    told = checked(proven(tmp_path, evident), "--json").json["call"]
+    assert (told["by"], told["by_key"]) == ("acme/worker", SECOND.public)
+    assert evident.signed is not None
+    assert told["call"] == evident.signed.plain.decode()
+    assert "call by" in checked(proven(tmp_path, evident)).out
+    assert checked(proven(tmp_path, BOUND), "--json").json["call"] is None
+    for change in ({"said": bytes(32)}, {"plain": evident.signed.plain[:-1]}, {"signature": bytes(64)}):
+        forged = msgspec.structs.replace(evident, signed=evident.signed._replace(**change))
+        assert checked(proven(tmp_path, forged)).exit_code == 1
+    for more in ({"audience": "payments"}, {"links": ("A" * 22,)}, {"holders": ()}):
+        forged = msgspec.structs.replace(evident, facts=msgspec.structs.replace(evident.facts, **more))
+        assert checked(proven(tmp_path, forged)).exit_code == 1

@@ -7,7 +7,7 @@ from arx_verifier._door import open_door
 
 if TYPE_CHECKING:
     from arx_caps.audit.merkle.checkpoint import Checkpoint, SignedCheckpoint, cosign, open_checkpoint
-    from arx_caps.audit.merkle.delegations import SignedDelegation, check_delegations, realm_of
+    from arx_caps.audit.merkle.delegations import SignedBy, SignedDelegation, check_call, check_delegations, realm_of
     from arx_caps.audit.merkle.errors import DisputedError, IncompleteError, NoteError, TamperedError, WitnessError
     from arx_caps.audit.merkle.keys import make_key, read_signer
     from arx_caps.audit.merkle.mirror import copy_log
@@ -53,7 +53,7 @@ else:
         __name__,
         {
             "checkpoint": "Checkpoint SignedCheckpoint cosign open_checkpoint",
-            "delegations": "SignedDelegation check_delegations realm_of",
+            "delegations": "SignedBy SignedDelegation check_call check_delegations realm_of",
             "errors": "DisputedError IncompleteError NoteError TamperedError WitnessError",
             "keys": "make_key read_signer",
             "mirror": "copy_log",
@@ -88,6 +88,7 @@ __all__ = [
     "NoteError",
     "RecordProof",
     "Signature",
+    "SignedBy",
     "SignedCheckpoint",
     "SignedDelegation",
     "Signer",
@@ -98,6 +99,7 @@ __all__ = [
     "Trust",
     "VerifierKey",
     "WitnessError",
+    "check_call",
     "check_consistency",
     "check_delegations",
     "check_inclusion",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Check who signed the delegations of a bound token in a record, with public keys alone.  SPEC 16.2, 16.5.
+"""Check who signed the delegations of a bound token in a record, and its call, with public keys alone.  SPEC 16.5.
 
 That the record is the log's is checked before, by ``verification``.
 """
@@ -10,7 +10,7 @@ from typing import NamedTuple
 from arx_caps.audit.merkle.errors import TamperedError
 from arx_verifier.errors import AuditError
 from arx_verifier.journal import unpack_record
-from arx_verifier.token import has_signed, hop_message
+from arx_verifier.token import call_message, has_signed, hop_message
 
 
 class SignedDelegation(NamedTuple):
@@ -29,6 +29,20 @@ class SignedDelegation(NamedTuple):
     to: str
     key: str
     link: str
+
+
+class SignedBy(NamedTuple):
+    """A call whose signature was checked.
+
+    Attributes:
+        by: The name of the last holder: the agent, or what the last delegation calls it.
+        by_key: The public key, 43 characters, whose holder signed.
+        call: The caveat of the call (SPEC 8.1), which has the digest of tool and arguments.
+    """
+
+    by: str
+    by_key: str
+    call: str
 
 
 def realm_of(origin: str) -> str | None:
@@ -74,3 +88,31 @@ def check_delegations(kept: bytes, index: int, realm: str) -> Sequence[SignedDel
             raise TamperedError(f"record {index}: {by} has not signed the delegation to {to} in realm {realm}", index)
         found.append(SignedDelegation(by, before.key, to, holder.key, link))
     return tuple(found)
+
+
+def check_call(kept: bytes, index: int, realm: str) -> SignedBy | None:
+    """Check the signature of an allowed call, if its record has one.
+
+    Args:
+        kept: The record's kept part, which was found in the log.
+        index: The record's index, for the error.
+        realm: The realm's name, which the signature covers.
+
+    Returns:
+        Who signed it; None if the policy did not require that, or for another record than of a call.
+
+    Raises:
+        TamperedError: The last holder has not signed it.
+    """
+    try:
+        decision = unpack_record(kept, None)
+    except AuditError:
+        return None
+    facts, signed = decision.facts, decision.signed
+    if signed is None:
+        return None
+    by, link = (facts.agent, *facts.named)[-1], (facts.token, *facts.links)[-1]
+    message = call_message(realm, facts.audience, link, signed.said, signed.plain)
+    if not facts.holders or not has_signed(facts.holders[-1].key, message, signed.signature):
+        raise TamperedError(f"record {index}: {by} has not signed the call in realm {realm}", index)
+    return SignedBy(by, facts.holders[-1].key, signed.plain.decode("ascii", "replace"))

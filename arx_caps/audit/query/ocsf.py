@@ -27,7 +27,7 @@ _VERBS: Final = {
 _OF_EVENT: Final = ("index", "leaf", "type", "kind", "by", "named", "facts", "problem")
 _OF_DECISION: Final = (
     "index", "leaf", "type", "id", "outcome", "code", "named", "links", "task", "tasks", "token", "model", "assurance",
-    "holders", "args_digest", "incarnation", "applied", "age_ms", "counts", "gap", "verifier", "boot",
+    "holders", "signed", "args_digest", "incarnation", "applied", "age_ms", "counts", "gap", "verifier", "boot",
 )  # fmt: skip
 _ACTIVITIES: Final = {_CREATE: "Create", _READ: "Read", _UPDATE: "Update", _DELETE: "Delete"}
 

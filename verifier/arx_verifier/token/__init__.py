@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from arx_verifier.token.holder import (
         HolderKey,
         audience_public,
+        call_message,
         check_public,
         has_signed,
         hop_message,
@@ -86,7 +87,7 @@ else:
             "discharge": (
                 "MAX_DISCHARGES ThirdPartyCaveat bind binding caveat_key issue_discharge join require_discharge unseal"
             ),
-            "holder": "HolderKey audience_public check_public has_signed hop_message is_point unbound",
+            "holder": ("HolderKey audience_public call_message check_public has_signed hop_message is_point unbound"),
             "keyring": "PreparedKey DEFAULT_MAX_TTL_MS KEY_BYTES KeyRing",
             "macaroon": (
                 "ABOUT CaveatLike HOP_BYTES IAT_AHEAD_MS ID_BYTES Identifier MAX_ABOUT_CHARS MINT_AUDIENCE "
@@ -140,6 +141,7 @@ __all__ = [
     "binding",
     "bytes_of",
     "call_digest",
+    "call_message",
     "caveat_key",
     "check_public",
     "count_members",

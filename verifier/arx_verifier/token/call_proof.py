@@ -389,7 +389,8 @@ class CallSigner:
             return keys.mac_of(self._key, plain)
         if self._signs is None or self._evidence is None:
             return b""
-        return wire.base64_of(self._signs.sign(keys.call_message(*self._evidence, self._signature, plain)))
+        said = sha256(self._signature).digest()
+        return wire.base64_of(self._signs.sign(keys.call_message(*self._evidence, said, plain)))
 
     def __repr__(self) -> str:
         return "<CallSigner>"

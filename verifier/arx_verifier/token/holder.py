@@ -135,17 +135,17 @@ def hop_message(realm: str, audience: str, link: str, to: str, key: str, said: b
     return f"arx/1/hop\0{realm}\0{audience}\0{link}\0{to}\0{key}\0".encode() + said
 
 
-def call_message(realm: str, audience: str, link: str, signature: bytes, call: bytes) -> bytes:
+def call_message(realm: str, audience: str, link: str, said: bytes, call: bytes) -> bytes:
     """Return what a holder signs for a call whose tool wants evidence.  SPEC 16.3.
 
     Args:
         realm: The realm's name.
         audience: The audience.
         link: The token's last link.
-        signature: The chain's last signature, before ``call``.
+        said: SHA-256 of the chain's last signature, before ``call``.
         call: The caveat of the call without a proof of its holder.
     """
-    return f"arx/1/signed\0{realm}\0{audience}\0{link}\0".encode() + sha256(signature).digest() + call
+    return f"arx/1/signed\0{realm}\0{audience}\0{link}\0".encode() + said + call
 
 
 def has_signed(public: str, message: bytes, signature: bytes) -> bool:

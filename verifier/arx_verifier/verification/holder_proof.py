@@ -165,7 +165,8 @@ class HolderProof:
         if len(proof) == call_proof.MAC_CHARS:
             return self._judge_mac(call, proof)
         if len(proof) == call_proof.SIGNATURE_CHARS:
-            message = holder.call_message(self._realm, self._audience, self._link, self._signature, call.plain)
+            said = sha256(self._signature).digest()
+            message = holder.call_message(self._realm, self._audience, self._link, said, call.plain)
             return None if holder.has_signed(self._holder, message, bytes_of(proof)) else _INVALID
         return _missing("holder", "a proof by the holder's key")
 

@@ -28,7 +28,7 @@ from arx_caps.durations import show_time
 from arx_caps.realm import Realm
 
 if TYPE_CHECKING:
-    from arx_caps.audit.merkle import SignedDelegation
+    from arx_caps.audit.merkle import SignedBy, SignedDelegation
 
 _file = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -114,7 +114,8 @@ def verify_command(
 ) -> None:
     """Verify a proof, an exported selection, or a folder of a log's files, offline.
 
-    Of a proof of a bound task's call, the signature of each delegation is checked as well, by the holders' public keys.
+    Of a proof of a bound task's call, the signatures of its delegations and of the call are checked as well, by the
+    holders' public keys.
 
     Exit code 0: verified; 1: the content differs from what was signed, and the first such record is named; 3: a part is
     missing, and the rest is verified.
@@ -123,6 +124,7 @@ def verify_command(
         IncompleteError,
         NoteError,
         TamperedError,
+        check_call,
         check_delegations,
         realm_of,
         verify,
@@ -133,13 +135,16 @@ def verify_command(
         with Progress(console) as progress:
             checked = verify(path, trust, progress.tell)
         realm = realm or realm_of(checked.checkpoint.origin)
-        signed = check_delegations(checked.proof.kept, checked.proof.index, realm) if checked.proof and realm else ()
+        record = None if checked.proof is None or realm is None else (checked.proof.kept, checked.proof.index, realm)
+        signed = () if record is None else check_delegations(*record)
+        call = None if record is None else check_call(*record)
     except (TamperedError, IncompleteError, NoteError) as error:
         show_failure(console, "audit-verified", error)
     value = {"outcome": "holds", **checked.to_dict()}
     if checked.proof is not None:
         value["delegations"] = None if realm is None else [each._asdict() for each in signed]
-    console.data("audit-verified", value, lambda: _shown(checked, signed))
+        value["call"] = None if call is None else call._asdict()
+    console.data("audit-verified", value, lambda: _shown(checked, signed, call))
     if checked.proof is not None and realm is None:
         console.hint(
             "give --realm NAME to check the delegations of a bound task: the log is not called after its realm"
@@ -158,7 +163,7 @@ def _trust(key: str, witnesses: tuple[str, ...], held: Path | None, since: int) 
         raise Stop(f"{held}: {error}", code="checkpoint") from None
 
 
-def _shown(checked: Any, signed: "Sequence[SignedDelegation]") -> str:
+def _shown(checked: Any, signed: "Sequence[SignedDelegation]", call: "SignedBy | None") -> str:
     """Return the result as text."""
     last = checked.checkpoint.size - 1
     facts = [
@@ -171,6 +176,9 @@ def _shown(checked: Any, signed: "Sequence[SignedDelegation]") -> str:
     for each in signed:
         facts.append(("signed by", f"{plain(each.by)}, key {each.by_key}"))
         facts.append(("delegation", f"to {plain(each.to)}, key {each.key}, link:{each.link}"))
+    if call is not None:
+        facts.append(("call by", f"{plain(call.by)}, key {call.by_key}"))
+        facts.append(("call", plain(call.call)))
     if checked.kind == "selection":
         facts.append(("note", f"a selection does not prove that it has every matching record of 0 to {last}"))
     return f"{click.style('HOLDS', fg='green', bold=True)}\n{pairs(facts)}"
