@@ -374,6 +374,22 @@ def test_many_sources_are_folded_and_no_taint_is_lost() -> None:
     assert world.status(summary[0]) == "trusted"  # a fold keeps the times of what it folded
 
 
+@pytest.mark.spec("18.6")
+def test_many_sources_of_one_task_are_told_apart_from_others() -> None:
+    """
+    What was derived from more entries of a task than there may be groups is tainted by that task, and by no other.
+    """
+    world = World()
+    grant, sources = world.grant(session="s-1", task="t-1"), dict[int, str]()
+    while len(sources) < 2 * MAX_GROUPS:  # each at a time of its own
+        sources[time.time_ns() // 1_000_000] = world.memory.stamp(grant, "y")
+    summary = world.memory.stamp(world.grant("acme/other", session="s-2"), "x", sources=list(sources.values()))
+    for target, status in (("session:s-9", "trusted"), ("session:s-1", "tainted"), ("task:t-1", "tainted")):
+        world.epochs.freeze(target)
+        assert world.status(summary) == status, target
+        world.epochs.thaw(target)
+
+
 @pytest.mark.spec("18.7")
 def test_a_fold_of_too_many_agents_is_tainted_by_every_taint_of_its_time() -> None:
     """

@@ -311,15 +311,16 @@ def kind_of(kind: Kind | None, sources: Iterable[Stamp]) -> Kind:
 
 def groups_of(sources: Iterable[Stamp]) -> tuple[SourceGroup, ...]:
     """Return the targets of sources, and of theirs, for a derived stamp; the oldest are folded if they are many."""
-    groups: dict[SourceGroup, None] = {}
+    groups: dict[tuple[bytes, bytes, int], SourceGroup] = {}
     for source in sources:
         _, targets = _parsed(source.writer)
         fine = b"".join(digest_of(target) for target in targets if target.partition(":")[0] in FINE)
         lasting = [target for target in targets if target.partition(":")[0] in COARSE]
         coarse = b"".join(map(digest_of, (*lasting, f"{KEY}:{source.kid}")))
-        groups[SourceGroup(source.first, source.last, coarse, fine, EXACT)] = None
-        groups.update(dict.fromkeys(source.groups))
-    return _fold(sorted(groups, key=lambda group: (group.folded, group.last), reverse=True))
+        for group in (SourceGroup(source.first, source.last, coarse, fine, EXACT), *source.groups):
+            same = groups.get(group[2:], group)  # a task that wrote many sources is one group
+            groups[group[2:]] = group._replace(first=min(same.first, group.first), last=max(same.last, group.last))
+    return _fold(sorted(groups.values(), key=lambda group: (group.folded, group.last), reverse=True))
 
 
 # A fold forgets which sessions, tasks and links a source had, and so takes every one of them as its own: an entry may
