@@ -13,7 +13,7 @@ import msgspec
 from arx_caps.agent import Task
 from arx_caps.agent.task import now_ms
 from arx_verifier.errors import SettingsError
-from arx_verifier.memory import TRUSTED, Memory, open_memory
+from arx_verifier.memory import MAX_SOURCES, TRUSTED, Memory, open_memory
 from arx_verifier.request import AccessRequest
 from arx_verifier.service import open_verifier
 from arx_verifier.verification import Grant, Verifier
@@ -59,6 +59,10 @@ class TaskMemory:
     def for_task(self, task: Task | Callable[[], Task]) -> "TaskMemory":
         """Return the same memory for another task."""
         return TaskMemory(self._memory, self._verifier, task, self.name)
+
+    def tracked(self) -> "TrackedMemory":
+        """Return the same memory for one run, in which what was read is a source of all that is written after."""
+        return TrackedMemory(self._memory, self._verifier, self._task, self.name)
 
     def stamp(self, content: Any, *, sources: Sequence[str] = (), kind: Kind | None = None) -> str:
         """Return the stamp of an entry that the task writes.
@@ -117,6 +121,35 @@ class TaskMemory:
         return f"<TaskMemory {self.name}>"
 
 
+class TrackedMemory(TaskMemory):
+    """A task's memory in one run: everything that was read is a source of everything that is written after.
+
+    A library that shows entries to a model and writes what the model makes of them does not say which of them it used.
+    So the weakest of them counts, and an entry is never stronger than what the model saw.  Thread-safe.
+    """
+
+    def __init__(self, memory: Memory, verifier: Verifier, task: Task | Callable[[], Task], name: str) -> None:
+        super().__init__(memory, verifier, task, name)
+        self._read: dict[str, None] = {}
+        self._withheld: set[tuple[str | None, str | bytes]] = set()  # and recorded
+
+    def stamp_all(self, contents: Iterable[Any], *, sources: Sequence[str] = (), kind: Kind | None = None) -> list[str]:
+        """Return the stamps of entries that the task writes at once; what was read is a source of each."""
+        found = list(dict.fromkeys([*list(self._read), *sources]))
+        while len(found) > MAX_SOURCES:  # a stamp over nothing stands for the stamps that it was derived from
+            parts = [found[at : at + MAX_SOURCES] for at in range(0, len(found), MAX_SOURCES)]
+            found = [TaskMemory.stamp_all(self, [""], sources=part)[0] for part in parts]
+        return super().stamp_all(contents, sources=found, kind=kind)
+
+    def trusted(self, entries: Iterable[MemoryEntry[_E]]) -> list[MemoryEntry[_E]]:
+        """Return the entries that the task's agent may read; each that is withheld is recorded once."""
+        found = [entry for entry in entries if _key(entry) not in self._withheld or self.is_trusted(entry)]
+        good = super().trusted(found)
+        self._read.update((entry.stamp, None) for entry in good if entry.stamp is not None)
+        self._withheld.update({_key(entry) for entry in found} - {_key(entry) for entry in good})
+        return good
+
+
 def open_task_memory(path: str | os.PathLike[str], task: Task | Callable[[], Task], name: str) -> TaskMemory:
     """Return the memory of a service file, for a task.
 
@@ -130,6 +163,10 @@ def open_task_memory(path: str | os.PathLike[str], task: Task | Callable[[], Tas
     """
     verifier = open_verifier(path)
     return TaskMemory(open_memory(path, verifier), verifier, task, name)
+
+
+def _key(entry: MemoryEntry[Any]) -> tuple[str | None, str | bytes]:
+    return entry.stamp, content_of(entry.content)
 
 
 def content_of(content: Any) -> str | bytes:

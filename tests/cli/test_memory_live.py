@@ -15,7 +15,7 @@ from arx_caps.memory import MemoryEntry, TaskMemory
 from arx_caps.service import KeyRefresher
 from arx_verifier import Verifier
 from arx_verifier.errors import AccessError, RevokedError
-from arx_verifier.memory import Memory, open_memory
+from arx_verifier.memory import MAX_SOURCES, Memory, open_memory
 from tests.cli.helpers import arx
 from tests.cli.live import Live, live_realm, live_verifier
 from tests.house.pages import ROOT, blocks
@@ -169,6 +169,28 @@ def test_a_task_reads_and_writes_what_its_rules_allow(
         other.stamp("x")
     with pytest.raises(AccessError):
         other.trusted([])
+
+
+def test_in_a_tracked_memory_all_that_was_read_is_a_source(
+    up: Live, memory: Memory, verifier: Verifier, tmp_path: Path
+) -> None:
+    """
+    What is written after is tainted with any of it, however much it was; what is withheld is recorded once.
+    """
+    bad, good = (Agent(up, memory, verifier, tmp_path, f"acme/{name}") for name in ("tracked", "keeper"))
+    poisoned, own = bad.write("poison"), [good.write(f"fact {number}") for number in range(MAX_SOURCES + 9)]
+    run = good.notes.tracked()
+    before = MemoryEntry("before", "x", run.stamp("x"))
+    assert run.trusted([poisoned, *own]) == [poisoned, *own]
+    after = [MemoryEntry("after", text, stamp) for text, stamp in zip("yz", run.stamp_all("yz"), strict=True)]
+    assert good.notes.trusted([before, *after]) == [before, *after]
+    ok(up, "kill", f"agent:{bad.path}", *WORDS)
+    until(lambda: good.notes.trusted([before, *after]) == [before])
+    records = len(journal(verifier))
+    again = good.notes.tracked()
+    assert again.trusted([poisoned, own[0]]) == again.trusted([poisoned, own[0]]) == own[:1]
+    new = [record.code for record in journal(verifier)[records:]]
+    assert new.count("withheld") == 1
 
 
 def test_the_page_s_example_works(up: Live, memory: Memory, verifier: Verifier, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from arx_verifier._door import open_door
 
 if TYPE_CHECKING:
     from arx_verifier.memory.file_keys import FileMemoryKeys, open_memory
-    from arx_verifier.memory.memory import MEMORY_AUDIENCE, TRUSTED, Memory, Withheld
+    from arx_verifier.memory.memory import MAX_SOURCES, MEMORY_AUDIENCE, TRUSTED, Memory, Withheld
     from arx_verifier.memory.stamp import (
         KINDS,
         MAX_STAMP_CHARS,
@@ -23,7 +23,7 @@ else:
         __name__,
         {
             "file_keys": "FileMemoryKeys open_memory",
-            "memory": "MEMORY_AUDIENCE Memory TRUSTED Withheld",
+            "memory": "MAX_SOURCES MEMORY_AUDIENCE Memory TRUSTED Withheld",
             "stamp": "KINDS MAX_STAMP_CHARS MemoryKeys STAMP_PREFIX Stamp Verdict parse_stamp",
             "taints": "TaintWindow Taints change_taints read_window windows_of",
         },
@@ -31,6 +31,7 @@ else:
 
 __all__ = [
     "KINDS",
+    "MAX_SOURCES",
     "MAX_STAMP_CHARS",
     "MEMORY_AUDIENCE",
     "STAMP_PREFIX",
