@@ -19,7 +19,8 @@ from arx_caps.gateway.settings import read_settings
 from arx_caps.mint.policy.model import Policy
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
-STEPS, GATEWAY_STEPS = 21, 10
+STEPS, GATEWAY_STEPS, MEMORY_STEPS = 21, 10, 9
+COUNTS = {"demo": STEPS, "gateway_demo": GATEWAY_STEPS, "memory_demo": MEMORY_STEPS}
 ALTERED = """
 import sys, demo
 demo.EXPECTED = {step: f"not {came}" for step, came in demo.EXPECTED.items()}
@@ -32,7 +33,7 @@ def run(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=EXAMPLES, capture_output=True, text=True, timeout=540, check=False)
 
 
-@pytest.fixture(params=["demo", "gateway_demo pypi", "gateway_demo npm"])
+@pytest.fixture(params=["demo", "memory_demo", "gateway_demo pypi", "gateway_demo npm"])
 def demo(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> tuple[ModuleType, dict[str, str]]:
     """A demo's module, which installs and starts nothing and leaves the signals of this process alone; its steps."""
     monkeypatch.syspath_prepend(EXAMPLES)
@@ -64,6 +65,20 @@ def test_every_step_comes_out_as_expected() -> None:
 
 @pytest.mark.slow
 @pytest.mark.servers
+@pytest.mark.spec("18.4")
+def test_a_poisoned_memory_reaches_no_prompt() -> None:
+    """
+    Every step holds, the last prompt with the poison was begun before the kill, and no secret is written.
+    """
+    done = run("memory_demo.py")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"{MEMORY_STEPS} steps, 0 not as expected" in done.stdout
+    assert "withheld  each entry must be trusted (memory), got 3 tainted by agent:acme/research" in done.stdout
+    assert "arx1_" not in done.stdout + done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.servers
 def test_every_step_is_compared() -> None:
     """
     With other expectations each step of a real run is reported, with what was expected, and the exit code is 1.
@@ -90,7 +105,7 @@ def test_one_other_outcome_or_missing_step_fails(
         code = module.main()
         return code, capsys.readouterr().out.partition(" not as expected, in ")[2]
 
-    assert len(expected) == (STEPS if module.__name__ == "demo" else GATEWAY_STEPS)
+    assert len(expected) == COUNTS[module.__name__]
     assert result_of(expected)[0] == 0
     for step in expected:
         code, last = result_of(expected | {step: "something else"})

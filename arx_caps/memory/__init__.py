@@ -4,6 +4,13 @@
 ``arx_verifier.memory`` has the stamps.  Adapters of frameworks use ``TaskMemory``.
 """
 
-from arx_caps.memory.task_memory import STAMP_FIELD, MemoryEntry, TaskMemory, TrackedMemory, content_of, open_task_memory
+from arx_caps.memory.task_memory import (
+    STAMP_FIELD,
+    MemoryEntry,
+    TaskMemory,
+    TrackedMemory,
+    content_of,
+    open_task_memory,
+)
 
 __all__ = ["STAMP_FIELD", "MemoryEntry", "TaskMemory", "TrackedMemory", "content_of", "open_task_memory"]

@@ -48,6 +48,8 @@ BRIDGED: Final = {
     "mcp_v1": ("connect_v1", "gateway_tasks"),
     "fastmcp": ("connect_fastmcp",),
 }
+# Further adapters of a framework, in the environment of its first one.
+FURTHER: Final = {"openai_agents": ("openai_agents_session",), "pydantic_ai": ("pydantic_ai_history",)}
 
 
 def main() -> None:
@@ -59,7 +61,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.adapters", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help="adapters; all of them by default")
     wanted = parser.parse_args().names
-    adapters = [(path, path.stem) for folder in (GUARDING, CARRYING) for path in sorted(folder.glob("[a-z]*.py"))]
+    further = {name for names in FURTHER.values() for name in names}
+    found = [(path, path.stem) for folder in (GUARDING, CARRYING) for path in sorted(folder.glob("[a-z]*.py"))]
+    adapters = [(path, name) for path, name in found if name not in further]
     if unknown := set(wanted) - {name for _, name in adapters}:
         sys.exit(f"no adapter is called {', '.join(sorted(unknown))}")
     chosen = [(path, name) for path, name in adapters if not wanted or name in wanted]
@@ -85,9 +89,11 @@ def _passes(adapter: Path, name: str) -> bool:
             extra=extra,
             agent=(own, "mint", "embedded", *(("gateway",) if name in BRIDGED else ())),
         )
-    names = [f"{name}_server"] if guards else [name, *BRIDGED.get(name, ())]
+    more = () if guards else FURTHER.get(name, ())
+    names = [f"{name}_server"] if guards else [name, *BRIDGED.get(name, ()), *more]
     cache = f"--cache-dir={python.parents[1] / '.mypy_cache'}"  # two that share one spoil it
-    types = [str(python), "-m", "mypy", "--follow-imports=silent", cache, str(adapter.relative_to(ROOT))]
+    types = [str(python), "-m", "mypy", "--follow-imports=silent", cache]
+    types += [str(path.relative_to(ROOT)) for path in (adapter, *(adapter.with_stem(each) for each in more))]
     tests = [[str(python), "-m", "pytest", "-q", "--noconftest", *(f"tests/adapters/test_{each}.py" for each in names)]]
     if guards and name in SERVICES:
         beside = prepare(f"{name}-mint", ("pytest", "pytest-timeout", "websockets"), agent=("mint", "embedded"))
