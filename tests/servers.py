@@ -174,12 +174,15 @@ def postgres() -> Iterator[Postgres]:
 
 
 BOTH = ["sqlite", pytest.param("postgresql", marks=pytest.mark.servers)]
+# A test outside tests/mint is about what stands on the database: `make test-slow` runs it on PostgreSQL.
+ONE_SOON = ["sqlite", pytest.param("postgresql", marks=[pytest.mark.servers, pytest.mark.slow])]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run tests that use ``database`` on both systems, except those with the marker ``sqlite``."""
     if "database" in metafunc.fixturenames and metafunc.definition.get_closest_marker("sqlite") is None:
-        metafunc.parametrize("database", BOTH, indirect=True)
+        about_it = "mint" in metafunc.definition.path.parent.parts
+        metafunc.parametrize("database", BOTH if about_it else ONE_SOON, indirect=True)
 
 
 @pytest.fixture
