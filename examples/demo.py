@@ -26,6 +26,8 @@ EXPECTED = {
     "it cuts off the last caveat": "401 bad_signature",
     "it sends one signed call twice": "401 replayed",
     "it sends the orders token to payments": "401 wrong_audience",
+    "a task is bound to the worker's key; the worker reads the order": "200 ok",
+    "a thief of its text reads the order without the key": "401 proof_missing",
     "the orchestrator refunds 400 without approval": "403 missing_discharge",
     "an operator approves this refund; it is sent twice": "201 ok, then 403 already_used",
     "another task is finished; its token is used again": "200 ok, then 401 revoked",

@@ -12,6 +12,7 @@ import httpx
 from steps import report, report_call
 
 from arx_caps import Agent, Session, Task
+from arx_verifier.token import HolderKey
 
 WORKER = "acme/support/worker"
 TOOLS = ["orders.get", "payments.list", "payments.refund"]
@@ -21,6 +22,15 @@ def run_worker(task: Task, *words: str) -> None:
     """Run the sub-agent.  The task goes through its standard input: a command line can be read by other users."""
     script = str(Path(__file__).with_name("worker.py"))
     subprocess.run([sys.executable, script, *words], input=task.encode(), text=True, check=True)
+
+
+def lose_a_text(session: Session, orders: str) -> None:
+    """Delegate a task that is bound to a key; its text alone, which a thief has, opens nothing."""
+    url, key = f"{orders}/orders/o-1001", HolderKey.generate()
+    bound = session.start_task("lookup", order_id="o-1001").delegate(WORKER, key=key)
+    report_call("a task is bound to the worker's key; the worker reads the order", httpx.get(url, auth=bound.auth()))
+    stolen = {"Authorization": f"Bearer {bound.tokens['orders']}"}
+    report_call("a thief of its text reads the order without the key", httpx.get(url, headers=stolen))
 
 
 def pay_out(session: Session, payments: str) -> None:
@@ -55,6 +65,7 @@ def main(key_file: str, orders: str, payments: str) -> None:
         report("it delegates to the worker: refunds up to 20, for five minutes", limited.holder)
         run_worker(limited, "work", orders, payments)
         run_worker(limited, "attack", orders, payments)
+        lose_a_text(session, orders)
         pay_out(session, payments)
         finish_early(session, orders)
         run_worker(limited, "loop", orders, payments)

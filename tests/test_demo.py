@@ -19,7 +19,7 @@ from arx_caps.gateway.settings import read_settings
 from arx_caps.mint.policy.model import Policy
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
-STEPS, GATEWAY_STEPS, MEMORY_STEPS = 21, 10, 9
+STEPS, GATEWAY_STEPS, MEMORY_STEPS = 23, 10, 9
 COUNTS = {"demo": STEPS, "gateway_demo": GATEWAY_STEPS, "memory_demo": MEMORY_STEPS}
 ALTERED = """
 import sys, demo
@@ -58,7 +58,8 @@ def test_every_step_comes_out_as_expected() -> None:
     assert f"{STEPS} steps, 0 not as expected" in done.stdout
     assert done.stdout.count(": last call accepted ") == 2
     assert "confirmed: 3 of 3 verifiers" in done.stdout
-    assert "acme/support/worker (named, bearer)  link:" in done.stdout  # the tree of the session
+    for known in ("named", "proven"):  # in the tree of the session: a bearer task, and one that is bound to a key
+        assert f"acme/support/worker ({known}, {'bound' if known == 'proven' else 'bearer'})  link:" in done.stdout
     assert "arx1_" not in done.stdout + done.stderr
     assert "arxb1_" not in done.stdout + done.stderr
 
