@@ -258,3 +258,10 @@ def test_an_exchange_never_makes_a_bound_token_a_bearer(world: World) -> None:
     bearer = exchanged(world, world.worker, world.token(), None).json()
     assert bearer["token_type"] == "Bearer"
     assert exchanged(world, world.worker, world.token(), worker).json()["token_type"] == "DPoP"
+
+
+def test_no_access_token_stands_for_a_task_that_is_bound_to_keys(flow: Flow) -> None:
+    """Not even one that is bound to a key of its client: it has no holder's key, and no page offers the task."""
+    policy = flow.harness.realm.policy_path.read_text()
+    flow.harness.use(policy.replace("[task.lookup]\n", '[task.lookup]\nbinding = "bound"\n'))
+    assert "lookup" not in flow.page(scope="lookup status", dpop_jkt=Prover().jkt).text
