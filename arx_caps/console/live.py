@@ -6,9 +6,11 @@ A viewer that reads too slowly loses its oldest events and is told how many.
 
 import asyncio
 import contextlib
+import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from typing import Any, Final, NamedTuple
+from weakref import WeakValueDictionary
 
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
@@ -83,11 +85,6 @@ class Broadcast:
         self._viewers: set[Subscription] = set()
         self._task: asyncio.Task[None] | None = None
 
-    @property
-    def watched(self) -> bool:
-        """Whether it has a viewer."""
-        return bool(self._viewers)
-
     @contextlib.contextmanager
     def subscribe(self) -> Iterator[Subscription]:
         """Watch: yields a ``Subscription`` that gets every value from now on."""
@@ -116,7 +113,9 @@ class Live:
 
     def __init__(self) -> None:
         self._stopping: asyncio.Event | None = None
-        self._broadcasts: dict[str, Broadcast] = {}
+        # Each stream holds its broadcast, from its request on: one that no stream holds any more is dropped.
+        self._broadcasts: WeakValueDictionary[str, Broadcast] = WeakValueDictionary()
+        self._lock = threading.Lock()
         self._open = Counter[str]()
 
     def stop(self) -> None:
@@ -131,12 +130,13 @@ class Live:
         return self._stopping
 
     def broadcast(self, name: str, produce: Callable[[], list[Any]], every_s: float) -> Broadcast:
-        """Return the broadcast of this name; the first call makes it."""
-        # A page of one session has a broadcast of its own: those that nobody watches any more are dropped.
-        self._broadcasts = {name: each for name, each in self._broadcasts.items() if each.watched}
-        if name not in self._broadcasts:
-            self._broadcasts[name] = Broadcast(produce, every_s, self.stopping)
-        return self._broadcasts[name]
+        """Return the broadcast of this name; the first call makes it, in any thread."""
+        # Two of one name would share what ``produce`` reads, and each viewer would miss some of it.
+        with self._lock:
+            found = self._broadcasts.get(name)
+            if found is None:
+                found = self._broadcasts[name] = Broadcast(produce, every_s, self.stopping)
+            return found
 
     def answer(
         self,

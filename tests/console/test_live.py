@@ -48,6 +48,24 @@ def test_all_viewers_share_one_producer_and_an_outage_ends_nothing() -> None:
     assert all(other == first for other in others)
 
 
+def test_viewers_who_come_at_once_share_one_producer() -> None:
+    """Also if nobody watches yet: a producer for each would give each viewer only some of what is new."""
+    made: list[int] = []
+
+    def produce() -> list[Any]:
+        made.append(len(made))
+        return [made[-1]]
+
+    async def run() -> list[list[str]]:
+        live = Live()
+        asked = [live.broadcast("x", produce, 0.01) for _ in range(3)]
+        async with asyncio.timeout(60):
+            return await asyncio.gather(*(read(live, each, 5) for each in asked))
+
+    for events in asyncio.run(run()):
+        assert [event.split()[1] for event in events] == ["0", "1", "2", "3", "4"]
+
+
 def test_a_slow_viewer_misses_the_oldest() -> None:
     """Its queue is bounded, and it is told how many it missed."""
 
