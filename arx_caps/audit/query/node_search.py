@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 import msgspec
 from sqlalchemy import ColumnElement, Select, Text, and_, case, cast, exists, func, literal, literal_column, or_, select
 from sqlalchemy.dialects.postgresql import JSONB
-from sqlalchemy.engine import Connection, Row
+from sqlalchemy.engine import Connection
 
 from arx_caps.audit.ingest import LINK, SESSION, SUBTASK, TASK
 from arx_caps.audit.store import NODE, Counted, among, newer, up_to_date
@@ -73,7 +73,7 @@ class Reach(NamedTuple):
         complete: Whether these are all.
     """
 
-    nodes: Sequence[Row[Any] | Counted]
+    nodes: Sequence[Counted]
     complete: bool
 
 

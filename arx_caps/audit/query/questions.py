@@ -30,7 +30,7 @@ OUTCOMES: Final = {
     "gap": GAP,
 }
 _WINDOW: Final = 2_500  # records that a search tests at once
-_TESTED: Final = 4_000  # records that a total tests, if it is of nodes and filtered by more
+_TESTED: Final = 2_000  # records that a total tests, if it is of nodes and filtered by more
 _EACH_S: Final = 0.0005  # how long a search takes for each record of a page that it does not find
 _MANY: Final = 25  # conditions that a question may have for windows of a size of their own
 _WORTH: Final = 20_000  # up to this number, gathering and sorting the records of known nodes is the fastest way

@@ -4,8 +4,6 @@
 from collections.abc import Sequence
 from typing import Any, Final
 
-from sqlalchemy import Row
-
 from arx_caps.audit.ingest import is_event, read_event
 from arx_caps.audit.merkle import leaf_hash
 from arx_caps.audit.query.questions import Found
@@ -38,13 +36,13 @@ def show_record(found: Found) -> dict[str, Any]:
     return {**shown, "type": EVENT, **facts, "named": event.named, "facts": event.facts, "erased": event.facts is None}
 
 
-def show_nodes(rows: Sequence[Row[Any] | Counted]) -> list[dict[str, Any]]:
+def show_nodes(rows: Sequence[Counted]) -> list[dict[str, Any]]:
     """Return nodes as JSON values; ``parent`` is the position of the node above in this list, or None.
 
     Args:
         rows: Rows of ``log_node`` in the order of their paths, so that each comes after the node above it.
     """
-    places = {row.id: place for place, row in enumerate(rows)}
+    places: dict[int | None, int] = {row.id: place for place, row in enumerate(rows)}
     names = ("kind", "ref", "name", "session", "task", "agent", "subject", "allow", "deny", "other")
     return [
         {"node": row.id, "parent": places.get(row.parent)}

@@ -52,7 +52,7 @@ def add_up(connection: Connection, start: int, end: int) -> None:
         connection.execute(update(STATE).values(counted=end))
 
 
-def up_to_date(connection: Connection, rows: Sequence[Row[Any]]) -> Sequence[Row[Any] | Counted]:
+def up_to_date(connection: Connection, rows: Sequence[Row[Any]]) -> list[Counted]:
     """Return nodes with their totals up to the log's last record.
 
     Args:
@@ -61,11 +61,13 @@ def up_to_date(connection: Connection, rows: Sequence[Row[Any]]) -> Sequence[Row
     """
     # Both in one query: a checkpoint between two would count some records twice, or not at all.
     start, end = connection.execute(select(STATE.c.counted, STATE.c.size)).one()
+    # Members of a database's row are looked up by name, which takes long for thousands of nodes.
+    nodes = [Counted._make(row) for row in rows]
     if start == end or not rows:
-        return rows
-    new = _NEW.where(RECORD.c.node.in_([row.id for row in rows]))
+        return nodes
+    new = _NEW.where(RECORD.c.node.in_([node.id for node in nodes]))
     newer_of = {row.node: row for row in connection.execute(new, {"start": start, "end": end})}
-    return [_add(row, newer_of[row.id]) if row.id in newer_of else row for row in rows]
+    return [_add(node, newer_of[node.id]) if node.id in newer_of else node for node in nodes]
 
 
 def newer(
@@ -85,10 +87,10 @@ def newer(
     return tuple(row)
 
 
-def _add(row: Row[Any], new: Row[Any]) -> Counted:
-    counts = {"allow": row.allow + new.allow, "deny": row.deny + new.deny, "other": row.other + new.other}
-    times = {"first_ms": min(row.first_ms, new.first_ms), "last_ms": max(row.last_ms, new.last_ms)}
-    return Counted._make(row)._replace(**counts, **times)
+def _add(node: Counted, new: Row[Any]) -> Counted:
+    counts = {"allow": node.allow + new.allow, "deny": node.deny + new.deny, "other": node.other + new.other}
+    times = {"first_ms": min(node.first_ms, new.first_ms), "last_ms": max(node.last_ms, new.last_ms)}
+    return node._replace(**counts, **times)
 
 
 def _sum(condition: ColumnElement[bool]) -> ColumnElement[int]:
