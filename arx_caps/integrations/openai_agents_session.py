@@ -41,13 +41,15 @@ class StampedSession(SessionABC):
             return
         contents = [self._content(item) for item in plain]
         stamps = await asyncio.to_thread(self._notes.stamp_all, contents, kind="agent")
-        await self._session.add_items([{**item, STAMP_FIELD: stamp} for item, stamp in zip(plain, stamps, strict=True)])
+        stored: list[Any] = [{**item, STAMP_FIELD: stamp} for item, stamp in zip(plain, stamps, strict=True)]
+        await self._session.add_items(stored)
 
     async def pop_item(self) -> TResponseInputItem | None:
         """Remove and return the newest trusted item; those that are withheld after it are removed as well."""
         while (item := await self._session.pop_item()) is not None:
             if await asyncio.to_thread(self._notes.is_trusted, self._entry(item)):
-                return _plain(item)
+                plain: TResponseInputItem = _plain(item)
+                return plain
         return None
 
     async def clear_session(self) -> None:
