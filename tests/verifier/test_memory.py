@@ -218,6 +218,28 @@ def test_without_a_current_view_nothing_is_trusted(world: World) -> None:
 
 
 @pytest.mark.spec("18.5")
+@pytest.mark.parametrize(("times", "status"), [(0, "trusted"), (1, "tainted"), (99, "unknown")])
+def test_a_taint_that_comes_during_the_check_counts(
+    world: World, times: int, status: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    A lease that was earned with a taint, after the entry was judged, does not make it trusted; a view that changes all
+    the time says nothing.
+    """
+    stamp = world.memory.stamp(world.grant(), "x")
+    checked, changes = world.epochs.check, iter(range(times))
+
+    def check(*asked: Any) -> Any:
+        for number in changes:
+            world.epochs.freeze("agent:acme/research" if times == 1 else f"agent:other/a{number}")
+            break
+        return checked(*asked)
+
+    monkeypatch.setattr(world.epochs, "check", check)
+    assert world.status(stamp) == status
+
+
+@pytest.mark.spec("18.5")
 def test_a_view_behind_the_entry_is_unknown(world: World) -> None:
     """
     A view that lacks the birth of the writer's token may lack an older taint.
