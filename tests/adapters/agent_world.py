@@ -37,6 +37,7 @@ agents = ["acme/**"]
 ttl = "1h"
 
 [task.desk]
+binding = "bound"
 agents = ["acme/**"]
 params = {{ order_id = {{ max_length = 8 }} }}
 ttl = "10m"
