@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from arx_verifier._native import COMPILED, about_build
-from benchmarks import holders, page, refusals
+from benchmarks import budgets, holders, page, refusals
 from benchmarks.measure import about, race, save, say
 from benchmarks.rows import PACKAGES, Row, Verifiers, rows
 
@@ -84,7 +84,8 @@ def main() -> None:
             refused = (row._replace(work=f"{row.work}, pure Python") for row in refusals.rows(made))
             print(json.dumps(results + measure(refused, seconds / 3)))
             return
-        results = measure(itertools.chain(rows(made), holders.rows(made)), seconds)
+        found_rows = itertools.chain(rows(made), holders.rows(made), budgets.rows(made, Path(folder)))
+        results = measure(found_rows, seconds)
         results = [*results, *measure(refusals.rows(made), seconds / 3), *pure(results, seconds)]
         made.close()
     found["rows"] = results

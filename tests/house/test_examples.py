@@ -139,3 +139,12 @@ def test_a_budget_is_kept_as_its_page_shows(tmp_path: Path) -> None:
     (example,) = [block.text for block in blocks(page) if block.language == "python"]
     (tmp_path / "example.py").write_text(example, encoding="utf-8")
     assert run_python(tmp_path / "example.py", "-W", "error") == ""
+
+
+def test_a_model_costs_what_it_did_cost() -> None:
+    """
+    examples/llm_budget.py: worker and researcher stop when a maximum is not covered, and both are told by how much.
+    """
+    written = run_python(ROOT / "examples" / "llm_budget.py", "-W", "error")
+    assert "worker: insufficient_budget: 0.058 of 0.08 usd" in written
+    assert "researcher: insufficient_budget: 0.061 of 0.08 usd" in written

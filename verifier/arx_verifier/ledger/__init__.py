@@ -7,7 +7,7 @@ from arx_verifier._door import open_door
 
 if TYPE_CHECKING:
     from arx_verifier.ledger.costs import CALLS, Cost, Costs
-    from arx_verifier.ledger.leases import LeasedLedger
+    from arx_verifier.ledger.leases import LeasedLedger, Slice
     from arx_verifier.ledger.memory import LedgerState, MemoryLedger
     from arx_verifier.ledger.pools import (
         BUSY,
@@ -26,7 +26,7 @@ else:
         __name__,
         {
             "costs": "CALLS Cost Costs",
-            "leases": "LeasedLedger",
+            "leases": "LeasedLedger Slice",
             "memory": "LedgerState MemoryLedger",
             "pools": "BUSY EARLY LOST PERIOD_MS Ledger PoolDraw Short Taken pool_id",
             "redis_ledger": "RedisLedger",
@@ -48,6 +48,7 @@ __all__ = [
     "PoolDraw",
     "RedisLedger",
     "Short",
+    "Slice",
     "Taken",
     "pool_id",
 ]

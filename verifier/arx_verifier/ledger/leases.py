@@ -22,14 +22,19 @@ SLICE: Final = (
 IDLE_S: Final = 2.0  # a slice that no call has used for this long goes back
 
 
-class _Slice:
+class Slice:
     """What this process holds of a pool."""
 
-    __slots__ = ("draw", "left", "op", "remaining", "taken", "touched", "until_ns")
+    __slots__ = ("_others", "draw", "left", "max", "op", "taken", "touched", "until_ns")
 
     def __init__(self, draw: PoolDraw, op: str, taken: int, remaining: int, until_ns: int) -> None:
-        self.draw, self.op, self.taken, self.left = draw, op, taken, taken
-        self.remaining, self.until_ns, self.touched = remaining, until_ns, True
+        self.draw, self.max, self.op, self.taken, self.left = draw, draw.max, op, taken, taken
+        self._others, self.until_ns, self.touched = remaining, until_ns, True
+
+    @property
+    def remaining(self) -> int:
+        """What the pool had left at the ledger when this was leased, and what is left here, millionths."""
+        return self._others + self.left
 
 
 _NEVER: Final = 1 << 62
@@ -47,13 +52,34 @@ class LeasedLedger:
 
     def __init__(self, ledger: Ledger, *, idle_s: float = IDLE_S) -> None:
         self._ledger, self._idle_s = ledger, idle_s
-        self._slices: dict[str, _Slice] = {}
+        self._slices: dict[str, Slice] = {}
         self._returns: list[tuple[str, Sequence[tuple[PoolDraw, int]]]] = []
         self._lock, self._renewing = threading.Lock(), threading.Lock()
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
         self._closed = False
         _LEDGERS.add(self)
+
+    def take_here(self, draws: Sequence[PoolDraw]) -> list[Slice] | None:
+        """Take from this process's slices, or from none; None if one of them has not enough.  It never waits.
+
+        Args:
+            draws: The pools, each once.
+        """
+        slices, found = self._slices, []
+        with self._lock:
+            for draw in draws:
+                held = slices.get(draw[0])
+                # The caveat's own max: another holder's pool of the same name may have a larger one.
+                if held is None or held.left < draw[4] or held.max != draw[1]:
+                    return None
+                if held.until_ns is not _NEVER and time.monotonic_ns() >= held.until_ns:
+                    return None
+                found.append(held)
+            for index, held in enumerate(found):
+                held.left -= draws[index][4]
+                held.touched = True
+        return found
 
     def take(self, kind: Kind, op: str, draws: Sequence[PoolDraw]) -> Taken | Short:
         """Take from all pools, from slices where they have enough; see ``Ledger``.
@@ -78,22 +104,10 @@ class LeasedLedger:
         return self._ledger.take(kind, op, draws)
 
     def _take_here(self, draws: Sequence[PoolDraw]) -> Taken | None:
-        """Take from the slices, or from none; None if one of them has not enough."""
-        slices = self._slices
-        with self._lock:
-            found = []
-            for draw in draws:
-                held = slices.get(draw.pool)
-                # The caveat's own max: another holder's pool of the same name may have a larger one.
-                if held is None or held.left < draw.cost or held.draw.max != draw.max:
-                    return None
-                if held.until_ns is not _NEVER and time.monotonic_ns() >= held.until_ns:
-                    return None
-                found.append(held)
-            for held, draw in zip(found, draws, strict=True):
-                held.left -= draw.cost
-                held.touched = True
-        return Taken(tuple([held.remaining + held.left for held in found]), tuple([draw.cost for draw in draws]), ())
+        found = self.take_here(draws)
+        if found is None:
+            return None
+        return Taken(tuple([held.remaining for held in found]), tuple([draw.cost for draw in draws]), ())
 
     def _renew(self, draws: Sequence[PoolDraw]) -> Short | None:
         """Lease a slice of each pool whose slice has not enough; what is left of the old one goes back first."""
@@ -124,15 +138,15 @@ class LeasedLedger:
             for draw, remaining, amount, left_ms in zip(wanted, *answer, strict=True):
                 # By this clock since before the question: the slice ends before its period does at the ledger.
                 until = _NEVER if left_ms < 0 else sent_ns + left_ms * 1_000_000
-                self._slices[draw.pool] = _Slice(draw, op, amount, remaining, until)
+                self._slices[draw.pool] = Slice(draw, op, amount, remaining, until)
         self._watch()
         return None
 
     @staticmethod
-    def _is_live(held: _Slice, draw: PoolDraw) -> bool:
+    def _is_live(held: Slice, draw: PoolDraw) -> bool:
         return held.draw.max == draw.max and time.monotonic_ns() < held.until_ns
 
-    def _give_up(self, held: _Slice) -> None:
+    def _give_up(self, held: Slice) -> None:
         """Stop using a slice; the caller has the lock."""
         # Before the ledger hears of it: what goes back is never used again.
         del self._slices[held.draw.pool]

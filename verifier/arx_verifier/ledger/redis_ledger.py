@@ -214,7 +214,9 @@ class RedisLedger:
         why = refused_login(error, "ARX_LEDGER_PASSWORD, or the login in `ledger` of the service file")
         text = f"the ledger {why}" if why else f"the ledger did not answer: {type(error).__name__}"
         if _ABSENT.search(str(error)):
-            return StoreError("the ledger has no functions: run `arx redis load --ledger`")
+            return StoreError(
+                "the ledger has no functions, and this user may not load them: add +function|load to its rights"
+            )
         if not self._down:
             self._down = True  # one log line for each outage
             _logger().error("every call with a budget is refused (store_unavailable): %s", text)

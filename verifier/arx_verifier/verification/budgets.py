@@ -10,7 +10,9 @@ from typing import Any, Final, NamedTuple
 
 from arx_verifier.amounts import Amount, amount_text, read_amount
 from arx_verifier.errors import Failure, Shortfall, StoreError, refusal, shorten
-from arx_verifier.ledger import BUSY, EARLY, LOST, Cost, Costs, Ledger, PoolDraw, Short, Taken
+from arx_verifier.ledger import BUSY, EARLY, LOST, Cost, Costs, LeasedLedger, Ledger, PoolDraw, Short, Slice, Taken
+from arx_verifier.limits import MAX_TOOLS
+from arx_verifier.names import MAX_TOOL_CHARS
 from arx_verifier.request import AccessRequest
 from arx_verifier.verification.chain_state import BudgetPool, ProvenChain
 from arx_verifier.verification.reasons import NO_STORE, Refused, pool_ahead
@@ -35,23 +37,30 @@ class Drawn:
 
     Attributes:
         pools: The pools.
-        draws: What it took from each.
-        remaining: By unit the least that a pool has left for others, millionths.
         reserved: Whether it was reserved, and is not committed yet.
+        waited: Whether it was taken from a ledger that may wait for a network.
     """
 
-    __slots__ = ("_ledger", "_op", "_taken", "_units", "draws", "pools", "reserved")
+    __slots__ = ("_ledger", "_op", "_priced", "_taken", "pools", "reserved", "waited")
 
-    def __init__(self, ledger: Ledger, op: str, pools: Sequence[BudgetPool], priced: Priced, taken: Taken) -> None:
-        self._ledger, self._op, self._taken = ledger, op, taken
-        self.pools, self.draws, self._units = pools, priced.draws, priced.reserved
-        self.reserved = bool(priced.reserved)
+    def __init__(
+        self, ledger: Ledger, op: str, pools: Sequence[BudgetPool], priced: Priced, taken: "Taken | list[Slice]"
+    ) -> None:
+        self._ledger, self._op, self._priced, self._taken = ledger, op, priced, taken
+        self.pools, self.reserved = pools, priced.reserved.__len__() > 0
+        self.waited = ledger.waits and taken.__class__ is Taken
+
+    @property
+    def draws(self) -> tuple[PoolDraw, ...]:
+        """What it took from each pool."""
+        return self._priced.draws
 
     @property
     def remaining(self) -> dict[str, int]:
         """By unit the least that a pool has left, millionths."""
-        least: dict[str, int] = {}
-        for pool, left in zip(self.pools, self._taken.remaining, strict=True):
+        taken, least = self._taken, dict[str, int]()
+        each = taken.remaining if isinstance(taken, Taken) else [held.remaining for held in taken]
+        for pool, left in zip(self.pools, each, strict=True):
             least[pool.unit] = min(left, least.get(pool.unit, left))
         return least
 
@@ -61,9 +70,10 @@ class Drawn:
         Raises:
             ValueError: Several units are.
         """
-        if len(self._units) > 1:
-            raise ValueError(f"this call reserved several units: name each of {', '.join(sorted(self._units))}")
-        return dict.fromkeys(self._units, actual)
+        units = self._priced.reserved
+        if len(units) > 1:
+            raise ValueError(f"this call reserved several units: name each of {', '.join(sorted(units))}")
+        return dict.fromkeys(units, actual)
 
     def commit(self, actual: Mapping[str, Amount]) -> None:
         """Commit what a reserved call cost, and give the rest back.
@@ -77,7 +87,8 @@ class Drawn:
                 left.  What was reserved is then committed whole.
             StoreError: The ledger did not answer; call it again.
         """
-        if not self.reserved:
+        taken = self._taken
+        if not self.reserved or not isinstance(taken, Taken):
             raise ValueError("this call has no reservation that is open: see `reserve` in the costs of the service")
         units = {pool.unit for pool in self.pools}
         # A unit that this token has no pool of costs it nothing: the service prices alike for all callers.
@@ -85,8 +96,8 @@ class Drawn:
         used = [(draw, costs.get(pool.unit, draw.cost)) for pool, draw in zip(self.pools, self.draws, strict=True)]
         short = self._ledger.settle(self._op, used)
         self.reserved = False
-        left = [had + draw.cost - amount for had, (draw, amount) in zip(self._taken.remaining, used, strict=True)]
-        self._taken = self._taken._replace(remaining=tuple([max(0, each) for each in left]))
+        left = [had + draw.cost - amount for had, (draw, amount) in zip(taken.remaining, used, strict=True)]
+        self._taken = taken._replace(remaining=tuple([max(0, each) for each in left]))
         if short is not None:
             pool, (draw, amount) = self.pools[short.at], used[short.at]
             raise refusal(*_too_little(pool, short.remaining, amount - draw.cost)[:2])
@@ -113,12 +124,16 @@ class Budgets:
 
     def __init__(self, ledger: Ledger | None, costs: Costs) -> None:
         self.ledger, self._costs = ledger, costs
+        self._take_here = ledger.take_here if isinstance(ledger, LeasedLedger) else None
 
     def price(self, proven: ProvenChain, request: AccessRequest) -> Priced | Refused:
         """Return what a call asks of each pool of its chain, or the refusal of a call whose cost is not known."""
         if self.ledger is None:
             return _unsupported(proven.pools[0], NO_LEDGER, "one without a ledger")
-        costs, draws, reserved = self._costs.of(request.tool), [], set()
+        known: Priced | None = proven.prices.get(request.tool)
+        if known is not None:
+            return known
+        costs, draws, reserved, fixed = self._costs.of(request.tool), [], set(), True
         for pool in proven.pools:
             declared = costs.get(pool.unit)
             if declared is None:
@@ -126,6 +141,7 @@ class Budgets:
                 return _unsupported(pool, expected, shorten(request.tool))
             cost = declared.fixed
             if declared.argument is not None or declared.reserves:
+                fixed = False
                 read = _read_cost(declared, request)
                 if isinstance(read, Refused):
                     return read
@@ -133,11 +149,20 @@ class Budgets:
                 if declared.reserves:
                     reserved.add(pool.unit)
             draws.append(PoolDraw(pool.id, pool.max, pool.period_ms, pool.opened, cost, cost))
-        return Priced(tuple(draws), frozenset(reserved))
+        priced = Priced(tuple(draws), frozenset(reserved))
+        if fixed and len(request.tool) <= MAX_TOOL_CHARS:
+            if len(proven.prices) >= MAX_TOOLS:  # with a rule `*` a holder could otherwise fill memory with names
+                proven.prices.clear()
+            proven.prices[request.tool] = priced
+        return priced
 
     def draw(self, proven: ProvenChain, priced: Priced) -> Drawn | Refused:
         """Take what a call costs from all of its pools, or from none."""
         assert self.ledger is not None
+        if self._take_here is not None and not priced.reserved:
+            held = self._take_here(priced.draws)
+            if held is not None:
+                return Drawn(self.ledger, "", proven.pools, priced, held)
         op = os.urandom(9).hex() if priced.reserved else ""
         try:
             taken = self.ledger.take("reserve" if priced.reserved else "draw", op, priced.draws)

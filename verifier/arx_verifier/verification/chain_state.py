@@ -83,6 +83,7 @@ class ProvenChain:
         refused: The refusal of every request with this chain, or None.
         unmet: The third-party caveats without a discharge, each with its index.
         pools: The pools that a call draws from.
+        prices: By tool, what ``budgets`` computed of its calls.
     """
 
     __slots__ = (
@@ -104,6 +105,7 @@ class ProvenChain:
         "once",
         "parts",
         "pools",
+        "prices",
         "refused",
         "rest",
         "signature",
@@ -131,6 +133,7 @@ class ProvenChain:
         self.holder: HolderProof | None = None
         self._states: chain.States | None = None
         self._by_tool: dict[str, ToolRules] = {}
+        self.prices: dict[str, Any] = {}
         self._last_refused: tuple[str | None, Refused] = _NONE_REFUSED
 
     def has_signed(self, caveat: bytes, signature: bytes) -> bool:

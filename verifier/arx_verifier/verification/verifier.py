@@ -112,7 +112,8 @@ class Verifier:
         self.decisions = decisions
         self.nonces = nonces if nonces is not None else MemoryNonces()
         self._budgets = Budgets(ledger, Costs(costs))
-        self.waits = self.nonces.waits or self.decisions.waits or (ledger is not None and ledger.waits)
+        self._waits = self.nonces.waits or self.decisions.waits
+        self.waits = self._waits or (ledger is not None and ledger.waits)
         self._prefix = call_proof.digest_prefix(audience)
         self._authenticator = Authenticator(audience, keys, cache_bytes)
 
@@ -344,7 +345,8 @@ class Verifier:
         decision = self._record(proven, request, refused, written, call)
 
         # 8. freshness       again and whole: 6 and 7 may have waited SPEC 10.4
-        if self.waits and decision.code == OK and (late := ask_late(epochs, proven, request, begun)) is not None:
+        late_too = self._waits or (drawn is not None and drawn.waited)
+        if late_too and decision.code == OK and (late := ask_late(epochs, proven, request, begun)) is not None:
             decision = self._record(proven, request, late, written)
 
         if drawn is not None and decision.code != OK:

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rows of budgets: what a draw adds to a decision, strict and leased, with one pool and with four."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from time import sleep, time_ns
+from typing import Any, Final
+
+from arx_caps.embedded import EmbeddedValkey
+from arx_verifier.ledger import LeasedLedger, PoolDraw, RedisLedger
+from arx_verifier.token import Caveat, Macaroon
+from benchmarks.measure import each, repeated
+from benchmarks.rows import Row, Verifiers, allow, signing
+from benchmarks.world import handed
+
+POOLS: Final = (1, 4)
+COSTS: Final[dict[str, Any]] = {"*": {"usd": "0.000001"}}
+EACH_SECOND: Final = ("CONFIG", "SET", "appendfsync", "everysec")
+
+
+def with_pools(count: int, opened: int) -> Macaroon:
+    """A token of one delegation, with so many pools."""
+    token = handed(1)
+    for number in range(count):
+        token = token.attenuate(Caveat(spend=(f"p{number}", "usd", "1000000", "task", opened)))
+    return token
+
+
+def opened_now(ledger: RedisLedger) -> int:
+    """Start a ledger, and return a time at which pools can be opened."""
+    ledger.start()
+    sleep(0.005)
+    opened = time_ns() // 1_000_000
+    sleep(0.005)
+    return opened
+
+
+def take(ledger: RedisLedger, count: int, opened: int) -> Callable[[], object]:
+    """The question to the ledger alone."""
+    draws = [PoolDraw(f"t/-/q{number}/usd/task", 10**15, 0, opened, 1, 1) for number in range(count)]
+    return lambda: ledger.take("draw", "", draws)
+
+
+def rows(made: Verifiers, folder: Path) -> Iterator[Row]:
+    """Decisions with budgets; the parent is seen, the ledger is on a socket of this machine."""
+    with EmbeddedValkey(folder / "ledger") as valkey:
+        strict, other = RedisLedger(valkey.url, "bench", timeout_s=5), RedisLedger(valkey.url, "bench", timeout_s=5)
+        strict._redis.execute_command(*EACH_SECOND)
+        opened, leased = opened_now(strict), LeasedLedger(other)
+        decide = {"ARx without a budget": each(allow(made.make()), signing(handed(1)))}
+        for count in POOLS:
+            token, pools = with_pools(count, opened), f"{count} pool{'s' * (count > 1)}"
+            for name, ledger in (("leased", leased), ("strict", strict)):
+                verifier = made.make(ledger=ledger, costs=COSTS)
+                decide[f"ARx {name}, {pools}"] = each(allow(verifier), signing(token))
+        yield Row("decide, parent seen, with budgets", decide, {})
+        asked = {f"ARx ledger, {count}": repeated(take(strict, count, opened)) for count in POOLS}
+        yield Row("ask the ledger alone", asked, {})
+        leased.close()
