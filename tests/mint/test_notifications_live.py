@@ -63,7 +63,7 @@ def test_kills_freezes_and_thaws_at_the_mint_and_at_the_store(running: Harness, 
         ("targets.frozen", ["agent:acme/a"], seq + 1),
         ("targets.killed", ["agent:acme/a"], seq),
         ("targets.killed", ["agent:acme/x", "agent:acme/y"], bump.header.seq),
-        ("targets.thawed", ["agent:acme/a"], seq + 2),
+        ("targets.thawed", ["agent:acme/a"], seq + 3),  # after the taint of what the agent wrote
     ]
 
 
