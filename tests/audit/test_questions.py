@@ -228,6 +228,23 @@ def test_a_search_stops_and_goes_on_where_it_stopped(
 
 
 @pytest.mark.spec("LOG 3.3")
+@pytest.mark.parametrize("rising", [True, False])
+@pytest.mark.parametrize("question", [Question(tool="orders.*", reason="deny"), Question(agent="acme/bot", tool="*")])
+def test_a_search_that_goes_on_leaves_no_record_out(
+    log: LogStore, question: Question, rising: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where one window of a page ends, the next one begins."""
+    monkeypatch.setattr(node_search, "GATHERED", 1)
+    monkeypatch.setattr(questions, "_WINDOW", 10)
+    monkeypatch.setattr(questions, "_EACH_S", 60.0)
+    wanted = wanted_of(question) if rising else wanted_of(question)[::-1]
+    with log.reading() as c:
+        page = search(c, question, node_search.held(c, question), limit=1_000, after=-1 if rising else None)
+    assert [each.idx for each in page.records] == wanted
+    assert page.end is None
+
+
+@pytest.mark.spec("LOG 3.3")
 @pytest.mark.parametrize("asked", [{}, {"reason": "deny"}, {"agent": "acme/bot"}, {"agent": "acme/bot", "tool": "*"}])
 def test_a_time_after_the_whole_log_has_no_record(log: LogStore, asked: dict[str, str]) -> None:
     """Nor does it read the log: the search begins at its last batch.  One millisecond earlier has the last record."""

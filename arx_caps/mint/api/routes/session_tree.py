@@ -19,7 +19,7 @@ from arx_caps.mint.db.database import now_ms
 from arx_caps.mint.tasks.liveness import State, session_targets, state_by, task_targets
 from arx_verifier.token import Caveat, agent_targets
 
-MAX_NODES: Final = 2_000  # a tree with more is not read as a whole; the audit log has pages of its records
+MAX_NODES: Final = 1_000  # a tree with more is not read as a whole; the audit log has pages of its records
 
 
 class TreeNode(msgspec.Struct, frozen=True, kw_only=True):
