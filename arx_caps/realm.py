@@ -209,7 +209,7 @@ class Realm:
         except FileNotFoundError as error:
             hint = "make one with `arx init`, or name its folder (--realm-dir, ARX_HOME)"
             raise SettingsError(f"there is no realm in {path}", hint=hint) from error
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        except (OSError, ValueError, RecursionError) as error:  # ValueError: also a number of too many digits
             raise SettingsError(f"{file} cannot be read: {error}") from error
         unknown = sorted(set(settings) - SETTINGS)
         if unknown:

@@ -124,7 +124,18 @@ def test_bad_settings_are_refused(tmp_path: Path, settings: dict[str, str]) -> N
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("line", ["nonsense", 'name = "x"', "surprise = 1", 'max_ttl = "1y"', 'max_ttl = "1ms"'])
+BAD_LINES = {
+    "no TOML": "nonsense",
+    "a setting twice": 'name = "x"',
+    "an unknown setting": "surprise = 1",
+    "an unknown unit": 'max_ttl = "1y"',
+    "too short": 'max_ttl = "1ms"',
+    "more digits than Python converts": "max_ttl = " + "1" * 5000,
+    "deeper than Python reads": "max_ttl = " + "[" * 5000,
+}
+
+
+@pytest.mark.parametrize("line", BAD_LINES.values(), ids=BAD_LINES.keys())
 def test_a_broken_settings_file_is_refused(tmp_path: Path, line: str) -> None:
     """Unknown settings, bad values and bad TOML are errors, and so is no realm at all."""
     realm = make(tmp_path / "realm")

@@ -273,7 +273,7 @@ def read_settings(path: Path | str) -> GatewaySettings:
         content = tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise SettingsError(f"{file}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # ValueError: also a number of too many digits
         raise SettingsError(f"{file} is not TOML: {error}") from error
     if unknown := sorted(content.keys() - {"gateway", "upstream", "decider"}):
         raise SettingsError(f"{file}: {unknown[0]}: expected the tables gateway, upstream.NAME and decider.NAME")

@@ -61,6 +61,8 @@ URL = 'url = "http://127.0.0.1:9/mcp"\n'
         (DECIDER + ORDERS.replace("orders", "shop", 1) + URL, "decider.shop: expected a name"),
         (DECIDER + ORDERS + URL, "decider.shop: expected an audience of its own, got that of orders"),
         ("[upstream", "is not TOML"),
+        ("a = " + "1" * 5000, "is not TOML"),  # more digits than Python converts
+        ("a = " + "[" * 5000, "is not TOML"),  # deeper than it reads
         ("[upstreams.orders]\n", "upstreams: expected"),
         (ORDERS + URL + '[gateway]\nlisten = ["0.0.0.0:1"]\n', "would listen at 0.0.0.0"),
         (ORDERS, "upstream.orders: expected one of `url` and `command`"),

@@ -36,6 +36,7 @@ def seeds() -> Iterator[bytes]:
     limit = {"name": "limit", "in": "query", "schema": {"anyOf": [{"type": "integer"}, {"type": "null"}]}}
     tag = {"name": "tag", "in": "query", "schema": {"type": "array"}}
     body = {"content": {"application/json": {"schema": {"$ref": "#/components/schemas/Refund"}}}}
+    endless = {"$ref": "#/components/schemas/Endless"}
     paths: tuple[dict[str, Any], ...] = (
         {"/orders": {"get": {"operationId": "list", "parameters": [limit, tag]}}},
         {"/orders/{id}": {"parameters": [{"$ref": "#/components/parameters/Id"}], "get": {"operationId": "get"}}},
@@ -44,12 +45,17 @@ def seeds() -> Iterator[bytes]:
         {"/a": {"get": {"operationId": "a", "parameters": 3}}},
         {"/a": {"get": {"operationId": "a", "requestBody": {"content": 3}}}},
         {"/a": {"get": {"operationId": "a", "parameters": [{"name": "a", "in": "query", "schema": {"type": {}}}]}}},
+        {"/a": {"get": {"operationId": "a", "parameters": [{"name": "a", "in": "query", "schema": endless}]}}},
         {"x-note": "none"},
     )
     components = {
         "parameters": {"Id": {"name": "id", "in": "path", "required": True, "schema": {"type": "integer"}}},
-        "schemas": {"Refund": {"type": "object", "properties": {"amount": {"type": "integer"}}}},
+        "schemas": {
+            "Refund": {"type": "object", "properties": {"amount": {"type": "integer"}}},
+            "Endless": {"anyOf": [endless]},
+        },
         "pathItems": {"a": {"$ref": "#/components/pathItems/a"}},
     }
     for each in paths:
         yield json.dumps({"openapi": "3.1.0", "paths": each, "components": components}).encode()
+    yield b'{"openapi": "3.1.0", "paths": ' + b"[" * 4_000
