@@ -7,6 +7,7 @@
 
    Parts, each added by a macro:
      CRASH     the ledger's process ends, and another one has what was on the disk
+     CLOCK_BACK  the clock of the ledger is set back, and on again
      RESERVE   calls whose cost is known afterwards
      LEASED    verifiers that decide on slices
      PERIOD    the pool is full again when a period begins
@@ -29,14 +30,15 @@
 mtype = { DRAW, RESERVATION, LEASE, SETTLE, UNDO, GRANTED, SHORT };
 
 /* The ledger: committed, reserved, leased, and what each operation holds. */
-byte c, r, l;
+short c, r, l;                  /* below nothing after a mistake alone */
 byte held[OPS];
 bit is_lease[OPS];
 bit lost;                       /* the pool was opened before the beginning of the ledger: SPEC 17.5 */
 byte period;                    /* of the counters */
 
 /* What is on the ledger's disk. */
-byte d_c, d_r, d_l, d_period;
+short d_c, d_r, d_l;
+byte d_period;
 byte d_held[OPS];
 
 byte ops;                       /* the next operation */
@@ -60,8 +62,34 @@ bit old_answers = 1;            /* the old server has not stopped yet */
 byte old_c;                     /* what is committed there */
 #endif
 
+/* The ledger's time is the latest that it saw.  Its clock can be set back: by a period, or to before the opening. */
+#define OPENED 1
+bit clock = OPENED;
+#ifdef MUTATION_A_PERIOD_BEGINS_AGAIN /* the period compares with a time that goes back */
+#define MUTATION_THE_CLOCK_GOES_BACK
+#define ANOTHER(now) (period != now)
+#else
+#define ANOTHER(now) (period < now)
+#endif
+#ifdef MUTATION_THE_CLOCK_GOES_BACK
+#define NOW clock
+#else
+#define NOW OPENED
+#endif
+#ifdef PERIOD
+#define EARLY 0
+#else
+#define EARLY (NOW < OPENED)
+#endif
+#define PERIOD_NOW (NOW < OPENED && current > 0 -> current - 1 : current)
+
 #define USED (c + r + l)
-#define LEFT (lost -> 0 : (USED < whole -> whole - USED : 0))
+#ifdef MUTATION_A_LOST_POOL_IS_FULL
+#define LOST 0
+#else
+#define LOST lost
+#endif
+#define LEFT (EARLY || LOST -> 0 : (USED < whole -> whole - USED : 0))
 
 inline look()
 {
@@ -75,8 +103,8 @@ inline look()
 inline begin_period()
 {
   if
-  :: period < current ->
-     period = current; c = 0; r = 0; l = 0; lost = 0;
+  :: ANOTHER(PERIOD_NOW) ->
+     period = PERIOD_NOW; c = 0; r = 0; l = 0; lost = 0;
      number = 0;
      do
      :: number < OPS -> held[number] = 0; number++
@@ -114,29 +142,32 @@ active proctype Ledger()
           fi
 #endif
        :: kind == DRAW ->
-#ifdef MUTATION_RESERVATIONS_NOT_COUNTED
-          if
-          :: c + l + amount <= whole && !lost -> c = c + amount; reply(GRANTED, amount)
-          :: else -> reply(SHORT, 0)
-          fi
-#else
           if
           :: LEFT >= amount -> c = c + amount; reply(GRANTED, amount)
           :: else -> reply(SHORT, 0)
           fi
-#endif
        :: kind == RESERVATION || kind == LEASE ->
           given = amount;
-          if
+#ifndef MUTATION_A_SLICE_IS_A_QUARTER_OF_THE_POOL
+          if                    /* a slice is of what is left, and not of what the pool has */
           :: kind == LEASE && LEFT < amount -> given = LEFT
           :: else
           fi;
-          if
-          :: LEFT >= given && given > 0 ->
+#endif
+          if                    /* the call that needs a slice costs a unit */
+          :: LEFT >= (kind == LEASE -> 1 : given) ->
              held[op] = given;
              if
-             :: kind == LEASE -> l = l + given; is_lease[op] = 1
-             :: else -> r = r + given; is_lease[op] = 0
+             :: kind == LEASE -> is_lease[op] = 1;
+#ifndef MUTATION_A_SLICE_TAKES_NOTHING
+                l = l + given;
+#endif
+                skip
+             :: else -> is_lease[op] = 0;
+#ifndef MUTATION_A_RESERVATION_TAKES_NOTHING
+                r = r + given;
+#endif
+                skip
              fi;
              reply(GRANTED, given)
           :: else -> reply(SHORT, 0)
@@ -148,14 +179,20 @@ active proctype Ledger()
           :: else
           fi;
           if
+#ifdef MUTATION_MORE_THAN_WAS_RESERVED_IS_COMMITTED
+          :: held[op] -> c = c + amount
+#else
           :: held[op] && amount > held[op] && LEFT < amount -> c = c + held[op] /* it cost more than there is */
           :: held[op] && (amount <= held[op] || LEFT >= amount) -> c = c + amount
+#endif
           :: else               /* a repeat */
-#ifdef MUTATION_SETTLED_TWICE
+#ifdef MUTATION_WHAT_GOES_BACK_IS_NOT_HELD_AGAINST_THE_PERIOD
              -> c = (c > 0 -> c - 1 : 0)
 #endif
           fi;
+#ifndef MUTATION_A_COMMIT_IS_REPEATED
           held[op] = 0;
+#endif
           reply(GRANTED, 0)
        :: kind == UNDO ->
           if
@@ -173,13 +210,21 @@ active proctype Ledger()
 #endif
 #ifdef TOP_UP
   :: atomic {                   /* it begins with what the operator adds, and nothing else */
-       lost && !topped_up -> lost = 0; whole = 1; topped_up = 1; c = 0; r = 0; l = 0;
+       lost && !topped_up -> lost = 0; topped_up = 1; c = 0; r = 0; l = 0;
+#ifdef MUTATION_A_LOST_POOL_THAT_WAS_TOPPED_UP_HAS_ITS_MAX
+       whole = whole + 1;
+#else
+       whole = 1;
+#endif
        do
        :: number < OPS -> held[number] = 0; number++
        :: else -> break
        od;
        number = 0
      }
+#endif
+#ifdef CLOCK_BACK
+  :: clock = 1 - clock
 #endif
 #ifdef CRASH
   :: d_step {                   /* the disk has what the ledger has */
@@ -198,8 +243,8 @@ active proctype Ledger()
        :: else -> break
        od;
        number = 0;
-#ifndef MUTATION_FULL_AFTER_A_RESTART
-       lost = 1
+#ifndef MUTATION_A_FAILOVER_LOSES_NOTHING
+       lost = (NOW >= OPENED)   /* it was opened before the beginning, which is now */
 #endif
      }
 #endif
@@ -273,6 +318,7 @@ proctype Verifier(byte me)
           :: outcome == GRANTED -> used = 0
           :: outcome == GRANTED -> used = 1; spend(1)
           :: outcome == GRANTED -> used = 2; spend(2)
+          :: outcome == GRANTED -> used = 3; spend(2) /* it cost more; the ledger may not have the third */
           fi;
           amount = 0; left = 0; when = 0
         };

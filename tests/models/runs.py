@@ -54,7 +54,10 @@ RESERVE: Final = {"RESERVE": "", **DRAWS}
 LEASED: Final = {"LEASED": "", **DRAWS}
 ALONE: Final = {**DRAWS, "VERIFIERS": "1"}
 PERIOD: Final = {"LEASED": "", "PERIOD": "", **ALONE}
+RESERVE_PERIOD: Final = {"RESERVE": "", "PERIOD": "", **ALONE}
 CRASH: Final = {"CRASH": "", **DRAWS}
+CLOCK: Final = {"CLOCK_BACK": "", **CRASH}
+CLOCK_PERIOD: Final = {"CLOCK_BACK": "", "PERIOD": "", **ALONE}
 FAILOVER: Final = {"FAILOVER": "", **DRAWS}
 CONFIRM: Final = {"CONFIRM": "", "LEASE": "1", "RELAYS": "1"}
 
@@ -76,17 +79,29 @@ MISTAKES: Final = {
     "silent ones not named": ("relay", CONFIRM, CONFIRMED),
 }
 
-# Mistakes of the budget protocol.
+# Mistakes of the ledger, by their names in `tests/verifier/test_ledger.py`.
+LEDGER_MISTAKES: Final = {
+    "a reservation takes nothing": ("budget", RESERVE, OVER),
+    "a slice takes nothing": ("budget", LEASED, OVER),
+    "a commit is repeated": ("budget", RESERVE, OVER),
+    "more than was reserved is committed": ("budget", RESERVE, UNCOUNTED),
+    "what goes back is not held against the period": ("budget", RESERVE_PERIOD, OVER),
+    "the clock goes back": ("budget", CLOCK, OVER),
+    "a period begins again": ("budget", CLOCK_PERIOD, OVER),
+    "a lost pool is full": ("budget", CRASH, OVER),
+    "a failover loses nothing": ("budget", CRASH, OVER),
+    "a lost pool that was topped up has its max": ("budget", {"TOP_UP": "", **CRASH}, OVER),
+    "a slice is a quarter of the pool": ("budget", LEASED, UNCOUNTED),
+}
+
+# Mistakes of the budget protocol beside the arithmetic of the ledger: in verifiers, and around the ledger.
 BUDGET_MISTAKES: Final = {
     "let through without an answer": ("budget", DRAWS, OVER),
     "undone without an answer": ("budget", DRAWS, OVER),
-    "reservations not counted": ("budget", RESERVE, UNCOUNTED),
-    "settled twice": ("budget", RESERVE, OVER),
     "slice used after its return": ("budget", LEASED, OVER),
     "leases of the silent returned": ("budget", LEASED, OVER),
     "forked with its slice": ("budget", LEASED, OVER),
     "slice counted from the answer": ("budget", PERIOD, OVER),
-    "full after a restart": ("budget", CRASH, OVER),
     "no margin after a failover": ("budget", FAILOVER, OVER),
 }
 
@@ -108,8 +123,10 @@ RUNS: Final = (
     Run("budget", "draws and a crash", {"CRASH": "", "TOP_UP": "", **DRAWS}),
     Run("budget", "reservations and a crash", {"RESERVE": "", "CRASH": "", "TOP_UP": "", **ALONE}),
     Run("budget", "slices and a crash", {"LEASED": "", "CRASH": "", "TOP_UP": "", **ALONE}),
-    Run("budget", "reservations and a period", {"RESERVE": "", "PERIOD": "", **ALONE}),
+    Run("budget", "reservations and a period", RESERVE_PERIOD),
     Run("budget", "slices and a period", PERIOD),
+    Run("budget", "a crash and a clock that is set back", CLOCK),
+    Run("budget", "a period and a clock that is set back", CLOCK_PERIOD),
     Run("budget", "a failover", {**FAILOVER, "MAX": "3"}),
     # That these states are reached shows that the runs above are not empty.
     Run("kill", "an acceptance in the last tick is reached", {**KILL, "REACH_LATE": ""}, "k_since"),
@@ -122,6 +139,6 @@ RUNS: Final = (
     Run("budget", "a pool that is spent whole by slices is reached", {**LEASED, "REACH_ALL_SPENT": ""}, "spent<("),
     *(
         Run(model, name, {**macros, switch(name): ""}, breaks)
-        for name, (model, macros, breaks) in (MISTAKES | BUDGET_MISTAKES).items()
+        for name, (model, macros, breaks) in (MISTAKES | LEDGER_MISTAKES | BUDGET_MISTAKES).items()
     ),
 )

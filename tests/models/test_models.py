@@ -6,20 +6,23 @@ from pathlib import Path
 
 import pytest
 
-from tests.models.runs import BUDGET_MISTAKES, MISTAKES, RUNS, switch
+from tests.models.runs import BUDGET_MISTAKES, LEDGER_MISTAKES, MISTAKES, RUNS, switch
 from tests.simulation.mutations import MUTATIONS
+from tests.verifier import test_ledger
 
 ROOT = Path(__file__).parents[2]
 TEXTS = {path.stem: path.read_text("utf-8") for path in (ROOT / "docs" / "models").glob("*.pml")}
 
 
 @pytest.mark.spec("10.6")
+@pytest.mark.spec("17.5")
 def test_each_mistake_of_the_simulator_is_one_of_a_model() -> None:
     """
     A mistake that the simulation must notice has a row, and the row's model a switch for it.
     """
     assert set(MISTAKES) == set(MUTATIONS)
-    mistakes = MISTAKES | BUDGET_MISTAKES
+    assert set(LEDGER_MISTAKES) == set(test_ledger.MUTATIONS)
+    mistakes = MISTAKES | LEDGER_MISTAKES | BUDGET_MISTAKES
     assert {run.name for run in RUNS if run.mutation} == set(mistakes)
     for name, (model, _, _) in mistakes.items():
         assert switch(name) in TEXTS[model]
