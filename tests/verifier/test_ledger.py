@@ -371,7 +371,8 @@ MUTATIONS = {
             "            if op not in state.held:  # settled before, or of a period that is over\n"
             "                continue\n",
             "            state = self.pools.get(draw.pool, state)\n"
-            "            if op not in state.held:\n                state.committed = max(0, state.committed - draw.cost)\n"
+            "            if op not in state.held:\n"
+            "                state.committed = max(0, state.committed - draw.cost)\n"
             "                continue\n",
         ),
     ),
