@@ -162,7 +162,7 @@ def test_each_role_can_do_its_whole_work(users: Users) -> None:
         frozen = {target: seq for target, seq in operator.freezes().items() if not target.startswith("memory:")}
         assert (operator.kills(), frozen) == ({SESSION: 2, AGENT: 3}, {AGENT: 6})
         assert {seen.id for seen in operator.verifiers()} == {"v", "arx.mint-1"}
-        assert len(operator.log()) == 4
+        assert len(operator.log()) == 6
         mint.header()
         mint.mark_taken(1)
         new = mint.rotate().header
