@@ -128,6 +128,25 @@ def fold(derived_key: bytes, identifier: bytes, caveats: Iterable[bytes | ThirdP
     return signature
 
 
+def signatures(derived_key: bytes, identifier: bytes, caveats: Iterable[bytes | ThirdPartyPacket]) -> list[bytes]:
+    """Return the signature after the identifier and that after each caveat; the last one is that of ``fold``.
+
+    Args:
+        derived_key: What ``derive`` returned.
+        identifier: The identifier's bytes as received.
+        caveats: Each caveat as received, in order.
+    """
+    signature = extend(derived_key, identifier)
+    found = [signature]
+    for caveat in caveats:
+        if isinstance(caveat, bytes):
+            signature = extend(signature, caveat)
+        else:
+            signature = extend_third_party(signature, caveat.verification_id, caveat.identifier)
+        found.append(signature)
+    return found
+
+
 @twin()
 def appended(body: bytes, signature: bytes, caveat: bytes) -> tuple[bytes, bytes]:
     """Return a macaroon with one more first-party caveat.

@@ -9,7 +9,6 @@ nothing; ``verification.holder_proof`` does.
 import functools
 import os
 import re
-from hashlib import sha256
 from typing import Any, Final, NamedTuple, Self
 
 import arx_verifier.token.chain as chain
@@ -25,12 +24,11 @@ _AUDIENCE_LABEL: Final = b"arx/1/holder"
 _CALL_KEY_LABEL: Final = b"arx/1/bound/"
 _HOP_MARK: Final = b'"hop":"'
 
-# The end of a delegation's caveat, behind the mark of its hop, is
-#   <12 hop>","key":"<43 key>" [members] ,"sig":"<86 sig>" members }
-_KEY_MARK: Final = b'","key":"'
-_KEY: Final = slice(21, 64)
-_SIG_MARK: Final = b',"sig":"'
-_SIG_CHARS: Final = 86
+# The end of a delegation's caveat, behind the mark of its hop.  It has no brace but the last, so that an argument named
+# `hop` in a rule is never taken for the member.  The atomic group keeps the work linear when ``sig`` comes many times.
+_SIGNED: Final = re.compile(rb'([^{}]{12})","key":"(.{43})"(?>([^{}]*?),"sig":"(.{86})")([^{}]*+\})', re.DOTALL)
+_HOP_CHARS: Final = 12
+_UNSIGNED: Final = slice(None, _HOP_CHARS + len(b'","key":"') + 43 + 1)
 _TO: Final = b',"to":'
 _NAMES: Final = re.compile(rb',"([^"]*)":')
 
@@ -118,7 +116,7 @@ def hop_digest(before: bytes, caveat: bytes) -> bytes:
         caveat: The delegation's caveat without ``sig``.
     """
     # Hashed, so that a record can have it: who learned the signature itself could open third-party caveats.
-    return sha256(before + caveat).digest()
+    return wire.sha256_of(before, caveat)
 
 
 def hop_message(realm: str, audience: str, link: str, to: str, key: str, said: bytes) -> bytes:
@@ -291,14 +289,10 @@ def unbound(packet: bytes) -> tuple[bytes, SignedHop | None]:
         delegation with both members in their places.
     """
     start, mark, end = packet.rpartition(_HOP_MARK)
-    if end[12:21] != _KEY_MARK or end[64:65] != b'"':
+    found = _SIGNED.fullmatch(end)
+    if found is None:
         return packet, None
-    hop, key = end[:13], end[_KEY]
-    before, found, rest = end[65:].partition(_SIG_MARK)
-    sig, after = rest[:_SIG_CHARS], rest[_SIG_CHARS + 1 :]
-    # No brace but the last, so that an argument named `hop` in a rule is never taken for the member.
-    if not found or rest[_SIG_CHARS : _SIG_CHARS + 1] != b'"' or b"{" in end or end.find(b"}") != len(end) - 1:
-        return packet, None
+    hop, key, before, sig, after = found.groups()
     # The members are in order only if those around ``sig`` are: the rest is compared when the caveat is decoded.
     if (before or not after.startswith(_TO)) and not (
         all(name < b"sig" for name in _NAMES.findall(before)) and all(name > b"sig" for name in _NAMES.findall(after))
@@ -309,6 +303,5 @@ def unbound(packet: bytes) -> tuple[bytes, SignedHop | None]:
         wire.bytes_of(key)  # no quote is in it, and no member behind one
     except MalformedTokenError:
         return packet, None
-    head = start + mark + hop
-    unsigned = head + b',"key":"' + key + b'"' + before + after
-    return head + before + after, SignedHop(hop[:-1], key.decode(), signature, unsigned)
+    head, rest = start + mark, before + after
+    return head + hop + b'"' + rest, SignedHop(hop, key.decode(), signature, head + end[_UNSIGNED] + rest)

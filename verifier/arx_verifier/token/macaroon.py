@@ -31,7 +31,7 @@ CALL_MARK: Final = b'{"call":['  # the beginning of a call caveat, which no othe
 
 Natural = Annotated[int, Meta(ge=0, le=MAX_INTEGER)]
 Name = Annotated[str, Meta(min_length=1, max_length=96)]
-PublicKey = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{43}\Z")]
+PublicKey = Annotated[str, Meta(min_length=43, max_length=43)]  # who uses one decodes it; a pattern costs 0.4 us
 ABOUT: Final = ("version", "owner", "purpose")  # the texts of ``meta``, in its order
 MAX_ABOUT_CHARS: Final = 64  # of each text: a token travels with every call
 About = Annotated[str, Meta(max_length=MAX_ABOUT_CHARS)]

@@ -199,7 +199,11 @@ def prove(
         if key is None:
             return Refused("unknown_key", ())
         # 3. token/chain: fold and compare, then the discharges.  SPEC 5, 6.7
-        parent = chain.fold(key.derived, raw_identifier, packets)
+        if isinstance(unverified, Identifier) and unverified.holder is not None:
+            signatures = chain.signatures(key.derived, raw_identifier, packets)  # its holders signed for each of them
+        else:
+            signatures = [chain.fold(key.derived, raw_identifier, packets)]
+        parent = signatures[-1]
         folded = chain.extend(parent, call.caveat) if call is not None else parent
         # In constant time: an attacker who measures the comparison must not learn how many bytes were right.
         if not chain.equal(folded, signature):
@@ -218,11 +222,10 @@ def prove(
         # -- From here on the content is authentic. --
         identifier = check_identifier(unverified, audience, keys)
         proven = ProvenChain(key, identifier, parent, call.rest if call is not None else b"")
-        start = chain.extend(key.derived, raw_identifier) if identifier.holder is not None else None
         if opened is None:
-            _read_caveats(proven, packets, audience, keys.realm, start)
+            _read_caveats(proven, packets, audience, keys.realm, signatures)
         else:
-            _read(proven, opened, len(packets), audience, keys.realm, start)
+            _read(proven, opened, len(packets), audience, keys.realm, signatures)
     except ArxError as error:
         return Refused(error.code, ())
     return proven
@@ -253,20 +256,20 @@ def _read_caveats(
     packets: Sequence[bytes | wire.ThirdPartyPacket],
     audience: str,
     realm: str,
-    start: bytes | None,
+    signatures: Sequence[bytes],
 ) -> None:
-    if start is None:
+    if proven.identifier.holder is None:
         proven.read_caveats(tuple(packets), audience)
     else:
-        proven.read_bound(tuple(packets), audience, realm, start)
+        proven.read_bound(tuple(packets), audience, realm, signatures)
 
 
 def _read(
-    proven: ProvenChain, opened: OpenedDischarges, own: int, audience: str, realm: str, start: bytes | None
+    proven: ProvenChain, opened: OpenedDischarges, own: int, audience: str, realm: str, signatures: Sequence[bytes]
 ) -> None:
     """Read the caveats of an authenticated token, the first *own* ones, and then those of its discharges."""
     wrong = speaks_of_holders(opened.packets, own)
-    _read_caveats(proven, opened.packets if wrong is None else opened.packets[:own], audience, realm, start)
+    _read_caveats(proven, opened.packets if wrong is None else opened.packets[:own], audience, realm, signatures)
     proven.once = tuple([(place, opened.own_name(place, name), at) for place, name, at in proven.once])
     proven.unmet = tuple(unmet for unmet in proven.unmet if unmet[0] not in opened.answered)
     if wrong is not None and proven.refused is None:

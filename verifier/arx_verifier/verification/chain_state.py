@@ -271,7 +271,7 @@ class ProvenChain:
         self._take(*read_caveats(packets, self.identifier, audience), ())
 
     def read_bound(
-        self, packets: tuple[bytes | wire.ThirdPartyPacket, ...], audience: str, realm: str, start: bytes
+        self, packets: tuple[bytes | wire.ThirdPartyPacket, ...], audience: str, realm: str, signatures: Sequence[bytes]
     ) -> None:
         """Apply the caveats of a bound token as ``read_caveats`` does, and check what its holders signed.  SPEC 16.2.
 
@@ -279,12 +279,12 @@ class ProvenChain:
             packets: The caveats as received.
             audience: The verifier's audience.
             realm: The realm's name.
-            start: The chain's signature of the identifier alone, before the caveats.
+            signatures: The chain's signature before each of the token's caveats.
         """
         bound = BoundPackets.read(packets)
         said, links = read_caveats(bound.plain, self.identifier, audience)
         hops = tuple(zip(said.hops, said.named, links, strict=True))
-        proven = prove_holders(self.identifier, realm, start, packets, bound, hops)
+        proven = prove_holders(self.identifier, realm, signatures, bound, hops)
         self._take(said, links, proven.holders)
         self.needs_call = True  # without the holder's proof, the text alone would be enough
         if proven.refused is not None:

@@ -71,8 +71,7 @@ class Holders(NamedTuple):
 def prove_holders(
     identifier: Identifier,
     realm: str,
-    start: bytes,
-    packets: Sequence[bytes | ThirdPartyPacket],
+    signatures: Sequence[bytes],
     bound: BoundPackets,
     hops: Sequence[tuple[int, str, str]],
 ) -> Holders:
@@ -81,9 +80,8 @@ def prove_holders(
     Args:
         identifier: The authenticated identifier of a bound token.
         realm: The realm's name.
-        start: The chain's signature of the identifier alone, before the caveats.
-        packets: The authenticated caveats as received.
-        bound: The same, read.
+        signatures: The chain's signature before each of the token's caveats.
+        bound: The authenticated caveats, read.
         hops: Each delegation that no caveat refused: its index, its ``to`` and its link.
 
     Returns:
@@ -93,29 +91,20 @@ def prove_holders(
     first = identifier.holder
     assert first is not None
     found = [Holder(first)]
-    signature, done, vouched = start, 0, identifier.vouched or 0
+    vouched = identifier.vouched or 0
     for index, _, _ in hops[:vouched]:
         if bound.signed[index] is not None:
             return Holders(tuple(found), _signed(index))
     for index, to, link in hops[vouched:]:
-        for packet in packets[done:index]:
-            signature = _extended(signature, packet)
         signed = bound.signed[index]
         if signed is None:
             return Holders(tuple(found), _unsigned(index))
-        said = holder.hop_digest(signature, signed.unsigned)
+        said = holder.hop_digest(signatures[index], signed.unsigned)
         message = holder.hop_message(realm, identifier.aud, link, to, signed.key, said)
         if not holder.has_signed(found[-1].key, message, signed.signature):
             return Holders(tuple(found), _forged(index))
         found.append(Holder(signed.key, said, signed.signature))
-        done = index
     return Holders(tuple(found), None)
-
-
-def _extended(signature: bytes, packet: bytes | ThirdPartyPacket) -> bytes:
-    if isinstance(packet, bytes):
-        return chain.extend(signature, packet)
-    return chain.extend_third_party(signature, packet.verification_id, packet.identifier)
 
 
 def _unsigned(index: int) -> Refused:
