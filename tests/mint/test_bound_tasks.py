@@ -2,7 +2,10 @@
 """Bound tasks: the mint binds them to the session's key or to another one, and keeps them so at each change."""
 
 from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import cast
 
+import msgspec
 import pytest
 
 from arx_caps.agent.bundle import Bundle
@@ -10,9 +13,9 @@ from arx_caps.agent.task import Task
 from arx_caps.mint.policy.model import Policy
 from arx_verifier.errors import AttenuationError, SettingsError
 from arx_verifier.request import AccessRequest
-from arx_verifier.token import call_proof, chain, wire
+from arx_verifier.token import call_proof, chain, holder, wire
 from arx_verifier.token.call_proof import CallSigner
-from arx_verifier.token.caveats import read_caveat
+from arx_verifier.token.caveats import Caveat, read_caveat
 from arx_verifier.token.holder import HolderKey
 from arx_verifier.token.macaroon import Identifier, Macaroon
 from tests.mint.harness import Harness, now_ms, open_unit
@@ -166,6 +169,31 @@ def test_a_service_makes_no_bearer_token_of_a_bound_task(shop: Shop) -> None:
     forged = Macaroon.mint(identifier, key=key, realm="acme", caveats=own)
     text = CallSigner(forged, "orders").sign(call_proof.tool_fields("orders.get", ORDER), now_ms())
     assert shop.exchange("orders", text)["code"] == "exchange_not_allowed"
+
+
+@pytest.mark.spec("CONTROL 2.6")
+@pytest.mark.parametrize("vouched", [False, True])
+def test_a_service_makes_up_no_signed_call(unit: Harness, vouched: bool) -> None:
+    """Not with a token of its own that requires no signature, nor with one that says the mint vouches for its key."""
+    shop = Shop(unit, SIGNED)
+    task, orders = started(shop), shop.services["orders"].key
+    kid, key = shop.harness.mint.key_schedule.audience_key("orders")
+    members = {**_members(task), "kid": kid, "aud": "orders", "aud_key": holder.audience_public(key)}
+    own = [read_caveat(raw) for raw in task.bundle.tokens["orders"].packets if isinstance(raw, bytes)]
+    if vouched:
+        members |= {"holder": orders.public.x, "vouched": 1}
+        own = [msgspec.structs.replace(caveat, delegate_to=None) for caveat in own]
+        own.append(Caveat(to="service/orders", hop="A" * 12))
+        caller = orders.holder
+    else:
+        own = [msgspec.structs.replace(caveat, require=None) for caveat in own]
+        common = holder.agree(holder.audience_secret(key), str(task.bound_to))
+        caller = cast("HolderKey", SimpleNamespace(public=task.bound_to, agree=lambda _: common))
+    made = Macaroon.mint(Identifier(**members), key=key, realm="acme", caveats=tuple(own))
+    text = CallSigner(made, "orders", caller, signs=vouched).sign(call_proof.tool_fields("orders.get", ORDER), now_ms())
+    assert shop.judge(text, "orders", "orders.get", ORDER) == "ok", "a verifier can also mint"
+    assert shop.exchange("orders", text)["code"] == "exchange_not_allowed"
+    assert "bundle" in shop.exchange("orders", called(task))
 
 
 def test_a_policy_says_what_goes_together() -> None:

@@ -91,6 +91,10 @@ class StoredGrant(msgspec.Struct, frozen=True, kw_only=True):
         written = (*self.own[audience], *self.attenuated.get(audience, ()))
         return tuple(read_caveat(text.encode()) for text in written)
 
+    def needs_signature(self, audience: str) -> bool:
+        """Return whether a call at an audience needs its holder's signature.  SPEC 16.3."""
+        return any("signature" in (caveat.require or ()) for caveat in self.caveats(audience))
+
     def taken(self, service: str, audience: str) -> tuple[Caveat, ...]:
         """Return the attenuations at a service that must hold in a token it exchanges.
 

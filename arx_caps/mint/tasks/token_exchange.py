@@ -257,6 +257,9 @@ def _grant_for(
         or session is None
         or agent is None
         or not _matches_grant(parent.identifier, row, task, session, granted)
+        or not _can_vouch(mint, parent, granted, service)
+        # A service can make each MAC of a call, and a token without ``require``.  It can make no signature.
+        or (granted.needs_signature(service) and not parent.needs_signature)
     ):
         raise GrantError("this token does not match what the mint granted to its task", code="exchange_not_allowed")
     # The maker of the presented token chose its birth, so kills are checked from the births that the mint stored.
@@ -289,6 +292,19 @@ def _matches_grant(
         identifier.holder is not None,
     )
     return presented == stored
+
+
+def _can_vouch(mint: MintContext, parent: ProvenChain, granted: StoredGrant, service: str) -> bool:
+    """Return whether the mint can have exchanged a presented token: its holder is a service that may do so.
+
+    Else a service could write that the mint vouches for a key of its own, and sign calls with that.
+    """
+    holder, vouched = parent.identifier.holder, parent.identifier.vouched
+    if vouched is None:
+        return True
+    by = parent.facts.named[vouched - 1].removeprefix(SERVICES)
+    keys = mint.db.holder_keys.list(f"service:{by}")
+    return service in granted.targets(by) and any(key["x"] == holder for key in keys)
 
 
 def _open_rows(mint: MintContext, identifier: Identifier) -> tuple[Row, Row, Row]:
