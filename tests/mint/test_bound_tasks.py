@@ -3,7 +3,7 @@
 
 from collections.abc import Iterator
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import msgspec
 import pytest
@@ -131,7 +131,7 @@ def stolen_calls(task: Task) -> Iterator[str]:
         yield wire.TOKEN_PREFIX + wire.text_of(made + wire.TAIL + after)
 
 
-def _members(task: Task) -> dict[str, object]:
+def _members(task: Task) -> dict[str, Any]:
     identifier = task.bundle.outline.identifier
     return {name: getattr(identifier, name) for name in identifier.__struct_fields__}
 

@@ -12,7 +12,8 @@ from arx_caps.mint.policy.diff import compare
 from arx_caps.mint.policy.model import Policy
 from arx_verifier.errors import AttenuationError, GrantError, SettingsError
 from arx_verifier.ledger import MemoryLedger
-from tests.mint.harness import open_unit
+from arx_verifier.token.holder import HolderKey
+from tests.mint.harness import Harness, open_unit
 from tests.mint.test_tasks import verifier
 from tests.mint.test_token_exchange import ORDER, PAY, POLICY, Shop, called
 
@@ -146,3 +147,20 @@ def test_a_template_with_a_budget_is_had_alone() -> None:
     for names in ("pay other", "other pay"):
         with pytest.raises(GrantError, match="pay can be had alone only"):
             policy.grant(names, "acme/support/triage", {"pay": params, "other": params})
+
+
+@pytest.mark.spec("16.2")
+def test_a_bound_delegation_has_a_pool_of_its_own(unit: Harness) -> None:
+    """Calls by the new key draw from it and from those above; the delegator's from those above alone."""
+    shop = Shop(unit, BUDGET.replace("depth = 3\n", 'depth = 3\nbinding = "bound"\n'))
+    ledger, key = MemoryLedger(), HolderKey.generate()
+    shop.verifiers = {name: verifier(unit, name, ledger=ledger, costs=COSTS) for name in shop.services}
+    told = shop.agent.call("POST", "/v1/tasks", PAY).json()
+    task = Task(Bundle.parse(told["bundle"]), key=shop.agent.key)
+    worker = Task.from_text(task.delegate("acme/support/worker", key=key.public, budget={"usd": 2}).encode(), key=key)
+    assert [refund(shop, worker, 3), refund(shop, worker, 2)] == ["insufficient_budget", "ok"]
+    assert [refund(shop, worker, 1), refund(shop, task, 3), refund(shop, task, 1)] == [
+        "budget_exhausted",
+        "ok",
+        "budget_exhausted",
+    ]
