@@ -105,7 +105,7 @@ def test_a_mint_that_was_away_ends_such_a_history(own_valkey: EmbeddedValkey, tm
     mint.close()
     lose(own_valkey, tmp_path / "older", meanwhile)
     with RevocationStore(own_valkey.url, realm.name) as unaware:
-        old = unaware.kill([f"session:{VICTIM}"], "test", BY).header
+        old = unaware.kill_by_kind([f"session:{VICTIM}"], "test", BY).header
         mint = MintRuntime.open(realm, store_url=own_valkey.url)
         assert (mark := mint.db.epoch.high_water(realm.name)) is not None
         assert (mark.incarnation, mark.seq) == (old.incarnation, old.seq)
