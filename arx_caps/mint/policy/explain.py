@@ -9,6 +9,7 @@ from typing import Any, Final, NamedTuple
 
 from arx_caps.durations import format_duration
 from arx_caps.mint.policy.approvals import show_terms
+from arx_caps.mint.policy.budgets import split_budget
 from arx_caps.mint.policy.issuers import Subject
 from arx_caps.mint.policy.model import Policy, SessionTerms, TaskGrant, Template
 from arx_caps.mint.policy.parse import as_written, members_of, write_member
@@ -164,6 +165,10 @@ def _task(grant: TaskGrant) -> dict[str, Any]:
     shown |= {"depth": grant.depth, "delegate_to": list(grant.delegate_to)}
     if grant.is_bound:
         shown["binding"] = "bound"
+    if grant.budgets:
+        shown["budget"] = [
+            f"{said} ({name})" for name, budget in grant.budgets.items() for said in split_budget(budget)
+        ]
     if grant.exchange:
         shown["exchange"] = exchanges(grant.exchange)
     shown |= {name: write_member(Template, name, limit) for name, limit in grant.limits.items()}
