@@ -56,7 +56,7 @@ NONSENSE: dict[str, tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any], s
     "a time before time": (Caveat, (), {"exp": -1}, "Caveat exp: expected `int` >= 0, got -1"),
     "a proof that is none": (Caveat, (), {"require": ("pop",)}, 'got require=("pop",)'),
     "a link without a name": (Caveat, (), {"to": "acme/worker"}, "come together"),
-    "a member that is reserved": (Caveat, (), {"spend": 1}, "got spend=1"),
+    "a budget that is none": (Caveat, (), {"spend": 1}, "Caveat spend: expected `array | null`, got 1"),
     "a tool's name for a caller": (REALM.caller, ("orders.get",), {}, 'got ("orders.get",)'),
     "no rule for a caller": (REALM.caller, (), {}, "Caveat allow: expected such as"),
 }
