@@ -110,7 +110,7 @@ class ModelStore:
             raise StoreRefused("INCARNATION")
         if seen > header.seq or (chain != UNKNOWN and (self.chain_at(seen) or chain) != chain):
             raise StoreRefused("REGRESSED")
-        if op not in OPS or not targets or len(targets) > 1000:
+        if op not in OPS or not targets or len(targets) > 4000:
             raise StoreRefused("ERR")
         for target in targets:
             printable = all("!" <= character <= "~" for character in target)

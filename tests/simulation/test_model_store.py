@@ -75,7 +75,7 @@ class Both:
             targets = draw.choices(TARGETS, k=draw.randint(1, 4))
             targets += draw.choices(ODD, k=1) if draw.random() < 0.03 else []
             if draw.random() < 0.03:
-                targets = [f"task:{number}" for number in range(draw.choice([1000, 1001]))]
+                targets = [f"task:{number}" for number in range(draw.choice([4000, 4001]))]
             seen = draw.choice([0, 0, seq, seq + (draw.random() < 0.1)])
             until = str(self.at_ms + 5_000) if draw.random() < 0.1 else ""
             known = (incarnation, seen, self.chain(seen))
