@@ -20,6 +20,7 @@ from arx_caps.self_registration import MEMBERS as CLIENT_MEMBERS
 from arx_caps.self_registration import SelfRegistration, read_self_registration
 from arx_verifier import names
 from arx_verifier.errors import SettingsError
+from arx_verifier.revocation import keeps_nonces
 from arx_verifier.tls import ca_file
 from arx_verifier.token import DEFAULT_MAX_TTL_MS
 
@@ -43,6 +44,7 @@ SETTINGS: Final = frozenset(
         "issuer",
         "listen",
         "store",
+        "ledger",
         "database",
         "max_ttl",
         "replicas",
@@ -136,6 +138,7 @@ class Realm:
         console: How long an operator is signed in.
         clients: What OAuth clients may be that no operator has registered; None if there are none.
         webhook_hosts: Hosts of the own network that may get notifications, with their port unless it is the scheme's.
+        ledger: URL of the Redis that keeps the budgets of all services; None for none.  May hold a login.
     """
 
     folder: Path
@@ -158,6 +161,7 @@ class Realm:
     console: ConsoleTerms = DEFAULT_CONSOLE
     clients: SelfRegistration | None = None
     webhook_hosts: tuple[str, ...] = ()
+    ledger: str | None = field(default=None, repr=False)
 
     @classmethod
     def plan(
@@ -243,6 +247,7 @@ class Realm:
             console=_console(settings),
             clients=read_self_registration(settings),
             webhook_hosts=_webhook_hosts(settings.get("webhook_hosts", [])),
+            ledger=_ledger(settings.get("ledger")),
         )
 
     def settings(self) -> str:
@@ -455,6 +460,15 @@ def _webhook_hosts(hosts: Any) -> tuple[str, ...]:
             f'invalid webhook_hosts: expected a list such as ["alerts.acme.internal:8443"], got {hosts!r:.200}'
         )
     return tuple(hosts)
+
+
+def _ledger(ledger: Any) -> str | None:
+    # The error omits the URL, which could hold a password.
+    if ledger is not None and (not isinstance(ledger, str) or not keeps_nonces(ledger)):
+        raise SettingsError(
+            "invalid ledger: expected a unix:, redis: or rediss: URL, the latter two also with +sentinel:"
+        )
+    return ledger
 
 
 def _witnesses_required(required: Any) -> bool:

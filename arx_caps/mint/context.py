@@ -31,6 +31,7 @@ from arx_caps.realm import Realm
 from arx_caps.revocation import RevocationStore, Topology
 from arx_verifier.errors import StaleEpochError, refusal
 from arx_verifier.journal import DecisionSink
+from arx_verifier.ledger import RedisLedger
 from arx_verifier.revocation import Epochs, HistoryPlace
 from arx_verifier.token import MINT_AUDIENCE
 from arx_verifier.verification import Verifier
@@ -61,6 +62,7 @@ class MintContext:
         epochs: The mint's own view of the kill epoch.
         store: The revocation store.
         store_url: Its address, as service files have it.
+        ledger: The pools of the realm's budgets; None if its settings name none.
         topology: The store's replicas, and whether a failover begins a new history.
         decisions: The journal of the mint's decisions on calls.
         log: The realm's audit log.
@@ -89,10 +91,11 @@ class MintContext:
         store_url: str,
         decisions: DecisionSink,
         log: AuditLog | None = None,
+        ledger: RedisLedger | None = None,
     ) -> None:
         self.realm, self.db, self.root_keys = realm, db, roots
         self.policies = ActivePolicy(realm.policy_path, db, policy)
-        self.epochs, self.store, self.store_url = epochs, store, store_url
+        self.epochs, self.store, self.store_url, self.ledger = epochs, store, store_url, ledger
         self.topology = Topology(realm.replicas, realm.on_failover, realm.failover_window_ms)
         self.decisions = decisions
         self.key_schedule = KeySchedule(realm, roots, db)

@@ -24,7 +24,8 @@ from arx_caps.revocation.wire import Ahead
 from arx_caps.self_registration import DEFAULT_UNUSED_MS
 from arx_verifier.errors import ArxError, SettingsError
 from arx_verifier.journal import Journal
-from arx_verifier.revocation import Follower
+from arx_verifier.ledger import RedisLedger
+from arx_verifier.revocation import Follower, without_login
 from arx_verifier.token import MINT_AUDIENCE
 
 KEEPER_S: Final = 1.0  # how often the mint reads the store itself
@@ -73,6 +74,7 @@ class MintRuntime(MintContext):
             store_url=store_url,
             decisions=Journal(realm.journals_dir / MINT, verifier_id, MINT_AUDIENCE),
             log=AuditLog(realm, database),
+            ledger=_ledger(realm, store_url),
         )
 
     def start(self) -> None:
@@ -99,6 +101,8 @@ class MintRuntime(MintContext):
         self.verifier.start()
         self.epochs.catch_up(0, 0, CATCH_UP_S)
         self.freezes.restore()
+        if self.ledger is not None:
+            self.ledger.start()  # before the first pool is opened: a ledger takes none that is older than itself
         self._stop = threading.Event()
         self._keeper = threading.Thread(target=self._keep, name="arx-mint-keeper", daemon=True)
         self._keeper.start()
@@ -116,6 +120,8 @@ class MintRuntime(MintContext):
         self.verifier.close()
         self.log.close()
         self.store.close()
+        if self.ledger is not None:
+            self.ledger.close()
         self.db.close()
 
     def reload_policy(self) -> str:
@@ -177,3 +183,11 @@ def need_store(realm: Realm, given: str | None) -> str:
     if url is None:
         raise SettingsError("no revocation store: run `arx up`, give --store, or write `store` into realm.toml")
     return url
+
+
+def _ledger(realm: Realm, store_url: str) -> RedisLedger | None:
+    if realm.ledger is None:
+        return None
+    if without_login(realm.ledger) == without_login(store_url):
+        raise SettingsError("invalid ledger: expected another Redis than store, whose disk every write waits for")
+    return RedisLedger(realm.ledger, realm.name, password=os.environ.get("ARX_LEDGER_PASSWORD"), ca=realm.ca)

@@ -88,6 +88,7 @@ def join_service(
     content |= {"max_ttl_ms": fetched.max_ttl_ms, "store": where, "issuer": mint.issuer}
     if where is not None and keeps_nonces(where):
         content["nonces"] = without_login(where)
+    content |= {} if fetched.ledger is None else {"ledger": fetched.ledger}
     content |= {} if ca is None else {"ca": str(Path(ca).absolute())}
     folder = journal or out.with_name(f"{out.stem}-journal")
     content |= {"key_file": str(key_out.absolute()), "journal": str(folder.absolute())}

@@ -16,6 +16,7 @@ from arx_caps.keyfile import SigningKey, read_secret, replace_secret
 from arx_verifier.errors import MalformedTokenError, RequestError, SettingsError, StoreError
 from arx_verifier.names import is_kid
 from arx_verifier.request import read_json_object
+from arx_verifier.revocation import without_login
 from arx_verifier.token import KEY_BYTES, bytes_of
 
 KEYS_PATH = "/v1/keys"
@@ -41,6 +42,7 @@ class Fetched(msgspec.Struct, frozen=True):
         max_ttl_ms: The realm's longest token life, ms.
         refresh_ms: How long the service uses these keys before it asks again, ms.
         store: URL of the revocation store, without a login, or None.
+        ledger: URL of the Redis that keeps the realm's budgets, without a login, or None.
         memory: The memory keys, for the audience ``memory`` alone.
     """
 
@@ -50,6 +52,7 @@ class Fetched(msgspec.Struct, frozen=True):
     max_ttl_ms: Annotated[int, Meta(ge=1000)]
     refresh_ms: Annotated[int, Meta(ge=100)]
     store: str | None = None
+    ledger: str | None = None
     memory: tuple[AudienceKeyFact, ...] = ()
 
     @property
@@ -124,6 +127,8 @@ def write_keys(path: Path, fetched: Fetched) -> bool:
     fresh = {**content, "keys": fetched.texts, "max_ttl_ms": fetched.max_ttl_ms}
     if fetched.memory:
         fresh["memory"] = {fact.kid: fact.key for fact in fetched.memory}
+    if fetched.ledger is not None and without_login(str(content.get("ledger"))) != fetched.ledger:
+        fresh["ledger"] = fetched.ledger  # with another ledger a task could spend its budget once at each
     if fresh == content:
         return False  # verifiers read a replaced file again, which costs each a file read
     replace_secret(path, json.dumps(fresh, indent=2, sort_keys=True).encode() + b"\n")

@@ -122,11 +122,12 @@ class RedisLedger:
         answer = self._call("arx1_top_up", [draw], draw[2:])
         return None if answer == -2 else int(answer)
 
-    def shown(self, task: str | None = None, most: int = 1000) -> list[dict[str, Any]]:
+    def shown(self, task: str | None = None, link: str | None = None, most: int = 1000) -> list[dict[str, Any]]:
         """Return the pools that were drawn on last, for people.
 
         Args:
             task: Only those of this task.
+            link: Only those of this delegation.
             most: At most this number.
 
         Returns:
@@ -136,10 +137,11 @@ class RedisLedger:
             StoreError: The server did not answer or refused.
         """
         now, since = self._call("arx1_ledger", (), ())
-        known = self._ask(self._redis.zrange, self._keys[1], 0, -1 if task is not None else most - 1, desc=True)
+        known = self._ask(self._redis.zrange, self._keys[1], 0, most - 1 if task is link is None else -1, desc=True)
         names = [name.decode() for name in known]
-        if task is not None:
-            names = [name for name in names if name.startswith(f"{task}/")][:most]
+        of = (task, link)
+        names = [name for name in names if all(a in (None, b) for a, b in zip(of, name.split("/")[:2], strict=True))]
+        names = names[:most]
         pipeline = self._redis.pipeline(transaction=False)
         for name in names:
             pipeline.hmget(self._pool + name, "p", "c", "r", "l", "x", "o", "m", "u", "b")

@@ -75,6 +75,7 @@ class ServiceFile(RouteAnswer, frozen=True):
     store: str
     journal: str
     nonces: str | UnsetType = UNSET
+    ledger: str | UnsetType = UNSET
     memory: dict[str, str] | UnsetType = UNSET
 
     def __repr__(self) -> str:
@@ -121,6 +122,7 @@ class AudienceKeys(RouteAnswer, frozen=True):
     max_ttl_ms: int
     refresh_ms: int
     store: str
+    ledger: str | UnsetType = UNSET
     memory: tuple[AudienceKey, ...] | UnsetType = UNSET
 
 
@@ -167,6 +169,7 @@ def enrol_service(call: RouteCall) -> ServiceFile:
         journal=str(mint.realm.journals_dir / audience),
         # Workers of a service share used nonces there, so that a call is not accepted once by each of them.
         nonces=store if keeps_nonces(store) else UNSET,
+        ledger=_ledger(mint),
         memory={kid: wire.text_of(key) for kid, (key, _) in _memory_keys(mint, audience).items()} or UNSET,
     )
 
@@ -241,6 +244,7 @@ def list_keys(call: RouteCall) -> AudienceKeys:
         max_ttl_ms=mint.realm.max_ttl_ms,
         refresh_ms=mint.realm.key_refresh_ms,
         store=_store(mint),
+        ledger=_ledger(mint),
     )
     # Noted before the answer arrives.  A lost answer is fetched again within one interval, and a new key waits for two.
     mint.db.keys.note_fetch(call.authenticated.key, audience, keys)
@@ -301,6 +305,10 @@ def _row(mint: MintContext, audience: str) -> dict[str, Any]:
 def _store(mint: MintContext) -> str:
     # The mint's own login may kill and thaw.  A service reads the store with a login of its own, or none.
     return without_login(mint.store_url)
+
+
+def _ledger(mint: MintContext) -> str | UnsetType:
+    return UNSET if mint.realm.ledger is None else without_login(mint.realm.ledger)
 
 
 def _memory_keys(mint: MintContext, audience: str) -> dict[str, tuple[bytes, int]]:

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Budgets in a realm that runs: one ledger in every service file, what a task has left, and an operator's top-up."""
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from arx_caps.cli import exit_codes
+from arx_caps.embedded import EmbeddedValkey
+from arx_verifier.ledger import PoolDraw, RedisLedger, Short, Taken
+from tests.cli.helpers import arx
+from tests.cli.live import Live, live_realm
+from tests.servers import free_ports
+
+pytestmark = [pytest.mark.servers, pytest.mark.spec("CONTROL 2.11")]
+
+TASK, LINK = "t-abcdefghijklmnop", "A" * 22
+OWN, SUB = f"{TASK}/-/refund/usd/task", f"{TASK}/{LINK}/worker/usd/hour"
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedValkey]:
+    with EmbeddedValkey(tmp_path_factory.mktemp("ledger")) as valkey:
+        yield valkey
+
+
+@pytest.fixture(scope="module")
+def up(tmp_path_factory: pytest.TempPathFactory, kept: EmbeddedValkey) -> Iterator[Live]:
+    folder, port = tmp_path_factory.mktemp("budget") / "realm", free_ports(1)[0]
+    made = arx("init", "--name", "acme", "--issuer", f"http://127.0.0.1:{port}", env={"ARX_HOME": str(folder)})
+    assert made.exit_code == exit_codes.OK, made.err
+    with (folder / "realm.toml").open("a") as file:
+        file.write(f'ledger = "{kept.url}"\n')
+    with live_realm(folder, port) as realm:
+        yield realm
+
+
+def drawn(ledger: RedisLedger, cost: int, opened: int) -> Taken | Short:
+    """Draw from a task's pool and from that of a delegation."""
+    whole = PoolDraw(OWN, 5_000_000, 0, opened, cost, cost)
+    return ledger.take("draw", "", [whole, PoolDraw(SUB, 9_000_000, 3_600_000, opened, cost, cost)])
+
+
+def test_an_operator_sees_and_tops_up_a_pool(up: Live, kept: EmbeddedValkey) -> None:
+    """All pools of a task, those of a link alone, and one that has more than its max after a top-up."""
+    opened = time.time_ns() // 1_000_000
+    while time.time_ns() // 1_000_000 <= opened:
+        pass
+    ledger = RedisLedger(kept.url, "acme", timeout_s=30)
+    assert isinstance(drawn(ledger, 4_500_000, opened), Taken)
+    assert drawn(ledger, 750_000, opened) == Short(0, 500_000)
+    shown = {pool["id"]: pool for pool in up.ok("budget", "show", TASK)["pools"]}
+    assert {name: (pool["used"], pool["remaining"], pool["max"]) for name, pool in shown.items()} == {
+        OWN: ("4.5", "0.5", "5"),
+        SUB: ("4.5", "4.5", "9"),
+    }
+    assert [pool["id"] for pool in up.ok("budget", "show", LINK)["pools"]] == [SUB]
+    assert up.ok("budget", "show", "t-ponmlkjihgfedcba")["pools"] == []
+    words = ("budget", "top-up", OWN)
+    reason = ("--reason", "a larger order", "--yes")
+    assert up.ok(*words, "0.25", "usd", *reason)["remaining"] == "0.75"
+    assert isinstance(drawn(ledger, 750_000, opened), Taken)
+    for wrong, code in (
+        ((OWN, "1", "eur"), "malformed_request"),
+        ((OWN, "0", "usd"), "malformed_request"),
+        ((OWN, "1e3", "usd"), "malformed_request"),
+        ((OWN, "1000000000", "usd"), "conflict"),
+        ((OWN.replace("refund", "other"), "1", "usd"), "not_found"),
+    ):
+        exit_code, told, _ = up.run("budget", "top-up", *wrong, *reason)
+        assert (exit_code != exit_codes.OK, told.get("code")) == (True, code), (wrong, told)
+    topped_up = {pool["id"]: pool["topped_up"] for pool in up.ok("budget", "show", TASK)["pools"]}
+    assert topped_up == {OWN: "0.25", SUB: "0"}
+    events = up.ok("mint", "events", "--kind", "budget.topped_up")["events"]
+    assert [(event["pool"], event["amount"]) for event in events] == [(OWN, "0.25")]
+    ledger.close()
+
+
+@pytest.mark.spec("CONTROL 3.2")
+def test_every_service_file_names_the_ledger(up: Live, kept: EmbeddedValkey, tmp_path: Path) -> None:
+    """Enrolled or joined; a file that named another one names this one after the next refresh."""
+    up.ok("service", "enrol", "orders", "--out", tmp_path / "orders.json")
+    assert json.loads((tmp_path / "orders.json").read_text())["ledger"] == kept.url
+    up.ok("service", "invite", "payments", "--out", tmp_path / "invite")
+    file = tmp_path / "payments.json"
+    up.ok("service", "join", tmp_path / "invite", "--out", file, "--key-out", tmp_path / "payments.key")
+    joined = json.loads(file.read_text())
+    assert joined["ledger"] == kept.url
+    file.write_text(json.dumps(joined | {"ledger": "redis://127.0.0.1:1"}))
+    up.ok("service", "refresh", file, "--once")
+    assert json.loads(file.read_text()) == joined
