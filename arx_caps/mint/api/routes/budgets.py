@@ -74,12 +74,12 @@ def list_pools(call: RouteCall) -> Pools:
     asked = call.query
     if (asked.task is None) == (asked.link is None):
         raise RequestError("invalid query: expected either task or link; send exactly one")
-    return Pools(pools=[_show(row) for row in _ledger(call).shown(asked.task, asked.link)])
+    return Pools(pools=[_show(row) for row in _pools_of(call).shown(asked.task, asked.link)])
 
 
 def top_up_pool(call: RouteCall) -> ToppedUp:
     """Add to a pool in its period; a pool that was lost has exactly so much then."""
-    body, ledger = call.body, _ledger(call)
+    body, ledger = call.body, _pools_of(call)
     task, _, _, unit, _ = body.pool.split("/")
     if body.unit != unit:
         raise RequestError(f"invalid unit: expected {unit}, the unit of the pool, got {body.unit}")
@@ -91,7 +91,7 @@ def top_up_pool(call: RouteCall) -> ToppedUp:
         raise RequestError("invalid amount: expected more than 0")
     found = next((row for row in ledger.shown(task) if row["id"] == body.pool), None)
     if found is None:
-        raise _unknown()
+        raise _no_pool()
     if found["topped_up"] + amount > MAX_AMOUNT:
         raise GrantError("a pool cannot be topped up by more than 1000000000 in a period", code="conflict")
     # Before the ledger: nobody gets more to spend without a record of it.
@@ -99,19 +99,19 @@ def top_up_pool(call: RouteCall) -> ToppedUp:
     call.mint.db.record(Event.of("budget.topped_up", call.authenticated.actor, **facts))
     left = ledger.top_up(body.pool, amount)
     if left is None:
-        raise _unknown()
+        raise _no_pool()
     if left < 0:
         raise GrantError("a pool cannot be topped up by more than 1000000000 in a period", code="conflict")
     return ToppedUp(pool=body.pool, remaining=amount_text(left))
 
 
-def _ledger(call: RouteCall) -> RedisLedger:
+def _pools_of(call: RouteCall) -> RedisLedger:
     if call.mint.ledger is None:
         raise GrantError("this realm has no ledger: set `ledger` in realm.toml", code="not_found")
     return call.mint.ledger
 
 
-def _unknown() -> GrantError:
+def _no_pool() -> GrantError:
     return GrantError("no such pool, or no call has drawn on it", code="not_found")
 
 

@@ -169,7 +169,7 @@ def enrol_service(call: RouteCall) -> ServiceFile:
         journal=str(mint.realm.journals_dir / audience),
         # Workers of a service share used nonces there, so that a call is not accepted once by each of them.
         nonces=store if keeps_nonces(store) else UNSET,
-        ledger=_ledger(mint),
+        ledger=_ledger_url(mint),
         memory={kid: wire.text_of(key) for kid, (key, _) in _memory_keys(mint, audience).items()} or UNSET,
     )
 
@@ -244,7 +244,7 @@ def list_keys(call: RouteCall) -> AudienceKeys:
         max_ttl_ms=mint.realm.max_ttl_ms,
         refresh_ms=mint.realm.key_refresh_ms,
         store=_store(mint),
-        ledger=_ledger(mint),
+        ledger=_ledger_url(mint),
     )
     # Noted before the answer arrives.  A lost answer is fetched again within one interval, and a new key waits for two.
     mint.db.keys.note_fetch(call.authenticated.key, audience, keys)
@@ -307,7 +307,7 @@ def _store(mint: MintContext) -> str:
     return without_login(mint.store_url)
 
 
-def _ledger(mint: MintContext) -> str | UnsetType:
+def _ledger_url(mint: MintContext) -> str | UnsetType:
     return UNSET if mint.realm.ledger is None else without_login(mint.realm.ledger)
 
 
