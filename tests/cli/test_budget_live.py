@@ -5,13 +5,14 @@ import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from arx_caps.cli import exit_codes
 from arx_caps.embedded import EmbeddedValkey
 from arx_verifier.ledger import PoolDraw, RedisLedger, Short, Taken
-from tests.cli.helpers import arx
+from tests.cli.helpers import Ran, arx
 from tests.cli.live import Live, live_realm
 from tests.servers import free_ports
 
@@ -38,6 +39,18 @@ def up(tmp_path_factory: pytest.TempPathFactory, kept: EmbeddedValkey) -> Iterat
         yield realm
 
 
+def ran(up: Live, *words: str | Path) -> Ran:
+    """Type a command."""
+    return arx(*words, "--json", env={"ARX_HOME": str(up.folder)})
+
+
+def ok(up: Live, *words: str | Path) -> dict[str, Any]:
+    """Type a command that must succeed."""
+    told = ran(up, *words)
+    assert told.exit_code == exit_codes.OK, (words, told)
+    return told.json
+
+
 def drawn(ledger: RedisLedger, cost: int, opened: int) -> Taken | Short:
     """Draw from a task's pool and from that of a delegation."""
     whole = PoolDraw(OWN, 5_000_000, 0, opened, cost, cost)
@@ -52,16 +65,16 @@ def test_an_operator_sees_and_tops_up_a_pool(up: Live, kept: EmbeddedValkey) -> 
     ledger = RedisLedger(kept.url, "acme", timeout_s=30)
     assert isinstance(drawn(ledger, 4_500_000, opened), Taken)
     assert drawn(ledger, 750_000, opened) == Short(0, 500_000)
-    shown = {pool["id"]: pool for pool in up.ok("budget", "show", TASK)["pools"]}
+    shown = {pool["id"]: pool for pool in ok(up, "budget", "show", TASK)["pools"]}
     assert {name: (pool["used"], pool["remaining"], pool["max"]) for name, pool in shown.items()} == {
         OWN: ("4.5", "0.5", "5"),
         SUB: ("4.5", "4.5", "9"),
     }
-    assert [pool["id"] for pool in up.ok("budget", "show", LINK)["pools"]] == [SUB]
-    assert up.ok("budget", "show", "t-ponmlkjihgfedcba")["pools"] == []
+    assert [pool["id"] for pool in ok(up, "budget", "show", LINK)["pools"]] == [SUB]
+    assert ok(up, "budget", "show", "t-ponmlkjihgfedcba")["pools"] == []
     words = ("budget", "top-up", OWN)
     reason = ("--reason", "a larger order", "--yes")
-    assert up.ok(*words, "0.25", "usd", *reason)["remaining"] == "0.75"
+    assert ok(up, *words, "0.25", "usd", *reason)["remaining"] == "0.75"
     assert isinstance(drawn(ledger, 750_000, opened), Taken)
     for wrong, code in (
         ((OWN, "1", "eur"), "malformed_request"),
@@ -70,11 +83,11 @@ def test_an_operator_sees_and_tops_up_a_pool(up: Live, kept: EmbeddedValkey) -> 
         ((OWN, "1000000000", "usd"), "conflict"),
         ((OWN.replace("refund", "other"), "1", "usd"), "not_found"),
     ):
-        exit_code, told, _ = up.run("budget", "top-up", *wrong, *reason)
-        assert (exit_code != exit_codes.OK, told.get("code")) == (True, code), (wrong, told)
-    topped_up = {pool["id"]: pool["topped_up"] for pool in up.ok("budget", "show", TASK)["pools"]}
+        told = ran(up, "budget", "top-up", *wrong, *reason)
+        assert (told.exit_code != exit_codes.OK, told.json.get("code")) == (True, code), (wrong, told)
+    topped_up = {pool["id"]: pool["topped_up"] for pool in ok(up, "budget", "show", TASK)["pools"]}
     assert topped_up == {OWN: "0.25", SUB: "0"}
-    events = up.ok("mint", "events", "--kind", "budget.topped_up")["events"]
+    events = ok(up, "mint", "events", "--kind", "budget.topped_up")["events"]
     assert [(event["pool"], event["amount"]) for event in events] == [(OWN, "0.25")]
     ledger.close()
 
@@ -82,13 +95,13 @@ def test_an_operator_sees_and_tops_up_a_pool(up: Live, kept: EmbeddedValkey) -> 
 @pytest.mark.spec("CONTROL 3.2")
 def test_every_service_file_names_the_ledger(up: Live, kept: EmbeddedValkey, tmp_path: Path) -> None:
     """Enrolled or joined; a file that named another one names this one after the next refresh."""
-    up.ok("service", "enrol", "orders", "--out", tmp_path / "orders.json")
+    ok(up, "service", "enrol", "orders", "--out", tmp_path / "orders.json")
     assert json.loads((tmp_path / "orders.json").read_text())["ledger"] == kept.url
-    up.ok("service", "invite", "payments", "--out", tmp_path / "invite")
+    ok(up, "service", "invite", "payments", "--out", tmp_path / "invite")
     file = tmp_path / "payments.json"
-    up.ok("service", "join", tmp_path / "invite", "--out", file, "--key-out", tmp_path / "payments.key")
+    ok(up, "service", "join", tmp_path / "invite", "--out", file, "--key-out", tmp_path / "payments.key")
     joined = json.loads(file.read_text())
     assert joined["ledger"] == kept.url
     file.write_text(json.dumps(joined | {"ledger": "redis://127.0.0.1:1"}))
-    up.ok("service", "refresh", file, "--once")
+    ok(up, "service", "refresh", file, "--once")
     assert json.loads(file.read_text()) == joined

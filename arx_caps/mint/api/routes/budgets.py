@@ -69,8 +69,8 @@ class ToppedUp(RouteAnswer, frozen=True):
     remaining: str
 
 
-def list_pools(call: RouteCall) -> Pools:
-    """List the pools of a task or a link that calls have drawn on."""
+def show_pools(call: RouteCall) -> Pools:
+    """Show the pools of a task or a link that calls have drawn on, the last 1000 of them."""
     asked = call.query
     if (asked.task is None) == (asked.link is None):
         raise RequestError("invalid query: expected either task or link; send exactly one")
@@ -132,7 +132,7 @@ def _show(row: dict[str, Any]) -> PoolShown:
 
 
 ENDPOINTS: Final = (
-    Endpoint("GET", "/v1/budgets", "arx.tasks.read", list_pools, query=PoolsQuery, problems=("not_found",)),
+    Endpoint("GET", "/v1/budgets", "arx.tasks.read", show_pools, query=PoolsQuery, problems=("not_found",)),
     Endpoint(
         "POST", "/v1/budgets/top-up", "arx.budgets.write", top_up_pool, TopUpBody, problems=("not_found", "conflict")
     ),
