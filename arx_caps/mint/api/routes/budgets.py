@@ -94,7 +94,7 @@ def top_up_pool(call: RouteCall) -> ToppedUp:
         raise _no_pool()
     if found["topped_up"] + amount > MAX_AMOUNT:
         raise GrantError("a pool cannot be topped up by more than 1000000000 in a period", code="conflict")
-    # Before the ledger: nobody gets more to spend without a record of it.
+    # Before the ledger adds it: no top-up without a record.
     facts = {"pool": body.pool, "task": task, "amount": amount_text(amount), "unit": unit, "reason": body.reason}
     call.mint.db.record(Event.of("budget.topped_up", call.authenticated.actor, **facts))
     left = ledger.top_up(body.pool, amount)
