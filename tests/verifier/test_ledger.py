@@ -632,3 +632,30 @@ def test_a_server_that_may_evict_keeps_no_budget(server: str) -> None:
     ledger._redis.config_set("maxmemory-policy", "noeviction")
     assert isinstance(ledger.take("draw", "", [draw(1)]), Short)
     ledger.close()
+
+
+@pytest.mark.servers
+def test_the_rights_on_the_page_are_enough(server: str) -> None:
+    """A user with them draws, reserves, settles, gives back and tops up; it reaches no key of another realm."""
+    page = (Path(__file__).parents[2] / "docs" / "budgets.md").read_text("utf-8")
+    line = next(line for line in page.splitlines() if line.startswith("user budgets "))
+    root = RedisLedger(server, "root", timeout_s=30)
+    root._redis.execute_command("ACL", "SETUSER", *line.split()[1:], ">secret")
+    opened = _next_ms()
+    ledger = RedisLedger(server.replace("unix://", "unix://budgets@"), "acme", password="secret", timeout_s=30)
+    ledger.load()
+    ledger.start()
+    each = draw(10, opened=opened + 50)
+    while time.time_ns() // 1_000_000 <= each.opened:
+        pass
+    assert isinstance(ledger.take("reserve", "a", [each]), Taken)
+    assert ledger.settle("a", [(each, 4)]) is None
+    assert isinstance(ledger.take("draw", "", [each]), Taken)
+    ledger.undo([each])
+    assert ledger.top_up(each.pool, 5) == 101
+    assert [pool["committed"] for pool in ledger.shown("t")] == [4]
+    other = RedisLedger(server.replace("unix://", "unix://budgets@"), "other", password="secret", timeout_s=30)
+    with pytest.raises(StoreError):
+        other.take("draw", "", [each])
+    for one in (ledger, other, root):
+        one.close()
