@@ -49,7 +49,7 @@ class SimulatedMint:
     def start_task(self, session: Session) -> None:
         """Start a task in a session, if the view allows; other things may happen meanwhile."""
         front = self._front(session)
-        proof = SimpleNamespace(key=SimpleNamespace(kid="key"), jti="", until=0)
+        proof = SimpleNamespace(key=SimpleNamespace(kid="key", x=""), jti="", until=0)
         call, unit = SimpleNamespace(peer=None), SimpleNamespace(spend=lambda *args, is_used: None)
         check = self._world.code.caller
         try:
