@@ -90,8 +90,8 @@ MUTATIONS: dict[str, Patches] = {
         "authenticate": (
             ("    born = mint.born()\n    used = used_id(", "    used = used_id("),
             (
-                'return AuthenticatedCaller("agent", grant.agent, row, born, grant.exp, proof.key.kid, agent, proof.key.x)',
-                'return AuthenticatedCaller("agent", grant.agent, row, mint.born(), grant.exp, proof.key.kid, agent, proof.key.x)',
+                'AuthenticatedCaller("agent", grant.agent, row, born, ',
+                'AuthenticatedCaller("agent", grant.agent, row, mint.born(), ',
             ),
         ),
     },
