@@ -22,6 +22,8 @@ pytestmark = pytest.mark.servers
 def test_a_store_that_is_well(place: Place) -> None:
     """
     Seen by the mint's user nothing is wrong; what that user may not ask is said.
+
+    The kill of a session has two entries: before its own, the window of what the session wrote into memories.
     """
     assert place.bad() == {}
     ran = place.doctor()
@@ -29,8 +31,8 @@ def test_a_store_that_is_well(place: Place) -> None:
     assert (
         told["persistence"] == told["eviction"] == told["access"] == "the store's user has no permission for this check"
     )
-    assert told["history"] == "at entry 2; 2 entries in the log"
-    assert told["memory"] == "the mint has applied 2 of 2 entries"
+    assert told["history"] == "at entry 3; 3 entries in the log"
+    assert told["memory"] == "the mint has applied 3 of 3 entries"
     assert told["record"] == "2 entries match the mint's events"
 
 
@@ -43,29 +45,29 @@ def test_writing_past_the_functions_is_seen(place: Place) -> None:
     with place.server.client() as raw:
         raw.hdel(keys.freezes, AGENT)
         assert AGENT in place.bad()["history"][0]
-        raw.hset(keys.freezes, AGENT, 2)
+        raw.hset(keys.freezes, AGENT, 3)
         raw.hset(keys.kills, SESSION, 0)
         assert SESSION in place.bad()["history"][0]
         raw.hdel(keys.kills, SESSION)
         raw.hincrby(keys.header, "n", -1)  # so that verifiers do not notice
         assert SESSION in place.bad()["history"][0]
         raw.hincrby(keys.header, "n", 1)
-        raw.hset(keys.kills, SESSION, 1)
-        raw.hset(keys.header, "seq", 1)
+        raw.hset(keys.kills, SESSION, 2)
+        raw.hset(keys.header, "seq", 2)
         assert {"history", "memory"} <= set(place.bad())
         assert "lost 1 entries" in place.bad()["memory"][0]
-        raw.hset(keys.header, "seq", 2)
+        raw.hset(keys.header, "seq", 3)
         whole = raw.xrange(keys.log)
         raw.delete(keys.log)
         for number, (_, fields) in enumerate(whole, 1):
             raw.xadd(keys.log, fields | {"s": OTHER}, id=f"{number}-0")
-        assert f"entry 1 is {OTHER} in the store, {SESSION} at the mint" in place.bad()["record"][0]
-        raw.xdel(keys.log, "1-0")
-        assert "entry 1 is missing in the store" in place.bad()["record"][0]
-        raw.xadd(keys.log, whole[-1][1], id="4-0")
-        raw.hset(keys.header, "seq", 4)
-        assert "lacks entries between 2 and 4" in place.bad()["history"][0]
-        raw.hset(keys.header, "seq", 2)
+        assert f"entry 2 is {OTHER} in the store, {SESSION} at the mint" in place.bad()["record"][0]
+        raw.xdel(keys.log, "2-0")
+        assert "entry 2 is missing in the store" in place.bad()["record"][0]
+        raw.xadd(keys.log, whole[-1][1], id="5-0")
+        raw.hset(keys.header, "seq", 5)
+        assert "lacks entries between 1 and 5" in place.bad()["history"][0]
+        raw.hset(keys.header, "seq", 3)
         raw.delete(keys.log)
         for at, fields in whole:
             raw.xadd(keys.log, fields, id=at)
@@ -111,7 +113,7 @@ def test_verifiers_that_lag_and_a_registry_that_lies(place: Place) -> None:
         freeze(slow.pid)
         store.kill([OTHER], "test", BY)
         found, mend = place.bad(url)["verifiers"]
-        assert "tool-7 is at entry 2 of 3" in found
+        assert "tool-7 is at entry 3 of 4" in found
         assert "refuses every call" in mend
         with place.server.client() as raw:
             raw.zadd(store.keys.probes, {"tool-7": store.header().at_ms - 60_000})
@@ -120,11 +122,11 @@ def test_verifiers_that_lag_and_a_registry_that_lies(place: Place) -> None:
         assert "have no lease and refuse every call (tool-7, last probe 1m" in told["found"]
         with place.server.client() as raw:
             raw.zadd(store.keys.probes, {"tool-8": 2e12})
-            raw.zadd(store.keys.acks, {"tool-8": 3})
+            raw.zadd(store.keys.acks, {"tool-8": 4})
             assert "clock was set back" in place.bad(url)["registry"][0]
             raw.zadd(store.keys.probes, {"tool-8": store.header().at_ms})
             raw.zadd(store.keys.acks, {"tool-8": -101})
-            assert "tool-8 has applied entry 99, and the store is at entry 3" in place.bad(url)["registry"][0]
+            assert "tool-8 has applied entry 99, and the store is at entry 4" in place.bad(url)["registry"][0]
             raw.zrem(store.keys.probes, "tool-8", "tool-7")
         assert "verifiers" not in place.bad(url)
     finally:
