@@ -34,6 +34,7 @@ def test_a_word_from_behind_a_relay_ends_the_history(tmp_path: Path) -> None:
             harness.mint.kill()
             harness.kill(TARGETS["session"])
             knows.until("revoked")
+            lost = harness.number()
             harness.stop_store()
             relay.kill()
             new = harness.verifier("new")
@@ -41,7 +42,7 @@ def test_a_word_from_behind_a_relay_ends_the_history(tmp_path: Path) -> None:
             harness.put_back()
             relay = RelayProcess(*at)
             harness.mint.start()
-            follow(harness, new, "session", boot_clock())
+            follow(harness, new, "session", boot_clock(), lost)
         finally:
             relay.kill()
 

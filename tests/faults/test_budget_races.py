@@ -80,6 +80,13 @@ class Race:
         self.files: list[Path] = []
         self.alive: set[int] = set()
         self.killed = self.failed = 0
+        # None of them spends before all are there: the first ones would have used most of the budget by then.
+        self._gate, self._bar = os.pipe()
+
+    def begin(self) -> None:
+        """Let all of them spend."""
+        os.close(self._bar)
+        self._bar = -1
 
     def start(self) -> None:
         used = self.folder / f"used-{len(self.files)}"
@@ -87,6 +94,9 @@ class Race:
         self.files.append(used)
         child = os.fork()
         if child == 0:
+            if self._bar >= 0:
+                os.close(self._bar)
+            os.read(self._gate, 1)  # returns when nobody has the other end
             spend(self.place, used, self.opened, kind)
         self.alive.add(child)
 
@@ -117,6 +127,7 @@ class Race:
         for each in self.alive:
             os.kill(each, signal.SIGKILL)
             os.waitpid(each, 0)
+        os.close(self._gate)
 
 
 @pytest.fixture
@@ -166,6 +177,7 @@ def test_killed_processes_overspend_nothing(two: tuple[Server, Server, Path], tm
     race, random_ = Race(tmp_path, place, begin(place)), random.Random(7)
     for _ in range(PROCESSES):
         race.start()
+    race.begin()
     ledger = RedisLedger(f"unix://{place}", "race", timeout_s=5)
     while race.used() < UNITS * 3 // 4 and race.alive:
         race.kill_one(random_)
@@ -192,6 +204,7 @@ def test_a_failover_overspends_nothing(two: tuple[Server, Server, Path], tmp_pat
     race, random_ = Race(tmp_path, place, begin(place)), random.Random(8)
     for _ in range(PROCESSES):
         race.start()
+    race.begin()
     while race.used() < UNITS // 3 and race.alive:
         race.kill_one(random_)
     primary.kill()
