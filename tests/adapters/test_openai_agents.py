@@ -61,6 +61,16 @@ def spans() -> Spans:
     return found
 
 
+@pytest.fixture(autouse=True)
+def loop() -> Iterator[None]:
+    """The loop that ``Runner.run_sync`` takes is closed at the end; one that it makes is left open."""
+    made = asyncio.new_event_loop()
+    asyncio.set_event_loop(made)
+    yield
+    made.close()
+    asyncio.set_event_loop(None)
+
+
 @pytest.fixture
 def session(acme: World) -> Iterator[Session]:
     with acme.session() as opened:
