@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import Phase, given, settings
+from hypothesis import Phase, given, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
@@ -421,7 +421,9 @@ def overspends(patches: Sequence[tuple[str, str]]) -> bool:
     machine = type("Mutated", (Accounts,), {"made": module.LedgerState})
     try:
         seldom(machine())
-        run_state_machine_as_test(machine, settings=THOROUGH)
+        # What is found first depends on what ran before in this process: each go takes other events.
+        for number in range(4):
+            run_state_machine_as_test(seed(number)(machine), settings=THOROUGH)
     except AssertionError:
         return True
     return False
