@@ -174,15 +174,22 @@ def postgres() -> Iterator[Postgres]:
 
 
 BOTH = ["sqlite", pytest.param("postgresql", marks=pytest.mark.servers)]
-# A test outside tests/mint is about what stands on the database: `make test-slow` runs it on PostgreSQL.
+# These modules test what the database does; all others what stands on it, which `make test-slow` runs on PostgreSQL.
+ABOUT_DATABASES = frozenset(
+    f"test_{name}"
+    for name in (
+        *("audit_log", "crashes", "database", "database_faults", "idempotency", "pagination", "races", "repositories"),
+        *("statement", "unit_of_work"),
+    )
+)
 ONE_SOON = ["sqlite", pytest.param("postgresql", marks=[pytest.mark.servers, pytest.mark.slow])]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run tests that use ``database`` on both systems, except those with the marker ``sqlite``."""
     if "database" in metafunc.fixturenames and metafunc.definition.get_closest_marker("sqlite") is None:
-        about_it = "mint" in metafunc.definition.path.parent.parts
-        metafunc.parametrize("database", BOTH if about_it else ONE_SOON, indirect=True)
+        systems = BOTH if metafunc.definition.path.stem in ABOUT_DATABASES else ONE_SOON
+        metafunc.parametrize("database", systems, indirect=True)
 
 
 @pytest.fixture
@@ -191,7 +198,7 @@ def database(request: pytest.FixtureRequest) -> Iterator[str | None]:
     yield from fresh_database(request)
 
 
-@pytest.fixture(scope="module", params=BOTH)
+@pytest.fixture(scope="module", params=ONE_SOON)
 def module_database(request: pytest.FixtureRequest) -> Iterator[str | None]:
     """As ``database``, for a realm that the tests of a module share."""
     yield from fresh_database(request)
