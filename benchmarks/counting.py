@@ -6,6 +6,7 @@ given: of methods of text and bytes that may look at each character, the length 
 """
 
 import contextlib
+import gc
 import itertools
 import sys
 from collections.abc import Callable, Iterator
@@ -56,13 +57,20 @@ def count(work: Callable[[], Any]) -> Count:
             if isinstance(on, str | bytes) and called.__name__ in _NAMES:
                 characters += len(on)
 
-    with _bytecodes() as counted:
-        before = sys.getprofile()
-        sys.setprofile(profile)
-        try:
-            work()
-        finally:
-            sys.setprofile(before)
+    # The collector would run finalizers of what others left, and they would be counted.
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        with _bytecodes() as counted:
+            before = sys.getprofile()
+            sys.setprofile(profile)
+            try:
+                work()
+            finally:
+                sys.setprofile(before)
+    finally:
+        if collects:
+            gc.enable()
     return Count(next(counted), calls, characters)
 
 
