@@ -2,13 +2,13 @@
 """The log's database: taken once, in order, wholly or not at all, and found again."""
 
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import event, inspect, select, update
 
 from arx_caps.audit.ingest import LOST, is_event, read_event
 from arx_caps.audit.merkle import Frontier, leaf_hash
 from arx_caps.audit.query import Question, reach
 from arx_caps.audit.store import NODE, RECORD, LogStore
-from arx_caps.audit.store.tables import META
+from arx_caps.audit.store.tables import META, METADATA
 from arx_verifier.errors import RequestError, SettingsError
 from arx_verifier.journal.decision import COUNTED, UNPROVEN, Decision, unpack_record
 from arx_verifier.journal.tally import RefusalCount
@@ -133,3 +133,28 @@ def test_a_log_of_another_version_is_refused(store: LogStore, url: str) -> None:
         log.connection.execute(update(META).values(value="99"))
     with LogStore(url) as again, pytest.raises(SettingsError, match=r"schema 99.*update ARx"):
         again.create()
+
+
+def test_a_log_of_an_earlier_version_gets_its_indexes(store: LogStore) -> None:
+    """A missing one, and one with other columns; a log that has them all is left as it is."""
+
+    def indexes() -> set[tuple[str | None, ...]]:
+        with store.reading() as c:
+            found = [index for table in METADATA.tables for index in inspect(c).get_indexes(table)]
+        return {(index["name"], *index["column_names"]) for index in found}
+
+    whole, statements = indexes(), list[str]()
+    with store.writing() as log:
+        log.connection.exec_driver_sql("DROP INDEX log_record_by_outcome")
+        log.connection.exec_driver_sql("DROP INDEX log_record_by_node")
+        log.connection.exec_driver_sql("CREATE INDEX log_record_by_node ON log_record (node, idx)")
+    assert indexes() != whole
+    event.listen(store._engine, "before_cursor_execute", lambda *call: statements.append(call[2]))
+    store.create()
+    assert indexes() == whole
+    made = [statement.split()[2] for statement in statements if "CREATE INDEX" in statement]
+    assert sorted(made) == ["log_record_by_node", "log_record_by_outcome"]
+    statements.clear()
+    store.create()
+    assert statements
+    assert not any("INDEX" in statement.split() for statement in statements)

@@ -126,7 +126,7 @@ class LogStore:
         self._engine.dispose()
 
     def create(self) -> None:
-        """Create the tables if they are missing.
+        """Create the tables and indexes that are missing.
 
         Raises:
             SettingsError: They belong to another version.
@@ -149,9 +149,11 @@ class LogStore:
                     f"{NAME} has schema {schema}, this version knows {tables.SCHEMA}: update ARx, or restore the "
                     "backup that was made before it was updated"
                 )
-            if META.name in had and TOTAL.name not in had:  # a log from before there were totals over time
-                TOTAL.create(c)
-                rebuild(c)
+            if META.name in had:
+                if TOTAL.name not in had:  # a log from before there were totals over time
+                    TOTAL.create(c)
+                    rebuild(c)
+                _make_indexes(c)
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[Writing]:
@@ -378,3 +380,15 @@ class LogStore:
         """Return the nodes with a kind and ref, such as ``link`` and a link; most often one."""
         with self.reading() as c:
             return list(c.execute(select(*NODE.c).where(NODE.c.kind == kind, NODE.c.ref == ref).order_by(NODE.c.id)))
+
+
+def _make_indexes(connection: Connection) -> None:
+    """Make the indexes that a log of an earlier version does not have, or has with other columns."""
+    # Without them its questions are answered as well, but a page takes seconds.
+    inspector = inspect(connection)
+    for table in METADATA.sorted_tables:
+        had = {index["name"]: index["column_names"] for index in inspector.get_indexes(table.name)}
+        for index in table.indexes:
+            if had.get(index.name) != index.columns.keys():
+                index.drop(connection, checkfirst=True)
+                index.create(connection)
