@@ -16,6 +16,8 @@ class _Checker(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.ids += [str(value) for name, value in attrs if name == "id"]
         self.wrong += [f"{tag} has {name}" for name, _ in attrs if name == "style" or name.startswith("on")]
+        if self.open and self.open[-1] in ("ol", "ul") and tag != "li":
+            self.wrong.append(f"{tag} in a list at {self.getpos()}")
         if tag not in VOID:
             self.open.append(tag)
 
@@ -30,7 +32,10 @@ class _Checker(HTMLParser):
 
 
 def require_well_formed(text: str) -> None:
-    """Require that all elements are closed in order, ids are unique, and nothing is styled or scripted in place."""
+    """Require that elements are closed in order, and ids are unique.
+
+    Lists have items alone, and nothing is styled or scripted in place.
+    """
     checker = _Checker()
     checker.feed(text)
     checker.close()

@@ -23,9 +23,12 @@ from arx_caps.mint.api.routes.trail import records_after
 from arx_verifier.journal.decision import Decision
 from arx_verifier.token.targets import subject_target
 from tests.audit.batches import START_MS, batch_of, decision, facts
+from tests.audit.test_delegations import BOUND
 from tests.console.harness import operator_with, sign_in
+from tests.console.html import require_well_formed
 from tests.mint.harness import Harness
 from tests.servers import until
+from tests.verifier.test_holder import FIRST, SECOND, THIRD
 
 ADA = ("https://idp.example", "ada")
 DECISIONS = [
@@ -326,6 +329,14 @@ def test_verify_now_finds_an_edited_row(unit: Harness) -> None:
     assert 'class="badge bad">tampered<' in page
     assert "record 2" in page
     assert unit.mint.log.publisher.halted
+
+
+def test_a_bound_call_shows_the_key_of_each_holder(unit: Harness) -> None:
+    """The agent's and those of the holders after it, in the list of the chain."""
+    take(unit, [BOUND], 6)
+    page = sign_in(unit).get("/console/decisions/5")
+    assert [key.public in page for key in (FIRST, SECOND, THIRD)] == [True] * 3
+    require_well_formed(page)
 
 
 @pytest.mark.spec("LOG 1.11")
