@@ -284,7 +284,7 @@ class Progress:
 
     def __init__(self, console: Console, about: str = "") -> None:
         self._bar: Bar | None = None
-        self._began = self._told = time.monotonic()
+        self._began = self._shown_at = time.monotonic()
         self._lines = console.json and not console.quiet
         if sys.stderr.isatty() and not (console.quiet or console.json):
             from rich import console as terminal
@@ -299,7 +299,7 @@ class Progress:
             )
             self._task = self._bar.add_task(about, total=None)
 
-    def tell(self, done: int, whole: int) -> None:
+    def show(self, done: int, whole: int) -> None:
         """Show a count.
 
         Args:
@@ -307,8 +307,8 @@ class Progress:
             whole: All records; 0 if unknown.
         """
         now = time.monotonic()
-        if self._lines and now - self._told >= EVERY_S:
-            self._told = now
+        if self._lines and now - self._shown_at >= EVERY_S:
+            self._shown_at = now
             rate = done / (now - self._began)
             value = {"done": done, "of": whole or None, "per_second": round(rate)}
             value["left_ms"] = round((whole - done) / rate * 1000) if whole and done else None

@@ -62,7 +62,7 @@ _HEADERS: Final = {
     "cross-origin-opener-policy": "same-origin",
 }
 _OWN: Final = Path(__file__).parent / "static"
-# In a wheel, what is vendored stands beside the console's own files.
+# A wheel has the vendored files beside the console's own.
 _VENDORED: Final = Path(__file__).parents[2] / "vendor" / "htmx"
 STATIC: Final = ("console.css", "favicon.svg", "feed.js", "htmx.min.js", "hx-sse.min.js", "stale.js")
 
@@ -86,7 +86,7 @@ def compose(app: Starlette, mint: MintRuntime) -> Callable[[], None]:
         routes=routes,
         exception_handlers={HTTPException: answer_unknown, Exception: answer_bug},
     )
-    # Around all of it: Starlette's own middleware would not reach the page of an error that nobody expected.
+    # Around all of it: Starlette's own middleware would not reach the page of an unexpected error.
     console.middleware_stack = _Headers(console.build_middleware_stack())
     console.router.redirect_slashes = False
     live = Live()

@@ -17,5 +17,5 @@ def command(words: str, options: Mapping[str, str | None]) -> str:
 
 def quoted(text: str) -> str:
     """Return a text as one word of a shell, whatever a page's address made of it."""
-    # A line end or an escape sequence would act at once when it is pasted, and other marks hide what is there.
+    # A pasted line end or escape sequence would act at once, and other invisible characters could hide words.
     return shlex.quote("".join(each if each.isprintable() else "?" for each in text))

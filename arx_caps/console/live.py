@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Streams of server-sent events: one producer for all viewers of a page, and bounded queues.
 
-A viewer that reads too slowly loses its oldest events and is told how many.
+A viewer that reads too slowly loses its oldest events, and the page says how many.
 """
 
 import asyncio

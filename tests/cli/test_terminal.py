@@ -139,18 +139,18 @@ def test_progress_shows_count_and_time_on_a_terminal_alone(monkeypatch: pytest.M
             shown = b""
             while b"the mint is at it" not in shown:
                 shown += os.read(terminal, 65536)
-            progress.tell(1000, 4000)
+            progress.show(1000, 4000)
             while not re.search(rb"1,000 of 4,000 records.*0:00:0\d", COLOUR.sub(b"", shown)):
                 shown += os.read(terminal, 65536)
             progress._began -= 10  # it began ten seconds ago
-            progress.tell(2000, 4000)
+            progress.show(2000, 4000)
             while not re.search(rb"2,000 of 4,000 records, \d+ a second, \d+s left", COLOUR.sub(b"", shown)):
                 shown += os.read(terminal, 65536)
         for quiet in ("quiet", "json"):
             console = Console()
             setattr(console, quiet, True)
             with Progress(console) as progress:
-                progress.tell(1, 2)
+                progress.show(1, 2)
         stderr.flush()
         monkeypatch.undo()
     last = read_all(terminal)
@@ -163,13 +163,13 @@ def test_progress_for_a_script_is_on_stderr_alone(capsys: pytest.CaptureFixture[
     console = Console()
     console.json = True
     with Progress(console) as progress:
-        progress.tell(1, 4000)  # too early to say anything
+        progress.show(1, 4000)  # too early to say anything
         progress._began -= 10
-        progress._told -= 10
-        progress.tell(1000, 4000)
-        progress.tell(1001, 4000)  # too soon after the last
-        progress._told -= 10
-        progress.tell(2000, 0)
+        progress._shown_at -= 10
+        progress.show(1000, 4000)
+        progress.show(1001, 4000)  # too soon after the last
+        progress._shown_at -= 10
+        progress.show(2000, 0)
     console.data("audit-check", {"records": 4000}, "")
     out, err = capsys.readouterr()
     assert json.loads(out) == {"schema": "arx/audit-check/1", "records": 4000}
@@ -180,8 +180,8 @@ def test_progress_for_a_script_is_on_stderr_alone(capsys: pytest.CaptureFixture[
     assert (unknown["done"], unknown["of"], unknown["left_ms"]) == (2000, None, None)
     console.quiet = True
     with Progress(console) as progress:
-        progress._told -= 10
-        progress.tell(1, 2)
+        progress._shown_at -= 10
+        progress.show(1, 2)
     assert capsys.readouterr().err == ""
 
 

@@ -34,7 +34,7 @@ def add(browser: Browser, receiver: ReceiverProcess, path: str) -> str:
 def test_a_receiver_from_its_first_to_its_last_day(harness: Harness, receiver: ReceiverProcess) -> None:
     """Its secret is shown once; a test says what it answered; a failed notification is sent again."""
     browser = sign_in(harness)
-    assert "Nobody is notified" in browser.get(HOME)
+    assert "There is no receiver" in browser.get(HOME)
     webhook = add(browser, receiver, "/200")
     page = browser.get(HOME)
     assert (webhook in page, "whsec_" in page, "/200" in page, KILLED in page) == (True, False, False, True)

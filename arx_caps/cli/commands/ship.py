@@ -52,7 +52,7 @@ def ship_command(console: Console, file: Path, once: bool, keep: str | None) -> 
             stop, line = threading.Event(), _Line(console)
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, lambda *_: stop.set())
-            shipper.run(stop, line.tell)  # the last pass follows below, with a result
+            shipper.run(stop, line.show)  # the last pass follows below, with a result
             line.end()
         waiting.start()
         done = shipper.once()
@@ -86,7 +86,7 @@ class _Line:
         self._said: tuple[Any, ...] = ()
         self._next = 0.0
 
-    def tell(self, status: Any) -> None:
+    def show(self, status: Any) -> None:
         """Show a status; called after each pass over the journal."""
         now, matters = time.monotonic(), (status.alarm, status.error, status.lost, status.fork)
         if now < self._next and matters == self._said:

@@ -29,7 +29,7 @@ ROWS: Final = 100  # on the page before anything is live; the script keeps at mo
 EVERY_S: Final = 0.3
 _READ_AT_ONCE: Final = 1_000
 _BEHIND: Final = 3_000  # with more new records than that, the older ones are skipped and counted as missed
-_STALE_S: Final = 5.0  # after which a reader that nobody watched begins at the log's end
+_STALE_S: Final = 5.0  # a reader without viewers for longer begins at the log's end
 _KEPT: Final = 40  # batches for viewers who come between two reads
 
 

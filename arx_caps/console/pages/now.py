@@ -42,7 +42,7 @@ def _values(status: StatusShown) -> dict[str, Any]:
     fleet = [
         one for one in status.verifiers if one.state != "gone" or one.age_ms < GONE_MS or one.service not in present
     ]
-    # One that is late or gone refuses every call: what it has not applied harms nobody.
+    # A late or gone verifier refuses every call: a kill that it has not applied does no harm.
     behind = max((one.behind for one in fleet if one.state == "live"), default=0)
     counts = count_states((one.state, one.relay_of) for one in fleet)
     return {"status": status, "verifiers": fleet, "fleet": counts, "behind": behind}

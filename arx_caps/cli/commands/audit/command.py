@@ -133,7 +133,7 @@ def verify_command(
     trust = _trust(key, witnesses, held, since)
     try:
         with Progress(console) as progress:
-            checked = verify(path, trust, progress.tell)
+            checked = verify(path, trust, progress.show)
         realm = realm or realm_of(checked.checkpoint.origin)
         record = None if checked.proof is None or realm is None else (checked.proof.kept, checked.proof.index, realm)
         signed = () if record is None else check_delegations(*record)

@@ -44,7 +44,7 @@ def copy_command(console: Console, place: Place, directory: Path, *, remote: boo
     fetch = _from_mint(place) if remote else fetch_from(Realm.open(place.realm_dir).log_dir)
     try:
         with Progress(console) as progress:
-            copied = copy_log(fetch, directory, progress.tell)
+            copied = copy_log(fetch, directory, progress.show)
     except OSError as error:
         raise Stop(
             f"{directory}: {error.strerror}",
@@ -146,7 +146,7 @@ def _write(console: Console, file: BinaryIO, pages: Iterator[list[bytes]], held:
         for lines in pages:
             file.write(b"".join(lines))
             written += len(lines)
-            progress.tell(held + written, total["records"] if total["exact"] else 0)
+            progress.show(held + written, total["records"] if total["exact"] else 0)
         file.flush()
         os.fsync(file.fileno())
     return written

@@ -43,9 +43,9 @@ def check_command(console: Console, realm_dir: Path, database: str | None) -> No
         with open_store(realm, database) as store, Progress(console) as progress:
             store.create()
             rows = rows_of(store, realm.log_dir, key)
-            check_rows(rows, progress.tell)
+            check_rows(rows, progress.show)
             with contextlib.closing(MintDatabase(database or realm.database_url)) as db:
-                answered = check_batches(store, rows.size, db.holder_keys.find, progress.tell)
+                answered = check_batches(store, rows.size, db.holder_keys.find, progress.show)
     except (TamperedError, IncompleteError, NoteError) as error:
         hint = "rebuild the rows with `arx audit reindex`; verify the files alone with `arx audit verify`"
         show_failure(console, "audit-checked", error, hint)
@@ -115,7 +115,7 @@ def reindex_command(
         store.create()
         settings: dict[str, Any] = {"by": f"host:uid-{os.getuid()}", "reason": reason, "replace": replace}
         try:
-            done = reindex(store, realm.log_dir, key, **settings, progress=progress.tell)
+            done = reindex(store, realm.log_dir, key, **settings, progress=progress.show)
         except (TamperedError, NoteError, IncompleteError) as error:
             code = exit_codes.INCOMPLETE if isinstance(error, IncompleteError) else exit_codes.DENIED
             raise Stop(f"nothing was changed: {error}", code, code=error.code) from None
