@@ -91,6 +91,7 @@ def compose(app: Starlette, mint: MintRuntime) -> Callable[[], None]:
     console.router.redirect_slashes = False
     live = Live()
     console.state.mint, console.state.live, console.state.login = mint, live, app.state.login
+    console.state.reader = decisions.RecordReader(mint)
     app.router.routes += [Route(HOME, _lead_on), Route(f"{HOME}/", _lead_on), Mount(HOME, console)]
     return live.stop
 

@@ -17,18 +17,20 @@ def test_one_operator_has_so_many_and_another_one_some() -> None:
         broadcast = live.broadcast("x", list, 3600)
 
         async def begin(viewer: str) -> asyncio.Task[None]:
-            answer, begun = (
-                live.answer(viewer, broadcast, lambda value, _: StreamEvent(value), lambda: True),
-                asyncio.Event(),
-            )
+            begun = asyncio.Event()
+
+            def first() -> list[StreamEvent]:  # called once the stream counts
+                begun.set()
+                return []
+
+            answer = live.answer(viewer, broadcast, lambda value, _: StreamEvent(value), lambda: True, first)
 
             async def read() -> None:
                 async for _ in answer.body_iterator:
-                    begun.set()
+                    pass
 
             task = asyncio.create_task(read())
             await begun.wait()
-            await asyncio.sleep(0)
             return task
 
         async with asyncio.timeout(60):

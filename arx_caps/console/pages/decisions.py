@@ -156,7 +156,7 @@ def stream_decisions(visit: Visit) -> Response:
     newest = visit.call(list_records, query={**asked, "limit": ROWS})
     question = question_of(visit.mint, msgspec.convert(asked, RecordsQuery))
     size = newest.size
-    reader = _reader_of(visit)
+    reader: RecordReader = visit.request.app.state.reader
     next_index = size if seen is None else min(seen + 1, size)
     viewer = _Viewer(lambda shown: matches(question, shown), next_index)
     # The page lacks what came since it was made, at most as many rows as a page has.
@@ -175,14 +175,6 @@ def stream_decisions(visit: Visit) -> Response:
 
     broadcast = visit.live.broadcast("decisions", reader.read, EVERY_S)
     return visit.stream(broadcast, lambda batch, _: viewer.show(batch), first)
-
-
-def _reader_of(visit: Visit) -> RecordReader:
-    state = visit.request.app.state
-    if getattr(state, "decisions", None) is None:
-        state.decisions = RecordReader(visit.mint)
-    reader: RecordReader = state.decisions
-    return reader
 
 
 def show_decision(visit: Visit) -> Response:
