@@ -69,6 +69,27 @@ def test_a_session_shows_tree_and_timeline(unit: Harness) -> None:
     assert page(browser, f"{home}?node=unknown&zoom=unknown&before=nonsense", 400)
 
 
+def test_a_timeline_that_takes_long_goes_on(unit: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page without a line is not the end while older records are left: its link leads to them."""
+    work = Work(unit)
+    work.call(work.task, tool="orders.list")
+    work.ship()
+    send(unit, [decision(n, facts("s-other", "t-other"), "revoked") for n in range(1, 4)], boot="c" * 12)
+    monkeypatch.setattr("arx_caps.audit.query.questions._WORTH_FILTERED", -1)
+    monkeypatch.setattr("arx_caps.audit.query.questions._worth_gathering", lambda *_: False)
+    monkeypatch.setattr("arx_caps.audit.query.questions._WINDOW", 0)
+    monkeypatch.setattr("arx_caps.audit.query.questions._EACH_S", 0.0)
+    browser, path, seen = sign_in(unit), f"/console/sessions/{work.session['id']}?outcome=deny", list[str]()
+    while path:
+        text = page(browser, path).partition('id="timeline"')[2]
+        shown = re.search("older ones may match|no such record|tool_not_allowed", text)
+        seen += [shown[0] if shown else ""]
+        older = re.search(r'href="([^"]+)#timeline">Older<', text)
+        path = older[1].replace("&amp;", "&") if older else ""
+    assert seen[:3] == ["older ones may match"] * 3
+    assert "tool_not_allowed" in seen[3:]
+
+
 def test_what_holders_write_is_text(unit: Harness) -> None:
     """Names of holders and tools, purposes, caveats and parameters are shown as they are, and never run."""
     work = Work(unit, purpose=HOSTILE)
