@@ -403,8 +403,8 @@ def _kept_total(connection: Connection, question: Question) -> Total | None:
 def _total_of_nodes(connection: Connection, reached: Held | None) -> Total:
     if reached is None:
         times = connection.execute(select(func.min(BATCH.c.since_ms), func.max(BATCH.c.until_ms))).one()
-        held = connection.execute(select(STATE.c.size - STATE.c.first)).scalar_one()
-        return Total(int(held), True, *times)
+        count = connection.execute(select(STATE.c.size - STATE.c.first)).scalar_one()
+        return Total(int(count), True, *times)
     return Total(reached.records, reached.complete, reached.since_ms, reached.until_ms)
 
 
