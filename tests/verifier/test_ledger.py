@@ -6,7 +6,7 @@ import threading
 import time
 import types
 from collections.abc import Iterator, Sequence
-from decimal import Decimal
+from decimal import ROUND_DOWN, Decimal, localcontext
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +104,7 @@ def test_an_amount_has_one_text(millionths: int) -> None:
         "10000000000",
         "1" * 65,
         Decimal(-1),
+        Decimal("1e9999999"),
         10**30,
     ],
 )
@@ -121,6 +122,15 @@ def test_a_cost_is_rounded_up() -> None:
     assert read_amount(0.1) == 100_000
     assert read_amount(1e-7) == 1
     assert read_amount(0) == 0
+
+
+@pytest.mark.spec("17.2")
+def test_a_service_that_rounds_its_own_numbers_changes_no_cost() -> None:
+    """The decimal context of the thread, with few digits and rounding down, is not used for amounts."""
+    with localcontext(prec=2, rounding=ROUND_DOWN):
+        assert read_amount("12.345678") == 12_345_678
+        assert read_amount(Decimal("0.0000011")) == 2
+    assert read_amount("1." + "0" * 40 + "1") == 1_000_001
 
 
 @pytest.mark.spec("17.4")

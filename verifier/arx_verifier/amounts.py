@@ -5,7 +5,7 @@ A count of millionths stays far below 2^53, so that a double, the only number of
 """
 
 import re
-from decimal import ROUND_CEILING, Context, Decimal, InvalidOperation
+from decimal import ROUND_CEILING, Context, Decimal
 from typing import Any, Final, TypeAlias
 
 Amount: TypeAlias = int | str | Decimal | float
@@ -18,6 +18,7 @@ MAX_AMOUNT: Final = 1_000_000_000 * UNIT
 _TEXT: Final = re.compile(r"(?:0|[1-9][0-9]{0,9})(?:\.[0-9]{0,5}[1-9])?")
 _UNIT: Final = re.compile(r"[a-z][a-z0-9_]{0,15}")
 _MAX_CHARS: Final = 64  # of a decimal of a caller, whose conversion is not linear
+# Used by name for each step: the context of a service's own thread may round to a few digits, or down.
 _EXACT: Final = Context(prec=80, rounding=ROUND_CEILING)
 
 
@@ -62,7 +63,7 @@ def read_amount(value: Any) -> int:
         number = None
     if number is None or not number.is_finite() or number.is_signed() or number > MAX_AMOUNT // UNIT:
         raise ValueError("expected a number from 0 to 1000000000")
-    return int((number * UNIT).to_integral_value(context=_EXACT))
+    return int(_EXACT.multiply(number, UNIT).to_integral_value(context=_EXACT))
 
 
 def _decimal(value: Any) -> Decimal | None:
@@ -71,5 +72,5 @@ def _decimal(value: Any) -> Decimal | None:
         return None  # a sign, an exponent, a space or a digit of another script
     try:
         return _EXACT.create_decimal(text)
-    except InvalidOperation:
+    except ArithmeticError:
         return None
