@@ -17,7 +17,7 @@ import pytest
 
 from arx_caps.embedded import server_binary
 from arx_verifier.errors import StoreError
-from arx_verifier.ledger import LeasedLedger, PoolDraw, RedisLedger, Short
+from arx_verifier.ledger import LOST, LeasedLedger, PoolDraw, RedisLedger, Short, Taken
 from tests.servers import free_ports
 from tests.topologies.fleet import Server, replicated, running
 
@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.servers, pytest.mark.spec("17.5")]
 
 KILLED = 60
 PROCESSES, UNITS = 64, 12_000
-EACH_SECOND = ("--appendonly", "yes", "--appendfsync", "everysec", "--save", "")
+EACH_SECOND = ("--appendonly", "yes", "--appendfsync", "everysec", "--save", "", "--repl-diskless-sync-delay", "0")
 _KINDS = ("draw", "leased", "reserve")
 
 
@@ -219,3 +219,27 @@ def test_a_failover_overspends_nothing(two: tuple[Server, Server, Path], tmp_pat
     print(f"{race.killed} killed, one failover: {race.used()} of {UNITS} used")
     assert race.failed == 0
     assert UNITS // 3 <= race.used() <= UNITS
+
+
+def test_a_failover_and_back_overspends_nothing(two: tuple[Server, Server, Path]) -> None:
+    """
+    The first server goes on, with what its replica had: what it gave out meanwhile is missing, and no call was made at
+    the replica.
+    """
+    primary, replica, place = two
+    (pool, _), ledger = pools(begin(place)), RedisLedger(f"unix://{place}", "race", timeout_s=5)
+    assert isinstance(ledger.take("draw", "", [pool]), Taken)
+    replicated(primary, 1, 60)
+    replica.ask("REPLICAOF", "NO", "ONE")
+    assert isinstance(ledger.take("draw", "", [pool._replace(cost=UNITS - 1)]), Taken)
+    primary.ask("REPLICAOF", "127.0.0.1", replica.port)
+    deadline = time.monotonic() + 60
+    while primary.ask("INFO", "replication")["master_link_status"] != "up":
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    primary.ask("REPLICAOF", "NO", "ONE")
+    (shown,) = ledger.shown()
+    assert shown["committed"] == 1
+    assert ledger.take("draw", "", [pool]) == Short(0, LOST)
+    assert ledger.shown()[0]["lost"]
+    ledger.close()

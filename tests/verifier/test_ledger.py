@@ -642,6 +642,19 @@ def test_a_restart_of_the_store_exhausts_what_was_open(tmp_path: Path) -> None:
         valkey.stop()
 
 
+@pytest.mark.servers
+def test_two_services_that_load_the_functions_lose_nothing(server: str) -> None:
+    """At a server without functions both load them; the second load does not begin the ledger anew."""
+    first, second = RedisLedger(server, "twice", timeout_s=30), RedisLedger(server, "twice", timeout_s=30)
+    first.start()
+    opened = _next_ms()
+    assert isinstance(first.take("draw", "", [draw(10, opened=opened)]), Taken)
+    second.load()
+    assert isinstance(second.take("draw", "", [draw(10, opened=opened)]), Taken)
+    first.close()
+    second.close()
+
+
 def _next_ms() -> int:
     """A time at which the ledger has begun, and that is over."""
     opened = time.time_ns() // 1_000_000 + 1

@@ -22,11 +22,12 @@ local function int(number)
   return string.format('%.0f', number)
 end
 
--- A library lives as long as the server process.
+-- A library lives as long as the server process, unless a copy of another server's data replaces it: after a failover
+-- and back, that copy may lack what this process gave out.
 local run
-local function run_id()
+local function run_id(time)
   if not run then
-    run = string.match(redis.call('INFO', 'server'), 'run_id:(%x+)')
+    run = string.match(redis.call('INFO', 'server'), 'run_id:(%x+)') .. ':' .. time[1] .. '.' .. time[2]
   end
   return run
 end
@@ -40,10 +41,10 @@ local function begin(header, index)
   now = math.max(now, seen)
   if not since then
     since = now
-    redis.call('HSET', header, 'run', run_id(), 'since', int(since), 'seen', int(now))
-  elseif known[1] ~= run_id() then
+    redis.call('HSET', header, 'run', run_id(time), 'since', int(since), 'seen', int(now))
+  elseif known[1] ~= run_id(time) then
     since = math.max(since, now + MARGIN_MS)
-    redis.call('HSET', header, 'run', run_id(), 'since', int(since), 'seen', int(now))
+    redis.call('HSET', header, 'run', run_id(time), 'since', int(since), 'seen', int(now))
   end
   local forgotten = redis.call('ZRANGEBYSCORE', index, '-inf', int(now - KEEP_MS), 'LIMIT', 0, 10)
   if #forgotten > 0 then

@@ -175,12 +175,22 @@ class RedisLedger:
         return self._ask(self._redis.execute_command, "FCALL", name, len(keys), *keys, *args)
 
     def load(self) -> None:
-        """Load the functions into the server.
+        """Load the functions into a server that has none.
 
         Raises:
             StoreError: The server did not answer, or does not let this user load functions.
         """
-        self._ask(self._redis.function_load, _source(), replace=True)
+        self._ask(self._load)
+
+    def _load(self) -> None:
+        from redis.exceptions import ResponseError
+
+        try:
+            # Never in the place of those that are there: to replace them begins the ledger anew.
+            self._redis.function_load(_source())
+        except ResponseError as error:
+            if "already exists" not in str(error):
+                raise
 
     def _check(self) -> None:
         """Raise if the server may evict pools.
