@@ -643,6 +643,36 @@ def test_a_restart_of_the_store_exhausts_what_was_open(tmp_path: Path) -> None:
 
 
 @pytest.mark.servers
+def test_pools_are_shown_by_task_and_by_link(server: str) -> None:
+    """Those that were drawn on last are the first; a pool that has the name of a link is not the link's."""
+    ledger = RedisLedger(server, "shown", timeout_s=30)
+    ledger.start()
+    opened = _next_ms()
+    names = ["t/-/p/usd/task", "t/link/q/usd/task", "t/-/link/usd/task", "u/link/p/usd/task"]
+    for name in names:
+        assert isinstance(ledger.take("draw", "", [PoolDraw(name, 100, 0, opened, 1, 1)]), Taken)
+        _next_ms()
+    assert [pool["id"] for pool in ledger.shown()] == names[::-1]
+    assert [pool["id"] for pool in ledger.shown("t")] == names[2::-1]
+    assert [pool["id"] for pool in ledger.shown(link="link")] == [names[3], names[1]]
+    assert [pool["id"] for pool in ledger.shown("t", "link")] == [names[1]]
+    assert ledger.shown("t", "none") == []
+    ledger.close()
+
+
+@pytest.mark.servers
+def test_a_user_without_a_right_is_named_the_page(server: str) -> None:
+    """Neither the rights of a follower nor the words of the server."""
+    root = RedisLedger(server, "root", timeout_s=30)
+    root._redis.execute_command("ACL", "SETUSER", "little", "on", ">secret", "-@all", "+hello", "+auth", "+info")
+    ledger = RedisLedger(server.replace("unix://", "unix://little@"), "acme", password="secret", timeout_s=30)
+    with pytest.raises(StoreError, match=r"does not permit this user to do that: docs/budgets.md has the rights"):
+        ledger.take("draw", "", [draw(1)])
+    ledger.close()
+    root.close()
+
+
+@pytest.mark.servers
 def test_two_services_that_load_the_functions_lose_nothing(server: str) -> None:
     """At a server without functions both load them; the second load does not begin the ledger anew."""
     first, second = RedisLedger(server, "twice", timeout_s=30), RedisLedger(server, "twice", timeout_s=30)
@@ -695,6 +725,8 @@ def test_the_rights_on_the_page_are_enough(server: str) -> None:
     ledger.undo([each])
     assert ledger.top_up(each.pool, 5) == 101
     assert [pool["committed"] for pool in ledger.shown("t")] == [4]
+    assert ledger.find(each.pool) == ledger.shown("t")[0]
+    assert ledger.find(draw(0, pool="none").pool) is None
     other = RedisLedger(server.replace("unix://", "unix://budgets@"), "other", password="secret", timeout_s=30)
     with pytest.raises(StoreError):
         other.take("draw", "", [each])

@@ -8,16 +8,20 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Final
 
 from arx_verifier.amounts import MAX_AMOUNT
-from arx_verifier.errors import SettingsError, StoreError
+from arx_verifier.errors import StoreError
 from arx_verifier.ledger.pools import PERIOD_MS, Kind, PoolDraw, Short, Taken
-from arx_verifier.revocation import Address, keeps_nonces, refused_login
+from arx_verifier.revocation import open_client, refused_login
 
 if TYPE_CHECKING:
     from logging import Logger
 
 _TIMEOUT_S: Final = 0.25  # every call with a budget waits for the ledger: a slower one counts as down
+_PART: Final = 1000  # pools of the index that one question reads
+_MOST_SHOWN: Final = 1000
 _ABSENT: Final = re.compile("unction not found", re.IGNORECASE)
 _INSTANCE: Final = "budgets belong on the instance of the nonces, with an append-only file each second"
+_LOGIN: Final = "ARX_LEDGER_PASSWORD, or the login in `ledger` of the service file"
+_RIGHTS: Final = "docs/budgets.md has the rights that a user of the ledger needs"
 
 
 class RedisLedger:
@@ -51,16 +55,7 @@ class RedisLedger:
         timeout_s: float = _TIMEOUT_S,
         ca: str | None = None,
     ) -> None:
-        from redis import Redis
-        from redis.backoff import NoBackoff
-        from redis.retry import Retry
-
-        if not keeps_nonces(url):
-            raise SettingsError("the ledger's address is not a unix://, redis://, rediss:// or redis+sentinel:// URL")
-        options: dict[str, Any] = {"socket_timeout": timeout_s, "socket_connect_timeout": timeout_s}
-        # No retry: a draw that was executed and not answered would be drawn twice.
-        options["retry"] = Retry(NoBackoff(), 0)
-        self._redis = Redis(connection_pool=Address(url, password, ca=ca).pool(**options))
+        self._redis: Any = open_client(url, "ledger", password=password, timeout_s=timeout_s, ca=ca)
         begin = f"arx:budget:{{{realm}}}:"
         self._keys, self._pool = (f"{begin}h", f"{begin}pools"), f"{begin}p:"
         self._down, self._checked = False, False
@@ -122,13 +117,12 @@ class RedisLedger:
         answer = self._call("arx1_top_up", [draw], draw[2:])
         return None if answer == -2 else int(answer)
 
-    def shown(self, task: str | None = None, link: str | None = None, most: int = 1000) -> list[dict[str, Any]]:
-        """Return the pools that were drawn on last, for people.
+    def shown(self, task: str | None = None, link: str | None = None) -> list[dict[str, Any]]:
+        """Return the pools that were drawn on last, at most 1000, for people.
 
         Args:
             task: Only those of this task.
             link: Only those of this delegation.
-            most: At most this number.
 
         Returns:
             For each pool its identity, its amounts in millionths, and when it was drawn on last.
@@ -136,16 +130,32 @@ class RedisLedger:
         Raises:
             StoreError: The server did not answer or refused.
         """
+        match, of = f"{task or '*'}/{link or '*'}/*", (task, link)
+        # In parts: the index has the pools of all tasks of a week, and one long answer would make calls wait.
+        known = self._ask(lambda: dict(self._redis.zscan_iter(self._keys[1], match, _PART)))
+        # A `*` also matches slashes: a holder could give its pool the name of another one's link.
+        found = [name for name in known if all(map(_is_or_any, of, name.decode().split("/")))]
+        return self._show(sorted(found, key=known.__getitem__, reverse=True)[:_MOST_SHOWN])
+
+    def find(self, pool: str) -> dict[str, Any] | None:
+        """Return a pool as ``shown`` does; None if no call has drawn on it.
+
+        Args:
+            pool: The pool's identity.
+
+        Raises:
+            StoreError: The server did not answer or refused.
+        """
+        return next(iter(self._show([pool.encode()])), None)
+
+    def _show(self, pools: Sequence[bytes]) -> list[dict[str, Any]]:
+        if not pools:
+            return []
         now, since = self._call("arx1_ledger", (), ())
-        known = self._ask(self._redis.zrange, self._keys[1], 0, most - 1 if task is link is None else -1, desc=True)
-        names = [name.decode() for name in known]
-        of = (task, link)
-        names = [name for name in names if all(a in (None, b) for a, b in zip(of, name.split("/")[:2], strict=True))]
-        names = names[:most]
-        pipeline = self._redis.pipeline(transaction=False)
+        names, pipeline = [pool.decode() for pool in pools], self._redis.pipeline(transaction=False)
         for name in names:
             pipeline.hmget(self._pool + name, "p", "c", "r", "l", "x", "o", "m", "u", "b")
-        rows = self._ask(pipeline.execute) if names else []
+        rows = self._ask(pipeline.execute)
         return [_shown(name, row, now, since) for name, row in zip(names, rows, strict=True) if row[0] is not None]
 
     def start(self) -> None:
@@ -160,19 +170,22 @@ class RedisLedger:
         self._redis.connection_pool.disconnect()
 
     def _call(self, name: str, draws: Sequence[PoolDraw], args: Sequence[Any]) -> Any:
-        from redis.exceptions import ResponseError
-
-        keys = [*self._keys, *[self._pool + draw.pool for draw in draws]]
         if not self._checked:
             self._check()
+        keys = [*self._keys, *[self._pool + draw.pool for draw in draws]]
+        return self._ask(self._fcall, name, len(keys), *keys, *args)
+
+    def _fcall(self, *command: Any) -> Any:
+        from redis.exceptions import ResponseError
+
         try:
-            return self._ask(self._redis.execute_command, "FCALL", name, len(keys), *keys, *args)
-        except StoreError as error:
-            # The server looks for the function before it runs anything, so the call below is no repeat.
-            if not isinstance(error.__cause__, ResponseError) or not _ABSENT.search(str(error.__cause__)):
+            return self._redis.execute_command("FCALL", *command)
+        except ResponseError as error:
+            if not _ABSENT.search(str(error)):
                 raise
-        self.load()
-        return self._ask(self._redis.execute_command, "FCALL", name, len(keys), *keys, *args)
+        # The server looks for the function before it runs anything, so this is no repeat.
+        self._load()
+        return self._redis.execute_command("FCALL", *command)
 
     def load(self) -> None:
         """Load the functions into a server that has none.
@@ -223,18 +236,18 @@ class RedisLedger:
         return answer
 
     def _failed(self, error: Exception) -> StoreError:
-        why = refused_login(error, "ARX_LEDGER_PASSWORD, or the login in `ledger` of the service file")
+        why = refused_login(error, _LOGIN, _RIGHTS)
         text = f"the ledger {why}" if why else f"the ledger did not answer: {type(error).__name__}"
-        if _ABSENT.search(str(error)):
-            return StoreError(
-                "the ledger has no functions, and this user may not load them: add +function|load to its rights"
-            )
         if not self._down:
             self._down = True  # one log line for each outage
             _logger().error("every call with a budget is refused (store_unavailable): %s", text)
         # After an error the server may be another one, with another policy.
         self._checked = False
         return StoreError(text)
+
+
+def _is_or_any(wanted: str | None, part: str) -> bool:
+    return wanted is None or wanted == part
 
 
 def _shown(name: str, row: Sequence[Any], now: int, since: int) -> dict[str, Any]:

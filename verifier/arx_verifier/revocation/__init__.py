@@ -55,6 +55,7 @@ if TYPE_CHECKING:
         CertificateError,
         FinderLoginError,
         keeps_nonces,
+        open_client,
         refused_login,
         without_login,
     )
@@ -73,7 +74,9 @@ else:
                 "RelayAnswer Up frame is_relay"
             ),
             "store_link": "Crowd EpochEntry Late Link MAX_ANSWER OK REGRESSED RESYNC StoreAnswer",
-            "store_url": "Address CertificateError FinderLoginError keeps_nonces refused_login without_login",
+            "store_url": (
+                "Address CertificateError FinderLoginError keeps_nonces open_client refused_login without_login"
+            ),
         },
     )
 
@@ -125,6 +128,7 @@ __all__ = [
     "is_relay",
     "keeps_nonces",
     "new_incarnation",
+    "open_client",
     "refused_login",
     "without_login",
 ]

@@ -8,7 +8,9 @@ from typing import Any, Final, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 import redis
+from redis.backoff import NoBackoff
 from redis.connection import Connection, ConnectionPool, SSLConnection, parse_url
+from redis.retry import Retry
 
 import arx_verifier.tls as tls
 from arx_verifier.errors import SettingsError
@@ -135,19 +137,43 @@ def keeps_nonces(url: str) -> bool:
     return url.partition("://")[0] in ("unix", "redis", "rediss", "redis+sentinel", "rediss+sentinel")
 
 
-def refused_login(error: Exception, setting: str) -> str | None:
+def open_client(
+    url: str, name: str, *, password: str | None, timeout_s: float, ca: str | None, **settings: Any
+) -> redis.Redis:
+    """Return a client of a server that keeps nonces or budgets.  It repeats no command.
+
+    Args:
+        url: A URL of ``keeps_nonces``.
+        name: What the server is, for an error.
+        password: Replaces a password in the URL.
+        timeout_s: Longest wait for an answer, s.
+        ca: File of a further authority for TLS, unless the URL has ``ssl_ca_certs``.
+        settings: Further settings of redis-py.
+
+    Raises:
+        SettingsError: The URL or the authority is unusable.
+    """
+    if not keeps_nonces(url):
+        raise SettingsError(f"the {name}'s address is not a unix://, redis://, rediss:// or redis+sentinel:// URL")
+    settings |= {"socket_timeout": timeout_s, "socket_connect_timeout": timeout_s}
+    # A command that was executed and not answered would find its own nonce, or draw twice.
+    return redis.Redis(connection_pool=Address(url, password, ca=ca).pool(retry=Retry(NoBackoff(), 0), **settings))
+
+
+def refused_login(error: Exception, setting: str, rights: str = NOT_PERMITTED) -> str | None:
     """Return why a store refused a login, and what to set; None for another error.
 
     Args:
         error: The error of the client library.
         setting: The setting that contains the login.
+        rights: Where the rights are that the user needs.
     """
     if isinstance(error, FinderLoginError):
         return f"cannot be found: {error}"
     if isinstance(error, redis.AuthenticationError):
         return f"refused the user or password: set {setting}"
     if isinstance(error, redis.exceptions.NoPermissionError):
-        return f"does not permit this user to do that: {NOT_PERMITTED}"
+        return f"does not permit this user to do that: {rights}"
     return None
 
 

@@ -12,7 +12,7 @@ import time
 import weakref
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from arx_verifier.errors import SettingsError, StoreError
+from arx_verifier.errors import StoreError
 from arx_verifier.request import AccessRequest
 from arx_verifier.revocation import SKEW_MS
 from arx_verifier.token import PresentedCall, call_proof
@@ -253,23 +253,14 @@ class RedisNonces:
         timeout_s: float = _TIMEOUT_S,
         ca: str | None = None,
     ) -> None:
-        from redis import Redis
-        from redis.backoff import NoBackoff
-        from redis.retry import Retry
-
-        from arx_verifier.revocation import Address, keeps_nonces
+        from arx_verifier.revocation import open_client
 
         self.not_before_ms = 0
         self._unfit, self._down, self._by_function = "", False, True
         self._prefix = prefix.encode()
-        options: dict[str, Any] = {"socket_timeout": timeout_s, "socket_connect_timeout": timeout_s}
-        # No retry: a command that was executed but not answered would find its own key, and report a replay.
-        options |= {"retry": Retry(NoBackoff(), 0), "redis_connect_func": self._connected}
-        if not keeps_nonces(url):
-            raise SettingsError(
-                "the nonce store's address is not a unix://, redis://, rediss:// or redis+sentinel:// URL"
-            )
-        self._redis = Redis(connection_pool=Address(url, password, ca=ca).pool(**options))
+        self._redis = open_client(
+            url, "nonce store", password=password, timeout_s=timeout_s, ca=ca, redis_connect_func=self._connected
+        )
 
     def spend(self, key: bytes | str, expires_ms: int, now_ms: int) -> bool | None:
         """Spend a key; see ``NonceStore``.

@@ -89,7 +89,7 @@ def top_up_pool(call: RouteCall) -> ToppedUp:
         raise RequestError(f"invalid amount: {error}") from error
     if not amount:
         raise RequestError("invalid amount: expected more than 0")
-    found = next((row for row in ledger.shown(task) if row["id"] == body.pool), None)
+    found = ledger.find(body.pool)
     if found is None:
         raise _no_pool()
     if found["topped_up"] + amount > MAX_AMOUNT:
