@@ -10,7 +10,7 @@ from arx_caps.trail import trail, trails, trails_of_log
 from arx_caps.trail_tree import render, styled
 from arx_verifier.errors import Failure
 from arx_verifier.journal.decision import COUNTED, UNPROVEN, Decision
-from arx_verifier.journal.record import ChainFacts, Holder
+from arx_verifier.journal.record import ChainFacts, ProvenHolder
 from arx_verifier.journal.tally import RefusalCount
 
 T0 = 1_700_000_000_000
@@ -61,13 +61,24 @@ def test_the_tree_follows_links_and_not_names() -> None:
 
 
 BOUND = [
-    decide(0, assurance="bound", holders=(Holder("K0"),)),
-    decide(1, ("acme/worker", "AAAAAAAAAA"), assurance="bound", holders=(Holder("K0"), Holder("K1", b"s", b"s"))),
+    decide(0, assurance="bound", holders=(ProvenHolder("K0"),)),
+    decide(
+        1,
+        ("acme/worker", "AAAAAAAAAA"),
+        assurance="bound",
+        holders=(ProvenHolder("K0"), ProvenHolder("K1", b"s", b"s")),
+    ),
     # Exchanged by a service: of what the mint vouches for, the record has the key of the last holder alone.
     decide(
-        2, ("acme/worker", "AAAAAAAAAA"), ("service/orders", "SSSSSSSSSS"), assurance="bound", holders=(Holder("K2"),)
+        2,
+        ("acme/worker", "AAAAAAAAAA"),
+        ("service/orders", "SSSSSSSSSS"),
+        assurance="bound",
+        holders=(ProvenHolder("K2"),),
     ),
-    decide(3, ("acme/other", "BBBBBBBBBB"), assurance="bound", holders=(Holder("K0"), Holder("K3", b"s", b"s"))),
+    decide(
+        3, ("acme/other", "BBBBBBBBBB"), assurance="bound", holders=(ProvenHolder("K0"), ProvenHolder("K3", b"s", b"s"))
+    ),
     decide(4, ("acme/worker", "DDDDDDDDDD")),
 ]
 

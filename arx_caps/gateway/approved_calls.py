@@ -63,7 +63,7 @@ _ID: Final = "arx-approved"
 Object = dict[str, Any]
 
 
-class Caller(NamedTuple):
+class TokenCaller(NamedTuple):
     """A client with an access token.
 
     Attributes:
@@ -85,7 +85,7 @@ class Caller(NamedTuple):
     is_proven: bool = False
 
     def __repr__(self) -> str:
-        return "<Caller>"
+        return "<TokenCaller>"
 
 
 class _Run:
@@ -136,7 +136,7 @@ class ApprovedCalls:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def answer(self, caller: Caller, scope: Scope, body: bytes, receive: Receive, send: Send) -> bool:
+    async def answer(self, caller: TokenCaller, scope: Scope, body: bytes, receive: Receive, send: Send) -> bool:
         """Answer a message about a call that waits; return False for another message.
 
         Args:
@@ -163,7 +163,7 @@ class ApprovedCalls:
         await self._answered(asked, work)
         return True
 
-    def announcing(self, caller: Caller, scope: Scope) -> Callable[[str, Object], bool] | None:
+    def announcing(self, caller: TokenCaller, scope: Scope) -> Callable[[str, Object], bool] | None:
         """Return what says in a result that calls may become tasks, and whether it did; None if none may.
 
         Args:
@@ -199,7 +199,7 @@ class ApprovedCalls:
         return announce
 
     def asking(
-        self, caller: Caller, scope: Scope, body: bytes, receive: Receive, send: Send
+        self, caller: TokenCaller, scope: Scope, body: bytes, receive: Receive, send: Send
     ) -> Callable[[Incoming], Any]:
         """Return what the door calls for a call that lacks nothing but an approval; see ``McpDoor``."""
 
@@ -455,7 +455,7 @@ class ApprovedCalls:
         if run is not None and run.task is not None:
             run.task.cancel()
 
-    def _has_room(self, caller: Caller) -> bool:
+    def _has_room(self, caller: TokenCaller) -> bool:
         """Return whether another call of a task can be begun; forget those that are over."""
         now = _now_ms()
         for name in [name for name, run in self._runs.items() if run.until <= now and run.answer is not None]:
@@ -486,7 +486,7 @@ class ApprovedCalls:
 class _Asked(NamedTuple):
     """One message of a client, and the way to answer it."""
 
-    caller: Caller
+    caller: TokenCaller
     scope: Scope
     body: bytes
     receive: Receive

@@ -21,7 +21,7 @@ import msgspec
 from arx_caps.access_token import AccessToken, VerifyingKey, is_access_token, read_access_token
 from arx_caps.agent.mint_client import MintClient
 from arx_caps.agent.task import Task
-from arx_caps.gateway.approved_calls import ApprovedCalls, Caller
+from arx_caps.gateway.approved_calls import ApprovedCalls, TokenCaller
 from arx_caps.gateway.asgi import HANDLE, Door, Message, Receive, Scope, Send, read_body, replay_body
 from arx_caps.gateway.kept_answer import KeptAnswer
 from arx_caps.gateway.mcp_door import ANNOUNCE, ASK, McpDoor
@@ -230,7 +230,7 @@ class OAuthResource:
         if self._approved is not None:
             challenging = self._challenging(send, "invalid_token", None, held.scope, is_proven)
             who = held.principal, held.agent
-            caller = Caller(token.strip(" "), held.macaroon, *who, held.scope, held.issued_at, is_proven)
+            caller = TokenCaller(token.strip(" "), held.macaroon, *who, held.scope, held.issued_at, is_proven)
             if await self._approved.answer(caller, scope, body, receive, challenging):
                 return
             ask = self._approved.asking(caller, scope, body, receive, challenging)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from arx_caps.gateway.approved_calls import KEPT_MS, ApprovedCalls, Caller
+from arx_caps.gateway.approved_calls import KEPT_MS, ApprovedCalls, TokenCaller
 from arx_caps.gateway.asgi import replay_body
 from arx_caps.gateway.mcp_door import ANNOUNCE, ASK, McpDoor
 from arx_caps.gateway.sealed_calls import SealedCalls, WaitingCall
@@ -91,7 +91,7 @@ class Front:
             sent.append(message)
 
         macaroon = open_access_token(self.service.mint, self.service.key, self.token).bundle.tokens["orders"]
-        caller = Caller(self.token, macaroon, self.principal, AGENT, "refund", self.issued_at)
+        caller = TokenCaller(self.token, macaroon, self.principal, AGENT, "refund", self.issued_at)
         if not await self.calls.answer(caller, scope, body, gone, keep):
             ask = self.calls.asking(caller, scope, body, gone, keep)
             signer = call_proof.CallSigner(macaroon, "orders")

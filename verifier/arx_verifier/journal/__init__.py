@@ -25,7 +25,7 @@ if TYPE_CHECKING:
         CallRecord,
         ChainFacts,
         Facts,
-        Holder,
+        ProvenHolder,
         Rest,
         Sealed,
         SignedCall,
@@ -59,8 +59,8 @@ else:
             "quota": "ALARMS used_in",
             "reader": "Damage SegmentReader is_written read_journal",
             "record": (
-                "CallRecord ChainFacts Facts Holder RECORD_VERSION Rest Sealed SignedCall digest_arguments form_of "
-                "keep_arguments new_salt read_sealed seal"
+                "CallRecord ChainFacts Facts ProvenHolder RECORD_VERSION Rest Sealed SignedCall digest_arguments "
+                "form_of keep_arguments new_salt read_sealed seal"
             ),
             "segment": "HEADER_BYTES SegmentHeader files_in is_last read_header",
             "writer": (
@@ -89,9 +89,9 @@ __all__ = [
     "Decision",
     "DecisionSink",
     "Facts",
-    "Holder",
     "InMemoryDecisions",
     "Journal",
+    "ProvenHolder",
     "Rest",
     "Sealed",
     "SegmentHeader",

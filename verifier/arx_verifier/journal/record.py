@@ -34,7 +34,7 @@ _BRACKET: Final = ord("[")
 _NO_JSON: Final = (msgspec.MsgspecError, TypeError, ValueError, RecursionError, OverflowError)
 
 
-class Holder(NamedTuple):
+class ProvenHolder(NamedTuple):
     """One proven holder of a bound chain.
 
     Attributes:
@@ -96,7 +96,7 @@ class Facts(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
     kid: str = ""
     assurance: str = "bearer"
     model: str | None = None
-    holders: tuple[Holder, ...] = ()
+    holders: tuple[ProvenHolder, ...] = ()
 
 
 class _Packed:

@@ -15,7 +15,7 @@ import arx_verifier.names as names
 from arx_verifier.amounts import millionths_of
 from arx_verifier.constraints import could_permit, permits_with_any, wrong_in
 from arx_verifier.errors import Failure, shorten
-from arx_verifier.journal import ChainFacts, Holder
+from arx_verifier.journal import ChainFacts, ProvenHolder
 from arx_verifier.ledger import PERIOD_MS, pool_id
 from arx_verifier.request import AccessRequest
 from arx_verifier.token import IAT_AHEAD_MS, Identifier, PreparedKey, PresentedCall, about, chain, targets, wire
@@ -304,7 +304,7 @@ class ProvenChain:
         bound = self.identifier.holder is not None
         self.read_caveats(BoundPackets.read(packets).plain if bound else packets, audience)
 
-    def _take(self, said: ChainRestrictions, links: Sequence[str], holders: tuple[Holder, ...]) -> None:
+    def _take(self, said: ChainRestrictions, links: Sequence[str], holders: tuple[ProvenHolder, ...]) -> None:
         self.refused = None if said.refused is None else Refused(*said.refused)
         self.parts, self._allows, self._places = said.parts, said.allows, said.places
         self.needs_call, self.needs_signature = said.needs_call, said.needs_signature
@@ -331,7 +331,7 @@ class ProvenChain:
             pools[pool] = BudgetPool(pool, name, unit, most, PERIOD_MS[per], opened, PLACES[index + 1], holder)
         return tuple(pools.values())
 
-    def _name(self, said: ChainRestrictions, links: Sequence[str], holders: tuple[Holder, ...]) -> None:
+    def _name(self, said: ChainRestrictions, links: Sequence[str], holders: tuple[ProvenHolder, ...]) -> None:
         """Compute the record's facts and the revocation targets from the caveats that were read."""
         identifier = self.identifier
         agent, session, task = identifier.agent, identifier.session, identifier.task

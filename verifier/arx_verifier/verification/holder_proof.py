@@ -9,7 +9,7 @@ from hashlib import sha256
 from typing import Final, NamedTuple
 
 from arx_verifier.errors import Failure
-from arx_verifier.journal import Holder, SignedCall
+from arx_verifier.journal import ProvenHolder, SignedCall
 from arx_verifier.token import (
     Identifier,
     PreparedKey,
@@ -59,7 +59,7 @@ class Holders(NamedTuple):
         refused: The refusal of every call, or None.
     """
 
-    holders: tuple[Holder, ...]
+    holders: tuple[ProvenHolder, ...]
     refused: Refused | None
 
     @property
@@ -90,7 +90,7 @@ def prove_holders(
     """
     first = identifier.holder
     assert first is not None
-    found = [Holder(first)]
+    found = [ProvenHolder(first)]
     vouched = identifier.vouched or 0
     for index, _, _ in hops[:vouched]:
         if bound.signed[index] is not None:
@@ -103,7 +103,7 @@ def prove_holders(
         message = holder.hop_message(realm, identifier.aud, link, to, signed.key, said)
         if not holder.has_signed(found[-1].key, message, signed.signature):
             return Holders(tuple(found), _forged(index))
-        found.append(Holder(signed.key, said, signed.signature))
+        found.append(ProvenHolder(signed.key, said, signed.signature))
     return Holders(tuple(found), None)
 
 
