@@ -83,9 +83,11 @@ def approval(amount: int, *, required: ThirdPartyCaveat = REQUIRED, ttl_ms: int 
     return issue_discharge(required.encode(), key, realm="acme", caveats=(said,)).encode()
 
 
-def service_file(path: Path, key: bytes = KEY, store: str | None = None, audience: str = "orders") -> Path:
+def service_file(
+    path: Path, key: bytes = KEY, store: str | None = None, audience: str = "orders", ledger: str | None = None
+) -> Path:
     """Write a service file, of ``orders`` unless another is named."""
-    content = {"v": 1, "realm": "acme", "audience": audience, "max_ttl_ms": 3_600_000, "store": store}
+    content = {"v": 1, "realm": "acme", "audience": audience, "max_ttl_ms": 3_600_000, "store": store, "ledger": ledger}
     path.write_text(json.dumps({**content, "keys": {"k1.0": wire.text_of(key)}}))
     path.chmod(0o600)
     return path

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from arx_caps.agent import make_holder_key
 from arx_caps.agent.bundle import Bundle
 from arx_verifier import AccessRequest, Caveat, Macaroon, Rule
-from arx_verifier.token import call_proof
+from arx_verifier.token import audience_public, call_proof
 from arx_verifier.token.call_proof import CallSigner
 from arx_verifier.token.discharge import ThirdPartyCaveat, require_discharge
-from tests.cli.helpers import SESSION, arx, bundle, orders, service_file
+from tests.cli.helpers import KEY, SESSION, arx, bundle, orders, service_file
 
 
 @pytest.fixture
@@ -175,6 +176,39 @@ def test_with_and_without_the_key_the_verdict_is_the_same(held: Path, tmp_path: 
         alone = arx("token", "explain", held, "--audience", "orders", "--json", *args).json
         whole = arx("token", "explain", held, "--json", "--service", service, *args).json
         assert (alone["code"], len(alone["failures"])) == (whole["code"], len(whole["failures"])), args
+
+
+@pytest.mark.parametrize("signs", [False, True])
+def test_explain_calls_with_a_bound_token_by_its_holder_s_key(tmp_path: Path, *, signs: bool) -> None:
+    """
+    With the holder's key it is judged as the service would; with another one, or none, nothing is judged.
+    """
+    key = make_holder_key(tmp_path / "own.key")
+    make_holder_key(tmp_path / "other.key")
+    token = orders(holder=key.public, aud_key=audience_public(KEY))
+    text = (token.attenuate(Caveat(require=("signature",))) if signs else token).encode()
+    call = ("token", "explain", "-", "--tool", "orders.get", "--json", "--service", service_file(tmp_path / "orders"))
+    for order, code in (("o-1", "ok"), ("o-2", "argument_not_allowed")):
+        told = arx(*call, "--arg", f"order_id={order}", "--holder-key", tmp_path / "own.key", stdin=text)
+        assert told.json["code"] == code
+    for more in ((), ("--holder-key", tmp_path / "other.key")):
+        ran = arx(*call, "--arg", "order_id=o-1", *more, stdin=text)
+        assert (ran.exit_code, f"bound to the key {key.public}" in ran.err) == (2, True), ran
+
+
+def test_explain_draws_on_no_budget(tmp_path: Path) -> None:
+    """
+    The ledger is not even asked: pools are taken as full, and a call that costs more than all of one is refused.
+    """
+    service = service_file(tmp_path / "orders", ledger="redis://127.0.0.1:1")
+    call = ("token", "explain", "-", "--tool", "orders.list", "--json", "--service", service)
+    for most, code in (("1", "ok"), ("0.5", "insufficient_budget")):
+        text = orders().attenuate(Caveat(spend=("own", "calls", most, "task", 1))).encode()
+        told = arx(*call, stdin=text).json
+        assert (told["code"], "budgets are taken as full" in told["notes"][1]) == (code, True), told
+    assert arx(*call, stdin=orders().encode()).json["notes"][1:] == [
+        "the call was signed here, as the token's holder would sign it"
+    ]
 
 
 def test_explain_judges_time_and_network(tmp_path: Path) -> None:

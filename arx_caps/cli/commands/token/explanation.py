@@ -2,20 +2,21 @@
 """``arx token explain``: whether a call with a token would be allowed, and the reasons of a refusal.  SPEC 11.
 
 With a service file, this is the whole verification, with the store's kills and freezes if the store answers.  Without
-one, only the caveats are evaluated.  No nonce is used and no decision is recorded.
+one, only the caveats are evaluated.  No nonce is used, no budget is drawn on and no decision is recorded.
 """
 
 import os
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import click
 
 from arx_caps.agent.approval import Approval, add_approvals
 from arx_caps.agent.forecast import forecast
-from arx_caps.agent.outline import outline
-from arx_caps.cli.credentials import Holding
+from arx_caps.agent.outline import outline, unverified_chain
+from arx_caps.cli.credentials import Holding, holder_key_option, read_holder_key
 from arx_caps.cli.exit_codes import DENIED, OK, Stop
 from arx_caps.cli.options import common_options, pass_console
 from arx_caps.cli.parse import Moment, pairs_option, read_pairs
@@ -26,6 +27,7 @@ from arx_caps.durations import show_time
 from arx_caps.revocation import RevocationStore
 from arx_verifier.errors import REASONS, Failure, StoreError
 from arx_verifier.journal import InMemoryDecisions
+from arx_verifier.ledger import PoolDraw, Short, Taken
 from arx_verifier.names import matches_tool
 from arx_verifier.request import AccessRequest
 from arx_verifier.revocation import FOREVER_NS, EpochTable, Lease, is_relay
@@ -108,6 +110,32 @@ class _NothingSpent:
         return True
 
 
+class _NothingDrawn:
+    """A ledger in which every pool is full: an explanation draws from none."""
+
+    waits = False
+
+    def take(self, kind: str, op: str, draws: Sequence[PoolDraw]) -> Taken | Short:  # noqa: ARG002
+        """Return what a call gets of full pools."""
+        for at, draw in enumerate(draws):
+            if draw.cost > draw.max:
+                return Short(at, draw.max)
+        left = tuple([draw.max - draw.cost for draw in draws])
+        return Taken(left, tuple([draw.cost for draw in draws]), (-1,) * len(draws))
+
+    def settle(self, op: str, used: Sequence[tuple[PoolDraw, int]]) -> Short | None:
+        """Do nothing."""
+
+    def undo(self, draws: Sequence[PoolDraw]) -> None:
+        """Do nothing."""
+
+    def start(self) -> None:
+        """Do nothing."""
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
 @click.command("explain")
 @click.argument("file")
 @click.option("--tool", required=True, help="tool of the call")
@@ -116,6 +144,7 @@ class _NothingSpent:
 @click.option(
     "--service", metavar="FILE", help="service file: verify the signature as well, and kills if the store answers"
 )
+@holder_key_option
 @click.option(
     "--approval",
     "approvals",
@@ -143,7 +172,7 @@ def explain_command(
     request = AccessRequest(tool, read_pairs(arguments), at_ms, where["peer"])
     added = _Added(holding.discharges, [Approval.from_text(read_text(each)) for each in approvals])
     if service is not None:
-        verdict = _verified(macaroon, request, added, where["service"], service)
+        verdict = _verified(macaroon, request, added, where["service"], service, where["holder_key"])
     else:
         verdict = _unverified(macaroon, request, added)
     allowed = verdict.code == "ok"
@@ -200,20 +229,28 @@ def _unverified(macaroon: Macaroon, request: AccessRequest, added: _Added) -> Ve
     return Verdict(answer.code, answer.failures, tuple(notes))
 
 
-def _verified(macaroon: Macaroon, request: AccessRequest, added: _Added, path: str, service: ServiceConfig) -> Verdict:
+def _verified(
+    macaroon: Macaroon, request: AccessRequest, added: _Added, path: str, service: ServiceConfig, key: Path | None
+) -> Verdict:
     """Verify as the service would, with a call proof that is made here as the holder would make it."""
     # The same Verifier as in a service, so that the explanation cannot differ from the decision.
     epochs, note = known_kills(service, macaroon)
     notes = [note] if note else []
-    verifier = open_verifier(path, epochs=epochs, decisions=InMemoryDecisions(), nonces=_NothingSpent())
+    ledger = None if service.ledger is None else _NothingDrawn()
+    if ledger is not None and unverified_chain(macaroon).pools:
+        notes.append("budgets are taken as full: what they have left is not asked, and nothing is drawn")
+    verifier = open_verifier(path, epochs=epochs, decisions=InMemoryDecisions(), nonces=_NothingSpent(), ledger=ledger)
     text = macaroon.encode()
     if macaroon.is_one_shot:
         notes.append("this one-shot token is verified for a call of this tool with these arguments")
     else:
         notes.append("the call was signed here, as the token's holder would sign it")
-        fields = call_proof.fields_of(request)
+        said = outline(macaroon)
+        bound = said.holder is not None
+        holder = read_holder_key(key) if bound else None
+        signer = call_proof.CallSigner(macaroon, service.audience, holder, signs=bound and said.needs_signature)
         try:
-            text = call_proof.CallSigner(macaroon, service.audience).sign(fields, request.at)
+            text = signer.sign(call_proof.fields_of(request), request.at)
         except ValueError as error:
             raise click.BadParameter(str(error), param_hint="--at") from error
     text = added.to(text, macaroon, service.audience, request.at)
