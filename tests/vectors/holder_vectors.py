@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Vectors of holder keys: bound tokens, signed delegations, calls that a holder proves (SPEC 16)."""
 
+import base64
 from typing import Any, Final
 
 from tests.vectors.form_vectors import Vectors, vector
@@ -381,6 +382,13 @@ def calls() -> Vectors:
     }
 
 
+def mixed_key(public: str) -> str:
+    """The sum of a key's point (x, y) and the point of order two: (-x, -y)."""
+    raw = int.from_bytes(base64.urlsafe_b64decode(public + "="), "little")
+    sign, y = raw >> 255, raw & (1 << 255) - 1
+    return text((((1 - sign) << 255) | (2**255 - 19 - y)).to_bytes(32, "little"))
+
+
 def keys() -> Vectors:
     """SPEC 16.1: keys that are no keys."""
     found: Vectors = {}
@@ -401,6 +409,16 @@ def keys() -> Vectors:
             ),
         }
     root = mint_bound()
+    mixed = root.with_caveats(hop(root, FIRST, "acme/worker", mixed_key(SECOND.public)))
+    found["holder-of-mixed-order"] = vector(
+        "16.1",
+        "proof_invalid",
+        called(mint_bound(by=mixed_key(FIRST.public)), FIRST),
+        "a key and the point of order two, which agree with the audience on what the key does",
+    )
+    found["hop-to-mixed-order"] = vector(
+        "16.1", "proof_invalid", called(mixed, SECOND, HOP), "delegated to the sum of a key and the point of order two"
+    )
     small = root.with_caveats(hop(root, FIRST, "acme/worker", text(SMALL["four"])))
     found["hop-to-small-order"] = vector(
         "16.1",
