@@ -85,15 +85,8 @@ def start_task(mint: MintContext, unit: UnitOfWork, caller: AuthenticatedCaller,
     if session is None or born is None or agent is None:
         raise GrantError("tasks are started by agents, in a session", code="wrong_caller")
     subject, params = subject_of(session), dict(request.params)
-    grant = policy.grant(
-        request.template,
-        caller.name,
-        params,
-        ttl=request.ttl,
-        tools=request.tools,
-        depth=request.depth,
-        subject=subject,
-    )
+    template, tools, depth = request.template, request.tools, request.depth
+    grant = policy.grant(template, caller.name, params, ttl=request.ttl, tools=tools, depth=depth, subject=subject)
     parent = _parent(mint, session, request.parent) if request.parent is not None else None
     above = above_of(parent)
     holder = holder_for(grant, request.holder, caller)
@@ -113,7 +106,7 @@ def start_task(mint: MintContext, unit: UnitOfWork, caller: AuthenticatedCaller,
         subject=subject,
         holder=holder,
     )
-    granted = StoredGrant.of(grant, params, request.tools, above, holder, now)
+    granted = StoredGrant.of(grant, params, tools, above, holder, now)
     bundle = sign_grant(mint, birth, granted)
     facts: dict[str, Any] = {"session": birth.session, "template": grant.template, "link": birth.link}
     facts |= {"policy": policy.digest, "expires_at": birth.expires_at}

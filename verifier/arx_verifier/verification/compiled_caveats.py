@@ -247,9 +247,7 @@ def _read_each(
                 places.append(PLACES[index + 1])
             for take, value in terms.effects:
                 take(said, index, value, audience)
-        if not places or places[0] != PLACES[1]:
-            # Without this check, a mint that forgets `allow` would grant every tool of the service.
-            raise MalformedTokenError("a token's first caveat says what it allows")
+        _require_allow(places)
     except ArxError as error:
         said.refused, parts = (error.code, reasons.failures_of(error, index)), limits.parts_of(packets)
     said.parts, said.allows, said.places, said.read = parts, tuple(allows), tuple(places), index + 1
@@ -258,6 +256,13 @@ def _read_each(
         said.steps = tuple(steps)
     said.targets = (*[f"task:{task}" for task in said.tasks], *agents)
     return said, links, met
+
+
+def _require_allow(places: Sequence[str]) -> None:
+    """Raise if the first caveat has no ``allow``.  SPEC 6.2."""
+    # Else a mint that forgets it would grant every tool of the service.
+    if not places or places[0] != PLACES[1]:
+        raise MalformedTokenError("a token's first caveat says what it allows")
 
 
 def _hold_delegate(said: ChainRestrictions, index: int, to: str) -> None:
