@@ -106,7 +106,7 @@ class Task(Shared):
             key: The key that a bound task is bound to; else that of ``find_holder_key``, from the environment as well.
 
         Raises:
-            SettingsError: Neither variable is set, or the file cannot be read; or so of the key's.
+            SettingsError: Neither variable is set, or the file of the task or of the key cannot be read.
             MalformedTokenError: As ``from_text``.
         """
         text, path = os.environ.get(variable), os.environ.get(f"{variable}_FILE")

@@ -57,7 +57,7 @@ def realm_of(origin: str) -> str | None:
 
 
 def check_delegations(kept: bytes, index: int, realm: str) -> Sequence[SignedDelegation]:
-    """Check the signature of each delegation that a record has one of.
+    """Check the signatures of the delegations in a record.
 
     Args:
         kept: The record's kept part, which was found in the log.

@@ -62,21 +62,19 @@ def audience_public(audience_key: bytes) -> str:
 
 def public_of(secret: bytes) -> str:
     """Return the public half of an X25519 private key, 43 characters."""
-
     return wire.text_of(_nacl().bindings.crypto_scalarmult_base(secret))
 
 
 def agree(secret: bytes, holder: str) -> bytes | None:
-    """Return what an audience and a holder have in common, computed by the audience.  SPEC 16.3.
+    """Return the shared secret of an audience and a holder, computed by the audience.  SPEC 16.3.
 
     Args:
         secret: The audience's X25519 private key.
         holder: The holder's Ed25519 public key, 43 characters.
 
     Returns:
-        32 secret bytes; None if the key is no point of the group of prime order, such as one of small order.
+        32 bytes; None if the key is no point of the group of prime order, such as one of small order.
     """
-
     nacl = _nacl()
     try:
         # libsodium refuses points of small order and outside of the main subgroup here, and a result of zeros below.
@@ -91,7 +89,7 @@ def call_key(common: bytes, signature: bytes, audience: str) -> bytes:
     """Return the key of a bound token's calls.  SPEC 16.3.
 
     Args:
-        common: What ``agree`` returned.
+        common: The shared secret, from ``agree``.
         signature: The chain's last signature, before ``call``.
         audience: The audience.
     """
@@ -109,18 +107,18 @@ def mac_of(key: bytes, call: bytes) -> bytes:
 
 
 def hop_digest(before: bytes, caveat: bytes) -> bytes:
-    """Return what a holder's signature says of a delegation's restrictions and of the token before it.
+    """Return the digest of a delegation's restrictions and of the token before it, which its holder signs.
 
     Args:
         before: The chain's signature before the delegation, a secret.
         caveat: The delegation's caveat without ``sig``.
     """
-    # Hashed, so that a record can have it: who learned the signature itself could open third-party caveats.
+    # Hashed, so that a record can have it: with the signature itself, a reader could open third-party caveats.
     return wire.sha256_of(before, caveat)
 
 
 def hop_message(realm: str, audience: str, link: str, to: str, key: str, said: bytes) -> bytes:
-    """Return what a holder signs to delegate.  SPEC 16.2.
+    """Return the message that a holder signs to delegate.  SPEC 16.2.
 
     Args:
         realm: The realm's name.
@@ -134,7 +132,7 @@ def hop_message(realm: str, audience: str, link: str, to: str, key: str, said: b
 
 
 def call_message(realm: str, audience: str, link: str, said: bytes, call: bytes) -> bytes:
-    """Return what a holder signs for a call whose tool wants evidence.  SPEC 16.3.
+    """Return the message that a holder signs for a call that requires a signature.  SPEC 16.3.
 
     Args:
         realm: The realm's name.
@@ -147,14 +145,13 @@ def call_message(realm: str, audience: str, link: str, said: bytes, call: bytes)
 
 
 def has_signed(public: str, message: bytes, signature: bytes) -> bool:
-    """Return whether the holder of a key has signed a message; False for a key that is none.
+    """Return whether the holder of a key has signed a message; False if the key is invalid.
 
     Args:
         public: The Ed25519 public key, 43 characters.
         message: The message.
         signature: 64 bytes.
     """
-
     try:
         # libsodium refuses keys and points of small order, other spellings of a key, and S beyond the group's order.
         _nacl().bindings.crypto_sign_open(signature + message, wire.bytes_of(public))
@@ -181,7 +178,6 @@ class HolderKey:
         Raises:
             SettingsError: It has another length.
         """
-
         if len(seed) != SEED_BYTES:
             raise SettingsError(f"a holder key has {SEED_BYTES} bytes")
         public, self._secret = _nacl().bindings.crypto_sign_seed_keypair(seed)
@@ -194,7 +190,7 @@ class HolderKey:
 
     @property
     def holder(self) -> "HolderKey":
-        """This key, as whatever has a holder's key gives it."""
+        """The key itself, as of any ``HolderSource`` of the agent library."""
         return self
 
     def sign(self, message: bytes) -> bytes:
@@ -203,13 +199,13 @@ class HolderKey:
         return signed[:SIGNATURE_BYTES]
 
     def agree(self, aud_key: str) -> bytes:
-        """Return what the holder and an audience have in common.
+        """Return the shared secret of the holder and an audience.  SPEC 16.3.
 
         Args:
             aud_key: The audience's X25519 public key, 43 characters.
 
         Raises:
-            AttenuationError: The key is none, such as a point of small order.
+            AttenuationError: The key is invalid, such as a point of small order.
         """
         nacl = _nacl()
         secret = nacl.bindings.crypto_sign_ed25519_sk_to_curve25519(self._secret)

@@ -45,7 +45,7 @@ class PreparedKey:
         return self._public
 
     def agree(self, public: str) -> bytes | None:
-        """Return what this audience and a holder have in common; see ``holder.agree``.
+        """Return the shared secret of this audience and a holder; see ``holder.agree``.
 
         Args:
             public: The holder's Ed25519 public key, 43 characters.
