@@ -1,14 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """A store that lost a freeze gets it again from the database: at a mint's start, and while it runs."""
 
+from typing import Any
+
 import pytest
+from sqlalchemy import update
 
 from arx_caps.jose import KeyFile
+from arx_caps.mint.db.tables import MEMORY_KEYS
 from arx_caps.mint.revocation.freezes import freezes_of
 from arx_caps.mint.runtime import MintRuntime
 from arx_caps.realm import Realm
+from arx_verifier.errors import StoreError
 from arx_verifier.memory import read_window
-from tests.mint.harness import AGENT, ISSUER, Harness
+from tests.mint.dying import with_key
+from tests.mint.harness import AGENT, ISSUER, Harness, now_ms
 
 pytestmark = [pytest.mark.servers, pytest.mark.spec("10.12")]
 
@@ -55,3 +61,38 @@ def test_a_thawed_agent_is_not_frozen_again(live: Harness) -> None:
     assert taint[:2] == (f"agent:{AGENT}", 0)
     assert live.mint.freezes.restore() == []
     assert f"agent:{AGENT}" not in live.mint.store.freezes()
+
+
+@pytest.mark.spec("18.3")
+def test_a_stolen_memory_key_is_frozen_by_the_repeat_of_a_call_that_failed(
+    live: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next key is there before the old ones can be frozen, whenever the first call fails."""
+    operator = live.operator()
+    operator.call("POST", "/v1/services", {"audience": "memory"})
+    path, schedule = "/v1/services/memory/replace-key", live.mint.key_schedule
+    assert list(schedule.memory_keys()) == ["memory.1"]
+
+    def fail(**_: Any) -> None:
+        raise StoreError("the database does not answer")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(schedule, "read_plan", fail)
+        answer = live.client.post(path, json={"stolen": True}, headers=with_key(operator, path, "once"))
+        assert answer.status_code == 503
+    answer = live.client.post(path, json={"stolen": True}, headers=with_key(operator, path, "once"))
+    assert answer.status_code == 200, answer.text
+    frozen = {target for target in live.mint.store.freezes() if target.startswith("key:memory.")}
+    assert frozen == {f"key:{kid}" for kid in list(schedule.memory_keys())[:-1]} >= {"key:memory.1"}
+
+
+@pytest.mark.spec("18.3")
+def test_the_newest_memory_key_is_that_of_the_highest_number(live: Harness) -> None:
+    """A clock that was set back between two keys leaves the stolen one no way out, and the new one in force."""
+    operator = live.operator()
+    operator.call("POST", "/v1/services", {"audience": "memory"})
+    with live.mint.db.database.write() as c:
+        c.execute(update(MEMORY_KEYS).values(created_at=now_ms() + 3_600_000))
+    assert operator.call("POST", "/v1/services/memory/replace-key", {"stolen": True}).status_code == 200
+    frozen = {target for target in live.mint.store.freezes() if target.startswith("key:memory.")}
+    assert frozen == {"key:memory.1"}

@@ -170,10 +170,11 @@ class KeyRotation:
             StoreError: The outcome is not known: retry.
         """
         what = Event.of("service.key_replaced", by, audience=audience, stolen=stolen)
-        self._db.keys.replace_audience_key(unit, audience, what, stolen=stolen)
-        self._schedule.read_plan(fresh=True)
+        # First: a repeat of this call makes no key, and would find no older one to freeze.
         if audience == MEMORY_AUDIENCE:
             self._schedule.make_memory_key()
+        self._db.keys.replace_audience_key(unit, audience, what, stolen=stolen)
+        self._schedule.read_plan(fresh=True)
         return self.end_stolen(audience, by) if stolen else None
 
     def end_stolen(self, audience: str, by: str) -> KillReport | None:

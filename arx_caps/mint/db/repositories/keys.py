@@ -115,7 +115,8 @@ _SECRETS: Final = (
     (WEBHOOK_NAME, WEBHOOKS, WEBHOOKS.c.id),
     (MEMORY_NAME, MEMORY_KEYS, MEMORY_KEYS.c.kid),
 )
-_MEMORY_KEYS: Final = select(MEMORY_KEYS).order_by(MEMORY_KEYS.c.created_at, MEMORY_KEYS.c.kid)
+# By number: the newest one is not frozen when the others were stolen, whatever the clock was when they were made.
+_MEMORY_KEYS: Final = select(MEMORY_KEYS).order_by(func.length(MEMORY_KEYS.c.kid), MEMORY_KEYS.c.kid)
 _ROOTS: Final = select(ROOT_KEYS).order_by(ROOT_KEYS.c.created_at, ROOT_KEYS.c.name)
 _NUMBERS: Final = select(AUDIENCE_KEYS).order_by(AUDIENCE_KEYS.c.n)
 # Without own keys that were removed: a rotation must not wait for a service that cannot fetch.
