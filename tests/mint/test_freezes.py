@@ -63,6 +63,28 @@ def test_a_thawed_agent_is_not_frozen_again(live: Harness) -> None:
     assert f"agent:{AGENT}" not in live.mint.store.freezes()
 
 
+@pytest.mark.spec("18.4")
+@pytest.mark.parametrize("lost_all", [True, False])
+def test_a_lost_taint_comes_back_before_the_freeze_that_it_may_narrow(live: Harness, lost_all: bool) -> None:
+    """What an agent wrote before a cleared time is tainted by its second kill, also after the store lost both."""
+    live.enrol()
+    operator, agent = live.operator(), f"agent:{AGENT}"
+    body = {"targets": [agent], "reason": "test", "wait": False}
+    assert operator.call("POST", "/v1/kills", body).status_code == 200
+    assert operator.call("POST", "/v1/memory/clear", body | {"before": now_ms()}).status_code == 200
+    store = live.mint.store
+    (taint,) = set(store.freezes()) - {agent}
+    assert store.freezes()[taint] > store.freezes()[agent], "it narrows the freeze"
+    assert operator.call("POST", "/v1/kills", body).status_code == 200
+    assert store.freezes()[taint] < store.freezes()[agent], "the second kill taints all"
+    lost = {taint, agent} if lost_all else {taint}
+    client: Any = store.exchange.client
+    client.hdel(store.keys.freezes, *lost)
+    client.hincrby(store.keys.header, "n", -len(lost))
+    assert live.mint.freezes.restore() == [taint, agent]
+    assert store.freezes()[taint] < store.freezes()[agent]
+
+
 @pytest.mark.spec("18.3")
 def test_a_stolen_memory_key_is_frozen_by_the_repeat_of_a_call_that_failed(
     live: Harness, monkeypatch: pytest.MonkeyPatch

@@ -17,6 +17,7 @@ from arx_caps.mint.db.repositories.keys import retired_targets
 from arx_caps.mint.db.repositories.kills import KillStep
 from arx_caps.revocation import RevocationStore, StoreEntry, StoreHistoryError
 from arx_verifier.errors import UnavailableError
+from arx_verifier.memory import read_window
 from arx_verifier.revocation import FREEZING, NOWHERE, HistoryPlace
 
 AT_ONCE: Final = 1000  # targets in one operation of the store, and entries of one page
@@ -139,7 +140,7 @@ class FreezeKeeper:
         """Freeze again what the store has lost.
 
         Returns:
-            The targets that it had lost.
+            The targets that were frozen again.
 
         Raises:
             UnavailableError: Store or database did not answer, or the event cannot be recorded.
@@ -163,18 +164,22 @@ class FreezeKeeper:
         return lost
 
     def _find_lost(self) -> list[str]:
-        """Return the targets that must be frozen and are not."""
+        """Return the targets that must be frozen and are not, and those whose freeze must be younger than them."""
         # Compared twice: a freeze or a thaw may be in the store and not yet in the database, or the other way round.
         lost: set[str] | None = None
         for _ in range(2):
             frozen = set(self._store.freezes())
             # After the store was read: a thaw that the read has missed is in the database now.
             self.follow_store()
-            missing = freezes_of(self._db) - frozen
-            lost = missing if lost is None else lost & missing
+            wanted = freezes_of(self._db)
+            lost = wanted - frozen if lost is None else lost & (wanted - frozen)
             if not lost:
-                break
-        return sorted(lost or ())
+                return []
+        # A taint that is younger than the freeze of its target narrows it (SPEC 18.4).  Which one was younger is lost,
+        # so the freeze comes last, also one that the store still has: too much may be tainted, and never too little.
+        windows = [window for target in lost or () if (window := read_window(target)) is not None]
+        narrowed = {window.target for window in windows if window.until is None}
+        return sorted((lost or set()) | (narrowed & wanted), key=lambda target: (not target.startswith(TAINTS), target))
 
     def _freeze_again(self, targets: list[str]) -> None:
         bump = self._store.freeze(targets, WHY, "mint")
