@@ -12,7 +12,7 @@ from arx_caps.mint.revocation.freezes import freezes_of
 from arx_caps.mint.runtime import MintRuntime
 from arx_caps.realm import Realm
 from arx_verifier.errors import StoreError
-from arx_verifier.memory import read_window
+from arx_verifier.memory import TaintWindow, read_window
 from tests.mint.dying import with_key
 from tests.mint.harness import AGENT, ISSUER, Harness, now_ms
 
@@ -118,3 +118,21 @@ def test_the_newest_memory_key_is_that_of_the_highest_number(live: Harness) -> N
     assert operator.call("POST", "/v1/services/memory/replace-key", {"stolen": True}).status_code == 200
     frozen = {target for target in live.mint.store.freezes() if target.startswith("key:memory.")}
     assert frozen == {"key:memory.1"}
+
+
+@pytest.mark.spec("18.4")
+def test_the_right_to_freeze_trusts_no_entry_of_a_memory(live: Harness) -> None:
+    """A taint without an end narrows the freeze of a killed agent: no kill and no freeze makes one."""
+    live.enrol()
+    operator, agent = live.operator(), f"agent:{AGENT}"
+    body = {"reason": "test", "wait": False}
+    assert operator.call("POST", "/v1/kills", body | {"targets": [agent]}).status_code == 200
+    for path in ("/v1/freezes", "/v1/kills"):
+        narrow = body | {"targets": [str(TaintWindow(agent, now_ms() + 3_600_000))]}
+        for more in ({}, {"freeze": True})[: 1 + (path == "/v1/kills")]:
+            answer = operator.call("POST", path, narrow | more)
+            assert (answer.status_code, answer.json()["code"]) == (400, "malformed_request"), answer.text
+    ended = body | {"targets": [str(TaintWindow(agent, 0, now_ms()))]}
+    assert operator.call("POST", "/v1/freezes", ended).status_code == 200
+    assert operator.call("POST", "/v1/freezes/thaw", ended).status_code == 200
+    assert set(live.mint.store.freezes()) == {agent}

@@ -14,7 +14,8 @@ from arx_caps.mint.revocation.confirmations import Confirmations
 from arx_caps.mint.revocation.freezes import FreezeKeeper
 from arx_caps.mint.revocation.store_history import StoreHistory
 from arx_caps.revocation import Bump, KillReport, RevocationStore, StoreHistoryError, parse_targets
-from arx_verifier.errors import ArxError, AuditError, UnavailableError
+from arx_verifier.errors import ArxError, AuditError, RequestError, UnavailableError
+from arx_verifier.memory import read_window
 from arx_verifier.revocation import HistoryPlace
 
 Op = Literal["kill", "kill+freeze", "freeze", "thaw", "clear"]
@@ -81,11 +82,14 @@ class Revoker:
             The kill report.
 
         Raises:
-            RequestError: A target is malformed.
+            RequestError: A target is malformed, or a taint without an end is to be frozen.
             StoreError: The outcome is not known: retry.
             AuditError: The change is in force, and its event could not be recorded.
         """
-        parse_targets(targets)
+        windows = [read_window(str(target)) for target in parse_targets(targets)]
+        # It narrows the freeze of its target: the right to freeze would be one to trust a killed agent (SPEC 18.4).
+        if op != "thaw" and any(window is not None and window.until is None for window in windows):
+            raise RequestError("invalid memory target: expected a taint with an end, such as `arx memory taint` makes")
         unkilled = self._unkilled(targets) if op == "thaw" else set()
         if op == "thaw":
             # The row before the store: what the database has as ended is frozen again in the store.
