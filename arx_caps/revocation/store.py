@@ -6,7 +6,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from importlib.resources import files
 from typing import Any, Final, Self
 
@@ -15,7 +15,7 @@ import redis
 from arx_caps.revocation.confirm import wait_confirmed
 from arx_caps.revocation.exchange import Exchange
 from arx_caps.revocation.report import KillReport
-from arx_caps.revocation.targets import Target, is_tainted_kind, parse_targets
+from arx_caps.revocation.targets import is_tainted_kind, parse_targets
 from arx_caps.revocation.wire import (
     Ahead,
     Bump,
@@ -289,9 +289,14 @@ class RevocationStore:
             memory_before: What the targets wrote before is trusted again, ms since the Unix epoch.
             unkilled: The targets that were frozen and not killed: their entries are trusted again.
         """
-        changes = [
-            change for target in parse_targets(targets) for change in self._retaint(target, memory_before, unkilled)
-        ]
+        changes: list[str] = []
+        writing = [str(target) for target in parse_targets(targets) if is_tainted_kind(str(target))]
+        if writing:
+            frozen, now_ms = self.freezes(), self.header().at_ms
+            for target in writing:
+                until = now_ms if target in frozen else None
+                forget = target in unkilled and memory_before is None
+                changes += _taint_changes(target, frozen, since=memory_before, until=until, forget=forget)
         if not changes:
             return self._bump("thaw", targets, reason, by)
         return self._bump("thaw", targets, reason, by, each=[*changes, *(f"thaw {target}" for target in targets)])
@@ -311,21 +316,11 @@ class RevocationStore:
         frozen = self.freezes()
         changes: list[str] = []
         for target in map(str, parse_targets(targets)):
-            freeze, thaw = change_taints(target, frozen, since=before) if is_tainted_kind(target) else ([], [])
-            if not freeze and not thaw:
+            found = _taint_changes(target, frozen, since=before) if is_tainted_kind(target) else []
+            if not found:
                 raise RequestError(f"nothing that {target} wrote before is tainted")
-            changes += [*(f"freeze {taint}" for taint in freeze), *(f"thaw {taint}" for taint in thaw)]
+            changes += found
         return self._bump("thaw", targets, reason, by, each=changes)
-
-    def _retaint(self, target: Target, memory_before: int | None, unkilled: Collection[str]) -> list[str]:
-        """Return the changes of a target's taints that come with its thaw."""
-        if not is_tainted_kind(str(target)):
-            return []
-        frozen = self.freezes()
-        until = self.header().at_ms if str(target) in frozen else None
-        forget = str(target) in unkilled and memory_before is None
-        freeze, thaw = change_taints(str(target), frozen, since=memory_before, until=until, forget=forget)
-        return [*(f"freeze {taint}" for taint in freeze), *(f"thaw {taint}" for taint in thaw)]
 
     def _bump(
         self,
@@ -461,6 +456,12 @@ class RevocationStore:
             if seen is None or forget or (header.incarnation == seen.incarnation and header.seq > seen.seq):
                 self._seen = header.place
         return header
+
+
+def _taint_changes(target: str, frozen: Mapping[str, int], **change: Any) -> list[str]:
+    """Return a change of a target's taints (``change_taints``) as operations of one step."""
+    freeze, thaw = change_taints(target, frozen, **change)
+    return [*(f"freeze {taint}" for taint in freeze), *(f"thaw {taint}" for taint in thaw)]
 
 
 def functions() -> str:

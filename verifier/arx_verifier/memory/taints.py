@@ -108,7 +108,7 @@ def change_taints(
     Returns:
         Targets to freeze, and targets to thaw.
     """
-    known = windows_of(frozen).get(target, [])
+    known = windows_of(text for text in frozen if text.startswith(f"{PREFIX}{target}@")).get(target, [])
     after = known if forget else taints_of(target, frozen, known)
     if until is not None:
         after = [window if window.until is not None else window._replace(until=until) for window in after]
