@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 
 from arx_verifier.constraints import Rule
 from arx_verifier.errors import AccessError, RevokedError, SettingsError
-from arx_verifier.memory import KINDS, Memory, MemoryKeys, TaintWindow, change_taints, read_window
+from arx_verifier.memory import KINDS, MAX_SOURCES, Memory, MemoryKeys, TaintWindow, change_taints, read_window
 from arx_verifier.memory.stamp import MAX_DIGESTS, MAX_GROUPS, MAX_STAMP_CHARS, STAMP_PREFIX
 from arx_verifier.memory.taints import LATEST_MS
 from arx_verifier.request import AccessRequest
 from arx_verifier.revocation import Lease
 from arx_verifier.testing import UnsafeTestRealm
-from arx_verifier.token import bytes_of, chain, text_of
+from arx_verifier.token import MAX_HOPS, bytes_of, chain, text_of
 from arx_verifier.verification import Grant
 from tests.support import QUICK
 
@@ -427,6 +427,25 @@ def test_a_fold_of_too_many_agents_is_tainted_by_every_taint_of_its_time() -> No
     assert len(last) < MAX_STAMP_CHARS
     world.epochs.freeze("agent:not/there")
     assert world.status(last) == "tainted"
+
+
+@pytest.mark.spec("18.2")
+def test_no_stamp_is_made_that_a_check_cannot_read(world: World) -> None:
+    """
+    The sources of the longest chain do not fit into a stamp with 256 digests: refused at the write, and fewer fit.
+    """
+    caller = world.realm.caller(Rule(tool="memory.*"), agent="acme/research", depth=MAX_HOPS)
+    for n in range(MAX_HOPS):
+        caller = caller.delegate(f"acme/{n:059d}")
+    request = AccessRequest("memory.write", {}, time.time_ns() // 1_000_000, None)
+    grant = world.realm.verifier.verify(caller.token("memory.write"), request)
+    sources = [
+        world.memory.stamp(world.grant(f"p{n}/a/b/c/d/e", session=f"s-{n}", task=f"t-{n}"), "x")
+        for n in range(MAX_SOURCES)
+    ]
+    with pytest.raises(ValueError, match="too many sources"):
+        world.memory.stamp(grant, "y", sources=sources)
+    assert world.status(world.memory.stamp(grant, "y", sources=sources[:100]), "y") == "trusted"
 
 
 @pytest.mark.spec("18.8")

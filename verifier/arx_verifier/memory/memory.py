@@ -11,6 +11,7 @@ from arx_verifier.errors import ArxError, Failure, MalformedTokenError, refusal
 from arx_verifier.journal import Decision, DecisionSink
 from arx_verifier.memory.stamp import (
     ID_BYTES,
+    MAX_STAMP_CHARS,
     STAMP_PREFIX,
     Kind,
     MemoryKeys,
@@ -96,7 +97,7 @@ class Memory:
             RevokedError: The grant was revoked or frozen meanwhile.
             UnavailableError: The view of the epoch is too old.
             AccessError: ``withheld``: a source is forged, or its key unknown.
-            ValueError: There are too many sources, or the kind is unknown.
+            ValueError: There are too many sources for a stamp, or the kind is unknown.
         """
         ended = grant.look_again()
         if ended is not None:
@@ -118,7 +119,10 @@ class Memory:
         )
         if known:
             fields += (b"".join(source.mac[:ID_BYTES] for source in known), groups_of(known))
-        return STAMP_PREFIX + text_of(self.keys.seal(fields))
+        stamp = STAMP_PREFIX + text_of(self.keys.seal(fields))
+        if len(stamp) > MAX_STAMP_CHARS:  # the check would take it for forged
+            raise ValueError(f"too many sources: expected a stamp of {MAX_STAMP_CHARS} characters, got {len(stamp)}")
+        return stamp
 
     def check(self, stamp: str | None, content: str | bytes) -> Verdict:
         """Return whether an entry may be trusted to be what its stamp says, and its writer was not compromised.
