@@ -12,7 +12,7 @@ import pytest
 from arx_caps.agent import Task
 from arx_caps.cli import exit_codes
 from arx_caps.memory import MemoryEntry, TaskMemory
-from arx_caps.service import KeyRefresher
+from arx_caps.service import KeyRefresher, open_shipper
 from arx_verifier import Verifier
 from arx_verifier.errors import AccessError, RevokedError, UnknownKeyError
 from arx_verifier.memory import MAX_SOURCES, Memory, open_memory, parse_stamp
@@ -116,6 +116,8 @@ def test_what_a_killed_agent_wrote_is_withheld_within_the_lease(
     record = [each for each in journal(verifier) if each.code == "withheld"][-1]
     assert (record.agent, record.tool) == (good.path, "memory.read")
     assert str(record.failures[0]).startswith("each entry must be trusted (memory), got 3 tainted by agent:acme/bad: ")
+    ids = [parse_stamp(str(entry.stamp)).id for entry in (early, poisoned, summary)]
+    assert f"3 tainted by agent:{bad.path}: {', '.join(ids)}" in shown_trail(up, good)
     with pytest.raises(RevokedError):
         bad.write("again")
     assert f"agent:{bad.path}" not in {each["target"] for each in ok(up, "memory", "list")["taints"]}
@@ -232,6 +234,20 @@ def test_stolen_memory_keys_are_replaced(up: Live, memory: Memory, verifier: Ver
     until(stamped_anew)
     new = fresh.write("z")
     assert fresh.notes.trusted([entry, new]) == [new]
+
+
+def shown_trail(up: Live, agent: Agent) -> str:
+    """What `arx audit trail` prints of an agent's session, once the memory service's records are in the log."""
+    trail: list[str] = []
+
+    def has_it() -> bool:
+        ran = arx("audit", "trail", "--session", agent.session, env={"ARX_HOME": str(up.folder)})
+        trail.append(ran.out)
+        return "withheld" in ran.out
+
+    with open_shipper(file_of(up)):
+        until(has_it)
+    return trail[-1]
 
 
 def revoked(agent: Agent) -> bool:

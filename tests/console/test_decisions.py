@@ -20,13 +20,17 @@ from arx_caps.console.pages import decisions
 from arx_caps.console.pages.decisions import NewRecords, RecordReader
 from arx_caps.console.records import command_of
 from arx_caps.mint.api.routes.trail import records_after
+from arx_verifier.constraints import Rule
 from arx_verifier.journal.decision import Decision
+from arx_verifier.memory import Memory, MemoryKeys, parse_stamp
+from arx_verifier.request import AccessRequest
+from arx_verifier.testing import UnsafeTestRealm
 from arx_verifier.token.targets import subject_target
 from tests.audit.batches import START_MS, batch_of, decision, facts
 from tests.audit.test_delegations import BOUND
 from tests.console.harness import operator_with, sign_in
 from tests.console.html import require_well_formed
-from tests.mint.harness import Harness
+from tests.mint.harness import Harness, now_ms
 from tests.servers import until
 from tests.verifier.test_holder import FIRST, SECOND, THIRD
 
@@ -139,6 +143,35 @@ def test_an_export_has_what_the_search_finds(unit: Harness, monkeypatch: pytest.
     assert browser.status == 400
     monkeypatch.setattr("arx_caps.console.pages.search.EXPORTED", 3)
     assert len(browser.get("/console/search/export?format=jsonl").splitlines()) == 3
+
+
+@pytest.mark.spec("18.8")
+def test_what_was_withheld_from_a_reader_is_named(unit: Harness) -> None:
+    """The page of the record has how many entries of a memory were withheld, why, and their ids."""
+    realm = UnsafeTestRealm("orders")
+    memory = Memory(MemoryKeys({"memory.1": bytes(32)}), realm.epochs, realm.decisions)
+    bad, reader = (
+        realm.verifier.verify(
+            realm.caller(Rule(tool="memory.*"), agent=agent, session=session).token("memory.read"),
+            AccessRequest("memory.read", {}, now_ms()),
+        )
+        for agent, session in (("acme/bad", "s-bad"), ("acme/reader", "s-reader"))
+    )
+    stamps = [memory.stamp(bad, text) for text in ("one", "two")]
+    realm.epochs.freeze("agent:acme/bad")
+    found = [("one", stamps[0], "one"), ("two", stamps[1], "two"), ("none", None, "none")]
+    assert memory.trusted(found, reader) == []
+    take(unit, [realm.decisions.decisions[-1]], 6)
+    browser = sign_in(unit)
+    page = browser.get("/console/decisions/5")
+    for text in (
+        "withheld, entries of a memory were withheld, as they are not trusted",
+        f"2 tainted by agent:acme/bad: {', '.join(parse_stamp(stamp).id for stamp in stamps)}",
+        "1 unknown (the entry has no stamp)",
+        "acme/reader",
+    ):
+        assert text in page, text
+    assert "2 tainted by agent:acme/bad" in browser.get("/console/decisions?reason=withheld")
 
 
 def test_a_decision_says_why(unit: Harness) -> None:

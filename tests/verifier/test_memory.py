@@ -471,8 +471,8 @@ def test_what_is_withheld_is_recorded_by_reason(world: World) -> None:
     assert texts[0].startswith("each entry must be trusted (memory), got 3 tainted by agent:acme/bad: ")
     assert all(world.memory.check(stamp, "x").stamp.id in texts[0] for stamp in poisoned)  # type: ignore[union-attr]
     assert texts[1:] == [
-        "each entry must be trusted (memory), got 1 unknown",
-        "each entry must be trusted (memory), got 1 forged",
+        "each entry must be trusted (memory), got 1 unknown (the entry has no stamp)",
+        "each entry must be trusted (memory), got 1 forged (no memory service of this realm stamped this content)",
     ]
 
 

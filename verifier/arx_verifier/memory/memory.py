@@ -35,7 +35,7 @@ MAX_SOURCES: Final = 256  # of one entry
 _LOOKS: Final = 3  # at a view that changes while it is read
 _SHOWN_IDS: Final = 8  # of a group of withheld entries, in a record
 _SHOWN_GROUPS: Final = 8
-_FORGED: Final = Verdict("forged", why="the stamp is not one of this realm's memory services for this content")
+_FORGED: Final = Verdict("forged", why="no memory service of this realm stamped this content")
 _NO_STAMP: Final = Verdict("unknown", why="the entry has no stamp")
 _NO_KEY: Final = Verdict("unknown", why="the memory key of the stamp is not known here")
 _E = TypeVar("_E")
@@ -49,6 +49,7 @@ class Withheld:
         status: ``tainted``, ``forged`` or ``unknown``.
         target: The target of the taint, or None.
         since: Since when its entries are tainted, ms since the Unix epoch, or None.
+        why: A sentence for people.
         ids: Their ids; empty for entries without an authentic stamp.
         count: How many they are.
     """
@@ -56,6 +57,7 @@ class Withheld:
     status: str
     target: str | None
     since: int | None
+    why: str
     ids: tuple[str, ...]
     count: int
 
@@ -246,10 +248,10 @@ def _unknown(verdict: Verdict, why: str) -> Verdict:
 
 
 def _withheld(verdicts: Iterable[Verdict]) -> list[Withheld]:
-    groups: dict[tuple[str, str | None, int | None], list[Verdict]] = defaultdict(list)
+    groups: dict[tuple[str, str | None, int | None, str], list[Verdict]] = defaultdict(list)
     for verdict in verdicts:
         if verdict.status != TRUSTED:
-            groups[verdict.status, verdict.target, verdict.since].append(verdict)
+            groups[verdict.status, verdict.target, verdict.since, verdict.why].append(verdict)
     return [
         Withheld(*reason, tuple(each.stamp.id for each in group if each.stamp is not None), len(group))
         for reason, group in groups.items()
@@ -258,6 +260,6 @@ def _withheld(verdicts: Iterable[Verdict]) -> list[Withheld]:
 
 def _failure(withheld: Withheld) -> Failure:
     """Return the failure by which a record names withheld entries."""
-    by = "" if withheld.target is None else f" by {withheld.target}"
+    by = f" ({withheld.why})" if withheld.target is None else f" by {withheld.target}"
     ids = ", ".join(withheld.ids[:_SHOWN_IDS]) + (", …" if len(withheld.ids) > _SHOWN_IDS else "")
     return Failure("memory", "entry", TRUSTED, f"{withheld.count} {withheld.status}{by}" + (f": {ids}" if ids else ""))
