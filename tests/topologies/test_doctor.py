@@ -11,6 +11,8 @@ import pytest
 
 from arx_caps.revocation import RevocationStore
 from arx_caps.revocation.wire import Keys
+from arx_verifier.memory import TaintWindow
+from arx_verifier.memory.taints import LATEST_MS
 from tests.cli.helpers import arx
 from tests.servers import VerifierProcess, freeze
 from tests.topologies.doctored import AGENT, BY, OTHER, SESSION, Place, place
@@ -38,14 +40,23 @@ def test_a_store_that_is_well(place: Place) -> None:
 
 def test_writing_past_the_functions_is_seen(place: Place) -> None:
     """
-    What the break-glass user could do with its password: thaw a freeze, take a kill back, set the sequence back, write
-    other kills under old numbers.  Each contradicts the log, the mint's database or its record.
+    What the break-glass user could do with its password: thaw a freeze or a taint, narrow a taint, take a kill back,
+    set the sequence back, write other kills under old numbers.  Each contradicts the log, the mint's database or its
+    record.
     """
     keys = Keys.of("acme")
     with place.server.client() as raw:
         raw.hdel(keys.freezes, AGENT)
         assert AGENT in place.bad()["history"][0]
         raw.hset(keys.freezes, AGENT, 3)
+        taint, forged = str(TaintWindow(SESSION)), str(TaintWindow(AGENT, LATEST_MS))
+        raw.hdel(keys.freezes, taint)
+        assert taint in place.bad()["history"][0]
+        assert taint in place.bad()["freezes"][0]
+        raw.hset(keys.freezes, taint, 1)
+        raw.hset(keys.freezes, forged, 3)  # it would trust what the killed agent wrote
+        assert forged in place.bad()["history"][0]
+        raw.hdel(keys.freezes, forged)
         raw.hset(keys.kills, SESSION, 0)
         assert SESSION in place.bad()["history"][0]
         raw.hdel(keys.kills, SESSION)

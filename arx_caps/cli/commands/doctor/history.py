@@ -101,6 +101,8 @@ def _log_and_maps(store: RevocationStore, log: list[StoreEntry], seq: int, kept:
     wrong = [target for target, entry in killed.items() if target in kills and kills[target] < entry.seq]
     wrong += [target for target, entry in killed.items() if target not in kills and kept(entry)]
     wrong += [target for target, at in frozen.items() if freezes.get(target, 0) != at and at <= seq]
+    # One freeze too many can trust entries of a memory: a taint narrows the freeze of its target (SPEC 18.4).
+    wrong += [target for target, at in freezes.items() if log and log[0].seq <= at <= seq and target not in frozen]
     if log and log[-1].seq != seq:
         return Check("history", False, f"the store is at entry {seq}, its log at entry {log[-1].seq}", ROTATE)
     if log and log[-1].seq - log[0].seq != len(log) - 1:
