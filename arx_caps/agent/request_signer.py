@@ -16,7 +16,7 @@ from arx_verifier.errors import AttenuationError
 
 _UNAUTHORIZED: Final = 401
 _MAX_PROBLEM_BYTES: Final = 16 * 1024
-_START: Final = ("call", "start")  # the failure of a call that was signed before its service started, SPEC 8.3
+BEFORE_START: Final = ("call", "start")  # the failure of a call that was signed before its service started, SPEC 8.3
 
 
 class Sign(Protocol):
@@ -174,4 +174,4 @@ def came_before_start(body: bytes) -> bool:
         problem = msgspec.json.decode(body, type=_Problem)
     except (msgspec.DecodeError, ValueError):
         return False
-    return problem.code == "proof_invalid" and [(each.place, each.rule) for each in problem.failures] == [_START]
+    return problem.code == "proof_invalid" and [(each.place, each.rule) for each in problem.failures] == [BEFORE_START]

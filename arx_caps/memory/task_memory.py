@@ -11,8 +11,9 @@ from typing import Any, Final, Generic, Literal, NamedTuple, TypeVar
 import msgspec
 
 from arx_caps.agent import Task
+from arx_caps.agent.request_signer import BEFORE_START
 from arx_caps.agent.task import now_ms
-from arx_verifier.errors import SettingsError
+from arx_verifier.errors import ProofError, SettingsError
 from arx_verifier.memory import MAX_SOURCES, TRUSTED, Memory, open_memory
 from arx_verifier.request import AccessRequest
 from arx_verifier.service import open_verifier
@@ -113,9 +114,17 @@ class TaskMemory:
 
     def _grant(self, tool: str) -> Grant:
         task = self._task if isinstance(self._task, Task) else self._task()
+        try:
+            return self._decide(task, tool)
+        except ProofError as error:
+            if [failure[:2] for failure in error.failures] != [BEFORE_START]:
+                raise
+            return self._decide(task, tool)  # signed anew, once: SPEC 8.3
+
+    def _decide(self, task: Task, tool: str) -> Grant:
         args = {"memory": self.name}
-        audience = self._verifier.audience
-        return self._verifier.verify(task.call_token(audience, tool, args), AccessRequest(tool, args, now_ms()))
+        token = task.call_token(self._verifier.audience, tool, args)
+        return self._verifier.verify(token, AccessRequest(tool, args, now_ms()))
 
     def __repr__(self) -> str:
         return f"<TaskMemory {self.name}>"
