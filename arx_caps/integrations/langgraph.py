@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from copy import copy
 from typing import Any
 
-from langgraph.store.base import BaseStore, GetOp, Item, Op, PutOp, Result, SearchOp
+from langgraph.store.base import BaseStore, GetOp, Item, Op, PutOp, Result
 
 from arx_caps.memory import STAMP_FIELD, MemoryEntry, TaskMemory
 
@@ -17,7 +17,7 @@ from arx_caps.memory import STAMP_FIELD, MemoryEntry, TaskMemory
 class StampedStore(BaseStore):
     """A store whose values are stamped for a task, and checked when the task reads them.
 
-    A search may return fewer items than its limit.
+    A search may return fewer items than its limit.  Namespaces have no stamps: show a model no list of them.
 
     Args:
         store: The store, which keeps each stamp in the value's member ``arx_stamp``.
@@ -47,6 +47,8 @@ class StampedStore(BaseStore):
 
     def _stamped(self, ops: Sequence[Op], replaced: Sequence[Result]) -> list[Op]:
         """Return the operations with a stamp in each value; a trusted value that it replaces is its source."""
+        if any(isinstance(op, PutOp) and op.value is None for op in ops):
+            self._notes.stamp_all([])  # a deletion is a write
         before = iter(replaced)
         return [self._stamp(op, next(before)) if _puts(op) else op for op in ops]
 
@@ -60,7 +62,7 @@ class StampedStore(BaseStore):
 
     def _checked(self, ops: Sequence[Op], results: list[Result]) -> list[Result]:
         """Return the results with the trusted items alone, without their stamps."""
-        if not any(isinstance(op, GetOp | SearchOp) for op in ops):
+        if all(isinstance(op, PutOp) for op in ops):
             return results
         trusted = {id(each.entry) for each in self._notes.trusted(map(_entry, _items(results)))}
 

@@ -46,14 +46,16 @@ class StampedSession(SessionABC):
 
     async def pop_item(self) -> TResponseInputItem | None:
         """Remove and return the newest trusted item; those that are withheld after it are removed as well."""
+        await asyncio.to_thread(self._notes.stamp_all, [])  # a removal is a write
         while (item := await self._session.pop_item()) is not None:
-            if await asyncio.to_thread(self._notes.is_trusted, self._entry(item)):
+            if await asyncio.to_thread(self._notes.trusted, [self._entry(item)]):
                 plain: TResponseInputItem = _plain(item)
                 return plain
         return None
 
     async def clear_session(self) -> None:
         """Remove all items."""
+        await asyncio.to_thread(self._notes.stamp_all, [])
         await self._session.clear_session()
 
     def _trusted(self, items: Iterable[Any]) -> list[Any]:

@@ -13,6 +13,7 @@ from langgraph.store.memory import InMemoryStore
 
 from arx_caps.integrations.langgraph import StampedStore
 from arx_caps.memory import STAMP_FIELD
+from arx_verifier.errors import RevokedError
 from tests.adapters.memory_world import BAD, DIMENSIONS, GOOD, MemoryWorld, embed, memory_world
 
 SPACE = ("prices", "eu")
@@ -70,6 +71,10 @@ def test_a_killed_agent_s_values_reach_no_prompt(world: MemoryWorld) -> None:
     assert graph_of(good).invoke(asked)["prompt"] == "the price of tea is 6"
     assert good.get(SPACE, "p1") is None
     assert world.withheld() == [f"1 tainted by agent:{BAD}"] * 2
+    for refused in (lambda: bad.delete(SPACE, "p2"), bad.list_namespaces):
+        with pytest.raises(RevokedError):
+            refused()
+    assert good.get(SPACE, "p2") is not None
     world.thaw(f"agent:{BAD}")
 
 
