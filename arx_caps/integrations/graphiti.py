@@ -104,7 +104,7 @@ class StampedGraphiti:
 
 
 class _Queries:
-    """The one door of Kuzu's driver: stamps what a query saves, and removes from its answer what is not trusted."""
+    """In place of Kuzu's driver: stamps what a query saves, and removes from its answer what is not trusted."""
 
     def __init__(self, driver: GraphDriver, notes: TaskMemory) -> None:
         self._query, self._notes = driver.execute_query, notes
@@ -125,7 +125,7 @@ class _Queries:
             return list(records)
         uuids = [content["uuid"] for _, content in found if content is not None]
         stamps = {row["uuid"]: row["stamp"] for row in (await self._query(_READ, uuids=uuids))[0]}
-        # A record of another form has no stamp: a text of which nobody knows whose it is.
+        # A record of another form has no stamp: the writer of its text is unknown.
         entries = [
             MemoryEntry(record, content or "", stamps.get(content["uuid"]) if content else None)
             for record, content in found

@@ -87,7 +87,7 @@ def test_strangers_key_ids_cost_no_reading(file: Path, monkeypatch: pytest.Monke
     keys = FileKeys(file)
     monkeypatch.setattr("arx_verifier.service.LOOK_NS", 10**12)
     looked = []
-    monkeypatch.setattr("arx_verifier.service._stamp", lambda path: looked.append(path))
+    monkeypatch.setattr("arx_verifier.service.identify_file", lambda path: looked.append(path))
     assert all(keys.get(f"k{n}.0") is None for n in range(2, 100))
     assert looked == []
 

@@ -97,8 +97,8 @@ class FileKeys(KeyRing):
         """
         self.path = Path(path)
         self._looked_ns = time.monotonic_ns()
-        # Taken before the read: if the file is replaced in between, the stamp differs and the file is read again.
-        self._seen = _stamp(self.path)
+        # Taken before the read: if the file is replaced in between, the identity differs and the file is read again.
+        self._seen = identify_file(self.path)
         file = read_service_file(self.path)
         super().__init__(_keys_of(file, self.path), realm=file.realm, max_ttl_ms=file.max_ttl_ms)
 
@@ -117,10 +117,10 @@ class FileKeys(KeyRing):
             Whether the keys were replaced.
         """
         self._looked_ns = time.monotonic_ns()
-        stamp = _stamp(self.path)
-        if stamp is None or stamp == self._seen:
+        seen = identify_file(self.path)
+        if seen is None or seen == self._seen:
             return False
-        self._seen = stamp
+        self._seen = seen
         try:
             file = read_service_file(self.path)
             if file.realm != self.realm:
@@ -212,7 +212,7 @@ def _keys_of(file: ServiceConfig, path: Path) -> dict[str, bytes]:
         raise SettingsError(f"{path}: a key is not base64url") from error
 
 
-def _stamp(path: Path) -> tuple[int, ...] | None:
+def identify_file(path: Path) -> tuple[int, ...] | None:
     """Return inode, time and size, which differ after the file was replaced; None if it cannot be read."""
     try:
         status = path.stat()

@@ -2,7 +2,7 @@
 """``arx memory``: taint what a target wrote into memories, trust it again, list taints, read a stamp.  SPEC 18."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import click
@@ -26,15 +26,17 @@ def memory_command() -> None:
     """Taint what targets wrote into memories, and trust it again."""
 
 
+def _of_targets(command: Callable[..., None]) -> Callable[..., None]:
+    """Add to a command the targets, the reason, and the options of an operator's change."""
+    reason = click.option("--reason", required=True, help="reason, recorded in the audit log")
+    targets = click.argument("targets", nargs=-1, required=True, metavar="TARGET...")
+    return targets(reason(yes_option(operator_options(common_options(pass_console(command))))))
+
+
 @memory_command.command("taint")
-@click.argument("targets", nargs=-1, required=True, metavar="TARGET...")
 @click.option("--since", type=Moment(), default=0, help="taint what was written from this time on [all of it]")
 @click.option("--until", type=Moment(), help="and before this time [now]")
-@click.option("--reason", required=True, help="reason, recorded in the audit log")
-@yes_option
-@operator_options
-@common_options
-@pass_console
+@_of_targets
 def taint(
     console: Console, targets: Sequence[str], since: int, until: int | None, reason: str, place: Place, yes: bool
 ) -> None:
@@ -55,13 +57,8 @@ def taint(
 
 
 @memory_command.command("clear")
-@click.argument("targets", nargs=-1, required=True, metavar="TARGET...")
 @click.option("--before", type=Moment(), help="trust what was written before this time [now]")
-@click.option("--reason", required=True, help="reason, recorded in the audit log")
-@yes_option
-@operator_options
-@common_options
-@pass_console
+@_of_targets
 def clear(console: Console, targets: Sequence[str], before: int | None, reason: str, place: Place, yes: bool) -> None:
     """Trust again what TARGET wrote into memories before a time; what is frozen stays frozen.
 

@@ -10,7 +10,7 @@ from typing import Final
 from arx_verifier.errors import MalformedTokenError, SettingsError
 from arx_verifier.memory.memory import Memory
 from arx_verifier.memory.stamp import MemoryKeys
-from arx_verifier.service import read_service_file
+from arx_verifier.service import identify_file, read_service_file
 from arx_verifier.token import bytes_of
 from arx_verifier.verification import Verifier
 
@@ -30,7 +30,7 @@ class FileMemoryKeys(MemoryKeys):
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._path = Path(path)
-        self._seen, self._looked_ns = _seen(self._path), time.monotonic_ns()
+        self._seen, self._looked_ns = identify_file(self._path), time.monotonic_ns()
         super().__init__(_read(self._path))
 
     def look(self) -> None:
@@ -39,7 +39,7 @@ class FileMemoryKeys(MemoryKeys):
         if now - self._looked_ns < LOOK_NS:
             return
         self._looked_ns = now
-        seen = _seen(self._path)
+        seen = identify_file(self._path)
         if seen is None or seen == self._seen:
             return
         self._seen = seen
@@ -67,11 +67,3 @@ def _read(path: Path) -> dict[str, bytes]:
         return {kid: bytes_of(key) for kid, key in read_service_file(path).memory.items()}
     except MalformedTokenError as error:
         raise SettingsError(f"{path}: a memory key is not base64url") from error
-
-
-def _seen(path: Path) -> tuple[int, int] | None:
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_ino, status.st_mtime_ns

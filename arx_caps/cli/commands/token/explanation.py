@@ -69,7 +69,7 @@ def known_kills(service: ServiceConfig, macaroon: Macaroon) -> tuple[EpochTable,
     return table, f"kills and freezes are not checked: {because}"
 
 
-class Verdict(NamedTuple):
+class Explanation(NamedTuple):
     """The decision of a service on the call.
 
     Attributes:
@@ -217,7 +217,7 @@ def _knows(macaroon: Macaroon, tool: str) -> bool:
     return any(matches_tool(pattern, tool) for pattern in outline(macaroon).tools)
 
 
-def _unverified(macaroon: Macaroon, request: AccessRequest, added: _Added) -> Verdict:
+def _unverified(macaroon: Macaroon, request: AccessRequest, added: _Added) -> Explanation:
     """Evaluate the caveats alone."""
     added.to("", macaroon, macaroon.unverified_identifier.aud, request.at)  # raises if an approval is of another token
     notes = ["signature, kills and freezes are not checked: give --service FILE to check them"]
@@ -226,12 +226,12 @@ def _unverified(macaroon: Macaroon, request: AccessRequest, added: _Added) -> Ve
         notes.append("this one-shot token is for one call, which is not compared with this call")
     elif answer.needs_call:
         notes.append("the token must be signed for each call; this call is taken as signed")
-    return Verdict(answer.code, answer.failures, tuple(notes))
+    return Explanation(answer.code, answer.failures, tuple(notes))
 
 
 def _verified(
     macaroon: Macaroon, request: AccessRequest, added: _Added, path: str, service: ServiceConfig, key: Path | None
-) -> Verdict:
+) -> Explanation:
     """Verify as the service would, with a call proof that is made here as the holder would make it."""
     # The same Verifier as in a service, so that the explanation cannot differ from the decision.
     epochs, note = known_kills(service, macaroon)
@@ -255,7 +255,7 @@ def _verified(
             raise click.BadParameter(str(error), param_hint="--at") from error
     text = added.to(text, macaroon, service.audience, request.at)
     decision = verifier.decide(text, request)
-    return Verdict(decision.code, decision.all_failures(), tuple(notes))
+    return Explanation(decision.code, decision.all_failures(), tuple(notes))
 
 
 def _meaning(code: str) -> str | None:
@@ -263,7 +263,7 @@ def _meaning(code: str) -> str | None:
     return None if reason is None else reason.meaning
 
 
-def _show(verdict: Verdict, tool: str, at_ms: int) -> str:
+def _show(verdict: Explanation, tool: str, at_ms: int) -> str:
     if verdict.code == "ok":
         return f"allowed: {plain(tool)} at {show_time(at_ms)}"
     lines = [f"denied: {verdict.code}: {_meaning(verdict.code) or ''}".rstrip(": ")]
