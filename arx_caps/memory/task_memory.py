@@ -6,7 +6,7 @@ The program is the memory service: it has the memory keys.  A model, and a tool 
 
 import os
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final, Generic, Literal, NamedTuple, TypeVar
+from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 import msgspec
 
@@ -14,7 +14,7 @@ from arx_caps.agent import Task
 from arx_caps.agent.request_signer import BEFORE_START
 from arx_caps.agent.task import now_ms
 from arx_verifier.errors import ProofError, SettingsError
-from arx_verifier.memory import MAX_SOURCES, TRUSTED, Memory, open_memory
+from arx_verifier.memory import MAX_SOURCES, TRUSTED, Kind, Memory, open_memory
 from arx_verifier.request import AccessRequest
 from arx_verifier.service import open_verifier
 from arx_verifier.verification import Grant, Verifier
@@ -22,7 +22,6 @@ from arx_verifier.verification import Grant, Verifier
 STAMP_FIELD: Final = "arx_stamp"  # in an entry's metadata
 WRITE: Final = "memory.write"
 READ: Final = "memory.read"
-Kind = Literal["user", "tool", "agent", "derived"]
 _E = TypeVar("_E")
 _JSON: Final = msgspec.json.Encoder(order="deterministic")
 
@@ -56,10 +55,6 @@ class TaskMemory:
 
     def __init__(self, memory: Memory, verifier: Verifier, task: Task | Callable[[], Task], name: str) -> None:
         self._memory, self._verifier, self._task, self.name = memory, verifier, task, name
-
-    def for_task(self, task: Task | Callable[[], Task]) -> "TaskMemory":
-        """Return the same memory for another task."""
-        return TaskMemory(self._memory, self._verifier, task, self.name)
 
     def tracked(self) -> "TrackedMemory":
         """Return the same memory for one run, in which what was read is a source of all that is written after."""

@@ -164,6 +164,9 @@ def test_a_taint_that_is_found_out_later(up: Live, memory: Memory, verifier: Ver
     assert one.notes.trusted([new]) == [new]
     shown = ok(up, "memory", "show", new.stamp or "")
     assert (shown["agent"], shown["session"]) == ("acme/later", one.session)
+    always = ("--since", "1960-01-01T00:00:00Z", "--until", "999999999999999")  # before and after what a taint can say
+    ok(up, "memory", "taint", "agent:acme/later", *always, *WORDS)
+    until(lambda: one.notes.trusted([new]) == [])
 
 
 def test_a_task_reads_and_writes_what_its_rules_allow(

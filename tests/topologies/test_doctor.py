@@ -11,8 +11,7 @@ import pytest
 
 from arx_caps.revocation import RevocationStore
 from arx_caps.revocation.wire import Keys
-from arx_verifier.memory import TaintWindow
-from arx_verifier.memory.taints import LATEST_MS
+from arx_verifier.memory import LATEST_MS, TaintWindow
 from tests.cli.helpers import arx
 from tests.servers import VerifierProcess, freeze
 from tests.topologies.doctored import AGENT, BY, OTHER, SESSION, Place, place

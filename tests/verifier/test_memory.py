@@ -12,9 +12,17 @@ from hypothesis import strategies as st
 
 from arx_verifier.constraints import Rule
 from arx_verifier.errors import AccessError, RevokedError, SettingsError
-from arx_verifier.memory import KINDS, MAX_SOURCES, Memory, MemoryKeys, TaintWindow, change_taints, read_window
+from arx_verifier.memory import (
+    KINDS,
+    LATEST_MS,
+    MAX_SOURCES,
+    Memory,
+    MemoryKeys,
+    TaintWindow,
+    change_taints,
+    read_window,
+)
 from arx_verifier.memory.stamp import MAX_DIGESTS, MAX_GROUPS, MAX_STAMP_CHARS, STAMP_PREFIX
-from arx_verifier.memory.taints import LATEST_MS
 from arx_verifier.request import AccessRequest
 from arx_verifier.revocation import Lease
 from arx_verifier.testing import UnsafeTestRealm

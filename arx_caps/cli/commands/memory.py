@@ -16,7 +16,7 @@ from arx_caps.cli.target_commands import read_targets
 from arx_caps.cli.terminal import Console, pairs, plain, table
 from arx_caps.durations import show_time
 from arx_verifier.errors import MalformedTokenError, RequestError
-from arx_verifier.memory import TaintWindow, parse_stamp, read_window
+from arx_verifier.memory import LATEST_MS, TaintWindow, parse_stamp, read_window
 
 TIMEOUT_S: Final = 60.0  # a taint is confirmed when the leases have ended
 
@@ -47,7 +47,8 @@ def taint(
     \b
         arx memory taint agent:acme/research --since 2026-01-31T12:00:00Z --reason "read a poisoned page"
     """
-    until = time.time_ns() // 1_000_000 if until is None else until
+    until = min(time.time_ns() // 1_000_000 if until is None else until, LATEST_MS)
+    since = max(since, 0)
     if until <= since:
         raise click.UsageError("--until must be after --since")
     windows = [str(TaintWindow(target, since, until)) for target in _read(targets)]

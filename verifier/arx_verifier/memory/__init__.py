@@ -12,41 +12,42 @@ if TYPE_CHECKING:
         KINDS,
         MAX_STAMP_CHARS,
         STAMP_PREFIX,
+        Kind,
         MemoryKeys,
         Stamp,
         Verdict,
         parse_stamp,
     )
-    from arx_verifier.memory.taints import Taints, TaintWindow, change_taints, read_window, windows_of
+    from arx_verifier.memory.taints import LATEST_MS, TaintWindow, change_taints, read_window
 else:
     __getattr__, __dir__ = open_door(
         __name__,
         {
             "file_keys": "FileMemoryKeys open_memory",
             "memory": "MAX_SOURCES MEMORY_AUDIENCE Memory TRUSTED Withheld",
-            "stamp": "KINDS MAX_STAMP_CHARS MemoryKeys STAMP_PREFIX Stamp Verdict parse_stamp",
-            "taints": "TaintWindow Taints change_taints read_window windows_of",
+            "stamp": "KINDS Kind MAX_STAMP_CHARS MemoryKeys STAMP_PREFIX Stamp Verdict parse_stamp",
+            "taints": "LATEST_MS TaintWindow change_taints read_window",
         },
     )
 
 __all__ = [
     "KINDS",
+    "LATEST_MS",
     "MAX_SOURCES",
     "MAX_STAMP_CHARS",
     "MEMORY_AUDIENCE",
     "STAMP_PREFIX",
     "TRUSTED",
     "FileMemoryKeys",
+    "Kind",
     "Memory",
     "MemoryKeys",
     "Stamp",
     "TaintWindow",
-    "Taints",
     "Verdict",
     "Withheld",
     "change_taints",
     "open_memory",
     "parse_stamp",
     "read_window",
-    "windows_of",
 ]
