@@ -25,11 +25,12 @@ def check(data: bytes) -> None:
         canonical = jcs(value)
     except RequestError:
         return  # a name that two orders of names would sort differently
-    assert json.loads(canonical) == value
+    # RFC 8785 writes 1e20 as digits, which mean a double there too, and not the integer that Python reads.
+    assert json.loads(canonical, parse_int=float) == value
     try:
         again = read_json_object(canonical)
     except RequestError:
-        # RFC 8785 writes 1e20 as an integer, which a body cannot have.
+        # A body cannot have so large an integer.
         assert any(abs(number) > MAX_INTEGER for number in _floats(value))
         return
     assert jcs(again) == canonical
