@@ -118,6 +118,18 @@ def test_an_outage_only_grows_the_journal(
     assert any("% of its" in line for line in said)
 
 
+def test_closing_sends_what_a_program_recorded_last(tmp_path: Path, receiver: Receiver, shipper: Make) -> None:
+    """A short program ends between two scans of its journal, and nothing may run after it that would send the rest."""
+    journal = small(tmp_path)
+    sender = shipper(tmp_path)
+    sender.start()
+    for i in range(1200):  # several batches
+        journal.append(allow(i))
+    journal.close()
+    sender.close()
+    assert receiver.tools == tools(range(1200))
+
+
 def test_a_mint_that_is_not_there_is_waited_for(tmp_path: Path, receiver: Receiver, shipper: Make) -> None:
     """No connection at all is told in words, and the records stay."""
     journal = small(tmp_path)

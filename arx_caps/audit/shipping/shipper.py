@@ -5,6 +5,7 @@ It runs beside the service (``arx ship``) or as a thread in it; both read the jo
 it.  ``journal_runs`` reads the journal.
 """
 
+import contextlib
 import logging
 import random
 import threading
@@ -134,12 +135,16 @@ class Shipper:
         self._thread.start()
 
     def close(self) -> None:
-        """Stop the thread and close the connection for good; unsent records stay in the journal."""
+        """Stop the thread, send what it had not sent yet, and close the connection for good.
+
+        Records stay in the journal if the mint does not take them.
+        """
         self._stop.set()
         # The thread ends before its connection does, or its last batch would look like an outage.
         if self._thread is not None:
             self._thread.join()
             self._thread = None
+            self._send_rest()
         self._http.close()
 
     def run(self, stop: threading.Event, on_status: Callable[[ShippingStatus], object] | None = None) -> None:
@@ -172,6 +177,12 @@ class Shipper:
         while self._round() and self._error is None:
             pass
         return self._error is None
+
+    def _send_rest(self) -> None:
+        """Send the records of a program's last moments: nothing may run after it that would send them."""
+        with contextlib.suppress(OSError):
+            while self._error is None and _FULL in self._round():
+                pass
 
     def _round(self) -> set[str]:
         """Ship a part of each run, and return the results other than ``_NOTHING``."""
