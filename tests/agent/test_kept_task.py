@@ -22,7 +22,7 @@ from arx_caps.realm import Realm
 from arx_verifier.enforcement import ArxMiddleware
 from arx_verifier.errors import AttenuationError, GrantError, RevokedError, TokenError, UnavailableError
 from arx_verifier.journal import InMemoryDecisions
-from arx_verifier.token import KeyRing
+from arx_verifier.token import HolderKey, KeyRing
 from arx_verifier.token.wire import bytes_of
 from arx_verifier.verification import Verifier
 from tests.agent.live import LiveMint, judged, live_mint, serving
@@ -53,6 +53,8 @@ allow = [{{ tool = "orders.get", args = {{ order_id = "$order_id" }} }}]
 depth = 2
 """
 
+BOUND = POLICY.replace("depth = 2\n", 'depth = 2\nbinding = "bound"\n')
+
 
 class Clock:
     """The one clock of agent, mint and service, which a test sets forward."""
@@ -81,6 +83,12 @@ class Night:
         self.session.renew_if_due()
         for task in tasks:
             task.extend_if_due()
+
+    def use(self, policy: str) -> None:
+        """Put another policy in force."""
+        origin = httpx.URL(self.url)
+        self.mint.realm.policy_path.write_text(policy.format(port=origin.port))
+        self.mint.reload_policy()
 
     def start(self, **more: Any) -> StartedTask:
         return self.session.start_task("look", order_id="o-1", keep=True, **more)
@@ -176,6 +184,42 @@ def test_an_unused_task_ends(night: Night) -> None:
         assert task.expires_at == first
     night.clock.advance(2 * MINUTE)
     assert task.extend_if_due() is None
+
+
+@pytest.mark.parametrize("night", [BOUND], indirect=True)
+@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.spec("16.1", "CONTROL 2.3")
+def test_a_kept_task_stays_bound_to_its_key(night: Night, *, own: bool) -> None:
+    """To the session's, or to the one that it was started with: also where the policy does not bind any more."""
+    task = night.start(holder_key=HolderKey.generate()) if own else night.start()
+    public, worker = task.bound_to, HolderKey.generate()
+    assert public is not None
+    for policy in (BOUND, POLICY):
+        night.use(policy)
+        first = task.expires_at
+        with httpx.Client(auth=task.auth()) as client:
+            for _ in range(2):
+                assert code_of(client, night.url) == "ok"
+                night.pass_time(3 * MINUTE, task)
+            assert (task.expires_at > first, task.bound_to) == (True, public)
+            assert code_of(client, night.url) == "ok"
+        text = task.delegate("acme/worker", key=worker.public).encode()
+        with httpx.Client(auth=Task.from_text(text, key=worker).auth()) as client:
+            assert code_of(client, night.url) == "ok"
+        with pytest.raises(AttenuationError, match="bound to the key"):
+            Task.from_text(text).http_token("orders", "GET", b"/")
+
+
+@pytest.mark.spec("CONTROL 2.3")
+def test_a_task_is_bound_from_its_extension_on(night: Night) -> None:
+    """Where the policy binds its template by then: to the key of its session, without a line of the user's."""
+    task = night.start()
+    with httpx.Client(auth=task.auth()) as client:
+        assert (code_of(client, night.url), task.bound_to) == ("ok", None)
+        night.use(BOUND)
+        night.pass_time(6 * MINUTE, task)
+        assert task.bound_to == night.start().bound_to
+        assert code_of(client, night.url) == "ok"
 
 
 def test_its_own_life_is_asked_for_again(night: Night) -> None:

@@ -16,6 +16,7 @@ import pytest
 from arx_caps.agent import Bundle, Task
 from arx_verifier import Constraint, Rule
 from arx_verifier.testing import UnsafeTestRealm
+from arx_verifier.token import HolderKey
 from tests.adapters.asgi_server import serving
 from tests.connect.mcp_endpoint import VERSION, McpEndpoint
 from tests.servers import free_ports
@@ -138,9 +139,9 @@ class World:
         """The endpoint's URL."""
         return f"http://127.0.0.1:{self.port}/mcp"
 
-    def task(self, *rules: Rule, ttl_ms: int = 600_000) -> Task:
-        """A task for calls of the endpoint."""
-        caller = self.realm.caller(*(rules or RULES), ttl_ms=ttl_ms)
+    def task(self, *rules: Rule, ttl_ms: int = 600_000, key: HolderKey | None = None) -> Task:
+        """A task for calls of the endpoint; with a key, a bound one."""
+        caller = self.realm.caller(*(rules or RULES), ttl_ms=ttl_ms, key=key)
         origins = {"orders": (f"http://127.0.0.1:{self.port}",)}
         tokens = {"orders": caller.macaroon}
         about: dict[str, Any] = {"agent": "test/agent", "issuer": "http://127.0.0.1:9", "realm": "test"}

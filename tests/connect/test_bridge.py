@@ -13,9 +13,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from arx_caps.agent import make_holder_key
 from arx_verifier import ArxMiddleware, Rule
 from tests.adapters.asgi_server import serving
-from tests.connect.conftest import MODERN, RULES, Client, World
+from tests.connect.conftest import MODERN, RULES, WAIT_S, Client, World
 
 pytestmark = pytest.mark.servers
 
@@ -35,6 +36,22 @@ def test_a_call_runs_with_a_token_of_its_own(world: World, client: Client) -> No
     tokens = [seen.headers["authorization"] for seen in world.endpoint.seen]
     assert len(tokens) >= 4
     assert len(set(tokens)) == len(tokens)
+
+
+@pytest.mark.spec("16.3")
+def test_a_bound_task_is_called_with_its_holder_s_key(world: World) -> None:
+    """Each message has the key's proof; a bridge that has another key does not begin."""
+    key = make_holder_key(world.folder / "own.key")
+    make_holder_key(world.folder / "other.key")
+    world.task(key=key).save(world.bundle)
+    with world.bridged("--holder-key", str(world.folder / "own.key")) as client:
+        client.open()
+        assert client.call(1, "get", order_id="o-1") == (False, 'get {"order_id": "o-1"} by test/agent')
+    facts = [decision.facts for decision in world.realm.decisions.decisions]
+    assert {(each.assurance, each.holders[-1].key) for each in facts} == {("bound", key.public)}
+    with world.bridged("--holder-key", str(world.folder / "other.key")) as client:
+        assert client.process.wait(WAIT_S) == 2
+    assert f"bound to the key {key.public}" in b"".join(client.errors).decode()
 
 
 def test_a_captured_request_replays(world: World, client: Client) -> None:

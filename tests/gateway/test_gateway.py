@@ -9,13 +9,15 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import httpx
 import pytest
 
-from arx_caps.agent import Agent, StartedTask
+from arx_caps.agent import Agent, StartedTask, Task
 from arx_caps.cli import exit_codes
+from arx_verifier.token import HolderKey
 from tests.house.pages import ROOT
 from tests.realm_folder import RealmFolder
 from tests.servers import free_ports, until
@@ -61,6 +63,15 @@ audience = "orders"
 command = ["{python}", "{script}"]
 """
 
+BOUND = """
+[task.bound]
+agents = ["acme/**"]
+ttl = "10m"
+binding = "bound"
+audience = ["billing"]
+allow = [ { tool = "billing.get", args = { order_id = "o-1" } } ]
+"""
+
 
 class World(RealmFolder):
     """The realm and what runs in it."""
@@ -89,15 +100,15 @@ class World(RealmFolder):
         until(confirmed)
 
     @contextlib.contextmanager
-    def task(self) -> Iterator[StartedTask]:
+    def task(self, template: str = "refund") -> Iterator[StartedTask]:
         """A task of a new agent; its id is the task's ``agent``."""
         self.agents += 1
         key = self.folder / f"{self.agents}.key"
         self.arx("agent", "enrol", f"acme/a{self.agents}", "--key-out", str(key))
         with Agent.from_key_file(key) as agent, agent.open_session() as session:
-            yield session.start_task("refund")
+            yield session.start_task(template)
 
-    def client(self, task: StartedTask) -> httpx.Client:
+    def client(self, task: Task) -> httpx.Client:
         """A client of the plain HTTP service."""
         return httpx.Client(base_url=f"http://127.0.0.1:{self.billing}/billing", auth=task.auth("billing"), timeout=30)
 
@@ -109,7 +120,7 @@ class World(RealmFolder):
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """One realm with its gateway for the tests of this file."""
-    yield from started(World(tmp_path_factory.mktemp("gateway")))
+    yield from started(World(tmp_path_factory.mktemp("gateway")), BOUND)
 
 
 W = TypeVar("W", bound=World)
@@ -182,6 +193,28 @@ def test_a_plain_http_service_gets_what_the_policy_allows(world: World) -> None:
         assert (first.status_code, again.json()["code"]) == (200, "replayed")
     assert httpx.get(f"http://127.0.0.1:{world.billing}/billing/orders/o-1").json()["code"] == "missing_token"
     assert httpx.get(f"http://127.0.0.1:{world.billing}/other/orders/o-1").status_code == 404
+
+
+@pytest.mark.spec("16.1", "16.3")
+def test_a_bound_task_passes_with_its_holder_s_key_alone(world: World) -> None:
+    """The holders' calls are forwarded; with the text and another key, or with none, nothing is."""
+    worker, thief = HolderKey.generate(), HolderKey.generate()
+    with world.task("bound") as task:
+        text = task.delegate("acme/worker", key=worker.public).encode()
+        for held in (task, Task.from_text(text, key=worker)):
+            with world.client(held) as client:
+                assert client.get("/orders/o-1").json()["order"] == "o-1"
+        # It says that it is the worker's key, and proves by the thief's.
+        other: Any = SimpleNamespace(holder=SimpleNamespace(public=worker.public, agree=thief.agree))
+        with world.client(Task.from_text(text, key=other)) as client:
+            assert client.get("/orders/o-1").json()["code"] == "proof_invalid"
+        url = f"http://127.0.0.1:{world.billing}/billing/orders/o-1"
+        bare = {"authorization": f"Bearer {Task.from_text(text).tokens['billing']}"}
+        assert httpx.get(url, headers=bare).json()["code"] == "proof_missing"
+    shown = world.arx("decisions", "--agent", f"acme/a{world.agents}")["decisions"]
+    mine = [each for each in shown if each["outcome"] == "allow"]
+    assert {each["assurance"] for each in mine} == {"bound"}
+    assert {each["holders"][-1]["key"] for each in mine} == {task.bound_to, worker.public}
 
 
 def test_a_kill_cuts_a_stream(world: World) -> None:

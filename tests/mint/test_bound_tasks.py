@@ -16,9 +16,13 @@ from arx_verifier.request import AccessRequest
 from arx_verifier.token import call_proof, chain, holder, wire
 from arx_verifier.token.call_proof import CallSigner
 from arx_verifier.token.caveats import Caveat, read_caveat
+from arx_verifier.token.discharge import bind, join
 from arx_verifier.token.holder import HolderKey
 from arx_verifier.token.macaroon import Identifier, Macaroon
+from tests.mint.approvals import POLICY as APPROVALS
+from tests.mint.approvals import REFUND, Desk, decide
 from tests.mint.harness import Harness, now_ms, open_unit
+from tests.mint.test_tasks import verifier
 from tests.mint.test_token_exchange import ORDER, PAY, POLICY, Shop, called
 
 pytestmark = pytest.mark.spec("16.1")
@@ -117,13 +121,33 @@ def test_an_exchanged_token_is_bound_to_the_service(shop: Shop) -> None:
     assert shop.judge(text, "payments", "payments.refund", args) == "ok"
 
 
-def stolen_calls(task: Task) -> Iterator[str]:
-    """Calls by who has the text of a task alone."""
-    body, signature = task.bundle.tokens["orders"].parts()
-    bearer = Macaroon.mint(
-        Identifier(**{**_members(task), "holder": None, "aud_key": None}), key=bytes(32), realm="acme"
-    )
-    text = CallSigner(bearer, "orders").sign(call_proof.tool_fields("orders.get", ORDER), now_ms())
+@pytest.mark.spec("16.3", "CONTROL 2.10")
+def test_an_approval_goes_with_the_calls_of_a_holder(unit: Harness) -> None:
+    """Asked for and given as for any task; of no use with the text alone."""
+    unit.mint.log.start()
+    desk = Desk(unit, APPROVALS.replace("audience =", 'binding = "bound"\naudience =', 1))
+    held = Task(desk.task.bundle, key=desk.agent.key)
+    worker = Task.from_text(held.delegate("acme/support/worker", key=WORKER.public).encode(), key=WORKER)
+    payments = verifier(unit, "payments")
+    for task in (held, worker):
+        _, approval = desk.approved()
+        token = task.bundle.tokens["payments"]
+        stolen = next(stolen_calls(token, call_proof.tool_fields("payments.refund", REFUND)))
+        stolen = join(stolen, [bind(approval.discharge, token)])
+        request = AccessRequest("payments.refund", REFUND, now_ms())
+        assert payments.decide(stolen, request).code == "proof_missing"
+        assert decide(payments, task, REFUND, []) == "missing_discharge"
+        assert decide(payments, task, REFUND, [approval]) == "ok"
+        assert decide(payments, task, REFUND, [approval]) == "already_used"
+
+
+def stolen_calls(token: Macaroon, fields: bytes) -> Iterator[str]:
+    """Calls by who has the text of a token alone."""
+    body, signature = token.parts()
+    identifier = token.unverified_identifier
+    assert isinstance(identifier, Identifier)
+    bearer = Macaroon.mint(msgspec.structs.replace(identifier, holder=None, aud_key=None), key=bytes(32), realm="acme")
+    text = CallSigner(bearer, identifier.aud).sign(fields, now_ms())
     call = call_proof.split_call(text)
     assert call is not None
     for proof in (b"", b',"' + b"A" * 22 + b'"', b',"' + b"A" * 86 + b'"'):
@@ -143,8 +167,9 @@ def test_a_stolen_text_is_exchanged_for_nothing(shop: Shop, hops: int) -> None:
     if hops:
         task = task.delegate("acme/support/worker", key=WORKER.public)
     codes = ["proof_missing", "proof_invalid", "proof_invalid"]
-    assert [shop.judge(text, "orders", "orders.get", ORDER) for text in stolen_calls(task)] == codes
-    assert [shop.exchange("orders", text)["code"] for text in stolen_calls(task)] == codes
+    token, fields = task.bundle.tokens["orders"], call_proof.tool_fields("orders.get", ORDER)
+    assert [shop.judge(text, "orders", "orders.get", ORDER) for text in stolen_calls(token, fields)] == codes
+    assert [shop.exchange("orders", text)["code"] for text in stolen_calls(token, fields)] == codes
     assert shop.exchange("orders", task.tokens["orders"])["code"] == "proof_missing"
 
 

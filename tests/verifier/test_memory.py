@@ -26,7 +26,7 @@ from arx_verifier.memory.stamp import MAX_DIGESTS, MAX_GROUPS, MAX_STAMP_CHARS, 
 from arx_verifier.request import AccessRequest
 from arx_verifier.revocation import Lease
 from arx_verifier.testing import UnsafeTestRealm
-from arx_verifier.token import MAX_HOPS, bytes_of, chain, text_of
+from arx_verifier.token import MAX_HOPS, HolderKey, bytes_of, chain, text_of
 from arx_verifier.verification import Grant
 from tests.support import QUICK
 
@@ -78,6 +78,26 @@ def test_a_stamp_names_who_wrote_what_and_under_which_decision(world: World) -> 
     assert (verdict.stamp.decision, verdict.stamp.kind) == (grant.decision, "tool")
     assert (verdict.stamp.incarnation, verdict.stamp.born) == grant.born
     assert 150 < len(bytes_of(stamp.removeprefix(STAMP_PREFIX))) < 260
+
+
+@pytest.mark.spec("18.2", "18.4")
+def test_the_holder_of_a_bound_task_stamps(world: World) -> None:
+    """
+    Its signed delegation is in the stamp as a bearer's is; a taint of the link reaches what it wrote.
+    """
+    worker = HolderKey.generate()
+    caller = world.realm.caller(Rule(tool="memory.*"), agent="acme/research", key=HolderKey.generate())
+    caller = caller.delegate("acme/worker", key=worker)
+    request = AccessRequest("memory.write", {}, time.time_ns() // 1_000_000, None)
+    grant = world.realm.verifier.verify(caller.token("memory.write"), request)
+    stamp = world.memory.stamp(grant, "x")
+    found = world.memory.check(stamp, "x").stamp
+    assert found is not None
+    assert (found.by.named, grant.facts.holders[-1].key) == (("acme/worker",), worker.public)
+    assert [text_of(link) for link in found.by.links] == [grant.facts.token, *grant.facts.links]
+    assert world.status(stamp) == "trusted"
+    world.epochs.freeze(f"link:{grant.facts.links[-1]}")
+    assert world.status(stamp) == "tainted"
 
 
 @pytest.mark.spec("18.2")

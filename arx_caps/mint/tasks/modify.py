@@ -252,7 +252,8 @@ def _more(
     except GrantError as error:
         raise explain_refusal(policy, caller.name, template, error, lambda other: ask(other, params)) from error
     above = msgspec.json.decode(task["above"], type=list[str])
-    granted = StoredGrant.of(grant, params, tools, above, holder_for(grant, last.holder, caller), task["started_at"])
+    holder = last.holder or holder_for(grant, None, caller)  # bound stays bound, whatever the policy says by now
+    granted = StoredGrant.of(grant, params, tools, above, holder, task["started_at"])
     if again:
         granted = granted.attenuated_like(last)
     return granted, grant
