@@ -189,6 +189,18 @@ def test_a_pool_has_bounded_reservations() -> None:
     assert isinstance(ledger.take("draw", "", [draw(1, most=10**6)]), Taken)
 
 
+@pytest.mark.spec("17.6")
+def test_a_pool_full_of_reservations_needs_no_slice() -> None:
+    """A verifier that leases draws at the ledger then: small reservations stop no call that reserves nothing."""
+    ledger, _ = started()
+    for number in range(MAX_HELD):
+        ledger.take("reserve", str(number), [draw(1, most=10**6)])
+    leased = LeasedLedger(ledger, idle_s=60)
+    assert isinstance(leased.take("draw", "", [draw(1, most=10**6)]), Taken)
+    assert ledger.state.pools[draw(1).pool].committed == 1
+    leased.close()
+
+
 def test_no_period_begins_twice() -> None:
     """A new hour fills the pool; a clock that goes back fills nothing, and one that jumped ahead stands still."""
     ledger, clock = started()

@@ -29,7 +29,7 @@ _TAKEN: Final = "approval"  # the kind of used id
 _FOUND: Final = ("waiting", "approved", "denied")
 
 
-class Taken(NamedTuple):
+class GatewayApproval(NamedTuple):
     """An approval as a gateway gets it.
 
     Attributes:
@@ -45,7 +45,7 @@ class Taken(NamedTuple):
     discharge: str | None = None
 
     def __repr__(self) -> str:
-        return "<Taken>"
+        return "<GatewayApproval>"
 
 
 def ask_for_handle(
@@ -83,7 +83,7 @@ def ask_for_handle(
     return ask_approval(mint, unit, _caller_of(handle.session, born), request, handle=handle.claims.jti)
 
 
-def take_for_handle(mint: MintContext, unit: UnitOfWork, token: str, audience: str, name: str) -> Taken:
+def take_for_handle(mint: MintContext, unit: UnitOfWork, token: str, audience: str, name: str) -> GatewayApproval:
     """Return how an approval of a client stands and, once it is given, what the call is made with, one time.
 
     Args:
@@ -101,10 +101,10 @@ def take_for_handle(mint: MintContext, unit: UnitOfWork, token: str, audience: s
     born = mint.born()
     row, asked, session = _find_usable(mint, token, audience, name)
     if _is_taken(mint, row):
-        return Taken(row, taken=True)
+        return GatewayApproval(row, taken=True)
     discharge = fetch_discharge(mint, _caller_of(session, born), row)
     if discharge is None:
-        return Taken(row)
+        return GatewayApproval(row)
     bundle = bundle_of(mint, asked, session)
     # The id decides: of two gateways that take it at the same moment, one makes the call.
     try:
@@ -112,8 +112,8 @@ def take_for_handle(mint: MintContext, unit: UnitOfWork, token: str, audience: s
     except GrantError as error:
         if error.code != "replayed":
             raise
-        return Taken(row, taken=True)
-    return Taken(row, bundle=bundle, discharge=discharge)
+        return GatewayApproval(row, taken=True)
+    return GatewayApproval(row, bundle=bundle, discharge=discharge)
 
 
 def withdraw_for_handle(mint: MintContext, token: str, audience: str, name: str) -> dict[str, Any]:

@@ -14,11 +14,10 @@ from contextlib import suppress
 from typing import Final
 
 from arx_verifier.errors import StoreError
-from arx_verifier.ledger.pools import Kind, Ledger, PoolDraw, Short, Taken
+from arx_verifier.ledger.pools import BUSY, Kind, Ledger, PoolDraw, Short, Taken
 
-SLICE: Final = (
-    64  # a slice is a 64th of a pool, or 64 calls of this cost: the ledger gives at most a quarter of the rest
-)
+# A slice is a 64th of a pool, or 64 calls of this cost: the ledger gives at most a quarter of the rest.
+SLICE: Final = 64
 IDLE_S: Final = 2.0  # a slice that no call has used for this long goes back
 
 
@@ -68,16 +67,16 @@ class LeasedLedger:
         """
         slices, found = self._slices, []
         with self._lock:
-            for draw in draws:
-                held = slices.get(draw[0])
+            for pool, most, _, _, cost, _ in draws:
+                held = slices.get(pool)
                 # The caveat's own max: another holder's pool of the same name may have a larger one.
-                if held is None or held.left < draw[4] or held.max != draw[1]:
+                if held is None or held.left < cost or held.max != most:
                     return None
                 if held.until_ns is not _NEVER and time.monotonic_ns() >= held.until_ns:
                     return None
                 found.append(held)
-            for index, held in enumerate(found):
-                held.left -= draws[index][4]
+            for held, draw in zip(found, draws, strict=True):
+                held.left -= draw[4]
                 held.touched = True
         return found
 
@@ -95,12 +94,14 @@ class LeasedLedger:
         with self._renewing:  # one thread leases: several would each escrow a slice
             for _ in draws:
                 short = self._renew(draws)
+                if short is not None and short.remaining == BUSY:
+                    break  # too many reservations for one more slice: a draw needs none
                 if short is not None:
                     return short
                 taken = self._take_here(draws)
                 if taken is not None:
                     return taken
-        # Other threads used what was leased, or a period ended: this call is decided by the ledger itself.
+        # No slice: other threads used it, or its period ended.  This call is decided by the ledger itself.
         return self._ledger.take(kind, op, draws)
 
     def _take_here(self, draws: Sequence[PoolDraw]) -> Taken | None:
