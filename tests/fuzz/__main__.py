@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fuzz the parsers with atheris: ``make fuzz ARGS="--seconds 60 policy_text jws"``.
 
-Atheris is in an environment of its own, ``build/fuzz``, which also has the packages of this one.  An input that breaks
-a law stays in ``build/fuzz/found``; ``python -m tests.fuzz.corpus --add NAME FILE`` adds it to the corpus, which ``make
-test`` tries from then on.
+Atheris is in an environment of its own, which also finds the packages of this one.  An input that breaks a law stays in
+``build/fuzz/found``; ``python -m tests.fuzz.corpus --add NAME FILE`` adds it to the corpus, which ``make test`` tries
+from then on.
 """
 
 import argparse
@@ -11,36 +11,17 @@ import os
 import re
 import subprocess
 import sys
-import sysconfig
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
 from tests.fuzz.targets import NAMES
+from tests.routes.environments import ROOT, environment_of
 
-ROOT: Final = Path(__file__).parents[2]
 FOLDER: Final = ROOT / "build" / "fuzz"
 ATHERIS: Final = "atheris>=3.0,<4"
 RUNS: Final = re.compile(r"number_of_executed_units: (\d+)")
 COVERED: Final = re.compile(r"cov: (\d+)")
-
-
-def prepare() -> Path:
-    """Return the Python of the environment."""
-    python, uv = FOLDER / "env" / "bin" / "python", str(Path(sys.executable).with_name("uv"))
-    if not python.exists():
-        subprocess.run([uv, "venv", "--quiet", f"--python={sys.executable}", str(FOLDER / "env")], check=True)
-    subprocess.run([uv, "pip", "install", "--quiet", f"--python={python}", ATHERIS], check=True)
-    ours = subprocess.run(
-        [str(python), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.strip()
-    # An editable install is a .pth file as well, which only site.addsitedir reads.
-    line = f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n"
-    (Path(ours) / "checkout.pth").write_text(line, "utf-8")
-    return python
 
 
 def fuzz(python: Path, name: str, seconds: int, seed: int) -> bool:
@@ -58,18 +39,10 @@ def fuzz(python: Path, name: str, seconds: int, seed: int) -> bool:
     found, kept = FOLDER / "found" / name, FOLDER / "kept" / name
     for folder in (found, kept):
         folder.mkdir(parents=True, exist_ok=True)
-    command = [
-        str(python),
-        "-m",
-        "tests.fuzz.one",
-        name,
-        f"--seconds={seconds}",
-        f"--found={found}",
-        f"--kept={kept}",
-        f"--seed={seed}",
-    ]
-    # Without compiled code: what is compiled cannot be instrumented, and the tests hold the two together.
-    environment = os.environ | {"ARX_PURE": "1", "PYTHONPATH": str(ROOT)}
+    options = [f"--seconds={seconds}", f"--seed={seed}", f"--found={found}", f"--kept={kept}"]
+    command = [str(python), "-m", "tests.fuzz.one", name, *options]
+    # Without compiled code, which cannot be instrumented: the tests compare the two builds.
+    environment = os.environ | {"ARX_PURE": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     text = done.stdout + done.stderr
     runs, covered = RUNS.findall(text), COVERED.findall(text)
@@ -93,7 +66,7 @@ def main() -> None:
     unknown = set(asked.names) - set(NAMES)
     if unknown:
         parser.error(f"no target {', '.join(sorted(unknown))}; the targets are {', '.join(NAMES)}")
-    python, names = prepare(), asked.names or list(NAMES)
+    python, names = environment_of(FOLDER / "env", ATHERIS), asked.names or NAMES
     with ThreadPoolExecutor(min(2, os.cpu_count() or 1)) as pool:
         held = list(pool.map(lambda name: fuzz(python, name, asked.seconds, asked.seed), names))
     print(f"{sum(held)} passed, {len(held) - sum(held)} failed")

@@ -29,13 +29,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as seeds:
         for number, data in enumerate(corpus.inputs(asked.name)):
             (Path(seeds) / str(number)).write_bytes(data)
-        limits = [
-            f"-max_total_time={asked.seconds}",
-            f"-max_len={target.MAX_BYTES}",
-            "-timeout=10",
-            "-rss_limit_mb=2048",
-        ]
-        limits.append(f"-seed={asked.seed}")
+        limits = [f"-max_total_time={asked.seconds}", f"-seed={asked.seed}", f"-max_len={target.MAX_BYTES}"]
+        limits += ["-timeout=10", "-rss_limit_mb=2048"]
         ends = [f"-artifact_prefix={asked.found}/", "-print_final_stats=1"]
         atheris.Setup([sys.argv[0], *limits, *ends, str(asked.kept), seeds], target.check)
         atheris.Fuzz()

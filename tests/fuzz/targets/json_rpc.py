@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Messages of MCP at the gateway and at the bridge: one message, one meaning.  JSON-RPC 2.0."""
 
+import base64
 import json
+import re
 from collections.abc import Iterator
 
 from arx_caps.connect.rpc_message import RpcMessage, read_message
-from arx_caps.gateway.mcp_wire import Incoming, WireError, check_headers, encoded, read_incoming, status_of
+from arx_caps.gateway.mcp_wire import Incoming, WireError, check_headers, read_incoming, status_of
 from arx_verifier.enforcement.routes import collect_headers
 from arx_verifier.errors import RequestError
 
@@ -39,7 +41,8 @@ def check(data: bytes) -> None:
     # A proxy may route by these headers: they say what the body says.
     if b"mcp-method" in headers:
         text = headers[b"mcp-method"].decode("latin-1")
-        assert text in (message.method, encoded(message.method)) or "base64" in text
+        form = re.fullmatch(r"=\?base64\?(.*)\?=", text)
+        assert (base64.b64decode(form[1]).decode() if form else text) == message.method
 
 
 def _compare(body: bytes, message: Incoming, bridged: RpcMessage | None) -> None:
@@ -65,4 +68,6 @@ def seeds() -> Iterator[bytes]:
     yield head + b"\n\n" + json.dumps(call).encode()
     yield head + b"\nmcp-param-amount:5\n\n" + json.dumps(call).encode()
     yield head.replace(b"refund", b"=?base64?cmVmdW5k?=") + b"\n\n" + json.dumps(call).encode()
+    yield head.replace(b"tools/call", b"tools/list") + b"\n\n" + json.dumps(call).encode()
+    yield head.replace(b"tools/call", b"=?base64?dG9vbHMvbGlzdA==?=") + b"\n\n" + json.dumps(call).encode()
     yield b"[" + json.dumps(call).encode() + b"]"
