@@ -113,7 +113,7 @@ def test_the_newest_memory_key_is_that_of_the_highest_number(live: Harness) -> N
     """A clock that was set back between two keys leaves the stolen one no way out, and the new one in force."""
     operator = live.operator()
     operator.call("POST", "/v1/services", {"audience": "memory"})
-    with live.mint.db.database.write() as c:
+    with live.mint.db.write() as c:
         c.execute(update(MEMORY_KEYS).values(created_at=now_ms() + 3_600_000))
     assert operator.call("POST", "/v1/services/memory/replace-key", {"stolen": True}).status_code == 200
     frozen = {target for target in live.mint.store.freezes() if target.startswith("key:memory.")}
