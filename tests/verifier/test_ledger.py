@@ -29,6 +29,7 @@ from arx_verifier.ledger import (
     RedisLedger,
     Short,
     Taken,
+    leases,
     memory,
 )
 from arx_verifier.ledger.pools import KEEP_MS, MARGIN_MS, MAX_HELD
@@ -495,6 +496,46 @@ def test_a_lease_is_used_here_and_goes_back() -> None:
     leased.undo([draw(1, most=6400)])
     leased.close()
     assert (state.committed, state.leased, state.held) == (4, 0, {})
+
+
+@pytest.mark.spec("17.6")
+@given(st.lists(st.tuples(st.lists(st.integers(0, 30), min_size=1, max_size=3), st.booleans()), max_size=25))
+@QUICK
+def test_slices_pay_out_what_calls_drew_and_nothing_else(calls: list[tuple[list[int], bool]]) -> None:
+    """All pools of a call give or none; after the close, each has committed exactly what calls drew and kept."""
+    ledger, _ = started()
+    leased, drew = LeasedLedger(ledger, idle_s=60), dict.fromkeys(map(str, range(3)), 0)
+    for costs, refused_later in calls:
+        draws = [draw(cost, 100 + number, pool=str(number)) for number, cost in enumerate(costs)]
+        taken = leased.take("draw", "", draws)
+        if isinstance(taken, Taken) and refused_later:
+            leased.undo([each for each in draws if each.cost])
+        elif isinstance(taken, Taken):
+            for number, cost in enumerate(costs):
+                drew[str(number)] += cost
+        assert all(state.used <= state.max for state in ledger.state.pools.values())
+    leased.close()
+    for name, amount in drew.items():
+        state = ledger.state.pools.get(draw(0, pool=name).pool)
+        assert (amount, 0) == ((0, 0) if state is None else (state.committed, state.leased))
+
+
+@pytest.mark.spec("17.6")
+def test_a_slice_is_for_its_own_max_and_period(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A caveat with a smaller max asks the ledger, as does a call in the pool's next period."""
+    ledger, clock = started()
+    monkeypatch.setattr(leases, "time", types.SimpleNamespace(monotonic_ns=lambda: clock.now * 1_000_000))
+    leased = LeasedLedger(ledger, idle_s=60)
+    assert isinstance(leased.take("draw", "", [draw(1, most=6400)]), Taken)
+    assert isinstance(leased.take("draw", "", [draw(2, most=1)]), Short)
+    hourly = draw(1, most=6400, period_ms=HOUR)
+    for committed in (1, 2):
+        assert isinstance(leased.take("draw", "", [hourly]), Taken)
+        assert leased.take_here([hourly]) is not None
+        clock.now += HOUR
+        assert leased.take_here([hourly]) is None
+        assert ledger.state.pools[hourly.pool].period == clock.now // HOUR - 1, committed
+    leased.close()
 
 
 @pytest.mark.spec("17.6")

@@ -2,6 +2,7 @@
 """Every reason a verifier can give, made through ``decide``; and what is asked before what."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -341,6 +342,23 @@ def test_a_refusal_is_recorded_once() -> None:
     decision = verifier(epochs=epochs, decisions=sink).decide(mint(ATTENUATE).encode(), access(args={"id": "o-2"}))
     assert decision.code == "argument_not_allowed"
     assert sink.decisions == [decision]
+
+
+@pytest.mark.spec("11")
+def test_a_kill_while_the_ledger_answers_ends_the_call() -> None:
+    """A ledger may wait for a network: the token is looked at again after it, and what was drawn goes back."""
+    epochs, slow = UnsafeLocalEpochs(INCARNATION), ledger()
+    take, slow.waits = slow.take, True
+
+    def take_late(*args: Any) -> Any:
+        epochs.kill("realm")
+        return take(*args)
+
+    slow.take = take_late  # type: ignore[method-assign]
+    decision = verifier(epochs=epochs, ledger=slow, costs={"orders.get": {"usd": 1}}).decide(BUDGET, access())
+    assert (decision.code, decision.grant) == ("revoked", None)
+    (pool,) = slow.state.pools.values()
+    assert pool.used == 0
 
 
 @pytest.mark.spec("10.5")

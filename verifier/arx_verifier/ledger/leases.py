@@ -65,19 +65,25 @@ class LeasedLedger:
         Args:
             draws: The pools, each once.
         """
-        slices, found = self._slices, []
+        found: list[Slice] = []
+        slices = self._slices
         with self._lock:
-            for pool, most, _, _, cost, _ in draws:
-                held = slices.get(pool)
-                # The caveat's own max: another holder's pool of the same name may have a larger one.
-                if held is None or held.left < cost or held.max != most:
+            for draw in draws:
+                held, cost = slices.get(draw.pool), draw.cost
+                if (
+                    held is None
+                    or held.left < cost
+                    # The caveat's own max: another holder's pool of the same name may have a larger one.
+                    or held.max != draw.max
+                    or (held.until_ns is not _NEVER and time.monotonic_ns() >= held.until_ns)
+                ):
+                    # What was taken goes back under the same lock: no other call has seen it taken.
+                    for other, before in zip(found, draws, strict=False):
+                        other.left += before.cost
                     return None
-                if held.until_ns is not _NEVER and time.monotonic_ns() >= held.until_ns:
-                    return None
-                found.append(held)
-            for held, draw in zip(found, draws, strict=True):
-                held.left -= draw[4]
+                held.left -= cost
                 held.touched = True
+                found.append(held)
         return found
 
     def take(self, kind: Kind, op: str, draws: Sequence[PoolDraw]) -> Taken | Short:

@@ -5,8 +5,11 @@
 """
 
 import os
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
+
+import msgspec
 
 from arx_verifier.amounts import Amount, amount_text, read_amount
 from arx_verifier.errors import Failure, Shortfall, StoreError, refusal, shorten
@@ -32,33 +35,36 @@ class Priced(NamedTuple):
     reserved: frozenset[str]
 
 
-class Drawn:
+class Drawn(msgspec.Struct, eq=False):
     """What a call took from its pools.
 
     Attributes:
+        ledger: Keeps them.
+        op: The id of its reservation.
         pools: The pools.
+        priced: What it cost.
+        taken: What the ledger gave, or the slices that gave it.
         reserved: Whether it was reserved, and is not committed yet.
-        waited: Whether it was taken from a ledger that may wait for a network.
+        begun: ``time.monotonic_ns`` before it asked a ledger that may wait for a network; 0 if it asked none.
     """
 
-    __slots__ = ("_ledger", "_op", "_priced", "_taken", "pools", "reserved", "waited")
-
-    def __init__(
-        self, ledger: Ledger, op: str, pools: Sequence[BudgetPool], priced: Priced, taken: "Taken | list[Slice]"
-    ) -> None:
-        self._ledger, self._op, self._priced, self._taken = ledger, op, priced, taken
-        self.pools, self.reserved = pools, priced.reserved.__len__() > 0
-        self.waited = ledger.waits and taken.__class__ is Taken
+    ledger: Ledger
+    op: str
+    pools: Sequence[BudgetPool]
+    priced: Priced
+    taken: Taken | list[Slice]
+    reserved: bool = False
+    begun: int = 0
 
     @property
     def draws(self) -> tuple[PoolDraw, ...]:
         """What it took from each pool."""
-        return self._priced.draws
+        return self.priced.draws
 
     @property
     def remaining(self) -> dict[str, int]:
         """By unit the least that a pool has left, millionths."""
-        taken, least = self._taken, dict[str, int]()
+        taken, least = self.taken, dict[str, int]()
         each = taken.remaining if isinstance(taken, Taken) else [held.remaining for held in taken]
         for pool, left in zip(self.pools, each, strict=True):
             least[pool.unit] = min(left, least.get(pool.unit, left))
@@ -70,7 +76,7 @@ class Drawn:
         Raises:
             ValueError: Several units are.
         """
-        units = self._priced.reserved
+        units = self.priced.reserved
         if len(units) > 1:
             raise ValueError(f"this call reserved several units: name each of {', '.join(sorted(units))}")
         return dict.fromkeys(units, actual)
@@ -87,17 +93,17 @@ class Drawn:
                 left.  What was reserved is then committed whole.
             StoreError: The ledger did not answer; call it again.
         """
-        taken = self._taken
+        taken = self.taken
         if not self.reserved or not isinstance(taken, Taken):
             raise ValueError("this call has no reservation that is open: see `reserve` in the costs of the service")
         units = {pool.unit for pool in self.pools}
         # A unit that this token has no pool of costs it nothing: the service prices alike for all callers.
         costs = {unit: read_amount(amount) for unit, amount in actual.items() if unit in units}
         used = [(draw, costs.get(pool.unit, draw.cost)) for pool, draw in zip(self.pools, self.draws, strict=True)]
-        short = self._ledger.settle(self._op, used)
+        short = self.ledger.settle(self.op, used)
         self.reserved = False
         left = [had + draw.cost - amount for had, (draw, amount) in zip(taken.remaining, used, strict=True)]
-        self._taken = taken._replace(remaining=tuple([max(0, each) for each in left]))
+        self.taken = taken._replace(remaining=tuple([max(0, each) for each in left]))
         if short is not None:
             pool, (draw, amount) = self.pools[short.at], used[short.at]
             raise refusal(*_too_little(pool, short.remaining, amount - draw.cost)[:2])
@@ -107,9 +113,9 @@ class Drawn:
         # A pool of an hour may be in its next one already: there it would give back what others drew.
         try:
             if self.reserved:
-                self._ledger.settle(self._op, [(draw, 0) for draw in self.draws])
+                self.ledger.settle(self.op, [(draw, 0) for draw in self.draws])
             elif draws := [draw for draw in self.draws if draw.cost and not draw.period_ms]:
-                self._ledger.undo(draws)
+                self.ledger.undo(draws)
         except StoreError:
             pass  # it stays drawn
 
@@ -163,6 +169,7 @@ class Budgets:
             held = self._take_here(priced.draws)
             if held is not None:
                 return Drawn(self.ledger, "", proven.pools, priced, held)
+        begun = time.monotonic_ns() if self.ledger.waits else 0
         op = os.urandom(9).hex() if priced.reserved else ""
         try:
             taken = self.ledger.take("reserve" if priced.reserved else "draw", op, priced.draws)
@@ -170,7 +177,7 @@ class Budgets:
             return NO_STORE
         if isinstance(taken, Short):
             return _refused(proven.pools[taken.at], taken, priced.draws[taken.at].cost)
-        return Drawn(self.ledger, op, proven.pools, priced, taken)
+        return Drawn(self.ledger, op, proven.pools, priced, taken, bool(priced.reserved), begun)
 
 
 def _read_cost(cost: Cost, request: AccessRequest) -> int | Refused:

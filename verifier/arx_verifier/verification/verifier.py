@@ -334,7 +334,7 @@ class Verifier:
             refused = asked
 
         # 6. nonces, budgets last, so that a refused call costs none SPEC 8.3, 17, 6.8
-        begun, drawn = time.monotonic_ns() if self.waits else 0, None
+        begun, drawn = time.monotonic_ns() if self._waits else 0, None
         if refused is None:
             if proven.pools or proven.once:
                 refused, drawn = self._spend_all(proven, call, request)
@@ -345,8 +345,9 @@ class Verifier:
         decision = self._record(proven, request, refused, written, call)
 
         # 8. freshness       again and whole: 6 and 7 may have waited SPEC 10.4
-        late_too = self._waits or (drawn is not None and drawn.waited)
-        if late_too and decision.code == OK and (late := ask_late(epochs, proven, request, begun)) is not None:
+        if drawn is not None:
+            begun = begun or drawn.begun
+        if begun and decision.code == OK and (late := ask_late(epochs, proven, request, begun)) is not None:
             decision = self._record(proven, request, late, written)
 
         if drawn is not None and decision.code != OK:
