@@ -18,7 +18,7 @@ from arx_caps.mint.db.repositories.kills import KillStep
 from arx_caps.revocation import RevocationStore, StoreEntry, StoreHistoryError
 from arx_verifier.errors import UnavailableError
 from arx_verifier.memory import read_window
-from arx_verifier.revocation import FREEZING, NOWHERE, HistoryPlace
+from arx_verifier.revocation import FREEZING, KILLING, NOWHERE, HistoryPlace
 
 AT_ONCE: Final = 1000  # targets in one operation of the store, and entries of one page
 EVERY_S: Final = 60.0  # between two comparisons of database and store
@@ -219,7 +219,10 @@ def changes_since(store: RevocationStore, since: HistoryPlace | None) -> Changes
     thawed: set[str] = set()
     for entry in entries:
         if entry.op in FREEZING:
-            made = (entry.at_ms, _clean(entry.by), _clean(entry.why), entry.op, entry.seq)
+            # A freeze after a kill does not undo it: a thaw would trust what the target wrote into memories (SPEC 18.4).
+            known = frozen.get(entry.target)
+            op = known.op if known is not None and known.op in KILLING else entry.op
+            made = (entry.at_ms, _clean(entry.by), _clean(entry.why), op, entry.seq)
             frozen[entry.target] = Freeze(entry.target, *made)
             thawed.discard(entry.target)
         elif entry.op == "thaw":

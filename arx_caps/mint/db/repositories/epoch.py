@@ -33,7 +33,9 @@ _CHANGE_FOLLOWED: Final = update(FOLLOWED).where(FOLLOWED.c.realm == bindparam("
 FREEZES_ORDER: Final = Order((FREEZES.c.at_ms, FREEZES.c.target), tuple[Time, Text], newest_first=True)
 _FREEZES: Final = select(FREEZES.c.target)
 _FREEZE: Final = _FREEZES.where(FREEZES.c.target == bindparam("which"))
-_FREEZE_OP: Final = CompiledStatement(select(FREEZES.c.op).where(FREEZES.c.target == bindparam("which")))
+_FREEZE_OP: Final = CompiledStatement(
+    select(FREEZES.c.op).where(FREEZES.c.target == bindparam("which"), FREEZES.c.seq > 0)
+)
 _ADD_FREEZE, _THAW = insert(FREEZES), delete(FREEZES).where(FREEZES.c.target == bindparam("which"))
 _KILLED_TOO: Final = update(FREEZES).where(FREEZES.c.target == bindparam("which")).values(op="kill+freeze")
 
@@ -107,7 +109,10 @@ class EpochRepository:
         return {row["target"] for row in self._database.rows(_FREEZES)}
 
     def freeze_op(self, target: str) -> str | None:
-        """Return the operation that froze a target, ``freeze`` or ``kill+freeze``; None if it is not frozen."""
+        """Return the operation that froze a target, ``freeze`` or ``kill+freeze``.
+
+        None if it is not frozen, or if the store's log did not have the entry any more.
+        """
         row = self._database.row(_FREEZE_OP, which=target)
         return None if row is None else str(row["op"])
 
