@@ -22,6 +22,7 @@ from arx_verifier.verification import Grant, Verifier
 STAMP_FIELD: Final = "arx_stamp"  # in an entry's metadata
 WRITE: Final = "memory.write"
 READ: Final = "memory.read"
+_NO_STAMP: Final = ""  # in place of a stamp that is no text, or whose content nobody can have stamped
 _E = TypeVar("_E")
 _JSON: Final = msgspec.json.Encoder(order="deterministic")
 
@@ -93,7 +94,7 @@ class TaskMemory:
         """
         found = list(entries)
         grant = self._grant(READ)
-        return self._memory.trusted([(entry, entry.stamp, content_of(entry.content)) for entry in found], grant)
+        return self._memory.trusted([(entry, *_as_checked(entry)) for entry in found], grant)
 
     def is_trusted(self, entry: MemoryEntry[Any]) -> bool:
         """Return whether an entry is trusted, without a decision and without a record; for programs, not for a model.
@@ -101,7 +102,7 @@ class TaskMemory:
         Args:
             entry: The entry.
         """
-        return self._memory.check(entry.stamp, content_of(entry.content)).status == TRUSTED
+        return self._memory.check(*_as_checked(entry)).status == TRUSTED
 
     def close(self) -> None:
         """Stop following kills, and close the journal; every later call is refused."""
@@ -147,10 +148,10 @@ class TrackedMemory(TaskMemory):
 
     def trusted(self, entries: Iterable[MemoryEntry[_E]]) -> list[MemoryEntry[_E]]:
         """Return the entries that the task's agent may read; each that is withheld is recorded once."""
-        found = [entry for entry in entries if _key(entry) not in self._withheld or self.is_trusted(entry)]
+        found = [entry for entry in entries if _as_checked(entry) not in self._withheld or self.is_trusted(entry)]
         good = super().trusted(found)
         self._read.update((entry.stamp, None) for entry in good if entry.stamp is not None)
-        self._withheld.update({_key(entry) for entry in found} - {_key(entry) for entry in good})
+        self._withheld.update({_as_checked(entry) for entry in found} - {_as_checked(entry) for entry in good})
         return good
 
 
@@ -169,8 +170,14 @@ def open_task_memory(path: str | os.PathLike[str], task: Task | Callable[[], Tas
     return TaskMemory(open_memory(path, verifier), verifier, task, name)
 
 
-def _key(entry: MemoryEntry[Any]) -> tuple[str | None, str | bytes]:
-    return entry.stamp, content_of(entry.content)
+def _as_checked(entry: MemoryEntry[Any]) -> tuple[str | None, str | bytes]:
+    """Return an entry's stamp and content as they are checked; what can be read as neither is forged."""
+    # No error: whoever can write into the memory could else stop every retrieval with one such entry.
+    try:
+        content = content_of(entry.content)
+    except SettingsError:
+        return (None if entry.stamp is None else _NO_STAMP), b""
+    return (entry.stamp if entry.stamp is None or isinstance(entry.stamp, str) else _NO_STAMP), content
 
 
 def content_of(content: Any) -> str | bytes:
@@ -186,7 +193,7 @@ def content_of(content: Any) -> str | bytes:
         return content
     try:
         return _JSON.encode(content)
-    except (TypeError, msgspec.MsgspecError) as error:
+    except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
         raise SettingsError(
             f"the content of a memory's entry: expected a JSON value, got {type(content).__name__}"
         ) from error

@@ -3,18 +3,34 @@
 
 import os
 import time
+from typing import Any
 
 import pytest
 
 from arx_caps.agent import Task
-from arx_caps.memory import MemoryEntry, TaskMemory
+from arx_caps.memory import MemoryEntry, TaskMemory, content_of
 from arx_verifier.constraints import Rule
-from arx_verifier.errors import ProofError
+from arx_verifier.errors import ProofError, SettingsError
 from arx_verifier.memory import Memory, MemoryKeys
 from arx_verifier.revocation import UnsafeLocalEpochs
 from arx_verifier.verification import MemoryNonces
 from tests.agent.holding import bundle, token
 from tests.support import INCARNATION, verifier
+
+
+def memory_of(task: Task, start: int) -> TaskMemory:
+    """The memory of a task, at a service that began then."""
+    epochs = UnsafeLocalEpochs(INCARNATION)
+    judge = verifier(audience="memory", epochs=epochs, nonces=MemoryNonces(now_ms=start))
+    return TaskMemory(Memory(MemoryKeys({"memory.1": os.urandom(32)}), epochs), judge, task, "notes")
+
+
+def deep() -> list[Any]:
+    """A list in a list, and so on."""
+    found: list[Any] = []
+    for _ in range(100_000):
+        found = [found]
+    return found
 
 
 @pytest.mark.spec("8.3")
@@ -26,12 +42,43 @@ def test_a_call_from_before_the_service_started_is_signed_anew_once() -> None:
     held = token("memory", Rule(tool="memory.*", open=True), iat=start - 9_000, exp=start + 60_000)
     signed = [start - 1, start, start - 1, start - 1]
     task = Task(bundle({"memory": held}), now=lambda: signed.pop(0))
-    epochs = UnsafeLocalEpochs(INCARNATION)
-    judge = verifier(audience="memory", epochs=epochs, nonces=MemoryNonces(now_ms=start))
-    notes = TaskMemory(Memory(MemoryKeys({"memory.1": os.urandom(32)}), epochs), judge, task, "notes")
+    notes = memory_of(task, start)
     stamp = notes.stamp("x")
     assert signed == [start - 1] * 2
     assert notes.is_trusted(MemoryEntry("x", "x", stamp))
     with pytest.raises(ProofError):
         notes.stamp("x")
     assert signed == []
+
+
+@pytest.mark.spec("18.5")
+@pytest.mark.parametrize("tracked", [False, True])
+@pytest.mark.parametrize(
+    ("content", "stamp"),
+    [(object(), None), ({1: object()}, "arxm1_"), ({"a": "\ud800"}, None), ("x", []), ("x", {"a": 1}), (deep(), None)],
+    ids=["no JSON", "no text as name", "half a character", "list as stamp", "object as stamp", "too deep"],
+)
+def test_an_entry_that_cannot_be_read_is_withheld_alone(content: Any, stamp: Any, tracked: bool) -> None:
+    """
+    One that somebody put into the store itself hides no other.
+    """
+    at = time.time_ns() // 1_000_000
+    held = token("memory", Rule(tool="memory.*", open=True), iat=at - 9_000, exp=at + 60_000)
+    notes = memory_of(Task(bundle({"memory": held})), at - 9_000)
+    read = notes.tracked() if tracked else notes
+    good = MemoryEntry("good", "x", notes.stamp("x"))
+    entry: MemoryEntry[str] = MemoryEntry("strange", content, stamp)
+    assert read.trusted([entry, good]) == read.trusted([entry, good]) == [good]
+    assert not read.is_trusted(entry)
+
+
+@pytest.mark.spec("18.2")
+@pytest.mark.parametrize(
+    "content", [object(), {"a": "\ud800"}, deep()], ids=["no JSON", "half a character", "too deep"]
+)
+def test_what_is_no_json_value_is_not_stamped(content: Any) -> None:
+    """
+    Its reader could not compare it.
+    """
+    with pytest.raises(SettingsError, match="expected a JSON value"):
+        content_of(content)
