@@ -219,7 +219,7 @@ def changes_since(store: RevocationStore, since: HistoryPlace | None) -> Changes
     thawed: set[str] = set()
     for entry in entries:
         if entry.op in FREEZING:
-            # A freeze after a kill does not undo it: a thaw would trust what the target wrote into memories (SPEC 18.4).
+            # A freeze does not undo a kill before it: a thaw would trust what the target wrote into memories (18.4).
             known = frozen.get(entry.target)
             op = known.op if known is not None and known.op in KILLING else entry.op
             made = (entry.at_ms, _clean(entry.by), _clean(entry.why), op, entry.seq)
