@@ -105,6 +105,13 @@ def number(value: float | None, digits: int = 0) -> str:
     return DASH if value is None else f"{value:,.{digits}f}".replace(",", "\u202f")
 
 
+def share(percent: float) -> str:
+    """Return a share of a whole, such as ``12 %``; one that is neither none nor all is never shown as either."""
+    if 0 < percent < 1 or 99 < percent < 100:
+        return "< 1 %" if percent < 1 else "> 99 %"
+    return f"{percent:.0f} %"
+
+
 def span(ms: float | None) -> str:
     """Return a duration as text, such as ``340 ms`` or ``2 h``; None as a dash."""
     if ms is None:
@@ -141,6 +148,7 @@ _ENVIRONMENT.filters |= {
     "in_ascii": in_ascii,
     "badge": badge,
     "number": number,
+    "share": share,
     "span": span,
     "duration": format_duration,
     "moment": show_time,

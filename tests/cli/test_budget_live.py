@@ -71,7 +71,9 @@ def test_an_operator_sees_and_tops_up_a_pool(up: Live, kept: EmbeddedValkey) -> 
         SUB: ("4.5", "4.5", "9"),
     }
     assert [pool["id"] for pool in ok(up, "budget", "show", LINK)["pools"]] == [SUB]
+    assert [pool["id"] for pool in ok(up, "budget", "show", OWN)["pools"]] == [OWN]
     assert ok(up, "budget", "show", "t-ponmlkjihgfedcba")["pools"] == []
+    assert ok(up, "budget", "list", "--unit", "usd")["pools"] == []  # those of tasks that the mint does not know
     words = ("budget", "top-up", OWN)
     reason = ("--reason", "a larger order", "--yes")
     assert ok(up, *words, "0.25", "usd", *reason)["remaining"] == "0.75"

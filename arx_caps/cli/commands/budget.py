@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``arx budget``: what is left of the budgets of a task or a delegation, and top up a pool.  SPEC 17."""
+"""``arx budget``: what is left of budgets, and top up a pool.  SPEC 17."""
 
 from typing import Any, Final
 
@@ -21,25 +21,47 @@ def budget_command() -> None:
     """Show what is left of budgets, and top up a pool."""
 
 
+@budget_command.command("list")
+@click.option("--session", shell_complete=complete_names("session"), help="show all pools of this session")
+@click.option(
+    "--agent", shell_complete=complete_names("agent"), help="show only this agent, or as acme/** it and those below it"
+)
+@click.option("--unit", help="show only pools of this unit, such as usd")
+@click.option(
+    "--limit", type=click.IntRange(1, 1000), default=1000, show_default=True, help="show the emptiest N pools"
+)
+@operator_options
+@common_options
+@pass_console
+def list_budgets(
+    console: Console, place: Place, session: str | None, agent: str | None, unit: str | None, limit: int
+) -> None:
+    """List the pools of open tasks, those with the least left first.
+
+    They are among the 1000 pools that calls drew on last.  With --session also those of tasks that are over, and those
+    that no call has drawn on.
+    """
+    query = {"session": session, "agent": agent, "unit": unit, "limit": str(limit)}
+    found = place.mint().call("GET", "/v1/budgets", query={name: value for name, value in query.items() if value})
+    _show(console, {"pools": found["pools"], "more": "next" in found}, "no pool matches")
+    if "next" in found:
+        console.hint(f"{found['total']} match: raise --limit to see them")
+
+
 @budget_command.command("show")
-@click.argument("of", metavar="TASK|LINK", shell_complete=complete_names("task"))
+@click.argument("of", metavar="TASK|LINK|POOL", shell_complete=complete_names("task"))
 @operator_options
 @common_options
 @pass_console
 def show(console: Console, of: str, place: Place) -> None:
-    """Show the pools of a task, or of one delegation by its link, that calls have drawn on.
+    """Show the pools of a task, or of one delegation by its link, that calls have drawn on; or one pool.
 
     REMAINING is MAX and what was topped up, without USED, RESERVED and LEASED.
     """
     # A link has 22 characters.  The session stands for the task of a token without one (SPEC 17.3).
-    query = {"task" if of.startswith(("t-", "s-")) and len(of) < LINK_CHARS else "link": of}
-    pools = place.mint().call("GET", "/v1/budgets", query=query)["pools"]
-    heads = ("POOL", "USED", "RESERVED", "LEASED", "REMAINING", "MAX", "FULL AGAIN")
-    console.data("budgets", {"pools": pools}, lambda: table(heads, [_row(pool) for pool in pools]) if pools else "")
-    if not pools:
-        console.say(f"no call has drawn on a budget of {of[:60]}")
-    elif any(pool["lost"] for pool in pools):
-        console.hint("(lost): the ledger may have lost what was drawn; `arx budget top-up` gives it a new amount")
+    kind = "pool" if "/" in of else "task" if of.startswith(("t-", "s-")) and len(of) < LINK_CHARS else "link"
+    pools = place.mint().call("GET", "/v1/budgets", query={kind: of})["pools"]
+    _show(console, {"pools": pools}, f"no call has drawn on a budget of {of[:60]}")
 
 
 @budget_command.command("top-up")
@@ -66,6 +88,17 @@ def top_up(console: Console, pool: str, amount: str, unit: str, reason: str, pla
         error.hint = error.hint or "`arx budget show TASK` lists the pools, and what is left of each"
         raise
     console.data("budget", told, lambda: pairs(facts_of(told)))
+
+
+def _show(console: Console, value: dict[str, Any], nothing: str) -> None:
+    """Print pools, or that there are none."""
+    pools = value["pools"]
+    heads = ("POOL", "USED", "RESERVED", "LEASED", "REMAINING", "MAX", "FULL AGAIN")
+    console.data("budgets", value, lambda: table(heads, [_row(pool) for pool in pools]) if pools else "")
+    if not pools:
+        console.say(nothing)
+    elif any(pool["lost"] for pool in pools):
+        console.hint("(lost): the ledger may have lost what was drawn; `arx budget top-up` gives it a new amount")
 
 
 def _row(pool: dict[str, Any]) -> tuple[Any, ...]:

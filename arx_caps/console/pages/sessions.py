@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from arx_caps.console import timeline
 from arx_caps.console.command import command
+from arx_caps.console.gauge import Budgets, gauges_of, look_at_budgets, show_budgets
 from arx_caps.console.live import StreamEvent
 from arx_caps.console.records import TONES
 from arx_caps.console.timeline import TimelineRecord
@@ -78,6 +79,7 @@ def show_one(visit: Visit) -> Response:
     tree: SessionTree | None = None
     with contextlib.suppress(StoreError):  # in an emergency, an operator must see a session without the log
         tree = visit.call(get_session_tree, path=path)
+    budgets = show_budgets(visit, session=found.session.id)
     approvals = visit.call(list_approvals, query=path | {"limit": 20}).approvals if visit.may(_APPROVALS) else None
     return visit.render(
         "session.html",
@@ -86,7 +88,7 @@ def show_one(visit: Visit) -> Response:
         tasks=found.tasks,
         more_tasks=bool(found.next),
         approvals=approvals,
-        **_tree_values(visit, found.session, tree),
+        **_tree_values(visit, found.session, tree, budgets),
         **_timeline_values(visit, tree),
     )
 
@@ -95,10 +97,11 @@ def stream_one(visit: Visit) -> Response:
     """Stream a session's state and tree."""
     path = {"session": visit.request.path_params["session"]}
     session = visit.call(get_session, path=path).session
+    show_budgets(visit, session=session.id)  # recorded once: whether this operator may see them
     mint, last = visit.mint, [b""]
     broadcast = visit.live.broadcast(f"{HOME}/{session.id}", lambda: _look(mint, session.id), EVERY_S)
 
-    def show(seen: tuple[SessionShown, SessionTree], _: int) -> StreamEvent | None:
+    def show(seen: tuple[SessionShown, SessionTree, Budgets], _: int) -> StreamEvent | None:
         # Only when it changed: a large drawing is not sent again for the age of its session.
         state = msgspec.json.encode(seen)
         if state == last[0]:
@@ -109,9 +112,11 @@ def stream_one(visit: Visit) -> Response:
     return visit.stream(broadcast, show)
 
 
-def _look(mint: MintContext, session: str) -> list[tuple[SessionShown, SessionTree]]:
+def _look(mint: MintContext, session: str) -> list[tuple[SessionShown, SessionTree, Budgets]]:
     row = mint.db.sessions.find(session)
-    return [] if row is None else [(show_session(mint, row), tree_of(mint, row))]
+    if row is None:
+        return []
+    return [(show_session(mint, row), tree_of(mint, row), look_at_budgets(mint, session))]
 
 
 def _asked(visit: Visit) -> dict[str, Any]:
@@ -130,7 +135,7 @@ def rows_of(found: Sessions) -> dict[str, Any]:
     }
 
 
-def _tree_values(visit: Visit, session: SessionShown, tree: SessionTree | None) -> dict[str, Any]:
+def _tree_values(visit: Visit, session: SessionShown, tree: SessionTree | None, budgets: Budgets) -> dict[str, Any]:
     nodes = tree.nodes if tree is not None else []
     selected = _selected(visit, nodes)
     home = f"{HOME}/{session.id}"
@@ -138,9 +143,12 @@ def _tree_values(visit: Visit, session: SessionShown, tree: SessionTree | None) 
     return {
         "session": session,
         "tree": tree,
+        "budgets": budgets,
+        "gauges": gauges_of(budgets),
         "drawing": draw(nodes, lambda place: f"{home}?{urlencode(kept | {'node': nodes[place].ref})}#holder", selected),
         "branches": _branches(nodes),
         "names": [name_of(node) for node in nodes],
+        "holders": {node.ref: name_of(node) for node in nodes},
         "home": home,
         # Whether the list is open, and the holder: links and the stream keep both.
         "kept": kept,

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
         Taken,
         pool_id,
     )
-    from arx_verifier.ledger.redis_ledger import RedisLedger
+    from arx_verifier.ledger.redis_ledger import MOST_SHOWN, RedisLedger
 else:
     __getattr__, __dir__ = open_door(
         __name__,
@@ -29,7 +29,7 @@ else:
             "leases": "LeasedLedger Slice",
             "memory": "LedgerState MemoryLedger",
             "pools": "BUSY EARLY LOST PERIOD_MS Ledger PoolDraw Short Taken pool_id",
-            "redis_ledger": "RedisLedger",
+            "redis_ledger": "MOST_SHOWN RedisLedger",
         },
     )
 
@@ -38,6 +38,7 @@ __all__ = [
     "CALLS",
     "EARLY",
     "LOST",
+    "MOST_SHOWN",
     "PERIOD_MS",
     "Cost",
     "Costs",

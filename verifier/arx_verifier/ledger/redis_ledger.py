@@ -2,14 +2,15 @@
 """The ledger of a realm in Redis or Valkey: one atomic function call for all pools of a call.  SPEC 17.5."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from importlib.resources import files
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 from arx_verifier.amounts import MAX_AMOUNT
 from arx_verifier.errors import StoreError
-from arx_verifier.ledger.pools import PERIOD_MS, Kind, PoolDraw, Short, Taken
+from arx_verifier.ledger.pools import KEEP_MS, PERIOD_MS, Kind, PoolDraw, Short, Taken
 from arx_verifier.revocation import open_client, refused_login
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 _TIMEOUT_S: Final = 0.25  # every call with a budget waits for the ledger: a slower one counts as down
 _PART: Final = 1000  # pools of the index that one question reads
-_MOST_SHOWN: Final = 1000
+MOST_SHOWN: Final = 1000
 _ABSENT: Final = re.compile("unction not found", re.IGNORECASE)
 _INSTANCE: Final = "budgets belong on the instance of the nonces, with an append-only file each second"
 _LOGIN: Final = "ARX_LEDGER_PASSWORD, or the login in `ledger` of the service file"
@@ -125,7 +126,7 @@ class RedisLedger:
             link: Only those of this delegation.
 
         Returns:
-            For each pool its identity, its amounts in millionths, and when it was drawn on last.
+            For each pool its identity, its amounts in millionths, and when it was drawn on last; 0 for never.
 
         Raises:
             StoreError: The server did not answer or refused.
@@ -135,7 +136,15 @@ class RedisLedger:
         known = self._ask(lambda: dict(self._redis.zscan_iter(self._keys[1], match, _PART)))
         # A `*` also matches slashes: a holder could give its pool the name of another one's link.
         found = [name for name in known if all(map(_is_or_any, of, name.decode().split("/")))]
-        return self._show(sorted(found, key=known.__getitem__, reverse=True)[:_MOST_SHOWN])
+        return self.read([name.decode() for name in sorted(found, key=known.__getitem__, reverse=True)[:MOST_SHOWN]])
+
+    def latest(self) -> list[str]:
+        """Return the identities of the pools that were drawn on last, at most ``MOST_SHOWN``, the last one first.
+
+        Raises:
+            StoreError: The server did not answer or refused.
+        """
+        return [name.decode() for name in self._ask(self._redis.zrevrange, self._keys[1], 0, MOST_SHOWN - 1)]
 
     def find(self, pool: str) -> dict[str, Any] | None:
         """Return a pool as ``shown`` does; None if no call has drawn on it.
@@ -146,17 +155,35 @@ class RedisLedger:
         Raises:
             StoreError: The server did not answer or refused.
         """
-        return next(iter(self._show([pool.encode()])), None)
+        return next(iter(self.read([pool])), None)
 
-    def _show(self, pools: Sequence[bytes]) -> list[dict[str, Any]]:
+    def read(
+        self, pools: Sequence[str], granted: Mapping[str, tuple[int, int]] = MappingProxyType({})
+    ) -> list[dict[str, Any]]:
+        """Return pools as ``shown`` does; without those that no call has drawn on, unless they are granted.
+
+        Args:
+            pools: The pools' identities.
+            granted: Of pools that a call may draw on, ``max`` in millionths, and when they were opened, ms since the
+                Unix epoch.
+
+        Raises:
+            StoreError: The server did not answer or refused.
+        """
         if not pools:
             return []
         now, since = self._call("arx1_ledger", (), ())
-        names, pipeline = [pool.decode() for pool in pools], self._redis.pipeline(transaction=False)
-        for name in names:
+        pipeline = self._redis.pipeline(transaction=False)
+        for name in pools:
             pipeline.hmget(self._pool + name, "p", "c", "r", "l", "x", "o", "m", "u", "b")
-        rows = self._ask(pipeline.execute)
-        return [_shown(name, row, now, since) for name, row in zip(names, rows, strict=True) if row[0] is not None]
+        shown = []
+        for name, row in zip(pools, self._ask(pipeline.execute), strict=True):
+            if row[0] is not None:
+                shown.append(_shown(name, row, now, since))
+            elif name in granted:
+                most, opened = granted[name]
+                shown.append(_shown(name, (0, 0, 0, 0, 0, -1, most, 0, opened), now, since))
+        return shown
 
     def start(self) -> None:
         """Note that the ledger exists, if it answers; see ``Ledger``."""
@@ -259,7 +286,8 @@ def _shown(name: str, row: Sequence[Any], now: int, since: int) -> dict[str, Any
         committed = reserved = leased = extra = 0
         reopened = -1
         period = now // length
-    lost = max(opened, period * length) <= since and reopened != since
+    begun = max(opened, period * length)
+    lost = (begun <= since and reopened != since) or (not at and begun <= now - KEEP_MS)
     limit = extra if reopened >= 0 else most + extra
     used = committed + reserved + leased
     return {

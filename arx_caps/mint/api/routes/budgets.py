@@ -1,32 +1,48 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Routes of budgets: what is left of the pools of a task or a link, and an operator's top-up.  CONTROL 2.11."""
+"""Routes of budgets: what is left of pools, and an operator's top-up.  CONTROL 2.11."""
 
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Final
 
 from msgspec import UNSET, Meta, UnsetType
 
-from arx_caps.mint.api.endpoint import Body, Endpoint, Query, RouteAnswer, RouteCall
+from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall
+from arx_caps.mint.api.pagination import PageQuery
+from arx_caps.mint.context import MintContext
 from arx_caps.mint.db.events import Event
+from arx_caps.mint.tasks.liveness import task_state
+from arx_caps.mint.tasks.stored_grant import StoredGrant
 from arx_verifier.amounts import MAX_AMOUNT, amount_text, read_amount
 from arx_verifier.errors import GrantError, RequestError
-from arx_verifier.ledger import RedisLedger
+from arx_verifier.ledger import MOST_SHOWN, RedisLedger, pool_id
+from arx_verifier.names import MAX_PATH_BYTES, is_agent_path
 
 # A pool's identity, SPEC 17.3: task, link, name, unit and period.
 _POOL: Final = r"^[A-Za-z0-9_-]{1,64}/[A-Za-z0-9_-]{1,64}/[A-Za-z0-9._-]{1,64}/[a-z][a-z0-9_]{0,15}/(task|hour|day)$"
+_Pool = Annotated[str, Meta(pattern=_POOL)]
+_TASKS: Final = 100  # the newest of a session, whose pools are shown before a call draws on them
 _Id = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 
 
-class PoolsQuery(Query, frozen=True):
-    """The pools to show: of a task, or of a delegation's link."""
+class PoolsQuery(PageQuery, frozen=True):
+    """The pools to show.
+
+    All that calls have drawn on of a task or of a delegation's link, or one by its ``id``.  Otherwise a page of those
+    of open tasks, or of all tasks of a session; of an agent (or, as ``acme/**``, of it and those below it); in a unit.
+    """
 
     task: _Id | None = None
     link: _Id | None = None
+    pool: _Pool | None = None
+    session: Annotated[str, Meta(max_length=32)] | None = None
+    agent: Annotated[str, Meta(max_length=MAX_PATH_BYTES + 3)] | None = None
+    unit: Annotated[str, Meta(max_length=16)] | None = None
 
 
 class TopUpBody(Body, frozen=True):
     """A pool by its ``id``, what to add to it as decimal text, its unit, and the reason."""
 
-    pool: Annotated[str, Meta(pattern=_POOL)]
+    pool: _Pool
     amount: Annotated[str, Meta(max_length=32)]
     unit: Annotated[str, Meta(max_length=16)]
     reason: Annotated[str, Meta(min_length=1, max_length=500)]
@@ -36,6 +52,7 @@ class PoolShown(RouteAnswer, frozen=True):
     """A pool; amounts are decimal text, times ms since the Unix epoch.
 
     ``used`` is committed.  ``lost``: the ledger may have lost what was drawn, so that nothing is left but top-ups.
+    ``session`` and ``agent`` are the task's, if the mint knows it.  No call has drawn on a pool without ``drawn_at``.
     """
 
     id: str
@@ -51,15 +68,24 @@ class PoolShown(RouteAnswer, frozen=True):
     remaining: str
     lost: bool
     opened_at: int
-    drawn_at: int
+    drawn_at: int | UnsetType = UNSET
+    session: str | UnsetType = UNSET
+    agent: str | UnsetType = UNSET
     link: str | UnsetType = UNSET
     ends_at: int | UnsetType = UNSET
 
 
 class Pools(RouteAnswer, frozen=True):
-    """Pools, the one that was drawn on last first; a pool that no call has drawn on is not among them."""
+    """Pools: those of a task or link, the one that was drawn on last first; or a page, the emptiest first.
+
+    ``total`` is the number on all pages.  ``complete`` is false if calls have drawn on more pools of the realm than the
+    1000 last ones, among which a page is found.
+    """
 
     pools: list[PoolShown]
+    next: str | UnsetType = UNSET
+    total: int | UnsetType = UNSET
+    complete: bool | UnsetType = UNSET
 
 
 class ToppedUp(RouteAnswer, frozen=True):
@@ -70,16 +96,85 @@ class ToppedUp(RouteAnswer, frozen=True):
 
 
 def show_pools(call: RouteCall) -> Pools:
-    """Show the pools of a task or a link that calls have drawn on, the last 1000 of them."""
-    asked = call.query
-    if (asked.task is None) == (asked.link is None):
-        raise RequestError("invalid query: expected either task or link; send exactly one")
-    return Pools(pools=[_show(row) for row in _pools_of(call).shown(asked.task, asked.link)])
+    """Show pools: of a task, a link or an id those that calls have drawn on, otherwise a page of the open ones."""
+    asked, ledger = call.query, _ledger_of(call.mint)
+    named = [each for each in (asked.task, asked.link, asked.pool) if each is not None]
+    if not named:
+        return list_pools(call.mint, asked)
+    if len(named) > 1 or (asked.session, asked.agent, asked.unit) != (None, None, None):
+        raise RequestError("invalid query: expected one of task, link and pool, or any of session, agent and unit")
+    rows = ledger.read([asked.pool]) if asked.pool is not None else ledger.shown(asked.task, asked.link)
+    tasks = call.mint.db.tasks.find_all([*{row["task"] for row in rows}])
+    return Pools(pools=[_show(row, tasks.get(row["task"])) for row in rows])
+
+
+def list_pools(mint: MintContext, asked: PoolsQuery) -> Pools:
+    """Return a page of the pools of open tasks, or of all tasks of a session, the emptiest first.
+
+    Args:
+        mint: The mint.
+        asked: Session, agent and unit, and the page.
+
+    Raises:
+        RequestError: The agent is neither a path nor one with ``/**``.
+        GrantError: ``not_found``: the realm has no ledger.
+        StoreError: The ledger did not answer.
+    """
+    if asked.agent is not None and not is_agent_path(asked.agent.removesuffix("/**")):
+        raise RequestError("invalid agent: expected a path, or a path and /**")
+    ledger = _ledger_of(mint)
+    latest = ledger.latest()
+    tasks = mint.db.tasks.find_all([*{pool.partition("/")[0] for pool in latest}], asked.session)
+    granted: dict[str, tuple[int, int]] = {}
+    if asked.session is not None:
+        newest = mint.db.tasks.list(session=asked.session, limit=_TASKS)
+        tasks |= {row["id"]: row for row in newest}
+        granted = _granted(mint, [row["id"] for row in newest])
+    else:
+        tasks = {name: row for name, row in tasks.items() if task_state(mint, row) in ("open", "frozen")}
+    wanted = [pool for pool in dict.fromkeys([*latest, *granted]) if _matches(pool, tasks, asked)]
+    rows = sorted(ledger.read(wanted, granted), key=_place)
+    left = [row for row in rows if asked.after is None or _place(row) > asked.after]
+    page = left[: asked.limit]
+    return Pools(
+        pools=[_show(row, tasks[row["task"]]) for row in page],
+        next=_place(page[-1]) if len(page) < len(left) else UNSET,
+        total=len(rows),
+        complete=len(latest) < MOST_SHOWN,
+    )
+
+
+def _matches(pool: str, tasks: Mapping[str, Mapping[str, Any]], asked: PoolsQuery) -> bool:
+    task, _, _, unit, _ = pool.split("/")
+    if task not in tasks or asked.unit not in (None, unit):
+        return False
+    agent, of = tasks[task]["agent"], asked.agent
+    return of is None or agent == of.removesuffix("/**") or (of.endswith("/**") and agent.startswith(of[:-2]))
+
+
+def _granted(mint: MintContext, tasks: Sequence[str]) -> dict[str, tuple[int, int]]:
+    """Return the pools that the mint opened for some tasks: ``max`` in millionths, and when.  SPEC 17.3."""
+    pools: dict[str, tuple[int, int]] = {}
+    for row in mint.db.grants.of_tasks(tasks):
+        for audience in (grant := StoredGrant.read(row["content"])).audiences:
+            for caveat in grant.caveats(audience):
+                if caveat.spend is not None:
+                    name, unit, most, per, opened = caveat.spend
+                    pool, had = pool_id(row["task"], "", name, unit, per), (MAX_AMOUNT, opened)
+                    had = pools.get(pool, had)
+                    pools[pool] = min(had[0], read_amount(most)), min(had[1], opened)
+    return pools
+
+
+def _place(row: Mapping[str, Any]) -> str:
+    """Return a text that orders pools by the share of them that is left."""
+    whole = row["remaining"] + row["committed"] + row["reserved"] + row["leased"]
+    return f"{row['remaining'] * 10**6 // whole if whole else 0:07}{row['id']}"
 
 
 def top_up_pool(call: RouteCall) -> ToppedUp:
     """Add to a pool in its period; a pool that was lost has exactly so much then."""
-    body, ledger = call.body, _pools_of(call)
+    body, ledger = call.body, _ledger_of(call.mint)
     task, _, _, unit, _ = body.pool.split("/")
     if body.unit != unit:
         raise RequestError(f"invalid unit: expected {unit}, the unit of the pool, got {body.unit}")
@@ -105,29 +200,30 @@ def top_up_pool(call: RouteCall) -> ToppedUp:
     return ToppedUp(pool=body.pool, remaining=amount_text(left))
 
 
-def _pools_of(call: RouteCall) -> RedisLedger:
-    if call.mint.ledger is None:
+def _ledger_of(mint: MintContext) -> RedisLedger:
+    if mint.ledger is None:
         raise GrantError("this realm has no ledger: set `ledger` in realm.toml", code="not_found")
-    return call.mint.ledger
+    return mint.ledger
 
 
 def _no_pool() -> GrantError:
     return GrantError("no such pool, or no call has drawn on it", code="not_found")
 
 
-def _show(row: dict[str, Any]) -> PoolShown:
+def _show(row: Mapping[str, Any], task: Mapping[str, Any] | None) -> PoolShown:
     texts: dict[str, Any] = {
         name: amount_text(row[name]) for name in ("max", "topped_up", "reserved", "leased", "remaining")
     }
-    same: dict[str, Any] = {
-        name: row[name] for name in ("id", "task", "pool", "unit", "per", "lost", "opened_at", "drawn_at")
-    }
+    same: dict[str, Any] = {name: row[name] for name in ("id", "task", "pool", "unit", "per", "lost", "opened_at")}
     return PoolShown(
         **same,
         **texts,
         used=amount_text(row["committed"]),
+        drawn_at=row["drawn_at"] or UNSET,
         link=row["link"] or UNSET,
         ends_at=row["ends_at"] or UNSET,
+        session=task["session"] if task is not None else UNSET,
+        agent=task["agent"] if task is not None else UNSET,
     )
 
 

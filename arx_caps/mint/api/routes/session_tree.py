@@ -100,7 +100,7 @@ def tree_of(mint: MintContext, session: Mapping[str, Any]) -> SessionTree:
         StoreError: The log's database does not answer.
     """
     places, complete = _read_places(mint, session)
-    tasks = mint.db.tasks.of_session(session["id"], [place.ref for place in places if place.kind != "link"])
+    tasks = mint.db.tasks.find_all([place.ref for place in places if place.kind != "link"], session["id"])
     root = _Holder(session, session_targets(session), session["expires_at"])
     nodes: list[TreeNode] = []
     holders: list[_Holder] = []

@@ -4,7 +4,7 @@
 What a task may be granted is decided in ``arx_caps.mint.tasks``.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
 from sqlalchemy import bindparam, insert, select, update
@@ -51,6 +51,10 @@ class TaskGrantRepository:
     def list(self, task: str) -> Rows:
         """Return the grants of a task, the newest first."""
         return self._database.rows(_LIST, its_task=task)
+
+    def of_tasks(self, tasks: Sequence[str]) -> Rows:
+        """Return the grants of at most ``PAGE`` tasks, with those that ended."""
+        return self._database.rows(select(TASK_GRANTS).where(TASK_GRANTS.c.task.in_(tasks)))
 
     def live(self, task: str) -> Rows:
         """Return the grants of a task that have neither ended nor expired, the newest first."""

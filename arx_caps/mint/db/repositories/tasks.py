@@ -86,11 +86,12 @@ class TaskRepository:
         """Return a task's row, or None."""
         return self._database.row(_FIND, which=task)
 
-    def of_session(self, session: str, tasks: Sequence[str]) -> dict[str, dict[str, Any]]:
-        """Return those of some tasks that are of a session, each row by its id."""
+    def find_all(self, tasks: Sequence[str], session: str | None = None) -> dict[str, dict[str, Any]]:
+        """Return those of some tasks that exist, or those of a session, each row by its id."""
         found: dict[str, dict[str, Any]] = {}
         for start in range(0, len(tasks), PAGE):
-            named = select(TASKS).where(TASKS.c.id.in_(tasks[start : start + PAGE]), TASKS.c.session == session)
+            named = select(TASKS).where(TASKS.c.id.in_(tasks[start : start + PAGE]))
+            named = named if session is None else named.where(TASKS.c.session == session)
             found |= {row["id"]: row for row in self._database.rows(named)}
         return found
 
