@@ -133,12 +133,12 @@ def list_pools(mint: MintContext, asked: PoolsQuery) -> Pools:
     else:
         tasks = {name: row for name, row in tasks.items() if task_state(mint, row) in ("open", "frozen")}
     wanted = [pool for pool in dict.fromkeys([*latest, *granted]) if _matches(pool, tasks, asked)]
-    rows = sorted(ledger.read(wanted, granted), key=_place)
-    left = [row for row in rows if asked.after is None or _place(row) > asked.after]
+    rows = sorted(ledger.read(wanted, granted), key=_order_of)
+    left = [row for row in rows if asked.after is None or _order_of(row) > asked.after]
     page = left[: asked.limit]
     return Pools(
         pools=[_show(row, tasks[row["task"]]) for row in page],
-        next=_place(page[-1]) if len(page) < len(left) else UNSET,
+        next=_order_of(page[-1]) if len(page) < len(left) else UNSET,
         total=len(rows),
         complete=len(latest) < MOST_SHOWN,
     )
@@ -166,7 +166,7 @@ def _granted(mint: MintContext, tasks: Sequence[str]) -> dict[str, tuple[int, in
     return pools
 
 
-def _place(row: Mapping[str, Any]) -> str:
+def _order_of(row: Mapping[str, Any]) -> str:
     """Return a text that orders pools by the share of them that is left."""
     whole = row["remaining"] + row["committed"] + row["reserved"] + row["leased"]
     return f"{row['remaining'] * 10**6 // whole if whole else 0:07}{row['id']}"
