@@ -119,11 +119,14 @@ def top(
     stretches = list(_stretches(since_ms, until_ms, unit))
     named = _rows(KINDS[by], stretches).subquery().c
     sums = [func.sum(named[name]) for name in _COUNTS]
-    refused = func.sum(named.deny + named.ended + named.counted)
-    most = refused if order == "refused" else refused + func.sum(named.allow)
-    grouped = select(named.name, *sums).group_by(named.name)
-    wanted = grouped.where(named.name != "").order_by(most.desc(), named.name).having(most > 0).limit(limit)
-    rows = [TopRow(name, _counts(counts)) for name, *counts in connection.execute(wanted)]
+    refused = named.deny + named.ended + named.counted
+    most = func.sum(refused if order == "refused" else named.allow + refused)
+    # One sum for all names, and the others for the few that are shown: in one query they take twice as long.
+    wanted = select(named.name).where(named.name != "").group_by(named.name)
+    names = connection.execute(wanted.having(most > 0).order_by(most.desc(), named.name).limit(limit)).scalars().all()
+    shown = select(named.name, *sums).where(named.name.in_(names)).group_by(named.name)
+    found = {name: _counts(counts) for name, *counts in connection.execute(shown)}
+    rows = [TopRow(name, found[name]) for name in names]
     whole = connection.execute(select(*sums)).one()
     rest = OutcomeCounts(
         *(all_ - sum(part) for all_, *part in zip(_counts(whole), *(row.counts for row in rows), strict=True))
