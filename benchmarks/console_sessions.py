@@ -22,6 +22,7 @@ from sqlalchemy import insert
 from arx_caps.audit.store import NODE
 from arx_caps.console.tree import draw
 from arx_caps.mint.db.tables import SESSIONS, TASKS
+from arx_caps.server_process import collect_rarely
 from arx_verifier.journal import Decision
 from benchmarks.measure import about, percentiles, save, say
 from tests.audit.batches import batch_of, decision, facts
@@ -190,6 +191,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder, open_unit(Path(folder) / "realm", log=True) as unit:
         fill(unit, given.sessions)
         tree, browser = make_tree(unit), sign_in(unit)
+        collect_rarely()  # as the process of a mint does
         for path in PAGES:
             url = path.format(tree=tree)
 
