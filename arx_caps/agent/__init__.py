@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from arx_caps.agent.holder_key import find_holder_key, load_holder_key, make_holder_key
     from arx_caps.agent.local_tools import local_tool
     from arx_caps.agent.mcp_messages import NO_FORM, McpSigner, SignedTransport, refused_call
+    from arx_caps.agent.model_budget import ModelBudget, ReservedCall, TokenUsage
     from arx_caps.agent.outline import holder_of, links_of
     from arx_caps.agent.running_task import current_task
     from arx_caps.agent.session import Session
@@ -36,6 +37,7 @@ else:
             "current_task_auth": "CurrentTaskAuth",
             "holder_key": "find_holder_key load_holder_key make_holder_key",
             "mcp_messages": "NO_FORM McpSigner SignedTransport refused_call",
+            "model_budget": "ModelBudget ReservedCall TokenUsage",
             "running_task": "current_task",
             "local_tools": "local_tool",
             "outline": "holder_of links_of",
@@ -58,12 +60,15 @@ __all__ = [
     "Bundle",
     "CurrentTaskAuth",
     "McpSigner",
+    "ModelBudget",
+    "ReservedCall",
     "RunToolCalls",
     "Session",
     "SignedTransport",
     "StartedTask",
     "SubAgent",
     "Task",
+    "TokenUsage",
     "ToolCalls",
     "ToolRefusal",
     "Workload",

@@ -15,6 +15,7 @@ from arx_caps.agent.outline import meet_all
 from arx_caps.agent.running_task import current_task, running
 from arx_caps.agent.started_task import StartedTask
 from arx_caps.agent.task import Task
+from arx_verifier.amounts import Amount
 from arx_verifier.errors import ArxError, AttenuationError, RequestError, SettingsError, refusal, shorten
 from arx_verifier.names import is_tool
 from arx_verifier.refusal_text import error_for_model, problem_for_model
@@ -40,6 +41,7 @@ class SubAgent(NamedTuple):
         ttl: Life from each call on, such as ``"5m"``.
         depth: How many delegations may follow.
         audiences: The services that it may call; None for those that have such a tool.
+        budget: What its calls may cost together, by unit, at each call of the tool.
     """
 
     to: str
@@ -48,6 +50,7 @@ class SubAgent(NamedTuple):
     ttl: str | None = None
     depth: int | None = None
     audiences: Sequence[str] | None = None
+    budget: Mapping[str, Amount] | None = None
 
 
 class ToolRefusal(NamedTuple):

@@ -49,7 +49,11 @@ BRIDGED: Final = {
     "fastmcp": ("connect_fastmcp",),
 }
 # Further adapters of a framework, in the environment of its first one.
-FURTHER: Final = {"openai_agents": ("openai_agents_session",), "pydantic_ai": ("pydantic_ai_history",)}
+FURTHER: Final = {
+    "langchain": ("langchain_model",),
+    "openai_agents": ("openai_agents_session", "openai_agents_model"),
+    "pydantic_ai": ("pydantic_ai_history",),
+}
 
 
 def main() -> None:

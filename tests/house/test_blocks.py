@@ -28,6 +28,11 @@ RUN = {
     "docs/adapters/mcp.md": {"../adapters/test_mcp.py": 4, "../adapters/test_mcp_v1.py": 2},
     "docs/adapters/fastmcp.md": {"../adapters/test_fastmcp.py": 3},
     "docs/adapters/http-clients.md": {"../adapters/http_clients.py": 6},
+    "docs/adapters/model-costs.md": {
+        "../adapters/model_contract.py": 1,
+        "../adapters/test_openai_agents_model.py": 1,
+        "../adapters/test_langchain_model.py": 1,
+    },
     "docs/adapters/memories.md": {
         "../adapters/test_mem0.py": 1,
         "../adapters/test_graphiti.py": 1,
