@@ -301,22 +301,26 @@ class RevocationStore:
             return self._bump("thaw", targets, reason, by)
         return self._bump("thaw", targets, reason, by, each=[*changes, *(f"thaw {target}" for target in targets)])
 
-    def clear_taints(self, targets: Sequence[str], reason: str, by: str, *, before: int) -> Bump:
+    def clear_taints(self, targets: Sequence[str], reason: str, by: str, *, before: int | None = None) -> Bump:
         """Trust what these targets wrote into memories before a time, and thaw nothing.  Otherwise as ``kill``.
 
         Args:
             targets: At least one.
             reason: The reason.
             by: The actor.
-            before: The time, ms since the Unix epoch.
+            before: The time, ms since the Unix epoch; None for now.
 
         Raises:
             RequestError: Nothing that one of them wrote before is tainted, or a target is invalid.
         """
-        frozen = self.freezes()
+        frozen, now_ms = self.freezes(), self.header().at_ms
         changes: list[str] = []
-        for target in map(str, parse_targets(targets)):
-            found = _taint_changes(target, frozen, since=before) if is_tainted_kind(target) else []
+        for parsed in parse_targets(targets):
+            target = str(parsed)
+            # A killed session writes no more: its taint, which has no end, is not needed once all of it is cleared.
+            over = before is None and parsed.taint is not None and target not in frozen
+            since, until = (now_ms if before is None else before), (now_ms if over else None)
+            found = _taint_changes(target, frozen, since=since, until=until) if is_tainted_kind(target) else []
             if not found:
                 raise RequestError(f"nothing that {target} wrote before is tainted")
             changes += found

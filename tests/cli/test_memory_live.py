@@ -135,7 +135,7 @@ def test_a_killed_session_taints_and_an_ended_one_does_not(
     up: Live, memory: Memory, verifier: Verifier, tmp_path: Path
 ) -> None:
     """
-    The end of a session is ordinary; its kill by an operator taints what it wrote, for good.
+    The end of a session is ordinary; its kill by an operator taints what it wrote, until that is cleared.
     """
     one, reader = (Agent(up, memory, verifier, tmp_path, f"acme/{name}") for name in ("one", "reader"))
     entry = one.write("x")
@@ -150,6 +150,11 @@ def test_a_killed_session_taints_and_an_ended_one_does_not(
     kills = ok(up, "kills", "list")["kills"]
     assert kills[0]["targets"] == [{"target": f"session:{two.session}", "op": "kill"}]
     assert all(not each["target"].startswith("memory:") for each in ok(up, "frozen", "list")["freezes"])
+    ok(up, "memory", "clear", f"session:{two.session}", "--before", str(parse_stamp(str(other.stamp)).first), *WORDS)
+    assert f"session:{two.session}" in {taint["target"] for taint in ok(up, "memory", "list")["taints"]}
+    ok(up, "memory", "clear", f"session:{two.session}", *WORDS)
+    assert f"session:{two.session}" not in {taint["target"] for taint in ok(up, "memory", "list")["taints"]}
+    until(lambda: reader.notes.trusted([entry, other]) == [entry, other])
 
 
 def test_a_taint_that_is_found_out_later(up: Live, memory: Memory, verifier: Verifier, tmp_path: Path) -> None:

@@ -68,10 +68,11 @@ def clear(console: Console, targets: Sequence[str], before: int | None, reason: 
     \b
         arx memory clear agent:acme/retired --reason "retired, and never compromised"
     """
-    before = time.time_ns() // 1_000_000 if before is None else before
-    named = _read(targets)
-    console.confirm(f"trust what {', '.join(targets)} wrote before {show_time(before)}?", yes=yes)
-    body = {"targets": named, "before": before, "reason": reason}
+    body: dict[str, Any] = {"targets": _read(targets), "reason": reason}
+    if before is not None:
+        body["before"] = before
+    until = "until now" if before is None else f"before {show_time(before)}"
+    console.confirm(f"trust what {', '.join(targets)} wrote {until}?", yes=yes)
     _finish(console, "clear", place.mint(TIMEOUT_S).call("POST", "/v1/memory/clear", body))
 
 

@@ -99,7 +99,7 @@ class Revoker:
             "kill+freeze": lambda: self._store.kill_and_freeze(targets, reason, by),
             "freeze": lambda: self._store.freeze(targets, reason, by),
             "thaw": lambda: self._store.thaw(targets, reason, by, memory_before=memory_before, unkilled=unkilled),
-            "clear": lambda: self._store.clear_taints(targets, reason, by, before=memory_before or 0),
+            "clear": lambda: self._store.clear_taints(targets, reason, by, before=memory_before),
         }
         bump = self.change(operations[op])
         report = self.settle(bump, None if wait else NO_WAIT_MS)

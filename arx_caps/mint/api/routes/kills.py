@@ -45,10 +45,10 @@ class ThawBody(TargetsBody, frozen=True):
     memory_before: Annotated[int, Meta(ge=0, lt=2**48)] | None = None  # ms since the Unix epoch
 
 
-class ClearBody(TargetsBody, frozen=True, kw_only=True):
-    """Targets whose entries from before a time are trusted again, and the reason."""
+class ClearBody(TargetsBody, frozen=True):
+    """Targets whose entries from before a time, or all until now, are trusted again, and the reason."""
 
-    before: Annotated[int, Meta(ge=1, lt=2**48)]  # ms since the Unix epoch
+    before: Annotated[int, Meta(ge=0, lt=2**48)] | None = None  # ms since the Unix epoch
 
 
 class KillBody(TargetsBody, frozen=True):
