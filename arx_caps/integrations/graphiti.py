@@ -61,15 +61,15 @@ class StampedGraphiti:
 
     async def add_episode(self, *args: Any, **more: Any) -> AddEpisodeResults:
         """Add an episode, and what a model extracts from it, as ``Graphiti.add_episode``."""
-        return await self._writing().add_episode(*args, **more)
+        return await self._writing(*args, *more.values()).add_episode(*args, **more)
 
     async def add_episode_bulk(self, *args: Any, **more: Any) -> AddBulkEpisodeResults:
         """Add several episodes, as ``Graphiti.add_episode_bulk``."""
-        return await self._writing().add_episode_bulk(*args, **more)
+        return await self._writing(*args, *more.values()).add_episode_bulk(*args, **more)
 
     async def build_communities(self, *args: Any, **more: Any) -> Any:
         """Summarize clusters of trusted entities, as ``Graphiti.build_communities``."""
-        return await self._writing().build_communities(*args, **more)
+        return await self._writing(*args, *more.values()).build_communities(*args, **more)
 
     async def remove_episode(self, episode_uuid: str) -> None:
         """Remove a trusted episode and what only it supports, as ``Graphiti.remove_episode``."""
@@ -77,24 +77,26 @@ class StampedGraphiti:
 
     async def search(self, *args: Any, **more: Any) -> list[EntityEdge]:
         """Return trusted facts, as ``Graphiti.search``."""
-        found: list[EntityEdge] = await self._reading().search(*args, **more)
+        found: list[EntityEdge] = await self._reading(*args, *more.values()).search(*args, **more)
         return found
 
     async def search_(self, *args: Any, **more: Any) -> SearchResults:
         """Return trusted facts, entities, episodes and communities, as ``Graphiti.search_``."""
-        found: SearchResults = await self._reading().search_(*args, **more)
+        found: SearchResults = await self._reading(*args, *more.values()).search_(*args, **more)
         return found
 
     async def retrieve_episodes(self, *args: Any, **more: Any) -> list[EpisodicNode]:
         """Return the last trusted episodes, as ``Graphiti.retrieve_episodes``."""
-        return await self._reading().retrieve_episodes(*args, **more)
+        return await self._reading(*args, *more.values()).retrieve_episodes(*args, **more)
 
-    def _writing(self) -> Graphiti:
+    def _writing(self, *given: Any) -> Graphiti:
         self._notes.stamp_all([])  # before a model is asked
-        return self._reading()
+        return self._reading(*given)
 
-    def _reading(self) -> Graphiti:
-        """Return Graphiti for one call, in which what is read is a source of what is written."""
+    def _reading(self, *given: Any) -> Graphiti:
+        """Return Graphiti for one call with these arguments, in which what is read is a source of what is written."""
+        if any(isinstance(each, GraphDriver) for each in given):
+            raise SettingsError("a call of this graph takes no driver: another one would check nothing")
         graphiti, driver = copy.copy(self._graphiti), copy.copy(self._graphiti.driver)
         guard = _Queries(self._graphiti.driver, self._notes.tracked())
         driver.execute_query = guard.execute_query  # type: ignore[method-assign]

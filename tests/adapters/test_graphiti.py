@@ -154,6 +154,26 @@ async def everything(graph: StampedGraphiti, query: str) -> str:
     return "\n".join(texts)
 
 
+def test_a_call_with_another_driver_is_refused(world: MemoryWorld, run: Any) -> None:
+    """
+    Graphiti's calls take a driver, which would return entries without a check.
+    """
+
+    async def work(shared: Shared) -> None:
+        graph, driver = shared.of(world.notes(GOOD)), shared.driver
+        calls: list[Callable[[], Coroutine[Any, Any, Any]]] = [
+            lambda: graph.search("tea", driver=driver),
+            lambda: graph.search_("tea", COMBINED_HYBRID_SEARCH_RRF, None, None, None, None, driver),
+            lambda: graph.retrieve_episodes(NOON, driver=driver),
+            lambda: graph.build_communities(None, driver),
+        ]
+        for call in calls:
+            with pytest.raises(SettingsError, match="takes no driver"):
+                await call()
+
+    run(work)
+
+
 def test_what_a_killed_agent_wrote_and_what_was_merged_with_it_is_withheld(world: MemoryWorld, run: Any) -> None:
     """
     The poisoned episode, its fact, the entity whose summary it rewrote and what another agent wrote while the model saw
