@@ -19,12 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from busy_service import VERBS
-from busy_work import Desk, ask_payout, campaign, invoices, misuse, refund, release, shifts, survey
+from busy_service import COSTS, VERBS
+from busy_work import Desk, ask_payout, brief, campaign, invoices, misuse, refund, release, shifts, survey
 from demo_run import Realm, free_addresses, leave
 from joserfc import jwt
 from joserfc.jwk import ECKey
 
+from arx_caps.embedded import EmbeddedValkey
 from arx_verifier import ArxError
 
 HERE = Path(__file__).resolve().parent
@@ -93,10 +94,12 @@ class BusyRealm:
     def start(self) -> None:
         """Make the realm, and start the mint and the services."""
         self.realm.arx("init", self.realm.folder, "--name", "acme", "--issuer", self.mint)
+        ledger = self.stack.enter_context(EmbeddedValkey(self.folder / "ledger"))
         with (self.realm.folder / "realm.toml").open("a") as file:  # everything comes from one address
             file.write('key_refresh = "5s"\nagent_rate = 0\naddress_rate = 0\n')
             hosts = [url.partition("//")[2] for url in self.urls.values()]
             file.write(f"webhook_hosts = {json.dumps(hosts)}\n")
+            file.write(f"ledger = {json.dumps(ledger.url)}\n")
         (self.realm.folder / "id.jwks.json").write_text(json.dumps({"keys": [self._person_key.as_dict(private=False)]}))
         (self.realm.folder / "policy.toml").write_text(self.policy())
         next(self.realm.start("-m", "arx_caps.cli", "up"))  # it writes a line when it is ready
@@ -137,6 +140,9 @@ class BusyRealm:
         self.realm.arx("service", "invite", name, "--out", invitation)
         joined = ("--out", file, "--key-out", f"{file}.key", "--journal", self.folder / "journals" / name)
         self.realm.arx("service", "join", invitation, *joined)
+        if name in COSTS:
+            mode = "leased" if name == "payments" else "strict"
+            file.write_text(json.dumps(json.loads(file.read_text()) | {"costs": COSTS[name], "ledger_mode": mode}))
         port = self.urls[name].rpartition(":")[2]
         self.realm.start(HERE / "busy_service.py", name, "--service-file", file, "--port", port, name=name)
 
@@ -150,6 +156,7 @@ class BusyRealm:
             session = desk.open("acme/research/lead", f"survey of the heat pump market ({name[5:]})")
             survey(desk, session, *size, deeper=name == "tree_small")
             made[name] = session.id
+        made |= self.budgets()
         made |= self.approvals()
         self.change_policy()
         made["frozen"] = self.freezes()
@@ -165,6 +172,22 @@ class BusyRealm:
         )
         made["refused"] = json.loads(refused)["records"][0]["index"]
         return made
+
+    def budgets(self) -> dict[str, Any]:
+        """Let agents spend, some of them all that they have; top up one pool; return its id and its session."""
+        desk = self.desk
+        for agent, topic, shares in (
+            ("acme/research/market", "prices of wall boxes", {"pricing": "0.60", "channels": "0.41"}),
+            ("acme/research/market", "tariffs for feeding in", {"regulation": "0.29"}),
+            ("acme/research/lead", "suppliers of compressors", {"supply": "1.10", "competitors": "0.29"}),
+        ):
+            session = desk.open(agent, f"brief: {topic}")
+            brief(desk, session, topic, shares)
+        shown = self.realm.arx("budget", "list", "--session", session.id, "--json")
+        pool = next(one["id"] for one in json.loads(shown)["pools"] if one["pool"] == "competitors")
+        why = ("--reason", "the second page of results is needed", "--yes")
+        self.realm.arx("budget", "top-up", pool, "0.25", "usd", *why)
+        return {"spender": session.id, "pool": pool}
 
     def approvals(self) -> dict[str, Any]:
         """Ask for approvals; some are given, used, denied and withdrawn, some wait."""

@@ -17,6 +17,12 @@ from starlette.routing import Route
 from arx_caps.service import KeyRefresher, open_shipper
 from arx_verifier import ArxMiddleware, open_verifier
 
+COSTS = {  # of a token with a budget
+    "payments": {"payments.refund": {"eur": "$amount"}, "*": {"eur": 0}},
+    "orders": {"*": {"eur": 0}},
+    "search": {"search.web": {"usd": {"reserve": "0.12"}}, "search.read": {"usd": "0.03"}, "*": {"usd": 0}},
+}
+LONG = 60  # characters of a query that this search engine fails at
 VERBS = {
     "orders": ("get", "list", "note", "cancel"),
     "payments": ("list", "refund", "payout", "settle", "remind"),
@@ -28,7 +34,11 @@ VERBS = {
 
 async def answer(request: Request) -> JSONResponse:
     """Return the id of the decision that allowed the call."""
-    return JSONResponse({"decision": request.scope["arx"].decision})
+    grant = request.scope["arx"]
+    # A search that fails commits nothing: what it reserved stays reserved.
+    if request.url.path == "/web" and len((await request.json()).get("query", "")) <= LONG:
+        await grant.commit_async(usd="0.08")
+    return JSONResponse({"decision": grant.decision})
 
 
 async def take(_: Request) -> Response:

@@ -137,6 +137,19 @@ def survey(desk: Desk, session: Session, topics: int, aspects: int, checks: int,
     return task
 
 
+def brief(desk: Desk, session: Session, topic: str, shares: Mapping[str, str]) -> Task:
+    """Research a topic with a budget, of which each sub-agent gets a share, and goes on until nothing is left."""
+    task = session.start_task("brief", topic=topic)
+    for query in (topic, f"{topic} 2026", f"{topic}: a comparison of all offers in the six largest markets"):
+        desk.call(task, "search.web", query=query)
+    for name, usd in shares.items():
+        worker = task.delegate(f"acme/research/{name}", budget={"usd": usd}, ttl="1h", depth=0)
+        desk.call(worker, "search.web", query=f"{topic} {name}")
+        for _ in range(10):
+            desk.call(worker, "search.read", url=desk.random.choice(SITES))
+    return task
+
+
 def small_survey(desk: Desk) -> None:
     """Research three topics."""
     with desk.open("acme/research/market", "weekly survey of prices") as session:

@@ -20,6 +20,7 @@ from arx_caps.console.live import Live
 from arx_caps.console.pages import (
     agents,
     approvals,
+    budgets,
     decisions,
     keys,
     kills,
@@ -45,6 +46,7 @@ PAGES: Final[tuple[Page, ...]] = (
     *search.PAGES,
     *sessions.PAGES,
     *agents.PAGES,
+    *budgets.PAGES,
     *approvals.PAGES,
     *kills.PAGES,
     *verifiers.PAGES,

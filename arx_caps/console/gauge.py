@@ -10,10 +10,9 @@ from arx_caps.mint.api.routes.budgets import Pools, PoolShown, PoolsQuery, list_
 from arx_caps.mint.context import MintContext
 from arx_caps.mint.db.database import PAGE
 from arx_verifier.amounts import read_amount
-from arx_verifier.errors import StoreError
+from arx_verifier.errors import GrantError, StoreError
 
 READ: Final = "arx.tasks.read"
-WRITE: Final = "arx.budgets.write"
 LOW: Final = 10  # per cent
 
 
@@ -37,6 +36,7 @@ class Gauge(NamedTuple):
         used: The part that calls have used.
         reserved: The part that waits for a commit.
         leased: The part that services have escrowed.
+        left: The part that calls can draw on.
         state: ``lost``, ``exhausted``, ``low``, ``not drawn on``, or ``open``.
         tone: That of the state.
     """
@@ -45,13 +45,9 @@ class Gauge(NamedTuple):
     used: float
     reserved: float
     leased: float
+    left: float
     state: str
     tone: str
-
-    @property
-    def left(self) -> float:
-        """The part that is left."""
-        return 0.0 if self.pool.lost else 100 - self.used - self.reserved - self.leased
 
     @classmethod
     def of(cls, pool: PoolShown) -> "Gauge":
@@ -68,7 +64,7 @@ class Gauge(NamedTuple):
             state, tone = "not drawn on", "quiet"
         elif remaining * percent < LOW:
             state, tone = "low", "warn"
-        return cls(pool, used * percent, reserved * percent, leased * percent, state, tone)
+        return cls(pool, used * percent, reserved * percent, leased * percent, remaining * percent, state, tone)
 
 
 def gauges_of(budgets: Budgets) -> list[Gauge]:
@@ -76,20 +72,32 @@ def gauges_of(budgets: Budgets) -> list[Gauge]:
     return [] if budgets.found is None else [Gauge.of(pool) for pool in budgets.found.pools]
 
 
-def show_budgets(visit: Visit, **query: Any) -> Budgets:
-    """Ask the API for a page of pools as the operator; a ledger that does not answer is no error of the page.
+def ask_budgets(visit: Visit, **query: Any) -> Budgets:
+    """Ask the API for a page of pools as the operator; that the ledger does not answer is no error of the page.
 
     Args:
         visit: The visit.
         **query: Members of the query.
+
+    Raises:
+        ArxError: Any other refusal.
     """
+    try:
+        return Budgets(visit.call(show_pools, query=query))
+    except StoreError as error:
+        return Budgets(problem=str(error))
+    except GrantError as error:
+        if error.code != "not_found":
+            raise
+        return Budgets()
+
+
+def show_budgets(visit: Visit, session: str) -> Budgets:
+    """Ask the API for the pools of a session, as far as the role allows."""
     # Without a ledger there is nothing to ask for, and nothing to record.
     if visit.mint.ledger is None or not visit.may(READ):
         return Budgets()
-    try:
-        return Budgets(visit.call(show_pools, query={"limit": PAGE, **query}))
-    except StoreError as error:
-        return Budgets(problem=str(error))
+    return ask_budgets(visit, session=session, limit=PAGE)
 
 
 def look_at_budgets(mint: MintContext, session: str) -> Budgets:

@@ -30,6 +30,7 @@ MENU: Final[tuple[tuple[str, tuple[Entry, ...]], ...]] = (
             Entry("/console/search", "Audit search", "arx.audit.read"),
             Entry("/console/sessions", "Sessions", "arx.sessions.read"),
             Entry("/console/agents", "Agents", "arx.agents.read"),
+            Entry("/console/budgets", "Budgets", "arx.tasks.read"),
         ),
     ),
     (

@@ -20,6 +20,7 @@ COLUMN, ROW = 272, 56  # from box to box, px: the room between two columns has w
 FIRST_COLUMN: Final = 196  # from an agent to its tasks: nothing is removed there
 _PAD: Final = 8
 _LABEL_CHARS: Final = 16  # of a line on an edge
+_PAIR_CHARS: Final = 10  # of two words that share the first one
 _MINUS: Final = "\u2212"
 _NAME_CHARS: Final = 21  # of a monospaced name in a box
 _FEWER: Final[Mapping[str, str]] = {
@@ -30,6 +31,7 @@ _FEWER: Final[Mapping[str, str]] = {
     "exp": "time",
     "nbf": "time",
     "net": "networks",
+    "spend": "budget",
 }
 
 
@@ -186,8 +188,9 @@ def _edge(above: Box, box: Box, nodes: Sequence[Holder]) -> str:
         return path
     words = ["not recorded"] if node.caveats is None else fewer(node.caveats)
     removed = "Removed: " + "; ".join(node.removes or words or ["nothing"])
-    first = f"{_MINUS if node.caveats else ''} {', '.join(words[:2])}" if words else "nothing removed"
-    lines = [first + ("," if words[2:] else ""), ", ".join(words[2:])]
+    fit = 2 if len("".join(words[:2])) <= _PAIR_CHARS else 1
+    first = f"{_MINUS if node.caveats else ''} {', '.join(words[:fit])}" if words else "nothing removed"
+    lines = [first + ("," if words[fit:] else ""), ", ".join(words[fit:])]
     texts = [
         f'<text class="removed" x="{turn + 6}" y="{to + shift}">{escape(shorten(line, _LABEL_CHARS))}</text>'
         for line, shift in zip(lines, (-5, 13), strict=True)

@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from arx_caps.console import timeline
 from arx_caps.console.command import command
-from arx_caps.console.gauge import Budgets, gauges_of, look_at_budgets, show_budgets
+from arx_caps.console.gauge import Budgets, Gauge, gauges_of, look_at_budgets, show_budgets
 from arx_caps.console.live import StreamEvent
 from arx_caps.console.records import TONES
 from arx_caps.console.timeline import TimelineRecord
@@ -79,7 +79,7 @@ def show_one(visit: Visit) -> Response:
     tree: SessionTree | None = None
     with contextlib.suppress(StoreError):  # in an emergency, an operator must see a session without the log
         tree = visit.call(get_session_tree, path=path)
-    budgets = show_budgets(visit, session=found.session.id)
+    budgets = show_budgets(visit, found.session.id)
     approvals = visit.call(list_approvals, query=path | {"limit": 20}).approvals if visit.may(_APPROVALS) else None
     return visit.render(
         "session.html",
@@ -97,7 +97,7 @@ def stream_one(visit: Visit) -> Response:
     """Stream a session's state and tree."""
     path = {"session": visit.request.path_params["session"]}
     session = visit.call(get_session, path=path).session
-    show_budgets(visit, session=session.id)  # recorded once: whether this operator may see them
+    show_budgets(visit, session.id)  # recorded once: whether this operator may see them
     mint, last = visit.mint, [b""]
     broadcast = visit.live.broadcast(f"{HOME}/{session.id}", lambda: _look(mint, session.id), EVERY_S)
 
@@ -137,6 +137,9 @@ def rows_of(found: Sessions) -> dict[str, Any]:
 
 def _tree_values(visit: Visit, session: SessionShown, tree: SessionTree | None, budgets: Budgets) -> dict[str, Any]:
     nodes = tree.nodes if tree is not None else []
+    gauges, own = gauges_of(budgets), dict[str, list[Gauge]]()
+    for one in gauges:
+        own.setdefault(one.pool.link or one.pool.task, []).append(one)
     selected = _selected(visit, nodes)
     home = f"{HOME}/{session.id}"
     kept = {"list": "1"} if "list" in visit.query else {}
@@ -144,7 +147,8 @@ def _tree_values(visit: Visit, session: SessionShown, tree: SessionTree | None, 
         "session": session,
         "tree": tree,
         "budgets": budgets,
-        "gauges": gauges_of(budgets),
+        "gauges": gauges,
+        "own": own,
         "drawing": draw(nodes, lambda place: f"{home}?{urlencode(kept | {'node': nodes[place].ref})}#holder", selected),
         "branches": _branches(nodes),
         "names": [name_of(node) for node in nodes],

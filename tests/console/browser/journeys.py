@@ -177,6 +177,26 @@ def tab_to(page: Page, name: str) -> None:
     raise AssertionError(f"{name} cannot be reached")
 
 
+def test_a_top_up_lets_an_agent_go_on(visitor: Visitor, realm: DemoRealm) -> None:
+    """Without scripts: an agent has spent its share, an administrator finds the pool, adds to it, and it goes on."""
+    with realm.working("acme/research/market", "brief", "a share", topic="x") as (session, task):
+        worker = task.delegate("acme/research/market/x", budget={"usd": "0.03"})
+        url = "https://www.destatis.de/energy"
+        codes = [realm.call(worker, "search.read", url=url) for _ in range(2)]
+        assert codes == ["ok", "budget_exhausted"]
+        page = visitor("ada", java_script_enabled=False).open(f"/console/budgets?session={session.id}")
+        row = page.get_by_role("row").filter(has_text="exhausted")
+        row.get_by_role("link", name=re.compile("^x ")).click()
+        expect(page.get_by_role("main")).to_contain_text("0 usd left of 0.03")
+        page.get_by_label("Amount").fill("0.05")
+        page.get_by_label("Reason").fill("one more page")
+        page.get_by_role("button", name="Add to the pool").click()
+        expect(page.get_by_role("main")).to_contain_text("0.05 usd left of 0.03 + 0.05")
+        assert realm.call(worker, "search.read", url=url) == "ok"
+        (event, *_) = realm.arx("mint", "events", "--kind", "budget.topped_up")["events"][::-1]
+        assert (event["by"], event["amount"], event["reason"]) == ("operator:ada", "0.05", "one more page")
+
+
 def test_a_reader_sees_no_button(visitor: Visitor, realm: DemoRealm) -> None:
     """A read-only operator may look, and a form that is sent all the same is refused."""
     visit = visitor("nina")
@@ -186,10 +206,11 @@ def test_a_reader_sees_no_button(visitor: Visitor, realm: DemoRealm) -> None:
         "/console/frozen",
         "/console/kills",
         "/console/policy",
+        f"/console/budgets/{realm.facts['pool']}",
     ):
         page = visit.open(path)
         expect(page.get_by_role("heading", level=1)).to_be_visible()
-        for word in ("Kill", "Freeze", "Thaw", "Keep", "Remove"):
+        for word in ("Kill", "Freeze", "Thaw", "Keep", "Remove", "Add"):
             expect(page.get_by_role("main").get_by_role("button", name=re.compile(f"^{word}"))).to_have_count(0)
             expect(page.get_by_role("main").get_by_role("link", name=re.compile(f"^{word}"))).to_have_count(0)
     page = visit.open(f"/console/approvals/{realm.facts['half']}")
