@@ -30,7 +30,7 @@ def measure(found: Iterable[Row], seconds: float) -> list[dict[str, Any]]:
     results: list[dict[str, Any]] = []
     for row in found:
         say(row.work)
-        times = race(row.contenders, seconds)
+        times = race(row.contenders, seconds, waits=row.waits)
         first = next(iter(times.values()))
         for name, median in times.items():
             result: dict[str, Any] = {"work": row.work, "name": name, "median_us": round(median, 3)}

@@ -10,10 +10,11 @@ from arx_caps.embedded import EmbeddedValkey
 from arx_verifier.ledger import LeasedLedger, PoolDraw, RedisLedger
 from arx_verifier.token import Caveat, Macaroon
 from benchmarks.measure import each, repeated
+from benchmarks.page import FREE, LEASED, STRICT
 from benchmarks.rows import Row, Verifiers, allow, signing
 from benchmarks.world import handed
 
-POOLS: Final = (1, 4)
+POOLS: Final = {1: "ARx, 1 pool", 4: "ARx, 4 pools"}
 COSTS: Final[dict[str, Any]] = {"*": {"usd": "0.000001"}}
 EACH_SECOND: Final = ("CONFIG", "SET", "appendfsync", "everysec")
 
@@ -47,13 +48,12 @@ def rows(made: Verifiers, folder: Path) -> Iterator[Row]:
         strict, other = RedisLedger(valkey.url, "bench", timeout_s=5), RedisLedger(valkey.url, "bench", timeout_s=5)
         strict._redis.execute_command(*EACH_SECOND)
         opened, leased = opened_now(strict), LeasedLedger(other)
-        decide = {"ARx without a budget": each(allow(made.make()), signing(handed(1)))}
-        for count in POOLS:
-            token, pools = with_pools(count, opened), f"{count} pool{'s' * (count > 1)}"
-            for name, ledger in (("leased", leased), ("strict", strict)):
+        for work, ledger in ((LEASED, leased), (STRICT, strict)):
+            decide = {FREE: each(allow(made.make()), signing(handed(1)))}
+            for count, name in POOLS.items():
                 verifier = made.make(ledger=ledger, costs=COSTS)
-                decide[f"ARx {name}, {pools}"] = each(allow(verifier), signing(token))
-        yield Row("decide, parent seen, with budgets", decide, {})
-        asked = {f"ARx ledger, {count}": repeated(take(strict, count, opened)) for count in POOLS}
-        yield Row("ask the ledger alone", asked, {})
+                decide[name] = each(allow(verifier), signing(with_pools(count, opened)))
+            yield Row(work, decide, {}, waits=ledger is strict)
+        asked = {name: repeated(take(strict, count, opened)) for count, name in POOLS.items()}
+        yield Row("ask the ledger alone, by the clock", asked, {}, waits=True)
         leased.close()

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 import nacl.bindings
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from arx_verifier.token import HolderKey, Macaroon, audience_public, call_proof
 from benchmarks.measure import Batch, each, repeated
@@ -32,16 +33,21 @@ def signed(token: Macaroon, key: HolderKey, *, signs: bool = False) -> Callable[
     return lambda count: [signer.sign(FIELDS, AT) for _ in range(count)]
 
 
-def check_signatures(count: int) -> Batch:
-    """So many checks of a signature of 200 bytes, with libsodium as the verifier has it."""
+def checks_alone() -> dict[str, Batch]:
+    """A check of a signature for each hop, by its 32-byte key: by libsodium, as the verifier has it, and by OpenSSL."""
     public, secret = nacl.bindings.crypto_sign_seed_keypair(bytes(32))
-    message = nacl.bindings.crypto_sign(bytes(200), secret)
+    signed_message = nacl.bindings.crypto_sign(bytes(200), secret)
+    signature, message = signed_message[:64], signed_message[64:]
 
-    def work() -> None:
-        for _ in range(count):
-            nacl.bindings.crypto_sign_open(message, public)
+    def libsodium() -> None:
+        for _ in range(HOPS):
+            nacl.bindings.crypto_sign_open(signed_message, public)
 
-    return repeated(work)
+    def openssl() -> None:
+        for _ in range(HOPS):
+            Ed25519PublicKey.from_public_bytes(public).verify(signature, message)
+
+    return {f"{HOPS} Ed25519 checks": repeated(libsodium), f"{HOPS} Ed25519 checks, cryptography": repeated(openssl)}
 
 
 def rows(made: Verifiers) -> Iterator[Row]:
@@ -55,7 +61,7 @@ def rows(made: Verifiers) -> Iterator[Row]:
         "ARx bearer, parent seen": each(allow(made.make()), signing(parent)),
     }
     theirs = {
-        f"{HOPS} Ed25519 checks": check_signatures(HOPS),
+        **checks_alone(),
         "tenuo": Chain(HOPS).decide(),
         "biscuit": Blocks(checks(1000), *(checks(900 - hop) for hop in range(HOPS))).decide(),
         "PyJWT EdDSA": PyJwt("EdDSA", HOPS).decide(),

@@ -3,7 +3,8 @@
 
 All that is compared runs in turns, a few milliseconds each, so that whatever else the machine does meets all of them
 alike; given is the median of the turns.  Counted is the processor time of the one thread, which on a quiet machine is
-what the clock says and on a busy one leaves out what others used.
+what the clock says and on a busy one leaves out what others used.  Work that waits for another process is timed by the
+clock.
 """
 
 import hmac
@@ -55,36 +56,38 @@ def each(work: Callable[[Any], Any], make: Callable[[int], Iterable[Any]]) -> Ba
     return batch
 
 
-def race(contenders: Mapping[str, Batch], seconds: float) -> dict[str, float]:
+def race(contenders: Mapping[str, Batch], seconds: float, *, waits: bool = False) -> dict[str, float]:
     """Time contenders in turns.
 
     Args:
         contenders: By name.
         seconds: How long it takes for each of them, about.
+        waits: Whether they wait for another process, so that the clock counts and not the processor time.
 
     Returns:
         The median of one piece of work, us, by name.
     """
-    counts = {name: _count_for_a_turn(batch) for name, batch in contenders.items()}
+    clock = time.perf_counter_ns if waits else time.thread_time_ns
+    counts = {name: _count_for_a_turn(batch, clock) for name, batch in contenders.items()}
     times: dict[str, list[float]] = {name: [] for name in contenders}
     until = time.monotonic() + seconds * len(contenders)
     while time.monotonic() < until or len(next(iter(times.values()))) < FEWEST_TURNS:
         for name, batch in contenders.items():
-            times[name].append(_turn(batch(counts[name])) / counts[name] / 1000)
+            times[name].append(_turn(batch(counts[name]), clock) / counts[name] / 1000)
     return {name: statistics.median(found) for name, found in times.items()}
 
 
-def _turn(run: Callable[[], None]) -> int:
-    began = time.thread_time_ns()
+def _turn(run: Callable[[], None], clock: Callable[[], int]) -> int:
+    began = clock()
     run()
-    return time.thread_time_ns() - began
+    return clock() - began
 
 
-def _count_for_a_turn(batch: Batch) -> int:
+def _count_for_a_turn(batch: Batch, clock: Callable[[], int]) -> int:
     """Find how often fits into a turn; on the way everything is warmed up."""
     count = 1
     while True:
-        took = min(_turn(batch(count)) for _ in range(3))
+        took = min(_turn(batch(count), clock) for _ in range(3))
         if took >= TURN_NS / 2:
             return max(1, round(count * TURN_NS / took)) if took > TURN_NS else count
         count = max(count + 1, min(count * 4, round(count * TURN_NS / max(took, 1))))

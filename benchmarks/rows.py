@@ -42,11 +42,13 @@ class Row(NamedTuple):
         work: What it is.
         contenders: By name; ratios are to the first one.
         chars: How long the texts are, where that says something, by name.
+        waits: Whether they wait for another process.
     """
 
     work: str
     contenders: dict[str, Batch]
     chars: dict[str, int]
+    waits: bool = False
 
 
 class Verifiers:
