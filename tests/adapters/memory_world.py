@@ -20,7 +20,8 @@ from tests.house.pages import ROOT, blocks
 from tests.servers import LONG_LEASE_MS, begun_store, free_ports, until
 
 PAGE: Final = blocks((ROOT / "docs" / "memory.md").read_text(encoding="utf-8"))
-POLICY: Final = next(block.text for block in PAGE if block.language == "toml")
+SESSION: Final = '[session]\nagents = ["acme/**"]\nttl = "1h"\n'
+POLICY: Final = SESSION + next(block.text for block in PAGE if block.language == "toml")
 BAD, GOOD = "acme/bad", "acme/good"
 DIMENSIONS: Final = 64
 

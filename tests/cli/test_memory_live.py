@@ -25,6 +25,7 @@ pytestmark = [pytest.mark.servers, pytest.mark.spec("18.4")]
 
 PAGE = blocks((ROOT / "docs" / "memory.md").read_text(encoding="utf-8"))
 POLICY, EXAMPLE = (next(block.text for block in PAGE if block.language == language) for language in ("toml", "python"))
+SESSION = '[session]\nagents = ["acme/**"]\nttl = "1h"\n'
 WORDS = ("--reason", "read a poisoned page", "--yes")
 LEASE_S = 1.0
 
@@ -41,7 +42,7 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     """A realm with a memory service."""
     folder = tmp_path_factory.mktemp("memory")
     with live_realm(folder / "realm", free_ports(1)[0]) as realm:
-        (folder / "policy.toml").write_text(POLICY)
+        (folder / "policy.toml").write_text(SESSION + POLICY)
         ok(realm, "policy", "load", folder / "policy.toml")
         ok(realm, "service", "invite", "memory", "--out", folder / "invite")
         ok(realm, "service", "join", folder / "invite", "--out", file_of(realm), "--key-out", folder / "memory.key")
