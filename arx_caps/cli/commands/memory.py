@@ -97,7 +97,7 @@ def list_taints(console: Console, place: Place) -> None:
     ]
     heads = ("TARGET", "WRITTEN SINCE", "UNTIL", "BY", "REASON")
     console.data("taints", {"taints": value}, lambda: table(heads, rows) if rows else "")
-    console.say(f"{len(rows)} taints" if rows else "nothing is tainted but what frozen targets wrote")
+    console.say(f"{len(rows)} tainted" if rows else "nothing is tainted but what frozen targets wrote")
 
 
 @memory_command.command("show")
