@@ -18,6 +18,7 @@ from arx_verifier.token import (
     OperatorIdentifier,
     ThirdPartyCaveat,
     about,
+    call_proof,
     caveats,
     wire,
 )
@@ -111,7 +112,10 @@ def steps(macaroon: Macaroon) -> list[Step]:
     """Return the description of each caveat."""
     found: list[Step] = []
     handed = False
-    for index, packet in enumerate(macaroon.packets):
+    packets, call = list(macaroon.packets), call_proof.split_call(macaroon.encode())
+    if call is not None:
+        packets[-1] = call.plain  # without its holder's proof, which no reader of caveats knows
+    for index, packet in enumerate(packets):
         place = f"caveat {index + 1}"
         if isinstance(packet, wire.ThirdPartyPacket):
             found.append(_third_party(place, packet))

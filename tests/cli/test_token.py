@@ -255,6 +255,19 @@ def test_a_one_shot_token_is_explained_for_its_call(tmp_path: Path) -> None:
     assert "for one call" in arx("token", "inspect", "-", stdin=text).out
 
 
+@pytest.mark.parametrize("signs", [False, True])
+def test_a_one_shot_token_of_a_bound_task_is_described(tmp_path: Path, signs: bool) -> None:
+    """
+    The proof of its holder is no restriction.
+    """
+    now, key = time.time_ns() // 1_000_000, make_holder_key(tmp_path / "own.key")
+    signer = CallSigner(orders(holder=key.public, aud_key=audience_public(KEY)), "orders", key, signs=signs)
+    text = signer.sign(call_proof.fields_of(AccessRequest("orders.list", {}, now)), now)
+    last = arx("token", "inspect", "-", "--json", stdin=text).json["tokens"][0]["caveats"][-1]
+    assert (last["kind"], len(last["caveat"]["call"])) == ("call", 3)
+    assert last["removes"][0].startswith("every call but the one signed at")
+
+
 def test_a_tool_of_no_token_asks_which_service(held: Path) -> None:
     """
     Where a bundle does not say which token a call would use, the operator must.
