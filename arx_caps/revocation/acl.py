@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Access rules of the store: the least that each role needs, and where a user's rights exceed it.  SPEC 10.
+"""Access rules of the stores: the least that each role needs, and where a user's rights exceed it.  SPEC 10, 17.5.
 
 ``docs/store.md`` lists what an attacker with each role's login can still do.
 """
@@ -27,6 +27,12 @@ END: Final = (
 BEGIN: Final = "fcall|arx1_init fcall|arx1_rotate fcall|arx1_attest del"
 LOAD: Final = "function|load function|list"
 SPEND: Final = "fcall|arx1_spend set"  # in a selector, for nonces alone: SET can overwrite every key that it reaches
+# The ledger is another server: none of the roles below has its rights.
+LEDGER: Final = "ledger"
+KEEP_BUDGETS: Final = (
+    "fcall|arx1_take fcall|arx1_settle fcall|arx1_undo fcall|arx1_top_up fcall|arx1_ledger function|load"
+    " hget hmget hset hdel hlen del zadd zrangebyscore zscan zrem"
+)
 # Parts of a realm's data, by the last member of their keys.
 READ_BY_ALL: Final = ("h", "k", "f", "log", "v", "a", "r")
 
@@ -51,6 +57,10 @@ ROLES: Final = {
 }
 
 
+ROLE_NAMES: Final = (*ROLES, LEDGER)
+LEDGER_COMMANDS: Final = tuple(dict.fromkeys(f"{CONNECT} {KEEP_BUDGETS}".split()))
+
+
 def user_name(role: str, realm: str) -> str:
     """Return the name of a role's user in the store."""
     return f"arx-{role}-{realm}"
@@ -60,21 +70,28 @@ def rules(role: str, realm: str, password: str) -> list[str]:
     """Return the access rules of a role's user.
 
     Args:
-        role: One of ``ROLES``.
+        role: One of ``ROLE_NAMES``.
         realm: The realm.
         password: The password; the rules contain only its SHA-256.
 
     Returns:
         The arguments of ``ACL SETUSER NAME``.
     """
+    digest = hashlib.sha256(password.encode()).hexdigest()
+    if role == LEDGER:
+        rights = [f"+{command}" for command in sorted(LEDGER_COMMANDS)]
+        return ["reset", "on", f"#{digest}", "-@all", *rights, f"~{_budgets(realm)}"]
     what = ROLES[role]
     tag = Keys.of(realm).header[:-1]
     commands = sorted(dict.fromkeys(what.commands.split()))
-    digest = hashlib.sha256(password.encode()).hexdigest()
     keys = [f"~{tag}{part}" for part in what.parts]
     more = [f"({' '.join(_spending(realm))})"] if role == "verifier" else []
     # `reset` and `-@all` first: rights of an earlier version must not stay beside the new ones.
     return ["reset", "on", f"#{digest}", "-@all", *(f"+{command}" for command in commands), *keys, f"&{tag}ch", *more]
+
+
+def _budgets(realm: str) -> str:
+    return f"arx:budget:{{{realm}}}:*"
 
 
 def _spending(realm: str) -> list[str]:
@@ -118,6 +135,19 @@ def too_wide(user: Mapping[str, Any], realm: str, name: str = "") -> list[str]:
     if has_no_password(user):
         excess.append("no password")
     return excess
+
+
+def exceeds_ledger(user: Mapping[str, Any], realm: str) -> bool:
+    """Return whether a user of the ledger has rights that the role ``ledger`` does not need.
+
+    Args:
+        user: The answer of ``ACL GETUSER``.
+        realm: The realm.
+    """
+    words = {*_words(user.get("commands")), *_words(user.get("categories"))}
+    granted = {word[1:].lower() for word in words if word.startswith("+")}
+    keys = set(_words(user.get("keys")))
+    return not granted <= {*LEDGER_COMMANDS} or not keys <= {f"~{_budgets(realm)}"} or has_no_password(user)
 
 
 def is_on(user: Mapping[str, Any]) -> bool:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``arx redis``: prepare your own revocation store, once, as its administrator: users and functions.  SPEC 10."""
+"""``arx redis``: prepare your own stores, once, as their administrator: users and functions.  SPEC 10, 17.5."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ def redis_command() -> None:
 
 
 @redis_command.command("acl")
-@click.option("--role", type=click.Choice(list(acl.ROLES)), required=True, help="role whose permissions the user gets")
+@click.option("--role", type=click.Choice(acl.ROLE_NAMES), required=True, help="role whose permissions the user gets")
 @click.option("--user", help="name of the user [arx-ROLE-REALM]")
 @click.option("--password-file", type=click.Path(), help="file with the user's password, `-` for stdin")
 @click.option("--new-password", type=click.Path(path_type=Path), help="new file for a random password (mode 0600)")
@@ -39,7 +39,8 @@ def acl_command(
     """Print the command that creates a store user with only the permissions of a role; it is not sent.
 
     Send it to the store as its administrator.  --file prints the user's line for the ACL file instead.  Give each
-    verifier its own user.  The name belongs in the store's URL, the password in ARX_STORE_PASSWORD.
+    verifier its own user.  The name belongs in the store's URL, the password in ARX_STORE_PASSWORD.  A user of the role
+    ledger is for the Redis of the budgets: its name belongs in `ledger`, its password in ARX_LEDGER_PASSWORD.
     """
     # Other users of the machine can read a command line, so a password is read from a file or drawn at random.
     if (password_file is None) == (new_password is None):

@@ -22,7 +22,7 @@ MOST_SHOWN: Final = 1000
 _ABSENT: Final = re.compile("unction not found", re.IGNORECASE)
 _INSTANCE: Final = "budgets belong on the instance of the nonces, with an append-only file each second"
 _LOGIN: Final = "ARX_LEDGER_PASSWORD, or the login in `ledger` of the service file"
-_RIGHTS: Final = "docs/budgets.md has the rights that a user of the ledger needs"
+_RIGHTS: Final = "`arx redis acl --role ledger` prints the rights that a user of the ledger needs"
 
 
 class RedisLedger:

@@ -16,6 +16,7 @@ import msgspec
 from arx_caps.audit.merkle import read_signer
 from arx_caps.cli import exit_codes
 from arx_caps.cli.commands.doctor.check import Check
+from arx_caps.cli.commands.doctor.ledger import check_ledger
 from arx_caps.cli.commands.doctor.login import check_login
 from arx_caps.cli.commands.doctor.notifications import check_notifications
 from arx_caps.cli.commands.doctor.oauth import check_oauth
@@ -55,7 +56,7 @@ class _Readiness(msgspec.Struct, frozen=True):
 @common_options
 @pass_console
 def doctor_command(console: Console, place: Place, oauth: str | None) -> None:
-    """Check the realm's folder, store, clocks, mint and witnesses, and print how to repair what is wrong.
+    """Check the realm's folder, store, ledger, clocks, mint and witnesses, and print how to repair what is wrong.
 
     With --oauth no realm is needed, and no credential is sent: run it where the client runs.
 
@@ -94,6 +95,7 @@ def _checks(place: Place) -> Iterator[Check]:
     yield _permissions(realm)
     yield _policy(realm)
     yield from check_store(place.given_store, realm)
+    yield from check_ledger(realm)
     yield from _mint(place.issuer or realm.issuer, realm)
     yield from check_login(realm)
     yield from check_notifications(realm)

@@ -66,14 +66,20 @@ def _kept(store: RevocationStore, realm: Realm, at_ms: int) -> Callable[[StoreEn
         if kind not in ("session", "task") or entry.why != f"{kind} ended":
             return True
         # The mint lets the store delete it when the session or the task itself has expired.
-        row = _row(realm, kind, name)
+        row = row_of(realm, kind, name)
         return row is not None and int(row["expires_at"]) > at_ms
 
     return kept
 
 
-def _row(realm: Realm, kind: str, name: str) -> Mapping[str, Any] | None:
-    """Return the mint's row of a session or a task, or None."""
+def row_of(realm: Realm, kind: str, name: str) -> Mapping[str, Any] | None:
+    """Return the mint's row of a session or a task, or None.
+
+    Args:
+        realm: The realm.
+        kind: ``session`` or ``task``.
+        name: Its id.
+    """
     from arx_caps.mint.db.mint_database import MintDatabase
 
     if realm.database is None and not realm.database_path.exists():

@@ -1,0 +1,238 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The checks of the ledger, the Redis that keeps the realm's budgets.  SPEC 17.5.
+
+They read as the user of its URL, and change nothing: they call no function of the ledger, whose first call after a
+restart notes it.
+"""
+
+import os
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+import redis
+
+from arx_caps.cli.commands.doctor.check import Check
+from arx_caps.cli.commands.doctor.history import row_of
+from arx_caps.cli.place import store_url
+from arx_caps.durations import show_time
+from arx_caps.realm import Realm
+from arx_caps.revocation import acl
+from arx_verifier.errors import ArxError, SettingsError
+from arx_verifier.ledger.pools import PERIOD_MS
+from arx_verifier.revocation import open_client, refused_login, without_login
+from arx_verifier.service import read_service_file
+
+TIMEOUT_S: Final = 3.0
+MAX_CLOCK_MS: Final = 5_000
+NEWEST: Final = 1_000  # pools that are looked at, those that were drawn on last
+ROLE: Final = (
+    "make its user with `arx redis acl --role ledger`, name it in `ledger`, its password in ARX_LEDGER_PASSWORD"
+)
+TOP_UP: Final = (
+    "start new tasks, or top up with `arx budget top-up`; a pool per hour or day is full with its next period"
+)
+# Commands that cannot change anything: the server checks the user's rights before it finds the arguments wrong.
+PROBES: Final[Mapping[str, tuple[str, ...]]] = {
+    "hset": ("a", "1", "b"),
+    "zadd": ("no number", "a"),
+    "hget": ("a",),
+    "hmget": ("a",),
+    "hlen": (),
+    "hdel": ("a",),
+    "del": (),
+    "zrem": ("a",),
+    "zrangebyscore": ("0", "0"),
+    "zscan": ("0",),
+}
+FUNCTIONS: Final = ("arx1_take", "arx1_settle", "arx1_undo", "arx1_top_up", "arx1_ledger")
+
+
+def check_ledger(realm: Realm) -> Iterator[Check]:
+    """Check a realm's ledger; nothing, where the realm has none and its policy opens no budgets.
+
+    Args:
+        realm: The realm.
+    """
+    if realm.ledger is None:
+        if _opens_budgets(realm):
+            found = "the policy opens budgets, and no ledger keeps them: their calls are refused (budget_unsupported)"
+            yield Check(
+                "ledger", False, found, "set `ledger` in realm.toml (docs/budgets.md), and refresh each service"
+            )
+        return
+    yield from _services(realm)
+    password = os.environ.get("ARX_LEDGER_PASSWORD")
+    try:
+        client: Any = open_client(
+            realm.ledger, "ledger", password=password, timeout_s=TIMEOUT_S, ca=realm.ca, decode_responses=True
+        )
+    except SettingsError as error:
+        yield Check("ledger", False, str(error), "correct `ledger` in realm.toml")
+        return
+    with client:
+        try:
+            info = client.info()
+            at = client.time()
+        except (redis.RedisError, OSError) as error:
+            why = refused_login(error, "ARX_LEDGER_PASSWORD", "") or f"did not answer ({type(error).__name__})"
+            mend = ROLE if refused_login(error, "") else "start it, or correct `ledger` in realm.toml"
+            found = f"the ledger {why.rstrip(': ')}: every call with a budget is refused"
+            yield Check("ledger", False, found, mend)
+            return
+        yield _reachable(realm, info)
+        yield _rights(client, realm)
+        yield _eviction(info)
+        yield _persistence(client, info)
+        yield _primary(info)
+        try:
+            yield _history(client, realm, info, at[0] * 1000 + at[1] // 1000)
+        except (redis.RedisError, OSError) as error:
+            yield Check("ledger history", None, f"it could not be read ({type(error).__name__})", ROLE)
+
+
+def _opens_budgets(realm: Realm) -> bool:
+    from arx_caps.mint.policy.model import Policy
+
+    try:
+        return any(template.budget for template in Policy.load(realm.policy_path).templates.values())
+    except ArxError:
+        return False  # another check reports it
+
+
+def _services(realm: Realm) -> Iterator[Check]:
+    """Compare the service files of this folder with the realm: with two ledgers a task uses its budget at each."""
+    assert realm.ledger is not None
+    found, wanted = [], without_login(realm.ledger)
+    for path in sorted(realm.services_dir.glob("*.json")) if realm.services_dir.is_dir() else ():
+        try:
+            named = read_service_file(path).ledger
+        except ArxError:
+            continue  # no service file, or one that its service reports
+        if named is None:
+            found.append(f"{path.name} has none, so it refuses each token with a budget")
+        elif without_login(named) != wanted:
+            found.append(f"{path.name} has {without_login(named)}, so a task could use its budget at each")
+    if found:
+        mend = "run `arx service refresh` for each, and restart it"
+        yield Check("ledger services", False, f"not the ledger of realm.toml: {'; '.join(found[:5])}", mend)
+
+
+def _reachable(realm: Realm, info: Mapping[str, Any]) -> Check:
+    try:
+        with redis.Redis.from_url(store_url(realm), socket_timeout=TIMEOUT_S) as store:
+            same = store.info("server").get("run_id") == info.get("run_id")
+    except (redis.RedisError, OSError, ValueError, ArxError):
+        same = without_login(store_url(realm)) == without_login(realm.ledger or "")
+    if same:
+        found = "it is the revocation store, whose disk every write waits for"
+        return Check("ledger", False, found, "set `ledger` in realm.toml to another instance, such as that of `nonces`")
+    return Check("ledger", True, "answers")
+
+
+def _rights(client: Any, realm: Realm) -> Check:
+    """Check that the user has the rights of the role, and no others."""
+    key, missing = f"arx:budget:{{{realm.name}}}:doctor", []
+    for command, rest in PROBES.items():
+        if not _permitted(client, command, key, *rest):
+            missing.append(command)
+    missing += [name for name in FUNCTIONS if not _permitted(client, "fcall", name, "0")]
+    if not _permitted(client, "function", "load", "no library"):
+        missing.append("function|load")
+    if missing:
+        found = f"the ledger does not permit its user {', '.join(missing)}: calls with a budget are refused"
+        return Check("ledger rights", False, found, ROLE)
+    try:
+        user = client.acl_getuser(client.acl_whoami())
+    except redis.RedisError:
+        return Check("ledger rights", True, "its user has those of the role, and may not ask for more")
+    wide = acl.exceeds_ledger(user, realm.name)
+    found = "its user may do more than the role ledger needs" if wide else "its user has those of the role"
+    return Check("ledger rights", not wide, found, ROLE if wide else "")
+
+
+def _permitted(client: Any, *words: str) -> bool:
+    try:
+        client.execute_command(*words)
+    except redis.exceptions.NoPermissionError:
+        return False
+    except redis.exceptions.ResponseError:
+        return True  # the server has found the arguments wrong
+    return True
+
+
+def _eviction(info: Mapping[str, Any]) -> Check:
+    policy = info.get("maxmemory_policy")
+    mend = "" if policy == "noeviction" else "run CONFIG SET maxmemory-policy noeviction, and set it in its file"
+    found = "noeviction" if not mend else f"{policy}: it may evict pools, so every call with a budget is refused"
+    return Check("ledger eviction", not mend, found, mend)
+
+
+def _persistence(client: Any, info: Mapping[str, Any]) -> Check:
+    name = "ledger persistence"
+    if str(info.get("aof_enabled")) != "1":
+        found = "no append-only file: a restart exhausts all open pools, and forgets top-ups"
+        return Check(name, False, found, "run CONFIG SET appendonly yes and CONFIG SET appendfsync everysec; set both")
+    if info.get("aof_last_write_status", "ok") != "ok":
+        return Check(name, False, "its last write to the append-only file failed", "see its log, and free disk space")
+    try:
+        policy = client.config_get("appendfsync").get("appendfsync")
+    except redis.RedisError:
+        return Check(name, True, "an append-only file; this user may not ask whether it is written each second")
+    if policy == "everysec":
+        return Check(name, True, "an append-only file that is written each second")
+    found = "each call waits for the disk" if policy == "always" else "a crash can lose many seconds of draws"
+    return Check(name, False, f"appendfsync is {policy}: {found}", "run CONFIG SET appendfsync everysec, and set it")
+
+
+def _primary(info: Mapping[str, Any]) -> Check:
+    name, replicas = "ledger replication", int(info.get("connected_slaves", 0))
+    if info.get("role") != "master":
+        found = "`ledger` names a replica, which takes no draws"
+        return Check(name, False, found, "name the primary, or Sentinels: redis+sentinel://")
+    # A server reports its good replicas only where it refuses writes without them.
+    if replicas and "min_slaves_good_slaves" not in info:
+        found = "an old primary that is cut off could give out what the new one gives out too"
+        return Check(name, False, found, "set min-replicas-to-write 1 and min-replicas-max-lag 10 on each server")
+    return Check(name, True, f"{replicas} replicas" if replicas else "one server without replicas")
+
+
+def _history(client: Any, realm: Realm, info: Mapping[str, Any], at: int) -> Check:
+    """Find pools that a restart or a failover has exhausted, and a clock that was set back.  SPEC 17.5."""
+    name, begin = "ledger history", f"arx:budget:{{{realm.name}}}:"
+    run, since, seen = client.hmget(f"{begin}h", "run", "since", "seen")
+    away = abs(at - time.time_ns() // 1_000_000)
+    if away > MAX_CLOCK_MS or (seen is not None and int(seen) > at + MAX_CLOCK_MS):
+        found = (
+            "its clock was set back: its time stands still" if away <= MAX_CLOCK_MS else f"its clock is {away} ms away"
+        )
+        return Check(name, False, found, "set the clocks of ledger, mint and this machine by NTP")
+    if since is None:
+        return Check(name, True, "no call has used it yet")
+    if str(run).partition(":")[0] != info.get("run_id"):
+        found = (
+            "the server was restarted or replaced since the last call: the next one exhausts all pools that are open"
+        )
+        return Check(name, False, found, TOP_UP)
+    lost = list(_lost(client, realm, begin, int(since), at))
+    if lost:
+        found = (
+            f"a restart or failover at {show_time(int(since))} exhausted {len(lost)} open pools: {', '.join(lost[:3])}"
+        )
+        return Check(name, False, found, TOP_UP)
+    return Check(name, True, f"it began {show_time(int(since))}, and no open pool is exhausted by that")
+
+
+def _lost(client: Any, realm: Realm, begin: str, since: int, now: int) -> Iterator[str]:
+    for pool, _ in sorted(client.zscan_iter(f"{begin}pools"), key=lambda found: -found[1])[:NEWEST]:
+        opened, reopened = client.hmget(f"{begin}p:{pool}", "b", "o")
+        length = PERIOD_MS[pool.rpartition("/")[2]]
+        if (
+            opened is None
+            or max(int(opened), now // length * length if length else 0) > since
+            or int(reopened) == since
+        ):
+            continue
+        row = row_of(realm, "task", pool.partition("/")[0])
+        if row is None or int(row["expires_at"]) > now:
+            yield pool
