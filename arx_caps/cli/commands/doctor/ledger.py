@@ -19,7 +19,7 @@ from arx_caps.durations import show_time
 from arx_caps.realm import Realm
 from arx_caps.revocation import acl
 from arx_verifier.errors import ArxError, SettingsError
-from arx_verifier.ledger.pools import PERIOD_MS
+from arx_verifier.ledger import PERIOD_MS
 from arx_verifier.revocation import open_client, refused_login, without_login
 from arx_verifier.service import read_service_file
 
