@@ -18,6 +18,7 @@ from arx_verifier.journal.writer import Journal
 from arx_verifier.service import open_verifier
 from arx_verifier.token.targets import subject_target
 from tests.audit.batches import START_MS, decision, facts
+from tests.cli.helpers import arx
 from tests.cli.live import Live, live_realm
 from tests.cli.test_service_keys import joined
 from tests.servers import child, free_ports, until
@@ -56,9 +57,9 @@ def decide(file: Path, told: list[Decision]) -> None:
 
 
 def text(up: Live, *words: str) -> str:
-    command = [sys.executable, "-m", "arx_caps.cli", *words, "--realm-dir", str(up.folder)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, env={"PATH": "/usr/bin"})
-    return done.stdout + done.stderr
+    done = arx(*words, "--realm-dir", up.folder)
+    assert done.exit_code == 0, done.err
+    return done.out + done.err
 
 
 @pytest.mark.slow

@@ -6,8 +6,6 @@ import contextlib
 import json
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -243,9 +241,8 @@ def test_a_client_that_ignores_the_metadata_of_resources_finds_the_mint(world: O
 
 def checked(world: OAuthWorld, url: str) -> tuple[int, dict[str, Any]]:
     """Run ``arx doctor --oauth`` and return its exit code and, by name, its checks."""
-    command = [sys.executable, "-m", "arx_caps.cli", "doctor", "--oauth", url, "--json"]
-    done = subprocess.run(command, cwd=world.folder, env=world.environment, capture_output=True, check=False)
-    return done.returncode, {check["name"]: check for check in json.loads(done.stdout)["checks"]}
+    done = world.run("doctor", "--oauth", url, "--json")
+    return done.exit_code, {check["name"]: check for check in done.json["checks"]}
 
 
 def test_the_doctor_follows_a_url_as_a_client_does(world: OAuthWorld) -> None:
@@ -299,11 +296,9 @@ def test_without_a_mint_known_access_tokens_go_on_and_a_kill_ends_them(world: OA
         assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
         assert httpx.get(url, headers=known).status_code == 200
         task = json.loads(payload_of(known["authorization"]))["tid"]
-        words = ["kill", "task", task, "--reason", "a test", "--yes", "--direct"]
-        command = [sys.executable, "-m", "arx_caps.cli", *words]
         # The dead mint cannot confirm it; on a loaded machine its lease has ended, and no one waits for it.
-        done = subprocess.run(command, cwd=world.folder, env=world.environment, capture_output=True, check=False)
-        assert done.returncode in (exit_codes.OK, exit_codes.INCOMPLETE), done.stderr
+        done = world.run("kill", "task", task, "--reason", "a test", "--yes", "--direct")
+        assert done.exit_code in (exit_codes.OK, exit_codes.INCOMPLETE), done.err
         until(lambda: httpx.get(url, headers=known).status_code == 401)
         assert httpx.get(url, headers=known).json()["code"] == "revoked"
     until(lambda: httpx.get(url, headers=new).status_code == 200)
