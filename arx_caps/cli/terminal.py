@@ -180,8 +180,8 @@ def columns() -> int:
 def shorten_cells(heads: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> list[list[str]]:
     """Return the cells of a table as a terminal has room for them.
 
-    In a table that is too wide, times are shorter, ids are shortened in the middle, and words may go on below.  The
-    last columns of one that is still too wide are left out.
+    In a table that is too wide, times are shorter, ids are shortened in the middle, those of the first column last, and
+    words may go on below.  The last columns of one that is still too wide are left out.
 
     Args:
         heads: The heads of the columns.
@@ -198,8 +198,13 @@ def shorten_cells(heads: Sequence[str], rows: Sequence[Sequence[str]], width: in
         least.pop()
     cells = [row[: len(least)] for row in cells]
     most = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    while _width_of(_widths(heads, cells, most, 2 * WORDS)) > width and max(most) > SHORT:
-        most[most.index(max(most))] -= 1
+    # The first column is what a reader copies into the next command: before it is shortened, words take more lines.
+    for places, words in ((range(1, len(most)), 2 * WORDS), (range(1), WORDS)):
+        while _width_of(_widths(heads, cells, most, words)) > width:
+            longest = max(places, key=most.__getitem__, default=0)
+            if most[longest] <= SHORT:
+                break
+            most[longest] -= 1
     return [
         [shorten_middle(cell, most[place]) if _is_id(cell) else cell for place, cell in enumerate(row)] for row in cells
     ]

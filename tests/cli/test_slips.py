@@ -5,8 +5,10 @@ import json
 import os
 import pty
 import re
+import signal
 import socket
 import sys
+import termios
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, get_args
@@ -22,6 +24,7 @@ from tests.cli.live import AGENT, Live, live_realm
 from tests.cli.test_terminal import read_all
 from tests.servers import child, free_ports
 
+CLEAR = b"\x1b[H\x1b[J"
 pytestmark = pytest.mark.servers
 Typed = Callable[..., Ran]
 
@@ -333,3 +336,27 @@ def test_top_shows_the_realm(up: Live, typed: Typed) -> None:
     assert "grants" in shown
     assert "REFUSED BECAUSE" in shown
     assert SESSION in shown
+
+
+def test_top_fits_the_terminal(up: Live, typed: Typed) -> None:
+    """On a terminal of 16 lines, tables have fewer rows, and the first line stays: whether the mint grants."""
+    for _ in range(5):
+        typed("kill", "session", SESSION, "--reason", "a test", "--yes")
+    terminal, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (16, 80))
+    environment = {**os.environ, "ARX_HOME": str(up.folder), "NO_COLOR": "1"}
+    for name in ("COLUMNS", "LINES"):
+        environment.pop(name, None)
+    command = [sys.executable, "-m", "arx_caps.cli", "top", "--every", "500ms"]
+    with child(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment) as process:
+        os.close(theirs)
+        shown = b""
+        while shown.count(CLEAR) < 2:  # the first screen is whole
+            shown += os.read(terminal, 65536)
+        process.send_signal(signal.SIGINT)
+        read_all(terminal)
+        assert process.wait(60) == 0
+    screen = shown.split(CLEAR)[1].decode().splitlines()
+    assert "grants" in screen[0]
+    assert any(line.startswith("AGENT") for line in screen)
+    assert len(screen) <= 16

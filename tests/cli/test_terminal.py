@@ -187,8 +187,8 @@ def test_progress_for_a_script_is_on_stderr_alone(capsys: pytest.CaptureFixture[
 
 def test_a_table_gives_way_only_as_far_as_it_must() -> None:
     """
-    The longest ids go first and in their middle; a time loses its date of today; what is left too wide loses its last
-    columns. A table that fits is as it was.
+    The longest ids go first and in their middle, those of the first column last; a time loses its date of today; what
+    is left too wide loses its last columns. A table that fits is as it was.
     """
     heads = ("SESSION", "AGENT", "STATE", "WHY")
     row = ["s-abcdefghijklmnop", "acme/support/triage/with/a/long/path/to/it", "open", "told to do so"]
@@ -203,5 +203,7 @@ def test_a_table_gives_way_only_as_far_as_it_must() -> None:
     assert (past, today) == ("01-02 03:04Z", times[1][0][11:])
     assert shorten_cells(("TIME",), times, 80) == times
     (least,) = shorten_cells(heads, [row], 30)
-    assert [len(cell) for cell in least] == [14, 14]
+    assert [len(cell) for cell in least] == [17, 11]
+    (copied,) = shorten_cells(heads, [row], 48)
+    assert copied[0] == row[0]
     assert shorten_cells(heads, [], 10) == []

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """``arx top``: sessions, rates, refusals and kills, live on a terminal."""
 
+import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -18,7 +19,7 @@ from arx_caps.durations import parse_duration, show_span, show_time
 from arx_caps.revocation import count_states
 
 MINUTE_MS: Final = 60_000
-ROWS: Final = 5  # of each table: all of it fits a terminal of 24 lines
+ROWS: Final = 5  # of each table, at most
 MIN_EVERY_S: Final = 0.5
 NAME: Final = 40
 _REFUSED: Final = ("deny", "end", "counted")
@@ -57,15 +58,22 @@ def top_command(console: Console, place: Place, since: str, every: str, once: bo
 
 
 def _draw(text: str) -> None:
-    sys.stdout.write(f"{_CLEAR}{text}\n")
+    sys.stdout.write(f"{_CLEAR}{text}")
     sys.stdout.flush()
 
 
 def _screen(mint: Caller, span_ms: int) -> str:
     try:
-        return _shown(_look(mint, span_ms))
+        found = _look(mint, span_ms)
     except Stop as error:  # it may be back at the next look
         return f"{time.strftime('%H:%M:%S')}  {error}"
+    columns, lines = shutil.get_terminal_size()
+    for rows in range(ROWS, 0, -1):
+        text = _shown(found, rows)
+        # Of a screen that is too long, the terminal would drop the first line: whether the mint grants.
+        if sum(max(1, -(-len(click.unstyle(line)) // columns)) for line in text.splitlines()) <= lines:
+            break
+    return text
 
 
 def _look(mint: Caller, span_ms: int) -> dict[str, Any]:
@@ -91,7 +99,7 @@ def _refusals(mint: Caller, since: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [row for row in rows if _refused(row)]
 
 
-def _shown(found: Mapping[str, Any]) -> str:
+def _shown(found: Mapping[str, Any], rows: int = ROWS) -> str:
     status, total = found["status"], found["total"]
     complete = found["at"] // MINUTE_MS * MINUTE_MS - MINUTE_MS
     minute = next((point for point in found["minute"] if point["at"] == complete), None)
@@ -107,8 +115,8 @@ def _shown(found: Mapping[str, Any]) -> str:
         (f"last {span}", f"{total['allow']:,} allowed, {_refused(total):,} refused"),
         ("audit log", status["log"]["halted"] or status["log"]["failing"] or f"{status['log']['size']:,} records"),
     ]
-    parts = [pairs(head), _agents(found["agents"]), _reasons(found["reasons"])]
-    return "\n\n".join([*parts, _kills(found["kills"])])
+    parts = [pairs(head), _agents(found["agents"][:rows]), _reasons(found["reasons"][:rows])]
+    return "\n\n".join([*parts, _kills(found["kills"][:rows])])
 
 
 def _fleet(verifiers: Sequence[Mapping[str, Any]]) -> str:
