@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final, Self, TextIO
@@ -27,6 +28,7 @@ RATE_S: Final = 1.0  # from when on a rate is shown
 EVERY_S: Final = 5.0  # between two lines of progress with ``--json``
 SHORT: Final = 11  # characters of an id that is never shortened
 WORDS: Final = 8  # characters of words in a line, at least
+PADDED: Final = 24  # width of the widest column that is padded in a stream of records
 _TIME: Final = re.compile(r"(?P<date>\d{4}-\d\d-\d\d) (?P<clock>\d\d:\d\d:\d\dZ)")
 _BRANCH: Final = re.compile("[ │]*[├└]─ ")
 
@@ -147,6 +149,33 @@ def widths_of(rows: Iterable[Sequence[str]]) -> list[int]:
 def align(cells: Sequence[str], widths: Sequence[int]) -> str:
     """Return one line of a table; the last cell is not padded."""
     return "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip()
+
+
+def record_line(cells: Sequence[str], widths: Sequence[int]) -> str:
+    """Return one line of a stream of records; on a terminal, a longer one continues below, indented.
+
+    Args:
+        cells: The cells, a time first.
+        widths: The widths of the columns, of records that are known; a column of long texts is not padded.
+    """
+    if not on_terminal() or _is_wide():
+        return align(cells, widths)
+    time_of_it, *others = cells
+    shown = [_short_time(time_of_it, time.strftime("%Y-%m-%d", time.gmtime()))]
+    shown += [cell.ljust(width if width <= PADDED else 0) for cell, width in zip(others, widths[1:], strict=True)]
+    while shown[-1].rstrip() in ("", "-"):
+        shown.pop()
+    text = "\n".join(textwrap.wrap("  ".join(shown), columns(), subsequent_indent="    ", break_on_hyphens=False))
+    return click.style(shown[0], bold=True) + text.removeprefix(shown[0])
+
+
+def record_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return records as a table; on a terminal that is too narrow, each as ``record_line`` does."""
+    shown = [list(map(plain, row)) for row in rows]
+    widths = widths_of([heads, *shown])
+    if on_terminal() and not _is_wide() and _width_of(widths) > columns():
+        return "\n".join(record_line(row, widths) for row in shown)
+    return table(heads, rows)
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:

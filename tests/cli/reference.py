@@ -23,7 +23,7 @@ Data goes to stdout, everything else to stderr.
 `arx ship`) write one per line.
 On a terminal, tables and trees have colours and fit its width; a pipe and `--quiet` get plain text.
 In a table that is too wide for the terminal, ids are shortened in the middle, and the last columns
-may be left out, which it says; `--wide` and a pipe show all.
+may be left out, which it says; a record goes on below instead. `--wide` and a pipe show all.
 With `--json` an error is an object as well, `arx/error/1`.
 Long work then writes its progress to stderr every 5 s, `arx/progress/1`; `--quiet` leaves it out.
 A message is one line; the line `hint: …` after it has the next step.

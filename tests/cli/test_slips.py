@@ -323,6 +323,13 @@ def test_names_of_the_realm_are_completed(up: Live, tmp_path: Path) -> None:
     assert (ran.out.strip(), ran.err) == ("", "")
 
 
+def test_an_agent_that_is_nearly_right(typed: Typed) -> None:
+    """The enrolled one is named."""
+    ran = typed("agent", "show", f"{AGENT}x")
+    assert ran.exit_code == exit_codes.DENIED
+    assert f"did you mean {AGENT}?" in ran.err
+
+
 @pytest.mark.slow
 def test_top_shows_the_realm(up: Live, typed: Typed) -> None:
     """

@@ -10,9 +10,10 @@ import sys
 import time
 from pathlib import Path
 
+import click
 import pytest
 
-from arx_caps.cli.terminal import Console, Progress, shorten_cells
+from arx_caps.cli.terminal import Console, Progress, record_table, shorten_cells
 from arx_caps.durations import show_time
 from arx_verifier.errors import Failure
 from arx_verifier.journal.decision import Decision
@@ -71,11 +72,11 @@ def decisions(journal: Path, *words: str, on_terminal: bool, **more: str) -> tup
 @pytest.mark.parametrize("words", [(), ("--session", SESSION)], ids=["table", "tree"])
 def test_a_terminal_gets_colours_and_lines_that_fit_it(journal: Path, words: tuple[str, ...]) -> None:
     """
-    No line is wider than the terminal; a table shortens ids in the middle for that, and a tree goes on below. A wide
-    terminal's lines are those that a pipe gets, and so are those with ``--wide``.
+    No line is wider than the terminal: a record and a tree go on below. A wide terminal's lines are those that a pipe
+    gets, and so are those with ``--wide``.
     """
     shown, rich = decisions(journal, *words, on_terminal=True)
-    assert rich
+    assert rich == bool(words)  # lines of records need none of it
     assert COLOUR.search(shown)
     assert max(len(line) for line in COLOUR.sub(b"", shown).decode().splitlines()) <= 80
     wide, _ = decisions(journal, *words, on_terminal=True, COLUMNS="500")
@@ -84,7 +85,7 @@ def test_a_terminal_gets_colours_and_lines_that_fit_it(journal: Path, words: tup
         assert re.sub(rb"\s", b"", COLOUR.sub(b"", shown)) == re.sub(rb"\s", b"", piped)
     else:
         assert re.sub(rb"\s", b"", COLOUR.sub(b"", shown)).count(b"amount") == 1
-    assert ("…".encode() in shown) is (not words)
+    assert "…".encode() not in shown
     if not words:
         assert decisions(journal, "--wide", on_terminal=True)[0] == piped
     lines = [line.rstrip() for line in COLOUR.sub(b"", wide).splitlines()]
@@ -183,6 +184,23 @@ def test_progress_for_a_script_is_on_stderr_alone(capsys: pytest.CaptureFixture[
         progress._shown_at -= 10
         progress.show(1, 2)
     assert capsys.readouterr().err == ""
+
+
+def test_records_go_on_below(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a narrow terminal a record has all its cells, and no line is longer than the terminal; a pipe gets a table."""
+    heads = ("TIME", "OUTCOME", "AGENT", "WHY")
+    rows = [
+        (show_time(time.time_ns() // 1_000_000), "allow", "acme/a", "-"),
+        ("2020-01-02 03:04:05Z", "deny", " -> ".join(["acme/research/market"] * 5), "the tool must be search.web"),
+    ]
+    assert len(record_table(heads, rows).splitlines()) == 3
+    monkeypatch.setattr("arx_caps.cli.terminal.on_terminal", lambda: True)
+    monkeypatch.setattr("arx_caps.cli.terminal.columns", lambda: 60)
+    first, *second = click.unstyle(record_table(heads, rows)).splitlines()
+    assert first.split() == [rows[0][0][11:], "allow", "acme/a"]
+    assert max(map(len, second)) <= 60
+    assert all(line.startswith("    ") for line in second[1:])
+    assert " ".join("\n".join(second).split()) == f"01-02 03:04Z deny {rows[1][2]} {rows[1][3]}"
 
 
 def test_a_table_gives_way_only_as_far_as_it_must() -> None:

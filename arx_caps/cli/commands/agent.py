@@ -3,6 +3,7 @@
 
 import contextlib
 from collections.abc import Callable
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,7 +12,7 @@ import click
 from arx_caps.cli.display import facts_of
 from arx_caps.cli.exit_codes import Stop
 from arx_caps.cli.mint_session import Unreachable
-from arx_caps.cli.name_completion import complete_names
+from arx_caps.cli.name_completion import complete_names, find_names
 from arx_caps.cli.options import KidCommand, Verbs, common_options, pass_console, yes_option
 from arx_caps.cli.place import Place, operator_options
 from arx_caps.cli.secure_files import read_object
@@ -144,7 +145,14 @@ def list_agents(console: Console, place: Place, under: str | None, state: str | 
 def show(console: Console, path: str, place: Place) -> None:
     """Show an agent, its description and its keys."""
     _checked(path)
-    answer = place.mint().call("GET", f"/v1/agents/{path}")
+    try:
+        answer = place.mint().call("GET", f"/v1/agents/{path}")
+    except Stop as error:
+        if error.code == "not_found":
+            names = [name for name, _ in find_names(click.get_current_context(), "agent", path)]
+            near = get_close_matches(path, names, 1)
+            error.hint = f"did you mean {near[0]}?" if near else error.hint
+        raise
     agent = answer.get("agent", answer)
     console.data("agent", {"agent": agent}, lambda: pairs(facts_of(agent)))
 

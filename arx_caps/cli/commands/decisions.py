@@ -15,7 +15,7 @@ from arx_caps.cli.display import HEADS, row_of
 from arx_caps.cli.exit_codes import Stop
 from arx_caps.cli.options import common_options, pass_console
 from arx_caps.cli.place import realm_dir_option
-from arx_caps.cli.terminal import Console, align, json_line, table, tree, widths_of
+from arx_caps.cli.terminal import Console, json_line, record_line, record_table, tree, widths_of
 from arx_caps.trail import trail
 from arx_verifier.errors import REASONS
 from arx_verifier.journal import COUNTED, DROPPED, GAP, LOST, OK, Damage, Decision, read_journal
@@ -188,12 +188,12 @@ def _write_line(console: Console, decision: Decision, widths: Sequence[int], jso
     if jsonl:
         console.raw(json_line("decision", decision.to_dict()))
     else:
-        console.raw(align(row_of(decision.to_dict()), widths))
+        console.raw(record_line(row_of(decision.to_dict()), widths))
 
 
 def _table(console: Console, found: deque[Decision], elsewhere: str | None) -> None:
     shown = [decision.to_dict() for decision in found]
-    console.data("decisions", {"decisions": shown}, lambda: table(HEADS, [row_of(each) for each in shown]))
+    console.data("decisions", {"decisions": shown}, lambda: record_table(HEADS, [row_of(each) for each in shown]))
     if not found:
         console.say("no decision in these journals matches")
         if elsewhere is not None:

@@ -13,7 +13,7 @@ from arx_caps.cli.options import Verbs, common_options, pass_console
 from arx_caps.cli.parse import Duration
 from arx_caps.cli.place import database_option, realm_dir_option, store_url_option
 from arx_caps.cli.secure_files import passphrase_option, read_passphrase
-from arx_caps.cli.terminal import Console, json_line, plain, table
+from arx_caps.cli.terminal import Console, json_line, plain, record_table
 from arx_caps.durations import parse_duration, show_time
 from arx_caps.realm import Realm
 
@@ -96,9 +96,9 @@ def events_command(
         for event in found:
             console.raw(json_line("event", event.to_dict()))
         return
-    rows = [(show_time(event.at_ms), event.kind, event.by, _told(event.facts)) for event in found]
+    rows = [(show_time(event.at_ms), event.kind, event.by, _text_of(event.facts)) for event in found]
     value = {"events": [event.to_dict() for event in found]}
-    console.data("events", value, lambda: table(("TIME", "EVENT", "BY", "FACTS"), rows))
+    console.data("events", value, lambda: record_table(("TIME", "EVENT", "BY", "FACTS"), rows))
     if not found:
         console.say("no event matches")
 
@@ -139,7 +139,7 @@ def openapi_command(console: Console, realm_dir: Path) -> None:
     console.raw(msgspec.json.format(msgspec.json.encode(describe_api(issuer))).decode())
 
 
-def _told(facts: dict[str, Any]) -> str:
+def _text_of(facts: dict[str, Any]) -> str:
     """Return an event's facts on one line."""
     known = {name: value for name, value in facts.items() if value not in (None, {}, [])}
     return plain(" ".join(f"{name}={_one(name, value)}" for name, value in known.items()))

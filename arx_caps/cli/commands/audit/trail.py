@@ -18,7 +18,7 @@ from arx_caps.cli.exit_codes import Stop
 from arx_caps.cli.mint_session import Caller, now_ms
 from arx_caps.cli.options import common_options, pass_console
 from arx_caps.cli.place import Place, operator_options
-from arx_caps.cli.terminal import Console, align, json_line, table, tree, widths_of
+from arx_caps.cli.terminal import Console, json_line, record_line, record_table, table, tree, widths_of
 from arx_caps.durations import show_span, show_time
 
 RUNS = "/v1/audit/runs"
@@ -53,7 +53,9 @@ def trail_command(console: Console, place: Place, asking: Asking, limit: int, fl
         for record in found:
             console.raw(json_line("record", record))
     else:
-        console.data("records", {"records": found, "total": total}, lambda: table(HEADS, list(map(row_of, found))))
+        console.data(
+            "records", {"records": found, "total": total}, lambda: record_table(HEADS, list(map(row_of, found)))
+        )
     console.say(_said(len(found), total))
 
 
@@ -176,7 +178,7 @@ def _write(console: Console, found: Sequence[dict[str, Any]], widths: Sequence[i
         if lines:
             console.raw(json_line("record", record))
         else:
-            console.raw(align(row_of(record), widths))
+            console.raw(record_line(row_of(record), widths))
     sys.stdout.flush()
 
 
