@@ -7,6 +7,7 @@ Times are shown relative to now, with the exact time in UTC as the title; long i
 import json
 import time
 from typing import Any, Final
+from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
@@ -14,7 +15,15 @@ from markupsafe import Markup, escape
 from arx_caps.durations import format_duration, show_time
 
 MAX_ID_CHARS: Final = 24
+MAX_TARGET_CHARS: Final = 72
 DASH: Final = "\u2013"  # in place of a value that is not known
+_TARGET_PAGES: Final = {
+    "session": "sessions/",
+    "agent": "agents?under=",  # the agent and those below it, as the target means
+    "task": "search?task=",
+    "link": "search?link=",
+    "subject": "search?person=subject:",
+}
 _SECOND, _MINUTE, _HOUR, _DAY = 1000, 60_000, 3_600_000, 86_400_000
 # How a state looks; the word itself is always shown as well.
 _TONES: Final = {
@@ -68,6 +77,14 @@ def short_id(text: str, longest: int = MAX_ID_CHARS) -> Markup:
     if len(text) <= longest:
         return Markup('<code class="id">{}</code>').format(text)
     return Markup('<code class="id" title="{}">{}</code>').format(text, shorten(text, longest))
+
+
+def target_link(target: str, longest: int = MAX_TARGET_CHARS) -> Markup:
+    """Return a revocation target, with a link to the page that shows what it names, if there is one."""
+    kind, _, name = target.partition(":")
+    page = _TARGET_PAGES.get(kind)
+    shown = short_id(target, longest)
+    return shown if page is None else Markup('<a href="/console/{}{}">{}</a>').format(page, quote(name, safe=""), shown)
 
 
 def shorten(text: str, longest: int) -> str:
@@ -150,6 +167,7 @@ _ENVIRONMENT.filters |= {
     "number": number,
     "share": share,
     "span": span,
+    "target": target_link,
     "duration": format_duration,
     "moment": show_time,
 }

@@ -15,9 +15,9 @@ from markupsafe import Markup
 from arx_caps.console.render import shorten
 
 MAX_BOXES: Final = 150
-WIDTH, HEIGHT = 164, 44  # of a box, px
-COLUMN, ROW = 272, 56  # from box to box, px: the room between two columns has what an edge removed
-FIRST_COLUMN: Final = 196  # from an agent to its tasks: nothing is removed there
+WIDTH, HEIGHT = 170, 44  # of a box, px
+COLUMN, ROW = 274, 56  # from box to box, px: the room between two columns has what an edge removed
+FIRST_COLUMN: Final = 194  # from an agent to its tasks: nothing is removed there
 _PAD: Final = 8
 _LABEL_CHARS: Final = 16  # of a line on an edge
 _PAIR_CHARS: Final = 10  # of two words that share the first one

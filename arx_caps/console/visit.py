@@ -380,9 +380,19 @@ def show_error(visit: Visit, error: ArxError) -> Response:
 async def answer_unknown(request: Request, error: Exception) -> Response:
     """Answer a request for a page that does not exist, or with a wrong method."""
     assert isinstance(error, HTTPException)
-    code = "not_found" if error.status_code == http.HTTPStatus.NOT_FOUND else "method_not_allowed"
-    text = "there is no such page" if code == "not_found" else "this page is not asked that way"
-    return await run_in_threadpool(show_error, Visit(request, {}, {}, None, b""), GrantError(text, code=code))
+    if error.status_code == http.HTTPStatus.NOT_FOUND:
+        hint = "check the address, or start at the first page"
+        unknown = GrantError("there is no such page", code="not_found", hint=hint)
+    else:
+        unknown = GrantError("this page is not asked that way", code="method_not_allowed")
+
+    def show() -> Response:
+        secret, session = _secret_of(request), None
+        with contextlib.suppress(ArxError):  # without a database the page has no menu
+            session = find_console_session(request.app.state.mint, secret) if secret else None
+        return show_error(Visit(request, {}, {}, session, secret), unknown)
+
+    return await run_in_threadpool(show)
 
 
 async def answer_bug(request: Request, error: Exception) -> Response:

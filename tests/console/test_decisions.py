@@ -49,7 +49,8 @@ pytestmark = pytest.mark.sqlite
 @pytest.fixture
 def unit(monkeypatch: pytest.MonkeyPatch, unit: Harness) -> Harness:
     """A realm whose log has five decisions; nothing else is appended until a test signs it."""
-    monkeypatch.setattr("arx_caps.mint.audit.log.SIGN_S", 600.0)
+    # Its thread would append the events of the mint and of the test's own requests, early or late.
+    monkeypatch.setattr(unit.mint.log, "_run", lambda: None)
     unit.mint.log.start()
     take(unit, DECISIONS)
     return unit
@@ -85,6 +86,10 @@ def test_the_search_is_the_api_s(unit: Harness, query: str, found: list[int]) ->
     assert ("No record matches" in page) == (not found)
     if query == "session=s-2":
         assert "arx audit trail --session s-2" in page
+        assert 'href="/console/sessions/s-2">Open the session' in page
+        agent = 'href="/console/agents/acme/other">Open the agent'
+        assert agent in browser.get("/console/search?agent=acme/other")
+        assert agent not in browser.get("/console/search?agent=acme/**")
 
 
 def test_the_search_pages(unit: Harness, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@
 import re
 import threading
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -61,6 +62,7 @@ def test_a_kill_is_previewed_made_and_recorded(live: Harness) -> None:
     # The agent is frozen now, and the page of what is frozen leads to the kill and to the thaw.
     frozen = browser.get("/console/frozen")
     assert f"agent:{AGENT}" in frozen
+    assert f'href="/console/agents?under={quote(AGENT, safe="")}"' in frozen
     assert f'href="/console/kills/{event["seq"]}"' in frozen
     assert f'href="/console/thaw?target=agent%3A{AGENT}"' in frozen
 

@@ -57,6 +57,7 @@ def test_a_session_shows_tree_and_timeline(unit: Harness) -> None:
         "Removed: every tool but orders.get",
         "allow ×5",
         "tool_not_allowed",
+        'href="/console/decisions/',  # of the refusal: the other decisions are one line
         f"node={link}",
         "task lookup",
     ):

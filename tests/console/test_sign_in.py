@@ -115,8 +115,10 @@ def test_pages_take_nothing_from_elsewhere(unit: Harness) -> None:
         answer = browser.client.get(f"/console/static/{name}")
         assert answer.status_code == 200
         assert name not in sums or hashlib.sha256(answer.content).hexdigest() == sums[name]
-    assert browser.get("/console/absent")
+    absent = browser.get("/console/absent")
     assert browser.status == 404
+    assert "check the address" in absent
+    assert 'aria-label="Pages"' in absent  # the menu, as on each page of an operator who is signed in
 
 
 @pytest.mark.spec("CONTROL 6.4")

@@ -34,12 +34,15 @@ def show_search(visit: Visit) -> Response:
     asked = filters_of(visit.query)
     before = visit.query.get("before", "")
     answer = visit.call(list_records, query={**asked, "limit": ROWS, "before": before})
+    rows = [row_of(each) for each in answer.records]
+    # One agent that has records, not a pattern, and not an operator or a service.
+    agents = {row.chain[0] for row in rows if row.chain and ":" not in row.chain[0]}
     return visit.render(
         "search.html",
         title="Audit search",
         command=command_of("audit trail", visit.query),
         export=command_of("audit export --format csv --out records.csv", visit.query),
-        rows=[row_of(each) for each in answer.records],
+        rows=rows,
         total=answer.total,
         older=None if answer.next is None else visit.link(before=answer.next),
         searched=answer.searched,
@@ -48,6 +51,7 @@ def show_search(visit: Visit) -> Response:
         outcomes=OUTCOMES,
         ages=AGES,
         asked=asked,
+        agent=asked["agent"] if asked.get("agent") in agents else "",
         at_most=EXPORTED,
         check=visit.call(get_log_check),
     )

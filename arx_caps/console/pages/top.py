@@ -43,6 +43,7 @@ def show_top(visit: Visit) -> Response:
     tops = [
         (by, label, visit.call(get_top, query={"by": by, "order": order, "limit": ROWS, **span})) for by, label in KINDS
     ]
+    bars = _bars(totals)
     return visit.render(
         "top.html",
         title="Top",
@@ -52,7 +53,8 @@ def show_top(visit: Visit) -> Response:
         decisions=_decisions(totals.total),
         refused=_refused(totals.total),
         seconds=max(1.0, (min(totals.until, time.time() * 1000) - totals.since) / 1000),
-        bars=_bars(totals),
+        bars=bars,
+        highest=max((_decisions(bar.counts) for bar in bars), default=0),
         size=(_WIDTH, _HEIGHT),
         refusals=_refused,
         decided=_decisions,

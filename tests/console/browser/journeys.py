@@ -24,7 +24,8 @@ from tests.servers import until
 # How the focused control shows that, and its words or the name of its field.
 FOCUSED: Final = """() => {
   const one = document.activeElement;
-  return [getComputedStyle(one).outlineStyle, one.matches('textarea, input') ? one.name : one.textContent];
+  const words = one.matches('textarea, input') ? one.name : one.innerText ?? one.textContent;
+  return [getComputedStyle(one).outlineStyle, words];
 }"""
 
 
@@ -121,8 +122,9 @@ def test_a_freeze_refuses_until_the_thaw(visitor: Visitor, realm: DemoRealm) -> 
     """The same token works again after the thaw; between, it is in the list of what is frozen."""
     with realm.working("acme/research/market", "survey", "to be frozen", topic="x") as (session, task):
         assert realm.call(task, "search.web", query="before") == "ok"
-        page = visitor("grace").open(f"/console/freeze?target=session:{session.id}")
+        page = visitor("grace").open(f"/console/kill?target=session:{session.id}")
         page.get_by_label("Reason").fill("is this ours?")
+        page.get_by_role("radio", name=re.compile("^Freeze")).check()  # the button then names it
         page.get_by_role("button", name="Freeze now").click()
         expect(page.get_by_role("status").first).to_contain_text("5 of 5 verifiers confirmed")
         assert realm.call(task, "search.web", query="frozen") == "frozen"
