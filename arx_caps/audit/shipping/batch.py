@@ -73,10 +73,10 @@ class Batch(NamedTuple):
             RequestError: It is not a batch of this version, or exceeds a limit.
         """
         try:
-            version, *values = _READ.decode(raw)
+            wire = _READ.decode(raw)
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise RequestError(f"not a batch of decisions: {error}") from error
-        batch = cls(*values)
+        version, batch = wire[0], cls(*wire[1:])
         if version != WIRE_VERSION:
             raise RequestError(f"unknown batch: expected version {WIRE_VERSION}, got version {version}")
         names = (batch.verifier, batch.audience, batch.boot)
