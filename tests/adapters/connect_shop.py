@@ -10,6 +10,7 @@ from typing import Any, Final, NamedTuple
 from arx_caps.agent import Bundle, Task
 from arx_verifier import Rule
 from arx_verifier.testing import UnsafeTestRealm
+from arx_verifier.token import HolderKey
 from tests.adapters.asgi_server import serving
 
 TOOLS: Final = ["get", "refund", "find", "whoami", "wait.long"]  # what `mcp_rules` allow of `mcp_tools`
@@ -41,17 +42,18 @@ class Shop(NamedTuple):
 
 
 @contextlib.contextmanager
-def open_shop(folder: Path, make_app: Any, *rules: Rule) -> Iterator[Shop]:
+def open_shop(folder: Path, make_app: Any, *rules: Rule, key: HolderKey | None = None) -> Iterator[Shop]:
     """Serve an application, and write a task of these rules.
 
     Args:
         folder: Where the file of the task is.
         make_app: Makes the application from a verifier and the list of what ran.
         rules: What the task allows.
+        key: The key that the task is bound to; None for a bearer task.
     """
     realm, ran, bundle = UnsafeTestRealm("orders"), list[str](), folder / "task.bundle"
     with serving(make_app(realm.verifier, ran)) as port:
-        origins, tokens = {"orders": (f"http://127.0.0.1:{port}",)}, {"orders": realm.caller(*rules).macaroon}
+        origins, tokens = {"orders": (f"http://127.0.0.1:{port}",)}, {"orders": realm.caller(*rules, key=key).macaroon}
         about: dict[str, Any] = {"agent": "test/agent", "issuer": "http://127.0.0.1:9", "realm": "test"}
         Task(Bundle(**about, origins=origins, task="t-test", tokens=tokens)).save(bundle)
         yield Shop(realm, f"http://127.0.0.1:{port}/mcp", bundle, ran)

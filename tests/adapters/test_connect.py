@@ -18,6 +18,7 @@ from mcp.server.mcpserver import Elicit, Resolve
 from mcp.types import ElicitResult
 from pydantic import BaseModel
 
+from arx_caps.agent import make_holder_key
 from arx_verifier import Rule, Verifier
 from arx_verifier.integrations.mcp import ArxMcpMiddleware
 from tests.adapters.connect_shop import BEHIND, TOOLS, Shop, app_maker, open_shop
@@ -102,6 +103,21 @@ def test_a_stock_client_lists_and_calls_what_it_may(tmp_path: Path, behind: str,
     with open_shop(tmp_path, app_maker(behind, make_app), *RULES) as shop:
         run(test(shop))
     assert shop.ran == ["get"]
+
+
+@eras
+def test_a_bound_task_is_called_with_its_holder_s_key(tmp_path: Path, era: str) -> None:
+    """The client passes no key: the bridge has its file, and signs with it."""
+    key = make_holder_key(tmp_path / "worker.key")
+
+    async def test(shop: Shop) -> None:
+        async with connected(shop, era, "--holder-key", str(tmp_path / "worker.key")) as client:
+            assert text_of(await client.call_tool("get", {"order_id": "o-1"})) == "o-1 is on its way"
+
+    with open_shop(tmp_path, app_maker(BEHIND[0], make_app), *RULES, key=key) as shop:
+        run(test(shop))
+        (record,) = [each for each in shop.realm.decisions.decisions if each.tool == "orders.get"]
+    assert (shop.ran, record.facts.assurance, record.facts.holders[-1].key) == (["get"], "bound", key.public)
 
 
 @eras
