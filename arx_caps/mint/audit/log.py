@@ -285,7 +285,7 @@ class AuditLog:
         self.failing = why
 
     def _run(self) -> None:
-        stepped = -SIGN_S
+        stepped = time.monotonic()
         while True:
             woken = self._wake.wait(PAUSE_S)
             self._wake.clear()
