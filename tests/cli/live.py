@@ -17,6 +17,7 @@ from arx_caps.cli import exit_codes
 from arx_verifier import AccessRequest, Decision, Verifier
 from arx_verifier.service import open_verifier
 from tests.cli.helpers import arx
+from tests.servers import until
 
 AGENT = "acme/support/triage"
 DEADLINE_S = 60.0
@@ -91,10 +92,7 @@ class Live:
 
     def until(self, holds: Callable[[], bool]) -> None:
         """Look again and again until something is so."""
-        deadline = time.monotonic() + DEADLINE_S
-        while not holds():
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        until(holds, DEADLINE_S)
 
     def stop(self) -> int:
         """Stop the realm in order and return the exit code."""

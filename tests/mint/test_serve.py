@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -26,6 +25,7 @@ from arx_caps.server_process import is_loopback, open_listener
 from arx_verifier.errors import SettingsError
 from tests.mint.harness import now_ms
 from tests.postgres import Postgres
+from tests.servers import until
 
 UP = """
 import json, sys
@@ -84,13 +84,6 @@ def gone(pid: int) -> bool:
         return True
     # A zombie whose parent has not looked yet is gone as well.
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-
-
-def wait_until(true: Callable[[], bool], seconds: float = 15) -> None:
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "mint.example"])
@@ -229,7 +222,7 @@ def test_nothing_outlives_a_killed_up(realm: Realm) -> None:
     with started(["-c", UP, str(realm.folder)]) as process:
         mint, server = line_of(process.stdout)["pid"], valkey_pid(realm)
         process.kill()
-        wait_until(lambda: gone(mint) and gone(server))
+        until(lambda: gone(mint) and gone(server))
     with started(["-c", UP, str(realm.folder)]) as process:
         assert line_of(process.stdout)["ready"] is True
         process.send_signal(signal.SIGINT)

@@ -16,7 +16,7 @@ from tests.simulation.world import MS
 
 pytestmark = pytest.mark.long
 
-RUNS, PARTS = 1_000, 4
+RUNS, PARTS = 1_000, 8
 TRIES = 300  # a mistake is found within so many runs; most within twenty
 
 
