@@ -131,6 +131,16 @@ def test_what_a_delegation_removed_in_few_words() -> None:
     assert (shorten("a" * 30, 9), shorten("short", 9)) == ("aaaa…aaaa", "short")
 
 
+def test_two_long_words_have_a_line_each() -> None:
+    """An edge has room for two short words, or one long one."""
+    for caveats, lines in (
+        ([{"spend": ["x", "usd", "1", "task", 1]}, {"depth": 1}, {"exp": 1}], ["\u2212 budget,", "depth, time"]),
+        ([{"allow": []}, {"exp": 1}], ["\u2212 tools, time"]),
+    ):
+        drawing = str(draw([Drawn(None), Drawn(0, caveats=caveats)], str))
+        assert re.findall('<text class="removed"[^>]*>([^<]*)<', drawing) == lines
+
+
 def test_150_holders_are_drawn_at_once() -> None:
     """Drawing takes a small part of the time of an answer; the figure is in benchmarks/console.py."""
     nodes = [Drawn(None), *(Drawn(place // 3, caveats=[{"exp": 1}]) for place in range(MAX_BOXES - 1))]

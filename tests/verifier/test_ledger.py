@@ -714,6 +714,41 @@ def test_pools_are_shown_by_task_and_by_link(server: str) -> None:
 
 
 @pytest.mark.servers
+def test_a_pool_is_shown_before_a_call_draws_on_it(server: str) -> None:
+    """With all of its max, or as lost, exactly as the first call then finds it; an unknown one is left out."""
+    ledger = RedisLedger(server, "unseen", timeout_s=30)
+    ledger.start()
+    since, day = _next_ms(), 24 * 3_600_000
+    _next_ms()
+    pools = {
+        draw(1, pool=name, opened=since - before, period_ms=period): left
+        for name, before, period, left in (
+            ("new", 0, 0, 100),
+            ("old", day, 0, 0),
+            ("forgotten", 8 * day, 0, 0),
+            ("hourly", 8 * day, 3_600_000, 0),
+        )
+    }
+    granted = {each.pool: (each.max, each.opened) for each in pools}
+
+    def shown() -> dict[str, tuple[int, bool, int]]:
+        rows = ledger.read([*granted, "t/-/absent/usd/task"], granted)
+        return {row["id"]: (row["remaining"], row["lost"], row["drawn_at"]) for row in rows}
+
+    assert ledger.latest() == []
+    assert shown() == {each.pool: (left, not left, 0) for each, left in pools.items()}
+    ledger._redis.hset(ledger._keys[0], "since", 0)  # a ledger that has begun long ago
+    before = shown()
+    assert [left for left, _, _ in before.values()] == [100, 100, 0, 100]
+    for each in pools:
+        assert isinstance(ledger.take("draw", "", [each]), Short) == before[each.pool][1], each
+    drawn = [each.pool for each in pools if not before[each.pool][1]]
+    assert sorted(ledger.latest()) == sorted(drawn)
+    assert [row["remaining"] for row in ledger.read(drawn)] == [99] * 3
+    ledger.close()
+
+
+@pytest.mark.servers
 def test_a_user_without_a_right_is_named_the_role(server: str) -> None:
     """Neither the rights of a follower nor the words of the server."""
     root = RedisLedger(server, "root", timeout_s=30)
