@@ -31,7 +31,7 @@ SPEND: Final = "fcall|arx1_spend set"  # in a selector, for nonces alone: SET ca
 LEDGER: Final = "ledger"
 KEEP_BUDGETS: Final = (
     "fcall|arx1_take fcall|arx1_settle fcall|arx1_undo fcall|arx1_top_up fcall|arx1_ledger function|load"
-    " hget hmget hset hdel hlen del zadd zrangebyscore zscan zrem"
+    " hget hmget hset hdel hlen del zadd zrangebyscore zrevrange zscan zrem"
 )
 # Parts of a realm's data, by the last member of their keys.
 READ_BY_ALL: Final = ("h", "k", "f", "log", "v", "a", "r")

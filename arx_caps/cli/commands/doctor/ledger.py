@@ -43,6 +43,7 @@ PROBES: Final[Mapping[str, tuple[str, ...]]] = {
     "del": (),
     "zrem": ("a",),
     "zrangebyscore": ("0", "0"),
+    "zrevrange": ("a", "0"),
     "zscan": ("0",),
 }
 FUNCTIONS: Final = ("arx1_take", "arx1_settle", "arx1_undo", "arx1_top_up", "arx1_ledger")
