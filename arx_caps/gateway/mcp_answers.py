@@ -5,7 +5,8 @@ All else passes byte for byte.  A message that a client could read otherwise tha
 """
 
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -37,6 +38,7 @@ class AnsweredMessage(NamedTuple):
         id: The id of its request; None if it is none.
         screened: Its live token if the message calls nothing, so that the answer may have a list; else None.
         announce: Changes the result of such a method, and returns whether it did; None to change nothing.
+        meta: What ``_meta`` of the result has beside what the upstream writes, such as what a budget has left.
     """
 
     owner: ChainFacts
@@ -44,6 +46,7 @@ class AnsweredMessage(NamedTuple):
     id: object
     screened: Screened | None
     announce: Callable[[str, dict[str, Any]], bool] | None = None
+    meta: Mapping[str, Any] = MappingProxyType({})
 
 
 class _Envelope(msgspec.Struct):
@@ -56,6 +59,7 @@ class _Envelope(msgspec.Struct):
 
 
 _ENVELOPE: Final = msgspec.json.Decoder(_Envelope)
+_MEMBERS_OF: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 class McpAnswers:
@@ -120,6 +124,10 @@ class McpAnswers:
         Raises:
             UpstreamError: It is no message, or none that answers this.
         """
+        shown = self._shown(data, asked)
+        return with_meta(shown, asked.meta) if asked.meta else shown
+
+    def _shown(self, data: bytes, asked: AnsweredMessage) -> bytes:
         if asked.screened is None and _TASK not in data and (envelope := _envelope_of(data)) is not None:
             self._check(msgspec.structs.asdict(envelope), asked)  # each call comes this way
             return data
@@ -173,6 +181,27 @@ class McpAnswers:
 
     def _error(self, what: str) -> UpstreamError:
         return UpstreamError(f"upstream {self._name} answered {what}", sent=True)
+
+
+def with_meta(data: bytes, more: Mapping[str, Any]) -> bytes:
+    """Return a message whose result has more in its ``_meta``; another message as it is.
+
+    Args:
+        data: The message.
+        more: The members of ``_meta``, which replace those of these names.
+    """
+    # All else stays as the upstream wrote it: a number that was read and written again could be another one.
+    try:
+        members = _MEMBERS_OF.decode(data)
+        if "result" not in members:
+            return data
+        result = _MEMBERS_OF.decode(members["result"])
+        meta = _MEMBERS_OF.decode(result.get("_meta", b"{}"))
+    except (ValueError, RecursionError):
+        return data  # no result of MCP, or one that takes another parser
+    meta |= {name: msgspec.Raw(msgspec.json.encode(value)) for name, value in more.items()}
+    result["_meta"] = msgspec.Raw(msgspec.json.encode(meta))
+    return msgspec.json.encode({**members, "result": msgspec.Raw(msgspec.json.encode(result))})
 
 
 def _envelope_of(data: bytes) -> _Envelope | None:

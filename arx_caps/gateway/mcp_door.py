@@ -44,6 +44,7 @@ from arx_verifier.enforcement import (
     McpMessage,
     Messages,
     RefusedCall,
+    budget_meta,
 )
 from arx_verifier.errors import REASONS
 from arx_verifier.journal import ChainFacts
@@ -196,9 +197,8 @@ class McpDoor:
         async def forward() -> _Whole | None:
             async with self._sent(exchange, message, facts) as answer:
                 work.streams = work.streams or answer.content_type == _STREAM
-                return await self._answer(
-                    exchange, answer, AnsweredMessage(facts, message.method, message.id, None), receive, work.check
-                )
+                asked = AnsweredMessage(facts, message.method, message.id, None, meta=budget_meta(work.grant))
+                return await self._answer(exchange, answer, asked, receive, work.check)
 
         try:
             whole = await work.run(forward)
@@ -356,7 +356,7 @@ class McpDoor:
         found = self._messages.refusal(McpMessage(message.method, message.params, message.meta), problem)
         answer: dict[str, Any] = {"jsonrpc": "2.0", "id": message.id}
         if found.for_model:
-            answer["result"] = {"content": [{"type": "text", "text": found.text}], "isError": True}
+            answer["result"] = {"content": [{"type": "text", "text": found.text}], "isError": True, "_meta": found.meta}
             if exchange.is_stateless:
                 answer["result"]["resultType"] = "complete"
             await exchange.close(200, written(answer))

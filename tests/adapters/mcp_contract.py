@@ -19,7 +19,7 @@ from mcp import Client, MCPError, StdioServerParameters
 from mcp.client.streamable_http import streamable_http_client
 
 from arx_verifier import Rule
-from arx_verifier.enforcement import META_KEY, ArxMiddleware
+from arx_verifier.enforcement import BUDGET_KEY, META_KEY, REFUSAL_KEY, ArxMiddleware
 from arx_verifier.testing import UnsafeCaller, UnsafeTestRealm
 from arx_verifier.token import Macaroon
 from tests.adapters.asgi_server import serving
@@ -122,6 +122,37 @@ def test_lists_show_what_the_token_could_ever_allow(way: tuple[str, str], tmp_pa
             if way[1] == "auto":
                 assert tools.cache_scope == "private"
                 assert tools.ttl_ms <= 1000
+
+    run(test())
+
+
+@pytest.mark.spec("17.4")
+def test_results_and_refusals_have_what_a_budget_has_left(way: tuple[str, str], tmp_path: Path) -> None:
+    """In ``_meta``, of a refusal with pool, hop, remaining and required; nothing of a token without a budget."""
+
+    async def test() -> None:
+        async with opened(way, tmp_path) as server:
+            client, worker = server.client, server.caller.delegate("orders/worker", budget={"calls": 2})
+            short = {"pool": "worker", "hop": "orders/worker", "unit": "calls", "remaining": "0", "required": "1"}
+
+            def meta(tool: str, **args: Any) -> Any:
+                return {KEY: worker.token(f"orders.{tool}", **args)}
+
+            order, uri = {"order_id": "o-1"}, "orders://o-1"
+            result = await client.call_tool("get", order, meta=meta("get", **order))
+            assert (result.is_error, (result.meta or {}).get(BUDGET_KEY)) == (False, {"calls": "1"})
+            read = await client.read_resource(uri, meta=meta("resources.read", uri=uri))
+            assert (read.meta or {}).get(BUDGET_KEY) == {"calls": "0"}
+            refused = await client.call_tool("get", order, meta=meta("get", **order))
+            assert refused.is_error
+            found = (refused.meta or {})[REFUSAL_KEY]
+            assert (found["code"], found["retry"], found["budget"]) == ("budget_exhausted", "no", short)
+            assert found["decision"] in refused.content[0].text  # type: ignore[union-attr]
+            with pytest.raises(MCPError) as error:
+                await client.read_resource(uri, meta=meta("resources.read", uri=uri))
+            assert error.value.error.data["budget"] == short
+            plain = await client.call_tool("get", order, meta=server.meta("get", **order))
+            assert BUDGET_KEY not in (plain.meta or {})
 
     run(test())
 

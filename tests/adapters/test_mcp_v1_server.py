@@ -30,7 +30,7 @@ from mcp.types import (
 )
 from pydantic import AnyUrl
 
-from arx_verifier.enforcement import META_KEY
+from arx_verifier.enforcement import BUDGET_KEY, META_KEY, REFUSAL_KEY
 from arx_verifier.testing import UnsafeCaller, UnsafeTestRealm
 from arx_verifier.token import Macaroon
 from tests.adapters.asgi_server import serving
@@ -216,5 +216,30 @@ def test_a_kill_ends_a_running_tool(way: str, tmp_path: Path) -> None:
             assert failed
             assert text.startswith("An operator ended this work")
         assert ran == ([] if way == "stdio" else ["wait.long", "cancelled"])
+
+    run(test())
+
+
+@pytest.mark.spec("17.4")
+@everywhere
+def test_results_and_refusals_have_what_a_budget_has_left(way: str, tmp_path: Path) -> None:
+    """
+    In ``_meta``, of a refusal with pool, hop, remaining and required.
+    """
+
+    async def test() -> None:
+        async with opened(way, tmp_path) as server:
+            worker, order = server.caller.delegate("orders/worker", budget={"calls": 1}), {"order_id": "o-1"}
+            allowed, refused = [
+                await server.send("get", order, {META_KEY: worker.token("orders.get", **order)}) for _ in range(2)
+            ]
+            assert (allowed.isError, (allowed.meta or {}).get(BUDGET_KEY)) == (False, {"calls": "0"})
+            assert (refused.meta or {})[REFUSAL_KEY]["budget"] == {
+                "pool": "worker",
+                "hop": "orders/worker",
+                "unit": "calls",
+                "remaining": "0",
+                "required": "1",
+            }
 
     run(test())

@@ -5,6 +5,7 @@ import gzip
 import json
 import time
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
@@ -51,6 +52,39 @@ def test_a_call_is_refused_whatever_the_schema_is(listed: object) -> None:
     params = {"name": "get", "arguments": {"text": "null"}, "_meta": {"dev.arx/cap": token}}
     status, text = exchange(realm, upstream, "tools/call", params)
     assert (status, b"send it as JSON" in text, upstream.got) == (200, True, ["tools/list"])
+
+
+@pytest.mark.spec("17.4")
+@pytest.mark.parametrize("kind", ["application/json", "text/event-stream"])
+def test_a_result_has_what_a_budget_has_left(kind: str) -> None:
+    """All else stays as the upstream wrote it, notifications of a stream too; a refusal has what it was short of."""
+    realm = UnsafeTestRealm("files", costs={"files.get": {"usd": "0.3"}})
+    result = b'{"content":[],"structuredContent":{"n":1.0,"big":12345678901234567890},"_meta":{"own":1.50}}'
+    message = b'{"jsonrpc":"2.0","id":1,"result":' + result + b"}"
+    note = b'{"jsonrpc":"2.0","method":"notifications/progress","params":{"n":1.0}}'
+    data = message if kind == "application/json" else b"data: " + note + b"\n\ndata: " + message + b"\n\n"
+    door = Door(realm, Upstream(lambda _: Answer(data, kind=kind)))
+
+    def ask(caller: Any) -> bytes:
+        body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "get"}}).encode()
+        status, found = door.ask(body, signed(caller, body))
+        assert status == 200
+        return found
+
+    agent = realm.caller(Rule(tool="files.get"), budget={"usd": "0.5"})
+    more = data.replace(b'{"own":1.50}', b'{"own":1.50,"dev.arx/budget":{"usd":"0.2"}}')
+    assert ask(agent) == more
+    assert ask(realm.caller(Rule(tool="files.get"))) == data
+    refused = json.loads(ask(agent))["result"]
+    assert refused["isError"]
+    assert refused["_meta"]["dev.arx/refusal"]["code"] == "insufficient_budget"
+    assert refused["_meta"]["dev.arx/refusal"]["budget"] == {
+        "pool": "test",
+        "hop": "test/agent",
+        "unit": "usd",
+        "remaining": "0.2",
+        "required": "0.3",
+    }
 
 
 @pytest.mark.parametrize("header", [b"Content-Encoding", b"content-encoding"])

@@ -255,7 +255,7 @@ def _problem(answer: bytes) -> dict[str, Any]:
     return {"text": str(found.get("detail") or found.get("code") or "refused"), **kept}
 
 
-def _refused(result: Any, text: str, **data: str) -> Any:
+def _refused(result: Any, text: str, **data: Any) -> Any:
     data = data or {"code": "malformed_request"}
     result.error.code = _INVALID if data.get("code") == "malformed_request" else _DENIED
     result.error.reason = text

@@ -11,7 +11,16 @@ if TYPE_CHECKING:
     from arx_verifier.enforcement.client_address import Peers
     from arx_verifier.enforcement.enforcement import Enforcement, RefusedCall, read_traceparent
     from arx_verifier.enforcement.guard import current_grant, granted, protect
-    from arx_verifier.enforcement.messages import MCP_REFUSED, META_KEY, McpMessage, Messages, mcp_meaning
+    from arx_verifier.enforcement.messages import (
+        BUDGET_KEY,
+        MCP_REFUSED,
+        META_KEY,
+        REFUSAL_KEY,
+        McpMessage,
+        Messages,
+        budget_meta,
+        mcp_meaning,
+    )
     from arx_verifier.enforcement.protobuf import arguments_of
     from arx_verifier.enforcement.routes import Meaning, RouteMap, collect_headers, parameter_text
     from arx_verifier.enforcement.rpc_call import RPC_PROBLEM, RpcCall, RpcMethods
@@ -28,7 +37,7 @@ else:
             "client_address": "Peers",
             "enforcement": "Enforcement RefusedCall read_traceparent",
             "guard": "current_grant granted protect",
-            "messages": "META_KEY MCP_REFUSED McpMessage Messages mcp_meaning",
+            "messages": "BUDGET_KEY META_KEY MCP_REFUSED REFUSAL_KEY McpMessage Messages budget_meta mcp_meaning",
             "routes": "Meaning RouteMap collect_headers parameter_text",
             "protobuf": "arguments_of",
             "rpc_call": "RPC_PROBLEM RpcCall RpcMethods",
@@ -40,9 +49,11 @@ else:
     )
 
 __all__ = [
+    "BUDGET_KEY",
     "CALL_KEY",
     "MCP_REFUSED",
     "META_KEY",
+    "REFUSAL_KEY",
     "RPC_PROBLEM",
     "UNSEEN",
     "ArxMiddleware",
@@ -64,6 +75,7 @@ __all__ = [
     "Views",
     "WSGICall",
     "arguments_of",
+    "budget_meta",
     "collect_headers",
     "current_grant",
     "granted",

@@ -17,15 +17,17 @@ from arx_verifier.enforcement.client_address import Peers
 from arx_verifier.enforcement.enforcement import Enforcement, RefusedCall, now_ms, read_traceparent
 from arx_verifier.enforcement.guard import granted
 from arx_verifier.enforcement.routes import collect_headers
-from arx_verifier.errors import REASONS, ArxError, RequestError, UnavailableError
+from arx_verifier.errors import REASONS, ArxError, RequestError, Shortfall, UnavailableError
 from arx_verifier.journal import Decision
 from arx_verifier.refusal_text import refusal_for_model
 from arx_verifier.request import AccessRequest
-from arx_verifier.verification import Refused, Screened, Verifier, recheck, recheck_pause
+from arx_verifier.verification import Grant, Refused, Screened, Verifier, recheck, recheck_pause
 
 T = TypeVar("T")
 
 META_KEY: Final = "dev.arx/cap"  # the member of `_meta` with the token of a message
+BUDGET_KEY: Final = "dev.arx/budget"  # the member of a result's `_meta` that has what is left, by unit
+REFUSAL_KEY: Final = "dev.arx/refusal"  # that of a refused tool call's result: the refusal for a program
 _NOTIFICATIONS: Final = frozenset(
     f"notifications/{name}"
     for name in ("cancelled", "initialized", "message", "progress", "roots/list_changed", "elicitation/complete")
@@ -142,13 +144,27 @@ class McpRefusal(NamedTuple):
         for_model: Whether it is the result of a tool, which the model reads; else a protocol error.
         error: The JSON-RPC code of a protocol error.
         text: The sentences for the model.
-        data: The data of a protocol error.
+        data: The data of a protocol error: code, retry, decision, and of a budget that is too small its ``budget``.
     """
 
     for_model: bool
     error: int
     text: str
     data: dict[str, Any]
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        """The ``_meta`` of the result of a tool, which has the same data."""
+        return {REFUSAL_KEY: self.data}
+
+
+def budget_meta(grant: Grant | None) -> dict[str, Any]:
+    """Return what ``_meta`` of the result of an allowed call has of its budgets; empty without one.  SPEC 17.4.
+
+    Args:
+        grant: The grant of the call.
+    """
+    return {BUDGET_KEY: grant.remaining} if grant is not None and grant.has_budget else {}
 
 
 def mcp_meaning(audience: str, method: str, params: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -514,6 +530,8 @@ class Messages:
         data: dict[str, Any] = {"code": problem.code, "retry": reason.retry}
         if problem.decision:
             data["decision"] = problem.decision
+        if problem.failures and isinstance(problem.failures[0], Shortfall):
+            data["budget"] = problem.failures[0].budget()
         error = MCP_REFUSED if self._knows(message) else METHOD_NOT_FOUND
         return McpRefusal(message.method == "tools/call" and not unproven, error, text, data)
 

@@ -5,14 +5,14 @@
 """
 
 import contextlib
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping
 from typing import Any, Final
 
-from fastmcp.exceptions import ToolError
 from fastmcp.server.middleware import CallNext, Middleware, MiddlewareContext
+from fastmcp.tools import ToolResult
 from mcp.shared.exceptions import MCPError
 
-from arx_verifier.enforcement import META_KEY, McpMessage, Messages, RefusedCall
+from arx_verifier.enforcement import META_KEY, McpMessage, Messages, RefusedCall, budget_meta, current_grant
 from arx_verifier.verification import Verifier
 
 _PARAMS: Final = ("name", "arguments", "uri")
@@ -45,8 +45,7 @@ class ArxMcpMiddleware(Middleware):
         """Handle one message of a client.
 
         Raises:
-            ToolError: The call of a tool is refused; the model reads why.
-            MCPError: Another message is refused, or the call of a tool for a reason that no model can act on.
+            MCPError: A message is refused, and is not a call of a tool that the model may read the reason of.
         """
         if context.type == "notification":
             # Nothing answers a notification, and the handlers of those that pass change nothing.
@@ -59,12 +58,14 @@ class ArxMcpMiddleware(Middleware):
         except RefusedCall as problem:
             refusal = self._messages.refusal(message, problem)
             if refusal.for_model:
-                raise ToolError(refusal.text) from None
+                return ToolResult(content=refusal.text, meta=refusal.meta, is_error=True)
             raise MCPError(code=refusal.error, message=refusal.text, data=refusal.data) from None
 
     async def _answer(self, message: McpMessage, context: MiddlewareContext[Any], call_next: CallNext[Any, Any]) -> Any:
         if message.is_call:
-            return await self._messages.run(message, lambda: _schema_of(message, context), lambda: call_next(context))
+            return await self._messages.run(
+                message, lambda: _schema_of(message, context), lambda: _told(call_next(context))
+            )
         screened = await self._messages.recognize(message)
         result = await call_next(context)
         if message.lists is None:
@@ -72,6 +73,16 @@ class ArxMcpMiddleware(Middleware):
         return [
             item for item in result if self._messages.shows(message, screened, str(getattr(item, "uri", item.name)))
         ]
+
+
+async def _told(result: Awaitable[Any]) -> Any:
+    """Add what the call's budgets have left to its result."""
+    found = await result
+    more = budget_meta(current_grant())
+    if not more or not hasattr(found, "meta"):
+        return found
+    # A copy: the server may keep the result for its next caller.
+    return found.model_copy(update={"meta": {**(found.meta or {}), **more}})
 
 
 def _message_of(context: MiddlewareContext[Any]) -> McpMessage:

@@ -5,7 +5,7 @@
 """
 
 import contextlib
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
@@ -13,8 +13,9 @@ from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.shared.exceptions import MCPError
 from mcp_types import CallToolResult, TextContent
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
+from pydantic import BaseModel
 
-from arx_verifier.enforcement import META_KEY, McpMessage, Messages, RefusedCall
+from arx_verifier.enforcement import META_KEY, McpMessage, Messages, RefusedCall, budget_meta, current_grant
 from arx_verifier.verification import Verifier
 
 _MAX_PAGES: Final = 100  # of a list of tools
@@ -60,7 +61,9 @@ class ArxMcpMiddleware:
             refusal = self._messages.refusal(message, problem)
             if not refusal.for_model:
                 raise MCPError(code=refusal.error, message=refusal.text, data=refusal.data) from None
-            result = CallToolResult(content=[TextContent(type="text", text=refusal.text)], is_error=True)
+            result = CallToolResult(
+                content=[TextContent(type="text", text=refusal.text)], is_error=True, _meta=refusal.meta
+            )
             answer = result.model_dump(mode="json", by_alias=True, exclude_none=True)
             modern = ctx.protocol_version in MODERN_PROTOCOL_VERSIONS
             return answer | {"resultType": "complete"} if modern else answer
@@ -73,7 +76,7 @@ class ArxMcpMiddleware:
         bare = replace(ctx, params=dict(message.params) | {"_meta": meta}, meta=meta) if message.meta else ctx
         if message.is_call:
             return await self._messages.run(
-                message, lambda: _schema_of(message, bare, call_next), lambda: call_next(bare)
+                message, lambda: _schema_of(message, bare, call_next), lambda: _told(call_next(bare))
             )
         screened = await self._messages.recognize(message)
         result = await call_next(bare)
@@ -81,6 +84,16 @@ class ArxMcpMiddleware:
             return result
         assert isinstance(result, Mapping)  # the server has written it for the wire
         return self._messages.filtered(message, screened, result)
+
+
+async def _told(result: Awaitable[HandlerResult]) -> HandlerResult:
+    """Add what the call's budgets have left to its result, as it goes on the wire."""
+    found = await result
+    if found is None or not (more := budget_meta(current_grant())):
+        return found
+    if isinstance(found, BaseModel):
+        found = found.model_dump(mode="json", by_alias=True, exclude_none=True)
+    return {**found, "_meta": {**(found.get("_meta") or {}), **more}}
 
 
 async def _schema_of(

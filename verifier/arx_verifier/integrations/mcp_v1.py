@@ -12,7 +12,7 @@ from mcp.server.fastmcp import FastMCP
 from mcp.server.lowlevel import Server
 from mcp.server.lowlevel.server import request_ctx
 
-from arx_verifier.enforcement import META_KEY, McpMessage, Messages, RefusedCall
+from arx_verifier.enforcement import META_KEY, McpMessage, Messages, RefusedCall, budget_meta, current_grant
 from arx_verifier.verification import Verifier
 
 S = TypeVar("S", FastMCP[Any], Server[Any, Any])
@@ -70,7 +70,9 @@ class _Handlers(dict[type, Handler]):
         message = _message_of(request)
         try:
             if message.is_call:
-                return await self._messages.run(message, lambda: self._schema_of(message), lambda: handler(request))
+                return await self._messages.run(
+                    message, lambda: self._schema_of(message), lambda: _told(handler(request))
+                )
             screened = await self._messages.recognize(message)
             result = await handler(request)
         except RefusedCall as problem:
@@ -78,7 +80,7 @@ class _Handlers(dict[type, Handler]):
             if not refusal.for_model:
                 raise McpError(types.ErrorData(code=refusal.error, message=refusal.text, data=refusal.data)) from None
             text = types.TextContent(type="text", text=refusal.text)
-            return types.ServerResult(types.CallToolResult(content=[text], isError=True))
+            return types.ServerResult(types.CallToolResult(content=[text], isError=True, _meta=refusal.meta))
         if message.lists is not None:
             items = [
                 item
@@ -95,6 +97,15 @@ class _Handlers(dict[type, Handler]):
         listed: Any = [] if listing is None else (await listing(types.ListToolsRequest(method="tools/list"))).root
         tools = getattr(listed, "tools", ())
         return next((found.inputSchema for found in tools if found.name == message.params["name"]), {})
+
+
+async def _told(result: Awaitable[types.ServerResult]) -> types.ServerResult:
+    """Add what the call's budgets have left to its result."""
+    found = await result
+    if not (more := budget_meta(current_grant())):
+        return found
+    # A copy: the server may keep the result for its next caller.
+    return types.ServerResult(found.root.model_copy(update={"meta": {**(found.root.meta or {}), **more}}))
 
 
 def _message_of(request: Any) -> McpMessage:
