@@ -147,7 +147,7 @@ def place_of(engine: Engine) -> str:
 
 
 @contextlib.contextmanager
-def told(name: str) -> Iterator[None]:
+def database_errors(name: str) -> Iterator[None]:
     """Map a database's failures in this context to ARx errors.
 
     Args:

@@ -178,14 +178,14 @@ class Approval(Shared):
             self._discharge = self._checked(str(text))
         return self.state
 
-    def wait(self, timeout_s: float | None = None, tell: Callable[["Approval"], object] | None = None) -> Self:
+    def wait(self, timeout_s: float | None = None, notify: Callable[["Approval"], object] | None = None) -> Self:
         """Wait until operators have answered; the mint is asked each second, later every five.
 
         A mint that does not answer meanwhile is asked again.  On an event loop: ``await AsyncApproval.wait()``.
 
         Args:
             timeout_s: How long at most, in seconds; until the task ends when left out.
-            tell: Called whenever something is new, such as a yes of one of several operators.
+            notify: Called whenever something is new, such as a yes of one of several operators.
 
         Returns:
             This approval, to be sent with the call.
@@ -195,7 +195,7 @@ class Approval(Shared):
             TokenError: The session was ended, frozen or killed.
             TimeoutError: No operator has answered yet; a later ``wait`` may go on.
         """
-        for pause_s in self.pauses(timeout_s, tell):
+        for pause_s in self.pauses(timeout_s, notify):
             time.sleep(pause_s)
         return self
 

@@ -217,13 +217,13 @@ class Place:
         return self._realm or Realm.open(self.realm_dir).name
 
     def store(
-        self, *, outcome_s: float | None = None, tell: Callable[[str], None] = lambda _: None
+        self, *, outcome_s: float | None = None, on_doubt: Callable[[str], None] = lambda _: None
     ) -> "RevocationStore":
         """Return the realm's revocation store, without asking the mint.
 
         Args:
             outcome_s: How long to ask for the outcome of a kill, seconds.
-            tell: Called with a sentence while an outcome is unknown.
+            on_doubt: Called with a sentence while an outcome is unknown.
 
         Raises:
             SettingsError: The realm's settings or the URL are invalid.
@@ -233,7 +233,7 @@ class Place:
         # Kills must work while the mint is down, so the store is opened without it.
         password = os.environ.get("ARX_STORE_PASSWORD")
         where = self.followed()
-        return RevocationStore(*where, password=password, outcome_s=outcome_s, tell=tell, ca=self.ca())
+        return RevocationStore(*where, password=password, outcome_s=outcome_s, on_doubt=on_doubt, ca=self.ca())
 
     def followed(self) -> tuple[str, str]:
         """Return the URL of the store, or of a relay to it, and the realm's name.

@@ -345,7 +345,7 @@ def _by_store(
     """Write into the store; if the mint was called before, the entry may exist even after an error."""
     outcome_s = OUTCOME_S if timeout_ms is None else max(timeout_ms / 1000, 1.0)
     try:
-        store = place.store(outcome_s=outcome_s, tell=lambda said: console.say(plain(said)))
+        store = place.store(outcome_s=outcome_s, on_doubt=lambda text: console.say(plain(text)))
         store.header()  # while this fails, nothing was written
         return _bump(store, action, targets, reason, _who(place), timeout_ms, began, more).to_dict()
     except (StoreError, SettingsError) as error:

@@ -100,7 +100,7 @@ class Bridge:
             if message.is_request:
                 await self._request(message)
             else:
-                await self._session.tell(message)
+                await self._session.notify(message)
         finally:
             if message.id is not None and self._running.get(message.id, (None,))[0] is message:
                 del self._running[message.id]

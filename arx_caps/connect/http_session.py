@@ -89,7 +89,7 @@ class HttpSession:
                     return
             await self._renew(agreed)
 
-    async def tell(self, message: RpcMessage) -> None:
+    async def notify(self, message: RpcMessage) -> None:
         """Send a notification, or the answer to a request of the server.  The client hears nothing of it.
 
         Args:
@@ -190,7 +190,7 @@ class HttpSession:
                     async for _ in messages:
                         pass
             if self._agreed is not ended and self._ready is not None:
-                await self.tell(self._ready)
+                await self.notify(self._ready)
 
     def _listen(self) -> None:
         if self._listening is not None:

@@ -54,7 +54,7 @@ class RevocationStore:
         replicas: How many replicas must have a kill on disk as well; the mint's setting when omitted.
         timeout_ms: Time-out of one exchange with the store, ms.
         outcome_s: How long to retry until the outcome of a kill is known, s; 5 when omitted.
-        tell: Called with a sentence while an outcome is not known.
+        on_doubt: Called with a sentence while an outcome is not known.
         ca: File of a further authority for TLS.
 
     Raises:
@@ -70,7 +70,7 @@ class RevocationStore:
         replicas: int | None = None,
         timeout_ms: int = 1_000,
         outcome_s: float | None = None,
-        tell: Callable[[str], None] = lambda _: None,
+        on_doubt: Callable[[str], None] = lambda _: None,
         ca: str | None = None,
     ) -> None:
         if not is_realm(realm):
@@ -81,7 +81,7 @@ class RevocationStore:
         self.fails_over = address.fails_over
         self.exchange = Exchange(address, timeout_ms)
         self._replicas = self._replicas_given = replicas
-        self._outcome_s, self._tell = outcome_s, tell
+        self._outcome_s, self._on_doubt = outcome_s, on_doubt
         self._lock = threading.Lock()
         self._seen: HistoryPlace | None = None
 
@@ -349,7 +349,7 @@ class RevocationStore:
         if self._seen is None:
             self.header()
         # A lost answer leaves the outcome unknown.  Repeating is harmless: a second kill of a target is one more entry.
-        reply, durable = self.exchange.until_known(bump, sent + patience_s, self._tell)
+        reply, durable = self.exchange.until_known(bump, sent + patience_s, self._on_doubt)
         return Bump(op, named, self._learn(reply), durable, sent)
 
     def _written(self, function: str, keys: tuple[str, ...], *arguments: Any) -> tuple[Any, bool]:

@@ -172,7 +172,7 @@ def test_an_agent_waits_until_operators_have_answered() -> None:
     mint = Mint(waiting(), StoreError("away"), waiting("bob"), waiting("bob"), approved())
     told: list[tuple[str, ...]] = []
     asked = started(mint).ask_approval("payments.refund", REFUND)
-    assert asked.wait(tell=lambda each: told.append(each.by)) is asked
+    assert asked.wait(notify=lambda each: told.append(each.by)) is asked
     assert (asked.state, told) == ("approved", [("bob",)])
     assert asked.encode() == discharged()
     assert asked.wait() is asked  # asks nobody any more

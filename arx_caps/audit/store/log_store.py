@@ -26,7 +26,7 @@ from arx_caps.audit.store.tables import BATCH, CHECKPOINT, META, METADATA, NODE,
 from arx_caps.audit.store.time_totals import rebuild
 from arx_caps.audit.store.totals import add_up
 from arx_caps.audit.store.transaction import Writing, tree_of
-from arx_caps.engines import READING, open_engine, place_of, told
+from arx_caps.engines import READING, database_errors, open_engine, place_of
 from arx_verifier.errors import SettingsError
 
 NAME: Final = "the audit log's database"
@@ -135,7 +135,7 @@ class LogStore:
         if self._engine.dialect.name == "sqlite" and self._engine.url.database:
             # Mode 0600 whatever the umask: SQLite gives its other files the mode of this one.
             os.close(os.open(self._engine.url.database, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        with told(NAME), self._engine.begin() as c:
+        with database_errors(NAME), self._engine.begin() as c:
             if self._engine.dialect.name == "postgresql":
                 c.exec_driver_sql(f"SELECT pg_advisory_xact_lock({LOCK})")
             had = inspect(c).get_table_names()
@@ -164,7 +164,7 @@ class LogStore:
         """
         # Records, tree and mark change together: no record is appended twice, and no acknowledged one is lost.
         with self._lock:  # `_nodes` is for one thread at a time; the row's lock keeps other processes out
-            with told(NAME), self._engine.begin() as c:
+            with database_errors(NAME), self._engine.begin() as c:
                 row = c.execute(_HELD).one()
                 writing = Writing(c, self._nodes, row, time.time_ns() // 1_000_000)
                 yield writing
@@ -180,13 +180,13 @@ class LogStore:
         Raises:
             StoreError: The database did not answer.
         """
-        with told(NAME), self._reader.begin() as connection:
+        with database_errors(NAME), self._reader.begin() as connection:
             yield connection
 
     def settle(self) -> None:
         """Copy SQLite's write-ahead log into the database file, and empty it."""
         if self._engine.dialect.name == "sqlite":
-            with told(NAME), self._engine.connect() as c:
+            with database_errors(NAME), self._engine.connect() as c:
                 c.connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def take(

@@ -97,10 +97,10 @@ class Witnesses:
                 self._again.pop(url, None)
             except WitnessError as error:
                 failed, self._again[url] = str(error), time.monotonic() + PAUSE_S
-        self._tell(failed)
+        self._note_state(failed)
         return note
 
-    def _tell(self, failed: str | None) -> None:
+    def _note_state(self, failed: str | None) -> None:
         if failed != self.failing:
             _log.error("the audit log's witnesses: %s", failed or "all of them cosign again")
         self.failing = failed

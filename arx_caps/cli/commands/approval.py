@@ -85,7 +85,7 @@ def list_approvals(
 def show(console: Console, place: Place, approval: str, file: str | None) -> None:
     """Show an approval with all arguments."""
     _checked(approval)
-    _tell(console, _look(_caller(file, place), approval))
+    _write(console, _look(_caller(file, place), approval))
 
 
 @approval_command.command("approve")
@@ -115,7 +115,7 @@ def approve(console: Console, place: Place, approval: str, why: str | None, yes:
         if error.code == "frozen" and error.hint is None:
             error.hint = f"thaw its task, session or agent first: `arx task show {plain(asked.get('task'))}` shows them"
         raise
-    _tell(console, given)
+    _write(console, given)
     if given.get("state") == "waiting":
         console.hint("another operator must approve it as well")
     else:
@@ -134,7 +134,7 @@ def deny(console: Console, place: Place, approval: str, why: str | None) -> None
     A client with an access token may not, for the same call, while its task lives.
     """
     _checked(approval)
-    _tell(console, _answer(place.mint(), approval, "deny", why))
+    _write(console, _answer(place.mint(), approval, "deny", why))
 
 
 @approval_command.command("withdraw")
@@ -218,7 +218,7 @@ def _show(about: dict[str, Any]) -> str:
     return show_approval(about, now_ms())
 
 
-def _tell(console: Console, about: dict[str, Any]) -> None:
+def _write(console: Console, about: dict[str, Any]) -> None:
     console.data("approval", {"approval": about}, lambda: _show(about))
 
 

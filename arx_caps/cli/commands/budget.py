@@ -83,11 +83,11 @@ def top_up(console: Console, pool: str, amount: str, unit: str, reason: str, pla
     body = {"pool": pool, "amount": amount, "unit": unit, "reason": reason}
     try:
         # Once: a repeat of a call whose answer was lost could add the amount twice.
-        told = place.mint().call("POST", "/v1/budgets/top-up", body, repeats=False)
+        answer = place.mint().call("POST", "/v1/budgets/top-up", body, repeats=False)
     except Stop as error:
         error.hint = error.hint or "`arx budget show TASK` lists the pools, and what is left of each"
         raise
-    console.data("budget", told, lambda: pairs(facts_of(told)))
+    console.data("budget", answer, lambda: pairs(facts_of(answer)))
 
 
 def _show(console: Console, value: dict[str, Any], nothing: str) -> None:

@@ -87,7 +87,7 @@ def list_clients(console: Console, place: Place) -> None:
 @pass_console
 def show(console: Console, client: str, place: Place) -> None:
     """Show the OAuth client CLIENT."""
-    _tell(console, place.mint().call("GET", f"/v1/clients/{_checked(client)}"))
+    _show(console, place.mint().call("GET", f"/v1/clients/{_checked(client)}"))
 
 
 @client_command.command("remove")
@@ -99,7 +99,7 @@ def show(console: Console, client: str, place: Place) -> None:
 def remove(console: Console, client: str, place: Place, yes: bool) -> None:
     """Remove the OAuth client CLIENT for good, and end its sessions: its access tokens are refused."""
     console.confirm(f"remove the client {_checked(client)}?", yes=yes)
-    _tell(console, place.mint().call("DELETE", f"/v1/clients/{client}"))
+    _show(console, place.mint().call("DELETE", f"/v1/clients/{client}"))
 
 
 def _named(client: dict[str, Any]) -> tuple[str, ...]:
@@ -114,7 +114,7 @@ def _proof(client: dict[str, Any]) -> str:
     return "nothing" if client["public"] else "key" if client["keys"] else "secret"
 
 
-def _tell(console: Console, client: dict[str, Any]) -> None:
+def _show(console: Console, client: dict[str, Any]) -> None:
     console.data("client", {"client": client}, lambda: pairs(facts_of(client)))
 
 

@@ -92,7 +92,7 @@ def show(console: Console, file: Path) -> None:
 @pass_console
 def create(console: Console, place: Place) -> None:
     """Create a root key and publish it to the services; it mints no token yet."""
-    _tell(console, place.mint().call("POST", "/v1/root-keys"))
+    _show(console, place.mint().call("POST", "/v1/root-keys"))
 
 
 @key_command.command("rotate")
@@ -105,7 +105,7 @@ def create(console: Console, place: Place) -> None:
 def rotate(console: Console, place: Place, now: bool) -> None:
     """Mint with the newest root key as soon as every service has it; create one if needed."""
     key = place.mint().call("POST", "/v1/root-keys/rotate", {"now": now})
-    _tell(console, key)
+    _show(console, key)
     console.hint(
         "wait until `arx key list` shows that it mints for every service; then run `arx key retire` for the older key"
     )
@@ -201,7 +201,7 @@ def rotate_signing(console: Console, place: Place, algorithm: str | None, stolen
     console.data("signing-key", {"key": key}, lambda: pairs(rows))
 
 
-def _tell(console: Console, key: dict[str, Any]) -> None:
+def _show(console: Console, key: dict[str, Any]) -> None:
     rows = [("key", key["name"]), ("state", key["state"]), ("mints from", _from(key)), ("waits for", _waits(key))]
     console.data("key", {"key": key}, lambda: pairs(rows))
 

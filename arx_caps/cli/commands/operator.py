@@ -88,7 +88,7 @@ def list_operators(console: Console, place: Place) -> None:
 @pass_console
 def show(console: Console, name: str, place: Place) -> None:
     """Show an operator, its role and its keys."""
-    _tell(console, place.mint().call("GET", f"/v1/operators/{_checked(name)}"))
+    _show(console, place.mint().call("GET", f"/v1/operators/{_checked(name)}"))
 
 
 @operator_command.command("role")
@@ -100,7 +100,7 @@ def show(console: Console, name: str, place: Place) -> None:
 @pass_console
 def set_role(console: Console, name: str, place: Place, role: str | None, rules: str | None) -> None:
     """Set the role of the operator NAME; it applies from its next call."""
-    _tell(console, place.mint().call("PATCH", f"/v1/operators/{_checked(name)}", _role(role, rules)))
+    _show(console, place.mint().call("PATCH", f"/v1/operators/{_checked(name)}", _role(role, rules)))
 
 
 @operator_command.group("key")
@@ -137,7 +137,7 @@ def add_key(console: Console, name: str, place: Place, key_out: Path | None, pub
 @pass_console
 def remove_key(console: Console, name: str, kid: str, place: Place) -> None:
     """Remove the key KID of the operator NAME; the last key cannot be removed."""
-    _tell(console, place.mint().call("PATCH", f"/v1/operators/{_checked(name)}", {"remove_kid": kid}))
+    _show(console, place.mint().call("PATCH", f"/v1/operators/{_checked(name)}", {"remove_kid": kid}))
 
 
 @operator_command.command("remove")
@@ -229,7 +229,7 @@ def _checked(name: str) -> str:
     return name
 
 
-def _tell(console: Console, operator: dict[str, Any]) -> None:
+def _show(console: Console, operator: dict[str, Any]) -> None:
     console.data("operator", {"operator": operator}, lambda: pairs(facts_of(operator)))
 
 

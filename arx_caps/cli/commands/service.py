@@ -161,7 +161,7 @@ def list_services(console: Console, place: Place) -> None:
 @pass_console
 def show(console: Console, audience: str, place: Place) -> None:
     """Show a service and the thumbprints of its own keys."""
-    _tell(console, place.mint().call("GET", f"/v1/services/{_checked(audience)}"))
+    _show(console, place.mint().call("GET", f"/v1/services/{_checked(audience)}"))
 
 
 @service_command.command("remove-key", cls=KidCommand)
@@ -174,7 +174,7 @@ def show(console: Console, audience: str, place: Place) -> None:
 def remove_key(console: Console, audience: str, kid: str, place: Place, yes: bool) -> None:
     """Remove the service's own key KID: its holder can fetch no more keys.  Invite it again for a new key."""
     console.confirm(f"remove the key {kid[:64]} of {_checked(audience)}?", yes=yes)
-    _tell(console, place.mint().call("PATCH", f"/v1/services/{audience}", {"remove_kid": kid}))
+    _show(console, place.mint().call("PATCH", f"/v1/services/{audience}", {"remove_kid": kid}))
 
 
 @service_command.command("replace-key")
@@ -219,7 +219,7 @@ def _tell_end(console: Console, answer: dict[str, Any]) -> None:
     console.data("service", answer, lambda: pairs(rows))
 
 
-def _tell(console: Console, service: dict[str, Any]) -> None:
+def _show(console: Console, service: dict[str, Any]) -> None:
     console.data("service", {"service": service}, lambda: pairs(facts_of(service)))
 
 

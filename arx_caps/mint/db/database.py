@@ -14,7 +14,7 @@ from sqlalchemy import Executable, Row, Select, func, insert, select
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
-from arx_caps.engines import BUSY_S, READING, Connections, open_engine, place_of, told
+from arx_caps.engines import BUSY_S, READING, Connections, database_errors, open_engine, place_of
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.notices import queue_notices
 from arx_caps.mint.db.statement import CompiledStatement
@@ -93,7 +93,7 @@ class Database:
             StoreError: The database did not answer.
             AuditError: The event cannot be recorded, so the change was rolled back.
         """
-        with told(NAME), self._turn(), self._writers.begin() as connection:
+        with database_errors(NAME), self._turn(), self._writers.begin() as connection:
             yield connection
             # Last, so that the transaction holds the outbox's lock for as short as possible.
             if what is not None:
@@ -121,7 +121,7 @@ class Database:
         Raises:
             StoreError: The database did not answer.
         """
-        with told(NAME), self._readers.begin() as connection:
+        with database_errors(NAME), self._readers.begin() as connection:
             yield connection
 
     @contextlib.contextmanager
@@ -131,7 +131,7 @@ class Database:
         Raises:
             StoreError: The database did not answer.
         """
-        with told(NAME), self._readers.look() as connection:
+        with database_errors(NAME), self._readers.look() as connection:
             yield connection
 
     @contextlib.contextmanager
@@ -147,7 +147,7 @@ class Database:
         if self.system == "sqlite":
             yield
             return
-        with told(NAME), self._engine.begin() as connection:
+        with database_errors(NAME), self._engine.begin() as connection:
             connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({number})")
             yield
 
@@ -158,7 +158,7 @@ class Database:
         Raises:
             StoreError: The database did not answer, or rows would refer to missing rows.
         """
-        with told(NAME), self._engine.connect() as connection:
+        with database_errors(NAME), self._engine.connect() as connection:
             if self.system == "sqlite":
                 # SQLite alters a table by making a copy and dropping the original. With foreign keys on, that drop
                 # would fail or cascade. SQLite ignores this pragma inside a transaction, so it comes before one.
@@ -172,7 +172,7 @@ class Database:
     def settle(self) -> None:
         """Checkpoint SQLite's write-ahead log into its file, and truncate the log."""
         if self.system == "sqlite":
-            with told(NAME), self._engine.connect() as c:
+            with database_errors(NAME), self._engine.connect() as c:
                 c.connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def record_in(self, connection: Connection, what: Event) -> None:
