@@ -62,8 +62,6 @@ OTHERWISE = {  # beginnings of files in these areas that are not checked, and wh
 EXCEPTIONS = {  # lines with an avoided word, by a part of the line, and why
     "decisions/0070-a-record-tells-the-first.md": "the address of a decision",
     '"whoever", "somebody" or "told"': "names words to avoid",
-    "tell: Called whenever something is new": "a parameter of Approval.wait",
-    "tell: Called with a sentence while an outcome": "a parameter that arx_caps/cli passes by name",
 }
 
 
