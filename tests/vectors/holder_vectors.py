@@ -27,6 +27,7 @@ from tests.vectors.second import (
     requiring,
     text,
 )
+from tests.vectors.spend_vectors import COSTS, pool
 
 REQUEST: Final[dict[str, Any]] = {"args": {}, "tool": "orders.get"}
 THIEF: Final = holder("thief")
@@ -42,7 +43,7 @@ BEYOND: Final = b"\xf0" + b"\xff" * 30 + b"\x7f"  # p + 3: another spelling of a
 
 def vectors() -> Vectors:
     """All of this file."""
-    return identifiers() | delegations() | grafts() | vouched() | calls() | keys() | signatures()
+    return identifiers() | delegations() | pools() | grafts() | vouched() | calls() | keys() | signatures()
 
 
 def called(token: Token, by: Holder, *hops: str, **changes: Any) -> Token:
@@ -60,6 +61,32 @@ def two_hops(**members: Any) -> Token:
     """A token that the second holder delegated to the third."""
     token = one_hop()
     return token.with_caveats(hop(token, SECOND, "acme/worker/helper", THIRD.public, name=HOP2, hops=(HOP,), **members))
+
+
+def pools() -> Vectors:
+    """SPEC 17.3: pools behind a signed delegation."""
+    behind = one_hop().with_caveats(pool("1"))
+    helper = hop(behind, SECOND, "acme/worker/helper", THIRD.public, name=HOP2, hops=(HOP,))
+    two, cut = behind.with_caveats(helper), one_hop().with_caveats(helper)
+    small = called(behind.with_caveats(pool("0.3")), SECOND, HOP)
+    return {
+        "bound-pool": vector(
+            "17.3", "grant", called(behind, SECOND, HOP), "a pool behind the signature of who opened it", costs=COSTS
+        ),
+        "bound-pool-smaller": vector(
+            "17.3", "insufficient_budget", small, "the next holder makes its own pool smaller", costs=COSTS
+        ),
+        "bound-pool-signed": vector(
+            "17.3", "grant", called(two, THIRD, HOP, HOP2), "the next delegation signs for the pool", costs=COSTS
+        ),
+        "bound-pool-cut": vector(
+            "17.3",
+            "bad_signature",
+            called(cut, THIRD, HOP, HOP2),
+            "a pool that the next delegation signed for is taken out",
+            costs=COSTS,
+        ),
+    }
 
 
 def identifiers() -> Vectors:

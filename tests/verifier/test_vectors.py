@@ -30,6 +30,7 @@ from tests.vectors import make_vectors, second
 
 FOLDER = Path(__file__).parent.parent / "vectors" / "tokens"
 VECTORS = {path.stem: json.loads(path.read_text()) for path in sorted(FOLDER.glob("*.json"))}
+REACHED = ("ok", "insufficient_budget")  # the codes of a call that was spent
 
 
 def verifier_of(vector: dict[str, Any]) -> Verifier:
@@ -81,7 +82,7 @@ def test_each_vector_comes_out_alike_when_seen(name: str) -> None:
     checked, request = verifier_of(vector), request_of(vector)
     first = checked.decide(vector["token"], request).code
     again = checked.decide(vector["token"], request).code
-    parts = [Macaroon.parse(text) for text in vector["token"].split("~")] if first == "ok" else []
+    parts = [Macaroon.parse(text) for text in vector["token"].split("~")] if first in REACHED else []
     packets = [packet for part in parts for packet in part.packets if isinstance(packet, bytes)]
     if any(b'"spend":' in packet for packet in packets):
         return  # the second call finds less in the pool
