@@ -1,10 +1,37 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The pages of verifiers and keys: what is enrolled, what is present, what was used."""
+"""The pages of verifiers and keys: what is enrolled, what is present, what was used; and each page's command."""
 
+import re
+from html import unescape
+
+import click
 import pytest
 
+from arx_caps.cli.app import cli
+from arx_caps.console.menu import MENU
 from tests.console.harness import sign_in
 from tests.mint.harness import AGENT, Harness
+
+
+@pytest.mark.sqlite
+def test_each_page_shows_a_command_that_exists(unit: Harness) -> None:
+    """Its words are a command of ``arx``, and its options are that command's."""
+    unit.mint.log.start()
+    unit.mint.policies.settle()
+    browser = sign_in(unit)
+    for path in [entry.path for _, entries in MENU for entry in entries]:
+        shown = re.search(r'aria-label="The same on the command line">.*<code>(.*)</code>', browser.get(path))
+        assert shown is not None, path
+        for line in unescape(shown[1]).split("; "):
+            found: click.Command | None = cli
+            for word in line.split()[1:]:
+                if isinstance(found, click.Group):
+                    found = found.get_command(click.Context(found), word)
+                elif word.startswith("--"):
+                    assert found is not None, (path, line)
+                    assert word in {name for option in found.params for name in option.opts}, (path, line)
+            assert found is not None, (path, line)
+            assert not isinstance(found, click.Group), (path, line)
 
 
 @pytest.mark.sqlite
