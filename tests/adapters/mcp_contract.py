@@ -9,6 +9,7 @@ import contextlib
 import os
 import signal
 import sys
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +22,7 @@ from mcp.client.streamable_http import streamable_http_client
 from arx_verifier import Rule
 from arx_verifier.enforcement import BUDGET_KEY, META_KEY, REFUSAL_KEY, ArxMiddleware
 from arx_verifier.testing import UnsafeCaller, UnsafeTestRealm
-from arx_verifier.token import Macaroon
+from arx_verifier.token import Macaroon, spend_caveats
 from tests.adapters.asgi_server import serving
 from tests.adapters.mcp_rules import RULES
 from tests.servers import until
@@ -132,11 +133,13 @@ def test_results_and_refusals_have_what_a_budget_has_left(way: tuple[str, str], 
 
     async def test() -> None:
         async with opened(way, tmp_path) as server:
-            client, worker = server.client, server.caller.delegate("orders/worker", budget={"calls": 2})
-            short = {"pool": "worker", "hop": "orders/worker", "unit": "calls", "remaining": "0", "required": "1"}
+            # Of the same holder: a gateway has a session for each.
+            (pool,) = spend_caveats("small", {"calls": 2}, "task", time.time_ns() // 1_000_000)
+            client, limited = server.client, UnsafeCaller(server.caller.macaroon.attenuate(pool), "orders")
+            short = {"pool": "small", "hop": "test/agent", "unit": "calls", "remaining": "0", "required": "1"}
 
             def meta(tool: str, **args: Any) -> Any:
-                return {KEY: worker.token(f"orders.{tool}", **args)}
+                return {KEY: limited.token(f"orders.{tool}", **args)}
 
             order, uri = {"order_id": "o-1"}, "orders://o-1"
             result = await client.call_tool("get", order, meta=meta("get", **order))
