@@ -17,6 +17,7 @@ local LOST_MS = 604800000
 local MARGIN_MS = 60000        -- after another server took over: three clocks, each within 30 s of the time
 local MAX_HELD = 1000          -- open reservations and leases of a pool: each is a field until it is settled
 local FIELDS = 9
+local AT_ONCE = 10             -- pools that one call forgets
 
 local function int(number)
   return string.format('%.0f', number)
@@ -32,6 +33,8 @@ local function run_id(time)
   return run
 end
 
+local behind = true -- whether more pools may be forgotten than one call has
+
 -- Compares the history with this server process, and returns the time, which never goes back, and `since`.
 local function begin(header, index)
   local time = redis.call('TIME')
@@ -46,31 +49,33 @@ local function begin(header, index)
     since = math.max(since, now + MARGIN_MS)
     redis.call('HSET', header, 'run', run_id(time), 'since', int(since), 'seen', int(now))
   end
-  local forgotten = redis.call('ZRANGEBYSCORE', index, '-inf', int(now - KEEP_MS), 'LIMIT', 0, 10)
-  if #forgotten > 0 then
-    local prefix = string.sub(header, 1, -2) .. 'p:'
-    for _, name in ipairs(forgotten) do
-      redis.call('DEL', prefix .. name)
+  if behind or now - seen >= 1000 then
+    local forgotten = redis.call('ZRANGEBYSCORE', index, '-inf', int(now - KEEP_MS), 'LIMIT', 0, AT_ONCE)
+    behind = #forgotten == AT_ONCE
+    if #forgotten > 0 then
+      local prefix = string.sub(header, 1, -2) .. 'p:'
+      for _, name in ipairs(forgotten) do
+        redis.call('DEL', prefix .. name)
+      end
+      redis.call('ZREM', index, unpack(forgotten))
     end
-    redis.call('ZREM', index, unpack(forgotten))
-  end
-  if #forgotten > 0 or now - seen >= 1000 then
     redis.call('HSET', header, 'seen', int(now))
   end
   return now, since
 end
 
 -- A pool in its period: a later one begins anew, an earlier one never comes again.
+local COLUMNS = {'p', 'c', 'r', 'l', 'x', 'o', 'u', 'm', 'b'}
 local function read(key, max, period_ms, opened, now, since)
   local period = period_ms > 0 and math.floor(now / period_ms) or 0
-  local values = redis.call('HMGET', key, 'p', 'c', 'r', 'l', 'x', 'o', 'u', 'm', 'b')
-  local p = tonumber(values[1])
-  local pool = {key = key, max = math.max(max, tonumber(values[8] or 0)), period = period, known = p ~= nil}
-  pool.b = values[9] and tonumber(values[9]) or opened
+  local had = redis.call('HMGET', key, 'p', 'c', 'r', 'l', 'x', 'o', 'u', 'm', 'b')
+  for place = 1, #COLUMNS do
+    had[place] = tonumber(had[place])
+  end
+  local p, c, r, l, x, o, u, m, b = unpack(had, 1, #COLUMNS)
+  local pool = {key = key, max = math.max(max, m or 0), period = period, known = p ~= nil, b = b or opened, had = had}
   if p and p >= period then
-    pool.period, pool.c, pool.r, pool.l = p, tonumber(values[2]), tonumber(values[3]), tonumber(values[4])
-    pool.x, pool.o, pool.u = tonumber(values[5]), tonumber(values[6]), tonumber(values[7])
-    pool.used = pool.c + pool.r + pool.l
+    pool.period, pool.c, pool.r, pool.l, pool.x, pool.o, pool.u, pool.used = p, c, r, l, x, o, u, c + r + l
   else
     pool.anew, pool.c, pool.r, pool.l, pool.x, pool.o, pool.u, pool.used = p ~= nil, 0, 0, 0, 0, -1, 0, 0
   end
@@ -88,17 +93,26 @@ local function read(key, max, period_ms, opened, now, since)
   return pool
 end
 
+-- Writes what changed: most draws change one field.
 local function write(index, pool, now)
   if pool.anew then
     redis.call('DEL', pool.key)
-    pool.anew = false
+    pool.anew, pool.had = false, {}
   end
   if now - pool.u >= 60000 then
     pool.u = now
     redis.call('ZADD', index, int(now), string.match(pool.key, '}:p:(.*)$'))
   end
-  redis.call('HSET', pool.key, 'p', int(pool.period), 'c', int(pool.c), 'r', int(pool.r), 'l', int(pool.l),
-             'x', int(pool.x), 'o', int(pool.o), 'm', int(pool.max), 'b', int(pool.b), 'u', int(pool.u))
+  local has, changed = {pool.period, pool.c, pool.r, pool.l, pool.x, pool.o, pool.u, pool.max, pool.b}, {}
+  for place, column in ipairs(COLUMNS) do
+    if has[place] ~= pool.had[place] then
+      changed[#changed + 1] = column
+      changed[#changed + 1] = int(has[place])
+    end
+  end
+  if #changed > 0 then
+    redis.call('HSET', pool.key, unpack(changed))
+  end
 end
 
 -- arx1_take  KEYS h pools pool…   ARGV draw|reserve|lease op (max period_ms opened cost wanted)…
