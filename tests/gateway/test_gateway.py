@@ -91,7 +91,7 @@ class World(RealmFolder):
 
     def run(self, *words: str) -> Ran:
         """Run a command in this process: in one of its own, imports take most of the time of these tests."""
-        about = {name: value for name, value in self.environment.items() if name.startswith("ARX_")}
+        about = {name: value for name, value in self.environment.items() if os.environ.get(name) != value}
         with contextlib.chdir(self.folder):
             return arx(*words, env=about)
 

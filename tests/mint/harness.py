@@ -33,6 +33,7 @@ from arx_caps.self_registration import SelfRegistration
 from arx_verifier.journal.decision import DecisionSink, InMemoryDecisions
 from arx_verifier.revocation.epoch import UnsafeLocalEpochs
 from arx_verifier.revocation.history import HistoryPlace
+from tests.servers import until
 
 ISSUER = "http://127.0.0.1:8700"
 AGENT = "acme/support/triage"
@@ -169,8 +170,14 @@ class Harness:
     def enrol(self, path: str = AGENT, **about: Any) -> KeyFile:
         """Enrol an agent."""
         key = KeyFile.generate("agent", path, ISSUER)
-        answer = self.operator().call("POST", "/v1/agents", {"path": path, "jwk": key.key.public.jwk, **about})
-        assert answer.status_code == 201, answer.text
+        operator, answers = self.operator(), list[httpx2.Response]()
+
+        def asked() -> bool:  # on a loaded machine, the view of a mint that has just started may be too old
+            answers.append(operator.call("POST", "/v1/agents", {"path": path, "jwk": key.key.public.jwk, **about}))
+            return answers[-1].status_code != 503
+
+        until(asked)
+        assert answers[-1].status_code == 201, answers[-1].text
         return key
 
     def open_session(self, key: KeyFile, **asked: Any) -> tuple[Holder, dict[str, Any]]:
