@@ -26,7 +26,7 @@ from benchmarks.realm import BODY, Realm, realm
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 CROWDS: Final = (1, 16)  # how many connections ask at once
-TOKENS_A_SECOND: Final = 8_000  # more than one process answers
+TOKENS_A_SECOND: Final = 20_000  # more than one process answers
 TAIL_CHARS: Final = 180  # at most: what differs from call to call of one parent
 GROWN: Final = {"parents": 100_000, "calls": 100_000, "kills": 1_000_000}
 KILLS: Final = 100_000  # that a service starts beside
