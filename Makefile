@@ -30,8 +30,8 @@ test: $(READY)  ## the tests, without those that take many seconds
 test-slow: $(READY)  ## the tests that take many seconds
 	$(TEST) -m slow $(ARGS)
 
-test-fast: $(READY)  ## the tests that start no server
-	$(TEST) -m "not servers and not install and not long and not slow" $(ARGS)
+test-fast: $(READY)  ## the tests of verifier, agent, bridge, audit log and layout that start no server
+	$(TEST) tests/verifier tests/vectors tests/agent tests/connect tests/audit tests/house -m "not servers and not install and not long and not slow" $(ARGS)
 
 nightly: $(READY)  ## what takes too long for every change: processes killed while they decide, simulated worlds
 	.ci/nightly
