@@ -191,6 +191,11 @@ def test_pools_that_a_restart_exhausted(ledger: Ledger) -> None:
     Before the next call it is foretold; afterwards the pool is named until it is topped up.
     """
     ledger.draw()
+    with (
+        ledger.server.client() as raw
+    ):  # a server may write a moment after its answer: wait for a write behind the draw
+        raw.set("behind", "")
+        until(lambda: raw.execute_command("WAITAOF", 1, 0, 1_000)[0] == 1)
     ledger.server.kill()
     with running(ledger.server):
         restarted(ledger)
