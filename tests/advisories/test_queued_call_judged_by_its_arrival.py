@@ -33,6 +33,9 @@ class Forgetting:
         self._until[key] = self.now_ms + max(1, expires_ms - now_ms)
         return True
 
+    def close(self) -> None:
+        """Do nothing."""
+
 
 @pytest.fixture
 def queue(monkeypatch: pytest.MonkeyPatch) -> None:

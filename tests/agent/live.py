@@ -26,7 +26,6 @@ from arx_caps.realm import Realm
 from arx_verifier.errors import StaleEpochError
 from arx_verifier.request import AccessRequest
 from arx_verifier.service import open_verifier
-from arx_verifier.verification.nonces import RedisNonces
 from arx_verifier.verification.verifier import Verifier
 
 POLICY = """
@@ -164,8 +163,6 @@ class LiveMint:
             yield verifier
         finally:
             verifier.close()
-            if isinstance(verifier.nonces, RedisNonces):  # it may be shared, so that no verifier closes it
-                verifier.nonces.close()
 
     def close(self) -> None:
         """Close the operator's connections."""

@@ -8,9 +8,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from redis import Redis
 
 from arx_verifier.errors import SettingsError, StoreError
+from arx_verifier.journal import InMemoryDecisions
+from arx_verifier.revocation.epoch import UnsafeLocalEpochs
+from arx_verifier.token import KeyRing
+from arx_verifier.verification import Verifier
 from arx_verifier.verification.nonces import APART_MS, MemoryNonces, RedisNonces
+from tests.servers import until
 
 pytestmark = pytest.mark.spec("8.3")
 
@@ -99,6 +105,21 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     embedded = pytest.importorskip("arx_caps.embedded")
     with embedded.EmbeddedValkey(Path(tmp_path_factory.mktemp("nonces"))) as valkey:
         yield valkey.url
+
+
+@pytest.mark.servers
+def test_a_closed_verifier_leaves_no_connection(server: str) -> None:
+    """Its store of used calls is closed with it; another verifier that shares the store opens a new connection."""
+    shared = RedisNonces(server, "close:")
+    keys, epochs = KeyRing({"k1.0": bytes(32)}, realm="acme"), UnsafeLocalEpochs()
+    verifier = Verifier(audience="orders", keys=keys, epochs=epochs, decisions=InMemoryDecisions(), nonces=shared)
+    assert shared.spend("a", T0 + 15_000, T0)
+    with Redis.from_url(server) as admin:
+        before = len(admin.client_list())
+        verifier.close()
+        until(lambda: len(admin.client_list()) == before - 1)
+    assert shared.spend("a", T0 + 15_000, T0) is False
+    shared.close()
 
 
 @pytest.mark.servers

@@ -30,6 +30,9 @@ class UnspentCalls:
         """Accept a key, and do not remember it."""
         return True
 
+    def close(self) -> None:
+        """Do nothing."""
+
 
 class RunningDecider(RunningVerifier):
     """A decider between ``start`` and ``close``.

@@ -71,6 +71,9 @@ class NonceStore(Protocol):
             StoreError: The store did not answer.
         """
 
+    def close(self) -> None:
+        """Close its connections; idempotent.  A verifier that shares it opens new ones at its next call."""
+
 
 def spend_call(nonces: NonceStore, call: PresentedCall, request: AccessRequest) -> Refused | None:
     """Spend a call alone.
@@ -193,6 +196,9 @@ class MemoryNonces:
                 return True
         return None
 
+    def close(self) -> None:
+        """Do nothing: it has no connections, and other verifiers of this process may share it."""
+
     def _keep_long(self, key: bytes | str, minute: int) -> bool | None:
         if len(self._seen) >= self._capacity or self._lasting >= self._capacity // 2:
             return None
@@ -312,7 +318,7 @@ class RedisNonces:
         return f"the nonce store {why}" if why else f"the nonce store did not answer: {type(error).__name__}"
 
     def close(self) -> None:
-        """Close the connections."""
+        """Close the connections; see ``NonceStore``."""
         self._redis.close()
         self._redis.connection_pool.disconnect()
 

@@ -283,9 +283,10 @@ class Verifier:
             self._budgets.ledger.start()
 
     def close(self) -> None:
-        """Stop following, close the journal, empty the cache; every later call is refused as ``closed``."""
+        """Stop following, close journal, nonces and ledger, empty the cache; later calls are refused as ``closed``."""
         self.epochs.close()
         self.decisions.close()
+        self.nonces.close()
         if self._budgets.ledger is not None:
             self._budgets.ledger.close()
         self._authenticator.forget()

@@ -109,6 +109,9 @@ class _NothingSpent:
         """Return true: the call is new."""
         return True
 
+    def close(self) -> None:
+        """Do nothing."""
+
 
 class _NothingDrawn:
     """A ledger in which every pool is full: an explanation draws from none."""
