@@ -20,7 +20,7 @@ if TYPE_CHECKING:
         Taken,
         pool_id,
     )
-    from arx_verifier.ledger.redis_ledger import MOST_SHOWN, RedisLedger
+    from arx_verifier.ledger.redis_ledger import COLUMNS, MOST_SHOWN, RedisLedger, show_pool
 else:
     __getattr__, __dir__ = open_door(
         __name__,
@@ -29,13 +29,14 @@ else:
             "leases": "LeasedLedger Slice",
             "memory": "LedgerState MemoryLedger",
             "pools": "BUSY EARLY LOST PERIOD_MS Ledger PoolDraw Short Taken pool_id",
-            "redis_ledger": "MOST_SHOWN RedisLedger",
+            "redis_ledger": "COLUMNS MOST_SHOWN RedisLedger show_pool",
         },
     )
 
 __all__ = [
     "BUSY",
     "CALLS",
+    "COLUMNS",
     "EARLY",
     "LOST",
     "MOST_SHOWN",
@@ -52,4 +53,5 @@ __all__ = [
     "Slice",
     "Taken",
     "pool_id",
+    "show_pool",
 ]

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 _TIMEOUT_S: Final = 0.25  # every call with a budget waits for the ledger: a slower one counts as down
 _PART: Final = 1000  # pools of the index that one question reads
 MOST_SHOWN: Final = 1000
+COLUMNS: Final = ("p", "c", "r", "l", "x", "o", "m", "u", "b")  # of a pool: see ledger.lua
 _ABSENT: Final = re.compile("unction not found", re.IGNORECASE)
 _INSTANCE: Final = "budgets belong on the instance of the nonces, with an append-only file each second"
 _LOGIN: Final = "ARX_LEDGER_PASSWORD, or the login in `ledger` of the service file"
@@ -175,14 +176,14 @@ class RedisLedger:
         now, since = self._call("arx1_ledger", (), ())
         pipeline = self._redis.pipeline(transaction=False)
         for name in pools:
-            pipeline.hmget(self._pool + name, "p", "c", "r", "l", "x", "o", "m", "u", "b")
+            pipeline.hmget(self._pool + name, *COLUMNS)
         shown = []
         for name, row in zip(pools, self._ask(pipeline.execute), strict=True):
             if row[0] is not None:
-                shown.append(_shown(name, row, now, since))
+                shown.append(show_pool(name, row, now, since))
             elif name in granted:
                 most, opened = granted[name]
-                shown.append(_shown(name, (0, 0, 0, 0, 0, -1, most, 0, opened), now, since))
+                shown.append(show_pool(name, (0, 0, 0, 0, 0, -1, most, 0, opened), now, since))
         return shown
 
     def start(self) -> None:
@@ -277,7 +278,15 @@ def _is_or_any(wanted: str | None, part: str) -> bool:
     return wanted is None or wanted == part
 
 
-def _shown(name: str, row: Sequence[Any], now: int, since: int) -> dict[str, Any]:
+def show_pool(name: str, row: Sequence[Any], now: int, since: int) -> dict[str, Any]:
+    """Return a pool as ``RedisLedger.shown`` does.
+
+    Args:
+        name: Its identity.
+        row: Its fields, those of ``COLUMNS``.
+        now: The ledger's time, ms since the Unix epoch.
+        since: Pools that were opened before may have lost draws, ms since the Unix epoch.
+    """
     task, link, pool, unit, per = name.split("/")
     period, committed, reserved, leased, extra, reopened, most, at, opened = (int(value) for value in row)
     length = PERIOD_MS[per]

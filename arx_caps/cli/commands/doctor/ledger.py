@@ -19,13 +19,12 @@ from arx_caps.durations import show_time
 from arx_caps.realm import Realm
 from arx_caps.revocation import acl
 from arx_verifier.errors import ArxError, SettingsError
-from arx_verifier.ledger import PERIOD_MS
+from arx_verifier.ledger import COLUMNS, MOST_SHOWN, show_pool
 from arx_verifier.revocation import open_client, refused_login, without_login
 from arx_verifier.service import read_service_file
 
 TIMEOUT_S: Final = 3.0
 MAX_CLOCK_MS: Final = 5_000
-NEWEST: Final = 1_000  # pools that are looked at, those that were drawn on last
 ROLE: Final = (
     "make its user with `arx redis acl --role ledger`, name it in `ledger`, its password in ARX_LEDGER_PASSWORD"
 )
@@ -225,15 +224,9 @@ def _history(client: Any, realm: Realm, info: Mapping[str, Any], at: int) -> Che
 
 
 def _lost(client: Any, realm: Realm, begin: str, since: int, now: int) -> Iterator[str]:
-    for pool, _ in sorted(client.zscan_iter(f"{begin}pools"), key=lambda found: -found[1])[:NEWEST]:
-        opened, reopened = client.hmget(f"{begin}p:{pool}", "b", "o")
-        length = PERIOD_MS[pool.rpartition("/")[2]]
-        if (
-            opened is None
-            or max(int(opened), now // length * length if length else 0) > since
-            or int(reopened) == since
-        ):
-            continue
-        row = row_of(realm, "task", pool.partition("/")[0])
-        if row is None or int(row["expires_at"]) > now:
-            yield pool
+    for pool in client.zrevrange(f"{begin}pools", 0, MOST_SHOWN - 1):
+        fields = client.hmget(f"{begin}p:{pool}", *COLUMNS)
+        if fields[0] is not None and show_pool(pool, fields, now, since)["lost"]:
+            row = row_of(realm, "task", pool.partition("/")[0])
+            if row is None or int(row["expires_at"]) > now:
+                yield pool
