@@ -16,7 +16,7 @@ READ: Final = "arx.tasks.read"
 LOW: Final = 10  # per cent
 
 
-class Budgets(msgspec.Struct, frozen=True):
+class PoolsView(msgspec.Struct, frozen=True):
     """What is known of some pools.
 
     Attributes:
@@ -67,12 +67,12 @@ class Gauge(NamedTuple):
         return cls(pool, used * percent, reserved * percent, leased * percent, remaining * percent, state, tone)
 
 
-def gauges_of(budgets: Budgets) -> list[Gauge]:
+def gauges_of(budgets: PoolsView) -> list[Gauge]:
     """Return the bars of pools."""
     return [] if budgets.found is None else [Gauge.of(pool) for pool in budgets.found.pools]
 
 
-def ask_budgets(visit: Visit, **query: Any) -> Budgets:
+def ask_budgets(visit: Visit, **query: Any) -> PoolsView:
     """Ask the API for a page of pools as the operator; that the ledger does not answer is no error of the page.
 
     Args:
@@ -83,28 +83,28 @@ def ask_budgets(visit: Visit, **query: Any) -> Budgets:
         ArxError: Any other refusal.
     """
     try:
-        return Budgets(visit.call(show_pools, query=query))
+        return PoolsView(visit.call(show_pools, query=query))
     except StoreError as error:
-        return Budgets(problem=str(error))
+        return PoolsView(problem=str(error))
     except GrantError as error:
         if error.code != "not_found":
             raise
-        return Budgets()
+        return PoolsView()
 
 
-def show_budgets(visit: Visit, session: str) -> Budgets:
+def show_budgets(visit: Visit, session: str) -> PoolsView:
     """Ask the API for the pools of a session, as far as the role allows."""
     # Without a ledger there is nothing to ask for, and nothing to record.
     if visit.mint.ledger is None or not visit.may(READ):
-        return Budgets()
+        return PoolsView()
     return ask_budgets(visit, session=session, limit=PAGE)
 
 
-def look_at_budgets(mint: MintContext, session: str) -> Budgets:
+def look_at_budgets(mint: MintContext, session: str) -> PoolsView:
     """Return the pools of a session, for a stream."""
     if mint.ledger is None:
-        return Budgets()
+        return PoolsView()
     try:
-        return Budgets(list_pools(mint, PoolsQuery(session=session, limit=PAGE)))
+        return PoolsView(list_pools(mint, PoolsQuery(session=session, limit=PAGE)))
     except StoreError as error:
-        return Budgets(problem=str(error))
+        return PoolsView(problem=str(error))

@@ -41,7 +41,7 @@ class ArxModelCallback(BaseCallbackHandler):
             serialized: The model.
             messages: The messages.
             run_id: The call.
-            more: What else LangChain tells.
+            more: What else LangChain gives.
 
         Raises:
             ArxError: As ``ModelBudget.reserve``; the model is not called.
@@ -55,7 +55,7 @@ class ArxModelCallback(BaseCallbackHandler):
             serialized: The model.
             prompts: The text.
             run_id: The call.
-            more: What else LangChain tells.
+            more: What else LangChain gives.
 
         Raises:
             ArxError: As ``ModelBudget.reserve``; the model is not called.
@@ -68,7 +68,7 @@ class ArxModelCallback(BaseCallbackHandler):
         Args:
             token: The part.
             run_id: The call.
-            more: What else LangChain tells.
+            more: What else LangChain gives.
         """
         self._begun.add(run_id)
 
@@ -78,7 +78,7 @@ class ArxModelCallback(BaseCallbackHandler):
         Args:
             event: The event.
             run_id: The call.
-            more: What else LangChain tells.
+            more: What else LangChain gives.
         """
         self._begun.add(run_id)
 
@@ -88,7 +88,7 @@ class ArxModelCallback(BaseCallbackHandler):
         Args:
             response: The answer.
             run_id: The call.
-            more: What else LangChain tells.
+            more: What else LangChain gives.
 
         Raises:
             ArxError: As ``ReservedCall.commit``.
@@ -102,7 +102,7 @@ class ArxModelCallback(BaseCallbackHandler):
         Args:
             error: The error.
             run_id: The call.
-            more: What else LangChain tells.
+            more: What else LangChain gives.
 
         Raises:
             ArxError: As ``ReservedCall.fail``.

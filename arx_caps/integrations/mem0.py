@@ -73,7 +73,7 @@ class StampedMem0:
 
 
 class _Entries:
-    """A vector store of memories; what mem0 may call beside these methods is not there, and so reads nothing."""
+    """A vector store of memories that has these methods alone: mem0 reads nothing by another one."""
 
     def __init__(self, store: Any, notes: TaskMemory) -> None:
         self._store, self._notes = store, notes

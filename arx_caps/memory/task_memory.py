@@ -22,7 +22,7 @@ from arx_verifier.verification import Grant, Verifier
 STAMP_FIELD: Final = "arx_stamp"  # in an entry's metadata
 WRITE: Final = "memory.write"
 READ: Final = "memory.read"
-_NO_STAMP: Final = ""  # in place of a stamp that is no text, or whose content nobody can have stamped
+_NO_STAMP: Final = ""  # in place of a stamp that is not a text, or whose content has no form to be stamped in
 _E = TypeVar("_E")
 _JSON: Final = msgspec.json.Encoder(order="deterministic")
 
@@ -172,7 +172,7 @@ def open_task_memory(path: str | os.PathLike[str], task: Task | Callable[[], Tas
 
 def _as_checked(entry: MemoryEntry[Any]) -> tuple[str | None, str | bytes]:
     """Return an entry's stamp and content as they are checked; what can be read as neither is forged."""
-    # No error: whoever can write into the memory could else stop every retrieval with one such entry.
+    # No error: a writer of the memory could otherwise stop every retrieval with one such entry.
     try:
         content = content_of(entry.content)
     except SettingsError:

@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from arx_caps.console import timeline
 from arx_caps.console.command import command
-from arx_caps.console.gauge import Budgets, Gauge, gauges_of, look_at_budgets, show_budgets
+from arx_caps.console.gauge import Gauge, PoolsView, gauges_of, look_at_budgets, show_budgets
 from arx_caps.console.live import StreamEvent
 from arx_caps.console.records import TONES
 from arx_caps.console.timeline import TimelineRecord
@@ -101,7 +101,7 @@ def stream_one(visit: Visit) -> Response:
     mint, last = visit.mint, [b""]
     broadcast = visit.live.broadcast(f"{HOME}/{session.id}", lambda: _look(mint, session.id), EVERY_S)
 
-    def show(seen: tuple[SessionShown, SessionTree, Budgets], _: int) -> StreamEvent | None:
+    def show(seen: tuple[SessionShown, SessionTree, PoolsView], _: int) -> StreamEvent | None:
         # Only when it changed: a large drawing is not sent again for the age of its session.
         state = msgspec.json.encode(seen)
         if state == last[0]:
@@ -112,7 +112,7 @@ def stream_one(visit: Visit) -> Response:
     return visit.stream(broadcast, show)
 
 
-def _look(mint: MintContext, session: str) -> list[tuple[SessionShown, SessionTree, Budgets]]:
+def _look(mint: MintContext, session: str) -> list[tuple[SessionShown, SessionTree, PoolsView]]:
     row = mint.db.sessions.find(session)
     if row is None:
         return []
@@ -135,7 +135,7 @@ def rows_of(found: Sessions) -> dict[str, Any]:
     }
 
 
-def _tree_values(visit: Visit, session: SessionShown, tree: SessionTree | None, budgets: Budgets) -> dict[str, Any]:
+def _tree_values(visit: Visit, session: SessionShown, tree: SessionTree | None, budgets: PoolsView) -> dict[str, Any]:
     nodes = tree.nodes if tree is not None else []
     gauges, own = gauges_of(budgets), dict[str, list[Gauge]]()
     for one in gauges:

@@ -64,7 +64,7 @@ class ArxMcpMiddleware(Middleware):
     async def _answer(self, message: McpMessage, context: MiddlewareContext[Any], call_next: CallNext[Any, Any]) -> Any:
         if message.is_call:
             return await self._messages.run(
-                message, lambda: _schema_of(message, context), lambda: _told(call_next(context))
+                message, lambda: _schema_of(message, context), lambda: _with_budget(call_next(context))
             )
         screened = await self._messages.recognize(message)
         result = await call_next(context)
@@ -75,7 +75,7 @@ class ArxMcpMiddleware(Middleware):
         ]
 
 
-async def _told(result: Awaitable[Any]) -> Any:
+async def _with_budget(result: Awaitable[Any]) -> Any:
     """Add what the call's budgets have left to its result."""
     found = await result
     more = budget_meta(current_grant())

@@ -76,7 +76,7 @@ class ArxMcpMiddleware:
         bare = replace(ctx, params=dict(message.params) | {"_meta": meta}, meta=meta) if message.meta else ctx
         if message.is_call:
             return await self._messages.run(
-                message, lambda: _schema_of(message, bare, call_next), lambda: _told(call_next(bare))
+                message, lambda: _schema_of(message, bare, call_next), lambda: _with_budget(call_next(bare))
             )
         screened = await self._messages.recognize(message)
         result = await call_next(bare)
@@ -86,7 +86,7 @@ class ArxMcpMiddleware:
         return self._messages.filtered(message, screened, result)
 
 
-async def _told(result: Awaitable[HandlerResult]) -> HandlerResult:
+async def _with_budget(result: Awaitable[HandlerResult]) -> HandlerResult:
     """Add what the call's budgets have left to its result, as it goes on the wire."""
     found = await result
     if found is None or not (more := budget_meta(current_grant())):

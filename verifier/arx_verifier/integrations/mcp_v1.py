@@ -71,7 +71,7 @@ class _Handlers(dict[type, Handler]):
         try:
             if message.is_call:
                 return await self._messages.run(
-                    message, lambda: self._schema_of(message), lambda: _told(handler(request))
+                    message, lambda: self._schema_of(message), lambda: _with_budget(handler(request))
                 )
             screened = await self._messages.recognize(message)
             result = await handler(request)
@@ -99,7 +99,7 @@ class _Handlers(dict[type, Handler]):
         return next((found.inputSchema for found in tools if found.name == message.params["name"]), {})
 
 
-async def _told(result: Awaitable[types.ServerResult]) -> types.ServerResult:
+async def _with_budget(result: Awaitable[types.ServerResult]) -> types.ServerResult:
     """Add what the call's budgets have left to its result."""
     found = await result
     if not (more := budget_meta(current_grant())):
