@@ -7,6 +7,8 @@ Tables are defined elsewhere.
 import contextlib
 import os
 import select
+import sqlite3
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -246,7 +248,7 @@ def _on_sqlite_connect(connection: Any, record: Any) -> None:
     # The driver would begin transactions by its own rules, and late: `_on_sqlite_begin` sends BEGIN.
     connection.isolation_level = None
     cursor = connection.cursor()
-    cursor.execute("PRAGMA journal_mode=WAL")
+    _keep_write_ahead_log(cursor)
     cursor.execute("PRAGMA synchronous=FULL")  # a committed transaction survives a power cut
     cursor.execute("PRAGMA foreign_keys=ON")
     cursor.execute(f"PRAGMA cache_size=-{CACHE_KIB}")
@@ -254,6 +256,21 @@ def _on_sqlite_connect(connection: Any, record: Any) -> None:
     path = cursor.execute("PRAGMA database_list").fetchone()[2]
     cursor.close()
     record.info["file"] = (Path(path), Path(path).stat()) if path else None
+
+
+def _keep_write_ahead_log(cursor: sqlite3.Cursor) -> None:
+    """Turn SQLite's write-ahead log on, and wait for others that write to a new database or do the same."""
+    # SQLite's own wait does not cover this pragma: it reads first, and does not wait for the lock to write after that.
+    until = time.monotonic() + BUSY_S
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > until:
+                raise
+            time.sleep(0.01)
+        else:
+            return
 
 
 def _on_sqlite_begin(connection: Connection) -> None:
