@@ -14,7 +14,7 @@ from typing import Any
 
 from aiohttp import web
 
-_SLOW_S = 2.0
+_SLOW_S = 20.0
 TOOLS = [{"name": name, "inputSchema": {"type": "object"}} for name in ("watch", "refund")]
 
 

@@ -8,6 +8,7 @@ The hosts that the page names are ports of this machine.
 import contextlib
 import itertools
 import json
+import secrets
 import shutil
 import ssl
 import subprocess
@@ -87,7 +88,18 @@ class Site:
             self.realm.write(text, port=port, file=f"{name}.toml", members=members)
             self.gateways.append(self._start(name))
         self._held.enter_context(self._nginx())
+        for port in self.ports:
+            # A new store refuses the calls of its first second.
+            until(lambda port=port: self._allows(f"http://127.0.0.1:{port}"))  # type: ignore[misc]
         return self
+
+    def _allows(self, url: str) -> bool:
+        """Whether a gateway allows a call now, and its server answers it."""
+        with self.client(CLIENTS + 1, url) as client:
+            call = message(self.caller("z"), "tools/call", "refund", call=secrets.token_hex(8))
+            answer = client.post("/http", json=call)
+            # A refusal is an error, or a result with `isError`.
+            return answer.status_code == 200 and "isError" not in answer.json().get("result", {"isError": True})
 
     def __exit__(self, *_: object) -> None:
         self._held.close()
