@@ -195,13 +195,27 @@ def with_meta(data: bytes, more: Mapping[str, Any]) -> bytes:
         members = _MEMBERS_OF.decode(data)
         if "result" not in members:
             return data
-        result = _MEMBERS_OF.decode(members["result"])
-        meta = _MEMBERS_OF.decode(result.get("_meta", b"{}"))
+        result = result_with_meta(members["result"], more)
     except (ValueError, RecursionError):
         return data  # no result of MCP, or one that takes another parser
+    return msgspec.json.encode({**members, "result": msgspec.Raw(result)})
+
+
+def result_with_meta(data: bytes, more: Mapping[str, Any]) -> bytes:
+    """Return a result with more in its ``_meta``.
+
+    Args:
+        data: The result's JSON.
+        more: As for ``with_meta``.
+
+    Raises:
+        ValueError: It is no object.
+        RecursionError: It takes another parser.
+    """
+    result = _MEMBERS_OF.decode(data)
+    meta = _MEMBERS_OF.decode(result.get("_meta", b"{}"))
     meta |= {name: msgspec.Raw(msgspec.json.encode(value)) for name, value in more.items()}
-    result["_meta"] = msgspec.Raw(msgspec.json.encode(meta))
-    return msgspec.json.encode({**members, "result": msgspec.Raw(msgspec.json.encode(result))})
+    return msgspec.json.encode({**result, "_meta": msgspec.Raw(msgspec.json.encode(meta))})
 
 
 def _envelope_of(data: bytes) -> _Envelope | None:

@@ -191,6 +191,40 @@ def test_a_call_within_the_token_runs(realm: UnsafeTestRealm, channel: Any, serv
     assert (again[0], again[1]["code"]) == (grpc.StatusCode.UNAUTHENTICATED, "replayed")
 
 
+@pytest.mark.spec("17.4")
+@pytest.mark.parametrize("made", [Service, AioService])
+def test_an_answer_says_what_a_budget_has_left(made: type[Service]) -> None:
+    """In the trailing metadata, of an answer and at the end of a stream; beside what the method sets itself."""
+    realm = UnsafeTestRealm("orders", costs={"orders.*": {"usd": "0.3"}})
+    service, paid = made(), realm.caller(ANY, budget={"usd": "1.00"})
+    chat = service.chat
+
+    def named(requests: Any, context: Any) -> Any:
+        context.set_trailing_metadata((("own", "1"),))
+        return chat(requests, context)
+
+    async def named_async(requests: Any, context: Any) -> Any:
+        context.set_trailing_metadata((("own", "1"),))
+        async for answer in chat(requests, context):
+            yield answer
+
+    service.chat = named_async if made is AioService else named  # type: ignore[method-assign]
+    with served(service, realm) as channel:
+
+        def trailing(name: str, caller: Any) -> dict[str, Any]:
+            metadata = bearer(caller.token(f"orders.{name.lower()}", order_id="o-1"))
+            if name == "Get":
+                _, call = stub(channel, name).with_call(Call(order_id="o-1"), metadata=metadata, timeout=60)
+            else:
+                call = stub(channel, name)(iter([Call(order_id="o-1")]), metadata=metadata, timeout=60)
+                assert len([*call]) == 1
+            return dict(call.trailing_metadata() or ())
+
+        assert trailing("Get", paid) == {"arx-budget": 'usd="0.7"'}
+        assert trailing("Chat", paid) == {"arx-budget": 'usd="0.4"', "own": "1"}
+        assert trailing("Get", realm.caller(ANY)) == {}
+
+
 def test_a_refused_call_runs_nothing(realm: UnsafeTestRealm, channel: Any, service: Service) -> None:
     """A caller reads the code, the expected and the received value; other arguments than the signed ones fail."""
     caller = realm.caller(REFUND, GET)

@@ -4,6 +4,7 @@
 Envoy cannot run here.  What it puts into a question is as its documentation and its protocol have it.
 """
 
+import asyncio
 import concurrent.futures
 import hashlib
 import json
@@ -17,12 +18,15 @@ import httpx
 import pytest
 
 from arx_caps.embedded import EmbeddedValkey
+from arx_caps.gateway.deciders.decider import Decider
+from arx_caps.gateway.deciders.ext_authz import ExtAuthz
 from arx_caps.gateway.deciders.grpc_server import MAX_MESSAGE
 from arx_caps.gateway.deciders.protos import COMPILED
+from arx_caps.gateway.settings import DeciderTerms
 from arx_verifier import Rule
 from arx_verifier.journal import read_journal
 from arx_verifier.request import UNSEEN_BODY, HttpCall
-from arx_verifier.testing import UnsafeCaller
+from arx_verifier.testing import UnsafeCaller, UnsafeTestRealm
 from arx_verifier.token import CallSigner, http_fields
 from tests.agent.live import now_ms
 from tests.gateway import protos
@@ -62,7 +66,7 @@ ENVOY: Final = {
     "SocketAddress": {"address": 2},
     "CheckResponse": {"status": 1, "denied_response": 2, "ok_response": 3, "dynamic_metadata": 4},
     "DeniedHttpResponse": {"status": 1, "headers": 2, "body": 3},
-    "OkHttpResponse": {"headers": 2, "headers_to_remove": 5},
+    "OkHttpResponse": {"headers": 2, "headers_to_remove": 5, "response_headers_to_add": 6},
 }
 ENVOY_COMMON: Final = {
     "HeaderValueOption": {"header": 1, "append": 2},
@@ -192,6 +196,23 @@ def test_a_refusal_is_an_answer_to_the_client(site: Site) -> None:
     assert told["www-authenticate"].startswith("Bearer realm=")
     assert told["cache-control"] == "no-store"
     assert json.loads(answer.denied_response.body)["code"] == "missing_token"
+
+
+@pytest.mark.spec("17.4")
+def test_an_answer_says_what_a_budget_has_left() -> None:
+    """As a header of the answer to the client, and none of the request to the service."""
+    realm = UnsafeTestRealm("orders", costs={"orders.get": {"usd": "0.3"}})
+    terms = DeciderTerms(kind="ext-authz", listen="127.0.0.1:1", audience="orders", bodies=True)
+    asked = ExtAuthz(Decider(realm.verifier, {"GET /orders/{order_id}": "orders.get"}, ()), terms)
+
+    def left(caller: UnsafeCaller) -> dict[str, str]:
+        answer = asyncio.run(asked.answer("Check", described(caller, "GET", "/orders/o-1"), "127.0.0.1"))
+        assert answer.status.code == 0, answer
+        assert "arx-budget" not in {each.header.key for each in answer.ok_response.headers}
+        return {each.header.key: each.header.value for each in answer.ok_response.response_headers_to_add}
+
+    assert left(realm.caller(*RULES, budget={"usd": "1.00"})) == {"arx-budget": 'usd="0.7"'}
+    assert left(realm.caller(*RULES)) == {}
 
 
 def test_a_kill_refuses_the_next_call(site: Site) -> None:

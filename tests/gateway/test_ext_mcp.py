@@ -4,6 +4,7 @@
 agentgateway cannot run here.  What it puts into a question is as its protocol has it.
 """
 
+import asyncio
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,11 +14,13 @@ import grpc
 import pytest
 
 from arx_caps.embedded import EmbeddedValkey
+from arx_caps.gateway.deciders.ext_mcp import ExtMcp, McpQuestions
+from arx_caps.gateway.settings import DeciderTerms
 from arx_verifier import Rule
 from arx_verifier.enforcement import META_KEY
 from arx_verifier.journal import read_journal
 from arx_verifier.request import UNSEEN_BODY, HttpCall
-from arx_verifier.testing import UnsafeCaller
+from arx_verifier.testing import UnsafeCaller, UnsafeTestRealm
 from arx_verifier.token import CallSigner, http_fields, tool_fields
 from tests.agent.live import now_ms
 from tests.gateway import protos
@@ -230,6 +233,31 @@ def test_a_result_of_a_request_that_was_not_asked_about_is_refused(site: Site) -
         assert code_of(site.response(method, {}, None)) == "malformed_request"
     allowed = site.request("tools/call", call(site.caller()))
     assert site.response("tools/call", {"content": []}, allowed.metadata["arx"]).WhichOneof("result") == "pass"
+
+
+@pytest.mark.spec("17.4")
+def test_a_result_has_what_a_budget_has_left() -> None:
+    """All else stays as the server wrote it; a call without a budget passes as it is."""
+    realm = UnsafeTestRealm("orders", costs={"orders.refund": {"usd": "0.3"}})
+    terms = DeciderTerms(kind="ext-mcp", listen="127.0.0.1:1", audience="orders", backend="shop")
+    decider = ExtMcp(McpQuestions(realm.verifier), terms)
+
+    def ask(kind: str, **members: Any) -> Any:
+        asked = protos.message(f"{PACKAGE}.Mcp{kind}")(service_names=["shop"], method="tools/call", **members)
+        return asyncio.run(decider.answer(f"Check{kind}", asked, "127.0.0.1"))
+
+    def result(caller: UnsafeCaller, data: bytes) -> Any:
+        token = caller.token("orders.refund", **CALL["arguments"])
+        params = json.dumps({**CALL, "_meta": {META_KEY: token}}).encode()
+        allowed = ask("Request", mcp_request=params)
+        assert allowed.WhichOneof("result") == "mutated", allowed
+        return ask("Response", mcp_response=data, metadata_context={"arx": allowed.metadata["arx"]})
+
+    paid = realm.caller(*RULES, budget={"usd": "1.00"})
+    answer = result(paid, b'{"content":[],"n":1.50,"_meta":{"own":1.0}}')
+    assert answer.mutated == b'{"content":[],"n":1.50,"_meta":{"own":1.0,"dev.arx/budget":{"usd":"0.7"}}}'
+    assert result(paid, b"[]").mutated == b"[]"
+    assert result(realm.caller(*RULES), b"{}").WhichOneof("result") == "pass"
 
 
 def test_an_unknown_call_is_an_error(site: Site) -> None:

@@ -20,7 +20,7 @@ from arx_caps.gateway.deciders.decider import (
 )
 from arx_caps.gateway.deciders.protos import message
 from arx_caps.gateway.settings import DeciderTerms
-from arx_verifier.enforcement import collect_headers
+from arx_verifier.enforcement import BUDGET_HEADER, collect_headers
 
 _PACKAGE: Final = "envoy.service.auth.v3"
 MAX_BODY: Final = 1024 * 1024  # bytes
@@ -112,6 +112,8 @@ class ExtAuthz(_Seen):
             kept = [(name, value) for name, value in verdict.headers if is_own(name)]
             found.status.code = 0
             _set(found.ok_response.headers, kept)
+            left = [pair for pair in verdict.headers if pair[0] == BUDGET_HEADER]
+            _set(found.ok_response.response_headers_to_add, left)
             found.ok_response.headers_to_remove.extend(name.decode() for name in self._removed(headers, verdict))
             return found
         found.status.code = _CODES.get(verdict.status, _PERMISSION_DENIED)

@@ -16,13 +16,22 @@ from arx_caps.access_token import is_access_token
 from arx_caps.gateway.asgi import Receive, Scope, Send, read_body
 from arx_caps.gateway.deciders.decider import CREDENTIALS, Hosts, identity_of, is_own
 from arx_caps.gateway.deciders.protos import message
-from arx_caps.gateway.mcp_answers import AnsweredMessage, McpAnswers
+from arx_caps.gateway.mcp_answers import AnsweredMessage, McpAnswers, result_with_meta
 from arx_caps.gateway.mcp_exchange import McpExchange
 from arx_caps.gateway.mcp_tasks import TaskIds
 from arx_caps.gateway.mcp_wire import WireError, read_incoming, without_token, written
 from arx_caps.gateway.settings import DeciderTerms
 from arx_caps.gateway.upstream_answer import UpstreamError
-from arx_verifier.enforcement import META_KEY, UNSEEN, Enforcement, McpMessage, Messages, RefusedCall, collect_headers
+from arx_verifier.enforcement import (
+    META_KEY,
+    UNSEEN,
+    Enforcement,
+    McpMessage,
+    Messages,
+    RefusedCall,
+    budget_meta,
+    collect_headers,
+)
 from arx_verifier.verification import Grant, Screened, Verifier
 
 _PACKAGE: Final = "agentgateway.dev.ext_mcp"
@@ -222,6 +231,9 @@ class ExtMcp:
             return _refused(result, "expected the reference of an allowed request (metadata: arx: mcpGuardrails.arx)")
         try:
             found.check()
+            if left := budget_meta(found.grant):
+                result.mutated = _with_meta(request.mcp_response, left)
+                return result
             if request.method not in _LISTS:
                 getattr(result, "pass").SetInParent()
                 return result
@@ -261,6 +273,13 @@ def _refused(result: Any, text: str, **data: Any) -> Any:
     result.error.reason = text
     result.error.mcp_error = written(data)
     return result
+
+
+def _with_meta(data: bytes, left: dict[str, Any]) -> bytes:
+    try:
+        return result_with_meta(data, left)
+    except (ValueError, RecursionError):
+        return data
 
 
 async def _no_schema() -> dict[str, Any]:

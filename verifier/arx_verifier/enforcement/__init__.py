@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         budget_meta,
         mcp_meaning,
     )
+    from arx_verifier.enforcement.problems import BUDGET_HEADER
     from arx_verifier.enforcement.protobuf import arguments_of
     from arx_verifier.enforcement.routes import Meaning, RouteMap, collect_headers, parameter_text
     from arx_verifier.enforcement.rpc_call import RPC_PROBLEM, RpcCall, RpcMethods
@@ -38,6 +39,7 @@ else:
             "enforcement": "Enforcement RefusedCall read_traceparent",
             "guard": "current_grant granted protect",
             "messages": "BUDGET_KEY META_KEY MCP_REFUSED REFUSAL_KEY McpMessage Messages budget_meta mcp_meaning",
+            "problems": "BUDGET_HEADER",
             "routes": "Meaning RouteMap collect_headers parameter_text",
             "protobuf": "arguments_of",
             "rpc_call": "RPC_PROBLEM RpcCall RpcMethods",
@@ -49,6 +51,7 @@ else:
     )
 
 __all__ = [
+    "BUDGET_HEADER",
     "BUDGET_KEY",
     "CALL_KEY",
     "MCP_REFUSED",

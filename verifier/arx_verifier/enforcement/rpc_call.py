@@ -14,7 +14,7 @@ from arx_verifier.enforcement.calls import RECHECK_MS
 from arx_verifier.enforcement.client_address import Peers
 from arx_verifier.enforcement.enforcement import Enforcement, RefusedCall, now_ms, read_traceparent
 from arx_verifier.enforcement.guard import granted
-from arx_verifier.enforcement.problems import Answer
+from arx_verifier.enforcement.problems import BUDGET_HEADER, Answer
 from arx_verifier.enforcement.protobuf import arguments_of
 from arx_verifier.enforcement.running_calls import RunningCall, RunningCalls
 from arx_verifier.errors import ArxError, RequestError, SettingsError
@@ -224,6 +224,13 @@ class RpcCall:
             ended = self.running.check()
             if ended is not None:
                 raise self._ended(ended)
+
+    def left(self) -> tuple[tuple[str, str], ...]:
+        """Return the trailing metadata of an answer that holds what the token's budgets have left.  SPEC 17.4."""
+        grant = None if self.running is None else self.running.grant
+        if grant is None or not grant.has_budget:
+            return ()
+        return ((BUDGET_HEADER.decode("ascii"), grant.remaining_text()),)
 
     def answer_to(self, error: BaseException) -> Answer:
         """Return the problem of a refused or ended call as it is answered over HTTP.

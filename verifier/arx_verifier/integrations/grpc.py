@@ -88,8 +88,10 @@ def _respond(handler: Any, call: RpcCall, raw: Any, context: Any) -> Generator[A
             made = _behavior(handler)(streams.requests(first, raw) if handler.request_streaming else first, context)
         if handler.response_streaming:
             yield from streams.answers(made)
+            _add_left(call, context)
         else:
             call.require_running()
+            _add_left(call, context)
             yield made
     except Exception as error:
         _abort(call, context, error)
@@ -110,6 +112,11 @@ def _abort(call: RpcCall, context: Any, error: Exception) -> NoReturn:
     raise AssertionError("abort() raises")
 
 
+def _add_left(call: RpcCall, context: Any) -> None:
+    if left := call.left():
+        context.set_trailing_metadata((*(context.trailing_metadata() or ()), *left))
+
+
 async def _respond_async(handler: Any, call: RpcCall, raw: Any, context: Any) -> Any:
     """Send the answers of a streaming method while its grant holds, or return that of another one; see ``_respond``."""
     behavior, parse, cut = _behavior(handler), handler.request_deserializer, TaskCut()
@@ -119,15 +126,17 @@ async def _respond_async(handler: Any, call: RpcCall, raw: Any, context: Any) ->
         call.admit(context.peer())
         first = call.read(await anext(raw, None) if handler.request_streaming else raw, parse)
         await call.decide_async(call.request(first), cut)
-        streams, checked = RpcStreams(call, parse), RpcContext(context, call, cut)
+        streams, checked, answer = RpcStreams(call, parse), RpcContext(context, call, cut), None
         request = streams.requests_async(first, raw) if handler.request_streaming else first
         made: Any = behavior(request, checked)
         if handler.response_streaming and hasattr(made, "__anext__"):
             # gRPC would be cancelled in its own write, and end the call without a status.
-            return await streams.send(made, checked)
-        with call.context():
-            answer = await made
-        call.require_running()
+            await streams.send(made, checked)
+        else:
+            with call.context():
+                answer = await made
+            call.require_running()
+        _add_left(call, context)
         return answer
     except (Exception, asyncio.CancelledError) as error:
         cut.take(error)
