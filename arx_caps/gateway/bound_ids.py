@@ -5,6 +5,7 @@ The id that a client gets is the upstream's with a code over it and its owner, s
 another gateway of the same audience knows the id too.
 """
 
+import functools
 import hmac
 from base64 import urlsafe_b64encode
 from typing import Final
@@ -53,8 +54,14 @@ class BoundIds:
     def _code(self, identity: str, owner: ChainFacts, kid: str) -> str:
         key = self._keys.get(kid)
         assert key is not None  # a token that it signed was just authenticated
-        text = f"{self._label}{identity}\0{owner_of(owner)}".encode("utf-8", "surrogatepass")
-        return urlsafe_b64encode(hmac.digest(key.derived, text, "sha256")[:18]).decode()
+        return _code_of(key.derived, f"{self._label}{identity}\0{owner_of(owner)}")
+
+
+# Each message of a session needs the code of the session, for its request and for its answer.
+@functools.lru_cache(maxsize=512)
+def _code_of(key: bytes, text: str) -> str:
+    digest = hmac.digest(key, text.encode("utf-8", "surrogatepass"), "sha256")
+    return urlsafe_b64encode(digest[:18]).decode()
 
 
 def owner_of(facts: ChainFacts) -> str:

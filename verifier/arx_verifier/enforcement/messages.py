@@ -566,9 +566,11 @@ class Messages:
 
 def _is_json(text: str) -> bool:
     """Return whether a text is JSON, but for a text and a number."""
-    if text.strip()[:1] not in tuple("[{tfn"):
-        return False
+    bare = text.strip(" \t\n\r")
+    if bare[:1] not in ("[", "{"):
+        return bare in ("true", "false", "null")
     try:
-        return not isinstance(json.loads(text), str | float)
+        json.loads(bare)
     except (ValueError, RecursionError):
         return False
+    return True
