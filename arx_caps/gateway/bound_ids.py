@@ -15,6 +15,7 @@ from arx_verifier.token import KeyRing
 
 _LABEL: Final = "arx gateway: an MCP {}\0"  # no token's identifier begins so: the key signs tokens too
 _SEPARATOR: Final = "~"
+_LONGEST_KEPT: Final = 1024  # characters: a client may send an id as long as a message
 
 
 class BoundIds:
@@ -54,14 +55,17 @@ class BoundIds:
     def _code(self, identity: str, owner: ChainFacts, kid: str) -> str:
         key = self._keys.get(kid)
         assert key is not None  # a token that it signed was just authenticated
-        return _code_of(key.derived, f"{self._label}{identity}\0{owner_of(owner)}")
+        text = f"{self._label}{identity}\0{owner_of(owner)}"
+        return (_kept_code_of if len(text) <= _LONGEST_KEPT else _code_of)(key.derived, text)
 
 
-# Each message of a session needs the code of the session, for its request and for its answer.
-@functools.lru_cache(maxsize=512)
 def _code_of(key: bytes, text: str) -> str:
     digest = hmac.digest(key, text.encode("utf-8", "surrogatepass"), "sha256")
     return urlsafe_b64encode(digest[:18]).decode()
+
+
+# Each message of a session needs the code of the session, for its request and for its answer.
+_kept_code_of: Final = functools.lru_cache(maxsize=512)(_code_of)
 
 
 def owner_of(facts: ChainFacts) -> str:
