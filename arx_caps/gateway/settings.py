@@ -166,7 +166,8 @@ class DeciderTerms(_Table, frozen=True, kw_only=True):
         bodies: Whether the proxy sends each body, and all of it; of `ext-authz` and `ext-authz-http`.
         path_prefix: What the proxy puts before the path; of `ext-authz-http`.
         backend: The name of the one MCP server that is asked about; of `ext-mcp`, which has no routes.
-        spends: Whether an allowed call is used up.  ``false`` is for a verifier behind the proxy, which spends it.
+        spends: Whether an allowed call is used up, and draws on its budgets.  ``false`` is for a verifier behind the
+            proxy, which spends and draws.
         resource: The URL at which OAuth clients reach the proxy; without one, access tokens are refused.
         url: Only with `authzen`: the URL of the decider as the PEPs have it.
         peps: Only with `authzen`: the PEPs that may ask, and where the secret of each is: ``env:NAME``, ``file:PATH``
@@ -175,7 +176,7 @@ class DeciderTerms(_Table, frozen=True, kw_only=True):
         subjects: Only with `authzen`: what stands before the id of an agent, by types of subjects; `agent` has nothing.
         asserted: Only with `authzen`: whether a question without a credential gets the policy's answer about the agent
             that it names.  The PEP must then have authenticated it.
-        costs: As of an upstream.
+        costs: As of an upstream; not used with ``spends = false``.
     """
 
     kind: str

@@ -24,6 +24,7 @@ class RunningVerifier:
         terms: The table.
         path: The service file.
         nonces: The memory of used calls; one of a process gives way to the store that the service file names.
+        draws: Whether calls draw on budgets; False if the verifier behind draws.
 
     Attributes:
         name: As given.
@@ -35,17 +36,24 @@ class RunningVerifier:
     """
 
     def __init__(
-        self, place: str, name: str, terms: UpstreamTerms | DeciderTerms, path: Path, nonces: NonceStore | None
+        self,
+        place: str,
+        name: str,
+        terms: UpstreamTerms | DeciderTerms,
+        path: Path,
+        nonces: NonceStore | None,
+        *,
+        draws: bool = True,
     ) -> None:
         file = read_service_file(path)
         if file.audience != terms.audience:
             raise SettingsError(f"{place}: {path} is of {file.audience}, and `audience` is {terms.audience}")
         self.name, self._place = name, place
         gives_way = file.nonces is not None and isinstance(nonces, MemoryNonces)
-        costs = terms.costs or file.costs
+        costs = (terms.costs or file.costs) if draws else {}
         if any(isinstance(cost, dict) for units in costs.values() for cost in units.values()):
             raise SettingsError(f"{place}: `costs` has a `reserve`, which no server behind the gateway could commit")
-        self.verifier = open_verifier(path, nonces=None if gives_way else nonces, costs=costs)
+        self.verifier = open_verifier(path, nonces=None if gives_way else nonces, costs=costs, draws=draws)
         # A service file with keys alone, as `arx service enrol` writes it, is kept fresh by another process.
         self._beside: list[Any] = []
         self._calls, self.idle = 0, asyncio.Event()

@@ -170,6 +170,7 @@ def open_verifier(
     nonces: NonceStore | None = None,
     ledger: Ledger | None = None,
     costs: Mapping[str, Mapping[str, Any]] | None = None,
+    draws: bool = True,
 ) -> Verifier:
     """Return the verifier of a service file.
 
@@ -180,6 +181,7 @@ def open_verifier(
         nonces: Replaces the file's nonce store, or this process's memory.
         ledger: Replaces the file's ledger.
         costs: Replaces the file's costs.
+        draws: As of ``Verifier``; without it no ledger is opened.
 
     Returns:
         A verifier that starts to follow the epoch with its first call or with ``start``.
@@ -199,8 +201,9 @@ def open_verifier(
         epochs=epochs if epochs is not None else _follow(file, verifier_id),
         decisions=decisions if decisions is not None else _journal(file, verifier_id),
         nonces=nonce_store,
-        ledger=ledger if ledger is not None else _ledger(file),
+        ledger=ledger if ledger is not None or not draws else _ledger(file),
         costs=file.costs if costs is None else costs,
+        draws=draws,
         record_arguments=file.record_arguments,
     )
 

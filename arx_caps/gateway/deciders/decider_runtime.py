@@ -55,7 +55,8 @@ class RunningDecider(RunningVerifier):
 
     def __init__(self, name: str, settings: GatewaySettings, nonces: NonceStore) -> None:
         terms, path = settings.deciders[name], settings.service_file(name)
-        super().__init__(f"decider.{name}", name, terms, path, nonces if terms.spends else UnspentCalls())
+        spent = nonces if terms.spends else UnspentCalls()
+        super().__init__(f"decider.{name}", name, terms, path, spent, draws=terms.spends)
         self.port, self.is_grpc = terms.address(settings.gateway)[1], terms.is_grpc
         openapi = terms.openapi and read_routes(settings.folder / terms.openapi, terms.audience)
         self.routes = openapi or terms.routes

@@ -75,6 +75,7 @@ class Verifier:
         nonces: The nonce store; the default is for exactly one process.
         ledger: Keeps the budgets of the realm; None refuses every token with a budget.
         costs: By tool or pattern what a call costs, by unit; see ``ledger.Costs``.
+        draws: Whether a call draws on its budgets; False only before another verifier, which draws.
         record_arguments: Tools, or patterns of them, whose arguments are recorded in clear.
         cache_bytes: Approximate memory for cached chains, bytes.  Caches that all verifiers of a process share take up
             to 20 MB more.
@@ -96,6 +97,7 @@ class Verifier:
         nonces: NonceStore | None = None,
         ledger: Ledger | None = None,
         costs: Mapping[str, Mapping[str, Any]] | None = None,
+        draws: bool = True,
         record_arguments: Collection[str] = (),
         cache_bytes: int = CACHE_BYTES,
     ) -> None:
@@ -111,7 +113,7 @@ class Verifier:
         self.epochs = epochs
         self.decisions = decisions
         self.nonces = nonces if nonces is not None else MemoryNonces()
-        self._budgets = Budgets(ledger, Costs(costs))
+        self._budgets, self._draws = Budgets(ledger, Costs(costs)), draws
         self._waits = self.nonces.waits or self.decisions.waits
         self.waits = self._waits or (ledger is not None and ledger.waits)
         self._prefix = call_proof.digest_prefix(audience)
@@ -366,7 +368,7 @@ class Verifier:
     ) -> tuple[Refused | None, Drawn | None]:
         """Spend the call, draw its cost, spend each ``once``; what is refused later gives back what was drawn."""
         # Before the call is spent: a call whose cost is not known costs nothing.
-        priced = self._budgets.price(proven, request) if proven.pools else None
+        priced = self._budgets.price(proven, request) if proven.pools and self._draws else None
         if isinstance(priced, Refused):
             return priced, None
         refused = None if call is None else spend_call(self.nonces, call, request)
