@@ -7,6 +7,7 @@
 import os
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -44,7 +45,7 @@ class Drawn(msgspec.Struct, eq=False):
         pools: The pools.
         priced: What it cost.
         taken: What the ledger gave, or the slices that gave it.
-        reserved: Whether it was reserved, and is not committed yet.
+        reserved: Whether it was reserved, and is not committed yet; also until ``keep``.
         begun: ``time.monotonic_ns`` before it asked a ledger that may wait for a network; 0 if it asked none.
     """
 
@@ -108,6 +109,13 @@ class Drawn(msgspec.Struct, eq=False):
             pool, (draw, amount) = self.pools[short.at], used[short.at]
             raise refusal(*_too_little(pool, short.remaining, amount - draw.cost)[:2])
 
+    def keep(self) -> None:
+        """Commit the whole cost of a call that was reserved until each ``once`` was spent."""
+        if self.reserved and not self.priced.reserved:
+            self.reserved = False
+            with suppress(StoreError):  # it stays reserved
+                self.ledger.settle(self.op, [(draw, draw.cost) for draw in self.draws])
+
     def undo(self) -> None:
         """Give back what a call took that was then refused."""
         # A pool of an hour may be in its next one already: there it would give back what others drew.
@@ -165,19 +173,21 @@ class Budgets:
     def draw(self, proven: ProvenChain, priced: Priced) -> Drawn | Refused:
         """Take what a call costs from all of its pools, or from none."""
         assert self.ledger is not None
-        if self._take_here is not None and not priced.reserved:
+        # A draw of a pool per hour cannot be undone: a holder could empty it with an approval that was used before.
+        reserves = priced.reserved or (proven.once and any(draw.period_ms for draw in priced.draws))
+        if self._take_here is not None and not reserves:
             held = self._take_here(priced.draws)
             if held is not None:
                 return Drawn(self.ledger, "", proven.pools, priced, held)
         begun = time.monotonic_ns() if self.ledger.waits else 0
-        op = os.urandom(9).hex() if priced.reserved else ""
+        op = os.urandom(9).hex() if reserves else ""
         try:
-            taken = self.ledger.take("reserve" if priced.reserved else "draw", op, priced.draws)
+            taken = self.ledger.take("reserve" if reserves else "draw", op, priced.draws)
         except StoreError:
             return NO_STORE
         if isinstance(taken, Short):
             return _refused(proven.pools[taken.at], taken, priced.draws[taken.at].cost)
-        return Drawn(self.ledger, op, proven.pools, priced, taken, bool(priced.reserved), begun)
+        return Drawn(self.ledger, op, proven.pools, priced, taken, bool(reserves), begun)
 
 
 def _read_cost(cost: Cost, request: AccessRequest) -> int | Refused:

@@ -377,6 +377,8 @@ class Verifier:
             return drawn, None
         if refused is None and proven.once:
             refused = spend_once(self.nonces, proven, request.at)
+            if refused is None and drawn is not None:
+                drawn.keep()
         return refused, drawn
 
     def _decide_again(self, token: str, request: AccessRequest, waiting: Waiting) -> Decision:
