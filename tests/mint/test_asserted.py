@@ -77,6 +77,20 @@ bearer = "allow"
 audience = ["orders"]
 allow = [ { tool = "orders.refund", args = {} } ]
 approvals = [ { tools = ["orders.refund"] } ]
+[task.paid]
+agents = ["acme/**"]
+ttl = "10m"
+require = []
+budget = { calls = 2 }
+audience = ["orders"]
+allow = [ { tool = "orders.paid", args = {} } ]
+[task.held]
+agents = ["acme/**"]
+ttl = "10m"
+require = []
+binding = "bound"
+audience = ["orders"]
+allow = [ { tool = "orders.held", args = {} } ]
 [task.personal]
 agents = ["acme/**"]
 ttl = "10m"
@@ -151,10 +165,11 @@ def test_what_the_service_does_not_see_is_not_guessed(asking: Asking) -> None:
 
 
 def test_what_needs_a_proof_is_refused(asking: Asking) -> None:
-    """A signed call, a bound key, the newest view of kills, an approval, a person."""
-    needs = ["called", "bound", "newest", "mine"]
+    """A signed call, a bound key, the newest view of kills, an approval, a person; a budget, which nothing draws on."""
+    needs = ["called", "bound", "held", "newest", "mine"]
     assert {asking.code(f"orders.{tool}") for tool in needs} == {"proof_missing"}
     assert asking.code("orders.refund") == "missing_discharge"
+    assert asking.code("orders.paid") == "budget_unsupported"
 
 
 def test_a_rule_about_networks_is_about_the_caller_of_the_service(asking: Asking) -> None:
