@@ -6,11 +6,13 @@ reserved until then.
 """
 
 import time
+from typing import Any
 
 import pytest
 
 from arx_verifier import Rule
 from arx_verifier.ledger import LeasedLedger, Ledger, MemoryLedger
+from arx_verifier.ledger.pools import MAX_HELD
 from arx_verifier.request import AccessRequest
 from arx_verifier.testing import UnsafeCaller, UnsafeTestRealm
 from arx_verifier.token import Caveat
@@ -40,6 +42,33 @@ def test_a_refused_call_costs_nothing(per: str, mode: str) -> None:
     assert [code(whole) for _ in range(5)] == 4 * ["ok"] + ["budget_exhausted"]
     [pool] = kept.state.pools.values()
     assert (pool.committed + pool.leased, pool.reserved) == (500_000_000, 0)
+
+
+def test_an_approved_call_may_cost_what_its_verifier_holds() -> None:
+    """What other calls of the process leave of their slices goes back for it."""
+    realm, kept = UnsafeTestRealm("pay"), MemoryLedger()
+    costs = {"pay.refund": {"usd": "$amount"}}
+    same: dict[str, Any] = {"keys": realm.verifier.keys, "epochs": realm.epochs, "decisions": realm.decisions}
+    verifier = Verifier(audience="pay", ledger=LeasedLedger(kept), costs=costs, **same)
+    caller = realm.caller(Rule(tool="pay.refund", args={"amount": {"max": 500}}), budget={"usd": "500"}, per="day")
+    approved = UnsafeCaller(caller.macaroon.attenuate(Caveat(once=("a-1", _now_ms()))), "pay")
+    for each, amount in ((caller, 1), (approved, 499)):
+        request = AccessRequest("pay.refund", {"amount": amount}, _now_ms())
+        assert verifier.decide(each.token("pay.refund", amount=amount), request).code == "ok"
+
+
+def test_open_reservations_stop_no_approved_call() -> None:
+    """As they stop no other call that reserves nothing."""
+    realm = UnsafeTestRealm("pay", costs={"pay.refund": {"usd": "1"}, "pay.ask": {"usd": {"reserve": "0.1"}}})
+    caller = realm.caller(Rule(tool="pay.*"), budget={"usd": "500"}, per="day")
+
+    def code(tool: str, caller: UnsafeCaller) -> str:
+        return realm.verifier.decide(caller.token(tool), AccessRequest(tool, {}, _now_ms())).code
+
+    assert {code("pay.ask", caller) for _ in range(MAX_HELD)} == {"ok"}
+    assert code("pay.ask", caller) == "insufficient_budget"
+    approved = UnsafeCaller(caller.macaroon.attenuate(Caveat(once=("a-1", _now_ms()))), "pay")
+    assert [code("pay.refund", approved) for _ in range(2)] == ["ok", "already_used"]
 
 
 def _now_ms() -> int:

@@ -191,6 +191,18 @@ def test_a_pool_has_bounded_reservations() -> None:
 
 
 @pytest.mark.spec("17.6")
+def test_a_reservation_takes_what_this_process_holds() -> None:
+    """A slice of its pool goes back first if the ledger has too little without it; what was drawn stays drawn."""
+    ledger, _ = started()
+    leased = LeasedLedger(ledger, idle_s=60)
+    assert isinstance(leased.take("draw", "", [draw(1)]), Taken)
+    assert ledger.state.pools[draw(1).pool].leased > 1
+    assert leased.take("reserve", "a", [draw(100)]) == Short(0, 99)
+    assert leased.take("reserve", "b", [draw(99)]) == Taken((0,), (99,), (-1,))
+    assert ledger.state.pools[draw(1).pool].leased == 0
+
+
+@pytest.mark.spec("17.6")
 def test_a_pool_full_of_reservations_needs_no_slice() -> None:
     """A verifier that leases draws at the ledger then: small reservations stop no call that reserves nothing."""
     ledger, _ = started()

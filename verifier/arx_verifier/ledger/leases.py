@@ -93,7 +93,11 @@ class LeasedLedger:
             StoreError: A slice was needed, and the ledger did not answer.
         """
         if kind != "draw":
-            return self._ledger.take(kind, op, draws)
+            answer = self._ledger.take(kind, op, draws)
+            # What this process holds of a pool may be what the reservation lacks.
+            if isinstance(answer, Short) and answer.remaining >= 0 and self._give_back(draws):
+                answer = self._ledger.take(kind, op, draws)
+            return answer
         taken = self._take_here(draws)
         if taken is not None:
             return taken
@@ -158,6 +162,20 @@ class LeasedLedger:
         # Before the ledger hears of it: what goes back is never used again.
         del self._slices[held.draw.pool]
         self._returns.append((held.op, [(held.draw, held.taken - held.left)]))
+
+    def _give_back(self, draws: Sequence[PoolDraw]) -> bool:
+        """Give back the slices of pools; return whether there was one.
+
+        Raises:
+            StoreError: The ledger did not answer.
+        """
+        with self._renewing:
+            with self._lock:
+                found = [self._slices[draw.pool] for draw in draws if draw.pool in self._slices]
+                for held in found:
+                    self._give_up(held)
+            self._return()
+        return bool(found)
 
     def _return(self) -> None:
         """Settle the slices that were given up; those that the ledger does not answer for stay for later."""

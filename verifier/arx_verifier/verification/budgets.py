@@ -183,6 +183,9 @@ class Budgets:
         op = os.urandom(9).hex() if reserves else ""
         try:
             taken = self.ledger.take("reserve" if reserves else "draw", op, priced.draws)
+            if isinstance(taken, Short) and taken.remaining == BUSY and not priced.reserved:
+                # Open reservations of others must not stop a call that only draws.
+                reserves, taken = False, self.ledger.take("draw", "", priced.draws)
         except StoreError:
             return NO_STORE
         if isinstance(taken, Short):
