@@ -13,10 +13,11 @@ import msgspec
 from arx_caps.agent.clashes import clash
 from arx_caps.agent.outline import Outline, meet
 from arx_caps.durations import parse_duration
+from arx_verifier.amounts import Amount
 from arx_verifier.constraints import Constraint, ConstraintLike, Rule, read_constraint
 from arx_verifier.errors import AttenuationError, MalformedTokenError, shorten
 from arx_verifier.names import is_tool_pattern, matches_tool
-from arx_verifier.token import MAX_HOPS, Caveat
+from arx_verifier.token import MAX_HOPS, Caveat, spend_caveats
 
 Constraints = dict[str, ConstraintLike]
 
@@ -69,6 +70,30 @@ def caveats_for(
     # The same caveat in every token: a service may exchange its token for one of another audience,
     # where no other token of the bundle counts.
     return dict.fromkeys(left, Caveat(allow=allow, aud=only, depth=depth, exp=exp))
+
+
+def pools_for(
+    outlines: Mapping[str, Outline], holder: str, budget: Mapping[str, Amount] | None, per: str = "task"
+) -> tuple[Caveat, ...]:
+    """Return the caveats that open a holder's pools, for each token of a bundle.  SPEC 17.1.
+
+    Args:
+        outlines: What the tokens say now, by audience.
+        holder: The holder whose calls draw from them.
+        budget: What each pool has, by unit: a number or decimal text; None opens none.
+        per: ``task``, ``hour`` or ``day``.
+
+    Raises:
+        AttenuationError: A unit or an amount is wrong.
+    """
+    if not budget:
+        return ()
+    # Not this holder's clock, which may be ahead of the ledger's: that would refuse a pool of the future.
+    opened = min(held.identifier.iat for held in outlines.values())
+    try:
+        return tuple([caveat.check() for caveat in spend_caveats(holder.rpartition("/")[2], budget, per, opened)])
+    except MalformedTokenError as error:
+        raise AttenuationError(str(error)) from error
 
 
 def _rules_for(

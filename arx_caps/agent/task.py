@@ -14,15 +14,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from arx_caps.agent.approval import Approval, add_approvals, spread
-from arx_caps.agent.attenuation import caveats_for
+from arx_caps.agent.attenuation import caveats_for, pools_for
 from arx_caps.agent.bundle import Bundle
 from arx_caps.agent.copies import Shared
 from arx_caps.agent.request_signer import RequestSigner, Sign
 from arx_verifier import names
 from arx_verifier.amounts import Amount
-from arx_verifier.errors import AttenuationError, MalformedTokenError, SettingsError, shorten
+from arx_verifier.errors import AttenuationError, SettingsError, shorten
 from arx_verifier.request import AccessRequest, HttpCall
-from arx_verifier.token import HOP_BYTES, CallSigner, Caveat, HolderKey, Macaroon, call_proof, spend_caveats
+from arx_verifier.token import HOP_BYTES, CallSigner, Caveat, HolderKey, Macaroon, call_proof
 
 if TYPE_CHECKING:
     from arx_caps.agent.auth import ArxAuth
@@ -471,7 +471,7 @@ class Task(Shared):
         hop = os.urandom(HOP_BYTES)
         bundle, caveats = self._caveats(tools, args, ttl, depth, audiences)
         tokens = bundle.tokens
-        pools = self._pools(to, budget, per)
+        pools = pools_for(bundle.outlines, to, budget, per)
         by = None if self._key is None or bundle.outline.holder is None else self._key.holder
         own, key = (key, key.public) if isinstance(key, HolderKey) else (None, key)
         return Task(
@@ -511,8 +511,8 @@ class Task(Shared):
         Raises:
             AttenuationError: Nothing would be left to do, or a value cannot be read.
         """
-        pools = self._pools(self.holder, budget, per)
         bundle, caveats = self._caveats(tools, args, ttl, depth, audiences)
+        pools = pools_for(bundle.outlines, self.holder, budget, per)
         tokens = bundle.tokens
         attenuated = {
             audience: _with_pools(tokens[audience] if caveat is None else tokens[audience].attenuate(caveat), pools)
@@ -549,17 +549,6 @@ class Task(Shared):
         return bundle, caveats_for(
             bundle.outlines, tools=tools, args=args, ttl=ttl, depth=depth, audiences=audiences, now=self._now()
         )
-
-    def _pools(self, holder: str, budget: Mapping[str, Amount] | None, per: str) -> tuple[Caveat, ...]:
-        """Return the caveats that open a holder's pools.  SPEC 17.1."""
-        if not budget:
-            return ()
-        # Not this holder's clock, which may be ahead of the ledger's: that would refuse a pool of the future.
-        opened = min(held.identifier.iat for held in self.bundle.outlines.values())
-        try:
-            return tuple([caveat.check() for caveat in spend_caveats(holder.rpartition("/")[2], budget, per, opened)])
-        except MalformedTokenError as error:
-            raise AttenuationError(str(error)) from error
 
     def _again(self, bundle: Bundle) -> Self:
         """Return what this holder holds instead or besides."""

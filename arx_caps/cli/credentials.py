@@ -2,7 +2,7 @@
 """Read a token, with or without discharges, or a bundle from a file or stdin.  SPEC 2, 15."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -92,7 +92,12 @@ class Holding:
         return any(macaroon.bound_to is not None for macaroon in self.tokens.values())
 
     def delegate(
-        self, to: str, caveats: Mapping[str, Caveat | None], key: str | None = None, by: HolderKey | None = None
+        self,
+        to: str,
+        caveats: Mapping[str, Caveat | None],
+        key: str | None = None,
+        by: HolderKey | None = None,
+        pools: Sequence[Caveat] = (),
     ) -> "Holding":
         """Return the attenuated tokens for the next holder; all have the same link.
 
@@ -101,6 +106,7 @@ class Holding:
             caveats: The added caveat by audience, None for no restriction; other audiences are left out.
             key: The next holder's public key, for bound tokens.
             by: The holder's key, for bound tokens.
+            pools: Caveats that open budgets of the next holder, in each token.
 
         Raises:
             AttenuationError: A token is one-shot, would become too large, or is bound and a key is missing.
@@ -111,6 +117,8 @@ class Holding:
             audience: self.tokens[audience].delegate(to, caveat, hop=hop, key=key, by=by)
             for audience, caveat in caveats.items()
         }
+        if pools:
+            given = {audience: token.attenuate(*pools) for audience, token in given.items()}
         return Holding(given, None if self.bundle is None else self.bundle.with_tokens(given))
 
     def encode(self) -> str:

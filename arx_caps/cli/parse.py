@@ -120,6 +120,29 @@ def read_pairs(texts: Iterable[str], *, constraints: bool = False) -> dict[str, 
     return values
 
 
+def read_budget(texts: Iterable[str]) -> dict[str, str]:
+    """Parse ``unit=amount``.
+
+    Args:
+        texts: The arguments.
+
+    Returns:
+        Amounts by unit, as they were written.
+
+    Raises:
+        click.BadParameter: A unit or ``=`` is missing, or a unit is repeated.
+    """
+    amounts: dict[str, str] = {}
+    for text in texts:
+        unit, _, amount = text.partition("=")
+        if not unit or not amount:
+            raise click.BadParameter(f"expected UNIT=AMOUNT, got {text[:60]!r}", param_hint="--budget")
+        if unit in amounts:
+            raise click.BadParameter(f"{unit[:60]!r} is given twice", param_hint="--budget")
+        amounts[unit] = amount
+    return amounts
+
+
 def _scalar(text: str) -> Any:
     if text in _WORDS:
         return _WORDS[text]

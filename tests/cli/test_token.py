@@ -11,7 +11,7 @@ import pytest
 from arx_caps.agent import make_holder_key
 from arx_caps.agent.bundle import Bundle
 from arx_verifier import AccessRequest, Caveat, Macaroon, Rule
-from arx_verifier.token import audience_public, call_proof
+from arx_verifier.token import audience_public, call_proof, caveats
 from arx_verifier.token.call_proof import CallSigner
 from arx_verifier.token.discharge import ThirdPartyCaveat, require_discharge
 from tests.cli.helpers import KEY, SESSION, arx, bundle, orders, service_file
@@ -114,6 +114,10 @@ def test_delegate_takes_constraints_as_json(held: Path) -> None:
         (("acme/w", "--audience", "mail"), 2, "mail"),
         (("acme/w", "--ttl", "soon"), 2, "duration"),
         (("acme/w", "--depth", "17"), 2, "17"),
+        (("acme/w", "--budget", "usd"), 2, "UNIT=AMOUNT"),
+        (("acme/w", "--budget", "usd=1", "--budget", "usd=2"), 2, "given twice"),
+        (("acme/w", "--budget", "USD=1"), 2, "a unit is named"),
+        (("acme/w", "--budget", "usd=ten"), 2, "budget: usd"),
     ],
 )
 def test_a_delegate_that_would_be_useless_is_refused(
@@ -209,6 +213,23 @@ def test_explain_draws_on_no_budget(tmp_path: Path) -> None:
     assert arx(*call, stdin=orders().encode()).json["notes"][1:] == [
         "the call was signed here, as the token's holder would sign it"
     ]
+
+
+def test_a_budget_of_a_delegation_limits_what_the_delegate_spends(tmp_path: Path) -> None:
+    """
+    Each of several services refuses what costs more than the pool; a unit without a budget is not limited.
+    """
+    service = service_file(tmp_path / "orders", ledger="redis://127.0.0.1:1")
+    (tmp_path / "held").write_text(bundle().encode())
+    call = ("token", "explain", "-", "--tool", "orders.list", "--json", "--service", service)
+    for amount, code in (("calls=1", "ok"), ("calls=0.5", "insufficient_budget")):
+        words = ("token", "delegate", "acme/worker", "--in", tmp_path / "held", "--budget", amount, "--per", "hour")
+        given = arx(*words)
+        assert arx(*call, stdin=given.out).json["code"] == code, amount
+        for macaroon in Bundle.parse(given.out.strip()).tokens.values():
+            pool = caveats.read_caveat(macaroon.packets[-1]).spend
+            assert pool is not None
+            assert pool[:4] == ("worker", "calls", amount[6:], "hour")
 
 
 def test_explain_judges_time_and_network(tmp_path: Path) -> None:

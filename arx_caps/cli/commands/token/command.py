@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from arx_caps.agent.attenuation import caveats_for
+from arx_caps.agent.attenuation import caveats_for, pools_for
 from arx_caps.agent.outline import outline, unverified_chain
 from arx_caps.caveat_text import show_json
 from arx_caps.cli.commands.token.explanation import explain_command
@@ -15,7 +15,7 @@ from arx_caps.cli.credentials import Holding, holder_key_option, read_holder_key
 from arx_caps.cli.display import show_until
 from arx_caps.cli.exit_codes import DENIED, Stop
 from arx_caps.cli.options import Verbs, common_options, out_option, pass_console
-from arx_caps.cli.parse import attenuation_options, read_pairs
+from arx_caps.cli.parse import attenuation_options, read_budget, read_pairs
 from arx_caps.cli.secure_files import write_private
 from arx_caps.cli.terminal import Console, pairs, plain
 from arx_caps.cli.token_description import describe_discharge, describe_token, fingerprint
@@ -55,6 +55,16 @@ def inspect(console: Console, file: str) -> None:
 @click.option("--key", metavar="PUBLIC", help="public key of TO, for a bound task; `arx key create-holder` prints it")
 @holder_key_option
 @attenuation_options
+@click.option(
+    "--budget",
+    "budgets",
+    multiple=True,
+    metavar="UNIT=AMOUNT",
+    help="most that TO may spend, such as usd=1.50; repeatable",
+)
+@click.option(
+    "--per", type=click.Choice(("task", "hour", "day")), default="task", show_default=True, help="period of --budget"
+)
 @out_option
 @common_options
 @pass_console
@@ -69,15 +79,19 @@ def delegate(
     audiences: tuple[str, ...],
     ttl: str | None,
     depth: int | None,
+    budgets: tuple[str, ...],
+    per: str,
     out: Path | None,
 ) -> None:
     """Delegate an attenuated token or bundle to the agent TO.
 
     The JSON of --arg is a constraint, or the text, integer or boolean that the argument must equal.
+    What TO spends is taken from the budgets of the task as well.
 
     \b
         arx token delegate acme/support/worker --in task.bundle --tool orders.get --ttl 5m --out worker.bundle
         arx token delegate acme/support/worker --in task.bundle --arg amount:='{"range":[0,50]}'
+        arx token delegate acme/support/worker --in task.bundle --budget usd=1.50 --budget calls=20
     """
     if not is_agent_path(to):
         raise click.BadParameter(f"expected an agent path such as acme/worker, got {to[:60]!r}", param_hint="TO")
@@ -92,7 +106,8 @@ def delegate(
         audiences=audiences or None,
         now=time.time_ns() // 1_000_000,
     )
-    given = holding.delegate(to, caveats, key, read_holder_key(holder_key) if holding.is_bound else None)
+    pools = pools_for(outlines, to, read_budget(budgets), per)
+    given = holding.delegate(to, caveats, key, read_holder_key(holder_key) if holding.is_bound else None, pools)
     _refuse_the_useless(given)  # the next holder could not repair it
     _give(console, given, to, out)
 
