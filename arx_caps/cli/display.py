@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from arx_caps.caveat_text import show_json
-from arx_caps.cli.terminal import plain
+from arx_caps.cli.terminal import Console, plain
 from arx_caps.durations import show_span, show_time
 from arx_verifier.errors import Failure
 
@@ -51,6 +51,19 @@ def why_of(shown: Mapping[str, Any]) -> str:
     if shown["failures"]:
         why += f": {Failure(**shown['failures'][0])}"
     return why
+
+
+def hint_audience(console: Console, answer: Mapping[str, Any]) -> None:
+    """Hint that no task has a token for a service yet: a typing error, or a policy that is not active yet.
+
+    Args:
+        console: Gets the hint.
+        answer: The mint's answer with the service, or with its invitation.
+    """
+    if not answer.get("in_policy", True):
+        console.hint(
+            f"add [audience.{answer['audience']}] to the policy: without it no task gets a token for this service"
+        )
 
 
 def facts_of(row: dict[str, Any]) -> list[tuple[str, Any]]:

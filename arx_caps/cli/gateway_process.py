@@ -12,6 +12,8 @@ from typing import Final
 
 import click
 
+from arx_caps.cli.display import hint_audience
+from arx_caps.cli.exit_codes import Stop
 from arx_caps.cli.place import Place
 from arx_caps.cli.terminal import Console
 from arx_caps.jose import BAD_PROOF
@@ -60,13 +62,16 @@ class GatewayProcess:
             began = time.monotonic()
             try:
                 self._enrol()
-                self._run_once()
-            except ArxError as error:
-                click.echo(f"arx: the gateway does not run: {error}", err=True)  # with --quiet, too
+                why = f"it has ended with exit code {self._run_once()}"
+            except (ArxError, Stop) as error:
+                why = str(error)
             pause = _PAUSES_S[0] if time.monotonic() - began > _SETTLED_S else min(2 * pause, _PAUSES_S[1])
+            if not self._stop.is_set():  # with --quiet, too
+                again = f"the mint runs, and the gateway is started again in {pause:g} s"
+                click.echo(f"arx: the gateway does not run: {why}; {again}", err=True)
             self._stop.wait(pause)
 
-    def _run_once(self) -> None:
+    def _run_once(self) -> int:
         # -P: `-m` alone would import modules from the working folder first.  The end of its stdin stops it, also after
         # a kill of this process; a session of its own, so that Ctrl-C reaches this process alone.
         words = [sys.executable, "-P", "-m", "arx_caps.cli", "gateway", str(self._file), "--until-eof"]
@@ -82,9 +87,10 @@ class GatewayProcess:
                 process.wait(_STOP_S)
             except subprocess.TimeoutExpired:
                 process.kill()
+        return process.returncode
 
     def _enrol(self) -> None:
-        """Enrol the service of each upstream that has no service file yet."""
+        """Enrol the service of each upstream that has no service file yet, and refresh the files of all others."""
         from arx_caps.agent.mint_client import MintClient
         from arx_caps.agent.task import now_ms
         from arx_caps.gateway.settings import read_settings
@@ -94,18 +100,20 @@ class GatewayProcess:
         for name, terms in settings.tables.items():
             path = settings.service_file(name)
             if path.exists():
-                self._check(path)
+                self._refresh(path)
                 continue
-            answer = self._place.mint().call("POST", "/v1/services/invitations", {"audience": terms.audience})
+            with contextlib.closing(self._place.mint()) as operator:
+                answer = operator.call("POST", "/v1/services/invitations", {"audience": terms.audience})
             invited = Invitation(*(str(answer[member]) for member in ("audience", "enrolment", "issuer")))
             with contextlib.closing(MintClient(invited.issuer, now=now_ms, ca=self._place.ca())) as mint:
                 journal = self._place.realm_dir / "journals" / "gateway" / path.stem  # where `arx decisions` looks
                 key = path.with_suffix(".key")
                 join_service(invited, mint, out=path, key_out=key, journal=journal, ca=self._place.ca())
             self._console.say(f"enrolled the service {terms.audience} for the gateway: {path}")
+            hint_audience(self._console, answer)
 
-    def _check(self, path: Path) -> None:
-        """Refuse a service file whose key the mint does not know: its verifier would refuse all calls.
+    def _refresh(self, path: Path) -> None:
+        """Refresh a service file, and refuse one whose key the mint does not know: it would refuse all calls.
 
         Raises:
             SettingsError: It is of an earlier realm.
@@ -113,7 +121,7 @@ class GatewayProcess:
         from arx_caps.agent.mint_client import MintClient
         from arx_caps.agent.task import now_ms
         from arx_caps.keyfile import KeyFile
-        from arx_caps.service.fetch import fetch_keys
+        from arx_caps.service.fetch import fetch_keys, write_keys
 
         key_file = read_service_file(path).key_file
         if key_file is None:
@@ -121,7 +129,8 @@ class GatewayProcess:
         key = KeyFile.load(Path(key_file))
         with contextlib.closing(MintClient(key.issuer, now=now_ms, ca=self._place.ca())) as mint:
             try:
-                fetch_keys(mint, key.key)
+                # Before the gateway reads it: a verifier takes a new `ledger` at its start alone.
+                write_keys(path, fetch_keys(mint, key.key))
             except ArxError as error:  # any other one passes, or is the gateway's to report
                 if error.code == BAD_PROOF:
                     text = f"{path}: the mint does not know its key, as after a new `arx init`"

@@ -76,7 +76,7 @@ class Caller:
         self._mint = MintClient(self.issuer, now=now_ms, client=self._http)
         command = click.get_current_context(silent=True)
         if command is not None:
-            command.call_on_close(self._http.close)
+            command.call_on_close(self.close)
 
     @classmethod
     def operator(
@@ -100,10 +100,14 @@ class Caller:
             body = {"assertion": caller.assertion(key)}
             found = caller.call("POST", "/v1/operators/token", body, repeats=False)  # a lost token grants nothing
         except Stop:
-            caller._http.close()  # a kill continues without the mint
+            caller.close()  # a kill continues without the mint
             raise
         caller._token = str(found["token"])
         return caller
+
+    def close(self) -> None:
+        """Close the connections; those of a command are closed with it."""
+        self._http.close()
 
     def set_timeout(self, timeout_s: float) -> None:
         """Set the longest time for each further answer, seconds."""

@@ -66,7 +66,8 @@ class StdioUpstream:
         }
         self._environment = {name: os.environ[name] for name in _INHERITED if name in os.environ} | own
         if shutil.which(terms.command[0], path=self._environment.get("PATH")) is None:
-            raise SettingsError(f"upstream.{name}: command: {terms.command[0]}: expected a program, found none")
+            text = f"upstream.{name}: command: {terms.command[0]}: expected a program, found none"
+            raise SettingsError(f"{text}; install it, or give its path")
         self._leaks = Leaks(name, [value for value in own.values() if isinstance(value, Secret)])
         self._sessions: dict[str, StdioProcess] = {}
         self._callers: dict[str, StdioProcess] = {}

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from arx_caps.cli.display import facts_of
+from arx_caps.cli.display import facts_of, hint_audience
 from arx_caps.cli.exit_codes import Stop
 from arx_caps.cli.mint_session import now_ms
 from arx_caps.cli.options import KidCommand, Verbs, common_options, out_option, pass_console, yes_option
@@ -49,7 +49,7 @@ def enrol(console: Console, audience: str, out: Path, place: Place) -> None:
     value = {"audience": audience, "file": str(out), "keys": kids, "realm": file.get("realm")}
     console.data("service", value, lambda: pairs([("service", audience), ("file", out), ("keys", ", ".join(kids))]))
     with contextlib.suppress(Stop):  # a role may allow to enrol a service and not to show it
-        _doubt(console, mint.call("GET", f"/v1/services/{audience}"))
+        hint_audience(console, mint.call("GET", f"/v1/services/{audience}"))
 
 
 @service_command.command("invite")
@@ -68,7 +68,7 @@ def invite(console: Console, audience: str, out: Path | None, place: Place) -> N
     # An invitation is a secret as well: its holder can enrol a key for the service.
     answer = place.mint().call("POST", "/v1/services/invitations", {"audience": audience})
     until = show_time(answer["expires_at"])
-    _doubt(console, answer)
+    hint_audience(console, answer)
     if out is None:
         console.data("invitation", answer, json.dumps(answer))
         return
@@ -221,14 +221,6 @@ def _tell_end(console: Console, answer: dict[str, Any]) -> None:
 
 def _show(console: Console, service: dict[str, Any]) -> None:
     console.data("service", {"service": service}, lambda: pairs(facts_of(service)))
-
-
-def _doubt(console: Console, answer: dict[str, Any]) -> None:
-    """Hint that no task has a token for the service yet: a typing error, or a policy that is not active yet."""
-    if not answer.get("in_policy", True):
-        console.hint(
-            f"add [audience.{answer['audience']}] to the policy: without it no task gets a token for this service"
-        )
 
 
 def _checked(audience: str) -> str:

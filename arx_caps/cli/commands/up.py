@@ -21,7 +21,9 @@ from arx_caps.realm import Realm
 @click.option("--port", type=click.IntRange(0, 65535), help="port at which the mint listens [from realm.toml]")
 @click.option("--behind-tls", is_flag=True, help="listen beyond loopback, behind a proxy that terminates TLS")
 @click.option(
-    "--gateway", type=click.Path(dir_okay=False, path_type=Path), help="run the gateway of this TOML file too"
+    "--gateway",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="run the gateway of this TOML file too",
 )
 @passphrase_option
 @realm_dir_option
