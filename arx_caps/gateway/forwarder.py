@@ -95,6 +95,19 @@ class Forwarder:
         if self._session is not None:
             await self._session.close()
 
+    async def _once(self, request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+        """Send a request, and let aiohttp repeat none: it would send a GET, a PUT or a DELETE again.
+
+        Raises:
+            UpstreamError: The connection was lost.
+        """
+        try:
+            return await send(request)
+        except aiohttp.ClientConnectorError:
+            raise  # which is not repeated
+        except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
+            raise UpstreamError(f"upstream {self.name}: {type(error).__name__}", sent=True) from None
+
     @asynccontextmanager
     async def send(
         self,
@@ -133,7 +146,12 @@ class Forwarder:
         try:
             async with asyncio.timeout(self._terms.timeout_s):
                 answer = await self._session.request(
-                    method, address, data=body or None, headers={**kept, **own}, allow_redirects=False
+                    method,
+                    address,
+                    data=body or None,
+                    headers={**kept, **own},
+                    allow_redirects=False,
+                    middlewares=(self._once,),
                 )
         except aiohttp.ClientConnectorError as error:  # its text has host, port and cause, and nothing of the request
             raise UpstreamError(f"upstream {self.name} cannot be reached", sent=False, why=str(error)) from None
