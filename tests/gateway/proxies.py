@@ -14,6 +14,7 @@ import hashlib
 import os
 import re
 import socket
+import socketserver
 import statistics
 import subprocess
 import threading
@@ -401,6 +402,27 @@ def test_a_call_is_spent_where_it_runs(site: Site, host: str) -> None:
             assert spending.send(request).status_code == 200
         refused = client.send(again)
         assert (refused.status_code, refused.json()["code"]) == (401, "replayed")
+
+
+@pytest.mark.parametrize("method", ["GET", "DELETE", "PUT", "POST"])
+def test_a_call_goes_to_one_of_several_servers(method: str, tmp_path: Path) -> None:
+    """Also if its answer is lost: it may have run."""
+    got: list[bytes] = []
+
+    class Lost(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            got.append(self.rfile.readline())  # and closes
+
+    with contextlib.ExitStack() as held:
+        servers = [held.enter_context(socketserver.ThreadingTCPServer(("127.0.0.1", 0), Lost)) for _ in range(2)]
+        for server in servers:
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            held.callback(server.shutdown)
+        [port] = free_ports(1)
+        first, second = [server.server_address[1] for server in servers]
+        held.enter_context(nginx(tmp_path / "nginx", port, to=first, also_to=second, decider=None))
+        assert httpx.request(method, f"http://127.0.0.1:{port}/orders/o-1", timeout=30).status_code == 502
+    assert len(got) == 1
 
 
 def kill_once(site: Site, host: str) -> float:

@@ -29,7 +29,7 @@ def caddy_program() -> Path:
 
 
 def nginx(
-    place: Path, port: int, *, to: int, decider: int | None, keeps_token: bool = False
+    place: Path, port: int, *, to: int, decider: int | None, keeps_token: bool = False, also_to: int | None = None
 ) -> contextlib.AbstractContextManager[None]:
     """Run nginx with `deploy/nginx.conf`, without TLS.
 
@@ -39,10 +39,15 @@ def nginx(
         to: The port of the service behind it.
         decider: The port of the decider; None removes the line that asks one.
         keeps_token: Whether the service gets the client's token.
+        also_to: The port of another server of the service.
     """
     instead = {"listen 443 ssl;": f"listen 127.0.0.1:{port};", ":9010": f":{to}"}
     edits: list[Edit] = [(r"\n *ssl_certificate .*", ""), (r"\n *ssl_certificate_key .*", "")]
     edits.append((r"http \{", f"pid {place.name}.pid;\nhttp {{\naccess_log off;"))
+    if also_to is not None:
+        instead["proxy_pass http://127.0.0.1:" + f"{to};"] = "proxy_pass http://several;"
+        servers = f"upstream several {{ server 127.0.0.1:{to}; server 127.0.0.1:{also_to}; }}"
+        edits.append((r"access_log off;", f"access_log off;\n{servers}"))
     if decider is None:
         edits.append((r"\n *auth_request /arx-decider;", ""))
     else:
