@@ -15,6 +15,7 @@ from arx_caps.audit.merkle import read_signer
 from arx_caps.mint.db.database import PAGE
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.tables import TASKS
+from arx_verifier.journal import ChainFacts
 from arx_verifier.journal.decision import Decision, InMemoryDecisions
 from arx_verifier.request import AccessRequest
 from arx_verifier.token import HolderKey, KeyRing
@@ -173,6 +174,23 @@ def test_erased_and_unreadable_caveats_are_null(unit: Harness) -> None:
         c.exec_driver_sql("UPDATE log_record SET body = NULL")
     assert {node["removes"] is None for node in work.tree()} == {True}
     assert [node["name"] for node in work.tree() if node["kind"] == "link"] == [node["name"] for node in links]
+
+
+def test_a_delegations_own_record_says_what_it_removed(unit: Harness) -> None:
+    """What services recorded of the holders below counts only without a readable record of its own."""
+    work = Work(unit)
+
+    def chain(*caveats: str, names: str = "abc") -> ChainFacts:
+        named = [f"acme/{name}" for name, _ in zip(names, caveats, strict=False)]
+        steps = tuple((caveat,) for caveat in caveats)
+        return facts(work.session["id"], work.row["id"], *named, agent=AGENT, caveats=steps)
+
+    own, other, third = '{"exp":7}', '{"exp":8}', '{"exp":9}'
+    made = [chain(own), chain(other, own), chain(third, other, own), chain("{", names="d"), chain(own, own, names="de")]
+    for places in (range(5), range(4, -1, -1)):
+        send(unit, [decision(number, made[place]) for number, place in enumerate(places, 1)], f"b{places.start}")
+        ends = {node["name"]: node["caveats"][0]["exp"] for node in work.tree() if node["kind"] == "link"}
+        assert ends == {"acme/a": 7, "acme/b": 7, "acme/c": 7, "acme/d": 7, "acme/e": 7}
 
 
 def test_a_list_has_counts(unit: Harness) -> None:

@@ -134,14 +134,15 @@ def _read_places(mint: MintContext, session: Mapping[str, Any]) -> tuple[list[_P
         places[at].rows.append(row)
         if row.id in calls:
             places[at].calls.append(calls[row.id])
-    for place in reversed(places):
+    # From above: of a holder that has calls, its own last one counts, and none of those below.
+    for place in places:
         _take_caveats(places, place)
         _take_keys(places, place)
     return places, reached.complete and len(rows) == len(known)
 
 
 def _take_caveats(places: Sequence[_Place], place: _Place) -> None:
-    """Set the caveats of a delegation, and of all above it, from the record of a call."""
+    """Set the caveats of a delegation, and of those above it that have none yet, from the record of a call."""
     steps = next((call.caveats for call in place.calls if call.caveats), None)
     if steps is None:
         return
@@ -149,17 +150,20 @@ def _take_caveats(places: Sequence[_Place], place: _Place) -> None:
     above: _Place | None = place
     while above is not None and left:
         if above.kind == "link":
-            above.caveats = _parse_caveats(left.pop())
+            step = left.pop()
+            if above.caveats is None:
+                above.caveats = _parse_caveats(step)
         above = places[above.parent] if above.parent is not None else None
 
 
 def _take_keys(places: Sequence[_Place], place: _Place) -> None:
-    """Set the keys of a delegation, and of all above it, from the record of a call."""
+    """Set the keys of a delegation, and of those above it that have none yet, from the record of a call."""
     left = list(next((call.keys for call in place.calls if call.keys), ()))
     above: _Place | None = place
     while above is not None and left:
         if above.kind in ("link", "task"):
-            above.key = left.pop()
+            key = left.pop()
+            above.key = above.key or key
         above = places[above.parent] if above.parent is not None else None
 
 
