@@ -42,7 +42,8 @@ _REQUIRED: Final = {
     "holder": "calls of a bearer token",
     "signature": "calls that their holder has not signed",
 }
-# In the order of the output.  ``to``, ``hop``, ``key`` and ``sig`` are shown as the kind of the caveat.
+_KIND: Final = ("to", "hop", "key", "sig")  # shown as the kind of the caveat
+# In the order of the output.
 _PHRASES: Final[dict[str, Callable[[Any], str]]] = {
     "allow": lambda rules: "every tool but " + "; ".join(map(describe_rule, rules)),
     "exp": lambda exp: f"all time from {show_time(exp)} on",
@@ -64,9 +65,7 @@ _PHRASES: Final[dict[str, Callable[[Any], str]]] = {
 def removals(caveat: Caveat) -> list[str]:
     """Return a phrase for each restriction of a caveat: what it removes."""
     # A member without a phrase of its own is shown as JSON: a new kind of restriction must not be hidden.
-    members = msgspec.structs.asdict(caveat)
-    phrases = [write(members[name]) for name, write in _PHRASES.items() if members[name] is not None]
-    others = [
-        name for name in members if name not in (*_PHRASES, "to", "hop", "key", "sig") and members[name] is not None
-    ]
+    members = {name: value for name, value in msgspec.structs.asdict(caveat).items() if value is not None}
+    phrases = [write(members[name]) for name, write in _PHRASES.items() if name in members]
+    others = [name for name in members if name not in _PHRASES and name not in _KIND]
     return phrases + [f"calls outside of {name} = {show_json(msgspec.to_builtins(members[name]))}" for name in others]
