@@ -175,8 +175,9 @@ class Decision(msgspec.Struct):
 
     def to_dict(self) -> dict[str, Any]:
         """Return the decision as JSON values: bytes in hex, one level, no secrets."""
-        names = ("id", "outcome", *self.__struct_fields__)
-        values = {name: getattr(self, name) for name in names if name not in ("facts", "grant", "untold")}
+        values = {"id": self.id, "outcome": self.outcome, **msgspec.structs.asdict(self)}
+        for member in ("facts", "grant", "untold"):
+            del values[member]
         values |= msgspec.structs.asdict(self.facts)
         values |= {"args_digest": self.args_digest.hex(), "salt": self.salt.hex()}
         values["failures"] = [failure._asdict() for failure in self.failures]
