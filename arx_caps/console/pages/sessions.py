@@ -4,7 +4,7 @@
 import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
-from urllib.parse import urlencode
+from urllib.parse import quote_plus, urlencode
 
 import msgspec
 from starlette.responses import Response
@@ -143,13 +143,14 @@ def _tree_values(visit: Visit, session: SessionShown, tree: SessionTree | None, 
     selected = _selected(visit, nodes)
     home = f"{HOME}/{session.id}"
     kept = {"list": "1"} if "list" in visit.query else {}
+    to_node = f"{home}?{urlencode(kept | {'node': ''})}"
     return {
         "session": session,
         "tree": tree,
         "budgets": budgets,
         "gauges": gauges,
         "own": own,
-        "drawing": draw(nodes, lambda place: f"{home}?{urlencode(kept | {'node': nodes[place].ref})}#holder", selected),
+        "drawing": draw(nodes, lambda place: f"{to_node}{quote_plus(nodes[place].ref)}#holder", selected),
         "branches": _branches(nodes),
         "names": [name_of(node) for node in nodes],
         "holders": {node.ref: name_of(node) for node in nodes},
