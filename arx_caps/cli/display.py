@@ -7,7 +7,7 @@ from typing import Any, Final
 from arx_caps.caveat_text import show_json
 from arx_caps.cli.terminal import Console, plain
 from arx_caps.durations import show_span, show_time
-from arx_verifier.errors import Failure
+from arx_caps.record_text import why_of
 
 
 def show_until(ms: int, now_ms: int) -> str:
@@ -38,19 +38,6 @@ def row_of(shown: Mapping[str, Any]) -> list[str]:
     else:
         cells = ("-", "unreadable", shown["service"], "-", "-", "-", shown["problem"])
     return [plain("" if cell is None else cell) or "-" for cell in cells]
-
-
-def why_of(shown: Mapping[str, Any]) -> str:
-    """Return the code of a refusal and its first failure; empty for an allow."""
-    gap = shown["gap"]
-    if gap is not None:
-        return f"{gap['times']} {gap['why']}, {show_time(gap['since'])} to {show_time(gap['until'])}"
-    if shown["counts"]:
-        return ", ".join(f"{counted['times']} {counted['code']}" for counted in shown["counts"])
-    why = str(shown["code"]) if shown["outcome"] in ("deny", "end") else ""
-    if shown["failures"]:
-        why += f": {Failure(**shown['failures'][0])}"
-    return why
 
 
 def hint_audience(console: Console, answer: Mapping[str, Any]) -> None:

@@ -217,6 +217,8 @@ def shorten_cells(heads: Sequence[str], rows: Sequence[Sequence[str]], width: in
         rows: The cells.
         width: The width of the terminal.
     """
+    from arx_caps.record_text import shorten_middle  # on use: `arx --help` loads nothing of it
+
     cells = [list(row) for row in rows]
     if not cells or _width_of(widths_of([heads, *cells])) <= width:
         return cells
@@ -251,14 +253,6 @@ def _widths(heads: Sequence[str], cells: Sequence[Sequence[str]], most: Sequence
 
 def _width_of(widths: Sequence[int]) -> int:
     return sum(widths) + 2 * len(widths) - 2
-
-
-def shorten_middle(text: str, most: int) -> str:
-    """Return a text, without its middle if it is longer than ``most`` characters."""
-    if len(text) <= most:
-        return text
-    end = (most - 1) // 2
-    return f"{text[: most - 1 - end]}…{text[len(text) - end :]}"
 
 
 def _short_time(cell: str, today: str) -> str:

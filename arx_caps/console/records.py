@@ -10,7 +10,8 @@ from typing import Any, Final
 from arx_caps.console.command import command
 from arx_caps.console.render import badge
 from arx_caps.durations import parse_duration
-from arx_verifier.errors import REASONS, Failure, RequestError
+from arx_caps.record_text import why_of
+from arx_verifier.errors import REASONS, RequestError
 from arx_verifier.token import subject_target
 
 TONES: Final = {"allow": "ok", "deny": "bad", "end": "bad", "counted": "warn", "gap": "warn", "event": "quiet"}
@@ -84,18 +85,6 @@ def row_of(shown: Mapping[str, Any]) -> RecordRow:
     service = shown["audience"] or service
     tool = shown["tool"] or shown["code"]
     return RecordRow(index, shown["at"], shown["outcome"], tool, service, chain, shown["session"], why_of(shown))
-
-
-def why_of(shown: Mapping[str, Any]) -> str:
-    """Return why a decision is what it is, as a sentence; empty for an allow."""
-    if shown["gap"] is not None:
-        return f"{shown['gap']['times']} {shown['gap']['why']}"
-    if shown["counts"]:
-        return ", ".join(f"{counted['times']} times {counted['code']}" for counted in shown["counts"])
-    if shown["outcome"] not in ("deny", "end"):
-        return ""
-    failures = [str(Failure(**failure)) for failure in shown["failures"][:1]]
-    return ": ".join([shown["code"], *failures])
 
 
 def meaning_of(code: str) -> str:

@@ -14,6 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from arx_caps.durations import format_duration, show_time
+from arx_caps.record_text import shorten_middle
 
 MAX_ID_CHARS: Final = 24
 MAX_TARGET_CHARS: Final = 72
@@ -77,7 +78,7 @@ def short_id(text: str, longest: int = MAX_ID_CHARS) -> Markup:
     """Return an id, shortened in its middle if it is long, with the whole id as the title."""
     if len(text) <= longest:
         return _fill('<code class="id">{}</code>', text)
-    return _fill('<code class="id" title="{}">{}</code>', text, shorten(text, longest))
+    return _fill('<code class="id" title="{}">{}</code>', text, shorten_middle(text, longest))
 
 
 def target_link(target: str, longest: int = MAX_TARGET_CHARS) -> Markup:
@@ -86,14 +87,6 @@ def target_link(target: str, longest: int = MAX_TARGET_CHARS) -> Markup:
     page = _TARGET_PAGES.get(kind)
     shown = short_id(target, longest)
     return shown if page is None else _fill('<a href="/console/{}{}">{}</a>', page, quote(name, safe=""), shown)
-
-
-def shorten(text: str, longest: int) -> str:
-    """Return a text, without its middle if it is long."""
-    if len(text) <= longest:
-        return text
-    half = (longest - 1) // 2
-    return f"{text[: longest - 1 - half]}…{text[-half:]}"
 
 
 def short(text: str, longest: int = MAX_ID_CHARS) -> Markup:

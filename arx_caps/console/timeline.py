@@ -12,8 +12,9 @@ from typing import Final, NamedTuple
 
 from markupsafe import Markup
 
-from arx_caps.console.render import shorten, span
+from arx_caps.console.render import span
 from arx_caps.durations import show_time
+from arx_caps.record_text import shorten_middle
 
 MAX_LANES: Final = 12  # the lanes with the most refusals, then calls; the others share one
 _LABEL, _AXIS, _LANE, _MARK = 190, 900, 22, 5  # px
@@ -130,7 +131,7 @@ def draw_strip(records: Sequence[TimelineRecord]) -> Markup:
 
 def _lane(row: int, name: str) -> str:
     y = row * _LANE
-    text = f"<title>{escape(name)}</title>{escape(shorten(name, _LANE_CHARS))}"
+    text = f"<title>{escape(name)}</title>{escape(shorten_middle(name, _LANE_CHARS))}"
     return (
         f'<rect class="lane" x="{_LABEL}" y="{y + 2}" width="{_AXIS}" height="{_LANE - 4}" rx="3"/>'
         f'<text x="0" y="{y + 15}">{text}</text>'

@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple, Protocol
 
 from markupsafe import Markup
 
-from arx_caps.console.render import shorten
+from arx_caps.record_text import shorten_middle
 
 MAX_BOXES: Final = 150
 WIDTH, HEIGHT = 170, 44  # of a box, px
@@ -192,7 +192,7 @@ def _edge(above: Box, box: Box, nodes: Sequence[Holder]) -> str:
     first = f"{_MINUS if node.caveats else ''} {', '.join(words[:fit])}" if words else "nothing removed"
     lines = [first + ("," if words[fit:] else ""), ", ".join(words[fit:])]
     texts = [
-        f'<text class="removed" x="{turn + 6}" y="{to + shift}">{escape(shorten(line, _LABEL_CHARS))}</text>'
+        f'<text class="removed" x="{turn + 6}" y="{to + shift}">{escape(shorten_middle(line, _LABEL_CHARS))}</text>'
         for line, shift in zip(lines, (-5, 13), strict=True)
         if line
     ]
@@ -225,7 +225,7 @@ def _content(box: Box, name: str, calls: str) -> str:
     at, size = f'x="{box.x}" y="{box.y}"', f'height="{HEIGHT}"'
     return (
         f'<rect class="body" {at} width="{WIDTH}" {size} rx="6"/><rect class="mark" {at} width="5" {size} rx="2"/>'
-        f'<text x="{box.x + 14}" y="{box.y + 19}">{escape(shorten(name, _NAME_CHARS))}</text>'
+        f'<text x="{box.x + 14}" y="{box.y + 19}">{escape(shorten_middle(name, _NAME_CHARS))}</text>'
         f'<text class="calls" x="{box.x + 14}" y="{box.y + 36}">{escape(calls)}</text>'
     )
 

@@ -8,8 +8,8 @@ from contextlib import closing
 
 import pytest
 
-from arx_caps.console.render import shorten
 from arx_caps.embedded import EmbeddedValkey
+from arx_caps.record_text import shorten_middle
 from arx_verifier.journal.decision import InMemoryDecisions
 from arx_verifier.ledger import RedisLedger
 from arx_verifier.token import KeyRing
@@ -181,8 +181,8 @@ def test_the_list_begins_with_the_emptiest(kept: Harness) -> None:
     work.call(work.task)
     text = page(browser, HOME)
     assert [row[:4] for row in budgets_of(text)] == [
-        ["lookup usd per task", f"{AGENT} {shorten(work.session['id'], 14)}", "open", "1 25 %"],
-        ["lookup calls per task", f"{AGENT} {shorten(work.session['id'], 14)}", "open", "98 98 %"],
+        ["lookup usd per task", f"{AGENT} {shorten_middle(work.session['id'], 14)}", "open", "1 25 %"],
+        ["lookup calls per task", f"{AGENT} {shorten_middle(work.session['id'], 14)}", "open", "98 98 %"],
     ]
     assert f'href="{work.home}#budgets"' in text
     assert "2 pools of open tasks" in text

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arx_caps.console.render import shorten
 from arx_caps.console.timeline import Line, TimelineRecord, compact, draw_strip
 from arx_caps.console.tree import HEIGHT, MAX_BOXES, WIDTH, choose, draw, fewer, lay_out
+from arx_caps.record_text import shorten_middle
 from tests.console.html import require_well_formed
 from tests.support import QUICK
 
@@ -128,7 +128,7 @@ def test_what_a_delegation_removed_in_few_words() -> None:
     assert fewer([{"to": "acme/x"}]) == []
     rules = [{"tool": "x", "args": {"a": 1}}]
     assert fewer([{"exp": 1}, {"allow": rules, "exp": 2, "to": "x"}, {"new": 1}]) == ["time", "tools", "limits", "new"]
-    assert (shorten("a" * 30, 9), shorten("short", 9)) == ("aaaa…aaaa", "short")
+    assert (shorten_middle("a" * 30, 9), shorten_middle("short", 9)) == ("aaaa…aaaa", "short")
 
 
 def test_two_long_words_have_a_line_each() -> None:

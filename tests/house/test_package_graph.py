@@ -49,6 +49,7 @@ CAPS_IMPORTS = {
     "revocation": set(),
     "audit": {"jose", "keyfile", "durations", "engines", "http_client"},
     "caveat_text": {"durations"},
+    "record_text": {"durations"},
     "trail": set(),
     "trail_tree": {"trail"},
     "relay": set(),
@@ -75,7 +76,7 @@ CAPS_IMPORTS = {
         """.split()
     ),
 }
-CAPS_IMPORTS["console"] = {"audit", "mint", "realm", "durations", "revocation", "trail"}
+CAPS_IMPORTS["console"] = {"audit", "mint", "realm", "durations", "record_text", "revocation", "trail"}
 # The command line is above all of them.
 CAPS_IMPORTS["cli"] = {package for package in CAPS_IMPORTS if not package.startswith("_")} - {
     "buckets",

@@ -14,8 +14,9 @@ from arx_caps.cli.mint_session import Caller, now_ms
 from arx_caps.cli.options import common_options, pass_console
 from arx_caps.cli.parse import Duration
 from arx_caps.cli.place import Place, operator_options
-from arx_caps.cli.terminal import Console, pairs, shorten_middle, table
+from arx_caps.cli.terminal import Console, pairs, table
 from arx_caps.durations import parse_duration, show_span, show_time
+from arx_caps.record_text import shorten_middle
 from arx_caps.revocation import count_states
 
 MINUTE_MS: Final = 60_000

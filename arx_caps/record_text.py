@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Write records as text for people, in the console and on the command line alike.  SPEC 12, LOG 3."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from arx_caps.durations import show_time
+from arx_verifier.errors import Failure
+
+
+def why_of(shown: Mapping[str, Any]) -> str:
+    """Return why a decision is what it is: the code of a refusal and its first failure; empty for an allow.
+
+    Args:
+        shown: The decision, in the form of ``Decision.to_dict`` or of the mint's log.
+    """
+    gap = shown["gap"]
+    if gap is not None:
+        return f"{gap['times']} {gap['why']}, {show_time(gap['since'])} to {show_time(gap['until'])}"
+    if shown["counts"]:
+        return ", ".join(f"{counted['times']} times {counted['code']}" for counted in shown["counts"])
+    if shown["outcome"] not in ("deny", "end"):
+        return ""
+    failures = [str(Failure(**failure)) for failure in shown["failures"][:1]]
+    return ": ".join([shown["code"], *failures])
+
+
+def shorten_middle(text: str, longest: int) -> str:
+    """Return a text, without its middle if it is longer than ``longest`` characters, as an id is shown."""
+    if len(text) <= longest:
+        return text
+    end = (longest - 1) // 2
+    return f"{text[: longest - 1 - end]}…{text[len(text) - end :]}"
