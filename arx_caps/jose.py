@@ -9,7 +9,7 @@ form, but not replay: the caller looks up the ``jti`` among the used ones.
 import hashlib
 import secrets
 from collections.abc import Callable
-from typing import Annotated, Any, Final, Literal, NamedTuple
+from typing import Annotated, Any, Final, Literal, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 import msgspec
@@ -44,6 +44,7 @@ CLIENT_ALGORITHMS: Final = ("ES256", "EdDSA", "Ed25519")  # of an OAuth client's
 MAX_JWT_CHARS: Final = 4096  # an honest one has about 500; nothing longer is decoded
 BAD_ASSERTION: Final = "bad_assertion"
 BAD_PROOF: Final = "bad_proof"
+_Key = TypeVar("_Key", bound=PublicKey | ClientKey)
 
 
 class _Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -208,12 +209,7 @@ def check_dpop(proof: str, *, method: str, url: str, now: int, token: str | None
     Raises:
         GrantError: ``bad_proof``, with the reason.
     """
-    header, claims = _read(proof, "dpop+jwt", BAD_PROOF)
-    try:
-        key = public_key(header.jwk)
-    except RequestError as error:
-        raise GrantError(f"the proof's jwk: {error}", code=BAD_PROOF) from error
-    _prove(proof, key, BAD_PROOF)
+    key, claims = _open_dpop(proof, public_key)
     if claims.get("htu") != url:
         raise GrantError(f"the proof is for another address than {url}", code=BAD_PROOF)
     issued = _call(claims, method, token, now, AHEAD_S)
@@ -239,17 +235,23 @@ def check_client_dpop(
     Raises:
         GrantError: ``bad_proof``, with the reason.
     """
-    header, claims = _read(proof, "dpop+jwt", BAD_PROOF)
-    try:
-        key = client_key(header.jwk)
-    except RequestError as error:
-        raise GrantError(f"the proof's jwk: {error}", code=BAD_PROOF) from error
-    _prove(proof, key, BAD_PROOF)
+    key, claims = _open_dpop(proof, client_key)
     place = _place(claims.get("htu"))
     if place is None or place != _place(url):
         raise GrantError(f"the proof is for another address than {url}", code=BAD_PROOF)
     issued = _call(claims, method, token, now, ahead_s)
     return ClientProof(key.kid, _jti(claims, BAD_PROOF), issued * 1000, (issued + PROOF_S) * 1000)
+
+
+def _open_dpop(proof: str, key_of: Callable[[Any], _Key]) -> tuple[_Key, dict[str, Any]]:
+    """Return the key that a proof carries, once its signature is verified, and the claims."""
+    header, claims = _read(proof, "dpop+jwt", BAD_PROOF)
+    try:
+        key = key_of(header.jwk)
+    except RequestError as error:
+        raise GrantError(f"the proof's jwk: {error}", code=BAD_PROOF) from error
+    _prove(proof, key, BAD_PROOF)
+    return key, claims
 
 
 def _call(claims: dict[str, Any], method: str, token: str | None, now: int, ahead_s: int) -> int:
