@@ -12,7 +12,8 @@ from typing import Final, NamedTuple
 
 from markupsafe import Markup
 
-from arx_caps.console.render import span
+from arx_caps.console.records import TONES
+from arx_caps.console.render import badge, span
 from arx_caps.durations import show_time
 from arx_caps.record_text import shorten_middle
 
@@ -50,6 +51,11 @@ class TimelineRecord(NamedTuple):
     code: str
     why: str
 
+    @property
+    def apart(self) -> str:
+        """The service, unless the tool's name begins with it, or it is the mint; else empty."""
+        return "" if self.service == "arx.mint" or self.tool.startswith(f"{self.service}.") else self.service
+
 
 class Line(NamedTuple):
     """One line of a list: a record, or a run of them.
@@ -66,6 +72,12 @@ class Line(NamedTuple):
     def first(self) -> TimelineRecord:
         """The newest of its records."""
         return self.records[0]
+
+    @property
+    def badge(self) -> Markup:
+        """The outcome of its records, which all have the same, and the number of a run."""
+        outcome, count = self.first.outcome, len(self.records)
+        return badge(outcome if count == 1 else f"{outcome} \u00d7{count}", TONES.get(outcome))
 
     @property
     def holders(self) -> int:

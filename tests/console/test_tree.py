@@ -183,3 +183,12 @@ def test_a_mark_has_the_worst_of_its_outcomes() -> None:
     assert draw_strip([]) == ""
     (line,) = compact([moment(number, number, tool=f"t{number % 2}") for number in range(5)])
     assert (line, line.holders) == (Line(line.records, "t0 x3, t1 x2"), 1)
+
+
+def test_a_row_names_the_service_that_its_tool_does_not() -> None:
+    """A tool of the service's own name says where it was called; so do events of the mint."""
+    shown = [moment(1, 0, tool=tool).apart for tool in ("orders.get", "orders", "refund", "ordersx.get")]
+    assert shown == ["", "orders", "orders", "orders"]
+    assert moment(1, 0, tool="refund")._replace(service="arx.mint").apart == ""
+    assert Line([moment(1, 0, "deny")], "").badge == '<span class="badge bad">deny</span>'
+    assert Line([moment(1, 0), moment(2, 0)], "").badge == '<span class="badge ok">allow \u00d72</span>'

@@ -13,7 +13,6 @@ from arx_caps.console import timeline
 from arx_caps.console.command import command
 from arx_caps.console.gauge import Gauge, PoolsView, gauges_of, look_at_budgets, show_budgets
 from arx_caps.console.live import StreamEvent
-from arx_caps.console.records import TONES
 from arx_caps.console.timeline import TimelineRecord
 from arx_caps.console.tree import draw, name_of
 from arx_caps.console.visit import Page, Visit
@@ -186,7 +185,6 @@ def _timeline_values(visit: Visit, tree: SessionTree | None) -> dict[str, Any]:
         "zooms": ZOOMS,
         "outcome": outcome,
         "outcomes": OUTCOMES,
-        "tones": TONES,
         "may_read": visit.may(READ_AUDIT),
     }
     if not values["may_read"] or tree is None:
