@@ -66,11 +66,13 @@ class McpSigner:
             # A token must not leave its audience: the server of another origin could use it at the right one.
             parts = urlsplit(url)
             origin = origin_of(parts.scheme, parts.hostname or "", parts.port)
+            known = ", ".join(
+                f"{each} at {' and '.join(origins.get(each, ())) or 'no address'}" for each in task.audiences
+            )
             found = [each for each in found if origin in map(read_origin, origins.get(each, ()))]
             if not found:
                 raise AttenuationError(
-                    f"origin {origin} belongs to no audience of this task: {', '.join(task.audiences)}",
-                    code="unknown_origin",
+                    f"origin {origin} belongs to no audience of this task: {known}", code="unknown_origin"
                 )
         if len(found) != 1:
             raise AttenuationError(f"audience: expected one of {', '.join(found)}, got none")

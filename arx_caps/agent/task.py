@@ -114,9 +114,8 @@ class Task(Shared):
             try:
                 text = Path(path).read_text(encoding="ascii")
             except (OSError, ValueError) as error:
-                raise SettingsError(
-                    f"{variable}_FILE: {shorten(path, 300)} cannot be read: {type(error).__name__}"
-                ) from None
+                why = getattr(error, "strerror", None) or type(error).__name__
+                raise SettingsError(f"{variable}_FILE: {shorten(path, 300)} cannot be read: {why}") from None
         if not text:
             raise SettingsError(f"no task: set {variable} to what `encode` gave, or {variable}_FILE to a file with it")
         bundle = Bundle.parse(text.strip())

@@ -4,11 +4,13 @@
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 from arx_caps.agent import Task
-from arx_verifier.errors import ArxError
+from arx_verifier.errors import ArxError, MalformedTokenError
 from arx_verifier.token import HolderKey
 
+_HINT: Final = "`arx task start`, `arx task extend` and `arx token delegate` write a bundle with `--out FILE`"
 _log = logging.getLogger(__name__)
 
 
@@ -43,7 +45,10 @@ class BundleFile:
         return self._task
 
     def _read(self) -> Task:
-        task = Task.load(self._path, key=self._key)
+        try:
+            task = Task.load(self._path, key=self._key)
+        except MalformedTokenError as error:
+            raise MalformedTokenError(f"{self._path}: {error}", hint=_HINT) from None
         return task.attenuate(tools=list(self._only)) if self._only else task
 
     def _stamp(self) -> tuple[int, ...]:

@@ -84,7 +84,7 @@ def test_a_task_is_taken_over_from_the_environment(tmp_path: Path, monkeypatch: 
     with pytest.raises(SettingsError, match="set ARX_TASK to what `encode` gave, or ARX_TASK_FILE"):
         Task.from_env()
     monkeypatch.setenv("WORK_FILE", str(tmp_path / "missing"))
-    with pytest.raises(SettingsError, match=r"WORK_FILE: .*missing.* cannot be read: FileNotFoundError"):
+    with pytest.raises(SettingsError, match=r"WORK_FILE: .*missing.* cannot be read: No such file or directory"):
         Task.from_env("WORK")
     monkeypatch.setenv("WORK", "arxb1_nonsense")
     with pytest.raises(MalformedTokenError):

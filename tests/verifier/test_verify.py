@@ -344,6 +344,19 @@ def test_a_refusal_is_recorded_once() -> None:
     assert sink.decisions == [decision]
 
 
+@pytest.mark.spec("17.4")
+@pytest.mark.parametrize(
+    ("kept", "missing"),
+    [(None, "a ledger at this service"), (ledger(), 'a cost in usd for "orders.get" in `costs` of this service')],
+    ids=["ledger", "cost"],
+)
+def test_a_refusal_says_what_the_service_lacks_for_a_budget(kept: MemoryLedger | None, missing: str) -> None:
+    """Its operator reads there what to set: the ledger, or the cost of this tool in this unit."""
+    decision = told(BUDGET, ledger=kept)()
+    (failure,) = decision.failures
+    assert str(failure) == f"the budget must have {missing} (caveat 2), got none"
+
+
 @pytest.mark.spec("11")
 def test_a_kill_while_the_ledger_answers_ends_the_call() -> None:
     """A ledger may wait for a network: the token is looked at again after it, and what was drawn goes back."""

@@ -14,6 +14,8 @@ from arx_caps.cli.terminal import Console, pairs, table
 from arx_caps.durations import show_time
 
 LINK_CHARS: Final = 22
+POOL_SLASHES: Final = 4  # task, link, name, unit and period
+_LISTS: Final = "`arx budget show TASK` lists the pools, and what is left of each"
 
 
 @click.group("budget", cls=Verbs)
@@ -43,7 +45,8 @@ def list_budgets(
     """
     query = {"session": session, "agent": agent, "unit": unit, "limit": str(limit)}
     found = place.mint().call("GET", "/v1/budgets", query={name: value for name, value in query.items() if value})
-    _show(console, {"pools": found["pools"], "more": "next" in found}, "no pool matches")
+    nothing = "no pool matches" if session or agent or unit else "no call has drawn on a budget of an open task"
+    _show(console, {"pools": found["pools"], "more": "next" in found}, nothing)
     if "next" in found:
         console.hint(f"{found['total']} match: raise --limit to see them")
 
@@ -62,6 +65,8 @@ def show(console: Console, of: str, place: Place) -> None:
     kind = "pool" if "/" in of else "task" if of.startswith(("t-", "s-")) and len(of) < LINK_CHARS else "link"
     pools = place.mint().call("GET", "/v1/budgets", query={kind: of})["pools"]
     _show(console, {"pools": pools}, f"no call has drawn on a budget of {of[:60]}")
+    if not pools:
+        console.hint("a pool is here after the first call that draws on it; `arx task list` has the ids of tasks")
 
 
 @budget_command.command("top-up")
@@ -79,13 +84,16 @@ def top_up(console: Console, pool: str, amount: str, unit: str, reason: str, pla
     \b
         arx budget top-up t-abcdefghijklmnop/-/refund/usd/task 2.50 usd --reason "a larger order"
     """
+    if pool.count("/") != POOL_SLASHES:
+        text = f"POOL: expected an id such as t-abcdefghijklmnop/-/refund/usd/task, got {pool[:60]!r}"
+        raise Stop(text, hint=_LISTS, code="pool")
     console.confirm(f"add {amount[:32]} {unit[:16]} to {pool[:200]}?", yes=yes)
     body = {"pool": pool, "amount": amount, "unit": unit, "reason": reason}
     try:
         # Once: a repeat of a call whose answer was lost could add the amount twice.
         answer = place.mint().call("POST", "/v1/budgets/top-up", body, repeats=False)
     except Stop as error:
-        error.hint = error.hint or "`arx budget show TASK` lists the pools, and what is left of each"
+        error.hint = error.hint or _LISTS
         raise
     console.data("budget", answer, lambda: pairs(facts_of(answer)))
 

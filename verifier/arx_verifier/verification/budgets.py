@@ -21,7 +21,7 @@ from arx_verifier.request import AccessRequest
 from arx_verifier.verification.chain_state import BudgetPool, ProvenChain
 from arx_verifier.verification.reasons import NO_STORE, Refused, pool_ahead
 
-NO_LEDGER: Final = "a service that keeps budgets"
+NO_LEDGER: Final = "a ledger at this service"
 
 
 class Priced(NamedTuple):
@@ -143,7 +143,7 @@ class Budgets:
     def price(self, proven: ProvenChain, request: AccessRequest) -> Priced | Refused:
         """Return what a call asks of each pool of its chain, or the refusal of a call whose cost is not known."""
         if self.ledger is None:
-            return _unsupported(proven.pools[0], NO_LEDGER, "one without a ledger")
+            return _unsupported(proven.pools[0], NO_LEDGER, "none")
         known: Priced | None = proven.prices.get(request.tool)
         if known is not None:
             return known
@@ -151,8 +151,8 @@ class Budgets:
         for pool in proven.pools:
             declared = costs.get(pool.unit)
             if declared is None:
-                expected = f"a tool whose cost in {pool.unit} this service declares"
-                return _unsupported(pool, expected, shorten(request.tool))
+                expected = f"a cost in {pool.unit} for {shorten(request.tool)} in `costs` of this service"
+                return _unsupported(pool, expected, "none")
             cost = declared.fixed
             if declared.argument is not None or declared.reserves:
                 fixed = False
