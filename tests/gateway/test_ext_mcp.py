@@ -237,7 +237,7 @@ def test_a_result_of_a_request_that_was_not_asked_about_is_refused(site: Site) -
 
 @pytest.mark.spec("17.4")
 def test_a_result_has_what_a_budget_has_left() -> None:
-    """All else stays as the server wrote it; a call without a budget passes as it is."""
+    """All else stays as the server wrote it; a call without a budget passes as it is; a refusal says what it lacks."""
     realm = UnsafeTestRealm("orders", costs={"orders.refund": {"usd": "0.3"}})
     terms = DeciderTerms(kind="ext-mcp", listen="127.0.0.1:1", audience="orders", backend="shop")
     decider = ExtMcp(McpQuestions(realm.verifier), terms)
@@ -246,10 +246,12 @@ def test_a_result_has_what_a_budget_has_left() -> None:
         asked = protos.message(f"{PACKAGE}.Mcp{kind}")(service_names=["shop"], method="tools/call", **members)
         return asyncio.run(decider.answer(f"Check{kind}", asked, "127.0.0.1"))
 
-    def result(caller: UnsafeCaller, data: bytes) -> Any:
+    def request(caller: UnsafeCaller) -> Any:
         token = caller.token("orders.refund", **CALL["arguments"])
-        params = json.dumps({**CALL, "_meta": {META_KEY: token}}).encode()
-        allowed = ask("Request", mcp_request=params)
+        return ask("Request", mcp_request=json.dumps({**CALL, "_meta": {META_KEY: token}}).encode())
+
+    def result(caller: UnsafeCaller, data: bytes) -> Any:
+        allowed = request(caller)
         assert allowed.WhichOneof("result") == "mutated", allowed
         return ask("Response", mcp_response=data, metadata_context={"arx": allowed.metadata["arx"]})
 
@@ -257,6 +259,9 @@ def test_a_result_has_what_a_budget_has_left() -> None:
     answer = result(paid, b'{"content":[],"n":1.50,"_meta":{"own":1.0}}')
     assert answer.mutated == b'{"content":[],"n":1.50,"_meta":{"own":1.0,"dev.arx/budget":{"usd":"0.7"}}}'
     assert result(paid, b"[]").mutated == b"[]"
+    assert result(paid, b"[]").mutated == b"[]"
+    refused = json.loads(request(paid).error.mcp_error)
+    assert (refused["code"], refused["budget"]["remaining"]) == ("insufficient_budget", "0.1")
     assert result(realm.caller(*RULES), b"{}").WhichOneof("result") == "pass"
 
 

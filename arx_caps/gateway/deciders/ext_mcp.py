@@ -263,7 +263,7 @@ def _problem(answer: bytes) -> dict[str, Any]:
         found = json.loads(answer or b"{}")
     except ValueError:
         found = {}
-    kept = {name: found[name] for name in ("code", "retry", "decision") if found.get(name)}
+    kept = {name: found[name] for name in ("budget", "code", "retry", "decision") if found.get(name)}
     return {"text": str(found.get("detail") or found.get("code") or "refused"), **kept}
 
 
