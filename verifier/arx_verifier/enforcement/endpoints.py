@@ -285,10 +285,14 @@ class Endpoints:
             named = named or [one for one in every if key.path == getattr(one.route.endpoint, "__name__", None)]
         table = "`public`" if key.tool is PUBLIC else "`tools`"
         if len({id(one.route) for one in named}) != 1:
-            shown = sorted({one.declared for one in (every if key.method else named) if _takes(one.route, key.method)})
+            if key.method or named:
+                shown = {one.declared for one in (every if key.method else named) if _takes(one.route, key.method)}
+                has = f"for {key.method or 'this name'} it has"
+            else:
+                shown, has = {str(getattr(one.route, "name", "")) for one in every}, "its names are"
             raise SettingsError(
                 f"{table} names {key.text!r:.100}: expected one route of the application, found {len(named)}; "
-                f"for {key.method or 'this name'} it has {', '.join(shown[:20]) or 'none'}"
+                f"{has} {', '.join(sorted(shown)[:20]) or 'none'}"
             )
         route = named[0].route
         methods = _methods_of(route)
