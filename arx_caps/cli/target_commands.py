@@ -139,7 +139,7 @@ def _act(
         return
     action = KILL_AND_FREEZE if freeze else action
     # Asked for before the confirmation, and never a default: the record must say why.
-    reason = reason or _ask_reason(console)
+    reason = reason or ask_reason(console)
     # A person who is asked can still correct a name.  With --yes the kill comes first, and the look after it.
     warned = not yes and console.asks and not direct and action is not THAW
     if warned:
@@ -299,7 +299,15 @@ def over_of(caller: Caller, targets: Sequence[str]) -> list[tuple[str, str]]:
     return found
 
 
-def _ask_reason(console: Console) -> str:
+def ask_reason(console: Console) -> str:
+    """Return the reason that an operator types.
+
+    Args:
+        console: Asks for it.
+
+    Raises:
+        click.UsageError: No one can be asked.
+    """
     if not console.asks:
         raise click.UsageError("the reason is missing: give --reason TEXT, which is recorded in the audit log")
     return str(click.prompt("reason", err=True))

@@ -12,7 +12,7 @@ from arx_caps.cli.exit_codes import Stop
 from arx_caps.cli.options import Verbs, common_options, pass_console, yes_option
 from arx_caps.cli.parse import Moment
 from arx_caps.cli.place import Place, operator_options
-from arx_caps.cli.target_commands import read_targets
+from arx_caps.cli.target_commands import ask_reason, read_targets
 from arx_caps.cli.terminal import Console, pairs, plain, table
 from arx_caps.durations import show_time
 from arx_verifier.errors import MalformedTokenError, RequestError
@@ -28,7 +28,7 @@ def memory_command() -> None:
 
 def _of_targets(command: Callable[..., None]) -> Callable[..., None]:
     """Add to a command the targets, the reason, and the options of an operator's change."""
-    reason = click.option("--reason", required=True, help="reason, recorded in the audit log")
+    reason = click.option("--reason", help="reason, recorded in the audit log [prompted for]")
     targets = click.argument("targets", nargs=-1, required=True, metavar="TARGET...")
     return targets(reason(yes_option(operator_options(common_options(pass_console(command))))))
 
@@ -38,7 +38,7 @@ def _of_targets(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("--until", type=Moment(), help="and before this time [now]")
 @_of_targets
 def taint(
-    console: Console, targets: Sequence[str], since: int, until: int | None, reason: str, place: Place, yes: bool
+    console: Console, targets: Sequence[str], since: int, until: int | None, reason: str | None, place: Place, yes: bool
 ) -> None:
     """Taint what TARGET wrote into memories: memory services withhold it within a lease.
 
@@ -51,6 +51,7 @@ def taint(
     since = max(since, 0)
     if until <= since:
         raise click.UsageError("--until must be after --since")
+    reason = reason or ask_reason(console)
     windows = [str(TaintWindow(target, since, until)) for target in _read(targets)]
     console.confirm(f"taint what {', '.join(targets)} wrote?", yes=yes)
     report = place.mint(TIMEOUT_S).call("POST", "/v1/freezes", {"targets": windows, "reason": reason})
@@ -60,7 +61,9 @@ def taint(
 @memory_command.command("clear")
 @click.option("--before", type=Moment(), help="trust what was written before this time [now]")
 @_of_targets
-def clear(console: Console, targets: Sequence[str], before: int | None, reason: str, place: Place, yes: bool) -> None:
+def clear(
+    console: Console, targets: Sequence[str], before: int | None, reason: str | None, place: Place, yes: bool
+) -> None:
     """Trust again what TARGET wrote into memories before a time; what is frozen stays frozen.
 
     `arx thaw --memory-before TIME` does it together with a thaw.
@@ -68,7 +71,7 @@ def clear(console: Console, targets: Sequence[str], before: int | None, reason: 
     \b
         arx memory clear agent:acme/retired --reason "retired, and never compromised"
     """
-    body: dict[str, Any] = {"targets": _read(targets), "reason": reason}
+    body: dict[str, Any] = {"targets": _read(targets), "reason": reason or ask_reason(console)}
     if before is not None:
         body["before"] = before
     until = "until now" if before is None else f"before {show_time(before)}"
