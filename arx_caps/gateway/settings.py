@@ -11,12 +11,14 @@ from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Meta
+from msgspec.structs import fields
 
 from arx_caps.durations import parse_duration
 from arx_caps.server_process import is_loopback
+from arx_verifier.enforcement import RouteMap
 from arx_verifier.errors import SettingsError
 
-T = TypeVar("T")
+T = TypeVar("T", bound=msgspec.Struct)
 
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")  # a segment of the gateway's paths
 _HEADER: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 5.6.2
@@ -314,7 +316,10 @@ def _read(file: Path, place: str, table: Any, kind: type[T]) -> T:
     try:
         return msgspec.convert(table, kind)
     except msgspec.ValidationError as error:
-        raise SettingsError(f"{file}: {place}: {error}") from error
+        members = ""
+        if "unknown field" in str(error) and " - at " not in str(error):  # of this table, and of none within it
+            members = f"; expected some of {', '.join(sorted(each.encode_name for each in fields(kind)))}"
+        raise SettingsError(f"{file}: {place}: {error}{members}") from error
 
 
 def _fault(name: str, terms: UpstreamTerms) -> str | None:
@@ -337,6 +342,10 @@ def _fault(name: str, terms: UpstreamTerms) -> str | None:
         return "`command` starts an MCP server over stdio, which has neither `openapi`, `routes` nor `credential`"
     if terms.openapi is not None and terms.routes:
         return "expected one of `openapi` and `routes`"
+    try:
+        RouteMap(terms.routes)
+    except SettingsError as error:
+        return f"routes: {error}"
     if terms.credential is not None and not _HEADER.fullmatch(terms.credential.header):
         return f"credential: expected the name of a header, got {terms.credential.header!r:.100}"
     if terms.credential is not None and not terms.credential.source.startswith(SOURCES):

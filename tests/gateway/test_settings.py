@@ -67,7 +67,11 @@ URL = 'url = "http://127.0.0.1:9/mcp"\n'
         (ORDERS + URL + '[gateway]\nlisten = ["0.0.0.0:1"]\n', "would listen at 0.0.0.0"),
         (ORDERS, "upstream.orders: expected one of `url` and `command`"),
         (ORDERS + URL + 'command = ["x"]\n', "expected one of `url` and `command`"),
-        (ORDERS + URL + "retries = 3\n", "retries"),
+        (
+            ORDERS + URL + "retries = 3\n",
+            "unknown field `retries`; expected some of audience, ca, command, costs, cred",
+        ),
+        (ORDERS + URL + "routes = { 'GET x' = 'orders.x' }\n", "upstream.orders: routes: 'GET x' is not a route"),
         (ORDERS + 'url = "ftp://a"\n', "url: expected"),
         (ORDERS + 'url = "http://user:pass@a/"\n', "url: expected no user"),
         (ORDERS + URL + 'timeout = "soon"\n', "timeout"),

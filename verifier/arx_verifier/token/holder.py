@@ -237,7 +237,8 @@ def check_public(public: str) -> str:
             return public
     except (MalformedTokenError, TypeError, AttributeError):
         pass
-    raise AttenuationError("a holder's key is an Ed25519 public key, 43 characters of base64url")
+    text = "a holder's key is an Ed25519 public key, 43 characters of base64url"
+    raise AttenuationError(text, hint="give what `arx key create-holder FILE` or `arx key show FILE` prints")
 
 
 def is_point(public: str) -> bool:
