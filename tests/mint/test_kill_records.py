@@ -215,5 +215,10 @@ def test_a_person_is_erased_from_the_kills(live: Harness) -> None:
     operator, person = live.operator(), "subject:" + "0" * 32
     kill(operator, "/v1/freezes", person, reason="about Ann")
     kill(operator, "/v1/freezes", SESSION)
+    kill(operator, "/v1/freezes", "agent:acme/a", reason="about Bob")
     assert operator.call("POST", "/v1/audit/erase", {"subject": person, "reason": "asked"}).status_code == 200
-    assert [row["targets"][0]["target"] for row in operator.call("GET", "/v1/kills").json()["kills"]] == [SESSION]
+    kept = [row["targets"][0]["target"] for row in operator.call("GET", "/v1/kills").json()["kills"]]
+    assert kept == ["agent:acme/a", SESSION]
+    # It stays frozen.
+    frozen = {row["target"]: row["reason"] for row in operator.call("GET", "/v1/freezes").json()["freezes"]}
+    assert (frozen[person], frozen["agent:acme/a"]) == ("", "about Bob")

@@ -8,13 +8,13 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import msgspec
-from sqlalchemy import bindparam, delete, insert, or_, select, update
+from sqlalchemy import and_, bindparam, delete, insert, or_, select, update
 from sqlalchemy.engine import Connection
 
 from arx_caps.mint.db.cursor import Order, Text, Time, behind
 from arx_caps.mint.db.database import PAGE, Database, Rows, now_ms
 from arx_caps.mint.db.events import Event
-from arx_caps.mint.db.tables import KILLS
+from arx_caps.mint.db.tables import FREEZES, KILLS
 
 KILLS_ORDER: Final = Order((KILLS.c.seq, KILLS.c.incarnation), tuple[Time, Text], newest_first=True)
 _AT: Final = (KILLS.c.seq == bindparam("at"), KILLS.c.incarnation == bindparam("of"))
@@ -106,15 +106,18 @@ class KillRepository:
         return settled
 
     def erase(self, *, target: str | None = None, before: int = 0) -> None:
-        """Delete the rows with a target, and those from before a time.
+        """Delete the rows with a target, and those from before a time, and the reasons of freezes of these persons.
 
         Args:
             target: A person's target, or None.
             before: The time, in ms since the Unix epoch.
         """
-        which = KILLS.c.at_ms < before if target is None else or_(KILLS.c.at_ms < before, _names(target))
+        which, frozen = KILLS.c.at_ms < before, and_(FREEZES.c.at_ms < before, _is_of("subject:", FREEZES.c.target))
+        if target is not None:
+            which, frozen = or_(which, _names(target)), or_(frozen, _is_of(target, FREEZES.c.target))
         with self._database.write() as c:
             c.execute(delete(KILLS).where(which))
+            c.execute(update(FREEZES).where(frozen).values(why=""))  # what is frozen stays so
 
 
 def add_kills(c: Connection, steps: Collection[KillStep]) -> None:
@@ -127,6 +130,11 @@ def add_kills(c: Connection, steps: Collection[KillStep]) -> None:
 def targets_of(row: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return the operation and the target of each entry of a row."""
     return msgspec.json.decode(row["targets"], type=list[tuple[str, str]])
+
+
+def _is_of(target: str, column: Any) -> Any:
+    """Return the condition for a target that begins so, and the taints of memories that are of it."""
+    return or_(column.startswith(target, autoescape=True), column.startswith(f"memory:{target}", autoescape=True))
 
 
 def _names(target: str) -> Any:
