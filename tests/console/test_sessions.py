@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """*Sessions*, *Session* and *Agent*: what they show of a real mint, whatever text holders chose."""
 
+import gc
 import re
 from urllib.parse import quote
 
 import pytest
 
+from arx_caps.console.timeline import TimelineRecord
 from arx_caps.jose import KeyFile
+from arx_caps.mint.api.routes.session_tree import TreeNode
 from tests.audit.batches import decision, facts
 from tests.console.harness import Browser, operator_with, sign_in
 from tests.console.html import require_well_formed
@@ -68,6 +71,21 @@ def test_a_session_shows_tree_and_timeline(unit: Harness) -> None:
     assert "session.opened" in page(browser, f"{home}?zoom=all")
     assert "allow ×5" not in page(browser, f"{home}?zoom=decisions")
     assert page(browser, f"{home}?node=unknown&zoom=unknown&before=nonsense", 400)
+
+
+def test_a_page_is_freed_once_it_is_answered(unit: Harness) -> None:
+    """What it showed is in no reference cycle: a garbage collection of such pages stopped every answer meanwhile."""
+    work = Work(unit)
+    work.call(work.task.delegate("acme/worker"))
+    work.ship()
+    browser = sign_in(unit)
+    gc.collect()
+    gc.disable()
+    try:
+        page(browser, f"/console/sessions/{work.session['id']}")
+        assert not [each for each in gc.get_objects() if isinstance(each, TreeNode | TimelineRecord)]
+    finally:
+        gc.enable()
 
 
 def test_a_timeline_that_takes_long_goes_on(unit: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
