@@ -103,6 +103,7 @@ class HttpDoor:
             problem = {"title": "The upstream failed", "detail": str(error), "may_have_run": error.sent}
             await _problem(504 if error.timed_out else 502, problem, [], send)
         except OverRateError as error:
+            await scope["arx"].give_back()
             problem = {"title": "Too many calls", "detail": str(error), "code": "rate_limited"}
             await _problem(429, problem, [(b"retry-after", b"%d" % error.wait_s)], send)
 

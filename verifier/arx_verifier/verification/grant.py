@@ -133,6 +133,14 @@ class Grant(msgspec.Struct, eq=False):
 
         await to_thread(self.commit, actual, **by_unit)
 
+    async def give_back(self) -> None:
+        """Give back what the call drew, as it is not begun; a pool per hour or day keeps it.  SPEC 17.4."""
+        drawn, self._drawn = self._drawn, None
+        if drawn is not None:
+            from asyncio import to_thread
+
+            await to_thread(drawn.undo)
+
     def recheck(self) -> None:
         """Raise if the token was revoked, frozen or expired meanwhile; call it before each irreversible step.
 

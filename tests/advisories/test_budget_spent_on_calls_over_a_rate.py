@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An agent whose client repeated calls over a gateway's rate lost its whole budget, with calls that were never sent.
+
+Each repeat is a call of its own, which is decided on and paid before its rate is counted.  Now its cost goes back.
+"""
+
+import asyncio
+import json
+from typing import Any
+
+import httpx
+import pytest
+
+from arx_caps.gateway.http_door import HttpDoor
+from arx_caps.gateway.settings import RateTerms, UpstreamTerms
+from arx_verifier import Rule
+from arx_verifier.request import AccessRequest
+from arx_verifier.testing import UnsafeTestRealm
+from tests.agent.live import now_ms
+from tests.gateway.door import Answer, Door, Upstream, signed
+
+pytestmark = pytest.mark.spec("17.4")
+FILES = {"files.get": {"usd": "1"}}
+
+
+def test_a_call_of_mcp_over_its_rate_costs_nothing() -> None:
+    """The one that was sent stays paid, and the next one is once there is room."""
+    realm = UnsafeTestRealm("files", costs=FILES)
+    caller = realm.caller(Rule(tool="files.get"), budget={"usd": "3"})
+    upstream = Upstream(lambda _: Answer(b'{"jsonrpc":"2.0","id":1,"result":{}}'))
+    door = Door(realm, upstream, RateTerms(tool="1/1h"))
+    codes = [door.message(caller, "tools/call", {"name": "get"}) for _ in range(8)]
+    assert codes[0]["result"]["_meta"]["dev.arx/budget"] == {"usd": "2"}
+    assert {each["error"]["data"]["code"] for each in codes[1:]} == {"rate_limited"}
+    left = Door(realm, upstream).message(caller, "tools/call", {"name": "get"})
+    assert left["result"]["_meta"]["dev.arx/budget"] == {"usd": "1"}
+    assert upstream.got == ["tools/call"] * 2
+
+
+def test_a_call_in_a_session_of_nobody_costs_nothing() -> None:
+    """A client begins another session, and calls again."""
+    realm = UnsafeTestRealm("files", costs=FILES)
+    caller = realm.caller(Rule(tool="files.get"), budget={"usd": "1"})
+    door = Door(realm, Upstream(lambda _: Answer(b'{"jsonrpc":"2.0","id":1,"result":{}}')))
+    body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "get"}}).encode()
+    assert door.ask(body, signed(caller, body), (b"mcp-session-id", b"another"))[0] == 404
+    assert door.message(caller, "tools/call", {"name": "get"})["result"]["_meta"]["dev.arx/budget"] == {"usd": "0"}
+
+
+def test_a_call_of_http_over_its_rate_costs_nothing() -> None:
+    """Nor has its answer what the budget has left."""
+    realm, upstream = UnsafeTestRealm("files", costs=FILES), Upstream(lambda _: Answer(b"ok", kind="text/plain"))
+    caller = realm.caller(Rule(tool="files.get"), budget={"usd": "3"})
+    routes = {"GET /get": "files.get"}
+    terms = UpstreamTerms(audience="files", url="http://127.0.0.1:1", routes=routes, rate=RateTerms(agent="1/1h"))
+    door: Any = HttpDoor(realm.verifier, terms, upstream, routes)  # type: ignore[arg-type]
+
+    async def run() -> list[httpx.Response]:
+        transport = httpx.ASGITransport(app=door)
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:9") as client:
+            return [await client.get("/get", auth=caller) for _ in range(8)]
+
+    first, *others = asyncio.run(run())
+    assert (first.status_code, first.headers["arx-budget"]) == (200, 'usd="2"')
+    assert {(each.status_code, "arx-budget" in each.headers) for each in others} == {(429, False)}
+    assert realm.verifier.verify(caller.token("files.get"), AccessRequest("files.get", {}, now_ms())).remaining == {
+        "usd": "1"
+    }
