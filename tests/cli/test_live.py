@@ -78,7 +78,9 @@ def test_the_whole_job(up: Live, payments: Verifier, session: str, tmp_path: Pat
     assert (report["by"], report["status"], report["confirmed"]) == ("mint", "confirmed", 2)
     assert call(payments, tmp_path / "given", "payments.refund", order_id="o-1", amount=5).code == "revoked"
     assert up.run(*words, "--arg", "order_id=o-1", "--arg", "amount=5")[1]["code"] == "revoked"
-    assert up.ok("session", "show", session)["session"]["state"] == "killed"
+    code, shown, err = up.run("session", "show", session)
+    assert (code, shown["session"]["state"]) == (0, "killed")
+    assert "`arx kills list` shows by whom, when and why" in err
 
     trail = up.ok("decisions", "--session", session)
     worker = next(node for task in trail["tasks"] for node in task["children"] if node["name"] == WORKER)

@@ -169,6 +169,8 @@ def show(console: Console, session: str, place: Place) -> None:
     console.data("session", value, lambda: "\n\n".join(parts))
     if "next" in answer:
         console.hint(f"`arx task list --of {session}` lists more tasks than these newest {len(tasks)}")
+    if found.get("state") in ("killed", "frozen"):
+        console.hint("`arx kills list` shows by whom, when and why")  # perhaps its agent's or its person's
 
 
 def _drawn(nodes: list[dict[str, Any]]) -> Iterator[str]:
