@@ -21,7 +21,7 @@ from arx_caps.cli.secure_files import read_object
 from arx_caps.http_client import open_client
 from arx_caps.jose import make_assertion
 from arx_caps.keyfile import KeyFile, SigningKey
-from arx_verifier.errors import ArxError, SettingsError, UnavailableError
+from arx_verifier.errors import ArxError, SettingsError, StaleEpochError, UnavailableError
 
 TIMEOUT_S: Final = 30.0  # a kill waits for leases to end before it answers
 CONNECT_S: Final = 3.0
@@ -230,10 +230,15 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
+_STALE: Final = "the mint cannot decide now: try again; `arx status` shows why"
+
+
 def _stop(error: ArxError) -> Stop:
     # Three exit codes, so that a script can distinguish a refusal, an unknown caller and no answer.
     if isinstance(error, UnavailableError):
-        return Unreachable(str(error), exit_codes.UNREACHABLE, hint=error.hint, code=error.code)
+        # The reason is of the mint's own verifier, of which the reader may know nothing.
+        stale = _STALE if isinstance(error, StaleEpochError) else None
+        return Unreachable(str(error), exit_codes.UNREACHABLE, hint=error.hint or stale, code=error.code)
     exit_code, hint = exit_codes.USAGE if error.status_hint in MALFORMED else exit_codes.DENIED, error.hint
     # A killed or frozen caller was authenticated: to sign in again would not help.
     if error.status_hint == httpx.codes.UNAUTHORIZED and error.code not in ("revoked", "frozen"):

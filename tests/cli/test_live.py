@@ -158,6 +158,9 @@ def test_a_kill_is_not_called_undone_when_the_mint_may_have_done_it(
         assert (ran.exit_code, ran.json["status"]) == (exit_codes.INCOMPLETE, "unknown")
         assert "nothing was done" not in ran.out + ran.err
         assert "repeat" in ran.json["summary"]
+        # The lease has run out: an agent reads which program it is that cannot decide.
+        words = ("session", "open", "--key", tmp_path / "agent.key", "--out", tmp_path / "further")
+        up.until(lambda: "the mint cannot decide now: try again; `arx status` shows why" in up.run(*words)[2])
     finally:
         os.kill(store, signal.SIGCONT)
     up.until(lambda: call(payments, tmp_path / "given", "payments.refund", order_id="o-1", amount=5).code == "revoked")
