@@ -18,7 +18,7 @@ def why_of(shown: Mapping[str, Any]) -> str:
     if gap is not None:
         return f"{gap['times']} {gap['why']}, {show_time(gap['since'])} to {show_time(gap['until'])}"
     if shown["counts"]:
-        return ", ".join(f"{counted['times']} times {counted['code']}" for counted in shown["counts"])
+        return ", ".join(f"{counted['times']} {counted['code']}" for counted in shown["counts"])
     if shown["outcome"] not in ("deny", "end"):
         return ""
     failures = [str(Failure(**failure)) for failure in shown["failures"][:1]]

@@ -23,7 +23,7 @@ COUNTS = (RefusalCount("bad_signature", "10.0.0.9", 900), RefusalCount("malforme
             "argument_not_allowed: amount must be between 1 and 20 (caveat 2), got 50",
         ),
         (Decision("revoked", START_MS, facts(), "pay", ends=2), "revoked"),
-        (Decision(COUNTED, START_MS, UNPROVEN, counts=COUNTS), "900 times bad_signature, 2 times malformed"),
+        (Decision(COUNTED, START_MS, UNPROVEN, counts=COUNTS), "900 bad_signature, 2 malformed"),
         (
             Decision(GAP, 0, UNPROVEN, gap=Gap("lost", 3, 9, 7, 0, 61_999)),
             "7 lost, 1970-01-01 00:00:00Z to 1970-01-01 00:01:01Z",
