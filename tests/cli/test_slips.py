@@ -139,7 +139,9 @@ def test_a_deactivated_agent_is_told_from_one_that_is_there(typed: Typed, tmp_pa
     """Whoever enrols a path again is told whether it works still, or is gone for good."""
     enrol = ("agent", "enrol", "acme/gone", "--key-out")
     assert typed(*enrol, tmp_path / "first").exit_code == exit_codes.OK
-    assert "is enrolled already" in typed(*enrol, tmp_path / "second").err
+    again = typed(*enrol, tmp_path / "second").err
+    assert "is enrolled already" in again
+    assert "`arx agent key add acme/gone --key-out FILE` enrols a further key" in again
     typed("agent", "deactivate", "acme/gone", "--yes")
     assert "was deactivated, and its name is not given again" in typed(*enrol, tmp_path / "second").err
 

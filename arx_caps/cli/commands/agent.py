@@ -92,9 +92,11 @@ def enrol(
     body = {"path": path, "jwk": jwk, "owner": about["owner"], "metadata": metadata or None}
     try:
         answer = mint.call("POST", "/v1/agents", body)
-    except Stop:
+    except Stop as error:
         if key_out is not None:
             key_out.unlink(missing_ok=True)  # a key that is not enrolled is of no use
+        if error.code == "agent_exists":
+            error.hint = f"`arx agent key add {path} --key-out FILE` enrols a further key of an active agent"
         raise
     agent = answer.get("agent", answer)
     kid = None if public is None else public.kid
