@@ -10,6 +10,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Self
 from urllib.parse import quote, urlsplit
@@ -217,7 +218,9 @@ class Realm:
             raise SettingsError(f"{file} cannot be read: {error}") from error
         unknown = sorted(set(settings) - SETTINGS)
         if unknown:
-            raise SettingsError(f"{file}: unknown setting {unknown[0]}")
+            meant = get_close_matches(unknown[0], SETTINGS, 1)
+            hint = f"did you mean {meant[0]}?" if meant else "docs/settings.md has each setting"
+            raise SettingsError(f"{file}: unknown setting {unknown[0]}", hint=hint)
         try:
             max_ttl_ms = parse_duration(settings.get("max_ttl", format_duration(DEFAULT_MAX_TTL_MS)))
             window_ms = parse_duration(settings.get("failover_window", format_duration(DEFAULT_WINDOW_MS)))
@@ -398,11 +401,13 @@ def _login(settings: Mapping[str, Any]) -> Login | None:
 
 
 def _console(settings: Mapping[str, Any]) -> ConsoleTerms:
-    written = {name.removeprefix("console_") + "_ms": settings[name] for name in CONSOLE_MEMBERS if name in settings}
-    try:
-        terms = ConsoleTerms(**{name: parse_duration(text) for name, text in written.items()})
-    except ValueError as error:
-        raise SettingsError(f"invalid console_…: {error}") from error
+    written = {}
+    for name in filter(settings.__contains__, CONSOLE_MEMBERS):
+        try:
+            written[name.removeprefix("console_") + "_ms"] = parse_duration(settings[name])
+        except ValueError as error:
+            raise SettingsError(f"invalid {name}: {error}") from error
+    terms = ConsoleTerms(**written)
     # A longer idle time would never end a session.
     if not all(CONSOLE_MS[0] <= ms <= CONSOLE_MS[1] for ms in terms) or max(terms) != terms.life_ms:
         raise SettingsError("invalid console_…: expected 1m to 24h, and no time longer than console_life")

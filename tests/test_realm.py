@@ -149,6 +149,23 @@ def test_a_broken_settings_file_is_refused(tmp_path: Path, line: str) -> None:
     assert "`arx init`" in (caught.value.hint or "")
 
 
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ('login_isuer = "https://login.example"', "did you mean login_issuer?"),
+        ("surprise = 1", "docs/settings.md has each setting"),
+        ('console_idle = "15"', "invalid console_idle: a duration is"),
+    ],
+)
+def test_a_broken_settings_file_says_what_was_meant(tmp_path: Path, line: str, told: str) -> None:
+    """The setting of several of a kind, and the one of nearly this name."""
+    file = make(tmp_path / "realm").folder / "realm.toml"
+    file.write_text(f"{file.read_text()}\n{line}\n")
+    with pytest.raises(SettingsError) as caught:
+        Realm.open(tmp_path / "realm")
+    assert told in f"{caught.value} {caught.value.hint}"
+
+
 def test_the_first_policy_is_for_agents_of_the_realms_name(tmp_path: Path) -> None:
     """An agent below the realm's name can open a session at once, and start the tasks of the sample."""
     policy = Policy.load(init_realm(tmp_path / "realm", name="newc", issuer=ISSUER).policy_path)
