@@ -42,6 +42,7 @@ _REQUIRED: Final = {
     "holder": "calls of a bearer token",
     "signature": "calls that their holder has not signed",
 }
+_PER: Final = {"task": "in all", "hour": "an hour", "day": "a day"}
 _KIND: Final = ("to", "hop", "key", "sig")  # shown as the kind of the caveat
 # In the order of the output.
 _PHRASES: Final[dict[str, Callable[[Any], str]]] = {
@@ -55,6 +56,7 @@ _PHRASES: Final[dict[str, Callable[[Any], str]]] = {
     "require": lambda proofs: " and ".join(
         _REQUIRED.get(proof, f"calls without {show_json(proof)}") for proof in proofs
     ),
+    "spend": lambda spend: f"spending above {spend[2]} {spend[1]} {_PER[spend[3]]} (pool {spend[0]})",
     "fresh": lambda fresh: f"verifiers whose view of revocations is older than {show_span(fresh)}",
     "task": lambda task: f"everything once sub-task {task} has ended",
     "once": lambda once: f"every call but one with this approval, {once[0]}",

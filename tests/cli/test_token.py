@@ -230,6 +230,8 @@ def test_a_budget_of_a_delegation_limits_what_the_delegate_spends(tmp_path: Path
             pool = caveats.read_caveat(macaroon.packets[-1]).spend
             assert pool is not None
             assert pool[:4] == ("worker", "calls", amount[6:], "hour")
+        inspected = arx("token", "inspect", "-", stdin=given.out).out
+        assert f"    removes spending above {amount[6:]} calls an hour (pool worker)\n" in inspected
 
 
 def test_explain_judges_time_and_network(tmp_path: Path) -> None:
