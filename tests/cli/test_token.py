@@ -92,6 +92,17 @@ def test_delegate_of_a_single_token_gives_a_token() -> None:
     assert len(Macaroon.parse(ran.out.strip()).packets) == 2
 
 
+def test_delegate_of_an_expired_token_is_refused() -> None:
+    """
+    The next holder could do nothing with it.
+    """
+    ended = orders(exp=time.time_ns() // 1_000_000 - 1).encode()
+    ran = arx("token", "delegate", "acme/worker", "--in", "-", stdin=ended)
+    assert (ran.exit_code, ran.out) == (1, "")
+    assert "this token has expired: nothing is left to delegate" in ran.err
+    assert "`arx task extend`" in ran.err
+
+
 def test_delegate_takes_constraints_as_json(held: Path) -> None:
     """
     A constraint attenuates the argument of every tool left that takes it.

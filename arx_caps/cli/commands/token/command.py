@@ -95,8 +95,11 @@ def delegate(
     """
     if not is_agent_path(to):
         raise click.BadParameter(f"expected an agent path such as acme/worker, got {to[:60]!r}", param_hint="TO")
-    holding = Holding.read(file)
+    holding, now = Holding.read(file), time.time_ns() // 1_000_000
     outlines = {audience: outline(holding.token(audience)) for audience in audiences or holding.tokens}
+    if max(held.exp for held in outlines.values()) <= now:
+        hint = "`arx task extend` and `arx task start` write a bundle that goes on"
+        raise Stop(f"this {holding.kind} has expired: nothing is left to delegate", DENIED, code="expired", hint=hint)
     caveats = caveats_for(
         outlines,
         tools=tools or None,
@@ -104,7 +107,7 @@ def delegate(
         ttl=ttl,
         depth=depth,
         audiences=audiences or None,
-        now=time.time_ns() // 1_000_000,
+        now=now,
     )
     pools = pools_for(outlines, to, read_budget(budgets), per)
     given = holding.delegate(to, caveats, key, read_holder_key(holder_key) if holding.is_bound else None, pools)
