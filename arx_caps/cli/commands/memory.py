@@ -47,15 +47,21 @@ def taint(
     \b
         arx memory taint agent:acme/research --since 2026-01-31T12:00:00Z --reason "read a poisoned page"
     """
-    until = min(time.time_ns() // 1_000_000 if until is None else until, LATEST_MS)
     since = max(since, 0)
-    if until <= since:
+    if min(_end_of_now() if until is None else until, LATEST_MS) <= since:
         raise click.UsageError("--until must be after --since")
-    reason = reason or ask_reason(console)
-    windows = [str(TaintWindow(target, since, until)) for target in _read(targets)]
+    several, reason = _read(targets), reason or ask_reason(console)
     console.confirm(f"taint what {', '.join(targets)} wrote?", yes=yes)
+    # What was written while the operator was asked is tainted, too.
+    end = min(_end_of_now() if until is None else until, LATEST_MS)
+    windows = [str(TaintWindow(target, since, end)) for target in several]
     report = place.mint(TIMEOUT_S).call("POST", "/v1/freezes", {"targets": windows, "reason": reason})
     _finish(console, "taint", report)
+
+
+def _end_of_now() -> int:
+    # A taint is of what was written before its end: an entry of this very millisecond has to be.
+    return time.time_ns() // 1_000_000 + 1
 
 
 @memory_command.command("clear")

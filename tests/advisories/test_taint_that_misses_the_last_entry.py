@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A taint without an end missed an entry that was written just before it, and those while its reason was typed.
+
+Its end was the millisecond in which ``arx memory taint`` began, and a taint has no entry of its end.
+"""
+
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from arx_caps.cli.commands import memory as commands
+from arx_verifier import Verifier
+from arx_verifier.memory import Memory, parse_stamp
+from tests.cli.live import Live
+from tests.cli.test_memory_live import WORDS, Agent, memory, ok, up, verifier
+from tests.servers import until
+
+__all__ = ["memory", "up", "verifier"]  # fixtures
+pytestmark = [pytest.mark.servers, pytest.mark.spec("18.4")]
+
+
+def test_an_entry_of_the_same_millisecond_is_tainted(
+    up: Live, memory: Memory, verifier: Verifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the agent writes later is trusted."""
+    one = Agent(up, memory, verifier, tmp_path, "acme/last")
+    entry = one.write("x")
+    written = parse_stamp(str(entry.stamp)).first * 1_000_000
+    with monkeypatch.context() as patch:
+        patch.setattr(commands, "time", SimpleNamespace(time_ns=lambda: written))
+        ok(up, "memory", "taint", "agent:acme/last", *WORDS)
+    until(lambda: one.notes.trusted([entry]) == [])
+    until(lambda: time.time_ns() > written + 2_000_000)
+    new = one.write("y")
+    assert one.notes.trusted([new]) == [new]
