@@ -5,6 +5,7 @@ Files are made from the database whenever they are missing or damaged.  Only a d
 halts a mint: it says so in words of its own, is taken out by its proxy, and the command that it names mends it.
 """
 
+import contextlib
 import re
 import shutil
 import subprocess
@@ -107,7 +108,7 @@ def test_damaged_files_are_made_again(made: Fleet) -> None:
 
 @pytest.mark.sqlite
 def test_damaged_files_are_made_again_while_the_mint_runs(unit: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the next round, whether records come or not; what it signs meanwhile is not held up."""
+    """Within some rounds, whether records come or not; what it signs meanwhile is not held up."""
     monkeypatch.setattr(log, "REST_S", 0.0)
     monkeypatch.setattr(log, "PAUSE_S", 0.0)
     running, folder = unit.mint.log, unit.realm.log_dir
@@ -120,12 +121,16 @@ def test_damaged_files_are_made_again_while_the_mint_runs(unit: Harness, monkeyp
         damage(folder, size)
         if number > 1:
             running.take(batch_of([decision(7, facts())], 1, f"another-{number}"), "statement")
-        for _ in range(2):  # found, and made
-            running.step()
         now = size + (number > 1)
-        assert verify(folder, trust).records == now
+
+        def is_whole(now: int = now) -> bool:
+            running.step()  # beside the log's own thread, which may find some of the damage before the rest
+            with contextlib.suppress(IncompleteError, TamperedError):
+                return verify(folder, trust).records == now and not lacks(folder, now, 0)
+            return False
+
+        until(is_whole)
         assert running.publisher.halted is None
-        assert not lacks(folder, now, 0)
 
 
 def lose_tile(folder: Path, _: int) -> None:
