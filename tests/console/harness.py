@@ -11,6 +11,7 @@ from starlette.testclient import TestClient
 
 from arx_caps.console.app import compose
 from arx_caps.jose import KeyFile
+from tests.console.html import require_well_formed
 from tests.mint.harness import ISSUER, Harness, Holder
 
 
@@ -30,8 +31,10 @@ class Browser:
         self.page: httpx2.Response | None = None
 
     def get(self, path: str) -> str:
-        """Open a page, and return its HTML."""
+        """Open a page, and return its HTML, which is well formed."""
         self.page = self.client.get(path)
+        if self.page.headers.get("content-type", "").startswith("text/html"):
+            require_well_formed(self.page.text)
         return self.page.text
 
     def post(self, path: str, headers: dict[str, str] | None = None, **fields: str) -> str:

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Check that the HTML of a page is well formed, and that its ids are unique."""
 
+import re
 from html.parser import HTMLParser
 
+_SHOWN_HTML = re.compile("(<|&lt;)(a|code|span|time) (class|datetime|href|title)=")
 VOID = {"br", "hr", "img", "input", "link", "meta", "rect", "path"}
 
 
@@ -24,6 +26,9 @@ class _Checker(HTMLParser):
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         pass
 
+    def handle_data(self, data: str) -> None:
+        self.wrong += [f"{found[0]} is shown as text at {self.getpos()}" for found in _SHOWN_HTML.finditer(data)]
+
     def handle_endtag(self, tag: str) -> None:
         if tag in VOID:
             return
@@ -34,7 +39,7 @@ class _Checker(HTMLParser):
 def require_well_formed(text: str) -> None:
     """Require that elements are closed in order, and ids are unique.
 
-    Lists have items alone, and nothing is styled or scripted in place.
+    Lists have items alone, nothing is styled or scripted in place, and no HTML of the console is shown as text.
     """
     checker = _Checker()
     checker.feed(text)
