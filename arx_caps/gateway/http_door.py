@@ -99,6 +99,8 @@ class HttpDoor:
             self._failures.note(error)
             if begun:
                 return  # the server cuts an answer that does not end, so that it does not pass for a whole one
+            if not error.sent:
+                await scope["arx"].give_back()
             # Whether the call may have run is what a caller has to know before it calls again.
             problem = {"title": "The upstream failed", "detail": str(error), "may_have_run": error.sent}
             await _problem(504 if error.timed_out else 502, problem, [], send)

@@ -48,7 +48,7 @@ from arx_verifier.enforcement import (
 )
 from arx_verifier.errors import REASONS
 from arx_verifier.journal import ChainFacts
-from arx_verifier.verification import Grant, Screened, Verifier
+from arx_verifier.verification import Screened, Verifier
 
 _STREAM: Final = "text/event-stream"
 _PARSED_UNSEEN: Final = 16_384  # bytes of a message that is parsed without a token
@@ -190,10 +190,13 @@ class McpDoor:
     async def _call(self, exchange: McpExchange, message: McpMessage, receive: Receive) -> None:
         work = await self._messages.decide(message)
         facts = work.grant.facts
-        async with _unsent(work.grant):
+        try:
             self.rates.charge(facts.agent, work.grant.tool)
             if message.method == "tools/call":
                 await work.require_texts(lambda: self._schema(exchange, message, facts))
+        except (OverRateError, RefusedCall, UpstreamError, WireError):
+            await work.grant.give_back()
+            raise
 
         async def forward() -> _Whole | None:
             async with self._sent(exchange, message, facts) as answer:
@@ -202,10 +205,13 @@ class McpDoor:
                 return await self._answer(exchange, answer, asked, receive, work.check)
 
         try:
-            async with _unsent(work.grant):
-                whole = await work.run(forward)
+            whole = await work.run(forward)
         except RefusedCall:
             self._cancel(exchange, message, facts)
+            raise
+        except (OverRateError, UpstreamError, WireError) as error:
+            if not isinstance(error, UpstreamError) or not error.sent:
+                await work.grant.give_back()
             raise
         if whole is not None:
             await exchange.whole(*whole)
@@ -369,16 +375,6 @@ class McpDoor:
         if problem.code != "missing_token":
             status = status_of(found.error) if exchange.is_stateless else 200
         await exchange.close(status, written(answer), headers)
-
-
-@contextlib.asynccontextmanager
-async def _unsent(grant: Grant) -> AsyncIterator[None]:
-    """Give back what a call drew that the block does not send for its rate, or its session."""
-    try:
-        yield
-    except (OverRateError, WireError):
-        await grant.give_back()
-        raise
 
 
 def _place(problem: RefusedCall) -> str:
