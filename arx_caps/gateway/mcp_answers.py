@@ -193,27 +193,26 @@ def with_meta(data: bytes, more: Mapping[str, Any]) -> bytes:
     # All else stays as the upstream wrote it: a number that was read and written again could be another one.
     try:
         members = _MEMBERS_OF.decode(data)
-        if "result" not in members:
-            return data
-        result = result_with_meta(members["result"], more)
     except (ValueError, RecursionError):
-        return data  # no result of MCP, or one that takes another parser
-    return msgspec.json.encode({**members, "result": msgspec.Raw(result)})
+        return data  # it takes another parser
+    if "result" not in members:
+        return data
+    result = result_with_meta(members["result"], more)
+    return data if result is members["result"] else msgspec.json.encode({**members, "result": msgspec.Raw(result)})
 
 
 def result_with_meta(data: bytes, more: Mapping[str, Any]) -> bytes:
-    """Return a result with more in its ``_meta``.
+    """Return a result with more in its ``_meta``; what is no result of MCP, or takes another parser, as it is.
 
     Args:
         data: The result's JSON.
         more: As for ``with_meta``.
-
-    Raises:
-        ValueError: It is no object.
-        RecursionError: It takes another parser.
     """
-    result = _MEMBERS_OF.decode(data)
-    meta = _MEMBERS_OF.decode(result.get("_meta", b"{}"))
+    try:
+        result = _MEMBERS_OF.decode(data)
+        meta = _MEMBERS_OF.decode(result.get("_meta", b"{}"))
+    except (ValueError, RecursionError):
+        return data
     meta |= {name: msgspec.Raw(msgspec.json.encode(value)) for name, value in more.items()}
     return msgspec.json.encode({**result, "_meta": msgspec.Raw(msgspec.json.encode(meta))})
 

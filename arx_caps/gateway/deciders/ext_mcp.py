@@ -232,7 +232,7 @@ class ExtMcp:
         try:
             found.check()
             if left := budget_meta(found.grant):
-                result.mutated = _with_meta(request.mcp_response, left)
+                result.mutated = result_with_meta(request.mcp_response, left)
                 return result
             if request.method not in _LISTS:
                 getattr(result, "pass").SetInParent()
@@ -273,13 +273,6 @@ def _refused(result: Any, text: str, **data: Any) -> Any:
     result.error.reason = text
     result.error.mcp_error = written(data)
     return result
-
-
-def _with_meta(data: bytes, left: dict[str, Any]) -> bytes:
-    try:
-        return result_with_meta(data, left)
-    except (ValueError, RecursionError):
-        return data
 
 
 async def _no_schema() -> dict[str, Any]:
