@@ -71,7 +71,6 @@ class Gateway:
         self._open = Gauge(
             "arx_gateway_open", "Requests and streams that are open.", ("upstream",), registry=self._registry
         )
-        self._labelled: dict[tuple[Any, ...], Any] = {}  # looked up at every request
 
     def _made(self, name: str, settings: GatewaySettings) -> Running:
         # A reload has two verifiers of one audience while calls of the first one run: each would accept a call once.
@@ -238,21 +237,15 @@ class Gateway:
         """Count what is answered meanwhile; the statuses that the block adds are its own."""
         began, statuses = time.monotonic(), list[int]()
         upstream.count(1)
-        opened = self._label(self._open, upstream.name)
+        opened = self._open.labels(upstream.name)
         opened.inc()
         try:
             yield statuses
         finally:
             opened.dec()
             upstream.count(-1)
-            self._label(self._answers, upstream.name, statuses[-1] if statuses else 0).inc()
-            self._label(self._seconds, upstream.name).observe(time.monotonic() - began)
-
-    def _label(self, metric: Any, *labels: object) -> Any:
-        found = self._labelled.get((metric, labels))
-        if found is None:
-            found = self._labelled[metric, labels] = metric.labels(*labels)
-        return found
+            self._answers.labels(upstream.name, str(statuses[-1] if statuses else 0)).inc()
+            self._seconds.labels(upstream.name).observe(time.monotonic() - began)
 
     async def _own(self, scope: Scope, path: str, send: Send) -> None:
         status, kind, known = 200, b"application/json", scope["method"] in ("GET", "HEAD")
