@@ -66,11 +66,11 @@ class McpSigner:
             # A token must not leave its audience: the server of another origin could use it at the right one.
             parts = urlsplit(url)
             origin = origin_of(parts.scheme, parts.hostname or "", parts.port)
-            known = ", ".join(
-                f"{each} at {' and '.join(origins.get(each, ())) or 'no address'}" for each in task.audiences
-            )
             found = [each for each in found if origin in map(read_origin, origins.get(each, ()))]
             if not found:
+                known = ", ".join(
+                    f"{each} at {' and '.join(origins.get(each, ())) or 'no address'}" for each in task.audiences
+                )
                 raise AttenuationError(
                     f"origin {origin} belongs to no audience of this task: {known}", code="unknown_origin"
                 )
