@@ -68,28 +68,14 @@ async def _serve(
     on_ready: Callable[[dict[str, object]], None],
     until_eof: bool,
 ) -> None:
-    protocol = gateway_protocol(http_protocol())
-    config = uvicorn.Config(
-        gateway,
-        http=protocol,
-        backlog=AT_ONCE,
-        log_config=None,
-        log_level="error",  # an attacker could fill the log with malformed requests
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        ws="none",
-        lifespan="off",
-        timeout_graceful_shutdown=_GRACE_S,
-        timeout_keep_alive=_KEEP_ALIVE_S,
-    )
     places = [":".join(map(str, listener.getsockname()[:2])) for listener in listeners]
     own = len(places) - len(asked)
     facts: dict[str, object] = {"listen": places[:own], "pid": os.getpid(), "upstreams": sorted(gateway.upstreams)}
     facts["deciders"] = dict(zip(asked, places[own:], strict=True)) | {
         name: terms.listen for name, terms in settings.deciders.items() if terms.is_grpc
     }
-    server = BoundedServer(config, protocol, lambda: on_ready(facts))
+    protocol = gateway_protocol(http_protocol())
+    server = BoundedServer(_config(gateway, protocol), protocol, lambda: on_ready(facts))
     logging.getLogger("uvicorn.error").addFilter(_is_no_cut)
     loop = asyncio.get_running_loop()
     reloads: set[asyncio.Task[None]] = set()
@@ -114,6 +100,23 @@ async def _serve(
                 await asker.start()
                 stack.push_async_callback(asker.stop, _GRACE_S)
         await server.serve(sockets=listeners)
+
+
+def _config(gateway: Gateway, protocol: type[BoundedProtocol]) -> uvicorn.Config:
+    return uvicorn.Config(
+        gateway,
+        http=protocol,
+        backlog=AT_ONCE,
+        log_config=None,
+        log_level="error",  # an attacker could fill the log with malformed requests
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        ws="none",
+        lifespan="off",
+        timeout_graceful_shutdown=_GRACE_S,
+        timeout_keep_alive=_KEEP_ALIVE_S,
+    )
 
 
 def _is_no_cut(record: logging.LogRecord) -> bool:
