@@ -84,8 +84,9 @@ def problem_for_model(tool: str, problem: Any) -> str | None:
     # The answer may be of any server: a code that ARx does not have leaves its text to the framework.
     if code not in REASONS:
         return None
-    told = problem.get("failures")
-    failures = [failure for each in told[:MAX_FAILURES] if (failure := _read(each))] if isinstance(told, list) else []
+    listed = problem.get("failures")
+    several = listed[:MAX_FAILURES] if isinstance(listed, list) else []
+    failures = [failure for each in several if (failure := _read(each))]
     decision = problem.get("decision")
     # Only an id: other text here would read as a sentence of ARx.
     shown = decision if isinstance(decision, str) and _DECISION.fullmatch(decision) else ""
