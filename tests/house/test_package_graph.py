@@ -29,6 +29,7 @@ DOORS = {path.parent.name for path in VERIFIER.glob("[a-z]*/__init__.py")}
 # Each package of arx_caps imports only these others, and what it likes of arx_verifier.
 CAPS_IMPORTS = {
     "durations": set(),
+    "installation": set(),
     "limits": set(),
     "buckets": set(),
     "server_process": set(),
@@ -36,9 +37,9 @@ CAPS_IMPORTS = {
     "http_server": set(),
     "event_stream": set(),
     "_embedded_guard": set(),
-    "embedded": {"_embedded_guard"},
+    "embedded": {"_embedded_guard", "installation"},
     "keyfile": set(),
-    "engines": set(),
+    "engines": {"installation"},
     "secret_source": set(),
     "jose": {"keyfile"},
     "access_token": set(),
@@ -64,6 +65,7 @@ CAPS_IMPORTS = {
         "durations",
         "event_stream",
         "http_server",
+        "installation",
         "jose",
         "secret_source",
         "server_process",

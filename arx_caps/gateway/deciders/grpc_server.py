@@ -8,6 +8,7 @@ from typing import Any, Final
 from urllib.parse import unquote
 
 from arx_caps.gateway.deciders.protos import message
+from arx_caps.installation import install_line
 from arx_verifier.errors import SettingsError
 
 MAX_MESSAGE: Final = 2 * 1024 * 1024  # bytes: a body of 1 MiB and the headers of its request
@@ -35,7 +36,7 @@ class GrpcServer:
         try:
             import grpc
         except ImportError:
-            raise SettingsError("a decider over gRPC needs `pip install 'arx-caps[grpc]'`") from None
+            raise SettingsError(f"a decider over gRPC needs `{install_line('grpc')}`") from None
         options = [
             *(("grpc.max_receive_message_length", MAX_MESSAGE), ("grpc.max_metadata_size", 64 * 1024)),
             ("grpc.so_reuseport", 0),  # a second gateway at this address must fail, and not take every other question
