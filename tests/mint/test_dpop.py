@@ -235,29 +235,36 @@ def test_a_client_that_shows_no_key_goes_without_tasks_that_need_one(flow: Flow)
     assert "lookup" not in flow.page(scope="lookup status").text
 
 
-def exchanged(world: World, client: Client, token: str, prover: Prover | None) -> Any:
+def exchanged(world: World, client: Client, token: str, prover: Prover | None, **form: str) -> Any:
     """Exchange an access token."""
-    form = {"grant_type": TOKEN_EXCHANGE, "subject_token": token, "subject_token_type": ACCESS_TOKEN_TYPE}
+    form |= {"grant_type": TOKEN_EXCHANGE, "subject_token": token, "subject_token_type": ACCESS_TOKEN_TYPE}
     form |= {"client_id": client.id, "client_secret": client.secret}
     headers = {} if prover is None else {"DPoP": prover.proof("POST", URL)}
     return world.harness.client.post("/oauth/token", data=form, headers=headers)
 
 
 def test_an_exchange_never_makes_a_bound_token_a_bearer(world: World) -> None:
-    """Its own client proves the same key; another agent's client gets one that is bound to its own."""
+    """The key of the first one is proven; another client gets one that is bound to its own key."""
     prover, worker = Prover(), Prover("EdDSA")
     form = {"grant_type": "client_credentials", "scope": "refund", "resource": RESOURCE}
     bound = asked(world.lead, prover.proof("POST", URL), **form, authorization_details=PARAMS).json()["access_token"]
-    for client, key in ((world.lead, None), (world.lead, Prover()), (world.worker, None)):
+    for client, key in ((world.lead, None), (world.lead, Prover()), (world.worker, None), (world.worker, worker)):
         assert exchanged(world, client, bound, key).json()["error"] == "invalid_dpop_proof"
-    for client, key in ((world.lead, prover), (world.worker, worker)):
-        answer = exchanged(world, client, bound, key).json()
+    by_owner = {"subject_token_proof": prover.proof("POST", URL, bound)}
+    for client, key, more in (
+        (world.lead, prover, {}),
+        (world.worker, prover, {}),
+        (world.worker, worker, by_owner),
+    ):
+        answer = exchanged(world, client, bound, key, **more).json()
         claims = world.claims(answer["access_token"])
         assert claims.cnf is not None
         assert (answer["token_type"], claims.cnf.jkt) == ("DPoP", key.jkt)
     bearer = exchanged(world, world.worker, world.token(), None).json()
     assert bearer["token_type"] == "Bearer"
     assert exchanged(world, world.worker, world.token(), worker).json()["token_type"] == "DPoP"
+    proof = {"subject_token_proof": prover.proof("POST", URL, bound)}
+    assert exchanged(world, world.worker, world.token(), worker, **proof).json()["error"] == "invalid_dpop_proof"
 
 
 def test_no_access_token_stands_for_a_task_that_is_bound_to_keys(flow: Flow) -> None:

@@ -209,7 +209,7 @@ def test_no_call_is_allowed_that_was_not(world: World, who: str, tools: tuple[st
 def test_arguments_are_left_as_rules(world: World) -> None:
     """In the words of a caveat, at another service and for another agent too; no other grant takes them."""
     pay = keeping({"tool": "payments.refund", "args": {"amount": {"max": 5}}, "open": True})
-    second = exchanged(world.worker, world.token(), resource=PAY, authorization_details=pay)
+    second = exchanged(world.worker, exchanged(world.lead, world.token(), resource=PAY), authorization_details=pay)
     calls: list[Call] = [("payments.refund", {"order_id": "o-1", "amount": amount}) for amount in (0, 1, 5, 6, 20)]
     assert world.allowed(second, calls) == calls[1:3]
     more = keeping({"tool": "payments.refund", "args": {"amount": {"max": 20}}, "open": True})

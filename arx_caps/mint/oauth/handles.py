@@ -62,6 +62,7 @@ def issue_handle(
     resource: str,
     audience: str,
     of: AccessToken | None = None,
+    is_hop: bool = False,
 ) -> Issued:
     """Issue an access token for a task.
 
@@ -73,6 +74,7 @@ def issue_handle(
         resource: The resource that the client named.
         audience: The audience that has it.
         of: The claims of the access token that is exchanged for it; None for a task of the client's own agent.
+        is_hop: Whether that one was issued to another client, so that the task is delegated.
     """
     now, actor = now_ms(), f"agent:{client.agent}"
     kid, key = mint.signing_keys.signer()
@@ -90,7 +92,7 @@ def issue_handle(
         jti=new_name("h-"),
         sid=str(task["session"]),
         tid=str(task["id"]),
-        act=None if of is None else _act(of, actor),
+        act=None if of is None else Actor(actor, of.act) if is_hop else of.act,
         cnf=None if client.jkt is None else Confirmation(client.jkt),
     )
     row: dict[str, Any] = {
@@ -106,15 +108,6 @@ def issue_handle(
     what = Event.of("handle.issued", actor, handle=claims.jti, session=claims.sid, task=claims.tid, **facts)
     mint.db.oauth_handles.add(unit, row, what)
     return Issued(sign_access_token(claims, kid, key), claims)
-
-
-def holder_of(claims: AccessToken) -> str:
-    """Return the agent that an access token is for: the last one that its task was delegated to."""
-    return claims.sub if claims.act is None else claims.act.sub
-
-
-def _act(of: AccessToken, actor: str) -> Actor | None:
-    return of.act if holder_of(of) == actor else Actor(actor, of.act)
 
 
 def find_handle(mint: MintContext, token: str) -> Handle | None:

@@ -7,6 +7,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from arx_caps.jose import CLIENT_ALGORITHMS
+from arx_caps.mint.oauth.client_proofs import TOKEN
 from arx_caps.mint.oauth.jwt_bearer import ID_JAG_PROFILE, JWT_BEARER
 from arx_caps.mint.oauth.task_grant import DETAILS_TYPE
 from arx_caps.mint.oauth.token_exchange import TOKEN_EXCHANGE
@@ -14,7 +15,6 @@ from arx_caps.realm import Realm
 
 AUTHORIZE: Final = "/oauth/authorize"
 JWKS: Final = "/oauth/jwks"
-TOKEN: Final = "/oauth/token"  # noqa: S105 - a path
 INTROSPECT: Final = "/oauth/introspect"
 REVOKE: Final = "/oauth/revoke"
 REGISTER: Final = "/oauth/register"

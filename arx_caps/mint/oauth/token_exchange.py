@@ -2,8 +2,9 @@
 """The grant ``token-exchange``: a narrower access token of one that a client holds.  CONTROL 5.7, RFC 8693.
 
 The new one stands for the same task.  What it leaves is in caveats that are added to the task's token, so that no
-verifier allows with it what it would not allow with the first, and each kill of the first meets it.  If another agent's
-client asks, the task is delegated to that agent: a hop of its own, as the policy's ``depth`` and ``delegate_to`` allow.
+verifier allows with it what it would not allow with the first, and each kill of the first meets it.  If another client
+than that of the first asks, the task is delegated to its agent, also if both clients are one agent: a hop, as the
+policy's ``depth`` and ``delegate_to`` allow, for the service of the first alone.
 """
 
 import os
@@ -13,9 +14,10 @@ from typing import Any, Final
 from arx_caps.access_token import AccessToken
 from arx_caps.mint.context import Born, MintContext
 from arx_caps.mint.db.unit_of_work import UnitOfWork
+from arx_caps.mint.oauth.client_proofs import prove_client_key
 from arx_caps.mint.oauth.clients import OAuthClient
 from arx_caps.mint.oauth.errors import OAuthError
-from arx_caps.mint.oauth.handles import Handle, Issued, find_handle, holder_of, issue_handle, recipe_for
+from arx_caps.mint.oauth.handles import Handle, Issued, find_handle, issue_handle, recipe_for
 from arx_caps.mint.oauth.task_grant import Details, active_agent, audience_at, read_details, require_bound
 from arx_caps.mint.policy.templates import overlap
 from arx_caps.mint.tasks.reissue import reissue_tokens
@@ -44,7 +46,7 @@ def grant_token_exchange(
         unit: The call's unit of work.
         born: Not used.
         client: The client that asks, whose agent gets the task.
-        form: ``subject_token``, its type, ``resource``, ``scope`` and ``authorization_details``.
+        form: ``subject_token``, its type and proof, ``resource``, ``scope`` and ``authorization_details``.
 
     Raises:
         OAuthError: ``invalid_request``, ``invalid_scope``, ``invalid_target`` or ``invalid_dpop_proof``.
@@ -59,17 +61,14 @@ def grant_token_exchange(
             "invalid_scope", f"scope: expected {claims.scope}, as the subject token, which may be left out"
         )
     require_bound(mint, client, claims.scope)
-    _require_proof(claims, client)
-    resource, whole = form.get("resource", claims.aud), handle.recipe()
-    audience = audience_at(mint.policy.audiences, resource)
-    if audience is None or audience not in whole["caveats"]:
-        raise OAuthError("invalid_target", "resource: expected the URL of a service of the subject token's task")
-    recipe = recipe_for(whole, audience)
+    is_hop = str(handle.row["client"]) != client.id
+    _require_proof(mint, unit, client, claims, form)
+    resource, audience = _target(mint, handle, form, is_hop=is_hop)
+    recipe = recipe_for(handle.recipe(), audience)
     details = read_details(form)
     if details.params:
         raise OAuthError("invalid_request", "authorization_details: params: those of the task cannot be changed")
     active_agent(mint, client)
-    is_hop = holder_of(claims) != f"agent:{client.agent}"
     allow = _left(recipe["caveats"][audience], details)
     if is_hop or allow is not None:
         to, hop = (client.agent, wire.text_of(os.urandom(HOP_BYTES))) if is_hop else (None, None)
@@ -82,7 +81,7 @@ def grant_token_exchange(
     if is_hop:
         recipe["last"] = child.facts.links[-1]
     unit.recipe = recipe
-    return issue_handle(mint, unit, client, handle.task, resource=resource, audience=audience, of=claims)
+    return issue_handle(mint, unit, client, handle.task, resource=resource, audience=audience, of=claims, is_hop=is_hop)
 
 
 def _subject(mint: MintContext, form: Mapping[str, str]) -> Handle:
@@ -100,13 +99,37 @@ def _subject(mint: MintContext, form: Mapping[str, str]) -> Handle:
     return handle
 
 
-def _require_proof(claims: AccessToken, client: OAuthClient) -> None:
-    """Require that what is exchanged for a bound token is bound as well, and that its own client proves its key."""
+def _require_proof(
+    mint: MintContext, unit: UnitOfWork, client: OAuthClient, claims: AccessToken, form: Mapping[str, str]
+) -> None:
+    """Require that the key of a bound token is proven, and that what is exchanged for it is bound as well."""
+    proof = form.get("subject_token_proof")
     if claims.cnf is None:
+        if proof is not None:
+            raise OAuthError("invalid_dpop_proof", "subject_token_proof: leave it out: the token is bound to no key")
         return
-    # Another agent's client has a key of its own: that the task may be delegated to it is the policy's decision.
-    if client.jkt is None or (client.id == claims.client_id and client.jkt != claims.cnf.jkt):
+    if client.jkt is None:
         raise OAuthError("invalid_dpop_proof", "subject_token: it is bound to a key: send a proof (DPoP)")
+    # Not by any key: what an attacker reads of a bound token must not become a token of the attacker's.
+    proven = client.jkt if proof is None else prove_client_key(mint, unit, proof, form["subject_token"])
+    if proven != claims.cnf.jkt:
+        hint = "send DPoP by it, or a subject_token_proof of the client that has it"
+        raise OAuthError(
+            "invalid_dpop_proof", f"subject_token: expected a proof by the key that it is bound to: {hint}"
+        )
+
+
+def _target(mint: MintContext, handle: Handle, form: Mapping[str, str], *, is_hop: bool) -> tuple[str, str]:
+    """Return the resource of the new token, and its audience."""
+    resource = form.get("resource", handle.claims.aud)
+    # The task's other services are for the client that has the task: the text of one token must not open them.
+    if is_hop and resource != handle.claims.aud:
+        hint = "the client of the subject token can exchange it for one of another service"
+        raise OAuthError("invalid_target", f"resource: expected that of the subject token, or leave it out: {hint}")
+    audience = audience_at(mint.policy.audiences, resource)
+    if audience is None or audience not in handle.recipe()["caveats"]:
+        raise OAuthError("invalid_target", "resource: expected the URL of a service of the subject token's task")
+    return resource, audience
 
 
 def _left(caveats: Sequence[str], details: Details) -> tuple[Rule, ...] | None:

@@ -16,29 +16,28 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from arx_caps.access_token import MAX_CHARS, AccessToken
-from arx_caps.jose import check_client_dpop
 from arx_caps.mint.api.access_log import note
 from arx_caps.mint.api.endpoint import RouteAnswer
 from arx_caps.mint.api.openapi import FORM, OpenRoute
 from arx_caps.mint.api.problems import of_error
 from arx_caps.mint.context import Born, MintContext
-from arx_caps.mint.db.database import now_ms
 from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_caps.mint.keys.signing_keys import MAX_AGE_S
 from arx_caps.mint.oauth.authorization_code import grant_authorization_code
 from arx_caps.mint.oauth.client_credentials import grant_client_credentials
 from arx_caps.mint.oauth.client_metadata import GRANTS, METHOD, RESPONSES, ClientMetadata
+from arx_caps.mint.oauth.client_proofs import TOKEN, prove_client_key
 from arx_caps.mint.oauth.clients import OAuthClient, authenticate_client, find_client
 from arx_caps.mint.oauth.errors import OAuthCode, OAuthError, plain_description
 from arx_caps.mint.oauth.handles import Handle, Issued, find_handle
 from arx_caps.mint.oauth.jwt_bearer import JWT_BEARER, client_of_assertion, grant_jwt_bearer
-from arx_caps.mint.oauth.metadata import INTROSPECT, JWKS, REGISTER, REVOKE, TOKEN, Metadata, metadata_of
+from arx_caps.mint.oauth.metadata import INTROSPECT, JWKS, REGISTER, REVOKE, Metadata, metadata_of
 from arx_caps.mint.oauth.refresh import find_refresh, grant_refresh_token
 from arx_caps.mint.oauth.registration import register_client
 from arx_caps.mint.oauth.token_exchange import ACCESS_TOKEN_TYPE, TOKEN_EXCHANGE, grant_token_exchange
 from arx_caps.mint.rate_limit import TooOftenError
 from arx_caps.mint.tasks.revoke import end_session, finish_task, kill_links
-from arx_verifier.errors import ArxError, AuditError, GrantError, StoreError, UnavailableError
+from arx_verifier.errors import ArxError, AuditError, StoreError, UnavailableError
 
 METADATA: Final = ("/.well-known/oauth-authorization-server", "/.well-known/openid-configuration")
 MAX_FORM_BYTES: Final = 16 * 1024
@@ -239,6 +238,7 @@ _FORMS: Final[Mapping[str, tuple[Callable[[FormCall], RouteAnswer], type[RouteAn
             "grant_type": f"One of {', '.join(f'`{name}`' for name in _GRANTS)}.",
             "subject_token": "For `token-exchange`: an access token of the task.",
             "subject_token_type": f"`{ACCESS_TOKEN_TYPE}`.",
+            "subject_token_proof": "For a bound `subject_token` of another client: a proof by its key (RFC 9449).",
             "assertion": "For `jwt-bearer`: a workload's token, or an ID-JAG.",
             "refresh_token": "The refresh token of a consented session; used once.",
             "code": "The code of a consent.",
@@ -348,12 +348,7 @@ def _proven_key(mint: MintContext, unit: UnitOfWork, proofs: Sequence[str]) -> s
         return None
     if len(proofs) > 1:
         raise OAuthError("invalid_dpop_proof", "expected one DPoP header")
-    try:
-        proof = check_client_dpop(proofs[0], method="POST", url=mint.realm.issuer + TOKEN, now=now_ms())
-        unit.spend("client proof", proof.jkt, proof.jti, proof.until)
-    except GrantError as error:
-        raise OAuthError("invalid_dpop_proof", str(error)) from error
-    return proof.jkt
+    return prove_client_key(mint, unit, proofs[0])
 
 
 def _register(mint: MintContext, request: Request, raw: bytes, peer: str | None) -> Response:
