@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from arx_caps.agent.started_task import StartedTask
     from arx_caps.agent.task import Task
     from arx_caps.agent.tool_calls import RunToolCalls, SubAgent, ToolCalls, ToolRefusal
+    from arx_verifier.token import HolderKey
 else:
     __getattr__, __dir__ = open_door(
         __name__,
@@ -35,7 +36,7 @@ else:
             "auth": "ArxAuth",
             "bundle": "Bundle",
             "current_task_auth": "CurrentTaskAuth",
-            "holder_key": "find_holder_key load_holder_key make_holder_key",
+            "holder_key": "HolderKey find_holder_key load_holder_key make_holder_key",
             "mcp_messages": "NO_FORM McpSigner SignedTransport refused_call",
             "model_budget": "ModelBudget ReservedCall TokenUsage",
             "running_task": "current_task",
@@ -59,6 +60,7 @@ __all__ = [
     "AsyncStartedTask",
     "Bundle",
     "CurrentTaskAuth",
+    "HolderKey",
     "McpSigner",
     "ModelBudget",
     "ReservedCall",

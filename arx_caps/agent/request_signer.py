@@ -12,7 +12,7 @@ import msgspec
 
 from arx_caps.agent.copies import Shared
 from arx_caps.agent.origins import Origin, read_origin
-from arx_verifier.errors import AttenuationError
+from arx_verifier.errors import AttenuationError, RequestError, shorten
 
 _UNAUTHORIZED: Final = 401
 _MAX_PROBLEM_BYTES: Final = 16 * 1024
@@ -83,14 +83,20 @@ class RequestSigner(Shared):
         return audiences[0]
 
     def header(
-        self, origin: Origin, method: str, target: bytes, body: bytes, *, written: str | bytes | None = None
+        self,
+        origin: Origin | str,
+        method: str,
+        target: bytes | str,
+        body: bytes = b"",
+        *,
+        written: str | bytes | None = None,
     ) -> SignedHeader:
         """Sign one request.
 
         Args:
-            origin: Where the client sends it.
+            origin: Where the client sends it, such as ``http://127.0.0.1:9001``.
             method: The method as it goes on the wire.
-            target: Raw path and query as they go on the wire.
+            target: Raw path and query as they go on the wire, which are ASCII.
             body: The body as it goes on the wire.
             written: The Authorization header that the request has already.
 
@@ -99,8 +105,14 @@ class RequestSigner(Shared):
 
         Raises:
             AttenuationError: As ``audience_of``, or the request has an Authorization header that was not made here.
+            MalformedTokenError: The text is no origin.
+            RequestError: The target is not ASCII.
         """
-        audience = self.audience_of(origin)
+        audience = self.audience_of(read_origin(origin) if isinstance(origin, str) else origin)
+        if isinstance(target, str):
+            if not target.isascii():  # a client sends it percent-encoded, in a form that is not for this to guess
+                raise RequestError(f"target: expected percent-encoded ASCII, got {shorten(target)}")
+            target = target.encode()
         # The application means another identity: a guess could send the wider of the two.
         if written is not None and not isinstance(written, SignedHeader):
             raise AttenuationError("this request has an Authorization header already; it is not overwritten")

@@ -3,6 +3,7 @@
 
 import datetime as dt
 import re
+import time
 from collections.abc import Callable, Iterable
 from typing import Any, Final, TypeVar
 
@@ -15,6 +16,7 @@ from arx_verifier.request import read_json_object
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+LONGEST_AGO_MS: Final = 36_525 * 86_400_000  # a century: records are kept for years
 STATES: Final = ("open", "ended", "expired", "killed", "frozen")  # of a session or a task
 # At most 16 digits: longer integers are not exact in JSON.  No leading zeros: those are ids, and stay text.
 _INTEGER: Final = re.compile(r"-?(?:0|[1-9][0-9]{0,15})")
@@ -57,6 +59,20 @@ class Moment(click.ParamType[int]):
         if read is None or read.tzinfo is None:
             self.fail(f"expected {self.forms}, got {str(value)[:60]!r}", param, ctx)
         return int(read.timestamp() * 1000)
+
+
+class Since(Moment):
+    """A time, or an age such as ``2h``; the value is ms since the Unix epoch."""
+
+    name = "time"
+    forms = "an age such as 2h, a time with its zone such as 2026-01-31T12:00:00Z, or ms since 1970"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the time, ms since the Unix epoch."""
+        try:
+            return time.time_ns() // 1_000_000 - parse_duration(value, LONGEST_AGO_MS)
+        except ValueError:
+            return super().convert(value, param, ctx)
 
 
 def pairs_option(flag: str, name: str, text: str) -> Callable[[F], F]:

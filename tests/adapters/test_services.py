@@ -142,8 +142,7 @@ class Service:
 
     def connect(self, task: Task) -> ClientConnection:
         """Open a WebSocket of a task."""
-        signed = next(task.auth().auth_flow(httpx.Request("GET", f"{self.url}/live")))
-        value = signed.headers["authorization"]
+        value = task.request_signer().header(self.url, "GET", "/live")
         self.sent.append(value.removeprefix("Bearer "))
         target = f"{self.url.replace('http', 'ws', 1)}/live"
         return open_socket(target, additional_headers={"authorization": value}, proxy=None, open_timeout=60)

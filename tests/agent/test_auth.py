@@ -12,7 +12,7 @@ import httpx2
 import pytest
 
 from arx_caps.agent import ArxAuth, Task
-from arx_verifier.errors import AttenuationError
+from arx_verifier.errors import ArxError, AttenuationError, RequestError
 from arx_verifier.request import AccessRequest, HttpCall
 from tests.agent.holding import ORIGINS, REFUND, bundle, task
 from tests.support import AT, PEER, verifier
@@ -281,3 +281,17 @@ def test_a_call_without_http_is_signed_by_tool_and_arguments() -> None:
     assert judge.decide(text, AccessRequest("orders.get", {"order_id": "o-1"}, AT, PEER)).code == "replayed"
     with pytest.raises(AttenuationError, match="no token for"):
         task().call_token("mail", "mail.send", {})
+
+
+def test_a_header_is_made_from_texts() -> None:
+    """
+    Any client's request is signed by origin and target as texts; a target with other characters has no one form.
+    """
+    signer = task().request_signer("orders")
+    header = signer.header(ORIGINS["orders"][0], "GET", "/orders/o-1?x=%C3%A4")
+    seen = Seen("", "GET", b"/orders/o-1?x=%C3%A4", b"", header)
+    assert seen.code("orders", "orders.get", {"order_id": "o-1"}) == "ok"
+    with pytest.raises(RequestError):
+        signer.header(ORIGINS["orders"][0], "GET", "/orders/\u00e4")
+    with pytest.raises(ArxError):
+        signer.header("http://127.0.0.1:1", "GET", "/orders/o-1")

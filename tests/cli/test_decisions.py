@@ -55,6 +55,8 @@ def test_filters_hold_together(journal: Path) -> None:
     assert tools(journal, "--agent", "acme/w") == ["orders.get", "orders.refund"]
     assert tools(journal, "--agent", "acme/*", "--tool", "mail.send") == ["mail.send"]
     assert tools(journal, "--limit", "2") == ["orders.list", "orders.refund"]
+    assert tools(journal, "--since", str(AT + 3)) == ["orders.list", "orders.refund"]
+    assert tools(journal, "--since", "1h") == []
 
 
 def test_journals_elsewhere_are_read_with_it(journal: Path, tmp_path: Path) -> None:

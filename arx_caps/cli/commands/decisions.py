@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import click
 
@@ -14,6 +14,7 @@ from arx_caps.cli import exit_codes
 from arx_caps.cli.display import HEADS, row_of
 from arx_caps.cli.exit_codes import Stop
 from arx_caps.cli.options import common_options, pass_console
+from arx_caps.cli.parse import Since
 from arx_caps.cli.place import realm_dir_option
 from arx_caps.cli.terminal import Console, json_line, record_line, record_table, tree, widths_of
 from arx_caps.trail import trail
@@ -33,18 +34,21 @@ class Filter(NamedTuple):
         agent: A path or a pattern: of the authenticated agent, or of an agent that a delegation names.
         code: A reason code, or ``allow`` or ``deny``.
         tool: A tool or a pattern.
+        since: The earliest time, ms since the Unix epoch.
     """
 
     session: str | None = None
     agent: str | None = None
     code: str | None = None
     tool: str | None = None
+    since: int | None = None
 
     def takes(self, decision: Decision) -> bool:
         """Return whether the filter selects a decision."""
         facts = decision.facts
         return (
-            (self.session is None or facts.session == self.session)
+            (self.since is None or decision.at >= self.since)
+            and (self.session is None or facts.session == self.session)
             and (
                 self.code is None
                 or self.code in (decision.code, decision.outcome, *(each.code for each in decision.counts))
@@ -60,6 +64,7 @@ class Filter(NamedTuple):
 @click.option("--agent", help="show only chains with this agent, or a pattern such as acme/**")
 @click.option("--code", help="show only this reason code, or allow or deny")
 @click.option("--tool", help="show only this tool, or a pattern such as orders.*")
+@click.option("--since", type=Since(), help="show decisions from this time on: a time, or an age such as 2h")
 @click.option(
     "--limit", type=click.IntRange(1, 1_000_000), default=200, show_default=True, help="show the last N decisions"
 )
@@ -85,7 +90,7 @@ def decisions_command(
     limit: int,
     follow: bool,
     jsonl: bool,
-    **filters: str | None,
+    **filters: Any,
 ) -> None:
     """Show the decisions in the journals of this machine, with their reasons.
 

@@ -2,38 +2,21 @@
 """The options of queries of the mint's log, and the pages of their answers.  LOG 3."""
 
 import functools
-import time
 from collections.abc import Callable, Iterator
 from typing import Any, Final, TypeVar
 
 import click
 
 from arx_caps.cli.mint_session import Caller
-from arx_caps.cli.parse import Moment
-from arx_caps.durations import parse_duration
+from arx_caps.cli.parse import Since
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 RECORDS: Final = "/v1/audit/records"
 NODES: Final = "/v1/audit/nodes"
 PAGE: Final = 1000
-LONGEST_AGO_MS: Final = 36_525 * 86_400_000  # a century: records are kept for years
 _WHOSE: Final = ("session", "agent", "subject", "task", "link")
 _NAMES: Final = (*_WHOSE, "tool", "reason", "since", "until")
-
-
-class Since(Moment):
-    """A time, or an age such as ``2h``; the value is ms since the Unix epoch."""
-
-    name = "time"
-    forms = "an age such as 2h, a time with its zone such as 2026-01-31T12:00:00Z, or ms since 1970"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return the time, ms since the Unix epoch."""
-        try:
-            return time.time_ns() // 1_000_000 - parse_duration(value, LONGEST_AGO_MS)
-        except ValueError:
-            return super().convert(value, param, ctx)
 
 
 class Asking:
