@@ -276,7 +276,9 @@ class BusyRealm:
 def main() -> None:
     """Make the realm, report, and work until a signal."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--folder", type=Path, help="an empty folder for the realm, which stays [a temporary one]")
+    parser.add_argument(
+        "--folder", type=Path, help="an empty or new folder for the realm, which stays [a temporary one]"
+    )
     parser.add_argument("--port", type=int, help="port of the mint [any]")
     parser.add_argument("--rate", type=float, default=20.0, help="decisions a second once the history is made [20]")
     parser.add_argument("--seed", type=int, default=7, help="chooses names and amounts [7]")
@@ -285,6 +287,7 @@ def main() -> None:
         signal.signal(number, leave)
     with contextlib.ExitStack() as stack:
         folder = given.folder or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="arx-busy-")))
+        folder.mkdir(parents=True, exist_ok=True)
         busy = BusyRealm(folder, stack, given.port, given.seed)
         busy.start()
         made = busy.history()

@@ -20,6 +20,9 @@ from arx_verifier.errors import ArxError, GrantError
 HEARTBEAT_S: Final = 15.0  # a comment, so that proxies keep the connection and a dead one is noticed
 QUEUE: Final = 64  # events that wait for one viewer
 MOST: Final = 64  # streams of one operator
+# Streams of one browser. With HTTP/1.1 a browser has six connections to a host, and a stream holds one of them: the
+# others must be free for the pages that act.
+MOST_OF_BROWSER: Final = 3
 CHECK_S: Final = 5.0  # how often a stream checks that its viewer may still see it
 _HEADERS: Final = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
@@ -117,6 +120,7 @@ class Live:
         self._broadcasts: WeakValueDictionary[str, Broadcast] = WeakValueDictionary()
         self._lock = threading.Lock()
         self._open = Counter[str]()
+        self._of_browser: dict[str, list[asyncio.Event]] = {}  # of each browser, the oldest stream first
 
     def stop(self) -> None:
         """End every stream; called in the server's loop when it begins to stop."""
@@ -145,8 +149,12 @@ class Live:
         show: Callable[[Any, int], StreamEvent | None],
         allowed: Callable[[], bool],
         first: Callable[[], Iterable[StreamEvent]] = tuple,
+        *,
+        browser: str,
     ) -> StreamingResponse:
         """Return the answer that streams a broadcast to one viewer.
+
+        A browser's oldest stream ends with the event ``paused`` when it opens one more than ``MOST_OF_BROWSER``.
 
         Args:
             viewer: Who watches, for the bound of their streams.
@@ -154,6 +162,7 @@ class Live:
             show: Returns the event for a value, or None to leave it out; it also gets the number of missed values.
             allowed: Whether the viewer may still see it; it runs in a thread every few seconds.
             first: Returns the events to send at once; called when no later value can be missed.
+            browser: The sign-in of the viewer's browser.
 
         Raises:
             GrantError: ``rate_limited``: this viewer has too many streams.
@@ -162,7 +171,7 @@ class Live:
         if self._open[viewer] >= MOST:
             raise GrantError(f"at most {MOST} pages can be live at once: close some", code="rate_limited")
         return StreamingResponse(
-            self._events(viewer, broadcast, show, allowed, first),
+            self._events(viewer, browser, broadcast, show, allowed, first),
             media_type="text/event-stream",
             headers=dict(_HEADERS),
         )
@@ -170,6 +179,7 @@ class Live:
     async def _events(
         self,
         viewer: str,
+        browser: str,
         broadcast: Broadcast,
         show: Callable[[Any, int], StreamEvent | None],
         allowed: Callable[[], bool],
@@ -178,11 +188,14 @@ class Live:
         loop, stopping = asyncio.get_running_loop(), self.stopping
         said = checked = loop.time()
         yield ": open\n\n"
-        with self._counted(viewer), broadcast.subscribe() as queue:
+        with self._counted(viewer, browser) as paused, broadcast.subscribe() as queue:
             for event in first():
                 yield event.encode()
             while not stopping.is_set():
-                value = await _either(queue.get(CHECK_S), stopping)
+                value = await _either(queue.get(CHECK_S), stopping, paused)
+                if paused.is_set():
+                    yield StreamEvent("", event="paused").encode()
+                    return
                 now = loop.time()
                 if now - checked >= CHECK_S:
                     if not await run_in_threadpool(allowed):
@@ -200,21 +213,32 @@ class Live:
                     yield ": still here\n\n"
 
     @contextlib.contextmanager
-    def _counted(self, viewer: str) -> Iterator[None]:
+    def _counted(self, viewer: str, browser: str) -> Iterator[asyncio.Event]:
+        """Count a stream while it is open; yields what is set when it has to give its connection back."""
+        paused = asyncio.Event()
         self._open[viewer] += 1
+        streams = self._of_browser.setdefault(browser, [])
+        streams.append(paused)
+        if len(streams) > MOST_OF_BROWSER:
+            streams.pop(0).set()
         try:
-            yield
+            yield paused
         finally:
             self._open[viewer] -= 1
             self._open += Counter()  # without who has none
+            if paused in streams:
+                streams.remove(paused)
+            if not streams and self._of_browser.get(browser) is streams:
+                del self._of_browser[browser]
 
 
-async def _either(wait: Awaitable[Any], stopping: asyncio.Event) -> Any:
-    """Return what is awaited, or None as soon as the server stops."""
-    task, end = asyncio.ensure_future(wait), asyncio.ensure_future(stopping.wait())
+async def _either(wait: Awaitable[Any], *ends: asyncio.Event) -> Any:
+    """Return what is awaited, or None as soon as one of the events is set."""
+    task = asyncio.ensure_future(wait)
+    tasks = [task, *(asyncio.ensure_future(end.wait()) for end in ends)]
     try:
-        await asyncio.wait((task, end), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         return task.result() if task.done() else None
     finally:
-        task.cancel()
-        end.cancel()
+        for each in tasks:
+            each.cancel()

@@ -15,6 +15,7 @@ from starlette.responses import Response
 from arx_caps.console.pages import sign_ins
 from arx_caps.console.visit import CONTINUE, COOKIE, SIGN_IN, THEME_COOKIE, THEMES, Page, Visit
 from arx_caps.mint.api.browser import cookie_name
+from arx_caps.mint.api.routes.console import OPEN_PATH
 from arx_caps.mint.identity.console_session import (
     BAD_LINK,
     SECRET_BYTES,
@@ -235,8 +236,8 @@ PAGES: Final = (
     Page("GET", LOGIN, begin_login, open=True),
     Page("GET", CONSOLE_CALLBACK, finish_login, open=True),
     Page("GET", CONTINUE, show_draft),
-    Page("GET", "/console/open", show_link, open=True),
-    Page("POST", "/console/open", use, open=True),
+    Page("GET", OPEN_PATH, show_link, open=True),
+    Page("POST", OPEN_PATH, use, open=True),
     Page("GET", HOME, show_home),
     Page("POST", "/console/sign-out", sign_out),
     Page("POST", "/console/theme", choose_theme, open=True),

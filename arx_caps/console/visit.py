@@ -20,10 +20,12 @@ from arx_caps.console.live import Broadcast, Live, StreamEvent
 from arx_caps.console.menu import Entry, menu_for
 from arx_caps.console.render import render
 from arx_caps.mint.api.access_log import id_of, note
+from arx_caps.mint.api.admission import count_unproven, require_admitted
 from arx_caps.mint.api.app import ENDPOINTS
 from arx_caps.mint.api.browser import cookie_name, peer_of, set_cookie
 from arx_caps.mint.api.endpoint import Endpoint, RouteAnswer, RouteCall, call_endpoint
 from arx_caps.mint.api.problems import find_code
+from arx_caps.mint.api.routes.console import OPEN_PATH
 from arx_caps.mint.context import MintContext
 from arx_caps.mint.identity.authenticate import require_active_operator
 from arx_caps.mint.identity.console_session import (
@@ -31,6 +33,7 @@ from arx_caps.mint.identity.console_session import (
     ConsoleSession,
     authorize_console_call,
     find_console_session,
+    find_link,
     keep_draft,
     read_secret,
 )
@@ -241,7 +244,8 @@ class Visit:
             GrantError: ``rate_limited``: the operator has too many open pages.
         """
         _ = self.actions  # read here, in a thread: what a stream shows must not ask the database in the server's loop
-        return self.live.answer(self.operator.operator, broadcast, show, self.still, first)
+        operator = self.operator
+        return self.live.answer(operator.operator, broadcast, show, self.still, first, browser=operator.id)
 
     @property
     def theme(self) -> str:
@@ -286,9 +290,10 @@ async def answer_page(pages: Mapping[str, Page], request: Request) -> Response:
     """
     page = pages["GET" if request.method == "HEAD" else request.method]
     note(request, route=page.path, caller="console")
+    mint: MintContext = request.app.state.mint
     raw, longest = bytearray(), MAX_FORM_BYTES if _secret_of(request) else MAX_OPEN_FORM_BYTES
     try:
-        request.app.state.mint.limits.require_address(peer_of(request.app.state.mint, request))
+        await require_admitted(mint, request, _caller_finder(mint, request))
         async for chunk in request.stream():
             raw += chunk
             if len(raw) > longest:
@@ -310,7 +315,7 @@ def _answer(page: Page, request: Request, raw: bytes) -> Response:
         if not page.open and session is None:
             if _is_led_here(visit):
                 return visit.go_on(visit.link())
-            mint.limits.count_unproven(visit.peer)
+            count_unproven(mint, request)
             if secret or page.method == "POST":
                 note(request, code="missing_token")
             # A form is typed again after the sign-in: a POST cannot be repeated by a redirect.
@@ -326,10 +331,29 @@ def _answer(page: Page, request: Request, raw: bytes) -> Response:
         return _ask_again(visit)
     except ArxError as error:
         if visit.session is None and isinstance(error, GrantError | RequestError):
-            mint.limits.count_unproven(visit.peer)  # an outage is not the caller's fault
+            count_unproven(mint, request, error)  # an outage is not the caller's fault
         return show_error(visit, error)
     except UnicodeDecodeError:
         return show_error(visit, RequestError("the form is malformed"))
+
+
+def _caller_finder(mint: MintContext, request: Request) -> Callable[[], str | None] | None:
+    """Return what finds the id of the sign-in of a request's cookie or link; None if it has neither."""
+    secret = _secret_of(request)
+    link = read_secret(request.query_params.get("link", "")) if request.url.path == OPEN_PATH else b""
+    if not secret and not link:
+        return None
+
+    def find() -> str | None:
+        session = find_console_session(mint, secret, used=False) if secret else None
+        if session is not None:
+            return session.id
+        try:
+            return f"link of {find_link(mint, link)}" if link else None
+        except GrantError:
+            return None
+
+    return find
 
 
 def _is_led_here(visit: Visit) -> bool:

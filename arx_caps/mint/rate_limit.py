@@ -43,6 +43,7 @@ class RateLimits:
     def __init__(self, limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
         self._agents = Buckets(limits.agent_rate, limits.agent_burst, clock)
         self._addresses = Buckets(limits.address_rate, limits.address_burst, clock)
+        self._callers = Buckets(limits.address_rate, limits.address_burst, clock)
         self._registrations = Buckets(REGISTRATIONS / 3600, REGISTRATIONS, clock)
         self._peers = Peers(limits.proxies)
         self._proxies = [ipaddress.ip_network(proxy) for proxy in limits.proxies]
@@ -91,6 +92,23 @@ class RateLimits:
         name = self._name(peer)
         if name is not None:
             self._addresses.take(name)
+
+    def require_caller(self, name: str) -> None:
+        """Require that a caller whom the address's limit does not stop has not had too many calls refused.
+
+        Args:
+            name: The thumbprint of its key, or the id of its sign-in.
+
+        Raises:
+            TooOftenError: It has.
+        """
+        wait_s = self._callers.take(name, 0)
+        if wait_s:
+            raise TooOftenError("this caller", wait_s)
+
+    def count_caller(self, name: str) -> None:
+        """Charge such a caller for a call that was refused as unauthenticated."""
+        self._callers.take(name)
 
     def count_registration(self, peer: str | None) -> None:
         """Charge an address for an OAuth client that registers itself.

@@ -28,12 +28,12 @@ def ends(browser: Browser, path: str, change: Callable[[], object], monkeypatch:
     """Return whether a stream that has begun ends by a change."""
     answer = live.Live.answer
 
-    def begun(self: live.Live, *what: Any) -> Any:
+    def begun(self: live.Live, *what: Any, **more: Any) -> Any:
         change()
         timer = threading.Timer(END_S, self.stop)
         timer.daemon = True
         timer.start()
-        return answer(self, *what)
+        return answer(self, *what, **more)
 
     monkeypatch.setattr(live.Live, "answer", begun)
     monkeypatch.setattr(live, "CHECK_S", 0.0)

@@ -2,6 +2,7 @@
 """An operator could open any number of streams of the console, each of which asks the database again and again."""
 
 import asyncio
+import secrets
 
 import pytest
 
@@ -23,7 +24,14 @@ def test_one_operator_has_so_many_and_another_one_some() -> None:
                 begun.set()
                 return []
 
-            answer = live.answer(viewer, broadcast, lambda value, _: StreamEvent(value), lambda: True, first)
+            answer = live.answer(
+                viewer,
+                broadcast,
+                lambda value, _: StreamEvent(value),
+                lambda: True,
+                first,
+                browser=secrets.token_hex(4),
+            )
 
             async def read() -> None:
                 async for _ in answer.body_iterator:

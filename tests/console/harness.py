@@ -1,18 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """A browser without a screen at the console of ``unit`` or ``live``: it keeps cookies and fills in forms."""
 
+import contextlib
 import re
+import threading
+from collections.abc import Iterator
 from html import unescape
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import httpx2
+import uvicorn
 from starlette.testclient import TestClient
 
 from arx_caps.console.app import compose
 from arx_caps.jose import KeyFile
 from tests.console.html import require_well_formed
 from tests.mint.harness import ISSUER, Harness, Holder
+from tests.servers import free_ports, until
 
 
 class Browser:
@@ -48,6 +53,21 @@ class Browser:
         """End every stream of the console, as the server does when it begins to stop."""
         app: Any = self.client.app
         app.router.routes[-1].app.state.live.stop()
+
+    @contextlib.contextmanager
+    def serving(self) -> Iterator[str]:
+        """Serve the application over HTTP, for answers that do not end by themselves; yields the URL."""
+        port = free_ports(1)[0]
+        config = uvicorn.Config(self.client.app, port=port, log_config=None, lifespan="off", ws="none")
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=server.run, daemon=True)
+        thread.start()
+        try:
+            until(lambda: server.started)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            server.should_exit = server.force_exit = True
+            thread.join()
 
     @property
     def status(self) -> int:

@@ -18,7 +18,7 @@ from tests.mint.harness import Harness, now_ms
 
 async def read(live: Live, broadcast: Broadcast, wanted: int, allowed: bool = True) -> list[str]:
     """Return so many events of a stream, or all until it ends."""
-    answer = live.answer("ada", broadcast, lambda value, _: StreamEvent(str(value)), lambda: allowed)
+    answer = live.answer("ada", broadcast, lambda value, _: StreamEvent(str(value)), lambda: allowed, browser="c-1")
     found: list[str] = []
     async for chunk in answer.body_iterator:
         found += [str(chunk)] if not str(chunk).startswith(":") else []

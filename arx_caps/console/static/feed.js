@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // New rows of the page Decisions: added at its top, held back while paused, at most as many as the table allows.
+// A hidden page has no stream, which would hold one of the browser's few connections to the mint.
 (() => {
   const table = document.querySelector("[data-feed]");
   if (!table || !window.EventSource) return;
@@ -9,7 +10,7 @@
   const problem = document.querySelector("[data-problem]");
   const empty = document.querySelector("[data-empty]");
   const most = Number(table.dataset.most);
-  let held = [], stopped = false, over = false;
+  let held = [], stopped = false, over = false, source = null, last = "", ended = false;
 
   const say = (word, tone) => { state.textContent = word; state.className = `badge ${tone}`; };
   const paused = () => stopped || over;
@@ -17,7 +18,7 @@
     const rows = held.reduce((count, html) => count + html.split("<tr").length - 1, 0);
     button.textContent = stopped ? (rows ? `Resume (${rows} new)` : "Resume") : "Pause";
     button.setAttribute("aria-pressed", String(stopped));
-    if (source.readyState === EventSource.OPEN) say(paused() ? "paused" : "live", paused() ? "warn" : "ok");
+    if (source?.readyState === EventSource.OPEN) say(paused() ? "paused" : "live", paused() ? "warn" : "ok");
   };
   const flush = () => {
     if (!paused() && held.length) {
@@ -28,26 +29,38 @@
     }
     show();
   };
-  const source = new EventSource(table.dataset.feed);
-  source.onopen = () => { problem.hidden = true; show(); };
-  source.onmessage = (event) => {
-    problem.hidden = true;
-    held.push(event.data);
-    // A page that stays paused keeps no more than it could show.
-    if (held.length > most) held.splice(0, held.length - most);
-    flush();
+  const warn = (words) => { problem.textContent = words; problem.hidden = false; };
+  const close = () => { source?.close(); source = null; };
+  const open = () => {
+    if (source || ended || document.hidden) return;
+    const address = new URL(table.dataset.feed, location);
+    if (last) address.searchParams.set("after", last);
+    source = new EventSource(address);
+    source.onopen = () => { problem.hidden = true; show(); };
+    source.onmessage = (event) => {
+      problem.hidden = true;
+      last = event.lastEventId;
+      held.push(event.data);
+      // A page that stays paused keeps no more than it could show.
+      if (held.length > most) held.splice(0, held.length - most);
+      flush();
+    };
+    source.addEventListener("problem", (event) => {
+      warn(`New decisions cannot be read: ${event.data}. The page tries again.`);
+    });
+    source.addEventListener("paused", () => {
+      close();
+      say("not live", "warn");
+      warn(document.querySelector("[data-stale]").dataset.paused);
+    });
+    source.addEventListener("ended", () => {
+      ended = true;
+      close();
+      say("ended", "bad");
+      warn("You are not signed in any more, or may not read the log. Refresh the page.");
+    });
+    source.onerror = () => say(source?.readyState === EventSource.CLOSED ? "not live" : "connecting again", "warn");
   };
-  source.addEventListener("problem", (event) => {
-    problem.textContent = `New decisions cannot be read: ${event.data}. The page tries again.`;
-    problem.hidden = false;
-  });
-  source.addEventListener("ended", () => {
-    source.close();
-    say("ended", "bad");
-    problem.textContent = "You are not signed in any more, or may not read the log. Refresh the page.";
-    problem.hidden = false;
-  });
-  source.onerror = () => say(source.readyState === EventSource.CLOSED ? "not live" : "connecting again", "warn");
 
   button.hidden = false;
   button.addEventListener("click", () => { stopped = !stopped; flush(); });
@@ -55,5 +68,14 @@
   table.addEventListener("mouseleave", () => { over = false; flush(); });
   table.addEventListener("focusin", () => { over = true; show(); });
   table.addEventListener("focusout", () => { over = false; flush(); });
-  window.addEventListener("pagehide", () => source.close());
+  document.addEventListener("visibilitychange", () => {
+    if (!document.hidden) return open();
+    close();
+    say("not live", "quiet");
+  });
+  window.addEventListener("focus", open);
+  document.addEventListener("pointerdown", open);
+  window.addEventListener("pagehide", close);
+  window.addEventListener("pageshow", open);
+  open();
 })();

@@ -6,6 +6,7 @@ routes alone.  Who may do what is decided in ``identity``.
 """
 
 import asyncio
+import functools
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -20,6 +21,7 @@ from arx_caps.engines import BUSY_S
 from arx_caps.jose import Proof
 from arx_caps.mint.api import problems
 from arx_caps.mint.api.access_log import note
+from arx_caps.mint.api.admission import Line, count_unproven, require_admitted
 from arx_caps.mint.api.browser import peer_of
 from arx_caps.mint.api.idempotency import HEADER, digest_of, read_key
 from arx_caps.mint.context import MintContext
@@ -31,6 +33,7 @@ from arx_caps.mint.identity.authenticate import (
     CallCredentials,
     authenticate_call,
     authenticate_service,
+    find_signer,
     read_proof,
 )
 from arx_caps.mint.rate_limit import TooOftenError
@@ -61,6 +64,8 @@ _THREADS: Final = ThreadPoolExecutor(40, "arx-mint-call")
 # SQLite has one writer, and no round trips in which other calls could compute: with more threads than one that computes
 # and one that waits for the disk, they only take the interpreter from each other, which costs a quarter of the time.
 _SQLITE_THREADS: Final = ThreadPoolExecutor(2, "arx-mint-call-sqlite")
+# The assertions of new sessions from addresses over their limit: an issuer may be slow to show its keys.
+_ASSERTIONS: Final = Line("arx-mint-assertion", 2, 64)
 _Result = TypeVar("_Result")
 
 
@@ -202,8 +207,8 @@ async def answer_request(endpoint: Endpoint, mint: MintContext, request: Request
     note(request, route=endpoint.path)
     # Cheap checks first: neither needs a thread, the database or the body.
     try:
-        mint.limits.require_address(peer_of(mint, request))
         mint.require_clock()
+        limited = await _admit_address(endpoint, mint, request)
     except (TooOftenError, UnavailableError) as error:
         return _refuse(mint, request, error, {"Connection": "close"})
     if endpoint.admit is not None:
@@ -216,16 +221,51 @@ async def answer_request(endpoint: Endpoint, mint: MintContext, request: Request
             raw += chunk
             if len(raw) > endpoint.limit:
                 if admitted is None:
-                    mint.limits.count_unproven(peer_of(mint, request))
+                    count_unproven(mint, request)
                 detail = f"body too large: expected at most {endpoint.limit} bytes"
                 # The rest of the body is unread and would be taken for the next request.
                 return problems.problem("too_large", detail, realm=mint.realm, headers={"Connection": "close"})
     except ClientDisconnect:  # not a failure of the mint: clients must not be able to write errors to its log
         return problems.problem("malformed_request", "incomplete body: the client disconnected", realm=mint.realm)
+    if limited is not None:
+        return await _serve_limited(endpoint, mint, request, bytes(raw), limited)
     if endpoint.database_only and mint.db.system == "sqlite":
         until = time.monotonic() + BUSY_S
         return await _in_thread(_serve, endpoint, mint, request, bytes(raw), admitted, until, threads=_SQLITE_THREADS)
     return await _in_thread(_serve, endpoint, mint, request, bytes(raw), admitted)
+
+
+async def _admit_address(endpoint: Endpoint, mint: MintContext, request: Request) -> TooOftenError | None:
+    """Require that a request may be answered; return the refusal that holds unless its body has a valid assertion."""
+    if "dpop" not in request.headers:
+        await require_admitted(mint, request, None)
+        return None
+    try:
+        await require_admitted(mint, request, functools.partial(_find_signer, mint, request))
+    except TooOftenError as refusal:
+        # The mint does not know the key of a new session yet: the assertion in the body authenticates its caller.
+        if endpoint.action is not None or endpoint.admit is not None:
+            raise
+        return refusal
+    return None
+
+
+def _find_signer(mint: MintContext, request: Request) -> str | None:
+    try:
+        return find_signer(mint, _call(mint, request))
+    except RequestError:  # two headers ``Authorization``
+        return None
+
+
+async def _serve_limited(
+    endpoint: Endpoint, mint: MintContext, request: Request, raw: bytes, refusal: TooOftenError
+) -> Response:
+    """Answer a call by an assertion from an address over its limit; refuse each that is unauthenticated."""
+    try:
+        response = await _ASSERTIONS.run(refusal, _serve, endpoint, mint, request, raw, None)
+    except TooOftenError as error:
+        return _refuse(mint, request, error, {})
+    return response if response.status_code not in UNPROVEN else _refuse(mint, request, refusal, {})
 
 
 def _in_thread(
@@ -240,7 +280,7 @@ def _admit(endpoint: Endpoint, mint: MintContext, request: Request) -> Any:
     try:
         return endpoint.admit(mint, _call(mint, request), request.headers)
     except ArxError as error:
-        mint.limits.count_unproven(peer_of(mint, request))
+        count_unproven(mint, request, error)
         return _refuse(mint, request, error, {"Connection": "close"})  # the body is unread
 
 
@@ -260,7 +300,7 @@ def _serve(
         # Only unauthenticated calls count against an address: many agents may share one behind a proxy.
         response = _refuse(mint, request, error, {})
         if admitted is None and _PROVEN not in request.scope and response.status_code in UNPROVEN:
-            mint.limits.count_unproven(peer_of(mint, request))
+            count_unproven(mint, request, error)
         return response
     # Answers contain tokens, which no cache between mint and client may store.
     headers = {"Cache-Control": "no-store"}

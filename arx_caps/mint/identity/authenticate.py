@@ -182,6 +182,33 @@ def authenticate_call(
     return caller
 
 
+def find_signer(mint: MintContext, call: CallCredentials) -> str | None:
+    """Return the thumbprint of the enrolled key, or of the open session's key, that signed a call; else None.
+
+    The proof is not spent and nothing is authorized: ``authenticate_call`` or ``authenticate_service`` follows.
+
+    Raises:
+        StoreError: The database did not answer.
+    """
+    try:
+        token = None if call.authorization is None else read_token(call)
+        kid = read_proof(call, token).key.kid
+        if token is None:
+            known = mint.db.holder_keys.holder_of(kid) is not None
+        else:
+            macaroon = Macaroon.parse(token)
+            unverified = macaroon.unverified_identifier
+            if isinstance(unverified, OperatorIdentifier):
+                operator = verify_operator_token(macaroon, mint.mint_keys).operator
+                known = mint.db.holder_keys.find_row(f"operator:{operator}", kid) is not None
+            else:
+                row = mint.db.sessions.find(unverified.session)
+                known = row is not None and (row["status"], row["jkt"]) == ("open", kid)
+    except REFUSALS:
+        return None
+    return kid if known else None
+
+
 def admit_operator(mint: MintContext, call: CallCredentials, _: Mapping[str, str]) -> OperatorIdentifier:
     """Require that an operator calls, before the body is read; ``authenticate_call`` follows.
 

@@ -27,6 +27,11 @@ FOCUSED: Final = """() => {
   const words = one.matches('textarea, input') ? one.name : one.innerText ?? one.textContent;
   return [getComputedStyle(one).outlineStyle, words];
 }"""
+# A browser without a window hides no page by itself.
+SET_HIDDEN: Final = """hidden => {
+  Object.defineProperty(document, 'hidden', {value: hidden, configurable: true});
+  document.dispatchEvent(new Event('visibilitychange'));
+}"""
 
 
 def answer_late(route: Route) -> None:
@@ -239,6 +244,48 @@ def test_decisions_come_by_themselves(visitor: Visitor, realm: DemoRealm) -> Non
         row.get_by_role("link").first.click()
     expect(page.get_by_role("main")).to_contain_text("argument_not_allowed")
     expect(page.get_by_role("row").filter(has_text="failed")).to_contain_text("query")
+
+
+def test_a_hidden_page_holds_no_stream(visitor: Visitor, realm: DemoRealm) -> None:
+    """Its stream ends, and what came meanwhile is there when the page is shown again."""
+    page = visitor("nina").open("/console/decisions")
+    state = page.locator("[data-state]")
+    expect(state).to_have_text("live")
+    page.evaluate(SET_HIDDEN, True)
+    expect(state).to_have_text("not live")
+    with realm.working("acme/research/market", "survey", "unseen", topic="x") as (session, task):
+        assert realm.call(task, "search.web", query="unseen") == "ok"
+        row = page.get_by_role("row").filter(has_text=session.id[:8]).filter(has_text="search.web")
+        page.evaluate(SET_HIDDEN, False)
+        expect(row).to_have_count(1)
+    expect(state).to_have_text("live")
+
+
+def test_seven_windows_leave_the_page_kill_free(visitor: Visitor) -> None:
+    """A browser has six connections: the oldest pages pause and say so, Kill opens, and a click goes on."""
+    visit = visitor()
+    paths = ("decisions", "now", "sessions", "verifiers", "decisions", "approvals", "now")
+    pages = [visit.open("/console/decisions")]
+    live = pages[0].locator("[data-state]")
+    expect(live).to_have_text("live")
+    for path in paths[1:]:
+        pages.append(visit.context.new_page())
+        pages[-1].goto(f"/console/{path}")
+        expect(pages[-1].get_by_role("heading", level=1)).to_be_visible()
+    expect(pages[0].locator("[data-problem]")).to_contain_text("paused")
+    expect(pages[1].locator("[data-stale]")).to_contain_text("paused")
+    expect(pages[-1].locator("[data-stale]")).to_be_hidden()
+    kill = visit.context.new_page()
+    kill.goto("/console/kill", timeout=10_000)
+    expect(kill.get_by_label("Targets")).to_be_visible()
+    for page in pages[:2]:
+        page.get_by_role("heading", level=1).click()
+    expect(live).to_have_text("live")
+    expect(pages[0].locator("[data-problem]")).to_be_hidden()
+    expect(pages[1].locator("[data-stale]")).to_be_hidden()
+    card = pages[1].locator(".card", has=pages[1].get_by_role("heading", name="Audit log")).locator(".figure")
+    before = card.inner_text()
+    expect(card).not_to_have_text(before)
 
 
 def test_a_proof_is_verified_offline(visitor: Visitor, realm: DemoRealm, tmp_path: Path) -> None:
