@@ -59,6 +59,7 @@ _PHRASES: Final[dict[str, Callable[[Any], str]]] = {
     "spend": lambda spend: f"spending above {spend[2]} {spend[1]} {_PER[spend[3]]} (pool {spend[0]})",
     "fresh": lambda fresh: f"verifiers whose view of revocations is older than {show_span(fresh)}",
     "task": lambda task: f"everything once sub-task {task} has ended",
+    "operators": lambda operators: "everything once an approver is frozen or removed: " + ", ".join(operators),
     "once": lambda once: f"every call but one with this approval, {once[0]}",
     "call": lambda call: f"every call but the one signed at {show_time(call[1])}",
 }

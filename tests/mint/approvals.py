@@ -77,9 +77,16 @@ class Desk:
 
     def operator(self, name: str, **what: Any) -> Holder:
         """Enrol an operator, an approver unless more is said, and sign in."""
-        key = KeyFile.generate("operator", name, ISSUER)
+        return self.operator_with(KeyFile.generate("operator", name, ISSUER), name, **what)
+
+    def operator_with(self, key: KeyFile, name: str, **what: Any) -> Holder:
+        """Enrol an operator with this key, and sign in."""
         body = {"name": name, "jwk": key.key.public.jwk, **(what or {"role": "approver"})}
         assert self.harness.operator().call("POST", "/v1/operators", body).status_code == 201
+        return self.sign_in(key)
+
+    def sign_in(self, key: KeyFile) -> Holder:
+        """Sign an enrolled operator in."""
         holder = Holder(self.harness, key.key, None)
         token = holder.call("POST", "/v1/operators/token", {"assertion": self.harness.assertion(key)}).json()["token"]
         return Holder(self.harness, key.key, token)

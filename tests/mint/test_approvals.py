@@ -54,6 +54,7 @@ def test_an_agent_asks_an_operator_approves_the_agent_gets_it(desk: Desk) -> Non
         "allow": [{"args": REFUND, "tool": "payments.refund"}],
         "exp": given["expires_at"],
         "once": [asked["id"], given["approved_at"]],
+        "operators": ["ada"],
         "task": asked["id"],
     }
     kinds = [(event["kind"], event["by"]) for event in about(desk, asked)]

@@ -82,6 +82,9 @@ def members() -> Vectors:
         "require-call-missing": vector("6.1", "proof_missing", after({"require": ["call"]}), "the task's token itself"),
         "fresh-any": vector("6.1", "grant", after({"fresh": 60_000}), "the view is younger"),
         "task-named": vector("6.1", "grant", after({"task": "t-sub"}), "a sub-task that lives"),
+        "operators-named": vector("6.1", "grant", after({"operators": ["ada", "b.o@b"]}), "operators who are active"),
+        "operators-none": vector("6.1", "malformed", after({"operators": []}), "an empty list"),
+        "operators-no-name": vector("6.1", "malformed", after({"operators": ["ada", ".bob"]}), "a dot comes first"),
     }
 
 

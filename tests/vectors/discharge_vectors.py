@@ -186,6 +186,14 @@ def attenuated() -> Vectors:
         "discharge-killed": vector(
             "6.6", "revoked", with_discharge(), "this approval was withdrawn", request=REFUND, epoch=dead
         ),
+        "discharge-approver-frozen": vector(
+            "6.6",
+            "frozen",
+            with_discharge({"operators": ["ada"]}),
+            "who approved it is frozen",
+            request=REFUND,
+            epoch={"freezes": {"operator:ada": 8}, "applied": 8},
+        ),
         "discharge-unknown": vector(
             "6.6", "unknown_caveat", with_discharge({"zone": "eu"}), "a member that does not exist", request=REFUND
         ),

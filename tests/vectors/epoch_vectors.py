@@ -15,7 +15,8 @@ def vectors() -> Vectors:
     """All of this file."""
     token = mint(ANYTHING, TO, {"task": "t-sub"}, TO2, subject=["https://idp.example", "ann"])
     found = {f"killed-{name}": killed(token, target) for name, target in targets().items()}
-    return found | others(token)
+    approved = mint(ANYTHING, {"operators": ["ada", "bob"]})
+    return found | {"killed-operator": killed(approved, "operator:bob")} | others(token)
 
 
 def targets() -> dict[str, str]:

@@ -51,6 +51,7 @@ EXAMPLES = {
     "net": Caveat(net=("10.0.0.0/8", "2001:db8::/32")),
     "key": Caveat(hop=HOP, key="k" * 43, sig="s" * 86, to="acme"),
     "once": Caveat(once=("a-1.B_2", AT)),
+    "operators": Caveat(operators=("ada", "Corp.b@b_2-")),
     "require": Caveat(require=("call", "holder")),
     "sig": Caveat(depth=0, hop=HOP, key="k" * 43, sig="s" * 86, to="acme"),
     "spend": Caveat(spend=("refund", "usd", "2.5", "task", AT)),

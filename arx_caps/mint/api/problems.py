@@ -94,7 +94,9 @@ CODES: Final = {
     ),
     "approval_denied": Code(403, "an operator denied the approval", "request it again with a better reason"),
     "approval_expired": Code(403, "the approval was given and has expired", "request it again"),
-    "approval_withdrawn": Code(403, "the approval was withdrawn", "request it again"),
+    "approval_withdrawn": Code(
+        403, "the approval was withdrawn, or an operator who approved it may approve it no more", "request it again"
+    ),
     "too_many_approvals": Code(
         403,
         "the session has as many unanswered requests for approvals as allowed",

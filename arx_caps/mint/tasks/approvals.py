@@ -101,7 +101,8 @@ def fetch_discharge(mint: MintContext, caller: AuthenticatedCaller, row: Row) ->
     """Return the discharge of an approval, a secret; None while the request waits.
 
     Raises:
-        GrantError: ``approval_denied``, ``approval_withdrawn``, ``approval_expired``, ``session_ended``.
+        GrantError: ``approval_denied``, ``approval_expired``, ``session_ended``; ``approval_withdrawn``: it was, or an
+            operator who approved it may approve it no more.
         RevokedError: The task, or the key of its token, was killed or is frozen.
         UnavailableError: The kill epoch is unknown now.
     """
@@ -117,6 +118,12 @@ def fetch_discharge(mint: MintContext, caller: AuthenticatedCaller, row: Row) ->
     if state != "approved":
         reason = f" ({row['answer_why']})" if state == "denied" and row["answer_why"] else ""
         raise GrantError(f"{row['id']} was {state}{reason}", code=f"approval_{state}")
+    # Judged again: the policy or the operator's role may have changed since the answer.
+    for approver in approvers_of(row):
+        operator_row = mint.db.operators.find(approver)
+        if operator_row is None or not _may_approve(mint, operator_row, row):
+            words = f"{row['id']} was approved by an operator who may not approve it any more: ask again"
+            raise GrantError(words, code="approval_withdrawn")
     require_unrevoked(mint, born, row["its"], session, (f"task:{row['id']}",))
     kid = read_third_party(row["caveat"]).kid
     mint.require(born, (f"key:{kid}",))
@@ -146,7 +153,7 @@ def answer_approval(
 
     Raises:
         GrantError: ``session_ended``: its task is over; ``conflict``: it has an answer, this operator has approved it,
-            or the task does not allow the call any more.
+            the task does not allow the call any more, or this operator was killed since the task began.
         RevokedError: The task was killed or is frozen.
         UnavailableError: The kill epoch is unknown now.
     """
@@ -158,6 +165,9 @@ def answer_approval(
     terms: ApprovalTerms | None = None
     if yes:
         require_unrevoked(mint, mint.born(), task, session)
+        if _ended_since(mint, caller.name, task):
+            words = f"{caller.name} was killed since task {task['id']} began: another operator must approve"
+            raise GrantError(f"{words}, or the agent starts another task", code="conflict")
         terms = _terms_now(mint, row)
 
     def counts(operator: str, operator_row: Row | None) -> bool:
@@ -196,16 +206,23 @@ def approval_state(mint: MintContext, row: Row) -> State:
     if status in (DENIED, WITHDRAWN, ENDED):
         return status
     task = row["its"]
-    target = f"task:{row['id']}"
+    targets = [f"task:{row['id']}"]
+    if status == APPROVED:
+        targets += [f"operator:{approver}" for approver in approvers_of(row)]
     # Since the task's birth: a discharge has none of its own.
-    killed = mint.epochs.check(task["incarnation"], task["born"], (target,))
-    if killed is not None and killed.target == target:
+    killed = mint.epochs.check(task["incarnation"], task["born"], targets)
+    if killed is not None and killed.target in targets:
         return "withdrawn"
     if status == APPROVED and row["expires_at"] <= now_ms():
         return "expired"
     if task_state(mint, task) in _OVER:
         return "ended"
     return "approved" if status == APPROVED else "waiting"
+
+
+def approvers_of(row: Row) -> tuple[str, ...]:
+    """Return the operators who have approved a request."""
+    return msgspec.json.decode(row["by"], type=tuple[str, ...])
 
 
 def about(mint: MintContext, args: Mapping[str, Any]) -> dict[str, Any]:
@@ -284,8 +301,7 @@ def _may_approve(mint: MintContext, operator_row: Row, row: Row) -> bool:
     if operator_row["status"] != "active":
         return False
     operator = operator_row["id"]
-    _, applied, _ = mint.epochs.view()
-    if mint.epochs.check(None, max(applied, 0), (f"operator:{operator}",)) is not None:
+    if _ended_since(mint, operator, row["its"]):
         return False
     asked = {"approval": row["id"], "outcome": "approve", "agent": row["agent"]}
     asked |= {"template": row["template"], "tool": row["tool"]}
@@ -294,6 +310,11 @@ def _may_approve(mint: MintContext, operator_row: Row, row: Row) -> bool:
     except ArxError:
         return False
     return True
+
+
+def _ended_since(mint: MintContext, operator: str, task: Row) -> bool:
+    """Return whether an operator is frozen, or was killed since a task began, so that verifiers take no discharge."""
+    return mint.epochs.check(task["incarnation"], task["born"], (f"operator:{operator}",)) is not None
 
 
 def _cleaned(text: str | None) -> str | None:

@@ -96,13 +96,14 @@ def make_discharge(row: Mapping[str, Any], key: bytes, realm: str) -> str:
         realm: The realm's name.
     """
     args = constraints_of(msgspec.json.decode(row["args"], type=dict[str, Any]))
-    # Its own target, so that a withdrawal can revoke it; the approval's times, so that it is alike each time it is
-    # made.
+    # Its own target, so that a withdrawal can revoke it, and those of its approvers, so that it ends with them; the
+    # approval's times, so that it is alike each time it is made.
     caveat = Caveat(
         allow=(Rule(tool=row["tool"], args=args),),
         exp=row["expires_at"],
         once=(row["id"], row["approved_at"]) if row["once"] else None,
         task=row["id"],
+        operators=msgspec.json.decode(row["by"], type=tuple[str, ...]),
     )
     third_party = row["caveat"].encode()
     return issue_discharge(

@@ -32,6 +32,7 @@ Pattern = Annotated[str, Meta(min_length=1, max_length=96)]
 Audience = Annotated[str, Meta(min_length=1, max_length=64)]
 OF_HOLDERS: Final = Meta(extra={"of": "holders"})  # marks a member about a token's holders; a discharge cannot have it
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,64}\Z")]
+Operator = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,63}\Z")]
 Unit = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,15}\Z")]
 Most = Annotated[str, Meta(pattern=r"^(?:0|[1-9][0-9]{0,9})(?:\.[0-9]{0,5}[1-9])?\Z")]
 
@@ -51,6 +52,7 @@ class _Members(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     nbf: Natural | None = None
     net: Annotated[tuple[str, ...], Meta(min_length=1)] | None = None
     once: tuple[Name, Natural] | None = None
+    operators: Annotated[tuple[Operator, ...], Meta(min_length=1)] | None = None
     require: Annotated[Annotated[tuple[str, ...], Meta(min_length=1)] | None, OF_HOLDERS] = None
     sig: Annotated[Annotated[str, Meta(min_length=86, max_length=86)] | None, OF_HOLDERS] = None
     spend: Annotated[tuple[Name, Unit, Most, Literal["task", "hour", "day"], Natural] | None, OF_HOLDERS] = None
@@ -103,6 +105,7 @@ class Caveat(_Members, metaclass=Written, frozen=True, kw_only=True, forbid_unkn
         nbf: Start of validity, ms since the Unix epoch, inclusive.
         net: The peer's address must be in one of these networks (CIDR).
         once: A name, and the time of its approval, ms since the Unix epoch: one call of the task may use this name.
+        operators: The operators who approved the call: a kill or freeze of one of them also ends this token.
         require: These proofs are needed: ``call``, a ``call`` follows; ``holder``, the token is bound to its holder's
             key; ``signature``, its holder signed the call for others to check.
         sig: The current holder's signature of the delegation, 86 characters; with ``key``.

@@ -254,7 +254,7 @@ def _read_each(
     said.named, said.hops = tuple(named), tuple(hops)
     if sum([len(text) for step in steps for text in step]) <= MAX_CAVEAT_CHARS:
         said.steps = tuple(steps)
-    said.targets = (*[f"task:{task}" for task in said.tasks], *agents)
+    said.targets = (*[f"task:{task}" for task in said.tasks], *said.operators, *agents)
     return said, links, met
 
 

@@ -85,13 +85,14 @@ class ChainRestrictions:
         bound: Whether the chain names its holder's key.
         steps: For each of them the caveats since the one before, as canonical JSON without hops; empty if too long.
         tasks: The sub-tasks that they attenuate to.
-        targets: The targets of the sub-tasks and of the agents.
+        targets: The targets of the sub-tasks, of the operators and of the agents.
         nbf: The latest start of validity, ms since the Unix epoch; below any time if there is none.
         exp: The earliest end of validity, ms since the Unix epoch; above any time if there is none.
         depth: How many delegations may follow.
         delegate_to: Each ``delegate_to`` after the index of its caveat.
         fresh_ms: The smallest ``fresh``, ms, or None.
         conditions: Restrictions of each request.
+        operators: The targets of the operators who approved.
         once: Each ``once`` as place, name and time of approval, ms since the Unix epoch.
         unmet: Each third-party caveat after its index.
         needs_call: Whether a call proof is required.
@@ -113,6 +114,7 @@ class ChainRestrictions:
         "needs_call",
         "needs_signature",
         "once",
+        "operators",
         "parts",
         "places",
         "read",
@@ -140,6 +142,7 @@ class ChainRestrictions:
         self.conditions: tuple[Condition, ...] = ()
         self.once: tuple[tuple[str, str, int], ...] = ()
         self.tasks: tuple[str, ...] = ()
+        self.operators: tuple[str, ...] = ()
         self.unmet: tuple[tuple[int, ThirdPartyCaveat], ...] = ()
         self.steps: tuple[tuple[str, ...], ...] = ()
         self.bound, self.needs_call, self.needs_signature = bound, False, False
@@ -230,6 +233,10 @@ def _task(said: ChainRestrictions, _index: int, task: str, _audience: str) -> No
     said.tasks = (*said.tasks, task)
 
 
+def _operators(said: ChainRestrictions, _index: int, operators: Sequence[str], _audience: str) -> None:
+    said.operators = (*said.operators, *[f"operator:{operator}" for operator in operators])
+
+
 class Effect(NamedTuple):
     """The effect of a member.
 
@@ -256,6 +263,7 @@ EFFECTS: Final[dict[str, Effect]] = {
     "depth": Effect(_depth),
     "delegate_to": Effect(_delegate_to),
     "task": Effect(_task),
+    "operators": Effect(_operators),
 }
 _OF_THE_CAVEAT: Final = {"allow", "call", "hop", "key", "sig", "to"}  # read with the caveat itself
 _operands: Final = attrgetter(*EFFECTS)

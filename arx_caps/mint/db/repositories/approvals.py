@@ -211,10 +211,13 @@ class ApprovalRepository:
                 }
                 # Counted anew with the last answer: an earlier approver may be removed, frozen or in another role by
                 # now.
-                if sum(answer.counts(approver, operators.get(approver)) for approver in yes) >= need:
+                counted = [approver for approver in yes if answer.counts(approver, operators.get(approver))]
+                if len(counted) >= need:
                     now = now_ms()
                     # A discharge must not outlive the task that it was asked for.
                     until = min(now + ttl_ms, task["expires_at"])
+                    # Its discharge ends with each of these: one who does not count must not be among them.
+                    changes |= {"by": msgspec.json.encode(counted).decode()}
                     changes |= {"status": APPROVED, "approved_at": now, "expires_at": until}
             changes |= {"answer_why": answer.why} if answer.why is not None else {}
             c.execute(_CHANGE, {"which": name, **changes})
