@@ -10,13 +10,13 @@ import hashlib
 import secrets
 from collections.abc import Callable
 from typing import Annotated, Any, Final, Literal, NamedTuple, TypeVar
-from urllib.parse import urlsplit
 
 import msgspec
 from joserfc.errors import JoseError
 from msgspec import Meta
 
 from arx_caps.keyfile import ClientKey, KeyFile, PublicKey, SigningKey, client_key, public_key
+from arx_verifier.addresses import split_url
 from arx_verifier.errors import ArxError, GrantError, RequestError
 from arx_verifier.request import read_json_object
 from arx_verifier.token import wire
@@ -270,14 +270,11 @@ def _call(claims: dict[str, Any], method: str, token: str | None, now: int, ahea
 def _place(url: object) -> tuple[object, ...] | None:
     """Return what two spellings of one URL have in common: case of scheme and host, and the default port."""
     # RFC 9449 4.3: a client's library writes the URL in its own way.  Neither query nor fragment may be in ``htu``.
-    try:
-        parts = urlsplit(url) if isinstance(url, str) else None
-        if parts is None or parts.query or parts.fragment or parts.username:
-            return None
-        port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
-        return parts.scheme, parts.hostname, port, parts.path or "/"
-    except ValueError:
+    parts = split_url(url) if isinstance(url, str) else None
+    if parts is None or parts.query or parts.fragment or parts.username:
         return None
+    port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+    return parts.scheme, parts.hostname, port, parts.path or "/"
 
 
 def token_hash(token: str) -> str:

@@ -20,6 +20,7 @@ from arx_caps.limits import DEFAULT_LIMITS, Limits, read_limits
 from arx_caps.self_registration import MEMBERS as CLIENT_MEMBERS
 from arx_caps.self_registration import SelfRegistration, read_self_registration
 from arx_verifier import names
+from arx_verifier.addresses import split_url
 from arx_verifier.errors import SettingsError
 from arx_verifier.revocation import keeps_nonces
 from arx_verifier.tls import ca_file
@@ -416,11 +417,10 @@ def _console(settings: Mapping[str, Any]) -> ConsoleTerms:
 
 def is_safe_url(url: str) -> bool:
     """Return whether a URL is ``https:``, or ``http:`` at this machine."""
-    try:
-        parts = urlsplit(url)
-    except ValueError:
+    parts = split_url(url)
+    if parts is None or not parts.hostname:
         return False
-    return bool(parts.hostname) and (parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in LOOPBACK))
+    return parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in LOOPBACK)
 
 
 def _checked(name: Any, issuer: Any, listen: Any, store: Any, max_ttl_ms: int) -> tuple[str, str, str, str | None, int]:
@@ -495,10 +495,7 @@ def _topology(replicas: Any, on_failover: Any, window_ms: int) -> tuple[int, str
 def _is_base_url(text: str) -> bool:
     if not text.isascii() or not text.isprintable() or len(text) > 200:
         return False
-    try:
-        parts = urlsplit(text)
-        port = parts.port
-    except ValueError:
+    parts = split_url(text)
+    if parts is None or not parts.hostname or parts.port == 0 or "@" in text:
         return False
-    bare = f"{parts.scheme}://{parts.netloc}"
-    return parts.scheme in ("http", "https") and bool(parts.hostname) and "@" not in text and text == bare and port != 0
+    return parts.scheme in ("http", "https") and text == f"{parts.scheme}://{parts.netloc}"

@@ -2,7 +2,6 @@
 """What the servers of ARx share as processes: a listener, garbage, and whom a terminal or a parent process ends."""
 
 import gc
-import ipaddress
 import os
 import socket
 import sys
@@ -45,14 +44,6 @@ def open_listener(name: str, host: str, port: int, backlog: int) -> socket.socke
         listener.close()
         raise SettingsError(f"the {name} cannot listen at {host}:{port}: {error.strerror}") from error
     return listener
-
-
-def is_loopback(host: str) -> bool:
-    """Return whether an address is reachable from this machine alone."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def has_terminal() -> bool:

@@ -4,7 +4,6 @@
 A call whose answer is lost is repeated; what was refused is not.
 """
 
-import ipaddress
 import random
 import secrets
 import threading
@@ -20,6 +19,7 @@ import msgspec
 
 from arx_caps.http_client import no_answer, open_client
 from arx_caps.jose import SigningKey, make_dpop
+from arx_verifier.addresses import is_loopback
 from arx_verifier.errors import (
     REASONS,
     ArxError,
@@ -68,7 +68,7 @@ def takes_proxy(issuer: str) -> bool:
         return False
     # Over plain HTTP a proxy reads assertions and bundles, with which it can act as the agent.  Between two programs of
     # one machine a proxy has no use.
-    return url.scheme == "https" and not _is_loopback(url.host)
+    return url.scheme == "https" and not is_loopback(url.host)
 
 
 @lru_cache(256)  # clients ask before each message, and to parse a URL takes as long as to sign a call
@@ -78,14 +78,7 @@ def is_private(issuer: str) -> bool:
         url = httpx.URL(issuer)
     except httpx.InvalidURL:
         return False
-    return url.scheme == "https" or (url.scheme == "http" and _is_loopback(url.host))
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+    return url.scheme == "https" or (url.scheme == "http" and is_loopback(url.host))
 
 
 class MintClient:

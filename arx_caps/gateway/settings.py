@@ -7,14 +7,14 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, NamedTuple, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import msgspec
 from msgspec import Meta
 from msgspec.structs import fields
 
 from arx_caps.durations import parse_duration
-from arx_caps.server_process import is_loopback
+from arx_verifier.addresses import is_loopback, split_url
 from arx_verifier.enforcement import RouteMap
 from arx_verifier.errors import SettingsError
 
@@ -332,12 +332,12 @@ def _fault(name: str, terms: UpstreamTerms) -> str | None:
         return "dpop: needs a `resource`, without which access tokens are refused"
     if (terms.url is None) == (not terms.command):
         return "expected one of `url` and `command`"
-    if terms.url is not None and (
-        urlsplit(terms.url).scheme not in ("http", "https") or not urlsplit(terms.url).netloc
-    ):
-        return f"url: expected http:// or https:// and a host, got {terms.url!r:.100}"
-    if terms.url is not None and (urlsplit(terms.url).username or urlsplit(terms.url).query or terms.url.endswith("#")):
-        return "url: expected no user, query or fragment; a secret belongs into `credential`"
+    if terms.url is not None:
+        parts = split_url(terms.url)
+        if parts is None or parts.scheme not in ("http", "https") or not parts.netloc:
+            return f"url: expected http:// or https:// and a host, got {terms.url!r:.100}"
+        if parts.username or parts.query or terms.url.endswith("#"):
+            return "url: expected no user, query or fragment; a secret belongs into `credential`"
     if terms.command and (terms.is_http or terms.credential):
         return "`command` starts an MCP server over stdio, which has neither `openapi`, `routes` nor `credential`"
     if terms.openapi is not None and terms.routes:
@@ -351,9 +351,8 @@ def _fault(name: str, terms: UpstreamTerms) -> str | None:
     if terms.credential is not None and not terms.credential.source.startswith(SOURCES):
         return "credential: `from` expects env:NAME, file:PATH or keyring:SERVICE/USER: no secret is in this file"
     if terms.credential is not None and (oauth := terms.credential.oauth) is not None:
-        place = urlsplit(oauth.token_url)
-        secure = place.scheme == "https" or (place.scheme == "http" and is_loopback(place.hostname or ""))
-        if not secure or not place.hostname or place.username or place.fragment:
+        place = split_url(oauth.token_url)
+        if place is None or not _is_secure(place) or not place.hostname or place.username or place.fragment:
             return "credential.oauth: token_url: expected https:// and a host, without a user and a fragment"
     for rate in (terms.rate.agent, terms.rate.tool):
         if rate is not None and read_rate(rate) is None:
@@ -418,9 +417,8 @@ def _authzen_fault(terms: DeciderTerms) -> str | None:
     if not terms.peps or not all(source.startswith(SOURCES) for source in terms.peps.values()):
         return "peps: expected one, as env:NAME, file:PATH or keyring:SERVICE/USER: no secret is in this file"
     # AuthZEN 9.1.1; the prefix of a PEP's requests is that of this URL, and it must be the only reading of it.
-    place = urlsplit(terms.url or "")
-    secure = place.scheme == "https" or (place.scheme == "http" and is_loopback(place.hostname or ""))
-    if terms.url is None or not _is_plain_url(terms.url) or not secure or place.path.endswith("/"):
+    place = split_url(terms.url) if terms.url is not None and _is_plain_url(terms.url) else None
+    if place is None or not _is_secure(place) or place.path.endswith("/"):
         return f"url: expected https://, a host and perhaps a path without a slash at its end, got {terms.url!r:.100}"
     for name, action in terms.actions.items():
         if not _ACTION.fullmatch(name):
@@ -436,13 +434,17 @@ def _authzen_fault(terms: DeciderTerms) -> str | None:
     return None
 
 
+def _is_secure(place: SplitResult) -> bool:
+    """Return whether no other party can read what is sent to a URL: TLS, or the same machine."""
+    return place.scheme == "https" or (place.scheme == "http" and is_loopback(place.hostname or ""))
+
+
 def _is_plain_url(url: str) -> bool:
     """Return whether a URL has no query and no fragment.  RFC 9728 1.2."""
-    parts = urlsplit(url)
-    plain = not parts.query and not parts.fragment and not parts.username and url.isascii() and url.isprintable()
-    return (
-        plain and parts.scheme in ("http", "https") and bool(parts.netloc) and '"' not in url and url == parts.geturl()
-    )
+    parts = split_url(url) if url.isascii() and '"' not in url else None
+    if parts is None or parts.username or parts.scheme not in ("http", "https") or not parts.netloc:
+        return False
+    return url == f"{parts.scheme}://{parts.netloc}{parts.path}"
 
 
 def _is_resource(url: str, name: str) -> bool:

@@ -3,7 +3,6 @@
 
 import asyncio
 import contextlib
-import ipaddress
 import os
 import secrets
 import signal
@@ -18,6 +17,7 @@ from urllib.parse import unquote
 from arx_caps.relay.connection import Connection
 from arx_caps.relay.hub import Hub
 from arx_caps.relay.upstream import Upstream
+from arx_verifier.addresses import is_loopback
 from arx_verifier.errors import SettingsError
 from arx_verifier.revocation import Crowd, EpochState
 
@@ -50,9 +50,7 @@ class ListenAddress(NamedTuple):
     @property
     def loopback(self) -> bool:
         """Whether no other machine can reach it."""
-        with contextlib.suppress(ValueError):
-            return ipaddress.ip_address(self.host).is_loopback
-        return self.host == "localhost"
+        return is_loopback(self.host)
 
 
 def serve(

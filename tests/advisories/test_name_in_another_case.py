@@ -12,7 +12,9 @@ from pathlib import Path
 import httpx
 import pytest
 
+from arx_caps.gateway.member_names import check_names
 from arx_verifier import Rule
+from arx_verifier.errors import RequestError
 from arx_verifier.testing import UnsafeTestRealm
 from tests.adapters.asgi_server import serving
 from tests.gateway.served_door import Recorder, open_door
@@ -52,3 +54,13 @@ def test_a_request_of_plain_http(tmp_path: Path) -> None:
             assert (answer.status_code, answer.json()["code"], upstream.arrived) == (400, "malformed_request", [])
         assert httpx.post(f"{url}/orders/o-1", json={"n": 1}, auth=caller).status_code == 200  # type: ignore[arg-type]
     assert json.loads(upstream.arrived[0][1]) == {"n": 1}
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [("\ua7cb", "\u0264"), ("\U00010d50", "\U00010d70"), ("\U00016eb8", "\U00016ed3")]
+)
+def test_letters_that_this_python_does_not_know(first: str, second: str) -> None:
+    """A server of a later Unicode takes them for one: they are refused on each version of Python."""
+    with pytest.raises(RequestError):
+        check_names({"a": [{first: 1, second: 2}]})
+    check_names({"a": [{first: 1, "b": 2}]})

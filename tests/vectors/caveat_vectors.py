@@ -41,6 +41,16 @@ def shapes() -> Vectors:
         "hop-alone": (b'{"hop":"aG9wLTAwMDAx"}', "hop without to"),
         "to-alone": (b'{"to":"acme/worker"}', "to without hop"),
         "host-bits": (b'{"net":["10.0.0.1/8"]}', "a network with bits beyond its prefix"),
+        "net-mapped": (b'{"net":["::ffff:0:0/96"]}', "a network of IPv4 inside IPv6"),
+        "net-mapped-dots": (b'{"net":["::ffff:0.0.0.0/96"]}', "the same network, its last bits as IPv4"),
+        "net-mapped-part": (b'{"net":["::ffff:a00:0/104"]}', "10.0.0.0/8 inside IPv6"),
+        "net-zeros": (b'{"net":["2001:db8:0:0:1::1/128"]}', "of equal runs of zeros the first one is left out"),
+        "net-one-zero": (b'{"net":["2001:db8:1::1:1:1:1/128"]}', "a single group of zeros is written as 0"),
+        "net-upper-case": (b'{"net":["2001:DB8::/32"]}', "hex digits in upper case"),
+        "net-dots": (b'{"net":["64:ff9b::192.0.2.0/120"]}', "the last bits as IPv4"),
+        "net-zone": (b'{"net":["fe80::%eth0/64"]}', "a network with a zone"),
+        "net-no-prefix": (b'{"net":["192.0.2.7"]}', "an address without the length of its prefix"),
+        "net-mask": (b'{"net":["10.0.0.0/255.0.0.0"]}', "a mask"),
         "not-utf8": (b'{"task":"\xff"}', "not UTF-8"),
     }
     unknown = {
@@ -78,6 +88,17 @@ def members() -> Vectors:
         "net-inside": vector("6.1", "grant", after({"net": ["10.0.0.0/8", "192.0.2.0/24"]}), "in one of them"),
         "net-mapped": vector(
             "6.1", "grant", after({"net": ["192.0.2.0/24"]}), "IPv4 inside IPv6", request={"peer": "::ffff:192.0.2.7"}
+        ),
+        "net-ipv6": vector(
+            "6.1", "grant", after({"net": ["2001:db8:0:0:1::/80"]}), "RFC 5952", request={"peer": "2001:db8:0:0:1::9"}
+        ),
+        "net-all-of-ipv6": vector("6.1", "network_not_allowed", after({"net": ["::/0"]}), "an IPv4 address is in none"),
+        "net-mapped-in-ipv6": vector(
+            "6.1",
+            "network_not_allowed",
+            after({"net": ["::/0"]}),
+            "IPv4 inside IPv6 is unwrapped, and so in no network of IPv6",
+            request={"peer": "::ffff:192.0.2.7"},
         ),
         "require-call-missing": vector("6.1", "proof_missing", after({"require": ["call"]}), "the task's token itself"),
         "fresh-any": vector("6.1", "grant", after({"fresh": 60_000}), "the view is younger"),

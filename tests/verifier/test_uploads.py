@@ -2,6 +2,7 @@
 """The arguments of a multipart body: one form of it is read, every other one refused."""
 
 import hashlib
+import html
 from typing import Any
 
 import httpx2
@@ -82,6 +83,29 @@ def test_fields_and_files_are_arguments() -> None:
 def test_any_other_form_is_refused(raw: bytes) -> None:
     """Two parsers could see different fields in it."""
     assert read(raw) is None
+
+
+NEW = "\U0001f600"  # of Unicode 6.1: a parser drops it if its Python is older than the character
+
+
+@pytest.mark.parametrize(
+    ("filename", "is_kept"),
+    [
+        *((name, True) for name in ("a.txt", "\u0444\u043e\u0442\u043e", "\u5199\u771f", f"{NEW}.png", f"a/{NEW}b")),
+        *((name, False) for name in (NEW, f"a/{NEW}", f"a\\{NEW}", f"..{NEW}", "\u200b", "a\u0085b", "\u0378")),
+    ],
+)
+def test_each_parser_keeps_the_file(filename: str, is_kept: bool) -> None:
+    """The name has a character behind its last slash that every version of Python can print."""
+    assert (
+        read(body(FILE.replace(b"a.txt", html.escape(filename).replace("\\", "&bsol;").encode()))) is not None
+    ) == is_kept
+
+
+@pytest.mark.parametrize("name", [NEW, "\u0378", "\ua7cb", "\u200b"])
+def test_the_name_of_a_field_is_judged_alike_on_each_version(name: str) -> None:
+    """Whether Python knows a character does not matter."""
+    assert read(body(FIELD.replace(b"note", name.encode()))) == {name: "hello"}
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,6 @@ an answer of the policy.
 """
 
 import hmac
-import ipaddress
 import json
 import time
 from collections.abc import Awaitable, Mapping
@@ -39,6 +38,7 @@ from arx_caps.gateway.deciders.decider import Hosts
 from arx_caps.gateway.oauth_resource import OAuthResource
 from arx_caps.gateway.settings import DeciderTerms
 from arx_caps.secret_source import read_secret
+from arx_verifier.addresses import read_address, write_address
 from arx_verifier.enforcement import Enforcement, RefusedCall, RouteMap, collect_headers, read_traceparent
 from arx_verifier.errors import (
     REASONS,
@@ -420,10 +420,8 @@ def _shown(grant: Grant) -> Object:
 def _client_of(question: AuthZenQuestion) -> str | None:
     """Return the address of the caller as the PEP says it; a rule about networks refuses a call without one."""
     address = question.context.get("ip")
-    try:
-        return str(ipaddress.ip_address(address)) if isinstance(address, str) else None
-    except ValueError:
-        return None
+    found = read_address(address) if isinstance(address, str) else None
+    return write_address(found) if found is not None else None
 
 
 def _now_ms() -> int:

@@ -4,9 +4,10 @@
 import re
 from collections.abc import Iterable
 from typing import Final
-from urllib.parse import SplitResult, urlencode, urlsplit
+from urllib.parse import SplitResult, urlencode
 
 from arx_caps.realm import LOOPBACK
+from arx_verifier.addresses import split_url
 from arx_verifier.errors import RequestError
 
 MAX_CHARS: Final = 512
@@ -72,10 +73,10 @@ def _is_loopback(parts: SplitResult) -> bool:
 def _split(uri: str) -> SplitResult | None:
     if len(uri) > MAX_CHARS or _CHARACTERS.fullmatch(uri) is None:
         return None
-    try:
-        parts = urlsplit(uri)
-        parts.port  # noqa: B018 - raises for a port beyond 65535
-    except ValueError:
+    parts = split_url(uri)
+    if parts is None or (not parts.netloc and parts.path.startswith("//")):  # of such a path readers differ
         return None
-    # ``urlsplit`` writes a scheme in lower case and drops an empty query: such a URI has two forms.
-    return parts if parts.geturl() == uri else None
+    # ``urlsplit`` writes a scheme in lower case and drops an empty query: such a URI has two forms.  ``geturl`` itself
+    # depends on the version of Python.
+    authority, query = f"//{parts.netloc}" if parts.netloc else "", f"?{parts.query}" if parts.query else ""
+    return parts if f"{parts.scheme}:{authority}{parts.path}{query}" == uri else None

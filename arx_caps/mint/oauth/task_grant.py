@@ -3,7 +3,6 @@
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal, NamedTuple, Self
-from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Meta
@@ -21,6 +20,7 @@ from arx_caps.mint.policy.issuers import Subject
 from arx_caps.mint.tasks.issue import TaskRequest, start_task
 from arx_caps.mint.tasks.liveness import session_targets
 from arx_caps.mint.tasks.sessions import open_for
+from arx_verifier.addresses import split_url
 from arx_verifier.errors import GrantError, RevokedError, refusal
 
 DETAILS_TYPE: Final = "arx_task"
@@ -210,11 +210,8 @@ def audience_at(audiences: Mapping[str, tuple[str, ...]], resource: str) -> str 
         audiences: Origins by audience.
         resource: A URL (RFC 8707).
     """
-    try:
-        parts = urlsplit(resource)
-    except ValueError:
-        return None
-    if len(resource) > MAX_RESOURCE_CHARS or not resource.isascii() or not resource.isprintable() or parts.fragment:
+    parts = split_url(resource) if len(resource) <= MAX_RESOURCE_CHARS and resource.isascii() else None
+    if parts is None or parts.fragment:
         return None
     origin = f"{parts.scheme}://{parts.netloc}"
     return next((audience for audience, origins in audiences.items() if origin in origins), None)

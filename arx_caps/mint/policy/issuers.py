@@ -7,15 +7,14 @@
 import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Final, Literal, NamedTuple, TypeAlias
-from urllib.parse import urlsplit
 
 from msgspec import field
 
 from arx_caps.mint.policy.claims import Claims, check_claims, keeps
 from arx_caps.mint.policy.parse import PolicyEntry, PolicyTable, checked_text, duration, several, text_that
 from arx_caps.mint.policy.roles import ROLES
-from arx_caps.server_process import is_loopback
 from arx_verifier import names
+from arx_verifier.addresses import is_loopback, split_url
 from arx_verifier.errors import shorten
 
 # Signatures only: a verifier of an HMAC can also forge it.
@@ -45,15 +44,11 @@ def _wrong_place(jwks: str) -> str | None:
     scheme, colon, _ = jwks.partition("://")
     if not colon:
         return None if jwks and jwks.isprintable() else "expected the name of a file, or an https: URL"
-    # ``urlsplit`` raises for a broken IPv6 address. A login would be in the log, and a fragment is never sent.
-    try:
-        parts = urlsplit(jwks)
-        host, login = parts.hostname or "", parts.username is not None
-    except ValueError:
-        host, login = "", False
-    if not host or login or parts.fragment:
+    # A login would be in the log, and a fragment is never sent.
+    parts = split_url(jwks)
+    if parts is None or not parts.hostname or parts.username is not None or parts.fragment:
         return "expected a URL such as https://idp.example/keys, without a login or a fragment"
-    if scheme == "https" or (scheme == "http" and is_loopback(host)):
+    if scheme == "https" or (scheme == "http" and is_loopback(parts.hostname)):
         return None
     # An attacker on the network could answer a plain request with its own keys, and sign any token.
     return "expected an https: URL, or http: for a loopback address"

@@ -5,9 +5,9 @@ A struct's annotations are the grammar of its table, and each ``read_…`` check
 with parameters are in ``templates``, and grants in ``model``.
 """
 
-import ipaddress
 import re
 from collections.abc import Mapping
+from ipaddress import IPv6Address
 from typing import Annotated, Any, Final, Literal, TypeAlias
 
 from msgspec import Meta, field
@@ -41,9 +41,7 @@ from arx_caps.mint.policy.parse import (
     text_that,
 )
 from arx_caps.mint.policy.templates import TemplateRule, check_rule, read_params
-from arx_verifier import names
-from arx_verifier.constraints import text
-from arx_verifier.errors import MalformedTokenError, shorten
+from arx_verifier import addresses, names
 from arx_verifier.token import MAX_FRESH_MS, MAX_HOPS
 
 DEFAULT_DEPTH: Final = 4  # enough for usual delegations; the author of a policy decides on longer chains
@@ -55,9 +53,9 @@ _PORTS: Final = {"http": 80, "https": 443}
 
 def _wrong_network(network: str) -> str | None:
     try:
-        text.cidr(network)
-    except MalformedTokenError as error:
-        return f"{error}; got {shorten(network)}"
+        addresses.read_network(network)
+    except ValueError as error:
+        return str(error)
     return None
 
 
@@ -68,12 +66,11 @@ def _place(origin: str) -> tuple[str, str, int] | None:
         return None
     scheme, address, name, digits = match.groups()
     port = int(digits) if digits else _PORTS[scheme]
-    try:
-        # One spelling for each address: otherwise one origin could belong to two audiences.
-        one_spelling = address is None or str(ipaddress.IPv6Address(address)) == address
-    except ValueError:
+    # One spelling for each address: otherwise one origin could belong to two audiences.
+    found = addresses.read_address(address) if address is not None else None
+    if address is not None and (not isinstance(found, IPv6Address) or addresses.write_address(found) != address):
         return None
-    return (scheme, address or name, port) if one_spelling and port <= 65535 else None
+    return (scheme, address or name, port) if port <= 65535 else None
 
 
 Pattern: TypeAlias = Annotated[

@@ -31,7 +31,8 @@ from arx_caps.mint.api.metrics import Metrics
 from arx_caps.mint.api.problems import type_of
 from arx_caps.mint.runtime import MintRuntime, need_store
 from arx_caps.realm import PASSPHRASE_VARIABLE, Realm, default_folder
-from arx_caps.server_process import collect_rarely, has_terminal, is_loopback, open_listener, stop_at_eof
+from arx_caps.server_process import collect_rarely, has_terminal, open_listener, stop_at_eof
+from arx_verifier.addresses import is_loopback
 from arx_verifier.errors import ArxError, SettingsError
 
 PROGRAM: Final = "arx_caps.mint.server.serve"  # this module, as a program

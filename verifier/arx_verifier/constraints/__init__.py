@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         wrong_in,
     )
     from arx_verifier.constraints.scalars import NUMBERS, TEXTS, is_decimal, is_integer
+    from arx_verifier.constraints.text import is_one_line
 else:
     __getattr__, __dir__ = open_door(
         __name__,
@@ -46,6 +47,7 @@ else:
                 "permits permits_with_any read_rule explain_first wrong_in could_permit"
             ),
             "scalars": "NUMBERS TEXTS is_decimal is_integer",
+            "text": "is_one_line",
         },
     )
 
@@ -69,6 +71,7 @@ __all__ = [
     "explain_last",
     "is_decimal",
     "is_integer",
+    "is_one_line",
     "kinds_of",
     "merge",
     "permits",

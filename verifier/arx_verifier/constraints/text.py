@@ -4,17 +4,18 @@
 Matching is lexical: no file system, no name lookup, no decoding of escapes.
 """
 
-import ipaddress
 import re
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple, TypeAlias
+from ipaddress import IPv6Address
+from typing import Any, Final, NamedTuple
 
+import arx_verifier.addresses as addresses
+from arx_verifier.addresses import Address
 from arx_verifier.constraints.scalars import Test, is_text, same_text
 from arx_verifier.errors import MalformedTokenError
 
 # Holders write these operands and verifiers must run them, so nothing takes more than linear time, and nothing
 # backtracks.  Text that two readers could understand differently matches nothing, not even under ``not``.
-_Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 # A path can mean another one through control characters, a backslash, an empty segment, an escaped dot, slash,
 # backslash, NUL or per cent sign (decoded twice somewhere), and segments of dots only, also before a path parameter
@@ -111,14 +112,12 @@ def cidr(operand: Any) -> Test:
     Raises:
         MalformedTokenError: The operand is not a network in canonical form.
     """
+    if type(operand) is not str:
+        raise MalformedTokenError("cidr: expected a network such as 10.0.0.0/8")
     try:
-        network = ipaddress.ip_network(operand) if type(operand) is str else None
+        network = addresses.read_network(operand)
     except ValueError as error:
-        raise MalformedTokenError("cidr must be a network such as '10.0.0.0/8', without host bits") from error
-    if network is None or str(network) != operand:
-        raise MalformedTokenError("cidr must be in canonical form, such as '10.0.0.0/8' or '2001:db8::/32'")
-    if isinstance(network, ipaddress.IPv6Network) and network.network_address.ipv4_mapped is not None:
-        raise MalformedTokenError("cidr must name an IPv4 network as such, not inside IPv6")
+        raise MalformedTokenError(f"cidr: {error}") from None
     version = network.version
 
     def speaks(value: Any) -> bool:
@@ -128,7 +127,7 @@ def cidr(operand: Any) -> Test:
     return speaks, lambda value: (address := read_address(value)) is not None and address in network
 
 
-def read_address(value: Any) -> _Address | None:
+def read_address(value: Any) -> Address | None:
     """Parse an IP address strictly: no zone, no leading zeros, no short form; IPv4 inside IPv6 is unwrapped.
 
     Returns:
@@ -136,13 +135,7 @@ def read_address(value: Any) -> _Address | None:
     """
     if type(value) is not str or len(value) > _MAX_ADDRESS_CHARS or "%" in value:
         return None
-    try:
-        address = ipaddress.ip_address(value)
-    except ValueError:
-        return None
-    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
-        return address.ipv4_mapped
-    return address
+    return addresses.read_address(value)
 
 
 class _Location(NamedTuple):
@@ -212,7 +205,7 @@ def _one_form(host: str) -> str | None:
     """Return a host in canonical form; None for odd IP notations and for text that is no host."""
     if host.startswith("["):
         address = read_address(host[1:-1])
-        return f"[{address.compressed}]" if isinstance(address, ipaddress.IPv6Address) else None
+        return f"[{addresses.write_address(address)}]" if isinstance(address, IPv6Address) else None
     host = host.lower()
     labels = host.split(".")
     if _NUMBER_LIKE.fullmatch(labels[-1]) is not None:

@@ -1,15 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The address of a caller behind trusted proxies, for the caveat ``net``.  SPEC 6.1."""
 
-import ipaddress
 from collections.abc import Iterable
 from functools import lru_cache
-from typing import Final, TypeAlias
+from ipaddress import ip_network
+from typing import Final
 
+from arx_verifier.addresses import Address, Network, read_address, write_address
 from arx_verifier.errors import SettingsError
-
-Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
-Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 _MAX_CHARS: Final = 64  # the longest address, in brackets and with a port, has 53; bounds the entries of the caches
 
@@ -28,7 +26,7 @@ class Peers:
         self._trusted: list[Network] = []
         for text in trusted_proxies:
             try:
-                self._trusted.append(ipaddress.ip_network(text))
+                self._trusted.append(ip_network(text))
             except ValueError as error:
                 raise SettingsError(f"{text!r:.60} is not a network like 10.0.0.0/8") from error
 
@@ -49,14 +47,14 @@ class Peers:
             return _spelled(client) if len(client) <= _MAX_CHARS else None
         address = _read(client)
         if address is None or not self._trusts(address):
-            return str(address) if address is not None else None
+            return write_address(address) if address is not None else None
         # From the right: each trusted proxy appended the address that it saw.  The first address of another machine is
         # the caller; what is left of it, the caller wrote itself.
         for text in reversed([part for value in forwarded for part in value.split(",")]):
             address = _read(text.strip())
             if address is None or not self._trusts(address):
                 break
-        return str(address) if address is not None else None
+        return write_address(address) if address is not None else None
 
     def _trusts(self, address: Address) -> bool:
         return any(address in network for network in self._trusted)
@@ -73,15 +71,10 @@ def _read_short(text: str) -> Address | None:
         text = text[1:].partition("]")[0]
     elif text.count(":") == 1:
         text = text.partition(":")[0]
-    try:
-        address = ipaddress.ip_address(text)
-    except ValueError:
-        return None
-    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-    return mapped if mapped is not None else address
+    return read_address(text)
 
 
 @lru_cache(maxsize=4096)
 def _spelled(text: str) -> str | None:
     address = _read_short(text)
-    return str(address) if address is not None else None
+    return write_address(address) if address is not None else None

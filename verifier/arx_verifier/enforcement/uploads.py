@@ -9,7 +9,9 @@ import hashlib
 import html
 import re
 from typing import Any, Final
+from unicodedata import ucd_3_2_0
 
+from arx_verifier.constraints import is_one_line
 from arx_verifier.errors import RequestError
 
 MAX_PARTS: Final = 256  # bounds the work of reading a body
@@ -23,6 +25,7 @@ _DISPOSITION: Final = re.compile(
 )
 _CONTENT_TYPE: Final = re.compile(rb"content-type: ([a-z0-9!#$&^_.+/-]{1,127}(?:; ?charset=utf-8)?)", re.IGNORECASE)
 _TEXT: Final = re.compile("text/plain(?:; ?charset=utf-8)?", re.IGNORECASE)
+_SLASHES: Final = re.compile(r"[/\\]")
 _CHARSET: Final = "_charset_"  # RFC 7578 4.6: the name of a field with the charset of all others
 
 
@@ -70,17 +73,27 @@ def _read_part(part: bytes) -> tuple[str, Any]:
     except UnicodeDecodeError:
         raise RequestError("the multipart body has a name or a field that is not UTF-8") from None
     # Django strips a name: `amount` and ` amount` are one field there.
-    if not name.isprintable() or name != name.strip() or name == _CHARSET:
+    if not is_one_line(name) or name != name.strip() or name == _CHARSET:
         raise RequestError(f"the multipart body: expected a plain name of a field, got {name!r:.80}")
-    # Django resolves entities and takes what is behind the last slash: without a name, it drops the file.
-    plain = html.unescape(filename)  # empty for an entity of a control character, which HTML does not allow
-    if plain[-1:] in ("", ".", "/", "\\") or not plain.isprintable():
+    if not _is_kept(filename):
         raise RequestError(f"the file {name!r:.80} of the multipart body: expected a plain filename")
     if named[2]:
         return name, {"digest": digest_of(data), "size": len(data), "content_type": content_type}
     if content_type and not _TEXT.fullmatch(content_type):
         raise RequestError(f"the field {name!r:.80} of the multipart body: expected text, or a filename")
     return name, text
+
+
+def _is_kept(filename: str) -> bool:
+    """Return whether each parser keeps a file of this name."""
+    # Django resolves entities, takes what is behind the last slash, and drops from it what its Python cannot print.
+    # Without a name, it drops the file.
+    plain = html.unescape(filename)  # empty for an entity of a control character, which HTML does not allow
+    if plain[-1:] in ("", ".", "/", "\\") or not is_one_line(plain):
+        return False
+    # Each version of Python prints more characters than the one before; those of Unicode 3.2 are printed by all.
+    last = _SLASHES.split(plain)[-1].replace(".", "")
+    return any(character.isprintable() and ucd_3_2_0.category(character) != "Cn" for character in last)
 
 
 def digest_of(data: bytes) -> str:

@@ -19,6 +19,7 @@ import msgspec
 from msgspec import Meta
 
 import arx_verifier.tls as tls
+from arx_verifier.addresses import split_url
 from arx_verifier.errors import SettingsError
 from arx_verifier.revocation.history import HistoryPlace
 from arx_verifier.revocation.store_link import (
@@ -174,7 +175,7 @@ class RelayAddress:
     """
 
     def __init__(self, url: str, password: str | None = None, *, ca: str | None = None) -> None:
-        parts = urlsplit(url)
+        parts = split_url(url) or urlsplit("")
         try:
             port, query = parts.port, parse_qs(parts.query, strict_parsing=bool(parts.query))
         except ValueError:

@@ -3,6 +3,7 @@
 
 import binascii
 import random
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 from urllib.parse import unquote, urlsplit
@@ -13,6 +14,7 @@ from redis.connection import Connection, ConnectionPool, SSLConnection, parse_ur
 from redis.retry import Retry
 
 import arx_verifier.tls as tls
+from arx_verifier.addresses import split_url
 from arx_verifier.errors import SettingsError
 
 FORMS: Final = "unix://, redis://, rediss://, redis+sentinel:// or redis+cluster:// (both also with rediss)"
@@ -24,6 +26,7 @@ REFUSED: Final = {
     False: "the cluster's nodes refused the user or password",
 }
 NOT_PERMITTED: Final = "`arx redis acl --role verifier` prints what a follower needs"
+_AUTHORITY_END: Final = re.compile(r"[/?#]")  # RFC 3986 3.2
 PORTS: Final = {"sentinel": 26379, "cluster": 6379}
 
 
@@ -186,8 +189,10 @@ def _read_many(kind: str, several: str, rest: str) -> tuple[list[tuple[str, int]
     """Parse a URL of several servers into hosts, service and settings of redis-py."""
     if kind not in ("redis", "rediss") or several not in PORTS:
         raise ValueError("unknown scheme")
-    parts = urlsplit(f"{kind}://{rest}")
-    login, at, listed = parts.netloc.rpartition("@")
+    # The hosts are split off first: some versions of Python refuse several, one of them in brackets.
+    netloc = _AUTHORITY_END.split(rest, maxsplit=1)[0]
+    parts = urlsplit(f"{kind}://any{rest[len(netloc) :]}")
+    login, at, listed = netloc.rpartition("@")
     hosts = [_host(name, PORTS[several]) for name in listed.split(",")]
     service, _, db = parts.path.strip("/").partition("/")
     if "@" in login:
@@ -200,8 +205,8 @@ def _read_many(kind: str, several: str, rest: str) -> tuple[list[tuple[str, int]
 
 
 def _host(text: str, port: int) -> tuple[str, int]:
-    parts = urlsplit(f"//{text}")
-    if not parts.hostname or parts.path or parts.username is not None:
+    parts = split_url(f"//{text}")
+    if parts is None or not parts.hostname or parts.path or parts.username is not None:
         raise ValueError("not a host")
     return parts.hostname, parts.port or port
 

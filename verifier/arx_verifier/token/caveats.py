@@ -5,13 +5,13 @@
 members once a chain is authenticated.
 """
 
-import ipaddress
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal, Self, TypeVar
 
 import msgspec
 from msgspec import Meta
 
+import arx_verifier.addresses as addresses
 import arx_verifier.amounts as amounts
 import arx_verifier.jcs as jcs
 import arx_verifier.names as names
@@ -267,22 +267,19 @@ def _unknown(raw: bytes) -> UnknownCaveatError | None:
     return UnknownCaveatError(f"this version does not know the caveat {', '.join([ascii(n)[:24] for n in unknown])}")
 
 
-def read_network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
-    """Parse one network in CIDR form.
+def read_network(text: str) -> addresses.Network:
+    """Parse a network of ``net``.
 
     Args:
         text: For example ``10.0.0.0/8``.
 
     Raises:
-        MalformedTokenError: It is not in canonical form, or has bits beyond its prefix.
+        MalformedTokenError: As ``addresses.read_network`` raises ``ValueError``.
     """
     try:
-        network = ipaddress.ip_network(text, strict=True)
+        return addresses.read_network(text)
     except ValueError as error:
-        raise MalformedTokenError(f"`net` holds networks such as 10.0.0.0/8, not {text[:40]!r}") from error
-    if str(network) != text:  # a mask, a host mask, no prefix: another reader may read them as another network
-        raise MalformedTokenError(f"`net` holds networks in their one form, such as {network}")
-    return network
+        raise MalformedTokenError(f"`net`: {error}") from None
 
 
 def canonical_hop(text: str) -> bytes:

@@ -6,7 +6,6 @@ field in ``token.caveats`` and a row here.  ``compiled_caveats`` reads ``allow``
 rows; ``holder_proof`` reads ``key`` and ``sig``.
 """
 
-import ipaddress
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from operator import attrgetter
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 import arx_verifier.limits as limits
 import arx_verifier.verification.reasons as reasons
+from arx_verifier.addresses import Network, read_address
 from arx_verifier.constraints import WireRule, compile_wire
 from arx_verifier.errors import Failure, MalformedTokenError, shorten
 from arx_verifier.request import AccessRequest
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from arx_verifier.token import ThirdPartyCaveat
 
 Spend: TypeAlias = tuple[str, str, str, str, int]  # pool, unit, max, period, opened
-Networks: TypeAlias = tuple[tuple[str, ipaddress.IPv4Network | ipaddress.IPv6Network], ...]  # as written, and read
+Networks: TypeAlias = tuple[tuple[str, Network], ...]  # as written, and read
 
 
 class Condition(NamedTuple):
@@ -188,15 +188,8 @@ def _judge_peer(place: str, networks: Networks, request: AccessRequest) -> Refus
     return Refused("network_not_allowed", (failure,))
 
 
-@lru_cache(maxsize=1024)
-def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    try:
-        address = ipaddress.ip_address(text)
-    except ValueError:
-        return None
-    # A dual-stack socket reports an IPv4 peer as ::ffff:a.b.c.d, which no IPv4 network contains.
-    mapped = getattr(address, "ipv4_mapped", None)
-    return mapped if mapped is not None else address
+# A dual-stack socket reports an IPv4 peer as ::ffff:a.b.c.d, which no IPv4 network contains: it is unwrapped.
+_address = lru_cache(maxsize=1024)(read_address)
 
 
 def _require(said: ChainRestrictions, index: int, proofs: Sequence[str], _audience: str) -> None:
