@@ -155,18 +155,19 @@ def _must(outlines: Mapping[str, Outline], taking: Sequence[str], name: str) -> 
     """Find the tools whose calls need an argument because of this caveat.
 
     Returns:
-        Tools whose rules name the argument and let it be absent; all that take it if no rule names it.
+        Tools whose rules name the argument and let it be absent.
     """
     # Where the mint's own rules require an argument, they do so beside any caveat.  Where they let it be absent, a call
     # without it could mean more than any value that is left: all orders instead of one.
-    # A tool that takes any arguments, beside tools that name this one, may not have it: requiring it could forbid the
-    # tool altogether, so it is constrained only when it comes.
-    naming = {tool for tool in taking for held in outlines.values() if held.names(tool, name)}
+    # A tool that takes any arguments may not have this one: requiring it could forbid the tool altogether, so it is
+    # constrained only when it comes, unless the holder names the tool.
     return [
         tool
         for tool in taking
-        if (tool in naming or not naming)
-        and any(held.takes(tool, name) and not held.needs(tool, name) for held in outlines.values())
+        if any(
+            held.names(tool, name) and held.takes(tool, name) and not held.needs(tool, name)
+            for held in outlines.values()
+        )
     ]
 
 

@@ -165,10 +165,30 @@ def test_under_wide_rules_args_are_by_argument_unless_tools_say_so() -> None:
     flat = wide.delegate("acme/x", args={"path": {"glob": "a/*"}})
     assert ask(flat, "orders", "read", {"path": "a/b", "other": 1}) == "ok"
     assert ask(flat, "orders", "read", {"path": "b"}) == "argument_not_allowed"
+    assert ask(flat, "orders", "status", {}) == "ok"
     by_tool = wide.delegate("acme/x", tools=["read", "ls"], args={"read": {"path": {"glob": "a/*"}}})
     assert ask(by_tool, "orders", "read", {"path": "b"}) == "argument_not_allowed"
     assert ask(by_tool, "orders", "ls", {"path": "b"}) == "ok"
     assert ask(by_tool, "orders", "rm", {"path": "a/b"}) == "tool_not_allowed"
+
+
+def test_a_tool_that_takes_any_arguments_needs_none() -> None:
+    """
+    A tool without rules for arguments may not have this one; required of the tool that the holder names, it must come.
+    """
+    held = task_with(Rule(tool="orders.get"), Rule(tool="orders.pay"))
+    given_on = held.delegate("acme/x", args={"amount": {"max": 5}})
+    assert ask(given_on, "orders", "orders.get", {"id": 7}) == "ok"
+    assert ask(given_on, "orders", "orders.pay", {"amount": 6}) == "argument_not_allowed"
+    by_tool = held.delegate("acme/x", args={"orders.pay": {"amount": {"max": 5}}})
+    assert ask(by_tool, "orders", "orders.get", {"id": 7}) == "ok"
+    assert ask(by_tool, "orders", "orders.pay", {}) == "argument_not_allowed"
+    mixed = task_with(
+        Rule(tool="orders.get"), Rule(tool="orders.pay", args={"amount": Constraint(max=9, optional=True)})
+    )
+    given_on = mixed.delegate("acme/x", args={"amount": {"max": 5}})
+    assert ask(given_on, "orders", "orders.get", {"id": 7}) == "ok"
+    assert ask(given_on, "orders", "orders.pay", {}) == "argument_not_allowed"
 
 
 MISTAKES: list[tuple[dict[str, Any], str]] = [
