@@ -33,6 +33,7 @@ ANY_FINE: Final = 1  # every taint of a session, a task or a link in its time
 ANY: Final = 2  # every taint in its time
 
 Natural = Annotated[int, Meta(ge=0, lt=2**53)]
+Id = Annotated[bytes, Meta(min_length=16, max_length=16)]
 
 
 class Writer(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -53,8 +54,8 @@ class Writer(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
     session: str
     task: str | None
     tasks: tuple[str, ...]
-    links: tuple[bytes, ...]
-    subject: bytes | None
+    links: tuple[Id, ...]
+    subject: Id | None
 
 
 class SourceGroup(NamedTuple):
@@ -256,6 +257,7 @@ def read_stamp(text: str) -> tuple[Stamp, bytes]:
     mac, payload = raw[:MAC_BYTES], raw[MAC_BYTES:]
     try:
         stamp = _READ.decode(payload)
+        _parsed(stamp.writer)  # here, as its form is a part of the stamp's: a check of the MAC proves no form
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise MalformedTokenError("this is not the stamp of a memory entry") from error
     if stamp.mac:  # the array has no such member: the MAC comes before it
@@ -273,12 +275,7 @@ def parse_stamp(text: str) -> Stamp:
     Raises:
         MalformedTokenError: It is no stamp of this version.
     """
-    stamp = read_stamp(text)[0]
-    try:
-        _parsed(stamp.writer)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise MalformedTokenError("this is not the stamp of a memory entry") from error
-    return stamp
+    return read_stamp(text)[0]
 
 
 def writer_of(facts: ChainFacts) -> bytes:
@@ -365,7 +362,10 @@ def _split(digests: bytes) -> list[bytes]:
 def _parsed(raw: bytes) -> tuple[Writer, tuple[str, ...]]:
     """Return a writer and its targets; entries of one writer share them."""
     writer = _READ_WRITER.decode(raw)
-    agents = [target for agent in (writer.agent, *writer.named) for target in agent_targets(agent)]
+    paths = (writer.agent, *writer.named)
+    if not all(map(names.is_agent_path, paths)):
+        raise msgspec.ValidationError("invalid writer: expected agent paths")
+    agents = [target for path in paths for target in agent_targets(path)]
     tasks = [f"task:{task}" for task in (writer.task, *writer.tasks) if task is not None]
     found = ["realm", f"session:{writer.session}", *tasks, *agents, *(f"link:{text_of(link)}" for link in writer.links)]
     if writer.subject is not None:
