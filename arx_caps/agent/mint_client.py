@@ -4,6 +4,7 @@
 A call whose answer is lost is repeated; what was refused is not.
 """
 
+import json
 import random
 import secrets
 import threading
@@ -25,6 +26,7 @@ from arx_verifier.errors import (
     ArxError,
     Failure,
     GrantError,
+    RequestError,
     StoreError,
     TokenError,
     UnavailableError,
@@ -131,7 +133,7 @@ class MintClient:
             UnavailableError: It answers that it cannot do this now.
             TokenError: It does not accept who is asking.
             GrantError: It refuses what is asked for.
-            RequestError: It cannot read what is asked for.
+            RequestError: It cannot read what is asked for, or JSON has no form for a value of the body.
         """
         # A lost answer leaves open whether the mint did the work.  With one key for all repeats the mint answers the
         # first result again, so that no session or task exists that its caller does not know.
@@ -167,12 +169,13 @@ class MintClient:
         headers = {**headers, "DPoP": make_dpop(key, method=method, url=url, now=self._now(), token=token)}
         if token is not None:
             headers["Authorization"] = f"DPoP {_sendable(token)}"
-        said = None if body is None else {name: value for name, value in body.items() if value is not None}
+        content = None if body is None else _encode({name: value for name, value in body.items() if value is not None})
+        if content is not None:
+            headers["Content-Type"] = "application/json"
+        about: dict[str, Any] = {"headers": headers, "content": content, "auth": None, "follow_redirects": False}
         try:
             # A redirect would carry assertion and token to where they are not for.
-            return _interruptible(
-                lambda: self._http.request(method, url, headers=headers, json=said, auth=None, follow_redirects=False)
-            )
+            return _interruptible(lambda: self._http.request(method, url, **about))
         except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
             raise StoreError(
                 f"{shorten(self.issuer)} is not the address of a mint, such as http://127.0.0.1:8700"
@@ -251,6 +254,19 @@ def _passes(outcome: httpx.Response | StoreError) -> bool:
     status = outcome.status_code
     failed = status >= httpx.codes.INTERNAL_SERVER_ERROR or status == httpx.codes.TOO_MANY_REQUESTS
     return failed or _was_sent_twice(outcome)
+
+
+def _encode(body: Body) -> bytes:
+    """Return a body as JSON.
+
+    Raises:
+        RequestError: A value has no form in JSON, such as NaN or half of a surrogate pair.
+    """
+    try:
+        return json.dumps(body, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+    except (ValueError, TypeError, RecursionError) as error:
+        # Without its cause, which has the whole body.
+        raise RequestError(f"invalid value: expected one that JSON has a form for: {error}") from None
 
 
 def _interruptible(send: Callable[[], httpx.Response]) -> httpx.Response:

@@ -255,7 +255,7 @@ class StartedTask(Task):
         Raises:
             AttenuationError: No approval is needed for this tool, or several services ask for one; or the task would
                 not allow the call with an approval either.
-            RequestError: ``why`` is too long.
+            RequestError: ``why`` is too long, or JSON has no form for an argument, such as NaN.
             GrantError: The mint does not pass this on: too many wait, arguments nested too deep, or the task is over.
             TokenError: The session is over, frozen or was killed.
             UnavailableError: The mint cannot be reached or cannot do it now.

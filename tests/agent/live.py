@@ -77,8 +77,12 @@ allow = [
   { tool = "orders.get", args = { order_id = "$order_id" } },
   { tool = "payments.refund", args = { order_id = "$order_id", amount = { range = [1, 1000] } } },
   { tool = "payments.close", args = { order_ids = { subset = ["o-1", "o-2", "o-3"] } } },
+  { tool = "payments.note", any = true },
 ]
-approvals = [{ tools = ["payments.refund"] }, { tools = ["payments.close"], need = 2, once = false, ttl = "5m" }]
+approvals = [
+  { tools = ["payments.refund", "payments.note"] },
+  { tools = ["payments.close"], need = 2, once = false, ttl = "5m" },
+]
 depth = 2
 """
 

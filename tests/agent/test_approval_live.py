@@ -2,14 +2,16 @@
 """A call that operators approve, with a real mint and real services, from the question to its end."""
 
 import threading
+import traceback
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
 
 from arx_caps.agent import Agent, Approval, Session, StartedTask, Task
 from arx_caps.embedded import EmbeddedValkey
-from arx_verifier.errors import AttenuationError, GrantError
+from arx_verifier.errors import AttenuationError, GrantError, RequestError
 from arx_verifier.verification.verifier import Verifier
 from tests.agent.live import LiveMint, judged, live_mint
 from tests.servers import free_ports, until
@@ -60,6 +62,22 @@ def task(session: Session) -> StartedTask:
 def answer(by: Callable[..., dict[str, Any]], approval: str, outcome: str = "approve", why: str | None = None) -> None:
     """Say as an operator what becomes of an approval."""
     by("POST", "/v1/approvals", body={"approval": approval, "outcome": outcome, "why": why})
+
+
+def test_what_json_has_no_form_for_is_an_error_of_the_caller(session: Session, task: StartedTask) -> None:
+    """
+    In arguments, reasons and parameters: an error of ARx, whatever the value, without what else was sent.
+    """
+    for value in ("a\ud800", float("nan"), float("inf"), {1}, b"x", [["\udfff"]]):
+        calls: list[Callable[[], object]] = [
+            partial(task.ask_approval, "payments.note", {"text": value, "other": "secret-1"}),
+            partial(session.start_task, "payout", order_id=value),
+        ]
+        calls += [partial(task.ask_approval, "payments.refund", REFUND, why=value)] if isinstance(value, str) else []
+        for call in calls:
+            with pytest.raises(RequestError, match="JSON has a form for") as raised:
+                call()
+            assert "secret-1" not in "".join(traceback.format_exception(raised.value))
 
 
 def test_a_refund_waits_for_an_operator_and_passes_once(mint: LiveMint, payments: Verifier, task: StartedTask) -> None:
