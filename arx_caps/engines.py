@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Open a database, SQLite or PostgreSQL, and map its failures to ARx errors.
 
-Tables are defined elsewhere.
+Tables are defined elsewhere; waits for PostgreSQL are bounded in ``bounded_waits``.
 """
 
 import contextlib
@@ -25,6 +25,7 @@ from sqlalchemy.exc import (
     SQLAlchemyError,
 )
 
+from arx_caps.commit_watch import CommitWatch
 from arx_caps.installation import install_line
 from arx_verifier.errors import GrantError, RequestError, SettingsError, StoreError
 
@@ -33,17 +34,35 @@ BUSY_S: Final = 5  # how long a writer waits for another one, or for a connectio
 STUCK_S: Final = 10  # a mint that hangs in a transaction must not block the others for longer
 CACHE_KIB: Final = 32 * 1024  # per SQLite connection: holds the index pages that a large log touches again and again
 WAL_PAGES: Final = 4096  # 16 MiB between checkpoints of SQLite's write-ahead log: a hot page is then copied once
-POOL: Final = 16  # connections kept, and as many more under load; two mints fit into PostgreSQL's usual 100
+POOL: Final = 16  # connections kept, and half as many more under load; two mints fit into PostgreSQL's usual 100
+URGENT_POOL: Final = 2  # connections kept for what must not wait for other calls, and three times as many more
 READY: Final = 8  # of these, how many each of the two `Connections` of an engine keeps checked out
 READING: Final = "arx_reading"  # execution option: a transaction of SQLite that takes no write lock
 
 
-def open_engine(url: str) -> Engine:
+# SQLSTATE, and what it means to an operator; others are named by their class.
+_CAUSES: Final = {
+    "25006": "it is read-only: its server is a standby, or was made read-only; connect to the primary",
+    "53100": "its disk is full",
+    "53300": "it has no connection left: raise `max_connections`, or end what uses them",
+}
+
+
+def open_engine(
+    url: str,
+    *,
+    answer_s: float | None = None,
+    commits: CommitWatch | None = None,
+    urgent: bool = False,
+) -> Engine:
     """Open a database.
 
     Args:
         url: In SQLAlchemy's form, such as ``sqlite:////srv/acme/mint.db`` or ``postgresql://arx@db.example/arx``.  The
             environment variable ``ARX_DATABASE_PASSWORD`` may hold its password.
+        answer_s: The longest wait for PostgreSQL's answer to a statement, s; None for no bound.
+        commits: Bounds the wait for PostgreSQL's answer to a commit, and notes those without one; None for no bound.
+        urgent: Whether the engine is for what must not wait for other calls: with a small pool of its own.
 
     Returns:
         The engine; no connection is made yet.
@@ -62,7 +81,7 @@ def open_engine(url: str) -> Engine:
             event.listen(engine, "begin", _on_sqlite_begin)
             return engine
         if parts.drivername in ("postgresql", "postgresql+psycopg"):
-            return _open_postgresql(parts)
+            return _open_postgresql(parts, answer_s, commits, urgent=urgent)
     except ImportError:
         raise SettingsError(f"PostgreSQL needs its driver: type `{install_line('postgres')}`") from None
     except (ArgumentError, NoSuchModuleError, ValueError):
@@ -168,10 +187,20 @@ def database_errors(name: str) -> Iterator[None]:
     except DataError:  # PostgreSQL keeps no zero character in a text
         raise RequestError("a text holds a character that the database cannot store; remove it") from None
     except SQLAlchemyError as error:
-        # Its text would quote statement and values.
-        refused = "certificate" in str(getattr(error, "orig", "")).lower()
-        why = "its server's certificate was refused: see `sslrootcert` in its URL" if refused else type(error).__name__
-        raise StoreError(f"{name} did not answer ({why})") from None
+        raise StoreError(f"{name} did not answer ({cause_of(error)})") from None
+
+
+def cause_of(error: SQLAlchemyError) -> str:
+    """Return why a database failed, for people, without statement and values, which its own text would quote."""
+    original = getattr(error, "orig", None)
+    if isinstance(original, TimeoutError):
+        return str(original)
+    text, state = str(original).lower(), getattr(original, "sqlstate", None)
+    # A connection is refused without a SQLSTATE, and SQLite has none.
+    state = "25006" if "session is read-only" in text or "readonly database" in text else state
+    if "certificate" in text:
+        return "its server's certificate was refused: see `sslrootcert` in its URL"
+    return _CAUSES.get(state or "", type(error).__name__)
 
 
 def run_text(connection: Connection, text: str, values: Any = ()) -> tuple[list[tuple[Any, ...]], int]:
@@ -208,20 +237,33 @@ def run_text(connection: Connection, text: str, values: Any = ()) -> tuple[list[
     return rows, cursor.rowcount
 
 
-def _open_postgresql(url: URL) -> Engine:
+def _open_postgresql(url: URL, answer_s: float | None, commits: CommitWatch | None, *, urgent: bool) -> Engine:
+    from arx_caps.bounded_waits import BoundedConnection
+
     password = os.environ.get(PASSWORD_VARIABLE)
     if password and not url.password:
         url = url.set(password=password)
-    settings: dict[str, Any] = {"connect_timeout": BUSY_S}
+    settings: dict[str, Any] = {"connect_timeout": BUSY_S if answer_s is None else max(2, round(answer_s))}
     if "options" not in url.query:
         settings["options"] = f"-c lock_timeout={BUSY_S}s -c idle_in_transaction_session_timeout={STUCK_S}s"
+    # A host that is gone sends nothing: without these its connections would be waited at for a quarter of an hour.
+    kept = {"keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3, "tcp_user_timeout": STUCK_S * 1000}
+    settings |= {name: value for name, value in kept.items() if name not in url.query}
+    size, more = (URGENT_POOL, 3 * URGENT_POOL) if urgent else (POOL, POOL // 2)
     engine = create_engine(
         url.set(drivername="postgresql+psycopg"),
         connect_args=settings,
-        pool_size=POOL,
-        max_overflow=POOL,
+        pool_size=size,
+        max_overflow=more,
         pool_timeout=BUSY_S,
     )
+
+    def connect(_: Any, __: Any, arguments: Any, named: Any) -> Any:
+        connection = BoundedConnection.connect(*arguments, **named)
+        connection.bound(answer_s, commits)
+        return connection
+
+    event.listen(engine, "do_connect", connect)
     event.listen(engine, "checkout", _on_postgresql_checkout)
     return engine
 

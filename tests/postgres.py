@@ -13,6 +13,8 @@ from typing import Any
 import psycopg
 from sqlalchemy.engine import URL
 
+from tests.servers import until
+
 # What a crash of the server could lose does not matter here: only mints are killed.
 FAST = ("fsync", "synchronous_commit", "full_page_writes")
 
@@ -42,6 +44,39 @@ class Postgres:
         for setting in FAST:
             self._admin.execute(f"ALTER SYSTEM SET {setting} = on")
         self._admin.execute("SELECT pg_reload_conf()")
+
+    @contextlib.contextmanager
+    def hanging_commits(self) -> Iterator[None]:
+        """Have every commit wait, as for a synchronous standby that is silent; those that wait end with this."""
+        self._set(synchronous_standby_names="silent", synchronous_commit="on")
+        try:
+            yield
+        finally:
+            self._set(synchronous_standby_names="", synchronous_commit="off")
+
+    @contextlib.contextmanager
+    def read_only(self, url: str) -> Iterator[None]:
+        """Refuse every change in a database, as a primary does that was made a standby."""
+        for change in ("SET default_transaction_read_only = on", "RESET default_transaction_read_only"):
+            self._admin.execute(f"ALTER DATABASE {name_of(url)} {change}")
+            self._admin.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (name_of(url),)
+            )
+            if change.startswith("SET"):
+                yield
+
+    def _set(self, **settings: str) -> None:
+        for name, value in settings.items():
+            self._admin.execute(f"ALTER SYSTEM SET {name} = '{value}'")
+        self._admin.execute("SELECT pg_reload_conf()")
+        # A new process of the server has what its postmaster has read.
+        for name, value in settings.items():
+            until(lambda name=name, value=value: self._setting(name) == value)  # type: ignore[misc]
+
+    def _setting(self, name: str) -> str:
+        with psycopg.connect(host=self.host, user="postgres", dbname="postgres") as fresh:
+            row = fresh.execute("SELECT current_setting(%s)", (name,)).fetchone()
+            return str(row[0]) if row else ""
 
     def url(self, name: str) -> str:
         """Return a database's URL."""

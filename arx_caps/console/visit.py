@@ -4,6 +4,7 @@
 A page is a function that gets a ``Visit`` and returns a response; it runs in a thread.
 """
 
+import asyncio
 import contextlib
 import hmac
 import http
@@ -23,7 +24,7 @@ from arx_caps.mint.api.access_log import id_of, note
 from arx_caps.mint.api.admission import count_unproven, require_admitted
 from arx_caps.mint.api.app import ENDPOINTS
 from arx_caps.mint.api.browser import cookie_name, peer_of, set_cookie
-from arx_caps.mint.api.endpoint import Endpoint, RouteAnswer, RouteCall, call_endpoint
+from arx_caps.mint.api.endpoint import URGENT_THREADS, Endpoint, RouteAnswer, RouteCall, call_endpoint
 from arx_caps.mint.api.problems import find_code
 from arx_caps.mint.api.routes.console import OPEN_PATH
 from arx_caps.mint.context import MintContext
@@ -35,6 +36,7 @@ from arx_caps.mint.identity.console_session import (
     find_console_session,
     find_link,
     keep_draft,
+    note_console_use,
     read_secret,
 )
 from arx_caps.mint.identity.operator_role import actions_of_operator, may
@@ -191,7 +193,7 @@ class Visit:
         """
         try:
             # A page that is left open does not keep its operator signed in.
-            session = find_console_session(self.mint, self._secret, used=False)
+            session = find_console_session(self.mint, self._secret)
             if session is None:
                 return False
             # As each call was judged at its beginning, with freezes and the arguments of rules.
@@ -273,12 +275,14 @@ class Page(NamedTuple):
         path: The path, in Starlette's form.
         answer: Answers a visit, in a thread.
         open: Whether it needs no signed-in operator.
+        urgent: Whether it is answered by threads and connections that no other page can take.
     """
 
     method: str
     path: str
     answer: Callable[[Visit], Response]
     open: bool = False
+    urgent: bool = False
 
 
 async def answer_page(pages: Mapping[str, Page], request: Request) -> Response:
@@ -302,10 +306,20 @@ async def answer_page(pages: Mapping[str, Page], request: Request) -> Response:
         return Response(status_code=400)
     except ArxError as error:
         return show_error(Visit(request, {}, {}, None, b""), error)
+    if page.urgent:
+        return await asyncio.get_running_loop().run_in_executor(URGENT_THREADS, _answer, page, request, bytes(raw))
     return await run_in_threadpool(_answer, page, request, bytes(raw))
 
 
 def _answer(page: Page, request: Request, raw: bytes) -> Response:
+    visit, response = _answer_visit(page, request, raw)
+    if visit.session is not None:
+        note_console_use(visit.mint, visit.session)
+    return response
+
+
+def _answer_visit(page: Page, request: Request, raw: bytes) -> tuple[Visit, Response]:
+    """Return the visit, as far as it was read, and the answer."""
     mint, secret = request.app.state.mint, _secret_of(request)
     visit = Visit(request, {}, {}, None, secret)
     try:
@@ -314,27 +328,27 @@ def _answer(page: Page, request: Request, raw: bytes) -> Response:
         visit = Visit(request, query, {}, session, secret)
         if not page.open and session is None:
             if _is_led_here(visit):
-                return visit.go_on(visit.link())
+                return visit, visit.go_on(visit.link())
             count_unproven(mint, request)
             if secret or page.method == "POST":
                 note(request, code="missing_token")
             # A form is typed again after the sign-in: a POST cannot be repeated by a redirect.
             next_page = visit.link() if page.method == "GET" else ""
-            return visit.redirect(SIGN_IN, **({"next": next_page} if next_page else {}))
+            return visit, visit.redirect(SIGN_IN, **({"next": next_page} if next_page else {}))
         # Parsed only now: a stranger must not make the mint work on a long form.
         longest = MAX_FORM_BYTES if session is not None else MAX_OPEN_FORM_BYTES
         visit.form = _read(raw.decode("ascii", "strict"), longest) if raw else {}
         if page.method == "POST":
             _require_own_page(visit)
-        return page.answer(visit)
+        return visit, page.answer(visit)
     except SignInAgainError:
-        return _ask_again(visit)
+        return visit, _ask_again(visit)
     except ArxError as error:
         if visit.session is None and isinstance(error, GrantError | RequestError):
             count_unproven(mint, request, error)  # an outage is not the caller's fault
-        return show_error(visit, error)
+        return visit, show_error(visit, error)
     except UnicodeDecodeError:
-        return show_error(visit, RequestError("the form is malformed"))
+        return visit, show_error(visit, RequestError("the form is malformed"))
 
 
 def _caller_finder(mint: MintContext, request: Request) -> Callable[[], str | None] | None:
@@ -345,7 +359,7 @@ def _caller_finder(mint: MintContext, request: Request) -> Callable[[], str | No
         return None
 
     def find() -> str | None:
-        session = find_console_session(mint, secret, used=False) if secret else None
+        session = find_console_session(mint, secret) if secret else None
         if session is not None:
             return session.id
         try:

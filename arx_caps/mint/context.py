@@ -104,7 +104,7 @@ class MintContext:
         self.issuer_keys = KeySets(realm.policy_path.parent, ca=realm.ca)
         self.client_documents = ClientDocuments(() if realm.clients is None else realm.clients.hosts, realm.ca)
         self.limits = RateLimits(realm.limits)
-        self._recording = WriteHealth(db.outbox)
+        self._recording = WriteHealth(db.outbox, db.commits)
         self.verifier = Verifier(audience=MINT_AUDIENCE, keys=self.mint_keys, epochs=epochs, decisions=decisions)
         self.freezes = FreezeKeeper(realm.name, db, store, self.advance)
         self.log = AuditLog(realm) if log is None else log
@@ -175,9 +175,11 @@ class MintContext:
         Args:
             place: The position of a change that this mint has made.
         """
-        self.db.epoch.raise_high_water(self.realm.name, HighWater(*place))
-        # The caller of a kill must find it in force at this mint in its next call.
-        self.epochs.catch_up(0, place.seq, CATCH_UP_S)
+        try:
+            self.db.epoch.raise_high_water(self.realm.name, HighWater(*place))
+        finally:
+            # The caller of a kill must find it in force at this mint in its next call.
+            self.epochs.catch_up(0, place.seq, CATCH_UP_S)
 
     def ready(self) -> list[str]:
         """Return why the mint cannot serve; empty if it is ready."""

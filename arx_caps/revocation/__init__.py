@@ -16,9 +16,11 @@ if TYPE_CHECKING:
         Bump,
         Header,
         OutcomeUnknownError,
+        ProofUsedError,
         Registry,
         StoreEntry,
         StoreHistoryError,
+        UsedProof,
         VerifierSeen,
     )
 else:
@@ -31,7 +33,10 @@ else:
             "states": "GONE_MS VerifierState count_states state_of",
             "store": "DEFAULT_LEASE_MS DEFAULT_MAX_TTL_MS RevocationStore",
             "targets": "KINDS Target parse_target parse_targets",
-            "wire": "Bump DIRECT Header OutcomeUnknownError Registry StoreEntry StoreHistoryError VerifierSeen",
+            "wire": (
+                "Bump DIRECT Header OutcomeUnknownError ProofUsedError Registry StoreEntry StoreHistoryError UsedProof"
+                " VerifierSeen"
+            ),
         },
     )
 
@@ -45,12 +50,14 @@ __all__ = [
     "Header",
     "KillReport",
     "OutcomeUnknownError",
+    "ProofUsedError",
     "Registry",
     "RevocationStore",
     "StoreEntry",
     "StoreHistoryError",
     "Target",
     "Topology",
+    "UsedProof",
     "VerifierSeen",
     "VerifierState",
     "count_states",

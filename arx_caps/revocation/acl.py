@@ -24,7 +24,7 @@ END: Final = (
     "fcall|arx1_bump fcall|arx1_unacked hmget hget hgetall hset hdel hlen xadd xtrim xlen xrange"
     " zadd zscore zrem zrange zrangebyscore zremrangebyrank spublish waitaof"
 )
-BEGIN: Final = "fcall|arx1_init fcall|arx1_rotate fcall|arx1_attest del"
+BEGIN: Final = "fcall|arx1_use fcall|arx1_init fcall|arx1_rotate fcall|arx1_attest del"
 LOAD: Final = "function|load function|list"
 SPEND: Final = "fcall|arx1_spend set"  # in a selector, for nonces alone: SET can overwrite every key that it reaches
 # The ledger is another server: none of the roles below has its rights.
@@ -52,7 +52,7 @@ class Role(NamedTuple):
 ROLES: Final = {
     "verifier": Role(f"{CONNECT} {FOLLOW}", READ_BY_ALL),
     "operator": Role(f"{CONNECT} {END}", (*READ_BY_ALL, "x")),
-    "mint": Role(f"{CONNECT} {FOLLOW} {END} {BEGIN}", (*READ_BY_ALL, "x")),
+    "mint": Role(f"{CONNECT} {FOLLOW} {END} {BEGIN}", (*READ_BY_ALL, "x", "u")),
     "admin": Role(f"{CONNECT} {LOAD} {END} {BEGIN}", (*READ_BY_ALL, "x")),
 }
 

@@ -14,7 +14,13 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from arx_caps.revocation.wire import OutcomeUnknownError, StoreHistoryError, as_store_error, is_elsewhere
+from arx_caps.revocation.wire import (
+    OutcomeUnknownError,
+    ProofUsedError,
+    StoreHistoryError,
+    as_store_error,
+    is_elsewhere,
+)
 from arx_verifier.errors import StoreError
 from arx_verifier.revocation import Address
 
@@ -196,6 +202,6 @@ def ask(connection: Any, *commands: tuple[Any, ...]) -> list[Any]:
 
 def _unknown(error: Exception, lost: bool) -> StoreError:
     mapped = as_store_error(error)
-    if not lost or isinstance(mapped, StoreHistoryError):
-        return mapped  # another history has begun, which ended every token of the old one
+    if not lost or isinstance(mapped, StoreHistoryError | ProofUsedError):
+        return mapped  # a new history ended every token of the old one; a used proof was that of another call
     return OutcomeUnknownError(f"{mapped}: whether it took the kill is unknown")

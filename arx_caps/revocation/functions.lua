@@ -11,6 +11,7 @@
 --                                    arx:{R}:x    zset   target -> retain until   arx:{R}:log stream  seq-0
 --                                    arx:{R}:v    zset   verifier -> last probe  arx:{R}:a  zset  verifier -> applied
 --                                    arx:{R}:r    zset   0, relay LF its crowd
+--                                    arx:{R}:u    zset   used proof, or used proof and its call -> remember until
 --                                    arx:{R}:ch   shard channel                  (v, a and r are volatile)
 --
 -- No function is flagged no-writes, not even those that mostly read: a replica, a deposed primary and an isolated one
@@ -175,9 +176,10 @@ local function init(keys, argv)
   return {argv[1], tonumber(seq), now, tonumber(argv[2]), 0, chain, 1}
 end
 
-local function add_entry(keys, header, op, target, seq, now, by, why)
+local function add_entry(keys, header, op, target, seq, now, by, why, event)
   header.chain = chain_after(header.chain, seq, op, target)
-  redis.call('XADD', keys[5], seq .. '-0', 'op', op, 's', target, 't', int(now), 'by', by, 'why', why, 'c', header.chain)
+  redis.call('XADD', keys[5], seq .. '-0', 'op', op, 's', target, 't', int(now), 'by', by, 'why', why, 'e', event,
+             'c', header.chain)
   if KILLS[op] then
     header.n = header.n + redis.call('HSET', keys[2], target, seq)
   end
@@ -214,6 +216,32 @@ local function read_target(op, text)
   return own or '', target or ''
 end
 
+-- Uses up the proof of a call, once; the same call may repeat it, because its answer can be lost.  Returns whether the
+-- call may go on.
+local function use(key, proof, call, until_ms, now)
+  local own = proof .. ' ' .. call
+  local expired = redis.call('ZRANGEBYSCORE', key, '-inf', int(now), 'LIMIT', 0, PRUNE)
+  if #expired > 0 then
+    redis.call('ZREM', key, unpack(expired))
+  end
+  if redis.call('ZSCORE', key, proof) then
+    return redis.call('ZSCORE', key, own)
+  end
+  local keep = int(tonumber(until_ms) + SKEW_MS + MARGIN_MS)
+  redis.call('ZADD', key, keep, proof, keep, own)
+  return true
+end
+
+local USED = {err = 'REPLAYED the proof of this call was used before'}
+
+-- arx1_use  KEYS u   ARGV proof call until
+-- Reply: OK.
+local function use_alone(keys, argv)
+  return use(keys[1], argv[1], argv[2], argv[3], now_ms()) and redis.status_reply('OK') or USED
+end
+
+local FIRST = 12                 -- the first target among the arguments of arx1_bump
+
 local function check_bump(header, log_key, argv)
   local seen = tonumber(argv[2])
   if seen > header.seq then
@@ -222,10 +250,10 @@ local function check_bump(header, log_key, argv)
   if argv[3] ~= '' and argv[3] ~= (chain_at(header, log_key, seen) or argv[3]) then
     return {err = 'REGRESSED number ' .. argv[2] .. ' is not what the caller has seen: the store gave it twice'}
   end
-  if #argv < 8 or #argv > 7 + MAX_ENTRIES then
+  if #argv < FIRST or #argv >= FIRST + MAX_ENTRIES then
     return {err = 'ERR bump: not 1 to ' .. MAX_ENTRIES .. ' entries'}
   end
-  for index = 8, #argv do
+  for index = FIRST, #argv do
     local op, target = read_target(argv[4], argv[index])
     if not OPS[op] then
       return {err = 'ERR bump: unknown operation'}
@@ -239,9 +267,11 @@ local function check_bump(header, log_key, argv)
   end
 end
 
--- arx1_bump  KEYS h f b x log   ARGV incarnation seen chain op until by why target...
+-- arx1_bump  KEYS h f b x log [u]   ARGV incarnation seen chain op until by why event proof call proof_until target...
 -- `chain` is that of the number which the caller has seen, or empty.
 -- `until`, ms or empty: when the last token of these tasks or sessions expires, if that is sooner than the maximum.
+-- `event`: what the mint records of it, or empty.  `proof`, or empty: the proof of the call that asks for it, which is used
+-- up here; `call` names that call, so that it can repeat itself.
 -- A store that failed over accepts it too: a kill is never refused because the mint has not attested the server yet.
 -- Reply: incarnation, seq, store ms, lease in force, lag, chain.
 local function bump(keys, argv)
@@ -254,15 +284,18 @@ local function bump(keys, argv)
     return refused
   end
   local now = now_ms()
+  if argv[9] ~= '' and not use(keys[6], argv[9], argv[10], argv[11], now) then
+    return USED
+  end
   local retain = now + keep_of(header, now)
   if argv[5] ~= '' then
     retain = math.min(retain, math.max(now, tonumber(argv[5])) + SKEW_MS + MARGIN_MS)
   end
   local first = header.seq + 1
-  for index = 8, #argv do
+  for index = FIRST, #argv do
     local op, target = read_target(argv[4], argv[index])
     header.seq = header.seq + 1
-    add_entry(keys, header, op, target, int(header.seq), now, argv[6], argv[7])
+    add_entry(keys, header, op, target, int(header.seq), now, argv[6], argv[7], argv[8])
     if KILLS[op] then
       redis.call('ZADD', keys[4], 'GT', int(retain), target)
     end
@@ -270,9 +303,9 @@ local function bump(keys, argv)
   prune(keys, header, now)
   redis.call('HSET', keys[1], 'seq', int(header.seq), 'low', int(header.low), 'n', int(header.n),
              'chain', header.chain, 'base', header.base)
-  for index = 8, #argv do
+  for index = FIRST, #argv do
     local op, target = read_target(argv[4], argv[index])
-    redis.call('SPUBLISH', channel(keys[1]), header.incarnation .. ' ' .. int(first + index - 8) .. ' ' .. op .. ' ' .. target)
+    redis.call('SPUBLISH', channel(keys[1]), header.incarnation .. ' ' .. int(first + index - FIRST) .. ' ' .. op .. ' ' .. target)
   end
   return {header.incarnation, header.seq, now, lease_of(header, now), lag_of(header, now, repl_id()), header.chain}
 end
@@ -450,6 +483,7 @@ local flags = {'allow-oom'}
 redis.register_function('arx1_spend', spend) -- not when memory is full: kills need the rest
 redis.register_function{function_name = 'arx1_init', callback = init, flags = flags}
 redis.register_function{function_name = 'arx1_bump', callback = bump, flags = flags}
+redis.register_function{function_name = 'arx1_use', callback = use_alone, flags = flags}
 redis.register_function{function_name = 'arx1_probe', callback = probe, flags = flags}
 redis.register_function{function_name = 'arx1_copy', callback = copy, flags = flags}
 redis.register_function{function_name = 'arx1_leave', callback = leave, flags = flags}

@@ -24,6 +24,7 @@ from arx_caps.revocation.wire import (
     Registry,
     StoreEntry,
     StoreHistoryError,
+    UsedProof,
     VerifierSeen,
     read_ahead,
     read_crowd,
@@ -251,23 +252,31 @@ class RevocationStore:
         """
         return self._bump("kill", targets, reason, by, until_ms)
 
-    def freeze(self, targets: Sequence[str], reason: str, by: str) -> Bump:
+    # ``event``: the kind of the event that the mint records when it reads the entry (CONTROL 4.7).  ``proof``: of the
+    # call that asks for the change; the store accepts it once (CONTROL 1.2), else it raises ``ProofUsedError``.
+    def freeze(
+        self, targets: Sequence[str], reason: str, by: str, *, event: str = "", proof: UsedProof | None = None
+    ) -> Bump:
         """Refuse these targets until a thaw.  Otherwise as ``kill``."""
-        return self._bump("freeze", targets, reason, by)
+        return self._bump("freeze", targets, reason, by, event=event, proof=proof)
 
-    def kill_by_kind(self, targets: Sequence[str], reason: str, by: str) -> Bump:
+    def kill_by_kind(
+        self, targets: Sequence[str], reason: str, by: str, *, event: str = "", proof: UsedProof | None = None
+    ) -> Bump:
         """Perform on each target the operation of its kind (``targets.KINDS``), in one step.  Otherwise as ``kill``."""
         parsed = parse_targets(targets)
         ops = {target.kill_op for target in parsed}
         taints = [f"freeze {target.taint}" for target in parsed if target.taint is not None]
         if len(ops) == 1 and not taints:
-            return self._bump(ops.pop(), targets, reason, by)
+            return self._bump(ops.pop(), targets, reason, by, event=event, proof=proof)
         kills = [f"{target.kill_op} {target}" for target in parsed]
-        return self._bump("each", targets, reason, by, each=[*taints, *kills])
+        return self._bump("each", targets, reason, by, each=[*taints, *kills], event=event, proof=proof)
 
-    def kill_and_freeze(self, targets: Sequence[str], reason: str, by: str) -> Bump:
+    def kill_and_freeze(
+        self, targets: Sequence[str], reason: str, by: str, *, event: str = "", proof: UsedProof | None = None
+    ) -> Bump:
         """Kill and freeze these targets, in one entry each.  Otherwise as ``kill``."""
-        return self._bump("kill+freeze", targets, reason, by)
+        return self._bump("kill+freeze", targets, reason, by, event=event, proof=proof)
 
     def thaw(
         self,
@@ -277,6 +286,7 @@ class RevocationStore:
         *,
         memory_before: int | None = None,
         unkilled: Collection[str] = (),
+        event: str = "",
     ) -> Bump:
         """End the freezes of these targets; killed tokens stay revoked.  Otherwise as ``kill``.
 
@@ -288,6 +298,7 @@ class RevocationStore:
             by: The actor.
             memory_before: What the targets wrote before is trusted again, ms since the Unix epoch.
             unkilled: The targets that were frozen and not killed: their entries are trusted again.
+            event: The kind of the event that the mint records.
         """
         changes: list[str] = []
         writing = [str(target) for target in parse_targets(targets) if is_tainted_kind(str(target))]
@@ -298,8 +309,9 @@ class RevocationStore:
                 forget = target in unkilled and memory_before is None
                 changes += _taint_changes(target, frozen, since=memory_before, until=until, forget=forget)
         if not changes:
-            return self._bump("thaw", targets, reason, by)
-        return self._bump("thaw", targets, reason, by, each=[*changes, *(f"thaw {target}" for target in targets)])
+            return self._bump("thaw", targets, reason, by, event=event)
+        each = [*changes, *(f"thaw {target}" for target in targets)]
+        return self._bump("thaw", targets, reason, by, each=each, event=event)
 
     def clear_taints(self, targets: Sequence[str], reason: str, by: str, *, before: int | None = None) -> Bump:
         """Trust what these targets wrote into memories before a time, and thaw nothing.  Otherwise as ``kill``.
@@ -334,17 +346,21 @@ class RevocationStore:
         by: str,
         until_ms: int | None = None,
         each: Sequence[str] = (),
+        event: str = "",
+        proof: UsedProof | None = None,
     ) -> Bump:
         named = tuple(str(target) for target in parse_targets(targets))
         sent = time.monotonic()
         patience_s = OUTCOME_S if self._outcome_s is None else self._outcome_s
-        rest = ("" if until_ms is None else str(until_ms), by[:96], reason[:MAX_WHY], *(each or named))
+        keys = self.keys.written if proof is None else (*self.keys.written, self.keys.used)
+        about = ("" if until_ms is None else str(until_ms), by[:96], reason[:MAX_WHY], event)
+        rest = (*about, *(("", "", "") if proof is None else proof), *(each or named))
 
         def bump() -> tuple[Any, bool]:
             # Read at each try: other kills may have been acknowledged while this one was retried.
             seen = self._seen
             assert seen is not None
-            return self._written("arx1_bump", self.keys.written, *seen, "each" if each else op, *rest)
+            return self._written("arx1_bump", keys, *seen, "each" if each else op, *rest)
 
         if self._seen is None:
             self.header()
@@ -363,6 +379,18 @@ class RevocationStore:
             timeout_ms: How long to wait from the call on, ms; until the last lease ends when omitted.
         """
         return wait_confirmed(self.unacked, bump, timeout_ms)
+
+    def use_proof(self, proof: UsedProof) -> None:
+        """Use up a proof, once.
+
+        Args:
+            proof: The proof.
+
+        Raises:
+            ProofUsedError: Another call has used it.
+            StoreError: The store did not answer.
+        """
+        self.exchange.call("arx1_use", (self.keys.used,), *proof)
 
     # What operators look at.
 

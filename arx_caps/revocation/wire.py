@@ -35,6 +35,10 @@ class StoreHistoryError(StoreError):
         self.kind = kind
 
 
+class ProofUsedError(StoreError):
+    """The proof of the call that asked for a change was used before; nothing was changed."""
+
+
 class OutcomeUnknownError(StoreError):
     """The store may have taken a kill, or not; repeat it, which is harmless."""
 
@@ -50,12 +54,13 @@ class Keys(NamedTuple):
     probes: str
     acks: str
     relays: str
+    used: str
 
     @classmethod
     def of(cls, realm: str) -> "Keys":
         """Return the keys of a realm."""
         # The braces are a hash tag: a function of a cluster may touch keys of one slot alone.
-        return cls(*(f"arx:{{{realm}}}:{part}" for part in ("h", "k", "f", "x", "log", "v", "a", "r")))
+        return cls(*(f"arx:{{{realm}}}:{part}" for part in ("h", "k", "f", "x", "log", "v", "a", "r", "u")))
 
     @property
     def written(self) -> tuple[str, ...]:
@@ -76,6 +81,20 @@ class Keys(NamedTuple):
     def registry(self) -> tuple[str, ...]:
         """The keys of unacked."""
         return self.probes, self.acks, self.relays
+
+
+class UsedProof(NamedTuple):
+    """The proof of a call, which the store accepts once.  CONTROL 1.2.
+
+    Attributes:
+        digest: Identifies it.
+        call: Identifies this call, which may repeat itself.
+        until: When it expires, ms since the Unix epoch.
+    """
+
+    digest: str
+    call: str
+    until: int
 
 
 class Header(NamedTuple):
@@ -168,7 +187,7 @@ class VerifierSeen(NamedTuple):
 
 
 class StoreEntry(NamedTuple):
-    """One entry of the kill sequence: operation, target, time, actor and reason."""
+    """One entry of the kill sequence: operation, target, time, actor, reason, and the kind of the mint's event."""
 
     seq: int
     op: str
@@ -176,6 +195,7 @@ class StoreEntry(NamedTuple):
     at_ms: int
     by: str
     why: str
+    event: str = ""
 
 
 def text(value: Any) -> str:
@@ -262,7 +282,9 @@ def read_entry(reply: Any) -> StoreEntry:
         members = fields if isinstance(fields, dict) else dict(zip(fields[::2], fields[1::2], strict=True))
         values = {text(name): text(value) for name, value in members.items()}
         seq = int(key.split(b"-")[0])
-        return StoreEntry(seq, values["op"], values["s"], int(values["t"]), values["by"], values["why"])
+        return StoreEntry(
+            seq, values["op"], values["s"], int(values["t"]), values["by"], values["why"], values.get("e", "")
+        )
     except (TypeError, ValueError, KeyError) as error:
         raise StoreError("the store's log has an entry of an unknown form") from error
 
@@ -278,6 +300,8 @@ def as_store_error(error: Exception) -> StoreError:
     """Return an error of the client library as an ARx error."""
     # The texts contain no address, which may hold a password.
     message = str(error)
+    if message.startswith("REPLAYED"):
+        return ProofUsedError("the proof of this call was used before")
     for kind in HISTORY_ERRORS:
         if message.startswith(kind):
             return StoreHistoryError(kind, message.removeprefix(kind).strip())

@@ -39,7 +39,9 @@ CAPS_IMPORTS = {
     "_embedded_guard": set(),
     "embedded": {"_embedded_guard", "installation"},
     "keyfile": set(),
-    "engines": {"installation"},
+    "commit_watch": set(),
+    "bounded_waits": {"commit_watch"},
+    "engines": {"bounded_waits", "commit_watch", "installation"},
     "secret_source": set(),
     "jose": {"keyfile"},
     "access_token": set(),
@@ -73,15 +75,17 @@ CAPS_IMPORTS = {
     },
     "mint": set(
         """
-        access_token audit buckets caveat_text embedded engines durations http_client http_server jose keyfile limits
-        public_fetch public_host realm revocation secret_source self_registration server_process
+        access_token audit buckets caveat_text commit_watch embedded engines durations http_client http_server jose
+        keyfile limits public_fetch public_host realm revocation secret_source self_registration server_process
         """.split()
     ),
 }
 CAPS_IMPORTS["console"] = {"audit", "mint", "realm", "durations", "record_text", "revocation", "trail"}
 # The command line is above all of them.
 CAPS_IMPORTS["cli"] = {package for package in CAPS_IMPORTS if not package.startswith("_")} - {
+    "bounded_waits",
     "buckets",
+    "commit_watch",
     "limits",
     "self_registration",
     "public_fetch",

@@ -20,6 +20,9 @@ def raw(valkey: EmbeddedValkey) -> Iterator[redis.Redis]:
         yield client
 
 
+NO_MORE = ("", "", "", "")  # no event and no proof
+
+
 @pytest.fixture
 def bump(raw: redis.Redis, realm_store: RevocationStore) -> Callable[..., Any]:
     """Call arx1_bump with the header's incarnation, unless told otherwise."""
@@ -29,7 +32,9 @@ def bump(raw: redis.Redis, realm_store: RevocationStore) -> Callable[..., Any]:
     ) -> Any:
         keys = realm_store.keys.written
         known = (incarnation or realm_store.header().incarnation, seen, chain)
-        return raw.fcall("arx1_bump", len(keys), *keys, *known, op, until_ms, "operator:ada", "test", *targets)
+        return raw.fcall(
+            "arx1_bump", len(keys), *keys, *known, op, until_ms, "operator:ada", "test", *NO_MORE, *targets
+        )
 
     return call
 

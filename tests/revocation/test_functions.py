@@ -10,7 +10,7 @@ import redis
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.revocation import RevocationStore
 from arx_verifier.revocation.follower import Follower
-from tests.revocation.calling import KEEP_MS, SESSION, TASK, bump, probe, raw
+from tests.revocation.calling import KEEP_MS, NO_MORE, SESSION, TASK, bump, probe, raw
 
 __all__ = ["bump", "probe", "raw"]  # fixtures
 pytestmark = [pytest.mark.servers, pytest.mark.spec("10.2")]
@@ -35,6 +35,7 @@ def test_none_is_a_read(raw: redis.Redis, realm_store: RevocationStore) -> None:
         b"arx1_unacked",
         b"arx1_rotate",
         b"arx1_attest",
+        b"arx1_use",
     }
 
 
@@ -190,7 +191,7 @@ def test_a_verifier_with_only_its_rights_can_follow_and_not_kill(
     with redis.Redis.from_url(url) as user:
         written = realm_store.keys.written
         forbidden: tuple[tuple[object, ...], ...] = (
-            ("FCALL", "arx1_bump", len(written), *written, "I", 0, "", "thaw", "", "x", "y", "realm"),
+            ("FCALL", "arx1_bump", len(written), *written, "I", 0, "", "thaw", "", "x", "y", *NO_MORE, "realm"),
             ("HSET", tag + "h", "seq", 0),
             ("ZADD", tag + "x", 1, SESSION),
             ("SPUBLISH", tag + "ch", "x"),

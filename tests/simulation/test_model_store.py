@@ -13,6 +13,7 @@ from arx_caps.revocation import RevocationStore
 from arx_caps.revocation.wire import HISTORY_ERRORS
 from arx_verifier.revocation.history import UNKNOWN
 from arx_verifier.revocation.store_link import Crowd, EpochEntry, StoreAnswer, read_answer
+from tests.revocation.calling import NO_MORE
 from tests.simulation.model_store import Header, Logged, ModelStore, StoreRefused
 
 pytestmark = [pytest.mark.servers, pytest.mark.spec("10.2")]
@@ -79,7 +80,7 @@ class Both:
             seen = draw.choice([0, 0, seq, seq + (draw.random() < 0.1)])
             until = str(self.at_ms + 5_000) if draw.random() < 0.1 else ""
             known = (incarnation, seen, self.chain(seen))
-            real = (*known, op, until, "by", "why", *targets)
+            real = (*known, op, until, "by", "why", *NO_MORE, *targets)
             self.call("bump", self.keys.written, *real, model=(*known, op, until, *targets))
         elif kind == "probe":
             applied = draw.choice([-1, seq, seq + 1, draw.randint(0, seq), max(0, seq - draw.randint(0, 30))])
@@ -167,7 +168,7 @@ def test_the_model_answers_as_the_store_does(seed: int, valkey: Any, realm_name:
                 for _ in range(11):
                     targets = [f"task:{number}" for number in range(1000)]
                     incarnation = both.model.header.incarnation
-                    real = (incarnation, 0, "", "kill", "", "by", "why", *targets)
+                    real = (incarnation, 0, "", "kill", "", "by", "why", *NO_MORE, *targets)
                     both.call("bump", both.keys.written, *real, model=(incarnation, 0, "", "kill", "", *targets))
             both.step()
         both.compare()

@@ -14,6 +14,7 @@ from arx_caps.revocation.failover import attest
 from arx_verifier.errors import SettingsError, StoreError
 from arx_verifier.memory import TaintWindow
 from arx_verifier.revocation.follower import Follower
+from tests.revocation.calling import NO_MORE
 from tests.servers import FAST_LEASE_MS, free_ports, until
 from tests.topologies.authority import Ca
 from tests.topologies.fleet import LASTING, NAMES, Server, need, running
@@ -88,7 +89,9 @@ def test_several_targets_are_one_step(server: Server, store: RevocationStore) ->
     incarnation = store.header().incarnation
     for bad in ("nonsense agent:acme", "kill", "kill agent:a\u00e4", "kill two words"):
         with server.client() as raw, pytest.raises(redis.ResponseError, match="bump"):
-            raw.fcall("arx1_bump", 5, *keys, incarnation, 0, "", "each", "", BY, "why", f"kill {SESSION}", bad)
+            raw.fcall(
+                "arx1_bump", 5, *keys, incarnation, 0, "", "each", "", BY, "why", *NO_MORE, f"kill {SESSION}", bad
+            )
     assert store.header().seq == 0
     assert store.kills() == {}
 

@@ -217,12 +217,12 @@ def _command(what: str, targets: list[str], *, direct: bool = False) -> str:
 
 
 PAGES: Final = (
-    Page("GET", DIALOG, show_dialog),
-    Page("GET", "/console/freeze", show_dialog),
-    Page("GET", "/console/thaw", show_dialog),
-    Page("POST", DIALOG, submit),
+    Page("GET", DIALOG, show_dialog, urgent=True),
+    Page("GET", "/console/freeze", show_dialog, urgent=True),
+    Page("GET", "/console/thaw", show_dialog, urgent=True),
+    Page("POST", DIALOG, submit, urgent=True),
     Page("GET", HOME, show_kills),
-    Page("GET", f"{HOME}/{{seq}}", show_kill),
+    Page("GET", f"{HOME}/{{seq}}", show_kill, urgent=True),
     Page("GET", f"{HOME}/{{seq}}/live", stream_kill),
     Page("GET", FROZEN, show_frozen),
 )

@@ -11,6 +11,7 @@ from typing import Any, Final, TypeVar
 
 from starlette.requests import Request
 
+from arx_caps.commit_watch import URGENT
 from arx_caps.mint.api.browser import peer_of
 from arx_caps.mint.context import MintContext
 from arx_caps.mint.rate_limit import TooOftenError
@@ -48,7 +49,7 @@ class Line:
 
 
 # To verify a proof and to find its key takes less than a millisecond, so that a full line is served within a second.
-_PROOFS: Final = Line("arx-mint-proof", 2, 256)
+_PROOFS: Final = Line(f"{URGENT}-proof", 2, 256)  # urgent, as one of the callers may want to kill
 
 
 async def require_admitted(mint: MintContext, request: Request, find_caller: Callable[[], str | None] | None) -> None:

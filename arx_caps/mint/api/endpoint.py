@@ -17,6 +17,7 @@ import msgspec
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
+from arx_caps.commit_watch import URGENT
 from arx_caps.engines import BUSY_S
 from arx_caps.jose import Proof
 from arx_caps.mint.api import problems
@@ -66,6 +67,8 @@ _THREADS: Final = ThreadPoolExecutor(40, "arx-mint-call")
 _SQLITE_THREADS: Final = ThreadPoolExecutor(2, "arx-mint-call-sqlite")
 # The assertions of new sessions from addresses over their limit: an issuer may be slow to show its keys.
 _ASSERTIONS: Final = Line("arx-mint-assertion", 2, 64)
+# Kills and freezes, with what an operator needs to make one: calls that wait for a database must not keep one waiting.
+URGENT_THREADS: Final = ThreadPoolExecutor(32, URGENT)
 _Result = TypeVar("_Result")
 
 
@@ -157,7 +160,9 @@ class Endpoint(NamedTuple):
         admit: Authenticates the caller by the headers alone, before a long body is read.
         again: Answers a repeat from what the first call made; None if repeating the call does no harm.
         makes: The kind of event that the first call records, if there is ``again``.
-        one_change: Whether its only effect is one database transaction, which then spends its proof as well.
+        one_change: Whether its only effect is one database transaction, which then spends its proof as well, or one
+            step of the revocation store, which does.
+        urgent: Whether it is answered by threads and connections that no other call can take.
         database_only: Whether it waits for nothing but the database, so that few threads are enough on SQLite.
         about: Returns further arguments of the call, for the rules of operators.
     """
@@ -177,6 +182,7 @@ class Endpoint(NamedTuple):
     again: Callable[[RouteCall, Made], RouteAnswer] | None = None
     makes: str = ""
     one_change: bool = False
+    urgent: bool = False
     database_only: bool = False
     about: Callable[[MintContext, Mapping[str, Any]], Mapping[str, Any]] | None = None
 
@@ -232,7 +238,8 @@ async def answer_request(endpoint: Endpoint, mint: MintContext, request: Request
     if endpoint.database_only and mint.db.system == "sqlite":
         until = time.monotonic() + BUSY_S
         return await _in_thread(_serve, endpoint, mint, request, bytes(raw), admitted, until, threads=_SQLITE_THREADS)
-    return await _in_thread(_serve, endpoint, mint, request, bytes(raw), admitted)
+    threads = URGENT_THREADS if endpoint.urgent else _THREADS
+    return await _in_thread(_serve, endpoint, mint, request, bytes(raw), admitted, threads=threads)
 
 
 async def _admit_address(endpoint: Endpoint, mint: MintContext, request: Request) -> TooOftenError | None:

@@ -14,7 +14,8 @@ from sqlalchemy import Executable, Row, Select, func, insert, select
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
-from arx_caps.engines import BUSY_S, READING, Connections, database_errors, open_engine, place_of
+from arx_caps.commit_watch import URGENT_S, CommitWatch, is_urgent
+from arx_caps.engines import BUSY_S, READING, Connections, cause_of, database_errors, open_engine, place_of
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.notices import queue_notices
 from arx_caps.mint.db.statement import CompiledStatement
@@ -40,6 +41,9 @@ class Database:
 
     As a context manager, it closes its connections at its end.
 
+    Attributes:
+        commits: Whether the database commits.
+
     Args:
         url: The database, in SQLAlchemy's form.
         writer: The name of this process in the events that it records.
@@ -50,12 +54,15 @@ class Database:
 
     def __init__(self, url: str, *, writer: str = "mint") -> None:
         self.writer = writer
-        self._engine = open_engine(url)
+        self.commits = CommitWatch(NAME)
+        self._engine = open_engine(url, commits=self.commits)
+        self._urgent_engine = open_engine(url, answer_s=URGENT_S, urgent=True)
         # PostgreSQL gives each statement its own snapshot, in a transaction or not (READ COMMITTED): BEGIN and COMMIT
         # would only be two more round trips. On SQLite the transaction has one snapshot.
         alone = {} if self.system == "sqlite" else {"isolation_level": "AUTOCOMMIT"}
         self._writers = Connections(self._engine)
         self._readers = Connections(self._engine, **{READING: True}, **alone)
+        self._urgent_readers = Connections(self._urgent_engine, **{READING: True}, **alone)
         self._writing = threading.Lock() if self.system == "sqlite" else None
 
     def __enter__(self) -> Self:
@@ -80,6 +87,13 @@ class Database:
     def close(self) -> None:
         """Close all connections."""
         self._engine.dispose()
+        self._urgent_engine.dispose()
+        self.commits.clear()
+
+    @property
+    def _reading(self) -> Connections:
+        # Urgent calls have connections of their own: others must not make a kill wait for one.
+        return self._urgent_readers if is_urgent() else self._readers
 
     @contextlib.contextmanager
     def write(self, what: Event | None = None) -> Iterator[Connection]:
@@ -93,6 +107,7 @@ class Database:
             StoreError: The database did not answer.
             AuditError: The event cannot be recorded, so the change was rolled back.
         """
+        self.commits.require()
         with database_errors(NAME), self._turn(), self._writers.begin() as connection:
             yield connection
             # Last, so that the transaction holds the outbox's lock for as short as possible.
@@ -121,7 +136,7 @@ class Database:
         Raises:
             StoreError: The database did not answer.
         """
-        with database_errors(NAME), self._readers.begin() as connection:
+        with database_errors(NAME), self._reading.begin() as connection:
             yield connection
 
     @contextlib.contextmanager
@@ -131,7 +146,7 @@ class Database:
         Raises:
             StoreError: The database did not answer.
         """
-        with database_errors(NAME), self._readers.look() as connection:
+        with database_errors(NAME), self._reading.look() as connection:
             yield connection
 
     @contextlib.contextmanager
@@ -188,7 +203,7 @@ class Database:
             queue_notices(connection, what.kind, what.by, at_ms, what.facts)
         except SQLAlchemyError as error:
             # The cause stays out: its text has the event's parameters, and an error reaches callers.
-            raise AuditError(f"the mint's record cannot be written ({type(error).__name__})") from None
+            raise AuditError(f"the mint's record cannot be written ({cause_of(error)})") from None
 
     def record(self, what: Event) -> None:
         """Record an event that has no change of its own.

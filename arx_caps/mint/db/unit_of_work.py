@@ -6,8 +6,9 @@ the freeze keeper.
 """
 
 import contextlib
+import secrets
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Self
 
 from sqlalchemy import Table
@@ -19,7 +20,8 @@ from arx_caps.mint.db.repositories.proofs import ProofRepository, Used, replayed
 from arx_caps.mint.db.repositories.repeats import Claim, RepeatRepository
 from arx_caps.mint.db.statement import insert_rows
 from arx_caps.mint.db.tables import USED_JTI
-from arx_verifier.errors import GrantError
+from arx_caps.revocation import UsedProof
+from arx_verifier.errors import ArxError, GrantError, StoreError
 
 
 class UnitOfWork:
@@ -37,7 +39,8 @@ class UnitOfWork:
         database: The database.
         proofs: The used proofs.
         repeats: The calls with an idempotency key.
-        one_change: Whether the call changes the database alone, in one transaction, which then uses its proofs.
+        one_change: Whether one change uses the call's proofs: the call's only transaction, or its change of the
+            revocation store, which gets the proof from ``take_proof``.
     """
 
     def __init__(
@@ -46,6 +49,7 @@ class UnitOfWork:
         self._database, self._proofs, self._repeats = database, proofs, repeats
         self._one_change, self._thread = one_change, threading.get_ident()
         self._pending: list[Used] | None = None  # proofs for the next change; None if none may wait
+        self._taken = False  # whether the revocation store uses the pending proof
         # The row of a key has the facts of the thing and the recipe of its tokens, never a token: no table may hold
         # one.
         self.claim: Claim | None = None
@@ -61,9 +65,14 @@ class UnitOfWork:
 
     def __exit__(self, *_: object) -> None:
         pending, self._pending = self._pending or [], None
-        # A call that was refused before its change has used its proof all the same. An error here is the answer.
-        for used in pending:
-            self._proofs.spend(used)
+        # The store has used it up, and the database gets it for the next look alone: it may be the one that hangs.
+        with contextlib.suppress(*((ArxError,) if self._taken else ())):
+            # A call that was refused before its change has used its proof all the same. An error here is the answer.
+            for used in pending:
+                self._proofs.spend(used)
+        if pending or self._one_change:
+            with contextlib.suppress(StoreError):  # the next call prunes
+                self._proofs.prune()
 
     def spend(self, kind: str, kid: str, jti: str, until: int, *, is_used: bool | None = None) -> None:
         """Use the id of a proof or an assertion: in the next change, or in a transaction now.
@@ -84,12 +93,23 @@ class UnitOfWork:
         # fails the second of two calls with one proof, and its change with it.
         if self._pending is None:
             self._proofs.spend(used)
+            self._proofs.prune()
         else:
             self._pending.append(used)
             if self._proofs.is_used(used) if is_used is None else is_used:
                 # The change would fail as well, but a replay should cost the mint as little as possible.
                 raise replayed(used)
+
+    def spend_all(self, used: Sequence[Used]) -> None:
+        """Use ids up in one transaction now; it raises what ``spend`` raises."""
+        self._proofs.spend(*used)
         self._proofs.prune()
+
+    def take_proof(self) -> UsedProof | None:
+        """Return the call's proof for a change of the revocation store, which uses it up; None without a proof."""
+        self._taken = True
+        used = self._pending[0] if self._pending else None
+        return None if used is None else UsedProof(used.digest, secrets.token_hex(8), used.until)
 
     def require_first(self) -> None:
         """Require that no other call with this call's idempotency key was done in the meantime.

@@ -6,6 +6,7 @@ cookie.  A call of the console is authorized like one that the operator's key si
 role allow the action, and the decision is recorded.  What grants rights needs a recent sign-in.
 """
 
+import contextlib
 import hashlib
 import secrets
 from collections.abc import Callable, Mapping
@@ -24,7 +25,7 @@ from arx_caps.mint.identity.authenticate import (
     require_active_operator,
 )
 from arx_caps.mint.policy.roles import APPROVE
-from arx_verifier.errors import ArxError, GrantError
+from arx_verifier.errors import ArxError, GrantError, StoreError
 from arx_verifier.journal import ChainFacts
 from arx_verifier.request import AccessRequest
 from arx_verifier.token import MINT_AUDIENCE, wire
@@ -48,6 +49,7 @@ class ConsoleSession(NamedTuple):
         signed_in_at: When, ms since the Unix epoch.
         expires_at: When it ends at last, ms since the Unix epoch; unused, it ends sooner.
         fresh_until: Until when acts that grant rights are let through, ms since the Unix epoch.
+        used_at: The last use that is stored, ms since the Unix epoch.
     """
 
     id: str
@@ -56,6 +58,7 @@ class ConsoleSession(NamedTuple):
     signed_in_at: int
     expires_at: int
     fresh_until: int
+    used_at: int
 
     @property
     def actor(self) -> str:
@@ -151,13 +154,12 @@ def _replace(mint: MintContext, before: str, after: str, operator: str) -> None:
     mint.db.console_sessions.end(before, Event.of("console.replaced", f"operator:{operator}", console=before, by=after))
 
 
-def find_console_session(mint: MintContext, secret: bytes, *, used: bool = True) -> ConsoleSession | None:
+def find_console_session(mint: MintContext, secret: bytes) -> ConsoleSession | None:
     """Return the session of a cookie; None if there is none or it has ended.
 
     Args:
         mint: The mint.
         secret: The cookie's secret.
-        used: Whether the operator does something now, so that the session lives on; not for a stream that goes on.
     """
     row, now = mint.db.console_sessions.find(digest_of(secret)), now_ms()
     if row is None or row["signed_in_at"] is None or row["until"] <= now:
@@ -168,9 +170,22 @@ def find_console_session(mint: MintContext, secret: bytes, *, used: bool = True)
     end = row["signed_in_at"] + mint.realm.console.life_ms
     if now >= end:
         return None
-    if used and now - row["used_at"] > TOUCH_MS:
-        mint.db.console_sessions.use(row["id"], until=min(now + mint.realm.console.idle_ms, end))
-    return ConsoleSession(row["id"], row["operator"], row["key"], row["signed_in_at"], end, row["fresh_until"])
+    times = (row["signed_in_at"], end, row["fresh_until"], row["used_at"])
+    return ConsoleSession(row["id"], row["operator"], row["key"], *times)
+
+
+def note_console_use(mint: MintContext, session: ConsoleSession) -> None:
+    """Store that the operator has done something, so that the session lives on.
+
+    Args:
+        mint: The mint.
+        session: The session.
+    """
+    # After the act, which may be a kill, and never an error: a session whose use is not stored only ends sooner.
+    now = now_ms()
+    if now - session.used_at > TOUCH_MS:
+        with contextlib.suppress(StoreError):
+            mint.db.console_sessions.use(session.id, until=min(now + mint.realm.console.idle_ms, session.expires_at))
 
 
 def keep_draft(mint: MintContext, session: ConsoleSession, path: str, fields: Mapping[str, str]) -> None:

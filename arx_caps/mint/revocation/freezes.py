@@ -8,13 +8,13 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from itertools import groupby
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.mint_database import MintDatabase
 from arx_caps.mint.db.repositories.epoch import Freeze
 from arx_caps.mint.db.repositories.keys import retired_targets
-from arx_caps.mint.db.repositories.kills import KillStep
+from arx_caps.mint.db.repositories.kills import KillStep, row_of
 from arx_caps.revocation import RevocationStore, StoreEntry, StoreHistoryError
 from arx_verifier.errors import UnavailableError
 from arx_verifier.memory import read_window
@@ -119,6 +119,19 @@ class FreezeKeeper:
             ):
                 self.followed = changes.to
                 return
+
+    def find_step(self, number: int) -> dict[str, Any] | None:
+        """Return the step with a number as its row will be, while the database takes no changes; None if none has it.
+
+        Args:
+            number: The number of one of its entries.
+
+        Raises:
+            StoreError: Store or database did not answer.
+        """
+        changes = changes_since(self._store, self._db.epoch.followed(self._realm))
+        step = next((step for step in changes.steps if step.first <= number <= step.seq), None)
+        return None if step is None else row_of(step) | {"settled_at": None, "report": None}
 
     def restore_if_due(self, incarnation: str) -> None:
         """Restore lost freezes at once in a new incarnation, and otherwise once a minute.
@@ -233,7 +246,7 @@ def changes_since(store: RevocationStore, since: HistoryPlace | None) -> Changes
 
 def _steps(incarnation: str, entries: list[StoreEntry]) -> Iterator[KillStep]:
     # All entries of one step have its time, actor and reason.
-    for (at_ms, by, why), group in groupby(entries, key=lambda entry: (entry.at_ms, entry.by, entry.why)):
+    for (at_ms, by, why, event), group in groupby(entries, key=lambda entry: (*entry[3:6], entry.event)):
         step = list(group)
         if not by.startswith(AGENTS):
             # The taints that a kill or a thaw of other targets brings with it are not what an operator asked for.
@@ -241,7 +254,8 @@ def _steps(incarnation: str, entries: list[StoreEntry]) -> Iterator[KillStep]:
             ops = {entry.op for entry in asked}
             op = ops.pop() if len(ops) == 1 else EACH
             targets = [(entry.op, entry.target) for entry in asked]
-            yield KillStep(step[-1].seq, incarnation, step[0].seq, op, targets, at_ms, _clean(by), _clean(why))
+            about = (at_ms, _clean(by), _clean(why), event)
+            yield KillStep(step[-1].seq, incarnation, step[0].seq, op, targets, *about)
 
 
 def _read_entries(store: RevocationStore, after: int, last: int) -> Iterator[StoreEntry]:

@@ -5,7 +5,9 @@ What ends with a task, a session or an agent is in ``arx_caps.mint.tasks.revoke`
 """
 
 import contextlib
+import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Final, Literal
 
 from arx_caps.mint.db.events import Event
@@ -13,13 +15,22 @@ from arx_caps.mint.db.mint_database import MintDatabase
 from arx_caps.mint.revocation.confirmations import Confirmations
 from arx_caps.mint.revocation.freezes import FreezeKeeper
 from arx_caps.mint.revocation.store_history import StoreHistory
-from arx_caps.revocation import Bump, KillReport, RevocationStore, StoreHistoryError, parse_targets
-from arx_verifier.errors import ArxError, AuditError, RequestError, UnavailableError
+from arx_caps.revocation import (
+    Bump,
+    KillReport,
+    ProofUsedError,
+    RevocationStore,
+    StoreHistoryError,
+    UsedProof,
+    parse_targets,
+)
+from arx_verifier.errors import ArxError, AuditError, GrantError, RequestError, UnavailableError
 from arx_verifier.memory import read_window
 from arx_verifier.revocation import HistoryPlace
 
 Op = Literal["kill", "kill+freeze", "freeze", "thaw", "clear"]
 NO_WAIT_MS: Final = 0
+LATER: Final = "the mint's database takes no changes now: the mint records it later, from the store's log"
 # The kinds of events.
 _KINDS: Final[dict[Op, str]] = {
     "kill": "targets.killed",
@@ -30,8 +41,12 @@ _KINDS: Final[dict[Op, str]] = {
 }
 
 
-# The store comes first: a change in it is in force, even if everything after it fails. Then come the database and the
-# event, and then the response. Every operation is idempotent, so that a retry mends a crash in between.
+_log = logging.getLogger(__name__)
+
+
+# The store comes first: a change in it is in force, even if everything after it fails, and a database that takes no
+# changes delays none. The store's log has the kind of the event, which any mint records when it reads the entry: so a
+# mint that ends, or cannot write, loses none.
 class Revoker:
     """Changes the revocation store, and records the changes.
 
@@ -65,6 +80,7 @@ class Revoker:
         by: str,
         wait: bool,
         memory_before: int | None = None,
+        proof: UsedProof | None = None,
     ) -> KillReport:
         """Kill, freeze or thaw targets for an operator.
 
@@ -77,14 +93,17 @@ class Revoker:
             wait: Whether to wait until every verifier has confirmed.
             memory_before: For ``thaw`` and ``clear``: what the targets wrote into memories before this time is trusted
                 again, ms since the Unix epoch.
+            proof: For ``kill``, ``kill+freeze`` and ``freeze``: the proof of the call, which the store uses up in the
+                same step.
 
         Returns:
-            The kill report.
+            The kill report, whose summary has ``LATER`` if the change is not recorded yet.
 
         Raises:
+            GrantError: ``replayed``: the proof was used before, and nothing was changed.
             RequestError: A target is malformed, or a taint without an end is to be frozen.
             StoreError: The outcome is not known: retry.
-            AuditError: The change is in force, and its event could not be recorded.
+            AuditError: For ``clear``: the change is in force, and its event could not be recorded.
         """
         windows = [read_window(str(target)) for target in parse_targets(targets)]
         # It narrows the freeze of its target: the right to freeze would be one to trust a killed agent (SPEC 18.4).
@@ -94,16 +113,22 @@ class Revoker:
         if op == "thaw":
             # The row before the store: what the database has as ended is frozen again in the store.
             self._thaw(targets, by)
+        event = _KINDS[op]
         operations: dict[str, Callable[[], Bump]] = {
-            "kill": lambda: self._store.kill_by_kind(targets, reason, by),
-            "kill+freeze": lambda: self._store.kill_and_freeze(targets, reason, by),
-            "freeze": lambda: self._store.freeze(targets, reason, by),
-            "thaw": lambda: self._store.thaw(targets, reason, by, memory_before=memory_before, unkilled=unkilled),
+            "kill": lambda: self._store.kill_by_kind(targets, reason, by, event=event, proof=proof),
+            "kill+freeze": lambda: self._store.kill_and_freeze(targets, reason, by, event=event, proof=proof),
+            "freeze": lambda: self._store.freeze(targets, reason, by, event=event, proof=proof),
+            "thaw": lambda: self._store.thaw(
+                targets, reason, by, memory_before=memory_before, unkilled=unkilled, event=event
+            ),
             "clear": lambda: self._store.clear_taints(targets, reason, by, before=memory_before),
         }
-        bump = self.change(operations[op])
-        report = self.settle(bump, None if wait else NO_WAIT_MS)
-        self._record(bump, _KINDS[op], by, reason)
+        try:
+            bump = self.change(operations[op])
+        except ProofUsedError as error:
+            raise GrantError("this proof was used before; sign anew", code="replayed") from error
+        report = self._store.wait_confirmed(bump, None if wait else NO_WAIT_MS)
+        report = self._record(bump, report, op, by, reason)
         if wait or report.status == "confirmed":
             with contextlib.suppress(ArxError):  # the kill is in force and recorded; the keeper records this later
                 self._confirmations.settle(report, by)
@@ -159,14 +184,17 @@ class Revoker:
         except ArxError:
             return set()
 
-    def _record(self, bump: Bump, kind: str, by: str, reason: str) -> None:
-        # The event comes after the change: without its event the change is in force all the same, and the store's log,
-        # which the audit log takes in, has it.
+    def _record(self, bump: Bump, report: KillReport, op: Op, by: str, reason: str) -> KillReport:
         seq = bump.header.seq
         try:
+            self._advance(bump.header.place)
             self._freezes.follow_store()
-            self._db.record(
-                Event.of(kind, by, targets=list(bump.targets), seq=seq, reason=reason, durable=bump.durable)
-            )
+            if op == "clear":  # its entries name the taints, and not what the operator named
+                facts = {"targets": list(bump.targets), "seq": seq, "reason": reason, "durable": bump.durable}
+                self._db.record(Event.of(_KINDS[op], by, **facts))
         except UnavailableError as error:
-            raise AuditError(f"it is in force as number {seq}, but could not be recorded: {error}") from error
+            if op == "clear":
+                raise AuditError(f"it is in force as number {seq}, but could not be recorded: {error}") from error
+            _log.warning("%s %d is in force, and is recorded later: %s", op, seq, error)
+            return replace(report, summary=f"{report.summary}; {LATER}")
+        return report

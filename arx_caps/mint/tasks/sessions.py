@@ -8,8 +8,9 @@ Credentials are verified in ``arx_caps.mint.identity``; tasks are in ``issue``.
 # read. A kill in between revokes the token. A renewal requires what opened the session, under the policy in force. Its
 # token is valid, so none of its targets was killed since its birth, and the new birth is read before any authority.
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+import secrets
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -19,9 +20,10 @@ from arx_caps.mint.context import Born, MintContext
 from arx_caps.mint.db.database import now_ms
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.repositories.epoch import HighWater
+from arx_caps.mint.db.repositories.proofs import Used, replayed, used_id
 from arx_caps.mint.db.repositories.sessions import Room
 from arx_caps.mint.db.unit_of_work import UnitOfWork
-from arx_caps.mint.identity.authenticate import AuthenticatedCaller
+from arx_caps.mint.identity.authenticate import LOGIN, PROVEN, AuthenticatedCaller, record_decision
 from arx_caps.mint.identity.operator_role import role_of
 from arx_caps.mint.identity.operator_token import mint_operator_token
 from arx_caps.mint.identity.session_login import (
@@ -37,8 +39,13 @@ from arx_caps.mint.policy.model import Policy, SessionTerms
 from arx_caps.mint.tasks.liveness import is_usable
 from arx_caps.mint.tasks.reissue import recipe_of
 from arx_caps.mint.tasks.token_factory import Birth, new_link, new_name, sign_session
-from arx_verifier.errors import Failure, GrantError, refusal, shorten
-from arx_verifier.token import agent_targets
+from arx_caps.revocation import ProofUsedError, UsedProof
+from arx_verifier.errors import AuditError, Failure, GrantError, StoreError, refusal, shorten
+from arx_verifier.journal import ChainFacts
+from arx_verifier.request import AccessRequest
+from arx_verifier.token import MINT_AUDIENCE, agent_targets
+
+LOGIN_ACTION: Final = "arx.login"  # of the decision that a sign-in leaves
 
 
 class OpenedSession(NamedTuple):
@@ -49,7 +56,9 @@ class OpenedSession(NamedTuple):
     expires_at: int
 
 
-def grant_operator(mint: MintContext, unit: UnitOfWork, assertion: str, proof: Proof) -> tuple[str, int]:
+def grant_operator(
+    mint: MintContext, unit: UnitOfWork, assertion: str, proof: Proof, peer: str | None
+) -> tuple[str, int]:
     """Return an operator token that lives ten minutes, for an assertion.
 
     Args:
@@ -57,6 +66,7 @@ def grant_operator(mint: MintContext, unit: UnitOfWork, assertion: str, proof: P
         unit: The call's unit of work.
         assertion: The operator's signed assertion.
         proof: The call's proof.
+        peer: The peer's address, or None.
 
     Returns:
         The token, a secret, and when it expires, in ms since the Unix epoch.
@@ -72,12 +82,54 @@ def grant_operator(mint: MintContext, unit: UnitOfWork, assertion: str, proof: P
     # An assertion that was stolen is of no use without its key.
     if proof.key.kid != checked.kid:
         raise GrantError("the proof is not by the key that signed the assertion", code="bad_proof")
-    unit.spend("proof", proof.key.kid, proof.jti, proof.until)
-    unit.spend("assertion", checked.kid, checked.jti, checked.until)
-    token, expires_at = token_for(mint, name)
-    mint.db.holder_keys.note_use(checked.kid)
-    unit.record(Event.of("operator.signed_in", f"operator:{name}", key=checked.kid, expires_at=expires_at))
+    used = [
+        used_id("proof", proof.key.kid, proof.jti, proof.until),
+        used_id("assertion", checked.kid, checked.jti, checked.until),
+    ]
+    # In the store as well: a database that takes no changes must keep no operator from a kill.
+    in_store = _use_in_store(mint, used)
+    try:
+        unit.spend_all(used)
+        token, expires_at = token_for(mint, name)
+        mint.db.holder_keys.note_use(checked.kid)
+        unit.record(Event.of("operator.signed_in", f"operator:{name}", key=checked.kid, expires_at=expires_at))
+    except (StoreError, AuditError):
+        if not in_store:
+            raise
+        _require_unused(mint, used)
+        row = mint.db.holder_keys.find_row(f"operator:{name}", checked.kid)
+        assurance = PROVEN if row is None or row["until"] is None else LOGIN
+        token, expires_at = token_for(mint, name)
+        # In the mint's journal in place of the event: no operator has a token that is not recorded.
+        facts = ChainFacts(agent=f"operator:{name}", audience=MINT_AUDIENCE, kid=checked.kid, assurance=assurance)
+        record_decision(mint, facts, AccessRequest(LOGIN_ACTION, {}, now_ms(), peer), None)
     return token, expires_at
+
+
+def _use_in_store(mint: MintContext, used: Sequence[Used]) -> bool:
+    """Use up proof and assertion in the revocation store, and return whether it has done so.
+
+    Raises:
+        GrantError: ``replayed``: one was used before.
+    """
+    # A store that is known to be silent is not waited for; without it, the database alone decides.
+    if mint.epochs.check(None, 0, ()) is not None:
+        return False
+    call = secrets.token_hex(8)
+    for each in used:
+        try:
+            mint.store.use_proof(UsedProof(each.digest, call, each.until))
+        except ProofUsedError as error:
+            raise replayed(each) from error
+        except StoreError:
+            return False
+    return True
+
+
+def _require_unused(mint: MintContext, used: Sequence[Used]) -> None:
+    for each in used:
+        if mint.db.proofs.is_used(each):
+            raise replayed(each)
 
 
 def token_for(mint: MintContext, name: str) -> tuple[str, int]:

@@ -4,19 +4,19 @@
 They reveal nothing about the realm's users.
 """
 
+import asyncio
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any, Final, Literal
 
 import msgspec
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from arx_caps.mint.api import openapi, problems
 from arx_caps.mint.api.access_log import note
-from arx_caps.mint.api.endpoint import RouteAnswer
+from arx_caps.mint.api.endpoint import URGENT_THREADS, RouteAnswer
 from arx_caps.mint.api.openapi import OpenRoute
 
 _HEADERS: Final = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
@@ -58,7 +58,7 @@ async def readyz(request: Request) -> Response:
     note(request, route="/readyz")
     mint = request.app.state.mint
     # In a thread: ``ready`` may wait for a lock, and the event loop must go on for all other requests.
-    because = await run_in_threadpool(mint.ready)
+    because = await asyncio.get_running_loop().run_in_executor(URGENT_THREADS, mint.ready)
     log: Literal["ok", "halted"] = "ok" if mint.log.publisher.halted is None else "halted"
     answer = Readiness(
         ready=not because,

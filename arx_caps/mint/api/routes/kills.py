@@ -19,7 +19,7 @@ from arx_caps.mint.identity.operator_role import actions_of_operator, may
 from arx_caps.mint.revocation.freezes import ended_of
 from arx_caps.mint.revocation.revoker import Op
 from arx_caps.mint.tasks import preview
-from arx_caps.revocation import KINDS, parse_target, parse_targets
+from arx_caps.revocation import KINDS, UsedProof, parse_target, parse_targets
 from arx_verifier.errors import ArxError, GrantError, RequestError
 from arx_verifier.token import MAX_TARGET_BYTES
 
@@ -192,12 +192,12 @@ class KillPreview(RouteAnswer, frozen=True, kw_only=True):
 
 def kill_targets(call: RouteCall) -> KillShown:
     """Revoke everything born so far in these targets; targets that live on are frozen, too."""
-    return _change_targets(call, "kill+freeze" if call.body.freeze else "kill")
+    return _change_targets(call, "kill+freeze" if call.body.freeze else "kill", proof=call.unit.take_proof())
 
 
 def freeze_targets(call: RouteCall) -> KillShown:
     """Refuse these targets until a thaw."""
-    return _change_targets(call, "freeze")
+    return _change_targets(call, "freeze", proof=call.unit.take_proof())
 
 
 def thaw_freezes(call: RouteCall) -> KillShown:
@@ -210,10 +210,12 @@ def clear_memory(call: RouteCall) -> KillShown:
     return _change_targets(call, "clear", memory_before=call.body.before)
 
 
-def _change_targets(call: RouteCall, op: Op, *, memory_before: int | None = None) -> KillShown:
+def _change_targets(
+    call: RouteCall, op: Op, *, memory_before: int | None = None, proof: UsedProof | None = None
+) -> KillShown:
     body: TargetsBody = call.body
     about: dict[str, Any] = {"reason": body.reason, "by": call.authenticated.actor, "wait": body.wait}
-    return show_kill(call.mint.revoker.end(op, body.targets, memory_before=memory_before, **about))
+    return show_kill(call.mint.revoker.end(op, body.targets, memory_before=memory_before, proof=proof, **about))
 
 
 def preview_kill(call: RouteCall) -> KillPreview:
@@ -295,7 +297,7 @@ def get_kill(call: RouteCall) -> KillRecord:
         # Another mint or an operator wrote it a moment ago: this mint reads the store's log ten times a second.
         with contextlib.suppress(ArxError):
             mint.freezes.follow_store()
-        row = mint.db.kills.find(number)
+        row = mint.db.kills.find(number) or mint.freezes.find_step(number)
     if row is None:
         raise GrantError("no such kill", code="not_found")
     return _show_row(mint, row, None)
@@ -331,11 +333,11 @@ def progress_of(mint: MintContext) -> dict[int, ConfirmationsShown]:
 READ_KILLS: Final = "arx.kills.read"
 READ_FREEZES: Final = "arx.freezes.read"
 ENDPOINTS: Final = (
-    Endpoint("POST", "/v1/kills", "arx.kill", kill_targets, KillBody),
+    Endpoint("POST", "/v1/kills", "arx.kill", kill_targets, KillBody, one_change=True, urgent=True),
     Endpoint("POST", "/v1/kills/preview", "arx.kills.preview", preview_kill, PreviewBody),
     Endpoint("GET", "/v1/kills", READ_KILLS, list_kills, query=KillsQuery),
     Endpoint("GET", "/v1/kills/{seq}", READ_KILLS, get_kill, problems=("not_found",)),
-    Endpoint("POST", "/v1/freezes", "arx.freeze", freeze_targets, TargetsBody),
+    Endpoint("POST", "/v1/freezes", "arx.freeze", freeze_targets, TargetsBody, one_change=True, urgent=True),
     Endpoint("GET", "/v1/freezes", READ_FREEZES, list_freezes, query=FreezesQuery),
     Endpoint("POST", "/v1/freezes/thaw", "arx.thaw", thaw_freezes, ThawBody),
     Endpoint("POST", "/v1/memory/clear", "arx.thaw", clear_memory, ClearBody),

@@ -91,7 +91,7 @@ def sign_in_operator(call: RouteCall) -> OperatorToken:
     if call.proof is None:
         raise refusal("missing_token")
     # No idempotency key: a repeat with another proof returns another token, which does no harm.
-    token, expires_at = grant_operator(call.mint, call.unit, call.body.assertion, call.proof)
+    token, expires_at = grant_operator(call.mint, call.unit, call.body.assertion, call.proof, call.peer)
     return OperatorToken(token=token, expires_at=expires_at)
 
 
@@ -197,6 +197,7 @@ ENDPOINTS: Final = (
         OperatorTokenBody,
         status=201,
         problems=("no_role", "no_policy"),
+        urgent=True,
     ),
     Endpoint(
         "POST",

@@ -144,7 +144,7 @@ class EpochRepository:
         thawed: Collection[str],
         steps: Collection[KillStep] = (),
     ) -> bool:
-        """Apply entries of the store's log to freezes and kills, and raise the high-water mark.
+        """Apply entries of the store's log to freezes and kills, record their events, and raise the high-water mark.
 
         Args:
             realm: The realm.
@@ -181,6 +181,12 @@ class EpochRepository:
             # At the thaw as well: a sign-in can have begun while the freeze was made, and must not outlive it.
             end_sign_ins(c, [*thawed, *(freeze.target for freeze in frozen)])
             add_kills(c, steps)
+            # Here and not by the mint that made the change: it may have ended, or had a database that took nothing.
+            for step in steps:
+                if step.event:
+                    targets = [target for _, target in step.targets]
+                    facts = {"targets": targets, "seq": step.seq, "reason": step.why}
+                    self._database.record_in(c, Event.of(step.event, step.by, **facts))
             # Of another history, the entries are no news.
             if since is not None and since.incarnation == to.incarnation:
                 _notify_of_direct(c, steps)

@@ -43,6 +43,7 @@ class KillStep(NamedTuple):
         at_ms: When the store took it, in ms since the Unix epoch.
         by: The actor.
         why: The reason.
+        event: The kind of the event that the mint records; empty for a change that has another record.
     """
 
     seq: int
@@ -53,6 +54,7 @@ class KillStep(NamedTuple):
     at_ms: int
     by: str
     why: str
+    event: str = ""
 
 
 class KillRepository:
@@ -124,7 +126,14 @@ def add_kills(c: Connection, steps: Collection[KillStep]) -> None:
     """Add rows in an open transaction; those that the database has stay as they are."""
     for step in steps:
         if c.execute(_KNOWN, {"at": step.seq, "of": step.incarnation}).first() is None:
-            c.execute(insert(KILLS), step._asdict() | {"targets": msgspec.json.encode(step.targets).decode()})
+            c.execute(insert(KILLS), row_of(step))
+
+
+def row_of(step: KillStep) -> dict[str, Any]:
+    """Return a step's row, without its confirmations."""
+    row = step._asdict() | {"targets": msgspec.json.encode(step.targets).decode()}
+    del row["event"]
+    return row
 
 
 def targets_of(row: Mapping[str, Any]) -> list[tuple[str, str]]:

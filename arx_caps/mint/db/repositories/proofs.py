@@ -48,8 +48,8 @@ class ProofRepository:
         self._here: dict[str, int] = {}
         self._looking = threading.Lock()
 
-    def spend(self, used: Used) -> None:
-        """Use an id in a transaction of its own.
+    def spend(self, *used: Used) -> None:
+        """Use ids in a transaction of their own.
 
         Raises:
             GrantError: ``replayed``: the id was used before.
@@ -58,9 +58,9 @@ class ProofRepository:
             with self._database.write() as c:
                 # The insert decides, not a query before it: of two calls with one id at the same moment, both would
                 # find nothing.
-                insert_rows(c, ((USED_JTI, used.row()),))
+                insert_rows(c, [(USED_JTI, each.row()) for each in used])
         except GrantError as error:  # the unique key
-            raise replayed(used) from error
+            raise replayed(used[-1]) from error
 
     def is_used(self, used: Used) -> bool:
         """Return whether an id was used before."""
