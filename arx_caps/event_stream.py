@@ -87,6 +87,17 @@ def fields_of(event: bytes) -> EventFields:
     return EventFields(b"\n".join(data), identity, retry_ms)
 
 
+def with_id(event: bytes, identity: str) -> bytes:
+    """Return an event with another id.
+
+    Args:
+        event: The event.
+        identity: The id, on one line.
+    """
+    kept = [line for line in event.splitlines() if line and line.partition(b":")[0] != b"id"]
+    return b"\n".join([b"id: " + identity.encode(), *kept, b"", b""])
+
+
 def with_data(event: bytes, data: bytes) -> bytes:
     """Return an event with other data.
 

@@ -98,18 +98,18 @@ class LoopbackApp:
     def __init__(self, servers: Mapping[str, ServerAccess], port: int, path: str | None = None) -> None:
         self._servers = servers
         self.path = secrets.token_urlsafe(PATH_BYTES) if path is None else path
-        self._hosts = [f"{name}:{port}".encode() for name in ("127.0.0.1", "localhost", "[::1]")]
+        self._hosts = {f"{name}:{port}".encode() for name in ("127.0.0.1", "localhost", "[::1]")}
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         """Handle one request of a client."""
         if scope["type"] != "http":
             return
-        headers = dict(scope["headers"])
+        hosts, origins = ([value for name, value in scope["headers"] if name == each] for each in (b"host", b"origin"))
+        if len(hosts) != 1:  # RFC 9112 3.2: two readers of two could take different ones
+            await _plain(send, 400, f"expected one Host header, got {len(hosts)}")
+            return
         # A page of another site, in a browser of this machine, can reach the port by a name of its own.
-        origin = headers.get(b"origin")
-        if headers.get(b"host") not in self._hosts or not (
-            origin is None or origin.removeprefix(b"http://") in self._hosts
-        ):
+        if not {*hosts, *(each.removeprefix(b"http://") for each in origins)} <= self._hosts:
             await _plain(send, 403, "the Host or Origin header names another place than this machine")
             return
         server = self._server(scope["path"])

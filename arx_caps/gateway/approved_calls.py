@@ -84,6 +84,13 @@ class TokenCaller(NamedTuple):
     issued_at: int
     is_proven: bool = False
 
+    @property
+    def person(self) -> tuple[str, str] | None:
+        """Issuer and subject of the person that it acts for, or None."""
+        # The mint has given the token; an operator's token has none.
+        subject: tuple[str, str] | None = getattr(self.macaroon.unverified_identifier, "subject", None)
+        return subject
+
     def __repr__(self) -> str:
         return "<TokenCaller>"
 
@@ -219,7 +226,7 @@ class ApprovedCalls:
         tool = _tool_of(asked.message)
         try:
             # Each makes the gateway ask the mint, and the door counts what it forwards alone.
-            self._door.rates.charge(asked.caller.agent)
+            self._door.rates.charge(asked.caller.agent, asked.caller.person)
             await work(asked)
         except OverRateError as error:
             await asked.exchange.refuse_rate(asked.message, error)
@@ -499,7 +506,7 @@ class _Asked(NamedTuple):
 
     async def result(self, result: Object) -> None:
         answer = written({"jsonrpc": "2.0", "id": self.message.id, "result": result})
-        await self.exchange.close(200, answer, [(b"cache-control", b"no-store")])
+        await self.exchange.close(200, answer)
 
     async def error(self, code: int, text: str) -> None:
         status = status_of(code) if self.is_stateless else 200
@@ -526,7 +533,7 @@ class _Asked(NamedTuple):
             meta = answer["result"].get("_meta")
             related = {_RELATED: {"taskId": task}}
             answer["result"] = answer["result"] | {"_meta": (meta if isinstance(meta, dict) else {}) | related}
-        await self.exchange.close(200, written(answer), [(b"cache-control", b"no-store")])
+        await self.exchange.close(200, written(answer))
 
 
 class _Status(NamedTuple):

@@ -22,7 +22,7 @@ class Door(Protocol):
         """Close it."""
 
 
-HANDLE: Final = "arx.handle"  # in the scope of a request that came with an access token, signed by the gateway
+CHALLENGES: Final = "arx.challenges"  # in the scope of a request to a resource of OAuth, whose clients log in at 401
 _UNWATCHED_S: Final = 0.1  # until a stream is watched for a client that goes
 
 
@@ -71,24 +71,30 @@ async def until_gone(receive: Receive) -> None:
         pass
 
 
-async def read_body(receive: Receive, longest: int) -> bytes | None:
+async def read_body(
+    receive: Receive, longest: int, short: int = 0, require: Callable[[], None] | None = None
+) -> bytes | None:
     """Return the body of a request; None if it is longer, or the client went.
 
     Args:
         receive: As ASGI has it.
         longest: The longest body, bytes.
+        short: What may be kept of it before ``require``, bytes.
+        require: Called before more of it is kept; raises if that may not be.
     """
-    parts, size = [], 0
+    # One buffer and no list of parts: a client may send it byte by byte.
+    body = bytearray()
     while True:
         message = await receive()
-        if message["type"] == "http.disconnect":
+        part = message.get("body", b"")
+        if message["type"] == "http.disconnect" or len(body) + len(part) > longest:
             return None
-        parts.append(message.get("body", b""))
-        size += len(parts[-1])
-        if size > longest:
-            return None
+        if require is not None and len(body) + len(part) > short:
+            require()
+            require = None
+        body += part
         if not message.get("more_body", False):
-            return b"".join(parts)
+            return bytes(body)
 
 
 def replay_body(body: bytes, receive: Receive) -> Receive:

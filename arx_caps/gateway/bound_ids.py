@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bind an upstream's ids of MCP sessions and tasks to the ARx session, the agent and the delegations that opened them.
+"""Bind an upstream's ids of MCP sessions, tasks and events to the ARx session, the agent and the delegations of them.
 
 The id that a client gets is the upstream's with a code over it and its owner, so that a gateway keeps no table, and
 another gateway of the same audience knows the id too.
@@ -23,18 +23,20 @@ class BoundIds:
 
     Args:
         keys: The audience keys.
-        kind: ``session`` or ``task``.
+        kind: ``session``, ``task`` or ``event``.
     """
 
     def __init__(self, keys: KeyRing, kind: str) -> None:
         self._keys, self._label = keys, _LABEL.format(kind)
+        # Each event has an id of its own, which would take the place of a session's code.
+        self._longest_kept = 0 if kind == "event" else _LONGEST_KEPT
 
     def bind(self, identity: str, owner: ChainFacts) -> str:
         """Return the id that a client gets.
 
         Args:
             identity: The upstream's id.
-            owner: Who opened the session, or began the task.
+            owner: Who opened the session, began the task, or got the event.
         """
         return _SEPARATOR.join((identity, owner.kid, self._code(identity, owner, owner.kid)))
 
@@ -56,7 +58,7 @@ class BoundIds:
         key = self._keys.get(kid)
         assert key is not None  # a token that it signed was just authenticated
         text = f"{self._label}{identity}\0{owner_of(owner)}"
-        return (_kept_code_of if len(text) <= _LONGEST_KEPT else _code_of)(key.derived, text)
+        return (_kept_code_of if len(text) <= self._longest_kept else _code_of)(key.derived, text)
 
 
 def _code_of(key: bytes, text: str) -> str:
@@ -69,10 +71,16 @@ _kept_code_of: Final = functools.lru_cache(maxsize=512)(_code_of)
 
 
 def owner_of(facts: ChainFacts) -> str:
-    """Return what is one for each holder: the ARx session, the agent, and the agents delegated to."""
-    return "\0".join((facts.session, facts.agent, *facts.named))
+    """Return what is one for each holder: the ARx session with its person, the agent, and the agents delegated to."""
+    person = "\1".join(facts.subject).replace("\0", "\1") if facts.subject else ""
+    return "\0".join((facts.session, facts.agent, person, *facts.named))
 
 
-def agent_of(owner: str) -> str:
-    """Return the agent that the mint proved, of what ``owner_of`` returned."""
-    return owner.split("\0")[1]
+def agent_of(owner: str) -> tuple[str, str]:
+    """Return the agent that the mint proved, and the person that it acts for or an empty text.
+
+    Args:
+        owner: What ``owner_of`` returned.
+    """
+    _, agent, person, *_ = owner.split("\0")
+    return agent, person

@@ -3,6 +3,7 @@
 
 import asyncio
 import contextlib
+import re
 import ssl
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
@@ -36,9 +37,21 @@ _NOT_FORWARDED: Final = frozenset(
 _NOT_ANSWERED: Final = frozenset(
     (
         *(b"connection", b"keep-alive", b"te", b"trailer", b"transfer-encoding", b"upgrade", b"proxy-authenticate"),
-        *(b"content-length", b"set-cookie", b"www-authenticate", b"server", b"date", b"alt-svc"),
+        *(b"content-length", b"set-cookie", b"www-authenticate", b"server", b"date"),
+        *(b"authentication-info", b"proxy-authentication-info"),  # of the gateway's credential
+        # Of the whole origin, and so of all upstreams: its storage, its transport, its reports, its scripts.
+        *(b"clear-site-data", b"refresh", b"strict-transport-security", b"public-key-pins", b"expect-ct", b"alt-svc"),
+        *(b"public-key-pins-report-only", b"nel", b"report-to", b"reporting-endpoints", b"service-worker-allowed"),
+        *(b"origin-agent-cluster", b"origin-trial", b"accept-ch", b"critical-ch", b"set-login", b"use-as-dictionary"),
+        *(b"secure-session-registration", b"sec-session-registration", b"activate-storage-access"),
+        # For caches between, which would keep for all what was decided for one.
+        *(b"expires", b"pragma", b"surrogate-control", b"edge-control", b"no-vary-search"),
+        # For a proxy before the gateway, which would answer with a file or an address of its own network.
+        *(b"x-accel-redirect", b"x-accel-expires", b"x-sendfile", b"x-lighttpd-send-file", b"x-reproxy-url"),
     )
 )
+_SHARED: Final = re.compile(rb"(?:public|private|s-maxage|proxy-revalidate)[ \t]*(?:=.*)?", re.IGNORECASE | re.DOTALL)
+_DIRECTIVE: Final = re.compile(rb'(?:[^,"]|"(?:[^"\\]|\\.)*"?)+', re.DOTALL)  # RFC 9111 5.2: a value may be quoted
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -53,6 +66,7 @@ class Forwarder:
 
     Attributes:
         serves_one_holder: Whether what answers a caller knows of no other one.
+        base: Its URL, which the target of a request follows.
 
     Raises:
         SettingsError: Its credential or its certificate authority cannot be read.
@@ -63,13 +77,13 @@ class Forwarder:
     def __init__(self, name: str, terms: UpstreamTerms, folder: Path) -> None:
         assert terms.url is not None
         self.name, self._terms = name, terms
-        self._base = terms.url.rstrip("/") if terms.is_http else terms.url
+        self.base = terms.url.rstrip("/") if terms.is_http else terms.url
         self._credential = credential_of(name, terms.credential, folder)
         self._secrets = self._credential.secrets
         self._leaks = Leaks(name, self._secrets)
         try:
             authority = str(folder / terms.ca) if terms.ca else None
-            self._tls = ssl.create_default_context(cafile=authority) if urlsplit(self._base).scheme == "https" else None
+            self._tls = ssl.create_default_context(cafile=authority) if urlsplit(self.base).scheme == "https" else None
         except (OSError, ssl.SSLError) as error:
             raise SettingsError(f"upstream.{name}: ca: {type(error).__name__}") from None
         self._session: aiohttp.ClientSession | None = None
@@ -138,7 +152,7 @@ class Forwarder:
             if _is_forwarded(lower := name.lower()) and lower not in ended
         }
         hand_on(kept)
-        address = URL(self._base + target, encoded=True)
+        address = URL(self.base + target, encoded=True)
         own = await self._credential.headers(self._session)
         if self._secrets is not self._credential.secrets:
             self._secrets = self._credential.secrets
@@ -237,13 +251,31 @@ def _nominated(headers: Iterable[tuple[bytes, bytes]]) -> set[bytes]:
 
 
 def answer_headers(raw: Iterable[tuple[bytes, bytes]]) -> Headers:
-    """Return the headers of an answer that a client may have, without those of its connection and of its identity.
+    """Return the headers of an answer that a client may have: of this answer alone, which caches keep for no other one.
 
     Args:
         raw: The answer's headers.
     """
     several = list(raw)
-    ended = _nominated(several)
-    return [
-        (lower, value) for name, value in several if (lower := name.lower()) not in _NOT_ANSWERED and lower not in ended
-    ]
+    ended = _nominated(several) | _NOT_ANSWERED
+    kept = [(lower, value) for name, value in several if (lower := name.lower()) not in ended and not _is_own(lower)]
+    caching = b",".join(value for name, value in kept if name == b"cache-control")
+    kept = [pair for pair in kept if pair[0] != b"cache-control"]
+    return [*kept, (b"cache-control", _private(caching)), (b"vary", b"Authorization")]
+
+
+def _is_own(name: bytes) -> bool:
+    # Pages of which origins may read an answer is the gateway's to say.
+    return name.endswith(b"cdn-cache-control") or name.startswith((b"access-control-", b"attribution-reporting-"))
+
+
+def _private(caching: bytes) -> bytes:
+    """Return ``Cache-Control`` of what was decided for one caller.  RFC 9111 3.5, 5.2.2.
+
+    Args:
+        caching: The upstream's; empty if it has none.
+    """
+    directives = [each.strip(b" \t") for each in _DIRECTIVE.findall(caching)]
+    kept = [each for each in directives if each and not _SHARED.fullmatch(each)]
+    # Without any, a cache of the client's own asks again, and the next call is decided on.
+    return b", ".join([b"private", *(kept or [b"no-cache"])])

@@ -25,6 +25,14 @@ from arx_verifier.verification import MemoryNonces
 
 SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0)
 _NOT_FOUND: Final = b'{"title": "Not Found", "status": 404, "detail": "no upstream of the gateway has this path"}'
+_FOREIGN: Final = json.dumps(
+    {
+        "title": "Forbidden",
+        "status": 403,
+        "detail": "pages of this origin may not call this: name it in `origins` of the gateway's table",
+    }
+).encode()
+_PROBLEM: Final = b"application/problem+json"
 _GRACE_S: Final = 30.0  # for running calls of an upstream that a reload has removed
 
 Running = RunningUpstream | RunningDecider
@@ -176,28 +184,47 @@ class Gateway:
             receive: As ASGI has it.
             send: As ASGI has it.
         """
-        if scope["type"] != "lifespan":
-            await self._cross_origin(scope, receive, send)
+        if scope["type"] == "lifespan":
+            return
+        if self._is_foreign(scope):
+            await _whole(send, scope["method"], 403, _PROBLEM, _FOREIGN)
+            return
+        await self._cross_origin(scope, receive, send)
+
+    def _is_foreign(self, scope: Scope) -> bool:
+        """Return whether a page asks for what pages of its origin may not have.  MCP, transports: DNS rebinding."""
+        # One that a proxy passes on to a decider is of a request that the proxy sends elsewhere.
+        found = [value.strip(b" \t") for name, value in scope.get("headers", ()) if name == b"origin"]
+        if not found or self._decider_at(scope) is not None:
+            return False
+        allowed, path = self._settings.gateway.origins, _path_of(scope)
+        if path in PATHS or self._resource_at(path) is not None:
+            return False  # public documents
+        if allowed is not None:
+            return len(found) != 1 or found[0].decode("latin-1") not in allowed
+        upstream = self.upstreams.get(path.removeprefix("/").partition("/")[0])
+        return upstream is None or upstream.resource is None
 
     def _decider_at(self, scope: Scope) -> RunningDecider | None:
         """Return the decider whose own port a request came to."""
         return self._ports.get((scope.get("server") or ("", 0))[1]) if scope["type"] == "http" else None
 
     def _is_open(self, scope: Scope) -> bool:
-        """Return whether pages of every origin may ask: for metadata, and with an access token for MCP."""
+        """Return whether pages may read the answer, of those that ``_is_foreign`` lets ask."""
         if self._decider_at(scope) is not None:
             return False
-        raw = scope["raw_path"].partition(b"?")[0].decode("latin-1")
-        upstream = self.upstreams.get(raw.removeprefix("/"))
-        if upstream is not None:
-            return upstream.resource is not None and not upstream.routes
-        return raw in PATHS or self._resource_at(raw) is not None
+        path = _path_of(scope)
+        name, slash, _ = path.removeprefix("/").partition("/")
+        if (upstream := self.upstreams.get(name)) is not None:
+            is_mcp = not upstream.routes and not slash
+            return is_mcp if self._settings.gateway.origins is None else is_mcp or bool(upstream.routes)
+        return path in PATHS or self._resource_at(path) is not None
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         if (asked := self._decider_at(scope)) is not None:
             await self._through(asked, scope, receive, send)
             return
-        raw = scope["raw_path"].partition(b"?")[0].decode("latin-1")
+        raw = _path_of(scope)
         name, slash, _ = raw.removeprefix("/").partition("/")
         upstream = self.upstreams.get(name)
         if scope["type"] != "http":
@@ -263,13 +290,11 @@ class Gateway:
             try:
                 data = await server.document()
             except ArxError:
-                status, kind = 503, b"application/problem+json"
+                status, kind = 503, _PROBLEM
                 data = b'{"title": "The mint does not answer", "status": 503}'
         else:
-            status, kind, data = 404, b"application/problem+json", _NOT_FOUND
-        headers = [(b"content-type", kind), (b"content-length", b"%d" % len(data))]
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else data})
+            status, kind, data = 404, _PROBLEM, _NOT_FOUND
+        await _whole(send, scope["method"], status, kind, data)
 
     def _resource_at(self, path: str) -> OAuthResource | None:
         """Return the resource whose metadata is at a path."""
@@ -289,6 +314,16 @@ class Gateway:
             self._ready.labels(name).set(upstream.verifier.readiness().ready)
             self._fill.labels(name).set(getattr(upstream.verifier.decisions, "fill", 0.0))
         return generate_latest(self._registry)
+
+
+async def _whole(send: Send, method: str, status: int, kind: bytes, data: bytes) -> None:
+    headers = [(b"content-type", kind), (b"content-length", b"%d" % len(data))]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": b"" if method == "HEAD" else data})
+
+
+def _path_of(scope: Scope) -> str:
+    return str(scope.get("raw_path", b"").partition(b"?")[0].decode("latin-1"))
 
 
 def _ports_of(settings: GatewaySettings) -> dict[str, tuple[str, bool]]:

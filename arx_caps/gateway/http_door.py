@@ -3,10 +3,12 @@
 
 import functools
 import json
+import re
 from typing import Any, Final
+from urllib.parse import unquote, urljoin
 
 from arx_caps.gateway.asgi import Message, Receive, Scope, Send, pass_on, read_body
-from arx_caps.gateway.forwarder import Forwarder, answer_headers, read_whole
+from arx_caps.gateway.forwarder import Forwarder, Headers, answer_headers, read_whole
 from arx_caps.gateway.member_names import check_names
 from arx_caps.gateway.rates import OverRateError, Rates
 from arx_caps.gateway.settings import UpstreamTerms
@@ -78,6 +80,7 @@ class HttpDoor:
         body = await read_body(receive, self._terms.max_body)
         if body is None:
             return
+        grant = scope["arx"]
         path = scope["raw_path"].partition(b"?")[0].decode("latin-1").removeprefix(scope["root_path"])
         query = scope["query_string"].decode("latin-1")
         target = f"{path}?{query}" if query else path
@@ -89,28 +92,28 @@ class HttpDoor:
             await send(message)
 
         try:
-            self._rates.charge(scope["arx"].agent, scope["arx"].tool)
+            self._rates.charge(grant.agent, grant.subject, grant.tool)
             async with (
-                self._rates.opened(scope["arx"].agent),
+                self._rates.opened(grant.agent, grant.subject),
                 self._forwarder.send(scope["method"], scope["headers"], body, target) as answer,
             ):
-                await self._answer(answer, receive, begin)
+                await self._answer(answer, scope["root_path"], target, receive, begin)
         except UpstreamError as error:
             self._failures.note(error)
             if begun:
                 return  # the server cuts an answer that does not end, so that it does not pass for a whole one
             if not error.sent:
-                await scope["arx"].give_back()
+                await grant.give_back()
             # Whether the call may have run is what a caller has to know before it calls again.
             problem = {"title": "The upstream failed", "detail": str(error), "may_have_run": error.sent}
             await _problem(504 if error.timed_out else 502, problem, [], send)
         except OverRateError as error:
-            await scope["arx"].give_back()
+            await grant.give_back()
             problem = {"title": "Too many calls", "detail": str(error), "code": "rate_limited"}
             await _problem(429, problem, [(b"retry-after", b"%d" % error.wait_s)], send)
 
-    async def _answer(self, answer: UpstreamAnswer, receive: Receive, send: Send) -> None:
-        headers = answer_headers(answer.raw_headers)
+    async def _answer(self, answer: UpstreamAnswer, root: str, target: str, receive: Receive, send: Send) -> None:
+        headers = self._located(answer_headers(answer.raw_headers), answer.status, root, target)
         start = {"type": "http.response.start", "status": answer.status, "headers": headers}
         # By the header: an answer without one has a content type for aiohttp too, that of a stream.
         kinds = [value.partition(b";")[0].strip().lower() for name, value in headers if name == b"content-type"]
@@ -121,6 +124,30 @@ class HttpDoor:
             return
         await send(start)
         await pass_on(answer.content.iter_any(), receive, send)
+
+    def _located(self, headers: Headers, status: int, root: str, target: str) -> Headers:
+        """Return the headers of an answer, in which the upstream's own addresses are those that clients know.
+
+        Raises:
+            UpstreamError: It redirects elsewhere: clients would follow, past the gateway.
+        """
+        base, found = self._forwarder.base, list[tuple[bytes, bytes]]()
+        for name, value in headers:
+            if name not in (b"location", b"content-location"):
+                found.append((name, value))
+                continue
+            try:
+                place = urljoin(base + target, value.decode("ascii"))
+            except ValueError:
+                place = ""
+            rest = place.removeprefix(base)
+            # A client takes these segments away, and the ones before them.
+            climbs = {".", ".."} & {unquote(segment) for segment in re.split(r"[/\\?#]", rest)}
+            if place.startswith(base) and rest[:1] in ("", "/", "?", "#") and not climbs:
+                found.append((name, (root + rest).encode()))
+            elif name == b"location" and 300 <= status < 400:
+                raise UpstreamError(f"upstream {self._forwarder.name} redirected to another address", sent=True)
+        return found
 
 
 def meaning_of(routes: RouteMap, scope: Scope, body: bytes) -> Meaning | None:
@@ -147,6 +174,7 @@ def meaning_of(routes: RouteMap, scope: Scope, body: bytes) -> Meaning | None:
 async def _problem(status: int, problem: dict[str, Any], more: list[tuple[bytes, bytes]], send: Send) -> None:
     """Answer a failure that is not one of the call's authority.  RFC 9457."""
     data = json.dumps(problem | {"status": status}).encode()
-    headers = [(b"content-type", b"application/problem+json"), (b"content-length", b"%d" % len(data)), *more]
+    headers = [(b"content-type", b"application/problem+json"), (b"content-length", b"%d" % len(data))]
+    headers += [(b"cache-control", b"no-store"), *more]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": data})

@@ -1,19 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a client gets of an MCP server's messages: lists of what its token could allow, ids of tasks that are its own.
+"""What a client gets of an MCP server's messages: lists of what its token could allow, ids that are its own.
 
-All else passes byte for byte.  A message that a client could read otherwise than the gateway is not passed on.
+All else passes byte for byte, but for what only ARx says in ``_meta``.  A message that a client could read otherwise
+than the gateway is not passed on.
 """
 
 import json
+import math
 from collections.abc import AsyncIterator, Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from arx_caps.event_stream import fields_of, is_whole, split_events, with_data
+from arx_caps.event_stream import fields_of, is_whole, split_events, with_data, with_id
+from arx_caps.gateway.bound_ids import BoundIds
 from arx_caps.gateway.mcp_tasks import TaskIds
-from arx_caps.gateway.mcp_wire import object_of, written
+from arx_caps.gateway.mcp_wire import aside, object_of, written
 from arx_caps.gateway.upstream_answer import UpstreamError
 from arx_verifier.enforcement import McpMessage, Messages
 from arx_verifier.errors import RequestError
@@ -21,6 +24,8 @@ from arx_verifier.journal import ChainFacts
 from arx_verifier.verification import Screened
 
 _TASK: Final = b'"taskId'  # an id that is spelled with escapes stays the upstream's, which no client can use
+_OWN: Final = "dev.arx/"  # what the names in `_meta` begin with that only ARx writes
+_SPELT_OWN: Final = b"dev.arx"
 _LISTS: Final = {
     f"{kind}/list": McpMessage(f"{kind}/list", {}, {})
     for kind in ("tools", "prompts", "resources", "resources/templates")
@@ -68,16 +73,19 @@ class McpAnswers:
     Args:
         name: The upstream's name, for errors.
         messages: Filters lists.
-        tasks: Binds ids.
+        tasks: Binds ids of tasks.
+        events: Binds ids of events.
         longest: The longest event of a stream, bytes.
         lists_tasks: Whether clients may list tasks.
     """
 
-    def __init__(self, name: str, messages: Messages, tasks: TaskIds, longest: int, lists_tasks: bool) -> None:
-        self._name, self._messages, self._tasks = name, messages, tasks
+    def __init__(
+        self, name: str, messages: Messages, tasks: TaskIds, events: BoundIds, longest: int, lists_tasks: bool
+    ) -> None:
+        self._name, self._messages, self._tasks, self._events = name, messages, tasks, events
         self._longest, self._lists_tasks = longest, lists_tasks
 
-    def whole(self, status: int, data: bytes, asked: AnsweredMessage) -> bytes:
+    async def whole(self, status: int, data: bytes, asked: AnsweredMessage) -> bytes:
         """Return the body of an answer that is no stream, as the client gets it.
 
         Args:
@@ -90,6 +98,9 @@ class McpAnswers:
         """
         if not data:
             return data
+        return await aside(len(data), self._whole, status, data, asked)
+
+    def _whole(self, status: int, data: bytes, asked: AnsweredMessage) -> bytes:
         if status >= 400 and object_of(data) is None:
             return b""  # the page of a server or a proxy: its status says what a client has to know
         return self.shown(data, asked)
@@ -108,9 +119,11 @@ class McpAnswers:
             async for event in split_events(parts, self._longest):
                 if not is_whole(event):
                     return  # it broke off, and clients ignore it
-                data = fields_of(event).data
-                shown = self.shown(data, asked) if data else data
-                yield event if shown is data else with_data(event, shown)
+                data, identity, _ = fields_of(event)
+                shown = await aside(len(data), self.shown, data, asked) if data else data
+                changed = event if shown is data else with_data(event, shown)
+                # An upstream may have one store of events for all sessions: an id must resume no other client's stream.
+                yield with_id(changed, self._events.bind(identity, asked.owner)) if identity else changed
         except RequestError as error:
             raise UpstreamError(f"upstream {self._name}: {error}", sent=True) from None
 
@@ -130,17 +143,17 @@ class McpAnswers:
     def _shown(self, data: bytes, asked: AnsweredMessage) -> bytes:
         if asked.screened is None and _TASK not in data and (envelope := _envelope_of(data)) is not None:
             self._check(msgspec.structs.asdict(envelope), asked)  # each call comes this way
-            return data
+            return _message_without_own(data)
         found = _object_of(data)
         if found is None:
             raise self._error("with no message")
         self._check(found, asked)
-        changed = self._tasks.bind(found, asked.owner)
+        changed = self._tasks.bind(found, asked.owner) | _remove_own(found)
         if asked.screened is not None and "result" in found:
             changed |= self._filter(found["result"], asked, asked.screened)
             if asked.announce is not None:
                 changed |= asked.announce(asked.method, found["result"])
-        return written(found) if changed else data
+        return _encoded(found) if changed else data
 
     def _check(self, found: dict[str, Any], asked: AnsweredMessage) -> None:
         """Require that a result answers what was asked: a client finds the request of a result by its id.
@@ -220,18 +233,92 @@ def result_with_meta(data: bytes, more: Mapping[str, Any]) -> bytes:
 def _envelope_of(data: bytes) -> _Envelope | None:
     """Return the envelope of a message; None if it takes another parser, or is none."""
     try:
+        if not data.isascii():
+            data.decode("utf-8")  # the parser does not look into a text that it skips
         return _ENVELOPE.decode(data)
     except (ValueError, RecursionError):
-        return None  # Python's parser reads `NaN`, which some servers write
+        return None  # Python's parser reads `\ud800`, which a server may write
 
 
 def _object_of(data: bytes) -> dict[str, Any] | None:
     """Return a message as an object; None if it is none, or if two parsers could read two in it."""
     try:
-        found = json.loads(data.decode("utf-8"), object_pairs_hook=_unique)
+        text = data.decode("utf-8")
+        found = json.loads(text, object_pairs_hook=_unique, parse_constant=_number, parse_float=_number)
     except (ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None
+
+
+def _encoded(message: dict[str, Any]) -> bytes:
+    """Return a message as JSON."""
+    try:
+        return msgspec.json.encode(message)  # ten times as fast, and it keeps all threads waiting
+    except (ValueError, OverflowError, RecursionError):
+        return written(message)  # it has a long integer, or half a surrogate pair
+
+
+def _number(text: str) -> float:
+    """Return a number that is written again as JSON: `NaN` is none, and 1e999 would be `Infinity`.
+
+    Raises:
+        ValueError: It is another one.
+    """
+    found = float(text)
+    if not math.isfinite(found):
+        raise ValueError(f"expected a number of JSON, got {text:.20}")
+    return found
+
+
+def without_own(data: bytes) -> bytes:
+    """Return a result or parameters without what only ARx says in ``_meta``; all else as the upstream wrote it.
+
+    Args:
+        data: The JSON of the result, or of the parameters.
+    """
+    if not _may_have_own(data):
+        return data
+    try:
+        part = _MEMBERS_OF.decode(data)
+        meta = _MEMBERS_OF.decode(part.get("_meta", b"{}"))
+    except (ValueError, RecursionError):
+        return data  # it is no object, or has no metadata
+    kept = {name: value for name, value in meta.items() if not name.startswith(_OWN)}
+    if len(kept) == len(meta) and _SPELT_OWN not in data:
+        return data
+    if "_meta" in part:
+        part["_meta"] = msgspec.Raw(msgspec.json.encode(kept))
+    return msgspec.json.encode(part)  # a name that was there twice is there once: no client takes the other one
+
+
+def _may_have_own(data: bytes) -> bool:
+    return _SPELT_OWN in data or b"\\u" in data  # a name may have escapes, also before its slash
+
+
+def _message_without_own(data: bytes) -> bytes:
+    if not _may_have_own(data):  # nearly every message
+        return data
+    members = _MEMBERS_OF.decode(data)
+    came = {name: bytes(members[name]) for name in members.keys() & {"params", "result"}}
+    kept = {name: without_own(part) for name, part in came.items()}
+    if _SPELT_OWN not in data and all(part is came[name] for name, part in kept.items()):
+        return data
+    return msgspec.json.encode({**members, **{name: msgspec.Raw(part) for name, part in kept.items()}})
+
+
+def _remove_own(message: dict[str, Any]) -> bool:
+    """Remove what only ARx says in ``_meta`` of a message; return whether there was any."""
+    found = False
+    for part in (message.get("params"), result := message.get("result"), _member(result, "result")):
+        meta = _member(part, "_meta")
+        for name in [each for each in meta if each.startswith(_OWN)] if isinstance(meta, dict) else ():
+            del meta[name]
+            found = True
+    return found
+
+
+def _member(value: Any, name: str) -> Any:
+    return value.get(name) if isinstance(value, dict) else None
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -8,11 +8,10 @@ have what the token could allow.  A stream ends with its grant.
 import asyncio
 import contextlib
 import functools
-import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Final
 
-from arx_caps.gateway.asgi import HANDLE, Receive, Scope, Send, pass_on, read_body
+from arx_caps.gateway.asgi import CHALLENGES, Receive, Scope, Send, pass_on, read_body
 from arx_caps.gateway.bound_ids import BoundIds, owner_of
 from arx_caps.gateway.forwarder import Forwarder, answer_headers, read_whole
 from arx_caps.gateway.mcp_answers import AnsweredMessage, McpAnswers
@@ -23,11 +22,13 @@ from arx_caps.gateway.mcp_tasks import TaskIds
 from arx_caps.gateway.mcp_wire import (
     INTERNAL_ERROR,
     INVALID_PARAMS,
+    INVALID_REQUEST,
     METHOD_NOT_FOUND,
     UNKNOWN_SESSION,
     Incoming,
     WireError,
     check_headers,
+    check_revision,
     encoded,
     read_incoming,
     status_of,
@@ -51,8 +52,8 @@ from arx_verifier.journal import ChainFacts
 from arx_verifier.verification import Screened, Verifier
 
 _STREAM: Final = "text/event-stream"
-_PARSED_UNSEEN: Final = 16_384  # bytes of a message that is parsed without a token
-_TOKEN: Final = re.compile(rb'"%s"\s*:\s*"([^"\\]+)"' % re.escape(META_KEY.encode()))
+_READ_UNSEEN: Final = 16_384  # bytes of a message that is kept and parsed without a token in its header
+_BOUND: Final = frozenset((b"mcp-session-id", b"last-event-id", b"authorization"))
 _ROUTING: Final = frozenset((b"mcp-method", b"mcp-name", b"mcp-session-id", b"authorization"))
 # A client opens a new session at 404.  The others are answers of JSON-RPC, which a client reads at 200 (`status_of`).
 _STATUS: Final = {UNKNOWN_SESSION: 404, METHOD_NOT_FOUND: 200, INVALID_PARAMS: 200}
@@ -91,8 +92,9 @@ class McpDoor:
         self._messages = Messages(verifier, trusted_proxies=trusted_proxies, tasks=True)
         self._enforcement, self._terms, self._forwarder = Enforcement(verifier), terms, forwarder
         self._sessions, self._tasks = BoundIds(verifier.keys, "session"), TaskIds(verifier.keys)
+        self._events = BoundIds(verifier.keys, "event")
         self._answers = McpAnswers(
-            forwarder.name, self._messages, self._tasks, terms.max_answer, forwarder.serves_one_holder
+            forwarder.name, self._messages, self._tasks, self._events, terms.max_answer, forwarder.serves_one_holder
         )
         self.rates, self._spans = Rates(terms.rate), Spans(forwarder.name)
         self._failures = FailureLog()
@@ -106,18 +108,16 @@ class McpDoor:
             receive: As ASGI has it.
             send: As ASGI has it.
         """
-        body = await read_body(receive, self._terms.max_body)
-        if body is None:
-            await McpExchange(scope, send, b"").close(
-                413, error_message(None, INTERNAL_ERROR, "the message is too long")
-            )
-            return
-        exchange = McpExchange(scope, send, body)
-        message = None
+        exchange, message = McpExchange(scope, send), None
         try:
+            exchange.content = await self._read(exchange, receive)
+            if exchange.content is None:
+                await exchange.close(413, error_message(None, INTERNAL_ERROR, "the message is too long"))
+                return
+            if self._forwarder.serves_one_holder:
+                check_revision(exchange.headers)  # a process has no headers
             if scope["method"] == "POST":
-                self._require_token(exchange, body)
-                message = read_incoming(body)
+                message = read_incoming(exchange.content)
                 check_headers(exchange.headers, message)
                 with self._spans.message(message, exchange.headers):
                     await self._post(exchange, message, receive)
@@ -126,10 +126,7 @@ class McpDoor:
             else:
                 await exchange.whole(405, [(b"allow", b"GET, POST, DELETE")], b"")
         except WireError as error:
-            status = _STATUS.get(error.code, 400)
-            if status == 200 and exchange.is_stateless:
-                status = status_of(error.code)
-            await exchange.close(status, error_message(message and message.id, error.code, str(error)))
+            await self._refuse_wire(exchange, message, error)
         except RefusedCall as problem:
             await self._refuse(exchange, message, problem)
         except OverRateError as error:
@@ -144,25 +141,47 @@ class McpDoor:
         """Wait for what is still to be sent to the upstream."""
         await asyncio.gather(*self._later, return_exceptions=True)
 
-    def _require_token(self, exchange: McpExchange, body: bytes) -> None:
-        """Authenticate the token of a long message before it is parsed.
+    async def _read(self, exchange: McpExchange, receive: Receive) -> bytes | None:
+        """Return the body of a request; None if it is too long, or the client went.
 
         Raises:
-            RefusedCall: It has none, or one that no key of this audience signed.
+            RefusedCall: It is long, and no key of this audience signed the token in its header.
         """
-        # To parse a message may take a fifth of a second for each MiB, and a stranger could keep the event loop, with
-        # the rechecks of all streams, busy with that.
-        if len(body) <= _PARSED_UNSEEN:
-            return
+
+        def require() -> None:
+            # To parse a message may take a fifth of a second for each MiB, and a stranger could keep the event loop,
+            # with the rechecks of all streams, busy with that, and fill the memory with what is not parsed yet.
+            problem = self._unproven(exchange)
+            if problem is not None and problem.code == "missing_token":
+                text = f"a message of more than {_READ_UNSEEN} bytes needs its token in the header Authorization"
+                problem = RefusedCall(problem.code, text)
+            if problem is not None:
+                self._enforcement.count(problem, None)
+                raise problem
+
+        return await read_body(receive, self._terms.max_body, _READ_UNSEEN, require)
+
+    def _unproven(self, exchange: McpExchange) -> RefusedCall | None:
+        """Return why the token in the header of a request is none; None if a key of this audience signed it."""
         try:
-            if b"authorization" in exchange.headers:
-                self._enforcement.screen(exchange.headers[b"authorization"])
-            else:
-                found = _TOKEN.search(body)
-                self._enforcement.screen(b"Bearer " + found[1] if found else b"")
+            self._enforcement.screen(exchange.headers.get(b"authorization", b""))
         except RefusedCall as problem:
+            return problem
+        return None
+
+    async def _refuse_wire(self, exchange: McpExchange, message: Incoming | None, error: WireError) -> None:
+        """Answer a message that is not forwarded, as it has no single meaning; a stranger gets a challenge."""
+        problem = self._unproven(exchange)
+        if problem is not None and (
+            problem.code != "missing_token" or META_KEY.encode() not in (exchange.content or b"")
+        ):
             self._enforcement.count(problem, None)
-            raise
+            await exchange.whole(*self._enforcement.answer(problem))
+            return
+        status = _STATUS.get(error.code, 400)
+        if status == 200 and exchange.is_stateless:
+            status = status_of(error.code)
+        await exchange.close(status, error_message(message and message.id, error.code, str(error), error.data))
 
     async def _post(self, exchange: McpExchange, incoming: Incoming, receive: Receive) -> None:
         message = McpMessage(incoming.method, incoming.params, incoming.meta, incoming.id, exchange)
@@ -191,7 +210,7 @@ class McpDoor:
         work = await self._messages.decide(message)
         facts = work.grant.facts
         try:
-            self.rates.charge(facts.agent, work.grant.tool)
+            self.rates.charge(facts.agent, facts.subject, work.grant.tool)
             if message.method == "tools/call":
                 await work.require_texts(lambda: self._schema(exchange, message, facts))
         except (OverRateError, RefusedCall, UpstreamError, WireError):
@@ -221,7 +240,7 @@ class McpDoor:
     ) -> None:
         """Forward a message that calls nothing, or a request for the stream of a session or for its end."""
         facts = screened.proven.facts
-        self.rates.charge(facts.agent)
+        self.rates.charge(facts.agent, facts.subject)
         asked = AnsweredMessage(facts, "", None, screened)
         if message is not None and message.method:
             announce = exchange.scope.get(ANNOUNCE)
@@ -253,7 +272,7 @@ class McpDoor:
         headers = self._answered(answer, asked.owner)
         if answer.content_type != _STREAM:
             data = await self._body(answer)
-            return answer.status, headers, self._answers.whole(answer.status, data, asked)
+            return answer.status, headers, await self._answers.whole(answer.status, data, asked)
         await exchange.begin(answer.status, headers)
         parts = _checked(self._answers.stream(answer.content.iter_any(), asked), check)
         await pass_on(parts, receive, exchange.send)
@@ -270,7 +289,7 @@ class McpDoor:
                 name = encoded(self._tasks.known(message.params.get("taskId"), facts)).encode()
                 headers = [pair for pair in headers if pair[0] != b"mcp-name"] + [(b"mcp-name", name)]
         async with (
-            self.rates.opened(facts.agent),
+            self.rates.opened(facts.agent, facts.subject),
             self._forwarder.send(exchange.scope["method"], headers, body, owner=owner_of(facts)) as answer,
         ):
             if 300 <= answer.status < 400:
@@ -282,18 +301,24 @@ class McpDoor:
             yield answer
 
     def _headers(self, exchange: McpExchange, facts: ChainFacts) -> Headers:
-        """Return the headers to forward, with the upstream's id of the session.
+        """Return the headers to forward, with the upstream's ids of the session and of the last event.
 
         Raises:
-            WireError: The session is none of the caller.
+            WireError: The session or the event is none of the caller.
         """
-        headers = [pair for pair in exchange.scope["headers"] if pair[0] not in (b"mcp-session-id", b"authorization")]
+        headers = [pair for pair in exchange.scope["headers"] if pair[0] not in _BOUND]
         bound = exchange.headers.get(b"mcp-session-id")
         if bound is not None:
             session = self._sessions.read(bound.decode("latin-1"), facts)
             if session is None:
                 raise WireError(UNKNOWN_SESSION, "expected a session that this caller has opened")
             headers.append((b"mcp-session-id", session.encode("latin-1")))
+        last = exchange.headers.get(b"last-event-id")
+        if last:
+            event = self._events.read(last.decode("utf-8", "replace"), facts)
+            if event is None:
+                raise WireError(INVALID_REQUEST, "header last-event-id: expected an event that this caller has got")
+            headers.append((b"last-event-id", event.encode()))
         return headers
 
     def _answered(self, answer: UpstreamAnswer, facts: ChainFacts) -> Headers:
@@ -301,6 +326,7 @@ class McpDoor:
         return [
             (name, self._sessions.bind(value.decode("latin-1"), facts).encode() if name == b"mcp-session-id" else value)
             for name, value in answer_headers(answer.raw_headers)
+            if name not in (b"location", b"content-location")  # addresses that clients do not know
         ]
 
     async def _body_of(self, exchange: McpExchange, message: McpMessage, facts: ChainFacts) -> bytes:
@@ -324,7 +350,7 @@ class McpDoor:
             params = {"_meta": meta, **cursor} if meta else cursor
             asked = written({"jsonrpc": "2.0", "id": "arx-schema", "method": "tools/list", "params": params})
             async with (
-                self.rates.opened(facts.agent),
+                self.rates.opened(facts.agent, facts.subject),
                 self._forwarder.send("POST", headers, asked, owner=owner_of(facts)) as answer,
             ):
                 return answer.content_type == _STREAM, await self._body(answer)
@@ -349,8 +375,9 @@ class McpDoor:
     async def _refuse(self, exchange: McpExchange, message: Incoming | None, problem: RefusedCall) -> None:
         """Answer a refusal so that a model reads it, or so that a client signs or logs in anew."""
         signs = (problem.code, _place(problem)) == ("proof_invalid", "start")
-        # RFC 6750 3.1: at 200 an OAuth client goes on with an access token whose task was ended.
-        logs_in = HANDLE in exchange.scope and REASONS[problem.code].status == 401
+        # RFC 6750 3.1: at 200 an OAuth client goes on with an access token whose task was ended, or with none of ours.
+        logs_in = CHALLENGES in exchange.scope and b"authorization" in exchange.headers
+        logs_in = logs_in and REASONS[problem.code].status == 401
         if message is None or not message.is_request or signs or (logs_in and not exchange.has_begun):
             if exchange.has_begun:
                 await exchange.end()  # the stream of a session: a message in it would answer nothing

@@ -9,7 +9,7 @@ from arx_caps.gateway.mcp_wire import STATELESS, Incoming
 from arx_caps.gateway.rates import OverRateError
 from arx_verifier.enforcement import MCP_REFUSED, collect_headers
 
-_JSON: Final = [(b"content-type", b"application/json")]
+_JSON: Final = [(b"content-type", b"application/json"), (b"cache-control", b"no-store")]
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -20,18 +20,19 @@ class McpExchange:
     Args:
         scope: As ASGI has it.
         send: As ASGI has it.
-        body: The whole body.
+        body: The whole body; None until it was read.
 
     Attributes:
         scope: As given, with headers without white space around their values.
+        content: The body.
         headers: By name, as ``collect_headers`` returns them.
         has_begun: Whether the head of the answer was sent.
     """
 
-    def __init__(self, scope: Scope, send: Send, body: bytes) -> None:
+    def __init__(self, scope: Scope, send: Send, body: bytes | None = None) -> None:
         # RFC 9110 5.5: white space around a value is none of it; servers leave it there.
         scope["headers"] = [(name, value.strip(b" \t")) for name, value in scope["headers"]]
-        self.scope, self._send, self._body = scope, send, body
+        self.scope, self._send, self.content = scope, send, body
         self.headers = collect_headers(scope["headers"])
         self.has_begun = self._has_ended = False
 
@@ -42,7 +43,7 @@ class McpExchange:
 
     async def body(self) -> bytes:
         """Return the whole body."""
-        return self._body
+        return self.content or b""
 
     async def begin(self, status: int, headers: Headers) -> None:
         """Send the head of an answer."""
@@ -70,7 +71,7 @@ class McpExchange:
         if self.has_begun:
             await self.end(b"event: message\ndata: " + answer + b"\n\n")
             return
-        kept = [pair for pair in headers or () if pair[0] in (b"www-authenticate", b"retry-after", b"cache-control")]
+        kept = [pair for pair in headers or () if pair[0] in (b"www-authenticate", b"retry-after")]
         await self.whole(status, [*_JSON, *kept], answer)
 
     async def refuse_rate(self, message: Incoming | None, error: OverRateError) -> None:

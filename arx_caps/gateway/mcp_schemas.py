@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Final
 
 from arx_caps.event_stream import fields_of, split_events
-from arx_caps.gateway.mcp_wire import result_of
+from arx_caps.gateway.mcp_wire import aside, result_of
 
 _PAGES: Final = 100
 
@@ -36,11 +36,15 @@ async def input_schema(tool: str, listed: Callable[[dict[str, Any]], Awaitable[t
 
 async def _result(is_stream: bool, data: bytes) -> dict[str, Any]:
     """Return the result of a page; an empty one if it has none."""
-    found = None if is_stream else result_of(data)
+    found = None if is_stream else await aside(len(data), result_of, data)
     if is_stream:
         async for event in split_events(_once(data), len(data)):
-            found = result_of(fields_of(event).data) or found
+            found = await aside(len(event), _of_event, event) or found
     return _object(found or {}, "result")
+
+
+def _of_event(event: bytes) -> dict[str, Any] | None:
+    return result_of(fields_of(event).data)
 
 
 async def _once(data: bytes) -> AsyncIterator[bytes]:

@@ -23,6 +23,7 @@ from arx_caps.gateway.mcp_wire import (
     UNKNOWN_SESSION,
     status_of,
 )
+from arx_caps.gateway.rates import has_room
 from arx_caps.gateway.settings import SOURCES, UpstreamTerms
 from arx_caps.gateway.stdio_answer import STREAM, StdioAnswer, empty_answer, error_answer
 from arx_caps.gateway.stdio_process import StdioProcess, meta_of
@@ -174,12 +175,13 @@ class StdioUpstream:
         return process
 
     async def _start(self, owner: str) -> StdioProcess:
-        agent = agent_of(owner)
+        agent, person = agent_of(owner)
         processes = (*self._sessions.values(), *self._callers.values())
-        if sum(process.runs and agent_of(process.owner) == agent for process in processes) >= _PROCESSES:
-            raise UpstreamError(
-                f"upstream {self.name} has {_PROCESSES} processes of this agent: end a session", sent=False
-            )
+        running = [agent_of(process.owner) for process in processes if process.runs]
+        every, own = [each for each in running if each[0] == agent], running.count((agent, person))
+        if not has_room(own, len(every), _PROCESSES, person):
+            text = f"{own} processes of this person" if person else f"{own} processes of this agent"
+            raise UpstreamError(f"upstream {self.name} has {text}: end a session", sent=False)
         process = StdioProcess(self.name, secrets.token_urlsafe(18), owner, self._leaks, self._terms)
         await process.start(self._environment)
         return process

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """MCP over streamable HTTP, as bytes: one message of a body, headers that agree with it."""
 
+import asyncio
 import base64
 import json
 import re
-from collections.abc import Mapping
-from typing import Any, Final, NamedTuple
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final, NamedTuple, ParamSpec, TypeVar
 
 from arx_caps.gateway.member_names import check_names
 from arx_verifier.errors import RequestError
@@ -18,6 +20,7 @@ INTERNAL_ERROR: Final = -32603
 HEADER_MISMATCH: Final = -32020  # MCP 2026-07-28
 UNKNOWN_SESSION: Final = -32001
 STATELESS: Final = "2026-07-28"  # the first revision without sessions
+REVISIONS: Final = ("2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25", STATELESS)
 MISSING_CAPABILITY: Final = -32021
 UNSUPPORTED_VERSION: Final = -32022
 # MCP 2026-07-28, streamable HTTP.  Before, an answer of JSON-RPC has status 200, also if it is an error.
@@ -35,6 +38,13 @@ _JUDGED: Final = ("_meta", "arguments", "inputResponses", "name", "requestState"
 _SPELT: Final = {name.casefold(): name for name in _JUDGED}
 _ROUTING: Final = (b"mcp-protocol-version", b"mcp-method", b"mcp-name", b"mcp-session-id", b"last-event-id")
 
+_QUICK: Final = 65_536  # bytes of a message that is read in a millisecond
+# One thread: each of several long messages would take all that the event loop has for the others, and ten times its
+# size in memory.
+_READER: Final = ThreadPoolExecutor(1, "arx-gateway-reader")
+
+P = ParamSpec("P")
+T = TypeVar("T")
 Headers = Mapping[bytes, bytes]
 
 
@@ -43,11 +53,12 @@ class WireError(Exception):
 
     Attributes:
         code: The JSON-RPC code.
+        data: What a program can read of it.
     """
 
-    def __init__(self, code: int, text: str) -> None:
+    def __init__(self, code: int, text: str, data: dict[str, Any] | None = None) -> None:
         super().__init__(text)
-        self.code = code
+        self.code, self.data = code, data
 
 
 class Incoming(NamedTuple):
@@ -118,6 +129,21 @@ def read_incoming(body: bytes) -> Incoming:
     if len(answers) != 1 or "id" not in found or "params" in found:
         raise WireError(INVALID_REQUEST, "expected a request, a notification or a reply")
     return Incoming("", {}, identity)
+
+
+def check_revision(headers: Headers) -> None:
+    """Require a revision that this gateway knows, where it is the HTTP server.  MCP, protocol version header.
+
+    Args:
+        headers: As ``collect_headers`` returns them.
+
+    Raises:
+        WireError: It is another one.
+    """
+    stated = headers.get(b"mcp-protocol-version")
+    if stated is not None and (asked := stated.decode("latin-1")) not in REVISIONS:
+        text = f"header mcp-protocol-version: expected one of {', '.join(REVISIONS)}, got {asked!r:.60}"
+        raise WireError(UNSUPPORTED_VERSION, text, {"supported": [*REVISIONS], "requested": asked[:60]})
 
 
 def check_headers(headers: Headers, message: Incoming) -> None:
@@ -228,10 +254,15 @@ def object_of(data: bytes) -> dict[str, Any] | None:
         data: The message's JSON.
     """
     try:
-        found = json.loads(data)
+        found = json.loads(data, object_pairs_hook=_made)
     except (ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None
+
+
+def _made(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    # A function of Python: a thread that parses in C alone lets no other one run until its end.
+    return dict(pairs)
 
 
 def result_of(data: bytes) -> dict[str, Any] | None:
@@ -242,6 +273,20 @@ def result_of(data: bytes) -> dict[str, Any] | None:
     """
     found = object_of(data)
     return found if found is not None and isinstance(found.get("result"), dict) else None
+
+
+async def aside(size: int, work: Callable[P, T], *args: P.args, **options: P.kwargs) -> T:
+    """Return the result of work on a message; beside the event loop if the message is long.
+
+    Args:
+        size: The size of the message, bytes.
+        work: What to do.
+        args: Its arguments.
+        options: Its named arguments.
+    """
+    if size <= _QUICK:
+        return work(*args, **options)
+    return await asyncio.get_running_loop().run_in_executor(_READER, lambda: work(*args, **options))
 
 
 def written(value: Any) -> bytes:

@@ -22,7 +22,7 @@ from arx_caps.access_token import AccessToken, VerifyingKey, is_access_token, re
 from arx_caps.agent.mint_client import MintClient
 from arx_caps.agent.task import Task
 from arx_caps.gateway.approved_calls import ApprovedCalls, TokenCaller
-from arx_caps.gateway.asgi import HANDLE, Door, Message, Receive, Scope, Send, read_body, replay_body
+from arx_caps.gateway.asgi import CHALLENGES, Door, Message, Receive, Scope, Send, read_body, replay_body
 from arx_caps.gateway.kept_answer import KeptAnswer
 from arx_caps.gateway.mcp_door import ANNOUNCE, ASK, McpDoor
 from arx_caps.gateway.mcp_wire import WireError, read_incoming
@@ -35,7 +35,7 @@ from arx_verifier.errors import REASONS, ArxError, GrantError, ProofError, Store
 from arx_verifier.journal import ChainFacts, Decision, DecisionSink
 from arx_verifier.names import matches_tool
 from arx_verifier.request import AccessRequest
-from arx_verifier.token import call_proof
+from arx_verifier.token import call_proof, wire
 from arx_verifier.verification import Verifier
 
 ASSURANCE: Final = "handle"  # of records of calls with an access token
@@ -45,6 +45,8 @@ MAX_HANDLES: Final = 4_096  # of one upstream; a client has one, or a few
 KEYS_S: Final = 300.0  # how long the mint's published keys are kept
 SCOPES_S: Final = 60.0  # how long the scopes of the policy are kept
 _LOOK_S: Final = 1.0  # between two requests for keys or for one access token: strangers must not make the gateway ask
+_WAIT_S: Final = 1.0  # for the scopes of a challenge, which goes out without them then
+_LONGEST_SCOPE: Final = 1024  # characters of a challenge: proxies bound the size of headers
 _UNKNOWN_KEY: Final = "unknown_key"
 
 
@@ -181,6 +183,7 @@ class OAuthResource:
         self.metadata_path = METADATA + parts.path.rstrip("/")
         self._metadata_url = f"{parts.scheme}://{parts.netloc}{self.metadata_path}"
         self._keys = KeptAnswer(self._mint, own, "/oauth/jwks", KEYS_S, read_signing_keys)
+        self._asking: asyncio.Future[Any] | None = None
         self._handles: dict[bytes, asyncio.Future[_Held]] = {}
         self._approved: ApprovedCalls | None = None
         if isinstance(door, McpDoor):
@@ -202,21 +205,28 @@ class OAuthResource:
             receive: As ASGI has it.
             send: As ASGI has it.
         """
-        scheme, _, token = collect_headers(scope["headers"]).get(b"authorization", b"").decode("latin-1").partition(" ")
-        is_proven = scheme.lower() == "dpop"
-        if not (is_proven or scheme.lower() == "bearer") or not is_access_token(token.strip(" ")):
-            await self._door(scope, receive, self._challenging(send))
+        value = collect_headers(scope["headers"]).get(b"authorization", b"")
+        scheme, _, token = value.decode("latin-1").partition(" ")
+        scheme, token, scope = scheme.lower(), token.strip(" "), {**scope, CHALLENGES: True}
+        is_proven, is_token = scheme == "dpop", bool(token) and scheme in ("bearer", "dpop")
+        # All but an ARx token: a client with another text logs in at a 401 alone.
+        is_single = b"\n" not in value  # as `collect_headers` joins several
+        if is_single and (not is_token or token.startswith(wire.TOKEN_PREFIX)):
+            await self._door(scope, receive, self._challenging(send, "invalid_token" if is_token else None))
             return
         try:
-            held = await self._held(token.strip(" "))
+            if not is_single:
+                raise TokenError("expected one Authorization header, got several", code="malformed")
+            held = await self._held(token)
             # A client with the wrong scheme learns which one its token needs.
             is_proven = is_proven or held.jkt is not None
-            await self._prove(scope, scheme.lower(), token.strip(" "), held)
+            await self._prove(scope, scheme, token, held)
         except TokenError as error:
             peer = scope["client"][0] if scope.get("client") else None
             self._verifier.refuse(error.code if error.code in REASONS else "malformed", _nothing(peer))
             name = "invalid_dpop_proof" if error.code in ("proof_invalid", "replayed") else "invalid_token"
-            await self._refuse(send, 401, name, error.code, self._scope_of(token), is_proven, str(error))
+            wanted = self._scope_of(token) or await self._supported()
+            await self._refuse(send, 401, name, error.code, wanted, is_proven, str(error))
             return
         except ArxError as error:
             await self._refuse(send, 503, None, error.code)
@@ -226,11 +236,10 @@ class OAuthResource:
             await self._refuse(send, 413, None, "too_large")
             return
         assert held.signer is not None
-        scope = {**scope, HANDLE: True}
         if self._approved is not None:
             challenging = self._challenging(send, "invalid_token", None, held.scope, is_proven)
             who = held.principal, held.agent
-            caller = TokenCaller(token.strip(" "), held.macaroon, *who, held.scope, held.issued_at, is_proven)
+            caller = TokenCaller(token, held.macaroon, *who, held.scope, held.issued_at, is_proven)
             if await self._approved.answer(caller, scope, body, receive, challenging):
                 return
             ask = self._approved.asking(caller, scope, body, receive, challenging)
@@ -322,6 +331,18 @@ class OAuthResource:
         found = self._handles.get(sha256(token.strip(" ").encode("latin-1")).digest())
         return found.result().scope if found is not None and found.done() and not found.exception() else None
 
+    async def _supported(self) -> str | None:
+        """Return all scopes of this resource, for a client that has had none; None if the mint does not answer soon."""
+        if self._asking is None or self._asking.done():
+            self._asking = asyncio.ensure_future(self._scopes.get())
+            self._asking.add_done_callback(lambda asked: asked.cancelled() or asked.exception())
+        asked = self._asking
+        await asyncio.wait({asked}, timeout=_WAIT_S)
+        if not asked.done() or asked.cancelled() or asked.exception() is not None:
+            return None
+        scopes = " ".join(sorted(asked.result()["scopes"]))
+        return scopes if 0 < len(scopes) <= _LONGEST_SCOPE else None
+
     def _tool_of(self, body: bytes) -> str | None:
         """Return the tool that a message of MCP calls, or None."""
         if not isinstance(self._door, McpDoor):
@@ -384,6 +405,8 @@ class OAuthResource:
             TokenError: It is not valid now, or for another resource.
             ArxError: The mint's keys cannot be fetched.
         """
+        if not is_access_token(token):  # before the mint is asked for keys
+            raise TokenError(f"expected an access token of {self._mint.issuer}, got another text", code="malformed")
         try:
             claims = self._claims(token, await self._keys.get())
         except TokenError as error:
@@ -423,7 +446,8 @@ class OAuthResource:
                     headers = self._headers(message["headers"], "insufficient_scope", more, is_proven)
                     message = {**message, "status": 403, "headers": headers}
                 elif message["status"] == 401:
-                    message = {**message, "headers": self._headers(message["headers"], error, held, is_proven)}
+                    wanted = held or await self._supported()
+                    message = {**message, "headers": self._headers(message["headers"], error, wanted, is_proven)}
             await send(message)
 
         return challenged

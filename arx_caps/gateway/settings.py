@@ -23,6 +23,9 @@ T = TypeVar("T", bound=msgspec.Struct)
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")  # a segment of the gateway's paths
 _HEADER: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 5.6.2
 _PREFIX: Final = re.compile(r"(?:/[A-Za-z0-9_-]+)+")  # of a decider's paths
+# As browsers write it: in lower case, with no default port (RFC 6454 6.2).
+_ORIGIN: Final = re.compile(r"[a-z][a-z0-9+.-]*://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::[1-9][0-9]{0,4})?")
+_DEFAULT_PORTS: Final = {"http": ":80", "https": ":443"}
 _RATE: Final = re.compile(r"([1-9][0-9]{0,8})/(.+)")
 _RESERVED: Final = frozenset(("healthz", "readyz", "metrics"))  # paths of the gateway itself
 SOURCES: Final = ("env:", "file:", "keyring:")  # of secrets: no file of settings has one
@@ -226,11 +229,14 @@ class GatewayTerms(_Table, frozen=True, kw_only=True):
             here, or a name at a proxy before the gateway.
         trusted_proxies: Networks of the proxies whose ``X-Forwarded-For`` is trusted.
         behind_tls: Whether a proxy before the gateway terminates TLS, so that it may listen beyond loopback.
+        origins: The origins whose pages may call the upstreams, such as ``https://chat.example``.  When omitted, pages
+            of every origin may call an MCP server with a ``resource``, and no page another upstream.
     """
 
     listen: tuple[str, ...] = ("127.0.0.1:8090",)
     trusted_proxies: tuple[str, ...] = ()
     behind_tls: bool = False
+    origins: tuple[str, ...] | None = None
 
 
 class GatewaySettings(NamedTuple):
@@ -288,6 +294,10 @@ def read_settings(path: Path | str) -> GatewaySettings:
     gateway = _read(file, "gateway", content.get("gateway", {}), GatewayTerms)
     for text in gateway.listen:
         read_address(text, gateway.behind_tls)
+    for origin in gateway.origins or ():
+        if not _ORIGIN.fullmatch(origin) or origin.endswith(_DEFAULT_PORTS.get(origin.partition(":")[0], "/")):
+            text = "expected an origin as browsers write it, in lower case without a path and a default port"
+            raise SettingsError(f"{file}: gateway: origins: {text}, such as https://chat.example, got {origin!r:.100}")
     for name, terms in upstreams.items():
         if wrong := _fault(name, terms):
             raise SettingsError(f"{file}: upstream.{name}: {wrong}")

@@ -7,7 +7,6 @@ Ids and progress tokens get new values on their way, so that two clients cannot 
 import asyncio
 import contextlib
 import itertools
-import json
 import logging
 import os
 import signal
@@ -15,7 +14,7 @@ from collections.abc import AsyncIterator
 from typing import Any, Final
 
 from arx_caps.gateway.leaks import Leaks
-from arx_caps.gateway.mcp_wire import INTERNAL_ERROR, written
+from arx_caps.gateway.mcp_wire import INTERNAL_ERROR, aside, object_of, written
 from arx_caps.gateway.settings import UpstreamTerms
 from arx_caps.gateway.stdio_answer import StdioAnswer
 from arx_caps.gateway.upstream_answer import UpstreamError
@@ -144,10 +143,9 @@ class StdioProcess:
         assert stdout is not None
         try:
             async for line in _lines(stdout, self._terms.max_answer):
-                with contextlib.suppress(ValueError, RecursionError):  # what is no message is a program's own output
-                    message = json.loads(line)
-                    if isinstance(message, dict):
-                        await self._deliver(self._without_secrets(message))
+                message = await aside(len(line), object_of, line)
+                if message is not None:  # what is no message is a program's own output
+                    await self._deliver(self._without_secrets(message))
         except asyncio.LimitOverrunError:
             _log.error("upstream %s wrote a line that is longer than max_answer; it is ended", self.name)
         finally:

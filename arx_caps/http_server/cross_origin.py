@@ -18,7 +18,7 @@ _ORIGIN: Final = (b"access-control-allow-origin", b"*")
 _EXPOSED: Final = (b"access-control-expose-headers", b"WWW-Authenticate, Mcp-Session-Id, DPoP-Nonce, Retry-After")
 _PREFLIGHT: Final = [
     _ORIGIN,
-    (b"access-control-allow-methods", b"GET, POST, DELETE"),
+    (b"access-control-allow-methods", b"GET, POST, DELETE, PUT, PATCH"),
     (b"access-control-allow-headers", b"Authorization, *"),  # the star has all but that one
     (b"access-control-max-age", b"600"),
     (b"content-length", b"0"),

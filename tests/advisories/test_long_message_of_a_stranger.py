@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """A stranger could keep a gateway busy with one long message: it was parsed before its token was looked for.
 
-One MiB took a fifth of a second of the event loop, which checks the streams of all others.  Now a message over 16 KiB
-is parsed once its token is known to be of the audience.
+One MiB took a fifth of a second of the event loop, which checks the streams of all others.  It was also kept whole for
+each stranger.  Now more than 16 KiB of a message is read once the token in its header is known to be of the audience.
 """
 
+import asyncio
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +17,7 @@ from arx_verifier import Rule
 from arx_verifier.enforcement import META_KEY
 from arx_verifier.testing import UnsafeTestRealm
 from tests.gateway.door import Answer, Door, Upstream, signed
+from tests.gateway.served_door import open_door
 
 LONG = {"text": "x" * 20_000}
 
@@ -38,10 +41,38 @@ def test_it_is_not_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_long_call_of_a_holder_runs() -> None:
-    """Its token is in the header, or in the message."""
+    """Its token is in the header; one in the message is for shorter ones, and the answer says so."""
     realm = UnsafeTestRealm("files")
     caller = realm.caller(Rule(tool="files.get", open=True))
     door = Door(realm, Upstream(lambda _: Answer(b'{"jsonrpc":"2.0","id":1,"result":{"content":[]}}')))
     assert "result" in door.message(caller, "tools/call", {"name": "get", "arguments": LONG})
-    body = body_of(**{META_KEY: caller.token("files.get", **LONG)})
-    assert "isError" not in json.loads(door.ask(body)[1])["result"]
+    status, data = door.ask(body_of(**{META_KEY: caller.token("files.get", **LONG)}))
+    assert (status, json.loads(data)["code"]) == (401, "missing_token")
+    assert (
+        json.loads(data)["detail"] == "a message of more than 16384 bytes needs its token in the header Authorization"
+    )
+
+
+@pytest.mark.spec("11")
+def test_it_is_not_kept(tmp_path: Path) -> None:
+    """A stranger whose long message does not end has an answer once it is too long to be one with a token."""
+    realm, sent = UnsafeTestRealm("orders"), b"x" * 65_536
+    other = UnsafeTestRealm("orders").caller(Rule(tool="orders.get")).token("orders.get")
+    heads = ["", f"authorization: Bearer {other}\r\n", "authorization: Bearer a.b.c\r\n"]
+
+    async def ask(port: int, head: str) -> bytes:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        length = "content-length: 1048576\r\n\r\n"
+        writer.write(f"POST /orders HTTP/1.1\r\nhost: a\r\n{head}{length}".encode() + sent)
+        try:
+            async with asyncio.timeout(10):
+                return await reader.readline()
+        finally:
+            writer.close()
+
+    async def all_of(port: int) -> list[bytes]:
+        return await asyncio.gather(*(ask(port, head) for head in heads for _ in range(8)))
+
+    with open_door(realm, tmp_path, url="http://127.0.0.1:1") as url:
+        port = int(url.rpartition(":")[2].partition("/")[0])
+        assert {line.split(b" ")[1] for line in asyncio.run(all_of(port))} == {b"401"}

@@ -39,11 +39,11 @@ def test_each_message_counts() -> None:
 def test_a_call_that_is_not_forwarded_costs_nothing() -> None:
     """One tool over its rate leaves the agent its other tools."""
     rates = Rates(RateTerms(agent="3/1h", tool="1/1h"))
-    rates.charge("acme/a", "files.get")
+    rates.charge("acme/a", None, "files.get")
     for _ in range(5):
         with pytest.raises(OverRateError):
-            rates.charge("acme/a", "files.get")
-    rates.charge("acme/a", "files.put")
-    rates.charge("acme/a")
+            rates.charge("acme/a", None, "files.get")
+    rates.charge("acme/a", None, "files.put")
+    rates.charge("acme/a", None)
     with pytest.raises(OverRateError):
-        rates.charge("acme/a")
+        rates.charge("acme/a", None)

@@ -22,6 +22,7 @@ class Server:
         about: The resource's metadata.
         pages: The metadata of the authorization server, by path.
         cross: Whether pages of every origin may ask.
+        refuses_pages: Whether the resource answers no page.
     """
 
     def __init__(self) -> None:
@@ -29,7 +30,9 @@ class Server:
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                if self.path == "/orders":
+                if self.path == "/orders" and outer.refuses_pages and self.headers["origin"]:
+                    self._send(403, {})
+                elif self.path == "/orders":
                     self._send(401, {}, f'Bearer resource_metadata="{outer.origin}/about"')
                 else:
                     found = {"/about": outer.about, "/keys": {"keys": []}}.get(self.path, outer.pages.get(self.path))
@@ -53,6 +56,7 @@ class Server:
                 """Nothing is said."""
 
         self.server, self.cross = ThreadingHTTPServer(("127.0.0.1", 0), Handler), True
+        self.refuses_pages = False
         self.origin = f"http://127.0.0.1:{self.server.server_address[1]}"
         self.url, self.issuer = f"{self.origin}/orders", f"{self.origin}/idp"
         self.about: dict[str, Any] = {"resource": self.url, "authorization_servers": [self.issuer]}
@@ -106,6 +110,13 @@ def test_a_missing_member_is_found(server: Server, member: str, name: str, ok: b
     """As an older mint, or a server of another kind, leaves it out."""
     del server.metadata[member]
     assert server.found()[name] is ok
+
+
+def test_a_resource_that_answers_no_page_is_followed(server: Server) -> None:
+    """Where a gateway has `origins`, all else is as it is for other clients."""
+    server.refuses_pages = True
+    server.cross = False
+    assert server.found() == {"pages": None}
 
 
 def test_what_a_resource_or_a_proxy_lacks_is_found(server: Server) -> None:

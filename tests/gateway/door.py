@@ -70,8 +70,14 @@ class Door:
         self._terms = UpstreamTerms(audience="files", url="http://127.0.0.1:1", rate=rate)
         self._door = McpDoor(realm.verifier, self._terms, upstream)  # type: ignore[arg-type]
 
-    def ask(self, body: bytes, *headers: tuple[bytes, bytes], method: str = "POST") -> tuple[int, bytes]:
-        """Send one request, and return status and body of its answer."""
+    def ask(
+        self,
+        body: bytes,
+        *headers: tuple[bytes, bytes],
+        method: str = "POST",
+        heads: list[tuple[bytes, bytes]] | None = None,
+    ) -> tuple[int, bytes]:
+        """Send one request, and return status and body of its answer; ``heads`` gets the headers of it."""
         scope = {"type": "http", "method": method, "headers": list(headers), "client": None, "path": "/files"}
         sent: list[Any] = []
 
@@ -94,6 +100,8 @@ class Door:
         # What a server refuses: two ends of an answer, and two lengths of one body.
         assert [bool(each.get("more_body")) for each in sent[1:]] == [True] * (len(sent) - 2) + [False]
         assert [name for name, _ in sent[0]["headers"]].count(b"content-length") <= 1
+        if heads is not None:
+            heads += sent[0]["headers"]
         return sent[0]["status"], b"".join(each.get("body", b"") for each in sent)
 
     def message(

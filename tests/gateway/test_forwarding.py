@@ -62,7 +62,8 @@ def test_no_header_overrides_what_was_decided_on(tmp_path: Path, monkeypatch: py
 def test_what_an_answer_names_as_of_its_connection_stays_there() -> None:
     """RFC 9110 7.6.1."""
     headers = [(b"Connection", b"close, X-Hop"), (b"X-Hop", b"1"), (b"X-Other", b"2")]
-    assert answer_headers(headers) == [(b"x-other", b"2")]
+    own = [(b"cache-control", b"private, no-cache"), (b"vary", b"Authorization")]
+    assert answer_headers(headers) == [(b"x-other", b"2"), *own]
 
 
 class Stream(asyncio.Protocol):

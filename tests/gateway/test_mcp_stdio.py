@@ -52,7 +52,7 @@ for line in sys.stdin:
     print(json.dumps({"jsonrpc": "2.0", "id": message["id"], "error": error}), flush=True)
 """
 STATELESS = [(b"mcp-protocol-version", b"2026-07-28")]
-OWNER = "session\0acme/a"
+OWNER = "session\0acme/a\0"
 
 
 def run(tmp_path: Path, use: Callable[[StdioUpstream], Awaitable[None]], server: str = SERVER) -> None:
@@ -104,7 +104,7 @@ def test_an_agent_has_a_limit_of_processes(tmp_path: Path, monkeypatch: pytest.M
         await ask(upstream, "initialize", OWNER + "\0acme/b")
         with pytest.raises(UpstreamError, match="end a session"):
             await ask(upstream, "initialize")
-        await ask(upstream, "initialize", "session\0acme/c")
+        await ask(upstream, "initialize", "session\0acme/c\0")
 
     run(tmp_path, use)
 

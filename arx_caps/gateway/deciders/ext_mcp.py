@@ -14,9 +14,10 @@ from typing import Any, Final, NamedTuple
 
 from arx_caps.access_token import is_access_token
 from arx_caps.gateway.asgi import Receive, Scope, Send, read_body
+from arx_caps.gateway.bound_ids import BoundIds
 from arx_caps.gateway.deciders.decider import CREDENTIALS, Hosts, identity_of, is_own
 from arx_caps.gateway.deciders.protos import message
-from arx_caps.gateway.mcp_answers import AnsweredMessage, McpAnswers, result_with_meta
+from arx_caps.gateway.mcp_answers import AnsweredMessage, McpAnswers, result_with_meta, without_own
 from arx_caps.gateway.mcp_exchange import McpExchange
 from arx_caps.gateway.mcp_tasks import TaskIds
 from arx_caps.gateway.mcp_wire import WireError, read_incoming, without_token, written
@@ -133,8 +134,9 @@ class ExtMcp:
     def __init__(self, questions: McpQuestions, terms: DeciderTerms) -> None:
         self._messages, self._terms, self._hosts = questions.messages, terms, Hosts(terms.hosts)
         self.door: Any = questions
-        tasks = TaskIds(self._messages.verifier.keys)
-        self._answers = McpAnswers(terms.backend, self._messages, tasks, MAX_PARAMS, lists_tasks=False)
+        keys = self._messages.verifier.keys
+        ids = TaskIds(keys), BoundIds(keys, "event")
+        self._answers = McpAnswers(terms.backend, self._messages, *ids, MAX_PARAMS, lists_tasks=False)
         self._kept: OrderedDict[str, tuple[float, _Found]] = OrderedDict()
 
     async def close(self) -> None:
@@ -231,11 +233,14 @@ class ExtMcp:
             return _refused(result, "expected the reference of an allowed request (metadata: arx: mcpGuardrails.arx)")
         try:
             found.check()
-            if left := budget_meta(found.grant):
-                result.mutated = result_with_meta(request.mcp_response, left)
-                return result
             if request.method not in _LISTS:
-                getattr(result, "pass").SetInParent()
+                came, left = request.mcp_response, budget_meta(found.grant)
+                shown = without_own(came)
+                shown = result_with_meta(shown, left) if left else shown
+                if left or shown is not came:
+                    result.mutated = shown
+                else:
+                    getattr(result, "pass").SetInParent()
                 return result
             assert found.screened is not None
             asked = AnsweredMessage(found.screened.proven.facts, request.method, 1, found.screened)

@@ -438,11 +438,13 @@ class Messages:
             result: The result as the server writes it on the wire.
         """
         member, items = str(message.lists), result.get(str(message.lists))
+        # By what a client calls it with: a tool may have a `uri` too, which names nothing.
+        named = "uri" if _LISTS[message.method].argument == "uri" else "name"
         shown = [
             item
             for item in (items if isinstance(items, list) else ())
             if isinstance(item, dict)
-            and isinstance(name := item.get("uri", item.get("name")), str)
+            and isinstance(name := item.get(named), str)
             and self.shows(message, screened, name)
         ]
         answer = {**result, member: shown}

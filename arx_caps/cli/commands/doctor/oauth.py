@@ -28,6 +28,10 @@ SERVER: Final = ("/.well-known/oauth-authorization-server", "/.well-known/openid
 ORIGIN: Final = "https://page.example"  # of a client that is a page in a browser
 _ALLOWED: Final = "access-control-allow-origin"
 _MEND: Final = 'give the upstream a `resource` in the gateway\'s file, and route "/.well-known" to the gateway'
+_PAGES: Final = (
+    "if pages are to connect: let the proxy pass OPTIONS and the headers Access-Control-… on; where gateway.toml has "
+    "`origins`, name theirs"
+)
 _KEPT: Final = ("date", "www-authenticate", _ALLOWED)
 _METADATA: Final = re.compile(r'(?i)^(?:bearer|dpop) .*\bresource_metadata="([^"]+)"')
 
@@ -147,7 +151,7 @@ def _cross_origin(answers: dict[str, httpx.Response], metadata: dict[str, Any]) 
         closed.append("the token endpoint")
     if closed:
         found = f"no {_ALLOWED} in {', '.join(closed)}: a client that is a page in a browser cannot connect"
-        return Check("pages", None, found, "let the proxy pass OPTIONS and the headers Access-Control-… on")
+        return Check("pages", None, found, _PAGES)
     return Check("pages", True, "pages of every origin can connect")
 
 
@@ -268,13 +272,18 @@ def _decoded(url: str, answer: httpx.Response) -> dict[str, Any]:
 
 
 def _get(url: str, method: str = "GET") -> httpx.Response:
-    """Return an answer, whole; the request is as of a page in a browser.
+    """Return an answer, whole; the request is as of a page in a browser, or where no page may ask of another client.
 
     Raises:
         _NoAnswerError: There is none, or it is too long.
     """
+    page = {"Origin": ORIGIN}
+    answer = _asked(url, method, page | ({"Access-Control-Request-Method": "POST"} if method == "OPTIONS" else {}))
+    return _asked(url, method, {}) if (method, answer.status_code) == ("GET", 403) else answer
+
+
+def _asked(url: str, method: str, headers: dict[str, str]) -> httpx.Response:
     try:
-        headers = {"Origin": ORIGIN} | ({"Access-Control-Request-Method": "POST"} if method == "OPTIONS" else {})
         with open_client(url, timeout=TIMEOUT_S) as client, client.stream(method, url, headers=headers) as answer:
             content = b""
             for part in answer.iter_bytes():
