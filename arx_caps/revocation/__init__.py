@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from arx_caps.revocation.report import KillReport
     from arx_caps.revocation.states import GONE_MS, VerifierState, count_states, state_of
     from arx_caps.revocation.store import DEFAULT_LEASE_MS, DEFAULT_MAX_TTL_MS, RevocationStore
-    from arx_caps.revocation.targets import KINDS, Target, parse_target, parse_targets
+    from arx_caps.revocation.targets import KINDS, Target, names_person, parse_target, parse_targets
     from arx_caps.revocation.wire import (
         DIRECT,
         Bump,
@@ -32,7 +32,7 @@ else:
             "report": "KillReport",
             "states": "GONE_MS VerifierState count_states state_of",
             "store": "DEFAULT_LEASE_MS DEFAULT_MAX_TTL_MS RevocationStore",
-            "targets": "KINDS Target parse_target parse_targets",
+            "targets": "KINDS Target names_person parse_target parse_targets",
             "wire": (
                 "Bump DIRECT Header OutcomeUnknownError ProofUsedError Registry StoreEntry StoreHistoryError UsedProof"
                 " VerifierSeen"
@@ -61,6 +61,7 @@ __all__ = [
     "VerifierSeen",
     "VerifierState",
     "count_states",
+    "names_person",
     "parse_target",
     "parse_targets",
     "state_of",

@@ -65,6 +65,11 @@ def _is_taint(name: str) -> bool:
 KINDS["memory"] = Kind(_is_taint, "memory:agent:acme/support@AAAAAAAA", "freeze")
 
 
+def names_person(target: str) -> bool:
+    """Return whether a target names a person: a subject, or what a subject wrote into memories."""
+    return target.removeprefix("memory:").startswith("subject:")
+
+
 def is_tainted_kind(target: str) -> bool:
     """Return whether entries of a memory can be traced to a target of this kind."""
     return target.partition(":")[0] in _WRITING and not target.startswith(f"task:{APPROVAL}")

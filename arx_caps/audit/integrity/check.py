@@ -33,6 +33,7 @@ from arx_caps.audit.ingest import (
     place_of_event,
     read_event,
 )
+from arx_caps.audit.integrity.erasures import Erasures, group_indexes, read_erasures
 from arx_caps.audit.merkle import (
     CHECKPOINT,
     WIDTH,
@@ -56,6 +57,7 @@ from arx_verifier.journal import Sealed, read_sealed
 from arx_verifier.token import MINT_AUDIENCE, wire
 
 DIGEST_BYTES: Final = 32  # bytes at the end of a kept part
+MAX_SHOWN: Final = 20  # ranges of records in one message
 _AT_ONCE: Final = 500  # stretches in one query
 FindKey = Callable[[str, str], PublicKey | None]
 Progress = Callable[[int, int], None]  # receives how many are done, of how many
@@ -87,6 +89,7 @@ class Rows:
     def __init__(self, store: LogStore, reader: TileReader, head: Checkpoint) -> None:
         self.size, self.blocks = head.size, -(-head.size // WIDTH)
         self._store, self._reader, self._head, self._batches = store, reader, head, Reader()
+        self._erasures = Erasures()
 
     def hold(self, block: int) -> None:
         """Require that the rows of a block of 256 are what was signed; pruned rows are skipped.
@@ -99,8 +102,13 @@ class Rows:
             TamperedError: A row, or a file, is not what was signed.
             StoreError: The database did not answer.
         """
-        for index, why in self.wrong(block):
-            raise TamperedError(f"record {index} of the database {why}", index)
+        found = list(self.wrong(block))
+        if found:
+            index, why = found[0]
+            more = group_indexes(each for each, of in found[1:] if of == why)
+            also = ", ".join(str(first) if first == last else f"{first} to {last}" for first, last in more[:MAX_SHOWN])
+            same = f"; the same is true of {also}{', and others' if len(more) > MAX_SHOWN else ''}" if also else ""
+            raise TamperedError(f"record {index} of the database {why}{same}", index)
 
     def wrong(self, block: int) -> Iterator[tuple[int, str]]:
         """Yield the index of each row of a block that is not what was signed, and why.
@@ -122,6 +130,8 @@ class Rows:
             why = "is missing" if row is None else self._wrong(row, leaf)
             if why is None and row is not None and not stands(stretches, row):
                 why = "is outside the stretch of its run"
+            if why is None and row is not None and row.body is None and not self._may_lack_body(index):
+                why = "has lost its body, and no record of an erasure names it"
             if why is not None:
                 yield index, why
 
@@ -139,6 +149,22 @@ class Rows:
         if first > max((int(note["last"]) + 1 for note in taken), default=0):
             message = f"the records before {first} are missing, and no record of pruning names them"
             raise TamperedError(message, 0, first - 1)
+
+    def hold_erasures(self) -> None:
+        """Require that erasures of an earlier version, which name no records, account for the bodies that are gone.
+
+        Raises:
+            TamperedError: They account for fewer.
+        """
+        with self._store.reading() as c:
+            known = self._erasures = read_erasures(c)
+            if not known.unlisted_before:
+                return
+            bare = select(RECORD.c.idx).where(RECORD.c.body.is_(None), RECORD.c.idx < known.unlisted_before)
+            gone = sum(not known.name(index) for index in c.execute(bare).scalars())
+        if gone > known.unlisted:
+            message = f"{gone} bodies are gone, and the erasures that list no records account for {known.unlisted}"
+            raise TamperedError(f"{message}: records before {known.unlisted_before}", 0, known.unlisted_before - 1)
 
     def leaves(self, block: int) -> list[bytes]:
         """Return the leaf hashes of a block, verified against the signed root.
@@ -222,6 +248,14 @@ class Rows:
             ).all()
             # Read last: rows that retention prunes meanwhile are then not reported as missing.
             return int(c.execute(select(STATE.c.first)).scalar_one()), rows, stretches
+
+    def _may_lack_body(self, index: int) -> bool:
+        """Return whether a record of the log accounts for a body that is gone."""
+        if not self._erasures.allow(index):
+            # Read after the row: the record of an erasure is in the transaction that erased the body.
+            with self._store.reading() as c:
+                self._erasures = read_erasures(c)
+        return self._erasures.allow(index)
 
     def _wrong(self, row: Any, leaf: bytes) -> str | None:
         kept, body = bytes(row.kept), None if row.body is None else bytes(row.body)
@@ -333,6 +367,7 @@ def check_rows(rows: Rows, progress: Progress = lambda *_: None) -> None:
         StoreError: The database did not answer.
     """
     rows.hold_first()
+    rows.hold_erasures()
     for block in range(rows.blocks):
         rows.hold(block)
         progress(min((block + 1) * WIDTH, rows.size), rows.size)

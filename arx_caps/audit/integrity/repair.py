@@ -150,8 +150,9 @@ class _Work:
     def append(self, block: int) -> None:
         """Append the missing records of a block."""
         with self._store.writing() as log:
-            signed = _signed(self.rows, block)
-            filed = [read_filed(kept, None, partial(_audience, log), Reader()) for _, kept in signed]
+            # Rows that were replaced have no body, and no record names them yet: they are wrong until it does.
+            signed = (kept for index, kept in _signed(self.rows, block) if index >= self.size)
+            filed = [read_filed(kept, None, partial(_audience, log), Reader()) for kept in signed]
             for run, group in groupby(filed, lambda item: item[0]):
                 source = log.source(*run)
                 entries = [entry for _, entry in group]

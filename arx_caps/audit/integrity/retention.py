@@ -9,15 +9,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-from sqlalchemy import delete, func, insert, select, update
+from sqlalchemy import LargeBinary, and_, delete, func, insert, literal, or_, select, tuple_, update
 from sqlalchemy.engine import Connection
 
-from arx_caps.audit.ingest import PRUNED_KIND, make_note
+from arx_caps.audit.ingest import EVENT, PRUNED_KIND, make_note
+from arx_caps.audit.integrity.erasures import ERASED_KIND, name_erasures
 from arx_caps.audit.merkle import WIDTH, leaf_hash, tiles
 from arx_caps.audit.store import BATCH, CHECKPOINT, NODE, PRUNED, RECORD, STATE, LogStore, Writing
 
 BLOCKS: Final = 32  # in one transaction, so that other writers do not wait long
-ERASED_KIND: Final = "log.erased"
 Progress = Callable[[int, int], None]  # receives how many are done, of how many
 
 
@@ -97,22 +97,41 @@ def erase(store: LogStore, *, subject: str | None = None, before: int | None = N
         c = log.connection
         _overwrite(c)
         nodes = list(c.execute(select(NODE.c.id).where(NODE.c.subject == subject)).scalars()) if subject else []
-        which = (
-            RECORD.c.node.in_(select(NODE.c.id).where(NODE.c.subject == subject)) if subject else RECORD.c.idx < before
-        )
+        which = and_(_names(c, subject) if subject else RECORD.c.idx < before, RECORD.c.body.is_not(None))
+        gone = list(c.execute(select(RECORD.c.idx).where(which).order_by(RECORD.c.idx)).scalars())
         # A body contains a random salt, so its digest, which stays in the record, cannot be guessed.
-        gone = c.execute(update(RECORD).where(which, RECORD.c.body.is_not(None)).values(body=None)).rowcount
+        c.execute(update(RECORD).where(which).values(body=None))
         for node in nodes:
             # The target is a hash that could be guessed.  Later records of the person must not join the erased node.
             c.execute(
                 update(NODE).where(NODE.c.id == node).values(subject=None, key=b"erased" + node.to_bytes(8, "big"))
             )
-        named = {"records": gone} | ({} if before is None else {"before": before})
-        log.note(make_note(ERASED_KIND, by, log.now_ms, named, named | {"reason": reason}))
+        for named in name_erasures(gone, before):
+            log.note(make_note(ERASED_KIND, by, log.now_ms, named, named | {"reason": reason}))
         if nodes:
             c.execute(update(STATE).values(erasures=STATE.c.erasures + 1))
     store.settle()
-    return int(gone)
+    return len(gone)
+
+
+def _names(c: Connection, subject: str) -> Any:
+    """Return the condition for the records of a person, and for those whose body has the person's target."""
+    needle = subject.encode()
+    # A kill of the person is a record of the realm or of its operator: its targets are in the body alone.
+    if c.dialect.name == "sqlite":
+        found = func.instr(RECORD.c.body, needle)
+    else:
+        found = func.position(literal(needle, LargeBinary).op("IN")(RECORD.c.body))
+    own = or_(RECORD.c.outcome == EVENT, _tools("arx."))
+    theirs = or_(RECORD.c.node.in_(select(NODE.c.id).where(NODE.c.subject == subject)), and_(own, found > 0))
+    # One reason goes with all targets of a step of the revocation store, and may name the person.
+    steps = c.execute(select(RECORD.c.source, RECORD.c.at_ms).where(_tools("store."), theirs).distinct()).all()
+    return or_(theirs, and_(_tools("store."), tuple_(RECORD.c.source, RECORD.c.at_ms).in_(map(tuple, steps))))
+
+
+def _tools(prefix: str) -> Any:
+    """Return the condition for tools and kinds of events that begin with a word and a dot, by their index."""
+    return and_(RECORD.c.tool >= prefix, RECORD.c.tool < prefix[:-1] + "/")  # which follows the dot
 
 
 def _take(log: Writing, end: int) -> None:

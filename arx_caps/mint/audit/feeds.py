@@ -29,7 +29,7 @@ from arx_caps.audit.shipping import JournalRuns
 from arx_caps.audit.store import LogStore, Publisher
 from arx_caps.mint.db.events import Recorded
 from arx_caps.mint.db.mint_database import MintDatabase
-from arx_caps.revocation import RevocationStore, StoreEntry
+from arx_caps.revocation import RevocationStore, StoreEntry, names_person
 from arx_verifier.errors import StoreError
 from arx_verifier.token import MINT_AUDIENCE
 
@@ -242,8 +242,9 @@ class JournalFeed:
 def _kill(incarnation: str, entry: StoreEntry) -> LogEntry:
     kind, _, name = entry.target.partition(":")
     named: dict[str, Any] = {"incarnation": incarnation, "seq": entry.seq, "op": entry.op}
-    # The target of a subject names a person, so an erasure must remove it: it is in the facts alone.
-    if kind != "subject":
+    # The target of a subject, or of what a subject wrote into memories, names a person, so an erasure must remove it:
+    # it is in the facts alone.
+    if not names_person(entry.target):
         named["target"] = entry.target
     facts = {
         "incarnation": incarnation,

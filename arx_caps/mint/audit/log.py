@@ -260,6 +260,7 @@ class AuditLog:
         try:
             if block == 0:
                 rows.hold_first()
+                rows.hold_erasures()
             if block < rows.blocks:
                 rows.hold(block)
         except TamperedError as error:

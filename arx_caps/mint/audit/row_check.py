@@ -84,6 +84,7 @@ class RowCheck:
     def _run(self, rows: Rows) -> None:
         try:
             rows.hold_first()
+            rows.hold_erasures()
             for block in range(rows.blocks):
                 began = time.monotonic()
                 rows.hold_files(block)

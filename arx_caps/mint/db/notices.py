@@ -5,16 +5,17 @@ Which receivers there are is in ``repositories.webhooks``; ``arx_caps.mint.notif
 """
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from types import MappingProxyType
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import insert, select
+from sqlalchemy import insert, select, update
 from sqlalchemy.engine import Connection
 
 from arx_caps.mint.db.statement import CompiledStatement
 from arx_caps.mint.db.tables import NOTIFICATIONS, WEBHOOKS
+from arx_caps.revocation import names_person
 
 WAITING: Final = "waiting"
 FAILED: Final = "failed"
@@ -70,6 +71,21 @@ def queue_notices(c: Connection, kind: str, by: str, at_ms: int, facts: Mapping[
             _ADD.run(c, notice_row(webhook, kind, at_ms, chosen))
 
 
+def erase_reasons(c: Connection, numbers: Collection[int]) -> None:
+    """Erase the reasons in waiting and failed notifications of kills, freezes and thaws, in an open transaction.
+
+    Args:
+        c: The transaction.
+        numbers: The numbers of the steps (``seq``).
+    """
+    rows = select(NOTIFICATIONS.c.id, NOTIFICATIONS.c.facts).where(NOTIFICATIONS.c.kind.in_((KILLED, FROZEN, THAWED)))
+    for notice, text in c.execute(rows).all() if numbers else ():
+        facts = msgspec.json.decode(text, type=dict[str, Any])
+        if facts.get("seq") in numbers and facts.pop("reason", None) is not None:
+            left = msgspec.json.encode(facts, order="sorted").decode()
+            c.execute(update(NOTIFICATIONS).where(NOTIFICATIONS.c.id == notice).values(facts=left))
+
+
 def notice_row(webhook: str, kind: str, at_ms: int, facts: Mapping[str, Any]) -> dict[str, Any]:
     """Return the row of a new notification.
 
@@ -85,5 +101,5 @@ def notice_row(webhook: str, kind: str, at_ms: int, facts: Mapping[str, Any]) ->
 
 
 def _without_person(target: str) -> str:
-    """Return a target; of a subject its kind alone, because its name may identify a person."""
-    return "subject" if target.startswith("subject:") else target
+    """Return a target; of one that names a person its kind alone."""
+    return target.partition(":")[0] if names_person(target) else target

@@ -83,13 +83,16 @@ def _erase_work(
     def is_theirs(event: Recorded) -> bool:
         facts = event.facts
         about = {str(facts.get("session")), str(facts.get("task"))}
-        return event.at_ms < before or bool(gone & about) or (target is not None and target in facts.get("targets", ()))
+        # The target of a person is a hash: an event that has it is a kill of the person, or a taint of their memories.
+        return event.at_ms < before or bool(gone & about) or (target is not None and target.encode() in event.body)
 
     events = db.erasures.erase_events(is_theirs, NAMED)
     if sessions or events:
         what = Event.of(ERASED, by, sessions=len(sessions), events=events, reason=reason)
         db.erasures.erase_work(sessions, tasks, what)
     db.kills.erase(target=target, before=before)  # their targets and reasons may name a person
+    if target is not None:
+        db.erasures.erase_mentions(target, by)
     # The write-ahead log of SQLite still has the erased rows.
     db.settle()
     # Recorded events go into the log before the log is erased: one that followed later would bring the person back.

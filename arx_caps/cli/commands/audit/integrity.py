@@ -27,8 +27,9 @@ from arx_verifier.errors import ArxError
 def check_command(console: Console, realm_dir: Path, database: str | None) -> None:
     """Check the rows of the log's database against the signed files, on the mint's host.
 
-    Names a row that was edited, removed, moved or indexed wrongly.  Records of services are also compared with the
-    services' signatures, if their keys are enrolled.  The mint may run; it does the same check, some rows per second.
+    Names a row that was edited, removed, moved or indexed wrongly, or whose body is gone without an erasure.  Records
+    of services are also compared with the services' signatures, if their keys are enrolled.  The mint may run; it does
+    the same check, some rows per second.
 
     Exit code 0: all rows match; 1: a row differs from what was signed; 3: a file is missing.
     """

@@ -15,10 +15,13 @@ from arx_caps.mint.db.database import PAGE, Database, Rows, now_ms, plain
 from arx_caps.mint.db.events import Event, Recorded
 from arx_caps.mint.db.tables import (
     APPROVALS,
+    CONSOLE_SESSIONS,
     OAUTH_CONSENTS,
     OAUTH_HANDLES,
     OAUTH_REFRESHES,
+    OPERATORS,
     OUTBOX,
+    POLICY_TESTS,
     REPEATS,
     SESSIONS,
     TASK_GRANTS,
@@ -121,6 +124,42 @@ class ErasureRepository:
             ]
             for pairs in _parts(keys):
                 c.execute(delete(REPEATS).where(tuple_(REPEATS.c.caller, REPEATS.c.key).in_(pairs)))
+
+    def erase_mentions(self, target: str, by: str) -> None:
+        """Erase what names a person without a session of theirs.
+
+        These are: a consent that has led to no session, a form that waits for a sign-in, a kept question to the policy,
+        and who an operator was that has been removed.
+
+        Args:
+            target: The person's target.
+            by: The actor, for the events.
+        """
+        with self._database.write() as c:
+            _overwrite(c)
+            consents = select(OAUTH_CONSENTS.c.id, OAUTH_CONSENTS.c.subject_issuer, OAUTH_CONSENTS.c.subject)
+            for part in _parts(_of_person(c, consents.where(OAUTH_CONSENTS.c.session.is_(None)), target)):
+                c.execute(delete(OAUTH_CONSENTS).where(OAUTH_CONSENTS.c.id.in_(part)))
+            drafts = update(CONSOLE_SESSIONS).where(CONSOLE_SESSIONS.c.draft.contains(target, autoescape=True))
+            c.execute(drafts.values(draft=None))
+            operators = select(OPERATORS.c.id, OPERATORS.c.issuer, OPERATORS.c.subject)
+            for part in _parts(_of_person(c, operators.where(OPERATORS.c.status != "active"), target)):
+                former = update(OPERATORS).where(OPERATORS.c.id.in_(part))
+                c.execute(former.values(dict.fromkeys(("issuer", "subject", "claims"))))
+            for name, text in c.execute(select(POLICY_TESTS.c.name, POLICY_TESTS.c.question)).all():
+                said = msgspec.json.decode(text, type=dict[str, Any]).get("subject")
+                if said and subject_target(said["issuer"], said["name"]) == target:
+                    c.execute(delete(POLICY_TESTS).where(POLICY_TESTS.c.name == name))
+                    self._database.record_in(c, Event.of("policy.test_removed", by, name=name))
+
+
+def _of_person(c: Connection, rows: Any, target: str) -> list[str]:
+    """Return the ids of rows of (id, issuer, subject) whose person a target names."""
+    return [
+        str(which)
+        for which, issuer, subject in c.execute(rows)
+        if subject and subject_target(issuer, subject) == target
+    ]
 
 
 def _left(event: Recorded, kept: Collection[str]) -> bytes:

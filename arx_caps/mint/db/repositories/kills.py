@@ -14,6 +14,7 @@ from sqlalchemy.engine import Connection
 from arx_caps.mint.db.cursor import Order, Text, Time, behind
 from arx_caps.mint.db.database import PAGE, Database, Rows, now_ms
 from arx_caps.mint.db.events import Event
+from arx_caps.mint.db.notices import erase_reasons
 from arx_caps.mint.db.tables import FREEZES, KILLS
 
 KILLS_ORDER: Final = Order((KILLS.c.seq, KILLS.c.incarnation), tuple[Time, Text], newest_first=True)
@@ -108,7 +109,9 @@ class KillRepository:
         return settled
 
     def erase(self, *, target: str | None = None, before: int = 0) -> None:
-        """Delete the rows with a target, and those from before a time, and the reasons of freezes of these persons.
+        """Delete the rows with a target, and those from before a time; erase the reasons that others keep of them.
+
+        A freeze of such a person stays, and so does a notification of such a row, without its reason.
 
         Args:
             target: A person's target, or None.
@@ -116,8 +119,11 @@ class KillRepository:
         """
         which, frozen = KILLS.c.at_ms < before, and_(FREEZES.c.at_ms < before, _is_of("subject:", FREEZES.c.target))
         if target is not None:
-            which, frozen = or_(which, _names(target)), or_(frozen, _is_of(target, FREEZES.c.target))
+            taint = f'"memory:{target}@'  # of what the person wrote into memories
+            theirs = or_(_names(target), KILLS.c.targets.contains(taint, autoescape=True))
+            which, frozen = or_(which, theirs), or_(frozen, _is_of(target, FREEZES.c.target))
         with self._database.write() as c:
+            erase_reasons(c, set(c.execute(select(KILLS.c.seq).where(which)).scalars()))
             c.execute(delete(KILLS).where(which))
             c.execute(update(FREEZES).where(frozen).values(why=""))  # what is frozen stays so
 
