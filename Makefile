@@ -74,7 +74,7 @@ bench-kill-gateway: $(READY)  ## that a kill ends a gateway's streams, and acces
 	$(BIN)/python -m benchmarks.kill_gateway $(ARGS)
 	$(BIN)/python -m benchmarks.kill_oauth $(ARGS)
 
-routes: $(READY)  ## random applications of Starlette and FastAPI, each version in an environment of its own
+routes: $(READY)  ## random applications of Starlette, FastAPI, Django and Flask, each version in an environment of its own
 	$(BIN)/python -m tests.routes.environments $(ARGS)
 
 adapters: $(READY)  ## each adapter with its framework, in an environment of its own

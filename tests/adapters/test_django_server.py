@@ -49,6 +49,25 @@ def other(request: Any, **values: Any) -> HttpResponse:
     raise AssertionError("this view has no line")
 
 
+class Renaming:
+    """A middleware that changes the parameters that the view gets."""
+
+    def __init__(self, get_response: Any) -> None:
+        self._get_response = get_response
+
+    def __call__(self, request: Any) -> Any:
+        return self._get_response(request)
+
+    def process_view(self, request: Any, _view: Any, _args: Any, kwargs: dict[str, Any]) -> None:
+        change = request.headers.get("x-change")
+        if change == "parameter":
+            kwargs["order_id"] = type(kwargs["order_id"])(8)
+        if change == "no parameter":
+            del kwargs["order_id"]
+        if change == "further parameter":
+            kwargs["amount"] = 5000
+
+
 def changing(get_response: Any) -> Any:
     """A middleware that changes what the next one gets."""
 
@@ -90,8 +109,11 @@ urlpatterns = [
     path("one", view, name="two views"),
     path("two", other, name="twoviews"),
     path("three", view, name="twoviews"),
+    path("<tenant>/", include([path("all", view, name="tenant"), path("<int:order_id>", view, name="order")])),
+    path("<int:n>/<slug:kind>/", include([re_path(r"^(?P<order_id>[a-z]+)/", include(([path("<n>", view)], "deep")))])),
+    re_path(r"^group/(?P<tenant>[a-z]+)/", include([path("<lower:order_id>", view, {"kind": "x"}, name="order")])),
 ]
-MIDDLEWARE = [f"{__name__}.changing", NAME]
+MIDDLEWARE = [f"{__name__}.changing", f"{__name__}.Renaming", NAME]
 TOOLS = {"GET order": "orders.get", "POST order": "orders.refund", "GET desk:order": "orders.get"}
 
 
@@ -155,7 +177,8 @@ def orders(realm: UnsafeTestRealm) -> Iterator[httpx.Client]:
         ("/latest", "latest"),
         ("/named/007", "007"),
         ("/unnamed/7", None),
-        ("/mixed/7", None),
+        ("/mixed/7", "7"),
+        ("/mixed/07", None),
         ("/desk/7", "7"),
         ("/desk/07", None),
     ],
@@ -168,6 +191,30 @@ def test_each_converter_has_one_spelling(
     assert (answer.status_code, RAN[1:] != []) == ((200, True) if judged else (400, False)), answer.text
     wrong = orders.get(target, auth=realm.caller(Rule(tool="orders.get", args={"order_id": "y"}))).json()
     assert wrong["code"] == ("argument_not_allowed" if judged else "malformed_request")
+
+
+@pytest.mark.parametrize(
+    ("target", "judged"),
+    [
+        ("/ann/all", {"tenant": "ann"}),
+        ("/ann/7", {"tenant": "ann", "order_id": "7"}),
+        ("/ann/007", None),
+        ("/group/ann/b", {"tenant": "ann", "order_id": "b", "kind": "x"}),
+        ("/group/ann/B", None),
+        ("/7/a-b/c/x", {"n": "x", "kind": "a-b", "order_id": "c"}),  # the inner `n` is the one that the view gets
+    ],
+)
+def test_a_view_gets_the_parameters_of_all_its_includes(
+    realm: UnsafeTestRealm, target: str, judged: dict[str, str] | None
+) -> None:
+    """Each is judged as it was sent, in its one spelling."""
+    tools = TOOLS | {"GET tenant": "orders.get", f"GET deep:{__name__}.view": "orders.get"}
+    with served(guard(get_wsgi_application(), realm.verifier, tools=tools)) as client:
+        answer = client.get(target, auth=realm.caller(Rule(tool="orders.get", args=judged or {}, open=judged is None)))
+        assert (answer.status_code, RAN[1:] != []) == ((200, True) if judged else (400, False)), answer.text
+        other_args = {**(judged or {"order_id": "y"}), "kind": "z"}
+        refused = client.get(target, auth=realm.caller(Rule(tool="orders.get", args=other_args))).json()
+    assert refused["code"] == ("argument_not_allowed" if judged else "malformed_request")
 
 
 def test_a_call_out_of_bounds_and_a_kill(realm: UnsafeTestRealm, orders: httpx.Client) -> None:
@@ -202,7 +249,9 @@ def test_a_public_view_needs_no_token(realm: UnsafeTestRealm, orders: httpx.Clie
         assert orders.get("/healthz", headers={"x-change": change}).json()["code"] == "missing_token"
 
 
-@pytest.mark.parametrize("change", ["answer", "method", "path", "query", "body"])
+@pytest.mark.parametrize(
+    "change", ["answer", "method", "path", "query", "body", "parameter", "no parameter", "further parameter"]
+)
 def test_a_middleware_cannot_change_what_was_judged(realm: UnsafeTestRealm, orders: httpx.Client, change: str) -> None:
     """The view reads the method, the path, the query and the body that were signed."""
     caller = realm.caller(Rule(tool="*"))

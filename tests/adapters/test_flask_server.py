@@ -128,6 +128,8 @@ def converters(ran: list[Any]) -> Flask:
     ):
         app.add_url_rule(rule, "view", view, defaults=defaults)
     app.add_url_rule("/loose/<order_id>/", "view", view, strict_slashes=False)
+    app.add_url_rule("/leaf/<order_id>", "view", view, strict_slashes=False)
+    app.add_url_rule("/rest/<path:order_id>", "view", view, strict_slashes=False)
     return app
 
 
@@ -147,6 +149,10 @@ def converters(ran: list[Any]) -> Flask:
         ("/latest", "latest"),
         ("/loose/o-1", "o-1"),
         ("/loose/o-1/", "o-1"),
+        ("/leaf/o-1", "o-1"),
+        ("/leaf/o-1/", "o-1"),
+        ("/rest/a/b", "a/b"),
+        ("/rest/a/b/", "a/b/"),  # its slash is a part of the value that the view gets
     ],
 )
 def test_each_converter_has_one_spelling(realm: UnsafeTestRealm, target: str, judged: str | None) -> None:

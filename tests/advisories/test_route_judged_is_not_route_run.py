@@ -24,6 +24,7 @@ from starlette.routing import BaseRoute, Host, Mount, Route, Router
 from arx_verifier import Constraint, Rule, SettingsError
 from arx_verifier.enforcement.asgi import ArxMiddleware
 from arx_verifier.enforcement.routes import RouteMap
+from tests.routes.asgi_client import ASGIClient
 from tests.routes.asking import Answer, Guarded, ask
 from tests.routes.run import run
 from tests.verifier.serving import Realm
@@ -454,4 +455,4 @@ def test_routes_that_cannot_be_read_are_an_error() -> None:
 
 def test_random_applications_run_what_was_judged() -> None:
     """A slice of ``make routes``, on the framework that is here."""
-    assert run(1, 60, 15)["ran"] > 100
+    assert run(ASGIClient, 1, 60, 15)["ran"] > 100

@@ -24,6 +24,10 @@ VERSIONS: Final = {
     "fastapi-0.137": ("fastapi==0.137.0",),
     "fastapi-0.145": ("fastapi==0.145.0",),
     "fastapi": ("fastapi",),
+    "django-5.2": ("django==5.2.0",),
+    "django": ("django",),
+    "flask-3.0": ("flask==3.0.0", "werkzeug==3.0.0"),
+    "flask": ("flask",),
 }
 
 

@@ -332,9 +332,13 @@ def parameter_text(name: str, value: Any) -> str:
     kind = type(value)
     if kind is str:
         return str(value)
+    if kind is bool:
+        return "true" if value else "false"
     if kind in (int, float, UUID):
         return repr(value).removesuffix(".0") if kind is float else str(value)
-    raise RequestError(f"parameter {name!r:.80} of the path is a {kind.__name__}: expected text, a number or a UUID")
+    raise RequestError(
+        f"parameter {name!r:.80} of the path is a {kind.__name__}: expected text, a number, a boolean or a UUID"
+    )
 
 
 def read_query(raw: bytes, lists: Container[str] = ()) -> dict[str, Any]:

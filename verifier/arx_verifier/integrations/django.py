@@ -5,7 +5,6 @@
 The view finds the grant as ``request.arx``.  Django routes.  Either without the other refuses every call.
 """
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
 
@@ -14,7 +13,6 @@ from django.core.handlers.wsgi import WSGIHandler, get_path_info
 from django.http import HttpRequest, HttpResponse
 from django.http.request import RawPostDataException
 from django.urls import Resolver404, URLPattern, URLResolver, get_resolver
-from django.urls.converters import PathConverter, SlugConverter, StringConverter, get_converters
 
 from arx_verifier.enforcement import CALL_KEY, GuardedWSGI, Matched, Views, WSGICall, parameter_text
 from arx_verifier.errors import RequestError, SettingsError
@@ -22,8 +20,6 @@ from arx_verifier.verification import Verifier
 
 NAME: Final = "arx_verifier.integrations.django.ArxDjangoMiddleware"
 _VIEWS: Final = "arx.views"
-_PARAMETER: Final = re.compile(r"<(?:(\w+):)?(\w+)>")
-_TEXT: Final = (PathConverter, SlugConverter, StringConverter)  # what they match is what the view gets
 
 
 def guard(
@@ -126,19 +122,34 @@ def _body(request: HttpRequest) -> bytes:
 
 
 def _texts(match: Any, kwargs: Mapping[str, Any], path: str) -> dict[str, str]:
-    """Return the parameters of the path as they were sent.
+    """Return the parameters of the path, and of all patterns that include its view, as they were sent.
 
     Raises:
-        RequestError: One was sent in another spelling than that of its value: ``007`` for 7.
+        RequestError: One was sent in another spelling than that of its value, ``007`` for 7; or the view gets others.
     """
-    extra, known, written = match.extra_kwargs or {}, get_converters(), dict[str, str]()
-    kinds = {name: known[kind or "str"] for kind, name in _PARAMETER.findall(match.route)}
-    for name, value in (match.captured_kwargs or {}).items():
-        kind = kinds.get(name)  # None in a route by a regular expression, whose parameters are not converted
-        written[name] = parameter_text(name, value) if kind is None else kind.to_url(value)
-    if any(type(kind) not in _TEXT for kind in kinds.values()):
-        expected = "/" + _PARAMETER.sub(lambda found: written.get(found[2], found[0]), match.route)
-        if expected != path:
-            raise RequestError(f"the path: expected {expected!r:.200}, the spelling of its values")
-    # A further argument of the route is no part of the path, but the caller chooses it by the path.
-    return {name: parameter_text(name, value) if name in extra else written[name] for name, value in kwargs.items()}
+    texts: dict[str, tuple[str | None, Any]] = {}  # None for a further argument, which is no part of the path
+    rest = path.removeprefix("/")
+    for part in match.tried[-1]:  # the patterns that led to the view, the outermost first
+        pattern = part.pattern
+        if pattern.converters:
+            found = pattern.regex.search(rest)
+            rest, written = rest[found.end() :], found.groupdict()
+        else:  # one by a regular expression, whose parameters are not converted
+            rest, _, written = pattern.match(rest)
+        texts |= {name: (text, pattern.converters.get(name)) for name, text in written.items()}
+        texts |= dict.fromkeys(
+            part.default_kwargs if isinstance(part, URLResolver) else part.default_args, (None, None)
+        )
+    if texts.keys() != kwargs.keys():
+        raise RequestError(f"the path: expected the parameters {', '.join(texts)}, got {', '.join(kwargs)}")
+    return {name: _text(name, value, *texts[name]) for name, value in kwargs.items()}
+
+
+def _text(name: str, value: Any, sent: str | None, converter: Any) -> str:
+    """Return the one spelling of a parameter, which must be the one that was sent."""
+    if sent is None:  # the caller chooses it by the path
+        return parameter_text(name, value)
+    expected = value if converter is None else converter.to_url(value)
+    if expected != sent:
+        raise RequestError(f"the path: parameter {name!r:.80}: expected {expected!r:.80}, got {sent!r:.80}")
+    return sent

@@ -113,9 +113,11 @@ def _texts(current: Any) -> dict[str, str]:
     converters = rule._converters  # noqa: SLF001 - nothing public says which parameter has which
     built = rule.build(values, append_unknown=False)
     expected = None if built is None else unquote(built[1])
+    path = current.path
     # A rule that takes both forms has one meaning for both.
-    paths = {current.path, current.path.removesuffix("/") + "/"} if rule.strict_slashes is False else {current.path}
-    if expected not in paths:
+    if expected is not None and rule.strict_slashes is False and expected.removesuffix("/") == path.removesuffix("/"):
+        path = expected
+    if expected != path:
         raise RequestError(f"the path: expected {expected!r:.200}, the spelling of its values")
     # A default of the rule is no part of the path, but the caller chooses it by the path.
     return {
