@@ -4,6 +4,7 @@
 import json
 import threading
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import httpx
@@ -15,7 +16,7 @@ from arx_caps.mint.identity.session_login import subject_of, subject_targets
 from arx_caps.mint.login import oidc
 from arx_caps.mint.oauth import authorization_code
 from tests.mint.harness import AGENT, ISSUER, now_ms, open_unit
-from tests.mint.login import MINT_CLIENT, REDIRECT, Flow, Issuer, claims_of, issuer
+from tests.mint.login import MINT_CLIENT, REDIRECT, VERIFIER, Flow, Issuer, claims_of, issuer
 from tests.mint.oauth import PARAMS, RESOURCE
 
 pytestmark = pytest.mark.spec("CONTROL 5.8")
@@ -131,6 +132,22 @@ def test_a_code_is_bound_to_its_request(flow: Flow) -> None:
     assert flow.redeem(code, authorization_details=PARAMS).json()["error"] == "invalid_request"
     assert "session.opened" not in [event["kind"] for event in flow.harness.events()]
     assert flow.redeem(code, resource=RESOURCE).status_code == 200
+
+
+@pytest.mark.sqlite
+@pytest.mark.parametrize("public", [False, True])
+def test_a_client_of_oauth_2_1_leaves_the_redirect_uri_out(flow: Flow, public: bool) -> None:
+    """The verifier binds the code; with a wrong one, and for another client, it is refused as before."""
+    one, other = Flow(flow.harness, public=public), Flow(flow.harness, public=public)
+    asked = {"grant_type": "authorization_code", "code": one.code()}
+
+    def redeemed(by: Flow, verifier: str) -> Any:
+        form = asked | {"code_verifier": verifier} | ({"client_id": by.client.id} if public else {})
+        return by.client.post("/oauth/token", {} if public else None, **form)
+
+    for by, verifier in ((one, "w" * 43), (other, VERIFIER)):
+        assert redeemed(by, verifier).json()["error"] == "invalid_grant"
+    assert redeemed(one, VERIFIER).status_code == 200
 
 
 @pytest.mark.sqlite

@@ -210,7 +210,7 @@ def grant_authorization_code(
         unit: The call's unit of work.
         born: The position in the kill epoch that was read before the client was authenticated.
         client: The client.
-        form: ``code``, ``redirect_uri``, ``code_verifier``, and ``resource`` if the client repeats it.
+        form: ``code``, ``code_verifier``, and ``redirect_uri`` and ``resource`` if the client repeats them.
 
     Raises:
         OAuthError: ``invalid_grant``: the code is wrong or was used, and then what it gave is ended.
@@ -299,11 +299,14 @@ def require_allowed(mint: MintContext, agent: str, template: str, subject: Subje
 
 
 def _proves(row: Mapping[str, Any], form: Mapping[str, str], client: OAuthClient) -> bool:
-    """Return whether a request has redirect URI, verifier and, if it named one, key of the authorization request."""
+    """Return whether a request has the verifier and, if one was named, the key of the authorization request.
+
+    Its redirect URI may be left out (OAuth 2.1 10.2): the verifier is known to the client that made the request alone.
+    """
     verifier = form.get("code_verifier", "")
     if row["jkt"] is not None and row["jkt"] != client.jkt:
         return False
-    if _VERIFIER.fullmatch(verifier) is None or form.get("redirect_uri") != row["redirect"]:
+    if _VERIFIER.fullmatch(verifier) is None or form.get("redirect_uri", row["redirect"]) != row["redirect"]:
         return False
     return hmac.compare_digest(challenge_of(verifier), row["challenge"])
 

@@ -243,7 +243,7 @@ _FORMS: Final[Mapping[str, tuple[Callable[[FormCall], RouteAnswer], type[RouteAn
             "refresh_token": "The refresh token of a consented session; used once.",
             "code": "The code of a consent.",
             "code_verifier": "The verifier of the authorization request (RFC 7636).",
-            "redirect_uri": "That of the authorization request.",
+            "redirect_uri": "That of the authorization request; optional (OAuth 2.1).",
             "scope": "Templates of the policy, with a space between; optional for a client that has one.",
             "resource": "The URL of the service to call (RFC 8707).",
             "authorization_details": "Parameters of the template: one object of type `arx_task` (RFC 9396).",
