@@ -18,6 +18,7 @@ from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_caps.mint.identity.authenticate import AuthenticatedCaller
 from arx_caps.mint.oauth.clients import OAuthClient
 from arx_caps.mint.oauth.handles import Handle, bundle_of, require_handle
+from arx_caps.mint.oauth.task_grant import is_proven
 from arx_caps.mint.policy.issuers import Subject
 from arx_caps.mint.tasks.approvals import ApprovalRequest, approval_state, ask_approval, fetch_discharge
 from arx_caps.mint.tasks.liveness import task_state
@@ -181,6 +182,10 @@ def _may_use(mint: MintContext, handle: Handle, row: Mapping[str, Any]) -> bool:
         return False
     asked = mint.db.oauth_handles.find(row["handle"])
     if asked is None or asked["client"] != handle.row["client"]:
+        return False
+    session = mint.db.sessions.find(asked["session"])
+    # A bearer token must not make the call of a bound one: an attacker who has read it lacks the key.
+    if handle.claims.cnf is None and (session is None or is_proven(session)):
         return False
     # Of a delegated task, the chain is what was approved: another chain of the same client is another principal.
     before = msgspec.json.decode(asked["recipe"], type=dict[str, Any])

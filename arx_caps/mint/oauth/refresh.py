@@ -14,7 +14,14 @@ from arx_caps.mint.identity.session_login import subject_of, subject_targets
 from arx_caps.mint.oauth.clients import OAuthClient, digest_of_secret
 from arx_caps.mint.oauth.errors import OAuthError
 from arx_caps.mint.oauth.handles import Issued
-from arx_caps.mint.oauth.task_grant import Wanted, active_agent, forbid_details, require_bound, start_and_issue
+from arx_caps.mint.oauth.task_grant import (
+    Wanted,
+    active_agent,
+    forbid_details,
+    is_proven,
+    require_bound,
+    start_and_issue,
+)
 from arx_caps.mint.tasks.liveness import session_targets
 from arx_caps.mint.tasks.revoke import end_session, finish_task
 from arx_caps.mint.tasks.sessions import renew_session
@@ -91,7 +98,8 @@ def grant_refresh_token(
         form: ``refresh_token``, and ``scope`` and ``resource`` if the client repeats them.
 
     Raises:
-        OAuthError: ``invalid_grant``: the refresh token is wrong; or it was used and this is no repeat of the last
+        OAuthError: ``invalid_dpop_proof``: the session began with a proof, and this request has none;
+            ``invalid_grant``: the refresh token is wrong; or it was used and this is no repeat of the last
             use, and then the session is ended.
         GrantError: The policy refuses; ``rate_limited``: a person's public clients refresh too often.
         RevokedError: A target of the session was killed or is frozen.
@@ -105,6 +113,8 @@ def grant_refresh_token(
     # Before it counts as used again: a thief without the key must not end the person's session.
     if row["jkt"] is not None and row["jkt"] != client.jkt:
         raise OAuthError("invalid_grant", "the refresh token is bound to a key: send a proof by it (DPoP)")
+    if client.jkt is None and is_proven(session):
+        raise OAuthError("invalid_dpop_proof", "the access tokens of this session are bound to a key: send DPoP")
     for person in subject_targets(subject_of(session)) if client.public else ():
         mint.limits.count_person(person)
     # Whether it was replaced, or a token that was given for it was used, ``new_refresh`` finds out, under a lock.

@@ -24,6 +24,7 @@ from arx_verifier.addresses import split_url
 from arx_verifier.errors import GrantError, RevokedError, refusal
 
 DETAILS_TYPE: Final = "arx_task"
+_PROVEN: Final = {"proof": "dpop"}  # in the credential of a session whose access tokens are bound to keys
 MAX_RESOURCE_CHARS: Final = 512
 
 
@@ -281,11 +282,20 @@ def session_for(
         RevokedError: The agent, the subject, the policy or a key is frozen.
     """
     key = client.session_key
+    if client.jkt is not None:
+        # Never one session for bound and bearer tokens: with a bearer token an attacker could go on with what the other
+        # has begun, such as a call that waits for an approval, or a session of MCP.
+        opener = opener._replace(by={**opener.by, **_PROVEN})
     rows = (row for row in mint.db.oauth_handles.sessions(client.id) if _is_opened_by(row, opener))
     session = next((row for row in rows if _goes_on(mint, born, row)), None)
     if session is None:
         session = open_for(mint, unit, born, opener, key, ttl=None, purpose=None).row
     return AuthenticatedCaller("agent", client.agent, session, born, int(session["expires_at"]), key, opener.agent)
+
+
+def is_proven(session: Mapping[str, Any]) -> bool:
+    """Return whether the access tokens of a session are bound to keys of their client."""
+    return _PROVEN.items() <= msgspec.json.decode(session["opened_with"] or "{}", type=dict[str, str]).items()
 
 
 def _is_opened_by(session: Mapping[str, Any], opener: Opener) -> bool:
