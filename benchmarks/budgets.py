@@ -17,6 +17,7 @@ from benchmarks.measure import each, repeated
 from benchmarks.page import FREE, LEASED, STRICT
 from benchmarks.rows import Row, Verifiers, allow, signing
 from benchmarks.world import handed
+from tests.support import new_ledger
 
 POOLS: Final = {1: "ARx, 1 pool", 4: "ARx, 4 pools"}
 COSTS: Final[dict[str, Any]] = {"*": {"usd": "0.000001"}}
@@ -69,7 +70,7 @@ def awake() -> Iterator[None]:
 def rows(made: Verifiers, folder: Path) -> Iterator[Row]:
     """Decisions with budgets; the parent is seen, the ledger is on a socket of this machine."""
     with EmbeddedValkey(folder / "ledger") as valkey:
-        strict, other = RedisLedger(valkey.url, "bench", timeout_s=5), RedisLedger(valkey.url, "bench", timeout_s=5)
+        strict, other = new_ledger(valkey.url, "bench", 5), new_ledger(valkey.url, "bench", 5)
         strict._redis.execute_command(*EACH_SECOND)
         opened, leased = opened_now(strict), LeasedLedger(other)
         yield _decisions(made, LEASED, leased, opened)

@@ -30,7 +30,7 @@ SPEND: Final = "fcall|arx1_spend set"  # in a selector, for nonces alone: SET ca
 # The ledger is another server: none of the roles below has its rights.
 LEDGER: Final = "ledger"
 KEEP_BUDGETS: Final = (
-    "fcall|arx1_take fcall|arx1_settle fcall|arx1_undo fcall|arx1_top_up fcall|arx1_ledger function|load"
+    "fcall|arx2_take fcall|arx2_settle fcall|arx2_undo fcall|arx2_top_up fcall|arx2_ledger function|load"
     " hget hmget hset hdel hlen del zadd zrangebyscore zrevrange zscan zrem"
 )
 # Parts of a realm's data, by the last member of their keys.

@@ -12,7 +12,11 @@
      LEASED    verifiers that decide on slices
      PERIOD    the pool is full again when a period begins
      TOP_UP    an operator adds a unit to a lost pool
-     FAILOVER  another server has taken over, and the old one takes draws for a while; the pool was opened since     */
+     FAILOVER  another server has taken over, and the old one takes draws for a while; the pool was opened since
+     EMPTY     the ledger's process ends, and one without any data begins, whose clock may be behind
+     BACK      two servers with data of their own take turns, without a new process: failover and back.  The mint,
+               which remembers the newest beginning, looks before the first call after each turn
+     ALL_SAW   instead of that look, each verifier has seen the beginning of a server before the next turn           */
 
 #ifndef MAX
 #define MAX 3                   /* units of the pool */
@@ -27,7 +31,7 @@
 #define LENGTH 2                /* ticks of a period */
 #define NONE 255
 
-mtype = { DRAW, RESERVATION, LEASE, SETTLE, UNDO, GRANTED, SHORT };
+mtype = { DRAW, RESERVATION, LEASE, SETTLE, UNDO, GRANTED, SHORT, BEGUN };
 
 /* The ledger: committed, reserved, leased, and what each operation holds. */
 short c, r, l;                  /* below nothing after a mistake alone */
@@ -44,9 +48,9 @@ byte d_held[OPS];
 byte ops;                       /* the next operation */
 byte current, phase;            /* the period, and the ticks of it that are over */
 
-/* A request: kind, operation, amount, verifier, tag.  An answer: GRANTED or SHORT, amount, ticks to
-   the period's end, period. */
-chan requests = [2] of { mtype, byte, byte, byte, byte };
+/* A request: kind, operation, amount, verifier, tag, and the beginning that the verifier remembers.  An answer:
+   GRANTED or SHORT, amount, ticks to the period's end, period; or BEGUN and the beginning of the ledger. */
+chan requests = [2] of { mtype, byte, byte, byte, byte, byte };
 chan answers[VERIFIERS] = [1] of { mtype, byte, byte, byte };
 byte waits[VERIFIERS];          /* the tag of the request that is waited for, or NONE */
 
@@ -62,6 +66,45 @@ bit old_answers = 1;            /* the old server has not stopped yet */
 byte old_c;                     /* what is committed there */
 #endif
 
+/* A beginning is twice its number, and the server.  0: a verifier that remembers none. */
+byte saw[VERIFIERS];
+#ifdef BACK
+#ifndef TURNS
+#define TURNS 3
+#endif
+bit here = 1;                   /* the server that answers: 1 has taken over from 0 */
+byte number_here = 2;           /* of the beginning */
+byte number_there, c_there;     /* of the other server */
+bit lost_there;
+byte turns;
+byte mint_saw = 5;
+bit looked = 1;                 /* the mint has, since the last turn */
+#define BEGINNING (2 * number_here + here)
+#define IS_ANOTHER(mark) (mark != BEGINNING)
+#define IS_OLDER_THAN(mark) (mark / 2 > number_here || (mark / 2 == number_here && mark % 2 != here))
+#ifdef MUTATION_AN_OLDER_BEGINNING_IS_TAKEN
+#undef IS_ANOTHER
+#undef IS_OLDER_THAN
+#define IS_ANOTHER(mark) 0
+#define IS_OLDER_THAN(mark) 0
+#endif
+#ifdef MUTATION_EQUAL_BEGINNINGS_ARE_ONE
+#undef IS_ANOTHER
+#undef IS_OLDER_THAN
+#define IS_ANOTHER(mark) (mark / 2 != number_here)
+#define IS_OLDER_THAN(mark) (mark / 2 > number_here)
+#endif
+
+inline compare(mark)            /* a ledger that is older than what a caller saw begins anew: SPEC 17.5 */
+{
+  if
+  :: IS_OLDER_THAN(mark) ->
+     number_here = (mark / 2 > number_here -> mark / 2 : number_here) + 1; lost = 1
+  :: else
+  fi
+}
+#endif
+
 /* The ledger's time is the latest that it saw.  Its clock can be set back: by a period, or to before the opening. */
 #define OPENED 1
 bit clock = OPENED;
@@ -71,8 +114,13 @@ bit clock = OPENED;
 #else
 #define ANOTHER(now) (period < now)
 #endif
+#ifdef EMPTY
+bit forgot;                     /* the latest time that was seen is lost with the data */
+#endif
 #ifdef MUTATION_THE_CLOCK_GOES_BACK
 #define NOW clock
+#elif defined(EMPTY)
+#define NOW (forgot -> clock : OPENED)
 #else
 #define NOW OPENED
 #endif
@@ -126,14 +174,25 @@ inline reply(outcome, granted)
 active proctype Ledger()
 {
   mtype kind;
-  byte op, amount, who, tag, number, given;
+  byte op, amount, who, tag, number, given, mark;
   do
   :: atomic {
-       requests??kind, op, amount, who, tag ->
+#ifdef BACK
+       looked && nempty(requests) ->
+#endif
+       requests??kind, op, amount, who, tag, mark ->
 #ifdef PERIOD
        begin_period();
 #endif
+#ifdef BACK
+       compare(mark);
+#endif
        if
+#ifdef BACK
+       :: IS_ANOTHER(mark) -> reply(BEGUN, BEGINNING) /* and nothing is drawn: the caller asks again */
+       :: else ->
+       if
+#endif
 #ifdef FAILOVER
        :: kind == DRAW && old_answers ->
           if
@@ -201,10 +260,53 @@ active proctype Ledger()
           :: else -> c = 0
           fi
        fi;
+#ifdef BACK
+       fi;
+#endif
        given = 0;
        look();
-       kind = 0; op = 0; amount = 0; who = 0; tag = 0
+       kind = 0; op = 0; amount = 0; who = 0; tag = 0; mark = 0
      }
+#ifdef BACK
+  :: atomic {                   /* the other server takes its turn, with what it had */
+       turns < TURNS && mint_saw == BEGINNING ->
+#ifdef ALL_SAW
+       who = 0;
+       do
+       :: who < VERIFIERS && saw[who] == BEGINNING -> who++
+       :: else -> break
+       od;
+       if
+       :: who < VERIFIERS -> who = 0
+       :: else -> who = 0;
+#else
+       looked = 0;
+#endif
+       turns++; here = 1 - here;
+       number = number_here; number_here = number_there; number_there = number;
+       number = c; c = c_there; c_there = number;
+       number = lost; lost = lost_there; lost_there = number; number = 0
+#ifdef ALL_SAW
+       fi
+#endif
+     }
+  :: d_step { !looked || mint_saw != BEGINNING -> compare(mint_saw); mint_saw = BEGINNING; looked = 1 }
+#endif
+#ifdef EMPTY
+  :: d_step {                   /* another server process, without data */
+       !lost -> c = 0; r = 0; l = 0; forgot = 1;
+       do
+       :: number < OPS -> held[number] = 0; number++
+       :: else -> break
+       od;
+       number = 0;
+#ifdef MUTATION_NO_MARGIN_WITHOUT_DATA
+       lost = (NOW >= OPENED)
+#else
+       lost = 1                 /* its clock is behind that of the opening by less than the margin */
+#endif
+     }
+#endif
 #ifdef FAILOVER
   :: old_answers -> old_answers = 0
 #endif
@@ -255,7 +357,7 @@ inline ask(kind, op, amount)
 {
   tag = (tag + 1) % 3;
   waits[me] = tag;
-  requests!kind, op, amount, me, tag
+  requests!kind, op, amount, me, tag, saw[me]
 }
 
 inline spend(cost)              /* a cost counts in the period in which the ledger took it */
@@ -286,9 +388,12 @@ proctype Verifier(byte me)
      :: atomic {
           answers[me]?outcome, amount, left, when -> waits[me] = NONE;
           if
+#ifdef BACK
+          :: outcome == BEGUN -> saw[me] = (amount / 2 > saw[me] / 2 -> amount : saw[me])
+#endif
           :: outcome == GRANTED -> spend(1)
           #ifndef PERIOD
-          :: outcome == GRANTED && nfull(requests) -> requests!UNDO, 0, 1, me, NONE /* refused by a later step */
+          :: outcome == GRANTED && nfull(requests) -> requests!UNDO, 0, 1, me, NONE, saw[me] /* refused by a later step */
 #endif
           :: outcome == GRANTED
           :: outcome == SHORT
@@ -302,7 +407,7 @@ proctype Verifier(byte me)
 #endif
 #ifdef MUTATION_UNDONE_WITHOUT_AN_ANSWER
           if
-          :: nfull(requests) -> requests!UNDO, 0, 1, me, NONE
+          :: nfull(requests) -> requests!UNDO, 0, 1, me, NONE, saw[me]
           :: full(requests)
           fi
 #endif
@@ -392,6 +497,9 @@ proctype Verifier(byte me)
   :: atomic {                   /* the process ends, and another one begins */
        (s_taken[me] > 0) -> s_taken[me] = 0; s_left[me] = 0; s_until[me] = 0; s_op[me] = 0
      }
+#if defined(BACK) && !defined(ALL_SAW)
+  :: saw[me] > 0 -> saw[me] = 0 /* another process, which remembers nothing */
+#endif
   od
 }
 
@@ -438,6 +546,13 @@ init {
     :: lost = 1
 #endif
     :: old_answers = 0          /* opened after it */
+    fi;
+#endif
+#ifdef BACK
+    if
+    :: number_there = 1; lost = 1 /* opened before the other server took over */
+    :: number_there = 1         /* opened after it */
+    :: number_there = 2         /* the old server was restarted meanwhile */
     fi;
 #endif
     do

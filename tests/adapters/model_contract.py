@@ -21,6 +21,7 @@ from arx_verifier.ledger import RedisLedger
 from tests.agent.live import LiveMint, judged, live_mint
 from tests.house.pages import ROOT, blocks
 from tests.servers import LONG_LEASE_MS, begun_store, free_ports, until
+from tests.support import new_ledger
 
 __all__ = [
     "test_a_broken_stream_costs_all_that_was_reserved",
@@ -137,7 +138,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModelWorld]:
         stack.enter_context(begun_store(store.url, "desk", lease_ms=LONG_LEASE_MS))
         port = free_ports(1)[0]
         mint = stack.enter_context(live_mint(folder, store_url=store.url, name="desk", port=port, policy=POLICY))
-        ledger = RedisLedger(kept.url, "desk", timeout_s=30)
+        ledger = new_ledger(kept.url, "desk")
         stack.callback(ledger.close)
         told: dict[str, Any] = {"decisions": InMemoryDecisions(), "ledger": ledger, "costs": COSTS}
         verifier = stack.enter_context(mint.service("llm", **told))

@@ -2,7 +2,7 @@
 """A holder could empty the budget of an hour with calls that were refused, by an approval that was used before.
 
 The cost was drawn before the approval was found used, and a draw of such a pool could not be given back.  Now it is
-reserved until then.
+reserved until then, also where a pool has as many open reservations as it may have.
 """
 
 import time
@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from arx_verifier import Rule
-from arx_verifier.ledger import LeasedLedger, Ledger, MemoryLedger
-from arx_verifier.ledger.pools import MAX_HELD
+from arx_verifier.ledger import BUSY, LeasedLedger, Ledger, MemoryLedger, PoolDraw, Short, Taken
+from arx_verifier.ledger.pools import MAX_HELD, MAX_WITH_HOLDS
 from arx_verifier.request import AccessRequest
 from arx_verifier.testing import UnsafeCaller, UnsafeTestRealm
 from arx_verifier.token import Caveat
@@ -68,7 +68,16 @@ def test_open_reservations_stop_no_approved_call() -> None:
     assert {code("pay.ask", caller) for _ in range(MAX_HELD)} == {"ok"}
     assert code("pay.ask", caller) == "insufficient_budget"
     approved = UnsafeCaller(caller.macaroon.attenuate(Caveat(once=("a-1", _now_ms()))), "pay")
-    assert [code("pay.refund", approved) for _ in range(2)] == ["ok", "already_used"]
+    assert [code("pay.refund", approved) for _ in range(9)] == ["ok"] + 8 * ["already_used"]
+    [pool] = realm.ledger.state.pools.values()
+    assert (pool.committed, pool.reserved) == (1_000_000, MAX_HELD * 100_000)
+    held = PoolDraw(next(iter(realm.ledger.state.pools)), pool.max, 86_400_000, pool.opened, 1, 1)
+    for number in range(MAX_WITH_HOLDS - MAX_HELD):
+        assert isinstance(realm.ledger.take("hold", f"h{number}", [held]), Taken)
+    assert realm.ledger.take("hold", "more", [held]) == Short(0, BUSY)
+    other = UnsafeCaller(caller.macaroon.attenuate(Caveat(once=("a-2", _now_ms()))), "pay")
+    assert [code("pay.refund", other) for _ in range(9)] == 9 * ["insufficient_budget"]
+    assert pool.committed == 1_000_000
 
 
 def _now_ms() -> int:

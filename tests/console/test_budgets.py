@@ -18,6 +18,7 @@ from tests.console.harness import Browser, operator_with, sign_in
 from tests.console.html import require_well_formed
 from tests.mint.harness import AGENT, Harness
 from tests.mint.test_session_tree import Work
+from tests.support import new_ledger
 
 HOME = "/console/budgets"
 pytestmark = [pytest.mark.realm(log=True), pytest.mark.servers, pytest.mark.sqlite, pytest.mark.spec("CONTROL 2.11")]
@@ -28,7 +29,7 @@ def kept(unit: Harness, own_valkey: EmbeddedValkey) -> Iterator[Harness]:
     """A realm with a ledger, whose lookups have a budget."""
     text = unit.realm.policy_path.read_text()
     unit.use(text.replace("[task.lookup]\n", '[task.lookup]\nbudget = { usd = "4", calls = 100 }\ndepth = 2\n'))
-    with closing(RedisLedger(own_valkey.url, unit.realm.name, timeout_s=30)) as ledger:
+    with closing(new_ledger(own_valkey.url, unit.realm.name)) as ledger:
         ledger.start()
         unit.mint.ledger = ledger
         yield unit

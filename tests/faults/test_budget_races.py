@@ -17,8 +17,9 @@ import pytest
 
 from arx_caps.embedded import server_binary
 from arx_verifier.errors import StoreError
-from arx_verifier.ledger import LOST, LeasedLedger, PoolDraw, RedisLedger, Short, Taken
+from arx_verifier.ledger import LOST, LeasedLedger, PoolDraw, Short, Taken
 from tests.servers import free_ports
+from tests.support import new_ledger
 from tests.topologies.fleet import Server, replicated, running
 
 pytestmark = [pytest.mark.slow, pytest.mark.servers, pytest.mark.spec("17.5")]
@@ -45,7 +46,7 @@ def spend(place: Path, used: Path, opened: int, kind: str) -> NoReturn:
     """
     code, file = 3, os.open(used, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     try:
-        ledger: Any = RedisLedger(f"unix://{place}", "race", timeout_s=5)
+        ledger: Any = new_ledger(f"unix://{place}", "race", 5)
         if kind == "leased":
             ledger = LeasedLedger(ledger, idle_s=0.2)
         number = 0
@@ -161,7 +162,7 @@ def turn(place: Path, to: Path) -> None:
 
 def begin(place: Path) -> int:
     """Start the ledger, and return a time at which pools can be opened."""
-    ledger = RedisLedger(f"unix://{place}", "race", timeout_s=5)
+    ledger = new_ledger(f"unix://{place}", "race", 5)
     ledger.start()
     time.sleep(0.005)
     opened = time.time_ns() // 1_000_000
@@ -179,7 +180,7 @@ def test_killed_processes_overspend_nothing(two: tuple[Server, Server, Path], tm
     for _ in range(PROCESSES):
         race.start()
     race.begin()
-    ledger = RedisLedger(f"unix://{place}", "race", timeout_s=5)
+    ledger = new_ledger(f"unix://{place}", "race", 5)
     while race.used() < UNITS * 3 // 4 and race.alive:
         if race.killed < KILLED:  # each leaves some units idle, and most of them have to be used
             race.kill_one(random_)
@@ -214,7 +215,7 @@ def test_a_failover_overspends_nothing(two: tuple[Server, Server, Path], tmp_pat
     replica.ask("REPLICAOF", "NO", "ONE")
     turn(place, tmp_path / "b.sock")
     race.wait(60)
-    ledger = RedisLedger(f"unix://{place}", "race", timeout_s=5)
+    ledger = new_ledger(f"unix://{place}", "race", 5)
     assert all(pool["lost"] and pool["remaining"] == 0 for pool in ledger.shown())
     print(f"{race.killed} killed, one failover: {race.used()} of {UNITS} used")
     assert race.failed == 0
@@ -227,7 +228,7 @@ def test_a_failover_and_back_overspends_nothing(two: tuple[Server, Server, Path]
     the replica.
     """
     primary, replica, place = two
-    (pool, _), ledger = pools(begin(place)), RedisLedger(f"unix://{place}", "race", timeout_s=5)
+    (pool, _), ledger = pools(begin(place)), new_ledger(f"unix://{place}", "race", 5)
     assert isinstance(ledger.take("draw", "", [pool]), Taken)
     replicated(primary, 1, 60)
     replica.ask("REPLICAOF", "NO", "ONE")

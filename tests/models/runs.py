@@ -59,6 +59,8 @@ CRASH: Final = {"CRASH": "", **DRAWS}
 CLOCK: Final = {"CLOCK_BACK": "", **CRASH}
 CLOCK_PERIOD: Final = {"CLOCK_BACK": "", "PERIOD": "", **ALONE}
 FAILOVER: Final = {"FAILOVER": "", **DRAWS}
+EMPTY: Final = {"EMPTY": "", "CLOCK_BACK": "", **DRAWS}
+BACK: Final = {"BACK": "", **DRAWS}
 CONFIRM: Final = {"CONFIRM": "", "LEASE": "1", "RELAYS": "1"}
 
 # A mistake, by its name in the simulator: model, parts and constants, and the property that it breaks.
@@ -92,6 +94,9 @@ LEDGER_MISTAKES: Final = {
     "a failover loses nothing": ("budget", CRASH, OVER),
     "a lost pool that was topped up has its max": ("budget", {"TOP_UP": "", **CRASH}, OVER),
     "a slice is a quarter of the pool": ("budget", LEASED, UNCOUNTED),
+    "no margin without data": ("budget", EMPTY, OVER),
+    "an older beginning is taken": ("budget", BACK, OVER),
+    "equal beginnings are one": ("budget", BACK, OVER),
 }
 
 # Mistakes of the budget protocol beside the arithmetic of the ledger: in verifiers, and around the ledger.
@@ -128,6 +133,9 @@ RUNS: Final = (
     Run("budget", "a crash and a clock that is set back", CLOCK),
     Run("budget", "a period and a clock that is set back", CLOCK_PERIOD),
     Run("budget", "a failover", {**FAILOVER, "MAX": "3"}),
+    Run("budget", "a ledger without data whose clock is behind", EMPTY),
+    Run("budget", "failover and back, the mint looks first", BACK),
+    Run("budget", "failover and back, each verifier has seen it", {"ALL_SAW": "", **BACK}),
     # That these states are reached shows that the runs above are not empty.
     Run("kill", "an acceptance in the last tick is reached", {**KILL, "REACH_LATE": ""}, "k_since"),
     Run("kill", "a confirmation is reached", {"CONFIRM": "", **KILL, "REACH_CONFIRMED": ""}, "!(confirmed)"),

@@ -64,14 +64,17 @@ class Server:
         folder.mkdir(parents=True, exist_ok=True)
         self.process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> None:
-        """Start it, without waiting."""
+    def command(self) -> list[str]:
+        """Return its command line."""
         config = self.folder / "server.conf"  # Sentinel and cluster write into theirs
         arguments = [str(config)] if "--sentinel" in self._options else []
         own = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder)]
         log = ["--logfile", str(self.folder / "log")]
-        command = [str(self._binary), *arguments, *own, *log, *self._options]
-        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        return [str(self._binary), *arguments, *own, *log, *self._options]
+
+    def start(self) -> None:
+        """Start it, without waiting."""
+        self.process = subprocess.Popen(self.command(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def client(self, **settings: Any) -> redis.Redis:
         """A client of it, without retries."""

@@ -4,16 +4,21 @@
 import json
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from arx_caps.mint.db.mint_database import MintDatabase
 from arx_caps.mint.server.init_realm import init_realm
+from arx_caps.realm import Realm
 from arx_caps.revocation import acl
-from arx_verifier.ledger import PoolDraw, RedisLedger, Taken
+from arx_verifier.ledger import LOST, PoolDraw, RedisLedger, Taken
 from tests.cli.helpers import arx
+from tests.faults.shifted import shifted
 from tests.servers import free_ports, until
+from tests.support import new_ledger
 from tests.topologies.fleet import Server, running
 
 pytestmark = [pytest.mark.servers, pytest.mark.spec("17.5")]
@@ -65,13 +70,24 @@ class Ledger:
     def draw(self) -> None:
         """Open a pool by a draw."""
         url = f"redis://127.0.0.1:{self.server.port}"
-        ledger = RedisLedger(url, "acme", timeout_s=30)
+        ledger = new_ledger(url, "acme")
         ledger.start()
         opened = time.time_ns() // 1_000_000 + 1
         while time.time_ns() // 1_000_000 <= opened:
             pass
         assert isinstance(ledger.take("draw", "", [PoolDraw(POOL, 100, 0, opened, 1, 1)]), Taken)
         ledger.close()
+
+    def sync(self) -> None:
+        """Wait until what was drawn is on the disk: a server may write a moment after its answer."""
+        with self.server.client() as raw:
+            raw.set("behind", "")
+            until(lambda: raw.execute_command("WAITAOF", 1, 0, 1_000)[0] == 1)
+
+    def draw_again(self, pool: str = POOL) -> Any:
+        """Draw as a verifier that has just started, from a pool that was opened a second ago."""
+        with closing(RedisLedger(f"redis://127.0.0.1:{self.server.port}", "acme", timeout_s=30)) as ledger:
+            return ledger.take("draw", "", [PoolDraw(pool, 100, 0, time.time_ns() // 1_000_000 - 1_000, 1, 1)])
 
 
 @pytest.fixture
@@ -191,11 +207,7 @@ def test_pools_that_a_restart_exhausted(ledger: Ledger) -> None:
     Before the next call it is foretold; afterwards the pool is named until it is topped up.
     """
     ledger.draw()
-    with (
-        ledger.server.client() as raw
-    ):  # a server may write a moment after its answer: wait for a write behind the draw
-        raw.set("behind", "")
-        until(lambda: raw.execute_command("WAITAOF", 1, 0, 1_000)[0] == 1)
+    ledger.sync()
     ledger.server.kill()
     with running(ledger.server):
         restarted(ledger)
@@ -205,17 +217,69 @@ def restarted(ledger: Ledger) -> None:
     """What the doctor finds after a restart."""
     ledger.make_user(*acl.rules("ledger", "acme", PASSWORD))
     assert "the next one exhausts all pools that are open" in ledger.bad()["ledger history"][0]
-    kept = RedisLedger(f"redis://127.0.0.1:{ledger.server.port}", "acme", timeout_s=30)
+    kept = new_ledger(f"redis://127.0.0.1:{ledger.server.port}", "acme")
     kept.start()
     found, mend = ledger.bad()["ledger history"]
     assert POOL in found
     assert "arx budget top-up" in mend
     kept.top_up(POOL, 5)
     assert "ledger history" not in ledger.bad()
-    with ledger.server.client() as raw:
-        raw.hset("arx:budget:{acme}:h", "seen", time.time_ns() // 1_000_000 + 60_000)
-    assert "set back" in ledger.bad()["ledger history"][0]
     kept.close()
+
+
+def test_a_server_that_is_back_after_a_failover(ledger: Ledger) -> None:
+    """
+    The mint has noted a later beginning than this server has: the next call of its own exhausts what is open.
+    """
+    ledger.draw()
+    with MintDatabase(Realm.open(ledger.folder).database_url) as db:
+        db.create()
+        assert ledger.bad() == {}
+        with ledger.server.client() as raw:
+            number, run = raw.hmget("arx:budget:{acme}:h", "number", "run")
+        assert db.ledger.note(f"{number} {run}") == db.ledger.beginning() == f"{number} {run}"
+        assert ledger.bad() == {}
+        assert db.ledger.note("3 another") == "3 another"
+        assert db.ledger.note("2 older") == "3 another"
+    found, mend = ledger.bad()["ledger history"]
+    assert "failover and back" in found
+    assert "arx budget top-up" in mend
+
+
+def test_a_clock_that_was_ahead(ledger: Ledger) -> None:
+    """
+    New budgets are refused until it has caught up: the doctor names the command that ends it, which checks the clocks.
+    """
+    words = ("redis", "begin-ledger", "--realm-dir", ledger.folder, "--yes", "--json")
+    login = {"ARX_LEDGER_PASSWORD": PASSWORD}
+    ledger.draw()
+    assert arx(*words, env=login).json["code"] == "not_ahead"
+    ledger.sync()
+    ledger.server.kill()
+    with shifted(ledger.server, "+1d"):
+        ledger.make_user(*acl.rules("ledger", "acme", PASSWORD))
+        ledger.draw_again()
+        assert "ms away" in ledger.bad()["ledger history"][0]
+        assert arx(*words, env=login).json["code"] == "clock"
+        ledger.sync()
+    with running(ledger.server):
+        ledger.make_user(*acl.rules("ledger", "acme", PASSWORD))
+        short = ledger.draw_again("t/-/new/usd/task")
+        assert short.remaining == LOST
+        assert short.wait_ms > 23 * 3_600_000
+        found, mend = ledger.bad()["ledger history"]
+        assert "set back: its time stands still" in found
+        assert "arx redis begin-ledger" in mend
+        assert arx(*words[:-2], "--json", env=login).exit_code != 0, "nobody has confirmed it"
+        assert arx(*words, env=login).json["realm"] == "acme"
+        assert "ledger history" not in ledger.bad() or "exhausted" in ledger.bad()["ledger history"][0]
+        for name in (POOL, "t/-/new/usd/task"):
+            short = ledger.draw_again(name)
+            assert short.remaining == LOST
+            assert 0 < short.wait_ms <= 60_000
+        with ledger.server.client() as raw:  # a minute later
+            raw.hset("arx:budget:{acme}:h", "since", time.time_ns() // 1_000_000 - 60_000)
+        assert isinstance(ledger.draw_again("t/-/newer/usd/task"), Taken)
 
 
 def test_replicas(ledger: Ledger, tmp_path: Path) -> None:

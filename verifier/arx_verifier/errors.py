@@ -116,12 +116,24 @@ class Shortfall(Failure):
 
     @classmethod
     def of(
-        cls, place: str, pool: str, hop: str, unit: str, remaining: str, required: str, *, lost: bool = False
+        cls, place: str, pool: str, hop: str, unit: str, remaining: str, required: str, *, lost_ms: int | None = None
     ) -> "Shortfall":
-        """Return the failure of a call; ``lost`` says that the ledger may have lost what was drawn from the pool."""
+        """Return the failure of a call.
+
+        Args:
+            place: Where the pool is in the token.
+            pool: Its name.
+            hop: The agent that held the token when it was opened.
+            unit: Its unit.
+            remaining: What it has left, decimal text.
+            required: What the call costs, decimal text.
+            lost_ms: If the ledger may have lost what was drawn from it, the time in which new pools are lost too, ms;
+                else None.
+        """
         came = f"{remaining} {unit} left in {pool}, opened by {hop}"
-        if lost:
-            came += "; the ledger began anew since then: start another task, or let an operator top it up"
+        if lost_ms is not None:
+            when = f"in {-(-lost_ms // 1000) + 1} s" if lost_ms else "now"
+            came += f"; the ledger began anew since then: start another task {when}, or let an operator top it up"
         failure = cls(place, "spend", f"{required} {unit}", came)
         failure.pool, failure.hop, failure.unit = pool, hop, unit
         failure.remaining, failure.required = remaining, required

@@ -1,21 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
 """``arx redis``: prepare your own stores, once, as their administrator: users and functions.  SPEC 10, 17.5."""
 
+import os
+import time
+from contextlib import closing
 from pathlib import Path
+from typing import Final
 
 import click
 
 from arx_caps.cli.exit_codes import DENIED, Stop
-from arx_caps.cli.options import Verbs, common_options, pass_console
-from arx_caps.cli.place import Place, store_options
+from arx_caps.cli.options import Verbs, common_options, pass_console, yes_option
+from arx_caps.cli.place import Place, realm_dir_option, store_options
 from arx_caps.cli.secure_files import read_text, write_private
 from arx_caps.cli.terminal import Console
+from arx_caps.durations import show_time
+from arx_caps.realm import Realm
 from arx_caps.revocation import acl
+from arx_verifier.ledger import RedisLedger
+
+MAX_CLOCK_MS: Final = 5_000
 
 
 @click.group("redis", cls=Verbs)
 def redis_command() -> None:
-    """Prepare your own revocation store: its users and functions."""
+    """Prepare your own revocation store and ledger: users, functions, and a ledger whose clock was ahead."""
 
 
 @redis_command.command("acl")
@@ -78,3 +87,33 @@ def load_command(console: Console, place: Place) -> None:
             hint="use a user that `arx redis acl --role admin` creates",
         )
     console.data("redis-functions", {"loaded": True, "realm": store.realm}, "loaded")
+
+
+@redis_command.command("begin-ledger")
+@yes_option
+@realm_dir_option
+@common_options
+@pass_console
+def begin_ledger_command(console: Console, realm_dir: Path, yes: bool) -> None:
+    """Begin the ledger anew after its clock was ahead, as `arx doctor` reports it.
+
+    The ledger's time never goes back, so budgets of new tasks are refused until its clock has caught up.  First set the
+    clocks of the ledger's server and of this machine by NTP.  All open pools are then exhausted: a pool per hour or day
+    until its next period, others until an operator tops them up.  A task that starts a minute later has its budget.
+    """
+    realm = Realm.open(realm_dir)
+    if realm.ledger is None:
+        raise Stop("this realm has no ledger", hint="set `ledger` in realm.toml (docs/budgets.md)", code="no_ledger")
+    password = os.environ.get("ARX_LEDGER_PASSWORD")
+    with closing(RedisLedger(realm.ledger, realm.name, password=password, ca=realm.ca)) as ledger:
+        clock, seen = ledger.clocks()
+        away = abs(clock - time.time_ns() // 1_000_000)
+        if away > MAX_CLOCK_MS:
+            text = f"the clocks of the ledger and of this machine: expected within {MAX_CLOCK_MS} ms, got {away} ms"
+            raise Stop(text, hint="set both by NTP, and run it again", code="clock")
+        if seen <= clock + MAX_CLOCK_MS:
+            raise Stop("the ledger's time is not ahead of its clock: it need not begin anew", code="not_ahead")
+        console.confirm(f"exhaust all open pools of {realm.name}? its time is {show_time(seen)}", yes=yes)
+        ledger.begin_anew()
+    value = {"realm": realm.name, "was_at": seen, "is_at": clock}
+    console.data("ledger-begun", value, f"begun anew at {show_time(clock)}; tasks that start in a minute have budgets")

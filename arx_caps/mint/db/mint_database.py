@@ -15,6 +15,7 @@ from arx_caps.mint.db.repositories.grants import TaskGrantRepository
 from arx_caps.mint.db.repositories.holder_keys import HolderKeyRepository
 from arx_caps.mint.db.repositories.keys import KeyRepository
 from arx_caps.mint.db.repositories.kills import KillRepository
+from arx_caps.mint.db.repositories.ledger import LedgerRepository
 from arx_caps.mint.db.repositories.notifications import NotificationRepository
 from arx_caps.mint.db.repositories.oauth_clients import OAuthClientRepository
 from arx_caps.mint.db.repositories.oauth_consents import OAuthConsentRepository
@@ -51,6 +52,7 @@ class MintDatabase(Database):
         holder_keys: Public keys of agents, operators and services.
         keys: Root keys, audience key numbers, and which service has fetched which.
         kills: Kills, freezes and thaws, and their confirmations.
+        ledger: The newest beginning of the realm's ledger.
         notifications: Notifications that wait or have failed, and alarms.
         oauth_clients: Registered OAuth clients.
         oauth_consents: What people consented to, and the codes for it.
@@ -84,6 +86,7 @@ class MintDatabase(Database):
         self.holder_keys = HolderKeyRepository(self)
         self.keys = KeyRepository(self)
         self.kills = KillRepository(self)
+        self.ledger = LedgerRepository(self)
         self.notifications = NotificationRepository(self)
         self.oauth_clients = OAuthClientRepository(self)
         self.oauth_consents = OAuthConsentRepository(self)

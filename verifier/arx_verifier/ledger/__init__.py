@@ -13,11 +13,14 @@ if TYPE_CHECKING:
         BUSY,
         EARLY,
         LOST,
+        NEW,
         PERIOD_MS,
+        Kind,
         Ledger,
         PoolDraw,
         Short,
         Taken,
+        number_of,
         pool_id,
     )
     from arx_verifier.ledger.redis_ledger import COLUMNS, MOST_SHOWN, RedisLedger, show_pool
@@ -28,7 +31,7 @@ else:
             "costs": "CALLS Cost Costs",
             "leases": "LeasedLedger Slice",
             "memory": "LedgerState MemoryLedger",
-            "pools": "BUSY EARLY LOST PERIOD_MS Ledger PoolDraw Short Taken pool_id",
+            "pools": "BUSY EARLY LOST NEW PERIOD_MS Kind Ledger PoolDraw Short Taken number_of pool_id",
             "redis_ledger": "COLUMNS MOST_SHOWN RedisLedger show_pool",
         },
     )
@@ -40,9 +43,11 @@ __all__ = [
     "EARLY",
     "LOST",
     "MOST_SHOWN",
+    "NEW",
     "PERIOD_MS",
     "Cost",
     "Costs",
+    "Kind",
     "LeasedLedger",
     "Ledger",
     "LedgerState",
@@ -52,6 +57,7 @@ __all__ = [
     "Short",
     "Slice",
     "Taken",
+    "number_of",
     "pool_id",
     "show_pool",
 ]

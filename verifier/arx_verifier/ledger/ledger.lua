@@ -1,14 +1,18 @@
-#!lua name=arx1_ledger
+#!lua name=arx2_ledger
 -- SPDX-License-Identifier: Apache-2.0
 --
 -- The budgets of a realm, as functions of the instance that keeps nonces.  SPEC 17.  `memory.py` does the same.
 --
--- Keys of a realm R, one hash slot:  arx:budget:{R}:h         hash  run since seen
+-- Keys of a realm R, one hash slot:  arx:budget:{R}:h         hash  run number since seen
 --                                    arx:budget:{R}:pools     zset  pool -> last drawn on, ms
 --                                    arx:budget:{R}:p:POOL    hash  a pool, in one period:
 --      p period   c committed   r reserved   l leased   x topped up   o reopened   m max   b opened
 --      u in the index since
 --      r:OP, l:OP  what a reservation or a lease has
+--
+-- The first argument of each function is the beginning that the caller remembers: its number and the run of that server;
+-- empty if it remembers none; `new` if no ledger has kept a pool of this realm before.  If it is not the beginning of
+-- this ledger, the function does nothing and replies BEGUN with the ledger's.
 --
 -- All amounts are millionths, below 2^53: a double has each of them, and each sum of four, exactly.
 
@@ -16,6 +20,7 @@ local KEEP_MS = 604860000      -- 7 days, and a minute by which the index may be
 local LOST_MS = 604800000
 local MARGIN_MS = 60000        -- after another server took over: three clocks, each within 30 s of the time
 local MAX_HELD = 1000          -- open reservations and leases of a pool: each is a field until it is settled
+local MAX_WITH_HOLDS = 2000    -- with those that a verifier settles in the decision that made them
 local FIELDS = 9
 local AT_ONCE = 10             -- pools that one call forgets
 
@@ -23,8 +28,9 @@ local function int(number)
   return string.format('%.0f', number)
 end
 
--- A library lives as long as the server process, unless a copy of another server's data replaces it: after a failover
--- and back, that copy may lack what this process gave out.
+-- A library lives as long as the server process, unless a copy of another server's data replaces it: that copy may lack
+-- what this process gave out.  A primary that was cut off and is back has its own library, and its own data: that
+-- another server took draws meanwhile only its callers know.
 local run
 local function run_id(time)
   if not run then
@@ -35,19 +41,26 @@ end
 
 local behind = true -- whether more pools may be forgotten than one call has
 
--- Compares the history with this server process, and returns the time, which never goes back, and `since`.
-local function begin(header, index)
+-- Compares the history with this server process and with what the caller remembers.  Returns the time, which never goes
+-- back, `since`, and the clock; or nothing and the beginning, if the caller does not know it.
+local function begin(header, index, remembered)
   local time = redis.call('TIME')
-  local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
-  local known = redis.call('HMGET', header, 'run', 'since', 'seen')
-  local since, seen = tonumber(known[2]), tonumber(known[3] or 0)
-  now = math.max(now, seen)
-  if not since then
-    since = now
-    redis.call('HSET', header, 'run', run_id(time), 'since', int(since), 'seen', int(now))
-  elseif known[1] ~= run_id(time) then
-    since = math.max(since, now + MARGIN_MS)
-    redis.call('HSET', header, 'run', run_id(time), 'since', int(since), 'seen', int(now))
+  local clock = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+  local known = redis.call('HMGET', header, 'run', 'since', 'seen', 'number')
+  local since, seen, number = tonumber(known[2]), tonumber(known[3] or 0), tonumber(known[4] or 0)
+  local own = run_id(time)
+  local latest, its_run = string.match(remembered, '^(%d+) (.+)$')
+  latest = latest and #latest <= 15 and tonumber(latest) or 0
+  local now = math.max(clock, seen)
+  if not since or known[1] ~= own or latest > number or (latest == number and its_run ~= own) then
+    -- Without a header the latest time that was seen is lost too, and this clock may be behind.
+    since = (not since and remembered == 'new') and now or math.max(since or 0, now + MARGIN_MS)
+    number = math.max(number, latest) + 1
+    redis.call('HSET', header, 'run', own, 'number', int(number), 'since', int(since), 'seen', int(now))
+  end
+  local current = int(number) .. ' ' .. own
+  if remembered ~= current then
+    return nil, {'BEGUN', current}
   end
   if behind or now - seen >= 1000 then
     local forgotten = redis.call('ZRANGEBYSCORE', index, '-inf', int(now - KEEP_MS), 'LIMIT', 0, AT_ONCE)
@@ -61,7 +74,7 @@ local function begin(header, index)
     end
     redis.call('HSET', header, 'seen', int(now))
   end
-  return now, since
+  return now, since, clock
 end
 
 -- A pool in its period: a later one begins anew, an earlier one never comes again.
@@ -115,23 +128,30 @@ local function write(index, pool, now)
   end
 end
 
--- arx1_take  KEYS h pools pool…   ARGV draw|reserve|lease op (max period_ms opened cost wanted)…
+-- arx2_take  KEYS h pools pool…   ARGV beginning draw|reserve|hold|lease op (max period_ms opened cost wanted)…
 -- Reply: OK, then of each pool what is left, what was taken, ms to the end of its period or -1;
 -- or SHORT, index, remaining (-1 lost, -2 opened in the future, -3 too many open reservations), wait ms.
 local function take(keys, argv)
-  local now, since = begin(keys[1], keys[2])
-  local kind, op, pools = argv[1], argv[2], {}
+  local now, since, clock = begin(keys[1], keys[2], argv[1])
+  if not now then
+    return since
+  end
+  local kind, op, pools = argv[2], argv[3], {}
+  local most_held = kind == 'hold' and MAX_WITH_HOLDS or MAX_HELD
   for index = 1, #keys - 2 do
-    local at = index * 5 - 2
+    local at = index * 5 - 1
     local opened, cost = tonumber(argv[at + 2]), tonumber(argv[at + 3])
     if opened > now then
       return {'SHORT', index - 1, -2, opened - now}
     end
     local pool = read(keys[index + 2], tonumber(argv[at]), tonumber(argv[at + 1]), opened, now, since)
     if pool.left < cost then
-      return {'SHORT', index - 1, pool.lost and -1 or math.max(0, pool.left), 0}
+      if pool.lost then
+        return {'SHORT', index - 1, -1, math.max(0, since - clock)}
+      end
+      return {'SHORT', index - 1, math.max(0, pool.left), 0}
     end
-    if kind ~= 'draw' and pool.known and not pool.anew and redis.call('HLEN', pool.key) >= MAX_HELD + FIELDS then
+    if kind ~= 'draw' and pool.known and not pool.anew and redis.call('HLEN', pool.key) >= most_held + FIELDS then
       return {'SHORT', index - 1, -3, 0}
     end
     pool.cost, pool.wanted, pool.period_ms = cost, tonumber(argv[at + 4]), tonumber(argv[at + 1])
@@ -143,15 +163,15 @@ local function take(keys, argv)
     if kind == 'lease' then
       amount = math.min(pool.wanted, math.max(pool.cost, math.floor(pool.left / 4)))
       pool.l = pool.l + amount
-    elseif kind == 'reserve' then
-      pool.r = pool.r + amount
-    else
+    elseif kind == 'draw' then
       pool.c = pool.c + amount
+    else
+      pool.r = pool.r + amount
     end
     if amount > 0 then
       write(keys[2], pool, now)
       if kind ~= 'draw' then
-        redis.call('HSET', pool.key, string.sub(kind, 1, 1) .. ':' .. op, int(amount))
+        redis.call('HSET', pool.key, (kind == 'lease' and 'l:' or 'r:') .. op, int(amount))
       end
     end
     reply[#reply + 1] = pool.left - amount
@@ -161,18 +181,21 @@ local function take(keys, argv)
   return reply
 end
 
--- arx1_settle  KEYS h pools pool…   ARGV op (max period_ms opened used)…
+-- arx2_settle  KEYS h pools pool…   ARGV beginning op (max period_ms opened used)…
 -- Commits what was used of a reservation or a lease, and gives the rest back.  A repeat finds nothing.
 -- Reply: OK; or SHORT, index, remaining: then what was taken is committed whole.
 local function settle(keys, argv)
-  local now, since = begin(keys[1], keys[2])
-  local pools, short = {}, nil
+  local now, since = begin(keys[1], keys[2], argv[1])
+  if not now then
+    return since
+  end
+  local op, pools, short = argv[2], {}, nil
   for index = 1, #keys - 2 do
-    local at = index * 4 - 2
+    local at = index * 4 - 1
     local pool = read(keys[index + 2], tonumber(argv[at]), tonumber(argv[at + 1]), tonumber(argv[at + 2]), now, since)
     local held = {}
     if pool.known and not pool.anew then
-      held = redis.call('HMGET', pool.key, 'r:' .. argv[1], 'l:' .. argv[1])
+      held = redis.call('HMGET', pool.key, 'r:' .. op, 'l:' .. op)
     end
     if held[1] or held[2] then
       pool.field = held[1] and 'r' or 'l'
@@ -186,18 +209,21 @@ local function settle(keys, argv)
   for _, pool in ipairs(pools) do
     pool[pool.field] = pool[pool.field] - pool.taken
     pool.c = pool.c + (short and math.min(pool.spent, pool.taken) or pool.spent)
-    redis.call('HDEL', pool.key, pool.field .. ':' .. argv[1])
+    redis.call('HDEL', pool.key, pool.field .. ':' .. op)
     write(keys[2], pool, now)
   end
   return short or {'OK'}
 end
 
--- arx1_undo  KEYS h pools pool…   ARGV (max period_ms opened cost)…
+-- arx2_undo  KEYS h pools pool…   ARGV beginning (max period_ms opened cost)…
 -- Gives back a draw of a call that was then refused.
 local function undo(keys, argv)
-  local now, since = begin(keys[1], keys[2])
+  local now, since = begin(keys[1], keys[2], argv[1])
+  if not now then
+    return since
+  end
   for index = 1, #keys - 2 do
-    local at = index * 4 - 3
+    local at = index * 4 - 2
     local pool = read(keys[index + 2], tonumber(argv[at]), tonumber(argv[at + 1]), tonumber(argv[at + 2]), now, since)
     if pool.known and not pool.anew and pool.o < 0 then
       pool.c = math.max(0, pool.c - tonumber(argv[at + 3]))
@@ -207,16 +233,19 @@ local function undo(keys, argv)
   return {'OK'}
 end
 
--- arx1_top_up  KEYS h pools pool   ARGV period_ms opened amount most
+-- arx2_top_up  KEYS h pools pool   ARGV beginning period_ms opened amount most
 -- `opened` is -1 if the caller does not know it.
 -- Reply: what the pool has left; -1 if it would be topped up by more than `most` in all; -2 if it is not known.
 local function top_up(keys, argv)
-  local now, since = begin(keys[1], keys[2])
-  local opened, amount = tonumber(argv[2]), tonumber(argv[3])
+  local now, since = begin(keys[1], keys[2], argv[1])
+  if not now then
+    return since
+  end
+  local opened, amount = tonumber(argv[3]), tonumber(argv[4])
   if opened < 0 then
     opened = tonumber(redis.call('HGET', keys[3], 'b') or -1)
   end
-  local pool = read(keys[3], 0, tonumber(argv[1]), opened, now, since)
+  local pool = read(keys[3], 0, tonumber(argv[2]), opened, now, since)
   if opened < 0 or not (pool.known or pool.lost) then
     return -2
   end
@@ -224,7 +253,7 @@ local function top_up(keys, argv)
     -- What it had is not known: it begins with what the operator adds, and nothing else.
     pool.anew, pool.c, pool.r, pool.l, pool.x, pool.o, pool.u, pool.used = pool.known, 0, 0, 0, 0, since, 0, 0
   end
-  if pool.x + amount > tonumber(argv[4]) then
+  if pool.x + amount > tonumber(argv[5]) then
     return -1
   end
   pool.x = pool.x + amount
@@ -232,15 +261,16 @@ local function top_up(keys, argv)
   return (pool.o >= 0 and pool.x or pool.max + pool.x) - pool.used
 end
 
--- arx1_ledger  KEYS h pools
+-- arx2_ledger  KEYS h pools   ARGV beginning
 -- Reply: the time, ms since the Unix epoch; the time before which pools may be lost.
-local function ledger(keys)
-  return {begin(keys[1], keys[2])}
+local function ledger(keys, argv)
+  local now, since = begin(keys[1], keys[2], argv[1])
+  return now and {now, since} or since
 end
 
-redis.register_function('arx1_take', take)
-redis.register_function('arx1_ledger', ledger)
-redis.register_function('arx1_top_up', top_up)
+redis.register_function('arx2_take', take)
+redis.register_function('arx2_ledger', ledger)
+redis.register_function('arx2_top_up', top_up)
 -- These give back: also when memory is full.
-redis.register_function{function_name = 'arx1_settle', callback = settle, flags = {'allow-oom'}}
-redis.register_function{function_name = 'arx1_undo', callback = undo, flags = {'allow-oom'}}
+redis.register_function{function_name = 'arx2_settle', callback = settle, flags = {'allow-oom'}}
+redis.register_function{function_name = 'arx2_undo', callback = undo, flags = {'allow-oom'}}

@@ -21,6 +21,8 @@ from arx_verifier.ledger.pools import (
     LOST,
     MARGIN_MS,
     MAX_HELD,
+    MAX_WITH_HOLDS,
+    NEW,
     Kind,
     PoolDraw,
     Short,
@@ -66,32 +68,41 @@ class LedgerState:
 
     Attributes:
         run: The server process that wrote last.
+        number: The number of its beginning.
         since: Pools that were opened before this time may have been lost, ms since the Unix epoch; -1 at first.
         seen: The latest time that it has seen, ms since the Unix epoch.
+        clock: The server's clock at the last call, ms since the Unix epoch.
         pools: The pools by identity.
         kept: By pool, when it was drawn on last.
     """
 
     run: str = ""
+    number: int = 0
     since: int = -1
     seen: int = 0
+    clock: int = 0
     pools: dict[str, PoolState] = field(default_factory=dict)
     kept: dict[str, int] = field(default_factory=dict)
 
-    def begin(self, run: str, clock_ms: int) -> int:
-        """Compare the history with this server process, and return the time, which never goes back.
+    def begin(self, run: str, clock_ms: int, remembered: tuple[int, str] = (0, "")) -> int:
+        """Compare the history with this server process and its caller's memory; return the time, which never goes back.
 
         Args:
             run: The server process.
             clock_ms: Its clock, ms since the Unix epoch.
+            remembered: Number and run of the newest beginning that the caller saw; (0, ``NEW``) if no ledger has kept a
+                pool of its realm before.
         """
         now = max(clock_ms, self.seen)
-        if self.since < 0:
-            self.since, self.run = now, run
-        elif self.run != run:
-            # Its last writes may be missing: what was open may have been drawn on more than it shows.
+        latest, its_run = remembered
+        older = latest > self.number or (latest == self.number and its_run != run)
+        if self.since < 0 and its_run == NEW:
+            self.since, self.run, self.number = now, run, 1
+        elif self.since < 0 or self.run != run or older:
+            # Draws may be missing: its last writes, all of them, or those that another server took.
             self.since, self.run = max(self.since, now + MARGIN_MS), run
-        self.seen = now
+            self.number = max(self.number, latest) + 1
+        self.seen, self.clock = now, clock_ms
         return now
 
     def take(self, kind: Kind, op: str, draws: Sequence[PoolDraw], now: int) -> Taken | Short:
@@ -105,8 +116,10 @@ class LedgerState:
             state, period = self._state(draw, now)
             left = self._limit(draw, state, period, now) - state.used
             if left < draw.cost:
-                return Short(index, LOST if self._is_lost(draw, state, period, now) else max(0, left))
-            if kind != "draw" and len(state.held) >= MAX_HELD:
+                if self._is_lost(draw, state, period, now):
+                    return Short(index, LOST, max(0, self.since - self.clock))
+                return Short(index, max(0, left))
+            if kind != "draw" and len(state.held) >= (MAX_WITH_HOLDS if kind == "hold" else MAX_HELD):
                 return Short(index, BUSY)
             states.append((state, period))
             remaining.append(left)
@@ -254,7 +267,7 @@ class MemoryLedger:
         """Note the time; see ``Ledger``."""
         # A millisecond earlier: what is opened from now on is kept.
         if self.state.since < 0:
-            self.state.begin("memory", self._clock() - 1)
+            self.state.begin("memory", self._clock() - 1, (0, NEW))
 
     def close(self) -> None:
         """Do nothing; see ``Ledger``."""
@@ -262,7 +275,7 @@ class MemoryLedger:
     def _now(self) -> int:
         if self._forked:
             raise StoreError("a forked process shares no budgets with its parent: use RedisLedger")
-        return self.state.begin("memory", self._clock())
+        return self.state.begin("memory", self._clock(), (self.state.number, self.state.run))
 
 
 def _refuse_all() -> None:

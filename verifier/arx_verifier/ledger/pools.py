@@ -10,10 +10,11 @@ from typing import Final, Literal, NamedTuple, Protocol, TypeAlias
 PERIOD_MS: Final = {"task": 0, "hour": 3_600_000, "day": 86_400_000}
 # A pool that is not drawn on for this long is forgotten.  From then on it is exhausted, and never full again.
 KEEP_MS: Final = 7 * 24 * 60 * 60 * 1000
-# After another server took over: the mint's clock and both servers' are each within 30 s of the time.
+# After another server took over, or one without data: the mint's clock and both servers' are each within 30 s of the
+# time.
 MARGIN_MS: Final = 60_000
 
-Kind: TypeAlias = Literal["draw", "reserve", "lease"]
+Kind: TypeAlias = Literal["draw", "reserve", "hold", "lease"]
 
 
 class PoolDraw(NamedTuple):
@@ -56,7 +57,8 @@ class Short(NamedTuple):
     Attributes:
         at: The pool's index.
         remaining: What it has left, millionths; ``LOST``, ``EARLY`` or ``BUSY`` otherwise.
-        wait_ms: For ``EARLY``, the time until it opens by the ledger's clock, ms.
+        wait_ms: For ``EARLY`` the time until it opens, for ``LOST`` the time in which pools that are opened are lost
+            too; ms.
     """
 
     at: int
@@ -68,6 +70,8 @@ LOST: Final = -1  # the ledger may have lost what was drawn from it
 EARLY: Final = -2  # it is opened in the future, by the ledger's clock
 BUSY: Final = -3  # it has as many open reservations and leases as it may have
 MAX_HELD: Final = 1000  # each is kept until it is settled, and a holder can ask for small ones
+MAX_WITH_HOLDS: Final = 2000  # so that those which stay open stop no call that needs one for its own decision alone
+NEW: Final = "new"  # what a caller remembers, if no ledger has kept a pool of its realm before
 
 
 def pool_id(task: str, link: str, pool: str, unit: str, per: str) -> str:
@@ -83,6 +87,12 @@ def pool_id(task: str, link: str, pool: str, unit: str, per: str) -> str:
     return f"{task}/{link or '-'}/{pool}/{unit}/{per}"
 
 
+def number_of(beginning: str) -> int:
+    """Return the number of a ledger's beginning, a text of number and run; 0 of none.  SPEC 17.5."""
+    number = beginning.partition(" ")[0]
+    return int(number) if number.isdigit() else 0
+
+
 class Ledger(Protocol):
     """The pools of a realm.
 
@@ -96,7 +106,8 @@ class Ledger(Protocol):
         """Take from all pools, or from none.  Atomic.
 
         Args:
-            kind: ``draw`` commits the cost; ``reserve`` and ``lease`` keep it until ``settle``.
+            kind: ``draw`` commits the cost; ``reserve``, ``hold`` and ``lease`` keep it until ``settle``, ``hold`` only
+                within one decision.
             op: A random id, under which a reservation or a lease is settled.
             draws: The pools, each once.
 
@@ -130,7 +141,7 @@ class Ledger(Protocol):
         """
 
     def start(self) -> None:
-        """Note that the ledger exists from now on: pools that are opened later can be kept by it."""
+        """Note that the ledger exists from now on, and look at it until ``close``."""
 
     def close(self) -> None:
         """Give back what is escrowed, and close the connections; idempotent."""

@@ -1,16 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """The ledger of a realm in Redis or Valkey: one atomic function call for all pools of a call.  SPEC 17.5."""
 
+import os
 import re
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from importlib.resources import files
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 from arx_verifier.amounts import MAX_AMOUNT
-from arx_verifier.errors import StoreError
-from arx_verifier.ledger.pools import KEEP_MS, PERIOD_MS, Kind, PoolDraw, Short, Taken
+from arx_verifier.errors import ArxError, StoreError
+from arx_verifier.ledger.pools import KEEP_MS, PERIOD_MS, Kind, PoolDraw, Short, Taken, number_of
 from arx_verifier.revocation import open_client, refused_login
 
 if TYPE_CHECKING:
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 _TIMEOUT_S: Final = 0.25  # every call with a budget waits for the ledger: a slower one counts as down
 _PART: Final = 1000  # pools of the index that one question reads
 MOST_SHOWN: Final = 1000
+LOOK_S: Final = 2.0  # how often a process that has started asks for the ledger's beginning, also without a call
+_TURNS: Final = 3  # of two servers that answer by turns, before a call is given up
 COLUMNS: Final = ("p", "c", "r", "l", "x", "o", "m", "u", "b")  # of a pool: see ledger.lua
 _ABSENT: Final = re.compile("unction not found", re.IGNORECASE)
 _INSTANCE: Final = "budgets belong on the instance of the nonces, with an append-only file each second"
@@ -34,6 +38,9 @@ class RedisLedger:
 
     After a restart or a failover its last writes may be missing: the pools that were open then are exhausted, and a
     period pool is full again in its next period.  An operator may top up an exhausted pool.
+
+    It remembers the newest beginning of a ledger that it saw, and sends it with each call: a server with an older one
+    does not have what was drawn since, and begins anew.
 
     Args:
         url: ``unix://``, ``redis://``, ``rediss://`` or ``redis+sentinel://`` URL, as ``store_url`` parses it.
@@ -61,6 +68,21 @@ class RedisLedger:
         begin = f"arx:budget:{{{realm}}}:"
         self._keys, self._pool = (f"{begin}h", f"{begin}pools"), f"{begin}p:"
         self._down, self._checked = False, False
+        self._remembered = ""
+        self._note: Callable[[str], str] = str
+        self._lock, self._stop = threading.Lock(), threading.Event()
+        self._looker: threading.Thread | None = None
+        self._looks_in = 0  # the process that has the thread; 0 before ``start``
+
+    def recall(self, beginning: str, note: Callable[[str], str]) -> None:
+        """Begin with what an earlier process remembered, and keep what this one sees.
+
+        Args:
+            beginning: The newest beginning that was noted; ``NEW`` if no ledger has kept a pool of this realm before.
+            note: Keeps a newer one before a call draws on that ledger, and returns the newest that it knows.  What it
+                raises ends the call.
+        """
+        self._remembered, self._note = beginning, note
 
     def take(self, kind: Kind, op: str, draws: Sequence[PoolDraw]) -> Taken | Short:
         """Take from all pools; see ``Ledger``.
@@ -71,7 +93,7 @@ class RedisLedger:
         args: list[Any] = [kind, op]
         for draw in draws:
             args += draw[1:]
-        answer = self._call("arx1_take", draws, args)
+        answer = self._call("arx2_take", draws, args)
         if answer[0] in (b"OK", "OK"):
             return Taken(tuple(answer[1::3]), tuple(answer[2::3]), tuple(answer[3::3]))
         return Short(answer[1], answer[2], answer[3])
@@ -85,7 +107,7 @@ class RedisLedger:
         args: list[Any] = [op]
         for draw, amount in used:
             args += (*draw[1:4], amount)
-        answer = self._call("arx1_settle", [draw for draw, _ in used], args)
+        answer = self._call("arx2_settle", [draw for draw, _ in used], args)
         return None if answer[0] in (b"OK", "OK") else Short(answer[1], answer[2])
 
     def undo(self, draws: Sequence[PoolDraw]) -> None:
@@ -97,7 +119,7 @@ class RedisLedger:
         args: list[Any] = []
         for draw in draws:
             args += draw[1:5]
-        self._call("arx1_undo", draws, args)
+        self._call("arx2_undo", draws, args)
 
     def top_up(self, pool: str, amount: int, opened: int | None = None) -> int | None:
         """Add to a pool; an operator's act.
@@ -116,7 +138,7 @@ class RedisLedger:
         """
         period_ms = PERIOD_MS[pool.rpartition("/")[2]]
         draw = PoolDraw(pool, 0, period_ms, -1 if opened is None else opened, amount, MAX_AMOUNT)
-        answer = self._call("arx1_top_up", [draw], draw[2:])
+        answer = self._call("arx2_top_up", [draw], draw[2:])
         return None if answer == -2 else int(answer)
 
     def shown(self, task: str | None = None, link: str | None = None) -> list[dict[str, Any]]:
@@ -173,7 +195,7 @@ class RedisLedger:
         """
         if not pools:
             return []
-        now, since = self._call("arx1_ledger", (), ())
+        now, since = self._call("arx2_ledger", (), ())
         pipeline = self._redis.pipeline(transaction=False)
         for name in pools:
             pipeline.hmget(self._pool + name, *COLUMNS)
@@ -186,22 +208,78 @@ class RedisLedger:
                 shown.append(show_pool(name, (0, 0, 0, 0, 0, -1, most, 0, opened), now, since))
         return shown
 
+    def clocks(self) -> tuple[int, int]:
+        """Return the server's clock, and the latest time that the ledger has seen, 0 for none; ms since the Unix epoch.
+
+        Raises:
+            StoreError: The server did not answer or refused.
+        """
+        seconds, rest = self._ask(self._redis.time)
+        return seconds * 1000 + rest // 1000, int(self._ask(self._redis.hget, self._keys[0], "seen") or 0)
+
+    def begin_anew(self) -> None:
+        """Exhaust all open pools, and go on with the server's clock, if an earlier clock was ahead; an operator's act.
+
+        The server's clock must be right: pools that are opened later than a minute after it can be drawn on.
+
+        Raises:
+            StoreError: The server did not answer or refused.
+        """
+        # The pools stay: one of a period that has not come yet has what was drawn from it.
+        self._ask(self._redis.delete, self._keys[0])
+        self._call("arx2_ledger", (), ())
+
     def start(self) -> None:
-        """Note that the ledger exists, if it answers; see ``Ledger``."""
-        # The first call tries again.
-        with suppress(StoreError):
-            self._call("arx1_ledger", (), ())
+        """Note that the ledger exists, if it answers, and look at it from now on; see ``Ledger``."""
+        self._look()
+        self._watch()
+
+    def _look(self) -> None:
+        # The next look, or the first call, tries again.
+        with suppress(ArxError):
+            self._call("arx2_ledger", (), ())
+
+    def _watch(self) -> None:
+        """Look at the ledger's beginning from time to time.
+
+        So a restart is noted when it happens and not with the next call, and a verifier without calls remembers the
+        beginning of each server that was the ledger for a while.
+        """
+        self._looks_in, self._lock, self._stop = os.getpid(), threading.Lock(), threading.Event()
+        self._looker = threading.Thread(target=self._keep_looking, args=(self._stop,), name="arx-ledger", daemon=True)
+        self._looker.start()
+
+    def _keep_looking(self, stop: threading.Event) -> None:
+        while not stop.wait(LOOK_S):
+            self._look()
 
     def close(self) -> None:
         """Close the connections."""
+        self._stop.set()
+        if self._looker is not None and self._looks_in == os.getpid():
+            self._looker.join(LOOK_S)
+        self._looks_in, self._looker = 0, None
         self._redis.close()
         self._redis.connection_pool.disconnect()
 
     def _call(self, name: str, draws: Sequence[PoolDraw], args: Sequence[Any]) -> Any:
         if not self._checked:
             self._check()
+        if self._looks_in not in (0, os.getpid()):
+            self._watch()  # a forked child has no thread of its parent
         keys = [*self._keys, *[self._pool + draw.pool for draw in draws]]
-        return self._ask(self._fcall, name, len(keys), *keys, *args)
+        for _ in range(_TURNS):
+            answer = self._ask(self._fcall, name, len(keys), *keys, self._remembered, *args)
+            if not isinstance(answer, list) or answer[0] not in (b"BEGUN", "BEGUN"):
+                return answer
+            self._remember(answer[1].decode() if isinstance(answer[1], bytes) else answer[1])
+        raise StoreError("the ledger has another beginning with each call: two servers answer at its address")
+
+    def _remember(self, beginning: str) -> None:
+        with self._lock:
+            # Another thread may have seen a newer one meanwhile.
+            if number_of(beginning) > number_of(self._remembered):
+                self._remembered = self._note(beginning)
 
     def _fcall(self, *command: Any) -> Any:
         from redis.exceptions import ResponseError

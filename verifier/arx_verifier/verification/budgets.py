@@ -14,7 +14,20 @@ import msgspec
 
 from arx_verifier.amounts import Amount, amount_text, read_amount
 from arx_verifier.errors import Failure, Shortfall, StoreError, refusal, shorten
-from arx_verifier.ledger import BUSY, EARLY, LOST, Cost, Costs, LeasedLedger, Ledger, PoolDraw, Short, Slice, Taken
+from arx_verifier.ledger import (
+    BUSY,
+    EARLY,
+    LOST,
+    Cost,
+    Costs,
+    Kind,
+    LeasedLedger,
+    Ledger,
+    PoolDraw,
+    Short,
+    Slice,
+    Taken,
+)
 from arx_verifier.limits import MAX_TOOLS
 from arx_verifier.names import MAX_TOOL_CHARS
 from arx_verifier.request import AccessRequest
@@ -174,23 +187,21 @@ class Budgets:
         """Take what a call costs from all of its pools, or from none."""
         assert self.ledger is not None
         # A draw of a pool per hour cannot be undone: a holder could empty it with an approval that was used before.
-        reserves = priced.reserved or (proven.once and any(draw.period_ms for draw in priced.draws))
-        if self._take_here is not None and not reserves:
+        holds = not priced.reserved and proven.once and any(draw.period_ms for draw in priced.draws)
+        kind: Kind = "reserve" if priced.reserved else "hold" if holds else "draw"
+        if self._take_here is not None and kind == "draw":
             held = self._take_here(priced.draws)
             if held is not None:
                 return Drawn(self.ledger, "", proven.pools, priced, held)
         begun = time.monotonic_ns() if self.ledger.waits else 0
-        op = os.urandom(9).hex() if reserves else ""
+        op = "" if kind == "draw" else os.urandom(9).hex()
         try:
-            taken = self.ledger.take("reserve" if reserves else "draw", op, priced.draws)
-            if isinstance(taken, Short) and taken.remaining == BUSY and not priced.reserved:
-                # Open reservations of others must not stop a call that only draws.
-                reserves, taken = False, self.ledger.take("draw", "", priced.draws)
+            taken = self.ledger.take(kind, op, priced.draws)
         except StoreError:
             return NO_STORE
         if isinstance(taken, Short):
             return _refused(proven.pools[taken.at], taken, priced.draws[taken.at].cost)
-        return Drawn(self.ledger, op, proven.pools, priced, taken, bool(reserves), begun)
+        return Drawn(self.ledger, op, proven.pools, priced, taken, kind != "draw", begun)
 
 
 def _read_cost(cost: Cost, request: AccessRequest) -> int | Refused:
@@ -221,14 +232,14 @@ def _refused(pool: BudgetPool, short: Short, cost: int) -> Refused:
     if short.remaining == BUSY:
         came = f"too many open reservations of {pool.name}: commit some"
         return Refused("insufficient_budget", (Failure(pool.place, "spend", "a further reservation", came),))
-    return _too_little(pool, short.remaining, cost)
+    return _too_little(pool, short.remaining, cost, short.wait_ms)
 
 
-def _too_little(pool: BudgetPool, remaining: int, cost: int) -> Refused:
+def _too_little(pool: BudgetPool, remaining: int, cost: int, wait_ms: int = 0) -> Refused:
     code = "insufficient_budget" if remaining > 0 else "budget_exhausted"
-    lost = remaining == LOST
+    lost_ms = wait_ms if remaining == LOST else None
     shortfall = Shortfall.of(
-        pool.place, pool.name, pool.hop, pool.unit, amount_text(max(0, remaining)), amount_text(cost), lost=lost
+        pool.place, pool.name, pool.hop, pool.unit, amount_text(max(0, remaining)), amount_text(cost), lost_ms=lost_ms
     )
     return Refused(code, (shortfall,))
 

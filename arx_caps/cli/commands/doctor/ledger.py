@@ -19,7 +19,7 @@ from arx_caps.durations import show_time
 from arx_caps.realm import Realm
 from arx_caps.revocation import acl
 from arx_verifier.errors import ArxError, SettingsError
-from arx_verifier.ledger import COLUMNS, MOST_SHOWN, show_pool
+from arx_verifier.ledger import COLUMNS, MOST_SHOWN, number_of, show_pool
 from arx_verifier.revocation import open_client, refused_login, without_login
 from arx_verifier.service import read_service_file
 
@@ -28,8 +28,10 @@ MAX_CLOCK_MS: Final = 5_000
 ROLE: Final = (
     "make its user with `arx redis acl --role ledger`, name it in `ledger`, its password in ARX_LEDGER_PASSWORD"
 )
+CLOCKS: Final = "set the clocks of ledger, mint and this machine"
 TOP_UP: Final = (
-    "start new tasks, or top up with `arx budget top-up`; a pool per hour or day is full with its next period"
+    "start new tasks a minute later, or top up with `arx budget top-up`; "
+    "a pool per hour or day is full with its next period"
 )
 # Commands that cannot change anything: the server checks the user's rights before it finds the arguments wrong.
 PROBES: Final[Mapping[str, tuple[str, ...]]] = {
@@ -45,7 +47,7 @@ PROBES: Final[Mapping[str, tuple[str, ...]]] = {
     "zrevrange": ("a", "0"),
     "zscan": ("0",),
 }
-FUNCTIONS: Final = ("arx1_take", "arx1_settle", "arx1_undo", "arx1_top_up", "arx1_ledger")
+FUNCTIONS: Final = ("arx2_take", "arx2_settle", "arx2_undo", "arx2_top_up", "arx2_ledger")
 
 
 def check_ledger(realm: Realm) -> Iterator[Check]:
@@ -200,18 +202,24 @@ def _primary(info: Mapping[str, Any]) -> Check:
 def _history(client: Any, realm: Realm, info: Mapping[str, Any], at: int) -> Check:
     """Find pools that a restart or a failover has exhausted, and a clock that was set back.  SPEC 17.5."""
     name, begin = "ledger history", f"arx:budget:{{{realm.name}}}:"
-    run, since, seen = client.hmget(f"{begin}h", "run", "since", "seen")
+    run, since, seen, number = client.hmget(f"{begin}h", "run", "since", "seen", "number")
     away = abs(at - time.time_ns() // 1_000_000)
-    if away > MAX_CLOCK_MS or (seen is not None and int(seen) > at + MAX_CLOCK_MS):
-        found = (
-            "its clock was set back: its time stands still" if away <= MAX_CLOCK_MS else f"its clock is {away} ms away"
-        )
-        return Check(name, False, found, "set the clocks of ledger, mint and this machine by NTP")
+    if away > MAX_CLOCK_MS:
+        return Check(name, False, f"its clock is {away} ms away", f"{CLOCKS} by NTP")
+    if seen is not None and int(seen) > at + MAX_CLOCK_MS:
+        found = f"its clock was set back: its time stands still at {show_time(int(seen))}, and new budgets are refused"
+        return Check(name, False, found, f"{CLOCKS} by NTP, then run `arx redis begin-ledger`")
     if since is None:
         return Check(name, True, "no call has used it yet")
     if str(run).partition(":")[0] != info.get("run_id"):
         found = (
             "the server was restarted or replaced since the last call: the next one exhausts all pools that are open"
+        )
+        return Check(name, False, found, TOP_UP)
+    noted, kept = _noted(realm), int(number or 0)
+    if number_of(noted) > kept or (number_of(noted) == kept > 0 and noted != f"{number} {run}"):
+        found = (
+            "the mint has seen a later beginning (failover and back): the next call exhausts all pools that are open"
         )
         return Check(name, False, found, TOP_UP)
     lost = list(_lost(client, realm, begin, int(since), at))
@@ -221,6 +229,19 @@ def _history(client: Any, realm: Realm, info: Mapping[str, Any], at: int) -> Che
         )
         return Check(name, False, found, TOP_UP)
     return Check(name, True, f"it began {show_time(int(since))}, and no open pool is exhausted by that")
+
+
+def _noted(realm: Realm) -> str:
+    """Return the newest beginning that the mint noted; empty if its database does not have one."""
+    from arx_caps.mint.db.mint_database import MintDatabase
+
+    if realm.database is None and not realm.database_path.exists():
+        return ""
+    try:
+        with MintDatabase(realm.database_url) as db:
+            return db.ledger.beginning()
+    except ArxError:
+        return ""  # another check reports it
 
 
 def _lost(client: Any, realm: Realm, begin: str, since: int, now: int) -> Iterator[str]:
