@@ -103,7 +103,7 @@ def with_data(event: bytes, data: bytes) -> bytes:
 
     Args:
         event: The event.
-        data: JSON on one line.
+        data: JSON; a line of it is a line of the event.
     """
     kept = [line for line in event.splitlines() if line and line.partition(b":")[0] != b"data"]
-    return b"\n".join([*kept, b"data: " + data, b"", b""])
+    return b"\n".join([*kept, *(b"data: " + line for line in data.splitlines()), b"", b""])

@@ -304,6 +304,7 @@ class ApprovedCalls:
         """Return an approval once it is taken, or after some time; None if the client has gone.
 
         Raises:
+            OverRateError: The agent, or the person that it acts for, has too many requests open.
             ArxError: As ``take_approval``.
         """
         principal = asked.caller.principal
@@ -312,13 +313,15 @@ class ApprovedCalls:
         gone = asyncio.ensure_future(until_gone(asked.receive))
         self._held[principal] += 1
         try:
-            # A call whose client has gone is not made: its answer would be lost.
-            while not gone.done():
-                taken = await self._take(asked, approval)
-                if taken.taken or taken.discharge is not None or time.monotonic() + pause > until:
-                    return taken
-                await asyncio.wait((gone,), timeout=pause)
-                pause = min(pause * SLOWER, LONGEST_PAUSE_S)
+            # Also counted as open: a person may have many sessions, each with calls that wait here.
+            async with self._door.rates.opened(asked.caller.agent, asked.caller.person):
+                # A call whose client has gone is not made: its answer would be lost.
+                while not gone.done():
+                    taken = await self._take(asked, approval)
+                    if taken.taken or taken.discharge is not None or time.monotonic() + pause > until:
+                        return taken
+                    await asyncio.wait((gone,), timeout=pause)
+                    pause = min(pause * SLOWER, LONGEST_PAUSE_S)
             return None
         finally:
             gone.cancel()

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import functools
 from collections.abc import AsyncIterator, Awaitable, Callable
+from hashlib import sha256
 from typing import Any, Final
 
 from arx_caps.gateway.asgi import CHALLENGES, Receive, Scope, Send, pass_on, read_body
@@ -25,6 +26,7 @@ from arx_caps.gateway.mcp_wire import (
     INVALID_REQUEST,
     METHOD_NOT_FOUND,
     UNKNOWN_SESSION,
+    HeaderValues,
     Incoming,
     WireError,
     check_headers,
@@ -49,10 +51,12 @@ from arx_verifier.enforcement import (
 )
 from arx_verifier.errors import REASONS
 from arx_verifier.journal import ChainFacts
+from arx_verifier.refusal_text import refusal_for_model
 from arx_verifier.verification import Screened, Verifier
 
 _STREAM: Final = "text/event-stream"
 _READ_UNSEEN: Final = 16_384  # bytes of a message that is kept and parsed without a token in its header
+_KEPT_ENDS: Final = 4_096  # sessions that an operator has ended
 _BOUND: Final = frozenset((b"mcp-session-id", b"last-event-id", b"authorization"))
 _ROUTING: Final = frozenset((b"mcp-method", b"mcp-name", b"mcp-session-id", b"authorization"))
 # A client opens a new session at 404.  The others are answers of JSON-RPC, which a client reads at 200 (`status_of`).
@@ -98,6 +102,7 @@ class McpDoor:
         )
         self.rates, self._spans = Rates(terms.rate), Spans(forwarder.name)
         self._failures = FailureLog()
+        self._ended: dict[bytes, str] = {}  # why a session is over, by the digest of its id
         self._later: set[asyncio.Task[None]] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -136,6 +141,20 @@ class McpDoor:
             data = {"upstream": self._forwarder.name, "may_have_run": error.sent}
             status = 504 if error.timed_out else 502
             await exchange.close(status, error_message(message and message.id, INTERNAL_ERROR, str(error), data))
+
+    def note_end(self, headers: HeaderValues, code: str) -> None:
+        """Remember why the session of a refused request is over, if an operator has ended it.
+
+        Args:
+            headers: As ``collect_headers`` returns them.
+            code: The code of the refusal.
+        """
+        # A stock client logs in anew, and goes on with its old session: its model is to read of the kill.
+        session = headers.get(b"mcp-session-id")
+        if session and code in ("revoked", "frozen"):
+            self._ended[_digest(session)] = refusal_for_model("", code)
+            if len(self._ended) > _KEPT_ENDS:
+                del self._ended[next(iter(self._ended))]
 
     async def close(self) -> None:
         """Wait for what is still to be sent to the upstream."""
@@ -311,7 +330,8 @@ class McpDoor:
         if bound is not None:
             session = self._sessions.read(bound.decode("latin-1"), facts)
             if session is None:
-                raise WireError(UNKNOWN_SESSION, "expected a session that this caller has opened")
+                text = self._ended.get(_digest(bound), "Open another one.")
+                raise WireError(UNKNOWN_SESSION, f"expected a session that this caller has opened. {text}")
             headers.append((b"mcp-session-id", session.encode("latin-1")))
         last = exchange.headers.get(b"last-event-id")
         if last:
@@ -375,6 +395,7 @@ class McpDoor:
     async def _refuse(self, exchange: McpExchange, message: Incoming | None, problem: RefusedCall) -> None:
         """Answer a refusal so that a model reads it, or so that a client signs or logs in anew."""
         signs = (problem.code, _place(problem)) == ("proof_invalid", "start")
+        self.note_end(exchange.headers, problem.code)
         # RFC 6750 3.1: at 200 an OAuth client goes on with an access token whose task was ended, or with none of ours.
         logs_in = CHALLENGES in exchange.scope and b"authorization" in exchange.headers
         logs_in = logs_in and REASONS[problem.code].status == 401
@@ -402,6 +423,10 @@ class McpDoor:
         if problem.code != "missing_token":
             status = status_of(found.error) if exchange.is_stateless else 200
         await exchange.close(status, written(answer), headers)
+
+
+def _digest(session: bytes) -> bytes:
+    return sha256(session).digest()
 
 
 def _place(problem: RefusedCall) -> str:

@@ -45,7 +45,7 @@ _READER: Final = ThreadPoolExecutor(1, "arx-gateway-reader")
 
 P = ParamSpec("P")
 T = TypeVar("T")
-Headers = Mapping[bytes, bytes]
+HeaderValues = Mapping[bytes, bytes]
 
 
 class WireError(Exception):
@@ -131,7 +131,7 @@ def read_incoming(body: bytes) -> Incoming:
     return Incoming("", {}, identity)
 
 
-def check_revision(headers: Headers) -> None:
+def check_revision(headers: HeaderValues) -> None:
     """Require a revision that this gateway knows, where it is the HTTP server.  MCP, protocol version header.
 
     Args:
@@ -146,7 +146,7 @@ def check_revision(headers: Headers) -> None:
         raise WireError(UNSUPPORTED_VERSION, text, {"supported": [*REVISIONS], "requested": asked[:60]})
 
 
-def check_headers(headers: Headers, message: Incoming) -> None:
+def check_headers(headers: HeaderValues, message: Incoming) -> None:
     """Require that no header says something else than the body, and those that MCP 2026-07-28 demands.
 
     A server, or a proxy before it, may route by these headers; the decision is on the body.
@@ -182,7 +182,7 @@ def check_headers(headers: Headers, message: Incoming) -> None:
         _check_parameters(headers, message.params.get("arguments"))
 
 
-def _check_parameters(headers: Headers, arguments: Any) -> None:
+def _check_parameters(headers: HeaderValues, arguments: Any) -> None:
     """Require that a header with an argument has that of its name, or, if no argument has its name, one of the body.
 
     Raises:

@@ -224,6 +224,8 @@ class OAuthResource:
         except TokenError as error:
             peer = scope["client"][0] if scope.get("client") else None
             self._verifier.refuse(error.code if error.code in REASONS else "malformed", _nothing(peer))
+            if isinstance(self._door, McpDoor):
+                self._door.note_end(collect_headers(scope["headers"]), error.code)
             name = "invalid_dpop_proof" if error.code in ("proof_invalid", "replayed") else "invalid_token"
             wanted = self._scope_of(token) or await self._supported()
             await self._refuse(send, 401, name, error.code, wanted, is_proven, str(error))

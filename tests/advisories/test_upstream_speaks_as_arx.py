@@ -9,6 +9,7 @@ import json
 
 import pytest
 
+from arx_caps.event_stream import fields_of
 from arx_verifier import Rule
 from arx_verifier.testing import UnsafeTestRealm
 from tests.gateway.door import Answer, Door, Upstream, signed
@@ -34,6 +35,18 @@ def test_it_is_removed_from_a_result(forged: str, kind: str) -> None:
     assert status == 200
     assert b"arx" not in answer
     assert b'"_meta":{"own":1.50}' in answer
+
+
+def test_an_event_of_several_lines_stays_one() -> None:
+    """Its lines are those of its data, also after a name was removed."""
+    result = b'{\ndata: "content":[],\ndata: "_meta":{"dev.arx/refusal":{},\rdata:"own":1.50}}'
+    data = b'id: 7\ndata: {"jsonrpc":"2.0","id":1,"result":%s}\n\n' % result
+    realm = UnsafeTestRealm("files")
+    door = Door(realm, Upstream(lambda _: Answer(data, kind="text/event-stream")))
+    body = b'{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"get"}}'
+    _, answer = door.ask(body, signed(realm.caller(Rule(tool="files.get")), body))
+    assert {line.partition(b":")[0] for line in answer.splitlines()} == {b"id", b"data", b""}
+    assert json.loads(fields_of(answer).data)["result"] == {"content": [], "_meta": {"own": 1.5}}
 
 
 @pytest.mark.parametrize(
