@@ -170,13 +170,16 @@ class McpDoor:
         def require() -> None:
             # To parse a message may take a fifth of a second for each MiB, and a stranger could keep the event loop,
             # with the rechecks of all streams, busy with that, and fill the memory with what is not parsed yet.
-            problem = self._unproven(exchange)
-            if problem is not None and problem.code == "missing_token":
+            if (problem := self._unproven(exchange)) is None:
+                return
+            if problem.code == "missing_token":
                 text = f"a message of more than {_READ_UNSEEN} bytes needs its token in the header Authorization"
                 problem = RefusedCall(problem.code, text)
-            if problem is not None:
-                self._enforcement.count(problem, None)
+            self._enforcement.count(problem, None)
+            try:
                 raise problem
+            finally:
+                del problem  # its traceback has this frame: a reference cycle would keep what was read of the body
 
         return await read_body(receive, self._terms.max_body, _READ_UNSEEN, require)
 
@@ -185,7 +188,7 @@ class McpDoor:
         try:
             self._enforcement.screen(exchange.headers.get(b"authorization", b""))
         except RefusedCall as problem:
-            return problem
+            return problem.with_traceback(None)  # a frame that holds it and is in it would keep the body
         return None
 
     async def _refuse_wire(self, exchange: McpExchange, message: Incoming | None, error: WireError) -> None:

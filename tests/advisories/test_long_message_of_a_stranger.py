@@ -6,7 +6,9 @@ each stranger.  Now more than 16 KiB of a message is read once the token in its 
 """
 
 import asyncio
+import gc
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -76,3 +78,26 @@ def test_it_is_not_kept(tmp_path: Path) -> None:
     with open_door(realm, tmp_path, url="http://127.0.0.1:1") as url:
         port = int(url.rpartition(":")[2].partition("/")[0])
         assert {line.split(b" ")[1] for line in asyncio.run(all_of(port))} == {b"401"}
+
+
+@pytest.mark.parametrize("head", [b"", b"[", b'{"a":"', b'{"dev.arx/cap":"'])
+@pytest.mark.parametrize("size", [16_000, 65_536])
+def test_nothing_of_it_stays(head: bytes, size: int) -> None:
+    """After the answer, also before the garbage of reference cycles is collected, which is seldom."""
+    door = Door(UnsafeTestRealm("files"), Upstream(lambda _: Answer(b"{}")))
+
+    def ask() -> None:
+        assert door.ask(head + b"x" * (size - len(head)))[0] in (400, 401)
+
+    ask()
+    gc.collect()
+    gc.disable()
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        for _ in range(64):
+            ask()
+        assert tracemalloc.get_traced_memory()[0] - before < 16 * size
+    finally:
+        tracemalloc.stop()
+        gc.enable()
