@@ -122,6 +122,23 @@ def test_what_a_client_may_not_have_is_refused(client: Client, form: dict[str, s
     assert "task.started" not in [event["kind"] for event in client.harness.events()]
 
 
+@pytest.mark.sqlite
+def test_a_policy_lists_the_resources(client: Client) -> None:
+    """Byte for byte (RFC 8707 2): no token for a URL at which there is no service, and an answer that lists them."""
+    policy = client.harness.realm.policy_path.read_text()
+    listed = f'origins = ["http://127.0.0.1:9001"]\nresources = ["{RESOURCE}", "{RESOURCE}/2?v=1"]'
+    client.harness.use(policy.replace('origins = ["http://127.0.0.1:9001"]', listed))
+    for resource in (RESOURCE, f"{RESOURCE}/2?v=1"):
+        assert client.ask(resource=resource).status_code == 200, resource
+    for resource in ("http://127.0.0.1:9001", f"{RESOURCE}/", f"{RESOURCE}?v=1", RESOURCE.upper(), f"{RESOURCE}/2"):
+        answer = client.ask(resource=resource)
+        assert (answer.status_code, answer.json()["error"]) == (400, "invalid_target"), resource
+        assert f"expected {RESOURCE} or {RESOURCE}/2?v=1 " in answer.json()["error_description"]
+    # Where none is listed, each URL at the origin counts.
+    client.harness.use(policy)
+    assert client.ask(resource=f"{RESOURCE}/").status_code == 200
+
+
 @pytest.mark.parametrize("way", ["header", "form"])
 @pytest.mark.parametrize("fault", ["secret", "client", "removed", "empty"])
 @pytest.mark.sqlite

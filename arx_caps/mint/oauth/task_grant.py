@@ -17,15 +17,15 @@ from arx_caps.mint.oauth.clients import OAuthClient
 from arx_caps.mint.oauth.errors import OAuthError
 from arx_caps.mint.oauth.handles import Issued, issue_handle
 from arx_caps.mint.policy.issuers import Subject
+from arx_caps.mint.policy.model import Policy
+from arx_caps.mint.policy.tables import origin_of
 from arx_caps.mint.tasks.issue import TaskRequest, start_task
 from arx_caps.mint.tasks.liveness import session_targets
 from arx_caps.mint.tasks.sessions import open_for
-from arx_verifier.addresses import split_url
 from arx_verifier.errors import GrantError, RevokedError, refusal
 
 DETAILS_TYPE: Final = "arx_task"
 _PROVEN: Final = {"proof": "dpop"}  # in the credential of a session whose access tokens are bound to keys
-MAX_RESOURCE_CHARS: Final = 512
 
 
 class Details(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -133,7 +133,7 @@ def read_wanted(mint: MintContext, client: OAuthClient, form: Mapping[str, str])
     if details.allow is not None:
         raise OAuthError("invalid_request", "authorization_details: allow: for an exchange alone; send params or tools")
     resource = form.get("resource", "")
-    audience = audience_at(policy.audiences, resource)
+    audience = audience_at(policy, resource)
     templates = [policy.templates[name] for name in scopes if name in policy.templates]
     templates = [template for template in templates if template.bearer_terms != "refuse"]
     if client.jkt is None and "dpop_jkt" not in form:
@@ -144,8 +144,9 @@ def read_wanted(mint: MintContext, client: OAuthClient, form: Mapping[str, str])
         raise OAuthError("invalid_scope", f'the policy allows no access token for {asked!r:.64}: bearer = "refuse"')
     fitting = [template.name for template in templates if audience in template.audiences]
     if audience is None or not fitting:
-        places = (place for each in templates for name in each.audiences for place in policy.audiences[name])
-        expected = f"a URL at {' or '.join(dict.fromkeys(places))} (task {asked})"
+        names = dict.fromkeys(name for each in templates for name in each.audiences)
+        listed = [policy.resources[name] or [f"a URL at {place}" for place in policy.audiences[name]] for name in names]
+        expected = f"{' or '.join(place for places in listed for place in places)} (task {asked})"
         raise OAuthError("invalid_target", f"resource: expected {expected:.400}, got {resource or 'nothing'!r:.200}")
     if details.tools is not None and len(fitting) > 1:
         raise OAuthError("invalid_request", "tools in authorization_details: expected one scope beside it")
@@ -204,18 +205,18 @@ def active_agent(mint: MintContext, client: OAuthClient) -> dict[str, Any]:
     return agent
 
 
-def audience_at(audiences: Mapping[str, tuple[str, ...]], resource: str) -> str | None:
-    """Return the audience that has a resource: the one with its origin.
+def audience_at(policy: Policy, resource: str) -> str | None:
+    """Return the audience that has a resource: the one with its origin, if it lists no resources or this one.
 
     Args:
-        audiences: Origins by audience.
+        policy: The policy in force.
         resource: A URL (RFC 8707).
     """
-    parts = split_url(resource) if len(resource) <= MAX_RESOURCE_CHARS and resource.isascii() else None
-    if parts is None or parts.fragment:
+    origin = origin_of(resource)
+    audience = next((audience for audience, origins in policy.audiences.items() if origin in origins), None)
+    if audience is None or resource not in (policy.resources[audience] or (resource,)):
         return None
-    origin = f"{parts.scheme}://{parts.netloc}"
-    return next((audience for audience, origins in audiences.items() if origin in origins), None)
+    return audience
 
 
 def _scopes(client: OAuthClient, form: Mapping[str, str]) -> list[str]:

@@ -126,7 +126,7 @@ def _target(mint: MintContext, handle: Handle, form: Mapping[str, str], *, is_ho
     if is_hop and resource != handle.claims.aud:
         hint = "the client of the subject token can exchange it for one of another service"
         raise OAuthError("invalid_target", f"resource: expected that of the subject token, or leave it out: {hint}")
-    audience = audience_at(mint.policy.audiences, resource)
+    audience = audience_at(mint.policy, resource)
     if audience is None or audience not in handle.recipe()["caveats"]:
         raise OAuthError("invalid_target", "resource: expected the URL of a service of the subject token's task")
     return resource, audience

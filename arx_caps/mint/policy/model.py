@@ -94,6 +94,7 @@ class Policy:
         self.issuers, self.workloads = self.document.issuer, self.document.workload
         self.operators = self.document.operator
         self.audiences = {name: audience.origins for name, audience in self.document.audience.items()}
+        self.resources = {name: audience.resources for name, audience in self.document.audience.items()}
         self.sessions: dict[str, SessionTerms] = self.document.session
         self.templates: dict[str, Template] = self.document.task
         self.digest = _digest(text)

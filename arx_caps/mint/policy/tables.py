@@ -45,6 +45,7 @@ from arx_verifier import addresses, names
 from arx_verifier.token import MAX_FRESH_MS, MAX_HOPS
 
 DEFAULT_DEPTH: Final = 4  # enough for usual delegations; the author of a policy decides on longer chains
+MAX_RESOURCE_CHARS: Final = 512
 MAX_OPEN: Final = 10_000  # the database counts an agent's sessions row by row
 
 _ORIGIN: Final = re.compile(r"(https?)://(?:\[([0-9a-f:.]+)\]|([a-z0-9._-]+))(?::([1-9][0-9]{0,4}))?")
@@ -81,6 +82,9 @@ Receivers: TypeAlias = Annotated[
     tuple[Pattern, ...], several("pattern", "to let no agent be delegated to, write depth = 0"), GRANTS
 ]
 Origin: TypeAlias = Annotated[str, text_that(_place, "an origin: scheme, host in lower case, and port")]
+Resources: TypeAlias = Annotated[
+    tuple[str, ...], several("resource", "leave it out to allow each URL at the origins"), ANY_IF_EMPTY
+]
 Network: TypeAlias = Annotated[str, checked_text(_wrong_network)]
 Networks: TypeAlias = Annotated[
     tuple[Network, ...], several("network", "leave it out to let calls come from anywhere"), ANY_IF_EMPTY
@@ -109,10 +113,12 @@ class AudienceTerms(PolicyTable, frozen=True, kw_only=True):
     Attributes:
         name: The table's name.
         origins: The origins at which clients reach it.
+        resources: The URLs that access tokens of OAuth clients may be for (RFC 8707); empty for all at the origins.
     """
 
     name: AudienceName
     origins: Annotated[tuple[Origin, ...], several("origin", 'for example ["http://127.0.0.1:9001"]'), GRANTS]
+    resources: Resources = ()
 
 
 class SessionTerms(PolicyTable, frozen=True, kw_only=True):
@@ -279,7 +285,7 @@ def read_audiences(entry: PolicyEntry, tables: Mapping[str, Any]) -> dict[str, A
     """Parse every ``[audience.NAME]``.
 
     Raises:
-        SettingsError: A name or an origin is not allowed, or two audiences have the same origin.
+        SettingsError: A name, an origin or a resource is not allowed, or two audiences have the same origin.
     """
     audiences: dict[str, AudienceTerms] = entry.read_named(AudienceTerms, tables)
     owners: dict[Any, str] = {}
@@ -292,7 +298,19 @@ def read_audiences(entry: PolicyEntry, tables: Mapping[str, Any]) -> dict[str, A
                     f"expected an origin of its own, got that of {owners[place]}"
                 )
             owners[place] = name
+        for index, resource in enumerate(audience.resources):
+            if origin_of(resource) not in audience.origins:
+                places = " or ".join(audience.origins)
+                raise entry.at(name, "resources", index).error(
+                    f"expected a URL at {places}, without a fragment, of at most {MAX_RESOURCE_CHARS} characters"
+                )
     return audiences
+
+
+def origin_of(resource: str) -> str | None:
+    """Return the origin of a resource (RFC 8707), as it is written there; None if it is no URL of one."""
+    parts = addresses.split_url(resource) if len(resource) <= MAX_RESOURCE_CHARS and resource.isascii() else None
+    return None if parts is None or parts.fragment else f"{parts.scheme}://{parts.netloc}"
 
 
 def read_sessions(
