@@ -40,11 +40,11 @@ READY: Final = 8  # of these, how many each of the two `Connections` of an engin
 READING: Final = "arx_reading"  # execution option: a transaction of SQLite that takes no write lock
 
 
-# SQLSTATE, and what it means to an operator; others are named by their class.
-_CAUSES: Final = {
-    "25006": "it is read-only: its server is a standby, or was made read-only; connect to the primary",
-    "53100": "its disk is full",
-    "53300": "it has no connection left: raise `max_connections`, or end what uses them",
+# SQLSTATE, and what is wrong with the database; others are named by their class.
+_FAULTS: Final = {
+    "25006": "is read-only: its server is a standby now, or was made read-only; name the primary in its URL",
+    "53100": "has no room: its disk is full",
+    "53300": "has no connection left: raise `max_connections`, or end what uses them",
 }
 
 
@@ -187,20 +187,20 @@ def database_errors(name: str) -> Iterator[None]:
     except DataError:  # PostgreSQL keeps no zero character in a text
         raise RequestError("a text holds a character that the database cannot store; remove it") from None
     except SQLAlchemyError as error:
-        raise StoreError(f"{name} did not answer ({cause_of(error)})") from None
+        raise StoreError(f"{name} {fault_of(error)}") from None
 
 
-def cause_of(error: SQLAlchemyError) -> str:
-    """Return why a database failed, for people, without statement and values, which its own text would quote."""
+def fault_of(error: SQLAlchemyError) -> str:
+    """Return what a database does wrong, as what follows its name; never statement or values, as its own text has."""
     original = getattr(error, "orig", None)
     if isinstance(original, TimeoutError):
-        return str(original)
+        return f"did not answer ({original})"
     text, state = str(original).lower(), getattr(original, "sqlstate", None)
     # A connection is refused without a SQLSTATE, and SQLite has none.
     state = "25006" if "session is read-only" in text or "readonly database" in text else state
     if "certificate" in text:
-        return "its server's certificate was refused: see `sslrootcert` in its URL"
-    return _CAUSES.get(state or "", type(error).__name__)
+        return "did not answer (its server's certificate was refused: see `sslrootcert` in its URL)"
+    return _FAULTS.get(state or "", f"did not answer ({type(error).__name__})")
 
 
 def run_text(connection: Connection, text: str, values: Any = ()) -> tuple[list[tuple[Any, ...]], int]:

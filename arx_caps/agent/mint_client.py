@@ -39,6 +39,8 @@ TIMEOUT: Final = httpx.Timeout(30.0, connect=5.0)
 PAUSES_S: Final = (0.1, 0.3, 1.0, 3.0, 6.0)  # before each repeat: a mint that crashed is started again meanwhile
 PATIENCE_S: Final = 60.0  # no repeat begins later than this after the call
 KEY_BYTES: Final = 16
+OF_PROXIES: Final = (httpx.codes.BAD_GATEWAY, httpx.codes.SERVICE_UNAVAILABLE, httpx.codes.GATEWAY_TIMEOUT)
+PROXY_HINT: Final = "ask each mint behind the proxy for /readyz, which says why it refuses; see the proxy's log"
 _START: Final = "see that it runs (`arx up`) and that its address is right"
 UNEXPLAINED: Final = "about:blank"  # a tool service's problems; the type of a mint's is where it explains the code
 
@@ -50,13 +52,14 @@ class LostAnswerError(StoreError):
 
 
 class _Problem(msgspec.Struct, frozen=True):
-    """What is read of an RFC 9457 problem."""
+    """What is read of an RFC 9457 problem, or of ``/readyz``, with which a proxy answers for mints that cannot."""
 
     type: str = ""
     code: str = ""
     detail: str = ""
     title: str = ""
     failures: tuple[dict[str, str], ...] = ()
+    because: tuple[str, ...] = ()
 
 
 def takes_proxy(issuer: str) -> bool:
@@ -317,6 +320,12 @@ def _sendable(token: str) -> str:
 def _error_of(response: httpx.Response, issuer: str) -> ArxError:
     """Make the typed error of a refusal."""
     status, problem = response.status_code, _problem_of(response)
+    if not problem.code and problem.because:
+        return UnavailableError(f"the mint at {issuer} is not ready: {'; '.join(problem.because)}", code="not_ready")
+    if not problem.code and status in OF_PROXIES:
+        return UnavailableError(
+            f"{issuer} answered {status}, as a proxy whose mint did not answer", hint=PROXY_HINT, code="no_mint"
+        )
     if not problem.code:
         return UnavailableError(f"{issuer} answered {status} without saying why; is it a mint?", code="not_a_mint")
     if problem.type == UNEXPLAINED:

@@ -5,6 +5,7 @@
 """
 
 from collections.abc import Sequence
+from importlib.metadata import version
 from typing import Final, NamedTuple
 
 from arx_caps.mint.audit.feeds import EventFeed, JournalFeed, KillFeed, SignedFeed
@@ -39,6 +40,7 @@ from arx_verifier.verification import Verifier
 CATCH_UP_S: Final = 1.0  # the default lease: a view that is older refuses by itself
 HALTED: Final = "the audit log is halted: its database contradicts what was signed"
 MINT: Final = "mint"  # the actor of the mint's own events
+VERSION: Final = version("arx-caps")
 
 
 class Born(NamedTuple):
@@ -77,7 +79,10 @@ class MintContext:
         issuer_keys: Public keys of the issuers that the policy trusts.
         client_documents: Documents by which OAuth clients describe themselves.
         verifier: Verifies tokens for the mint itself.
+        wrong_issuer: How this mint's issuer differs from that of the realm's other mints; None if it does not.
     """
+
+    wrong_issuer: str | None = None
 
     def __init__(
         self,
@@ -158,14 +163,15 @@ class MintContext:
         if refused is not None:
             raise refusal(refused.code)
 
-    def require_clock(self) -> None:
-        """Require that this machine's clock may judge proofs.
+    def require_able(self) -> None:
+        """Require that this mint may judge proofs: by its clock, and under the realm's issuer.
 
         Raises:
-            StaleEpochError: ``fenced``: it differs from the store's clock by more than SPEC 10.5 allows.
+            StaleEpochError: ``fenced``: its clock differs from the store's by more than SPEC 10.5 allows, or its issuer
+                from that of the realm's other mints.
         """
         # A wrong clock refuses good proofs. It also deletes used ids too early, those of other mints included.
-        off = self.epochs.wrong_clock()
+        off = self.epochs.wrong_clock() or self.wrong_issuer
         if off is not None:
             raise StaleEpochError(off, code="fenced")
 
@@ -186,6 +192,7 @@ class MintContext:
         refused = self.epochs.check(None, 0, ())
         reasons = [refused.detail] if refused is not None else []
         reasons += self.freezes.why_incomplete(*self.epochs.view()[:2]) if refused is None else []
+        reasons += [self.wrong_issuer] if self.wrong_issuer is not None else []
         reasons += [NO_POLICY] if isinstance(self.policies.loaded, NoPolicy) else []
         # A halted log does not stop this mint, but its events wait unsigned, and another mint may be able to sign.
         reasons += [HALTED] if self.log.publisher.halted is not None else []

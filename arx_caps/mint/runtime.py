@@ -4,6 +4,7 @@
 Handlers get the ``MintContext`` alone.
 """
 
+import contextlib
 import logging
 import os
 import secrets
@@ -18,11 +19,11 @@ from arx_caps.mint.db.mint_database import MintDatabase
 from arx_caps.mint.keys.root_keys import RootKeys
 from arx_caps.mint.policy.activation import read_policy
 from arx_caps.realm import Realm
-from arx_caps.revocation import RevocationStore, StoreHistoryError
+from arx_caps.revocation import RevocationStore, StoreHistoryError, VerifierSeen
 from arx_caps.revocation.failover import must_attest
 from arx_caps.revocation.wire import Ahead
 from arx_caps.self_registration import DEFAULT_UNUSED_MS
-from arx_verifier.errors import ArxError, SettingsError
+from arx_verifier.errors import ArxError, GrantError, SettingsError
 from arx_verifier.journal import Journal
 from arx_verifier.ledger import RedisLedger
 from arx_verifier.revocation import Follower, without_login
@@ -30,6 +31,11 @@ from arx_verifier.token import MINT_AUDIENCE
 
 KEEPER_S: Final = 1.0  # how often the mint reads the store itself
 GLANCE_S: Final = 0.1  # how often it reads its own view: a kill of another process is in the database that soon
+ALIVE_MS: Final = 10_000  # a mint that has not asked the store for longer does not run
+WRONG_ISSUER: Final = (
+    "this mint's issuer is {own}, that of the realm's other mints is {known}: correct `issuer` in realm.toml; to change"
+    " it, stop every mint of the realm first"
+)
 DOUBTED: Final = (
     "verifier {0.verifier} reports number {0.seq}, which the store does not have, and verifiers' reports have ended"
     " too many histories in this hour: check that process; if it is right, run `arx kill realm` and `arx thaw realm`"
@@ -69,7 +75,7 @@ class MintRuntime(MintContext):
             db=MintDatabase(database or realm.database_url, writer=verifier_id),
             roots=roots,
             policy=read_policy(realm.policy_path),
-            epochs=Follower(store_url, realm.name, verifier_id, password=password, ca=realm.ca),
+            epochs=Follower(store_url, realm.name, verifier_id, password=password, ca=realm.ca, role="mint"),
             store=RevocationStore(store_url, realm.name, password=password, replicas=realm.replicas, ca=realm.ca),
             store_url=store_url,
             decisions=Journal(realm.journals_dir / MINT, verifier_id, MINT_AUDIENCE),
@@ -98,6 +104,7 @@ class MintRuntime(MintContext):
         )
         # The history before the view: a store that lost kills must not be followed, not even for a moment.
         self.history.attest()
+        self._check_issuer()
         self.verifier.start()
         self.epochs.catch_up(0, 0, CATCH_UP_S)
         self.freezes.restore()
@@ -139,6 +146,7 @@ class MintRuntime(MintContext):
             due = time.monotonic() + KEEPER_S
             try:
                 self._check_store()
+                self._check_issuer()
                 self.key_schedule.tick()
                 self.signing_keys.tick()
                 self.db.oauth_clients.prune(
@@ -151,6 +159,21 @@ class MintRuntime(MintContext):
                 if not failing:
                     _log.error("realm %s: %s", self.realm.name, error)
                 failing = True
+
+    def _check_issuer(self) -> None:
+        """Compare this mint's issuer with that of the realm's other mints; take it over if none of them runs."""
+        # Calls are signed for the issuer: a mint with another one refuses those that a proxy sends it.
+        own, known = self.realm.issuer, self.db.issuer.find()
+        if known is None:
+            with contextlib.suppress(GrantError):  # another mint was first: the next look compares
+                self.db.issuer.begin(own)
+        elif known == own:
+            self.wrong_issuer = None
+        elif not any(_is_other_mint(seen, self.db.writer) for seen in self.store.verifiers()):
+            self.db.issuer.change(known, own, Event.of("mint.issuer_changed", MINT, issuer=own, before=known))
+        elif self.wrong_issuer is None:
+            self.wrong_issuer = WRONG_ISSUER.format(own=own, known=known)
+            _log.error("realm %s: %s", self.realm.name, self.wrong_issuer)
 
     def _check_store(self) -> None:
         """Attest the store's history if that is due, and restore lost freezes."""
@@ -172,6 +195,10 @@ class MintRuntime(MintContext):
             self.freezes.follow_store()
         self.freezes.restore_if_due(self.freezes.followed.incarnation)
         self.confirmations.settle_rest()
+
+
+def _is_other_mint(seen: VerifierSeen, own: str) -> bool:
+    return seen.id.startswith(f"{MINT_AUDIENCE}-") and not seen.id.startswith(own) and seen.age_ms < ALIVE_MS
 
 
 def need_store(realm: Realm, given: str | None) -> str:

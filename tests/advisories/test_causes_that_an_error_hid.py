@@ -110,9 +110,12 @@ def test_a_store_that_does_not_permit_it(store: RevocationStore, caplog: pytest.
     A user that may log in and not follow: the log says how to give it the rights.
     """
     store.exchange.client.execute_command("ACL", "SETUSER", "orders", "on", ">p", "+hello", "+client|setinfo", "+ping")
-    said = said_of(Follower(f"unix://orders@{store_path(store)}", store.realm, "v", password="p"), caplog)
+    url = f"unix://orders@{store_path(store)}"
+    said = said_of(Follower(url, store.realm, "v", password="p"), caplog)
     assert "NOPERM" in said
     assert "`arx redis acl --role verifier`" in said
+    caplog.clear()
+    assert "`arx redis acl --role mint`" in said_of(Follower(url, store.realm, "v", password="p", role="mint"), caplog)
 
 
 @pytest.mark.servers

@@ -153,7 +153,7 @@ REFUSALS: list[tuple[Handle, type[ArxError], str, str]] = [
     (problem(401, "replayed"), ProofError, "replayed", "because"),
     (problem(503, "stale"), UnavailableError, "stale", "because"),
     (problem(500, "internal"), UnavailableError, "internal", "because"),
-    (lambda request: httpx.Response(502, text="<html>arx1_x"), UnavailableError, "not_a_mint", "answered 502 without"),
+    (lambda request: httpx.Response(502, text="<html>arx1_x"), UnavailableError, "no_mint", "answered 502, as a proxy"),
     (lambda request: httpx.Response(302, headers={"Location": "/x"}), UnavailableError, "not_a_mint", "answered 302"),
     (lambda request: httpx.Response(200, text="arx1_x"), StoreError, "store_unavailable", "not a mint of this version"),
     (lambda request: httpx.Response(200, json=[1]), StoreError, "store_unavailable", "not a mint of this version"),

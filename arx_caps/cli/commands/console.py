@@ -90,6 +90,7 @@ def _rows(status: dict[str, Any]) -> list[tuple[str, Any]]:
     never = status["services_never_seen"]
     return [
         ("realm", status["realm"]),
+        ("version", status["version"]),
         ("grants", "yes" if status["ready"] else f"no: {'; '.join(status['because'])}"),
         ("policy", status["policy"]),
         ("store", store["error"] or f"at {store['seq']}, lease {show_span(store['lease_ms'])}"),

@@ -213,7 +213,7 @@ async def answer_request(endpoint: Endpoint, mint: MintContext, request: Request
     note(request, route=endpoint.path)
     # Cheap checks first: neither needs a thread, the database or the body.
     try:
-        mint.require_clock()
+        mint.require_able()
         limited = await _admit_address(endpoint, mint, request)
     except (TooOftenError, UnavailableError) as error:
         return _refuse(mint, request, error, {"Connection": "close"})

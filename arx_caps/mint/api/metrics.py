@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from arx_caps.mint.context import MINT, MintContext
+from arx_caps.mint.context import MINT, VERSION, MintContext
 from arx_caps.mint.db.database import now_ms
 from arx_verifier.errors import ArxError
 from arx_verifier.journal import used_in
@@ -87,6 +87,9 @@ class _State(Collector):
         yield GaugeMetricFamily("arx_epoch", "Kills, freezes and thaws applied so far.", max(applied, 0))
         yield GaugeMetricFamily("arx_epoch_age_seconds", "Age of the view of the kill epoch.", age_ms / 1000)
         yield GaugeMetricFamily("arx_mint_ready", "1 when /readyz answers 200.", float(not mint.ready()))
+        build = GaugeMetricFamily("arx_mint_build_info", "1, with the version of the mint.", labels=("version",))
+        build.add_metric((VERSION,), 1.0)
+        yield build
         halted = float(mint.log.publisher.halted is not None)
         yield GaugeMetricFamily("arx_log_halted", "1 when the database contradicts what was signed.", halted)
         # Without the database the gauges above are still served: they are needed most during an outage.

@@ -8,7 +8,6 @@ import http
 import inspect
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from importlib.metadata import version
 from typing import Any, Final, NamedTuple, TypeAlias
 
 import msgspec
@@ -16,6 +15,7 @@ import msgspec
 from arx_caps.mint.api.endpoint import Bytes, Endpoint, File, NoBody
 from arx_caps.mint.api.idempotency import HEADER
 from arx_caps.mint.api.problems import Problem, find_code
+from arx_caps.mint.context import VERSION
 
 PATH: Final = "/openapi.json"
 SCHEME: Final = "dpop"
@@ -120,7 +120,7 @@ def describe(endpoints: Sequence[Endpoint], opened: Sequence[OpenRoute], *, issu
         "openapi": "3.1.0",
         "info": {
             "title": "ARx mint",
-            "version": version("arx-caps"),
+            "version": VERSION,
             "summary": "Identities, sessions and tasks of AI agents, and their revocation.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },

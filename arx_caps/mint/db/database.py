@@ -15,7 +15,7 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
 from arx_caps.commit_watch import URGENT_S, CommitWatch, is_urgent
-from arx_caps.engines import BUSY_S, READING, Connections, cause_of, database_errors, open_engine, place_of
+from arx_caps.engines import BUSY_S, READING, Connections, database_errors, fault_of, open_engine, place_of
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.notices import queue_notices
 from arx_caps.mint.db.statement import CompiledStatement
@@ -203,7 +203,7 @@ class Database:
             queue_notices(connection, what.kind, what.by, at_ms, what.facts)
         except SQLAlchemyError as error:
             # The cause stays out: its text has the event's parameters, and an error reaches callers.
-            raise AuditError(f"the mint's record cannot be written ({cause_of(error)})") from None
+            raise AuditError(f"the mint's record cannot be written: {NAME} {fault_of(error)}") from None
 
     def record(self, what: Event) -> None:
         """Record an event that has no change of its own.

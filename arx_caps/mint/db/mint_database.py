@@ -13,6 +13,7 @@ from arx_caps.mint.db.repositories.epoch import EpochRepository
 from arx_caps.mint.db.repositories.erasures import ErasureRepository
 from arx_caps.mint.db.repositories.grants import TaskGrantRepository
 from arx_caps.mint.db.repositories.holder_keys import HolderKeyRepository
+from arx_caps.mint.db.repositories.issuer import IssuerRepository
 from arx_caps.mint.db.repositories.keys import KeyRepository
 from arx_caps.mint.db.repositories.kills import KillRepository
 from arx_caps.mint.db.repositories.ledger import LedgerRepository
@@ -50,6 +51,7 @@ class MintDatabase(Database):
         erasures: The erasure of a person's data.
         grants: What each task may do.
         holder_keys: Public keys of agents, operators and services.
+        issuer: The realm's issuer.
         keys: Root keys, audience key numbers, and which service has fetched which.
         kills: Kills, freezes and thaws, and their confirmations.
         ledger: The newest beginning of the realm's ledger.
@@ -84,6 +86,7 @@ class MintDatabase(Database):
         self.erasures = ErasureRepository(self)
         self.grants = TaskGrantRepository(self)
         self.holder_keys = HolderKeyRepository(self)
+        self.issuer = IssuerRepository(self)
         self.keys = KeyRepository(self)
         self.kills = KillRepository(self)
         self.ledger = LedgerRepository(self)

@@ -21,7 +21,7 @@ from arx_verifier.revocation.epoch import EpochRefusal, EpochState
 from arx_verifier.revocation.follower_core import PROBES, Following, StoreQuestion
 from arx_verifier.revocation.relay_link import RelayAddress, RelayLink, is_relay
 from arx_verifier.revocation.store_link import EpochEntry, FeedError, Link
-from arx_verifier.revocation.store_url import Address
+from arx_verifier.revocation.store_url import FOLLOWER, Address
 
 BACKOFF_S: Final = (0.02, 0.5)  # first and longest pause before a new connection
 JOIN_S: Final = 3.0
@@ -52,6 +52,7 @@ class Follower(Following):
         lease_ms: The longest time to use one answer, ms; the realm's lease if that is shorter, or when omitted.
         probes: Number of probes in a lease.
         ca: File of a further authority for TLS.
+        role: The role of the store's user, for errors.
 
     Raises:
         SettingsError: The URL, a name or the authority is unusable.
@@ -67,12 +68,13 @@ class Follower(Following):
         lease_ms: int | None = None,
         probes: int = PROBES,
         ca: str | None = None,
+        role: str = FOLLOWER,
     ) -> None:
         super().__init__(lease_ms=lease_ms, probes=probes)
         named = verifier_id.isprintable() and 0 < len(verifier_id) <= 200 and not verifier_id.startswith("!")
         if not is_realm(realm) or not named:
             raise SettingsError("a follower needs a realm's name and an id of its own, not beginning with '!'")
-        self.realm = realm
+        self.realm, self._role = realm, role
         self.verifier_id = self._given_id = verifier_id
         self._address = RelayAddress(url, password, ca=ca) if is_relay(url) else Address(url, password, realm, ca=ca)
         self._lazy = True
@@ -213,7 +215,7 @@ class Follower(Following):
     def _new_link(self, wake: socket.socket) -> Link | RelayLink:
         if isinstance(self._address, RelayAddress):
             return RelayLink(self._address, self._timeout_s, self.realm, wake)
-        return Link(self._address.connection(self._timeout_s), self.realm, wake)
+        return Link(self._address.connection(self._timeout_s), self.realm, wake, self._role)
 
     def _follow(self, link: Link | RelayLink, stop: threading.Event) -> None:
         self.begin()

@@ -18,7 +18,7 @@ import msgspec
 import redis
 
 from arx_verifier.revocation.history import HistoryPlace
-from arx_verifier.revocation.store_url import NOT_PERMITTED, CertificateError, refused_login
+from arx_verifier.revocation.store_url import FOLLOWER, NOT_PERMITTED, CertificateError, refused_login
 
 OK, RESYNC, REGRESSED, CORRUPT = "OK", "RESYNC", "REGRESSED", "CORRUPT"
 PUSHES: Final = frozenset((b"smessage", b"ssubscribe", b"sunsubscribe"))
@@ -116,9 +116,11 @@ class Link:
         connection: The connection of the client library, not open yet.
         realm: The realm's name.
         wake: A socket that becomes readable when ``wait`` should return early.
+        role: The role of the store's user, for errors.
     """
 
-    def __init__(self, connection: Any, realm: str, wake: socket.socket) -> None:
+    def __init__(self, connection: Any, realm: str, wake: socket.socket, role: str = FOLLOWER) -> None:
+        self._rights = NOT_PERMITTED.format(role)
         self._connection = connection
         self._wake = wake
         self._tag = f"arx:{{{realm}}}:"
@@ -140,7 +142,7 @@ class Link:
         except (redis.RedisError, OSError) as error:
             if isinstance(error, CertificateError):
                 raise FeedError(f"cannot connect: {error}") from error
-            why = refused_login(error, LOGIN)
+            why = refused_login(error, LOGIN, self._rights)
             raise FeedError(f"the store {why}" if why else f"cannot connect: {type(error).__name__}") from error
         self._link = self._connection._sock  # noqa: SLF001  the library has no public way to wait for two sockets
         self._send("SSUBSCRIBE", self._tag + "ch")  # before the first probe: no entry falls between the two
@@ -264,7 +266,7 @@ class Link:
         except (OSError, hiredis.ProtocolError, TypeError, ValueError, MemoryError) as error:
             raise FeedError(f"cannot read: {type(error).__name__}") from error
         if isinstance(frame, hiredis.ReplyError):
-            hint = f"; {NOT_PERMITTED}" if str(frame).startswith("NOPERM") else ""
+            hint = f"; {self._rights}" if str(frame).startswith("NOPERM") else ""
             raise FeedError(f"the store refused: {str(frame)[:500]}{hint}")
         if frame is not MORE:
             self._unread = 0

@@ -25,7 +25,8 @@ REFUSED: Final = {
     True: "the Sentinels refused the login: sentinel_username and sentinel_password in the store's URL are for them",
     False: "the cluster's nodes refused the user or password",
 }
-NOT_PERMITTED: Final = "`arx redis acl --role verifier` prints what a follower needs"
+NOT_PERMITTED: Final = "`arx redis acl --role {}` prints what it needs"
+FOLLOWER: Final = "verifier"  # the role of the store's user that a service, or a relay, logs in as
 _AUTHORITY_END: Final = re.compile(r"[/?#]")  # RFC 3986 3.2
 PORTS: Final = {"sentinel": 26379, "cluster": 6379}
 
@@ -163,7 +164,7 @@ def open_client(
     return redis.Redis(connection_pool=Address(url, password, ca=ca).pool(retry=Retry(NoBackoff(), 0), **settings))
 
 
-def refused_login(error: Exception, setting: str, rights: str = NOT_PERMITTED) -> str | None:
+def refused_login(error: Exception, setting: str, rights: str = NOT_PERMITTED.format(FOLLOWER)) -> str | None:
     """Return why a store refused a login, and what to set; None for another error.
 
     Args:

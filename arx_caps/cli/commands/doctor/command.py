@@ -13,6 +13,7 @@ import click
 import httpx
 import msgspec
 
+from arx_caps.agent.mint_client import OF_PROXIES, PROXY_HINT
 from arx_caps.audit.merkle import read_signer
 from arx_caps.cli import exit_codes
 from arx_caps.cli.commands.doctor.check import Check
@@ -153,6 +154,10 @@ def _mint(issuer: str, realm: Realm) -> Iterator[Check]:
     try:
         readiness = msgspec.json.decode(answer.content, type=_Readiness)
     except msgspec.DecodeError:
+        if answer.status_code in OF_PROXIES:
+            found = f"{issuer} answers {answer.status_code}, as a proxy whose mint did not answer"
+            yield Check("mint", False, found, PROXY_HINT)
+            return
         found = f"{issuer} answers {answer.status_code}: expected a mint of this version"
         yield Check(
             "mint",

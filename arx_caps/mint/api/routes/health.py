@@ -18,6 +18,7 @@ from arx_caps.mint.api import openapi, problems
 from arx_caps.mint.api.access_log import note
 from arx_caps.mint.api.endpoint import URGENT_THREADS, RouteAnswer
 from arx_caps.mint.api.openapi import OpenRoute
+from arx_caps.mint.context import VERSION
 
 _HEADERS: Final = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 
@@ -29,7 +30,7 @@ class Health(RouteAnswer, frozen=True):
 
 
 class Readiness(RouteAnswer, frozen=True):
-    """Whether the mint grants, what prevents it, the state of its audit log, and its identity."""
+    """Whether the mint grants, what prevents it, the state of its audit log, its identity, and its version."""
 
     ready: bool
     because: list[str]
@@ -37,6 +38,7 @@ class Readiness(RouteAnswer, frozen=True):
     realm: str
     issuer: str
     log_key: str
+    version: str
 
 
 OPEN: Final = (
@@ -67,6 +69,7 @@ async def readyz(request: Request) -> Response:
         realm=mint.realm.name,
         issuer=mint.realm.issuer,
         log_key=str(mint.log.publisher.signer.key),
+        version=VERSION,
     )
     # A load balancer stops sending requests to a mint that answers 503.
     return _json(msgspec.json.encode(answer), 503 if because else 200)

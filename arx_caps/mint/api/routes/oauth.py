@@ -304,7 +304,7 @@ async def answer_form(request: Request) -> Response:
     raw = bytearray()
     try:
         mint.limits.require_address(peer)
-        mint.require_clock()
+        mint.require_able()
         # Counted while it arrives: a declared length may be wrong.
         async for chunk in request.stream():
             raw += chunk

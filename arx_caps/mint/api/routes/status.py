@@ -8,7 +8,7 @@ import msgspec
 
 from arx_caps.audit.query import series
 from arx_caps.mint.api.endpoint import Endpoint, RouteAnswer, RouteCall
-from arx_caps.mint.context import MintContext
+from arx_caps.mint.context import VERSION, MintContext
 from arx_caps.mint.db.database import now_ms
 from arx_caps.revocation import Header, VerifierSeen, VerifierState, state_of
 from arx_verifier.errors import ArxError
@@ -72,6 +72,7 @@ class StatusShown(RouteAnswer, frozen=True, kw_only=True):
     """
 
     realm: str
+    version: str
     ready: bool
     because: list[str]
     policy: str
@@ -103,6 +104,7 @@ def status_of(mint: MintContext) -> StatusShown:
     because, publisher = mint.ready(), mint.log.publisher
     return StatusShown(
         realm=mint.realm.name,
+        version=VERSION,
         ready=not because,
         because=because,
         policy=mint.policies.loaded.digest,
