@@ -181,6 +181,8 @@ def _after(
     ]
     if frozen and known:
         yield f"new work is refused as well, until `arx thaw {' '.join(frozen)}`"
+    if action is not THAW and any(target.kind == "operator" for target in parse_targets(targets)):
+        yield "approvals by this operator end as well: `arx approval list --state withdrawn` shows them"
     if caller is not None and action is not THAW and not warned:
         yield from doubts_of(look_at(caller, action, targets), after=True)
     if caller is not None and action is THAW:

@@ -295,6 +295,30 @@ def test_a_yes_that_counts_no_more_is_told(up: Live, here: Path, task: Path) -> 
     assert "2 of 2 approved: eve, ada; not all of these may approve now" in ran.out
 
 
+def test_a_frozen_approver_takes_the_approvals_along(up: Live, here: Path, task: Path) -> None:
+    """
+    A hint says so, and the list has them as withdrawn until a thaw.
+    """
+    asked = ask(up, here, task)
+    ok(up, "operator", "enrol", "mal", "--role", "approver", "--key-out", task.with_name("mal.key"))
+    for key in (here / "ada.key", task.with_name("mal.key")):
+        ok(up, "approval", "approve", asked["id"], "--yes", "--operator-key", key)
+
+    def listed(state: str) -> bool:
+        rows = ok(up, "approval", "list", "--state", state, "--task", asked["task"])["approvals"]
+        return [row["id"] for row in rows] == [asked["id"]]
+
+    assert listed("approved")
+    words = ("operator:mal", "--reason", "key stolen", "--yes")
+    assert "`arx approval list --state withdrawn`" in run(up, "freeze", *words)[2]
+    assert (listed("approved"), listed("withdrawn")) == (False, True)
+    waited = ("approval", "wait", asked["id"], "--session", here / "session", "--timeout", "5s")
+    exit_code, told, _ = run(up, *waited)
+    assert (exit_code, told["code"]) == (exit_codes.DENIED, "approval_withdrawn")
+    assert "approval list" not in run(up, "thaw", *words)[2]
+    assert listed("approved")
+
+
 def test_a_mint_that_is_away_ends_no_wait(up: Live, here: Path, task: Path) -> None:
     """
     A mint that is started again, or changed for another version, costs whoever waits for an operator nothing.
