@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the servers of ARx share as processes: a listener, garbage, and whom a terminal or a parent process ends."""
 
+import ctypes
 import gc
 import os
 import socket
@@ -10,6 +11,7 @@ from typing import Final
 
 from arx_verifier.errors import SettingsError
 
+_PR_SET_DUMPABLE: Final = 4
 GARBAGE_AT: Final = 50_000  # new objects until a garbage collection; some running batches have as many
 
 
@@ -19,6 +21,16 @@ def collect_rarely() -> None:
     # all objects of a gateway took 70 ms, in which no call was answered and no stream was cut.
     gc.freeze()
     gc.set_threshold(GARBAGE_AT)
+
+
+def hide_memory() -> None:
+    """Keep other processes of this user from reading this one's memory and environment.  Linux only.
+
+    A core dump is not written either.  ``/proc`` of this process belongs to root from now on; programs that it starts
+    are as all others.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 def open_listener(name: str, host: str, port: int, backlog: int) -> socket.socket:

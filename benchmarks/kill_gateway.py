@@ -56,6 +56,7 @@ url = "http://127.0.0.1:{port}/mcp"
 audience = "orders"
 service = "stdio.json"
 command = ["{python}", "{script}", "{pause_s}"]
+isolation = "none"
 """
 
 

@@ -20,6 +20,8 @@ from typing import Any, NamedTuple
 
 from demo_run import Realm, free_addresses, run_demo
 
+from arx_caps.isolation import HINT, kind_that_works
+
 HERE = Path(__file__).resolve().parent
 BUILD = HERE.parent / "build" / "demo"
 AGENT = "acme/desk/report"
@@ -121,8 +123,13 @@ def write_files(folder: Path, server: Server) -> dict[str, Any]:
 
     The gateway's file has the upstream of this server alone: the other server is not installed.
     """
-    (folder / "data").mkdir()
-    changes = {"/data": str(folder / "data")}
+    data = folder.parent / "data"  # no folder of the realm, which no server may see
+    data.mkdir()
+    changes = {"/data": str(data)}
+    if kind_that_works() is None:
+        print(f'no isolation works on this machine: the demo says isolation = "none"; elsewhere {HINT}', flush=True)
+        changes["\ncommand ="] = '\nisolation = "none"\ncommand ='
+        changes[f'\nwrites = ["{data}"]'] = ""
     for address, own in zip(("http://127.0.0.1:9011", "http://127.0.0.1:9012"), free_addresses(2), strict=True):
         changes |= {address: own, address.removeprefix("http://"): own.removeprefix("http://")}
     written: dict[str, Any] = {}

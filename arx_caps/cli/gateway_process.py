@@ -75,6 +75,7 @@ class GatewayProcess:
         # -P: `-m` alone would import modules from the working folder first.  The end of its stdin stops it, also after
         # a kill of this process; a session of its own, so that Ctrl-C reaches this process alone.
         words = [sys.executable, "-P", "-m", "arx_caps.cli", "gateway", str(self._file), "--until-eof"]
+        words += ["--realm", str(self._place.realm_dir.absolute())]
         words += ["--quiet"] if self._console.quiet else []
         words += ["--json"] if self._console.json else []
         with subprocess.Popen(words, stdin=subprocess.PIPE, start_new_session=True) as process:

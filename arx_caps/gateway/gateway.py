@@ -137,7 +137,9 @@ class Gateway:
             for name, upstream in self._running.items()
             if self._unchanged(name, self._settings.tables[name], settings)
         }
-        new = {name: self._made(name, settings) for name in settings.tables.keys() - same.keys()}
+        # In a thread: an isolation is tried with a process, meanwhile calls and streams go on.
+        changed = settings.tables.keys() - same.keys()
+        new = await asyncio.to_thread(lambda: {name: self._made(name, settings) for name in changed})
         async with contextlib.AsyncExitStack() as stack:
             for upstream in new.values():
                 await upstream.start()

@@ -6,9 +6,8 @@ Each session has a process of its own.  Messages of a revision without sessions 
 
 import asyncio
 import json
-import os
+import logging
 import secrets
-import shutil
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -28,16 +27,17 @@ from arx_caps.gateway.settings import SOURCES, UpstreamTerms
 from arx_caps.gateway.stdio_answer import STREAM, StdioAnswer, empty_answer, error_answer
 from arx_caps.gateway.stdio_process import StdioProcess, meta_of
 from arx_caps.gateway.upstream_answer import UpstreamError
+from arx_caps.isolation import Program, account_of, isolate
 from arx_caps.secret_source import Secret, read_secret
-from arx_verifier.errors import SettingsError
 
-_INHERITED: Final = ("HOME", "LANG", "LC_ALL", "LOGNAME", "PATH", "TMPDIR", "USER")  # what a program needs, no secret
 _PROCESSES: Final = 32  # of one agent at once: each `initialize` starts one
 # What each request of MCP 2026-07-28 says of its client.
 _ENVELOPE: Final = {
     "io.modelcontextprotocol/protocolVersion": str,
     "io.modelcontextprotocol/clientCapabilities": dict,
 }
+
+_log = logging.getLogger(__name__)
 
 
 class StdioUpstream:
@@ -47,17 +47,19 @@ class StdioUpstream:
         name: The upstream's name.
         terms: Its table; it has a command.
         folder: The folder of the gateway's file.
+        protected: Files and folders that the program must not reach.
 
     Attributes:
         serves_one_holder: As of ``Forwarder``.
+        isolation: How its processes are started.
 
     Raises:
-        SettingsError: A secret cannot be read, or there is no such program.
+        SettingsError: A secret cannot be read, there is no such program, or its isolation does not work.
     """
 
     serves_one_holder = True
 
-    def __init__(self, name: str, terms: UpstreamTerms, folder: Path) -> None:
+    def __init__(self, name: str, terms: UpstreamTerms, folder: Path, protected: tuple[Path, ...] = ()) -> None:
         self.name, self._terms = name, terms
         own = {
             variable: read_secret(value, folder, f"upstream.{name}: env: {variable}: ")
@@ -65,10 +67,7 @@ class StdioUpstream:
             else value
             for variable, value in terms.env.items()
         }
-        self._environment = {name: os.environ[name] for name in _INHERITED if name in os.environ} | own
-        if shutil.which(terms.command[0], path=self._environment.get("PATH")) is None:
-            text = f"upstream.{name}: command: {terms.command[0]}: expected a program, found none"
-            raise SettingsError(f"{text}; install it, or give its path")
+        self.isolation = isolate(_program(name, terms, folder, own, protected), terms.isolation)
         self._leaks = Leaks(name, [value for value in own.values() if isinstance(value, Secret)])
         self._sessions: dict[str, StdioProcess] = {}
         self._callers: dict[str, StdioProcess] = {}
@@ -76,6 +75,10 @@ class StdioUpstream:
 
     def open(self) -> None:
         """Start ending processes without use for long; call it in the event loop."""
+        if self.isolation.kind == "none":
+            _log.warning(
+                'upstream %s: isolation = "none": its program can read the keys and secrets of this gateway', self.name
+            )
         self._sweeper = asyncio.ensure_future(self._sweep())
 
     async def close(self) -> None:
@@ -85,6 +88,7 @@ class StdioUpstream:
         self._sessions.clear()
         self._callers.clear()
         await asyncio.gather(*(process.stop() for process in processes))
+        self.isolation.close()
 
     @asynccontextmanager
     async def send(
@@ -183,7 +187,7 @@ class StdioUpstream:
             text = f"{own} processes of this person" if person else f"{own} processes of this agent"
             raise UpstreamError(f"upstream {self.name} has {text}: end a session", sent=False)
         process = StdioProcess(self.name, secrets.token_urlsafe(18), owner, self._leaks, self._terms)
-        await process.start(self._environment)
+        await process.start(self.isolation)
         return process
 
     async def end_work(self, headers: Iterable[tuple[bytes, bytes]], note: bytes, owner: str) -> None:  # noqa: ARG002
@@ -213,6 +217,25 @@ class StdioUpstream:
 
     def __repr__(self) -> str:
         return f"<StdioUpstream {self.name}>"
+
+
+def _program(
+    name: str, terms: UpstreamTerms, folder: Path, environment: dict[str, str], protected: tuple[Path, ...]
+) -> Program:
+    place = f"upstream.{name}"
+    home = folder / (terms.home or f"servers/{name}")
+    if terms.user and terms.home is None:
+        home = Path(account_of(place, terms.user).pw_dir)  # it cannot use a folder of the gateway
+    return Program(
+        name=place,
+        command=terms.command,
+        environment=environment,
+        home=home.absolute(),
+        user=terms.user,
+        reads=tuple((folder / path).absolute() for path in terms.reads),
+        writes=tuple((folder / path).absolute() for path in terms.writes),
+        protected=protected,
+    )
 
 
 def _fault(message: dict[str, Any]) -> tuple[int, str] | None:

@@ -20,7 +20,7 @@ from arx_caps.gateway.gateway import Gateway
 from arx_caps.gateway.settings import GatewaySettings, read_address, read_settings
 from arx_caps.http_server.connections import AT_ONCE, BACKLOG, BoundedProtocol, bounded, places_for
 from arx_caps.http_server.server import BoundedServer, http_protocol
-from arx_caps.server_process import collect_rarely, has_terminal, open_listener, stop_at_eof
+from arx_caps.server_process import collect_rarely, has_terminal, hide_memory, open_listener, stop_at_eof
 from arx_verifier.errors import ArxError
 
 _GRACE_S: Final = 10  # for running requests at a stop
@@ -32,18 +32,26 @@ _OTHER_FILES: Final = 512  # pipes of processes, journals, connections to stores
 _log = logging.getLogger(__name__)
 
 
-def serve(path: Path | str, *, on_ready: Callable[[dict[str, object]], None], until_eof: bool = False) -> None:
+def serve(
+    path: Path | str,
+    *,
+    on_ready: Callable[[dict[str, object]], None],
+    until_eof: bool = False,
+    realm: Path | None = None,
+) -> None:
     """Run the gateway in this process, which is its own.
 
     Args:
         path: The gateway's file.
         on_ready: Called once it serves, with facts such as ``listen`` and ``pid``.
         until_eof: Whether to stop at the end of standard input too, which is the end of the parent process.
+        realm: The folder of a realm that runs beside the gateway.
 
     Raises:
         ArxError: The file or what it names cannot be used, or the address is taken.
     """
-    settings = read_settings(path)
+    hide_memory()
+    settings = read_settings(path, realm)
     asked = {name: terms.listen for name, terms in settings.deciders.items() if not terms.is_grpc}
     addresses = [
         read_address(text, settings.gateway.behind_tls) for text in (*settings.gateway.listen, *asked.values())
@@ -81,7 +89,7 @@ async def _serve(
     reloads: set[asyncio.Task[None]] = set()
 
     def hangup() -> None:
-        task = asyncio.ensure_future(_reload(gateway, path))
+        task = asyncio.ensure_future(_reload(gateway, path, settings.realm))
         reloads.add(task)
         task.add_done_callback(reloads.discard)
 
@@ -124,9 +132,9 @@ def _is_no_cut(record: logging.LogRecord) -> bool:
     return "without completing response" not in record.getMessage()
 
 
-async def _reload(gateway: Gateway, path: Path) -> None:
+async def _reload(gateway: Gateway, path: Path, realm: Path | None) -> None:
     try:
-        await gateway.reload(await asyncio.to_thread(read_settings, path))
+        await gateway.reload(await asyncio.to_thread(read_settings, path, realm))
         _log.warning("reloaded %s: %s", path, ", ".join(sorted([*gateway.upstreams, *gateway.deciders])))
     except ArxError as error:
         _log.error("the gateway goes on as before: %s", error)

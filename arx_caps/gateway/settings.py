@@ -14,6 +14,7 @@ from msgspec import Meta
 from msgspec.structs import fields
 
 from arx_caps.durations import parse_duration
+from arx_caps.isolation import KINDS as ISOLATIONS
 from arx_verifier.addresses import is_loopback, split_url
 from arx_verifier.enforcement import RouteMap
 from arx_verifier.errors import SettingsError
@@ -99,6 +100,13 @@ class UpstreamTerms(_Table, frozen=True, kw_only=True):
         url: Its URL.
         command: The program and arguments of an MCP server that the gateway starts and speaks to over stdio.
         env: Environment variables of that program: values, or where secrets are, as in ``from`` of ``credential``.
+        isolation: How that program is kept from the gateway and its files: `auto`, `bubblewrap`, `systemd`, `user` or
+            `none`.
+        user: The user that it runs as, of `user`, or beside `bubblewrap` and `systemd`.
+        home: Its own folder, its HOME and working folder; `servers/NAME` beside the gateway's file, or the home of
+            ``user``, when omitted.
+        reads: Further files and folders that it may read.
+        writes: Further files and folders that it may read and write.
         openapi: The OpenAPI file of a plain HTTP service.  Each operation is the tool of its ``operationId``.
         routes: The routes of a plain HTTP service, with their tools: ``"GET /orders/{order_id}" = "orders.get"``.
         credential: Its credential.
@@ -118,6 +126,11 @@ class UpstreamTerms(_Table, frozen=True, kw_only=True):
     url: str | None = None
     command: tuple[str, ...] = ()
     env: dict[str, str] = {}
+    isolation: str = "auto"
+    user: str = ""
+    home: str | None = None
+    reads: tuple[str, ...] = ()
+    writes: tuple[str, ...] = ()
     openapi: str | None = None
     routes: dict[str, str] = {}
     credential: CredentialTerms | None = None
@@ -247,12 +260,16 @@ class GatewaySettings(NamedTuple):
         upstreams: The upstreams by name, which is the first segment of the path at which a client reaches it.
         deciders: The deciders by name.
         folder: The folder of the file, which paths in it are relative to.
+        file: The file.
+        realm: The folder of a realm that runs beside the gateway; None if there is none.
     """
 
     gateway: GatewayTerms
     upstreams: Mapping[str, UpstreamTerms]
     deciders: Mapping[str, DeciderTerms]
     folder: Path
+    file: Path
+    realm: Path | None = None
 
     @property
     def tables(self) -> dict[str, UpstreamTerms | DeciderTerms]:
@@ -264,15 +281,29 @@ class GatewaySettings(NamedTuple):
         terms = self.tables[name]
         return self.folder / (terms.service or f"{terms.audience}.json")
 
+    def protected(self) -> tuple[Path, ...]:
+        """Return the files and folders of the gateway and its realm, which no program of an upstream may reach."""
+        found = [self.file] if self.realm is None else [self.file, self.realm]
+        for name, terms in self.tables.items():
+            service = self.service_file(name)
+            found += [service, service.with_suffix(".key")]
+            if isinstance(terms, UpstreamTerms):
+                sources = [*terms.env.values(), terms.credential.source if terms.credential else ""]
+            else:
+                sources = [*terms.peps.values()]
+            found += [self.folder / each.removeprefix("file:") for each in sources if each.startswith("file:")]
+        return tuple(dict.fromkeys(path.absolute() for path in found))
+
 
 _KINDS_OF_TABLES: Final[Any] = (("upstream", UpstreamTerms), ("decider", DeciderTerms))
 
 
-def read_settings(path: Path | str) -> GatewaySettings:
+def read_settings(path: Path | str, realm: Path | None = None) -> GatewaySettings:
     """Read the gateway's file.
 
     Args:
         path: The file, TOML.
+        realm: The folder of a realm that runs beside the gateway.
 
     Raises:
         SettingsError: It cannot be read, or says something that the gateway does not understand.
@@ -305,7 +336,7 @@ def read_settings(path: Path | str) -> GatewaySettings:
     for name, decider in deciders.items():
         if wrong := _decider_fault(name, decider, upstreams, gateway, taken):
             raise SettingsError(f"{file}: decider.{name}: {wrong}")
-    settings = GatewaySettings(gateway, upstreams, deciders, file.parent)
+    settings = GatewaySettings(gateway, upstreams, deciders, file.parent, file, realm)
     # Each has a verifier with a journal and used calls of its own: each would accept an approval once.
     services: dict[Path, str] = {}
     for name in settings.tables:
@@ -350,6 +381,12 @@ def _fault(name: str, terms: UpstreamTerms) -> str | None:
             return "url: expected no user, query or fragment; a secret belongs into `credential`"
     if terms.command and (terms.is_http or terms.credential):
         return "`command` starts an MCP server over stdio, which has neither `openapi`, `routes` nor `credential`"
+    if terms.isolation not in ISOLATIONS:
+        return f"isolation: expected one of {', '.join(ISOLATIONS)}, got {terms.isolation!r:.100}"
+    if not terms.command and (terms.isolation != "auto" or terms.user or terms.home or terms.reads or terms.writes):
+        return "expected `isolation`, `user`, `home`, `reads` and `writes` only with `command`"
+    if terms.isolation == "none" and (terms.user or terms.home or terms.reads or terms.writes):
+        return 'expected `user`, `home`, `reads` and `writes` only with an isolation, got isolation = "none"'
     if terms.openapi is not None and terms.routes:
         return "expected one of `openapi` and `routes`"
     try:

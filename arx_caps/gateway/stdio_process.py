@@ -6,10 +6,12 @@ Ids and progress tokens get new values on their way, so that two clients cannot 
 
 import asyncio
 import contextlib
+import functools
 import itertools
 import logging
 import os
 import signal
+import subprocess
 from collections.abc import AsyncIterator
 from typing import Any, Final
 
@@ -17,11 +19,17 @@ from arx_caps.gateway.leaks import Leaks
 from arx_caps.gateway.mcp_wire import INTERNAL_ERROR, aside, object_of, written
 from arx_caps.gateway.settings import UpstreamTerms
 from arx_caps.gateway.stdio_answer import StdioAnswer
+from arx_caps.gateway.stdio_log import StdioLog
 from arx_caps.gateway.upstream_answer import UpstreamError
+from arx_caps.isolation import Isolation
+from arx_verifier.errors import SettingsError
 
 _STOP_S: Final = 3.0
 _CHUNK_BYTES: Final = 64 * 1024
 _SUBSCRIPTION: Final = "io.modelcontextprotocol/subscriptionId"  # of MCP 2026-07-28: the id of `subscriptions/listen`
+
+# Of the command that ends a service of systemd: its result changes nothing here.
+_QUIET: Final[dict[str, Any]] = {"check": False, "capture_output": True, "timeout": 10, "stdin": subprocess.DEVNULL}
 
 _log = logging.getLogger(__name__)
 
@@ -54,25 +62,35 @@ class StdioProcess:
         ] = {}  # by the new id: old id, old progress token, answer
         self._numbers = itertools.count(1)
 
-    async def start(self, environment: dict[str, str]) -> None:
+    async def start(self, isolation: Isolation) -> None:
         """Start the program.
+
+        Args:
+            isolation: How.
 
         Raises:
             UpstreamError: It cannot be started.
         """
+        text = f"upstream {self.name} cannot be started"
         try:
+            start = isolation.start()
+            self._end = start.end
             self._process = await asyncio.create_subprocess_exec(
-                *self._terms.command,
+                *start.command,
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
-                env=environment,
+                stderr=asyncio.subprocess.PIPE,
+                env=dict(isolation.environment),
                 limit=_CHUNK_BYTES,
                 start_new_session=True,
             )
         except OSError as error:
-            text = f"upstream {self.name} cannot be started: {error.strerror}"
-            raise UpstreamError(text, sent=False, why=self._terms.command[0]) from None
+            raise UpstreamError(f"{text}: {error.strerror}", sent=False, why=self._terms.command[0]) from None
+        except SettingsError as error:
+            raise UpstreamError(text, sent=False, why=str(error)) from None
+        assert self._process.stderr is not None
         self._reader = asyncio.ensure_future(self._read())
+        self._logger = asyncio.ensure_future(StdioLog(self.name, self._leaks).read(self._process.stderr))
 
     @property
     def runs(self) -> bool:
@@ -209,12 +227,16 @@ class StdioProcess:
         # A child that has left the group may hold the pipe open for as long as it runs.
         await asyncio.wait({self._reader, asyncio.ensure_future(self._process.wait())}, timeout=_STOP_S)
         self._reader.cancel()
+        self._logger.cancel()
         self._process._transport.close()  # type: ignore[attr-defined]  # noqa: SLF001 - there is no public way
 
     def _kill(self) -> None:
         # With its children: a launcher such as npx or a shell leaves the server itself behind.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
+        if self._end:
+            end, self._end = self._end, ()
+            asyncio.get_running_loop().run_in_executor(None, functools.partial(subprocess.run, end, **_QUIET))
 
 
 def meta_of(part: Any) -> dict[str, Any]:

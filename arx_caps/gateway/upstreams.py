@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """One running upstream: its door, and the verifier of its audience."""
 
-from typing import Any
-
 from arx_caps.gateway.forwarder import Forwarder
 from arx_caps.gateway.http_door import HttpDoor
 from arx_caps.gateway.mcp_door import McpDoor
@@ -45,8 +43,10 @@ class RunningUpstream(RunningVerifier):
             self.upstream = Forwarder(name, terms, settings.folder)
             self.door = HttpDoor(self.verifier, terms, self.upstream, self.routes, proxies)
         else:
-            kind: Any = StdioUpstream if terms.command else Forwarder
-            self.upstream = kind(name, terms, settings.folder)
+            if terms.command:
+                self.upstream = StdioUpstream(name, terms, settings.folder, settings.protected())
+            else:
+                self.upstream = Forwarder(name, terms, settings.folder)
             self.door = McpDoor(self.verifier, terms, self.upstream, proxies)
         if terms.resource is not None:
             resource = OAuthResource(

@@ -54,7 +54,9 @@ class Gateway:
                 upstream: Any = Forwarder("orders", terms, ROOT)
             else:
                 command = (sys.executable, "-m", "tests.adapters.gateway_server", str(self._log))
-                terms = UpstreamTerms(audience="orders", command=command, env={"PYTHONPATH": str(ROOT)})
+                terms = UpstreamTerms(
+                    audience="orders", command=command, env={"PYTHONPATH": str(ROOT)}, isolation="none"
+                )
                 upstream = StdioUpstream("orders", terms, ROOT)
             upstream.open()
             self._door = McpDoor(self._verifier, terms, upstream)

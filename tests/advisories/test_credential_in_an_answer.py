@@ -105,7 +105,7 @@ def test_an_mcp_server_that_shows_it(way: str, tmp_path: Path, credential: dict[
     realm = UnsafeTestRealm("orders")
     caller = realm.caller(Rule(tool="orders.printenv"))
     with contextlib.ExitStack() as stack:
-        command = {"command": [sys.executable, "-c", PRINTENV], "env": {"KEY": "file:key"}}
+        command = {"command": [sys.executable, "-c", PRINTENV], "env": {"KEY": "file:key"}, "isolation": "none"}
         terms = {"url": stack.enter_context(echo()), **credential} if way == "http" else command
         answer = call_tool(stack.enter_context(open_door(realm, tmp_path, **terms)), caller, "printenv")
     assert answer.json()["error"]["message"] == "upstream orders answered with its credential"

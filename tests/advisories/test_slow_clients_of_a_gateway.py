@@ -31,7 +31,7 @@ from tests.servers import free_ports, until
 pytestmark = pytest.mark.servers
 PARTS = (b"", b"POST /orders HT", b"POST /orders HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{")
 BEFORE = "from arx_caps.gateway import serve\nserve._REQUEST_S = {:}"
-STDIO = '[upstream.orders]\naudience = "orders"\ncommand = ["{python}", "-c", {script}]\n'
+STDIO = '[upstream.orders]\naudience = "orders"\ncommand = ["{python}", "-c", {script}]\nisolation = "none"\n'
 # Answers `initialize`; a call gets notifications without end, as fast as they are read.
 FLOOD = """
 import json, sys

@@ -58,6 +58,7 @@ resource = "http://127.0.0.1:{web}/web"
 [upstream.pipe]
 audience = "pipe"
 command = ["{python}", "-c", "{stdio}"]
+isolation = "none"
 [upstream.jobs]
 audience = "jobs"
 url = "http://127.0.0.1:{tasks}/mcp"

@@ -58,6 +58,7 @@ max_answer = 4096
 [upstream.piped]
 audience = "piped"
 command = ["{python}", "-c", {program}]
+isolation = "none"
 env = {{ KEY = "env:PIPED_KEY" }}
 timeout = "3s"
 [upstream.tls]

@@ -62,6 +62,7 @@ rate = {{ tool = "30/1m" }}
 [upstream.orders]
 audience = "orders"
 command = ["{python}", "{script}"]
+isolation = "none"
 """
 
 BOUND = """

@@ -56,7 +56,7 @@ OWNER = "session\0acme/a\0"
 
 
 def run(tmp_path: Path, use: Callable[[StdioUpstream], Awaitable[None]], server: str = SERVER) -> None:
-    terms = UpstreamTerms(audience="orders", command=(sys.executable, "-c", server))
+    terms = UpstreamTerms(audience="orders", command=(sys.executable, "-c", server), isolation="none")
 
     async def main() -> None:
         upstream = StdioUpstream("orders", terms, tmp_path)

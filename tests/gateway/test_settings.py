@@ -68,6 +68,19 @@ URL = 'url = "http://127.0.0.1:9/mcp"\n'
         (ORDERS, "upstream.orders: expected one of `url` and `command`"),
         (ORDERS + URL + 'command = ["x"]\n', "expected one of `url` and `command`"),
         (
+            ORDERS + 'command = ["x"]\nisolation = "box"\n',
+            "isolation: expected one of auto, bubblewrap, systemd, user, n",
+        ),
+        (
+            ORDERS + URL + 'isolation = "none"\n',
+            "expected `isolation`, `user`, `home`, `reads` and `writes` only with `c",
+        ),
+        (
+            ORDERS + URL + 'writes = ["/data"]\n',
+            "expected `isolation`, `user`, `home`, `reads` and `writes` only with `c",
+        ),
+        (ORDERS + 'command = ["x"]\nisolation = "none"\nreads = ["/"]\n', "only with an isolation, got isolation = "),
+        (
             ORDERS + URL + "retries = 3\n",
             "unknown field `retries`; expected some of audience, ca, command, costs, cred",
         ),

@@ -50,6 +50,7 @@ url = "http://127.0.0.1:{port}/mcp"
 audience = "orders"
 service = "{name}-stdio.json"
 command = ["{python}", "{script}", "{pause_s}"]
+isolation = "none"
 [upstream.plain]
 audience = "orders"
 service = "{name}-plain.json"

@@ -68,6 +68,7 @@ listen = ["127.0.0.1:{gateway}"]
 audience = "orders"
 resource = "http://127.0.0.1:{gateway}/orders"
 command = ["{python}", "{script}"]
+isolation = "none"
 """
 CLIENTS: Final = f"""\
 clients_agent = "{AGENT}"

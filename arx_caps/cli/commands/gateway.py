@@ -16,9 +16,10 @@ from arx_caps.cli.terminal import Console
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--check", is_flag=True, help="read all files, print what the upstreams are, and end")
 @click.option("--until-eof", is_flag=True, hidden=True, help="stop when standard input ends")
+@click.option("--realm", hidden=True, type=click.Path(path_type=Path), help="folder of the realm that runs beside it")
 @common_options
 @pass_console
-def gateway_command(console: Console, /, file: Path, check: bool, until_eof: bool) -> None:
+def gateway_command(console: Console, /, file: Path, check: bool, until_eof: bool, realm: Path | None) -> None:
     """Run the gateway that the TOML file FILE describes, until SIGINT or SIGTERM.
 
     Each upstream has a table [upstream.NAME] and is reached at the path /NAME; each decider has a table [decider.NAME]
@@ -32,7 +33,7 @@ def gateway_command(console: Console, /, file: Path, check: bool, until_eof: boo
     if check:
         settings = read_settings(file)
         found = Gateway(settings)
-        rows = [_described(name, settings.upstreams[name], each.routes) for name, each in found.upstreams.items()]
+        rows = [_described(name, settings.upstreams[name], each) for name, each in found.upstreams.items()]
         asked = [_decider(name, settings.deciders[name], each.routes) for name, each in found.deciders.items()]
         lines = [line for row in [*rows, *asked] for line in _lines(row)]
         console.data("gateway", {"upstreams": rows, "deciders": asked}, lambda: "\n".join(lines))
@@ -49,14 +50,15 @@ def gateway_command(console: Console, /, file: Path, check: bool, until_eof: boo
         )
         sys.stdout.flush()
 
-    serve(file, on_ready=on_ready, until_eof=until_eof)
+    serve(file, on_ready=on_ready, until_eof=until_eof, realm=realm)
     console.say("stopped")
 
 
-def _described(name: str, terms: Any, routes: dict[str, str]) -> dict[str, Any]:
-    kind = "http" if routes else "mcp"
+def _described(name: str, terms: Any, running: Any) -> dict[str, Any]:
+    kind = "http" if running.routes else "mcp"
     target = terms.url or " ".join(terms.command)
-    return {"name": name, "audience": terms.audience, "kind": kind, "target": target, "routes": routes}
+    row = {"name": name, "audience": terms.audience, "kind": kind, "target": target, "routes": running.routes}
+    return row | {"isolation": running.upstream.isolation.kind} if terms.command else row
 
 
 def _decider(name: str, terms: Any, routes: dict[str, str]) -> dict[str, Any]:
@@ -68,4 +70,6 @@ def _lines(row: dict[str, Any]) -> list[str]:
 
     shown = row["name"] if row["kind"] in KINDS else f"/{row['name']}"
     first = f"{shown}  {row['kind']}  audience {row['audience']}  {row['target']}"
+    if "isolation" in row:
+        first += f"  isolation {row['isolation']}"
     return [first, *(f"  {route} -> {tool}" for route, tool in row["routes"].items())]

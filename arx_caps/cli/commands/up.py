@@ -14,6 +14,7 @@ from arx_caps.cli.place import Place, realm_dir_option, store_url
 from arx_caps.cli.secure_files import passphrase_option, read_passphrase
 from arx_caps.cli.terminal import Console
 from arx_caps.realm import Realm
+from arx_caps.server_process import hide_memory
 
 
 @click.command("up")
@@ -42,6 +43,7 @@ def up_command(
     from arx_caps.mint.server.supervise import up
 
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    hide_memory()
     realm = Realm.open(realm_dir)
     store = store_url(realm) if realm.store is None else None  # the operator's own store URL may contain a password
     beside = GatewayProcess(gateway, Place(realm_dir), console) if gateway is not None else None

@@ -31,7 +31,7 @@ from arx_caps.mint.api.metrics import Metrics
 from arx_caps.mint.api.problems import type_of
 from arx_caps.mint.runtime import MintRuntime, need_store
 from arx_caps.realm import PASSPHRASE_VARIABLE, Realm, default_folder
-from arx_caps.server_process import collect_rarely, has_terminal, open_listener, stop_at_eof
+from arx_caps.server_process import collect_rarely, has_terminal, hide_memory, open_listener, stop_at_eof
 from arx_verifier.addresses import is_loopback
 from arx_verifier.errors import ArxError, SettingsError
 
@@ -84,6 +84,7 @@ def serve(
             TLS.
         StoreError: Store or database did not answer.
     """
+    hide_memory()
     realm = Realm.open(realm_dir)
     own_host, own_port = realm.host_and_port
     host, port = host or own_host, own_port if port is None else port

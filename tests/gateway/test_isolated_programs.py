@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an isolated program may use: its own files, what its table names, and nothing that leads elsewhere."""
+
+import dataclasses
+import os
+import shutil
+import stat
+import subprocess
+import sys
+import venv
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from arx_caps.isolation import Program, isolate, kind_that_works
+from arx_caps.isolation import choice as choices
+from arx_verifier.errors import SettingsError
+from tests.servers import until
+
+BOXED = pytest.mark.skipif(kind_that_works() is None, reason="no isolation works on this machine")
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Program:
+    """A shell, a secret of its starter, and a folder for each purpose."""
+    for name in ("data", "gateway", "tools"):
+        (tmp_path / name).mkdir()
+    secret = tmp_path / "gateway" / "orders.json"
+    secret.write_text("the key")
+    home = tmp_path / "gateway" / "servers" / "orders"
+    return Program(name="upstream.orders", command=("/bin/sh",), environment={}, home=home, protected=(secret,))
+
+
+def run(program: Program, script: str, kind: str = "auto") -> str:
+    """Run a script of the shell in the place of the program, and return what it wrote."""
+    isolation = isolate(program, kind)
+    try:
+        start = isolation.start_of(("/bin/sh", "-c", script))
+        done = subprocess.run(start.command, env=dict(isolation.environment), capture_output=True, check=False)
+    finally:
+        isolation.close()
+    return (done.stdout + done.stderr).decode()
+
+
+@BOXED
+def test_it_reads_and_writes_what_is_named(program: Program, tmp_path: Path) -> None:
+    """And its own folder, which lasts; ``reads`` cannot be written."""
+    (tmp_path / "tools" / "x").write_text("a tool")
+    (tmp_path / "data" / "x").write_text("data")
+    named = dataclasses.replace(program, reads=(tmp_path / "tools",), writes=(tmp_path / "data",))
+    script = f"cd; pwd; echo kept > own; cat {tmp_path}/*/x; echo new > {tmp_path}/data/y; echo no > {tmp_path}/tools/y"
+    wrote = run(named, script)
+    assert wrote.startswith(f"{program.home}\ndataa tool")
+    assert "Read-only file system" in wrote
+    assert (tmp_path / "data" / "y").read_text() == "new\n"
+    assert (program.home / "own").read_text() == "kept\n"
+    assert stat.S_IMODE(program.home.stat().st_mode) == 0o700
+    assert run(named, "cat own; ls /tmp") == "kept\n" if not str(tmp_path).startswith("/tmp") else True
+    assert "No such file" in run(program, f"cat {tmp_path}/data/x")
+
+
+@BOXED
+def test_its_environment_is_its_own(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PATH, the language, a home, and what its table has."""
+    monkeypatch.setenv("SECRET_OF_THE_STARTER", "s3cret")
+    monkeypatch.setenv("TMPDIR", "/elsewhere")
+    wrote = run(dataclasses.replace(program, environment={"MODE": "a b"}), "env").splitlines()
+    names = {line.partition("=")[0] for line in wrote}
+    assert names <= {"PATH", "LANG", "LC_ALL", "HOME", "USER", "LOGNAME", "MODE", "PWD", "OLDPWD", "SHLVL", "_"}
+    assert {"MODE=a b", f"HOME={program.home}"} <= set(wrote)
+
+
+@BOXED
+def test_it_ends_with_its_starter(program: Program, tmp_path: Path) -> None:
+    """With all its children, also when the starter is killed."""
+    named = dataclasses.replace(program, writes=(tmp_path / "data",))
+    isolation = isolate(named, "auto")
+    if isolation.kind == "systemd":
+        pytest.skip("under systemd it ends with the service of its starter")
+    script = f"setsid sh -c 'while :; do date +%s%N > {tmp_path}/data/beat; sleep 0.05; done' & sleep 600"
+    start = isolation.start_of(("/bin/sh", "-c", script)).command
+    own = str(os.getpid())
+    code = f"import os, subprocess, sys; subprocess.Popen([a.replace('{own}', str(os.getpid())) if a == '{own}' else a "
+    code += f"for a in {list(start)!r}]); print(flush=True); sys.stdin.read()"
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe) as starter:
+        beat = tmp_path / "data" / "beat"
+        until(lambda: beat.exists() and beat.read_text())
+        starter.kill()
+        starter.wait()
+
+        def is_still() -> bool:
+            before = beat.read_text()
+            subprocess.run(["sleep", "0.5"], check=True)
+            return before == beat.read_text()
+
+        until(is_still)
+
+
+@BOXED
+def test_a_program_of_a_virtual_environment(program: Program, tmp_path: Path) -> None:
+    """Its links lead to an interpreter elsewhere, and a script names that one in its first line, short or long."""
+    venv.create(tmp_path / "tools" / "env", symlinks=True)
+    folder = tmp_path / "tools" / "env" / "bin"
+    for name, first in {
+        "short": f"#!{folder}/python",
+        "long": f"#!/bin/sh\n'''exec' \"{folder}/python\" \"$0\" \"$@\"\n' '''",
+        "found": "#!/usr/bin/env python",
+    }.items():
+        (folder / name).write_text(f"{first}\nprint('runs')\n")
+        (folder / name).chmod(0o755)
+        path = {"PATH": f"{folder}:{os.environ['PATH']}"}
+        isolation = isolate(dataclasses.replace(program, command=(str(folder / name),), environment=path), "auto")
+        start = isolation.start()
+        done = subprocess.run(start.command, env=dict(isolation.environment), capture_output=True, check=False)
+        assert done.stdout == b"runs\n", (name, done)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [
+        ({"reads": ("nothing",)}, "reads: expected a file or folder, found none at {}/nothing"),
+        (
+            {"writes": ("gateway",)},
+            "writes: expected a path without files of ARx, got {0}/gateway, which would show {0}",
+        ),
+        ({"reads": ("gateway/orders.json",)}, "reads: expected a path without files of ARx"),
+        ({"writes": ("",)}, "writes: expected a path without files of ARx"),
+        ({"home": "gateway"}, "home: expected a path without files of ARx"),
+        (
+            {"writes": ("data",), "reads": ("data/inner",)},
+            "reads: {0}/data/inner is within {0}/data, which the program",
+        ),
+        (
+            {"command": ("/bin/sh", "{}/data")},
+            'command: the isolated program cannot see {0}/data; add writes = ["{0}/data"]',
+        ),
+        ({"command": ("/bin/sh", "--folder={}/data")}, "command: the isolated program cannot see {0}/data; add writes"),
+        ({"command": ("no-such-program",)}, "command: no-such-program: expected a program, found none; install it"),
+        ({"user": "no such user"}, "user: expected a user of this machine, got 'no such user'"),
+        ({"user": "root"}, "user: expected another user than root and that of ARx, got root"),
+    ],
+)
+def test_a_wrong_table_is_refused(program: Program, tmp_path: Path, changes: dict[str, Any], error: str) -> None:
+    """With the member and what to do, on every machine."""
+    (tmp_path / "data" / "inner").mkdir()
+    given: dict[str, Any] = {}
+    for name, value in changes.items():
+        paths = [tmp_path / each for each in value] if name in ("reads", "writes") else []
+        given[name] = tuple(paths) or value
+    if "home" in given:
+        given["home"] = tmp_path / given["home"]
+    if "command" in given:
+        given["command"] = tuple(each.format(tmp_path) for each in given["command"])
+    with pytest.raises(SettingsError) as refused:
+        isolate(dataclasses.replace(program, **given), "auto")
+    assert str(refused.value).startswith(f"upstream.orders: {error.format(tmp_path)}")
+
+
+def test_a_machine_without_any_isolation(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each one is named with its reason, and the lines that would do."""
+    monkeypatch.setattr(
+        shutil, "which", lambda name, path=None: None if name in ("bwrap", "systemd-run") else "/bin/sh"
+    )
+    with pytest.raises(SettingsError) as refused:
+        isolate(program, "auto")
+    assert str(refused.value) == (
+        'upstream.orders: isolation = "auto" does not work here (bubblewrap: no program bwrap; systemd: systemd does '
+        'not run this machine; user: `user` is not set); run `apt install bubblewrap`, or set isolation = "user" and '
+        'user = "NAME", or isolation = "none"'
+    )
+    assert isolate(program, "none").kind == "none"
+
+
+def test_an_isolation_that_shows_a_secret_is_not_taken(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is tried with a real process: here one that does not isolate."""
+    lame = {"bubblewrap": lambda given: dataclasses.replace(choices.none_start(given), kind="none")}
+    monkeypatch.setattr(choices, "_MAKERS", lame)
+    with pytest.raises(SettingsError, match=r"bubblewrap: the program could read .*/orders.json: run `chmod go-rwx"):
+        isolate(program, "auto")
+
+
+@BOXED
+def test_a_folder_that_became_a_link(program: Program, tmp_path: Path) -> None:
+    """Another server that may write beside it leads it to a secret: it is not started."""
+    isolation = isolate(dataclasses.replace(program, writes=(tmp_path / "data",)), "auto")
+    (tmp_path / "data").rmdir()
+    (tmp_path / "data").symlink_to(tmp_path / "gateway")
+    with pytest.raises(SettingsError, match="has become a link since the start; reload the gateway"):
+        isolation.start()
