@@ -13,6 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from arx_caps.durations import format_duration, show_time
+from arx_caps.mint.policy.parse import MISLEADING
 from arx_caps.record_text import shorten_middle
 
 MAX_ID_CHARS: Final = 24
@@ -91,13 +92,21 @@ def target_link(target: str, longest: int = MAX_TARGET_CHARS) -> Markup:
 def short(text: str, longest: int = MAX_ID_CHARS) -> Markup:
     """Return a text, shortened at its end if it is long, with the whole text as the title."""
     if len(text) <= longest:
-        return escape(text)
+        return escape(spell(text))
     return _fill('<span title="{}">{}…</span>', text, text[: longest - 1])
 
 
 def exact(value: Any) -> str:
     """Return a JSON value on one line, in ASCII: no letter can look like another, and no mark turn the direction."""
     return json.dumps(value, ensure_ascii=True)
+
+
+def spell(value: Any) -> Any:
+    """Return a text with marks that turn the direction of writing, or break its line, as JSON spells them."""
+    # An agent chooses purposes, arguments and names: with such a mark one could look like another.
+    if type(value) is not str or value.isascii() or MISLEADING.search(value) is None:
+        return value
+    return MISLEADING.sub(lambda mark: f"\\u{ord(mark[0]):04x}", value)
 
 
 def in_ascii(text: str) -> str:
@@ -145,12 +154,13 @@ def _exact(at_ms: int) -> tuple[str, str]:
 def _fill(element: str, *values: str) -> Markup:
     """Return HTML with values, each escaped unless it is HTML already, in place of its ``{}``."""
     # Not with ``Markup.format``, which takes three times longer: a page has hundreds of times and names.
-    return Markup(element.format(*map(escape, values)))  # noqa: S704
+    return Markup(element.format(*(escape(spell(value)) for value in values)))  # noqa: S704
 
 
 _ENVIRONMENT: Final = Environment(
     loader=PackageLoader("arx_caps.console"),
     autoescape=True,
+    finalize=spell,  # of every value of every page
     undefined=StrictUndefined,
     # An upgrade changes the files under a mint that runs: what it has shown must not change before its code does.
     auto_reload=False,

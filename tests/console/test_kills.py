@@ -67,6 +67,18 @@ def test_a_kill_is_previewed_made_and_recorded(live: Harness) -> None:
     assert f'href="/console/thaw?target=agent%3A{AGENT}"' in frozen
 
 
+@pytest.mark.parametrize("target", ["foo", "agent:acme/x\nfoo"])
+def test_a_preview_of_what_is_no_target_says_so(live: Harness, target: str) -> None:
+    """The same sentence where the preview would be as from the button, and no word of a kill that may work."""
+    browser = sign_in(live)
+    browser.get("/console/kill")
+    for do in ("preview", "go"):
+        page = browser.post("/console/kill", targets=target, what="kill", reason="x", do=do)
+        assert browser.status == 400
+        assert page.count("Unknown kind of target: expected one of realm") == 2
+        assert "may work" not in page
+
+
 def test_each_choice_does_what_it_says(live: Harness) -> None:
     """Kill, kill and freeze, freeze, thaw: the operation is that of the store's log."""
     browser = sign_in(live)

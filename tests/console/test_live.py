@@ -9,7 +9,7 @@ from sqlalchemy import update
 
 from arx_caps.console.live import QUEUE, Broadcast, Live, StreamEvent, Subscription
 from arx_caps.mint.db.tables import CONSOLE_SESSIONS
-from arx_caps.mint.identity.console_session import digest_of, find_console_session
+from arx_caps.mint.identity.console_session import digest_of, find_console_session, note_console_use
 from arx_verifier.errors import StoreError
 from arx_verifier.token import wire
 from tests.console.harness import sign_in
@@ -119,7 +119,8 @@ def test_a_page_that_is_left_open_keeps_nobody_signed_in(unit: Harness) -> None:
         return int(row["until"])
 
     before = until()
-    assert find_console_session(unit.mint, secret, used=False)
+    session = find_console_session(unit.mint, secret)
+    assert session is not None
     assert until() == before
-    assert find_console_session(unit.mint, secret)
+    note_console_use(unit.mint, session)
     assert until() > before

@@ -110,5 +110,5 @@ def _decoded(raw: bytes, kind: Any) -> Any:
         raise IncompleteError("the selection breaks off in the middle of a line")
     try:
         return msgspec.json.decode(raw, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise NoteError("a line of the selection is malformed") from error

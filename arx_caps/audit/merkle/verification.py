@@ -57,6 +57,7 @@ class Checked:
             "records": self.records,
             "first": self.first,
             "gone": [list(gone) for gone in self.gone],
+            "body": None if self.proof is None else self.proof.body is not None,
         }
 
 

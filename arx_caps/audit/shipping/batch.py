@@ -239,7 +239,7 @@ def read_mark(raw: bytes) -> Mark:
     """
     try:
         return _MARK.decode(raw)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:  # also of brackets without end
         raise TokenError("malformed answer: expected a high-water mark", code="malformed") from error
 
 

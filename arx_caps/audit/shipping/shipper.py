@@ -353,6 +353,6 @@ class _Problem(msgspec.Struct, frozen=True):
 def _detail(response: httpx.Response) -> str:
     try:
         problem = msgspec.json.decode(response.content, type=_Problem)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return f"status {response.status_code}"
     return f"{shorten(problem.code, 40)}: {shorten(problem.detail, 200)}"

@@ -81,7 +81,8 @@ def prove_command(console: Console, place: Place, record: str, out: Path | None)
     write_private(path, raw.decode())
     # The proof is not verified here: only an auditor with the log's key from another source can do that.
     value = {"file": str(path), "index": proof.index, "body": proof.body is not None}
-    console.data("audit-proof", value, f"{path}: record {proof.index}")
+    without = "" if proof.body is not None else ", without its body, which was erased"
+    console.data("audit-proof", value, f"{path}: record {proof.index}{without}")
     console.hint(f"verify it with `arx audit verify {path} --key VKEY`; `arx audit key` prints the key")
 
 
@@ -179,6 +180,8 @@ def _shown(checked: Any, signed: "Sequence[SignedDelegation]", call: "SignedBy |
     if call is not None:
         facts.append(("call by", f"{plain(call.by)}, key {call.by_key}"))
         facts.append(("call", plain(call.call)))
+    if checked.proof is not None and checked.proof.body is None:
+        facts.append(("body", "not in the file: it was erased, or is withheld; the record itself is as it was signed"))
     if checked.kind == "selection":
         facts.append(("note", f"a selection does not prove that it has every matching record of 0 to {last}"))
     return f"{click.style('HOLDS', fg='green', bold=True)}\n{pairs(facts)}"
