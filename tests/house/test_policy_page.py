@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """docs/policy.md is the language: its tables make one policy, its commands answer what stands below them."""
 
+import json
 import re
 import shlex
+import tomllib
 from pathlib import Path
 
 import pytest
 
 from arx_caps.mint.policy.model import Policy, Template
-from arx_verifier.constraints import explain
+from arx_verifier.constraints import compile_constraint, explain, read_constraint
 from arx_verifier.constraints.constraint import Constraint
 from tests.cli.helpers import arx
 from tests.house.pages import ROOT, Block, blocks, matches
@@ -92,3 +94,26 @@ def _run(command: str, shown: str) -> None:
     assert words.pop(0) == "arx"
     ran = arx(*words)
     assert matches(shown, ran.out or ran.err), ran.out or ran.err
+
+
+ROW = re.compile(r"\| `(\{ .+ \})` \| (.+) \| (.+) \|")
+
+
+def examples() -> list[tuple[str, str, bool]]:
+    """Return each value of the table of constraints, with its constraint and whether it is allowed."""
+    table = PAGE.partition("| constraint | allows | refuses |")[2].partition("\n\n")[0]
+    rows = [found.groups() for line in table.splitlines()[2:] if (found := ROW.fullmatch(line))]
+    assert len(rows) == len(table.splitlines()) - 2
+    return [
+        (constraint, value, is_allowed)
+        for constraint, allowed, refused in rows
+        for values, is_allowed in ((allowed, True), (refused, False))
+        for value in re.findall(r"`([^`]+)`", values.partition(": ")[0] if not is_allowed else values)
+    ]
+
+
+@pytest.mark.parametrize(("constraint", "value", "is_allowed"), examples())
+def test_a_constraint_decides_as_the_page_says(constraint: str, value: str, is_allowed: bool) -> None:
+    """Each row of the table is what a verifier decides."""
+    read = read_constraint(tomllib.loads(f"constraint = {constraint}")["constraint"])
+    assert compile_constraint(read)(json.loads(value)) is is_allowed

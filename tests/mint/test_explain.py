@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import field, structs
 
+from arx_caps.mint.policy import directions
 from arx_caps.mint.policy.approvals import ApprovalEntry, ApprovalTerms
 from arx_caps.mint.policy.diff import CHANGED, compare, covers
 from arx_caps.mint.policy.explain import PolicyRefusal, explain_grant, show_explained
@@ -131,7 +132,7 @@ def test_a_comparison_tells_what_is_meant() -> None:
     told = {(each.kind, each.place, each.member): (each.before, each.after) for each in compare(POLICY, new)}
     assert ("no longer granted", "task refund", "ttl") in told
     assert told["granted", "session sales", "ttl"] == ("1h", "2h")
-    assert told["changed", "task refund", "params"][1]["amount"] == {"range": [1, 200]}
+    assert told["granted", "task refund", "params"][1]["amount"] == {"range": [1, 200]}
     assert told["changed", "task refund", "allow"][1]["args"]["amount"] == "$amount"
     agents = [each.after for each in compare(POLICY, new) if each.member == "agents"]
     assert agents == ["acme/support/**", "acme/audit"]
@@ -436,3 +437,16 @@ def test_the_commands_say_the_same(tmp_path: Path) -> None:
     )
     ran = arx("policy", "diff", str(old), str(tmp_path / "none.toml"))
     assert (ran.exit_code, "none.toml: cannot be read" in ran.err) == (1, True)
+
+
+@given(tables=st.lists(st.lists(patterns, min_size=1, max_size=2), min_size=1, max_size=4), path=paths)
+def test_each_agent_has_its_like_among_those_that_are_tried(tables: list[list[str]], path: str) -> None:
+    """
+    Whatever patterns match an agent, one of the tried agents is matched by the same ones.
+    """
+    every = {pattern for table in tables for pattern in table}
+    tried = directions._agents(every)
+    assert tried is not None
+    matching = {pattern for pattern in every if matches_path(pattern, path)}
+    if matching:
+        assert any({pattern for pattern in every if matches_path(pattern, agent)} == matching for agent in tried)

@@ -139,6 +139,9 @@ ONE: dict[str, tuple[Any, Any, str, str]] = {
     "range-decimal-integer": ({"max": "5.5"}, 5, "grant", "an integer under decimal bounds"),
     "glob": ({"glob": "a/*/c-*"}, "a/b/c-d", "grant", "two stars, two segments"),
     "subpath": ({"subpath": "/data"}, "/data/a/b", "grant", "below"),
+    "subpath-last-slash": ({"subpath": "/data"}, "/data/", "grant", "one slash at the end"),
+    "subpath-below-last-slash": ({"subpath": "/data"}, "/data/a/", "grant", "one slash at the end"),
+    "subpath-two-last-slashes": ({"subpath": "/data"}, "/data//", NO, "an empty segment"),
     "url": (
         {"url": {"host": "*.a.example", "path": "/v1", "scheme": "https"}},
         "https://x.a.example/v1/y?z",

@@ -186,7 +186,7 @@ def remove_test(console: Console, place: Place, name: str) -> None:
 def diff(console: Console, place: Place, old: str, new: str | None) -> None:
     """Compare two policies by what they grant; OLD alone is compared with the policy in force.
 
-    OLD and NEW are files, digests or `in-force`.  Marks: + newly granted, - no longer granted, ~ otherwise changed.
+    OLD and NEW are files, digests or `in-force`.  Marks: + only allows more, - only allows less, ~ may do both.
     """
     from arx_caps.mint.policy.diff import compare
 

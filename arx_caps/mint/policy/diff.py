@@ -1,32 +1,38 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compare two policies by their meaning: granted, no longer granted, changed.
+"""Compare two policies by their meaning: what is granted, what is no longer granted, and what changed otherwise.
 
 Each is split into statements, one for each member of each table.  What the mint does with a difference is not in here.
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from decimal import Decimal
 from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
+from msgspec.structs import replace
 
 from arx_caps.durations import parse_duration
 from arx_caps.mint.policy.budgets import split_budget
+from arx_caps.mint.policy.directions import Effect, SessionCases, compare_args
 from arx_caps.mint.policy.explain import exchanges
 from arx_caps.mint.policy.model import Policy
 from arx_caps.mint.policy.parse import PolicyTable, as_written, marks_of, members_of
 from arx_caps.mint.policy.tables import AudienceTerms, PolicyDocument, SessionTerms, Template
 
 Kind = Literal["granted", "no longer granted", "changed"]
+Direction = Literal["widening", "narrowing", "unclear"]
 GRANTED: Final[Kind] = "granted"
 GONE: Final[Kind] = "no longer granted"
 CHANGED: Final[Kind] = "changed"
+_DIRECTIONS: Final[Mapping[Kind, Direction]] = {GRANTED: "widening", GONE: "narrowing", CHANGED: "unclear"}
 
 
 class Difference(NamedTuple):
     """One difference between two policies.
 
     Attributes:
-        kind: ``granted``, ``no longer granted`` or ``changed``.
+        kind: ``granted`` if the difference by itself only allows more, ``no longer granted`` if it only allows less,
+            else ``changed``.
         place: The table.
         member: The member of the table.
         before: The old policy's value; None for none.
@@ -39,13 +45,24 @@ class Difference(NamedTuple):
     before: Any
     after: Any
 
+    @property
+    def direction(self) -> Direction:
+        """Whether the new policy allows more by this difference: ``widening``, ``narrowing`` or ``unclear``."""
+        return _DIRECTIONS[self.kind]
+
 
 def compare(old: Policy, new: Policy) -> list[Difference]:
     """Return every difference in meaning, in the new policy's order, removed tables last."""
     before, after = dict(_places(old)), dict(_places(new))
     differences: list[Difference] = []
+    sessions, later = dict(old.document.session), new.document.session
+    cases = SessionCases([*sessions.values(), *later.values()])
     for place in dict.fromkeys((*after, *before)):
-        differences += _compare(place, before.get(place, {}), after.get(place, {}))
+        found = list(_compare(place, before.get(place, {}), after.get(place, {})))
+        kind, _, name = place.partition(" ")
+        if kind == "session":
+            found = _judge_sessions(found, sessions, name, later.get(name), cases)
+        differences += found
     return differences
 
 
@@ -61,6 +78,68 @@ def covers(outer: str, inner: str) -> bool:
 
 def _fits(wanted: str, given: str) -> bool:
     return wanted in ("*", given)
+
+
+# Sessions.  The tables that match an agent restrict it together: an agent that leaves one gains, another loses.
+
+
+def _judge_sessions(
+    differences: list[Difference],
+    tables: dict[str, SessionTerms],
+    name: str,
+    after: SessionTerms | None,
+    cases: SessionCases,
+) -> list[Difference]:
+    """Return the differences of a table with the kind of their effect on sessions.
+
+    They are made in ``tables`` one after the other, as two changes can do together what neither does alone.
+
+    Args:
+        differences: Those of the table.
+        tables: All tables, changed in place.
+        name: The name of the table.
+        after: The new table; None for none.
+        cases: Of both policies.
+    """
+    shown = {each.after for each in differences if each.member == "agents"}
+    terms = tables.get(name)
+    if terms is None:
+        assert after is not None
+        terms = replace(after, agents=())
+    elif after is not None:  # agents that a pattern of the table matched before
+        terms = replace(terms, agents=(*terms.agents, *(set(after.agents) - shown)))
+    judged = []
+    for difference in differences:
+        others = [table for other, table in tables.items() if other != name]
+        changed = _change(terms, difference, after)
+        concerned = (difference.after or difference.before,) if difference.member == "agents" else terms.agents
+        effect = cases.compare([*others, terms], [*others, changed], concerned)
+        judged.append(difference._replace(kind=_kind(effect)))
+        terms = changed
+    tables.pop(name, None)
+    if after is not None:
+        tables[name] = after
+    return judged
+
+
+def _change(terms: SessionTerms, difference: Difference, after: SessionTerms | None) -> SessionTerms:
+    """Return a table with one difference made; a member that sessions do not depend on changes nothing."""
+    if difference.member == "agents":
+        kept = tuple(agent for agent in terms.agents if agent != difference.before)
+        return replace(terms, agents=kept if difference.after is None else (*kept, difference.after))
+    if after is None:  # its agents have left, or leave: what else it had has no effect
+        return terms
+    if difference.member in ("subject", "subjects"):  # one has no meaning without the other
+        return replace(terms, subject=after.subject, subjects=after.subjects)
+    fields = {"ttl": "ttl_ms", "idle": "idle_ms", "max_open": "max_open", "subject_outlives": "outlives_ms"}
+    name = fields.get(difference.member)
+    return terms if name is None else replace(terms, **{name: getattr(after, name)})
+
+
+def _kind(effect: Effect) -> Kind:
+    if effect.gains == effect.loses:  # also without an effect
+        return CHANGED
+    return GRANTED if effect.gains else GONE
 
 
 # Statements.  A list is a tuple of plain data, a statement for each element; any other member is one statement.
@@ -122,9 +201,7 @@ def _compare(place: str, before: Mapping[str, Any], after: Mapping[str, Any]) ->
             yield from _of_lists(place, member, old or (), new or ())
         elif _text(old) != _text(new):
             # A member without an order is shown as changed: the reader judges it.
-            wider = _WIDER.get(member, _unknown)(old, new)
-            kind = CHANGED if wider is None else GRANTED if wider else GONE
-            yield Difference(kind, place, member, old, new)
+            yield Difference(_KINDS.get(member, _unknown)(old, new), place, member, old, new)
 
 
 def _of_table(place: str, kind: Kind, members: Mapping[str, Any]) -> Iterator[Difference]:
@@ -156,6 +233,8 @@ def _of_lists(place: str, member: str, old: tuple[Any, ...], new: tuple[Any, ...
         gone = [element for element in gone if not any(covers(other, element) for other in new)]
     if member in ("allow", "approvals"):
         yield from _changed_rules(place, member, added, gone)
+    if member == "budget":
+        yield from _changed_amounts(place, added, gone)
     if member in _ANY_IF_EMPTY and bool(old) != bool(new):
         # An empty list does not restrict: the first entry takes rights away, and removing the last one gives them back.
         yield Difference(GONE if new else GRANTED, place, member, list(old) or "anyone", list(new) or "anyone")
@@ -176,25 +255,52 @@ def _changed_rules(place: str, member: str, added: list[Any], gone: list[Any]) -
     def place_of(rule: Mapping[str, Any]) -> tuple[Any, Any]:
         return rule.get("at"), rule["tool"]
 
-    # Constraints are not compared: which of two allows more cannot be decided for every pair.
     for rule in tuple(added):
         before = next((other for other in gone if place_of(other) == place_of(rule)), None)
         if before is not None:
             added.remove(rule)
             gone.remove(before)
-            yield Difference(CHANGED, place, member, before, rule)
+            kind = (
+                _kind(compare_args(before.get("args"), rule.get("args"))) if _differ_in_args(before, rule) else CHANGED
+            )
+            yield Difference(kind, place, member, before, rule)
 
 
-def _unknown(_old: Any, _new: Any) -> bool | None:
-    return None
+def _changed_amounts(place: str, added: list[str], gone: list[str]) -> Iterator[Difference]:
+    """Yield the budgets whose amount alone changed, and remove them from both lists."""
+    for budget in tuple(added):
+        amount, _, unit = budget.partition(" ")
+        before = next((other for other in gone if other.partition(" ")[2] == unit), None)
+        if before is not None:
+            added.remove(budget)
+            gone.remove(before)
+            more = Decimal(amount) > Decimal(before.partition(" ")[0])
+            yield Difference(GRANTED if more else GONE, place, "budget", before, budget)
 
 
-def _longer(old: Any, new: Any) -> bool | None:
-    """Return whether a limit, an integer or a duration, grew; None is no limit."""
+def _differ_in_args(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    """Return whether two rules differ in nothing but what arguments they allow."""
+    first, second = ({name: each for name, each in rule.items() if name not in ("args", "any")} for rule in (old, new))
+    return _text(first) == _text(second)
+
+
+def _unknown(_old: Any, _new: Any) -> Kind:
+    return CHANGED
+
+
+def _longer(old: Any, new: Any) -> Kind:
+    """Return the kind of another limit, an integer or a duration; None is no limit."""
     if old is None or new is None:
-        return new is None
+        return GRANTED if new is None else GONE
     before, after = (parse_duration(limit) if isinstance(limit, str) else limit for limit in (old, new))
-    return bool(after > before)
+    return GRANTED if after > before else GONE
+
+
+def _more_replays(old: Any, new: Any) -> Kind:
+    """Return the kind of other terms for access tokens; those of a template without the member depend on others."""
+    if old is None or new is None:
+        return CHANGED
+    return GRANTED if _BEARER.index(new) > _BEARER.index(old) else GONE
 
 
 # The marks of each member, by its name: the tables mark their lists, and an integer is a limit.
@@ -206,6 +312,12 @@ _MARKS: Final = {
 _GRANTING: Final = {"trusted"} | {name for name, marks in _MARKS.items() if marks.get("entry") == "grants"}
 _RESTRICTING: Final = {name for name, marks in _MARKS.items() if marks.get("entry") == "restricts"}
 _ANY_IF_EMPTY: Final = {name for name, marks in _MARKS.items() if marks.get("empty") == "any"}
-_WIDER: Final[dict[str, Callable[[Any, Any], bool | None]]] = dict.fromkeys(
+_BEARER: Final = ("refuse", "dpop", "allow")
+_KINDS: Final[dict[str, Callable[[Any, Any], Kind]]] = dict.fromkeys(
     [name for name, marks in _MARKS.items() if marks["limit"]], _longer
-) | {"binding": lambda _old, new: bool(new == "bearer")}
+) | {
+    "binding": lambda _old, new: GRANTED if new == "bearer" else GONE,
+    "bearer": _more_replays,
+    # Who starts a task chooses the values: more of them are more grants.
+    "params": lambda old, new: _kind(compare_args(old, new)),
+}
