@@ -2,7 +2,9 @@
 """A real PostgreSQL for tests, out of a wheel: one server a run, a fresh database a test."""
 
 import contextlib
+import os
 import secrets
+import signal
 import subprocess
 import tempfile
 import warnings
@@ -64,6 +66,21 @@ class Postgres:
             )
             if change.startswith("SET"):
                 yield
+
+    @contextlib.contextmanager
+    def silence(self) -> Iterator[None]:
+        """Stop each process of the server, as a paused machine does: connections stay open, and nothing answers."""
+        postmaster = self._server.get_pid()
+        children = Path(f"/proc/{postmaster}/task/{postmaster}/children").read_text().split()
+        processes = [postmaster, *map(int, children)]
+        for process in processes:
+            os.kill(process, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for process in processes:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process, signal.SIGCONT)
 
     def _set(self, **settings: str) -> None:
         for name, value in settings.items():

@@ -6,6 +6,7 @@ transaction of its own, so that the kill waited for the standby: 12 and 20 s wer
 """
 
 import contextlib
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx2
+import psycopg
 import pytest
 
 from arx_caps.embedded import EmbeddedValkey
@@ -148,6 +150,62 @@ def test_behind_calls_that_hang(realm: Harness, server: Postgres) -> None:
         assert refused() < BOUND_S + SLACK_S
         assert answer.result(60).status_code == 200
         assert {other.result(60).status_code for other in others} <= {503}
+
+
+def test_behind_locks_of_others(realm: Harness, server: Postgres) -> None:
+    """Another program holds the tables that a kill is recorded in, and the operators' rows: neither delays it."""
+    operator, target = realm.operator(), "session:s-abcdefghijklmnop"
+    with (
+        in_force(realm, target) as refused,
+        ThreadPoolExecutor(1) as pool,
+        psycopg.connect(str(realm.realm.database)) as other,
+    ):
+        other.execute("LOCK TABLE outbox, epoch_high_water, epoch_followed, epoch_kills IN ACCESS EXCLUSIVE MODE")
+        other.execute("LOCK TABLE used_jti IN EXCLUSIVE MODE")
+        other.execute("SELECT * FROM operators FOR UPDATE")
+        answer = pool.submit(kill, operator, target)
+        try:
+            assert refused() < BOUND_S + SLACK_S
+        finally:
+            other.rollback()
+        assert answer.result(60).status_code == 200
+    until(lambda: recorded(realm))
+    assert recorded(realm) == [("operator:root", REASON, [target])]
+
+
+@pytest.mark.sqlite
+def test_behind_a_writer_of_a_file(tmp_path: Path, valkey: EmbeddedValkey, realm_name: str) -> None:
+    """Another program holds the write lock of the mint's SQLite file, and other calls wait for it."""
+    with open_live(tmp_path / "realm", valkey.url, name=realm_name) as live:
+        agent, _ = live.session()
+        operator, target = live.operator(), "session:s-abcdefghijklmnop"
+        with (
+            in_force(live, target) as refused,
+            ThreadPoolExecutor(21) as pool,
+            contextlib.closing(sqlite3.connect(live.realm.database_path, isolation_level=None)) as other,
+        ):
+            other.execute("BEGIN IMMEDIATE")
+            others = [pool.submit(agent.call, "POST", "/v1/tasks", LOOKUP) for _ in range(20)]
+            answer = pool.submit(kill, operator, target)
+            try:
+                assert refused() < BOUND_S + SLACK_S
+            finally:
+                other.execute("ROLLBACK")
+            assert answer.result(60).status_code == 200
+            assert all(other.result(60).status_code in (201, 503) for other in others)
+
+
+def test_when_the_database_is_silent(realm: Harness, server: Postgres) -> None:
+    """Nobody can be authenticated: the caller reads it at once, and goes to the store; the mint is not ready."""
+    operator = realm.operator()
+    with server.silence():
+        began = time.monotonic()
+        answer = kill(operator, "session:s-abcdefghijklmnop")
+        assert (answer.status_code, answer.json()["code"]) == (503, "store_unavailable"), answer.text
+        assert time.monotonic() - began < BOUND_S + SLACK_S
+        until(lambda: realm.client.get("/readyz").status_code == 503, BOUND_S + SLACK_S)
+    until(lambda: realm.client.get("/readyz").status_code == 200)
+    assert kill(operator, "session:s-abcdefghijklmnop").status_code == 200
 
 
 @pytest.mark.spec("CONTROL 1.2")

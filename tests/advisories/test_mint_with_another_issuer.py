@@ -22,7 +22,7 @@ def test_it_is_not_ready(
     tmp_path: Path, valkey: EmbeddedValkey, realm_name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It names both issuers, and lets a client ask another mint; the realm moves when no other mint runs."""
-    monkeypatch.setattr("arx_caps.mint.runtime.ALIVE_MS", 2_000)  # what a stopped mint is waited for
+    monkeypatch.setattr("arx_caps.mint.runtime.ALIVE_MS", 2_000, raising=False)  # what a stopped mint is waited for
     with open_live(tmp_path / "realm", valkey.url, name=realm_name) as live:
         until(lambda: live.client.get("/readyz").status_code == 200)
         other = replace(live.realm, issuer=OTHER)

@@ -122,8 +122,9 @@ class Database:
             return
         # SQLite polls its lock with ever longer pauses, so that one of many waiters would starve for seconds. A lock of
         # this process is handed over at once.
-        if not self._writing.acquire(timeout=BUSY_S):
-            raise StoreError(f"{NAME} did not answer: other writers held it for {BUSY_S:g} s; retry later")
+        patience_s = URGENT_S if is_urgent() else BUSY_S
+        if not self._writing.acquire(timeout=patience_s):
+            raise StoreError(f"{NAME} did not answer: other writers held it for {patience_s:g} s; retry later")
         try:
             yield
         finally:
