@@ -172,20 +172,22 @@ class WSGIClient:
         status, answer = _ask(self.guarded, method, target, body, token)
         ran, bare = self.guarded.ran[:], self._bare(method, target, body)
         self.guarded.ran.clear()
-        told = f"{method} {target} {body.decode()}: {status} {answer[:300]!r}"
+        exchange = f"{method} {target} {body.decode()}: {status} {answer[:300]!r}"
         allowed = [each for each in self._decisions.decisions[before:] if each.code == "ok"]
         if ran:
-            self._compare(method, ran, allowed, told)
+            self._compare(method, ran, allowed, exchange)
             self.seen["ran"] += 1
             if [each._replace(tool=None) for each in ran] != bare:
-                raise ConfusedError(f"the bare application ran {bare}, the guarded one {ran}: {told}")
+                raise ConfusedError(f"the bare application ran {bare}, the guarded one {ran}: {exchange}")
             return
         self.seen["refused"] += 1
         if len(bare) != 1 or not {(method, bare[0].number), self._like(method, bare[0].number)} & self._named:
             return
         why = "an empty segment" if "//" in target else self._reason(method, bare[0], is_odd)
         if not (why and status == 400):
-            raise ConfusedError(f"the bare application ran {bare}, the guarded one refused without a reason: {told}")
+            raise ConfusedError(
+                f"the bare application ran {bare}, the guarded one refused without a reason: {exchange}"
+            )
         self.seen[f"refused, {why}"] += 1
 
     def _like(self, method: str, number: int) -> tuple[str, int]:
@@ -210,13 +212,13 @@ class WSGIClient:
         self.twin.ran.clear()
         return ran
 
-    def _compare(self, method: str, ran: list[Ran], allowed: list[Any], told: str) -> None:
+    def _compare(self, method: str, ran: list[Ran], allowed: list[Any], exchange: str) -> None:
         if len(ran) != 1 or len(allowed) != 1:
-            raise ConfusedError(f"{len(ran)} endpoints ran for {len(allowed)} grants: {told}")
+            raise ConfusedError(f"{len(ran)} endpoints ran for {len(allowed)} grants: {exchange}")
         (one,), (decision,) = ran, allowed
         named = {(method, one.number), self._like(method, one.number)} & self._named
         if not named or not one.tool == decision.tool == f"t{one.number}":
-            raise ConfusedError(f"endpoint {one.number} ran as {one.tool}, judged as {decision.tool}: {told}")
+            raise ConfusedError(f"endpoint {one.number} ran as {one.tool}, judged as {decision.tool}: {exchange}")
         judged = json.loads(decision.arguments)
         texts = {name: text_of(value) for name, value in one.parameters.items()}
         for name, text in texts.items():
@@ -224,7 +226,7 @@ class WSGIClient:
                 texts[name] = judged[name]  # of an integer with three digits, whose one spelling has zeros
         expected = texts | one.query | one.body
         if json.dumps(judged, sort_keys=True) != json.dumps(expected, sort_keys=True):
-            raise ConfusedError(f"endpoint {one.number} got {expected}, judged were {judged}: {told}")
+            raise ConfusedError(f"endpoint {one.number} got {expected}, judged were {judged}: {exchange}")
 
 
 def text_of(value: Any) -> str:
