@@ -3,6 +3,7 @@
 
 import asyncio
 import contextlib
+import functools
 import re
 import ssl
 from collections.abc import AsyncIterator, Iterable
@@ -50,6 +51,9 @@ _NOT_ANSWERED: Final = frozenset(
         *(b"x-accel-redirect", b"x-accel-expires", b"x-sendfile", b"x-lighttpd-send-file", b"x-reproxy-url"),
     )
 )
+# Pages of which origins may read an answer is the gateway's to say.
+_NOT_BEGUN: Final = (b"access-control-", b"attribution-reporting-")
+_CDN: Final = b"cdn-cache-control"  # and with the name of a provider before it
 _SHARED: Final = re.compile(rb"(?:public|private|s-maxage|proxy-revalidate)[ \t]*(?:=.*)?", re.IGNORECASE | re.DOTALL)
 _DIRECTIVE: Final = re.compile(rb'(?:[^,"]|"(?:[^"\\]|\\.)*"?)+', re.DOTALL)  # RFC 9111 5.2: a value may be quoted
 
@@ -257,18 +261,17 @@ def answer_headers(raw: Iterable[tuple[bytes, bytes]]) -> Headers:
         raw: The answer's headers.
     """
     several = list(raw)
-    ended = _nominated(several) | _NOT_ANSWERED
-    kept = [(lower, value) for name, value in several if (lower := name.lower()) not in ended and not _is_own(lower)]
-    caching = b",".join(value for name, value in kept if name == b"cache-control")
-    kept = [pair for pair in kept if pair[0] != b"cache-control"]
+    ended, kept, caching = _nominated(several), list[tuple[bytes, bytes]](), b""
+    for name, value in several:
+        lower = name.lower()
+        if lower == b"cache-control":
+            caching += b"," + value
+        elif not (lower in _NOT_ANSWERED or lower in ended or lower.startswith(_NOT_BEGUN) or lower.endswith(_CDN)):
+            kept.append((lower, value))
     return [*kept, (b"cache-control", _private(caching)), (b"vary", b"Authorization")]
 
 
-def _is_own(name: bytes) -> bool:
-    # Pages of which origins may read an answer is the gateway's to say.
-    return name.endswith(b"cdn-cache-control") or name.startswith((b"access-control-", b"attribution-reporting-"))
-
-
+@functools.lru_cache(256)  # an upstream says the same of most answers
 def _private(caching: bytes) -> bytes:
     """Return ``Cache-Control`` of what was decided for one caller.  RFC 9111 3.5, 5.2.2.
 

@@ -54,13 +54,26 @@ class AnsweredMessage(NamedTuple):
     meta: Mapping[str, Any] = MappingProxyType({})
 
 
+class _Part(msgspec.Struct):
+    """The metadata of parameters or of a result; all else is skipped."""
+
+    meta: msgspec.Raw | msgspec.UnsetType = msgspec.field(default=msgspec.UNSET, name="_meta")
+
+
 class _Envelope(msgspec.Struct):
-    """The members of a message that say what it answers; a result is skipped."""
+    """The members of a message that say what it answers, and what ARx may have said in it."""
 
     id: Any = msgspec.UNSET
     method: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
-    result: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    params: _Part | msgspec.UnsetType = msgspec.UNSET
+    result: _Part | msgspec.UnsetType = msgspec.UNSET
     error: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+
+    @property
+    def metadata(self) -> list[bytes]:
+        """The metadata that it has, as they were written."""
+        parts = [part.meta for part in (self.params, self.result) if isinstance(part, _Part)]
+        return [bytes(meta) for meta in parts if isinstance(meta, msgspec.Raw)]
 
 
 _ENVELOPE: Final = msgspec.json.Decoder(_Envelope)
@@ -143,7 +156,9 @@ class McpAnswers:
     def _shown(self, data: bytes, asked: AnsweredMessage) -> bytes:
         if asked.screened is None and _TASK not in data and (envelope := _envelope_of(data)) is not None:
             self._check(msgspec.structs.asdict(envelope), asked)  # each call comes this way
-            return _message_without_own(data)
+            # Not only in the metadata that were read: of two of one name, a client may take the other ones.
+            has_own = _SPELT_OWN in data or any(map(_may_have_own, envelope.metadata))
+            return _message_without_own(data) if has_own else data
         found = _object_of(data)
         if found is None:
             raise self._error("with no message")
@@ -296,8 +311,7 @@ def _may_have_own(data: bytes) -> bool:
 
 
 def _message_without_own(data: bytes) -> bytes:
-    if not _may_have_own(data):  # nearly every message
-        return data
+    """Return a message without what only ARx says in ``_meta``."""
     members = _MEMBERS_OF.decode(data)
     came = {name: bytes(members[name]) for name in members.keys() & {"params", "result"}}
     kept = {name: without_own(part) for name, part in came.items()}
