@@ -119,10 +119,11 @@ class McpDoor:
             if exchange.content is None:
                 await exchange.close(413, error_message(None, INTERNAL_ERROR, "the message is too long"))
                 return
-            if self._forwarder.serves_one_holder:
-                check_revision(exchange.headers)  # a process has no headers
             if scope["method"] == "POST":
                 message = read_incoming(exchange.content)
+            if self._forwarder.serves_one_holder:
+                check_revision(exchange.headers)  # a process has no headers
+            if message is not None:
                 check_headers(exchange.headers, message)
                 with self._spans.message(message, exchange.headers):
                     await self._post(exchange, message, receive)

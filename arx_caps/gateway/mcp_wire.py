@@ -132,7 +132,9 @@ def read_incoming(body: bytes) -> Incoming:
 
 
 def check_revision(headers: HeaderValues) -> None:
-    """Require a revision that this gateway knows, where it is the HTTP server.  MCP, protocol version header.
+    """Require a revision that there is, where the gateway is the HTTP server.  MCP, protocol version header.
+
+    From 2026-07-28 on a request names its revision in the body too, and the server behind judges it.
 
     Args:
         headers: As ``collect_headers`` returns them.
@@ -141,7 +143,7 @@ def check_revision(headers: HeaderValues) -> None:
         WireError: It is another one.
     """
     stated = headers.get(b"mcp-protocol-version")
-    if stated is not None and (asked := stated.decode("latin-1")) not in REVISIONS:
+    if stated is not None and (asked := stated.decode("latin-1")) not in REVISIONS and asked < STATELESS:
         text = f"header mcp-protocol-version: expected one of {', '.join(REVISIONS)}, got {asked!r:.60}"
         raise WireError(UNSUPPORTED_VERSION, text, {"supported": [*REVISIONS], "requested": asked[:60]})
 

@@ -27,12 +27,16 @@ def test_it_is_refused(tmp_path: Path) -> None:
     script = str(ROOT / "tests" / "gateway" / "upstream_mcp.py")
     hello = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": {"protocolVersion": "2025-11-25"}}
     with open_door(realm, tmp_path, command=[sys.executable, script]) as url:
-        for stated in ("1999-01-01", "2030-01-01", "x", "2025-11-25 ,2025-06-18", ""):
+        for stated in ("1999-01-01", "2025-11-24", "2025-11-25 ,2025-06-18", "2025-11-25x", ""):
             headers = {"mcp-protocol-version": stated}
             answer = httpx.post(url, json=hello, headers=headers, auth=caller)
             assert (answer.status_code, answer.json()["error"]["code"]) == (400, -32022), stated
             assert answer.json()["error"]["data"] == {"supported": REVISIONS, "requested": stated}
+            assert answer.json()["id"] == 1
             for method in ("GET", "DELETE"):
                 assert httpx.request(method, url, headers=headers, auth=caller).status_code == 400
+        for later in ("2030-01-01", "x"):  # in the body too, for the server
+            answer = httpx.post(url, json=hello, headers={"mcp-protocol-version": later}, auth=caller)
+            assert answer.status_code in (400, 404), later
         for known in ({}, {"mcp-protocol-version": "2025-11-25"}):
             assert httpx.post(url, json=hello, headers=known, auth=caller).status_code == 200
