@@ -36,7 +36,7 @@ class Upstream:
         serves_one_holder: As of ``Forwarder``.
     """
 
-    name = "files"
+    name, base = "files", "http://127.0.0.1:1"
 
     def __init__(self, answer: Callable[[str], Any], serves_one_holder: bool = False) -> None:
         self.got: list[str] = []

@@ -10,6 +10,7 @@ import base64
 import concurrent.futures
 import contextlib
 import functools
+import getpass
 import hashlib
 import os
 import re
@@ -22,6 +23,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -30,12 +32,13 @@ from arx_caps.embedded import EmbeddedValkey
 from arx_verifier import ArxMiddleware, Rule, open_verifier
 from arx_verifier.journal import read_journal
 from arx_verifier.request import HttpCall
-from arx_verifier.testing import UnsafeCaller
+from arx_verifier.testing import UnsafeCaller, UnsafeTestRealm
 from arx_verifier.token import CallSigner, http_fields
 from tests.adapters.asgi_server import serving
 from tests.agent.live import now_ms
 from tests.gateway.gateway_realm import AUDIENCE, GatewayRealm, Program, gateway
-from tests.gateway.proxy_programs import caddy, nginx
+from tests.gateway.proxy_programs import caddy, nginx, run_nginx
+from tests.gateway.served_door import open_door
 from tests.house.reader import environment
 from tests.servers import free_ports, until
 
@@ -423,6 +426,53 @@ def test_a_call_goes_to_one_of_several_servers(method: str, tmp_path: Path) -> N
         held.enter_context(nginx(tmp_path / "nginx", port, to=first, also_to=second, decider=None))
         assert httpx.request(method, f"http://127.0.0.1:{port}/orders/o-1", timeout=30).status_code == 502
     assert len(got) == 1
+
+
+CACHING = """user {user};
+pid cache.pid;
+events {{}}
+http {{
+  access_log off;
+  proxy_cache_path kept keys_zone=kept:1m;
+  server {{
+    listen 127.0.0.1:{port};
+    location / {{
+      proxy_pass http://127.0.0.1:{to};
+      proxy_set_header Host $http_host;
+      proxy_cache kept;
+      add_header x-cache $upstream_cache_status;
+    }}
+  }}
+}}
+"""
+
+
+def test_a_cache_before_a_gateway_keeps_no_answer(tmp_path: Path) -> None:
+    """Though the service behind calls it public: nginx would give it to all, also to one without a token."""
+    caching = [(b"cache-control", b"public, max-age=60"), (b"x-accel-expires", b"60"), (b"content-length", b"2")]
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "lifespan":
+            for phase in ("startup", "shutdown"):
+                await receive()
+                await send({"type": f"lifespan.{phase}.complete"})
+            return
+        await send({"type": "http.response.start", "status": 200, "headers": caching})
+        await send({"type": "http.response.body", "body": b"it"})
+
+    realm, [port] = UnsafeTestRealm("orders"), free_ports(1)
+    callers = [realm.caller(Rule(tool="orders.get"), session=f"s-{number}") for number in range(2)]
+    with contextlib.ExitStack() as held:
+        service = held.enter_context(serving(app))
+        url = held.enter_context(
+            open_door(realm, tmp_path, url=f"http://127.0.0.1:{service}", routes={"GET /x": "orders.get"})
+        )
+        file = tmp_path / "cache.conf"
+        file.write_text(CACHING.format(user=getpass.getuser(), port=port, to=urlsplit(url).port))
+        held.enter_context(run_nginx(file, port))
+        answers = [httpx.get(f"http://127.0.0.1:{port}/orders/x", auth=caller) for caller in (*callers, None)]
+    assert [(answer.status_code, answer.headers.get("x-cache")) for answer in answers[:2]] == [(200, "MISS")] * 2
+    assert answers[2].status_code == 401
 
 
 def kill_once(site: Site, host: str) -> float:
