@@ -245,6 +245,18 @@ def shown(harness: Harness) -> list[dict[str, Any]]:
     return records_after(harness.mint, -1, 100)[0]
 
 
+def test_agents_only(unit: Harness) -> None:
+    """No call of an operator or a service, and no event, on the page and in its stream, which the filters keep."""
+    unit.mint.log.step()
+    browser = sign_in(unit)
+    everything = rows(browser.get("/console/decisions"))
+    page = browser.get("/console/decisions?only=agents&agent=acme/c")
+    assert (rows(page), set(everything) > {0, 1, 2}) == ([2, 1, 0], True)
+    assert 'name="only" value="agents"' in page
+    assert rows(browser.get("/console/decisions?only=agents")) == [4, 3, 2, 1, 0]
+    assert re.search(r'data-feed="[^"]*only=agents', page)
+
+
 def test_the_feed_s_filter_is_the_search_s(unit: Harness) -> None:
     """Without the database; except that a delegate finds only what is its own or came from it."""
     unit.mint.log.step()

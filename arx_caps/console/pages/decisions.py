@@ -27,6 +27,9 @@ from arx_verifier.errors import ArxError, GrantError, RequestError
 PATH: Final = "/console/decisions"
 ROWS: Final = 100  # on the page before anything is live; the script keeps at most twice as many
 EVERY_S: Final = 0.3
+ONLY: Final = "only"  # the member of the query that leaves out services and operators, with the value AGENTS
+AGENTS: Final = "agents"
+_OF_AGENTS: Final = 5 * ROWS  # records in which the first page looks for those of agents
 _READ_AT_ONCE: Final = 1_000
 _BEHIND: Final = 3_000  # with more new records than that, the older ones are skipped and counted as missed
 _STALE_S: Final = 5.0  # a reader without viewers for longer begins at the log's end
@@ -133,12 +136,15 @@ def show_decisions(visit: Visit) -> Response:
     asked = filters_of(visit.query)
     if set(asked) & {"since", "until"}:
         raise RequestError("the feed has no time range: use the search")
-    answer = visit.call(list_records, query={**asked, "limit": ROWS})
+    only_agents = visit.query.get(ONLY) == AGENTS
+    answer = visit.call(list_records, query={**asked, "limit": _OF_AGENTS if only_agents else ROWS})
+    wanted = [each for each in answer.records if asked.get("tool") or each.get("tool") != READ]
     return visit.render(
         "decisions.html",
         title="Decisions",
-        command=command_of("audit tail --follow", visit.query),
-        rows=[row_of(each) for each in answer.records if asked.get("tool") or each.get("tool") != READ],
+        command="" if only_agents else command_of("audit tail --follow", visit.query),
+        rows=[row_of(each) for each in wanted if not only_agents or _is_of_agent(each)][:ROWS],
+        only_agents=only_agents,
         total=answer.total,
         searched=answer.searched,
         feed=f"{PATH}/live?" + visit.link(after=answer.size - 1).partition("?")[2],
@@ -158,7 +164,8 @@ def stream_decisions(visit: Visit) -> Response:
     size = newest.size
     reader: RecordReader = visit.request.app.state.reader
     next_index = size if seen is None else min(seen + 1, size)
-    viewer = _Viewer(lambda shown: matches(question, shown), next_index)
+    only_agents = visit.query.get(ONLY) == AGENTS
+    viewer = _Viewer(lambda shown: matches(question, shown) and (not only_agents or _is_of_agent(shown)), next_index)
     # The page lacks what came since it was made, at most as many rows as a page has.
     records = [each for each in reversed(newest.records) if each["index"] >= next_index]
     full = len(newest.records) == ROWS and len(records) == ROWS
@@ -175,6 +182,11 @@ def stream_decisions(visit: Visit) -> Response:
 
     broadcast = visit.live.broadcast("decisions", reader.read, EVERY_S)
     return visit.stream(broadcast, lambda batch, _: viewer.show(batch), first)
+
+
+def _is_of_agent(shown: dict[str, Any]) -> bool:
+    """Return whether a record is the decision on an agent's call, not on a service's or an operator's."""
+    return shown["type"] == "decision" and bool(shown["session"])
 
 
 def show_decision(visit: Visit) -> Response:

@@ -150,7 +150,7 @@ def _tree_values(visit: Visit, session: SessionShown, tree: SessionTree | None, 
         "gauges": gauges,
         "own": own,
         "drawing": draw(nodes, lambda place: f"{to_node}{quote_plus(nodes[place].ref)}#holder", selected),
-        "branches": _branches(nodes),
+        "outline": _outline(nodes),
         "names": [name_of(node) for node in nodes],
         "holders": {node.ref: name_of(node) for node in nodes},
         "home": home,
@@ -169,11 +169,19 @@ def _selected(visit: Visit, nodes: Sequence[TreeNode]) -> int | None:
     return next((place for place, node in enumerate(nodes) if node.ref == wanted), None)
 
 
-def _branches(nodes: Sequence[TreeNode]) -> dict[int | None, list[int]]:
+def _outline(nodes: Sequence[TreeNode]) -> list[tuple[int, int]]:
+    """Return the place of each node with its depth, each node before those below it."""
     below: dict[int | None, list[int]] = {}
     for place, node in enumerate(nodes):
         below.setdefault(node.parent, []).append(place)
-    return below
+    # Not recursive: a chain of delegations may be long, and a template that calls itself is freed late.
+    outline: list[tuple[int, int]] = []
+    waiting = [(place, 0) for place in reversed(below.get(None, []))]
+    while waiting:
+        place, depth = waiting.pop()
+        outline.append((place, depth))
+        waiting += [(child, depth + 1) for child in reversed(below.get(place, []))]
+    return outline
 
 
 def _timeline_values(visit: Visit, tree: SessionTree | None) -> dict[str, Any]:

@@ -11,8 +11,8 @@ from tests.console.browser.pages import PAGES
 from tests.console.browser.realm import DemoRealm
 from tests.console.browser.visit import OVERLAPS, SCROLLS, find_violations
 
-# CSS pixels of a window of 1280 x 800 at 200 %, and of a small telephone.
-WINDOWS = {"at 200 %": (640, 400), "on a telephone": (360, 740)}
+# CSS pixels of a window of 1280 x 800 at 200 % and at 400 % (WCAG 1.4.10), and of a small telephone.
+WINDOWS = {"at 200 %": (640, 400), "at 400 %": (320, 256), "on a telephone": (360, 740)}
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
