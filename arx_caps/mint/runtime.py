@@ -138,10 +138,11 @@ class MintRuntime(MintContext):
 
     def _keep(self) -> None:
         """Run the background thread: keep store, freezes, keys and policy up to date."""
-        failing, due = False, 0.0
+        failing, due, unattested = False, 0.0, False
         while not self._stop.wait(GLANCE_S):
-            moved = self.epochs.view()[:2] != self.freezes.followed[:2] and not failing
-            if not moved and time.monotonic() < due:
+            was_unattested, unattested = unattested, self.epochs.is_unattested()
+            moved = self.epochs.view()[:2] != self.freezes.followed[:2] or (unattested and not was_unattested)
+            if not (moved and not failing) and time.monotonic() < due:
                 continue
             due = time.monotonic() + KEEPER_S
             try:

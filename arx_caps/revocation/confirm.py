@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
-from arx_caps.revocation.report import KillReport, fenced_after_ms, write_summary
+from arx_caps.revocation.report import KillReport, fenced_after_ms, name_risk, write_summary
 from arx_caps.revocation.wire import Bump, Header, Registry
 from arx_verifier.errors import StoreError
 
@@ -45,7 +45,9 @@ def wait_confirmed(unacked: Callable[[int, int], Registry], bump: Bump, timeout_
         pause = min(2 * pause, POLL_S[1])
 
 
-def report_row(unacked: Callable[[int, int], Registry], header: Header, seq: int, at_ms: int) -> dict[str, Any]:
+def report_row(
+    unacked: Callable[[int, int], Registry], header: Header, seq: int, at_ms: int, replicas: int
+) -> dict[str, Any]:
     """Report a kill of this or another process as it is now.
 
     Args:
@@ -53,6 +55,7 @@ def report_row(unacked: Callable[[int, int], Registry], header: Header, seq: int
         header: The state of the history, which is the kill's.
         seq: The kill's place in it.
         at_ms: When the store took the kill, by its clock, ms since the Unix epoch.
+        replicas: How many replicas a kill waits for.
 
     Returns:
         Members of ``KillReport``, in which ``took_ms`` is the kill's age.
@@ -69,7 +72,7 @@ def report_row(unacked: Callable[[int, int], Registry], header: Header, seq: int
         unreachable=unreachable,
         registry_age_ms=at_ms - seen.since_ms,
         lease_ms=header.lease_ms,
-        durable=True,
+        at_risk=name_risk(True, replicas, header.replicas),
         took_ms=took_ms,
         lag_ms=header.lag_ms,
     )
@@ -102,13 +105,14 @@ def _report(bump: Bump, registry: Registry | None, fence_s: float) -> KillReport
         unreachable=unreachable,
         registry_age_ms=header.at_ms - seen.since_ms,
         lease_ms=header.lease_ms,
-        durable=bump.durable,
+        at_risk=bump.at_risk,
         took_ms=took_ms,
         lag_ms=header.lag_ms,
     )
     if registry is None:
         fence = f"+{fenced_after_ms(header.lease_ms + header.lag_ms) / 1000:.3f} s"
-        summary = f"{status}: in force; the store stopped answering; leases end by {fence}"
+        risk = f"NOT DURABLE, {bump.at_risk}; " if bump.at_risk else ""
+        summary = f"{status}: {risk}in force; the store stopped answering; leases end by {fence}"
     return KillReport(
         targets=bump.targets,
         seq=header.seq,

@@ -102,7 +102,7 @@ class Exchange:
         named = tuple(keys)
         return self.once(lambda: self.client.fcall(function, len(named), *named, *arguments))
 
-    def written(self, replicas: int, function: str, keys: tuple[str, ...], *arguments: Any) -> tuple[Any, bool]:
+    def written(self, replicas: int, function: str, keys: tuple[str, ...], *arguments: Any) -> tuple[Any, bool, int]:
         """Call a function of the store, then wait until its write is on disk.
 
         Args:
@@ -112,7 +112,8 @@ class Exchange:
             arguments: Its arguments.
 
         Returns:
-            The answer, and whether the write is on the primary's and the replicas' disks.
+            The answer, whether the write is on the primary's and the replicas' disks, and how many replicas had it on
+            disk at once.
 
         Raises:
             RedisError: The store did not answer, or refused.  It is not mapped, so that ``until_known`` can retry.
@@ -123,8 +124,9 @@ class Exchange:
             if isinstance(reply, Exception):
                 raise reply
             # After a time-out the answer has smaller numbers; a store without an append-only file answers an error.
-            durable = isinstance(disk, list) and disk[0] >= 1
-            return reply, durable and (replicas == 0 or self._on_replicas(connection, replicas))
+            if not isinstance(disk, list) or disk[0] < 1:
+                return reply, False, 0
+            return reply, replicas == 0 or self._on_replicas(connection, replicas), int(disk[1])
 
     def _on_replicas(self, connection: Any, replicas: int) -> bool:
         """Wait until ``replicas`` replicas have this connection's writes on disk; return whether they do."""

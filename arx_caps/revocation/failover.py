@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Detect that the store failed over to another server, and end or continue its history.  SPEC 10.
 
-The fence is in ``functions.lua``: after a change of server the store grants no lease until a mint has attested it.
+The fence is in ``functions.lua``: a server grants no lease until a mint has attested its replication id, which changes
+with each promotion and each restart.
 ``mint.revocation.store_history`` decides whether a store went back.
 """
 
@@ -9,16 +10,18 @@ from typing import Any, Final, NamedTuple
 
 from arx_caps.revocation.exchange import ask
 from arx_caps.revocation.store import RevocationStore
-from arx_caps.revocation.wire import Header, StoreHistoryError, read_header, text
+from arx_caps.revocation.wire import Header, Replication, StoreHistoryError, read_header, read_replication
 from arx_verifier.errors import StoreError
 
 DEFAULT_WINDOW_MS: Final = 24_000  # above a cluster's default node time-out and min-replicas-max-lag's default
-FIELDS: Final = ("incarnation", "replid", "node", "guard", "lag_ms", "replicas")
+FIELDS: Final = ("incarnation", "had_replica", "replid", "node", "lag_ms", "replicas")
+HOUR_MS: Final = 60 * 60 * 1000  # how often a mint records that the server has replicas
+FAILED_OVER: Final = "the store failed over to another server, which may lack kills"
 
 
 # A promoted replica may lack kills that the old primary acknowledged.  So the mint ends the history (`rotate`), or goes
-# on where no kill can be lost (`trust`: every replica had each kill on disk).  A server that only restarted, according
-# to its Sentinels or its cluster, lacks nothing.
+# on where no kill can be lost (`trust`: every replica had each kill on disk).  A server that only restarted lacks
+# nothing: Sentinels or a cluster identify it, and a server at a plain address that has no replica.
 class Topology(NamedTuple):
     """The replication of a store, as its operator configured it.
 
@@ -39,15 +42,24 @@ class Look(NamedTuple):
 
     Attributes:
         incarnation: The history.
-        replid: The replication id, which changes at each promotion and each restart.
         node: The Sentinels' or the cluster's name of the server; empty without them.
         known: The recorded replication id, node and settings.
+        server: What it shows of its replication.
+        had_replica_ms: When a replica was recorded last, by the store's clock, ms since the Unix epoch; 0 for never.
+        at_ms: The store's clock, ms since the Unix epoch.
     """
 
     incarnation: str
-    replid: str
     node: str
     known: tuple[str, ...]
+    server: Replication
+    had_replica_ms: int
+    at_ms: int
+
+    @property
+    def replicas(self) -> int:
+        """Number of replicas that may be promoted; -1 if the server hides it."""
+        return self.server.promotable(self.had_replica_ms, self.at_ms)
 
 
 def look(store: RevocationStore) -> Look:
@@ -62,23 +74,24 @@ def look(store: RevocationStore) -> Look:
     """
     exchange = store.exchange
 
-    def see() -> tuple[Any, str, str]:
-        with exchange.connection() as connection:  # one connection: both answers come from the same server
-            fields, info = ask(connection, ("HMGET", store.keys.header, *FIELDS), ("INFO", "replication"))
-            for answer in (fields, info):
+    def see() -> tuple[list[Any], str]:
+        with exchange.connection() as connection:  # one connection: all answers come from the same server
+            answers = ask(connection, ("HMGET", store.keys.header, *FIELDS), ("INFO", "replication"), ("TIME",))
+            for answer in answers:
                 if isinstance(answer, Exception):
                     raise answer
-            return fields, text(info), str(getattr(connection, "node", ""))
+            return answers, str(getattr(connection, "node", ""))
 
-    fields, info, node = exchange.once(see)
-    facts = dict(line.split(":", 1) for line in info.splitlines() if ":" in line)
-    if facts.get("role") != "master":
+    (fields, info, time), node = exchange.once(see)
+    server = read_replication(info)
+    if server.role != "master":
         exchange.forget_connections()
         raise StoreError("the server that answers is a replica")
     if fields[0] is None:
         raise StoreHistoryError("NOINIT", "the realm has no history in this store")
-    incarnation, *known = (value.decode() if value is not None else "" for value in fields)
-    return Look(incarnation, facts["master_replid"], node, tuple(known))
+    incarnation, had_replica, *known = (value.decode() if value is not None else "" for value in fields)
+    at_ms = int(time[0]) * 1000 + int(time[1]) // 1000
+    return Look(incarnation, node, tuple(known), server, int(had_replica or 0), at_ms)
 
 
 def must_attest(store: RevocationStore, topology: Topology) -> bool:
@@ -92,10 +105,9 @@ def must_attest(store: RevocationStore, topology: Topology) -> bool:
         StoreError: It does not answer, or is a replica.
         StoreHistoryError: The realm has no history in it.
     """
-    if not (store.fails_over or topology.replicas):
-        return False  # no other server can take its place
     seen = look(store)
-    return seen.known != _terms(seen, topology, store.fails_over)
+    forgotten = bool(seen.server.connected) and seen.at_ms - seen.had_replica_ms > HOUR_MS
+    return forgotten or seen.known != _terms(seen, topology, store.fails_over)
 
 
 def attest(
@@ -120,8 +132,9 @@ def attest(
     why, incarnation = _why_rotate(seen, topology, store.fails_over), seen.incarnation
     if why is not None:
         incarnation = store.rotate(seq_at_least=seq_at_least, max_ttl_ms=max_ttl_ms).header.incarnation
-    terms = _terms(seen, topology, store.fails_over)
-    reply = store.exchange.call("arx1_attest", store.keys.attested, incarnation, *terms)
+    replid, node, *settings = _terms(seen, topology, store.fails_over)
+    guard = "1"  # the functions of earlier versions let an unattested server grant leases without it
+    reply = store.exchange.call("arx1_attest", store.keys.attested, incarnation, replid, node, guard, *settings)
     if reply[6] == b"CORRUPT":
         why = "the store has lost entries, or was changed without its functions"
         return store.rotate(seq_at_least=seq_at_least, max_ttl_ms=max_ttl_ms).header, why
@@ -131,18 +144,22 @@ def attest(
 def _why_rotate(seen: Look, topology: Topology, fails_over: bool) -> str | None:
     """Return why the history has to end, or None if it can continue."""
     replid, node = seen.known[:2]
-    if replid in ("", seen.replid) or topology.on_failover == "trust":
+    if replid in ("", seen.server.replid) or topology.on_failover == "trust":
         return None
-    if not (fails_over or topology.replicas):
-        return None  # no other server can have taken its place
     if node and node == seen.node:
         return None  # the same server restarted with its own file
-    return "the store failed over to another server, which may lack kills"
+    # A promoted replica names its primary, until it restarts.  Without a sign of a replica only a restart remains.
+    if _is_replicated(seen, topology, fails_over) or seen.server.promoted_from == replid:
+        return FAILED_OVER
+    return None
 
 
-def _terms(seen: Look, topology: Topology, fails_over: bool) -> tuple[str, str, str, str, str]:
-    """Return what a mint records of an attested server: replication id, node and settings."""
-    replicated = fails_over or topology.replicas > 0
-    guard = replicated and topology.on_failover == "rotate"
-    lag_ms = topology.window_ms if replicated else 0
-    return seen.replid, seen.node, str(int(guard)), str(lag_ms), str(topology.replicas)
+def _is_replicated(seen: Look, topology: Topology, fails_over: bool) -> bool:
+    """Return whether another server can take this one's place: by settings, or by what the server shows or hides."""
+    return fails_over or topology.replicas > 0 or seen.replicas != 0
+
+
+def _terms(seen: Look, topology: Topology, fails_over: bool) -> tuple[str, str, str, str]:
+    """Return what a mint records of an attested server: replication id, node, window and replicas."""
+    lag_ms = topology.window_ms if _is_replicated(seen, topology, fails_over) else 0
+    return seen.server.replid, seen.node, str(lag_ms), str(topology.replicas)

@@ -6,7 +6,7 @@
 -- Keys of a realm R, one hash slot:  arx:{R}:h    hash   incarnation seq chain low base n
 --                                                        lease_ms lease_max_ms lease_until
 --                                                        maxttl_ms maxttl_max_ms maxttl_until taken
---                                                        replid node guard moved lag_ms replicas
+--                                                        replid node moved lag_ms replicas had_replica
 --                                    arx:{R}:k    hash   target -> kill           arx:{R}:f  hash  target -> freeze
 --                                    arx:{R}:x    zset   target -> retain until   arx:{R}:log stream  seq-0
 --                                    arx:{R}:v    zset   verifier -> last probe  arx:{R}:a  zset  verifier -> applied
@@ -29,6 +29,7 @@ local PRUNE = 50                -- expired kills dropped by one bump; more than 
 local KEEP_LOG = 10000          -- entries a follower may be behind before it must copy the kills
 local KEEP_VERIFIERS_MS = 600000 -- verifiers that are silent for longer are forgotten; far above 10 leases
 local MOVED_MS = 60000          -- after a failover, how long the deposed primary may still answer; at least lag_ms
+local REPLICA_MS = 86400000     -- a replica that is away may be promoted for this time
 local MAX_TARGET = 96
 local MAX_ENTRIES = 4000         -- 1000 targets, and the taints of what they wrote
 
@@ -66,8 +67,34 @@ local function run_id()
   return run
 end
 
-local function repl_id()
-  return string.match(redis.call('INFO', 'replication'), 'master_replid:(%x+)')
+-- The replication id, and how many replicas are connected.  Some services filter INFO: without the id two servers look
+-- the same, and no function answers; a hidden number of replicas is nil.
+local function replication()
+  local info = redis.call('INFO', 'replication')
+  local id = string.match(info, 'master_replid:(%x+)')
+  if not id then
+    error({err = 'ERR the server hides master_replid in INFO replication: ARx cannot notice a failover of it'})
+  end
+  return id, tonumber(string.match(info, 'connected_slaves:(%d+)')), info
+end
+
+-- A copy for a backup counts while it is made; a replica that was in step is remembered when it is away.
+local function had_replica(header, now, connected, info)
+  if connected and connected > 0 and (string.find(info, 'state=online', 1, true) or not string.find(info, 'slave0:', 1, true)) then
+    return now
+  end
+  return header.had_replica
+end
+
+-- How many replicas may be promoted, which may lack what only this server has on disk: those connected, or one that was
+-- connected within the last day; -1 if the server hides it.
+local function replicas_of(header, now, connected)
+  if not connected then
+    return -1
+  elseif connected == 0 and header.had_replica > 0 and now < header.had_replica + REPLICA_MS then
+    return 1
+  end
+  return connected
 end
 
 local function registry_since(acks_key, verifiers_key, now, id)
@@ -107,7 +134,7 @@ local function keep_of(header, now)
 end
 
 local FIELDS = {'seq', 'low', 'n', 'lease_ms', 'lease_max_ms', 'lease_until', 'maxttl_ms', 'maxttl_max_ms',
-                'maxttl_until', 'taken', 'guard', 'moved', 'lag_ms'}
+                'maxttl_until', 'taken', 'moved', 'lag_ms', 'had_replica'}
 
 local function read_header(key)
   local values = redis.call('HMGET', key, 'incarnation', 'replid', 'chain', 'base', unpack(FIELDS))
@@ -161,18 +188,19 @@ end
 
 -- arx1_init  KEYS h f b x log   ARGV incarnation lease_ms maxttl_ms seq
 -- Begins a history if there is none.  Freezes found without a header stay: they do not depend on any history.
+-- The server that begins a history lacks nothing of it, so it is attested.
 -- Reply: incarnation, seq, store ms, lease in force, lag, chain, 1 if it began now.
 local function init(keys, argv)
   local now = now_ms()
-  local header = read_header(keys[1])
+  local header, id = read_header(keys[1]), replication()
   if header then
-    return {header.incarnation, header.seq, now, lease_of(header, now), lag_of(header, now, repl_id()), header.chain, 0}
+    return {header.incarnation, header.seq, now, lease_of(header, now), lag_of(header, now, id), header.chain, 0}
   end
   redis.call('DEL', keys[2], keys[4], keys[5])
   local seq = int(tonumber(argv[4]))
   local chain = chain_after(argv[1], seq, 'rotate', 'realm')
   redis.call('HSET', keys[1], 'incarnation', argv[1], 'seq', seq, 'low', seq, 'n', redis.call('HLEN', keys[3]),
-             'lease_ms', argv[2], 'maxttl_ms', argv[3], 'chain', chain, 'base', chain)
+             'lease_ms', argv[2], 'maxttl_ms', argv[3], 'chain', chain, 'base', chain, 'replid', id)
   return {argv[1], tonumber(seq), now, tonumber(argv[2]), 0, chain, 1}
 end
 
@@ -273,7 +301,7 @@ end
 -- `event`: what the mint records of it, or empty.  `proof`, or empty: the proof of the call that asks for it, which is used
 -- up here; `call` names that call, so that it can repeat itself.
 -- A store that failed over accepts it too: a kill is never refused because the mint has not attested the server yet.
--- Reply: incarnation, seq, store ms, lease in force, lag, chain.
+-- Reply: incarnation, seq, store ms, lease in force, lag, chain, replicas that may be promoted or -1.
 local function bump(keys, argv)
   local header, elsewhere = header_in(keys[1], argv[1])
   if not header then
@@ -301,13 +329,19 @@ local function bump(keys, argv)
     end
   end
   prune(keys, header, now)
+  local id, connected, info = replication()
   redis.call('HSET', keys[1], 'seq', int(header.seq), 'low', int(header.low), 'n', int(header.n),
              'chain', header.chain, 'base', header.base)
+  local had = had_replica(header, now, connected, info)
+  if had ~= header.had_replica then
+    redis.call('HSET', keys[1], 'had_replica', int(had))
+  end
   for index = FIRST, #argv do
     local op, target = read_target(argv[4], argv[index])
     redis.call('SPUBLISH', channel(keys[1]), header.incarnation .. ' ' .. int(first + index - FIRST) .. ' ' .. op .. ' ' .. target)
   end
-  return {header.incarnation, header.seq, now, lease_of(header, now), lag_of(header, now, repl_id()), header.chain}
+  return {header.incarnation, header.seq, now, lease_of(header, now), lag_of(header, now, id), header.chain,
+          replicas_of(header, now, connected)}
 end
 
 -- Whether a place that claims this history is not in it: the store went back, or used the number for another entry.
@@ -330,25 +364,26 @@ local function probe(keys, argv)
   if not header then
     return NOINIT
   end
-  -- After a failover this store may lack kills that another one acknowledged: it grants no lease before a mint attests it.
-  local id = repl_id()
-  if header.guard == 1 and header.replid ~= id then
-    return UNATTESTED
-  end
+  local id = replication()
   local now, applied = now_ms(), tonumber(argv[3])
   local counted = tonumber(argv[6] or argv[3])
   local same = argv[2] == header.incarnation
   local known = same and chain_at(header, keys[4], applied)
   redis.set_repl(redis.REPL_NONE)
   registry_since(keys[6], keys[5], now, id)
-  redis.call('ZADD', keys[5], int(now), argv[1])
-  redis.call('ZADD', keys[6], known == argv[4] and counted <= header.seq and int(counted) or '-1', argv[1])
   for index = 3, same and 8 or 0, 5 do -- its own place, and that of one behind it
     local seq = tonumber(argv[index])
     if seq and is_elsewhere(header, keys[4], seq, argv[index + 1]) then
       redis.call('ZADD', keys[6], int(-2 - seq), '!ahead:' .. argv[1])
     end
   end
+  -- Another server, or this one after a restart, may lack kills that were acknowledged: it grants no lease before a mint
+  -- attests it.  The mint compares it with the places recorded above, among others.
+  if header.replid ~= id then
+    return UNATTESTED
+  end
+  redis.call('ZADD', keys[5], int(now), argv[1])
+  redis.call('ZADD', keys[6], known == argv[4] and counted <= header.seq and int(counted) or '-1', argv[1])
   if keys[7] then
     redis.call('ZREMRANGEBYLEX', keys[7], '[' .. argv[1] .. '\n', '(' .. argv[1] .. '\v')
     redis.call('ZADD', keys[7], '0', argv[1] .. '\n' .. argv[7])
@@ -400,7 +435,7 @@ end
 local function unacked(keys, argv)
   local now = now_ms()
   redis.set_repl(redis.REPL_NONE)
-  local since = registry_since(keys[2], keys[1], now, repl_id())
+  local since = registry_since(keys[2], keys[1], now, (replication()))
   local gone = redis.call('ZRANGEBYSCORE', keys[1], '-inf', int(now - KEEP_VERIFIERS_MS), 'LIMIT', 0, PRUNE)
   if #gone > 0 then
     redis.call('ZREM', keys[1], unpack(gone))
@@ -430,7 +465,7 @@ end
 -- arx1_rotate  KEYS h f b x log v a   ARGV incarnation_expected incarnation seq_at_least lease_ms maxttl_ms
 -- Ends the history: every token born in it is revoked.  The sequence continues, freezes stay.  Zero keeps a setting.
 -- The registry begins anew: a confirmation of the old history is none of this one.
--- Reply: incarnation, seq, store ms, lease in force, lag, chain.
+-- Reply: incarnation, seq, store ms, lease in force, lag, chain, replicas that may be promoted or -1.
 local function rotate(keys, argv)
   local header, elsewhere = header_in(keys[1], argv[1])
   if not header then
@@ -453,19 +488,23 @@ local function rotate(keys, argv)
   end
   redis.call('SPUBLISH', channel(keys[1]), argv[2] .. ' ' .. seq .. ' rotate realm')
   header.lease_ms, header.lease_max_ms, header.lease_until = lease, old_lease, now + old_lease
-  return {argv[2], tonumber(seq), now, lease_of(header, now), lag_of(header, now, repl_id()), chain}
+  local id, connected = replication()
+  return {argv[2], tonumber(seq), now, lease_of(header, now), lag_of(header, now, id), chain,
+          replicas_of(header, now, connected)}
 end
 
 -- arx1_attest  KEYS h f b log   ARGV incarnation replid node guard lag_ms replicas
--- The mint attests this server, named `node`, which may then grant leases.  With `guard` no other server may before it
--- was attested; a deposed one still may for `lag_ms`.  `replicas`: how many replicas must have a kill on disk.
+-- The mint attests this server, named `node`, which may then grant leases.  No other server may before it was attested; a
+-- deposed one still may for `lag_ms`.  `replicas`: how many replicas must have a kill on disk.
+-- `guard` is not read: earlier functions guard only with it.
 -- Reply: incarnation, seq, store ms, lease in force, lag, chain, OK or CORRUPT.
 local function attest(keys, argv)
   local header, elsewhere = header_in(keys[1], argv[1])
   if not header then
     return elsewhere
   end
-  local now, id = now_ms(), repl_id()
+  local now = now_ms()
+  local id, connected, info = replication()
   if argv[2] ~= id then
     return {err = 'UNATTESTED the store has changed hands again'}
   end
@@ -473,8 +512,8 @@ local function attest(keys, argv)
     header.moved = now
   end
   header.replid, header.lag_ms = id, tonumber(argv[5])
-  redis.call('HSET', keys[1], 'replid', id, 'node', argv[3], 'guard', argv[4], 'lag_ms', argv[5], 'replicas', argv[6],
-             'moved', int(header.moved))
+  redis.call('HSET', keys[1], 'replid', id, 'node', argv[3], 'lag_ms', argv[5], 'replicas', argv[6],
+             'moved', int(header.moved), 'had_replica', int(had_replica(header, now, connected, info)))
   local status = is_whole(header, keys[2], keys[3], keys[4]) and 'OK' or 'CORRUPT'
   return {header.incarnation, header.seq, now, lease_of(header, now), lag_of(header, now, id), header.chain, status}
 end

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import Any, Final, Self
 
 DRIFT: Final = 1e-3  # how much faster or slower a verifier's clock may run
+CRASH: Final = "a crash of the store could undo it"
+FAILOVER: Final = "a failover of the store could undo it: set `replicas` in realm.toml, the server "
 
 
 # A verifier confirms by the probe that it sends after applying the kill.  A verifier that could still accept holds a
@@ -22,6 +24,22 @@ def fenced_after_ms(lease_ms: int) -> float:
     return lease_ms * (1 + DRIFT)
 
 
+def name_risk(on_disk: bool, replicas: int, shown: int) -> str:
+    """Return what could still undo an acknowledged kill; empty if nothing could.
+
+    Args:
+        on_disk: Whether it is on the primary's disk, and on those of ``replicas`` replicas.
+        replicas: How many replicas a kill waits for.
+        shown: Number of replicas that may be promoted; -1 if the server hides it.
+    """
+    if not on_disk:
+        return CRASH
+    if replicas or shown == 0:
+        return ""
+    # No kill waited for a replica, so the one that is promoted may lack it.
+    return FAILOVER + ("hides whether it has replicas" if shown < 0 else "has a replica, or had one within a day")
+
+
 @dataclass(frozen=True, slots=True)
 class KillReport:
     """The known facts about one kill, freeze or thaw.
@@ -30,7 +48,7 @@ class KillReport:
         targets: Its targets.
         seq: Its place in the realm's kill sequence; with several targets, the last one.
         incarnation: The history it belongs to.
-        durable: Whether the store has it on disk.
+        durable: Whether no crash and no failover of the store can undo it.
         status: ``confirmed`` (by every verifier), ``partial`` (not by some, whose leases end), ``unconfirmed`` (in
             force, but the registry may not contain every verifier), or ``unknown`` (the store did not answer).
         verifiers: Number of verifiers in the registry.
@@ -86,7 +104,7 @@ def write_summary(
     unreachable: tuple[str, ...],
     registry_age_ms: int,
     lease_ms: int,
-    durable: bool,
+    at_risk: str,
     took_ms: float,
     lag_ms: int = 0,
 ) -> tuple[str, str]:
@@ -98,7 +116,7 @@ def write_summary(
         unreachable: Ids of the others.
         registry_age_ms: Age of the registry at the kill, ms.
         lease_ms: The longest lease in force, ms.
-        durable: Whether the store has it on disk.
+        at_risk: What could still undo it; empty if it is durable.
         took_ms: From the call to now, ms.
         lag_ms: How long a primary deposed within the last minute may still grant leases, ms.
 
@@ -122,6 +140,6 @@ def write_summary(
             line = f"{count} verifiers; those that came to ({shown}) since are fenced by a lease at {fence}"
     else:
         status, line = "confirmed", f"{count} verifiers in {took_ms:.1f} ms"
-    if not durable:
-        status, line = "unconfirmed", f"NOT DURABLE, a crash of the store could undo it; {line}"
+    if at_risk:
+        status, line = "unconfirmed", f"NOT DURABLE, {at_risk}; {line}"
     return status, f"{status}: {line}"

@@ -13,8 +13,8 @@ from typing import Any, Final, Self
 import redis
 
 from arx_caps.revocation.confirm import wait_confirmed
-from arx_caps.revocation.exchange import Exchange
-from arx_caps.revocation.report import KillReport
+from arx_caps.revocation.exchange import Exchange, ask
+from arx_caps.revocation.report import KillReport, name_risk
 from arx_caps.revocation.targets import is_tainted_kind, parse_targets
 from arx_caps.revocation.wire import (
     Ahead,
@@ -31,6 +31,8 @@ from arx_caps.revocation.wire import (
     read_entry,
     read_header,
     read_registry,
+    read_replicas,
+    read_replication,
     text,
 )
 from arx_verifier.errors import RequestError, SettingsError, StoreError
@@ -42,7 +44,9 @@ DEFAULT_LEASE_MS: Final = 1_000
 DEFAULT_MAX_TTL_MS: Final = 60 * 60 * 1_000  # the longest life of a token, and so how long a kill is kept
 MAX_WHY: Final = 500  # characters of a reason that are kept
 OUTCOME_S: Final = 5.0  # how long to retry until the outcome of a bump is known
-HEADER_FIELDS: Final = ["incarnation", "seq", "lease_ms", "lease_max_ms", "lease_until", "replicas", "chain"]
+HEADER_FIELDS: Final = (
+    *("incarnation", "seq", "lease_ms", "lease_max_ms", "lease_until", "replicas", "chain", "had_replica"),
+)
 
 
 class RevocationStore:
@@ -169,8 +173,8 @@ class RevocationStore:
         arguments = (old, new_incarnation(), least, lease_ms, max_ttl_ms)
         # Once, and only from the history that was read: a repeat would end the history that another mint has just
         # begun.
-        reply, durable = self.exchange.once(lambda: self._written("arx1_rotate", self.keys.all, *arguments))
-        return Bump("rotate", ("realm",), self._learn(reply, forget=True), durable, sent)
+        reply, at_risk = self.exchange.once(lambda: self._written("arx1_rotate", self.keys.all, *arguments))
+        return Bump("rotate", ("realm",), self._learn(reply, read_replicas(reply), forget=True), at_risk, sent)
 
     def remember(self, place: HistoryPlace) -> None:
         """Refuse from now on a store that is behind a place which the mint's database remembers.
@@ -356,7 +360,7 @@ class RevocationStore:
         about = ("" if until_ms is None else str(until_ms), by[:96], reason[:MAX_WHY], event)
         rest = (*about, *(("", "", "") if proof is None else proof), *(each or named))
 
-        def bump() -> tuple[Any, bool]:
+        def bump() -> tuple[Any, str]:
             # Read at each try: other kills may have been acknowledged while this one was retried.
             seen = self._seen
             assert seen is not None
@@ -365,11 +369,18 @@ class RevocationStore:
         if self._seen is None:
             self.header()
         # A lost answer leaves the outcome unknown.  Repeating is harmless: a second kill of a target is one more entry.
-        reply, durable = self.exchange.until_known(bump, sent + patience_s, self._on_doubt)
-        return Bump(op, named, self._learn(reply), durable, sent)
+        reply, at_risk = self.exchange.until_known(bump, sent + patience_s, self._on_doubt)
+        return Bump(op, named, self._learn(reply, read_replicas(reply)), at_risk, sent)
 
-    def _written(self, function: str, keys: tuple[str, ...], *arguments: Any) -> tuple[Any, bool]:
-        return self.exchange.written(self._replicas or 0, function, keys, *arguments)
+    def _written(self, function: str, keys: tuple[str, ...], *arguments: Any) -> tuple[Any, str]:
+        """Call a function that writes; return its answer, and what could still undo the write."""
+        reply, on_disk, copied = self.exchange.written(self.replicas, function, keys, *arguments)
+        return reply, name_risk(on_disk, self.replicas, read_replicas(reply) or copied)
+
+    @property
+    def replicas(self) -> int:
+        """How many replicas a kill waits for."""
+        return self._replicas or 0
 
     def wait_confirmed(self, bump: Bump, timeout_ms: int | None = None) -> KillReport:
         """Wait until every verifier has confirmed, or until the leases have ended, and report.
@@ -401,15 +412,25 @@ class RevocationStore:
             StoreHistoryError: The realm has none in this store.
             StoreError: The store did not answer.
         """
-        reply = self.exchange.once(lambda: self.exchange.client.hmget(self.keys.header, HEADER_FIELDS))
+
+        def read() -> list[Any]:
+            with self.exchange.connection() as connection:
+                command = ("HMGET", self.keys.header, *HEADER_FIELDS)
+                answers = ask(connection, command, ("TIME",), ("INFO", "replication"))
+                for answer in answers:
+                    if isinstance(answer, Exception):
+                        raise answer
+                return answers
+
+        reply, at, info = self.exchange.once(read)
         if reply[0] is None:
             raise StoreHistoryError("NOINIT", "the realm has no history in this store")
-        at: Any = self.exchange.once(self.exchange.client.time)
-        at_ms = at[0] * 1000 + at[1] // 1000
+        at_ms = int(at[0]) * 1000 + int(at[1]) // 1000
         lease_ms = max(int(reply[2]), int(reply[3] or 0) if int(reply[4] or 0) > at_ms else 0)
         if self._replicas_given is None:
             self._replicas = int(reply[5] or 0)
-        return self._learn([reply[0], reply[1], at_ms, lease_ms, 0, reply[6] or b"-"])
+        shown = read_replication(info).promotable(int(reply[7] or 0), at_ms)
+        return self._learn([reply[0], reply[1], at_ms, lease_ms, 0, reply[6] or b"-"], shown)
 
     def unacked(self, seq: int, since_ms: int) -> Registry:
         """Return the verifiers that probed since a time, and which of them have not applied ``seq``.
@@ -481,8 +502,8 @@ class RevocationStore:
 
     # Exchanges.
 
-    def _learn(self, reply: Any, *, forget: bool = False) -> Header:
-        header = read_header(reply)
+    def _learn(self, reply: Any, replicas: int = 0, *, forget: bool = False) -> Header:
+        header = read_header(reply, replicas)
         with self._lock:
             seen = self._seen
             if seen is None or forget or (header.incarnation == seen.incarnation and header.seq > seen.seq):

@@ -17,6 +17,9 @@ HISTORY_ERRORS: Final = ("NOINIT", "INCARNATION", "REGRESSED", "UNATTESTED")
 
 AHEAD: Final = "!ahead:"  # prefix of a member for a verifier that names a place of another history
 MOST: Final = float(2**53)  # larger than any sequence
+REPLICA_MS: Final = (
+    24 * 60 * 60 * 1000
+)  # a replica that is away may be promoted for this time, as `functions.lua` has it
 
 
 DIRECT: Final = " (direct, user "  # in the author of a change that the command line made at the store
@@ -107,6 +110,7 @@ class Header(NamedTuple):
         lease_ms: The longest lease in force, ms.
         lag_ms: How long a primary deposed within the last minute may still grant leases, ms; 0 without one.
         chain: The chain hash at ``seq``.
+        replicas: Number of replicas that may be promoted, connected now or within a day; -1 if the server hides it.
     """
 
     incarnation: str
@@ -115,11 +119,40 @@ class Header(NamedTuple):
     lease_ms: int
     lag_ms: int
     chain: str
+    replicas: int = 0
 
     @property
     def place(self) -> HistoryPlace:
         """The history's name, sequence and chain hash."""
         return HistoryPlace(self.incarnation, self.seq, self.chain)
+
+
+class Replication(NamedTuple):
+    """What a server shows of its replication.
+
+    Attributes:
+        role: ``master`` or ``slave``.
+        replid: The replication id, which changes at each promotion and each restart.
+        promoted_from: The replication id of the primary whose replica it was before it was promoted; empty without one,
+            or after a restart.
+        connected: Number of connected replicas; None if the server hides it.
+    """
+
+    role: str
+    replid: str
+    promoted_from: str
+    connected: int | None
+
+    def promotable(self, had_replica_ms: int, at_ms: int) -> int:
+        """Return the number of replicas that may be promoted; -1 if the server hides it.
+
+        Args:
+            had_replica_ms: When a replica was recorded last, ms since the Unix epoch; 0 for never.
+            at_ms: Now, by the same clock.
+        """
+        if self.connected is None:
+            return -1
+        return self.connected or int(had_replica_ms > 0 and at_ms < had_replica_ms + REPLICA_MS)
 
 
 class Bump(NamedTuple):
@@ -129,15 +162,20 @@ class Bump(NamedTuple):
         op: ``kill``, ``freeze``, ``kill+freeze``, ``thaw``, ``each`` for several, or ``rotate``.
         targets: Its targets.
         header: The state of the history after it.
-        durable: Whether the store has it on disk, and on the required replicas.
+        at_risk: What could still undo it; empty if it is durable.
         sent: Monotonic clock at the call, s.
     """
 
     op: str
     targets: tuple[str, ...]
     header: Header
-    durable: bool
+    at_risk: str
     sent: float
+
+    @property
+    def durable(self) -> bool:
+        """Whether no crash and no failover of the store can undo it."""
+        return not self.at_risk
 
 
 class Registry(NamedTuple):
@@ -209,17 +247,43 @@ def text(value: Any) -> str:
     return value.decode("utf-8", "replace")
 
 
-def read_header(reply: Any) -> Header:
+def read_header(reply: Any, replicas: int = 0) -> Header:
     """Return the history's state in the first members of an answer.
+
+    Args:
+        reply: The answer.
+        replicas: Number of replicas that may be promoted; -1 if the server hides it.
 
     Raises:
         StoreError: The answer has another form.
     """
     try:
         incarnation, seq, at_ms, lease_ms, lag_ms, chain = reply[:6]
-        return Header(text(incarnation), int(seq), int(at_ms), int(lease_ms), int(lag_ms), text(chain))
+        return Header(text(incarnation), int(seq), int(at_ms), int(lease_ms), int(lag_ms), text(chain), replicas)
     except (TypeError, ValueError) as error:
         raise StoreError("the store answered in an unknown form") from error
+
+
+def read_replication(info: Any) -> Replication:
+    """Parse the section ``replication`` of INFO; some services leave lines out.
+
+    Raises:
+        StoreError: It has no role or no replication id.
+    """
+    facts = dict(line.split(":", 1) for line in text(info).splitlines() if ":" in line)
+    connected = facts.get("connected_slaves", "")
+    try:
+        role, replid = facts["role"], facts["master_replid"]
+    except KeyError as error:
+        raise StoreError(
+            f"the server hides {error.args[0]} in INFO replication: ARx cannot notice a failover of it"
+        ) from error
+    return Replication(role, replid, facts.get("master_replid2", ""), int(connected) if connected.isdigit() else None)
+
+
+def read_replicas(reply: Any) -> int:
+    """Return the number of replicas in an answer to a bump or a rotation; -1 if the functions are older."""
+    return int(reply[6]) if len(reply) > 6 else -1
 
 
 def read_registry(reply: Any, seq: int, since_ms: int) -> Registry:
@@ -311,7 +375,7 @@ def as_store_error(error: Exception) -> StoreError:
         return StoreError(
             "the store refused the user or password: set ARX_STORE_PASSWORD, or the login in the store's address"
         )
-    if isinstance(error, redis.exceptions.NoPermissionError):
+    if isinstance(error, redis.exceptions.NoPermissionError) or message.startswith("ACL failure in script"):
         return StoreError("the store does not permit this user to do that; `arx redis acl` prints what each role needs")
     if is_elsewhere(error):
         return StoreError(

@@ -12,7 +12,9 @@
      HISTORY  a backup of the store is taken and restored, and histories are ended
      CONFIRM  the store has a registry, and an operator waits until the first entry is confirmed
      MINT     a mint derives a token from one that may be revoked
-     REPLICA  a connection may reach a replica that lags                                                              */
+     REPLICA  a connection may reach a replica that lags
+     MOVED    the server at the store's address restarts, or a replica that lags takes its place; a mint may attest
+              that server, and ends the history if it was a replica: SPEC 10.8                                        */
 
 #ifndef LEASE
 #define LEASE 2
@@ -82,6 +84,10 @@ byte minted_born;
 #endif
 #ifdef REPLICA
 bit at_replica;
+byte copied;                    /* entries that have reached the replica */
+#endif
+#ifdef MOVED
+bit attested = 1, promoted;
 byte copied;                    /* entries that have reached the replica */
 #endif
 
@@ -158,6 +164,15 @@ active proctype Store()
        :: at_replica -> cut()   /* READONLY: the function writes */
 #endif
        fi;
+#elif defined(MOVED)
+       if
+       :: attested -> answer(log, seq)
+#ifdef MUTATION_UNATTESTED_SERVER_ANSWERS
+       :: !attested -> answer(log, seq)
+#else
+       :: !attested -> cut()    /* whatever its data are */
+#endif
+       fi;
 #else
        answer(log, seq);
 #endif
@@ -198,6 +213,21 @@ active proctype Store()
        bumps && !confirmed && began_before >= LEASE && a_known && a_applied >= 1 -> confirmed = 1;
 #ifdef REACH_CONFIRMED
        assert(!confirmed)
+#endif
+     }
+#endif
+#ifdef MOVED
+  :: atomic { copied < seq && !promoted -> copied++ }
+  :: atomic { attested -> attested = 0; cut() } /* a restart: the replication id is a new one */
+  :: atomic { !promoted -> promoted = 1; attested = 0; seq = copied; log = UPTO(log, copied); copied = 0; cut() }
+  :: atomic {
+       !attested -> attested = 1;
+       if
+       :: promoted && inc < HISTORIES -> ended[inc] = 1; inc++; log = 0; seq = bumps
+       :: !promoted || inc == HISTORIES
+       fi;
+#ifdef REACH_ATTESTED
+       assert(inc == 1)
 #endif
      }
 #endif
@@ -266,7 +296,7 @@ active proctype Follower()
        fi
      }
   :: atomic { connected -> cut(); sent = 0; sent_age = 0 }
-#ifdef HISTORY
+#if defined(HISTORY) || defined(MOVED)
   :: atomic {                   /* the process begins anew */
        v_inc && !deciding -> cut(); sent = 0; sent_age = 0;
        v_inc = 0; v_applied = 0; v_kill = 0; v_retired = 0; v_word = 0; v_place = 0; v_live = 0; v_age = 0; v_left = 0;
@@ -435,7 +465,7 @@ active proctype Reader()
   :: atomic {
        v_live ->                /* without a lease there is nothing to decide */
        t_inc = v_inc;
-#ifdef HISTORY
+#if defined(HISTORY) || defined(MOVED)
        if
        :: v_inc > 1 -> t_inc = v_inc - 1
        :: true

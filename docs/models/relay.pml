@@ -10,6 +10,7 @@
    Parts, each added by a macro:
      HURRY    a caller of the verifier waits for an answer that is not older than its question
      CONFIRM  the relay reports those behind it, and the operator waits for confirmations
+     MOVED    another server answers at the store's address, which lacks the kill and which no mint attests
 
    Counters named `..._before` stop when the kill is executed: they tell how long before the kill something was, which
    is all that the operator asks for.                                                                                 */
@@ -28,6 +29,9 @@ mtype = { PUSH, ANSWER, ENTRY, GRANT };
 /* The store. */
 bit killed;
 byte since;                     /* ticks since the kill */
+#ifdef MOVED
+bit moved;                      /* another server answers */
+#endif
 
 /* Between the store and the relay: a probe has its name.  A connection that ends is followed by another at once. */
 chan r_up = [1] of { byte };
@@ -98,13 +102,27 @@ active proctype Store()
   :: v_applied -> break
   :: atomic {                   /* a probe: recorded with the report as it is now, and answered */
        nempty(r_up) && nfull(r_down) && !v_applied -> r_up?who;
+#ifdef MOVED
+       if
+#ifdef MUTATION_UNATTESTED_SERVER_ANSWERS
+       :: moved -> r_down!ANSWER, 0; goto answered
+#else
+       :: moved -> r_cut(); goto answered
+#endif
+       :: !moved
+       fi;
+#endif
 #ifdef CONFIRM
        g_known[who] = 1; g_before[who] = 0; g_applied[who] = c_applied;
        g_late[who] = c_late; g_late_before[who] = c_late_before;
 #endif
        r_down!ANSWER, killed;
+answered:
        who = 0
      }
+#ifdef MOVED
+  :: atomic { killed && !moved && !v_applied -> moved = 1; r_cut() }
+#endif
   :: atomic {
        !killed -> killed = 1;
        if

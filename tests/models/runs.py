@@ -47,7 +47,9 @@ KILL: Final = {"LEASE": "2", "BUMPS": "2"}
 HISTORY: Final = {"HISTORY": "", "LEASE": "1", "BUMPS": "2"}
 MINT: Final = {"MINT": "", **KILL}
 REPLICA: Final = {"REPLICA": "", **KILL}
+MOVED: Final = {"MOVED": "", **KILL}
 RELAY: Final = {"LEASE": "2", "RELAYS": "2"}
+RELAY_MOVED: Final = {"MOVED": "", **RELAY}
 HURRY: Final = {"HURRY": "", "LEASE": "2", "RELAYS": "1"}
 DRAWS: Final = {"MAX": "2", "VERIFIERS": "2", "OPS": "2"}
 RESERVE: Final = {"RESERVE": "", **DRAWS}
@@ -76,6 +78,7 @@ MISTAKES: Final = {
     "born read after the check": ("kill", MINT, LATE),
     "chain not compared": ("kill", HISTORY, LATE),
     "probe answered by a replica": ("kill", REPLICA, LATE),
+    "unattested server answers": ("kill", MOVED, LATE),
     "age not told": ("relay", RELAY, LATE),
     "relay confirms for itself": ("relay", CONFIRM, CONFIRMED),
     "silent ones not named": ("relay", CONFIRM, CONFIRMED),
@@ -117,7 +120,9 @@ RUNS: Final = (
     Run("kill", "histories", {**HISTORY, "LEASE": "2"}, large=True),
     Run("kill", "the mint", MINT),
     Run("kill", "a replica", REPLICA),
+    Run("kill", "another server at the address", MOVED),
     Run("relay", "a relay that is restarted", RELAY),
+    Run("relay", "another server at the store's address", RELAY_MOVED),
     Run("relay", "questions that wait", HURRY),
     Run("relay", "confirmed kills, short leases", CONFIRM),
     Run("relay", "confirmed kills and a restart", {**CONFIRM, "RELAYS": "2"}, large=True),
@@ -140,11 +145,13 @@ RUNS: Final = (
     Run("kill", "an acceptance in the last tick is reached", {**KILL, "REACH_LATE": ""}, "k_since"),
     Run("kill", "a confirmation is reached", {"CONFIRM": "", **KILL, "REACH_CONFIRMED": ""}, "!(confirmed)"),
     Run("kill", "the next history is reached", {**HISTORY, "REACH_NEXT_HISTORY": ""}, "t_inc==1"),
+    Run("kill", "the history after a failover is reached", {**MOVED, "REACH_ATTESTED": ""}, "inc==1"),
     Run("kill", "a derived token is reached", {**MINT, "REACH_MINTED": ""}, "t_root==t_born"),
     Run("relay", "an acceptance in the last tick is reached", {**RELAY, "REACH_LATE": ""}, "since!="),
     Run("relay", "a confirmation is reached", {**CONFIRM, "REACH_CONFIRMED": ""}, "!(confirmed)"),
     Run("budget", "a pool that is spent whole is reached", {**DRAWS, "REACH_ALL_SPENT": ""}, "spent<("),
     Run("budget", "a pool that is spent whole by slices is reached", {**LEASED, "REACH_ALL_SPENT": ""}, "spent<("),
+    Run("relay", "unattested server answers", {**RELAY_MOVED, switch("unattested server answers"): ""}, LATE),
     *(
         Run(model, name, {**macros, switch(name): ""}, breaks)
         for name, (model, macros, breaks) in (MISTAKES | LEDGER_MISTAKES | BUDGET_MISTAKES).items()

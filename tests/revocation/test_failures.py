@@ -19,7 +19,8 @@ import pytest
 import redis
 
 from arx_caps.embedded import EmbeddedValkey
-from arx_caps.revocation import Header, RevocationStore, StoreHistoryError
+from arx_caps.revocation import Header, RevocationStore, StoreHistoryError, Topology
+from arx_caps.revocation.failover import attest
 from arx_verifier.revocation.follower import Follower
 from tests.servers import FAST_LEASE_MS, VerifierProcess, begun_store, freeze, until
 
@@ -88,6 +89,7 @@ def test_a_restart_keeps_everything(
     until(lambda: follower.check(header.incarnation, header.seq, ()) is not None)
     own_valkey.stop()
     own_valkey.start()
+    assert attest(own_fast_store, Topology())[1] is None
     until(lambda: follower.check(header.incarnation, header.seq, ()) is None)
     assert code(follower, header.incarnation) == "revoked"
     assert code(follower, header.incarnation, header.seq) == "frozen"
@@ -143,6 +145,7 @@ def test_a_store_that_went_back_is_not_believed_again(
     shutil.rmtree(written)
     shutil.copytree(tmp_path / "older", written)
     own_valkey.start()
+    assert attest(own_fast_store, Topology())[1] is None, "alone, it does not know of the loss"
     until(lambda: code(follower, old.incarnation, old.seq) == "fenced")
     assert "refusing everything" in caplog.text
     with RevocationStore(own_valkey.url, own_fast_store.realm) as unaware:

@@ -34,7 +34,7 @@ def test_a_number_means_what_led_to_it(
     bump: Callable[..., Any], probe: Callable[..., list[Any]], realm_store: RevocationStore
 ) -> None:
     """Each entry's chain is what a follower computes from the pushes; whoever has another one is in another past."""
-    incarnation, seq, *_, chain = bump("kill", SESSION, TASK)
+    incarnation, seq, *_, chain, _ = bump("kill", SESSION, TASK)
     place = HistoryPlace.begin(incarnation.decode(), 0)
     for number, target in enumerate((SESSION, TASK), 1):
         place = place.after(incarnation.decode(), number, "kill", target)

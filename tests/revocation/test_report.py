@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from arx_caps.revocation.confirm import wait_confirmed
-from arx_caps.revocation.report import KillReport, write_summary
+from arx_caps.revocation.report import KillReport, name_risk, write_summary
 from arx_caps.revocation.wire import Bump, Header, Registry
 from arx_verifier.errors import StoreError
 
@@ -19,7 +19,7 @@ PROVEN: dict[str, Any] = {
     "unreachable": (),
     "registry_age_ms": 60_000,
     "lease_ms": 1_000,
-    "durable": True,
+    "at_risk": "",
     "took_ms": 3.14,
 }
 
@@ -59,7 +59,7 @@ def test_each_case_has_its_line(facts: dict[str, Any], status: str, summary: str
 @pytest.mark.parametrize("facts", [{}, {"confirmed": 0, "verifiers": 0}, {"registry_age_ms": 0}])
 def test_what_is_not_durable_is_never_confirmed(facts: dict[str, Any]) -> None:
     """A kill that a crash of the store could undo is said to be one, first of all."""
-    status, summary = write_summary(**{**PROVEN, **facts, "durable": False})
+    status, summary = write_summary(**{**PROVEN, **facts, "at_risk": name_risk(False, 0, 0)})
     assert status == "unconfirmed"
     assert summary.startswith("unconfirmed: NOT DURABLE")
 
@@ -86,7 +86,7 @@ def test_a_store_that_dies_after_the_kill_is_not_waited_for() -> None:
     def gone(seq: int, since_ms: int) -> Registry:
         raise StoreError("gone")
 
-    bump = Bump("kill", ("realm",), Header("I", 1, 1_000, 1_000, 0, ""), True, 0.0)
+    bump = Bump("kill", ("realm",), Header("I", 1, 1_000, 1_000, 0, ""), "", 0.0)
     report = wait_confirmed(gone, bump, 60_000)
     assert report.status == "unconfirmed"
     assert report.fenced_in_ms == 0

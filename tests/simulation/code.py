@@ -19,6 +19,7 @@ from arx_verifier.revocation import epoch
 from arx_verifier.revocation import follower_core as following
 
 Patches = dict[str, tuple[tuple[str, str], ...]]
+GUARDED = "  if header.replid ~= id then\n    return UNATTESTED\n"  # in the probe
 COMPARED = "  elseif known ~= argv[4] then\n"  # in the probe
 BELOW = {"follower_core": {"epoch"}, "upstream": {"epoch", "follower_core"}}
 LUA = Path(authenticate.__file__).parents[2] / "revocation" / "functions.lua"
@@ -35,6 +36,7 @@ class Code(NamedTuple):
         mint: The class whose ``born`` and ``require`` are used.
         replicas_answer: Whether a replica answers a probe: it does if the function claims not to write.
         chain_compared: Whether the store holds a probe's chain against its own.
+        guarded: Whether a server that no mint attested refuses probes.
         pauses: The lines between which other things may happen, by code object.
     """
 
@@ -45,6 +47,7 @@ class Code(NamedTuple):
     mint: type[MintRuntime]
     replicas_answer: bool
     chain_compared: bool
+    guarded: bool
     pauses: dict[types.CodeType, tuple[int, ...]]
 
 
@@ -68,7 +71,9 @@ def load(patches: Patches | None = None) -> Code:
     relay = (used["upstream"].Passing, used["hub"].Hub)
     assert issubclass(relay[0], following_class)
     agent = used["authenticate"]._authenticate_agent
-    return Code(following_class, *relay, agent, MintRuntime, "no-writes" in flags, COMPARED in lua, pauses)
+    return Code(
+        following_class, *relay, agent, MintRuntime, "no-writes" in flags, COMPARED in lua, GUARDED in lua, pauses
+    )
 
 
 def _replace(text: str, patches: tuple[tuple[str, str], ...]) -> str:

@@ -16,7 +16,7 @@ from arx_verifier.revocation.store_link import Crowd
 SKEW_MS, MARGIN_MS = 30_000, 60_000
 PRUNE = 50
 KEEP_LOG = 10_000
-NOINIT = "NOINIT"
+NOINIT, UNATTESTED = "NOINIT", "UNATTESTED"
 
 
 class StoreRefused(Exception):  # noqa: N818  an answer, not a mistake
@@ -49,6 +49,7 @@ class Header(NamedTuple):
     maxttl_max_ms: int = 0
     maxttl_until: int = 0
     taken: int = -1
+    server: int = 0  # which one a mint attested
 
     def lease(self, now: int) -> int:
         """Return the lease that some verifier may still act on."""
@@ -67,12 +68,22 @@ class ModelStore:
         now_ms: The store's clock.
         publish: Told incarnation, sequence, operation and target of everything published.
         compares: Whether a probe's chain is held against the store's.
+        guards: Whether a server that no mint attested refuses probes.
+
+    Attributes:
+        server: Which server this is, as its replication id tells: another one after each promotion and each restart.
     """
 
     def __init__(
-        self, now_ms: Callable[[], int], publish: Callable[[str, int, str, str], None], *, compares: bool = True
+        self,
+        now_ms: Callable[[], int],
+        publish: Callable[[str, int, str, str], None],
+        *,
+        compares: bool = True,
+        guards: bool = True,
     ) -> None:
-        self.now_ms, self.publish, self._compares = now_ms, publish, compares
+        self.now_ms, self.publish, self._compares, self._guards = now_ms, publish, compares, guards
+        self.server = 0
         self.header: Header | None = None
         self.kills: dict[str, int] = {}
         self.freezes: dict[str, int] = {}
@@ -101,7 +112,12 @@ class ModelStore:
         self.kills, self.retain, self.log = {}, {}, []
         chain = HistoryPlace.begin(incarnation, seq).chain
         self.header = Header(incarnation, seq, seq, len(self.freezes), lease_ms, maxttl_ms, chain, chain)
+        self.attest()
         return [incarnation, seq, now, lease_ms, 0, chain, 1]
+
+    def attest(self) -> None:
+        """Let this server grant leases, as a mint does."""
+        self.header = self._known()._replace(server=self.server)
 
     def bump(self, incarnation: str, seen: int, chain: str, op: str, until: str, *targets: str) -> list[Any]:
         """Add one entry for each target."""
@@ -129,7 +145,7 @@ class ModelStore:
         self.header = header._replace(seq=seq, low=low, n=n, chain=last, base=base)
         for seq, target in enumerate(targets, header.seq + 1):
             self.publish(incarnation, seq, op, target)
-        return [incarnation, seq, now, self.header.lease(now), 0, last]
+        return [incarnation, seq, now, self.header.lease(now), 0, last, 0]
 
     def chain_at(self, seq: int) -> str | None:
         """Say what led to a number; None where that was forgotten."""
@@ -150,6 +166,8 @@ class ModelStore:
         if known is not None and not self._compares:
             known = chain
         self.since = now if self.since is None else self.since
+        if self._guards and header.server != self.server:
+            raise StoreRefused(UNATTESTED)
         self.probes[name] = now
         counted = applied if crowd is None else crowd.applied
         self.acks[name] = counted if known == chain and counted <= header.seq else -1
@@ -192,9 +210,9 @@ class ModelStore:
         taken = seq if header.taken >= 0 else -1
         chain = HistoryPlace.begin(incarnation, seq).chain
         limits = (lease, ttl, chain, chain, old_lease, now + old_lease, old_ttl, now + old_ttl)
-        self.header = Header(incarnation, seq, seq, len(self.freezes), *limits, taken)
+        self.header = Header(incarnation, seq, seq, len(self.freezes), *limits, taken, header.server)
         self.publish(incarnation, seq, "rotate", "realm")
-        return [incarnation, seq, now, self.header.lease(now), 0, chain]
+        return [incarnation, seq, now, self.header.lease(now), 0, chain, 0]
 
     def _known(self) -> Header:
         if self.header is None:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Simplifications that each break the bound: what they replace in the real code, and by what."""
 
-from tests.simulation.code import COMPARED, Patches
+from tests.simulation.code import COMPARED, GUARDED, Patches
 
 LEASE = "        lease = Lease(sent + lease_ms * MS, sent_wall + lease_ms * MS, sent)\n"
 CLOCKS = "self._boot() >= lease.boot or self._wall() >= lease.wall"
@@ -115,6 +115,10 @@ MUTATIONS: dict[str, Patches] = {
         "hub": (
             ("                late.append(Late(member.name, member.heard_ms, applies, member.crowd.verifiers))\n", ""),
         ),
+    },
+    # Another server answers at the store's address, without the last kills, and no mint has looked at it.
+    "unattested server answers": {
+        "functions.lua": ((GUARDED, "  if false then\n    return UNATTESTED\n"),),
     },
     # The probe claims not to write, so that a replica answers it.
     "probe answered by a replica": {

@@ -76,7 +76,9 @@ class Server:
 
     def __init__(self, world: World, *, replica: bool) -> None:
         self._world, self._replica = world, replica
-        self.store = ModelStore(self.now_ms, self._publish, compares=world.code.chain_compared)
+        self.store = ModelStore(
+            self.now_ms, self._publish, compares=world.code.chain_compared, guards=world.code.guarded
+        )
         self.subscribers: dict[Connection, None] = {}  # in the order in which they came: a run must be repeatable
         self.frozen_until = 0
         self.limit = world.random.choice([1, 1, 2, 1000])  # entries in an answer
@@ -97,22 +99,23 @@ class Server:
             StoreRefused: The function refused.
         """
         reply = change(self.store)
-        kept, published = self.store.kept(), self._published
+        kept, server, published = self.store.kept(), self.store.server, self._published
         self._published = []
         self.snapshots = [*self.snapshots[-KEEP_SNAPSHOTS:], kept]
         for replica in self.followers:
-            replica.take(kept, published)
+            replica.take(kept, server, published)
         for entry in published:
             self._tell(entry)
         return reply
 
-    def take(self, kept: tuple[Any, ...], published: list[EpochEntry]) -> None:
-        """As a replica: become what the primary was, later."""
+    def take(self, kept: tuple[Any, ...], server: int, published: list[EpochEntry]) -> None:
+        """As a replica: become what the primary was, later, and show its replication id."""
         lag = self._world.random.uniform(0, 6) * SECOND if self._world.random.random() < 0.5 else MS
         self._lag_until = max(self._lag_until, self._world.now + int(lag))
 
         def arrive() -> None:
             self.store.restore(kept)
+            self.store.server = server
             for entry in published:
                 self._tell(entry)
 
@@ -135,6 +138,11 @@ class Server:
     def forget(self, connection: Connection) -> None:
         """Notice that a connection has ended."""
         self.subscribers.pop(connection, None)
+
+    def begin(self) -> None:
+        """Be another server at the same address, or the same one after a restart."""
+        self.store.server += 1
+        self.restart()
 
     def restart(self) -> None:
         """Drop every connection; what is on disk stays, the registry begins anew."""

@@ -111,7 +111,9 @@ class Operator:
             world.at(self._server.frozen_until, lambda: self._arrive(seen, op, targets))
             return
         try:
-            incarnation, seq, at_ms, _, _, chain = self._server.call(lambda store: store.bump(*seen, op, "", *targets))
+            incarnation, seq, at_ms, _, _, chain, _ = self._server.call(
+                lambda store: store.bump(*seen, op, "", *targets)
+            )
         except StoreRefused as error:
             if str(error) != "REGRESSED":
                 world.after(world.delay(), self.learn)

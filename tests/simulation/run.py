@@ -124,7 +124,13 @@ class Run:
 
     def _restart(self) -> None:
         self.world.note("store restarted")
-        self.primary.restart()
+        self.primary.begin()
+        self.world.after(int(self.random.uniform(0.02, 1.5) * SECOND), self._attest)
+
+    def _attest(self) -> None:
+        """Look at the server, as the mint does, and find nothing missing."""
+        if self.primary.store.header is not None and not self.doubtful:
+            self.primary.store.attest()
 
     def _rotate(self) -> None:
         """End the history, as operators and mints do when something is wrong."""
@@ -135,6 +141,7 @@ class Run:
             self.primary.call(lambda store: store.rotate(old, self._name(), self.operator.seen.seq, 0, 0))
             for record in self.judge.rotated(old, self._incarnation, freezes):
                 record.returned = self.world.now
+            self.primary.store.attest()
         self.doubtful = False
         self.world.note("rotated to", self._incarnation)
         self.world.after(self.world.delay(), self.operator.learn)
@@ -143,23 +150,27 @@ class Run:
         self.doubtful = True
         self.world.after(int(self.random.uniform(0.2, 3) * SECOND), lambda: self._rotate() if self.doubtful else None)
 
-    def _older(self, among: list[tuple[Any, ...]]) -> bool:
+    def _older(self, among: list[tuple[Any, ...]], *, fenced: bool = False) -> bool:
+        """Go back to a copy, and forgive the kills that are lost with it unless every verifier waits for a mint."""
         if among:
             kept = self.random.choice(among)
             incarnation, before = self._incarnation, self.primary.store.header
             self.world.note("store went back from", before and before.seq, "to", kept[0].incarnation, kept[0].seq)
             self.primary.store.restore(kept)
+            if fenced:
+                self.primary.begin()
+                return True
             self.judge.lost(kept[0].incarnation, kept[0].seq, self.everyone, self.tokens)
             self.judge.lost(incarnation, -1, self.everyone) if incarnation != kept[0].incarnation else None
             self.primary.restart()
         return bool(among)
 
     def _fail_over(self) -> None:
-        """Lose the last entries, and rotate before anybody is served."""
-        if self._older(self.primary.snapshots[-6:]):
+        """Let another server, without the last entries, answer at the address, and rotate when the mint has seen it."""
+        if self._older(self.primary.snapshots[-6:], fenced=True):
             if self.random.random() < 0.3:
                 self.operator.seen = NOWHERE  # and nobody remembers how far it was
-            self._rotate()
+            self._rotate_soon()
 
     def _regress(self) -> None:
         """Lose the last entries, go on under the same name, and rotate when the mint has seen it."""
@@ -220,6 +231,7 @@ class Run:
         self.primary.frozen_until = 0
         if self.doubtful or self.primary.store.header is None:
             self._rotate()
+        self._attest()
 
     def _end(self) -> None:
         """Every view must become live, and accept what is alive and nothing else."""

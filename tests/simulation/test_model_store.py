@@ -21,7 +21,18 @@ pytestmark = [pytest.mark.servers, pytest.mark.spec("10.2")]
 TARGETS = ["realm", *(f"{kind}:{name * 3}" for kind in ("agent", "session", "task") for name in "abcd")]
 ODD = ["", "x" * 97, "a b", "session:é"]
 CALLS = 250
-CHANCES = {"bump": 40, "probe": 30, "unacked": 10, "rotate": 3, "init": 2, "expire": 5, "evict": 0.5, "take": 3}
+CHANCES = {
+    "move": 1,
+    "attest": 10,
+    "bump": 40,
+    "probe": 30,
+    "unacked": 10,
+    "rotate": 3,
+    "init": 2,
+    "expire": 5,
+    "evict": 0.5,
+    "take": 3,
+}
 
 
 class Both:
@@ -127,13 +138,28 @@ class Both:
         elif kind == "take" and model.header is not None:
             model.header = model.header._replace(taken=draw.randint(model.header.low, model.header.seq))
             self.client.hset(self.keys.header, "taken", str(model.header.taken))
+        elif kind == "move" and model.header is not None:  # as if the attested server had been another one
+            model.server += 1
+            self.client.hset(self.keys.header, "replid", "0" * 40)
+        elif kind == "attest" and model.header is not None:
+            replid = self.client.info("replication")["master_replid"]
+            facts = (model.header.incarnation, replid, "", "1", "0", "0")
+            self.client.fcall("arx1_attest", len(self.keys.attested), *self.keys.attested, *facts)
+            model.attest()
 
     def compare(self) -> None:
         """Hold every key of the one against the other."""
         raw: Any = self.client.hgetall(self.keys.header)
         fields = {name.decode(): value.decode() for name, value in raw.items()}
         words = {name: fields.pop(name) for name in ("incarnation", "chain", "base")}
-        header = Header(**words, **{name: int(value) for name, value in fields.items()})
+        attested = fields.pop("replid") != "0" * 40
+        for name in ("node", "lag_ms", "replicas", "moved", "had_replica"):
+            fields.pop(name, None)
+        assert self.model.header is not None
+        assert attested == (self.model.header.server == self.model.server)
+        header = Header(
+            **words, **{name: int(value) for name, value in fields.items()}, server=self.model.header.server
+        )
         assert header == self.model.header
         for key, hash_ in ((self.keys.kills, self.model.kills), (self.keys.freezes, self.model.freezes)):
             found: Any = self.client.hgetall(key)

@@ -105,7 +105,8 @@ class Confirmations:
         self._lease_ms = header.lease_ms + header.lag_ms
         if header.incarnation != row["incarnation"]:
             return _unknown("unconfirmed", NEWER, 0)
-        return report_row(self._store.unacked, header, row["seq"], row["at_ms"]) | {"durable": None}
+        report = report_row(self._store.unacked, header, row["seq"], row["at_ms"], self._store.replicas)
+        return report | {"durable": None}
 
     def look_or_guess(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """Return the confirmations as ``look`` does; without an answer of the store, when the last lease ends."""

@@ -168,6 +168,9 @@ class Epochs(Protocol):
     def wrong_clock(self) -> str | None:
         """Return how far the caller's clock is from the store's if it is too far to decide; else None."""
 
+    def is_unattested(self) -> bool:
+        """Return whether the store grants no lease because no mint has attested its server.  SPEC 10.8."""
+
     def view(self) -> tuple[str, int, int]:
         """Return incarnation, applied sequence and the view's age in ms, -1 without a view."""
 
@@ -290,6 +293,10 @@ class EpochTable:
     def wrong_clock(self) -> str | None:
         """Return None: a table alone has no other clock to compare with."""
         return None
+
+    def is_unattested(self) -> bool:
+        """Return False: this view asks no store."""
+        return False
 
     def view(self) -> tuple[str, int, int]:
         """Return incarnation, applied sequence and age of the view in ms; the age is -1 without a lease."""

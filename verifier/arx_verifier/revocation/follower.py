@@ -20,7 +20,7 @@ from arx_verifier.names import is_realm
 from arx_verifier.revocation.epoch import EpochRefusal, EpochState
 from arx_verifier.revocation.follower_core import PROBES, Following, StoreQuestion
 from arx_verifier.revocation.relay_link import RelayAddress, RelayLink, is_relay
-from arx_verifier.revocation.store_link import EpochEntry, FeedError, Link
+from arx_verifier.revocation.store_link import EpochEntry, FeedError, Link, UnattestedError
 from arx_verifier.revocation.store_url import FOLLOWER, Address
 
 BACKOFF_S: Final = (0.02, 0.5)  # first and longest pause before a new connection
@@ -93,8 +93,13 @@ class Follower(Following):
             None  # a byte sent to the first wakes the thread at the second
         )
         self._link: Link | RelayLink | None = None
+        self._unattested = False  # whether the last connection ended so; the follower's thread writes it
 
     # For any thread.
+
+    def is_unattested(self) -> bool:
+        """Return whether the last connection ended because no mint has attested the store's server."""
+        return self._unattested
 
     def start(self) -> None:
         """Start following; do nothing if it is following."""
@@ -193,10 +198,10 @@ class Follower(Following):
     # The follower's thread.
 
     def _run(self, pair: tuple[socket.socket, socket.socket], stop: threading.Event) -> None:
-        pause = BACKOFF_S[0]
+        pause = 0.0
         with pair[0], pair[1]:
             while not stop.is_set():
-                before = self._last_grant()
+                before, unattested, is_new = self._last_grant(), False, True
                 link = self._new_link(pair[1])
                 try:
                     self._link = link.open()
@@ -204,12 +209,17 @@ class Follower(Following):
                     if self._stop is stop:  # else another thread was started meanwhile
                         self._say_goodbye(link)
                 except FeedError as error:
-                    level = logging.WARNING if pause == BACKOFF_S[0] else logging.DEBUG  # once for each outage
+                    unattested = isinstance(error, UnattestedError)
+                    # A server that answers again is attested soon, if a mint runs: the pauses begin anew.
+                    granted = self._last_grant() != before
+                    is_new = not pause or granted or (unattested and not self._unattested)
+                    level = logging.WARNING if is_new else logging.DEBUG  # once for each outage
                     _log.log(level, "%s: connection to the revocation store dropped: %s", self, error)
                 finally:
                     self._link = None
                     link.close()
-                pause = BACKOFF_S[0] if self._last_grant() != before else min(2 * pause, BACKOFF_S[1])
+                pause = BACKOFF_S[0] if is_new else min(2 * pause, BACKOFF_S[1])
+                self._unattested = unattested
                 stop.wait(pause * random.uniform(0.5, 1.0))  # noqa: S311  spreads a herd, keeps no secret
 
     def _new_link(self, wake: socket.socket) -> Link | RelayLink:

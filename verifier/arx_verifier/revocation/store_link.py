@@ -37,6 +37,10 @@ class FeedError(Exception):
     """The connection failed, timed out or broke the protocol, and must be dropped."""
 
 
+class UnattestedError(FeedError):
+    """The server may have taken another one's place: it grants no lease before a mint has attested it."""
+
+
 class EpochEntry(NamedTuple):
     """One entry of the kill sequence, in the log or pushed: history, sequence, operation, target."""
 
@@ -265,6 +269,10 @@ class Link:
         # length.
         except (OSError, hiredis.ProtocolError, TypeError, ValueError, MemoryError) as error:
             raise FeedError(f"cannot read: {type(error).__name__}") from error
+        if isinstance(frame, hiredis.ReplyError) and str(frame).startswith("UNATTESTED"):
+            raise UnattestedError(
+                "the store restarted or failed over, and no mint has attested it since: start the mint"
+            )
         if isinstance(frame, hiredis.ReplyError):
             hint = f"; {self._rights}" if str(frame).startswith("NOPERM") else ""
             raise FeedError(f"the store refused: {str(frame)[:500]}{hint}")

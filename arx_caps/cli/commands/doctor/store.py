@@ -224,21 +224,29 @@ def _access(patient: Patient) -> Check:
 
 def _replication(patient: Patient) -> Check:
     info, realm = patient.client.info("replication"), patient.realm
-    replicas = int(info.get("connected_slaves", 0))
+    replicas = int(info.get("connected_slaves", -1))  # some services hide it
     if info.get("role") != "master":
         return Check("replication", False, "this server is a replica", "name the primary, or its Sentinels, in `store`")
     topology = Topology(realm.replicas, realm.on_failover, realm.failover_window_ms)
-    if must_attest(patient.store, topology):
-        found = "the store failed over, and the mint has not confirmed it: every call is refused"
+    seen = look(patient.store)
+    if seen.known[0] != seen.server.replid:
+        found = "the store restarted or failed over, and no mint has attested it since: every call is refused"
         return Check("replication", False, found, "start the mint, which follows `on_failover` in realm.toml")
+    if must_attest(patient.store, topology):
+        found = "no mint has taken over the replicas that the server has, or these settings of realm.toml"
+        return Check("replication", False, found, "restart the mint")
+    if not realm.replicas and (shown := seen.replicas):
+        found = "no kill is reported as durable: the server hides whether it has replicas"
+        if shown > 0:
+            found = (
+                f"kills do not wait for the {shown} replicas, connected or within a day: a promoted one can lack a kill"
+            )
+        return Check("replication", False, found, f"set replicas = {max(1, shown)} in realm.toml, and restart the mint")
     if not (replicas or realm.replicas or patient.store.fails_over):
         return Check("replication", True, "one server without replicas")
-    if replicas < realm.replicas:
+    if 0 <= replicas < realm.replicas:
         found = f"{replicas} of {realm.replicas} replicas are connected: kills are not durable"
         return Check("replication", False, found, "start the missing replicas, or lower `replicas` in realm.toml")
-    if replicas and not realm.replicas and not look(patient.store).node.startswith("cluster"):
-        found = f"kills do not wait for the {replicas} replicas: a promoted replica can lack a kill"
-        return Check("replication", False, found, f"set replicas = {replicas} in realm.toml")
     return _window(patient, replicas)
 
 
