@@ -15,7 +15,7 @@
      FAILOVER  another server has taken over, and the old one takes draws for a while; the pool was opened since
      EMPTY     the ledger's process ends, and one without any data begins, whose clock may be behind
      BACK      two servers with data of their own take turns, without a new process: failover and back.  The mint,
-               which remembers the newest beginning, looks before the first call after each turn
+               which remembers the newest beginning, looks while the server that is back still waits
      ALL_SAW   instead of that look, each verifier has seen the beginning of a server before the next turn           */
 
 #ifndef MAX
@@ -178,7 +178,9 @@ active proctype Ledger()
   do
   :: atomic {
 #ifdef BACK
-       looked && nempty(requests) ->
+#ifndef MUTATION_A_SERVER_THAT_WAKES_GIVES_AT_ONCE
+       looked && nempty(requests) -> /* after a pause a server waits for those that may have seen another one */
+#endif
 #endif
        requests??kind, op, amount, who, tag, mark ->
 #ifdef PERIOD

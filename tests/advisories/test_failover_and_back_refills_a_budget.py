@@ -15,7 +15,7 @@ import pytest
 
 from arx_caps.mint.db.mint_database import MintDatabase
 from arx_verifier.errors import StoreError
-from arx_verifier.ledger import LOST, LeasedLedger, Ledger, PoolDraw, RedisLedger, Short, Taken
+from arx_verifier.ledger import LOST, WAKING, LeasedLedger, Ledger, PoolDraw, RedisLedger, Short, Taken
 from tests.faults.test_budget_races import turn
 from tests.servers import free_ports, until
 from tests.topologies.fleet import Server, replicated, running, wait_for
@@ -148,6 +148,40 @@ def test_a_verifier_that_started_since(pair: Pair) -> None:
     pair.mint_looks()
     with closing(pair.verifier()) as ledger:
         assert is_lost(ask(ledger, pool(opened)))
+
+
+def test_a_verifier_that_asks_before_the_mint(pair: Pair) -> None:
+    """It has just started, and remembers nothing: the server was silent, and gives nothing before the others looked."""
+    pair.mint_looks()
+    with closing(pair.verifier()) as ledger:
+        pair.take_over()
+        pair.mint_looks()
+        assert is_lost(ask(ledger, pool(0)))
+        opened = pair.a_minute_later()
+        assert isinstance(ask(ledger, pool(opened)), Taken)
+    pair.come_back()
+    pair.replica_returns()
+    seen = int(pair.primary.ask("HGET", HEADER, "seen"))
+    pair.primary.ask("HSET", HEADER, "seen", seen - MINUTE_MS)  # it was away for that minute
+    with closing(RedisLedger(f"unix://{pair.place}", "acme", timeout_s=1)) as ledger:
+        first = ask(ledger, pool(opened))
+        assert isinstance(first, Short)
+        assert (first.remaining, 0 < first.wait_ms <= 5_000) == (WAKING, True)
+        pair.mint_looks()
+        assert is_lost(ask(ledger, pool(opened)))
+
+
+def test_a_server_that_was_only_silent_gives_again(pair: Pair) -> None:
+    """No caller has seen another one: after five seconds it goes on with what it had."""
+    pair.mint_looks()
+    ledger = RedisLedger(f"unix://{pair.place}", "acme", timeout_s=1)
+    since = int(pair.primary.ask("HGET", HEADER, "since"))
+    until(lambda: isinstance(ask(ledger, pool(since + 1, 1)), Taken))
+    pair.primary.ask("HSET", HEADER, "seen", int(pair.primary.ask("HGET", HEADER, "seen")) - MINUTE_MS)
+    assert ask(ledger, pool(since + 1, 1)).remaining == WAKING
+    until(lambda: isinstance(ask(ledger, pool(since + 1, 1)), Taken))
+    assert int(pair.primary.ask("HGET", HEADER, "number")) == 1
+    ledger.close()
 
 
 def test_two_servers_by_turns(pair: Pair) -> None:

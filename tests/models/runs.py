@@ -111,6 +111,7 @@ BUDGET_MISTAKES: Final = {
     "forked with its slice": ("budget", LEASED, OVER),
     "slice counted from the answer": ("budget", PERIOD, OVER),
     "no margin after a failover": ("budget", FAILOVER, OVER),
+    "a server that wakes gives at once": ("budget", {"TURNS": "1", **BACK}, OVER),
 }
 
 RUNS: Final = (

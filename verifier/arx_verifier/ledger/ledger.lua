@@ -3,7 +3,7 @@
 --
 -- The budgets of a realm, as functions of the instance that keeps nonces.  SPEC 17.  `memory.py` does the same.
 --
--- Keys of a realm R, one hash slot:  arx:budget:{R}:h         hash  run number since seen
+-- Keys of a realm R, one hash slot:  arx:budget:{R}:h         hash  run number since seen wakes
 --                                    arx:budget:{R}:pools     zset  pool -> last drawn on, ms
 --                                    arx:budget:{R}:p:POOL    hash  a pool, in one period:
 --      p period   c committed   r reserved   l leased   x topped up   o reopened   m max   b opened
@@ -19,6 +19,8 @@
 local KEEP_MS = 604860000      -- 7 days, and a minute by which the index may be late
 local LOST_MS = 604800000
 local MARGIN_MS = 60000        -- after another server took over: three clocks, each within 30 s of the time
+local QUIET_MS = 30000         -- callers look every 2 s: unseen for this long, a server may have been replaced
+local WAKE_MS = 5000           -- then each caller has looked, and has sent what it remembers
 local MAX_HELD = 1000          -- open reservations and leases of a pool: each is a field until it is settled
 local MAX_WITH_HOLDS = 2000    -- with those that a verifier settles in the decision that made them
 local FIELDS = 9
@@ -42,25 +44,32 @@ end
 local behind = true -- whether more pools may be forgotten than one call has
 
 -- Compares the history with this server process and with what the caller remembers.  Returns the time, which never goes
--- back, `since`, and the clock; or nothing and the beginning, if the caller does not know it.
+-- back, `since`, the clock, and for how long nothing is drawn yet; or nothing and the beginning, if the caller does not
+-- know it.
 local function begin(header, index, remembered)
   local time = redis.call('TIME')
   local clock = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
-  local known = redis.call('HMGET', header, 'run', 'since', 'seen', 'number')
+  local known = redis.call('HMGET', header, 'run', 'since', 'seen', 'number', 'wakes')
   local since, seen, number = tonumber(known[2]), tonumber(known[3] or 0), tonumber(known[4] or 0)
   local own = run_id(time)
-  local latest, its_run = string.match(remembered, '^(%d+) (.+)$')
-  latest = latest and #latest <= 15 and tonumber(latest) or 0
   local now = math.max(clock, seen)
-  if not since or known[1] ~= own or latest > number or (latest == number and its_run ~= own) then
-    -- Without a header the latest time that was seen is lost too, and this clock may be behind.
-    since = (not since and remembered == 'new') and now or math.max(since or 0, now + MARGIN_MS)
-    number = math.max(number, latest) + 1
-    redis.call('HSET', header, 'run', own, 'number', int(number), 'since', int(since), 'seen', int(now))
+  if not since or known[1] ~= own or remembered ~= (known[4] or '') .. ' ' .. own then
+    local latest, its_run = string.match(remembered, '^(%d+) (.+)$')
+    latest = latest and #latest <= 15 and tonumber(latest) or 0
+    if not since or known[1] ~= own or latest > number or (latest == number and its_run ~= own) then
+      -- Without a header the latest time that was seen is lost too, and this clock may be behind.
+      since = (not since and remembered == 'new') and now or math.max(since or 0, now + MARGIN_MS)
+      number = math.max(number, latest) + 1
+      redis.call(
+        'HSET', header, 'run', own, 'number', int(number), 'since', int(since), 'seen', int(now), 'wakes', '0'
+      )
+    end
+    return nil, {'BEGUN', int(number) .. ' ' .. own}
   end
-  local current = int(number) .. ' ' .. own
-  if remembered ~= current then
-    return nil, {'BEGUN', current}
+  local wakes = tonumber(known[5] or 0)
+  if now - seen > QUIET_MS then
+    wakes = clock + WAKE_MS
+    redis.call('HSET', header, 'wakes', int(wakes))
   end
   if behind or now - seen >= 1000 then
     local forgotten = redis.call('ZRANGEBYSCORE', index, '-inf', int(now - KEEP_MS), 'LIMIT', 0, AT_ONCE)
@@ -74,7 +83,8 @@ local function begin(header, index, remembered)
     end
     redis.call('HSET', header, 'seen', int(now))
   end
-  return now, since, clock
+  local wait = wakes - clock
+  return now, since, clock, wait <= WAKE_MS and math.max(0, wait) or 0
 end
 
 -- A pool in its period: a later one begins anew, an earlier one never comes again.
@@ -130,11 +140,15 @@ end
 
 -- arx2_take  KEYS h pools pool…   ARGV beginning draw|reserve|hold|lease op (max period_ms opened cost wanted)…
 -- Reply: OK, then of each pool what is left, what was taken, ms to the end of its period or -1;
--- or SHORT, index, remaining (-1 lost, -2 opened in the future, -3 too many open reservations), wait ms.
+-- or SHORT, index, remaining (-1 lost, -2 opened in the future, -3 too many open reservations, -4 nothing is drawn
+-- yet), wait ms.
 local function take(keys, argv)
-  local now, since, clock = begin(keys[1], keys[2], argv[1])
+  local now, since, clock, wait = begin(keys[1], keys[2], argv[1])
   if not now then
     return since
+  end
+  if wait > 0 then
+    return {'SHORT', 0, -4, wait}
   end
   local kind, op, pools = argv[2], argv[3], {}
   local most_held = kind == 'hold' and MAX_WITH_HOLDS or MAX_HELD

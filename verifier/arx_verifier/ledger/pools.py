@@ -56,9 +56,9 @@ class Short(NamedTuple):
 
     Attributes:
         at: The pool's index.
-        remaining: What it has left, millionths; ``LOST``, ``EARLY`` or ``BUSY`` otherwise.
-        wait_ms: For ``EARLY`` the time until it opens, for ``LOST`` the time in which pools that are opened are lost
-            too; ms.
+        remaining: What it has left, millionths; ``LOST``, ``EARLY``, ``BUSY`` or ``WAKING`` otherwise.
+        wait_ms: For ``EARLY`` and ``WAKING`` the time until it gives, for ``LOST`` the time in which pools that are
+            opened are lost too; ms.
     """
 
     at: int
@@ -69,6 +69,7 @@ class Short(NamedTuple):
 LOST: Final = -1  # the ledger may have lost what was drawn from it
 EARLY: Final = -2  # it is opened in the future, by the ledger's clock
 BUSY: Final = -3  # it has as many open reservations and leases as it may have
+WAKING: Final = -4  # no caller asked for long: the ledger waits for those that may have seen another server
 MAX_HELD: Final = 1000  # each is kept until it is settled, and a holder can ask for small ones
 MAX_WITH_HOLDS: Final = 2000  # so that those which stay open stop no call that needs one for its own decision alone
 NEW: Final = "new"  # what a caller remembers, if no ledger has kept a pool of its realm before

@@ -18,6 +18,7 @@ from arx_verifier.ledger import (
     BUSY,
     EARLY,
     LOST,
+    WAKING,
     Cost,
     Costs,
     Kind,
@@ -227,6 +228,8 @@ def _unsupported(pool: BudgetPool, expected: str, came: str) -> Refused:
 
 
 def _refused(pool: BudgetPool, short: Short, cost: int) -> Refused:
+    if short.remaining == WAKING:
+        return NO_STORE
     if short.remaining == EARLY:
         return pool_ahead(pool.place, short.wait_ms)
     if short.remaining == BUSY:
