@@ -262,12 +262,15 @@ class EmbeddedValkey:
 
     def _spawn(self, binary: Path, config: Path, lock: int) -> subprocess.Popen[bytes]:
         guard = [sys.executable, "-I", "-S", _embedded_guard.__file__, str(os.getpid()), str(binary), str(config)]
+        # Without the passphrase of the root keys: other processes of this user can read a server's environment.
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("ARX_")}
         # A session of its own: Ctrl-C must reach the program, not take the store away while it shuts down.
         return subprocess.Popen(
             guard,
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
+            env=environment,
             pass_fds=(lock,),
             start_new_session=True,
         )

@@ -69,6 +69,16 @@ def test_only_this_user_reaches_the_socket(valkey: EmbeddedValkey) -> None:
     assert stat.S_IMODE((valkey.data_dir / "valkey.sock").stat().st_mode) == 0o700
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="the system shows no environment of a process")
+def test_its_processes_have_no_secret_of_arx(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The passphrase of the root keys is in the environment of neither: each process of this user can read that."""
+    monkeypatch.setenv("ARX_ROOT_PASSPHRASE", "s3cret")
+    with EmbeddedValkey(tmp_path / "data") as server:
+        guard = Path(f"/proc/{server.server_pid}/status").read_text().partition("PPid:\t")[2].split()[0]
+        for pid in (server.server_pid, guard):
+            assert b"s3cret" not in Path(f"/proc/{pid}/environ").read_bytes()
+
+
 def test_a_second_server_on_the_same_data_is_refused(valkey: EmbeddedValkey) -> None:
     """Two servers would write two histories into one file."""
     with pytest.raises(SettingsError, match=rf"in use by another server .*{os.getpid()}"):

@@ -2,6 +2,7 @@
 """The gateway of ``arx up --gateway``: a process beside the mint, whose upstreams are enrolled by themselves."""
 
 import contextlib
+import os
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from arx_caps.cli.exit_codes import Stop
 from arx_caps.cli.place import Place
 from arx_caps.cli.terminal import Console
 from arx_caps.jose import BAD_PROOF
+from arx_caps.realm import PASSPHRASE_VARIABLE
 from arx_verifier.errors import ArxError, SettingsError
 from arx_verifier.service import read_service_file
 
@@ -78,7 +80,8 @@ class GatewayProcess:
         words += ["--realm", str(self._place.realm_dir.absolute())]
         words += ["--quiet"] if self._console.quiet else []
         words += ["--json"] if self._console.json else []
-        with subprocess.Popen(words, stdin=subprocess.PIPE, start_new_session=True) as process:
+        environment = {name: value for name, value in os.environ.items() if name != PASSPHRASE_VARIABLE}  # the mint's
+        with subprocess.Popen(words, stdin=subprocess.PIPE, start_new_session=True, env=environment) as process:
             self._process = process
             while process.poll() is None and not self._stop.wait(0.2):
                 pass

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A program that another process starts: what of the machine it may use, and which files it needs to run."""
 
+import contextlib
 import os
 import pwd
 import re
@@ -111,9 +112,9 @@ class Program:
         found = {name: os.environ[name] for name in names if name in os.environ}
         found.setdefault("PATH", os.defpath)
         if isolated:
-            own = self.account or next((each for each in pwd.getpwall() if each.pw_uid == os.geteuid()), None)
             found["HOME"] = str(self.home)
-            if own is not None:
+            with contextlib.suppress(KeyError):  # a container's user need not have an account
+                own = self.account or pwd.getpwuid(os.geteuid())
                 found |= {"USER": own.pw_name, "LOGNAME": own.pw_name}
         return found | dict(self.environment)
 
@@ -148,8 +149,10 @@ class Program:
         Each link to it and each of its interpreters is followed.  A folder of programs counts with what is beside it,
         as ``.venv`` does for ``.venv/bin/x``; of another place, the file counts alone.
         """
-        paths = [path for path in _hops(self.executable, self.variables()["PATH"]) if not is_within(path, SYSTEM)]
-        return list(dict.fromkeys(self._room_of(path) for path in paths))
+        # Where the program can write it could put a link to any other place, which the next start would follow.
+        changeable = [self.home, *self.writes]
+        paths = _hops(self.executable, self.variables()["PATH"], changeable)
+        return list(dict.fromkeys(self._room_of(path) for path in paths if not is_within(path, SYSTEM)))
 
     def _room_of(self, path: Path) -> Path:
         kept = [*self.protected, *_homes(), *map(Path, (*PRIVATE, "/etc", "/var"))]
@@ -263,13 +266,15 @@ def _homes() -> list[Path]:
     return [home, home / ".local" / "share", home / ".config"]
 
 
-def _hops(path: Path, search: str) -> Iterator[Path]:
-    """Yield a program, each link to it, and the same of its interpreter."""
+def _hops(path: Path, search: str, changeable: list[Path]) -> Iterator[Path]:
+    """Yield a program, each link to it, and the same of its interpreter; not what is in a folder that can change."""
     waiting = [path]
     for _ in range(_MOST_HOPS):
         if not waiting:
             return
         path = waiting.pop()
+        if is_within(path, changeable) or is_within(_real(path.parent), changeable):
+            continue
         yield path
         if path.is_symlink():
             waiting.append(Path(os.path.normpath(path.parent / path.readlink())))

@@ -182,6 +182,21 @@ def test_an_isolation_that_shows_a_secret_is_not_taken(program: Program, monkeyp
 
 
 @BOXED
+def test_a_program_that_it_can_replace(program: Program, tmp_path: Path) -> None:
+    """A link in a folder where it may write leads the next start to no other place."""
+    for folder in ("data", "elsewhere/bin"):
+        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+    (tmp_path / "elsewhere" / "key").write_text("s3cret")
+    (tmp_path / "elsewhere" / "bin" / "tool").write_text("#!/bin/sh\n")
+    (tmp_path / "elsewhere" / "bin" / "tool").chmod(0o755)
+    (tmp_path / "data" / "tool").symlink_to(tmp_path / "elsewhere" / "bin" / "tool")
+    command = (str(tmp_path / "data" / "tool"),)
+    assert "s3cret" in run(dataclasses.replace(program, command=command), f"cat {tmp_path}/elsewhere/key")
+    named = dataclasses.replace(program, command=command, writes=(tmp_path / "data",))
+    assert "No such file" in run(named, f"cat {tmp_path}/elsewhere/key")
+
+
+@BOXED
 def test_a_folder_that_became_a_link(program: Program, tmp_path: Path) -> None:
     """Another server that may write beside it leads it to a secret: it is not started."""
     isolation = isolate(dataclasses.replace(program, writes=(tmp_path / "data",)), "auto")
