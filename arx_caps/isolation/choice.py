@@ -4,6 +4,7 @@
 import contextlib
 import functools
 import os
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
@@ -28,6 +29,7 @@ _MAKERS: Final[dict[str, Callable[[Program], Isolation]]] = {
 }
 KINDS: Final = ("auto", *_MAKERS, "none")
 HINT: Final = 'run `apt install bubblewrap`, or set isolation = "user" and user = "NAME", or isolation = "none"'
+_NO_NAMESPACES: Final = HINT.replace("run `apt install bubblewrap`", "allow user namespaces on this machine")
 _TRIAL_S: Final = 30.0
 # Ends with 7 and names the first file that it can read, after one line of its own.
 _TRIAL: Final = 'echo runs; for file; do if (: < "$file") 2>/dev/null; then echo "$file"; exit 7; fi; done'
@@ -59,7 +61,7 @@ def isolate(program: Program, kind: str) -> Isolation:
         except UnavailableError as error:
             reasons.append(f"{name}: {error}")
     text = f'{program.name}: isolation = "{kind}" does not work here ({"; ".join(reasons)})'
-    raise SettingsError(f"{text}; {HINT}")
+    raise SettingsError(f"{text}; {HINT if shutil.which('bwrap') is None else _NO_NAMESPACES}")
 
 
 @functools.cache

@@ -81,6 +81,8 @@ class Isolation:
     def start(self) -> Start:
         """Return the command of one start, which no shell reads.
 
+        Start it in a thread that lives as long as the program: the kernel ends the program with that thread.
+
         Raises:
             SettingsError: The program's own folder cannot be made.
         """

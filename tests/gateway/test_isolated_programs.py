@@ -181,6 +181,21 @@ def test_an_isolation_that_shows_a_secret_is_not_taken(program: Program, monkeyp
         isolate(program, "auto")
 
 
+@pytest.mark.skipif(shutil.which("bwrap") is None, reason="bubblewrap is not installed")
+def test_a_machine_that_forbids_user_namespaces(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the images of containers do: the error has the kernel's own, and what to do."""
+    monkeypatch.setattr(choices, "_MAKERS", {"bubblewrap": choices.bubblewrap_start})
+    monkeypatch.setattr("arx_caps.isolation.start._launched", in_a_box_without_namespaces)
+    with pytest.raises(SettingsError, match=r"bubblewrap: bwrap: .*allow user namespaces on this machine, or set"):
+        isolate(program, "auto")
+
+
+def in_a_box_without_namespaces(_: object, command: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the start of a command where no further user namespace can be made."""
+    outer = ["bwrap", "--unshare-user", "--disable-userns", "--dev-bind", "/", "/", "--proc", "/proc"]
+    return (*outer, *command)
+
+
 @BOXED
 def test_a_program_that_it_can_replace(program: Program, tmp_path: Path) -> None:
     """A link in a folder where it may write leads the next start to no other place."""
