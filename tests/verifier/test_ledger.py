@@ -2,6 +2,7 @@
 """The ledger: no unit over, whatever is drawn, reserved, leased, lost or repeated; in memory and in Redis alike."""
 
 import copy
+import os
 import sys
 import threading
 import time
@@ -32,6 +33,7 @@ from arx_verifier.ledger import (
     Taken,
     leases,
     memory,
+    number_of,
 )
 from arx_verifier.ledger.pools import KEEP_MS, MARGIN_MS, MAX_HELD
 from tests.support import QUICK, new_ledger
@@ -857,6 +859,27 @@ def _next_ms() -> int:
     while time.time_ns() // 1_000_000 <= opened:
         pass
     return opened
+
+
+@pytest.mark.servers
+def test_a_forked_child_looks_for_itself(server: str) -> None:
+    """It has no thread of its parent: its first call begins one, and it remembers what the parent did."""
+    ledger = new_ledger(server, "forked")
+    ledger.start()
+    parent, child = ledger._looker, os.fork()
+    if child == 0:
+        code = 1
+        try:
+            ledger.latest()
+            ledger.read(["t/-/p/usd/task"])
+            own = ledger._looker
+            code = int(own is None or own is parent or not own.is_alive() or number_of(ledger._remembered) != 1)
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    ledger.close()
+    assert parent is not None
+    assert not parent.is_alive()
 
 
 @pytest.mark.servers
