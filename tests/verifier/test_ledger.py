@@ -265,6 +265,17 @@ def test_an_operator_fills_what_was_lost_with_no_more_than_is_said() -> None:
     assert state.top_up(pool, 0, None, MAX_AMOUNT, now) == -1
 
 
+def test_what_was_topped_up_can_be_lost_again() -> None:
+    """Also by a second restart while the ledger's time stands still."""
+    ledger, clock = started()
+    state = ledger.state
+    state.take("draw", "", [draw(100)], clock.now)
+    state.top_up(draw(0).pool, 0, None, 7, state.begin("second", clock.now))
+    kept = copy.deepcopy(state)
+    assert isinstance(state.take("draw", "", [draw(7)], clock.now), Taken)
+    assert isinstance(kept.take("draw", "", [draw(7)], kept.begin("third", clock.now)), Short)
+
+
 def test_a_pool_of_the_future_waits() -> None:
     """A ledger that began anew before its opening would take it for a full one."""
     ledger, clock = started()

@@ -58,7 +58,8 @@ local function begin(header, index, remembered)
     latest = latest and #latest <= 15 and tonumber(latest) or 0
     if not since or known[1] ~= own or latest > number or (latest == number and its_run ~= own) then
       -- Without a header the latest time that was seen is lost too, and this clock may be behind.
-      since = (not since and remembered == 'new') and now or math.max(since or 0, now + MARGIN_MS)
+      -- Later than the one before, also while the time stands still: a pool that was topped up then is lost again.
+      since = (not since and remembered == 'new') and now or math.max((since or 0) + 1, now + MARGIN_MS)
       number = math.max(number, latest) + 1
       redis.call(
         'HSET', header, 'run', own, 'number', int(number), 'since', int(since), 'seen', int(now), 'wakes', '0'

@@ -100,7 +100,8 @@ class LedgerState:
             self.since, self.run, self.number = now, run, 1
         elif self.since < 0 or self.run != run or older:
             # Draws may be missing: its last writes, all of them, or those that another server took.
-            self.since, self.run = max(self.since, now + MARGIN_MS), run
+            # Later than the one before, also while the time stands still: a pool that was topped up then is lost again.
+            self.since, self.run = max(self.since + 1, now + MARGIN_MS), run
             self.number = max(self.number, latest) + 1
         self.seen, self.clock = now, clock_ms
         return now
