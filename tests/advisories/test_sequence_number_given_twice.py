@@ -16,7 +16,8 @@ import pytest
 
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.mint.runtime import MintRuntime
-from arx_caps.revocation import RevocationStore
+from arx_caps.revocation import RevocationStore, Topology
+from arx_caps.revocation.failover import attest
 from arx_caps.revocation.wire import StoreHistoryError
 from tests.faults.conftest import BY, Watch, bounded, kill, start, store, token
 from tests.mint.harness import make_realm
@@ -67,6 +68,7 @@ def test_a_number_that_was_given_twice_is_noticed(
         for _ in range(more):
             kill(unaware, "s-dddddddddddddddd")
         assert unaware.header().seq == lost[0] + more
+        assert attest(unaware, Topology())[1] is None, "a mint that knows of no lost kill"
         late = start(own_valkey.url, "late", live=False)
         for witness in witnesses:
             witness.thaw()

@@ -11,7 +11,8 @@ import pytest
 import redis
 
 from arx_caps.embedded import EmbeddedValkey
-from arx_caps.revocation import RevocationStore
+from arx_caps.revocation import RevocationStore, Topology
+from arx_caps.revocation.failover import attest
 from arx_verifier.revocation.epoch import boot_clock
 from arx_verifier.revocation.store_link import MAX_ANSWER
 from tests.faults.conftest import BY, L_NS, Watch, bounded, kill, tell, token
@@ -80,6 +81,7 @@ def test_a_killed_server_with_its_file(own_valkey: EmbeddedValkey, store: Revoca
     assert (witness.last_accepted("other") - dead) / 1e6 < FAST_LEASE_MS
     own_valkey.stop()
     own_valkey.start()
+    assert attest(store, Topology())[1] is None
     witness.until("ok", "other")
     assert witness.code() == "revoked"
     bounded(witness, killed)
@@ -120,9 +122,10 @@ def test_a_file_whose_tail_is_cut(own_valkey: EmbeddedValkey, store: RevocationS
     [tail] = (own_valkey.data_dir / "appendonlydir").glob("*.incr.aof")
     os.truncate(tail, tail.stat().st_size - 900)
     own_valkey.start()
-    witness.until("fenced")
-    bounded(witness, dead)
     with RevocationStore(own_valkey.url, store.realm) as unaware:
+        assert attest(unaware, Topology())[1] is None
+        witness.until("fenced")
+        bounded(witness, dead)
         assert unaware.header().seq < last.seq
         while unaware.header().seq <= last.seq:
             kill(unaware, "s-zzzzzzzzzzzzzzzz")
