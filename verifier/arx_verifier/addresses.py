@@ -6,8 +6,10 @@ The text of ``ipaddress`` and the parts of ``urllib.parse.urlsplit`` depend on t
 
 import re
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
-from typing import Final, TypeAlias
-from urllib.parse import SplitResult, urlsplit
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+if TYPE_CHECKING:
+    from urllib.parse import SplitResult
 
 Address: TypeAlias = IPv4Address | IPv6Address
 Network: TypeAlias = IPv4Network | IPv6Network
@@ -89,12 +91,14 @@ def is_loopback(host: str) -> bool:
     return any(address in network for network in _LOOPBACK)
 
 
-def split_url(url: str) -> SplitResult | None:
+def split_url(url: str) -> "SplitResult | None":
     """Return the parts of a URL; None if it is broken, or if versions of Python split it in different ways.
 
     Args:
         url: The URL.
     """
+    from urllib.parse import urlsplit  # a decision splits no URL, and starts without this
+
     try:
         parts = urlsplit(url)
         parts.port  # noqa: B018 - raises for a port that is no number or beyond 65535
