@@ -38,6 +38,8 @@ POOL: Final = 16  # connections kept, and half as many more under load; two mint
 URGENT_POOL: Final = 2  # connections kept for what must not wait for other calls, and three times as many more
 READY: Final = 8  # of these, how many each of the two `Connections` of an engine keeps checked out
 READING: Final = "arx_reading"  # execution option: a transaction of SQLite that takes no write lock
+NEWER: Final = "update ARx, or restore the backup that was made before it was updated"
+OLDER: Final = "continue with that version, or begin a new realm with this one: docs/operations.md, Upgrade"
 
 
 # SQLSTATE, and what is wrong with the database; others are named by their class.
@@ -333,3 +335,18 @@ def _require_in_place(file: tuple[Path, os.stat_result] | None) -> None:
         if os.path.samestat(path.stat(), opened):
             return
     raise StoreError(f"the database {path} was moved away or removed; put it back, or restart the mint")
+
+
+def other_version(what: str, found: str, known: str) -> SettingsError:
+    """Return the error for a schema that this version cannot read, with what to do.
+
+    Args:
+        what: The beginning of the message, up to the schema's number.
+        found: The schema's number; a digest of its tables may follow after ``_``.
+        known: The newest schema that this version knows.
+    """
+    number = found.partition("_")[0]
+    # A newer mint may have written rows that this one would misread, and so may one between two releases.
+    newer = number.isascii() and number.isdigit() and int(number) > int(known.partition("_")[0])
+    made, hint = ("a newer version", NEWER) if newer else ("an older version that this one cannot read", OLDER)
+    return SettingsError(f"{what} {found}, this version needs {known}: it was made by {made}", hint=hint)

@@ -131,7 +131,7 @@ def test_a_log_of_another_version_is_refused(store: LogStore, url: str) -> None:
     """Nothing is written to tables of another form; the error says what to do."""
     with store.writing() as log:
         log.connection.execute(update(META).values(value="99"))
-    with LogStore(url) as again, pytest.raises(SettingsError, match=r"schema 99.*update ARx"):
+    with LogStore(url) as again, pytest.raises(SettingsError, match=r"schema 99.*a newer version"):
         again.create()
 
 

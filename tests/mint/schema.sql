@@ -1,4 +1,4 @@
--- revision 0001
+-- mint 0013_b78d548e29ae
 CREATE TABLE agents (
   path VARCHAR(64) NOT NULL,
   status VARCHAR(16) NOT NULL,
@@ -412,3 +412,100 @@ CREATE TABLE task_grants (
   FOREIGN KEY(task) REFERENCES tasks (id)
 );
 CREATE INDEX ix_task_grants_task ON task_grants (task);
+-- log 3
+CREATE TABLE log_batch (
+  idx INTEGER NOT NULL,
+  source INTEGER NOT NULL,
+  first BIGINT NOT NULL,
+  last BIGINT NOT NULL,
+  taken_ms BIGINT NOT NULL,
+  since_ms BIGINT NOT NULL,
+  until_ms BIGINT NOT NULL,
+  statement BLOB,
+  PRIMARY KEY (idx)
+);
+CREATE TABLE log_checkpoint (
+  size BIGINT NOT NULL,
+  signed_ms BIGINT NOT NULL,
+  note BLOB NOT NULL,
+  edge BLOB,
+  PRIMARY KEY (size)
+);
+CREATE TABLE log_meta (
+  name VARCHAR(32) NOT NULL,
+  value TEXT NOT NULL,
+  PRIMARY KEY (name)
+);
+CREATE TABLE log_node (
+  id INTEGER NOT NULL,
+  path BLOB NOT NULL,
+  "key" BLOB NOT NULL,
+  parent BIGINT,
+  kind VARCHAR(16) NOT NULL,
+  ref TEXT NOT NULL,
+  name TEXT NOT NULL,
+  session TEXT NOT NULL,
+  task TEXT NOT NULL,
+  agent TEXT NOT NULL,
+  subject VARCHAR(64),
+  allow BIGINT NOT NULL,
+  deny BIGINT NOT NULL,
+  other BIGINT NOT NULL,
+  first_ms BIGINT NOT NULL,
+  last_ms BIGINT NOT NULL,
+  PRIMARY KEY (id),
+  UNIQUE (path),
+  UNIQUE ("key")
+);
+CREATE TABLE log_pruned (
+  block BIGINT NOT NULL,
+  hashes BLOB NOT NULL,
+  PRIMARY KEY (block)
+);
+CREATE TABLE log_record (
+  idx INTEGER NOT NULL,
+  at_ms BIGINT NOT NULL,
+  node BIGINT NOT NULL,
+  source INTEGER NOT NULL,
+  sequence BIGINT NOT NULL,
+  outcome SMALLINT NOT NULL,
+  code VARCHAR(64) NOT NULL,
+  tool TEXT NOT NULL,
+  kept BLOB NOT NULL,
+  body BLOB,
+  PRIMARY KEY (idx)
+);
+CREATE TABLE log_source (
+  id INTEGER NOT NULL,
+  verifier TEXT NOT NULL,
+  boot VARCHAR(128) NOT NULL,
+  audience TEXT NOT NULL,
+  high_water BIGINT NOT NULL,
+  lost BIGINT NOT NULL,
+  seen_ms BIGINT NOT NULL,
+  closed_ms BIGINT,
+  PRIMARY KEY (id)
+);
+CREATE TABLE log_state (
+  id INTEGER NOT NULL,
+  size BIGINT NOT NULL,
+  edge BLOB NOT NULL,
+  nodes BIGINT NOT NULL,
+  first BIGINT NOT NULL,
+  counted BIGINT DEFAULT '0' NOT NULL,
+  erasures BIGINT NOT NULL,
+  PRIMARY KEY (id)
+);
+CREATE TABLE log_total (
+  what SMALLINT NOT NULL,
+  span SMALLINT NOT NULL,
+  at BIGINT NOT NULL,
+  name TEXT NOT NULL,
+  allow BIGINT NOT NULL,
+  deny BIGINT NOT NULL,
+  ended BIGINT NOT NULL,
+  counted BIGINT NOT NULL,
+  other BIGINT NOT NULL,
+  PRIMARY KEY (what, span, at, name)
+)
+ WITHOUT ROWID;

@@ -13,13 +13,17 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import update
 
+from arx_caps.audit.store import LogStore
+from arx_caps.audit.store.tables import META
 from arx_caps.cli import exit_codes
+from arx_caps.engines import NEWER, OLDER
 from arx_caps.mint.db import migrations
+from arx_caps.mint.db.migrations import HEAD
 from arx_caps.mint.db.mint_database import MintDatabase
 from arx_caps.mint.db.tables import METADATA
 from arx_verifier.errors import SettingsError, StoreError
 from tests.cli.helpers import arx
-from tests.mint.schema import SCHEMA, schema
+from tests.mint.schema import SCHEMA, schema, wrong_names
 from tests.servers import BOTH, empty_database
 
 
@@ -44,9 +48,18 @@ def test_the_steps_lead_to_the_tables(url: str) -> None:
         assert db.create() == migrations.HEAD
 
 
-def test_tables_do_not_change_without_a_step() -> None:
-    """``schema.sql`` is what the last step leads to; ``python -m tests.mint.schema`` writes it, with a step."""
-    assert SCHEMA.read_text(encoding="utf-8") == schema()
+def test_tables_do_not_change_without_a_greater_number() -> None:
+    """
+    ``schema.sql`` has the tables of the last numbers, the mint's with their digest; another table needs a greater one.
+    """
+    written = SCHEMA.read_text(encoding="utf-8")
+    assert written == schema()
+    assert wrong_names(written) == []
+    earlier = written.replace("CREATE TABLE agents (", "CREATE TABLE agents (\n  extra TEXT,")
+    assert wrong_names(earlier) == [f"{HEAD}: the tables differ from those of {HEAD}: give it a greater number"]
+    assert wrong_names(earlier.replace(HEAD, "0012_000000000000")) == []
+    [of_the_log] = wrong_names(written.replace("CREATE TABLE log_meta (", "CREATE TABLE log_meta (\n  extra TEXT,"))
+    assert "give it a greater number" in of_the_log
 
 
 def test_a_new_database_is_at_the_head(url: str) -> None:
@@ -84,18 +97,55 @@ def test_two_mints_that_start_at_once_make_the_tables_once(url: str) -> None:
     assert sorted(map(str, found)) == [migrations.HEAD, "None"]
 
 
-def test_a_database_of_a_newer_version_is_refused(url: str) -> None:
-    """Neither an unknown revision nor tables without one are touched; the error says what to do."""
+@pytest.mark.parametrize(
+    ("revision", "made", "hint"),
+    [
+        ("9999", "a newer version", NEWER),
+        ("0014_0123456789ab", "a newer version", NEWER),
+        (HEAD.replace("_", "_0"), "an older version that this one cannot read", OLDER),
+        ("0012", "an older version that this one cannot read", OLDER),
+        ("0001", "an older version that this one cannot read", OLDER),
+        ("other", "an older version that this one cannot read", OLDER),
+    ],
+)
+def test_a_database_of_another_version_is_refused(url: str, revision: str, made: str, hint: str) -> None:
+    """An unknown revision is not touched; the error names the older side, and the hint what to do."""
     with MintDatabase(url) as db:
         db.create()
         with db.write() as c:
-            c.execute(update(migrations.VERSION).values(version_num="9999"))
-        with pytest.raises(SettingsError, match=r"revision 9999.*update ARx"):
+            c.execute(update(migrations.VERSION).values(version_num=revision))
+        with pytest.raises(
+            SettingsError, match=rf"revision {revision}, .* needs {HEAD}: it was made by {made}"
+        ) as refusal:
             db.create()
+        assert refusal.value.hint == hint
+        checked = arx("mint", "migrate", "--check", env={"ARX_DATABASE": url})
+        assert checked.exit_code == exit_codes.USAGE
+        assert made in checked.err
+        assert hint in checked.err
+
+
+def test_tables_without_a_revision_are_refused(url: str) -> None:
+    """They are not touched."""
+    with MintDatabase(url) as db:
+        db.create()
         with db.write() as c:
             migrations.VERSION.drop(c)
-        with pytest.raises(SettingsError, match=r"no revision.*update ARx"):
+        with pytest.raises(SettingsError, match=r"no revision.*restore a backup"):
             db.create()
+
+
+@pytest.mark.parametrize(
+    ("number", "made"), [("2", "an older version that this one cannot read"), ("9", "a newer version")]
+)
+def test_a_log_of_another_version_is_refused(url: str, number: str, made: str) -> None:
+    """Its error names the older side as that of the mint's database does."""
+    with LogStore(url) as log:
+        log.create()
+        with log.writing() as writing:
+            writing.connection.execute(update(META).where(META.c.name == "schema").values(value=number))
+        with pytest.raises(SettingsError, match=rf"schema {number}, .* it was made by {made}"):
+            log.create()
 
 
 def test_a_step_that_fails_changes_nothing(url: str) -> None:

@@ -26,8 +26,7 @@ from arx_caps.audit.store.tables import BATCH, CHECKPOINT, META, METADATA, NODE,
 from arx_caps.audit.store.time_totals import rebuild
 from arx_caps.audit.store.totals import add_up
 from arx_caps.audit.store.transaction import Writing, tree_of
-from arx_caps.engines import READING, database_errors, open_engine, place_of
-from arx_verifier.errors import SettingsError
+from arx_caps.engines import READING, database_errors, open_engine, other_version, place_of
 
 NAME: Final = "the audit log's database"
 KEEP_MS: Final = 24 * 3600 * 1000  # how long checkpoints are kept; the last one always is
@@ -145,10 +144,7 @@ class LogStore:
                 c.execute(insert(STATE).values(id=1, size=0, edge=b"", nodes=0, first=0, counted=0, erasures=0))
             schema = c.execute(select(META.c.value).where(META.c.name == "schema")).scalar()
             if schema != tables.SCHEMA:
-                raise SettingsError(
-                    f"{NAME} has schema {schema}, this version knows {tables.SCHEMA}: update ARx, or restore the "
-                    "backup that was made before it was updated"
-                )
+                raise other_version(f"{NAME} is of schema", str(schema), tables.SCHEMA)
             if META.name in had:
                 if TOTAL.name not in had:  # a log from before there were totals over time
                     TOTAL.create(c)

@@ -29,7 +29,7 @@ from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, MetaData
 from arx_caps.audit.ingest import ALLOW, MAX_CODE
 
 METADATA: Final = MetaData()
-SCHEMA: Final = "1"
+SCHEMA: Final = "3"  # grows with each change of a table; missing indexes are made at a start
 
 META: Final = Table(
     "log_meta", METADATA, Column("name", String(32), primary_key=True), Column("value", Text, nullable=False)

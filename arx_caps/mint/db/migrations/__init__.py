@@ -6,14 +6,16 @@ from typing import Final
 from sqlalchemy import Column, MetaData, PrimaryKeyConstraint, String, Table, insert, inspect, select
 from sqlalchemy.engine import Connection
 
+from arx_caps.engines import other_version
 from arx_caps.mint.db.tables import METADATA
 from arx_verifier.errors import SettingsError
 
 # There is no way back but a backup: a downgrade would have to invent what the older schema knew.
-REVISIONS: Final = ("0001",)  # the oldest first
+# The oldest first.  A number grows with each change of the tables, and the digest of the tables follows it
+# (``tests/mint/schema.py``): a database with other tables is refused, also one of a version between two releases.
+REVISIONS: Final = ("0013_b78d548e29ae",)
 HEAD: Final = REVISIONS[-1]
 LOCK: Final = 0x617278  # of an advisory lock; no other part of ARx uses this number
-NEWER: Final = "update ARx, or restore the backup that was made before it was updated"
 
 # Where Alembic keeps the revision.
 VERSION: Final = Table(
@@ -28,17 +30,18 @@ def revision(connection: Connection) -> str | None:
     """Return a database's revision, or None if the database is empty.
 
     Raises:
-        SettingsError: The database belongs to a version that is unknown here.
+        SettingsError: An older version that this one cannot read, or a newer one, made the database.
     """
     there = set(inspect(connection).get_table_names())
     if VERSION.name in there:
         found = connection.execute(select(VERSION.c.version_num)).scalar()
         if found not in REVISIONS:
-            # A newer mint may have written rows that this one would misread.
-            raise SettingsError(f"the mint's database is of revision {found}, this version knows {HEAD}: {NEWER}")
+            raise other_version("the mint's database is of revision", str(found), HEAD)
         return str(found)
     if there.intersection(METADATA.tables):
-        raise SettingsError(f"the mint's database has tables and no revision: this version knows {HEAD}; {NEWER}")
+        raise SettingsError(
+            f"the mint's database has tables and no revision, this version needs {HEAD}: restore a backup of it"
+        )
     return None
 
 
@@ -49,7 +52,7 @@ def migrate(connection: Connection) -> str | None:
         The revision before; None if the database was empty.
 
     Raises:
-        SettingsError: The database belongs to a version that is unknown here.
+        SettingsError: An older version that this one cannot read, or a newer one, made the database.
     """
     if connection.dialect.name == "postgresql":
         # Two mints that start at the same moment: the second waits, and then finds the work done.

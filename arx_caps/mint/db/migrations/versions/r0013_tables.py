@@ -5,7 +5,7 @@ from alembic import op
 
 from arx_caps.mint.db.tables import METADATA
 
-revision = "0001"
+revision = "0013_b78d548e29ae"
 down_revision = None
 
 
