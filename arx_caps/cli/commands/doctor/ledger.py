@@ -138,7 +138,8 @@ def _rights(client: Any, realm: Realm) -> Check:
     for command, rest in PROBES.items():
         if not _permitted(client, command, key, *rest):
             missing.append(command)
-    missing += [name for name in FUNCTIONS if not _permitted(client, "fcall", name, "0")]
+    if not all(_permitted(client, "fcall", name, "0") for name in FUNCTIONS):
+        missing.append("fcall")
     if not _permitted(client, "function", "load", "no library"):
         missing.append("function|load")
     if missing:
