@@ -4,22 +4,49 @@
 A restored file, or a user with write access, can undo a kill in the store; these checks detect it.
 """
 
+import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from arx_caps.cli.commands.doctor.check import Check
 from arx_caps.realm import Realm
-from arx_caps.revocation import RevocationStore, StoreEntry, StoreHistoryError
+from arx_caps.revocation import Header, RevocationStore, StoreEntry, StoreHistoryError
 from arx_verifier.errors import ArxError
 from arx_verifier.revocation import FREEZING, KILLING
+
+if TYPE_CHECKING:
+    from arx_caps.mint.db.repositories.epoch import HighWater
 
 PAGE: Final = 1_000
 KEEP_LOG: Final = 10_000  # the limit of the store's functions, which delete older entries
 EVENTS: Final = ("targets.killed", "targets.frozen", "targets.thawed")
 HISTORIES: Final = ("epoch.begun", "epoch.rotated")
 BEGIN: Final = "start the mint: it begins a history, and restores the freezes of its database"
+DATABASE: Final = "check the mint's database, at `database` in realm.toml"
 NAMED: Final = 50  # of the missing freezes
+LOOKS: Final = 3
+SETTLE_S: Final = 0.3  # between two looks
 ROTATE: Final = "restart the mint: it begins a new history, which revokes every older token"
+
+
+class _Seen(NamedTuple):
+    """The realm's history in the store, as one look finds it while others write.
+
+    Attributes:
+        header: The header, read before the log.
+        log: The log's entries, oldest first.
+        kills: The killed targets, read after the log.
+        freezes: The frozen targets, read after the log.
+        later: Entries that were added to the log before the maps had been read.
+        end: The header, read last.
+    """
+
+    header: Header
+    log: list[StoreEntry]
+    kills: dict[str, int]
+    freezes: dict[str, int]
+    later: list[StoreEntry]
+    end: Header
 
 
 def check_history(store: RevocationStore, realm: Realm) -> Iterator[Check]:
@@ -28,27 +55,39 @@ def check_history(store: RevocationStore, realm: Realm) -> Iterator[Check]:
     Raises:
         StoreError: The store does not answer.
     """
+    # A busy realm changes between two reads, and a history may begin between two looks: what is wrong is wrong in each.
+    for left in reversed(range(LOOKS)):
+        checks = list(_look(store, realm))
+        if not left or all(check.ok for check in checks):
+            yield from checks
+            return
+        time.sleep(SETTLE_S)
+
+
+def _look(store: RevocationStore, realm: Realm) -> Iterator[Check]:
+    # The mint's mark before the store's header: the mint raises its mark after the store has the entry.
+    mark = _read_mark(realm)
     try:
-        header = store.header()
+        seen = _read_store(store)
     except StoreHistoryError:
         yield Check("history", False, "the store has no history of this realm", BEGIN)
         yield _freezes(store, realm)
         return
-    # Log and maps are read one after the other; a mismatch counts only if it is still there at the second look.
-    for last in (False, True):
-        log = list(_log(store))
-        found = _log_and_maps(store, log, header.seq, _kept(store, realm, header.at_ms))
-        if found.ok or last:
-            break
-        header = store.header()  # a kill or thaw happened between two reads: read again
-    yield found
-    yield _high_water(store, realm, header.incarnation, header.seq)
-    yield _record(realm, {entry.seq: entry for entry in log}, header.seq)
+    yield _log_and_maps(seen, _kept(store, realm, seen.header.at_ms))
+    yield mark if isinstance(mark, Check) else _high_water(store, mark, seen.header)
+    yield _record(realm, seen)
     yield _freezes(store, realm)
 
 
-def _log(store: RevocationStore) -> Iterator[StoreEntry]:
-    after = 0
+def _read_store(store: RevocationStore) -> _Seen:
+    header = store.header()
+    log = list(_log(store))
+    kills, freezes = store.kills(), store.freezes()
+    later = list(_log(store, log[-1].seq if log else 0))
+    return _Seen(header, log, kills, freezes, later, store.header())
+
+
+def _log(store: RevocationStore, after: int = 0) -> Iterator[StoreEntry]:
     while page := store.log(after, PAGE):
         yield from page
         after = page[-1].seq
@@ -91,9 +130,11 @@ def row_of(realm: Realm, kind: str, name: str) -> Mapping[str, Any] | None:
         return None  # another check reports it
 
 
-def _log_and_maps(store: RevocationStore, log: list[StoreEntry], seq: int, kept: Callable[[StoreEntry], bool]) -> Check:
+def _log_and_maps(seen: _Seen, kept: Callable[[StoreEntry], bool]) -> Check:
     """Replay the log: the maps must have its last entry of each target, except kills that were deleted in time."""
-    kills, freezes = store.kills(), store.freezes()
+    log, kills, freezes = seen.log, seen.kills, seen.freezes
+    whole = [*log, *seen.later]
+    at = log[-1].seq if log else 0
     # A kill is a map entry with the sequence of its log entry; a newer kill of the same target may have replaced it.
     killed: dict[str, StoreEntry] = {}
     frozen: dict[str, int] = {}
@@ -106,11 +147,16 @@ def _log_and_maps(store: RevocationStore, log: list[StoreEntry], seq: int, kept:
             frozen[entry.target] = 0
     wrong = [target for target, entry in killed.items() if target in kills and kills[target] < entry.seq]
     wrong += [target for target, entry in killed.items() if target not in kills and kept(entry)]
-    wrong += [target for target, at in frozen.items() if freezes.get(target, 0) != at and at <= seq]
+    wrong += [target for target, number in frozen.items() if freezes.get(target, 0) != number]
     # One freeze too many can trust entries of a memory: a taint narrows the freeze of its target (SPEC 18.4).
-    wrong += [target for target, at in freezes.items() if log and log[0].seq <= at <= seq and target not in frozen]
-    if log and log[-1].seq != seq:
-        return Check("history", False, f"the store is at entry {seq}, its log at entry {log[-1].seq}", ROTATE)
+    wrong += [
+        target for target, number in freezes.items() if log and log[0].seq <= number <= at and target not in frozen
+    ]
+    changed = {entry.target for entry in seen.later}
+    wrong = [target for target in wrong if target not in changed]
+    if whole and (at < seen.header.seq or whole[-1].seq > seen.end.seq):
+        found = f"the store is at entry {seen.end.seq}, its log at entry {whole[-1].seq}"
+        return Check("history", False, found, ROTATE)
     if log and log[-1].seq - log[0].seq != len(log) - 1:
         found = f"the log lacks entries between {log[0].seq} and {log[-1].seq}"
         return Check("history", False, f"{found}: a user wrote without the store's functions", ROTATE)
@@ -121,51 +167,52 @@ def _log_and_maps(store: RevocationStore, log: list[StoreEntry], seq: int, kept:
         )
     direct = sum("direct" in entry.by for entry in log)
     past = f", {direct} of them written without the mint" if direct else ""
-    return Check("history", True, f"at entry {seq}; {len(log)} entries in the log{past}")
+    return Check("history", True, f"at entry {seen.header.seq}; {len(log)} entries in the log{past}")
 
 
-def _high_water(store: RevocationStore, realm: Realm, incarnation: str, seq: int) -> Check:
+def _read_mark(realm: Realm) -> "HighWater | Check":
+    """Return the last place in the store's history that the mint's database has, or what is wrong with the database."""
     from arx_caps.mint.db.mint_database import MintDatabase
 
     # Opening a missing SQLite file would create an empty one, which hides the loss.
     path = realm.database_path
+    restore = "restore it from a backup, then restart the mint; until then kill with --direct"
     if realm.database is None and not path.exists():
-        found = f"{path} is missing: the mint has no agents, sessions, operators and kills"
         return Check(
-            "memory", False, found, "restore it from a backup, then restart the mint; until then kill with --direct"
+            "memory", False, f"{path} is missing: the mint has no agents, sessions, operators and kills", restore
         )
     try:
         with MintDatabase(realm.database_url) as db:
             mark, known = db.epoch.high_water(realm.name), db.operators.exist()
     except ArxError as error:
-        return Check("memory", False, str(error), "check the mint's database, at `database` in realm.toml")
+        return Check("memory", False, str(error), DATABASE)
     if not known:
-        found = "the mint's database is new: it has no operators, and no earlier kills"
-        return Check(
-            "memory", False, found, "restore it from a backup, then restart the mint; until then kill with --direct"
-        )
-    if mark is None:
-        return Check("memory", False, "the mint has not used this store yet", "start the mint")
-    if mark.incarnation != incarnation:
+        return Check("memory", False, "the mint's database is new: it has no operators, and no earlier kills", restore)
+    return mark or Check("memory", False, "the mint has not used this store yet", "start the mint")
+
+
+def _high_water(store: RevocationStore, mark: "HighWater", header: Header) -> Check:
+    if mark.incarnation != header.incarnation:
         return Check("memory", False, "the store has another history than the mint", ROTATE)
-    if mark.seq > seq:
-        return Check("memory", False, f"the store has lost {mark.seq - seq} entries that the mint has", ROTATE)
+    if mark.seq > header.seq:
+        found = f"the store has lost {mark.seq - header.seq} entries that the mint has"
+        return Check("memory", False, found, ROTATE)
     # Equal numbers do not prove equal entries, so the hash chain is compared too.
     if mark.chain and (store.chain_at(mark.seq) or mark.chain) != mark.chain:
         found = "the store has lost entries that the mint has, and used their numbers for others"
         return Check("memory", False, found, ROTATE)
-    return Check("memory", True, f"the mint has applied {mark.seq} of {seq} entries")
+    return Check("memory", True, f"the mint has applied {mark.seq} of {header.seq} entries")
 
 
-def _record(realm: Realm, log: dict[int, StoreEntry], seq: int) -> Check:
+def _record(realm: Realm, seen: _Seen) -> Check:
     """Compare the log with the mint's events: after a rollback their numbers have other entries, or none."""
-    compared = 0
+    log, compared = {entry.seq: entry for entry in seen.log}, 0
     try:
         events = _events(realm)
     except ArxError as error:
-        return Check("record", False, str(error), "check the mint's database, at `database` in realm.toml")
+        return Check("record", False, str(error), DATABASE)
     for number, target in _recorded(events):
-        if not seq - KEEP_LOG < number <= seq:
+        if not seen.end.seq - KEEP_LOG < number <= seen.header.seq:
             continue  # deleted by the store's functions, or newer than this check
         entry = log.get(number)
         if entry is None or entry.target != target:
@@ -185,12 +232,14 @@ def _freezes(store: RevocationStore, realm: Realm) -> Check:
     try:
         with MintDatabase(realm.database_url) as db:
             wanted = wanted_freezes(db, store, realm.name)
+            lost = wanted - set(store.freezes())
+            if lost:  # one that was thawed between the two reads is not wanted any more
+                lost &= wanted_freezes(db, store, realm.name)
     except ArxError as error:
-        return Check("freezes", False, str(error), "check the mint's database, at `database` in realm.toml")
+        return Check("freezes", False, str(error), DATABASE)
     # More freezes in the store are fine: an operator can freeze without the mint.
-    lost = sorted(wanted - set(store.freezes()))
     if lost:
-        named = ", ".join(lost[:NAMED]) + (f" and {len(lost) - NAMED} more" if len(lost) > NAMED else "")
+        named = ", ".join(sorted(lost)[:NAMED]) + (f" and {len(lost) - NAMED} more" if len(lost) > NAMED else "")
         found = f"the store lacks {len(lost)} of {len(wanted)} freezes: {named}"
         return Check("freezes", False, found, "start the mint: it restores them before it grants anything")
     return Check("freezes", True, f"the store has every freeze of the mint: {len(wanted)}")
