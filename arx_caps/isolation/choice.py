@@ -14,7 +14,7 @@ from typing import Final
 from arx_caps.isolation.program import Program
 from arx_caps.isolation.start import (
     Isolation,
-    UnavailableError,
+    IsolationError,
     bubblewrap_start,
     none_start,
     systemd_start,
@@ -58,7 +58,7 @@ def isolate(program: Program, kind: str) -> Isolation:
             continue
         try:
             return _tried(make(program))
-        except UnavailableError as error:
+        except IsolationError as error:
             reasons.append(f"{name}: {error}")
     text = f'{program.name}: isolation = "{kind}" does not work here ({"; ".join(reasons)})'
     raise SettingsError(f"{text}; {HINT if shutil.which('bwrap') is None else _NO_NAMESPACES}")
@@ -81,7 +81,7 @@ def _tried(isolation: Isolation) -> Isolation:
     """Return an isolation that has started a process which could read nothing of what is protected.
 
     Raises:
-        UnavailableError: It could not start, or could read a file.
+        IsolationError: It could not start, or could read a file.
     """
     own = f"/proc/{os.getpid()}/environ"
     secrets = [*_secrets(isolation.program), *([own] if os.getpid() > _OWN_PIDS else [])]
@@ -98,15 +98,15 @@ def _tried(isolation: Isolation) -> Isolation:
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         isolation.close()
-        raise UnavailableError(str(error)) from None
+        raise IsolationError(str(error)) from None
     lines = done.stdout.decode(errors="replace").splitlines()
     if lines[:1] == ["runs"] and done.returncode == 0:
         return isolation
     isolation.close()
     if lines[:1] == ["runs"]:
-        raise UnavailableError(f"the program could read {lines[-1]}: run `chmod go-rwx {lines[-1]}`")
+        raise IsolationError(f"the program could read {lines[-1]}: run `chmod go-rwx {lines[-1]}`")
     why = " ".join(done.stderr.decode(errors="replace").split())
-    raise UnavailableError("".join(c for c in why[:300] if c.isprintable()) or f"exit code {done.returncode}")
+    raise IsolationError("".join(c for c in why[:300] if c.isprintable()) or f"exit code {done.returncode}")
 
 
 def _secrets(program: Program) -> Iterator[str]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from arx_caps.isolation import launcher
+import arx_caps.isolation.launcher as launcher
 from arx_caps.isolation.program import ETC, PRIVATE, SYSTEM, Program, is_within
 
 _SYSTEMD_PATH: Final = re.compile(r"[A-Za-z0-9/._+@,-]+")  # without what systemd quotes or expands
@@ -45,7 +45,7 @@ _SYSTEMD: Final = [
 ]
 
 
-class UnavailableError(Exception):
+class IsolationError(Exception):
     """An isolation that does not work on this machine; its text says why."""
 
 
@@ -147,10 +147,10 @@ def user_start(program: Program) -> Isolation:
 
     Raises:
         SettingsError: There is no such user.
-        UnavailableError: No user is set, or only root can do it.
+        IsolationError: No user is set, or only root can do it.
     """
     if not program.user:
-        raise UnavailableError("`user` is not set")
+        raise IsolationError("`user` is not set")
     _require_root("to become another user, the gateway must run as root")
     return Isolation(kind="user", program=program, environment=program.variables(isolated=True))
 
@@ -162,10 +162,10 @@ def bubblewrap_start(program: Program) -> Isolation:
         program: The program.
 
     Raises:
-        UnavailableError: It is not installed.
+        IsolationError: It is not installed.
     """
     if sys.platform != "linux" or shutil.which("bwrap") is None:
-        raise UnavailableError("no program bwrap")
+        raise IsolationError("no program bwrap")
     if program.user:
         _require_root("to become another user, the gateway must run as root")
     return Isolation(kind="bubblewrap", program=program, environment=program.variables(isolated=True))
@@ -178,14 +178,14 @@ def systemd_start(program: Program) -> Isolation:
         program: The program.
 
     Raises:
-        UnavailableError: systemd does not run this machine, or a path cannot be written in its settings.
+        IsolationError: systemd does not run this machine, or a path cannot be written in its settings.
     """
     if not Path("/run/systemd/system").is_dir() or shutil.which("systemd-run") is None:
-        raise UnavailableError("systemd does not run this machine")
+        raise IsolationError("systemd does not run this machine")
     _require_root("systemd starts services for root alone")
     for path in (*program.needed(), *(path for path, _ in program.own_paths()), *program.protected):
         if not _SYSTEMD_PATH.fullmatch(str(path)):
-            raise UnavailableError(f"expected paths of letters, digits and /._+@,- for systemd, got {path}")
+            raise IsolationError(f"expected paths of letters, digits and /._+@,- for systemd, got {path}")
     environment = program.variables(isolated=True)
     # A unit's own variables can be read by each user of the machine; what this file has is read by systemd alone.
     file = os.memfd_create("environment")
@@ -195,7 +195,7 @@ def systemd_start(program: Program) -> Isolation:
 
 def _require_root(text: str) -> None:
     if os.geteuid() != 0:
-        raise UnavailableError(text)
+        raise IsolationError(text)
 
 
 def _quoted(value: str) -> str:

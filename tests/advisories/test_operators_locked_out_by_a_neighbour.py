@@ -100,7 +100,7 @@ def test_a_former_caller_has_a_limit_of_its_own(unit: Harness, office: Harness) 
 def test_the_work_for_strangers_is_bounded(unit: Harness, office: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a full line the next one is refused at once, without a look at its proof."""
     looked: list[Any] = []
-    monkeypatch.setattr(admission, "_PROOFS", admission.Line("full", 1, -1))
+    monkeypatch.setattr(admission, "_PROOFS", admission.WorkQueue("full", 1, -1))
     operator = unit.operator()
     monkeypatch.setattr(unit.mint.db.holder_keys, "find_row", lambda *each: looked.append(each))
     assert Holder(office, operator.key, operator.token).call("GET", "/v1/agents").status_code == 429

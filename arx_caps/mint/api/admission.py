@@ -22,7 +22,7 @@ _REPLAYED: Final = "replayed"
 _Result = TypeVar("_Result")
 
 
-class Line:
+class WorkQueue:
     """A queue of its own for the work that strangers can cause, so that it never takes the threads of other calls.
 
     Args:
@@ -49,7 +49,7 @@ class Line:
 
 
 # To verify a proof and to find its key takes less than a millisecond, so that a full line is served within a second.
-_PROOFS: Final = Line(f"{URGENT}-proof", 2, 256)  # urgent, as one of the callers may want to kill
+_PROOFS: Final = WorkQueue(f"{URGENT}-proof", 2, 256)  # urgent, as one of the callers may want to kill
 
 
 async def require_admitted(mint: MintContext, request: Request, find_caller: Callable[[], str | None] | None) -> None:

@@ -22,7 +22,7 @@ from arx_caps.engines import BUSY_S
 from arx_caps.jose import Proof
 from arx_caps.mint.api import problems
 from arx_caps.mint.api.access_log import note
-from arx_caps.mint.api.admission import Line, count_unproven, require_admitted
+from arx_caps.mint.api.admission import WorkQueue, count_unproven, require_admitted
 from arx_caps.mint.api.browser import peer_of
 from arx_caps.mint.api.idempotency import HEADER, digest_of, read_key
 from arx_caps.mint.context import MintContext
@@ -66,7 +66,7 @@ _THREADS: Final = ThreadPoolExecutor(40, "arx-mint-call")
 # and one that waits for the disk, they only take the interpreter from each other, which costs a quarter of the time.
 _SQLITE_THREADS: Final = ThreadPoolExecutor(2, "arx-mint-call-sqlite")
 # The assertions of new sessions from addresses over their limit: an issuer may be slow to show its keys.
-_ASSERTIONS: Final = Line("arx-mint-assertion", 2, 64)
+_ASSERTIONS: Final = WorkQueue("arx-mint-assertion", 2, 64)
 # Kills and freezes, with what an operator needs to make one: calls that wait for a database must not keep one waiting.
 URGENT_THREADS: Final = ThreadPoolExecutor(32, URGENT)
 _Result = TypeVar("_Result")
