@@ -3,10 +3,11 @@
 
 import asyncio
 import copy
+import dataclasses
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from typing import Any, Final
 
-from agents import FunctionTool, RunContextWrapper, RunState, function_tool
+from agents import FunctionTool, RunConfig, RunContextWrapper, RunState, ToolErrorFormatterArgs, function_tool
 from agents.tool import resolve_function_tool_failure_error_function, set_function_tool_failure_error_function
 from agents.tool_context import ToolContext
 
@@ -58,6 +59,31 @@ class ArxTools:
             SettingsError: A tool is neither: a hosted tool runs at the model's provider, where no task can guard it.
         """
         return [self._guarded(tool) for tool in tools]
+
+    def run_config(self, config: RunConfig | None = None) -> RunConfig:
+        """Return settings with which a run goes on when its model calls a guarded tool that was not offered.
+
+        The model reads why, as of any refused call.  Without these settings the SDK ends the run by
+        ``ModelBehaviorError``.
+
+        Args:
+            config: Further settings, which are copied.
+        """
+        config = RunConfig() if config is None else config
+        own = config.tool_error_formatter
+
+        async def explain(given: ToolErrorFormatterArgs[Any]) -> str | None:
+            name = given.tool_name
+            if given.kind == "tool_not_found" and name in self._asks:
+                try:
+                    with self._runs.of(given.run_context.context).call(name, {}):
+                        pass  # the tool's own ``is_enabled`` hid it: that is no refusal of ARx
+                except ArxError as error:
+                    return error_for_model(name, error)
+            return None if own is None else await _value(own, given)
+
+        changed = {"tool_not_found_behavior": "return_error_to_model", "tool_error_formatter": explain}
+        return dataclasses.replace(config, **changed)  # type: ignore[arg-type]
 
     async def ask_operators(self, state: RunState[Any, Any], asked: dict[str, str], context: Any = None) -> bool:
         """Ask operators about the calls that suspended a run, and pass their answers on to it, also after a restart.

@@ -12,7 +12,16 @@ from typing import Any
 
 import httpx
 import pytest
-from agents import Agent, RunConfig, Runner, UserError, WebSearchTool, function_tool, set_trace_processors
+from agents import (
+    Agent,
+    ModelBehaviorError,
+    RunConfig,
+    Runner,
+    UserError,
+    WebSearchTool,
+    function_tool,
+    set_trace_processors,
+)
 from agents.testing import ModelStep, ScriptedModel, assistant_message, function_call
 from agents.tracing import Span, Trace, TracingProcessor
 
@@ -188,6 +197,45 @@ def test_a_kill_ends_the_run(acme: World, task: StartedTask) -> None:
     assert answers(result)[-1].startswith("An operator ended this work")
     assert [len(call.tools) for call in model.calls] == [2, 2, 0]
     assert result.final_output == "stopped"
+
+
+def test_a_run_goes_on_after_a_tool_that_its_task_lacks(acme: World, task: StartedTask) -> None:
+    """A model remembers a tool that it is not offered: it reads why, also in a sub-agent and after a kill."""
+    looks = task.attenuate(tools=["orders.get"])
+    arx = ArxTools(lambda held: held, tools=TOOLS)
+    worker_model = calling(("refund", {"order_id": "o-1", "amount": 5}), ("get_order", {"order_id": "o-1"}))
+    worker = Agent(name="worker", model=worker_model, tools=arx.guard(tools_of(acme.url)))
+
+    def killed(_: Any) -> Any:
+        acme.kill(f"task:{task.id}")
+        return [function_call("get_order", {"order_id": "o-1"}, call_id="killed")]
+
+    model = ScriptedModel(
+        [
+            [function_call("refund", {"order_id": "o-1", "amount": 5}, call_id="r1")],
+            [function_call("invented", {}, call_id="i")],
+            [function_call("ask_worker", {"input": "refund"}, call_id="w")],
+            ModelStep.respond(killed),
+            [function_call("refund", {"order_id": "o-1", "amount": 5}, call_id="r2")],
+            [assistant_message("done")],
+        ]
+    )
+    tools = [*arx.guard(tools_of(acme.url)), worker.as_tool("ask_worker", "Ask the worker.")]
+    own = RunConfig(tool_error_formatter=lambda given: f"{given.tool_name}: {given.kind}", workflow_name="kept")
+    config, before = arx.run_config(own), len(acme.calls)
+    result = run(Agent(name="a", model=model, tools=tools), context=looks, run_config=config)
+    lacked, invented, worked, ended, over = answers(result)
+    assert lacked.startswith("refund was refused: the tool must be orders.get, got ")
+    assert invented == "invented: tool_not_found"
+    assert worked == "done"
+    assert "refund was refused: the tool must be" in str(worker_model.calls[-1].input)
+    assert ended.startswith("An operator ended this work")
+    assert over.startswith("An operator ended this work")
+    assert acme.calls[before:] == ["orders.get o-1"]
+    assert config.workflow_name == "kept"
+    assert own.tool_not_found_behavior == "raise_error"
+    with pytest.raises(ModelBehaviorError, match="Tool refund not found in agent"):
+        run(Agent(name="a", model=calling(("refund", {})), tools=tools), context=looks)
 
 
 def test_runs_beside_each_other_use_their_own_tasks(acme: World, session: Session) -> None:
