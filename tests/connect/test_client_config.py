@@ -3,15 +3,23 @@
 
 import json
 import subprocess
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from arx_caps.connect.client_config import CLIENT_CONFIGS
 from tests.cli.helpers import arx
 from tests.connect.conftest import World
 
-CLIENTS = {"claude": ("mcpServers", None), "vscode": ("servers", "stdio"), "cursor": ("mcpServers", "stdio")}
+CLIENTS = {
+    "claude": ("mcpServers", None),
+    "claude-code": ("mcpServers", "stdio"),
+    "codex": ("mcp_servers", None),
+    "cursor": ("mcpServers", "stdio"),
+    "vscode": ("servers", "stdio"),
+}
 
 
 @pytest.mark.parametrize("client", CLIENTS)
@@ -21,7 +29,7 @@ def test_the_snippet_starts_the_bridge(client: str, tmp_path: Path) -> None:
     ran = arx("connect", "--task", str(world.bundle), "--only", "orders.get", "--print-config", client, world.url)
     assert ran.exit_code == 0, ran
     member, kind = CLIENTS[client]
-    config: dict[str, Any] = json.loads(ran.out)
+    config: dict[str, Any] = tomllib.loads(ran.out) if client == "codex" else json.loads(ran.out)
     entry = config[member]["orders"]
     assert entry.get("type") == kind
     assert Path(entry["command"]).is_absolute()
@@ -31,6 +39,15 @@ def test_the_snippet_starts_the_bridge(client: str, tmp_path: Path) -> None:
     done = subprocess.run(command, cwd="/", input=ping, capture_output=True, check=True, timeout=60)
     text = json.loads(done.stdout)["result"]["content"][0]["text"]
     assert text.startswith("plain was refused: the tool must be orders.get")
+
+
+def test_names_and_paths_are_written_as_the_client_reads_them() -> None:
+    """Claude Code and Codex take no dot in a server's name; TOML has no surrogates, and needs quotes escaped."""
+    command = ['/opt/a "b"/arx', "connect", "--task", "/home/\U0001f600/t\\b.bundle"]
+    entry = CLIENT_CONFIGS["codex"].entry("orders.eu", command)
+    assert entry == {"mcp_servers": {"orders-eu": {"command": command[0], "args": command[1:]}}}
+    assert tomllib.loads(CLIENT_CONFIGS["codex"].text(entry)) == entry
+    assert "orders-eu" in CLIENT_CONFIGS["claude-code"].entry("orders.eu", command)["mcpServers"]
 
 
 def test_a_script_gets_the_snippet_as_data(tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """``arx connect``: sign the messages of a stock MCP client with a task."""
 
-import json
 import logging
 import re
 import sys
@@ -19,7 +18,7 @@ from arx_caps.cli.terminal import Console
 if TYPE_CHECKING:
     from arx_caps.connect.server_access import ServerAccess
 
-_CLIENTS: Final = ("claude", "vscode", "cursor")
+_CLIENTS: Final = ("claude", "claude-code", "codex", "cursor", "vscode")
 _NAMED: Final = re.compile(r"([a-z0-9_-]{1,64})=(.+)")
 _PATH: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
@@ -125,5 +124,5 @@ def _print_config(console: Console, client: str, name: str, command: Sequence[st
 
     config = CLIENT_CONFIGS[client]
     entry = config.entry(name, command)
-    console.data("connect_config", {"client": client, "config": entry}, json.dumps(entry, indent=2))
+    console.data("connect_config", {"client": client, "config": entry}, config.text(entry))
     console.hint(f"add it to {config.file}, and restart the client")
