@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An erased person stayed in records of kills and taints, and in notifications, forms, consents and kept questions."""
+"""An erased person stayed in records of kills and taints, and in notifications, forms and consents."""
 
 import msgspec
 import pytest
@@ -42,9 +42,6 @@ def mention(harness: Harness) -> None:
     ):
         body = {"targets": targets, "reason": REASON, "wait": False}
         assert operator.call("POST", f"/v1/{path}", body).status_code == 200
-    question = {"agent": "acme/x", "task": "lookup", "subject": {"issuer": IDP, "name": PERSON}}
-    kept = operator.call("POST", "/v1/policy/tests", {"name": "of-ann", "question": question, "expect": "ok"})
-    assert kept.is_success, kept.text
     assert operator.call("POST", "/v1/console/links").status_code == 200
     operator_with(harness, "former", "read-only")
     draft = msgspec.json.encode({"path": "/console/frozen", "fields": {"targets": ANN, "reason": REASON}}).decode()
@@ -62,7 +59,7 @@ def test_what_names_a_person_without_a_session_is_erased(live: Harness) -> None:
     until(lambda: len(live.mint.db.kills.list()) >= 4)
     live.mint.log.step()
     in_force = "epoch_freezes"  # the kill tainted what the person wrote into memories
-    named = {"console_sessions", "epoch_kills", "log_record", "notifications", "operators", "outbox", "policy_tests"}
+    named = {"console_sessions", "epoch_kills", "log_record", "notifications", "operators", "outbox"}
     assert tables_that_name(live) == named | {in_force}
     answer = live.operator().call("POST", "/v1/audit/erase", {"subject": ANN, "reason": "asked to"})
     assert answer.status_code == 200, answer.text

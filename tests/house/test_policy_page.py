@@ -18,7 +18,9 @@ from tests.house.pages import ROOT, Block, blocks, matches
 PAGE = (ROOT / "docs" / "policy.md").read_text(encoding="utf-8")
 BLOCKS = blocks(PAGE)
 PAYMENTS = '[audience.payments]\norigins = ["http://127.0.0.1:9002"]\n'
-POLICY = "\n".join([PAYMENTS, *(block.text for block in BLOCKS if block.language == "toml")])
+TABLES = [block.text for block in BLOCKS if block.language == "toml"]
+POLICY = "\n".join([PAYMENTS, *(text for text in TABLES if "[[question]]" not in text)])
+[QUESTIONS] = [text for text in TABLES if "[[question]]" in text]
 
 
 @pytest.fixture
@@ -42,7 +44,7 @@ def test_its_tables_are_one_policy() -> None:
 
 
 def test_its_commands_answer_what_it_shows(folder: Path) -> None:
-    """``check``, ``explain`` and ``diff``, on the page's own policy."""
+    """``check``, ``explain``, ``test`` and ``diff``, on the page's own policy."""
     next_one = POLICY.replace(
         'agents = ["acme/support/*"]\nparams', 'agents = ["acme/support/*", "acme/audit"]\nparams'
     )
@@ -53,7 +55,8 @@ def test_its_commands_answer_what_it_shows(folder: Path) -> None:
     (folder / "policy.toml").write_text(broken)
     _run(*checked)
     (folder / "policy.toml").write_text(POLICY)
-    assert len(others) == 4
+    (folder / "questions.toml").write_text(QUESTIONS)
+    assert len(others) == 6
     for command, shown in others:
         _run(command, shown)
 

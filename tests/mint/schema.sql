@@ -125,14 +125,6 @@ CREATE TABLE policies (
   "by" VARCHAR(96) NOT NULL,
   PRIMARY KEY (digest)
 );
-CREATE TABLE policy_tests (
-  name VARCHAR(64) NOT NULL,
-  question TEXT NOT NULL,
-  expect VARCHAR(32) NOT NULL,
-  "by" TEXT NOT NULL,
-  added_at BIGINT NOT NULL,
-  PRIMARY KEY (name)
-);
 CREATE TABLE repeats (
   caller VARCHAR(96) NOT NULL,
   "key" VARCHAR(64) NOT NULL,

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``arx policy``: check, explain, compare, activate, list and show policies."""
+"""``arx policy``: check, explain, test, compare, activate, list and show policies."""
 
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
 import click
 
@@ -18,6 +17,7 @@ from arx_caps.cli.secure_files import write_private
 from arx_caps.cli.terminal import Console, pairs, plain, table
 from arx_caps.durations import show_time
 from arx_verifier.errors import SettingsError
+from arx_verifier.journal import OK
 
 if TYPE_CHECKING:
     from arx_caps.mint.policy.model import Policy
@@ -29,7 +29,7 @@ _SIGNS = {"granted": "+", "no longer granted": "-", "changed": "~"}
 
 @click.group("policy", cls=Verbs)
 def policy_command() -> None:
-    """Check, explain, compare and activate policies."""
+    """Check, explain, test, compare and activate policies."""
 
 
 @policy_command.command("check")
@@ -69,6 +69,10 @@ def check(console: Console, file: str) -> None:
 @click.option("--tool", "tools", multiple=True, help="attenuate to this tool or pattern; repeatable")
 @click.option("--ttl", type=Duration(), help="requested lifetime, such as 5m [the policy's]")
 @click.option("--depth", type=click.IntRange(0), help="number of delegations that may follow [the policy's]")
+@click.option("--call", "tool", help="tool of a call in the task [only the task is asked for]")
+@pairs_option("--arg", "args", "argument of the call")
+@click.option("--peer", help="network address that the call comes from, for a task with `net`")
+@click.option("--as-question", is_flag=True, help="print the question with its answer in the form of `arx policy test`")
 @click.option(
     "--subject", nargs=2, metavar="ISSUER SUB", help="subject of the session: the URL of the issuer, and `sub`"
 )
@@ -88,113 +92,119 @@ def explain(
     claims: tuple[str, ...],
     params: tuple[str, ...],
     tools: tuple[str, ...],
+    tool: str | None,
+    args: tuple[str, ...],
+    peer: str | None,
+    as_question: bool,
     **less: Any,
 ) -> None:
     """Print what a task would grant to an agent; if nothing, print the reasons and the needed changes, and exit with 1.
 
+    With --call it also prints whether a call in the task would be allowed, and exits with 1 if not.
+
     \b
         arx policy explain --agent acme/support/triage --task refund --param order_id=o-1001 --param amount=50
     """
-    from arx_caps.mint.policy.explain import explain_grant, show_explained
-    from arx_caps.mint.policy.issuers import Subject
+    from arx_caps.mint.policy.explain import show_explained
+    from arx_caps.mint.tasks.policy_questions import PolicyQuestion, QuestionSubject, ask_policy, write_question
 
+    if tool is None and (args or peer):
+        raise click.UsageError("--arg and --peer are about a call: add --call TOOL")
+    if as_question and (tools or any(value is not None for value in less.values())):
+        raise click.UsageError("--as-question takes no --tool, --ttl and --depth: a file of questions has none")
     policy = _of_file(file) if file is not None else _kept(place, IN_FORCE)
-    whose = Subject(*subject, read_pairs(claims)) if subject is not None else None
-    explained = explain_grant(
-        policy, agent=agent, task=task, params=read_pairs(params), tools=tools or None, subject=whose, **less
+    question = PolicyQuestion(
+        agent=agent,
+        task=task,
+        params=read_pairs(params),
+        subject=QuestionSubject(issuer=subject[0], sub=subject[1], claims=read_pairs(claims)) if subject else None,
+        tool=tool,
+        args=read_pairs(args),
+        peer=peer,
     )
-    value = {"policy": policy.digest, "agent": agent, **show_explained(explained)}
-    console.data("explanation", value, lambda: "\n".join(_explained(value)))
-    click.get_current_context().exit(0 if explained.granted else DENIED)
+    reply = ask_policy(policy, question, tools=tools or None, **less)
+    value = {"policy": policy.digest, "agent": agent, **show_explained(reply.explained)}
+    if tool is not None:
+        value["call"] = {"tool": tool, "code": reply.code, **reply._asdict()}
+        del value["call"]["explained"]
+    if as_question:
+        value = {"policy": policy.digest, "question": write_question(question, reply)}
+    console.data("explanation", value, lambda: value["question"] if as_question else "\n".join(_explained(value)))
+    click.get_current_context().exit(0 if as_question or reply.code == OK else DENIED)
 
 
-@policy_command.group("test")
-def test_command() -> None:
-    """Keep questions to the policy whose answers must stay, and ask them."""
-
-
-@test_command.command("run")
-@click.argument("file", required=False, type=click.Path(exists=True, dir_okay=False))
-@operator_options
+@policy_command.command("test")
+@click.argument("policy_file", metavar="POLICY", type=click.Path(exists=True, dir_okay=False))
+@click.argument("questions", type=click.Path(exists=True, dir_okay=False))
 @common_options
 @pass_console
-def run_tests(console: Console, place: Place, file: str | None) -> None:
-    """Ask the policy FILE, or the one in force, every kept question; exit with 1 if an answer is unexpected."""
-    text = _of_file(file).text.source if file is not None else None
-    answer = place.mint().call("POST", "/v1/policy/tests/run", {"policy": text})
-    results = answer["results"]
-    rows = [
-        ("passed" if one["passed"] else "FAILED", one["test"]["name"], one["test"]["expect"], one["code"], one["why"])
-        for one in results
-    ]
-    console.data("policy-tests", answer, lambda: table(("", "TEST", "EXPECTED", "GOT", "WHY"), rows))
-    console.say(f"{len(results) - answer['failed']} of {len(results)} answers are as expected")
-    click.get_current_context().exit(DENIED if answer["failed"] else 0)
+def test(console: Console, policy_file: str, questions: str) -> None:
+    """Ask the file POLICY each question of the file QUESTIONS; exit with 1 if an answer is not the expected one.
 
-
-@test_command.command("add")
-@click.argument("name")
-@click.option("--agent", required=True, shell_complete=complete_names("agent"), help="path of the agent")
-@click.option("--task", required=True, shell_complete=complete_names("template"), help="name of the task in the policy")
-@pairs_option("--param", "params", "parameter of the task")
-@click.option("--call", "tool", help="tool of a call in the task [only the task is asked for]")
-@pairs_option("--arg", "args", "argument of the call")
-@click.option("--expect", default="ok", show_default=True, help="code of the answer: ok, or a refusal's")
-@operator_options
-@common_options
-@pass_console
-def add_test(
-    console: Console,
-    /,
-    place: Place,
-    name: str,
-    agent: str,
-    task: str,
-    params: tuple[str, ...],
-    tool: str | None,
-    args: tuple[str, ...],
-    expect: str,
-) -> None:
-    """Keep a question as the test NAME; one of the same name is replaced.
-
-    \b
-        arx policy test add "refunds end at 100" --agent acme/support/triage --task refund --param order_id=o-1
-            --call payments.refund --arg amount=101 --expect argument_not_allowed
+    It needs no mint and no key.  `arx policy explain --as-question` prints a question in the form of the file.
     """
-    question = {"agent": agent, "task": task, "params": read_pairs(params), "tool": tool, "args": read_pairs(args)}
-    answer = place.mint().call("POST", "/v1/policy/tests", {"name": name, "question": question, "expect": expect})
-    console.data("policy-test", answer, lambda: pairs([("test", answer["name"]), ("expects", answer["expect"])]))
+    from arx_caps.mint.tasks.policy_questions import ask_policy, load_questions
 
-
-@test_command.command("remove")
-@click.argument("name")
-@operator_options
-@common_options
-@pass_console
-def remove_test(console: Console, place: Place, name: str) -> None:
-    """Remove the test NAME."""
-    answer = place.mint().call("DELETE", f"/v1/policy/tests/{quote(name, safe='')}")
-    console.data("policy-test", answer, lambda: pairs([("removed", answer["name"])]))
+    policy = _of_file(policy_file)
+    try:
+        asked = load_questions(questions)
+    except SettingsError as error:
+        raise Stop(str(error), DENIED, code=error.code) from error
+    replies = [(question, ask_policy(policy, question)) for question in asked]
+    results = [
+        {
+            "name": question.name,
+            "passed": reply.answers(question),
+            "expect": question.expect,
+            "need": question.need,
+            "code": reply.code,
+            "why": reply.why,
+            "audience": reply.audience,
+            "approval": reply.approval,
+        }
+        for question, reply in replies
+    ]
+    failed = sum(not result["passed"] for result in results)
+    rows = [
+        ("passed" if each["passed"] else "FAILED", each["name"], _wanted(each), _got(each), each["why"] or "")
+        for each in results
+    ]
+    value = {"policy": policy.digest, "results": results, "failed": failed}
+    console.data("policy-test", value, lambda: table(("", "QUESTION", "EXPECTED", "GOT", "WHY"), rows))
+    console.say(f"{len(results) - failed} of {len(results)} answers are as expected")
+    click.get_current_context().exit(DENIED if failed else 0)
 
 
 @policy_command.command("diff")
 @click.argument("old", metavar="OLD")
 @click.argument("new", metavar="[NEW]", required=False)
+@click.option(
+    "--fail-on",
+    type=click.Choice(["widening", "unclear"]),
+    help="exit with 1 if a difference widens or is unclear (widening), or is unclear (unclear) [never]",
+)
 @operator_options
 @common_options
 @pass_console
-def diff(console: Console, place: Place, old: str, new: str | None) -> None:
+def diff(console: Console, place: Place, old: str, new: str | None, fail_on: str | None) -> None:
     """Compare two policies by what they grant; OLD alone is compared with the policy in force.
 
-    OLD and NEW are files, digests or `in-force`.  Marks: + only allows more, - only allows less, ~ may do both.
+    OLD and NEW are files, digests or `in-force`.  Marks: + only allows more (widening), - only allows less (narrowing),
+    ~ may do both (unclear).  Two files need no mint and no key.
     """
     from arx_caps.mint.policy.diff import compare
 
     first, second = (_any(place, IN_FORCE), _any(place, old)) if new is None else (_any(place, old), _any(place, new))
     found = compare(first, second)
-    value = {"old": first.digest, "new": second.digest, "differences": [each._asdict() for each in found]}
+    counts = {name: sum(each.direction == name for each in found) for name in ("widening", "narrowing", "unclear")}
+    refused = {None: 0, "unclear": counts["unclear"], "widening": counts["widening"] + counts["unclear"]}[fail_on]
+    value = {"old": first.digest, "new": second.digest, "differences": [each.shown() for each in found]}
     lines = [_difference(each._asdict()) for each in found] or ["no difference"]
-    console.data("policy-diff", value, lambda: "\n".join(lines))
+    console.data("policy-diff", value | counts | {"failed": bool(refused)}, lambda: "\n".join(lines))
+    if refused:
+        also = "; --fail-on widening counts what is unclear, as it may widen" if fail_on == "widening" else ""
+        console.say(f"{counts['widening']} widening (+), {counts['unclear']} unclear (~){also}")
+    click.get_current_context().exit(DENIED if refused else 0)
 
 
 @policy_command.command("show")
@@ -315,7 +325,25 @@ def _explained(value: dict[str, Any]) -> list[str]:
             lines += [f"    attenuated to {plain(tool)}" for tool in given.get("attenuated_to", [])]
             for terms in given.get("approvals", []):
                 lines.append(f"    {plain(' and '.join(terms['tools']))} needs an approval {_approval(terms)}")
+    if call := value.get("call"):
+        answer = f"allowed at {call['audience']}" if call["code"] == OK else f"refused ({call['code']}): {call['why']}"
+        needs = f", with an approval {_approval(call['approval'])}" if call["approval"] else ""
+        lines.append(f"the call {plain(call['tool'])}: {plain(answer)}{needs}")
     return lines
+
+
+def _wanted(result: dict[str, Any]) -> str:
+    return f"{result['expect']}{_by(result['need'])}"
+
+
+def _got(result: dict[str, Any]) -> str:
+    need = result["approval"]["need"] if result["approval"] is not None else 0
+    return f"{result['code']}{_by(need if need or result['need'] is not None else None)}"
+
+
+def _by(need: int | None) -> str:
+    """Return how many approvals a call needs, as text behind a code; None is not shown."""
+    return "" if need is None else f", {need} approval{'s' * (need != 1)}"
 
 
 def _difference(found: dict[str, Any]) -> str:

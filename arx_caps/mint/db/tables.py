@@ -39,17 +39,6 @@ OPERATORS: Final = Table(
     Column("claims", Text),
 )
 
-# Questions to a policy whose answers must stay as they are.
-POLICY_TESTS: Final = Table(
-    "policy_tests",
-    METADATA,
-    Column("name", String(64), primary_key=True),
-    Column("question", Text, nullable=False),
-    Column("expect", String(32), nullable=False),
-    Column("by", Text, nullable=False),
-    Column("added_at", BigInteger, nullable=False),
-)
-
 # One row for each sign-in to the console: first for its one-use link, then for the browser that used it.
 CONSOLE_SESSIONS: Final = Table(
     "console_sessions",

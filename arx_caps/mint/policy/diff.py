@@ -50,6 +50,10 @@ class Difference(NamedTuple):
         """Whether the new policy allows more by this difference: ``widening``, ``narrowing`` or ``unclear``."""
         return _DIRECTIONS[self.kind]
 
+    def shown(self) -> dict[str, Any]:
+        """Return the difference as plain data."""
+        return {"direction": self.direction, **self._asdict()}
+
 
 def compare(old: Policy, new: Policy) -> list[Difference]:
     """Return every difference in meaning, in the new policy's order, removed tables last."""

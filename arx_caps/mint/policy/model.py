@@ -24,7 +24,7 @@ from arx_verifier import jcs, names
 from arx_verifier.constraints import Rule, explain, is_integer
 from arx_verifier.errors import Failure, GrantError, MalformedTokenError, RequestError, SettingsError, shorten
 
-__all__ = ["Policy", "SessionTerms", "TaskGrant", "Template"]
+__all__ = ["Policy", "SessionTerms", "TaskGrant", "Template", "read_policy_text"]
 
 MAX_BYTES: Final = 1 << 20  # far above any policy that a person could review
 MAX_MISTAKES: Final = 20
@@ -123,7 +123,7 @@ class Policy:
         Raises:
             SettingsError: It cannot be read, is not UTF-8, exceeds 1 MiB, or has a mistake.
         """
-        return cls(_read(path))
+        return cls(read_policy_text(path))
 
     @classmethod
     def mistakes(cls, path: Path | str) -> list[SettingsError]:
@@ -136,7 +136,7 @@ class Policy:
             At most ``MAX_MISTAKES``, in the order of the file; the one that ``load`` raises is among them.
         """
         try:
-            text = _read(path)
+            text = read_policy_text(path)
         except SettingsError as error:
             return [error]
         found: list[SettingsError] = []
@@ -415,7 +415,12 @@ class _TaskRequest:
         self._failures.append(Failure(self._place, rule, expected, got))
 
 
-def _read(path: Path | str) -> PolicyText:
+def read_policy_text(path: Path | str) -> PolicyText:
+    """Read and parse the TOML of a policy, or of questions to one.
+
+    Raises:
+        SettingsError: The file cannot be read, is not UTF-8, exceeds 1 MiB, or is not TOML.
+    """
     try:
         raw = Path(path).read_bytes()
         text = raw.decode()

@@ -16,6 +16,7 @@ from arx_verifier import names
 from arx_verifier.errors import Failure, GrantError, shorten
 from arx_verifier.journal import OK
 from arx_verifier.request import AccessRequest
+from arx_verifier.token import KeyRing
 
 # Others are of what the policy does not have for this agent.
 _CODES: Final = {"bad_parameters": "argument_not_allowed", "subject_required": "proof_missing"}
@@ -98,13 +99,14 @@ def _judge(
     try:
         grant = policy.grant(template.name, str(agent["path"]), params)
         # From the beginning of the history: no new task ends a kill that is in force.
-        birth = trial_birth(mint, policy, grant, agent, born._replace(seq=0), request.at)
+        birth = trial_birth(policy, grant, agent, born._replace(seq=0), request.at, mint.realm.max_ttl_ms)
         keys = keys_for(mint, [audience])
         needs = {audience: [terms.tools for terms in grant.approvals.get(audience, ())]}
         token = sign_tokens(mint, birth, {audience: caveats_of(grant, request.at)[audience]}, keys, needs)[audience]
     except GrantError as error:
         return _refused(error)
-    decision = judge_token(mint, audience, keys[audience], token, request)
+    ring = KeyRing(dict([keys[audience]]), realm=mint.realm.name, max_ttl_ms=mint.realm.max_ttl_ms)
+    decision = judge_token(audience, ring, mint.epochs, token, request)
     return PolicyAnswer(decision.code, tuple(decision.all_failures()))
 
 

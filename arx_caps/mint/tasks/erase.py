@@ -92,7 +92,7 @@ def _erase_work(
         db.erasures.erase_work(sessions, tasks, what)
     db.kills.erase(target=target, before=before)  # their targets and reasons may name a person
     if target is not None:
-        db.erasures.erase_mentions(target, by)
+        db.erasures.erase_mentions(target)
     # The write-ahead log of SQLite still has the erased rows.
     db.settle()
     # Recorded events go into the log before the log is erased: one that followed later would bring the person back.

@@ -1,52 +1,87 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ask a policy whether a task, and a call in it, would be allowed; keep such questions as tests.  CONTROL 6.5.
+"""Ask a policy whether a task, and a call in it, would be allowed; read such questions with their expected answers.
 
-The call is judged by a verifier, with a token as the task would have and without the proof that a real call carries.
-That token is made with a key of its own and never leaves this module.
+Neither a mint nor a key is needed: the token of a call is made with a key of its own, is judged by a verifier, and
+never leaves this module.
 """
 
+import json
+import re
 import secrets
+import time
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, NamedTuple
 
-import msgspec
-from msgspec import Meta
+from msgspec import Meta, field
+from msgspec.structs import replace
 
-from arx_caps.mint.context import MintContext
-from arx_caps.mint.db.database import now_ms
+from arx_caps.mint.context import Born
 from arx_caps.mint.policy.approvals import show_terms
-from arx_caps.mint.policy.explain import PolicyRefusal, explain_grant, show_explained
+from arx_caps.mint.policy.explain import Explained, PolicyRefusal, explain_grant
 from arx_caps.mint.policy.issuers import Subject
-from arx_caps.mint.policy.model import Policy, TaskGrant
+from arx_caps.mint.policy.model import Policy, TaskGrant, read_policy_text
+from arx_caps.mint.policy.parse import PolicyEntry, PolicyTable, members_of, several
 from arx_caps.mint.tasks.token_factory import caveats_of
 from arx_caps.mint.tasks.trial_token import judge_token, trial_birth
-from arx_verifier import names
-from arx_verifier.errors import refusal
+from arx_verifier import jcs, names
+from arx_verifier.errors import AttenuationError, MalformedTokenError, RequestError, refusal
 from arx_verifier.journal import OK
 from arx_verifier.request import AccessRequest
-from arx_verifier.token import Macaroon
+from arx_verifier.revocation import UnsafeLocalEpochs
+from arx_verifier.token import KeyRing, Macaroon
 
 Text = Annotated[str, Meta(min_length=1, max_length=256)]
 _KID: Final = "question.0"
+_REALM: Final = "question"
+_BARE: Final = re.compile("[A-Za-z0-9_-]+")
 
 
-class SubjectSaid(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The subject on whose behalf the session would run."""
+class QuestionSubject(PolicyTable, frozen=True, kw_only=True):
+    """The subject on whose behalf the session would run.
+
+    Attributes:
+        issuer: The URL of the issuer.
+        sub: The issuer's name of the subject.
+        claims: Further claims of the subject.
+    """
 
     issuer: Text
-    name: Text
-    claims: dict[str, Any] = {}
+    sub: Text
+    claims: dict[str, Any] = field(default_factory=dict)
 
 
-class PolicyQuestion(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Whether an agent would get a task, and with ``tool`` whether a call in it would be allowed."""
+class PolicyQuestion(PolicyTable, frozen=True, kw_only=True):
+    """Whether an agent would get a task, and with ``tool`` whether a call in it would be allowed.
 
+    Attributes:
+        name: The question's name in a file.
+        agent: The agent's path.
+        task: The template's name.
+        params: Values for its parameters.
+        subject: The subject of the session, or None.
+        tool: The tool of a call in the task; None to ask for the task alone.
+        args: The arguments of the call.
+        peer: The network address that the call comes from, or None.
+        expect: The code of the expected answer: ``ok``, or that of a refusal.
+        need: How many operators must be needed to approve the call; None if that is not asked.
+    """
+
+    name: Text = "question"
     agent: Text
     task: Text
-    params: dict[str, Any] = {}
-    subject: SubjectSaid | None = None
+    params: dict[str, Any] = field(default_factory=dict)
+    subject: QuestionSubject | None = None
     tool: Text | None = None
-    args: dict[str, Any] = {}
+    args: dict[str, Any] = field(default_factory=dict)
+    peer: Text | None = None
+    expect: Text = OK
+    need: Annotated[int, Meta(ge=0, le=8)] | None = None
+
+
+class QuestionFile(PolicyTable, frozen=True, kw_only=True):
+    """A file of questions."""
+
+    question: Annotated[tuple[PolicyQuestion, ...], several("question", "for example [[question]]")]
 
 
 class PolicyReply(NamedTuple):
@@ -62,83 +97,143 @@ class PolicyReply(NamedTuple):
 
     code: str
     why: str | None
-    explained: dict[str, Any]
+    explained: Explained
     audience: str | None = None
     approval: dict[str, Any] | None = None
 
+    def answers(self, question: PolicyQuestion) -> bool:
+        """Return whether the answer is the expected one."""
+        need = self.approval["need"] if self.approval is not None else 0
+        return self.code == question.expect and question.need in (None, need)
 
-def ask_policy(mint: MintContext, policy: Policy, question: PolicyQuestion) -> PolicyReply:
+
+def load_questions(path: str) -> tuple[PolicyQuestion, ...]:
+    """Parse a file of questions.
+
+    Raises:
+        SettingsError: It cannot be read, has no question, or has a mistake, with file, line and key.
+    """
+    entry = PolicyEntry(read_policy_text(path))
+    file: QuestionFile = entry.read(QuestionFile, entry.text.document)
+    first: dict[str, int] = {}
+    for index, question in enumerate(file.question):
+        each = entry.at("question", index)
+        if "name" not in entry.text.document["question"][index]:
+            raise each.error('needs `name`, such as "refunds end at 100"')
+        if first.setdefault(question.name, index) != index:
+            raise each.at("name").error("expected a name of its own, got that of another question")
+        if question.tool is None and (question.args or question.peer or question.need is not None):
+            raise each.error("`args`, `peer` and `need` are about a call: add `tool`")
+        for member in ("params", "args", "subject"):
+            try:
+                jcs.jcs(entry.text.document["question"][index].get(member, {}))
+            except RequestError as error:
+                raise each.at(member).error(f"{error}; write a date as text") from error
+    return file.question
+
+
+def ask_policy(
+    policy: Policy,
+    question: PolicyQuestion,
+    *,
+    ttl: str | None = None,
+    tools: tuple[str, ...] | None = None,
+    depth: int | None = None,
+) -> PolicyReply:
     """Return what a policy answers.
 
     Args:
-        mint: The mint.
-        policy: The policy, in force or not.
+        policy: The policy.
         question: The question.
-
-    Raises:
-        UnavailableError: The kill epoch is unknown now.
+        ttl: A shorter lifetime, as a duration such as ``5m``.
+        tools: Fewer tools.
+        depth: Fewer delegations.
     """
     said = question.subject
-    subject = Subject(said.issuer, said.name, said.claims) if said is not None else None
-    explained = explain_grant(policy, agent=question.agent, task=question.task, params=question.params, subject=subject)
-    shown = show_explained(explained)
+    subject = Subject(said.issuer, said.sub, said.claims) if said is not None else None
+    explained = explain_grant(
+        policy,
+        agent=question.agent,
+        task=question.task,
+        params=question.params,
+        ttl=ttl,
+        tools=tools,
+        depth=depth,
+        subject=subject,
+    )
     for part in explained:
         if isinstance(part, PolicyRefusal):
-            return PolicyReply(part.code, part.why, shown)
+            return PolicyReply(part.code, part.why, explained)
     assert isinstance(explained.task, TaskGrant)
     if question.tool is None:
-        return PolicyReply(OK, None, shown)
-    return _judge(mint, policy, explained.task, question, subject, shown)
+        return PolicyReply(OK, None, explained)
+    return _judge(policy, explained.task, question, subject, explained)
+
+
+def write_question(question: PolicyQuestion, reply: PolicyReply) -> str:
+    """Return a question in the form of a file, with the answer as the expected one."""
+    need = reply.approval["need"] if reply.approval is not None else 0 if question.tool and reply.code == OK else None
+    said = f"{question.agent}: {question.tool or question.task} {'is allowed' if reply.code == OK else 'is refused'}"
+    shown = members_of(replace(question, name=said[:256], expect=reply.code, need=need))
+    members = {key: value for key, value in shown.items() if value not in (None, {})}
+    return "\n".join(["[[question]]", *(f"{key} = {_toml(value)}" for key, value in members.items())])
+
+
+def _key(name: str) -> str:
+    return name if _BARE.fullmatch(name) else _toml(name)
+
+
+def _toml(value: Any) -> str:
+    """Return a value as TOML on one line."""
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{_key(key)} = {_toml(item)}" for key, item in value.items()) + " }" if value else "{}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_toml, value))}]"
+    # A JSON text is one of TOML, but for DEL; other values are spelled alike.
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _judge(
-    mint: MintContext,
-    policy: Policy,
-    grant: TaskGrant,
-    question: PolicyQuestion,
-    subject: Subject | None,
-    shown: dict[str, Any],
+    policy: Policy, grant: TaskGrant, question: PolicyQuestion, subject: Subject | None, explained: Explained
 ) -> PolicyReply:
     first: PolicyReply | None = None
     tool = str(question.tool)
     # A service that has a rule for the tool is asked first: its refusal says what is wrong with the arguments.
     fitting = sorted(grant.rules, key=lambda name: not any(names.matches_tool(r.tool, tool) for r in grant.rules[name]))
     for audience in fitting:
-        code, why = _decide(mint, policy, grant, audience, question, subject)
+        code, why = _decide(policy, grant, audience, question, subject)
         needed = [
             terms
             for terms in grant.approvals.get(audience, ())
             if any(names.matches_tool(pattern, tool) for pattern in terms.tools)
         ]
         approval = show_terms(needed[0]) if needed and code == OK else None
-        reply = PolicyReply(code, why, shown, audience, approval)
+        reply = PolicyReply(code, why, explained, audience, approval)
         if code == OK:
             return reply
         first = first or reply
-    return first or PolicyReply("tool_not_allowed", "the task is for no service", shown)
+    return first or PolicyReply("tool_not_allowed", "the task is for no service", explained)
 
 
 def _decide(
-    mint: MintContext,
-    policy: Policy,
-    grant: TaskGrant,
-    audience: str,
-    question: PolicyQuestion,
-    subject: Subject | None,
+    policy: Policy, grant: TaskGrant, audience: str, question: PolicyQuestion, subject: Subject | None
 ) -> tuple[str, str | None]:
-    now, key = now_ms(), secrets.token_bytes(32)
+    now, key, epochs = time.time_ns() // 1_000_000, secrets.token_bytes(32), UnsafeLocalEpochs()
     agent: Mapping[str, Any] = {"path": question.agent, "metadata": "{}", "owner": None}
-    birth = trial_birth(mint, policy, grant, agent, mint.born(), now, subject)
+    ring = KeyRing({_KID: key}, realm=_REALM)
+    born = Born(epochs.incarnation, epochs.seq)
+    birth = trial_birth(policy, grant, agent, born, now, ring.max_ttl_ms, subject)
     # Without the proof of a call and a budget: the question is what the policy allows, and not who sends it, nor what
     # a task has spent.
     caveats = tuple(
-        msgspec.structs.replace(each, require=None, fresh=None)
-        for each in caveats_of(grant, now)[audience]
-        if each.spend is None
+        replace(each, require=None, fresh=None) for each in caveats_of(grant, now)[audience] if each.spend is None
     )
-    token = Macaroon.mint(birth.identifier(audience, _KID, key), key=key, realm=mint.realm.name, caveats=caveats)
-    request = AccessRequest(str(question.tool), question.args, now)
-    decision = judge_token(mint, audience, (_KID, key), token.encode(), request)
+    try:
+        token = Macaroon.mint(birth.identifier(audience, _KID, key), key=key, realm=_REALM, caveats=caveats)
+    except (AttenuationError, MalformedTokenError) as error:
+        return "bad_parameters", f"what this task grants at {audience} does not fit into a token: {error}"
+    request = AccessRequest(str(question.tool), question.args, now, peer=question.peer)
+    decision = judge_token(audience, ring, epochs, token.encode(), request)
     if decision.code == OK:
         return OK, None
     return decision.code, str(refusal(decision.code, tuple(decision.all_failures())))

@@ -305,20 +305,6 @@ def test_a_proof_is_verified_offline(visitor: Visitor, realm: DemoRealm, tmp_pat
     assert done.returncode == 1, done.stdout
 
 
-def test_a_question_becomes_a_test(visitor: Visitor, realm: DemoRealm) -> None:
-    """The policy's answer with its reason, kept under a name; the command line runs it."""
-    page = visitor("ada").open("/console/policy/questions")
-    page.get_by_label("Agent").fill("acme/support/triage")
-    page.get_by_label("Task").fill("refund")
-    page.get_by_label("Parameters").fill("order_id=o-1\namount=500")
-    page.get_by_role("button", name="Ask").click()
-    expect(page.get_by_role("main")).to_contain_text("refused")
-    page.get_by_role("textbox", name="Name", exact=True).fill("no refund of 500")
-    page.get_by_role("button", name="Keep").click()
-    expect(page.get_by_role("row").filter(has_text="no refund of 500")).to_contain_text("passed")
-    assert "no refund of 500" in json.dumps(realm.arx("policy", "test", "run"))
-
-
 def test_many_rows_have_pages(visitor: Visitor, realm: DemoRealm) -> None:
     """A thousand records: each page has its part, and the next one goes on where it ended."""
     until(lambda: realm.arx("status")["log"]["size"] >= 1200, 120.0)  # it grows while agents are at work

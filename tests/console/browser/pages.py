@@ -28,7 +28,6 @@ PAGES: Final[Mapping[str, Callable[[Mapping[str, Any]], str]]] = {
     "frozen": lambda facts: "/console/frozen",
     "verifiers": lambda facts: "/console/verifiers",
     "policy": lambda facts: "/console/policy",
-    "policy-questions": lambda facts: "/console/policy/questions",
     "keys": lambda facts: "/console/keys",
     "notifications": lambda facts: "/console/notifications",
     "sign-ins": lambda facts: "/console/sign-ins",

@@ -1,17 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Routes of the policy: put one in force, and read every policy that was in force."""
+"""Routes of the policy: put one in force, read every policy that was in force, and compare two."""
 
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall
 from arx_caps.mint.api.pagination import PageQuery, page_of
+from arx_caps.mint.context import MintContext
 from arx_caps.mint.db.repositories.policies import POLICIES_ORDER
 from arx_caps.mint.identity.authenticate import admit_operator
 from arx_caps.mint.identity.operator_role import actions_of_operator, may
-from arx_caps.mint.policy.model import MAX_BYTES
+from arx_caps.mint.policy.diff import compare
+from arx_caps.mint.policy.model import MAX_BYTES, Policy
 from arx_caps.mint.policy.roles import WRITE_OPERATORS
 from arx_verifier.errors import GrantError
 
@@ -62,6 +64,25 @@ class PolicyWithText(RouteAnswer, frozen=True):
     policy: str
 
 
+class DifferenceShown(msgspec.Struct, frozen=True, kw_only=True):
+    """One difference in meaning, with both policies' values; direction: ``widening``, ``narrowing`` or ``unclear``."""
+
+    kind: str
+    direction: str
+    place: str
+    member: str
+    before: Any
+    after: Any
+
+
+class PolicyDiff(RouteAnswer, frozen=True):
+    """What differs in meaning between two policies."""
+
+    old: str
+    new: str
+    differences: list[DifferenceShown]
+
+
 def load_policy_route(call: RouteCall) -> PolicyLoaded:
     """Put a policy in force at every mint of the realm."""
     mint, caller = call.mint, call.authenticated
@@ -102,6 +123,22 @@ def get_policy(call: RouteCall) -> PolicyWithText:
     return PolicyWithText(**row, policy=text, in_force=row["digest"] == mint.policies.loaded.digest)
 
 
+def compare_policies(call: RouteCall) -> PolicyDiff:
+    """Return what differs in meaning between two policies that were ever in force."""
+    old, new = _policy(call.mint, call.path["old"]), _policy(call.mint, call.path["new"])
+    found = [DifferenceShown(**msgspec.to_builtins(each.shown())) for each in compare(old, new)]
+    return PolicyDiff(old=old.digest, new=new.digest, differences=found)
+
+
+def _policy(mint: MintContext, digest: str) -> Policy:
+    if digest in (IN_FORCE, mint.policies.loaded.digest):
+        return mint.policy
+    row = mint.db.policies.find(digest)
+    if row is None:
+        raise GrantError("no policy of this digest was ever in force", code="not_found")
+    return Policy.parse(row["text"], f"policy {digest}")
+
+
 ENDPOINTS: Final = (
     Endpoint(
         "POST",
@@ -117,4 +154,5 @@ ENDPOINTS: Final = (
     Endpoint("POST", "/v1/policies/reload", WRITE, reload_policy_route, problems=("policy",)),
     Endpoint("GET", "/v1/policies", READ, list_policies, query=PageQuery),
     Endpoint("GET", "/v1/policies/{digest}", READ, get_policy, problems=("not_found",)),
+    Endpoint("GET", "/v1/policies/{old}/diff/{new}", READ, compare_policies, problems=("not_found", "no_policy")),
 )

@@ -21,7 +21,6 @@ from arx_caps.mint.db.tables import (
     OAUTH_REFRESHES,
     OPERATORS,
     OUTBOX,
-    POLICY_TESTS,
     REPEATS,
     SESSIONS,
     TASK_GRANTS,
@@ -125,15 +124,14 @@ class ErasureRepository:
             for pairs in _parts(keys):
                 c.execute(delete(REPEATS).where(tuple_(REPEATS.c.caller, REPEATS.c.key).in_(pairs)))
 
-    def erase_mentions(self, target: str, by: str) -> None:
+    def erase_mentions(self, target: str) -> None:
         """Erase what names a person without a session of theirs.
 
-        These are: a consent that has led to no session, a form that waits for a sign-in, a kept question to the policy,
-        and who an operator was that has been removed.
+        These are: a consent that has led to no session, a form that waits for a sign-in, and who an operator was that
+        has been removed.
 
         Args:
             target: The person's target.
-            by: The actor, for the events.
         """
         with self._database.write() as c:
             _overwrite(c)
@@ -146,11 +144,6 @@ class ErasureRepository:
             for part in _parts(_of_person(c, operators.where(OPERATORS.c.status != "active"), target)):
                 former = update(OPERATORS).where(OPERATORS.c.id.in_(part))
                 c.execute(former.values(dict.fromkeys(("issuer", "subject", "claims"))))
-            for name, text in c.execute(select(POLICY_TESTS.c.name, POLICY_TESTS.c.question)).all():
-                said = msgspec.json.decode(text, type=dict[str, Any]).get("subject")
-                if said and subject_target(said["issuer"], said["name"]) == target:
-                    c.execute(delete(POLICY_TESTS).where(POLICY_TESTS.c.name == name))
-                    self._database.record_in(c, Event.of("policy.test_removed", by, name=name))
 
 
 def _of_person(c: Connection, rows: Any, target: str) -> list[str]:

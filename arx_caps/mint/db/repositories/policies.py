@@ -3,15 +3,14 @@
 
 from typing import Any, Final
 
-from sqlalchemy import bindparam, delete, func, insert, select, update
+from sqlalchemy import bindparam, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from arx_caps.mint.db.cursor import Order, Time, behind
 from arx_caps.mint.db.database import PAGE, Database, Rows, now_ms
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.statement import CompiledStatement
-from arx_caps.mint.db.tables import POLICIES, POLICY_TESTS
-from arx_verifier.errors import GrantError
+from arx_caps.mint.db.tables import POLICIES
 
 # ``put`` gives no two policies the same millisecond.
 POLICIES_ORDER: Final = Order((POLICIES.c.in_force_at,), tuple[Time], newest_first=True)
@@ -20,9 +19,6 @@ _FIND: Final = CompiledStatement(select(POLICIES).where(POLICIES.c.digest == bin
 _IN_FORCE: Final = CompiledStatement(select(POLICIES).order_by(*_LATEST).limit(1))
 _MARK: Final = CompiledStatement(select(POLICIES.c.digest, POLICIES.c.in_force_at).order_by(*_LATEST).limit(1))
 _ADD, _CHANGE = insert(POLICIES), update(POLICIES).where(POLICIES.c.digest == bindparam("which"))
-MAX_TESTS: Final = 500  # all of them are asked at once
-_ITS: Final = POLICY_TESTS.c.name == bindparam("which")
-_REMOVE_TEST: Final = delete(POLICY_TESTS).where(_ITS).returning(POLICY_TESTS)
 
 
 # Tokens and decisions name the digest of their policy. Policies are kept for good, so that a reader years later can see
@@ -78,31 +74,3 @@ class PolicyRepository:
         """
         columns = [column for column in POLICIES.c if column.name != "text"]
         return self._database.page(behind(select(*columns), POLICIES_ORDER, after), limit)
-
-    def add_test(self, row: dict[str, Any], what: Event) -> None:
-        """Store a question with its expected answer; one of the same name is replaced.
-
-        Raises:
-            GrantError: ``conflict``: there are as many as a mint asks at once.
-        """
-        with self._database.write(what) as c:
-            c.execute(delete(POLICY_TESTS).where(_ITS), {"which": row["name"]})
-            if c.execute(select(func.count()).select_from(POLICY_TESTS)).scalar_one() >= MAX_TESTS:
-                raise GrantError(f"there are {MAX_TESTS} tests; remove one first", code="conflict")
-            c.execute(insert(POLICY_TESTS), row)
-
-    def tests(self) -> Rows:
-        """Return the stored questions, by name."""
-        return self._database.rows(select(POLICY_TESTS).order_by(POLICY_TESTS.c.name))
-
-    def remove_test(self, name: str, what: Event) -> dict[str, Any]:
-        """Remove a stored question, and return its row.
-
-        Raises:
-            GrantError: ``not_found``.
-        """
-        with self._database.write(what) as c:
-            row = c.execute(_REMOVE_TEST, {"which": name}).mappings().first()
-            if row is None:
-                raise GrantError(f"there is no test {name!r:.70}", code="not_found")
-            return dict(row)
