@@ -19,7 +19,7 @@ from arx_caps.durations import show_span, show_time
 
 @click.group("webhook", cls=Verbs)
 def webhook_command() -> None:
-    """Send notifications to receivers: approvals that wait, kills, a halted log, late verifiers."""
+    """Send notifications to receivers: approvals, kills, new operators, a halted log, late verifiers."""
 
 
 @webhook_command.command("add")

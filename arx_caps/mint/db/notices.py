@@ -31,6 +31,7 @@ TEST: Final = "webhook.test"
 
 # The kinds of events that are notified, each with its facts that leave the realm. An approval's arguments and reason
 # stay: they may be personal data, which an erasure could not remove from a chat, and an approver must see them exactly.
+# For the same reason the lines of a policy and the reason of an erasure stay.
 NOTIFIED: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     {
         APPROVAL_ASKED: ("approval", "agent", "session", "task", "template", "audience", "tool", "need"),
@@ -41,9 +42,25 @@ NOTIFIED: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
         LOG_RESUMED: (),
         VERIFIERS_LATE: ("verifiers",),
         VERIFIERS_BACK: ("verifiers",),
+        "operator.enrolled": ("operator", "role"),
+        "operator.removed": ("operator",),
+        "operator.role_changed": ("operator", "role", "before"),
+        "operator.keys_changed": ("operator", "added", "removed"),
+        "operator.recovered": ("operator", "key"),
+        "policy.loaded": ("policy", "before", "granted", "gone", "changed", "tables"),
+        "key.rotated": ("key", "mints_from", "at_once"),
+        "key.retired": ("key",),
+        "key.resealed": ("seal",),
+        "service.key_replaced": ("audience", "stolen"),
+        "signing_key.created": ("key", "algorithm", "signs_from"),
+        "epoch.rotated": ("seq", "why"),
+        "mint.issuer_changed": ("issuer", "before"),
+        "webhook.added": ("webhook", "origin", "format"),
+        "webhook.removed": ("webhook",),
+        "webhook.gone": ("webhook",),
     }
 )
-MAX_NAMES: Final = 32  # of the targets of a kill, or of verifiers, in one notification
+MAX_NAMES: Final = 32  # of a list of facts, such as the targets of a kill, in one notification
 _LIVE: Final = CompiledStatement(select(WEBHOOKS.c.id, WEBHOOKS.c.kinds).where(WEBHOOKS.c.ended_at.is_(None)))
 _ADD: Final = CompiledStatement(insert(NOTIFICATIONS))
 
@@ -62,12 +79,14 @@ def queue_notices(c: Connection, kind: str, by: str, at_ms: int, facts: Mapping[
     if sent is None:
         return
     chosen = {name: facts[name] for name in sent if facts.get(name) is not None} | {"by": by}
-    for several in ("targets", "verifiers"):
-        if several in chosen:
-            names = list(map(_without_person, chosen[several]))
-            chosen |= {several: names[:MAX_NAMES], "count": len(names)}
-    for webhook, kinds in _LIVE.all(c):
-        if kind in msgspec.json.decode(kinds, type=list[str]):
+    for name, value in list(chosen.items()):
+        if isinstance(value, (list, tuple)):
+            names = list(map(_without_person, value))
+            chosen |= {name: names[:MAX_NAMES], "count": len(names)}
+    for webhook, written in _LIVE.all(c):
+        kinds = msgspec.json.decode(written, type=list[str])
+        # A new receiver is not notified of itself.
+        if (not kinds or kind in kinds) and webhook != facts.get("webhook"):
             _ADD.run(c, notice_row(webhook, kind, at_ms, chosen))
 
 

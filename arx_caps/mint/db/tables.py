@@ -430,7 +430,7 @@ WEBHOOKS: Final = Table(
     Column("id", String(32), primary_key=True),
     Column("origin", Text, nullable=False),  # scheme, host and port of the URL, for people
     Column("format", String(16), nullable=False),
-    Column("kinds", Text, nullable=False),  # of the events that it gets, as JSON
+    Column("kinds", Text, nullable=False),  # of the events that it gets, as JSON; an empty list for all
     Column("nonce", Text),
     Column("sealed", Text),
     Column("created_at", BigInteger, nullable=False),

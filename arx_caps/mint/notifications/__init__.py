@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Notifications: signed webhooks for approvals that wait, kills, a halted log and late verifiers. CONTROL 7."""
+"""Notifications: signed webhooks for what operators must hear, and heartbeats. CONTROL 7."""

@@ -4,6 +4,7 @@
 import base64
 import hashlib
 import hmac
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from types import MappingProxyType
@@ -71,8 +72,29 @@ def _verifiers(text: str) -> _Form:
     )
 
 
-def _fixed(text: str) -> _Form:
-    return _Form(lambda _: text, lambda _: "/console", lambda _: "arx doctor")
+def _fixed(text: str, page: str = "", command: str = "arx doctor") -> _Form:
+    """Return the form of a text, in which ``{name}`` is a fact."""
+    return _Form(lambda facts: _filled(text, facts), lambda _: f"/console{page}", lambda _: command)
+
+
+def _operator(text: str) -> _Form:
+    return _Form(
+        lambda facts: _filled(text, facts),
+        lambda _: "/console/sign-ins",
+        lambda facts: f"arx operator show {facts['operator']}",
+    )
+
+
+def _filled(text: str, facts: Mapping[str, Any]) -> str:
+    return text.format_map(defaultdict(lambda: "?", facts))  # a missing fact must not keep the rest from being sent
+
+
+def _webhook(text: str) -> _Form:
+    return _fixed(text, "/notifications", "arx webhook list")
+
+
+def _key(text: str) -> _Form:
+    return _fixed(text, "/keys", "arx key list")
 
 
 _FORMS: Final[Mapping[str, _Form]] = MappingProxyType(
@@ -89,6 +111,22 @@ _FORMS: Final[Mapping[str, _Form]] = MappingProxyType(
         LOG_RESUMED: _fixed("The audit log is signed again"),
         VERIFIERS_LATE: _verifiers("Verifiers are late"),
         VERIFIERS_BACK: _verifiers("Verifiers are back"),
+        "operator.enrolled": _operator("Operator added: {operator}, with the role {role}"),
+        "operator.removed": _operator("Operator removed: {operator}"),
+        "operator.role_changed": _operator("Operator {operator} has another role: {role}, before {before}"),
+        "operator.keys_changed": _operator("Operator {operator} has other keys"),
+        "operator.recovered": _operator("Break-glass: the mint's host made {operator} an admin with a new key"),
+        "policy.loaded": _fixed("A policy was loaded", "/policy", "arx policy show"),
+        "key.rotated": _key("Root key rotated: {key}"),
+        "key.retired": _key("Root key retired: {key}"),
+        "key.resealed": _key("The root keys were sealed again"),
+        "service.key_replaced": _key("Audience key replaced: {audience}"),
+        "signing_key.created": _key("Signing key of access tokens made: {key}"),
+        "epoch.rotated": _fixed("Every older token is revoked: a new history of kills begins", command="arx status"),
+        "mint.issuer_changed": _fixed("The issuer of the realm is now {issuer}", command="arx status"),
+        "webhook.added": _webhook("Webhook added: {origin}"),
+        "webhook.removed": _webhook("Webhook removed: {webhook}"),
+        "webhook.gone": _webhook("Webhook gone: {webhook} answered 410"),
         TEST: _fixed("A test of this webhook"),
     }
 )
@@ -102,7 +140,8 @@ def body_of(notice: Notice, realm: Realm, form: Format) -> bytes:
         realm: The realm, whose issuer is the beginning of the link.
         form: ``json``, or ``slack`` for an incoming webhook of Slack.
     """
-    shown = _FORMS[notice.kind]
+    # During an update, a newer mint may have queued a kind that this one does not know.
+    shown = _FORMS.get(notice.kind) or _fixed(notice.kind)
     time = datetime.fromtimestamp(notice.at_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     message = {
         "version": VERSION,

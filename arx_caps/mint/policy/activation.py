@@ -5,6 +5,7 @@ What a policy may contain is in ``model`` and ``parse``.
 """
 
 import logging
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -12,12 +13,14 @@ from typing import Any, Final, NamedTuple
 from arx_caps.keyfile import replace_secret
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.mint_database import MintDatabase
+from arx_caps.mint.policy.diff import CHANGED, GONE, GRANTED, compare
 from arx_caps.mint.policy.model import MAX_BYTES, Policy
 from arx_verifier.errors import Failure, RequestError, SettingsError, UnavailableError, refusal
 
 SETTLING: Final = 3  # the database's lock for ``settle``, which one mint at a time may hold
 NO_POLICY: Final = "this version of the mint refuses the policy in force; load another: `arx policy load`"
 GIVEN: Final = "policy.toml"  # the file's name in errors about a text that was sent
+MAX_TABLES: Final = 16  # changed tables that the event of a new policy names
 
 _log = logging.getLogger(__name__)
 
@@ -189,7 +192,8 @@ class ActivePolicy:
         self._take(_of_row(last))
 
     def _put(self, policy: Policy, by: str) -> None:
-        event = Event.of("policy.loaded", by, policy=policy.digest, before=self.loaded.digest)
+        facts = {"policy": policy.digest, "before": self.loaded.digest, **_summary(self.loaded, policy)}
+        event = Event("policy.loaded", by, facts)
         # Archived and recorded first: the digest in every token can be resolved to its text.
         self._db.policies.put(policy.digest, policy.text.source, by, event)
         self.loaded = policy
@@ -202,6 +206,16 @@ class ActivePolicy:
                 " or write the policy file and start again",
                 policy.why,
             )
+
+
+def _summary(before: Policy | NoPolicy, after: Policy) -> dict[str, Any]:
+    """Return how two policies differ, without their lines, which may name persons."""
+    if isinstance(before, NoPolicy):
+        return {}
+    differences = compare(before, after)
+    counts = Counter(difference.kind for difference in differences)
+    tables = list(dict.fromkeys(difference.place for difference in differences))[:MAX_TABLES]
+    return {"granted": counts[GRANTED], "gone": counts[GONE], "changed": counts[CHANGED], "tables": tables}
 
 
 def _operators_of(policy: Policy | NoPolicy) -> list[Any]:

@@ -28,11 +28,11 @@ from arx_verifier.errors import GrantError, RequestError
 READ: Final = "arx.webhooks.read"
 WRITE: Final = "arx.webhooks.write"
 
-Kinds = Annotated[tuple[Annotated[str, Meta(max_length=64)], ...], Meta(min_length=1, max_length=16)]
+Kinds = Annotated[tuple[Annotated[str, Meta(max_length=64)], ...], Meta(min_length=1, max_length=64)]
 
 
 class WebhookBody(Body, frozen=True):
-    """A receiver: its URL, the form of the bodies, and the kinds of events; without ``events``, all of them."""
+    """A receiver: its URL, the form of the bodies, and the kinds of events; all without ``events``, later ones too."""
 
     url: Annotated[str, Meta(min_length=1, max_length=MAX_URL_CHARS)]
     format: Format = "json"
@@ -116,14 +116,16 @@ class NotificationQuery(PageQuery, frozen=True):
 def add_webhook(call: RouteCall) -> WebhookAdded:
     """Add a receiver of notifications, with a new secret."""
     mint, body, by = call.mint, call.body, call.authenticated.actor
-    kinds = tuple(NOTIFIED) if body.events is None else tuple(dict.fromkeys(body.events))
+    kinds = tuple(dict.fromkeys(body.events or ()))
     if unknown := [kind for kind in kinds if kind not in NOTIFIED]:
         raise RequestError(f"invalid events: expected some of {', '.join(NOTIFIED)}, got {', '.join(unknown)}")
+    if set(kinds) == set(NOTIFIED):
+        kinds = ()
     receiver = Receiver(check_url(body.url, mint.realm.webhook_hosts), new_secret())
     row: dict[str, Any] = {"id": new_name("w-"), "origin": origin_of(receiver.url), "format": body.format}
     sealed = seal_receiver(mint.root_keys, row["id"], receiver)
     row |= {"kinds": as_json(kinds), "nonce": sealed.nonce, "sealed": sealed.sealed, "created_at": now_ms(), "by": by}
-    facts = {"origin": row["origin"], "format": body.format, "events": kinds}
+    facts = {"origin": row["origin"], "format": body.format, "events": kinds or "all"}
     mint.db.webhooks.add(row, Event.of("webhook.added", by, webhook=row["id"], **facts))
     return WebhookAdded(webhook=_show(_find(call, row["id"])), secret=receiver.secret)
 
@@ -179,7 +181,7 @@ def _show(row: Mapping[str, Any]) -> WebhookShown:
         id=row["id"],
         origin=row["origin"],
         format=row["format"],
-        events=msgspec.json.decode(row["kinds"], type=tuple[str, ...]),
+        events=msgspec.json.decode(row["kinds"], type=tuple[str, ...]) or tuple(NOTIFIED),
         state="active" if row["ended_at"] is None else row["ended_why"],
         waiting=row.get("waiting", 0),
         failed=row.get("failed", 0),
