@@ -6,6 +6,7 @@ What ends with a task, a session or an agent is in ``arx_caps.mint.tasks.revoke`
 
 import contextlib
 import logging
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final, Literal
@@ -30,6 +31,7 @@ from arx_verifier.revocation import HistoryPlace
 
 Op = Literal["kill", "kill+freeze", "freeze", "thaw", "clear"]
 NO_WAIT_MS: Final = 0
+MOST_WAITING: Final = 16  # calls that wait for confirmations: half of the threads for kills stay free for further ones
 LATER: Final = "the mint's database takes no changes now: the mint records it later, from the store's log"
 # The kinds of events.
 _KINDS: Final[dict[Op, str]] = {
@@ -70,6 +72,7 @@ class Revoker:
     ) -> None:
         self._db, self._store, self._advance = db, store, advance
         self._history, self._freezes, self._confirmations = history, freezes, confirmations
+        self._waiting = threading.BoundedSemaphore(MOST_WAITING)
 
     def end(
         self,
@@ -90,7 +93,7 @@ class Revoker:
             targets: At least one target.
             reason: The reason, kept in the audit log.
             by: The actor.
-            wait: Whether to wait until every verifier has confirmed.
+            wait: Whether to wait until every verifier has confirmed; without that if ``MOST_WAITING`` calls wait.
             memory_before: For ``thaw`` and ``clear``: what the targets wrote into memories before this time is trusted
                 again, ms since the Unix epoch.
             proof: For ``kill``, ``kill+freeze`` and ``freeze``: the proof of the call, which the store uses up in the
@@ -127,9 +130,9 @@ class Revoker:
             bump = self.change(operations[op])
         except ProofUsedError as error:
             raise GrantError("this proof was used before; sign anew", code="replayed") from error
-        report = self._store.wait_confirmed(bump, None if wait else NO_WAIT_MS)
+        report, is_final = self._wait(bump, wait)
         report = self._record(bump, report, op, by, reason)
-        if wait or report.status == "confirmed":
+        if is_final or report.status == "confirmed":
             with contextlib.suppress(ArxError):  # the kill is in force and recorded; the keeper records this later
                 self._confirmations.settle(report, by)
         else:
@@ -168,6 +171,15 @@ class Revoker:
         report = self._store.wait_confirmed(bump, timeout_ms)
         self._advance(bump.header.place)
         return report
+
+    def _wait(self, bump: Bump, wait: bool) -> tuple[KillReport, bool]:
+        """Return the report, and whether the confirmations were waited for."""
+        if not wait or not self._waiting.acquire(blocking=False):
+            return self._store.wait_confirmed(bump, NO_WAIT_MS), False
+        try:
+            return self._store.wait_confirmed(bump), True
+        finally:
+            self._waiting.release()
 
     def _thaw(self, targets: Sequence[str], by: str) -> None:
         for target in targets:
