@@ -22,6 +22,7 @@ from arx_caps.console.pages import (
     approvals,
     budgets,
     decisions,
+    find,
     keys,
     kills,
     notifications,
@@ -41,6 +42,7 @@ HOME: Final = "/console"
 PAGES: Final[tuple[Page, ...]] = (
     *sign_in.PAGES,
     *now.PAGES,
+    *find.PAGES,
     *decisions.PAGES,
     *top.PAGES,
     *search.PAGES,
@@ -66,7 +68,7 @@ _HEADERS: Final = {
 _OWN: Final = Path(__file__).parent / "static"
 # A wheel has the vendored files beside the console's own.
 _VENDORED: Final = Path(__file__).parents[2] / "vendor" / "htmx"
-STATIC: Final = ("console.css", "favicon.svg", "feed.js", "htmx.min.js", "hx-sse.min.js", "stale.js")
+STATIC: Final = ("console.css", "favicon.svg", "feed.js", "find.js", "htmx.min.js", "hx-sse.min.js", "stale.js")
 
 
 def compose(app: Starlette, mint: MintRuntime) -> Callable[[], None]:
