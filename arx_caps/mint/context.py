@@ -111,8 +111,8 @@ class MintContext:
         self.limits = RateLimits(realm.limits)
         self._recording = WriteHealth(db.outbox, db.commits)
         self.verifier = Verifier(audience=MINT_AUDIENCE, keys=self.mint_keys, epochs=epochs, decisions=decisions)
-        self.freezes = FreezeKeeper(realm.name, db, store, self.advance)
         self.log = AuditLog(realm) if log is None else log
+        self.freezes = FreezeKeeper(realm.name, db, store, self.log, self.advance)
         # First: it halts the log if a restored database would sign a second history, before anything is appended.
         signed = SignedFeed(store, self.log.publisher)
         self.log.feeds = (signed, EventFeed(db), KillFeed(store), JournalFeed(realm.journals_dir / MINT))

@@ -6,13 +6,22 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
+from arx_caps.audit.store import RECORD
+from arx_caps.cli.commands.doctor.history import check_history
 from arx_caps.jose import KeyFile
+from arx_caps.mint.audit.feeds import KILLS, _kill
+from arx_caps.mint.db.repositories.epoch import Freeze
+from arx_caps.mint.db.repositories.kills import KillStep
 from arx_caps.mint.db.tables import MEMORY_KEYS
 from arx_caps.mint.revocation.freezes import freezes_of
+from arx_caps.mint.revocation.logged_freezes import find_missing
 from arx_caps.mint.runtime import MintRuntime
 from arx_caps.realm import Realm
+from arx_caps.revocation import StoreEntry
 from arx_verifier.errors import StoreError
 from arx_verifier.memory import TaintWindow, read_window
+from arx_verifier.revocation import HistoryPlace
+from arx_verifier.token import subject_target
 from tests.mint.dying import with_key
 from tests.mint.harness import AGENT, ISSUER, Harness, now_ms
 
@@ -136,3 +145,69 @@ def test_the_right_to_freeze_trusts_no_entry_of_a_memory(live: Harness) -> None:
     assert operator.call("POST", "/v1/freezes", ended).status_code == 200
     assert operator.call("POST", "/v1/freezes/thaw", ended).status_code == 200
     assert set(live.mint.store.freezes()) == {agent}
+
+
+@pytest.mark.realm(log=True)
+def test_the_log_has_the_freezes_of_a_database_that_lost_them(unit: Harness) -> None:
+    """
+    A freeze without a later thaw counts; one of an erased person, one that was thawed and one that is known do not.
+    """
+    log, db = unit.mint.log.store, unit.mint.db
+    person, entries = subject_target("https://id.example", "ada"), []
+
+    def add(op: str, target: str) -> None:
+        at = len(entries) + 1
+        entries.append(_kill("A", StoreEntry(at, op, target, at, "operator:ada", "why", f"targets.{op}")))
+
+    for op, target in (
+        ("kill+freeze", "agent:acme/one"),
+        ("kill+freeze", "agent:acme/two"),
+        ("thaw", "agent:acme/two"),
+        ("freeze", "agent:acme/two"),
+        ("freeze", "agent:acme/thawed"),
+        ("thaw", "agent:acme/thawed"),
+        ("freeze", "agent:acme/known"),
+        ("freeze", "agent:acme/late"),
+        ("kill", "session:s-aaaaaaaaaaaaaaaa"),
+        ("freeze", person),
+    ):
+        add(op, target)
+    with log.writing() as writing:
+        source = writing.source(KILLS, "A")
+        writing.append(source, entries)
+        writing.mark(source, len(entries))
+    place = HistoryPlace("A", 11, "")
+    known = Freeze("agent:acme/known", 7, "operator:ada", "why")
+    # The database followed a thaw that the log does not have yet.
+    thaw = KillStep(11, "A", 11, "thaw", [("thaw", "agent:acme/late")], 11, "operator:ada", "why")
+    assert db.epoch.follow("acme", None, place, [known], [], [thaw])
+    missing = {freeze.target: (freeze.op, freeze.seq) for freeze in find_missing(db, log)}
+    wanted = {"agent:acme/one": ("kill+freeze", 1), "agent:acme/two": ("freeze", 4)}
+    assert missing == wanted | {person: ("freeze", 10)}
+    with log.writing() as writing:  # as an erasure does
+        writing.connection.execute(update(RECORD).where(RECORD.c.tool == "store.freeze").values(body=None))
+    assert {freeze.target for freeze in find_missing(db, log)} == wanted.keys()
+
+
+def test_a_mint_that_starts_freezes_what_the_log_alone_has(live: Harness) -> None:
+    """The doctor names it before, and finds nothing after."""
+    log, store, target = live.mint.log.store, live.mint.store, "agent:acme/lost"
+
+    def found() -> tuple[bool | None, str]:
+        [check] = [check for check in check_history(store, live.realm) if check.name == "freezes"]
+        return check.ok, check.found
+
+    assert found()[0]
+    with log.writing() as writing:
+        entry = StoreEntry(1, "kill+freeze", target, 1, "operator:ada", "stolen", "targets.killed")
+        writing.append(writing.source(KILLS, "A"), [_kill("A", entry)])
+    ok, named = found()
+    assert not ok
+    assert target in named
+    second = MintRuntime.open(Realm.open(live.realm.folder), store_url=live.mint.store_url)
+    second.start()
+    second.close()
+    assert target in store.freezes()
+    assert found()[0]
+    [row] = [row for row in live.mint.db.epoch.frozen() if row["target"] == target]
+    assert (row["op"], row["by"], row["why"]) == ("kill+freeze", "operator:ada", "stolen")

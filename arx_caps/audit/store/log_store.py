@@ -16,7 +16,7 @@ from sqlalchemy import delete, func, insert, inspect, select, update
 from sqlalchemy.engine import Connection, Row
 
 import arx_caps.audit.store.tables as tables
-from arx_caps.audit.ingest import Counts, Reader
+from arx_caps.audit.ingest import EVENT_CODE, Counts, Reader
 from arx_caps.audit.merkle import WIDTH, Frontier, Leaf, TamperedError, Tile, hashes_in, leaf_hash, leaf_of
 from arx_caps.audit.shipping import Batch
 from arx_caps.audit.store.batch_queue import BatchQueue, Taking, logged
@@ -371,6 +371,18 @@ class LogStore:
         """Return a row of ``log_record``; None if it never existed or was pruned."""
         with self.reading() as c:
             return c.execute(select(*RECORD.c).where(RECORD.c.idx == index)).first()
+
+    def events(self, kinds: Sequence[str]) -> Iterator[Row[Any]]:
+        """Yield the rows of all events of some kinds, in order; those that were pruned are left out."""
+        last = -1
+        while True:
+            wanted = select(*RECORD.c).where(RECORD.c.tool.in_(kinds), RECORD.c.code == EVENT_CODE, RECORD.c.idx > last)
+            with self.reading() as c:
+                rows = c.execute(wanted.order_by(RECORD.c.idx).limit(_AT_ONCE)).all()
+            yield from rows
+            if len(rows) < _AT_ONCE:
+                return
+            last = rows[-1].idx
 
     def node(self, kind: str, ref: str) -> list[Row[Any]]:
         """Return the nodes with a kind and ref, such as ``link`` and a link; most often one."""

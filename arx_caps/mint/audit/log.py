@@ -11,12 +11,22 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final, Protocol
 
-from arx_caps.audit.ingest import Turns, make_dispute, run_of
+from arx_caps.audit.ingest import EventRecord, Turns, is_event, make_dispute, read_event, run_of
 from arx_caps.audit.integrity import Rows
-from arx_caps.audit.merkle import DisputedError, IncompleteError, RecordProof, TamperedError, read_signer
+from arx_caps.audit.merkle import (
+    CHECKPOINT,
+    DisputedError,
+    IncompleteError,
+    RecordProof,
+    TamperedError,
+    TileReader,
+    fetch_from,
+    open_checkpoint,
+    read_signer,
+)
 from arx_caps.audit.shipping import Batch
 from arx_caps.audit.store import LogStore, Publisher
 from arx_caps.audit.witness import Witnesses
@@ -32,6 +42,7 @@ SIGN_S: Final = 1.0  # the longest time until a record is under a signed checkpo
 SIGN_RECORDS: Final = 32_768  # records after which it signs at once: their leaves are in memory, which is bounded
 STOP_S: Final = 10.0
 ABSENT: Final = "not_found"
+MOST_LOST: Final = 100_000  # records in which `lost_events` looks
 _DIGITS: Final = 19  # numbers with fewer digits fit into 63 bits
 _DISPUTED: Final = 4096  # disputed runs that are remembered
 
@@ -228,6 +239,24 @@ class AuditLog:
             self.publisher.step()
             self.require_whole()
         return self.publisher.prove(index, bytes(row.kept), None if row.body is None else bytes(row.body))
+
+    def lost_events(self) -> Iterator[EventRecord]:
+        """Yield the newest signed events that the files have and the database lost, the newest first.
+
+        Raises:
+            AuditError: The files or their checkpoint are damaged.
+            StoreError: The database did not answer.
+        """
+        fetch = fetch_from(self.publisher.folder)
+        raw, size = fetch(CHECKPOINT), self.store.size()
+        if raw is None:
+            return
+        signed = open_checkpoint(raw, self.publisher.signer.key).checkpoint.size
+        reader = TileReader(fetch, signed)
+        for index in range(signed - 1, max(size, signed - MOST_LOST) - 1, -1):
+            kept = reader.record(index)
+            if kept is not None and is_event(kept):
+                yield read_event(kept, None)
 
     def step(self) -> None:
         """Append the mint's own records, and sign new records. The next step retries errors."""

@@ -10,13 +10,15 @@ from collections.abc import Callable, Iterator
 from itertools import groupby
 from typing import Any, Final, NamedTuple
 
+from arx_caps.mint.audit.log import AuditLog
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.mint_database import MintDatabase
 from arx_caps.mint.db.repositories.epoch import Freeze
 from arx_caps.mint.db.repositories.keys import retired_targets
 from arx_caps.mint.db.repositories.kills import KillStep, row_of
+from arx_caps.mint.revocation.logged_freezes import find_missing
 from arx_caps.revocation import RevocationStore, StoreEntry, StoreHistoryError
-from arx_verifier.errors import UnavailableError
+from arx_verifier.errors import AuditError, UnavailableError
 from arx_verifier.memory import read_window
 from arx_verifier.revocation import FREEZING, KILLING, NOWHERE, HistoryPlace
 
@@ -24,6 +26,7 @@ AT_ONCE: Final = 1000  # targets in one operation of the store, and entries of o
 EVERY_S: Final = 60.0  # between two comparisons of database and store
 TRIES: Final = 3  # another mint may apply the same entries at the same time
 NOT_BACK: Final = "the freezes of this realm are not back in the revocation store yet"
+UNKNOWN: Final = "freezes since the backup are unknown until `arx audit reindex`: {}"
 WHY: Final = "the store had lost it"
 FOUND: Final = "found in the store"
 AGENTS: Final = "agent:"  # what the names of agents in the store's log begin with
@@ -53,7 +56,8 @@ class Changes(NamedTuple):
 # made at the store directly. The store gets the freezes back that it lost, and those of everything that the mint has
 # ended for good: agents, operators, keys and approvals. In a new history no token is minted before the store has all of
 # them: a frozen agent could otherwise begin anew. Kills need nothing like it, because no older token is valid in a new
-# history.
+# history. If store and database were both restored from a backup, the signed log alone has the freezes made since: they
+# are looked up there at a start and in each new history, which a loss of the store's entries begins.
 class FreezeKeeper:
     """Keeps the freezes of database and store alike.
 
@@ -61,6 +65,7 @@ class FreezeKeeper:
         realm: The realm's name.
         db: The mint's database.
         store: The store.
+        log: The audit log.
         advance: Raises the high-water mark to a position and waits until the mint's own view has it.
 
     Attributes:
@@ -69,9 +74,15 @@ class FreezeKeeper:
     """
 
     def __init__(
-        self, realm: str, db: MintDatabase, store: RevocationStore, advance: Callable[[HistoryPlace], None]
+        self,
+        realm: str,
+        db: MintDatabase,
+        store: RevocationStore,
+        log: AuditLog,
+        advance: Callable[[HistoryPlace], None],
     ) -> None:
-        self._realm, self._db, self._store, self._advance = realm, db, store, advance
+        self._realm, self._db, self._store, self._log, self._advance = realm, db, store, log, advance
+        self._unknown = ""  # why freezes may be missing that only the log has
         self._complete: HistoryPlace | None = None  # the store has all freezes from this position on
         self._compared = float("-inf")
         self.missing: tuple[str, ...] = ()
@@ -88,14 +99,14 @@ class FreezeKeeper:
             UnavailableError: ``syncing``: the store has not got them back yet, or that is unknown.
         """
         if self.why_incomplete(incarnation, seq):
-            raise UnavailableError(NOT_BACK, code="syncing")
+            raise UnavailableError(self._unknown or NOT_BACK, code="syncing")
 
     def why_incomplete(self, incarnation: str, seq: int) -> list[str]:
         """Return why a view of the kill epoch may lack freezes; empty if it has all of them."""
         complete = self._complete
         if complete is not None and incarnation == complete.incarnation and seq >= complete.seq:
             return []
-        return [NOT_BACK + (f": {', '.join(self.missing[:8])}" if self.missing else "")]
+        return [self._unknown or NOT_BACK + (f": {', '.join(self.missing[:8])}" if self.missing else "")]
 
     def trust(self, place: HistoryPlace) -> None:
         """Set the position from which on the store has all freezes."""
@@ -159,6 +170,8 @@ class FreezeKeeper:
             UnavailableError: Store or database did not answer, or the event cannot be recorded.
         """
         incarnation = self._store.header().incarnation
+        if self._complete is None or self._complete.incarnation != incarnation:
+            self._unknown = self._recall(incarnation)
         lost = self._find_lost()
         self.missing = tuple(lost)
         for first in range(0, len(lost), AT_ONCE):
@@ -170,11 +183,35 @@ class FreezeKeeper:
         self.missing = ()
         self._compared = time.monotonic()
         # A history that began in the meantime was not compared.
-        if self.followed.incarnation == incarnation and (
-            lost or self._complete is None or self._complete.incarnation != incarnation
+        if (
+            not self._unknown
+            and self.followed.incarnation == incarnation
+            and (lost or self._complete is None or self._complete.incarnation != incarnation)
         ):
             self._complete = self.followed
         return lost
+
+    def _recall(self, incarnation: str) -> str:
+        """Put the freezes back that the signed log alone has; return why they are unknown, or an empty text."""
+        if (halted := self._log.publisher.halted) is not None:
+            # A history for which they were put back before has them all: every later one is in the store's own log.
+            return "" if self._db.epoch.recalled() == incarnation else UNKNOWN.format(halted)
+        self.follow_store()  # the thaws first
+        try:
+            missing = find_missing(self._db, self._log.store)
+        except AuditError as error:
+            return UNKNOWN.format(error)
+        if missing or self._db.epoch.recalled() != incarnation:
+            self._db.epoch.recall(incarnation, missing)
+        if missing:
+            named = ", ".join(freeze.target for freeze in missing)
+            _log.warning(
+                "realm %s: the database had lost %d freezes that the audit log has: %s",
+                self._realm,
+                len(missing),
+                named,
+            )
+        return ""
 
     def _find_lost(self) -> list[str]:
         """Return the targets that must be frozen and are not, and those whose freeze must be younger than them."""

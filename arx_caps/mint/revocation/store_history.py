@@ -8,7 +8,6 @@ import logging
 from typing import Final, NamedTuple
 
 from arx_caps.audit.ingest import EventRecord, read_event
-from arx_caps.audit.store import LogStore
 from arx_caps.mint.audit.feeds import KILLS
 from arx_caps.mint.audit.log import AuditLog
 from arx_caps.mint.db.database import now_ms
@@ -145,10 +144,11 @@ class StoreHistory:
         logged, last = None, 0
         try:
             last = self._log.store.last_of(KILLS)
-            logged = _last_logged(self._log.store, mark.incarnation) if mark is not None else None
+            logged = _last_logged(self._log, mark.incarnation) if mark is not None else None
         except ArxError as error:  # without the log's database, the other copies still count
             _log.error("realm %s: the store is not compared with the audit log: %s", self._realm.name, error)
-        return Known(mark, view, logged, max(view.seq, last, mark.seq if mark is not None else 0))
+        numbers = (last, mark.seq if mark is not None else 0, logged.number if logged is not None else 0)
+        return Known(mark, view, logged, max(view.seq, *numbers))
 
     def _why_end(self, header: Header, known: Known) -> str | None:
         """Return why the store may lack a kill, or None if it has every one."""
@@ -178,11 +178,16 @@ class StoreHistory:
         return ANOTHER if chain not in (None, place.chain) else None
 
 
-def _last_logged(log: LogStore, incarnation: str) -> EventRecord | None:
+def _last_logged(log: AuditLog, incarnation: str) -> EventRecord | None:
     """Return the audit log's record of the last entry of a history, or None."""
-    last = log.high_water(KILLS, incarnation)
-    indexes = log.find(incarnation, last, KILLS) if last else []
-    row = log.record(indexes[0]) if indexes else None
+    if log.publisher.halted is not None:  # its database was perhaps restored with the store: its files were not
+        source = f"{KILLS}/{incarnation}"
+        lost = (event for event in log.lost_events() if event.source == source and event.kind.startswith("store."))
+        if (newest := next(lost, None)) is not None:
+            return newest
+    last = log.store.high_water(KILLS, incarnation)
+    indexes = log.store.find(incarnation, last, KILLS) if last else []
+    row = log.store.record(indexes[0]) if indexes else None
     record = None if row is None else read_event(row.kept, None)
     return record if record is not None and record.kind.startswith("store.") else None
 

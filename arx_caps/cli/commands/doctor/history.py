@@ -4,6 +4,7 @@
 A restored file, or a user with write access, can undo a kill in the store; these checks detect it.
 """
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -15,6 +16,7 @@ from arx_verifier.errors import ArxError
 from arx_verifier.revocation import FREEZING, KILLING
 
 if TYPE_CHECKING:
+    from arx_caps.mint.db.mint_database import MintDatabase
     from arx_caps.mint.db.repositories.epoch import HighWater
 
 PAGE: Final = 1_000
@@ -231,10 +233,10 @@ def _freezes(store: RevocationStore, realm: Realm) -> Check:
         return Check("freezes", False, "unknown without the mint's database", "restore the database from a backup")
     try:
         with MintDatabase(realm.database_url) as db:
-            wanted = wanted_freezes(db, store, realm.name)
+            wanted = wanted_freezes(db, store, realm.name) | _logged(db, realm)
             lost = wanted - set(store.freezes())
             if lost:  # one that was thawed between the two reads is not wanted any more
-                lost &= wanted_freezes(db, store, realm.name)
+                lost &= wanted_freezes(db, store, realm.name) | _logged(db, realm)
     except ArxError as error:
         return Check("freezes", False, str(error), DATABASE)
     # More freezes in the store are fine: an operator can freeze without the mint.
@@ -243,6 +245,17 @@ def _freezes(store: RevocationStore, realm: Realm) -> Check:
         found = f"the store lacks {len(lost)} of {len(wanted)} freezes: {named}"
         return Check("freezes", False, found, "start the mint: it restores them before it grants anything")
     return Check("freezes", True, f"the store has every freeze of the mint: {len(wanted)}")
+
+
+def _logged(db: "MintDatabase", realm: Realm) -> set[str]:
+    """Return the targets of the freezes that the audit log alone has."""
+    from arx_caps.mint.audit.log import open_store
+    from arx_caps.mint.revocation.logged_freezes import find_missing
+
+    if realm.database is None and not realm.audit_path.exists():
+        return set()  # opening it would make an empty one
+    with contextlib.closing(open_store(realm)) as log:
+        return {freeze.target for freeze in find_missing(db, log)}
 
 
 def _recorded(events: list[dict[str, Any]]) -> Iterator[tuple[int, str]]:

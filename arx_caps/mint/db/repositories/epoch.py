@@ -18,7 +18,7 @@ from arx_caps.mint.db.notices import FROZEN, KILLED, THAWED, queue_notices
 from arx_caps.mint.db.repositories.console_sessions import end_sign_ins
 from arx_caps.mint.db.repositories.kills import KillStep, add_kills
 from arx_caps.mint.db.statement import CompiledStatement
-from arx_caps.mint.db.tables import FOLLOWED, FREEZES, HIGH_WATER
+from arx_caps.mint.db.tables import FOLLOWED, FREEZES, HIGH_WATER, META
 from arx_caps.revocation import DIRECT
 from arx_verifier.revocation import HistoryPlace
 
@@ -36,6 +36,9 @@ _FREEZE: Final = _FREEZES.where(FREEZES.c.target == bindparam("which"))
 _FREEZE_OP: Final = CompiledStatement(
     select(FREEZES.c.op).where(FREEZES.c.target == bindparam("which"), FREEZES.c.seq > 0)
 )
+RECALLED: Final = "freezes_recalled"  # a name in META
+_ITS_RECALL: Final = META.c.name == RECALLED
+_RECALLED: Final = select(META.c.value).where(_ITS_RECALL)
 _ADD_FREEZE, _THAW = insert(FREEZES), delete(FREEZES).where(FREEZES.c.target == bindparam("which"))
 _KILLED_TOO: Final = update(FREEZES).where(FREEZES.c.target == bindparam("which")).values(op="kill+freeze")
 
@@ -115,6 +118,26 @@ class EpochRepository:
         """
         row = self._database.row(_FREEZE_OP, which=target)
         return None if row is None else str(row["op"])
+
+    def recalled(self) -> str | None:
+        """Return the incarnation for which the freezes of the signed log were put back last, or None."""
+        with self._database.read() as c:
+            return c.execute(_RECALLED).scalar()
+
+    def recall(self, incarnation: str, freezes: Collection[Freeze]) -> None:
+        """Put freezes back that the signed log has, and note the incarnation.
+
+        Args:
+            incarnation: The store's incarnation.
+            freezes: Freezes that the database lacks.
+        """
+        with self._database.write() as c:
+            for freeze in freezes:
+                if c.execute(_FREEZE, {"which": freeze.target}).first() is None:
+                    c.execute(_ADD_FREEZE, freeze._asdict())
+            end_sign_ins(c, [freeze.target for freeze in freezes])
+            c.execute(delete(META).where(_ITS_RECALL))
+            c.execute(insert(META).values(name=RECALLED, value=incarnation))
 
     def frozen(self, *, kind: str | None = None, after: str | None = None, limit: int = PAGE) -> Rows:
         """Return the freezes in force, the newest first.
