@@ -55,7 +55,7 @@ def wrong_names(written: str) -> list[str]:
         if tables != now and int(known.partition("_")[0]) <= int(name.partition("_")[0]):
             wrong.append(f"{known}: the tables differ from those of {name}: give it a greater number")
     if not HEAD.endswith(f"_{digest()}"):
-        wrong.append(f"{HEAD}: the digest of the tables is {digest()}")
+        wrong.append(f"{HEAD}: expected a greater number, and the digest of the tables, {digest()}")
     return wrong
 
 

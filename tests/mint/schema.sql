@@ -1,4 +1,4 @@
--- mint 0013_b78d548e29ae
+-- mint 0014_e5b31a06439d
 CREATE TABLE agents (
   path VARCHAR(64) NOT NULL,
   status VARCHAR(16) NOT NULL,

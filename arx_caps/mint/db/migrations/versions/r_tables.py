@@ -5,7 +5,7 @@ from alembic import op
 
 from arx_caps.mint.db.tables import METADATA
 
-revision = "0013_b78d548e29ae"
+revision = "0014_e5b31a06439d"
 down_revision = None
 
 
