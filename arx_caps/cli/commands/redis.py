@@ -11,7 +11,7 @@ import click
 
 from arx_caps.cli.exit_codes import DENIED, Stop
 from arx_caps.cli.options import Verbs, common_options, pass_console, yes_option
-from arx_caps.cli.place import Place, realm_dir_option, store_options
+from arx_caps.cli.place import Place, ledger_url, realm_dir_option, store_options
 from arx_caps.cli.secure_files import read_text, write_private
 from arx_caps.cli.terminal import Console
 from arx_caps.durations import show_time
@@ -102,10 +102,11 @@ def begin_ledger_command(console: Console, realm_dir: Path, yes: bool) -> None:
     until its next period, others until an operator tops them up.  A task that starts a minute later has its budget.
     """
     realm = Realm.open(realm_dir)
-    if realm.ledger is None:
+    url = ledger_url(realm)
+    if url is None:
         raise Stop("this realm has no ledger", hint="set `ledger` in realm.toml (docs/budgets.md)", code="no_ledger")
     password = os.environ.get("ARX_LEDGER_PASSWORD")
-    with closing(RedisLedger(realm.ledger, realm.name, password=password, ca=realm.ca)) as ledger:
+    with closing(RedisLedger(url, realm.name, password=password, ca=realm.ca)) as ledger:
         clock, seen = ledger.clocks()
         away = abs(clock - time.time_ns() // 1_000_000)
         if away > MAX_CLOCK_MS:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``arx up``: run store and mint of a realm in the foreground."""
+"""``arx up``: run store, ledger and mint of a realm in the foreground."""
 
 import logging
 import sys
@@ -10,7 +10,7 @@ import click
 
 from arx_caps.cli.gateway_process import GatewayProcess
 from arx_caps.cli.options import common_options, pass_console
-from arx_caps.cli.place import Place, realm_dir_option, store_url
+from arx_caps.cli.place import Place, ledger_url, realm_dir_option, store_url
 from arx_caps.cli.secure_files import passphrase_option, read_passphrase
 from arx_caps.cli.terminal import Console
 from arx_caps.realm import Realm
@@ -33,9 +33,10 @@ from arx_caps.server_process import hide_memory
 def up_command(
     console: Console, /, realm_dir: Path, passphrase_file: str | None, gateway: Path | None, **options: Any
 ) -> None:
-    """Run the realm's revocation store and mint until Ctrl-C or SIGTERM; a line on stdout reports that both are ready.
+    """Run the realm's revocation store, ledger and mint until Ctrl-C or SIGTERM; stdout has a line when they run.
 
-    A mint that fails is started again.  At the end both stop in order, and no data is lost.  With --gateway, the
+    It runs no store if realm.toml names one, and a ledger only if it names neither.  A server that fails is started
+    again.  At the end all stop in order, and no data is lost.  With --gateway, the
     services of its upstreams are enrolled, and the gateway (see `arx gateway`) runs beside the mint.  SIGHUP reads the
     policy and the gateway's file again, unless a terminal has started it.
     """
@@ -45,7 +46,9 @@ def up_command(
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     hide_memory()
     realm = Realm.open(realm_dir)
-    store = store_url(realm) if realm.store is None else None  # the operator's own store URL may contain a password
+    # The operator's own URLs may contain a password.
+    store = store_url(realm) if realm.store is None else None
+    ledger = ledger_url(realm) if realm.runs_ledger else None
     beside = GatewayProcess(gateway, Place(realm_dir), console) if gateway is not None else None
     announced: list[int] = []  # the mint is ready again after each restart; only the first is a result
 
@@ -54,7 +57,9 @@ def up_command(
             console.say(f"restarted the mint (pid {said.get('pid')})")
         else:
             facts = f"realm {realm.name}, mint {realm.issuer}, folder {realm.folder}"
-            console.data("up", said | {"folder": str(realm.folder), "store": store}, f"ready: {facts}")
+            console.data(
+                "up", said | {"folder": str(realm.folder), "store": store, "ledger": ledger}, f"ready: {facts}"
+            )
             sys.stdout.flush()
             if beside is not None:
                 beside.start()

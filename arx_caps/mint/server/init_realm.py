@@ -84,7 +84,7 @@ def sample_policy(organization: str) -> str:
 
 
 def _fill(realm: Realm, passphrase: str | None, log_origin: str) -> None:
-    for part in ("keys", "valkey", "journals", "services"):
+    for part in ("keys", "valkey", "ledger", "journals", "services"):
         (realm.folder / part).mkdir(mode=0o700)
     # Each file is private by itself, for any umask: the policy must stay unwritable if the folder is opened later.
     write_secret(realm.folder / "realm.toml", realm.settings().encode())

@@ -6,6 +6,7 @@
 # every user of the machine.
 
 import argparse
+import dataclasses
 import functools
 import json
 import logging
@@ -61,6 +62,7 @@ def serve(
     behind_tls: bool = False,
     passphrase: str | None = None,
     database: str | None = None,
+    ledger_url: str | None = None,
     until_eof: bool = False,
     compose: Compose = lambda *_: lambda: None,
 ) -> None:
@@ -76,6 +78,7 @@ def serve(
         behind_tls: Whether TLS ends before the mint, so that it may listen beyond loopback.
         passphrase: Opens the root keys, if a passphrase seals them.
         database: The database's URL, in SQLAlchemy's form; the realm's when omitted.
+        ledger_url: The ledger's URL; the realm's when omitted.
         until_eof: Whether to stop at the end of standard input too, which is the end of the parent process.
         compose: Adds more to the application, such as the console.
 
@@ -86,6 +89,8 @@ def serve(
     """
     hide_memory()
     realm = Realm.open(realm_dir)
+    if ledger_url is not None:
+        realm = dataclasses.replace(realm, ledger=ledger_url)
     own_host, own_port = realm.host_and_port
     host, port = host or own_host, own_port if port is None else port
     if not behind_tls and not is_loopback(host):
@@ -216,6 +221,7 @@ def main(
     parser.add_argument("--host")
     parser.add_argument("--port", type=int)
     parser.add_argument("--behind-tls", action="store_true")
+    parser.add_argument("--ledger", help="URL of the ledger, without a login")
     parser.add_argument("--until-eof", action="store_true", help="stop when standard input ends")
     options = parser.parse_args(argv)
     log_lines("info" if os.environ.get(LOG_VARIABLE) == "info" else "warning")
@@ -228,6 +234,7 @@ def main(
             os.environ.get(STORE_VARIABLE),
             behind_tls=options.behind_tls,
             passphrase=os.environ.get(PASSPHRASE_VARIABLE),
+            ledger_url=options.ledger,
             until_eof=options.until_eof,
             compose=compose,
         )

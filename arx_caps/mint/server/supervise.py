@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Supervise a realm on one machine: start, watch and stop its revocation store and mint."""
+"""Supervise a realm on one machine: start, watch and stop its revocation store, ledger and mint."""
 
 # A mint that dies is started again; when the supervisor or the store dies, no process is left running. The mint is a
 # process of its own and stops at the end of its standard input, which the kernel closes however this process ends.
@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-from arx_caps.embedded import EmbeddedValkey
+from arx_caps.embedded import EmbeddedValkey, socket_url
 from arx_caps.mint.server.serve import GRACE_S, PROGRAM, SETTINGS_EXIT, STORE_VARIABLE
 from arx_caps.realm import PASSPHRASE_VARIABLE, Realm
 from arx_caps.server_process import has_terminal
@@ -24,6 +24,7 @@ from arx_verifier.errors import SettingsError
 POLL_S: Final = 0.2  # between two checks of mint and store
 BACKOFF_S: Final = (0.2, 5.0)  # the shortest and longest pause before a restart
 SETTLED_S: Final = 30.0  # a mint that ran this long is not in a crash loop
+LEDGER_S: Final = 5.0  # between two attempts to start a ledger
 STOP_S: Final = GRACE_S + 5.0
 
 OnReady = Callable[[dict[str, Any]], None]
@@ -39,7 +40,7 @@ class Supervisor:
         behind_tls: Whether TLS ends before the mint.
         passphrase: Opens the root keys, if a passphrase seals them.
         on_ready: Called in a thread with the mint's announcement, after each start.
-        on_stop: Called at the end, before the mint and the store stop.
+        on_stop: Called at the end, before mint, store and ledger stop.
         program: The module that serves the mint.
     """
 
@@ -64,9 +65,13 @@ class Supervisor:
         self._stop = threading.Event()
         self._refused: SettingsError | None = None
         self._process: subprocess.Popen[bytes] | None = None  # the mint, after its announcement
+        self._store = EmbeddedValkey(realm.valkey_dir) if realm.store is None else None
+        self._ledger = EmbeddedValkey(realm.ledger_dir, fsync="everysec") if realm.runs_ledger else None
+        self._options += ["--ledger", socket_url(realm.ledger_dir)] if realm.runs_ledger else []
+        self._ledger_due = 0.0  # by ``time.monotonic``
 
     def stop(self) -> None:
-        """Stop store and mint; safe in a signal handler or another thread."""
+        """Stop mint, store and ledger; safe in a signal handler or another thread."""
         self._stop.set()
 
     def reload(self) -> None:
@@ -76,28 +81,39 @@ class Supervisor:
             process.send_signal(signal.SIGHUP)
 
     def run(self) -> None:
-        """Run store and mint until ``stop`` is called.
+        """Run store, ledger and mint until ``stop`` is called.
 
         Raises:
             SettingsError: The mint or the store cannot start, and a retry would not help.
         """
-        store = EmbeddedValkey(self._realm.valkey_dir) if self._realm.store is None else None
-        url = store.start() if store is not None else str(self._realm.store)
         pause = BACKOFF_S[0]
         try:
+            url = self._store.start() if self._store is not None else str(self._realm.store)
+            self._start_ledger()
             while not self._stop.is_set():
                 began = time.monotonic()
-                self._run_mint(url, store)
+                self._run_mint(url)
                 if self._refused is not None:
                     raise self._refused
                 pause = BACKOFF_S[0] if time.monotonic() - began > SETTLED_S else min(2 * pause, BACKOFF_S[1])
                 self._stop.wait(pause)
         finally:
-            if store is not None:
-                store.stop()
+            for server in (self._store, self._ledger):
+                if server is not None:
+                    server.stop()
 
-    def _run_mint(self, url: str, store: EmbeddedValkey | None) -> None:
-        """Run one mint until it ends or ``stop`` is called, and restart a store that ended."""
+    def _start_ledger(self) -> None:
+        """Start the ledger if it does not run; report an error, and try again later."""
+        if self._ledger is None or self._ledger.running or time.monotonic() < self._ledger_due:
+            return
+        try:
+            self._ledger.start()
+        except SettingsError as error:  # kills must work while calls with a budget do not
+            sys.stderr.write(f"the ledger did not start, so calls with a budget are refused, retrying: {error}\n")
+            self._ledger_due = time.monotonic() + LEDGER_S
+
+    def _run_mint(self, url: str) -> None:
+        """Run one mint until it ends or ``stop`` is called, and restart a store or a ledger that ended."""
         environment = {**os.environ, STORE_VARIABLE: url}
         if self._passphrase is not None:
             environment[PASSPHRASE_VARIABLE] = self._passphrase
@@ -114,8 +130,9 @@ class Supervisor:
         reader.start()
         try:
             while process.poll() is None and not self._stop.wait(POLL_S):
-                if store is not None and not store.running:
-                    store.start()
+                if self._store is not None and not self._store.running:
+                    self._store.start()
+                self._start_ledger()
             if self._stop.is_set():
                 self._on_stop()
         finally:

@@ -96,7 +96,7 @@ def _checks(place: Place) -> Iterator[Check]:
     yield _permissions(realm)
     yield _policy(realm)
     yield from check_store(place.given_store, realm)
-    yield from check_ledger(realm)
+    yield from check_ledger(realm, own=realm.runs_ledger and place.given_store is None)
     yield from _mint(place.issuer or realm.issuer, realm)
     yield from check_login(realm)
     yield from check_notifications(realm)
@@ -126,6 +126,7 @@ def _secrets(realm: Realm) -> list[Path]:
         realm.log_key_path,
         realm.operator_key_path,
         realm.valkey_dir,
+        realm.ledger_dir,
         *services,
     ]
 

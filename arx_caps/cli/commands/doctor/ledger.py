@@ -14,7 +14,7 @@ import redis
 
 from arx_caps.cli.commands.doctor.check import Check
 from arx_caps.cli.commands.doctor.history import row_of
-from arx_caps.cli.place import store_url
+from arx_caps.cli.place import ledger_url, store_url
 from arx_caps.durations import show_time
 from arx_caps.realm import Realm
 from arx_caps.revocation import acl
@@ -28,6 +28,7 @@ MAX_CLOCK_MS: Final = 5_000
 ROLE: Final = (
     "make its user with `arx redis acl --role ledger`, name it in `ledger`, its password in ARX_LEDGER_PASSWORD"
 )
+UP: Final = "start `arx up`; if it runs, {} states why the ledger does not"
 CLOCKS: Final = "set the clocks of ledger, mint and this machine"
 TOP_UP: Final = (
     "start new tasks a minute later, or top up with `arx budget top-up`; "
@@ -50,24 +51,26 @@ PROBES: Final[Mapping[str, tuple[str, ...]]] = {
 FUNCTIONS: Final = ("arx2_take", "arx2_settle", "arx2_undo", "arx2_top_up", "arx2_ledger")
 
 
-def check_ledger(realm: Realm) -> Iterator[Check]:
+def check_ledger(realm: Realm, *, own: bool) -> Iterator[Check]:
     """Check a realm's ledger; nothing, where the realm has none and its policy opens no budgets.
 
     Args:
         realm: The realm.
+        own: Whether ``arx up`` runs it, so that no other user can connect to it.
     """
-    if realm.ledger is None:
+    url = ledger_url(realm) if own else realm.ledger
+    if url is None:
         if _opens_budgets(realm):
             found = "the policy opens budgets, and no ledger keeps them: their calls are refused (budget_unsupported)"
             yield Check(
                 "ledger", False, found, "set `ledger` in realm.toml (docs/budgets.md), and refresh each service"
             )
         return
-    yield from _services(realm)
+    yield from _services(realm, url)
     password = os.environ.get("ARX_LEDGER_PASSWORD")
     try:
         client: Any = open_client(
-            realm.ledger, "ledger", password=password, timeout_s=TIMEOUT_S, ca=realm.ca, decode_responses=True
+            url, "ledger", password=password, timeout_s=TIMEOUT_S, ca=realm.ca, decode_responses=True
         )
     except SettingsError as error:
         yield Check("ledger", False, str(error), "correct `ledger` in realm.toml")
@@ -78,12 +81,13 @@ def check_ledger(realm: Realm) -> Iterator[Check]:
             at = client.time()
         except (redis.RedisError, OSError) as error:
             why = refused_login(error, "ARX_LEDGER_PASSWORD", "") or f"did not answer ({type(error).__name__})"
-            mend = ROLE if refused_login(error, "") else "start it, or correct `ledger` in realm.toml"
+            start = UP.format(realm.ledger_dir / "valkey.log") if own else "start it, or correct `ledger` in realm.toml"
+            mend = ROLE if refused_login(error, "") else start
             found = f"the ledger {why.rstrip(': ')}: every call with a budget is refused"
             yield Check("ledger", False, found, mend)
             return
-        yield _reachable(realm, info)
-        yield _rights(client, realm)
+        yield _reachable(realm, url, info)
+        yield Check("ledger rights", True, "only this user can open the socket") if own else _rights(client, realm)
         yield _eviction(info)
         yield _persistence(client, info)
         yield _primary(info)
@@ -102,10 +106,9 @@ def _opens_budgets(realm: Realm) -> bool:
         return False  # another check reports it
 
 
-def _services(realm: Realm) -> Iterator[Check]:
+def _services(realm: Realm, url: str) -> Iterator[Check]:
     """Compare the service files of this folder with the realm: with two ledgers a task uses its budget at each."""
-    assert realm.ledger is not None
-    found, wanted = [], without_login(realm.ledger)
+    found, wanted = [], without_login(url)
     for path in sorted(realm.services_dir.glob("*.json")) if realm.services_dir.is_dir() else ():
         try:
             named = read_service_file(path).ledger
@@ -117,15 +120,15 @@ def _services(realm: Realm) -> Iterator[Check]:
             found.append(f"{path.name} has {without_login(named)}, so a task could use its budget at each")
     if found:
         mend = "run `arx service refresh` for each, and restart it"
-        yield Check("ledger services", False, f"not the ledger of realm.toml: {'; '.join(found[:5])}", mend)
+        yield Check("ledger services", False, f"not the realm's ledger: {'; '.join(found[:5])}", mend)
 
 
-def _reachable(realm: Realm, info: Mapping[str, Any]) -> Check:
+def _reachable(realm: Realm, url: str, info: Mapping[str, Any]) -> Check:
     try:
         with redis.Redis.from_url(store_url(realm), socket_timeout=TIMEOUT_S) as store:
             same = store.info("server").get("run_id") == info.get("run_id")
     except (redis.RedisError, OSError, ValueError, ArxError):
-        same = without_login(store_url(realm)) == without_login(realm.ledger or "")
+        same = without_login(store_url(realm)) == without_login(url)
     if same:
         found = "it is the revocation store, whose disk every write waits for"
         return Check("ledger", False, found, "set `ledger` in realm.toml to another instance, such as that of `nonces`")
