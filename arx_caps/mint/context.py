@@ -6,7 +6,7 @@
 
 from collections.abc import Sequence
 from importlib.metadata import version
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from arx_caps.mint.audit.feeds import EventFeed, JournalFeed, KillFeed, SignedFeed
 from arx_caps.mint.audit.log import AuditLog
@@ -120,7 +120,7 @@ class MintContext:
         self.confirmations = Confirmations(db, store)
         self.revoker = Revoker(db, store, self.history, self.freezes, self.confirmations, self.advance)
         self.rotation = KeyRotation(realm, db, roots, self.key_schedule, store, self.revoker)
-        self.notifications = NotificationSender(realm, db, roots, Alarms(db, store, self.log))
+        self.notifications = NotificationSender(realm, db, roots, Alarms(db, store, self.log), self.view_state)
 
     @property
     def policy(self) -> Policy:
@@ -197,6 +197,16 @@ class MintContext:
         # A halted log does not stop this mint, but its events wait unsigned, and another mint may be able to sign.
         reasons += [HALTED] if self.log.publisher.halted is not None else []
         return [*reasons, *self._recording.why_not()]
+
+    def view_state(self) -> dict[str, Any]:
+        """Return the facts of a heartbeat.
+
+        Raises:
+            StoreError: The log's database did not answer.
+        """
+        reasons = self.ready()
+        facts = {"ready": not reasons, "reasons": reasons, "version": VERSION, "mint": self.db.writer}
+        return facts | {"log_size": self.log.store.size(), "log_signed": self.log.publisher.size}
 
     def __repr__(self) -> str:
         return f"<Mint of {self.realm.name}>"

@@ -27,6 +27,7 @@ class Received:
     def __init__(self, line: str) -> None:
         told = json.loads(line)
         self.at: float = told["at"]
+        self.method: str = told["method"]
         self.path: str = told["path"]
         self.headers: dict[str, str] = told["headers"]
         self.raw: str = told["body"]
@@ -97,10 +98,13 @@ class _Handler(BaseHTTPRequestHandler):
     seen: ClassVar[Counter[str]] = Counter()
     lock: ClassVar = threading.Lock()
 
+    def do_GET(self) -> None:
+        self.do_POST()
+
     def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["Content-Length"])).decode()
+        body = self.rfile.read(int(self.headers.get("Content-Length", "0"))).decode()
         headers = {name.lower(): value for name, value in self.headers.items()}
-        line = {"at": time.time(), "path": self.path, "headers": headers, "body": body}
+        line = {"at": time.time(), "method": self.command, "path": self.path, "headers": headers, "body": body}
         with self.lock:
             self.seen[headers["webhook-id"]] += 1
             tries = self.seen[headers["webhook-id"]]

@@ -14,7 +14,7 @@ from arx_caps.cli.options import Verbs, common_options, pass_console, yes_option
 from arx_caps.cli.place import Place, operator_options
 from arx_caps.cli.secure_files import write_object
 from arx_caps.cli.terminal import Console, pairs, table
-from arx_caps.durations import show_span, show_time
+from arx_caps.durations import parse_duration, show_span, show_time
 
 
 @click.group("webhook", cls=Verbs)
@@ -27,29 +27,42 @@ def webhook_command() -> None:
 @click.option(
     "--format",
     "form",
-    type=click.Choice(("json", "slack")),
+    type=click.Choice(("json", "slack", "get")),
     default="json",
     show_default=True,
-    help="form of the bodies; slack for an incoming webhook of Slack",
+    help="form of the bodies; slack for an incoming webhook of Slack, get for a heartbeat without a body",
 )
 @click.option("--event", "events", multiple=True, help="kind of event to send, may be repeated [all]")
+@click.option(
+    "--heartbeat", metavar="DURATION", help="send a heartbeat at this interval and no events, such as 1m [no heartbeat]"
+)
 @click.option("--out", type=click.Path(path_type=Path), help="new file for the signing secret (mode 0600)")
 @operator_options
 @common_options
 @pass_console
-def add(console: Console, url: str, form: str, events: tuple[str, ...], out: Path | None, place: Place) -> None:
+def add(
+    console: Console,
+    url: str,
+    form: str,
+    events: tuple[str, ...],
+    heartbeat: str | None,
+    out: Path | None,
+    place: Place,
+) -> None:
     """Add the receiver at URL; `-` reads it from stdin, for a URL that is a secret, as Slack's are.
 
     \b
         arx webhook add https://alerts.acme.example/arx --out alerts.json
         arx webhook add - --format slack < slack.url
+        arx webhook add - --heartbeat 1m --format get < ping.url
     """
-    # Slack does not look at signatures: there, the URL is the secret.
-    if out is None and form != "slack":
+    # Slack and services for heartbeats do not look at signatures: there, the URL is the secret.
+    if out is None and form == "json":
         raise click.UsageError("expected --out FILE, for the secret with which the receiver checks signatures")
     if out is not None and out.exists():
         raise Stop(f"{out} exists; it is not overwritten", code="file")
     body = {"url": sys.stdin.readline().strip() if url == "-" else url, "format": form, "events": events or None}
+    body |= {} if heartbeat is None else {"heartbeat_ms": _interval(heartbeat)}
     answer = place.mint().call("POST", "/v1/webhooks", body, repeats=False)
     webhook = answer["webhook"]
     if out is not None:
@@ -72,7 +85,7 @@ def list_webhooks(console: Console, place: Place) -> None:
     rows = [
         (
             *(w["id"], w["origin"], w["format"]),
-            "all" if len(w["events"]) == every else ", ".join(w["events"]),
+            _events_of(w, every),
             *(w["state"], w["waiting"], w["failed"], _ago(w["delivered_at"]), w["error"] or ""),
         )
         for w in answer["webhooks"]
@@ -160,6 +173,19 @@ def _facts_of(webhook: dict[str, Any]) -> list[tuple[str, Any]]:
         ("state", webhook["state"]),
         ("added", f"{show_time(webhook['created_at'])} by {webhook['by']}"),
     ]
+
+
+def _events_of(webhook: dict[str, Any], every: int) -> str:
+    if webhook["heartbeat_ms"] is not None:
+        return f"heartbeat every {show_span(webhook['heartbeat_ms'])}"
+    return "all" if len(webhook["events"]) == every else ", ".join(webhook["events"])
+
+
+def _interval(text: str) -> int:
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise click.BadParameter(f"{error}", param_hint="--heartbeat") from error
 
 
 def _ago(at_ms: int | None) -> str:

@@ -21,6 +21,7 @@ from arx_caps.mint.api.routes.webhooks import (
 HOME: Final = "/console/notifications"
 STATES: Final = ("failed", "waiting")
 SHOWN: Final = 50
+HEARTBEATS: Final = {"": "none: it gets events", "60000": "every minute", "300000": "every 5 minutes"}  # choices, ms
 _EVENT: Final = "event:"  # of the names of the boxes: a form's field may be sent once
 # With the secret, which is shown once: of a form that is sent twice, the browser shows the second answer alone.
 _ADDED: Final = Submissions[WebhookAdded]()
@@ -34,7 +35,13 @@ def show_notifications(visit: Visit) -> Response:
 def add(visit: Visit) -> Response:
     """Add a receiver, and show its secret this once."""
     events = [name.removeprefix(_EVENT) for name in visit.form if name.startswith(_EVENT)]
-    body = {"url": visit.form.get("url", "").strip(), "format": visit.form.get("format", "json"), "events": events}
+    body: dict[str, Any] = {
+        "url": visit.form.get("url", "").strip(),
+        "format": visit.form.get("format", "json"),
+        "events": events,
+    }
+    if heartbeat := visit.form.get("heartbeat", ""):
+        body |= {"heartbeat_ms": int(heartbeat) if heartbeat in HEARTBEATS else 0, "events": None}
     sent = (visit.operator.id, visit.form.get("form", ""), *map(str, body.values()))
     return _show(visit, added=_ADDED.once(sent, lambda: visit.call(add_webhook, body=body)))
 
@@ -71,6 +78,7 @@ def _show(visit: Visit, **values: Any) -> Response:
         next=found.next or None,
         state=state,
         states=STATES,
+        heartbeats=HEARTBEATS,
         form=secrets.token_hex(8),
         **{"added": None, "tested": None, **values},
     )

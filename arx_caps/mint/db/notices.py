@@ -28,6 +28,7 @@ LOG_RESUMED: Final = "log.resumed"
 VERIFIERS_LATE: Final = "verifiers.late"
 VERIFIERS_BACK: Final = "verifiers.back"
 TEST: Final = "webhook.test"
+HEARTBEAT: Final = "heartbeat"
 
 # The kinds of events that are notified, each with its facts that leave the realm. An approval's arguments and reason
 # stay: they may be personal data, which an erasure could not remove from a chat, and an approver must see them exactly.

@@ -440,6 +440,8 @@ WEBHOOKS: Final = Table(
     Column("error", Text),  # of that attempt
     Column("ended_at", BigInteger),
     Column("ended_why", String(16)),
+    Column("heartbeat_ms", BigInteger),  # of one that gets heartbeats alone: the time between two
+    Column("beat_at", BigInteger),  # when a mint began to send the last one
 )
 
 # Notifications that a receiver has not taken, each written in the transaction of its event.

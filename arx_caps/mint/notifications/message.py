@@ -15,6 +15,7 @@ import msgspec
 from arx_caps.mint.db.notices import (
     APPROVAL_ASKED,
     FROZEN,
+    HEARTBEAT,
     KILLED,
     LOG_HALTED,
     LOG_RESUMED,
@@ -25,7 +26,7 @@ from arx_caps.mint.db.notices import (
 )
 from arx_caps.realm import Realm
 
-Format = Literal["json", "slack"]
+Format = Literal["json", "slack", "get"]  # get: a request without a body, for heartbeats alone
 VERSION: Final = 1
 SECRET_PREFIX: Final = "whsec_"  # noqa: S105 - of each secret, by Standard Webhooks
 SHOWN_CHARS: Final = 300  # of a fact in Slack's form, whose own limit is 2000
@@ -127,6 +128,11 @@ _FORMS: Final[Mapping[str, _Form]] = MappingProxyType(
         "webhook.added": _webhook("Webhook added: {origin}"),
         "webhook.removed": _webhook("Webhook removed: {webhook}"),
         "webhook.gone": _webhook("Webhook gone: {webhook} answered 410"),
+        HEARTBEAT: _Form(
+            lambda facts: "The realm is ready" if facts["ready"] else "The realm is not ready",
+            lambda _: "/console",
+            lambda _: "arx doctor",
+        ),
         TEST: _fixed("A test of this webhook"),
     }
 )
@@ -138,8 +144,10 @@ def body_of(notice: Notice, realm: Realm, form: Format) -> bytes:
     Args:
         notice: The notification.
         realm: The realm, whose issuer is the beginning of the link.
-        form: ``json``, or ``slack`` for an incoming webhook of Slack.
+        form: ``json``, or ``slack`` for an incoming webhook of Slack; ``get`` has none.
     """
+    if form == "get":
+        return b""
     # During an update, a newer mint may have queued a kind that this one does not know.
     shown = _FORMS.get(notice.kind) or _fixed(notice.kind)
     time = datetime.fromtimestamp(notice.at_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

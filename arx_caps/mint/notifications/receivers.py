@@ -126,13 +126,14 @@ def send_notice(receiver: Receiver, form: Format, notice: Notice, realm: Realm) 
     if not secure and not listed:  # it was listed when it was added
         return Outcome(None, "expected https:, or a host of this machine in `webhook_hosts`")
     body = body_of(notice, realm, form)
-    headers = {"Content-Type": "application/json", "User-Agent": "arx-webhook/1", "Accept-Encoding": "identity"}
+    method, about = ("GET", {}) if form == "get" else ("POST", {"Content-Type": "application/json"})
+    headers = {"User-Agent": "arx-webhook/1", "Accept-Encoding": "identity", **about}
     headers |= sign(receiver.secret, notice.id, int(time.time()), body)
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     try:
         rules = HostRules(make_context(realm.ca) if secure else None, may_connect=_anywhere if listed else is_public)
         with connect_public(host, parts.port or (443 if secure else 80), until, rules) as connection:
-            connection.request("POST", path, body=body, headers=headers)
+            connection.request(method, path, body=body or None, headers=headers)
             answer = connection.getresponse()
             answer.read(ANSWER_BYTES)
     except (NotPublicError, SettingsError) as error:

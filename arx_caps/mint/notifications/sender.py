@@ -8,9 +8,10 @@
 import contextlib
 import logging
 import random
+import secrets
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -18,7 +19,7 @@ import msgspec
 from arx_caps.mint.db.database import now_ms
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.mint_database import MintDatabase
-from arx_caps.mint.db.notices import TEST
+from arx_caps.mint.db.notices import HEARTBEAT, TEST
 from arx_caps.mint.keys.root_keys import RootKeys
 from arx_caps.mint.notifications.alarms import Alarms
 from arx_caps.mint.notifications.message import Notice
@@ -35,6 +36,7 @@ MAX_RETRY_AFTER_S: Final = 6 * 3600  # of what a receiver may ask for
 TIDY_S: Final = 3600.0
 STOP_S: Final = 2.0  # for attempts under way at a stop; the next mint repeats the others
 GONE: Final = 410
+UNREADY: Final = 1.5  # intervals after which a mint that is not ready sends a heartbeat, if no other mint has
 
 _log = logging.getLogger(__name__)
 
@@ -47,10 +49,19 @@ class NotificationSender:
         db: The mint's database.
         roots: Their seal is also that of the receivers.
         alarms: Looks at log and verifiers.
+        view_state: Returns the facts of a heartbeat: whether this mint is ready, and what it is.
     """
 
-    def __init__(self, realm: Realm, db: MintDatabase, roots: RootKeys, alarms: Alarms) -> None:
+    def __init__(
+        self,
+        realm: Realm,
+        db: MintDatabase,
+        roots: RootKeys,
+        alarms: Alarms,
+        view_state: Callable[[], Mapping[str, Any]],
+    ) -> None:
         self._realm, self._db, self._roots, self._alarms = realm, db, roots, alarms
+        self._view_state = view_state
         self._stop, self._testing = threading.Event(), threading.Lock()
         self._thread: threading.Thread | None = None
         self._sending: dict[str, threading.Thread] = {}
@@ -102,7 +113,8 @@ class NotificationSender:
     def _look(self) -> None:
         """Start a thread for each receiver for which something is due and that has none."""
         self._sending = {webhook: thread for webhook, thread in self._sending.items() if thread.is_alive()}
-        for webhook in self._db.notifications.due() - self._sending.keys():
+        due = self._db.notifications.due() | self._db.webhooks.beats_due()
+        for webhook in due - self._sending.keys():
             thread = threading.Thread(
                 target=self._serve_receiver, args=(webhook,), name=f"arx-mint-{webhook}", daemon=True
             )
@@ -118,6 +130,9 @@ class NotificationSender:
         with contextlib.suppress(ArxError):
             while not self._stop.is_set():
                 receiver = self._db.webhooks.find(webhook)
+                if receiver is not None and receiver["heartbeat_ms"] is not None:
+                    self._beat(receiver)
+                    return
                 row = self._db.notifications.claim(webhook, CLAIM_MS) if receiver is not None else None
                 if receiver is None or row is None:
                     return
@@ -127,6 +142,30 @@ class NotificationSender:
                 except SettingsError as error:  # this mint was not restarted after a reseal
                     outcome = Outcome(None, str(error))
                 self._settle(row, outcome)
+
+    def _beat(self, receiver: dict[str, Any]) -> None:
+        """Send a heartbeat to a receiver that waits for one; an attempt that fails is not repeated."""
+        facts, interval_ms = self._view_state(), receiver["heartbeat_ms"]
+        # A ready mint goes first. A plain GET cannot contain that the mint is not ready: none is sent then.
+        age_ms = abs(now_ms() - (receiver["beat_at"] or 0))  # a time far ahead is of a mint whose clock was wrong
+        late = age_ms >= UNREADY * interval_ms
+        if age_ms < interval_ms:  # another mint was first
+            return
+        if not facts["ready"] and (receiver["format"] == "get" or not late):
+            return
+        if receiver["ended_at"] is not None or not self._db.webhooks.claim_beat(receiver):
+            return
+        notice = Notice(f"n-{secrets.token_hex(12)}", HEARTBEAT, now_ms(), {**facts, "interval_ms": interval_ms})
+        try:
+            outcome = self._send(receiver, notice)
+        except SettingsError as error:  # this mint was not restarted after a reseal
+            outcome = Outcome(None, str(error))
+        self._db.webhooks.settle_beat(receiver["id"], outcome.error)
+        self._end_if_gone(receiver["id"], outcome)
+
+    def _end_if_gone(self, webhook: str, outcome: Outcome) -> None:
+        if outcome.status == GONE:
+            self._db.webhooks.end(webhook, Event.of("webhook.gone", "mint", webhook=webhook))
 
     def _send(self, receiver: dict[str, Any], notice: Notice) -> Outcome:
         return send_notice(open_receiver(self._roots, receiver), receiver["format"], notice, self._realm)
@@ -138,9 +177,8 @@ class NotificationSender:
             return
         next_at = _next_at(row["tries"], outcome.retry_after_s)
         self._db.notifications.failed(row, outcome.error, next_at)
-        if outcome.status == GONE:
-            self._db.webhooks.end(row["webhook"], Event.of("webhook.gone", "mint", webhook=row["webhook"]))
-        elif next_at is None:
+        self._end_if_gone(row["webhook"], outcome)
+        if next_at is None and outcome.status != GONE:
             what = (self._realm.name, row["id"], row["webhook"], outcome.error)
             _log.error("realm %s: notification %s was given up, webhook %s: %s", *what)
 

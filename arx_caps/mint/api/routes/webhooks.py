@@ -11,7 +11,7 @@ from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall
 from arx_caps.mint.api.pagination import PageQuery, page_of
 from arx_caps.mint.db.database import now_ms
 from arx_caps.mint.db.events import Event
-from arx_caps.mint.db.notices import NOTIFIED, WAITING
+from arx_caps.mint.db.notices import HEARTBEAT, NOTIFIED, WAITING
 from arx_caps.mint.db.repositories.notifications import NOTIFICATIONS_ORDER
 from arx_caps.mint.notifications.message import Format
 from arx_caps.mint.notifications.receivers import (
@@ -27,6 +27,7 @@ from arx_verifier.errors import GrantError, RequestError
 
 READ: Final = "arx.webhooks.read"
 WRITE: Final = "arx.webhooks.write"
+HEARTBEAT_MS: Final = (1000, 86_400_000)  # between two heartbeats
 
 Kinds = Annotated[tuple[Annotated[str, Meta(max_length=64)], ...], Meta(min_length=1, max_length=64)]
 
@@ -34,16 +35,18 @@ Kinds = Annotated[tuple[Annotated[str, Meta(max_length=64)], ...], Meta(min_leng
 class WebhookBody(Body, frozen=True):
     """A receiver: its URL, the form of the bodies, and the kinds of events; all without ``events``, later ones too."""
 
+    # A receiver with ``heartbeat_ms`` gets a heartbeat at this interval and no events; ``get`` is for heartbeats.
     url: Annotated[str, Meta(min_length=1, max_length=MAX_URL_CHARS)]
     format: Format = "json"
     events: Kinds | None = None
+    heartbeat_ms: Annotated[int, Meta(ge=HEARTBEAT_MS[0], le=HEARTBEAT_MS[1])] | None = None
 
 
 class WebhookShown(RouteAnswer, frozen=True):
     """A receiver; its path and secret are never shown.
 
     ``error`` is why the last attempt failed, and null after one that was taken.  ``state`` is ``gone`` after the
-    receiver answered 410.
+    receiver answered 410.  ``heartbeat_ms`` is the interval of one that gets heartbeats and no events.
     """
 
     id: str
@@ -58,6 +61,7 @@ class WebhookShown(RouteAnswer, frozen=True):
     error: str | None
     created_at: int
     by: str
+    heartbeat_ms: int | None
 
 
 class WebhookAdded(RouteAnswer, frozen=True):
@@ -117,15 +121,27 @@ def add_webhook(call: RouteCall) -> WebhookAdded:
     """Add a receiver of notifications, with a new secret."""
     mint, body, by = call.mint, call.body, call.authenticated.actor
     kinds = tuple(dict.fromkeys(body.events or ()))
+    if body.heartbeat_ms is not None and (kinds or body.format == "slack"):
+        raise RequestError("invalid webhook: expected a heartbeat without events, in the format json or get")
+    if body.heartbeat_ms is None and body.format == "get":
+        raise RequestError("invalid format: expected json or slack; get is for a heartbeat")
     if unknown := [kind for kind in kinds if kind not in NOTIFIED]:
         raise RequestError(f"invalid events: expected some of {', '.join(NOTIFIED)}, got {', '.join(unknown)}")
     if set(kinds) == set(NOTIFIED):
         kinds = ()
+    stored = kinds if body.heartbeat_ms is None else (HEARTBEAT,)
     receiver = Receiver(check_url(body.url, mint.realm.webhook_hosts), new_secret())
     row: dict[str, Any] = {"id": new_name("w-"), "origin": origin_of(receiver.url), "format": body.format}
     sealed = seal_receiver(mint.root_keys, row["id"], receiver)
-    row |= {"kinds": as_json(kinds), "nonce": sealed.nonce, "sealed": sealed.sealed, "created_at": now_ms(), "by": by}
-    facts = {"origin": row["origin"], "format": body.format, "events": kinds or "all"}
+    row |= {
+        "heartbeat_ms": body.heartbeat_ms,
+        "kinds": as_json(stored),
+        "nonce": sealed.nonce,
+        "sealed": sealed.sealed,
+        "created_at": now_ms(),
+        "by": by,
+    }
+    facts = {"origin": row["origin"], "format": body.format, "events": stored or "all"}
     mint.db.webhooks.add(row, Event.of("webhook.added", by, webhook=row["id"], **facts))
     return WebhookAdded(webhook=_show(_find(call, row["id"])), secret=receiver.secret)
 
@@ -182,6 +198,7 @@ def _show(row: Mapping[str, Any]) -> WebhookShown:
         origin=row["origin"],
         format=row["format"],
         events=msgspec.json.decode(row["kinds"], type=tuple[str, ...]) or tuple(NOTIFIED),
+        heartbeat_ms=row["heartbeat_ms"],
         state="active" if row["ended_at"] is None else row["ended_why"],
         waiting=row.get("waiting", 0),
         failed=row.get("failed", 0),

@@ -4,7 +4,7 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
-from sqlalchemy import bindparam, delete, func, insert, select, update
+from sqlalchemy import and_, bindparam, delete, func, insert, or_, select, update
 
 from arx_caps.mint.db.database import Database, Rows, now_ms
 from arx_caps.mint.db.events import Event
@@ -29,6 +29,19 @@ _LISTED: Final = (
     .where(_T.ended_at.is_(None) | (_T.ended_why == GONE))
     .order_by(_T.created_at, _T.id)
     .limit(2 * MAX_WEBHOOKS)
+)
+_BEATING: Final = select(_T.id).where(
+    _T.ended_at.is_(None),
+    # A mint whose clock was wrong may have left a time that is far ahead.
+    or_(
+        and_(_T.heartbeat_ms.is_not(None), _T.beat_at.is_(None)),
+        _T.beat_at + _T.heartbeat_ms <= bindparam("now"),
+        _T.beat_at - 2 * _T.heartbeat_ms > bindparam("now"),
+    ),
+)
+# Of two mints that have read the same time, one changes it.
+_CLAIM_BEAT: Final = update(WEBHOOKS).where(
+    _ITS, _T.ended_at.is_(None), func.coalesce(_T.beat_at, 0) == bindparam("seen")
 )
 _COUNTS: Final = select(NOTIFICATIONS.c.webhook, NOTIFICATIONS.c.status, func.count()).group_by(
     NOTIFICATIONS.c.webhook, NOTIFICATIONS.c.status
@@ -67,6 +80,31 @@ class WebhookRepository:
             rows = [dict(row._mapping) for row in c.execute(_LISTED)]  # noqa: SLF001 - its public name
             counts = {(webhook, status): count for webhook, status, count in c.execute(_COUNTS)}
         return [row | {status: counts.get((row["id"], status), 0) for status in (WAITING, FAILED)} for row in rows]
+
+    def beats_due(self) -> set[str]:
+        """Return the ids of the receivers for which a heartbeat is due."""
+        return {row["id"] for row in self._database.rows(_BEATING, now=now_ms())}
+
+    def claim_beat(self, row: Mapping[str, Any]) -> bool:
+        """Return whether this mint may send the heartbeat that is due; of several mints, one may.
+
+        Args:
+            row: The receiver's row, as ``find`` returned it.
+        """
+        with self._database.write() as c:
+            values = {"which": row["id"], "seen": row["beat_at"] or 0, "beat_at": now_ms()}
+            return c.execute(_CLAIM_BEAT, values).rowcount == 1
+
+    def settle_beat(self, webhook: str, error: str | None) -> None:
+        """Record what came of a heartbeat.
+
+        Args:
+            webhook: The receiver's id.
+            error: Why it failed, without a secret; None if it was taken.
+        """
+        at = {"delivered_at": now_ms()} if error is None else {"failed_at": now_ms()}
+        with self._database.write() as c:
+            c.execute(update(WEBHOOKS).where(_ITS), {"which": webhook, "error": error, **at})
 
     def remove(self, webhook: str, what: Event) -> None:
         """Remove a receiver and its notifications. It is idempotent."""
