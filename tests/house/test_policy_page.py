@@ -100,6 +100,29 @@ def _run(command: str, shown: str) -> None:
 
 
 ROW = re.compile(r"\| `(\{ .+ \})` \| (.+) \| (.+) \|")
+NEEDS = (ROOT / "docs" / "constraints.md").read_text(encoding="utf-8")
+VALUES = re.compile(r"`([^`]+)`")
+
+
+def needs() -> list[tuple[str, str, bool]]:
+    """Return each value of the table of needs, with its constraint and whether it is allowed."""
+    rows = re.findall(r"^\| [^|`]+ \| `(.+?)` \| (.+?) \| (.*?) ?\|$", NEEDS, re.MULTILINE)
+    assert len(rows) == 22
+    return [
+        (constraint, value, is_allowed)
+        for constraint, allowed, refused in rows
+        for values, is_allowed in ((allowed, True), (refused, False))
+        for value in VALUES.findall(values)
+    ]
+
+
+def test_what_replaces_a_regular_expression_is_a_constraint() -> None:
+    """Each row of the second table is read, with its parameters."""
+    table = NEEDS.partition("| you would write | write |")[2]
+    written = [VALUES.findall(line.rpartition("` | ")[2]) for line in table.splitlines()[2:]]
+    assert len(written) == 7
+    for constraint in (each for row in written for each in row if not each.startswith('"$')):
+        read_constraint(tomllib.loads(f"constraint = {constraint}")["constraint"])
 
 
 def examples() -> list[tuple[str, str, bool]]:
@@ -115,7 +138,7 @@ def examples() -> list[tuple[str, str, bool]]:
     ]
 
 
-@pytest.mark.parametrize(("constraint", "value", "is_allowed"), examples())
+@pytest.mark.parametrize(("constraint", "value", "is_allowed"), [*examples(), *needs()])
 def test_a_constraint_decides_as_the_page_says(constraint: str, value: str, is_allowed: bool) -> None:
     """Each row of the table is what a verifier decides."""
     read = read_constraint(tomllib.loads(f"constraint = {constraint}")["constraint"])

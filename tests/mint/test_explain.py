@@ -333,7 +333,7 @@ def test_an_approval_is_explained_and_compared() -> None:
     assert [each.kind for each in compare(POLICY, with_two)] == ["no longer granted"] * 2
     assert [each.kind for each in compare(with_two, POLICY)] == ["granted"] * 2
     told = {(each.kind, each.member, (each.after or each.before)["tool"]) for each in compare(with_two, with_one)}
-    assert told == {("changed", "approvals", "payments.refund"), ("granted", "approvals", "orders.get")}
+    assert told == {("granted", "approvals", "payments.refund"), ("granted", "approvals", "orders.get")}
     apart = two.replace(
         '"payments.refund", "orders.get"], need = 2',
         '"orders.get"], need = 2 }, { need = 2, tools = ["payments.refund"]',

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from arx_caps.durations import parse_duration
 from arx_caps.mint.policy.budgets import split_budget
-from arx_caps.mint.policy.directions import Effect, SessionCases, compare_args
+from arx_caps.mint.policy.directions import Effect, SessionCases, compare_approvals, compare_args, compare_rules
 from arx_caps.mint.policy.explain import exchanges
 from arx_caps.mint.policy.model import Policy
 from arx_caps.mint.policy.parse import PolicyTable, as_written, marks_of, members_of
@@ -120,6 +120,11 @@ def _judge_sessions(
         effect = cases.compare([*others, terms], [*others, changed], concerned)
         judged.append(difference._replace(kind=_kind(effect)))
         terms = changed
+    if name not in tables or after is None:
+        # What else the table has comes and goes with its agents.
+        kinds = {difference.kind for difference in judged if difference.member == "agents"}
+        of_table = kinds.pop() if len(kinds) == 1 else CHANGED
+        judged = [each if each.member == "agents" else each._replace(kind=of_table) for each in judged]
     tables.pop(name, None)
     if after is not None:
         tables[name] = after
@@ -209,10 +214,9 @@ def _compare(place: str, before: Mapping[str, Any], after: Mapping[str, Any]) ->
 
 
 def _of_table(place: str, kind: Kind, members: Mapping[str, Any]) -> Iterator[Difference]:
-    """Yield the differences of a table that was added or removed."""
+    """Yield the differences of a table that was added or removed: its limits come and go with what it grants."""
+    known = place.partition(" ")[0] in _TABLES
     for member, value in members.items():
-        # A limit grants nothing by itself, whether its table is added or removed.
-        grants = member in _GRANTING
         parts = (
             value
             if isinstance(value, tuple)
@@ -222,7 +226,7 @@ def _of_table(place: str, kind: Kind, members: Mapping[str, Any]) -> Iterator[Di
         )
         for element in parts:
             sides = (None, element) if kind == GRANTED else (element, None)
-            yield Difference(kind if grants else CHANGED, place, member, *sides)
+            yield Difference(kind if known or member in _GRANTING else CHANGED, place, member, *sides)
 
 
 def _of_lists(place: str, member: str, old: tuple[Any, ...], new: tuple[Any, ...]) -> Iterator[Difference]:
@@ -264,10 +268,8 @@ def _changed_rules(place: str, member: str, added: list[Any], gone: list[Any]) -
         if before is not None:
             added.remove(rule)
             gone.remove(before)
-            kind = (
-                _kind(compare_args(before.get("args"), rule.get("args"))) if _differ_in_args(before, rule) else CHANGED
-            )
-            yield Difference(kind, place, member, before, rule)
+            judge = compare_approvals if member == "approvals" else compare_rules
+            yield Difference(_kind(judge(before, rule)), place, member, before, rule)
 
 
 def _changed_amounts(place: str, added: list[str], gone: list[str]) -> Iterator[Difference]:
@@ -280,12 +282,6 @@ def _changed_amounts(place: str, added: list[str], gone: list[str]) -> Iterator[
             gone.remove(before)
             more = Decimal(amount) > Decimal(before.partition(" ")[0])
             yield Difference(GRANTED if more else GONE, place, "budget", before, budget)
-
-
-def _differ_in_args(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
-    """Return whether two rules differ in nothing but what arguments they allow."""
-    first, second = ({name: each for name, each in rule.items() if name not in ("args", "any")} for rule in (old, new))
-    return _text(first) == _text(second)
 
 
 def _unknown(_old: Any, _new: Any) -> Kind:
@@ -316,6 +312,7 @@ _MARKS: Final = {
 _GRANTING: Final = {"trusted"} | {name for name, marks in _MARKS.items() if marks.get("entry") == "grants"}
 _RESTRICTING: Final = {name for name, marks in _MARKS.items() if marks.get("entry") == "restricts"}
 _ANY_IF_EMPTY: Final = {name for name, marks in _MARKS.items() if marks.get("empty") == "any"}
+_TABLES: Final = ("audience", "issuer", "session", "task")
 _BEARER: Final = ("refuse", "dpop", "allow")
 _KINDS: Final[dict[str, Callable[[Any, Any], Kind]]] = dict.fromkeys(
     [name for name, marks in _MARKS.items() if marks["limit"]], _longer

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether one part of a policy allows more than another one: constraints, and all ``[session]`` tables together.
+"""Whether one part of a policy allows more than another one: rules, approvals, and all ``[session]`` tables.
 
 What cannot be decided both gains and loses.  ``diff`` splits a policy into parts, and is the caller.
 """
@@ -11,6 +11,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 
 import msgspec
 
+from arx_caps.durations import parse_duration
 from arx_caps.mint.policy.tables import SessionTerms
 from arx_verifier import names
 from arx_verifier.constraints import is_decimal
@@ -51,6 +52,21 @@ def compare_args(old: Mapping[str, Any] | None, new: Mapping[str, Any] | None) -
     if old.keys() != new.keys():
         return UNDECIDED  # an argument that is not named is refused, and one that is named must be there
     return _together(compare_constraints(old[name], new[name]) for name in old)
+
+
+def compare_rules(old: Mapping[str, Any], new: Mapping[str, Any]) -> Effect:
+    """Return the effect of another rule for the same tool, as written; rules that differ in more are not decided."""
+    first, second = ({name: each for name, each in rule.items() if name not in ("args", "any")} for rule in (old, new))
+    return compare_args(old.get("args"), new.get("args")) if _text(first) == _text(second) else UNDECIDED
+
+
+def compare_approvals(old: Mapping[str, Any], new: Mapping[str, Any]) -> Effect:
+    """Return the effect of other terms of the approval that a tool needs."""
+    found = Effect()
+    for name in old.keys() | new.keys():
+        if _text(old.get(name)) != _text(new.get(name)):
+            found |= _TERMS.get(name, _undecided)(old.get(name), new.get(name))
+    return found
 
 
 def compare_constraints(old: Any, new: Any) -> Effect:
@@ -127,6 +143,13 @@ _OPERANDS: Final[dict[str, Callable[[Any, Any], Effect]]] = {
     "subset": _items,
     "none_of": _excluded,
     "contains": _excluded,
+}
+
+
+_TERMS: Final[dict[str, Callable[[Any, Any], Effect]]] = {
+    "need": lambda old, new: _bound(new, old),
+    "ttl": lambda old, new: _bound(parse_duration(old), parse_duration(new)),
+    "once": lambda _old, new: Effect(gains=not new, loses=new),
 }
 
 

@@ -10,6 +10,7 @@ import tomllib
 from collections.abc import Callable, Collection, Mapping
 from difflib import get_close_matches
 from functools import cache
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple, TypeAlias
 
 import msgspec
@@ -146,8 +147,15 @@ class PolicyEntry(NamedTuple):
         """
         return {name: self.at(name).read(kind, data, name=name) for name, data in tables.items()}
 
-    def refuse_unknown(self, written: Collection[str], known: Collection[str]) -> None:
+    def refuse_unknown(
+        self, written: Collection[str], known: Collection[str], hints: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
         """Refuse an unknown key.
+
+        Args:
+            written: The keys.
+            known: The known ones.
+            hints: What to write instead of a key of another language.
 
         Raises:
             SettingsError: With the nearest known key, and all of them.
@@ -156,6 +164,7 @@ class PolicyEntry(NamedTuple):
         for key in written:
             if key not in known:
                 meant = "".join(f"did you mean `{near}`? " for near in get_close_matches(key, known, 1))
+                meant = f"{hints[key]}; " if key in hints else meant
                 error = self.at(key).error(f"unknown key; {meant}known here: {', '.join(sorted(known))}")
                 error.unknown = True
                 raise error

@@ -36,6 +36,33 @@ _INTEGERS: Final = frozenset(["integer"])
 _OTHER_BOUND: Final = {"min": "max", "max": "min"}
 
 
+# Words of other languages for constraints, and what to write for each.
+_PATTERN: Final = (
+    "there are no regular expressions: write `glob` for a pattern, `any_of` for several, `length` for a size, "
+    "`subpath` for a folder; docs/constraints.md has each need"
+)
+_SYNONYMS: Final = (
+    dict.fromkeys(("regex", "regexp", "pattern", "matches", "match", "re"), _PATTERN)
+    | dict.fromkeys(("in", "enum", "values", "oneof", "allowed"), "write `one_of`")
+    | dict.fromkeys(("not_in", "nin", "forbidden"), "write `none_of`")
+    | dict.fromkeys(
+        ("prefix", "startswith", "starts_with", "suffix", "endswith", "ends_with"),
+        ('write `glob`, such as { glob = "o-*" }, or `subpath` for a folder'),
+    )
+    | dict.fromkeys(("le", "lte", "maximum", "at_most"), "write `max`")
+    | dict.fromkeys(("ge", "gte", "minimum", "at_least"), "write `min`")
+    | dict.fromkeys(("lt", "exclusiveMaximum"), "write `max`, which allows the bound itself")
+    | dict.fromkeys(("gt", "exclusiveMinimum"), "write `min`, which allows the bound itself")
+    | dict.fromkeys(("eq", "const", "value", "equals"), "write `equal`, or the value alone")
+    | dict.fromkeys(("ne", "not_equal"), "write `not`")
+    | dict.fromkeys(("maxLength", "maxlen"), "write `max_length`")
+    | dict.fromkeys(("minLength", "minlen"), "write `min_length`")
+    | dict.fromkeys(("items",), "write `each`")
+    | dict.fromkeys(("properties",), "write `fields`")
+    | dict.fromkeys(("between",), "write `range`")
+)
+
+
 def overlap(first: str, second: str) -> bool:
     """Return whether some tool matches both of two names or patterns."""
     return names.matches_tool(first, second) or names.matches_tool(second, first)
@@ -107,6 +134,7 @@ def read_params(entry: PolicyEntry, written: Mapping[str, Any]) -> dict[str, Con
         # An agent that could give it would choose the subject on whose behalf it acts.
         if name == SUBJECT:
             raise param.error("reserved for the session's subject; take another name")
+        _refuse_unknown(param, data)
         constraint = _read(param, _literal(param, data))
         if isinstance(constraint, Constraint) and constraint.optional:
             raise param.error("a parameter is always given; leave `optional` out")
@@ -140,9 +168,25 @@ def check_rule(entry: PolicyEntry, rule: TemplateRule, params: Params, audiences
     for name, constraint in (rule.args or {}).items():
         argument = entry.at("args", name)
         _literal(argument, name)
+        _refuse_unknown(argument, constraint)
         # Sample values stand for the parameters: a rule that no value satisfies is refused when the policy is loaded.
         _read(argument, _sample(argument, constraint, params))
     return replace(rule, at=at, any=rule.any or None)
+
+
+def _refuse_unknown(entry: PolicyEntry, data: Any) -> None:
+    """Refuse an unknown member of a constraint or of one inside it, before what its operand may be."""
+    if isinstance(data, list):
+        for index, item in enumerate(data):
+            _refuse_unknown(entry.at(index), item)
+    if isinstance(data, dict):
+        entry.refuse_unknown(data, Constraint.__struct_encode_fields__, _SYNONYMS)
+        for word, operand in data.items():
+            if word in ("all_of", "any_of", "each", "not"):
+                _refuse_unknown(entry.at(word), operand)
+            elif word == "fields" and isinstance(operand, dict):
+                for name, item in operand.items():
+                    _refuse_unknown(entry.at(word, name), item)
 
 
 def _sample(entry: PolicyEntry, written: Any, params: Params) -> Any:
@@ -226,7 +270,6 @@ def _is_parameter(written: Any) -> bool:
 
 def _read(entry: PolicyEntry, data: Any) -> ConstraintLike:
     if isinstance(data, dict):
-        entry.refuse_unknown(data, Constraint.__struct_encode_fields__)
         for part, inner in _parts(entry, data):
             _read(part, inner)  # for an error with the line of the member or item
     try:
@@ -234,7 +277,7 @@ def _read(entry: PolicyEntry, data: Any) -> ConstraintLike:
     except MalformedTokenError as error:
         part, wrong = entry.inner(str(error))
         # Binary floats do not compare exactly, so constraints take decimals as text (SPEC 7).
-        hint = "; write a decimal as text, such as '10.5'" if "float" in wrong else ""
+        hint = '; write a decimal as text, such as "10.5"' if "float" in wrong else ""
         if part == entry and isinstance(data, dict):
             # The error names no member: try each by itself, to name its line.
             alone = (word for word, operand in data.items() if _mistake({word: operand}) == wrong)

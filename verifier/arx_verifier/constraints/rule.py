@@ -5,6 +5,7 @@
 ``constraint`` has the tests of one argument, ``caveats`` the rules of a token.
 """
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
@@ -22,7 +23,7 @@ from arx_verifier.constraints.constraint import (
     said_written,
     tests_of,
 )
-from arx_verifier.constraints.scalars import ABSENT, Predicate, within_integers
+from arx_verifier.constraints.scalars import ABSENT, Predicate, is_decimal, is_number, within_integers
 from arx_verifier.errors import NOT_GIVEN, NOT_NAMED, Failure, MalformedTokenError, shorten
 from arx_verifier.jcs import encode, is_plain_name
 from arx_verifier.limits import MAX_EACH
@@ -45,6 +46,7 @@ _TAKES: Final = {
     "each": f"a list of at most {MAX_EACH} items",
     "fields": "an object",
 }
+_INTEGER: Final = re.compile("-?[0-9]+")
 _NO_NAMES: Final[frozenset[str]] = frozenset()
 _failure: Final[Callable[[tuple[str, str, str, str]], Failure]] = partial(tuple.__new__, Failure)  # without Python code
 
@@ -408,7 +410,7 @@ def _wrong_members(members: Iterable[ConstraintMember], value: Any, path: str) -
         spoken = speaks(value)
         if parts is None or not spoken or (word == "each" and None not in parts and len(parts) != len(value)):
             came = shorten(value)
-            yield f"{path} {word}", operand, came if spoken else came + _odd_kind(word, operand)
+            yield f"{path} {word}", operand, came if spoken else came + _odd_kind(word, operand, value)
         elif word == "each":
             for index, item in enumerate(value):
                 part = parts.get(index) or parts[None]
@@ -428,10 +430,17 @@ def _wrong_part(part: PartSaid, value: Any, path: str) -> Iterator[tuple[str, st
         yield path, NOT_GIVEN, "nothing"
 
 
-def _odd_kind(word: str, operand: str) -> str:
-    """Return the note on a value that a test does not take."""
+def _odd_kind(word: str, operand: str, value: Any) -> str:
+    """Return the note on a value that a test does not take, with the operand that would take it."""
     if word in ("range", "min", "max"):
-        return " (not a number or a decimal in text)" if '"' in operand else " (not an integer)"
+        if '"' in operand:
+            return " (not a number or a decimal in text)"
+        if not (is_number(value) or is_decimal(value)):
+            return " (not an integer)"
+        as_text = _INTEGER.sub(r'"\g<0>"', operand)
+        return f" (not an integer; for decimals, write {word} = {as_text})"
+    if word == "equal" and (operand == value if type(value) is str else operand == f'"{value}"'):
+        return f" (of another type; for {'text' if type(value) is str else 'numbers'}, write {shorten(value)})"
     return f" (not {_TAKES[word]})" if word in _TAKES else " (of another type)"
 
 
