@@ -58,6 +58,6 @@ def test_a_number_beyond_all_is_not_written_anew() -> None:
 def test_a_process_writes_none_either(tmp_path: Path, value: str) -> None:
     """What the gateway reads over stdio it writes anew."""
     realm = UnsafeTestRealm("orders")
-    with open_door(realm, tmp_path, command=[sys.executable, "-c", SERVER, value]) as url:
+    with open_door(realm, tmp_path, command=[sys.executable, "-c", SERVER, value], isolation="none") as url:
         answer = call_tool(url, realm.caller(Rule(tool="orders.get", open=True)), "get")
     assert (answer.status_code, answer.json()["error"]["code"]) == (502, -32603)

@@ -21,6 +21,7 @@ from arx_verifier.testing import UnsafeTestRealm
 
 TOOLS = [{"name": f"tool-{number}", "description": "x" * 200} for number in range(5_000)] + [{"name": "get"}]
 LIST = json.dumps({"jsonrpc": "2.0", "id": 1, "result": {"tools": TOOLS}}).encode()
+SHORT = json.dumps({"jsonrpc": "2.0", "id": 1, "result": {"tools": TOOLS[-1:]}}).encode()
 
 
 async def turns_of(work: "asyncio.Future[bytes]") -> int:
@@ -39,21 +40,25 @@ def test_the_loop_goes_on(streams: bool) -> None:
     messages, keys = Messages(realm.verifier), realm.verifier.keys
     answers = McpAnswers("files", messages, TaskIds(keys), BoundIds(keys, "event"), 16_777_216, lists_tasks=False)
 
-    async def events(asked: AnsweredMessage) -> bytes:
+    async def events(asked: AnsweredMessage, text: bytes) -> bytes:
         async def parts():  # type: ignore[no-untyped-def]
-            yield b"data: " + LIST + b"\n\n"
+            yield b"data: " + text + b"\n\n"
 
         return b"".join([event async for event in answers.stream(parts(), asked)])
 
-    async def use() -> None:
+    async def turns_for(text: bytes) -> int:
         token = realm.caller(Rule(tool="files.get")).token("", method="tools/list")
         screened = await messages.recognize(McpMessage("tools/list", {}, {"dev.arx/cap": token}))
         assert screened is not None
         asked = AnsweredMessage(screened.proven.facts, "tools/list", 1, screened)
-        work = asyncio.ensure_future(events(asked) if streams else answers.whole(200, LIST, asked))
-        assert await turns_of(work) > 10
+        work = asyncio.ensure_future(events(asked, text) if streams else answers.whole(200, text, asked))
+        turns = await turns_of(work)
         data = fields_of(work.result()).data if streams else work.result()
         assert json.loads(data)["result"]["tools"] == [{"name": "get"}]
+        return turns
+
+    async def use() -> None:
+        assert await turns_for(LIST) > await turns_for(SHORT)  # which the loop itself reads
 
     asyncio.run(use())
 
@@ -62,12 +67,16 @@ def test_the_loop_goes_on(streams: bool) -> None:
 def test_the_loop_goes_on_while_a_schema_is_looked_for(streams: bool) -> None:
     """Which a call with JSON in a text needs."""
 
-    async def listed(_: object) -> tuple[bool, bytes]:
-        return streams, b"data: " + LIST + b"\n\n" if streams else LIST
+    async def turns_for(text: bytes) -> int:
+        async def listed(_: object) -> tuple[bool, bytes]:
+            return streams, b"data: " + text + b"\n\n" if streams else text
+
+        work = asyncio.ensure_future(input_schema("get", listed))
+        turns = await turns_of(work)  # type: ignore[arg-type]
+        assert work.result() == {"properties": {}}
+        return turns
 
     async def use() -> None:
-        work = asyncio.ensure_future(input_schema("get", listed))
-        assert await turns_of(work) > 10  # type: ignore[arg-type]
-        assert work.result() == {"properties": {}}
+        assert await turns_for(LIST) > await turns_for(SHORT)  # which the loop itself reads
 
     asyncio.run(use())

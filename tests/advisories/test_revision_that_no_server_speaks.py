@@ -26,7 +26,7 @@ def test_it_is_refused(tmp_path: Path) -> None:
     caller = realm.caller(Rule(tool="orders.get"))
     script = str(ROOT / "tests" / "gateway" / "upstream_mcp.py")
     hello = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": {"protocolVersion": "2025-11-25"}}
-    with open_door(realm, tmp_path, command=[sys.executable, script]) as url:
+    with open_door(realm, tmp_path, command=[sys.executable, script], isolation="none") as url:
         for stated in ("1999-01-01", "2025-11-24", "2025-11-25 ,2025-06-18", "2025-11-25x", ""):
             headers = {"mcp-protocol-version": stated}
             answer = httpx.post(url, json=hello, headers=headers, auth=caller)

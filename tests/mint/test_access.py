@@ -2,6 +2,7 @@
 """Who may call the mint: nobody without a proof, nobody with somebody else's, nobody twice."""
 
 import threading
+from importlib.metadata import version
 from typing import Any
 
 import pytest
@@ -48,7 +49,8 @@ def test_nothing_is_done_without_a_proof(unit: Harness, method: str, path: str) 
 def readiness(harness: Harness) -> dict[str, Any]:
     """What a mint that is well says of itself to anybody."""
     key = str(harness.mint.log.publisher.signer.key)
-    return {"ready": True, "because": [], "log": "ok", "realm": "acme", "issuer": ISSUER, "log_key": key}
+    facts = {"realm": "acme", "issuer": ISSUER, "log_key": key, "version": version("arx-caps")}
+    return {"ready": True, "because": [], "log": "ok", **facts}
 
 
 @pytest.mark.spec("CONTROL 4.1")
