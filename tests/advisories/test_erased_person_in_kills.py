@@ -7,6 +7,7 @@ from sqlalchemy import select, update
 
 from arx_caps.audit.store import RECORD
 from arx_caps.mint.db.tables import CONSOLE_SESSIONS, METADATA, NOTIFICATIONS, OPERATORS
+from arx_caps.revocation import RevocationStore
 from arx_verifier.token.targets import subject_target
 from tests.console.harness import operator_with
 from tests.mint.harness import Harness
@@ -72,6 +73,23 @@ def test_what_names_a_person_without_a_session_is_erased(live: Harness) -> None:
     waiting = [facts for facts in waiting if "targets" in facts]
     assert {tuple(sorted(facts)) for facts in waiting} == {("by", "count", "seq", "targets")}
     assert {name for facts in waiting for name in facts["targets"]} == {"subject", "agent:acme/x", "memory"}
+
+
+@pytest.mark.servers
+def test_a_kill_that_no_mint_has_recorded_yet(live: Harness) -> None:
+    """Another mint's, or one from before a database could write again: it is recorded first, and then erased."""
+    operator, persons = live.operator(), [subject_target(IDP, f"person-{n}") for n in range(4)]
+    with RevocationStore(live.mint.store_url, live.realm.name) as store:
+        for person in persons:
+            store.kill_by_kind([person], REASON, "operator:root", event="targets.killed")
+            answer = operator.call("POST", "/v1/audit/erase", {"subject": person, "reason": "asked to"})
+            assert answer.status_code == 200, answer.text
+        last = store.header().seq
+    until(lambda: live.mint.freezes.followed.seq >= last)
+    live.mint.log.step()
+    marks = tuple(person.partition(":")[2] for person in persons)
+    assert (tables_that_name(live, marks), tables_that_name(live, (REASON,))) == ({"epoch_freezes"}, set())
+    assert [event["kind"] for event in live.events()].count("targets.killed") == len(persons)
 
 
 def test_a_consent_that_led_to_no_session_is_erased(flow: Flow, idp: Issuer) -> None:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Erase a person's data, or old data, in the mint's database and the audit log. LOG 1.9."""
 
+import contextlib
 from typing import NamedTuple
 
 from arx_caps.audit.integrity import erase, index_at
@@ -9,7 +10,7 @@ from arx_caps.mint.context import MintContext
 from arx_caps.mint.db.events import Event, Recorded
 from arx_caps.mint.db.repositories.erasures import ERASED
 from arx_caps.mint.tasks.liveness import is_usable
-from arx_verifier.errors import GrantError
+from arx_verifier.errors import GrantError, StoreError
 
 
 class Gone(NamedTuple):
@@ -39,6 +40,7 @@ def erase_person(mint: MintContext, target: str, *, by: str, reason: str) -> Gon
         GrantError: ``conflict``: sessions still run on the person's behalf.
         AuditError: The log differs from what was signed.
         StoreError: A database did not answer: retry.
+        UnavailableError: The kill epoch is unknown now: retry.
     """
     mint.log.require_whole()
     rows = mint.db.erasures.sessions_for(target)
@@ -67,6 +69,7 @@ def erase_before(mint: MintContext, before: int, *, by: str, reason: str) -> Gon
     Raises:
         AuditError: The log differs from what was signed.
         StoreError: A database did not answer: retry.
+        UnavailableError: The kill epoch is unknown now: retry.
     """
     mint.log.require_whole()
     sessions, events = _erase_work(mint, mint.db.erasures.sessions_over(before), None, by, reason, before)
@@ -86,6 +89,10 @@ def _erase_work(
         # The target of a person is a hash: an event that has it is a kill of the person, or a taint of their memories.
         return event.at_ms < before or bool(gone & about) or (target is not None and target.encode() in event.body)
 
+    # A kill that no mint has recorded yet would bring the person back: it is recorded now.
+    mint.born()  # from a store that answers
+    with contextlib.suppress(StoreError):  # it has just failed, or another mint takes the entries
+        mint.freezes.follow_store()
     events = db.erasures.erase_events(is_theirs, NAMED)
     if sessions or events:
         what = Event.of(ERASED, by, sessions=len(sessions), events=events, reason=reason)
