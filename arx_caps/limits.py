@@ -23,6 +23,7 @@ class Limits:
         agent_burst: Calls of one agent at once.
         address_rate: Unauthenticated calls a second from one address; 0 for no limit.
         address_burst: Unauthenticated calls from one address at once.
+        refusal_rate: Refused calls of one agent in a minute of which operators are notified; 0 for none.
         proxies: Networks of proxies whose ``X-Forwarded-For`` the mint trusts.
     """
 
@@ -30,6 +31,7 @@ class Limits:
     agent_burst: int = 2000
     address_rate: int = 20
     address_burst: int = 200
+    refusal_rate: int = 50
     proxies: tuple[str, ...] = ()
 
 
@@ -45,7 +47,7 @@ def read_limits(settings: Mapping[str, Any]) -> Limits:
     Raises:
         SettingsError: A limit is not usable.
     """
-    rates = {name: settings[name] for name in ("agent_rate", "address_rate") if name in settings}
+    rates = {name: settings[name] for name in ("agent_rate", "address_rate", "refusal_rate") if name in settings}
     bursts = {name: settings[name] for name in ("agent_burst", "address_burst") if name in settings}
     for least, numbers in ((0, rates), (1, bursts)):
         for name, value in numbers.items():

@@ -59,6 +59,7 @@ SETTINGS: Final = frozenset(
         "agent_burst",
         "address_rate",
         "address_burst",
+        "refusal_rate",
         "proxies",
         "metrics",
         "ca",

@@ -120,7 +120,9 @@ class MintContext:
         self.confirmations = Confirmations(db, store)
         self.revoker = Revoker(db, store, self.history, self.freezes, self.confirmations, self.advance)
         self.rotation = KeyRotation(realm, db, roots, self.key_schedule, store, self.revoker)
-        self.notifications = NotificationSender(realm, db, roots, Alarms(db, store, self.log), self.view_state)
+        self.notifications = NotificationSender(
+            realm, db, roots, Alarms(db, store, self.log, realm.limits.refusal_rate), self.view_state
+        )
 
     @property
     def policy(self) -> Policy:

@@ -314,7 +314,15 @@ def test_who_may(hooked: Hooked) -> None:
 @pytest.mark.parametrize("kind", NOTIFIED)
 def test_each_kind_has_a_text_a_page_and_a_command(unit: Harness, kind: str) -> None:
     """Also of facts that an older mint did not write; and the page of the documentation names it."""
-    facts = {"targets": ["a"], "verifiers": ["a"], "count": 1, "seq": 1, "approval": "a-1", "tool": "t"}
+    facts = {
+        "targets": ["a"],
+        "verifiers": ["a"],
+        "agents": ["a"],
+        "count": 1,
+        "seq": 1,
+        "approval": "a-1",
+        "tool": "t",
+    }
     facts |= {"operator": "bea"}
     body = json.loads(body_of(Notice("n-1", kind, 0, facts), unit.realm, "json"))
     assert body["text"] not in ("", kind)

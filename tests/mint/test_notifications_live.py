@@ -7,10 +7,13 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from arx_caps.audit.merkle import DisputedError
 from arx_caps.embedded import EmbeddedValkey
+from arx_caps.mint.db.database import now_ms
 from arx_caps.mint.db.mint_database import MintDatabase
 from arx_caps.mint.notifications import alarms, sender
 from arx_caps.revocation import DIRECT
+from tests.audit.batches import BOOT, START_MS, batch_of, decision, facts
 from tests.mint.harness import Harness, open_live
 from tests.mint.receiver import Received, ReceiverProcess
 from tests.mint.test_two_mints import running as two_mints
@@ -115,6 +118,64 @@ def test_a_halted_log(running: Harness, receiver: ReceiverProcess) -> None:
 def wait_for(receiver: ReceiverProcess, kind: str) -> list[Received]:
     until(lambda: of_kind(receiver, kind))
     return of_kind(receiver, kind)
+
+
+@pytest.mark.spec("CONTROL 7.4")
+def test_many_refusals_of_an_agent(
+    running: Harness, receiver: ReceiverProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One notification of ten thousand refusals, however many mints look, and one when they have ended."""
+    mint, rate = running.mint, running.realm.limits.refusal_rate
+    monkeypatch.setattr(alarms, "RECORDS_S", 0.05)
+    ago = now_ms() - alarms.MINUTE_MS - START_MS
+    few = [decision(ago, facts("s-2", agent="acme/few"), "argument_not_allowed")] * (rate - 1)
+    mint.log.store.take(batch_of(few, boot="few"), "s")
+    rogue = decision(ago, facts(agent="acme/rogue"), "argument_not_allowed")
+    for first in range(1, 10_001, 2000):
+        mint.log.store.take(batch_of([rogue] * 2000, first), "s")
+    other = alarms.Alarms(mint.db, mint.store, mint.log, rate)
+
+    def looked_at(kind: str) -> bool:
+        other.look()
+        return bool(of_kind(receiver, kind))
+
+    until(lambda: looked_at("refusals.high"), 60)
+    mint.log.store.take(batch_of([rogue] * 2000, 10_001), "s")
+    for _ in range(20):
+        other.look()
+    monkeypatch.setattr(alarms, "EPISODE_MS", 0)  # as five minutes later
+    until(lambda: looked_at("refusals.normal"))
+    until(lambda: mint.db.notifications.page() == [])
+    (high,), (normal,) = of_kind(receiver, "refusals.high"), of_kind(receiver, "refusals.normal")
+    for got in (high, normal):
+        assert (got.body["data"]["agents"], got.body["data"]["rate"]) == (["acme/rogue"], rate)
+    assert "acme/rogue" in high.body["text"]
+    assert "arx audit top" in high.body["command"]
+
+
+@pytest.mark.spec("CONTROL 7.4")
+def test_what_happens_to_the_log_itself(
+    running: Harness, receiver: ReceiverProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A dispute and an erasure are notified once, also by mints that start later; a tool of such a name is nothing."""
+    mint = running.mint
+    monkeypatch.setattr(alarms, "RECORDS_S", 0.05)
+    chain = facts("s-3", agent="acme/a")
+    mint.log.take(batch_of([decision(1, chain, tool="log.pruned")]), "s")
+    with pytest.raises(DisputedError):
+        mint.log.take(batch_of([decision(2, chain)]), "s")
+    body = {"subject": "subject:" + "0" * 32, "reason": "Ann asked to"}
+    assert running.operator().call("POST", "/v1/audit/erase", body).status_code == 200
+    for kind in ("records.disputed", "log.erased"):
+        wait_for(receiver, kind)
+    alarms.Alarms(mint.db, mint.store, mint.log).look()
+    until(lambda: mint.db.notifications.page() == [])
+    (disputed,), (erased,) = of_kind(receiver, "records.disputed"), of_kind(receiver, "log.erased")
+    assert disputed.body["data"]["verifiers"] == [f"orders-1, run {BOOT}"]
+    assert disputed.body["data"]["by"] == "service:orders"
+    assert "Ann" not in erased.raw
+    assert "0" * 32 not in erased.raw
+    assert of_kind(receiver, "log.pruned") == []
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
         ALLOW,
         COUNTED,
         DENY,
+        DISPUTED,
         END,
         EVENT,
         EVENT_CODE,
@@ -52,8 +53,8 @@ else:
         {
             "counts": "Counts",
             "entries": (
-                "ALLOW COUNTED DENY END EVENT EVENT_CODE LogEntry EventRecord GAP LOG LOST MAX_CODE PRUNED_KIND "
-                "RECOVERED Reader is_event make_dispute make_event make_loss make_note outcome_of "
+                "ALLOW COUNTED DENY DISPUTED END EVENT EVENT_CODE LogEntry EventRecord GAP LOG LOST MAX_CODE "
+                "PRUNED_KIND RECOVERED Reader is_event make_dispute make_event make_loss make_note outcome_of "
                 "outcome_of_event place_of_event read_event"
             ),
             "place": "LINK MINT RecordPlace SERVICE SESSION SUBTASK PlaceStep TASK asked_by place_of",
@@ -65,6 +66,7 @@ __all__ = [
     "ALLOW",
     "COUNTED",
     "DENY",
+    "DISPUTED",
     "END",
     "EVENT",
     "EVENT_CODE",

@@ -7,6 +7,7 @@ from arx_verifier._door import open_door
 
 if TYPE_CHECKING:
     from arx_caps.audit.integrity.check import Rows, check_batches, check_rows, rows_of
+    from arx_caps.audit.integrity.erasures import ERASED_KIND
     from arx_caps.audit.integrity.repair import reindex
     from arx_caps.audit.integrity.retention import erase, index_at, prune
 else:
@@ -14,12 +15,14 @@ else:
         __name__,
         {
             "check": "Rows check_batches check_rows rows_of",
+            "erasures": "ERASED_KIND",
             "repair": "reindex",
             "retention": "erase index_at prune",
         },
     )
 
 __all__ = [
+    "ERASED_KIND",
     "Rows",
     "check_batches",
     "check_rows",

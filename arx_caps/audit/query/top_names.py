@@ -137,6 +137,23 @@ def top(
     return Top(rows, rest, span_at(since_ms, SPANS_MS[unit]) * SPANS_MS[unit], until)
 
 
+def names_above(connection: Connection, by: str, *, denied: int, since_ms: int, until_ms: int, limit: int) -> list[str]:
+    """Return the names with at least a number of refused calls in one minute of a time, in order.
+
+    Args:
+        connection: A transaction that reads the log.
+        by: What is named: one of ``KINDS``.
+        denied: The number of refused calls.
+        since_ms: The first time; its whole minute counts.
+        until_ms: The last time; its whole minute counts.
+        limit: The largest number of names.
+    """
+    first, last = (span_at(at_ms, SPANS_MS[MINUTE]) for at_ms in (since_ms, until_ms))
+    its = (TOTAL.c.what == KINDS[by], TOTAL.c.span == MINUTE, TOTAL.c.at.between(first, last), TOTAL.c.name != "")
+    wanted = select(TOTAL.c.name).where(*its, TOTAL.c.deny >= denied).distinct().order_by(TOTAL.c.name).limit(limit)
+    return [str(name) for name in connection.execute(wanted).scalars()]
+
+
 def series(
     connection: Connection, *, since_ms: int, until_ms: int | None = None, by: str | None = None, name: str = ""
 ) -> Series:

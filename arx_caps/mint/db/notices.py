@@ -27,6 +27,8 @@ LOG_HALTED: Final = "log.halted"
 LOG_RESUMED: Final = "log.resumed"
 VERIFIERS_LATE: Final = "verifiers.late"
 VERIFIERS_BACK: Final = "verifiers.back"
+REFUSALS_HIGH: Final = "refusals.high"
+REFUSALS_NORMAL: Final = "refusals.normal"
 TEST: Final = "webhook.test"
 HEARTBEAT: Final = "heartbeat"
 
@@ -43,6 +45,12 @@ NOTIFIED: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
         LOG_RESUMED: (),
         VERIFIERS_LATE: ("verifiers",),
         VERIFIERS_BACK: ("verifiers",),
+        REFUSALS_HIGH: ("agents", "rate"),
+        REFUSALS_NORMAL: ("agents", "rate"),
+        "records.disputed": ("verifiers",),
+        "log.pruned": ("first", "last"),
+        "log.erased": ("records",),
+        "log.recovered": ("first", "last"),
         "operator.enrolled": ("operator", "role"),
         "operator.removed": ("operator",),
         "operator.role_changed": ("operator", "role", "before"),

@@ -1,21 +1,43 @@
 # SPDX-License-Identifier: Apache-2.0
 """Look at log and verifiers, and notify once when something goes wrong and once when it is over. CONTROL 7.4."""
 
-import time
-from collections.abc import Callable
-from typing import Final
+# What is wrong is read from databases that the mints share, and what was notified is in one of them: any mint may look,
+# and a mint that was down finds what happened meanwhile.
 
+import time
+from collections.abc import Callable, Mapping
+from hashlib import sha256
+from typing import Any, Final
+
+from arx_caps.audit.ingest import DISPUTED, PRUNED_KIND, RECOVERED, EventRecord
+from arx_caps.audit.integrity import ERASED_KIND, index_at
+from arx_caps.audit.query import log_events, names_above
+from arx_caps.limits import DEFAULT_LIMITS
 from arx_caps.mint.audit.log import AuditLog
+from arx_caps.mint.db.database import now_ms
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.mint_database import MintDatabase
-from arx_caps.mint.db.notices import LOG_HALTED, LOG_RESUMED, VERIFIERS_BACK, VERIFIERS_LATE
+from arx_caps.mint.db.notices import (
+    LOG_HALTED,
+    LOG_RESUMED,
+    REFUSALS_HIGH,
+    REFUSALS_NORMAL,
+    VERIFIERS_BACK,
+    VERIFIERS_LATE,
+)
 from arx_caps.revocation import RevocationStore
 from arx_verifier.errors import StoreError
 
 LATE_MS: Final = 10_000  # without a probe: ten default leases, so that a short pause raises no alarm
 LATE_LEASES: Final = 2  # and this many of the realm's own leases
+MINUTE_MS: Final = 60_000
 EVERY_S: Final = 2.0  # between two looks at the verifiers
+RECORDS_S: Final = 5.0  # between two looks at the records of the log
+EPISODE_MS: Final = 5 * 60_000  # without a minute at the rate, after which many refusals have ended
+MAX_EPISODES: Final = 256  # agents at once
+BACK_MS: Final = 24 * 3_600_000  # how far a mint that starts looks back for records
 LOG: Final = "log"
+_REFUSALS: Final = "refusals:"
 _VERIFIER: Final = "verifier:"
 _ID_CHARS: Final = 128  # of a verifier's id in an alarm's name
 
@@ -27,10 +49,15 @@ class Alarms:
         db: The mint's database.
         store: The revocation store, which knows the verifiers.
         log: The audit log.
+        refusal_rate: The refused calls of an agent in a minute that are notified; 0 for none.
     """
 
-    def __init__(self, db: MintDatabase, store: RevocationStore, log: AuditLog) -> None:
-        self._db, self._store, self._log = db, store, log
+    def __init__(
+        self, db: MintDatabase, store: RevocationStore, log: AuditLog, refusal_rate: int = DEFAULT_LIMITS.refusal_rate
+    ) -> None:
+        self._db, self._store, self._log, self._refusal_rate = db, store, log, refusal_rate
+        self._records_due = 0.0
+        self._read: int | None = None  # the records of the log that were looked at
         self._log_known = False
         self._due = 0.0
         self._answers_since: float | None = None
@@ -45,6 +72,10 @@ class Alarms:
         if time.monotonic() >= self._due:
             self._due = time.monotonic() + EVERY_S
             self._look_at_verifiers()
+        if time.monotonic() >= self._records_due:
+            self._records_due = time.monotonic() + RECORDS_S
+            self._look_at_refusals()
+            self._look_at_records()
 
     def _look_at_log(self) -> None:
         why = self._log.publisher.halted
@@ -77,6 +108,60 @@ class Alarms:
             self._db.notifications.end_alarms(back, _event(VERIFIERS_BACK))
         if forgotten := raised - ages.keys():  # by the store after ten minutes: they have ended
             self._db.notifications.end_alarms(forgotten)
+
+    def _look_at_refusals(self) -> None:
+        now, above = now_ms(), set[str]()
+        if self._refusal_rate:
+            with self._log.store.reading() as c:
+                time_ms = {"since_ms": now - EPISODE_MS, "until_ms": now + MINUTE_MS}
+                names = names_above(c, "agent", denied=self._refusal_rate, limit=MAX_EPISODES, **time_ms)
+            above = {_REFUSALS + name[:_ID_CHARS] for name in names}
+        raised = {name for name in self._db.notifications.alarms() if name.startswith(_REFUSALS)}
+
+        def event(kind: str) -> Callable[[list[str]], Event]:
+            rate = self._refusal_rate
+            return lambda names: Event.of(
+                kind, "mint", agents=[name.removeprefix(_REFUSALS) for name in names], rate=rate
+            )
+
+        if above - raised:
+            self._db.notifications.raise_alarms(above - raised, event(REFUSALS_HIGH))
+        if raised - above:
+            self._db.notifications.end_alarms(raised - above, event(REFUSALS_NORMAL))
+
+    def _look_at_records(self) -> None:
+        """Notify of the log's own events: no transaction of the mint's database has recorded them."""
+        store = self._log.store
+        end = store.size()
+        start = index_at(store, now_ms() - BACK_MS) if self._read is None else min(self._read, end)
+        with store.reading() as c:
+            found = log_events(c, _FACTS.keys(), start, end)
+        for kind, facts in _FACTS.items():
+            events = {sha256(leaf).hexdigest(): event for leaf, event in found if event.kind == kind}
+            if events:
+                by = next(iter(events.values())).by
+                self._db.notifications.notify_of_records(kind, by, events, facts)
+        self._read = end
+
+
+def _disputed(events: list[EventRecord]) -> dict[str, Any]:
+    runs = [f"{event.named['verifier']}, run {event.named['boot']}" for event in events]
+    return {"verifiers": [run[:_ID_CHARS] for run in runs]}
+
+
+def _range(events: list[EventRecord]) -> dict[str, Any]:
+    return {
+        "first": min(event.named["first"] for event in events),
+        "last": max(event.named["last"] for event in events),
+    }
+
+
+_FACTS: Final[Mapping[str, Callable[[list[EventRecord]], dict[str, Any]]]] = {
+    DISPUTED: _disputed,
+    PRUNED_KIND: _range,
+    ERASED_KIND: lambda events: {"records": sum(event.named["records"] for event in events)},
+    RECOVERED: _range,
+}
 
 
 def _event(kind: str) -> Callable[[list[str]], Event]:

@@ -19,6 +19,8 @@ from arx_caps.mint.db.notices import (
     KILLED,
     LOG_HALTED,
     LOG_RESUMED,
+    REFUSALS_HIGH,
+    REFUSALS_NORMAL,
     TEST,
     THAWED,
     VERIFIERS_BACK,
@@ -28,6 +30,7 @@ from arx_caps.realm import Realm
 
 Format = Literal["json", "slack", "get"]  # get: a request without a body, for heartbeats alone
 VERSION: Final = 1
+DISPUTES: Final = "arx audit trail --tool records.disputed"
 SECRET_PREFIX: Final = "whsec_"  # noqa: S105 - of each secret, by Standard Webhooks
 SHOWN_CHARS: Final = 300  # of a fact in Slack's form, whose own limit is 2000
 TITLE_CHARS: Final = 150  # Slack's limit for a header
@@ -90,6 +93,14 @@ def _filled(text: str, facts: Mapping[str, Any]) -> str:
     return text.format_map(defaultdict(lambda: "?", facts))  # a missing fact must not keep the rest from being sent
 
 
+def _agents(text: str) -> _Form:
+    return _Form(
+        lambda facts: text.format(name=_several(facts, "agents")),
+        lambda _: "/console/top",
+        lambda _: "arx audit top --by agent,reason --order refused --since 10m",
+    )
+
+
 def _webhook(text: str) -> _Form:
     return _fixed(text, "/notifications", "arx webhook list")
 
@@ -112,6 +123,12 @@ _FORMS: Final[Mapping[str, _Form]] = MappingProxyType(
         LOG_RESUMED: _fixed("The audit log is signed again"),
         VERIFIERS_LATE: _verifiers("Verifiers are late"),
         VERIFIERS_BACK: _verifiers("Verifiers are back"),
+        REFUSALS_HIGH: _agents("Many refused calls of {name}"),
+        REFUSALS_NORMAL: _agents("No longer many refused calls of {name}"),
+        "records.disputed": _fixed("Two different records at one position of a run", "/search", DISPUTES),
+        "log.pruned": _fixed("Records of the audit log were pruned", "/search", "arx audit check"),
+        "log.erased": _fixed("Bodies of the audit log were erased", "/search", "arx audit check"),
+        "log.recovered": _fixed("The audit log was written again from its files", "/search", "arx audit check"),
         "operator.enrolled": _operator("Operator added: {operator}, with the role {role}"),
         "operator.removed": _operator("Operator removed: {operator}"),
         "operator.role_changed": _operator("Operator {operator} has another role: {role}, before {before}"),

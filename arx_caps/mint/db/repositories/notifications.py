@@ -5,7 +5,7 @@
 """
 
 from collections.abc import Callable, Collection, Mapping
-from typing import Any, Final
+from typing import Any, Final, TypeAlias, TypeVar
 
 from sqlalchemy import bindparam, delete, func, insert, select, update
 from sqlalchemy.engine import Connection
@@ -14,12 +14,14 @@ from sqlalchemy.exc import IntegrityError
 from arx_caps.mint.db.cursor import Order, Text, Time, behind
 from arx_caps.mint.db.database import PAGE, Database, Rows, now_ms
 from arx_caps.mint.db.events import Event
-from arx_caps.mint.db.notices import FAILED, WAITING, notice_row
+from arx_caps.mint.db.notices import FAILED, WAITING, notice_row, queue_notices
 from arx_caps.mint.db.statement import CompiledStatement
 from arx_caps.mint.db.tables import ALARMS, NOTIFICATIONS, WEBHOOKS
 from arx_verifier.errors import GrantError
 
 NOTIFICATIONS_ORDER: Final = Order((NOTIFICATIONS.c.at_ms, NOTIFICATIONS.c.id), tuple[Time, Text], newest_first=True)
+RECORD: Final = "record:"  # begins the name of a record of the log that was notified
+KEPT_RECORDS_MS: Final = 2 * 24 * 3_600_000  # longer than a mint looks back
 KEPT_MS: Final = 30 * 24 * 3_600_000  # how long a failed one can be sent again
 _N: Final = NOTIFICATIONS.c
 _ITS: Final = _N.id == bindparam("which")
@@ -41,7 +43,12 @@ _TIDY: Final = delete(NOTIFICATIONS).where(_N.status == FAILED, _N.failed_at < b
 _COUNTS: Final = select(_N.status, func.count()).group_by(_N.status)
 _ALARMS: Final = select(ALARMS.c.name)
 _ADD_ALARM: Final = insert(ALARMS)
+_TIDY_RECORDS: Final = delete(ALARMS).where(ALARMS.c.name.like(f"{RECORD}%"), ALARMS.c.at_ms < bindparam("before"))
 _END_ALARM: Final = delete(ALARMS).where(ALARMS.c.name == bindparam("which"))
+
+
+T = TypeVar("T")
+Facts: TypeAlias = Mapping[str, Any]
 
 
 class NotificationRepository:
@@ -160,6 +167,7 @@ class NotificationRepository:
         """Delete notifications that failed long ago."""
         with self._database.write() as c:
             c.execute(_TIDY, {"before": now_ms() - KEPT_MS})
+            c.execute(_TIDY_RECORDS, {"before": now_ms() - KEPT_RECORDS_MS})
 
     def alarms(self) -> set[str]:
         """Return the names of the alarms that are raised."""
@@ -176,6 +184,20 @@ class NotificationRepository:
             new = [name for name in sorted(names) if _add_alarm(c, name)]
             if new:
                 self._database.record_in(c, make(new))
+
+    def notify_of_records(self, kind: str, by: str, facts_of: Mapping[str, T], add: Callable[[list[T]], Facts]) -> None:
+        """Queue one notification of the records that were not notified, by any mint.
+
+        Args:
+            kind: Their kind.
+            by: Their actor.
+            facts_of: What each is about, by a name of it that no other one has.
+            add: Returns the facts of the notification, of the records that are new.
+        """
+        with self._database.write() as c:
+            new = [name for name in sorted(facts_of) if _add_alarm(c, RECORD + name)]
+            if new:
+                queue_notices(c, kind, by, now_ms(), add([facts_of[name] for name in new]))
 
     def end_alarms(self, names: Collection[str], make: Callable[[list[str]], Event] | None = None) -> None:
         """End alarms, and record one event of those that were raised.
