@@ -58,3 +58,9 @@ def menu_for(actions: tuple[str, ...]) -> list[tuple[str, list[Entry]]]:
     """Return the groups with the pages that these actions open; a group without any is left out."""
     offered = [(name, [each for each in entries if may(actions, each.action)]) for name, entries in MENU]
     return [(name, entries) for name, entries in offered if entries]
+
+
+def entry_of(menu: list[tuple[str, list[Entry]]], path: str) -> Entry | None:
+    """Return the entry whose page has the page of a path below it; None if there is none."""
+    entries = [entry for _, entries in menu for entry in entries]
+    return next((entry for entry in entries if path.startswith(f"{entry.path}/")), None)

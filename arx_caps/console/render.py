@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Render templates: Jinja2 with escaping always on, and the filters that all pages share.
 
-Times are shown relative to now, with the exact time in UTC as the title; long ids are shortened in the middle.
+Times are shown relative to now, with the exact time in UTC as the title, which a touch screen shows beside them.
+Long ids are shortened in the middle.
 """
 
 import json
@@ -27,6 +28,7 @@ _TARGET_PAGES: Final = {
     "subject": "search?person=subject:",
 }
 _TIME: Final = '<time datetime="{}" title="{}">{}</time>'
+_AGO: Final = '<time class="ago" datetime="{}" title="{}">{}</time>'
 _SECOND, _MINUTE, _HOUR, _DAY = 1000, 60_000, 3_600_000, 86_400_000
 # How a state looks; the word itself is always shown as well.
 _TONES: Final = {
@@ -64,7 +66,7 @@ def time_of(at_ms: int | None, absent: str = DASH) -> Markup:
         return _fill('<span class="absent">{}</span>', absent)
     away = at_ms - time.time_ns() // 1_000_000
     text = f"in {_rough(away)}" if away > 0 else f"{_rough(-away)} ago" if away < -_SECOND else "now"
-    return _fill(_TIME, *_exact(at_ms), text)
+    return _fill(_AGO, *_exact(at_ms), text)
 
 
 def clock(at_ms: int) -> Markup:

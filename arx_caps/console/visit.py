@@ -18,7 +18,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from arx_caps.console.live import Broadcast, Live, StreamEvent
-from arx_caps.console.menu import Entry, menu_for
+from arx_caps.console.menu import Entry, entry_of, menu_for
 from arx_caps.console.render import render
 from arx_caps.mint.api.access_log import id_of, note
 from arx_caps.mint.api.admission import count_unproven, require_admitted
@@ -407,7 +407,8 @@ def show_error(visit: Visit, error: ArxError) -> Response:
     elif status == http.HTTPStatus.FORBIDDEN:
         title = "Not allowed"
     values = {"title": title, "text": str(error), "code": error.code, "hint": hint, "request_id": id_of(visit.request)}
-    response = visit.render("error.html", status, **values)
+    listed = entry_of(visit.menu, visit.request.url.path) if visit.session is not None else None
+    response = visit.render("error.html", status, listed=listed, **values)
     if isinstance(error, TooOftenError):
         response.headers["Retry-After"] = str(error.wait_s)
     elif isinstance(error, StoreError | UnavailableError):

@@ -8,6 +8,7 @@ from starlette.responses import Response
 from arx_caps.console.command import quoted
 from arx_caps.console.render import exact
 from arx_caps.console.visit import Page, Visit
+from arx_caps.durations import show_time
 from arx_caps.mint.api.routes.policy import IN_FORCE, compare_policies, get_policy, list_policies
 
 HOME: Final = "/console/policy"
@@ -33,7 +34,7 @@ def show_version(visit: Visit) -> Response:
     policy = visit.call(get_policy, path={"digest": digest})
     return visit.render(
         "policy_version.html",
-        title=f"Policy {policy.digest}",
+        title=f"Policy of {show_time(policy.in_force_at)}",
         command=f"arx policy diff {quoted(digest)} {IN_FORCE}",
         policy=policy,
         diff=visit.call(compare_policies, path={"old": digest, "new": IN_FORCE}),
