@@ -25,7 +25,6 @@ FILTERS: Final = (
     ("tool", "Tool", "orders.*"),
 )
 OUTCOMES: Final = ("allow", "deny", "end", "counted", "gap", "event")
-AGES: Final = (("15m", "15 minutes"), ("1h", "hour"), ("24h", "24 hours"), ("7d", "7 days"), ("30d", "30 days"))
 _NAMES: Final = ("session", "agent", "task", "link", "tool", "reason")  # alike on a page, in the API and for ``arx``
 _MAX_AGE_MS: Final = 36_525 * 86_400_000
 

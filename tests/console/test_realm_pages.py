@@ -9,7 +9,8 @@ import pytest
 
 from arx_caps.cli.app import cli
 from arx_caps.console.menu import MENU
-from tests.console.harness import sign_in
+from tests.console.harness import operator_with, sign_in
+from tests.mint.approvals import POLICY
 from tests.mint.harness import AGENT, Harness
 
 
@@ -47,6 +48,73 @@ def test_keys_show_who_used_them(unit: Harness) -> None:
     unit.open_session(unit.enrol("acme/other"))
     found = {key["holder"]: key for key in unit.operator().call("GET", "/v1/holder-keys").json()["keys"]}
     assert found["acme/other"]["used_at"] is not None
+
+
+@pytest.mark.sqlite
+def test_owners_and_people_come_before_digests(unit: Harness) -> None:
+    """A key begins with its owner, who is a link away; a policy with who put it in force, and when."""
+    unit.enrol(AGENT)
+    unit.use(POLICY)
+    browser = sign_in(unit)
+    page = browser.get("/console/keys")
+    for row in re.findall(r"<tr><td>(.*?)</td>", page.partition("Keys of agents")[2]):
+        assert row.startswith('<a href="/console/find?id='), row
+    assert "/console/find?id=operator%3Aroot" in page
+    page = browser.get("/console/policy")
+    assert page.index("<dt>By</dt><dd>") < page.index("<dt>Since</dt>") < page.index("<dt>Digest</dt>")
+    digest = unit.mint.policies.loaded.digest
+    row = page[page.index("<tbody>") :]
+    assert row.index("<time") < row.index("in force") < row.index(digest)
+    assert digest not in re.search(r"<h1>(.*?)</h1>", browser.get(f"/console/policy/{digest}"))[1]  # type: ignore[index]
+
+
+@pytest.mark.sqlite
+def test_what_is_not_found_leads_to_its_list(unit: Harness) -> None:
+    """The link names the list that the address is below, if the operator may read it."""
+    browser = sign_in(unit)
+    for path, label in (("sessions/s-aaaaaaaaaaaaaaaa", "sessions"), ("agents/acme/none", "agents")):
+        page = browser.get(f"/console/{path}")
+        assert browser.status == 404
+        assert f'<a href="/console/{label}">List of {label}</a>' in page
+    assert "List of" not in browser.get("/console/nowhere")
+    assert browser.status == 404
+    reader = sign_in(unit, operator_with(unit, "kim", "kill-only"))
+    assert "List of" not in reader.get("/console/sessions/s-aaaaaaaaaaaaaaaa")
+
+
+@pytest.mark.sqlite
+def test_a_chosen_time_stays(unit: Harness) -> None:
+    """One choice is that of *Now*, *Top* and the search from the menu; a link's filters have no other time."""
+    unit.mint.log.start()
+    browser = sign_in(unit)
+    chosen = re.compile(r'<option value="(\w+)" selected|since=(\w+)" aria-current')
+
+    def times() -> list[str]:
+        pages = browser.get("/console/now"), browser.get("/console/top")
+        return [found[1] or found[2] for page in pages if (found := chosen.search(page))]
+
+    assert times() == ["1h", "1h"]
+    browser.get("/console/top?since=7d")
+    assert times() == ["7d", "7d"]
+    page = browser.get("/console/search")
+    assert str(browser.page.url).endswith("?since=7d")  # type: ignore[union-attr]
+    assert 'name="since" value="7d"' in page
+    assert 'name="since" value=""' in browser.get("/console/search?session=s-1")
+    browser.get("/console/now?since=24h")
+    assert times() == ["24h", "24h"]
+    # A time between two dates, or an age that is no choice, is for one look.
+    for once in ("since=2026-01-31&until=2026-02-01", "since=2h"):
+        browser.get(f"/console/top?{once}")
+        assert browser.status == 200, once
+    browser.get("/console/now?since=junk")
+    assert browser.status == 400
+    assert times() == ["24h", "24h"]
+    browser.get("/console/search?since=")
+    browser.get("/console/search")
+    assert "since" not in str(browser.page.url)  # type: ignore[union-attr]
+    browser.client.cookies.set("arx-range", "<b>", domain="mint.example")
+    assert "<b>" not in browser.get("/console/now")
+    assert browser.status == 200
 
 
 @pytest.mark.sqlite

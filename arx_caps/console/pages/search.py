@@ -12,7 +12,8 @@ from typing import Final
 from starlette.responses import HTMLResponse, Response, StreamingResponse
 
 from arx_caps.audit.query import form_of
-from arx_caps.console.records import AGES, FILTERS, OUTCOMES, command_of, filters_of, row_of
+from arx_caps.console.records import FILTERS, OUTCOMES, command_of, filters_of, row_of
+from arx_caps.console.time_range import AGES, keep_range, range_of
 from arx_caps.console.visit import Page, Visit
 from arx_caps.mint.api.routes.audit import check_of, get_log_check, start_log_check
 from arx_caps.mint.api.routes.trail import READ, list_records
@@ -31,13 +32,16 @@ _MEDIA: Final = {
 
 def show_search(visit: Visit) -> Response:
     """Show a page of the records that match all filters, the newest first."""
+    # Only as the menu opens it: a link leads to all that its filters find.
+    if not visit.query and (since := range_of(visit, "")):
+        return visit.redirect(PATH, since=since)
     asked = filters_of(visit.query)
     before = visit.query.get("before", "")
     answer = visit.call(list_records, query={**asked, "limit": ROWS, "before": before})
     rows = [row_of(each) for each in answer.records]
     # One agent that has records, not a pattern, and not an operator or a service.
     agents = {row.chain[0] for row in rows if row.chain and ":" not in row.chain[0]}
-    return visit.render(
+    page = visit.render(
         "search.html",
         title="Audit search",
         command=command_of("audit trail", visit.query),
@@ -55,6 +59,7 @@ def show_search(visit: Visit) -> Response:
         at_most=EXPORTED,
         check=visit.call(get_log_check),
     )
+    return keep_range(visit, page)
 
 
 def send_export(visit: Visit) -> Response:

@@ -10,7 +10,9 @@ from typing import Any, Final, NamedTuple
 from starlette.responses import Response
 
 from arx_caps.console.command import command
-from arx_caps.console.records import AGES, spell_time, time_of
+from arx_caps.console.curve import decisions, join_steps, refused
+from arx_caps.console.records import spell_time, time_of
+from arx_caps.console.time_range import AGES, keep_range, range_of
 from arx_caps.console.visit import Page, Visit
 from arx_caps.mint.api.routes.totals import CountsShown, TopNames, Totals, get_top, get_totals
 
@@ -35,7 +37,7 @@ class Bar(NamedTuple):
 
 def show_top(visit: Visit) -> Response:
     """Show who and what had the most decisions over a time."""
-    text, order = visit.query.get("since", DEFAULT), visit.query.get("order", "all")
+    text, order = range_of(visit, DEFAULT) or DEFAULT, visit.query.get("order", "all")
     span: dict[str, Any] = {"since": time_of(text)}
     if until := visit.query.get("until", ""):
         span["until"] = time_of(until)
@@ -44,63 +46,49 @@ def show_top(visit: Visit) -> Response:
         (by, label, visit.call(get_top, query={"by": by, "order": order, "limit": ROWS, **span})) for by, label in KINDS
     ]
     bars = _bars(totals)
-    return visit.render(
+    page = visit.render(
         "top.html",
         title="Top",
         command=command("audit top", {"since": text, "order": order, "until": spell_time(until)}),
         tops=[(by, label, top, _most(top)) for by, label, top in tops],
         totals=totals,
-        decisions=_decisions(totals.total),
-        refused=_refused(totals.total),
+        decisions=decisions(totals.total),
+        refused=refused(totals.total),
         seconds=max(1.0, (min(totals.until, time.time() * 1000) - totals.since) / 1000),
         bars=bars,
-        highest=max((_decisions(bar.counts) for bar in bars), default=0),
+        highest=max((decisions(bar.counts) for bar in bars), default=0),
         size=(_WIDTH, _HEIGHT),
-        refusals=_refused,
-        decided=_decisions,
+        refusals=refused,
+        decided=decisions,
         ages=AGES,
         since=text,
         order=order,
         # What a row leads to: the same time, and the refusals alone where they are counted.
         span={"since": text} | ({"until": until} if until else {}) | ({"reason": "deny"} if order == "refused" else {}),
     )
-
-
-def _refused(counts: CountsShown) -> int:
-    return counts.deny + counts.end + counts.counted
-
-
-def _decisions(counts: CountsShown) -> int:
-    return counts.allow + _refused(counts)
+    return keep_range(visit, page)
 
 
 def _most(top: TopNames) -> int:
-    count = _refused if top.order == "refused" or top.by == "reason" else _decisions
+    count = refused if top.order == "refused" or top.by == "reason" else decisions
     return max((count(row) for row in top.rows), default=0) or 1
 
 
 def _bars(totals: Totals) -> list[Bar]:
     """Return the bars of the sparkline: one for each step, or for several if they are many."""
-    steps = max(1, (totals.until - totals.since) // totals.step)
-    joined = -(-steps // _MOST_BARS)
-    sums: dict[int, list[int]] = {}
-    for point in totals.points:
-        numbers = sums.setdefault((point.at - totals.since) // totals.step // joined, [0] * 5)
-        for place, name in enumerate(("allow", "deny", "end", "counted", "other")):
-            numbers[place] += getattr(point, name)
-    places = {place: CountsShown(*numbers) for place, numbers in sums.items()}
-    most = max(map(_decisions, places.values()), default=0) or 1
-    width, high = _WIDTH / -(-steps // joined), _HEIGHT - 2
+    length, steps = join_steps(totals, _MOST_BARS)
+    most = max((decisions(step.counts) for step in steps), default=0) or 1
+    width, high = _WIDTH / max(1, -(-(totals.until - totals.since) // length)), _HEIGHT - 2
     return [
         Bar(
-            round(place * width, 2),
+            round((step.at - totals.since) // length * width, 2),
             round(max(1.0, width - 1), 2),
-            round(high * counts.allow / most, 2),
-            round(high * _refused(counts) / most, 2),
-            totals.since + place * joined * totals.step,
-            counts,
+            round(high * step.counts.allow / most, 2),
+            round(high * refused(step.counts) / most, 2),
+            step.at,
+            step.counts,
         )
-        for place, counts in sorted(places.items())
+        for step in steps
     ]
 
 

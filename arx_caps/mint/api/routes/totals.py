@@ -12,6 +12,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from arx_caps.audit.query import MAX_TOP, series, top
 from arx_caps.mint.api.endpoint import Endpoint, Query, RouteAnswer, RouteCall
+from arx_caps.mint.context import MintContext
 from arx_verifier.errors import RequestError
 
 READ: Final = "arx.audit.read"
@@ -114,13 +115,26 @@ def get_top(call: RouteCall) -> TopNames:
 
 def get_totals(call: RouteCall) -> Totals:
     """Return the numbers of decisions in each minute, hour or day of a time."""
-    query = call.query
+    return totals_of(call.mint, call.query)
+
+
+def totals_of(mint: MintContext, query: TotalsQuery) -> Totals:
+    """Return the same, for a page that follows it, whose viewers are authorized elsewhere.
+
+    Args:
+        mint: The mint.
+        query: The time and the filter.
+
+    Raises:
+        RequestError: The time or the filter is invalid.
+        StoreError: The log's database does not answer.
+    """
     since, until = _time(query)
     named = {by: name for by in ("agent", "session", "tool", "reason") if (name := getattr(query, by)) is not None}
     if len(named) > 1:
         raise RequestError("invalid filter: expected at most one of agent, session, tool and reason")
     by, name = next(iter(named.items()), (None, ""))
-    with call.mint.log.store.reading() as c:
+    with mint.log.store.reading() as c:
         found = series(c, since_ms=since, until_ms=until, by=by, name=name)
     points = [PointShown(at=at, **counts._asdict()) for at, counts in found.points]
     total = CountsShown(**found.total._asdict())

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Draw decisions and refusals over a time as SVG, from the totals that the log keeps.  No state, no I/O."""
+
+from collections.abc import Sequence
+from html import escape
+from typing import Final, NamedTuple
+
+from markupsafe import Markup
+
+from arx_caps.console.render import span
+from arx_caps.durations import show_time
+from arx_caps.mint.api.routes.totals import CountsShown, Totals
+
+WIDTH, HEIGHT = 720, 120  # px
+_MOST_STEPS: Final = 72
+_COUNTS: Final = ("allow", "deny", "end", "counted", "other")
+
+
+class Step(NamedTuple):
+    """The counts of a part of the time, which begins at ``at``, ms since the Unix epoch."""
+
+    at: int
+    counts: CountsShown
+
+
+def refused(counts: CountsShown) -> int:
+    """Return the number of refused and ended calls, and of unauthenticated refusals."""
+    return counts.deny + counts.end + counts.counted
+
+
+def decisions(counts: CountsShown) -> int:
+    """Return the number of all decisions."""
+    return counts.allow + refused(counts)
+
+
+def join_steps(totals: Totals, most: int) -> tuple[int, list[Step]]:
+    """Return the length of a step in ms, and at most so many steps that have records, in the order of time."""
+    steps = max(1, (totals.until - totals.since) // totals.step)
+    length = -(-steps // most) * totals.step
+    sums: dict[int, list[int]] = {}
+    for point in totals.points:
+        numbers = sums.setdefault((point.at - totals.since) // length, [0] * len(_COUNTS))
+        for place, name in enumerate(_COUNTS):
+            numbers[place] += getattr(point, name)
+    return length, [Step(totals.since + place * length, CountsShown(*sums[place])) for place in sorted(sums)]
+
+
+class Curve(NamedTuple):
+    """Decisions and refusals over a time: the drawing, and what a page writes beside it."""
+
+    svg: Markup
+    since: int
+    until: int
+    decisions: int
+    refused: int
+    highest: int
+    step_ms: int
+
+
+def draw_curve(totals: Totals, now_ms: int) -> Curve:
+    """Return the curves of decisions and of refusals, with the counts in words as their description.
+
+    Args:
+        totals: The totals.
+        now_ms: The time, ms since the Unix epoch.
+    """
+    length, steps = join_steps(totals, _MOST_STEPS)
+    # Without a step that has not ended, which would look like a fall.
+    places = max(1, (min(totals.until, now_ms) - totals.since) // length)
+    counts = {(step.at - totals.since) // length: step.counts for step in steps}
+    shown = [counts.get(place, CountsShown(0, 0, 0, 0, 0)) for place in range(places)]
+    decided, turned_away = [decisions(each) for each in shown], [refused(each) for each in shown]
+    highest, until = max(decided), totals.since + places * length
+    words = (
+        f"{show_time(totals.since)} to {show_time(until)}: {sum(decided)} decisions, {sum(turned_away)} refused. "
+        f"Most decisions within {span(length)}: {_peak(decided, totals.since, length)}. "
+        f"Most refusals: {_peak(turned_away, totals.since, length)}."
+    )
+    lines = "".join(
+        f'<path class="{name} area" d="M0 {HEIGHT}L{path}L{WIDTH} {HEIGHT}Z"/><path class="{name} line" d="M{path}"/>'
+        for name, path in (("allow", _path(decided, highest)), ("refused", _path(turned_away, highest)))
+    )
+    svg = Markup(  # noqa: S704 - numbers and times
+        f'<svg class="curve" viewBox="0 0 {WIDTH} {HEIGHT}" preserveAspectRatio="none" role="img" '
+        f'aria-labelledby="curve-title curve-words"><title id="curve-title">Decisions and refusals over time</title>'
+        f'<desc id="curve-words">{escape(words)}</desc>{lines}</svg>'
+    )
+    return Curve(svg, totals.since, until, sum(decided), sum(turned_away), highest, length)
+
+
+def _path(numbers: Sequence[int], highest: int) -> str:
+    """Return the points of a line over the whole width; one number is a level line."""
+    values = [*numbers, *numbers] if len(numbers) == 1 else numbers
+    wide, high = WIDTH / (len(values) - 1), HEIGHT - 4
+    return "L".join(
+        f"{place * wide:.1f} {HEIGHT - 2 - high * each / (highest or 1):.1f}" for place, each in enumerate(values)
+    )
+
+
+def _peak(numbers: Sequence[int], since: int, length: int) -> str:
+    most = max(numbers)
+    return f"{most} at {show_time(since + numbers.index(most) * length)}" if most else "none"
