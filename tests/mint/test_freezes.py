@@ -211,3 +211,17 @@ def test_a_mint_that_starts_freezes_what_the_log_alone_has(live: Harness) -> Non
     assert found()[0]
     [row] = [row for row in live.mint.db.epoch.frozen() if row["target"] == target]
     assert (row["op"], row["by"], row["why"]) == ("kill+freeze", "operator:ada", "stolen")
+
+
+def test_a_new_root_key_leaves_no_retired_key_unfrozen(live: Harness) -> None:
+    """The retired number of a stolen key has a key id with it, which is frozen before the answer."""
+    operator = live.operator()
+    operator.call("POST", "/v1/services", {"audience": "orders"})
+    assert operator.call("POST", "/v1/services/orders/replace-key", {"stolen": True}).status_code == 200
+    assert operator.call("POST", "/v1/root-keys/rotate", {"now": True}).status_code == 200
+    assert set(live.mint.store.freezes()) == {"key:k1.1", "key:k2.1"}
+    [check] = [check for check in check_history(live.mint.store, live.realm) if check.name == "freezes"]
+    assert check.ok, check.found
+    seq = live.mint.store.header().seq
+    assert operator.call("POST", "/v1/root-keys").is_success
+    assert live.mint.store.header().seq == seq + 1, "k3.1 alone"

@@ -4,6 +4,7 @@
 Which key mints is decided in ``key_schedule``.
 """
 
+import contextlib
 import re
 import time
 from collections.abc import Collection
@@ -19,7 +20,7 @@ from arx_caps.mint.keys.root_keys import RootKeys
 from arx_caps.mint.revocation.revoker import Revoker
 from arx_caps.realm import Realm
 from arx_caps.revocation import KillReport, RevocationStore
-from arx_verifier.errors import GrantError
+from arx_verifier.errors import ArxError, GrantError
 from arx_verifier.memory import MEMORY_AUDIENCE
 
 MAX_TARGETS: Final = 1000  # in one operation of the store
@@ -99,6 +100,10 @@ class KeyRotation:
         name = f"k{max(taken, default=0) + 1}"
         self._db.keys.add_root(unit, self._roots.make(name), Event.of("key.created", by, key=name))
         self._schedule.read_plan(fresh=True)
+        # The retired numbers of every audience have a key id with the new root key too.  Without the store, the mint's
+        # next comparison freezes them.
+        with contextlib.suppress(ArxError):
+            self._freeze(f"root key {name} made", by, wait=False)
         return name
 
     def rotate_root(self, unit: UnitOfWork, by: str, *, now: bool) -> str:
@@ -200,16 +205,16 @@ class KeyRotation:
         self._schedule.read_plan(fresh=True)
         return self._freeze(f"the service {audience} was removed", by)
 
-    def _freeze(self, reason: str, by: str, more: Collection[str] = ()) -> KillReport | None:
-        """Freeze every retired key, and more targets, that are not frozen."""
+    def _freeze(self, reason: str, by: str, more: Collection[str] = (), *, wait: bool = True) -> KillReport | None:
+        """Freeze every retired key, and more targets, that are not frozen; wait for the verifiers, or do not."""
         targets = sorted({*self._schedule.retired_targets(), *more})
         # If all are frozen, one is frozen again, which changes nothing: a retry needs a report of which verifiers have
         # confirmed.
-        missing = sorted(set(targets) - set(self._store.freezes())) or targets[:1]
+        missing = sorted(set(targets) - set(self._store.freezes())) or (targets[:1] if wait else [])
         report = None
         for first in range(0, len(missing), MAX_TARGETS):
             part = missing[first : first + MAX_TARGETS]
-            report = self._revoker.end("freeze", part, reason=reason, by=by, wait=True)
+            report = self._revoker.end("freeze", part, reason=reason, by=by, wait=wait)
         return report
 
     def _view(self, plan: Plan, row: RootRow, mints_for: tuple[str, ...]) -> RootView:
