@@ -199,3 +199,23 @@ def _forged(held: Path, kid: str, key: bytes) -> str:
 
 def _code(verifier: Verifier, token: str) -> str:
     return verifier.decide(token, AccessRequest("orders.cancel", {}, time.time_ns() // 1_000_000, "127.0.0.1")).code
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("key", "retire", "k9"), ("key", "rotate-signing", "--stolen"), ("service", "replace-key", "orders", "--stolen")],
+)
+def test_what_ends_tokens_of_a_key_waits_for_yes_in_a_script(up: Live, command: tuple[str, ...]) -> None:
+    """Nothing is done without it, and the error names it."""
+    before = up.ok("key", "signing")["keys"]
+    code, error, _ = up.run(*command)
+    assert (code, error["code"], error["hint"]) == (2, "not_confirmed", "add --yes to confirm")
+    assert up.ok("key", "signing")["keys"] == before
+
+
+def test_a_signing_key_is_rotated_without_a_question_unless_it_was_stolen(up: Live) -> None:
+    """After a theft the next key signs at once, and those of before sign no more."""
+    before = up.ok("key", "rotate-signing")["key"]["kid"]
+    key = up.ok("key", "rotate-signing", "--stolen", "--yes")["key"]
+    states = {each["kid"]: each["state"] for each in up.ok("key", "signing")["keys"]}
+    assert (key["state"], states[before]) == ("signing", "retired")

@@ -20,7 +20,10 @@ pytestmark = pytest.mark.servers
 PAGE = "operations.md"
 DENIED, NOBODY = 1, 4
 # A person is asked, and says yes.
-ASKED = re.compile(r"^(arx (?:operator remove|service (?:remove-key|replace-key)|key retire) [^#\n]*)", re.MULTILINE)
+ASKED = re.compile(
+    r"^(arx (?:operator remove|service (?:remove-key|replace-key)|key (?:retire|rotate-signing --stolen)) [^#\n]*)",
+    re.MULTILINE,
+)
 
 
 @pytest.fixture

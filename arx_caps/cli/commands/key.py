@@ -189,11 +189,14 @@ def list_signing(console: Console, place: Place) -> None:
 @key_command.command("rotate-signing")
 @click.option("--algorithm", type=click.Choice(ALGORITHMS), help="algorithm of the next key [that of the key before]")
 @click.option("--stolen", is_flag=True, help="sign with it at once, and retire the others: their tokens are refused")
+@yes_option
 @operator_options
 @common_options
 @pass_console
-def rotate_signing(console: Console, place: Place, algorithm: str | None, stolen: bool) -> None:
+def rotate_signing(console: Console, place: Place, algorithm: str | None, stolen: bool, yes: bool) -> None:
     """Make the next key that signs access tokens of the OAuth front; it signs after ten minutes."""
+    if stolen:
+        console.confirm("refuse every access token of the keys of before?", yes=yes)
     body = {"algorithm": algorithm, "stolen": stolen}
     key = place.mint().call("POST", "/v1/signing-keys/rotate", body)
     rows = [("key", key["kid"]), ("algorithm", key["algorithm"]), ("state", key["state"])]
