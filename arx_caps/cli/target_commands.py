@@ -188,8 +188,11 @@ def _after(
     if caller is not None and action is THAW:
         for target, state in over_of(caller, targets):
             yield f"{target} is {state} and stays so: start a new {target.partition(':')[0]}"
-    if action is THAW and any(target.kind == "agent" for target in parse_targets(targets)):
+    thawed = {target.kind for target in parse_targets(targets)} if action is THAW else set()
+    if "agent" in thawed:
         yield "killed tokens stay revoked, also in what older tasks delegate to this agent: start new tasks"
+    elif thawed & {"realm", "subject"}:
+        yield "killed sessions and tokens stay revoked: open new sessions, and start new tasks"
 
 
 def read_targets(texts: Sequence[str]) -> list[str]:

@@ -51,9 +51,10 @@ def test_a_task_of_before_delegates_to_nobody_who_was_killed() -> None:
 
 @pytest.mark.servers
 def test_the_command_says_so(valkey: EmbeddedValkey, realm_name: str) -> None:
-    """Where an agent is thawed, and not where a session is: nothing is delegated to it."""
+    """Where an agent or the realm is thawed, and not where a session is: nothing is delegated to it."""
     words = ("--direct", "--store", valkey.url, "--realm", realm_name, "--reason", "mended", "--yes")
     with begun_store(valkey.url, realm_name, lease_ms=FAST_LEASE_MS):
         assert "start new tasks" in arx("thaw", "agent", "acme/a", *words).err
+        assert "open new sessions, and start new tasks" in arx("thaw", "realm", *words).err
         assert "start new tasks" not in arx("thaw", "session", "s-" + "a" * 16, *words).err
     assert "start new tasks" in arx("thaw", "--help").out.replace("\n ", "")

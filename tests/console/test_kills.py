@@ -83,8 +83,9 @@ def test_each_choice_does_what_it_says(live: Harness) -> None:
     """Kill, kill and freeze, freeze, thaw: the operation is that of the store's log."""
     browser = sign_in(live)
     for what in ("freeze", "thaw", "kill", "kill+freeze"):
-        send(browser, SESSION, what=what)
-        assert "/console/kills/" in path_of(browser), browser.page
+        page = send(browser, SESSION, what=what)
+        assert "/console/kills/" in path_of(browser), page
+        assert ("open new sessions, and start new tasks" in page) is (what == "thaw")
     # A kill of a session taints what it wrote into memories, by a freeze of its own.
     assert [entry.op for entry in live.mint.store.log()] == ["freeze", "thaw", "freeze", "kill", "kill+freeze"]
     # Several targets are one step.

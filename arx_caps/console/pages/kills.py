@@ -51,7 +51,7 @@ CHOICES: Final = {
     "kill": Choice("arx.kill", "Kill", "ends what was issued before now, for ever"),
     "kill+freeze": Choice("arx.kill", "Kill and freeze", "ends it, and refuses new work until a thaw"),
     "freeze": Choice("arx.freeze", "Freeze", "refuses it until a thaw; the same tokens then work again"),
-    "thaw": Choice("arx.thaw", "Thaw", "ends a freeze; what was killed stays revoked"),
+    "thaw": Choice("arx.thaw", "Thaw", "ends a freeze; what was killed stays revoked: it needs new sessions and tasks"),
 }
 NAMES: Final = {name: choice.label for name, choice in CHOICES.items()} | {"each": "Kill"}
 SHOWN: Final = 50
