@@ -7,10 +7,12 @@ import time
 from hashlib import sha256
 from typing import Any
 
+import httpx
 import pytest
 
 from arx_verifier.constraints.rule import Rule
 from arx_verifier.enforcement.asgi import ArxMiddleware
+from arx_verifier.enforcement.enforcement import MOST_UNMAPPED
 from arx_verifier.enforcement.problems import answer
 from arx_verifier.errors import RequestError
 from arx_verifier.journal.decision import InMemoryDecisions
@@ -60,6 +62,30 @@ def test_a_refused_argument_is_told_in_full(realm: Realm) -> None:
     assert result.headers["www-authenticate"] == (
         'Bearer realm="acme", error="insufficient_scope", error_description="the token does not allow these arguments"'
     )
+
+
+def test_a_route_without_a_tool_is_named_in_the_log_alone(realm: Realm, caplog: pytest.LogCaptureFixture) -> None:
+    """Method and path, each once and without the query; the answer has neither, and no caller fills the log."""
+    app = ArxMiddleware(application, verifier=realm.verifier, tools=TOOLS)
+    token = {"authorization": f"Bearer {realm.token().encode()}"}
+
+    async def call() -> None:
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://orders") as client:
+            for headers, code in ((token, 403), (token, 403), ({}, 401)):
+                answered = await client.get("/forgotten?key=s3cret", headers=headers)
+                assert answered.status_code == code
+                assert "forgotten" not in answered.text
+            assert [line.getMessage() for line in caplog.records] == [
+                'no tool for GET "/forgotten": its calls are refused (tool_not_allowed); name the route in `tools`, or '
+                "correct the client"
+            ]
+            for number in range(2 * MOST_UNMAPPED):
+                await client.get(f"/scan/{number}", headers=token)
+
+    asyncio.run(call())
+    assert len(caplog.records) == MOST_UNMAPPED
+    assert caplog.records[-1].getMessage().endswith("further paths are not logged")
 
 
 def test_without_a_token_no_error_is_told(realm: Realm) -> None:

@@ -12,11 +12,12 @@ from typing import Final
 
 from arx_verifier.enforcement.problems import Answer, answer
 from arx_verifier.enforcement.routes import LINE_BREAK
-from arx_verifier.errors import Failure
+from arx_verifier.errors import Failure, shorten
 from arx_verifier.journal import OK, Decision
-from arx_verifier.request import AccessRequest
+from arx_verifier.request import AccessRequest, HttpCall
 from arx_verifier.verification import Grant, Screened, Verifier
 
+MOST_UNMAPPED: Final = 100  # paths that are logged: the caller chooses them, and could fill a log
 _TRACEPARENT: Final = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
@@ -52,6 +53,7 @@ class Enforcement:
 
     def __init__(self, verifier: Verifier) -> None:
         self.verifier = verifier
+        self._unmapped: set[tuple[str, str]] = set()
 
     def screen(self, value: bytes) -> Screened:
         """Authenticate the token of a request, before its body is read.
@@ -126,7 +128,26 @@ class Enforcement:
             return grant
         # An allow without a tool is a route that `tools` does not name: its token was good, and the call stays refused.
         code = "tool_not_allowed" if decision.allowed else decision.code
+        if code == "tool_not_allowed" and not request.tool and request.http is not None:
+            self._report_unmapped(request.http)
         raise RefusedCall(code, failures=decision.all_failures(), decision=decision.id)
+
+    def _report_unmapped(self, http: HttpCall) -> None:
+        """Log method and path of a request without a tool, each once: the answer to the caller has neither."""
+        target = http.target if isinstance(http.target, str) else http.target.decode("latin-1")
+        # Without the query, which may hold a secret.
+        route = shorten(http.method, 20).strip('"'), shorten(target.partition("?")[0], 200)
+        if route in self._unmapped or len(self._unmapped) >= MOST_UNMAPPED:
+            return
+        self._unmapped.add(route)
+        import logging  # imported on use, to keep the import fast: a service in order needs none
+
+        logging.getLogger(__name__).warning(
+            "no tool for %s %s: its calls are refused (tool_not_allowed); name the route in `tools`, or correct the "
+            "client%s",
+            *route,
+            "" if len(self._unmapped) < MOST_UNMAPPED else "; further paths are not logged",
+        )
 
     def answer(self, problem: RefusedCall) -> Answer:
         """Return the HTTP answer to a problem."""
