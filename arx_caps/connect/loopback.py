@@ -20,7 +20,7 @@ from arx_caps.connect.rpc_message import RpcMessage, encode, read_message, read_
 from arx_caps.connect.server_access import ServerAccess
 from arx_caps.connect.wire import EVENTS_TYPE, JSON_TYPE, MAX_MESSAGE_BYTES, kind_of, read_body, read_events
 from arx_caps.event_stream import fields_of, with_data
-from arx_verifier.addresses import is_loopback
+from arx_verifier.addresses import is_loopback, read_port
 from arx_verifier.errors import ArxError, RequestError, SettingsError
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -43,15 +43,15 @@ def bind_loopback(address: str) -> socket.socket:
     Raises:
         SettingsError: It is no loopback address, or cannot be had.
     """
-    host, _, port = address.rpartition(":")
-    number = "127.0.0.1" if host == "localhost" else host.strip("[]")
-    if not is_loopback(number) or not (port.isascii() and port.isdecimal()):
+    host, _, text = address.rpartition(":")
+    number, port = "127.0.0.1" if host == "localhost" else host.strip("[]"), read_port(text)
+    if not is_loopback(number) or port is None:
         raise SettingsError(f"--listen: expected a loopback address such as 127.0.0.1:8080, got {address!r}")
     found = socket.socket(socket.AF_INET6 if ":" in number else socket.AF_INET)
     try:
         found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        found.bind((number, int(port)))
-    except (OSError, OverflowError) as error:
+        found.bind((number, port))
+    except OSError as error:
         found.close()
         raise SettingsError(f"--listen: {address} cannot be had: {getattr(error, 'strerror', error)}") from None
     return found

@@ -15,7 +15,7 @@ from msgspec.structs import fields
 
 from arx_caps.durations import parse_duration
 from arx_caps.isolation import KINDS as ISOLATIONS
-from arx_verifier.addresses import is_loopback, split_url
+from arx_verifier.addresses import is_loopback, read_port, split_url
 from arx_verifier.enforcement import RouteMap
 from arx_verifier.errors import SettingsError
 
@@ -523,12 +523,12 @@ def read_address(text: str, behind_tls: bool) -> tuple[str, int]:
         SettingsError: It is no address, or one that others reach without TLS.
     """
     host, _, port = text.rpartition(":")
-    host = host.strip("[]")
-    if not host or not port.isdigit() or int(port) > 65535:
-        raise SettingsError(f"listen: expected HOST:PORT, got {text!r:.100}")
+    host, number = host.strip("[]"), read_port(port)
+    if not host or number is None:
+        raise SettingsError(f"invalid address to listen at: expected HOST:PORT, got {text!r:.100}")
     if not is_loopback(host) and not behind_tls:
         raise SettingsError(
             f"the gateway serves plain HTTP and would listen at {host}: give it a loopback address, or confirm that "
             "TLS ends before it (behind_tls = true)"
         )
-    return host, int(port)
+    return host, number

@@ -17,7 +17,7 @@ from urllib.parse import unquote
 from arx_caps.relay.connection import Connection
 from arx_caps.relay.hub import Hub
 from arx_caps.relay.upstream import Upstream
-from arx_verifier.addresses import is_loopback
+from arx_verifier.addresses import is_loopback, read_port
 from arx_verifier.errors import SettingsError
 from arx_verifier.revocation import Crowd, EpochState
 
@@ -43,8 +43,9 @@ class ListenAddress(NamedTuple):
         if separator and scheme == "unix" and rest.startswith("/"):
             return cls(Path(unquote(rest)), "", 0)
         host, _, port = (rest if separator and scheme == "tcp" else text).rpartition(":")
-        if host and port.isdigit() and int(port) < 65536 and (not separator or scheme == "tcp"):
-            return cls(None, host.strip("[]"), int(port))
+        number = read_port(port)
+        if host and number is not None and (not separator or scheme == "tcp"):
+            return cls(None, host.strip("[]"), number)
         raise SettingsError(f"invalid address of a relay: expected unix:///PATH or HOST:PORT, got {text[:100]!r}")
 
     @property

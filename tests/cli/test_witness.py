@@ -36,6 +36,7 @@ def test_init_makes_a_key_once(tmp_path: Path) -> None:
         (("--log", str(WITNESS.key)), "expected the key of a log"),
         (("--log", str(LOG.key), "--listen", "0.0.0.0:0"), "--behind-tls"),
         (("--log", str(LOG.key), "--listen", "8760"), "host:port"),
+        (("--log", str(LOG.key), "--listen", "127.0.0.1:" + "9" * 5000), "host:port"),
     ],
 )
 def test_what_it_cannot_serve_it_says(tmp_path: Path, words: tuple[str, ...], said: str) -> None:

@@ -40,6 +40,8 @@ URL = 'url = "http://127.0.0.1:9/mcp"\n'
         (DECIDER.replace("127.0.0.1:8092", "0.0.0.0:8092"), "decider.shop: listen: the gateway serves plain HTTP"),
         (DECIDER.replace("8092", "8090"), "decider.shop: listen: expected a port of its own, got that of gateway"),
         (DECIDER.replace("8092", "0"), "decider.shop: listen: expected a port"),
+        (DECIDER.replace("8092", "²"), "decider.shop: listen: invalid address to listen at: expected HOST:PORT"),
+        (DECIDER.replace("8092", "9" * 5000), "decider.shop: listen: invalid address to listen at: expected HOST:PORT"),
         (DECIDER + 'url = "https://a"\n', "decider.shop: expected `url`, `peps`"),
         (DECIDER + "asserted = true\n", "decider.shop: expected `url`, `peps`, `actions`, `subjects` and `asserted`"),
         (AUTHZEN + 'body_header = "x"\n', "decider.pdp: expected no `body_header`"),

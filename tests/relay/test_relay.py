@@ -254,7 +254,8 @@ def test_where_a_relay_does_not_listen(own_valkey: EmbeddedValkey, store: Revoca
     assert "another relay listens" in arx("relay", *given, at).err
     assert "ARX_RELAY_PASSWORD" in arx("relay", *given, "127.0.0.1:0").err
     assert "certificate" in arx("relay", *given, "0.0.0.0:0", env={"ARX_RELAY_PASSWORD": "p"}).err
-    assert "unix:///PATH" in arx("relay", *given, "nowhere").err
+    for none in ("nowhere", "127.0.0.1:²", "127.0.0.1:" + "9" * 5000):
+        assert "expected unix:///PATH or HOST:PORT" in arx("relay", *given, none).err
 
 
 @pytest.mark.parametrize("url", ["relay://", "relay://host", "relay+unix://", "relays://h:1?x=1", "relay://:pw@h:port"])

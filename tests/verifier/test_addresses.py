@@ -13,7 +13,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from arx_verifier import addresses
-from arx_verifier.addresses import is_loopback, read_address, read_network, split_url, write_address
+from arx_verifier.addresses import is_loopback, read_address, read_network, read_port, split_url, write_address
 
 pytestmark = pytest.mark.spec("6.1", "7.3")
 
@@ -199,3 +199,15 @@ def test_other_versions_of_python_answer_alike() -> None:
     assert own is not None
     for version, answers in found.items():
         assert dict(zip(ASKED, answers, strict=True)) == dict(zip(ASKED, own[1], strict=True)), version
+
+
+@given(st.integers(-1, 70_000) | st.text() | st.text("0123456789²１٣+-_ ", max_size=8))
+@example("²")
+@example("１")
+@example("9" * 5000)
+@example("")
+def test_a_port_is_ascii_digits(value: int | str) -> None:
+    """Each port is read; a text of other digits, of too many, or beyond 65535 is none, and raises nothing."""
+    text = str(value)
+    digits = text.isascii() and text.isdigit() and len(text) <= 5
+    assert read_port(text) == (int(text) if digits and int(text) <= 65535 else None)

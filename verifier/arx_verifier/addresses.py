@@ -16,6 +16,7 @@ Network: TypeAlias = IPv4Network | IPv6Network
 
 _ZEROS: Final = re.compile(r"(?<![0-9a-f])0(?::0)+(?![0-9a-f])")
 _STRIPPED: Final = re.compile(r"\A |[\x00-\x1f\x7f]")  # what urlsplit drops, or keeps, without an error
+_PORT: Final = re.compile(r"[0-9]{1,5}")
 _LOOPBACK: Final = (IPv4Network("127.0.0.0/8"), IPv6Network("::1/128"))
 # Python 3.11.7 takes ``[::1]x`` for the host ``::1``, later versions refuse it; all differ in ``[v1.x]``.
 _BRACKETED: Final = re.compile(r"\[[0-9A-Fa-f:.]+(?:%[A-Za-z0-9._~%-]+)?\](?::.*)?")
@@ -35,6 +36,16 @@ def read_address(text: str) -> Address | None:
     except ValueError:
         return None
     return address if isinstance(address, IPv4Address) else address.ipv4_mapped or address
+
+
+def read_port(text: str) -> int | None:
+    """Parse a TCP port in ASCII digits: an integer of 0 to 65535, or None.
+
+    Args:
+        text: Such as ``8700``.
+    """
+    # `int` reads other digits too, and raises for `²`, which `isdigit` takes for one, and for 4301 digits.
+    return int(text) if _PORT.fullmatch(text) and int(text) <= 65535 else None
 
 
 def write_address(address: Address) -> str:

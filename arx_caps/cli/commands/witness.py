@@ -13,6 +13,7 @@ from arx_caps.cli.exit_codes import Stop
 from arx_caps.cli.options import Verbs, common_options, pass_console
 from arx_caps.cli.parse import read_key
 from arx_caps.cli.terminal import Console
+from arx_verifier.addresses import read_port
 
 DEFAULT_LISTEN: Final = "127.0.0.1:8760"
 _LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
@@ -60,8 +61,9 @@ def serve_witness(console: Console, directory: Path, logs: tuple[str, ...], list
     from arx_caps.audit.merkle import LOG
     from arx_caps.audit.witness import Witness, serve
 
-    host, _, port = listen.rpartition(":")
-    if not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
+    host, _, text = listen.rpartition(":")
+    port = read_port(text)
+    if not host or port is None:
         raise Stop(f"invalid --listen: expected host:port such as 127.0.0.1:8760, got {listen[:60]!r}")
     # As at the mint.  Checkpoints and cosignatures are signed in any case; TLS keeps names and sizes of logs private.
     if host.strip("[]") not in _LOOPBACK and not behind_tls:
@@ -78,4 +80,4 @@ def serve_witness(console: Console, directory: Path, logs: tuple[str, ...], list
         sys.stdout.flush()
         console.hint(f"add this address and the key {witness.key} to `witnesses` in the log's realm.toml")
 
-    serve(witness, host.strip("[]"), int(port), on_ready)
+    serve(witness, host.strip("[]"), port, on_ready)

@@ -198,7 +198,7 @@ def _read_many(kind: str, several: str, rest: str) -> tuple[list[tuple[str, int]
     service, _, db = parts.path.strip("/").partition("/")
     if "@" in login:
         raise ValueError("one login for all hosts, before the first")
-    if bool(service) != (several == "sentinel") or (db and not db.isdigit()):
+    if bool(service) != (several == "sentinel") or (db and not (db.isascii() and db.isdigit())):
         raise ValueError("a service must be named for Sentinels, and only for them")
     settings = _read(f"{kind}://{login}{at}any/{db or 0}?{parts.query}")
     del settings["host"]
