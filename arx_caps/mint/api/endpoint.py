@@ -299,7 +299,9 @@ def _serve(
         # for the lock.
         if time.monotonic() > until:
             raise StoreError(f"the mint did not answer: other calls were at work for {BUSY_S:g} s; retry later")
-        with mint.db.unit(one_change=endpoint.one_change) as unit:
+        # The store judges the proofs of urgent calls, also while the database commits nothing.
+        in_store = mint.store.use_proof if endpoint.urgent else None
+        with mint.db.unit(one_change=endpoint.one_change, use_in_store=in_store) as unit:
             call = _read_call(endpoint, mint, unit, request, raw)._replace(admitted=admitted)
             note(request, caller=call.caller.kind if call.caller is not None else "assertion")
             answer = _answer_once(endpoint, call, request) or endpoint.handler(call)

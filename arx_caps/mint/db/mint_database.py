@@ -4,6 +4,8 @@
 Statements are in ``repositories``. What may be granted is decided in ``mint.tasks`` and ``mint.policy``.
 """
 
+from collections.abc import Callable
+
 from arx_caps.mint.db.database import Database
 from arx_caps.mint.db.migrations import migrate, revision
 from arx_caps.mint.db.repositories.agents import AgentRepository
@@ -34,6 +36,7 @@ from arx_caps.mint.db.repositories.signing_keys import SigningKeyRepository
 from arx_caps.mint.db.repositories.tasks import TaskRepository
 from arx_caps.mint.db.repositories.webhooks import WebhookRepository
 from arx_caps.mint.db.unit_of_work import UnitOfWork
+from arx_caps.revocation import UsedProof
 from arx_verifier.errors import StoreError
 
 
@@ -107,14 +110,15 @@ class MintDatabase(Database):
         self.tasks = TaskRepository(self)
         self.webhooks = WebhookRepository(self)
 
-    def unit(self, *, one_change: bool = False) -> UnitOfWork:
+    def unit(self, *, one_change: bool = False, use_in_store: Callable[[UsedProof], None] | None = None) -> UnitOfWork:
         """Return the unit of work of one call.
 
         Args:
             one_change: Whether the call changes the database alone, in one transaction. That transaction then also uses
                 the call's proofs.
+            use_in_store: Uses a proof in the revocation store, if the database cannot.
         """
-        return UnitOfWork(self, self.proofs, self.repeats, one_change=one_change)
+        return UnitOfWork(self, self.proofs, self.repeats, one_change=one_change, use_in_store=use_in_store)
 
     def create(self) -> str | None:
         """Create the tables, or migrate them to the revision of this version.

@@ -8,7 +8,7 @@ the freeze keeper.
 import contextlib
 import secrets
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
 from sqlalchemy import Table
@@ -20,7 +20,7 @@ from arx_caps.mint.db.repositories.proofs import ProofRepository, Used, replayed
 from arx_caps.mint.db.repositories.repeats import Claim, RepeatRepository
 from arx_caps.mint.db.statement import insert_rows
 from arx_caps.mint.db.tables import USED_JTI
-from arx_caps.revocation import UsedProof
+from arx_caps.revocation import ProofUsedError, UsedProof
 from arx_verifier.errors import ArxError, GrantError, StoreError
 
 
@@ -41,13 +41,21 @@ class UnitOfWork:
         repeats: The calls with an idempotency key.
         one_change: Whether one change uses the call's proofs: the call's only transaction, or its change of the
             revocation store, which gets the proof from ``take_proof``.
+        use_in_store: Uses a proof in the revocation store, if the database cannot; None for calls that the store does
+            not judge.
     """
 
     def __init__(
-        self, database: Database, proofs: ProofRepository, repeats: RepeatRepository, *, one_change: bool = False
+        self,
+        database: Database,
+        proofs: ProofRepository,
+        repeats: RepeatRepository,
+        *,
+        one_change: bool = False,
+        use_in_store: Callable[[UsedProof], None] | None = None,
     ) -> None:
         self._database, self._proofs, self._repeats = database, proofs, repeats
-        self._one_change, self._thread = one_change, threading.get_ident()
+        self._one_change, self._thread, self._use_in_store = one_change, threading.get_ident(), use_in_store
         self._pending: list[Used] | None = None  # proofs for the next change; None if none may wait
         self._taken = False  # whether the revocation store uses the pending proof
         # The row of a key has the facts of the thing and the recipe of its tokens, never a token: no table may hold
@@ -69,10 +77,21 @@ class UnitOfWork:
         with contextlib.suppress(*((ArxError,) if self._taken else ())):
             # A call that was refused before its change has used its proof all the same. An error here is the answer.
             for used in pending:
-                self._proofs.spend(used)
+                self._use(used)
         if pending or self._one_change:
             with contextlib.suppress(StoreError):  # the next call prunes
                 self._proofs.prune()
+
+    def _use(self, used: Used) -> None:
+        try:
+            self._proofs.spend(used)
+        except StoreError:
+            if self._use_in_store is None:
+                raise
+            try:
+                self._use_in_store(_as_proof(used))
+            except ProofUsedError as error:
+                raise replayed(used) from error
 
     def spend(self, kind: str, kid: str, jti: str, until: int, *, is_used: bool | None = None) -> None:
         """Use the id of a proof or an assertion: in the next change, or in a transaction now.
@@ -108,8 +127,7 @@ class UnitOfWork:
     def take_proof(self) -> UsedProof | None:
         """Return the call's proof for a change of the revocation store, which uses it up; None without a proof."""
         self._taken = True
-        used = self._pending[0] if self._pending else None
-        return None if used is None else UsedProof(used.digest, secrets.token_hex(8), used.until)
+        return _as_proof(self._pending[0]) if self._pending else None
 
     def require_first(self) -> None:
         """Require that no other call with this call's idempotency key was done in the meantime.
@@ -182,3 +200,7 @@ class UnitOfWork:
         # Two calls that shared a unit would write each other's key and proofs.
         if threading.get_ident() != self._thread:
             raise RuntimeError("a unit of work belongs to the thread that opened it: open another")
+
+
+def _as_proof(used: Used) -> UsedProof:
+    return UsedProof(used.digest, secrets.token_hex(8), used.until)
